@@ -1,0 +1,199 @@
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NodeNetwork says what of the VPC a node may use and what it uses. It has the
+// node's name. The controller is the only writer of spec, the node's agent the
+// only writer of status, so the two never conflict.
+//
+// An address goes through these hands:
+//
+//	controller assigns it in the cloud, writes it to spec        (free)
+//	agent gives it to a pod, reports it in status.used            (used)
+//	agent takes it back; it rests for spec.pool.coolingSeconds    (cooling)
+//	controller marks it releasing                                 (releasing)
+//	agent stops offering it and confirms it in status.released    (released)
+//	controller unassigns it in the cloud and drops it from spec   (gone)
+//	agent drops it from status.released
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=nn
+// +kubebuilder:printcolumn:name="Instance",type=string,JSONPath=`.spec.instanceID`
+// +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.spec.instanceType`
+// +kubebuilder:printcolumn:name="Datapath",type=string,JSONPath=`.status.datapath`
+// +kubebuilder:printcolumn:name="Pods",type=integer,JSONPath=`.status.usedCount`
+// +kubebuilder:printcolumn:name="Max-Pods",type=integer,JSONPath=`.spec.limits.maxPods`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodeNetwork struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   NodeNetworkSpec   `json:"spec,omitempty"`
+	Status NodeNetworkStatus `json:"status,omitempty"`
+}
+
+// NodeNetworkList is a list of NodeNetworks.
+//
+// +kubebuilder:object:root=true
+type NodeNetworkList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeNetwork `json:"items"`
+}
+
+// NodeNetworkSpec is the controller's half.
+type NodeNetworkSpec struct {
+	// InstanceID is the ECS instance behind the node, for example "i-bp1…".
+	InstanceID string `json:"instanceID,omitempty"`
+	// InstanceType is the ECS instance type, for example "ecs.g6.2xlarge".
+	InstanceType string `json:"instanceType,omitempty"`
+	// Zone is the zone of the instance, for example "cn-hangzhou-i".
+	Zone string `json:"zone,omitempty"`
+	// VPCID is the VPC of the instance.
+	VPCID string `json:"vpcID,omitempty"`
+	// VPCCIDRs are all address ranges of the VPC; traffic to them is never masqueraded.
+	VPCCIDRs []string `json:"vpcCIDRs,omitempty"`
+	// ServiceCIDRs are the cluster's Service address ranges.
+	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
+	// Datapath is how pods are wired: "auto" or a datapath's name.
+	Datapath string `json:"datapath,omitempty"`
+	// MasqueradeOutside makes the node masquerade pod traffic that leaves the VPC.
+	MasqueradeOutside bool `json:"masqueradeOutside,omitempty"`
+
+	Limits Limits `json:"limits,omitempty"`
+	Pool   Pool   `json:"pool,omitempty"`
+
+	// ENIs are the secondary network interfaces whose addresses serve pods.
+	// +listType=map
+	// +listMapKey=token
+	ENIs []ENI `json:"enis,omitempty"`
+
+	// Conditions say what the controller cannot do for the node and why
+	// (type AddressesAvailable).
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Limits are what the instance type allows.
+type Limits struct {
+	// ENIs is how many network interfaces the instance may have, the primary included.
+	ENIs int `json:"enis,omitempty"`
+	// AddressesPerENI is how many IPv4 addresses one interface may have, its primary included.
+	AddressesPerENI int `json:"addressesPerENI,omitempty"`
+	// MaxPods is how many pods with an address of their own the node can hold:
+	// (ENIs − 1) × AddressesPerENI for shared ENIs.
+	MaxPods int `json:"maxPods,omitempty"`
+	// Source says where the figures are from: "DescribeInstanceTypes" or "catalogue".
+	Source string `json:"source,omitempty"`
+}
+
+// Pool is how many free addresses the node keeps at hand.
+type Pool struct {
+	// Min free addresses are always kept assigned, if the type and the vSwitch allow.
+	Min int `json:"min"`
+	// Max free addresses are kept; more are given back.
+	Max int `json:"max"`
+	// CoolingSeconds is how long a freed address rests before another pod gets it.
+	CoolingSeconds int `json:"coolingSeconds"`
+}
+
+// ENIPhase is where an ENI is on its way into or out of service.
+type ENIPhase string
+
+const (
+	// ENICreating means that the intent is recorded; the cloud may or may not have the ENI yet.
+	ENICreating ENIPhase = "Creating"
+	// ENIAttaching means that the ENI exists and is being attached.
+	ENIAttaching ENIPhase = "Attaching"
+	// ENIReady means that the ENI is attached; its addresses may be used.
+	ENIReady ENIPhase = "Ready"
+	// ENIDetaching means that the ENI is going away; none of its addresses is used any more.
+	ENIDetaching ENIPhase = "Detaching"
+)
+
+// ENI is one elastic network interface of the node.
+type ENI struct {
+	// Token is the ClientToken of the call that created the ENI. It is recorded
+	// before the call, so that a restart repeats it and gets the same ENI.
+	Token string `json:"token"`
+	// ID is the cloud's id ("eni-…"); empty until the create call was answered.
+	ID string `json:"id,omitempty"`
+	// MAC is by what the node finds the device.
+	MAC       string   `json:"mac,omitempty"`
+	Phase     ENIPhase `json:"phase"`
+	VSwitchID string   `json:"vSwitchID,omitempty"`
+	// CIDRs are the vSwitch's address ranges (IPv4 first).
+	CIDRs []string `json:"cidrs,omitempty"`
+	// Gateways are the vSwitch's gateways, one for each entry of CIDRs.
+	Gateways []string `json:"gateways,omitempty"`
+	// PrimaryAddress is the ENI's own address; it serves a pod like the others.
+	PrimaryAddress string `json:"primaryAddress,omitempty"`
+	// Addresses are all addresses of the ENI that may serve pods, the primary included.
+	// +listType=map
+	// +listMapKey=address
+	Addresses []Address `json:"addresses,omitempty"`
+}
+
+// Address is one address of an ENI.
+type Address struct {
+	Address string `json:"address"`
+	// Releasing asks the node to stop using the address; see NodeNetwork.
+	Releasing bool `json:"releasing,omitempty"`
+}
+
+// NodeNetworkStatus is the node's half.
+type NodeNetworkStatus struct {
+	// ObservedGeneration is the generation of the spec that the node has acted on.
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Datapath is the datapath in use, with the reason in condition DatapathReady.
+	Datapath string `json:"datapath,omitempty"`
+	// Demand is how many pods wait for an address that the node does not have.
+	Demand int `json:"demand"`
+	// UsedCount is the length of Used.
+	UsedCount int `json:"usedCount"`
+	// Used are the addresses that pods hold.
+	// +listType=map
+	// +listMapKey=address
+	Used []UsedAddress `json:"used,omitempty"`
+	// Cooling are addresses that no pod holds any more and that are not offered yet.
+	// +listType=set
+	Cooling []string `json:"cooling,omitempty"`
+	// Released are addresses with Releasing set that the node has given up for good.
+	// +listType=set
+	Released []string `json:"released,omitempty"`
+	// Conditions: Ready (the node can serve pods), DatapathReady.
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// UsedAddress is an address and the pod that holds it.
+type UsedAddress struct {
+	Address string `json:"address"`
+	// Pod is "namespace/name".
+	Pod string `json:"pod"`
+	// Sandbox is the container runtime's id of the pod sandbox.
+	Sandbox string `json:"sandbox,omitempty"`
+}
+
+const (
+	// ConditionReady (status): the node can wire pods.
+	ConditionReady = "Ready"
+	// ConditionDatapathReady (status): the chosen datapath runs; the reason says why it was chosen.
+	ConditionDatapathReady = "DatapathReady"
+	// ConditionAddressesAvailable (spec): the controller can get the addresses the node needs.
+	// Its reason is one of the Reason constants of package cloud's error table.
+	ConditionAddressesAvailable = "AddressesAvailable"
+
+	// TaintNotReady keeps pods away from a node whose network is not ready.
+	TaintNotReady = "network.terway.dev/not-ready"
+	// AnnotationMaxPods is how many pods with an address of their own the node can hold.
+	AnnotationMaxPods = "network.terway.dev/max-pods"
+	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
+	FinalizerENIs = "network.terway.dev/enis"
+)

@@ -1,0 +1,141 @@
+// Package cloud is what the product asks of a VPC: a small interface, the
+// resources it speaks of, and one table that turns the cloud's error codes into
+// a class, a cause in plain words and a next step.
+//
+// It knows no SDK and no HTTP; package cloud/alibaba implements it.
+package cloud
+
+import (
+	"context"
+	"net/netip"
+)
+
+// API is what the product asks of the cloud. Every method returns an *Error
+// (see Classify) when the cloud said no.
+type API interface {
+	// DescribeInstance returns one ECS instance.
+	DescribeInstance(ctx context.Context, instanceID string) (*Instance, error)
+	// DescribeInstanceType returns the limits of an instance type.
+	DescribeInstanceType(ctx context.Context, instanceType string) (*InstanceType, error)
+	// DescribeVSwitches returns the vSwitches with the given ids; unknown ids are an error of class NotFound.
+	DescribeVSwitches(ctx context.Context, ids []string) ([]VSwitch, error)
+	// DescribeVPC returns a VPC.
+	DescribeVPC(ctx context.Context, id string) (*VPC, error)
+
+	// CreateENI creates a secondary ENI. The same Token gives the same ENI.
+	CreateENI(ctx context.Context, req CreateENIRequest) (*ENI, error)
+	// AttachENI starts to attach an Available ENI; poll DescribeENIs for InUse.
+	AttachENI(ctx context.Context, eniID, instanceID string) error
+	// DetachENI starts to detach an ENI; an ENI that is not attached is no error.
+	DetachENI(ctx context.Context, eniID, instanceID string) error
+	// DeleteENI deletes an Available ENI; one that does not exist is no error.
+	DeleteENI(ctx context.Context, eniID string) error
+	// DescribeENIs lists ENIs; all fields of the filter that are set must match. All pages are read.
+	DescribeENIs(ctx context.Context, f ENIFilter) ([]ENI, error)
+
+	// AssignAddresses adds n secondary IPv4 addresses (1 ≤ n ≤ MaxAddressesPerCall)
+	// to an ENI and returns them. The same token gives the same addresses.
+	AssignAddresses(ctx context.Context, eniID string, n int, token string) ([]netip.Addr, error)
+	// UnassignAddresses takes secondary addresses (at most MaxAddressesPerCall) off
+	// an ENI; addresses that are not there are no error.
+	UnassignAddresses(ctx context.Context, eniID string, addrs []netip.Addr) error
+}
+
+// MaxAddressesPerCall is how many addresses one Assign or Unassign call may name
+// (ECS API: PrivateIpAddress.N and SecondaryPrivateIpAddressCount, N ≤ 10).
+const MaxAddressesPerCall = 10
+
+// ENIStatus is the cloud's state of an ENI (ECS API: DescribeNetworkInterfaces, Status).
+type ENIStatus string
+
+const (
+	ENICreating  ENIStatus = "Creating"
+	ENIAvailable ENIStatus = "Available"
+	ENIAttaching ENIStatus = "Attaching"
+	ENIInUse     ENIStatus = "InUse"
+	ENIDetaching ENIStatus = "Detaching"
+	ENIDeleting  ENIStatus = "Deleting"
+)
+
+// ENI is an elastic network interface as the cloud describes it.
+type ENI struct {
+	ID         string
+	MAC        string
+	Status     ENIStatus
+	Type       string // Primary, Secondary, Trunk, Member
+	InstanceID string
+	VPCID      string
+	VSwitchID  string
+	Zone       string
+	Primary    netip.Addr
+	// Addresses are all IPv4 addresses, the primary included.
+	Addresses      []netip.Addr
+	IPv6Addresses  []netip.Addr
+	Prefixes       []netip.Prefix
+	SecurityGroups []string
+	Tags           map[string]string
+	// CreationTime is RFC 3339; empty if the cloud did not say.
+	CreationTime string
+}
+
+// ENIFilter selects ENIs; empty fields match all.
+type ENIFilter struct {
+	IDs        []string
+	InstanceID string
+	VPCID      string
+	Type       string
+	Status     ENIStatus
+	Tags       map[string]string
+}
+
+// CreateENIRequest asks for a secondary ENI.
+type CreateENIRequest struct {
+	Token          string
+	VSwitchID      string
+	SecurityGroups []string
+	// SecondaryCount is how many addresses beside the primary the ENI gets at once (0–49).
+	SecondaryCount int
+	Name           string
+	Description    string
+	Tags           map[string]string
+}
+
+// Instance is an ECS instance.
+type Instance struct {
+	ID             string
+	Type           string
+	Zone           string
+	VPCID          string
+	VSwitchID      string
+	SecurityGroups []string
+	Status         string
+}
+
+// InstanceType is what an ECS instance type allows.
+type InstanceType struct {
+	Name string
+	// ENIs counts the primary ENI.
+	ENIs int
+	// IPv4PerENI and IPv6PerENI count the ENI's primary address.
+	IPv4PerENI int
+	IPv6PerENI int
+}
+
+// VSwitch is a subnet of a VPC in one zone.
+type VSwitch struct {
+	ID    string
+	VPCID string
+	Zone  string
+	CIDR  netip.Prefix
+	// IPv6CIDR is zero when the vSwitch has none.
+	IPv6CIDR netip.Prefix
+	// Available is how many addresses can still be had.
+	Available int
+}
+
+// VPC is a private network.
+type VPC struct {
+	ID string
+	// CIDRs are the primary and all secondary ranges.
+	CIDRs []netip.Prefix
+}

@@ -1,0 +1,56 @@
+package cloud
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Class is what a caller can do about an error.
+type Class string
+
+const (
+	NotFound    Class = "NotFound"    // the resource does not exist
+	Conflict    Class = "Conflict"    // the resource is busy or in the wrong state: try again later
+	Throttled   Class = "Throttled"   // too many calls: slow down
+	Quota       Class = "Quota"       // a limit of the account, type or group is reached
+	VSwitchFull Class = "VSwitchFull" // the vSwitch has no address left
+	Auth        Class = "Auth"        // credential or permission
+	Invalid     Class = "Invalid"     // the request is wrong; a retry does not help
+	Transient   Class = "Transient"   // network or server trouble: try again
+)
+
+// Error is an answer of the cloud that is not success. Code is the cloud's own
+// ("InvalidVSwitchId.IpNotEnough"); empty when the call did not get an answer.
+type Error struct {
+	Action    string
+	Code      string
+	Class     Class
+	Status    int // HTTP status; 0 without an answer
+	RequestID string
+	Message   string
+	Err       error // the SDK's error
+}
+
+func (e *Error) Error() string {
+	code := e.Code
+	if code == "" {
+		code = string(e.Class)
+	}
+	s := fmt.Sprintf("%s: %s: %s", e.Action, code, e.Message)
+	if e.RequestID != "" {
+		s += " (request " + e.RequestID + ")"
+	}
+	return s
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+// ClassOf returns the class of the *Error in err's chain. Any other error is
+// Transient: nothing is known of it, so a retry is the safe answer.
+func ClassOf(err error) Class {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Class
+	}
+	return Transient
+}

@@ -1,0 +1,93 @@
+// Package datapath is the small interface behind which a node's packets are
+// programmed. One folder below it implements one way (route, ebpf, …).
+//
+// A datapath owns what it puts into the kernel and nothing else: it finds its
+// objects by its own names, tables, priorities and marks, rebuilds them from the
+// desired state it is given, and removes what is no longer desired. It keeps no
+// state of its own on disk: the agent's journal is the only memory.
+package datapath
+
+import (
+	"context"
+	"net"
+	"net/netip"
+)
+
+// Datapath wires pods of one node.
+type Datapath interface {
+	// Name is the value of NodeNetwork.status.datapath.
+	Name() string
+	// AddPod wires a pod: after it returns the pod can send and receive. Calling
+	// it again for the same pod gives the same result; after an unfinished call it
+	// starts afresh. Calls for different pods run concurrently.
+	AddPod(ctx context.Context, node Node, pod Pod) (Wiring, error)
+	// DelPod removes what AddPod made. Absence of anything, the pod's namespace
+	// included, is no error. When it returns, no packet reaches the address by way
+	// of this pod any more.
+	DelPod(ctx context.Context, pod Pod) error
+	// CheckPod returns an error that names the first missing or wrong piece.
+	CheckPod(ctx context.Context, node Node, pod Pod) error
+	// Sync makes the kernel agree with the whole desired state: node-wide pieces
+	// (rules, tables, nftables), each ENI's, each pod's host side, and removes
+	// pieces of pods and ENIs that are not in it. It returns one line for each
+	// repair it made. It never touches anything the datapath does not own.
+	Sync(ctx context.Context, node Node, pods []Pod) (repairs []string, err error)
+	// Teardown removes every trace of the datapath from the node.
+	Teardown(ctx context.Context) error
+}
+
+// Node is the node-wide part of the desired state.
+type Node struct {
+	// Addresses are the node's own addresses (kubelet's node IPs).
+	Addresses []netip.Addr
+	// ENIs are the attached, usable ENIs.
+	ENIs []ENI
+	// VPCCIDRs and ServiceCIDRs are never masqueraded.
+	VPCCIDRs     []netip.Prefix
+	ServiceCIDRs []netip.Prefix
+	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
+	// address by the node's own default route.
+	MasqueradeOutside bool
+}
+
+// ENI is a secondary network interface that is a device of the node.
+type ENI struct {
+	ID  string
+	MAC net.HardwareAddr
+	// CIDRs and Gateways are the vSwitch's, pairwise.
+	CIDRs    []netip.Prefix
+	Gateways []netip.Addr
+	// Device is the link's name, found by MAC.
+	Device string
+	// MTU in bytes; 0 means the device's own.
+	MTU int
+}
+
+// Pod is a pod's desired wiring.
+type Pod struct {
+	// Sandbox is the container runtime's sandbox id; with IfName it is the key.
+	Sandbox string
+	// IfName is the interface in the pod, "eth0".
+	IfName string
+	// NetNS is the path of the pod's network namespace; empty when it is gone.
+	NetNS string
+	// Namespace and Name are the pod's in Kubernetes (for messages only).
+	Namespace string
+	Name      string
+	// Addresses are the pod's, at most one of each family.
+	Addresses []netip.Addr
+	// ENI is the MAC of the ENI that carries the addresses.
+	ENI string
+	// HostIfName is set once wired (Wiring.HostIfName).
+	HostIfName string
+}
+
+// Wiring is what AddPod made.
+type Wiring struct {
+	HostIfName string
+	HostMAC    net.HardwareAddr
+	PodMAC     net.HardwareAddr
+	MTU        int
+	// Gateways are the next hops that the pod sees, one of each family.
+	Gateways []netip.Addr
+}
