@@ -1,0 +1,219 @@
+// Package journal is the agent's memory of which pod holds which address. It is
+// written, and on disk, before the container runtime gets its answer, so that a
+// kill at any instruction loses no address and gives none to two pods.
+//
+// It owns one bbolt file. It must never decide anything: what an entry means is
+// the caller's business.
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sort"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Key names an attachment: one interface of one pod sandbox.
+type Key struct {
+	Sandbox string
+	IfName  string
+}
+
+func (k Key) String() string { return k.Sandbox + "/" + k.IfName }
+
+// State is how far an attachment has come.
+type State string
+
+const (
+	// Allocating: the address is taken, the wiring may be in any state.
+	Allocating State = "allocating"
+	// Ready: the pod is wired; the runtime has the answer or can have it again.
+	Ready State = "ready"
+	// Releasing: the runtime has given the attachment back; the wiring may be in any state.
+	Releasing State = "releasing"
+)
+
+// Entry is an attachment.
+type Entry struct {
+	Key
+	State      State
+	Namespace  string
+	Name       string
+	UID        string `json:",omitempty"`
+	NetNS      string
+	Addresses  []netip.Addr
+	ENI        string // MAC
+	HostIfName string `json:",omitempty"`
+	// Network is the CNI network's name, by which GC tells its attachments from others'.
+	Network string
+	// Result is the CNI result of Ready entries, in the agent's own version.
+	Result json.RawMessage `json:",omitempty"`
+	Since  time.Time
+}
+
+// Pod is "namespace/name".
+func (e *Entry) Pod() string { return e.Namespace + "/" + e.Name }
+
+// version is the layout of the file. A file of another version is refused:
+// guessing would give addresses twice.
+const version = "1"
+
+var (
+	bucketMeta    = []byte("meta")
+	bucketEntries = []byte("entries")
+	bucketFreed   = []byte("freed")
+	keyVersion    = []byte("version")
+)
+
+// Journal is an open journal. Its methods may be called concurrently.
+type Journal struct {
+	db *bolt.DB
+}
+
+// Open opens or creates the journal in dir. Only one process can have it open;
+// another gets an error after a short wait.
+func Open(dir string) (*Journal, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("create state directory: %w", err)
+	}
+	path := filepath.Join(dir, "journal.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second})
+	if err != nil {
+		if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // the name of the released module
+			return nil, fmt.Errorf("open journal %s: another process holds it", path)
+		}
+		return nil, fmt.Errorf("open journal %s (if it is damaged, drain the node, remove the file and restart the agent): %w", path, err)
+	}
+	j := &Journal{db: db}
+	if err := j.init(path); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return j, nil
+}
+
+func (j *Journal) init(path string) error {
+	return j.db.Update(func(tx *bolt.Tx) error {
+		for _, b := range [][]byte{bucketMeta, bucketEntries, bucketFreed} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return fmt.Errorf("journal %s: %w", path, err)
+			}
+		}
+		meta := tx.Bucket(bucketMeta)
+		switch v := string(meta.Get(keyVersion)); v {
+		case version:
+			return nil
+		case "":
+			return meta.Put(keyVersion, []byte(version))
+		default:
+			return fmt.Errorf("journal %s has layout version %s, this agent knows %s: run the agent that wrote it", path, v, version)
+		}
+	})
+}
+
+// Close closes the file.
+func (j *Journal) Close() error { return j.db.Close() }
+
+// Put writes an entry; it is on disk when Put returns. Batched with concurrent
+// writers, so that a burst of pods shares the cost of fsync.
+func (j *Journal) Put(e Entry) error {
+	data, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("journal entry %s: %w", e.Key, err)
+	}
+	err = j.db.Batch(func(tx *bolt.Tx) error {
+		for _, a := range e.Addresses {
+			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(bucketEntries).Put([]byte(e.Key.String()), data)
+	})
+	if err != nil {
+		return fmt.Errorf("write journal entry %s: %w", e.Key, err)
+	}
+	return nil
+}
+
+// Free removes an entry and remembers when its addresses became free. Removing
+// what is not there is no error.
+func (j *Journal) Free(k Key, addrs []netip.Addr, at time.Time) error {
+	stamp, err := at.MarshalBinary()
+	if err != nil {
+		return fmt.Errorf("journal: time %v: %w", at, err)
+	}
+	err = j.db.Batch(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(bucketEntries).Delete([]byte(k.String())); err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if err := tx.Bucket(bucketFreed).Put([]byte(a.String()), stamp); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("free journal entry %s: %w", k, err)
+	}
+	return nil
+}
+
+// Forget drops the times at which addresses became free, for addresses that the
+// node has no longer.
+func (j *Journal) Forget(addrs []netip.Addr) error {
+	if len(addrs) == 0 {
+		return nil
+	}
+	err := j.db.Batch(func(tx *bolt.Tx) error {
+		for _, a := range addrs {
+			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("forget freed addresses: %w", err)
+	}
+	return nil
+}
+
+// Load returns all entries, by key, and when each freed address became free.
+func (j *Journal) Load() (entries []Entry, freed map[netip.Addr]time.Time, err error) {
+	freed = map[netip.Addr]time.Time{}
+	err = j.db.View(func(tx *bolt.Tx) error {
+		if err := tx.Bucket(bucketEntries).ForEach(func(k, v []byte) error {
+			var e Entry
+			if err := json.Unmarshal(v, &e); err != nil {
+				return fmt.Errorf("entry %s: %w", k, err)
+			}
+			entries = append(entries, e)
+			return nil
+		}); err != nil {
+			return err
+		}
+		return tx.Bucket(bucketFreed).ForEach(func(k, v []byte) error {
+			a, err := netip.ParseAddr(string(k))
+			if err != nil {
+				return fmt.Errorf("freed address %q: %w", k, err)
+			}
+			var t time.Time
+			if err := t.UnmarshalBinary(v); err != nil {
+				return fmt.Errorf("freed address %s: %w", a, err)
+			}
+			freed[a] = t
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("read journal %s (if it is damaged, drain the node, remove the file and restart the agent): %w", j.db.Path(), err)
+	}
+	sort.Slice(entries, func(a, b int) bool { return entries[a].Key.String() < entries[b].Key.String() })
+	return entries, freed, nil
+}
