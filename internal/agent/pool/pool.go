@@ -1,0 +1,222 @@
+// Package pool is the node's addresses in memory: which may be given to a pod,
+// which pods hold, which rest, which go back to the cloud.
+//
+// It is pure: it touches no kernel, no file, no API server and no clock. Its
+// owner writes the journal before it acts on what the pool says.
+package pool
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Offer is an address that the controller lets the node use.
+type Offer struct {
+	Address netip.Addr
+	// ENI is the MAC of the interface that carries it.
+	ENI string
+	// Usable: the ENI's device is on the node.
+	Usable bool
+	// Releasing: the controller wants the address back.
+	Releasing bool
+}
+
+// Holder is who holds an address.
+type Holder struct {
+	Key     string // the attachment: sandbox/interface
+	Pod     string // namespace/name
+	Sandbox string
+}
+
+type slot struct {
+	offer   Offer
+	offered bool      // in the controller's last word
+	holder  *Holder   // nil when free
+	freed   time.Time // zero: never held
+	given   bool      // released for good: confirmed to the controller
+}
+
+// Pool is not safe for concurrent use; its owner holds a mutex.
+type Pool struct {
+	cooling time.Duration
+	slots   map[netip.Addr]*slot
+}
+
+// New returns an empty pool.
+func New() *Pool { return &Pool{slots: map[netip.Addr]*slot{}} }
+
+// SetCooling says how long a freed address rests.
+func (p *Pool) SetCooling(d time.Duration) { p.cooling = d }
+
+// Restore puts back what the journal remembers: an address that a pod holds, or
+// the time at which one became free.
+func (p *Pool) Restore(a netip.Addr, eni string, h *Holder, freed time.Time) error {
+	s := p.slot(a)
+	if s.holder != nil {
+		return fmt.Errorf("address %s is held by %s and cannot be given to %s", a, s.holder.Key, keyOf(h))
+	}
+	s.holder, s.freed = h, freed
+	if s.offer.ENI == "" {
+		s.offer = Offer{Address: a, ENI: eni}
+	}
+	return nil
+}
+
+// Update takes the controller's word on which addresses there are. It returns
+// the addresses that left: neither offered nor held any more.
+func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
+	for _, s := range p.slots {
+		s.offered = false
+	}
+	for _, o := range offers {
+		s := p.slot(o.Address)
+		if !o.Releasing {
+			// The controller changed its mind; until it does, a confirmation stands.
+			s.given = false
+		}
+		s.offer, s.offered = o, true
+		if o.Releasing && s.holder == nil {
+			s.given = true
+		}
+	}
+	for a, s := range p.slots {
+		if !s.offered && s.holder == nil {
+			delete(p.slots, a)
+			left = append(left, a)
+		}
+	}
+	sortAddrs(left)
+	return left
+}
+
+// Take gives the longest-rested free address to a holder. ok is false when there
+// is none; Why says why.
+func (p *Pool) Take(h Holder, now time.Time) (o Offer, ok bool) {
+	var best *slot
+	for _, s := range p.slots {
+		if !p.free(s, now) {
+			continue
+		}
+		if best == nil || s.freed.Before(best.freed) ||
+			s.freed.Equal(best.freed) && s.offer.Address.Less(best.offer.Address) {
+			best = s
+		}
+	}
+	if best == nil {
+		return Offer{}, false
+	}
+	best.holder = &h
+	return best.offer, true
+}
+
+// Free takes an address back from the attachment with that key; it rests from
+// now on. An address held by another, or by nobody, is left alone.
+func (p *Pool) Free(a netip.Addr, key string, now time.Time) {
+	s, ok := p.slots[a]
+	if !ok || s.holder == nil || s.holder.Key != key {
+		return
+	}
+	s.holder, s.freed = nil, now
+	switch {
+	case !s.offered:
+		delete(p.slots, a)
+	case s.offer.Releasing:
+		s.given = true
+	}
+}
+
+// Return undoes a Take whose address no packet has carried: it does not rest.
+func (p *Pool) Return(a netip.Addr, key string, freed time.Time) {
+	p.Free(a, key, freed)
+}
+
+// Count is how many addresses are in which state.
+type Count struct {
+	Total, Used, Free, Cooling, Releasing, Unusable int
+}
+
+// Count counts at now.
+func (p *Pool) Count(now time.Time) Count {
+	var c Count
+	for _, s := range p.slots {
+		c.Total++
+		switch {
+		case s.holder != nil:
+			c.Used++
+		case s.given || !s.offered || s.offer.Releasing:
+			c.Releasing++
+		case p.cools(s, now):
+			c.Cooling++
+		case !s.offer.Usable:
+			c.Unusable++
+		default:
+			c.Free++
+		}
+	}
+	return c
+}
+
+// NextCooled is when the next resting address can be used; ok is false when none rests.
+func (p *Pool) NextCooled(now time.Time) (at time.Time, ok bool) {
+	for _, s := range p.slots {
+		if s.holder != nil || s.given || !s.offered || !s.offer.Usable || !p.cools(s, now) {
+			continue
+		}
+		if t := s.freed.Add(p.cooling); !ok || t.Before(at) {
+			at, ok = t, true
+		}
+	}
+	return at, ok
+}
+
+// Used is an address and its holder.
+type Used struct {
+	Address netip.Addr
+	Holder
+}
+
+// Report is what the controller is told, each list in the order of addresses.
+func (p *Pool) Report(now time.Time) (used []Used, cooling, released []netip.Addr) {
+	for a, s := range p.slots {
+		switch {
+		case s.holder != nil:
+			used = append(used, Used{a, *s.holder})
+		case s.given:
+			released = append(released, a)
+		case p.cools(s, now):
+			cooling = append(cooling, a)
+		}
+	}
+	slices.SortFunc(used, func(x, y Used) int { return x.Address.Compare(y.Address) })
+	sortAddrs(cooling)
+	sortAddrs(released)
+	return used, cooling, released
+}
+
+func (p *Pool) free(s *slot, now time.Time) bool {
+	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.given && s.holder == nil && !p.cools(s, now)
+}
+
+func (p *Pool) cools(s *slot, now time.Time) bool {
+	return !s.freed.IsZero() && now.Before(s.freed.Add(p.cooling))
+}
+
+func (p *Pool) slot(a netip.Addr) *slot {
+	s, ok := p.slots[a]
+	if !ok {
+		s = &slot{offer: Offer{Address: a}}
+		p.slots[a] = s
+	}
+	return s
+}
+
+func keyOf(h *Holder) string {
+	if h == nil {
+		return "nobody"
+	}
+	return h.Key
+}
+
+func sortAddrs(a []netip.Addr) { slices.SortFunc(a, netip.Addr.Compare) }

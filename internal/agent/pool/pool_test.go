@@ -1,0 +1,220 @@
+package pool
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var t0 = time.Unix(1_700_000_000, 0)
+
+func addr(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 32, byte(i)}) }
+
+func offers(n int) []Offer {
+	var o []Offer
+	for i := range n {
+		o = append(o, Offer{Address: addr(i + 1), ENI: "eni", Usable: true})
+	}
+	return o
+}
+
+func TestLongestRestedFirst(t *testing.T) {
+	p := New()
+	p.Update(offers(3))
+	a, _ := p.Take(Holder{Key: "a"}, t0)
+	b, _ := p.Take(Holder{Key: "b"}, t0)
+	p.Free(b.Address, "b", t0)
+	p.Free(a.Address, "a", t0.Add(time.Second))
+	var got []netip.Addr
+	for i := range 3 {
+		o, ok := p.Take(Holder{Key: fmt.Sprint(i)}, t0.Add(time.Minute))
+		if !ok {
+			t.Fatal("no address")
+		}
+		got = append(got, o.Address)
+	}
+	if want := []netip.Addr{addr(3), addr(2), addr(1)}; !slices.Equal(got, want) {
+		t.Errorf("order %v, want %v: never held, then freed first, then freed last", got, want)
+	}
+}
+
+func TestCoolingAddressIsNotGiven(t *testing.T) {
+	p := New()
+	p.SetCooling(time.Minute)
+	p.Update(offers(1))
+	o, _ := p.Take(Holder{Key: "a"}, t0)
+	p.Free(o.Address, "a", t0)
+	if _, ok := p.Take(Holder{Key: "b"}, t0.Add(59*time.Second)); ok {
+		t.Error("address given while it rests")
+	}
+	if at, ok := p.NextCooled(t0); !ok || !at.Equal(t0.Add(time.Minute)) {
+		t.Errorf("NextCooled = %v %v", at, ok)
+	}
+	if _, ok := p.Take(Holder{Key: "b"}, t0.Add(time.Minute)); !ok {
+		t.Error("address not given after its rest")
+	}
+}
+
+func TestReleaseHandshake(t *testing.T) {
+	p := New()
+	p.Update(offers(2))
+	o, _ := p.Take(Holder{Key: "a", Pod: "d/a"}, t0)
+	asked := offers(2)
+	for i := range asked {
+		asked[i].Releasing = true
+	}
+	p.Update(asked)
+	if _, _, released := p.Report(t0); !slices.Equal(released, []netip.Addr{addr(2)}) {
+		t.Errorf("released %v: only the free one may be confirmed", released)
+	}
+	if _, ok := p.Take(Holder{Key: "b"}, t0); ok {
+		t.Error("a released address was given to a pod")
+	}
+	p.Free(o.Address, "a", t0)
+	if _, _, released := p.Report(t0); len(released) != 2 {
+		t.Errorf("released %v, want both", released)
+	}
+	if left := p.Update(nil); len(left) != 2 {
+		t.Errorf("left %v, want both", left)
+	}
+	if c := p.Count(t0); c.Total != 0 {
+		t.Errorf("count %+v, want nothing", c)
+	}
+}
+
+func TestReleaseTakenBack(t *testing.T) {
+	p := New()
+	o := offers(1)
+	o[0].Releasing = true
+	p.Update(o)
+	o[0].Releasing = false
+	p.Update(o)
+	if _, ok := p.Take(Holder{Key: "a"}, t0); !ok {
+		t.Error("address not usable after the controller took the release back")
+	}
+}
+
+func TestHeldAddressOutlivesItsOffer(t *testing.T) {
+	p := New()
+	p.Update(offers(1))
+	o, _ := p.Take(Holder{Key: "a", Pod: "d/a"}, t0)
+	p.Update(nil)
+	if used, _, _ := p.Report(t0); len(used) != 1 {
+		t.Errorf("used %v: a pod's address must be reported while the pod lives", used)
+	}
+	p.Free(o.Address, "a", t0)
+	if c := p.Count(t0); c.Total != 0 {
+		t.Errorf("count %+v, want nothing", c)
+	}
+}
+
+func TestRestoreRefusesTwoHolders(t *testing.T) {
+	p := New()
+	if err := p.Restore(addr(1), "eni", &Holder{Key: "a"}, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Restore(addr(1), "eni", &Holder{Key: "b"}, time.Time{}); err == nil {
+		t.Error("one address restored for two holders")
+	}
+}
+
+// TestPoolModel runs random histories against a plain model of who holds what.
+func TestPoolModel(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		const cooling = 30 * time.Second
+		p := New()
+		p.SetCooling(cooling)
+		now := t0
+		held := map[string]netip.Addr{} // key → address
+		freed := map[netip.Addr]time.Time{}
+		offered := map[netip.Addr]Offer{}
+		next := 0
+		t.Repeat(map[string]func(*rapid.T){
+			"offer": func(t *rapid.T) {
+				var list []Offer
+				clear(offered)
+				for _, i := range rapid.SliceOfNDistinct(rapid.IntRange(1, 8), 0, 8, rapid.ID).Draw(t, "addresses") {
+					o := Offer{
+						Address: addr(i), ENI: "eni",
+						Usable:    rapid.Bool().Draw(t, "usable"),
+						Releasing: rapid.Bool().Draw(t, "releasing"),
+					}
+					list = append(list, o)
+					offered[o.Address] = o
+				}
+				p.Update(list)
+				for a := range freed {
+					if _, ok := offered[a]; !ok {
+						delete(freed, a) // it left the node; its next life starts fresh
+					}
+				}
+			},
+			"take": func(t *rapid.T) {
+				next++
+				key := fmt.Sprint(next)
+				o, ok := p.Take(Holder{Key: key}, now)
+				if !ok {
+					return
+				}
+				for k, a := range held {
+					if a == o.Address {
+						t.Fatalf("%s given to %s and %s", a, k, key)
+					}
+				}
+				if f, ok := freed[o.Address]; ok && now.Sub(f) < cooling {
+					t.Fatalf("%s given %v after it was freed", o.Address, now.Sub(f))
+				}
+				if w := offered[o.Address]; !w.Usable || w.Releasing {
+					t.Fatalf("%s given although offered as %+v", o.Address, w)
+				}
+				held[key] = o.Address
+			},
+			"free": func(t *rapid.T) {
+				if len(held) == 0 {
+					return
+				}
+				keys := make([]string, 0, len(held))
+				for k := range held {
+					keys = append(keys, k)
+				}
+				slices.Sort(keys)
+				k := rapid.SampledFrom(keys).Draw(t, "key")
+				p.Free(held[k], k, now)
+				if _, ok := offered[held[k]]; ok {
+					freed[held[k]] = now
+				}
+				delete(held, k)
+			},
+			"wait": func(t *rapid.T) { now = now.Add(time.Duration(rapid.IntRange(1, 40).Draw(t, "s")) * time.Second) },
+			"": func(t *rapid.T) {
+				used, coolingNow, released := p.Report(now)
+				if len(used) != len(held) {
+					t.Fatalf("%d used, %d held", len(used), len(held))
+				}
+				for _, u := range used {
+					if held[u.Key] != u.Address {
+						t.Fatalf("%s reported for %s, which holds %s", u.Address, u.Key, held[u.Key])
+					}
+				}
+				for _, a := range released {
+					if !offered[a].Releasing {
+						t.Fatalf("%s confirmed though nobody asked for it", a)
+					}
+				}
+				c := p.Count(now)
+				if c.Used+c.Free+c.Cooling+c.Releasing+c.Unusable != c.Total {
+					t.Fatalf("count %+v does not add up", c)
+				}
+				for _, a := range coolingNow {
+					if slices.Contains(released, a) {
+						t.Fatalf("%s both cooling and released", a)
+					}
+				}
+			},
+		})
+	})
+}
