@@ -1,0 +1,173 @@
+// Package request is the edge at which CNI calls are validated, once: whatever
+// comes out of Parse is safe to use as a key, a path and a name.
+package request
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	cniv1 "terway.dev/terway/api/cni/v1"
+)
+
+// Verb is a CNI operation.
+type Verb string
+
+const (
+	Add    Verb = "ADD"
+	Del    Verb = "DEL"
+	Check  Verb = "CHECK"
+	Status Verb = "STATUS"
+	GC     Verb = "GC"
+)
+
+// Versions are the versions of the CNI specification that configurations may have.
+var Versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+
+// Attachment names one interface of one sandbox, as GC lists it.
+type Attachment struct {
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifname"`
+}
+
+// Request is a valid CNI call.
+type Request struct {
+	Verb        Verb
+	ContainerID string
+	IfName      string
+	NetNS       string // cleaned absolute path; may be empty for DEL, STATUS and GC
+	CNIVersion  string
+	Network     string // the network's name
+	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…).
+	Namespace, Name, UID string
+	// PrevAddresses are the addresses of the previous result; CHECK compares them.
+	PrevAddresses []netip.Addr
+	// Valid are the attachments that GC must keep.
+	Valid []Attachment
+	// HasValid tells an empty list from an absent one.
+	HasValid bool
+}
+
+type config struct {
+	CNIVersion string        `json:"cniVersion"`
+	Name       string        `json:"name"`
+	Type       string        `json:"type"`
+	PrevResult *prevResult   `json:"prevResult"`
+	Valid      *[]Attachment `json:"cni.dev/valid-attachments"`
+}
+
+type prevResult struct {
+	IPs []struct {
+		Address string `json:"address"`
+	} `json:"ips"`
+}
+
+// podName is a DNS subdomain, which names of pods and namespaces are
+// (Kubernetes: IsDNS1123Subdomain).
+var podName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
+
+// Parse validates a call. The error names the field, its value and what would be right.
+func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
+	var c config
+	if err := json.Unmarshal(in.GetConfig(), &c); err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not valid", err.Error())
+	}
+	if !supported(c.CNIVersion) {
+		return nil, types.NewError(types.ErrIncompatibleCNIVersion,
+			fmt.Sprintf("cniVersion %q of the network configuration: want one of %s", c.CNIVersion, strings.Join(Versions, ", ")), "")
+	}
+	if err := utils.ValidateNetworkName(c.Name); err != nil {
+		return nil, err
+	}
+	r := &Request{Verb: verb, CNIVersion: c.CNIVersion, Network: c.Name}
+	switch verb {
+	case Status:
+		return r, nil
+	case GC:
+		if c.Valid == nil {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig,
+				"cni.dev/valid-attachments is missing: GC without the list of what is valid would take every pod's address", "")
+		}
+		r.Valid, r.HasValid = *c.Valid, true
+		return r, nil
+	}
+	if err := utils.ValidateContainerID(in.GetContainerId()); err != nil {
+		return nil, err
+	}
+	if err := utils.ValidateInterfaceName(in.GetIfName()); err != nil {
+		return nil, err
+	}
+	r.ContainerID, r.IfName = in.GetContainerId(), in.GetIfName()
+	if n := in.GetNetns(); n != "" {
+		if !filepath.IsAbs(n) || strings.ContainsRune(n, 0) {
+			return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
+				fmt.Sprintf("CNI_NETNS %q: want the absolute path of a network namespace", n), "")
+		}
+		r.NetNS = filepath.Clean(n)
+	} else if verb != Del {
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS is empty: want the path of the pod's network namespace", "")
+	}
+	if verb == Del {
+		return r, nil // nothing else is needed, and nothing else may stop a DEL
+	}
+	if err := r.pod(in.GetArgs()); err != nil {
+		return nil, err
+	}
+	return r, r.prev(c.PrevResult)
+}
+
+func (r *Request) pod(args string) *types.Error {
+	for _, pair := range strings.Split(args, ";") {
+		k, v, _ := strings.Cut(pair, "=")
+		switch k {
+		case "K8S_POD_NAMESPACE":
+			r.Namespace = v
+		case "K8S_POD_NAME":
+			r.Name = v
+		case "K8S_POD_UID":
+			r.UID = v
+		}
+	}
+	for field, v := range map[string]string{"K8S_POD_NAMESPACE": r.Namespace, "K8S_POD_NAME": r.Name} {
+		if !podName.MatchString(v) {
+			return types.NewError(types.ErrInvalidEnvironmentVariables,
+				fmt.Sprintf("%s in CNI_ARGS is %q: want a Kubernetes name (lower-case letters, digits, '-', '.', at most 253)", field, v), "")
+		}
+	}
+	if len(r.UID) > 128 {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "K8S_POD_UID in CNI_ARGS is longer than 128 characters", "")
+	}
+	return nil
+}
+
+func (r *Request) prev(p *prevResult) *types.Error {
+	if p == nil {
+		if r.Verb == Check {
+			return types.NewError(types.ErrInvalidNetworkConfig, "prevResult is missing: CHECK compares with the result of ADD", "")
+		}
+		return nil
+	}
+	for _, ip := range p.IPs {
+		a, err := netip.ParsePrefix(ip.Address)
+		if err != nil {
+			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("prevResult.ips[].address %q: want an address with a prefix length", ip.Address), "")
+		}
+		r.PrevAddresses = append(r.PrevAddresses, a.Addr())
+	}
+	return nil
+}
+
+func supported(v string) bool {
+	for _, s := range Versions {
+		if s == v {
+			return true
+		}
+	}
+	return false
+}
