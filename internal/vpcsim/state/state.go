@@ -1,0 +1,6 @@
+package state
+
+// State is the simulated cloud.
+type State struct {
+	API
+}

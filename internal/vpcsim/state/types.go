@@ -1,0 +1,327 @@
+package state
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Tag is a key and value on a resource.
+type Tag struct {
+	Key   string
+	Value string
+}
+
+// Status values of VPCs, vSwitches, route tables and route entries.
+const (
+	StatusPending   = "Pending"
+	StatusAvailable = "Available"
+	StatusDeleting  = "Deleting"
+)
+
+// VPC is a private network.
+type VPC struct {
+	VpcId               string
+	VpcName             string
+	Description         string
+	RegionId            string
+	Status              string
+	CidrBlock           netip.Prefix
+	SecondaryCidrBlocks []netip.Prefix `json:",omitempty"`
+	UserCidrs           []netip.Prefix `json:",omitempty"`
+	Ipv6CidrBlock       netip.Prefix   `json:",omitzero"` // /56; zero without IPv6
+	VRouterId           string
+	RouteTableIds       []string // the system table first; filled in results
+	VSwitchIds          []string // filled in results
+	ResourceGroupId     string
+	CreationTime        time.Time
+	Tags                []Tag `json:",omitempty"`
+}
+
+// CIDRs returns the primary and the secondary ranges.
+func (v *VPC) CIDRs() []netip.Prefix {
+	return append([]netip.Prefix{v.CidrBlock}, v.SecondaryCidrBlocks...)
+}
+
+// VSwitch is a subnet of a VPC in one zone.
+type VSwitch struct {
+	VSwitchId       string
+	VSwitchName     string
+	Description     string
+	VpcId           string
+	ZoneId          string
+	Status          string
+	CidrBlock       netip.Prefix
+	Ipv6CidrBlock   netip.Prefix `json:",omitzero"` // /64; zero without IPv6
+	RouteTableId    string       // filled in results
+	ResourceGroupId string
+	CreationTime    time.Time
+	Tags            []Tag `json:",omitempty"`
+	// AvailableIpAddressCount is filled in results: what Assign can still take,
+	// a prefix counting as 16.
+	AvailableIpAddressCount int
+	// Full is the fault "no address left": every assignment fails.
+	Full bool `json:",omitempty"`
+}
+
+// Gateway is the vSwitch's IPv4 gateway: the third address from its end.
+func (v *VSwitch) Gateway() netip.Addr {
+	return addrAt(v.CidrBlock, sizeOf(v.CidrBlock)-3)
+}
+
+// Ipv6Gateway is the vSwitch's IPv6 gateway; invalid without IPv6.
+func (v *VSwitch) Ipv6Gateway() netip.Addr {
+	if !v.Ipv6CidrBlock.IsValid() {
+		return netip.Addr{}
+	}
+	return lastAddr6(v.Ipv6CidrBlock, 2)
+}
+
+// VRouter is a VPC's router; it exists with its VPC.
+type VRouter struct {
+	VRouterId     string
+	VpcId         string
+	RegionId      string
+	RouteTableIds []string
+	CreationTime  time.Time
+}
+
+// Route table and entry types, and next-hop types that the simulator routes to.
+const (
+	RouteTableSystem = "System"
+	RouteTableCustom = "Custom"
+
+	RouteEntrySystem = "System"
+	RouteEntryCustom = "Custom"
+
+	NextHopInstance         = "Instance"
+	NextHopNetworkInterface = "NetworkInterface"
+	NextHopLocal            = "local"
+	NextHopService          = "service"
+)
+
+// RouteTable is a route table of a VPC. Each vSwitch uses exactly one.
+type RouteTable struct {
+	RouteTableId    string
+	RouteTableName  string
+	Description     string
+	RouteTableType  string // System, Custom
+	VpcId           string
+	VRouterId       string
+	Status          string
+	VSwitchIds      []string // filled in results: the vSwitches that use it
+	RouteEntries    []RouteEntry
+	ResourceGroupId string
+	CreationTime    time.Time
+	Tags            []Tag `json:",omitempty"`
+}
+
+// RouteEntry is an entry of a route table.
+type RouteEntry struct {
+	RouteEntryId         string
+	RouteEntryName       string
+	Description          string
+	RouteTableId         string
+	DestinationCidrBlock netip.Prefix
+	Type                 string // System, Custom
+	Status               string // Pending, Available, Deleting
+	// NextHopType and NextHopId are the only hop, or the first of NextHops.
+	NextHopType  string
+	NextHopId    string
+	NextHops     []NextHop
+	CreationTime time.Time
+}
+
+// NextHop is where a route entry leads; several make an ECMP group.
+type NextHop struct {
+	NextHopType string
+	NextHopId   string
+	Weight      int
+}
+
+// NetworkInterfaceStatus is an ENI's state.
+type NetworkInterfaceStatus string
+
+const (
+	ENICreating  NetworkInterfaceStatus = "Creating"
+	ENIAvailable NetworkInterfaceStatus = "Available"
+	ENIAttaching NetworkInterfaceStatus = "Attaching"
+	ENIInUse     NetworkInterfaceStatus = "InUse"
+	ENIDetaching NetworkInterfaceStatus = "Detaching"
+	ENIDeleting  NetworkInterfaceStatus = "Deleting"
+)
+
+// ENI types.
+const (
+	ENIPrimary   = "Primary"
+	ENISecondary = "Secondary"
+	ENITrunk     = "Trunk"
+)
+
+// NetworkInterface is an ENI.
+type NetworkInterface struct {
+	NetworkInterfaceId          string
+	NetworkInterfaceName        string
+	Description                 string
+	Type                        string
+	Status                      NetworkInterfaceStatus
+	MacAddress                  string
+	VpcId                       string
+	VSwitchId                   string
+	ZoneId                      string
+	PrimaryIpAddress            netip.Addr
+	PrivateIpAddresses          []netip.Addr   // the primary one first
+	Ipv4Prefixes                []netip.Prefix `json:",omitempty"`
+	Ipv6Addresses               []netip.Addr   `json:",omitempty"`
+	SecurityGroupIds            []string
+	SourceDestCheck             bool
+	DeleteOnRelease             bool
+	NetworkInterfaceTrafficMode string
+	QueueNumber                 int
+	ResourceGroupId             string
+	CreationTime                time.Time
+	Tags                        []Tag `json:",omitempty"`
+
+	// InstanceId is set from Attaching to Detaching.
+	InstanceId string `json:",omitempty"`
+	// Slot orders the ENIs of an instance: the primary ENI has 0, another the
+	// lowest that was free when it was attached. The guest sees it as eth<Slot>.
+	Slot             int
+	NetworkCardIndex int
+	AttachedTime     time.Time `json:",omitzero"`
+}
+
+// InstanceStatus is an instance's state.
+type InstanceStatus string
+
+const (
+	InstancePending  InstanceStatus = "Pending"
+	InstanceStarting InstanceStatus = "Starting"
+	InstanceRunning  InstanceStatus = "Running"
+	InstanceStopping InstanceStatus = "Stopping"
+	InstanceStopped  InstanceStatus = "Stopped"
+)
+
+// Instance is an ECS instance.
+type Instance struct {
+	InstanceId              string
+	InstanceName            string
+	HostName                string
+	Description             string
+	SerialNumber            string
+	InstanceType            string
+	Status                  InstanceStatus
+	RegionId                string
+	ZoneId                  string
+	VpcId                   string
+	VSwitchId               string
+	PrimaryIpAddress        netip.Addr
+	SecurityGroupIds        []string // of the primary ENI; filled in results
+	ImageId                 string
+	UserData                string // base64, as given
+	RamRoleName             string
+	KeyPairName             string
+	DeletionProtection      bool
+	EnableJumboFrame        bool
+	HttpEndpoint            string // enabled, disabled
+	HttpTokens              string // optional, required
+	HttpPutResponseHopLimit int
+	ResourceGroupId         string
+	CreationTime            time.Time
+	StartTime               time.Time `json:",omitzero"`
+	Tags                    []Tag     `json:",omitempty"`
+	// Releasing: a forced deletion is under way; the instance is Stopping until it is gone.
+	Releasing bool `json:",omitempty"`
+	// NetworkInterfaces is filled in results: the ENIs from Attaching to Detaching, by slot.
+	NetworkInterfaces []NetworkInterface `json:",omitempty"`
+}
+
+// Powered reports whether the guest exists: Running, or Stopping and not stopped yet.
+func (i *Instance) Powered() bool {
+	return i.Status == InstanceRunning || i.Status == InstanceStopping
+}
+
+// Security group types, policies and directions.
+const (
+	SecurityGroupNormal     = "normal"
+	SecurityGroupEnterprise = "enterprise"
+
+	PolicyAccept = "Accept"
+	PolicyDrop   = "Drop"
+
+	DirectionIngress = "ingress"
+	DirectionEgress  = "egress"
+)
+
+// SecurityGroup is a security group with its rules.
+type SecurityGroup struct {
+	SecurityGroupId   string
+	SecurityGroupName string
+	SecurityGroupType string // normal, enterprise
+	Description       string
+	VpcId             string
+	// InnerAccessPolicy is what happens between members of the group: Accept or Drop.
+	InnerAccessPolicy string
+	Rules             []SecurityGroupRule `json:",omitempty"`
+	ResourceGroupId   string
+	CreationTime      time.Time
+	Tags              []Tag `json:",omitempty"`
+
+	// Filled in results.
+	EcsCount                int // instances with an ENI in the group
+	PrivateIpCount          int // addresses that count against the group's limit
+	AvailableInstanceAmount int // what is left of that limit
+}
+
+// DefaultPolicy is the verdict for what no rule of the group decides.
+func (g *SecurityGroup) DefaultPolicy(direction string) string {
+	if direction == DirectionEgress && g.SecurityGroupType == SecurityGroupNormal {
+		return PolicyAccept
+	}
+	return PolicyDrop
+}
+
+// SecurityGroupRule is one rule. The peer is either a range or a group.
+type SecurityGroupRule struct {
+	SecurityGroupRuleId string
+	Direction           string // ingress, egress
+	IpProtocol          string // TCP, UDP, ICMP, ICMPv6, GRE, ALL
+	Policy              string // Accept, Drop
+	Priority            int    // 1–100, lower first; on a tie Drop wins
+	// PortRange is the destination's and SourcePortRange the source's "from/to"; "-1/-1" is all.
+	PortRange       string
+	SourcePortRange string
+	// Peer is the range at the far end (source of ingress, destination of egress);
+	// zero when PeerGroupId is set.
+	Peer        netip.Prefix `json:",omitzero"`
+	PeerGroupId string       `json:",omitempty"`
+	// Local restricts the near end; zero: the ENI's own addresses, all of them.
+	Local       netip.Prefix `json:",omitzero"`
+	Description string
+	CreateTime  time.Time
+}
+
+// Ports returns the destination port range; 0–65535 when it covers all or the protocol has none.
+func (r *SecurityGroupRule) Ports() (from, to uint16) { return portsOf(r.PortRange) }
+
+// SourcePorts is Ports for the source.
+func (r *SecurityGroupRule) SourcePorts() (from, to uint16) { return portsOf(r.SourcePortRange) }
+
+// Region and Zone are places.
+type Region struct {
+	RegionId  string
+	LocalName string
+}
+
+// Zone is a zone of the region.
+type Zone struct {
+	ZoneId    string
+	LocalName string
+}
+
+// TagResource is one tag on one resource, as ListTagResources lists them.
+type TagResource struct {
+	ResourceType string
+	ResourceId   string
+	TagKey       string
+	TagValue     string
+}
