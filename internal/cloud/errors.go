@@ -21,6 +21,9 @@ const (
 
 // Error is an answer of the cloud that is not success. Code is the cloud's own
 // ("InvalidVSwitchId.IpNotEnough"); empty when the call did not get an answer.
+//
+// An Error ends in logs, events and conditions, so it never holds a credential:
+// no signed URL, no string to sign, no security token.
 type Error struct {
 	Action    string
 	Code      string
@@ -28,7 +31,9 @@ type Error struct {
 	Status    int // HTTP status; 0 without an answer
 	RequestID string
 	Message   string
-	Err       error // the SDK's error
+	// Err is what stopped a call that got no answer (a context's error, a
+	// network error), nil otherwise.
+	Err error
 }
 
 func (e *Error) Error() string {
@@ -53,4 +58,13 @@ func ClassOf(err error) Class {
 		return e.Class
 	}
 	return Transient
+}
+
+// CodeOf returns the cloud's code of the *Error in err's chain, or "".
+func CodeOf(err error) string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return ""
 }

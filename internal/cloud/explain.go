@@ -1,0 +1,190 @@
+package cloud
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strings"
+)
+
+// Explanation is what a user is told about an error.
+type Explanation struct {
+	Class Class
+	// Reason is CamelCase and of a small fixed set: fit for events, conditions, metric labels.
+	Reason string
+	// Code is the cloud's own; empty without an answer.
+	Code string
+	// Cause is what happened, NextStep what to do, both in plain words.
+	Cause    string
+	NextStep string
+}
+
+// String is one line for a human: cause (code): next step.
+func (x Explanation) String() string {
+	s := x.Cause
+	if x.Code != "" {
+		s += " (" + x.Code + ")"
+	}
+	return s + "; " + x.NextStep
+}
+
+// Explain says what err means. It has an answer for every error: a code that
+// the table does not have is explained by its class, an error that is not the
+// cloud's as trouble on the way to it.
+func Explain(err error) Explanation {
+	var e *Error
+	if !errors.As(err, &e) {
+		return explainNoAnswer(Transient, err)
+	}
+	if row := lookup(e.Code); row != nil {
+		return Explanation{Class: row.class, Reason: row.reason, Code: e.Code, Cause: row.cause, NextStep: row.next}
+	}
+	if e.Code == "" {
+		return explainNoAnswer(e.Class, e.Err)
+	}
+	x := byClass(e.Class)
+	x.Code = e.Code
+	return x
+}
+
+// Repeatable tells whether the very same call may succeed seconds later.
+func Repeatable(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	if e.Class == Throttled || e.Class == Transient {
+		return true
+	}
+	row := lookup(e.Code)
+	return row != nil && row.repeat
+}
+
+// Classify gives the class of a code; codes that the table does not have are
+// classified by how the cloud forms its codes, then by the HTTP status.
+func Classify(code string, httpStatus int) Class {
+	if row := lookup(code); row != nil {
+		return row.class
+	}
+	for _, f := range families {
+		if f.match(code, f.part) {
+			return f.class
+		}
+	}
+	switch {
+	case httpStatus == http.StatusUnauthorized:
+		return Auth
+	case httpStatus == http.StatusForbidden && code == "":
+		return Auth // a proxy or gateway; ECS itself uses 403 for all sorts, always with a code
+	case httpStatus == http.StatusNotFound:
+		return NotFound
+	case httpStatus == http.StatusConflict:
+		return Conflict
+	case httpStatus == http.StatusTooManyRequests:
+		return Throttled
+	case httpStatus == http.StatusRequestTimeout, httpStatus >= 500:
+		return Transient
+	case httpStatus >= 400:
+		return Invalid
+	}
+	return Transient
+}
+
+// families are how the cloud forms its codes, in order of precedence.
+var families = []struct {
+	match func(code, part string) bool
+	part  string
+	class Class
+}{
+	{strings.Contains, "Throttling", Throttled},
+	{strings.Contains, "FlowControl", Throttled},
+	{strings.HasSuffix, "IpNotEnough", VSwitchFull},
+	{strings.HasPrefix, "InvalidAccessKey", Auth},
+	{strings.HasPrefix, "InvalidSecurityToken", Auth},
+	{strings.HasPrefix, "InvalidTimeStamp", Auth},
+	{strings.HasPrefix, "Signature", Auth},
+	{strings.HasPrefix, "Forbidden", Auth},
+	{strings.HasPrefix, "NoPermission", Auth},
+	{strings.HasPrefix, "PermissionDenied", Auth},
+	{strings.HasPrefix, "Authentication", Auth},
+	{strings.HasPrefix, "Unauthorized", Auth},
+	{strings.HasPrefix, "QuotaExceed", Quota},
+	{strings.HasSuffix, "QuotaExceeded", Quota},
+	{strings.HasSuffix, "LimitExceed", Quota},
+	{strings.HasSuffix, "LimitExceeded", Quota},
+	{strings.HasSuffix, "CountExceeded", Quota},
+	{strings.HasSuffix, ".NotFound", NotFound},
+	{strings.HasSuffix, "Processing", Conflict},
+	{strings.HasPrefix, "IncorrectStatus", Conflict},
+	{strings.HasPrefix, "Conflict", Conflict},
+	{strings.HasPrefix, "ServiceUnavailable", Transient},
+	{strings.HasPrefix, "InternalError", Transient},
+}
+
+// lookup returns the table's row for a code, nil if it has none. The table is
+// small and errors are rare, so a scan will do.
+func lookup(code string) *entry {
+	if code == "" {
+		return nil
+	}
+	for i := range table {
+		for _, c := range table[i].codes {
+			if c == code {
+				return &table[i]
+			}
+		}
+	}
+	return nil
+}
+
+// explainNoAnswer is for calls that got no answer of the cloud.
+func explainNoAnswer(class Class, err error) Explanation {
+	switch {
+	case class == Auth:
+		return Explanation{Class: Auth, Reason: "NoCredential",
+			Cause:    "the controller has no credential for the cloud's API",
+			NextStep: "mount a Secret with an access key, give the instance a RAM role, or set up RRSA"}
+	case class == Throttled:
+		return Explanation{Class: Throttled, Reason: "RateLimited",
+			Cause:    "so many calls wait for the API's rate limit that this one could not be made in time",
+			NextStep: "nothing: it is tried again; if it lasts, raise the controller's rate limits to what the account may use"}
+	case class == Transient && errors.Is(err, context.Canceled):
+		return Explanation{Class: Transient, Reason: "Cancelled",
+			Cause:    "the call was given up, as the program is stopping or the result was not needed any more",
+			NextStep: "nothing"}
+	case class == Transient:
+		return Explanation{Class: Transient, Reason: "Unreachable",
+			Cause:    "the cloud's API could not be reached or did not answer in time",
+			NextStep: "check that the controller's node reaches the API endpoint (DNS, proxy, security group, VPC endpoint)"}
+	}
+	return byClass(class)
+}
+
+// byClass is what can be said about a code that nobody has described.
+func byClass(class Class) Explanation {
+	x := Explanation{Class: class, NextStep: "read the message; the code is described in the cloud's API reference"}
+	switch class {
+	case NotFound:
+		x.Reason, x.Cause = "NotFound", "a resource that the request names does not exist"
+	case Conflict:
+		x.Reason, x.Cause = "Conflict", "the resource is busy or in a state that does not allow this"
+	case Throttled:
+		x.Reason, x.Cause = "Throttled", "the API is called more often than a limit allows"
+		x.NextStep = "nothing: calls are slowed down and repeated"
+	case Quota:
+		x.Reason, x.Cause = "QuotaExceeded", "a quota of the account or a limit of a resource is reached"
+		x.NextStep = "the message names the limit; ask for a higher quota in the Quota Center, or use less"
+	case VSwitchFull:
+		x.Reason, x.Cause = "VSwitchFull", "the vSwitch has no free address left"
+		x.NextStep = "add a pod vSwitch with free addresses in this zone to the configuration"
+	case Auth:
+		x.Reason, x.Cause = "NotAllowed", "the cloud does not accept the credential, or it lacks a permission"
+		x.NextStep = "check the credential, and that deploy/ram-policy.json is attached to its RAM user or role"
+	case Invalid:
+		x.Reason, x.Cause = "Refused", "the cloud does not accept the request"
+	default:
+		x.Reason, x.Cause = "CloudTrouble", "the cloud could not work on the request"
+		x.NextStep = "nothing: it is repeated; if it lasts, open a ticket with the request id"
+	}
+	return x
+}
