@@ -30,7 +30,9 @@ type Datapath interface {
 	// Sync makes the kernel agree with the whole desired state: node-wide pieces
 	// (rules, tables, nftables), each ENI's, each pod's host side, and removes
 	// pieces of pods and ENIs that are not in it. It returns one line for each
-	// repair it made. It never touches anything the datapath does not own.
+	// repair it made. It never touches anything the datapath does not own. A pod
+	// with an empty HostIfName is being wired or unwired by a concurrent call: its
+	// pieces are neither repaired nor removed.
 	Sync(ctx context.Context, node Node, pods []Pod) (repairs []string, err error)
 	// Teardown removes every trace of the datapath from the node.
 	Teardown(ctx context.Context) error

@@ -1,0 +1,185 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+
+	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/agent/pool"
+	"terway.dev/terway/internal/agent/request"
+	"terway.dev/terway/internal/datapath"
+)
+
+// Add wires a pod. The same call again gives the same answer; a call after an
+// unfinished one starts afresh.
+func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, error) {
+	k := journal.Key{Sandbox: r.ContainerID, IfName: r.IfName}
+	unlock, err := a.keys.lock(ctx, k)
+	if err != nil {
+		return nil, tryAgain("another call for this sandbox is at work", err)
+	}
+	defer unlock()
+
+	if e := a.lookup(k); e != nil {
+		if e.State == journal.Ready && e.NetNS == r.NetNS && a.Alive(e.NetNS) {
+			var res types100.Result
+			if err := json.Unmarshal(e.Result, &res); err != nil {
+				return nil, fmt.Errorf("journal: result of %s: %w", k, err)
+			}
+			return &res, nil
+		}
+		if err := a.release(ctx, e); err != nil {
+			return nil, fmt.Errorf("clean up after an unfinished ADD: %w", err)
+		}
+	}
+
+	offer, dp, node, err := a.take(ctx, k, r)
+	if err != nil {
+		return nil, err
+	}
+	e := &journal.Entry{
+		Key: k, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
+		NetNS: r.NetNS, Addresses: []netip.Addr{offer.Address}, ENI: offer.ENI, Network: r.Network, Since: a.Now(),
+	}
+	if err := a.Journal.Put(*e); err != nil {
+		a.mu.Lock()
+		a.pool.Return(offer.Address, k.String(), time.Time{})
+		a.mu.Unlock()
+		return nil, err
+	}
+	a.remember(e)
+
+	wiring, err := dp.AddPod(ctx, node, podOf(e))
+	if err != nil {
+		// The caller may have gone; the clean-up must run all the same.
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		return nil, errors.Join(fmt.Errorf("wire pod %s: %w", e.Pod(), err), a.release(undo, e))
+	}
+	res := result(r, e, wiring, offer.Address)
+	raw, err := json.Marshal(res)
+	if err != nil {
+		return nil, fmt.Errorf("result of %s: %w", k, err)
+	}
+	done := *e
+	done.State, done.Result, done.HostIfName = journal.Ready, raw, wiring.HostIfName
+	if err := a.Journal.Put(done); err != nil {
+		return nil, err
+	}
+	a.remember(&done)
+	signal(a.dirty)
+	return res, nil
+}
+
+// take gets a free address, waiting for the controller if there is none.
+func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (pool.Offer, datapath.Datapath, datapath.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
+	defer cancel()
+	defer func() {
+		a.mu.Lock()
+		_, waited := a.waiting[k]
+		delete(a.waiting, k)
+		a.mu.Unlock()
+		if waited {
+			signal(a.dirty)
+		}
+	}()
+	h := pool.Holder{Key: k.String(), Pod: r.Namespace + "/" + r.Name, Sandbox: r.ContainerID}
+	for {
+		a.mu.Lock()
+		now := a.Now()
+		if a.dp != nil && a.want.Known {
+			if o, ok := a.pool.Take(h, now); ok {
+				dp, node := a.dp, a.node
+				a.mu.Unlock()
+				return o, dp, node, nil
+			}
+		}
+		_, waiting := a.waiting[k]
+		a.waiting[k] = struct{}{}
+		wake := a.wake
+		var timer <-chan time.Time
+		if at, ok := a.pool.NextCooled(now); ok {
+			timer = time.After(at.Sub(now))
+		}
+		a.mu.Unlock()
+		if !waiting {
+			signal(a.dirty) // the demand has grown: say so at once
+		}
+		select {
+		case <-wake:
+		case <-timer:
+		case <-ctx.Done():
+			return pool.Offer{}, nil, datapath.Node{}, tryAgain(a.whyNone(), nil)
+		}
+	}
+}
+
+// whyNone says in plain words why there is no address; pods' events show it.
+func (a *Agent) whyNone() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.want.Known || a.dp == nil {
+		return "no address for the pod: " + a.notOK
+	}
+	now := a.Now()
+	c := a.pool.Count(now)
+	s := fmt.Sprintf("no address for the pod: the node has %d (%d used, %d resting after use, %d on their way back to the cloud", c.Total, c.Used, c.Cooling, c.Releasing)
+	if c.Unusable > 0 {
+		s += fmt.Sprintf(", %d on ENIs that are still being attached", c.Unusable)
+	}
+	s += ")"
+	if at, ok := a.pool.NextCooled(now); ok {
+		s += fmt.Sprintf("; the next can be used in %s", at.Sub(now).Round(time.Second))
+	}
+	switch {
+	case a.want.Why != "":
+		s += "; " + a.want.Why
+	case a.want.Limit > 0 && c.Total >= a.want.Limit:
+		s += fmt.Sprintf("; TypeLimit: the instance type allows %d pods with an address of their own", a.want.Limit)
+	default:
+		s += "; the controller has not assigned more yet"
+	}
+	return s
+}
+
+// result is the CNI result of a wired pod.
+func result(r *request.Request, e *journal.Entry, w datapath.Wiring, addr netip.Addr) *types100.Result {
+	pod := 1
+	res := &types100.Result{
+		CNIVersion: types100.ImplementedSpecVersion,
+		Interfaces: []*types100.Interface{
+			{Name: w.HostIfName, Mac: w.HostMAC.String()},
+			{Name: e.IfName, Mac: w.PodMAC.String(), Mtu: w.MTU, Sandbox: r.NetNS},
+		},
+		IPs: []*types100.IPConfig{{
+			Interface: &pod,
+			Address:   net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())},
+		}},
+	}
+	for _, g := range w.Gateways {
+		if g.BitLen() != addr.BitLen() {
+			continue
+		}
+		res.IPs[0].Gateway = g.AsSlice()
+		all := net.IPNet{IP: make(net.IP, addr.BitLen()/8), Mask: net.CIDRMask(0, addr.BitLen())}
+		res.Routes = append(res.Routes, &types.Route{Dst: all, GW: g.AsSlice()})
+	}
+	return res
+}
+
+func tryAgain(msg string, cause error) error {
+	details := ""
+	if cause != nil {
+		details = cause.Error()
+	}
+	return types.NewError(types.ErrTryAgainLater, msg, details)
+}

@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath"
+)
+
+// Want is the controller's word, validated: what the node may use and how.
+type Want struct {
+	// Known is false until the controller has spoken.
+	Known      bool
+	Generation int64
+	Datapath   string
+	Cooling    time.Duration
+	// Node is the node-wide part; its ENIs are filled in from the devices.
+	Node datapath.Node
+	ENIs []WantENI
+	// Limit is how many pods the type allows.
+	Limit int
+	// Why is the controller's reason for not giving more; empty when there is none.
+	Why string
+}
+
+// WantENI is an ENI that the node may use.
+type WantENI struct {
+	datapath.ENI
+	// Ready: attached as far as the controller knows.
+	Ready     bool
+	Addresses []WantAddress
+}
+
+// WantAddress is an address that pods may have.
+type WantAddress struct {
+	Address   netip.Addr
+	Releasing bool
+}
+
+// ParseWant validates a NodeNetwork and the node's addresses. What is wrong is
+// left out and named in the error; the rest is usable.
+func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, error) {
+	var errs []error
+	w := Want{
+		Known:      true,
+		Generation: nn.Generation,
+		Datapath:   nn.Spec.Datapath,
+		Cooling:    time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,
+		Limit:      nn.Spec.Limits.MaxPods,
+		Node: datapath.Node{
+			Addresses:         nodeAddresses,
+			MasqueradeOutside: nn.Spec.MasqueradeOutside,
+		},
+	}
+	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)
+	w.Node.ServiceCIDRs = prefixes("spec.serviceCIDRs", nn.Spec.ServiceCIDRs, &errs)
+	for _, c := range nn.Spec.Conditions {
+		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == "False" {
+			w.Why = fmt.Sprintf("%s: %s", c.Reason, c.Message)
+		}
+	}
+	seen := map[netip.Addr]string{}
+	for i := range nn.Spec.ENIs {
+		e := &nn.Spec.ENIs[i]
+		if e.ID == "" || e.MAC == "" || e.Phase == v1alpha1.ENICreating {
+			continue // not there yet
+		}
+		at := fmt.Sprintf("spec.enis[%s]", e.ID)
+		mac, err := net.ParseMAC(e.MAC)
+		if err != nil || len(mac) != 6 {
+			errs = append(errs, fmt.Errorf("%s.mac %q: want six bytes in hexadecimal", at, e.MAC))
+			continue
+		}
+		out := WantENI{
+			ENI: datapath.ENI{
+				ID: e.ID, MAC: mac,
+				CIDRs:    prefixes(at+".cidrs", e.CIDRs, &errs),
+				Gateways: addrs(at+".gateways", e.Gateways, &errs),
+			},
+			Ready: e.Phase == v1alpha1.ENIReady,
+		}
+		if len(out.Gateways) == 0 {
+			errs = append(errs, fmt.Errorf("%s.gateways is empty: want the vSwitch's gateway", at))
+			continue
+		}
+		for _, ad := range e.Addresses {
+			a, err := netip.ParseAddr(ad.Address)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s.addresses: %q is not an address", at, ad.Address))
+				continue
+			}
+			if other, dup := seen[a]; dup {
+				errs = append(errs, fmt.Errorf("%s.addresses: %s is also on %s", at, a, other))
+				continue
+			}
+			seen[a] = e.ID
+			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching})
+		}
+		w.ENIs = append(w.ENIs, out)
+	}
+	return w, errors.Join(errs...)
+}
+
+func prefixes(field string, in []string, errs *[]error) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range in {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			*errs = append(*errs, fmt.Errorf("%s: %q is not an address range such as 192.168.0.0/16", field, s))
+			continue
+		}
+		out = append(out, p.Masked())
+	}
+	return out
+}
+
+func addrs(field string, in []string, errs *[]error) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range in {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			*errs = append(*errs, fmt.Errorf("%s: %q is not an address", field, s))
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
