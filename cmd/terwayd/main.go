@@ -1,0 +1,158 @@
+// Command terwayd is the node's agent: it answers the CNI plugin, wires pods and
+// reports to the controller. One runs on each node.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
+)
+
+type flags struct {
+	nodeName, kubeconfig             string
+	stateDir, socket                 string
+	cniConfDir, cniBinDir, pluginBin string
+	wait                             time.Duration
+	repairPeriod                     time.Duration
+	verbose                          bool
+}
+
+func main() {
+	var f flags
+	cmd := &cobra.Command{
+		Use:           "terwayd",
+		Short:         "Terway's agent on a node",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "the node's name in Kubernetes (default: $NODE_NAME)")
+	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's service account)")
+	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/terway", "directory of the journal; must outlive the pod")
+	fl.StringVar(&f.socket, "socket", "/run/terway/terway.sock", "socket on which the CNI plugin calls")
+	fl.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory in which the container runtime looks for CNI configurations")
+	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
+	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
+	fl.DurationVar(&f.wait, "address-wait", 30*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
+	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := cmd.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "terwayd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags) error {
+	if f.nodeName == "" {
+		return fmt.Errorf("--node-name is empty: want the node's name in Kubernetes")
+	}
+	level := slog.LevelInfo
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
+
+	cfg, err := restConfig(f.kubeconfig)
+	if err != nil {
+		return err
+	}
+	j, err := journal.Open(f.stateDir)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := j.Close(); err != nil {
+			log.Error("close journal", "error", err)
+		}
+	}()
+	dp, err := route.New(route.Options{Log: log})
+	if err != nil {
+		return fmt.Errorf("datapath route: %w", err)
+	}
+	a, err := agent.New(agent.Options{
+		Log: log, Now: time.Now, Journal: j, Datapaths: []datapath.Datapath{dp},
+		WaitForAddress: f.wait, Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(route.HostIfPrefix),
+	})
+	if err != nil {
+		return err
+	}
+	if err := agent.InstallPlugin(f.pluginBin, f.cniBinDir); err != nil {
+		return err
+	}
+	nodes, err := agent.NewNodeSync(a, cfg, f.nodeName)
+	if err != nil {
+		return err
+	}
+	l, err := agent.Listen(f.socket)
+	if err != nil {
+		return err
+	}
+	conflist, err := agent.Conflist(f.socket)
+	if err != nil {
+		return err
+	}
+	if err := agent.WatchLinks(ctx, a.Poke); err != nil {
+		return err
+	}
+	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapath", dp.Name())
+
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		a.RepairLoop(ctx, f.repairPeriod, 200*time.Millisecond, func(ok bool) error {
+			if !ok {
+				// Pods that run keep their network; the runtime learns from STATUS
+				// that new ones must wait, so the file stays once it is there.
+				return nil
+			}
+			return agent.WriteFile(filepath.Join(f.cniConfDir, agent.ConflistName), conflist, 0o644)
+		})
+	})
+	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
+	wg.Go(func() { cancel(nodes.Run(ctx)) })
+	<-ctx.Done()
+	wg.Wait()
+	if err := context.Cause(ctx); err != nil && err != context.Canceled {
+		return err
+	}
+	return nil
+}
+
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig != "" {
+		cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+		if err != nil {
+			return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
+		}
+		return cfg, nil
+	}
+	cfg, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("no --kubeconfig and no service account of a pod: %w", err)
+	}
+	return cfg, nil
+}
