@@ -127,6 +127,9 @@ type ENI struct {
 	MAC       string   `json:"mac,omitempty"`
 	Phase     ENIPhase `json:"phase"`
 	VSwitchID string   `json:"vSwitchID,omitempty"`
+	// RequestedAddresses is how many addresses, the primary included, the create
+	// call asks for.
+	RequestedAddresses int `json:"requestedAddresses,omitempty"`
 	// CIDRs are the vSwitch's address ranges (IPv4 first).
 	CIDRs []string `json:"cidrs,omitempty"`
 	// Gateways are the vSwitch's gateways, one for each entry of CIDRs.

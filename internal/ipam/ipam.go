@@ -1,0 +1,326 @@
+// Package ipam decides how many addresses a node should have, where to take them
+// from and which to give back.
+//
+// It is pure: a function from what is (limits, ENIs, use, demand, vSwitches) to
+// what to do next. It knows no cloud, no Kubernetes and no clock, and it keeps
+// nothing between calls: calling it again after a crash gives the rest of the work.
+package ipam
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// BatchSize is how many addresses one call to the cloud may assign or unassign
+// (ECS API: AssignPrivateIpAddresses, at most 10).
+const BatchSize = 10
+
+// CreateMax is how many addresses, the primary included, an ENI can be created
+// with (ECS API: SecondaryPrivateIpAddressCount, at most 49).
+const CreateMax = 50
+
+// Use is what the node does with an address.
+type Use int
+
+const (
+	Free Use = iota
+	Used
+	Cooling
+	// Released: the node has confirmed that it stopped using the address.
+	Released
+)
+
+// Address is an address of an ENI.
+type Address struct {
+	Address   netip.Addr
+	Primary   bool
+	Releasing bool // the node was asked to stop using it
+	Use       Use
+}
+
+// Phase is where an ENI is on its way.
+type Phase int
+
+const (
+	Creating  Phase = iota // asked for; Requested says with how many addresses
+	Attaching              // has its addresses, serves no pod yet
+	Ready
+	Detaching // on its way out; counts against the limit until it is gone
+)
+
+// ENI is an interface of the node.
+type ENI struct {
+	Token     string
+	Phase     Phase
+	VSwitch   string
+	Requested int
+	Addresses []Address
+}
+
+// VSwitch is where addresses come from.
+type VSwitch struct {
+	ID        string
+	Available int
+	// Parked: it was full a short while ago; it is not asked.
+	Parked bool
+}
+
+// Policy orders vSwitches for a new ENI.
+type Policy string
+
+const (
+	MostAvailable Policy = "most"    // the one with the most free addresses
+	Ordered       Policy = "ordered" // the first of the list that has any
+)
+
+// State is all that a plan depends on.
+type State struct {
+	// MaxENIs is how many ENIs may serve pods: the type's, less the primary.
+	MaxENIs int
+	// PerENI is how many addresses an ENI may have, its primary included.
+	PerENI    int
+	Min, Max  int // free addresses to keep
+	Demand    int // pods that wait for an address
+	ENIs      []ENI
+	VSwitches []VSwitch
+	Policy    Policy
+}
+
+// Create asks for a new ENI.
+type Create struct {
+	VSwitch   string
+	Addresses int // the primary included
+}
+
+// Assign asks for N more addresses on an ENI.
+type Assign struct {
+	Token string
+	N     int // at most BatchSize
+}
+
+// Unassign takes confirmed addresses off an ENI.
+type Unassign struct {
+	Token     string
+	Addresses []netip.Addr // at most BatchSize
+}
+
+// Shortage is why the node cannot have what it needs.
+type Shortage string
+
+const (
+	None        Shortage = ""
+	TypeLimit   Shortage = "TypeLimit"
+	VSwitchFull Shortage = "VSwitchFull"
+)
+
+// Plan is what to do next, in this order.
+type Plan struct {
+	// Keep are addresses to take out of Releasing: they are needed after all.
+	Keep     []netip.Addr
+	Assign   []Assign
+	Create   []Create
+	Release  []netip.Addr // addresses to mark Releasing
+	Unassign []Unassign
+	Detach   []string // tokens of ENIs to give back whole
+	// Missing is how many addresses the node lacks that Shortage prevents.
+	Missing  int
+	Shortage Shortage
+}
+
+// Empty reports whether there is nothing to do.
+func (p *Plan) Empty() bool {
+	return len(p.Keep)+len(p.Assign)+len(p.Create)+len(p.Release)+len(p.Unassign)+len(p.Detach) == 0
+}
+
+// Compute plans the next steps.
+func Compute(s State) Plan {
+	var p Plan
+	free := 0
+	for i := range s.ENIs {
+		free += s.ENIs[i].free()
+	}
+	switch need := s.Demand + s.Min - free; {
+	case need > 0:
+		p.grow(&s, need)
+	case s.Demand == 0 && free > s.Max:
+		p.shrink(&s, free-s.Max)
+	}
+	p.finish(&s)
+	return p
+}
+
+// free is how many addresses of the ENI pods can have, now or when it is attached.
+func (e *ENI) free() int {
+	switch e.Phase {
+	case Creating:
+		return e.Requested
+	case Detaching:
+		return 0
+	}
+	n := 0
+	for _, a := range e.Addresses {
+		if a.Use == Free && !a.Releasing {
+			n++
+		}
+	}
+	return n
+}
+
+// grow finds need more addresses: first those on their way out, then room on the
+// ENIs there are, then new ENIs.
+func (p *Plan) grow(s *State, need int) {
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase == Detaching {
+			continue
+		}
+		// The primary first: without it the ENI goes, and all others with it.
+		for _, primary := range []bool{true, false} {
+			for _, a := range e.Addresses {
+				if need > 0 && a.Primary == primary && a.Releasing && (a.Use == Free || a.Use == Released) {
+					p.Keep = append(p.Keep, a.Address)
+					need--
+				}
+			}
+		}
+	}
+
+	left := map[string]int{} // what each vSwitch can still give
+	for _, v := range s.VSwitches {
+		if !v.Parked {
+			left[v.ID] = v.Available
+		}
+	}
+	room := false
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase == Detaching || e.leaving() {
+			continue
+		}
+		n := s.PerENI - max(len(e.Addresses), e.Requested)
+		if n > 0 {
+			room = true
+		}
+		if e.Phase != Ready {
+			continue // it can be asked when it is attached
+		}
+		for n = min(n, left[e.VSwitch]); n > 0 && need > 0; {
+			k := min(n, need, BatchSize)
+			p.Assign = append(p.Assign, Assign{e.Token, k})
+			n, need = n-k, need-k
+			left[e.VSwitch] -= k
+		}
+	}
+
+	slots := s.MaxENIs - len(s.ENIs)
+	for need > 0 && slots > 0 {
+		v := s.pick(left)
+		if v == "" {
+			break
+		}
+		k := min(need, s.PerENI, CreateMax, left[v])
+		p.Create = append(p.Create, Create{v, k})
+		left[v] -= k
+		need, slots = need-k, slots-1
+	}
+	if need <= 0 {
+		return
+	}
+	p.Missing = need
+	switch {
+	case slots > 0 || room && !pending(s):
+		p.Shortage = VSwitchFull
+	case !room && !pending(s):
+		p.Shortage = TypeLimit
+	}
+}
+
+// pending reports whether an ENI is on its way in or out: what it leaves room for
+// is not known yet.
+func pending(s *State) bool {
+	return slices.ContainsFunc(s.ENIs, func(e ENI) bool { return e.Phase != Ready || e.leaving() })
+}
+
+// leaving reports whether the whole ENI is being given back: its primary address
+// can leave only with the ENI.
+func (e *ENI) leaving() bool {
+	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Primary && a.Releasing })
+}
+
+// pick chooses the vSwitch for a new ENI; "" when none has an address.
+func (s *State) pick(left map[string]int) string {
+	best := ""
+	for _, v := range s.VSwitches {
+		switch {
+		case left[v.ID] <= 0:
+		case best == "", s.Policy != Ordered && left[v.ID] > left[best]:
+			best = v.ID
+		}
+	}
+	return best
+}
+
+// shrink marks surplus free addresses: of the least used ENIs, so that whole
+// ENIs become idle and can be given back.
+func (p *Plan) shrink(s *State, surplus int) {
+	enis := slices.Clone(s.ENIs)
+	slices.SortStableFunc(enis, func(a, b ENI) int {
+		return cmp.Or(cmp.Compare(a.busy(), b.busy()), cmp.Compare(a.Token, b.Token))
+	})
+	for i := range enis {
+		e := &enis[i]
+		if e.Phase != Ready || e.leaving() {
+			continue
+		}
+		n := e.free()
+		whole := e.busy() == 0 && n <= surplus
+		for _, a := range e.Addresses {
+			if surplus <= 0 {
+				return
+			}
+			if a.Use != Free || a.Releasing || a.Primary && !whole {
+				continue
+			}
+			p.Release = append(p.Release, a.Address)
+			surplus--
+		}
+	}
+}
+
+// busy counts the addresses that pods hold or held a moment ago.
+func (e *ENI) busy() int {
+	n := 0
+	for _, a := range e.Addresses {
+		if a.Use == Used || a.Use == Cooling {
+			n++
+		}
+	}
+	return n
+}
+
+// finish gives back what the node has confirmed.
+func (p *Plan) finish(s *State) {
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase != Ready {
+			continue
+		}
+		if e.leaving() {
+			if !slices.ContainsFunc(e.Addresses, func(a Address) bool { return !a.Releasing || a.Use != Released || slices.Contains(p.Keep, a.Address) }) {
+				p.Detach = append(p.Detach, e.Token)
+			}
+			// Until all are confirmed the ENI stays whole, so that it can be kept whole.
+			continue
+		}
+		var gone []netip.Addr
+		for _, a := range e.Addresses {
+			if a.Releasing && a.Use == Released && !a.Primary {
+				gone = append(gone, a.Address)
+			}
+		}
+		for c := range slices.Chunk(gone, BatchSize) {
+			p.Unassign = append(p.Unassign, Unassign{e.Token, c})
+		}
+	}
+}
