@@ -54,7 +54,7 @@ type ENI struct {
 	Token     string
 	Phase     Phase
 	VSwitch   string
-	Requested int
+	Requested int // of Creating: how many addresses were asked for
 	Addresses []Address
 }
 
@@ -198,7 +198,10 @@ func (p *Plan) grow(s *State, need int) {
 		if e.Phase == Detaching || e.leaving() {
 			continue
 		}
-		n := s.PerENI - max(len(e.Addresses), e.Requested)
+		n := s.PerENI - len(e.Addresses)
+		if e.Phase == Creating {
+			n = s.PerENI - e.Requested
+		}
 		if n > 0 {
 			room = true
 		}
