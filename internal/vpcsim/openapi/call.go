@@ -1,0 +1,176 @@
+package openapi
+
+import (
+	"net/netip"
+	"net/url"
+	"slices"
+	"time"
+
+	"terway.dev/terway/internal/vpcsim/openapi/sts"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// call is one authenticated request to one action.
+type call struct {
+	api       state.API
+	params    url.Values
+	host      string
+	region    string
+	authority *sts.Authority
+	identity  sts.Identity
+	now       time.Time
+}
+
+// intParam reads a whole number; nil when it is absent or name is empty.
+func (c *call) intParam(name string) (*int, *Error) {
+	if name == "" || c.params.Get(name) == "" {
+		return nil, nil
+	}
+	var out struct{ V *int }
+	if e := decode(url.Values{"V": {c.params.Get(name)}}, &out); e != nil {
+		return nil, invalid(name, c.params.Get(name), "an integer")
+	}
+	return out.V, nil
+}
+
+// required reads a parameter that must be there.
+func (c *call) required(name string) (string, *Error) {
+	if v := c.params.Get(name); v != "" {
+		return v, nil
+	}
+	return "", missing(name)
+}
+
+// action is one operation of an API.
+type action struct {
+	// writes says that it may change the state.
+	writes bool
+	// unsigned: the call proves itself in another way (AssumeRoleWithOIDC).
+	unsigned bool
+	run      func(*call) (obj, error)
+}
+
+// actions are the operations of one API by name.
+type actions map[string]action
+
+// products are the APIs by version.
+func products() map[string]actions {
+	return map[string]actions{
+		"2014-05-26": ecsActions(),
+		"2016-04-28": vpcActions(),
+		"2015-06-12": locationActions(),
+		"2015-04-01": stsActions(),
+	}
+}
+
+// change is an action whose answer has nothing but a RequestId.
+func change[R any](f func(state.API, R) error) action {
+	return action{writes: true, run: func(c *call) (obj, error) {
+		var r R
+		if e := decode(c.params, &r); e != nil {
+			return nil, e
+		}
+		return obj{}, f(c.api, r)
+	}}
+}
+
+// create is an action that changes the state and answers with what it made.
+func create[R, A any](f func(state.API, R) (A, error), answer func(A) obj) action {
+	return action{writes: true, run: func(c *call) (obj, error) {
+		var r R
+		if e := decode(c.params, &r); e != nil {
+			return nil, e
+		}
+		made, err := f(c.api, r)
+		if err != nil {
+			return nil, err
+		}
+		return answer(made), nil
+	}}
+}
+
+// list is an action that selects, cuts and shows.
+func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) string, field, wrap string, show func(T) obj) action {
+	return action{run: func(c *call) (obj, error) {
+		var r R
+		if e := decode(c.params, &r); e != nil {
+			return nil, e
+		}
+		all, err := f(c.api, r)
+		if err != nil {
+			return nil, err
+		}
+		pg, e := paginate(c, p, all, key)
+		if e != nil {
+			return nil, e
+		}
+		return pg.fields(obj{field: in(wrap, show, pg.items)}), nil
+	}}
+}
+
+// obj is a JSON object of an answer.
+type obj map[string]any
+
+// in is a list the way ECS and VPC wrap it: {"Item": […]}.
+func in[T, U any](name string, show func(T) U, items []T) obj {
+	out := make([]U, len(items))
+	for i, x := range items {
+		out[i] = show(x)
+	}
+	return obj{name: out}
+}
+
+// same shows a value as it is.
+func same[T any](v T) T { return v }
+
+// text shows an address or a range; the zero value is the empty string.
+func text[T interface {
+	comparable
+	String() string
+}](v T) string {
+	var zero T
+	if v == zero {
+		return ""
+	}
+	return v.String()
+}
+
+func addr(a netip.Addr) string     { return text(a) }
+func prefix(p netip.Prefix) string { return text(p) }
+
+// stamp shows a time as the APIs do.
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+// ecsTags and vpcTags differ in which names they repeat.
+func ecsTags(tags []state.Tag) obj {
+	return in("Tag", func(t state.Tag) obj {
+		return obj{"Key": t.Key, "Value": t.Value, "TagKey": t.Key, "TagValue": t.Value}
+	}, tags)
+}
+
+func vpcTags(tags []state.Tag) obj {
+	return in("Tag", func(t state.Tag) obj { return obj{"Key": t.Key, "Value": t.Value} }, tags)
+}
+
+// merge copies more into o.
+func (o obj) merge(more obj) obj {
+	for k, v := range more {
+		o[k] = v
+	}
+	return o
+}
+
+// only keeps the named fields.
+func (o obj) only(names ...string) obj {
+	for k := range o {
+		if !slices.Contains(names, k) {
+			delete(o, k)
+		}
+	}
+	return o
+}
