@@ -64,6 +64,9 @@ next step. The *class* is what the controller does about it.
 			}
 		}
 		other, silent := byClass(class), explainNoAnswer(class, nil)
+		if class == badAnswer.Class {
+			fmt.Fprintf(&b, "| %s | %s | %s | (no code in the answer) |\n", badAnswer.Reason, badAnswer.Cause, badAnswer.NextStep)
+		}
 		if silent.Reason != other.Reason {
 			fmt.Fprintf(&b, "| %s | %s | %s | (no answer of the cloud) |\n", silent.Reason, silent.Cause, silent.NextStep)
 		}

@@ -39,7 +39,11 @@ func Explain(err error) Explanation {
 	if row := lookup(e.Code); row != nil {
 		return Explanation{Class: row.class, Reason: row.reason, Code: e.Code, Cause: row.cause, NextStep: row.next}
 	}
-	if e.Code == "" {
+	switch {
+	case e.Code != "":
+	case e.Class == Transient && e.Status != 0:
+		return badAnswer
+	default:
 		return explainNoAnswer(e.Class, e.Err)
 	}
 	x := byClass(e.Class)
@@ -135,6 +139,12 @@ func lookup(code string) *entry {
 		}
 	}
 	return nil
+}
+
+// badAnswer is for answers that are not what the cloud would say.
+var badAnswer = Explanation{Class: Transient, Reason: "BadAnswer",
+	Cause:    "the endpoint's answer is not what the cloud's API promises",
+	NextStep: "check that the configured endpoint is the cloud's API, and what proxies are on the way to it; otherwise report a defect with the message",
 }
 
 // explainNoAnswer is for calls that got no answer of the cloud.

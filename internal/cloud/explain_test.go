@@ -133,6 +133,7 @@ func TestExplain(t *testing.T) {
 		{&Error{Class: Throttled}, "RateLimited", ""},
 		{&Error{Class: Transient, Err: context.DeadlineExceeded}, "Unreachable", ""},
 		{&Error{Class: Transient, Err: context.Canceled}, "Cancelled", ""},
+		{&Error{Class: Transient, Status: 502}, "BadAnswer", ""},
 		{context.Canceled, "Cancelled", ""},
 		{errors.New("no route to host"), "Unreachable", ""},
 		{nil, "Unreachable", ""},
@@ -168,7 +169,7 @@ func TestRepeatable(t *testing.T) {
 
 // Whatever the cloud says, a user gets a cause, a next step and a reason of the fixed set.
 func TestExplainAlwaysAnswers(t *testing.T) {
-	reasons := map[string]bool{}
+	reasons := map[string]bool{badAnswer.Reason: true}
 	for _, row := range table {
 		reasons[row.reason] = true
 	}

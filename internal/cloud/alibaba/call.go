@@ -1,0 +1,139 @@
+package alibaba
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/responses"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// The pause before a call is repeated grows from about backoffMin to backoffMax.
+const (
+	backoffMin = 200 * time.Millisecond
+	backoffMax = 8 * time.Second
+)
+
+// call performs one action: it waits for its turn, signs with the current
+// credential, and repeats what may be repeated until it succeeds, the attempts
+// are used up or ctx ends. fill sets the parameters; it is called for every
+// attempt and must give the same each time, the client token above all.
+//
+// Every error is a *cloud.Error.
+func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c *Client, newRequest func() Q, newResponse func() R, fill func(Q)) (R, error) {
+	var none R
+	action := newRequest().GetActionName()
+	limit := c.limits[action]
+	if limit == nil {
+		return none, &cloud.Error{Action: action, Class: cloud.Invalid, Message: "the client does not call this action"}
+	}
+	renewed := false
+	for n := 1; ; n++ {
+		if err := c.turn(ctx, action, limit); err != nil {
+			return none, err
+		}
+		cred, err := c.creds.Get(ctx)
+		if err != nil {
+			return none, credentialError(action, err)
+		}
+		// A new request each time: the SDK leaves the last signature's parameters in it.
+		req, rsp := newRequest(), newResponse()
+		fill(req)
+		start := c.clock.Now()
+		err = c.send(ctx, req, rsp, cred)
+		now := c.clock.Now()
+		c.metrics.attempt(action, now.Sub(start), err)
+		c.pace(action, limit, now, err)
+		if err == nil {
+			return rsp, nil
+		}
+		if credentialRefused(err) && !renewed {
+			renewed = true
+			if c.renew(ctx, cred) {
+				c.log.Info("cloud credential refused, repeating with a new one", "action", action, "code", cloud.CodeOf(err))
+				continue
+			}
+		}
+		if n >= c.attempts || ctx.Err() != nil || !cloud.Repeatable(err) {
+			return none, err
+		}
+		pause := backoff(n, c.random())
+		if deadline, ok := ctx.Deadline(); ok && now.Add(pause).After(deadline) {
+			return none, err
+		}
+		c.metrics.retries.WithLabelValues(action, string(cloud.ClassOf(err))).Inc()
+		c.log.Debug("cloud call is repeated", "action", action, "attempt", n, "pause", pause, "error", err)
+		if c.clock.Sleep(ctx, pause) != nil {
+			return none, err // the cloud's answer says more than "cancelled"
+		}
+	}
+}
+
+// turn waits for the action's rate limit.
+func (c *Client) turn(ctx context.Context, action string, limit *limiter) error {
+	waited, err := limit.wait(ctx, c.clock)
+	c.metrics.wait.WithLabelValues(action).Observe(waited.Seconds())
+	var late errTooLate
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &late):
+		return &cloud.Error{Action: action, Class: cloud.Throttled, Message: late.Error(), Err: context.DeadlineExceeded}
+	}
+	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "gave up waiting for the rate limit: " + err.Error(), Err: err}
+}
+
+// pace tells the limiter how the call went.
+func (c *Client) pace(action string, limit *limiter, now time.Time, err error) {
+	if cloud.ClassOf(err) == cloud.Throttled && err != nil {
+		limit.slow(now)
+	} else {
+		limit.fine(now)
+	}
+	c.metrics.rate.WithLabelValues(action).Set(limit.rate())
+}
+
+// backoff is the pause after the nth attempt: exponential, between half and all of it.
+func backoff(n int, random float64) time.Duration {
+	d := backoffMin << min(n-1, 16)
+	d = min(d, backoffMax)
+	return d/2 + time.Duration(random*float64(d/2))
+}
+
+// credentialRefused tells whether another credential could help.
+func credentialRefused(err error) bool {
+	switch cloud.Explain(err).Reason {
+	case "BadAccessKey", "BadSecret", "TokenExpired":
+		return cloud.CodeOf(err) != ""
+	}
+	return false
+}
+
+// renew drops the refused credential and tells whether there is another one now.
+func (c *Client) renew(ctx context.Context, refused Credential) bool {
+	c.creds.Forget(refused)
+	next, err := c.creds.Get(ctx)
+	return err == nil && (next.AccessKeyID != refused.AccessKeyID || next.AccessKeySecret != refused.AccessKeySecret || next.SecurityToken != refused.SecurityToken)
+}
+
+// credentialError says that a call could not be signed.
+func credentialError(action string, err error) error {
+	var e *cloud.Error
+	if errors.As(err, &e) {
+		// An answer of STS or of a network on the way: keep its class and code.
+		copied := *e
+		copied.Action = action
+		copied.Message = fmt.Sprintf("no credential: %s: %s", e.Action, e.Message)
+		return &copied
+	}
+	return &cloud.Error{Action: action, Class: cloud.Auth, Message: "no credential: " + err.Error(), Err: err}
+}
+
+// refuse is the error for a request that must not be sent.
+func refuse(action, format string, args ...any) error {
+	return &cloud.Error{Action: action, Code: "InvalidParameter", Class: cloud.Invalid, Message: "not sent: " + fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,197 @@
+package alibaba
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// Config says which cloud to talk to and how.
+type Config struct {
+	// Region is the region of the cluster's instances; required.
+	Region string
+	// ECSEndpoint and VPCEndpoint are "host", "host:port" or a URL with http or
+	// https; without a scheme https is used. Empty: the SDK's endpoint of the region.
+	ECSEndpoint string
+	VPCEndpoint string
+	// Network picks the SDK's endpoints when none are given: "public" (default) or
+	// "vpc", which are reached from inside a VPC without internet access.
+	Network string
+	// Credentials are required.
+	Credentials CredentialSource
+	// Limits are calls per minute by action and override DefaultLimits.
+	Limits map[string]int
+	// Metrics is where the metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer
+	// ConnectTimeout (5 s) and RequestTimeout (20 s) bound each attempt of a call.
+	ConnectTimeout time.Duration
+	RequestTimeout time.Duration
+	// Attempts is how often a call is made at most (8).
+	Attempts int
+	// Clock, Random and Log have sensible defaults; tests bring their own.
+	Clock  Clock
+	Random func() float64 // uniform in [0,1)
+	Log    *slog.Logger
+}
+
+// Clock is what the client needs of time.
+type Clock interface {
+	Now() time.Time
+	// Sleep returns early, with the context's error, when ctx ends.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// Client implements cloud.API; its rate limits hold for all who share it.
+type Client struct {
+	region    string
+	network   string
+	endpoints map[string]endpoint // by product
+	creds     CredentialSource
+	limits    map[string]*limiter // by action
+	metrics   *metrics
+	http      http.RoundTripper
+	timeout   time.Duration
+	attempts  int
+	clock     Clock
+	random    func() float64
+	log       *slog.Logger
+}
+
+var _ cloud.API = (*Client)(nil)
+
+// The SDK's names of the products.
+const (
+	productECS = "Ecs"
+	productVPC = "Vpc"
+)
+
+// endpoint is where a product's actions are sent. With an empty host the SDK
+// chooses it by region.
+type endpoint struct {
+	scheme string // the SDK wants upper case
+	host   string
+	// byRegion and kind are the SDK's knowledge of the product's endpoints.
+	byRegion map[string]string
+	kind     string
+}
+
+// New returns a client; it does not talk to the cloud yet.
+func New(cfg Config) (*Client, error) {
+	if !regexp.MustCompile(`^[a-z0-9-]+$`).MatchString(cfg.Region) {
+		return nil, fmt.Errorf("cloud client: region: %q is not a region id such as cn-hangzhou", cfg.Region)
+	}
+	if cfg.Credentials == nil {
+		return nil, fmt.Errorf("cloud client: no credential source given")
+	}
+	switch cfg.Network {
+	case "", "public", "vpc":
+	default:
+		return nil, fmt.Errorf("cloud client: network: %q is neither public nor vpc", cfg.Network)
+	}
+	ecsAt, err := parseEndpoint("ECS endpoint", cfg.ECSEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	vpcAt, err := parseEndpoint("VPC endpoint", cfg.VPCEndpoint)
+	if err != nil {
+		return nil, err
+	}
+	// The SDK fills these maps on first use without a lock, so ask once, here.
+	ecsAt.byRegion, ecsAt.kind = ecs.GetEndpointMap(), ecs.GetEndpointType()
+	vpcAt.byRegion, vpcAt.kind = vpc.GetEndpointMap(), vpc.GetEndpointType()
+
+	c := &Client{
+		region:    cfg.Region,
+		network:   cfg.Network,
+		endpoints: map[string]endpoint{productECS: ecsAt, productVPC: vpcAt},
+		creds:     cfg.Credentials,
+		timeout:   orDefault(cfg.RequestTimeout, 20*time.Second),
+		attempts:  orDefault(cfg.Attempts, 8),
+		clock:     cfg.Clock,
+		random:    cfg.Random,
+		log:       cfg.Log,
+	}
+	if c.clock == nil {
+		c.clock = wallClock{}
+	}
+	if c.random == nil {
+		c.random = rand.Float64
+	}
+	if c.log == nil {
+		c.log = slog.Default()
+	}
+	c.http = newTransport(orDefault(cfg.ConnectTimeout, 5*time.Second))
+	if c.limits, err = newLimiters(cfg.Limits); err != nil {
+		return nil, err
+	}
+	if c.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("cloud client: register metrics: %w", err)
+	}
+	return c, nil
+}
+
+// parseEndpoint reads "host", "host:port" or a URL.
+func parseEndpoint(field, s string) (endpoint, error) {
+	if s == "" {
+		return endpoint{scheme: "HTTPS"}, nil
+	}
+	raw := s
+	if !strings.Contains(raw, "://") {
+		raw = "https://" + raw
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") ||
+		strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+		return endpoint{}, fmt.Errorf("cloud client: %s: %q is neither host, host:port nor http(s)://host:port", field, s)
+	}
+	return endpoint{scheme: strings.ToUpper(u.Scheme), host: u.Host}, nil
+}
+
+func newTransport(connectTimeout time.Duration) *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: connectTimeout}).DialContext,
+		TLSHandshakeTimeout:   connectTimeout,
+		MaxIdleConnsPerHost:   32,
+		IdleConnTimeout:       90 * time.Second,
+		ForceAttemptHTTP2:     true,
+		ExpectContinueTimeout: time.Second,
+	}
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// wallClock is real time.
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}

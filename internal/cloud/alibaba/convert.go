@@ -1,0 +1,176 @@
+package alibaba
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// Answers are checked here, so that nothing behind this package meets an
+// address that is none. Errors name the resource, the field and its value.
+
+func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
+	wrong := func(field string, err error) (cloud.ENI, error) {
+		return cloud.ENI{}, fmt.Errorf("ENI %q: %s: %w", n.NetworkInterfaceId, field, err)
+	}
+	e := cloud.ENI{
+		ID:             n.NetworkInterfaceId,
+		MAC:            n.MacAddress,
+		Status:         cloud.ENIStatus(n.Status),
+		Type:           n.Type,
+		InstanceID:     orDefault(n.InstanceId, n.Attachment.InstanceId),
+		VPCID:          n.VpcId,
+		VSwitchID:      n.VSwitchId,
+		Zone:           n.ZoneId,
+		SecurityGroups: n.SecurityGroupIds.SecurityGroupId,
+		CreationTime:   n.CreationTime,
+		Tags:           map[string]string{},
+	}
+	if e.ID == "" {
+		return wrong("NetworkInterfaceId", fmt.Errorf("is empty"))
+	}
+	// An ENI that is just coming or going need not have everything yet.
+	usable := e.Status == cloud.ENIAvailable || e.Status == cloud.ENIAttaching || e.Status == cloud.ENIInUse || e.Status == cloud.ENIDetaching
+	if usable || e.MAC != "" {
+		mac, err := net.ParseMAC(e.MAC)
+		if err != nil || len(mac) != 6 {
+			return wrong("MacAddress", fmt.Errorf("%q is not a MAC address", e.MAC))
+		}
+		e.MAC = mac.String()
+	}
+	var err error
+	if usable || n.PrivateIpAddress != "" {
+		if e.Primary, err = parseIPv4(n.PrivateIpAddress); err != nil {
+			return wrong("PrivateIpAddress", err)
+		}
+		e.Addresses = []netip.Addr{e.Primary}
+	}
+	for _, p := range n.PrivateIpSets.PrivateIpSet {
+		a, err := parseIPv4(p.PrivateIpAddress)
+		if err != nil {
+			return wrong("PrivateIpSets", err)
+		}
+		if p.Primary && a != e.Primary {
+			return wrong("PrivateIpSets", fmt.Errorf("the primary address is %s here and %q in PrivateIpAddress", a, n.PrivateIpAddress))
+		}
+		if !slices.Contains(e.Addresses, a) {
+			e.Addresses = append(e.Addresses, a)
+		}
+	}
+	for _, s := range n.Ipv6Sets.Ipv6Set {
+		a, err := netip.ParseAddr(s.Ipv6Address)
+		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" {
+			return wrong("Ipv6Sets", fmt.Errorf("%q is not an IPv6 address", s.Ipv6Address))
+		}
+		e.IPv6Addresses = append(e.IPv6Addresses, a)
+	}
+	for _, s := range n.Ipv4PrefixSets.Ipv4PrefixSet {
+		p, err := parsePrefix(s.Ipv4Prefix)
+		if err != nil {
+			return wrong("Ipv4PrefixSets", err)
+		}
+		e.Prefixes = append(e.Prefixes, p)
+	}
+	for _, s := range n.Ipv6PrefixSets.Ipv6PrefixSet {
+		p, err := parsePrefix(s.Ipv6Prefix)
+		if err != nil {
+			return wrong("Ipv6PrefixSets", err)
+		}
+		e.Prefixes = append(e.Prefixes, p)
+	}
+	for _, t := range n.Tags.Tag {
+		e.Tags[orDefault(t.Key, t.TagKey)] = orDefault(t.Value, t.TagValue)
+	}
+	return e, nil
+}
+
+// createdENI gives the answer of CreateNetworkInterface the shape of a description.
+func createdENI(r *ecs.CreateNetworkInterfaceResponse) ecs.NetworkInterfaceSet {
+	return ecs.NetworkInterfaceSet{
+		NetworkInterfaceId: r.NetworkInterfaceId,
+		MacAddress:         r.MacAddress,
+		Status:             orDefault(r.Status, string(cloud.ENICreating)),
+		Type:               orDefault(r.Type, "Secondary"),
+		VpcId:              r.VpcId,
+		VSwitchId:          r.VSwitchId,
+		ZoneId:             r.ZoneId,
+		PrivateIpAddress:   r.PrivateIpAddress,
+		PrivateIpSets:      ecs.PrivateIpSetsInDescribeNetworkInterfaces(r.PrivateIpSets),
+		Ipv6Sets:           ecs.Ipv6SetsInDescribeNetworkInterfaces(r.Ipv6Sets),
+		Ipv4PrefixSets:     ecs.Ipv4PrefixSetsInDescribeNetworkInterfaces(r.Ipv4PrefixSets),
+		Ipv6PrefixSets:     ecs.Ipv6PrefixSetsInDescribeNetworkInterfaces(r.Ipv6PrefixSets),
+		SecurityGroupIds:   ecs.SecurityGroupIdsInDescribeNetworkInterfaces(r.SecurityGroupIds),
+		Tags:               ecs.TagsInDescribeNetworkInterfaces(r.Tags),
+	}
+}
+
+func convertVSwitch(v vpc.VSwitch) (cloud.VSwitch, error) {
+	s := cloud.VSwitch{ID: v.VSwitchId, VPCID: v.VpcId, Zone: v.ZoneId, Available: int(v.AvailableIpAddressCount)}
+	if s.ID == "" {
+		return s, fmt.Errorf("vSwitch: VSwitchId: is empty")
+	}
+	var err error
+	if s.CIDR, err = parsePrefix(v.CidrBlock); err != nil || !s.CIDR.Addr().Is4() {
+		return s, fmt.Errorf("vSwitch %q: CidrBlock: %q is not an IPv4 range", s.ID, v.CidrBlock)
+	}
+	if v.Ipv6CidrBlock != "" {
+		if s.IPv6CIDR, err = parsePrefix(v.Ipv6CidrBlock); err != nil || !s.IPv6CIDR.Addr().Is6() {
+			return s, fmt.Errorf("vSwitch %q: Ipv6CidrBlock: %q is not an IPv6 range", s.ID, v.Ipv6CidrBlock)
+		}
+	}
+	if v.AvailableIpAddressCount < 0 {
+		return s, fmt.Errorf("vSwitch %q: AvailableIpAddressCount: %d is negative", s.ID, v.AvailableIpAddressCount)
+	}
+	return s, nil
+}
+
+func convertVPC(r *vpc.DescribeVpcAttributeResponse) (*cloud.VPC, error) {
+	v := &cloud.VPC{ID: r.VpcId}
+	if v.ID == "" {
+		return nil, fmt.Errorf("VPC: VpcId: is empty")
+	}
+	for _, s := range append([]string{r.CidrBlock}, r.SecondaryCidrBlocks.SecondaryCidrBlock...) {
+		p, err := parsePrefix(s)
+		if err != nil {
+			return nil, fmt.Errorf("VPC %q: CidrBlock: %w", v.ID, err)
+		}
+		v.CIDRs = append(v.CIDRs, p)
+	}
+	return v, nil
+}
+
+func convertInstanceType(t ecs.InstanceType) (*cloud.InstanceType, error) {
+	r := &cloud.InstanceType{Name: t.InstanceTypeId, ENIs: t.EniQuantity, IPv4PerENI: t.EniPrivateIpAddressQuantity, IPv6PerENI: t.EniIpv6AddressQuantity}
+	for _, n := range []struct {
+		field string
+		value int
+		least int
+	}{{"EniQuantity", r.ENIs, 1}, {"EniPrivateIpAddressQuantity", r.IPv4PerENI, 1}, {"EniIpv6AddressQuantity", r.IPv6PerENI, 0}} {
+		if n.value < n.least {
+			return nil, fmt.Errorf("instance type %q: %s: %d is less than %d", r.Name, n.field, n.value, n.least)
+		}
+	}
+	return r, nil
+}
+
+func parseIPv4(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is4() {
+		return netip.Addr{}, fmt.Errorf("%q is not an IPv4 address", s)
+	}
+	return a, nil
+}
+
+func parsePrefix(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, fmt.Errorf("%q is not a CIDR block", s)
+	}
+	return p.Masked(), nil
+}

@@ -1,0 +1,132 @@
+package alibaba
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// DescribeInstance implements cloud.API.
+func (c *Client) DescribeInstance(ctx context.Context, instanceID string) (*cloud.Instance, error) {
+	const action = "DescribeInstances"
+	if instanceID == "" {
+		return nil, refuse(action, "no instance id given")
+	}
+	ids, err := json.Marshal([]string{instanceID})
+	if err != nil {
+		return nil, refuse(action, "instance id %q: %v", instanceID, err)
+	}
+	rsp, err := call(ctx, c, ecs.CreateDescribeInstancesRequest, ecs.CreateDescribeInstancesResponse, func(r *ecs.DescribeInstancesRequest) {
+		r.InstanceIds = string(ids)
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range rsp.Instances.Instance {
+		if i.InstanceId == instanceID {
+			return &cloud.Instance{
+				ID:             i.InstanceId,
+				Type:           i.InstanceType,
+				Zone:           i.ZoneId,
+				VPCID:          i.VpcAttributes.VpcId,
+				VSwitchID:      i.VpcAttributes.VSwitchId,
+				SecurityGroups: i.SecurityGroupIds.SecurityGroupId,
+				Status:         i.Status,
+			}, nil
+		}
+	}
+	return nil, absent(action, rsp.RequestId, "InvalidInstanceId.NotFound", "instance", instanceID)
+}
+
+// DescribeInstanceType implements cloud.API.
+func (c *Client) DescribeInstanceType(ctx context.Context, instanceType string) (*cloud.InstanceType, error) {
+	const action = "DescribeInstanceTypes"
+	if instanceType == "" {
+		return nil, refuse(action, "no instance type given")
+	}
+	rsp, err := call(ctx, c, ecs.CreateDescribeInstanceTypesRequest, ecs.CreateDescribeInstanceTypesResponse, func(r *ecs.DescribeInstanceTypesRequest) {
+		r.InstanceTypes = &[]string{instanceType}
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range rsp.InstanceTypes.InstanceType {
+		if t.InstanceTypeId == instanceType {
+			it, err := convertInstanceType(t)
+			if err != nil {
+				return nil, badAnswer(action, "%v", err)
+			}
+			return it, nil
+		}
+	}
+	return nil, absent(action, rsp.RequestId, "InvalidInstanceType.NotFound", "instance type", instanceType)
+}
+
+// DescribeVSwitches implements cloud.API. VPC's action takes one id at a time.
+func (c *Client) DescribeVSwitches(ctx context.Context, ids []string) ([]cloud.VSwitch, error) {
+	all := make([]cloud.VSwitch, 0, len(ids))
+	for _, id := range ids {
+		v, err := c.describeVSwitch(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+func (c *Client) describeVSwitch(ctx context.Context, id string) (cloud.VSwitch, error) {
+	const action = "DescribeVSwitches"
+	if id == "" {
+		return cloud.VSwitch{}, refuse(action, "an empty vSwitch id")
+	}
+	rsp, err := call(ctx, c, vpc.CreateDescribeVSwitchesRequest, vpc.CreateDescribeVSwitchesResponse, func(r *vpc.DescribeVSwitchesRequest) {
+		r.VSwitchId = id
+		r.PageSize = requests.NewInteger(10)
+	})
+	if err != nil {
+		return cloud.VSwitch{}, err
+	}
+	for _, v := range rsp.VSwitches.VSwitch {
+		if v.VSwitchId == id {
+			s, err := convertVSwitch(v)
+			if err != nil {
+				return cloud.VSwitch{}, badAnswer(action, "%v", err)
+			}
+			return s, nil
+		}
+	}
+	return cloud.VSwitch{}, absent(action, rsp.RequestId, "InvalidVSwitchId.NotFound", "vSwitch", id)
+}
+
+// DescribeVPC implements cloud.API.
+func (c *Client) DescribeVPC(ctx context.Context, id string) (*cloud.VPC, error) {
+	const action = "DescribeVpcAttribute"
+	if id == "" {
+		return nil, refuse(action, "no VPC id given")
+	}
+	rsp, err := call(ctx, c, vpc.CreateDescribeVpcAttributeRequest, vpc.CreateDescribeVpcAttributeResponse, func(r *vpc.DescribeVpcAttributeRequest) {
+		r.VpcId = id
+	})
+	if err != nil {
+		return nil, err
+	}
+	v, err := convertVPC(rsp)
+	if err != nil {
+		return nil, badAnswer(action, "%v", err)
+	}
+	return v, nil
+}
+
+// absent is the error for a resource that a list does not have: lists answer an
+// unknown id with success and nothing in it.
+func absent(action, requestID, code, what, id string) error {
+	return &cloud.Error{Action: action, Code: code, Class: cloud.NotFound, Status: http.StatusOK, RequestID: requestID,
+		Message: what + " " + id + " is not among what the cloud lists"}
+}

@@ -1,0 +1,64 @@
+package alibaba
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// metrics have labels of small fixed sets only: actions, classes and reasons.
+type metrics struct {
+	duration *prometheus.HistogramVec
+	wait     *prometheus.HistogramVec
+	retries  *prometheus.CounterVec
+	errors   *prometheus.CounterVec
+	rate     *prometheus.GaugeVec
+}
+
+func newMetrics(reg prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "terway_cloud_request_duration_seconds",
+			Help:    "How long the cloud took to answer one attempt of a call, by action and result (ok or the error's class).",
+			Buckets: prometheus.ExponentialBuckets(0.01, 2, 12),
+		}, []string{"action", "result"}),
+		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "terway_cloud_wait_seconds",
+			Help:    "How long a call waited for the client's own rate limit.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
+		}, []string{"action"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terway_cloud_retries_total",
+			Help: "Calls that were repeated, by action and the class of the error that made it necessary.",
+		}, []string{"action", "class"}),
+		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "terway_cloud_errors_total",
+			Help: "Answers that were not success, by action and reason (docs/errors.md).",
+		}, []string{"action", "reason"}),
+		rate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "terway_cloud_rate_limit",
+			Help: "Calls per second of an action that the client allows itself now; it falls when the cloud throttles.",
+		}, []string{"action"}),
+	}
+	if reg == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.duration, m.wait, m.retries, m.errors, m.rate} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}
+
+// attempt records one request on the wire.
+func (m *metrics) attempt(action string, took time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = string(cloud.ClassOf(err))
+		m.errors.WithLabelValues(action, cloud.Explain(err).Reason).Inc()
+	}
+	m.duration.WithLabelValues(action, result).Observe(took.Seconds())
+}
