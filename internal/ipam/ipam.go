@@ -146,8 +146,29 @@ func Compute(s State) Plan {
 	case s.Demand == 0 && free > s.Max:
 		p.shrink(&s, free-s.Max)
 	}
+	p.settle(&s)
 	p.finish(&s)
 	return p
+}
+
+// settle keeps the primary address of an ENI that is half marked: an ENI goes
+// whole or not at all.
+func (p *Plan) settle(s *State) {
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase == Detaching || !e.leaving() {
+			continue
+		}
+		if slices.ContainsFunc(e.Addresses, func(a Address) bool {
+			return slices.Contains(p.Keep, a.Address) || !a.Releasing && !slices.Contains(p.Release, a.Address)
+		}) {
+			for _, a := range e.Addresses {
+				if a.Primary && !slices.Contains(p.Keep, a.Address) {
+					p.Keep = append(p.Keep, a.Address)
+				}
+			}
+		}
+	}
 }
 
 // free is how many addresses of the ENI pods can have, now or when it is attached.
@@ -273,11 +294,10 @@ func (p *Plan) shrink(s *State, surplus int) {
 	})
 	for i := range enis {
 		e := &enis[i]
-		if e.Phase != Ready || e.leaving() {
+		if e.Phase != Ready {
 			continue
 		}
-		n := e.free()
-		whole := e.busy() == 0 && n <= surplus
+		whole := e.busy() == 0 && e.free() <= surplus
 		for _, a := range e.Addresses {
 			if surplus <= 0 {
 				return
