@@ -1,0 +1,127 @@
+// Package lab is the command "terwayctl lab": flags and output of package
+// internal/lab, and nothing that decides.
+package lab
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// NewCommand makes "terwayctl lab".
+func NewCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lab",
+		Short: "A real Kubernetes cluster on a simulated VPC, on this machine",
+	}
+	var dir string
+	cmd.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
+	cmd.AddCommand(upCommand(&dir), downCommand(&dir), nodeInitCommand(), relayCommand())
+	return cmd
+}
+
+func upCommand(dir *string) *cobra.Command {
+	o := lab.Options{}
+	zones := "1"
+	cmd := &cobra.Command{
+		Use:   "up",
+		Short: "Build what is missing and start the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if os.Geteuid() != 0 {
+				return fmt.Errorf("lab up needs root: it makes namespaces and cgroups")
+			}
+			var err error
+			if o.Zones, err = lab.ParseZones(zones); err != nil {
+				return err
+			}
+			o.Dir = *dir
+			if err := o.Normalize(); err != nil {
+				return err
+			}
+			p := lab.NewProgress(cmd.OutOrStdout(), time.Now)
+			_, err = lab.Up(cmd.Context(), &o, p)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.IntVar(&o.Nodes, "nodes", 2, "how many nodes")
+	f.StringVar(&o.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type; it decides how many pods fit")
+	f.StringVar(&zones, "zones", zones, "how many zones, or their names with commas; nodes are spread over them")
+	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired")
+	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, or none")
+	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
+	return cmd
+}
+
+func downCommand(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "down",
+		Short: "Remove every process, namespace, mount, device and file of the lab",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			began := time.Now()
+			found, err := lab.Down(cmd.Context(), &lab.Options{Dir: *dir})
+			if err != nil {
+				return err
+			}
+			if !found {
+				fmt.Fprintln(cmd.OutOrStdout(), "there was no lab")
+				return nil
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "the lab is gone (%.1fs)\n", time.Since(began).Seconds())
+			return nil
+		},
+	}
+}
+
+func nodeInitCommand() *cobra.Command {
+	var config string
+	var inner bool
+	cmd := &cobra.Command{
+		Use:    "node-init",
+		Short:  "The first process of a node (started by lab up)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if inner {
+				return lab.NodeInit(cmd.Context(), config)
+			}
+			return lab.NodeOuter(config)
+		},
+	}
+	cmd.Flags().StringVar(&config, "config", "", "the node's configuration")
+	cmd.Flags().BoolVar(&inner, "inner", false, "the process inside the node's namespaces")
+	return cmd
+}
+
+func relayCommand() *cobra.Command {
+	var fd int
+	var netns, to string
+	cmd := &cobra.Command{
+		Use:    "relay",
+		Short:  "Join connections on this machine to an address in a namespace (started by lab up)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			f := os.NewFile(uintptr(fd), "listener")
+			l, err := net.FileListener(f)
+			if err != nil {
+				return fmt.Errorf("take over the listener on descriptor %d: %w", fd, err)
+			}
+			if err := f.Close(); err != nil {
+				return fmt.Errorf("take over the listener on descriptor %d: %w", fd, err)
+			}
+			return lab.Relay(cmd.Context(), l, netns, to)
+		},
+	}
+	cmd.Flags().IntVar(&fd, "fd", 3, "descriptor of the listener")
+	cmd.Flags().StringVar(&netns, "netns", "", "network namespace to connect in")
+	cmd.Flags().StringVar(&to, "to", "", "address to connect to")
+	return cmd
+}

@@ -1,0 +1,209 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+)
+
+// kubeVersion is the release in modules/kube.
+const kubeVersion = "v1.36.3"
+
+// target is one "go build" and what it leaves in the cache.
+type target struct {
+	name string
+	// dir is the module's folder below the source tree.
+	dir string
+	// packages are built together into the folder out, or one into the file out.
+	packages []string
+	out      string
+	// made are the files to expect, below the cache.
+	made []string
+	// flags come on top of the fixed ones.
+	flags []string
+	// stamped targets are skipped while their module is unchanged. The product's own
+	// are not: there, Go's build cache knows better.
+	stamped bool
+}
+
+// buildFlags are the same for everything: with others, Go would compile all
+// dependencies once more.
+var buildFlags = []string{"-trimpath", "-buildvcs=false"}
+
+func targets() []target {
+	const modules = "internal/lab/modules/"
+	var ld strings.Builder
+	ld.WriteString("-s -w")
+	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
+		major, minor, _ := strings.Cut(strings.TrimPrefix(kubeVersion, "v"), ".")
+		minor, _, _ = strings.Cut(minor, ".")
+		fmt.Fprintf(&ld, " -X %s.gitVersion=%s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean", pkg, kubeVersion, major, minor)
+	}
+	const (
+		containerd = "github.com/containerd/containerd/v2/cmd/"
+		plugins    = "github.com/containernetworking/plugins/plugins/"
+	)
+	strip := []string{"-ldflags=-s -w"}
+	return []target{
+		{name: "Kubernetes " + kubeVersion + " and etcd", dir: modules + "kube", stamped: true,
+			packages: []string{"."}, out: "bin/kube", made: []string{"bin/kube"}, flags: []string{"-ldflags=" + ld.String()}},
+		{name: "agnhost", dir: modules + "kube", stamped: true,
+			packages: []string{"k8s.io/kubernetes/test/images/agnhost"}, out: "bin/", made: []string{"bin/agnhost"}, flags: strip},
+		{name: "containerd", dir: modules + "containerd", stamped: true,
+			packages: []string{containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr"},
+			out:      "bin/", made: []string{"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"},
+			flags: append([]string{"-tags=no_btrfs,no_devmapper,no_zfs"}, strip...)},
+		{name: "CNI plugins", dir: modules + "containerd", stamped: true,
+			packages: []string{plugins + "main/loopback", plugins + "main/ptp", plugins + "main/bridge", plugins + "ipam/host-local", plugins + "meta/portmap"},
+			out:      "cni/", made: []string{"cni/loopback", "cni/ptp", "cni/bridge", "cni/host-local", "cni/portmap"}, flags: strip},
+		{name: "CoreDNS", dir: modules + "coredns", stamped: true,
+			packages: []string{"."}, out: "bin/coredns", made: []string{"bin/coredns"}, flags: strip},
+		{name: "Helm", dir: modules + "helm", stamped: true,
+			packages: []string{"helm.sh/helm/v4/cmd/helm"}, out: "bin/", made: []string{"bin/helm"}, flags: strip},
+		{name: "Terway", dir: ".",
+			packages: []string{"./cmd/terway", "./cmd/terwayd", "./cmd/terway-controller", "./internal/lab/pause"}, out: "terway/",
+			made:  []string{"terway/terway", "terway/terwayd", "terway/terway-controller", "terway/pause"},
+			flags: strip},
+	}
+}
+
+// kubePrograms are the names by which the combined program is called.
+var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}
+
+// build makes whatever of the programs is missing or old.
+func (o *Options) build(ctx context.Context, p *Progress) error {
+	for _, t := range targets() {
+		fresh, stamp, err := o.fresh(ctx, t)
+		if err != nil {
+			return err
+		}
+		if fresh {
+			continue
+		}
+		if err := p.Step("build "+t.name, func() error { return o.buildTarget(ctx, t, stamp) }); err != nil {
+			return err
+		}
+	}
+	for _, name := range kubePrograms {
+		link := o.Bin(name)
+		if to, err := os.Readlink(link); err == nil && to == "kube" {
+			continue
+		}
+		if err := os.RemoveAll(link); err != nil {
+			return fmt.Errorf("replace %s: %w", link, err)
+		}
+		if err := os.Symlink("kube", link); err != nil {
+			return fmt.Errorf("link %s to kube: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (o *Options) stampFile(t target) string {
+	return o.cached("stamps", strings.ReplaceAll(t.name, " ", "-"))
+}
+
+// fresh compares a target's stamp with what it would be now.
+func (o *Options) fresh(ctx context.Context, t target) (bool, string, error) {
+	if !t.stamped {
+		return false, "", nil
+	}
+	stamp, err := o.stamp(ctx, t)
+	if err != nil {
+		return false, "", err
+	}
+	for _, m := range t.made {
+		if _, err := os.Stat(o.cached(m)); err != nil {
+			return false, stamp, nil
+		}
+	}
+	old, err := os.ReadFile(o.stampFile(t))
+	return err == nil && string(old) == stamp, stamp, nil
+}
+
+// stamp hashes all that decides what a module's programs are: its files, whose
+// go.sum pins every dependency, the compiler and the flags.
+func (o *Options) stamp(ctx context.Context, t target) (string, error) {
+	h := sha256.New()
+	dir := filepath.Join(o.Source, t.dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		return "", fmt.Errorf("list %s: %w", dir, err)
+	}
+	slices.Sort(files)
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", fmt.Errorf("stamp %s: %w", t.name, err)
+		}
+		fmt.Fprintf(h, "%s %d\n", filepath.Base(f), len(b))
+		h.Write(b)
+	}
+	version, err := goCommand(ctx, dir, "env", "GOVERSION", "GOARCH").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask go for its version in %s: %w", dir, err)
+	}
+	fmt.Fprintf(h, "%s%q%q%q%q%q\n", version, runtime.GOARCH, buildFlags, t.flags, t.packages, t.out)
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error {
+	out := o.cached(t.out)
+	if strings.HasSuffix(t.out, "/") {
+		out += "/"
+	}
+	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
+		return fmt.Errorf("make the folder of %s: %w", out, err)
+	}
+	args := slices.Concat([]string{"build"}, buildFlags, t.flags, []string{"-o", out}, t.packages)
+	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), args...)
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("go %s in %s: %w\n%s", strings.Join(args, " "), t.dir, err, output.Bytes())
+	}
+	if !t.stamped {
+		return nil
+	}
+	return writeFile(o.stampFile(t), []byte(stamp), 0o644)
+}
+
+func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	return cmd
+}
+
+// copyFile copies a program, for example.
+func copyFile(from, to string, mode os.FileMode) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	defer in.Close()
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
+	if err != nil {
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	if _, err := io.Copy(out, in); err != nil {
+		out.Close()
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	if err := out.Close(); err != nil {
+		return fmt.Errorf("copy %s to %s: %w", from, to, err)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package lab
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	// Prefix starts the name of every network namespace and cgroup of the lab.
+	Prefix = "tl-"
+	// Marker is the environment variable that every process of the lab carries;
+	// its value is the lab's directory.
+	Marker = "TERWAY_LAB"
+
+	// DefaultDir holds the state of the running lab and nothing worth keeping.
+	DefaultDir = "/var/lib/terway-lab"
+	// DefaultCache holds what was built; it survives the lab.
+	DefaultCache = "/var/cache/terway-lab"
+	// cacheEnv overrides DefaultCache.
+	cacheEnv = "TERWAY_CACHE"
+
+	// Region is where the simulated VPC is.
+	Region = "cn-hangzhou"
+	// ClusterID tags the cloud resources that Terway makes for this cluster.
+	ClusterID = "terway-lab"
+)
+
+// The network plan of the lab: the one that the user guide recommends.
+var (
+	vpcCIDR     = netip.MustParsePrefix("192.168.0.0/16")
+	serviceCIDR = netip.MustParsePrefix("172.21.0.0/20")
+	// apiServiceIP is the first address of serviceCIDR, as Kubernetes chooses.
+	apiServiceIP = netip.MustParseAddr("172.21.0.1")
+	dnsServiceIP = netip.MustParseAddr("172.21.0.10")
+)
+
+const (
+	clusterDomain = "cluster.local"
+	apiPort       = 6443
+	// vswitchBits is the size of each vSwitch of the plan.
+	vswitchBits = 19
+	// masterType is the instance type of the control plane's instance.
+	masterType = "ecs.g6.xlarge"
+	// masterName is the host name of that instance.
+	masterName = "master"
+)
+
+// The networks that the lab can install.
+const (
+	// NetworkTerway installs Terway from the chart.
+	NetworkTerway = "terway"
+	// NetworkNone installs no network: nodes stay NotReady, for working on the lab itself.
+	NetworkNone = "none"
+)
+
+// Options are what the user chooses.
+type Options struct {
+	Dir          string   `json:"dir"`
+	Nodes        int      `json:"nodes"`
+	InstanceType string   `json:"instanceType"`
+	Zones        []string `json:"zones"`
+	Datapath     string   `json:"datapath"`
+	Network      string   `json:"network"`
+	// Source is the root of Terway's source tree.
+	Source string `json:"source"`
+	// Cache is where built programs and images are kept.
+	Cache string `json:"cache"`
+}
+
+// Normalize fills in what is empty and says what is wrong with the rest.
+func (o *Options) Normalize() error {
+	if o.Dir == "" {
+		o.Dir = DefaultDir
+	}
+	if o.Cache == "" {
+		o.Cache = os.Getenv(cacheEnv)
+	}
+	if o.Cache == "" {
+		o.Cache = DefaultCache
+	}
+	for _, p := range []*string{&o.Dir, &o.Cache} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("make path %q absolute: %w", *p, err)
+		}
+		*p = abs
+	}
+	if o.Nodes < 1 || o.Nodes > 50 {
+		return fmt.Errorf("--nodes %d: must be 1 to 50", o.Nodes)
+	}
+	if o.InstanceType == "" {
+		return fmt.Errorf("--instance-type is empty: give an ECS instance type, for example ecs.g6.2xlarge")
+	}
+	if len(o.Zones) == 0 {
+		return fmt.Errorf("--zones is empty: give a number or a list such as cn-hangzhou-i,cn-hangzhou-j")
+	}
+	if len(o.Zones) > maxZones {
+		return fmt.Errorf("--zones names %d zones: the plan of %s has room for %d", len(o.Zones), vpcCIDR, maxZones)
+	}
+	if !slices.Contains([]string{NetworkTerway, NetworkNone}, o.Network) {
+		return fmt.Errorf("--network %q: must be %s or %s", o.Network, NetworkTerway, NetworkNone)
+	}
+	if o.Source == "" {
+		var err error
+		if o.Source, err = findSource(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.
+var zoneLetters = []string{"i", "j", "k", "h", "g", "b", "f", "e"}
+
+// maxZones is how many zones the plan has room for: two vSwitches of each zone
+// in a VPC of eight /19.
+const maxZones = 4
+
+// ParseZones reads --zones: a number of zones or a list of their names.
+func ParseZones(s string) ([]string, error) {
+	if n, err := strconv.Atoi(s); err == nil {
+		if n < 1 || n > maxZones {
+			return nil, fmt.Errorf("--zones %d: must be 1 to %d", n, maxZones)
+		}
+		zones := make([]string, n)
+		for i := range zones {
+			zones[i] = Region + "-" + zoneLetters[i]
+		}
+		return zones, nil
+	}
+	zones := strings.Split(s, ",")
+	for i, z := range zones {
+		letter, ok := strings.CutPrefix(z, Region+"-")
+		if !ok || len(letter) != 1 {
+			return nil, fmt.Errorf("--zones %q: %q is no zone of %s; want for example %s-i", s, z, Region, Region)
+		}
+		if slices.Contains(zones[:i], z) {
+			return nil, fmt.Errorf("--zones %q: %q is named twice", s, z)
+		}
+	}
+	return zones, nil
+}
+
+// VSwitchPlan is the pair of vSwitches of a zone.
+type VSwitchPlan struct {
+	Zone string
+	Node netip.Prefix
+	Pod  netip.Prefix
+}
+
+// planVSwitches lays the vSwitches of the zones into the VPC: the first zone gets
+// the recommended 192.168.0.0/19 for nodes and 192.168.32.0/19 for pods.
+func planVSwitches(zones []string) []VSwitchPlan {
+	plan := make([]VSwitchPlan, len(zones))
+	base := vpcCIDR.Addr().As4()
+	slot := func(i int) netip.Prefix {
+		a := base
+		a[2] = byte(i << (24 - vswitchBits))
+		return netip.PrefixFrom(netip.AddrFrom4(a), vswitchBits)
+	}
+	for i, z := range zones {
+		plan[i] = VSwitchPlan{Zone: z, Node: slot(2 * i), Pod: slot(2*i + 1)}
+	}
+	return plan
+}
+
+// findSource looks for Terway's go.mod in the working directory and above.
+func findSource() (string, error) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find the working directory: %w", err)
+	}
+	for dir := wd; ; dir = filepath.Dir(dir) {
+		b, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(b), "module terway.dev/terway\n") {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("no source tree of terway.dev/terway in %s or above: run in the source tree or give --source", wd)
+		}
+	}
+}
+
+func (o *Options) path(elem ...string) string {
+	return filepath.Join(append([]string{o.Dir}, elem...)...)
+}
+
+func (o *Options) cached(elem ...string) string {
+	return filepath.Join(append([]string{o.Cache}, elem...)...)
+}
+
+// Bin is the path of a program that the lab built.
+func (o *Options) Bin(name string) string { return o.cached("bin", name) }
+
+// Kubeconfig is the administrator's kubeconfig for use on this machine.
+func (o *Options) Kubeconfig() string { return o.path("kubeconfig") }

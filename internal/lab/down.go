@@ -1,0 +1,157 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ownerFile marks a folder as a lab's; nothing else is ever deleted.
+const ownerFile = ".terway-lab"
+
+// Down removes every trace of the lab in dir and of any lab that was killed: its
+// processes, namespaces, cgroups, mounts and the folder. What was built stays in
+// the cache. It reports whether it found anything.
+func Down(ctx context.Context, o *Options) (found bool, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
+	defer cancel()
+	ended, err := o.endProcesses(ctx)
+	if err != nil {
+		return ended, err
+	}
+	namespaces, err := labNamespaces()
+	if err != nil {
+		return ended, err
+	}
+	for _, ns := range namespaces {
+		if err := removeNamespace(ns); err != nil {
+			return true, err
+		}
+	}
+	cgroups, err := labCgroups()
+	if err != nil {
+		return true, err
+	}
+	for _, cg := range cgroups {
+		if err := removeCgroup(ctx, cg); err != nil {
+			return true, err
+		}
+	}
+	removed, err := o.removeDir()
+	return ended || removed || len(namespaces)+len(cgroups) > 0, err
+}
+
+// endProcesses ends nodes first, then the control plane, the simulated cloud last:
+// it takes its devices down by itself when it is asked to end.
+func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
+	recorded, err := o.processes()
+	if err != nil {
+		return false, err
+	}
+	var later []Process
+	for _, p := range recorded {
+		if p.Name == processVPCSim {
+			later = append(later, p)
+			continue
+		}
+		found = found || p.Alive()
+		if err := p.end(ctx, syscall.SIGKILL); err != nil {
+			return true, err
+		}
+	}
+	for _, p := range later {
+		found = found || p.Alive()
+		grace, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := p.end(grace, syscall.SIGTERM)
+		cancel()
+		if err != nil {
+			err = p.end(ctx, syscall.SIGKILL)
+		}
+		if err != nil {
+			return true, err
+		}
+	}
+	// What was started by those, or was not recorded because the lab was killed.
+	err = poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		ps, err := strays()
+		if err != nil || len(ps) == 0 {
+			return true, err
+		}
+		found = true
+		for _, p := range ps {
+			if err := p.end(ctx, syscall.SIGKILL); err != nil {
+				return false, err
+			}
+		}
+		return false, nil
+	})
+	return found, err
+}
+
+func removeNamespace(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove network namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// claimDir makes the lab's folder; one with somebody else's files is left alone.
+func (o *Options) claimDir() error {
+	entries, err := os.ReadDir(o.Dir)
+	if err == nil && len(entries) > 0 {
+		return fmt.Errorf("--dir %s: the folder has files that are not a lab's; give another or empty it", o.Dir)
+	}
+	return writeFile(o.path(ownerFile), []byte("made by terwayctl lab up, removed by terwayctl lab down\n"), 0o644)
+}
+
+func (o *Options) removeDir() (found bool, err error) {
+	if _, err := os.Stat(o.path(ownerFile)); errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look for the lab's folder: %w", err)
+	}
+	// Nothing is to be mounted there in this mount namespace; deleting through a
+	// mount would delete what is not the lab's.
+	b, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return true, fmt.Errorf("list mounts: %w", err)
+	}
+	var at []string
+	for line := range strings.Lines(string(b)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasPrefix(f[1]+"/", o.Dir+"/") {
+			at = append(at, f[1])
+		}
+	}
+	for i := len(at) - 1; i >= 0; i-- {
+		if err := unix.Unmount(at[i], unix.MNT_DETACH); err != nil {
+			return true, fmt.Errorf("unmount %s: %w", at[i], err)
+		}
+	}
+	// The owner's mark goes last, so that an interrupted removal can be continued.
+	entries, err := os.ReadDir(o.Dir)
+	if err != nil {
+		return true, fmt.Errorf("list the lab's folder: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() == ownerFile {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(o.Dir, e.Name())); err != nil {
+			return true, fmt.Errorf("remove the lab's folder: %w", err)
+		}
+	}
+	if err := os.RemoveAll(o.Dir); err != nil {
+		return true, fmt.Errorf("remove the lab's folder: %w", err)
+	}
+	return true, nil
+}

@@ -1,0 +1,316 @@
+package lab
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+)
+
+// The images that pods of the lab use, by the names they have everywhere.
+const (
+	ImageTerway  = "terway.local/terway:dev"
+	ImagePause   = "registry.k8s.io/pause:3.10.1"
+	ImageAgnhost = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
+	ImageCoreDNS = "registry.k8s.io/coredns/coredns:v1.14.7"
+)
+
+// image is what goes into a container image of one layer.
+type image struct {
+	file string // name of the archive in the cache
+	ref  string
+	// files maps a path in the image to a file of this machine.
+	files map[string]string
+	// links maps a path in the image to where it points.
+	links      map[string]string
+	text       map[string]string
+	entrypoint []string
+	cmd        []string
+}
+
+// images makes the archives of all images whose contents have changed.
+func (o *Options) images(ctx context.Context) error {
+	list := []image{
+		{file: "pause", ref: ImagePause, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
+		{file: "coredns", ref: ImageCoreDNS, files: map[string]string{"/coredns": o.Bin("coredns")}, entrypoint: []string{"/coredns"}},
+	}
+	for _, make := range []func(context.Context) (image, error){o.agnhostImage, o.terwayImage} {
+		img, err := make(ctx)
+		if err != nil {
+			return err
+		}
+		list = append(list, img)
+	}
+	for _, img := range list {
+		if err := o.archive(img); err != nil {
+			return fmt.Errorf("assemble image %s: %w", img.ref, err)
+		}
+	}
+	return nil
+}
+
+func (o *Options) imageArchives() ([]string, error) {
+	archives, err := filepath.Glob(o.cached("images", "*.tar"))
+	if err == nil && len(archives) == 0 {
+		err = fmt.Errorf("no image archive in %s", o.cached("images"))
+	}
+	return archives, err
+}
+
+const passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
+const group = "root:x:0:\nnogroup:x:65534:\n"
+
+// agnhostImage has agnhost and the usual small tools of this machine.
+func (o *Options) agnhostImage(ctx context.Context) (image, error) {
+	img := image{
+		file: "agnhost", ref: ImageAgnhost, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
+		files: map[string]string{"/agnhost": o.Bin("agnhost")},
+		links: map[string]string{},
+		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+	}
+	// busybox's sh runs its own applets before it looks into PATH: dash is the shell.
+	tools := map[string]string{"curl": "/usr/local/bin/curl", "ip": "/usr/local/bin/ip", "ss": "/usr/local/bin/ss", "dash": "/bin/sh"}
+	for name, to := range tools {
+		if err := img.addProgram(ctx, name, to); err != nil {
+			return image{}, err
+		}
+	}
+	return img, img.addBusybox(ctx, "sh", "ash", "ip", "ss", "wget")
+}
+
+// terwayImage has the product's programs and what its agent runs: nft, and a shell
+// with the tools to look around.
+func (o *Options) terwayImage(ctx context.Context) (image, error) {
+	img := image{
+		file: "terway", ref: ImageTerway, entrypoint: []string{"/usr/bin/terwayd"},
+		files: map[string]string{},
+		links: map[string]string{},
+		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+	}
+	for _, name := range []string{"terway", "terwayd", "terway-controller"} {
+		img.files["/usr/bin/"+name] = o.cached("terway", name)
+	}
+	for name, to := range map[string]string{"nft": "/usr/sbin/nft", "ip": "/usr/sbin/ip", "conntrack": "/usr/sbin/conntrack"} {
+		if err := img.addProgram(ctx, name, to); err != nil {
+			return image{}, err
+		}
+	}
+	return img, img.addBusybox(ctx, "ip", "wget")
+}
+
+// addProgram puts a program of this machine and the libraries it needs into the image.
+func (img *image) addProgram(ctx context.Context, name, to string) error {
+	from, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("image %s needs %s from this machine: %w", img.ref, name, err)
+	}
+	img.files[to] = from
+	out, err := exec.CommandContext(ctx, "ldd", from).Output()
+	if err != nil {
+		return fmt.Errorf("find the libraries of %s: %w", from, err)
+	}
+	for line := range strings.Lines(string(out)) {
+		for _, word := range strings.Fields(line) {
+			// The loader's path is compiled into programs; the others are found by
+			// name, and all are put where this machine has them.
+			if strings.HasPrefix(word, "/") {
+				img.files[word] = word
+			}
+		}
+	}
+	return nil
+}
+
+// addBusybox puts busybox and links to its applets into the image, except some.
+func (img *image) addBusybox(ctx context.Context, except ...string) error {
+	busybox, err := exec.LookPath("busybox")
+	if err != nil {
+		return fmt.Errorf("image %s needs busybox from this machine: %w", img.ref, err)
+	}
+	out, err := exec.CommandContext(ctx, busybox, "--list").Output()
+	if err != nil {
+		return fmt.Errorf("list the applets of %s: %w", busybox, err)
+	}
+	img.files["/bin/busybox"] = busybox
+	for _, applet := range strings.Fields(string(out)) {
+		to := "/bin/" + applet
+		if _, taken := img.files[to]; taken || slices.Contains(except, applet) || applet == "busybox" {
+			continue
+		}
+		img.links[to] = "busybox"
+	}
+	return nil
+}
+
+// archive writes the image as an OCI archive, unless one of the same contents is there.
+func (o *Options) archive(img image) error {
+	to := o.cached("images", img.file+".tar")
+	layer, err := img.layer()
+	if err != nil {
+		return err
+	}
+	h := sha256.New()
+	h.Write(layer)
+	fmt.Fprintf(h, "%q %q %q", img.ref, img.entrypoint, img.cmd)
+	stamp := hex.EncodeToString(h.Sum(nil))
+	stampFile := o.cached("images", img.file+".stamp")
+	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp {
+		if _, err := os.Stat(to); err == nil {
+			return nil
+		}
+	}
+	built, err := mutate.AppendLayers(mutate.MediaType(empty.Image, types.OCIManifestSchema1), static.NewLayer(layer, types.OCIUncompressedLayer))
+	if err != nil {
+		return err
+	}
+	config, err := built.ConfigFile()
+	if err != nil {
+		return err
+	}
+	config.Architecture, config.OS = runtime.GOARCH, "linux"
+	config.Config = v1.Config{
+		Entrypoint: img.entrypoint, Cmd: img.cmd, WorkingDir: "/",
+		Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+	}
+	if built, err = mutate.ConfigFile(built, config); err != nil {
+		return err
+	}
+	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{
+		Add: built,
+		Descriptor: v1.Descriptor{
+			Platform:    &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+			Annotations: map[string]string{"io.containerd.image.name": img.ref},
+		},
+	})
+	if err := writeOCIArchive(index, to); err != nil {
+		return err
+	}
+	return writeFile(stampFile, []byte(stamp), 0o644)
+}
+
+// layer is the tar archive of the image's files: the same files give the same bytes.
+func (img *image) layer() ([]byte, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	names := slices.Collect(func(yield func(string) bool) {
+		for _, m := range []map[string]string{img.files, img.links, img.text} {
+			for name := range m {
+				if !yield(name) {
+					return
+				}
+			}
+		}
+	})
+	// Folders that a runtime or a program expects.
+	for _, d := range []string{"/tmp/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/root/"} {
+		names = append(names, d)
+	}
+	slices.Sort(names)
+	made := map[string]bool{"": true, ".": true}
+	var mkdir func(dir string) error
+	mkdir = func(dir string) error {
+		if made[dir] {
+			return nil
+		}
+		if parent := path.Dir(dir); parent != "." {
+			if err := mkdir(parent); err != nil {
+				return err
+			}
+		}
+		made[dir] = true
+		mode := int64(0o755)
+		if dir == "tmp" {
+			mode = 0o1777
+		}
+		return w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir + "/", Mode: mode, ModTime: time.Unix(0, 0)})
+	}
+	for _, name := range names {
+		rel := strings.TrimPrefix(name, "/")
+		dir, isDir := strings.CutSuffix(rel, "/")
+		if !isDir {
+			dir = path.Dir(rel)
+		}
+		if err := mkdir(dir); err != nil {
+			return nil, err
+		}
+		if isDir {
+			continue
+		}
+		if err := img.add(w, name, rel); err != nil {
+			return nil, fmt.Errorf("put %s into the image: %w", name, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, err
+	}
+	return buf.Bytes(), nil
+}
+
+func (img *image) add(w *tar.Writer, name, rel string) error {
+	hdr := tar.Header{Typeflag: tar.TypeReg, Name: rel, Mode: 0o644, ModTime: time.Unix(0, 0)}
+	var content []byte
+	switch from, isFile := img.files[name]; {
+	case isFile:
+		var err error
+		if content, err = os.ReadFile(from); err != nil {
+			return err
+		}
+		hdr.Mode = 0o755
+	case img.links[name] != "":
+		hdr.Typeflag, hdr.Linkname, hdr.Mode = tar.TypeSymlink, img.links[name], 0o777
+	default:
+		content = []byte(img.text[name])
+	}
+	hdr.Size = int64(len(content))
+	if err := w.WriteHeader(&hdr); err != nil {
+		return err
+	}
+	_, err := w.Write(content)
+	return err
+}
+
+// writeOCIArchive packs an OCI image layout into one tar file.
+func writeOCIArchive(index v1.ImageIndex, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(to), ".layout-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if _, err := layout.Write(dir, index); err != nil {
+		return err
+	}
+	tmp := to + ".new"
+	f, err := os.Create(tmp)
+	if err != nil {
+		return err
+	}
+	w := tar.NewWriter(f)
+	err = w.AddFS(os.DirFS(dir))
+	if err = errors.Join(err, w.Close(), f.Close()); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return os.Rename(tmp, to)
+}
+

@@ -1,0 +1,176 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"sigs.k8s.io/yaml"
+)
+
+// nodeConfig is all that a node's first process needs to know.
+type nodeConfig struct {
+	Machine Machine `json:"machine"`
+	Options Options `json:"options"`
+}
+
+func (o *Options) nodeDir(name string, elem ...string) string {
+	return filepath.Join(append([]string{o.Dir, "nodes", name}, elem...)...)
+}
+
+// prepareNode writes a node's certificates and configuration.
+func (o *Options) prepareNode(p *pki, s *State, m Machine) error {
+	server := "https://" + netip.AddrPortFrom(s.Master.Address, apiPort).String()
+	user := subject{cn: "system:node:" + m.Name, org: "system:nodes"}
+	if err := p.kubeconfig(o.nodeDir(m.Name, "kubelet.conf"), server, user); err != nil {
+		return err
+	}
+	if err := p.kubeconfig(o.nodeDir(m.Name, "kube-proxy.conf"), server, subject{cn: "system:kube-proxy"}); err != nil {
+		return err
+	}
+	serving := subject{cn: user.cn, org: user.org, server: true, dns: []string{m.Name}, ips: []netip.Addr{m.Address}}
+	if err := p.files(m.Name, serving); err != nil {
+		return err
+	}
+	for name, v := range map[string]any{
+		"kubelet.yaml":    o.kubeletConfig(m),
+		"kube-proxy.yaml": o.kubeProxyConfig(m),
+	} {
+		b, err := yaml.Marshal(v)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", name, err)
+		}
+		if err := writeFile(o.nodeDir(m.Name, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	if err := writeFile(o.nodeDir(m.Name, "containerd.toml"), []byte(containerdConfig), 0o644); err != nil {
+		return err
+	}
+	// Nothing outside answers names in the lab: an empty file keeps this machine's
+	// servers out of pods.
+	if err := writeFile(o.nodeDir(m.Name, "resolv.conf"), nil, 0o644); err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(nodeConfig{Machine: m, Options: *o}, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the configuration of %s: %w", m.Name, err)
+	}
+	return writeFile(o.nodeDir(m.Name, "node.json"), b, 0o644)
+}
+
+// startNode starts a node's processes in the namespace of its instance.
+func (o *Options) startNode(ctx context.Context, m Machine) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := o.start(command{
+		name: "node-" + m.Name, netns: m.NetNS,
+		args: []string{o.self(), "lab", "node-init", "--config", o.nodeDir(m.Name, "node.json")},
+		log:  o.nodeDir(m.Name, "log", "init.log"),
+	})
+	return err
+}
+
+// self is the copy of this program that the lab's own processes run, so that a new
+// build of it does not disturb them.
+func (o *Options) self() string { return o.path("bin", "terwayctl") }
+
+func (o *Options) installSelf() error {
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	return copyFile(exe, o.self(), 0o755)
+}
+
+const containerdConfig = `version = 3
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = '` + ImagePause + `'
+[plugins.'io.containerd.cri.v1.runtime']
+  disable_apparmor = true
+  # A root without CAP_SYS_RESOURCE cannot lower an OOM score: every sandbox would
+  # fail with a message about something else.
+  restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+  bin_dirs = ["/opt/cni/bin"]
+  conf_dir = "/etc/cni/net.d"
+  use_internal_loopback = true
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+  runtime_type = 'io.containerd.runc.v2'
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+    BinaryName = 'runc'
+    SystemdCgroup = false
+[plugins.'io.containerd.metadata.v1.bolt']
+  # The lab does not outlive a crash of the machine.
+  no_sync = true
+`
+
+// kubeletConfig is a KubeletConfiguration; its Go type lives in a module that the
+// product does not need.
+func (o *Options) kubeletConfig(m Machine) map[string]any {
+	return map[string]any{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+		"cgroupDriver":             "cgroupfs",
+		"failCgroupV1":             false,
+		"failSwapOn":               false,
+		"authentication": map[string]any{
+			"anonymous": map[string]any{"enabled": false},
+			"webhook":   map[string]any{"enabled": true},
+			"x509":      map[string]any{"clientCAFile": o.path("pki", "ca.crt")},
+		},
+		"authorization":          map[string]any{"mode": "Webhook"},
+		"tlsCertFile":            o.path("pki", m.Name+".crt"),
+		"tlsPrivateKeyFile":      o.path("pki", m.Name+".key"),
+		"clusterDomain":          clusterDomain,
+		"clusterDNS":             []string{dnsServiceIP.String()},
+		"resolvConf":             o.nodeDir(m.Name, "resolv.conf"),
+		"providerID":             Region + "." + m.InstanceID,
+		"maxPods":                m.MaxPods,
+		"makeIPTablesUtilChains": false,
+		// The machine's disk and memory are shared by all nodes: none of them is to
+		// evict pods or delete images for what another one uses.
+		"evictionHard":                map[string]any{"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+		"imageGCHighThresholdPercent": 100,
+		"nodeStatusUpdateFrequency":   "5s",
+		"registryPullQPS":             0,
+		"eventRecordQPS":              0,
+		"kubeAPIQPS":                  100, "kubeAPIBurst": 200,
+		"registerWithTaints": []map[string]any{{"key": "network.terway.dev/not-ready", "effect": "NoSchedule"}},
+	}
+}
+
+func (o *Options) kubeProxyConfig(m Machine) map[string]any {
+	return map[string]any{
+		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
+		"clientConnection": map[string]any{"kubeconfig": o.nodeDir(m.Name, "kube-proxy.conf")},
+		"mode":             "nftables",
+		"hostnameOverride": m.Name,
+		"detectLocalMode":  "InterfaceNamePrefix",
+		"detectLocal":      map[string]any{"interfaceNamePrefix": "tw"},
+		// Zero leaves the machine-wide limits of connection tracking alone.
+		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+	}
+}
+
+// kubeletArgs are what the configuration file has no place for.
+func (c *nodeConfig) kubeletArgs() []string {
+	o, m := &c.Options, c.Machine
+	return []string{
+		"--config=" + o.nodeDir(m.Name, "kubelet.yaml"),
+		"--kubeconfig=" + o.nodeDir(m.Name, "kubelet.conf"),
+		"--hostname-override=" + m.Name,
+		"--node-ip=" + m.Address.String(),
+		"--node-labels=topology.kubernetes.io/region=" + Region +
+			",topology.kubernetes.io/zone=" + m.Zone +
+			",node.kubernetes.io/instance-type=" + m.Type,
+	}
+}

@@ -1,0 +1,48 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// packages are Debian's packages of what the lab runs at run time, by a program
+// that each brings.
+var packages = []struct{ program, name string }{
+	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"conntrack", "conntrack"},
+	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"ldd", "libc-bin"},
+}
+
+// installPackages installs what is missing with apt-get.
+func installPackages(ctx context.Context, p *Progress) error {
+	var missing []string
+	for _, pkg := range packages {
+		if _, err := exec.LookPath(pkg.program); err != nil {
+			missing = append(missing, pkg.name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return p.Step("install Debian packages "+strings.Join(missing, " "), func() error {
+		apt := func(args ...string) error {
+			cmd := exec.CommandContext(ctx, "apt-get", args...)
+			cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return fmt.Errorf("apt-get %s: %w\n%s", strings.Join(args, " "), err, out)
+			}
+			return nil
+		}
+		install := append([]string{"install", "-y", "-q", "--no-install-recommends"}, missing...)
+		if apt(install...) == nil {
+			return nil
+		}
+		// The package lists may be old or not there at all.
+		if err := apt("update", "-q"); err != nil {
+			return err
+		}
+		return apt(install...)
+	})
+}

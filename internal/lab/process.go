@@ -1,0 +1,305 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process identifies a process for good: a pid alone may have been used again.
+type Process struct {
+	Name string `json:"name"`
+	PID  int    `json:"pid"`
+	// Start is the kernel's start time of the process in clock ticks since boot.
+	Start uint64 `json:"start"`
+}
+
+// command is a long-running program of the lab.
+type command struct {
+	name string
+	// netns is the path of the network namespace to start in; empty is the caller's.
+	netns string
+	args  []string
+	env   []string
+	// files are passed on as descriptors 3, 4, …
+	files []*os.File
+	// log receives what the program writes, if it is not <dir>/log/<name>.log.
+	log string
+}
+
+// start runs a program that outlives this one: in a session of its own, marked,
+// its output in the log, its identity on disk.
+func (o *Options) start(c command) (Process, error) {
+	logPath := c.log
+	if logPath == "" {
+		logPath = o.path("log", c.name+".log")
+	}
+	if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {
+		return Process{}, fmt.Errorf("start %s: %w", c.name, err)
+	}
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return Process{}, fmt.Errorf("start %s: %w", c.name, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(c.args[0], c.args[1:]...)
+	cmd.Env = append(os.Environ(), Marker+"="+o.Dir)
+	cmd.Env = append(cmd.Env, c.env...)
+	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
+	cmd.ExtraFiles = c.files
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := startIn(c.netns, cmd); err != nil {
+		return Process{}, fmt.Errorf("start %s (%s): %w", c.name, c.args[0], err)
+	}
+	pid := cmd.Process.Pid
+	// A process that ends while we still run is reaped here; later, init does it.
+	go cmd.Wait() //nolint:errcheck // how it ended is in its log; whoever waits for its service says so
+	start, err := startTime(pid)
+	if err != nil {
+		return Process{}, fmt.Errorf("start %s: it ended at once, see %s: %w", c.name, logPath, err)
+	}
+	p := Process{Name: c.name, PID: pid, Start: start}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return Process{}, fmt.Errorf("record process %s: %w", c.name, err)
+	}
+	return p, writeFile(o.path("procs", c.name+".json"), b, 0o644)
+}
+
+// startIn starts cmd in a network namespace.
+func startIn(netns string, cmd *exec.Cmd) error {
+	if netns == "" {
+		return cmd.Start()
+	}
+	return inNetNS(netns, cmd.Start)
+}
+
+// inNetNS runs f on a thread that is in the network namespace at path. A process
+// or socket that f makes belongs to that namespace for good.
+func inNetNS(path string, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine and takes the
+		// foreign namespace with it.
+		runtime.LockOSThread()
+		done <- func() error {
+			ns, err := os.Open(path)
+			if err != nil {
+				return fmt.Errorf("open network namespace: %w", err)
+			}
+			defer ns.Close()
+			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("enter network namespace %s: %w", path, err)
+			}
+			return f()
+		}()
+	}()
+	return <-done
+}
+
+// startTime reads when a process started (proc_pid_stat(5), field 22).
+func startTime(pid int) (uint64, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field is the name in parentheses and may hold anything.
+	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0, fmt.Errorf("read /proc/%d/stat: unexpected content %q", pid, b)
+	}
+	if fields[0] == "Z" {
+		return 0, fmt.Errorf("process %d has ended", pid)
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
+}
+
+// Alive says whether the very same process still runs.
+func (p Process) Alive() bool {
+	start, err := startTime(p.PID)
+	return err == nil && start == p.Start
+}
+
+// end signals the process and waits until it is gone.
+func (p Process) end(ctx context.Context, sig syscall.Signal) error {
+	fd, err := unix.PidfdOpen(p.PID, 0)
+	if err != nil {
+		if errors.Is(err, unix.ESRCH) {
+			return nil
+		}
+		return fmt.Errorf("end %s (pid %d): %w", p.Name, p.PID, err)
+	}
+	defer unix.Close(fd)
+	// The descriptor holds on to one process; only now is its identity worth checking.
+	if !p.Alive() {
+		return nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("signal %s (pid %d): %w", p.Name, p.PID, err)
+	}
+	return poll(ctx, 10*time.Millisecond, func() (bool, error) { return !p.Alive(), nil })
+}
+
+// processes lists what the lab recorded, the newest last.
+func (o *Options) processes() ([]Process, error) {
+	files, err := filepath.Glob(o.path("procs", "*.json"))
+	if err != nil {
+		return nil, fmt.Errorf("list recorded processes: %w", err)
+	}
+	var ps []Process
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return nil, fmt.Errorf("read recorded process: %w", err)
+		}
+		var p Process
+		if err := json.Unmarshal(b, &p); err != nil {
+			return nil, fmt.Errorf("read recorded process %s: %w", f, err)
+		}
+		ps = append(ps, p)
+	}
+	slices.SortFunc(ps, func(a, b Process) int { return strings.Compare(a.Name, b.Name) })
+	return ps, nil
+}
+
+// process returns one recorded process.
+func (o *Options) process(name string) (Process, error) {
+	b, err := os.ReadFile(o.path("procs", name+".json"))
+	if err != nil {
+		return Process{}, fmt.Errorf("find process %s of the lab: %w", name, err)
+	}
+	var p Process
+	if err := json.Unmarshal(b, &p); err != nil {
+		return Process{}, fmt.Errorf("read recorded process %s: %w", name, err)
+	}
+	return p, nil
+}
+
+// strays finds processes of any lab on this machine that carry the marker or live
+// in one of the lab's network namespaces, except this one and its ancestors.
+func strays() ([]Process, error) {
+	ours := map[uint64]bool{}
+	nss, err := labNamespaces()
+	if err != nil {
+		return nil, err
+	}
+	for _, ns := range nss {
+		var st unix.Stat_t
+		if err := unix.Stat(ns, &st); err == nil {
+			ours[st.Ino] = true
+		}
+	}
+	family := ancestors(os.Getpid())
+	dirs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
+	var found []Process
+	for _, d := range dirs {
+		pid, err := strconv.Atoi(d.Name())
+		if err != nil || family[pid] || !ofLab(pid, ours) {
+			continue
+		}
+		start, err := startTime(pid)
+		if err != nil {
+			continue // it ended while we looked
+		}
+		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+		if err != nil {
+			continue
+		}
+		found = append(found, Process{Name: strings.TrimSpace(string(name)), PID: pid, Start: start})
+	}
+	return found, nil
+}
+
+func ofLab(pid int, namespaces map[uint64]bool) bool {
+	var st unix.Stat_t
+	if unix.Stat(fmt.Sprintf("/proc/%d/ns/net", pid), &st) == nil && namespaces[st.Ino] {
+		return true
+	}
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return false
+	}
+	for v := range bytes.SplitSeq(env, []byte{0}) {
+		if bytes.HasPrefix(v, []byte(Marker+"=")) {
+			return true
+		}
+	}
+	return false
+}
+
+// ancestors is the set of a process and all its parents.
+func ancestors(pid int) map[int]bool {
+	set := map[int]bool{}
+	for pid > 0 && !set[pid] {
+		set[pid] = true
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			break
+		}
+		fields := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(fields) < 2 {
+			break
+		}
+		if pid, err = strconv.Atoi(fields[1]); err != nil {
+			break
+		}
+	}
+	return set
+}
+
+// netnsDir is where named network namespaces live (ip-netns(8)).
+const netnsDir = "/run/netns"
+
+// labNamespaces lists the paths of the lab's network namespaces.
+func labNamespaces() ([]string, error) {
+	entries, err := os.ReadDir(netnsDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list network namespaces: %w", err)
+	}
+	var paths []string
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), Prefix) {
+			paths = append(paths, filepath.Join(netnsDir, e.Name()))
+		}
+	}
+	return paths, nil
+}
+
+// poll calls f until it says true, fails or the context ends; the last error or
+// the context's says why it gave up.
+func poll(ctx context.Context, every time.Duration, f func() (bool, error)) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		done, err := f()
+		if done || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}

@@ -1,0 +1,148 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// Up takes down what is left of an earlier lab and starts a new one.
+func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
+	s := &State{Options: *o}
+	o = &s.Options
+	if err := p.Step("remove what an earlier lab left", func() error {
+		if _, err := Down(ctx, o); err != nil {
+			return err
+		}
+		return o.claimDir()
+	}); err != nil {
+		return nil, err
+	}
+	if err := o.prepare(ctx, p); err != nil {
+		return nil, err
+	}
+	if err := p.Step("VPC, vSwitches and instances", func() error {
+		if err := o.stubCloud(ctx, s); err != nil {
+			return err
+		}
+		return s.save()
+	}); err != nil {
+		return nil, err
+	}
+	var client kubernetes.Interface
+	if err := p.Step("control plane", func() (err error) {
+		client, err = o.bootstrap(ctx, s)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	if err := p.Step("nodes registered", func() error { return waitNodes(ctx, client, s, nodeRegistered) }); err != nil {
+		return nil, err
+	}
+	s.Ready = true
+	return s, s.save()
+}
+
+// prepare brings programs and images up to date.
+func (o *Options) prepare(ctx context.Context, p *Progress) error {
+	if err := installPackages(ctx, p); err != nil {
+		return err
+	}
+	if err := o.build(ctx, p); err != nil {
+		return err
+	}
+	if err := p.Step("container images", func() error { return o.images(ctx) }); err != nil {
+		return err
+	}
+	return o.installSelf()
+}
+
+// bootstrap starts control plane and nodes side by side and waits for the API.
+func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface, error) {
+	if err := o.startRelay(s); err != nil {
+		return nil, err
+	}
+	pki, err := o.makePKI(s, s.APIServer)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.startControlPlane(s); err != nil {
+		return nil, err
+	}
+	for _, m := range s.Machines {
+		if err := o.prepareNode(pki, s, m); err != nil {
+			return nil, err
+		}
+		if err := o.startNode(ctx, m); err != nil {
+			return nil, err
+		}
+	}
+	client, err := o.Client()
+	if err != nil {
+		return nil, err
+	}
+	wait, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the control plane was not ready within two minutes"))
+	defer cancel()
+	if err := o.waitAPIServer(wait, client); err != nil {
+		return nil, err
+	}
+	if err := o.startControllers(s); err != nil {
+		return nil, err
+	}
+	return client, waitServiceAccount(wait, client, metav1.NamespaceDefault)
+}
+
+func nodeRegistered(*corev1.Node) string { return "" }
+
+// nodeReady says what keeps a node from taking pods, or nothing.
+func nodeReady(n *corev1.Node) string {
+	for _, t := range n.Spec.Taints {
+		if t.Effect == corev1.TaintEffectNoSchedule {
+			return "has taint " + t.Key
+		}
+	}
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
+			return c.Reason + ": " + c.Message
+		}
+	}
+	return ""
+}
+
+// waitNodes waits until missing finds nothing for any node.
+func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing func(*corev1.Node) string) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	var why string
+	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, fmt.Errorf("list nodes: %w", err)
+		}
+		found := map[string]*corev1.Node{}
+		for i := range nodes.Items {
+			found[nodes.Items[i].Name] = &nodes.Items[i]
+		}
+		for _, m := range s.Machines {
+			n, ok := found[m.Name]
+			if !ok {
+				why = m.Name + " has not registered"
+				return false, nil
+			}
+			if w := missing(n); w != "" {
+				why = m.Name + ": " + w
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, why)
+	}
+	return nil
+}
