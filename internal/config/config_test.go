@@ -1,0 +1,64 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+const good = `
+cluster_id: c1
+region: cn-hangzhou
+vswitches: {cn-hangzhou-i: [vsw-1, vsw-2]}
+service_cidr: 172.21.0.0/20
+`
+
+func TestDefaults(t *testing.T) {
+	c, err := Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.VSwitchSelectionPolicy != "most" {
+		t.Errorf("defaults %+v", c)
+	}
+	if got := c.ServiceCIDRs(); len(got) != 1 || got[0].String() != "172.21.0.0/20" {
+		t.Errorf("service ranges %v", got)
+	}
+}
+
+func TestEveryProblemIsNamed(t *testing.T) {
+	for in, want := range map[string]string{
+		good + "min_pol_size: 3":                                        `did you mean "min_pool_size"`,
+		good + "colour: red":                                            `the keys are cluster_id`,
+		good + "min_pool_size: many":                                    "wrong type",
+		good + "min_pool_size: 9\nmax_pool_size: 3":                     "max_pool_size 3",
+		good + "min_pool_size: -1":                                      "min_pool_size -1",
+		good + "cooling_seconds: 99999":                                 "cooling_seconds 99999",
+		good + "datapath: magic":                                        `datapath "magic"`,
+		good + "vswitch_selection_policy: best":                         `vswitch_selection_policy "best"`,
+		good + "security_groups: [x]":                                   `security_groups: "x"`,
+		good + "eni_tags: {creator: me}":                                `eni_tags: key "creator"`,
+		"region: [":                                                     "not YAML",
+		"region: cn-hangzhou\nvswitches: {z: [vsw-1], a: [vsw-1, foo]}": "vsw-1 is listed under a already",
+		"cluster_id: c\nregion: r\nservice_cidr: 172.21.0.1/20":         `service_cidr "172.21.0.1/20"`,
+	} {
+		_, err := Parse([]byte(in))
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want one with %q", in, err, want)
+		}
+	}
+	_, err := Parse([]byte("cooling_seconds: -5\ndatapath: x"))
+	if n := strings.Count(err.Error(), "\n"); n < 4 {
+		t.Errorf("%d lines of problems, want all of them:\n%v", n+1, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte(`{"vswitches":{"z":null}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse(data)
+		if err == nil && (c.MinPoolSize < 0 || c.MaxPoolSize < c.MinPoolSize || len(c.VSwitches) == 0 || len(c.ServiceCIDRs()) == 0) {
+			t.Errorf("accepted %q as %+v", data, c)
+		}
+	})
+}
