@@ -1,6 +1,168 @@
 package state
 
+import (
+	"cmp"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"time"
+)
+
 // State is the simulated cloud.
 type State struct {
-	API
+	options Options
+	rng     *rand.PCG
+	data    data
+	// used says which ENI holds an address, of each vSwitch. It follows from
+	// data.NetworkInterfaces; a prefix's addresses are all in it.
+	used map[string]map[netip.Addr]string
+	// macs are the MAC addresses of all ENIs.
+	macs map[string]bool
+}
+
+var _ API = (*State)(nil)
+
+// data is what is saved.
+type data struct {
+	Revision          uint64
+	VPCs              map[string]*VPC
+	VSwitches         map[string]*VSwitch
+	RouteTables       map[string]*RouteTable
+	NetworkInterfaces map[string]*NetworkInterface
+	Instances         map[string]*Instance
+	SecurityGroups    map[string]*SecurityGroup
+	// Fresh is, of each vSwitch, how many addresses have been offered once (see
+	// address.go), and Freed those that came back, the longest free first.
+	Fresh map[string]int
+	Freed map[string][]netip.Addr
+	// Operations are under way, in the order in which they were started.
+	Operations []operation
+	// Tokens are the answers given under a ClientToken, by action and token.
+	Tokens         map[string]rememberedAnswer
+	StuckAttaching bool
+	FailingAttach  bool
+}
+
+// New makes an empty cloud.
+func New(o Options) (*State, error) {
+	if o.Now == nil {
+		return nil, errors.New("state.Options.Now is nil: a clock is required")
+	}
+	if o.Catalog == nil {
+		return nil, errors.New("state.Options.Catalog is nil: use catalog.Default()")
+	}
+	o.RegionId = cmp.Or(o.RegionId, "cn-hangzhou")
+	o.OwnerId = cmp.Or(o.OwnerId, "1234567890123456")
+	if len(o.Zones) == 0 {
+		for _, letter := range []string{"g", "h", "i", "j", "k"} {
+			o.Zones = append(o.Zones, o.RegionId+"-"+letter)
+		}
+	}
+	o.Zones = slices.Clone(o.Zones)
+	o.Limits = o.Limits.withDefaults()
+	s := &State{
+		options: o,
+		rng:     rand.NewPCG(o.Seed, 0x7465727761790001),
+		data: data{
+			VPCs:              map[string]*VPC{},
+			VSwitches:         map[string]*VSwitch{},
+			RouteTables:       map[string]*RouteTable{},
+			NetworkInterfaces: map[string]*NetworkInterface{},
+			Instances:         map[string]*Instance{},
+			SecurityGroups:    map[string]*SecurityGroup{},
+			Fresh:             map[string]int{},
+			Freed:             map[string][]netip.Addr{},
+			Tokens:            map[string]rememberedAnswer{},
+		},
+	}
+	s.index()
+	return s, nil
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		VPCs:                    cmp.Or(l.VPCs, 10),
+		VSwitchesPerVPC:         cmp.Or(l.VSwitchesPerVPC, 150),
+		SecondaryCIDRs:          cmp.Or(l.SecondaryCIDRs, 5),
+		PrivateIPsPerVPC:        cmp.Or(l.PrivateIPsPerVPC, 300000),
+		ENIs:                    cmp.Or(l.ENIs, 50000),
+		RouteTablesPerVPC:       cmp.Or(l.RouteTablesPerVPC, 10),
+		RouteEntriesPerTable:    cmp.Or(l.RouteEntriesPerTable, 200),
+		SecurityGroups:          cmp.Or(l.SecurityGroups, 100),
+		SecurityGroupsPerENI:    cmp.Or(l.SecurityGroupsPerENI, 5),
+		RulesPerSecurityGroup:   cmp.Or(l.RulesPerSecurityGroup, 200),
+		RulesPerENI:             cmp.Or(l.RulesPerENI, 1000),
+		GroupRefsPerGroup:       cmp.Or(l.GroupRefsPerGroup, 20),
+		PrivateIPsPerNormal:     cmp.Or(l.PrivateIPsPerNormal, 2000),
+		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
+		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
+	}
+}
+
+// index rebuilds what follows from data.
+func (s *State) index() {
+	s.used = make(map[string]map[netip.Addr]string, len(s.data.VSwitches))
+	s.macs = make(map[string]bool, len(s.data.NetworkInterfaces))
+	for id := range s.data.VSwitches {
+		s.used[id] = map[netip.Addr]string{}
+	}
+	for _, eni := range s.data.NetworkInterfaces {
+		s.macs[eni.MacAddress] = true
+		used := s.used[eni.VSwitchId]
+		for _, a := range addressesOf(eni) {
+			used[a] = eni.NetworkInterfaceId
+		}
+	}
+}
+
+// addressesOf lists every address an ENI holds: IPv4, each member of a prefix, IPv6.
+func addressesOf(eni *NetworkInterface) []netip.Addr {
+	all := slices.Concat(eni.PrivateIpAddresses, eni.Ipv6Addresses)
+	for _, p := range eni.Ipv4Prefixes {
+		all = append(all, membersOf(p)...)
+	}
+	return all
+}
+
+// Revision rises with every change.
+func (s *State) Revision() uint64 { return s.data.Revision }
+
+// changed notes a mutation.
+func (s *State) changed() { s.data.Revision++ }
+
+// now is the time stamp for what happens in this call.
+func (s *State) now() time.Time { return s.options.Now().UTC().Round(0) }
+
+// SetTiming changes how long operations take that start from now on.
+func (s *State) SetTiming(t Timing) { s.options.Timing = t }
+
+// OwnerId is the account's id.
+func (s *State) OwnerId() string { return s.options.OwnerId }
+
+// RegionId is the region.
+func (s *State) RegionId() string { return s.options.RegionId }
+
+// DescribeRegions returns the one region.
+func (s *State) DescribeRegions() []Region {
+	return []Region{{RegionId: s.options.RegionId, LocalName: s.options.RegionId}}
+}
+
+// DescribeZones returns the region's zones.
+func (s *State) DescribeZones() []Zone {
+	zones := make([]Zone, 0, len(s.options.Zones))
+	for _, z := range s.options.Zones {
+		zones = append(zones, Zone{ZoneId: z, LocalName: z})
+	}
+	return zones
+}
+
+// sortedKeys returns a map's keys in order, so that nothing depends on the map's.
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
 }

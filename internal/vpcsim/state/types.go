@@ -52,7 +52,7 @@ type VSwitch struct {
 	Status          string
 	CidrBlock       netip.Prefix
 	Ipv6CidrBlock   netip.Prefix `json:",omitzero"` // /64; zero without IPv6
-	RouteTableId    string       // filled in results
+	RouteTableId    string
 	ResourceGroupId string
 	CreationTime    time.Time
 	Tags            []Tag `json:",omitempty"`

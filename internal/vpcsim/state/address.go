@@ -1,0 +1,157 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Which address is next.
+//
+// A vSwitch offers addresses that it never gave before from low to high in
+// blocks of 16, in each block in an order that is not ascending, so that no
+// client comes to rely on neighbours. When all have been given, those that came
+// back are next, the longest free first: as in the real cloud a just released
+// address does not turn up at once elsewhere. Prefixes come from the high end,
+// where single addresses are last to go.
+
+// prefixBits is the length of an IPv4 prefix on an ENI, which holds prefixSize addresses.
+const (
+	prefixBits = 28
+	prefixSize = 16
+)
+
+// reservedAtEnd is how many of a vSwitch's last IPv4 addresses are the
+// service's, beside the first one; reserved6 is how many IPv6 addresses at each end.
+const (
+	reservedAtEnd = 3
+	reserved6     = 9
+)
+
+func membersOf(p netip.Prefix) []netip.Addr {
+	members := make([]netip.Addr, 0, prefixSize)
+	for i := range prefixSize {
+		members = append(members, addrAt(p, i))
+	}
+	return members
+}
+
+// usable reports whether a vSwitch can give out an IPv4 address.
+func usable(cidr netip.Prefix, a netip.Addr) bool {
+	if !a.Is4() || !cidr.Contains(a) {
+		return false
+	}
+	i := offsetOf(cidr, a)
+	return i >= 1 && i < sizeOf(cidr)-reservedAtEnd
+}
+
+// nth is the offset of the i-th address that a fresh vSwitch offers.
+func nth(i int, size int) int {
+	block := min(prefixSize, size)
+	within := (i%block)*7 + 5
+	return i/block*block + within%block
+}
+
+// available is how many IPv4 addresses a vSwitch has left.
+func (s *State) available(v *VSwitch) int {
+	if v.Full {
+		return 0
+	}
+	n := sizeOf(v.CidrBlock) - 1 - reservedAtEnd
+	for a := range s.used[v.VSwitchId] {
+		if a.Is4() {
+			n--
+		}
+	}
+	return n
+}
+
+// pick chooses n free IPv4 addresses without taking them; not ok when there are
+// fewer. Addresses in avoid are passed over. fresh is the vSwitch's new Fresh.
+func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr, fresh int, ok bool) {
+	used, freed, size := s.used[v.VSwitchId], s.data.Freed[v.VSwitchId], sizeOf(v.CidrBlock)
+	avoided := make(map[netip.Addr]bool, len(avoid)+len(freed))
+	for _, a := range avoid {
+		avoided[a] = true
+	}
+	cooling := make(map[netip.Addr]bool, len(freed))
+	for _, a := range freed {
+		cooling[a] = true
+	}
+	fresh = s.data.Fresh[v.VSwitchId]
+	for len(picked) < n && fresh < size {
+		a := addrAt(v.CidrBlock, nth(fresh, size))
+		fresh++
+		if usable(v.CidrBlock, a) && used[a] == "" && !avoided[a] && !cooling[a] {
+			picked = append(picked, a)
+		}
+	}
+	for _, a := range freed {
+		if len(picked) == n {
+			break
+		}
+		if !avoided[a] {
+			picked = append(picked, a)
+		}
+	}
+	return picked, fresh, len(picked) == n
+}
+
+// pickPrefixes chooses n free prefixes without taking them, highest first.
+func (s *State) pickPrefixes(v *VSwitch, n int, avoid []netip.Addr) ([]netip.Prefix, bool) {
+	used := s.used[v.VSwitchId]
+	var picked []netip.Prefix
+	for at := sizeOf(v.CidrBlock) - prefixSize; at >= 0 && len(picked) < n; at -= prefixSize {
+		p := netip.PrefixFrom(addrAt(v.CidrBlock, at), prefixBits)
+		free := func(a netip.Addr) bool {
+			return usable(v.CidrBlock, a) && used[a] == "" && !slices.Contains(avoid, a)
+		}
+		if !slices.ContainsFunc(membersOf(p), func(a netip.Addr) bool { return !free(a) }) {
+			picked = append(picked, p)
+		}
+	}
+	return picked, len(picked) == n
+}
+
+// pick6 chooses n free IPv6 addresses, as the service does at random.
+func (s *State) pick6(v *VSwitch, n int, avoid []netip.Addr) []netip.Addr {
+	used := s.used[v.VSwitchId]
+	var picked []netip.Addr
+	for len(picked) < n {
+		a := addr6(v.Ipv6CidrBlock, s.rng.Uint64())
+		if usable6(v.Ipv6CidrBlock, a) && used[a] == "" && !slices.Contains(avoid, a) && !slices.Contains(picked, a) {
+			picked = append(picked, a)
+		}
+	}
+	return picked
+}
+
+// usable6 reports whether a vSwitch can give out an IPv6 address.
+func usable6(cidr netip.Prefix, a netip.Addr) bool {
+	if !cidr.IsValid() || !cidr.Contains(a) {
+		return false
+	}
+	suffix := suffix6(a)
+	return suffix >= reserved6 && suffix <= ^uint64(0)-reserved6
+}
+
+// take notes that an ENI holds addresses now.
+func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
+	used := s.used[v.VSwitchId]
+	for _, a := range addrs {
+		used[a] = eniID
+	}
+	taken := func(a netip.Addr) bool { return used[a] != "" }
+	s.data.Freed[v.VSwitchId] = slices.DeleteFunc(s.data.Freed[v.VSwitchId], taken)
+}
+
+// giveBack notes that addresses are free again. IPv6 addresses are drawn at
+// random, so an order of freeing is kept for IPv4 alone.
+func (s *State) giveBack(vSwitchID string, addrs []netip.Addr) {
+	used := s.used[vSwitchID]
+	for _, a := range addrs {
+		delete(used, a)
+		if a.Is4() {
+			s.data.Freed[vSwitchID] = append(s.data.Freed[vSwitchID], a)
+		}
+	}
+}

@@ -1,0 +1,221 @@
+package state
+
+import (
+	"net/http"
+	"slices"
+)
+
+// assignable says whether an ENI's addresses may be changed now.
+func assignable(eni *NetworkInterface) error {
+	if eni.Status != ENIAvailable && eni.Status != ENIInUse {
+		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
+	}
+	return nil
+}
+
+// missing403 is missing where the service answers with 403.
+func missing403(parameter string) *Error {
+	e := missing(parameter)
+	e.HTTPStatus = http.StatusForbidden
+	return e
+}
+
+// maxNamedPerCall is how many addresses one call of Assign or Unassign may name.
+const maxNamedPerCall = 32
+
+// AssignPrivateIpAddresses adds secondary addresses or prefixes to an ENI.
+func (s *State) AssignPrivateIpAddresses(req AssignPrivateIpAddressesRequest) (*AssignPrivateIpAddressesResult, error) {
+	return once(s, "AssignPrivateIpAddresses", req.ClientToken, req, func() (*AssignPrivateIpAddressesResult, error) {
+		eni, err := s.eni(req.NetworkInterfaceId)
+		if err != nil {
+			return nil, err
+		}
+		w, err := parseWish(req.PrivateIpAddress, req.SecondaryPrivateIpAddressCount, req.Ipv4Prefix, req.Ipv4PrefixCount, nil, 0)
+		if err != nil {
+			return nil, err
+		}
+		addresses, prefixes := len(w.Named4)+w.More4, len(w.NamedPrefix)+w.MorePrefixes
+		switch {
+		case addresses+prefixes == 0:
+			return nil, missing403("PrivateIpAddress.N, SecondaryPrivateIpAddressCount, Ipv4Prefix.N or Ipv4PrefixCount")
+		case addresses > 0 && prefixes > 0:
+			return nil, badRequest("UnsupportedParameter", "Private IP addresses and IPv4 prefixes cannot be assigned in one call.")
+		case len(w.Named4) > maxNamedPerCall:
+			return nil, badRequest("InvalidParameter", "At most %d PrivateIpAddress.N may be given, not %d.", maxNamedPerCall, len(w.Named4))
+		}
+		if err := assignable(eni); err != nil {
+			return nil, err
+		}
+		if err := s.checkENIQuota(eni, eni.slots4()+w.slots4(), 0); err != nil {
+			return nil, err
+		}
+		if err := s.checkGroupRoom(eni.SecurityGroupIds, w.slots4()); err != nil {
+			return nil, err
+		}
+		c, err := s.choose(s.data.VSwitches[eni.VSwitchId], w)
+		if err != nil {
+			return nil, err
+		}
+		s.give(eni, c)
+		s.changed()
+		return &AssignPrivateIpAddressesResult{
+			NetworkInterfaceId: eni.NetworkInterfaceId,
+			PrivateIpAddress:   slices.Clone(c.Addrs), Ipv4Prefix: slices.Clone(c.Prefixes),
+		}, nil
+	})
+}
+
+// UnassignPrivateIpAddresses takes secondary addresses and prefixes off an ENI,
+// all that are named or none.
+func (s *State) UnassignPrivateIpAddresses(req UnassignPrivateIpAddressesRequest) error {
+	eni, err := s.eni(req.NetworkInterfaceId)
+	if err != nil {
+		return err
+	}
+	if len(req.PrivateIpAddress)+len(req.Ipv4Prefix) == 0 {
+		return missing403("PrivateIpAddress.N or Ipv4Prefix.N")
+	}
+	if len(req.PrivateIpAddress) > maxNamedPerCall {
+		return badRequest("InvalidParameter", "At most %d PrivateIpAddress.N may be given, not %d.", maxNamedPerCall, len(req.PrivateIpAddress))
+	}
+	addrs, err := parseAddrs("PrivateIpAddress", "InvalidParameter", 4, req.PrivateIpAddress)
+	if err != nil {
+		return err
+	}
+	prefixes, err := parsePrefixes(req.Ipv4Prefix)
+	if err != nil {
+		return err
+	}
+	if err := assignable(eni); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		// The primary address is not among those that can be unassigned.
+		if a == eni.PrimaryIpAddress || !slices.Contains(eni.PrivateIpAddresses, a) {
+			return forbidden("InvalidIp.IpUnassigned", "The specified IP address %s is not a secondary address of network interface %q.", a, eni.NetworkInterfaceId)
+		}
+	}
+	for _, p := range prefixes {
+		if !slices.Contains(eni.Ipv4Prefixes, p) {
+			return forbidden("InvalidIp.IpUnassigned", "The specified prefix %s is not one of network interface %q.", p, eni.NetworkInterfaceId)
+		}
+	}
+	eni.PrivateIpAddresses = without(eni.PrivateIpAddresses, addrs)
+	eni.Ipv4Prefixes = without(eni.Ipv4Prefixes, prefixes)
+	s.giveBack(eni.VSwitchId, addrs)
+	for _, p := range prefixes {
+		s.giveBack(eni.VSwitchId, membersOf(p))
+	}
+	s.changed()
+	return nil
+}
+
+// without returns all but some; an empty rest is nil, as in a new ENI.
+func without[T comparable](all, some []T) []T {
+	rest := slices.DeleteFunc(all, func(x T) bool { return slices.Contains(some, x) })
+	if len(rest) == 0 {
+		return nil
+	}
+	return rest
+}
+
+// AssignIpv6Addresses adds IPv6 addresses to an ENI.
+func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6AddressesResult, error) {
+	return once(s, "AssignIpv6Addresses", req.ClientToken, req, func() (*AssignIpv6AddressesResult, error) {
+		if len(req.Ipv6Prefix) > 0 || req.Ipv6PrefixCount > 0 {
+			return nil, badRequest("UnsupportedOperation", "IPv6 prefixes are not supported.")
+		}
+		eni, err := s.eni(req.NetworkInterfaceId)
+		if err != nil {
+			return nil, err
+		}
+		w, err := parseWish(nil, 0, nil, 0, req.Ipv6Address, req.Ipv6AddressCount)
+		if err != nil {
+			return nil, err
+		}
+		if w.slots6() == 0 {
+			return nil, missing403("Ipv6Address.N or Ipv6AddressCount")
+		}
+		if err := assignable(eni); err != nil {
+			return nil, err
+		}
+		if err := s.checkENIQuota(eni, 0, eni.slots6()+w.slots6()); err != nil {
+			return nil, err
+		}
+		// Fresh is kept: a wish for IPv6 addresses alone does not move it.
+		c, err := s.choose(s.data.VSwitches[eni.VSwitchId], w)
+		if err != nil {
+			return nil, err
+		}
+		s.give(eni, c)
+		s.changed()
+		return &AssignIpv6AddressesResult{NetworkInterfaceId: eni.NetworkInterfaceId, Ipv6Address: slices.Clone(c.Addrs6)}, nil
+	})
+}
+
+// UnassignIpv6Addresses takes IPv6 addresses off an ENI, all that are named or none.
+func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
+	if len(req.Ipv6Prefix) > 0 {
+		return badRequest("UnsupportedOperation", "IPv6 prefixes are not supported.")
+	}
+	eni, err := s.eni(req.NetworkInterfaceId)
+	if err != nil {
+		return err
+	}
+	if len(req.Ipv6Address) == 0 {
+		return missing403("Ipv6Address.N")
+	}
+	addrs, err := parseAddrs("Ipv6Address", "InvalidIp.Address", 6, req.Ipv6Address)
+	if err != nil {
+		return err
+	}
+	if err := assignable(eni); err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if !slices.Contains(eni.Ipv6Addresses, a) {
+			return forbidden("InvalidIp.IpUnassigned", "The specified IP address %s is not one of network interface %q.", a, eni.NetworkInterfaceId)
+		}
+	}
+	eni.Ipv6Addresses = without(eni.Ipv6Addresses, addrs)
+	s.giveBack(eni.VSwitchId, addrs)
+	s.changed()
+	return nil
+}
+
+// DescribeNetworkInterfaces lists ENIs, by id.
+func (s *State) DescribeNetworkInterfaces(req DescribeNetworkInterfacesRequest) ([]NetworkInterface, error) {
+	addrs, err := parseAddrs("PrivateIpAddress", "InvalidParameter", 4, req.PrivateIpAddress)
+	if err != nil {
+		return nil, err
+	}
+	addrs6, err := parseAddrs("Ipv6Address", "InvalidParameter", 6, req.Ipv6Address)
+	if err != nil {
+		return nil, err
+	}
+	if len(addrs) > 100 || len(addrs6) > 100 || len(req.NetworkInterfaceId) > 100 {
+		return nil, badRequest("InvalidParameter", "At most 100 NetworkInterfaceId.N, PrivateIpAddress.N and Ipv6Address.N may be given.")
+	}
+	found := []NetworkInterface{}
+	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
+		e := s.data.NetworkInterfaces[id]
+		inGroup := req.SecurityGroupId == "" || slices.Contains(e.SecurityGroupIds, req.SecurityGroupId)
+		if inGroup && isOneOf(req.NetworkInterfaceId, id) && isName(req.NetworkInterfaceName, e.NetworkInterfaceName) &&
+			is(req.VpcId, e.VpcId) && is(req.VSwitchId, e.VSwitchId) && is(req.InstanceId, e.InstanceId) &&
+			is(req.Status, string(e.Status)) && is(req.Type, e.Type) && is(req.PrimaryIpAddress, e.PrimaryIpAddress.String()) &&
+			hasAddress(e, addrs) && hasAddress(e, addrs6) && is(req.ResourceGroupId, e.ResourceGroupId) && hasTags(req.Tag, e.Tags) {
+			found = append(found, e.clone())
+		}
+	}
+	return found, nil
+}
+
+// DescribeNetworkInterfaceAttribute returns one ENI.
+func (s *State) DescribeNetworkInterfaceAttribute(networkInterfaceId string) (*NetworkInterface, error) {
+	eni, err := s.eni(networkInterfaceId)
+	if err != nil {
+		return nil, err
+	}
+	c := eni.clone()
+	return &c, nil
+}

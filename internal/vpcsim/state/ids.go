@@ -1,0 +1,48 @@
+package state
+
+import (
+	"fmt"
+	"math/rand/v2"
+)
+
+// idPrefix is what the service puts before the ids of a kind.
+const (
+	idVPC           = "vpc-"
+	idVSwitch       = "vsw-"
+	idVRouter       = "vrt-"
+	idRouteTable    = "vtb-"
+	idRouteEntry    = "rte-"
+	idENI           = "eni-"
+	idInstance      = "i-"
+	idSecurityGroup = "sg-"
+	idRule          = "sgr-"
+)
+
+// newID draws an id as the service makes them: "bp1" (Hangzhou) and 17 more.
+func (s *State) newID(prefix string) string {
+	const letters = "0123456789abcdefghijklmnopqrstuvwxyz"
+	r := rand.New(s.rng)
+	id := []byte(prefix + "bp1")
+	for range 17 {
+		id = append(id, letters[r.IntN(len(letters))])
+	}
+	return string(id)
+}
+
+// newSerial draws a machine's serial number, a UUID.
+func (s *State) newSerial() string {
+	hi, lo := s.rng.Uint64(), s.rng.Uint64()
+	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x",
+		hi>>32, hi>>16&0xffff, hi&0x0fff|0x4000, lo>>48&0x3fff|0x8000, lo&0xffffffffffff)
+}
+
+// newMAC draws a MAC address of the service's vendor prefix that no ENI has.
+func (s *State) newMAC() string {
+	for {
+		n := s.rng.Uint64()
+		mac := fmt.Sprintf("00:16:3e:%02x:%02x:%02x", n>>16&0xff, n>>8&0xff, n&0xff)
+		if !s.macs[mac] {
+			return mac
+		}
+	}
+}

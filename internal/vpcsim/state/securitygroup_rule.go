@@ -1,0 +1,311 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// allPorts is the port range of protocols that have none.
+const allPorts = "-1/-1"
+
+// parsePermission turns a Permission of the given direction into a rule.
+func parsePermission(direction string, p Permission) (SecurityGroupRule, error) {
+	r := SecurityGroupRule{Direction: direction, Description: p.Description, Priority: 1, Policy: PolicyAccept}
+	switch protocol := strings.ToUpper(p.IpProtocol); protocol {
+	case "TCP", "UDP", "ICMP", "GRE", "ALL":
+		r.IpProtocol = protocol
+	case "ICMPV6":
+		r.IpProtocol = "ICMPv6"
+	case "":
+		return r, missing("IpProtocol")
+	default:
+		return r, badRequest("InvalidIpProtocol.ValueNotSupported", "The parameter IpProtocol must be specified with case insensitive TCP, UDP, ICMP, ICMPv6, GRE or All, not %q.", p.IpProtocol)
+	}
+	var err error
+	if r.PortRange, err = parsePorts("InvalidIpProtocol.Malformed", "PortRange", r.IpProtocol, p.PortRange); err != nil {
+		return r, err
+	}
+	source := p.SourcePortRange
+	if source == "" {
+		source = allPorts
+	}
+	if r.SourcePortRange, err = parsePorts("InvalidSourcePortRange.Malformed", "SourcePortRange", r.IpProtocol, source); err != nil {
+		return r, err
+	}
+	if p.Policy != "" {
+		if r.Policy, err = parsePolicy("Policy", p.Policy); err != nil {
+			return r, err
+		}
+	}
+	if p.Priority != "" {
+		if r.Priority, err = strconv.Atoi(p.Priority); err != nil {
+			return r, badRequest("InvalidPriority.Malformed", "The parameter Priority is invalid: %q, expected 1 to 100.", p.Priority)
+		}
+		if r.Priority < 1 || r.Priority > 100 {
+			return r, badRequest("InvalidPriority.ValueNotSupported", "The parameter Priority is invalid: %d, expected 1 to 100.", r.Priority)
+		}
+	}
+	switch p.NicType {
+	case "", "internet", "intranet": // in a VPC both mean the same
+	default:
+		return r, badRequest("InvalidNicType.ValueNotSupported", "The specified NicType does not exist: %q.", p.NicType)
+	}
+	if p.SourcePrefixListId != "" || p.DestPrefixListId != "" {
+		return r, badRequest("UnsupportedOperation", "Prefix lists are not supported.")
+	}
+	sourceRange, err := parseRuleRange("Source", p.SourceCidrIp, p.Ipv6SourceCidrIp)
+	if err != nil {
+		return r, err
+	}
+	destRange, err := parseRuleRange("Dest", p.DestCidrIp, p.Ipv6DestCidrIp)
+	if err != nil {
+		return r, err
+	}
+	if direction == DirectionIngress {
+		r.Peer, r.Local, r.PeerGroupId = sourceRange, destRange, p.SourceGroupId
+	} else {
+		r.Peer, r.Local, r.PeerGroupId = destRange, sourceRange, p.DestGroupId
+	}
+	if r.Peer.IsValid() {
+		r.PeerGroupId = "" // a range goes before a group
+	} else if r.PeerGroupId == "" {
+		if direction == DirectionIngress {
+			return r, badRequest("MissingParameter.Source", "Either SourceCidrIp or SourceGroupId must be specified.")
+		}
+		return r, badRequest("MissingParameter.Dest", "Either DestCidrIp or DestGroupId must be specified.")
+	}
+	for _, x := range []netip.Prefix{r.Peer, r.Local} {
+		if !x.IsValid() {
+			continue
+		}
+		switch {
+		case r.IpProtocol == "ICMP" && x.Addr().Is6(),
+			r.Peer.IsValid() && r.Peer.Addr().Is4() && x.Addr().Is6():
+			return r, badRequest("InvalidParam.Ipv4ProtocolConflictWithIpv6Address", "IPv4 and the IPv6 range %s cannot be in one rule.", x)
+		case r.IpProtocol == "ICMPv6" && x.Addr().Is4(),
+			r.Peer.IsValid() && r.Peer.Addr().Is6() && x.Addr().Is4():
+			return r, badRequest("InvalidParam.Ipv6ProtocolConflictWithIpv4Address", "IPv6 and the IPv4 range %s cannot be in one rule.", x)
+		}
+	}
+	return r, nil
+}
+
+// parsePorts normalises a port range: "22/22", "8000/9000" or all.
+func parsePorts(code, parameter, protocol, text string) (string, error) {
+	bad := func(want string) error {
+		return badRequest(code, "The specified parameter %q is not valid: %q, expected %s.", parameter, text, want)
+	}
+	if protocol != "TCP" && protocol != "UDP" {
+		if text != "" && text != allPorts {
+			return "", bad(allPorts + " for " + protocol)
+		}
+		return allPorts, nil
+	}
+	if text == allPorts {
+		return allPorts, nil
+	}
+	a, b, both := strings.Cut(text, "/")
+	if !both {
+		b = a
+	}
+	from, err1 := strconv.Atoi(a)
+	to, err2 := strconv.Atoi(b)
+	if err1 != nil || err2 != nil || from < 1 || to > 65535 || from > to {
+		return "", bad("from/to with ports from 1 to 65535, or " + allPorts)
+	}
+	return fmt.Sprintf("%d/%d", from, to), nil
+}
+
+// parseRuleRange parses a range of either family; zero if neither is given.
+func parseRuleRange(side, text4, text6 string) (netip.Prefix, error) {
+	text, code, six := text4, "Invalid"+side+"CidrIp.Malformed", false
+	if text == "" {
+		text, code, six = text6, "InvalidParam.Ipv6"+side+"CidrIp", true
+	}
+	if text == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(text)
+	if a, addrErr := netip.ParseAddr(text); addrErr == nil {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	if err != nil || p.Addr().Is6() != six {
+		return p, badRequest(code, "The specified parameter %q is not valid: %q, expected a network.", side+"CidrIp", text)
+	}
+	return p.Masked(), nil
+}
+
+// sameRule reports whether two rules decide the same, whatever they are called.
+func sameRule(a, b SecurityGroupRule) bool {
+	return a.Direction == b.Direction && a.IpProtocol == b.IpProtocol && a.Policy == b.Policy && a.Priority == b.Priority &&
+		a.PortRange == b.PortRange && a.SourcePortRange == b.SourcePortRange &&
+		a.Peer == b.Peer && a.PeerGroupId == b.PeerGroupId && a.Local == b.Local
+}
+
+// AuthorizeSecurityGroup adds ingress rules, all or none. A rule that is there
+// already is no error.
+func (s *State) AuthorizeSecurityGroup(req AuthorizeSecurityGroupRequest) error {
+	return s.authorize("AuthorizeSecurityGroup", DirectionIngress, req)
+}
+
+// AuthorizeSecurityGroupEgress adds egress rules.
+func (s *State) AuthorizeSecurityGroupEgress(req AuthorizeSecurityGroupRequest) error {
+	return s.authorize("AuthorizeSecurityGroupEgress", DirectionEgress, req)
+}
+
+// permissions joins the two forms of naming rules.
+func permissions(many []Permission, one Permission) []Permission {
+	if len(many) > 0 {
+		return many
+	}
+	return []Permission{one}
+}
+
+func (s *State) authorize(action, direction string, req AuthorizeSecurityGroupRequest) error {
+	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+		g, err := s.group(req.SecurityGroupId)
+		if err != nil {
+			return false, err
+		}
+		all := permissions(req.Permissions, req.Permission)
+		if len(all) > 100 {
+			return false, badRequest("InvalidParameter", "At most 100 Permissions.N may be given, not %d.", len(all))
+		}
+		rules := slices.Clone(g.Rules)
+		for _, p := range all {
+			r, err := parsePermission(direction, p)
+			if err != nil {
+				return false, err
+			}
+			if err := s.checkPeerGroup(g, r); err != nil {
+				return false, err
+			}
+			if !slices.ContainsFunc(rules, func(old SecurityGroupRule) bool { return sameRule(old, r) }) {
+				rules = append(rules, r)
+			}
+		}
+		if err := s.checkRuleQuota(g, rules); err != nil {
+			return false, err
+		}
+		for i := len(g.Rules); i < len(rules); i++ {
+			rules[i].SecurityGroupRuleId, rules[i].CreateTime = s.newID(idRule), s.now()
+		}
+		if len(rules) > len(g.Rules) {
+			g.Rules = rules
+			s.changed()
+		}
+		return true, nil
+	})
+	return err
+}
+
+// checkPeerGroup says whether a group's rule may refer to the group it refers to.
+func (s *State) checkPeerGroup(g *SecurityGroup, r SecurityGroupRule) error {
+	if r.PeerGroupId == "" {
+		return nil
+	}
+	side := "Source"
+	if r.Direction == DirectionEgress {
+		side = "Dest"
+	}
+	peer, ok := s.data.SecurityGroups[r.PeerGroupId]
+	switch {
+	case !ok:
+		return notFound("Invalid"+side+"GroupId.NotFound", "The %sGroupId provided does not exist in our records: %q.", side, r.PeerGroupId)
+	case r.PeerGroupId == g.SecurityGroupId:
+		// The misspelt code is the service's.
+		return forbidden("InvalidParamter.Conflict", "The specified SecurityGroupId should be different from the %sGroupId.", side)
+	case peer.VpcId != g.VpcId:
+		return badRequest("Invalid"+side+"GroupId.Mismatch", "Specified security group and %s group are not in the same VPC.", strings.ToLower(side))
+	case g.SecurityGroupType == SecurityGroupEnterprise:
+		return badRequest("UnsupportedOperation", "The rules of an enterprise security group cannot refer to a security group.")
+	}
+	return nil
+}
+
+// checkRuleQuota says whether a group may have these rules.
+func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) error {
+	if most := s.options.Limits.RulesPerSecurityGroup; len(rules) > most {
+		return forbidden("AuthorizationLimitExceed", "The limit of authorization records in the security group reaches: %d.", most)
+	}
+	references := 0
+	for _, r := range rules {
+		if r.PeerGroupId != "" {
+			references++
+		}
+	}
+	if most := s.options.Limits.GroupRefsPerGroup; references > most {
+		return forbidden("AuthorizationLimitExceed", "The limit of rules of the security group that refer to a security group reaches: %d.", most)
+	}
+	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
+		eni := s.data.NetworkInterfaces[id]
+		if !slices.Contains(eni.SecurityGroupIds, g.SecurityGroupId) {
+			continue
+		}
+		n := len(rules)
+		for _, other := range eni.SecurityGroupIds {
+			if other != g.SecurityGroupId {
+				n += len(s.data.SecurityGroups[other].Rules)
+			}
+		}
+		if most := s.options.Limits.RulesPerENI; n > most {
+			return forbidden("AclLimitExceed", "The security groups of network interface %s would have %d rules together; they may have %d.", id, n, most)
+		}
+	}
+	return nil
+}
+
+// RevokeSecurityGroup takes ingress rules away. A rule that is not there is no
+// error, an unknown rule id is.
+func (s *State) RevokeSecurityGroup(req RevokeSecurityGroupRequest) error {
+	return s.revoke("RevokeSecurityGroup", DirectionIngress, req)
+}
+
+// RevokeSecurityGroupEgress takes egress rules away.
+func (s *State) RevokeSecurityGroupEgress(req RevokeSecurityGroupRequest) error {
+	return s.revoke("RevokeSecurityGroupEgress", DirectionEgress, req)
+}
+
+func (s *State) revoke(action, direction string, req RevokeSecurityGroupRequest) error {
+	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+		g, err := s.group(req.SecurityGroupId)
+		if err != nil {
+			return false, err
+		}
+		var unwanted []SecurityGroupRule
+		for _, id := range req.SecurityGroupRuleId {
+			i := slices.IndexFunc(g.Rules, func(r SecurityGroupRule) bool {
+				return r.SecurityGroupRuleId == id && r.Direction == direction
+			})
+			if i < 0 {
+				return false, notFound("InvalidSecurityGroupRuleId.NotFound", "The specified SecurityGroupRuleId %q does not exist among the %s rules of security group %s.", id, direction, g.SecurityGroupId)
+			}
+			unwanted = append(unwanted, g.Rules[i])
+		}
+		if len(req.SecurityGroupRuleId) == 0 {
+			for _, p := range permissions(req.Permissions, req.Permission) {
+				r, err := parsePermission(direction, p)
+				if err != nil {
+					return false, err
+				}
+				unwanted = append(unwanted, r)
+			}
+		}
+		rest := slices.DeleteFunc(slices.Clone(g.Rules), func(r SecurityGroupRule) bool {
+			return slices.ContainsFunc(unwanted, func(u SecurityGroupRule) bool { return sameRule(u, r) })
+		})
+		if len(rest) == len(g.Rules) {
+			return true, nil
+		}
+		if len(rest) == 0 {
+			rest = nil
+		}
+		g.Rules = rest
+		s.changed()
+		return true, nil
+	})
+	return err
+}
