@@ -25,7 +25,7 @@ func (s *State) MarshalJSON() ([]byte, error) {
 
 // Load makes a State of what MarshalJSON saved. The Options are those of New;
 // the Seed plays no part, for the generator goes on where it was.
-func Load(saved []byte, o Options) (*State, error) {
+func Load(o Options, saved []byte) (*State, error) {
 	s, err := New(o)
 	if err != nil {
 		return nil, err
