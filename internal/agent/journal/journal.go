@@ -4,15 +4,21 @@
 //
 // It owns one bbolt file. It must never decide anything: what an entry means is
 // the caller's business.
+//
+// A damaged file is refused, not rebuilt: the kernel knows a pod's address but
+// not its sandbox, and a guess would end in two pods with one address. Pods that
+// run keep their network meanwhile.
 package journal
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sort"
 	"time"
 
@@ -69,11 +75,13 @@ var (
 	bucketEntries = []byte("entries")
 	bucketFreed   = []byte("freed")
 	keyVersion    = []byte("version")
+	keyNode       = []byte("node")
 )
 
 // Journal is an open journal. Its methods may be called concurrently.
 type Journal struct {
 	db *bolt.DB
+	commits
 }
 
 // Open opens or creates the journal in dir. Only one process can have it open;
@@ -83,14 +91,14 @@ func Open(dir string) (*Journal, error) {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
 	path := filepath.Join(dir, "journal.db")
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second})
+	db, err := openChecked(path)
 	if err != nil {
 		if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // the name of the released module
 			return nil, fmt.Errorf("open journal %s: another process holds it", path)
 		}
 		return nil, fmt.Errorf("open journal %s (if it is damaged, drain the node, remove the file and restart the agent): %w", path, err)
 	}
-	j := &Journal{db: db}
+	j := &Journal{db: db, commits: commits{update: db.Update}}
 	if err := j.init(path); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -116,17 +124,44 @@ func (j *Journal) init(path string) error {
 	})
 }
 
+// openChecked opens the file and looks at every page of it. bbolt maps the file
+// and trusts it, so a damaged page shows as a panic or a fault.
+func openChecked(path string) (db *bolt.DB, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			// The database is in an unknown state: even its Close may fault. The
+			// process ends on this error, and with it the lock on the file.
+			db, err = nil, fmt.Errorf("the file is damaged: %v", r)
+		}
+	}()
+	db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: 5 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	err = db.View(func(tx *bolt.Tx) error {
+		var errs []error
+		for e := range tx.Check() { // to its end: it runs beside us on the same map
+			errs = append(errs, e)
+		}
+		return errors.Join(errs...)
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("the file is damaged: %w", err), db.Close())
+	}
+	return db, nil
+}
+
 // Close closes the file.
 func (j *Journal) Close() error { return j.db.Close() }
 
-// Put writes an entry; it is on disk when Put returns. Batched with concurrent
-// writers, so that a burst of pods shares the cost of fsync.
+// Put writes an entry; it is on disk when Put returns.
 func (j *Journal) Put(e Entry) error {
 	data, err := json.Marshal(e)
 	if err != nil {
 		return fmt.Errorf("journal entry %s: %w", e.Key, err)
 	}
-	err = j.db.Batch(func(tx *bolt.Tx) error {
+	err = j.commit(func(tx *bolt.Tx) error {
 		for _, a := range e.Addresses {
 			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
 				return err
@@ -147,7 +182,7 @@ func (j *Journal) Free(k Key, addrs []netip.Addr, at time.Time) error {
 	if err != nil {
 		return fmt.Errorf("journal: time %v: %w", at, err)
 	}
-	err = j.db.Batch(func(tx *bolt.Tx) error {
+	err = j.commit(func(tx *bolt.Tx) error {
 		if err := tx.Bucket(bucketEntries).Delete([]byte(k.String())); err != nil {
 			return err
 		}
@@ -170,7 +205,7 @@ func (j *Journal) Forget(addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
 	}
-	err := j.db.Batch(func(tx *bolt.Tx) error {
+	err := j.commit(func(tx *bolt.Tx) error {
 		for _, a := range addrs {
 			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
 				return err
@@ -182,6 +217,28 @@ func (j *Journal) Forget(addrs []netip.Addr) error {
 		return fmt.Errorf("forget freed addresses: %w", err)
 	}
 	return nil
+}
+
+// SetNode keeps what the controller last said of the node, so that the agent can
+// start while the API server is away. What it means is the caller's business.
+func (j *Journal) SetNode(data []byte) error {
+	err := j.commit(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyNode, data) })
+	if err != nil {
+		return fmt.Errorf("write the node's state to the journal: %w", err)
+	}
+	return nil
+}
+
+// Node is what SetNode kept; nil if nothing.
+func (j *Journal) Node() (data []byte, err error) {
+	err = j.db.View(func(tx *bolt.Tx) error {
+		data = bytes.Clone(tx.Bucket(bucketMeta).Get(keyNode))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the node's state from the journal: %w", err)
+	}
+	return data, nil
 }
 
 // Load returns all entries, by key, and when each freed address became free.

@@ -1,10 +1,12 @@
 package journal
 
 import (
+	"bytes"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -142,5 +144,131 @@ func TestDamagedFileIsRefused(t *testing.T) {
 	}
 	if _, err := Open(dir); err == nil || !strings.Contains(err.Error(), "drain the node") {
 		t.Errorf("err = %v, want one that says what to do", err)
+	}
+}
+
+// One bad change among concurrent ones fails alone.
+func TestBadChangeFailsAlone(t *testing.T) {
+	j := open(t, t.TempDir())
+	bad := entry(strings.Repeat("k", bolt.MaxKeySize), "192.168.34.1")
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			if err := j.Put(entry(strings.Repeat("x", i+1), "192.168.33.1")); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() {
+			if err := j.Put(bad); err == nil {
+				t.Error("an entry with too long a key was accepted")
+			}
+		})
+	}
+	wg.Wait()
+	entries, _, err := j.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(entries) != 50 {
+		t.Errorf("%d entries, want the 50 good ones", len(entries))
+	}
+}
+
+// Whatever is done to the file, Open either refuses it with advice or the
+// entries can be read: never a crash.
+func TestDamagedPagesAreRefusedNotFatal(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "journal.db")
+	j, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 200 {
+		if err := j.Put(entry(strings.Repeat("s", i+1), netip.AddrFrom4([4]byte{192, 168, 33, byte(i)}).String())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	try := func(name string, data []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "journal.db"), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		j, err := Open(dir)
+		if err != nil {
+			refused++
+			if !strings.Contains(err.Error(), "drain the node") {
+				t.Errorf("%s: error %v, want one that says what to do", name, err)
+			}
+			return
+		}
+		if _, _, err := j.Load(); err != nil && !strings.Contains(err.Error(), "drain the node") {
+			t.Errorf("%s: error %v, want one that says what to do", name, err)
+		}
+		if err := j.Close(); err != nil {
+			t.Errorf("%s: close: %v", name, err)
+		}
+	}
+	page := os.Getpagesize()
+	for at := 0; at < len(good) && at < 24*page; at += page {
+		bad := bytes.Clone(good)
+		for i := at; i < at+page && i < len(bad); i++ {
+			bad[i] = 0xa5
+		}
+		try("page overwritten", bad)
+		try("file cut", good[:at])
+	}
+	if refused == 0 {
+		t.Error("no damage was noticed")
+	}
+}
+
+func TestNodeStateIsKept(t *testing.T) {
+	dir := t.TempDir()
+	j, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := j.Node(); err != nil || got != nil {
+		t.Errorf("fresh journal has node state %q, %v", got, err)
+	}
+	if err := j.SetNode([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := open(t, dir).Node(); err != nil || string(got) != "x" {
+		t.Errorf("node state %q, %v, want x", got, err)
+	}
+}
+
+func BenchmarkPut(b *testing.B) {
+	for _, writers := range []int{1, 100} {
+		b.Run(strconv.Itoa(writers), func(b *testing.B) {
+			j, err := Open(b.TempDir())
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer j.Close()
+			for range b.N {
+				var wg sync.WaitGroup
+				for i := range writers {
+					wg.Go(func() {
+						if err := j.Put(entry(strconv.Itoa(i), "192.168.33.1")); err != nil {
+							b.Error(err)
+						}
+					})
+				}
+				wg.Wait()
+			}
+		})
 	}
 }

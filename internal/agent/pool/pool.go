@@ -30,11 +30,18 @@ type Holder struct {
 	Sandbox string
 }
 
+// Lease is what a holder gets: one address of each family that the ENI has.
+type Lease struct {
+	ENI       string // MAC
+	Addresses []netip.Addr
+}
+
 type slot struct {
 	offer   Offer
 	offered bool      // in the controller's last word
 	holder  *Holder   // nil when free
-	freed   time.Time // zero: never held
+	freed   time.Time // when it began to rest; zero: never held
+	last    time.Time // when it last came back, rest or not: the order of use
 	given   bool      // released for good: confirmed to the controller
 }
 
@@ -57,7 +64,7 @@ func (p *Pool) Restore(a netip.Addr, eni string, h *Holder, freed time.Time) err
 	if s.holder != nil {
 		return fmt.Errorf("address %s is held by %s and cannot be given to %s", a, s.holder.Key, keyOf(h))
 	}
-	s.holder, s.freed = h, freed
+	s.holder, s.freed, s.last = h, freed, freed
 	if s.offer.ENI == "" {
 		s.offer = Offer{Address: a, ENI: eni}
 	}
@@ -91,45 +98,94 @@ func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
 	return left
 }
 
-// Take gives the longest-rested free address to a holder. ok is false when there
-// is none; Why says why.
-func (p *Pool) Take(h Holder, now time.Time) (o Offer, ok bool) {
-	var best *slot
+// Take gives a holder the longest-rested free address, and one of each other
+// family of the same ENI. ok is false when there is none. A holder that has
+// addresses already must not take more.
+func (p *Pool) Take(h Holder, now time.Time) (l Lease, ok bool) {
+	type families struct{ v4, v6 family }
+	enis := map[string]*families{}
 	for _, s := range p.slots {
-		if !p.free(s, now) {
+		if !s.offered || s.offer.Releasing {
 			continue
 		}
-		if best == nil || s.freed.Before(best.freed) ||
-			s.freed.Equal(best.freed) && s.offer.Address.Less(best.offer.Address) {
-			best = s
+		e := enis[s.offer.ENI]
+		if e == nil {
+			e = &families{}
+			enis[s.offer.ENI] = e
+		}
+		f := &e.v4
+		if s.offer.Address.Is6() {
+			f = &e.v6
+		}
+		f.has = true
+		if p.free(s, now) && (f.best == nil || s.before(f.best)) {
+			f.best = s
 		}
 	}
-	if best == nil {
-		return Offer{}, false
+	var take []*slot
+	for _, e := range enis {
+		var c []*slot
+		whole := true
+		for _, f := range []family{e.v4, e.v6} {
+			if f.best != nil {
+				c = append(c, f.best)
+			} else if f.has {
+				whole = false
+			}
+		}
+		if whole && len(c) > 0 && (take == nil || c[0].before(take[0])) {
+			take = c
+		}
 	}
-	best.holder = &h
-	return best.offer, true
+	for _, s := range take {
+		s.holder = &h
+		l.ENI = s.offer.ENI
+		l.Addresses = append(l.Addresses, s.offer.Address)
+	}
+	return l, len(take) > 0
+}
+
+// family is what an ENI has of one address family.
+type family struct {
+	has  bool  // any address at all
+	best *slot // the one to give next
+}
+
+// before orders by how long an address has been out of use, then by address.
+func (s *slot) before(o *slot) bool {
+	if !s.last.Equal(o.last) {
+		return s.last.Before(o.last)
+	}
+	return s.offer.Address.Less(o.offer.Address)
 }
 
 // Free takes an address back from the attachment with that key; it rests from
 // now on. An address held by another, or by nobody, is left alone.
 func (p *Pool) Free(a netip.Addr, key string, now time.Time) {
+	if s := p.back(a, key, now); s != nil {
+		s.freed = now
+	}
+}
+
+// Return takes back an address that no pod has used: it need not rest, but the
+// others are used before it.
+func (p *Pool) Return(a netip.Addr, key string, now time.Time) {
+	p.back(a, key, now)
+}
+
+func (p *Pool) back(a netip.Addr, key string, now time.Time) *slot {
 	s, ok := p.slots[a]
 	if !ok || s.holder == nil || s.holder.Key != key {
-		return
+		return nil
 	}
-	s.holder, s.freed = nil, now
+	s.holder, s.last = nil, now
 	switch {
 	case !s.offered:
 		delete(p.slots, a)
 	case s.offer.Releasing:
 		s.given = true
 	}
-}
-
-// Return undoes a Take whose address no packet has carried: it does not rest.
-func (p *Pool) Return(a netip.Addr, key string, freed time.Time) {
-	p.Free(a, key, freed)
+	return s
 }
 
 // Count is how many addresses are in which state.

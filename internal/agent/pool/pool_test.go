@@ -27,15 +27,15 @@ func TestLongestRestedFirst(t *testing.T) {
 	p.Update(offers(3))
 	a, _ := p.Take(Holder{Key: "a"}, t0)
 	b, _ := p.Take(Holder{Key: "b"}, t0)
-	p.Free(b.Address, "b", t0)
-	p.Free(a.Address, "a", t0.Add(time.Second))
+	p.Free(b.Addresses[0], "b", t0)
+	p.Free(a.Addresses[0], "a", t0.Add(time.Second))
 	var got []netip.Addr
 	for i := range 3 {
 		o, ok := p.Take(Holder{Key: fmt.Sprint(i)}, t0.Add(time.Minute))
 		if !ok {
 			t.Fatal("no address")
 		}
-		got = append(got, o.Address)
+		got = append(got, o.Addresses...)
 	}
 	if want := []netip.Addr{addr(3), addr(2), addr(1)}; !slices.Equal(got, want) {
 		t.Errorf("order %v, want %v: never held, then freed first, then freed last", got, want)
@@ -47,7 +47,7 @@ func TestCoolingAddressIsNotGiven(t *testing.T) {
 	p.SetCooling(time.Minute)
 	p.Update(offers(1))
 	o, _ := p.Take(Holder{Key: "a"}, t0)
-	p.Free(o.Address, "a", t0)
+	p.Free(o.Addresses[0], "a", t0)
 	if _, ok := p.Take(Holder{Key: "b"}, t0.Add(59*time.Second)); ok {
 		t.Error("address given while it rests")
 	}
@@ -74,7 +74,7 @@ func TestReleaseHandshake(t *testing.T) {
 	if _, ok := p.Take(Holder{Key: "b"}, t0); ok {
 		t.Error("a released address was given to a pod")
 	}
-	p.Free(o.Address, "a", t0)
+	p.Free(o.Addresses[0], "a", t0)
 	if _, _, released := p.Report(t0); len(released) != 2 {
 		t.Errorf("released %v, want both", released)
 	}
@@ -106,7 +106,7 @@ func TestHeldAddressOutlivesItsOffer(t *testing.T) {
 	if used, _, _ := p.Report(t0); len(used) != 1 {
 		t.Errorf("used %v: a pod's address must be reported while the pod lives", used)
 	}
-	p.Free(o.Address, "a", t0)
+	p.Free(o.Addresses[0], "a", t0)
 	if c := p.Count(t0); c.Total != 0 {
 		t.Errorf("count %+v, want nothing", c)
 	}
@@ -119,6 +119,44 @@ func TestRestoreRefusesTwoHolders(t *testing.T) {
 	}
 	if err := p.Restore(addr(1), "eni", &Holder{Key: "b"}, time.Time{}); err == nil {
 		t.Error("one address restored for two holders")
+	}
+}
+
+func TestReturnedAddressIsUsedLastButNeedNotRest(t *testing.T) {
+	p := New()
+	p.SetCooling(time.Minute)
+	p.Update(offers(2))
+	l, _ := p.Take(Holder{Key: "a"}, t0)
+	p.Return(l.Addresses[0], "a", t0)
+	for _, want := range []netip.Addr{addr(2), addr(1)} {
+		l, ok := p.Take(Holder{Key: want.String()}, t0)
+		if !ok || l.Addresses[0] != want {
+			t.Errorf("got %v %v, want %s", l, ok, want)
+		}
+	}
+}
+
+func TestDualStackTakesBothFamiliesOfOneENI(t *testing.T) {
+	v6 := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i)) }
+	p := New()
+	p.Update([]Offer{
+		{Address: addr(1), ENI: "one", Usable: true}, // its family 6 is all in use
+		{Address: v6(1), ENI: "one", Usable: true},
+		{Address: addr(2), ENI: "one", Usable: true},
+		{Address: addr(3), ENI: "two", Usable: true},
+		{Address: v6(3), ENI: "two", Usable: true},
+	})
+	for _, want := range []Lease{
+		{ENI: "one", Addresses: []netip.Addr{addr(1), v6(1)}},
+		{ENI: "two", Addresses: []netip.Addr{addr(3), v6(3)}},
+	} {
+		l, ok := p.Take(Holder{Key: want.ENI}, t0)
+		if !ok || l.ENI != want.ENI || !slices.Equal(l.Addresses, want.Addresses) {
+			t.Fatalf("got %v %v, want %v", l, ok, want)
+		}
+	}
+	if l, ok := p.Take(Holder{Key: "third"}, t0); ok {
+		t.Errorf("got %v although no ENI has both families left", l)
 	}
 }
 
@@ -156,10 +194,11 @@ func TestPoolModel(t *testing.T) {
 			"take": func(t *rapid.T) {
 				next++
 				key := fmt.Sprint(next)
-				o, ok := p.Take(Holder{Key: key}, now)
+				l, ok := p.Take(Holder{Key: key}, now)
 				if !ok {
 					return
 				}
+				o := struct{ Address netip.Addr }{l.Addresses[0]}
 				for k, a := range held {
 					if a == o.Address {
 						t.Fatalf("%s given to %s and %s", a, k, key)
