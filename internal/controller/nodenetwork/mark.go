@@ -1,0 +1,44 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// mark writes onto the Node what the scheduler must know: the taint until the
+// network is ready, and how many pods it can hold.
+func (w *work) mark(ctx context.Context) error {
+	ready := meta.IsStatusConditionTrue(w.nn.Status.Conditions, v1alpha1.ConditionReady)
+	n := w.node.DeepCopy()
+	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
+	tainted := slices.ContainsFunc(n.Spec.Taints, is)
+	switch {
+	case ready && tainted:
+		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, is)
+	case !ready && !tainted:
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: v1alpha1.TaintNotReady, Effect: corev1.TaintEffectNoSchedule})
+	}
+	if pods := strconv.Itoa(w.nn.Spec.Limits.MaxPods); w.nn.Spec.Limits.MaxPods > 0 && n.Annotations[v1alpha1.AnnotationMaxPods] != pods {
+		if n.Annotations == nil {
+			n.Annotations = map[string]string{}
+		}
+		n.Annotations[v1alpha1.AnnotationMaxPods] = pods
+	}
+	if tainted != ready && n.Annotations[v1alpha1.AnnotationMaxPods] == w.node.Annotations[v1alpha1.AnnotationMaxPods] {
+		return nil
+	}
+	// Taints are one list that others write too: the lock keeps theirs.
+	err := w.Client.Patch(ctx, n, client.MergeFromWithOptions(w.node, client.MergeFromWithOptimisticLock{}))
+	if err != nil && client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("mark node %s: %w", n.Name, err)
+	}
+	return nil
+}
