@@ -116,7 +116,7 @@ func (a *Authority) Mint(role, session string, issued time.Time, life time.Durat
 	return Credentials{
 		AccessKeyID:     id,
 		AccessKeySecret: a.secretOf(id),
-		SecurityToken:   base64.RawURLEncoding.EncodeToString(payload) + "." + hex.EncodeToString(a.seal("token", payload)),
+		SecurityToken:   a.token(payload),
 		Issued:          time.Unix(c.Issued, 0).UTC(),
 		Expiration:      time.Unix(c.Expires, 0).UTC(),
 	}
@@ -134,7 +134,7 @@ func (a *Authority) Secret(accessKeyID, token string, now time.Time) (string, Id
 		}
 		return "", Identity{}, ErrUnknownKey
 	}
-	body, mac, ok := strings.Cut(token, ".")
+	body, _, ok := strings.Cut(token, ".")
 	if !ok {
 		return "", Identity{}, ErrTokenMalformed
 	}
@@ -142,8 +142,7 @@ func (a *Authority) Secret(accessKeyID, token string, now time.Time) (string, Id
 	if err != nil {
 		return "", Identity{}, ErrTokenMalformed
 	}
-	sum, err := hex.DecodeString(mac)
-	if err != nil || !hmac.Equal(sum, a.seal("token", payload)) {
+	if !hmac.Equal([]byte(token), []byte(a.token(payload))) {
 		return "", Identity{}, ErrTokenMalformed
 	}
 	var c claims
@@ -168,6 +167,11 @@ func (a *Authority) seal(purpose string, data []byte) []byte {
 	h.Write([]byte{0})
 	h.Write(data)
 	return h.Sum(nil)
+}
+
+// token is the security token of a payload: the payload and its seal.
+func (a *Authority) token(payload []byte) string {
+	return base64.RawURLEncoding.EncodeToString(payload) + "." + hex.EncodeToString(a.seal("token", payload))
 }
 
 func (a *Authority) keyID(payload []byte) string {

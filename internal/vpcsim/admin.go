@@ -1,0 +1,78 @@
+package vpcsim
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"terway.dev/terway/internal/vpcsim/openapi"
+)
+
+// AdminPrefix is where the main listener has the simulator's own side: faults,
+// stats, metrics, view. It needs no key and is not there inside instances.
+const AdminPrefix = "/_admin"
+
+// Report is the answer of GET /_admin/stats.
+type Report struct {
+	Actions map[string]openapi.ActionStats `json:"actions"`
+	// Revision is the cloud's, Committed how far it is saved and in the fabric.
+	Revision  uint64 `json:"revision"`
+	Committed bool   `json:"committed"`
+}
+
+// handler is the main listener's: the API at every path but the admin's.
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle(AdminPrefix+"/faults", http.StripPrefix(AdminPrefix+"/faults", atRoot(s.faults.Handler(s.Now, s.faultsChanged))))
+	mux.HandleFunc("GET "+AdminPrefix+"/stats", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("format") == "prometheus" || strings.HasPrefix(r.Header.Get("Accept"), "text/plain") {
+			s.metrics(w, r)
+			return
+		}
+		report := Report{Actions: s.stats.Snapshot()}
+		s.mu.Lock()
+		report.Revision, report.Committed = s.cloud.Revision(), s.committed == s.cloud.Revision()+1
+		s.mu.Unlock()
+		s.reply(w, report)
+	})
+	mux.HandleFunc("GET "+AdminPrefix+"/metrics", s.metrics)
+	mux.HandleFunc("GET "+AdminPrefix+"/view", func(w http.ResponseWriter, r *http.Request) { s.reply(w, s.View()) })
+	// Not "/" of the mux: that would redirect what it deems unclean, and aliyungo
+	// asks for an empty path.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == AdminPrefix || strings.HasPrefix(r.URL.Path, AdminPrefix+"/") {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		s.api.ServeHTTP(w, r)
+	})
+}
+
+// atRoot gives a stripped path its slash back.
+func atRoot(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "" {
+			r.URL.Path = "/"
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	if err := s.stats.WritePrometheus(w); err != nil {
+		s.Log.Debug("client went away before the answer", "err", err)
+	}
+}
+
+func (s *Server) reply(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if _, err := w.Write(b); err != nil {
+		s.Log.Debug("client went away before the answer", "err", err)
+	}
+}

@@ -1,0 +1,249 @@
+// Package vpcsim is the simulated VPC as a running thing: it owns the state under
+// one lock, its clock, its place on disk, the listeners and the order in which a
+// change becomes durable, real in the fabric, and visible to the caller.
+//
+// It must never decide what the cloud does (package state), how a call looks
+// (package openapi) or how a frame travels (package fabric). The product never
+// imports it.
+package vpcsim
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/openapi"
+	"terway.dev/terway/internal/vpcsim/openapi/sts"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// Options are what a Server is made of. The zero value is a simulator in memory,
+// without a fabric, on a free port of loopback.
+type Options struct {
+	// Listen is the address of the API; default 127.0.0.1:0.
+	Listen string
+	// StateDir keeps the state and the account's keys; empty: nothing is kept.
+	StateDir string
+	// RegionID, Zones, OwnerID, Seed, Timing and Limits go to the state. Seed is
+	// the faults' too.
+	RegionID string
+	Zones    []string
+	OwnerID  string
+	Seed     uint64
+	Timing   state.Timing
+	Limits   state.Limits
+	Catalog  *catalog.Catalog // default: the built-in one
+	// Fabric is the data plane; nil: none. The Server closes it.
+	Fabric Fabric
+	// Faults are there from the start.
+	Faults []faults.Rule
+	// Throttle are the rates of calls.
+	Throttle openapi.Throttle
+	// RefuseReplay checks timestamps and nonces of calls.
+	RefuseReplay bool
+	// RoleLife is how long the RAM role credentials of instances are valid; default 6 hours.
+	RoleLife time.Duration
+	// Now is the clock; default time.Now. Waiting is always real.
+	Now func() time.Time
+	// Random makes keys and request ids; default crypto/rand.
+	Random io.Reader
+	Log    *slog.Logger
+}
+
+// Server is a running simulator.
+type Server struct {
+	Options
+	authority *sts.Authority
+	faults    *faults.Set
+	stats     *openapi.Stats
+	api       *openapi.Handler
+	store     *store
+	guests    *guests
+
+	listener net.Listener
+	http     *http.Server
+	stop     context.CancelFunc
+	ctx      context.Context
+	running  sync.WaitGroup
+	closing  sync.Once
+	closed   error
+	wake     chan struct{}
+
+	// mu guards what follows.
+	mu         sync.Mutex
+	cloud      *state.State
+	conditions *faults.Conditions // as last put into the cloud; nil: not yet
+	history    []snapshot
+	relisten   bool   // a listener inside an instance broke
+	committed  uint64 // revision plus one; 0: never
+
+	// commits is held while a change is saved and applied, before mu.
+	commits sync.Mutex
+	saved   uint64 // like committed
+	applied uint64
+}
+
+// New loads the state, brings the fabric up to it and starts to serve.
+func New(o Options) (*Server, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Catalog == nil {
+		o.Catalog = catalog.Default()
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{Options: o, wake: make(chan struct{}, 1), stats: openapi.NewStats(), faults: faults.New(o.Seed)}
+	s.ctx, s.stop = context.WithCancel(context.Background())
+	if err := s.start(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) start() error {
+	var err error
+	if s.store, err = openStore(s.StateDir); err != nil {
+		return err
+	}
+	saved, err := s.store.load()
+	if err != nil {
+		return err
+	}
+	if saved == nil {
+		s.cloud, err = state.New(s.stateOptions())
+	} else {
+		s.cloud, err = state.Load(s.stateOptions(), saved)
+	}
+	if err != nil {
+		return fmt.Errorf("set up the cloud's state: %w", err)
+	}
+	account, err := s.store.account(s.cloud.OwnerId(), s.Random)
+	if err != nil {
+		return err
+	}
+	s.authority = sts.NewAuthority(account)
+	if _, err := s.faults.Add(s.Now(), s.Faults...); err != nil {
+		return err
+	}
+	s.api = openapi.New(openapi.Options{
+		Backend: s, Authority: s.authority, Faults: s.faults, Stats: s.stats, Throttle: s.Throttle,
+		RegionID: s.cloud.RegionId(), Now: s.Now, Sleep: sleep, RefuseReplay: s.RefuseReplay, Random: s.Random, Log: s.Log,
+	})
+	s.guests = newGuests(s)
+	s.step(nil)
+	if err := s.commit(); err != nil {
+		return fmt.Errorf("bring the fabric up to the saved state: %w", err)
+	}
+	if s.listener, err = net.Listen("tcp", cmp.Or(s.Listen, "127.0.0.1:0")); err != nil {
+		return fmt.Errorf("listen for API calls: %w", err)
+	}
+	s.http = &http.Server{Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
+	s.running.Go(func() {
+		if err := s.http.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+			s.Log.Error("the API listener stopped", "err", err)
+		}
+	})
+	s.running.Go(s.loop)
+	return nil
+}
+
+func (s *Server) stateOptions() state.Options {
+	return state.Options{
+		Now: s.Now, Seed: s.Seed, RegionId: s.RegionID, Zones: s.Zones, OwnerId: s.OwnerID,
+		Timing: s.Timing, Limits: s.Limits, Catalog: s.Catalog,
+	}
+}
+
+// Close stops serving. What was answered is on disk already; the fabric's
+// namespaces stay, for the next start.
+func (s *Server) Close() error {
+	s.closing.Do(func() {
+		s.stop()
+		var errs []error
+		if s.http != nil {
+			errs = append(errs, s.http.Close())
+		} else if s.listener != nil {
+			errs = append(errs, s.listener.Close())
+		}
+		if s.guests != nil {
+			s.guests.close()
+		}
+		s.running.Wait()
+		if s.Fabric != nil {
+			errs = append(errs, s.Fabric.Close())
+		}
+		errs = append(errs, s.store.close())
+		s.closed = errors.Join(errs...)
+	})
+	return s.closed
+}
+
+// Endpoint is the API's URL.
+func (s *Server) Endpoint() string { return "http://" + s.listener.Addr().String() }
+
+// Account is the account's key pair.
+func (s *Server) Account() sts.Account { return s.authority.Account() }
+
+// Region is the one region.
+func (s *Server) Region() string { return s.cloud.RegionId() }
+
+// ZoneIDs are the region's zones.
+func (s *Server) ZoneIDs() []string {
+	var ids []string
+	for _, z := range s.cloud.DescribeZones() {
+		ids = append(ids, z.ZoneId)
+	}
+	return ids
+}
+
+// View is a copy of the cloud, as the fabric gets it.
+func (s *Server) View() *state.View {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cloud.View()
+}
+
+// Stats are the counters of calls.
+func (s *Server) Stats() *openapi.Stats { return s.stats }
+
+// AddFaults adds fault rules, as POST /_admin/faults does.
+func (s *Server) AddFaults(rules ...faults.Rule) error {
+	if _, err := s.faults.Add(s.Now(), rules...); err != nil {
+		return err
+	}
+	s.faultsChanged()
+	return nil
+}
+
+// RemoveFault takes a fault rule out; an empty name takes all out.
+func (s *Server) RemoveFault(name string) {
+	s.faults.Remove(name)
+	s.faultsChanged()
+}
+
+// sleep waits, or returns early with the context's error.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
