@@ -1,0 +1,186 @@
+// Command terway-controller gives the cluster's nodes their ENIs and addresses.
+// It is the only part of Terway that talks to the cloud.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodenetwork"
+)
+
+type flags struct {
+	config                           string
+	credentials                      string
+	secretDir                        string
+	role                             string
+	roleARN, providerARN, tokenFile  string
+	stsEndpoint, metadataEndpoint    string
+	ecsEndpoint, vpcEndpoint         string
+	network                          string
+	namespace                        string
+	metricsAddress, healthAddress    string
+	workers                          int
+	sweep                            time.Duration
+	leaseDuration, renew, retryLease time.Duration
+	verbose                          bool
+}
+
+func main() {
+	var f flags
+	cmd := &cobra.Command{
+		Use:           "terway-controller",
+		Short:         "Terway's controller: ENIs and addresses of all nodes",
+		Args:          cobra.NoArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&f.config, "config", "/etc/terway/eni-config.yaml", "the configuration file")
+	fl.StringVar(&f.credentials, "credentials", "secret", "where the cloud credential comes from: secret, ecs-role or rrsa")
+	fl.StringVar(&f.secretDir, "secret-dir", "/etc/terway/credentials", "secret: directory with the files access-key-id and access-key-secret")
+	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: the one that the metadata service names)")
+	fl.StringVar(&f.roleARN, "role-arn", os.Getenv("ALIBABA_CLOUD_ROLE_ARN"), "rrsa: ARN of the RAM role")
+	fl.StringVar(&f.providerARN, "oidc-provider-arn", os.Getenv("ALIBABA_CLOUD_OIDC_PROVIDER_ARN"), "rrsa: ARN of the OIDC provider")
+	fl.StringVar(&f.tokenFile, "oidc-token-file", os.Getenv("ALIBABA_CLOUD_OIDC_TOKEN_FILE"), "rrsa: the service account's token")
+	fl.StringVar(&f.stsEndpoint, "sts-endpoint", "", "rrsa: STS endpoint (default: the region's)")
+	fl.StringVar(&f.metadataEndpoint, "metadata-endpoint", "", "ecs-role: metadata service (default: http://100.100.100.200)")
+	fl.StringVar(&f.ecsEndpoint, "ecs-endpoint", os.Getenv("ECS_ENDPOINT"), "ECS endpoint, host:port or URL (default: the region's)")
+	fl.StringVar(&f.vpcEndpoint, "vpc-endpoint", os.Getenv("VPC_ENDPOINT"), "VPC endpoint, host:port or URL (default: the region's)")
+	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
+	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the leader election lease (default: $POD_NAMESPACE)")
+	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
+	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
+	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
+	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
+	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
+	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
+	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
+	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
+
+	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
+		fmt.Fprintln(os.Stderr, "terway-controller:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, f flags) error {
+	level := slog.LevelInfo
+	if f.verbose {
+		level = slog.LevelDebug
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+
+	data, err := os.ReadFile(f.config)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	cfg, err := config.Parse(data)
+	if err != nil {
+		return fmt.Errorf("--config %s:\n%w", f.config, err)
+	}
+	creds, err := credentials(f, cfg.Region, log)
+	if err != nil {
+		return err
+	}
+	api, err := alibaba.New(alibaba.Config{
+		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
+		Credentials: creds, Metrics: metrics.Registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+
+	scheme := runtime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	rest, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("no kubeconfig and no service account: %w", err)
+	}
+	rest.QPS, rest.Burst = 200, 400
+	mgr, err := ctrl.NewManager(rest, ctrl.Options{
+		Scheme:                  scheme,
+		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
+		HealthProbeBindAddress:  f.healthAddress,
+		LeaderElection:          true,
+		LeaderElectionID:        "terway-controller",
+		LeaderElectionNamespace: f.namespace,
+		// The process ends right after: a successor need not wait for the lease.
+		LeaderElectionReleaseOnCancel: true,
+		LeaseDuration:                 &f.leaseDuration,
+		RenewDeadline:                 &f.renew,
+		RetryPeriod:                   &f.retryLease,
+	})
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	r := nodenetwork.New(nodenetwork.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: cfg,
+		Events: mgr.GetEventRecorder("terway-controller"), Log: log, Now: time.Now, NewToken: uuid.NewString,
+		Catalogue: fromCatalogue, Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute,
+	})
+	if err := r.SetupWithManager(mgr, f.workers); err != nil {
+		return err
+	}
+	if err := mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep}); err != nil {
+		return err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	log.Info("terway-controller runs", "cluster", cfg.ClusterID, "region", cfg.Region)
+	return mgr.Start(ctx)
+}
+
+func credentials(f flags, region string, log *slog.Logger) (alibaba.CredentialSource, error) {
+	switch f.credentials {
+	case "secret":
+		return alibaba.FileCredentials(filepath.Join(f.secretDir, "access-key-id"), filepath.Join(f.secretDir, "access-key-secret")), nil
+	case "ecs-role":
+		return alibaba.ECSRoleCredentials(alibaba.ECSRoleConfig{Role: f.role, Endpoint: f.metadataEndpoint, Log: log})
+	case "rrsa":
+		return alibaba.RRSACredentials(alibaba.RRSAConfig{
+			TokenFile: f.tokenFile, RoleARN: f.roleARN, ProviderARN: f.providerARN,
+			Endpoint: f.stsEndpoint, Region: region, Network: f.network, Log: log,
+		})
+	}
+	return nil, fmt.Errorf("--credentials %q: want secret, ecs-role or rrsa", f.credentials)
+}
+
+// fromCatalogue is the limits that were known when this program was built.
+func fromCatalogue(name string) (cloud.InstanceType, bool) {
+	t, ok := catalog.Lookup(name)
+	if !ok || !t.ENIs.Known || !t.IPv4PerENI.Known {
+		return cloud.InstanceType{}, false
+	}
+	return cloud.InstanceType{Name: name, ENIs: t.ENIs.N, IPv4PerENI: t.IPv4PerENI.N, IPv6PerENI: t.IPv6PerENI.N}, true
+}

@@ -1,0 +1,37 @@
+// Command terwayctl is the operator's tool: it plans networks, runs the
+// simulated VPC and the lab, and looks into a cluster.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/cli/instancetypes"
+	"terway.dev/terway/internal/cli/lab"
+	"terway.dev/terway/internal/cli/vpcsim"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "terwayctl",
+		Short:         "Operate Terway, the VPC network plugin for Kubernetes",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(
+		instancetypes.NewCommand(),
+		lab.NewCommand(),
+		vpcsim.NewCommand(),
+	)
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "terwayctl:", err)
+		os.Exit(1)
+	}
+}
