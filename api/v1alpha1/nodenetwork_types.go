@@ -48,6 +48,8 @@ type NodeNetworkList struct {
 // NodeNetworkSpec is the controller's half.
 type NodeNetworkSpec struct {
 	// InstanceID is the ECS instance behind the node, for example "i-bp1…".
+	// +kubebuilder:validation:Pattern=`^i-[a-zA-Z0-9_-]+$`
+	// +kubebuilder:validation:MaxLength=64
 	InstanceID string `json:"instanceID,omitempty"`
 	// InstanceType is the ECS instance type, for example "ecs.g6.2xlarge".
 	InstanceType string `json:"instanceType,omitempty"`
@@ -56,8 +58,14 @@ type NodeNetworkSpec struct {
 	// VPCID is the VPC of the instance.
 	VPCID string `json:"vpcID,omitempty"`
 	// VPCCIDRs are all address ranges of the VPC; traffic to them is never masqueraded.
+	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:items:Format=cidr
+	// +listType=atomic
 	VPCCIDRs []string `json:"vpcCIDRs,omitempty"`
 	// ServiceCIDRs are the cluster's Service address ranges.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:Format=cidr
+	// +listType=atomic
 	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
 	// Datapath is how pods are wired: "auto" or a datapath's name.
 	Datapath string `json:"datapath,omitempty"`
@@ -68,6 +76,7 @@ type NodeNetworkSpec struct {
 	Pool   Pool   `json:"pool,omitempty"`
 
 	// ENIs are the secondary network interfaces whose addresses serve pods.
+	// +kubebuilder:validation:MaxItems=128
 	// +listType=map
 	// +listMapKey=token
 	ENIs []ENI `json:"enis,omitempty"`
@@ -82,27 +91,38 @@ type NodeNetworkSpec struct {
 // Limits are what the instance type allows.
 type Limits struct {
 	// ENIs is how many network interfaces the instance may have, the primary included.
+	// +kubebuilder:validation:Minimum=0
 	ENIs int `json:"enis,omitempty"`
 	// AddressesPerENI is how many IPv4 addresses one interface may have, its primary included.
+	// +kubebuilder:validation:Minimum=0
 	AddressesPerENI int `json:"addressesPerENI,omitempty"`
 	// MaxPods is how many pods with an address of their own the node can hold:
 	// (ENIs − 1) × AddressesPerENI for shared ENIs.
+	// +kubebuilder:validation:Minimum=0
 	MaxPods int `json:"maxPods,omitempty"`
 	// Source says where the figures are from: "DescribeInstanceTypes" or "catalogue".
+	// +kubebuilder:validation:Enum=DescribeInstanceTypes;catalogue
 	Source string `json:"source,omitempty"`
 }
 
 // Pool is how many free addresses the node keeps at hand.
+//
+// +kubebuilder:validation:XValidation:rule="self.min <= self.max",message="pool.min must not be above pool.max"
 type Pool struct {
 	// Min free addresses are always kept assigned, if the type and the vSwitch allow.
+	// +kubebuilder:validation:Minimum=0
 	Min int `json:"min"`
 	// Max free addresses are kept; more are given back.
+	// +kubebuilder:validation:Minimum=0
 	Max int `json:"max"`
 	// CoolingSeconds is how long a freed address rests before another pod gets it.
+	// +kubebuilder:validation:Minimum=0
 	CoolingSeconds int `json:"coolingSeconds"`
 }
 
 // ENIPhase is where an ENI is on its way into or out of service.
+//
+// +kubebuilder:validation:Enum=Creating;Attaching;Ready;Detaching
 type ENIPhase string
 
 const (
@@ -120,23 +140,37 @@ const (
 type ENI struct {
 	// Token is the ClientToken of the call that created the ENI. It is recorded
 	// before the call, so that a restart repeats it and gets the same ENI.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=64
 	Token string `json:"token"`
 	// ID is the cloud's id ("eni-…"); empty until the create call was answered.
 	ID string `json:"id,omitempty"`
 	// MAC is by what the node finds the device.
+	// +kubebuilder:validation:Format=mac
 	MAC       string   `json:"mac,omitempty"`
 	Phase     ENIPhase `json:"phase"`
 	VSwitchID string   `json:"vSwitchID,omitempty"`
 	// RequestedAddresses is how many addresses, the primary included, the create
 	// call asks for.
+	// +kubebuilder:validation:Minimum=0
 	RequestedAddresses int `json:"requestedAddresses,omitempty"`
 	// CIDRs are the vSwitch's address ranges (IPv4 first).
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:Format=cidr
+	// +listType=atomic
 	CIDRs []string `json:"cidrs,omitempty"`
 	// Gateways are the vSwitch's gateways, one for each entry of CIDRs.
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address"
+	// +listType=atomic
 	Gateways []string `json:"gateways,omitempty"`
 	// PrimaryAddress is the ENI's own address; it serves a pod like the others.
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="must be an IP address"
 	PrimaryAddress string `json:"primaryAddress,omitempty"`
 	// Addresses are all addresses of the ENI that may serve pods, the primary included.
+	// +kubebuilder:validation:MaxItems=256
 	// +listType=map
 	// +listMapKey=address
 	Addresses []Address `json:"addresses,omitempty"`
@@ -144,6 +178,8 @@ type ENI struct {
 
 // Address is one address of an ENI.
 type Address struct {
+	// +kubebuilder:validation:MaxLength=45
+	// +kubebuilder:validation:XValidation:rule="isIP(self)",message="must be an IP address"
 	Address string `json:"address"`
 	// Releasing asks the node to stop using the address; see NodeNetwork.
 	Releasing bool `json:"releasing,omitempty"`
@@ -152,21 +188,28 @@ type Address struct {
 // NodeNetworkStatus is the node's half.
 type NodeNetworkStatus struct {
 	// ObservedGeneration is the generation of the spec that the node has acted on.
+	// The controller believes Released only when this is the spec's own generation:
+	// an older confirmation may have been taken back since.
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Datapath is the datapath in use, with the reason in condition DatapathReady.
 	Datapath string `json:"datapath,omitempty"`
 	// Demand is how many pods wait for an address that the node does not have.
+	// +kubebuilder:validation:Minimum=0
 	Demand int `json:"demand"`
 	// UsedCount is the length of Used.
+	// +kubebuilder:validation:Minimum=0
 	UsedCount int `json:"usedCount"`
 	// Used are the addresses that pods hold.
+	// +kubebuilder:validation:MaxItems=4096
 	// +listType=map
 	// +listMapKey=address
 	Used []UsedAddress `json:"used,omitempty"`
 	// Cooling are addresses that no pod holds any more and that are not offered yet.
+	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Cooling []string `json:"cooling,omitempty"`
 	// Released are addresses with Releasing set that the node has given up for good.
+	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Released []string `json:"released,omitempty"`
 	// Conditions: Ready (the node can serve pods), DatapathReady.
@@ -177,6 +220,7 @@ type NodeNetworkStatus struct {
 
 // UsedAddress is an address and the pod that holds it.
 type UsedAddress struct {
+	// +kubebuilder:validation:MaxLength=45
 	Address string `json:"address"`
 	// Pod is "namespace/name".
 	Pod string `json:"pod"`
