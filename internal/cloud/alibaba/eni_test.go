@@ -3,6 +3,9 @@ package alibaba
 import (
 	"encoding/json"
 	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -186,7 +189,9 @@ func TestIdempotentByState(t *testing.T) {
 	attach := func(c testClient) error { return c.AttachENI(t.Context(), "eni-1", "i-1") }
 	detach := func(c testClient) error { return c.DetachENI(t.Context(), "eni-1", "i-1") }
 	remove := func(c testClient) error { return c.DeleteENI(t.Context(), "eni-1") }
-	looks := func(status, instance string) answer { return enisAnswer(nil, eniJSON("eni-1", status, instance, "10.0.0.1")) }
+	looks := func(status, instance string) answer {
+		return enisAnswer(nil, eniJSON("eni-1", status, instance, "10.0.0.1"))
+	}
 	nothing := enisAnswer(nil)
 	for _, c := range []struct {
 		name   string
@@ -294,7 +299,14 @@ func FuzzAnswers(f *testing.F) {
 		if status < 200 || status > 599 || status == 204 || status == 304 {
 			status = 200
 		}
-		c := newTestClient(t, newFakeCloud(t, in(answer{status: status, body: body})), func(cfg *Config) { cfg.Attempts = 2 })
+		c, err := New(Config{Region: "cn-hangzhou", ECSEndpoint: "http://fuzz", VPCEndpoint: "http://fuzz", Attempts: 2,
+			Credentials: StaticCredentials(testKey, testSecret), Clock: newFakeClock(), Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.http = roundTrip(func(r *http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: status, Proto: "HTTP/1.1", Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
+		})
 		sound := func(eni *cloud.ENI) {
 			if eni.ID == "" || (eni.Status == cloud.ENIInUse && !eni.Primary.Is4()) {
 				t.Fatalf("%+v", eni)
