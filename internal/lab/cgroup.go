@@ -156,7 +156,7 @@ func removeCgroup(ctx context.Context, path string) error {
 	for _, d := range slices.Backward(dirs) {
 		// A process that has just ended keeps its cgroup busy for a moment.
 		var last error
-		err := poll(ctx, 10*time.Millisecond, func() (bool, error) {
+		err := Poll(ctx, 10*time.Millisecond, func() (bool, error) {
 			last = os.Remove(d)
 			return last == nil || errors.Is(last, fs.ErrNotExist), nil
 		})

@@ -142,7 +142,7 @@ func (o *Options) waitAPIServer(ctx context.Context, c kubernetes.Interface) err
 	if err != nil {
 		return err
 	}
-	return poll(ctx, 50*time.Millisecond, func() (bool, error) {
+	return Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		if !server.Alive() {
 			return false, fmt.Errorf("kube-apiserver ended, the end of its log:\n%s", tail(o.path("log", "kube-apiserver.log"), 15))
 		}
@@ -156,7 +156,7 @@ func (o *Options) waitAPIServer(ctx context.Context, c kubernetes.Interface) err
 // waitServiceAccount waits for what the controller manager does first for every
 // namespace; without it no pod can be made.
 func waitServiceAccount(ctx context.Context, c kubernetes.Interface, namespace string) error {
-	return poll(ctx, 50*time.Millisecond, func() (bool, error) {
+	return Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		_, err := c.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return false, nil

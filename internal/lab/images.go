@@ -313,4 +313,3 @@ func writeOCIArchive(index v1.ImageIndex, to string) error {
 	}
 	return os.Rename(tmp, to)
 }
-

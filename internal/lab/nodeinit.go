@@ -110,7 +110,7 @@ func NodeInit(ctx context.Context, configFile string) error {
 func (c *nodeConfig) importImages(ctx context.Context, sv *supervisor) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("containerd does not answer, see containerd.log"))
 	defer cancel()
-	err := poll(ctx, 20*time.Millisecond, func() (bool, error) {
+	err := Poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		conn, err := net.Dial("unix", containerdSocket)
 		if err != nil {
 			return false, nil //nolint:nilerr // not yet
@@ -381,7 +381,7 @@ func delegate(dir string) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Second, errors.New("processes stay in the node's cgroup"))
 	defer cancel()
-	err := poll(ctx, 5*time.Millisecond, func() (bool, error) {
+	err := Poll(ctx, 5*time.Millisecond, func() (bool, error) {
 		procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 		return len(procs) == 0, err
 	})

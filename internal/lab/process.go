@@ -85,12 +85,12 @@ func startIn(netns string, cmd *exec.Cmd) error {
 	if netns == "" {
 		return cmd.Start()
 	}
-	return inNetNS(netns, cmd.Start)
+	return InNetNS(netns, cmd.Start)
 }
 
-// inNetNS runs f on a thread that is in the network namespace at path. A process
+// InNetNS runs f on a thread that is in the network namespace at path. A process
 // or socket that f makes belongs to that namespace for good.
-func inNetNS(path string, f func() error) error {
+func InNetNS(path string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// Never unlocked: the thread ends with the goroutine and takes the
@@ -152,7 +152,7 @@ func (p Process) end(ctx context.Context, sig syscall.Signal) error {
 	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("signal %s (pid %d): %w", p.Name, p.PID, err)
 	}
-	return poll(ctx, 10*time.Millisecond, func() (bool, error) { return !p.Alive(), nil })
+	return Poll(ctx, 10*time.Millisecond, func() (bool, error) { return !p.Alive(), nil })
 }
 
 // processes lists what the lab recorded, the newest last.
@@ -286,9 +286,9 @@ func labNamespaces() ([]string, error) {
 	return paths, nil
 }
 
-// poll calls f until it says true, fails or the context ends; the last error or
+// Poll calls f until it says true, fails or the context ends; the last error or
 // the context's says why it gave up.
-func poll(ctx context.Context, every time.Duration, f func() (bool, error)) error {
+func Poll(ctx context.Context, every time.Duration, f func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {

@@ -41,7 +41,7 @@ func Relay(ctx context.Context, l net.Listener, netns, to string) error {
 // DialIn connects from within a network namespace.
 func DialIn(ctx context.Context, netns, network, addr string) (net.Conn, error) {
 	var conn net.Conn
-	err := inNetNS(netns, func() (err error) {
+	err := InNetNS(netns, func() (err error) {
 		// The address is literal, so the socket is made by this very thread.
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		return err

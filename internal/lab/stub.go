@@ -7,8 +7,6 @@ import (
 	"os/exec"
 )
 
-const processVPCSim = "vpcsim"
-
 func (o *Options) stubCloud(ctx context.Context, s *State) error {
 	run := func(args ...string) error {
 		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {

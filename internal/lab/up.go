@@ -119,7 +119,7 @@ func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing fu
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	var why string
-	err := poll(ctx, 100*time.Millisecond, func() (bool, error) {
+	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
 		nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
 			return false, fmt.Errorf("list nodes: %w", err)

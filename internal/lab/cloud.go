@@ -1,0 +1,284 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
+
+	"terway.dev/terway/internal/catalog"
+)
+
+// processVPCSim is the name of the simulator's process.
+const processVPCSim = "vpcsim"
+
+// startCloud starts the simulator and reads from its first line how to reach it.
+func (o *Options) startCloud(ctx context.Context, s *State) error {
+	log := o.path("log", processVPCSim+".log")
+	p, err := o.start(command{name: processVPCSim, log: log, args: []string{o.self(), "vpcsim", "serve",
+		"--listen", "127.0.0.1:0", "--state", o.path("cloud"), "--netns-prefix", Prefix, "-o", "json",
+		"--region", Region, "--zones", strings.Join(o.Zones, ","),
+		// What Terway waits for takes as long as in the real cloud; the lab's own VPC
+		// and instances are there at once.
+		"--timing", "vpc=0s,vswitch=0s,instance-pending=0s,instance-start=100ms"}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the simulated cloud did not say where it listens"))
+	defer cancel()
+	return Poll(ctx, 20*time.Millisecond, func() (bool, error) {
+		b, err := os.ReadFile(log)
+		if err != nil {
+			return false, fmt.Errorf("read the simulator's first line: %w", err)
+		}
+		for line := range bytes.Lines(b) {
+			if !bytes.HasPrefix(line, []byte("{")) || !bytes.HasSuffix(line, []byte("\n")) {
+				continue
+			}
+			var c Cloud
+			if json.Unmarshal(line, &c) == nil && c.Endpoint != "" {
+				s.Cloud = c
+				s.Cloud.FabricNS = netnsDir + "/" + Prefix + "fabric"
+				return true, nil
+			}
+		}
+		if !p.Alive() {
+			return false, fmt.Errorf("the simulated cloud ended: %s", tail(log, 15))
+		}
+		return false, nil
+	})
+}
+
+// clients are the official SDK's, pointed at the simulator.
+type clients struct {
+	ecs *ecs.Client
+	vpc *vpc.Client
+}
+
+// clients makes the SDK's clients for the lab's cloud.
+func (c *Cloud) clients() (*clients, error) {
+	u, err := url.Parse(c.Endpoint)
+	if err != nil {
+		return nil, fmt.Errorf("endpoint %q of the simulated cloud: %w", c.Endpoint, err)
+	}
+	e, err := ecs.NewClientWithAccessKey(c.Region, c.AccessKeyID, c.AccessKeySecret)
+	if err != nil {
+		return nil, fmt.Errorf("make an ECS client: %w", err)
+	}
+	v, err := vpc.NewClientWithAccessKey(c.Region, c.AccessKeyID, c.AccessKeySecret)
+	if err != nil {
+		return nil, fmt.Errorf("make a VPC client: %w", err)
+	}
+	scheme := strings.ToUpper(u.Scheme)
+	e.Domain, v.Domain = u.Host, u.Host
+	e.GetConfig().WithScheme(scheme)
+	v.GetConfig().WithScheme(scheme)
+	return &clients{ecs: e, vpc: v}, nil
+}
+
+// createVPC makes the network of the plan.
+func (o *Options) createVPC(ctx context.Context, s *State) error {
+	api, err := s.Cloud.clients()
+	if err != nil {
+		return err
+	}
+	req := vpc.CreateCreateVpcRequest()
+	req.CidrBlock, req.VpcName = vpcCIDR.String(), "terway-lab"
+	made, err := api.vpc.CreateVpc(req)
+	if err != nil {
+		return fmt.Errorf("create VPC %s: %w", vpcCIDR, err)
+	}
+	s.Cloud.VPCID = made.VpcId
+	if err := waitCloud(ctx, "VPC "+made.VpcId, func() (bool, error) {
+		q := vpc.CreateDescribeVpcsRequest()
+		q.VpcId = made.VpcId
+		r, err := api.vpc.DescribeVpcs(q)
+		return err == nil && len(r.Vpcs.Vpc) == 1 && r.Vpcs.Vpc[0].Status == "Available", err
+	}); err != nil {
+		return err
+	}
+	s.Cloud.NodeVSwitches, s.Cloud.PodVSwitches = map[string]string{}, map[string]string{}
+	var ids []string
+	for _, plan := range planVSwitches(o.Zones) {
+		for _, v := range []struct {
+			kind string
+			cidr netip.Prefix
+			ids  map[string]string
+		}{{"node", plan.Node, s.Cloud.NodeVSwitches}, {"pod", plan.Pod, s.Cloud.PodVSwitches}} {
+			req := vpc.CreateCreateVSwitchRequest()
+			req.VpcId, req.ZoneId, req.CidrBlock, req.VSwitchName = made.VpcId, plan.Zone, v.cidr.String(), v.kind+"-"+plan.Zone
+			r, err := api.vpc.CreateVSwitch(req)
+			if err != nil {
+				return fmt.Errorf("create vSwitch %s in %s: %w", v.cidr, plan.Zone, err)
+			}
+			v.ids[plan.Zone] = r.VSwitchId
+			ids = append(ids, r.VSwitchId)
+		}
+		s.Cloud.PodCIDRs = append(s.Cloud.PodCIDRs, plan.Pod)
+	}
+	if err := waitCloud(ctx, "the vSwitches", func() (bool, error) {
+		for _, id := range ids {
+			q := vpc.CreateDescribeVSwitchesRequest()
+			q.VSwitchId = id
+			r, err := api.vpc.DescribeVSwitches(q)
+			if err != nil || len(r.VSwitches.VSwitch) != 1 || r.VSwitches.VSwitch[0].Status != "Available" {
+				return false, err
+			}
+		}
+		return true, nil
+	}); err != nil {
+		return err
+	}
+	group := ecs.CreateCreateSecurityGroupRequest()
+	group.VpcId, group.SecurityGroupName = made.VpcId, "terway-lab"
+	g, err := api.ecs.CreateSecurityGroup(group)
+	if err != nil {
+		return fmt.Errorf("create the security group: %w", err)
+	}
+	s.Cloud.SecurityGroupID = g.SecurityGroupId
+	return nil
+}
+
+// runInstances starts the control plane's instance and one for each node.
+func (o *Options) runInstances(ctx context.Context, s *State) error {
+	kind, ok := catalog.Lookup(o.InstanceType)
+	if !ok {
+		return fmt.Errorf("--instance-type %q: the catalogue has no such instance type", o.InstanceType)
+	}
+	// The kubelet counts pods of the host network too; they take no address. The
+	// figure stays what the type can address: one more pod than that would be placed
+	// here and wait for ever, instead of going to a node with room.
+	maxPods, ok := kind.MaxPodsShared()
+	if !ok || maxPods < 1 {
+		return fmt.Errorf("--instance-type %s has no secondary network interface for pods", o.InstanceType)
+	}
+	s.Master = Machine{Name: masterName, Type: masterType, Zone: o.Zones[0]}
+	for i := range o.Nodes {
+		s.Machines = append(s.Machines, Machine{
+			Name: fmt.Sprintf("node%d", i+1), Type: o.InstanceType, Zone: o.Zones[i%len(o.Zones)],
+			MaxPods: maxPods,
+		})
+	}
+	api, err := s.Cloud.clients()
+	if err != nil {
+		return err
+	}
+	all := []*Machine{&s.Master}
+	for i := range s.Machines {
+		all = append(all, &s.Machines[i])
+	}
+	for _, m := range all {
+		req := ecs.CreateRunInstancesRequest()
+		req.InstanceType, req.ZoneId, req.VSwitchId = m.Type, m.Zone, s.Cloud.NodeVSwitches[m.Zone]
+		req.SecurityGroupId, req.ImageId = s.Cloud.SecurityGroupID, "debian_12_x64_20G_alibase.vhd"
+		req.HostName, req.InstanceName, req.Amount = m.Name, "terway-lab-"+m.Name, requests.NewInteger(1)
+		r, err := api.ecs.RunInstances(req)
+		if err != nil {
+			return fmt.Errorf("run instance %s (%s): %w", m.Name, m.Type, err)
+		}
+		if len(r.InstanceIdSets.InstanceIdSet) != 1 {
+			return fmt.Errorf("run instance %s: the cloud answered %d ids, not one", m.Name, len(r.InstanceIdSets.InstanceIdSet))
+		}
+		m.InstanceID = r.InstanceIdSets.InstanceIdSet[0]
+	}
+	for _, m := range all {
+		if err := waitCloud(ctx, "instance "+m.Name, func() (bool, error) { return m.running(api) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// running reports whether the instance runs and takes note of its address.
+func (m *Machine) running(api *clients) (bool, error) {
+	q := ecs.CreateDescribeInstancesRequest()
+	q.InstanceIds = fmt.Sprintf("[%q]", m.InstanceID)
+	r, err := api.ecs.DescribeInstances(q)
+	if err != nil || len(r.Instances.Instance) != 1 || r.Instances.Instance[0].Status != "Running" {
+		return false, err
+	}
+	addrs := r.Instances.Instance[0].VpcAttributes.PrivateIpAddress.IpAddress
+	if len(addrs) != 1 {
+		return false, fmt.Errorf("instance %s has %d private addresses, not one", m.InstanceID, len(addrs))
+	}
+	if m.Address, err = netip.ParseAddr(addrs[0]); err != nil {
+		return false, fmt.Errorf("instance %s: %w", m.InstanceID, err)
+	}
+	// The fabric names the namespace after the host, or the instance if it has no name.
+	for _, name := range []string{m.Name, m.InstanceID} {
+		m.NetNS = netnsDir + "/" + Prefix + name
+		if _, err := os.Stat(m.NetNS); err == nil {
+			return true, nil
+		}
+	}
+	return false, fmt.Errorf("instance %s runs but has no network namespace %s{%s,%s}", m.InstanceID, netnsDir+"/"+Prefix, m.Name, m.InstanceID)
+}
+
+// waitCloud polls the cloud; an operation of the simulated cloud takes seconds at most.
+func waitCloud(ctx context.Context, what string, f func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the cloud took more than a minute"))
+	defer cancel()
+	if err := Poll(ctx, 50*time.Millisecond, f); err != nil {
+		return fmt.Errorf("wait for %s: %w", what, err)
+	}
+	return nil
+}
+
+// AddressCount asks the cloud how many addresses the secondary ENIs of an instance have.
+func (c *Cloud) AddressCount(ctx context.Context, instanceID string) (int, error) {
+	enis, err := c.ENIs(ctx, instanceID)
+	n := 0
+	for _, e := range enis {
+		if e.Type != "Primary" {
+			n += len(e.Addresses)
+		}
+	}
+	return n, err
+}
+
+// ENI is an interface as the cloud describes it.
+type ENI struct {
+	ID, MAC, Type, Status string
+	Addresses             []string
+}
+
+// ENIs asks the cloud for the interfaces of an instance.
+func (c *Cloud) ENIs(ctx context.Context, instanceID string) ([]ENI, error) {
+	api, err := c.clients()
+	if err != nil {
+		return nil, err
+	}
+	var enis []ENI
+	token := ""
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		q := ecs.CreateDescribeNetworkInterfacesRequest()
+		q.InstanceId, q.MaxResults, q.NextToken = instanceID, requests.NewInteger(100), token
+		r, err := api.ecs.DescribeNetworkInterfaces(q)
+		if err != nil {
+			return nil, fmt.Errorf("list the interfaces of %s: %w", instanceID, err)
+		}
+		for _, s := range r.NetworkInterfaceSets.NetworkInterfaceSet {
+			e := ENI{ID: s.NetworkInterfaceId, MAC: s.MacAddress, Type: s.Type, Status: s.Status}
+			for _, a := range s.PrivateIpSets.PrivateIpSet {
+				e.Addresses = append(e.Addresses, a.PrivateIpAddress)
+			}
+			enis = append(enis, e)
+		}
+		if token = r.NextToken; token == "" {
+			return enis, nil
+		}
+	}
+}

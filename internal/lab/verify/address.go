@@ -1,0 +1,55 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+)
+
+var addressFromVSwitch = Check{
+	Name:  "address-from-vswitch",
+	About: "a pod's address is of the pod vSwitch, the cloud has it on an interface of the pod's node, and the pod has no other",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		pods, err := e.podOn(ctx, e.Lab.Machines...)
+		if err != nil {
+			return "", err
+		}
+		var lines []string
+		for i, p := range pods {
+			m := e.Lab.Machines[i]
+			addr, err := netip.ParseAddr(p.Status.PodIP)
+			if err != nil {
+				return "", fmt.Errorf("pod %s: %w", p.Name, err)
+			}
+			if !inAny(addr, e.Lab.Cloud.PodCIDRs) {
+				return "", fmt.Errorf("pod %s on %s has %s, which is in none of the pod vSwitches %v", p.Name, m.Name, addr, e.Lab.Cloud.PodCIDRs)
+			}
+			eni, dev, err := e.eniOf(ctx, m, p.Status.PodIP)
+			if err != nil {
+				return "", fmt.Errorf("pod %s: %w", p.Name, err)
+			}
+			if eni.Type == "Primary" {
+				return "", fmt.Errorf("pod %s has %s, an address of the primary interface %s of %s", p.Name, addr, eni.ID, m.Name)
+			}
+			inside, err := e.exec(ctx, p.Name, "ip", "-4", "-o", "addr", "show", "dev", "eth0")
+			if err != nil {
+				return "", err
+			}
+			if want := " " + addr.String() + "/32 "; !strings.Contains(inside, want) || strings.Count(inside, " inet ") != 1 {
+				return "", fmt.Errorf("pod %s: eth0 has %q, want only%s", p.Name, inside, want)
+			}
+			lines = append(lines, fmt.Sprintf("%s on %s of %s (%s)", addr, eni.ID, m.Name, dev.Name))
+		}
+		return strings.Join(lines, "; "), nil
+	},
+}
+
+func inAny(a netip.Addr, in []netip.Prefix) bool {
+	for _, p := range in {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,65 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+var crossNode = Check{
+	Name:  "pod-to-pod-cross-node",
+	About: "pods of different nodes reach each other with their own addresses on the wire of the VPC and nothing around the packets",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		pods, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		a, b := pods[0], pods[1]
+		eni, dev, err := e.eniOf(ctx, na, a.Status.PodIP)
+		if err != nil {
+			return "", err
+		}
+		port, err := e.fabricPort(dev)
+		if err != nil {
+			return "", err
+		}
+		c, err := sniff(e.Lab.Cloud.FabricNS, port)
+		if err != nil {
+			return "", err
+		}
+		const requests = 20
+		answer, err := e.curl(ctx, a.Name, url(b.Status.PodIP, httpPort, fmt.Sprintf("clientip?[1-%d]", requests)), "-w", "\n")
+		frames, stopErr := c.stop()
+		if err := errors.Join(err, stopErr); err != nil {
+			return "", err
+		}
+		seen := hostOf(firstLine(answer))
+		src, dst := netip.MustParseAddr(a.Status.PodIP), netip.MustParseAddr(b.Status.PodIP)
+		own, wrapped := 0, 0
+		for _, f := range frames {
+			switch {
+			case f.tunnelled():
+				wrapped++
+			case f.src == src && f.dst == dst:
+				own++
+			}
+		}
+		measured := fmt.Sprintf("%d requests %s (%s) → %s (%s): the port of %s in the fabric saw %d packets with the pod's own source, %d encapsulated; the server saw client %s",
+			requests, src, na.Name, dst, nb.Name, eni.ID, own, wrapped, seen)
+		if own < 4*requests {
+			return measured, fmt.Errorf("%d packets from %s to %s in the fabric are too few for %d requests", own, src, dst, requests)
+		}
+		if wrapped > 0 {
+			return measured, fmt.Errorf("%d packets in the fabric were encapsulated", wrapped)
+		}
+		if seen != src.String() {
+			return measured, fmt.Errorf("the server saw client %s, not the pod's address %s", seen, src)
+		}
+		return measured, nil
+	},
+}

@@ -1,0 +1,146 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/lab"
+)
+
+// machine is the lab's machine of a node.
+func (e *Env) machine(node string) (*lab.Machine, error) { return e.Lab.Machine(node) }
+
+// macs are the MACs of an instance's interfaces as the cloud knows them.
+func (e *Env) macs(ctx context.Context, m lab.Machine) (all, secondary map[string]bool, err error) {
+	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, secondary = map[string]bool{}, map[string]bool{}
+	for _, i := range list {
+		mac, err := net.ParseMAC(i.MAC)
+		if err != nil {
+			return nil, nil, fmt.Errorf("interface %s: %w", i.ID, err)
+		}
+		all[mac.String()] = true
+		if i.Type != "Primary" {
+			secondary[mac.String()] = true
+		}
+	}
+	return all, secondary, nil
+}
+
+// interfaces are the devices of the instance's interfaces in the node.
+func (e *Env) interfaces(ctx context.Context, m lab.Machine) (map[string]netlink.LinkAttrs, error) {
+	all, _, err := e.macs(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return enis(m.NetNS, all)
+}
+
+// eniOf finds the interface that carries an address, and its device in the node.
+func (e *Env) eniOf(ctx context.Context, m lab.Machine, addr string) (lab.ENI, netlink.LinkAttrs, error) {
+	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
+	if err != nil {
+		return lab.ENI{}, netlink.LinkAttrs{}, err
+	}
+	for _, i := range list {
+		for _, a := range i.Addresses {
+			if a != addr {
+				continue
+			}
+			devs, err := enis(m.NetNS, map[string]bool{strings.ToLower(i.MAC): true})
+			for _, d := range devs {
+				return i, d, err
+			}
+			return i, netlink.LinkAttrs{}, err
+		}
+	}
+	return lab.ENI{}, netlink.LinkAttrs{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
+}
+
+// fabricPort is the other end of an interface: its port in the fabric's namespace.
+func (e *Env) fabricPort(dev netlink.LinkAttrs) (string, error) {
+	links, err := devices(e.Lab.Cloud.FabricNS)
+	if err != nil {
+		return "", err
+	}
+	for _, l := range links {
+		if l.Attrs().Index == dev.ParentIndex {
+			return l.Attrs().Name, nil
+		}
+	}
+	return "", fmt.Errorf("the fabric has no port with index %d, the other end of %s", dev.ParentIndex, dev.Name)
+}
+
+// nodeNetwork reads the object between controller and agent.
+func (e *Env) nodeNetwork(ctx context.Context, node string) (*v1alpha1.NodeNetwork, error) {
+	nn := &v1alpha1.NodeNetwork{}
+	if err := e.Objects.Get(ctx, client.ObjectKey{Name: node}, nn); err != nil {
+		return nil, fmt.Errorf("read NodeNetwork %s: %w", node, err)
+	}
+	return nn, nil
+}
+
+// specAddresses are the addresses that the controller has given a node.
+func specAddresses(nn *v1alpha1.NodeNetwork) []string {
+	var all []string
+	for _, eni := range nn.Spec.ENIs {
+		for _, a := range eni.Addresses {
+			all = append(all, a.Address)
+		}
+	}
+	return all
+}
+
+// podDevices counts the host's ends of pods on a node: interfaces that Terway names tw….
+func podDevices(m lab.Machine) (int, error) {
+	links, err := devices(m.NetNS)
+	n := 0
+	for _, l := range links {
+		if strings.HasPrefix(l.Attrs().Name, "tw") {
+			n++
+		}
+	}
+	return n, err
+}
+
+// httpFrom makes a request from a namespace of the lab that is no pod and returns the answer's body.
+func httpFrom(ctx context.Context, netns, addr string, port uint16, path string) (string, error) {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return "", err
+	}
+	return lab.HTTPGet(ctx, netns, netip.AddrPortFrom(ip, port), path)
+}
+
+// kill ends every process of that name in the given machines, as a crash would,
+// and says how many there were.
+func kill(name string, machines ...lab.Machine) (int, error) {
+	n := 0
+	for _, m := range machines {
+		ps, err := lab.ProcessesIn(m.NetNS, name)
+		if err != nil {
+			return n, err
+		}
+		for _, p := range ps {
+			if err := syscall.Kill(p.PID, syscall.SIGKILL); err != nil {
+				return n, fmt.Errorf("kill %s (pid %d) on %s: %w", name, p.PID, m.Name, err)
+			}
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, fmt.Errorf("no process %s runs on the nodes", name)
+	}
+	return n, nil
+}

@@ -1,0 +1,77 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+var podLimit = Check{
+	Name:  "pod-limit",
+	About: "on a node full by its instance type the next pod waits, its events say why, and it starts when another ends",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		m := e.Lab.Machines[len(e.Lab.Machines)-1]
+		node, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
+		if err != nil {
+			return "", fmt.Errorf("read node %s: %w", m.Name, err)
+		}
+		limit := int(node.Status.Allocatable.Pods().Value())
+		there, err := e.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name})
+		if err != nil {
+			return "", fmt.Errorf("list the pods of %s: %w", m.Name, err)
+		}
+		room := limit - len(there.Items)
+		if room < 1 {
+			return "", fmt.Errorf("%s has %d pods of %d already", m.Name, len(there.Items), limit)
+		}
+		fill := e.deployment("fill", int32(room))
+		fill.node = m.Name
+		if err := fill.create(ctx); err != nil {
+			return "", err
+		}
+		pods, err := fill.settle(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := sharedAddresses(pods); err != nil {
+			return "", err
+		}
+		if err := e.pod(ctx, "next", podSpec(m.Name)); err != nil {
+			return "", err
+		}
+		var why string
+		if err := e.poll(ctx, "an event that says why the next pod waits", func() (bool, error) {
+			events, err := e.events(ctx, "next")
+			if err != nil {
+				return false, err
+			}
+			for _, ev := range events {
+				if strings.Contains(ev, "Too many pods") || strings.Contains(ev, "instance type") {
+					why = ev
+				}
+			}
+			return why != "", nil
+		}); err != nil {
+			return "", err
+		}
+		next, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, "next", metav1.GetOptions{})
+		if err != nil {
+			return "", fmt.Errorf("read pod next: %w", err)
+		}
+		if podReady(next) {
+			return "", fmt.Errorf("the pod beyond the limit of %d runs with %s", limit, next.Status.PodIP)
+		}
+		began := time.Now()
+		if err := fill.scale(ctx, int32(room-1)); err != nil {
+			return "", err
+		}
+		if _, err := e.ready(ctx, "next"); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%s (%s) took %d pods of %d, %d of them new, each with an address of its own; the next waited (%s) and started %.1f s after another's end",
+			m.Name, m.Type, limit, limit, room, strings.TrimSpace(why), time.Since(began).Seconds()), nil
+	},
+}

@@ -1,0 +1,198 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/lab"
+)
+
+// httpPort is where agnhost netexec answers.
+const httpPort = 8080
+
+func newEnv(s *lab.State) (*Env, error) {
+	cfg, err := s.Options.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	objects, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("make a client for the cluster: %w", err)
+	}
+	clientset, err := s.Options.Client()
+	if err != nil {
+		return nil, err
+	}
+	return &Env{Lab: s, Client: clientset, Objects: objects}, nil
+}
+
+// twoNodes are the nodes between which a check sends packets.
+func (e *Env) twoNodes() (a, b lab.Machine, err error) {
+	if len(e.Lab.Machines) < 2 {
+		return a, b, fmt.Errorf("the check needs two nodes, the lab has %d", len(e.Lab.Machines))
+	}
+	return e.Lab.Machines[0], e.Lab.Machines[1], nil
+}
+
+// podSpec is a pod that answers HTTP on a node, with tools to send from.
+func podSpec(node string) corev1.PodSpec {
+	grace := int64(0)
+	return corev1.PodSpec{
+		NodeSelector:                  map[string]string{corev1.LabelHostname: node},
+		TerminationGracePeriodSeconds: &grace,
+		Containers: []corev1.Container{{
+			Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent,
+			Args:  []string{"netexec", fmt.Sprintf("--http-port=%d", httpPort)},
+			Ports: []corev1.ContainerPort{{ContainerPort: httpPort}},
+			ReadinessProbe: &corev1.Probe{
+				ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromInt32(httpPort)}},
+				PeriodSeconds: 1,
+			},
+		}},
+	}
+}
+
+// pod creates a pod of the check's namespace.
+func (e *Env) pod(ctx context.Context, name string, spec corev1.PodSpec) error {
+	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}}, Spec: spec}
+	if _, err := e.Client.CoreV1().Pods(e.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create pod %s: %w", name, err)
+	}
+	return nil
+}
+
+// ready waits for pods and returns them in the order of the names.
+func (e *Env) ready(ctx context.Context, names ...string) ([]corev1.Pod, error) {
+	pods := make([]corev1.Pod, len(names))
+	for i, name := range names {
+		if err := e.poll(ctx, "pod "+name, func() (bool, error) {
+			p, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, name, metav1.GetOptions{})
+			if err != nil {
+				return false, err
+			}
+			pods[i] = *p
+			return podReady(p), nil
+		}); err != nil {
+			return nil, errors.Join(err, e.explain(name))
+		}
+	}
+	return pods, nil
+}
+
+func podReady(p *corev1.Pod) bool {
+	return p.Status.PodIP != "" && slices.ContainsFunc(p.Status.Conditions, func(c corev1.PodCondition) bool {
+		return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// explain says what the cluster says about a pod, for a message.
+func (e *Env) explain(name string) error {
+	ctx := context.Background()
+	events, err := e.events(ctx, name)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("events of pod %s: %s", name, strings.Join(events, "; "))
+}
+
+// events are the events of a pod, "reason: message".
+func (e *Env) events(ctx context.Context, pod string) ([]string, error) {
+	list, err := e.Client.CoreV1().Events(e.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
+	if err != nil {
+		return nil, fmt.Errorf("list the events of pod %s: %w", pod, err)
+	}
+	var lines []string
+	for _, ev := range list.Items {
+		lines = append(lines, ev.Reason+": "+ev.Message)
+	}
+	return lines, nil
+}
+
+// podOn makes a pod on each node and waits for all; the names are p1, p2, …
+func (e *Env) podOn(ctx context.Context, nodes ...lab.Machine) ([]corev1.Pod, error) {
+	var names []string
+	for i, n := range nodes {
+		name := fmt.Sprintf("p%d", i+1)
+		if err := e.pod(ctx, name, podSpec(n.Name)); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return e.ready(ctx, names...)
+}
+
+// exec runs a command in a pod with kubectl, as a user would, and returns what it printed.
+func (e *Env) exec(ctx context.Context, pod string, command ...string) (string, error) {
+	o := &e.Lab.Options
+	args := append([]string{"--kubeconfig", o.Kubeconfig(), "-n", e.Namespace, "exec", pod, "--"}, command...)
+	cmd := exec.CommandContext(ctx, o.Bin("kubectl"), args...)
+	var out, msg bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &msg
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("in pod %s: %s: %w: %s", pod, strings.Join(command, " "), err, strings.TrimSpace(msg.String()+" "+out.String()))
+	}
+	return strings.TrimSpace(out.String()), nil
+}
+
+// curl fetches a URL in a pod. A pattern such as "?[1-20]" makes as many requests,
+// each on a connection of its own.
+func (e *Env) curl(ctx context.Context, pod, url string, flags ...string) (string, error) {
+	args := slices.Concat([]string{"curl", "-sS", "--max-time", "10", "-H", "Connection: close"}, flags, []string{url})
+	return e.exec(ctx, pod, args...)
+}
+
+// url of a path at an address and port.
+func url(addr string, port int, path string) string {
+	ip, err := netip.ParseAddr(addr)
+	if err != nil {
+		return fmt.Sprintf("http://%s:%d/%s", addr, port, path)
+	}
+	return fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(ip, uint16(port)), path)
+}
+
+// hostOf is the host part of "address:port", as agnhost's /clientip answers.
+func hostOf(s string) string {
+	ap, err := netip.ParseAddrPort(strings.TrimSpace(s))
+	if err != nil {
+		return s
+	}
+	return ap.Addr().Unmap().String()
+}
+
+// deployment makes pods by a ReplicaSet and a Deployment.
+func (e *Env) deployment(name string, replicas int32) *deployment {
+	return &deployment{e: e, name: name, replicas: replicas}
+}
+
+// deletePod deletes a pod and waits until it is gone.
+func (e *Env) deletePod(ctx context.Context, name string) error {
+	if err := e.Client.CoreV1().Pods(e.Namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("delete pod %s: %w", name, err)
+	}
+	return e.poll(ctx, "pod "+name+" to be gone", func() (bool, error) {
+		_, err := e.Client.CoreV1().Pods(e.Namespace).Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}

@@ -1,0 +1,51 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// proxyHealthPort is kube-proxy's health service, which listens on each node.
+const proxyHealthPort = 10256
+
+var podToNode = Check{
+	Name:  "pod-to-node",
+	About: "a pod reaches its own node and another one; each node reaches its own pods and another node's",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		pods, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		var lines []string
+		for _, n := range []lab.Machine{na, nb} {
+			code, err := e.curl(ctx, pods[0].Name, url(n.Address.String(), proxyHealthPort, "healthz"), "-o", "/dev/null", "-w", "%{http_code}")
+			if err != nil {
+				return "", fmt.Errorf("pod on %s to %s: %w", na.Name, n.Name, err)
+			}
+			if code != "200" {
+				return "", fmt.Errorf("pod on %s to %s: answer %s", na.Name, n.Name, code)
+			}
+			lines = append(lines, fmt.Sprintf("pod on %s → %s", na.Name, n.Name))
+		}
+		for _, n := range []lab.Machine{na, nb} {
+			for i, p := range pods {
+				seen, err := httpFrom(ctx, n.NetNS, p.Status.PodIP, httpPort, "clientip")
+				if err != nil {
+					return "", fmt.Errorf("node %s to the pod on %s: %w", n.Name, e.Lab.Machines[i].Name, err)
+				}
+				if hostOf(seen) != n.Address.String() {
+					return "", fmt.Errorf("node %s to the pod on %s: the pod saw client %s, not the node's address %s", n.Name, e.Lab.Machines[i].Name, seen, n.Address)
+				}
+				lines = append(lines, fmt.Sprintf("%s → pod on %s", n.Name, e.Lab.Machines[i].Name))
+			}
+		}
+		return strings.Join(lines, ", ") + ": all answered, with the node's own address", nil
+	},
+}

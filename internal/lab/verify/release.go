@@ -1,0 +1,44 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+)
+
+var release = Check{
+	Name:  "release",
+	About: "after 0 → 20 → 0 pods the cloud's count of addresses is back within the pools' marks and no address is lost",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		before, err := e.consistent(ctx)
+		if err != nil {
+			return "", fmt.Errorf("before: %w", err)
+		}
+		d := e.deployment("burst", 20)
+		if err := d.create(ctx); err != nil {
+			return "", err
+		}
+		pods, err := d.settle(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := sharedAddresses(pods); err != nil {
+			return "", err
+		}
+		peak, err := e.accounts(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := d.scale(ctx, 0); err != nil {
+			return "", err
+		}
+		if _, err := d.settle(ctx); err != nil {
+			return "", err
+		}
+		after, err := e.consistent(ctx)
+		if err != nil {
+			return "", fmt.Errorf("after: %w", err)
+		}
+		return fmt.Sprintf("addresses in the cloud: %d before, %d with 20 pods more, %d after (%s; free %d to %d wanted on each)",
+			total(before), total(peak), total(after), describe(after), after[0].min, after[0].max), nil
+	},
+}

@@ -1,0 +1,76 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+)
+
+var agentRestart = Check{
+	Name:  "agent-restart",
+	About: "kill -9 of every agent during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		return e.killDuringStart(ctx, "terwayd")
+	},
+}
+
+var controllerRestart = Check{
+	Name:  "controller-restart",
+	About: "kill -9 of every controller during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		return e.killDuringStart(ctx, "terway-controller")
+	},
+}
+
+func (e *Env) killDuringStart(ctx context.Context, program string) (string, error) {
+	if _, err := e.consistent(ctx); err != nil {
+		return "", fmt.Errorf("before: %w", err)
+	}
+	d := e.deployment("burst", 20)
+	if err := d.create(ctx); err != nil {
+		return "", err
+	}
+	// In the middle: some pods have their address, others are still to be wired.
+	addressed := 0
+	if err := e.poll(ctx, "the first pods to have an address", func() (bool, error) {
+		pods, err := d.pods(ctx)
+		addressed = 0
+		for _, p := range pods {
+			if p.Status.PodIP != "" {
+				addressed++
+			}
+		}
+		return addressed > 0, err
+	}); err != nil {
+		return "", err
+	}
+	killed, err := kill(program, e.Lab.Machines...)
+	if err != nil {
+		return "", err
+	}
+	if addressed >= int(d.replicas) {
+		return "", fmt.Errorf("all pods had an address before %s was killed: nothing was tested", program)
+	}
+	pods, err := d.settle(ctx)
+	if err != nil {
+		return "", err
+	}
+	if err := sharedAddresses(pods); err != nil {
+		return "", err
+	}
+	full, err := e.consistent(ctx)
+	if err != nil {
+		return "", fmt.Errorf("with all pods: %w", err)
+	}
+	if err := d.scale(ctx, 0); err != nil {
+		return "", err
+	}
+	if _, err := d.settle(ctx); err != nil {
+		return "", err
+	}
+	after, err := e.consistent(ctx)
+	if err != nil {
+		return "", fmt.Errorf("after: %w", err)
+	}
+	return fmt.Sprintf("killed %d × %s when %d of %d pods had an address; all became ready with %d different addresses (%s); after their end %s",
+		killed, program, addressed, d.replicas, len(pods), describe(full), describe(after)), nil
+}

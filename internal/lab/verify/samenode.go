@@ -1,0 +1,107 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/lab"
+)
+
+var samePod = Check{
+	Name:  "pod-to-pod-same-node",
+	About: "pods of one node reach each other without a packet crossing an interface of the VPC",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		m := e.Lab.Machines[0]
+		pods, err := e.podOn(ctx, m, m)
+		if err != nil {
+			return "", err
+		}
+		a, b := pods[0], pods[1]
+		before, err := e.interfaces(ctx, m)
+		if err != nil {
+			return "", err
+		}
+		hostSide, err := hostSide(m, a.Status.PodIP)
+		if err != nil {
+			return "", err
+		}
+		c, err := sniff(m.NetNS, deviceNames(before)...)
+		if err != nil {
+			return "", err
+		}
+		const requests = 200
+		answer, err := e.curl(ctx, a.Name, url(b.Status.PodIP, httpPort, fmt.Sprintf("clientip?[1-%d]", requests)), "-o", "/dev/null", "-w", "%{http_code} ")
+		frames, stopErr := c.stop()
+		if err != nil {
+			return "", err
+		}
+		if stopErr != nil {
+			return "", stopErr
+		}
+		if ok := countWord(answer, "200"); ok != requests {
+			return "", fmt.Errorf("%d of %d requests were answered: %s", ok, requests, answer)
+		}
+		after, err := e.interfaces(ctx, m)
+		if err != nil {
+			return "", err
+		}
+		hostAfter, err := deviceByName(m, hostSide.Name)
+		if err != nil {
+			return "", err
+		}
+		crossed := between(frames, a, b)
+		podPackets := packets(map[string]netlink.LinkAttrs{"": hostAfter}) - packets(map[string]netlink.LinkAttrs{"": hostSide})
+		eniPackets := packets(after) - packets(before)
+		measured := fmt.Sprintf("%d requests %s → %s on %s: %d packets at %s, %d of them on the interfaces %v, whose counters rose by %d",
+			requests, a.Status.PodIP, b.Status.PodIP, m.Name, podPackets, hostSide.Name, crossed, deviceNames(before), eniPackets)
+		if crossed > 0 {
+			return measured, fmt.Errorf("%d packets between the two pods crossed an interface of the VPC", crossed)
+		}
+		if podPackets < 5*requests {
+			return measured, fmt.Errorf("the pod's device counted %d packets for %d requests: the measurement is wrong", podPackets, requests)
+		}
+		// The node's own talk with the API server goes on meanwhile.
+		if eniPackets > podPackets/2 {
+			return measured, fmt.Errorf("the counters of the interfaces rose by %d packets, as if the pods' %d had crossed them", eniPackets, podPackets)
+		}
+		return measured, nil
+	},
+}
+
+// between counts the frames of two pods.
+func between(frames []frame, a, b corev1.Pod) (n int) {
+	src, dst := netip.MustParseAddr(a.Status.PodIP), netip.MustParseAddr(b.Status.PodIP)
+	for _, f := range frames {
+		if f.between(src, dst) {
+			n++
+		}
+	}
+	return n
+}
+
+func deviceNames(devs map[string]netlink.LinkAttrs) []string {
+	var names []string
+	for n := range devs {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func deviceByName(m lab.Machine, name string) (netlink.LinkAttrs, error) {
+	links, err := devices(m.NetNS)
+	if err != nil {
+		return netlink.LinkAttrs{}, err
+	}
+	for _, l := range links {
+		if l.Attrs().Name == name {
+			return *l.Attrs(), nil
+		}
+	}
+	return netlink.LinkAttrs{}, fmt.Errorf("%s has no device %s", m.Name, name)
+}

@@ -1,0 +1,216 @@
+package verify
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/lab"
+)
+
+var noSpoofing = Check{
+	Name:  "no-spoofing",
+	About: "a pod's packets with another's address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		spec := podSpec(na.Name)
+		spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN", "NET_RAW"}}}
+		if err := e.pod(ctx, "thief", spec); err != nil {
+			return "", err
+		}
+		others, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		thief, err := e.ready(ctx, "thief")
+		if err != nil {
+			return "", err
+		}
+		victim, target := others[0], others[1]
+		inPod, err := e.spoofInPod(ctx, na, nb, thief[0], victim.Status.PodIP, target.Status.PodIP)
+		if err != nil {
+			return inPod, err
+		}
+		onNode, err := e.spoofOnNode(ctx, na, nb, victim.Status.PodIP, target.Status.PodIP)
+		return inPod + "; " + onNode, err
+	},
+}
+
+// spoofInPod sends from a pod with the address of another pod and with its node's.
+func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief corev1.Pod, victim, target string) (string, error) {
+	host, err := hostSide(na, thief.Status.PodIP)
+	if err != nil {
+		return "", err
+	}
+	ifaces, err := e.interfaces(ctx, na)
+	if err != nil {
+		return "", err
+	}
+	_, dev, err := e.eniOf(ctx, nb, target)
+	if err != nil {
+		return "", err
+	}
+	forged := []string{victim, na.Address.String()}
+	for _, src := range forged {
+		if _, err := e.exec(ctx, thief.Name, "ip", "addr", "add", src+"/32", "dev", "eth0"); err != nil {
+			return "", err
+		}
+	}
+	left, err := sniff(na.NetNS, host.Name)
+	if err != nil {
+		return "", err
+	}
+	wire, err := sniff(na.NetNS, deviceNames(ifaces)...)
+	if err != nil {
+		return "", errors.Join(err, left.close())
+	}
+	there, err := sniff(nb.NetNS, dev.Name)
+	if err != nil {
+		return "", errors.Join(err, left.close(), wire.close())
+	}
+	var reached []string
+	for _, src := range forged {
+		if _, err := e.curl(ctx, thief.Name, url(target, httpPort, "clientip"), "--interface", src, "--max-time", "2"); err == nil {
+			reached = append(reached, src)
+		}
+	}
+	count := func(c *capture) (n int, err error) {
+		frames, err := c.stop()
+		for _, f := range frames {
+			for _, src := range forged {
+				if f.src == netip.MustParseAddr(src) && f.dst == netip.MustParseAddr(target) {
+					n++
+				}
+			}
+		}
+		return n, err
+	}
+	sent, err1 := count(left)
+	crossed, err2 := count(wire)
+	arrived, err3 := count(there)
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return "", err
+	}
+	measured := fmt.Sprintf("a pod sent %d packets as %v: %d crossed an interface of %s, %d arrived", sent, forged, crossed, na.Name, arrived)
+	switch {
+	case sent == 0:
+		return measured, errors.New("no forged packet left the pod: nothing was tested")
+	case crossed+arrived > 0 || len(reached) > 0:
+		return measured, fmt.Errorf("forged packets got through; answers came to %v", reached)
+	}
+	if _, err := e.curl(ctx, thief.Name, url(target, httpPort, "clientip"), "--interface", thief.Status.PodIP); err != nil {
+		return measured, fmt.Errorf("the pod's own address does not work any more: %w", err)
+	}
+	return measured, nil
+}
+
+// spoofOnNode sends raw frames on a node's interface, as a broken-into node could.
+func (e *Env) spoofOnNode(ctx context.Context, na, nb lab.Machine, own, target string) (string, error) {
+	_, dev, err := e.eniOf(ctx, na, own)
+	if err != nil {
+		return "", err
+	}
+	_, far, err := e.eniOf(ctx, nb, target)
+	if err != nil {
+		return "", err
+	}
+	foreign := netip.MustParseAddr("192.168.200.200")
+	otherMAC := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
+	ownIP, dst := netip.MustParseAddr(own), netip.MustParseAddr(target)
+	const each = 20
+	// The ports tell the kinds apart at the far end.
+	kinds := []struct {
+		name string
+		mac  net.HardwareAddr
+		src  netip.Addr
+		port uint16
+		want int
+	}{
+		{"its own MAC and address", dev.HardwareAddr, ownIP, 40001, each},
+		{"a foreign address", dev.HardwareAddr, foreign, 40002, 0},
+		{"a foreign MAC", otherMAC, ownIP, 40003, 0},
+	}
+	c, err := sniff(nb.NetNS, far.Name)
+	if err != nil {
+		return "", err
+	}
+	var sendErrs []error
+	for _, k := range kinds {
+		frame := udpFrame(k.mac, k.src, dst, k.port)
+		for range each {
+			sendErrs = append(sendErrs, sendFrame(na.NetNS, dev, frame))
+		}
+	}
+	// The good frames were sent first, in order; when they are all there, so would the others be.
+	frames, err := c.stop()
+	if err := errors.Join(append(sendErrs, err)...); err != nil {
+		return "", err
+	}
+	got := map[uint16]int{}
+	for _, f := range frames {
+		if f.dst == dst && f.proto == unix.IPPROTO_UDP {
+			got[f.dstPort]++
+		}
+	}
+	measured := fmt.Sprintf("of %d frames each from %s of %s", each, dev.Name, na.Name)
+	var wrong []error
+	for _, k := range kinds {
+		measured += fmt.Sprintf(", %d with %s arrived", got[k.port], k.name)
+		if got[k.port] != k.want {
+			wrong = append(wrong, fmt.Errorf("%d frames with %s arrived, want %d", got[k.port], k.name, k.want))
+		}
+	}
+	return measured, errors.Join(wrong...)
+}
+
+// vpcMAC is the virtual MAC that a VPC answers for every address.
+var vpcMAC = net.HardwareAddr{0xee, 0xff, 0xff, 0xff, 0xff, 0xff}
+
+// udpFrame is an Ethernet frame with an empty UDP datagram.
+func udpFrame(mac net.HardwareAddr, src, dst netip.Addr, port uint16) []byte {
+	b := append(append([]byte{}, vpcMAC...), mac...)
+	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
+	ip := make([]byte, 20)
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+	binary.BigEndian.PutUint16(ip[2:], 28)
+	s, d := src.As4(), dst.As4()
+	copy(ip[12:], s[:])
+	copy(ip[16:], d[:])
+	sum := uint32(0)
+	for i := 0; i < len(ip); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum))
+	b = append(b, ip...)
+	b = binary.BigEndian.AppendUint16(b, 40000) // source port
+	b = binary.BigEndian.AppendUint16(b, port)
+	b = binary.BigEndian.AppendUint16(b, 8) // length
+	return binary.BigEndian.AppendUint16(b, 0)
+}
+
+func sendFrame(path string, dev netlink.LinkAttrs, frame []byte) error {
+	return lab.InNetNS(path, func() error {
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open a packet socket: %w", err)
+		}
+		defer unix.Close(fd)
+		if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: dev.Index}); err != nil {
+			return fmt.Errorf("send on %s: %w", dev.Name, err)
+		}
+		return nil
+	})
+}

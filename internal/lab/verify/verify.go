@@ -1,0 +1,193 @@
+// Package verify proves that a lab's network works: a registry of named checks,
+// each in a file of its own, each measuring something on the running cluster.
+//
+// A check owns one Kubernetes namespace, which is gone when it ends, and leaves the
+// cluster as it found it. It must never change the lab's namespaces or the
+// product's objects by other ways than a user or a failure would (it may kill a
+// process: that is what happens to processes).
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// Check is one named proof.
+type Check struct {
+	Name string
+	// About is what passes if the check does, in one line.
+	About string
+	// Run returns what was measured, and an error when the network is not as it should be.
+	Run func(ctx context.Context, e *Env) (measured string, err error)
+}
+
+// Checks are all checks in the order in which they run: the cheap ones first.
+func Checks() []Check {
+	return []Check{
+		addressFromVSwitch, samePod, crossNode, podToNode, podToService, dns, hostPort,
+		noSpoofing, podLimit, release, agentRestart, controllerRestart,
+	}
+}
+
+// Result is what became of a check.
+type Result struct {
+	Name     string  `json:"name"`
+	OK       bool    `json:"ok"`
+	Measured string  `json:"measured"`
+	Error    string  `json:"error,omitempty"`
+	Seconds  float64 `json:"seconds"`
+}
+
+// Env is what a check works with.
+type Env struct {
+	Lab    *lab.State
+	Client kubernetes.Interface
+	// Objects reads and writes the product's own objects too.
+	Objects client.Client
+	// Namespace is the check's own.
+	Namespace string
+}
+
+// Select picks checks by name; no name picks all.
+func Select(names []string) ([]Check, error) {
+	all := Checks()
+	if len(names) == 0 {
+		return all, nil
+	}
+	var picked []Check
+	for _, n := range names {
+		i := slices.IndexFunc(all, func(c Check) bool { return c.Name == n })
+		if i < 0 {
+			known := make([]string, len(all))
+			for i, c := range all {
+				known[i] = c.Name
+			}
+			return nil, fmt.Errorf("--only %q: no such check; there are %s", n, strings.Join(known, ", "))
+		}
+		picked = append(picked, all[i])
+	}
+	return picked, nil
+}
+
+// checkTimeout ends a check that hangs.
+const checkTimeout = 4 * time.Minute
+
+// Run runs the checks one after another and hands each result to report.
+func Run(ctx context.Context, s *lab.State, checks []Check, report func(Result)) ([]Result, error) {
+	e, err := newEnv(s)
+	if err != nil {
+		return nil, err
+	}
+	var results []Result
+	for _, c := range checks {
+		r := e.run(ctx, c)
+		report(r)
+		results = append(results, r)
+		if ctx.Err() != nil {
+			return results, context.Cause(ctx)
+		}
+	}
+	return results, nil
+}
+
+func (e *Env) run(ctx context.Context, c Check) Result {
+	began := time.Now()
+	own := *e
+	own.Namespace = "verify-" + c.Name
+	measured, err := func() (string, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("the check took more than %s", checkTimeout))
+		defer cancel()
+		if err := own.makeNamespace(ctx); err != nil {
+			return "", err
+		}
+		return c.Run(ctx, &own)
+	}()
+	// Cleaning up is part of the check, and happens when the user interrupts it too.
+	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("the check's namespace was not gone within a minute"))
+	defer cancel()
+	err = errors.Join(err, own.removeNamespace(clean))
+	r := Result{Name: c.Name, OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	return r
+}
+
+func (e *Env) makeNamespace(ctx context.Context) error {
+	// One that an interrupted run left is removed first.
+	if err := e.removeNamespace(ctx); err != nil {
+		return err
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: e.Namespace}}
+	if _, err := e.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("make namespace %s: %w", e.Namespace, err)
+	}
+	// Pods are refused until the namespace has its service account.
+	return e.poll(ctx, "the service account of "+e.Namespace, func() (bool, error) {
+		_, err := e.Client.CoreV1().ServiceAccounts(e.Namespace).Get(ctx, "default", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+func (e *Env) removeNamespace(ctx context.Context) error {
+	err := e.Client.CoreV1().Namespaces().Delete(ctx, e.Namespace, metav1.DeleteOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("delete namespace %s: %w", e.Namespace, err)
+	}
+	return e.poll(ctx, "namespace "+e.Namespace+" to be gone", func() (bool, error) {
+		_, err := e.Client.CoreV1().Namespaces().Get(ctx, e.Namespace, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}
+
+// poll waits until f says true; what is for the message when it never does.
+func (e *Env) poll(ctx context.Context, what string, f func() (bool, error)) error {
+	if err := lab.Poll(ctx, 100*time.Millisecond, f); err != nil {
+		return fmt.Errorf("wait for %s: %w", what, err)
+	}
+	return nil
+}
+
+// WriteLine prints a result for people.
+func WriteLine(w io.Writer, r Result) {
+	word := "ok  "
+	if !r.OK {
+		word = "FAIL"
+	}
+	fmt.Fprintf(w, "%s  %-24s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
+	if r.Error != "" {
+		for line := range strings.Lines(r.Error) {
+			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))
+		}
+	}
+}
+
+// WriteJSON prints all results for programs.
+func WriteJSON(w io.Writer, results []Result) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(map[string][]Result{"checks": results})
+}
