@@ -1,0 +1,265 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// CheckPod implements datapath.Datapath. It changes nothing.
+func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
+	if err := validate(pod); err != nil {
+		return err
+	}
+	_, release := d.pods.acquire(hostIfName(pod.Sandbox, pod.IfName))
+	defer release()
+	h, err := d.host()
+	if err != nil {
+		return podError(pod, err)
+	}
+	defer h.Close()
+	problem, err := d.firstProblem(ctx, h, node, pod)
+	if err == nil && problem != "" {
+		err = errors.New(problem)
+	}
+	if err != nil {
+		return podError(pod, err)
+	}
+	return nil
+}
+
+func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, pod datapath.Pod) (string, error) {
+	links, err := dumped(ctx, "devices", h.LinkList)
+	if err != nil {
+		return "", err
+	}
+	routes, err := ownRoutes(ctx, h)
+	if err != nil {
+		return "", err
+	}
+	// Trouble with other ENIs is not this pod's: newWiring misses only its own.
+	enis, eniErr := assignSlots(node, links, routes, d.state())
+	w, err := newWiring(nodeState{enis: enis}, node, pod)
+	if err != nil {
+		return "", errors.Join(err, eniErr)
+	}
+	v, err := d.look(ctx, h, links, routes)
+	if err != nil {
+		return "", err
+	}
+	if list := hostProblems(v, w); len(list) > 0 {
+		return list[0], nil
+	}
+	inner, err := d.podProblems(ctx, w)
+	if err != nil {
+		return "", err
+	}
+	if len(inner) > 0 {
+		return inner[0], nil
+	}
+	return d.nodeProblem(ctx, h, node, enis, v, strings.ToLower(pod.ENI))
+}
+
+// nodeProblem names the first node-wide piece that a pod of an ENI needs and that
+// is missing.
+func (d *Datapath) nodeProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]eniState, v view, mac string) (string, error) {
+	s := enis[mac]
+	if link := v.byIndex[s.index]; link == nil || link.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Sprintf("ENI device %s is down", s.device), nil
+	}
+	for _, eni := range node.ENIs {
+		if macKey(eni.MAC) != mac {
+			continue
+		}
+		for _, want := range eniRoutes(eni, s) {
+			if !slices.ContainsFunc(v.routes, func(r netlink.Route) bool { return sameRoute(r, want) }) {
+				return routeText(want) + " is missing", nil
+			}
+		}
+	}
+	rules, err := ownRules(ctx, h)
+	if err != nil {
+		return "", err
+	}
+	for _, k := range wantedRules(nodeFamilies(node), enis) {
+		if !rules[k] {
+			return k.String() + " is missing", nil
+		}
+	}
+	rs, err := newRuleset(node)
+	if err != nil {
+		return "", err
+	}
+	return d.nft.differs(rs)
+}
+
+// view is the node's kernel at one moment.
+type view struct {
+	byName  map[string]netlink.Link
+	byIndex map[int]netlink.Link
+	// routes are ours, of all our tables.
+	routes []netlink.Route
+	// pods are the routes of the table of local pods, by destination.
+	pods   map[netip.Addr][]netlink.Route
+	neighs map[neighKey]netlink.Neigh
+	elems  elements
+}
+
+type neighKey struct {
+	index int
+	addr  netip.Addr
+}
+
+// look completes a view from links and routes that were listed already.
+func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route) (view, error) {
+	v := view{
+		byName: map[string]netlink.Link{}, byIndex: map[int]netlink.Link{}, routes: routes,
+		pods: map[netip.Addr][]netlink.Route{},
+	}
+	for _, l := range links {
+		v.byName[l.Attrs().Name] = l
+		v.byIndex[l.Attrs().Index] = l
+	}
+	for _, r := range routes {
+		if a := hostRouteDst(r); r.Table == TableLocal && a.IsValid() {
+			v.pods[a] = append(v.pods[a], r)
+		}
+	}
+	var err error
+	if v.neighs, err = neighbours(ctx, h, 0); err != nil {
+		return v, err
+	}
+	v.elems, err = d.nft.read()
+	return v, err
+}
+
+// neighbours lists the permanent ones of a device, or of all with index 0.
+func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
+	found := map[neighKey]netlink.Neigh{}
+	for _, f := range bothFamilies {
+		list, err := dumped(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
+		if noFamily(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range list {
+			if n.State&netlink.NUD_PERMANENT != 0 {
+				found[neighKey{n.LinkIndex, addrFrom(n.IP)}] = n
+			}
+		}
+	}
+	return found, nil
+}
+
+// hostProblems names what is missing or wrong on the node's side of a pod.
+func hostProblems(v view, w wiring) []string {
+	link := v.byName[w.name]
+	if link == nil || !isPodDevice(link) {
+		return []string{fmt.Sprintf("device %s on the node is missing", w.name)}
+	}
+	var list []string
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	attrs := link.Attrs()
+	if attrs.Group != groupPod {
+		add("device %s is in group %#x instead of %#x", w.name, attrs.Group, groupPod)
+	}
+	if attrs.HardwareAddr.String() != w.hostMAC.String() {
+		add("device %s has MAC %s instead of %s", w.name, attrs.HardwareAddr, w.hostMAC)
+	}
+	if w.mtu != 0 && attrs.MTU != w.mtu {
+		add("device %s has MTU %d instead of %d", w.name, attrs.MTU, w.mtu)
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		add("device %s is down", w.name)
+	}
+	for _, a := range w.pod.Addresses {
+		want := w.hostRoute(a, attrs.Index)
+		if !slices.ContainsFunc(v.pods[a], func(r netlink.Route) bool {
+			return r.LinkIndex == want.LinkIndex && (want.Src == nil || r.Src.Equal(want.Src))
+		}) {
+			add("route to %s dev %s in table %d is missing", a, w.name, TableLocal)
+		}
+		if n, ok := v.neighs[neighKey{attrs.Index, a}]; !ok || n.HardwareAddr.String() != w.podMAC.String() {
+			add("neighbour %s dev %s is missing", a, w.name)
+		}
+		if mark, ok := v.elems[elemKey{w.name, a}]; !ok {
+			add("nftables element (%s, %s) is missing", w.name, a)
+		} else if mark != w.mark {
+			add("nftables element (%s, %s) has mark %#x instead of %#x", w.name, a, mark, w.mark)
+		}
+	}
+	return list
+}
+
+// podProblems names what is missing or wrong inside the pod.
+func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) {
+	ns, err := d.openPodNS(w.pod.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	ph, err := openHandle(ns)
+	if err != nil {
+		return nil, fmt.Errorf("the pod's network namespace %s: %w", w.pod.NetNS, err)
+	}
+	defer ph.Close()
+
+	name := w.pod.IfName
+	link, err := ph.LinkByName(name)
+	if absent(err) {
+		return []string{fmt.Sprintf("device %s of the pod is missing", name)}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up device %s of the pod: %w", name, err)
+	}
+	var list []string
+	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
+	attrs := link.Attrs()
+	if attrs.HardwareAddr.String() != w.podMAC.String() {
+		add("device %s of the pod has MAC %s instead of %s", name, attrs.HardwareAddr, w.podMAC)
+	}
+	if w.mtu != 0 && attrs.MTU != w.mtu {
+		add("device %s of the pod has MTU %d instead of %d", name, attrs.MTU, w.mtu)
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		add("device %s of the pod is down", name)
+	}
+	neighs, err := neighbours(ctx, ph, attrs.Index)
+	if err != nil {
+		return nil, fmt.Errorf("in the pod: %w", err)
+	}
+	for _, a := range w.pod.Addresses {
+		f := familyOf(a)
+		addrs, err := dumped(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return addrFrom(x.IP) == a }) {
+			add("address %s of the pod's %s is missing", a, name)
+		}
+		routes, err := dumped(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
+		if err != nil {
+			return nil, err
+		}
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
+			return isDefault(r) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == gatewayFor(a)
+		}) {
+			add("default route via %s of the pod is missing", gatewayFor(a))
+		}
+		if n, ok := neighs[neighKey{attrs.Index, gatewayFor(a)}]; !ok || n.HardwareAddr.String() != w.hostMAC.String() {
+			add("neighbour %s of the pod is missing", gatewayFor(a))
+		}
+	}
+	return list, nil
+}

@@ -1,0 +1,216 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Netlink and /proc helpers that know nothing of pods.
+
+// openHandle opens one route netlink socket in a namespace; netns.None() is the
+// caller's own. The other families that the library would open need modules
+// that some kernels lack.
+func openHandle(ns netns.NsHandle) (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open route netlink socket: %w", err)
+	}
+	return h, nil
+}
+
+// inNS runs f on a thread that is in the namespace. If the thread cannot be
+// brought back it is given up: the goroutine stays locked to it and the runtime
+// ends both together.
+func inNS(ns netns.NsHandle, f func() error) error {
+	if !ns.IsOpen() {
+		return f()
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		own, err := netns.Get()
+		if err != nil {
+			done <- fmt.Errorf("open own network namespace: %w", err)
+			return
+		}
+		defer own.Close()
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter network namespace: %w", err)
+			return
+		}
+		err = f()
+		if back := netns.Set(own); back != nil {
+			done <- errors.Join(err, fmt.Errorf("return to own network namespace: %w", back))
+			return
+		}
+		runtime.UnlockOSThread()
+		done <- err
+	}()
+	return <-done
+}
+
+// dumped repeats a dump that a concurrent change interrupted, and gives up when
+// the context does.
+func dumped[T any](ctx context.Context, what string, dump func() ([]T, error)) ([]T, error) {
+	for {
+		list, err := dump()
+		if err == nil {
+			return list, nil
+		}
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return nil, fmt.Errorf("list %s: %w", what, err)
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("list %s: %w", what, context.Cause(ctx))
+		}
+	}
+}
+
+// absent says that a removal failed because there was nothing to remove.
+func absent(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) ||
+		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, os.ErrNotExist)
+}
+
+// delGroup deletes every device of a group with one request: the kernel then
+// waits for RCU once for all of them, not once for each (26 ms).
+func delGroup(ns netns.NsHandle, group uint32) error {
+	socket, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open route netlink socket: %w", err)
+	}
+	defer socket.Close()
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !absent(err) {
+		return fmt.Errorf("delete devices of group %#x: %w", group, err)
+	}
+	return nil
+}
+
+// sysctl is one file below /proc/sys/net and the value it should have.
+type sysctl struct {
+	path  string
+	value string
+}
+
+// setSysctls writes values that differ, and returns the ones it wrote. A file
+// that does not exist (a kernel without IPv6) is passed over.
+func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) ([]string, error) {
+	var changed []string
+	err := inNS(ns, func() error {
+		for _, s := range list {
+			file := filepath.Join(procSys, "net", s.path)
+			old, err := os.ReadFile(file)
+			if errors.Is(err, os.ErrNotExist) {
+				continue
+			}
+			if err != nil {
+				return fmt.Errorf("read sysctl net/%s: %w", s.path, err)
+			}
+			was := strings.TrimSpace(string(old))
+			if was == s.value {
+				continue
+			}
+			if err := os.WriteFile(file, []byte(s.value), 0o644); err != nil {
+				return fmt.Errorf("set sysctl net/%s to %s: %w", s.path, s.value, err)
+			}
+			changed = append(changed, fmt.Sprintf("set sysctl net/%s from %s to %s", s.path, was, s.value))
+		}
+		return nil
+	})
+	return changed, err
+}
+
+// differing says whether a sysctl exists with another value.
+func differing(procSys string, ns netns.NsHandle, s sysctl) (bool, error) {
+	differs := false
+	err := inNS(ns, func() error {
+		old, err := os.ReadFile(filepath.Join(procSys, "net", s.path))
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read sysctl net/%s: %w", s.path, err)
+		}
+		differs = strings.TrimSpace(string(old)) != s.value
+		return nil
+	})
+	return differs, err
+}
+
+var bothFamilies = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
+
+// noFamily says that a listing failed because the kernel has no IPv6.
+func noFamily(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// hostNet is the single address as a network, as netlink wants it.
+func hostNet(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+func defaultNet(family int) *net.IPNet {
+	if family == netlink.FAMILY_V4 {
+		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	}
+	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+func familyName(family int) string {
+	if family == netlink.FAMILY_V4 {
+		return "IPv4"
+	}
+	return "IPv6"
+}
+
+// addrFrom is the address in a netlink answer, IPv4 never as ::ffff:a.b.c.d.
+func addrFrom(ip net.IP) netip.Addr {
+	a, ok := netip.AddrFromSlice(ip)
+	if !ok {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// hostRouteDst is the address a host route leads to, or the zero Addr.
+func hostRouteDst(r netlink.Route) netip.Addr {
+	if r.Dst == nil {
+		return netip.Addr{}
+	}
+	if ones, bits := r.Dst.Mask.Size(); ones != bits {
+		return netip.Addr{}
+	}
+	return addrFrom(r.Dst.IP)
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return true
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0
+}

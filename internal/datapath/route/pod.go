@@ -1,0 +1,330 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sort"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// AddPod implements datapath.Datapath. Everything is written with "replace"
+// semantics, so a first call, a repeated one and a repair are the same code.
+func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	if err := validate(pod); err != nil {
+		return datapath.Wiring{}, err
+	}
+	name := hostIfName(pod.Sandbox, pod.IfName)
+	p, release := d.pods.acquire(name)
+	defer release()
+
+	h, err := d.host()
+	if err != nil {
+		return datapath.Wiring{}, podError(pod, err)
+	}
+	defer h.Close()
+	state, err := d.ready(ctx, h, node)
+	if err != nil {
+		// Another ENI's trouble does not keep this pod away.
+		if _, ok := state.enis[strings.ToLower(pod.ENI)]; !ok {
+			return datapath.Wiring{}, podError(pod, err)
+		}
+		d.log.Warn("node is not fully prepared", "error", err)
+	}
+	w, err := newWiring(state, node, pod)
+	if err != nil {
+		return datapath.Wiring{}, podError(pod, err)
+	}
+	elems, err := d.wire(ctx, h, node, w)
+	if err != nil {
+		// Nothing half-made stays: the address may go to another pod.
+		return datapath.Wiring{}, podError(pod, errors.Join(err, d.retire(h, name, pod.Addresses)))
+	}
+	d.pods.setWired(p, elems)
+	return w.result(), nil
+}
+
+// DelPod implements datapath.Datapath. Route and element go first, then the
+// device is put among those that may send nothing: from then on no packet comes
+// or goes. The device itself is deleted in the background.
+func (d *Datapath) DelPod(_ context.Context, pod datapath.Pod) error {
+	if pod.Sandbox == "" || pod.IfName == "" {
+		return fmt.Errorf("pod %s/%s: sandbox %q and interface %q must not be empty", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName)
+	}
+	name := hostIfName(pod.Sandbox, pod.IfName)
+	p, release := d.pods.acquire(name)
+	defer release()
+	h, err := d.host()
+	if err != nil {
+		return podError(pod, err)
+	}
+	defer h.Close()
+	d.pods.setDeleted(p)
+	if err := d.retire(h, name, pod.Addresses); err != nil {
+		return podError(pod, err)
+	}
+	return nil
+}
+
+func podError(pod datapath.Pod, err error) error {
+	return fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)
+}
+
+func validate(pod datapath.Pod) error {
+	bad := func(field string, value any, right string) error {
+		return podError(pod, fmt.Errorf("%s %q: must be %s", field, fmt.Sprint(value), right))
+	}
+	switch {
+	case pod.Sandbox == "":
+		return bad("Sandbox", pod.Sandbox, "the runtime's sandbox id")
+	case pod.IfName == "" || len(pod.IfName) >= unix.IFNAMSIZ || strings.ContainsAny(pod.IfName, "/:% ") || pod.IfName[0] == '.':
+		return bad("IfName", pod.IfName, "a device name of 1 to 15 characters")
+	case pod.NetNS == "":
+		return bad("NetNS", pod.NetNS, "the path of the pod's network namespace")
+	case len(pod.Addresses) == 0 || len(pod.Addresses) > 2:
+		return bad("Addresses", pod.Addresses, "one address, or one of each family")
+	case len(pod.Addresses) == 2 && pod.Addresses[0].Is4() == pod.Addresses[1].Is4():
+		return bad("Addresses", pod.Addresses, "of different families")
+	}
+	for _, a := range pod.Addresses {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() {
+			return bad("Addresses", a, "a plain IPv4 or IPv6 address")
+		}
+	}
+	if _, err := net.ParseMAC(pod.ENI); err != nil {
+		return bad("ENI", pod.ENI, "the MAC of the ENI that carries the addresses")
+	}
+	return nil
+}
+
+// wiring is what one pod should look like in the kernel.
+type wiring struct {
+	pod              datapath.Pod
+	name             string
+	hostMAC, podMAC  net.HardwareAddr
+	mtu              int
+	mark             uint32
+	source4, source6 netip.Addr
+}
+
+func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
+	w := wiring{
+		pod: pod, name: hostIfName(pod.Sandbox, pod.IfName),
+		source4: nodeSource(node, netlink.FAMILY_V4), source6: nodeSource(node, netlink.FAMILY_V6),
+	}
+	w.hostMAC, w.podMAC = hostMAC(w.name), podMAC(w.name)
+	eni, ok := state.enis[strings.ToLower(pod.ENI)]
+	if !ok {
+		// Without its ENI the pod still reaches its neighbours on the node.
+		w.mark = markOf(slotStranded)
+		return w, fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", pod.ENI, state.attached())
+	}
+	w.mark, w.mtu = markOf(eni.slot), eni.mtu
+	return w, nil
+}
+
+func (s nodeState) attached() string {
+	var list []string
+	for mac, e := range s.enis {
+		list = append(list, mac+" "+e.device)
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	sort.Strings(list)
+	return strings.Join(list, ", ")
+}
+
+func (w wiring) elements() elements {
+	elems := elements{}
+	for _, a := range w.pod.Addresses {
+		elems[elemKey{w.name, a}] = w.mark
+	}
+	return elems
+}
+
+func (w wiring) result() datapath.Wiring {
+	res := datapath.Wiring{HostIfName: w.name, HostMAC: w.hostMAC, PodMAC: w.podMAC, MTU: w.mtu}
+	for _, a := range w.pod.Addresses {
+		res.Gateways = append(res.Gateways, gatewayFor(a))
+	}
+	return res
+}
+
+func (w wiring) hasIPv6() bool {
+	for _, a := range w.pod.Addresses {
+		if a.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+// hostRoute leads to the pod: in the table of local pods, from the node's own
+// address for local processes.
+func (w wiring) hostRoute(a netip.Addr, index int) *netlink.Route {
+	r := &netlink.Route{
+		Family: familyOf(a), Table: TableLocal, Protocol: Protocol, Type: unix.RTN_UNICAST,
+		LinkIndex: index, Dst: hostNet(a),
+	}
+	source := w.source6
+	if a.Is4() {
+		r.Scope = unix.RT_SCOPE_LINK
+		source = w.source4
+	}
+	if source.IsValid() {
+		r.Src = source.AsSlice()
+	}
+	return r
+}
+
+func podRoute(a netip.Addr, index int) *netlink.Route {
+	return &netlink.Route{
+		Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: defaultNet(familyOf(a)),
+		Gw: gatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+	}
+}
+
+func neighbour(a netip.Addr, mac net.HardwareAddr, index int) *netlink.Neigh {
+	return &netlink.Neigh{
+		Family: familyOf(a), LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
+		IP: a.AsSlice(), HardwareAddr: mac,
+	}
+}
+
+// openPodNS opens the pod's namespace and makes sure that it is not the node's.
+func (d *Datapath) openPodNS(path string) (netns.NsHandle, error) {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return ns, fmt.Errorf("open the pod's network namespace %s: %w", path, err)
+	}
+	own := d.ns
+	if !own.IsOpen() {
+		if own, err = netns.Get(); err != nil {
+			return ns, errors.Join(fmt.Errorf("open own network namespace: %w", err), ns.Close())
+		}
+		defer own.Close()
+	}
+	if ns.Equal(own) {
+		return ns, errors.Join(fmt.Errorf("network namespace %s is the node's own", path), ns.Close())
+	}
+	return ns, nil
+}
+
+// wire makes every piece of a pod. The host's side comes first, so that the pod
+// is complete when its first packet can leave.
+func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.Node, w wiring) (elements, error) {
+	ns, err := d.openPodNS(w.pod.NetNS)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	ph, err := openHandle(ns)
+	if err != nil {
+		return nil, fmt.Errorf("the pod's network namespace %s: %w", w.pod.NetNS, err)
+	}
+	defer ph.Close()
+
+	host, inner, err := d.ensureVeth(h, ph, ns, w)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.wireHost(h, w, host); err != nil {
+		return nil, err
+	}
+	elems := w.elements()
+	if err := d.putElements(ctx, h, node, elems); err != nil {
+		return nil, err
+	}
+	return elems, d.wirePod(ph, ns, w, inner)
+}
+
+// putElements prepares the node anew if somebody removed the table since the
+// last Sync.
+func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node datapath.Node, elems elements) error {
+	err := d.nft.put(elems)
+	if err == nil || !absent(err) {
+		return err
+	}
+	d.distrust()
+	if _, err := d.ready(ctx, h, node); err != nil {
+		return err
+	}
+	return d.nft.put(elems)
+}
+
+// ensureVeth returns both ends of the pod's veth, and makes it if there is none.
+// A veth of which one end is not what it should be is deleted and made anew.
+func (d *Datapath) ensureVeth(h, ph *netlink.Handle, ns netns.NsHandle, w wiring) (host, inner netlink.Link, err error) {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = w.name, w.mtu, w.hostMAC, groupPod
+	veth := netlink.NewVeth(attrs)
+	veth.PeerName, veth.PeerNamespace = w.pod.IfName, netlink.NsFd(ns)
+	veth.PeerHardwareAddr, veth.PeerMTU = w.podMAC, uint32(w.mtu)
+
+	err = h.LinkAdd(veth)
+	if errors.Is(err, unix.EEXIST) {
+		var usable bool
+		if host, inner, usable, err = d.existingVeth(h, ph, w); err != nil {
+			return nil, nil, err
+		}
+		if usable {
+			return host, inner, nil
+		}
+		if host != nil {
+			if err := h.LinkDel(host); err != nil && !absent(err) {
+				return nil, nil, fmt.Errorf("delete unusable device %s: %w", w.name, err)
+			}
+		}
+		err = h.LinkAdd(veth)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("create veth %s with peer %s in %s: %w", w.name, w.pod.IfName, w.pod.NetNS, err)
+	}
+	if host, err = h.LinkByName(w.name); err != nil {
+		return nil, nil, fmt.Errorf("find new device %s: %w", w.name, err)
+	}
+	if inner, err = ph.LinkByName(w.pod.IfName); err != nil {
+		return nil, nil, fmt.Errorf("find new device %s in %s: %w", w.pod.IfName, w.pod.NetNS, err)
+	}
+	return host, inner, nil
+}
+
+// existingVeth looks at what kept the veth from being created. A device in the
+// pod that is not ours is an error: it is not ours to remove.
+func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner netlink.Link, usable bool, err error) {
+	host, err = h.LinkByName(w.name)
+	if err != nil && !absent(err) {
+		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
+	}
+	if host != nil && !isPodDevice(host) {
+		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
+	}
+	inner, err = ph.LinkByName(w.pod.IfName)
+	if err != nil && !absent(err) {
+		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.pod.IfName, w.pod.NetNS, err)
+	}
+	if inner != nil && inner.Attrs().HardwareAddr.String() != w.podMAC.String() {
+		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
+			w.pod.NetNS, w.pod.IfName, inner.Attrs().HardwareAddr)
+	}
+	usable = host != nil && inner != nil && host.Attrs().Group == groupPod &&
+		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
+	return host, inner, usable, nil
+}
+
+// isPodDevice says that a link of the node is a pod's: by kind, name, and the MAC
+// that follows from the name or, if somebody changed that, our group.
+func isPodDevice(l netlink.Link) bool {
+	a := l.Attrs()
+	return l.Type() == "veth" && hostIfPattern.MatchString(a.Name) &&
+		(a.HardwareAddr.String() == hostMAC(a.Name).String() || a.Group == groupPod || a.Group == groupDying)
+}

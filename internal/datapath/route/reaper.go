@@ -1,0 +1,106 @@
+package route
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+)
+
+// reaper deletes retired devices behind DEL's back. A deletion waits 26 ms for
+// RCU however many devices it takes, so it takes all that are there. A goroutine
+// runs only while there is something to delete; a failure is logged and tried
+// again by the next Sync, which finds the devices by their group.
+type reaper struct {
+	delete func() error
+	log    *slog.Logger
+
+	mu    sync.Mutex
+	again bool
+	// done is closed when the running goroutine ends; nil while none runs.
+	done chan struct{}
+}
+
+// kick says that there is something to delete.
+func (r *reaper) kick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = true
+	if r.done == nil {
+		r.done = make(chan struct{})
+		go r.run()
+	}
+}
+
+func (r *reaper) run() {
+	for {
+		r.mu.Lock()
+		if !r.again {
+			close(r.done)
+			r.done = nil
+			r.mu.Unlock()
+			return
+		}
+		r.again = false
+		r.mu.Unlock()
+		if err := r.delete(); err != nil {
+			r.log.Warn("devices of deleted pods are still there; the next sync tries again", "error", err)
+		}
+	}
+}
+
+// wait returns when nothing is being deleted.
+func (r *reaper) wait(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		done := r.done
+		r.mu.Unlock()
+		if done == nil {
+			return nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for devices of deleted pods to go: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// deleteDying deletes the devices of the dying group: together if all are ours,
+// one by one if somebody put a device of theirs into it.
+func (d *Datapath) deleteDying() error {
+	h, err := d.host()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	links, err := dumped(context.Background(), "devices", h.LinkList)
+	if err != nil {
+		return err
+	}
+	var ours []netlink.Link
+	foreign := false
+	for _, l := range links {
+		switch {
+		case l.Attrs().Group != groupDying:
+		case isPodDevice(l):
+			ours = append(ours, l)
+		default:
+			foreign = true
+		}
+	}
+	if len(ours) == 0 {
+		return nil
+	}
+	if !foreign {
+		return delGroup(d.ns, groupDying)
+	}
+	for _, l := range ours {
+		if err := h.LinkDel(l); err != nil && !absent(err) {
+			return fmt.Errorf("delete device %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
+}

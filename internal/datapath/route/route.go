@@ -1,0 +1,146 @@
+package route
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// Name is the value of NodeNetwork.status.datapath.
+const Name = "route"
+
+var _ datapath.Datapath = (*Datapath)(nil)
+
+// Options of New.
+type Options struct {
+	// NetNS is the path of the node's network namespace; empty means the one the
+	// process runs in.
+	NetNS string
+	// ProcSys is where sysctls are, "/proc/sys" if empty.
+	ProcSys string
+	// Log receives repairs and background failures; nil means slog.Default().
+	Log *slog.Logger
+}
+
+// Datapath implements datapath.Datapath. It is safe for concurrent use; calls
+// for one pod wait for each other.
+type Datapath struct {
+	ns      netns.NsHandle
+	procSys string
+	log     *slog.Logger
+	nft     nft
+	reaper  reaper
+	pods    tracker
+
+	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
+	// turn, nodeMu.
+	syncMu sync.Mutex
+	// nodeMu makes node-wide changes one after the other.
+	nodeMu sync.Mutex
+	// stateMu guards node, which AddPod reads without waiting for nodeMu.
+	stateMu sync.Mutex
+	node    nodeState
+}
+
+// New opens the node's namespace and touches nothing in it.
+func New(opts Options) (*Datapath, error) {
+	ns := netns.None()
+	if opts.NetNS != "" {
+		var err error
+		if ns, err = netns.GetFromPath(opts.NetNS); err != nil {
+			return nil, fmt.Errorf("open the node's network namespace %s: %w", opts.NetNS, err)
+		}
+	}
+	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}}
+	if d.procSys == "" {
+		d.procSys = "/proc/sys"
+	}
+	if d.log == nil {
+		d.log = slog.Default()
+	}
+	d.reaper.delete = d.deleteDying
+	d.reaper.log = d.log
+	return d, nil
+}
+
+// Close waits until devices of deleted pods are gone, then lets go of the
+// node's namespace. Pods stay wired.
+func (d *Datapath) Close(ctx context.Context) error {
+	if err := d.reaper.wait(ctx); err != nil {
+		return err
+	}
+	if d.ns.IsOpen() {
+		return d.ns.Close()
+	}
+	return nil
+}
+
+// Name implements datapath.Datapath.
+func (d *Datapath) Name() string { return Name }
+
+// Spoofed is the number of packets dropped because a pod sent them with a source
+// address that is not its own.
+func (d *Datapath) Spoofed() (uint64, error) { return d.nft.spoofed() }
+
+// host opens the netlink socket that one call uses throughout.
+func (d *Datapath) host() (*netlink.Handle, error) {
+	h, err := openHandle(d.ns)
+	if err != nil {
+		return nil, fmt.Errorf("node's network namespace: %w", err)
+	}
+	return h, nil
+}
+
+// nodeState is what the last look at the node found: enough to wire a pod
+// without looking again.
+type nodeState struct {
+	// print identifies the desired node that the kernel was made to agree with.
+	print string
+	enis  map[string]eniState // by MAC
+}
+
+// eniState is an attached ENI's place in the datapath.
+type eniState struct {
+	slot   int
+	index  int
+	device string
+	mtu    int
+}
+
+func (d *Datapath) state() nodeState {
+	d.stateMu.Lock()
+	defer d.stateMu.Unlock()
+	return d.node
+}
+
+func (d *Datapath) setState(s nodeState) {
+	d.stateMu.Lock()
+	defer d.stateMu.Unlock()
+	d.node = s
+}
+
+// distrust makes the next AddPod look at the node again.
+func (d *Datapath) distrust() {
+	d.stateMu.Lock()
+	defer d.stateMu.Unlock()
+	d.node.print = ""
+}
+
+func fingerprint(node datapath.Node) string { return fmt.Sprintf("%v", node) }
+
+// nodeSource is the node's address that local processes use towards pods.
+func nodeSource(node datapath.Node, family int) netip.Addr {
+	for _, a := range node.Addresses {
+		if familyOf(a) == family {
+			return a
+		}
+	}
+	return netip.Addr{}
+}

@@ -1,0 +1,229 @@
+package route
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// Rules and the ENIs' tables. Their number depends on the ENIs alone.
+
+// eniRoutes are the routes of one ENI's table: its gateway, and behind it a route
+// that stops what would otherwise go on to the main table and leave by an ENI
+// that the address does not belong to.
+func eniRoutes(eni datapath.ENI, s eniState) []netlink.Route {
+	var routes []netlink.Route
+	for _, f := range bothFamilies {
+		gw := gatewayOf(eni, f)
+		if !gw.IsValid() {
+			continue
+		}
+		table := TableLocal + s.slot
+		routes = append(routes,
+			netlink.Route{Family: f, Table: table, Protocol: Protocol, Type: unix.RTN_UNICAST, Dst: defaultNet(f),
+				LinkIndex: s.index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
+			netlink.Route{Family: f, Table: table, Protocol: Protocol, Type: unix.RTN_UNREACHABLE, Dst: defaultNet(f),
+				Priority: metricUnreachable})
+	}
+	return routes
+}
+
+// sameRoute compares what we set; the kernel adds more.
+func sameRoute(have, want netlink.Route) bool {
+	if have.Table != want.Table || have.Type != want.Type || have.Family != want.Family || !isDefault(have) {
+		return false
+	}
+	if want.Type == unix.RTN_UNREACHABLE {
+		return have.Priority == want.Priority
+	}
+	return have.LinkIndex == want.LinkIndex && have.Gw.Equal(want.Gw)
+}
+
+func routeText(r netlink.Route) string {
+	if r.Type == unix.RTN_UNREACHABLE {
+		return fmt.Sprintf("%s unreachable default in table %d", familyName(r.Family), r.Table)
+	}
+	dst := "default"
+	if a := hostRouteDst(r); a.IsValid() {
+		dst = a.String()
+	}
+	if r.Gw != nil {
+		dst += " via " + r.Gw.String()
+	}
+	return fmt.Sprintf("route %s in table %d", dst, r.Table)
+}
+
+// ensureTables adds missing routes of the ENIs' tables and removes ours that no
+// ENI wants. have are all our routes as listed before.
+func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniState, have []netlink.Route) ([]string, error) {
+	var repairs []string
+	var errs []error
+	var want []netlink.Route
+	for _, eni := range node.ENIs {
+		if s, ok := enis[macKey(eni.MAC)]; ok {
+			want = append(want, eniRoutes(eni, s)...)
+		}
+	}
+	for _, w := range want {
+		found := false
+		for _, r := range have {
+			found = found || sameRoute(r, w)
+		}
+		if found {
+			continue
+		}
+		if err := h.RouteReplace(&w); err != nil {
+			errs = append(errs, fmt.Errorf("add %s: %w", routeText(w), err))
+			continue
+		}
+		repairs = append(repairs, "added "+routeText(w))
+	}
+	for _, r := range have {
+		if r.Table == TableLocal {
+			continue
+		}
+		keep := false
+		for _, w := range want {
+			// A replaced route (same table and metric) is gone already.
+			keep = keep || sameRoute(r, w) || (r.Table == w.Table && r.Family == w.Family && r.Type == w.Type && isDefault(r))
+		}
+		if keep {
+			continue
+		}
+		if err := h.RouteDel(&r); err != nil && !absent(err) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
+			continue
+		}
+		repairs = append(repairs, "removed "+routeText(r))
+	}
+	return repairs, errors.Join(errs...)
+}
+
+// ruleKey is what tells our rules apart.
+type ruleKey struct {
+	family, priority int
+	table            int
+	mark, mask       uint32
+	iif              string
+}
+
+func (k ruleKey) String() string {
+	s := fmt.Sprintf("%s rule %d", familyName(k.family), k.priority)
+	if k.mask != 0 {
+		s += fmt.Sprintf(" fwmark %#x/%#x", k.mark, k.mask)
+	}
+	if k.iif != "" {
+		s += " iif " + k.iif
+	}
+	if k.table == 0 {
+		return s + " unreachable"
+	}
+	return s + fmt.Sprintf(" lookup %d", k.table)
+}
+
+func keyOf(r netlink.Rule, family int) ruleKey {
+	k := ruleKey{family: family, priority: r.Priority, mark: r.Mark, iif: r.IifName}
+	if r.Table > 0 {
+		k.table = r.Table
+	}
+	if r.Mask != nil {
+		k.mask = *r.Mask
+	}
+	return k
+}
+
+func (k ruleKey) rule() *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Protocol, r.IifName = k.family, k.priority, Protocol, k.iif
+	if k.mask != 0 {
+		mask := k.mask
+		r.Mark, r.Mask = k.mark, &mask
+	}
+	if k.table == 0 {
+		r.Type = unix.RTN_UNREACHABLE
+	} else {
+		r.Table = k.table
+	}
+	return r
+}
+
+// wantedRules are the rules of a node, in the order in which they may be added:
+// a rule comes after the routes it leads to.
+func wantedRules(families []int, enis map[string]eniState) []ruleKey {
+	var want []ruleKey
+	for _, f := range families {
+		want = append(want,
+			ruleKey{family: f, priority: RulePriorityLocal, table: TableLocal},
+			ruleKey{family: f, priority: RulePriorityENI, mark: markOf(slotStranded), mask: MarkMask})
+		for _, mac := range slices.Sorted(maps.Keys(enis)) {
+			s := enis[mac]
+			want = append(want,
+				ruleKey{family: f, priority: RulePriorityENI, mark: markOf(s.slot), mask: MarkMask, table: TableLocal + s.slot},
+				ruleKey{family: f, priority: RulePriorityStray, iif: s.device})
+		}
+	}
+	return want
+}
+
+func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) {
+	own := map[ruleKey]bool{}
+	for _, f := range bothFamilies {
+		rules, err := dumped(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
+		if noFamily(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range rules {
+			if r.Protocol != Protocol {
+				continue
+			}
+			switch r.Priority {
+			case RulePriorityLocal, RulePriorityStray, RulePriorityENI:
+				own[keyOf(r, f)] = true
+			}
+		}
+	}
+	return own, nil
+}
+
+func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis map[string]eniState) ([]string, error) {
+	have, err := ownRules(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	var repairs []string
+	var errs []error
+	want := map[ruleKey]bool{}
+	for _, k := range wantedRules(families, enis) {
+		want[k] = true
+		if have[k] {
+			continue
+		}
+		if err := h.RuleAdd(k.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("add %s: %w", k, err))
+			continue
+		}
+		repairs = append(repairs, "added "+k.String())
+	}
+	for _, k := range slices.SortedFunc(maps.Keys(have), func(a, b ruleKey) int { return strings.Compare(a.String(), b.String()) }) {
+		if want[k] {
+			continue
+		}
+		if err := h.RuleDel(k.rule()); err != nil && !absent(err) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
+			continue
+		}
+		repairs = append(repairs, "removed "+k.String())
+	}
+	return repairs, errors.Join(errs...)
+}

@@ -1,0 +1,156 @@
+package route
+
+import (
+	"sync"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// tracker remembers what this process did to pods, by host device name. It
+// settles the races between Sync, whose list of pods was made a moment ago, and
+// AddPod and DelPod, which know better:
+//   - a pod deleted since is not repaired back to life,
+//   - a pod added since is not removed as a leftover.
+//
+// It also keeps the elements of wired pods, so that a lost nftables table can be
+// written again as a whole.
+type tracker struct {
+	mu   sync.Mutex
+	pods map[string]*tracked
+}
+
+type tracked struct {
+	// lock makes calls for one pod wait for each other. users counts who holds or
+	// waits for it; without users, and idle, the entry goes.
+	lock  sync.Mutex
+	users int
+
+	phase phase
+	// version grows with every AddPod and DelPod.
+	version int
+	// seen says that a Sync had the pod in its list since it was added; missed
+	// counts the Syncs that had not, before the first that had.
+	seen   bool
+	missed int
+	elems  elements
+}
+
+type phase int
+
+const (
+	idle    phase = iota // nothing is known of it
+	wired                // AddPod or Sync wired it
+	deleted              // DelPod removed it; a Sync's list may still have it
+)
+
+// acquire waits for the pod's turn; the caller calls the function it returns
+// when done.
+func (t *tracker) acquire(name string) (*tracked, func()) {
+	t.mu.Lock()
+	if t.pods == nil {
+		t.pods = map[string]*tracked{}
+	}
+	p := t.pods[name]
+	if p == nil {
+		p = &tracked{}
+		t.pods[name] = p
+	}
+	p.users++
+	t.mu.Unlock()
+
+	p.lock.Lock()
+	return p, func() {
+		p.lock.Unlock()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		p.users--
+		if p.users == 0 && p.phase == idle {
+			delete(t.pods, name)
+		}
+	}
+}
+
+func (t *tracker) setWired(p *tracked, elems elements) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.phase, p.elems = wired, elems
+	p.version++
+	p.seen, p.missed = false, 0
+}
+
+func (t *tracker) setDeleted(p *tracked) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.phase, p.elems = deleted, nil
+	p.version++
+}
+
+// elements of all wired pods.
+func (t *tracker) elements() elements {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := elements{}
+	for _, p := range t.pods {
+		if p.phase != wired {
+			continue
+		}
+		for k, mark := range p.elems {
+			all[k] = mark
+		}
+	}
+	return all
+}
+
+// begin notes that a Sync with these pods starts. It returns the version of each
+// pod, by which the Sync later sees that the pod was changed meanwhile.
+func (t *tracker) begin(desired map[string]datapath.Pod) map[string]int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	versions := map[string]int{}
+	for name, p := range t.pods {
+		versions[name] = p.version
+		_, want := desired[name]
+		switch {
+		case p.phase == deleted && !want && p.users == 0:
+			delete(t.pods, name)
+		case p.phase == deleted && !want:
+			p.phase = idle
+		case p.phase == wired && want:
+			p.seen = true
+		case p.phase == wired && !p.seen:
+			p.missed++
+		}
+	}
+	return versions
+}
+
+// mayRepair says whether Sync may wire the pod: it was not deleted, and nobody
+// changed it since the Sync began.
+func (t *tracker) mayRepair(p *tracked, began int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return p.phase != deleted && p.version == began
+}
+
+// mayRemove says whether Sync may remove a pod that is not in its list. One that
+// this process wired and that no list had so far may be too new for the list: it
+// gets a second chance.
+func (t *tracker) mayRemove(p *tracked, began int) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return p.version == began && (p.phase != wired || p.seen || p.missed > 1)
+}
+
+// repaired notes what Sync wrote for a desired pod.
+func (t *tracker) repaired(p *tracked, elems elements) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.phase, p.elems, p.seen = wired, elems, true
+}
+
+// removed forgets a leftover.
+func (t *tracker) removed(p *tracked) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.phase, p.elems = idle, nil
+}

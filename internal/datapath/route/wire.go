@@ -1,0 +1,201 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// wireHost makes the host's side of a pod: the device's settings, the route to
+// the pod and the pod's MAC.
+func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) error {
+	if _, err := setSysctls(d.procSys, d.ns, podSysctls(w)); err != nil {
+		return fmt.Errorf("device %s: %w", w.name, err)
+	}
+	attrs := link.Attrs()
+	if attrs.HardwareAddr.String() != w.hostMAC.String() {
+		if err := h.LinkSetHardwareAddr(link, w.hostMAC); err != nil {
+			return fmt.Errorf("set MAC %s of %s: %w", w.hostMAC, w.name, err)
+		}
+	}
+	if w.mtu != 0 && attrs.MTU != w.mtu {
+		if err := h.LinkSetMTU(link, w.mtu); err != nil {
+			return fmt.Errorf("set MTU %d of %s: %w", w.mtu, w.name, err)
+		}
+	}
+	if alias := w.alias(); attrs.Alias != alias {
+		if err := h.LinkSetAlias(link, alias); err != nil {
+			return fmt.Errorf("set alias %q of %s: %w", alias, w.name, err)
+		}
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		if err := h.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set %s up: %w", w.name, err)
+		}
+	}
+	for _, a := range w.pod.Addresses {
+		r := w.hostRoute(a, attrs.Index)
+		if err := h.RouteReplace(r); err != nil {
+			return fmt.Errorf("add route to %s dev %s src %s in table %d: %w", a, w.name, r.Src, TableLocal, err)
+		}
+		if err := h.NeighSet(neighbour(a, w.podMAC, attrs.Index)); err != nil {
+			return fmt.Errorf("add neighbour %s dev %s: %w", a, w.name, err)
+		}
+	}
+	return nil
+}
+
+// alias is for people: `ip link` shows whose device it is.
+func (w wiring) alias() string {
+	alias := "pod " + w.pod.Namespace + "/" + w.pod.Name
+	if len(alias) > 255 { // IFALIASZ - 1
+		alias = alias[:255]
+	}
+	return alias
+}
+
+// podSysctls are for the host's end of the veth alone. Without IPv6 addresses in
+// the pod the device has no business with IPv6; with them it needs no address of
+// its own (the pod's next hop is a permanent neighbour), so no detection of
+// duplicates and no multicast on it.
+func podSysctls(w wiring) []sysctl {
+	v4, v6 := "ipv4/conf/"+w.name+"/", "ipv6/conf/"+w.name+"/"
+	list := []sysctl{{v4 + "forwarding", "1"}, {v4 + "rp_filter", "2"}}
+	if !w.hasIPv6() {
+		return append(list, sysctl{v6 + "disable_ipv6", "1"})
+	}
+	return append(list,
+		sysctl{v6 + "disable_ipv6", "0"}, sysctl{v6 + "addr_gen_mode", "1"},
+		sysctl{v6 + "accept_ra", "0"}, sysctl{v6 + "forwarding", "1"})
+}
+
+// wirePod makes the pod's side: loopback, addresses, the next hop's MAC and the
+// default route.
+func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link netlink.Link) error {
+	name := w.pod.IfName
+	attrs := link.Attrs()
+	if err := ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
+		return fmt.Errorf("set lo of the pod up: %w", err)
+	}
+	if w.hasIPv6() {
+		// A runtime may have turned IPv6 off for new devices.
+		if _, err := setSysctls(d.procSys, ns, []sysctl{{"ipv6/conf/" + name + "/disable_ipv6", "0"}}); err != nil {
+			return fmt.Errorf("the pod's %s: %w", name, err)
+		}
+	}
+	if w.mtu != 0 && attrs.MTU != w.mtu {
+		if err := ph.LinkSetMTU(link, w.mtu); err != nil {
+			return fmt.Errorf("set MTU %d of the pod's %s: %w", w.mtu, name, err)
+		}
+	}
+	if attrs.Flags&net.FlagUp == 0 {
+		if err := ph.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set the pod's %s up: %w", name, err)
+		}
+	}
+	for _, a := range w.pod.Addresses {
+		if err := ph.AddrAdd(link, podAddress(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
+		}
+		if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
+			return fmt.Errorf("add neighbour %s to the pod's %s: %w", gatewayFor(a), name, err)
+		}
+		if err := ph.RouteReplace(podRoute(a, attrs.Index)); err != nil {
+			return fmt.Errorf("add default route via %s to the pod's %s: %w", gatewayFor(a), name, err)
+		}
+	}
+	return nil
+}
+
+// podAddress is usable at once: nobody else can have it, so there is nothing to
+// detect (duplicate address detection takes seconds).
+func podAddress(a netip.Addr) *netlink.Addr {
+	addr := &netlink.Addr{IPNet: hostNet(a)}
+	if a.Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	return addr
+}
+
+// retire takes a pod out of service, in the order that ends its traffic first.
+// Whatever is missing is passed over; addresses may be unknown.
+func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr) error {
+	link, err := h.LinkByName(name)
+	if err != nil && !absent(err) {
+		return fmt.Errorf("look up device %s: %w", name, err)
+	}
+	if link != nil && !isPodDevice(link) {
+		link = nil
+	}
+	var errs []error
+	if link != nil {
+		errs = append(errs, removeRoutes(h, link, addresses))
+	}
+	errs = append(errs, d.removeElements(name, addresses))
+	if link != nil {
+		if err := h.LinkSetGroup(link, groupDying); err != nil && !absent(err) {
+			errs = append(errs, fmt.Errorf("move device %s to the group of dying devices: %w", name, err))
+		} else {
+			d.reaper.kick()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeRoutes names the device in each request: the address may already be
+// another pod's, whose route must stay.
+func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) error {
+	index := link.Attrs().Index
+	var errs []error
+	del := func(a netip.Addr) {
+		r := &netlink.Route{Family: familyOf(a), Table: TableLocal, Protocol: Protocol, LinkIndex: index, Dst: hostNet(a)}
+		if a.Is4() {
+			r.Scope = unix.RT_SCOPE_LINK
+		}
+		if err := h.RouteDel(r); err != nil && !absent(err) {
+			errs = append(errs, fmt.Errorf("remove route to %s dev %s from table %d: %w", a, link.Attrs().Name, TableLocal, err))
+		}
+	}
+	for _, a := range addresses {
+		del(a)
+	}
+	if len(addresses) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, f := range bothFamilies {
+		routes, err := h.RouteListFiltered(f, &netlink.Route{Table: TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		if err != nil && !noFamily(err) {
+			return fmt.Errorf("list routes of table %d: %w", TableLocal, err)
+		}
+		for _, r := range routes {
+			if a := hostRouteDst(r); a.IsValid() {
+				del(a)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Datapath) removeElements(name string, addresses []netip.Addr) error {
+	var keys []elemKey
+	for _, a := range addresses {
+		keys = append(keys, elemKey{name, a})
+	}
+	if len(addresses) == 0 {
+		elems, err := d.nft.read()
+		if err != nil {
+			return err
+		}
+		for k := range elems {
+			if k.device == name {
+				keys = append(keys, k)
+			}
+		}
+	}
+	return d.nft.remove(keys...)
+}

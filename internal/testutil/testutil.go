@@ -1,0 +1,248 @@
+// Package testutil helps tests that need root: network namespaces of their own,
+// and code, commands and connections inside them. A test that uses it leaves
+// nothing behind and changes nothing in the namespace it was started in.
+//
+// The package must never be imported by anything but tests.
+package testutil
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// NetNSDir is where `ip netns` keeps namespaces, so that `ip netns exec` works on
+// those of a test that is being debugged.
+const NetNSDir = "/run/netns"
+
+// RequireRoot skips a test that is not run by root; in CI, where it must run, it
+// fails instead.
+func RequireRoot(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("this test needs root, and CI must run it as root")
+	}
+	t.Skip("this test needs root")
+}
+
+// NS is a network namespace that ends with the test.
+type NS struct {
+	t    testing.TB
+	Name string
+	// Path is the mount that keeps the namespace.
+	Path string
+}
+
+// NewNS makes a namespace with loopback up. The label is part of its name.
+func NewNS(t testing.TB, label string) *NS {
+	t.Helper()
+	RequireRoot(t)
+	random := make([]byte, 4)
+	if _, err := rand.Read(random); err != nil {
+		t.Fatalf("random name of a network namespace: %v", err)
+	}
+	ns := &NS{t: t, Name: "test-" + label + "-" + hex.EncodeToString(random)}
+	ns.Path = filepath.Join(NetNSDir, ns.Name)
+	if err := os.MkdirAll(NetNSDir, 0o755); err != nil {
+		t.Fatalf("create %s: %v", NetNSDir, err)
+	}
+	if err := create(ns.Path); err != nil {
+		t.Fatalf("create network namespace %s: %v", ns.Name, err)
+	}
+	t.Cleanup(ns.Remove)
+	ns.Run("ip", "link", "set", "lo", "up")
+	return ns
+}
+
+// create makes a new namespace on a thread of its own and mounts it at path. The
+// thread is not given back: it ends with the goroutine.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- fmt.Errorf("unshare: %w", err)
+			return
+		}
+		own := fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid())
+		done <- unix.Mount(own, path, "", unix.MS_BIND, "")
+	}()
+	return <-done
+}
+
+// Remove ends the namespace before the test does; again, it does nothing.
+func (ns *NS) Remove() {
+	ns.t.Helper()
+	if _, err := os.Stat(ns.Path); os.IsNotExist(err) {
+		return
+	}
+	if err := unix.Unmount(ns.Path, unix.MNT_DETACH); err != nil {
+		ns.t.Errorf("unmount network namespace %s: %v", ns.Name, err)
+	}
+	if err := os.Remove(ns.Path); err != nil {
+		ns.t.Errorf("remove network namespace %s: %v", ns.Name, err)
+	}
+}
+
+// Do runs f on a thread inside the namespace. Sockets that f opens stay in it.
+func (ns *NS) Do(f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		h, err := netns.GetFromPath(ns.Path)
+		if err != nil {
+			done <- fmt.Errorf("open network namespace %s: %w", ns.Name, err)
+			return
+		}
+		defer h.Close()
+		if err := netns.Set(h); err != nil {
+			done <- fmt.Errorf("enter network namespace %s: %w", ns.Name, err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// Exec runs a program inside the namespace and returns its standard output.
+func (ns *NS) Exec(name string, args ...string) (string, error) {
+	return ns.exec("", name, args...)
+}
+
+func (ns *NS) exec(stdin, name string, args ...string) (string, error) {
+	var out, errOut bytes.Buffer
+	err := ns.Do(func() error {
+		cmd := exec.Command(name, args...)
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errOut
+		return cmd.Run()
+	})
+	if err != nil {
+		return out.String(), fmt.Errorf("in %s: %s %s: %w: %s", ns.Name, name, strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
+	}
+	return out.String(), nil
+}
+
+// Run is Exec of something that must work.
+func (ns *NS) Run(name string, args ...string) string {
+	ns.t.Helper()
+	out, err := ns.Exec(name, args...)
+	if err != nil {
+		ns.t.Fatal(err)
+	}
+	return out
+}
+
+// IP runs the words of one `ip` command.
+func (ns *NS) IP(command string) string {
+	ns.t.Helper()
+	return ns.Run("ip", strings.Fields(command)...)
+}
+
+// NFT loads an nftables ruleset given as text.
+func (ns *NS) NFT(ruleset string) {
+	ns.t.Helper()
+	if _, err := ns.exec(ruleset, "nft", "-f", "-"); err != nil {
+		ns.t.Fatal(err)
+	}
+}
+
+// Sysctl sets a value below /proc/sys/net of the namespace.
+func (ns *NS) Sysctl(key, value string) {
+	ns.t.Helper()
+	err := ns.Do(func() error { return os.WriteFile(filepath.Join("/proc/sys/net", key), []byte(value), 0o644) })
+	if err != nil {
+		ns.t.Fatalf("in %s: set sysctl net/%s: %v", ns.Name, key, err)
+	}
+}
+
+// ReadSysctl reads a value below /proc/sys/net of the namespace.
+func (ns *NS) ReadSysctl(key string) string {
+	ns.t.Helper()
+	var value []byte
+	err := ns.Do(func() (err error) {
+		value, err = os.ReadFile(filepath.Join("/proc/sys/net", key))
+		return err
+	})
+	if err != nil {
+		ns.t.Fatalf("in %s: read sysctl net/%s: %v", ns.Name, key, err)
+	}
+	return strings.TrimSpace(string(value))
+}
+
+// Dial connects from inside the namespace; laddr may be "" or "address:port".
+func (ns *NS) Dial(network, laddr, raddr string, timeout time.Duration) (net.Conn, error) {
+	var conn net.Conn
+	err := ns.Do(func() error {
+		d := net.Dialer{Timeout: timeout}
+		if laddr != "" {
+			var err error
+			if strings.HasPrefix(network, "udp") {
+				d.LocalAddr, err = net.ResolveUDPAddr(network, laddr)
+			} else {
+				d.LocalAddr, err = net.ResolveTCPAddr(network, laddr)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		var err error
+		conn, err = d.Dial(network, raddr)
+		return err
+	})
+	return conn, err
+}
+
+// Listen listens inside the namespace until the test ends.
+func (ns *NS) Listen(network, address string) net.Listener {
+	ns.t.Helper()
+	var l net.Listener
+	err := ns.Do(func() error {
+		var err error
+		l, err = (&net.ListenConfig{}).Listen(context.Background(), network, address)
+		return err
+	})
+	if err != nil {
+		ns.t.Fatalf("in %s: listen on %s: %v", ns.Name, address, err)
+	}
+	ns.t.Cleanup(func() { _ = l.Close() })
+	return l
+}
+
+// ListenPacket receives datagrams inside the namespace until the test ends.
+func (ns *NS) ListenPacket(network, address string) net.PacketConn {
+	ns.t.Helper()
+	var c net.PacketConn
+	err := ns.Do(func() error {
+		var err error
+		c, err = (&net.ListenConfig{}).ListenPacket(context.Background(), network, address)
+		return err
+	})
+	if err != nil {
+		ns.t.Fatalf("in %s: listen on %s: %v", ns.Name, address, err)
+	}
+	ns.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
