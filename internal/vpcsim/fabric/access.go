@@ -1,0 +1,150 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// cloudServices is where a guest finds the cloud's own services (metadata, DNS, …).
+var cloudServices = netip.MustParsePrefix("100.100.100.0/24")
+
+// NetNSPath is where the instance's namespace is mounted.
+func (f *Fabric) NetNSPath(instance string) (string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.pathOf(instance)
+}
+
+func (f *Fabric) pathOf(instance string) (string, error) {
+	path, ok := f.namespaces[instance]
+	if !ok {
+		return "", fmt.Errorf("fabric: instance %s has no namespace: it is not in the last topology", instance)
+	}
+	return path, nil
+}
+
+// PortDevice is where to capture an ENI's traffic: the switch's namespace and the
+// port's name. It shows the frames that the guest sends; those it is given go to its
+// device directly and show at the ports that sent them, and on the guest's own device.
+func (f *Fabric) PortDevice(eni string) (netnsPath, device string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	d, ok := f.devices[eni]
+	if !ok {
+		return "", "", fmt.Errorf("fabric: ENI %s has no port: it is not attached", eni)
+	}
+	return f.switchPath(), d.name, nil
+}
+
+// Listen opens a listener inside the instance. An address of 100.100.100.0/24 is made
+// local there first. The listener fails its Accept when the instance stops or goes away.
+func (f *Fabric) Listen(instance, network, address string) (net.Listener, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	path, err := f.pathOf(instance)
+	if err != nil {
+		return nil, err
+	}
+	ap, err := addrPort(network, address)
+	if err != nil {
+		return nil, err
+	}
+	if cloudServices.Contains(ap.Addr()) {
+		if err := addLocal(path, ap.Addr()); err != nil {
+			return nil, fmt.Errorf("fabric: make %s local in instance %s: %w", ap.Addr(), instance, err)
+		}
+	}
+	var inner net.Listener
+	err = inNS(path, func() (err error) {
+		inner, err = net.Listen(network, address)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fabric: listen in instance %s: %w", instance, err)
+	}
+	if f.listeners[instance] == nil {
+		f.listeners[instance] = map[net.Listener]bool{}
+	}
+	l := &listener{Listener: inner, fabric: f, instance: instance}
+	f.listeners[instance][l] = true
+	return l, nil
+}
+
+// Dial connects from inside the instance.
+func (f *Fabric) Dial(ctx context.Context, instance, network, address string) (net.Conn, error) {
+	path, err := f.NetNSPath(instance)
+	if err != nil {
+		return nil, err
+	}
+	// A name would be looked up on another thread, which is in another namespace.
+	if _, err := addrPort(network, address); err != nil {
+		return nil, err
+	}
+	var conn net.Conn
+	err = inNS(path, func() (err error) {
+		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fabric: dial from instance %s: %w", instance, err)
+	}
+	return conn, nil
+}
+
+func addrPort(network, address string) (netip.AddrPort, error) {
+	if !strings.HasPrefix(network, "tcp") && !strings.HasPrefix(network, "udp") {
+		return netip.AddrPort{}, fmt.Errorf("fabric: network %q must be a form of tcp or udp", network)
+	}
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return ap, fmt.Errorf("fabric: address %q must be IP:port: %w", address, err)
+	}
+	return ap, nil
+}
+
+// addLocal puts the address on lo with scope host: masquerading never picks it as a source.
+func addLocal(path string, a netip.Addr) error {
+	return withHandle(path, func(h *netlink.Handle, _ netns.NsHandle) error {
+		lo, err := h.LinkByName("lo")
+		if err != nil {
+			return fmt.Errorf("find lo: %w", err)
+		}
+		return h.AddrReplace(lo, &netlink.Addr{
+			IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+			Scope: unix.RT_SCOPE_HOST,
+		})
+	})
+}
+
+type listener struct {
+	net.Listener
+	fabric   *Fabric
+	instance string
+}
+
+// Close also forgets the listener.
+func (l *listener) Close() error {
+	l.fabric.mu.Lock()
+	delete(l.fabric.listeners[l.instance], l)
+	l.fabric.mu.Unlock()
+	return l.Listener.Close()
+}
+
+func (f *Fabric) closeListeners(instance string) error {
+	var errs []error
+	for l := range f.listeners[instance] {
+		if err := l.(*listener).Listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	delete(f.listeners, instance)
+	return errors.Join(errs...)
+}

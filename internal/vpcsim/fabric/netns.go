@@ -1,0 +1,174 @@
+package fabric
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ownerAlias marks a namespace as ours, on its lo: another program, or a fabric whose
+// prefix begins with ours, may have names that look like ours.
+func (f *Fabric) ownerAlias(instance string) string {
+	return "vpcsim " + f.opts.Prefix + " " + instance
+}
+
+// switchOwner stands for the instance in the switch namespace's mark.
+const switchOwner = "(switch)"
+
+func isNS(path string) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// createNS makes a namespace with lo up, marked with alias, and mounts it at path.
+func createNS(path, alias string, inside func() error) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return fmt.Errorf("make the folder of namespaces: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		// The thread is never unlocked: it ends with the goroutine and takes its namespace along.
+		runtime.LockOSThread()
+		done <- func() error {
+			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+				return fmt.Errorf("unshare: %w", err)
+			}
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return fmt.Errorf("find lo: %w", err)
+			}
+			if err := netlink.LinkSetUp(lo); err != nil {
+				return fmt.Errorf("set lo up: %w", err)
+			}
+			if err := netlink.LinkSetAlias(lo, alias); err != nil {
+				return fmt.Errorf("mark lo: %w", err)
+			}
+			if inside != nil {
+				if err := inside(); err != nil {
+					return err
+				}
+			}
+			file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
+			if err != nil {
+				return err
+			}
+			if err := file.Close(); err != nil {
+				return err
+			}
+			if err := unix.Mount("/proc/thread-self/ns/net", path, "none", unix.MS_BIND, ""); err != nil {
+				return errors.Join(fmt.Errorf("mount: %w", err), os.Remove(path))
+			}
+			return nil
+		}()
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("make the network namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// removeNS takes the name away; the namespace ends with its last process and device.
+func removeNS(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount the network namespace %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove the network namespace %s: %w", path, err)
+	}
+	return nil
+}
+
+// inNS runs fn on a thread inside the namespace. What fn starts on other threads is outside.
+func inNS(path string, fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := netns.Get()
+		if err != nil {
+			done <- fmt.Errorf("open the thread's own namespace: %w", err)
+			return
+		}
+		defer home.Close()
+		target, err := netns.GetFromPath(path)
+		if err != nil {
+			done <- fmt.Errorf("open the network namespace %s: %w", path, err)
+			return
+		}
+		defer target.Close()
+		if err := netns.Set(target); err != nil {
+			done <- fmt.Errorf("enter the network namespace %s: %w", path, err)
+			return
+		}
+		err = fn()
+		if back := netns.Set(home); back == nil {
+			runtime.UnlockOSThread() // else the thread ends here
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// withHandle lends a netlink socket in the namespace. It must not outlive the call: a
+// socket keeps its namespace alive.
+func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("open the network namespace %s: %w", path, err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("netlink in the network namespace %s: %w", path, err)
+	}
+	defer h.Close()
+	return fn(h, ns)
+}
+
+// ownedNamespaces finds the instances' namespaces of this prefix: path by instance id.
+func (f *Fabric) ownedNamespaces() (map[string]string, error) {
+	paths, err := filepath.Glob(filepath.Join(f.opts.Dir, f.opts.Prefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("list namespaces: %w", err)
+	}
+	found := map[string]string{}
+	for _, path := range paths {
+		if !isNS(path) {
+			continue
+		}
+		var alias string
+		err := withHandle(path, func(h *netlink.Handle, _ netns.NsHandle) error {
+			lo, err := h.LinkByName("lo")
+			if err == nil {
+				alias = lo.Attrs().Alias
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look whose the network namespace %s is: %w", path, err)
+		}
+		if instance, ok := strings.CutPrefix(alias, f.ownerAlias("")); ok && instance != switchOwner {
+			found[instance] = path
+		}
+	}
+	return found, nil
+}
+
+// makeNS creates a namespace for good: what stands at the path without being a namespace is a crash's leftover.
+func makeNS(path, alias string, inside func() error) error {
+	if _, err := os.Lstat(path); err == nil {
+		if isNS(path) {
+			return fmt.Errorf("make the network namespace %s: one of that name exists and is not this fabric's", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove the leftover %s: %w", path, err)
+		}
+	}
+	return createNS(path, alias, inside)
+}

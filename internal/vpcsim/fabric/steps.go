@@ -1,0 +1,138 @@
+package fabric
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/vishvananda/netlink"
+)
+
+// The steps of Apply that make and remove namespaces and devices.
+
+func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
+	for i := range t.Instances {
+		in := &t.Instances[i]
+		path := f.namespacePath(in)
+		if old, ok := f.namespaces[in.ID]; ok && old == path && isNS(path) {
+			continue
+		} else if ok && old != path {
+			return fmt.Errorf("instance %s has the namespace %s and cannot be renamed to %s", in.ID, old, path)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		// The devices of a namespace whose name somebody removed are in nobody's reach.
+		if err := f.removeDevices(func(d *device) bool { return d.instance == in.ID }); err != nil {
+			return err
+		}
+		if err := makeNS(path, f.ownerAlias(in.ID), nil); err != nil {
+			return fmt.Errorf("instance %s: %w", in.ID, err)
+		}
+		f.namespaces[in.ID] = path
+		f.opts.Logger.Info("instance made", "instance", in.ID, "namespace", path)
+	}
+	return nil
+}
+
+// isReplaced: the ENI is wanted, but not as this device.
+func isReplaced(t *Topology, d *device) bool {
+	for i := range t.Instances {
+		in := &t.Instances[i]
+		for j := range in.Ports {
+			p := &in.Ports[j]
+			if p.ENI == d.eni {
+				return d.instance != in.ID || d.mac != net.HardwareAddr(p.MAC[:]).String()
+			}
+		}
+	}
+	return false
+}
+
+func (f *Fabric) createDevices(ctx context.Context, t *Topology) error {
+	vswitches := map[string]*VSwitch{}
+	for i := range t.VSwitches {
+		vswitches[t.VSwitches[i].ID] = &t.VSwitches[i]
+	}
+	for i := range t.Instances {
+		in := &t.Instances[i]
+		for j := range in.Ports {
+			p := &in.Ports[j]
+			if f.devices[p.ENI] != nil {
+				continue
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := f.createPort(in, p, vswitches[p.VSwitch]); err != nil {
+				return err
+			}
+			f.opts.Logger.Info("ENI plugged in", "eni", p.ENI, "instance", in.ID, "port", f.devices[p.ENI].name)
+		}
+	}
+	return nil
+}
+
+// setCarriers: the guest's device has a carrier while its instance runs.
+func (f *Fabric) setCarriers(t *Topology) error {
+	for i := range t.Instances {
+		in := &t.Instances[i]
+		if !in.Running {
+			if err := f.closeListeners(in.ID); err != nil {
+				return err
+			}
+		}
+		for j := range in.Ports {
+			d := f.devices[in.Ports[j].ENI]
+			if d.up == in.Running {
+				continue
+			}
+			link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: int(d.ifindex)}}
+			set := f.handle.LinkSetUp
+			if !in.Running {
+				set = f.handle.LinkSetDown
+			}
+			if err := set(link); err != nil {
+				return fmt.Errorf("set the carrier of ENI %s: %w", d.eni, err)
+			}
+			d.up = in.Running
+		}
+	}
+	return nil
+}
+
+// removeDevices pulls ENIs out by the port's end: that takes the guest's end along,
+// whatever the guest has called it and wherever it has moved it.
+func (f *Fabric) removeDevices(which func(*device) bool) error {
+	for eni, d := range f.devices {
+		if !which(d) {
+			continue
+		}
+		if err := f.deleteLink(int(d.ifindex)); err != nil {
+			return fmt.Errorf("pull ENI %s out of instance %s: %w", eni, d.instance, err)
+		}
+		delete(f.devices, eni)
+		delete(f.attached, d.ifindex)
+		f.opts.Logger.Info("ENI pulled out", "eni", eni, "instance", d.instance)
+	}
+	return nil
+}
+
+func (f *Fabric) removeNamespaces(t *Topology) error {
+	wanted := map[string]bool{}
+	for i := range t.Instances {
+		wanted[t.Instances[i].ID] = true
+	}
+	for instance, path := range f.namespaces {
+		if wanted[instance] {
+			continue
+		}
+		if err := errors.Join(f.closeListeners(instance), removeNS(path)); err != nil {
+			return fmt.Errorf("instance %s: %w", instance, err)
+		}
+		delete(f.namespaces, instance)
+		f.opts.Logger.Info("instance removed", "instance", instance, "namespace", path)
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package fabric
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+)
+
+// table keeps one map of the kernel equal to what compile wants. It remembers what it
+// wrote, so that a change costs as many system calls as there are differences.
+type table[K, V comparable] struct {
+	name string
+	m    *ebpf.Map
+	have map[K]V
+	// settled takes out of a value read back what the program changes by itself.
+	settled func(V) V
+}
+
+// read learns the map's contents; needed once, and again after a failed write.
+func (t *table[K, V]) read() error {
+	have := map[K]V{}
+	var k K
+	var v V
+	it := t.m.Iterate()
+	for it.Next(&k, &v) {
+		if t.settled != nil {
+			v = t.settled(v)
+		}
+		have[k] = v
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("read the map %s: %w", t.name, err)
+	}
+	t.have = have
+	return nil
+}
+
+// put adds and changes entries. An entry that changes is never absent in between.
+func (t *table[K, V]) put(want map[K]V) error {
+	if t.have == nil {
+		if err := t.read(); err != nil {
+			return err
+		}
+	}
+	for k, v := range want {
+		if old, ok := t.have[k]; ok && old == v {
+			continue
+		}
+		if err := t.m.Put(k, v); err != nil {
+			t.have = nil
+			return fmt.Errorf("write %+v to the map %s: %w", k, t.name, err)
+		}
+		t.have[k] = v
+	}
+	return nil
+}
+
+// prune removes what is not wanted.
+func (t *table[K, V]) prune(want map[K]V) error {
+	for k := range t.have {
+		if _, ok := want[k]; ok {
+			continue
+		}
+		if err := t.m.Delete(k); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			t.have = nil
+			return fmt.Errorf("delete %+v from the map %s: %w", k, t.name, err)
+		}
+		delete(t.have, k)
+	}
+	return nil
+}
