@@ -6,6 +6,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -14,6 +16,8 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -25,12 +29,18 @@ import (
 	"terway.dev/terway/internal/datapath/route"
 )
 
+// podLinks is how names of the node's ends of pods' links begin in every datapath
+// (package route: hostIfName). They are never ENIs.
+const podLinks = "tw"
+
 type flags struct {
 	nodeName, kubeconfig             string
 	stateDir, socket                 string
 	cniConfDir, cniBinDir, pluginBin string
 	wait                             time.Duration
 	repairPeriod                     time.Duration
+	cniVersion                       string
+	metricsAddress, debugSocket      string
 	verbose                          bool
 }
 
@@ -52,8 +62,11 @@ func main() {
 	fl.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory in which the container runtime looks for CNI configurations")
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
-	fl.DurationVar(&f.wait, "address-wait", 30*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
+	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
+	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
+	fl.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:10362", "address of /metrics, /healthz and /readyz; off to serve none")
+	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -92,29 +105,40 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("datapath route: %w", err)
 	}
+	registry := prometheus.NewRegistry()
+	metrics, err := agent.NewMetrics(registry)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Options{
-		Log: log, Now: time.Now, Journal: j, Datapaths: []datapath.Datapath{dp},
-		WaitForAddress: f.wait, Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(route.HostIfPrefix),
+		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: []datapath.Datapath{dp}, WaitForAddress: f.wait,
+		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: agent.HasLink,
 	})
 	if err != nil {
 		return err
 	}
+	registry.MustRegister(a.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := agent.InstallPlugin(f.pluginBin, f.cniBinDir); err != nil {
 		return err
 	}
-	nodes, err := agent.NewNodeSync(a, cfg, f.nodeName)
+	cluster, err := agent.Connect(cfg, f.nodeName)
 	if err != nil {
 		return err
 	}
+	nodes := agent.NewNodeSync(a, cluster, f.nodeName)
 	l, err := agent.Listen(f.socket)
 	if err != nil {
 		return err
 	}
-	conflist, err := agent.Conflist(f.socket)
+	conflist, err := agent.Conflist(f.socket, f.cniVersion)
 	if err != nil {
 		return err
 	}
-	if err := agent.WatchLinks(ctx, a.Poke); err != nil {
+	if err := agent.WatchLinks(ctx, podLinks, a.Poke); err != nil {
+		return err
+	}
+	pages, err := pages(f, a, registry)
+	if err != nil {
 		return err
 	}
 	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapath", dp.Name())
@@ -134,12 +158,43 @@ func run(ctx context.Context, f flags) error {
 	})
 	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
 	wg.Go(func() { cancel(nodes.Run(ctx)) })
+	for _, p := range pages {
+		wg.Go(func() {
+			if err := agent.ServeHTTP(ctx, p.l, p.h); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	<-ctx.Done()
 	wg.Wait()
 	if err := context.Cause(ctx); err != nil && err != context.Canceled {
 		return err
 	}
 	return nil
+}
+
+type page struct {
+	l net.Listener
+	h http.Handler
+}
+
+// pages are what the agent shows over HTTP.
+func pages(f flags, a *agent.Agent, g prometheus.Gatherer) (out []page, err error) {
+	if f.metricsAddress != "off" && f.metricsAddress != "" {
+		l, err := net.Listen("tcp", f.metricsAddress)
+		if err != nil {
+			return nil, fmt.Errorf("--metrics-address: %w", err)
+		}
+		out = append(out, page{l, agent.Handler(a, g)})
+	}
+	if f.debugSocket != "" {
+		l, err := agent.Listen(f.debugSocket)
+		if err != nil {
+			return nil, fmt.Errorf("--debug-socket: %w", err)
+		}
+		out = append(out, page{l, agent.DebugHandler()})
+	}
+	return out, nil
 }
 
 func restConfig(kubeconfig string) (*rest.Config, error) {

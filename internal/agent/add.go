@@ -3,10 +3,8 @@ package agent
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -28,31 +26,37 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	}
 	defer unlock()
 
+	if !a.Alive(r.NetNS) {
+		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS %q is not a network namespace that the agent can see", r.NetNS), "")
+	}
 	if e := a.lookup(k); e != nil {
-		if e.State == journal.Ready && e.NetNS == r.NetNS && a.Alive(e.NetNS) {
+		if e.State == journal.Ready && e.NetNS == r.NetNS {
 			var res types100.Result
 			if err := json.Unmarshal(e.Result, &res); err != nil {
 				return nil, fmt.Errorf("journal: result of %s: %w", k, err)
 			}
 			return &res, nil
 		}
-		if err := a.release(ctx, e); err != nil {
+		dp, _ := a.datapath()
+		if dp == nil {
+			return nil, tryAgain("an unfinished ADD cannot be cleaned up yet: no datapath is chosen", nil)
+		}
+		if err := a.release(ctx, dp, e, cool); err != nil {
 			return nil, fmt.Errorf("clean up after an unfinished ADD: %w", err)
 		}
 	}
 
-	offer, dp, node, err := a.take(ctx, k, r)
+	lease, err := a.take(ctx, k, r)
 	if err != nil {
 		return nil, err
 	}
+	dp, node := a.datapath()
 	e := &journal.Entry{
 		Key: k, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
-		NetNS: r.NetNS, Addresses: []netip.Addr{offer.Address}, ENI: offer.ENI, Network: r.Network, Since: a.Now(),
+		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
 	if err := a.Journal.Put(*e); err != nil {
-		a.mu.Lock()
-		a.pool.Return(offer.Address, k.String(), time.Time{})
-		a.mu.Unlock()
+		a.putBack(lease, k)
 		return nil, err
 	}
 	a.remember(e)
@@ -62,9 +66,13 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		// The caller may have gone; the clean-up must run all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		return nil, errors.Join(fmt.Errorf("wire pod %s: %w", e.Pod(), err), a.release(undo, e))
+		err = fmt.Errorf("wire pod %s: %w", e.Pod(), err)
+		if left := a.release(undo, dp, e, noCool); left != nil {
+			return nil, fmt.Errorf("%w; the agent goes on cleaning up after it: %w", err, left)
+		}
+		return nil, err
 	}
-	res := result(r, e, wiring, offer.Address)
+	res := result(r, e, wiring)
 	raw, err := json.Marshal(res)
 	if err != nil {
 		return nil, fmt.Errorf("result of %s: %w", k, err)
@@ -79,8 +87,26 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	return res, nil
 }
 
-// take gets a free address, waiting for the controller if there is none.
-func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (pool.Offer, datapath.Datapath, datapath.Node, error) {
+// datapath is the chosen datapath (nil if none is yet) and the node as it is now.
+func (a *Agent) datapath() (datapath.Datapath, datapath.Node) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.dp, a.node
+}
+
+func (a *Agent) putBack(l pool.Lease, k journal.Key) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, addr := range l.Addresses {
+		a.pool.Return(addr, k.String(), a.Now())
+	}
+	a.wakeLocked()
+}
+
+// take gets a free address, waiting for the controller if there is none. It
+// serves nobody before the kernel has agreed with the journal once.
+func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (pool.Lease, error) {
+	start := a.Now()
 	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
 	defer cancel()
 	defer func() {
@@ -90,17 +116,21 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (po
 		a.mu.Unlock()
 		if waited {
 			signal(a.dirty)
+			a.Metrics.waited(a.Now().Sub(start))
 		}
 	}()
-	h := pool.Holder{Key: k.String(), Pod: r.Namespace + "/" + r.Name, Sandbox: r.ContainerID}
+	h := pool.Holder{Key: k.String(), Pod: pod(k, r), Sandbox: k.Sandbox}
 	for {
 		a.mu.Lock()
+		if a.closing {
+			a.mu.Unlock()
+			return pool.Lease{}, tryAgain("terwayd, the node's network agent, is being restarted", nil)
+		}
 		now := a.Now()
-		if a.dp != nil && a.want.Known {
-			if o, ok := a.pool.Take(h, now); ok {
-				dp, node := a.dp, a.node
+		if a.synced {
+			if l, ok := a.pool.Take(h, now); ok {
 				a.mu.Unlock()
-				return o, dp, node, nil
+				return l, nil
 			}
 		}
 		_, waiting := a.waiting[k]
@@ -118,7 +148,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (po
 		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
-			return pool.Offer{}, nil, datapath.Node{}, tryAgain(a.whyNone(), nil)
+			return pool.Lease{}, tryAgain(a.whyNone(), nil)
 		}
 	}
 }
@@ -127,8 +157,8 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (po
 func (a *Agent) whyNone() string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !a.want.Known || a.dp == nil {
-		return "no address for the pod: " + a.notOK
+	if !a.synced {
+		return "no address for the pod yet: " + a.notOK
 	}
 	now := a.Now()
 	c := a.pool.Count(now)
@@ -152,28 +182,37 @@ func (a *Agent) whyNone() string {
 }
 
 // result is the CNI result of a wired pod.
-func result(r *request.Request, e *journal.Entry, w datapath.Wiring, addr netip.Addr) *types100.Result {
-	pod := 1
+func result(r *request.Request, e *journal.Entry, w datapath.Wiring) *types100.Result {
+	pod := 1 // the pod's end in Interfaces
 	res := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
 		Interfaces: []*types100.Interface{
-			{Name: w.HostIfName, Mac: w.HostMAC.String()},
+			{Name: w.HostIfName, Mac: w.HostMAC.String(), Mtu: w.MTU},
 			{Name: e.IfName, Mac: w.PodMAC.String(), Mtu: w.MTU, Sandbox: r.NetNS},
 		},
-		IPs: []*types100.IPConfig{{
+	}
+	for _, addr := range e.Addresses {
+		ip := &types100.IPConfig{
 			Interface: &pod,
 			Address:   net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())},
-		}},
-	}
-	for _, g := range w.Gateways {
-		if g.BitLen() != addr.BitLen() {
-			continue
 		}
-		res.IPs[0].Gateway = g.AsSlice()
-		all := net.IPNet{IP: make(net.IP, addr.BitLen()/8), Mask: net.CIDRMask(0, addr.BitLen())}
-		res.Routes = append(res.Routes, &types.Route{Dst: all, GW: g.AsSlice()})
+		for _, g := range w.Gateways {
+			if g.BitLen() != addr.BitLen() {
+				continue
+			}
+			ip.Gateway = g.AsSlice()
+			all := net.IPNet{IP: make(net.IP, addr.BitLen()/8), Mask: net.CIDRMask(0, addr.BitLen())}
+			res.Routes = append(res.Routes, &types.Route{Dst: all, GW: g.AsSlice()})
+		}
+		res.IPs = append(res.IPs, ip)
 	}
 	return res
+}
+
+// pod names the pod of a call as the journal's entries do.
+func pod(k journal.Key, r *request.Request) string {
+	e := journal.Entry{Key: k, Namespace: r.Namespace, Name: r.Name}
+	return e.Pod()
 }
 
 func tryAgain(msg string, cause error) error {

@@ -8,12 +8,10 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +19,8 @@ import (
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/datapath"
 )
+
+const waitForController = "the controller has not said yet which ENIs and addresses this node may use (is terway-controller running?)"
 
 // Options are what an Agent is made of.
 type Options struct {
@@ -33,8 +33,12 @@ type Options struct {
 	WaitForAddress time.Duration
 	// Alive reports whether a sandbox's network namespace still exists.
 	Alive func(netns string) bool
-	// Devices finds the node's links by MAC.
+	// Devices finds the node's links that may be ENIs, by MAC.
 	Devices func() (map[string]Device, error)
+	// HasLink reports whether the node has a link of that name.
+	HasLink func(name string) (bool, error)
+	// Metrics may be nil.
+	Metrics *Metrics
 }
 
 // Device is a link of the node that may be an ENI.
@@ -57,7 +61,13 @@ type Agent struct {
 	node    datapath.Node            // derived from want and the devices
 	dp      datapath.Datapath        // nil until chosen
 	dpWhy   string
+	synced  bool          // the kernel has agreed with us at least once
+	wasOK   bool          // ADD could be served at some time
+	failed  int           // repairs in a row that failed
+	failure string        // the last one's error
 	notOK   string        // why ADD cannot be served; empty when it can
+	looked  time.Time     // when the repair loop last came round
+	closing bool          // the agent is stopping: nobody waits any more
 	wake    chan struct{} // closed and replaced when an address may have become free
 	dirty   chan struct{} // capacity 1: the status to report has changed
 	repair  chan struct{} // capacity 1: look at the kernel now
@@ -70,7 +80,7 @@ func New(o Options) (*Agent, error) {
 		pool:    pool.New(),
 		entries: map[journal.Key]*journal.Entry{},
 		waiting: map[journal.Key]struct{}{},
-		notOK:   "the controller has not said yet which ENIs and addresses this node may use (is terway-controller running?)",
+		notOK:   waitForController,
 		wake:    make(chan struct{}),
 		dirty:   make(chan struct{}, 1),
 		repair:  make(chan struct{}, 1),
@@ -79,13 +89,22 @@ func New(o Options) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := o.Now()
 	for addr, at := range freed {
+		if at.After(now) {
+			at = now // the clock was set back: rest the usual time, not longer
+		}
 		if err := a.pool.Restore(addr, "", nil, at); err != nil {
 			return nil, err
 		}
 	}
 	for i := range entries {
 		e := &entries[i]
+		if e.State == journal.Allocating {
+			// The agent that was at it is dead, so the runtime never had an answer:
+			// the next repair undoes what there may be.
+			e.State = journal.Releasing
+		}
 		a.entries[e.Key] = e
 		for _, addr := range e.Addresses {
 			h := holder(e)
@@ -109,6 +128,21 @@ func (a *Agent) Ready() (ok bool, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.notOK == "", a.notOK
+}
+
+// Close lets calls that wait for an address fail at once, so that the agent can stop.
+func (a *Agent) Close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closing = true
+	a.wakeLocked()
+}
+
+// Healthy reports whether the repair loop still comes round.
+func (a *Agent) Healthy(within time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.Now().Sub(a.looked) < within
 }
 
 // SetWant takes the controller's word.
@@ -158,13 +192,21 @@ func (a *Agent) wakeLocked() {
 
 // chooseLocked settles on a datapath once; a node keeps it while the agent runs.
 func (a *Agent) chooseLocked() error {
-	if a.dp != nil || len(a.Datapaths) == 0 {
+	if len(a.Datapaths) == 0 {
+		return errors.New("this agent has no datapath")
+	}
+	asked := a.want.Datapath
+	if asked == "" || asked == "auto" {
+		if a.dp == nil {
+			a.dp = a.Datapaths[0]
+			a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
+		}
 		return nil
 	}
-	switch a.want.Datapath {
-	case "", "auto":
-		a.dp = a.Datapaths[0]
-		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have"
+	if a.dp != nil {
+		if asked != a.dp.Name() {
+			a.dpWhy = fmt.Sprintf("spec.datapath is %q; the node stays on %s, which its pods use, while this agent runs", asked, a.dp.Name())
+		}
 		return nil
 	}
 	var names []string
@@ -176,136 +218,6 @@ func (a *Agent) chooseLocked() error {
 		names = append(names, d.Name())
 	}
 	return fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", a.want.Datapath, names)
-}
-
-// Repair makes pool, journal and kernel agree: attachments whose sandbox is gone
-// are freed, the datapath is brought to the desired state, and readiness is
-// decided. It is called at start, on change and every few seconds.
-func (a *Agent) Repair(ctx context.Context) error {
-	devices, err := a.Devices()
-	if err != nil {
-		return fmt.Errorf("list the node's devices: %w", err)
-	}
-	a.mu.Lock()
-	known := a.want.Known
-	var left []netip.Addr
-	if known {
-		left = a.applyLocked(devices)
-	}
-	chosen := a.chooseLocked()
-	dp := a.dp
-	a.mu.Unlock()
-
-	errs := []error{a.Journal.Forget(left), chosen}
-	if known && chosen == nil && dp != nil {
-		errs = append(errs, a.reap(ctx), a.sync(ctx, dp))
-	}
-	err = errors.Join(errs...)
-	a.mu.Lock()
-	switch {
-	case !known:
-	case err != nil:
-		a.notOK = err.Error()
-	case len(a.node.ENIs) == 0:
-		a.notOK = "no ENI for pods is attached yet"
-		if a.want.Why != "" {
-			a.notOK += ": " + a.want.Why
-		}
-	default:
-		a.notOK = ""
-	}
-	a.mu.Unlock()
-	signal(a.dirty)
-	return err
-}
-
-// reap frees attachments whose sandbox's network namespace is gone: the runtime
-// or the node died before DEL.
-func (a *Agent) reap(ctx context.Context) error {
-	a.mu.Lock()
-	var dead []journal.Key
-	for k, e := range a.entries {
-		if e.State == journal.Releasing || !a.Alive(e.NetNS) {
-			dead = append(dead, k)
-		}
-	}
-	a.mu.Unlock()
-	var errs []error
-	for _, k := range dead {
-		unlock, ok := a.keys.try(k)
-		if !ok {
-			continue // an ADD or DEL is at work on it
-		}
-		a.mu.Lock()
-		e := a.entries[k]
-		a.mu.Unlock()
-		if e != nil && (e.State == journal.Releasing || !a.Alive(e.NetNS)) {
-			a.Log.Info("freeing the address of a pod sandbox that is gone", "pod", e.Pod(), "sandbox", k.Sandbox, "addresses", e.Addresses)
-			errs = append(errs, a.release(ctx, e))
-		}
-		unlock()
-	}
-	return errors.Join(errs...)
-}
-
-func (a *Agent) sync(ctx context.Context, dp datapath.Datapath) error {
-	a.mu.Lock()
-	node := a.node
-	var pods []datapath.Pod
-	for _, e := range a.entries {
-		pods = append(pods, podOf(e))
-	}
-	a.mu.Unlock()
-	slices.SortFunc(pods, func(x, y datapath.Pod) int {
-		if x.Sandbox < y.Sandbox {
-			return -1
-		}
-		return 1
-	})
-	repairs, err := dp.Sync(ctx, node, pods)
-	for _, r := range repairs {
-		a.Log.Info("repaired", "what", r)
-	}
-	if err != nil {
-		return fmt.Errorf("datapath %s: %w", dp.Name(), err)
-	}
-	return nil
-}
-
-// release undoes an attachment; the caller holds its key. The address rests from
-// the moment at which no packet can reach the pod any more.
-func (a *Agent) release(ctx context.Context, e *journal.Entry) error {
-	a.mu.Lock()
-	dp := a.dp
-	a.mu.Unlock()
-	if dp == nil {
-		return errors.New("no datapath is chosen yet")
-	}
-	if e.State != journal.Releasing {
-		gone := *e
-		gone.State = journal.Releasing
-		if err := a.Journal.Put(gone); err != nil {
-			return err
-		}
-		a.remember(&gone)
-		e = &gone
-	}
-	if err := dp.DelPod(ctx, podOf(e)); err != nil {
-		return fmt.Errorf("unwire pod %s: %w", e.Pod(), err)
-	}
-	now := a.Now()
-	if err := a.Journal.Free(e.Key, e.Addresses, now); err != nil {
-		return err
-	}
-	a.mu.Lock()
-	delete(a.entries, e.Key)
-	for _, addr := range e.Addresses {
-		a.pool.Free(addr, e.Key.String(), now)
-	}
-	a.wakeLocked()
-	a.mu.Unlock()
-	signal(a.dirty)
-	return nil
 }
 
 func (a *Agent) remember(e *journal.Entry) {

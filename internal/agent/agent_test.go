@@ -23,33 +23,54 @@ import (
 // fakeDatapath remembers what is wired. It is a stand-in below unit tests; the
 // real datapath and plugin are driven in the privileged tests.
 type fakeDatapath struct {
-	mu      sync.Mutex
-	wired   map[string]datapath.Pod
-	failAdd error
-	failDel error
+	mu                         sync.Mutex
+	wired                      map[string]datapath.Pod
+	failAdd, failDel, failSync error
+	// onAdd and onDel are called at the steps of AddPod and DelPod.
+	onAdd, onDel func(step)
 }
+
+type step string
+
+const (
+	before step = "before" // nothing done yet
+	after  step = "after"  // all done, the agent does not know yet
+)
 
 func (f *fakeDatapath) Name() string { return "fake" }
 
 func (f *fakeDatapath) AddPod(_ context.Context, _ datapath.Node, p datapath.Pod) (datapath.Wiring, error) {
+	if f.onAdd != nil {
+		f.onAdd(before)
+	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.wired[p.Sandbox] = p // an unfinished ADD leaves something behind
-	if f.failAdd != nil {
-		return datapath.Wiring{}, f.failAdd
+	fail := f.failAdd
+	f.mu.Unlock()
+	if fail != nil {
+		return datapath.Wiring{}, fail
+	}
+	if f.onAdd != nil {
+		f.onAdd(after)
 	}
 	return datapath.Wiring{HostIfName: "tw" + p.Sandbox, HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
 		MTU: 1500, Gateways: []netip.Addr{netip.MustParseAddr("169.254.1.1")}}, nil
 }
 
 func (f *fakeDatapath) DelPod(_ context.Context, p datapath.Pod) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.failDel != nil {
-		return f.failDel
+	if f.onDel != nil {
+		f.onDel(before)
 	}
-	delete(f.wired, p.Sandbox)
-	return nil
+	f.mu.Lock()
+	fail := f.failDel
+	if fail == nil {
+		delete(f.wired, p.Sandbox)
+	}
+	f.mu.Unlock()
+	if f.onDel != nil {
+		f.onDel(after)
+	}
+	return fail
 }
 
 func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.Pod) error {
@@ -62,25 +83,29 @@ func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.P
 }
 
 func (f *fakeDatapath) Sync(context.Context, datapath.Node, []datapath.Pod) ([]string, error) {
-	return nil, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return nil, f.failSync
 }
+
 func (f *fakeDatapath) Teardown(context.Context) error { return nil }
 
 type env struct {
-	t    *testing.T
-	dir  string
-	dp   *fakeDatapath
-	a    *Agent
-	svc  *Service
-	mu   sync.Mutex
-	now  time.Time
-	dead map[string]bool
+	t     *testing.T
+	dir   string
+	dp    *fakeDatapath
+	a     *Agent
+	svc   *Service
+	mu    sync.Mutex
+	now   time.Time
+	dead  map[string]bool // namespaces that are not visible
+	links map[string]bool // links whose namespace is alive though not visible
 }
 
 const eniMAC = "00:16:3e:00:00:01"
 
 func newEnv(t *testing.T, addresses int) *env {
-	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, now: time.Unix(1_700_000_000, 0), dead: map[string]bool{}}
+	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, now: time.Unix(1_700_000_000, 0), dead: map[string]bool{}, links: map[string]bool{}}
 	e.start()
 	e.want(addresses)
 	return e
@@ -103,6 +128,11 @@ func (e *env) start() {
 			return !e.dead[p]
 		},
 		Devices: func() (map[string]Device, error) { return map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}}, nil },
+		HasLink: func(name string) (bool, error) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return e.links[name], nil
+		},
 	})
 	if err != nil {
 		e.t.Fatal(err)
@@ -110,19 +140,28 @@ func (e *env) start() {
 	e.a, e.svc = a, &Service{Agent: a}
 }
 
-func (e *env) restart() {
+// kill ends the agent as a kill does: nothing is tidied up.
+func (e *env) kill() {
 	e.t.Helper()
-	want := e.a.want
 	if err := e.a.Journal.Close(); err != nil {
 		e.t.Fatal(err)
 	}
+}
+
+func (e *env) restart() {
+	e.t.Helper()
+	want := e.a.want
+	e.kill()
 	e.start()
-	if err := e.a.SetWant(want); err != nil {
+	e.setWant(want)
+}
+
+func (e *env) setWant(w Want) {
+	e.t.Helper()
+	if err := e.a.SetWant(w); err != nil {
 		e.t.Fatal(err)
 	}
-	if err := e.a.Repair(context.Background()); err != nil {
-		e.t.Fatal(err)
-	}
+	e.repair()
 }
 
 func (e *env) want(addresses int) {
@@ -134,12 +173,7 @@ func (e *env) want(addresses int) {
 		eni.Addresses = append(eni.Addresses, WantAddress{Address: netip.AddrFrom4([4]byte{192, 168, byte(32 + i/250), byte(1 + i%250)})})
 	}
 	w.ENIs = []WantENI{eni}
-	if err := e.a.SetWant(w); err != nil {
-		e.t.Fatal(err)
-	}
-	if err := e.a.Repair(context.Background()); err != nil {
-		e.t.Fatal(err)
-	}
+	e.setWant(w)
 }
 
 func call(sandbox string) *cniv1.Request {
@@ -237,33 +271,85 @@ func TestFailedWiringLeavesNothing(t *testing.T) {
 	e.mustAdd("a")
 }
 
-// A kill between the journal and the answer: the next agent's Repair, or the
-// runtime's next ADD or DEL, must bring the address back.
-func TestKilledInTheMiddleOfAdd(t *testing.T) {
-	for _, next := range []string{"add", "del", "sandbox gone"} {
-		t.Run(next, func(t *testing.T) {
-			e := newEnv(t, 1)
-			e.dp.failAdd, e.dp.failDel = errors.New("killed"), errors.New("killed")
-			if _, err := e.add("a"); err == nil {
-				t.Fatal("ADD succeeded")
-			}
-			e.dp.failAdd, e.dp.failDel = nil, nil
-			switch next {
-			case "sandbox gone":
-				e.dead["/run/netns/a"] = true
-				e.restart()
-			case "del":
-				e.restart()
-				e.del("a")
-			case "add":
-				e.restart()
-			}
-			e.sleep(time.Minute)
-			e.mustAdd("a")
-			if c := e.a.pool.Count(e.now); c.Used != 1 || c.Total != 1 {
-				t.Errorf("pool %+v, want one used of one", c)
-			}
-		})
+// A pod whose namespace cannot be seen, but whose link is alive, keeps its address:
+// the agent's view of the mounts is wrong, not the pod.
+func TestHiddenSandboxIsKept(t *testing.T) {
+	e := newEnv(t, 1)
+	e.mustAdd("a")
+	e.dead["/run/netns/a"], e.links["twa"] = true, true
+	e.repair()
+	if len(e.dp.wired) != 1 {
+		t.Error("a living pod was unwired")
+	}
+	delete(e.links, "twa")
+	e.repair()
+	if len(e.dp.wired) != 0 {
+		t.Error("a dead pod was kept")
+	}
+}
+
+func TestGCLeavesWhatIsBeingWired(t *testing.T) {
+	e := newEnv(t, 1)
+	e.dp.onAdd = func(step) {
+		gc := call("")
+		gc.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","cni.dev/valid-attachments":[]}`)
+		if r, err := e.svc.GC(context.Background(), gc); err != nil || r.GetError() != nil {
+			t.Errorf("GC: %v %v", err, r.GetError())
+		}
+	}
+	e.mustAdd("a")
+	if len(e.dp.wired) != 1 {
+		t.Error("GC took the pod that was being wired")
+	}
+}
+
+func TestAddInANamespaceThatIsGone(t *testing.T) {
+	e := newEnv(t, 1)
+	e.dead["/run/netns/a"] = true
+	if _, err := e.add("a"); err.GetCode() != uint32(types.ErrInvalidNetNS) || !strings.Contains(err.GetMsg(), "/run/netns/a") {
+		t.Errorf("error %v, want code 8 naming the path", err)
+	}
+}
+
+func TestStoppingAgentLetsWaitersGo(t *testing.T) {
+	e := newEnv(t, 0)
+	e.a.WaitForAddress = time.Hour
+	done := make(chan *cniv1.Error)
+	go func() { _, err := e.add("a"); done <- err }()
+	e.awaitDemand(1)
+	e.a.Close()
+	if err := <-done; err.GetCode() != uint32(types.ErrTryAgainLater) || !strings.Contains(err.GetMsg(), "restarted") {
+		t.Errorf("error %v, want code 11 and why", err)
+	}
+}
+
+func TestClientThatGoesAwayStopsWaiting(t *testing.T) {
+	e := newEnv(t, 0)
+	e.a.WaitForAddress = time.Hour
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if r, err := e.svc.Add(ctx, call("a")); err != nil || r.GetError() == nil {
+			t.Errorf("ADD: %v %v", r, err)
+		}
+	}()
+	e.awaitDemand(1)
+	cancel()
+	<-done
+	e.awaitDemand(0)
+}
+
+// awaitDemand waits until n pods wait for an address.
+func (e *env) awaitDemand(n int) {
+	for {
+		e.a.mu.Lock()
+		got := len(e.a.waiting)
+		e.a.mu.Unlock()
+		if got == n {
+			return
+		}
+		<-e.a.Dirty()
 	}
 }
 
@@ -292,15 +378,7 @@ func TestWaitingAddIsServedWhenAnAddressComes(t *testing.T) {
 		}
 		done <- a
 	}()
-	for { // the demand must be seen before it is served
-		<-e.a.Dirty()
-		e.a.mu.Lock()
-		n := len(e.a.waiting)
-		e.a.mu.Unlock()
-		if n == 1 {
-			break
-		}
-	}
+	e.awaitDemand(1)
 	e.want(1)
 	if got := <-done; got != "192.168.32.1/32" {
 		t.Errorf("ADD answered %q", got)
@@ -377,7 +455,8 @@ func TestCheck(t *testing.T) {
 	addr := e.mustAdd("a")
 	check := call("a")
 	conf := func(a string) []byte {
-		return []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","prevResult":{"cniVersion":"1.1.0","ips":[{"address":"` + a + `"}]}}`)
+		return []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","prevResult":{"cniVersion":"1.1.0",
+			"interfaces":[{"name":"twa"},{"name":"eth0","sandbox":"/run/netns/a"}],"ips":[{"address":"` + a + `"}]}}`)
 	}
 	check.Config = conf(addr)
 	if r, _ := e.svc.Check(context.Background(), check); r.GetError() != nil {
@@ -394,22 +473,69 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+func (e *env) status() *cniv1.Error {
+	e.t.Helper()
+	r, err := e.svc.Status(context.Background(), call(""))
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return r.GetError()
+}
+
+func (e *env) repair() {
+	e.t.Helper()
+	if err := e.a.Repair(context.Background()); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
 func TestStatusVerb(t *testing.T) {
 	e := newEnv(t, 1)
-	if r, _ := e.svc.Status(context.Background(), call("")); r.GetError() != nil {
-		t.Errorf("STATUS of a ready node: %v", r.GetError())
+	full := e.a.want
+	none := full
+	none.ENIs, none.MinPool, none.Why = nil, 1, "QuotaExceeded: no more ENIs"
+
+	e.kill()
+	e.start()
+	if err := e.status(); err.GetCode() != uint32(types.ErrPluginNotAvailable) || !strings.Contains(err.GetMsg(), "controller") {
+		t.Errorf("STATUS before the controller spoke: %v, want code 50 and why", err)
 	}
-	e.a.want.ENIs = nil
-	if err := e.a.Repair(context.Background()); err != nil {
-		t.Fatal(err)
+	e.setWant(none)
+	if err := e.status(); err.GetCode() != uint32(types.ErrPluginNotAvailable) || !strings.Contains(err.GetMsg(), "QuotaExceeded") {
+		t.Errorf("STATUS without an ENI: %v, want code 50 and the controller's reason", err)
 	}
-	if r, _ := e.svc.Status(context.Background(), call("")); r.GetError().GetCode() != uint32(types.ErrPluginNotAvailable) {
-		t.Errorf("STATUS without an ENI: %v, want code 50", r.GetError())
+	e.setWant(full)
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS of a ready node: %v", err)
+	}
+	// A node that becomes NotReady loses its pods: neither a lost ENI, nor a full
+	// pool, nor one failed look at the kernel is worth that.
+	e.mustAdd("a")
+	e.setWant(none)
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS after the ENI went: %v", err)
+	}
+	e.dp.failSync = errors.New("dump interrupted")
+	for i := range tolerated {
+		if err := e.status(); err != nil {
+			t.Errorf("STATUS after %d failed repairs: %v", i, err)
+		}
+		if err := e.a.Repair(context.Background()); err == nil {
+			t.Fatal("repair succeeded")
+		}
+	}
+	if err := e.status(); err.GetCode() != uint32(types.ErrLimitedConnectivity) || !strings.Contains(err.GetMsg(), "dump interrupted") {
+		t.Errorf("STATUS after %d failed repairs: %v, want code 51 and why", tolerated, err)
+	}
+	e.dp.failSync = nil
+	e.repair()
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS after the kernel agrees again: %v", err)
 	}
 }
 
 func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
-	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, dead: map[string]bool{}}
+	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, dead: map[string]bool{}, links: map[string]bool{}}
 	e.start()
 	if err := e.a.SetWant(Want{Known: true, Datapath: "magic"}); err != nil {
 		t.Fatal(err)

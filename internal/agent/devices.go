@@ -2,8 +2,10 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -32,22 +34,53 @@ func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
 	}
 }
 
-// WatchLinks calls changed whenever a link appears, changes or goes, until ctx is done.
-func WatchLinks(ctx context.Context, changed func()) error {
-	updates := make(chan netlink.LinkUpdate, 64)
-	done := make(chan struct{})
-	if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{}); err != nil {
-		return fmt.Errorf("subscribe to link changes: %w", err)
+// HasLink reports whether this network namespace has a link of that name.
+func HasLink(name string) (bool, error) {
+	_, err := netlink.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// resubscribe is how long WatchLinks waits before it listens again after its
+// socket broke (the kernel drops a listener that is too slow).
+const resubscribe = time.Second
+
+// WatchLinks calls changed whenever a link that is not the agent's own appears,
+// changes or goes, until ctx is done. Pods come and go without it.
+func WatchLinks(ctx context.Context, ownPrefix string, changed func()) error {
+	subscribe := func() (chan netlink.LinkUpdate, chan struct{}, error) {
+		updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
+		if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{}); err != nil {
+			return nil, nil, fmt.Errorf("subscribe to link changes: %w", err)
+		}
+		return updates, done, nil
+	}
+	updates, done, err := subscribe()
+	if err != nil {
+		return err
 	}
 	go func() {
-		defer close(done)
+		defer func() { close(done) }()
 		for {
 			select {
-			case _, ok := <-updates:
-				if !ok {
-					return // the repair loop finds hot-plugged devices a little later
+			case u, ok := <-updates:
+				if ok {
+					if !strings.HasPrefix(u.Attrs().Name, ownPrefix) {
+						changed()
+					}
+					continue
 				}
-				changed()
+				select {
+				case <-time.After(resubscribe):
+				case <-ctx.Done():
+					return
+				}
+				if again, d, err := subscribe(); err == nil {
+					updates, done = again, d
+					changed() // something may have been missed
+				}
 			case <-ctx.Done():
 				return
 			}

@@ -8,16 +8,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+
+	"terway.dev/terway/internal/agent/request"
 )
 
 // ConflistName is the file that tells the container runtime to use Terway.
 const ConflistName = "10-terway.conflist"
 
 // Conflist is the CNI configuration: Terway, then the chained plugins that
-// Kubernetes features need (portmap for hostPort).
-func Conflist(socket string) ([]byte, error) {
+// Kubernetes features need (portmap for hostPort). Version 1.1.0 of the
+// specification has GC and STATUS; a runtime that does not know it yet (libcni
+// before 1.2) needs 1.0.0.
+func Conflist(socket, version string) ([]byte, error) {
+	if !slices.Contains(request.Versions, version) {
+		return nil, fmt.Errorf("CNI version %q: want one of %v", version, request.Versions)
+	}
 	return json.MarshalIndent(map[string]any{
-		"cniVersion": "1.1.0",
+		"cniVersion": version,
 		"name":       "terway",
 		"plugins": []map[string]any{
 			{"type": "terway", "socket": socket},

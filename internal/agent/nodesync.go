@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -10,127 +11,194 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
-	toolscache "k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// statusPause is the least time between two reports: a burst of pods is one
-// report, and a waiting pod's demand is heard within this time.
-const statusPause = 100 * time.Millisecond
+const (
+	// statusPause is the least time between two reports: a burst of pods is one
+	// report, and a waiting pod's demand is heard within this time.
+	statusPause = 100 * time.Millisecond
+	// retryPause is how long a failed report or read waits.
+	retryPause = time.Second
+	// callTimeout bounds one call of the API server.
+	callTimeout = 10 * time.Second
+	// nodePeriod is how often the node's own addresses are looked at.
+	nodePeriod = time.Minute
+	// patience is how long a starting agent waits for the API server before it
+	// goes by what it was told before it stopped.
+	patience = 3 * time.Second
+)
 
-// retryPause is how long a failed report waits.
-const retryPause = time.Second
-
-// NodeSync carries the controller's word to the agent and the agent's report
-// back. It watches two objects: the node's own NodeNetwork and Node.
-type NodeSync struct {
-	agent  *Agent
-	name   string
-	cache  cache.Cache
-	client client.Client
-
-	// written is the status that the API server has from us, in the object writtenTo.
-	written   v1alpha1.NodeNetworkStatus
-	writtenTo types.UID
+// Cluster is what NodeSync needs of the API server.
+type Cluster struct {
+	// Client writes, and reads what must be fresh.
+	Client client.Client
+	// Own is the last seen state of the node's NodeNetwork; reading it costs no call.
+	Own client.Reader
+	// Watch calls changed whenever Own has something new, until ctx is done.
+	Watch func(ctx context.Context, changed func()) error
 }
 
-// NewNodeSync makes the clients; nothing is asked of the API server yet.
-func NewNodeSync(a *Agent, cfg *rest.Config, nodeName string) (*NodeSync, error) {
-	scheme := runtime.NewScheme()
-	if err := clientgoscheme.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	if err := v1alpha1.AddToScheme(scheme); err != nil {
-		return nil, err
-	}
-	own := fields.OneTermEqualSelector("metadata.name", nodeName)
-	c, err := cache.New(cfg, cache.Options{
-		Scheme: scheme,
-		ByObject: map[client.Object]cache.ByObject{
-			&v1alpha1.NodeNetwork{}: {Field: own},
-			&corev1.Node{}:          {Field: own},
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("watch of node %s: %w", nodeName, err)
-	}
-	cl, err := client.New(cfg, client.Options{Scheme: scheme, Cache: &client.CacheOptions{Reader: c}})
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	return &NodeSync{agent: a, name: nodeName, cache: c, client: cl}, nil
+// NodeSync carries the controller's word to the agent and the agent's report back.
+type NodeSync struct {
+	agent   *Agent
+	name    string
+	cluster Cluster
+
+	// told is the controller's last word.
+	told word
+	// reported is the status that the API server has from us in the object
+	// reportedTo; certain is false when the outcome of a write is not known.
+	reported   v1alpha1.NodeNetworkStatus
+	reportedTo types.UID
+	certain    bool
+}
+
+// word is what the controller and the kubelet say of the node. The journal keeps
+// it, so that an agent that starts while the API server is away can serve. It is
+// written before it is acted on: an address that the agent has given back is
+// marked so in the word that it finds when it starts again.
+type word struct {
+	UID        types.UID
+	Generation int64
+	Spec       v1alpha1.NodeNetworkSpec
+	Addresses  []netip.Addr
+}
+
+// NewNodeSync asks nothing of the API server yet.
+func NewNodeSync(a *Agent, c Cluster, nodeName string) *NodeSync {
+	return &NodeSync{agent: a, name: nodeName, cluster: c}
 }
 
 // Run watches and reports until ctx is done.
 func (s *NodeSync) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
-	for _, obj := range []client.Object{&v1alpha1.NodeNetwork{}, &corev1.Node{}} {
-		inf, err := s.cache.GetInformer(ctx, obj)
-		if err != nil {
-			return fmt.Errorf("watch: %w", err)
-		}
-		poke := func(any) { signal(changed) }
-		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-			AddFunc: poke, UpdateFunc: func(_, n any) { poke(n) }, DeleteFunc: poke,
-		}); err != nil {
-			return fmt.Errorf("watch: %w", err)
-		}
-	}
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.cache.Start(ctx) }()
-
+	go func() { stopped <- s.cluster.Watch(ctx, func() { signal(changed) }) }()
 	go s.report(ctx)
-	seen := ""
+
+	impatient := time.NewTimer(patience)
+	defer impatient.Stop()
+	node := time.NewTicker(nodePeriod)
+	defer node.Stop()
+	var again <-chan time.Time
 	for {
+		var err error
 		select {
 		case <-changed:
-			seen = s.take(ctx, seen)
+			err = s.take(ctx, false)
+		case <-again:
+			err = s.take(ctx, true)
+		case <-node.C:
+			err = s.take(ctx, true)
+		case <-impatient.C:
+			err = s.recall()
 		case err := <-stopped:
 			return err
 		case <-ctx.Done():
 			return <-stopped
 		}
+		again = nil
+		if err != nil && ctx.Err() == nil {
+			s.agent.Log.Warn("the controller's word cannot be taken; trying again", "error", err)
+			again = time.After(retryPause)
+		}
 	}
 }
 
 // take hands the controller's word to the agent if it differs from the last.
-func (s *NodeSync) take(ctx context.Context, seen string) string {
+// look makes it look at the node's addresses even if it does not.
+func (s *NodeSync) take(ctx context.Context, look bool) error {
 	nn := &v1alpha1.NodeNetwork{}
-	if err := s.cache.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
-		if !apierrors.IsNotFound(err) {
-			s.agent.Log.Error("read NodeNetwork", "error", err)
+	if err := s.cluster.Own.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil // not made yet, or deleted: pods keep what they have
 		}
-		return seen
+		return fmt.Errorf("read NodeNetwork %s: %w", s.name, err)
 	}
-	node := &corev1.Node{}
-	if err := s.cache.Get(ctx, client.ObjectKey{Name: s.name}, node); err != nil {
-		if !apierrors.IsNotFound(err) {
-			s.agent.Log.Error("read Node", "error", err)
-		}
-		return seen
+	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
+	if w.UID == s.told.UID && w.Generation < s.told.Generation {
+		return nil // from an API server that lags behind
 	}
-	addresses := internalAddresses(node)
-	now := fmt.Sprint(nn.UID, nn.Generation, addresses)
-	if now == seen {
-		return seen // our own status, or the kubelet's heartbeat
+	if !look && equality.Semantic.DeepEqual(w.Spec, s.told.Spec) && w.UID == s.told.UID && w.Generation == s.told.Generation {
+		return nil // our own report
 	}
-	w, err := ParseWant(nn, addresses)
+	addresses, nodeErr := s.nodeAddresses(ctx)
+	switch {
+	case nodeErr == nil:
+		w.Addresses = addresses
+	case len(w.Addresses) == 0:
+		return nodeErr
+	}
+	if equality.Semantic.DeepEqual(w, s.told) {
+		return nodeErr
+	}
+	raw, err := json.Marshal(w)
+	if err != nil {
+		return fmt.Errorf("NodeNetwork %s: %w", s.name, err)
+	}
+	if err := s.agent.Journal.SetNode(raw); err != nil {
+		return err
+	}
+	return errors.Join(nodeErr, s.apply(w))
+}
+
+// recall goes by what the journal kept, if nothing was heard since the start.
+func (s *NodeSync) recall() error {
+	if s.told.UID != "" {
+		return nil
+	}
+	raw, err := s.agent.Journal.Node()
+	if err != nil || raw == nil {
+		return err
+	}
+	var w word
+	if err := json.Unmarshal(raw, &w); err != nil {
+		return fmt.Errorf("the node's state in the journal: %w", err)
+	}
+	s.agent.Log.Warn("nothing heard from the API server; going by what the controller said before the agent stopped", "generation", w.Generation)
+	return s.apply(w)
+}
+
+func (s *NodeSync) apply(w word) error {
+	nn := &v1alpha1.NodeNetwork{Spec: w.Spec}
+	nn.Generation = w.Generation
+	want, err := ParseWant(nn, w.Addresses)
 	if err != nil {
 		s.agent.Log.Error("NodeNetwork has parts that cannot be used; they are left out", "error", err)
 	}
-	if err := s.agent.SetWant(w); err != nil {
-		s.agent.Log.Error("apply NodeNetwork", "error", err)
-		return seen
+	if err := s.agent.SetWant(want); err != nil {
+		return err
 	}
-	return now
+	s.told = w
+	return nil
+}
+
+func (s *NodeSync) nodeAddresses(ctx context.Context) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	n := &corev1.Node{}
+	if err := s.cluster.Client.Get(ctx, client.ObjectKey{Name: s.name}, n); err != nil {
+		return nil, fmt.Errorf("read Node %s: %w", s.name, err)
+	}
+	var out []netip.Addr
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.Address)
+		if err != nil {
+			return nil, fmt.Errorf("Node %s: InternalIP %q is not an address", s.name, a.Address)
+		}
+		out = append(out, ip)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("Node %s has no InternalIP yet", s.name)
+	}
+	return out, nil
 }
 
 // report writes the agent's half of NodeNetwork whenever it changes.
@@ -159,27 +227,31 @@ func (s *NodeSync) report(ctx context.Context) {
 // lags behind our own last report, and a difference to it would lose changes.
 func (s *NodeSync) write(ctx context.Context) error {
 	nn := &v1alpha1.NodeNetwork{}
-	if err := s.cache.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
+	if err := s.cluster.Own.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
 		if apierrors.IsNotFound(err) {
 			return nil // the controller has not made it yet; its arrival makes us dirty
 		}
 		return err
 	}
-	if s.writtenTo != nn.UID {
-		s.writtenTo, s.written = nn.UID, nn.Status
+	if s.reportedTo != nn.UID {
+		s.reportedTo, s.reported, s.certain = nn.UID, nn.Status, true
 	}
-	st := s.agent.Status(s.written)
-	if equality.Semantic.DeepEqual(s.written, st) {
+	st := s.agent.Status(s.reported)
+	if s.certain && equality.Semantic.DeepEqual(s.reported, st) {
 		return nil
 	}
 	patch, err := statusPatch(st)
 	if err != nil {
 		return err
 	}
-	if err := s.client.Status().Patch(ctx, nn, client.RawPatch(types.MergePatchType, patch)); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.MergePatchType, patch))
+	s.agent.Metrics.reported(err)
+	if s.certain = err == nil; !s.certain {
 		return err
 	}
-	s.written = st
+	s.reported = st
 	return nil
 }
 
@@ -195,17 +267,4 @@ func statusPatch(st v1alpha1.NodeNetworkStatus) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(map[string]any{"status": full})
-}
-
-func internalAddresses(n *corev1.Node) []netip.Addr {
-	var out []netip.Addr
-	for _, a := range n.Status.Addresses {
-		if a.Type != corev1.NodeInternalIP {
-			continue
-		}
-		if ip, err := netip.ParseAddr(a.Address); err == nil {
-			out = append(out, ip)
-		}
-	}
-	return out
 }

@@ -38,38 +38,25 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// Serve answers the plugin until ctx is done; calls at work are let finish.
+// finish is how long calls at work may go on when the agent stops.
+const finish = 5 * time.Second
+
+// Serve answers the plugin until ctx is done. Then calls that wait for an
+// address fail at once (the runtime tries again), those that wire a pod finish.
 func Serve(ctx context.Context, l net.Listener, a *Agent) error {
 	s := grpc.NewServer()
 	cniv1.RegisterCNIServer(s, &Service{Agent: a})
-	stop := context.AfterFunc(ctx, s.GracefulStop)
-	defer stop()
-	return s.Serve(l)
-}
-
-// RepairLoop repairs at once when asked, and every period in any case. Requests
-// within pause of each other are one repair. ready is called after each.
-func (a *Agent) RepairLoop(ctx context.Context, period, pause time.Duration, ready func(ok bool) error) {
-	tick := time.NewTicker(period)
-	defer tick.Stop()
-	for {
-		if err := a.Repair(ctx); err != nil && ctx.Err() == nil {
-			a.Log.Error("repair", "error", err)
-		}
-		ok, _ := a.Ready()
-		if err := ready(ok); err != nil {
-			a.Log.Error("publish readiness", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-a.Repairs():
-		}
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		a.Close()
+		hard := time.AfterFunc(finish, s.Stop)
+		defer hard.Stop()
+		s.GracefulStop()
+	})
+	err := s.Serve(l)
+	if !stop() {
+		<-done // the journal must not be closed under a call at work
 	}
+	return err
 }

@@ -27,7 +27,11 @@ func (a *Agent) Del(ctx context.Context, r *request.Request) error {
 	if e == nil {
 		return nil
 	}
-	return a.release(ctx, e)
+	dp, _ := a.datapath()
+	if dp == nil {
+		return tryAgain("the pod cannot be unwired yet: no datapath is chosen", nil)
+	}
+	return a.release(ctx, dp, e, cool)
 }
 
 // Check says what of Add's work is missing or wrong.
@@ -44,15 +48,31 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	if e == nil || e.State != journal.Ready {
 		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("sandbox %s, interface %s: the agent has not wired it", k.Sandbox, k.IfName), "")
 	}
+	if e.NetNS != r.NetNS {
+		return differs("CNI_NETNS is %s, the pod was wired in %s", r.NetNS, e.NetNS)
+	}
 	for _, p := range r.PrevAddresses {
 		if !slices.Contains(e.Addresses, p) {
-			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("prevResult has address %s, the pod was given %v", p, e.Addresses), "")
+			return differs("prevResult has address %s, the pod was given %v", p, e.Addresses)
+		}
+	}
+	for _, have := range e.Addresses {
+		if !slices.Contains(r.PrevAddresses, have) {
+			return differs("prevResult lacks address %s, which the pod was given", have)
+		}
+	}
+	for name, sandbox := range map[string]string{e.HostIfName: "", e.IfName: e.NetNS} {
+		if got, ok := r.PrevInterfaces[name]; !ok || got != sandbox {
+			return differs("prevResult has no interface %q in sandbox %q", name, sandbox)
 		}
 	}
 	if dp == nil {
 		return tryAgain("no datapath is chosen yet", nil)
 	}
-	return dp.CheckPod(ctx, node, podOf(e))
+	if err := dp.CheckPod(ctx, node, podOf(e)); err != nil {
+		return differs("%v", err)
+	}
+	return nil
 }
 
 // GC undoes every Add of the network whose attachment is not valid any more.
@@ -62,26 +82,51 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 		valid[journal.Key{Sandbox: v.ContainerID, IfName: v.IfName}] = true
 	}
 	a.mu.Lock()
-	var stale []journal.Key
+	dp := a.dp
+	var stale []*journal.Entry
 	for k, e := range a.entries {
 		if e.Network == r.Network && !valid[k] {
-			stale = append(stale, k)
+			stale = append(stale, e)
 		}
 	}
 	a.mu.Unlock()
+	if dp == nil && len(stale) > 0 {
+		return tryAgain("pods cannot be unwired yet: no datapath is chosen", nil)
+	}
 	var errs []error
-	for _, k := range stale {
-		unlock, err := a.keys.lock(ctx, k)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+	for _, e := range stale {
+		unlock, ok := a.keys.try(e.Key)
+		if !ok {
+			continue // an ADD or DEL is at work: newer than the list of what is valid
 		}
-		if e := a.lookup(k); e != nil {
-			errs = append(errs, a.release(ctx, e))
+		if a.lookup(e.Key) == e {
+			errs = append(errs, a.release(ctx, dp, e, cool))
 		}
 		unlock()
 	}
 	return errors.Join(errs...)
+}
+
+// codeDiffers is CHECK's error when the parties do not agree (100 and above are
+// the plugin's own codes in the CNI specification).
+const codeDiffers = 100
+
+func differs(format string, args ...any) error {
+	return types.NewError(codeDiffers, fmt.Sprintf(format, args...), "")
+}
+
+// Serving says whether ADD can be served; codes as the CNI specification has them
+// for STATUS.
+func (a *Agent) Serving() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.notOK == "":
+		return nil
+	case a.synced && a.failed >= tolerated:
+		return types.NewError(types.ErrLimitedConnectivity, "the node's network cannot be kept in order: "+a.notOK, "")
+	}
+	return types.NewError(types.ErrPluginNotAvailable, "the node's network is not ready: "+a.notOK, "")
 }
 
 // Service answers the plugin.
@@ -108,10 +153,7 @@ func (s *Service) GC(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, erro
 
 func (s *Service) Status(_ context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
 	return s.serve(request.Status, in, func(*request.Request) (*types100.Result, error) {
-		if ok, why := s.Agent.Ready(); !ok {
-			return nil, types.NewError(types.ErrPluginNotAvailable, "the node's network is not ready: "+why, "")
-		}
-		return nil, nil
+		return nil, s.Agent.Serving()
 	})
 }
 
@@ -119,11 +161,15 @@ func (s *Service) Status(_ context.Context, in *cniv1.Request) (*cniv1.Reply, er
 func (s *Service) serve(v request.Verb, in *cniv1.Request, do func(*request.Request) (*types100.Result, error)) (*cniv1.Reply, error) {
 	r, bad := request.Parse(v, in)
 	if bad != nil {
+		s.Agent.Metrics.called(v, 0, bad)
+		s.Agent.Log.Warn("CNI call refused", "verb", v, "error", bad)
 		return failed(bad), nil
 	}
 	start := s.Agent.Now()
 	res, err := do(r)
-	log := s.Agent.Log.With("verb", v, "sandbox", r.ContainerID, "pod", r.Namespace+"/"+r.Name, "took", s.Agent.Now().Sub(start))
+	took := s.Agent.Now().Sub(start)
+	s.Agent.Metrics.called(v, took, err)
+	log := s.Agent.Log.With("verb", v, "sandbox", r.ContainerID, "pod", pod(journal.Key{Sandbox: r.ContainerID}, r), "took", took)
 	if err != nil {
 		log.Warn("CNI call failed", "error", err)
 		return failed(err), nil

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath"
 )
@@ -21,6 +23,8 @@ type Want struct {
 	// Node is the node-wide part; its ENIs are filled in from the devices.
 	Node datapath.Node
 	ENIs []WantENI
+	// MinPool is how many free addresses the controller keeps assigned.
+	MinPool int
 	// Limit is how many pods the type allows.
 	Limit int
 	// Why is the controller's reason for not giving more; empty when there is none.
@@ -50,6 +54,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		Generation: nn.Generation,
 		Datapath:   nn.Spec.Datapath,
 		Cooling:    time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,
+		MinPool:    nn.Spec.Pool.Min,
 		Limit:      nn.Spec.Limits.MaxPods,
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
@@ -59,7 +64,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)
 	w.Node.ServiceCIDRs = prefixes("spec.serviceCIDRs", nn.Spec.ServiceCIDRs, &errs)
 	for _, c := range nn.Spec.Conditions {
-		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == "False" {
+		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == metav1.ConditionFalse {
 			w.Why = fmt.Sprintf("%s: %s", c.Reason, c.Message)
 		}
 	}

@@ -63,8 +63,13 @@ type Entry struct {
 	Since  time.Time
 }
 
-// Pod is "namespace/name".
-func (e *Entry) Pod() string { return e.Namespace + "/" + e.Name }
+// Pod is "namespace/name", or the sandbox if the runtime did not say which pod.
+func (e *Entry) Pod() string {
+	if e.Name == "" {
+		return "sandbox " + e.Sandbox
+	}
+	return e.Namespace + "/" + e.Name
+}
 
 // version is the layout of the file. A file of another version is refused:
 // guessing would give addresses twice.

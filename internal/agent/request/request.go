@@ -44,29 +44,39 @@ type Request struct {
 	NetNS       string // cleaned absolute path; may be empty for DEL, STATUS and GC
 	CNIVersion  string
 	Network     string // the network's name
-	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…).
+	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…); empty when the
+	// runtime is not Kubernetes'.
 	Namespace, Name, UID string
 	// PrevAddresses are the addresses of the previous result; CHECK compares them.
 	PrevAddresses []netip.Addr
+	// PrevInterfaces are the previous result's interfaces: name → sandbox ("" on the host).
+	PrevInterfaces map[string]string
 	// Valid are the attachments that GC must keep.
 	Valid []Attachment
-	// HasValid tells an empty list from an absent one.
-	HasValid bool
 }
 
 type config struct {
-	CNIVersion string        `json:"cniVersion"`
-	Name       string        `json:"name"`
-	Type       string        `json:"type"`
-	PrevResult *prevResult   `json:"prevResult"`
-	Valid      *[]Attachment `json:"cni.dev/valid-attachments"`
+	CNIVersion string      `json:"cniVersion"`
+	Name       string      `json:"name"`
+	Type       string      `json:"type"`
+	PrevResult *prevResult `json:"prevResult"`
+	// Valid is raw to tell null, which is what libcni makes of no attachments,
+	// from an absent list.
+	Valid json.RawMessage `json:"cni.dev/valid-attachments"`
 }
 
 type prevResult struct {
 	IPs []struct {
 		Address string `json:"address"`
 	} `json:"ips"`
+	Interfaces []struct {
+		Name    string `json:"name"`
+		Sandbox string `json:"sandbox"`
+	} `json:"interfaces"`
 }
+
+// maxContainerID bounds what becomes a key on disk; runtimes use 64 characters.
+const maxContainerID = 256
 
 // podName is a DNS subdomain, which names of pods and namespaces are
 // (Kubernetes: IsDNS1123Subdomain).
@@ -90,15 +100,22 @@ func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
 	case Status:
 		return r, nil
 	case GC:
-		if c.Valid == nil {
+		if len(c.Valid) == 0 {
 			return nil, types.NewError(types.ErrInvalidNetworkConfig,
 				"cni.dev/valid-attachments is missing: GC without the list of what is valid would take every pod's address", "")
 		}
-		r.Valid, r.HasValid = *c.Valid, true
+		if err := json.Unmarshal(c.Valid, &r.Valid); err != nil {
+			return nil, types.NewError(types.ErrInvalidNetworkConfig,
+				"cni.dev/valid-attachments: want a list of {containerID, ifname}", err.Error())
+		}
 		return r, nil
 	}
 	if err := utils.ValidateContainerID(in.GetContainerId()); err != nil {
 		return nil, err
+	}
+	if n := len(in.GetContainerId()); n > maxContainerID {
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
+			fmt.Sprintf("CNI_CONTAINERID has %d characters: want at most %d", n, maxContainerID), "")
 	}
 	if err := utils.ValidateInterfaceName(in.GetIfName()); err != nil {
 		return nil, err
@@ -134,6 +151,10 @@ func (r *Request) pod(args string) *types.Error {
 			r.UID = v
 		}
 	}
+	if r.Namespace == "" && r.Name == "" {
+		r.UID = ""
+		return nil // not Kubernetes: a runtime of another kind, or a tool
+	}
 	for field, v := range map[string]string{"K8S_POD_NAMESPACE": r.Namespace, "K8S_POD_NAME": r.Name} {
 		if !podName.MatchString(v) {
 			return types.NewError(types.ErrInvalidEnvironmentVariables,
@@ -159,6 +180,10 @@ func (r *Request) prev(p *prevResult) *types.Error {
 			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("prevResult.ips[].address %q: want an address with a prefix length", ip.Address), "")
 		}
 		r.PrevAddresses = append(r.PrevAddresses, a.Addr())
+	}
+	r.PrevInterfaces = map[string]string{}
+	for _, i := range p.Interfaces {
+		r.PrevInterfaces[i.Name] = i.Sandbox
 	}
 	return nil
 }

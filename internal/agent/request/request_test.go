@@ -33,7 +33,9 @@ func TestParse(t *testing.T) {
 		"interface a path":     {Add, func(r *cniv1.Request) { r.IfName = "a/b" }, types.ErrInvalidEnvironmentVariables, "interface name"},
 		"relative netns":       {Add, func(r *cniv1.Request) { r.Netns = "run/x" }, types.ErrInvalidEnvironmentVariables, `"run/x"`},
 		"no netns":             {Add, func(r *cniv1.Request) { r.Netns = "" }, types.ErrInvalidEnvironmentVariables, "CNI_NETNS"},
-		"no pod":               {Add, func(r *cniv1.Request) { r.Args = "" }, types.ErrInvalidEnvironmentVariables, "K8S_POD_NAME"},
+		"no pod":               {Add, func(r *cniv1.Request) { r.Args = "" }, 0, ""},
+		"half a pod":           {Add, func(r *cniv1.Request) { r.Args = "K8S_POD_NAMESPACE=a" }, types.ErrInvalidEnvironmentVariables, "K8S_POD_NAME"},
+		"long sandbox":         {Add, func(r *cniv1.Request) { r.ContainerId = strings.Repeat("a", 257) }, types.ErrInvalidEnvironmentVariables, "257"},
 		"bad pod":              {Add, func(r *cniv1.Request) { r.Args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=B_" }, types.ErrInvalidEnvironmentVariables, `"B_"`},
 		"del needs little":     {Del, func(r *cniv1.Request) { r.Netns, r.Args = "", "" }, 0, ""},
 		"check without result": {Check, nil, types.ErrInvalidNetworkConfig, "prevResult"},
@@ -44,6 +46,12 @@ func TestParse(t *testing.T) {
 		"gc": {GC, func(r *cniv1.Request) {
 			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[]}`)
 		}, 0, ""},
+		"gc with null for none": {GC, func(r *cniv1.Request) {
+			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":null}`)
+		}, 0, ""},
+		"gc with a word": {GC, func(r *cniv1.Request) {
+			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":"all"}`)
+		}, types.ErrInvalidNetworkConfig, "valid-attachments"},
 		"status": {Status, func(r *cniv1.Request) { r.ContainerId, r.Netns, r.IfName, r.Args = "", "", "", "" }, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,7 +85,7 @@ func FuzzParse(f *testing.F) {
 		if strings.ContainsAny(r.ContainerID+r.IfName, "/\x00") || strings.Contains(r.NetNS, "..") && strings.Contains(r.NetNS, "/../") {
 			t.Errorf("unsafe request accepted: %+v", r)
 		}
-		if (r.Verb == Add || r.Verb == Check) && (r.Name == "" || r.NetNS == "" || r.ContainerID == "") {
+		if (r.Verb == Add || r.Verb == Check) && ((r.Name == "") != (r.Namespace == "") || r.NetNS == "" || r.ContainerID == "") {
 			t.Errorf("incomplete request accepted: %+v", r)
 		}
 	})

@@ -1,0 +1,71 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// Scheme knows the types that the agent reads and writes.
+func Scheme() (*runtime.Scheme, error) {
+	s := runtime.NewScheme()
+	if err := corev1.AddToScheme(s); err != nil {
+		return nil, err
+	}
+	if err := v1alpha1.AddToScheme(s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Connect makes the clients. It asks nothing of the API server, so that an agent
+// can start while that is away. The watch is of one object, whatever the size of
+// the cluster.
+func Connect(cfg *rest.Config, nodeName string) (Cluster, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return Cluster{}, err
+	}
+	// A fixed mapping: the usual one asks the API server which resources there are.
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.GroupVersion.WithKind("NodeNetwork"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+
+	own, err := cache.New(cfg, cache.Options{
+		Scheme: scheme,
+		Mapper: mapper,
+		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.NodeNetwork{}: {Field: fields.OneTermEqualSelector("metadata.name", nodeName)},
+		},
+	})
+	if err != nil {
+		return Cluster{}, fmt.Errorf("watch of NodeNetwork %s: %w", nodeName, err)
+	}
+	cl, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return Cluster{}, fmt.Errorf("client of the API server: %w", err)
+	}
+	watch := func(ctx context.Context, changed func()) error {
+		inf, err := own.GetInformer(ctx, &v1alpha1.NodeNetwork{})
+		if err != nil {
+			return fmt.Errorf("watch NodeNetwork %s: %w", nodeName, err)
+		}
+		if _, err := inf.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+			AddFunc: func(any) { changed() }, UpdateFunc: func(any, any) { changed() }, DeleteFunc: func(any) { changed() },
+		}); err != nil {
+			return fmt.Errorf("watch NodeNetwork %s: %w", nodeName, err)
+		}
+		return own.Start(ctx)
+	}
+	return Cluster{Client: cl, Own: own, Watch: watch}, nil
+}

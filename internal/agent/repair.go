@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath"
+)
+
+// tolerated is how many repairs in a row may fail before the node counts as not
+// ready. A dump that raced with a change must not evict pods; a kernel that
+// cannot be programmed must not get new ones.
+const tolerated = 3
+
+// RepairLoop repairs at once when asked, and every period in any case. Requests
+// within pause of each other are one repair. ready is called after each.
+func (a *Agent) RepairLoop(ctx context.Context, period, pause time.Duration, ready func(ok bool) error) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		if err := a.Repair(ctx); err != nil && ctx.Err() == nil {
+			a.Log.Error("repair", "error", err)
+		}
+		ok, _ := a.Ready()
+		if err := ready(ok); err != nil {
+			a.Log.Error("publish readiness", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-a.Repairs():
+		}
+	}
+}
+
+// Repair makes pool, journal and kernel agree: attachments whose sandbox is gone
+// are freed, the datapath is brought to the desired state, and readiness is
+// decided. It is called at start, on change and every few seconds.
+func (a *Agent) Repair(ctx context.Context) error {
+	err := a.repairOnce(ctx)
+	a.mu.Lock()
+	if err != nil {
+		a.failed++
+		a.failure = err.Error()
+	} else {
+		a.failed, a.failure = 0, ""
+	}
+	a.notOK = a.judgeLocked()
+	if a.notOK == "" {
+		a.wasOK = true
+	}
+	a.looked = a.Now()
+	a.mu.Unlock()
+	signal(a.dirty)
+	return err
+}
+
+func (a *Agent) repairOnce(ctx context.Context) error {
+	devices, err := a.Devices()
+	if err != nil {
+		return fmt.Errorf("list the node's devices: %w", err)
+	}
+	a.mu.Lock()
+	if !a.want.Known {
+		a.mu.Unlock()
+		return nil
+	}
+	left := a.applyLocked(devices)
+	chosen := a.chooseLocked()
+	dp := a.dp
+	a.mu.Unlock()
+
+	errs := []error{a.Journal.Forget(left), chosen}
+	if dp != nil {
+		errs = append(errs, a.reap(ctx, dp), a.sync(ctx, dp))
+	}
+	return errors.Join(errs...)
+}
+
+// judgeLocked says why ADD cannot be served, or nothing.
+//
+// That no address is free is no reason: the node would become NotReady and lose
+// the pods it has. Nor is a lost ENI once the node has served pods.
+func (a *Agent) judgeLocked() string {
+	switch {
+	case !a.want.Known:
+		return waitForController
+	case !a.synced && a.failure != "", a.failed >= tolerated:
+		return a.failure
+	case !a.synced:
+		return "the datapath is not programmed yet"
+	case !a.wasOK && a.want.MinPool > 0 && len(a.node.ENIs) == 0:
+		why := "no ENI for pods is attached yet"
+		if a.want.Why != "" {
+			why += ": " + a.want.Why
+		}
+		return why
+	}
+	return ""
+}
+
+// reap frees attachments that were given back but not undone, and those whose
+// sandbox is gone because the runtime or the node died before DEL.
+func (a *Agent) reap(ctx context.Context, dp datapath.Datapath) error {
+	a.mu.Lock()
+	all := make([]*journal.Entry, 0, len(a.entries))
+	for _, e := range a.entries {
+		all = append(all, e)
+	}
+	a.mu.Unlock()
+	var errs []error
+	for _, e := range all {
+		if gone, err := a.gone(e); err != nil || !gone {
+			errs = append(errs, err)
+			continue
+		}
+		unlock, ok := a.keys.try(e.Key)
+		if !ok {
+			continue // an ADD or DEL is at work on it
+		}
+		if a.lookup(e.Key) == e { // else somebody changed it meanwhile
+			a.Log.Info("freeing the address of a pod sandbox that is gone", "pod", e.Pod(), "sandbox", e.Sandbox, "addresses", e.Addresses, "state", e.State)
+			errs = append(errs, a.release(ctx, dp, e, cool))
+		}
+		unlock()
+	}
+	return errors.Join(errs...)
+}
+
+// gone reports whether nobody will ever use the attachment again. A pod whose
+// namespace's path cannot be seen, but whose device still has its other end, is
+// alive: the path is hidden (a mount that does not propagate into the agent's
+// container), and freeing would cut off every pod of the node.
+func (a *Agent) gone(e *journal.Entry) (bool, error) {
+	switch {
+	case e.State == journal.Releasing:
+		return true, nil
+	case a.Alive(e.NetNS):
+		return false, nil
+	case e.HostIfName == "":
+		return true, nil
+	}
+	linked, err := a.HasLink(e.HostIfName)
+	if err != nil {
+		return false, fmt.Errorf("look for the link of pod %s: %w", e.Pod(), err)
+	}
+	if linked {
+		a.Log.Warn("the network namespace of a sandbox cannot be seen, but its link exists; the address is kept",
+			"pod", e.Pod(), "sandbox", e.Sandbox, "netns", e.NetNS, "link", e.HostIfName)
+	}
+	return !linked, nil
+}
+
+func (a *Agent) sync(ctx context.Context, dp datapath.Datapath) error {
+	a.mu.Lock()
+	node := a.node
+	pods := make([]datapath.Pod, 0, len(a.entries))
+	for _, e := range a.entries {
+		pods = append(pods, podOf(e))
+	}
+	a.mu.Unlock()
+	slices.SortFunc(pods, func(x, y datapath.Pod) int {
+		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
+	})
+	start := a.Now()
+	repairs, err := dp.Sync(ctx, node, pods)
+	a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
+	for _, r := range repairs {
+		a.Log.Info("repaired", "what", r)
+	}
+	if err != nil {
+		return fmt.Errorf("datapath %s: %w", dp.Name(), err)
+	}
+	a.mu.Lock()
+	first := !a.synced
+	a.synced = true
+	if first {
+		a.wakeLocked()
+	}
+	a.mu.Unlock()
+	return nil
+}
+
+// Whether freed addresses cool: those that a pod may have used do.
+const (
+	cool   = true
+	noCool = false
+)
+
+// release undoes an attachment; the caller holds its key. The addresses rest
+// from the moment at which no packet can reach the pod any more. If it fails the
+// entry stays, in state Releasing, and the repair loop goes on with it.
+func (a *Agent) release(ctx context.Context, dp datapath.Datapath, e *journal.Entry, cool bool) error {
+	if e.State != journal.Releasing {
+		// In memory first, so that no Sync repairs what is being undone. The disk
+		// need not know unless it fails: an undone pod in the journal is undone
+		// again by the runtime's next DEL or when its namespace is gone.
+		undoing := *e
+		undoing.State = journal.Releasing
+		e = &undoing
+		a.remember(e)
+	}
+	if err := dp.DelPod(ctx, podOf(e)); err != nil {
+		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
+	}
+	now := a.Now()
+	var resting []netip.Addr
+	if cool {
+		resting = e.Addresses
+	}
+	if err := a.Journal.Free(e.Key, resting, now); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	delete(a.entries, e.Key)
+	for _, addr := range e.Addresses {
+		if cool {
+			a.pool.Free(addr, e.Key.String(), now)
+		} else {
+			a.pool.Return(addr, e.Key.String(), now)
+		}
+	}
+	a.wakeLocked()
+	a.mu.Unlock()
+	signal(a.dirty)
+	return nil
+}
