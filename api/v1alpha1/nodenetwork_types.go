@@ -183,6 +183,9 @@ type Address struct {
 	Address string `json:"address"`
 	// Releasing asks the node to stop using the address; see NodeNetwork.
 	Releasing bool `json:"releasing,omitempty"`
+	// Unassigning means that the node has confirmed and the controller takes the
+	// address off the ENI: there is no way back.
+	Unassigning bool `json:"unassigning,omitempty"`
 }
 
 // NodeNetworkStatus is the node's half.

@@ -30,7 +30,7 @@ type Config struct {
 	CoolingSeconds int `json:"cooling_seconds"`
 	// ServiceCIDR is one range, or an IPv4 and an IPv6 one with a comma between.
 	ServiceCIDR string `json:"service_cidr"`
-	// VSwitchSelectionPolicy is "most" or "ordered".
+	// VSwitchSelectionPolicy is "most" (free addresses), "ordered" or "random".
 	VSwitchSelectionPolicy string `json:"vswitch_selection_policy"`
 	// ENITags are put on every ENI beside the controller's own.
 	ENITags map[string]string `json:"eni_tags,omitempty"`
@@ -52,7 +52,7 @@ const (
 
 // Policies and Datapaths are the values that are known.
 var (
-	Policies  = []string{"most", "ordered"}
+	Policies  = []string{"most", "ordered", "random"}
 	Datapaths = []string{"auto", "route"}
 )
 

@@ -36,7 +36,9 @@ type Address struct {
 	Address   netip.Addr
 	Primary   bool
 	Releasing bool // the node was asked to stop using it
-	Use       Use
+	// Going: it is being unassigned; there is no way back.
+	Going bool
+	Use   Use
 }
 
 // Phase is where an ENI is on its way.
@@ -56,6 +58,11 @@ type ENI struct {
 	VSwitch   string
 	Requested int // of Creating: how many addresses were asked for
 	Addresses []Address
+	// Unknown is how many more addresses the cloud has on it, of which it is not
+	// certain yet that they may be used. They take room and are expected to come.
+	Unknown int
+	// Blocked: the cloud refused it addresses a short while ago; it is not asked.
+	Blocked bool
 }
 
 // VSwitch is where addresses come from.
@@ -72,6 +79,7 @@ type Policy string
 const (
 	MostAvailable Policy = "most"    // the one with the most free addresses
 	Ordered       Policy = "ordered" // the first of the list that has any
+	Random        Policy = "random"  // any that has some; State.Seed says which
 )
 
 // State is all that a plan depends on.
@@ -85,6 +93,9 @@ type State struct {
 	ENIs      []ENI
 	VSwitches []VSwitch
 	Policy    Policy
+	Seed      uint64 // of Random
+	// NoCreate: the cloud refused a new ENI a short while ago; it is not asked.
+	NoCreate bool
 }
 
 // Create asks for a new ENI.
@@ -112,6 +123,8 @@ const (
 	None        Shortage = ""
 	TypeLimit   Shortage = "TypeLimit"
 	VSwitchFull Shortage = "VSwitchFull"
+	// Refused: there is room, but the cloud refused it a short while ago (Blocked, NoCreate).
+	Refused Shortage = "Refused"
 )
 
 // Plan is what to do next, in this order.
@@ -179,7 +192,7 @@ func (e *ENI) free() int {
 	case Detaching:
 		return 0
 	}
-	n := 0
+	n := e.Unknown
 	for _, a := range e.Addresses {
 		if a.Use == Free && !a.Releasing {
 			n++
@@ -199,7 +212,7 @@ func (p *Plan) grow(s *State, need int) {
 		// The primary first: without it the ENI goes, and all others with it.
 		for _, primary := range []bool{true, false} {
 			for _, a := range e.Addresses {
-				if need > 0 && a.Primary == primary && a.Releasing && (a.Use == Free || a.Use == Released) {
+				if need > 0 && a.Primary == primary && a.Releasing && !a.Going && (a.Use == Free || a.Use == Released) {
 					p.Keep = append(p.Keep, a.Address)
 					need--
 				}
@@ -213,15 +226,19 @@ func (p *Plan) grow(s *State, need int) {
 			left[v.ID] = v.Available
 		}
 	}
-	room := false
+	room, refused := false, false
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
 		if e.Phase == Detaching || e.leaving() {
 			continue
 		}
-		n := s.PerENI - len(e.Addresses)
+		n := s.PerENI - len(e.Addresses) - e.Unknown
 		if e.Phase == Creating {
 			n = s.PerENI - e.Requested
+		}
+		if n > 0 && e.Blocked {
+			refused = true
+			continue
 		}
 		if n > 0 {
 			room = true
@@ -238,6 +255,9 @@ func (p *Plan) grow(s *State, need int) {
 	}
 
 	slots := s.MaxENIs - len(s.ENIs)
+	if s.NoCreate && slots > 0 {
+		slots, refused = 0, true
+	}
 	for need > 0 && slots > 0 {
 		v := s.pick(left)
 		if v == "" {
@@ -253,6 +273,8 @@ func (p *Plan) grow(s *State, need int) {
 	}
 	p.Missing = need
 	switch {
+	case refused:
+		p.Shortage = Refused
 	case slots > 0 || room && !pending(s):
 		p.Shortage = VSwitchFull
 	case !room && !pending(s):
@@ -275,12 +297,18 @@ func (e *ENI) leaving() bool {
 // pick chooses the vSwitch for a new ENI; "" when none has an address.
 func (s *State) pick(left map[string]int) string {
 	best := ""
+	var some []string
 	for _, v := range s.VSwitches {
 		switch {
 		case left[v.ID] <= 0:
+		case s.Policy == Random:
+			some = append(some, v.ID)
 		case best == "", s.Policy != Ordered && left[v.ID] > left[best]:
 			best = v.ID
 		}
+	}
+	if len(some) > 0 {
+		return some[(s.Seed+uint64(len(s.ENIs)))%uint64(len(some))]
 	}
 	return best
 }
@@ -297,7 +325,7 @@ func (p *Plan) shrink(s *State, surplus int) {
 		if e.Phase != Ready {
 			continue
 		}
-		whole := e.busy() == 0 && e.free() <= surplus
+		whole := e.busy() == 0 && e.Unknown == 0 && e.free() <= surplus
 		for _, a := range e.Addresses {
 			if surplus <= 0 {
 				return
