@@ -2,7 +2,14 @@ package alibaba_test
 
 import (
 	"context"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,6 +18,7 @@ import (
 	"terway.dev/terway/internal/cloud/cloudtest"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/metadata"
 	"terway.dev/terway/internal/vpcsim/openapi/sts"
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -120,3 +128,83 @@ type fixed struct{ cred alibaba.Credential }
 
 func (f fixed) Get(context.Context) (alibaba.Credential, error) { return f.cred, nil }
 func (f fixed) Forget(alibaba.Credential)                       {}
+
+// The roles' credentials are what the simulated cloud gives out and accepts.
+func TestRoles(t *testing.T) {
+	now := time.Now()
+	clock := &shiftedClock{now: now}
+	sim, err := vpcsim.New(vpcsim.Options{Seed: 1, Now: clock.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sim.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	authority := sts.NewAuthority(sim.Account())
+	service := httptest.NewServer(metadata.New(metadata.Options{
+		InstanceID: "i-1", Authority: authority, Now: clock.Now, RoleLife: time.Hour, Log: slog.New(slog.DiscardHandler),
+		Lookup: func(id string) (*metadata.Instance, error) {
+			i := &metadata.Instance{OwnerID: sim.Account().OwnerID}
+			i.InstanceId, i.RamRoleName, i.HttpTokens = id, "terway", "required"
+			return i, nil
+		},
+	}))
+	t.Cleanup(service.Close)
+
+	role, err := alibaba.ECSRoleCredentials(alibaba.ECSRoleConfig{Endpoint: service.URL, Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := filepath.Join(t.TempDir(), "token")
+	rotate := func() {
+		claims := fmt.Sprintf(`{"iss":"https://oidc","sub":"system:serviceaccount:kube-system:terway-controller","aud":"sts.aliyuncs.com","exp":%d}`, clock.Now().Add(time.Hour).Unix())
+		part := base64.RawURLEncoding.EncodeToString
+		if err := os.WriteFile(token, []byte(part([]byte(`{"alg":"RS256"}`))+"."+part([]byte(claims))+"."+part([]byte("signature"))), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rotate()
+	rrsa, err := alibaba.RRSACredentials(alibaba.RRSAConfig{TokenFile: token, RoleARN: "acs:ram::" + sim.Account().OwnerID + ":role/terway",
+		ProviderARN: "acs:ram::" + sim.Account().OwnerID + ":oidc-provider/ack", Endpoint: sim.Endpoint(), Clock: clock})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, source := range map[string]alibaba.CredentialSource{"RAM role": role, "RRSA": rrsa} {
+		c, err := alibaba.New(alibaba.Config{Region: sim.Region(), ECSEndpoint: sim.Endpoint(), VPCEndpoint: sim.Endpoint(), Credentials: source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 4 { // over the ends of several credentials
+			if _, err := c.DescribeENIs(t.Context(), cloud.ENIFilter{}); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			clock.advance(50 * time.Minute)
+			rotate()
+		}
+	}
+}
+
+// shiftedClock stands still until it is advanced; sleeping takes no time.
+type shiftedClock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *shiftedClock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *shiftedClock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+func (c *shiftedClock) Sleep(ctx context.Context, d time.Duration) error {
+	c.advance(d)
+	return ctx.Err()
+}

@@ -121,10 +121,13 @@ func (m metadata) get(ctx context.Context, path, token string) (string, error) {
 	if err != nil {
 		return "", &cloud.Error{Action: "metadata", Class: cloud.Transient, Message: err.Error(), Err: err}
 	}
-	if status != http.StatusOK {
-		return "", fmt.Errorf("HTTP status %d", status)
+	switch {
+	case status == http.StatusOK:
+		return string(body), nil
+	case status >= 500:
+		return "", &cloud.Error{Action: "metadata", Class: cloud.Transient, Status: status, Message: fmt.Sprintf("HTTP status %d", status)}
 	}
-	return string(body), nil
+	return "", fmt.Errorf("HTTP status %d", status)
 }
 
 // RRSAConfig is for a RAM role that a Kubernetes service account may take (RAM

@@ -61,28 +61,33 @@ const (
 	ExpiredToken Credential = "expired token"
 )
 
-// Run runs the contract; each test gets its own cloud from env.
+// Run runs the contract; each test gets its own cloud from env. The tests run in
+// parallel.
 func Run(t *testing.T, env func(t *testing.T) *Env) {
 	for name, test := range map[string]func(*testing.T, *Env){
-		"life of an ENI":       lifeOfAnENI,
-		"describes":            describes,
-		"unknown ids":          unknownIDs,
-		"same token":           sameToken,
-		"repeated operations":  repeatedOperations,
-		"partial unassign":     partialUnassign,
-		"lost answers":         lostAnswers,
-		"throttling burst":     throttlingBurst,
-		"server trouble":       serverTrouble,
-		"full vSwitch":         fullVSwitch,
-		"used-up vSwitch":      usedUpVSwitch,
-		"limits of the type":   limitsOfTheType,
-		"refused credentials":  refusedCredentials,
-		"filters and pages":    filtersAndPages,
-		"concurrent callers":   concurrentCallers,
-		"a given up context":   givenUpContext,
-		"errors have a reason": errorsHaveAReason,
+		"life of an ENI":        lifeOfAnENI,
+		"describes":             describes,
+		"unknown ids":           unknownIDs,
+		"same token":            sameToken,
+		"repeated operations":   repeatedOperations,
+		"partial unassign":      partialUnassign,
+		"as many as a call may": asManyAsACallMay,
+		"lost answers":          lostAnswers,
+		"throttling burst":      throttlingBurst,
+		"server trouble":        serverTrouble,
+		"full vSwitch":          fullVSwitch,
+		"used-up vSwitch":       usedUpVSwitch,
+		"limits of the type":    limitsOfTheType,
+		"refused credentials":   refusedCredentials,
+		"filters and pages":     filtersAndPages,
+		"concurrent callers":    concurrentCallers,
+		"a given up context":    givenUpContext,
+		"errors have a reason":  errorsHaveAReason,
 	} {
-		t.Run(name, func(t *testing.T) { test(t, env(t)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, env(t))
+		})
 	}
 }
 
@@ -345,6 +350,20 @@ func partialUnassign(t *testing.T, e *Env) {
 	wantError(t, e.API.UnassignAddresses(ctx, eni.ID, make([]netip.Addr, cloud.MaxAddressesPerCall+1)), cloud.Invalid, "")
 }
 
+func asManyAsACallMay(t *testing.T, e *Env) {
+	ctx := t.Context()
+	eni := e.create(t, "token", 0)
+	added, err := e.API.AssignAddresses(ctx, eni.ID, cloud.MaxAddressesPerCall, "assign")
+	must(t, err)
+	if len(added) != cloud.MaxAddressesPerCall {
+		t.Fatalf("%d addresses, want %d", len(added), cloud.MaxAddressesPerCall)
+	}
+	must(t, e.API.UnassignAddresses(ctx, eni.ID, added))
+	if now := e.look(t, eni.ID); !slices.Equal(now.Addresses, eni.Addresses) {
+		t.Errorf("left are %v, want %v", now.Addresses, eni.Addresses)
+	}
+}
+
 // lostAnswers: the cloud does the work of the first call, and nobody hears of it.
 func lostAnswers(t *testing.T, e *Env) {
 	ctx := t.Context()
@@ -492,10 +511,12 @@ func filtersAndPages(t *testing.T, e *Env) {
 	const n = 1203 // three pages of the largest size
 	e.Many(t, n, "many", "yes")
 	eni := e.attached(t, "token", e.Instance, 0)
-	count := func(f cloud.ENIFilter) []cloud.ENI {
+	count := func(what string, f cloud.ENIFilter) []cloud.ENI {
 		t.Helper()
 		enis, err := e.API.DescribeENIs(t.Context(), f)
-		must(t, err)
+		if err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
 		seen := map[string]bool{}
 		for _, x := range enis {
 			if seen[x.ID] {
@@ -505,7 +526,7 @@ func filtersAndPages(t *testing.T, e *Env) {
 		}
 		return enis
 	}
-	many := count(cloud.ENIFilter{Tags: map[string]string{"many": "yes"}})
+	many := count("by tag", cloud.ENIFilter{Tags: map[string]string{"many": "yes"}})
 	if len(many) != n {
 		t.Fatalf("%d ENIs by tag, want %d", len(many), n)
 	}
@@ -529,7 +550,7 @@ func filtersAndPages(t *testing.T, e *Env) {
 		{"by unknown instance", cloud.ENIFilter{InstanceID: "i-unknown"}, 0},
 		{"all", cloud.ENIFilter{VPCID: e.VPC}, n + 3}, // and two primary ones
 	} {
-		if got := count(c.f); len(got) != c.want {
+		if got := count(c.what, c.f); len(got) != c.want {
 			t.Errorf("%s: %d ENIs, want %d", c.what, len(got), c.want)
 		}
 	}
