@@ -102,7 +102,8 @@ func (o *Options) terwayImage(ctx context.Context) (image, error) {
 	img := image{
 		file: "terway", ref: ImageTerway, entrypoint: []string{"/usr/bin/terwayd"},
 		files: map[string]string{},
-		links: map[string]string{},
+		// A runtime names pods' namespaces by the old path.
+		links: map[string]string{"/var/run": "../run"},
 		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
 	}
 	for _, name := range []string{"terway", "terwayd", "terway-controller"} {

@@ -26,11 +26,14 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	if err := o.prepare(ctx, p); err != nil {
 		return nil, err
 	}
+	if err := p.Step("simulated cloud", func() error { return o.startCloud(ctx, s) }); err != nil {
+		return nil, err
+	}
 	if err := p.Step("VPC, vSwitches and instances", func() error {
-		if err := o.stubCloud(ctx, s); err != nil {
-			return err
-		}
-		return s.save()
+		return firstError(
+			func() error { return o.createVPC(ctx, s) },
+			func() error { return o.runInstances(ctx, s) },
+			s.save)
 	}); err != nil {
 		return nil, err
 	}
@@ -44,8 +47,28 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	if err := p.Step("nodes registered", func() error { return waitNodes(ctx, client, s, nodeRegistered) }); err != nil {
 		return nil, err
 	}
+	if o.Network == NetworkTerway {
+		if err := o.network(ctx, s, client, p); err != nil {
+			return nil, err
+		}
+	}
 	s.Ready = true
 	return s, s.save()
+}
+
+// network installs Terway and what needs a pod network.
+func (o *Options) network(ctx context.Context, s *State, client kubernetes.Interface, p *Progress) error {
+	if err := p.Step("Terway from its chart, CoreDNS", func() error {
+		return firstError(
+			func() error { return o.installTerway(ctx, s) },
+			func() error { return o.installDNS(ctx) })
+	}); err != nil {
+		return err
+	}
+	if err := p.Step("nodes ready", func() error { return waitNodes(ctx, client, s, nodeReady) }); err != nil {
+		return fmt.Errorf("%w\n%s", err, podTroubles(client))
+	}
+	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
 }
 
 // prepare brings programs and images up to date.
@@ -143,6 +166,16 @@ func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing fu
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, why)
+	}
+	return nil
+}
+
+// firstError runs steps that need each other.
+func firstError(steps ...func() error) error {
+	for _, f := range steps {
+		if err := f(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

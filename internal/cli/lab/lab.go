@@ -21,7 +21,8 @@ func NewCommand() *cobra.Command {
 	}
 	var dir string
 	cmd.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
-	cmd.AddCommand(upCommand(&dir), downCommand(&dir), nodeInitCommand(), relayCommand())
+	cmd.AddCommand(upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
+		kubeconfigCommand(&dir), shellCommand(&dir), nodeInitCommand(), relayCommand())
 	return cmd
 }
 
@@ -45,7 +46,15 @@ func upCommand(dir *string) *cobra.Command {
 				return err
 			}
 			p := lab.NewProgress(cmd.OutOrStdout(), time.Now)
-			_, err = lab.Up(cmd.Context(), &o, p)
+			s, err := lab.Up(cmd.Context(), &o, p)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "\nthe lab is up after %.1f s\n\n", p.Elapsed().Seconds())
+			if err := s.Inspect(cmd.Context()).WriteText(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), nextSteps, s.Options.Kubeconfig(), s.Options.Bin("kubectl"))
 			return err
 		},
 	}
@@ -58,6 +67,15 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
 }
+
+const nextSteps = `
+next:
+  export KUBECONFIG=%s
+  %s get pods -A -o wide
+  terwayctl lab verify          # the proof that the network works
+  terwayctl lab shell node1     # a shell on a node
+  terwayctl lab down
+`
 
 func downCommand(dir *string) *cobra.Command {
 	return &cobra.Command{

@@ -1,0 +1,147 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+func outputFlag(cmd *cobra.Command, output *string) {
+	cmd.Flags().StringVarP(output, "output", "o", "text", "text or json")
+}
+
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("--output %q: must be text or json", output)
+	}
+	return nil
+}
+
+func statusCommand(dir *string) *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the running lab; exit status 1 if something is wrong with it",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			st := s.Inspect(cmd.Context())
+			if output == "json" {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				err = enc.Encode(st)
+			} else {
+				err = st.WriteText(cmd.OutOrStdout())
+			}
+			if err == nil && !st.Ready {
+				err = fmt.Errorf("the lab has %d problems", len(st.Problems))
+			}
+			return err
+		},
+	}
+	outputFlag(cmd, &output)
+	return cmd
+}
+
+func verifyCommand(dir *string) *cobra.Command {
+	var only []string
+	var output string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			checks, err := verify.Select(only)
+			if err != nil {
+				return err
+			}
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			failed := 0
+			results, err := verify.Run(cmd.Context(), s, checks, func(r verify.Result) {
+				if !r.OK {
+					failed++
+				}
+				if output == "text" {
+					verify.WriteLine(cmd.OutOrStdout(), r)
+				}
+			})
+			if output == "json" {
+				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), results))
+			}
+			if err == nil && failed > 0 {
+				err = fmt.Errorf("%d of %d checks failed", failed, len(checks))
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringSliceVar(&only, "only", nil, "run only these checks, by name")
+	outputFlag(cmd, &output)
+	cmd.Long = cmd.Short + ".\n\nChecks:\n"
+	for _, c := range verify.Checks() {
+		cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
+	}
+	return cmd
+}
+
+func kubeconfigCommand(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "kubeconfig",
+		Short: "Print the path of the cluster's kubeconfig",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), s.Options.Kubeconfig())
+			return err
+		},
+	}
+}
+
+func shellCommand(dir *string) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "shell NODE [COMMAND…]",
+		Short: "Run a command, or a shell, inside a node (or \"master\", the control plane's instance)",
+		Args:  cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			c, err := s.Shell(args[0], args[1:])
+			if err != nil {
+				return err
+			}
+			c.Stdin, c.Stdout, c.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
+			err = c.Run()
+			// The command's own exit status is the answer.
+			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+				os.Exit(exit.ExitCode())
+			}
+			return err
+		},
+	}
+	// Flags after the node's name are the command's.
+	cmd.Flags().SetInterspersed(false)
+	return cmd
+}

@@ -1,0 +1,130 @@
+package lab
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/yaml"
+)
+
+//go:embed manifests/coredns.yaml
+var corednsManifest string
+
+// instanceEndpoint is where the simulated cloud answers inside its instances.
+const instanceEndpoint = "http://100.100.100.201"
+
+// chartValues are what a user would write for this cluster.
+func (s *State) chartValues() map[string]any {
+	vswitches := map[string][]string{}
+	for zone, id := range s.Cloud.PodVSwitches {
+		vswitches[zone] = []string{id}
+	}
+	repository, tag, _ := strings.Cut(ImageTerway, ":")
+	return map[string]any{
+		"image": map[string]any{"repository": repository, "tag": tag},
+		"eniConfig": map[string]any{
+			"cluster_id": ClusterID, "region": Region, "vswitches": vswitches,
+			"security_groups": []string{s.Cloud.SecurityGroupID},
+			"min_pool_size":   3, "max_pool_size": 8,
+			// A cluster for trying things out: an address is soon used again.
+			"cooling_seconds": 5,
+			"service_cidr":    serviceCIDR.String(),
+			"datapath":        s.Options.Datapath,
+		},
+		"credentials": map[string]any{"accessKeyID": s.Cloud.AccessKeyID, "accessKeySecret": s.Cloud.AccessKeySecret},
+		"controller": map[string]any{
+			"replicas":    min(2, len(s.Machines)),
+			"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
+			"sweepPeriod": "10s",
+		},
+	}
+}
+
+// installTerway installs the chart with Helm, as on any cluster.
+func (o *Options) installTerway(ctx context.Context, s *State) error {
+	b, err := yaml.Marshal(s.chartValues())
+	if err != nil {
+		return fmt.Errorf("encode the chart's values: %w", err)
+	}
+	values := o.path("values.yaml")
+	if err := writeFile(values, b, 0o600); err != nil {
+		return err
+	}
+	return o.run(ctx, nil, o.Bin("helm"), "install", "terway", filepath.Join(o.Source, "deploy", "chart"),
+		"--namespace", metav1.NamespaceSystem, "--values", values)
+}
+
+// installDNS makes the cluster's DNS service.
+func (o *Options) installDNS(ctx context.Context) error {
+	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", dnsServiceIP.String(), "IMAGE", ImageCoreDNS).Replace(corednsManifest)
+	return o.run(ctx, []byte(manifest), o.Bin("kubectl"), "apply", "-f", "-")
+}
+
+// run runs a client program on the cluster.
+func (o *Options) run(ctx context.Context, stdin []byte, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+o.Kubeconfig(), "HELM_CACHE_HOME="+o.path("helm"), "HELM_CONFIG_HOME="+o.path("helm"), "HELM_DATA_HOME="+o.path("helm"))
+	cmd.Stdin = bytes.NewReader(stdin)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
+// waitPods waits until every pod of the system is ready.
+func waitPods(ctx context.Context, c kubernetes.Interface) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not ready within three minutes"))
+	defer cancel()
+	var why string
+	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+		deployments, err := c.AppsV1().Deployments(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, fmt.Errorf("list Deployments: %w", err)
+		}
+		for _, d := range deployments.Items {
+			if d.Status.ReadyReplicas < *d.Spec.Replicas {
+				why = fmt.Sprintf("Deployment %s: %d of %d pods ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas)
+				return false, nil
+			}
+		}
+		sets, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, fmt.Errorf("list DaemonSets: %w", err)
+		}
+		for _, d := range sets.Items {
+			if d.Status.DesiredNumberScheduled == 0 || d.Status.NumberReady < d.Status.DesiredNumberScheduled {
+				why = fmt.Sprintf("DaemonSet %s: %d of %d pods ready", d.Name, d.Status.NumberReady, d.Status.DesiredNumberScheduled)
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %s\n%s", err, why, podTroubles(c))
+	}
+	return nil
+}
+
+// podTroubles lists what the cluster says about pods that are not well.
+func podTroubles(c kubernetes.Interface) string {
+	events, err := c.CoreV1().Events("").List(context.Background(), metav1.ListOptions{FieldSelector: "type=" + corev1.EventTypeWarning})
+	if err != nil {
+		return err.Error()
+	}
+	var b strings.Builder
+	for _, e := range events.Items[max(0, len(events.Items)-12):] {
+		fmt.Fprintf(&b, "  %s %s/%s: %s: %s\n", e.InvolvedObject.Kind, e.InvolvedObject.Namespace, e.InvolvedObject.Name, e.Reason, e.Message)
+	}
+	return b.String()
+}

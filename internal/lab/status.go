@@ -1,0 +1,185 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os/exec"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"os"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// Status is what a running lab looks like.
+type Status struct {
+	Dir        string          `json:"dir"`
+	Kubeconfig string          `json:"kubeconfig"`
+	Kubectl    string          `json:"kubectl"`
+	Ready      bool            `json:"ready"`
+	Endpoint   string          `json:"endpoint"`
+	VPC        string          `json:"vpc"`
+	Processes  []ProcessStatus `json:"processes"`
+	Nodes      []NodeStatus    `json:"nodes"`
+	Pods       []PodStatus     `json:"pods"`
+	// Problems are why Ready is not set.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// ProcessStatus is a process of the lab.
+type ProcessStatus struct {
+	Process
+	Alive bool `json:"alive"`
+}
+
+// NodeStatus is a node and its instance.
+type NodeStatus struct {
+	Machine
+	Ready bool `json:"ready"`
+	// ENIs and Addresses are the cloud's count; the primary ENI is not in Addresses.
+	ENIs      int `json:"enis"`
+	Addresses int `json:"addresses"`
+	Pods      int `json:"pods"`
+}
+
+// PodStatus is a pod with an address of its own.
+type PodStatus struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	Node      string `json:"node"`
+	Address   string `json:"address"`
+	Phase     string `json:"phase"`
+	// HostNetwork pods have their node's address.
+	HostNetwork bool `json:"hostNetwork,omitempty"`
+}
+
+// Inspect asks the processes, the cluster and the cloud. What cannot be asked is a problem, not an error.
+func (s *State) Inspect(ctx context.Context) *Status {
+	o := &s.Options
+	st := &Status{Dir: o.Dir, Kubeconfig: o.Kubeconfig(), Kubectl: o.Bin("kubectl"), Endpoint: s.Cloud.Endpoint, VPC: s.Cloud.VPCID}
+	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
+	if !s.Ready {
+		problem("\"lab up\" did not finish")
+	}
+	ps, err := o.processes()
+	if err != nil {
+		problem("%v", err)
+	}
+	for _, p := range ps {
+		alive := p.Alive()
+		st.Processes = append(st.Processes, ProcessStatus{p, alive})
+		if !alive {
+			problem("process %s (pid %d) has ended", p.Name, p.PID)
+		}
+	}
+	nodes, pods := s.ask(ctx, problem)
+	count := map[string]int{}
+	for _, p := range pods {
+		st.Pods = append(st.Pods, PodStatus{p.Namespace, p.Name, p.Spec.NodeName, p.Status.PodIP, string(p.Status.Phase), p.Spec.HostNetwork})
+		if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodPending {
+			count[p.Spec.NodeName]++
+		}
+	}
+	for _, m := range s.Machines {
+		n := NodeStatus{Machine: m, Pods: count[m.Name]}
+		switch node, ok := nodes[m.Name]; {
+		case !ok:
+			problem("node %s is not known to the cluster", m.Name)
+		case nodeReady(&node) != "":
+			problem("node %s: %s", m.Name, nodeReady(&node))
+		default:
+			n.Ready = true
+		}
+		enis, err := s.Cloud.ENIs(ctx, m.InstanceID)
+		if err != nil {
+			problem("%v", err)
+		}
+		for _, e := range enis {
+			n.ENIs++
+			if e.Type != "Primary" {
+				n.Addresses += len(e.Addresses)
+			}
+		}
+		st.Nodes = append(st.Nodes, n)
+	}
+	st.Ready = len(st.Problems) == 0
+	return st
+}
+
+func (s *State) ask(ctx context.Context, problem func(string, ...any)) (map[string]corev1.Node, []corev1.Pod) {
+	c, err := s.Options.Client()
+	if err != nil {
+		problem("%v", err)
+		return nil, nil
+	}
+	byName := map[string]corev1.Node{}
+	nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		problem("list nodes: %v", err)
+		return nil, nil
+	}
+	for _, n := range nodes.Items {
+		byName[n.Name] = n
+	}
+	pods, err := c.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		problem("list pods: %v", err)
+		return byName, nil
+	}
+	return byName, pods.Items
+}
+
+// WriteText prints the status for people.
+func (st *Status) WriteText(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "NODE\tINSTANCE\tTYPE\tZONE\tADDRESS\tREADY\tENIS\tPOD ADDRESSES\tPODS")
+	for _, n := range st.Nodes {
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%t\t%d\t%d\t%d of %d\n", n.Name, n.InstanceID, n.Type, n.Zone, n.Address, n.Ready, n.ENIs, n.Addresses, n.Pods, n.MaxPods)
+	}
+	fmt.Fprintln(t, "\nPOD\tNODE\tADDRESS\tPHASE")
+	for _, p := range st.Pods {
+		host := ""
+		if p.HostNetwork {
+			host = " (the node's)"
+		}
+		fmt.Fprintf(t, "%s/%s\t%s\t%s%s\t%s\n", p.Namespace, p.Name, p.Node, p.Address, host, p.Phase)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, p := range st.Problems {
+		fmt.Fprintln(w, "problem:", p)
+	}
+	_, err := fmt.Fprintf(w, "\nkubectl     %s\nkubeconfig  %s\ncloud       %s (%s)\n", st.Kubectl, st.Kubeconfig, st.Endpoint, st.VPC)
+	return err
+}
+
+// Shell is the command that runs args, or a shell, inside a machine of the lab.
+func (s *State) Shell(name string, args []string) (*exec.Cmd, error) {
+	m, err := s.Machine(name)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 0 {
+		args = []string{"bash"}
+	}
+	enter := []string{"--net=" + m.NetNS}
+	if m.Name != s.Master.Name {
+		b, err := os.ReadFile(s.Options.nodeDir(m.Name, "pid"))
+		if err != nil {
+			return nil, fmt.Errorf("find the first process of %s: %w", m.Name, err)
+		}
+		pid := strings.TrimSpace(string(b))
+		if _, err := strconv.Atoi(pid); err != nil {
+			return nil, fmt.Errorf("find the first process of %s: %w", m.Name, err)
+		}
+		enter = []string{"--target", pid, "--all"}
+	}
+	cmd := exec.Command("nsenter", append(append(enter, "--"), args...)...)
+	cmd.Env = append(os.Environ(), "PATH="+s.Options.cached("bin")+":"+os.Getenv("PATH"), "KUBECONFIG="+s.Options.Kubeconfig())
+	return cmd, nil
+}
