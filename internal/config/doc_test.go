@@ -1,0 +1,32 @@
+package config
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// The page must have a row for every key, and no row for a key that is not.
+func TestPageHasEveryKey(t *testing.T) {
+	page, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]bool{}
+	table, _, _ := strings.Cut(string(page), "## How many")
+	for _, line := range strings.Split(table, "\n") {
+		if rest, ok := strings.CutPrefix(line, "| `"); ok {
+			name, _, _ := strings.Cut(rest, "`")
+			rows[name] = true
+		}
+	}
+	for _, k := range keys {
+		if !rows[k] {
+			t.Errorf("docs/configuration.md has no row for %s", k)
+		}
+		delete(rows, k)
+	}
+	for k := range rows {
+		t.Errorf("docs/configuration.md has a row for %s, which is not a key", k)
+	}
+}

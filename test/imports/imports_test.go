@@ -1,0 +1,69 @@
+// Package imports keeps the rules of docs/design.md on who may know whom.
+package imports
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "terway.dev/terway/"
+
+// deps are all packages that a package needs, itself included.
+func deps(t *testing.T, pkg string) []string {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-deps", module+pkg).Output()
+	if err != nil {
+		t.Fatalf("go list -deps %s: %v", pkg, err)
+	}
+	return strings.Fields(string(out))
+}
+
+func TestRules(t *testing.T) {
+	for _, r := range []struct {
+		why  string
+		pkgs []string
+		no   []string // prefixes
+	}{
+		{
+			"the product must not know that it talks to a simulator",
+			[]string{"cmd/terway", "cmd/terwayd", "cmd/terway-controller"},
+			[]string{module + "internal/vpcsim", module + "internal/lab"},
+		},
+		{
+			"pure packages know no cluster, no kernel and no cloud",
+			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog"},
+			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "net/http", "os/exec"},
+		},
+		{
+			"the cloud's interface knows no SDK",
+			[]string{"internal/cloud"},
+			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},
+		},
+		{
+			"the simulator's state knows no kernel and no product",
+			[]string{"internal/vpcsim/state"},
+			[]string{"github.com/vishvananda/", "github.com/cilium/", module + "internal/cloud", module + "internal/controller", module + "internal/agent"},
+		},
+		{
+			"nodes carry no cloud credential and call no cloud",
+			[]string{"cmd/terwayd", "cmd/terway"},
+			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", module + "internal/cloud"},
+		},
+		{
+			"the CNI plugin is small",
+			[]string{"cmd/terway"},
+			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/"},
+		},
+	} {
+		for _, pkg := range r.pkgs {
+			for _, d := range deps(t, pkg) {
+				for _, no := range r.no {
+					if d == strings.TrimSuffix(no, "/") || strings.HasPrefix(d, no) && strings.HasSuffix(no, "/") || strings.HasPrefix(d, no+"/") {
+						t.Errorf("%s imports %s: %s", pkg, d, r.why)
+					}
+				}
+			}
+		}
+	}
+}
