@@ -63,7 +63,11 @@ func instanceActions() actions {
 			if err != nil {
 				return nil, err
 			}
-			return showInstance(*i, types).merge(obj{"EnableJumboFrame": i.EnableJumboFrame}).only(
+			return showInstance(*i, types).merge(obj{
+				"EnableJumboFrame": i.EnableJumboFrame,
+				// A word here, a bool in DescribeInstances.
+				"IoOptimized": "optimized",
+			}).only(
 				"Cpu", "Memory", "CreationTime", "Description", "EnableJumboFrame", "HostName", "ImageId",
 				"InstanceChargeType", "InstanceId", "InstanceName", "InstanceNetworkType", "InstanceType",
 				"IoOptimized", "RegionId", "SecurityGroupIds", "SerialNumber", "Status", "VpcAttributes", "ZoneId"), nil

@@ -2,6 +2,7 @@ package openapi
 
 import (
 	"net/netip"
+	"strconv"
 
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -90,7 +91,7 @@ func showRule(r state.SecurityGroupRule) obj {
 		"Direction":           r.Direction,
 		"IpProtocol":          r.IpProtocol,
 		"Policy":              r.Policy,
-		"Priority":            r.Priority,
+		"Priority":            strconv.Itoa(r.Priority), // text, as the service has it
 		"PortRange":           r.PortRange,
 		"SourcePortRange":     r.SourcePortRange,
 		"NicType":             "intranet",

@@ -20,7 +20,7 @@ func locationActions() actions {
 			return nil, e
 		}
 		return obj{"Success": true, "Endpoints": obj{"Endpoint": []obj{{
-			"Endpoint": c.host, "Id": c.region, "Namespace": "", "SerivceCode": service, "ServiceCode": service,
+			"Endpoint": c.host, "Id": c.region, "Namespace": "", "SerivceCode": service, // sic
 			"Type": "openAPI", "Protocols": obj{"Protocols": []string{"HTTP"}},
 		}}}}, nil
 	}}}

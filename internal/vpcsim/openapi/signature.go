@@ -128,8 +128,7 @@ func (s *signer) verifyACS3(m *message, auth string) (sts.Identity, *Error) {
 	if e != nil {
 		return sts.Identity{}, e
 	}
-	digest := sha256.Sum256(m.body)
-	bodyHash := hex.EncodeToString(digest[:])
+	bodyHash := sha256Hex(m.body)
 	if claimed := m.header.Get("x-acs-content-sha256"); !strings.EqualFold(claimed, bodyHash) {
 		return incomplete("x-acs-content-sha256 is not the digest of the body")
 	}
@@ -141,19 +140,29 @@ func (s *signer) verifyACS3(m *message, auth string) (sts.Identity, *Error) {
 		}
 	}
 	canonical := canonicalACS3(m, names, bodyHash)
-	sum := sha256.Sum256([]byte(canonical))
-	toSign := acs3 + "\n" + hex.EncodeToString(sum[:])
-	mac := hmac.New(sha256.New, []byte(secret))
-	mac.Write([]byte(toSign))
-	got, err := hex.DecodeString(signature)
-	if err != nil || !hmac.Equal(got, mac.Sum(nil)) {
+	if !hmac.Equal([]byte(strings.ToLower(signature)), []byte(signACS3(secret, canonical))) {
 		return sts.Identity{}, errorf(http.StatusForbidden, "SignatureDoesNotMatch",
-			"Specified signature does not match our calculation. server StringToSign is [%s] server CanonicalRequest is [%s]", toSign, canonical)
+			"Specified signature does not match our calculation. server StringToSign is [%s] server CanonicalRequest is [%s]", stringToSignACS3(canonical), canonical)
 	}
 	if e := s.replay.check(m.header.Get("x-acs-date"), m.header.Get("x-acs-signature-nonce"), s.now()); e != nil {
 		return sts.Identity{}, e
 	}
 	return who, nil
+}
+
+func stringToSignACS3(canonical string) string {
+	return acs3 + "\n" + sha256Hex([]byte(canonical))
+}
+
+func signACS3(secret, canonical string) string {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write([]byte(stringToSignACS3(canonical)))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func sha256Hex(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func canonicalACS3(m *message, names []string, bodyHash string) string {
