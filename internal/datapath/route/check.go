@@ -59,6 +59,15 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 	if list := hostProblems(v, w); len(list) > 0 {
 		return list[0], nil
 	}
+	for _, want := range podSysctls(w) {
+		differs, err := differing(d.procSys, d.ns, want)
+		if err != nil {
+			return "", err
+		}
+		if differs {
+			return fmt.Sprintf("sysctl net/%s is not %s", want.path, want.value), nil
+		}
+	}
 	inner, err := d.podProblems(ctx, w)
 	if err != nil {
 		return "", err

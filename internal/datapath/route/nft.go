@@ -421,6 +421,8 @@ func eachSet(elems elements, f func(*nftables.Set, []nftables.SetElement) error)
 		byMap[name] = append(byMap[name], nftables.SetElement{
 			Key: append(key, k.addr.AsSlice()...),
 			Val: binaryutil.NativeEndian.PutUint32(mark),
+			// For people, and because nft shows the mark byte-swapped.
+			Comment: markText(mark),
 		})
 	}
 	for name, list := range byMap {
@@ -431,6 +433,14 @@ func eachSet(elems elements, f func(*nftables.Set, []nftables.SetElement) error)
 		}
 	}
 	return nil
+}
+
+func markText(mark uint32) string {
+	slot := int(mark&MarkMask) >> MarkShift
+	if slot == slotStranded {
+		return "ENI is gone"
+	}
+	return fmt.Sprintf("table %d", TableLocal+slot)
 }
 
 func readElements(c *nftables.Conn) (elements, error) {

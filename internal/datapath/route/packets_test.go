@@ -318,3 +318,19 @@ func TestDeletedPodIsUnreachableAtOnce(t *testing.T) {
 		}
 	}
 }
+
+func exchangeUDP(t *testing.T, conn net.Conn) {
+	t.Helper()
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("question")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	n, err := conn.Read(buf)
+	if err != nil || string(buf[:n]) != "question" {
+		t.Errorf("answer %q, error %v", buf[:n], err)
+	}
+}

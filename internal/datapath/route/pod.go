@@ -312,12 +312,13 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 	if err != nil && !absent(err) {
 		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.pod.IfName, w.pod.NetNS, err)
 	}
-	if inner != nil && inner.Attrs().HardwareAddr.String() != w.podMAC.String() {
+	pair := host != nil && inner != nil &&
+		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
+	if inner != nil && !pair && inner.Attrs().HardwareAddr.String() != w.podMAC.String() {
 		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
 			w.pod.NetNS, w.pod.IfName, inner.Attrs().HardwareAddr)
 	}
-	usable = host != nil && inner != nil && host.Attrs().Group == groupPod &&
-		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
+	usable = pair && host.Attrs().Group != groupDying
 	return host, inner, usable, nil
 }
 

@@ -58,8 +58,8 @@ const (
 	ip4Source, ip4Dest = 12, 16
 	ip6Source, ip6Dest = 8, 24
 
-	icmpRedirect   = 5
-	icmp6NDRedirct = 137
+	icmpRedirect    = 5
+	icmp6NDRedirect = 137
 )
 
 // ruleset is the desired content of the table for one node, without the pods.
@@ -134,7 +134,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		rule{chainRedirects, "a pod has one next hop: no ICMP redirects",
 			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), icmpType(unix.NFPROTO_IPV4, unix.IPPROTO_ICMP, icmpRedirect), verdict(expr.VerdictDrop))},
 		rule{chainRedirects, "a pod has one next hop: no ICMP redirects",
-			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), icmpType(unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6, icmp6NDRedirct), verdict(expr.VerdictDrop))},
+			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), icmpType(unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6, icmp6NDRedirect), verdict(expr.VerdictDrop))},
 		rule{chainMasquerade, "leave with the node's address",
 			join(markIs(slotOutside), []expr.Any{&expr.Masq{FullyRandom: true}})},
 	)
@@ -234,6 +234,8 @@ func podsMap(table *nftables.Table, name string) *nftables.Set {
 		Table: table, Name: name, IsMap: true, Concatenation: true,
 		KeyType:  nftables.MustConcatSetType(nftables.TypeIFName, key),
 		DataType: nftables.TypeMark,
+		// The library cannot say that the mark is in host byte order.
+		Comment: "nft shows the mark with its bytes swapped",
 	}
 }
 

@@ -62,6 +62,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	if s.view, err = d.look(ctx, h, links, routes); err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}
+	errs = append(errs, s.sysctls())
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
 		if err := s.pod(ctx, name); err != nil {
 			errs = append(errs, podError(s.desired[name], err))
@@ -84,6 +85,19 @@ type syncing struct {
 
 func (s *syncing) repaired(format string, args ...any) {
 	s.repairs = append(s.repairs, fmt.Sprintf(format, args...))
+}
+
+// sysctls looks at those of all pods' devices in one visit to the namespace.
+func (s *syncing) sysctls() error {
+	var list []sysctl
+	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
+		if link := s.view.byName[name]; link != nil && isPodDevice(link) {
+			list = append(list, podSysctls(wiring{pod: s.desired[name], name: name})...)
+		}
+	}
+	changed, err := setSysctls(s.d.procSys, s.d.ns, list)
+	s.repairs = append(s.repairs, changed...)
+	return err
 }
 
 // pod repairs one desired pod.

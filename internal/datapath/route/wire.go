@@ -28,6 +28,11 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 			return fmt.Errorf("set MTU %d of %s: %w", w.mtu, w.name, err)
 		}
 	}
+	if attrs.Group != groupPod {
+		if err := h.LinkSetGroup(link, groupPod); err != nil {
+			return fmt.Errorf("set group %#x of %s: %w", groupPod, w.name, err)
+		}
+	}
 	if alias := w.alias(); attrs.Alias != alias {
 		if err := h.LinkSetAlias(link, alias); err != nil {
 			return fmt.Errorf("set alias %q of %s: %w", alias, w.name, err)
@@ -91,6 +96,11 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 	if w.mtu != 0 && attrs.MTU != w.mtu {
 		if err := ph.LinkSetMTU(link, w.mtu); err != nil {
 			return fmt.Errorf("set MTU %d of the pod's %s: %w", w.mtu, name, err)
+		}
+	}
+	if attrs.HardwareAddr.String() != w.podMAC.String() {
+		if err := ph.LinkSetHardwareAddr(link, w.podMAC); err != nil {
+			return fmt.Errorf("set MAC %s of the pod's %s: %w", w.podMAC, name, err)
 		}
 	}
 	if attrs.Flags&net.FlagUp == 0 {
