@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -24,22 +26,30 @@ const (
 	// timeout is longer than the agent waits for an address and shorter than the
 	// kubelet waits for the runtime (2 min).
 	timeout = 110 * time.Second
+	// restart is how long an agent may be away without anybody noticing. A STATUS
+	// that fails makes the node NotReady, and its pods leave their Services.
+	restart = 5 * time.Second
+	// redial is the pause between attempts to reach an agent that restarts.
+	redial = 50 * time.Millisecond
 )
 
 func main() {
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    relay(cniv1.CNIClient.Add),
-		Del:    relay(cniv1.CNIClient.Del),
-		Check:  relay(cniv1.CNIClient.Check),
-		Status: relay(cniv1.CNIClient.Status),
-		GC:     relay(cniv1.CNIClient.GC),
+		Add:    relay(cniv1.CNIClient.Add, types.ErrTryAgainLater),
+		Del:    relay(cniv1.CNIClient.Del, types.ErrTryAgainLater),
+		Check:  relay(cniv1.CNIClient.Check, types.ErrTryAgainLater),
+		Status: relay(cniv1.CNIClient.Status, types.ErrPluginNotAvailable),
+		GC:     relay(cniv1.CNIClient.GC, types.ErrTryAgainLater),
 	}, version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), "terway: pods with VPC addresses")
 }
 
 type method func(cniv1.CNIClient, context.Context, *cniv1.Request, ...grpc.CallOption) (*cniv1.Reply, error)
 
-// relay makes a CNI verb of one of the agent's methods.
-func relay(call method) func(*skel.CmdArgs) error {
+// relay makes a CNI verb of one of the agent's methods. noAnswer is the CNI error
+// code when none came. The runtime may try every verb again: ADD and DEL are
+// idempotent, and a DEL that the agent has not confirmed must be repeated or the
+// address would be lost; so DEL is an error, too.
+func relay(call method, noAnswer uint) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		var conf struct {
 			Socket string `json:"socket"`
@@ -50,13 +60,15 @@ func relay(call method) func(*skel.CmdArgs) error {
 		if conf.Socket == "" {
 			conf.Socket = defaultSocket
 		}
-		conn, err := grpc.NewClient("unix://"+conf.Socket, grpc.WithTransportCredentials(insecure.NewCredentials()))
-		if err != nil {
-			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("socket %q is not a path", conf.Socket), err.Error())
-		}
-		defer conn.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
+		conn, err := grpc.NewClient("passthrough:///"+conf.Socket,
+			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dial),
+			grpc.WithAuthority("terwayd"), grpc.WithDisableServiceConfig())
+		if err != nil {
+			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("socket %q of the network configuration: want the agent's unix socket", conf.Socket), err.Error())
+		}
+		defer conn.Close()
 		reply, err := call(cniv1.NewCNIClient(conn), ctx, &cniv1.Request{
 			ContainerId: args.ContainerID,
 			Netns:       args.Netns,
@@ -65,26 +77,37 @@ func relay(call method) func(*skel.CmdArgs) error {
 			Path:        args.Path,
 			Config:      args.StdinData,
 		})
-		if err != nil {
-			return unreachable(conf.Socket, err)
-		}
-		if e := reply.GetError(); e != nil {
+		switch {
+		case status.Code(err) == codes.Unavailable:
+			return types.NewError(noAnswer, "terwayd, the node's network agent, does not answer (is its pod running on this node?)", err.Error())
+		case err != nil:
+			return types.NewError(noAnswer, "terwayd, the node's network agent, gave no answer", err.Error())
+		case reply.GetError() != nil:
+			e := reply.GetError()
 			return types.NewError(uint(e.GetCode()), e.GetMsg(), e.GetDetails())
 		}
 		if len(reply.GetResult()) > 0 {
-			fmt.Println(string(reply.GetResult()))
+			if _, err := os.Stdout.Write(reply.GetResult()); err != nil {
+				return types.NewError(types.ErrIOFailure, "write the result", err.Error())
+			}
 		}
 		return nil
 	}
 }
 
-// unreachable says that no answer came. The runtime may try every verb again:
-// ADD and DEL are idempotent, and a DEL that the agent has not confirmed must be
-// repeated or the address would be lost.
-func unreachable(socket string, err error) error {
-	if status.Code(err) == codes.Unavailable {
-		return types.NewError(types.ErrTryAgainLater,
-			"terwayd, the node's network agent, does not answer (is its pod running on this node?)", "socket "+socket+": "+err.Error())
+// dial opens the agent's socket; while the agent is being restarted it tries again.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, restart)
+	defer cancel()
+	for {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if err == nil {
+			return conn, nil
+		}
+		select {
+		case <-time.After(redial):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("for %v: %w", restart, err)
+		}
 	}
-	return types.NewError(types.ErrTryAgainLater, "terwayd, the node's network agent, gave no answer", err.Error())
 }
