@@ -66,22 +66,16 @@ func (s *State) available(v *VSwitch) int {
 }
 
 // pick chooses n free IPv4 addresses without taking them; not ok when there are
-// fewer. Addresses in avoid are passed over. fresh is the vSwitch's new Fresh.
-func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr, fresh int, ok bool) {
+// fewer. Addresses in avoid are passed over.
+func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr, ok bool) {
 	used, freed, size := s.used[v.VSwitchId], s.data.Freed[v.VSwitchId], sizeOf(v.CidrBlock)
-	avoided := make(map[netip.Addr]bool, len(avoid)+len(freed))
-	for _, a := range avoid {
-		avoided[a] = true
+	later := make(map[netip.Addr]bool, len(avoid)+len(freed))
+	for _, a := range slices.Concat(avoid, freed) {
+		later[a] = true
 	}
-	cooling := make(map[netip.Addr]bool, len(freed))
-	for _, a := range freed {
-		cooling[a] = true
-	}
-	fresh = s.data.Fresh[v.VSwitchId]
-	for len(picked) < n && fresh < size {
-		a := addrAt(v.CidrBlock, nth(fresh, size))
-		fresh++
-		if usable(v.CidrBlock, a) && used[a] == "" && !avoided[a] && !cooling[a] {
+	for i := 0; len(picked) < n && i < size; i++ {
+		a := addrAt(v.CidrBlock, nth(i, size))
+		if usable(v.CidrBlock, a) && used[a] == "" && !later[a] {
 			picked = append(picked, a)
 		}
 	}
@@ -89,11 +83,11 @@ func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr
 		if len(picked) == n {
 			break
 		}
-		if !avoided[a] {
+		if !slices.Contains(avoid, a) {
 			picked = append(picked, a)
 		}
 	}
-	return picked, fresh, len(picked) == n
+	return picked, len(picked) == n
 }
 
 // pickPrefixes chooses n free prefixes without taking them, highest first.

@@ -142,7 +142,6 @@ func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6
 		if err := s.checkENIQuota(eni, 0, eni.slots6()+w.slots6()); err != nil {
 			return nil, err
 		}
-		// Fresh is kept: a wish for IPv6 addresses alone does not move it.
 		c, err := s.choose(s.data.VSwitches[eni.VSwitchId], w)
 		if err != nil {
 			return nil, err

@@ -211,3 +211,55 @@ func TestViewShowsWhatIsPluggedIn(t *testing.T) {
 		t.Errorf("%d ENIs while the second is Detaching", n)
 	}
 }
+
+// An instance that is deleted by force never comes up again.
+func TestForcedDeletionWhileStarting(t *testing.T) {
+	w := newWorld(t, func(o *state.Options) { o.Timing = state.DefaultTiming() })
+	id := w.instance("ecs.g6.2xlarge")
+	check(w.RebootInstance(state.RebootInstanceRequest{InstanceId: id}))
+	check(w.DeleteInstance(state.DeleteInstanceRequest{InstanceId: id, Force: true}))
+	for {
+		due, ok := w.NextDue()
+		if !ok {
+			break
+		}
+		w.clock.now = due
+		w.Tick(due)
+		for _, i := range must(w.DescribeInstances(state.DescribeInstancesRequest{})) {
+			if i.Status != state.InstanceStopping {
+				t.Errorf("the instance is %s while it is being deleted", i.Status)
+			}
+		}
+	}
+	if left := must(w.DescribeInstances(state.DescribeInstancesRequest{})); len(left) != 0 {
+		t.Errorf("instances left: %+v", left)
+	}
+}
+
+func TestModifyInstance(t *testing.T) {
+	w := newWorld(t)
+	group := must(w.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: w.vpc}))
+	a, b := w.instance("ecs.g7.xlarge"), w.instance("ecs.g6.2xlarge")
+	w.refused(400, "InvalidParameter", func() error {
+		return w.ModifyInstanceAttribute(state.ModifyInstanceAttributeRequest{InstanceId: b, EnableJumboFrame: ptr(true)})
+	})
+	w.refused(404, "InvalidSecurityGroupId.NotFound", func() error {
+		return w.ModifyInstanceAttribute(state.ModifyInstanceAttributeRequest{InstanceId: a, InstanceName: ptr("x"), SecurityGroupIds: []string{"sg-x"}})
+	})
+	check(w.ModifyInstanceAttribute(state.ModifyInstanceAttributeRequest{
+		InstanceId: a, InstanceName: ptr("new"), EnableJumboFrame: ptr(true), SecurityGroupIds: []string{group},
+	}))
+	if i := w.getInstance(a); i.InstanceName != "new" || !i.EnableJumboFrame || !slices.Equal(i.SecurityGroupIds, []string{group}) {
+		t.Errorf("%+v", i)
+	}
+	role := func(name string, ids ...string) error {
+		return w.AttachInstanceRamRole(state.AttachInstanceRamRoleRequest{RamRoleName: name, InstanceIds: ids})
+	}
+	check(role("nodes", a))
+	w.refused(403, "InvalidInstance.RamRole", func() error { return role("others", b, a) })
+	w.refused(404, "InvalidInstanceId.NotFound", func() error { return role("nodes", b, "i-x") })
+	check(role("nodes", a, b))
+	if i := w.getInstance(b); i.RamRoleName != "nodes" {
+		t.Errorf("role %q", i.RamRoleName)
+	}
+}

@@ -23,7 +23,6 @@ type chosen struct {
 	Addrs    []netip.Addr
 	Prefixes []netip.Prefix
 	Addrs6   []netip.Addr
-	fresh    int
 }
 
 // parseWish reads the address parameters that several actions share.
@@ -123,7 +122,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 			return c, badRequest("QuotaExceeded.PrivateIpAddress", "VPC %s holds %d private IP addresses; with %d more it would have over %d.", v.VpcId, held, w.addresses4(), most)
 		}
 	}
-	picked, fresh, ok := s.pick(v, w.More4, named)
+	picked, ok := s.pick(v, w.More4, named)
 	if !ok {
 		return c, full
 	}
@@ -136,7 +135,6 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 		Addrs:    slices.Concat(w.Named4, picked),
 		Prefixes: slices.Concat(w.NamedPrefix, prefixes),
 		Addrs6:   slices.Concat(w.Named6, s.pick6(v, w.More6, w.Named6)),
-		fresh:    fresh,
 	}, nil
 }
 
@@ -164,7 +162,6 @@ func (s *State) give(eni *NetworkInterface, c chosen) {
 		taken = append(taken, membersOf(p)...)
 	}
 	s.take(v, eni.NetworkInterfaceId, taken)
-	s.data.Fresh[v.VSwitchId] = c.fresh
 }
 
 // slots4 and slots6 are how many places of its quotas an ENI takes.

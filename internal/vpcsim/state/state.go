@@ -32,9 +32,8 @@ type data struct {
 	NetworkInterfaces map[string]*NetworkInterface
 	Instances         map[string]*Instance
 	SecurityGroups    map[string]*SecurityGroup
-	// Fresh is, of each vSwitch, how many addresses have been offered once (see
-	// address.go), and Freed those that came back, the longest free first.
-	Fresh map[string]int
+	// Freed are, of each vSwitch, the IPv4 addresses that were held once and are
+	// free, the longest free first.
 	Freed map[string][]netip.Addr
 	// Operations are under way, in the order in which they were started.
 	Operations []operation
@@ -71,7 +70,6 @@ func New(o Options) (*State, error) {
 			NetworkInterfaces: map[string]*NetworkInterface{},
 			Instances:         map[string]*Instance{},
 			SecurityGroups:    map[string]*SecurityGroup{},
-			Fresh:             map[string]int{},
 			Freed:             map[string][]netip.Addr{},
 			Tokens:            map[string]rememberedAnswer{},
 		},

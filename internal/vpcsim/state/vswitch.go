@@ -157,7 +157,6 @@ func (s *State) removeVSwitch(id string) {
 		})
 	}
 	delete(s.data.VSwitches, id)
-	delete(s.data.Fresh, id)
 	delete(s.data.Freed, id)
 	delete(s.used, id)
 }

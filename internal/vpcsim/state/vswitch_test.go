@@ -194,3 +194,27 @@ func TestVpcRules(t *testing.T) {
 		t.Errorf("IPv6 ranges %s and %s", a.Ipv6CidrBlock, b.Ipv6CidrBlock)
 	}
 }
+
+func TestIpv6IsTurnedOnLater(t *testing.T) {
+	w := newWorld(t)
+	id := must(w.CreateVpc(state.CreateVpcRequest{CidrBlock: "10.0.0.0/8", VpcName: "second"})).VpcId
+	w.settle()
+	vsw := must(w.CreateVSwitch(state.CreateVSwitchRequest{VpcId: id, ZoneId: zone, CidrBlock: "10.0.0.0/24"}))
+	w.settle()
+	turnOn := func(n *int) error {
+		return w.ModifyVSwitchAttribute(state.ModifyVSwitchAttributeRequest{VSwitchId: vsw, VSwitchName: ptr("pods"), EnableIPv6: true, Ipv6CidrBlock: n})
+	}
+	w.refused(400, "OperationDenied.Ipv6NotTurnOn", func() error { return turnOn(ptr(1)) })
+	check(w.ModifyVpcAttribute(state.ModifyVpcAttributeRequest{VpcId: id, VpcName: ptr("dual"), EnableIPv6: true}))
+	w.refused(400, "MissingParameter", func() error { return turnOn(nil) })
+	w.refused(400, "InvalidIpv6CidrBlock.Malformed", func() error { return turnOn(ptr(256)) })
+	check(turnOn(ptr(255)))
+	v := must(w.DescribeVSwitches(state.DescribeVSwitchesRequest{VSwitchName: "pods"}))[0]
+	vpc := must(w.DescribeVpcs(state.DescribeVpcsRequest{VpcName: "dual"}))[0]
+	if v.Ipv6CidrBlock.Bits() != 64 || !vpc.Ipv6CidrBlock.Contains(v.Ipv6CidrBlock.Addr()) || v.Ipv6CidrBlock.Addr().As16()[7] != 255 {
+		t.Errorf("vSwitch %s in VPC %s", v.Ipv6CidrBlock, vpc.Ipv6CidrBlock)
+	}
+	if all := must(w.DescribeVpcs(state.DescribeVpcsRequest{VpcId: w.vpc + "," + id})); len(all) != 2 || !slices.Equal(all[0].CIDRs(), []netip.Prefix{all[0].CidrBlock}) {
+		t.Errorf("%+v", all)
+	}
+}
