@@ -5,11 +5,12 @@ import (
 	"net/http"
 	"strings"
 
+	"terway.dev/terway/internal/vpcsim/fabric"
 	"terway.dev/terway/internal/vpcsim/openapi"
 )
 
 // AdminPrefix is where the main listener has the simulator's own side: faults,
-// stats, metrics, view. It needs no key and is not there inside instances.
+// stats, metrics, view, fabric. It needs no key and is not there inside instances.
 const AdminPrefix = "/_admin"
 
 // Report is the answer of GET /_admin/stats.
@@ -18,6 +19,54 @@ type Report struct {
 	// Revision is the cloud's, Committed how far it is saved and in the fabric.
 	Revision  uint64 `json:"revision"`
 	Committed bool   `json:"committed"`
+}
+
+// FabricReport is the answer of GET /_admin/fabric: where instances and ENIs are
+// on this machine. It is empty without a fabric.
+type FabricReport struct {
+	// Instances are the namespaces' paths by instance id.
+	Instances map[string]string `json:"instances"`
+	// Ports are by ENI id.
+	Ports map[string]PortReport `json:"ports"`
+}
+
+// PortReport is where an ENI's traffic can be captured, and its counters.
+type PortReport struct {
+	NetNS    string          `json:"netns"`
+	Device   string          `json:"device"`
+	Counters fabric.Counters `json:"counters"`
+}
+
+func (s *Server) fabricReport() (*FabricReport, error) {
+	out := &FabricReport{Instances: map[string]string{}, Ports: map[string]PortReport{}}
+	f, ok := s.Fabric.(interface {
+		NetNSPath(instance string) (string, error)
+		PortDevice(eni string) (netnsPath, device string, err error)
+		Counters() (map[string]fabric.Counters, error)
+	})
+	if !ok {
+		return out, nil
+	}
+	// Nothing is attached or detached meanwhile.
+	s.commits.Lock()
+	defer s.commits.Unlock()
+	counters, err := f.Counters()
+	if err != nil {
+		return nil, err
+	}
+	for eni, c := range counters {
+		ns, device, err := f.PortDevice(eni)
+		if err != nil {
+			return nil, err
+		}
+		out.Ports[eni] = PortReport{NetNS: ns, Device: device, Counters: c}
+	}
+	for _, i := range s.View().Instances {
+		if path, err := f.NetNSPath(i.InstanceId); err == nil {
+			out.Instances[i.InstanceId] = path
+		}
+	}
+	return out, nil
 }
 
 // handler is the main listener's: the API at every path but the admin's.
@@ -37,6 +86,14 @@ func (s *Server) handler() http.Handler {
 	})
 	mux.HandleFunc("GET "+AdminPrefix+"/metrics", s.metrics)
 	mux.HandleFunc("GET "+AdminPrefix+"/view", func(w http.ResponseWriter, r *http.Request) { s.reply(w, s.View()) })
+	mux.HandleFunc("GET "+AdminPrefix+"/fabric", func(w http.ResponseWriter, r *http.Request) {
+		report, err := s.fabricReport()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.reply(w, report)
+	})
 	// Not "/" of the mux: that would redirect what it deems unclean, and aliyungo
 	// asks for an empty path.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -4,139 +4,128 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/netip"
 	"strings"
 
 	"terway.dev/terway/internal/vpcsim/fabric"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// MTUs of the cloud: jumbo frames between instances that have them enabled.
-const (
-	mtu      = 1500
-	mtuJumbo = 8500
-)
+// Dataplane is package fabric as a Fabric: it speaks of topologies, the state of views.
+type Dataplane struct{ *fabric.Fabric }
 
-// NewFabric makes a data plane of the cloud's state out of package fabric's.
-func NewFabric(f *fabric.Fabric) Fabric { return &dataPlane{f} }
-
-type dataPlane struct{ fabric *fabric.Fabric }
-
-func (d *dataPlane) Apply(ctx context.Context, view *state.View) error {
+// Apply makes the data plane what the view says.
+func (d Dataplane) Apply(ctx context.Context, view *state.View) error {
 	t, err := Topology(view)
 	if err != nil {
 		return err
 	}
-	return d.fabric.Apply(ctx, t)
+	return d.Fabric.Apply(ctx, t)
 }
 
-func (d *dataPlane) Listen(instanceID, network, addr string) (net.Listener, error) {
-	return d.fabric.Listen(instanceID, network, addr)
-}
+// MTUs of an instance without and with jumbo frames.
+const (
+	mtu      = 1500
+	jumboMTU = 8500
+)
 
-func (d *dataPlane) Close() error { return d.fabric.Close() }
-
-// Topology is what the state's view means for packets.
+// Topology says what the data plane is to be for a view.
 func Topology(view *state.View) (fabric.Topology, error) {
 	var t fabric.Topology
 	for i := range view.VSwitches {
 		v := &view.VSwitches[i]
 		t.VSwitches = append(t.VSwitches, fabric.VSwitch{
-			ID: v.VSwitchId, VPC: v.VpcId,
-			CIDR: v.CidrBlock, Gateway: v.Gateway(),
-			CIDR6: v.Ipv6CidrBlock, Gateway6: v.Ipv6Gateway(),
-			RouteTable: v.RouteTableId,
+			ID: v.VSwitchId, VPC: v.VpcId, CIDR: v.CidrBlock, CIDR6: v.Ipv6CidrBlock,
+			Gateway: v.Gateway(), Gateway6: v.Ipv6Gateway(), RouteTable: v.RouteTableId,
 		})
 	}
-	primary := map[string]string{}
+	primary, attached := map[string]string{}, map[string]bool{}
 	for i := range view.Instances {
-		in, err := fabricInstance(&view.Instances[i])
+		in, err := instanceOf(&view.Instances[i])
 		if err != nil {
-			return fabric.Topology{}, err
+			return t, err
 		}
+		t.Instances = append(t.Instances, in)
 		for _, p := range in.Ports {
+			attached[p.ENI] = true
 			if p.Primary {
 				primary[in.ID] = p.ENI
 			}
 		}
-		t.Instances = append(t.Instances, in)
 	}
 	for i := range view.RouteTables {
-		t.RouteTables = append(t.RouteTables, fabricRoutes(&view.RouteTables[i], primary))
+		t.RouteTables = append(t.RouteTables, tableOf(&view.RouteTables[i], primary, attached))
 	}
 	for i := range view.SecurityGroups {
-		g, err := fabricGroup(&view.SecurityGroups[i])
+		g, err := groupOf(&view.SecurityGroups[i])
 		if err != nil {
-			return fabric.Topology{}, err
+			return t, err
 		}
 		t.SecurityGroups = append(t.SecurityGroups, g)
 	}
 	return t, nil
 }
 
-func fabricInstance(i *state.InstanceView) (fabric.Instance, error) {
-	in := fabric.Instance{
-		ID: i.InstanceId, Running: i.Powered(),
-		Limit: fabric.Bandwidth{In: bits(i.Type.BandwidthBase), Out: bits(i.Type.BandwidthBase)},
-	}
-	// A host name that the user gave is easier to find among namespaces than an id.
-	if !strings.HasPrefix(i.HostName, "iZ") {
+func instanceOf(i *state.InstanceView) (fabric.Instance, error) {
+	in := fabric.Instance{ID: i.InstanceId, Running: i.Powered()}
+	// A host name that the cloud made up says less than the id.
+	if i.HostName != "iZ"+strings.TrimPrefix(i.InstanceId, "i-")+"Z" {
 		in.Name = i.HostName
 	}
-	for j := range i.NetworkInterfaces {
-		e := &i.NetworkInterfaces[j]
-		mac, err := net.ParseMAC(e.MacAddress)
+	// kbit/s of the catalog are thousands.
+	limit := uint64(i.Type.BandwidthKbit()) * 1000
+	in.Limit = fabric.Bandwidth{In: limit, Out: limit}
+	size := mtu
+	if i.EnableJumboFrame && i.Type.JumboFrames() {
+		size = jumboMTU
+	}
+	for _, n := range i.NetworkInterfaces {
+		mac, err := net.ParseMAC(n.MacAddress)
 		if err != nil || len(mac) != 6 {
-			return in, fmt.Errorf("ENI %s: MAC address %q is not six bytes in hexadecimal", e.NetworkInterfaceId, e.MacAddress)
+			return in, fmt.Errorf("ENI %s has the MAC address %q, want six octets", n.NetworkInterfaceId, n.MacAddress)
 		}
 		p := fabric.Port{
-			ENI: e.NetworkInterfaceId, VPC: e.VpcId, VSwitch: e.VSwitchId, MAC: [6]byte(mac),
-			Primary: e.Type == state.ENIPrimary, SourceDestCheck: e.SourceDestCheck,
-			SecurityGroups: e.SecurityGroupIds, Prefixes: e.Ipv4Prefixes, MTU: mtu,
+			ENI: n.NetworkInterfaceId, VPC: n.VpcId, VSwitch: n.VSwitchId, MAC: [6]byte(mac),
+			Primary: n.Type == state.ENIPrimary, Prefixes: n.Ipv4Prefixes, SourceDestCheck: n.SourceDestCheck,
+			SecurityGroups: n.SecurityGroupIds, MTU: size,
 		}
-		if i.EnableJumboFrame {
-			p.MTU = mtuJumbo
-		}
-		p.Addresses = append(append([]netip.Addr{}, e.PrivateIpAddresses...), e.Ipv6Addresses...)
+		p.Addresses = append(append(p.Addresses, n.PrivateIpAddresses...), n.Ipv6Addresses...)
 		in.Ports = append(in.Ports, p)
 	}
 	return in, nil
 }
 
-// bits turns the catalog's Gbit/s into bit/s.
-func bits(gbit float64) uint64 { return uint64(gbit * 1e9) }
-
-// fabricRoutes keeps the entries that are in force. System entries say what the fabric
-// does anyway. A hop that is neither an instance nor an ENI leads nowhere here.
-func fabricRoutes(table *state.RouteTable, primary map[string]string) fabric.RouteTable {
-	out := fabric.RouteTable{ID: table.RouteTableId, VPC: table.VpcId}
-	for i := range table.RouteEntries {
-		e := &table.RouteEntries[i]
-		if e.Type != state.RouteEntryCustom || e.Status != state.StatusAvailable {
+// tableOf takes the entries that act. The ranges of vSwitches ("local") need none:
+// their addresses are known one by one. What leads out of the simulated VPC, or to
+// an instance or ENI that is not there, is dropped, and not left to a wider entry.
+func tableOf(rt *state.RouteTable, primary map[string]string, attached map[string]bool) fabric.RouteTable {
+	t := fabric.RouteTable{ID: rt.RouteTableId, VPC: rt.VpcId}
+	for _, e := range rt.RouteEntries {
+		if e.Status != state.StatusAvailable || e.NextHopType == state.NextHopLocal {
 			continue
 		}
-		r := fabric.Route{Prefix: e.DestinationCidrBlock}
 		hops := e.NextHops
 		if len(hops) == 0 {
 			hops = []state.NextHop{{NextHopType: e.NextHopType, NextHopId: e.NextHopId}}
 		}
+		r := fabric.Route{Prefix: e.DestinationCidrBlock}
 		for _, h := range hops {
-			switch {
-			case h.NextHopType == state.NextHopNetworkInterface:
-				r.NextHops = append(r.NextHops, h.NextHopId)
-			case h.NextHopType == state.NextHopInstance && primary[h.NextHopId] != "":
-				r.NextHops = append(r.NextHops, primary[h.NextHopId])
+			id := ""
+			switch h.NextHopType {
+			case state.NextHopInstance:
+				id = primary[h.NextHopId]
+			case state.NextHopNetworkInterface:
+				id = h.NextHopId
+			}
+			if attached[id] {
+				r.NextHops = append(r.NextHops, id)
 			}
 		}
-		out.Routes = append(out.Routes, r)
+		t.Routes = append(t.Routes, r)
 	}
-	return out
+	return t
 }
 
-// protocols are the rule protocols' numbers (RFC 5237's registry); 0 is all.
-var protocols = map[string]uint8{"ALL": 0, "ICMP": 1, "TCP": 6, "UDP": 17, "GRE": 47, "ICMPV6": 58}
-
-func fabricGroup(g *state.SecurityGroup) (fabric.SecurityGroup, error) {
+func groupOf(g *state.SecurityGroup) (fabric.SecurityGroup, error) {
 	out := fabric.SecurityGroup{
 		ID:            g.SecurityGroupId,
 		InnerAccept:   g.InnerAccessPolicy == state.PolicyAccept,
@@ -145,25 +134,46 @@ func fabricGroup(g *state.SecurityGroup) (fabric.SecurityGroup, error) {
 	}
 	for i := range g.Rules {
 		r := &g.Rules[i]
-		protocol, ok := protocols[strings.ToUpper(r.IpProtocol)]
+		protocol, ok := protocols(r.IpProtocol)
 		if !ok {
-			return out, fmt.Errorf("security group %s, rule %s: the fabric knows no protocol %q", g.SecurityGroupId, r.SecurityGroupRuleId, r.IpProtocol)
+			return out, fmt.Errorf("rule %s of security group %s has the protocol %q, want TCP, UDP, ICMP, ICMPv6, GRE or ALL", r.SecurityGroupRuleId, g.SecurityGroupId, r.IpProtocol)
 		}
 		rule := fabric.Rule{
-			Direction: fabric.Ingress,
-			Accept:    strings.EqualFold(r.Policy, state.PolicyAccept),
-			Priority:  r.Priority,
-			Protocol:  protocol,
-			Peer:      r.Peer,
-			PeerGroup: r.PeerGroupId,
-			Local:     r.Local,
+			Accept: r.Policy == state.PolicyAccept, Priority: r.Priority, Protocol: protocol,
+			Ports: ports(r.Ports()), SourcePorts: ports(r.SourcePorts()),
+			Peer: r.Peer, PeerGroup: r.PeerGroupId, Local: r.Local,
 		}
 		if r.Direction == state.DirectionEgress {
 			rule.Direction = fabric.Egress
 		}
-		rule.Ports.From, rule.Ports.To = r.Ports()
-		rule.SourcePorts.From, rule.SourcePorts.To = r.SourcePorts()
 		out.Rules = append(out.Rules, rule)
 	}
 	return out, nil
+}
+
+// ports is a range; all of them is the zero value, which holds for protocols without ports too.
+func ports(from, to uint16) fabric.PortRange {
+	if from == 0 && to == 65535 {
+		return fabric.PortRange{}
+	}
+	return fabric.PortRange{From: from, To: to}
+}
+
+// protocols are the IP protocol numbers of security group rules; 0 is all.
+func protocols(name string) (uint8, bool) {
+	switch strings.ToUpper(name) {
+	case "ALL":
+		return 0, true
+	case "ICMP":
+		return 1, true
+	case "TCP":
+		return 6, true
+	case "UDP":
+		return 17, true
+	case "GRE":
+		return 47, true
+	case "ICMPV6":
+		return 58, true
+	}
+	return 0, false
 }

@@ -1,14 +1,56 @@
 package vpcsim
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"log/slog"
+	"os"
+
+	"github.com/spf13/cobra"
 
 	sim "terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
-// openFabric makes the data plane.
-func openFabric(context.Context, string, *slog.Logger) (sim.Fabric, error) {
-	return nil, errors.New("this build has no fabric: use --no-fabric")
+const defaultPrefix = "vpcsim-"
+
+// openFabric makes the data plane. Without a state directory nobody can ever know
+// again whose namespaces these are, so they go with the process.
+func openFabric(f *serveFlags, log *slog.Logger) (sim.Fabric, error) {
+	if os.Geteuid() != 0 {
+		return nil, fmt.Errorf("namespaces and devices need root: run as root, or with --no-fabric to answer calls only")
+	}
+	made, err := fabric.New(fabric.Options{Prefix: f.netnsPrefix, Strict: f.strict, Bandwidth: f.bandwidth, Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("--netns-prefix: %w", err)
+	}
+	if f.stateDir == "" {
+		return passing{sim.Dataplane{Fabric: made}}, nil
+	}
+	return sim.Dataplane{Fabric: made}, nil
+}
+
+// passing is a data plane that ends with the process.
+type passing struct{ sim.Dataplane }
+
+// Close takes everything down.
+func (p passing) Close() error { return p.Destroy() }
+
+// newCleanup makes `vpcsim cleanup`.
+func newCleanup() *cobra.Command {
+	var prefix string
+	c := &cobra.Command{
+		Use:          "cleanup",
+		Short:        "Remove the namespaces and devices that a simulator left",
+		Args:         cobra.NoArgs,
+		SilenceUsage: true,
+		RunE: func(*cobra.Command, []string) error {
+			f, err := fabric.New(fabric.Options{Prefix: prefix})
+			if err != nil {
+				return fmt.Errorf("--netns-prefix: %w", err)
+			}
+			return f.Destroy()
+		},
+	}
+	c.Flags().StringVar(&prefix, "netns-prefix", defaultPrefix, "prefix of the fabric's namespaces, as serve was given it")
+	return c
 }

@@ -27,7 +27,7 @@ func NewCommand() *cobra.Command {
 		Use:   "vpcsim",
 		Short: "A simulated VPC: OpenAPI, metadata service and data plane on this machine",
 	}
-	c.AddCommand(newServe(), newFaults())
+	c.AddCommand(newServe(), newFaults(), newCleanup())
 	return c
 }
 
@@ -51,6 +51,8 @@ type serveFlags struct {
 	stateDir     string
 	noFabric     bool
 	netnsPrefix  string
+	strict       bool
+	bandwidth    bool
 	region       string
 	zones        []string
 	faultsFile   string
@@ -75,7 +77,8 @@ The endpoint speaks ECS 2014-05-26, VPC 2016-04-28, STS 2015-04-01 and Location
 2015-06-12, so that SDKs and programs built on them work with their endpoint set
 to it. With --state the cloud and the access key outlive the process. Without
 --no-fabric (root is needed then) instances are network namespaces and ENIs are
-devices in them.`,
+devices in them; they stay when the process ends if there is a --state, so that
+the next start finds them, and go with it if there is none.`,
 		Args:         cobra.NoArgs,
 		SilenceUsage: true,
 		RunE:         func(c *cobra.Command, _ []string) error { return serve(c, &f) },
@@ -84,7 +87,9 @@ devices in them.`,
 	fs.StringVar(&f.listen, "listen", "127.0.0.1:0", "address of the endpoint; port 0 takes a free one")
 	fs.StringVar(&f.stateDir, "state", "", "directory that keeps the cloud and its access key; empty keeps nothing")
 	fs.BoolVar(&f.noFabric, "no-fabric", false, "answer calls only: no namespaces, no devices")
-	fs.StringVar(&f.netnsPrefix, "netns-prefix", "vpcsim-", "prefix of the fabric's namespaces under /run/netns")
+	fs.StringVar(&f.netnsPrefix, "netns-prefix", defaultPrefix, "prefix of the fabric's namespaces under /run/netns")
+	fs.BoolVar(&f.strict, "strict", true, "drop packets whose source is not the ENI's even where SourceDestCheck is off")
+	fs.BoolVar(&f.bandwidth, "bandwidth", false, "hold instances to their type's bandwidth")
 	fs.StringVar(&f.region, "region", "cn-hangzhou", "region id")
 	fs.StringSliceVar(&f.zones, "zones", nil, "zone ids; the first one is reported as zone (default REGION-i first, then g, h, j, k)")
 	fs.StringSliceVar(&f.zones, "zone", nil, "the same as --zones")
@@ -133,7 +138,7 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	ctx, stop := signal.NotifyContext(c.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if !f.noFabric {
-		if o.Fabric, err = openFabric(ctx, f.netnsPrefix, log); err != nil {
+		if o.Fabric, err = openFabric(f, log); err != nil {
 			return err
 		}
 	}
@@ -165,7 +170,7 @@ access key id      %s
 access key secret  %s
 region             %s
 zones              %s
-faults and stats   %s/{faults,stats,metrics,view}
+faults and stats   %s/{faults,stats,metrics,view,fabric}
 `, s.Endpoint, s.AccessKeyID, s.AccessKeySecret, s.Region, strings.Join(s.Zones, " "), s.AdminEndpoint)
 	return err
 }
