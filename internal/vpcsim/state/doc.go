@@ -4,7 +4,7 @@
 //
 // It owns what the cloud holds and when an asynchronous operation is done. It
 // must never start a goroutine, read a clock or draw randomness other than what
-// Options inject, touch a network device, or know of HTTP.
+// Options inject, touch a network device, or serve HTTP.
 //
 // # Use
 //

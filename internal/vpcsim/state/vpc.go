@@ -261,7 +261,7 @@ func (s *State) UnassociateVpcCidrBlock(req UnassociateVpcCidrBlockRequest) erro
 	return nil
 }
 
-// describe fills in what follows from other resources.
+// describeVPC fills in what follows from other resources.
 func (s *State) describeVPC(vpc *VPC) VPC {
 	c := vpc.clone()
 	c.RouteTableIds, c.VSwitchIds = nil, nil
