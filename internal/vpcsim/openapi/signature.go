@@ -97,14 +97,18 @@ func (s *signer) verifyV1(m *message) (sts.Identity, *Error) {
 }
 
 func stringToSignV1(method string, params url.Values) string {
-	pairs := make([]string, 0, len(params))
+	// Sorted by name, not by pair: "X.1" comes before "X.10", "X.10=" before "X.1=".
+	names := make([]string, 0, len(params))
 	for k, vs := range params {
-		if k == "Signature" || len(vs) == 0 {
-			continue
+		if k != "Signature" && len(vs) > 0 {
+			names = append(names, k)
 		}
-		pairs = append(pairs, percent(k)+"="+percent(vs[0]))
 	}
-	slices.Sort(pairs)
+	slices.Sort(names)
+	pairs := make([]string, 0, len(names))
+	for _, k := range names {
+		pairs = append(pairs, percent(k)+"="+percent(params.Get(k)))
+	}
 	return method + "&%2F&" + percent(strings.Join(pairs, "&"))
 }
 
