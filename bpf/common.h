@@ -26,6 +26,11 @@ ALWAYS_INLINE void addr_from_v4(struct addr *a, __u32 v4)
 	a->w[3] = v4;
 }
 
+ALWAYS_INLINE int is_v4(const struct addr *a)
+{
+	return !a->w[0] && !a->w[1] && a->w[2] == V4_MAPPED;
+}
+
 ALWAYS_INLINE int addr_equal(const struct addr *a, const struct addr *b)
 {
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];

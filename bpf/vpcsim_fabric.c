@@ -14,7 +14,7 @@ ALWAYS_INLINE struct route *lookup_route(__u64 scope, const struct addr *a)
 {
 	struct route_key key = {
 		.prefixlen = 64 + 128,
-		.scope = {(__u32)scope, (__u32)(scope >> 32)},
+		.scope = {(__u32)scope | !is_v4(a), (__u32)(scope >> 32)},
 		.addr = *a,
 	};
 

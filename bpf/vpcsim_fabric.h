@@ -63,7 +63,10 @@ struct addr_key {
 	struct addr addr;
 };
 
-/* Scope is a VPC (ENIs' prefixes) or a route table; all its bits count in every entry. */
+/*
+ * Scope is a VPC (ENIs' prefixes) or a route table, whose lowest bit says IPv6, so that
+ * ::/0 does not hold the mapped IPv4 addresses; all its bits count in every entry.
+ */
 struct route_key {
 	__u32 prefixlen;
 	__u32 scope[2];
@@ -89,7 +92,8 @@ struct rule {
 	__u16 sport[2], dport[2];
 	__u8 proto; /* 0: all */
 	__u8 accept;
-	__u8 pad[6];
+	__u8 family; /* 4, 6; 0: both */
+	__u8 pad[5];
 };
 
 struct flow_key {

@@ -72,10 +72,16 @@ ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 		p->icmp_type = b[0];
 		if (p->proto == IPPROTO_ICMP ? b[0] == ICMP_ECHO || b[0] == ICMP_ECHOREPLY
 					     : b[0] == ICMPV6_ECHO_REQUEST || b[0] == ICMPV6_ECHO_REPLY) {
-			/* the identifier stands for both ports: request and reply are one flow */
+			/*
+			 * The identifier is the asking end's port: a request and its reply are
+			 * one flow, a request of the other end with the same one is another.
+			 */
 			if (bpf_skb_load_bytes(skb, p->l4 + 4, &p->sport, 2))
 				return DROP_MALFORMED;
-			p->dport = p->sport;
+			if (b[0] == ICMP_ECHOREPLY || b[0] == ICMPV6_ECHO_REPLY) {
+				p->dport = p->sport;
+				p->sport = 0;
+			}
 		}
 		return PASS;
 	default:

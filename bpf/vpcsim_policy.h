@@ -20,6 +20,7 @@ struct judgement {
 	const struct port *peer_port;
 	__u16 sport, dport; /* host byte order */
 	__u8 proto;
+	__u8 family;
 	__u8 accept;
 };
 
@@ -44,7 +45,7 @@ static long judge_rule(__u32 index, struct judgement *j)
 	r = bpf_map_lookup_elem(&rules, &j->key);
 	if (!r)
 		return 1; /* a policy that is being replaced: accept stays 0 */
-	if (r->proto && r->proto != j->proto)
+	if ((r->proto && r->proto != j->proto) || (r->family && r->family != j->family))
 		return 0;
 	if (!addr_in(&j->peer, &r->peer, &r->peer_mask) || !addr_in(&j->local, &r->local, &r->local_mask))
 		return 0;
@@ -65,6 +66,7 @@ ALWAYS_INLINE int judge(const struct port *port, const struct port *peer_port, _
 		.local = *local,
 		.peer_port = peer_port,
 		.proto = proto,
+		.family = is_v4(local) ? 4 : 6,
 	};
 
 	/* an ICMP identifier is no port: rules for ICMP have the range 0-65535 */
@@ -138,9 +140,9 @@ ALWAYS_INLINE int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const stru
 		q.sport = ports.sport;
 		q.dport = ports.dport;
 	} else if (q.proto == IPPROTO_ICMP || q.proto == IPPROTO_ICMPV6) {
+		/* an error quotes requests only: of a reply there is none (RFC 1122, 3.2.2) */
 		if (bpf_skb_load_bytes(skb, q.l4 + 4, &q.sport, 2))
 			return 0;
-		q.dport = q.sport;
 	}
 	flow_key(&key, vpc, &q);
 	f = bpf_map_lookup_elem(&flows, &key);

@@ -200,6 +200,14 @@ func compileRule(r *Rule) programRule {
 	if r.Ports == (PortRange{}) {
 		out.Dport[1] = 65535
 	}
+	for _, p := range []netip.Prefix{r.Peer, r.Local} {
+		switch {
+		case p.IsValid() && p.Addr().Is4():
+			out.Family = 4
+		case p.IsValid():
+			out.Family = 6
+		}
+	}
 	if r.Peer.IsValid() {
 		out.Peer.W, out.PeerMask.W = network(r.Peer)
 	}
@@ -255,10 +263,10 @@ func (img *image) addBuckets(in *Instance) {
 }
 
 // hashID turns an id of the cloud into the number the program knows it by: the same
-// after every restart, never 0.
+// after every restart, never 0. The lowest bit is left for the family in a route's scope.
 func hashID(kind, id string) uint64 {
 	sum := sha256.Sum256([]byte(kind + "/" + id))
-	return binary.LittleEndian.Uint64(sum[:]) | 1
+	return binary.LittleEndian.Uint64(sum[:])&^1 | 2
 }
 
 // words is struct addr: 16 bytes in network order, IPv4 mapped into IPv6.
@@ -289,6 +297,9 @@ func network(p netip.Prefix) (net, mask [4]uint32) {
 }
 
 func routeKey(scope uint64, p netip.Prefix) programRouteKey {
+	if p.Addr().Is6() {
+		scope |= 1
+	}
 	key := programRouteKey{
 		Prefixlen: uint32(64 + mappedBits(p)),
 		Scope:     [2]uint32{uint32(scope), uint32(scope >> 32)},

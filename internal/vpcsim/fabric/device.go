@@ -89,7 +89,7 @@ func (f *Fabric) deleteLink(ifindex int) error {
 func (f *Fabric) createPort(in *Instance, p *Port, vs *VSwitch) error {
 	mac := net.HardwareAddr(p.MAC[:])
 	d := &device{eni: p.ENI, instance: in.ID, mac: mac.String(), name: portName(p.ENI), up: in.Running}
-	err := withHandle(f.namespacePath(in), func(guest *netlink.Handle, ns netns.NsHandle) error {
+	err := withHandle(f.namespaces[in.ID], func(guest *netlink.Handle, ns netns.NsHandle) error {
 		guestName, err := f.createVeth(guest, ns, d.name, mac, p)
 		if err != nil {
 			return err

@@ -70,10 +70,6 @@ func New(opts Options) (*Fabric, error) {
 
 func (f *Fabric) switchPath() string { return filepath.Join(f.opts.Dir, f.opts.Prefix+"fabric") }
 
-func (f *Fabric) namespacePath(in *Instance) string {
-	return filepath.Join(f.opts.Dir, f.opts.Prefix+in.name())
-}
-
 // Apply makes the data plane what t says. What is there is looked at each time, so a
 // call that failed halfway, or another process's end, needs nothing but the next call.
 // An address that left an ENI is dead, one that moved is delivered to its new ENI, and

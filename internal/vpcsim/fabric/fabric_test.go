@@ -235,6 +235,7 @@ func TestUDP(t *testing.T) {
 	w.instance(2)
 	w.apply()
 	for _, to := range []string{"10.1.0.2", "2001:db8:1::2"} {
+		w.mustPing(1, to)
 		if got := udpEcho(t, w, 1, 2, to, "over UDP"); got != "over UDP" {
 			t.Errorf("to %s: echoed %q", to, got)
 		}

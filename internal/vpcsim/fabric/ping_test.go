@@ -46,11 +46,18 @@ func (w *world) ping(n int, to string, options ...func(*echo)) (got reply) {
 	return got
 }
 
+// mustPing tries again: a guest's kernel makes a new IPv6 address local, and a carrier
+// known, on a worker of its own.
 func (w *world) mustPing(n int, to string, options ...func(*echo)) {
 	w.t.Helper()
-	if r := w.ping(n, to, options...); r.err != nil {
-		w.t.Fatalf("i-%d does not reach %s: %v\n%+v", n, to, r.err, w.counters(n))
+	var r reply
+	for range 8 {
+		if r = w.ping(n, to, options...); r.err == nil {
+			return
+		}
 	}
+	all, err := w.f.Counters()
+	w.t.Fatalf("i-%d does not reach %s: %v\n%+v %v", n, to, r.err, all, err)
 }
 
 func (w *world) mustNotPing(n int, to string, options ...func(*echo)) {

@@ -166,7 +166,8 @@ type programRule struct {
 	Dport  [2]uint16
 	Proto  uint8
 	Accept uint8
-	Pad    [6]uint8
+	Family uint8
+	Pad    [5]uint8
 }
 
 type programRuleKey struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 )
@@ -14,11 +15,8 @@ import (
 func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 	for i := range t.Instances {
 		in := &t.Instances[i]
-		path := f.namespacePath(in)
-		if old, ok := f.namespaces[in.ID]; ok && old == path && isNS(path) {
+		if isNS(f.namespaces[in.ID]) {
 			continue
-		} else if ok && old != path {
-			return fmt.Errorf("instance %s has the namespace %s and cannot be renamed to %s", in.ID, old, path)
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -27,6 +25,7 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 		if err := f.removeDevices(func(d *device) bool { return d.instance == in.ID }); err != nil {
 			return err
 		}
+		path := f.freePath(in)
 		if err := makeNS(path, f.ownerAlias(in.ID), nil); err != nil {
 			return fmt.Errorf("instance %s: %w", in.ID, err)
 		}
@@ -34,6 +33,16 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 		f.opts.Logger.Info("instance made", "instance", in.ID, "namespace", path)
 	}
 	return nil
+}
+
+// freePath prefers the instance's name and falls back to its id. A namespace keeps its
+// path for life, whatever the instance is called later.
+func (f *Fabric) freePath(in *Instance) string {
+	path := filepath.Join(f.opts.Dir, f.opts.Prefix+in.Name)
+	if nameForm.MatchString(in.Name) && path != f.switchPath() && !isNS(path) {
+		return path
+	}
+	return filepath.Join(f.opts.Dir, f.opts.Prefix+in.ID)
 }
 
 // isReplaced: the ENI is wanted, but not as this device.

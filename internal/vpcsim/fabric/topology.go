@@ -18,7 +18,8 @@ type Topology struct {
 // Instance is a guest: a network namespace.
 type Instance struct {
 	ID string
-	// Name is what the namespace is called after the prefix; empty: the ID.
+	// Name is what the namespace is called after the prefix when it is made, if it can
+	// name one that is free; else the ID is.
 	Name string
 	// Running false: the devices stay and have no carrier.
 	Running bool
@@ -26,13 +27,6 @@ type Instance struct {
 	Limit Bandwidth
 	// Ports are the attached ENIs in the order in which devices are to be made.
 	Ports []Port
-}
-
-func (i *Instance) name() string {
-	if i.Name != "" {
-		return i.Name
-	}
-	return i.ID
 }
 
 // Bandwidth is in bits per second; 0 is no limit.
@@ -150,18 +144,18 @@ func (t *Topology) Validate() error {
 			bad("vSwitch %s: CIDR6 %v must be an IPv6 range", vs.ID, vs.CIDR6)
 		}
 	}
-	names := map[string]string{"fabric": "the switch"}
+	ids := map[string]bool{"fabric": true}
 	enis := map[string]string{}
 	holders := map[string]string{}
 	for i := range t.Instances {
 		in := &t.Instances[i]
-		if !nameForm.MatchString(in.name()) {
-			bad("instance %s: %q cannot name a namespace; letters, digits, '.', '_' and '-' can", in.ID, in.name())
+		if !nameForm.MatchString(in.ID) {
+			bad("instance %q: the id cannot name a namespace; letters, digits, '.', '_' and '-' can", in.ID)
 		}
-		if other, ok := names[in.name()]; ok {
-			bad("instance %s: the namespace name %q is taken by %s", in.ID, in.name(), other)
+		if ids[in.ID] {
+			bad("instance %s is listed twice, or is called as the switch is", in.ID)
 		}
-		names[in.name()] = "instance " + in.ID
+		ids[in.ID] = true
 		primaries := 0
 		for j := range in.Ports {
 			p := &in.Ports[j]

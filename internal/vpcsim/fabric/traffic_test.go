@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os/exec"
+	"syscall"
 	"testing"
 	"time"
 
@@ -152,3 +153,23 @@ func waitForProgramEnd(t *testing.T, id ebpf.ProgramID) {
 	}
 	t.Errorf("the program %d is still loaded", id)
 }
+
+// udpTo sends datagrams and returns what the socket hears of them.
+func udpTo(t *testing.T, w *world, from int, address string) error {
+	t.Helper()
+	client, err := w.f.Dial(context.Background(), fmt.Sprintf("i-%d", from), "udp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if err := client.SetDeadline(time.Now().Add(impatience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	_, err = client.Read(make([]byte, 1))
+	return err
+}
+
+func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
