@@ -1,0 +1,81 @@
+package vpcsim
+
+import (
+	"net/netip"
+	"reflect"
+	"testing"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/vpcsim/fabric"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+func TestTopology(t *testing.T) {
+	pfx, ip := netip.MustParsePrefix, netip.MustParseAddr
+	kind, ok := catalog.Lookup("ecs.g7.xlarge")
+	if !ok {
+		t.Fatal("no ecs.g7.xlarge in the catalog")
+	}
+	view := &state.View{
+		VSwitches: []state.VSwitch{{VSwitchId: "vsw-1", VpcId: "vpc-1", CidrBlock: pfx("10.0.0.0/24"), Ipv6CidrBlock: pfx("fd00::/64"), RouteTableId: "vtb-1"}},
+		Instances: []state.InstanceView{
+			{Type: kind, Instance: state.Instance{InstanceId: "i-aaa", HostName: "node-1", Status: state.InstanceRunning, EnableJumboFrame: true,
+				NetworkInterfaces: []state.NetworkInterface{{
+					NetworkInterfaceId: "eni-1", Type: state.ENIPrimary, VpcId: "vpc-1", VSwitchId: "vsw-1", MacAddress: "00:16:3e:00:00:01",
+					PrivateIpAddresses: []netip.Addr{ip("10.0.0.1"), ip("10.0.0.2")}, Ipv6Addresses: []netip.Addr{ip("fd00::1")},
+					Ipv4Prefixes: []netip.Prefix{pfx("10.0.0.16/28")}, SecurityGroupIds: []string{"sg-1"}, SourceDestCheck: true,
+				}}}},
+			{Type: kind, Instance: state.Instance{InstanceId: "i-bbb", HostName: "iZbbbZ", Status: state.InstanceStopped}},
+		},
+		RouteTables: []state.RouteTable{{RouteTableId: "vtb-1", VpcId: "vpc-1", RouteEntries: []state.RouteEntry{
+			{DestinationCidrBlock: pfx("10.0.0.0/24"), Type: state.RouteEntrySystem, Status: state.StatusAvailable, NextHopType: state.NextHopLocal},
+			{DestinationCidrBlock: pfx("100.64.0.0/10"), Type: state.RouteEntrySystem, Status: state.StatusAvailable, NextHopType: state.NextHopService},
+			{DestinationCidrBlock: pfx("172.20.0.0/24"), Status: state.StatusAvailable, NextHopType: state.NextHopInstance, NextHopId: "i-aaa"},
+			{DestinationCidrBlock: pfx("172.20.1.0/24"), Status: state.StatusAvailable, NextHopType: state.NextHopInstance, NextHopId: "i-bbb"},
+			{DestinationCidrBlock: pfx("172.20.2.0/24"), Status: state.StatusPending, NextHopType: state.NextHopInstance, NextHopId: "i-aaa"},
+			{DestinationCidrBlock: pfx("172.20.3.0/24"), Status: state.StatusAvailable, NextHops: []state.NextHop{
+				{NextHopType: state.NextHopNetworkInterface, NextHopId: "eni-1"}, {NextHopType: state.NextHopNetworkInterface, NextHopId: "eni-gone"}}},
+		}}},
+		SecurityGroups: []state.SecurityGroup{{SecurityGroupId: "sg-1", SecurityGroupType: state.SecurityGroupNormal, InnerAccessPolicy: state.PolicyAccept,
+			Rules: []state.SecurityGroupRule{
+				{Direction: state.DirectionIngress, IpProtocol: "TCP", Policy: state.PolicyAccept, Priority: 1, PortRange: "80/443", SourcePortRange: "-1/-1", Peer: pfx("10.0.0.0/8")},
+				{Direction: state.DirectionEgress, IpProtocol: "ICMPv6", Policy: state.PolicyDrop, Priority: 7, PortRange: "-1/-1", SourcePortRange: "-1/-1", PeerGroupId: "sg-2"},
+			}}},
+	}
+	got, err := Topology(view)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit := fabric.Bandwidth{In: 3072000000, Out: 3072000000}
+	want := fabric.Topology{
+		VSwitches: []fabric.VSwitch{{ID: "vsw-1", VPC: "vpc-1", CIDR: pfx("10.0.0.0/24"), CIDR6: pfx("fd00::/64"),
+			Gateway: ip("10.0.0.253"), Gateway6: view.VSwitches[0].Ipv6Gateway(), RouteTable: "vtb-1"}},
+		Instances: []fabric.Instance{
+			{ID: "i-aaa", Name: "node-1", Running: true, Limit: limit, Ports: []fabric.Port{{
+				ENI: "eni-1", VPC: "vpc-1", VSwitch: "vsw-1", MAC: [6]byte{0, 0x16, 0x3e, 0, 0, 1}, Primary: true,
+				Addresses: []netip.Addr{ip("10.0.0.1"), ip("10.0.0.2"), ip("fd00::1")}, Prefixes: []netip.Prefix{pfx("10.0.0.16/28")},
+				SourceDestCheck: true, SecurityGroups: []string{"sg-1"}, MTU: 8500}}},
+			{ID: "i-bbb", Limit: limit},
+		},
+		RouteTables: []fabric.RouteTable{{ID: "vtb-1", VPC: "vpc-1", Routes: []fabric.Route{
+			{Prefix: pfx("100.64.0.0/10")},
+			{Prefix: pfx("172.20.0.0/24"), NextHops: []string{"eni-1"}},
+			{Prefix: pfx("172.20.1.0/24")},
+			{Prefix: pfx("172.20.3.0/24"), NextHops: []string{"eni-1"}},
+		}}},
+		SecurityGroups: []fabric.SecurityGroup{{ID: "sg-1", InnerAccept: true, AcceptEgress: true, Rules: []fabric.Rule{
+			{Accept: true, Priority: 1, Protocol: 6, Ports: fabric.PortRange{From: 80, To: 443}, Peer: pfx("10.0.0.0/8")},
+			{Direction: fabric.Egress, Priority: 7, Protocol: 58, PeerGroup: "sg-2"},
+		}}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if err := got.Validate(); err != nil {
+		t.Errorf("the fabric refuses it: %v", err)
+	}
+	view.SecurityGroups[0].Rules[0].IpProtocol = "CARRIER-PIGEON"
+	if _, err := Topology(view); err == nil {
+		t.Error("a protocol without a number is taken")
+	}
+}
