@@ -144,7 +144,9 @@ type audience []string
 func (a *audience) UnmarshalJSON(b []byte) error {
 	var one string
 	if json.Unmarshal(b, &one) == nil {
-		*a = audience{one}
+		if one != "" {
+			*a = audience{one}
+		}
 		return nil
 	}
 	return json.Unmarshal(b, (*[]string)(a))
