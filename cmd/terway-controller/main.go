@@ -40,7 +40,7 @@ type flags struct {
 	namespace                        string
 	metricsAddress, healthAddress    string
 	workers                          int
-	sweep                            time.Duration
+	sweep, orphanAge                 time.Duration
 	leaseDuration, renew, retryLease time.Duration
 	verbose                          bool
 }
@@ -73,6 +73,7 @@ func main() {
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
+	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is left alone")
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
@@ -143,12 +144,13 @@ func run(ctx context.Context, f flags) error {
 	r := nodenetwork.New(nodenetwork.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: cfg,
 		Events: mgr.GetEventRecorder("terway-controller"), Log: log, Now: time.Now, NewToken: uuid.NewString,
-		Catalogue: fromCatalogue, Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute,
+		Catalogue: fromCatalogue, Metrics: metrics.Registry,
+		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
 		return err
 	}
-	if err := mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep}); err != nil {
+	if err := mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep, Age: f.orphanAge}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

@@ -4,92 +4,26 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
+	"time"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 )
 
-func isCloud(err error) bool {
-	var e *cloud.Error
-	return errors.As(err, &e)
-}
+// stuckAfter is when an ENI that is being attached is no longer waited for: other
+// ENIs are used, and the node is told. Real attachments take seconds.
+const stuckAfter = 2 * time.Minute
 
-// adopt compares the spec with the ENIs that the cloud says are the node's. What
-// the cloud has and the spec has not is taken over; what the cloud has no longer
-// is dropped.
-func (w *work) adopt(ctx context.Context) error {
-	list, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: w.tags(w.nn.Name, "")})
-	if err != nil {
-		return fmt.Errorf("list ENIs of node %s: %w", w.nn.Name, err)
-	}
-	byToken := map[string]*cloud.ENI{}
-	for i := range list {
-		byToken[list[i].Tags[TagToken]] = &list[i]
-	}
-	s := &w.nn.Spec
-	s.ENIs = slices.DeleteFunc(s.ENIs, func(e v1alpha1.ENI) bool {
-		if _, there := byToken[e.Token]; there || e.ID == "" {
-			return false // an intent without an ENI is repeated with its token
-		}
-		w.warn(w.node, "ENIGone", fmt.Sprintf("ENI %s is not in the cloud any more; its addresses are lost", e.ID))
-		return true
-	})
-	for token, c := range byToken {
-		i := slices.IndexFunc(s.ENIs, func(e v1alpha1.ENI) bool { return e.Token == token })
-		if i < 0 {
-			if token == "" || c.Status == cloud.ENIDeleting {
-				continue
-			}
-			// An ENI whose record is lost: known again, and given back if idle.
-			s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: token, Phase: v1alpha1.ENIAttaching})
-			i = len(s.ENIs) - 1
-		}
-		if err := w.fill(ctx, &s.ENIs[i], c); err != nil {
-			return err
-		}
-	}
-	slices.SortFunc(s.ENIs, func(a, b v1alpha1.ENI) int {
-		if a.Token < b.Token {
-			return -1
-		}
-		return 1
-	})
-	if err := w.save(ctx); err != nil {
-		return err
-	}
-	w.setSync(w.nn.Name, false)
-	return nil
-}
+// createOperation names new ENIs among what the cloud refuses.
+const createOperation = "create an ENI"
 
-// fill writes what the cloud says of an ENI into its record. The addresses are
-// the cloud's; Releasing is ours.
-func (w *work) fill(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error {
-	cidrs, gateways, err := w.vswitches.ranges(ctx, c.VSwitchID)
-	if err != nil {
-		return err
-	}
-	e.ID, e.MAC, e.VSwitchID, e.CIDRs, e.Gateways = c.ID, c.MAC, c.VSwitchID, cidrs, gateways
-	e.PrimaryAddress = c.Primary.String()
-	releasing := map[string]bool{}
-	for _, a := range e.Addresses {
-		releasing[a.Address] = a.Releasing
-	}
-	e.Addresses = nil
-	for _, a := range c.Addresses {
-		e.Addresses = append(e.Addresses, v1alpha1.Address{Address: a.String(), Releasing: releasing[a.String()]})
-	}
-	if e.Phase == v1alpha1.ENICreating || e.Phase == v1alpha1.ENIReady && c.Status != cloud.ENIInUse {
-		e.Phase = v1alpha1.ENIAttaching // also one that somebody detached behind our back
-	}
-	return nil
-}
-
-// advance brings every ENI that is on its way a step further.
-func (w *work) advance(ctx context.Context) error {
-	if err := w.create(ctx); err != nil {
-		return err
+// move brings every ENI that is on its way a step further.
+func (w *work) move(ctx context.Context) error {
+	errs := []error{w.create(ctx)}
+	var stop *specError
+	if errors.As(errs[0], &stop) {
+		return errs[0]
 	}
 	var moving []string
 	for _, e := range w.nn.Spec.ENIs {
@@ -98,108 +32,188 @@ func (w *work) advance(ctx context.Context) error {
 		}
 	}
 	if len(moving) == 0 {
-		return nil
+		return errs[0]
 	}
-	w.again = w.Poll
-	now, err := w.describe.get(ctx, moving)
+	w.again(w.Poll)
+	v, err := w.list.ids(ctx, moving)
 	if err != nil {
-		return fmt.Errorf("describe ENIs %v: %w", moving, err)
+		return errors.Join(errs[0], fmt.Errorf("describe ENIs %v: %w", moving, err))
 	}
-	var errs []error
 	var gone []string
 	for i := range w.nn.Spec.ENIs {
 		e := &w.nn.Spec.ENIs[i]
-		c, there := now[e.ID]
+		if !slices.Contains(moving, e.ID) {
+			continue
+		}
+		c, there := v.enis[e.ID]
 		switch {
-		case !slices.Contains(moving, e.ID):
-		case !there:
+		case !there && e.Phase == v1alpha1.ENIDetaching:
 			gone = append(gone, e.ID)
+		case !there:
+			w.mem.doubt.Store(true) // just created and not listed yet, or gone: compare decides
 		case e.Phase == v1alpha1.ENIDetaching:
-			if err := w.giveBack(ctx, &c); err != nil {
-				errs = append(errs, fmt.Errorf("give back ENI %s: %w", e.ID, err))
-			}
+			errs = append(errs, w.giveBack(ctx, &c))
 		default:
 			errs = append(errs, w.attach(ctx, e, &c))
 		}
 	}
-	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID != "" && slices.Contains(gone, e.ID) })
+	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool {
+		return e.Phase == v1alpha1.ENIDetaching && slices.Contains(gone, e.ID)
+	})
 	return errors.Join(append(errs, w.save(ctx))...)
 }
 
 // create carries out recorded intents.
 func (w *work) create(ctx context.Context) error {
-	for i := 0; i < len(w.nn.Spec.ENIs); i++ {
-		e := &w.nn.Spec.ENIs[i]
-		if e.Phase != v1alpha1.ENICreating {
+	var errs []error
+	for _, intent := range slices.Clone(w.nn.Spec.ENIs) {
+		if intent.Phase != v1alpha1.ENICreating {
 			continue
 		}
-		tags := w.tags(w.nn.Name, e.Token)
+		tags := w.tags(w.name, intent.Token)
 		for k, v := range w.Config.ENITags {
 			tags[k] = v
 		}
 		groups := w.Config.SecurityGroups
 		if len(groups) == 0 {
-			w.mu.Lock()
-			groups = w.facts[w.nn.Name].instance.SecurityGroups
-			w.mu.Unlock()
+			groups = w.facts.instance.SecurityGroups
 		}
 		c, err := w.Cloud.CreateENI(ctx, cloud.CreateENIRequest{
-			Token: e.Token, VSwitchID: e.VSwitchID, SecurityGroups: groups, SecondaryCount: e.RequestedAddresses - 1,
-			Name: "terway-" + w.nn.Name, Description: "pods of node " + w.nn.Name, Tags: tags,
+			Token: intent.Token, VSwitchID: intent.VSwitchID, SecurityGroups: groups, SecondaryCount: intent.RequestedAddresses - 1,
+			Name: "terway-" + w.name, Description: "pods of node " + w.name, Tags: tags,
 		})
+		w.touched()
+		w.metrics.did("create", err)
 		if err != nil {
-			return w.notCreated(ctx, i, err)
-		}
-		w.vswitches.take(e.VSwitchID, len(c.Addresses))
-		if err := w.fill(ctx, e, c); err != nil {
-			return err
+			w.notCreated(&intent, err)
+			errs = append(errs, fmt.Errorf("create an ENI in vSwitch %s: %w", intent.VSwitchID, err))
+		} else {
+			w.vswitches.take(intent.VSwitchID, len(c.Addresses))
+			cidrs, gateways, err := w.vswitches.ranges(ctx, c.VSwitchID)
+			if err != nil {
+				errs = append(errs, err)
+				continue // the intent stays and is repeated
+			}
+			e := w.spec(intent.Token)
+			fill(e, c, segment{cidrs, gateways})
+			e.Phase = v1alpha1.ENIAttaching
 		}
 		if err := w.save(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // notCreated decides what becomes of an intent that failed. Where the cloud said
 // plainly that there is nothing, the intent goes, so that the next plan may
-// choose another vSwitch; where that is open it stays, with its token.
-func (w *work) notCreated(ctx context.Context, i int, err error) error {
-	e := w.nn.Spec.ENIs[i]
+// choose another vSwitch; where that is open it stays, with its token. Should an
+// ENI be there all the same, it is found by its tags.
+func (w *work) notCreated(intent *v1alpha1.ENI, err error) {
 	switch cloud.ClassOf(err) {
 	case cloud.VSwitchFull:
-		w.vswitches.full(e.VSwitchID)
+		w.vswitches.full(intent.VSwitchID)
 	case cloud.Quota, cloud.Auth, cloud.Invalid, cloud.NotFound:
+		w.refuse(createOperation, err)
 	default:
-		return fmt.Errorf("create an ENI in vSwitch %s: %w", e.VSwitchID, err)
+		return
 	}
-	w.nn.Spec.ENIs = slices.Delete(w.nn.Spec.ENIs, i, i+1)
-	return errors.Join(fmt.Errorf("create an ENI in vSwitch %s: %w", e.VSwitchID, err), w.save(ctx))
+	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.Token == intent.Token })
 }
 
 // attach brings a new ENI a step nearer to service.
 func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error {
+	now := w.Now()
+	at := w.mem.attaching[e.Token]
+	if at == nil {
+		at = &attaching{since: now}
+		w.mem.attaching[e.Token] = at
+	}
 	switch c.Status {
-	case cloud.ENIAvailable:
-		if err := w.Cloud.AttachENI(ctx, e.ID, w.nn.Spec.InstanceID); err != nil {
-			return fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err)
-		}
 	case cloud.ENIInUse:
 		if c.InstanceID != w.nn.Spec.InstanceID {
-			return fmt.Errorf("ENI %s is attached to %s, want %s", e.ID, c.InstanceID, w.nn.Spec.InstanceID)
+			w.once("ENIElsewhere", fmt.Sprintf("ENI %s of this node is attached to instance %s", e.ID, c.InstanceID), func(m string) {
+				w.warnAll("ENIElsewhere", "%s; detach it there", m)
+			})
+			return nil
 		}
-		if err := w.fill(ctx, e, c); err != nil {
-			return err
-		}
+		delete(w.mem.attaching, e.Token)
 		e.Phase = v1alpha1.ENIReady
+		if len(c.Addresses) != len(e.Addresses) {
+			w.mem.doubt.Store(true)
+		}
+	case cloud.ENIAvailable:
+		if now.Before(at.next) {
+			return nil
+		}
+		at.attempts++
+		// An attachment that fails ends in Available again: more slowly each time.
+		at.next = now.Add(min(w.Poll<<min(at.attempts, 10), w.Park))
+		err := w.Cloud.AttachENI(ctx, e.ID, w.nn.Spec.InstanceID)
+		w.touched()
+		w.metrics.did("attach", err)
+		if err == nil {
+			return nil
+		}
+		if cloud.ClassOf(err) == cloud.Quota {
+			// Somebody else's ENIs take the instance's slots. This one is in the way.
+			w.refuse(createOperation, err)
+			e.Phase = v1alpha1.ENIDetaching
+			w.foreigners(ctx)
+		}
+		return fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err)
 	}
 	return nil
 }
 
-func parse(a string) netip.Addr {
-	addr, err := netip.ParseAddr(a)
+// stuck reports whether an ENI has been on its way for too long.
+func (w *work) stuck(e *v1alpha1.ENI) bool {
+	at := w.mem.attaching[e.Token]
+	return e.Phase == v1alpha1.ENIAttaching && at != nil && w.Now().Sub(at.since) > stuckAfter
+}
+
+// foreigners counts the instance's secondary ENIs that are not ours.
+func (w *work) foreigners(ctx context.Context) {
+	all, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: w.nn.Spec.InstanceID})
 	if err != nil {
-		return netip.Addr{} // the API server's schema lets none through; an invalid one matches nothing
+		w.Log.Warn("count the instance's ENIs", "node", w.name, "error", err)
+		return
 	}
-	return addr
+	n := 0
+	for i := range all {
+		ours := slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == all[i].ID })
+		if all[i].Type != "Primary" && !ours {
+			n++
+		}
+	}
+	w.mem.foreign, w.mem.foreignUntil = n, w.Now().Add(instanceLife)
+}
+
+// foreign is how many of the instance's slots are taken by others' ENIs.
+func (w *work) foreign() int {
+	if w.Now().After(w.mem.foreignUntil) {
+		return 0
+	}
+	return w.mem.foreign
+}
+
+// giveBack brings an ENI one step nearer to its end.
+func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
+	switch c.Status {
+	case cloud.ENIInUse:
+		err := w.Cloud.DetachENI(ctx, c.ID, c.InstanceID)
+		w.touched()
+		w.metrics.did("detach", err)
+		if err != nil {
+			return fmt.Errorf("detach ENI %s from %s: %w", c.ID, c.InstanceID, err)
+		}
+	case cloud.ENIAvailable:
+		err := w.Cloud.DeleteENI(ctx, c.ID)
+		w.touched()
+		w.metrics.did("delete", err)
+		if err != nil {
+			return fmt.Errorf("delete ENI %s: %w", c.ID, err)
+		}
+	}
+	return nil // on its way; the next look decides
 }

@@ -4,31 +4,43 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/ipam"
 )
 
-// plan computes what the node should have and brings it a step nearer.
-func (w *work) plan(ctx context.Context, f *facts) error {
-	ids := w.Config.VSwitches[f.instance.Zone]
+// plan computes what the node should have and brings it nearer. A vSwitch that
+// turns out to be full is parked, and the others are tried at once.
+func (w *work) plan(ctx context.Context) error {
+	zone := w.facts.instance.Zone
+	ids := w.Config.VSwitches[zone]
 	if len(ids) == 0 {
 		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoVSwitchInZone",
-			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", f.instance.Zone),
+			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", zone),
 			NextStep: "add one to vswitches in the ConfigMap eni-config"}
-		return nil
 	}
-	vs, err := w.vswitches.get(ctx, ids)
-	if err != nil {
-		return err
+	for {
+		vs, err := w.vswitches.get(ctx, ids)
+		if err != nil {
+			return err
+		}
+		state := w.state(vs)
+		p := ipam.Compute(state)
+		if len(ids) > 0 {
+			w.shortage(&p, &state)
+		}
+		err = w.apply(ctx, &p)
+		var stop *specError
+		if cloud.ClassOf(err) != cloud.VSwitchFull || errors.As(err, &stop) || !isCloud(err) {
+			return err
+		}
+		// Each round parks at least one vSwitch, so there is a last one.
 	}
-	state := w.state(vs)
-	p := ipam.Compute(state)
-	w.shortage(&p, state)
-	return w.apply(ctx, &p)
 }
 
 // state is the node as the planner sees it.
@@ -48,31 +60,36 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 			released[a] = true
 		}
 	}
+	seed := fnv.New64a()
+	seed.Write([]byte(w.name))
 	out := ipam.State{
-		MaxENIs: max(0, s.Limits.ENIs-1), PerENI: s.Limits.AddressesPerENI,
+		MaxENIs: max(0, s.Limits.ENIs-1-w.foreign()), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
-		VSwitches: vs, Policy: ipam.Policy(w.Config.VSwitchSelectionPolicy),
+		VSwitches: vs, Policy: ipam.Policy(w.Config.VSwitchSelectionPolicy), Seed: seed.Sum64(),
 	}
-	for _, e := range s.ENIs {
-		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses}
-		switch e.Phase {
-		case v1alpha1.ENICreating:
+	_, out.NoCreate = w.refused(createOperation)
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses, Unknown: w.mem.unknown[e.Token]}
+		_, pe.Blocked = w.refused(e.Token)
+		switch {
+		case e.Phase == v1alpha1.ENICreating:
 			pe.Phase = ipam.Creating
-		case v1alpha1.ENIAttaching:
+		case e.Phase == v1alpha1.ENIAttaching && !w.stuck(e):
 			pe.Phase = ipam.Attaching
-		case v1alpha1.ENIReady:
+		case e.Phase == v1alpha1.ENIReady:
 			pe.Phase = ipam.Ready
-		case v1alpha1.ENIDetaching:
+		default: // takes a slot and serves nobody
 			pe.Phase = ipam.Detaching
 		}
 		for _, a := range e.Addresses {
-			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing}
+			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing, Going: a.Unassigning}
 			switch {
 			case used[a.Address]:
 				pa.Use = ipam.Used
 			case cooling[a.Address]:
 				pa.Use = ipam.Cooling
-			case a.Releasing && released[a.Address]:
+			case a.Unassigning, a.Releasing && released[a.Address]:
 				pa.Use = ipam.Released
 			}
 			pe.Addresses = append(pe.Addresses, pa)
@@ -82,54 +99,86 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	return out
 }
 
-// shortage says why pods wait. A pool below its minimum with nobody waiting is no trouble yet.
-func (w *work) shortage(p *ipam.Plan, s ipam.State) {
-	if p.Shortage == ipam.None || s.Demand == 0 && p.Shortage == ipam.TypeLimit {
-		return
-	}
+// shortage says why pods wait, or why the next one will. A pool below its
+// minimum is no trouble yet on a node that is nearly full by its type.
+func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
+	w.trouble = nil
 	l := w.nn.Spec.Limits
+	for i := range w.nn.Spec.ENIs {
+		if e := &w.nn.Spec.ENIs[i]; w.stuck(e) {
+			w.trouble = &cloud.Explanation{Class: cloud.Conflict, Reason: "ENIStuck",
+				Cause:    fmt.Sprintf("ENI %s is still being attached after %s", e.ID, stuckAfter),
+				NextStep: "look at the ENI in the ECS console; if it stays, detach it or restart the instance"}
+		}
+	}
 	switch p.Shortage {
 	case ipam.TypeLimit:
-		w.trouble = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit),
-			Cause: fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with an address of their own, and all are in use",
-				w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods),
+		if s.Demand == 0 && free(s) > 0 {
+			return
+		}
+		cause := fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with an address of their own, and all are in use",
+			w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods)
+		if n := w.foreign(); n > 0 {
+			cause += fmt.Sprintf("; %d of the ENIs are not Terway's", n)
+		}
+		w.trouble = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit), Cause: cause,
 			NextStep: "wait for a pod to end, or add a node or a larger instance type"}
 	case ipam.VSwitchFull:
-		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull),
-			Cause:    fmt.Sprintf("the Pod vSwitches of zone %s (%v) have no address left, %d more are needed", w.nn.Spec.Zone, w.Config.VSwitches[w.nn.Spec.Zone], p.Missing),
+		zone, ids := w.nn.Spec.Zone, w.Config.VSwitches[w.nn.Spec.Zone]
+		cause := fmt.Sprintf("the Pod vSwitches of zone %s (%s) have no address left", zone, strings.Join(ids, ", "))
+		if no := w.vswitches.useless(ids, zone); len(no) > 0 {
+			cause += "; " + strings.Join(no, ", ")
+		}
+		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,
 			NextStep: "add a Pod vSwitch in this zone to vswitches in the ConfigMap eni-config"}
+	case ipam.Refused:
+		if why, ok := w.refused(createOperation); ok {
+			w.trouble = &why
+		}
+		for _, e := range w.nn.Spec.ENIs {
+			if why, ok := w.refused(e.Token); ok {
+				w.trouble = &why
+			}
+		}
 	}
 }
 
-// apply carries a plan out: first what is written down, then what the cloud is asked.
+// free counts the addresses that a pod could have at once.
+func free(s *ipam.State) int {
+	n := 0
+	for _, e := range s.ENIs {
+		for _, a := range e.Addresses {
+			if e.Phase == ipam.Ready && a.Use == ipam.Free && !a.Releasing {
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// apply carries a plan out: first what is written down, then what the cloud is
+// asked, the addresses that pods wait for before all else.
 func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	if p.Empty() {
 		return nil
 	}
 	s := &w.nn.Spec
-	set := func(addrs []netip.Addr, releasing bool) {
+	mark := func(addrs []netip.Addr, f func(*v1alpha1.Address)) {
 		for i := range s.ENIs {
 			for j := range s.ENIs[i].Addresses {
 				if a := &s.ENIs[i].Addresses[j]; slices.Contains(addrs, parse(a.Address)) {
-					a.Releasing = releasing
+					f(a)
 				}
 			}
 		}
 	}
-	set(p.Keep, false)
-	set(p.Release, true)
-	ids := map[string]string{} // token → ENI id
-	for i := range s.ENIs {
-		e := &s.ENIs[i]
-		ids[e.Token] = e.ID
-		if slices.Contains(p.Detach, e.Token) {
-			e.Phase = v1alpha1.ENIDetaching
-		}
-		for _, u := range p.Unassign {
-			if u.Token == e.Token {
-				e.Addresses = slices.DeleteFunc(e.Addresses, func(a v1alpha1.Address) bool { return slices.Contains(u.Addresses, parse(a.Address)) })
-			}
-		}
+	mark(p.Keep, func(a *v1alpha1.Address) { a.Releasing = false })
+	mark(p.Release, func(a *v1alpha1.Address) { a.Releasing = true })
+	for _, u := range p.Unassign {
+		mark(u.Addresses, func(a *v1alpha1.Address) { a.Unassigning = true })
+	}
+	for _, token := range p.Detach {
+		w.spec(token).Phase = v1alpha1.ENIDetaching
 	}
 	for _, c := range p.Create {
 		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses})
@@ -137,38 +186,91 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	if err := w.save(ctx); err != nil {
 		return err
 	}
-	if len(p.Create)+len(p.Detach) > 0 {
-		w.again = w.Poll
-	}
 	var errs []error
+	var stop *specError
 	for _, a := range p.Assign {
-		errs = append(errs, w.assign(ctx, a, ids[a.Token]))
+		err := w.assign(ctx, a.Token, assignCall{a.N, w.NewToken()})
+		if errors.As(err, &stop) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	if len(p.Create) > 0 {
+		w.again(w.Poll)
+		err := w.create(ctx)
+		if errors.As(err, &stop) {
+			return err
+		}
+		errs = append(errs, err)
 	}
 	for _, u := range p.Unassign {
-		if err := w.Cloud.UnassignAddresses(ctx, ids[u.Token], u.Addresses); err != nil {
-			errs = append(errs, fmt.Errorf("unassign %v from ENI %s: %w", u.Addresses, ids[u.Token], err))
+		err := w.unassign(ctx, u)
+		if errors.As(err, &stop) {
+			return err
 		}
+		errs = append(errs, err)
 	}
-	errs = append(errs, w.save(ctx))
-	if len(p.Create) > 0 {
-		errs = append(errs, w.advance(ctx))
+	if len(p.Detach) > 0 {
+		w.again(w.Poll)
 	}
 	return errors.Join(errs...)
 }
 
-func (w *work) assign(ctx context.Context, a ipam.Assign, id string) error {
-	i := slices.IndexFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.Token == a.Token })
-	e := &w.nn.Spec.ENIs[i]
-	got, err := w.Cloud.AssignAddresses(ctx, id, a.N, w.NewToken())
-	if err != nil {
-		if cloud.ClassOf(err) == cloud.VSwitchFull {
-			w.vswitches.full(e.VSwitchID)
+// repeatAssigns makes those calls again of which it is not known whether they
+// succeeded: with their token they give what they gave then.
+func (w *work) repeatAssigns(ctx context.Context) error {
+	var errs []error
+	for _, e := range slices.Clone(w.nn.Spec.ENIs) {
+		call, open := w.mem.assigns[e.Token]
+		if !open || e.Phase != v1alpha1.ENIReady {
+			continue
 		}
-		return fmt.Errorf("assign %d addresses to ENI %s: %w", a.N, id, err)
+		err := w.assign(ctx, e.Token, call)
+		var stop *specError
+		if errors.As(err, &stop) {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func (w *work) assign(ctx context.Context, token string, call assignCall) error {
+	e := w.spec(token)
+	got, err := w.Cloud.AssignAddresses(ctx, e.ID, call.n, call.token)
+	w.touched()
+	w.metrics.did("assign", err)
+	delete(w.mem.assigns, token)
+	if err != nil {
+		switch cloud.ClassOf(err) {
+		case cloud.VSwitchFull:
+			w.vswitches.full(e.VSwitchID)
+		case cloud.Transient, cloud.Throttled:
+			w.mem.assigns[token] = call
+		case cloud.Conflict: // another operation on this ENI: soon
+		default:
+			w.refuse(token, err)
+		}
+		return fmt.Errorf("assign %d addresses to ENI %s: %w", call.n, e.ID, err)
 	}
 	w.vswitches.take(e.VSwitchID, len(got))
-	for _, g := range got {
-		e.Addresses = append(e.Addresses, v1alpha1.Address{Address: g.String()})
+	for _, a := range got {
+		if !has(e, a) {
+			e.Addresses = append(e.Addresses, v1alpha1.Address{Address: a.String()})
+		}
 	}
-	return nil
+	return w.save(ctx)
+}
+
+func (w *work) unassign(ctx context.Context, u ipam.Unassign) error {
+	e := w.spec(u.Token)
+	err := w.Cloud.UnassignAddresses(ctx, e.ID, u.Addresses)
+	w.touched()
+	w.metrics.did("unassign", err)
+	if err != nil {
+		return fmt.Errorf("unassign %v from ENI %s: %w", u.Addresses, e.ID, err)
+	}
+	w.vswitches.take(e.VSwitchID, -len(u.Addresses))
+	e.Addresses = slices.DeleteFunc(e.Addresses, func(a v1alpha1.Address) bool { return slices.Contains(u.Addresses, parse(a.Address)) })
+	return w.save(ctx)
 }

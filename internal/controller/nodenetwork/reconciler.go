@@ -2,13 +2,14 @@ package nodenetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,7 +18,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
-	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/source"
@@ -41,35 +41,41 @@ type Options struct {
 	NewToken func() string
 	// Catalogue knows an instance type's limits when the cloud does not answer.
 	Catalogue func(instanceType string) (cloud.InstanceType, bool)
+	// Metrics is where the metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer
 	// Poll is how often an ENI on its way is looked at, Retry how long a failed
-	// call waits, Park how long a full vSwitch is not asked.
+	// call waits, Park how long a full vSwitch or another refusal is not asked again.
 	Poll, Retry, Park time.Duration
+	// Settle is how long a difference between spec and cloud must last before it
+	// is believed; longer than the cloud's lists may lag.
+	Settle time.Duration
+	// Join is how long a list of ENIs waits for other nodes to join in.
+	Join time.Duration
 }
 
 // Reconciler gives nodes their ENIs and addresses.
 type Reconciler struct {
 	Options
-	describe  *describer
+	list      *lister
 	vswitches *vswitches
+	knowledge *knowledge
+	memories  memories
+	metrics   *counters
 	wake      chan event.GenericEvent
-
-	mu         sync.Mutex
-	generation map[string]int64 // of the spec last written
-	facts      map[string]*facts
-	unsynced   map[string]bool // nodes whose ENIs were not compared with the cloud
 }
 
 // New makes a reconciler. Every node is compared with the cloud once at first.
 func New(o Options) *Reconciler {
-	return &Reconciler{
-		Options:    o,
-		describe:   &describer{api: o.Cloud, window: 50 * time.Millisecond},
-		vswitches:  newVSwitches(o.Cloud, o.Now, o.Park),
-		wake:       make(chan event.GenericEvent, 1024),
-		generation: map[string]int64{},
-		facts:      map[string]*facts{},
-		unsynced:   map[string]bool{},
+	r := &Reconciler{
+		Options:   o,
+		vswitches: newVSwitches(o.Cloud, o.Now, o.Park),
+		knowledge: newKnowledge(o.Cloud, o.Catalogue, o.Now, o.Log),
+		memories:  memories{of: map[string]*memory{}},
+		metrics:   newCounters(o.Metrics, o.Client),
+		wake:      make(chan event.GenericEvent, 1024),
 	}
+	r.list = &lister{api: o.Cloud, now: o.Now, window: o.Join, tags: r.tags("", ""), last: o.Settle / 2}
+	return r
 }
 
 // SetupWithManager registers the reconciler; workers nodes are served at once.
@@ -105,95 +111,89 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if nodeErr != nil && !apierrors.IsNotFound(nodeErr) {
 		return ctrl.Result{}, nodeErr
 	}
-	nn, err := r.read(ctx, req.Name)
+	mem := r.memories.get(req.Name)
+	nn, err := r.read(ctx, req.Name, mem)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if nodeErr != nil || Ignored(node) || nn != nil && !nn.DeletionTimestamp.IsZero() {
-		return r.remove(ctx, nn)
+	w := &work{Reconciler: r, mem: mem, name: req.Name}
+	if nodeErr == nil {
+		w.node = node
 	}
-	instance, err := InstanceID(node.Spec.ProviderID)
+	if nn != nil {
+		w.nn, w.saved = nn, nn.DeepCopy()
+	}
+	res, err := w.reconcile(ctx)
+	var moved *specError
+	if errors.As(err, &moved) {
+		mem.doubt.Store(true) // what the cloud did may not be written down
+		mem.generation = 0
+	}
+	if err != nil && (apierrors.IsConflict(err) || errors.Is(err, errMoved)) {
+		return ctrl.Result{RequeueAfter: r.Poll}, nil
+	}
+	return res, err
+}
+
+func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
+	if w.node == nil || Ignored(w.node) || w.nn != nil && !w.nn.DeletionTimestamp.IsZero() {
+		return w.remove(ctx)
+	}
+	instance, err := InstanceID(w.node.Spec.ProviderID)
 	if err != nil {
-		if node.Spec.ProviderID != "" {
-			r.warn(node, "ProviderIDInvalid", err.Error())
+		if w.nn == nil && w.node.Spec.ProviderID == "" {
+			err = errors.New("the node has no providerID, so its ECS instance is not known; the cloud controller manager or kubelet's --provider-id sets it")
 		}
+		w.once("ProviderID", err.Error(), func(message string) { w.warn(w.node, "ProviderIDInvalid", message) })
 		return ctrl.Result{}, nil // the node's next change brings us back
 	}
-	if nn == nil {
-		nn = &v1alpha1.NodeNetwork{
-			ObjectMeta: metav1.ObjectMeta{Name: node.Name, Finalizers: []string{v1alpha1.FinalizerENIs}},
+	if w.nn != nil && w.nn.Spec.InstanceID != "" && w.nn.Spec.InstanceID != instance {
+		// The name was given to another instance: what the old one had goes first.
+		w.Log.Info("the node is another instance now", "node", w.name, "was", w.nn.Spec.InstanceID, "is", instance)
+		return w.remove(ctx)
+	}
+	if w.nn == nil {
+		nn := &v1alpha1.NodeNetwork{
+			ObjectMeta: metav1.ObjectMeta{Name: w.name, Finalizers: []string{v1alpha1.FinalizerENIs}},
 			Spec:       v1alpha1.NodeNetworkSpec{InstanceID: instance},
 		}
-		if err := r.Client.Create(ctx, nn); err != nil {
-			return ctrl.Result{}, fmt.Errorf("create NodeNetwork %s: %w", node.Name, err)
+		if err := w.Client.Create(ctx, nn); err != nil {
+			if apierrors.IsAlreadyExists(err) {
+				w.mem.generation = 0 // the cache lags: read past it
+				return ctrl.Result{RequeueAfter: w.Poll}, nil
+			}
+			return ctrl.Result{}, fmt.Errorf("create NodeNetwork %s: %w", w.name, err)
 		}
-		r.wrote(nn)
+		w.mem.generation = nn.Generation
+		w.nn, w.saved = nn, nn.DeepCopy()
 	}
-	w := &work{Reconciler: r, node: node, nn: nn, saved: nn.DeepCopy()}
-	res, err := w.run(ctx, instance)
-	if err != nil {
-		if apierrors.IsConflict(err) || err == errMoved {
-			return ctrl.Result{RequeueAfter: r.Poll}, nil
-		}
-		return ctrl.Result{}, err
-	}
-	return res, nil
+	return w.run(ctx, instance)
 }
 
 // read returns the NodeNetwork, nil if there is none. The cache may lag behind
 // our own last write, and a plan made on an old spec would be carried out twice;
-// then the API server is asked.
-func (r *Reconciler) read(ctx context.Context, name string) (*v1alpha1.NodeNetwork, error) {
+// then, and the first time, the API server is asked.
+func (r *Reconciler) read(ctx context.Context, name string, mem *memory) (*v1alpha1.NodeNetwork, error) {
 	nn := &v1alpha1.NodeNetwork{}
-	err := r.Client.Get(ctx, client.ObjectKey{Name: name}, nn)
-	r.mu.Lock()
-	last := r.generation[name]
-	r.mu.Unlock()
-	if last > 0 && (apierrors.IsNotFound(err) || err == nil && nn.Generation < last) {
-		err = r.Live.Get(ctx, client.ObjectKey{Name: name}, nn)
+	key := client.ObjectKey{Name: name}
+	err := r.Client.Get(ctx, key, nn)
+	if mem.generation == 0 || apierrors.IsNotFound(err) || err == nil && nn.Generation < mem.generation {
+		nn = &v1alpha1.NodeNetwork{}
+		err = r.Live.Get(ctx, key, nn)
 	}
 	if apierrors.IsNotFound(err) {
-		r.forget(name)
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read NodeNetwork %s: %w", name, err)
 	}
-	return nn.DeepCopy(), nil
-}
-
-func (r *Reconciler) wrote(nn *v1alpha1.NodeNetwork) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.generation[nn.Name] = nn.Generation
-}
-
-func (r *Reconciler) forget(name string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.generation, name)
-	delete(r.facts, name)
-	delete(r.unsynced, name)
-}
-
-// needsSync reports whether the node's ENIs must be compared with the cloud:
-// once in the process's life, and whenever something was left in doubt.
-func (r *Reconciler) needsSync(name string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	doubt, seen := r.unsynced[name]
-	return doubt || !seen
-}
-
-func (r *Reconciler) setSync(name string, needed bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.unsynced[name] = needed
+	mem.generation = nn.Generation
+	return nn, nil
 }
 
 // Wake asks for a node to be compared with the cloud and reconciled.
 func (r *Reconciler) Wake(name string) {
-	r.setSync(name, true)
+	r.memories.get(name).doubt.Store(true)
 	select {
 	case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}}:
 	default: // the queue is full: the next sweep asks again
@@ -202,94 +202,6 @@ func (r *Reconciler) Wake(name string) {
 
 func (r *Reconciler) warn(obj client.Object, reason, message string) {
 	r.Events.Eventf(obj, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", message)
-}
-
-// errMoved says that the spec was written by somebody else, which means that
-// another leader is at work or a user edited it: start over.
-var errMoved = fmt.Errorf("the spec has changed under our hands")
-
-// work is one reconcile of one node.
-type work struct {
-	*Reconciler
-	node  *corev1.Node
-	nn    *v1alpha1.NodeNetwork // what we want it to be
-	saved *v1alpha1.NodeNetwork // what the API server has
-	// trouble is the last thing that the cloud refused.
-	trouble *cloud.Explanation
-	again   time.Duration
-}
-
-// save writes the spec if it has changed. The status changes all the time, so a
-// conflict is resolved by looking whether the spec is still the one we know.
-func (w *work) save(ctx context.Context) error {
-	if equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) && slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
-		return nil
-	}
-	for {
-		out := w.saved.DeepCopy()
-		out.Spec, out.Finalizers = *w.nn.Spec.DeepCopy(), w.nn.Finalizers
-		err := w.Client.Update(ctx, out)
-		if err == nil {
-			w.wrote(out)
-			w.saved = out.DeepCopy()
-			w.nn = out
-			return nil
-		}
-		if !apierrors.IsConflict(err) {
-			return fmt.Errorf("write NodeNetwork %s: %w", w.nn.Name, err)
-		}
-		live := &v1alpha1.NodeNetwork{}
-		if err := w.Live.Get(ctx, client.ObjectKeyFromObject(w.nn), live); err != nil {
-			return fmt.Errorf("read NodeNetwork %s: %w", w.nn.Name, err)
-		}
-		if live.Generation != w.saved.Generation {
-			return errMoved
-		}
-		w.saved = live
-	}
-}
-
-// remove gives everything back of a node that is gone or ignored.
-func (r *Reconciler) remove(ctx context.Context, nn *v1alpha1.NodeNetwork) (ctrl.Result, error) {
-	if nn == nil {
-		return ctrl.Result{}, nil
-	}
-	if nn.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, client.IgnoreNotFound(r.Client.Delete(ctx, nn))
-	}
-	left, err := r.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: r.tags(nn.Name, "")})
-	if err != nil {
-		return ctrl.Result{RequeueAfter: r.Retry}, fmt.Errorf("list ENIs of node %s: %w", nn.Name, err)
-	}
-	for i := range left {
-		if err := r.giveBack(ctx, &left[i]); err != nil {
-			r.Log.Warn("give back an ENI", "node", nn.Name, "eni", left[i].ID, "error", err)
-		}
-	}
-	if len(left) > 0 {
-		return ctrl.Result{RequeueAfter: r.Poll}, nil
-	}
-	if controllerutil.RemoveFinalizer(nn, v1alpha1.FinalizerENIs) {
-		if err := r.Client.Update(ctx, nn); err != nil {
-			if apierrors.IsConflict(err) {
-				return ctrl.Result{RequeueAfter: r.Poll}, nil
-			}
-			return ctrl.Result{}, client.IgnoreNotFound(err)
-		}
-	}
-	r.forget(nn.Name)
-	return ctrl.Result{}, nil
-}
-
-// giveBack brings an ENI one step nearer to its end.
-func (r *Reconciler) giveBack(ctx context.Context, e *cloud.ENI) error {
-	switch e.Status {
-	case cloud.ENIInUse:
-		return r.Cloud.DetachENI(ctx, e.ID, e.InstanceID)
-	case cloud.ENIAvailable:
-		return r.Cloud.DeleteENI(ctx, e.ID)
-	}
-	return nil // on its way; the next look decides
 }
 
 // tags selects the cluster's ENIs, of one node and with one token if given.
@@ -302,4 +214,73 @@ func (r *Reconciler) tags(node, token string) map[string]string {
 		t[TagToken] = token
 	}
 	return t
+}
+
+// errMoved says that the spec was written by somebody else, which means that
+// another leader is at work or a user edited it: start over.
+var errMoved = errors.New("the spec has changed under our hands")
+
+// specError is a failure to write the spec: nothing more may be done on its base.
+type specError struct{ err error }
+
+func (e *specError) Error() string { return e.err.Error() }
+func (e *specError) Unwrap() error { return e.err }
+
+// work is one reconcile of one node.
+type work struct {
+	*Reconciler
+	name  string
+	mem   *memory
+	node  *corev1.Node          // nil: the node is gone
+	nn    *v1alpha1.NodeNetwork // what we want it to be; nil: there is none yet
+	saved *v1alpha1.NodeNetwork // what the API server has
+	facts *facts
+	// trouble is why the node cannot have what it needs.
+	trouble *cloud.Explanation
+	next    time.Duration
+}
+
+// again asks for the next look after d, if none is due earlier.
+func (w *work) again(d time.Duration) {
+	if w.next == 0 || d < w.next {
+		w.next = d
+	}
+}
+
+// touched notes that the node's ENIs were changed in the cloud.
+func (w *work) touched() { w.mem.changed = w.Now() }
+
+// once passes a message on if it was not for this key already.
+func (w *work) once(key, message string, tell func(string)) {
+	if k := key + "\x00" + message; !w.mem.told[k] {
+		w.mem.told[k] = true
+		tell(message)
+	}
+}
+
+// save writes the spec if it has changed. The status changes all the time, so a
+// conflict is resolved by looking whether the spec is still the one we know.
+func (w *work) save(ctx context.Context) error {
+	for !equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) || !slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
+		out := w.saved.DeepCopy()
+		out.Spec, out.Finalizers = *w.nn.Spec.DeepCopy(), slices.Clone(w.nn.Finalizers)
+		err := w.Client.Update(ctx, out)
+		if err == nil {
+			w.mem.generation = out.Generation
+			w.nn, w.saved = out, out.DeepCopy()
+			return nil
+		}
+		if !apierrors.IsConflict(err) {
+			return &specError{fmt.Errorf("write NodeNetwork %s: %w", w.name, err)}
+		}
+		live := &v1alpha1.NodeNetwork{}
+		if err := w.Live.Get(ctx, client.ObjectKeyFromObject(w.nn), live); err != nil {
+			return &specError{fmt.Errorf("read NodeNetwork %s: %w", w.name, err)}
+		}
+		if live.UID != w.saved.UID || live.Generation != w.saved.Generation {
+			return &specError{errMoved}
+		}
+		w.saved = live
+	}
+	return nil
 }

@@ -2,7 +2,9 @@ package nodenetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -13,24 +15,24 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// facts are what does not change in an instance's life.
-type facts struct {
-	instance cloud.Instance
-	limits   v1alpha1.Limits
-	vpcCIDRs []string
-}
-
-// run brings the node a step further and says when to look again.
+// run brings the node a step further and says when to look again. What the cloud
+// refuses does not end it: the node is told, and what it has keeps serving.
 func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
-	err := w.steps(ctx, instance)
-	if err != nil && !isCloud(err) {
-		return ctrl.Result{}, err
+	if err := w.steps(ctx, instance); err != nil {
+		var stop *specError
+		if errors.As(err, &stop) || !isCloud(err) {
+			return ctrl.Result{}, err
+		}
+		if w.trouble == nil {
+			x := cloud.Explain(err)
+			w.trouble = &x
+		}
+		w.mem.doubt.Store(true)
+		w.again(w.Retry)
+		w.Log.Warn("the cloud refused", "node", w.name, "error", err)
 	}
-	if err != nil {
-		x := cloud.Explain(err)
-		w.trouble = &x
-		w.setSync(w.nn.Name, true)
-		w.Log.Warn("the cloud refused", "node", w.nn.Name, "error", err)
+	if w.trouble != nil {
+		w.again(w.Retry)
 	}
 	w.report()
 	if err := w.save(ctx); err != nil {
@@ -39,94 +41,96 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 	if err := w.mark(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
-	res := ctrl.Result{RequeueAfter: w.again}
-	if w.trouble != nil && (res.RequeueAfter == 0 || res.RequeueAfter > w.Retry) {
-		res.RequeueAfter = w.Retry
-	}
-	return res, nil
+	return ctrl.Result{RequeueAfter: w.next}, nil
 }
 
 func (w *work) steps(ctx context.Context, instance string) error {
-	f, err := w.learn(ctx, instance)
-	if err != nil {
+	if err := w.learn(ctx, instance); err != nil {
 		return err
 	}
-	w.settings(f)
+	w.settings()
 	if err := w.save(ctx); err != nil {
 		return err
 	}
-	if w.needsSync(w.nn.Name) {
-		if err := w.adopt(ctx); err != nil {
+	var errs []error
+	var stop *specError
+	for _, step := range []func(context.Context) error{w.repeatAssigns, w.compare, w.move, w.plan} {
+		err := step(ctx)
+		if errors.As(err, &stop) {
 			return err
 		}
-	}
-	if err := w.advance(ctx); err != nil {
-		return err
-	}
-	return w.plan(ctx, f)
-}
-
-// learn asks the cloud about the instance, once.
-func (w *work) learn(ctx context.Context, id string) (*facts, error) {
-	w.mu.Lock()
-	f := w.facts[w.nn.Name]
-	w.mu.Unlock()
-	if f != nil && f.instance.ID == id {
-		return f, nil
-	}
-	in, err := w.Cloud.DescribeInstance(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("describe instance %s: %w", id, err)
-	}
-	f = &facts{instance: *in}
-	source := "DescribeInstanceTypes"
-	it, err := w.Cloud.DescribeInstanceType(ctx, in.Type)
-	if err != nil {
-		c, ok := w.Catalogue(in.Type)
-		if !ok {
-			return nil, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", in.Type, err)
+		if errors.Is(err, errBlind) {
+			return errors.Join(append(errs, err)...) // no plan on what is not known
 		}
-		it, source = &c, "catalogue"
-		w.Log.Warn("limits are the catalogue's, the cloud did not answer", "node", w.nn.Name, "type", in.Type, "error", err)
+		errs = append(errs, err)
 	}
-	f.limits = v1alpha1.Limits{ENIs: it.ENIs, AddressesPerENI: it.IPv4PerENI, MaxPods: max(0, it.ENIs-1) * it.IPv4PerENI, Source: source}
-	vpc, err := w.Cloud.DescribeVPC(ctx, in.VPCID)
-	if err != nil {
-		return nil, fmt.Errorf("describe VPC %s: %w", in.VPCID, err)
-	}
-	for _, c := range vpc.CIDRs {
-		f.vpcCIDRs = append(f.vpcCIDRs, c.String())
-	}
-	w.mu.Lock()
-	w.facts[w.nn.Name] = f
-	w.mu.Unlock()
-	return f, nil
+	return errors.Join(errs...)
 }
 
-// settings writes the part of the spec that follows from instance and configuration.
-func (w *work) settings(f *facts) {
-	s := &w.nn.Spec
-	s.InstanceID, s.InstanceType, s.Zone, s.VPCID = f.instance.ID, f.instance.Type, f.instance.Zone, f.instance.VPCID
-	s.Limits, s.VPCCIDRs = f.limits, f.vpcCIDRs
-	s.ServiceCIDRs = nil
-	for _, c := range w.Config.ServiceCIDRs() {
-		s.ServiceCIDRs = append(s.ServiceCIDRs, c.String())
-	}
-	s.Datapath, s.MasqueradeOutside = w.Config.Datapath, w.Config.MasqueradeOutside
-	s.Pool = v1alpha1.Pool{Min: w.Config.MinPoolSize, Max: w.Config.MaxPoolSize, CoolingSeconds: w.Config.CoolingSeconds}
+// isCloud reports whether the cloud said no, or did not answer.
+func isCloud(err error) bool {
+	var e *cloud.Error
+	return errors.As(err, &e)
 }
 
-// report writes the condition AddressesAvailable, and an event when it turns False.
+// report writes the condition AddressesAvailable, and events when it turns False
+// or for another reason.
 func (w *work) report() {
 	c := metav1.Condition{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionTrue, Reason: "Sufficient",
 		Message: "the node gets the addresses it asks for"}
 	if w.trouble != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, w.trouble.Reason, w.trouble.String()
 	}
-	// Not Now: a condition's time is when its status changed, which the clock says once.
 	c.LastTransitionTime = metav1.NewTime(w.Now().Truncate(time.Second))
-	if meta.SetStatusCondition(&w.nn.Spec.Conditions, c) && c.Status == metav1.ConditionFalse {
+	was := meta.FindStatusCondition(w.nn.Spec.Conditions, c.Type)
+	news := was == nil || was.Status != c.Status || was.Reason != c.Reason
+	meta.SetStatusCondition(&w.nn.Spec.Conditions, c)
+	if news && c.Status == metav1.ConditionFalse {
 		w.warn(w.node, c.Reason, c.Message)
 		w.warn(w.nn, c.Reason, c.Message)
 	}
+}
+
+// parse reads an address of the spec. The API server's schema lets none through
+// that is none; the zero address matches nothing.
+func parse(a string) netip.Addr {
+	addr, err := netip.ParseAddr(a)
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr
+}
+
+// spec finds an ENI's record by its token, nil if there is none.
+func (w *work) spec(token string) *v1alpha1.ENI {
+	for i := range w.nn.Spec.ENIs {
+		if w.nn.Spec.ENIs[i].Token == token {
+			return &w.nn.Spec.ENIs[i]
+		}
+	}
+	return nil
+}
+
+// refuse remembers what the cloud refused, so that it is not asked all the time.
+func (w *work) refuse(what string, err error) {
+	x := cloud.Explain(err)
+	w.mem.refused[what] = refusal{x, w.Now().Add(w.Park)}
+	w.Log.Info("not asked again for a while", "node", w.name, "what", what, "reason", x.Reason, "for", w.Park)
+}
+
+// refused returns what the cloud said a short while ago, if it did.
+func (w *work) refused(what string) (cloud.Explanation, bool) {
+	r, ok := w.mem.refused[what]
+	if ok && w.Now().Before(r.until) {
+		return r.why, true
+	}
+	delete(w.mem.refused, what)
+	return cloud.Explanation{}, false
+}
+
+func (w *work) warnAll(reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	w.Log.Warn(message, "node", w.name, "reason", reason)
+	w.warn(w.node, reason, message)
+	w.warn(w.nn, reason, message)
 }

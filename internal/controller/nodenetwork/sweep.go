@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -16,9 +17,11 @@ import (
 type Sweeper struct {
 	*Reconciler
 	Period time.Duration
+	// Age is how long an ENI that no spec knows is left alone.
+	Age time.Duration
 
-	// orphans are ENIs that no spec knew in the last sweep.
-	orphans map[string]bool
+	// orphans are ENIs that no spec knew in the last sweep, by when that began.
+	orphans map[string]time.Time
 }
 
 // NeedLeaderElection: only the leader sweeps.
@@ -41,8 +44,11 @@ func (s *Sweeper) Start(ctx context.Context) error {
 }
 
 // Sweep compares once. A node whose ENIs differ from its spec is woken. An ENI
-// that no spec has known for two sweeps and that is attached to nothing is deleted.
+// that no spec has known for two sweeps and for Age, and that is attached to
+// nothing, is deleted. One that is attached to an instance that is no node is
+// left alone and reported: somebody may be looking at that instance.
 func (s *Sweeper) Sweep(ctx context.Context) error {
+	now := s.Now()
 	list, err := s.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: s.tags("", "")})
 	if err != nil {
 		return fmt.Errorf("list the cluster's ENIs: %w", err)
@@ -52,45 +58,71 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	if err := s.Live.List(ctx, &nns); err != nil {
 		return fmt.Errorf("list NodeNetworks: %w", err)
 	}
-	specs := map[string]*v1alpha1.ENI{}
+	specs := map[string]*v1alpha1.ENI{} // by id, and by token while there is no id
 	names := map[string]bool{}
 	for i := range nns.Items {
 		names[nns.Items[i].Name] = true
 		for j := range nns.Items[i].Spec.ENIs {
 			e := &nns.Items[i].Spec.ENIs[j]
-			specs[e.Token] = e
+			if e.ID == "" {
+				specs[e.Token] = e
+			} else {
+				specs[e.ID] = e
+			}
 		}
 	}
-	seen := map[string]bool{}
-	orphans := map[string]bool{}
+	there := map[string]bool{}
+	wake := map[string]bool{}
+	orphans := map[string]time.Time{}
+	attached := 0
 	for i := range list {
 		c := &list[i]
 		node, token := c.Tags[TagNode], c.Tags[TagToken]
-		seen[token] = true
-		e := specs[token]
+		there[c.ID] = true
+		e := specs[c.ID]
 		switch {
-		case e != nil && !same(e, c), e == nil && names[node]:
-			s.Wake(node)
-		case e == nil && c.Status == cloud.ENIAvailable:
-			if !s.orphans[c.ID] {
-				orphans[c.ID] = true
+		case e == nil && specs[token] != nil && token != "": // being created
+		case e != nil:
+			if !same(e, c) {
+				wake[node] = true
+			}
+		case names[node] && c.Status != cloud.ENIDeleting:
+			wake[node] = true // its reconcile adopts it
+		case c.Status == cloud.ENIAvailable:
+			first, before := s.orphans[c.ID]
+			if !before {
+				first = now
+			}
+			if !before || now.Sub(first) < s.Age {
+				orphans[c.ID] = first
 				continue
 			}
 			s.Log.Info("deleting an ENI that no node uses", "eni", c.ID, "node", node)
-			if err := s.Cloud.DeleteENI(ctx, c.ID); err != nil {
+			err := s.Cloud.DeleteENI(ctx, c.ID)
+			s.metrics.did("sweep", err)
+			if err != nil {
 				s.Log.Warn("delete an ENI that no node uses", "eni", c.ID, "error", err)
-				orphans[c.ID] = true
+				orphans[c.ID] = first
 			}
-		case e == nil:
-			s.Log.Warn("an ENI of this cluster is attached to an instance that is no node of it", "eni", c.ID, "instance", c.InstanceID, "node", node)
+		case c.Status == cloud.ENIInUse:
+			attached++
+			s.Log.Warn("an ENI of this cluster is attached to an instance that is no node of it; detach it, or delete the instance",
+				"eni", c.ID, "instance", c.InstanceID, "node", node)
 		}
 	}
 	s.orphans = orphans
+	s.metrics.orphans.WithLabelValues("available").Set(float64(len(orphans)))
+	s.metrics.orphans.WithLabelValues("attached").Set(float64(attached))
 	for i := range nns.Items {
 		for _, e := range nns.Items[i].Spec.ENIs {
-			if e.ID != "" && !seen[e.Token] {
-				s.Wake(nns.Items[i].Name)
+			if e.ID != "" && !there[e.ID] {
+				wake[nns.Items[i].Name] = true
 			}
+		}
+	}
+	for node := range wake {
+		if names[node] {
+			s.Wake(node)
 		}
 	}
 	return nil
@@ -105,10 +137,5 @@ func same(e *v1alpha1.ENI, c *cloud.ENI) bool {
 	if c.Status != cloud.ENIInUse || len(e.Addresses) != len(c.Addresses) {
 		return false
 	}
-	for _, a := range e.Addresses {
-		if !slices.Contains(c.Addresses, parse(a.Address)) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(c.Addresses, func(a netip.Addr) bool { return !has(e, a) })
 }

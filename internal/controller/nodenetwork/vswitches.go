@@ -25,15 +25,17 @@ type vswitches struct {
 	mu     sync.Mutex
 	known  map[string]cloud.VSwitch
 	asked  map[string]time.Time
+	absent map[string]bool
 	parked map[string]time.Time // until when
 }
 
 func newVSwitches(api cloud.API, now func() time.Time, park time.Duration) *vswitches {
-	return &vswitches{api: api, now: now, park: park, known: map[string]cloud.VSwitch{}, asked: map[string]time.Time{}, parked: map[string]time.Time{}}
+	return &vswitches{api: api, now: now, park: park, known: map[string]cloud.VSwitch{},
+		asked: map[string]time.Time{}, absent: map[string]bool{}, parked: map[string]time.Time{}}
 }
 
 // get returns the vSwitches in the order of ids, asking the cloud for those that
-// are not fresh.
+// are not fresh. One that does not exist has no address; the others still serve.
 func (v *vswitches) get(ctx context.Context, ids []string) ([]ipam.VSwitch, error) {
 	now := v.now()
 	v.mu.Lock()
@@ -45,27 +47,62 @@ func (v *vswitches) get(ctx context.Context, ids []string) ([]ipam.VSwitch, erro
 	}
 	v.mu.Unlock()
 	if len(stale) > 0 {
-		list, err := v.api.DescribeVSwitches(ctx, stale)
-		if err != nil {
-			return nil, fmt.Errorf("describe vSwitches %v: %w", stale, err)
+		if err := v.refresh(ctx, stale, now); err != nil {
+			return nil, err
 		}
-		v.mu.Lock()
-		for _, s := range list {
-			v.known[s.ID], v.asked[s.ID] = s, now
-		}
-		v.mu.Unlock()
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var out []ipam.VSwitch
 	for _, id := range ids {
-		s, ok := v.known[id]
-		if !ok {
-			return nil, fmt.Errorf("vSwitch %s of the configuration does not exist", id)
+		x := ipam.VSwitch{ID: id, Parked: now.Before(v.parked[id])}
+		if !v.absent[id] {
+			x.Available = v.known[id].Available
 		}
-		out = append(out, ipam.VSwitch{ID: id, Available: s.Available, Parked: now.Before(v.parked[id])})
+		out = append(out, x)
 	}
 	return out, nil
+}
+
+func (v *vswitches) refresh(ctx context.Context, ids []string, now time.Time) error {
+	list, err := v.api.DescribeVSwitches(ctx, ids)
+	if cloud.ClassOf(err) == cloud.NotFound && len(ids) > 1 {
+		for _, id := range ids { // which one is it?
+			if err := v.refresh(ctx, []string{id}, now); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case cloud.ClassOf(err) == cloud.NotFound && err != nil:
+		v.absent[ids[0]], v.asked[ids[0]] = true, now
+	case err != nil:
+		return fmt.Errorf("describe vSwitches %v: %w", ids, err)
+	}
+	for _, s := range list {
+		v.known[s.ID], v.asked[s.ID] = s, now
+		delete(v.absent, s.ID)
+	}
+	return nil
+}
+
+// useless names those of the ids that can serve no node of the zone, and why.
+func (v *vswitches) useless(ids []string, zone string) []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var out []string
+	for _, id := range ids {
+		switch s, ok := v.known[id]; {
+		case v.absent[id]:
+			out = append(out, id+" does not exist")
+		case ok && s.Zone != zone:
+			out = append(out, id+" is in zone "+s.Zone)
+		}
+	}
+	return out
 }
 
 // ranges returns a vSwitch's ranges and gateways, IPv4 first.
@@ -78,6 +115,9 @@ func (v *vswitches) ranges(ctx context.Context, id string) (cidrs, gateways []st
 		if err != nil {
 			return nil, nil, fmt.Errorf("describe vSwitch %s: %w", id, err)
 		}
+		if len(list) == 0 {
+			return nil, nil, &cloud.Error{Action: "DescribeVSwitches", Class: cloud.NotFound, Message: "no vSwitch " + id}
+		}
 		s = list[0]
 		v.mu.Lock()
 		v.known[id] = s
@@ -86,7 +126,7 @@ func (v *vswitches) ranges(ctx context.Context, id string) (cidrs, gateways []st
 	return []string{s.CIDR.String()}, []string{gateway(s.CIDR).String()}, nil
 }
 
-// take counts n addresses off.
+// take counts n addresses off; with n below zero they come back.
 func (v *vswitches) take(id string, n int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -1,0 +1,480 @@
+package nodenetwork
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/openapi"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// tb is what a test and a property have in common.
+type tb interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Cleanup(func())
+}
+
+// clock is the time of a test: nobody really waits.
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// Sleep is what the cloud client waits with.
+func (c *clock) Sleep(ctx context.Context, d time.Duration) error {
+	c.pass(d)
+	return ctx.Err()
+}
+
+// recorder keeps events.
+type recorder struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (r *recorder) Eventf(regarding runtime.Object, _ runtime.Object, eventtype, reason, _, note string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.all = append(r.all, fmt.Sprintf("%T %s %s %s", regarding, eventtype, reason, fmt.Sprintf(note, args...)))
+}
+
+func (r *recorder) has(part string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(r.all, func(s string) bool { return strings.Contains(s, part) })
+}
+
+// rig is a cluster's API (fake), a cloud (the simulator behind the real client)
+// and a controller that can be killed.
+type rig struct {
+	tb
+	clock   *clock
+	sim     *vpcsim.Server
+	cloud   *alibaba.Client
+	kube    client.WithWatch
+	events  *recorder
+	cfg     *config.Config
+	r       *Reconciler
+	fuse    *fuse
+	tokens  int
+	vswitch []string
+	// pods of each node, by name, with their address; "" waits.
+	pods map[string]map[string]string
+	// next pod's number.
+	serial int
+}
+
+var errCrash = errors.New("crashed")
+
+// fuse kills the controller: after burn more calls of the cloud or writes of the
+// API all fail. The last one may still be carried out, with its answer lost.
+type fuse struct {
+	mu   sync.Mutex
+	burn int // below 0: never
+	lost bool
+}
+
+// pass reports whether a call may be made, and whether its answer arrives.
+func (f *fuse) pass() (made, answered bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.burn < 0:
+		return true, true
+	case f.burn == 0:
+		return false, false
+	}
+	f.burn--
+	if f.burn == 0 {
+		return f.lost, false
+	}
+	return true, true
+}
+
+const zone = "cn-hangzhou-i"
+
+type option func(*config.Config, *vpcsim.Options)
+
+// pods /28 have 16 − 4 addresses.
+func newRig(t tb, podCIDRs []string, options ...option) *rig {
+	t.Helper()
+	g := &rig{tb: t, clock: &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}, events: &recorder{},
+		fuse: &fuse{burn: -1}, pods: map[string]map[string]string{}}
+	g.cfg = &config.Config{}
+	o := vpcsim.Options{Seed: 1, Now: g.clock.Now, Throttle: openapi.Throttle{},
+		Timing: state.Timing{CreateENI: time.Second, AttachENI: 3 * time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}}
+	parsed, err := config.Parse([]byte("{cluster_id: c1, region: cn-hangzhou, vswitches: {" + zone + ": [vsw-x]}, service_cidr: 172.21.0.0/20, min_pool_size: 2, max_pool_size: 4}"))
+	g.must(err)
+	g.cfg = parsed
+	for _, f := range options {
+		f(g.cfg, &o)
+	}
+	g.sim, err = vpcsim.New(o)
+	g.must(err)
+	t.Cleanup(func() {
+		if err := g.sim.Close(); err != nil {
+			t.Errorf("close the simulator: %v", err)
+		}
+	})
+	g.network(podCIDRs)
+	account := g.sim.Account()
+	g.cloud, err = alibaba.New(alibaba.Config{
+		Region: "cn-hangzhou", ECSEndpoint: g.sim.Endpoint(), VPCEndpoint: g.sim.Endpoint(),
+		Credentials: alibaba.StaticCredentials(account.AccessKeyID, account.AccessKeySecret),
+		Clock:       g.clock, Attempts: 2, Random: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler),
+	})
+	g.must(err)
+	scheme := runtime.NewScheme()
+	g.must(v1alpha1.AddToScheme(scheme))
+	g.must(corev1.AddToScheme(scheme))
+	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
+		WithInterceptorFuncs(generations()).Build()
+	g.restart()
+	return g
+}
+
+// generations makes the fake API server count changes of the spec, as a real one does.
+func generations() interceptor.Funcs {
+	return interceptor.Funcs{
+		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+			obj.SetGeneration(1)
+			return c.Create(ctx, obj, opts...)
+		},
+		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
+			if nn, ok := obj.(*v1alpha1.NodeNetwork); ok {
+				was := &v1alpha1.NodeNetwork{}
+				if err := c.Get(ctx, client.ObjectKeyFromObject(nn), was); err != nil {
+					return err
+				}
+				nn.Generation = was.Generation
+				if !equality.Semantic.DeepEqual(was.Spec, nn.Spec) {
+					nn.Generation++
+				}
+			}
+			return c.Update(ctx, obj, opts...)
+		},
+	}
+}
+
+// network makes the VPC in the simulator.
+func (g *rig) network(podCIDRs []string) {
+	var vpcID string
+	g.write(func(s state.API) error {
+		v, err := s.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16"})
+		if err == nil {
+			vpcID = v.VpcId
+		}
+		return err
+	})
+	for _, cidr := range append([]string{"192.168.0.0/19"}, podCIDRs...) {
+		g.write(func(s state.API) error {
+			id, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpcID, ZoneId: zone, CidrBlock: cidr})
+			g.vswitch = append(g.vswitch, id)
+			return err
+		})
+	}
+	g.write(func(s state.API) error {
+		_, err := s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpcID})
+		return err
+	})
+	g.cfg.VSwitches = map[string][]string{zone: g.vswitch[1:]}
+}
+
+func (g *rig) write(f func(state.API) error) {
+	g.Helper()
+	g.must(g.sim.Write(context.Background(), f))
+}
+
+func (g *rig) must(err error) {
+	g.Helper()
+	if err != nil {
+		g.Fatalf("%v", err)
+	}
+}
+
+// restart kills the controller, if there is one, and starts another.
+func (g *rig) restart() {
+	g.fuse = &fuse{burn: -1}
+	c := fusedClient{WithWatch: g.kube, fuse: g.fuse}
+	g.r = New(Options{
+		Client: c, Live: c, Cloud: &fusedCloud{API: g.cloud, fuse: g.fuse}, Config: g.cfg, Events: g.events,
+		Log: slog.New(slog.DiscardHandler), Now: g.clock.Now,
+		NewToken:  func() string { g.tokens++; return fmt.Sprintf("token-%d", g.tokens) },
+		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
+		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second,
+	})
+}
+
+func fromCatalogue(name string) (cloud.InstanceType, bool) {
+	t, ok := catalog.Lookup(name)
+	return cloud.InstanceType{Name: name, ENIs: t.ENIs.N, IPv4PerENI: t.IPv4PerENI.N}, ok
+}
+
+// addNode runs an instance and registers it as a node.
+func (g *rig) addNode(name, instanceType string) (instance string) {
+	g.Helper()
+	g.write(func(s state.API) error {
+		groups, err := s.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{})
+		if err != nil {
+			return err
+		}
+		ids, err := s.RunInstances(state.RunInstancesRequest{InstanceType: instanceType, ImageId: "aliyun_3_x64",
+			VSwitchId: g.vswitch[0], SecurityGroupId: groups[0].SecurityGroupId})
+		if err == nil {
+			instance = ids[0]
+		}
+		return err
+	})
+	g.must(g.kube.Create(context.Background(), &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Spec:       corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance, Taints: []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}},
+	}))
+	g.pods[name] = map[string]string{}
+	return instance
+}
+
+func (g *rig) node(name string) *corev1.Node {
+	n := &corev1.Node{}
+	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	return n
+}
+
+// nn returns the NodeNetwork, nil if there is none.
+func (g *rig) nn(name string) *v1alpha1.NodeNetwork {
+	nn := &v1alpha1.NodeNetwork{}
+	if err := g.kube.Get(context.Background(), types.NamespacedName{Name: name}, nn); err != nil {
+		g.must(client.IgnoreNotFound(err))
+		return nil
+	}
+	return nn
+}
+
+// once reconciles a node once; a crash is no failure of the test.
+func (g *rig) once(name string) (time.Duration, bool) {
+	res, err := g.r.Reconcile(context.Background(), ctrl.Request{NamespacedName: types.NamespacedName{Name: name}})
+	if err != nil && !errors.Is(err, errCrash) {
+		g.Fatalf("reconcile %s: %v", name, err)
+	}
+	return res.RequeueAfter, err != nil
+}
+
+// agent does what the node's agent does: it gives waiting pods free addresses,
+// confirms releases and reports. It reports whether anything changed.
+func (g *rig) agent(name string) bool {
+	g.Helper()
+	nn := g.nn(name)
+	if nn == nil {
+		return false
+	}
+	assigned := g.assigned(name)
+	held := map[string]string{}
+	waiting := []string{}
+	for _, pod := range slices.Sorted(maps.Keys(g.pods[name])) {
+		if a := g.pods[name][pod]; a != "" {
+			held[a] = pod
+		} else {
+			waiting = append(waiting, pod)
+		}
+	}
+	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation, Conditions: nn.Status.Conditions}
+	for _, e := range nn.Spec.ENIs {
+		if e.Phase != v1alpha1.ENIReady {
+			continue
+		}
+		for _, a := range e.Addresses {
+			switch pod := held[a.Address]; {
+			case pod != "":
+			case a.Releasing:
+				st.Released = append(st.Released, a.Address)
+			case len(waiting) > 0:
+				if !assigned[a.Address] {
+					g.Fatalf("node %s: pod %s is given %s, which is not assigned in the cloud", name, waiting[0], a.Address)
+				}
+				g.pods[name][waiting[0]], held[a.Address] = a.Address, waiting[0]
+				waiting = waiting[1:]
+			}
+		}
+	}
+	for _, a := range slices.Sorted(maps.Keys(held)) {
+		if !assigned[a] {
+			g.Fatalf("node %s: pod %s has %s, which is not assigned in the cloud any more", name, held[a], a)
+		}
+		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: a, Pod: "default/" + held[a]})
+	}
+	st.UsedCount, st.Demand = len(st.Used), len(waiting)
+	meta.SetStatusCondition(&st.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Serving"})
+	if equality.Semantic.DeepEqual(st, nn.Status) {
+		return false
+	}
+	nn.Status = st
+	g.must(g.kube.Status().Update(context.Background(), nn))
+	return true
+}
+
+// assigned are the addresses that the cloud has on the node's secondary ENIs.
+func (g *rig) assigned(name string) map[string]bool {
+	out := map[string]bool{}
+	for _, e := range g.enis(name) {
+		for _, a := range e.Addresses {
+			out[a.String()] = true
+		}
+	}
+	return out
+}
+
+// enis are the cloud's ENIs of a node ("" of all), told past client and faults.
+func (g *rig) enis(node string) []cloud.ENI {
+	g.Helper()
+	var out []cloud.ENI
+	g.must(g.sim.Read(context.Background(), 0, func(s state.API) error {
+		all, err := s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{})
+		for _, n := range all {
+			tags := map[string]string{}
+			for _, t := range n.Tags {
+				tags[t.Key] = t.Value
+			}
+			if tags[TagCluster] == "" || node != "" && tags[TagNode] != node {
+				continue
+			}
+			e := cloud.ENI{ID: n.NetworkInterfaceId, Status: cloud.ENIStatus(n.Status), InstanceID: n.InstanceId, VSwitchID: n.VSwitchId, Tags: tags}
+			e.Addresses = n.PrivateIpAddresses
+			out = append(out, e)
+		}
+		return err
+	}))
+	return out
+}
+
+// settle lets controller and agent work until nothing changes any more, for as
+// long as it takes but at most for limit of the test's time.
+func (g *rig) settle(name string, limit time.Duration) {
+	g.Helper()
+	end := g.clock.Now().Add(limit)
+	for quiet := 0; quiet < 2; {
+		before := g.nn(name)
+		wait, crashed := g.once(name)
+		if crashed {
+			g.restart()
+		}
+		after := g.nn(name)
+		changed := g.agent(name)
+		if before == nil && after == nil {
+			return
+		}
+		if !changed && !crashed && wait == 0 && before != nil && after != nil && equality.Semantic.DeepEqual(before.Spec, after.Spec) {
+			quiet++
+			continue
+		}
+		quiet = 0
+		g.clock.pass(wait)
+		if g.clock.Now().After(end) {
+			return
+		}
+	}
+}
+
+func (g *rig) startPods(name string, n int) {
+	for range n {
+		g.serial++
+		g.pods[name][fmt.Sprintf("pod-%04d", g.serial)] = ""
+	}
+	g.agent(name)
+}
+
+func (g *rig) stopPods(name string, n int) {
+	for _, pod := range slices.Sorted(maps.Keys(g.pods[name])) {
+		if n == 0 {
+			break
+		}
+		delete(g.pods[name], pod)
+		n--
+	}
+	g.agent(name)
+}
+
+// condition is AddressesAvailable.
+func (g *rig) condition(name string) metav1.Condition {
+	if c := meta.FindStatusCondition(g.nn(name).Spec.Conditions, v1alpha1.ConditionAddressesAvailable); c != nil {
+		return *c
+	}
+	return metav1.Condition{}
+}
+
+// free counts addresses that a pod could have at once.
+func (g *rig) free(name string) int {
+	n := 0
+	for _, e := range g.nn(name).Spec.ENIs {
+		for _, a := range e.Addresses {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing {
+				n++
+			}
+		}
+	}
+	for _, a := range g.pods[name] {
+		if a != "" {
+			n--
+		}
+	}
+	return n
+}
+
+// agree checks that cloud and spec hold the same.
+func (g *rig) agree(name string) {
+	g.Helper()
+	want := g.assigned(name)
+	got := map[string]bool{}
+	for _, e := range g.nn(name).Spec.ENIs {
+		for _, a := range e.Addresses {
+			got[a.Address] = true
+		}
+	}
+	if !maps.Equal(got, want) {
+		g.Fatalf("node %s: the spec has %v, the cloud %v", name, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
+	}
+}
+
+func (g *rig) fault(rules ...faults.Rule) {
+	g.Helper()
+	g.must(g.sim.AddFaults(rules...))
+}
+
+func (g *rig) calls(action string) int64 { return int64(g.sim.Stats().Snapshot()[action].Calls) }

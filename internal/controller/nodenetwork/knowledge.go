@@ -1,0 +1,157 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+)
+
+// How long answers are used. An instance can change its type while it is stopped,
+// a VPC can get another range; neither is urgent.
+const (
+	instanceLife  = 10 * time.Minute
+	vpcLife       = 10 * time.Minute
+	typeLife      = 24 * time.Hour
+	catalogueLife = 10 * time.Minute // ask the cloud again soon
+)
+
+// facts are what hardly changes in an instance's life.
+type facts struct {
+	instance cloud.Instance
+	limits   v1alpha1.Limits
+	vpcCIDRs []string
+	at       time.Time
+}
+
+// aged is an answer and until when it is used.
+type aged[T any] struct {
+	value T
+	until time.Time
+}
+
+// knowledge is what all nodes share of types and VPCs.
+type knowledge struct {
+	api       cloud.API
+	catalogue func(string) (cloud.InstanceType, bool)
+	now       func() time.Time
+	log       *slog.Logger
+
+	mu    sync.Mutex
+	types map[string]aged[v1alpha1.Limits]
+	vpcs  map[string]aged[[]string]
+}
+
+func newKnowledge(api cloud.API, catalogue func(string) (cloud.InstanceType, bool), now func() time.Time, log *slog.Logger) *knowledge {
+	return &knowledge{api: api, catalogue: catalogue, now: now, log: log,
+		types: map[string]aged[v1alpha1.Limits]{}, vpcs: map[string]aged[[]string]{}}
+}
+
+// limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.
+func (k *knowledge) limits(ctx context.Context, name string) (v1alpha1.Limits, error) {
+	k.mu.Lock()
+	known, ok := k.types[name]
+	k.mu.Unlock()
+	if ok && k.now().Before(known.until) {
+		return known.value, nil
+	}
+	source, life := "DescribeInstanceTypes", typeLife
+	t, err := k.api.DescribeInstanceType(ctx, name)
+	switch {
+	case err == nil:
+	case ok:
+		return known.value, nil // what was right a day ago
+	default:
+		listed, there := k.catalogue(name)
+		if !there {
+			return v1alpha1.Limits{}, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", name, err)
+		}
+		t, source, life = &listed, "catalogue", catalogueLife
+		k.log.Warn("limits are the catalogue's, the cloud did not answer", "type", name, "error", err)
+	}
+	l := v1alpha1.Limits{ENIs: t.ENIs, AddressesPerENI: t.IPv4PerENI, MaxPods: max(0, t.ENIs-1) * t.IPv4PerENI, Source: source}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.types[name] = aged[v1alpha1.Limits]{l, k.now().Add(life)}
+	return l, nil
+}
+
+// ranges of a VPC.
+func (k *knowledge) ranges(ctx context.Context, id string) ([]string, error) {
+	k.mu.Lock()
+	known, ok := k.vpcs[id]
+	k.mu.Unlock()
+	if ok && k.now().Before(known.until) {
+		return known.value, nil
+	}
+	vpc, err := k.api.DescribeVPC(ctx, id)
+	if err != nil {
+		if ok {
+			return known.value, nil
+		}
+		return nil, fmt.Errorf("describe VPC %s: %w", id, err)
+	}
+	var out []string
+	for _, c := range vpc.CIDRs {
+		out = append(out, c.String())
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.vpcs[id] = aged[[]string]{out, k.now().Add(vpcLife)}
+	return out, nil
+}
+
+// learn asks the cloud about the node's instance, now and then. Old facts are
+// better than none.
+func (w *work) learn(ctx context.Context, id string) error {
+	f := w.mem.facts
+	if f != nil && f.instance.ID == id && w.Now().Sub(f.at) < instanceLife {
+		w.facts = f
+		return nil
+	}
+	fresh, err := w.ask(ctx, id)
+	switch {
+	case err == nil:
+		w.mem.facts, w.facts = fresh, fresh
+	case f != nil && f.instance.ID == id && cloud.ClassOf(err) != cloud.NotFound:
+		w.facts = f
+		w.Log.Warn("instance facts are old", "node", w.name, "error", err)
+	default:
+		return err
+	}
+	return nil
+}
+
+func (w *work) ask(ctx context.Context, id string) (*facts, error) {
+	at := w.Now()
+	in, err := w.Cloud.DescribeInstance(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("describe instance %s: %w", id, err)
+	}
+	limits, err := w.knowledge.limits(ctx, in.Type)
+	if err != nil {
+		return nil, err
+	}
+	ranges, err := w.knowledge.ranges(ctx, in.VPCID)
+	if err != nil {
+		return nil, err
+	}
+	return &facts{instance: *in, limits: limits, vpcCIDRs: ranges, at: at}, nil
+}
+
+// settings writes the part of the spec that follows from instance and configuration.
+func (w *work) settings() {
+	s, f := &w.nn.Spec, w.facts
+	s.InstanceID, s.InstanceType, s.Zone, s.VPCID = f.instance.ID, f.instance.Type, f.instance.Zone, f.instance.VPCID
+	s.Limits, s.VPCCIDRs = f.limits, f.vpcCIDRs
+	s.ServiceCIDRs = nil
+	for _, c := range w.Config.ServiceCIDRs() {
+		s.ServiceCIDRs = append(s.ServiceCIDRs, c.String())
+	}
+	s.Datapath, s.MasqueradeOutside = w.Config.Datapath, w.Config.MasqueradeOutside
+	s.Pool = v1alpha1.Pool{Min: w.Config.MinPoolSize, Max: w.Config.MaxPoolSize, CoolingSeconds: w.Config.CoolingSeconds}
+}

@@ -1,0 +1,99 @@
+package nodenetwork
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// memory is what the process remembers of a node. Nothing in it is needed for
+// safety: a new process starts without it, and then compares with the cloud.
+// Only the node's reconcile touches it, except doubt, which the sweep sets too.
+type memory struct {
+	// doubt: the cloud must be compared with the spec before the next plan.
+	doubt atomic.Bool
+	// generation is that of the spec last written; 0: not read by this process yet.
+	generation int64
+	// changed is when the last call that changes the node's ENIs ended. An older
+	// list of ENIs says nothing.
+	changed time.Time
+	// suspects are differences between cloud and spec, by when they were first seen.
+	suspects map[string]time.Time
+	// unknown is how many addresses of an ENI (by token) are suspects to be adopted.
+	unknown map[string]int
+	// assigns are calls whose outcome is open, by the ENI's token.
+	assigns map[string]assignCall
+	// attaching are ENIs on their way, by token.
+	attaching map[string]*attaching
+	// refused are what the cloud does not give for a while: "create" or an ENI's token.
+	refused map[string]refusal
+	// foreign is how many secondary ENIs of the instance are not ours.
+	foreign      int
+	foreignUntil time.Time
+	// told are warnings that were given already.
+	told map[string]bool
+
+	facts *facts
+}
+
+// assignCall is an AssignAddresses call that can be repeated.
+type assignCall struct {
+	n     int
+	token string
+}
+
+// attaching is an ENI's way into service.
+type attaching struct {
+	since    time.Time
+	attempts int
+	next     time.Time // of the next AttachENI call
+}
+
+// refusal is what the cloud said, and until when it is believed.
+type refusal struct {
+	why   cloud.Explanation
+	until time.Time
+}
+
+func newMemory() *memory {
+	m := &memory{
+		suspects: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
+		attaching: map[string]*attaching{}, refused: map[string]refusal{}, told: map[string]bool{},
+	}
+	m.doubt.Store(true)
+	return m
+}
+
+// settled reports whether a difference is still there after the settling time.
+// seen is when the list that shows it was asked for.
+func (m *memory) settled(key string, seen time.Time, settle time.Duration) bool {
+	first, known := m.suspects[key]
+	if !known {
+		m.suspects[key] = seen
+		return settle == 0
+	}
+	return seen.Sub(first) >= settle
+}
+
+// memories are those of all nodes.
+type memories struct {
+	mu sync.Mutex
+	of map[string]*memory
+}
+
+func (m *memories) get(node string) *memory {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.of[node] == nil {
+		m.of[node] = newMemory()
+	}
+	return m.of[node]
+}
+
+func (m *memories) forget(node string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.of, node)
+}

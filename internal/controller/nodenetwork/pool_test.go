@@ -1,0 +1,224 @@
+package nodenetwork
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+const minute = time.Minute
+
+// A new node gets its minimum, the figure for the kubelet, and loses the taint
+// when its agent serves; others' taints stay.
+func TestNewNode(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	instance := g.addNode("n1", "ecs.g6.2xlarge")
+	g.once("n1")
+	if !slices.ContainsFunc(g.node("n1").Spec.Taints, func(x corev1.Taint) bool { return x.Key == v1alpha1.TaintNotReady }) {
+		t.Error("no taint before the agent serves")
+	}
+	g.settle("n1", minute)
+	nn := g.nn("n1")
+	if s := nn.Spec; s.InstanceID != instance || s.InstanceType != "ecs.g6.2xlarge" || s.Zone != zone || s.Limits.MaxPods != 45 && s.Limits.MaxPods != 30 {
+		t.Errorf("spec %+v", s)
+	}
+	if g.free("n1") != 2 || len(nn.Spec.ENIs) != 1 {
+		t.Errorf("%d free on %d ENIs, want the minimum of 2 on one", g.free("n1"), len(nn.Spec.ENIs))
+	}
+	if e := nn.Spec.ENIs[0]; e.MAC == "" || e.CIDRs[0] != "192.168.32.0/19" || e.Gateways[0] != "192.168.63.253" {
+		t.Errorf("ENI %+v", e)
+	}
+	node := g.node("n1")
+	if len(node.Spec.Taints) != 1 || node.Spec.Taints[0].Key != "other" {
+		t.Errorf("taints %v, want only the other one", node.Spec.Taints)
+	}
+	if node.Annotations[v1alpha1.AnnotationMaxPods] == "" {
+		t.Error("no max-pods annotation")
+	}
+	if c := g.condition("n1"); c.Status != "True" {
+		t.Errorf("condition %+v", c)
+	}
+	g.agree("n1")
+}
+
+// Demand is followed at once, the surplus goes back, and nothing is lost.
+func TestUpAndDown(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.startPods("n1", 20)
+	g.settle("n1", minute)
+	if used := len(g.nn("n1").Status.Used); used != 20 {
+		t.Fatalf("%d pods have an address, want 20", used)
+	}
+	g.stopPods("n1", 20)
+	g.settle("n1", 5*minute)
+	if n := g.free("n1"); n < 2 || n > 4 {
+		t.Errorf("%d free, want 2 to 4", n)
+	}
+	g.agree("n1")
+	if n := len(g.assigned("n1")); n > 4 {
+		t.Errorf("the cloud has %d addresses, want at most 4", n)
+	}
+	// Where nothing is to be done nothing is asked.
+	before := g.calls("DescribeNetworkInterfaces") + g.calls("AssignPrivateIpAddresses")
+	for range 5 {
+		g.once("n1")
+	}
+	if after := g.calls("DescribeNetworkInterfaces") + g.calls("AssignPrivateIpAddresses"); after != before {
+		t.Errorf("%d calls for a node at rest", after-before)
+	}
+}
+
+// At the type's limit the next pod waits, the node says why, and the pod starts
+// when another ends.
+func TestTypeLimit(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.large")
+	g.settle("n1", minute)
+	limit := g.nn("n1").Spec.Limits.MaxPods
+	g.startPods("n1", limit+1)
+	g.settle("n1", minute)
+	if nn := g.nn("n1"); len(nn.Status.Used) != limit || nn.Status.Demand != 1 {
+		t.Fatalf("%d pods run, %d wait; want %d and 1", len(nn.Status.Used), nn.Status.Demand, limit)
+	}
+	if c := g.condition("n1"); c.Status != "False" || c.Reason != "TypeLimit" || !strings.Contains(c.Message, "ecs.g6.large") {
+		t.Errorf("condition %+v", c)
+	}
+	if !g.events.has("*v1.Node Warning TypeLimit") || !g.events.has("*v1alpha1.NodeNetwork Warning TypeLimit") {
+		t.Errorf("events %v", g.events.all)
+	}
+	g.stopPods("n1", 3)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand != 0 {
+		t.Errorf("condition %+v with %d waiting", c, g.nn("n1").Status.Demand)
+	}
+}
+
+// A full vSwitch is parked and the others serve; when all are full the node says
+// so, does not ask all the time, and goes on when there is room again.
+func TestFullVSwitches(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/28", "192.168.33.0/28"}, func(c *config.Config, _ *vpcsim.Options) { c.VSwitchSelectionPolicy = "ordered" })
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	// The cloud's count of free addresses does not show that this one is full.
+	g.fault(faults.Rule{Name: "full", VSwitchFull: []string{g.vswitch[1]}})
+	g.startPods("n1", 8)
+	g.settle("n1", minute)
+	if used := len(g.nn("n1").Status.Used); used != 8 {
+		t.Fatalf("%d pods have an address, want 8 by the second vSwitch", used)
+	}
+	g.startPods("n1", 20)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Status != "False" || c.Reason != "VSwitchFull" {
+		t.Fatalf("condition %+v", c)
+	}
+	before := g.calls("AssignPrivateIpAddresses") + g.calls("CreateNetworkInterface")
+	g.settle("n1", 3*minute)
+	if n := g.calls("AssignPrivateIpAddresses") + g.calls("CreateNetworkInterface") - before; n > 6 {
+		t.Errorf("%d calls in 3 minutes to vSwitches that are full", n)
+	}
+	g.sim.RemoveFault("full")
+	g.settle("n1", 3*minute)
+	if used := len(g.nn("n1").Status.Used); used < 20 {
+		t.Errorf("%d pods have an address after there was room again", used)
+	}
+	g.agree("n1")
+}
+
+// A vSwitch of the configuration that does not exist does not stop the others.
+func TestUnknownVSwitch(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/28"})
+	g.cfg.VSwitches[zone] = append([]string{"vsw-nowhere"}, g.cfg.VSwitches[zone]...)
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	if g.free("n1") != 2 {
+		t.Fatalf("%d free; condition %+v", g.free("n1"), g.condition("n1"))
+	}
+	g.startPods("n1", 30)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Reason != "VSwitchFull" || !strings.Contains(c.Message, "vsw-nowhere does not exist") {
+		t.Errorf("condition %+v", c)
+	}
+}
+
+// Everything goes when the node goes, also when its instance is gone already.
+func TestNodeGoes(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		g := newRig(t, []string{"192.168.32.0/19"})
+		instance := g.addNode("n1", "ecs.g6.2xlarge")
+		g.startPods("n1", 15)
+		g.settle("n1", minute)
+		g.startPods("n1", 12)
+		g.settle("n1", minute)
+		g.pods["n1"] = nil
+		if gone {
+			g.write(func(s state.API) error {
+				return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: instance, Force: true})
+			})
+		}
+		g.must(g.kube.Delete(context.Background(), g.node("n1")))
+		g.settle("n1", 2*minute)
+		if nn := g.nn("n1"); nn != nil {
+			t.Fatalf("instance gone %v: the NodeNetwork is still there: %+v", gone, nn.Spec.ENIs)
+		}
+		if left := g.enis(""); len(left) != 0 {
+			t.Errorf("instance gone %v: ENIs left: %+v", gone, left)
+		}
+	}
+}
+
+// Nodes that are marked to be ignored, or are no instance, are left alone.
+func TestLeftAlone(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	n := g.node("n1")
+	n.Labels = map[string]string{"k8s.aliyun.com/ignore-by-terway": "true"}
+	g.must(g.kube.Update(context.Background(), n))
+	g.addNode("n2", "ecs.g6.2xlarge")
+	n = g.node("n2")
+	n.Spec.ProviderID = "aws:///i-1"
+	g.must(g.kube.Update(context.Background(), n))
+	for _, name := range []string{"n1", "n2"} {
+		g.once(name)
+		g.once(name)
+		if g.nn(name) != nil || len(g.node(name).Spec.Taints) != 1 {
+			t.Errorf("%s was touched", name)
+		}
+	}
+	if !g.events.has("ProviderIDInvalid") {
+		t.Errorf("events %v", g.events.all)
+	}
+}
+
+// The name is given to another instance while the controller is away.
+func TestAnotherInstance(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	old := g.nn("n1").Spec.ENIs[0].ID
+	g.must(g.kube.Delete(context.Background(), g.node("n1")))
+	instance := g.addNode("n1", "ecs.g6.large")
+	g.restart()
+	g.settle("n1", 2*minute)
+	g.settle("n1", 2*minute)
+	nn := g.nn("n1")
+	if nn == nil || nn.Spec.InstanceID != instance || g.free("n1") != 2 {
+		t.Fatalf("NodeNetwork %+v", nn)
+	}
+	for _, e := range g.enis("n1") {
+		if e.ID == old {
+			t.Error("the old instance's ENI is still there")
+		}
+	}
+}
