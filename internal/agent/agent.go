@@ -60,17 +60,19 @@ type Agent struct {
 	want    Want                     // the controller's last word
 	node    datapath.Node            // derived from want and the devices
 	dp      datapath.Datapath        // nil until chosen
-	dpWhy   string
-	synced  bool          // the kernel has agreed with us at least once
-	wasOK   bool          // ADD could be served at some time
-	failed  int           // repairs in a row that failed
-	failure string        // the last one's error
-	notOK   string        // why ADD cannot be served; empty when it can
-	looked  time.Time     // when the repair loop last came round
-	closing bool          // the agent is stopping: nobody waits any more
-	wake    chan struct{} // closed and replaced when an address may have become free
-	dirty   chan struct{} // capacity 1: the status to report has changed
-	repair  chan struct{} // capacity 1: look at the kernel now
+	// dpReason and dpWhy say why this one (condition DatapathReady).
+	dpReason, dpWhy string
+	synced          bool   // the kernel has agreed with us at least once
+	wasOK           bool   // ADD could be served at some time
+	failed          int    // repairs in a row that failed
+	failure         string // the last one's error
+	// notOK is why ADD cannot be served, empty when it can; notOKReason is it in a word.
+	notOK, notOKReason string
+	looked             time.Time     // when the repair loop last came round
+	closing            bool          // the agent is stopping: nobody waits any more
+	wake               chan struct{} // closed and replaced when an address may have become free
+	dirty              chan struct{} // capacity 1: the status to report has changed
+	repair             chan struct{} // capacity 1: look at the kernel now
 }
 
 // New restores an agent from its journal. It touches no kernel object yet.
@@ -80,10 +82,10 @@ func New(o Options) (*Agent, error) {
 		pool:    pool.New(),
 		entries: map[journal.Key]*journal.Entry{},
 		waiting: map[journal.Key]struct{}{},
-		notOK:   waitForController,
-		wake:    make(chan struct{}),
-		dirty:   make(chan struct{}, 1),
-		repair:  make(chan struct{}, 1),
+		notOK:   waitForController, notOKReason: "WaitingForController",
+		wake:   make(chan struct{}),
+		dirty:  make(chan struct{}, 1),
+		repair: make(chan struct{}, 1),
 	}
 	entries, freed, err := o.Journal.Load()
 	if err != nil {
@@ -199,12 +201,14 @@ func (a *Agent) chooseLocked() error {
 	if asked == "" || asked == "auto" {
 		if a.dp == nil {
 			a.dp = a.Datapaths[0]
+			a.dpReason = "Auto"
 			a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
 		}
 		return nil
 	}
 	if a.dp != nil {
 		if asked != a.dp.Name() {
+			a.dpReason = "KeptWhileRunning"
 			a.dpWhy = fmt.Sprintf("spec.datapath is %q; the node stays on %s, which its pods use, while this agent runs", asked, a.dp.Name())
 		}
 		return nil
@@ -212,7 +216,7 @@ func (a *Agent) chooseLocked() error {
 	var names []string
 	for _, d := range a.Datapaths {
 		if d.Name() == a.want.Datapath {
-			a.dp, a.dpWhy = d, "chosen by configuration"
+			a.dp, a.dpReason, a.dpWhy = d, "Configured", "chosen by spec.datapath"
 			return nil
 		}
 		names = append(names, d.Name())

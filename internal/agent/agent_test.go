@@ -16,6 +16,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath"
 )
@@ -542,5 +543,10 @@ func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
 	}
 	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), `"magic"`) || !strings.Contains(err.Error(), "fake") {
 		t.Errorf("error %v, want the name and the choices", err)
+	}
+	for _, c := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions {
+		if c.Status != "False" || !strings.Contains(c.Message, `"magic"`) {
+			t.Errorf("condition %s is %s: %s; want False and the reason", c.Type, c.Status, c.Message)
+		}
 	}
 }

@@ -57,7 +57,7 @@ func (a *Agent) Repair(ctx context.Context) error {
 	} else {
 		a.failed, a.failure = 0, ""
 	}
-	a.notOK = a.judgeLocked()
+	a.notOKReason, a.notOK = a.judgeLocked()
 	if a.notOK == "" {
 		a.wasOK = true
 	}
@@ -89,26 +89,27 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// judgeLocked says why ADD cannot be served, or nothing.
+// judgeLocked says why ADD cannot be served, in a word and in plain words, or
+// nothing.
 //
 // That no address is free is no reason: the node would become NotReady and lose
 // the pods it has. Nor is a lost ENI once the node has served pods.
-func (a *Agent) judgeLocked() string {
+func (a *Agent) judgeLocked() (reason, why string) {
 	switch {
 	case !a.want.Known:
-		return waitForController
+		return "WaitingForController", waitForController
 	case !a.synced && a.failure != "", a.failed >= tolerated:
-		return a.failure
+		return "DatapathFailed", a.failure
 	case !a.synced:
-		return "the datapath is not programmed yet"
+		return "DatapathNotProgrammed", "the datapath is not programmed yet"
 	case !a.wasOK && a.want.MinPool > 0 && len(a.node.ENIs) == 0:
-		why := "no ENI for pods is attached yet"
+		why = "no ENI for pods is attached yet"
 		if a.want.Why != "" {
 			why += ": " + a.want.Why
 		}
-		return why
+		return "NoENI", why
 	}
-	return ""
+	return "", ""
 }
 
 // reap frees attachments that were given back but not undone, and those whose

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/netip"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,26 +25,35 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		UsedCount:          len(used),
 		Cooling:            strs(cooling),
 		Released:           strs(released),
-		Conditions:         prev.Conditions,
 	}
 	for _, u := range used {
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox})
 	}
-	ready := metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Serving",
-		Message: "pods can be wired", ObservedGeneration: a.want.Generation, LastTransitionTime: metav1.NewTime(now)}
-	if a.notOK != "" {
-		ready.Status, ready.Reason, ready.Message = metav1.ConditionFalse, "NotReady", clip(a.notOK)
+	ready := a.conditionLocked(v1alpha1.ConditionReady, a.notOK == "", a.notOKReason, a.notOK)
+	if a.notOK == "" {
+		ready.Reason, ready.Message = "Serving", "pods can be wired"
 	}
-	dp := metav1.Condition{Type: v1alpha1.ConditionDatapathReady, Status: metav1.ConditionFalse, Reason: "NotChosen",
-		Message: "no datapath runs yet", ObservedGeneration: a.want.Generation, LastTransitionTime: metav1.NewTime(now)}
+	dp := a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotChosen", "no datapath runs yet")
 	if a.dp != nil {
 		st.Datapath = a.dp.Name()
-		dp.Status, dp.Reason, dp.Message = metav1.ConditionTrue, "Chosen", a.dpWhy
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy)
+	}
+	if a.failure != "" {
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)
 	}
 	st.Conditions = append([]metav1.Condition(nil), prev.Conditions...)
 	meta.SetStatusCondition(&st.Conditions, ready)
 	meta.SetStatusCondition(&st.Conditions, dp)
 	return st
+}
+
+func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {
+	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message),
+		ObservedGeneration: a.want.Generation, LastTransitionTime: metav1.NewTime(a.Now())}
+	if ok {
+		c.Status = metav1.ConditionTrue
+	}
+	return c
 }
 
 func strs(in []netip.Addr) []string {
@@ -56,7 +66,7 @@ func strs(in []netip.Addr) []string {
 
 func clip(s string) string {
 	if len(s) > maxMessage {
-		return s[:maxMessage]
+		return strings.ToValidUTF8(s[:maxMessage], "")
 	}
 	return s
 }

@@ -120,6 +120,12 @@ func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
 	if err := utils.ValidateInterfaceName(in.GetIfName()); err != nil {
 		return nil, err
 	}
+	for _, c := range []byte(in.GetIfName()) {
+		if c <= ' ' || c >= 0x7f {
+			return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
+				fmt.Sprintf("CNI_IFNAME %q: want printable ASCII characters only", in.GetIfName()), "")
+		}
+	}
 	r.ContainerID, r.IfName = in.GetContainerId(), in.GetIfName()
 	if n := in.GetNetns(); n != "" {
 		if !filepath.IsAbs(n) || strings.ContainsRune(n, 0) {

@@ -1,0 +1,278 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+func nodeObjects(generation int64, addresses ...string) (*corev1.Node, *v1alpha1.NodeNetwork) {
+	nn := &v1alpha1.NodeNetwork{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "network.terway.dev/v1alpha1", Kind: "NodeNetwork"},
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1", UID: "uid-1", Generation: generation, ResourceVersion: "7"},
+		Spec: v1alpha1.NodeNetworkSpec{
+			VPCCIDRs: []string{"192.168.0.0/16"}, Pool: v1alpha1.Pool{Min: 1, Max: 5, CoolingSeconds: 60},
+			ENIs: []v1alpha1.ENI{{Token: "t", ID: "eni-1", MAC: eniMAC, Phase: v1alpha1.ENIReady, CIDRs: []string{"192.168.32.0/19"}, Gateways: []string{"192.168.63.253"}}},
+		},
+	}
+	for _, a := range addresses {
+		nn.Spec.ENIs[0].Addresses = append(nn.Spec.ENIs[0].Addresses, v1alpha1.Address{Address: a})
+	}
+	return &corev1.Node{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Node"},
+		ObjectMeta: metav1.ObjectMeta{Name: "node-1", ResourceVersion: "7"},
+		Status:     corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.0.10"}}},
+	}, nn
+}
+
+// apiServer is as much of one as the agent may use. Any other request is refused,
+// and noted: the agent must do with the permissions that its chart asks for.
+type apiServer struct {
+	*httptest.Server
+	mu      sync.Mutex
+	patches []map[string]any
+	other   []string
+}
+
+func newAPIServer(t *testing.T, node *corev1.Node, nn *v1alpha1.NodeNetwork) *apiServer {
+	s := &apiServer{}
+	answer := func(w http.ResponseWriter, v any) {
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(v); err != nil {
+			t.Error(err)
+		}
+	}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		own := q.Get("fieldSelector") == "metadata.name=node-1"
+		const networks = "/apis/network.terway.dev/v1alpha1/nodenetworks"
+		switch {
+		case r.Method == "GET" && r.URL.Path == networks && own && q.Get("watch") == "":
+			answer(w, &v1alpha1.NodeNetworkList{
+				TypeMeta: metav1.TypeMeta{APIVersion: nn.APIVersion, Kind: "NodeNetworkList"},
+				ListMeta: metav1.ListMeta{ResourceVersion: "7"}, Items: []v1alpha1.NodeNetwork{*nn},
+			})
+		case r.Method == "GET" && r.URL.Path == networks && own && q.Get("sendInitialEvents") == "true":
+			http.Error(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Invalid","code":422}`, http.StatusUnprocessableEntity)
+		case r.Method == "GET" && r.URL.Path == networks && own:
+			w.WriteHeader(http.StatusOK)
+			w.(http.Flusher).Flush()
+			<-r.Context().Done()
+		case r.Method == "GET" && r.URL.Path == "/api/v1/nodes/node-1":
+			answer(w, node)
+		case r.Method == "PATCH" && r.URL.Path == networks+"/node-1/status":
+			var p map[string]any
+			if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
+				t.Error(err)
+			}
+			s.mu.Lock()
+			s.patches = append(s.patches, p)
+			s.mu.Unlock()
+			answer(w, nn)
+		default:
+			s.mu.Lock()
+			s.other = append(s.other, r.Method+" "+r.URL.String())
+			s.mu.Unlock()
+			http.Error(w, "forbidden", http.StatusForbidden)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// The real clients need four permissions and nothing else, discovery included.
+func TestPermissionsThatTheAgentNeeds(t *testing.T) {
+	e := newEnv(t, 0)
+	e.kill()
+	e.start()
+	node, nn := nodeObjects(1, "192.168.32.1")
+	api := newAPIServer(t, node, nn)
+	c, err := Connect(&rest.Config{Host: api.URL}, "node-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- NewNodeSync(e.a, c, "node-1").Run(ctx) }()
+	for len(api.seen()) == 0 || e.a.total() == 0 {
+		e.repair()
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if len(api.other) > 0 {
+		t.Errorf("the agent asked for more than it may: %v", api.other)
+	}
+	st := api.seen()[0]["status"].(map[string]any)
+	if _, ok := st["conditions"]; !ok || len(api.seen()[0]) != 1 {
+		t.Errorf("patch %v, want the status alone, with conditions", api.seen()[0])
+	}
+}
+
+func (s *apiServer) seen() []map[string]any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.patches)
+}
+
+func (a *Agent) total() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pool.Count(a.Now()).Total
+}
+
+func fakeCluster(t *testing.T, funcs interceptor.Funcs, objs ...client.Object) (client.WithWatch, Cluster) {
+	t.Helper()
+	scheme, err := Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	plain := fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).WithObjects(objs...).Build()
+	c := interceptor.NewClient(plain, funcs)
+	return plain, Cluster{Client: c, Own: c, Watch: func(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }}
+}
+
+func unversioned(node *corev1.Node, nn *v1alpha1.NodeNetwork) (*corev1.Node, *v1alpha1.NodeNetwork) {
+	node.ResourceVersion, nn.ResourceVersion = "", ""
+	return node, nn
+}
+
+// An API server that lags behind says what is no longer so: an address that was
+// confirmed as released would be given to a pod.
+func TestOlderWordIsIgnored(t *testing.T) {
+	e := newEnv(t, 0)
+	node, nn := unversioned(nodeObjects(5, "192.168.32.1", "192.168.32.2"))
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	take := func(generation int64, count int) {
+		t.Helper()
+		got := &v1alpha1.NodeNetwork{}
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+			t.Fatal(err)
+		}
+		_, want := nodeObjects(generation)
+		got.Generation = generation
+		got.Spec = want.Spec
+		for i := range count {
+			got.Spec.ENIs[0].Addresses = append(got.Spec.ENIs[0].Addresses, v1alpha1.Address{Address: fmt.Sprintf("192.168.32.%d", i+1)})
+		}
+		if err := api.Update(t.Context(), got); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.take(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	take(5, 1)
+	take(4, 3)
+	if got := e.a.total(); got != 1 {
+		t.Errorf("%d addresses after an older word, want 1", got)
+	}
+	take(6, 2)
+	if got := e.a.total(); got != 2 {
+		t.Errorf("%d addresses after a newer word, want 2", got)
+	}
+
+	// A restarted agent that hears nothing goes by the last word that it acted on.
+	e.kill()
+	e.start()
+	s = NewNodeSync(e.a, c, "node-1")
+	if err := s.recall(); err != nil {
+		t.Fatal(err)
+	}
+	if got := e.a.total(); got != 2 || s.told.Generation != 6 {
+		t.Errorf("recalled %d addresses of generation %d, want 2 of 6", got, s.told.Generation)
+	}
+}
+
+// A report whose answer was lost may have been written or not: what is true now
+// must be written again even if it equals what was written before.
+func TestReportWithLostAnswerIsRepeated(t *testing.T) {
+	e := newEnv(t, 1)
+	lost := false
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	api, c := fakeCluster(t, interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			err := cl.SubResource(sub).Patch(ctx, obj, patch, opts...)
+			if lost {
+				return errors.Join(err, errors.New("connection reset"))
+			}
+			return err
+		},
+	}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	used := func() int {
+		got := &v1alpha1.NodeNetwork{}
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+			t.Fatal(err)
+		}
+		if len(got.Status.Used) != got.Status.UsedCount {
+			t.Fatalf("status %+v", got.Status)
+		}
+		return got.Status.UsedCount
+	}
+	if err := s.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	e.want(1) // no cooling to be reported
+	e.a.want.Cooling = 0
+	e.repair()
+	e.mustAdd("a")
+	lost = true
+	if err := s.write(t.Context()); err == nil || !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("write: %v, want the lost answer", err)
+	}
+	if used() != 1 {
+		t.Fatal("the report was not written")
+	}
+	lost = false
+	e.del("a")
+	if err := s.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if used() != 0 {
+		t.Error("the report says that an address is used which is free")
+	}
+}
+
+func TestReportIsWrittenOnlyWhenItChanges(t *testing.T) {
+	e := newEnv(t, 1)
+	writes := 0
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	_, c := fakeCluster(t, interceptor.Funcs{
+		SubResourcePatch: func(ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
+			writes++
+			return cl.SubResource(sub).Patch(ctx, obj, patch, opts...)
+		},
+	}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	for range 3 {
+		e.sleep(time.Second)
+		e.repair()
+		if err := s.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if writes != 1 {
+		t.Errorf("%d writes of the same status, want 1", writes)
+	}
+}
