@@ -1,0 +1,193 @@
+package fabric_test
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/testutil"
+	"terway.dev/terway/internal/vpcsim/fabric"
+)
+
+// TestThroughputAgainstPlainVeth prints what the fabric costs: iperf3 between two of its
+// instances, and over a plain veth pair, in turns. It asserts nothing and is run by hand:
+//
+//	FABRIC_PERF=1 go test -run Throughput -v ./internal/vpcsim/fabric
+func TestThroughputAgainstPlainVeth(t *testing.T) {
+	if os.Getenv("FABRIC_PERF") == "" {
+		t.Skip("a measurement, not a check: set FABRIC_PERF=1")
+	}
+	w := newWorld(t, nil)
+	w.instance(1)
+	w.instance(2)
+	w.apply()
+	w.mustPing(1, "10.1.0.2")
+	a, b := testutil.NewNS(t, "a"), testutil.NewNS(t, "b")
+	a.IP("link add eth0 type veth peer name eth0 netns " + b.Path)
+	a.IP("addr add 10.1.0.1/24 dev eth0")
+	b.IP("addr add 10.1.0.2/24 dev eth0")
+	a.IP("link set eth0 up")
+	b.IP("link set eth0 up")
+
+	for _, m := range []struct {
+		name  string
+		flags []string
+		unit  string
+		value func(iperf) float64
+	}{
+		{"TCP stream", nil, "Gbit/s", func(r iperf) float64 { return r.End.SumReceived.BitsPerSecond / 1e9 }},
+		{"TCP stream, 1 KiB writes, no delay", []string{"-l", "1K", "-N"}, "Gbit/s", func(r iperf) float64 { return r.End.SumReceived.BitsPerSecond / 1e9 }},
+		{"UDP 64 B", []string{"-u", "-b", "0", "-l", "64"}, "kpps", func(r iperf) float64 {
+			return float64(r.End.Sum.Packets-r.End.Sum.LostPackets) / r.End.Sum.Seconds / 1e3
+		}},
+	} {
+		var ours, plain []float64
+		for range 3 {
+			ours = append(ours, m.value(runIperf(t, w.ns(1), w.ns(2), m.flags)))
+			plain = append(plain, m.value(runIperf(t, a.Path, b.Path, m.flags)))
+		}
+		slices.Sort(ours)
+		slices.Sort(plain)
+		t.Logf("%s: fabric %.2f, veth %.2f %s (medians of 3), ratio %.2f; all %.2f %.2f", m.name, ours[1], plain[1], m.unit, ours[1]/plain[1], ours, plain)
+	}
+	var ours, plain []float64
+	for range 5 {
+		ours = append(ours, roundTrips(t, [2]string{w.ns(1), w.ns(2)}))
+		plain = append(plain, roundTrips(t, [2]string{a.Path, b.Path}))
+	}
+	slices.Sort(ours)
+	slices.Sort(plain)
+	t.Logf("TCP request/response: fabric %.0f, veth %.0f per second (medians of 5), ratio %.2f", ours[2], plain[2], ours[2]/plain[2])
+
+	// What the program itself takes; counting costs something, so it comes last.
+	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stats.Close()
+	roundTrips(t, [2]string{w.ns(1), w.ns(2)})
+	_, programs := kernelState(t, w.opts.Prefix)
+	for id := range programs {
+		p, err := ebpf.NewProgramFromID(id)
+		if err != nil {
+			continue
+		}
+		if s, err := p.Stats(); err == nil && s.RunCount > 1000 {
+			t.Logf("program %d: %d runs of %d ns", id, s.RunCount, s.Runtime.Nanoseconds()/int64(s.RunCount))
+		}
+		p.Close()
+	}
+}
+
+type iperf struct {
+	End struct {
+		SumReceived struct {
+			BitsPerSecond float64 `json:"bits_per_second"`
+		} `json:"sum_received"`
+		Sum struct {
+			Packets     int     `json:"packets"`
+			LostPackets int     `json:"lost_packets"`
+			Seconds     float64 `json:"seconds"`
+		} `json:"sum"`
+	} `json:"end"`
+}
+
+func runIperf(t *testing.T, from, to string, flags []string) (out iperf) {
+	t.Helper()
+	server := exec.Command("nsenter", "--net="+to, "iperf3", "-s", "-1", "--forceflush")
+	stdout, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 4096)
+	if _, err := stdout.Read(buf); err != nil { // its banner: it listens
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			if _, err := stdout.Read(buf); err != nil {
+				return
+			}
+		}
+	}()
+	args := append([]string{"--net=" + from, "iperf3", "-c", "10.1.0.2", "-t", "2", "-J"}, flags...)
+	raw, err := exec.Command("nsenter", args...).Output()
+	if err != nil {
+		t.Fatalf("iperf3: %v %s", err, raw)
+	}
+	<-done
+	_ = server.Wait()
+	if err := json.Unmarshal(raw, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// roundTrips is how many one-byte exchanges pass in a second.
+func roundTrips(t *testing.T, pair [2]string) float64 {
+	t.Helper()
+	c := connectNS(t, pair[0], pair[1], "10.1.0.2:7009")
+	defer c.close()
+	go func() {
+		b := make([]byte, 1)
+		for {
+			if _, err := c.server.Read(b); err != nil {
+				return
+			}
+			if _, err := c.server.Write(b); err != nil {
+				return
+			}
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	b, n := []byte{1}, 0
+	start := time.Now()
+	for ctx.Err() == nil {
+		if _, err := c.client.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.client.Read(b); err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	return float64(n) / time.Since(start).Seconds()
+}
+
+func connectNS(t *testing.T, from, to, address string) *connection {
+	t.Helper()
+	var l net.Listener
+	c := &connection{t: t}
+	if err := fabric.InNS(to, func() (err error) {
+		l, err = net.Listen("tcp", address)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := fabric.InNS(from, func() (err error) {
+		c.client, err = net.Dial("tcp", address)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if c.server, err = l.Accept(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
