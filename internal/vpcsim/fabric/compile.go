@@ -147,6 +147,9 @@ func (img *image) addPolicy(ids []string, groups map[string]*SecurityGroup) (pol
 			all = append(all, Rule{Direction: Egress, Accept: true, Priority: priorityDefault})
 		}
 	}
+	all = slices.DeleteFunc(all, func(r Rule) bool { // IPv4 at one end and IPv6 at the other: never
+		return r.Peer.IsValid() && r.Local.IsValid() && r.Peer.Addr().Is4() != r.Local.Addr().Is4()
+	})
 	slices.SortStableFunc(all, func(a, b Rule) int {
 		if c := cmp.Compare(a.Priority, b.Priority); c != 0 {
 			return c

@@ -276,7 +276,10 @@ func TestProgramDropsWhatItCannotRead(t *testing.T) {
 		for range rapid.IntRange(1, 6).Draw(t, "changes") {
 			frame[rapid.IntRange(12, len(frame)-1).Draw(t, "at")] = rapid.Byte().Draw(t, "byte")
 		}
-		frame = frame[:rapid.IntRange(15, len(frame)).Draw(t, "length")]
+		// BPF_PROG_TEST_RUN itself refuses a frame that is too short for its type.
+		if shortest := map[bool]int{false: 34, true: 54}[frame[12] == 0x86 && frame[13] == 0xdd]; shortest < len(frame) {
+			frame = frame[:rapid.IntRange(shortest, len(frame)).Draw(t, "length")]
+		}
 		switch verdict := b.send(t, frame); verdict {
 		case verdictDrop, verdictDeliver:
 		default:
