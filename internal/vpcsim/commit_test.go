@@ -125,13 +125,14 @@ func TestFailingFabric(t *testing.T) {
 		}
 		return list
 	}
-	if got := addresses(); len(got) != 2 {
-		t.Errorf("addresses %v: reading must go on", got)
+	made := addresses()
+	if len(made) != 2 {
+		t.Fatalf("addresses %v: reading must go on, and show what was done", made)
 	}
 	f.set(nil)
-	eventually(t, "the fabric has the address without another call", func() bool { return f.has(addresses()[1]) })
-	if again := must(assign(c, primary, 1, "token"))(t); again[0] != addresses()[1] {
-		t.Errorf("the retry gave %v, want %s", again, addresses()[1])
+	eventually(t, "the fabric has the address without another call", func() bool { return f.has(made[1]) })
+	if again := must(assign(c, primary, 1, "token"))(t); again[0] != made[1] {
+		t.Errorf("the retry gave %v, want %s", again, made[1])
 	}
 }
 
