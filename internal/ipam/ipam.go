@@ -244,7 +244,11 @@ func (p *Plan) grow(s *State, need int) {
 			room = true
 		}
 		if e.Phase != Ready {
-			continue // it can be asked when it is attached
+			// It can be asked when it is attached, which is sooner than a new one is.
+			k := min(max(n, 0), need, max(left[e.VSwitch], 0))
+			need -= k
+			left[e.VSwitch] -= k
+			continue
 		}
 		for n = min(n, left[e.VSwitch]); n > 0 && need > 0; {
 			k := min(n, need, BatchSize)

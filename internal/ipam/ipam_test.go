@@ -281,6 +281,10 @@ func TestPlans(t *testing.T) {
 			State{MaxENIs: 3, PerENI: 10, Min: 2, Max: 8, Demand: 3, ENIs: []ENI{ready("a", 2, Used, Used)}, VSwitches: vs},
 			func(p Plan) bool { return len(p.Create) == 0 && len(p.Assign) == 1 && p.Assign[0] == Assign{"a", 5} },
 		},
+		"room on an ENI that is being attached is waited for": {
+			State{MaxENIs: 3, PerENI: 10, Min: 2, Demand: 12, ENIs: []ENI{{Token: "a", Phase: Attaching, VSwitch: "v1", Addresses: ready("a", 2).Addresses}}, VSwitches: vs},
+			func(p Plan) bool { return len(p.Assign) == 0 && len(p.Create) == 1 && p.Create[0].Addresses == 4 },
+		},
 		"demand beyond the type": {
 			State{MaxENIs: 1, PerENI: 2, Demand: 1, ENIs: []ENI{ready("a", 2, Used, Used)}, VSwitches: vs},
 			func(p Plan) bool { return p.Empty() && p.Shortage == TypeLimit && p.Missing == 1 },

@@ -288,9 +288,13 @@ func (g *rig) nn(name string) *v1alpha1.NodeNetwork {
 	return nn
 }
 
+func request(node string) ctrl.Request {
+	return ctrl.Request{NamespacedName: types.NamespacedName{Name: node}}
+}
+
 // once reconciles a node once; a crash is no failure of the test.
 func (g *rig) once(name string) (time.Duration, bool) {
-	res, err := g.r.Reconcile(context.Background(), ctrl.Request{NamespacedName: types.NamespacedName{Name: name}})
+	res, err := g.r.Reconcile(context.Background(), request(name))
 	if err != nil && !errors.Is(err, errCrash) {
 		g.Fatalf("reconcile %s: %v", name, err)
 	}

@@ -1,0 +1,321 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+)
+
+// rest lets a node come to rest and checks that nothing was lost or doubled.
+func (g *rig) rest(name string) {
+	g.Helper()
+	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
+	for range 4 {
+		g.settle(name, 3*minute)
+		g.must(sweeper.Sweep(context.Background()))
+		g.settle(name, 3*minute)
+		g.clock.pass(time.Minute)
+	}
+	g.agree(name)
+	nn := g.nn(name)
+	if nn.Status.Demand == 0 {
+		// The primary address of an ENI in use cannot be given back.
+		least := min(nn.Spec.Pool.Min, nn.Spec.Limits.MaxPods-len(nn.Status.Used))
+		if n := g.free(name); n < least || n > nn.Spec.Pool.Max+len(nn.Spec.ENIs) {
+			g.Fatalf("%d free at rest, want %d to %d; spec %+v", n, least, nn.Spec.Pool.Max, nn.Spec.ENIs)
+		}
+	} else if c := g.condition(name); c.Status != "False" {
+		g.Fatalf("%d pods wait and the condition says %+v", nn.Status.Demand, c)
+	}
+	if n, limit := len(g.enis(name)), nn.Spec.Limits.ENIs-1; n != len(nn.Spec.ENIs) || n > limit {
+		g.Fatalf("%d ENIs in the cloud, %d in the spec, the type allows %d", n, len(nn.Spec.ENIs), limit)
+	}
+}
+
+// Whenever the controller is killed, its successor finishes the work: no address
+// is lost, none is given to a pod that is not assigned, none is taken from a pod
+// (the agent of the rig checks both at each step).
+func TestKilledAnywhere(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"})
+		g.addNode("n1", rapid.SampledFrom([]string{"ecs.g6.large", "ecs.g6.2xlarge"}).Draw(t, "type"))
+		g.settle("n1", minute)
+		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
+			g.fuse.mu.Lock()
+			g.fuse.burn = rapid.IntRange(0, 8).Draw(t, "calls until it is killed")
+			g.fuse.lost = rapid.Bool().Draw(t, "the last call is carried out")
+			g.fuse.mu.Unlock()
+			if up := rapid.IntRange(-25, 25).Draw(t, "pods"); up > 0 {
+				g.startPods("n1", up)
+			} else {
+				g.stopPods("n1", -up)
+			}
+			g.settle("n1", time.Duration(rapid.IntRange(1, 60).Draw(t, "seconds"))*time.Second)
+		}
+		g.restart()
+		g.rest("n1")
+	})
+}
+
+// With all kinds of trouble in the cloud the same holds.
+func TestTroubledCloud(t *testing.T) {
+	share := func(p float64) *float64 { return &p }
+	rapid.Check(t, func(t *rapid.T) {
+		seed := rapid.Uint64Range(1, 1000).Draw(t, "seed")
+		g := newRig(t, []string{"192.168.32.0/24"}, func(_ *config.Config, o *vpcsim.Options) { o.Seed = seed })
+		g.addNode("n1", "ecs.g6.2xlarge")
+		kinds := []faults.Rule{
+			{Name: "lost", Action: "*", LostAnswer: true, Probability: share(0.2)},
+			{Name: "throttled", Action: "*", Error: &faults.Error{Code: "Throttling"}, Probability: share(0.3)},
+			{Name: "broken", Action: "*", Error: &faults.Error{Code: "InternalError", Status: 500}, Probability: share(0.3)},
+			{Name: "conflict", Action: "*PrivateIpAddresses", Error: &faults.Error{Code: "Operation.Conflict", Status: 403}, Probability: share(0.3)},
+			{Name: "stale", Action: "DescribeNetworkInterfaces", Stale: faults.Duration(5 * time.Second), Probability: share(0.5)},
+			{Name: "failing", FailingAttach: true},
+			{Name: "stuck", StuckAttaching: true},
+		}
+		for range rapid.IntRange(1, 5).Draw(t, "rounds") {
+			k := rapid.SampledFrom(kinds).Draw(t, "fault")
+			g.fault(k)
+			if up := rapid.IntRange(-25, 25).Draw(t, "pods"); up > 0 {
+				g.startPods("n1", up)
+			} else {
+				g.stopPods("n1", -up)
+			}
+			g.settle("n1", time.Duration(rapid.IntRange(1, 200).Draw(t, "seconds"))*time.Second)
+			g.sim.RemoveFault(k.Name)
+			if rapid.Bool().Draw(t, "restart") {
+				g.restart()
+			}
+		}
+		g.rest("n1")
+	})
+}
+
+// A new leader adopts what its predecessor made and did not write down.
+func TestAdoption(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	e := g.nn("n1").Spec.ENIs[0]
+	if _, err := g.cloud.AssignAddresses(context.Background(), e.ID, 3, "lost"); err != nil {
+		t.Fatal(err)
+	}
+	g.restart()
+	g.once("n1")
+	if n := len(g.nn("n1").Spec.ENIs[0].Addresses); n != 2 {
+		t.Errorf("%d addresses at the first sight, want 2: a list may be old", n)
+	}
+	g.settle("n1", minute)
+	g.agree("n1")
+	if n := g.free("n1"); n > 4 {
+		t.Errorf("%d free after adoption, want at most 4", n)
+	}
+}
+
+// An address that the cloud lost stays while a pod has it, and the node says so.
+func TestAddressGone(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.startPods("n1", 3)
+	g.settle("n1", minute)
+	nn := g.nn("n1")
+	e := nn.Spec.ENIs[0]
+	var victims []string // one in use, one free
+	used := map[string]bool{}
+	for _, u := range nn.Status.Used {
+		used[u.Address] = true
+	}
+	for _, want := range []bool{true, false} {
+		i := slices.IndexFunc(e.Addresses, func(a v1alpha1.Address) bool { return a.Address != e.PrimaryAddress && used[a.Address] == want })
+		victims = append(victims, e.Addresses[i].Address)
+		g.must(g.cloud.UnassignAddresses(context.Background(), e.ID, []netip.Addr{parse(e.Addresses[i].Address)}))
+	}
+	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
+	g.must(sweeper.Sweep(context.Background()))
+	for range 30 {
+		wait, _ := g.once("n1")
+		g.clock.pass(max(wait, time.Second))
+	}
+	has := func(a string) bool {
+		return slices.ContainsFunc(g.nn("n1").Spec.ENIs, func(e v1alpha1.ENI) bool {
+			return slices.ContainsFunc(e.Addresses, func(x v1alpha1.Address) bool { return x.Address == a })
+		})
+	}
+	if !has(victims[0]) || has(victims[1]) {
+		t.Errorf("used address kept: %v, free address kept: %v", has(victims[0]), has(victims[1]))
+	}
+	if !g.events.has("AddressGone address " + victims[0]) {
+		t.Errorf("events %v", g.events.all)
+	}
+	if n := len(g.events.all); n > 6 {
+		t.Errorf("%d events: %v", n, g.events.all)
+	}
+}
+
+// An ENI that somebody detached is attached again, one that was deleted is replaced.
+func TestENIMeddledWith(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	instance := g.addNode("n1", "ecs.g6.2xlarge")
+	g.startPods("n1", 3)
+	g.settle("n1", minute)
+	id := g.nn("n1").Spec.ENIs[0].ID
+	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
+
+	g.must(g.cloud.DetachENI(context.Background(), id, instance))
+	g.clock.pass(10 * time.Second)
+	g.must(sweeper.Sweep(context.Background()))
+	g.settle("n1", 2*minute)
+	if e := g.enis("n1"); len(e) != 1 || e[0].Status != cloud.ENIInUse || g.nn("n1").Spec.ENIs[0].Phase != v1alpha1.ENIReady {
+		t.Fatalf("ENIs %+v", e)
+	}
+
+	g.must(g.cloud.DetachENI(context.Background(), id, instance))
+	g.clock.pass(10 * time.Second)
+	g.must(g.cloud.DeleteENI(context.Background(), id))
+	g.clock.pass(10 * time.Second)
+	clear(g.pods["n1"])
+	g.must(sweeper.Sweep(context.Background()))
+	for range 40 { // the pods' owner makes them anew; the agent learns of the loss by the spec
+		wait, _ := g.once("n1")
+		g.clock.pass(max(wait, time.Second))
+		g.agent("n1")
+	}
+	if !g.events.has("ENIGone") || g.free("n1") != 2 {
+		t.Errorf("%d free; events %v", g.free("n1"), g.events.all)
+	}
+	g.agree("n1")
+}
+
+// The sweep deletes what no node has, after a while, and leaves alone what is in use.
+func TestSweep(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	instance := g.addNode("n2", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	create := func(token, node string) string {
+		in, err := g.cloud.DescribeInstance(context.Background(), instance)
+		g.must(err)
+		e, err := g.cloud.CreateENI(context.Background(), cloud.CreateENIRequest{Token: token, VSwitchID: g.vswitch[1],
+			SecurityGroups: in.SecurityGroups, Tags: g.r.tags(node, token)})
+		g.must(err)
+		g.clock.pass(5 * time.Second)
+		return e.ID
+	}
+	orphan, attached := create("o1", "gone"), create("o2", "gone")
+	g.must(g.cloud.AttachENI(context.Background(), attached, instance))
+	g.clock.pass(5 * time.Second)
+	sweeper := &Sweeper{Reconciler: g.r, Age: 5 * time.Minute}
+	there := func(id string) bool {
+		return slices.ContainsFunc(g.enis(""), func(e cloud.ENI) bool { return e.ID == id })
+	}
+	for i := range 4 {
+		g.must(sweeper.Sweep(context.Background()))
+		if !there(orphan) {
+			t.Fatalf("deleted at sweep %d, after %s", i+1, time.Duration(i)*minute)
+		}
+		g.clock.pass(minute)
+	}
+	g.clock.pass(2 * minute)
+	g.must(sweeper.Sweep(context.Background()))
+	g.clock.pass(5 * time.Second)
+	if there(orphan) || !there(attached) || len(g.enis("n1")) != 1 {
+		t.Errorf("orphan there: %v, attached one there: %v", there(orphan), there(attached))
+	}
+}
+
+// The cloud does not answer: what the node has keeps serving, the node says so,
+// and goes on when the cloud is back.
+func TestCloudAway(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.startPods("n1", 5)
+	g.settle("n1", minute)
+	if nn := g.nn("n1"); len(nn.Status.Used) != 2 || nn.Status.Demand != 3 || len(g.node("n1").Spec.Taints) != 1 {
+		t.Fatalf("status %+v", nn.Status)
+	}
+	if c := g.condition("n1"); c.Status != "False" || c.Message == "" {
+		t.Errorf("condition %+v", c)
+	}
+	if n := len(g.events.all); n > 4 {
+		t.Errorf("%d events in a minute: %v", n, g.events.all)
+	}
+	g.restart() // also when nobody remembers anything
+	g.settle("n1", minute)
+	if len(g.nn("n1").Spec.ENIs) != 1 {
+		t.Error("a new leader that cannot reach the cloud changed the node's ENIs")
+	}
+	g.sim.RemoveFault("away")
+	g.settle("n1", minute)
+	if nn := g.nn("n1"); nn.Status.Demand != 0 || g.condition("n1").Status != "True" {
+		t.Errorf("status %+v, condition %+v", nn.Status, g.condition("n1"))
+	}
+	g.agree("n1")
+}
+
+// Slots of the instance that others' ENIs take are not counted on.
+func TestForeignENIs(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	instance := g.addNode("n1", "ecs.g6.2xlarge")
+	in, err := g.cloud.DescribeInstance(context.Background(), instance)
+	g.must(err)
+	limits, err := g.cloud.DescribeInstanceType(context.Background(), in.Type)
+	g.must(err)
+	for i := range limits.ENIs - 2 { // all but one
+		e, err := g.cloud.CreateENI(context.Background(), cloud.CreateENIRequest{Token: fmt.Sprint("f", i), VSwitchID: g.vswitch[1], SecurityGroups: in.SecurityGroups})
+		g.must(err)
+		g.clock.pass(2 * time.Second)
+		g.must(g.cloud.AttachENI(context.Background(), e.ID, instance))
+		g.clock.pass(5 * time.Second)
+	}
+	g.settle("n1", minute)
+	g.startPods("n1", limits.IPv4PerENI+1)
+	g.settle("n1", 5*minute)
+	nn := g.nn("n1")
+	if len(nn.Status.Used) != limits.IPv4PerENI || nn.Status.Demand != 1 {
+		t.Fatalf("%d run, %d wait; want %d on the one ENI", len(nn.Status.Used), nn.Status.Demand, limits.IPv4PerENI)
+	}
+	if c := g.condition("n1"); c.Status != "False" {
+		t.Errorf("condition %+v", c)
+	}
+	if n := len(g.enis("n1")); n != 1 {
+		t.Errorf("%d ENIs, want 1: the one that does not fit is given back", n)
+	}
+}
+
+// Many nodes that start at once share their lists.
+func TestListsAreShared(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.r.list.window = 20 * time.Millisecond
+	var names []string
+	for i := range 16 {
+		names = append(names, fmt.Sprintf("n%d", i))
+		g.addNode(names[i], "ecs.g6.2xlarge")
+	}
+	done := make(chan error)
+	for _, n := range names {
+		go func() {
+			_, err := g.r.Reconcile(context.Background(), request(n))
+			done <- err
+		}()
+	}
+	for range names {
+		g.must(<-done)
+	}
+	if n := g.calls("DescribeNetworkInterfaces"); n > 4 {
+		t.Errorf("%d lists for 16 nodes", n)
+	}
+}
