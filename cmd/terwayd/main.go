@@ -69,6 +69,12 @@ func main() {
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
+	cmd.AddCommand(teardownCommand(&f))
+	// What both need; the rest is the agent's alone.
+	for _, name := range []string{"state-dir", "cni-conf-dir", "cni-bin-dir", "verbose"} {
+		cmd.PersistentFlags().AddFlag(fl.Lookup(name))
+	}
+
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := cmd.ExecuteContext(ctx); err != nil {

@@ -18,7 +18,7 @@ var stacked = map[string]bool{"vlan": true, "ipvlan": true, "macvlan": true, "ma
 // whose names begin with ownPrefix are the agent's own and left out.
 func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
 	return func() (map[string]Device, error) {
-		links, err := netlink.LinkList()
+		links, err := wholeDump(netlink.LinkList)
 		if err != nil {
 			return nil, fmt.Errorf("list links: %w", err)
 		}
@@ -32,6 +32,20 @@ func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
 		}
 		return out, nil
 	}
+}
+
+// dumps is how often a dump is tried that changes of links interrupt. Each takes
+// well under a millisecond, a burst of pods changes links for longer.
+const dumps = 100
+
+// wholeDump repeats a netlink dump until nothing changed while it ran.
+func wholeDump[T any](dump func() ([]T, error)) (list []T, err error) {
+	for range dumps {
+		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return list, err
 }
 
 // HasLink reports whether this network namespace has a link of that name.

@@ -71,6 +71,9 @@ func (e *Entry) Pod() string {
 	return e.Namespace + "/" + e.Name
 }
 
+// FileName is the journal in its directory.
+const FileName = "journal.db"
+
 // version is the layout of the file. A file of another version is refused:
 // guessing would give addresses twice.
 const version = "1"
@@ -95,7 +98,7 @@ func Open(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
 	}
-	path := filepath.Join(dir, "journal.db")
+	path := filepath.Join(dir, FileName)
 	db, err := openChecked(path)
 	if err != nil {
 		if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // the name of the released module

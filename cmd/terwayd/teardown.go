@@ -1,0 +1,63 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// teardownCommand undoes what terwayd has done to a node, when Terway leaves it.
+func teardownCommand(f *flags) *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "teardown",
+		Short: "Remove every trace of Terway from this node (the agent must not run)",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			j, err := journal.Open(f.stateDir) // fails while an agent runs
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, j.Close()) }()
+			entries, _, err := j.Load()
+			if err != nil && !force {
+				return err
+			}
+			if len(entries) > 0 && !force {
+				return fmt.Errorf("%d pods of this node have addresses, the first is %s: drain the node, or give --force to cut them off", len(entries), entries[0].Pod())
+			}
+			// The configuration first: from here on the runtime starts no pod with Terway.
+			errs := []error{
+				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
+				remove(filepath.Join(f.cniBinDir, "terway")),
+			}
+			dp, err := route.New(route.Options{Log: slog.Default()})
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			errs = append(errs, dp.Teardown(cmd.Context()), dp.Close(cmd.Context()))
+			if err := errors.Join(errs...); err != nil {
+				return err
+			}
+			return remove(filepath.Join(f.stateDir, journal.FileName))
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "cut off pods that run")
+	return cmd
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
