@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -165,7 +166,9 @@ func hostSide(m lab.Machine, addr string) (netlink.LinkAttrs, error) {
 	}
 	defer h.Close()
 	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	if err != nil {
+	// A list that changed while it was read has the pod's route all the same: it is not
+	// one of those that come and go.
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 		return netlink.LinkAttrs{}, fmt.Errorf("list the routes of %s: %w", m.Name, err)
 	}
 	for _, r := range routes {

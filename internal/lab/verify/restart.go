@@ -25,7 +25,8 @@ func (e *Env) killDuringStart(ctx context.Context, program string) (string, erro
 	if _, err := e.consistent(ctx); err != nil {
 		return "", fmt.Errorf("before: %w", err)
 	}
-	d := e.deployment("burst", 20)
+	const replicas = 20
+	d := e.deployment("burst", replicas)
 	if err := d.create(ctx); err != nil {
 		return "", err
 	}
@@ -47,7 +48,8 @@ func (e *Env) killDuringStart(ctx context.Context, program string) (string, erro
 	if err != nil {
 		return "", err
 	}
-	if addressed >= int(d.replicas) {
+	e.Killed += killed
+	if addressed >= replicas {
 		return "", fmt.Errorf("all pods had an address before %s was killed: nothing was tested", program)
 	}
 	pods, err := d.settle(ctx)
@@ -72,5 +74,5 @@ func (e *Env) killDuringStart(ctx context.Context, program string) (string, erro
 		return "", fmt.Errorf("after: %w", err)
 	}
 	return fmt.Sprintf("killed %d × %s when %d of %d pods had an address; all became ready with %d different addresses (%s); after their end %s",
-		killed, program, addressed, d.replicas, len(pods), describe(full), describe(after)), nil
+		killed, program, addressed, replicas, len(pods), describe(full), describe(after)), nil
 }

@@ -171,11 +171,17 @@ func devices(path string) ([]netlink.Link, error) {
 		return nil, fmt.Errorf("enter network namespace %s: %w", path, err)
 	}
 	defer h.Close()
-	links, err := h.LinkList()
-	if err != nil {
-		return nil, fmt.Errorf("list the devices in %s: %w", path, err)
+	for {
+		links, err := h.LinkList()
+		// The list changed while it was read (netlink's NLM_F_DUMP_INTR).
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the devices in %s: %w", path, err)
+		}
+		return links, nil
 	}
-	return links, nil
 }
 
 // enis are a node's devices that are network interfaces of the VPC, by name.

@@ -60,6 +60,8 @@ type Env struct {
 	Objects client.Client
 	// Namespace is the check's own.
 	Namespace string
+	// Killed is how many processes of the system the check has killed.
+	Killed int
 }
 
 // Select picks checks by name; no name picks all.
@@ -92,34 +94,46 @@ func Run(ctx context.Context, s *lab.State, checks []Check, report func(Result))
 	if err != nil {
 		return nil, err
 	}
+	if err := e.sweep(ctx); err != nil {
+		return nil, err
+	}
 	var results []Result
 	for _, c := range checks {
 		r := e.run(ctx, c)
 		report(r)
 		results = append(results, r)
 		if ctx.Err() != nil {
-			return results, context.Cause(ctx)
+			return results, errors.Join(context.Cause(ctx), e.sweep(ctx))
 		}
 	}
-	return results, nil
+	return results, e.sweep(ctx)
 }
 
 func (e *Env) run(ctx context.Context, c Check) Result {
 	began := time.Now()
 	own := *e
-	own.Namespace = "verify-" + c.Name
 	measured, err := func() (string, error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, fmt.Errorf("the check took more than %s", checkTimeout))
 		defer cancel()
-		if err := own.makeNamespace(ctx); err != nil {
+		before, err := own.restarts(ctx)
+		if err != nil {
 			return "", err
 		}
-		return c.Run(ctx, &own)
+		if err := own.makeNamespace(ctx, c.Name); err != nil {
+			return "", err
+		}
+		measured, err := c.Run(ctx, &own)
+		if err != nil {
+			return measured, err
+		}
+		return measured, own.unharmed(ctx, before)
 	}()
 	// Cleaning up is part of the check, and happens when the user interrupts it too.
-	clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("the check's namespace was not gone within a minute"))
-	defer cancel()
-	err = errors.Join(err, own.removeNamespace(clean))
+	if own.Namespace != "" {
+		clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("the check's pods were not gone within a minute"))
+		defer cancel()
+		err = errors.Join(err, own.empty(clean, own.Namespace))
+	}
 	r := Result{Name: c.Name, OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
 	if err != nil {
 		r.Error = err.Error()
@@ -127,15 +141,17 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 	return r
 }
 
-func (e *Env) makeNamespace(ctx context.Context) error {
-	// One that an interrupted run left is removed first.
-	if err := e.removeNamespace(ctx); err != nil {
-		return err
+// namespaceLabel marks the namespaces of checks.
+const namespaceLabel = "lab.terway.dev/check"
+
+func (e *Env) makeNamespace(ctx context.Context, check string) error {
+	ns, err := e.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		GenerateName: "verify-" + check + "-", Labels: map[string]string{namespaceLabel: check},
+	}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make a namespace: %w", err)
 	}
-	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: e.Namespace}}
-	if _, err := e.Client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
-		return fmt.Errorf("make namespace %s: %w", e.Namespace, err)
-	}
+	e.Namespace = ns.Name
 	// Pods are refused until the namespace has its service account.
 	return e.poll(ctx, "the service account of "+e.Namespace, func() (bool, error) {
 		_, err := e.Client.CoreV1().ServiceAccounts(e.Namespace).Get(ctx, "default", metav1.GetOptions{})
@@ -146,20 +162,54 @@ func (e *Env) makeNamespace(ctx context.Context) error {
 	})
 }
 
-func (e *Env) removeNamespace(ctx context.Context) error {
-	err := e.Client.CoreV1().Namespaces().Delete(ctx, e.Namespace, metav1.DeleteOptions{})
-	if apierrors.IsNotFound(err) {
-		return nil
+// empty ends what runs in a namespace and deletes it. It waits for the pods: the
+// namespace itself goes five seconds later, whatever is in it.
+func (e *Env) empty(ctx context.Context, namespace string) error {
+	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
+	err := errors.Join(
+		e.Client.AppsV1().Deployments(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}),
+		e.Client.AppsV1().ReplicaSets(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}),
+		e.Client.CoreV1().Pods(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}))
+	if err != nil {
+		return fmt.Errorf("empty namespace %s: %w", namespace, err)
 	}
-	if err != nil && !apierrors.IsConflict(err) {
-		return fmt.Errorf("delete namespace %s: %w", e.Namespace, err)
+	if err := e.poll(ctx, "the pods of "+namespace+" to be gone", func() (bool, error) {
+		pods, err := e.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
+		return err == nil && len(pods.Items) == 0, err
+	}); err != nil {
+		return err
 	}
-	return e.poll(ctx, "namespace "+e.Namespace+" to be gone", func() (bool, error) {
-		_, err := e.Client.CoreV1().Namespaces().Get(ctx, e.Namespace, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return true, nil
+	err = e.Client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete namespace %s: %w", namespace, err)
+	}
+	return nil
+}
+
+// sweep removes the namespaces of all checks, those of an interrupted run too, and
+// waits until they are gone.
+func (e *Env) sweep(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
+	defer cancel()
+	left := func() ([]corev1.Namespace, error) {
+		list, err := e.Client.CoreV1().Namespaces().List(ctx, metav1.ListOptions{LabelSelector: namespaceLabel})
+		if err != nil {
+			return nil, fmt.Errorf("list the checks' namespaces: %w", err)
 		}
-		return false, err
+		return list.Items, nil
+	}
+	all, err := left()
+	if err != nil {
+		return err
+	}
+	for _, ns := range all {
+		if err := e.empty(ctx, ns.Name); err != nil {
+			return err
+		}
+	}
+	return e.poll(ctx, "the checks' namespaces to be gone", func() (bool, error) {
+		all, err := left()
+		return err == nil && len(all) == 0, err
 	})
 }
 

@@ -1,0 +1,60 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// restarts is how often containers of the system have been restarted so far.
+func (e *Env) restarts(ctx context.Context) (int, error) {
+	n, _, err := e.system(ctx)
+	return n, err
+}
+
+// system counts the restarts of the system's containers and names one that is not ready.
+func (e *Env) system(ctx context.Context) (restarts int, notReady string, err error) {
+	pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, "", fmt.Errorf("list the system's pods: %w", err)
+	}
+	for i := range pods.Items {
+		p := &pods.Items[i]
+		for _, c := range p.Status.ContainerStatuses {
+			restarts += int(c.RestartCount)
+			if c.State.Running == nil {
+				notReady = p.Name + ": " + ended(c)
+			}
+		}
+		if !podReady(p) && notReady == "" {
+			notReady = p.Name
+		}
+	}
+	return restarts, notReady, nil
+}
+
+func ended(c corev1.ContainerStatus) string {
+	if t := c.LastTerminationState.Terminated; t != nil {
+		return fmt.Sprintf("container %s ended with status %d: %s", c.Name, t.ExitCode, t.Reason)
+	}
+	return "container " + c.Name + " does not run"
+}
+
+// unharmed fails a check during which something of the system ended that the check
+// did not kill: traffic may well have gone on while an agent crashed.
+func (e *Env) unharmed(ctx context.Context, before int) error {
+	var restarts int
+	var notReady string
+	if err := e.poll(ctx, "every pod of the system to be ready", func() (_ bool, err error) {
+		restarts, notReady, err = e.system(ctx)
+		return notReady == "", err
+	}); err != nil {
+		return fmt.Errorf("%w: %s", err, notReady)
+	}
+	if got := restarts - before; got != e.Killed {
+		return fmt.Errorf("containers of the system were restarted %d times during the check, which killed %d processes", got, e.Killed)
+	}
+	return nil
+}
