@@ -124,6 +124,7 @@ func TestSignatureV1(t *testing.T) {
 	}{
 		{"right", v1(h, "GET", nil), 200, ""},
 		{"odd characters", v1(h, "GET", url.Values{"X": {" *~/é&=+%"}, "Y *~": {""}}), 200, ""},
+		{"names that begin alike", v1(h, "GET", url.Values{"X.1": {"a"}, "X.10": {"b"}, "X.1.K": {"c"}, "X.2": {"d"}}), 200, ""},
 		{"temporary key", temporary(role, role.SecurityToken), 200, ""},
 		{"temporary key, expired", temporary(old, old.SecurityToken), 403, "InvalidSecurityToken.Expired"},
 		{"temporary key, no token", temporary(role, ""), 400, "MissingSecurityToken"},
