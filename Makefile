@@ -1,40 +1,51 @@
-# make lab    a Kubernetes cluster on a simulated VPC, and the proof that it works
-# make test   every test; as root, as CI runs it
+# The two commands: "make lab" and "make test". Both run as root on a Debian machine
+# with Go; what else they need they install.
 
-SHELL := /bin/bash -o pipefail
-export CGO_ENABLED ?= 0
-GOFLAGS_BUILD := -trimpath -ldflags "-s -w"
-PROGRAMS := terway terwayd terway-controller terwayctl
+# One set of flags for everything, so that programs, tests and the lab share what
+# Go has compiled already.
+export CGO_ENABLED = 0
+GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
 
-.PHONY: build lab lab-down verify test test-unit test-lab check generate
+# Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
+LAB ?=
 
-build: ## the programs, in bin/
+.PHONY: all build lab lab-down verify test unit e2e check generate deps clean
+
+all: build
+
+build:
 	@mkdir -p bin
-	go build $(GOFLAGS_BUILD) -o bin/ $(addprefix ./cmd/,$(PROGRAMS))
+	$(GOBUILD) -o bin/ ./cmd/...
 
-lab: build ## start the lab and show that it works
-	bin/terwayctl lab up
+lab: build
+	bin/terwayctl lab up $(LAB)
 
-lab-down: build ## remove every trace of the lab
+lab-down: build
 	bin/terwayctl lab down
 
-verify: build ## the named checks on the running lab
+verify: build
 	bin/terwayctl lab verify
 
-generate: ## everything that is generated and committed
+# Everything: is what is generated current, is the code in order, unit and privileged
+# tests, then the lab end to end.
+test: deps check unit e2e
+
+unit:
+	go test -trimpath -count=1 ./...
+
+e2e:
+	go test -trimpath -count=1 -v -timeout 60m -tags e2e ./test/e2e
+
+check:
+	sh test/check.sh
+
+# Writes what is generated anew: deep copies, CRDs, protocol, eBPF objects.
+generate:
 	go generate ./...
-	go run sigs.k8s.io/controller-tools/cmd/controller-gen object crd paths=./api/v1alpha1/... output:crd:dir=deploy/chart/crds
 
-check: ## formatting, vet, and generated files that are out of date
-	@test -z "$$(git ls-files '*.go' | xargs gofmt -l)" || { echo "gofmt -l:"; git ls-files '*.go' | xargs gofmt -l; exit 1; }
-	go vet ./...
-	bpf/check.sh
+# Debian's packages that generators and tests use.
+deps:
+	sh test/deps.sh
 
-test-unit: ## all Go tests; those that need root make their own namespaces
-	go test -count=1 -p 2 -timeout 20m ./...
-
-test-lab: build ## the lab's checks, from nothing to nothing
-	bin/terwayctl lab up
-	bin/terwayctl lab verify; s=$$?; bin/terwayctl lab down && exit $$s
-
-test: check test-unit test-lab
+clean:
+	rm -rf bin

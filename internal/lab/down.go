@@ -80,7 +80,7 @@ func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
 	}
 	// What was started by those, or was not recorded because the lab was killed.
 	err = Poll(ctx, 20*time.Millisecond, func() (bool, error) {
-		ps, err := strays()
+		ps, err := Strays()
 		if err != nil || len(ps) == 0 {
 			return true, err
 		}

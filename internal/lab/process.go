@@ -190,9 +190,9 @@ func (o *Options) process(name string) (Process, error) {
 	return p, nil
 }
 
-// strays finds processes of any lab on this machine that carry the marker or live
+// Strays finds processes of any lab on this machine that carry the marker or live
 // in one of the lab's network namespaces, except this one and its ancestors.
-func strays() ([]Process, error) {
+func Strays() ([]Process, error) {
 	ours := map[uint64]bool{}
 	nss, err := labNamespaces()
 	if err != nil {

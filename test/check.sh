@@ -1,0 +1,35 @@
+#!/bin/sh
+# Says what is wrong with the tree before any test runs: code that is not formatted or
+# that vet complains about, and files that are not what their sources generate.
+set -eu
+cd "$(dirname "$0")/.."
+
+echo "== gofmt"
+unformatted=$(gofmt -l $(git ls-files '*.go' 2>/dev/null || find . -name '*.go'))
+if [ -n "$unformatted" ]; then
+	echo "not formatted:" >&2
+	echo "$unformatted" >&2
+	exit 1
+fi
+
+echo "== go vet"
+go vet ./...
+go vet -tags e2e ./test/e2e
+
+echo "== eBPF objects"
+sh bpf/check.sh
+
+echo "== generated Go and CRDs"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# In a copy, so that a check never changes the tree.
+tar -c --exclude=./bin --exclude=./.git . | tar -x -C "$work"
+(cd "$work" && go generate ./api/... ./internal/cloud/...)
+status=0
+for file in $(cd "$work" && find api deploy docs internal/cloud -type f); do
+	if ! cmp -s "$work/$file" "$file"; then
+		echo "$file is not current: run make generate" >&2
+		status=1
+	fi
+done
+exit $status

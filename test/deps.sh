@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs the Debian packages that generators and tests use, if any is missing.
+set -eu
+packages="clang llvm libbpf-dev linux-libc-dev protobuf-compiler iproute2 nftables conntrack runc curl
+busybox-static tcpdump ethtool iperf3 iputils-ping util-linux"
+missing=
+for p in $packages; do
+	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
+done
+[ -n "$missing" ] || exit 0
+echo "installing Debian packages:$missing"
+export DEBIAN_FRONTEND=noninteractive
+# The package lists may be old or not there at all.
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 ||
+	{ apt-get update -q && apt-get install -y -q --no-install-recommends $missing; }

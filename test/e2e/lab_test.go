@@ -1,0 +1,201 @@
+//go:build e2e
+
+// Package e2e proves the whole: a lab is built from nothing with the commands of the
+// README, every check of "lab verify" is a test, and the machine is as it was afterwards.
+//
+// It runs with the build tag e2e ("make test" does), as root, and takes minutes.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/testutil"
+)
+
+func labDir(testing.TB) string { return lab.DefaultDir }
+
+// terwayctl is the operator's program, built for the test.
+type terwayctl struct {
+	path, source string
+}
+
+func build(t *testing.T) *terwayctl {
+	t.Helper()
+	source, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &terwayctl{path: filepath.Join(t.TempDir(), "terwayctl"), source: source}
+	cmd := exec.Command("go", "build", "-o", c.path, "./cmd/terwayctl")
+	cmd.Dir = source
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build terwayctl: %v\n%s", err, out)
+	}
+	return c
+}
+
+func (c *terwayctl) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(c.path, args...)
+	cmd.Dir = c.source
+	return cmd
+}
+
+// run runs a command whose output is for the test's log.
+func (c *terwayctl) run(t *testing.T, args ...string) {
+	t.Helper()
+	cmd := c.command(args...)
+	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("terwayctl %s: %v", strings.Join(args, " "), err)
+	}
+}
+
+func TestLab(t *testing.T) {
+	testutil.RequireRoot(t)
+	c := build(t)
+	c.run(t, "lab", "down") // what an earlier run left would count as there before
+	before := look(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs(t)
+		}
+		c.run(t, "lab", "down")
+	})
+
+	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up") }) {
+		t.FailNow()
+	}
+	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
+	t.Run("status", func(t *testing.T) {
+		out, err := c.command("lab", "status", "-o", "json").Output()
+		var st lab.Status
+		if err != nil || json.Unmarshal(out, &st) != nil || !st.Ready || len(st.Nodes) != 2 {
+			t.Fatalf("lab status: %v\n%s", err, out)
+		}
+	})
+	t.Run("shell", func(t *testing.T) {
+		out, err := c.command("lab", "shell", "node1", "hostname").CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != "node1" {
+			t.Fatalf("lab shell node1 hostname: %v\n%s", err, out)
+		}
+	})
+	for _, check := range verify.Checks() {
+		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
+	}
+	t.Run("down", func(t *testing.T) {
+		c.run(t, "lab", "down")
+		before.sameAs(t)
+	})
+	t.Run("killed", func(t *testing.T) { killed(t, c, before) })
+}
+
+// verifyOne runs one check as a user would and reads its answer as a program would.
+func verifyOne(t *testing.T, c *terwayctl, name string) {
+	out, err := c.command("lab", "verify", "--only", name, "-o", "json").Output()
+	var answer struct{ Checks []verify.Result }
+	if json.Unmarshal(out, &answer) != nil || len(answer.Checks) != 1 || answer.Checks[0].Name != name {
+		t.Fatalf("lab verify --only %s: %v: not one result:\n%s", name, err, out)
+	}
+	r := answer.Checks[0]
+	t.Log(r.Measured)
+	if r.OK != (err == nil) {
+		t.Errorf("ok is %t and the exit status says %v", r.OK, err)
+	}
+	if !r.OK {
+		t.Error(r.Error)
+	}
+}
+
+// kubectl does what a user would do first.
+func kubectl(t *testing.T, c *terwayctl) {
+	out, err := c.command("lab", "kubeconfig").Output()
+	if err != nil {
+		t.Fatalf("lab kubeconfig: %v", err)
+	}
+	s, err := lab.LoadState(lab.DefaultDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) string {
+		t.Helper()
+		cmd := exec.Command(s.Options.Bin("kubectl"), args...)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+strings.TrimSpace(string(out)))
+		var b bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &b, &b
+		if err := cmd.Run(); err != nil {
+			t.Fatalf("kubectl %s: %v\n%s", strings.Join(args, " "), err, b.Bytes())
+		}
+		return b.String()
+	}
+	run("run", "hello", "--image="+lab.ImageAgnhost, "--", "netexec")
+	defer run("delete", "pod", "hello", "--now")
+	run("wait", "--for=condition=Ready", "pod/hello", "--timeout=60s")
+	if got := run("exec", "hello", "--", "curl", "-s", "localhost:8080/hostname"); !strings.Contains(got, "hello") {
+		t.Errorf("kubectl exec: the pod says its name is %q", got)
+	}
+	if got := run("logs", "hello"); !strings.Contains(got, "GET /hostname") {
+		t.Errorf("kubectl logs does not show the request:\n%s", got)
+	}
+}
+
+// killed ends "lab up" in the middle, as a crash would, and takes down what is left.
+func killed(t *testing.T, c *terwayctl, before machine) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := c.command("lab", "up")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop := context.AfterFunc(ctx, func() { cmd.Process.Kill() })
+	defer stop()
+	var seen strings.Builder
+	buf := make([]byte, 4096)
+	for !strings.Contains(seen.String(), "nodes registered") {
+		n, err := out.Read(buf)
+		seen.Write(buf[:n])
+		if err != nil {
+			t.Fatalf("lab up ended before it was killed: %v\n%s", err, seen.String())
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("lab up ended well although it was killed")
+	}
+	// Not even the record of what was started is there any more.
+	if err := os.RemoveAll(filepath.Join(lab.DefaultDir, "procs")); err != nil {
+		t.Fatal(err)
+	}
+	c.run(t, "lab", "down")
+	before.sameAs(t)
+}
+
+// logs shows the ends of the logs of a lab that failed.
+func logs(t *testing.T) {
+	for _, pattern := range []string{"log/*.log", "nodes/*/log/*.log", "nodes/*/log/pods/*terway*/*/*.log"} {
+		files, err := filepath.Glob(filepath.Join(lab.DefaultDir, pattern))
+		if err != nil {
+			t.Log(err)
+		}
+		for _, f := range files {
+			out, err := exec.Command("tail", "-n", "25", f).CombinedOutput()
+			t.Logf("end of %s (%v):\n%s", strings.TrimPrefix(f, lab.DefaultDir+"/"), err, out)
+		}
+	}
+}
