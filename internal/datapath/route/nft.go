@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -25,6 +26,50 @@ type nft struct {
 	// mu keeps our own transactions and dumps apart; the library's allocation of
 	// set ids is not safe for concurrent use either.
 	mu sync.Mutex
+	// conn stays open between calls: closing an nftables socket waits until the
+	// kernel has freed what was deleted, an RCU grace period (5 to 15 ms).
+	conn *nftables.Conn
+}
+
+// do runs one transaction or dump. After an error the socket may hold answers to
+// what failed and the library unsent messages, so the next call gets a new one.
+func (n *nft) do(f func(*nftables.Conn) error) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.conn == nil {
+		opts := []nftables.ConnOption{nftables.AsLasting()}
+		if n.ns.IsOpen() {
+			opts = append(opts, nftables.WithNetNSFd(int(n.ns)))
+		}
+		c, err := nftables.New(opts...)
+		if err != nil {
+			return fmt.Errorf("open nftables netlink socket: %w", err)
+		}
+		n.conn = c
+	}
+	err := f(n.conn)
+	if err != nil {
+		err = errors.Join(err, n.closeConn())
+	}
+	return err
+}
+
+func (n *nft) close() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.closeConn()
+}
+
+func (n *nft) closeConn() error {
+	if n.conn == nil {
+		return nil
+	}
+	c := n.conn
+	n.conn = nil
+	if err := c.CloseLasting(); err != nil {
+		return fmt.Errorf("close nftables netlink socket: %w", err)
+	}
+	return nil
 }
 
 // elemKey is a device of the node and a source address that it may send from.
@@ -39,18 +84,6 @@ type elements map[elemKey]uint32
 // a whole node's table below the socket's send buffer.
 const elementsPerMessage = 200
 
-func (n *nft) conn() (*nftables.Conn, error) {
-	var opts []nftables.ConnOption
-	if n.ns.IsOpen() {
-		opts = append(opts, nftables.WithNetNSFd(int(n.ns)))
-	}
-	c, err := nftables.New(opts...)
-	if err != nil {
-		return nil, fmt.Errorf("open nftables netlink socket: %w", err)
-	}
-	return c, nil
-}
-
 func nftTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: TableName}
 }
@@ -61,18 +94,14 @@ func (n *nft) put(elems elements) error {
 	if len(elems) == 0 {
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return err
-	}
-	if err := eachSet(elems, c.SetAddElements); err != nil {
-		return err
-	}
-	err = c.Flush()
+	err := n.do(func(c *nftables.Conn) error {
+		if err := eachSet(elems, c.SetAddElements); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-		return n.replace(c, elems)
+		err = n.replace(elems)
 	}
 	if err != nil {
 		return fmt.Errorf("add elements %v to table inet %s: %w", elems, TableName, err)
@@ -82,27 +111,20 @@ func (n *nft) put(elems elements) error {
 
 // replace is for keys that exist with another mark: the kernel changes no
 // element in place, and removes only what is there.
-func (n *nft) replace(c *nftables.Conn, elems elements) error {
-	have, err := readElements(c)
-	if err != nil {
-		return err
-	}
-	stale := elements{}
-	for k := range elems {
-		if mark, ok := have[k]; ok {
-			stale[k] = mark
+func (n *nft) replace(elems elements) error {
+	return n.do(func(c *nftables.Conn) error {
+		stale, err := present(c, elems)
+		if err != nil {
+			return err
 		}
-	}
-	if err := eachSet(stale, c.SetDeleteElements); err != nil {
-		return err
-	}
-	if err := eachSet(elems, c.SetAddElements); err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("replace elements %v of table inet %s: %w", elems, TableName, err)
-	}
-	return nil
+		if err := eachSet(stale, c.SetDeleteElements); err != nil {
+			return err
+		}
+		if err := eachSet(elems, c.SetAddElements); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
 }
 
 // remove takes elements out in one transaction; missing ones, and a missing
@@ -111,152 +133,149 @@ func (n *nft) remove(keys ...elemKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return err
-	}
 	elems := elements{}
 	for _, k := range keys {
 		elems[k] = 0
 	}
-	if err := eachSet(elems, c.SetDeleteElements); err != nil {
-		return err
-	}
-	err = c.Flush()
-	if err == nil {
-		return nil
-	}
-	if !absent(err) {
-		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, TableName, err)
-	}
-	// One missing element undid the whole transaction: remove what there is.
-	have, err := readElements(c)
-	if err != nil {
-		return err
-	}
-	for k := range elems {
-		if _, ok := have[k]; !ok {
-			delete(elems, k)
+	err := n.do(func(c *nftables.Conn) error {
+		if err := eachSet(elems, c.SetDeleteElements); err != nil {
+			return err
 		}
+		return c.Flush()
+	})
+	if absent(err) {
+		// One missing element undid the whole transaction: remove what there is.
+		err = n.do(func(c *nftables.Conn) error {
+			there, err := present(c, elems)
+			if err != nil {
+				return err
+			}
+			if err := eachSet(there, c.SetDeleteElements); err != nil {
+				return err
+			}
+			return c.Flush()
+		})
 	}
-	if err := eachSet(elems, c.SetDeleteElements); err != nil {
-		return err
-	}
-	if err := c.Flush(); err != nil && !absent(err) {
+	if err != nil && !absent(err) {
 		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, TableName, err)
 	}
 	return nil
 }
 
-// read returns the pods' elements; a missing table has none.
-func (n *nft) read() (elements, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
+// present are those of the elements that the kernel has.
+func present(c *nftables.Conn, elems elements) (elements, error) {
+	have, err := readElements(c)
 	if err != nil {
 		return nil, err
 	}
-	return readElements(c)
+	there := elements{}
+	for k := range elems {
+		if mark, ok := have[k]; ok {
+			there[k] = mark
+		}
+	}
+	return there, nil
+}
+
+// read returns the pods' elements; a missing table has none.
+func (n *nft) read() (elems elements, err error) {
+	err = n.do(func(c *nftables.Conn) (err error) {
+		elems, err = readElements(c)
+		return err
+	})
+	return elems, err
 }
 
 // ensure compares the table with the ruleset and, if anything differs, replaces
 // the whole table in one transaction: no packet sees half of it. extra are
 // elements that must not be lost when the table itself was. It returns what
 // differed, or "".
-func (n *nft) ensure(rs ruleset, extra elements) (string, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return "", err
-	}
-	differs, err := compare(c, rs)
-	if err != nil || differs == "" {
-		return "", err
-	}
-	elems, err := readElements(c)
-	if err != nil {
-		return "", err
-	}
-	for k, mark := range extra {
-		elems[k] = mark
-	}
-	if err := build(c, rs, elems, readCounter(c)); err != nil {
-		return "", fmt.Errorf("write table inet %s: %w", TableName, err)
-	}
-	return differs, nil
+func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
+	err = n.do(func(c *nftables.Conn) error {
+		var err error
+		if differs, err = compare(c, rs); err != nil || differs == "" {
+			return err
+		}
+		elems, err := readElements(c)
+		if err != nil {
+			return err
+		}
+		maps.Copy(elems, extra)
+		if err := build(c, rs, elems, readCounter(c)); err != nil {
+			return fmt.Errorf("write table inet %s: %w", TableName, err)
+		}
+		return nil
+	})
+	return differs, err
 }
 
 // differs names the first difference to the ruleset, or "".
-func (n *nft) differs(rs ruleset) (string, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return "", err
-	}
-	return compare(c, rs)
+func (n *nft) differs(rs ruleset) (differs string, err error) {
+	err = n.do(func(c *nftables.Conn) (err error) {
+		differs, err = compare(c, rs)
+		return err
+	})
+	return differs, err
 }
 
 func (n *nft) deleteTable() error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return err
-	}
-	c.DelTable(nftTable())
-	if err := c.Flush(); err != nil && !absent(err) {
+	err := n.do(func(c *nftables.Conn) error {
+		c.DelTable(nftTable())
+		return c.Flush()
+	})
+	if err != nil && !absent(err) {
 		return fmt.Errorf("delete table inet %s: %w", TableName, err)
 	}
 	return nil
 }
 
 // spoofed is how many packets were dropped for a source that is not the pod's.
-func (n *nft) spoofed() (uint64, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	c, err := n.conn()
-	if err != nil {
-		return 0, err
-	}
-	obj, err := c.GetObject(&nftables.NamedObj{Table: nftTable(), Name: counterName, Type: nftables.ObjTypeCounter})
-	if err != nil {
-		return 0, fmt.Errorf("read counter %s of table inet %s: %w", counterName, TableName, err)
-	}
+func (n *nft) spoofed() (packets uint64, err error) {
+	err = n.do(func(c *nftables.Conn) error {
+		obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
+		if err != nil {
+			return fmt.Errorf("read counter %s of table inet %s: %w", counterName, TableName, err)
+		}
+		counter, ok := counterIn(obj)
+		if !ok {
+			return fmt.Errorf("read counter %s of table inet %s: the answer is a %T", counterName, TableName, obj)
+		}
+		packets = counter.Packets
+		return nil
+	})
+	return packets, err
+}
+
+func spoofedCounter(value *expr.Counter) *nftables.NamedObj {
+	return &nftables.NamedObj{Table: nftTable(), Name: counterName, Type: nftables.ObjTypeCounter, Obj: value}
+}
+
+func counterIn(obj nftables.Obj) (*expr.Counter, bool) {
 	named, ok := obj.(*nftables.NamedObj)
 	if !ok {
-		return 0, fmt.Errorf("read counter %s of table inet %s: answer is a %T", counterName, TableName, obj)
+		return nil, false
 	}
 	counter, ok := named.Obj.(*expr.Counter)
-	if !ok {
-		return 0, fmt.Errorf("read counter %s of table inet %s: object is a %T", counterName, TableName, named.Obj)
-	}
-	return counter.Packets, nil
+	return counter, ok
 }
 
-// readCounter lets the count survive a rebuild; a table without the counter
-// starts at zero.
-func readCounter(c *nftables.Conn) expr.Counter {
-	obj, err := c.GetObject(&nftables.NamedObj{Table: nftTable(), Name: counterName, Type: nftables.ObjTypeCounter})
+// readCounter lets the count survive a rebuild; without a counter it starts anew.
+func readCounter(c *nftables.Conn) *expr.Counter {
+	obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
 	if err != nil {
-		return expr.Counter{}
+		return &expr.Counter{}
 	}
-	if named, ok := obj.(*nftables.NamedObj); ok {
-		if counter, ok := named.Obj.(*expr.Counter); ok {
-			return *counter
-		}
+	if counter, ok := counterIn(obj); ok {
+		return counter
 	}
-	return expr.Counter{}
+	return &expr.Counter{}
 }
 
-func build(c *nftables.Conn, rs ruleset, elems elements, count expr.Counter) error {
+func build(c *nftables.Conn, rs ruleset, elems elements, count *expr.Counter) error {
 	c.AddTable(rs.table)
 	c.DelTable(rs.table)
 	c.AddTable(rs.table)
-	c.AddObj(&nftables.NamedObj{Table: rs.table, Name: counterName, Type: nftables.ObjTypeCounter, Obj: &count})
+	c.AddObj(spoofedCounter(count))
 	for _, name := range []string{mapPods4, mapPods6} {
 		if err := c.AddSet(podsMap(rs.table, name), nil); err != nil {
 			return fmt.Errorf("map %s: %w", name, err)

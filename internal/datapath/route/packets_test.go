@@ -264,7 +264,7 @@ func TestMasqueradeKeepsConnections(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			peer, err := l.Accept()
+			peer, err := accept(l)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -274,6 +274,13 @@ func TestMasqueradeKeepsConnections(t *testing.T) {
 			exchange(t, conn, peer)
 		})
 	}
+}
+
+func accept(l net.Listener) (net.Conn, error) {
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	return l.Accept()
 }
 
 func exchange(t *testing.T, a, b net.Conn) {

@@ -244,7 +244,10 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	if err := d.putElements(ctx, h, node, elems); err != nil {
 		return nil, err
 	}
-	return elems, d.wirePod(ph, ns, w, inner)
+	if err := d.wirePod(ph, ns, w, inner); err != nil {
+		return nil, err
+	}
+	return elems, d.awaitActive(ctx, h, w.name, host.Attrs().Index)
 }
 
 // putElements prepares the node anew if somebody removed the table since the

@@ -2,6 +2,7 @@ package route
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -76,10 +77,11 @@ func (d *Datapath) Close(ctx context.Context) error {
 	if err := d.reaper.wait(ctx); err != nil {
 		return err
 	}
+	err := d.nft.close()
 	if d.ns.IsOpen() {
-		return d.ns.Close()
+		err = errors.Join(err, d.ns.Close())
 	}
-	return nil
+	return err
 }
 
 // Name implements datapath.Datapath.

@@ -29,7 +29,6 @@ const (
 	chainMain       = "by-main"
 	chainOutside    = "by-node"
 	chainMasquerade = "masquerade"
-	chainRedirects  = "redirects"
 
 	mapPods4    = "pods4"
 	mapPods6    = "pods6"
@@ -53,13 +52,10 @@ const (
 	ctReply    = 1
 )
 
-// Offsets in the IP headers, and ICMP types.
+// Offsets in the IP headers.
 const (
 	ip4Source, ip4Dest = 12, 16
 	ip6Source, ip6Dest = 8, 24
-
-	icmpRedirect    = 5
-	icmp6NDRedirect = 137
 )
 
 // ruleset is the desired content of the table for one node, without the pods.
@@ -95,7 +91,6 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 			{Name: chainOutside, Table: table},
 			base(chainSource, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw, nftables.ChainTypeFilter),
 			base(chainExit, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeFilter),
-			base(chainRedirects, nftables.ChainHookOutput, *nftables.ChainPriorityFilter, nftables.ChainTypeFilter),
 			base(chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT),
 		},
 	}
@@ -131,10 +126,6 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		rs.rules = append(rs.rules, outsideRules(node)...)
 	}
 	rs.rules = append(rs.rules,
-		rule{chainRedirects, "a pod has one next hop: no ICMP redirects",
-			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), icmpType(unix.NFPROTO_IPV4, unix.IPPROTO_ICMP, icmpRedirect), verdict(expr.VerdictDrop))},
-		rule{chainRedirects, "a pod has one next hop: no ICMP redirects",
-			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), icmpType(unix.NFPROTO_IPV6, unix.IPPROTO_ICMPV6, icmp6NDRedirect), verdict(expr.VerdictDrop))},
 		rule{chainMasquerade, "leave with the node's address",
 			join(markIs(slotOutside), []expr.Any{&expr.Masq{FullyRandom: true}})},
 	)
@@ -341,13 +332,4 @@ func ctStatus(bit uint32) []expr.Any {
 
 func ctStatusNot(bit uint32) []expr.Any {
 	return masked(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bit, expr.CmpOpEq, 0)
-}
-
-func icmpType(nfproto, l4proto, typ byte) []expr.Any {
-	return join(family(nfproto), []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{l4proto}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{typ}},
-	})
 }

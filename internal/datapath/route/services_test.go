@@ -180,7 +180,7 @@ func TestMasqueradedConnectionsCarryOn(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			peer, err := l.Accept()
+			peer, err := accept(l)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,10 +1,12 @@
 package route
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -121,6 +123,33 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 	}
 	return nil
 }
+
+// awaitActive waits for the end of the veth that came up first. It had no carrier
+// then, and the kernel activates it later, from a work queue; what is sent to it
+// until then is lost, and a connection's first packet with it costs a second.
+// Asking for the device makes newer kernels catch up at once.
+func (d *Datapath) awaitActive(ctx context.Context, h *netlink.Handle, name string, index int) error {
+	for try := range activeTries {
+		link, err := h.LinkByIndex(index)
+		if err != nil {
+			return fmt.Errorf("look at device %s: %w", name, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		timer := time.NewTimer(time.Duration(try+1) * time.Millisecond)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return fmt.Errorf("wait for device %s to be active: %w", name, context.Cause(ctx))
+		}
+	}
+	return fmt.Errorf("device %s is up and still not active; is the other end up?", name)
+}
+
+// activeTries adds up to about two seconds.
+const activeTries = 64
 
 // podAddress is usable at once: nobody else can have it, so there is nothing to
 // detect (duplicate address detection takes seconds).

@@ -202,7 +202,7 @@ func (n *testNode) describe(e int, families ...string) *testPod {
 	n.w.t.Helper()
 	n.pods++
 	p := &testPod{NS: testutil.NewNS(n.w.t, fmt.Sprintf("pod%d-%d", n.number, n.pods)), node: n, eniIndex: e}
-	p.ip = netip.MustParseAddr(fmt.Sprintf("192.168.%d.%d", 40+n.number, n.pods))
+	p.ip = netip.MustParseAddr(fmt.Sprintf("192.168.%d.%d", 40+8*n.number+n.pods/250, 1+n.pods%250))
 	p.ip6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x:%x", n.number+1, n.pods))
 	p.pod = datapath.Pod{
 		Sandbox: "sandbox-" + p.Name, IfName: "eth0", NetNS: p.Path, Namespace: "default", Name: p.Name,
