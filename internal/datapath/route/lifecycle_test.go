@@ -89,6 +89,45 @@ func TestNothingOfOthersIsTouchedAndNothingIsLeft(t *testing.T) {
 	}
 }
 
+func TestTeardownAndAgain(t *testing.T) {
+	w := newWorld(t, 2, 1)
+	n := w.nodes[0]
+	n.sync()
+	w.nodes[1].sync()
+	old, far := n.addPod(1), serving(w.nodes[1].addPod(1))
+	if err := n.dp.Teardown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.dp.Teardown(context.Background()); err != nil {
+		t.Errorf("a second teardown: %v", err)
+	}
+	if err := n.dp.CheckPod(context.Background(), n.node, old.pod); err == nil {
+		t.Error("a pod outlived the teardown")
+	}
+	p := n.addPod(1) // no Sync before it
+	mustReach(t, p.NS, at(far.ip, 80), far.NS, p.ip)
+	if repairs := n.sync(p); len(repairs) != 0 {
+		t.Errorf("sync repairs %q", repairs)
+	}
+}
+
+// Spoofed packets are counted on when the table is written anew.
+func TestCounterSurvivesRebuild(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.nodes[0]
+	n.sync()
+	p := n.addPod(1)
+	p.IP("addr add 192.168.40.99/32 dev eth0")
+	sendFrom(t, p.NS, "192.168.40.99:0", at(n.ip, 9))
+	n.NFT("flush chain inet terway exit")
+	if repairs := n.sync(p); len(repairs) != 1 {
+		t.Errorf("repairs %q", repairs)
+	}
+	if got, err := n.dp.Spoofed(); err != nil || got != 1 {
+		t.Errorf("spoofed packets: %d, %v, want 1", got, err)
+	}
+}
+
 func TestRulesDoNotGrowWithPods(t *testing.T) {
 	w := newWorld(t, 1, 2)
 	n := w.nodes[0]
