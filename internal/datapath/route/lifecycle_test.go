@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -41,20 +43,30 @@ func foreign(n *testNode) {
 		}`)
 }
 
-// dumpStable is dump without what deletion in the kernel leaves behind for a
-// moment and without forwarding's traces in anycast routes.
+// dumpStable is dump without what the kernel does on its own a moment later: the
+// operational state of a device, and IPv6 addresses becoming usable.
 func dumpStable(n *testNode) string {
+	n.w.t.Helper()
 	n.settle()
+	for deadline := time.Now().Add(patience); strings.Contains(n.IP("-6 addr show"), "tentative"); {
+		if time.Now().After(deadline) {
+			n.w.t.Fatal("an IPv6 address of the node stays tentative")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 	var keep []string
 	for _, l := range strings.Split(dump(n.NS), "\n") {
-		if strings.HasPrefix(l, "anycast ") {
+		if strings.HasPrefix(l, "anycast ") { // comes and goes with forwarding
 			continue
 		}
 		// A device that was up once keeps the qdisc it got then.
-		keep = append(keep, strings.Replace(l, " qdisc noop ", " qdisc noqueue ", 1))
+		l = strings.Replace(l, " qdisc noop ", " qdisc noqueue ", 1)
+		keep = append(keep, operState.ReplaceAllString(l, ""))
 	}
 	return strings.Join(keep, "\n")
 }
+
+var operState = regexp.MustCompile(`NO-CARRIER,|,LOWER_UP| state [A-Z]+`)
 
 func TestNothingOfOthersIsTouchedAndNothingIsLeft(t *testing.T) {
 	w := newWorld(t, 1, 2)
@@ -444,5 +456,28 @@ func TestFindDevice(t *testing.T) {
 	}
 	if _, err := findDevice(links, datapath.ENI{ID: "eni-2", MAC: net.HardwareAddr{1, 2, 3, 4, 5, 6}}); err == nil || !strings.Contains(err.Error(), "eni-2") {
 		t.Errorf("missing device: %v", err)
+	}
+}
+
+// CIDRs that overlap, touch, or reach the last address are what they are for the
+// kernel too: a second Sync finds nothing to do.
+func TestInsideSetsInTheKernel(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.nodes[0]
+	for _, cidrs := range [][]string{
+		{"0.0.0.0/0", "::/0"},
+		{"10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "255.255.0.0/16", "fd00::/8", "fd12::/16"},
+		{},
+	} {
+		n.node.VPCCIDRs = nil
+		for _, c := range cidrs {
+			n.node.VPCCIDRs = append(n.node.VPCCIDRs, netip.MustParsePrefix(c))
+		}
+		if repairs := n.sync(); len(repairs) == 0 {
+			t.Errorf("%v: Sync reports no change", cidrs)
+		}
+		if repairs := n.sync(); len(repairs) != 0 {
+			t.Errorf("%v: second Sync reports %q", cidrs, repairs)
+		}
 	}
 }
