@@ -212,9 +212,12 @@ func (p *Plan) grow(s *State, need int) {
 		// The primary first: without it the ENI goes, and all others with it.
 		for _, primary := range []bool{true, false} {
 			for _, a := range e.Addresses {
-				if need > 0 && a.Primary == primary && a.Releasing && !a.Going && (a.Use == Free || a.Use == Released) {
-					p.Keep = append(p.Keep, a.Address)
-					need--
+				if need <= 0 || a.Primary != primary || !a.Releasing || a.Going {
+					continue
+				}
+				p.Keep = append(p.Keep, a.Address)
+				if a.Use == Free || a.Use == Released {
+					need-- // one that a pod took before it saw the mark helps later
 				}
 			}
 		}
@@ -370,7 +373,7 @@ func (p *Plan) finish(s *State) {
 		}
 		var gone []netip.Addr
 		for _, a := range e.Addresses {
-			if a.Releasing && a.Use == Released && !a.Primary {
+			if a.Releasing && a.Use == Released && !a.Primary && !slices.Contains(p.Keep, a.Address) {
 				gone = append(gone, a.Address)
 			}
 		}

@@ -285,6 +285,24 @@ func TestPlans(t *testing.T) {
 			State{MaxENIs: 3, PerENI: 10, Min: 2, Demand: 12, ENIs: []ENI{{Token: "a", Phase: Attaching, VSwitch: "v1", Addresses: ready("a", 2).Addresses}}, VSwitches: vs},
 			func(p Plan) bool { return len(p.Assign) == 0 && len(p.Create) == 1 && p.Create[0].Addresses == 4 },
 		},
+		"what is kept is not unassigned": {
+			State{MaxENIs: 3, PerENI: 10, Min: 1, Max: 8, VSwitches: vs, ENIs: []ENI{{Token: "a", Phase: Ready, VSwitch: "v1", Addresses: []Address{
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Primary: true, Use: Used},
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 2}), Releasing: true, Use: Released},
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 3}), Releasing: true, Use: Released},
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 4}), Releasing: true, Use: Released, Going: true},
+			}}}},
+			func(p Plan) bool {
+				return len(p.Keep) == 1 && len(p.Unassign) == 1 && len(p.Unassign[0].Addresses) == 2 && !slices.Contains(p.Unassign[0].Addresses, p.Keep[0])
+			},
+		},
+		"an ENI that a pod took before it saw the mark serves on": {
+			State{MaxENIs: 1, PerENI: 2, Demand: 1, VSwitches: vs, ENIs: []ENI{{Token: "a", Phase: Ready, VSwitch: "v1", Addresses: []Address{
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Primary: true, Releasing: true, Use: Used},
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 2}), Use: Used},
+			}}}},
+			func(p Plan) bool { return len(p.Keep) == 1 && p.Missing == 1 },
+		},
 		"demand beyond the type": {
 			State{MaxENIs: 1, PerENI: 2, Demand: 1, ENIs: []ENI{ready("a", 2, Used, Used)}, VSwitches: vs},
 			func(p Plan) bool { return p.Empty() && p.Shortage == TypeLimit && p.Missing == 1 },

@@ -176,7 +176,7 @@ func differences(s *v1alpha1.NodeNetworkSpec, ours map[string]cloud.ENI, used ma
 		out = append(out, difference{"new " + id, func(w *work) {
 			w.Log.Info("adopting an ENI that the spec does not know", "node", w.name, "eni", id)
 			e := v1alpha1.ENI{Token: c.Tags[TagToken], Phase: v1alpha1.ENIAttaching}
-			fill(&e, &c, seg)
+			fill(&w.nn.Spec, &e, &c, seg)
 			w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 		}})
 	}
@@ -202,8 +202,7 @@ func addressDifferences(e *v1alpha1.ENI, c *cloud.ENI, used map[string]bool) []d
 		}
 		out = append(out, difference{"new " + e.ID + " " + a.String(), func(w *work) {
 			w.Log.Info("adopting an address that the spec does not know", "node", w.name, "eni", e.ID, "address", a)
-			x := w.spec(e.Token)
-			x.Addresses = append(x.Addresses, v1alpha1.Address{Address: a.String()})
+			claim(&w.nn.Spec, w.spec(e.Token), []netip.Addr{a})
 		}})
 	}
 	for _, a := range e.Addresses {
@@ -231,10 +230,22 @@ func addressDifferences(e *v1alpha1.ENI, c *cloud.ENI, used map[string]bool) []d
 }
 
 // fill writes what the cloud says of an ENI into its record.
-func fill(e *v1alpha1.ENI, c *cloud.ENI, s segment) {
-	e.ID, e.MAC, e.VSwitchID, e.CIDRs, e.Gateways = c.ID, c.MAC, c.VSwitchID, s.cidrs, s.gateways
+func fill(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.ENI, seg segment) {
+	e.ID, e.MAC, e.VSwitchID, e.CIDRs, e.Gateways = c.ID, c.MAC, c.VSwitchID, seg.cidrs, seg.gateways
 	e.PrimaryAddress = c.Primary.String()
-	for _, a := range c.Addresses {
+	claim(s, e, c.Addresses)
+}
+
+// claim adds addresses that the cloud has put on an ENI. The cloud gives an
+// address again as soon as it is free, so that another ENI's record may still
+// have it, when the process was killed before it dropped it there: that is over.
+func claim(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, addrs []netip.Addr) {
+	for i := range s.ENIs {
+		if o := &s.ENIs[i]; o.Token != e.Token {
+			o.Addresses = slices.DeleteFunc(o.Addresses, func(x v1alpha1.Address) bool { return slices.Contains(addrs, parse(x.Address)) })
+		}
+	}
+	for _, a := range addrs {
 		if !has(e, a) {
 			e.Addresses = append(e.Addresses, v1alpha1.Address{Address: a.String()})
 		}

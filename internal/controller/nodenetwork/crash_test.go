@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -49,6 +50,7 @@ func (g *rig) rest(name string) {
 func TestKilledAnywhere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"})
+		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "chance"), 0))
 		g.addNode("n1", rapid.SampledFrom([]string{"ecs.g6.large", "ecs.g6.2xlarge"}).Draw(t, "type"))
 		g.settle("n1", minute)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
@@ -61,9 +63,12 @@ func TestKilledAnywhere(t *testing.T) {
 			} else {
 				g.stopPods("n1", -up)
 			}
+			slow := rapid.IntRange(0, 3).Draw(t, "the agent rests how often in 4")
+			g.unsteady("n1", chance, slow)
 			g.settle("n1", time.Duration(rapid.IntRange(1, 60).Draw(t, "seconds"))*time.Second)
 		}
 		g.restart()
+		g.steady()
 		g.rest("n1")
 	})
 }
@@ -74,6 +79,7 @@ func TestTroubledCloud(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64Range(1, 1000).Draw(t, "seed")
 		g := newRig(t, []string{"192.168.32.0/24"}, func(_ *config.Config, o *vpcsim.Options) { o.Seed = seed })
+		chance := rand.New(rand.NewPCG(seed, 0))
 		g.addNode("n1", "ecs.g6.2xlarge")
 		kinds := []faults.Rule{
 			{Name: "lost", Action: "*", LostAnswer: true, Probability: share(0.2)},
@@ -92,12 +98,15 @@ func TestTroubledCloud(t *testing.T) {
 			} else {
 				g.stopPods("n1", -up)
 			}
+			slow := rapid.IntRange(0, 3).Draw(t, "the agent rests how often in 4")
+			g.unsteady("n1", chance, slow)
 			g.settle("n1", time.Duration(rapid.IntRange(1, 200).Draw(t, "seconds"))*time.Second)
 			g.sim.RemoveFault(k.Name)
 			if rapid.Bool().Draw(t, "restart") {
 				g.restart()
 			}
 		}
+		g.steady()
 		g.rest("n1")
 	})
 }
@@ -317,5 +326,30 @@ func TestListsAreShared(t *testing.T) {
 	}
 	if n := g.calls("DescribeNetworkInterfaces"); n > 4 {
 		t.Errorf("%d lists for 16 nodes", n)
+	}
+}
+
+// An answer is lost although the client asked twice: the call is repeated with
+// its token, and pods need not wait until the addresses are found on the ENI.
+func TestLostAnswer(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.fault(faults.Rule{Action: "AssignPrivateIpAddresses", LostAnswer: true, Count: 2})
+	g.startPods("n1", 5)
+	start := g.clock.Now()
+	for g.nn("n1").Status.Demand > 0 && g.clock.Now().Sub(start) < minute {
+		wait, _ := g.once("n1")
+		if !g.agent("n1") {
+			g.clock.pass(wait)
+		}
+	}
+	if d := g.clock.Now().Sub(start); d >= g.r.Settle {
+		t.Errorf("pods waited %s", d)
+	}
+	g.settle("n1", minute)
+	g.agree("n1")
+	if n := g.free("n1"); n > 4 {
+		t.Errorf("%d free: the call was made twice", n)
 	}
 }

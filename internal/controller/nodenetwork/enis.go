@@ -95,7 +95,7 @@ func (w *work) create(ctx context.Context) error {
 				continue // the intent stays and is repeated
 			}
 			e := w.spec(intent.Token)
-			fill(e, c, segment{cidrs, gateways})
+			fill(&w.nn.Spec, e, c, segment{cidrs, gateways})
 			e.Phase = v1alpha1.ENIAttaching
 		}
 		if err := w.save(ctx); err != nil {

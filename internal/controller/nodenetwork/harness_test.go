@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -99,7 +100,12 @@ type rig struct {
 	vswitch []string
 	// pods of each node, by name, with their address; "" waits.
 	pods map[string]map[string]string
-	// next pod's number.
+	// seen is the spec that the agent knows; slow, if set, is whether it does a step.
+	seen map[string]*v1alpha1.NodeNetwork
+	slow func() bool
+	// churn, if set, starts and stops pods meanwhile.
+	churn func()
+	// serial is the next pod's number.
 	serial int
 }
 
@@ -138,7 +144,7 @@ type option func(*config.Config, *vpcsim.Options)
 func newRig(t tb, podCIDRs []string, options ...option) *rig {
 	t.Helper()
 	g := &rig{tb: t, clock: &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}, events: &recorder{},
-		fuse: &fuse{burn: -1}, pods: map[string]map[string]string{}}
+		fuse: &fuse{burn: -1}, pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}}
 	g.cfg = &config.Config{}
 	o := vpcsim.Options{Seed: 1, Now: g.clock.Now, Throttle: openapi.Throttle{},
 		Timing: state.Timing{CreateENI: time.Second, AttachENI: 3 * time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}}
@@ -301,56 +307,95 @@ func (g *rig) once(name string) (time.Duration, bool) {
 	return res.RequeueAfter, err != nil
 }
 
-// agent does what the node's agent does: it gives waiting pods free addresses,
-// confirms releases and reports. It reports whether anything changed.
+// agent does what the node's agent does: it looks at the spec, gives waiting pods
+// free addresses, confirms releases and reports. A slow agent does not do all of
+// it at each turn, so that it acts on a spec that has changed since, and reports
+// late. It reports whether the status has changed.
 func (g *rig) agent(name string) bool {
 	g.Helper()
-	nn := g.nn(name)
+	turn := func() bool { return g.slow == nil || g.slow() }
+	if turn() {
+		if g.seen[name] = g.nn(name); g.seen[name] == nil {
+			delete(g.seen, name)
+		}
+	}
+	nn := g.seen[name]
 	if nn == nil {
 		return false
 	}
+	g.hold(name)
+	if turn() {
+		g.serve(name, nn)
+	}
+	return turn() && g.report(name, nn)
+}
+
+// hold checks that what pods have is theirs in the cloud.
+func (g *rig) hold(name string) {
+	g.Helper()
 	assigned := g.assigned(name)
-	held := map[string]string{}
+	for pod, a := range g.pods[name] {
+		if a != "" && !assigned[a] {
+			g.Fatalf("node %s: pod %s has %s, which is not assigned in the cloud any more", name, pod, a)
+		}
+	}
+}
+
+// serve gives free addresses of a spec to pods that wait.
+func (g *rig) serve(name string, nn *v1alpha1.NodeNetwork) {
+	held := map[string]bool{}
 	waiting := []string{}
 	for _, pod := range slices.Sorted(maps.Keys(g.pods[name])) {
 		if a := g.pods[name][pod]; a != "" {
-			held[a] = pod
+			held[a] = true
 		} else {
 			waiting = append(waiting, pod)
 		}
 	}
-	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation, Conditions: nn.Status.Conditions}
 	for _, e := range nn.Spec.ENIs {
-		if e.Phase != v1alpha1.ENIReady {
-			continue
-		}
 		for _, a := range e.Addresses {
-			switch pod := held[a.Address]; {
-			case pod != "":
-			case a.Releasing:
-				st.Released = append(st.Released, a.Address)
-			case len(waiting) > 0:
-				if !assigned[a.Address] {
-					g.Fatalf("node %s: pod %s is given %s, which is not assigned in the cloud", name, waiting[0], a.Address)
-				}
-				g.pods[name][waiting[0]], held[a.Address] = a.Address, waiting[0]
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting) > 0 {
+				g.pods[name][waiting[0]] = a.Address
 				waiting = waiting[1:]
 			}
 		}
 	}
-	for _, a := range slices.Sorted(maps.Keys(held)) {
-		if !assigned[a] {
-			g.Fatalf("node %s: pod %s has %s, which is not assigned in the cloud any more", name, held[a], a)
+	g.hold(name)
+}
+
+// report writes the status that belongs to a spec.
+func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
+	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation}
+	held := map[string]string{}
+	for pod, a := range g.pods[name] {
+		if a == "" {
+			st.Demand++
+		} else {
+			held[a] = pod
 		}
+	}
+	for _, a := range slices.Sorted(maps.Keys(held)) {
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: a, Pod: "default/" + held[a]})
 	}
-	st.UsedCount, st.Demand = len(st.Used), len(waiting)
-	meta.SetStatusCondition(&st.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Serving"})
-	if equality.Semantic.DeepEqual(st, nn.Status) {
+	for _, e := range nn.Spec.ENIs {
+		for _, a := range e.Addresses {
+			if a.Releasing && held[a.Address] == "" {
+				st.Released = append(st.Released, a.Address)
+			}
+		}
+	}
+	st.UsedCount = len(st.Used)
+	live := g.nn(name)
+	if live == nil {
 		return false
 	}
-	nn.Status = st
-	g.must(g.kube.Status().Update(context.Background(), nn))
+	st.Conditions = slices.Clone(live.Status.Conditions)
+	meta.SetStatusCondition(&st.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Serving"})
+	if equality.Semantic.DeepEqual(st, live.Status) {
+		return false
+	}
+	live.Status = st
+	g.must(g.kube.Status().Update(context.Background(), live))
 	return true
 }
 
@@ -400,6 +445,9 @@ func (g *rig) settle(name string, limit time.Duration) {
 			g.restart()
 		}
 		after := g.nn(name)
+		if g.churn != nil {
+			g.churn()
+		}
 		changed := g.agent(name)
 		if before == nil && after == nil {
 			return
@@ -417,14 +465,23 @@ func (g *rig) settle(name string, limit time.Duration) {
 }
 
 func (g *rig) startPods(name string, n int) {
+	g.addPods(name, n)
+	g.agent(name)
+}
+
+func (g *rig) addPods(name string, n int) {
 	for range n {
 		g.serial++
 		g.pods[name][fmt.Sprintf("pod-%04d", g.serial)] = ""
 	}
-	g.agent(name)
 }
 
 func (g *rig) stopPods(name string, n int) {
+	g.removePods(name, n)
+	g.agent(name)
+}
+
+func (g *rig) removePods(name string, n int) {
 	for _, pod := range slices.Sorted(maps.Keys(g.pods[name])) {
 		if n == 0 {
 			break
@@ -432,8 +489,22 @@ func (g *rig) stopPods(name string, n int) {
 		delete(g.pods[name], pod)
 		n--
 	}
-	g.agent(name)
 }
+
+// unsteady makes agent and pods do as they like, in ways that chance chooses.
+func (g *rig) unsteady(name string, chance *rand.Rand, slow int) {
+	g.slow = func() bool { return chance.IntN(4) >= slow }
+	g.churn = func() {
+		switch chance.IntN(6) {
+		case 0:
+			g.addPods(name, chance.IntN(4))
+		case 1:
+			g.removePods(name, chance.IntN(8))
+		}
+	}
+}
+
+func (g *rig) steady() { g.slow, g.churn = nil, nil }
 
 // condition is AddressesAvailable.
 func (g *rig) condition(name string) metav1.Condition {
@@ -445,17 +516,16 @@ func (g *rig) condition(name string) metav1.Condition {
 
 // free counts addresses that a pod could have at once.
 func (g *rig) free(name string) int {
+	held := map[string]bool{}
+	for _, a := range g.pods[name] {
+		held[a] = true
+	}
 	n := 0
 	for _, e := range g.nn(name).Spec.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] {
 				n++
 			}
-		}
-	}
-	for _, a := range g.pods[name] {
-		if a != "" {
-			n--
 		}
 	}
 	return n

@@ -175,7 +175,12 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	mark(p.Keep, func(a *v1alpha1.Address) { a.Releasing = false })
 	mark(p.Release, func(a *v1alpha1.Address) { a.Releasing = true })
 	for _, u := range p.Unassign {
-		mark(u.Addresses, func(a *v1alpha1.Address) { a.Unassigning = true })
+		e := w.spec(u.Token)
+		for j := range e.Addresses {
+			if a := &e.Addresses[j]; slices.Contains(u.Addresses, parse(a.Address)) {
+				a.Unassigning = true
+			}
+		}
 	}
 	for _, token := range p.Detach {
 		w.spec(token).Phase = v1alpha1.ENIDetaching
@@ -254,11 +259,7 @@ func (w *work) assign(ctx context.Context, token string, call assignCall) error 
 		return fmt.Errorf("assign %d addresses to ENI %s: %w", call.n, e.ID, err)
 	}
 	w.vswitches.take(e.VSwitchID, len(got))
-	for _, a := range got {
-		if !has(e, a) {
-			e.Addresses = append(e.Addresses, v1alpha1.Address{Address: a.String()})
-		}
-	}
+	claim(&w.nn.Spec, e, got)
 	return w.save(ctx)
 }
 

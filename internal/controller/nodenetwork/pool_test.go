@@ -112,7 +112,9 @@ func TestFullVSwitches(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	// The cloud's count of free addresses does not show that this one is full.
-	g.fault(faults.Rule{Name: "full", VSwitchFull: []string{g.vswitch[1]}})
+	full := &faults.Error{Code: "InvalidVSwitchId.IpNotEnough", Status: 403}
+	g.fault(faults.Rule{Action: "CreateNetworkInterface", Match: map[string]string{"VSwitchId": g.vswitch[1]}, Error: full},
+		faults.Rule{Action: "AssignPrivateIpAddresses", Match: map[string]string{"NetworkInterfaceId": g.nn("n1").Spec.ENIs[0].ID}, Error: full})
 	g.startPods("n1", 8)
 	g.settle("n1", minute)
 	if used := len(g.nn("n1").Status.Used); used != 8 {
@@ -128,7 +130,7 @@ func TestFullVSwitches(t *testing.T) {
 	if n := g.calls("AssignPrivateIpAddresses") + g.calls("CreateNetworkInterface") - before; n > 6 {
 		t.Errorf("%d calls in 3 minutes to vSwitches that are full", n)
 	}
-	g.sim.RemoveFault("full")
+	g.sim.RemoveFault("")
 	g.settle("n1", 3*minute)
 	if used := len(g.nn("n1").Status.Used); used < 20 {
 		t.Errorf("%d pods have an address after there was room again", used)
