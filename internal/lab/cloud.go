@@ -15,8 +15,6 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
-
-	"terway.dev/terway/internal/catalog"
 )
 
 // processVPCSim is the name of the simulator's process.
@@ -151,22 +149,15 @@ func (o *Options) createVPC(ctx context.Context, s *State) error {
 
 // runInstances starts the control plane's instance and one for each node.
 func (o *Options) runInstances(ctx context.Context, s *State) error {
-	kind, ok := catalog.Lookup(o.InstanceType)
-	if !ok {
-		return fmt.Errorf("--instance-type %q: the catalogue has no such instance type", o.InstanceType)
-	}
-	// The kubelet counts pods of the host network too; they take no address. The
-	// figure stays what the type can address: one more pod than that would be placed
-	// here and wait for ever, instead of going to a node with room.
-	maxPods, ok := kind.MaxPodsShared()
-	if !ok || maxPods < 1 {
-		return fmt.Errorf("--instance-type %s has no secondary network interface for pods", o.InstanceType)
+	pods, err := maxPods(o.InstanceType)
+	if err != nil {
+		return err
 	}
 	s.Master = Machine{Name: masterName, Type: masterType, Zone: o.Zones[0]}
 	for i := range o.Nodes {
 		s.Machines = append(s.Machines, Machine{
 			Name: fmt.Sprintf("node%d", i+1), Type: o.InstanceType, Zone: o.Zones[i%len(o.Zones)],
-			MaxPods: maxPods,
+			MaxPods: pods,
 		})
 	}
 	api, err := s.Cloud.clients()

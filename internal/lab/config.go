@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"terway.dev/terway/internal/catalog"
 )
 
 const (
@@ -93,8 +95,8 @@ func (o *Options) Normalize() error {
 	if o.Nodes < 1 || o.Nodes > 50 {
 		return fmt.Errorf("--nodes %d: must be 1 to 50", o.Nodes)
 	}
-	if o.InstanceType == "" {
-		return fmt.Errorf("--instance-type is empty: give an ECS instance type, for example ecs.g6.2xlarge")
+	if _, err := maxPods(o.InstanceType); err != nil {
+		return err
 	}
 	if len(o.Zones) == 0 {
 		return fmt.Errorf("--zones is empty: give a number or a list such as cn-hangzhou-i,cn-hangzhou-j")
@@ -112,6 +114,23 @@ func (o *Options) Normalize() error {
 		}
 	}
 	return nil
+}
+
+// maxPods is what the kubelets of an instance type are told: what its secondary
+// interfaces can address. The kubelet counts pods of the host network too, which take
+// no address. The figure makes no allowance for them: one more pod than the type can
+// address would be placed on the node and wait for ever, instead of going to a node
+// with room.
+func maxPods(instanceType string) (int, error) {
+	kind, ok := catalog.Lookup(instanceType)
+	if !ok {
+		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them", instanceType)
+	}
+	n, ok := kind.MaxPodsShared()
+	if !ok || n < 1 {
+		return 0, fmt.Errorf("--instance-type %s: it has no secondary network interface for pods, or none is known", instanceType)
+	}
+	return n, nil
 }
 
 // zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.

@@ -23,8 +23,6 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-func labDir(testing.TB) string { return lab.DefaultDir }
-
 // terwayctl is the operator's program, built for the test.
 type terwayctl struct {
 	path, source string

@@ -1,0 +1,130 @@
+package lab
+
+import (
+	"archive/tar"
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+)
+
+func TestArchiveIsAnOCIImageOfItsName(t *testing.T) {
+	o := testOptions(t)
+	program := filepath.Join(t.TempDir(), "program")
+	if err := os.WriteFile(program, []byte("binary"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	img := image{file: "x", ref: "example.org/x:1", entrypoint: []string{"/usr/bin/x"},
+		files: map[string]string{"/usr/bin/x": program}, links: map[string]string{"/bin/x": "../usr/bin/x"}, text: map[string]string{"/etc/passwd": passwd}}
+	if err := o.archive(img); err != nil {
+		t.Fatal(err)
+	}
+	dir := untar(t, o.cached("images", "x.tar"))
+	index, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil || len(manifest.Manifests) != 1 || manifest.Manifests[0].Annotations["io.containerd.image.name"] != img.ref {
+		t.Fatalf("index %+v (%v), want one image named %s", manifest, err, img.ref)
+	}
+	built, err := index.Image(manifest.Manifests[0].Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config, err := built.ConfigFile()
+	if err != nil || len(config.RootFS.DiffIDs) != 1 || config.Config.Entrypoint[0] != "/usr/bin/x" {
+		t.Fatalf("config %+v, %v", config, err)
+	}
+	layers, err := built.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("%d layers, %v", len(layers), err)
+	}
+	r, err := layers[0].Uncompressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	seen := map[string]tar.Header{}
+	for tr := tar.NewReader(r); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, twice := seen[h.Name]; twice {
+			t.Errorf("%s is in the layer twice", h.Name)
+		}
+		seen[h.Name] = *h
+	}
+	for name, mode := range map[string]int64{"usr/bin/x": 0o755, "etc/passwd": 0o644, "tmp/": 0o1777, "usr/bin/": 0o755} {
+		if seen[name].Mode != mode {
+			t.Errorf("%s: mode %o, want %o", name, seen[name].Mode, mode)
+		}
+	}
+	if seen["bin/x"].Linkname != "../usr/bin/x" {
+		t.Errorf("bin/x points to %q", seen["bin/x"].Linkname)
+	}
+}
+
+func TestArchiveIsMadeAnewOnlyWhenItsContentsChange(t *testing.T) {
+	o := testOptions(t)
+	img := image{file: "x", ref: "example.org/x:1", text: map[string]string{"/a": "1"}}
+	made := func() []byte {
+		t.Helper()
+		if err := o.archive(img); err != nil {
+			t.Fatal(err)
+		}
+		b, err := os.ReadFile(o.cached("images", "x.tar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	first := made()
+	// A mark that a second run would overwrite.
+	if err := os.WriteFile(o.cached("images", "x.tar"), []byte("mark"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := made(); string(got) != "mark" {
+		t.Error("the archive was written again although nothing changed")
+	}
+	img.text["/a"] = "2"
+	if got := made(); bytes.Equal(got, first) || string(got) == "mark" {
+		t.Error("the archive was not written although its contents changed")
+	}
+}
+
+func untar(t *testing.T, path string) string {
+	t.Helper()
+	dir := t.TempDir()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for tr := tar.NewReader(f); ; {
+		h, err := tr.Next()
+		if err == io.EOF {
+			return dir
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.Typeflag == tar.TypeDir {
+			continue
+		}
+		b, err := io.ReadAll(tr)
+		if err == nil {
+			err = writeFile(filepath.Join(dir, h.Name), b, 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

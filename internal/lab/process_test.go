@@ -1,0 +1,119 @@
+package lab
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// testOptions are those of a lab in a folder of the test's.
+func testOptions(t *testing.T) *Options {
+	t.Helper()
+	o := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
+	if err := o.claimDir(); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func startSleep(t *testing.T, o *Options) Process {
+	t.Helper()
+	p, err := o.start(command{name: "sleeper", args: []string{"sleep", "1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.end(context.Background(), syscall.SIGKILL); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func TestProcessIsRecordedAndEnds(t *testing.T) {
+	o := testOptions(t)
+	p := startSleep(t, o)
+	recorded, err := o.processes()
+	if err != nil || !slices.Contains(recorded, p) {
+		t.Fatalf("recorded %v (%v), want %v among them", recorded, err, p)
+	}
+	if !p.Alive() {
+		t.Fatal("the process is not alive after its start")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := p.end(ctx, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if p.Alive() {
+		t.Error("the process is alive after its end")
+	}
+}
+
+// A pid that was used again belongs to somebody else and must not be signalled.
+func TestReusedPidIsLeftAlone(t *testing.T) {
+	o := testOptions(t)
+	p := startSleep(t, o)
+	other := p
+	other.Start--
+	if err := other.end(t.Context(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if !p.Alive() {
+		t.Error("a process with another start time was killed")
+	}
+}
+
+func TestStraysFindMarkedProcessesAlone(t *testing.T) {
+	o := testOptions(t)
+	p := startSleep(t, o)
+	found, err := Strays()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pids := map[int]bool{}
+	for _, s := range found {
+		pids[s.PID] = true
+	}
+	if !pids[p.PID] {
+		t.Error("a process with the marker was not found")
+	}
+	if pids[os.Getpid()] || pids[os.Getppid()] {
+		t.Error("this process or its parent was taken for the lab's")
+	}
+}
+
+func TestFoldersOfOthersAreKept(t *testing.T) {
+	o := &Options{Dir: t.TempDir()}
+	file := filepath.Join(o.Dir, "precious")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.claimDir(); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("claiming a folder with files: error %v, want one that names --dir", err)
+	}
+	if found, err := o.removeDir(); found || err != nil {
+		t.Errorf("removing a folder without the lab's mark: found %t, %v", found, err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestClaimedFolderGoesWhole(t *testing.T) {
+	o := testOptions(t)
+	if err := writeFile(o.path("a", "b"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := o.removeDir(); !found || err != nil {
+		t.Errorf("removing the lab's folder: found %t, %v", found, err)
+	}
+	if _, err := os.Stat(o.Dir); !os.IsNotExist(err) {
+		t.Errorf("the folder is still there: %v", err)
+	}
+}
