@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -66,6 +67,12 @@ type word struct {
 	Generation int64
 	Spec       v1alpha1.NodeNetworkSpec
 	Addresses  []netip.Addr
+}
+
+// same compares field by field: DeepEqual cannot look into an address.
+func (w word) same(o word) bool {
+	return w.UID == o.UID && w.Generation == o.Generation && slices.Equal(w.Addresses, o.Addresses) &&
+		equality.Semantic.DeepEqual(w.Spec, o.Spec)
 }
 
 // NewNodeSync asks nothing of the API server yet.
@@ -133,7 +140,7 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 	case len(w.Addresses) == 0:
 		return nodeErr
 	}
-	if equality.Semantic.DeepEqual(w, s.told) {
+	if w.same(s.told) {
 		return nodeErr
 	}
 	raw, err := json.Marshal(w)

@@ -204,6 +204,22 @@ func TestOlderWordIsIgnored(t *testing.T) {
 	}
 }
 
+// The node's addresses are looked at again and again, mostly for nothing.
+func TestLookingAgainFindsNothingNew(t *testing.T) {
+	e := newEnv(t, 0)
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	_, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	for range 3 {
+		if err := s.take(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(s.told.Addresses) == 0 || s.told.Generation != 1 {
+		t.Errorf("told %+v, want the node's addresses and generation 1", s.told)
+	}
+}
+
 // A report whose answer was lost may have been written or not: what is true now
 // must be written again even if it equals what was written before.
 func TestReportWithLostAnswerIsRepeated(t *testing.T) {
