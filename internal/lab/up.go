@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -13,6 +15,11 @@ import (
 
 // Up takes down what is left of an earlier lab and starts a new one.
 func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
+	unlock, err := o.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	s := &State{Options: *o}
 	o = &s.Options
 	if err := p.Step("remove what an earlier lab left", func() error {
@@ -69,6 +76,22 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 		return fmt.Errorf("%w\n%s", err, podTroubles(client))
 	}
 	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
+}
+
+// lock keeps a second "lab up" from taking down what this one starts.
+func (o *Options) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return nil, fmt.Errorf("make the build cache: %w", err)
+	}
+	f, err := os.OpenFile(o.cached("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the build cache: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another \"lab up\" is running (%s is locked): %w", f.Name(), err)
+	}
+	return func() { f.Close() }, nil
 }
 
 // prepare brings programs and images up to date.
