@@ -296,6 +296,25 @@ func TestPlans(t *testing.T) {
 				return len(p.Keep) == 1 && len(p.Unassign) == 1 && len(p.Unassign[0].Addresses) == 2 && !slices.Contains(p.Unassign[0].Addresses, p.Keep[0])
 			},
 		},
+		"what is being unassigned cannot be kept": {
+			State{MaxENIs: 1, PerENI: 3, Min: 1, VSwitches: vs, ENIs: []ENI{{Token: "a", Phase: Ready, VSwitch: "v1", Addresses: []Address{
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Primary: true, Use: Used},
+				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 2}), Releasing: true, Use: Released, Going: true},
+			}}}},
+			func(p Plan) bool { return len(p.Keep) == 0 && len(p.Assign) == 1 && len(p.Unassign) == 1 },
+		},
+		"what the cloud refused is not asked, and no other reason is given": {
+			State{MaxENIs: 2, PerENI: 3, Demand: 1, NoCreate: true, VSwitches: vs, ENIs: []ENI{ready("a", 2, Used, Used)}, Max: 1},
+			func(p Plan) bool { return len(p.Assign) == 1 && len(p.Create) == 0 && p.Shortage == None },
+		},
+		"all that is left was refused": {
+			State{MaxENIs: 2, PerENI: 2, Demand: 1, NoCreate: true, VSwitches: vs, ENIs: []ENI{ready("a", 2, Used, Used)}, Max: 1},
+			func(p Plan) bool { return p.Empty() && p.Shortage == Refused },
+		},
+		"addresses not certain yet take room and are waited for": {
+			State{MaxENIs: 1, PerENI: 4, Min: 2, Max: 4, VSwitches: vs, ENIs: []ENI{{Token: "a", Phase: Ready, VSwitch: "v1", Unknown: 2, Addresses: ready("a", 2, Used, Used).Addresses}}},
+			func(p Plan) bool { return p.Empty() && p.Shortage == None },
+		},
 		"an ENI that a pod took before it saw the mark serves on": {
 			State{MaxENIs: 1, PerENI: 2, Demand: 1, VSwitches: vs, ENIs: []ENI{{Token: "a", Phase: Ready, VSwitch: "v1", Addresses: []Address{
 				{Address: netip.AddrFrom4([4]byte{10, 0, 0, 1}), Primary: true, Releasing: true, Use: Used},
