@@ -188,8 +188,27 @@ func id(s string) bool {
 	}) < 0
 }
 
-// unknown names the nearest known key.
+// elsewhere are keys that users of other versions of Terway have in this file.
+var elsewhere = map[string]string{
+	"access_key":            "the credential is in a Secret, which the flag --secret-dir names; nothing secret is in this file",
+	"access_secret":         "the credential is in a Secret, which the flag --secret-dir names; nothing secret is in this file",
+	"credential_path":       "the flags --credentials and --secret-dir say where the credential is",
+	"security_group":        "write security_groups, a list",
+	"region_id":             "write region",
+	"ip_stack":              "only IPv4 is there yet",
+	"enable_eni_trunking":   "trunk ENIs are not supported yet",
+	"enable_ip_prefix":      "address prefixes are not supported yet",
+	"eni_selection_policy":  "the ENI with room that comes first is used",
+	"ip_pool_sync_period":   "the flag --sweep-period of the controller says it",
+	"idle_ip_reclaim_after": "idle addresses above max_pool_size are given back at once",
+	"version":               "the file has no versions",
+}
+
+// unknown says what to write instead, or names the nearest known key.
 func unknown(k string) error {
+	if hint, ok := elsewhere[k]; ok {
+		return fmt.Errorf("%q is not a key: %s", k, hint)
+	}
 	best, d := "", 4
 	for _, known := range keys {
 		if n := distance(k, known); n < d {

@@ -15,6 +15,9 @@ import (
 // ENIs are used, and the node is told. Real attachments take seconds.
 const stuckAfter = 2 * time.Minute
 
+// foreignLife is how long the count of others' ENIs is used.
+const foreignLife = 5 * time.Minute
+
 // createOperation names new ENIs among what the cloud refuses.
 const createOperation = "create an ENI"
 
@@ -186,7 +189,7 @@ func (w *work) foreigners(ctx context.Context) {
 			n++
 		}
 	}
-	w.mem.foreign, w.mem.foreignUntil = n, w.Now().Add(instanceLife)
+	w.mem.foreign, w.mem.foreignUntil = n, w.Now().Add(foreignLife)
 }
 
 // foreign is how many of the instance's slots are taken by others' ENIs.

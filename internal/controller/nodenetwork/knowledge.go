@@ -14,7 +14,7 @@ import (
 // How long answers are used. An instance can change its type while it is stopped,
 // a VPC can get another range; neither is urgent.
 const (
-	instanceLife  = 10 * time.Minute
+	instanceLife  = 30 * time.Minute
 	vpcLife       = 10 * time.Minute
 	typeLife      = 24 * time.Hour
 	catalogueLife = 10 * time.Minute // ask the cloud again soon

@@ -34,7 +34,10 @@ func newCounters(reg prometheus.Registerer, c client.Reader) *counters {
 		}, []string{"state"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.actions, m.differences, m.orphans, &population{client: c})
+		unread := prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not there.",
+		})
+		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, unread: unread})
 	}
 	return m
 }
@@ -48,7 +51,10 @@ func (m *counters) did(action string, err error) {
 }
 
 // population counts nodes, ENIs and addresses when it is asked, from the cache.
-type population struct{ client client.Reader }
+type population struct {
+	client client.Reader
+	unread prometheus.Counter
+}
 
 var (
 	nodesDesc     = prometheus.NewDesc("terway_nodes", "Nodes by state of their network.", []string{"ready"}, nil)
@@ -72,7 +78,7 @@ func (p *population) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	var all v1alpha1.NodeNetworkList
 	if err := p.client.List(ctx, &all); err != nil {
-		ch <- prometheus.NewInvalidMetric(nodesDesc, err)
+		p.unread.Inc() // an invalid metric would hide all others
 		return
 	}
 	ready, short, enis, addresses := map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}

@@ -1,0 +1,38 @@
+package nodenetwork
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The metrics count what is there, and no series has a node's name.
+func TestMetrics(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.startPods("n1", 1)
+	g.settle("n1", minute)
+	reg := prometheus.NewPedanticRegistry()
+	newCounters(reg, g.kube)
+	families, err := reg.Gather()
+	g.must(err)
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			key := f.GetName()
+			for _, l := range m.Label {
+				key += "/" + l.GetValue()
+			}
+			got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			if strings.Contains(key, "n1") {
+				t.Errorf("series %s grows with the cluster", key)
+			}
+		}
+	}
+	for key, want := range map[string]float64{"terway_nodes/true": 1, "terway_enis/Ready": 1, "terway_addresses/assigned": 3, "terway_addresses/used": 1, "terway_pods_waiting": 0} {
+		if v, ok := got[key]; !ok || v != want {
+			t.Errorf("%s is %v, want %v; all: %v", key, v, want, got)
+		}
+	}
+}
