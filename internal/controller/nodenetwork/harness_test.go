@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -96,7 +97,7 @@ type rig struct {
 	cfg     *config.Config
 	r       *Reconciler
 	fuse    *fuse
-	tokens  int
+	tokens  atomic.Int64
 	vswitch []string
 	// pods of each node, by name, with their address; "" waits.
 	pods map[string]map[string]string
@@ -244,7 +245,7 @@ func (g *rig) restart() {
 	g.r = New(Options{
 		Client: c, Live: c, Cloud: &fusedCloud{API: g.cloud, fuse: g.fuse}, Config: g.cfg, Events: g.events,
 		Log: slog.New(slog.DiscardHandler), Now: g.clock.Now,
-		NewToken:  func() string { g.tokens++; return fmt.Sprintf("token-%d", g.tokens) },
+		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
 		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second,
 	})
