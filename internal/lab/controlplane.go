@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -156,12 +155,11 @@ func (o *Options) waitAPIServer(ctx context.Context, c kubernetes.Interface) err
 // waitServiceAccount waits for what the controller manager does first for every
 // namespace; without it no pod can be made.
 func waitServiceAccount(ctx context.Context, c kubernetes.Interface, namespace string) error {
-	return Poll(ctx, 50*time.Millisecond, func() (bool, error) {
-		_, err := c.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return false, nil
+	return eventually(ctx, 50*time.Millisecond, func() error {
+		if _, err := c.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{}); err != nil {
+			return fmt.Errorf("service account of namespace %s: %w", namespace, err)
 		}
-		return err == nil, err
+		return nil
 	})
 }
 

@@ -86,32 +86,29 @@ func (o *Options) run(ctx context.Context, stdin []byte, name string, args ...st
 func waitPods(ctx context.Context, c kubernetes.Interface) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not ready within three minutes"))
 	defer cancel()
-	var why string
-	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+	err := eventually(ctx, 100*time.Millisecond, func() error {
 		deployments, err := c.AppsV1().Deployments(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 		if err != nil {
-			return false, fmt.Errorf("list Deployments: %w", err)
+			return fmt.Errorf("list Deployments: %w", err)
 		}
 		for _, d := range deployments.Items {
 			if d.Status.ReadyReplicas < *d.Spec.Replicas {
-				why = fmt.Sprintf("Deployment %s: %d of %d pods ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas)
-				return false, nil
+				return fmt.Errorf("Deployment %s: %d of %d pods ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas)
 			}
 		}
 		sets, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 		if err != nil {
-			return false, fmt.Errorf("list DaemonSets: %w", err)
+			return fmt.Errorf("list DaemonSets: %w", err)
 		}
 		for _, d := range sets.Items {
 			if d.Status.DesiredNumberScheduled == 0 || d.Status.NumberReady < d.Status.DesiredNumberScheduled {
-				why = fmt.Sprintf("DaemonSet %s: %d of %d pods ready", d.Name, d.Status.NumberReady, d.Status.DesiredNumberScheduled)
-				return false, nil
+				return fmt.Errorf("DaemonSet %s: %d of %d pods ready", d.Name, d.Status.NumberReady, d.Status.DesiredNumberScheduled)
 			}
 		}
-		return true, nil
+		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("%w: %s\n%s", err, why, podTroubles(c))
+		return fmt.Errorf("%w\n%s", err, podTroubles(c))
 	}
 	return nil
 }

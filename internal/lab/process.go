@@ -303,3 +303,17 @@ func Poll(ctx context.Context, every time.Duration, f func() (bool, error)) erro
 		}
 	}
 }
+
+// eventually calls f until it finds nothing wrong. A cluster that starts refuses some
+// calls for a moment; the last thing that was wrong is in the error when it never ends.
+func eventually(ctx context.Context, every time.Duration, f func() error) error {
+	var wrong error
+	err := Poll(ctx, every, func() (bool, error) {
+		wrong = f()
+		return wrong == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, wrong)
+	}
+	return nil
+}

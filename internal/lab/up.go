@@ -162,13 +162,12 @@ func nodeReady(n *corev1.Node) string {
 
 // waitNodes waits until missing finds nothing for any node.
 func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing func(*corev1.Node) string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not there after three minutes"))
 	defer cancel()
-	var why string
-	err := Poll(ctx, 100*time.Millisecond, func() (bool, error) {
+	return eventually(ctx, 100*time.Millisecond, func() error {
 		nodes, err := c.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 		if err != nil {
-			return false, fmt.Errorf("list nodes: %w", err)
+			return fmt.Errorf("list nodes: %w", err)
 		}
 		found := map[string]*corev1.Node{}
 		for i := range nodes.Items {
@@ -177,20 +176,14 @@ func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing fu
 		for _, m := range s.Machines {
 			n, ok := found[m.Name]
 			if !ok {
-				why = m.Name + " has not registered"
-				return false, nil
+				return fmt.Errorf("%s has not registered; the end of its kubelet's log:\n%s", m.Name, tail(s.Options.nodeDir(m.Name, "log", "kubelet.log"), 5))
 			}
 			if w := missing(n); w != "" {
-				why = m.Name + ": " + w
-				return false, nil
+				return fmt.Errorf("%s: %s", m.Name, w)
 			}
 		}
-		return true, nil
+		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%w: %s", err, why)
-	}
-	return nil
 }
 
 // firstError runs steps that need each other.
