@@ -9,7 +9,7 @@ GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
 # Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
 
-.PHONY: all build lab lab-down verify test unit e2e check generate deps clean
+.PHONY: all build lab lab-down verify test unit e2e check bench-fabric generate deps clean
 
 all: build
 
@@ -38,6 +38,10 @@ e2e:
 
 check:
 	sh test/check.sh
+
+# What the simulated VPC costs against a plain veth pair, in one run.
+bench-fabric:
+	go test -trimpath -count=1 -v -tags bench -run Throughput ./internal/vpcsim/fabric
 
 # Writes what is generated anew: deep copies, CRDs, protocol, eBPF objects.
 generate:

@@ -1,10 +1,11 @@
+//go:build bench
+
 package fabric_test
 
 import (
 	"context"
 	"encoding/json"
 	"net"
-	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -18,13 +19,8 @@ import (
 )
 
 // TestThroughputAgainstPlainVeth prints what the fabric costs: iperf3 between two of its
-// instances, and over a plain veth pair, in turns. It asserts nothing and is run by hand:
-//
-//	FABRIC_PERF=1 go test -run Throughput -v ./internal/vpcsim/fabric
+// instances, and over a plain veth pair, in turns. It asserts nothing; make bench-fabric runs it.
 func TestThroughputAgainstPlainVeth(t *testing.T) {
-	if os.Getenv("FABRIC_PERF") == "" {
-		t.Skip("a measurement, not a check: set FABRIC_PERF=1")
-	}
 	w := newWorld(t, nil)
 	w.instance(1)
 	w.instance(2)
