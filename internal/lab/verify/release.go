@@ -13,7 +13,11 @@ var release = Check{
 		if err != nil {
 			return "", fmt.Errorf("before: %w", err)
 		}
-		d := e.deployment("burst", 20)
+		n, err := e.burst(ctx)
+		if err != nil {
+			return "", err
+		}
+		d := e.deployment("burst", n)
 		if err := d.create(ctx); err != nil {
 			return "", err
 		}
@@ -38,7 +42,7 @@ var release = Check{
 		if err != nil {
 			return "", fmt.Errorf("after: %w", err)
 		}
-		return fmt.Sprintf("addresses in the cloud: %d before, %d with 20 pods more, %d after (%s; free %d to %d wanted on each)",
-			total(before), total(peak), total(after), describe(after), after[0].min, after[0].max), nil
+		return fmt.Sprintf("addresses in the cloud: %d before, %d with %d pods more, %d after (%s; free %d to %d wanted on each)",
+			total(before), total(peak), n, total(after), describe(after), after[0].min, after[0].max), nil
 	},
 }

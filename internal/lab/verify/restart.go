@@ -25,7 +25,10 @@ func (e *Env) killDuringStart(ctx context.Context, program string) (string, erro
 	if _, err := e.consistent(ctx); err != nil {
 		return "", fmt.Errorf("before: %w", err)
 	}
-	const replicas = 20
+	replicas, err := e.burst(ctx)
+	if err != nil {
+		return "", err
+	}
 	d := e.deployment("burst", replicas)
 	if err := d.create(ctx); err != nil {
 		return "", err
@@ -49,7 +52,7 @@ func (e *Env) killDuringStart(ctx context.Context, program string) (string, erro
 		return "", err
 	}
 	e.Killed += killed
-	if addressed >= replicas {
+	if addressed >= int(replicas) {
 		return "", fmt.Errorf("all pods had an address before %s was killed: nothing was tested", program)
 	}
 	pods, err := d.settle(ctx)
