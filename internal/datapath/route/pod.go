@@ -247,6 +247,9 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	if err := d.wirePod(ph, ns, w, inner); err != nil {
 		return nil, err
 	}
+	if err := awaitIPv6(ctx, ph, w); err != nil {
+		return nil, err
+	}
 	return elems, d.awaitActive(ctx, h, w.name, host.Attrs().Index)
 }
 

@@ -129,23 +129,51 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 // until then is lost, and a connection's first packet with it costs a second.
 // Asking for the device makes newer kernels catch up at once.
 func (d *Datapath) awaitActive(ctx context.Context, h *netlink.Handle, name string, index int) error {
-	for try := range activeTries {
+	return await(ctx, "device "+name+" to be active (is the other end up?)", func() (bool, error) {
 		link, err := h.LinkByIndex(index)
 		if err != nil {
-			return fmt.Errorf("look at device %s: %w", name, err)
+			return false, fmt.Errorf("look at device %s: %w", name, err)
 		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
+		return link.Attrs().OperState == netlink.OperUp, nil
+	})
+}
+
+// awaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes
+// them into use from a work queue too, also without duplicate address detection.
+func awaitIPv6(ctx context.Context, ph *netlink.Handle, w wiring) error {
+	for _, a := range w.pod.Addresses {
+		if !a.Is6() {
+			continue
+		}
+		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: hostNet(a)}
+		if err := await(ctx, "address "+a.String()+" to be in use in the pod", func() (bool, error) {
+			routes, err := ph.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+			if err != nil {
+				return false, fmt.Errorf("list the pod's own addresses: %w", err)
+			}
+			return len(routes) > 0, nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await asks until it is so, a little later each time.
+func await(ctx context.Context, what string, so func() (bool, error)) error {
+	for try := range activeTries {
+		if ok, err := so(); ok || err != nil {
+			return err
 		}
 		timer := time.NewTimer(time.Duration(try+1) * time.Millisecond)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
-			return fmt.Errorf("wait for device %s to be active: %w", name, context.Cause(ctx))
+			return fmt.Errorf("wait for %s: %w", what, context.Cause(ctx))
 		}
 	}
-	return fmt.Errorf("device %s is up and still not active; is the other end up?", name)
+	return fmt.Errorf("waited in vain for %s", what)
 }
 
 // activeTries adds up to about two seconds.
