@@ -62,6 +62,7 @@ type Agent struct {
 	dp      datapath.Datapath        // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
+	podTrouble      string // what the last Sync could not repair of single pods
 	synced          bool   // the kernel has agreed with us at least once
 	wasOK           bool   // ADD could be served at some time
 	failed          int    // repairs in a row that failed

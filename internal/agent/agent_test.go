@@ -550,3 +550,21 @@ func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
 		}
 	}
 }
+
+// A pod whose ENI is lost must not cost the other pods their node.
+func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
+	e := newEnv(t, 3)
+	e.mustAdd("a")
+	e.dp.failSync = errors.Join(&datapath.PodError{Err: errors.New("pod default/pod-a: its ENI is not on the node")})
+	for range tolerated + 1 {
+		if err := e.a.Repair(context.Background()); err != nil {
+			t.Fatalf("repair: %v", err)
+		}
+	}
+	if ok, why := e.a.Ready(); !ok {
+		t.Errorf("the node is not ready: %s", why)
+	}
+	e.mustAdd("b")
+	e.restart()
+	e.mustAdd("c")
+}

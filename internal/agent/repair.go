@@ -181,10 +181,19 @@ func (a *Agent) sync(ctx context.Context, dp datapath.Datapath) error {
 	for _, r := range repairs {
 		a.Log.Info("repaired", "what", r)
 	}
+	trouble := ""
 	if err != nil {
-		return fmt.Errorf("datapath %s: %w", dp.Name(), err)
+		if !datapath.OnlyPods(err) {
+			return fmt.Errorf("datapath %s: %w", dp.Name(), err)
+		}
+		// One pod that cannot be repaired is no reason to stop serving the others.
+		trouble = err.Error()
 	}
 	a.mu.Lock()
+	if trouble != a.podTrouble && trouble != "" {
+		a.Log.Error("pods that cannot be repaired", "error", err)
+	}
+	a.podTrouble = trouble
 	first := !a.synced
 	a.synced = true
 	if first {

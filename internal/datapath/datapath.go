@@ -93,3 +93,28 @@ type Wiring struct {
 	// Gateways are the next hops that the pod sees, one of each family.
 	Gateways []netip.Addr
 }
+
+// PodError is trouble that Sync has with one pod. The node itself is programmed
+// and can serve others.
+type PodError struct{ Err error }
+
+func (e *PodError) Error() string { return e.Err.Error() }
+func (e *PodError) Unwrap() error { return e.Err }
+
+// OnlyPods reports whether err is PodErrors and nothing else.
+func OnlyPods(err error) bool {
+	switch e := err.(type) {
+	case nil:
+		return false
+	case *PodError:
+		return true
+	case interface{ Unwrap() []error }:
+		for _, one := range e.Unwrap() {
+			if !OnlyPods(one) {
+				return false
+			}
+		}
+		return true
+	}
+	return false
+}

@@ -239,10 +239,12 @@ func (p *Pool) Report(now time.Time) (used []Used, cooling, released []netip.Add
 		switch {
 		case s.holder != nil:
 			used = append(used, Used{a, *s.holder})
+		case p.cools(s, now):
+			// Also one that is to go back: once it has left, the cloud may give it
+			// to another node at once, so it rests here first.
+			cooling = append(cooling, a)
 		case s.given:
 			released = append(released, a)
-		case p.cools(s, now):
-			cooling = append(cooling, a)
 		}
 	}
 	slices.SortFunc(used, func(x, y Used) int { return x.Address.Compare(y.Address) })

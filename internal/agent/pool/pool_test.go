@@ -257,3 +257,23 @@ func TestPoolModel(t *testing.T) {
 		})
 	})
 }
+
+// Once confirmed, the cloud may give the address to another node within a second.
+func TestReleaseIsConfirmedOnlyAfterTheRest(t *testing.T) {
+	p := New()
+	p.SetCooling(time.Minute)
+	p.Update(offers(1))
+	if _, ok := p.Take(Holder{Key: "a", Pod: "d/a"}, t0); !ok {
+		t.Fatal("no address")
+	}
+	asked := offers(1)
+	asked[0].Releasing = true
+	p.Update(asked)
+	p.Free(addr(1), "a", t0)
+	if _, cooling, released := p.Report(t0.Add(59 * time.Second)); len(released) != 0 || len(cooling) != 1 {
+		t.Errorf("released %v, cooling %v while the address rests", released, cooling)
+	}
+	if _, cooling, released := p.Report(t0.Add(time.Minute)); len(released) != 1 || len(cooling) != 0 {
+		t.Errorf("released %v, cooling %v after its rest", released, cooling)
+	}
+}
