@@ -50,7 +50,6 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	dp, node := a.datapath()
 	e := &journal.Entry{
 		Key: k, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
@@ -61,6 +60,8 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	}
 	a.remember(e)
 
+	// Not before the journal is on disk: the node may have got an ENI meanwhile.
+	dp, node := a.datapath()
 	wiring, err := dp.AddPod(ctx, node, podOf(e))
 	if err != nil {
 		// The caller may have gone; the clean-up must run all the same.
