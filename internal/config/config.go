@@ -19,7 +19,14 @@ type Config struct {
 	ClusterID string `json:"cluster_id"`
 	// Region is the cloud region, "cn-hangzhou".
 	Region string `json:"region"`
-	// VSwitches are the Pod vSwitches by zone.
+	// Network is "terway" or "flannel".
+	Network string `json:"network"`
+	// PodCIDR is the pods' range with Flannel: each node has a block of it
+	// (Node.spec.podCIDR), and each block an entry in the VPC's route tables.
+	PodCIDR string `json:"pod_cidr,omitempty"`
+	// RouteTables are the tables that get Flannel's entries; empty: the VPC's system table.
+	RouteTables []string `json:"route_tables,omitempty"`
+	// VSwitches are the Pod vSwitches by zone; none with Flannel.
 	VSwitches map[string][]string `json:"vswitches"`
 	// SecurityGroups are those of the ENIs; empty: those of the instance.
 	SecurityGroups []string `json:"security_groups,omitempty"`
@@ -40,6 +47,7 @@ type Config struct {
 	MasqueradeOutside bool `json:"masquerade_outside"`
 
 	serviceCIDRs []netip.Prefix
+	podRange     netip.Prefix
 }
 
 // Defaults. The cooling period is longer than a peer's connection tracking
@@ -50,8 +58,15 @@ const (
 	DefaultCooling = 130
 )
 
+// The networks.
+const (
+	NetworkTerway  = "terway"
+	NetworkFlannel = "flannel"
+)
+
 // Policies and Datapaths are the values that are known.
 var (
+	Networks  = []string{NetworkTerway, NetworkFlannel}
 	Policies  = []string{"most", "ordered", "random"}
 	Datapaths = []string{"auto", "route"}
 )
@@ -60,7 +75,7 @@ var (
 const maxTags = 15
 
 var keys = []string{
-	"cluster_id", "region", "vswitches", "security_groups", "min_pool_size", "max_pool_size", "cooling_seconds",
+	"cluster_id", "region", "network", "pod_cidr", "route_tables", "vswitches", "security_groups", "min_pool_size", "max_pool_size", "cooling_seconds",
 	"service_cidr", "vswitch_selection_policy", "eni_tags", "datapath", "masquerade_outside",
 }
 
@@ -84,7 +99,7 @@ func Parse(data []byte) (*Config, error) {
 	}
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
-		VSwitchSelectionPolicy: "most", Datapath: "auto",
+		VSwitchSelectionPolicy: "most", Datapath: "auto", Network: NetworkTerway,
 	}
 	if err := yaml.Unmarshal(data, c); err != nil {
 		return nil, errors.Join(append(errs, fmt.Errorf("a value has the wrong type: %w", err))...)
@@ -110,7 +125,11 @@ func (c *Config) check() (errs []error) {
 	if !id(c.Region) {
 		bad("region %q: want a region such as cn-hangzhou", c.Region)
 	}
-	if len(c.VSwitches) == 0 {
+	if !slices.Contains(Networks, c.Network) {
+		bad("network %q: want one of %s", c.Network, strings.Join(Networks, ", "))
+	}
+	c.checkFlannel(bad)
+	if len(c.VSwitches) == 0 && c.Network == NetworkTerway {
 		bad("vswitches is empty: want the Pod vSwitches by zone, for example {cn-hangzhou-i: [vsw-1]}")
 	}
 	zones := make([]string, 0, len(c.VSwitches))
@@ -177,6 +196,36 @@ func (c *Config) check() (errs []error) {
 		c.serviceCIDRs = append(c.serviceCIDRs, p)
 	}
 	return errs
+}
+
+// PodRange is PodCIDR; the zero prefix without Flannel.
+func (c *Config) PodRange() netip.Prefix { return c.podRange }
+
+func (c *Config) checkFlannel(bad func(string, ...any)) {
+	c.podRange = netip.Prefix{}
+	if c.Network != NetworkFlannel {
+		if c.PodCIDR != "" {
+			bad("pod_cidr %q: only with network: flannel (Terway's pods have addresses of the vswitches)", c.PodCIDR)
+		}
+		if len(c.RouteTables) > 0 {
+			bad("route_tables: only with network: flannel (Terway needs no route entries)")
+		}
+		return
+	}
+	if len(c.VSwitches) > 0 {
+		bad("vswitches: not with network: flannel, whose pods have addresses of pod_cidr")
+	}
+	p, err := netip.ParsePrefix(c.PodCIDR)
+	if err != nil || p != p.Masked() || !p.Addr().Is4() {
+		bad("pod_cidr %q: want the range of Flannel's pods, for example 172.20.0.0/16", c.PodCIDR)
+		return
+	}
+	c.podRange = p
+	for _, t := range c.RouteTables {
+		if !strings.HasPrefix(t, "vtb-") || !id(t) {
+			bad("route_tables: %q: want a route table id, vtb-…", t)
+		}
+	}
 }
 
 func id(s string) bool {

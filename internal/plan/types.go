@@ -1,0 +1,88 @@
+// Package plan lays a cluster's network out: the VPC's range, a node vSwitch and
+// Pod vSwitches for each zone, the Service range, and how many pods follow from the
+// nodes' instance types.
+//
+// It is pure: values in, values out. It asks no cloud, reads no file and no clock.
+package plan
+
+import "net/netip"
+
+// The values of Plan.Network and Plan.Mode.
+const (
+	// NetworkTerway gives pods addresses of the Pod vSwitches.
+	NetworkTerway = "terway"
+	// NetworkFlannel gives pods addresses of a pod CIDR outside the VPC, a block for
+	// each node and a VPC route entry for each block.
+	NetworkFlannel = "flannel"
+
+	// ModeShared: pods share the secondary ENIs of their node.
+	ModeShared = "shared"
+	// ModeExclusive: each pod has an ENI of its own.
+	ModeExclusive = "exclusive"
+)
+
+// Plan is a cluster's network, as the plan file holds it (YAML or JSON).
+type Plan struct {
+	// Version of the file's form: 1.
+	Version int `json:"version"`
+	// Name names what is created: the VPC, its vSwitches and the security group.
+	Name string `json:"name"`
+	// Region is the cloud region, "cn-hangzhou".
+	Region string `json:"region"`
+	// Network is NetworkTerway or NetworkFlannel.
+	Network string `json:"network"`
+	// Mode is ModeShared or ModeExclusive; empty with Flannel.
+	Mode string `json:"mode,omitempty"`
+	// Prefixes: Terway takes /28 blocks instead of single addresses.
+	Prefixes bool  `json:"prefixes,omitempty"`
+	VPC      VPC   `json:"vpc"`
+	Nodes    Nodes `json:"nodes"`
+	// Zones in the order in which nodes are spread over them.
+	Zones []Zone `json:"zones"`
+	// ServiceCIDR is the cluster's Service range.
+	ServiceCIDR netip.Prefix `json:"serviceCIDR"`
+	// PodCIDR and NodeMask are Flannel's: the pods' range, and the length of each
+	// node's block of it. Zero with Terway.
+	PodCIDR  netip.Prefix `json:"podCIDR,omitzero"`
+	NodeMask int          `json:"nodeMask,omitempty"`
+	// SecurityGroup is the kind of the security group: "normal" holds 2,000 private
+	// addresses, "enterprise" 65,536.
+	SecurityGroup string `json:"securityGroup"`
+	// Avoid are ranges that nothing of the plan may overlap: peered VPCs, data
+	// centres, other clusters.
+	Avoid []netip.Prefix `json:"avoid,omitempty"`
+}
+
+// VPC is the VPC's ranges.
+type VPC struct {
+	CIDR netip.Prefix `json:"cidr"`
+	// Secondary ranges (at most five).
+	Secondary []netip.Prefix `json:"secondary,omitempty"`
+}
+
+// Nodes is what the plan has room for.
+type Nodes struct {
+	// Count is how many nodes there are at first, Max how many the plan must hold later.
+	Count int `json:"count"`
+	Max   int `json:"max"`
+	// InstanceTypes of the nodes.
+	InstanceTypes []string `json:"instanceTypes"`
+	// PodsPerNode is how many pods a node is to hold; 0: as many as its type can.
+	PodsPerNode int `json:"podsPerNode,omitempty"`
+}
+
+// Zone is a zone's vSwitches.
+type Zone struct {
+	// ID is the zone, "cn-hangzhou-i".
+	ID string `json:"id"`
+	// Node is the vSwitch of the nodes' primary ENIs.
+	Node VSwitch `json:"node"`
+	// Pods are the Pod vSwitches of the same zone; none with Flannel.
+	Pods []VSwitch `json:"pods,omitempty"`
+}
+
+// VSwitch is a subnet to be.
+type VSwitch struct {
+	Name string       `json:"name"`
+	CIDR netip.Prefix `json:"cidr"`
+}
