@@ -1,0 +1,255 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"terway.dev/terway/internal/catalog"
+)
+
+// Catalog knows instance types; *catalog.Catalog is one.
+type Catalog interface {
+	Lookup(name string) (catalog.Type, bool)
+}
+
+// Check holds the plan against every rule of the cloud and of the cluster, and
+// returns all that is wrong. An instance type that the catalogue does not know is
+// not wrong; what it decides is left out then.
+func Check(p *Plan, types Catalog) []Problem {
+	c := checker{p: p, types: types}
+	if p.Version != Version {
+		c.bad("version", p.Version, "%d", Version)
+	}
+	c.names()
+	c.network()
+	c.vpc()
+	c.nodes()
+	c.zones()
+	c.ranges()
+	c.fits()
+	return c.Problems
+}
+
+type checker struct {
+	Problems
+	p     *Plan
+	types Catalog
+}
+
+func (c *checker) names() {
+	c.name("name", c.p.Name)
+	if !word(c.p.Region) {
+		c.bad("region", quoted(c.p.Region), "a region such as cn-hangzhou")
+	}
+}
+
+// name checks the name of a resource: 1 to 128 characters, not like an address.
+func (c *checker) name(field, name string) {
+	if n := len([]rune(name)); n == 0 || n > 128 || strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://") ||
+		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
+		c.bad(field, quoted(name), "1 to 128 characters that do not begin with http:// or https://")
+	}
+}
+
+func (c *checker) network() {
+	p := c.p
+	switch p.Network {
+	case NetworkTerway:
+		if p.Mode != ModeShared && p.Mode != ModeExclusive {
+			c.bad("mode", quoted(p.Mode), "%s or %s", ModeShared, ModeExclusive)
+		}
+		if p.Prefixes && p.Mode == ModeExclusive {
+			c.bad("prefixes", true, "false: a pod with an ENI of its own has that ENI's address")
+		}
+		if p.PodCIDR.IsValid() {
+			c.bad("podCIDR", p.PodCIDR, "nothing: Terway's pods have addresses of the Pod vSwitches")
+		}
+		if p.NodeMask != 0 {
+			c.bad("nodeMask", p.NodeMask, "nothing: only Flannel's nodes have a block each")
+		}
+	case NetworkFlannel:
+		if p.Mode != "" {
+			c.bad("mode", quoted(p.Mode), "nothing: Flannel has no modes")
+		}
+		if p.Prefixes {
+			c.bad("prefixes", true, "false: Flannel's pods have no addresses of ENIs")
+		}
+	default:
+		c.bad("network", quoted(p.Network), "%s or %s", NetworkTerway, NetworkFlannel)
+	}
+	if p.SecurityGroup != GroupNormal && p.SecurityGroup != GroupEnterprise {
+		c.bad("securityGroup", quoted(p.SecurityGroup), "%s or %s", GroupNormal, GroupEnterprise)
+	}
+}
+
+func (c *checker) vpc() {
+	c.vpcRange("vpc.cidr", c.p.VPC.CIDR)
+	if n := len(c.p.VPC.Secondary); n > maxSecondary {
+		c.bad("vpc.secondary", fmt.Sprintf("%d ranges", n), "at most %d", maxSecondary)
+	}
+	for i, s := range c.p.VPC.Secondary {
+		c.vpcRange(fmt.Sprintf("vpc.secondary[%d]", i), s)
+	}
+}
+
+func (c *checker) vpcRange(field string, p netip.Prefix) {
+	if c.form(field, p, "192.168.0.0/16") && c.private(field, p) && (p.Bits() < vpcMaskMin || p.Bits() > vpcMaskMax) {
+		c.bad(field, p, "a mask from /%d to /%d", vpcMaskMin, vpcMaskMax)
+	}
+}
+
+// form checks that a range is there, is IPv4 and has no host bits.
+func (c *checker) form(field string, p netip.Prefix, example string) bool {
+	switch {
+	case !p.IsValid():
+		c.bad(field, "", "a range such as %s", example)
+	case !p.Addr().Is4():
+		c.bad(field, p, "an IPv4 range such as %s", example)
+	case p != p.Masked():
+		c.bad(field, p, "%s (the bits behind the mask are zero)", p.Masked())
+	default:
+		return true
+	}
+	return false
+}
+
+func (c *checker) private(field string, p netip.Prefix) bool {
+	if slices.ContainsFunc(privateRanges(), func(r netip.Prefix) bool { return contains(r, p) }) {
+		return true
+	}
+	c.bad(field, p, "a range inside 10.0.0.0/8, 172.16.0.0/12 or 192.168.0.0/16")
+	return false
+}
+
+func (c *checker) nodes() {
+	n := c.p.Nodes
+	if n.Count < 1 {
+		c.bad("nodes.count", n.Count, "1 or more")
+	}
+	if n.Max < n.Count || n.Max < 1 {
+		c.bad("nodes.max", n.Max, "nodes.count (%d) or more", max(1, n.Count))
+	}
+	if n.PodsPerNode < 0 {
+		c.bad("nodes.podsPerNode", n.PodsPerNode, "1 or more, or 0 for as many as a node can hold")
+	}
+	if len(n.InstanceTypes) == 0 {
+		c.bad("nodes.instanceTypes", "", "at least one, such as ecs.g6.2xlarge")
+	}
+	for i, name := range n.InstanceTypes {
+		field := fmt.Sprintf("nodes.instanceTypes[%d]", i)
+		if parts := strings.Split(name, "."); len(parts) < 3 || parts[0] != "ecs" || !word(name) {
+			c.bad(field, quoted(name), "an ECS instance type such as ecs.g6.2xlarge")
+			continue
+		}
+		if slices.Index(n.InstanceTypes, name) < i {
+			c.bad(field, name, "each type once")
+		}
+		c.holds(field, name)
+	}
+	if c.p.Network == NetworkFlannel && c.p.NodeMask >= nodeMaskMin && c.p.NodeMask <= nodeMaskMax {
+		if holds := blockHolds(c.p.NodeMask); n.PodsPerNode > holds {
+			c.bad("nodes.podsPerNode", n.PodsPerNode, "at most %d: a node's block is a /%d", holds, c.p.NodeMask)
+		}
+	}
+}
+
+// holds checks that a type can hold the pods that a node is to hold.
+func (c *checker) holds(field, name string) {
+	if c.p.Network != NetworkTerway {
+		return
+	}
+	t, known := c.types.Lookup(name)
+	if !known {
+		return
+	}
+	limit := podsOf(t, c.p.Mode, c.p.Prefixes)
+	switch {
+	case !limit.Known:
+	case limit.N == 0:
+		c.bad(field, name, "a type with secondary ENIs: this one holds no pod %s", c.how())
+	case c.p.Nodes.PodsPerNode > limit.N:
+		c.bad("nodes.podsPerNode", c.p.Nodes.PodsPerNode, "at most %d: %s holds no more %s", limit.N, name, c.how())
+	}
+}
+
+func (c *checker) how() string {
+	switch {
+	case c.p.Mode == ModeExclusive:
+		return "with an ENI each"
+	case c.p.Prefixes:
+		return "on shared ENIs with prefixes"
+	}
+	return "on shared ENIs"
+}
+
+func (c *checker) zones() {
+	p := c.p
+	if len(p.Zones) == 0 {
+		c.bad("zones", "", "at least one zone")
+	}
+	vs := p.vSwitches()
+	if len(vs) > maxVSwitches {
+		c.bad("zones", fmt.Sprintf("%d vSwitches", len(vs)), "at most %d in a VPC", maxVSwitches)
+	}
+	for i, z := range p.Zones {
+		field := fmt.Sprintf("zones[%d].id", i)
+		if word(p.Region) && !zoneOf(z.ID, p.Region) {
+			c.bad(field, quoted(z.ID), "a zone of %s, such as %s-i", p.Region, p.Region)
+		}
+		if j := slices.IndexFunc(p.Zones, func(o Zone) bool { return o.ID == z.ID }); j < i {
+			c.bad(field, quoted(z.ID), "each zone once: it is zones[%d] already", j)
+		}
+		switch {
+		case p.Network == NetworkTerway && len(z.Pods) == 0:
+			c.bad(fmt.Sprintf("zones[%d].pods", i), "", "a Pod vSwitch in the same zone as the nodes")
+		case p.Network == NetworkFlannel && len(z.Pods) > 0:
+			c.bad(fmt.Sprintf("zones[%d].pods", i), fmt.Sprintf("%d vSwitches", len(z.Pods)), "none: Flannel's pods have addresses of podCIDR")
+		}
+	}
+	named := map[string]string{}
+	for _, v := range vs {
+		c.name(v.field+".name", v.Name)
+		if other, twice := named[v.Name]; twice && v.Name != "" {
+			c.bad(v.field+".name", quoted(v.Name), "another name: it is that of %s", other)
+		} else {
+			named[v.Name] = v.field
+		}
+	}
+}
+
+// fits checks that nodes and pods have room, as far as the plan is sound enough to tell.
+func (c *checker) fits() {
+	if len(c.Problems) > 0 {
+		return
+	}
+	capacity := Measure(c.p, c.types)
+	for _, l := range capacity.Limits {
+		if l.Nodes.Less(c.p.Nodes.Max) && !l.Quota {
+			c.bad("nodes.max", c.p.Nodes.Max, "at most %d: %s", l.Nodes.N, l.Name)
+		}
+	}
+}
+
+// word: letters, digits, '-', '_' and '.', as ids and names of types have.
+func word(s string) bool {
+	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	})
+}
+
+// zoneOf reports whether the zone is of the region: cn-hangzhou-i is of
+// cn-hangzhou, us-west-1a of us-west-1.
+func zoneOf(zone, region string) bool {
+	letter, ok := strings.CutPrefix(zone, region)
+	letter = strings.TrimPrefix(letter, "-")
+	return ok && len(letter) == 1 && letter[0] >= 'a' && letter[0] <= 'z'
+}
+
+func quoted(s string) string {
+	if s == "" {
+		return ""
+	}
+	return describe(s)
+}

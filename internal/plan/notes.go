@@ -1,0 +1,52 @@
+package plan
+
+import (
+	"fmt"
+)
+
+// The kubelet's maxPods unless it is set (KubeletConfiguration), which is also the
+// most that Kubernetes' page on large clusters recommends.
+const kubeletPods = 110
+
+// The user guide's advice on instance types.
+const (
+	advisedVCPU       = 8
+	advisedGeneration = 5
+)
+
+// notes are what a user should know and no rule forbids.
+func (m *measurer) notes(c Capacity) []string {
+	var notes []string
+	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	for _, name := range m.p.Nodes.InstanceTypes {
+		t, known := m.types.Lookup(name)
+		switch {
+		case !known:
+			note("%s is not in the catalogue: what it holds is unknown", name)
+		case m.p.Network == NetworkFlannel:
+		case !podsOf(t, m.p.Mode, m.p.Prefixes).Known:
+			note("the catalogue has no figures for %s: what it holds is unknown", name)
+		case t.VCPU.Less(advisedVCPU), t.Generation() > 0 && t.Generation() < advisedGeneration:
+			note("%s: nodes with %d vCPUs or more, of generation %d or later, are recommended", name, advisedVCPU, advisedGeneration)
+		}
+	}
+	if c.PodsPerNode.Known && c.PodsPerNode.N > kubeletPods {
+		note("a kubelet runs %d pods unless its maxPods says otherwise, and Kubernetes advises no more on a node", kubeletPods)
+	}
+	if each := c.AddressesPerNode; each.Known && each.N*m.p.Nodes.Max > privateAddresses {
+		note("%d full nodes take %d private addresses; a VPC has %d unless its quota is raised (%d at most)",
+			m.p.Nodes.Max, each.N*m.p.Nodes.Max, privateAddresses, privateAddressesMax)
+	}
+	if m.p.Prefixes {
+		note("a /28 prefix needs 16 free addresses in one aligned block: let nothing but these nodes' ENIs use the Pod vSwitches")
+	}
+	for _, v := range m.p.vSwitches() {
+		if v.pods && v.CIDR.Bits() > 25 {
+			note("Pod vSwitch %s is small: /19 or larger is recommended, /25 the smallest", v.Name)
+		}
+	}
+	if m.p.Network == NetworkFlannel {
+		note("the block of a node is a /%d of %d addresses: network, broadcast and bridge have one each", m.p.NodeMask, 1<<(32-m.p.NodeMask))
+	}
+	return notes
+}
