@@ -27,6 +27,7 @@ func Check(p *Plan, types Catalog) []Problem {
 	c.vpc()
 	c.nodes()
 	c.zones()
+	c.switches()
 	c.ranges()
 	c.fits()
 	return c.Problems
@@ -189,10 +190,6 @@ func (c *checker) zones() {
 	if len(p.Zones) == 0 {
 		c.bad("zones", "", "at least one zone")
 	}
-	vs := p.vSwitches()
-	if len(vs) > maxVSwitches {
-		c.bad("zones", fmt.Sprintf("%d vSwitches", len(vs)), "at most %d in a VPC", maxVSwitches)
-	}
 	for i, z := range p.Zones {
 		field := fmt.Sprintf("zones[%d].id", i)
 		if word(p.Region) && !zoneOf(z.ID, p.Region) {
@@ -201,6 +198,16 @@ func (c *checker) zones() {
 		if j := slices.IndexFunc(p.Zones, func(o Zone) bool { return o.ID == z.ID }); j < i {
 			c.bad(field, quoted(z.ID), "each zone once: it is zones[%d] already", j)
 		}
+	}
+}
+
+func (c *checker) switches() {
+	p := c.p
+	vs := p.vSwitches()
+	if len(vs) > maxVSwitches {
+		c.bad("zones", fmt.Sprintf("%d vSwitches", len(vs)), "at most %d in a VPC", maxVSwitches)
+	}
+	for i, z := range p.Zones {
 		switch {
 		case p.Network == NetworkTerway && len(z.Pods) == 0:
 			c.bad(fmt.Sprintf("zones[%d].pods", i), "", "a Pod vSwitch in the same zone as the nodes")
@@ -226,9 +233,21 @@ func (c *checker) fits() {
 	}
 	capacity := Measure(c.p, c.types)
 	for _, l := range capacity.Limits {
-		if l.Nodes.Less(c.p.Nodes.Max) && !l.Quota {
-			c.bad("nodes.max", c.p.Nodes.Max, "at most %d: %s", l.Nodes.N, l.Name)
+		if !l.Quota && l.Nodes.Less(c.p.Nodes.Max) {
+			c.Problems = append(c.Problems, tooMany(c.p, l, capacity))
 		}
+	}
+}
+
+// tooMany says that a limit is below the nodes that the plan is to hold.
+func tooMany(p *Plan, l Limit, c Capacity) Problem {
+	each := ""
+	if l.What == "addresses" && p.Network == NetworkTerway {
+		each = fmt.Sprintf("; a full node takes %v, its own included", c.AddressesPerNode)
+	}
+	return Problem{
+		Field: "nodes.max", Value: fmt.Sprint(p.Nodes.Max),
+		Want: fmt.Sprintf("at most %d: %s (%d %s%s)", l.Nodes.N, l.Name, l.Holds, l.What, each),
 	}
 }
 

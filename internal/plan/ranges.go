@@ -54,9 +54,12 @@ func (c *checker) ranges() {
 		all = append(all, named{"podCIDR", p.PodCIDR})
 	}
 	c.apart(all)
+	c.avoids(all)
+}
 
-	// Ranges to avoid may overlap one another.
-	for i, a := range p.Avoid {
+// avoids checks the ranges to avoid, which may overlap one another, against all others.
+func (c *checker) avoids(all []named) {
+	for i, a := range c.p.Avoid {
 		if field := fmt.Sprintf("avoid[%d]", i); !a.IsValid() {
 			c.bad(field, "", "a range such as 10.0.0.0/8")
 		} else if a != a.Masked() {

@@ -1,0 +1,225 @@
+package plan
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Request is what a user wishes for. What is left out is chosen.
+type Request struct {
+	// Name of the VPC; empty: made of its range.
+	Name string
+	// Region; empty: that of the first zone.
+	Region string
+	Zones  []string
+	// Network, and with NetworkTerway Mode; empty: NetworkTerway, ModeShared.
+	Network  string
+	Mode     string
+	Prefixes bool
+	// Nodes; Max 0: as many as Count.
+	Nodes Nodes
+	// Ranges; zero: chosen. PodCIDR is Flannel's.
+	VPC, ServiceCIDR, PodCIDR netip.Prefix
+	// Avoid are ranges that nothing may overlap.
+	Avoid []netip.Prefix
+	Types Catalog
+}
+
+// The ranges that come first, from the user guide and the cloud's planning page.
+var (
+	firstServices = []netip.Prefix{netip.MustParsePrefix("172.21.0.0/20"), netip.MustParsePrefix("172.19.0.0/20")}
+	firstPods     = netip.MustParsePrefix("172.20.0.0/16")
+)
+
+// The masks of a proposal before anything grows or shrinks.
+const (
+	firstVPCMask     = 16
+	firstSwitchMask  = 19
+	firstFlannelMask = 24 // of the node vSwitch
+	firstServiceMask = 20
+)
+
+// Propose makes a plan that passes Check and has room for Nodes.Max nodes. The first
+// of the candidates that fits is taken, and they are in order of their size: more
+// nodes never get a smaller network. The error is a Problems that says which wish is
+// wrong or too big, and what would fit.
+func Propose(r Request) (*Plan, error) {
+	p, ps := skeleton(r)
+	if len(ps) > 0 {
+		return nil, ps
+	}
+	b := builder{request: r, base: p, nodes: ceil(p.Nodes.Max, len(p.Zones))}
+	most, best := -1, Problem{}
+	for c := range b.candidates {
+		problems := Check(c, r.Types)
+		if len(problems) == 0 {
+			return c, nil
+		}
+		capacity := Measure(c, r.Types)
+		if l := tightest(capacity.Limits); l.Nodes.N > most {
+			most, best = l.Nodes.N, tooMany(p, l, capacity)
+		}
+	}
+	if most < 0 {
+		return nil, b.noSpace()
+	}
+	return nil, Problems{best}
+}
+
+// tightest is the limit that ends growth first, whatever is asked for. All are known.
+func tightest(limits []Limit) Limit {
+	return slices.MinFunc(slices.DeleteFunc(slices.Clone(limits), func(l Limit) bool { return l.Quota }),
+		func(a, b Limit) int { return cmp.Compare(a.Nodes.N, b.Nodes.N) })
+}
+
+// skeleton is the plan without VPC and vSwitches, or what is wrong with the wishes.
+func skeleton(r Request) (*Plan, Problems) {
+	p := &Plan{
+		Version: Version, Name: r.Name, Region: r.Region, Network: r.Network, Mode: r.Mode, Prefixes: r.Prefixes,
+		VPC: VPC{CIDR: r.VPC}, Nodes: r.Nodes, ServiceCIDR: r.ServiceCIDR, PodCIDR: r.PodCIDR,
+		SecurityGroup: GroupNormal, Avoid: slices.Clone(r.Avoid),
+	}
+	p.Nodes.InstanceTypes = slices.Clone(r.Nodes.InstanceTypes)
+	if p.Region == "" && len(r.Zones) > 0 {
+		p.Region = regionOf(r.Zones[0])
+	}
+	if p.Network == "" {
+		p.Network = NetworkTerway
+	}
+	if p.Mode == "" && p.Network == NetworkTerway {
+		p.Mode = ModeShared
+	}
+	if p.Nodes.Max == 0 {
+		p.Nodes.Max = p.Nodes.Count
+	}
+	for _, z := range r.Zones {
+		p.Zones = append(p.Zones, Zone{ID: z})
+	}
+	if p.Network == NetworkFlannel {
+		p.NodeMask = maskFor(p.Nodes.PodsPerNode)
+	}
+	c := checker{p: p, types: r.Types}
+	c.wishes()
+	if len(c.Problems) > 0 {
+		return nil, c.Problems
+	}
+	d := demandOf(p, r.Types)
+	if !d.known {
+		return nil, unknownDemand(p, r.Types)
+	}
+	if p.Nodes.Max > groupNormalHolds/(1+d.total()) {
+		p.SecurityGroup = GroupEnterprise
+	}
+	return p, p.chooseRanges()
+}
+
+// wishes checks what a request says, with the rules for a plan.
+func (c *checker) wishes() {
+	p := c.p
+	if p.Name != "" {
+		c.name("name", p.Name)
+	}
+	if len(p.Zones) > 0 && !word(p.Region) {
+		c.bad("region", quoted(p.Region), "a region such as cn-hangzhou")
+	}
+	c.network()
+	c.nodes()
+	c.zones()
+	if n := len(p.Zones); n > maxVSwitches/2 {
+		c.bad("zones", n, "at most %d: a VPC has %d vSwitches, and a zone needs two", maxVSwitches/2, maxVSwitches)
+	}
+	var ranges []named
+	if p.VPC.CIDR.IsValid() {
+		c.vpcRange("vpc.cidr", p.VPC.CIDR)
+		ranges = append(ranges, named{"vpc.cidr", p.VPC.CIDR})
+	}
+	if p.ServiceCIDR.IsValid() {
+		c.service()
+		ranges = append(ranges, named{"serviceCIDR", p.ServiceCIDR})
+	}
+	if p.PodCIDR.IsValid() && p.Network == NetworkFlannel {
+		c.podRange()
+		ranges = append(ranges, named{"podCIDR", p.PodCIDR})
+	}
+	c.apart(ranges)
+	c.avoids(ranges)
+}
+
+// unknownDemand names the types whose figures would be needed.
+func unknownDemand(p *Plan, types Catalog) Problems {
+	var ps Problems
+	for _, name := range p.Nodes.InstanceTypes {
+		t, _ := types.Lookup(name)
+		switch {
+		case demandOfType(p, t).known:
+		case p.Prefixes:
+			ps.bad("nodes.instanceTypes", name, "a type whose ENIs and addresses the catalogue knows: how many prefixes it takes is unknown")
+		default:
+			ps.bad("nodes.podsPerNode", p.Nodes.PodsPerNode, "a number: the catalogue does not know how many pods %s holds", name)
+		}
+	}
+	return ps
+}
+
+// chooseRanges chooses the Service range, and Flannel's pod range, where none is wished for.
+func (p *Plan) chooseRanges() Problems {
+	var ps Problems
+	if !p.ServiceCIDR.IsValid() && !p.chooseService() {
+		ps.bad("serviceCIDR", "", "ranges to avoid that leave a private /%d free for it", serviceMaskMax)
+	}
+	if p.Network == NetworkFlannel && !p.PodCIDR.IsValid() && !p.choosePods() {
+		ps.bad("podCIDR", "", "ranges to avoid that leave a private /%d free for it", podMaskMax)
+	}
+	return ps
+}
+
+// taken are the ranges that what is chosen next may not overlap.
+func (p *Plan) taken() []netip.Prefix {
+	return append(slices.Clone(p.Avoid), p.VPC.CIDR, p.ServiceCIDR, p.PodCIDR)
+}
+
+// chooseService takes a range that VPCs seldom have: one of 172.16.0.0/12, otherwise
+// the top of another, so that as much as possible stays in one piece.
+func (p *Plan) chooseService() bool {
+	taken := p.taken()
+	pools := []netip.Prefix{private172, private10, private192}
+	ok := false
+	if p.ServiceCIDR, ok = free(firstServices, firstServiceMask, taken); ok {
+		return true
+	}
+	for bits := firstServiceMask; bits <= serviceMaskMax && !ok; bits++ {
+		p.ServiceCIDR, ok = freeHigh(pools, bits, taken)
+	}
+	return ok
+}
+
+func (p *Plan) choosePods() bool {
+	taken := p.taken()
+	ok := false
+	if p.PodCIDR, ok = free([]netip.Prefix{firstPods, private172, private10}, firstPods.Bits(), taken); ok {
+		return true
+	}
+	p.PodCIDR, ok = largest([]netip.Prefix{private10, private192}, firstPods.Bits(), podMaskMax, taken)
+	return ok
+}
+
+// maskFor is the mask of the smallest block that holds so many pods, the usual one
+// for 0, and the largest when none holds them.
+func maskFor(pods int) int {
+	if pods == 0 {
+		return nodeMaskDefault
+	}
+	for mask := nodeMaskMax; mask > nodeMaskMin; mask-- {
+		if blockHolds(mask) >= pods {
+			return mask
+		}
+	}
+	return nodeMaskMin
+}
+
+// regionOf is the region of a zone: cn-hangzhou-i is in cn-hangzhou, us-west-1a in us-west-1.
+func regionOf(zone string) string {
+	return strings.TrimSuffix(strings.TrimRight(zone, "abcdefghijklmnopqrstuvwxyz"), "-")
+}
