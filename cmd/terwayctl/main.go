@@ -13,6 +13,7 @@ import (
 
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/lab"
+	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/vpcsim"
 )
 
@@ -28,6 +29,7 @@ func main() {
 	root.AddCommand(
 		instancetypes.NewCommand(),
 		lab.NewCommand(),
+		plan.NewCommand(),
 		vpcsim.NewCommand(),
 	)
 	if err := root.ExecuteContext(ctx); err != nil {

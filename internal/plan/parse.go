@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 )
@@ -11,25 +12,60 @@ const Version = 1
 
 // Parse reads a plan in YAML or JSON. It looks at the form alone: keys that exist,
 // values of the right kind; Check knows the network's rules. The error is a
-// Problems with everything that is wrong.
+// Problems with everything that is wrong, unless it is not YAML at all.
 func Parse(data []byte) (*Plan, error) {
-	var raw any
-	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
-		return nil, fmt.Errorf("the plan is not YAML: %w", err)
+	p, ps, err := parse(data)
+	if err != nil {
+		return nil, err
 	}
-	fields, ok := raw.(map[string]any)
-	if !ok {
-		return nil, Problems{{Field: "plan", Value: describe(raw), Want: "the keys of a plan: version, name, region, …"}}
-	}
-	// The keys of another version are not mistakes of this one.
-	if v, ok := fields["version"].(float64); ok && v != Version {
-		return nil, Problems{{Field: "version", Value: fmt.Sprint(v), Want: fmt.Sprintf("%d, the form that this terwayctl reads", Version)}}
-	}
-	p := &Plan{}
-	if ps := decode(fields, p); len(ps) > 0 {
+	if len(ps) > 0 {
 		return nil, ps
 	}
 	return p, nil
+}
+
+// Read is Parse and Check in one: the error names what is wrong with the form and
+// with the network.
+func Read(data []byte, types Catalog) (*Plan, error) {
+	p, ps, err := parse(data)
+	if err != nil {
+		return nil, err
+	}
+	if p != nil {
+		// What has the wrong form is not missing too.
+		said := map[string]bool{}
+		for _, form := range ps {
+			said[form.Field] = true
+			said[form.Field[:strings.LastIndex(form.Field, ".")+1]+form.Want] = true
+		}
+		for _, problem := range Check(p, types) {
+			if !said[problem.Field] {
+				ps = append(ps, problem)
+			}
+		}
+	}
+	if len(ps) > 0 {
+		return nil, ps
+	}
+	return p, nil
+}
+
+// parse gives the plan as far as it has the right form; nil when there is none.
+func parse(data []byte) (*Plan, Problems, error) {
+	var raw any
+	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
+		return nil, nil, fmt.Errorf("the plan is not YAML: %w", err)
+	}
+	fields, ok := raw.(map[string]any)
+	if !ok {
+		return nil, Problems{{Field: "plan", Value: describe(raw), Want: "the keys of a plan: version, name, region, …"}}, nil
+	}
+	// The keys of another version are not mistakes of this one.
+	if v, ok := fields["version"].(float64); ok && v != Version {
+		return nil, Problems{{Field: "version", Value: fmt.Sprint(v), Want: fmt.Sprintf("%d, the form that this terwayctl reads", Version)}}, nil
+	}
+	p := &Plan{}
+	return p, decode(fields, p), nil
 }
 
 // Marshal writes the plan as YAML. Equal plans give equal bytes.

@@ -1,0 +1,110 @@
+package plan
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/plan"
+)
+
+func newCheck() *cobra.Command {
+	var output string
+	cmd := &cobra.Command{
+		Use:   "check FILE",
+		Short: "Hold a plan against every rule, and say what it holds",
+		Long: `Hold a plan against every rule of the cloud and of the cluster.
+
+All that is wrong is printed at once, with the field, its value and what would be
+right, and the command fails. Of a plan that is right you see what it holds.
+FILE is YAML or JSON; - is the standard input.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return check(cmd.OutOrStdout(), cmd.InOrStdin(), args[0], output)
+		},
+	}
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// checked is a check's outcome for programs.
+type checked struct {
+	Problems plan.Problems  `json:"problems"`
+	Plan     *plan.Plan     `json:"plan,omitempty"`
+	Capacity *plan.Capacity `json:"capacity,omitempty"`
+}
+
+func check(w io.Writer, stdin io.Reader, file, output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("--output %q: want text or json", output)
+	}
+	data, err := read(stdin, file)
+	if err != nil {
+		return err
+	}
+	p, err := plan.Read(data, catalog.Default())
+	result := checked{Problems: plan.Problems{}}
+	switch {
+	case errors.As(err, &result.Problems):
+		err = fmt.Errorf("%s: %s", file, count(len(result.Problems), "problem"))
+	case err != nil:
+		return fmt.Errorf("%s: %w", file, err)
+	default:
+		capacity := plan.Measure(p, catalog.Default())
+		result.Plan, result.Capacity = p, &capacity
+	}
+	if output == "json" {
+		return errors.Join(err, printJSON(w, result))
+	}
+	if err != nil {
+		return errors.Join(err, printProblems(w, result.Problems))
+	}
+	return text(w, p, *result.Capacity)
+}
+
+func read(stdin io.Reader, file string) ([]byte, error) {
+	if file == "-" {
+		data, err := io.ReadAll(stdin)
+		if err != nil {
+			return nil, fmt.Errorf("read the plan from the standard input: %w", err)
+		}
+		return data, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	return data, nil
+}
+
+func printProblems(w io.Writer, problems plan.Problems) error {
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(tw, "FIELD\tVALUE\tWANT")
+	for _, p := range problems {
+		value := p.Value
+		if value == "" {
+			value = "-"
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\n", p.Field, value, p.Want)
+	}
+	return tw.Flush()
+}
+
+// cutIndex takes "nodes.instanceTypes[1]" apart.
+func cutIndex(field string) (name, index string, ok bool) {
+	name, rest, ok := strings.Cut(field, "[")
+	return name, strings.TrimSuffix(rest, "]"), ok
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

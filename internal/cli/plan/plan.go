@@ -1,0 +1,202 @@
+// Package plan is the command "terwayctl plan": it asks package plan for a network
+// or holds a file against its rules, and prints what comes back.
+package plan
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/plan"
+)
+
+// options are the command's flags.
+type options struct {
+	request     plan.Request
+	vpc         string
+	service     string
+	pods        string
+	avoid       []string
+	output, out string
+	force       bool
+}
+
+// NewCommand makes "terwayctl plan".
+func NewCommand() *cobra.Command {
+	var o options
+	cmd := &cobra.Command{
+		Use:   "plan",
+		Short: "Plan a cluster's VPC, vSwitches and Service range",
+		Long: `Plan a cluster's VPC, vSwitches and Service range.
+
+Says which ranges to use for so many nodes of some instance types, how full each
+vSwitch will be, how many pods a node holds, how far the cluster can grow and what
+ends its growth. --out writes the plan to a file for "terwayctl vpc apply".
+
+Nothing is created and no cloud is asked. What you do not wish for is chosen; without
+any wish you get the network of the user guide.`,
+		Example: `  terwayctl plan
+  terwayctl plan --zone cn-hangzhou-i,cn-hangzhou-j --nodes 20 --max-nodes 1000 --out plan.yaml
+  terwayctl plan --instance-type ecs.g7.2xlarge --avoid 192.168.0.0/16,10.0.0.0/12
+  terwayctl plan --network flannel --nodes 50 --pods-per-node 100
+  terwayctl plan check plan.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.OutOrStdout()) },
+	}
+	f := cmd.Flags()
+	r := &o.request
+	f.StringVar(&r.Name, "name", "", "name of the VPC (default: made of its range)")
+	f.StringVar(&r.Region, "region", "", "the cloud region (default: that of the first zone)")
+	f.StringSliceVar(&r.Zones, "zone", []string{"cn-hangzhou-i"}, "`ZONES` of the nodes")
+	f.StringVar(&r.Network, "network", plan.NetworkTerway, "terway, or flannel")
+	f.StringVar(&r.Mode, "mode", "", "with Terway: shared (pods share ENIs; the default) or exclusive (an ENI for each pod)")
+	f.BoolVar(&r.Prefixes, "prefixes", false, "with shared ENIs: /28 prefixes in place of single addresses")
+	f.IntVar(&r.Nodes.Count, "nodes", 3, "nodes at first")
+	f.IntVar(&r.Nodes.Max, "max-nodes", 0, "nodes that there must be room for later (default: --nodes)")
+	f.StringSliceVar(&r.Nodes.InstanceTypes, "instance-type", []string{"ecs.g6.2xlarge"}, "instance `TYPES` of the nodes")
+	f.IntVar(&r.Nodes.PodsPerNode, "pods-per-node", 0, "pods that a node is to hold (default: as many as it can)")
+	f.StringVar(&o.vpc, "vpc-cidr", "", "the VPC's `RANGE`")
+	f.StringVar(&o.service, "service-cidr", "", "the Service `RANGE`")
+	f.StringVar(&o.pods, "pod-cidr", "", "with Flannel: the `RANGE` of the pods")
+	f.StringSliceVar(&o.avoid, "avoid", nil, "`RANGES` that nothing may overlap: peered VPCs, data centres, other clusters")
+	f.StringVarP(&o.output, "output", "o", "text", "text; json or yaml: the plan file alone")
+	f.StringVar(&o.out, "out", "", "write the plan to this `FILE`")
+	f.BoolVar(&o.force, "force", false, "let --out overwrite a file")
+	cmd.AddCommand(newCheck())
+	return cmd
+}
+
+// flags says which flag a wish came from.
+var flags = map[string]string{
+	"name": "--name", "region": "--region", "network": "--network", "mode": "--mode", "prefixes": "--prefixes",
+	"vpc.cidr": "--vpc-cidr", "serviceCIDR": "--service-cidr", "podCIDR": "--pod-cidr", "zones": "--zone",
+	"nodes.count": "--nodes", "nodes.max": "--max-nodes", "nodes.podsPerNode": "--pods-per-node",
+	"nodes.instanceTypes": "--instance-type",
+}
+
+func (o *options) run(w io.Writer) error {
+	if !slices.Contains([]string{"text", "json", "yaml"}, o.output) {
+		return fmt.Errorf("--output %q: want text, json or yaml", o.output)
+	}
+	r := o.request
+	r.Types = catalog.Default()
+	if err := o.ranges(&r); err != nil {
+		return err
+	}
+	p, err := plan.Propose(r)
+	var problems plan.Problems
+	if errors.As(err, &problems) {
+		return wishes(problems)
+	}
+	if err != nil {
+		return err
+	}
+	if o.out != "" {
+		if err := write(o.out, p, o.force); err != nil {
+			return err
+		}
+	}
+	if err := printPlan(w, p, o.output); err != nil {
+		return err
+	}
+	if o.out != "" && o.output == "text" {
+		fmt.Fprintf(w, "\nWritten to %s. Next: terwayctl vpc apply %s\n", o.out, o.out)
+	}
+	return nil
+}
+
+// ranges reads the flags that are ranges; the error names all that are none.
+func (o *options) ranges(r *plan.Request) error {
+	var errs []error
+	parse := func(flag, s string) (p netip.Prefix) {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s %q: want a range such as 192.168.0.0/16", flag, s))
+		}
+		return p
+	}
+	for _, f := range []struct {
+		flag, value string
+		to          *netip.Prefix
+	}{{"--vpc-cidr", o.vpc, &r.VPC}, {"--service-cidr", o.service, &r.ServiceCIDR}, {"--pod-cidr", o.pods, &r.PodCIDR}} {
+		if f.value != "" {
+			*f.to = parse(f.flag, f.value)
+		}
+	}
+	for _, a := range o.avoid {
+		r.Avoid = append(r.Avoid, parse("--avoid", a))
+	}
+	return errors.Join(errs...)
+}
+
+// wishes says the problems of a request by the flags.
+func wishes(problems plan.Problems) error {
+	said := slices.Clone(problems)
+	for i, p := range said {
+		field, _, _ := cutIndex(p.Field)
+		if flag, ok := flags[field]; ok {
+			said[i].Field = flag
+		} else if field == "avoid" {
+			said[i].Field = "--avoid"
+		}
+	}
+	return said
+}
+
+func printPlan(w io.Writer, p *plan.Plan, output string) error {
+	switch output {
+	case "json":
+		return printJSON(w, p)
+	case "yaml":
+		data, err := p.Marshal()
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(data)
+		return err
+	}
+	return text(w, p, plan.Measure(p, catalog.Default()))
+}
+
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// write puts the whole plan into the file or leaves the file as it was.
+func write(file string, p *plan.Plan, force bool) error {
+	data, err := p.Marshal()
+	if err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(filepath.Dir(file), ".plan-*")
+	if err != nil {
+		return fmt.Errorf("write the plan: %w", err)
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.Write(data)
+	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
+		return fmt.Errorf("write the plan: %w", err)
+	}
+	if force {
+		err = os.Rename(tmp.Name(), file)
+	} else {
+		err = os.Link(tmp.Name(), file) // fails when the file is there
+	}
+	if errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("--out %s: the file exists; --force overwrites it", file)
+	}
+	if err != nil {
+		return fmt.Errorf("write the plan to %s: %w", file, err)
+	}
+	return nil
+}
