@@ -116,9 +116,9 @@ func (m *measurer) perType() []TypeCapacity {
 		if m.p.Network == NetworkFlannel {
 			limit = catalog.Of(blockHolds(m.p.NodeMask))
 		}
-		c.Here = limit
-		if want := m.p.Nodes.PodsPerNode; want > 0 && (!limit.Known || want < limit.N) {
-			c.Here = catalog.Of(want)
+		c.Here = limit // unknown stays so, whatever the wish
+		if want := m.p.Nodes.PodsPerNode; want > 0 && limit.Known {
+			c.Here = catalog.Of(min(want, limit.N))
 		}
 		all = append(all, c)
 	}

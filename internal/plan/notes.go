@@ -1,8 +1,6 @@
 package plan
 
-import (
-	"fmt"
-)
+import "fmt"
 
 // The kubelet's maxPods unless it is set (KubeletConfiguration), which is also the
 // most that Kubernetes' page on large clusters recommends.
@@ -22,7 +20,7 @@ func (m *measurer) notes(c Capacity) []string {
 		t, known := m.types.Lookup(name)
 		switch {
 		case !known:
-			note("%s is not in the catalogue: what it holds is unknown", name)
+			note("%s is not in the catalogue (terwayctl instance-types): what it holds is unknown", name)
 		case m.p.Network == NetworkFlannel:
 		case !podsOf(t, m.p.Mode, m.p.Prefixes).Known:
 			note("the catalogue has no figures for %s: what it holds is unknown", name)

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
@@ -32,14 +33,14 @@ func Read(data []byte, types Catalog) (*Plan, error) {
 		return nil, err
 	}
 	if p != nil {
-		// What has the wrong form is not missing too.
-		said := map[string]bool{}
+		// What has the wrong form is not missing or wrong besides.
+		var said []string
 		for _, form := range ps {
-			said[form.Field] = true
-			said[form.Field[:strings.LastIndex(form.Field, ".")+1]+form.Want] = true
+			meant := form.Field[:strings.LastIndex(form.Field, ".")+1] + form.Want // of a misspelt key
+			said = append(said, form.Field, meant)
 		}
 		for _, problem := range Check(p, types) {
-			if !said[problem.Field] {
+			if !slices.ContainsFunc(said, func(s string) bool { return below(problem.Field, s) }) {
 				ps = append(ps, problem)
 			}
 		}
@@ -48,6 +49,12 @@ func Read(data []byte, types Catalog) (*Plan, error) {
 		return nil, ps
 	}
 	return p, nil
+}
+
+// below reports whether the field is the other one or inside it.
+func below(field, other string) bool {
+	rest, ok := strings.CutPrefix(field, other)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
 // parse gives the plan as far as it has the right form; nil when there is none.

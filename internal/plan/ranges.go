@@ -91,7 +91,8 @@ func (c *checker) vSwitch(field string, p netip.Prefix, vpc []named) {
 	if p.Bits() < vSwitchMaskMin || p.Bits() > vSwitchMaskMax {
 		c.bad(field, p, "a mask from /%d to /%d", vSwitchMaskMin, vSwitchMaskMax)
 	}
-	if !slices.ContainsFunc(vpc, func(r named) bool { return wellFormed(r.cidr) && contains(r.cidr, p) }) {
+	// Of a VPC whose ranges are not sound it cannot be told what is inside.
+	if !slices.ContainsFunc(vpc, func(r named) bool { return !wellFormed(r.cidr) || contains(r.cidr, p) }) {
 		c.bad(field, p, "a range inside one range of the VPC: %s", list(vpc))
 	}
 }

@@ -1,0 +1,149 @@
+package plan_test
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/plan"
+)
+
+// TestRules breaks one rule at a time. Every problem names field and value, and what
+// would be right.
+func TestRules(t *testing.T) {
+	sw := func(cidr string) plan.VSwitch { return plan.VSwitch{Name: "v " + cidr, CIDR: pfx(cidr)} }
+	for _, c := range []struct {
+		name                string
+		change              func(*plan.Plan)
+		field, value, wants string
+	}{
+		{"version", func(p *plan.Plan) { p.Version = 2 }, "version", "2", "1"},
+		{"no name", func(p *plan.Plan) { p.Name = "" }, "name", "", "1 to 128 characters"},
+		{"name like an address", func(p *plan.Plan) { p.Name = "http://x" }, "name", `"http://x"`, "not begin with"},
+		{"no region", func(p *plan.Plan) { p.Region = "" }, "region", "", "cn-hangzhou"},
+		{"network", func(p *plan.Plan) { p.Network = "calico" }, "network", `"calico"`, "terway or flannel"},
+		{"mode", func(p *plan.Plan) { p.Mode = "ipvlan" }, "mode", `"ipvlan"`, "shared or exclusive"},
+		{"prefixes of exclusive ENIs", func(p *plan.Plan) { p.Mode, p.Prefixes = plan.ModeExclusive, true }, "prefixes", "true", "false"},
+		{"pod range without Flannel", func(p *plan.Plan) { p.PodCIDR = pfx("172.20.0.0/16") }, "podCIDR", "172.20.0.0/16", "nothing"},
+		{"node mask without Flannel", func(p *plan.Plan) { p.NodeMask = 26 }, "nodeMask", "26", "nothing"},
+		{"security group", func(p *plan.Plan) { p.SecurityGroup = "basic" }, "securityGroup", `"basic"`, "normal or enterprise"},
+
+		{"no VPC range", func(p *plan.Plan) { p.VPC.CIDR = netip.Prefix{} }, "vpc.cidr", "", "a range such as"},
+		{"host bits", func(p *plan.Plan) { p.VPC.CIDR = pfx("192.168.1.0/16") }, "vpc.cidr", "192.168.1.0/16", "192.168.0.0/16"},
+		{"IPv6", func(p *plan.Plan) { p.VPC.CIDR = pfx("fd00::/56") }, "vpc.cidr", "fd00::/56", "an IPv4 range"},
+		{"carrier-grade NAT", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("100.64.0.0/16")} }, "vpc.secondary[0]", "100.64.0.0/16", "inside 10.0.0.0/8"},
+		{"loopback", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("127.0.0.0/16")} }, "vpc.secondary[0]", "127.0.0.0/16", "inside 10.0.0.0/8"},
+		{"link-local", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("169.254.0.0/16")} }, "vpc.secondary[0]", "169.254.0.0/16", "inside 10.0.0.0/8"},
+		{"multicast", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("224.0.0.0/8")} }, "vpc.secondary[0]", "224.0.0.0/8", "inside 10.0.0.0/8"},
+		{"VPC mask", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("10.0.0.0/29")} }, "vpc.secondary[0]", "10.0.0.0/29", "from /8 to /28"},
+		{"six secondary ranges", func(p *plan.Plan) {
+			for i := range 6 {
+				p.VPC.Secondary = append(p.VPC.Secondary, pfx(fmt.Sprintf("10.%d.0.0/16", i)))
+			}
+		}, "vpc.secondary", "6 ranges", "at most 5"},
+		{"secondary range twice", func(p *plan.Plan) { p.VPC.Secondary = []netip.Prefix{pfx("192.168.0.0/20")} }, "vpc.secondary[0]", "192.168.0.0/20", "not overlap vpc.cidr"},
+
+		{"no nodes", func(p *plan.Plan) { p.Nodes.Count = 0 }, "nodes.count", "0", "1 or more"},
+		{"fewer later", func(p *plan.Plan) { p.Nodes.Max = 2 }, "nodes.max", "2", "nodes.count (3)"},
+		{"pods below zero", func(p *plan.Plan) { p.Nodes.PodsPerNode = -1 }, "nodes.podsPerNode", "-1", "1 or more"},
+		{"pods above the type", func(p *plan.Plan) { p.Nodes.PodsPerNode = 31 }, "nodes.podsPerNode", "31", "at most 30"},
+		{"no type", func(p *plan.Plan) { p.Nodes.InstanceTypes = nil }, "nodes.instanceTypes", "", "at least one"},
+		{"not a type", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "m5.large" }, "nodes.instanceTypes[0]", `"m5.large"`, "ecs.g6.2xlarge"},
+		{"type twice", func(p *plan.Plan) { p.Nodes.InstanceTypes = append(p.Nodes.InstanceTypes, p.Nodes.InstanceTypes[0]) }, "nodes.instanceTypes[1]", "ecs.g6.2xlarge", "each type once"},
+		{"too many nodes", func(p *plan.Plan) { p.Nodes.Max, p.SecurityGroup = 273, plan.GroupEnterprise }, "nodes.max", "273", "at most 272: Pod vSwitch"},
+		{"security group too small", func(p *plan.Plan) { p.Nodes.Max = 65 }, "nodes.max", "65", "at most 64: security group"},
+		{"node vSwitch too small", func(p *plan.Plan) { p.Zones[0].Node, p.Nodes.Count, p.Nodes.Max = sw("192.168.0.0/29"), 5, 5 }, "nodes.max", "5", "at most 4: node vSwitch"},
+
+		{"no zones", func(p *plan.Plan) { p.Zones = nil }, "zones", "", "at least one"},
+		{"another region's zone", func(p *plan.Plan) { p.Zones[0].ID = "cn-beijing-a" }, "zones[0].id", `"cn-beijing-a"`, "a zone of cn-hangzhou"},
+		{"zone twice", func(p *plan.Plan) {
+			p.Zones = append(p.Zones, plan.Zone{ID: p.Zones[0].ID, Node: sw("192.168.64.0/19"), Pods: []plan.VSwitch{sw("192.168.96.0/19")}})
+		}, "zones[1].id", `"cn-hangzhou-i"`, "each zone once"},
+		{"no Pod vSwitch", func(p *plan.Plan) { p.Zones[0].Pods = nil }, "zones[0].pods", "", "a Pod vSwitch in the same zone"},
+		{"name twice", func(p *plan.Plan) { p.Zones[0].Pods[0].Name = p.Zones[0].Node.Name }, "zones[0].pods[0].name", `"node_switch_192_168_0_0_19"`, "another name"},
+		{"151 vSwitches", func(p *plan.Plan) {
+			for i := range 149 {
+				p.Zones[0].Pods = append(p.Zones[0].Pods, sw(fmt.Sprintf("192.168.%d.0/24", 64+i)))
+			}
+		}, "zones", "151 vSwitches", "at most 150"},
+		{"large vSwitch", func(p *plan.Plan) {
+			p.VPC.CIDR, p.Zones[0].Pods[0].CIDR = pfx("10.0.0.0/8"), pfx("10.0.0.0/15")
+			p.Zones[0].Node = sw("10.8.0.0/19")
+		}, "zones[0].pods[0].cidr", "10.0.0.0/15", "from /16 to /29"},
+		{"small vSwitch", func(p *plan.Plan) { p.Zones[0].Node = sw("192.168.0.0/30") }, "zones[0].node.cidr", "192.168.0.0/30", "from /16 to /29"},
+		{"vSwitch outside", func(p *plan.Plan) { p.Zones[0].Node = sw("192.167.0.0/19") }, "zones[0].node.cidr", "192.167.0.0/19", "inside one range of the VPC: 192.168.0.0/16"},
+		{"vSwitches overlap", func(p *plan.Plan) { p.Zones[0].Pods[0] = sw("192.168.16.0/20") }, "zones[0].pods[0].cidr", "192.168.16.0/20", "not overlap zones[0].node.cidr"},
+
+		{"no Service range", func(p *plan.Plan) { p.ServiceCIDR = netip.Prefix{} }, "serviceCIDR", "", "172.21.0.0/20"},
+		{"Service mask", func(p *plan.Plan) { p.ServiceCIDR = pfx("172.21.0.0/25") }, "serviceCIDR", "172.21.0.0/25", "from /16 to /24"},
+		{"Service range in public", func(p *plan.Plan) { p.ServiceCIDR = pfx("11.0.0.0/16") }, "serviceCIDR", "11.0.0.0/16", "inside 10.0.0.0/8"},
+		{"Service range in the VPC", func(p *plan.Plan) { p.ServiceCIDR = pfx("192.168.240.0/20") }, "serviceCIDR", "192.168.240.0/20", "not overlap vpc.cidr"},
+		{"VPC avoided", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("192.168.128.0/17")} }, "vpc.cidr", "192.168.0.0/16", "not overlap 192.168.128.0/17"},
+		{"Service range avoided", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("172.16.0.0/12")} }, "serviceCIDR", "172.21.0.0/20", "not overlap 172.16.0.0/12"},
+		{"host bits to avoid", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("10.1.0.0/8")} }, "avoid[0]", "10.1.0.0/8", "10.0.0.0/8"},
+	} {
+		p := propose(t, wish())
+		c.change(p)
+		expect(t, c.name, plan.Check(p, catalog.Default()), c.field, c.value, c.wants)
+	}
+}
+
+// TestFlannelRules: the same for a plan with Flannel.
+func TestFlannelRules(t *testing.T) {
+	for _, c := range []struct {
+		name                string
+		change              func(*plan.Plan)
+		field, value, wants string
+	}{
+		{"mode", func(p *plan.Plan) { p.Mode = plan.ModeShared }, "mode", `"shared"`, "nothing"},
+		{"prefixes", func(p *plan.Plan) { p.Prefixes = true }, "prefixes", "true", "false"},
+		{"Pod vSwitch", func(p *plan.Plan) {
+			p.Zones[0].Pods = []plan.VSwitch{{Name: "x", CIDR: pfx("192.168.32.0/19")}}
+		}, "zones[0].pods", "1 vSwitches", "none"},
+		{"no pod range", func(p *plan.Plan) { p.PodCIDR = netip.Prefix{} }, "podCIDR", "", "172.20.0.0/16"},
+		{"pod range in the VPC", func(p *plan.Plan) { p.PodCIDR = pfx("192.168.0.0/17") }, "podCIDR", "192.168.0.0/17", "not overlap vpc.cidr"},
+		{"pod range over the Service range", func(p *plan.Plan) { p.PodCIDR = pfx("172.16.0.0/12") }, "podCIDR", "172.16.0.0/12", "not overlap serviceCIDR"},
+		{"pod mask in 172.16.0.0/12", func(p *plan.Plan) { p.PodCIDR = pfx("172.20.0.0/17") }, "podCIDR", "172.20.0.0/17", "from /8 to /16"},
+		{"pod mask", func(p *plan.Plan) { p.PodCIDR = pfx("10.0.0.0/25") }, "podCIDR", "10.0.0.0/25", "from /8 to /24"},
+		{"node mask short", func(p *plan.Plan) { p.NodeMask = 23 }, "nodeMask", "23", "24 to 28"},
+		{"node mask long", func(p *plan.Plan) { p.NodeMask = 29 }, "nodeMask", "29", "24 to 28"},
+		{"pods above the block", func(p *plan.Plan) { p.Nodes.PodsPerNode = 62 }, "nodes.podsPerNode", "62", "at most 61"},
+		{"blocks", func(p *plan.Plan) { p.PodCIDR, p.Nodes.Max = pfx("10.0.0.0/24"), 5 }, "nodes.max", "5", "at most 4: pod CIDR"},
+		{"route entries", func(p *plan.Plan) { p.Nodes.Max = 201 }, "nodes.max", "201", "at most 200: route table"},
+	} {
+		r := wish()
+		r.Network = plan.NetworkFlannel
+		p := propose(t, r)
+		c.change(p)
+		expect(t, c.name, plan.Check(p, catalog.Default()), c.field, c.value, c.wants)
+	}
+}
+
+// expect: one problem has the field and value and wants the text; what else is wrong
+// because of it may be there too, but nothing else for that field.
+func expect(t *testing.T, name string, ps []plan.Problem, field, value, wants string) {
+	t.Helper()
+	if !slices.ContainsFunc(ps, func(p plan.Problem) bool {
+		return p.Field == field && p.Value == value && strings.Contains(p.Want, wants)
+	}) {
+		t.Errorf("%s: got %v, want %s %s: …%s…", name, plan.Problems(ps), field, value, wants)
+	}
+}
+
+// TestAllAtOnce: many mistakes, many problems.
+func TestAllAtOnce(t *testing.T) {
+	p := propose(t, wish())
+	p.Region, p.Mode, p.Nodes.Count, p.ServiceCIDR = "", "x", 0, pfx("192.168.0.0/20")
+	p.Zones[0].Pods[0].CIDR = pfx("192.168.0.0/30")
+	var fields []string
+	for _, problem := range plan.Check(p, catalog.Default()) {
+		fields = append(fields, problem.Field)
+	}
+	want := []string{"region", "mode", "nodes.count", "zones[0].pods[0].cidr", "zones[0].pods[0].cidr", "serviceCIDR"}
+	if !slices.Equal(fields, want) {
+		t.Errorf("problems of %v, want %v", fields, want)
+	}
+}

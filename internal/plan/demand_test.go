@@ -1,0 +1,116 @@
+package plan
+
+import (
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// allocator hands out a vSwitch's addresses one by one, as the cloud does: nothing
+// reserved, and prefixes only as whole aligned blocks.
+type allocator struct{ taken []bool }
+
+func newAllocator(size int) *allocator {
+	a := &allocator{taken: make([]bool, size)}
+	a.taken[0] = true
+	for i := size - 3; i < size; i++ {
+		a.taken[i] = true
+	}
+	return a
+}
+
+func (a *allocator) block() bool {
+	for at := 0; at+prefixSize <= len(a.taken); at += prefixSize {
+		if !a.used(at) {
+			for i := range prefixSize {
+				a.taken[at+i] = true
+			}
+			return true
+		}
+	}
+	return false
+}
+
+func (a *allocator) used(at int) bool {
+	for i := range prefixSize {
+		if a.taken[at+i] {
+			return true
+		}
+	}
+	return false
+}
+
+// single takes an address that breaks no whole block if there is one.
+func (a *allocator) single() bool {
+	best := -1
+	for i, taken := range a.taken {
+		if taken {
+			continue
+		}
+		if at := i / prefixSize * prefixSize; at+prefixSize <= len(a.taken) && a.used(at) {
+			best = i
+			break
+		}
+		best = i
+	}
+	if best >= 0 {
+		a.taken[best] = true
+	}
+	return best >= 0
+}
+
+// TestFit: as many things fit as an allocator finds room for, blocks first.
+func TestFit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		bits := rapid.IntRange(20, 29).Draw(t, "mask")
+		singles := rapid.IntRange(1, 40).Draw(t, "singles")
+		blocks := rapid.IntRange(0, 12).Draw(t, "blocks")
+		n := fit(1<<(32-bits), singles, blocks)
+		holds := func(n int) bool {
+			a := newAllocator(1 << (32 - bits))
+			for range n * blocks {
+				if !a.block() {
+					return false
+				}
+			}
+			for range n * singles {
+				if !a.single() {
+					return false
+				}
+			}
+			return true
+		}
+		if !holds(n) {
+			t.Fatalf("/%d: %d × (%d addresses, %d blocks) do not fit", bits, n, singles, blocks)
+		}
+		if holds(n + 1) {
+			t.Fatalf("/%d: %d × (%d addresses, %d blocks) fit, not only %d", bits, n+1, singles, blocks, n)
+		}
+	})
+}
+
+// TestRoomGrows: a further vSwitch never leaves less room, and room is never more
+// than the addresses allow.
+func TestRoomGrows(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		d := demand{known: true, enis: rapid.IntRange(1, 14).Draw(t, "enis"), perENI: rapid.IntRange(1, 50).Draw(t, "per ENI")}
+		d.singles = d.enis * d.perENI
+		if rapid.Bool().Draw(t, "prefixes") {
+			d.blocks, d.singles = d.singles, d.enis
+		}
+		var pods []VSwitch
+		before, addresses := 0, 0
+		for range rapid.IntRange(1, 6).Draw(t, "vSwitches") {
+			p := at(private10, 0, rapid.IntRange(16, 29).Draw(t, "mask"))
+			pods, addresses = append(pods, VSwitch{CIDR: p}), addresses+Usable(p)
+			n := d.room(pods)
+			if n < before {
+				t.Fatalf("%v: room for %d nodes, for %d with a vSwitch less", pods, n, before)
+			}
+			if n*d.total() > addresses {
+				t.Fatalf("%v: %d nodes of %d addresses", pods, n, d.total())
+			}
+			before = n
+		}
+	})
+}
