@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -94,12 +93,6 @@ func printProblems(w io.Writer, problems plan.Problems) error {
 		fmt.Fprintf(tw, "%s\t%s\t%s\n", p.Field, value, p.Want)
 	}
 	return tw.Flush()
-}
-
-// cutIndex takes "nodes.instanceTypes[1]" apart.
-func cutIndex(field string) (name, index string, ok bool) {
-	name, rest, ok := strings.Cut(field, "[")
-	return name, strings.TrimSuffix(rest, "]"), ok
 }
 
 func count(n int, what string) string {

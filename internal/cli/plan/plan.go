@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +80,7 @@ var flags = map[string]string{
 	"name": "--name", "region": "--region", "network": "--network", "mode": "--mode", "prefixes": "--prefixes",
 	"vpc.cidr": "--vpc-cidr", "serviceCIDR": "--service-cidr", "podCIDR": "--pod-cidr", "zones": "--zone",
 	"nodes.count": "--nodes", "nodes.max": "--max-nodes", "nodes.podsPerNode": "--pods-per-node",
-	"nodes.instanceTypes": "--instance-type",
+	"nodes.instanceTypes": "--instance-type", "avoid": "--avoid",
 }
 
 func (o *options) run(w io.Writer) error {
@@ -141,11 +142,9 @@ func (o *options) ranges(r *plan.Request) error {
 func wishes(problems plan.Problems) error {
 	said := slices.Clone(problems)
 	for i, p := range said {
-		field, _, _ := cutIndex(p.Field)
+		field, _, _ := strings.Cut(p.Field, "[")
 		if flag, ok := flags[field]; ok {
 			said[i].Field = flag
-		} else if field == "avoid" {
-			said[i].Field = "--avoid"
 		}
 	}
 	return said
