@@ -77,10 +77,12 @@ func TestGolden(t *testing.T) {
 	flannel.Network = plan.NetworkFlannel
 	avoid := wish()
 	avoid.Avoid = []netip.Prefix{pfx("192.168.0.0/16"), pfx("172.16.0.0/12"), pfx("10.0.0.0/12")}
-	full := wish()
-	full.VPC, full.Nodes.Max = pfx("192.168.0.0/24"), 100
+	full := wish() // no secondary range while the VPC has room
+	full.VPC, full.Nodes.Max = pfx("10.0.0.0/18"), 400
+	beyond := wish()
+	beyond.VPC, beyond.Nodes.Max = pfx("192.168.0.0/24"), 100
 	for name, r := range map[string]plan.Request{
-		"one-zone.yaml": wish(), "two-zones.yaml": two, "flannel.yaml": flannel, "avoid.yaml": avoid, "secondary.yaml": full,
+		"one-zone.yaml": wish(), "two-zones.yaml": two, "flannel.yaml": flannel, "avoid.yaml": avoid, "full.yaml": full, "secondary.yaml": beyond,
 	} {
 		data, err := propose(t, r).Marshal()
 		if err != nil {
@@ -304,11 +306,56 @@ func TestMonotone(t *testing.T) {
 		case smallErr != nil:
 			t.Fatalf("%d nodes fit, fewer do not: %v", r.Nodes.Max, smallErr)
 		}
-		a, b := footprint(small), footprint(large)
-		for i, what := range []string{"VPC", "vSwitches", "security group"} {
-			if b[i] < a[i] {
-				t.Fatalf("%s: %d for %d nodes, %d for %d", what, a[i], small.Nodes.Max, b[i], large.Nodes.Max)
-			}
-		}
+		notLess(t, small, large)
 	})
+}
+
+func notLess(t rapid.TB, small, large *plan.Plan) {
+	t.Helper()
+	a, b := footprint(small), footprint(large)
+	for i, what := range []string{"VPC", "vSwitches", "security group"} {
+		if b[i] < a[i] {
+			t.Fatalf("%s: %d for %d nodes, %d for %d", what, a[i], small.Nodes.Max, b[i], large.Nodes.Max)
+		}
+	}
+}
+
+// TestGrowth is TestMonotone step by step, where ranges become full: in a VPC that is
+// given, and where the ranges to avoid leave little.
+func TestGrowth(t *testing.T) {
+	for name, c := range map[string]struct {
+		zones int
+		vpc   string
+		avoid []netip.Prefix
+	}{
+		"one zone":        {1, "10.0.0.0/18", nil},
+		"three zones":     {3, "10.0.0.0/18", nil},
+		"five zones":      {5, "192.168.0.0/16", nil},
+		"few free ranges": {2, "", []netip.Prefix{pfx("192.168.0.0/17"), pfx("10.0.0.0/8"), pfx("172.32.0.0/11"), pfx("172.16.0.0/13"), pfx("172.24.0.0/14")}},
+	} {
+		r := wish()
+		r.Avoid = c.avoid
+		if c.vpc != "" {
+			r.VPC = pfx(c.vpc)
+		}
+		for i := 1; i < c.zones; i++ {
+			r.Zones = append(r.Zones, "cn-hangzhou-"+string(rune('j'+i)))
+		}
+		var last *plan.Plan
+		sizes := map[[3]int]bool{}
+		for n := 3; ; n += 1 + n/50 {
+			r.Nodes.Max = n
+			p, err := plan.Propose(r)
+			if err != nil {
+				break
+			}
+			if last != nil {
+				notLess(t, last, p)
+			}
+			last, sizes[footprint(p)] = p, true
+		}
+		if len(sizes) < 4 {
+			t.Errorf("%s: it grows in %d steps up to %d nodes", name, len(sizes), last.Nodes.Max)
+		}
+	}
 }
