@@ -54,7 +54,7 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// Client implements cloud.API; its rate limits hold for all who share it.
+// Client implements cloud.API and cloud.RouteAPI; its rate limits hold for all who share it.
 type Client struct {
 	region    string
 	network   string
@@ -70,7 +70,10 @@ type Client struct {
 	log       *slog.Logger
 }
 
-var _ cloud.API = (*Client)(nil)
+var (
+	_ cloud.API      = (*Client)(nil)
+	_ cloud.RouteAPI = (*Client)(nil)
+)
 
 // The SDK's names of the products.
 const (

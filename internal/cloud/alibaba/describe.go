@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
@@ -12,36 +13,67 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
+// maxInstances is how many ids one DescribeInstances call takes, and how many
+// instances a page has at most (ECS API).
+const maxInstances = 100
+
 // DescribeInstance implements cloud.API.
 func (c *Client) DescribeInstance(ctx context.Context, instanceID string) (*cloud.Instance, error) {
-	const action = "DescribeInstances"
-	if instanceID == "" {
-		return nil, refuse(action, "no instance id given")
-	}
-	ids, err := json.Marshal([]string{instanceID})
-	if err != nil {
-		return nil, refuse(action, "instance id %q: %v", instanceID, err)
-	}
-	rsp, err := call(ctx, c, ecs.CreateDescribeInstancesRequest, ecs.CreateDescribeInstancesResponse, func(r *ecs.DescribeInstancesRequest) {
-		r.InstanceIds = string(ids)
-	})
+	found, requestID, err := c.describeInstances(ctx, []string{instanceID})
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range rsp.Instances.Instance {
-		if i.InstanceId == instanceID {
-			return &cloud.Instance{
-				ID:             i.InstanceId,
-				Type:           i.InstanceType,
-				Zone:           i.ZoneId,
-				VPCID:          i.VpcAttributes.VpcId,
-				VSwitchID:      i.VpcAttributes.VSwitchId,
-				SecurityGroups: i.SecurityGroupIds.SecurityGroupId,
-				Status:         i.Status,
-			}, nil
-		}
+	if len(found) == 0 {
+		return nil, absent("DescribeInstances", requestID, "InvalidInstanceId.NotFound", "instance", instanceID)
 	}
-	return nil, absent(action, rsp.RequestId, "InvalidInstanceId.NotFound", "instance", instanceID)
+	return &found[0], nil
+}
+
+// DescribeInstances returns those of the instances that exist.
+func (c *Client) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	var all []cloud.Instance
+	for part := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(ids))), maxInstances) {
+		found, _, err := c.describeInstances(ctx, part)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// describeInstances asks for as many instances as one page holds.
+func (c *Client) describeInstances(ctx context.Context, ids []string) (found []cloud.Instance, requestID string, err error) {
+	const action = "DescribeInstances"
+	if slices.Contains(ids, "") {
+		return nil, "", refuse(action, "no instance id given")
+	}
+	list, err := json.Marshal(ids)
+	if err != nil {
+		return nil, "", refuse(action, "instance ids %q: %v", ids, err)
+	}
+	rsp, err := call(ctx, c, ecs.CreateDescribeInstancesRequest, ecs.CreateDescribeInstancesResponse, func(r *ecs.DescribeInstancesRequest) {
+		r.InstanceIds = string(list)
+		r.MaxResults = requests.NewInteger(maxInstances)
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	for _, i := range rsp.Instances.Instance {
+		if !slices.Contains(ids, i.InstanceId) {
+			continue
+		}
+		found = append(found, cloud.Instance{
+			ID:             i.InstanceId,
+			Type:           i.InstanceType,
+			Zone:           i.ZoneId,
+			VPCID:          i.VpcAttributes.VpcId,
+			VSwitchID:      i.VpcAttributes.VSwitchId,
+			SecurityGroups: i.SecurityGroupIds.SecurityGroupId,
+			Status:         i.Status,
+		})
+	}
+	return found, rsp.RequestId, nil
 }
 
 // DescribeInstanceType implements cloud.API.

@@ -27,6 +27,10 @@ var actions = map[string]struct {
 	"UnassignPrivateIpAddresses": {productECS, 400},
 	"DescribeVSwitches":          {productVPC, 300},
 	"DescribeVpcAttribute":       {productVPC, 300},
+	"CreateRouteEntries":         {productVPC, 60},
+	"DeleteRouteEntries":         {productVPC, 60},
+	"DescribeRouteEntryList":     {productVPC, 300},
+	"DescribeRouteTableList":     {productVPC, 300},
 }
 
 // DefaultLimits returns the calls per minute by action.
