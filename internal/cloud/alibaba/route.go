@@ -175,11 +175,14 @@ func (c *Client) DeleteRouteEntries(ctx context.Context, tableID string, entries
 	}
 	items := make([]vpc.DeleteRouteEntriesRouteEntries, len(entries))
 	for i, e := range entries {
-		if e.ID == "" || !e.Destination.IsValid() || e.TableID != tableID || len(e.NextHops) == 0 {
+		if e.ID == "" || !e.Destination.IsValid() || e.TableID != tableID {
 			return nil, refuse(action, "entry %d (%q for %s of table %q): want an entry of table %s as the cloud described it", i+1, e.ID, e.Destination, e.TableID, tableID)
 		}
 		// The id alone names the entry; what it was when it was read is said too.
-		items[i] = vpc.DeleteRouteEntriesRouteEntries{RouteTableId: tableID, RouteEntryId: e.ID, DstCidrBlock: e.Destination.String(), NextHop: e.NextHops[0].ID}
+		items[i] = vpc.DeleteRouteEntriesRouteEntries{RouteTableId: tableID, RouteEntryId: e.ID, DstCidrBlock: e.Destination.String()}
+		if len(e.NextHops) == 1 {
+			items[i].NextHop = e.NextHops[0].ID
+		}
 	}
 	rsp, err := call(ctx, c, vpc.CreateDeleteRouteEntriesRequest, vpc.CreateDeleteRouteEntriesResponse, func(r *vpc.DeleteRouteEntriesRequest) {
 		r.RouteEntries = &items

@@ -169,7 +169,6 @@ func TestRouteCallsThatAreNotSent(t *testing.T) {
 	for name, e := range map[string]cloud.RouteEntry{
 		"no id":       {TableID: "vtb-1", Destination: block(1), NextHops: []cloud.NextHop{{ID: "i-1"}}},
 		"other table": {ID: "rte-1", TableID: "vtb-2", Destination: block(1), NextHops: []cloud.NextHop{{ID: "i-1"}}},
-		"no hop":      {ID: "rte-1", TableID: "vtb-1", Destination: block(1)},
 	} {
 		if _, err := c.DeleteRouteEntries(t.Context(), "vtb-1", []cloud.RouteEntry{e}); cloud.ClassOf(err) != cloud.Invalid {
 			t.Errorf("delete %s: %v", name, err)

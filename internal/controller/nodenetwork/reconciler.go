@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,6 +24,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodeinfo"
 )
 
 // Options are what a Reconciler is made of.
@@ -89,21 +89,6 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Complete(r)
 }
 
-// Ignored reports whether a node is left alone.
-func Ignored(n *corev1.Node) bool {
-	return n.Labels["network.terway.dev/ignore"] == "true" || n.Labels["k8s.aliyun.com/ignore-by-terway"] == "true" || n.Labels["type"] == "virtual-kubelet"
-}
-
-// InstanceID is the ECS instance in a node's providerID: "cn-hangzhou.i-…", with
-// or without "alicloud://" in front.
-func InstanceID(providerID string) (string, error) {
-	_, id, ok := strings.Cut(strings.TrimPrefix(providerID, "alicloud://"), ".")
-	if !ok || !strings.HasPrefix(id, "i-") || strings.ContainsAny(id, "./ ") {
-		return "", fmt.Errorf("providerID %q: want region.instance, for example cn-hangzhou.i-bp1a2b3c", providerID)
-	}
-	return id, nil
-}
-
 // Reconcile brings one node a step further.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	node := &corev1.Node{}
@@ -136,10 +121,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
-	if w.node == nil || Ignored(w.node) || w.nn != nil && !w.nn.DeletionTimestamp.IsZero() {
+	if w.node == nil || nodeinfo.Ignored(w.node) || w.nn != nil && !w.nn.DeletionTimestamp.IsZero() {
 		return w.remove(ctx)
 	}
-	instance, err := InstanceID(w.node.Spec.ProviderID)
+	instance, err := nodeinfo.InstanceID(w.node.Spec.ProviderID)
 	if err != nil {
 		if w.nn == nil && w.node.Spec.ProviderID == "" {
 			err = errors.New("the node has no providerID, so its ECS instance is not known; the cloud controller manager or kubelet's --provider-id sets it")

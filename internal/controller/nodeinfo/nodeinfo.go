@@ -1,0 +1,25 @@
+// Package nodeinfo reads what the controllers need out of a Node object. It owns
+// no state and must never call anything.
+package nodeinfo
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Ignored reports whether a node is left alone.
+func Ignored(n *corev1.Node) bool {
+	return n.Labels["network.terway.dev/ignore"] == "true" || n.Labels["k8s.aliyun.com/ignore-by-terway"] == "true" || n.Labels["type"] == "virtual-kubelet"
+}
+
+// InstanceID is the ECS instance in a node's providerID: "cn-hangzhou.i-…", with
+// or without "alicloud://" in front.
+func InstanceID(providerID string) (string, error) {
+	_, id, ok := strings.Cut(strings.TrimPrefix(providerID, "alicloud://"), ".")
+	if !ok || !strings.HasPrefix(id, "i-") || strings.ContainsAny(id, "./ ") {
+		return "", fmt.Errorf("providerID %q: want region.instance, for example cn-hangzhou.i-bp1a2b3c", providerID)
+	}
+	return id, nil
+}

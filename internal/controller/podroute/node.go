@@ -1,0 +1,114 @@
+package podroute
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/controller/podroute/entries"
+)
+
+// node is a Node, what the plan knows of it, and why that is not more.
+type node struct {
+	object   *corev1.Node
+	pure     entries.Node
+	instance string
+	// fault, if it has a reason, is said in place of the plan's word.
+	fault standing
+}
+
+// nodes returns the nodes that pods may run on, the oldest first: of two that
+// claim the same block the older one has it.
+func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
+	var list corev1.NodeList
+	if err := r.Client.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list nodes: %w", err)
+	}
+	var all []*node
+	for i := range list.Items {
+		n := &node{object: &list.Items[i]}
+		if nodeinfo.Ignored(n.object) {
+			continue
+		}
+		n.pure = entries.Node{Name: n.object.Name, Blocks: blocks(n.object)}
+		id, err := nodeinfo.InstanceID(n.object.Spec.ProviderID)
+		switch {
+		case err == nil:
+			n.instance = id
+		case n.object.Spec.ProviderID == "":
+			n.fault = standing{reason: "ProviderIDInvalid", message: "the node has no providerID, so its ECS instance is not known; the cloud controller manager or kubelet's --provider-id sets it"}
+		default:
+			n.fault = standing{reason: "ProviderIDInvalid", message: err.Error()}
+		}
+		all = append(all, n)
+	}
+	slices.SortFunc(all, func(a, b *node) int {
+		return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), cmp.Compare(a.object.Name, b.object.Name))
+	})
+	return all, nil
+}
+
+// blocks are a node's pod CIDRs. What is no range is a range that is nowhere inside.
+func blocks(n *corev1.Node) []netip.Prefix {
+	list := n.Spec.PodCIDRs
+	if len(list) == 0 && n.Spec.PodCIDR != "" {
+		list = []string{n.Spec.PodCIDR}
+	}
+	var all []netip.Prefix
+	for _, s := range list {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			all = append(all, p.Masked())
+		}
+	}
+	return all
+}
+
+func instanceIDs(nodes []*node) []string {
+	var ids []string
+	for _, n := range nodes {
+		if n.instance != "" {
+			ids = append(ids, n.instance)
+		}
+	}
+	return ids
+}
+
+// place says where each node's instance is. The VPC is that of the oldest node
+// whose instance exists, and stays.
+func (r *Reconciler) place(nodes []*node) {
+	for _, n := range nodes {
+		if n.instance == "" {
+			continue
+		}
+		vpc := r.instances.vpc(n.instance)
+		switch {
+		case r.instances.gone(n.instance):
+			n.pure.Gone = true
+			continue
+		case vpc == "":
+			continue
+		case r.vpc == "":
+			r.vpc = vpc
+			r.Log.Info("the cluster's VPC", "vpc", vpc, "node", n.object.Name)
+		}
+		if vpc != r.vpc {
+			n.pure.Gone = true // as far as this VPC's tables go
+			n.fault = standing{reason: "InstanceInOtherVPC", message: fmt.Sprintf("instance %s is in VPC %s, the cluster's other nodes are in %s, whose route tables cannot lead to it", n.instance, vpc, r.vpc)}
+			continue
+		}
+		n.pure.Instance = n.instance
+	}
+}
+
+func pure(nodes []*node) []entries.Node {
+	all := make([]entries.Node, len(nodes))
+	for i, n := range nodes {
+		all[i] = n.pure
+	}
+	return all
+}

@@ -1,0 +1,229 @@
+package podroute
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/controller/podroute/entries"
+)
+
+// DefaultQuota is how many custom entries a route table may have (VPC API,
+// CreateRouteEntries: "A route table can contain up to 200 custom route entries").
+const DefaultQuota = 200
+
+// Cloud is what podroute asks of the cloud.
+type Cloud interface {
+	cloud.RouteAPI
+	// DescribeInstances returns those of the instances that exist.
+	DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error)
+}
+
+// Options are what a Reconciler is made of.
+type Options struct {
+	Client client.Client
+	Cloud  Cloud
+	Config *config.Config
+	Events events.EventRecorder
+	// Subject is the object of events that are about no single node.
+	Subject runtime.Object
+	Log     *slog.Logger
+	Now     func() time.Time
+	Random  func() float64 // uniform in [0,1)
+	// Metrics is where the metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer
+	// Quota is how many custom entries a table may have. It is only used to warn:
+	// the cloud decides.
+	Quota int
+	// Join is how long the first change of a node waits for others, Poll how often
+	// an operation of the VPC is looked at, Retry the first pause after a conflict
+	// and Park the longest, Settle how long an instance must be missing before that
+	// is believed, Resync how often all is compared.
+	Join, Poll, Retry, Park, Settle, Resync time.Duration
+}
+
+// Reconciler keeps the route entries of the nodes' pod CIDRs.
+type Reconciler struct {
+	Options
+	instances *instances
+	metrics   *gauges
+	steps     steps
+	voice     voice
+
+	// vpc is the cluster's; tables are those that get entries, as found at tablesAt.
+	vpc      string
+	tables   []string
+	tablesAt time.Time
+	// unread counts failures to read the cloud in a row.
+	unread int
+}
+
+// New makes a reconciler.
+func New(o Options) *Reconciler {
+	return &Reconciler{
+		Options:   o,
+		instances: &instances{cloud: o.Cloud, now: o.Now, settle: o.Settle, fresh: o.Resync},
+		metrics:   newGauges(o.Metrics),
+		steps:     steps{batch: entries.MaxBatch, refused: map[place]refusal{}},
+		voice:     voice{events: o.Events, subject: o.Subject, log: o.Log, said: map[string]string{}},
+	}
+}
+
+// work is the one item of work.
+var work = reconcile.Request{NamespacedName: types.NamespacedName{Name: "vpc"}}
+
+// SetupWithManager registers the reconciler.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("podroute").
+		Watches(&corev1.Node{}, handler.Funcs{
+			CreateFunc: func(_ context.Context, _ event.CreateEvent, q queue) { q.AddAfter(work, r.Join) },
+			UpdateFunc: func(_ context.Context, _ event.UpdateEvent, q queue) { q.AddAfter(work, r.Join) },
+			DeleteFunc: func(_ context.Context, _ event.DeleteEvent, q queue) { q.AddAfter(work, r.Join) },
+		}, builder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+			return matters(e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node))
+		}})).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
+		Complete(r)
+}
+
+// matters reports whether a node's change is one of what is read of it: heartbeats are not.
+func matters(old, now *corev1.Node) bool {
+	return old.Spec.ProviderID != now.Spec.ProviderID || !slices.Equal(blocks(old), blocks(now)) ||
+		nodeinfo.Ignored(old) != nodeinfo.Ignored(now) || !equality.Semantic.DeepEqual(condition(old), condition(now))
+}
+
+// Reconcile brings the VPC's tables a step nearer to what the nodes need.
+func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	nodes, err := r.nodes(ctx)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	// A node that was never looked at takes no pods until its routes are there,
+	// whatever the cloud answers.
+	for _, n := range nodes {
+		if condition(n.object) == nil {
+			if err := r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been looked at yet"}); err != nil {
+				return ctrl.Result{}, err
+			}
+		}
+	}
+	again, err := r.instances.learn(ctx, instanceIDs(nodes))
+	if err != nil {
+		return r.trouble(err), nil
+	}
+	r.place(nodes)
+	tables, err := r.read(ctx)
+	if err != nil {
+		return r.trouble(err), nil
+	}
+	mark := entries.Cluster{PodCIDR: r.Config.PodRange(), Mark: Mark(r.Config.ClusterID), Quota: r.Quota}
+	plan := entries.Make(mark, pure(nodes), tables)
+	r.steps.forget(plan)
+	r.metrics.show(plan, r.Quota)
+	if err := r.report(ctx, plan, nodes); err != nil {
+		return ctrl.Result{}, err
+	}
+	wait := r.Resync
+	if again > 0 {
+		wait = min(wait, again)
+	}
+	if r.vpc != "" {
+		wait = min(wait, r.step(ctx, plan))
+	}
+	return ctrl.Result{RequeueAfter: wait}, nil
+}
+
+// trouble is what comes of a cloud that cannot be read: nothing is changed.
+func (r *Reconciler) trouble(err error) ctrl.Result {
+	x := cloud.Explain(err)
+	r.voice.warn("read", x.Reason, x.Reason, fmt.Sprintf("%v; %s", err, x.NextStep))
+	r.unread++
+	return ctrl.Result{RequeueAfter: r.backoff(r.unread)}
+}
+
+// read returns the tables that get entries. Without a VPC there is nothing to read
+// yet, and nothing is in the table.
+func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
+	if r.vpc == "" {
+		return []entries.Table{{}}, nil
+	}
+	if r.tablesAt.IsZero() || r.Now().Sub(r.tablesAt) >= r.Resync {
+		all, err := r.Cloud.DescribeRouteTables(ctx, r.vpc)
+		if err != nil {
+			return nil, fmt.Errorf("look for the route tables of VPC %s: %w", r.vpc, err)
+		}
+		var ids, missing []string
+		for _, t := range all {
+			if t.System && len(r.Config.RouteTables) == 0 || slices.Contains(r.Config.RouteTables, t.ID) {
+				ids = append(ids, t.ID)
+			}
+		}
+		for _, id := range r.Config.RouteTables {
+			if !slices.Contains(ids, id) {
+				missing = append(missing, id)
+			}
+		}
+		if len(missing) > 0 || len(ids) == 0 {
+			return nil, &cloud.Error{Action: "DescribeRouteTableList", Code: "InvalidRouteTableId.NotFound", Class: cloud.NotFound,
+				Message: fmt.Sprintf("VPC %s has no route table %s", r.vpc, strings.Join(missing, ", "))}
+		}
+		slices.Sort(ids)
+		r.tables, r.tablesAt = ids, r.Now()
+	}
+	var tables []entries.Table
+	for _, id := range r.tables {
+		all, err := r.Cloud.DescribeRouteEntries(ctx, id)
+		if err != nil {
+			r.tablesAt = time.Time{} // perhaps the table is gone
+			return nil, fmt.Errorf("read route table %s: %w", id, err)
+		}
+		t := entries.Table{ID: id}
+		for _, e := range all {
+			t.Entries = append(t.Entries, entry(e))
+		}
+		tables = append(tables, t)
+	}
+	r.unread = 0
+	r.voice.quiet("read")
+	return tables, nil
+}
+
+// entry is a cloud's entry as the plan sees it.
+func entry(e cloud.RouteEntry) entries.Entry {
+	out := entries.Entry{ID: e.ID, Destination: e.Destination, Name: e.Name, Custom: e.Custom}
+	if len(e.NextHops) == 1 && e.NextHops[0].Type == cloud.NextHopInstance {
+		out.Instance = e.NextHops[0].ID
+	}
+	switch e.Status {
+	case cloud.RouteAvailable, cloud.RouteCreated:
+	case cloud.RouteDeleting:
+		out.Phase = entries.Going
+	default: // Pending, Creating, and what else may come
+		out.Phase = entries.Coming
+	}
+	return out
+}

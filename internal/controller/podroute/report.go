@@ -1,0 +1,197 @@
+package podroute
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/controller/podroute/entries"
+)
+
+// standing is what a node is told: the condition NetworkUnavailable.
+type standing struct {
+	ready           bool
+	reason, message string
+}
+
+// report tells nodes how they stand, and who looks after the cluster what is in the way.
+func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*node) error {
+	for _, n := range nodes {
+		if err := r.mark(ctx, n, r.stand(plan, n)); err != nil {
+			return err
+		}
+	}
+	said := map[string]bool{}
+	say := func(key, news, reason, message string) {
+		said[key] = true
+		r.voice.warn(key, news, reason, message)
+	}
+	for _, ch := range plan.Changes {
+		if len(ch.Foreign) > 0 {
+			var list []string
+			for _, e := range ch.Foreign {
+				list = append(list, fmt.Sprintf("%s (%s, named %q)", e.Destination, e.ID, e.Name))
+			}
+			slices.Sort(list)
+			news := strings.Join(list, ", ")
+			if len(list) > mostListed {
+				list = append(list[:mostListed], "…")
+			}
+			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that nobody needs", ch.Table, len(ch.Foreign), r.Config.PodRange(), Mark(r.Config.ClusterID), strings.Join(list, ", ")))
+		}
+		const next = "ask for a higher quota of route entries in the Quota Center (and give the controller --route-quota), or use a network that needs no route for each node"
+		switch key := "quota/" + ch.Table; {
+		case r.steps.full(ch.Table) || ch.Level(r.Quota) == entries.Over:
+			say(key, "RouteQuota", "RouteQuota", fmt.Sprintf("route table %s has %d custom entries and needs %d; the quota is %d, so new nodes get no route; %s", ch.Table, ch.Custom, ch.Planned, r.Quota, next))
+		case ch.Level(r.Quota) == entries.Near:
+			say(key, "RouteQuotaNear", "RouteQuotaNear", fmt.Sprintf("route table %s has %d custom entries of %d that its quota allows; %s", ch.Table, max(ch.Custom, ch.Planned), r.Quota, next))
+		}
+	}
+	r.voice.only(said, "foreign/", "quota/")
+	return nil
+}
+
+// full reports whether the cloud said that a table has no room.
+func (s *steps) full(table string) bool {
+	for at, f := range s.refused {
+		if at.table == table && f.why.Class == cloud.Quota {
+			return true
+		}
+	}
+	return false
+}
+
+// stand is what a node is told.
+func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
+	s := plan.Nodes[n.object.Name]
+	if n.fault.reason != "" {
+		return n.fault
+	}
+	not := func(format string, args ...any) standing {
+		return standing{reason: string(s.State), message: fmt.Sprintf(format, args...)}
+	}
+	switch s.State {
+	case entries.Routed:
+		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
+		if s.Foreign {
+			out.message += ", by an entry that is not this cluster's and that it does not look after"
+		}
+		return out
+	case entries.NoBlock:
+		return not("the node has no pod CIDR; kube-controller-manager gives it one with --allocate-node-cidrs and --cluster-cidr=%s", r.Config.PodRange())
+	case entries.Outside:
+		return not("the node's pod CIDR %s is not inside pod_cidr %s: kube-controller-manager's --cluster-cidr and the configuration must agree", s.Block, r.Config.PodRange())
+	case entries.Claimed:
+		return not("the node's pod CIDR %s overlaps that of node %s, which keeps it; delete the Node object of one of them, so that it gets another", s.Block, s.Other)
+	case entries.Obstacle:
+		return not("route table %s leads %s elsewhere with the entry %s (%q), which is not this cluster's; delete that entry, or the Node object, so that it gets another pod CIDR", s.Table, s.Block, s.Entry.ID, s.Entry.Name)
+	case entries.Destroyed:
+		return not("instance %s does not exist; delete the Node object", n.instance)
+	case entries.Unknown:
+		return not("instance %s is not found yet", n.instance)
+	}
+	for _, t := range plan.Changes {
+		if x, ok := r.steps.why(t.Table, s.Block, r.Now()); ok {
+			return standing{reason: x.Reason, message: fmt.Sprintf("no route for %s yet: %s", s.Block, x)}
+		}
+	}
+	return not("the VPC does not lead %s to instance %s yet", s.Block, n.instance)
+}
+
+// condition is a node's NetworkUnavailable, nil if it has none.
+func condition(n *corev1.Node) *corev1.NodeCondition {
+	for i := range n.Status.Conditions {
+		if n.Status.Conditions[i].Type == corev1.NodeNetworkUnavailable {
+			return &n.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// mark writes the condition, and an event when its reason is another one.
+func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
+	c := corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: s.reason, Message: s.message}
+	if s.ready {
+		c.Status = corev1.ConditionFalse
+	}
+	was := condition(n.object)
+	switch {
+	case was == nil:
+	case was.Status == c.Status && was.Reason == c.Reason && was.Message == c.Message:
+		return nil
+	case s.reason == string(entries.Unknown) && was.Status == corev1.ConditionFalse:
+		return nil // a list that lacks an instance may be old
+	}
+	now := metav1.NewTime(r.Now().Truncate(1e9))
+	c.LastHeartbeatTime, c.LastTransitionTime = now, now
+	if was != nil && was.Status == c.Status {
+		c.LastTransitionTime = was.LastTransitionTime
+	}
+	changed := n.object.DeepCopy()
+	if old := condition(changed); old != nil {
+		*old = c
+	} else {
+		changed.Status.Conditions = append(changed.Status.Conditions, c)
+	}
+	// A strategic patch names this condition only: the kubelet writes others.
+	if err := r.Client.Status().Patch(ctx, changed, client.StrategicMergeFrom(n.object)); err != nil {
+		if client.IgnoreNotFound(err) == nil {
+			return nil
+		}
+		return fmt.Errorf("write the condition NetworkUnavailable of node %s: %w", n.object.Name, err)
+	}
+	if was == nil || was.Reason != c.Reason {
+		switch {
+		case s.ready:
+			r.Events.Eventf(changed, nil, corev1.EventTypeNormal, c.Reason, "Route", "%s", c.Message)
+		case s.reason != string(entries.Waiting):
+			r.Events.Eventf(changed, nil, corev1.EventTypeWarning, c.Reason, "Route", "%s", c.Message)
+		}
+	}
+	n.object = changed
+	return nil
+}
+
+// mostListed is how many entries an event names.
+const mostListed = 5
+
+// voice says things that are about no single node, once each.
+type voice struct {
+	events  events.EventRecorder
+	subject runtime.Object
+	log     *slog.Logger
+	said    map[string]string // the last news, by what it is about
+}
+
+// warn says something unless the last news of it were the same.
+func (v *voice) warn(key, news, reason, message string) {
+	if was, ok := v.said[key]; ok && was == news {
+		return
+	}
+	v.said[key] = news
+	v.log.Warn(message, "reason", reason)
+	v.events.Eventf(v.subject, nil, corev1.EventTypeWarning, reason, "Route", "%s", message)
+}
+
+// quiet forgets what was said, so that it is said anew when it comes back.
+func (v *voice) quiet(key string) { delete(v.said, key) }
+
+// only forgets what begins with one of the prefixes and is not among the keys.
+func (v *voice) only(keys map[string]bool, prefixes ...string) {
+	for key := range v.said {
+		for _, p := range prefixes {
+			if strings.HasPrefix(key, p) && !keys[key] {
+				delete(v.said, key)
+			}
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package podroute
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/controller/podroute/entries"
+)
+
+// place is where an entry is: a table has a destination once.
+type place struct {
+	table       string
+	destination netip.Prefix
+}
+
+// refusal is why an entry is not tried again until then.
+type refusal struct {
+	why   cloud.Explanation
+	until time.Time
+	// times counts conflicts in a row.
+	times int
+}
+
+// steps is what is remembered between two calls. It only paces: with all of it
+// lost, a refused call is made once more.
+type steps struct {
+	// batch is how many entries the next call may have. A call that is refused as a
+	// whole is cut in half until the entry that cannot be is alone.
+	batch   int
+	refused map[place]refusal
+	// busy is why no call is made before then.
+	busy refusal
+}
+
+// forget drops refusals of entries that nobody wants to change any more.
+func (s *steps) forget(p entries.Plan) {
+	live := map[place]bool{}
+	for _, ch := range p.Changes {
+		for _, w := range ch.Create {
+			live[place{ch.Table, w.Destination}] = true
+		}
+		for _, e := range ch.Delete {
+			live[place{ch.Table, e.Destination}] = true
+		}
+	}
+	for p := range s.refused {
+		if !live[p] {
+			delete(s.refused, p)
+		}
+	}
+}
+
+// step makes the call that comes next, if one may be made now, and says when to
+// come again.
+func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration {
+	now := r.Now()
+	if len(plan.Moving()) > 0 {
+		return r.Poll
+	}
+	if d := r.steps.busy.until.Sub(now); d > 0 {
+		return d
+	}
+	wait := r.Resync
+	full := map[string]bool{} // tables that had no room a short while ago
+	for at, f := range r.steps.refused {
+		if d := f.until.Sub(now); d > 0 {
+			wait = min(wait, d)
+			full[at.table] = full[at.table] || f.why.Class == cloud.Quota
+		}
+	}
+	next, ok := plan.Next(r.steps.batch, func(table string, destination netip.Prefix, create bool) bool {
+		return create && full[table] || now.Before(r.steps.refused[place{table, destination}].until)
+	})
+	if !ok {
+		return wait
+	}
+	if len(next.Delete) > 0 {
+		return r.delete(ctx, next)
+	}
+	return r.create(ctx, next)
+}
+
+func (r *Reconciler) create(ctx context.Context, s entries.Step) time.Duration {
+	list := make([]cloud.NewRouteEntry, len(s.Create))
+	all := make([]netip.Prefix, len(s.Create))
+	instance := map[netip.Prefix]string{}
+	for i, w := range s.Create {
+		list[i] = cloud.NewRouteEntry{Destination: w.Destination, InstanceID: w.Instance, Name: Mark(r.Config.ClusterID), Description: describe(w.Node)}
+		all[i] = w.Destination
+		instance[w.Destination] = w.Instance
+	}
+	failures, err := r.Cloud.CreateRouteEntries(ctx, s.Table, list)
+	for _, f := range failures {
+		if cloud.CodeOf(f.Err) == "InvalidNextHopId.NotFound" {
+			r.instances.doubt(instance[f.Destination])
+		}
+	}
+	return r.after("create", s.Table, all, failures, err)
+}
+
+// maxDescription is how long an entry's description may be (VPC API: RouteEntries.N.Description).
+const maxDescription = 256
+
+// describe is for people who look at the table; nothing depends on it.
+func describe(node string) string {
+	s := "pods of node " + node
+	return s[:min(len(s), maxDescription)]
+}
+
+func (r *Reconciler) delete(ctx context.Context, s entries.Step) time.Duration {
+	list := make([]cloud.RouteEntry, len(s.Delete))
+	all := make([]netip.Prefix, len(s.Delete))
+	for i, e := range s.Delete {
+		list[i] = cloud.RouteEntry{ID: e.ID, TableID: s.Table, Destination: e.Destination, Name: e.Name, }
+		if e.Instance != "" {
+			list[i].NextHops = []cloud.NextHop{{Type: cloud.NextHopInstance, ID: e.Instance}}
+		}
+		all[i] = e.Destination
+	}
+	failures, err := r.Cloud.DeleteRouteEntries(ctx, s.Table, list)
+	if err == nil && len(failures) < len(all) {
+		for at, f := range r.steps.refused { // there is room now
+			if at.table == s.Table && f.why.Class == cloud.Quota {
+				delete(r.steps.refused, at)
+			}
+		}
+	}
+	return r.after("delete", s.Table, all, failures, err)
+}
+
+// after draws the conclusions from a call, and says when to come again.
+func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []cloud.RouteFailure, err error) time.Duration {
+	r.metrics.called(action, err, len(all)-len(failures), failures)
+	if err == nil {
+		r.steps.batch = min(entries.MaxBatch, 2*r.steps.batch)
+		r.Log.Info("route entries", "action", action, "table", table, "entries", len(all), "failed", len(failures))
+	} else {
+		r.Log.Warn("route entries: the cloud refused", "action", action, "table", table, "entries", len(all), "error", err)
+		switch class := cloud.ClassOf(err); {
+		case class == cloud.Conflict, class == cloud.Throttled, class == cloud.Transient, class == cloud.Auth:
+			return r.pause(err)
+		case len(all) > 1 && class != cloud.Quota:
+			r.steps.batch = max(1, min(r.steps.batch, len(all))/2)
+			return r.Poll
+		}
+		for _, p := range all {
+			failures = append(failures, cloud.RouteFailure{Destination: p, Err: err})
+		}
+	}
+	stuck := 0
+	for _, f := range failures {
+		x := cloud.Explain(f.Err)
+		r.Log.Warn("route entry refused", "action", action, "table", table, "destination", f.Destination, "error", f.Err)
+		at := place{table, f.Destination}
+		again := refusal{why: x, until: r.Now().Add(r.Park)}
+		if x.Class == cloud.Conflict || x.Class == cloud.Throttled || x.Class == cloud.Transient {
+			stuck++
+			again.times = r.steps.refused[at].times + 1
+			again.until = r.Now().Add(r.backoff(again.times))
+		}
+		r.steps.refused[at] = again
+	}
+	if stuck == len(all) {
+		return r.pause(failures[0].Err) // it is the VPC that is busy
+	}
+	r.steps.busy = refusal{}
+	return r.Poll
+}
+
+// pause makes no call for a while.
+func (r *Reconciler) pause(err error) time.Duration {
+	times := r.steps.busy.times + 1
+	d := r.backoff(times)
+	r.steps.busy = refusal{cloud.Explain(err), r.Now().Add(d), times}
+	return d
+}
+
+// backoff is the pause after so many failures in a row: exponential, between half
+// and all of it, as another cluster of the VPC may do the same.
+func (r *Reconciler) backoff(times int) time.Duration {
+	d := min(r.Park, r.Retry<<min(times-1, 16))
+	return d/2 + time.Duration(r.Random()*float64(d/2))
+}
+
+// why says what keeps an entry from being there; not ok if nothing does.
+func (s *steps) why(table string, destination netip.Prefix, now time.Time) (cloud.Explanation, bool) {
+	if f, ok := s.refused[place{table, destination}]; ok {
+		return f.why, true
+	}
+	if now.Before(s.busy.until) {
+		return s.busy.why, true
+	}
+	return cloud.Explanation{}, false
+}
