@@ -153,6 +153,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	}
 	if r.vpc != "" {
 		wait = min(wait, r.step(ctx, plan))
+		if err := r.report(ctx, plan, nodes); err != nil { // what the call said is news
+			return ctrl.Result{}, err
+		}
 	}
 	return ctrl.Result{RequeueAfter: wait}, nil
 }

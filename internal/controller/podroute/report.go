@@ -100,7 +100,7 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 		return not("instance %s is not found yet", n.instance)
 	}
 	for _, t := range plan.Changes {
-		if x, ok := r.steps.why(t.Table, s.Block, r.Now()); ok {
+		if x, ok := r.steps.why(t.Table, s.Block); ok {
 			return standing{reason: x.Reason, message: fmt.Sprintf("no route for %s yet: %s", s.Block, x)}
 		}
 	}

@@ -113,7 +113,7 @@ func (r *Reconciler) delete(ctx context.Context, s entries.Step) time.Duration {
 	list := make([]cloud.RouteEntry, len(s.Delete))
 	all := make([]netip.Prefix, len(s.Delete))
 	for i, e := range s.Delete {
-		list[i] = cloud.RouteEntry{ID: e.ID, TableID: s.Table, Destination: e.Destination, Name: e.Name, }
+		list[i] = cloud.RouteEntry{ID: e.ID, TableID: s.Table, Destination: e.Destination, Name: e.Name}
 		if e.Instance != "" {
 			list[i].NextHops = []cloud.NextHop{{Type: cloud.NextHopInstance, ID: e.Instance}}
 		}
@@ -184,13 +184,10 @@ func (r *Reconciler) backoff(times int) time.Duration {
 	return d/2 + time.Duration(r.Random()*float64(d/2))
 }
 
-// why says what keeps an entry from being there; not ok if nothing does.
-func (s *steps) why(table string, destination netip.Prefix, now time.Time) (cloud.Explanation, bool) {
+// why says what kept an entry from being there at the last call; not ok if nothing did.
+func (s *steps) why(table string, destination netip.Prefix) (cloud.Explanation, bool) {
 	if f, ok := s.refused[place{table, destination}]; ok {
 		return f.why, true
 	}
-	if now.Before(s.busy.until) {
-		return s.busy.why, true
-	}
-	return cloud.Explanation{}, false
+	return s.busy.why, s.busy.times > 0
 }

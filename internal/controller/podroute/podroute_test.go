@@ -1,0 +1,415 @@
+package podroute
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+const minute = time.Minute
+
+// The life of a cluster's routes: nodes come in a bunch, one goes, one is replaced.
+func TestNodesComeAndGo(t *testing.T) {
+	g := newRig(t)
+	ids := map[string]string{}
+	for i := range 60 { // more than one call takes
+		name := fmt.Sprintf("n%d", i)
+		ids[name] = g.join(name, i)
+	}
+	g.once()
+	g.want("n0", corev1.ConditionTrue, "NoRouteCreated")
+	g.run(30 * time.Second)
+	for i := range 60 {
+		name := fmt.Sprintf("n%d", i)
+		if got := g.leads(blockN(i)); got != ids[name] {
+			t.Fatalf("%s leads to %q, want %s of %s", blockN(i), got, ids[name], name)
+		}
+		g.want(name, corev1.ConditionFalse, "RouteCreated")
+	}
+	if n := g.calls("CreateRouteEntries"); n != 2 {
+		t.Errorf("%d calls for 60 nodes, want 2", n)
+	}
+	if e := g.custom(0)[0]; e.RouteEntryName != "terway-c1" || !strings.HasPrefix(e.Description, "pods of node n") || e.NextHopType != "Instance" {
+		t.Errorf("entry %+v", e)
+	}
+	if n := g.events.count("Normal RouteCreated"); n != 60 {
+		t.Errorf("%d events RouteCreated for 60 nodes", n)
+	}
+
+	g.leave("n1")
+	g.leave("n2")
+	fresh := g.instance()
+	g.register("n2", fresh, blockN(2)) // the same name and block, another instance
+	g.run(30 * time.Second)
+	if g.leads(blockN(1)) != "" || g.leads(blockN(2)) != fresh || len(g.custom(0)) != 59 {
+		t.Errorf("n1: %q, n2: %q, %d entries", g.leads(blockN(1)), g.leads(blockN(2)), len(g.custom(0)))
+	}
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+
+	created, deleted, listed := g.calls("CreateRouteEntries"), g.calls("DeleteRouteEntries"), g.calls("DescribeRouteEntryList")
+	g.run(30 * minute)
+	if g.calls("CreateRouteEntries") != created || g.calls("DeleteRouteEntries") != deleted {
+		t.Error("calls although nothing has changed")
+	}
+	if n := g.calls("DescribeRouteEntryList") - listed; n > 8 {
+		t.Errorf("%d lists in half an hour of rest, want one in five minutes", n)
+	}
+}
+
+// A node says what is wrong with it, and the others have their routes.
+func TestNodesWithATrouble(t *testing.T) {
+	g := newRig(t)
+	good := g.join("good", 1)
+	g.register("no-block", g.instance())
+	g.register("outside", g.instance(), "10.9.0.0/24")
+	g.register("twin", g.instance(), blockN(1))
+	g.register("no-instance", "", blockN(3))
+	g.register("no-such-instance", "i-none", blockN(4))
+	other, vswitch, group := g.network("10.0.0.0/8", "10.0.0.0/20")
+	_ = other
+	g.vswitch, g.group = vswitch, group
+	g.register("elsewhere", g.instance(), blockN(5))
+	g.run(minute)
+	if g.leads(blockN(1)) != good || len(g.custom(0)) != 1 {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.want("good", corev1.ConditionFalse, "RouteCreated")
+	for name, reason := range map[string]string{"no-block": "NoPodCIDR", "outside": "PodCIDROutside", "twin": "PodCIDRClaimed",
+		"no-instance": "ProviderIDInvalid", "no-such-instance": "InstanceGone", "elsewhere": "InstanceInOtherVPC"} {
+		g.want(name, corev1.ConditionTrue, reason)
+		if n := g.events.count(name, "Warning", reason); n != 1 {
+			t.Errorf("%d events %s of node %s, want 1", n, reason, name)
+		}
+	}
+	// What was wrong is put right.
+	g.leave("good")
+	n := &corev1.Node{}
+	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: "no-block"}, n))
+	n.Spec.PodCIDR, n.Spec.PodCIDRs = blockN(6), []string{blockN(6)}
+	g.must(g.kube.Update(context.Background(), n))
+	g.run(minute)
+	g.want("twin", corev1.ConditionFalse, "RouteCreated")
+	g.want("no-block", corev1.ConditionFalse, "RouteCreated")
+}
+
+// Without anything known of the VPC nodes are told why, and nothing is done.
+func TestNoInstanceIsKnown(t *testing.T) {
+	g := newRig(t)
+	g.register("n1", "", blockN(1))
+	g.run(minute)
+	g.want("n1", corev1.ConditionTrue, "ProviderIDInvalid")
+	if g.calls("DescribeRouteTableList")+g.calls("CreateRouteEntries") != 0 {
+		t.Error("asked for tables of no VPC")
+	}
+}
+
+// An instance that is gone loses its entry, though its Node is still there; one
+// that a list forgot for a moment does not.
+func TestInstanceGone(t *testing.T) {
+	g := newRig(t)
+	a, b := g.join("n1", 1), g.join("n2", 2)
+	g.run(minute)
+	g.clock.pass(5 * minute)
+	before := g.calls("DescribeInstances")
+	g.hidden[a], g.hidden[b] = true, true
+	g.once()
+	g.clock.pass(5 * time.Second)
+	g.once()
+	clear(g.hidden)
+	g.run(minute)
+	if g.calls("DescribeInstances") < before+3 {
+		t.Error("instances that were missing are not asked for again")
+	}
+	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.calls("DeleteRouteEntries") != 0 {
+		t.Fatal("an old list made entries go")
+	}
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	g.hidden[a] = true
+	g.run(12 * minute)
+	if g.leads(blockN(1)) != "" || g.leads(blockN(2)) != b {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.want("n1", corev1.ConditionTrue, "InstanceGone")
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+}
+
+// What is not the cluster's stays, and is reported.
+func TestForeignEntries(t *testing.T) {
+	g := newRig(t)
+	other := g.instance()
+	good := g.join("good", 2)
+	g.register("taken", g.instance(), blockN(1))
+	g.foreign(blockN(1), other, "theirs")
+	g.foreign(blockN(2), good, "ccm")
+	g.foreign("172.20.200.0/28", other, "terway-c10")
+	g.foreign("10.1.0.0/16", other, "terway-c1")
+	g.foreign("0.0.0.0/0", other, "")
+	g.run(10 * minute)
+	if len(g.custom(0)) != 5 || g.leads(blockN(1)) != other || g.leads("172.20.200.0/28") != other {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.want("taken", corev1.ConditionTrue, "RouteInTheWay")
+	g.want("good", corev1.ConditionFalse, "RouteCreated")
+	if c := g.condition("good"); !strings.Contains(c.Message, "not this cluster's") {
+		t.Errorf("message %q", c.Message)
+	}
+	if n := g.events.count("ConfigMap", "RouteInTheWay", "3 entries"); n != 1 {
+		t.Errorf("events %v", g.events.all)
+	}
+	g.leave("good")
+	g.leave("taken")
+	g.run(10 * minute)
+	if n := g.calls("DeleteRouteEntries"); n != 0 || len(g.custom(0)) != 5 {
+		t.Errorf("%d deletions, %d entries", n, len(g.custom(0)))
+	}
+}
+
+// The quota is reported before it is hit, and clearly when it is; entries of nodes
+// that go make room.
+func TestQuota(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Limits.RouteEntriesPerTable = 10 })
+	g.quota = 10
+	g.restart()
+	for i := range 7 {
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	g.run(minute)
+	if n := g.events.count("RouteQuota"); n != 0 {
+		t.Errorf("warned at 7 of 10: %v", g.events.all)
+	}
+	g.join("n7", 7)
+	g.run(minute)
+	if g.events.count("ConfigMap", "RouteQuotaNear", "8 custom entries of 10") != 1 {
+		t.Errorf("events %v", g.events.all)
+	}
+	for i := 8; i < 12; i++ {
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	g.run(minute)
+	waiting := 0
+	for i := range 12 {
+		if c := g.condition(fmt.Sprintf("n%d", i)); c.Status == corev1.ConditionTrue {
+			waiting++
+			if c.Reason != "RouteQuota" || !strings.Contains(c.Message, "Quota Center") {
+				t.Errorf("node n%d: %s: %s", i, c.Reason, c.Message)
+			}
+		}
+	}
+	if waiting != 2 || len(g.custom(0)) != 10 || g.events.count("ConfigMap", "Warning RouteQuota route", "needs 12; the quota is 10") != 1 {
+		t.Errorf("%d nodes wait, %d entries; events %v", waiting, len(g.custom(0)), g.events.all)
+	}
+	before := g.calls("CreateRouteEntries")
+	g.run(10 * minute)
+	if n := g.calls("CreateRouteEntries") - before; n > 11 {
+		t.Errorf("%d calls in ten minutes for a table that is full", n)
+	}
+	g.leave("n0")
+	g.leave("n1")
+	g.run(20 * time.Second)
+	for i := 2; i < 12; i++ {
+		g.want(fmt.Sprintf("n%d", i), corev1.ConditionFalse, "RouteCreated")
+	}
+}
+
+// Somebody works on the VPC all the time: calls are repeated, ever more slowly,
+// and go through when it is over. Nodes say what they wait for.
+func TestConflicts(t *testing.T) {
+	for _, code := range []string{"TaskConflict", "IncorrectRouteEntryStatus", "OperationConflict", "IncorrectVpcStatus", "IncorrectVSwitchStatus",
+		"OperationFailed.DistibuteLock", "LastTokenProcessing", "SystemBusy", "Throttling", "Throttling.User"} {
+		g := newRig(t)
+		g.fault(faults.Rule{Name: "busy", Action: "CreateRouteEntries", Error: &faults.Error{Code: code}})
+		id := g.join("n1", 1)
+		g.run(10 * minute)
+		if n := g.calls("CreateRouteEntries"); n < 6 || n > 60 {
+			t.Errorf("%s: %d calls in ten minutes", code, n)
+		}
+		if c := g.condition("n1"); c.Status != corev1.ConditionTrue || !strings.Contains(c.Message, code) {
+			t.Errorf("%s: condition %+v", code, c)
+		}
+		g.sim.RemoveFault("busy")
+		g.run(2 * minute)
+		if g.leads(blockN(1)) != id {
+			t.Errorf("%s: no entry when it is over", code)
+		}
+		g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	}
+}
+
+// A vSwitch that is being made keeps the VPC busy for real: every entry of the
+// batch fails, with success on top.
+func TestBusyVPC(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 90 * time.Second })
+	g.clock.pass(2 * minute)
+	g.write(func(state.API) error { return nil })
+	id := g.join("n1", 1)
+	g.write(func(s state.API) error {
+		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "192.168.16.0/24"})
+		return err
+	})
+	g.run(30 * time.Second)
+	if c := g.condition("n1"); c.Reason != "ResourceBusy" {
+		t.Errorf("condition %+v", c)
+	}
+	g.run(3 * minute)
+	if g.leads(blockN(1)) != id {
+		t.Error("no entry when it is over")
+	}
+}
+
+// The answer is lost although the client asked twice: what was done is seen in the table.
+func TestLostAnswers(t *testing.T) {
+	g := newRig(t)
+	g.fault(faults.Rule{Action: "CreateRouteEntries", LostAnswer: true, Count: 2})
+	g.fault(faults.Rule{Action: "DeleteRouteEntries", LostAnswer: true, Count: 2})
+	g.stale = true // the client's own repetition comes while the first is under way
+	id := g.join("n1", 1)
+	g.run(minute)
+	if g.leads(blockN(1)) != id || len(g.custom(0)) != 1 {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.leave("n1")
+	g.run(minute)
+	if len(g.custom(0)) != 0 {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+}
+
+// A batch of which one entry cannot be: the others are made, that one says why.
+func TestPartOfABatchFails(t *testing.T) {
+	g := newRig(t)
+	table := g.tables()[0].RouteTableId
+	g.write(func(s state.API) error { // a vSwitch of a secondary range inside the pod CIDR
+		return s.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: g.vpc, SecondaryCidrBlock: "172.20.64.0/18"})
+	})
+	g.clock.pass(10 * time.Second)
+	g.write(func(s state.API) error {
+		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "172.20.64.0/20"})
+		return err
+	})
+	g.clock.pass(10 * time.Second)
+	for i := range 4 {
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	g.join("inside", 65)
+	g.run(minute)
+	for i := range 4 {
+		g.want(fmt.Sprintf("n%d", i), corev1.ConditionFalse, "RouteCreated")
+	}
+	g.want("inside", corev1.ConditionTrue, "BadRoute")
+	if n := g.calls("CreateRouteEntries"); n > 3 {
+		t.Errorf("%d calls in a minute for table %s", n, table)
+	}
+}
+
+// A call that the cloud refuses as a whole because of one entry is cut until that
+// entry is alone.
+func TestWholeBatchRefused(t *testing.T) {
+	g := newRig(t)
+	for i := range 8 {
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	for i := range 50 { // wherever the bad one stands in the call
+		g.fault(faults.Rule{Action: "CreateRouteEntries", Match: map[string]string{fmt.Sprintf("RouteEntries.%d.DstCidrBlock", i+1): blockN(5)}, Error: &faults.Error{Code: "InvalidCidrBlock"}})
+	}
+	g.run(2 * minute)
+	for i := range 8 {
+		if i != 5 {
+			g.want(fmt.Sprintf("n%d", i), corev1.ConditionFalse, "RouteCreated")
+		}
+	}
+	g.want("n5", corev1.ConditionTrue, "BadRoute")
+}
+
+// The cloud cannot be read: nothing is changed, new nodes take no pods, it is said once.
+func TestCloudAway(t *testing.T) {
+	g := newRig(t)
+	g.join("n1", 1)
+	g.run(minute)
+	g.fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
+	g.join("n2", 2)
+	g.restart()
+	g.run(10 * minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	g.want("n2", corev1.ConditionTrue, "NoRouteCreated")
+	if n := g.events.count("ConfigMap", "NoPermission"); n != 1 {
+		t.Errorf("events %v", g.events.all)
+	}
+	if n := g.calls("DescribeInstances"); n > 40 {
+		t.Errorf("%d calls in ten minutes", n)
+	}
+	g.sim.RemoveFault("away")
+	g.run(2 * minute)
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+}
+
+// Several tables get the same entries, and a node is ready when all have them.
+func TestSeveralTables(t *testing.T) {
+	g := newRig(t)
+	g.write(func(s state.API) error {
+		_, err := s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
+		return err
+	})
+	g.clock.pass(5 * time.Second)
+	for _, table := range g.tables() {
+		g.cfg.RouteTables = append(g.cfg.RouteTables, table.RouteTableId)
+	}
+	g.restart()
+	g.join("n1", 1)
+	for g.condition("n1").Status != corev1.ConditionFalse {
+		wait, _ := g.once()
+		g.clock.pass(wait)
+	}
+	if len(g.custom(0)) != 1 || len(g.custom(1)) != 1 {
+		t.Errorf("%d and %d entries when the node is ready", len(g.custom(0)), len(g.custom(1)))
+	}
+	g.cfg.RouteTables = append(g.cfg.RouteTables, "vtb-none")
+	g.restart()
+	g.run(minute)
+	if g.events.count("ConfigMap", "RouteNotFound", "vtb-none") != 1 {
+		t.Errorf("events %v", g.events.all)
+	}
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+}
+
+// Ignored nodes get no route and no condition, and heartbeats make no work.
+func TestIgnoredNodes(t *testing.T) {
+	g := newRig(t)
+	g.join("virtual", 1)
+	n := &corev1.Node{}
+	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: "virtual"}, n))
+	n.Labels = map[string]string{"type": "virtual-kubelet"}
+	g.must(g.kube.Update(context.Background(), n))
+	g.run(minute)
+	if g.condition("virtual").Type != "" || len(g.custom(0)) != 0 {
+		t.Errorf("condition %+v, entries %v", g.condition("virtual"), g.custom(0))
+	}
+	same := n.DeepCopy()
+	same.Status.Conditions = append(same.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue})
+	if matters(n, same) {
+		t.Error("a heartbeat makes work")
+	}
+	same.Spec.ProviderID = "cn-hangzhou.i-other"
+	if !matters(n, same) {
+		t.Error("another instance makes no work")
+	}
+}
+
+// What the API server refuses is an error of the reconcile, not the cloud's.
+func TestCrashIsNoCloudError(t *testing.T) {
+	g := newRig(t)
+	g.join("n1", 1)
+	g.fuse.burn, g.fuse.lost = 1, false
+	if _, err := g.r.Reconcile(context.Background(), work); !errors.Is(err, errCrash) {
+		t.Errorf("a write that failed gave %v", err)
+	}
+}
