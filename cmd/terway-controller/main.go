@@ -1,4 +1,5 @@
-// Command terway-controller gives the cluster's nodes their ENIs and addresses.
+// Command terway-controller gives the cluster's nodes their ENIs and addresses,
+// or, with Flannel, the VPC's routes to their pod CIDRs.
 // It is the only part of Terway that talks to the cloud.
 package main
 
@@ -6,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -13,6 +15,8 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -26,6 +30,7 @@ import (
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/controller/podroute"
 )
 
 type flags struct {
@@ -40,6 +45,7 @@ type flags struct {
 	namespace                        string
 	metricsAddress, healthAddress    string
 	workers                          int
+	routeQuota                       int
 	sweep, orphanAge                 time.Duration
 	leaseDuration, renew, retryLease time.Duration
 	verbose                          bool
@@ -72,6 +78,7 @@ func main() {
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
+	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
 	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is left alone")
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
@@ -141,16 +148,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	r := nodenetwork.New(nodenetwork.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: cfg,
-		Events: mgr.GetEventRecorder("terway-controller"), Log: log, Now: time.Now, NewToken: uuid.NewString,
-		Catalogue: fromCatalogue, Metrics: metrics.Registry,
-		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
-	})
-	if err := r.SetupWithManager(mgr, f.workers); err != nil {
-		return err
-	}
-	if err := mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep, Age: f.orphanAge}); err != nil {
+	if err := network(mgr, f, cfg, api, log); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -161,6 +159,33 @@ func run(ctx context.Context, f flags) error {
 	}
 	log.Info("terway-controller runs", "cluster", cfg.ClusterID, "region", cfg.Region)
 	return mgr.Start(ctx)
+}
+
+// network registers what gives pods their network: ENIs with addresses, or routes
+// to the nodes' pod CIDRs.
+func network(mgr ctrl.Manager, f flags, cfg *config.Config, api *alibaba.Client, log *slog.Logger) error {
+	events := mgr.GetEventRecorder("terway-controller")
+	if cfg.Network == config.NetworkFlannel {
+		if f.routeQuota < 1 {
+			return fmt.Errorf("--route-quota %d: want how many custom entries a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
+		}
+		return podroute.New(podroute.Options{
+			Client: mgr.GetClient(), Cloud: api, Config: cfg, Events: events,
+			Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: f.namespace, Name: "eni-config"}},
+			Log:     log, Now: time.Now, Random: rand.Float64, Metrics: metrics.Registry, Quota: f.routeQuota,
+			Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,
+		}).SetupWithManager(mgr)
+	}
+	r := nodenetwork.New(nodenetwork.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: cfg,
+		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
+		Catalogue: fromCatalogue, Metrics: metrics.Registry,
+		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
+	})
+	if err := r.SetupWithManager(mgr, f.workers); err != nil {
+		return err
+	}
+	return mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep, Age: f.orphanAge})
 }
 
 func credentials(f flags, region string, log *slog.Logger) (alibaba.CredentialSource, error) {
