@@ -1,0 +1,20 @@
+package podroute
+
+import (
+	"testing"
+
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+)
+
+// The controller can be registered with a manager; the API server is not asked yet.
+func TestSetup(t *testing.T) {
+	mgr, err := ctrl.NewManager(&rest.Config{Host: "http://127.0.0.1:1"}, ctrl.Options{Metrics: metricsserver.Options{BindAddress: "0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := newRig(t).r.SetupWithManager(mgr); err != nil {
+		t.Fatal(err)
+	}
+}
