@@ -34,7 +34,7 @@ type steps struct {
 	busy refusal
 }
 
-// forget drops refusals of entries that nobody wants to change any more.
+// forget drops what was refused and nobody wants any more.
 func (s *steps) forget(p entries.Plan) {
 	live := map[place]bool{}
 	for _, ch := range p.Changes {
@@ -49,6 +49,9 @@ func (s *steps) forget(p entries.Plan) {
 		if !live[p] {
 			delete(s.refused, p)
 		}
+	}
+	if len(live) == 0 {
+		s.busy = refusal{}
 	}
 }
 
