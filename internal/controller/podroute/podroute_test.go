@@ -266,6 +266,22 @@ func TestBusyVPC(t *testing.T) {
 	}
 }
 
+// An entry of somebody else that is on its way is waited for, and nodes say so.
+func TestSomebodyElsesEntryMoves(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Timing.RouteEntry = minute })
+	other := g.instance()
+	g.foreign("10.1.0.0/16", other, "theirs") // takes a minute
+	id := g.join("n1", 1)
+	g.run(20 * time.Second)
+	if c := g.condition("n1"); c.Reason != "NoRouteCreated" || !strings.Contains(c.Message, "10.1.0.0/16") || g.calls("CreateRouteEntries") != 0 {
+		t.Errorf("condition %+v, %d calls", c, g.calls("CreateRouteEntries"))
+	}
+	g.run(3 * minute)
+	if g.leads(blockN(1)) != id {
+		t.Error("no entry when it is over")
+	}
+}
+
 // The answer is lost although the client asked twice: what was done is seen in the table.
 func TestLostAnswers(t *testing.T) {
 	g := newRig(t)

@@ -104,6 +104,11 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 			return standing{reason: x.Reason, message: fmt.Sprintf("no route for %s yet: %s", s.Block, x)}
 		}
 	}
+	for _, e := range plan.Moving() {
+		if e.Name != Mark(r.Config.ClusterID) { // our own take a moment
+			return not("no route for %s yet: the VPC works on the entry %s for %s, which is not this cluster's, and does one thing at a time", s.Block, e.ID, e.Destination)
+		}
+	}
 	return not("the VPC does not lead %s to instance %s yet", s.Block, n.instance)
 }
 
