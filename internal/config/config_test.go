@@ -3,6 +3,8 @@ package config
 import (
 	"strings"
 	"testing"
+
+	"sigs.k8s.io/yaml"
 )
 
 const good = `
@@ -12,12 +14,20 @@ vswitches: {cn-hangzhou-i: [vsw-1, vsw-2]}
 service_cidr: 172.21.0.0/20
 `
 
+const flannel = `
+cluster_id: c1
+region: cn-hangzhou
+network: flannel
+pod_cidr: 172.20.0.0/16
+service_cidr: 172.21.0.0/20
+`
+
 func TestDefaults(t *testing.T) {
 	c, err := Parse([]byte(good))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.VSwitchSelectionPolicy != "most" {
+	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.Mode != "shared" || c.NetworkPolicy || c.VSwitchSelectionPolicy != "most" {
 		t.Errorf("defaults %+v", c)
 	}
 	if got := c.ServiceCIDRs(); len(got) != 1 || got[0].String() != "172.21.0.0/20" {
@@ -27,21 +37,29 @@ func TestDefaults(t *testing.T) {
 
 func TestEveryProblemIsNamed(t *testing.T) {
 	for in, want := range map[string]string{
-		good + "min_pol_size: 3":                    `did you mean "min_pool_size"`,
-		good + "access_key: LTAI":                   "the credential is in a Secret",
-		good + "security_group: sg-1":               "write security_groups",
-		good + "Region: x":                          `"Region" is not a key: did you mean "region"`,
-		good + "region: b":                          "already set",
-		good + "colour: red":                        `the keys are cluster_id`,
-		good + "min_pool_size: many":                "wrong type",
-		good + "min_pool_size: 9\nmax_pool_size: 3": "max_pool_size 3",
-		good + "min_pool_size: -1":                  "min_pool_size -1",
-		good + "cooling_seconds: 99999":             "cooling_seconds 99999",
-		good + "datapath: magic":                    `datapath "magic"`,
-		good + "vswitch_selection_policy: best":     `vswitch_selection_policy "best"`,
-		good + "security_groups: [x]":               `security_groups: "x"`,
-		good + "eni_tags: {creator: me}":            `eni_tags: key "creator"`,
-		"region: [":                                 "not YAML",
+		good + "min_pol_size: 3":                       `did you mean "min_pool_size"`,
+		good + "access_key: LTAI":                      "the credential is in a Secret",
+		good + "security_group: sg-1":                  "write security_groups",
+		good + "Region: x":                             `"Region" is not a key: did you mean "region"`,
+		good + "region: b":                             "already set",
+		good + "colour: red":                           `the keys are cluster_id`,
+		good + "min_pool_size: many":                   "wrong type",
+		good + "min_pool_size: 9\nmax_pool_size: 3":    "max_pool_size 3",
+		good + "min_pool_size: -1":                     "min_pool_size -1",
+		good + "cooling_seconds: 99999":                "cooling_seconds 99999",
+		good + "datapath: magic":                       `datapath "magic"`,
+		good + "vswitch_selection_policy: best":        `vswitch_selection_policy "best"`,
+		good + "security_groups: [x]":                  `security_groups: "x"`,
+		good + "eni_tags: {creator: me}":               `eni_tags: key "creator"`,
+		good + "mode: exclusive\ndatapath: ipvlan":     "nothing to share among pods",
+		good + "eniip_virtual_type: IPVlan":            "write datapath",
+		good + "disable_network_policy: 'true'":        "write network_policy",
+		good + "pod_cidr: 172.20.0.0/16":               "only with network: flannel",
+		flannel + "min_pool_size: 3":                   "min_pool_size: not with network: flannel",
+		flannel + "vswitches: {}":                      "vswitches: not with network: flannel",
+		flannel + "route_tables: [x]":                  `route_tables: "x"`,
+		"{cluster_id: c, region: r, network: flannel}": `pod_cidr ""`,
+		"region: [": "not YAML",
 		"region: cn-hangzhou\nvswitches: {z: [vsw-1], a: [vsw-1, foo]}": "vsw-1 is listed under a already",
 		"cluster_id: c\nregion: r\nservice_cidr: 172.21.0.1/20":         `service_cidr "172.21.0.1/20"`,
 	} {
@@ -56,13 +74,54 @@ func TestEveryProblemIsNamed(t *testing.T) {
 	}
 }
 
+// What is known but not there yet is refused as that, and what is there is taken.
+func TestChoices(t *testing.T) {
+	for name, values := range choices {
+		if find(name) == nil {
+			t.Errorf("%s is no key", name)
+		}
+		for _, v := range values {
+			err := choice(name, v.name)
+			if v.there != (err == nil) || err != nil && !strings.Contains(err.Error(), name+" "+v.name+": not there yet; this version has "+values[0].name) {
+				t.Errorf("%s: %s: error %v, there: %v", name, v.name, err, v.there)
+			}
+		}
+	}
+	if _, err := Parse([]byte(good + "network_policy: true")); (err == nil) != has("network_policy", "true") {
+		t.Errorf("network_policy: true: %v", err)
+	}
+}
+
+// What is accepted is whole, and writing it down again changes nothing.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(flannel))
 	f.Add([]byte(`{"vswitches":{"z":null}}`))
+	f.Add([]byte("eniConfig: {mode: exclusive, mode: shared}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := FromFile(data); err != nil && err.Error() == "" {
+			t.Error("an error that says nothing")
+		}
 		c, err := Parse(data)
-		if err == nil && (c.MinPoolSize < 0 || c.MaxPoolSize < c.MinPoolSize || len(c.VSwitches) == 0 || len(c.ServiceCIDRs()) == 0) {
+		if err != nil {
+			return
+		}
+		if c.MinPoolSize < 0 || c.MaxPoolSize < c.MinPoolSize || (len(c.VSwitches) == 0) != (c.Network == NetworkFlannel) || len(c.ServiceCIDRs()) == 0 {
 			t.Errorf("accepted %q as %+v", data, c)
+		}
+		if c.Network == NetworkFlannel {
+			return // its defaults are keys that may not be written down
+		}
+		text, err := yaml.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := Parse(text)
+		if err != nil {
+			t.Fatalf("%s\nis refused: %v", text, err)
+		}
+		if d := Diff(c, again); len(d) > 0 {
+			t.Errorf("%q: written and read again it differs: %v", data, d)
 		}
 	})
 }

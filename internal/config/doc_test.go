@@ -18,9 +18,12 @@ func TestPageHasEveryKey(t *testing.T) {
 		if rest, ok := strings.CutPrefix(line, "| `"); ok {
 			name, _, _ := strings.Cut(rest, "`")
 			rows[name] = true
+			if k := find(name); k != nil && (k.fixed != "") != strings.Contains(line, "| cannot change:") {
+				t.Errorf("docs/configuration.md: the row of %s and the program disagree on whether it can change", name)
+			}
 		}
 	}
-	for _, k := range keys {
+	for _, k := range names() {
 		if !rows[k] {
 			t.Errorf("docs/configuration.md has no row for %s", k)
 		}

@@ -1,0 +1,134 @@
+package config
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxTags leaves room for the controller's own tags (ECS: at most 20 on a resource).
+const maxTags = 15
+
+func (c *Config) check() (errs []error) {
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if !id(c.ClusterID) {
+		bad("cluster_id %q: want 1 to 64 letters, digits, '-', '_' or '.'", c.ClusterID)
+	}
+	if !id(c.Region) {
+		bad("region %q: want a region such as cn-hangzhou", c.Region)
+	}
+	for _, v := range []struct{ key, value string }{
+		{"network", c.Network}, {"mode", c.Mode}, {"datapath", c.Datapath}, {"vswitch_selection_policy", c.VSwitchSelectionPolicy},
+		{"network_policy", strconv.FormatBool(c.NetworkPolicy)},
+	} {
+		if err := choice(v.key, v.value); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if c.Mode == ModeExclusive && c.Datapath != "auto" {
+		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, so there is nothing to share among pods, which is what %s is for; want datapath auto, or mode shared", c.Datapath, c.Datapath)
+	}
+	c.checkFlannel(bad)
+	if len(c.VSwitches) == 0 && c.Network == NetworkTerway {
+		bad("vswitches is empty: want the Pod vSwitches by zone, for example {cn-hangzhou-i: [vsw-1]}")
+	}
+	where := map[string]string{}
+	for _, z := range slices.Sorted(maps.Keys(c.VSwitches)) {
+		if !id(z) {
+			bad("vswitches: zone %q: want a zone such as cn-hangzhou-i", z)
+		}
+		if len(c.VSwitches[z]) == 0 {
+			bad("vswitches.%s is empty: want at least one vSwitch id", z)
+		}
+		for _, v := range c.VSwitches[z] {
+			if !strings.HasPrefix(v, "vsw-") || !id(v) {
+				bad("vswitches.%s: %q: want a vSwitch id, vsw-…", z, v)
+			}
+			if other, dup := where[v]; dup {
+				bad("vswitches.%s: %s is listed under %s already", z, v, other)
+			}
+			where[v] = z
+		}
+	}
+	if len(c.SecurityGroups) > 10 {
+		bad("security_groups has %d entries: want at most 10 (five by default, more by quota)", len(c.SecurityGroups))
+	}
+	for _, g := range c.SecurityGroups {
+		if !strings.HasPrefix(g, "sg-") || !id(g) {
+			bad("security_groups: %q: want a security group id, sg-…", g)
+		}
+	}
+	if c.MinPoolSize < 0 || c.MinPoolSize > 1000 {
+		bad("min_pool_size %d: want 0 to 1000", c.MinPoolSize)
+	}
+	if c.MaxPoolSize < c.MinPoolSize || c.MaxPoolSize > 1000 {
+		bad("max_pool_size %d: want min_pool_size (%d) to 1000", c.MaxPoolSize, c.MinPoolSize)
+	}
+	if c.CoolingSeconds < 0 || c.CoolingSeconds > 3600 {
+		bad("cooling_seconds %d: want 0 to 3600", c.CoolingSeconds)
+	}
+	if len(c.ENITags) > maxTags {
+		bad("eni_tags has %d entries: want at most %d", len(c.ENITags), maxTags)
+	}
+	for _, k := range slices.Sorted(maps.Keys(c.ENITags)) {
+		if k == "" || len(k) > 64 || strings.HasPrefix(k, "aliyun") || strings.HasPrefix(k, "acs:") || k == "creator" || strings.HasPrefix(k, "terway.dev/") {
+			bad("eni_tags: key %q: want 1 to 64 characters, not beginning with aliyun or acs:, and none of the controller's own (creator, terway.dev/…)", k)
+		}
+	}
+	c.serviceCIDRs = nil
+	for _, s := range strings.Split(c.ServiceCIDR, ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(s))
+		if err != nil || p != p.Masked() {
+			bad("service_cidr %q: want the cluster's Service range, for example 172.21.0.0/20", c.ServiceCIDR)
+			break
+		}
+		c.serviceCIDRs = append(c.serviceCIDRs, p)
+	}
+	return errs
+}
+
+func (c *Config) checkFlannel(bad func(string, ...any)) {
+	c.podRange = netip.Prefix{}
+	if c.Network != NetworkFlannel {
+		if c.PodCIDR != "" {
+			bad("pod_cidr %q: only with network: flannel (Terway's pods have addresses of the vswitches)", c.PodCIDR)
+		}
+		if len(c.RouteTables) > 0 {
+			bad("route_tables: only with network: flannel (Terway needs no route entries)")
+		}
+		return
+	}
+	p, err := netip.ParsePrefix(c.PodCIDR)
+	if err != nil || p != p.Masked() || !p.Addr().Is4() {
+		bad("pod_cidr %q: want the range of Flannel's pods, for example 172.20.0.0/16", c.PodCIDR)
+		return
+	}
+	c.podRange = p
+	for _, t := range c.RouteTables {
+		if !strings.HasPrefix(t, "vtb-") || !id(t) {
+			bad("route_tables: %q: want a route table id, vtb-…", t)
+		}
+	}
+}
+
+// notWithFlannel names the keys that are written down and are Terway's alone.
+func notWithFlannel(raw map[string]any) (errs []error) {
+	for _, k := range slices.Sorted(maps.Keys(raw)) {
+		if known := find(k); known != nil && known.terway {
+			errs = append(errs, fmt.Errorf("%s: not with network: flannel, whose pods have addresses of pod_cidr and no ENIs; leave it out", k))
+		}
+	}
+	return errs
+}
+
+func id(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	return strings.IndexFunc(s, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
+	}) < 0
+}

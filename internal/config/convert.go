@@ -1,0 +1,191 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Outcome is what became of a key of the existing Terway.
+type Outcome string
+
+const (
+	Kept        Outcome = "kept"
+	Renamed     Outcome = "renamed"       // or with another value that means the same
+	Dropped     Outcome = "dropped"       // a default, or nothing depends on it here
+	Moved       Outcome = "elsewhere"     // said in another place, by the user
+	Unsupported Outcome = "not supported" // something that the old cluster had is missing
+)
+
+// OldKey is a key of the existing Terway's configuration and what became of it.
+type OldKey struct {
+	// Source is where it was: eni_conf, 10-terway.conf, 10-terway.conflist or eni-config.
+	Source  string  `json:"source"`
+	Key     string  `json:"key"`
+	Outcome Outcome `json:"outcome"`
+	// To is our key.
+	To  string `json:"to,omitempty"`
+	Why string `json:"why,omitempty"`
+}
+
+// Conversion is the existing Terway's configuration as ours.
+type Conversion struct {
+	// Config is the value of eniConfig, without what is the default.
+	Config map[string]any `json:"eniConfig"`
+	Keys   []OldKey       `json:"keys"`
+	// Problem is why Config is not one yet, nil if it is.
+	Problem error `json:"-"`
+}
+
+// Given is what the existing Terway's configuration may lack.
+type Given struct{ ClusterID, Region string }
+
+// Convert reads the existing Terway's configuration: eni_conf, or the ConfigMap
+// eni-config as kubectl prints it. No value of the old configuration that might be
+// secret comes out, in no error either.
+func Convert(data []byte, given Given) (*Conversion, error) {
+	doc, err := object(data)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conversion{Config: map[string]any{}}
+	values, isMap := doc["data"].(map[string]any)
+	switch {
+	case isMap:
+		err = c.configMap(values)
+	case doc["plugins"] != nil:
+		c.conflist(doc)
+	case doc["type"] == "terway":
+		c.table(confFile, pluginKeys(), doc)
+	default:
+		c.table(oldConf, oldKeys(), doc)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c.limits()
+	if given.ClusterID != "" {
+		c.Config["cluster_id"] = given.ClusterID
+	}
+	if given.Region != "" {
+		c.Config["region"] = given.Region
+	}
+	slices.SortStableFunc(c.Keys, func(a, b OldKey) int {
+		return cmp.Or(cmp.Compare(a.Source, b.Source), cmp.Compare(a.Key, b.Key))
+	})
+	text, err := yaml.Marshal(c.Config)
+	if err != nil {
+		return nil, fmt.Errorf("encode the configuration: %w", err)
+	}
+	_, c.Problem = Parse(text)
+	return c, nil
+}
+
+// object reads a YAML or JSON object. The parser's own words are not passed on:
+// they may quote what is secret.
+func object(data []byte) (map[string]any, error) {
+	var doc map[string]any
+	if err := yaml.Unmarshal(data, &doc); err != nil {
+		return nil, errors.New("neither YAML nor JSON, or not an object: want eni_conf, or the whole ConfigMap eni-config")
+	}
+	if len(doc) == 0 {
+		return nil, errors.New("there is nothing in it: want eni_conf, or the whole ConfigMap eni-config")
+	}
+	return doc, nil
+}
+
+// configMap converts the data of the ConfigMap eni-config.
+func (c *Conversion) configMap(data map[string]any) error {
+	if data[ConfigMapKey] != nil {
+		return fmt.Errorf("the ConfigMap has %s already: it is not the existing Terway's", ConfigMapKey)
+	}
+	parts := map[string]map[string]any{}
+	for _, name := range []string{oldConf, confFile, conflistFile} {
+		text, there := data[name].(string)
+		if !there {
+			continue
+		}
+		doc, err := object([]byte(text))
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		parts[name] = doc
+	}
+	if parts[oldConf] == nil {
+		return fmt.Errorf("the ConfigMap has no key %s: it is not the existing Terway's", oldConf)
+	}
+	c.table(oldConf, oldKeys(), parts[oldConf])
+	if list := parts[conflistFile]; list != nil {
+		c.conflist(list)
+		if parts[confFile] != nil {
+			c.say(OldKey{Source: "eni-config", Key: confFile, Outcome: Dropped, Why: conflistFile + " wins over it"})
+		}
+	} else if conf := parts[confFile]; conf != nil {
+		c.table(confFile, pluginKeys(), conf)
+	}
+	rest := map[string]any{"disable_network_policy": "false"} // policy is on where nothing is said
+	maps.Copy(rest, data)
+	for _, name := range []string{oldConf, confFile, conflistFile} {
+		delete(rest, name)
+	}
+	c.table("eni-config", mapKeys(), rest)
+	return nil
+}
+
+// conflist converts the plugin's part of a list of plugins.
+func (c *Conversion) conflist(doc map[string]any) {
+	plugins, _ := doc["plugins"].([]any)
+	for _, p := range plugins {
+		conf, _ := p.(map[string]any)
+		switch kind, _ := conf["type"].(string); kind {
+		case "terway":
+			c.table(conflistFile, pluginKeys(), conf)
+		case "portmap":
+			c.say(OldKey{Source: conflistFile, Key: "plugin portmap", Outcome: Dropped, Why: "it is chained anyway"})
+		case "cilium-cni":
+			c.say(OldKey{Source: conflistFile, Key: "plugin cilium-cni", Outcome: Dropped, Why: "the datapaths need no other plugin"})
+		default:
+			c.say(OldKey{Source: conflistFile, Key: "plugin", Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
+		}
+	}
+}
+
+// table converts the keys of one part.
+func (c *Conversion) table(source string, known map[string]oldKey, doc map[string]any) {
+	for _, name := range slices.Sorted(maps.Keys(doc)) {
+		row := OldKey{Source: source, Key: name}
+		switch k, ok := known[name]; {
+		case !ok:
+			row.Outcome, row.Why = Unsupported, "no key of "+source+" that is known"
+		case k.idle(doc[name]):
+			row.Outcome, row.Why = Dropped, "the default"
+		case k.to != nil:
+			row.Outcome = Kept
+			k.to(c, doc[name], &row)
+		default:
+			row.Outcome, row.Why = k.outcome, k.why
+		}
+		c.say(row)
+	}
+}
+
+func (c *Conversion) say(k OldKey) { c.Keys = append(c.Keys, k) }
+
+// limits mends a maximum below the minimum, with which the existing Terway starts.
+func (c *Conversion) limits() {
+	low, _ := c.Config["min_pool_size"].(float64)
+	high, set := c.Config["max_pool_size"].(float64)
+	if !set || high >= low {
+		return
+	}
+	c.Config["max_pool_size"] = low
+	for i := range c.Keys {
+		if k := &c.Keys[i]; k.Source == oldConf && k.Key == "max_pool_size" {
+			k.Outcome, k.Why = Renamed, "raised to min_pool_size, below which it makes no sense"
+		}
+	}
+}

@@ -1,0 +1,194 @@
+package config
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// show is a conversion as text.
+func show(t *testing.T, c *Conversion) string {
+	t.Helper()
+	text, err := yaml.Marshal(c.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	b.Write(text)
+	for _, k := range c.Keys {
+		fmt.Fprintf(&b, "%s | %s | %s | %s | %s\n", k.Source, k.Key, k.Outcome, k.To, k.Why)
+	}
+	fmt.Fprintf(&b, "problem: %v\n", c.Problem)
+	return b.String()
+}
+
+func TestConvertConfigMap(t *testing.T) {
+	data, err := os.ReadFile("testdata/old-configmap.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := Convert(data, Given{Region: "cn-hangzhou"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := show(t, c)
+	const golden = "testdata/old-configmap.golden"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+// eni_conf alone, and what each value becomes.
+func TestConvert(t *testing.T) {
+	const base = `"vswitches": {"z": ["vsw-1"]}, "service_cidr": "172.21.0.0/20"`
+	given := Given{ClusterID: "c", Region: "r"}
+	for in, want := range map[string]string{
+		`"max_pool_size": 3, "min_pool_size": 7`:                        "max_pool_size: 7",
+		`"security_group": "sg-1", "security_groups": ["sg-2", "sg-1"]`: "security_groups:\n- sg-1\n- sg-2",
+		`"vswitch_selection_policy": "random"`:                          "vswitch_selection_policy: random",
+		`"vswitch_selection_policy": "best"`:                            "vswitch_selection_policy | not supported |  | want ordered or random",
+		`"ip_stack": "dual"`:                                            "ip_stack | not supported |  | only IPv4",
+		`"ip_stack": ""`:                                                "ip_stack | dropped |  | the default",
+		`"eni_cap_ratio": 0.5`:                                          "eni_cap_ratio | not supported",
+		`"ip_pool_sync_period": "60s"`:                                  "ip_pool_sync_period | elsewhere",
+		`"colour": "red"`:                                               "colour | not supported |  | no key of eni_conf that is known",
+		`"eni_tags": {"creator": "terway"}`:                             "without creator",
+		`"min_pool_size": "five"`:                                       "problem: a value has the wrong type",
+		`"region_id": "cn-beijing"`:                                     "region_id | renamed | region",
+	} {
+		c, err := Convert([]byte("{"+base+", "+in+"}"), given)
+		if err != nil {
+			t.Errorf("%s: %v", in, err)
+			continue
+		}
+		if got := show(t, c); !strings.Contains(got, want) {
+			t.Errorf("%s:\n%s\nwant %q in it", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{
+		"[1]":                        "want eni_conf",
+		"{}":                         "nothing in it",
+		"data: {}":                   "no key eni_conf",
+		"data: {eni-config.yaml: x}": "not the existing Terway's",
+		"data: {eni_conf: 'the-secret: [the-secret'}": "eni_conf: neither YAML nor JSON",
+	} {
+		if _, err := Convert([]byte(in), given); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: error %v, want one with %q", in, err, want)
+		}
+	}
+}
+
+// How the node's ends are made is in the plugin's file, alone or in a list of plugins.
+func TestConvertPlugin(t *testing.T) {
+	for kind, name := range map[string]string{"Veth": "route", "IPVlan": "ipvlan", "datapathv2": "ebpf", "macvlan": ""} {
+		want := "datapath: " + name
+		switch {
+		case name == "":
+			want = "want veth, IPVlan or datapathv2"
+		case !has("datapath", name):
+			want = "datapath: auto"
+		}
+		conf := `{"type":"terway","eniip_virtual_type":"` + kind + `"}`
+		for form, text := range map[string]string{
+			"conf":      conf,
+			"list":      `{"plugins":[` + conf + `,{"type":"portmap"},{"type":"tuning"}]}`,
+			"ConfigMap": "data: {eni_conf: '{\"version\":\"1\"}', 10-terway.conf: '{\"type\":\"other\"}', 10-terway.conflist: '{\"plugins\":[" + conf + "]}'}",
+		} {
+			c, err := Convert([]byte(text), Given{})
+			if err != nil {
+				t.Errorf("%s: %v", text, err)
+				continue
+			}
+			got := show(t, c)
+			if !strings.Contains(got, want) {
+				t.Errorf("%s, %s:\n%s\nwant %q in it", form, kind, got, want)
+			}
+			// Policy is on where the ConfigMap says nothing.
+			policy := "network_policy: true"
+			if !has("network_policy", "true") {
+				policy = "disable_network_policy | not supported"
+			}
+			if form == "ConfigMap" && (!strings.Contains(got, policy) || !strings.Contains(got, "10-terway.conf | dropped")) {
+				t.Errorf("%s:\n%s", form, got)
+			}
+		}
+	}
+}
+
+// Every key has something to say, and none is converted to a key that is not there.
+func TestOldKeysAreWhole(t *testing.T) {
+	for source, table := range map[string]map[string]oldKey{oldConf: oldKeys(), confFile: pluginKeys(), "eni-config": mapKeys()} {
+		for name, k := range table {
+			if find(name) == nil && k.why == "" {
+				t.Errorf("%s: %s: nothing to say to who writes it into our file", source, name)
+			}
+			if k.to == nil && k.outcome == "" {
+				t.Errorf("%s: %s: nothing becomes of it", source, name)
+			}
+			if k.to != nil {
+				c, row := &Conversion{Config: map[string]any{}}, OldKey{Key: name}
+				k.to(c, "x", &row)
+				for to := range c.Config {
+					if find(to) == nil {
+						t.Errorf("%s: %s becomes %s, which is no key", source, name, to)
+					}
+				}
+			}
+		}
+	}
+}
+
+// Whatever comes in, every key gets a row and no secret comes out.
+func FuzzConvert(f *testing.F) {
+	data, err := os.ReadFile("testdata/old-configmap.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(data)
+	f.Add([]byte(`{"access_key": "SECRET-1", "vswitches": {"z": ["vsw-1"]}, "min_pool_size": 3}`))
+	f.Add([]byte(`data: {eni_conf: "{access_secret: SECRET-1, security_group: 7}", 10-terway.conflist: "{plugins: [3, {type: terway}]}"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Convert(data, Given{ClusterID: "c", Region: "r"})
+		if err != nil {
+			return
+		}
+		if len(c.Keys) == 0 {
+			t.Error("no key has a row")
+		}
+		for _, name := range []string{"access_key", "access_secret"} {
+			if c.Config[name] != nil {
+				t.Errorf("%s came through", name)
+			}
+			if slices.ContainsFunc(c.Keys, func(k OldKey) bool {
+				return k.Source == oldConf && k.Key == name && k.Outcome != Moved && k.Outcome != Dropped
+			}) {
+				t.Errorf("%s: %+v", name, c.Keys)
+			}
+		}
+		if c.Problem == nil {
+			text, err := yaml.Marshal(c.Config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Parse(text); err != nil {
+				t.Errorf("called right, but: %v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,54 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// The values that others ask for by name.
+const (
+	NetworkTerway  = "terway"
+	NetworkFlannel = "flannel"
+	ModeShared     = "shared"
+	ModeExclusive  = "exclusive"
+)
+
+// value is one that a key may have, and whether this version has what it stands for.
+type value struct {
+	name  string
+	there bool
+}
+
+// choices are the values of the keys that have a fixed set of them. It is the only
+// place that says what this version has: one word makes a value usable.
+var choices = map[string][]value{
+	"network":                  {{NetworkTerway, true}, {NetworkFlannel, true}},
+	"mode":                     {{ModeShared, true}, {ModeExclusive, false}},
+	"datapath":                 {{"auto", true}, {"route", true}, {"ebpf", false}, {"ipvlan", false}, {"netkit", false}},
+	"network_policy":           {{"false", true}, {"true", false}},
+	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},
+}
+
+// has reports whether this version has a value of a key.
+func has(key, name string) bool { return slices.Contains(choices[key], value{name, true}) }
+
+// choice checks a value of a key.
+func choice(key, name string) error {
+	var there, not []string
+	for _, v := range choices[key] {
+		if v.there {
+			there = append(there, v.name)
+		} else {
+			not = append(not, v.name)
+		}
+	}
+	switch want := strings.Join(there, ", "); {
+	case slices.Contains(there, name):
+		return nil
+	case slices.Contains(not, name):
+		return fmt.Errorf("%s %s: not there yet; this version has %s", key, name, want)
+	default:
+		return fmt.Errorf("%s %q: want one of %s", key, name, want)
+	}
+}

@@ -1,0 +1,93 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// key is one key of the file.
+type key struct {
+	name string
+	// terway: it means nothing with network flannel.
+	terway bool
+	// fixed is why it cannot change on a running cluster, and what to do; "" if it can.
+	fixed string
+}
+
+// keys are all there are, in the order of the documentation.
+var keys = []key{
+	{name: "cluster_id", fixed: "the ENIs that nodes have carry the old one and would be nobody's; only a cluster whose nodes have no ENI may get another"},
+	{name: "region", fixed: "a VPC and its instances are in one region; another region is another cluster"},
+	{name: "network", fixed: "pods that run have addresses of the old network; another network is another cluster"},
+	{name: "pod_cidr", fixed: "each node's block was cut from it when the node joined (Node.spec.podCIDR); another range is another cluster"},
+	{name: "route_tables"},
+	{name: "mode", terway: true},
+	{name: "datapath", terway: true},
+	{name: "network_policy", terway: true},
+	{name: "vswitches", terway: true},
+	{name: "vswitch_selection_policy", terway: true},
+	{name: "security_groups", terway: true},
+	{name: "eni_tags", terway: true},
+	{name: "min_pool_size", terway: true},
+	{name: "max_pool_size", terway: true},
+	{name: "cooling_seconds", terway: true},
+	{name: "service_cidr"},
+	{name: "masquerade_outside", terway: true},
+}
+
+func find(name string) *key {
+	for i := range keys {
+		if keys[i].name == name {
+			return &keys[i]
+		}
+	}
+	return nil
+}
+
+func names() []string {
+	var out []string
+	for _, k := range keys {
+		out = append(out, k.name)
+	}
+	return out
+}
+
+// unknown says what to write instead, or names the nearest known key.
+func unknown(k string) error {
+	for _, table := range []map[string]oldKey{oldKeys(), pluginKeys(), mapKeys()} {
+		if old, ok := table[k]; ok {
+			return fmt.Errorf("%q is not a key: %s", k, old.why)
+		}
+	}
+	best, d := "", 4
+	for _, known := range keys {
+		if n := distance(k, known.name); n < d {
+			best, d = known.name, n
+		}
+	}
+	if best != "" {
+		return fmt.Errorf("%q is not a key: did you mean %q?", k, best)
+	}
+	return fmt.Errorf("%q is not a key: the keys are %s", k, strings.Join(names(), ", "))
+}
+
+// distance is how many letters must be changed, added or removed to turn a into b.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diag
+			if a[i] != b[j] {
+				change++
+			}
+			diag = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

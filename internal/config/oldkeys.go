@@ -1,0 +1,234 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Keys of the existing Terway's ConfigMap eni-config that hold a file.
+const (
+	oldConf      = "eni_conf"
+	confFile     = "10-terway.conf"
+	conflistFile = "10-terway.conflist"
+)
+
+// oldKey is what is known of a key of the existing Terway
+// (github.com/AliyunContainerService/terway: types/daemon/config.go,
+// plugin/driver/types/types.go, charts/terway).
+type oldKey struct {
+	outcome Outcome // where to is nil
+	// why is said of a key that is not ours: what to write instead, or what is missing.
+	why string
+	// defaults are values, as text, that ask for nothing.
+	defaults []string
+	// to converts a value that is not a default.
+	to func(c *Conversion, v any, row *OldKey)
+}
+
+// idle reports whether a value asks for nothing.
+func (k *oldKey) idle(v any) bool {
+	if v == nil || v == "" {
+		return true
+	}
+	return slices.Contains(k.defaults, strings.ToLower(fmt.Sprint(v)))
+}
+
+func lost(why string, defaults ...string) oldKey {
+	return oldKey{outcome: Unsupported, why: why, defaults: defaults}
+}
+func dropped(why string) oldKey { return oldKey{outcome: Dropped, why: why} }
+func moved(why string) oldKey   { return oldKey{outcome: Moved, why: why} }
+
+// keep is a key that is ours too.
+func keep(name string) oldKey {
+	return oldKey{to: func(c *Conversion, v any, row *OldKey) { c.Config[name], row.To = v, name }}
+}
+
+const (
+	credential = "the credential is in a Secret (chart value credentials); nothing secret is in this configuration"
+	idleBack   = "idle addresses above max_pool_size are given back at once"
+	eips       = "the existing Terway does not use it any more either"
+	prefixes   = "address prefixes are not there yet"
+)
+
+// oldKeys are those of eni_conf. Where our own parser meets one that is not ours,
+// it says why.
+func oldKeys() map[string]oldKey {
+	return map[string]oldKey{
+		"version":       dropped("the configuration has no versions"),
+		"region_id":     {why: "write region", to: rename("region")},
+		"access_key":    moved(credential),
+		"access_secret": moved(credential),
+		"credential_path": moved("the chart value credentials says where the credential is: a Secret, the instance's RAM role or one " +
+			"for the service account; an encrypted token file is not read"),
+		"service_cidr":                   keep("service_cidr"),
+		"vswitches":                      keep("vswitches"),
+		"eni_tags":                       {to: eniTags},
+		"security_group":                 {why: "write security_groups, a list", to: securityGroups},
+		"security_groups":                {to: securityGroups},
+		"resource_group_id":              lost("ENIs are created in the account's default resource group"),
+		"max_pool_size":                  keep("max_pool_size"),
+		"min_pool_size":                  keep("min_pool_size"),
+		"ip_warm_up_size":                lost("min_pool_size addresses are at hand at all times, on new nodes too", "0"),
+		"idle_ip_reclaim_after":          dropped(idleBack),
+		"idle_ip_reclaim_interval":       dropped(idleBack),
+		"idle_ip_reclaim_batch_size":     dropped(idleBack),
+		"idle_ip_reclaim_jitter_factor":  dropped(idleBack),
+		"ip_pool_sync_period":            moved("the chart value controller.sweepPeriod says how often all ENIs are compared with the cloud"),
+		"min_eni":                        lost("a node has the ENIs that its pods and min_pool_size need", "0"),
+		"max_eni":                        lost("a node may use as many ENIs as its instance type has", "0"),
+		"eni_cap_ratio":                  lost("a node may use as many ENIs as its instance type has", "0", "1"),
+		"eni_cap_shift":                  lost("a node may use as many ENIs as its instance type has", "0"),
+		"vswitch_selection_policy":       {to: selection},
+		"eni_selection_policy":           lost("the first ENI that has room is used", "most_ips"),
+		"ip_stack":                       lost("only IPv4 is there yet", "ipv4"),
+		"enable_eni_trunking":            lost("trunk ENIs are not there yet", "false"),
+		"enable_erdma":                   lost("eRDMA is not there", "false"),
+		"custom_stateful_workload_kinds": lost("fixed addresses for stateful pods are not there"),
+		"ipam_type":                      dropped("the controller manages the addresses of all nodes, as ipam_type crd does"),
+		"backoff_override":               dropped("the controller paces its calls by the cloud's answers"),
+		"rate_limit":                     dropped("the controller paces its calls by the cloud's answers"),
+		"extra_routes":                   lost("pods have no extra routes"),
+		"disable_device_plugin":          dropped("there is no device plugin"),
+		"eni_tag_filter":                 dropped("only ENIs that carry the cluster's own tag are managed"),
+		"eni_tag_block_list":             dropped("only ENIs that carry the cluster's own tag are managed"),
+		"kube_client_qps":                dropped("the pace of calls to Kubernetes is fixed"),
+		"kube_client_burst":              dropped("the pace of calls to Kubernetes is fixed"),
+		"enable_patch_pod_ips":           lost("pods are not annotated with their addresses (k8s.aliyun.com/pod-ips)", "false"),
+		"enable_ip_prefix":               lost(prefixes, "false"),
+		"ipv4_prefix_count":              lost(prefixes, "0"),
+		"ipv6_prefix_count":              lost(prefixes, "0"),
+		"prefix":                         dropped(eips),
+		"enable_eip_pool":                dropped(eips),
+		"enable_eip_migrate":             dropped(eips),
+	}
+}
+
+// pluginKeys are those of 10-terway.conf, and of the plugin's part of 10-terway.conflist.
+func pluginKeys() map[string]oldKey {
+	hubble := lost("flows are not shown by Hubble", "false")
+	return map[string]oldKey{
+		"cniVersion":                   dropped("the agent writes the file (agent.extraArgs: --cni-version)"),
+		"name":                         dropped("the agent writes the file"),
+		"type":                         dropped("the agent writes the file"),
+		"eniip_virtual_type":           {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
+		"host_stack_cidrs":             lost("only the Service ranges are reached by way of the host"),
+		"disable_host_peer":            lost("the node reaches every pod of its own", "false"),
+		"vlan_strip_type":              lost("trunk ENIs are not there yet"),
+		"mtu":                          dropped("a pod has the MTU of its ENI"),
+		"auto_mtu":                     dropped("a pod has the MTU of its ENI"),
+		"bandwidth_mode":               lost("bandwidth limits are not there yet"),
+		"capabilities":                 lost("bandwidth limits are not there yet"),
+		"enable_network_priority":      lost("network priorities are not there yet", "false"),
+		"debug":                        moved("agent.extraArgs: --verbose"),
+		"symmetric_routing":            lost("answers leave by the pod's ENI", "false"),
+		"symmetric_routing_config":     lost("answers leave by the pod's ENI"),
+		"veth_prefix":                  dropped("the existing Terway does not use it either"),
+		"network_policy_provider":      dropped("one engine serves every datapath; network_policy turns it on"),
+		"cilium_args":                  lost("there is no Cilium here"),
+		"cilium_enable_hubble":         hubble,
+		"cilium_hubble_listen_address": hubble,
+		"cilium_hubble_metrics_server": hubble,
+		"cilium_hubble_metrics":        hubble,
+	}
+}
+
+// mapKeys are the ConfigMap's others.
+func mapKeys() map[string]oldKey {
+	return map[string]oldKey{
+		"disable_network_policy": {why: "write network_policy, true or false", to: policy},
+		"in_cluster_loadbalance": lost("load balancers' addresses are not answered inside the cluster", "false"),
+		"felix_relay_service":    dropped("there is no Felix here"),
+	}
+}
+
+func rename(name string) func(*Conversion, any, *OldKey) {
+	return func(c *Conversion, v any, row *OldKey) {
+		c.Config[name], row.Outcome, row.To = v, Renamed, name
+	}
+}
+
+// securityGroups joins the list and the single one.
+func securityGroups(c *Conversion, v any, row *OldKey) {
+	row.To = "security_groups"
+	if row.Key != row.To {
+		row.Outcome = Renamed
+	}
+	list, ok := v.([]any)
+	if !ok {
+		list = []any{v}
+	}
+	all, _ := c.Config[row.To].([]any)
+	for _, g := range list {
+		if !slices.ContainsFunc(all, func(x any) bool { return fmt.Sprint(x) == fmt.Sprint(g) }) {
+			all = append(all, g)
+		}
+	}
+	c.Config[row.To] = all
+}
+
+// eniTags leaves out the tag that is the controller's own. The cluster's id is
+// among them where the cluster is one of Container Service.
+func eniTags(c *Conversion, v any, row *OldKey) {
+	tags, ok := v.(map[string]any)
+	if !ok {
+		row.Outcome, row.Why = Unsupported, "want tags with their values"
+		return
+	}
+	row.To = "eni_tags"
+	out := map[string]any{}
+	for name, value := range tags {
+		if name == "creator" {
+			row.Why = "without creator, which the controller sets"
+			continue
+		}
+		out[name] = value
+	}
+	if cluster, ok := tags["ack.aliyun.com"].(string); ok && cluster != "" {
+		c.Config["cluster_id"] = cluster
+		row.Why = strings.TrimPrefix(row.Why+"; cluster_id is that of ack.aliyun.com", "; ")
+	}
+	if len(out) > 0 {
+		c.Config["eni_tags"] = out
+	}
+}
+
+// selection: the existing Terway's "ordered" sorts by free addresses (daemon/config.go).
+func selection(c *Conversion, v any, row *OldKey) {
+	row.To = row.Key
+	switch v {
+	case "random":
+		c.Config[row.To] = v
+	case "ordered", "most":
+		row.Outcome, row.Why = Renamed, "most: by free addresses, as the existing Terway does for ordered"
+		c.Config[row.To] = "most"
+	default:
+		row.Outcome, row.To, row.Why = Unsupported, "", "want ordered or random"
+	}
+}
+
+func datapath(c *Conversion, v any, row *OldKey) {
+	name, ok := map[string]string{"veth": "route", "ipvlan": "ipvlan", "datapathv2": "ebpf"}[strings.ToLower(fmt.Sprint(v))]
+	row.To = "datapath"
+	switch {
+	case !ok:
+		row.Outcome, row.To, row.Why = Unsupported, "", "want veth, IPVlan or datapathv2"
+	case has("datapath", name):
+		row.Outcome, row.Why = Renamed, name
+		c.Config["datapath"] = name
+	default:
+		row.Outcome, row.Why = Unsupported, name+" is not there yet; auto takes the fastest that there is"
+		c.Config["datapath"] = "auto"
+	}
+}
+
+func policy(c *Conversion, v any, row *OldKey) {
+	row.To, row.Outcome = "network_policy", Renamed
+	on := strings.ToLower(fmt.Sprint(v)) != "true"
+	if on && !has("network_policy", "true") {
+		row.Outcome, row.Why = Unsupported, "policies are enforced in the old cluster; this version does not enforce any yet"
+		on = false
+	}
+	c.Config["network_policy"] = on
+}
