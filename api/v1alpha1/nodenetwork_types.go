@@ -57,6 +57,9 @@ type NodeNetworkSpec struct {
 	Zone string `json:"zone,omitempty"`
 	// VPCID is the VPC of the instance.
 	VPCID string `json:"vpcID,omitempty"`
+	// ClusterID is the cluster whose tag the node's ENIs carry.
+	// +kubebuilder:validation:MaxLength=64
+	ClusterID string `json:"clusterID,omitempty"`
 	// VPCCIDRs are all address ranges of the VPC; traffic to them is never masqueraded.
 	// +kubebuilder:validation:MaxItems=64
 	// +kubebuilder:validation:items:Format=cidr
