@@ -5,6 +5,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -17,10 +18,12 @@ import (
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
-	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -29,12 +32,12 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
 )
 
 type flags struct {
-	config                           string
 	credentials                      string
 	secretDir                        string
 	role                             string
@@ -62,7 +65,6 @@ func main() {
 		RunE:          func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), f) },
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&f.config, "config", "/etc/terway/eni-config.yaml", "the configuration file")
 	fl.StringVar(&f.credentials, "credentials", "secret", "where the cloud credential comes from: secret, ecs-role or rrsa")
 	fl.StringVar(&f.secretDir, "secret-dir", "/etc/terway/credentials", "secret: directory with the files access-key-id and access-key-secret")
 	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: the one that the metadata service names)")
@@ -74,7 +76,7 @@ func main() {
 	fl.StringVar(&f.ecsEndpoint, "ecs-endpoint", os.Getenv("ECS_ENDPOINT"), "ECS endpoint, host:port or URL (default: the region's)")
 	fl.StringVar(&f.vpcEndpoint, "vpc-endpoint", os.Getenv("VPC_ENDPOINT"), "VPC endpoint, host:port or URL (default: the region's)")
 	fl.StringVar(&f.network, "endpoint-network", "vpc", "which of the region's endpoints: vpc or public")
-	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the leader election lease (default: $POD_NAMESPACE)")
+	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
@@ -100,26 +102,9 @@ func run(ctx context.Context, f flags) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 
-	data, err := os.ReadFile(f.config)
-	if err != nil {
-		return fmt.Errorf("--config: %w", err)
+	if f.namespace == "" {
+		return errors.New("--namespace is empty: want the namespace of the ConfigMap eni-config")
 	}
-	cfg, err := config.Parse(data)
-	if err != nil {
-		return fmt.Errorf("--config %s:\n%w", f.config, err)
-	}
-	creds, err := credentials(f, cfg.Region, log)
-	if err != nil {
-		return err
-	}
-	api, err := alibaba.New(alibaba.Config{
-		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
-		Credentials: creds, Metrics: metrics.Registry, Log: log,
-	})
-	if err != nil {
-		return err
-	}
-
 	scheme := runtime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
 		return err
@@ -133,9 +118,13 @@ func run(ctx context.Context, f flags) error {
 	}
 	rest.QPS, rest.Burst = 200, 400
 	mgr, err := ctrl.NewManager(rest, ctrl.Options{
-		Scheme:                  scheme,
+		Scheme: scheme,
+		// No other ConfigMap is looked at, or may be.
+		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
+			Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
+		}}},
 		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress:  f.healthAddress,
+		HealthProbeBindAddress:  "0", // serveHealth: it is asked before the manager runs
 		LeaderElection:          true,
 		LeaderElectionID:        "terway-controller",
 		LeaderElectionNamespace: f.namespace,
@@ -148,36 +137,79 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
-	if err := network(mgr, f, cfg, api, log); err != nil {
+	events := mgr.GetEventRecorder("terway-controller")
+	watcher := eniconfig.New(eniconfig.Options{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Namespace: f.namespace, Events: events, Log: log, Metrics: metrics.Registry,
+		Leads: func() bool { return closed(mgr.Elected()) }, Retry: 2 * time.Second,
+	})
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	if err := serveHealth(ctx, f.healthAddress, watcher.Ready, cancel); err != nil {
 		return err
 	}
-	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+	// Before the manager takes part in the election of a leader: one that has no
+	// configuration must not keep one that has from leading.
+	store, err := watcher.First(ctx)
+	if errors.Is(err, context.Canceled) {
+		return nil // told to end
+	}
+	if err != nil {
 		return err
 	}
-	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+	cfg := store.Get()
+	creds, err := credentials(f, cfg.Region, log)
+	if err != nil {
+		return err
+	}
+	api, err := alibaba.New(alibaba.Config{
+		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
+		Credentials: creds, Metrics: metrics.Registry, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := watcher.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if err := network(mgr, f, store, api, log); err != nil {
 		return err
 	}
 	log.Info("terway-controller runs", "cluster", cfg.ClusterID, "region", cfg.Region)
-	return mgr.Start(ctx)
+	if err := mgr.Start(ctx); err != nil {
+		return err
+	}
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
 }
 
 // network registers what gives pods their network: ENIs with addresses, or routes
 // to the nodes' pod CIDRs.
-func network(mgr ctrl.Manager, f flags, cfg *config.Config, api *alibaba.Client, log *slog.Logger) error {
+func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
 	events := mgr.GetEventRecorder("terway-controller")
-	if cfg.Network == config.NetworkFlannel {
+	if store.Get().Network == config.NetworkFlannel {
 		if f.routeQuota < 1 {
 			return fmt.Errorf("--route-quota %d: want how many custom entries a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
 		}
 		return podroute.New(podroute.Options{
-			Client: mgr.GetClient(), Cloud: api, Config: cfg, Events: events,
-			Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: f.namespace, Name: "eni-config"}},
+			Client: mgr.GetClient(), Cloud: api, Config: store, Events: events,
+			Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: f.namespace, Name: config.ConfigMapName}},
 			Log:     log, Now: time.Now, Random: rand.Float64, Metrics: metrics.Registry, Quota: f.routeQuota,
 			Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,
 		}).SetupWithManager(mgr)
 	}
 	r := nodenetwork.New(nodenetwork.Options{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: cfg,
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store,
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
 		Catalogue: fromCatalogue, Metrics: metrics.Registry,
 		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,

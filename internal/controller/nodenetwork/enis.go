@@ -74,10 +74,10 @@ func (w *work) create(ctx context.Context) error {
 			continue
 		}
 		tags := w.tags(w.name, intent.Token)
-		for k, v := range w.Config.ENITags {
+		for k, v := range w.cfg.ENITags {
 			tags[k] = v
 		}
-		groups := w.Config.SecurityGroups
+		groups := w.cfg.SecurityGroups
 		if len(groups) == 0 {
 			groups = w.facts.instance.SecurityGroups
 		}

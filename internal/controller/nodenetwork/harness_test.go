@@ -89,12 +89,14 @@ func (r *recorder) has(part string) bool {
 // and a controller that can be killed.
 type rig struct {
 	tb
-	clock   *clock
-	sim     *vpcsim.Server
-	cloud   *alibaba.Client
-	kube    client.WithWatch
-	events  *recorder
+	clock  *clock
+	sim    *vpcsim.Server
+	cloud  *alibaba.Client
+	kube   client.WithWatch
+	events *recorder
+	// cfg is the first configuration; store has the one in force.
 	cfg     *config.Config
+	store   *config.Store
 	r       *Reconciler
 	fuse    *fuse
 	tokens  atomic.Int64
@@ -163,6 +165,7 @@ func newRig(t tb, podCIDRs []string, options ...option) *rig {
 		}
 	})
 	g.network(podCIDRs)
+	g.store = config.NewStore(g.cfg)
 	account := g.sim.Account()
 	g.cloud, err = alibaba.New(alibaba.Config{
 		Region: "cn-hangzhou", ECSEndpoint: g.sim.Endpoint(), VPCEndpoint: g.sim.Endpoint(),
@@ -243,7 +246,7 @@ func (g *rig) restart() {
 	g.fuse = &fuse{burn: -1}
 	c := fusedClient{WithWatch: g.kube, fuse: g.fuse}
 	g.r = New(Options{
-		Client: c, Live: c, Cloud: &fusedCloud{API: g.cloud, fuse: g.fuse}, Config: g.cfg, Events: g.events,
+		Client: c, Live: c, Cloud: &fusedCloud{API: g.cloud, fuse: g.fuse}, Config: g.store, Events: g.events,
 		Log: slog.New(slog.DiscardHandler), Now: g.clock.Now,
 		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },

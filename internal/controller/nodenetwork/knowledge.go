@@ -147,11 +147,12 @@ func (w *work) ask(ctx context.Context, id string) (*facts, error) {
 func (w *work) settings() {
 	s, f := &w.nn.Spec, w.facts
 	s.InstanceID, s.InstanceType, s.Zone, s.VPCID = f.instance.ID, f.instance.Type, f.instance.Zone, f.instance.VPCID
+	s.ClusterID = w.cluster
 	s.Limits, s.VPCCIDRs = f.limits, f.vpcCIDRs
 	s.ServiceCIDRs = nil
-	for _, c := range w.Config.ServiceCIDRs() {
+	for _, c := range w.cfg.ServiceCIDRs() {
 		s.ServiceCIDRs = append(s.ServiceCIDRs, c.String())
 	}
-	s.Datapath, s.MasqueradeOutside = w.Config.Datapath, w.Config.MasqueradeOutside
-	s.Pool = v1alpha1.Pool{Min: w.Config.MinPoolSize, Max: w.Config.MaxPoolSize, CoolingSeconds: w.Config.CoolingSeconds}
+	s.Datapath, s.MasqueradeOutside = w.cfg.Datapath, w.cfg.MasqueradeOutside
+	s.Pool = v1alpha1.Pool{Min: w.cfg.MinPoolSize, Max: w.cfg.MaxPoolSize, CoolingSeconds: w.cfg.CoolingSeconds}
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
 )
 
 // memory is what the process remembers of a node. Nothing in it is needed for
@@ -27,6 +28,8 @@ type memory struct {
 	assigns map[string]assignCall
 	// attaching are ENIs on their way, by token.
 	attaching map[string]*attaching
+	// config is the configuration that the node was last served with.
+	config *config.Config
 	// refused are what the cloud does not give for a while: "create" or an ENI's token.
 	refused map[string]refusal
 	// foreign is how many secondary ENIs of the instance are not ours.

@@ -18,7 +18,7 @@ import (
 // turns out to be full is parked, and the others are tried at once.
 func (w *work) plan(ctx context.Context) error {
 	zone := w.facts.instance.Zone
-	ids := w.Config.VSwitches[zone]
+	ids := w.cfg.VSwitches[zone]
 	if len(ids) == 0 {
 		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoVSwitchInZone",
 			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", zone),
@@ -65,7 +65,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	out := ipam.State{
 		MaxENIs: max(0, s.Limits.ENIs-1-w.foreign()), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
-		VSwitches: vs, Policy: ipam.Policy(w.Config.VSwitchSelectionPolicy), Seed: seed.Sum64(),
+		VSwitches: vs, Policy: ipam.Policy(w.cfg.VSwitchSelectionPolicy), Seed: seed.Sum64(),
 	}
 	_, out.NoCreate = w.refused(createOperation)
 	for i := range s.ENIs {
@@ -124,7 +124,7 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 		w.trouble = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit), Cause: cause,
 			NextStep: "wait for a pod to end, or add a node or a larger instance type"}
 	case ipam.VSwitchFull:
-		zone, ids := w.nn.Spec.Zone, w.Config.VSwitches[w.nn.Spec.Zone]
+		zone, ids := w.nn.Spec.Zone, w.cfg.VSwitches[w.nn.Spec.Zone]
 		cause := fmt.Sprintf("the Pod vSwitches of zone %s (%s) have no address left", zone, strings.Join(ids, ", "))
 		if no := w.vswitches.useless(ids, zone); len(no) > 0 {
 			cause += "; " + strings.Join(no, ", ")

@@ -33,7 +33,7 @@ type Options struct {
 	// Live reads past the cache.
 	Live   client.Reader
 	Cloud  cloud.API
-	Config *config.Config
+	Config *config.Store
 	Events events.EventRecorder
 	Log    *slog.Logger
 	Now    func() time.Time
@@ -62,6 +62,10 @@ type Reconciler struct {
 	memories  memories
 	metrics   *counters
 	wake      chan event.GenericEvent
+	// changed holds one event while a new configuration has not reached all nodes.
+	changed chan event.GenericEvent
+	// cluster tags the ENIs; no configuration changes it.
+	cluster string
 }
 
 // New makes a reconciler. Every node is compared with the cloud once at first.
@@ -73,7 +77,10 @@ func New(o Options) *Reconciler {
 		memories:  memories{of: map[string]*memory{}},
 		metrics:   newCounters(o.Metrics, o.Client),
 		wake:      make(chan event.GenericEvent, 1024),
+		changed:   make(chan event.GenericEvent, 1),
+		cluster:   o.Config.Get().ClusterID,
 	}
+	o.Config.OnChange(r.configChanged)
 	r.list = &lister{api: o.Cloud, now: o.Now, window: o.Join, tags: r.tags("", ""), last: o.Settle / 2}
 	return r
 }
@@ -85,6 +92,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		For(&v1alpha1.NodeNetwork{}).
 		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.changed, handler.EnqueueRequestsFromMapFunc(r.everyNode))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
 		Complete(r)
 }
@@ -101,7 +109,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	w := &work{Reconciler: r, mem: mem, name: req.Name}
+	w := &work{Reconciler: r, cfg: r.Config.Get(), mem: mem, name: req.Name}
+	w.forgive()
 	if nodeErr == nil {
 		w.node = node
 	}
@@ -191,7 +200,7 @@ func (r *Reconciler) warn(obj client.Object, reason, message string) {
 
 // tags selects the cluster's ENIs, of one node and with one token if given.
 func (r *Reconciler) tags(node, token string) map[string]string {
-	t := map[string]string{TagCreator: creator, TagCluster: r.Config.ClusterID}
+	t := map[string]string{TagCreator: creator, TagCluster: r.cluster}
 	if node != "" {
 		t[TagNode] = node
 	}
@@ -214,6 +223,7 @@ func (e *specError) Unwrap() error { return e.err }
 // work is one reconcile of one node.
 type work struct {
 	*Reconciler
+	cfg   *config.Config
 	name  string
 	mem   *memory
 	node  *corev1.Node          // nil: the node is gone

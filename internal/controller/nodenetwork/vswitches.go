@@ -89,6 +89,14 @@ func (v *vswitches) refresh(ctx context.Context, ids []string, now time.Time) er
 	return nil
 }
 
+// review has the cloud asked anew about every vSwitch: one that did not exist may
+// be there. Those that it said are full stay parked, whatever is configured.
+func (v *vswitches) review() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	clear(v.asked)
+}
+
 // useless names those of the ids that can serve no node of the zone, and why.
 func (v *vswitches) useless(ids []string, zone string) []string {
 	v.mu.Lock()

@@ -244,7 +244,7 @@ func (g *rig) fault(f faults.Rule) {
 func (g *rig) restart() {
 	g.fuse = &fuse{burn: -1}
 	g.r = New(Options{
-		Client: fusedClient{WithWatch: g.kube, fuse: g.fuse}, Cloud: fusedCloud{g.cloud, g}, Config: g.cfg, Events: g.events,
+		Client: fusedClient{WithWatch: g.kube, fuse: g.fuse}, Cloud: fusedCloud{g.cloud, g}, Config: config.NewStore(g.cfg), Events: g.events,
 		Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "eni-config", Namespace: "kube-system"}},
 		Log:     slog.New(slog.DiscardHandler), Now: g.clock.Now, Random: func() float64 { return 0.5 }, Quota: g.quota,
 		Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,

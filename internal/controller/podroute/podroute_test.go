@@ -397,6 +397,35 @@ func TestSeveralTables(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
+// A table that the configuration gets while the controller runs has the entries soon,
+// not at the next look at everything.
+func TestTableAdded(t *testing.T) {
+	g := newRig(t)
+	g.write(func(s state.API) error {
+		_, err := s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
+		return err
+	})
+	g.clock.pass(5 * time.Second)
+	g.join("n1", 1)
+	g.run(minute)
+	if len(g.custom(0)) != 1 || len(g.custom(1)) != 0 {
+		t.Fatalf("%d and %d entries at first", len(g.custom(0)), len(g.custom(1)))
+	}
+	g.once() // has looked at everything just now
+	next := *g.r.Config.Get()
+	for _, table := range g.tables() {
+		next.RouteTables = append(next.RouteTables, table.RouteTableId)
+	}
+	g.r.Config.Set(&next)
+	if len(g.r.changed) != 1 {
+		t.Error("nothing starts the work")
+	}
+	g.run(minute)
+	if len(g.custom(0)) != 1 || len(g.custom(1)) != 1 {
+		t.Errorf("%d and %d entries", len(g.custom(0)), len(g.custom(1)))
+	}
+}
+
 // Ignored nodes get no route and no condition, and heartbeats make no work.
 func TestIgnoredNodes(t *testing.T) {
 	g := newRig(t)

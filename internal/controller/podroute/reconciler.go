@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
@@ -45,7 +46,7 @@ type Cloud interface {
 type Options struct {
 	Client client.Client
 	Cloud  Cloud
-	Config *config.Config
+	Config *config.Store
 	Events events.EventRecorder
 	// Subject is the object of events that are about no single node.
 	Subject runtime.Object
@@ -72,6 +73,11 @@ type Reconciler struct {
 	steps     steps
 	voice     voice
 
+	// cfg is the configuration of the reconcile that runs.
+	cfg *config.Config
+	// changed holds one event while a new configuration has not been looked at.
+	changed chan event.GenericEvent
+
 	// vpc is the cluster's; tables are those that get entries, as found at tablesAt.
 	vpc      string
 	tables   []string
@@ -82,13 +88,21 @@ type Reconciler struct {
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
-	return &Reconciler{
+	r := &Reconciler{
 		Options:   o,
+		changed:   make(chan event.GenericEvent, 1),
 		instances: &instances{cloud: o.Cloud, now: o.Now, settle: o.Settle, fresh: o.Resync},
 		metrics:   newGauges(o.Metrics),
 		steps:     steps{batch: entries.MaxBatch, refused: map[place]refusal{}},
 		voice:     voice{events: o.Events, subject: o.Subject, log: o.Log, said: map[string]string{}},
 	}
+	o.Config.OnChange(func() {
+		select {
+		case r.changed <- event.GenericEvent{Object: &corev1.Node{}}:
+		default: // the event that waits serves this change too
+		}
+	})
+	return r
 }
 
 // work is the one item of work.
@@ -106,6 +120,9 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		}, builder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 			return matters(e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node))
 		}})).
+		WatchesRawSource(source.Channel(r.changed, handler.EnqueueRequestsFromMapFunc(func(context.Context, client.Object) []reconcile.Request {
+			return []reconcile.Request{work}
+		}))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: 1}).
 		Complete(r)
 }
@@ -118,6 +135,9 @@ func matters(old, now *corev1.Node) bool {
 
 // Reconcile brings the VPC's tables a step nearer to what the nodes need.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	if now := r.Config.Get(); r.cfg != now {
+		r.cfg, r.tablesAt = now, time.Time{} // other tables, perhaps
+	}
 	nodes, err := r.nodes(ctx)
 	if err != nil {
 		return ctrl.Result{}, err
@@ -140,7 +160,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	if err != nil {
 		return r.trouble(err), nil
 	}
-	mark := entries.Cluster{PodCIDR: r.Config.PodRange(), Mark: Mark(r.Config.ClusterID), Quota: r.Quota}
+	mark := entries.Cluster{PodCIDR: r.cfg.PodRange(), Mark: Mark(r.cfg.ClusterID), Quota: r.Quota}
 	plan := entries.Make(mark, pure(nodes), tables)
 	r.steps.forget(plan)
 	r.metrics.show(plan, r.Quota)
@@ -181,11 +201,11 @@ func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
 		}
 		var ids, missing []string
 		for _, t := range all {
-			if t.System && len(r.Config.RouteTables) == 0 || slices.Contains(r.Config.RouteTables, t.ID) {
+			if t.System && len(r.cfg.RouteTables) == 0 || slices.Contains(r.cfg.RouteTables, t.ID) {
 				ids = append(ids, t.ID)
 			}
 		}
-		for _, id := range r.Config.RouteTables {
+		for _, id := range r.cfg.RouteTables {
 			if !slices.Contains(ids, id) {
 				missing = append(missing, id)
 			}

@@ -46,7 +46,7 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 			if len(list) > mostListed {
 				list = append(list[:mostListed], "…")
 			}
-			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that nobody needs", ch.Table, len(ch.Foreign), r.Config.PodRange(), Mark(r.Config.ClusterID), strings.Join(list, ", ")))
+			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that nobody needs", ch.Table, len(ch.Foreign), r.cfg.PodRange(), Mark(r.cfg.ClusterID), strings.Join(list, ", ")))
 		}
 		const next = "ask for a higher quota of route entries in the Quota Center (and give the controller --route-quota), or use a network that needs no route for each node"
 		switch key := "quota/" + ch.Table; {
@@ -87,9 +87,9 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 		}
 		return out
 	case entries.NoBlock:
-		return not("the node has no pod CIDR; kube-controller-manager gives it one with --allocate-node-cidrs and --cluster-cidr=%s", r.Config.PodRange())
+		return not("the node has no pod CIDR; kube-controller-manager gives it one with --allocate-node-cidrs and --cluster-cidr=%s", r.cfg.PodRange())
 	case entries.Outside:
-		return not("the node's pod CIDR %s is not inside pod_cidr %s: kube-controller-manager's --cluster-cidr and the configuration must agree", s.Block, r.Config.PodRange())
+		return not("the node's pod CIDR %s is not inside pod_cidr %s: kube-controller-manager's --cluster-cidr and the configuration must agree", s.Block, r.cfg.PodRange())
 	case entries.Claimed:
 		return not("the node's pod CIDR %s overlaps that of node %s, which keeps it; delete the Node object of one of them, so that it gets another", s.Block, s.Other)
 	case entries.Obstacle:
@@ -105,7 +105,7 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 		}
 	}
 	for _, e := range plan.Moving() {
-		if e.Name != Mark(r.Config.ClusterID) { // our own take a moment
+		if e.Name != Mark(r.cfg.ClusterID) { // our own take a moment
 			return not("no route for %s yet: the VPC works on the entry %s for %s, which is not this cluster's, and does one thing at a time", s.Block, e.ID, e.Destination)
 		}
 	}

@@ -90,7 +90,7 @@ func (r *Reconciler) create(ctx context.Context, s entries.Step) time.Duration {
 	all := make([]netip.Prefix, len(s.Create))
 	instance := map[netip.Prefix]string{}
 	for i, w := range s.Create {
-		list[i] = cloud.NewRouteEntry{Destination: w.Destination, InstanceID: w.Instance, Name: Mark(r.Config.ClusterID), Description: describe(w.Node)}
+		list[i] = cloud.NewRouteEntry{Destination: w.Destination, InstanceID: w.Instance, Name: Mark(r.cfg.ClusterID), Description: describe(w.Node)}
 		all[i] = w.Destination
 		instance[w.Destination] = w.Instance
 	}

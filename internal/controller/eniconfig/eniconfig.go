@@ -1,0 +1,241 @@
+// Package eniconfig keeps the cluster's configuration in force: it reads the
+// ConfigMap eni-config, and again whenever that changes.
+//
+// It owns the config.Store that all other parts of the controller ask. It must
+// never put in force what is not wholly right, or what a running cluster cannot
+// become: then the configuration stays as it is, and log, an event on the
+// ConfigMap and a metric say why.
+package eniconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
+)
+
+// Options are what a Watcher is made of.
+type Options struct {
+	// Client may be a cache; Live reads past it.
+	Client, Live client.Reader
+	Namespace    string
+	Events       events.EventRecorder
+	Log          *slog.Logger
+	// Metrics is where the metrics are registered; nil means nowhere.
+	Metrics prometheus.Registerer
+	// Leads reports whether this process is the one that speaks: events of all
+	// replicas would say the same.
+	Leads func() bool
+	// Retry is how often a missing or wrong configuration is looked at again at the start.
+	Retry time.Duration
+}
+
+// Watcher reads the configuration.
+type Watcher struct {
+	Options
+	good prometheus.Gauge
+
+	mu      sync.Mutex
+	store   *config.Store // nil until there is a configuration
+	problem string        // of the ConfigMap as it was last read; "" if it is right
+}
+
+// New makes a Watcher. First comes next.
+func New(o Options) *Watcher {
+	w := &Watcher{Options: o, problem: "the ConfigMap " + config.ConfigMapName + " has not been read yet", good: prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "terway_controller_config_last_reload_successful", Help: "1 if the ConfigMap eni-config as it is now is in force, 0 if it was refused.",
+	})}
+	if o.Metrics != nil {
+		o.Metrics.MustRegister(w.good)
+	}
+	return w
+}
+
+// errWrong is a configuration that cannot be taken, unlike an API server that does
+// not answer.
+type errWrong struct{ error }
+
+// First waits until there is a configuration that is right, saying meanwhile what
+// is wrong. It does not give up: a process that ends would be started again more
+// and more slowly, and take minutes to see that all is well.
+func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
+	for {
+		m, c, err := w.read(ctx, w.Live)
+		if err == nil {
+			err = w.settled(ctx, c)
+		}
+		if err == nil {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.store, w.problem = config.NewStore(c), ""
+			w.good.Set(1)
+			return w.store, nil
+		}
+		w.refuse(m, err, true, "nothing is done until it is right")
+		// An API server that does not answer is asked again like a wrong ConfigMap.
+		select {
+		case <-time.After(w.Retry):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for a configuration: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// Ready is a readiness check: is there a configuration?
+func (w *Watcher) Ready(*http.Request) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.store == nil {
+		return errors.New(w.problem)
+	}
+	return nil
+}
+
+// SetupWithManager has every change of the ConfigMap read, on all replicas: who
+// becomes the leader must know the configuration in force.
+func (w *Watcher) SetupWithManager(mgr ctrl.Manager) error {
+	everywhere := false
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("eni-config").
+		For(&corev1.ConfigMap{}).
+		WithOptions(controller.Options{NeedLeaderElection: &everywhere}).
+		Complete(w)
+}
+
+// Reconcile puts the ConfigMap in force, if it is right.
+func (w *Watcher) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	m, c, err := w.read(ctx, w.Client)
+	old := w.store.Get()
+	if err == nil {
+		if err = old.CanBecome(c); err != nil {
+			err = errWrong{err}
+		}
+	}
+	if errors.As(err, new(errWrong)) {
+		w.refuse(m, err, w.Leads(), "the last one that was right stays in force")
+		return ctrl.Result{}, nil // the next change brings us back
+	}
+	if err != nil {
+		return ctrl.Result{}, err // ask again
+	}
+	w.mu.Lock()
+	was := w.problem
+	w.problem = ""
+	w.mu.Unlock()
+	w.good.Set(1)
+	changes := config.Diff(old, c)
+	if len(changes) == 0 {
+		if was != "" {
+			w.Log.Info("the ConfigMap is right again, and what is in force")
+		}
+		return ctrl.Result{}, nil
+	}
+	w.store.Set(c)
+	var lines []string
+	for _, d := range changes {
+		lines = append(lines, d.String())
+	}
+	w.Log.Info("a new configuration is in force", "changes", strings.Join(lines, "; "))
+	if w.Leads() {
+		w.tell(m, corev1.EventTypeNormal, "ConfigurationChanged", "in force now: "+strings.Join(lines, "; "))
+	}
+	return ctrl.Result{}, nil
+}
+
+// read returns the ConfigMap, even if it is wrong or not there, and what it says.
+func (w *Watcher) read(ctx context.Context, from client.Reader) (*corev1.ConfigMap, *config.Config, error) {
+	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: config.ConfigMapName}}
+	name := client.ObjectKeyFromObject(m)
+	if err := from.Get(ctx, name, m); err != nil {
+		if apierrors.IsNotFound(err) {
+			return m, nil, errWrong{fmt.Errorf("there is no ConfigMap %s", name)}
+		}
+		return m, nil, fmt.Errorf("read ConfigMap %s: %w", name, err)
+	}
+	c, err := config.FromConfigMap(m.Data)
+	if err != nil {
+		return m, nil, errWrong{err}
+	}
+	return m, c, nil
+}
+
+// settled says in what a first configuration contradicts the ENIs that nodes have:
+// what a running controller refuses, a restart must not let through.
+func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
+	var list v1alpha1.NodeNetworkList
+	if err := w.Live.List(ctx, &list); err != nil {
+		return fmt.Errorf("list NodeNetworks: %w", err)
+	}
+	other := map[string][]string{} // nodes by their ENIs' cluster
+	var nodes []string
+	for _, nn := range list.Items {
+		if len(nn.Spec.ENIs) == 0 {
+			continue
+		}
+		nodes = append(nodes, nn.Name)
+		if id := nn.Spec.ClusterID; id != "" && id != c.ClusterID {
+			other[id] = append(other[id], nn.Name)
+		}
+	}
+	var errs []error
+	for id, of := range other {
+		errs = append(errs, fmt.Errorf("cluster_id %q: the ENIs of %d nodes (%s, …) carry %q and would be nobody's. Write %q again; only a cluster whose nodes have no ENI may get another",
+			c.ClusterID, len(of), of[0], id, id))
+	}
+	if c.Network == config.NetworkFlannel && len(nodes) > 0 {
+		errs = append(errs, fmt.Errorf("network %s: %d nodes (%s, …) have ENIs, whose addresses pods use. Write %s again; another network is another cluster",
+			c.Network, len(nodes), nodes[0], config.NetworkTerway))
+	}
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if len(errs) > 0 {
+		return errWrong{errors.Join(errs...)}
+	}
+	return nil
+}
+
+// refuse says why the ConfigMap is not taken, once.
+func (w *Watcher) refuse(m *corev1.ConfigMap, err error, speak bool, then string) {
+	w.good.Set(0)
+	text := err.Error()
+	w.mu.Lock()
+	again := w.problem == text
+	w.problem = text
+	w.mu.Unlock()
+	if again {
+		return
+	}
+	for _, line := range strings.Split(text, "\n") {
+		w.Log.Error("no new configuration; "+then, "problem", line)
+	}
+	if speak && errors.As(err, new(errWrong)) {
+		w.tell(m, corev1.EventTypeWarning, "ConfigurationRefused", then+": "+strings.ReplaceAll(text, "\n", "; "))
+	}
+}
+
+// noteLimit is how long an event's text may be, in bytes (events.k8s.io/v1: note).
+const noteLimit = 1024
+
+func (w *Watcher) tell(m *corev1.ConfigMap, kind, reason, text string) {
+	const more = " … (all of it is in the controller's log)"
+	if len(text) > noteLimit {
+		text = strings.ToValidUTF8(text[:noteLimit-len(more)], "") + more
+	}
+	w.Events.Eventf(m, nil, kind, reason, "Configure", "%s", text)
+}

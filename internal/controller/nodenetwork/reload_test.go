@@ -1,0 +1,206 @@
+package nodenetwork
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/eniconfig"
+)
+
+// reloading gives the rig its configuration by way of the ConfigMap, as the
+// controller has it.
+type reloading struct {
+	*rig
+	watcher *eniconfig.Watcher
+}
+
+func newReloading(t *testing.T, podCIDRs []string, first func(*rig)) *reloading {
+	t.Helper()
+	g := &reloading{rig: newRig(t, podCIDRs)}
+	first(g.rig)
+	g.must(g.kube.Create(context.Background(), g.configMap(g.cfg)))
+	g.watcher = eniconfig.New(eniconfig.Options{
+		Client: g.kube, Live: g.kube, Namespace: "kube-system", Events: g.events, Log: slog.New(slog.DiscardHandler),
+		Leads: func() bool { return true }, Retry: time.Hour,
+	})
+	store, err := g.watcher.First(context.Background())
+	g.must(err)
+	g.store = store
+	g.restart()
+	return g
+}
+
+func (g *reloading) configMap(c *config.Config) *corev1.ConfigMap {
+	g.Helper()
+	text, err := yaml.Marshal(c)
+	g.must(err)
+	return &corev1.ConfigMap{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: config.ConfigMapName},
+		Data:       map[string]string{config.ConfigMapKey: string(text)},
+	}
+}
+
+// edit changes the ConfigMap, has it read, and returns the nodes that are to be
+// served again.
+func (g *reloading) edit(change func(*config.Config)) (nodes []string) {
+	g.Helper()
+	c := *g.store.Get()
+	change(&c)
+	g.must(g.kube.Update(context.Background(), g.configMap(&c)))
+	_, err := g.watcher.Reconcile(context.Background(), request("any"))
+	g.must(err)
+	select {
+	case e := <-g.r.changed:
+		for _, r := range g.r.everyNode(context.Background(), e.Object) {
+			nodes = append(nodes, r.Name)
+		}
+	default:
+	}
+	return nodes
+}
+
+// A full Pod vSwitch says so; another one in the ConfigMap is used for the very
+// next address, by the reconciler that runs.
+func TestVSwitchAdded(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/28", "192.168.33.0/24"}, func(g *rig) { g.cfg.VSwitches[zone] = g.vswitch[1:2] })
+	first, second := g.vswitch[1], g.vswitch[2]
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.startPods("n1", 20)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Reason != "VSwitchFull" || !strings.Contains(c.Message, first) {
+		t.Fatalf("condition %+v", c)
+	}
+	running := g.r
+	waiting := g.nn("n1").Status.Demand
+	if waiting == 0 {
+		t.Fatal("no pod waits")
+	}
+
+	nodes := g.edit(func(c *config.Config) { c.VSwitches = map[string][]string{zone: {first, second}} })
+	if !slices.Equal(nodes, []string{"n1"}) {
+		t.Fatalf("nodes %v are served again, want n1", nodes)
+	}
+	before := g.calls("CreateNetworkInterface")
+	g.once("n1")
+	if g.calls("CreateNetworkInterface") != before+1 {
+		t.Error("the next reconcile does not use the new vSwitch")
+	}
+	g.settle("n1", minute)
+	if nn := g.nn("n1"); nn.Status.Demand != 0 || len(nn.Status.Used) != 20 {
+		t.Errorf("%d pods run, %d wait", len(nn.Status.Used), nn.Status.Demand)
+	}
+	if c := g.condition("n1"); c.Status != "True" {
+		t.Errorf("condition %+v", c)
+	}
+	if !slices.ContainsFunc(g.nn("n1").Spec.ENIs, func(e v1alpha1.ENI) bool { return e.VSwitchID == second }) {
+		t.Error("no ENI in the new vSwitch")
+	}
+	if g.r != running {
+		t.Error("the controller was started anew")
+	}
+	if !g.events.has("*v1.ConfigMap Normal ConfigurationChanged in force now: vswitches:") {
+		t.Errorf("events %v", g.events.all)
+	}
+	g.agree("n1")
+}
+
+// What the cloud refused under the old configuration is asked for at once under
+// the new one.
+func TestMistakeMended(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24"}, func(g *rig) { g.cfg.SecurityGroups = []string{"sg-nowhere"} })
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", 20*time.Second)
+	if c := g.condition("n1"); c.Status != "False" {
+		t.Fatalf("condition %+v", c)
+	}
+	before := g.calls("CreateNetworkInterface")
+	g.once("n1")
+	if g.calls("CreateNetworkInterface") != before {
+		t.Fatal("what was refused is asked all the time: this test proves nothing")
+	}
+	g.edit(func(c *config.Config) { c.SecurityGroups = nil })
+	g.once("n1")
+	if g.calls("CreateNetworkInterface") != before+1 {
+		t.Error("the mended configuration has to wait")
+	}
+	g.settle("n1", minute)
+	if g.free("n1") != 2 {
+		t.Errorf("%d free; condition %+v", g.free("n1"), g.condition("n1"))
+	}
+}
+
+// The pool's size is the nodes' without further ado; a configuration that is wrong,
+// or that a running cluster cannot have, changes nothing and says why.
+func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	if nodes := g.edit(func(c *config.Config) { c.MinPoolSize, c.MaxPoolSize = 6, 9 }); len(nodes) != 1 {
+		t.Errorf("nodes %v are served again", nodes)
+	}
+	g.settle("n1", minute)
+	if p := g.nn("n1").Spec.Pool; p.Min != 6 || p.Max != 9 || g.free("n1") != 6 {
+		t.Errorf("pool %+v with %d free", p, g.free("n1"))
+	}
+
+	inForce := g.store.Get()
+	for _, wrong := range []struct {
+		change func(*config.Config)
+		event  string
+	}{
+		{func(c *config.Config) { c.MinPoolSize, c.Datapath = 20, "magic" }, `datapath "magic"`},
+		{func(c *config.Config) { c.MinPoolSize, c.Datapath = 20, "magic" }, `max_pool_size 9`}, // all problems
+		{func(c *config.Config) { c.ClusterID = "c2" }, `cluster_id cannot change from "c1" to "c2"`},
+		{func(c *config.Config) { c.Region = "cn-beijing" }, `region cannot change`},
+	} {
+		if nodes := g.edit(wrong.change); len(nodes) != 0 {
+			t.Errorf("nodes %v are served again", nodes)
+		}
+		if !g.events.has("*v1.ConfigMap Warning ConfigurationRefused") || !g.events.has(wrong.event) {
+			t.Errorf("no event with %q: %v", wrong.event, g.events.all)
+		}
+	}
+	g.settle("n1", minute)
+	if g.store.Get() != inForce || g.nn("n1").Spec.Pool.Min != 6 {
+		t.Error("what was in force changed")
+	}
+	// A restarted controller must not let through what the running one refused.
+	if id := g.nn("n1").Spec.ClusterID; id != "c1" {
+		t.Errorf("the ENIs' cluster is recorded as %q", id)
+	}
+	// And it goes on with the next that is right.
+	g.edit(func(c *config.Config) { c.MinPoolSize = 3 })
+	g.settle("n1", minute)
+	if p := g.nn("n1").Spec.Pool; p.Min != 3 {
+		t.Errorf("pool %+v", p)
+	}
+}
+
+// A vSwitch that did not exist under the old configuration is looked for again
+// under the new one, not half a minute later.
+func TestVSwitchesLookedAtAgain(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
+	look := func() int64 {
+		before := g.calls("DescribeVSwitches")
+		_, err := g.r.vswitches.get(context.Background(), []string{"vsw-nowhere"})
+		g.must(err)
+		return g.calls("DescribeVSwitches") - before
+	}
+	if first, second := look(), look(); first == 0 || second != 0 {
+		t.Fatalf("%d calls, then %d; want some, then none", first, second)
+	}
+	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
+	if look() == 0 {
+		t.Error("the cloud is not asked again")
+	}
+}
