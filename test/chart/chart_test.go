@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"sigs.k8s.io/yaml"
@@ -31,31 +33,75 @@ func TestSchemaHasExactlyTheValues(t *testing.T) {
 		t.Fatalf("sections of the schema %v, of values.yaml %v", got, want)
 	}
 	for section, v := range values {
-		if got, want := keys(s.Properties[section].Properties), keys(v.(map[string]any)); !slices.Equal(got, want) {
+		want := keys(v.(map[string]any))
+		if section == "eniConfig" {
+			want = keys(documented(t))
+		}
+		if got := keys(s.Properties[section].Properties); !slices.Equal(got, want) {
 			t.Errorf("%s: the schema has %v, values.yaml %v", section, got, want)
 		}
 	}
 }
 
-// The controller refuses keys that it does not know, so the chart must have no other.
-func TestDefaultsAreAConfiguration(t *testing.T) {
+// documented are the values of eniConfig with those that stand in comments, as
+// "# key: default".
+func documented(t *testing.T) map[string]any {
+	t.Helper()
+	var text []byte
+	read(t, dir+"values.yaml", func(b []byte, _ any) error { text = b; return nil }, nil)
+	_, section, _ := strings.Cut(string(text), "\neniConfig:\n")
+	section, _, _ = strings.Cut(section, "\n\n")
+	out := map[string]any{}
+	for _, line := range regexp.MustCompile(`(?m)^  (?:# )?([a-z_]+: .*)$`).FindAllStringSubmatch(section, -1) {
+		var one map[string]any
+		if err := yaml.Unmarshal([]byte(line[1]), &one); err != nil {
+			continue // a sentence
+		}
+		for k, v := range one {
+			if k != "flannel" { // a sentence that begins with the network it is about
+				out[k] = v
+			}
+		}
+	}
+	return out
+}
+
+// The controller refuses keys that it does not know, so the chart must have no other;
+// and the defaults in the comments must be the controller's.
+func TestDefaultsAreTheControllers(t *testing.T) {
+	required := map[string]any{
+		"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20",
+		"vswitches": map[string][]string{"cn-hangzhou-i": {"vsw-1"}},
+	}
+	written := documented(t)
+	delete(written, "pod_cidr") // of Flannel, and without a default
+	maps.Copy(written, required)
+	if d := config.Diff(parse(t, required), parse(t, written)); len(d) > 0 {
+		t.Errorf("values.yaml shows other defaults: %v", d)
+	}
 	var values struct {
 		ENIConfig map[string]any `json:"eniConfig"`
 	}
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
-	for k, v := range map[string]any{
-		"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20",
-		"vswitches": map[string][]string{"cn-hangzhou-i": {"vsw-1"}},
-	} {
-		values.ENIConfig[k] = v
-	}
-	b, err := yaml.Marshal(values.ENIConfig)
+	maps.Copy(values.ENIConfig, required)
+	parse(t, values.ENIConfig)
+	// Nothing that is set by default stands in Flannel's way.
+	delete(values.ENIConfig, "vswitches")
+	values.ENIConfig["network"], values.ENIConfig["pod_cidr"] = "flannel", "172.20.0.0/16"
+	parse(t, values.ENIConfig)
+}
+
+func parse(t *testing.T, values map[string]any) *config.Config {
+	t.Helper()
+	b, err := yaml.Marshal(values)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := config.Parse(b); err != nil {
-		t.Error(err)
+	c, err := config.Parse(b)
+	if err != nil {
+		t.Fatalf("%s\n%v", b, err)
 	}
+	return c
 }
 
 func read(t *testing.T, path string, decode func([]byte, any) error, into any) {
