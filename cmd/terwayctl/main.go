@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/lab"
 	"terway.dev/terway/internal/cli/plan"
@@ -27,6 +28,7 @@ func main() {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
+		config.NewCommand(),
 		instancetypes.NewCommand(),
 		lab.NewCommand(),
 		plan.NewCommand(),

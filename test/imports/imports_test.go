@@ -44,6 +44,11 @@ func TestRules(t *testing.T) {
 			},
 		},
 		{
+			"the configuration is pure: who reads it, and when, is others' business",
+			[]string{"internal/config"},
+			[]string{"k8s.io/", "sigs.k8s.io/controller-runtime/", module + "api/", "net/http", "os/exec"},
+		},
+		{
 			"the cloud's interface knows no SDK",
 			[]string{"internal/cloud"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},

@@ -1,0 +1,134 @@
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+var update = flag.Bool("update", false, "write the page's example anew")
+
+const old = "../../config/testdata/old-configmap.yaml"
+
+func run(t *testing.T, stdin string, args ...string) (out, report string, err error) {
+	t.Helper()
+	var o, r bytes.Buffer
+	cmd := NewCommand()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	cmd.SetIn(strings.NewReader(stdin))
+	cmd.SetOut(&o)
+	cmd.SetErr(&r)
+	err = cmd.Execute()
+	return o.String(), r.String(), err
+}
+
+// What convert prints, check takes.
+func TestConvertThenCheck(t *testing.T) {
+	out, report, err := run(t, "", "convert", old, "--region", "cn-hangzhou")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"eniConfig:\n", "  cluster_id: c7d2\n", "  region: cn-hangzhou\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for _, want := range []string{"FROM", "access_secret", "elsewhere", "not supported", "eniip_virtual_type"} {
+		if !strings.Contains(report, want) {
+			t.Errorf("no %q in\n%s", want, report)
+		}
+	}
+	if strings.Contains(out+report, "the-secret") || strings.Contains(out+report, "LTAI") {
+		t.Errorf("a secret is printed:\n%s\n%s", out, report)
+	}
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte(out), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := run(t, "", "check", values); err != nil || !strings.Contains(out, "is right") {
+		t.Errorf("%q, %v", out, err)
+	}
+	// The next version of it, against what runs.
+	bigger := strings.Replace(out, "max_pool_size: 5", "max_pool_size: 9", 1)
+	if out, _, err := run(t, bigger, "check", "-", "--running", values); err != nil || !strings.Contains(out, "max_pool_size: 5 → 9\n- is right and changes 1 keys") {
+		t.Errorf("%q, %v", out, err)
+	}
+	moved := strings.Replace(out, "region: cn-hangzhou", "region: cn-beijing", 1)
+	if _, _, err := run(t, moved, "check", "-", "--running", values); err == nil || !strings.Contains(err.Error(), "region cannot change") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestConvertJSON(t *testing.T) {
+	out, _, err := run(t, `{"max_pool_size": 5, "colour": 1}`, "convert", "-", "-o", "json")
+	if err == nil || !strings.Contains(err.Error(), `cluster_id ""`) {
+		t.Errorf("error %v, want one that says what is missing", err)
+	}
+	var got struct {
+		ENIConfig map[string]any `json:"eniConfig"`
+		Keys      []struct{ Key, Outcome, To string }
+		Problems  []string
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatalf("%v in\n%s", err, out)
+	}
+	if got.ENIConfig["max_pool_size"] != 5.0 || len(got.Keys) != 2 || got.Keys[0].Outcome != "not supported" || len(got.Problems) < 3 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		args  string
+		stdin string
+		want  string
+	}{
+		{"check /nowhere/at-all", "", "no such file"},
+		{"check -", "cluster_id: c\nmin_pol_size: 3", `did you mean "min_pool_size"`},
+		{"check -", "cluster_id: c\nmin_pol_size: 3", "vswitches is empty"},
+		{"check -", "data: {eni_conf: '{}'}", "terwayctl config convert"},
+		{"check -", strings.Repeat("x", sizeLimit+1), "larger than 2 MiB"},
+		{"convert -", "", "nothing in it"},
+		{"convert - -o xml", "version: '1'", `--output "xml"`},
+	} {
+		if _, _, err := run(t, c.stdin, strings.Fields(c.args)...); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: error %v, want one with %q", c.args, err, c.want)
+		}
+	}
+}
+
+// The page's example is what the command prints.
+func TestPage(t *testing.T) {
+	const file = "../../../docs/configuration.md"
+	page, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, report, err := run(t, "", "convert", old, "--region", "cn-hangzhou")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	for _, line := range strings.Split(strings.TrimSuffix(out+"\n"+report, "\n"), "\n") {
+		want.WriteString(strings.TrimRight("    "+line, " ") + "\n")
+	}
+	before, rest, ok := strings.Cut(string(page), "<!-- convert -->\n")
+	got, after, end := strings.Cut(rest, "<!-- end -->\n")
+	if !ok || !end {
+		t.Fatal("the page has no place for the example")
+	}
+	if *update {
+		if err := os.WriteFile(file, []byte(before+"<!-- convert -->\n"+want.String()+"<!-- end -->\n"+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got != want.String() {
+		t.Errorf("docs/configuration.md has\n%s\nthe command prints\n%s\n(go test -update writes it)", got, want.String())
+	}
+}
