@@ -420,7 +420,10 @@ func TestTableAdded(t *testing.T) {
 	if len(g.r.changed) != 1 {
 		t.Error("nothing starts the work")
 	}
-	g.run(minute)
+	for range 5 {
+		g.once()
+		g.clock.pass(time.Second)
+	}
 	if len(g.custom(0)) != 1 || len(g.custom(1)) != 1 {
 		t.Errorf("%d and %d entries", len(g.custom(0)), len(g.custom(1)))
 	}
