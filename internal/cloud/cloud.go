@@ -123,19 +123,25 @@ type InstanceType struct {
 
 // VSwitch is a subnet of a VPC in one zone.
 type VSwitch struct {
-	ID    string
-	VPCID string
-	Zone  string
-	CIDR  netip.Prefix
+	ID     string
+	Name   string
+	Status string
+	VPCID  string
+	Zone   string
+	CIDR   netip.Prefix
+	Tags   map[string]string
 	// IPv6CIDR is zero when the vSwitch has none.
 	IPv6CIDR netip.Prefix
 	// Available is how many addresses can still be had.
 	Available int
 }
 
-// VPC is a private network.
+// VPC is a private network. DescribeVPC gives its id and ranges.
 type VPC struct {
-	ID string
+	ID     string
+	Name   string
+	Status string
+	Tags   map[string]string
 	// CIDRs are the primary and all secondary ranges.
 	CIDRs []netip.Prefix
 }

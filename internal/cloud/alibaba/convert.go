@@ -111,7 +111,8 @@ func createdENI(r *ecs.CreateNetworkInterfaceResponse) ecs.NetworkInterfaceSet {
 }
 
 func convertVSwitch(v vpc.VSwitch) (cloud.VSwitch, error) {
-	s := cloud.VSwitch{ID: v.VSwitchId, VPCID: v.VpcId, Zone: v.ZoneId, Available: int(v.AvailableIpAddressCount)}
+	s := cloud.VSwitch{ID: v.VSwitchId, Name: v.VSwitchName, Status: v.Status, VPCID: v.VpcId, Zone: v.ZoneId,
+		Available: int(v.AvailableIpAddressCount), Tags: convertTags(v.Tags.Tag)}
 	if s.ID == "" {
 		return s, fmt.Errorf("vSwitch: VSwitchId: is empty")
 	}
@@ -131,18 +132,48 @@ func convertVSwitch(v vpc.VSwitch) (cloud.VSwitch, error) {
 }
 
 func convertVPC(r *vpc.DescribeVpcAttributeResponse) (*cloud.VPC, error) {
-	v := &cloud.VPC{ID: r.VpcId}
+	v := &cloud.VPC{ID: r.VpcId, Name: r.VpcName, Status: r.Status, Tags: convertTags(r.Tags.Tag)}
+	return v, setRanges(v, r.CidrBlock, r.SecondaryCidrBlocks.SecondaryCidrBlock)
+}
+
+// listedVPC is convertVPC for an item of a list.
+func listedVPC(r vpc.Vpc) (*cloud.VPC, error) {
+	v := &cloud.VPC{ID: r.VpcId, Name: r.VpcName, Status: r.Status, Tags: convertTags(r.Tags.Tag)}
+	return v, setRanges(v, r.CidrBlock, r.SecondaryCidrBlocks.SecondaryCidrBlock)
+}
+
+func setRanges(v *cloud.VPC, primary string, secondary []string) error {
 	if v.ID == "" {
-		return nil, fmt.Errorf("VPC: VpcId: is empty")
+		return fmt.Errorf("VPC: VpcId: is empty")
 	}
-	for _, s := range append([]string{r.CidrBlock}, r.SecondaryCidrBlocks.SecondaryCidrBlock...) {
+	for _, s := range append([]string{primary}, secondary...) {
 		p, err := parsePrefix(s)
 		if err != nil {
-			return nil, fmt.Errorf("VPC %q: CidrBlock: %w", v.ID, err)
+			return fmt.Errorf("VPC %q: CidrBlock: %w", v.ID, err)
 		}
 		v.CIDRs = append(v.CIDRs, p)
 	}
-	return v, nil
+	return nil
+}
+
+func convertTags(tags []vpc.Tag) map[string]string {
+	m := map[string]string{}
+	for _, t := range tags {
+		m[orDefault(t.Key, t.TagKey)] = orDefault(t.Value, t.TagValue)
+	}
+	return m
+}
+
+func convertSecurityGroup(g ecs.SecurityGroup) (cloud.SecurityGroup, error) {
+	s := cloud.SecurityGroup{ID: g.SecurityGroupId, Name: g.SecurityGroupName, VPCID: g.VpcId, Type: g.SecurityGroupType,
+		Free: g.AvailableInstanceAmount, Tags: map[string]string{}}
+	if s.ID == "" {
+		return s, fmt.Errorf("security group: SecurityGroupId: is empty")
+	}
+	for _, t := range g.Tags.Tag {
+		s.Tags[orDefault(t.Key, t.TagKey)] = orDefault(t.Value, t.TagValue)
+	}
+	return s, nil
 }
 
 func convertInstanceType(t ecs.InstanceType) (*cloud.InstanceType, error) {

@@ -10,28 +10,52 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Every action the client calls: its product and how often a minute it is
-// called at most. The figures are what the service is known to allow one account.
+// Every action the client calls: its product, how often a minute it is called at
+// most, and whose call it is. The controller's figures are what the service is
+// known to allow one account; the operator's are low, as a person makes few calls.
 var actions = map[string]struct {
 	product   string
 	perMinute int
+	// by says who calls it: each has a RAM policy of its own.
+	by caller
 }{
-	"AssignPrivateIpAddresses":   {productECS, 400},
-	"AttachNetworkInterface":     {productECS, 500},
-	"CreateNetworkInterface":     {productECS, 500},
-	"DeleteNetworkInterface":     {productECS, 500},
-	"DescribeInstanceTypes":      {productECS, 400},
-	"DescribeInstances":          {productECS, 400},
-	"DescribeNetworkInterfaces":  {productECS, 800},
-	"DetachNetworkInterface":     {productECS, 400},
-	"UnassignPrivateIpAddresses": {productECS, 400},
-	"DescribeVSwitches":          {productVPC, 300},
-	"DescribeVpcAttribute":       {productVPC, 300},
-	"CreateRouteEntries":         {productVPC, 60},
-	"DeleteRouteEntries":         {productVPC, 60},
-	"DescribeRouteEntryList":     {productVPC, 300},
-	"DescribeRouteTableList":     {productVPC, 300},
+	"AssignPrivateIpAddresses":   {productECS, 400, byController},
+	"AttachNetworkInterface":     {productECS, 500, byController},
+	"CreateNetworkInterface":     {productECS, 500, byController},
+	"DeleteNetworkInterface":     {productECS, 500, byController},
+	"DescribeInstanceTypes":      {productECS, 400, byController},
+	"DescribeInstances":          {productECS, 400, byController},
+	"DescribeNetworkInterfaces":  {productECS, 800, byController | byOperator},
+	"DetachNetworkInterface":     {productECS, 400, byController},
+	"UnassignPrivateIpAddresses": {productECS, 400, byController},
+	"DescribeVSwitches":          {productVPC, 300, byController | byOperator},
+	"DescribeVpcAttribute":       {productVPC, 300, byController},
+	"CreateRouteEntries":         {productVPC, 60, byController},
+	"DeleteRouteEntries":         {productVPC, 60, byController},
+	"DescribeRouteEntryList":     {productVPC, 300, byController},
+	"DescribeRouteTableList":     {productVPC, 300, byController},
+
+	"AssociateVpcCidrBlock":          {productVPC, 60, byOperator},
+	"AuthorizeSecurityGroup":         {productECS, 60, byOperator},
+	"CreateSecurityGroup":            {productECS, 60, byOperator},
+	"CreateVSwitch":                  {productVPC, 60, byOperator},
+	"CreateVpc":                      {productVPC, 60, byOperator},
+	"DeleteSecurityGroup":            {productECS, 60, byOperator},
+	"DeleteVSwitch":                  {productVPC, 60, byOperator},
+	"DeleteVpc":                      {productVPC, 60, byOperator},
+	"DescribeSecurityGroupAttribute": {productECS, 200, byOperator},
+	"DescribeSecurityGroups":         {productECS, 200, byOperator},
+	"DescribeVpcs":                   {productVPC, 200, byOperator},
 }
+
+// caller is a set of the programs that use this package.
+type caller int
+
+const (
+	byController caller = 1 << iota
+	// byOperator is terwayctl.
+	byOperator
+)
 
 // DefaultLimits returns the calls per minute by action.
 func DefaultLimits() map[string]int {

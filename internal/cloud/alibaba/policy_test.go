@@ -13,16 +13,20 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/provision"
 )
 
 //go:generate go test -run TestRAMPolicy -update .
 
 var update = flag.Bool("update", false, "write deploy/ram-policy.json instead of comparing it")
 
-const (
-	policyFile = "../../../deploy/ram-policy.json"
-	policyDoc  = "../../../docs/ram-policy.md"
-)
+const policyDoc = "../../../docs/ram-policy.md"
+
+// policies are the files with the least policy of each caller.
+var policies = map[string]caller{
+	"../../../deploy/ram-policy.json":     byController,
+	"../../../deploy/ram-policy-vpc.json": byOperator,
+}
 
 type ramPolicy struct {
 	Version   string
@@ -35,50 +39,63 @@ type ramStatement struct {
 	Resource []string
 }
 
-// ramActions are the client's actions as a RAM policy names them.
-func ramActions() []string {
+// ramActions are a caller's actions as a RAM policy names them.
+func ramActions(by caller) []string {
 	var list []string
 	for name, a := range actions {
-		list = append(list, strings.ToLower(a.product)+":"+name)
+		if a.by&by != 0 {
+			list = append(list, strings.ToLower(a.product)+":"+name)
+		}
 	}
 	slices.Sort(list)
 	return list
 }
 
-// TestRAMPolicy keeps deploy/ram-policy.json to exactly what the client calls.
+// TestRAMPolicy keeps the policies to exactly what their callers call.
 func TestRAMPolicy(t *testing.T) {
-	want := ramPolicy{"1", []ramStatement{{"Allow", ramActions(), []string{"*"}}}}
-	if *update {
-		b, err := json.MarshalIndent(want, "", "  ")
+	for file, by := range policies {
+		want := ramPolicy{"1", []ramStatement{{"Allow", ramActions(by), []string{"*"}}}}
+		if *update {
+			b, err := json.MarshalIndent(want, "", "  ")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(policyFile, append(b, '\n'), 0o644); err != nil {
+		var got ramPolicy
+		if err := json.Unmarshal(b, &got); err != nil {
 			t.Fatal(err)
 		}
-	}
-	b, err := os.ReadFile(policyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got ramPolicy
-	if err := json.Unmarshal(b, &got); err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(got, want) {
-		t.Errorf("deploy/ram-policy.json allows %v, the client calls %v; run: go generate ./internal/cloud/alibaba", got, want)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s allows %v, the caller calls %v; run: go generate ./internal/cloud/alibaba", file, got, want)
+		}
 	}
 	doc, err := os.ReadFile(policyDoc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var named []string
-	for _, m := range regexp.MustCompile("`((?:ecs|vpc):[A-Za-z]+)`").FindAllStringSubmatch(string(doc), -1) {
-		named = append(named, m[1])
+	controller, operator, ok := strings.Cut(string(doc), "## What the operator may do")
+	if !ok {
+		t.Fatal("docs/ram-policy.md has no section \"What the operator may do\"")
 	}
-	slices.Sort(named)
-	if !slices.Equal(named, ramActions()) {
-		t.Errorf("docs/ram-policy.md explains %v, the client calls %v", named, ramActions())
+	for _, part := range []struct {
+		text string
+		by   caller
+	}{{controller, byController}, {operator, byOperator}} {
+		var named []string
+		for _, m := range regexp.MustCompile("`((?:ecs|vpc):[A-Za-z]+)`").FindAllStringSubmatch(part.text, -1) {
+			named = append(named, m[1])
+		}
+		slices.Sort(named)
+		if want := ramActions(part.by); !slices.Equal(named, want) {
+			t.Errorf("docs/ram-policy.md explains %v, the caller calls %v", named, want)
+		}
 	}
 }
 
@@ -108,7 +125,10 @@ func TestActionsAreThoseCalled(t *testing.T) {
 	if !maps.Equal(called, table) {
 		t.Errorf("the source calls %v, the table has %v", called, table)
 	}
-	if n := reflect.TypeFor[cloud.API]().NumMethod() + reflect.TypeFor[cloud.RouteAPI]().NumMethod(); n != len(actions) {
-		t.Errorf("cloud.API and cloud.RouteAPI have %d methods for %d actions: is one without a test or an action without a use?", n, len(actions))
+	if n, want := reflect.TypeFor[cloud.API]().NumMethod()+reflect.TypeFor[cloud.RouteAPI]().NumMethod(), len(ramActions(byController)); n != want {
+		t.Errorf("cloud.API and cloud.RouteAPI have %d methods for %d actions: is one without a test or an action without a use?", n, want)
+	}
+	if n, want := reflect.TypeFor[provision.Cloud]().NumMethod(), len(ramActions(byOperator)); n != want {
+		t.Errorf("provision.Cloud has %d methods for %d actions: is one without a test or an action without a use?", n, want)
 	}
 }

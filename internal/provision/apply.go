@@ -1,0 +1,170 @@
+package provision
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/plan"
+)
+
+// Apply makes the cloud agree with a plan that plan.Check finds no fault with. The
+// second result is what was done, one line each; none: all was there.
+func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []string, error) {
+	var done []string
+	// What was made may still be missing in the next look, as lists lag behind; making
+	// it again with the same token does no harm.
+	const rounds = 5
+	for range rounds {
+		w, err := p.settle(ctx, want.Name)
+		if err != nil {
+			return nil, done, err
+		}
+		changes, err := diff(want, w)
+		if err != nil {
+			return nil, done, err
+		}
+		if len(changes) == 0 {
+			return network(w, want.Name, p.Region), done, nil
+		}
+		at := target{}
+		if w.vpc != nil {
+			at.vpc = w.vpc.ID
+		}
+		if g := w.ownGroups(want.Name); len(g) > 0 {
+			at.group = g[0].ID
+		}
+		for _, c := range changes {
+			line := c.describe(want)
+			p.say("%s", line)
+			if err := p.do(ctx, want, c, &at); err != nil {
+				return nil, done, fmt.Errorf("%s: %w", line, err)
+			}
+			done = append(done, line)
+		}
+	}
+	return nil, done, fmt.Errorf("the cloud does not show all that was made for plan %q; run the command again", want.Name)
+}
+
+// Preview says what Apply would do.
+func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]string, error) {
+	w, err := p.observe(ctx, want.Name)
+	if err != nil {
+		return nil, err
+	}
+	changes, err := diff(want, w)
+	var lines []string
+	for _, c := range changes {
+		lines = append(lines, c.describe(want))
+	}
+	return lines, err
+}
+
+// target is what the next changes refer to.
+type target struct{ vpc, group string }
+
+// do makes one change and waits until it is there.
+func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *target) (err error) {
+	switch {
+	case c.vpc:
+		at.vpc, err = p.create(ctx, []string{"vpc", want.Name, want.VPC.CIDR.String()}, func(token string) (string, error) {
+			return p.Cloud.CreateVPC(ctx, cloud.CreateVPCRequest{Token: token, Name: want.Name, CIDR: want.VPC.CIDR, Tags: tags(want.Name)})
+		}, func(id string) (string, error) {
+			all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{ID: id})
+			for _, v := range all {
+				if v.ID == id {
+					return v.Status, err
+				}
+			}
+			return "", err
+		})
+	case c.cidr.IsValid():
+		err = p.insist(ctx, func() error { return p.Cloud.AddCIDR(ctx, at.vpc, c.cidr) })
+	case c.vsw != nil:
+		labels := maps.Clone(tags(want.Name))
+		labels[TagRole] = c.vsw.role
+		_, err = p.create(ctx, []string{"vswitch", at.vpc, c.vsw.Name, c.vsw.CIDR.String(), c.vsw.zone, c.vsw.role}, func(token string) (string, error) {
+			return p.Cloud.CreateVSwitch(ctx, cloud.CreateVSwitchRequest{Token: token, VPCID: at.vpc, Zone: c.vsw.zone, Name: c.vsw.Name, CIDR: c.vsw.CIDR, Tags: labels})
+		}, func(id string) (string, error) {
+			all, err := p.Cloud.ListVSwitches(ctx, at.vpc)
+			if i := slices.IndexFunc(all, func(v cloud.VSwitch) bool { return v.ID == id }); i >= 0 {
+				return all[i].Status, err
+			}
+			return "", err
+		})
+	case c.group:
+		at.group, err = p.create(ctx, []string{"group", at.vpc, want.Name, want.SecurityGroup}, func(token string) (string, error) {
+			return p.Cloud.CreateSecurityGroup(ctx, cloud.CreateSecurityGroupRequest{Token: token, VPCID: at.vpc, Name: want.Name, Type: want.SecurityGroup, Tags: tags(want.Name)})
+		}, func(id string) (string, error) {
+			all, err := p.Cloud.ListSecurityGroups(ctx, at.vpc)
+			if slices.ContainsFunc(all, func(g cloud.SecurityGroup) bool { return g.ID == id }) {
+				return cloud.StatusAvailable, err
+			}
+			return "", err
+		})
+	default:
+		err = p.insist(ctx, func() error { return p.Cloud.AllowFrom(ctx, at.group, c.allow) })
+	}
+	return err
+}
+
+// create makes a resource and waits until it is Available; state says how it is, ""
+// that the cloud does not list it.
+//
+// The token follows from what is made, so that whoever makes it again, after a lost
+// answer or a kill, gets the same resource. But the cloud remembers the token of a
+// resource that has been deleted since, and answers with its id: then the next token
+// is due. Lists may lag behind, so a resource is believed to be gone only after a while.
+func (p *Provisioner) create(ctx context.Context, what []string, make func(token string) (string, error), state func(id string) (string, error)) (string, error) {
+	const generations = 10
+	for n := range generations {
+		var id string
+		err := p.insist(ctx, func() (err error) {
+			id, err = make(p.token(what, n))
+			return err
+		})
+		if cloud.CodeOf(err) == codeTokenSpent {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		began := p.Clock.Now()
+		gone := errors.New("gone")
+		seen := false
+		err = p.wait(ctx, func() (bool, string, error) {
+			s, err := state(id)
+			switch {
+			case err != nil:
+				return false, "", err
+			case s == "" && !seen && p.Clock.Now().Sub(began) > p.Settle:
+				return false, "", gone
+			case s == "":
+				return false, id + " is not listed yet", nil
+			}
+			seen = true
+			return s == cloud.StatusAvailable, id + " is " + s, nil
+		})
+		if errors.Is(err, gone) {
+			p.say("%s was deleted before; a new one is made", id)
+			continue
+		}
+		return id, err
+	}
+	return "", fmt.Errorf("%s was made and deleted too often today", what[0])
+}
+
+// codeTokenSpent is the cloud's answer when the first call with a token has failed.
+const codeTokenSpent = "IdempotentFailed"
+
+// token is the client token of the nth try to make a thing (at most 64 characters).
+func (p *Provisioner) token(what []string, n int) string {
+	sum := sha256.Sum256([]byte(strings.Join(append([]string{p.Region, fmt.Sprint(n)}, what...), "\x00")))
+	return "terway-" + hex.EncodeToString(sum[:20])
+}

@@ -1,0 +1,152 @@
+package provision
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/plan"
+)
+
+// change is one thing that is missing in the cloud: exactly one of the fields is set.
+type change struct {
+	vpc   bool
+	cidr  netip.Prefix
+	vsw   *vswitch
+	group bool
+	allow netip.Prefix
+}
+
+// vswitch is one of the plan's, with where it belongs.
+type vswitch struct {
+	plan.VSwitch
+	zone, role string
+}
+
+// vswitches are the plan's vSwitches, nodes' before pods' in each zone.
+func vswitches(p *plan.Plan) []vswitch {
+	var all []vswitch
+	for _, z := range p.Zones {
+		all = append(all, vswitch{z.Node, z.ID, RoleNode})
+		for _, v := range z.Pods {
+			all = append(all, vswitch{v, z.ID, RolePod})
+		}
+	}
+	return all
+}
+
+// allowed are the ranges that the security group must let in beside its own
+// members. The members of a normal group reach each other anyway, those of an
+// enterprise group do not; and a pod of Flannel sends with an address that is no
+// member's.
+func allowed(p *plan.Plan) []netip.Prefix {
+	var all []netip.Prefix
+	if p.SecurityGroup == cloud.SecurityGroupEnterprise {
+		all = append(append(all, p.VPC.CIDR), p.VPC.Secondary...)
+	}
+	if p.Network == plan.NetworkFlannel {
+		all = append(all, p.PodCIDR)
+	}
+	return all
+}
+
+// diff says what is missing in the cloud, in the order in which it can be made. What
+// is there but differs is an error; all of them are named at once.
+func diff(p *plan.Plan, w *world) ([]change, error) {
+	var all []change
+	if w.vpc == nil {
+		all = append(all, change{vpc: true})
+		w = &world{vpc: &cloud.VPC{CIDRs: []netip.Prefix{p.VPC.CIDR}}}
+	}
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+
+	if w.vpc.CIDRs[0] != p.VPC.CIDR {
+		bad("VPC %s has the range %s, the plan says vpc.cidr %s: a VPC's range cannot be changed; correct the plan, or delete the VPC", w.vpc.ID, w.vpc.CIDRs[0], p.VPC.CIDR)
+	}
+	for _, c := range p.VPC.Secondary {
+		if !slices.Contains(w.vpc.CIDRs, c) {
+			all = append(all, change{cidr: c})
+		}
+	}
+	for _, v := range vswitches(p) {
+		there, err := find(v, w, p.Name)
+		switch {
+		case err != nil:
+			errs = append(errs, err)
+		case there == nil:
+			all = append(all, change{vsw: &v})
+		}
+	}
+	switch groups := w.ownGroups(p.Name); len(groups) {
+	case 0:
+		all = append(all, change{group: true})
+		for _, c := range allowed(p) {
+			all = append(all, change{allow: c})
+		}
+	case 1:
+		if g := groups[0]; g.Type != p.SecurityGroup {
+			bad("security group %s is of type %s, the plan says securityGroup %s: the type cannot be changed; correct the plan, or delete the group", g.ID, g.Type, p.SecurityGroup)
+		}
+		for _, c := range allowed(p) {
+			if !slices.Contains(w.allowed[groups[0].ID], c) {
+				all = append(all, change{allow: c})
+			}
+		}
+	default:
+		bad("%d security groups of VPC %s carry the tag %s=%s: %s and %s; take the tag off all but one", len(groups), w.vpc.ID, TagPlan, p.Name, groups[0].ID, groups[1].ID)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return all, nil
+}
+
+// find returns the cloud's vSwitch that is the plan's, nil if it is still to be
+// made. Ranges are unique in a VPC and never change, so they tell vSwitches apart;
+// by its name a vSwitch is known whose range the plan has changed.
+func find(v vswitch, w *world, name string) (*cloud.VSwitch, error) {
+	for i := range w.vswitches {
+		there := &w.vswitches[i]
+		switch {
+		case !there.CIDR.Overlaps(v.CIDR):
+		case there.CIDR != v.CIDR && owned(there.Tags, name) && there.Name == v.Name:
+			return nil, changed(v, there)
+		case there.CIDR != v.CIDR:
+			return nil, fmt.Errorf("vSwitch %s: the plan's range %s overlaps %s of %s (%q): choose a range that is free", v.Name, v.CIDR, there.CIDR, there.ID, there.Name)
+		case !owned(there.Tags, name):
+			return nil, fmt.Errorf("vSwitch %s: %s (%q) has the range %s and is not the plan's: choose another range, or give it the tag %s=%s to make it the plan's", v.Name, there.ID, there.Name, v.CIDR, TagPlan, name)
+		case there.Zone != v.zone:
+			return nil, fmt.Errorf("vSwitch %s: %s with the range %s is in zone %s, the plan says %s: a vSwitch cannot be moved; correct the plan, or delete the vSwitch", v.Name, there.ID, v.CIDR, there.Zone, v.zone)
+		default:
+			return there, nil
+		}
+	}
+	for i := range w.vswitches {
+		if there := &w.vswitches[i]; owned(there.Tags, name) && there.Name == v.Name {
+			return nil, changed(v, there)
+		}
+	}
+	return nil, nil
+}
+
+func changed(v vswitch, there *cloud.VSwitch) error {
+	return fmt.Errorf("vSwitch %s: %s has the range %s, the plan says %s: a vSwitch's range cannot be changed; correct the plan, or delete the vSwitch", v.Name, there.ID, there.CIDR, v.CIDR)
+}
+
+// describe says a change in words.
+func (c change) describe(p *plan.Plan) string {
+	switch {
+	case c.vpc:
+		return fmt.Sprintf("create VPC %s (%s)", p.Name, p.VPC.CIDR)
+	case c.cidr.IsValid():
+		return fmt.Sprintf("add the secondary range %s to the VPC", c.cidr)
+	case c.vsw != nil:
+		return fmt.Sprintf("create vSwitch %s (%s, %s, for %ss)", c.vsw.Name, c.vsw.CIDR, c.vsw.zone, c.vsw.role)
+	case c.group:
+		return fmt.Sprintf("create security group %s (%s)", p.Name, p.SecurityGroup)
+	}
+	return fmt.Sprintf("let everything from %s into the security group", c.allow)
+}

@@ -1,0 +1,124 @@
+// Package provision makes the cloud agree with a network plan: a VPC, its ranges,
+// vSwitches and security group.
+//
+// What belongs to a plan carries its name in a tag, put on in the call that makes
+// the resource; nothing without the tag is ever changed or deleted. There is no
+// other record: each run reads what the cloud holds and does what is missing, so it
+// may be killed between any two calls.
+//
+// It must never guess: what exists but differs from the plan is an error that names
+// both.
+package provision
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// Cloud is what this package asks of a VPC; alibaba.Client implements it. Creating
+// the same twice with one token gives the same resource; deleting what is gone is no
+// error; lists are complete.
+type Cloud interface {
+	ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error)
+	CreateVPC(ctx context.Context, want cloud.CreateVPCRequest) (id string, err error)
+	// AddCIDR gives a VPC a secondary range.
+	AddCIDR(ctx context.Context, vpcID string, cidr netip.Prefix) error
+	DeleteVPC(ctx context.Context, id string) error
+
+	ListVSwitches(ctx context.Context, vpcID string) ([]cloud.VSwitch, error)
+	CreateVSwitch(ctx context.Context, want cloud.CreateVSwitchRequest) (id string, err error)
+	DeleteVSwitch(ctx context.Context, id string) error
+
+	ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.SecurityGroup, error)
+	CreateSecurityGroup(ctx context.Context, want cloud.CreateSecurityGroupRequest) (id string, err error)
+	// AllowedFrom are the ranges from which a group lets in everything; AllowFrom adds one.
+	AllowedFrom(ctx context.Context, groupID string) ([]netip.Prefix, error)
+	AllowFrom(ctx context.Context, groupID string, from netip.Prefix) error
+	DeleteSecurityGroup(ctx context.Context, id string) error
+
+	// DescribeENIs says what uses a VPC.
+	DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error)
+}
+
+// The tags of what a plan made.
+const (
+	// TagPlan holds the plan's name.
+	TagPlan = "terway.dev/plan"
+	// TagRole is on vSwitches: RoleNode or RolePod.
+	TagRole = "terway.dev/role"
+	// TagCreator is on all that Terway makes in a cloud.
+	TagCreator   = "creator"
+	valueCreator = "terway"
+
+	RoleNode = "node"
+	RolePod  = "pod"
+)
+
+// Clock is what waiting needs of time.
+type Clock interface {
+	Now() time.Time
+	// Sleep returns early, with the context's error, when ctx ends.
+	Sleep(ctx context.Context, d time.Duration) error
+}
+
+// Provisioner works on one region.
+type Provisioner struct {
+	Cloud  Cloud
+	Region string
+	Clock  Clock
+	// Say is told what is being done, a line each.
+	Say func(line string)
+	// Poll is how often a state is looked at, Patience how long one may last,
+	// Settle after how long a resource that the cloud's lists do not show is believed
+	// to be gone: lists may lag behind.
+	Poll, Patience, Settle time.Duration
+}
+
+// Defaults of Provisioner.
+const (
+	DefaultPoll     = time.Second
+	DefaultPatience = 5 * time.Minute
+	DefaultSettle   = 20 * time.Second
+)
+
+func (p *Provisioner) say(format string, args ...any) { p.Say(fmt.Sprintf(format, args...)) }
+
+// wait looks until f says done. state is what it waits in, for the progress lines.
+func (p *Provisioner) wait(ctx context.Context, f func() (done bool, state string, err error)) error {
+	const quiet = 10 * time.Second
+	began := p.Clock.Now()
+	said, saidAt := "", began
+	for {
+		done, state, err := f()
+		if err != nil || done {
+			return err
+		}
+		now := p.Clock.Now()
+		waited := now.Sub(began)
+		if waited > p.Patience {
+			return fmt.Errorf("gave up after %s: %s; run the command again to go on", p.Patience, state)
+		}
+		if state != said || now.Sub(saidAt) >= quiet {
+			p.say("waiting (%.0fs): %s", waited.Seconds(), state)
+			said, saidAt = state, now
+		}
+		if err := p.Clock.Sleep(ctx, p.Poll); err != nil {
+			return fmt.Errorf("stopped while waiting: %s: %w", state, err)
+		}
+	}
+}
+
+// insist repeats f while the cloud says that something else is in the way.
+func (p *Provisioner) insist(ctx context.Context, f func() error) error {
+	return p.wait(ctx, func() (bool, string, error) {
+		err := f()
+		if err != nil && cloud.ClassOf(err) == cloud.Conflict {
+			return false, err.Error(), nil
+		}
+		return err == nil, "", err
+	})
+}
