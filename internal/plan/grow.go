@@ -1,0 +1,117 @@
+package plan
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// Growth says which Pod vSwitch a running cluster is to get.
+type Growth struct {
+	// Zone is one of the plan's.
+	Zone string
+	// CIDR is the range; if it is not valid, the first free one with a mask of Bits.
+	CIDR netip.Prefix
+	Bits int
+	// Taken are ranges of the VPC that others than the plan use.
+	Taken []netip.Prefix
+}
+
+// GrowthBits is the mask that the cloud recommends for Pod vSwitches.
+const GrowthBits = 19
+
+// Grow returns the plan with one more Pod vSwitch, which it returns too. A range that
+// is not in the VPC, or a VPC without room, gets a secondary range. The plan itself
+// is not changed. Whether the result keeps all rules, Check says.
+func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
+	var none VSwitch
+	if p.Network != NetworkTerway {
+		return nil, none, fmt.Errorf("network %s: only a plan with network terway has Pod vSwitches", p.Network)
+	}
+	at := slices.IndexFunc(p.Zones, func(z Zone) bool { return z.ID == g.Zone })
+	if at < 0 {
+		var ids []string
+		for _, z := range p.Zones {
+			ids = append(ids, z.ID)
+		}
+		return nil, none, fmt.Errorf("zone %q: want one of the plan's zones %v", g.Zone, ids)
+	}
+	if g.CIDR.IsValid() {
+		g.Bits = g.CIDR.Bits()
+		if !wellFormed(g.CIDR) {
+			return nil, none, fmt.Errorf("range %s: want an IPv4 range without host bits, such as 192.168.64.0/19", g.CIDR)
+		}
+	}
+	if g.Bits < vSwitchMaskMin || g.Bits > vSwitchMaskMax {
+		return nil, none, fmt.Errorf("mask /%d: want /%d to /%d", g.Bits, vSwitchMaskMin, vSwitchMaskMax)
+	}
+	grown := *p
+	grown.VPC.Secondary = slices.Clone(p.VPC.Secondary)
+	grown.Zones = slices.Clone(p.Zones)
+	zone := &grown.Zones[at]
+	zone.Pods = slices.Clone(zone.Pods)
+
+	v := VSwitch{Name: p.nextName(*zone), CIDR: g.CIDR}
+	if err := grown.place(&v, g); err != nil {
+		return nil, none, err
+	}
+	zone.Pods = append(zone.Pods, v)
+	return &grown, v, nil
+}
+
+// place finds a range for v, or room for the one it has.
+func (p *Plan) place(v *VSwitch, g Growth) error {
+	ranges := append([]netip.Prefix{p.VPC.CIDR}, p.VPC.Secondary...)
+	taken := slices.Clone(g.Taken)
+	for _, z := range p.Zones {
+		taken = append(taken, z.Node.CIDR)
+		for _, s := range z.Pods {
+			taken = append(taken, s.CIDR)
+		}
+	}
+	if v.CIDR.IsValid() {
+		if i := slices.IndexFunc(taken, v.CIDR.Overlaps); i >= 0 {
+			return fmt.Errorf("range %s overlaps %s, which another vSwitch has", v.CIDR, taken[i])
+		}
+		if slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return contains(r, v.CIDR) }) {
+			return nil
+		}
+		return p.addSecondary(v.CIDR)
+	}
+	var found bool
+	if v.CIDR, found = free(ranges, g.Bits, taken); found {
+		return nil
+	}
+	// The VPC is full: a range as large as a VPC's, so that the next vSwitch has room.
+	taken = slices.Concat(taken, ranges, p.Avoid, []netip.Prefix{p.ServiceCIDR})
+	more, found := free(privateRanges(), vSwitchMaskMin, taken)
+	if !found {
+		if more, found = free(privateRanges(), g.Bits, taken); !found {
+			return fmt.Errorf("no private range of /%d is left that overlaps neither the VPC, the Service range nor what is to be avoided", g.Bits)
+		}
+	}
+	v.CIDR = netip.PrefixFrom(more.Addr(), g.Bits)
+	return p.addSecondary(more)
+}
+
+func (p *Plan) addSecondary(c netip.Prefix) error {
+	if n := len(p.VPC.Secondary); n >= maxSecondary {
+		return fmt.Errorf("the VPC has no room for another vSwitch, and has %d secondary ranges already, the most it may have: choose a larger mask (a smaller vSwitch)", n)
+	}
+	p.VPC.Secondary = append(p.VPC.Secondary, c)
+	return nil
+}
+
+// nextName numbers a zone's Pod vSwitches after the first one's name.
+func (p *Plan) nextName(z Zone) string {
+	base := "pod-" + z.ID
+	if len(z.Pods) > 0 {
+		base = z.Pods[0].Name
+	}
+	for n := len(z.Pods) + 1; ; n++ {
+		name := fmt.Sprintf("%s-%d", base, n)
+		if !slices.ContainsFunc(p.vSwitches(), func(v placed) bool { return v.Name == name }) {
+			return name
+		}
+	}
+}

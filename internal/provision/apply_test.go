@@ -1,0 +1,269 @@
+package provision_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/provision"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+func plans() map[string]*plan.Plan {
+	return map[string]*plan.Plan{"two zones": example(), "secondary range, enterprise": full(), "flannel": flannel()}
+}
+
+// The plans of these tests are ones that the command would accept.
+func TestPlansAreSound(t *testing.T) {
+	for name, p := range plans() {
+		if ps := plan.Check(p, types()); len(ps) > 0 {
+			t.Errorf("%s: %v", name, plan.Problems(ps))
+		}
+	}
+}
+
+func TestApplyMakesThePlanOnce(t *testing.T) {
+	for name, p := range plans() {
+		t.Run(name, func(t *testing.T) {
+			// As slow as a cloud may be, in the time of the test's clock.
+			s := start(t, func(o *vpcsim.Options) {
+				o.Timing = state.Timing{VPC: 5 * time.Millisecond, VSwitch: 5 * time.Millisecond}
+			})
+			preview, err := s.provisioner(t).Preview(t.Context(), p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "after the preview", s.inventory(t), []string{})
+			n, done, err := s.provisioner(t).Apply(t.Context(), p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "after the first run", s.inventory(t), wanted(p))
+			if !slices.Equal(done, preview) {
+				t.Errorf("done: %q, the preview said %q", done, preview)
+			}
+			again, done, err := s.provisioner(t).Apply(t.Context(), p)
+			if err != nil || len(done) != 0 {
+				t.Errorf("the second run did %q, %v", done, err)
+			}
+			if fmt.Sprint(again) != fmt.Sprint(n) {
+				t.Errorf("the second run shows %v, the first %v", again, n)
+			}
+			same(t, "after the second run", s.inventory(t), wanted(p))
+		})
+	}
+}
+
+// Killed at any call, before or after the cloud did its work, the next run finishes
+// exactly the plan.
+func TestApplyIsFinishedByTheNextRun(t *testing.T) {
+	p := full()
+	for _, late := range []bool{false, true} {
+		for k := 0; ; k++ {
+			s := start(t)
+			_, _, err := s.provisioner(t).Apply(s.wire.cutAfter(t, k, late), p)
+			if s.wire.mend() <= k { // it was done before
+				if err != nil {
+					t.Fatal(err)
+				}
+				if k < 10 {
+					t.Fatalf("apply makes %d calls: this test does not see them", k)
+				}
+				break
+			}
+			if err == nil {
+				t.Fatalf("killed after %d calls, apply says that it succeeded", k)
+			}
+			if _, _, err := s.provisioner(t).Apply(t.Context(), p); err != nil {
+				t.Errorf("killed after %d calls (late %t), then: %v", k, late, err)
+			}
+			same(t, fmt.Sprintf("killed after %d calls (late %t)", k, late), s.inventory(t), wanted(p))
+			if t.Failed() {
+				return
+			}
+		}
+	}
+}
+
+// Whatever goes wrong on the way and heals, one or two runs make exactly the plan.
+func TestApplyInTrouble(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		all := plans()
+		p := all[rapid.SampledFrom([]string{"two zones", "secondary range, enterprise", "flannel"}).Draw(rt, "plan")]
+		s := start(t, func(o *vpcsim.Options) {
+			o.Seed = rapid.Uint64().Draw(rt, "seed")
+			o.Timing = state.Timing{VPC: 3 * time.Millisecond, VSwitch: 3 * time.Millisecond}
+		})
+		actions := rapid.SampledFrom([]string{"*", "Create*", "Describe*", "Associate*", "Authorize*", "CreateVSwitch", "CreateVpc", "CreateSecurityGroup"})
+		for i := range rapid.IntRange(1, 4).Draw(rt, "rules") {
+			r := faults.Rule{Name: fmt.Sprint(i), Action: actions.Draw(rt, "action"),
+				Skip: rapid.IntRange(0, 8).Draw(rt, "skip"), Count: rapid.IntRange(1, 3).Draw(rt, "count")}
+			switch rapid.IntRange(0, 3).Draw(rt, "kind") {
+			case 0:
+				r.LostAnswer = true
+			case 1:
+				r.Error = &faults.Error{Code: rapid.SampledFrom([]string{"TaskConflict", "IncorrectVpcStatus", "LastTokenProcessing", "Throttling.User", "DependencyViolation"}).Draw(rt, "code")}
+			case 2:
+				r.Error = &faults.Error{Code: "InternalError", Status: 500}
+			case 3:
+				r.Action, r.Stale = "Describe*", faults.Duration(4*time.Millisecond)
+			}
+			if err := s.AddFaults(r); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		for tries := 0; ; tries++ {
+			_, _, err := s.provisioner(t).Apply(t.Context(), p)
+			if err == nil {
+				break
+			}
+			if tries == 3 {
+				rt.Fatal(err)
+			}
+		}
+		s.RemoveFault("")
+		if got, want := s.inventory(t), wanted(p); !slices.Equal(got, want) {
+			rt.Fatalf("the cloud holds\n%q\nwant\n%q", got, want)
+		}
+		if _, done, err := s.provisioner(t).Apply(t.Context(), p); err != nil || len(done) > 0 {
+			rt.Fatalf("another run did %q, %v", done, err)
+		}
+	})
+}
+
+// What is there but differs is named with both values, all at once, and nothing is changed.
+func TestApplyRefusesWhatDiffers(t *testing.T) {
+	s := start(t)
+	if _, _, err := s.provisioner(t).Apply(t.Context(), example()); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*plan.Plan)
+		want   []string
+	}{
+		"VPC's range":       {func(p *plan.Plan) { p.VPC.CIDR = ranges("192.168.0.0/17")[0] }, []string{"192.168.0.0/16", "192.168.0.0/17"}},
+		"vSwitch's range":   {func(p *plan.Plan) { p.Zones[0].Pods[0].CIDR = ranges("192.168.32.0/20")[0] }, []string{"pod-i", "192.168.32.0/19", "192.168.32.0/20"}},
+		"vSwitch elsewhere": {func(p *plan.Plan) { p.Zones[0].Pods[0].CIDR = ranges("192.168.128.0/19")[0] }, []string{"pod-i", "192.168.32.0/19", "192.168.128.0/19"}},
+		"zone":              {func(p *plan.Plan) { p.Zones[0].ID, p.Zones[1].ID = p.Zones[1].ID, p.Zones[0].ID }, []string{"cn-hangzhou-i", "cn-hangzhou-j"}},
+		"security group":    {func(p *plan.Plan) { p.SecurityGroup = plan.GroupEnterprise }, []string{"normal", "enterprise"}},
+		"all at once": {func(p *plan.Plan) {
+			p.SecurityGroup, p.VPC.CIDR, p.Zones[1].Pods[0].CIDR = plan.GroupEnterprise, ranges("192.168.0.0/17")[0], ranges("192.168.96.0/20")[0]
+		}, []string{"enterprise", "192.168.0.0/17", "pod-j", "192.168.96.0/20"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := example()
+			c.change(p)
+			_, done, err := s.provisioner(t).Apply(t.Context(), p)
+			if err == nil || len(done) > 0 {
+				t.Fatalf("done %q, error %v", done, err)
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("%q is not in: %v", w, err)
+				}
+			}
+			same(t, "afterwards", s.inventory(t), wanted(example()))
+		})
+	}
+}
+
+func TestApplyLeavesOthersAlone(t *testing.T) {
+	s := start(t)
+	// A VPC of the same name and range that nobody has tagged, and another plan's.
+	s.write(t, func(a state.API) error {
+		_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", VpcName: "shop"})
+		return err
+	})
+	other := example()
+	other.Name = "shop-2"
+	if _, _, err := s.provisioner(t).Apply(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	before := s.inventory(t)
+	if _, _, err := s.provisioner(t).Apply(t.Context(), example()); err != nil {
+		t.Fatal(err)
+	}
+	want := append(slices.Clone(before), wanted(example())...)
+	slices.Sort(want)
+	same(t, "both plans", s.inventory(t), want)
+	if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "the plan deleted", s.inventory(t), before)
+}
+
+// A vSwitch of somebody else in the plan's range: refused, until it is given to the plan.
+func TestApplyTakesOverWhatIsTagged(t *testing.T) {
+	s := start(t)
+	p := example()
+	n, _, err := s.provisioner(t).Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var id string
+	s.write(t, func(a state.API) (err error) {
+		id, err = a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: n.VPC.ID, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.128.0/19", VSwitchName: "by-hand"})
+		return err
+	})
+	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("pod-i-2", "192.168.128.0/19"))
+	if _, _, err := s.provisioner(t).Apply(t.Context(), p); err == nil || !strings.Contains(err.Error(), id) || !strings.Contains(err.Error(), "terway.dev/plan=shop") {
+		t.Fatalf("%v: want an error that names %s and the tag", err, id)
+	}
+	s.write(t, func(a state.API) error {
+		return a.TagResources(state.TagResourcesRequest{ResourceType: "vswitch", ResourceId: []string{id}, Tag: []state.Tag{{Key: "terway.dev/plan", Value: "shop"}}})
+	})
+	n, done, err := s.provisioner(t).Apply(t.Context(), p)
+	if err != nil || len(done) > 0 {
+		t.Fatalf("did %q, %v", done, err)
+	}
+	if c := n.ENIConfig(p); !slices.Contains(c.VSwitches["cn-hangzhou-i"], id) {
+		t.Errorf("eni-config %v does not have %s", c, id)
+	}
+}
+
+func TestTwoVPCsOfOnePlan(t *testing.T) {
+	s := start(t)
+	for range 2 {
+		s.write(t, func(a state.API) error {
+			_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", Tag: []state.Tag{{Key: provision.TagPlan, Value: "shop"}}})
+			return err
+		})
+	}
+	_, _, err := s.provisioner(t).Apply(t.Context(), example())
+	for _, v := range s.View().VPCs {
+		if err == nil || !strings.Contains(err.Error(), v.VpcId) {
+			t.Errorf("%v: want an error that names %s", err, v.VpcId)
+		}
+	}
+}
+
+// The cloud remembers the token of what was deleted; the plan is made anew all the same.
+func TestMadeAgainAfterDelete(t *testing.T) {
+	s := start(t)
+	for range 3 {
+		if _, _, err := s.provisioner(t).Apply(t.Context(), example()); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "applied", s.inventory(t), wanted(example()))
+		if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+			t.Fatal(err)
+		}
+		same(t, "deleted", s.inventory(t), []string{})
+	}
+}
+
+func TestApplySaysWhatTheCloudRefuses(t *testing.T) {
+	s := start(t, func(o *vpcsim.Options) { o.Limits.VSwitchesPerVPC = 3 })
+	_, done, err := s.provisioner(t).Apply(t.Context(), example())
+	if cloud.Explain(err).Reason != "NetworkQuota" || !strings.Contains(fmt.Sprint(err), "pod-j") || len(done) != 4 {
+		t.Errorf("done %q, error %v; want the quota, at vSwitch pod-j", done, err)
+	}
+}

@@ -1,0 +1,127 @@
+package provision_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/provision"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+func applied(t *testing.T, change ...func(*vpcsim.Options)) (*simulator, *provision.Network) {
+	t.Helper()
+	s := start(t, change...)
+	n, _, err := s.provisioner(t).Apply(t.Context(), full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, n
+}
+
+func TestDeleteLeavesNothing(t *testing.T) {
+	s, _ := applied(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 5 * time.Millisecond })
+	doomed, err := s.provisioner(t).Doomed(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := s.provisioner(t).Delete(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "after delete", s.inventory(t), []string{})
+	if len(doomed) != len(done) {
+		t.Errorf("%q was said, %q was done", doomed, done)
+	}
+	for i, line := range done {
+		if i < len(doomed) && !strings.HasPrefix(doomed[i], line) {
+			t.Errorf("%q was said, %q was done", doomed[i], line)
+		}
+	}
+	if done, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil || len(done) > 0 {
+		t.Errorf("deleting nothing: %q, %v", done, err)
+	}
+}
+
+func TestDeleteIsFinishedByTheNextRun(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		for k := 0; ; k++ {
+			s, _ := applied(t)
+			_, err := s.provisioner(t).Delete(s.wire.cutAfter(t, k, late), "shop")
+			if s.wire.mend() <= k {
+				if err != nil || k < 10 {
+					t.Fatalf("delete makes %d calls, %v", k, err)
+				}
+				break
+			}
+			if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+				t.Errorf("killed after %d calls (late %t), then: %v", k, late, err)
+			}
+			same(t, fmt.Sprintf("killed after %d calls (late %t)", k, late), s.inventory(t), []string{})
+			if t.Failed() {
+				return
+			}
+		}
+	}
+}
+
+func TestDeleteInsists(t *testing.T) {
+	for _, code := range []string{"DependencyViolation", "IncorrectVSwitchStatus", "TaskConflict", "OperationFailed.DistibuteLock"} {
+		s, _ := applied(t)
+		for _, action := range []string{"DeleteVSwitch", "DeleteSecurityGroup", "DeleteVpc"} {
+			if err := s.AddFaults(faults.Rule{Action: action, Count: 12, Error: &faults.Error{Code: code}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+			t.Errorf("%s: %v", code, err)
+		}
+		same(t, code, s.inventory(t), []string{})
+	}
+}
+
+func TestDeleteRefusesWhatIsInUse(t *testing.T) {
+	s, n := applied(t)
+	var eni, instance, vswitch, group string
+	s.write(t, func(a state.API) (err error) {
+		group, err = a.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: n.VPC.ID, SecurityGroupName: "db"})
+		return err
+	})
+	s.write(t, func(a state.API) (err error) {
+		vswitch, err = a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: n.VPC.ID, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.200.0/24", VSwitchName: "db"})
+		return err
+	})
+	s.write(t, func(a state.API) error {
+		one := 1
+		ids, err := a.RunInstances(state.RunInstancesRequest{Amount: &one, InstanceType: "ecs.g6.large", VSwitchId: n.VSwitches[1].ID, SecurityGroupId: n.Groups[0].ID, ImageId: "none"})
+		if err != nil {
+			return err
+		}
+		instance = ids[0]
+		made, err := a.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: n.VSwitches[1].ID, SecurityGroupId: n.Groups[0].ID,
+			Tag: []state.Tag{{Key: "terway.dev/cluster", Value: "prod"}}})
+		if err == nil {
+			eni = made.NetworkInterfaceId
+		}
+		return err
+	})
+	before := s.inventory(t)
+	_, err := s.provisioner(t).Delete(t.Context(), "shop")
+	var use *provision.InUse
+	if !errors.As(err, &use) {
+		t.Fatalf("%v: want what is in use", err)
+	}
+	for _, w := range []string{eni, "Terway cluster prod", "instance " + instance, "primary ENI", vswitch, group} {
+		if !strings.Contains(err.Error(), w) {
+			t.Errorf("%q is not in:\n%v", w, err)
+		}
+	}
+	if !slices.Equal(before, s.inventory(t)) {
+		t.Error("something was deleted")
+	}
+}

@@ -1,0 +1,78 @@
+// Package eniconfig adds a Pod vSwitch to the configuration of a running cluster, the
+// ConfigMap eni-config. It changes nothing else in it, and must never write what the
+// controller would refuse.
+package eniconfig
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/config"
+)
+
+// The ConfigMap as deploy/chart makes it.
+const (
+	Name = "eni-config"
+	Key  = "eni-config.yaml"
+)
+
+// AddVSwitch puts a vSwitch behind the others of its zone.
+func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err error) {
+	if _, err := config.Parse(data); err != nil {
+		return nil, false, fmt.Errorf("the configuration is not valid as it is:\n%w", err)
+	}
+	// Keys that this program does not know stay as they are.
+	var raw map[string]any
+	if err := yaml.Unmarshal(data, &raw); err != nil {
+		return nil, false, fmt.Errorf("the configuration is not YAML: %w", err)
+	}
+	vswitches, _ := raw["vswitches"].(map[string]any)
+	if vswitches == nil {
+		vswitches = map[string]any{}
+	}
+	ids, _ := vswitches[zone].([]any)
+	if slices.Contains(ids, any(id)) {
+		return data, false, nil
+	}
+	vswitches[zone] = append(ids, id)
+	raw["vswitches"] = vswitches
+	if out, err = yaml.Marshal(raw); err != nil {
+		return nil, false, fmt.Errorf("write the configuration as YAML: %w", err)
+	}
+	if _, err := config.Parse(out); err != nil {
+		return nil, false, fmt.Errorf("with vSwitch %s in zone %s the configuration would not be valid:\n%w", id, zone, err)
+	}
+	return out, true, nil
+}
+
+// Adopt makes the cluster use a vSwitch; it reports whether the ConfigMap was changed.
+func Adopt(ctx context.Context, c kubernetes.Interface, namespace, zone, id string) (changed bool, err error) {
+	maps := c.CoreV1().ConfigMaps(namespace)
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		m, err := maps.Get(ctx, Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		data, ok := m.Data[Key]
+		if !ok {
+			return fmt.Errorf("it has no key %s", Key)
+		}
+		var out []byte
+		if out, changed, err = AddVSwitch([]byte(data), zone, id); err != nil || !changed {
+			return err
+		}
+		m.Data[Key] = string(out)
+		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("add vSwitch %s to ConfigMap %s/%s: %w", id, namespace, Name, err)
+	}
+	return changed, nil
+}

@@ -1,0 +1,206 @@
+package provision
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"terway.dev/terway/internal/plan"
+)
+
+// PlanFile is a plan on disk. A growth that is under way has a record beside it, so
+// that a command which was killed is finished by the next one.
+type PlanFile struct {
+	Path string
+	// Types is for plan.Check.
+	Types plan.Catalog
+}
+
+// Load reads the plan and checks it.
+func (f *PlanFile) Load() (*plan.Plan, error) {
+	b, err := os.ReadFile(f.Path)
+	if err != nil {
+		return nil, fmt.Errorf("read the plan: %w", err)
+	}
+	p, err := plan.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s:\n%w", f.Path, err)
+	}
+	return p, f.check(p)
+}
+
+func (f *PlanFile) check(p *plan.Plan) error {
+	if ps := plan.Check(p, f.Types); len(ps) > 0 {
+		return fmt.Errorf("%s:\n%w", f.Path, plan.Problems(ps))
+	}
+	return nil
+}
+
+// Save replaces the plan at once.
+func (f *PlanFile) Save(p *plan.Plan) error {
+	b, err := p.Marshal()
+	if err != nil {
+		return err
+	}
+	mode := fs.FileMode(0o644)
+	if old, err := os.Stat(f.Path); err == nil {
+		mode = old.Mode().Perm()
+	}
+	return replace(f.Path, b, mode)
+}
+
+// growing is the record of a growth under way.
+type growing struct {
+	Zone    string       `json:"zone"`
+	VSwitch plan.VSwitch `json:"vSwitch"`
+	// Secondary is the range that the VPC gets for it, if it gets one.
+	Secondary netip.Prefix `json:"secondary,omitzero"`
+}
+
+func (f *PlanFile) record() string { return f.Path + ".growing" }
+
+func (f *PlanFile) underWay() (*growing, error) {
+	b, err := os.ReadFile(f.record())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the record of an earlier grow: %w", err)
+	}
+	var g growing
+	if err := json.Unmarshal(b, &g); err != nil {
+		return nil, fmt.Errorf("read the record of an earlier grow in %s: %w", f.record(), err)
+	}
+	return &g, nil
+}
+
+// Grown is what Grow did.
+type Grown struct {
+	Zone    string
+	VSwitch VSwitch
+	// Resumed: an earlier Grow was finished, no other vSwitch was added.
+	Resumed bool
+	// Plan is the plan with the vSwitch, Network what exists now.
+	Plan    *plan.Plan
+	Network *Network
+}
+
+// Grow adds a Pod vSwitch to a plan whose VPC exists: in the plan's file first, then
+// in the cloud, and last adopt tells the cluster, if there is one (nil: none). ask's
+// Taken is filled in here.
+func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, adopt func(ctx context.Context, zone, id string) error) (*Grown, error) {
+	want, err := f.Load()
+	if err != nil {
+		return nil, err
+	}
+	g, err := f.underWay()
+	if err != nil {
+		return nil, err
+	}
+	resumed := g != nil
+	switch {
+	case resumed && (g.Zone != ask.Zone || ask.CIDR.IsValid() && ask.CIDR != g.VSwitch.CIDR):
+		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone first, or give it up: delete %s, and take the vSwitch %s out of the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
+	case resumed:
+		p.say("an earlier grow is finished: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
+	default:
+		if g, err = p.choose(ctx, f, want, ask); err != nil {
+			return nil, err
+		}
+	}
+	if want, err = f.enter(want, g); err != nil {
+		return nil, err
+	}
+	n, _, err := p.Apply(ctx, want)
+	if err != nil {
+		return nil, fmt.Errorf("%w\nrun the command again to go on", err)
+	}
+	there := n.ByCIDR(g.VSwitch.CIDR)
+	if there == nil {
+		return nil, fmt.Errorf("the vSwitch %s was made and is not in the VPC any more", g.VSwitch.CIDR)
+	}
+	if adopt != nil {
+		if err := adopt(ctx, g.Zone, there.ID); err != nil {
+			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to go on", err, there.ID)
+		}
+	}
+	if err := os.Remove(f.record()); err != nil {
+		return nil, fmt.Errorf("remove the record of the grow: %w", err)
+	}
+	return &Grown{Zone: g.Zone, VSwitch: *there, Resumed: resumed, Plan: want, Network: n}, nil
+}
+
+// choose finds a range and records it.
+func (p *Provisioner) choose(ctx context.Context, f *PlanFile, want *plan.Plan, ask plan.Growth) (*growing, error) {
+	w, err := p.observe(ctx, want.Name)
+	if err != nil {
+		return nil, err
+	}
+	if w.vpc == nil {
+		return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
+	}
+	for _, v := range w.vswitches {
+		ask.Taken = append(ask.Taken, v.CIDR)
+	}
+	grown, v, err := want.Grow(ask)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.check(grown); err != nil {
+		return nil, err
+	}
+	g := &growing{Zone: ask.Zone, VSwitch: v}
+	if n := len(want.VPC.Secondary); len(grown.VPC.Secondary) > n {
+		g.Secondary = grown.VPC.Secondary[n]
+	}
+	b, err := json.Marshal(g)
+	if err != nil {
+		return nil, fmt.Errorf("record the grow: %w", err)
+	}
+	return g, replace(f.record(), append(b, '\n'), 0o644)
+}
+
+// enter puts what is recorded into the plan's file.
+func (f *PlanFile) enter(want *plan.Plan, g *growing) (*plan.Plan, error) {
+	grown := *want
+	if g.Secondary.IsValid() && !slices.Contains(want.VPC.Secondary, g.Secondary) {
+		grown.VPC.Secondary = append(slices.Clone(want.VPC.Secondary), g.Secondary)
+	}
+	at := slices.IndexFunc(want.Zones, func(z plan.Zone) bool { return z.ID == g.Zone })
+	if at < 0 {
+		return nil, fmt.Errorf("%s: the plan has no zone %s any more, for which %s says that a vSwitch is being made", f.Path, g.Zone, f.record())
+	}
+	if slices.Contains(want.Zones[at].Pods, g.VSwitch) {
+		return want, nil
+	}
+	grown.Zones = slices.Clone(want.Zones)
+	grown.Zones[at].Pods = append(slices.Clone(want.Zones[at].Pods), g.VSwitch)
+	if err := f.check(&grown); err != nil {
+		return nil, err
+	}
+	return &grown, f.Save(&grown)
+}
+
+// replace writes a file so that a crash leaves the old content or the new one.
+func replace(path string, b []byte, mode fs.FileMode) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(tmp.Name()) // fails, as it should, once the file has its name
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
