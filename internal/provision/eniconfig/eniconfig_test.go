@@ -1,0 +1,74 @@
+package eniconfig
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/fake"
+
+	"terway.dev/terway/internal/config"
+)
+
+const before = `cluster_id: shop
+region: cn-hangzhou
+service_cidr: 172.21.0.0/20
+security_groups: [sg-1]
+max_pool_size: 12
+vswitches:
+  cn-hangzhou-i: [vsw-1]
+`
+
+func TestAddVSwitch(t *testing.T) {
+	for zone, want := range map[string]string{"cn-hangzhou-i": "vsw-1 vsw-2", "cn-hangzhou-j": "vsw-2"} {
+		out, changed, err := AddVSwitch([]byte(before), zone, "vsw-2")
+		if err != nil || !changed {
+			t.Fatal(changed, err)
+		}
+		c, err := config.Parse(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.VSwitches[zone], " "); got != want {
+			t.Errorf("%s has %q, want %q", zone, got, want)
+		}
+		if c.MaxPoolSize != 12 || c.VSwitches["cn-hangzhou-i"][0] != "vsw-1" || c.SecurityGroups[0] != "sg-1" {
+			t.Errorf("something else has changed: %s", out)
+		}
+		again, changed, err := AddVSwitch(out, zone, "vsw-2")
+		if err != nil || changed || string(again) != string(out) {
+			t.Errorf("the second time: %t, %v, %s", changed, err, again)
+		}
+	}
+}
+
+func TestAddVSwitchRefuses(t *testing.T) {
+	for want, c := range map[string]struct{ data, zone, id string }{
+		"not valid as it is":         {"vswitchs: {}", "cn-hangzhou-i", "vsw-2"},
+		"listed under cn-hangzhou-i": {before, "cn-hangzhou-j", "vsw-1"},
+		"lb-1":                       {before, "cn-hangzhou-i", "lb-1"},
+	} {
+		if out, _, err := AddVSwitch([]byte(c.data), c.zone, c.id); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %q, %v, want an error with %q", c, out, err, want)
+		}
+	}
+}
+
+func TestAdopt(t *testing.T) {
+	c := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: "kube-system"},
+		Data: map[string]string{Key: before, "other": "x"}})
+	for i, want := range []bool{true, false} {
+		changed, err := Adopt(t.Context(), c, "kube-system", "cn-hangzhou-i", "vsw-2")
+		if err != nil || changed != want {
+			t.Errorf("time %d: changed %t, %v", i+1, changed, err)
+		}
+	}
+	m, err := c.CoreV1().ConfigMaps("kube-system").Get(t.Context(), Name, metav1.GetOptions{})
+	if err != nil || !strings.Contains(m.Data[Key], "vsw-2") || m.Data["other"] != "x" {
+		t.Errorf("%v, %v", m, err)
+	}
+	if _, err := Adopt(t.Context(), c, "elsewhere", "cn-hangzhou-i", "vsw-2"); err == nil || !strings.Contains(err.Error(), "elsewhere/eni-config") {
+		t.Errorf("%v: want an error that names the ConfigMap", err)
+	}
+}
