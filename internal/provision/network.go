@@ -113,12 +113,12 @@ func (p *Provisioner) ShowVPC(ctx context.Context, id string) (*Network, error) 
 // ENIConfig is the chart's value eniConfig, as far as it follows from the network;
 // docs/configuration.md has all keys.
 type ENIConfig struct {
-	ClusterID      string              `json:"cluster_id"`
-	Region         string              `json:"region"`
+	ClusterID      string              `json:"cluster_id,omitempty"`
+	Region         string              `json:"region,omitempty"`
 	Network        string              `json:"network,omitempty"`
 	VSwitches      map[string][]string `json:"vswitches,omitempty"`
-	SecurityGroups []string            `json:"security_groups"`
-	ServiceCIDR    string              `json:"service_cidr"`
+	SecurityGroups []string            `json:"security_groups,omitempty"`
+	ServiceCIDR    string              `json:"service_cidr,omitempty"`
 	PodCIDR        string              `json:"pod_cidr,omitempty"`
 }
 

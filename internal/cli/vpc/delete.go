@@ -1,0 +1,69 @@
+package vpc
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func deleteCommand(f *cloudFlags) *cobra.Command {
+	var yes bool
+	var output string
+	cmd := &cobra.Command{
+		Use:   "delete FILE|NAME",
+		Short: "Delete what \"vpc apply\" made; refused while anything in the VPC is in use",
+		Long: `Delete the vSwitches, the security group and the VPC that carry the plan's tag.
+
+While anything else is in the VPC (ENIs of instances or of a cluster, vSwitches and
+security groups that are not the plan's), nothing is deleted, and a list says what
+there is and whose it is. Without --yes the command says what it would delete.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output, "text", "json"); err != nil {
+				return err
+			}
+			name, region, err := planOrName(args[0])
+			if err != nil {
+				return err
+			}
+			p, err := f.connect(cmd, region)
+			if err != nil {
+				return err
+			}
+			out := cmd.OutOrStdout()
+			if !yes {
+				lines, err := p.Doomed(cmd.Context(), name)
+				if err != nil {
+					return explained(err)
+				}
+				if len(lines) > 0 {
+					for _, l := range lines {
+						fmt.Fprintln(out, "would delete", l)
+					}
+					return fmt.Errorf("nothing was deleted: give --yes to delete this")
+				}
+			}
+			done, err := p.Delete(cmd.Context(), name)
+			if err != nil {
+				return explained(err)
+			}
+			if output == "json" {
+				if done == nil {
+					done = []string{}
+				}
+				return writeJSON(out, map[string][]string{"deleted": done})
+			}
+			if len(done) == 0 {
+				_, err = fmt.Fprintf(out, "nothing to delete: no VPC of %s is plan %q's\n", p.Region, name)
+				return err
+			}
+			for _, l := range done {
+				fmt.Fprintln(out, "deleted", l)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "really delete")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}

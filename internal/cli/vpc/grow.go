@@ -1,0 +1,131 @@
+package vpc
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/provision"
+	"terway.dev/terway/internal/provision/eniconfig"
+)
+
+func growCommand(f *cloudFlags) *cobra.Command {
+	var zone, cidr, kubeconfig, namespace, output string
+	var bits int
+	cmd := &cobra.Command{
+		Use:   "grow FILE --zone ZONE",
+		Short: "Add a Pod vSwitch to a plan and its VPC, and to a running cluster",
+		Long: `Add a Pod vSwitch to a plan whose VPC exists: the next free range of the VPC, or
+one of a new secondary range when the VPC is full. FILE is rewritten. With
+--kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
+too, and the controller uses it without a restart.
+
+An interrupted run is finished by the next one, which adds no other vSwitch; until
+then FILE.growing says what is under way.`,
+		Example: `  terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --kubeconfig ~/.kube/config
+  terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --bits 22
+  terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --cidr 10.8.0.0/19`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkOutput(output, "text", "json", "values"); err != nil {
+				return err
+			}
+			ask := plan.Growth{Zone: zone, Bits: bits}
+			if cidr != "" {
+				if cmd.Flags().Changed("bits") {
+					return fmt.Errorf("--cidr %s and --bits %d: give one of them", cidr, bits)
+				}
+				var err error
+				if ask.CIDR, err = netip.ParsePrefix(cidr); err != nil {
+					return fmt.Errorf("--cidr %q: want a range such as 10.8.0.0/19", cidr)
+				}
+			}
+			file := planFile(args[0])
+			want, err := file.Load()
+			if err != nil {
+				return err
+			}
+			p, err := f.connect(cmd, want.Region)
+			if err != nil {
+				return err
+			}
+			var adopt func(context.Context, string, string) error
+			if kubeconfig != "" {
+				if adopt, err = adopter(p, kubeconfig, namespace); err != nil {
+					return err
+				}
+			}
+			g, err := p.Grow(cmd.Context(), file, ask, adopt)
+			if err != nil {
+				return explained(err)
+			}
+			return writeGrown(cmd, output, args[0], g, adopt != nil)
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&zone, "zone", "", "the zone whose pods need addresses (required)")
+	fl.IntVar(&bits, "bits", plan.GrowthBits, "mask of the new vSwitch, 16 to 29")
+	fl.StringVar(&cidr, "cidr", "", "this range, in place of the next free one")
+	fl.StringVar(&kubeconfig, "kubeconfig", "", "a cluster that is to use the vSwitch now")
+	fl.StringVarP(&namespace, "namespace", "n", metav1.NamespaceSystem, "where the cluster has Terway")
+	fl.StringVarP(&output, "output", "o", "text", "text, json, or values: the chart's values alone")
+	if err := cmd.MarkFlagRequired("zone"); err != nil {
+		panic(err) // the flag is defined above
+	}
+	return cmd
+}
+
+// adopter tells a cluster about a vSwitch. A kubeconfig that cannot be used is found
+// before anything is made.
+func adopter(p *provision.Provisioner, kubeconfig, namespace string) (func(context.Context, string, string) error, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
+	}
+	return func(ctx context.Context, zone, id string) error {
+		changed, err := eniconfig.Adopt(ctx, client, namespace, zone, id)
+		switch {
+		case err != nil:
+			return err
+		case changed:
+			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s now", namespace, eniconfig.Name, id))
+		default:
+			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s already", namespace, eniconfig.Name, id))
+		}
+		return nil
+	}, nil
+}
+
+func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, adopted bool) error {
+	out := cmd.OutOrStdout()
+	config := g.Network.ENIConfig(g.Plan)
+	switch output {
+	case "json":
+		return writeJSON(out, struct {
+			Zone      string              `json:"zone"`
+			VSwitch   provision.VSwitch   `json:"vSwitch"`
+			Resumed   bool                `json:"resumed"`
+			Adopted   bool                `json:"adopted"`
+			ENIConfig provision.ENIConfig `json:"eniConfig"`
+		}{g.Zone, g.VSwitch, g.Resumed, adopted, config})
+	case "values":
+		return writeValues(out, config)
+	}
+	fmt.Fprintf(out, "vSwitch %s (%s, %s) has %d addresses for pods of %s; %s has it too\n\n", g.VSwitch.ID, g.VSwitch.Name, g.VSwitch.CIDR, g.VSwitch.Addresses, g.Zone, file)
+	if adopted {
+		fmt.Fprint(out, "the cluster uses it now; so that the next \"helm upgrade\" keeps it, put this into the chart's values:\n\n")
+	} else {
+		fmt.Fprint(out, "no cluster uses it yet: put this into the chart's values and run \"helm upgrade\", or give --kubeconfig next time:\n\n")
+	}
+	return writeValues(out, provision.ENIConfig{VSwitches: config.VSwitches})
+}

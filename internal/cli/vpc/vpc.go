@@ -1,0 +1,172 @@
+// Package vpc is the command "terwayctl vpc": flags and output of package
+// internal/provision, and nothing that decides.
+package vpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/provision"
+)
+
+// NewCommand makes "terwayctl vpc".
+func NewCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "vpc",
+		Short: "Make, show, grow and delete the VPC of a network plan",
+		Long: `Make, show, grow and delete the VPC of a network plan ("terwayctl plan" writes one).
+
+What belongs to a plan carries the tag terway.dev/plan=NAME; nothing else is ever
+changed or deleted. Every command may be interrupted and run again.
+
+The credential comes from ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET (and
+_SECURITY_TOKEN), the profiles of the aliyun command line, or the RAM role of the
+machine; deploy/ram-policy-vpc.json has the policy it needs. For the VPC of a lab:
+eval $(terwayctl lab env).`,
+	}
+	f := &cloudFlags{}
+	p := cmd.PersistentFlags()
+	p.StringVar(&f.region, "region", "", "region (default: the plan's, then $ALIBABA_CLOUD_REGION_ID)")
+	p.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
+	p.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
+	cmd.AddCommand(applyCommand(f), showCommand(f), growCommand(f), deleteCommand(f))
+	return cmd
+}
+
+// cloudFlags say which cloud.
+type cloudFlags struct {
+	region, endpoint, network string
+}
+
+// connect makes a provisioner that tells its progress on the error output, so that
+// the result is alone on the other.
+func (f *cloudFlags) connect(cmd *cobra.Command, planned string) (*provision.Provisioner, error) {
+	region := f.region
+	switch {
+	case planned != "" && region != "" && region != planned:
+		return nil, fmt.Errorf("--region %s: the plan says region %s", region, planned)
+	case planned != "":
+		region = planned
+	case region == "":
+		region = os.Getenv("ALIBABA_CLOUD_REGION_ID")
+	}
+	if region == "" {
+		return nil, errors.New("no region: give --region, or a plan's file in place of its name")
+	}
+	ecs, vpc := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT")
+	if f.endpoint != "" {
+		ecs, vpc = f.endpoint, f.endpoint
+	}
+	creds, err := alibaba.ChainCredentials()
+	if err != nil {
+		return nil, err
+	}
+	client, err := alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds})
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	return &provision.Provisioner{
+		Cloud: client, Region: region, Clock: wallClock{},
+		Poll: provision.DefaultPoll, Patience: provision.DefaultPatience, Settle: provision.DefaultSettle,
+		Say: func(line string) {
+			fmt.Fprintf(cmd.ErrOrStderr(), "%7.1fs  %s\n", time.Since(began).Seconds(), line)
+		},
+	}, nil
+}
+
+// wallClock is real time.
+type wallClock struct{}
+
+func (wallClock) Now() time.Time { return time.Now() }
+
+func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func planFile(path string) *provision.PlanFile {
+	return &provision.PlanFile{Path: path, Types: catalog.Default()}
+}
+
+// planOrName reads an argument that is a plan's file or its name.
+func planOrName(arg string) (name, region string, err error) {
+	info, err := os.Stat(arg)
+	if err != nil || !info.Mode().IsRegular() {
+		return arg, "", nil
+	}
+	b, err := os.ReadFile(arg)
+	if err != nil {
+		return "", "", fmt.Errorf("read the plan: %w", err)
+	}
+	// What a plan made can be shown and deleted even if the plan is not sound any more.
+	p, err := plan.Parse(b)
+	if err != nil {
+		return "", "", fmt.Errorf("%s:\n%w", arg, err)
+	}
+	return p.Name, p.Region, nil
+}
+
+// explained adds what the user can do about an answer of the cloud.
+func explained(err error) error {
+	var e *cloud.Error
+	if err == nil || !errors.As(err, &e) {
+		return err
+	}
+	x := cloud.Explain(err)
+	switch {
+	case x.Reason == "NoPermission":
+		x.NextStep = "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role"
+	case x.Class == cloud.Auth:
+		// The table's advice is for the controller's credential, this one is the user's.
+		return err
+	}
+	return fmt.Errorf("%w\n%s: %s", err, x.Cause, x.NextStep)
+}
+
+func checkOutput(output string, known ...string) error {
+	for _, k := range known {
+		if output == k {
+			return nil
+		}
+	}
+	return fmt.Errorf("--output %q: want one of %v", output, known)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// values are the chart's, as far as they follow from the network.
+type values struct {
+	ENIConfig provision.ENIConfig `json:"eniConfig"`
+}
+
+func writeValues(w io.Writer, c provision.ENIConfig) error {
+	b, err := yaml.Marshal(values{c})
+	if err != nil {
+		return fmt.Errorf("write the chart's values: %w", err)
+	}
+	_, err = w.Write(b)
+	return err
+}
