@@ -25,7 +25,7 @@ func (o *Options) startCloud(ctx context.Context, s *State) error {
 	log := o.path("log", processVPCSim+".log")
 	p, err := o.start(command{name: processVPCSim, log: log, args: []string{o.self(), "vpcsim", "serve",
 		"--listen", "127.0.0.1:0", "--state", o.path("cloud"), "--netns-prefix", Prefix, "-o", "json",
-		"--region", Region, "--zones", strings.Join(o.Zones, ","),
+		"--region", o.Plan.Region, "--zones", strings.Join(o.Zones, ","),
 		// What Terway waits for takes as long as in the real cloud; the lab's own VPC
 		// and instances are there at once.
 		"--timing", "vpc=0s,vswitch=0s,instance-pending=0s,instance-start=100ms"}})
@@ -82,69 +82,6 @@ func (c *Cloud) clients() (*clients, error) {
 	e.GetConfig().WithScheme(scheme)
 	v.GetConfig().WithScheme(scheme)
 	return &clients{ecs: e, vpc: v}, nil
-}
-
-// createVPC makes the network of the plan.
-func (o *Options) createVPC(ctx context.Context, s *State) error {
-	api, err := s.Cloud.clients()
-	if err != nil {
-		return err
-	}
-	req := vpc.CreateCreateVpcRequest()
-	req.CidrBlock, req.VpcName = vpcCIDR.String(), "terway-lab"
-	made, err := api.vpc.CreateVpc(req)
-	if err != nil {
-		return fmt.Errorf("create VPC %s: %w", vpcCIDR, err)
-	}
-	s.Cloud.VPCID = made.VpcId
-	if err := waitCloud(ctx, "VPC "+made.VpcId, func() (bool, error) {
-		q := vpc.CreateDescribeVpcsRequest()
-		q.VpcId = made.VpcId
-		r, err := api.vpc.DescribeVpcs(q)
-		return err == nil && len(r.Vpcs.Vpc) == 1 && r.Vpcs.Vpc[0].Status == "Available", err
-	}); err != nil {
-		return err
-	}
-	s.Cloud.NodeVSwitches, s.Cloud.PodVSwitches = map[string]string{}, map[string]string{}
-	var ids []string
-	for _, plan := range planVSwitches(o.Zones) {
-		for _, v := range []struct {
-			kind string
-			cidr netip.Prefix
-			ids  map[string]string
-		}{{"node", plan.Node, s.Cloud.NodeVSwitches}, {"pod", plan.Pod, s.Cloud.PodVSwitches}} {
-			req := vpc.CreateCreateVSwitchRequest()
-			req.VpcId, req.ZoneId, req.CidrBlock, req.VSwitchName = made.VpcId, plan.Zone, v.cidr.String(), v.kind+"-"+plan.Zone
-			r, err := api.vpc.CreateVSwitch(req)
-			if err != nil {
-				return fmt.Errorf("create vSwitch %s in %s: %w", v.cidr, plan.Zone, err)
-			}
-			v.ids[plan.Zone] = r.VSwitchId
-			ids = append(ids, r.VSwitchId)
-		}
-		s.Cloud.PodCIDRs = append(s.Cloud.PodCIDRs, plan.Pod)
-	}
-	if err := waitCloud(ctx, "the vSwitches", func() (bool, error) {
-		for _, id := range ids {
-			q := vpc.CreateDescribeVSwitchesRequest()
-			q.VSwitchId = id
-			r, err := api.vpc.DescribeVSwitches(q)
-			if err != nil || len(r.VSwitches.VSwitch) != 1 || r.VSwitches.VSwitch[0].Status != "Available" {
-				return false, err
-			}
-		}
-		return true, nil
-	}); err != nil {
-		return err
-	}
-	group := ecs.CreateCreateSecurityGroupRequest()
-	group.VpcId, group.SecurityGroupName = made.VpcId, "terway-lab"
-	g, err := api.ecs.CreateSecurityGroup(group)
-	if err != nil {
-		return fmt.Errorf("create the security group: %w", err)
-	}
-	s.Cloud.SecurityGroupID = g.SecurityGroupId
-	return nil
 }
 
 // runInstances starts the control plane's instance and one for each node.

@@ -2,7 +2,6 @@ package lab
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +9,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/plan"
 )
 
 const (
@@ -32,20 +32,9 @@ const (
 	ClusterID = "terway-lab"
 )
 
-// The network plan of the lab: the one that the user guide recommends.
-var (
-	vpcCIDR     = netip.MustParsePrefix("192.168.0.0/16")
-	serviceCIDR = netip.MustParsePrefix("172.21.0.0/20")
-	// apiServiceIP is the first address of serviceCIDR, as Kubernetes chooses.
-	apiServiceIP = netip.MustParseAddr("172.21.0.1")
-	dnsServiceIP = netip.MustParseAddr("172.21.0.10")
-)
-
 const (
 	clusterDomain = "cluster.local"
 	apiPort       = 6443
-	// vswitchBits is the size of each vSwitch of the plan.
-	vswitchBits = 19
 	// masterType is the instance type of the control plane's instance.
 	masterType = "ecs.g6.xlarge"
 	// masterName is the host name of that instance.
@@ -68,6 +57,8 @@ type Options struct {
 	Zones        []string `json:"zones"`
 	Datapath     string   `json:"datapath"`
 	Network      string   `json:"network"`
+	// Plan is the network; without one it follows from the other options.
+	Plan *plan.Plan `json:"plan"`
 	// Source is the root of Terway's source tree.
 	Source string `json:"source"`
 	// Cache is where built programs and images are kept.
@@ -101,11 +92,17 @@ func (o *Options) Normalize() error {
 	if len(o.Zones) == 0 {
 		return fmt.Errorf("--zones is empty: give a number or a list such as cn-hangzhou-i,cn-hangzhou-j")
 	}
-	if len(o.Zones) > maxZones {
-		return fmt.Errorf("--zones names %d zones: the plan of %s has room for %d", len(o.Zones), vpcCIDR, maxZones)
-	}
 	if !slices.Contains([]string{NetworkTerway, NetworkNone}, o.Network) {
 		return fmt.Errorf("--network %q: must be %s or %s", o.Network, NetworkTerway, NetworkNone)
+	}
+	if o.Plan == nil {
+		var err error
+		if o.Plan, err = o.propose(); err != nil {
+			return err
+		}
+	}
+	if err := o.checkPlan(); err != nil {
+		return err
 	}
 	if o.Source == "" {
 		var err error
@@ -136,8 +133,7 @@ func maxPods(instanceType string) (int, error) {
 // zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.
 var zoneLetters = []string{"i", "j", "k", "h", "g", "b", "f", "e"}
 
-// maxZones is how many zones the plan has room for: two vSwitches of each zone
-// in a VPC of eight /19.
+// maxZones is how many zones can be asked for by number.
 const maxZones = 4
 
 // ParseZones reads --zones: a number of zones or a list of their names.
@@ -163,29 +159,6 @@ func ParseZones(s string) ([]string, error) {
 		}
 	}
 	return zones, nil
-}
-
-// VSwitchPlan is the pair of vSwitches of a zone.
-type VSwitchPlan struct {
-	Zone string
-	Node netip.Prefix
-	Pod  netip.Prefix
-}
-
-// planVSwitches lays the vSwitches of the zones into the VPC: the first zone gets
-// the recommended 192.168.0.0/19 for nodes and 192.168.32.0/19 for pods.
-func planVSwitches(zones []string) []VSwitchPlan {
-	plan := make([]VSwitchPlan, len(zones))
-	base := vpcCIDR.Addr().As4()
-	slot := func(i int) netip.Prefix {
-		a := base
-		a[2] = byte(i << (24 - vswitchBits))
-		return netip.PrefixFrom(netip.AddrFrom4(a), vswitchBits)
-	}
-	for i, z := range zones {
-		plan[i] = VSwitchPlan{Zone: z, Node: slot(2 * i), Pod: slot(2*i + 1)}
-	}
-	return plan
 }
 
 // findSource looks for Terway's go.mod in the working directory and above.

@@ -1,41 +1,62 @@
 package lab
 
 import (
+	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
-	"pgregory.net/rapid"
+	"terway.dev/terway/internal/plan"
 )
 
+func options(zones ...string) Options {
+	return Options{Nodes: 2, InstanceType: "ecs.g6.2xlarge", Zones: zones, Network: NetworkTerway, Source: "/src"}
+}
+
 func TestPlanIsTheRecommendedOne(t *testing.T) {
-	plan := planVSwitches([]string{"cn-hangzhou-i"})
-	want := VSwitchPlan{Zone: "cn-hangzhou-i", Node: netip.MustParsePrefix("192.168.0.0/19"), Pod: netip.MustParsePrefix("192.168.32.0/19")}
-	if len(plan) != 1 || plan[0] != want {
-		t.Errorf("plan of one zone: %v, want %v", plan, want)
+	o := options("cn-hangzhou-i", "cn-hangzhou-j")
+	if err := o.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	p := o.Plan
+	got := fmt.Sprint(p.VPC.CIDR, p.ServiceCIDR, o.apiServiceIP(), o.dnsServiceIP())
+	for _, z := range p.Zones {
+		got += fmt.Sprintf(" %s %s %d %s", z.ID, z.Node.CIDR, len(z.Pods), z.Pods[0].CIDR)
+	}
+	want := "192.168.0.0/16 172.21.0.0/20 172.21.0.1 172.21.0.10" +
+		" cn-hangzhou-i 192.168.0.0/19 1 192.168.32.0/19 cn-hangzhou-j 192.168.64.0/19 1 192.168.96.0/19"
+	if got != want {
+		t.Errorf("plan of two zones:\n%s, want\n%s", got, want)
 	}
 }
 
-func TestPlanNeverOverlaps(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		zones, err := ParseZones(rapid.SampledFrom([]string{"1", "2", "3", "4"}).Draw(t, "zones"))
-		if err != nil {
-			t.Fatal(err)
+func TestGivenPlan(t *testing.T) {
+	o := options("cn-hangzhou-i", "cn-hangzhou-j")
+	if err := o.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	given := *o.Plan
+	given.ServiceCIDR = netip.MustParsePrefix("172.19.0.0/20")
+	with := Options{Source: "/src"}
+	with.UsePlan(&given)
+	if err := with.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	if with.Nodes != 2 || with.InstanceType != "ecs.g6.2xlarge" || with.Network != NetworkTerway || len(with.Zones) != 2 || with.dnsServiceIP().String() != "172.19.0.10" {
+		t.Errorf("options of the plan: %+v", with)
+	}
+	for field, spoil := range map[string]func(*Options){
+		"--nodes 3":      func(o *Options) { o.Nodes = 3 },
+		"exclusive":      func(o *Options) { p := given; p.Mode = plan.ModeExclusive; o.Plan = &p },
+		"prefixes":       func(o *Options) { p := given; p.Prefixes = true; o.Plan = &p },
+		"is for flannel": func(o *Options) { p := given; p.Network = plan.NetworkFlannel; o.Plan = &p },
+	} {
+		o := with
+		spoil(&o)
+		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("spoiled %s: error %v does not name it", field, err)
 		}
-		all := []netip.Prefix{serviceCIDR}
-		for _, p := range planVSwitches(zones) {
-			for _, c := range []netip.Prefix{p.Node, p.Pod} {
-				if c != c.Masked() || !vpcCIDR.Contains(c.Addr()) {
-					t.Fatalf("%s is no subnet of %s", c, vpcCIDR)
-				}
-				if slices.ContainsFunc(all, c.Overlaps) {
-					t.Fatalf("%s overlaps one of %v", c, all)
-				}
-				all = append(all, c)
-			}
-		}
-	})
+	}
 }
 
 func TestParseZones(t *testing.T) {
@@ -65,7 +86,7 @@ func TestParseZones(t *testing.T) {
 }
 
 func TestNormalizeNamesTheField(t *testing.T) {
-	good := Options{Nodes: 2, InstanceType: "ecs.g6.2xlarge", Zones: []string{"cn-hangzhou-i"}, Network: NetworkTerway, Source: "/src"}
+	good := options("cn-hangzhou-i")
 	if err := good.Normalize(); err != nil || good.Dir != DefaultDir {
 		t.Fatalf("good options: %v, dir %q", err, good.Dir)
 	}
@@ -76,6 +97,7 @@ func TestNormalizeNamesTheField(t *testing.T) {
 		"--network":       func(o *Options) { o.Network = "weave" },
 	} {
 		o := good
+		o.Plan = nil
 		spoil(&o)
 		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("spoiled %s: error %v does not name it", field, err)

@@ -25,7 +25,7 @@ func (o *Options) makePKI(s *State, relay string) (*pki, error) {
 	api := "https://" + netip.AddrPortFrom(s.Master.Address, apiPort).String()
 	server := subject{cn: "kube-apiserver", server: true,
 		dns: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc." + clusterDomain},
-		ips: []netip.Addr{netip.MustParseAddr("127.0.0.1"), s.Master.Address, apiServiceIP}}
+		ips: []netip.Addr{netip.MustParseAddr("127.0.0.1"), s.Master.Address, s.Options.apiServiceIP()}}
 	err = errors.Join(
 		p.serviceAccountKeys(),
 		p.files("apiserver", server),
@@ -81,7 +81,7 @@ func (o *Options) startControlPlane(s *State) error {
 		"--kubelet-certificate-authority=" + pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc." + clusterDomain,
 		"--service-account-key-file=" + pki("sa.pub"), "--service-account-signing-key-file=" + pki("sa.key"),
-		"--service-cluster-ip-range=" + serviceCIDR.String(),
+		"--service-cluster-ip-range=" + o.Plan.ServiceCIDR.String(),
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
 		"--requestheader-client-ca-file=" + pki("ca.crt"), "--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
@@ -104,7 +104,7 @@ func (o *Options) startControllers(s *State) error {
 			"--service-account-private-key-file=" + pki("sa.key"), "--root-ca-file=" + pki("ca.crt"), "--use-service-account-credentials=true",
 			"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
 			// Addresses come from the VPC: no node has a range of its own.
-			"--allocate-node-cidrs=false", "--service-cluster-ip-range=" + serviceCIDR.String(),
+			"--allocate-node-cidrs=false", "--service-cluster-ip-range=" + o.Plan.ServiceCIDR.String(),
 			// A node that dies is noticed soon.
 			"--node-monitor-grace-period=40s",
 		}, common("controller-manager.conf")...)})

@@ -26,20 +26,16 @@ const instanceEndpoint = "http://100.100.100.201"
 
 // chartValues are what a user would write for this cluster.
 func (s *State) chartValues() map[string]any {
-	vswitches := map[string][]string{}
-	for zone, id := range s.Cloud.PodVSwitches {
-		vswitches[zone] = []string{id}
-	}
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
 	return map[string]any{
 		"image": map[string]any{"repository": repository, "tag": tag},
 		"eniConfig": map[string]any{
-			"cluster_id": ClusterID, "region": Region, "vswitches": vswitches,
+			"cluster_id": ClusterID, "region": s.Cloud.Region, "vswitches": s.Cloud.PodVSwitches,
 			"security_groups": []string{s.Cloud.SecurityGroupID},
 			"min_pool_size":   3, "max_pool_size": 8,
 			// A cluster for trying things out: an address is soon used again.
 			"cooling_seconds": 5,
-			"service_cidr":    serviceCIDR.String(),
+			"service_cidr":    s.Options.Plan.ServiceCIDR.String(),
 			"datapath":        s.Options.Datapath,
 		},
 		"credentials": map[string]any{"accessKeyID": s.Cloud.AccessKeyID, "accessKeySecret": s.Cloud.AccessKeySecret},
@@ -67,7 +63,7 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 
 // installDNS makes the cluster's DNS service.
 func (o *Options) installDNS(ctx context.Context) error {
-	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", dnsServiceIP.String(), "IMAGE", ImageCoreDNS).Replace(corednsManifest)
+	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", o.dnsServiceIP().String(), "IMAGE", ImageCoreDNS).Replace(corednsManifest)
 	return o.run(ctx, []byte(manifest), o.Bin("kubectl"), "apply", "-f", "-")
 }
 

@@ -131,9 +131,9 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"tlsCertFile":            o.path("pki", m.Name+".crt"),
 		"tlsPrivateKeyFile":      o.path("pki", m.Name+".key"),
 		"clusterDomain":          clusterDomain,
-		"clusterDNS":             []string{dnsServiceIP.String()},
+		"clusterDNS":             []string{o.dnsServiceIP().String()},
 		"resolvConf":             o.nodeDir(m.Name, "resolv.conf"),
-		"providerID":             Region + "." + m.InstanceID,
+		"providerID":             o.Plan.Region + "." + m.InstanceID,
 		"maxPods":                m.MaxPods,
 		"makeIPTablesUtilChains": false,
 		// The machine's disk and memory are shared by all nodes: none of them is to
@@ -169,7 +169,7 @@ func (c *nodeConfig) kubeletArgs() []string {
 		"--kubeconfig=" + o.nodeDir(m.Name, "kubelet.conf"),
 		"--hostname-override=" + m.Name,
 		"--node-ip=" + m.Address.String(),
-		"--node-labels=topology.kubernetes.io/region=" + Region +
+		"--node-labels=topology.kubernetes.io/region=" + o.Plan.Region +
 			",topology.kubernetes.io/zone=" + m.Zone +
 			",node.kubernetes.io/instance-type=" + m.Type,
 	}

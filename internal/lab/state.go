@@ -25,15 +25,14 @@ type State struct {
 
 // Cloud is how to reach the simulated cloud and what was made in it.
 type Cloud struct {
-	Endpoint        string            `json:"endpoint"`
-	AccessKeyID     string            `json:"accessKeyId"`
-	AccessKeySecret string            `json:"accessKeySecret"`
-	Region          string            `json:"region"`
-	VPCID           string            `json:"vpcId"`
-	SecurityGroupID string            `json:"securityGroupId"`
-	NodeVSwitches   map[string]string `json:"nodeVSwitches"` // zone → id
-	PodVSwitches    map[string]string `json:"podVSwitches"`  // zone → id
-	PodCIDRs        []netip.Prefix    `json:"podCIDRs"`
+	Endpoint        string              `json:"endpoint"`
+	AccessKeyID     string              `json:"accessKeyId"`
+	AccessKeySecret string              `json:"accessKeySecret"`
+	Region          string              `json:"region"`
+	VPCID           string              `json:"vpcId"`
+	SecurityGroupID string              `json:"securityGroupId"`
+	NodeVSwitches   map[string]string   `json:"nodeVSwitches"` // zone → id
+	PodVSwitches    map[string][]string `json:"podVSwitches"`  // zone → ids
 	// FabricNS is the network namespace of the switch.
 	FabricNS string `json:"fabricNS"`
 }

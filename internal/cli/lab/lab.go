@@ -10,7 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/provision"
 )
 
 // NewCommand makes "terwayctl lab".
@@ -22,13 +24,13 @@ func NewCommand() *cobra.Command {
 	var dir string
 	cmd.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
 	cmd.AddCommand(upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
-		kubeconfigCommand(&dir), shellCommand(&dir), nodeInitCommand(), relayCommand())
+		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), nodeInitCommand(), relayCommand())
 	return cmd
 }
 
 func upCommand(dir *string) *cobra.Command {
 	o := lab.Options{}
-	zones := "1"
+	zones, planFile := "1", ""
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Build what is missing and start the cluster",
@@ -37,8 +39,7 @@ func upCommand(dir *string) *cobra.Command {
 			if os.Geteuid() != 0 {
 				return fmt.Errorf("lab up needs root: it makes namespaces and cgroups")
 			}
-			var err error
-			if o.Zones, err = lab.ParseZones(zones); err != nil {
+			if err := network(cmd, &o, zones, planFile); err != nil {
 				return err
 			}
 			o.Dir = *dir
@@ -62,10 +63,39 @@ func upCommand(dir *string) *cobra.Command {
 	f.IntVar(&o.Nodes, "nodes", 2, "how many nodes")
 	f.StringVar(&o.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type; it decides how many pods fit")
 	f.StringVar(&zones, "zones", zones, "how many zones, or their names with commas; nodes are spread over them")
+	f.StringVar(&planFile, "plan", "", "a network plan (\"terwayctl plan\" makes one): VPC, zones, vSwitches, Service range, and how many nodes of which type")
 	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, or none")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
+}
+
+// network takes the lab's network from a plan, or the zones from their flag.
+func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err error) {
+	if planFile == "" {
+		o.Zones, err = lab.ParseZones(zones)
+		return err
+	}
+	set := cmd.Flags().Changed
+	if set("zones") {
+		return fmt.Errorf("--zones %s: the plan says which zones there are", zones)
+	}
+	p, err := (&provision.PlanFile{Path: planFile, Types: catalog.Default()}).Load()
+	if err != nil {
+		return err
+	}
+	// What the user does not say is the plan's, not the flag's default.
+	if !set("nodes") {
+		o.Nodes = 0
+	}
+	if !set("instance-type") {
+		o.InstanceType = ""
+	}
+	if !set("network") {
+		o.Network = ""
+	}
+	o.UsePlan(p)
+	return nil
 }
 
 const nextSteps = `

@@ -118,6 +118,29 @@ func kubeconfigCommand(dir *string) *cobra.Command {
 	}
 }
 
+func envCommand(dir *string) *cobra.Command {
+	return &cobra.Command{
+		Use:   "env",
+		Short: "Print shell commands that point kubectl, terwayctl vpc and the cloud's SDKs at the lab",
+		Long: `Print shell commands that point kubectl, "terwayctl vpc" and the cloud's SDKs at
+the lab: eval $(terwayctl lab env)`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			for _, v := range s.Env() {
+				// None of the values has a quote in it: paths, URLs, keys of letters and digits.
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s';\n", v[0], v[1]); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
 func shellCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "shell NODE [COMMAND…]",

@@ -3,7 +3,6 @@
 package vpc
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -79,28 +78,12 @@ func (f *cloudFlags) connect(cmd *cobra.Command, planned string) (*provision.Pro
 	}
 	began := time.Now()
 	return &provision.Provisioner{
-		Cloud: client, Region: region, Clock: wallClock{},
+		Cloud: client, Region: region, Clock: provision.WallClock{},
 		Poll: provision.DefaultPoll, Patience: provision.DefaultPatience, Settle: provision.DefaultSettle,
 		Say: func(line string) {
 			fmt.Fprintf(cmd.ErrOrStderr(), "%7.1fs  %s\n", time.Since(began).Seconds(), line)
 		},
 	}, nil
-}
-
-// wallClock is real time.
-type wallClock struct{}
-
-func (wallClock) Now() time.Time { return time.Now() }
-
-func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 func planFile(path string) *provision.PlanFile {

@@ -15,6 +15,10 @@ var addressFromVSwitch = Check{
 		if err != nil {
 			return "", err
 		}
+		ranges, err := e.Lab.Cloud.PodRanges(ctx)
+		if err != nil {
+			return "", err
+		}
 		var lines []string
 		for i, p := range pods {
 			m := e.Lab.Machines[i]
@@ -22,8 +26,8 @@ var addressFromVSwitch = Check{
 			if err != nil {
 				return "", fmt.Errorf("pod %s: %w", p.Name, err)
 			}
-			if !inAny(addr, e.Lab.Cloud.PodCIDRs) {
-				return "", fmt.Errorf("pod %s on %s has %s, which is in none of the pod vSwitches %v", p.Name, m.Name, addr, e.Lab.Cloud.PodCIDRs)
+			if !inAny(addr, ranges) {
+				return "", fmt.Errorf("pod %s on %s has %s, which is in none of the pod vSwitches %v", p.Name, m.Name, addr, ranges)
 			}
 			eni, dev, err := e.eniOf(ctx, m, p.Status.PodIP)
 			if err != nil {
