@@ -144,7 +144,8 @@ func (s shape) addresses(zones, node int) int {
 // plan is the shape as a plan: zone by zone, the node vSwitch before the Pod vSwitches.
 func (b *builder) plan(s shape) *Plan {
 	p := *b.base
-	p.VPC = VPC{CIDR: s.vpc, Secondary: slices.Clone(s.secondary)}
+	// Not a clone: an empty list would not be the nil of a plan read from its file.
+	p.VPC = VPC{CIDR: s.vpc, Secondary: append([]netip.Prefix(nil), s.secondary...)}
 	p.Nodes.InstanceTypes = slices.Clone(p.Nodes.InstanceTypes)
 	p.Avoid = slices.Clone(p.Avoid)
 	if p.Name == "" {
@@ -160,11 +161,11 @@ func (b *builder) plan(s shape) *Plan {
 		start := i * (1 + s.k) * step
 		z.Node = vSwitch("node_switch", at(s.vpc, start, node))
 		for j := range s.k {
-			z.Pods = append(z.Pods, vSwitch("pod_switch", at(s.vpc, start+(1+j)*step, s.unit)))
+			z.Pods = append(z.Pods, vSwitch(podSwitch, at(s.vpc, start+(1+j)*step, s.unit)))
 		}
 		for _, r := range s.secondary {
 			mask := part(r, len(p.Zones))
-			z.Pods = append(z.Pods, vSwitch("pod_switch", at(r, i<<(32-mask), mask)))
+			z.Pods = append(z.Pods, vSwitch(podSwitch, at(r, i<<(32-mask), mask)))
 		}
 		p.Zones[i] = z
 	}
