@@ -51,10 +51,11 @@ func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 	zone := &grown.Zones[at]
 	zone.Pods = slices.Clone(zone.Pods)
 
-	v := VSwitch{Name: p.nextName(*zone), CIDR: g.CIDR}
+	v := VSwitch{CIDR: g.CIDR}
 	if err := grown.place(&v, g); err != nil {
 		return nil, none, err
 	}
+	v.Name = p.nextName(*zone, v.CIDR)
 	zone.Pods = append(zone.Pods, v)
 	return &grown, v, nil
 }
@@ -102,16 +103,19 @@ func (p *Plan) addSecondary(c netip.Prefix) error {
 	return nil
 }
 
-// nextName numbers a zone's Pod vSwitches after the first one's name.
-func (p *Plan) nextName(z Zone) string {
-	base := "pod-" + z.ID
-	if len(z.Pods) > 0 {
-		base = z.Pods[0].Name
+// nextName names a zone's next Pod vSwitch: by its range, as Propose does, or with a
+// number behind the user's own name of the first.
+func (p *Plan) nextName(z Zone, c netip.Prefix) string {
+	if len(z.Pods) == 0 || z.Pods[0].Name == nameOf(podSwitch, z.Pods[0].CIDR) {
+		return nameOf(podSwitch, c)
 	}
 	for n := len(z.Pods) + 1; ; n++ {
-		name := fmt.Sprintf("%s-%d", base, n)
+		name := fmt.Sprintf("%s-%d", z.Pods[0].Name, n)
 		if !slices.ContainsFunc(p.vSwitches(), func(v placed) bool { return v.Name == name }) {
 			return name
 		}
 	}
 }
+
+// podSwitch begins the names of the Pod vSwitches that Propose makes.
+const podSwitch = "pod_switch"

@@ -23,7 +23,6 @@ func seed(t interface{ Fatal(...any) }, zones ...string) *Plan {
 func TestGrow(t *testing.T) {
 	p := seed(t, "cn-hangzhou-i")
 	before := fmt.Sprintf("%+v", p)
-	first := p.Zones[0].Pods[0].Name
 	for _, c := range []struct {
 		name             string
 		ask              Growth
@@ -43,8 +42,8 @@ func TestGrow(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		if v.CIDR.String() != c.vswitch || fmt.Sprint(grown.VPC.Secondary) != c.further || v.Name != first+"-2" {
-			t.Errorf("%s: %s %s, secondary %v; want %s-2 %s, %s", c.name, v.Name, v.CIDR, grown.VPC.Secondary, first, c.vswitch, c.further)
+		if v.CIDR.String() != c.vswitch || fmt.Sprint(grown.VPC.Secondary) != c.further || v.Name != nameOf(podSwitch, v.CIDR) {
+			t.Errorf("%s: %s %s, secondary %v; want %s, %s", c.name, v.Name, v.CIDR, grown.VPC.Secondary, c.vswitch, c.further)
 		}
 		if ps := Check(grown, catalog.Default()); len(ps) > 0 {
 			t.Errorf("%s: %v", c.name, Problems(ps))
@@ -52,6 +51,15 @@ func TestGrow(t *testing.T) {
 	}
 	if after := fmt.Sprintf("%+v", p); after != before {
 		t.Errorf("the plan itself has changed: %s", after)
+	}
+}
+
+// The user's own names get numbers.
+func TestGrowNames(t *testing.T) {
+	p := seed(t, "cn-hangzhou-i")
+	p.Zones[0].Pods[0].Name, p.Zones[0].Node.Name = "pods", "pods-2"
+	if _, v, err := p.Grow(Growth{Zone: "cn-hangzhou-i", Bits: 19}); err != nil || v.Name != "pods-3" {
+		t.Errorf("name %q, %v; want pods-3: pods-2 is taken", v.Name, err)
 	}
 }
 

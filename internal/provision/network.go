@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"go4.org/netipx"
 
@@ -54,10 +55,6 @@ type Group struct {
 	Free int `json:"free"`
 }
 
-// reserved is how many addresses of each vSwitch the cloud keeps: the first and the
-// last three.
-const reserved = 4
-
 func network(w *world, name, region string) *Network {
 	n := &Network{Plan: name, Region: region, VPC: VPC{ID: w.vpc.ID, Name: w.vpc.Name, CIDRs: w.vpc.CIDRs}}
 	var free netipx.IPSetBuilder
@@ -66,7 +63,7 @@ func network(w *world, name, region string) *Network {
 	}
 	for _, v := range w.vswitches {
 		n.VSwitches = append(n.VSwitches, VSwitch{ID: v.ID, Name: v.Name, Zone: v.Zone, CIDR: v.CIDR, Role: v.Tags[TagRole],
-			Own: name != "" && owned(v.Tags, name), Addresses: 1<<(32-v.CIDR.Bits()) - reserved, Free: v.Available})
+			Own: name != "" && owned(v.Tags, name), Addresses: plan.Usable(v.CIDR), Free: v.Available})
 		free.RemovePrefix(v.CIDR)
 	}
 	for _, g := range w.groups {
@@ -124,7 +121,7 @@ type ENIConfig struct {
 
 // ENIConfig is what the cluster of a plan needs in its configuration.
 func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
-	c := ENIConfig{ClusterID: p.Name, Region: p.Region, ServiceCIDR: p.ServiceCIDR.String()}
+	c := ENIConfig{ClusterID: clusterID(p.Name), Region: p.Region, ServiceCIDR: p.ServiceCIDR.String()}
 	for _, g := range n.Groups {
 		if g.Own {
 			c.SecurityGroups = append(c.SecurityGroups, g.ID)
@@ -143,6 +140,19 @@ func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 		}
 	}
 	return c
+}
+
+// clusterID makes a cluster's id of a plan's name, which may have characters that the
+// configuration's cluster_id may not.
+func clusterID(name string) string {
+	id := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.' {
+			return r
+		}
+		return '-'
+	}, name)
+	const most = 64
+	return id[:min(len(id), most)]
 }
 
 // ByCIDR finds a vSwitch by its range.

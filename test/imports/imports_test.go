@@ -54,6 +54,11 @@ func TestRules(t *testing.T) {
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},
 		},
 		{
+			"networks are made through an interface: no SDK, no cluster and no simulator",
+			[]string{"internal/provision"},
+			[]string{"k8s.io/", "github.com/aliyun/", module + "internal/vpcsim", module + "internal/lab", module + "internal/cloud/alibaba"},
+		},
+		{
 			"the simulator's state knows no kernel and no product",
 			[]string{"internal/vpcsim/state"},
 			[]string{"github.com/vishvananda/", "github.com/cilium/", module + "internal/cloud", module + "internal/controller", module + "internal/agent"},

@@ -1,0 +1,104 @@
+package provision_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/plan"
+)
+
+// What apply prints is a configuration that the controller takes.
+func TestENIConfigIsOne(t *testing.T) {
+	for name, p := range plans() {
+		s := start(t)
+		n, _, err := s.provisioner(t).Apply(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := yaml.Marshal(n.ENIConfig(p))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Parse(b)
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, b)
+		}
+		if c.Network != p.Network || c.ServiceCIDR != p.ServiceCIDR.String() || len(c.SecurityGroups) != 1 || c.SecurityGroups[0] != s.View().SecurityGroups[0].SecurityGroupId {
+			t.Errorf("%s: %s", name, b)
+		}
+		if p.Network == plan.NetworkFlannel {
+			if c.PodRange() != p.PodCIDR {
+				t.Errorf("%s: %s", name, b)
+			}
+			continue
+		}
+		for _, z := range p.Zones {
+			var want []string
+			for _, v := range z.Pods {
+				want = append(want, n.ByCIDR(v.CIDR).ID)
+			}
+			if !slices.Equal(c.VSwitches[z.ID], want) {
+				t.Errorf("%s: zone %s has %v, want %v", name, z.ID, c.VSwitches[z.ID], want)
+			}
+		}
+	}
+}
+
+// Whatever a plan is called, the cluster's id is one that the configuration takes.
+func TestClusterIDIsOne(t *testing.T) {
+	s := start(t)
+	p := example()
+	n, _, err := s.provisioner(t).Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		named := *p
+		named.Name = rapid.StringN(1, 128, -1).Draw(t, "name")
+		if len(plan.Check(&named, types())) > 0 {
+			return
+		}
+		b, err := yaml.Marshal(n.ENIConfig(&named))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := config.Parse(b); err != nil {
+			t.Fatalf("%q: %v", named.Name, err)
+		}
+	})
+}
+
+func TestShow(t *testing.T) {
+	s := start(t)
+	if _, err := s.provisioner(t).Show(t.Context(), "shop"); err == nil {
+		t.Error("nothing was made, and it is shown")
+	}
+	p := example()
+	if _, _, err := s.provisioner(t).Apply(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	n, err := s.provisioner(t).Show(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(n.Free); got != "[192.168.128.0/17]" {
+		t.Errorf("free ranges %s, want the upper half", got)
+	}
+	for _, v := range n.VSwitches {
+		if v.Addresses != 8188 || v.Free != 8188 || !v.Own {
+			t.Errorf("%+v: want 8188 of 8188 addresses free", v)
+		}
+	}
+	byID, err := s.provisioner(t).ShowVPC(t.Context(), n.VPC.ID)
+	if err != nil || fmt.Sprint(byID) != fmt.Sprint(n) {
+		t.Errorf("by id: %+v, %v; by name %+v", byID, err, n)
+	}
+	if _, err := s.provisioner(t).ShowVPC(t.Context(), "vpc-none"); err == nil {
+		t.Error("a VPC that is not there is shown")
+	}
+}
