@@ -122,14 +122,15 @@ type ENIConfig struct {
 // ENIConfig is what the cluster of a plan needs in its configuration.
 func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 	c := ENIConfig{ClusterID: clusterID(p.Name), Region: p.Region, ServiceCIDR: p.ServiceCIDR.String()}
+	if p.Network == plan.NetworkFlannel {
+		// No ENIs are made, so the configuration takes no security groups.
+		c.Network, c.PodCIDR = p.Network, p.PodCIDR.String()
+		return c
+	}
 	for _, g := range n.Groups {
 		if g.Own {
 			c.SecurityGroups = append(c.SecurityGroups, g.ID)
 		}
-	}
-	if p.Network == plan.NetworkFlannel {
-		c.Network, c.PodCIDR = p.Network, p.PodCIDR.String()
-		return c
 	}
 	c.VSwitches = map[string][]string{}
 	for _, z := range p.Zones {
