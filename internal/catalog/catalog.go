@@ -8,10 +8,9 @@ package catalog
 import (
 	"bytes"
 	_ "embed"
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
-	"io"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -76,8 +75,8 @@ type Type struct {
 	IPv6PerENI Count
 	// ENITotal counts the trunk's member ENIs too.
 	ENITotal Count
-	// Trunk: the type can carry member ENIs on a trunk ENI. False also when no source says.
-	Trunk bool
+	// Trunk: the type can carry member ENIs on a trunk ENI; TrunkKnown: a source says whether it can.
+	Trunk, TrunkKnown bool
 	// BandwidthBase is the guaranteed bandwidth and BandwidthBurst the short-time
 	// maximum (0: none published), both in Gbit/s.
 	BandwidthBase  float64
@@ -103,6 +102,18 @@ func (t Type) MaxPodsExclusive() (n int, ok bool) {
 		return 0, false
 	}
 	return max(t.ENIs.N-1, 0), true
+}
+
+// prefixSize is how many addresses a prefix has: the cloud's IPv4 prefixes are /28.
+const prefixSize = 16
+
+// MaxPodsPrefix is how many pods fit a node whose secondary ENIs carry a /28 prefix
+// in each place that the ENI's own primary address leaves free.
+func (t Type) MaxPodsPrefix() (n int, ok bool) {
+	if !t.ENIs.Known || !t.IPv4PerENI.Known {
+		return 0, false
+	}
+	return max(t.ENIs.N-1, 0) * max(t.IPv4PerENI.N-1, 0) * prefixSize, true
 }
 
 // MaxPodsTrunk is how many pods can have a member ENI of the node's trunk.
@@ -139,7 +150,13 @@ func (t Type) JumboFrames() bool { return t.Generation() >= 7 }
 
 // BandwidthKbit is the base bandwidth as DescribeInstanceTypes gives it: kbit/s,
 // a Gbit/s being 1024000 of them. 0 when unknown.
-func (t Type) BandwidthKbit() int { return int(t.BandwidthBase * 1024 * 1000) }
+func (t Type) BandwidthKbit() int { return int(math.Round(t.BandwidthBase * kbitPerGbit)) }
+
+// kbitPerGbit is the unit of DescribeInstanceTypes: InstanceBandwidthTx is 3072000 for 3 Gbit/s.
+const kbitPerGbit = 1024 * 1000
+
+// GbitOfKbit is the inverse of BandwidthKbit, to a megabit.
+func GbitOfKbit(kbit int) float64 { return math.Round(float64(kbit)/kbitPerGbit*1000) / 1000 }
 
 // Catalog is a set of types. It does not change.
 type Catalog struct {
@@ -188,109 +205,3 @@ func Lookup(name string) (Type, bool) { return Default().Lookup(name) }
 
 // All returns the built-in types, by name.
 func All() []Type { return Default().All() }
-
-// columns are those of the table that Parse reads; the max_pods_* columns are
-// derived figures, which the tests compare with the methods above.
-var columns = []string{"instance_type", "family", "vcpu", "mem_gib", "eni_quantity",
-	"ipv4_per_eni", "ipv6_per_eni", "eni_total_quantity", "eni_trunk_supported",
-	"bw_base_gbps", "bw_burst_gbps", "nic_queues", "source"}
-
-// Parse reads a table in the format of instance-types.csv.
-func Parse(r io.Reader) (*Catalog, error) {
-	rows := csv.NewReader(r)
-	header, err := rows.Read()
-	if err != nil {
-		return nil, fmt.Errorf("read the header of the instance types: %w", err)
-	}
-	at := make(map[string]int, len(header))
-	for i, name := range header {
-		at[name] = i
-	}
-	for _, name := range columns {
-		if _, ok := at[name]; !ok {
-			return nil, fmt.Errorf("instance types: column %q is missing", name)
-		}
-	}
-	var types []Type
-	for {
-		record, err := rows.Read()
-		if err == io.EOF {
-			return New(types)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read instance types: %w", err)
-		}
-		row := row{at: at, record: record}
-		t := Type{
-			Name: row.text("instance_type"), Family: row.text("family"),
-			VCPU: row.count("vcpu"), MemoryGiB: row.number("mem_gib"),
-			ENIs: row.count("eni_quantity"), IPv4PerENI: row.count("ipv4_per_eni"),
-			IPv6PerENI: row.count("ipv6_per_eni"), ENITotal: row.count("eni_total_quantity"),
-			Trunk: row.flag("eni_trunk_supported"), BandwidthBase: row.number("bw_base_gbps"),
-			BandwidthBurst: row.number("bw_burst_gbps"), Queues: row.count("nic_queues"),
-			Source: row.text("source"),
-		}
-		if row.err != nil {
-			line, _ := rows.FieldPos(0)
-			return nil, fmt.Errorf("instance types, line %d, %s: %w", line, t.Name, row.err)
-		}
-		if t.Name == "" {
-			line, _ := rows.FieldPos(0)
-			return nil, fmt.Errorf("instance types, line %d: no instance_type", line)
-		}
-		types = append(types, t)
-	}
-}
-
-// row reads the columns of one record and keeps the first error.
-type row struct {
-	at     map[string]int
-	record []string
-	err    error
-}
-
-func (r *row) text(column string) string { return strings.TrimSpace(r.record[r.at[column]]) }
-
-func (r *row) fail(column, value, want string) {
-	if r.err == nil {
-		r.err = fmt.Errorf("column %s is %q, want %s", column, value, want)
-	}
-}
-
-func (r *row) count(column string) Count {
-	s := r.text(column)
-	if s == "" {
-		return Count{}
-	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 0 {
-		r.fail(column, s, "a whole number")
-		return Count{}
-	}
-	return Of(n)
-}
-
-func (r *row) number(column string) float64 {
-	s := r.text(column)
-	if s == "" {
-		return 0
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 {
-		r.fail(column, s, "a number")
-		return 0
-	}
-	return f
-}
-
-func (r *row) flag(column string) bool {
-	switch s := r.text(column); s {
-	case "", "false":
-		return false
-	case "true":
-		return true
-	default:
-		r.fail(column, s, "true, false or nothing")
-		return false
-	}
-}

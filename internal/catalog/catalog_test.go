@@ -120,6 +120,8 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		{"column missing", "instance_type,family\n", `column "vcpu" is missing`},
 		{"not a number", header + "ecs.a.b,ecs.a,two,4,1,1,,,,1,,,x\n", `line 2, ecs.a.b: column vcpu is "two"`},
 		{"negative", header + "ecs.a.b,ecs.a,2,4,-1,1,,,,1,,,x\n", `column eni_quantity is "-1"`},
+		{"not finite", header + "ecs.a.b,ecs.a,2,NaN,1,1,,,,1,,,x\n", `column mem_gib is "NaN"`},
+		{"infinite", header + "ecs.a.b,ecs.a,2,4,1,1,,,,+Inf,,,x\n", `column bw_base_gbps is "+Inf"`},
 		{"not a flag", header + "ecs.a.b,ecs.a,2,4,1,1,,,maybe,1,,,x\n", `column eni_trunk_supported is "maybe"`},
 		{"no name", header + ",ecs.a,2,4,1,1,,,,1,,,x\n", "no instance_type"},
 		{"twice", header + "ecs.a.b,ecs.a,2,4,1,1,,,,1,,,x\necs.a.b,ecs.a,2,4,1,1,,,,1,,,x\n", "listed twice"},
