@@ -121,6 +121,22 @@ type InstanceType struct {
 	IPv6PerENI int
 }
 
+// TypeDescription is all that the cloud says of an instance type that matters for
+// networks. A figure of 0 was not said.
+type TypeDescription struct {
+	InstanceType
+	Family    string
+	VCPU      int
+	MemoryGiB float64
+	// ENITotal counts the members of a trunk ENI too.
+	ENITotal int
+	Trunk    bool
+	// BandwidthKbit is the guaranteed bandwidth, the smaller of both directions.
+	BandwidthKbit int
+	// Queues of a secondary ENI.
+	Queues int
+}
+
 // VSwitch is a subnet of a VPC in one zone.
 type VSwitch struct {
 	ID     string

@@ -1,11 +1,13 @@
-// Package instancetypes is the command "terwayctl instance-types".
+// Package instancetypes is the command "terwayctl instance-types": which ECS
+// instance types there are and how many pods each holds. It shows the catalogue and
+// brings it up to date; what a figure means is package catalog's.
 package instancetypes
 
 import (
-	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -14,34 +16,88 @@ import (
 
 // NewCommand makes "terwayctl instance-types".
 func NewCommand() *cobra.Command {
-	var maxPods, output, family string
+	var maxPods, output, file, order string
+	var q query
 	cmd := &cobra.Command{
 		Use:   "instance-types",
 		Short: "ECS instance types and how many pods each holds",
-		Long: `Instance types and how many pods each holds, from the catalogue built in.
+		Long: `Instance types and how many pods each holds, from the catalogue built in or a table
+that "instance-types refresh" wrote.
 
-A node whose pods share ENIs holds (ENIs − 1) × addresses per ENI of them; one
-whose pods have an ENI each, ENIs − 1. --max-pods prints the first figure alone,
-for the kubelet's maxPods. Pods on the node's own network need no address of the
-VPC but count for the kubelet: add as many as you run of them on each node.`,
-		Example: `  terwayctl instance-types --family ecs.g6
+  shared     pods share the secondary ENIs: (ENIs − 1) × addresses per ENI
+  exclusive  a pod has an ENI: ENIs − 1
+  prefix     shared ENIs that carry /28 prefixes: (ENIs − 1) × (addresses per ENI − 1) × 16
+  trunk      member ENIs on a trunk ENI, where the cloud has said how many
+
+A figure that no source gives is "unknown", and a type is left out by a filter on it.
+--max-pods prints the shared figure alone, for the kubelet's maxPods. Pods on the
+node's own network need no address of the VPC but count for the kubelet: add as many
+as you run of them on each node.`,
+		Example: `  terwayctl instance-types --family g6,g7 --min-vcpu 8
+  terwayctl instance-types --min-pods 100 --mode prefix --generation 7 --sort pods
   terwayctl instance-types --max-pods ecs.g6.2xlarge`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if maxPods != "" {
-				return printMaxPods(cmd.OutOrStdout(), maxPods)
+			types, err := open(file)
+			if err != nil {
+				return err
 			}
-			return list(cmd.OutOrStdout(), family, output)
+			if maxPods != "" {
+				return printMaxPods(cmd.OutOrStdout(), types, maxPods)
+			}
+			var wrong []error
+			if output != "text" && output != "json" {
+				wrong = append(wrong, fmt.Errorf("--output %q: want text or json", output))
+			}
+			wrong = append(wrong, q.check(order))
+			if err := errors.Join(wrong...); err != nil {
+				return err
+			}
+			found, unknown := q.find(types.All())
+			if len(found) == 0 {
+				return fmt.Errorf("no instance type of the catalogue is as asked; of %d it has no figure to tell", unknown)
+			}
+			sortBy(found, order, q.mode)
+			if output == "json" {
+				return writeJSON(cmd.OutOrStdout(), found)
+			}
+			return writeText(cmd.OutOrStdout(), found, unknown)
 		},
 	}
-	cmd.Flags().StringVar(&maxPods, "max-pods", "", "print only how many pods this `TYPE` holds")
-	cmd.Flags().StringVar(&family, "family", "", "only this family, for example ecs.g6")
-	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	f := cmd.Flags()
+	f.StringVar(&maxPods, "max-pods", "", "print only how many pods this `TYPE` holds")
+	f.StringSliceVar(&q.families, "family", nil, "only these families, for example g6,ecs.c7")
+	f.IntSliceVar(&q.generations, "generation", nil, "only these generations, for example 6,7")
+	f.IntVar(&q.minVCPU, "min-vcpu", 0, "at least so many vCPUs")
+	f.IntVar(&q.maxVCPU, "max-vcpu", 0, "at most so many vCPUs (0: any)")
+	f.IntVar(&q.minPods, "min-pods", 0, "room for at least so many pods in the --mode")
+	f.StringVar(&q.mode, "mode", modeShared, "what --min-pods and --sort pods count: shared, exclusive, prefix or trunk")
+	f.StringVar(&order, "sort", sortName, "name, vcpu, enis, pods or bandwidth")
+	f.StringVarP(&output, "output", "o", "text", "text or json")
+	cmd.PersistentFlags().StringVar(&file, "catalogue", "", "read this table (`FILE`) instead of the catalogue built in")
+	cmd.AddCommand(refreshCommand(&file))
 	return cmd
 }
 
-func printMaxPods(w io.Writer, name string) error {
-	t, ok := catalog.Lookup(name)
+// open reads a table, the built-in one without a path.
+func open(path string) (*catalog.Catalog, error) {
+	if path == "" {
+		return catalog.Default(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--catalogue: %w", err)
+	}
+	defer f.Close()
+	c, err := catalog.Parse(f)
+	if err != nil {
+		return nil, fmt.Errorf("--catalogue %s: %w", path, err)
+	}
+	return c, nil
+}
+
+func printMaxPods(w io.Writer, types *catalog.Catalog, name string) error {
+	t, ok := types.Lookup(name)
 	if !ok {
 		return fmt.Errorf("--max-pods %s: the catalogue has no such instance type (terwayctl instance-types lists them)", name)
 	}
@@ -51,49 +107,4 @@ func printMaxPods(w io.Writer, name string) error {
 	}
 	_, err := fmt.Fprintln(w, n)
 	return err
-}
-
-type row struct {
-	Type          string        `json:"type"`
-	VCPU          catalog.Count `json:"vcpu"`
-	MemoryGiB     float64       `json:"memoryGiB"`
-	ENIs          catalog.Count `json:"enis"`
-	IPv4PerENI    catalog.Count `json:"ipv4PerENI"`
-	PodsShared    catalog.Count `json:"podsShared"`
-	PodsExclusive catalog.Count `json:"podsExclusive"`
-	BandwidthGbps float64       `json:"bandwidthGbps"`
-}
-
-func list(w io.Writer, family, output string) error {
-	var rows []row
-	for _, t := range catalog.All() {
-		if family != "" && t.Family != family {
-			continue
-		}
-		r := row{Type: t.Name, VCPU: t.VCPU, MemoryGiB: t.MemoryGiB, ENIs: t.ENIs, IPv4PerENI: t.IPv4PerENI, BandwidthGbps: t.BandwidthBase}
-		if n, ok := t.MaxPodsShared(); ok {
-			r.PodsShared = catalog.Of(n)
-		}
-		if n, ok := t.MaxPodsExclusive(); ok {
-			r.PodsExclusive = catalog.Of(n)
-		}
-		rows = append(rows, r)
-	}
-	if len(rows) == 0 {
-		return fmt.Errorf("--family %s: the catalogue has no such family", family)
-	}
-	switch output {
-	case "json":
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(rows)
-	case "text":
-		tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprintln(tw, "TYPE\tVCPU\tGIB\tENIS\tIPV4/ENI\tPODS SHARED\tPODS EXCLUSIVE\tGBIT/S\t")
-		for _, r := range rows {
-			fmt.Fprintf(tw, "%s\t%v\t%g\t%v\t%v\t%v\t%v\t%g\t\n", r.Type, r.VCPU, r.MemoryGiB, r.ENIs, r.IPv4PerENI, r.PodsShared, r.PodsExclusive, r.BandwidthGbps)
-		}
-		return tw.Flush()
-	}
-	return fmt.Errorf("--output %q: want text or json", output)
 }

@@ -190,6 +190,32 @@ func convertInstanceType(t ecs.InstanceType) (*cloud.InstanceType, error) {
 	return r, nil
 }
 
+// describeType takes a type as it is described: unlike a node's limits, figures may
+// be left out, which is 0.
+func describeType(t ecs.InstanceType) (cloud.TypeDescription, error) {
+	d := cloud.TypeDescription{
+		InstanceType: cloud.InstanceType{Name: t.InstanceTypeId, ENIs: t.EniQuantity, IPv4PerENI: t.EniPrivateIpAddressQuantity, IPv6PerENI: t.EniIpv6AddressQuantity},
+		Family:       t.InstanceTypeFamily, VCPU: t.CpuCoreCount, MemoryGiB: t.MemorySize, ENITotal: t.EniTotalQuantity, Trunk: t.EniTrunkSupported,
+		BandwidthKbit: min(t.InstanceBandwidthRx, t.InstanceBandwidthTx), Queues: t.SecondaryEniQueueNumber,
+	}
+	if d.Name == "" {
+		return d, fmt.Errorf("instance type: InstanceTypeId: is empty")
+	}
+	for _, f := range []struct {
+		field string
+		value float64
+	}{
+		{"EniQuantity", float64(d.ENIs)}, {"EniPrivateIpAddressQuantity", float64(d.IPv4PerENI)}, {"EniIpv6AddressQuantity", float64(d.IPv6PerENI)},
+		{"CpuCoreCount", float64(d.VCPU)}, {"MemorySize", d.MemoryGiB}, {"EniTotalQuantity", float64(d.ENITotal)},
+		{"InstanceBandwidthRx or InstanceBandwidthTx", float64(d.BandwidthKbit)}, {"SecondaryEniQueueNumber", float64(d.Queues)},
+	} {
+		if f.value < 0 {
+			return d, fmt.Errorf("instance type %q: %s: %g is negative", d.Name, f.field, f.value)
+		}
+	}
+	return d, nil
+}
+
 func parseIPv4(s string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(s)
 	if err != nil || !a.Is4() {

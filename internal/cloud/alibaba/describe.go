@@ -100,6 +100,41 @@ func (c *Client) DescribeInstanceType(ctx context.Context, instanceType string) 
 	return nil, absent(action, rsp.RequestId, "InvalidInstanceType.NotFound", "instance type", instanceType)
 }
 
+// typesPerPage is the most that DescribeInstanceTypes gives (ECS API: MaxResults).
+const typesPerPage = 100
+
+// DescribeInstanceTypes lists all instance types that the cloud knows; progress, if
+// not nil, is told how many are there so far.
+func (c *Client) DescribeInstanceTypes(ctx context.Context, progress func(n int)) ([]cloud.TypeDescription, error) {
+	const action = "DescribeInstanceTypes"
+	var all []cloud.TypeDescription
+	token := ""
+	for {
+		rsp, err := call(ctx, c, ecs.CreateDescribeInstanceTypesRequest, ecs.CreateDescribeInstanceTypesResponse, func(r *ecs.DescribeInstanceTypesRequest) {
+			r.MaxResults, r.NextToken = requests.NewInteger(typesPerPage), token
+		})
+		if err != nil {
+			return nil, err
+		}
+		for _, t := range rsp.InstanceTypes.InstanceType {
+			d, err := describeType(t)
+			if err != nil {
+				return nil, badAnswer(action, "%v", err)
+			}
+			all = append(all, d)
+		}
+		if progress != nil {
+			progress(len(all))
+		}
+		if rsp.NextToken == token && token != "" {
+			return nil, badAnswer(action, "the same page comes again: NextToken %q", token)
+		}
+		if token = rsp.NextToken; token == "" {
+			return all, nil
+		}
+	}
+}
+
 // DescribeVSwitches implements cloud.API. VPC's action takes one id at a time.
 func (c *Client) DescribeVSwitches(ctx context.Context, ids []string) ([]cloud.VSwitch, error) {
 	all := make([]cloud.VSwitch, 0, len(ids))

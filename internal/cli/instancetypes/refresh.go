@@ -1,0 +1,138 @@
+package instancetypes
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/cloud"
+)
+
+func refreshCommand(file *string) *cobra.Command {
+	var flags cloudflags.Flags
+	var out, date, output string
+	cmd := &cobra.Command{
+		Use:   "refresh",
+		Short: "Bring the catalogue up to date with what the cloud says (DescribeInstanceTypes)",
+		Long: `Asks the cloud for all its instance types, says what is new, changed and not offered
+in the region, and writes the merged table with --out. A figure that the cloud leaves
+out (the burst bandwidth, always) stays what it was; types that the region does not
+offer stay too. A row's source says what it is from.
+
+The table is read with --catalogue, or built in: internal/catalog/instance-types.csv.
+
+The access key comes from ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET;
+it needs the right ecs:DescribeInstanceTypes and no other.`,
+		Example: `  terwayctl instance-types refresh --region cn-hangzhou
+  terwayctl instance-types refresh --region cn-hangzhou --out types.csv
+  terwayctl instance-types --catalogue types.csv --family g8i`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			day, err := time.Parse(time.DateOnly, date)
+			if err != nil {
+				return fmt.Errorf("--date %q: want a day such as 2026-01-31", date)
+			}
+			if output != "text" && output != "json" {
+				return fmt.Errorf("--output %q: want text or json", output)
+			}
+			types, err := open(*file)
+			if err != nil {
+				return err
+			}
+			client, err := flags.Client(os.Getenv)
+			if err != nil {
+				return err
+			}
+			live, err := client.DescribeInstanceTypes(cmd.Context(), func(n int) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "%d types so far\n", n)
+			})
+			if err != nil {
+				return fmt.Errorf("%w\n%s", err, cloud.Explain(err))
+			}
+			merged, diff, err := types.Merge(rows(live), "DescribeInstanceTypes "+day.Format(time.DateOnly))
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				if err := save(out, merged); err != nil {
+					return err
+				}
+			}
+			if output == "json" {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(diff)
+			}
+			return tell(cmd.OutOrStdout(), &diff, flags.Region, out)
+		},
+	}
+	flags.Add(cmd.Flags())
+	cmd.Flags().StringVar(&out, "out", "", "write the merged table to this `FILE`")
+	cmd.Flags().StringVar(&date, "date", time.Now().Format(time.DateOnly), "the day that the rows' source names")
+	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
+	return cmd
+}
+
+// rows are the cloud's types as the catalogue has them: 0 was not said.
+func rows(live []cloud.TypeDescription) []catalog.Type {
+	said := func(n int) catalog.Count { return catalog.Count{N: n, Known: n > 0} }
+	types := make([]catalog.Type, 0, len(live))
+	for _, d := range live {
+		types = append(types, catalog.Type{Name: d.Name, Family: d.Family, VCPU: said(d.VCPU), MemoryGiB: d.MemoryGiB,
+			ENIs: said(d.ENIs), IPv4PerENI: said(d.IPv4PerENI), IPv6PerENI: said(d.IPv6PerENI), ENITotal: said(d.ENITotal),
+			Trunk: d.Trunk, TrunkKnown: true, BandwidthBase: catalog.GbitOfKbit(d.BandwidthKbit), Queues: said(d.Queues)})
+	}
+	return types
+}
+
+// save replaces the file at once: a table is there whole or not at all.
+func save(path string, types *catalog.Catalog) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), ".instance-types-*")
+	if err != nil {
+		return fmt.Errorf("--out %s: %w", path, err)
+	}
+	defer os.Remove(f.Name()) // fails, as it should, once the file has its name
+	err = errors.Join(types.Write(f), f.Chmod(0o644), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("--out %s: %w", path, err)
+	}
+	return nil
+}
+
+// tell says what the cloud's answer changes.
+func tell(w io.Writer, d *catalog.Diff, region, out string) error {
+	list := func(what string, items []string) {
+		if len(items) == 0 {
+			return
+		}
+		fmt.Fprintf(w, "%s:\n", what)
+		for _, i := range items {
+			fmt.Fprintf(w, "  %s\n", i)
+		}
+	}
+	var changed []string
+	types := map[string]bool{}
+	for _, c := range d.Changed {
+		changed = append(changed, c.String())
+		types[c.Type] = true
+	}
+	list("new", d.New)
+	list("changed", changed)
+	list("not offered in "+region+", their rows stay", d.Gone)
+	_, err := fmt.Fprintf(w, "%d new, %d changed, %d as they were, %d not offered\n", len(d.New), len(types), d.Confirmed, len(d.Gone))
+	if out != "" {
+		_, err = fmt.Fprintf(w, "written to %s\n", out)
+	}
+	return err
+}
