@@ -85,7 +85,7 @@ type NodeNetworkSpec struct {
 	ENIs []ENI `json:"enis,omitempty"`
 
 	// Conditions say what the controller cannot do for the node and why
-	// (type AddressesAvailable).
+	// (types AddressesAvailable and LimitsFromCloud).
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -242,6 +242,9 @@ const (
 	// ConditionAddressesAvailable (spec): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"
+	// ConditionLimitsFromCloud (spec): the limits are the cloud's answer. False: they are
+	// the catalogue's, and the message says why.
+	ConditionLimitsFromCloud = "LimitsFromCloud"
 
 	// TaintNotReady keeps pods away from a node whose network is not ready.
 	TaintNotReady = "network.terway.dev/not-ready"

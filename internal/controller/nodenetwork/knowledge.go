@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 )
@@ -23,10 +25,31 @@ const (
 // facts are what hardly changes in an instance's life.
 type facts struct {
 	instance cloud.Instance
-	limits   v1alpha1.Limits
+	limits   typeLimits
 	vpcCIDRs []string
 	at       time.Time
 }
+
+// life is how long facts are used.
+func (f *facts) life() time.Duration {
+	if f.limits.unasked != nil {
+		return catalogueLife
+	}
+	return instanceLife
+}
+
+// typeLimits are what an instance type allows, and why they are the catalogue's;
+// nil: they are the cloud's.
+type typeLimits struct {
+	v1alpha1.Limits
+	unasked *cloud.Explanation
+}
+
+// The values of Limits.Source.
+const (
+	sourceCloud     = "DescribeInstanceTypes"
+	sourceCatalogue = "catalogue"
+)
 
 // aged is an answer and until when it is used.
 type aged[T any] struct {
@@ -42,42 +65,49 @@ type knowledge struct {
 	log       *slog.Logger
 
 	mu    sync.Mutex
-	types map[string]aged[v1alpha1.Limits]
+	types map[string]aged[typeLimits]
 	vpcs  map[string]aged[[]string]
 }
 
 func newKnowledge(api cloud.API, catalogue func(string) (cloud.InstanceType, bool), now func() time.Time, log *slog.Logger) *knowledge {
 	return &knowledge{api: api, catalogue: catalogue, now: now, log: log,
-		types: map[string]aged[v1alpha1.Limits]{}, vpcs: map[string]aged[[]string]{}}
+		types: map[string]aged[typeLimits]{}, vpcs: map[string]aged[[]string]{}}
 }
 
 // limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.
-func (k *knowledge) limits(ctx context.Context, name string) (v1alpha1.Limits, error) {
+func (k *knowledge) limits(ctx context.Context, name string) (typeLimits, error) {
 	k.mu.Lock()
 	known, ok := k.types[name]
 	k.mu.Unlock()
 	if ok && k.now().Before(known.until) {
 		return known.value, nil
 	}
-	source, life := "DescribeInstanceTypes", typeLife
+	var l typeLimits
+	life := typeLife
 	t, err := k.api.DescribeInstanceType(ctx, name)
 	switch {
 	case err == nil:
-	case ok:
-		return known.value, nil // what was right a day ago
+		l = limitsOf(t, sourceCloud)
+	case ok && known.value.unasked == nil:
+		l, life = known.value, catalogueLife // what the cloud said a day ago
 	default:
 		listed, there := k.catalogue(name)
 		if !there {
-			return v1alpha1.Limits{}, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", name, err)
+			return typeLimits{}, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", name, err)
 		}
-		t, source, life = &listed, "catalogue", catalogueLife
+		l, life = limitsOf(&listed, sourceCatalogue), catalogueLife
+		why := cloud.Explain(err)
+		l.unasked = &why
 		k.log.Warn("limits are the catalogue's, the cloud did not answer", "type", name, "error", err)
 	}
-	l := v1alpha1.Limits{ENIs: t.ENIs, AddressesPerENI: t.IPv4PerENI, MaxPods: max(0, t.ENIs-1) * t.IPv4PerENI, Source: source}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.types[name] = aged[v1alpha1.Limits]{l, k.now().Add(life)}
+	k.types[name] = aged[typeLimits]{l, k.now().Add(life)}
 	return l, nil
+}
+
+func limitsOf(t *cloud.InstanceType, source string) typeLimits {
+	return typeLimits{Limits: v1alpha1.Limits{ENIs: t.ENIs, AddressesPerENI: t.IPv4PerENI, MaxPods: max(0, t.ENIs-1) * t.IPv4PerENI, Source: source}}
 }
 
 // ranges of a VPC.
@@ -109,7 +139,7 @@ func (k *knowledge) ranges(ctx context.Context, id string) ([]string, error) {
 // better than none.
 func (w *work) learn(ctx context.Context, id string) error {
 	f := w.mem.facts
-	if f != nil && f.instance.ID == id && w.Now().Sub(f.at) < instanceLife {
+	if f != nil && f.instance.ID == id && w.Now().Sub(f.at) < f.life() {
 		w.facts = f
 		return nil
 	}
@@ -148,11 +178,29 @@ func (w *work) settings() {
 	s, f := &w.nn.Spec, w.facts
 	s.InstanceID, s.InstanceType, s.Zone, s.VPCID = f.instance.ID, f.instance.Type, f.instance.Zone, f.instance.VPCID
 	s.ClusterID = w.cluster
-	s.Limits, s.VPCCIDRs = f.limits, f.vpcCIDRs
+	s.Limits, s.VPCCIDRs = f.limits.Limits, f.vpcCIDRs
+	w.sourceOfLimits()
 	s.ServiceCIDRs = nil
 	for _, c := range w.cfg.ServiceCIDRs() {
 		s.ServiceCIDRs = append(s.ServiceCIDRs, c.String())
 	}
 	s.Datapath, s.MasqueradeOutside = w.cfg.Datapath, w.cfg.MasqueradeOutside
 	s.Pool = v1alpha1.Pool{Min: w.cfg.MinPoolSize, Max: w.cfg.MaxPoolSize, CoolingSeconds: w.cfg.CoolingSeconds}
+}
+
+// sourceOfLimits tells the user where the node's limits are from: with the
+// catalogue's a node may hold fewer pods than the cloud allows, or ask for more.
+func (w *work) sourceOfLimits() {
+	c := metav1.Condition{Type: v1alpha1.ConditionLimitsFromCloud, Status: metav1.ConditionTrue, Reason: sourceCloud,
+		Message: "ENIs and addresses per ENI are what the cloud says of the instance type"}
+	if why := w.facts.limits.unasked; why != nil {
+		c.Status, c.Reason = metav1.ConditionFalse, why.Reason
+		c.Message = fmt.Sprintf("limits of %s are the catalogue's because the cloud did not give them: %s (asked again every %s)",
+			w.facts.instance.Type, why, catalogueLife)
+		w.again(catalogueLife)
+	}
+	if w.condition(c) {
+		w.warn(w.node, "LimitsFromCatalogue", c.Message)
+		w.warn(w.nn, "LimitsFromCatalogue", c.Message)
+	}
 }

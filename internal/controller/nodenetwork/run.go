@@ -81,14 +81,20 @@ func (w *work) report() {
 	if w.trouble != nil {
 		c.Status, c.Reason, c.Message = metav1.ConditionFalse, w.trouble.Reason, w.trouble.String()
 	}
+	if w.condition(c) {
+		w.warn(w.node, c.Reason, c.Message)
+		w.warn(w.nn, c.Reason, c.Message)
+	}
+}
+
+// condition sets a condition of the spec and reports whether it has turned False, or
+// is False for another reason: then the user must hear of it.
+func (w *work) condition(c metav1.Condition) (bad bool) {
 	c.LastTransitionTime = metav1.NewTime(w.Now().Truncate(time.Second))
 	was := meta.FindStatusCondition(w.nn.Spec.Conditions, c.Type)
 	news := was == nil || was.Status != c.Status || was.Reason != c.Reason
 	meta.SetStatusCondition(&w.nn.Spec.Conditions, c)
-	if news && c.Status == metav1.ConditionFalse {
-		w.warn(w.node, c.Reason, c.Message)
-		w.warn(w.nn, c.Reason, c.Message)
-	}
+	return news && c.Status == metav1.ConditionFalse
 }
 
 // parse reads an address of the spec. The API server's schema lets none through
