@@ -9,7 +9,10 @@ GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
 # Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
 
-.PHONY: all build lab lab-down verify test unit e2e check bench-fabric generate deps clean
+# Options of "lab compare", for example COMPARE="--networks terway --rounds 21".
+COMPARE ?=
+
+.PHONY: all build lab lab-down verify compare test unit e2e check bench-fabric generate deps clean
 
 all: build
 
@@ -25,6 +28,11 @@ lab-down: build
 
 verify: build
 	bin/terwayctl lab verify
+
+# The user guide's comparison of Terway and Flannel, measured: prints it and writes
+# docs/comparison.md. All that was measured goes to OUT=FILE, if given (JSON).
+compare: build
+	bin/terwayctl lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
 # tests, then the lab end to end.

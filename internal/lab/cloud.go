@@ -210,3 +210,38 @@ func (c *Cloud) ENIs(ctx context.Context, instanceID string) ([]ENI, error) {
 		}
 	}
 }
+
+// CustomRoutes counts the route entries in the VPC's route tables that somebody made;
+// the system's own do not count against the quota.
+func (c *Cloud) CustomRoutes(ctx context.Context) (int, error) {
+	api, err := c.clients()
+	if err != nil {
+		return 0, err
+	}
+	tables := vpc.CreateDescribeRouteTableListRequest()
+	tables.VpcId, tables.PageSize = c.VPCID, requests.NewInteger(50)
+	list, err := api.vpc.DescribeRouteTableList(tables)
+	if err != nil {
+		return 0, fmt.Errorf("list the route tables of %s: %w", c.VPCID, err)
+	}
+	n := 0
+	for _, t := range list.RouterTableList.RouterTableListType {
+		token := ""
+		for {
+			if err := ctx.Err(); err != nil {
+				return 0, err
+			}
+			q := vpc.CreateDescribeRouteEntryListRequest()
+			q.RouteTableId, q.RouteEntryType, q.MaxResult, q.NextToken = t.RouteTableId, "Custom", requests.NewInteger(100), token
+			r, err := api.vpc.DescribeRouteEntryList(q)
+			if err != nil {
+				return 0, fmt.Errorf("list the entries of route table %s: %w", t.RouteTableId, err)
+			}
+			n += len(r.RouteEntrys.RouteEntry)
+			if token = r.NextToken; token == "" {
+				break
+			}
+		}
+	}
+	return n, nil
+}

@@ -24,7 +24,7 @@ func NewCommand() *cobra.Command {
 	var dir string
 	cmd.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
 	cmd.AddCommand(upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
-		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), nodeInitCommand(), relayCommand())
+		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), compareCommand(&dir), nodeInitCommand(), relayCommand())
 	return cmd
 }
 

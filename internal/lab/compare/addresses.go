@@ -1,0 +1,109 @@
+package compare
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/lab"
+)
+
+// calm is how long the count of addresses must not change to be believed: nodes get
+// and give back addresses for a while after pods have started.
+const calm = 5 * time.Second
+
+// addresses counts what the pod network holds and what pods use.
+func (c *cluster) addresses(ctx context.Context) (Addresses, error) {
+	var last Addresses
+	var since time.Time
+	err := c.wait(ctx, "the nodes to have all the addresses they want", func() (bool, error) {
+		now, err := c.count(ctx)
+		if err != nil {
+			return false, err
+		}
+		if now.OnENIs != last.OnENIs || now.Routes != last.Routes || now.Pods != last.Pods || since.IsZero() {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) >= calm, nil
+	})
+	return last, err
+}
+
+func (c *cluster) count(ctx context.Context) (Addresses, error) {
+	var a Addresses
+	for _, m := range c.lab.Machines {
+		n, err := c.lab.Cloud.AddressCount(ctx, m.InstanceID)
+		if err != nil {
+			return a, err
+		}
+		a.OnENIs += n
+	}
+	nodes, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return a, fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		for _, s := range n.Spec.PodCIDRs {
+			p, err := netip.ParsePrefix(s)
+			if err != nil {
+				return a, fmt.Errorf("node %s: podCIDR: %w", n.Name, err)
+			}
+			// An IPv6 block is never short, and its size no number for a table.
+			if p.Addr().Is4() {
+				a.Blocks = append(a.Blocks, s)
+				a.InBlocks += 1 << (32 - p.Bits())
+			}
+		}
+	}
+	slices.Sort(a.Blocks)
+	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return a, fmt.Errorf("list pods: %w", err)
+	}
+	for i := range pods.Items {
+		if p := &pods.Items[i]; running(p) && !p.Spec.HostNetwork {
+			a.Pods++
+		}
+	}
+	a.Routes, err = c.lab.Cloud.CustomRoutes(ctx)
+	return a, err
+}
+
+// commonDatapath reads the nodes' datapath from a list of NodeNetworks; nodes that
+// differ are all named.
+func commonDatapath(list []byte) (string, error) {
+	var l v1alpha1.NodeNetworkList
+	if err := json.Unmarshal(list, &l); err != nil {
+		return "", fmt.Errorf("read NodeNetworks: %w", err)
+	}
+	var names []string
+	for _, nn := range l.Items {
+		if d := nn.Status.Datapath; d != "" && !slices.Contains(names, d) {
+			names = append(names, d)
+		}
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", "), nil
+}
+
+// seenFrom is what an instance that is no node sees of a pod that connects to it.
+func seenFrom(ctx context.Context, p pair, node lab.Machine) (Seen, error) {
+	client, server, err := p.open(ctx)
+	if err != nil {
+		return Seen{}, err
+	}
+	defer client.Close()
+	defer server.Close()
+	as, err := netip.ParseAddrPort(server.RemoteAddr().String())
+	if err != nil {
+		return Seen{}, fmt.Errorf("address of %s as seen by %s: %w", p.from.addr, p.to.addr, err)
+	}
+	return Seen{Pod: p.from.addr.String(), As: as.Addr().Unmap().String(), Node: node.Address.String()}, nil
+}

@@ -1,0 +1,159 @@
+package compare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// namespace holds all that a comparison makes in the cluster.
+const namespace = "compare"
+
+// app is the label of the comparison's pods.
+const app = "compare"
+
+// cluster is the running lab that is measured.
+type cluster struct {
+	lab    *lab.State
+	client kubernetes.Interface
+}
+
+func newCluster(s *lab.State) (*cluster, error) {
+	client, err := s.Options.Client()
+	if err != nil {
+		return nil, err
+	}
+	return &cluster{lab: s, client: client}, nil
+}
+
+// patience bounds waiting for the cluster; with a busy machine pods take a while.
+const patience = 3 * time.Minute
+
+func (c *cluster) wait(ctx context.Context, what string, f func() (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %s", patience))
+	defer cancel()
+	if err := lab.Poll(ctx, 200*time.Millisecond, f); err != nil {
+		return fmt.Errorf("wait for %s: %w", what, err)
+	}
+	return nil
+}
+
+func (c *cluster) makeNamespace(ctx context.Context) error {
+	_, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
+	if err != nil {
+		return fmt.Errorf("make namespace %s: %w", namespace, err)
+	}
+	// Pods are refused until the namespace has its service account.
+	return c.wait(ctx, "the service account of "+namespace, func() (bool, error) {
+		_, err := c.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+}
+
+// podSpec is a pod that does nothing: what is measured is sent from and to its
+// network namespace.
+func podSpec() corev1.PodSpec {
+	grace := int64(0)
+	return corev1.PodSpec{
+		TerminationGracePeriodSeconds: &grace,
+		Containers:                    []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"pause"}}},
+	}
+}
+
+// spreadPods starts n pods, as many on each node, and waits for them.
+func (c *cluster) spreadPods(ctx context.Context, n int32) ([]corev1.Pod, error) {
+	labels := map[string]string{"app": app}
+	spec := podSpec()
+	spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
+		WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: labels}}}
+	_, err := c.client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: app},
+		Spec: appsv1.DeploymentSpec{Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("start %d pods: %w", n, err)
+	}
+	var pods []corev1.Pod
+	err = c.wait(ctx, fmt.Sprintf("%d pods", n), func() (bool, error) {
+		list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+		if err != nil {
+			return false, fmt.Errorf("list pods: %w", err)
+		}
+		pods = slices.DeleteFunc(list.Items, func(p corev1.Pod) bool { return !running(&p) })
+		return len(pods) == int(n), nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w; %d run", err, len(pods))
+	}
+	return pods, nil
+}
+
+func running(p *corev1.Pod) bool {
+	return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning && p.Status.PodIP != ""
+}
+
+// end is a running pod's end of a connection.
+func (c *cluster) end(p *corev1.Pod) (end, error) {
+	addr, err := netip.ParseAddr(p.Status.PodIP)
+	if err != nil {
+		return end{}, fmt.Errorf("pod %s: %w", p.Name, err)
+	}
+	ns, err := c.lab.PodNetNS(p.Spec.NodeName, addr)
+	return end{ns, addr}, err
+}
+
+// podOn finds a pod of the list on a node.
+func podOn(pods []corev1.Pod, node string) (*corev1.Pod, error) {
+	for i := range pods {
+		if pods[i].Spec.NodeName == node {
+			return &pods[i], nil
+		}
+	}
+	return nil, fmt.Errorf("none of %d pods runs on %s", len(pods), node)
+}
+
+func machineEnd(m *lab.Machine) end { return end{m.NetNS, m.Address} }
+
+// datapath is how nodes say that they wire pods; empty if they do not say.
+func (c *cluster) datapath(ctx context.Context) (string, error) {
+	b, err := c.client.CoreV1().RESTClient().Get().AbsPath("/apis/network.terway.dev/v1alpha1/nodenetworks").Do(ctx).Raw()
+	if apierrors.IsNotFound(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("list NodeNetworks: %w", err)
+	}
+	return commonDatapath(b)
+}
+
+// cleanUp takes away what the comparison made; the lab's end would do it too.
+func (c *cluster) cleanUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("it took more than a minute"))
+	defer cancel()
+	err := c.client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return fmt.Errorf("delete namespace %s: %w", namespace, err)
+	}
+	return c.wait(ctx, "namespace "+namespace+" to be gone", func() (bool, error) {
+		_, err := c.client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return true, nil
+		}
+		return false, err
+	})
+}

@@ -1,0 +1,58 @@
+package compare
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// Run starts a lab for each network, measures it and takes it down. After an error
+// the networks that were measured before are returned with it.
+func Run(ctx context.Context, base lab.Options, networks []string, o Options, progress *lab.Progress) ([]Network, error) {
+	if len(networks) == 0 {
+		return nil, errors.New("--networks is empty: want terway, flannel or both")
+	}
+	wrong := []error{o.Check()}
+	if base.Nodes < 2 {
+		wrong = append(wrong, fmt.Errorf("--nodes %d: the comparison needs two or more", base.Nodes))
+	}
+	// A network that this lab cannot install is found before minutes are spent.
+	var labs []*lab.Options
+	for _, name := range networks {
+		l := base
+		l.Network = name
+		wrong = append(wrong, l.Normalize())
+		if name == lab.NetworkNone {
+			wrong = append(wrong, fmt.Errorf("--networks %s: there is nothing to measure without a pod network", name))
+		}
+		labs = append(labs, &l)
+	}
+	if err := errors.Join(wrong...); err != nil {
+		return nil, err
+	}
+	var measured []Network
+	for _, l := range labs {
+		n, err := runOne(ctx, l, o, progress)
+		if err != nil {
+			return measured, fmt.Errorf("%s: %w", l.Network, err)
+		}
+		measured = append(measured, *n)
+	}
+	return measured, nil
+}
+
+func runOne(ctx context.Context, l *lab.Options, o Options, progress *lab.Progress) (_ *Network, err error) {
+	defer func() {
+		err = errors.Join(err, progress.Step(l.Network+": lab down", func() error {
+			_, err := lab.Down(context.WithoutCancel(ctx), l)
+			return err
+		}))
+	}()
+	s, err := lab.Up(ctx, l, progress)
+	if err != nil {
+		return nil, err
+	}
+	return Measure(ctx, s, o, progress)
+}
