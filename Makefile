@@ -9,7 +9,7 @@ GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
 # Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
 
-# Options of "lab compare", for example COMPARE="--networks terway --rounds 21".
+# Options of "lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
 .PHONY: all build lab lab-down verify compare test unit e2e check bench-fabric generate deps clean

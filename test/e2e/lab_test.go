@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/compare"
 	"terway.dev/terway/internal/lab/verify"
 	"terway.dev/terway/internal/testutil"
 )
@@ -91,6 +92,7 @@ func TestLab(t *testing.T) {
 	for _, check := range verify.Checks() {
 		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
 	}
+	t.Run("compare", measured)
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "lab", "down")
 		before.sameAs(t)
@@ -112,6 +114,31 @@ func verifyOne(t *testing.T, c *terwayctl, name string) {
 	}
 	if !r.OK {
 		t.Error(r.Error)
+	}
+}
+
+// measured runs the measurements of "lab compare" on the lab that is up, briefly. Only
+// what does not depend on speed is checked.
+func measured(t *testing.T) {
+	s, err := lab.LoadState(lab.DefaultDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const pods = 6
+	n, err := compare.Measure(t.Context(), s, compare.Options{Rounds: 1, Turn: 50 * time.Millisecond, Pods: pods}, lab.NewProgress(t.Output(), time.Now))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("\n%s", (&compare.Report{Networks: []compare.Network{*n}}).Table())
+	if len(n.Paths) != 2 || n.Policy.Tried == 0 || len(n.Limits) != 2 {
+		t.Errorf("not everything was measured: %+v", n)
+	}
+	// The pod's address is the VPC's own, outside the cluster too.
+	if n.Seen.As != n.Seen.Pod {
+		t.Errorf("an instance sees %s, not the pod's %s", n.Seen.As, n.Seen.Pod)
+	}
+	if a := n.Addresses; a.Pods < pods || a.OnENIs < a.Pods || a.InBlocks != 0 || a.Routes != 0 {
+		t.Errorf("addresses %+v", a)
 	}
 }
 

@@ -185,7 +185,7 @@ How it was measured:
 
 - Speeds are ratios to what the nodes reach over the same fabric, so the machine's
   own speed is not in them: stream below 1 and times above 1 are what the pod network
-  costs. %d rounds, pods and nodes in turns; median (smallest–largest). The machine is
+  costs. %d rounds, pods and nodes in turns; median (smallest–largest) of the rounds. The machine is
   shared and small: where the spreads of two figures overlap, they are not different.
 - A request and its answer have 64 bytes each, on one connection.
 - The instance of the VPC is the one that runs the control plane; no pod network

@@ -13,7 +13,8 @@ import (
 type Options struct {
 	// Rounds of pods and nodes in turns.
 	Rounds int
-	// Turn is how long the stream and the requests of one turn last.
+	// Turn is how long the stream and the requests of one turn last; opening
+	// connections takes half of it.
 	Turn time.Duration
 	// Pods are started for the count of addresses.
 	Pods int32
@@ -100,7 +101,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 			return err
 		}},
 		{"a pod that asks for limited bandwidth", func() (err error) {
-			n.Limits, err = c.limits(ctx, a.Name, to, 4*o.Turn)
+			n.Limits, err = c.limits(ctx, a.Name, to, time.Second)
 			return err
 		}},
 	} {
@@ -111,52 +112,62 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 	return n, nil
 }
 
+// measurement is one kind of figure. It takes its turn on pods and nodes one right
+// after the other, so that the machine is in the same mood for both.
+type measurement func(ctx context.Context, p pair, d time.Duration, to *Speed) error
+
+func measurements() []measurement {
+	return []measurement{
+		func(ctx context.Context, p pair, d time.Duration, to *Speed) (err error) {
+			to.BitsPerSecond, err = p.stream(ctx, d)
+			return err
+		},
+		func(ctx context.Context, p pair, d time.Duration, to *Speed) error {
+			took, err := p.exchange(ctx, d)
+			if err == nil {
+				to.P50, to.P99 = quantile(took, 0.5), quantile(took, 0.99)
+			}
+			return err
+		},
+		func(ctx context.Context, p pair, d time.Duration, to *Speed) error {
+			took, err := p.connects(ctx, d/2)
+			if err == nil {
+				to.Connect = quantile(took, 0.5)
+			}
+			return err
+		},
+	}
+}
+
 // measurePath measures pods and nodes in turns; who is first changes each round.
 func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) (Path, error) {
 	var rounds []Round
 	// Round 0 warms the path up: neighbours, routes, the kernel's buffers.
 	for i := range o.Rounds + 1 {
 		var r Round
-		turns := []struct {
+		type side struct {
 			pair pair
 			to   *Speed
-		}{{pods, &r.Pods}, {nodes, &r.Nodes}}
-		if i%2 == 1 {
-			turns[0], turns[1] = turns[1], turns[0]
 		}
-		for _, t := range turns {
-			if err := ctx.Err(); err != nil {
-				return Path{}, context.Cause(ctx)
+		sides := []side{{pods, &r.Pods}, {nodes, &r.Nodes}}
+		if i%2 == 1 {
+			sides = []side{sides[1], sides[0]}
+		}
+		for _, measure := range measurements() {
+			for _, side := range sides {
+				if ctx.Err() != nil {
+					return Path{}, context.Cause(ctx)
+				}
+				if err := measure(ctx, side.pair, o.Turn, side.to); err != nil {
+					return Path{}, err
+				}
 			}
-			speed, err := t.pair.speed(ctx, o.Turn)
-			if err != nil {
-				return Path{}, err
-			}
-			*t.to = speed
 		}
 		if i > 0 {
 			rounds = append(rounds, r)
 		}
 	}
 	return summary(name, rounds), nil
-}
-
-// speed is one turn of a pair.
-func (p pair) speed(ctx context.Context, d time.Duration) (s Speed, err error) {
-	if s.BitsPerSecond, err = p.stream(ctx, d); err != nil {
-		return s, err
-	}
-	answers, err := p.exchange(ctx, d)
-	if err != nil {
-		return s, err
-	}
-	s.P50, s.P99 = quantile(answers, 0.5), quantile(answers, 0.99)
-	opened, err := p.connects(ctx, d/2)
-	if err != nil {
-		return s, err
-	}
-	s.Connect = quantile(opened, 0.5)
-	return s, nil
 }
 
 // summary makes ratios of each round and sums them up.

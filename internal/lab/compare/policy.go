@@ -21,9 +21,9 @@ const (
 // tryPolicy denies all ingress to the pods and looks whether connections to one of
 // them still pass. They must pass before, and afterwards again.
 func (c *cluster) tryPolicy(ctx context.Context, p pair) (Policy, error) {
-	ok, err := p.passes(ctx)
-	if err != nil || !ok {
-		return Policy{}, errors.Join(fmt.Errorf("before any policy a connection from %s to %s does not pass", p.from.addr, p.to.addr), err)
+	passes := func() (bool, error) { return p.passes(ctx) }
+	if err := c.wait(ctx, "a connection to pass before any policy", passes); err != nil {
+		return Policy{}, err
 	}
 	policies := c.client.NetworkingV1().NetworkPolicies(namespace)
 	deny := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny-all"},
@@ -31,11 +31,11 @@ func (c *cluster) tryPolicy(ctx context.Context, p pair) (Policy, error) {
 	if _, err := policies.Create(ctx, deny, metav1.CreateOptions{}); err != nil {
 		return Policy{}, fmt.Errorf("make a NetworkPolicy: %w", err)
 	}
-	result, err := watchPolicy(ctx, func() (bool, error) { return p.passes(ctx) }, time.Now, policyPatience, policyPause)
+	result, err := watchPolicy(ctx, passes, time.Now, policyPatience, policyPause)
 	if err := errors.Join(err, policies.Delete(ctx, deny.Name, metav1.DeleteOptions{})); err != nil {
 		return Policy{}, err
 	}
-	if err := c.wait(ctx, "connections to pass again without the policy", func() (bool, error) { return p.passes(ctx) }); err != nil {
+	if err := c.wait(ctx, "connections to pass again without the policy", passes); err != nil {
 		return Policy{}, err
 	}
 	return result, nil

@@ -170,7 +170,11 @@ func (p pair) connects(ctx context.Context, d time.Duration) ([]float64, error) 
 	return took, nil
 }
 
-// passes tells whether a new connection opens within a second and carries a byte.
+// passTimeout is longer than the second after which a lost SYN is sent again: one
+// lost packet is no denial.
+const passTimeout = 2 * time.Second
+
+// passes tells whether a new connection opens in time and carries a byte.
 func (p pair) passes(ctx context.Context) (bool, error) {
 	l, err := p.to.listen()
 	if err != nil {
@@ -185,7 +189,7 @@ func (p pair) passes(ctx context.Context) (bool, error) {
 		defer c.Close()
 		c.Write([]byte{1}) //nolint:errcheck // the other end counts what arrives
 	}()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	c, err := lab.DialIn(ctx, p.from.netns, "tcp", l.Addr().String())
 	if err != nil {

@@ -18,6 +18,7 @@ func wire(t *testing.T) (p pair, from, to *testutil.NS) {
 	to.IP("addr add 10.7.0.2/24 dev eth0")
 	from.IP("link set eth0 up")
 	to.IP("link set eth0 up")
+	from.Run("ping", "-c", "1", "-w", "30", "10.7.0.2") // the carrier takes a moment
 	return pair{end{from.Path, netip.MustParseAddr("10.7.0.1")}, end{to.Path, netip.MustParseAddr("10.7.0.2")}}, from, to
 }
 
