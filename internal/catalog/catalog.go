@@ -104,8 +104,8 @@ func (t Type) MaxPodsExclusive() (n int, ok bool) {
 	return max(t.ENIs.N-1, 0), true
 }
 
-// prefixSize is how many addresses a prefix has: the cloud's IPv4 prefixes are /28.
-const prefixSize = 16
+// PrefixSize is how many addresses a prefix has: the cloud's IPv4 prefixes are /28.
+const PrefixSize = 16
 
 // MaxPodsPrefix is how many pods fit a node whose secondary ENIs carry a /28 prefix
 // in each place that the ENI's own primary address leaves free.
@@ -113,7 +113,7 @@ func (t Type) MaxPodsPrefix() (n int, ok bool) {
 	if !t.ENIs.Known || !t.IPv4PerENI.Known {
 		return 0, false
 	}
-	return max(t.ENIs.N-1, 0) * max(t.IPv4PerENI.N-1, 0) * prefixSize, true
+	return max(t.ENIs.N-1, 0) * max(t.IPv4PerENI.N-1, 0) * PrefixSize, true
 }
 
 // MaxPodsTrunk is how many pods can have a member ENI of the node's trunk.

@@ -6,19 +6,16 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// podsOf is how many pods an instance of the type holds: ENIs beside the primary
-// times addresses of each; with prefixes each of them takes the place of one address
-// and the ENI keeps its primary one; with an ENI for each pod, as many as ENIs.
+// podsOf is how many pods an instance of the type holds.
 func podsOf(t catalog.Type, mode string, prefixes bool) catalog.Count {
+	count := func(n int, ok bool) catalog.Count { return catalog.Count{N: n, Known: ok} }
 	switch {
-	case !t.ENIs.Known || mode != ModeExclusive && !t.IPv4PerENI.Known:
-		return catalog.Count{}
 	case mode == ModeExclusive:
-		return catalog.Of(max(0, t.ENIs.N-1))
+		return count(t.MaxPodsExclusive())
 	case prefixes:
-		return catalog.Of(max(0, t.ENIs.N-1) * max(0, t.IPv4PerENI.N-1) * prefixSize)
+		return count(t.MaxPodsPrefix())
 	}
-	return catalog.Of(max(0, t.ENIs.N-1) * t.IPv4PerENI.N)
+	return count(t.MaxPodsShared())
 }
 
 // demand is what a node full of pods takes of its zone's Pod vSwitches.

@@ -1,6 +1,10 @@
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"terway.dev/terway/internal/catalog"
+)
 
 // What Alibaba Cloud allows, from its documents on VPCs, vSwitches, route tables
 // and security groups.
@@ -23,7 +27,7 @@ const (
 	nodeMaskDefault                = 26
 
 	// prefixSize is how many addresses a prefix of an ENI has (/28).
-	prefixSize = 16
+	prefixSize = catalog.PrefixSize
 )
 
 // The kinds of security groups, and how many private addresses one holds.

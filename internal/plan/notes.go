@@ -1,16 +1,14 @@
 package plan
 
-import "fmt"
+import (
+	"fmt"
+
+	"terway.dev/terway/internal/catalog"
+)
 
 // The kubelet's maxPods unless it is set (KubeletConfiguration), which is also the
 // most that Kubernetes' page on large clusters recommends.
 const kubeletPods = 110
-
-// The user guide's advice on instance types.
-const (
-	advisedVCPU       = 8
-	advisedGeneration = 5
-)
 
 // notes are what a user should know and no rule forbids.
 func (m *measurer) notes(c Capacity) []string {
@@ -24,8 +22,8 @@ func (m *measurer) notes(c Capacity) []string {
 		case m.p.Network == NetworkFlannel:
 		case !podsOf(t, m.p.Mode, m.p.Prefixes).Known:
 			note("the catalogue has no figures for %s: what it holds is unknown", name)
-		case t.VCPU.Less(advisedVCPU), t.Generation() > 0 && t.Generation() < advisedGeneration:
-			note("%s: nodes with %d vCPUs or more, of generation %d or later, are recommended", name, advisedVCPU, advisedGeneration)
+		case len(t.Below()) > 0:
+			note("%s: nodes with %d vCPUs or more, of generation %d or later, are recommended", name, catalog.RecommendedVCPU, catalog.RecommendedGeneration)
 		}
 	}
 	if c.PodsPerNode.Known && c.PodsPerNode.N > kubeletPods {
