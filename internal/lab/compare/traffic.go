@@ -82,7 +82,7 @@ func (p pair) stream(ctx context.Context, d time.Duration) (float64, error) {
 	if err := server.SetReadDeadline(began.Add(d + connectTimeout)); err != nil {
 		return 0, err
 	}
-	n, err := io.CopyBuffer(io.Discard, onlyReader{server}, make([]byte, 256<<10))
+	n, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{server}, make([]byte, 256<<10))
 	took := time.Since(began)
 	if err = errors.Join(err, <-sent); err != nil {
 		return 0, fmt.Errorf("stream from %s to %s: %w", p.from.addr, p.to.addr, err)
@@ -90,9 +90,12 @@ func (p pair) stream(ctx context.Context, d time.Duration) (float64, error) {
 	return float64(n) * 8 / took.Seconds(), nil
 }
 
-// onlyReader hides that a TCP connection can splice, so that both ends of every path
-// do the same work.
-type onlyReader struct{ io.Reader }
+// onlyReader and onlyWriter hide that connections can splice and that Discard reads in
+// small pieces: the buffer that is given is the one that is used.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
 
 // messageSize of a request and of its answer.
 const messageSize = 64
@@ -108,7 +111,7 @@ func (p pair) exchange(ctx context.Context, d time.Duration) ([]float64, error) 
 	echoed := make(chan error, 1)
 	go func() {
 		defer server.Close()
-		_, err := io.CopyBuffer(struct{ io.Writer }{server}, onlyReader{server}, make([]byte, messageSize))
+		_, err := io.CopyBuffer(onlyWriter{server}, onlyReader{server}, make([]byte, messageSize))
 		echoed <- err
 	}()
 	if err := client.SetDeadline(time.Now().Add(d + connectTimeout)); err != nil {
