@@ -140,7 +140,17 @@ func measurements() []measurement {
 }
 
 // measurePath measures pods and nodes in turns; who is first changes each round.
+// Meanwhile the program is before others of the machine, as far as it may be.
 func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) (Path, error) {
+	defer prioritise()()
+	rounds, err := turns(ctx, o, pods, nodes)
+	if err != nil {
+		return Path{}, err
+	}
+	return summary(name, rounds), nil
+}
+
+func turns(ctx context.Context, o Options, pods, nodes pair) ([]Round, error) {
 	var rounds []Round
 	// Round 0 warms the path up: neighbours, routes, the kernel's buffers.
 	for i := range o.Rounds + 1 {
@@ -156,10 +166,10 @@ func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) 
 		for _, measure := range measurements() {
 			for _, side := range sides {
 				if ctx.Err() != nil {
-					return Path{}, context.Cause(ctx)
+					return nil, context.Cause(ctx)
 				}
 				if err := measure(ctx, side.pair, o.Turn, side.to); err != nil {
-					return Path{}, err
+					return nil, err
 				}
 			}
 		}
@@ -167,7 +177,7 @@ func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) 
 			rounds = append(rounds, r)
 		}
 	}
-	return summary(name, rounds), nil
+	return rounds, nil
 }
 
 // summary makes ratios of each round and sums them up.

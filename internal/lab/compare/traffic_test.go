@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -25,9 +27,16 @@ func wire(t *testing.T) (p pair, from, to *testutil.NS) {
 // No figure is checked: that each is one, and that the packets took the wire.
 func TestSpeedIsMeasuredOnTheWire(t *testing.T) {
 	p, _, _ := wire(t)
+	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	path, err := measurePath(context.Background(), Options{Rounds: 2, Turn: 30 * time.Millisecond}, "x", p, pair{p.to, p.from})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if nice, err := unix.Getpriority(unix.PRIO_PROCESS, 0); err != nil || nice != before {
+		t.Errorf("the priority is %d afterwards, was %d (%v)", 20-nice, 20-before, err)
 	}
 	if len(path.Rounds) != 2 {
 		t.Fatalf("%d rounds, want 2", len(path.Rounds))
