@@ -13,6 +13,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
+// ErrRunning says that another program is just starting the lab.
+var ErrRunning = errors.New("another \"lab up\" is running")
+
 // Up takes down what is left of an earlier lab and starts a new one.
 func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	unlock, err := o.lock()
@@ -89,7 +92,7 @@ func (o *Options) lock() (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("another \"lab up\" is running (%s is locked): %w", f.Name(), err)
+		return nil, fmt.Errorf("%w (%s is locked: %w)", ErrRunning, f.Name(), err)
 	}
 	return func() { f.Close() }, nil
 }

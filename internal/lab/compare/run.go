@@ -45,6 +45,9 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 
 func runOne(ctx context.Context, l *lab.Options, o Options, progress *lab.Progress) (_ *Network, err error) {
 	defer func() {
+		if errors.Is(err, lab.ErrRunning) {
+			return // it is somebody else's
+		}
 		err = errors.Join(err, progress.Step(l.Network+": lab down", func() error {
 			_, err := lab.Down(context.WithoutCancel(ctx), l)
 			return err
