@@ -1,50 +1,52 @@
 // Package cloudflags is how commands of terwayctl say which cloud they talk to:
-// flags for region and endpoint, the access key from the environment. It makes the
-// client and calls nothing.
+// flags for region and endpoint, the environment that Alibaba Cloud's own tools read.
+// It makes the client and calls nothing.
 package cloudflags
 
 import (
 	"errors"
 	"fmt"
+	"os"
 
 	"github.com/spf13/pflag"
 
 	"terway.dev/terway/internal/cloud/alibaba"
 )
 
-// The environment that Alibaba Cloud's own tools read too.
-const (
-	EnvAccessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
-	EnvAccessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
-)
-
 // Flags are what the user says.
 type Flags struct {
-	Region, Endpoint string
+	region, endpoint, network string
 }
 
 // Add defines the flags.
 func (f *Flags) Add(set *pflag.FlagSet) {
-	set.StringVar(&f.Region, "region", "", "the cloud `region`, for example cn-hangzhou")
-	set.StringVar(&f.Endpoint, "endpoint", "", "where the cloud's API answers, host:port or a `URL` (default: the region's)")
+	set.StringVar(&f.region, "region", "", "region (default: the plan's if there is one, then $ALIBABA_CLOUD_REGION_ID)")
+	set.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
+	set.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
 }
 
-// Client makes a client; getenv reads the environment. All that is missing is named
-// at once.
-func (f *Flags) Client(getenv func(string) string) (*alibaba.Client, error) {
-	var wrong []error
-	if f.Region == "" {
-		wrong = append(wrong, errors.New("--region is missing: say which region, for example cn-hangzhou"))
+// Connect makes a client for a region: the planned one if there is a plan, which the
+// flag must not contradict.
+func (f *Flags) Connect(planned string) (client *alibaba.Client, region string, err error) {
+	switch region = f.region; {
+	case planned != "" && region != "" && region != planned:
+		return nil, "", fmt.Errorf("--region %s: the plan says region %s", region, planned)
+	case planned != "":
+		region = planned
+	case region == "":
+		region = os.Getenv("ALIBABA_CLOUD_REGION_ID")
 	}
-	id, secret := getenv(EnvAccessKeyID), getenv(EnvAccessKeySecret)
-	for name, value := range map[string]string{EnvAccessKeyID: id, EnvAccessKeySecret: secret} {
-		if value == "" {
-			wrong = append(wrong, fmt.Errorf("the environment variable %s is not set: the call must be signed with an access key", name))
-		}
+	if region == "" {
+		return nil, "", errors.New("no region: give --region, for example cn-hangzhou, or a plan's file where the command takes one")
 	}
-	if err := errors.Join(wrong...); err != nil {
-		return nil, err
+	ecs, vpc := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT")
+	if f.endpoint != "" {
+		ecs, vpc = f.endpoint, f.endpoint
 	}
-	return alibaba.New(alibaba.Config{Region: f.Region, ECSEndpoint: f.Endpoint, VPCEndpoint: f.Endpoint,
-		Credentials: alibaba.StaticCredentials(id, secret)})
+	creds, err := alibaba.ChainCredentials()
+	if err != nil {
+		return nil, "", err
+	}
+	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds})
+	return client, region, err
 }

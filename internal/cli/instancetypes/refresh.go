@@ -29,8 +29,9 @@ offer stay too. A row's source says what it is from.
 
 The table is read with --catalogue, or built in: internal/catalog/instance-types.csv.
 
-The access key comes from ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET;
-it needs the right ecs:DescribeInstanceTypes and no other.`,
+The credential comes from ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET (and _SECURITY_TOKEN),
+the profiles of the aliyun command line, or the RAM role of the machine; it needs the
+right ecs:DescribeInstanceTypes and no other.`,
 		Example: `  terwayctl instance-types refresh --region cn-hangzhou
   terwayctl instance-types refresh --region cn-hangzhou --out types.csv
   terwayctl instance-types --catalogue types.csv --family g8i`,
@@ -47,7 +48,7 @@ it needs the right ecs:DescribeInstanceTypes and no other.`,
 			if err != nil {
 				return err
 			}
-			client, err := flags.Client(os.Getenv)
+			client, region, err := flags.Connect("")
 			if err != nil {
 				return err
 			}
@@ -71,7 +72,7 @@ it needs the right ecs:DescribeInstanceTypes and no other.`,
 				e.SetIndent("", "  ")
 				return e.Encode(diff)
 			}
-			return tell(cmd.OutOrStdout(), &diff, flags.Region, out)
+			return tell(cmd.OutOrStdout(), &diff, region, out)
 		},
 	}
 	flags.Add(cmd.Flags())

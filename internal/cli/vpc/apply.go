@@ -6,10 +6,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/provision"
 )
 
-func applyCommand(f *cloudFlags) *cobra.Command {
+func applyCommand(f *cloudflags.Flags) *cobra.Command {
 	var output string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -33,7 +34,7 @@ but differs from the plan is an error that names both.`,
 			if err != nil {
 				return err
 			}
-			p, err := f.connect(cmd, want.Region)
+			p, err := connect(cmd, f, want.Region)
 			if err != nil {
 				return err
 			}

@@ -4,9 +4,11 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/cli/cloudflags"
 )
 
-func deleteCommand(f *cloudFlags) *cobra.Command {
+func deleteCommand(f *cloudflags.Flags) *cobra.Command {
 	var yes bool
 	var output string
 	cmd := &cobra.Command{
@@ -26,7 +28,7 @@ there is and whose it is. Without --yes the command says what it would delete.`,
 			if err != nil {
 				return err
 			}
-			p, err := f.connect(cmd, region)
+			p, err := connect(cmd, f, region)
 			if err != nil {
 				return err
 			}

@@ -10,12 +10,13 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/provision/eniconfig"
 )
 
-func growCommand(f *cloudFlags) *cobra.Command {
+func growCommand(f *cloudflags.Flags) *cobra.Command {
 	var zone, cidr, kubeconfig, namespace, output string
 	var bits int
 	cmd := &cobra.Command{
@@ -51,7 +52,7 @@ then FILE.growing says what is under way.`,
 			if err != nil {
 				return err
 			}
-			p, err := f.connect(cmd, want.Region)
+			p, err := connect(cmd, f, want.Region)
 			if err != nil {
 				return err
 			}

@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/provision"
 )
 
-func showCommand(f *cloudFlags) *cobra.Command {
+func showCommand(f *cloudflags.Flags) *cobra.Command {
 	var output, id string
 	cmd := &cobra.Command{
 		Use:   "show [FILE|NAME]",
@@ -32,7 +33,7 @@ func showCommand(f *cloudFlags) *cobra.Command {
 					return err
 				}
 			}
-			p, err := f.connect(cmd, region)
+			p, err := connect(cmd, f, region)
 			if err != nil {
 				return err
 			}

@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 )
@@ -35,44 +35,16 @@ _SECURITY_TOKEN), the profiles of the aliyun command line, or the RAM role of th
 machine; deploy/ram-policy-vpc.json has the policy it needs. For the VPC of a lab:
 eval $(terwayctl lab env).`,
 	}
-	f := &cloudFlags{}
-	p := cmd.PersistentFlags()
-	p.StringVar(&f.region, "region", "", "region (default: the plan's, then $ALIBABA_CLOUD_REGION_ID)")
-	p.StringVar(&f.endpoint, "endpoint", "", "one endpoint for ECS and VPC, host:port or URL (default: $ECS_ENDPOINT and $VPC_ENDPOINT, then the region's)")
-	p.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
+	f := &cloudflags.Flags{}
+	f.Add(cmd.PersistentFlags())
 	cmd.AddCommand(applyCommand(f), showCommand(f), growCommand(f), deleteCommand(f))
 	return cmd
 }
 
-// cloudFlags say which cloud.
-type cloudFlags struct {
-	region, endpoint, network string
-}
-
 // connect makes a provisioner that tells its progress on the error output, so that
 // the result is alone on the other.
-func (f *cloudFlags) connect(cmd *cobra.Command, planned string) (*provision.Provisioner, error) {
-	region := f.region
-	switch {
-	case planned != "" && region != "" && region != planned:
-		return nil, fmt.Errorf("--region %s: the plan says region %s", region, planned)
-	case planned != "":
-		region = planned
-	case region == "":
-		region = os.Getenv("ALIBABA_CLOUD_REGION_ID")
-	}
-	if region == "" {
-		return nil, errors.New("no region: give --region, or a plan's file in place of its name")
-	}
-	ecs, vpc := os.Getenv("ECS_ENDPOINT"), os.Getenv("VPC_ENDPOINT")
-	if f.endpoint != "" {
-		ecs, vpc = f.endpoint, f.endpoint
-	}
-	creds, err := alibaba.ChainCredentials()
-	if err != nil {
-		return nil, err
-	}
-	client, err := alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds})
+func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provision.Provisioner, error) {
+	client, region, err := f.Connect(planned)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,42 @@
+package cloudflags
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+)
+
+func TestWhichRegion(t *testing.T) {
+	for _, tt := range []struct {
+		name, flag, planned, environment, want, wrong string
+	}{
+		{"nobody says", "", "", "", "", "no region"},
+		{"the flag", "cn-beijing", "", "cn-hangzhou", "cn-beijing", ""},
+		{"the plan", "", "cn-beijing", "cn-hangzhou", "cn-beijing", ""},
+		{"the environment", "", "", "cn-hangzhou", "cn-hangzhou", ""},
+		{"both the same", "cn-beijing", "cn-beijing", "", "cn-beijing", ""},
+		{"flag and plan differ", "cn-beijing", "cn-hangzhou", "", "", "--region cn-beijing: the plan says region cn-hangzhou"},
+		{"no region id", "Hangzhou", "", "", "", `"Hangzhou"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("ALIBABA_CLOUD_REGION_ID", tt.environment)
+			var f Flags
+			set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+			f.Add(set)
+			if err := set.Parse([]string{"--region", tt.flag}); err != nil {
+				t.Fatal(err)
+			}
+			client, region, err := f.Connect(tt.planned)
+			if tt.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wrong) {
+					t.Errorf("got %v, want %q", err, tt.wrong)
+				}
+				return
+			}
+			if err != nil || client == nil || region != tt.want {
+				t.Errorf("region %q, %v; want %q", region, err, tt.want)
+			}
+		})
+	}
+}
