@@ -27,8 +27,8 @@ func TestFlannelPlan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(o.Plan.Network, o.Plan.PodCIDR, o.Plan.NodeMask, pods, len(o.Plan.Zones[0].Pods), o.kubeProxyConfig(Machine{})["clusterCIDR"])
-	if want := fmt.Sprint(NetworkFlannel, "172.20.0.0/16", 26, 61, 0, "172.20.0.0/16"); got != want {
+	got := fmt.Sprintln(o.Plan.Network, o.Plan.PodCIDR, o.Plan.NodeMask, pods, len(o.Plan.Zones[0].Pods), o.kubeProxyConfig(Machine{})["clusterCIDR"])
+	if want := fmt.Sprintln(NetworkFlannel, "172.20.0.0/16", 26, 61, 0, "172.20.0.0/16"); got != want {
 		t.Errorf("plan %s, want %s", got, want)
 	}
 }
