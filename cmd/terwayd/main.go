@@ -69,8 +69,8 @@ func main() {
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
-	cmd.AddCommand(teardownCommand(&f))
-	// What both need; the rest is the agent's alone.
+	cmd.AddCommand(teardownCommand(&f), flannelCommand(&f))
+	// What they share; the rest is the agent's alone.
 	for _, name := range []string{"state-dir", "cni-conf-dir", "cni-bin-dir", "verbose"} {
 		cmd.PersistentFlags().AddFlag(fl.Lookup(name))
 	}

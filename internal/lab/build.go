@@ -33,13 +33,15 @@ type target struct {
 	// stamped targets are skipped while their module is unchanged. The product's own
 	// are not: there, Go's build cache knows better.
 	stamped bool
+	// cgo is for a program that does not build without.
+	cgo bool
 }
 
 // buildFlags are the same for everything: with others, Go would compile all
 // dependencies once more.
 var buildFlags = []string{"-trimpath", "-buildvcs=false"}
 
-func targets() []target {
+func (o *Options) targets() []target {
 	const modules = "internal/lab/modules/"
 	var ld strings.Builder
 	ld.WriteString("-s -w")
@@ -53,7 +55,7 @@ func targets() []target {
 		plugins    = "github.com/containernetworking/plugins/plugins/"
 	)
 	strip := []string{"-ldflags=-s -w"}
-	return []target{
+	list := []target{
 		{name: "Kubernetes " + kubeVersion + " and etcd", dir: modules + "kube", stamped: true,
 			packages: []string{"."}, out: "bin/kube", made: []string{"bin/kube"}, flags: []string{"-ldflags=" + ld.String()}},
 		{name: "agnhost", dir: modules + "kube", stamped: true,
@@ -74,6 +76,10 @@ func targets() []target {
 			made:  []string{"terway/terway", "terway/terwayd", "terway/terway-controller", "terway/pause"},
 			flags: strip},
 	}
+	if o.Network == NetworkFlannel {
+		list = append(list, flannelTarget(modules))
+	}
+	return list
 }
 
 // kubePrograms are the names by which the combined program is called.
@@ -81,7 +87,7 @@ var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager",
 
 // build makes whatever of the programs is missing or old.
 func (o *Options) build(ctx context.Context, p *Progress) error {
-	for _, t := range targets() {
+	for _, t := range o.targets() {
 		fresh, stamp, err := o.fresh(ctx, t)
 		if err != nil {
 			return err
@@ -148,7 +154,7 @@ func (o *Options) stamp(ctx context.Context, t target) (string, error) {
 		fmt.Fprintf(h, "%s %d\n", filepath.Base(f), len(b))
 		h.Write(b)
 	}
-	version, err := goCommand(ctx, dir, "env", "GOVERSION", "GOARCH").Output()
+	version, err := goCommand(ctx, dir, t.cgo, "env", "GOVERSION", "GOARCH").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask go for its version in %s: %w", dir, err)
 	}
@@ -165,7 +171,7 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 		return fmt.Errorf("make the folder of %s: %w", out, err)
 	}
 	args := slices.Concat([]string{"build"}, buildFlags, t.flags, []string{"-o", out}, t.packages)
-	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), args...)
+	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), t.cgo, args...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
@@ -177,10 +183,14 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 	return writeFile(o.stampFile(t), []byte(stamp), 0o644)
 }
 
-func goCommand(ctx context.Context, dir string, args ...string) *exec.Cmd {
+func goCommand(ctx context.Context, dir string, cgo bool, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOWORK=off")
+	enabled := "0"
+	if cgo {
+		enabled = "1"
+	}
+	cmd.Env = append(os.Environ(), "CGO_ENABLED="+enabled, "GOFLAGS=", "GOWORK=off")
 	return cmd
 }
 

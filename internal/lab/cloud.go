@@ -86,7 +86,7 @@ func (c *Cloud) clients() (*clients, error) {
 
 // runInstances starts the control plane's instance and one for each node.
 func (o *Options) runInstances(ctx context.Context, s *State) error {
-	pods, err := maxPods(o.InstanceType)
+	pods, err := o.maxPods()
 	if err != nil {
 		return err
 	}

@@ -86,14 +86,14 @@ func (o *Options) Normalize() error {
 	if o.Nodes < 1 || o.Nodes > 50 {
 		return fmt.Errorf("--nodes %d: must be 1 to 50", o.Nodes)
 	}
-	if _, err := maxPods(o.InstanceType); err != nil {
+	if _, err := maxPods(o.InstanceType); err != nil && o.Network != NetworkFlannel {
 		return err
 	}
 	if len(o.Zones) == 0 {
 		return fmt.Errorf("--zones is empty: give a number or a list such as cn-hangzhou-i,cn-hangzhou-j")
 	}
-	if !slices.Contains([]string{NetworkTerway, NetworkNone}, o.Network) {
-		return fmt.Errorf("--network %q: must be %s or %s", o.Network, NetworkTerway, NetworkNone)
+	if !slices.Contains([]string{NetworkTerway, NetworkFlannel, NetworkNone}, o.Network) {
+		return fmt.Errorf("--network %q: must be %s, %s or %s", o.Network, NetworkTerway, NetworkFlannel, NetworkNone)
 	}
 	if o.Plan == nil {
 		var err error
@@ -113,7 +113,15 @@ func (o *Options) Normalize() error {
 	return nil
 }
 
-// maxPods is what the kubelets of an instance type are told: what its secondary
+// maxPods is what the kubelets are told.
+func (o *Options) maxPods() (int, error) {
+	if o.Network == NetworkFlannel {
+		return blockPods(o.Plan.NodeMask), nil
+	}
+	return maxPods(o.InstanceType)
+}
+
+// maxPods is what the kubelets of an instance type are told with Terway: what its secondary
 // interfaces can address. The kubelet counts pods of the host network too, which take
 // no address. The figure makes no allowance for them: one more pod than the type can
 // address would be placed on the node and wait for ever, instead of going to a node

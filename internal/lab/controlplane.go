@@ -99,15 +99,19 @@ func (o *Options) startControllers(s *State) error {
 		return []string{"--kubeconfig=" + pki(conf), "--authentication-kubeconfig=" + pki(conf), "--authorization-kubeconfig=" + pki(conf),
 			"--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=500", "--kube-api-burst=1000", "--profiling=false"}
 	}
+	// Terway's addresses come from the VPC: no node has a range of its own.
+	blocks := []string{"--allocate-node-cidrs=false"}
+	if o.Network == NetworkFlannel {
+		blocks = []string{"--allocate-node-cidrs=true", "--cluster-cidr=" + o.Plan.PodCIDR.String(), fmt.Sprintf("--node-cidr-mask-size=%d", o.Plan.NodeMask)}
+	}
 	_, err := o.start(command{name: "kube-controller-manager", netns: s.Master.NetNS,
 		args: append([]string{o.Bin("kube-controller-manager"),
 			"--service-account-private-key-file=" + pki("sa.key"), "--root-ca-file=" + pki("ca.crt"), "--use-service-account-credentials=true",
 			"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
-			// Addresses come from the VPC: no node has a range of its own.
-			"--allocate-node-cidrs=false", "--service-cluster-ip-range=" + o.Plan.ServiceCIDR.String(),
+			"--service-cluster-ip-range=" + o.Plan.ServiceCIDR.String(),
 			// A node that dies is noticed soon.
 			"--node-monitor-grace-period=40s",
-		}, common("controller-manager.conf")...)})
+		}, append(blocks, common("controller-manager.conf")...)...)})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,11 @@ func (o *Options) images(ctx context.Context) error {
 		{file: "pause", ref: ImagePause, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
 		{file: "coredns", ref: ImageCoreDNS, files: map[string]string{"/coredns": o.Bin("coredns")}, entrypoint: []string{"/coredns"}},
 	}
-	for _, make := range []func(context.Context) (image, error){o.agnhostImage, o.terwayImage} {
+	makers := []func(context.Context) (image, error){o.agnhostImage, o.terwayImage}
+	if o.Network == NetworkFlannel {
+		makers = append(makers, o.flannelImage)
+	}
+	for _, make := range makers {
 		img, err := make(ctx)
 		if err != nil {
 			return err
@@ -67,8 +71,12 @@ func (o *Options) images(ctx context.Context) error {
 	return nil
 }
 
+// imageArchives are what a node loads: what was made for another network is not.
 func (o *Options) imageArchives() ([]string, error) {
 	archives, err := filepath.Glob(o.cached("images", "*.tar"))
+	if o.Network != NetworkFlannel {
+		archives = slices.DeleteFunc(archives, func(a string) bool { return filepath.Base(a) == "flannel.tar" })
+	}
 	if err == nil && len(archives) == 0 {
 		err = fmt.Errorf("no image archive in %s", o.cached("images"))
 	}
@@ -108,6 +116,10 @@ func (o *Options) terwayImage(ctx context.Context) (image, error) {
 	}
 	for _, name := range []string{"terway", "terwayd", "terway-controller"} {
 		img.files["/usr/bin/"+name] = o.cached("terway", name)
+	}
+	// With Flannel they are installed on the nodes.
+	for _, name := range []string{"bridge", "host-local", "portmap"} {
+		img.files["/usr/lib/cni/"+name] = o.cached("cni", name)
 	}
 	for name, to := range map[string]string{"nft": "/usr/sbin/nft", "ip": "/usr/sbin/ip", "conntrack": "/usr/sbin/conntrack"} {
 		if err := img.addProgram(ctx, name, to); err != nil {

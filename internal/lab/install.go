@@ -27,7 +27,7 @@ const instanceEndpoint = "http://100.100.100.201"
 // chartValues are what a user would write for this cluster.
 func (s *State) chartValues() map[string]any {
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
-	return map[string]any{
+	values := map[string]any{
 		"image": map[string]any{"repository": repository, "tag": tag},
 		"eniConfig": map[string]any{
 			"cluster_id": ClusterID, "region": s.Cloud.Region, "vswitches": s.Cloud.PodVSwitches,
@@ -45,6 +45,15 @@ func (s *State) chartValues() map[string]any {
 			"sweepPeriod": "10s",
 		},
 	}
+	if s.Options.Network == NetworkFlannel {
+		repository, tag, _ := strings.Cut(ImageFlannel, ":")
+		values["flannel"] = map[string]any{"image": map[string]any{"repository": repository, "tag": tag}}
+		values["eniConfig"] = map[string]any{
+			"cluster_id": ClusterID, "region": s.Cloud.Region, "service_cidr": s.Options.Plan.ServiceCIDR.String(),
+			"network": NetworkFlannel, "pod_cidr": s.Options.Plan.PodCIDR.String(),
+		}
+	}
+	return values
 }
 
 // installTerway installs the chart with Helm, as on any cluster.

@@ -116,7 +116,7 @@ state = "/run/containerd"
 // kubeletConfig is a KubeletConfiguration; its Go type lives in a module that the
 // product does not need.
 func (o *Options) kubeletConfig(m Machine) map[string]any {
-	return map[string]any{
+	conf := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
 		"cgroupDriver":             "cgroupfs",
@@ -144,12 +144,15 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"registryPullQPS":             0,
 		"eventRecordQPS":              0,
 		"kubeAPIQPS":                  100, "kubeAPIBurst": 200,
-		"registerWithTaints": []map[string]any{{"key": "network.terway.dev/not-ready", "effect": "NoSchedule"}},
 	}
+	if o.Network != NetworkFlannel {
+		conf["registerWithTaints"] = []map[string]any{{"key": "network.terway.dev/not-ready", "effect": "NoSchedule"}}
+	}
+	return conf
 }
 
 func (o *Options) kubeProxyConfig(m Machine) map[string]any {
-	return map[string]any{
+	conf := map[string]any{
 		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
 		"clientConnection": map[string]any{"kubeconfig": o.nodeDir(m.Name, "kube-proxy.conf")},
 		"mode":             "nftables",
@@ -159,6 +162,11 @@ func (o *Options) kubeProxyConfig(m Machine) map[string]any {
 		// Zero leaves the machine-wide limits of connection tracking alone.
 		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 	}
+	if o.Network == NetworkFlannel {
+		delete(conf, "detectLocal")
+		conf["detectLocalMode"], conf["clusterCIDR"] = "ClusterCIDR", o.Plan.PodCIDR.String()
+	}
+	return conf
 }
 
 // kubeletArgs are what the configuration file has no place for.

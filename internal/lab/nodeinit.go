@@ -419,8 +419,12 @@ func pivot(root string) error {
 	return mountSpec{target: "/", flags: unix.MS_REC | unix.MS_SHARED}.do()
 }
 
-// linkPlugins offers the usual CNI plugins, as a node's packages would.
+// linkPlugins offers the usual CNI plugins, as a node's packages would. With Flannel the
+// chart brings those that it needs.
 func (c *nodeConfig) linkPlugins() error {
+	if c.Options.Network == NetworkFlannel {
+		return nil
+	}
 	plugins, err := filepath.Glob(c.Options.cached("cni", "*"))
 	if err != nil {
 		return err

@@ -15,13 +15,22 @@ var packages = []struct{ program, name string }{
 	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"ldd", "libc-bin"},
 }
 
+// cgoPackages are what Flannel is built with, by a program that they bring.
+var cgoPackages = struct {
+	program string
+	names   []string
+}{"gcc", []string{"gcc", "libc6-dev"}}
+
 // installPackages installs what is missing with apt-get.
-func installPackages(ctx context.Context, p *Progress) error {
+func (o *Options) installPackages(ctx context.Context, p *Progress) error {
 	var missing []string
 	for _, pkg := range packages {
 		if _, err := exec.LookPath(pkg.program); err != nil {
 			missing = append(missing, pkg.name)
 		}
+	}
+	if _, err := exec.LookPath(cgoPackages.program); err != nil && o.Network == NetworkFlannel {
+		missing = append(missing, cgoPackages.names...)
 	}
 	if len(missing) == 0 {
 		return nil

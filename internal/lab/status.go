@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -44,6 +45,9 @@ type NodeStatus struct {
 	ENIs      int `json:"enis"`
 	Addresses int `json:"addresses"`
 	Pods      int `json:"pods"`
+	// PodCIDR is the node's block with Flannel, Route the state of the VPC's route entry for it.
+	PodCIDR string `json:"podCIDR,omitempty"`
+	Route   string `json:"route,omitempty"`
 }
 
 // PodStatus is a pod with an address of its own.
@@ -84,13 +88,24 @@ func (s *State) Inspect(ctx context.Context) *Status {
 			count[p.Spec.NodeName]++
 		}
 	}
+	var routes []Route
+	if o.Network == NetworkFlannel {
+		if routes, err = s.Cloud.Routes(ctx); err != nil {
+			problem("%v", err)
+		}
+	}
 	for _, m := range s.Machines {
 		n := NodeStatus{Machine: m, Pods: count[m.Name]}
+		if n.PodCIDR = nodes[m.Name].Spec.PodCIDR; n.PodCIDR != "" {
+			if n.Route = routeTo(routes, n.PodCIDR, m.InstanceID); n.Route != "Available" {
+				problem("node %s: route entry of its pods' block %s: %s", m.Name, n.PodCIDR, n.Route)
+			}
+		}
 		switch node, ok := nodes[m.Name]; {
 		case !ok:
 			problem("node %s is not known to the cluster", m.Name)
-		case nodeReady(&node) != "":
-			problem("node %s: %s", m.Name, nodeReady(&node))
+		case NodeReady(&node) != "":
+			problem("node %s: %s", m.Name, NodeReady(&node))
 		default:
 			n.Ready = true
 		}
@@ -136,9 +151,18 @@ func (s *State) ask(ctx context.Context, problem func(string, ...any)) (map[stri
 // WriteText prints the status for people.
 func (st *Status) WriteText(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tINSTANCE\tTYPE\tZONE\tADDRESS\tREADY\tENIS\tPOD ADDRESSES\tPODS")
+	blocks := slices.ContainsFunc(st.Nodes, func(n NodeStatus) bool { return n.PodCIDR != "" })
+	network := "ENIS\tPOD ADDRESSES"
+	if blocks {
+		network = "POD CIDR\tROUTE"
+	}
+	fmt.Fprintf(t, "NODE\tINSTANCE\tTYPE\tZONE\tADDRESS\tREADY\t%s\tPODS\n", network)
 	for _, n := range st.Nodes {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%t\t%d\t%d\t%d of %d\n", n.Name, n.InstanceID, n.Type, n.Zone, n.Address, n.Ready, n.ENIs, n.Addresses, n.Pods, n.MaxPods)
+		network := fmt.Sprintf("%d\t%d", n.ENIs, n.Addresses)
+		if blocks {
+			network = n.PodCIDR + "\t" + n.Route
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%t\t%s\t%d of %d\n", n.Name, n.InstanceID, n.Type, n.Zone, n.Address, n.Ready, network, n.Pods, n.MaxPods)
 	}
 	fmt.Fprintln(t, "\nPOD\tNODE\tADDRESS\tPHASE")
 	for _, p := range st.Pods {

@@ -57,7 +57,7 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	if err := p.Step("nodes registered", func() error { return waitNodes(ctx, client, s, nodeRegistered) }); err != nil {
 		return nil, err
 	}
-	if o.Network == NetworkTerway {
+	if o.Network != NetworkNone {
 		if err := o.network(ctx, s, client, p); err != nil {
 			return nil, err
 		}
@@ -66,17 +66,26 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	return s, s.save()
 }
 
-// network installs Terway and what needs a pod network.
+// network installs the pod network and what needs a pod network.
 func (o *Options) network(ctx context.Context, s *State, client kubernetes.Interface, p *Progress) error {
-	if err := p.Step("Terway from its chart, CoreDNS", func() error {
+	title := "Terway from its chart, CoreDNS"
+	if o.Network == NetworkFlannel {
+		title = "Flannel and Terway's controller from the chart, CoreDNS"
+	}
+	if err := p.Step(title, func() error {
 		return firstError(
 			func() error { return o.installTerway(ctx, s) },
 			func() error { return o.installDNS(ctx) })
 	}); err != nil {
 		return err
 	}
-	if err := p.Step("nodes ready", func() error { return waitNodes(ctx, client, s, nodeReady) }); err != nil {
+	if err := p.Step("nodes ready", func() error { return waitNodes(ctx, client, s, NodeReady) }); err != nil {
 		return fmt.Errorf("%w\n%s", err, podTroubles(client))
+	}
+	if o.Network == NetworkFlannel {
+		if err := p.Step("route entries of the pods' blocks", func() error { return waitNodes(ctx, client, s, s.routed(ctx)) }); err != nil {
+			return err
+		}
 	}
 	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
 }
@@ -99,7 +108,7 @@ func (o *Options) lock() (unlock func(), err error) {
 
 // prepare brings programs and images up to date.
 func (o *Options) prepare(ctx context.Context, p *Progress) error {
-	if err := installPackages(ctx, p); err != nil {
+	if err := o.installPackages(ctx, p); err != nil {
 		return err
 	}
 	if err := o.build(ctx, p); err != nil {
@@ -148,8 +157,8 @@ func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface
 
 func nodeRegistered(*corev1.Node) string { return "" }
 
-// nodeReady says what keeps a node from taking pods, or nothing.
-func nodeReady(n *corev1.Node) string {
+// NodeReady says what keeps a node from taking pods, or nothing.
+func NodeReady(n *corev1.Node) string {
 	for _, t := range n.Spec.Taints {
 		if t.Effect == corev1.TaintEffectNoSchedule {
 			return "has taint " + t.Key

@@ -69,6 +69,11 @@ func TestRules(t *testing.T) {
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", module + "internal/cloud"},
 		},
 		{
+			"what writes Flannel's CNI configuration knows no cluster and no kernel",
+			[]string{"internal/agent/flannel"},
+			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
+		},
+		{
 			"the CNI plugin is small",
 			[]string{"cmd/terway"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/"},

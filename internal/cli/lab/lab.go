@@ -65,7 +65,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&zones, "zones", zones, "how many zones, or their names with commas; nodes are spread over them")
 	f.StringVar(&planFile, "plan", "", "a network plan (\"terwayctl plan\" makes one): VPC, zones, vSwitches, Service range, and how many nodes of which type")
 	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired")
-	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, or none")
+	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
 }

@@ -67,11 +67,11 @@ func verifyCommand(dir *string) *cobra.Command {
 			if err := checkOutput(output); err != nil {
 				return err
 			}
-			checks, err := verify.Select(only)
+			s, err := lab.LoadState(*dir)
 			if err != nil {
 				return err
 			}
-			s, err := lab.LoadState(*dir)
+			checks, not, err := verify.Select(s.Options.Network, only)
 			if err != nil {
 				return err
 			}
@@ -84,8 +84,13 @@ func verifyCommand(dir *string) *cobra.Command {
 					verify.WriteLine(cmd.OutOrStdout(), r)
 				}
 			})
+			if output == "text" {
+				for _, n := range not {
+					verify.WriteNotFor(cmd.OutOrStdout(), n)
+				}
+			}
 			if output == "json" {
-				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), results))
+				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), results, not))
 			}
 			if err == nil && failed > 0 {
 				err = fmt.Errorf("%d of %d checks failed", failed, len(checks))

@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"terway.dev/terway/internal/lab"
 )
 
 var addressFromVSwitch = Check{
-	Name:  "address-from-vswitch",
-	About: "a pod's address is of the pod vSwitch, the cloud has it on an interface of the pod's node, and the pod has no other",
+	Name:   "address-from-vswitch",
+	About:  "a pod's address is of the pod vSwitch, the cloud has it on an interface of the pod's node, and the pod has no other",
+	NotFor: map[string]string{lab.NetworkFlannel: "pods have addresses of the pod CIDR: see address-from-block"},
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		pods, err := e.podOn(ctx, e.Lab.Machines...)
 		if err != nil {

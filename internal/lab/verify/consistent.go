@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -153,7 +154,29 @@ func describe(all []*account) string {
 	return strings.Join(parts, ", ")
 }
 
-// hostSide is the node's end of a pod: the device to which the node routes its address.
+// hostSide is the node's end of a pod.
+func (e *Env) hostSide(ctx context.Context, m lab.Machine, p corev1.Pod) (netlink.LinkAttrs, error) {
+	if e.Lab.Options.Network != lab.NetworkFlannel {
+		return hostSide(m, p.Status.PodIP)
+	}
+	// A port of the bridge, which no route names: the pod's own device knows its peer.
+	index, err := e.exec(ctx, p.Name, "cat", "/sys/class/net/eth0/iflink")
+	if err != nil {
+		return netlink.LinkAttrs{}, err
+	}
+	links, err := devices(m.NetNS)
+	if err != nil {
+		return netlink.LinkAttrs{}, err
+	}
+	for _, l := range links {
+		if strconv.Itoa(l.Attrs().Index) == index {
+			return *l.Attrs(), nil
+		}
+	}
+	return netlink.LinkAttrs{}, fmt.Errorf("%s has no device %s, the other end of pod %s", m.Name, index, p.Name)
+}
+
+// hostSide is the node's end of a pod with Terway: the device to which the node routes its address.
 func hostSide(m lab.Machine, addr string) (netlink.LinkAttrs, error) {
 	ns, err := netns.GetFromPath(m.NetNS)
 	if err != nil {

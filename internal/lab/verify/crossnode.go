@@ -20,7 +20,7 @@ var crossNode = Check{
 			return "", err
 		}
 		a, b := pods[0], pods[1]
-		eni, dev, err := e.eniOf(ctx, na, a.Status.PodIP)
+		eni, dev, err := e.carrier(ctx, na, a.Status.PodIP)
 		if err != nil {
 			return "", err
 		}

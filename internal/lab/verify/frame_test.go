@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"pgregory.net/rapid"
+
+	"terway.dev/terway/internal/lab"
 )
 
 func TestFramesAreReadAsTheyAreWritten(t *testing.T) {
@@ -69,16 +71,27 @@ func TestTunnelsAreSeen(t *testing.T) {
 }
 
 func TestSelect(t *testing.T) {
-	all, err := Select(nil)
-	if err != nil || len(all) != len(Checks()) {
-		t.Fatalf("no name picks %d checks, %v", len(all), err)
+	all := Checks()
+	for _, network := range []string{lab.NetworkTerway, lab.NetworkFlannel} {
+		run, not, err := Select(network, nil)
+		if err != nil || len(run)+len(not) != len(all) || len(run) == 0 {
+			t.Fatalf("%s: no name picks %d checks and leaves %d out, %v", network, len(run), len(not), err)
+		}
+		for _, n := range not {
+			if n.Why == "" || n.Network != network {
+				t.Errorf("%s: no reason: %+v", network, n)
+			}
+		}
 	}
-	picked, err := Select([]string{"dns", "release"})
+	picked, _, err := Select(lab.NetworkTerway, []string{"dns", "release"})
 	if err != nil || len(picked) != 2 || picked[0].Name != "dns" || picked[1].Name != "release" {
 		t.Errorf("picked %v, %v", picked, err)
 	}
-	if _, err := Select([]string{"nosuch"}); err == nil || !strings.Contains(err.Error(), "pod-limit") {
+	if _, _, err := Select(lab.NetworkTerway, []string{"nosuch"}); err == nil || !strings.Contains(err.Error(), "pod-limit") {
 		t.Errorf("an unknown name: error %v, want one that lists the checks", err)
+	}
+	if _, _, err := Select(lab.NetworkFlannel, []string{"no-spoofing"}); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
+		t.Errorf("a check that is not for the network: error %v, want the reason", err)
 	}
 	names := map[string]bool{}
 	for _, c := range all {

@@ -68,6 +68,15 @@ func (e *Env) eniOf(ctx context.Context, m lab.Machine, addr string) (lab.ENI, n
 	return lab.ENI{}, netlink.LinkAttrs{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
 }
 
+// carrier is the interface by which a pod's packets leave its node: the one that has the
+// pod's address, with Flannel the node's own.
+func (e *Env) carrier(ctx context.Context, m lab.Machine, addr string) (lab.ENI, netlink.LinkAttrs, error) {
+	if e.Lab.Options.Network == lab.NetworkFlannel {
+		addr = m.Address.String()
+	}
+	return e.eniOf(ctx, m, addr)
+}
+
 // fabricPort is the other end of an interface: its port in the fabric's namespace.
 func (e *Env) fabricPort(dev netlink.LinkAttrs) (string, error) {
 	links, err := devices(e.Lab.Cloud.FabricNS)

@@ -11,7 +11,7 @@ import (
 
 var podLimit = Check{
 	Name:  "pod-limit",
-	About: "on a node full by its instance type the next pod waits, its events say why, and it starts when another ends",
+	About: "on a node full by its instance type, or its block, the next pod waits, its events say why, and it starts when another ends",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		m := e.Lab.Machines[len(e.Lab.Machines)-1]
 		node, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})

@@ -13,7 +13,7 @@ const proxyHealthPort = 10256
 
 var podToNode = Check{
 	Name:  "pod-to-node",
-	About: "a pod reaches its own node and another one; each node reaches its own pods and another node's",
+	About: "a pod reaches its own node and another one; each node reaches its own pods and another node's, with an address of its own",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
@@ -40,12 +40,26 @@ var podToNode = Check{
 				if err != nil {
 					return "", fmt.Errorf("node %s to the pod on %s: %w", n.Name, e.Lab.Machines[i].Name, err)
 				}
-				if hostOf(seen) != n.Address.String() {
-					return "", fmt.Errorf("node %s to the pod on %s: the pod saw client %s, not the node's address %s", n.Name, e.Lab.Machines[i].Name, seen, n.Address)
+				want, err := e.nodeAddress(ctx, n, e.Lab.Machines[i])
+				if err != nil {
+					return "", err
 				}
-				lines = append(lines, fmt.Sprintf("%s → pod on %s", n.Name, e.Lab.Machines[i].Name))
+				if hostOf(seen) != want {
+					return "", fmt.Errorf("node %s to the pod on %s: the pod saw client %s, not the node's address %s", n.Name, e.Lab.Machines[i].Name, seen, want)
+				}
+				lines = append(lines, fmt.Sprintf("%s (%s) → pod on %s", n.Name, want, e.Lab.Machines[i].Name))
 			}
 		}
 		return strings.Join(lines, ", ") + ": all answered, with the node's own address", nil
 	},
+}
+
+// nodeAddress is the address with which a node talks to the pods of a node. To its own,
+// with Flannel, it is the bridge's.
+func (e *Env) nodeAddress(ctx context.Context, from, to lab.Machine) (string, error) {
+	if e.Lab.Options.Network != lab.NetworkFlannel || from.Name != to.Name {
+		return from.Address.String(), nil
+	}
+	blocks, err := e.blocks(ctx)
+	return blocks[from.Name].Addr().Next().String(), err
 }

@@ -3,19 +3,23 @@ package verify
 import (
 	"context"
 	"fmt"
+
+	"terway.dev/terway/internal/lab"
 )
 
 var agentRestart = Check{
-	Name:  "agent-restart",
-	About: "kill -9 of every agent during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	Name:   "agent-restart",
+	About:  "kill -9 of every agent during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	NotFor: map[string]string{lab.NetworkFlannel: "there is no agent of Terway's: pods start without it"},
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		return e.killDuringStart(ctx, "terwayd")
 	},
 }
 
 var controllerRestart = Check{
-	Name:  "controller-restart",
-	About: "kill -9 of every controller during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	Name:   "controller-restart",
+	About:  "kill -9 of every controller during 20 starting pods: all become ready, none shares an address, nothing is left over",
+	NotFor: map[string]string{lab.NetworkFlannel: "pods start without the controller, which has no part in their addresses"},
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		return e.killDuringStart(ctx, "terway-controller")
 	},

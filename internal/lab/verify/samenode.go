@@ -26,7 +26,7 @@ var samePod = Check{
 		if err != nil {
 			return "", err
 		}
-		hostSide, err := hostSide(m, a.Status.PodIP)
+		hostSide, err := e.hostSide(ctx, m, a)
 		if err != nil {
 			return "", err
 		}

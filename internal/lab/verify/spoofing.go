@@ -16,8 +16,9 @@ import (
 )
 
 var noSpoofing = Check{
-	Name:  "no-spoofing",
-	About: "a pod's packets with another's address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
+	Name:   "no-spoofing",
+	About:  "a pod's packets with another's address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
+	NotFor: map[string]string{lab.NetworkFlannel: "Flannel does not check what pods send: a pod with NET_ADMIN can take another's address"},
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {

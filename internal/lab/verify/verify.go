@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +30,8 @@ type Check struct {
 	Name string
 	// About is what passes if the check does, in one line.
 	About string
+	// NotFor says, for each network whose labs it is not for, why.
+	NotFor map[string]string
 	// Run returns what was measured, and an error when the network is not as it should be.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
@@ -38,8 +39,8 @@ type Check struct {
 // Checks are all checks in the order in which they run: the cheap ones first.
 func Checks() []Check {
 	return []Check{
-		addressFromVSwitch, samePod, crossNode, podToNode, podToService, dns, hostPort,
-		noSpoofing, podLimit, release, agentRestart, controllerRestart,
+		addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
+		noSpoofing, podLimit, release, agentRestart, controllerRestart, nodeRemoved,
 	}
 }
 
@@ -62,27 +63,6 @@ type Env struct {
 	Namespace string
 	// Killed is how many processes of the system the check has killed.
 	Killed int
-}
-
-// Select picks checks by name; no name picks all.
-func Select(names []string) ([]Check, error) {
-	all := Checks()
-	if len(names) == 0 {
-		return all, nil
-	}
-	var picked []Check
-	for _, n := range names {
-		i := slices.IndexFunc(all, func(c Check) bool { return c.Name == n })
-		if i < 0 {
-			known := make([]string, len(all))
-			for i, c := range all {
-				known[i] = c.Name
-			}
-			return nil, fmt.Errorf("--only %q: no such check; there are %s", n, strings.Join(known, ", "))
-		}
-		picked = append(picked, all[i])
-	}
-	return picked, nil
 }
 
 // checkTimeout ends a check that hangs.
@@ -235,9 +215,12 @@ func WriteLine(w io.Writer, r Result) {
 	}
 }
 
-// WriteJSON prints all results for programs.
-func WriteJSON(w io.Writer, results []Result) error {
+// WriteJSON prints all results, and which checks were not for the network, for programs.
+func WriteJSON(w io.Writer, results []Result, not []NotFor) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
-	return enc.Encode(map[string][]Result{"checks": results})
+	return enc.Encode(struct {
+		Checks []Result `json:"checks"`
+		NotFor []NotFor `json:"notFor,omitempty"`
+	}{results, not})
 }

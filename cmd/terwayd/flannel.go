@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/flannel"
+)
+
+// flannelCommand runs beside upstream's flanneld on nodes whose pods are Flannel's.
+func flannelCommand(f *flags) *cobra.Command {
+	var subnetFile, pluginDir, cniVersion, healthAddress string
+	var period time.Duration
+	cmd := &cobra.Command{
+		Use:   "flannel-cni",
+		Short: "Write the CNI configuration of a node that runs Flannel, from flanneld's file",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if period <= 0 {
+				return fmt.Errorf("--period %s: want more than zero", period)
+			}
+			n := &flannel.Node{
+				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
+				Write: agent.WriteFile, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+			}
+			if err := flannel.CheckVersion(cniVersion); err != nil {
+				return fmt.Errorf("--cni-version: %w", err)
+			}
+			if err := n.Install(); err != nil {
+				return err
+			}
+			l, err := net.Listen("tcp", healthAddress)
+			if err != nil {
+				return fmt.Errorf("--health-address: %w", err)
+			}
+			mux := http.NewServeMux()
+			mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
+			mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+				if !n.Ready() {
+					http.Error(w, "no CNI configuration yet", http.StatusServiceUnavailable)
+				}
+			})
+			tick := time.NewTicker(period)
+			defer tick.Stop()
+			ctx, cancel := context.WithCancelCause(cmd.Context())
+			defer cancel(nil)
+			go func() { cancel(agent.ServeHTTP(ctx, l, mux)) }()
+			n.Run(ctx, tick.C)
+			if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		},
+	}
+	fl := cmd.Flags()
+	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes")
+	fl.StringVar(&pluginDir, "plugin-dir", "/usr/lib/cni", "directory of the CNI plugins to install into --cni-bin-dir")
+	fl.StringVar(&cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
+	fl.StringVar(&healthAddress, "health-address", "127.0.0.1:10362", "address of /healthz and /readyz")
+	fl.DurationVar(&period, "period", time.Second, "how often the file is read")
+	return cmd
+}

@@ -1,0 +1,134 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
+	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// NetworkFlannel installs upstream Flannel from the chart; the controller writes the
+// VPC's route entries.
+const NetworkFlannel = "flannel"
+
+const (
+	// flannelVersion is the one in modules/flannel.
+	flannelVersion = "v0.26.7"
+	// ImageFlannel is upstream's image, with the name that it has everywhere.
+	ImageFlannel = "ghcr.io/flannel-io/flannel:" + flannelVersion
+)
+
+// blockPods is how many pods a node's block of the pod CIDR addresses: not its first
+// address, which names the block, the bridge's, and the broadcast address.
+func blockPods(bits int) int { return 1<<(32-bits) - 3 }
+
+// flannelTarget builds upstream's program. With cgo, or its udp backend does not
+// compile; Go's own resolver, or a static program would need glibc's libraries.
+func flannelTarget(modules string) target {
+	return target{name: "Flannel " + flannelVersion, dir: modules + "flannel", stamped: true, cgo: true,
+		packages: []string{"github.com/flannel-io/flannel"}, out: "bin/flanneld", made: []string{"bin/flanneld"},
+		flags: []string{"-tags=netgo,osusergo", "-ldflags=-s -w -extldflags=-static -X github.com/flannel-io/flannel/pkg/version.Version=" + flannelVersion}}
+}
+
+// flannelImage has what the alloc backend uses of upstream's image: flanneld and nft.
+func (o *Options) flannelImage(ctx context.Context) (image, error) {
+	img := image{
+		file: "flannel", ref: ImageFlannel, entrypoint: []string{"/opt/bin/flanneld"},
+		files: map[string]string{"/opt/bin/flanneld": o.Bin("flanneld")}, links: map[string]string{},
+		text: map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+	}
+	for name, to := range map[string]string{"nft": "/usr/sbin/nft", "ip": "/usr/sbin/ip"} {
+		if err := img.addProgram(ctx, name, to); err != nil {
+			return image{}, err
+		}
+	}
+	return img, img.addBusybox(ctx, "ip")
+}
+
+// Route is an entry that somebody added to the VPC's system route table.
+type Route struct {
+	To     netip.Prefix
+	Type   string // of the next hop
+	Via    string // id of the next hop
+	Status string
+	Name   string
+}
+
+// Routes asks the cloud for the entries of the VPC's system table that are not its own.
+func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
+	api, err := c.clients()
+	if err != nil {
+		return nil, err
+	}
+	tables := vpc.CreateDescribeRouteTableListRequest()
+	tables.VpcId, tables.RouteTableType = c.VPCID, "System"
+	t, err := api.vpc.DescribeRouteTableList(tables)
+	if err != nil {
+		return nil, fmt.Errorf("list the route tables of %s: %w", c.VPCID, err)
+	}
+	if n := len(t.RouterTableList.RouterTableListType); n != 1 {
+		return nil, fmt.Errorf("VPC %s has %d system route tables, not one", c.VPCID, n)
+	}
+	var routes []Route
+	token := ""
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		q := vpc.CreateDescribeRouteEntryListRequest()
+		q.RouteTableId, q.RouteEntryType = t.RouterTableList.RouterTableListType[0].RouteTableId, "Custom"
+		q.MaxResult, q.NextToken = requests.NewInteger(100), token
+		r, err := api.vpc.DescribeRouteEntryList(q)
+		if err != nil {
+			return nil, fmt.Errorf("list the entries of route table %s: %w", q.RouteTableId, err)
+		}
+		for _, e := range r.RouteEntrys.RouteEntry {
+			to, err := netip.ParsePrefix(e.DestinationCidrBlock)
+			if err != nil {
+				return nil, fmt.Errorf("route entry %s: %w", e.RouteEntryId, err)
+			}
+			route := Route{To: to, Status: e.Status, Name: e.RouteEntryName}
+			for _, hop := range e.NextHops.NextHop {
+				route.Type, route.Via = hop.NextHopType, hop.NextHopId
+			}
+			routes = append(routes, route)
+		}
+		if token = r.NextToken; token == "" {
+			return routes, nil
+		}
+	}
+}
+
+// routeTo is the state of the entry that sends a block to an instance.
+func routeTo(routes []Route, block, instanceID string) string {
+	for _, r := range routes {
+		if r.To.String() == block {
+			if r.Via != instanceID {
+				return "to " + r.Via
+			}
+			return r.Status
+		}
+	}
+	return "none"
+}
+
+// routed says what is wrong with the route entry of a node's block, or nothing.
+func (s *State) routed(ctx context.Context) func(*corev1.Node) string {
+	return func(n *corev1.Node) string {
+		m, err := s.Machine(n.Name)
+		if err != nil {
+			return err.Error()
+		}
+		routes, err := s.Cloud.Routes(ctx)
+		if err != nil {
+			return err.Error()
+		}
+		if state := routeTo(routes, n.Spec.PodCIDR, m.InstanceID); state != "Available" {
+			return fmt.Sprintf("route entry for its block %s: %s", n.Spec.PodCIDR, state)
+		}
+		return ""
+	}
+}

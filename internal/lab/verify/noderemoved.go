@@ -1,0 +1,126 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/lab"
+)
+
+var nodeRemoved = Check{
+	Name:   "node-removed",
+	About:  "a node that is deleted loses its route entry; registered again it has a block, an entry, and pods that others reach",
+	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		blocks, err := e.blocks(ctx)
+		if err != nil {
+			return "", err
+		}
+		old := blocks[nb.Name]
+		if err := e.deleteNode(ctx, nb); err != nil {
+			return "", err
+		}
+		if err := e.poll(ctx, fmt.Sprintf("the route entry for %s to be gone", old), func() (bool, error) {
+			routes, err := e.podRoutes(ctx)
+			_, there := routes[old]
+			return err == nil && !there, err
+		}); err != nil {
+			return "", err
+		}
+		// A kubelet registers its node when it starts.
+		if _, err := kill("kubelet", nb); err != nil {
+			return "", err
+		}
+		block, err := e.back(ctx, nb)
+		if err != nil {
+			return "", err
+		}
+		pods, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		if addr, err := netip.ParseAddr(pods[1].Status.PodIP); err != nil || !block.Contains(addr) {
+			return "", fmt.Errorf("a pod of the node that came back has %q, which is not of its block %s", pods[1].Status.PodIP, block)
+		}
+		seen, err := e.curl(ctx, pods[0].Name, url(pods[1].Status.PodIP, httpPort, "clientip"))
+		if err != nil {
+			return "", fmt.Errorf("pod on %s to the pod on %s after it came back: %w", na.Name, nb.Name, err)
+		}
+		return fmt.Sprintf("%s deleted: the entry for %s went; registered again: block %s, entry to %s, and its pod %s answered %s",
+			nb.Name, old, block, nb.InstanceID, pods[1].Status.PodIP, hostOf(seen)), nil
+	},
+}
+
+// deleteNode deletes a node and waits until the cluster has forgotten its pods too.
+func (e *Env) deleteNode(ctx context.Context, m lab.Machine) error {
+	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name}
+	there, err := e.Client.CoreV1().Pods("").List(ctx, onNode)
+	if err != nil {
+		return fmt.Errorf("list the pods of %s: %w", m.Name, err)
+	}
+	if err := e.Client.CoreV1().Nodes().Delete(ctx, m.Name, metav1.DeleteOptions{}); err != nil {
+		return fmt.Errorf("delete node %s: %w", m.Name, err)
+	}
+	if err := e.poll(ctx, "the pods of "+m.Name+" to be forgotten", func() (bool, error) {
+		for _, p := range there.Items {
+			now, err := e.Client.CoreV1().Pods(p.Namespace).Get(ctx, p.Name, metav1.GetOptions{})
+			if err == nil && now.UID == p.UID {
+				return false, nil
+			}
+			if err != nil && !apierrors.IsNotFound(err) {
+				return false, err
+			}
+		}
+		return true, nil
+	}); err != nil {
+		return err
+	}
+	// What they were restarted before is no longer counted.
+	for _, p := range there.Items {
+		for _, c := range p.Status.ContainerStatuses {
+			if p.Namespace == metav1.NamespaceSystem {
+				e.Killed -= int(c.RestartCount)
+			}
+		}
+	}
+	return nil
+}
+
+// back waits until a node takes pods again and its block is routed to it.
+func (e *Env) back(ctx context.Context, m lab.Machine) (block netip.Prefix, err error) {
+	err = e.poll(ctx, m.Name+" to be back with a route entry", func() (bool, error) {
+		n, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		if n.Spec.PodCIDR == "" || lab.NodeReady(n) != "" {
+			return false, nil
+		}
+		if block, err = e.blockOf(n); err != nil {
+			return false, err
+		}
+		routes, err := e.podRoutes(ctx)
+		if r := routes[block]; err != nil || r.Via != m.InstanceID || r.Status != "Available" {
+			return false, err
+		}
+		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{
+			LabelSelector: "app=kube-flannel", FieldSelector: "spec.nodeName=" + m.Name,
+		})
+		if err != nil {
+			return false, err
+		}
+		return len(pods.Items) == 1 && pods.Items[0].DeletionTimestamp == nil && podReady(&pods.Items[0]), nil
+	})
+	return block, err
+}

@@ -1,0 +1,84 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/testutil"
+)
+
+// The same lab with the other network: upstream Flannel on the nodes, the controller's
+// routes in the VPC.
+func TestFlannel(t *testing.T) {
+	testutil.RequireRoot(t)
+	c := build(t)
+	c.run(t, "lab", "down")
+	before := look(t)
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs(t)
+		}
+		c.run(t, "lab", "down")
+	})
+	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--network", lab.NetworkFlannel) }) {
+		t.FailNow()
+	}
+	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
+	t.Run("status", func(t *testing.T) {
+		st := status(t, c)
+		for _, n := range st.Nodes {
+			if n.PodCIDR == "" || n.Route != "Available" {
+				t.Errorf("node %s: block %q, route entry %q", n.Name, n.PodCIDR, n.Route)
+			}
+		}
+	})
+	t.Run("switch", networkStays)
+	checks, not := verify.For(lab.NetworkFlannel, verify.Checks())
+	for _, check := range checks {
+		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
+	}
+	t.Run("verify/not-for-flannel", func(t *testing.T) {
+		out, err := c.command("lab", "verify", "--only", not[0].Name).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), not[0].Why) {
+			t.Errorf("lab verify --only %s: %v, want the reason why it is not for Flannel:\n%s", not[0].Name, err, out)
+		}
+	})
+	t.Run("down", func(t *testing.T) {
+		c.run(t, "lab", "down")
+		before.sameAs(t)
+	})
+}
+
+// networkStays tries to change the network under running pods, and to upgrade without
+// such a change.
+func networkStays(t *testing.T) {
+	s, err := lab.LoadState(lab.DefaultDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upgrade := func(args ...string) (string, error) {
+		cmd := exec.Command(s.Options.Bin("helm"), append([]string{"upgrade", "terway", filepath.Join(s.Options.Source, "deploy", "chart"),
+			"--namespace", "kube-system", "--values", filepath.Join(s.Options.Dir, "values.yaml")}, args...)...)
+		home := t.TempDir()
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+s.Options.Kubeconfig(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	out, err := upgrade("--set", "eniConfig.network=terway", "--set", "eniConfig.pod_cidr=", "--set", "eniConfig.vswitches.cn-hangzhou-i[0]=vsw-1")
+	if err == nil || !strings.Contains(out, "cannot be changed under running pods") {
+		t.Errorf("helm upgrade to the other network: %v, want a refusal:\n%s", err, out)
+	}
+	if out, err := upgrade("--set", "eniConfig.pod_cidr="); err == nil || !strings.Contains(out, "/eniConfig/pod_cidr") {
+		t.Errorf("helm upgrade without a pod CIDR: %v, want a refusal that names the value:\n%s", err, out)
+	}
+	if out, err := upgrade(); err != nil {
+		t.Errorf("helm upgrade with the same values: %v\n%s", err, out)
+	}
+}
