@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite"
 )
 
 // BenchmarkPod compares AddPod and DelPod with the floor: the bare netlink
@@ -23,8 +25,8 @@ import (
 //	go test -run '^$' -bench Pod ./internal/datapath/route
 func BenchmarkPod(b *testing.B) {
 	w := newWorld(b, 1, 1)
-	n := w.nodes[0]
-	n.sync()
+	n := w.Nodes[0]
+	n.Sync()
 	if err := n.Do(func() error { return nil }); err != nil {
 		b.Fatal(err)
 	}
@@ -40,13 +42,13 @@ func BenchmarkPod(b *testing.B) {
 	}
 	ctx := context.Background()
 	for b.Loop() {
-		p := n.describe(1)
-		timed(&add, func() error { _, err := n.dp.AddPod(ctx, n.node, p.pod); return err })
-		timed(&del, func() error { return n.dp.DelPod(ctx, p.pod) })
-		n.settle()
+		p := n.Describe(1)
+		timed(&add, func() error { _, err := n.DP.AddPod(ctx, n.Desired, p.Spec); return err })
+		timed(&del, func() error { return n.DP.DelPod(ctx, p.Spec) })
+		n.Settle()
 		p.Remove()
 
-		q := n.describe(1)
+		q := n.Describe(1)
 		timed(&floorAdd, func() error { return floor.add(q) })
 		timed(&floorDel, func() error { return floor.del(q) })
 		q.Remove()
@@ -67,18 +69,18 @@ func BenchmarkPod(b *testing.B) {
 func BenchmarkBurst(b *testing.B) {
 	const burst = 100
 	w := newWorld(b, 1, 2)
-	n := w.nodes[0]
-	n.sync()
+	n := w.Nodes[0]
+	n.Sync()
 	ctx := context.Background()
 	var adds, dels, gone, syncs time.Duration
 	rounds := 0
 	for b.Loop() {
 		rounds++
-		var pods []*testPod
+		var pods []*suite.Pod
 		for i := range burst {
-			pods = append(pods, n.describe(1+i%2))
+			pods = append(pods, n.Describe(1+i%2))
 		}
-		each := func(f func(*testPod) error) time.Duration {
+		each := func(f func(*suite.Pod) error) time.Duration {
 			errs := make([]error, burst)
 			var wg sync.WaitGroup
 			start := time.Now()
@@ -92,15 +94,15 @@ func BenchmarkBurst(b *testing.B) {
 			}
 			return took
 		}
-		adds += each(func(p *testPod) error { _, err := n.dp.AddPod(ctx, n.node, p.pod); return err })
+		adds += each(func(p *suite.Pod) error { _, err := n.DP.AddPod(ctx, n.Desired, p.Spec); return err })
 		start := time.Now()
-		if repairs := n.sync(pods...); len(repairs) != 0 {
+		if repairs := n.Sync(pods...); len(repairs) != 0 {
 			b.Fatalf("repairs %q", repairs)
 		}
 		syncs += time.Since(start)
 		start = time.Now()
-		dels += each(func(p *testPod) error { return n.dp.DelPod(ctx, p.pod) })
-		n.settle()
+		dels += each(func(p *suite.Pod) error { return n.DP.DelPod(ctx, p.Spec) })
+		n.Settle()
 		gone += time.Since(start)
 		for _, p := range pods {
 			p.Remove()
@@ -116,13 +118,13 @@ func BenchmarkBurst(b *testing.B) {
 
 // floor is a netlink program without any care.
 type floor struct {
-	n    *testNode
+	n    *suite.Node
 	ns   netns.NsHandle
 	slot int
 	nft  *nftables.Conn
 }
 
-func newFloor(b *testing.B, n *testNode) *floor {
+func newFloor(b *testing.B, n *suite.Node) *floor {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
 		b.Fatal(err)
@@ -133,17 +135,17 @@ func newFloor(b *testing.B, n *testNode) *floor {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.CloseLasting() })
-	return &floor{n: n, ns: ns, slot: n.dp.state().enis[n.mac(1).String()].slot, nft: conn}
+	return &floor{n: n, ns: ns, slot: own(n).state().enis[n.MAC(1).String()].slot, nft: conn}
 }
 
-func (f *floor) element(p *testPod) []nftables.SetElement {
+func (f *floor) element(p *suite.Pod) []nftables.SetElement {
 	key := make([]byte, unix.IFNAMSIZ)
-	copy(key, hostIfName(p.pod.Sandbox, "eth0"))
-	return []nftables.SetElement{{Key: append(key, p.ip.AsSlice()...), Val: binaryutil.NativeEndian.PutUint32(markOf(f.slot))}}
+	copy(key, hostIfName(p.Spec.Sandbox, "eth0"))
+	return []nftables.SetElement{{Key: append(key, p.V4.AsSlice()...), Val: binaryutil.NativeEndian.PutUint32(markOf(f.slot))}}
 }
 
-func (f *floor) add(p *testPod) error {
-	name := hostIfName(p.pod.Sandbox, "eth0")
+func (f *floor) add(p *suite.Pod) error {
+	name := hostIfName(p.Spec.Sandbox, "eth0")
 	ns, err := netns.GetFromPath(p.Path)
 	if err != nil {
 		return err
@@ -174,26 +176,26 @@ func (f *floor) add(p *testPod) error {
 	}
 	i, j := host.Attrs().Index, inner.Attrs().Index
 	errs = append(errs,
-		h.RouteAdd(&netlink.Route{Table: TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: hostNet(p.ip), Src: f.n.ip.AsSlice()}),
-		h.NeighAdd(neighbour(p.ip, podMAC(name), i)),
+		h.RouteAdd(&netlink.Route{Table: TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: hostNet(p.V4), Src: f.n.V4.AsSlice()}),
+		h.NeighAdd(neighbour(p.V4, podMAC(name), i)),
 		f.nft.SetAddElements(podsMap(nftTable(), mapPods4), f.element(p)),
 		f.nft.Flush(),
 		ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}),
 		ph.LinkSetUp(inner),
-		ph.AddrAdd(inner, podAddress(p.ip)),
+		ph.AddrAdd(inner, podAddress(p.V4)),
 		ph.NeighAdd(neighbour(gateway4, hostMAC(name), j)),
-		ph.RouteAdd(podRoute(p.ip, j)),
+		ph.RouteAdd(podRoute(p.V4, j)),
 	)
 	return errors.Join(errs...)
 }
 
-func (f *floor) del(p *testPod) error {
+func (f *floor) del(p *suite.Pod) error {
 	h, err := netlink.NewHandleAt(f.ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(hostIfName(p.pod.Sandbox, "eth0"))
+	link, err := h.LinkByName(hostIfName(p.Spec.Sandbox, "eth0"))
 	if err != nil {
 		return err
 	}

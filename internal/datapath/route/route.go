@@ -84,6 +84,9 @@ func (d *Datapath) Close(ctx context.Context) error {
 	return err
 }
 
+// Settle waits until devices of deleted pods are gone.
+func (d *Datapath) Settle(ctx context.Context) error { return d.reaper.wait(ctx) }
+
 // Name implements datapath.Datapath.
 func (d *Datapath) Name() string { return Name }
 

@@ -1,0 +1,177 @@
+package route
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+
+// The VPC's check is what makes the test above mean something.
+func TestWorldDropsSourceOnWrongENI(t *testing.T) {
+	w := newWorld(t, 2, 2)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, b := n0.AddPod(1), n1.AddPod(1)
+	suite.Serve(b.NS, suite.At(b.V4, 80))
+	// The pod's address leaves by the other ENI.
+	n0.IP(fmt.Sprintf("rule add pref 590 from %s lookup %s", a.V4, n0.Table(2)))
+	suite.MustNotReach(t, a.NS, suite.At(b.V4, 80))
+	if w.Strict() == 0 {
+		t.Error("the VPC dropped nothing")
+	}
+}
+
+// Spoofed packets are counted on when the table is written anew.
+func TestCounterSurvivesRebuild(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1)
+	p.IP("addr add 192.168.40.99/32 dev eth0")
+	suite.SendFrom(t, p.NS, "192.168.40.99:0", suite.At(n.V4, 9))
+	n.NFT("flush chain inet terway exit")
+	if repairs := n.Sync(p); len(repairs) != 1 {
+		t.Errorf("repairs %q", repairs)
+	}
+	if got, err := n.DP.Spoofed(); err != nil || got != 1 {
+		t.Errorf("spoofed packets: %d, %v, want 1", got, err)
+	}
+}
+
+// A slot stays with its ENI over restarts, whatever the order of the ENIs, and a
+// vanished ENI's is cleaned up.
+func TestSlots(t *testing.T) {
+	w := newWorld(t, 1, 3)
+	n := w.Nodes[0]
+	slots := func() map[string]int {
+		m := map[string]int{}
+		for mac, s := range own(n).state().enis {
+			m[mac] = s.slot
+		}
+		return m
+	}
+	n.Sync()
+	before := slots()
+	p := n.AddPod(3)
+	n.DP = n.NewDatapath()
+	slices.Reverse(n.Desired.ENIs)
+	n.Sync(p)
+	if fmt.Sprint(slots()) != fmt.Sprint(before) {
+		t.Errorf("slots %v became %v over a restart", before, slots())
+	}
+
+	// eth2 is unplugged.
+	n.IP("link del eth2")
+	n.Desired.ENIs = slices.DeleteFunc(n.Desired.ENIs, func(e datapath.ENI) bool { return e.Device == "eth2" })
+	repairs := n.Sync(p)
+	if len(repairs) == 0 {
+		t.Error("sync reports nothing about the vanished ENI")
+	}
+	slot := before[n.MAC(2).String()]
+	all := n.IP("rule show") + n.IP("-6 rule show") + n.IP("route show table all") + n.IP("-6 route show table all")
+	for _, trace := range []string{"eth2", fmt.Sprintf("table %d ", TableLocal+slot), fmt.Sprintf("lookup %d", TableLocal+slot)} {
+		if strings.Contains(all, trace) {
+			t.Errorf("%q is still there:\n%s", trace, all)
+		}
+	}
+	// Its slot serves the next ENI.
+	n.Plug(4)
+	n.Desired.ENIs = append(n.Desired.ENIs, n.ENI(4))
+	n.Sync(p)
+	if got := slots()[n.MAC(4).String()]; got != slot {
+		t.Errorf("the next ENI got slot %d, want the free %d", got, slot)
+	}
+	if got := slots()[n.MAC(3).String()]; got != before[n.MAC(3).String()] {
+		t.Errorf("eth3's slot moved from %d to %d", before[n.MAC(3).String()], got)
+	}
+}
+
+// A pod that was wired before a restart must survive the loss of the table
+// before the first Sync has told the new process of it.
+func TestTableLostBetweenSyncs(t *testing.T) {
+	w := newWorld(t, 2, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	w.Nodes[1].Sync()
+	p, far := n.AddPod(1), suite.Serving(w.Nodes[1].AddPod(1))
+	n.NFT("delete table inet terway")
+	q := n.AddPod(1)
+	suite.MustReach(t, q.NS, suite.At(far.V4, 80), far.NS, q.V4)
+	suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
+}
+
+func TestSyncRemovesLeftovers(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	keep := n.AddPod(1)
+	before := suite.DumpStable(n)
+	n.AddPod(1, "4", "6")
+	vanished := n.AddPod(1, "4", "6")
+	vanished.Remove()
+	n.NFT(`add element inet terway pods4 { "tw00000000000" . 192.168.40.77 : 0x00100000 }`)
+	n.NFT(fmt.Sprintf(`add element inet terway pods4 { %q . 192.168.40.78 : 0x00100000 }`, keep.Wiring.HostIfName))
+	n.IP("route add 192.168.40.79 dev " + keep.Wiring.HostIfName + " table 2100 proto 84")
+
+	n.DP = n.NewDatapath() // a restart: what is not in the journal is a leftover
+	if repairs := n.Sync(keep); len(repairs) == 0 {
+		t.Error("Sync reports nothing")
+	}
+	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+		t.Errorf("leftovers:\n%s", diff)
+	}
+	if repairs := n.Sync(keep); len(repairs) != 0 {
+		t.Errorf("second Sync reports %q", repairs)
+	}
+}
+
+// CIDRs that overlap, touch, or reach the last address are what they are for the
+// kernel too: a second Sync finds nothing to do.
+func TestInsideSetsInTheKernel(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	for _, cidrs := range [][]string{
+		{"0.0.0.0/0", "::/0"},
+		{"10.0.0.0/8", "10.1.0.0/16", "11.0.0.0/8", "255.255.0.0/16", "fd00::/8", "fd12::/16"},
+		{},
+	} {
+		n.Desired.VPCCIDRs = nil
+		for _, c := range cidrs {
+			n.Desired.VPCCIDRs = append(n.Desired.VPCCIDRs, netip.MustParsePrefix(c))
+		}
+		if repairs := n.Sync(); len(repairs) == 0 {
+			t.Errorf("%v: Sync reports no change", cidrs)
+		}
+		if repairs := n.Sync(); len(repairs) != 0 {
+			t.Errorf("%v: second Sync reports %q", cidrs, repairs)
+		}
+	}
+}
+
+// A stacked device shares the ENI's MAC; the ENI is still found, by name or kind.
+func TestFindDevice(t *testing.T) {
+	mac := net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 1}
+	link := func(kind, name string) netlink.Link {
+		return &netlink.GenericLink{LinkType: kind, LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: mac}}
+	}
+	links := []netlink.Link{link("macvlan", "mv0"), link("", "ens6"), link("veth", "eth1")}
+	for _, c := range []struct{ device, want string }{{"eth1", "eth1"}, {"", "ens6"}, {"gone", "ens6"}} {
+		got, err := findDevice(links, datapath.ENI{ID: "eni-1", MAC: mac, Device: c.device})
+		if err != nil || got.Attrs().Name != c.want {
+			t.Errorf("device %q: got %v, %v, want %s", c.device, got, err, c.want)
+		}
+	}
+	if _, err := findDevice(links, datapath.ENI{ID: "eni-2", MAC: net.HardwareAddr{1, 2, 3, 4, 5, 6}}); err == nil || !strings.Contains(err.Error(), "eni-2") {
+		t.Errorf("missing device: %v", err)
+	}
+}

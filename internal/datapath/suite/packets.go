@@ -1,0 +1,170 @@
+package suite
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func podsOfOneNodeTalkWithoutLeavingIt(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 2)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1, "4", "6"), n.AddPod(2, "4", "6")
+	Serve(b.NS, At(b.V4, 80))
+	Serve(b.NS, At(b.V6, 80))
+	before := w.Crossed()
+	MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+	MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
+	if after := w.Crossed(); after != before {
+		t.Errorf("%d packets of the pods left the node", after-before)
+	}
+}
+
+func podsOfTwoNodesTalkByTheirENI(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 2)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	for e := 1; e <= 2; e++ {
+		a, b := n0.AddPod(e, "4", "6"), n1.AddPod(3-e, "4", "6")
+		Serve(b.NS, At(b.V4, 80))
+		Serve(b.NS, At(b.V6, 80))
+		before := w.Crossed()
+		MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+		MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
+		if w.Crossed() == before {
+			t.Error("no packet of the pods crossed the VPC: the test is blind")
+		}
+	}
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}
+
+func nodeAndPods(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, b := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	for _, p := range []*Pod{a, b} {
+		Serve(p.NS, At(p.V4, 80))
+		Serve(p.NS, At(p.V6, 80))
+	}
+	for _, n := range w.Nodes {
+		Serve(n.NS, At(n.V4, 8080))
+		Serve(n.NS, At(n.V6, 8080))
+	}
+	before := w.Crossed()
+	MustReach(t, n0.NS, At(a.V4, 80), a.NS, n0.V4)
+	MustReach(t, n0.NS, At(a.V6, 80), a.NS, n0.V6)
+	MustReach(t, a.NS, At(n0.V4, 8080), n0.NS, a.V4)
+	MustReach(t, a.NS, At(n0.V6, 8080), n0.NS, a.V6)
+	if after := w.Crossed(); after != before {
+		t.Errorf("node and own pod: %d packets left the node", after-before)
+	}
+	MustReach(t, n0.NS, At(b.V4, 80), b.NS, n0.V4)
+	MustReach(t, n0.NS, At(b.V6, 80), b.NS, n0.V6)
+	MustReach(t, a.NS, At(n1.V4, 8080), n1.NS, a.V4)
+	MustReach(t, a.NS, At(n1.V6, 8080), n1.NS, a.V6)
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}
+
+// A node may ask for strict reverse path checks; that must not cost its pods
+// their traffic, though the way to a peer is the primary ENI's in the main table.
+func reversePathFilterOfTheNode(t *testing.T, k Kit) {
+	for _, mode := range []string{"0", "1", "2"} {
+		t.Run("all="+mode, func(t *testing.T) {
+			w := k.NewWorld(t, 2, 1)
+			for _, n := range w.Nodes {
+				n.Sysctl("ipv4/conf/all/rp_filter", mode)
+				n.Sysctl("ipv4/conf/default/rp_filter", mode)
+				n.Sysctl("ipv4/conf/eth0/rp_filter", mode)
+				n.Sync()
+			}
+			a, b := w.Nodes[0].AddPod(1), w.Nodes[1].AddPod(1)
+			Serve(b.NS, At(b.V4, 80))
+			Serve(a.NS, At(a.V4, 80))
+			MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+			MustReach(t, w.Nodes[1].NS, At(a.V4, 80), a.NS, w.Nodes[1].V4)
+			if got := w.Nodes[0].ReadSysctl("ipv4/conf/all/rp_filter"); got != mode {
+				t.Errorf("all/rp_filter is %s, was %s", got, mode)
+			}
+			if got := w.Nodes[0].ReadSysctl("ipv4/conf/eth0/rp_filter"); got != mode {
+				t.Errorf("eth0/rp_filter is %s, was %s", got, mode)
+			}
+		})
+	}
+}
+
+func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, victim, target := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
+	for i, c := range []struct{ stolen, own, target netip.Addr }{
+		{victim.V4, a.V4, target.V4}, {victim.V6, a.V6, target.V6}, {n.V4, a.V4, target.V4},
+	} {
+		bits := fmt.Sprintf("/%d", c.stolen.BitLen())
+		a.IP("addr add " + c.stolen.String() + bits + " dev eth0 nodad")
+		inbox := target.ListenPacket("udp", At(c.target, 9+i))
+		before, err := n.DP.Spoofed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		SendFrom(t, a.NS, At(c.stolen, 0), At(c.target, 9+i))
+		after, err := n.DP.Spoofed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after != before+1 {
+			t.Errorf("from %s: %d packets were counted as spoofed, want 1", c.stolen, after-before)
+		}
+		// What the pod may send comes through, so the silence above was not chance.
+		SendFrom(t, a.NS, At(c.own, 0), At(c.target, 9+i))
+		if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := inbox.ReadFrom(make([]byte, 8))
+		if err != nil {
+			t.Fatalf("own source: %v", err)
+		}
+		if got := netip.MustParseAddrPort(from.String()).Addr(); got != c.own {
+			t.Errorf("first packet that arrived is from %s, want %s", got, c.own)
+		}
+	}
+}
+
+func deletedPodIsUnreachableAtOnce(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, b, c := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	Serve(a.NS, At(a.V4, 80))
+	Serve(a.NS, At(a.V6, 80))
+	MustReach(t, c.NS, At(a.V4, 80), a.NS, c.V4)
+	a.Del()
+	// Peers are told, not left waiting: the packet does not go back into the VPC.
+	for _, from := range []*Pod{c, b} {
+		for _, to := range []netip.Addr{a.V4, a.V6} {
+			if from == b && to.Is6() {
+				continue // one family shows it for the way out of the node
+			}
+			_, err := Ask(from.NS, At(to, 80))
+			if err == nil {
+				t.Errorf("%s still reaches %s", from.Name, to)
+			}
+			if from == c && !errors.Is(err, unix.EHOSTUNREACH) && !errors.Is(err, unix.ENETUNREACH) {
+				t.Errorf("%s → %s: %v, want unreachable", from.Name, to, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,113 @@
+package suite
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// Each piece is taken away once: CheckPod names it, Sync puts it back and says
+// so, and then the pod's packets flow again.
+func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n := w.Nodes[0]
+	n.Desired.MasqueradeOutside = true
+	n.Sync()
+	w.Nodes[1].Sync()
+	p, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
+	for _, x := range []*Pod{p, far} {
+		Serve(x.NS, At(x.V4, 80))
+		Serve(x.NS, At(x.V6, 80))
+	}
+	for _, c := range k.Cuts(n, p) {
+		t.Run(c.Name, func(t *testing.T) {
+			ctx := context.Background()
+			if err := n.DP.CheckPod(ctx, n.Desired, p.Spec); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			c.Cut()
+			err := n.DP.CheckPod(ctx, n.Desired, p.Spec)
+			if c.Check != "" && (err == nil || !strings.Contains(err.Error(), c.Check)) {
+				t.Errorf("CheckPod: %v, want %q", err, c.Check)
+			}
+			if repairs := n.Sync(p); len(repairs) == 0 {
+				t.Error("Sync reports nothing")
+			}
+			if err := n.DP.CheckPod(ctx, n.Desired, p.Spec); err != nil {
+				t.Errorf("after Sync: %v", err)
+			}
+			if repairs := n.Sync(p); len(repairs) != 0 {
+				t.Errorf("second Sync reports %q", repairs)
+			}
+			MustReach(t, p.NS, At(far.V4, 80), far.NS, p.V4)
+			MustReach(t, far.NS, At(p.V4, 80), p.NS, far.V4)
+			MustReach(t, n.NS, At(p.V4, 80), p.NS, n.V4)
+			MustReach(t, far.NS, At(p.V6, 80), p.NS, far.V6)
+			if t.Failed() {
+				t.FailNow()
+			}
+		})
+	}
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}
+
+// Sync's list of pods is always a moment old.
+func syncWithAnOldList(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1)
+	check := func() error { return n.DP.CheckPod(context.Background(), n.Desired, p.Spec) }
+
+	n.Sync() // the list was made before AddPod
+	if err := check(); err != nil {
+		t.Fatalf("a new pod was removed: %v", err)
+	}
+	n.Sync(p)
+	p.Del()
+	n.Sync(p) // the list was made before DelPod
+	n.Settle()
+	if err := check(); err == nil {
+		t.Fatal("a deleted pod came back")
+	}
+	n.Sync()
+	p.Add() // the same sandbox again
+	if err := check(); err != nil {
+		t.Fatal(err)
+	}
+	n.Sync(p)
+	n.Sync() // it was in a list and is not any more: a leftover
+	n.Settle()
+	if err := check(); err == nil {
+		t.Fatal("a leftover stayed")
+	}
+
+	// Added and never listed: not new for ever.
+	p.Add()
+	n.Sync()
+	n.Sync()
+	n.Settle()
+	if err := check(); err == nil {
+		t.Fatal("a pod that no list has stayed")
+	}
+}
+
+// The journal may hold a pod whose sandbox died: nothing to repair, no error.
+func syncOfDeadSandbox(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1)
+	n.Sync(p)
+	p.Remove()
+	n.Sync(p)
+	p.Spec.NetNS = ""
+	n.Sync(p)
+	if _, err := n.TrySync(&Pod{Spec: datapath.Pod{Sandbox: "s", IfName: "eth0", Name: "odd"}}); err == nil || !strings.Contains(err.Error(), "odd") {
+		t.Errorf("a pod without an address: %v", err)
+	}
+}

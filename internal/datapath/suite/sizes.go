@@ -1,0 +1,75 @@
+package suite
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A router in the VPC that cannot pass a large packet says so to the pod.
+func fragmentationNeededReachesThePod(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, b := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	w.Fabric.IP(fmt.Sprintf("route replace %s dev %s mtu 1300", b.V4, n1.Port(1)))
+	w.Fabric.IP(fmt.Sprintf("-6 route replace %s dev %s mtu 1300", b.V6, n1.Port(1)))
+	for _, to := range []netip.Addr{b.V4, b.V6} {
+		t.Run(to.String(), func(t *testing.T) {
+			conn, err := a.Dial("udp", "", At(to, 9), Patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			raw, err := conn.(*net.UDPConn).SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var opt error
+			if err := raw.Control(func(fd uintptr) {
+				if to.Is4() {
+					opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+				} else {
+					opt = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
+				}
+			}); err != nil || opt != nil {
+				t.Fatal(err, opt)
+			}
+			for deadline := time.Now().Add(Patience); ; {
+				_, err := conn.Write(make([]byte, 1400))
+				if errors.Is(err, unix.EMSGSIZE) {
+					return
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("the pod never learned of the smaller MTU (last error %v)", err)
+				}
+				time.Sleep(5 * time.Millisecond)
+			}
+		})
+	}
+}
+
+func eniMTU(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Desired.ENIs[0].MTU = 1400
+	n.Sync()
+	p := n.AddPod(1)
+	if p.Wiring.MTU != 1400 || !strings.Contains(p.IP("link show eth0"), "mtu 1400") || !strings.Contains(n.IP("link show eth1"), "mtu 1400") {
+		t.Errorf("MTU of the wiring is %d, want 1400 everywhere", p.Wiring.MTU)
+	}
+	n.Desired.ENIs[0].MTU = 1450
+	if repairs := n.Sync(p); len(repairs) != 3 {
+		t.Errorf("repairs %q, want one for the ENI and one for each end", repairs)
+	}
+	if !strings.Contains(p.IP("link show eth0"), "mtu 1450") {
+		t.Error("the pod's MTU did not follow")
+	}
+}

@@ -1,0 +1,104 @@
+// Package suite is what every datapath must do, as one table of scenarios on real
+// kernels' namespaces. A datapath's test gives it a Kit and calls Run; what only one
+// datapath has (its tables, its programs) that one tests itself.
+//
+// A scenario looks from outside: who answers whom, seen as whom, what the VPC dropped,
+// what is left behind. It knows no mark, table or program.
+//
+// It needs root, and the programs ip (iproute2) and nft; nothing else. So a test binary
+// that holds it can run in a virtual machine which has a kernel and those two.
+//
+// Only tests import it.
+package suite
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// Subject is the datapath under test.
+type Subject interface {
+	datapath.Datapath
+	// Settle waits for what DelPod left to the background.
+	Settle(ctx context.Context) error
+	// Close lets go of the node; pods stay wired.
+	Close(ctx context.Context) error
+	// Spoofed counts packets dropped for a source that is not the pod's.
+	Spoofed() (uint64, error)
+}
+
+// Options are what a datapath is made with.
+type Options struct {
+	// NetNS is the path of the node's network namespace.
+	NetNS string
+	Log   *slog.Logger
+}
+
+// Kit is one datapath, as the suite needs it.
+type Kit struct {
+	// New makes the datapath for a node: at first and, on a node that one ran on
+	// before, after a restart.
+	New func(Options) (Subject, error)
+	// Cuts takes the pieces of a wired pod away one by one, those of a node too.
+	Cuts func(n *Node, p *Pod) []Cut
+	// Trace describes what of the datapath ip and nft do not show; may be nil.
+	Trace func(n *Node) (string, error)
+}
+
+// Scenario is one thing that every datapath does.
+type Scenario struct {
+	Name string
+	run  func(t *testing.T, k Kit)
+}
+
+// Run is the whole suite as subtests.
+func Run(t *testing.T, k Kit) {
+	for _, s := range Scenarios() {
+		t.Run(s.Name, func(t *testing.T) { s.run(t, k) })
+	}
+}
+
+// Scenarios is the table.
+func Scenarios() []Scenario {
+	return []Scenario{
+		{"pods of one node talk without leaving it", podsOfOneNodeTalkWithoutLeavingIt},
+		{"pods of two nodes talk by their ENI", podsOfTwoNodesTalkByTheirENI},
+		{"node and pods", nodeAndPods},
+		{"reverse path filter of the node", reversePathFilterOfTheNode},
+		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
+		{"a deleted pod is unreachable at once", deletedPodIsUnreachableAtOnce},
+
+		{"masquerade outside", masqueradeOutside},
+		{"masquerade keeps connections", masqueradeKeepsConnections},
+
+		{"the pod learns of a smaller MTU", fragmentationNeededReachesThePod},
+		{"MTU of the ENI", eniMTU},
+
+		{"pod to Service", podToService},
+		{"node to Service", nodeToService},
+		{"hairpin", hairpin},
+		{"NodePort", nodePort},
+		{"masqueraded connections carry on", masqueradedConnectionsCarryOn},
+		{"hostPort", hostPort},
+		{"Service with an endpoint outside", serviceWithEndpointOutside},
+		{"DNS over a Service", dnsOverService},
+
+		{"nothing of others is touched and nothing is left", nothingOfOthersIsTouchedAndNothingIsLeft},
+		{"teardown and again", teardownAndAgain},
+		{"AddPod twice and after a restart", addPodTwiceAndAfterRestart},
+		{"a stranded pod", strandedPod},
+		{"concurrent pods", concurrentPods},
+		{"DelPod tolerates absence", delPodToleratesAbsence},
+		{"address reuse", addressReuse},
+		{"AddPod refuses", addPodRefuses},
+		{"forwarding keeps router advertisements", forwardingKeepsRouterAdvertisements},
+		{"rules do not grow with pods", rulesDoNotGrowWithPods},
+
+		{"each piece is noticed and repaired", eachPieceIsNoticedAndRepaired},
+		{"Sync with an old list", syncWithAnOldList},
+		{"Sync of a dead sandbox", syncOfDeadSandbox},
+	}
+}

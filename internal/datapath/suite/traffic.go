@@ -1,0 +1,174 @@
+package suite
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// Serve answers each line of each TCP connection with its own name and the client's
+// address as it sees it.
+func Serve(ns *testutil.NS, address string) {
+	l := ns.Listen("tcp", address)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // closed at the end of the test
+			}
+			go func() {
+				defer conn.Close()
+				host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
+				for lines := bufio.NewScanner(conn); lines.Scan(); {
+					fmt.Fprintf(conn, "%s %s\n", ns.Name, host)
+				}
+			}()
+		}
+	}()
+}
+
+// Answer is what Serve said.
+type Answer struct{ Server, Client string }
+
+// Patience is how long a connection may take before it counts as none.
+const Patience = 3 * time.Second
+
+// Ask connects, asks three times and returns the last answer.
+func Ask(ns *testutil.NS, address string) (a Answer, err error) {
+	conn, err := ns.Dial("tcp", "", address, Patience)
+	if err != nil {
+		return a, err
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		return a, err
+	}
+	lines := bufio.NewReader(conn)
+	for range 3 {
+		if _, err := fmt.Fprintln(conn, "who is it?"); err != nil {
+			return a, err
+		}
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			return a, err
+		}
+		a.Server, a.Client, _ = strings.Cut(strings.TrimSpace(line), " ")
+	}
+	return a, nil
+}
+
+// MustReach asserts who answers and as whom the client is seen.
+func MustReach(t testing.TB, from *testutil.NS, address string, server *testutil.NS, client netip.Addr) {
+	t.Helper()
+	got, err := Ask(from, address)
+	if err != nil {
+		t.Errorf("%s → %s: %v", from.Name, address, err)
+		return
+	}
+	if want := (Answer{server.Name, client.String()}); got != want {
+		t.Errorf("%s → %s: got %+v, want %+v", from.Name, address, got, want)
+	}
+}
+
+// MustNotReach asserts that nobody answers.
+func MustNotReach(t testing.TB, from *testutil.NS, address string) {
+	t.Helper()
+	conn, err := from.Dial("tcp", "", address, 500*time.Millisecond)
+	if err == nil {
+		conn.Close()
+		t.Errorf("%s → %s: connected, want none", from.Name, address)
+	}
+}
+
+// At is the address with the port, as Dial wants it.
+func At(a netip.Addr, port int) string { return netip.AddrPortFrom(a, uint16(port)).String() }
+
+// Serving lets the pod answer on port 80.
+func Serving(p *Pod) *Pod {
+	Serve(p.NS, At(p.V4, 80))
+	return p
+}
+
+// SendFrom sends one datagram with a source address that the pod gave itself.
+func SendFrom(t testing.TB, ns *testutil.NS, source, to string) {
+	t.Helper()
+	conn, err := ns.Dial("udp", source, to, Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func accept(l net.Listener) (net.Conn, error) {
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(Patience)); err != nil {
+		return nil, err
+	}
+	return l.Accept()
+}
+
+func exchange(t *testing.T, a, b net.Conn) {
+	t.Helper()
+	buf := make([]byte, 4)
+	for _, pair := range [][2]net.Conn{{a, b}, {b, a}, {a, b}} {
+		if err := pair[1].SetDeadline(time.Now().Add(Patience)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pair[0].Write([]byte("ping")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := pair[1].Read(buf); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func exchangeUDP(t *testing.T, conn net.Conn) {
+	t.Helper()
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("question")); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	n, err := conn.Read(buf)
+	if err != nil || string(buf[:n]) != "question" {
+		t.Errorf("answer %q, error %v", buf[:n], err)
+	}
+}
+
+// Crossed is how many packets with a pod's source left a node.
+func (w *World) Crossed() int { return Counter(w.t, w.Fabric, "inet", "vpc", "crossed") }
+
+// Strict is how many packets the VPC dropped for a source on the wrong ENI.
+func (w *World) Strict() int { return Counter(w.t, w.Fabric, "inet", "vpc", "strict") }
+
+// Counter reads a named counter of nftables.
+func Counter(t testing.TB, ns *testutil.NS, family, table, name string) int {
+	t.Helper()
+	out := ns.Run("nft", "-j", "list", "counter", family, table, name)
+	var doc struct {
+		Nftables []struct{ Counter *struct{ Packets int } }
+	}
+	if err := json.Unmarshal([]byte(out), &doc); err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range doc.Nftables {
+		if o.Counter != nil {
+			return o.Counter.Packets
+		}
+	}
+	t.Fatalf("no counter in %s", out)
+	return 0
+}
