@@ -30,7 +30,8 @@ type Datapath interface {
 	// Sync makes the kernel agree with the whole desired state: node-wide pieces
 	// (rules, tables, nftables), each ENI's, each pod's host side, and removes
 	// pieces of pods and ENIs that are not in it. It returns one line for each
-	// repair it made. It never touches anything the datapath does not own. A pod
+	// repair it made. It never touches anything the datapath does not own: pods of
+	// other datapaths (Pod.Datapath) may be in the list and are left alone. A pod
 	// with an empty HostIfName is being wired or unwired by a concurrent call: its
 	// pieces are neither repaired nor removed.
 	Sync(ctx context.Context, node Node, pods []Pod) (repairs []string, err error)
@@ -80,6 +81,8 @@ type Pod struct {
 	Addresses []netip.Addr
 	// ENI is the MAC of the ENI that carries the addresses.
 	ENI string
+	// Datapath is the name of the one that wires it; empty means the one that is called.
+	Datapath string
 	// HostIfName is set once wired (Wiring.HostIfName).
 	HostIfName string
 }

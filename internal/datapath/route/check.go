@@ -59,6 +59,18 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 	if list := hostProblems(v, w); len(list) > 0 {
 		return list[0], nil
 	}
+	list, err := d.extensionProblems(h, v, w)
+	if err != nil {
+		return "", err
+	}
+	if len(list) > 0 {
+		return list[0], nil
+	}
+	if ext := d.extension(w); ext != nil {
+		if problem, err := ext.ENIProblem(h, w.eni); err != nil || problem != "" {
+			return problem, err
+		}
+	}
 	for _, want := range podSysctls(w) {
 		differs, err := differing(d.procSys, d.ns, want)
 		if err != nil {
@@ -174,7 +186,7 @@ func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey
 // hostProblems names what is missing or wrong on the node's side of a pod.
 func hostProblems(v view, w wiring) []string {
 	link := v.byName[w.name]
-	if link == nil || !isPodDevice(link) {
+	if link == nil || !IsPodDevice(link) {
 		return []string{fmt.Sprintf("device %s on the node is missing", w.name)}
 	}
 	var list []string

@@ -87,6 +87,14 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 		note(nil, err)
 	}
 
+	if d.ext != nil {
+		var places []ENIPlace
+		for _, mac := range slices.Sorted(maps.Keys(enis)) {
+			places = append(places, enis[mac].place())
+		}
+		note(d.ext.Sync(h, links, places))
+	}
+
 	err = errors.Join(errs...)
 	state := nodeState{enis: enis}
 	if err == nil {
@@ -126,7 +134,7 @@ func (d *Datapath) ensureForwarding(links []netlink.Link, families []int) ([]str
 			return nil, err
 		}
 		for _, l := range links {
-			if !need || isPodDevice(l) {
+			if !need || IsPodDevice(l) {
 				continue
 			}
 			ra := "ipv6/conf/" + l.Attrs().Name + "/accept_ra"
@@ -174,7 +182,7 @@ func macKey(mac net.HardwareAddr) string { return strings.ToLower(mac.String()) 
 func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
 	var found netlink.Link
 	for _, l := range links {
-		if macKey(l.Attrs().HardwareAddr) != macKey(eni.MAC) || isPodDevice(l) {
+		if macKey(l.Attrs().HardwareAddr) != macKey(eni.MAC) || IsPodDevice(l) {
 			continue
 		}
 		if l.Attrs().Name == eni.Device {
@@ -217,7 +225,7 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 			errs = append(errs, err)
 			continue
 		}
-		s := eniState{index: link.Attrs().Index, device: link.Attrs().Name, mtu: link.Attrs().MTU}
+		s := eniState{index: link.Attrs().Index, device: link.Attrs().Name, mtu: link.Attrs().MTU, gateways: eni.Gateways}
 		s.slot = last.enis[key].slot
 		if s.slot == 0 {
 			s.slot = byIndex[s.index]

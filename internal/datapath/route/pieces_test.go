@@ -14,7 +14,6 @@ import (
 	"terway.dev/terway/internal/datapath/suite"
 )
 
-
 // The VPC's check is what makes the test above mean something.
 func TestWorldDropsSourceOnWrongENI(t *testing.T) {
 	w := newWorld(t, 2, 2)

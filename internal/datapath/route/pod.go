@@ -112,6 +112,7 @@ type wiring struct {
 	hostMAC, podMAC  net.HardwareAddr
 	mtu              int
 	mark             uint32
+	eni              ENIPlace
 	source4, source6 netip.Addr
 }
 
@@ -127,7 +128,7 @@ func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, e
 		w.mark = markOf(slotStranded)
 		return w, fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", pod.ENI, state.attached())
 	}
-	w.mark, w.mtu = markOf(eni.slot), eni.mtu
+	w.mark, w.mtu, w.eni = markOf(eni.slot), eni.mtu, eni.place()
 	return w, nil
 }
 
@@ -244,6 +245,9 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	if err := d.putElements(ctx, h, node, elems); err != nil {
 		return nil, err
 	}
+	if err := d.extend(h, w, host); err != nil {
+		return nil, err
+	}
 	if err := d.wirePod(ph, ns, w, inner); err != nil {
 		return nil, err
 	}
@@ -311,7 +315,7 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 	if err != nil && !absent(err) {
 		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
 	}
-	if host != nil && !isPodDevice(host) {
+	if host != nil && !IsPodDevice(host) {
 		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
 	}
 	inner, err = ph.LinkByName(w.pod.IfName)
@@ -328,9 +332,9 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 	return host, inner, usable, nil
 }
 
-// isPodDevice says that a link of the node is a pod's: by kind, name, and the MAC
+// IsPodDevice says that a link of the node is a pod's: by kind, name, and the MAC
 // that follows from the name or, if somebody changed that, our group.
-func isPodDevice(l netlink.Link) bool {
+func IsPodDevice(l netlink.Link) bool {
 	a := l.Attrs()
 	return l.Type() == "veth" && hostIfPattern.MatchString(a.Name) &&
 		(a.HardwareAddr.String() == hostMAC(a.Name).String() || a.Group == groupPod || a.Group == groupDying)

@@ -85,7 +85,7 @@ func (d *Datapath) deleteDying() error {
 	for _, l := range links {
 		switch {
 		case l.Attrs().Group != groupDying:
-		case isPodDevice(l):
+		case IsPodDevice(l):
 			ours = append(ours, l)
 		default:
 			foreign = true

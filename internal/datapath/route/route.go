@@ -17,6 +17,10 @@ import (
 // Name is the value of NodeNetwork.status.datapath.
 const Name = "route"
 
+// extendedName is the datapath that is this one with an Extension. Its pods are known
+// by name, so that an agent without the extension still serves them.
+const extendedName = "ebpf"
+
 var _ datapath.Datapath = (*Datapath)(nil)
 
 // Options of New.
@@ -26,6 +30,8 @@ type Options struct {
 	NetNS string
 	// ProcSys is where sysctls are, "/proc/sys" if empty.
 	ProcSys string
+	// Extension may be nil.
+	Extension Extension
 	// Log receives repairs and background failures; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -39,6 +45,7 @@ type Datapath struct {
 	nft     nft
 	reaper  reaper
 	pods    tracker
+	ext     Extension
 
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, nodeMu.
@@ -59,7 +66,7 @@ func New(opts Options) (*Datapath, error) {
 			return nil, fmt.Errorf("open the node's network namespace %s: %w", opts.NetNS, err)
 		}
 	}
-	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}}
+	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}, ext: opts.Extension}
 	if d.procSys == "" {
 		d.procSys = "/proc/sys"
 	}
@@ -117,6 +124,8 @@ type eniState struct {
 	index  int
 	device string
 	mtu    int
+	// gateways are the vSwitch's.
+	gateways []netip.Addr
 }
 
 func (d *Datapath) state() nodeState {

@@ -23,6 +23,9 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	var errs []error
 	s := &syncing{d: d, node: node, desired: map[string]datapath.Pod{}}
 	for _, pod := range pods {
+		if !d.own(pod) {
+			continue
+		}
 		if pod.NetNS == "" {
 			// Allowed here: the sandbox died. "-" passes the check and opens nothing.
 			gone := pod
@@ -72,6 +75,15 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	return s.repairs, errors.Join(errs...)
 }
 
+// own says whether the pod is wired by this datapath or by one that is built on it.
+func (d *Datapath) own(pod datapath.Pod) bool {
+	switch pod.Datapath {
+	case "", Name, extendedName:
+		return true
+	}
+	return false
+}
+
 // syncing is one run of Sync.
 type syncing struct {
 	d       *Datapath
@@ -91,7 +103,7 @@ func (s *syncing) repaired(format string, args ...any) {
 func (s *syncing) sysctls() error {
 	var list []sysctl
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
-		if link := s.view.byName[name]; link != nil && isPodDevice(link) {
+		if link := s.view.byName[name]; link != nil && IsPodDevice(link) {
 			list = append(list, podSysctls(wiring{pod: s.desired[name], name: name})...)
 		}
 	}
@@ -117,6 +129,11 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		return eniErr
 	}
 	problems := hostProblems(s.view, w)
+	more, err := d.extensionProblems(s.h, s.view, w)
+	if err != nil {
+		return errors.Join(eniErr, err)
+	}
+	problems = append(problems, more...)
 	if reachable {
 		inner, err := d.podProblems(ctx, w)
 		if err != nil {
@@ -130,7 +147,7 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		if reachable && eniErr == nil {
 			_, err = d.wire(ctx, s.h, s.node, w)
 		} else if err = d.wireHost(s.h, w, link); err == nil {
-			err = d.nft.put(elems)
+			err = errors.Join(d.nft.put(elems), d.extend(s.h, w, link))
 		}
 		if err != nil {
 			return errors.Join(eniErr, fmt.Errorf("repair %q: %w", problems[0], err))
@@ -172,7 +189,7 @@ func (s *syncing) prune() []error {
 func (s *syncing) leftovers() []string {
 	names := map[string]bool{}
 	for name, link := range s.view.byName {
-		if isPodDevice(link) {
+		if IsPodDevice(link) {
 			names[name] = true
 		}
 	}

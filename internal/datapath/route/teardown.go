@@ -30,6 +30,9 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 	}
 	var errs []error
 	errs = append(errs, d.removePods(h, links))
+	if d.ext != nil {
+		errs = append(errs, d.ext.Teardown(h, links))
+	}
 
 	d.nodeMu.Lock()
 	defer d.nodeMu.Unlock()
@@ -56,7 +59,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 func (d *Datapath) removePods(h *netlink.Handle, links []netlink.Link) error {
 	var names []string
 	for _, l := range links {
-		if isPodDevice(l) {
+		if IsPodDevice(l) {
 			names = append(names, l.Attrs().Name)
 		}
 	}

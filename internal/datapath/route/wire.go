@@ -196,10 +196,17 @@ func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr
 	if err != nil && !absent(err) {
 		return fmt.Errorf("look up device %s: %w", name, err)
 	}
-	if link != nil && !isPodDevice(link) {
+	if link != nil && !IsPodDevice(link) {
 		link = nil
 	}
 	var errs []error
+	if d.ext != nil {
+		index := 0
+		if link != nil {
+			index = link.Attrs().Index
+		}
+		errs = append(errs, d.ext.Unwire(h, index, addresses))
+	}
 	if link != nil {
 		errs = append(errs, removeRoutes(h, link, addresses))
 	}

@@ -77,6 +77,13 @@ func Scenarios() []Scenario {
 		{"the pod learns of a smaller MTU", fragmentationNeededReachesThePod},
 		{"MTU of the ENI", eniMTU},
 
+		{"a smaller MTU of another pod", smallerMTUOfAnotherPod},
+		{"bulk arrives whole", bulkArrivesWhole},
+		{"fragments arrive", fragmentsArrive},
+		{"ICMP errors arrive", icmpErrorsArrive},
+		{"ping works", pingWorks},
+		{"the node is one hop", nodeIsOneHop},
+
 		{"pod to Service", podToService},
 		{"node to Service", nodeToService},
 		{"hairpin", hairpin},
@@ -85,6 +92,10 @@ func Scenarios() []Scenario {
 		{"hostPort", hostPort},
 		{"Service with an endpoint outside", serviceWithEndpointOutside},
 		{"DNS over a Service", dnsOverService},
+
+		{"one port for Service and endpoint", onePortForServiceAndEndpoint},
+		{"Service at an address of the VPC", serviceAtAnAddressOfTheVPC},
+		{"Services of both families", servicesOfBothFamilies},
 
 		{"nothing of others is touched and nothing is left", nothingOfOthersIsTouchedAndNothingIsLeft},
 		{"teardown and again", teardownAndAgain},
@@ -97,6 +108,7 @@ func Scenarios() []Scenario {
 		{"forwarding keeps router advertisements", forwardingKeepsRouterAdvertisements},
 		{"rules do not grow with pods", rulesDoNotGrowWithPods},
 
+		{"restart in mid-traffic", restartInMidTraffic},
 		{"each piece is noticed and repaired", eachPieceIsNoticedAndRepaired},
 		{"Sync with an old list", syncWithAnOldList},
 		{"Sync of a dead sandbox", syncOfDeadSandbox},

@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/testutil"
 )
@@ -274,6 +277,25 @@ func (n *Node) TrySync(pods ...*Pod) ([]string, error) {
 	}
 	return n.DP.Sync(context.Background(), n.Desired, list)
 }
+
+// Forget lets the node's connection tracking forget all, as time would.
+func (n *Node) Forget() {
+	n.w.t.Helper()
+	if err := n.Do(func() error {
+		for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
+			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, everything{}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		n.w.t.Fatalf("forget the connections of %s: %v", n.Name, err)
+	}
+}
+
+type everything struct{}
+
+func (everything) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
 
 // Settle waits for background deletions.
 func (n *Node) Settle() {

@@ -1,0 +1,106 @@
+package ebpf
+
+import (
+	"context"
+	"log/slog"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// Name is the value of NodeNetwork.status.datapath.
+const Name = "ebpf"
+
+var _ datapath.Datapath = (*Datapath)(nil)
+
+// Options of New.
+type Options struct {
+	// NetNS, ProcSys and Log are as in route.Options.
+	NetNS   string
+	ProcSys string
+	Log     *slog.Logger
+	// Flows is how many directions of flows are remembered, DefaultFlows if 0.
+	Flows int
+}
+
+// DefaultFlows is as many connections as conntrack knows on a node of some size. It
+// takes 30 MB; a flow beyond it costs its eldest neighbour one way through the stack.
+const DefaultFlows = 262144
+
+// Datapath is the datapath route, whose pods get shortcuts. It serves pods that were
+// wired as route too (datapath.Pod.Datapath) and leaves them as they are.
+type Datapath struct {
+	*route.Datapath
+	shortcuts *shortcuts
+}
+
+// New touches nothing of the node yet.
+func New(o Options) (*Datapath, error) {
+	if o.Flows == 0 {
+		o.Flows = DefaultFlows
+	}
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	s := &shortcuts{log: o.Log, flows: o.Flows}
+	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extension: s})
+	if err != nil {
+		return nil, err
+	}
+	return &Datapath{Datapath: core, shortcuts: s}, nil
+}
+
+// Name implements datapath.Datapath.
+func (d *Datapath) Name() string { return Name }
+
+// AddPod implements datapath.Datapath.
+func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	d.shortcuts.chosen.Store(true)
+	return d.Datapath.AddPod(ctx, node, named(pod))
+}
+
+// CheckPod implements datapath.Datapath.
+func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
+	return d.Datapath.CheckPod(ctx, node, named(pod))
+}
+
+// Sync implements datapath.Datapath.
+func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
+	d.shortcuts.chosen.Store(true)
+	list := make([]datapath.Pod, len(pods))
+	for i, p := range pods {
+		list[i] = named(p)
+	}
+	return d.Datapath.Sync(ctx, node, list)
+}
+
+func named(pod datapath.Pod) datapath.Pod {
+	if pod.Datapath == "" {
+		pod.Datapath = Name
+	}
+	return pod
+}
+
+// Close lets go of the node. Pods stay wired and their shortcuts work.
+func (d *Datapath) Close(ctx context.Context) error {
+	if err := d.Datapath.Close(ctx); err != nil {
+		return err
+	}
+	return d.shortcuts.close()
+}
+
+// Route is the datapath route of the same node. A node whose kernel can do ebpf uses
+// this one also when it is told to use route: its pods of both kinds have one owner.
+func (d *Datapath) Route() datapath.Datapath { return plain{d.Datapath, d.shortcuts} }
+
+type plain struct {
+	*route.Datapath
+	shortcuts *shortcuts
+}
+
+// Sync implements datapath.Datapath: with the last pod that has shortcuts, the ENIs'
+// programs go.
+func (p plain) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
+	p.shortcuts.chosen.Store(false)
+	return p.Datapath.Sync(ctx, node, pods)
+}

@@ -1,0 +1,376 @@
+package ebpf
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// watched counts the packets that pass the node's forwarding: those of the host stack.
+func watched(t *testing.T, n *suite.Node) func() int {
+	n.NFT(`table inet watch {
+		counter forwarded { }
+		chain forward { type filter hook forward priority 0; counter name forwarded; }
+	}`)
+	return func() int { return suite.Counter(t, n.NS, "inet", "watch", "forwarded") }
+}
+
+// The first packets of a flow pass the host stack, the rest does not; whatever is
+// translated stays with the stack.
+func TestWhatIsDirect(t *testing.T) {
+	w := kit.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	for _, p := range []*suite.Pod{near, far} {
+		p.Echo(7)
+	}
+	n0.Echo(7)
+	n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
+		suite.Service{ClusterIP: suite.ClusterIP6, Port: 7, Endpoint: near.V6})
+	near4, near6 := suite.At(near.V4, 7), suite.At(near.V6, 7)
+	far4, far6 := suite.At(far.V4, 7), suite.At(far.V6, 7)
+	here, there := watched(t, n0), watched(t, n1)
+	for _, c := range []struct {
+		name, network, to     string
+		directHere, directFar bool
+	}{
+		{"same node", "tcp", near4, true, true},
+		{"same node, IPv6", "tcp", near6, true, true},
+		{"same node, UDP", "udp", near4, true, true},
+		{"other node", "tcp", far4, true, true},
+		{"other node, IPv6", "tcp", far6, true, true},
+		{"other node, UDP", "udp", far6, true, true},
+		// The peer's node sees an ordinary flow.
+		{"Service", "tcp", suite.At(suite.ClusterIP, 7), false, true},
+		{"Service, UDP", "udp", suite.At(suite.ClusterIP, 7), false, true},
+		{"Service with an endpoint here, IPv6", "tcp", suite.At(suite.ClusterIP6, 7), false, true},
+		{"NodePort", "tcp", suite.At(n0.V4, 30007), false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const exchanges = 200
+			wasHere, wasThere := here(), there()
+			suite.Talk(t, a.NS, c.network, c.to, exchanges)
+			passedHere, passedThere := here()-wasHere, there()-wasThere
+			// The first packets, and what the kernels acknowledge meanwhile.
+			if few := passedHere < 20; few != c.directHere {
+				t.Errorf("of %d exchanges %d packets passed the own node's stack; direct should be %v", exchanges, passedHere, c.directHere)
+			}
+			if few := passedThere < 20; few != c.directFar {
+				t.Errorf("of %d exchanges %d packets passed the peer's node's stack; direct should be %v", exchanges, passedThere, c.directFar)
+			}
+		})
+	}
+	for _, n := range w.Nodes {
+		counts, err := own(n).Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"to-eni", "to-pod", "asked", "learned"} {
+			if counts[name] == 0 {
+				t.Errorf("%s: counter %s is 0 of %v", n.Name, name, counts)
+			}
+		}
+	}
+}
+
+// clearFlows forgets all flows, as eviction would.
+func clearFlows(t *testing.T, n *suite.Node) {
+	t.Helper()
+	m := own(n).shortcuts.objects.flows
+	var key shortcutFlowKey
+	var value shortcutFlow
+	var keys []shortcutFlowKey
+	for it := m.Iterate(); it.Next(&key, &value); {
+		keys = append(keys, key)
+	}
+	for _, k := range keys {
+		_ = m.Delete(k) // the programs may have been faster
+	}
+}
+
+// A flow that is forgotten asks again and carries on; also where kube-proxy drops what
+// conntrack calls invalid, once conntrack has forgotten the flow's first packet.
+func TestForgottenFlowsCarryOn(t *testing.T) {
+	for _, strict := range []bool{false, true} {
+		t.Run(fmt.Sprintf("invalid packets are dropped: %v", strict), func(t *testing.T) {
+			w := kit.NewWorld(t, 2, 1)
+			n0, n1 := w.Nodes[0], w.Nodes[1]
+			n0.Sync()
+			n1.Sync()
+			a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+			for _, n := range w.Nodes {
+				n.NFT("table inet k { chain f { type filter hook forward priority 0; ct state new accept; }; }")
+				if strict {
+					n.NFT("add rule inet k f ct state invalid drop")
+				}
+			}
+			near.Echo(7)
+			far.Echo(7)
+			var talks []*suite.Talking
+			for _, to := range []string{suite.At(near.V4, 7), suite.At(far.V4, 7), suite.At(far.V6, 7)} {
+				for _, network := range []string{"tcp", "udp"} {
+					talks = append(talks, suite.StartTalk(t, a.NS, network, to))
+				}
+			}
+			before, err := own(n0).Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				for _, n := range w.Nodes {
+					n.Forget()
+					clearFlows(t, n)
+				}
+				for _, k := range talks {
+					k.More(50)
+				}
+			}
+			after, err := own(n0).Counters()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range talks {
+				k.End(t)
+			}
+			if learned := after["learned"] - before["learned"]; learned < uint64(len(talks)) {
+				t.Errorf("%d flows were learned again, want each of %d at least once", learned, len(talks))
+			}
+		})
+	}
+}
+
+// A flow without a handshake asks again from time to time.
+func TestOldFlowsAskAgain(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1), n.AddPod(1)
+	b.Echo(7)
+	k := suite.StartTalk(t, a.NS, "udp", suite.At(b.V4, 7))
+	k.More(20)
+	m := own(n).shortcuts.objects.flows
+	var key shortcutFlowKey
+	var value shortcutFlow
+	aged := 0
+	for it := m.Iterate(); it.Next(&key, &value); {
+		value.Asked = 0
+		if err := m.Put(key, value); err != nil {
+			t.Fatal(err)
+		}
+		aged++
+	}
+	before, err := own(n).Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.More(20)
+	after, err := own(n).Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.End(t)
+	if aged != 2 || after["asked"]-before["asked"] < 1 {
+		t.Errorf("%d directions were made old, %d packets asked again", aged, after["asked"]-before["asked"])
+	}
+}
+
+// A new agent takes over the maps, and changes nothing if the programs are the same.
+func TestRestartKeepsMapsAndPrograms(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1), n.AddPod(1)
+	b.Echo(7)
+	suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), 5)
+	ids := func() string {
+		out := ""
+		for _, dev := range []string{"eth1", a.Wiring.HostIfName} {
+			out += n.Run("tc", "filter", "show", "dev", dev, "ingress") + n.Run("tc", "filter", "show", "dev", dev, "egress")
+		}
+		return out
+	}
+	programs, maps := ids(), own(n).shortcuts.objects.maps
+	if err := n.DP.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n.DP = n.NewDatapath()
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+	if !slices.Equal(maps, own(n).shortcuts.objects.maps) {
+		t.Errorf("maps %v became %v", maps, own(n).shortcuts.objects.maps)
+	}
+	if programs != ids() {
+		t.Errorf("programs\n%s\nbecame\n%s", programs, ids())
+	}
+	if counts, err := own(n).Counters(); err != nil || counts["learned"] == 0 {
+		t.Errorf("counters %v, %v", counts, err)
+	}
+}
+
+// A program of another version is replaced; maps of another size are made anew.
+func TestOtherVersions(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1), n.AddPod(1)
+	b.Echo(7)
+	k := suite.StartTalk(t, a.NS, "tcp", suite.At(b.V4, 7))
+	h, err := handle(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	link, err := h.LinkByName(a.Wiring.HostIfName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := []place{{netlink.HANDLE_MIN_INGRESS, toPod}}
+	if err := attach(h, own(n).shortcuts.objects, link.Attrs().Index, odd); err != nil {
+		t.Fatal(err)
+	}
+	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
+		t.Errorf("repairs %q", repairs)
+	}
+	n.DP = must(New(Options{NetNS: n.Path, Flows: 8192}))
+	if repairs := n.Sync(a, b); len(repairs) < 3 {
+		t.Errorf("repairs %q, want the ENI and both pods", repairs)
+	}
+	k.More(20)
+	k.End(t)
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// Pods of both datapaths on one node; the node goes from one to the other and back.
+func TestRouteBeside(t *testing.T) {
+	w := kit.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	ebpf, ctx := own(n0), context.Background()
+	route := ebpf.Route()
+	if _, err := route.Sync(ctx, n0.Desired, nil); err != nil {
+		t.Fatal(err)
+	}
+	n1.Sync()
+	far := n1.AddPod(1, "4", "6")
+	programs := func(dev string) bool {
+		return strings.Contains(n0.Run("tc", "filter", "show", "dev", dev, "ingress"), "tw_")
+	}
+	if programs("eth1") {
+		t.Error("route put programs on the ENI")
+	}
+	wire := func(dp datapath.Datapath) *suite.Pod {
+		p := n0.Describe(1, "4", "6")
+		p.Spec.Datapath = dp.Name()
+		wiring, err := dp.AddPod(ctx, n0.Desired, p.Spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Wiring, p.Spec.HostIfName = wiring, wiring.HostIfName
+		return p
+	}
+	slow, fast := wire(route), wire(ebpf)
+	pods := []datapath.Pod{slow.Spec, fast.Spec}
+	for _, dp := range []datapath.Datapath{route, ebpf, route} {
+		if repairs, err := dp.Sync(ctx, n0.Desired, pods); err != nil || len(repairs) != 0 {
+			t.Errorf("%s: Sync repairs %q, %v", dp.Name(), repairs, err)
+		}
+	}
+	if programs(slow.Wiring.HostIfName) || !programs(fast.Wiring.HostIfName) || !programs("eth1") {
+		t.Error("programs are not where they belong")
+	}
+	for _, p := range []*suite.Pod{slow, fast, far} {
+		p.Echo(7)
+	}
+	for _, from := range []*suite.Pod{slow, fast, far} {
+		for _, to := range []*suite.Pod{slow, fast, far} {
+			for _, a := range []netip.Addr{to.V4, to.V6} {
+				suite.Talk(t, from.NS, "tcp", suite.At(a, 7), 20)
+				suite.Talk(t, from.NS, "udp", suite.At(a, 7), 20)
+			}
+		}
+	}
+	// The last one with shortcuts goes, and so do the ENI's programs.
+	if err := route.DelPod(ctx, fast.Spec); err != nil {
+		t.Fatal(err)
+	}
+	if repairs, err := route.Sync(ctx, n0.Desired, pods[:1]); err != nil || len(repairs) != 1 {
+		t.Errorf("Sync repairs %q, %v", repairs, err)
+	}
+	if programs("eth1") {
+		t.Error("the ENI kept its programs")
+	}
+	if err := route.CheckPod(ctx, n0.Desired, slow.Spec); err != nil {
+		t.Error(err)
+	}
+}
+
+// What a killed agent left: an entry without a device, programs on a device that is no
+// ENI any more. What others have on the same devices stays.
+func TestLeftovers(t *testing.T) {
+	w := kit.NewWorld(t, 1, 2)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1)
+	s := own(n).shortcuts
+	if err := s.objects.pods.Put(addrKey(netip.MustParseAddr("192.168.40.99")), shortcutPod{Ifindex: 9999}); err != nil {
+		t.Fatal(err)
+	}
+	h, err := handle(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	for _, dev := range []string{"eth0", "eth2"} {
+		link := must(h.LinkByName(dev))
+		if err := attach(h, s.objects, link.Attrs().Index, eniPlaces); err != nil {
+			t.Fatal(err)
+		}
+		others := filter(link.Attrs().Index, netlink.HANDLE_MIN_INGRESS)
+		others.Priority, others.Name, others.Fd, others.DirectAction = 7, "others", s.objects.programs[toENI].FD(), true
+		if err := h.FilterAdd(others); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Desired.ENIs = n.Desired.ENIs[:1]
+	n.DP = n.NewDatapath()
+	repairs := fmt.Sprint(n.Sync(p))
+	for _, want := range []string{"192.168.40.99", "removed programs from eth0", "removed programs from eth2"} {
+		if !strings.Contains(repairs, want) {
+			t.Errorf("repairs %s lack %q", repairs, want)
+		}
+	}
+	if again := n.Sync(p); len(again) != 0 {
+		t.Errorf("second Sync repairs %q", again)
+	}
+	if err := n.DP.Teardown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for dev, others := range map[string]bool{"eth0": true, "eth1": false, "eth2": true} {
+		out := n.Run("tc", "filter", "show", "dev", dev, "ingress") + n.Run("tc", "filter", "show", "dev", dev, "egress")
+		if strings.Contains(out, "pref 84 ") || strings.Contains(out, "pref 7 ") != others {
+			t.Errorf("%s after teardown:\n%s", dev, out)
+		}
+	}
+	if out := n.Run("tc", "qdisc", "show", "dev", "eth1"); strings.Contains(out, "clsact") {
+		t.Errorf("eth1 kept its qdisc: %s", out)
+	}
+}

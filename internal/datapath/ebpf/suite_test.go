@@ -1,0 +1,118 @@
+package ebpf
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// The suite's table against this datapath.
+func TestSuite(t *testing.T) { suite.Run(t, kit) }
+
+var kit = suite.Kit{
+	New: func(o suite.Options) (suite.Subject, error) {
+		return New(Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
+	},
+	Cuts:  func(n *suite.Node, p *suite.Pod) []suite.Cut { return append(suite.RouteCuts(n, p), cuts(n, p)...) },
+	Trace: trace,
+}
+
+// own is the node's datapath as this package knows it.
+func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+
+// cuts are the pieces that this datapath adds.
+func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
+	dev := p.Wiring.HostIfName
+	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
+	pods := own(n).shortcuts.objects.pods
+	change := func(f func(*shortcutPod)) {
+		var e shortcutPod
+		if err := pods.Lookup(addrKey(p.V4), &e); err != nil {
+			panic(err)
+		}
+		f(&e)
+		if err := pods.Put(addrKey(p.V4), e); err != nil {
+			panic(err)
+		}
+	}
+	return []suite.Cut{
+		{Name: "program for what the pod sends", Cut: func() { tc("filter del dev " + dev + " ingress pref 84") }, Check: fromPod + " is missing"},
+		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 84") }, Check: toPod + " is missing"},
+		{Name: "qdisc of the pod", Cut: func() { tc("qdisc del dev " + dev + " clsact") }, Check: fromPod + " is missing"},
+		{Name: "program for what the ENI gets", Cut: func() { tc("filter del dev eth1 ingress pref 84") }, Check: fromENI + " is missing"},
+		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 84") }, Check: toENI + " is missing"},
+		{Name: "qdisc of the ENI", Cut: func() { tc("qdisc del dev eth1 clsact") }, Check: fromENI + " is missing"},
+		{Name: "entry of the pod", Cut: func() {
+			if err := pods.Delete(addrKey(p.V6)); err != nil {
+				panic(err)
+			}
+		}, Check: "entry " + p.V6.String()},
+		{Name: "device in the entry", Cut: func() { change(func(e *shortcutPod) { e.Ifindex = 1 }) }, Check: "entry " + p.V4.String()},
+		{Name: "ENI in the entry", Cut: func() { change(func(e *shortcutPod) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
+	}
+}
+
+// handle is a netlink socket in the node.
+func handle(n *suite.Node) (*netlink.Handle, error) {
+	ns, err := netns.GetFromPath(n.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+}
+
+// trace is what runs on which device, and the map of pods.
+func trace(n *suite.Node) (string, error) {
+	h, err := handle(n)
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return "", err
+	}
+	devices, err := withClsact(h)
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for _, l := range links {
+		index, name := l.Attrs().Index, l.Attrs().Name
+		if !slices.Contains(devices, index) {
+			continue
+		}
+		lines = append(lines, "clsact on "+name)
+		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+			list, err := h.FilterList(l, parent)
+			if err != nil {
+				return "", err
+			}
+			for _, f := range list {
+				lines = append(lines, fmt.Sprintf("filter %s %d %+v", name, f.Attrs().Priority, f.Type()))
+			}
+		}
+	}
+	s := own(n).shortcuts
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects != nil {
+		pods, err := s.list()
+		if err != nil {
+			return "", err
+		}
+		for a, e := range pods {
+			lines = append(lines, fmt.Sprintf("pod %s %+v", a, e))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
+}
