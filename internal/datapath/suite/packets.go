@@ -168,3 +168,33 @@ func deletedPodIsUnreachableAtOnce(t *testing.T, k Kit) {
 		}
 	}
 }
+
+// A pod's running flow is nobody else's: another pod that sends in its name is stopped,
+// though the flow is known.
+func spoofedFlowIsDroppedInTheNode(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	thief, victim := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6")
+	for _, target := range []*Pod{n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")} {
+		for _, c := range []struct{ stolen, target netip.Addr }{{victim.V4, target.V4}, {victim.V6, target.V6}} {
+			inbox := target.ListenPacket("udp", At(c.target, 7))
+			go reflect(inbox)
+			flow := established(t, victim, c.target)
+			before, err := n0.DP.Spoofed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			thief.IP(fmt.Sprintf("addr replace %s/%d dev eth0 nodad", c.stolen, c.stolen.BitLen()))
+			SendFrom(t, thief.NS, flow.LocalAddr().String(), At(c.target, 7))
+			after, err := n0.DP.Spoofed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after != before+1 {
+				t.Errorf("%s → %s by another pod: %d packets were counted as spoofed, want 1", flow.LocalAddr(), c.target, after-before)
+			}
+		}
+	}
+}

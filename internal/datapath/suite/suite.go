@@ -69,6 +69,7 @@ func Scenarios() []Scenario {
 		{"node and pods", nodeAndPods},
 		{"reverse path filter of the node", reversePathFilterOfTheNode},
 		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
+		{"a spoofed flow is dropped in the node", spoofedFlowIsDroppedInTheNode},
 		{"a deleted pod is unreachable at once", deletedPodIsUnreachableAtOnce},
 
 		{"masquerade outside", masqueradeOutside},
