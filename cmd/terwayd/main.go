@@ -25,8 +25,6 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/route"
 )
 
 // podLinks is how names of the node's ends of pods' links begin in every datapath
@@ -107,9 +105,9 @@ func run(ctx context.Context, f flags) error {
 			log.Error("close journal", "error", err)
 		}
 	}()
-	dp, err := route.New(route.Options{Log: log})
+	datapaths, lacking, err := datapaths(log)
 	if err != nil {
-		return fmt.Errorf("datapath route: %w", err)
+		return err
 	}
 	registry := prometheus.NewRegistry()
 	metrics, err := agent.NewMetrics(registry)
@@ -117,7 +115,7 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	a, err := agent.New(agent.Options{
-		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: []datapath.Datapath{dp}, WaitForAddress: f.wait,
+		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: agent.HasLink,
 	})
 	if err != nil {
@@ -147,7 +145,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapath", dp.Name())
+	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapaths", names(datapaths))
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

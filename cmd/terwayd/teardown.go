@@ -12,7 +12,7 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/ebpf"
 )
 
 // teardownCommand undoes what terwayd has done to a node, when Terway leaves it.
@@ -40,7 +40,8 @@ func teardownCommand(f *flags) *cobra.Command {
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
 			}
-			dp, err := route.New(route.Options{Log: slog.Default()})
+			// It removes what route has, too.
+			dp, err := ebpf.New(ebpf.Options{Log: slog.Default()})
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}

@@ -37,11 +37,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 			}
 			return &res, nil
 		}
-		dp, _ := a.datapath()
-		if dp == nil {
-			return nil, tryAgain("an unfinished ADD cannot be cleaned up yet: no datapath is chosen", nil)
-		}
-		if err := a.release(ctx, dp, e, cool); err != nil {
+		if err := a.release(ctx, e, cool); err != nil {
 			return nil, fmt.Errorf("clean up after an unfinished ADD: %w", err)
 		}
 	}
@@ -50,8 +46,10 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
+	// take waited for it to be chosen.
+	dp, _ := a.datapath()
 	e := &journal.Entry{
-		Key: k, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
+		Key: k, Datapath: dp.Name(), State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
 	if err := a.Journal.Put(*e); err != nil {
@@ -61,14 +59,14 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	a.remember(e)
 
 	// Not before the journal is on disk: the node may have got an ENI meanwhile.
-	dp, node := a.datapath()
+	_, node := a.datapath()
 	wiring, err := dp.AddPod(ctx, node, podOf(e))
 	if err != nil {
 		// The caller may have gone; the clean-up must run all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = fmt.Errorf("wire pod %s: %w", e.Pod(), err)
-		if left := a.release(undo, dp, e, noCool); left != nil {
+		if left := a.release(undo, e, noCool); left != nil {
 			return nil, fmt.Errorf("%w; the agent goes on cleaning up after it: %w", err, left)
 		}
 		return nil, err

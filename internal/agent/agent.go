@@ -11,13 +11,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
 )
 
 const waitForController = "the controller has not said yet which ENIs and addresses this node may use (is terway-controller running?)"
@@ -27,8 +30,11 @@ type Options struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Journal *journal.Journal
-	// Datapaths are the ones this agent can run, the preferred first.
+	// Datapaths are the ones that this agent can run on this node, the preferred first.
+	// The last also serves pods of one that it has not.
 	Datapaths []datapath.Datapath
+	// Lacking are the others that this agent has, by name, and what the node lacks.
+	Lacking map[string]error
 	// WaitForAddress bounds how long an ADD waits for the controller.
 	WaitForAddress time.Duration
 	// Alive reports whether a sandbox's network namespace still exists.
@@ -193,36 +199,48 @@ func (a *Agent) wakeLocked() {
 	a.wake = make(chan struct{})
 }
 
-// chooseLocked settles on a datapath once; a node keeps it while the agent runs.
+// chooseLocked settles on the datapath for new pods. Each pod keeps the one that wired it.
 func (a *Agent) chooseLocked() error {
 	if len(a.Datapaths) == 0 {
 		return errors.New("this agent has no datapath")
 	}
 	asked := a.want.Datapath
 	if asked == "" || asked == "auto" {
-		if a.dp == nil {
-			a.dp = a.Datapaths[0]
-			a.dpReason = "Auto"
-			a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
-		}
-		return nil
-	}
-	if a.dp != nil {
-		if asked != a.dp.Name() {
-			a.dpReason = "KeptWhileRunning"
-			a.dpWhy = fmt.Sprintf("spec.datapath is %q; the node stays on %s, which its pods use, while this agent runs", asked, a.dp.Name())
+		a.dp, a.dpReason = a.Datapaths[0], "Auto"
+		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
+		for _, name := range slices.Sorted(maps.Keys(a.Lacking)) {
+			a.dpWhy += fmt.Sprintf("; not %s: %v", name, a.Lacking[name])
 		}
 		return nil
 	}
 	var names []string
 	for _, d := range a.Datapaths {
-		if d.Name() == a.want.Datapath {
+		if d.Name() == asked {
 			a.dp, a.dpReason, a.dpWhy = d, "Configured", "chosen by spec.datapath"
 			return nil
 		}
 		names = append(names, d.Name())
 	}
-	return fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", a.want.Datapath, names)
+	err := fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", asked, names)
+	if why := a.Lacking[asked]; why != nil {
+		err = fmt.Errorf("datapath %q does not work on this node: %w; want auto or one of %v", asked, why, names)
+	}
+	if a.dp == nil {
+		return err
+	}
+	// A node that serves pods does not stop for it.
+	a.dpReason, a.dpWhy = "KeptWhileRunning", fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.dp.Name())
+	return nil
+}
+
+// datapathOf is the one that serves a pod.
+func (a *Agent) datapathOf(e *journal.Entry) datapath.Datapath {
+	for _, d := range a.Datapaths {
+		if d.Name() == e.Datapath {
+			return d
+		}
+	}
+	return a.Datapaths[len(a.Datapaths)-1]
 }
 
 func (a *Agent) remember(e *journal.Entry) {
@@ -246,7 +264,10 @@ func holder(e *journal.Entry) pool.Holder {
 func podOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
-		Addresses: e.Addresses, ENI: e.ENI,
+		Addresses: e.Addresses, ENI: e.ENI, Datapath: e.Datapath,
+	}
+	if p.Datapath == "" {
+		p.Datapath = route.Name // written before there were others
 	}
 	if e.State == journal.Ready {
 		p.HostIfName = e.HostIfName

@@ -29,6 +29,9 @@ type fakeDatapath struct {
 	failAdd, failDel, failSync error
 	// onAdd and onDel are called at the steps of AddPod and DelPod.
 	onAdd, onDel func(step)
+	// name is "fake" if empty.
+	name  string
+	syncs int
 }
 
 type step string
@@ -38,7 +41,12 @@ const (
 	after  step = "after"  // all done, the agent does not know yet
 )
 
-func (f *fakeDatapath) Name() string { return "fake" }
+func (f *fakeDatapath) Name() string {
+	if f.name != "" {
+		return f.name
+	}
+	return "fake"
+}
 
 func (f *fakeDatapath) AddPod(_ context.Context, _ datapath.Node, p datapath.Pod) (datapath.Wiring, error) {
 	if f.onAdd != nil {
@@ -86,6 +94,7 @@ func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.P
 func (f *fakeDatapath) Sync(context.Context, datapath.Node, []datapath.Pod) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.syncs++
 	return nil, f.failSync
 }
 
@@ -101,6 +110,9 @@ type env struct {
 	now   time.Time
 	dead  map[string]bool // namespaces that are not visible
 	links map[string]bool // links whose namespace is alive though not visible
+	// others are datapaths beside dp, less fast.
+	others  []datapath.Datapath
+	lacking map[string]error
 }
 
 const eniMAC = "00:16:3e:00:00:01"
@@ -121,7 +133,7 @@ func (e *env) start() {
 	}
 	e.t.Cleanup(func() { _ = j.Close() }) // a second Close after restart is harmless
 	a, err := New(Options{
-		Log: slog.New(slog.DiscardHandler), Journal: j, Datapaths: []datapath.Datapath{e.dp}, WaitForAddress: 50 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), Journal: j, Datapaths: append([]datapath.Datapath{e.dp}, e.others...), Lacking: e.lacking, WaitForAddress: 50 * time.Millisecond,
 		Now: func() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.now },
 		Alive: func(p string) bool {
 			e.mu.Lock()

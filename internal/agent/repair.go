@@ -84,7 +84,7 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 
 	errs := []error{a.Journal.Forget(left), chosen}
 	if dp != nil {
-		errs = append(errs, a.reap(ctx, dp), a.sync(ctx, dp))
+		errs = append(errs, a.reap(ctx), a.sync(ctx, dp))
 	}
 	return errors.Join(errs...)
 }
@@ -114,7 +114,7 @@ func (a *Agent) judgeLocked() (reason, why string) {
 
 // reap frees attachments that were given back but not undone, and those whose
 // sandbox is gone because the runtime or the node died before DEL.
-func (a *Agent) reap(ctx context.Context, dp datapath.Datapath) error {
+func (a *Agent) reap(ctx context.Context) error {
 	a.mu.Lock()
 	all := make([]*journal.Entry, 0, len(a.entries))
 	for _, e := range a.entries {
@@ -133,7 +133,7 @@ func (a *Agent) reap(ctx context.Context, dp datapath.Datapath) error {
 		}
 		if a.lookup(e.Key) == e { // else somebody changed it meanwhile
 			a.Log.Info("freeing the address of a pod sandbox that is gone", "pod", e.Pod(), "sandbox", e.Sandbox, "addresses", e.Addresses, "state", e.State)
-			errs = append(errs, a.release(ctx, dp, e, cool))
+			errs = append(errs, a.release(ctx, e, cool))
 		}
 		unlock()
 	}
@@ -164,29 +164,39 @@ func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	return !linked, nil
 }
 
-func (a *Agent) sync(ctx context.Context, dp datapath.Datapath) error {
+// sync brings the chosen datapath to the desired state, and every other that has pods.
+func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	a.mu.Lock()
 	node := a.node
 	pods := make([]datapath.Pod, 0, len(a.entries))
+	used := map[string]bool{chosen.Name(): true}
 	for _, e := range a.entries {
 		pods = append(pods, podOf(e))
+		used[a.datapathOf(e).Name()] = true
 	}
 	a.mu.Unlock()
 	slices.SortFunc(pods, func(x, y datapath.Pod) int {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
-	start := a.Now()
-	repairs, err := dp.Sync(ctx, node, pods)
-	a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
-	for _, r := range repairs {
-		a.Log.Info("repaired", "what", r)
-	}
-	trouble := ""
-	if err != nil {
-		if !datapath.OnlyPods(err) {
+	var podErrs []error
+	for _, dp := range a.Datapaths {
+		if !used[dp.Name()] {
+			continue
+		}
+		start := a.Now()
+		repairs, err := dp.Sync(ctx, node, pods)
+		a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
+		for _, r := range repairs {
+			a.Log.Info("repaired", "datapath", dp.Name(), "what", r)
+		}
+		if err != nil && !datapath.OnlyPods(err) {
 			return fmt.Errorf("datapath %s: %w", dp.Name(), err)
 		}
-		// One pod that cannot be repaired is no reason to stop serving the others.
+		podErrs = append(podErrs, err)
+	}
+	// One pod that cannot be repaired is no reason to stop serving the others.
+	err, trouble := errors.Join(podErrs...), ""
+	if err != nil {
 		trouble = err.Error()
 	}
 	a.mu.Lock()
@@ -212,7 +222,7 @@ const (
 // release undoes an attachment; the caller holds its key. The addresses rest
 // from the moment at which no packet can reach the pod any more. If it fails the
 // entry stays, in state Releasing, and the repair loop goes on with it.
-func (a *Agent) release(ctx context.Context, dp datapath.Datapath, e *journal.Entry, cool bool) error {
+func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error {
 	if e.State != journal.Releasing {
 		// In memory first, so that no Sync repairs what is being undone. The disk
 		// need not know unless it fails: an undone pod in the journal is undone
@@ -222,7 +232,7 @@ func (a *Agent) release(ctx context.Context, dp datapath.Datapath, e *journal.En
 		e = &undoing
 		a.remember(e)
 	}
-	if err := dp.DelPod(ctx, podOf(e)); err != nil {
+	if err := a.datapathOf(e).DelPod(ctx, podOf(e)); err != nil {
 		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
 	}
 	now := a.Now()

@@ -27,11 +27,7 @@ func (a *Agent) Del(ctx context.Context, r *request.Request) error {
 	if e == nil {
 		return nil
 	}
-	dp, _ := a.datapath()
-	if dp == nil {
-		return tryAgain("the pod cannot be unwired yet: no datapath is chosen", nil)
-	}
-	return a.release(ctx, dp, e, cool)
+	return a.release(ctx, e, cool)
 }
 
 // Check says what of Add's work is missing or wrong.
@@ -43,7 +39,7 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	}
 	defer unlock()
 	a.mu.Lock()
-	e, dp, node := a.entries[k], a.dp, a.node
+	e, chosen, node := a.entries[k], a.dp, a.node
 	a.mu.Unlock()
 	if e == nil || e.State != journal.Ready {
 		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("sandbox %s, interface %s: the agent has not wired it", k.Sandbox, k.IfName), "")
@@ -66,10 +62,10 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 			return differs("prevResult has no interface %q in sandbox %q", name, sandbox)
 		}
 	}
-	if dp == nil {
+	if chosen == nil {
 		return tryAgain("no datapath is chosen yet", nil)
 	}
-	if err := dp.CheckPod(ctx, node, podOf(e)); err != nil {
+	if err := a.datapathOf(e).CheckPod(ctx, node, podOf(e)); err != nil {
 		return differs("%v", err)
 	}
 	return nil
@@ -82,7 +78,6 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 		valid[journal.Key{Sandbox: v.ContainerID, IfName: v.IfName}] = true
 	}
 	a.mu.Lock()
-	dp := a.dp
 	var stale []*journal.Entry
 	for k, e := range a.entries {
 		if e.Network == r.Network && !valid[k] {
@@ -90,9 +85,6 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 		}
 	}
 	a.mu.Unlock()
-	if dp == nil && len(stale) > 0 {
-		return tryAgain("pods cannot be unwired yet: no datapath is chosen", nil)
-	}
 	var errs []error
 	for _, e := range stale {
 		unlock, ok := a.keys.try(e.Key)
@@ -100,7 +92,7 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 			continue // an ADD or DEL is at work: newer than the list of what is valid
 		}
 		if a.lookup(e.Key) == e {
-			errs = append(errs, a.release(ctx, dp, e, cool))
+			errs = append(errs, a.release(ctx, e, cool))
 		}
 		unlock()
 	}

@@ -56,6 +56,8 @@ type Entry struct {
 	Addresses  []netip.Addr
 	ENI        string // MAC
 	HostIfName string `json:",omitempty"`
+	// Datapath is the name of the one that wired the pod.
+	Datapath string `json:",omitempty"`
 	// Network is the CNI network's name, by which GC tells its attachments from others'.
 	Network string
 	// Result is the CNI result of Ready entries, in the agent's own version.

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	bpf "github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/rlimit"
 )
 
 // Names of programs and maps in bpf/shortcut.c. A map's name carries the version of its
@@ -37,6 +38,10 @@ type objects struct {
 // load loads the programs. Maps of the same name and shape among those given are used
 // again: then flows that go directly go on doing so.
 func load(flows int, have map[string]*bpf.Map) (*objects, error) {
+	// Kernels before 5.11 count maps against the limit of locked memory.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
+	}
 	spec, err := loadShortcut()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)

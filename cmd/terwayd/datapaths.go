@@ -1,0 +1,36 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// datapaths are those that this node's kernel can run, the fastest first, and why it
+// cannot run the others. The last one runs on every kernel.
+func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
+	lacking = map[string]error{}
+	if why := ebpf.Supported(); why != nil {
+		lacking[ebpf.Name] = why
+		dp, err := route.New(route.Options{Log: log})
+		if err != nil {
+			return nil, nil, fmt.Errorf("datapath route: %w", err)
+		}
+		return append(list, dp), lacking, nil
+	}
+	dp, err := ebpf.New(ebpf.Options{Log: log})
+	if err != nil {
+		return nil, nil, fmt.Errorf("datapath ebpf: %w", err)
+	}
+	return append(list, dp, dp.Route()), lacking, nil
+}
+
+func names(list []datapath.Datapath) (names []string) {
+	for _, d := range list {
+		names = append(names, d.Name())
+	}
+	return names
+}
