@@ -108,7 +108,7 @@ func status(t *testing.T, c *terwayctl) lab.Status {
 
 // verifyOne runs one check as a user would and reads its answer as a program would.
 func verifyOne(t *testing.T, c *terwayctl, name string) {
-	out, err := c.command("lab", "verify", "--only", name, "-o", "json").Output()
+	out, err := c.command("lab", "verify", "--only", name, "--traffic", "15s", "-o", "json").Output()
 	var answer struct{ Checks []verify.Result }
 	if json.Unmarshal(out, &answer) != nil || len(answer.Checks) != 1 || answer.Checks[0].Name != name {
 		t.Fatalf("lab verify --only %s: %v: not one result:\n%s", name, err, out)

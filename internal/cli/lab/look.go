@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -59,6 +60,7 @@ func statusCommand(dir *string) *cobra.Command {
 func verifyCommand(dir *string) *cobra.Command {
 	var only []string
 	var output string
+	var traffic time.Duration
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
@@ -76,7 +78,7 @@ func verifyCommand(dir *string) *cobra.Command {
 				return err
 			}
 			failed := 0
-			results, err := verify.Run(cmd.Context(), s, checks, func(r verify.Result) {
+			results, err := verify.Run(cmd.Context(), s, checks, traffic, func(r verify.Result) {
 				if !r.OK {
 					failed++
 				}
@@ -99,6 +101,7 @@ func verifyCommand(dir *string) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringSliceVar(&only, "only", nil, "run only these checks, by name")
+	cmd.Flags().DurationVar(&traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
 	outputFlag(cmd, &output)
 	cmd.Long = cmd.Short + ".\n\nChecks:\n"
 	for _, c := range verify.Checks() {

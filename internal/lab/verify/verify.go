@@ -40,7 +40,7 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		noSpoofing, podLimit, release, agentRestart, controllerRestart, nodeRemoved,
+		noSpoofing, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved,
 	}
 }
 
@@ -61,6 +61,8 @@ type Env struct {
 	Objects client.Client
 	// Namespace is the check's own.
 	Namespace string
+	// Traffic is how long checks send that interrupt something meanwhile.
+	Traffic time.Duration
 	// Killed is how many processes of the system the check has killed.
 	Killed int
 }
@@ -68,12 +70,16 @@ type Env struct {
 // checkTimeout ends a check that hangs.
 const checkTimeout = 4 * time.Minute
 
+// DefaultTraffic is Env.Traffic where nobody says otherwise.
+const DefaultTraffic = time.Minute
+
 // Run runs the checks one after another and hands each result to report.
-func Run(ctx context.Context, s *lab.State, checks []Check, report func(Result)) ([]Result, error) {
+func Run(ctx context.Context, s *lab.State, checks []Check, traffic time.Duration, report func(Result)) ([]Result, error) {
 	e, err := newEnv(s)
 	if err != nil {
 		return nil, err
 	}
+	e.Traffic = traffic
 	if err := e.sweep(ctx); err != nil {
 		return nil, err
 	}

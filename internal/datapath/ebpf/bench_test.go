@@ -1,0 +1,86 @@
+package ebpf
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// BenchmarkPod compares AddPod and DelPod with those of route, in the same run and turn
+// by turn, one pod and a burst of 50. It reports medians.
+//
+//	go test -run '^$' -bench Pod ./internal/datapath/ebpf
+func BenchmarkPod(b *testing.B) {
+	const burst = 50
+	ctx := context.Background()
+	w := kit.NewWorld(b, 2, 1)
+	fast, slow := w.Nodes[0], w.Nodes[1]
+	slow.DP = plainSubject{own(slow)}
+	times := map[string][]time.Duration{}
+	timed := func(name string, f func() error) {
+		start := time.Now()
+		err := f()
+		times[name] = append(times[name], time.Since(start))
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	for _, n := range w.Nodes {
+		n.Sync()
+	}
+	for b.Loop() {
+		for name, n := range map[string]*suite.Node{"ebpf": fast, "route": slow} {
+			one := n.Describe(1)
+			timed(name+"-add", func() error { _, err := n.DP.AddPod(ctx, n.Desired, one.Spec); return err })
+			timed(name+"-del", func() error { return n.DP.DelPod(ctx, one.Spec) })
+			n.Settle()
+			one.Remove()
+
+			var pods []*suite.Pod
+			for range burst {
+				pods = append(pods, n.Describe(1))
+			}
+			timed(name+"-add-50", func() error {
+				errs := make([]error, burst)
+				var wg sync.WaitGroup
+				for i, p := range pods {
+					wg.Go(func() { _, errs[i] = n.DP.AddPod(ctx, n.Desired, p.Spec) })
+				}
+				wg.Wait()
+				return errors.Join(errs...)
+			})
+			timed(name+"-sync-50", func() error { _, err := n.TrySync(pods...); return err })
+			for _, p := range pods {
+				p.Del()
+				p.Remove()
+			}
+			n.Settle()
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	us := func(name string) float64 {
+		slices.Sort(times[name])
+		return float64(times[name][len(times[name])/2].Microseconds())
+	}
+	for _, what := range []string{"-add", "-del", "-add-50", "-sync-50"} {
+		b.ReportMetric(us("ebpf"+what), "ebpf"+what+"-µs")
+		b.ReportMetric(us("ebpf"+what)/us("route"+what), "ebpf/route"+what)
+	}
+}
+
+// plainSubject is the datapath route of a node that could do ebpf.
+type plainSubject struct{ *Datapath }
+
+func (p plainSubject) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	return p.Route().AddPod(ctx, node, pod)
+}
+
+func (p plainSubject) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
+	return p.Route().Sync(ctx, node, pods)
+}
