@@ -41,6 +41,11 @@ const (
 	// slotOutside marks first packets that leave with the node's address.
 	slotOutside = 255
 
+	// ConnMarkByENI is the bit of a connection's mark that says that its first packet
+	// left by its pod's ENI. Conntrack gives a connection that would look like another
+	// a new source port; without the bit that could not be told from masquerade.
+	ConnMarkByENI = 0x00100000
+
 	// KubeProxyMasqueradeMark is the bit by which kube-proxy asks for masquerade
 	// (its --iptables-masquerade-bit / nftables.masqueradeBit, default 14).
 	KubeProxyMasqueradeMark = 0x4000

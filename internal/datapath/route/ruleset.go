@@ -119,6 +119,8 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 			join(markBits(KubeProxyMasqueradeMark), jump(chainMain))},
 		{chainExit, "reply of a connection to a node or Service address",
 			join(ctDirection(ctReply), ctStatus(ctDNAT), jump(chainMain))},
+		{chainExit, "only its port was changed: on by its ENI",
+			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMark(ConnMarkByENI), verdict(expr.VerdictAccept))},
 		{chainExit, "connection was masqueraded",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), jump(chainMain))},
 	}
@@ -126,6 +128,8 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		rs.rules = append(rs.rules, outsideRules(node)...)
 	}
 	rs.rules = append(rs.rules,
+		rule{chainExit, "first packet that leaves by its ENI: note it",
+			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(ConnMarkByENI))},
 		rule{chainMasquerade, "leave with the node's address",
 			join(markIs(slotOutside), []expr.Any{&expr.Masq{FullyRandom: true}})},
 	)
@@ -328,6 +332,18 @@ func ctDirection(direction byte) []expr.Any {
 
 func ctStatus(bit uint32) []expr.Any {
 	return masked(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bit, expr.CmpOpNeq, 0)
+}
+
+func ctMark(bit uint32) []expr.Any {
+	return masked(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, bit, expr.CmpOpNeq, 0)
+}
+
+func setCtMark(bit uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^bit), Xor: native(bit)},
+		&expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1},
+	}
 }
 
 func ctStatusNot(bit uint32) []expr.Any {

@@ -45,6 +45,13 @@ func asked(t testing.TB, from *testutil.NS, source, address string, server *test
 // A client uses the same port of its own for an endpoint and for a Service that leads
 // to it, in turn: each connection is its own, though all look alike to the endpoint.
 func onePortForServiceAndEndpoint(t *testing.T, k Kit) {
+	// Conntrack, too, takes them apart as long as it remembers; then it does not.
+	for _, forget := range []bool{false, true} {
+		t.Run(fmt.Sprintf("conntrack forgets: %v", forget), func(t *testing.T) { onePort(t, k, forget) })
+	}
+}
+
+func onePort(t *testing.T, k Kit, forget bool) {
 	_, n0, n1 := servicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
 	for _, endpoint := range []*Pod{near, far} {
@@ -61,7 +68,9 @@ func onePortForServiceAndEndpoint(t *testing.T, k Kit) {
 			} {
 				for _, to := range c.to {
 					asked(t, client.NS, c.source, to, endpoint.NS)
-					n0.Forget() // as time would: the connection is over
+					if forget {
+						n0.Forget()
+					}
 				}
 			}
 		}
