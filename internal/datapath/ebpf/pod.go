@@ -1,0 +1,120 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// Wire implements route.Extension.
+func (s *shortcuts) Wire(h *netlink.Handle, p route.Place) error {
+	o, err := s.enter(h, p)
+	if err != nil {
+		return err
+	}
+	if err := attach(h, o, p.Index, podPlaces); err != nil {
+		return fmt.Errorf("device %s: %w", p.Device, err)
+	}
+	return nil
+}
+
+// enter writes the pod's addresses and sees that its ENI has its programs: in this
+// order, for Sync takes them from the ENIs when the map is empty.
+func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*objects, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	for a, pod := range entries(p) {
+		if err := s.objects.pods.Put(addrKey(a), pod); err != nil {
+			return nil, fmt.Errorf("add %s to map %s: %w", a, mapPods, err)
+		}
+	}
+	if index := p.ENI.Index; index != 0 && !s.enis[index] {
+		if err := attach(h, s.objects, index, eniPlaces); err != nil {
+			return nil, fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
+		}
+		s.enis[index] = true
+	}
+	return s.objects, nil
+}
+
+// Problems implements route.Extension.
+func (s *shortcuts) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	var problems []string
+	for _, a := range p.Addresses {
+		var have shortcutPod
+		err := s.objects.pods.Lookup(addrKey(a), &have)
+		switch {
+		case errors.Is(err, bpf.ErrKeyNotExist):
+			problems = append(problems, fmt.Sprintf("entry %s of map %s is missing", a, mapPods))
+		case err != nil:
+			return nil, fmt.Errorf("read %s from map %s: %w", a, mapPods, err)
+		case have != entries(p)[a]:
+			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapPods))
+		}
+	}
+	problem, err := s.wrong(h, p.Index, podPlaces)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", p.Device, err)
+	}
+	if problem != "" {
+		problems = append(problems, fmt.Sprintf("device %s: %s", p.Device, problem))
+	}
+	return problems, nil
+}
+
+// Unwire implements route.Extension. An address that another device has by now stays.
+func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil {
+		if devices, err := withClsact(h); err != nil || len(devices) == 0 {
+			return err
+		}
+		if err := s.load(h); err != nil {
+			return err
+		}
+	}
+	if len(addresses) == 0 {
+		pods, err := s.list()
+		if err != nil {
+			return err
+		}
+		for a, pod := range pods {
+			if int(pod.Ifindex) == index {
+				addresses = append(addresses, a)
+			}
+		}
+	}
+	var errs []error
+	for _, a := range addresses {
+		var have shortcutPod
+		err := s.objects.pods.Lookup(addrKey(a), &have)
+		if errors.Is(err, bpf.ErrKeyNotExist) {
+			continue
+		}
+		holder := int(have.Ifindex)
+		if err == nil && holder != index && exists(h, holder) {
+			continue
+		}
+		if err == nil {
+			err = s.objects.pods.Delete(addrKey(a))
+		}
+		if err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
+			errs = append(errs, fmt.Errorf("remove %s from map %s: %w", a, mapPods, err))
+		}
+	}
+	return errors.Join(errs...)
+}
