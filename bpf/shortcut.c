@@ -28,15 +28,12 @@
 #define ICMP_PARAMETERPROB 12
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: not IP_DF */
 
-#define SECOND 1000000000ULL
-/* How long the stack may take for a packet. */
-#define ANSWER_WITHIN SECOND
 /*
  * Flows without a handshake ask again after this time. It is less than conntrack's least
  * timeout for them (nf_conntrack_udp_timeout and _icmp_timeout, 30 s), so a direct flow is
  * always known to conntrack, which keeps translated ones apart from it.
  */
-#define ASK_AGAIN (20 * SECOND)
+#define ASK_AGAIN 20000000000ULL
 
 /* numbers.go of the datapath route: bits of the mark that name a pod's ENI. */
 #define SLOT_MASK 0x0ff00000
@@ -217,25 +214,47 @@ ALWAYS_INLINE void reverse(struct flow_key *to, const struct flow_key *from)
 	to->pad[0] = to->pad[1] = to->pad[2] = 0;
 }
 
-/* Whether the packet may go directly. If not, it is noted as a question to the stack. */
-ALWAYS_INLINE int is_direct(const struct packet *p)
+/*
+ * A packet that asks takes this with it through the stack (as tc_classid, which the
+ * kernel makes its tc_index), so that its name when it leaves can be compared with the one that
+ * it came with. The map alone cannot tell: a translated packet may leave with a name
+ * that another flow comes with.
+ */
+ALWAYS_INLINE __u16 token(const struct flow_key *flow)
+{
+	__u32 h = flow->proto;
+
+	/* Odd constants (xxHash's primes); the shift brings down the best bits. */
+	h = (h ^ flow->src.w[0]) * 2654435761U;
+	h = (h ^ h >> 15 ^ flow->src.w[1]) * 2246822519U;
+	h = (h ^ h >> 15 ^ flow->src.w[2]) * 3266489917U;
+	h = (h ^ h >> 15 ^ flow->src.w[3]) * 668265263U;
+	h = (h ^ h >> 15 ^ flow->dst.w[0]) * 374761393U;
+	h = (h ^ h >> 15 ^ flow->dst.w[1]) * 2654435761U;
+	h = (h ^ h >> 15 ^ flow->dst.w[2]) * 2246822519U;
+	h = (h ^ h >> 15 ^ flow->dst.w[3]) * 3266489917U;
+	h = (h ^ h >> 15 ^ ((__u32)flow->sport << 16 | flow->dport)) * 668265263U;
+	h ^= h >> 15;
+	return (__u16)(h >> 16) ?: 1; /* 0 is what a packet has that did not ask */
+}
+
+/* Whether the packet may go directly. If not, it asks the stack. */
+ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p)
 {
 	struct flow *f = bpf_map_lookup_elem(&tw_flows_1, &p->flow);
 	struct flow asked = { .state = FLOW_ASKED };
 	int tcp = p->flow.proto == IPPROTO_TCP;
 
 	if (f && f->state == FLOW_DIRECT && !p->syn &&
-	    (tcp || bpf_ktime_get_ns() - f->asked < ASK_AGAIN))
+	    (tcp || bpf_ktime_get_ns() - f->since < ASK_AGAIN))
 		return 1;
 	if (p->error)
 		return 0;
-	asked.asked = bpf_ktime_get_ns();
-	if (f) {
-		f->asked = asked.asked;
+	if (f)
 		f->state = FLOW_ASKED;
-	} else {
+	else
 		bpf_map_update_elem(&tw_flows_1, &p->flow, &asked, BPF_ANY);
-	}
+	skb->tc_classid = token(&p->flow);
 	count(ASKED);
 	return 0;
 }
@@ -313,7 +332,7 @@ int tw_from_pod(struct __sk_buff *skb)
 	/* Not this pod's address: the stack drops it and counts it as spoofed. */
 	if (!pod || pod->ifindex != skb->ifindex)
 		return TC_ACT_OK;
-	if (!is_direct(&p))
+	if (!is_direct(skb, &p))
 		return TC_ACT_OK;
 	to = bpf_map_lookup_elem(&tw_pods_1, &p.dst);
 	return to ? into_pod(skb, &p, to) : out_of_eni(skb, &p, pod);
@@ -329,7 +348,7 @@ int tw_from_eni(struct __sk_buff *skb)
 	if (skb->pkt_type != 0 /* PACKET_HOST */ || !read_packet(skb, &p))
 		return TC_ACT_OK;
 	to = bpf_map_lookup_elem(&tw_pods_1, &p.dst);
-	if (!to || !is_direct(&p))
+	if (!to || !is_direct(skb, &p))
 		return TC_ACT_OK;
 	return into_pod(skb, &p, to);
 }
@@ -345,11 +364,13 @@ ALWAYS_INLINE void learn(struct __sk_buff *skb)
 	if (!read_packet(skb, &p) || p.error)
 		return;
 	f = bpf_map_lookup_elem(&tw_flows_1, &p.flow);
-	direct.asked = bpf_ktime_get_ns();
-	if (f && f->state == FLOW_ASKED && direct.asked - f->asked < ANSWER_WITHIN) {
-		f->asked = direct.asked;
+	reverse(&back, &p.flow);
+	if (skb->tc_index == token(&p.flow)) {
+		if (!f || f->state != FLOW_ASKED)
+			return; /* another packet of the flow was faster */
+		direct.since = bpf_ktime_get_ns();
+		f->since = direct.since;
 		f->state = FLOW_DIRECT;
-		reverse(&back, &p.flow);
 		bpf_map_update_elem(&tw_flows_1, &back, &direct, BPF_ANY);
 		count(LEARNED);
 		return;
@@ -358,9 +379,8 @@ ALWAYS_INLINE void learn(struct __sk_buff *skb)
 	 * It came in otherwise and was translated into this. A direct flow of the same name
 	 * is an old one, whose ports are used again: its way would miss the translation.
 	 */
-	if (p.flow.proto == IPPROTO_TCP ? !p.syn : f && f->state == FLOW_DIRECT)
+	if (p.flow.proto == IPPROTO_TCP && !p.syn)
 		return;
-	reverse(&back, &p.flow);
 	if (f)
 		bpf_map_delete_elem(&tw_flows_1, &p.flow);
 	if (!bpf_map_delete_elem(&tw_flows_1, &back))

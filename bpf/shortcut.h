@@ -24,7 +24,7 @@ enum flow_state {
 };
 
 struct flow {
-	__u64 asked; /* when, CLOCK_MONOTONIC in ns */
+	__u64 since; /* when it became direct, CLOCK_MONOTONIC in ns */
 	__u32 state;
 	__u32 pad;
 };

@@ -20,7 +20,7 @@ type shortcutAddr struct {
 
 type shortcutFlow struct {
 	_     structs.HostLayout
-	Asked uint64
+	Since uint64
 	State uint32
 	Pad   uint32
 }

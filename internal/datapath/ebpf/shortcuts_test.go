@@ -163,7 +163,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	var value shortcutFlow
 	aged := 0
 	for it := m.Iterate(); it.Next(&key, &value); {
-		value.Asked = 0
+		value.Since = 0
 		if err := m.Put(key, value); err != nil {
 			t.Fatal(err)
 		}

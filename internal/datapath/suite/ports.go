@@ -3,8 +3,12 @@ package suite
 import (
 	"fmt"
 	"net"
+	"net/netip"
+	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/testutil"
 )
@@ -75,6 +79,61 @@ func onePort(t *testing.T, k Kit, forget bool) {
 			}
 		}
 	}
+}
+
+// Two connections at once from one port of the client's, to an endpoint and to a Service
+// that leads to it: conntrack gives one of them another port towards the endpoint.
+func onePortAtTheSameTime(t *testing.T, k Kit) {
+	_, n0, n1 := servicesWorld(t, k)
+	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	for i, endpoint := range []*Pod{near, far} {
+		endpoint.Echo(7)
+		n0.KubeProxy(Service{ClusterIP: ClusterIP, Port: 7, Endpoint: endpoint.V4}, Service{ClusterIP: ClusterIP6, Port: 7, Endpoint: endpoint.V6})
+		for j, c := range []struct {
+			source netip.Addr
+			to     []netip.Addr
+		}{
+			{client.V4, []netip.Addr{endpoint.V4, ClusterIP}}, {client.V4, []netip.Addr{ClusterIP, endpoint.V4}},
+			{client.V6, []netip.Addr{endpoint.V6, ClusterIP6}}, {client.V6, []netip.Addr{ClusterIP6, endpoint.V6}},
+		} {
+			port := 41000 + 10*i + j
+			var talks []*Talking
+			for _, to := range c.to {
+				conn, err := sharing(client.NS, At(c.source, port), At(to, 7))
+				if err != nil {
+					t.Fatal(err)
+				}
+				k := talkOn(fmt.Sprintf("port %d → %s (%s)", port, to, endpoint.Name), conn)
+				k.More(20)
+				talks = append(talks, k)
+			}
+			for _, k := range talks {
+				k.More(20)
+			}
+			for _, k := range talks {
+				k.End(t)
+			}
+		}
+	}
+}
+
+// sharing connects from a port that other connections use too.
+func sharing(ns *testutil.NS, source, to string) (conn net.Conn, err error) {
+	err = ns.Do(func() error {
+		local, err := net.ResolveTCPAddr("tcp", source)
+		if err != nil {
+			return err
+		}
+		d := net.Dialer{LocalAddr: local, Timeout: Patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
+			if failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); failed != nil {
+				return failed
+			}
+			return err
+		}}
+		conn, err = d.Dial("tcp", to)
+		return err
+	})
+	return conn, err
 }
 
 // An address of the VPC becomes a Service and stops being one: the next connection,

@@ -109,7 +109,11 @@ func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talkin
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &Talking{name: fmt.Sprintf("%s %s → %s", network, from.Name, address), conn: conn, stop: make(chan struct{})}
+	return talkOn(fmt.Sprintf("%s %s → %s", network, from.Name, address), conn)
+}
+
+func talkOn(name string, conn net.Conn) *Talking {
+	k := &Talking{name: name, conn: conn, stop: make(chan struct{})}
 	k.wg.Go(func() {
 		buf := make([]byte, 4)
 		for k.err == nil {

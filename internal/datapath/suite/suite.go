@@ -95,6 +95,7 @@ func Scenarios() []Scenario {
 		{"DNS over a Service", dnsOverService},
 
 		{"one port for Service and endpoint", onePortForServiceAndEndpoint},
+		{"one port at the same time", onePortAtTheSameTime},
 		{"Service at an address of the VPC", serviceAtAnAddressOfTheVPC},
 		{"Services of both families", servicesOfBothFamilies},
 
