@@ -158,6 +158,10 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	b.Echo(7)
 	k := suite.StartTalk(t, a.NS, "udp", suite.At(b.V4, 7))
 	k.More(20)
+	before, err := own(n).Counters()
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := own(n).shortcuts.objects.flows
 	var key shortcutFlowKey
 	var value shortcutFlow
@@ -168,10 +172,6 @@ func TestOldFlowsAskAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		aged++
-	}
-	before, err := own(n).Counters()
-	if err != nil {
-		t.Fatal(err)
 	}
 	k.More(20)
 	after, err := own(n).Counters()

@@ -149,6 +149,9 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		} else if err = d.wireHost(s.h, w, link); err == nil {
 			err = errors.Join(d.nft.put(elems), d.extend(s.h, w, link))
 		}
+		if !reachable && absent(err) {
+			return eniErr // the kernel took the device after its sandbox just now
+		}
 		if err != nil {
 			return errors.Join(eniErr, fmt.Errorf("repair %q: %w", problems[0], err))
 		}
