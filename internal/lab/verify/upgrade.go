@@ -10,14 +10,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"terway.dev/terway/internal/lab"
 )
 
 // upgrades is how often the agents are replaced while traffic runs.
 const upgrades = 5
 
 var agentUpgrade = Check{
-	Name:  "agent-upgrade",
-	About: "every agent is replaced 5 times under traffic (--traffic): no connection is lost, new ones are made, the loss of a 1 kHz UDP stream is measured",
+	Name:   "agent-upgrade",
+	NotFor: map[string]string{lab.NetworkFlannel: "there is no agent of Terway's: nothing to upgrade on a node"},
+	About:  "every agent is replaced 5 times under traffic (--traffic): no connection is lost, new ones are made, the loss of a 1 kHz UDP stream is measured",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
