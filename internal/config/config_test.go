@@ -43,7 +43,8 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "Region: x":                             `"Region" is not a key: did you mean "region"`,
 		good + "region: b":                             "already set",
 		good + "colour: red":                           `the keys are cluster_id`,
-		good + "min_pool_size: many":                   "wrong type",
+		good + "min_pool_size: many":                   `min_pool_size "many": want a whole number`,
+		good + "eni_tags: {team: 5}":                   "eni_tags.team 5: want text",
 		good + "min_pool_size: 9\nmax_pool_size: 3":    "max_pool_size 3",
 		good + "min_pool_size: -1":                     "min_pool_size -1",
 		good + "cooling_seconds: 99999":                "cooling_seconds 99999",
@@ -60,6 +61,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		flannel + "route_tables: [x]":                  `route_tables: "x"`,
 		"{cluster_id: c, region: r, network: flannel}": `pod_cidr ""`,
 		"region: [": "not YAML",
+		"[]":        "the configuration is a list: want keys",
 		"region: cn-hangzhou\nvswitches: {z: [vsw-1], a: [vsw-1, foo]}": "vsw-1 is listed under a already",
 		"cluster_id: c\nregion: r\nservice_cidr: 172.21.0.1/20":         `service_cidr "172.21.0.1/20"`,
 	} {
@@ -68,7 +70,15 @@ func TestEveryProblemIsNamed(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", in, err, want)
 		}
 	}
-	_, err := Parse([]byte("cooling_seconds: -5\ndatapath: x"))
+	_, err := Parse([]byte("min_pool_size: many\nmax_pool_size: 1.5\nvswitches: {z: vsw-1}\nregio: a\nregion: r\ncluster_id: 7\nservice_cidr: 172.21.0.0/20"))
+	if want := `"regio" is not a key: did you mean "region"?
+cluster_id 7: want text (in quotes when it looks like a number)
+max_pool_size 1.5: want a whole number
+min_pool_size "many": want a whole number
+vswitches.z "vsw-1": want a list`; err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	_, err = Parse([]byte("cooling_seconds: -5\ndatapath: x"))
 	if n := strings.Count(err.Error(), "\n"); n < 4 {
 		t.Errorf("%d lines of problems, want all of them:\n%v", n+1, err)
 	}

@@ -69,7 +69,7 @@ func TestConvert(t *testing.T) {
 		`"ip_pool_sync_period": "60s"`:                                  "ip_pool_sync_period | elsewhere",
 		`"colour": "red"`:                                               "colour | not supported |  | no key of eni_conf that is known",
 		`"eni_tags": {"creator": "terway"}`:                             "without creator",
-		`"min_pool_size": "five"`:                                       "problem: a value has the wrong type",
+		`"min_pool_size": "five"`:                                       `problem: min_pool_size "five": want a whole number`,
 		`"region_id": "cn-beijing"`:                                     "region_id | renamed | region",
 	} {
 		c, err := Convert([]byte("{"+base+", "+in+"}"), given)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/decode"
 )
 
 // Catalog knows instance types; *catalog.Catalog is one.
@@ -270,5 +271,5 @@ func quoted(s string) string {
 	if s == "" {
 		return ""
 	}
-	return describe(s)
+	return decode.Describe(s)
 }
