@@ -82,6 +82,8 @@ func TestForms(t *testing.T) {
 		"eniConfig: {cluster_id: c, regio: a}":      `did you mean "region"`,
 		"cluster_id: c\nregion: r\nvswitches: {}\n": "vswitches is empty",
 		"eniConfig: [":                              "not YAML",
+		"eniConfig:":                                `cluster_id ""`,
+		"eniConfig: 5":                              "eniConfig 5: want keys",
 	} {
 		if _, err := FromFile([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want one with %q", text, err, want)

@@ -78,16 +78,28 @@ func (c *Config) check() (errs []error) {
 			bad("eni_tags: key %q: want 1 to 64 characters, not beginning with aliyun or acs:, and none of the controller's own (creator, terway.dev/…)", k)
 		}
 	}
+	c.checkServices(bad)
+	return errs
+}
+
+func (c *Config) checkServices(bad func(string, ...any)) {
 	c.serviceCIDRs = nil
 	for _, s := range strings.Split(c.ServiceCIDR, ",") {
 		p, err := netip.ParsePrefix(strings.TrimSpace(s))
-		if err != nil || p != p.Masked() {
+		if err != nil || p != p.Masked() || p.Addr().Is4In6() {
 			bad("service_cidr %q: want the cluster's Service range, for example 172.21.0.0/20", c.ServiceCIDR)
-			break
+			return
+		}
+		// As the API server has it (--service-cluster-ip-range).
+		if slices.ContainsFunc(c.serviceCIDRs, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
+			bad("service_cidr %q: want one range, or an IPv4 and an IPv6 one", c.ServiceCIDR)
+			return
+		}
+		if c.podRange.IsValid() && c.podRange.Overlaps(p) {
+			bad("pod_cidr %q overlaps service_cidr %s: want two ranges that have no address in common", c.PodCIDR, p)
 		}
 		c.serviceCIDRs = append(c.serviceCIDRs, p)
 	}
-	return errs
 }
 
 func (c *Config) checkFlannel(bad func(string, ...any)) {

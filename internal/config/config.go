@@ -12,8 +12,11 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/decode"
 )
 
 // Config is the configuration. The JSON names are the keys of the file.
@@ -68,22 +71,44 @@ const (
 // Parse reads a configuration in YAML or JSON. The error names every problem,
 // not the first: field, value, and what would be right.
 func Parse(data []byte) (*Config, error) {
-	var raw map[string]any
-	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
+	raw, err := document(data)
+	if err != nil {
+		return nil, err
+	}
+	return parse(raw)
+}
+
+// document reads a YAML or JSON object; one without anything in it is one without keys.
+func document(data []byte) (map[string]any, error) {
+	var doc any
+	if err := yaml.UnmarshalStrict(data, &doc); err != nil {
 		return nil, fmt.Errorf("the configuration is not YAML: %w", err)
 	}
+	raw, ok := doc.(map[string]any)
+	if !ok && doc != nil {
+		return nil, fmt.Errorf("the configuration is %s: want keys with values: cluster_id, region, …", decode.Describe(doc))
+	}
+	return raw, nil
+}
+
+// parse is Parse of what is YAML.
+func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
 		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, Datapath: "auto",
 	}
 	var errs []error
+	known := maps.Clone(raw)
 	for _, k := range slices.Sorted(maps.Keys(raw)) {
 		if find(k) == nil {
 			errs = append(errs, unknown(k))
+			delete(known, k)
 		}
 	}
-	if err := yaml.Unmarshal(data, c); err != nil {
-		return nil, errors.Join(append(errs, fmt.Errorf("a value has the wrong type: %w", err))...)
+	mistaken := map[string]bool{}
+	for _, m := range decode.Object(known, c) {
+		errs = append(errs, fmt.Errorf("%s", m))
+		mistaken[keyOf(m.Field)] = true
 	}
 	if _, set := raw["max_pool_size"]; !set {
 		c.MaxPoolSize = max(c.MaxPoolSize, c.MinPoolSize)
@@ -91,11 +116,23 @@ func Parse(data []byte) (*Config, error) {
 	if c.Network == NetworkFlannel {
 		errs = append(errs, notWithFlannel(raw)...)
 	}
-	errs = append(errs, c.check()...)
+	for _, err := range c.check() {
+		if !mistaken[keyOf(err.Error())] { // what has the wrong form is not missing besides
+			errs = append(errs, err)
+		}
+	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
 	}
 	return c, nil
+}
+
+// keyOf is the key that a field is in, or that a problem is about: its first word.
+func keyOf(s string) string {
+	if end := strings.IndexAny(s, " .:["); end >= 0 {
+		return s[:end]
+	}
+	return s
 }
 
 // ServiceCIDRs are the ranges of ServiceCIDR.

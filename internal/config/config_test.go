@@ -30,6 +30,9 @@ func TestDefaults(t *testing.T) {
 	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.Mode != "shared" || c.NetworkPolicy || c.VSwitchSelectionPolicy != "most" {
 		t.Errorf("defaults %+v", c)
 	}
+	if two := parsed(t, strings.Replace(good, "0.0/20", "0.0/20, fd00::/112", 1)).ServiceCIDRs(); len(two) != 2 || two[1].String() != "fd00::/112" {
+		t.Errorf("two Service ranges are %v", two)
+	}
 	if got := c.ServiceCIDRs(); len(got) != 1 || got[0].String() != "172.21.0.0/20" {
 		t.Errorf("service ranges %v", got)
 	}
@@ -37,29 +40,34 @@ func TestDefaults(t *testing.T) {
 
 func TestEveryProblemIsNamed(t *testing.T) {
 	for in, want := range map[string]string{
-		good + "min_pol_size: 3":                       `did you mean "min_pool_size"`,
-		good + "access_key: LTAI":                      "the credential is in a Secret",
-		good + "security_group: sg-1":                  "write security_groups",
-		good + "Region: x":                             `"Region" is not a key: did you mean "region"`,
-		good + "region: b":                             "already set",
-		good + "colour: red":                           `the keys are cluster_id`,
-		good + "min_pool_size: many":                   "wrong type",
-		good + "min_pool_size: 9\nmax_pool_size: 3":    "max_pool_size 3",
-		good + "min_pool_size: -1":                     "min_pool_size -1",
-		good + "cooling_seconds: 99999":                "cooling_seconds 99999",
-		good + "datapath: magic":                       `datapath "magic"`,
-		good + "vswitch_selection_policy: best":        `vswitch_selection_policy "best"`,
-		good + "security_groups: [x]":                  `security_groups: "x"`,
-		good + "eni_tags: {creator: me}":               `eni_tags: key "creator"`,
-		good + "mode: exclusive\ndatapath: ipvlan":     "nothing to share among pods",
-		good + "eniip_virtual_type: IPVlan":            "write datapath",
-		good + "disable_network_policy: 'true'":        "write network_policy",
-		good + "pod_cidr: 172.20.0.0/16":               "only with network: flannel",
-		flannel + "min_pool_size: 3":                   "min_pool_size: not with network: flannel",
-		flannel + "vswitches: {}":                      "vswitches: not with network: flannel",
-		flannel + "route_tables: [x]":                  `route_tables: "x"`,
-		"{cluster_id: c, region: r, network: flannel}": `pod_cidr ""`,
+		good + "min_pol_size: 3":                                           `did you mean "min_pool_size"`,
+		good + "access_key: LTAI":                                          "the credential is in a Secret",
+		good + "security_group: sg-1":                                      "write security_groups",
+		good + "Region: x":                                                 `"Region" is not a key: did you mean "region"`,
+		good + "region: b":                                                 "already set",
+		good + "colour: red":                                               `the keys are cluster_id`,
+		good + "min_pool_size: many":                                       `min_pool_size "many": want a whole number`,
+		good + "eni_tags: {team: 5}":                                       "eni_tags.team 5: want text",
+		good + "min_pool_size: 9\nmax_pool_size: 3":                        "max_pool_size 3",
+		good + "min_pool_size: -1":                                         "min_pool_size -1",
+		good + "cooling_seconds: 99999":                                    "cooling_seconds 99999",
+		good + "datapath: magic":                                           `datapath "magic"`,
+		good + "vswitch_selection_policy: best":                            `vswitch_selection_policy "best"`,
+		good + "security_groups: [x]":                                      `security_groups: "x"`,
+		good + "eni_tags: {creator: me}":                                   `eni_tags: key "creator"`,
+		good + "mode: exclusive\ndatapath: ipvlan":                         "nothing to share among pods",
+		good + "eniip_virtual_type: IPVlan":                                "write datapath",
+		good + "disable_network_policy: 'true'":                            "write network_policy",
+		good + "pod_cidr: 172.20.0.0/16":                                   "only with network: flannel",
+		strings.Replace(good, "0.0/20", "0.0/20,172.22.0.0/20", 1):         `service_cidr "172.21.0.0/20,172.22.0.0/20": want one range, or`,
+		strings.Replace(good, "172.21.0.0/20", "::ffff:172.21.0.0/116", 1): `service_cidr "::ffff:172.21.0.0/116"`,
+		strings.Replace(flannel, "172.21.0.0/20", "172.20.16.0/20", 1):     `pod_cidr "172.20.0.0/16" overlaps service_cidr 172.20.16.0/20`,
+		flannel + "min_pool_size: 3":                                       "min_pool_size: not with network: flannel",
+		flannel + "vswitches: {}":                                          "vswitches: not with network: flannel",
+		flannel + "route_tables: [x]":                                      `route_tables: "x"`,
+		"{cluster_id: c, region: r, network: flannel}":                     `pod_cidr ""`,
 		"region: [": "not YAML",
+		"[]":        "the configuration is a list: want keys",
 		"region: cn-hangzhou\nvswitches: {z: [vsw-1], a: [vsw-1, foo]}": "vsw-1 is listed under a already",
 		"cluster_id: c\nregion: r\nservice_cidr: 172.21.0.1/20":         `service_cidr "172.21.0.1/20"`,
 	} {
@@ -68,7 +76,15 @@ func TestEveryProblemIsNamed(t *testing.T) {
 			t.Errorf("%q: error %v, want one with %q", in, err, want)
 		}
 	}
-	_, err := Parse([]byte("cooling_seconds: -5\ndatapath: x"))
+	_, err := Parse([]byte("min_pool_size: many\nmax_pool_size: 1.5\nvswitches: {z: vsw-1}\nregio: a\nregion: r\ncluster_id: 7\nservice_cidr: 172.21.0.0/20"))
+	if want := `"regio" is not a key: did you mean "region"?
+cluster_id 7: want text (in quotes when it looks like a number)
+max_pool_size 1.5: want a whole number
+min_pool_size "many": want a whole number
+vswitches.z "vsw-1": want a list`; err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
+	_, err = Parse([]byte("cooling_seconds: -5\ndatapath: x"))
 	if n := strings.Count(err.Error(), "\n"); n < 4 {
 		t.Errorf("%d lines of problems, want all of them:\n%v", n+1, err)
 	}

@@ -1,10 +1,9 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 
-	"sigs.k8s.io/yaml"
+	"terway.dev/terway/internal/decode"
 )
 
 // Where the configuration is in the cluster.
@@ -28,27 +27,26 @@ func FromConfigMap(data map[string]string) (*Config, error) {
 // FromFile reads a configuration in any form in which it is kept: alone, as chart
 // values (eniConfig), or as the ConfigMap.
 func FromFile(data []byte) (*Config, error) {
-	var form struct {
-		ENIConfig map[string]any    `json:"eniConfig"`
-		Data      map[string]string `json:"data"`
+	doc, err := document(data)
+	if err != nil {
+		return nil, err
 	}
-	if err := yaml.Unmarshal(data, &form); err != nil {
-		return Parse(data) // names what is wrong
-	}
-	switch {
-	case form.Data != nil:
-		return FromConfigMap(form.Data)
-	case form.ENIConfig != nil:
-		// A key that is there twice is an error at any depth.
-		var strict map[string]any
-		if err := yaml.UnmarshalStrict(data, &strict); err != nil {
-			return nil, fmt.Errorf("the chart values are not YAML: %w", err)
+	if of, ok := doc["data"].(map[string]any); ok {
+		texts := map[string]string{}
+		for key, value := range of {
+			if text, ok := value.(string); ok {
+				texts[key] = text
+			}
 		}
-		inner, err := yaml.Marshal(form.ENIConfig)
-		if err != nil {
-			return nil, errors.Join(errors.New("encode eniConfig"), err)
-		}
-		return Parse(inner)
+		return FromConfigMap(texts)
 	}
-	return Parse(data)
+	values, ok := doc["eniConfig"]
+	if !ok {
+		return parse(doc)
+	}
+	inner, ok := values.(map[string]any)
+	if !ok && values != nil {
+		return nil, fmt.Errorf("eniConfig %s: want keys with values: cluster_id, region, …", decode.Describe(values))
+	}
+	return parse(inner)
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/decode"
 )
 
 // Outcome is what became of a key of the existing Terway.
@@ -161,6 +163,9 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 		switch k, ok := known[name]; {
 		case !ok:
 			row.Outcome, row.Why = Unsupported, "no key of "+source+" that is known"
+			if near := decode.Nearest(name, slices.Sorted(maps.Keys(known))); near != "" {
+				row.Why += "; did you mean " + near + "?"
+			}
 		case k.idle(doc[name]):
 			row.Outcome, row.Why = Dropped, "the default"
 		case k.to != nil:

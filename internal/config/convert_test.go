@@ -68,8 +68,9 @@ func TestConvert(t *testing.T) {
 		`"eni_cap_ratio": 0.5`:                                          "eni_cap_ratio | not supported",
 		`"ip_pool_sync_period": "60s"`:                                  "ip_pool_sync_period | elsewhere",
 		`"colour": "red"`:                                               "colour | not supported |  | no key of eni_conf that is known",
+		`"vswitch_selection_polic": "random"`:                           "no key of eni_conf that is known; did you mean vswitch_selection_policy?",
 		`"eni_tags": {"creator": "terway"}`:                             "without creator",
-		`"min_pool_size": "five"`:                                       "problem: a value has the wrong type",
+		`"min_pool_size": "five"`:                                       `problem: min_pool_size "five": want a whole number`,
 		`"region_id": "cn-beijing"`:                                     "region_id | renamed | region",
 	} {
 		c, err := Convert([]byte("{"+base+", "+in+"}"), given)

@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strings"
+
+	"terway.dev/terway/internal/decode"
 )
 
 // key is one key of the file.
@@ -59,35 +61,8 @@ func unknown(k string) error {
 			return fmt.Errorf("%q is not a key: %s", k, old.why)
 		}
 	}
-	best, d := "", 4
-	for _, known := range keys {
-		if n := distance(k, known.name); n < d {
-			best, d = known.name, n
-		}
-	}
-	if best != "" {
-		return fmt.Errorf("%q is not a key: did you mean %q?", k, best)
+	if near := decode.Nearest(k, names()); near != "" {
+		return fmt.Errorf("%q is not a key: did you mean %q?", k, near)
 	}
 	return fmt.Errorf("%q is not a key: the keys are %s", k, strings.Join(names(), ", "))
-}
-
-// distance is how many letters must be changed, added or removed to turn a into b.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diag
-			if a[i] != b[j] {
-				change++
-			}
-			diag = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }

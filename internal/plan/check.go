@@ -5,8 +5,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/decode"
 )
 
 // Catalog knows instance types; *catalog.Catalog is one.
@@ -40,13 +43,28 @@ type checker struct {
 }
 
 func (c *checker) names() {
-	c.name("name", c.p.Name)
+	c.planName()
 	if !word(c.p.Region) {
 		c.bad("region", quoted(c.p.Region), "a region such as cn-hangzhou")
 	}
 }
 
-// name checks the name of a resource: 1 to 128 characters, not like an address.
+// planName checks the plan's name. It is that of the security group too, and the value
+// of a tag (ECS API: CreateSecurityGroup, SecurityGroupName and Tag.N.Value).
+func (c *checker) planName() {
+	name := c.p.Name
+	n := len([]rune(name))
+	odd := strings.ContainsFunc(name, func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(":_.-", r)
+	})
+	if first, _ := utf8.DecodeRuneInString(name); n < 2 || n > 128 || odd || !unicode.IsLetter(first) {
+		c.bad("name", quoted(name), "2 to 128 letters, digits, ':', '_', '.' or '-', of which the first is a letter")
+	} else if strings.HasPrefix(name, "acs:") || strings.HasPrefix(name, "aliyun") {
+		c.bad("name", quoted(name), "a name that does not begin with acs: or aliyun, which the cloud keeps for itself")
+	}
+}
+
+// name checks the name of a vSwitch: 1 to 128 characters, not like an address.
 func (c *checker) name(field, name string) {
 	if n := len([]rune(name)); n == 0 || n > 128 || strings.HasPrefix(name, "http://") || strings.HasPrefix(name, "https://") ||
 		strings.ContainsFunc(name, func(r rune) bool { return r < ' ' }) {
@@ -195,8 +213,8 @@ func (c *checker) zones() {
 		if word(p.Region) && !zoneOf(z.ID, p.Region) {
 			c.bad(field, quoted(z.ID), "a zone of %s, such as %s-i", p.Region, p.Region)
 		}
-		if j := slices.IndexFunc(p.Zones, func(o Zone) bool { return o.ID == z.ID }); j < i {
-			c.bad(field, quoted(z.ID), "each zone once: it is zones[%d] already", j)
+		if slices.ContainsFunc(p.Zones[:i], func(o Zone) bool { return o.ID == z.ID }) {
+			c.bad(field, quoted(z.ID), "each zone once: it is in the list already")
 		}
 	}
 }
@@ -270,5 +288,5 @@ func quoted(s string) string {
 	if s == "" {
 		return ""
 	}
-	return describe(s)
+	return decode.Describe(s)
 }

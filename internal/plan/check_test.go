@@ -21,8 +21,15 @@ func TestRules(t *testing.T) {
 		field, value, wants string
 	}{
 		{"version", func(p *plan.Plan) { p.Version = 2 }, "version", "2", "1"},
-		{"no name", func(p *plan.Plan) { p.Name = "" }, "name", "", "1 to 128 characters"},
-		{"name like an address", func(p *plan.Plan) { p.Name = "http://x" }, "name", `"http://x"`, "not begin with"},
+		{"no name", func(p *plan.Plan) { p.Name = "" }, "name", "", "2 to 128 letters"},
+		{"name like an address", func(p *plan.Plan) { p.Name = "http://x" }, "name", `"http://x"`, "2 to 128 letters"},
+		{"name of one letter", func(p *plan.Plan) { p.Name = "x" }, "name", `"x"`, "2 to 128 letters"},
+		{"long name", func(p *plan.Plan) { p.Name = strings.Repeat("x", 129) }, "name", `"` + strings.Repeat("x", 59) + "…", "2 to 128 letters"},
+		{"name that begins with a digit", func(p *plan.Plan) { p.Name = "1shop" }, "name", `"1shop"`, "the first is a letter"},
+		{"name with a space", func(p *plan.Plan) { p.Name = "my shop" }, "name", `"my shop"`, "2 to 128 letters"},
+		{"name that is the cloud's", func(p *plan.Plan) { p.Name = "aliyun-shop" }, "name", `"aliyun-shop"`, "acs: or aliyun"},
+		{"vSwitch without a name", func(p *plan.Plan) { p.Zones[0].Node.Name = "" }, "zones[0].node.name", "", "1 to 128 characters"},
+		{"vSwitch named like an address", func(p *plan.Plan) { p.Zones[0].Node.Name = "http://x" }, "zones[0].node.name", `"http://x"`, "not begin with"},
 		{"no region", func(p *plan.Plan) { p.Region = "" }, "region", "", "cn-hangzhou"},
 		{"network", func(p *plan.Plan) { p.Network = "calico" }, "network", `"calico"`, "terway or flannel"},
 		{"mode", func(p *plan.Plan) { p.Mode = "ipvlan" }, "mode", `"ipvlan"`, "shared or exclusive"},
@@ -83,6 +90,7 @@ func TestRules(t *testing.T) {
 		{"Service range in the VPC", func(p *plan.Plan) { p.ServiceCIDR = pfx("192.168.240.0/20") }, "serviceCIDR", "192.168.240.0/20", "not overlap vpc.cidr"},
 		{"VPC avoided", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("192.168.128.0/17")} }, "vpc.cidr", "192.168.0.0/16", "not overlap 192.168.128.0/17"},
 		{"Service range avoided", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("172.16.0.0/12")} }, "serviceCIDR", "172.21.0.0/20", "not overlap 172.16.0.0/12"},
+		{"IPv4 as IPv6 to avoid", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("::ffff:192.168.0.0/112")} }, "avoid[0]", "::ffff:192.168.0.0/112", "an IPv4 range"},
 		{"host bits to avoid", func(p *plan.Plan) { p.Avoid = []netip.Prefix{pfx("10.1.0.0/8")} }, "avoid[0]", "10.1.0.0/8", "10.0.0.0/8"},
 	} {
 		p := propose(t, wish())
@@ -130,6 +138,17 @@ func expect(t *testing.T, name string, ps []plan.Problem, field, value, wants st
 		return p.Field == field && p.Value == value && strings.Contains(p.Want, wants)
 	}) {
 		t.Errorf("%s: got %v, want %s %s: …%s…", name, plan.Problems(ps), field, value, wants)
+	}
+}
+
+// TestNames: these are right.
+func TestNames(t *testing.T) {
+	for _, name := range []string{"shop", "商店", "a1", "Shop_1.eu:x-y", strings.Repeat("x", 128)} {
+		p := propose(t, wish())
+		p.Name = name
+		if ps := plan.Check(p, catalog.Default()); len(ps) > 0 {
+			t.Errorf("%s: %v", name, plan.Problems(ps))
+		}
 	}
 }
 

@@ -13,7 +13,7 @@ type Growth struct {
 	// CIDR is the range; if it is not valid, the first free one with a mask of Bits.
 	CIDR netip.Prefix
 	Bits int
-	// Taken are ranges of the VPC that others than the plan use.
+	// Taken are ranges that others than the plan use in the VPC, or have added to it.
 	Taken []netip.Prefix
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/decode"
 )
 
 // Version is the form of the plan file that this package reads and writes.
@@ -65,14 +67,18 @@ func parse(data []byte) (*Plan, Problems, error) {
 	}
 	fields, ok := raw.(map[string]any)
 	if !ok {
-		return nil, Problems{{Field: "plan", Value: describe(raw), Want: "the keys of a plan: version, name, region, …"}}, nil
+		return nil, Problems{{Field: "plan", Value: decode.Describe(raw), Want: "the keys of a plan: version, name, region, …"}}, nil
 	}
 	// The keys of another version are not mistakes of this one.
 	if v, ok := fields["version"].(float64); ok && v != Version {
 		return nil, Problems{{Field: "version", Value: fmt.Sprint(v), Want: fmt.Sprintf("%d, the form that this terwayctl reads", Version)}}, nil
 	}
 	p := &Plan{}
-	return p, decode(fields, p), nil
+	var ps Problems
+	for _, m := range decode.Object(fields, p) {
+		ps = append(ps, Problem(m))
+	}
+	return p, ps, nil
 }
 
 // Marshal writes the plan as YAML. Equal plans give equal bytes.

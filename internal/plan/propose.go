@@ -119,14 +119,19 @@ func skeleton(r Request) (*Plan, Problems) {
 func (c *checker) wishes() {
 	p := c.p
 	if p.Name != "" {
-		c.name("name", p.Name)
+		c.planName()
 	}
 	if len(p.Zones) > 0 && !word(p.Region) {
 		c.bad("region", quoted(p.Region), "a region such as cn-hangzhou")
 	}
 	c.network()
 	c.nodes()
-	c.zones()
+	if len(p.Zones) > 0 && !zoneOf(p.Zones[0].ID, p.Region) && regionOf(p.Zones[0].ID) == p.Region {
+		// The region was made of this zone.
+		c.bad("zones[0].id", quoted(p.Zones[0].ID), "a zone such as cn-hangzhou-i")
+	} else {
+		c.zones()
+	}
 	if n := len(p.Zones); n > maxVSwitches/2 {
 		c.bad("zones", n, "at most %d: a VPC has %d vSwitches, and a zone needs two", maxVSwitches/2, maxVSwitches)
 	}

@@ -62,6 +62,9 @@ func (c *checker) avoids(all []named) {
 	for i, a := range c.p.Avoid {
 		if field := fmt.Sprintf("avoid[%d]", i); !a.IsValid() {
 			c.bad(field, "", "a range such as 10.0.0.0/8")
+		} else if a.Addr().Is4In6() {
+			// It would overlap nothing.
+			c.bad(field, a, "an IPv4 range such as 10.0.0.0/8")
 		} else if a != a.Masked() {
 			c.bad(field, a, "%s (the bits behind the mask are zero)", a.Masked())
 		}

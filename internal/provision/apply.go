@@ -139,11 +139,12 @@ func (p *Provisioner) create(ctx context.Context, what []string, make func(token
 		gone := errors.New("gone")
 		seen := false
 		err = p.wait(ctx, func() (bool, string, error) {
+			asked := p.Clock.Now() // not when it answers: that may take long
 			s, err := state(id)
 			switch {
 			case err != nil:
 				return false, "", err
-			case s == "" && !seen && p.Clock.Now().Sub(began) > p.Settle:
+			case s == "" && !seen && asked.Sub(began) > p.Settle:
 				return false, "", gone
 			case s == "":
 				return false, id + " is not listed yet", nil

@@ -1,6 +1,7 @@
 package provision_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -286,4 +287,43 @@ func TestTokenFindsWhatListsDoNotShow(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "after the second run", s.inventory(t), wanted(example()))
+}
+
+// An answer that was under way for long says how things were when it was asked for,
+// not that what is not in it is gone: else there would be two VPCs.
+func TestASlowAnswerIsNoProof(t *testing.T) {
+	s := start(t)
+	p := s.provisioner(t)
+	clock := &manual{now: time.Unix(0, 0)}
+	p.Cloud, p.Clock = &slowList{p.Cloud, clock, 1}, clock
+	if _, _, err := p.Apply(t.Context(), example()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "afterwards", s.inventory(t), wanted(example()))
+}
+
+// slowList is a cloud that takes a minute for the first looks at a VPC, and does not
+// show it then.
+type slowList struct {
+	provision.Cloud
+	clock *manual
+	slow  int
+}
+
+func (c *slowList) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
+	if f.ID != "" && c.slow > 0 {
+		c.slow--
+		return nil, c.clock.Sleep(ctx, time.Minute)
+	}
+	return c.Cloud.ListVPCs(ctx, f)
+}
+
+// manual is a clock that nothing but sleeping moves.
+type manual struct{ now time.Time }
+
+func (c *manual) Now() time.Time { return c.now }
+
+func (c *manual) Sleep(_ context.Context, d time.Duration) error {
+	c.now = c.now.Add(d)
+	return nil
 }

@@ -148,6 +148,15 @@ func (p *Provisioner) choose(ctx context.Context, f *PlanFile, want *plan.Plan, 
 	for _, v := range w.vswitches {
 		ask.Taken = append(ask.Taken, v.CIDR)
 	}
+	for _, c := range w.vpc.CIDRs {
+		switch known := c == want.VPC.CIDR || slices.Contains(want.VPC.Secondary, c); {
+		case known:
+		case ask.CIDR.IsValid() && c.Overlaps(ask.CIDR):
+			return nil, fmt.Errorf("range %s: the VPC has the range %s, which the plan does not have; put it under vpc.secondary in %s first", ask.CIDR, c, f.Path)
+		default:
+			ask.Taken = append(ask.Taken, c)
+		}
+	}
 	grown, v, err := want.Grow(ask)
 	if err != nil {
 		return nil, err

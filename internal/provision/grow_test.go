@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -142,6 +143,31 @@ func TestGrowFinishesTheOldOneFirst(t *testing.T) {
 	}
 	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err != nil || !g.Resumed || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
 		t.Errorf("%+v, %v", g, err)
+	}
+}
+
+// A secondary range that somebody else has given to the VPC is not in the plan, and
+// yet nothing may overlap it.
+func TestGrowBesideAForeignRange(t *testing.T) {
+	s := start(t)
+	p := example()
+	f := onDisk(t, s, p)
+	vpc := s.View().VPCs[0].VpcId
+	s.write(t, func(a state.API) error {
+		if err := a.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: vpc, SecondaryCidrBlock: "10.0.0.0/20"}); err != nil {
+			return err
+		}
+		_, err := a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.128.0/17"})
+		return err
+	})
+	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("10.0.0.0/24")}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err == nil || !strings.Contains(err.Error(), "10.0.0.0/20, which the plan does not have") {
+		t.Errorf("%v: want to be told of the range", err)
+	}
+	tidy(t, f)
+	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil)
+	if err != nil || g.VSwitch.CIDR.String() != "10.1.0.0/19" {
+		t.Errorf("%+v, %v: want 10.1.0.0/19", g, err)
 	}
 }
 

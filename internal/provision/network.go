@@ -113,6 +113,7 @@ type ENIConfig struct {
 	ClusterID      string              `json:"cluster_id,omitempty"`
 	Region         string              `json:"region,omitempty"`
 	Network        string              `json:"network,omitempty"`
+	Mode           string              `json:"mode,omitempty"`
 	VSwitches      map[string][]string `json:"vswitches,omitempty"`
 	SecurityGroups []string            `json:"security_groups,omitempty"`
 	ServiceCIDR    string              `json:"service_cidr,omitempty"`
@@ -126,6 +127,9 @@ func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 		// No ENIs are made, so the configuration takes no security groups.
 		c.Network, c.PodCIDR = p.Network, p.PodCIDR.String()
 		return c
+	}
+	if p.Mode != plan.ModeShared { // the default
+		c.Mode = p.Mode
 	}
 	for _, g := range n.Groups {
 		if g.Own {

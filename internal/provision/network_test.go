@@ -52,6 +52,20 @@ func TestENIConfigIsOne(t *testing.T) {
 	}
 }
 
+// A cluster must not silently get another mode than its plan counts on.
+func TestENIConfigHasTheMode(t *testing.T) {
+	s := start(t)
+	p := example()
+	p.Mode = plan.ModeExclusive
+	n, _, err := s.provisioner(t).Apply(t.Context(), p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c := n.ENIConfig(p); c.Mode != plan.ModeExclusive {
+		t.Errorf("%+v", c)
+	}
+}
+
 // Whatever a plan is called, the cluster's id is one that the configuration takes.
 func TestClusterIDIsOne(t *testing.T) {
 	s := start(t)

@@ -32,7 +32,7 @@ func TestRules(t *testing.T) {
 		},
 		{
 			"pure packages know no cluster, no kernel and no cloud",
-			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries"},
+			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries", "internal/decode"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "net/http", "os/exec"},
 		},
 		{

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -95,7 +96,7 @@ func (o *options) run(w io.Writer) error {
 	p, err := plan.Propose(r)
 	var problems plan.Problems
 	if errors.As(err, &problems) {
-		return wishes(problems)
+		return o.wishes(problems)
 	}
 	if err != nil {
 		return err
@@ -138,14 +139,28 @@ func (o *options) ranges(r *plan.Request) error {
 	return errors.Join(errs...)
 }
 
+// field is a field of the plan in a text.
+var field = regexp.MustCompile(`\b(vpc\.cidr|serviceCIDR|podCIDR|nodes\.\w+|avoid\[\d+\])`)
+
 // wishes says the problems of a request by the flags.
-func wishes(problems plan.Problems) error {
-	said := slices.Clone(problems)
-	for i, p := range said {
-		field, _, _ := strings.Cut(p.Field, "[")
-		if flag, ok := flags[field]; ok {
-			said[i].Field = flag
+func (o *options) wishes(problems plan.Problems) error {
+	var said plan.Problems
+	for _, p := range problems {
+		if p.Field == "nodes.max" && o.request.Nodes.Max == 0 {
+			if o.request.Nodes.Count < 1 {
+				continue // it is --nodes, and said
+			}
+			p.Field = "nodes.count"
 		}
+		name, _, _ := strings.Cut(p.Field, "[")
+		if flag, ok := flags[name]; ok {
+			p.Field = flag
+		}
+		p.Want = field.ReplaceAllStringFunc(p.Want, func(f string) string {
+			name, _, _ := strings.Cut(f, "[")
+			return flags[name]
+		})
+		said = append(said, p)
 	}
 	return said
 }

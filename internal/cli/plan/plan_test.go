@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -138,15 +139,24 @@ func TestWishes(t *testing.T) {
 		"--network calico --nodes 0 --zone cn-hangzhou-i,cn-beijing-a": {
 			"--network \"calico\": want terway or flannel", "--nodes 0: want 1 or more", "--zone \"cn-beijing-a\": want a zone of cn-hangzhou",
 		},
-		"--vpc-cidr 10.0.0.0/40 --avoid x":        {`--vpc-cidr "10.0.0.0/40": want a range`, `--avoid "x": want a range`},
-		"--vpc-cidr 100.64.0.0/16":                {"--vpc-cidr 100.64.0.0/16: want a range inside 10.0.0.0/8"},
-		"--instance-type ecs.g6.2xlarge,m5.large": {`--instance-type "m5.large": want an ECS instance type`},
+		"--vpc-cidr 10.0.0.0/40 --avoid x": {`--vpc-cidr "10.0.0.0/40": want a range`, `--avoid "x": want a range`},
+		"--nodes 20000":                    {"--nodes 20000: want at most 2114"},
+		"--nodes 0":                        {"--nodes 0: want 1 or more"},
+		"--max-nodes 1":                    {"--max-nodes 1: want --nodes (3) or more"},
+		"--zone cn-hangzhou":               {`--zone "cn-hangzhou": want a zone such as cn-hangzhou-i`},
+		"--vpc-cidr 192.168.0.0/16 --avoid 192.168.0.0/17": {"want a range that does not overlap 192.168.0.0/17, which --avoid names"},
+		"--vpc-cidr 100.64.0.0/16":                         {"--vpc-cidr 100.64.0.0/16: want a range inside 10.0.0.0/8"},
+		"--instance-type ecs.g6.2xlarge,m5.large":          {`--instance-type "m5.large": want an ECS instance type`},
 	} {
 		_, err := run(strings.Fields(args)...)
 		for _, w := range want {
 			if err == nil || !strings.Contains(err.Error(), w) {
 				t.Errorf("%s: %v, want %s", args, err, w)
 			}
+		}
+		// The plan's own words mean nothing to who has written none.
+		if err != nil && regexp.MustCompile(`nodes\.|vpc\.|\[|CIDR`).MatchString(err.Error()) {
+			t.Errorf("%s: %v", args, err)
 		}
 	}
 }

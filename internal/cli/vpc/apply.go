@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -30,6 +31,9 @@ but differs from the plan is an error that names both.`,
 			if err := checkOutput(output, "text", "json", "values"); err != nil {
 				return err
 			}
+			if dryRun && output == "values" {
+				return errors.New("--dry-run and --output values: there are no values before the vSwitches are made")
+			}
 			want, err := planFile(args[0]).Load()
 			if err != nil {
 				return err
@@ -51,6 +55,9 @@ but differs from the plan is an error that names both.`,
 			}
 			out := cmd.OutOrStdout()
 			config := n.ENIConfig(want)
+			if err := doubts(cmd.ErrOrStderr(), want, config); err != nil {
+				return err
+			}
 			switch output {
 			case "json":
 				if done == nil {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/provision/eniconfig"
@@ -58,7 +59,7 @@ then FILE.growing says what is under way.`,
 			}
 			var adopt func(context.Context, string, string) error
 			if kubeconfig != "" {
-				if adopt, err = adopter(p, kubeconfig, namespace); err != nil {
+				if adopt, err = adopter(cmd.Context(), p, want, kubeconfig, namespace); err != nil {
 					return err
 				}
 			}
@@ -82,9 +83,9 @@ then FILE.growing says what is under way.`,
 	return cmd
 }
 
-// adopter tells a cluster about a vSwitch. A kubeconfig that cannot be used is found
-// before anything is made.
-func adopter(p *provision.Provisioner, kubeconfig, namespace string) (func(context.Context, string, string) error, error) {
+// adopter tells a cluster about a vSwitch. A kubeconfig that cannot be used, or is
+// another cluster's, is found before anything is made.
+func adopter(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kubeconfig, namespace string) (func(context.Context, string, string) error, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
@@ -93,15 +94,26 @@ func adopter(p *provision.Provisioner, kubeconfig, namespace string) (func(conte
 	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
 	}
+	n, err := p.Show(ctx, want.Name)
+	if err != nil {
+		return nil, explained(err)
+	}
+	var ids []string
+	for _, v := range n.VSwitches {
+		ids = append(ids, v.ID)
+	}
+	if err := eniconfig.Check(ctx, client, namespace, p.Region, ids); err != nil {
+		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
+	}
 	return func(ctx context.Context, zone, id string) error {
 		changed, err := eniconfig.Adopt(ctx, client, namespace, zone, id)
 		switch {
 		case err != nil:
 			return err
 		case changed:
-			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s now", namespace, eniconfig.Name, id))
+			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s now", namespace, config.ConfigMapName, id))
 		default:
-			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s already", namespace, eniconfig.Name, id))
+			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s already", namespace, config.ConfigMapName, id))
 		}
 		return nil
 	}, nil
@@ -109,7 +121,7 @@ func adopter(p *provision.Provisioner, kubeconfig, namespace string) (func(conte
 
 func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, adopted bool) error {
 	out := cmd.OutOrStdout()
-	config := g.Network.ENIConfig(g.Plan)
+	values := g.Network.ENIConfig(g.Plan)
 	switch output {
 	case "json":
 		return writeJSON(out, struct {
@@ -118,9 +130,9 @@ func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, ado
 			Resumed   bool                `json:"resumed"`
 			Adopted   bool                `json:"adopted"`
 			ENIConfig provision.ENIConfig `json:"eniConfig"`
-		}{g.Zone, g.VSwitch, g.Resumed, adopted, config})
+		}{g.Zone, g.VSwitch, g.Resumed, adopted, values})
 	case "values":
-		return writeValues(out, config)
+		return writeValues(out, values)
 	}
 	fmt.Fprintf(out, "vSwitch %s (%s, %s) has %d addresses for pods of %s; %s has it too\n\n", g.VSwitch.ID, g.VSwitch.Name, g.VSwitch.CIDR, g.VSwitch.Addresses, g.Zone, file)
 	if adopted {
@@ -128,5 +140,5 @@ func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, ado
 	} else {
 		fmt.Fprint(out, "no cluster uses it yet: put this into the chart's values and run \"helm upgrade\", or give --kubeconfig next time:\n\n")
 	}
-	return writeValues(out, provision.ENIConfig{VSwitches: config.VSwitches})
+	return writeValues(out, provision.ENIConfig{VSwitches: values.VSwitches})
 }

@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,6 +19,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 )
@@ -65,7 +69,11 @@ func planFile(path string) *provision.PlanFile {
 // planOrName reads an argument that is a plan's file or its name.
 func planOrName(arg string) (name, region string, err error) {
 	info, err := os.Stat(arg)
-	if err != nil || !info.Mode().IsRegular() {
+	switch {
+	case err == nil && !info.IsDir():
+	case looksLikeFile(arg): // mistyped: no plan is called so
+		return "", "", fmt.Errorf("there is no file %s; want a plan's file, or its name", arg)
+	default:
 		return arg, "", nil
 	}
 	b, err := os.ReadFile(arg)
@@ -80,6 +88,10 @@ func planOrName(arg string) (name, region string, err error) {
 	return p.Name, p.Region, nil
 }
 
+func looksLikeFile(arg string) bool {
+	return strings.ContainsRune(arg, filepath.Separator) || slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(arg))
+}
+
 // explained adds what the user can do about an answer of the cloud.
 func explained(err error) error {
 	var e *cloud.Error
@@ -90,6 +102,8 @@ func explained(err error) error {
 	switch {
 	case x.Reason == "NoPermission":
 		x.NextStep = "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role"
+	case x.Class == cloud.Transient:
+		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
 	case x.Class == cloud.Auth:
 		// The table's advice is for the controller's credential, this one is the user's.
 		return err
@@ -98,18 +112,31 @@ func explained(err error) error {
 }
 
 func checkOutput(output string, known ...string) error {
-	for _, k := range known {
-		if output == k {
-			return nil
-		}
+	if slices.Contains(known, output) {
+		return nil
 	}
-	return fmt.Errorf("--output %q: want one of %v", output, known)
+	return fmt.Errorf("--output %q: want %s", output, strings.Join(known, ", "))
 }
 
 func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// doubts says what of a plan this version of Terway cannot do.
+func doubts(w io.Writer, p *plan.Plan, c provision.ENIConfig) error {
+	b, err := yaml.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	if _, err := config.Parse(b); err != nil {
+		fmt.Fprintf(w, "warning: this version of Terway refuses these values:\n%v\n", err)
+	}
+	if p.Prefixes {
+		fmt.Fprintln(w, "warning: the plan counts on prefixes, which are not there yet: nodes take single addresses, and hold as many pods as without prefixes")
+	}
+	return nil
 }
 
 // values are the chart's, as far as they follow from the network.

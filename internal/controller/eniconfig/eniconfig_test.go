@@ -113,7 +113,7 @@ func TestFirst(t *testing.T) {
 	x.must(x.kube.Create(context.Background(), configMap(map[string]string{"eni_conf": "{}"})))
 	x.expect("terwayctl config convert")
 	x.put("region: [7]")
-	x.expect("wrong type")
+	x.expect("region a list: want text")
 	x.put("{datapath: magic, min_pool_size: -1, cluster_id: c, region: r, vswitches: {z: [vsw-1]}, service_cidr: 10.0.0.0/8}")
 	x.expect(`datapath "magic": want one of auto, route; min_pool_size -1`)
 	x.put(good)

@@ -16,6 +16,7 @@ import (
 // configChanged has all nodes served with the new configuration.
 func (r *Reconciler) configChanged() {
 	r.vswitches.review()
+	r.knowledge.forgetRanges()
 	select {
 	case r.changed <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "all"}}}:
 	default: // the event that waits serves this change too

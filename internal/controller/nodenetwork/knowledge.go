@@ -14,7 +14,8 @@ import (
 )
 
 // How long answers are used. An instance can change its type while it is stopped,
-// a VPC can get another range; neither is urgent.
+// a VPC can get another range; neither is urgent. With a new configuration VPCs are
+// looked at again: its vSwitches may be in a new range (forgetRanges).
 const (
 	instanceLife  = 30 * time.Minute
 	vpcLife       = 10 * time.Minute
@@ -26,7 +27,6 @@ const (
 type facts struct {
 	instance cloud.Instance
 	limits   typeLimits
-	vpcCIDRs []string
 	at       time.Time
 }
 
@@ -135,9 +135,28 @@ func (k *knowledge) ranges(ctx context.Context, id string) ([]string, error) {
 	return out, nil
 }
 
-// learn asks the cloud about the node's instance, now and then. Old facts are
-// better than none.
-func (w *work) learn(ctx context.Context, id string) error {
+// forgetRanges has every VPC asked for its ranges anew; until it answers they are
+// what they were.
+func (k *knowledge) forgetRanges() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for id, known := range k.vpcs {
+		known.until = time.Time{}
+		k.vpcs[id] = known
+	}
+}
+
+// learn asks the cloud about the node's instance and its VPC, now and then. Old
+// facts are better than none.
+func (w *work) learn(ctx context.Context, id string) (err error) {
+	if err := w.learnInstance(ctx, id); err != nil {
+		return err
+	}
+	w.vpcCIDRs, err = w.knowledge.ranges(ctx, w.facts.instance.VPCID)
+	return err
+}
+
+func (w *work) learnInstance(ctx context.Context, id string) error {
 	f := w.mem.facts
 	if f != nil && f.instance.ID == id && w.Now().Sub(f.at) < f.life() {
 		w.facts = f
@@ -166,11 +185,7 @@ func (w *work) ask(ctx context.Context, id string) (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	ranges, err := w.knowledge.ranges(ctx, in.VPCID)
-	if err != nil {
-		return nil, err
-	}
-	return &facts{instance: *in, limits: limits, vpcCIDRs: ranges, at: at}, nil
+	return &facts{instance: *in, limits: limits, at: at}, nil
 }
 
 // settings writes the part of the spec that follows from instance and configuration.
@@ -178,7 +193,7 @@ func (w *work) settings() {
 	s, f := &w.nn.Spec, w.facts
 	s.InstanceID, s.InstanceType, s.Zone, s.VPCID = f.instance.ID, f.instance.Type, f.instance.Zone, f.instance.VPCID
 	s.ClusterID = w.cluster
-	s.Limits, s.VPCCIDRs = f.limits.Limits, f.vpcCIDRs
+	s.Limits, s.VPCCIDRs = f.limits.Limits, w.vpcCIDRs
 	w.sourceOfLimits()
 	s.ServiceCIDRs = nil
 	for _, c := range w.cfg.ServiceCIDRs() {

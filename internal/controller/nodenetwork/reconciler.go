@@ -230,6 +230,8 @@ type work struct {
 	nn    *v1alpha1.NodeNetwork // what we want it to be; nil: there is none yet
 	saved *v1alpha1.NodeNetwork // what the API server has
 	facts *facts
+	// vpcCIDRs are the ranges of the instance's VPC.
+	vpcCIDRs []string
 	// trouble is why the node cannot have what it needs.
 	trouble *cloud.Explanation
 	next    time.Duration

@@ -15,6 +15,8 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/eniconfig"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
 )
 
 // reloading gives the rig its configuration by way of the ConfigMap, as the
@@ -202,5 +204,36 @@ func TestVSwitchesLookedAtAgain(t *testing.T) {
 	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
 	if look() == 0 {
 		t.Error("the cloud is not asked again")
+	}
+}
+
+// A new vSwitch may be in a new range of the VPC ("vpc grow" of a full one). Every
+// node hears of the range with it: what is in the VPC is never masqueraded.
+func TestNewRangeOfTheVPC(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	vpc := g.nn("n1").Spec.VPCID
+	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 1 {
+		t.Fatalf("the VPC has the ranges %v", got)
+	}
+	g.write(func(a state.API) error {
+		return a.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: vpc, SecondaryCidrBlock: "10.0.0.0/16"})
+	})
+	g.edit(func(c *config.Config) { c.VSwitches = map[string][]string{zone: {g.vswitch[1], "vsw-new"}} })
+	instances := g.calls("DescribeInstances")
+	g.once("n1")
+	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 2 || got[1] != "10.0.0.0/16" {
+		t.Errorf("the node knows the ranges %v of the VPC", got)
+	}
+	if g.calls("DescribeInstances") != instances {
+		t.Error("a new configuration asks for every instance")
+	}
+	// A VPC that cannot be read is what it was.
+	g.fault(faults.Rule{Action: "DescribeVpcAttribute", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
+	g.once("n1")
+	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 2 {
+		t.Errorf("the node knows the ranges %v of the VPC", got)
 	}
 }

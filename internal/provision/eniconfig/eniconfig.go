@@ -16,12 +16,6 @@ import (
 	"terway.dev/terway/internal/config"
 )
 
-// The ConfigMap as deploy/chart makes it.
-const (
-	Name = "eni-config"
-	Key  = "eni-config.yaml"
-)
-
 // AddVSwitch puts a vSwitch behind the others of its zone.
 func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err error) {
 	if _, err := config.Parse(data); err != nil {
@@ -51,28 +45,54 @@ func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err err
 	return out, true, nil
 }
 
+// Check says why a cluster is not one that may use a vSwitch of a VPC: it is in another
+// region, or none of its vSwitches is among those of the VPC. A kubeconfig is easily
+// that of another cluster.
+func Check(ctx context.Context, c kubernetes.Interface, namespace, region string, vswitches []string) error {
+	m, err := c.CoreV1().ConfigMaps(namespace).Get(ctx, config.ConfigMapName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, config.ConfigMapName, err)
+	}
+	cfg, err := config.FromConfigMap(m.Data)
+	if err != nil {
+		return fmt.Errorf("ConfigMap %s/%s:\n%w", namespace, config.ConfigMapName, err)
+	}
+	if cfg.Region != region {
+		return fmt.Errorf("cluster %s is in region %s, the plan's VPC in %s: is it the right cluster?", cfg.ClusterID, cfg.Region, region)
+	}
+	var has []string
+	for _, ids := range cfg.VSwitches {
+		has = append(has, ids...)
+	}
+	slices.Sort(has)
+	if !slices.ContainsFunc(has, func(id string) bool { return slices.Contains(vswitches, id) }) {
+		return fmt.Errorf("cluster %s has no vSwitch of the plan's VPC, but %v: is it the right cluster?", cfg.ClusterID, has)
+	}
+	return nil
+}
+
 // Adopt makes the cluster use a vSwitch; it reports whether the ConfigMap was changed.
 func Adopt(ctx context.Context, c kubernetes.Interface, namespace, zone, id string) (changed bool, err error) {
 	maps := c.CoreV1().ConfigMaps(namespace)
 	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
-		m, err := maps.Get(ctx, Name, metav1.GetOptions{})
+		m, err := maps.Get(ctx, config.ConfigMapName, metav1.GetOptions{})
 		if err != nil {
 			return err
 		}
-		data, ok := m.Data[Key]
+		data, ok := m.Data[config.ConfigMapKey]
 		if !ok {
-			return fmt.Errorf("it has no key %s", Key)
+			return fmt.Errorf("it has no key %s", config.ConfigMapKey)
 		}
 		var out []byte
 		if out, changed, err = AddVSwitch([]byte(data), zone, id); err != nil || !changed {
 			return err
 		}
-		m.Data[Key] = string(out)
+		m.Data[config.ConfigMapKey] = string(out)
 		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("add vSwitch %s to ConfigMap %s/%s: %w", id, namespace, Name, err)
+		return false, fmt.Errorf("add vSwitch %s to ConfigMap %s/%s: %w", id, namespace, config.ConfigMapName, err)
 	}
 	return changed, nil
 }

@@ -56,19 +56,41 @@ func TestAddVSwitchRefuses(t *testing.T) {
 }
 
 func TestAdopt(t *testing.T) {
-	c := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: Name, Namespace: "kube-system"},
-		Data: map[string]string{Key: before, "other": "x"}})
+	c := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: config.ConfigMapName, Namespace: "kube-system"},
+		Data: map[string]string{config.ConfigMapKey: before, "other": "x"}})
 	for i, want := range []bool{true, false} {
 		changed, err := Adopt(t.Context(), c, "kube-system", "cn-hangzhou-i", "vsw-2")
 		if err != nil || changed != want {
 			t.Errorf("time %d: changed %t, %v", i+1, changed, err)
 		}
 	}
-	m, err := c.CoreV1().ConfigMaps("kube-system").Get(t.Context(), Name, metav1.GetOptions{})
-	if err != nil || !strings.Contains(m.Data[Key], "vsw-2") || m.Data["other"] != "x" {
+	m, err := c.CoreV1().ConfigMaps("kube-system").Get(t.Context(), config.ConfigMapName, metav1.GetOptions{})
+	if err != nil || !strings.Contains(m.Data[config.ConfigMapKey], "vsw-2") || m.Data["other"] != "x" {
 		t.Errorf("%v, %v", m, err)
 	}
 	if _, err := Adopt(t.Context(), c, "elsewhere", "cn-hangzhou-i", "vsw-2"); err == nil || !strings.Contains(err.Error(), "elsewhere/eni-config") {
 		t.Errorf("%v: want an error that names the ConfigMap", err)
+	}
+}
+
+// A vSwitch must not get into the configuration of a cluster elsewhere.
+func TestCheck(t *testing.T) {
+	for want, c := range map[string]struct {
+		namespace, region, data string
+		vswitches               []string
+	}{
+		"":                               {"kube-system", "cn-hangzhou", before, []string{"vsw-0", "vsw-1"}},
+		"in region cn-hangzhou":          {"kube-system", "cn-beijing", before, []string{"vsw-1"}},
+		"has no vSwitch of the plan's":   {"kube-system", "cn-hangzhou", before, []string{"vsw-0"}},
+		"but []: is it":                  {"kube-system", "r", "{cluster_id: f, region: r, network: flannel, pod_cidr: 10.0.0.0/16, service_cidr: 172.21.0.0/20}", []string{"vsw-1"}},
+		`"vswitchs" is not a key`:        {"kube-system", "cn-hangzhou", "vswitchs: {}", nil},
+		"read ConfigMap else/eni-config": {"else", "cn-hangzhou", before, nil},
+	} {
+		client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: config.ConfigMapName, Namespace: "kube-system"},
+			Data: map[string]string{config.ConfigMapKey: c.data}})
+		err := Check(t.Context(), client, c.namespace, c.region, c.vswitches)
+		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%+v: %v, want %q", c, err, want)
+		}
 	}
 }

@@ -1,0 +1,203 @@
+package vpc
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/provision"
+	"terway.dev/terway/internal/vpcsim"
+)
+
+const shop = `version: 1
+name: shop
+region: cn-hangzhou
+network: terway
+mode: shared
+securityGroup: normal
+serviceCIDR: 172.21.0.0/20
+vpc: {cidr: 192.168.0.0/16}
+nodes: {count: 2, max: 4, instanceTypes: [ecs.g6.2xlarge]}
+zones:
+- id: cn-hangzhou-i
+  node: {name: shop-node, cidr: 192.168.0.0/19}
+  pods: [{name: shop-pod, cidr: 192.168.32.0/19}]
+`
+
+// operator is who runs the command, in a folder with a plan, before a simulated cloud.
+type operator struct {
+	*testing.T
+	plan string
+}
+
+func newOperator(t *testing.T) *operator {
+	t.Helper()
+	s, err := vpcsim.New(vpcsim.Options{Seed: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	a := s.Account()
+	for name, value := range map[string]string{
+		"ECS_ENDPOINT": s.Endpoint(), "VPC_ENDPOINT": s.Endpoint(), "ALIBABA_CLOUD_REGION_ID": "",
+		"ALIBABA_CLOUD_ACCESS_KEY_ID": a.AccessKeyID, "ALIBABA_CLOUD_ACCESS_KEY_SECRET": a.AccessKeySecret,
+	} {
+		t.Setenv(name, value)
+	}
+	o := &operator{t, filepath.Join(t.TempDir(), "plan.yaml")}
+	o.write(shop)
+	return o
+}
+
+func (o *operator) write(text string) {
+	o.Helper()
+	if err := os.WriteFile(o.plan, []byte(text), 0o644); err != nil {
+		o.Fatal(err)
+	}
+}
+
+// run is the command with PLAN for the plan's file; said is the error output.
+func (o *operator) run(command string) (out, said string, err error) {
+	o.Helper()
+	cmd := NewCommand()
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	var stdout, stderr bytes.Buffer
+	cmd.SetOut(&stdout)
+	cmd.SetErr(&stderr)
+	cmd.SetContext(o.Context())
+	cmd.SetArgs(strings.Fields(strings.ReplaceAll(command, "PLAN", o.plan)))
+	err = cmd.Execute()
+	return stdout.String(), stderr.String(), err
+}
+
+// does: the command succeeds, and its result has the texts in it.
+func (o *operator) does(command string, want ...string) (said string) {
+	o.Helper()
+	out, said, err := o.run(command)
+	if err != nil {
+		o.Fatalf("%s: %v", command, err)
+	}
+	for _, w := range want {
+		if !strings.Contains(out, w) {
+			o.Errorf("%s: %q is not in\n%s", command, w, out)
+		}
+	}
+	return said
+}
+
+// fails: the command's error has the text in it.
+func (o *operator) fails(command, want string) {
+	o.Helper()
+	if out, _, err := o.run(command); err == nil || !strings.Contains(err.Error(), want) {
+		o.Errorf("%s: %v, want an error with %q\n%s", command, err, want, out)
+	}
+}
+
+// TestLife: a VPC from its first day to its last.
+func TestLife(t *testing.T) {
+	o := newOperator(t)
+	o.fails("show PLAN", "no VPC of cn-hangzhou carries the tag terway.dev/plan=shop")
+	o.fails("grow PLAN --zone cn-hangzhou-i", "has no VPC yet")
+	o.does("apply PLAN --dry-run", "would create VPC shop (192.168.0.0/16)\nwould create vSwitch shop-node", "would create security group shop (normal)")
+	if said := o.does("apply PLAN", "4 changes were made", "shop-pod", "eniConfig:\n  cluster_id: shop\n"); !strings.Contains(said, "create VPC shop") || strings.Contains(said, "warning") {
+		t.Errorf("apply says\n%s", said)
+	}
+	o.does("apply PLAN", "nothing to do")
+	o.does("apply PLAN --dry-run", "nothing to do")
+	o.does("show shop --region cn-hangzhou", "shop-node", "192.168.64.0/18, 192.168.128.0/17")
+
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 24", "shop-pod-2, 192.168.64.0/24) has 252 addresses", "no cluster uses it yet")
+	out, _, err := o.run("apply PLAN -o json")
+	var applied struct {
+		Done      []string
+		ENIConfig struct{ VSwitches map[string][]string }
+	}
+	if jsonErr := json.Unmarshal([]byte(out), &applied); err != nil || jsonErr != nil || len(applied.Done) > 0 || len(applied.ENIConfig.VSwitches["cn-hangzhou-i"]) != 2 {
+		t.Errorf("apply -o json: %v, %v\n%s", err, jsonErr, out)
+	}
+
+	o.fails("delete PLAN", "give --yes")
+	o.does("show PLAN", "shop-pod-2")
+	o.does("delete PLAN --yes", "deleted vSwitch vsw-", "deleted VPC vpc-")
+	o.does("delete PLAN --yes", `nothing to delete: no VPC of cn-hangzhou is plan "shop"'s`)
+}
+
+// TestWrongUse: what is wrong is said before anything is made.
+func TestWrongUse(t *testing.T) {
+	o := newOperator(t)
+	for command, want := range map[string]string{
+		"apply PLAN -o xml":                               `--output "xml": want text, json, values`,
+		"apply PLAN --dry-run -o values":                  "no values before",
+		"apply PLAN.old":                                  "no such file",
+		"apply PLAN --region cn-beijing":                  "the plan says region cn-hangzhou",
+		"apply PLAN --endpoint-network x":                 `"x" is neither public nor vpc`,
+		"show":                                            "give either",
+		"show shop":                                       "no region",
+		"show PLAN.yml":                                   "there is no file",
+		"delete ./shop --yes":                             "there is no file ./shop",
+		"delete plan.yml --yes --region r":                "there is no file plan.yml",
+		"grow PLAN":                                       `"zone" not set`,
+		"grow PLAN --zone z --cidr x":                     `--cidr "x": want a range`,
+		"grow PLAN --zone z --cidr 10.0.0.0/24":           "has no VPC yet",
+		"grow PLAN --zone z --cidr 10.0.0.0/24 --bits 24": "give one of them",
+		"grow PLAN --zone z --kubeconfig /none":           "--kubeconfig /none",
+	} {
+		o.fails(command, want)
+	}
+	o.does("delete PLAN --yes", "nothing to delete")
+}
+
+// TestAnotherCluster: the vSwitch is not even made when the kubeconfig is another cluster's.
+func TestAnotherCluster(t *testing.T) {
+	o := newOperator(t)
+	o.does("apply PLAN")
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || r.URL.Path != "/api/v1/namespaces/kube-system/configmaps/eni-config" {
+			t.Errorf("%s %s", r.Method, r.URL)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(corev1.ConfigMap{
+			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "eni-config", Namespace: "kube-system"},
+			Data: map[string]string{"eni-config.yaml": "{cluster_id: other, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-other]}}"},
+		})
+	}))
+	defer api.Close()
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte("{clusters: [{name: c, cluster: {server: '"+api.URL+"'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	o.fails("grow PLAN --zone cn-hangzhou-i --kubeconfig "+kubeconfig, "cluster other has no vSwitch of the plan's VPC, but [vsw-other]")
+	o.does("apply PLAN", "nothing to do")
+	if text, err := os.ReadFile(o.plan); err != nil || string(text) != shop {
+		t.Errorf("the plan has changed: %v\n%s", err, text)
+	}
+}
+
+// TestDoubts: a plan that this version of Terway cannot serve gets its VPC, and a warning.
+func TestDoubts(t *testing.T) {
+	o := newOperator(t)
+	o.write(strings.Replace(shop, "mode: shared", "mode: exclusive", 1))
+	o.does("apply PLAN -o values", "mode: exclusive")
+	o.write(strings.Replace(shop, "mode: shared", "mode: shared\nprefixes: true", 1))
+	if said := o.does("apply PLAN -o values"); !strings.Contains(said, "warning: the plan counts on prefixes") {
+		t.Errorf("apply says\n%s", said)
+	}
+	var said bytes.Buffer
+	if err := doubts(&said, &plan.Plan{}, provision.ENIConfig{ClusterID: "c", Region: "r", ServiceCIDR: "172.21.0.0/20", Mode: "x",
+		VSwitches: map[string][]string{"z": {"vsw-1"}}}); err != nil || !strings.Contains(said.String(), "refuses these values:\nmode \"x\": want") {
+		t.Errorf("%v, %s", err, said.String())
+	}
+}
