@@ -87,6 +87,8 @@ func DumpStable(n *Node) string {
 		}
 		// A device that was up once keeps the qdisc it got then.
 		l = strings.Replace(l, " qdisc noop ", " qdisc noqueue ", 1)
+		// An address may have come since they were looked at.
+		l = strings.Replace(l, " tentative ", " ", 1)
 		keep = append(keep, operState.ReplaceAllString(l, ""))
 	}
 	return strings.Join(keep, "\n")
