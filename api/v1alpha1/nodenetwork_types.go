@@ -72,6 +72,20 @@ type NodeNetworkSpec struct {
 	ServiceCIDRs []string `json:"serviceCIDRs,omitempty"`
 	// Datapath is how pods are wired: "auto" or a datapath's name.
 	Datapath string `json:"datapath,omitempty"`
+	// Mode is how pods get their addresses: "shared" (many pods on an ENI) or
+	// "exclusive" (each pod has an ENI of its own); empty means shared.
+	// +kubebuilder:validation:Enum="";shared;exclusive
+	Mode string `json:"mode,omitempty"`
+	// OwnENIs is how many of the node's ENIs are for pods that have one to themselves.
+	// The node offers as many of the extended resource aliyun/eni; the others are
+	// shared. In mode exclusive it is all but the primary.
+	// +kubebuilder:validation:Minimum=0
+	OwnENIs int `json:"ownENIs,omitempty"`
+	// HostStackCIDRs are reached through the node's network stack by every pod.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:Format=cidr
+	// +listType=atomic
+	HostStackCIDRs []string `json:"hostStackCIDRs,omitempty"`
 	// MasqueradeOutside makes the node masquerade pod traffic that leaves the VPC.
 	MasqueradeOutside bool `json:"masqueradeOutside,omitempty"`
 
@@ -100,7 +114,7 @@ type Limits struct {
 	// +kubebuilder:validation:Minimum=0
 	AddressesPerENI int `json:"addressesPerENI,omitempty"`
 	// MaxPods is how many pods with an address of their own the node can hold:
-	// (ENIs − 1) × AddressesPerENI for shared ENIs.
+	// each shared ENI AddressesPerENI, each ENI for one pod one.
 	// +kubebuilder:validation:Minimum=0
 	MaxPods int `json:"maxPods,omitempty"`
 	// Source says where the figures are from: "DescribeInstanceTypes" or "catalogue".
@@ -121,6 +135,9 @@ type Pool struct {
 	// CoolingSeconds is how long a freed address rests before another pod gets it.
 	// +kubebuilder:validation:Minimum=0
 	CoolingSeconds int `json:"coolingSeconds"`
+	// WarmENIs is how many free ENIs are kept attached for pods that have one to themselves.
+	// +kubebuilder:validation:Minimum=0
+	WarmENIs int `json:"warmENIs,omitempty"`
 }
 
 // ENIPhase is where an ENI is on its way into or out of service.
@@ -153,6 +170,8 @@ type ENI struct {
 	MAC       string   `json:"mac,omitempty"`
 	Phase     ENIPhase `json:"phase"`
 	VSwitchID string   `json:"vSwitchID,omitempty"`
+	// Own: the ENI serves one pod, into which the node moves it.
+	Own bool `json:"own,omitempty"`
 	// RequestedAddresses is how many addresses, the primary included, the create
 	// call asks for.
 	// +kubebuilder:validation:Minimum=0
@@ -202,6 +221,9 @@ type NodeNetworkStatus struct {
 	// Demand is how many pods wait for an address that the node does not have.
 	// +kubebuilder:validation:Minimum=0
 	Demand int `json:"demand"`
+	// ENIDemand is how many pods wait for an ENI of their own.
+	// +kubebuilder:validation:Minimum=0
+	ENIDemand int `json:"eniDemand,omitempty"`
 	// UsedCount is the length of Used.
 	// +kubebuilder:validation:Minimum=0
 	UsedCount int `json:"usedCount"`
@@ -250,6 +272,9 @@ const (
 	TaintNotReady = "network.terway.dev/not-ready"
 	// AnnotationMaxPods is how many pods with an address of their own the node can hold.
 	AnnotationMaxPods = "network.terway.dev/max-pods"
+	// ResourceENI is the extended resource by which a pod asks for an ENI of its own.
+	// Other versions of Terway call it so too.
+	ResourceENI = "aliyun/eni"
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
 )

@@ -141,6 +141,11 @@ func (in *NodeNetworkSpec) DeepCopyInto(out *NodeNetworkSpec) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.HostStackCIDRs != nil {
+		in, out := &in.HostStackCIDRs, &out.HostStackCIDRs
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	out.Limits = in.Limits
 	out.Pool = in.Pool
 	if in.ENIs != nil {

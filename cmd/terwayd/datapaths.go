@@ -6,6 +6,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -26,6 +27,16 @@ func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]e
 		return nil, nil, fmt.Errorf("datapath ebpf: %w", err)
 	}
 	return append(list, dp, dp.Route()), lacking, nil
+}
+
+// own wires pods that have an ENI of their own. Its veth is package route's: the last
+// of the list.
+func own(list []datapath.Datapath, log *slog.Logger) (*exclusive.Datapath, error) {
+	d, err := exclusive.New(exclusive.Options{Beside: list[len(list)-1], Log: log})
+	if err != nil {
+		return nil, fmt.Errorf("datapath exclusive: %w", err)
+	}
+	return d, nil
 }
 
 func names(list []datapath.Datapath) (names []string) {

@@ -23,8 +23,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/agent/kubelet"
 )
 
 // podLinks is how names of the node's ends of pods' links begin in every datapath
@@ -34,6 +36,7 @@ const podLinks = "tw"
 type flags struct {
 	nodeName, kubeconfig             string
 	stateDir, socket                 string
+	kubeletDir                       string
 	cniConfDir, cniBinDir, pluginBin string
 	wait                             time.Duration
 	repairPeriod                     time.Duration
@@ -60,6 +63,7 @@ func main() {
 	fl.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory in which the container runtime looks for CNI configurations")
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
+	fl.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, with its device-plugins and pod-resources")
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
@@ -109,6 +113,15 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	own, err := own(datapaths, log)
+	if err != nil {
+		return err
+	}
+	offer := &kubelet.Plugin{Dir: filepath.Join(f.kubeletDir, "device-plugins"), Resource: v1alpha1.ResourceENI, Log: log}
+	given, err := kubelet.NewResources(filepath.Join(f.kubeletDir, "pod-resources", "kubelet.sock"), v1alpha1.ResourceENI)
+	if err != nil {
+		return err
+	}
 	registry := prometheus.NewRegistry()
 	metrics, err := agent.NewMetrics(registry)
 	if err != nil {
@@ -116,6 +129,7 @@ func run(ctx context.Context, f flags) error {
 	}
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
+		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: agent.HasLink,
 	})
 	if err != nil {
@@ -162,6 +176,7 @@ func run(ctx context.Context, f flags) error {
 	})
 	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
 	wg.Go(func() { cancel(nodes.Run(ctx)) })
+	wg.Go(func() { offer.Run(ctx) })
 	for _, p := range pages {
 		wg.Go(func() {
 			if err := agent.ServeHTTP(ctx, p.l, p.h); err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
 )
 
@@ -45,7 +46,17 @@ func teardownCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
-			errs = append(errs, dp.Teardown(cmd.Context()), dp.Close(cmd.Context()))
+			// ENIs that pods have to themselves come back to the node.
+			own, err := own([]datapath.Datapath{dp.Route()}, slog.Default())
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			for i := range entries {
+				if entries[i].Own != nil {
+					errs = append(errs, own.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
+				}
+			}
+			errs = append(errs, dp.Teardown(cmd.Context()), dp.Close(cmd.Context()), own.Close())
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}

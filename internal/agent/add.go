@@ -42,15 +42,28 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
-	lease, err := a.take(ctx, k, r)
+	own, err := a.wantsOwn(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	lease, err := a.take(ctx, k, r, wish{own: own})
 	if err != nil {
 		return nil, err
 	}
 	// take waited for it to be chosen.
 	dp, _ := a.datapath()
+	if own {
+		dp = a.Exclusive
+	}
 	e := &journal.Entry{
 		Key: k, Datapath: dp.Name(), State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
+	}
+	if own {
+		if e.Own = a.eni(lease.ENI); e.Own == nil {
+			a.putBack(lease, k)
+			return nil, tryAgain("the ENI that the pod was to have is being taken off the node", nil)
+		}
 	}
 	if err := a.Journal.Put(*e); err != nil {
 		a.putBack(lease, k)
@@ -60,7 +73,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 
 	// Not before the journal is on disk: the node may have got an ENI meanwhile.
 	_, node := a.datapath()
-	wiring, err := dp.AddPod(ctx, node, podOf(e))
+	wiring, err := dp.AddPod(ctx, node, PodOf(e))
 	if err != nil {
 		// The caller may have gone; the clean-up must run all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -104,7 +117,7 @@ func (a *Agent) putBack(l pool.Lease, k journal.Key) {
 
 // take gets a free address, waiting for the controller if there is none. It
 // serves nobody before the kernel has agreed with the journal once.
-func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (pool.Lease, error) {
+func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, what wish) (pool.Lease, error) {
 	start := a.Now()
 	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
 	defer cancel()
@@ -127,13 +140,17 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (po
 		}
 		now := a.Now()
 		if a.synced {
-			if l, ok := a.pool.Take(h, now); ok {
+			take := a.pool.Take
+			if what.own {
+				take = a.pool.TakeOwn
+			}
+			if l, ok := take(h, now); ok {
 				a.mu.Unlock()
 				return l, nil
 			}
 		}
 		_, waiting := a.waiting[k]
-		a.waiting[k] = struct{}{}
+		a.waiting[k] = what
 		wake := a.wake
 		var timer <-chan time.Time
 		if at, ok := a.pool.NextCooled(now); ok {
@@ -147,17 +164,20 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request) (po
 		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
-			return pool.Lease{}, tryAgain(a.whyNone(), nil)
+			return pool.Lease{}, tryAgain(a.whyNone(what), nil)
 		}
 	}
 }
 
 // whyNone says in plain words why there is no address; pods' events show it.
-func (a *Agent) whyNone() string {
+func (a *Agent) whyNone(what wish) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.synced {
 		return "no address for the pod yet: " + a.notOK
+	}
+	if what.own {
+		return a.whyNoENI()
 	}
 	now := a.Now()
 	c := a.pool.Count(now)

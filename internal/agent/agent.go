@@ -8,6 +8,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -33,6 +34,9 @@ type Options struct {
 	// Datapaths are the ones that this agent can run on this node, the preferred first.
 	// The last also serves pods of one that it has not.
 	Datapaths []datapath.Datapath
+	// Exclusive wires pods that have an ENI of their own, beside whichever of Datapaths
+	// runs; the veth of such a pod is package route's.
+	Exclusive datapath.Datapath
 	// Lacking are the others that this agent has, by name, and what the node lacks.
 	Lacking map[string]error
 	// WaitForAddress bounds how long an ADD waits for the controller.
@@ -41,10 +45,21 @@ type Options struct {
 	Alive func(netns string) bool
 	// Devices finds the node's links that may be ENIs, by MAC.
 	Devices func() (map[string]Device, error)
+	// WantsENI reports whether a pod asked for an ENI of its own (resource aliyun/eni).
+	// It is asked only on a node that offers some.
+	WantsENI func(ctx context.Context, namespace, name string) (bool, error)
+	// OfferENIs tells the kubelet how many pods can have an ENI of their own; may be nil.
+	OfferENIs func(n int)
 	// HasLink reports whether the node has a link of that name.
 	HasLink func(name string) (bool, error)
 	// Metrics may be nil.
 	Metrics *Metrics
+}
+
+// wish is what a pod waits for.
+type wish struct {
+	// own: an ENI of its own, not an address of a shared one.
+	own bool
 }
 
 // Device is a link of the node that may be an ENI.
@@ -62,10 +77,10 @@ type Agent struct {
 	mu      sync.Mutex
 	pool    *pool.Pool
 	entries map[journal.Key]*journal.Entry
-	waiting map[journal.Key]struct{} // ADDs for which there is no address
-	want    Want                     // the controller's last word
-	node    datapath.Node            // derived from want and the devices
-	dp      datapath.Datapath        // nil until chosen
+	waiting map[journal.Key]wish // ADDs for which there is no address
+	want    Want                 // the controller's last word
+	node    datapath.Node        // derived from want and the devices
+	dp      datapath.Datapath    // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	podTrouble      string // what the last Sync could not repair of single pods
@@ -88,7 +103,7 @@ func New(o Options) (*Agent, error) {
 		Options: o,
 		pool:    pool.New(),
 		entries: map[journal.Key]*journal.Entry{},
-		waiting: map[journal.Key]struct{}{},
+		waiting: map[journal.Key]wish{},
 		notOK:   waitForController, notOKReason: "WaitingForController",
 		wake:   make(chan struct{}),
 		dirty:  make(chan struct{}, 1),
@@ -164,6 +179,9 @@ func (a *Agent) SetWant(w Want) error {
 	a.want = w
 	left := a.applyLocked(devices)
 	a.mu.Unlock()
+	if a.OfferENIs != nil {
+		a.OfferENIs(w.OwnENIs)
+	}
 	signal(a.dirty)
 	signal(a.repair)
 	return a.Journal.Forget(left)
@@ -177,7 +195,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 	var offers []pool.Offer
 	for _, e := range a.want.ENIs {
 		d, present := devices[e.MAC.String()]
-		if present {
+		if present && !e.Own {
 			eni := e.ENI
 			eni.Device = d.Name
 			if eni.MTU == 0 {
@@ -186,7 +204,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 			a.node.ENIs = append(a.node.ENIs, eni)
 		}
 		for _, addr := range e.Addresses {
-			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing})
+			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing, Own: e.Own})
 		}
 	}
 	left = a.pool.Update(offers)
@@ -235,6 +253,9 @@ func (a *Agent) chooseLocked() error {
 
 // datapathOf is the one that serves a pod.
 func (a *Agent) datapathOf(e *journal.Entry) datapath.Datapath {
+	if e.Own != nil {
+		return a.Exclusive
+	}
 	for _, d := range a.Datapaths {
 		if d.Name() == e.Datapath {
 			return d
@@ -259,15 +280,15 @@ func holder(e *journal.Entry) pool.Holder {
 	return pool.Holder{Key: e.Key.String(), Pod: e.Pod(), Sandbox: e.Sandbox}
 }
 
-// podOf is an entry as a datapath sees it. Only a Ready one has a HostIfName: by
+// PodOf is an entry as a datapath sees it. Only a Ready one has a HostIfName: by
 // that Sync knows which pods to leave to the call that is at work on them.
-func podOf(e *journal.Entry) datapath.Pod {
+func PodOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
-		Addresses: e.Addresses, ENI: e.ENI, Datapath: e.Datapath,
+		Addresses: e.Addresses, ENI: e.ENI, Own: e.Own, Datapath: e.Datapath,
 	}
-	if p.Datapath == "" {
-		p.Datapath = route.Name // written before there were others
+	if p.Datapath == "" || e.Own != nil {
+		p.Datapath = route.Name // written before there were others; or of the veth beside an own ENI
 	}
 	if e.State == journal.Ready {
 		p.HostIfName = e.HostIfName

@@ -110,6 +110,8 @@ type env struct {
 	now   time.Time
 	dead  map[string]bool // namespaces that are not visible
 	links map[string]bool // links whose namespace is alive though not visible
+	// configure, if set, changes the options of the next start.
+	configure func(*Options)
 	// others are datapaths beside dp, less fast.
 	others  []datapath.Datapath
 	lacking map[string]error
@@ -132,7 +134,7 @@ func (e *env) start() {
 		e.t.Fatal(err)
 	}
 	e.t.Cleanup(func() { _ = j.Close() }) // a second Close after restart is harmless
-	a, err := New(Options{
+	o := Options{
 		Log: slog.New(slog.DiscardHandler), Journal: j, Datapaths: append([]datapath.Datapath{e.dp}, e.others...), Lacking: e.lacking, WaitForAddress: 50 * time.Millisecond,
 		Now: func() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.now },
 		Alive: func(p string) bool {
@@ -146,7 +148,11 @@ func (e *env) start() {
 			defer e.mu.Unlock()
 			return e.links[name], nil
 		},
-	})
+	}
+	if e.configure != nil {
+		e.configure(&o)
+	}
+	a, err := New(o)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -221,6 +227,8 @@ func (e *env) mustAdd(sandbox string) string {
 	}
 	return a
 }
+
+func (e *env) key(sandbox string) journal.Key { return journal.Key{Sandbox: sandbox, IfName: "eth0"} }
 
 func (e *env) del(sandbox string) {
 	e.t.Helper()

@@ -171,7 +171,7 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	pods := make([]datapath.Pod, 0, len(a.entries))
 	used := map[string]bool{chosen.Name(): true}
 	for _, e := range a.entries {
-		pods = append(pods, podOf(e))
+		pods = append(pods, PodOf(e))
 		used[a.datapathOf(e).Name()] = true
 	}
 	a.mu.Unlock()
@@ -179,7 +179,12 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
 	var podErrs []error
-	for _, dp := range a.Datapaths {
+	all := a.Datapaths
+	if a.Exclusive != nil {
+		all = append(slices.Clone(all), a.Exclusive)
+		used[a.Exclusive.Name()] = true // it forgets by it which pods are gone
+	}
+	for _, dp := range all {
 		if !used[dp.Name()] {
 			continue
 		}
@@ -232,7 +237,7 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 		e = &undoing
 		a.remember(e)
 	}
-	if err := a.datapathOf(e).DelPod(ctx, podOf(e)); err != nil {
+	if err := a.datapathOf(e).DelPod(ctx, PodOf(e)); err != nil {
 		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
 	}
 	now := a.Now()

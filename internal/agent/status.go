@@ -21,10 +21,16 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	used, cooling, released := a.pool.Report(now)
 	st := v1alpha1.NodeNetworkStatus{
 		ObservedGeneration: a.want.Generation,
-		Demand:             len(a.waiting),
 		UsedCount:          len(used),
 		Cooling:            strs(cooling),
 		Released:           strs(released),
+	}
+	for _, w := range a.waiting {
+		if w.own {
+			st.ENIDemand++
+		} else {
+			st.Demand++
+		}
 	}
 	for _, u := range used {
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox})
@@ -37,6 +43,11 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	if a.dp != nil {
 		st.Datapath = a.dp.Name()
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy)
+		if a.want.Mode == modeExclusive {
+			st.Datapath = a.Exclusive.Name()
+			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
+				"each pod has an ENI of its own; it reaches Services and the node by a veth of "+a.dp.Name())
+		}
 	}
 	if a.failure != "" {
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)

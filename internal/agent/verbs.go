@@ -65,7 +65,7 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	if chosen == nil {
 		return tryAgain("no datapath is chosen yet", nil)
 	}
-	if err := a.datapathOf(e).CheckPod(ctx, node, podOf(e)); err != nil {
+	if err := a.datapathOf(e).CheckPod(ctx, node, PodOf(e)); err != nil {
 		return differs("%v", err)
 	}
 	return nil

@@ -23,6 +23,9 @@ type Want struct {
 	// Node is the node-wide part; its ENIs are filled in from the devices.
 	Node datapath.Node
 	ENIs []WantENI
+	// Mode is v1alpha1's spec.mode; OwnENIs how many pods can have an ENI to themselves.
+	Mode    string
+	OwnENIs int
 	// MinPool is how many free addresses the controller keeps assigned.
 	MinPool int
 	// Limit is how many pods the type allows.
@@ -34,6 +37,8 @@ type Want struct {
 // WantENI is an ENI that the node may use.
 type WantENI struct {
 	datapath.ENI
+	// Own: it is for one pod, whole.
+	Own bool
 	// Ready: attached as far as the controller knows.
 	Ready     bool
 	Addresses []WantAddress
@@ -55,6 +60,8 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		Datapath:   nn.Spec.Datapath,
 		Cooling:    time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,
 		MinPool:    nn.Spec.Pool.Min,
+		Mode:       nn.Spec.Mode,
+		OwnENIs:    nn.Spec.OwnENIs,
 		Limit:      nn.Spec.Limits.MaxPods,
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
@@ -63,6 +70,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 	}
 	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)
 	w.Node.ServiceCIDRs = prefixes("spec.serviceCIDRs", nn.Spec.ServiceCIDRs, &errs)
+	w.Node.HostStackCIDRs = prefixes("spec.hostStackCIDRs", nn.Spec.HostStackCIDRs, &errs)
 	for _, c := range nn.Spec.Conditions {
 		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == metav1.ConditionFalse {
 			w.Why = fmt.Sprintf("%s: %s", c.Reason, c.Message)
@@ -86,6 +94,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 				CIDRs:    prefixes(at+".cidrs", e.CIDRs, &errs),
 				Gateways: addrs(at+".gateways", e.Gateways, &errs),
 			},
+			Own:   e.Own,
 			Ready: e.Phase == v1alpha1.ENIReady,
 		}
 		if len(out.Gateways) == 0 {

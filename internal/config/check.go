@@ -12,6 +12,12 @@ import (
 // maxTags leaves room for the controller's own tags (ECS: at most 20 on a resource).
 const maxTags = 15
 
+// maxENIs is more than any instance type has; maxHostStack is what NodeNetwork takes.
+const (
+	maxENIs      = 100
+	maxHostStack = 16
+)
+
 func (c *Config) check() (errs []error) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	if !id(c.ClusterID) {
@@ -30,6 +36,21 @@ func (c *Config) check() (errs []error) {
 	}
 	if c.Mode == ModeExclusive && c.Datapath != "auto" {
 		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, so there is nothing to share among pods, which is what %s is for; want datapath auto, or mode shared", c.Datapath, c.Datapath)
+	}
+	if c.ExclusiveENIs < 0 || c.ExclusiveENIs > maxENIs {
+		bad("exclusive_enis %d: want 0 to %d", c.ExclusiveENIs, maxENIs)
+	}
+	if c.WarmENIs < 0 || c.WarmENIs > maxENIs {
+		bad("warm_enis %d: want 0 to %d", c.WarmENIs, maxENIs)
+	}
+	for _, s := range c.HostStackCIDRs {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || p != p.Masked() {
+			bad("host_stack_cidrs: %q: want a range such as 169.254.20.10/32", s)
+		}
+	}
+	if len(c.HostStackCIDRs) > maxHostStack {
+		bad("host_stack_cidrs has %d entries: want at most %d", len(c.HostStackCIDRs), maxHostStack)
 	}
 	c.checkFlannel(bad)
 	if len(c.VSwitches) == 0 && c.Network == NetworkTerway {

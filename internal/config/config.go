@@ -49,6 +49,13 @@ type Config struct {
 	ENITags map[string]string `json:"eni_tags,omitempty"`
 	// Mode is "shared" (an ENI serves many pods) or "exclusive" (one each).
 	Mode string `json:"mode"`
+	// ExclusiveENIs is how many ENIs of each node are for pods that ask for one of
+	// their own, in mode shared.
+	ExclusiveENIs int `json:"exclusive_enis"`
+	// WarmENIs is how many free ENIs a node keeps attached for such pods.
+	WarmENIs int `json:"warm_enis"`
+	// HostStackCIDRs are reached through the node's network stack by every pod.
+	HostStackCIDRs []string `json:"host_stack_cidrs,omitempty"`
 	// Datapath is "auto" or a datapath's name.
 	Datapath string `json:"datapath"`
 	// NetworkPolicy is whether policies are enforced; off, none is even looked at.
@@ -95,7 +102,7 @@ func document(data []byte) (map[string]any, error) {
 func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
-		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, Datapath: "auto",
+		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, WarmENIs: 1, Datapath: "auto",
 	}
 	var errs []error
 	known := maps.Clone(raw)

@@ -24,7 +24,7 @@ type value struct {
 // place that says what this version has: one word makes a value usable.
 var choices = map[string][]value{
 	"network":                  {{NetworkTerway, true}, {NetworkFlannel, true}},
-	"mode":                     {{ModeShared, true}, {ModeExclusive, false}},
+	"mode":                     {{ModeShared, true}, {ModeExclusive, true}},
 	"datapath":                 {{"auto", true}, {"route", true}, {"ebpf", true}, {"ipvlan", false}, {"netkit", false}},
 	"network_policy":           {{"false", true}, {"true", false}},
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},

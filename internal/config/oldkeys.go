@@ -113,7 +113,7 @@ func pluginKeys() map[string]oldKey {
 		"name":                         dropped("the agent writes the file"),
 		"type":                         dropped("the agent writes the file"),
 		"eniip_virtual_type":           {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
-		"host_stack_cidrs":             lost("only the Service ranges are reached by way of the host"),
+		"host_stack_cidrs":             keep("host_stack_cidrs"),
 		"disable_host_peer":            lost("the node reaches every pod of its own", "false"),
 		"vlan_strip_type":              lost("trunk ENIs are not there yet"),
 		"mtu":                          dropped("a pod has the MTU of its ENI"),

@@ -48,6 +48,9 @@ type Node struct {
 	// VPCCIDRs and ServiceCIDRs are never masqueraded.
 	VPCCIDRs     []netip.Prefix
 	ServiceCIDRs []netip.Prefix
+	// HostStackCIDRs are reached through the node's network stack also by pods whose
+	// packets go past it otherwise (a DNS cache of the node, for example).
+	HostStackCIDRs []netip.Prefix
 	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
 	// address by the node's own default route.
 	MasqueradeOutside bool
@@ -81,6 +84,9 @@ type Pod struct {
 	Addresses []netip.Addr
 	// ENI is the MAC of the ENI that carries the addresses.
 	ENI string
+	// Own, if not nil, is that ENI, which the pod has for itself: it is moved into
+	// the pod and becomes IfName. Node.ENIs does not list it.
+	Own *ENI
 	// Datapath is the name of the one that wires it; empty means the one that is called.
 	Datapath string
 	// HostIfName is set once wired (Wiring.HostIfName).

@@ -63,6 +63,8 @@ type ENI struct {
 	Unknown int
 	// Blocked: the cloud refused it addresses a short while ago; it is not asked.
 	Blocked bool
+	// Own: it serves one pod, whole. It has no address but its primary.
+	Own bool
 }
 
 // VSwitch is where addresses come from.
@@ -86,6 +88,11 @@ const (
 type State struct {
 	// MaxENIs is how many ENIs may serve pods: the type's, less the primary.
 	MaxENIs int
+	// MaxOwn is how many of MaxENIs are for pods that have an ENI of their own; the
+	// rest is shared.
+	MaxOwn int
+	// OwnWarm is how many free ones of these to keep, OwnDemand how many pods wait for one.
+	OwnWarm, OwnDemand int
 	// PerENI is how many addresses an ENI may have, its primary included.
 	PerENI    int
 	Min, Max  int // free addresses to keep
@@ -102,6 +109,7 @@ type State struct {
 type Create struct {
 	VSwitch   string
 	Addresses int // the primary included
+	Own       bool
 }
 
 // Assign asks for N more addresses on an ENI.
@@ -146,8 +154,29 @@ func (p *Plan) Empty() bool {
 	return len(p.Keep)+len(p.Assign)+len(p.Create)+len(p.Release)+len(p.Unassign)+len(p.Detach) == 0
 }
 
-// Compute plans the next steps.
+// Compute plans the next steps. Shared ENIs and those that pods have for themselves
+// are planned apart: neither takes the other's slots.
 func Compute(s State) Plan {
+	own, shared := s, s
+	own.ENIs, shared.ENIs = nil, nil
+	for _, e := range s.ENIs {
+		if e.Own {
+			own.ENIs = append(own.ENIs, e)
+		} else {
+			shared.ENIs = append(shared.ENIs, e)
+		}
+	}
+	// After a change of MaxOwn there may be more of a kind than it allows: until they
+	// are gone, the other kind has less room.
+	own.MaxENIs = min(s.MaxOwn, s.MaxENIs-len(shared.ENIs))
+	shared.MaxENIs = s.MaxENIs - max(s.MaxOwn, len(own.ENIs))
+	p := own.planOwn()
+	shared.VSwitches = p.taken(s.VSwitches)
+	p.join(shared.planShared())
+	return p
+}
+
+func (s State) planShared() Plan {
 	var p Plan
 	free := 0
 	for i := range s.ENIs {
@@ -271,7 +300,7 @@ func (p *Plan) grow(s *State, need int) {
 			break
 		}
 		k := min(need, s.PerENI, CreateMax, left[v])
-		p.Create = append(p.Create, Create{v, k})
+		p.Create = append(p.Create, Create{VSwitch: v, Addresses: k})
 		left[v] -= k
 		need, slots = need-k, slots-1
 	}

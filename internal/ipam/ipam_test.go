@@ -76,7 +76,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 		}
 		w.available[c.VSwitch] -= c.Addresses
 		w.tokens++
-		w.s.ENIs = append(w.s.ENIs, ENI{Token: string(rune('A' + w.tokens)), VSwitch: c.VSwitch, Requested: c.Addresses})
+		w.s.ENIs = append(w.s.ENIs, ENI{Token: string(rune('A' + w.tokens)), VSwitch: c.VSwitch, Requested: c.Addresses, Own: c.Own})
 	}
 	for _, a := range p.Release {
 		if !ok() {
@@ -145,9 +145,13 @@ func (w *world) advance() {
 	for i := range w.s.ENIs {
 		for j := range w.s.ENIs[i].Addresses {
 			a := &w.s.ENIs[i].Addresses[j]
-			if w.s.Demand > 0 && w.s.ENIs[i].Phase == Ready && a.Use == Free && !a.Releasing {
+			demand := &w.s.Demand
+			if w.s.ENIs[i].Own {
+				demand = &w.s.OwnDemand
+			}
+			if *demand > 0 && w.s.ENIs[i].Phase == Ready && a.Use == Free && !a.Releasing {
 				a.Use = Used
-				w.s.Demand--
+				*demand--
 			}
 		}
 	}
@@ -271,7 +275,7 @@ func TestPlans(t *testing.T) {
 	}{
 		"a new node gets its minimum in one call": {
 			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: vs},
-			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0] == Create{"v2", 3} },
+			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0] == Create{VSwitch: "v2", Addresses: 3} },
 		},
 		"ordered takes the first vSwitch": {
 			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: vs, Policy: Ordered},

@@ -88,8 +88,8 @@ func (s *Server) commit() error {
 		s.mu.Unlock()
 		return nil
 	}
-	if s.relisten {
-		s.relisten, s.applied = false, 0
+	if s.reapply {
+		s.reapply, s.applied = false, 0
 	}
 	var data []byte
 	var err error

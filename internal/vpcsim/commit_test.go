@@ -42,6 +42,8 @@ func (r *recorder) Apply(_ context.Context, v *state.View) error {
 	return nil
 }
 
+func (r *recorder) Notify(func()) {}
+
 func (r *recorder) Listen(string, string, string) (net.Listener, error) {
 	return net.Listen("tcp", "127.0.0.1:0")
 }

@@ -19,6 +19,10 @@ type Fabric interface {
 	// since the last Apply. The address (100.100.100.200, …) is made local there by Listen.
 	// A listener of an instance that stops or goes away fails its Accept.
 	Listen(instanceID, network, addr string) (net.Listener, error)
+	// Notify has lost called whenever a device went that Apply did not take: a guest
+	// destroyed the namespace into which it had moved an ENI, for example. Real cards
+	// come back to the instance then, and the next Apply brings them.
+	Notify(lost func())
 	// Close releases what the process holds.
 	Close() error
 }

@@ -105,9 +105,13 @@ func (g *guests) lost(id string, x *guest) {
 	if !again {
 		return
 	}
-	s := g.server
+	g.server.lost()
+}
+
+// lost has everything applied again: something of the data plane broke.
+func (s *Server) lost() {
 	s.mu.Lock()
-	s.committed, s.relisten = 0, true
+	s.committed, s.reapply = 0, true
 	s.mu.Unlock()
 	s.poke()
 }

@@ -84,7 +84,7 @@ type Server struct {
 	cloud      *state.State
 	conditions *faults.Conditions // as last put into the cloud; nil: not yet
 	history    []snapshot
-	relisten   bool   // a listener inside an instance broke
+	reapply    bool   // a listener or a device inside an instance is lost
 	committed  uint64 // revision plus one; 0: never
 
 	// commits is held while a change is saved and applied, before mu.
@@ -145,6 +145,9 @@ func (s *Server) start() error {
 		RegionID: s.cloud.RegionId(), Now: s.Now, Sleep: sleep, RefuseReplay: s.RefuseReplay, Random: s.Random, Log: s.Log,
 	})
 	s.guests = newGuests(s)
+	if s.Fabric != nil {
+		s.Fabric.Notify(s.lost)
+	}
 	s.step(nil)
 	if err := s.commit(); err != nil {
 		return fmt.Errorf("bring the fabric up to the saved state: %w", err)

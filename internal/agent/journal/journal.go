@@ -23,6 +23,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"terway.dev/terway/internal/datapath"
 )
 
 // Key names an attachment: one interface of one pod sandbox.
@@ -48,14 +50,16 @@ const (
 // Entry is an attachment.
 type Entry struct {
 	Key
-	State      State
-	Namespace  string
-	Name       string
-	UID        string `json:",omitempty"`
-	NetNS      string
-	Addresses  []netip.Addr
-	ENI        string // MAC
-	HostIfName string `json:",omitempty"`
+	State     State
+	Namespace string
+	Name      string
+	UID       string `json:",omitempty"`
+	NetNS     string
+	Addresses []netip.Addr
+	ENI       string // MAC
+	// Own is that ENI if the pod has it to itself.
+	Own        *datapath.ENI `json:",omitempty"`
+	HostIfName string        `json:",omitempty"`
 	// Datapath is the name of the one that wired the pod.
 	Datapath string `json:",omitempty"`
 	// Network is the CNI network's name, by which GC tells its attachments from others'.

@@ -21,6 +21,8 @@ type Offer struct {
 	Usable bool
 	// Releasing: the controller wants the address back.
 	Releasing bool
+	// Own: the ENI is for one pod, which gets it whole.
+	Own bool
 }
 
 // Holder is who holds an address.
@@ -102,10 +104,24 @@ func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
 // family of the same ENI. ok is false when there is none. A holder that has
 // addresses already must not take more.
 func (p *Pool) Take(h Holder, now time.Time) (l Lease, ok bool) {
+	return p.take(h, false, func(s *slot) bool { return p.free(s, now) })
+}
+
+// TakeOwn gives a holder the addresses of an ENI that it will have to itself. One
+// that still rests is better than none: a node has no more of them than pods that
+// fit, so a pod that is replaced would have to wait for its own ENI.
+func (p *Pool) TakeOwn(h Holder, now time.Time) (l Lease, ok bool) {
+	if l, ok = p.take(h, true, func(s *slot) bool { return p.free(s, now) }); ok {
+		return l, ok
+	}
+	return p.take(h, true, func(s *slot) bool { return s.usable() })
+}
+
+func (p *Pool) take(h Holder, own bool, free func(*slot) bool) (l Lease, ok bool) {
 	type families struct{ v4, v6 family }
 	enis := map[string]*families{}
 	for _, s := range p.slots {
-		if !s.offered || s.offer.Releasing {
+		if !s.offered || s.offer.Releasing || s.offer.Own != own {
 			continue
 		}
 		e := enis[s.offer.ENI]
@@ -118,7 +134,7 @@ func (p *Pool) Take(h Holder, now time.Time) (l Lease, ok bool) {
 			f = &e.v6
 		}
 		f.has = true
-		if p.free(s, now) && (f.best == nil || s.before(f.best)) {
+		if free(s) && (f.best == nil || s.before(f.best)) {
 			f.best = s
 		}
 	}
@@ -253,8 +269,11 @@ func (p *Pool) Report(now time.Time) (used []Used, cooling, released []netip.Add
 	return used, cooling, released
 }
 
-func (p *Pool) free(s *slot, now time.Time) bool {
-	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.given && s.holder == nil && !p.cools(s, now)
+func (p *Pool) free(s *slot, now time.Time) bool { return s.usable() && !p.cools(s, now) }
+
+// usable: a pod could have it, but that it may still rest.
+func (s *slot) usable() bool {
+	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.given && s.holder == nil
 }
 
 func (p *Pool) cools(s *slot, now time.Time) bool {

@@ -128,7 +128,7 @@ func (w *work) count(ours map[string]cloud.ENI) {
 		e := &w.nn.Spec.ENIs[i]
 		if c, ok := ours[e.ID]; ok && e.ID != "" {
 			for _, a := range c.Addresses {
-				if !has(e, a) {
+				if !has(e, a) && !e.Own {
 					w.mem.unknown[e.Token]++
 				}
 			}
@@ -175,7 +175,7 @@ func differences(s *v1alpha1.NodeNetworkSpec, ours map[string]cloud.ENI, used ma
 		seg := gateways[c.VSwitchID]
 		out = append(out, difference{"new " + id, func(w *work) {
 			w.Log.Info("adopting an ENI that the spec does not know", "node", w.name, "eni", id)
-			e := v1alpha1.ENI{Token: c.Tags[TagToken], Phase: v1alpha1.ENIAttaching}
+			e := v1alpha1.ENI{Token: c.Tags[TagToken], Phase: v1alpha1.ENIAttaching, Own: c.Tags[TagOwn] == "true"}
 			fill(&w.nn.Spec, &e, &c, seg)
 			w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 		}})
@@ -197,8 +197,8 @@ func goneENI(token string) func(*work) {
 func addressDifferences(e *v1alpha1.ENI, c *cloud.ENI, used map[string]bool) []difference {
 	var out []difference
 	for _, a := range c.Addresses {
-		if has(e, a) {
-			continue
+		if has(e, a) || e.Own {
+			continue // whoever added it to a pod's own ENI takes it off again
 		}
 		out = append(out, difference{"new " + e.ID + " " + a.String(), func(w *work) {
 			w.Log.Info("adopting an address that the spec does not know", "node", w.name, "eni", e.ID, "address", a)

@@ -27,6 +27,8 @@ const (
 	TagCluster = "terway.dev/cluster"
 	TagNode    = "terway.dev/node"
 	TagToken   = "terway.dev/token"
+	// TagOwn marks an ENI that serves one pod.
+	TagOwn = "terway.dev/own"
 
 	creator = "terway"
 )

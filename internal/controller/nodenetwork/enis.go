@@ -77,6 +77,9 @@ func (w *work) create(ctx context.Context) error {
 		for k, v := range w.cfg.ENITags {
 			tags[k] = v
 		}
+		if intent.Own {
+			tags[TagOwn] = "true"
+		}
 		groups := w.cfg.SecurityGroups
 		if len(groups) == 0 {
 			groups = w.facts.instance.SecurityGroups

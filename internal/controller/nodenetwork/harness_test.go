@@ -348,31 +348,36 @@ func (g *rig) hold(name string) {
 // serve gives free addresses of a spec to pods that wait.
 func (g *rig) serve(name string, nn *v1alpha1.NodeNetwork) {
 	held := map[string]bool{}
-	waiting := []string{}
+	waiting := map[bool][]string{} // by whether they want an ENI of their own
 	for _, pod := range slices.Sorted(maps.Keys(g.pods[name])) {
 		if a := g.pods[name][pod]; a != "" {
 			held[a] = true
 		} else {
-			waiting = append(waiting, pod)
+			waiting[wantsOwn(pod)] = append(waiting[wantsOwn(pod)], pod)
 		}
 	}
 	for _, e := range nn.Spec.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting) > 0 {
-				g.pods[name][waiting[0]] = a.Address
-				waiting = waiting[1:]
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting[e.Own]) > 0 {
+				g.pods[name][waiting[e.Own][0]] = a.Address
+				waiting[e.Own] = waiting[e.Own][1:]
 			}
 		}
 	}
 	g.hold(name)
 }
 
+// wantsOwn: pods of tests whose names begin with own want an ENI to themselves.
+func wantsOwn(pod string) bool { return strings.HasPrefix(pod, "own") }
+
 // report writes the status that belongs to a spec.
 func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation}
 	held := map[string]string{}
 	for pod, a := range g.pods[name] {
-		if a == "" {
+		if a == "" && wantsOwn(pod) {
+			st.ENIDemand++
+		} else if a == "" {
 			st.Demand++
 		} else {
 			held[a] = pod

@@ -201,6 +201,8 @@ func (w *work) settings() {
 	}
 	s.Datapath, s.MasqueradeOutside = w.cfg.Datapath, w.cfg.MasqueradeOutside
 	s.Pool = v1alpha1.Pool{Min: w.cfg.MinPoolSize, Max: w.cfg.MaxPoolSize, CoolingSeconds: w.cfg.CoolingSeconds}
+	s.HostStackCIDRs = w.cfg.HostStackCIDRs
+	w.split()
 }
 
 // sourceOfLimits tells the user where the node's limits are from: with the

@@ -65,12 +65,13 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	out := ipam.State{
 		MaxENIs: max(0, s.Limits.ENIs-1-w.foreign()), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
+		MaxOwn: s.OwnENIs, OwnWarm: s.Pool.WarmENIs, OwnDemand: st.ENIDemand,
 		VSwitches: vs, Policy: ipam.Policy(w.cfg.VSwitchSelectionPolicy), Seed: seed.Sum64(),
 	}
 	_, out.NoCreate = w.refused(createOperation)
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
-		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses, Unknown: w.mem.unknown[e.Token]}
+		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses, Unknown: w.mem.unknown[e.Token], Own: e.Own}
 		_, pe.Blocked = w.refused(e.Token)
 		switch {
 		case e.Phase == v1alpha1.ENICreating:
@@ -113,11 +114,14 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 	}
 	switch p.Shortage {
 	case ipam.TypeLimit:
-		if s.Demand == 0 && free(s) > 0 {
+		if s.OwnDemand == 0 && s.Demand == 0 && free(s) > 0 {
 			return
 		}
 		cause := fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with an address of their own, and all are in use",
 			w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods)
+		if l := w.nn.Spec.OwnENIs; l > 0 {
+			cause += fmt.Sprintf("; %d of the ENIs are for pods that have one to themselves", l)
+		}
 		if n := w.foreign(); n > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are not Terway's", n)
 		}
@@ -186,7 +190,7 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 		w.spec(token).Phase = v1alpha1.ENIDetaching
 	}
 	for _, c := range p.Create {
-		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses})
+		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses, Own: c.Own})
 	}
 	if err := w.save(ctx); err != nil {
 		return err

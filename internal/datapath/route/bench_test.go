@@ -184,7 +184,7 @@ func (f *floor) add(p *suite.Pod) error {
 		ph.LinkSetUp(inner),
 		ph.AddrAdd(inner, podAddress(p.V4)),
 		ph.NeighAdd(neighbour(gateway4, hostMAC(name), j)),
-		ph.RouteAdd(podRoute(p.V4, j)),
+		ph.RouteAdd(&(wiring{through: everywhere}.podRoutes(p.V4, j)[0])),
 	)
 	return errors.Join(errs...)
 }

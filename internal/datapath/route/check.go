@@ -93,8 +93,8 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 // nodeProblem names the first node-wide piece that a pod of an ENI needs and that
 // is missing.
 func (d *Datapath) nodeProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]eniState, v view, mac string) (string, error) {
-	s := enis[mac]
-	if link := v.byIndex[s.index]; link == nil || link.Attrs().Flags&net.FlagUp == 0 {
+	s, shared := enis[mac]
+	if link := v.byIndex[s.index]; shared && (link == nil || link.Attrs().Flags&net.FlagUp == 0) {
 		return fmt.Sprintf("ENI device %s is down", s.device), nil
 	}
 	for _, eni := range node.ENIs {
@@ -192,8 +192,8 @@ func hostProblems(v view, w wiring) []string {
 	var list []string
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	attrs := link.Attrs()
-	if attrs.Group != groupPod {
-		add("device %s is in group %#x instead of %#x", w.name, attrs.Group, groupPod)
+	if attrs.Group != w.group {
+		add("device %s is in group %#x instead of %#x", w.name, attrs.Group, w.group)
 	}
 	if attrs.HardwareAddr.String() != w.hostMAC.String() {
 		add("device %s has MAC %s instead of %s", w.name, attrs.HardwareAddr, w.hostMAC)
@@ -236,7 +236,7 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 	}
 	defer ph.Close()
 
-	name := w.pod.IfName
+	name := w.inner
 	link, err := ph.LinkByName(name)
 	if absent(err) {
 		return []string{fmt.Sprintf("device %s of the pod is missing", name)}, nil
@@ -273,10 +273,16 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
-			return isDefault(r) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == gatewayFor(a)
-		}) {
-			add("default route via %s of the pod is missing", gatewayFor(a))
+		for _, want := range w.podRoutes(a, attrs.Index) {
+			if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
+				return sameDst(r, want) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == gatewayFor(a)
+			}) {
+				to := "default route"
+				if !isDefault(want) {
+					to = "route to " + want.Dst.String()
+				}
+				add("%s via %s of the pod is missing", to, gatewayFor(a))
+			}
 		}
 		if n, ok := neighs[neighKey{attrs.Index, gatewayFor(a)}]; !ok || n.HardwareAddr.String() != w.hostMAC.String() {
 			add("neighbour %s of the pod is missing", gatewayFor(a))

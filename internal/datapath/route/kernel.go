@@ -166,6 +166,10 @@ func hostNet(a netip.Addr) *net.IPNet {
 	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
 }
 
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
 func defaultNet(family int) *net.IPNet {
 	if family == netlink.FAMILY_V4 {
 		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
@@ -205,6 +209,14 @@ func hostRouteDst(r netlink.Route) netip.Addr {
 		return netip.Addr{}
 	}
 	return addrFrom(r.Dst.IP)
+}
+
+// sameDst compares destinations; the kernel leaves out that of a default route.
+func sameDst(a, b netlink.Route) bool {
+	if isDefault(a) || isDefault(b) {
+		return isDefault(a) && isDefault(b)
+	}
+	return a.Dst.String() == b.Dst.String()
 }
 
 func isDefault(r netlink.Route) bool {

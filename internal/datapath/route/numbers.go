@@ -53,8 +53,16 @@ const (
 	// groupPod and groupDying are device groups ("tw" in ASCII, then a number).
 	// The first is how nftables knows a pod's veth; a device in the second may
 	// send nothing and is deleted together with all others in it.
-	groupPod   = 0x74770001
-	groupDying = 0x74770002
+	// groupOwn is a pod's that has an ENI of its own, and by its veth only the node and
+	// Services. Without the bit ownGroupBit it is groupPod: one comparison finds both.
+	groupPod    = 0x74770001
+	groupDying  = 0x74770002
+	groupOwn    = groupPod | ownGroupBit
+	ownGroupBit = 0x100
+
+	// OwnIfName is the pod's end of the veth if the pod has an ENI of its own, which
+	// then is its eth0. Other versions of Terway call it so too.
+	OwnIfName = "veth1"
 
 	// metricUnreachable is the metric of the route that stops a packet when its
 	// ENI's own route is missing, so that it cannot leave by another ENI.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -34,7 +35,7 @@ func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.
 	state, err := d.ready(ctx, h, node)
 	if err != nil {
 		// Another ENI's trouble does not keep this pod away.
-		if _, ok := state.enis[strings.ToLower(pod.ENI)]; !ok {
+		if _, ok := state.enis[strings.ToLower(pod.ENI)]; !ok && pod.Own == nil {
 			return datapath.Wiring{}, podError(pod, err)
 		}
 		d.log.Warn("node is not fully prepared", "error", err)
@@ -114,6 +115,11 @@ type wiring struct {
 	mark             uint32
 	eni              ENIPlace
 	source4, source6 netip.Addr
+	// inner is the name of the pod's end, group the group of the node's.
+	inner string
+	group uint32
+	// through are the ranges for which the pod's end is the way out.
+	through []netip.Prefix
 }
 
 func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
@@ -122,6 +128,15 @@ func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, e
 		source4: nodeSource(node, netlink.FAMILY_V4), source6: nodeSource(node, netlink.FAMILY_V6),
 	}
 	w.hostMAC, w.podMAC = hostMAC(w.name), podMAC(w.name)
+	w.inner, w.group = pod.IfName, groupPod
+	if pod.Own != nil {
+		// What goes on from the node leaves with the node's address: the pod's is on
+		// an ENI that the node does not have.
+		w.inner, w.group, w.mark, w.mtu = OwnIfName, groupOwn, markOf(slotOutside), pod.Own.MTU
+		w.through = nodeRanges(node)
+		return w, nil
+	}
+	w.through = everywhere
 	eni, ok := state.enis[strings.ToLower(pod.ENI)]
 	if !ok {
 		// Without its ENI the pod still reaches its neighbours on the node.
@@ -187,11 +202,35 @@ func (w wiring) hostRoute(a netip.Addr, index int) *netlink.Route {
 	return r
 }
 
-func podRoute(a netip.Addr, index int) *netlink.Route {
-	return &netlink.Route{
-		Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: defaultNet(familyOf(a)),
-		Gw: gatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+// podRoutes lead from the pod's address to the node.
+func (w wiring) podRoutes(a netip.Addr, index int) (routes []netlink.Route) {
+	for _, p := range w.through {
+		if p.Addr().Is4() != a.Is4() {
+			continue
+		}
+		r := netlink.Route{
+			Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: ipNet(p),
+			Gw: gatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+		}
+		if w.pod.Own != nil {
+			r.Src = a.AsSlice()
+		}
+		routes = append(routes, r)
 	}
+	return routes
+}
+
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+// nodeRanges are what a pod with an ENI of its own reaches through the node:
+// Services, the node itself, and what the node serves on other addresses.
+func nodeRanges(node datapath.Node) []netip.Prefix {
+	list := slices.Concat(node.ServiceCIDRs, node.HostStackCIDRs)
+	for _, a := range node.Addresses {
+		list = append(list, netip.PrefixFrom(a, a.BitLen()))
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
 }
 
 func neighbour(a netip.Addr, mac net.HardwareAddr, index int) *netlink.Neigh {
@@ -275,9 +314,9 @@ func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node data
 // A veth of which one end is not what it should be is deleted and made anew.
 func (d *Datapath) ensureVeth(h, ph *netlink.Handle, ns netns.NsHandle, w wiring) (host, inner netlink.Link, err error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = w.name, w.mtu, w.hostMAC, groupPod
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = w.name, w.mtu, w.hostMAC, w.group
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = w.pod.IfName, netlink.NsFd(ns)
+	veth.PeerName, veth.PeerNamespace = w.inner, netlink.NsFd(ns)
 	veth.PeerHardwareAddr, veth.PeerMTU = w.podMAC, uint32(w.mtu)
 
 	err = h.LinkAdd(veth)
@@ -297,13 +336,13 @@ func (d *Datapath) ensureVeth(h, ph *netlink.Handle, ns netns.NsHandle, w wiring
 		err = h.LinkAdd(veth)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("create veth %s with peer %s in %s: %w", w.name, w.pod.IfName, w.pod.NetNS, err)
+		return nil, nil, fmt.Errorf("create veth %s with peer %s in %s: %w", w.name, w.inner, w.pod.NetNS, err)
 	}
 	if host, err = h.LinkByName(w.name); err != nil {
 		return nil, nil, fmt.Errorf("find new device %s: %w", w.name, err)
 	}
-	if inner, err = ph.LinkByName(w.pod.IfName); err != nil {
-		return nil, nil, fmt.Errorf("find new device %s in %s: %w", w.pod.IfName, w.pod.NetNS, err)
+	if inner, err = ph.LinkByName(w.inner); err != nil {
+		return nil, nil, fmt.Errorf("find new device %s in %s: %w", w.inner, w.pod.NetNS, err)
 	}
 	return host, inner, nil
 }
@@ -318,15 +357,15 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 	if host != nil && !IsPodDevice(host) {
 		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
 	}
-	inner, err = ph.LinkByName(w.pod.IfName)
+	inner, err = ph.LinkByName(w.inner)
 	if err != nil && !absent(err) {
-		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.pod.IfName, w.pod.NetNS, err)
+		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.inner, w.pod.NetNS, err)
 	}
 	pair := host != nil && inner != nil &&
 		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
 	if inner != nil && !pair && inner.Attrs().HardwareAddr.String() != w.podMAC.String() {
 		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
-			w.pod.NetNS, w.pod.IfName, inner.Attrs().HardwareAddr)
+			w.pod.NetNS, w.inner, inner.Attrs().HardwareAddr)
 	}
 	usable = pair && host.Attrs().Group != groupDying
 	return host, inner, usable, nil
@@ -337,5 +376,5 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 func IsPodDevice(l netlink.Link) bool {
 	a := l.Attrs()
 	return l.Type() == "veth" && hostIfPattern.MatchString(a.Name) &&
-		(a.HardwareAddr.String() == hostMAC(a.Name).String() || a.Group == groupPod || a.Group == groupDying)
+		(a.HardwareAddr.String() == hostMAC(a.Name).String() || a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying)
 }

@@ -100,8 +100,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 
 		{chainSource, "a device being removed sends nothing",
 			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpEq, groupDying), verdict(expr.VerdictDrop))},
-		{chainSource, "not from a pod",
-			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpNeq, groupPod), verdict(expr.VerdictAccept))},
+		{chainSource, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{chainSource, "source belongs to this pod: mark of its ENI",
 			join(family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4), verdict(expr.VerdictAccept))},
 		{chainSource, "source belongs to this pod: mark of its ENI",
@@ -113,8 +112,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		{chainSource, "not this pod's source: spoofed",
 			join([]expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counterName}}, verdict(expr.VerdictDrop))},
 
-		{chainExit, "not from a pod",
-			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpNeq, groupPod), verdict(expr.VerdictAccept))},
+		{chainExit, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{chainExit, "kube-proxy will masquerade this connection",
 			join(markBits(KubeProxyMasqueradeMark), jump(chainMain))},
 		{chainExit, "reply of a connection to a node or Service address",
@@ -127,11 +125,15 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 	if node.MasqueradeOutside {
 		rs.rules = append(rs.rules, outsideRules(node)...)
 	}
+	masquerade := []expr.Any{&expr.Masq{FullyRandom: true}}
 	rs.rules = append(rs.rules,
 		rule{chainExit, "first packet that leaves by its ENI: note it",
 			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(ConnMarkByENI))},
-		rule{chainMasquerade, "leave with the node's address",
-			join(markIs(slotOutside), []expr.Any{&expr.Masq{FullyRandom: true}})},
+		rule{chainMasquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
+			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), verdict(expr.VerdictAccept))},
+		rule{chainMasquerade, "leave with the node's address", join(markIs(slotOutside), masquerade)},
+		rule{chainMasquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
+			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctStatus(ctDNAT), markIs(0), masquerade)},
 	)
 
 	var err error
@@ -266,6 +268,10 @@ func cmpMeta(key expr.MetaKey, op expr.CmpOp, value uint32) []expr.Any {
 		&expr.Meta{Key: key, Register: 1},
 		&expr.Cmp{Op: op, Register: 1, Data: native(value)},
 	}
+}
+
+func notFromPod() []expr.Any {
+	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^ownGroupBit, expr.CmpOpNeq, groupPod)
 }
 
 func family(proto byte) []expr.Any {

@@ -30,9 +30,9 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 			return fmt.Errorf("set MTU %d of %s: %w", w.mtu, w.name, err)
 		}
 	}
-	if attrs.Group != groupPod {
-		if err := h.LinkSetGroup(link, groupPod); err != nil {
-			return fmt.Errorf("set group %#x of %s: %w", groupPod, w.name, err)
+	if attrs.Group != w.group {
+		if err := h.LinkSetGroup(link, int(w.group)); err != nil {
+			return fmt.Errorf("set group %#x of %s: %w", w.group, w.name, err)
 		}
 	}
 	if alias := w.alias(); attrs.Alias != alias {
@@ -84,10 +84,16 @@ func podSysctls(w wiring) []sysctl {
 // wirePod makes the pod's side: loopback, addresses, the next hop's MAC and the
 // default route.
 func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link netlink.Link) error {
-	name := w.pod.IfName
+	name := w.inner
 	attrs := link.Attrs()
 	if err := ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
 		return fmt.Errorf("set lo of the pod up: %w", err)
+	}
+	if w.pod.Own != nil {
+		// Answers to the node's other pods leave by the pod's ENI.
+		if _, err := setSysctls(d.procSys, ns, []sysctl{{"ipv4/conf/" + name + "/rp_filter", "2"}}); err != nil {
+			return fmt.Errorf("the pod's %s: %w", name, err)
+		}
 	}
 	if w.hasIPv6() {
 		// A runtime may have turned IPv6 off for new devices.
@@ -117,8 +123,10 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 		if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
 			return fmt.Errorf("add neighbour %s to the pod's %s: %w", gatewayFor(a), name, err)
 		}
-		if err := ph.RouteReplace(podRoute(a, attrs.Index)); err != nil {
-			return fmt.Errorf("add default route via %s to the pod's %s: %w", gatewayFor(a), name, err)
+		for _, r := range w.podRoutes(a, attrs.Index) {
+			if err := ph.RouteReplace(&r); err != nil {
+				return fmt.Errorf("add route to %s via %s to the pod's %s: %w", r.Dst, gatewayFor(a), name, err)
+			}
 		}
 	}
 	return nil

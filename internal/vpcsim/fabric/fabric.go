@@ -40,6 +40,9 @@ type Fabric struct {
 	devices    map[string]*device // by ENI id
 	attached   map[uint32]bool    // ports that have this process's program
 	listeners  map[string]map[net.Listener]bool
+	// lost is Notify's; unwatch ends the watching of the ports.
+	lost    func()
+	unwatch chan struct{}
 
 	ports   *table[uint32, programPort]
 	addrs   *table[programAddrKey, uint32]
@@ -170,6 +173,10 @@ func (f *Fabric) open() error {
 		return err
 	}
 	f.handle = h
+	if err := f.watch(ns); err != nil {
+		f.release()
+		return err
+	}
 	found, err := f.ownedNamespaces()
 	if err != nil {
 		f.release()
@@ -278,6 +285,10 @@ func (f *Fabric) release() error {
 	if f.program != nil {
 		err = f.program.Close()
 		f.program = nil
+	}
+	if f.unwatch != nil {
+		close(f.unwatch)
+		f.unwatch = nil
 	}
 	if f.handle != nil {
 		f.handle.Close()

@@ -1,0 +1,73 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/request"
+	"terway.dev/terway/internal/datapath"
+)
+
+// modeExclusive is v1alpha1's spec.mode of a node on which every pod has an ENI of its own.
+const modeExclusive = "exclusive"
+
+// wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
+// each one does, on others those that asked for the resource.
+func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) {
+	a.mu.Lock()
+	mode, offers := a.want.Mode, a.want.OwnENIs
+	a.mu.Unlock()
+	switch {
+	case mode == modeExclusive:
+		return true, nil
+	case offers == 0 || a.WantsENI == nil || r.Name == "":
+		return false, nil
+	}
+	own, err := a.WantsENI(ctx, r.Namespace, r.Name)
+	if err != nil {
+		return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+	}
+	return own, nil
+}
+
+// eni is what the controller said of an ENI; nil if it says nothing any more.
+func (a *Agent) eni(mac string) *datapath.ENI {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.want.ENIs {
+		if strings.EqualFold(e.MAC.String(), mac) {
+			eni := e.ENI
+			return &eni
+		}
+	}
+	return nil
+}
+
+// whyNoENI says in plain words why there is no ENI for a pod that wants its own.
+func (a *Agent) whyNoENI() string {
+	total, held := 0, 0
+	for _, e := range a.want.ENIs {
+		if e.Own {
+			total++
+		}
+	}
+	for _, e := range a.entries {
+		if e.Own != nil {
+			held++
+		}
+	}
+	s := fmt.Sprintf("no ENI for the pod: the node may have %d for pods that have one to themselves; %d are there, pods hold %d of them", a.want.OwnENIs, total, held)
+	switch {
+	case a.want.OwnENIs == 0:
+		return s + "; set exclusive_enis in the ConfigMap eni-config, or run the pod on a node in mode exclusive"
+	case a.want.Why != "":
+		return s + "; " + a.want.Why
+	case total > held:
+		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended)"
+	case total < a.want.OwnENIs:
+		return s + "; the controller has not attached more yet"
+	}
+	return s + "; wait for a pod to end"
+}

@@ -1,0 +1,124 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath"
+)
+
+const ownMAC = "00:16:3e:00:00:02"
+
+// mixed is a node with one shared ENI of one address and one ENI for a pod of its own.
+func mixed(t *testing.T) (e *env, onNode map[string]Device) {
+	e = newEnv(t, 1)
+	onNode = map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}, ownMAC: {Name: "eth2", MTU: 1500}}
+	e.configure = func(o *Options) {
+		o.Devices = func() (map[string]Device, error) { return onNode, nil }
+		o.Exclusive = e.dp
+		o.WantsENI = func(_ context.Context, _, name string) (bool, error) { return strings.HasPrefix(name, "pod-own"), nil }
+	}
+	want := e.a.want
+	e.kill()
+	e.start()
+	mac, _ := net.ParseMAC(ownMAC)
+	want.OwnENIs = 1
+	want.ENIs = append(want.ENIs, WantENI{Ready: true, Own: true,
+		ENI:       datapath.ENI{ID: "eni-2", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}},
+		Addresses: []WantAddress{{Address: netip.MustParseAddr("192.168.40.1")}}})
+	e.setWant(want)
+	return e, onNode
+}
+
+func TestAPodThatAsksHasAnENIOfItsOwn(t *testing.T) {
+	e, onNode := mixed(t)
+	if got := e.mustAdd("own1"); got != "192.168.40.1/32" {
+		t.Errorf("address %s, want the ENI's", got)
+	}
+	if got := e.mustAdd("shared"); got == "192.168.40.1/32" {
+		t.Errorf("a pod that did not ask has the ENI")
+	}
+	if own := e.dp.wired["own1"].Own; own == nil || own.ID != "eni-2" || len(own.Gateways) != 1 {
+		t.Errorf("the datapath was given %+v", own)
+	}
+	if own := e.dp.wired["shared"].Own; own != nil {
+		t.Errorf("the datapath was given %+v for a pod that did not ask", own)
+	}
+	if n := len(e.a.node.ENIs); n != 1 {
+		t.Errorf("the datapath has %d shared ENIs, want 1", n)
+	}
+	// The device is in the pod now; a restart must still know whose it is.
+	delete(onNode, ownMAC)
+	e.restart()
+	if again := e.mustAdd("own1"); again != "192.168.40.1/32" {
+		t.Errorf("ADD after a restart answered %s", again)
+	}
+	if own := PodOf(e.a.lookup(e.key("own1"))).Own; own == nil || own.MAC.String() != ownMAC {
+		t.Errorf("after a restart the pod's ENI is %+v", own)
+	}
+}
+
+func TestAPodWaitsForAnENI(t *testing.T) {
+	e, onNode := mixed(t)
+	e.mustAdd("own1")
+	delete(onNode, ownMAC)
+	e.repair()
+	e.a.WaitForAddress = time.Hour
+	ctx, cancel := context.WithCancel(context.Background())
+	waiting := make(chan struct{})
+	go func() { defer close(waiting); e.svc.Add(ctx, call("own2")) }()
+	deadline := time.Now().Add(20 * time.Second)
+	for e.a.Status(v1alpha1.NodeNetworkStatus{}).ENIDemand != 1 {
+		if time.Now().After(deadline) {
+			t.Fatal("the demand for an ENI is not reported")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if st := e.a.Status(v1alpha1.NodeNetworkStatus{}); st.Demand != 0 {
+		t.Errorf("demand for addresses of shared ENIs is %d", st.Demand)
+	}
+	cancel()
+	<-waiting
+	e.a.WaitForAddress = 50 * time.Millisecond
+	if _, err := e.add("own2"); err == nil || !strings.Contains(err.Msg, "the node may have 1") || !strings.Contains(err.Msg, "wait for a pod to end") {
+		t.Errorf("error %v, want how many there are and what to do", err)
+	}
+	// The first pod ends: its ENI serves the next at once, though it rests.
+	e.del("own1")
+	if _, err := e.add("own2"); err == nil {
+		t.Error("the ENI was given before its device is back on the node")
+	}
+	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	e.repair()
+	if got := e.mustAdd("own2"); got != "192.168.40.1/32" {
+		t.Errorf("address %s", got)
+	}
+}
+
+func TestModeExclusive(t *testing.T) {
+	e, _ := mixed(t)
+	w := e.a.want
+	w.Mode = modeExclusive
+	e.setWant(w)
+	e.a.WantsENI = nil // nobody is asked
+	if got := e.mustAdd("any"); got != "192.168.40.1/32" {
+		t.Errorf("address %s, want the ENI's", got)
+	}
+}
+
+func TestNobodyKnowsWhetherThePodAsked(t *testing.T) {
+	e, _ := mixed(t)
+	e.a.WantsENI = func(context.Context, string, string) (bool, error) { return false, errors.New("kubelet is silent") }
+	if _, err := e.add("own1"); err == nil || !strings.Contains(err.Msg+err.Details, "kubelet is silent") || !strings.Contains(err.Msg, "aliyun/eni") {
+		t.Errorf("error %v, want what could not be found out and why", err)
+	}
+	if len(e.dp.wired) != 0 {
+		t.Error("the pod was wired all the same")
+	}
+}

@@ -1,0 +1,184 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/vpcsim"
+)
+
+func withOwn(n, warm int) option {
+	return func(c *config.Config, _ *vpcsim.Options) { c.ExclusiveENIs, c.WarmENIs = n, warm }
+}
+
+// startOwn starts pods that want an ENI each.
+func (g *rig) startOwn(name string, n int) {
+	for range n {
+		g.serial++
+		g.pods[name][fmt.Sprintf("own-%04d", g.serial)] = ""
+	}
+	g.agent(name)
+}
+
+// own counts the ENIs for one pod each, and the pods that have one.
+func (g *rig) own(name string) (enis, held int) {
+	g.Helper()
+	for _, e := range g.nn(name).Spec.ENIs {
+		if !e.Own {
+			continue
+		}
+		enis++
+		if len(e.Addresses) > 1 {
+			g.Fatalf("an ENI for one pod has addresses %v", e.Addresses)
+		}
+	}
+	for pod, a := range g.pods[name] {
+		if wantsOwn(pod) && a != "" {
+			held++
+		}
+	}
+	return enis, held
+}
+
+// A node holds both kinds of pods; neither takes the other's ENIs.
+func TestMixedNode(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"}, withOwn(2, 1))
+	g.addNode("n1", "ecs.g6.2xlarge") // 3 secondary ENIs with 10 addresses each
+	g.settle("n1", minute)
+	if s := g.nn("n1").Spec; s.OwnENIs != 2 || s.Limits.MaxPods != 12 || s.Pool.WarmENIs != 1 {
+		t.Errorf("own ENIs %d, max pods %d, warm %d; want 2, 12, 1", s.OwnENIs, s.Limits.MaxPods, s.Pool.WarmENIs)
+	}
+	if enis, _ := g.own("n1"); enis != 1 {
+		t.Errorf("%d ENIs are warm, want 1", enis)
+	}
+	g.startPods("n1", 15)
+	g.startOwn("n1", 2)
+	g.settle("n1", 2*minute)
+	if enis, held := g.own("n1"); enis != 2 || held != 2 {
+		t.Errorf("%d ENIs for %d pods, want 2 for 2", enis, held)
+	}
+	if st := g.nn("n1").Status; st.Demand != 5 || st.UsedCount != 12 {
+		t.Errorf("%d pods wait and %d addresses are used, want 5 and 12", st.Demand, st.UsedCount)
+	}
+	g.stopPods("n1", 100) // own pods first, then all others
+	g.startOwn("n1", 3)
+	g.settle("n1", 2*minute)
+	if enis, held := g.own("n1"); enis != 2 || held != 2 {
+		t.Errorf("%d ENIs for %d pods, want 2 for 2", enis, held)
+	}
+	if c := g.condition("n1"); c.Reason != "TypeLimit" || !strings.Contains(c.Message, "2 of the ENIs are for pods that have one to themselves") {
+		t.Errorf("condition %+v", c)
+	}
+	g.agree("n1")
+}
+
+// On a node in mode exclusive no address is shared and no ENI has more than one.
+func TestModeExclusive(t *testing.T) {
+	for _, label := range []struct{ key, value string }{{LabelMode, "exclusive"}, {labelOldMode, "eniOnly"}, {"", ""}} {
+		t.Run(label.key, func(t *testing.T) {
+			g := newRig(t, []string{"192.168.32.0/19"}, func(c *config.Config, _ *vpcsim.Options) {
+				if label.key == "" {
+					c.Mode = config.ModeExclusive
+				}
+			})
+			g.addNode("n1", "ecs.g6.2xlarge")
+			if label.key != "" {
+				n := g.node("n1")
+				n.Labels = map[string]string{label.key: label.value}
+				g.must(g.kube.Update(context.Background(), n))
+			}
+			g.settle("n1", minute)
+			g.startOwn("n1", 3)
+			g.settle("n1", 2*minute)
+			nn := g.nn("n1")
+			if nn.Spec.Mode != "exclusive" || nn.Spec.OwnENIs != 3 || nn.Spec.Limits.MaxPods != 3 || len(nn.Spec.ENIs) != 3 || nn.Status.UsedCount != 3 {
+				t.Errorf("spec %+v, %d used", nn.Spec, nn.Status.UsedCount)
+			}
+			// The pods end: one ENI stays warm and one more for the next pod.
+			g.stopPods("n1", 3)
+			g.settle("n1", 3*minute)
+			if enis, _ := g.own("n1"); enis != 2 || len(g.enis("n1")) != 2 {
+				t.Errorf("%d ENIs are left, %d in the cloud, want 2", enis, len(g.enis("n1")))
+			}
+			g.agree("n1")
+		})
+	}
+}
+
+func TestWrongLabelsAreSaid(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"}, withOwn(1, 0))
+	g.addNode("n1", "ecs.g6.2xlarge")
+	n := g.node("n1")
+	n.Labels = map[string]string{LabelMode: "exlusive", LabelExclusiveENIs: "many"}
+	g.must(g.kube.Update(context.Background(), n))
+	g.settle("n1", minute)
+	for _, part := range []string{`"exlusive"`, `"many"`} {
+		if !g.events.has(part) {
+			t.Errorf("no event names %s", part)
+		}
+	}
+	if s := g.nn("n1").Spec; s.Mode != "shared" || s.OwnENIs != 1 {
+		t.Errorf("mode %s, own ENIs %d; want the configuration's", s.Mode, s.OwnENIs)
+	}
+}
+
+// A killed controller's successor knows which ENIs are for one pod, also those of
+// which only the cloud knows; whatever happens, nothing is lost or doubled.
+func TestKilledAnywhereWithBothKinds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"}, withOwn(rapid.IntRange(0, 3).Draw(t, "own"), rapid.IntRange(0, 2).Draw(t, "warm")))
+		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "chance"), 0))
+		g.addNode("n1", "ecs.g6.2xlarge")
+		g.settle("n1", minute)
+		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
+			g.fuse.mu.Lock()
+			g.fuse.burn = rapid.IntRange(0, 8).Draw(t, "calls until it is killed")
+			g.fuse.lost = rapid.Bool().Draw(t, "the last call is carried out")
+			g.fuse.mu.Unlock()
+			switch rapid.IntRange(0, 2).Draw(t, "what") {
+			case 0:
+				g.startPods("n1", rapid.IntRange(1, 15).Draw(t, "pods"))
+			case 1:
+				g.startOwn("n1", rapid.IntRange(1, 3).Draw(t, "own pods"))
+			case 2:
+				g.stopPods("n1", rapid.IntRange(1, 20).Draw(t, "gone"))
+			}
+			g.unsteady("n1", chance, rapid.IntRange(0, 3).Draw(t, "the agent rests how often in 4"))
+			g.settle("n1", time.Duration(rapid.IntRange(1, 60).Draw(t, "seconds"))*time.Second)
+		}
+		g.restart()
+		g.steady()
+		sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
+		for range 4 {
+			g.settle("n1", 3*minute)
+			g.must(sweeper.Sweep(context.Background()))
+			g.settle("n1", 3*minute)
+			g.clock.pass(time.Minute)
+		}
+		g.agree("n1")
+		nn := g.nn("n1")
+		enis, held := g.own("n1")
+		if enis > nn.Spec.OwnENIs || len(nn.Spec.ENIs) > nn.Spec.Limits.ENIs-1 {
+			t.Fatalf("%d own ENIs of %d, %d in all", enis, nn.Spec.OwnENIs, len(nn.Spec.ENIs))
+		}
+		if nn.Status.ENIDemand == 0 && enis-held > nn.Spec.Pool.WarmENIs+1 {
+			t.Fatalf("%d free ENIs, want at most %d", enis-held, nn.Spec.Pool.WarmENIs+1)
+		}
+		for _, e := range nn.Spec.ENIs {
+			if e.Phase != v1alpha1.ENIReady {
+				t.Fatalf("at rest ENI %s is %s", e.ID, e.Phase)
+			}
+		}
+		if nn.Status.ENIDemand > 0 && enis < nn.Spec.OwnENIs && g.condition("n1").Status != "False" {
+			t.Fatalf("a pod waits for an ENI, %d of %d are there, condition %+v", enis, nn.Spec.OwnENIs, g.condition("n1"))
+		}
+	})
+}

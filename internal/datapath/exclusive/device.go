@@ -1,0 +1,352 @@
+package exclusive
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// inside is a pod's namespace and the node's, open.
+type inside struct {
+	d    *Datapath
+	pod  datapath.Pod
+	ns   netns.NsHandle
+	node *netlink.Handle
+	h    *netlink.Handle
+}
+
+func exists(path string) bool {
+	if path == "" {
+		return false
+	}
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// enter opens both namespaces. The error is fs.ErrNotExist when the pod's is gone.
+func (d *Datapath) enter(pod datapath.Pod) (*inside, error) {
+	ns, err := netns.GetFromPath(pod.NetNS)
+	if err != nil {
+		return nil, fmt.Errorf("open the pod's network namespace %s: %w", pod.NetNS, err)
+	}
+	in := &inside{d: d, pod: pod, ns: ns}
+	if ns.Equal(d.ns) {
+		in.close()
+		return nil, fmt.Errorf("network namespace %s is the node's own", pod.NetNS)
+	}
+	// One family: the others that the library would open need modules that some kernels lack.
+	if in.node, err = netlink.NewHandleAt(d.ns, unix.NETLINK_ROUTE); err == nil {
+		in.h, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	}
+	if err != nil {
+		in.close()
+		return nil, fmt.Errorf("open a netlink socket for %s: %w", pod.NetNS, err)
+	}
+	return in, nil
+}
+
+func (in *inside) close() {
+	if in.h != nil {
+		in.h.Close()
+	}
+	if in.node != nil {
+		in.node.Close()
+	}
+	// Only read; nothing is lost if the descriptor's close fails.
+	in.ns.Close()
+}
+
+// device is where the pod's ENI is.
+type device struct {
+	link  netlink.Link
+	inPod bool
+}
+
+// find looks for the ENI's device: in the pod, else on the node.
+func (in *inside) find() (device, error) {
+	for _, where := range []struct {
+		h     *netlink.Handle
+		inPod bool
+	}{{in.h, true}, {in.node, false}} {
+		link, err := byMAC(where.h, in.pod.Own.MAC)
+		if err != nil {
+			return device{}, err
+		}
+		if link != nil {
+			return device{link, where.inPod}, nil
+		}
+	}
+	return device{}, fmt.Errorf("ENI %s (MAC %s) is neither on the node nor in the pod", in.pod.Own.ID, in.pod.Own.MAC)
+}
+
+// byMAC finds the network card with a MAC; devices stacked on one share its MAC.
+func byMAC(h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
+	links, err := listed(h.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	for _, l := range links {
+		switch l.Type() {
+		case "vlan", "ipvlan", "macvlan", "bridge", "bond", "team":
+			continue
+		}
+		if l.Attrs().HardwareAddr.String() == mac.String() {
+			return l, nil
+		}
+	}
+	return nil, nil
+}
+
+// listed repeats a dump that a concurrent change interrupted.
+func listed[T any](dump func() ([]T, error)) ([]T, error) {
+	for range 100 {
+		list, err := dump()
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return list, err
+		}
+	}
+	return nil, netlink.ErrDumpInterrupted
+}
+
+// wire moves the device into the pod if it is not there, and makes it what it should be.
+func (in *inside) wire(own device) error {
+	link, name := own.link, in.pod.IfName
+	if other, err := in.h.LinkByName(name); err == nil && (!own.inPod || other.Attrs().Index != link.Attrs().Index) {
+		return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
+			in.pod.NetNS, name, other.Attrs().HardwareAddr)
+	}
+	if !own.inPod {
+		if err := in.node.LinkSetDown(link); err != nil {
+			return fmt.Errorf("set ENI device %s down: %w", link.Attrs().Name, err)
+		}
+		if err := in.node.LinkSetNsFd(link, int(in.ns)); err != nil {
+			return fmt.Errorf("move ENI device %s into the pod: %w", link.Attrs().Name, err)
+		}
+		var err error
+		if link, err = byMAC(in.h, in.pod.Own.MAC); err != nil {
+			return err
+		}
+		if link == nil {
+			return fmt.Errorf("ENI %s has gone while it was moved into the pod", in.pod.Own.ID)
+		}
+	}
+	attrs := link.Attrs()
+	if attrs.Name != name {
+		if err := in.h.LinkSetDown(link); err != nil {
+			return fmt.Errorf("set the pod's %s down: %w", attrs.Name, err)
+		}
+		if err := in.h.LinkSetName(link, name); err != nil {
+			return fmt.Errorf("name the pod's %s %s: %w", attrs.Name, name, err)
+		}
+	}
+	if err := in.sysctls(); err != nil {
+		return err
+	}
+	if mtu := in.pod.Own.MTU; mtu != 0 && attrs.MTU != mtu {
+		if err := in.h.LinkSetMTU(link, mtu); err != nil {
+			return fmt.Errorf("set MTU %d of the pod's %s: %w", mtu, name, err)
+		}
+	}
+	if err := in.h.LinkSetUp(link); err != nil {
+		return fmt.Errorf("set the pod's %s up: %w", name, err)
+	}
+	for _, a := range in.pod.Addresses {
+		addr := &netlink.Addr{IPNet: host(a)}
+		if a.Is6() {
+			addr.Flags = unix.IFA_F_NODAD // the VPC gives no address twice
+		}
+		if err := in.h.AddrReplace(link, addr); err != nil {
+			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
+		}
+		if err := in.h.RouteReplace(in.defaultRoute(a, attrs.Index)); err != nil {
+			return fmt.Errorf("add default route via %s to the pod's %s: %w", gateway(in.pod.Own, a), name, err)
+		}
+	}
+	return nil
+}
+
+func (in *inside) defaultRoute(a netip.Addr, index int) *netlink.Route {
+	all := net.IPNet{IP: make(net.IP, a.BitLen()/8), Mask: net.CIDRMask(0, a.BitLen())}
+	return &netlink.Route{
+		LinkIndex: index, Dst: &all, Gw: gateway(in.pod.Own, a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+	}
+}
+
+// sysctls of the device. Answers to pods of the same node come in by the ENI and go
+// out by it, what the node sends comes in by the veth: no strict check of the reverse path.
+func (in *inside) sysctls() error {
+	name := in.pod.IfName
+	list := []struct{ path, value string }{{"ipv4/conf/" + name + "/rp_filter", "2"}}
+	if slices.ContainsFunc(in.pod.Addresses, netip.Addr.Is6) {
+		list = append(list, struct{ path, value string }{"ipv6/conf/" + name + "/disable_ipv6", "0"},
+			struct{ path, value string }{"ipv6/conf/" + name + "/accept_ra", "0"},
+			struct{ path, value string }{"ipv6/conf/" + name + "/accept_dad", "0"})
+	}
+	return within(in.ns, func() error {
+		for _, s := range list {
+			if err := os.WriteFile(filepath.Join(in.d.procSys, "net", s.path), []byte(s.value), 0); err != nil {
+				return fmt.Errorf("set sysctl net/%s in the pod: %w", s.path, err)
+			}
+		}
+		return nil
+	})
+}
+
+// within runs f on a thread that is in the namespace and that ends after it.
+func within(ns netns.NsHandle, f func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		if err := netns.Set(ns); err != nil {
+			done <- fmt.Errorf("enter the pod's network namespace: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// awaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes them
+// into use from a work queue.
+func (in *inside) awaitIPv6(ctx context.Context) error {
+	for _, a := range in.pod.Addresses {
+		if !a.Is6() {
+			continue
+		}
+		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: host(a)}
+		for try := 0; ; try++ {
+			routes, err := in.h.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+			if err != nil {
+				return fmt.Errorf("list the pod's own addresses: %w", err)
+			}
+			if len(routes) > 0 {
+				break
+			}
+			if try == 200 {
+				return fmt.Errorf("address %s did not come into use in the pod", a)
+			}
+			select {
+			case <-time.After(10 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("wait for address %s in the pod: %w", a, context.Cause(ctx))
+			}
+		}
+	}
+	return nil
+}
+
+// problems names what is missing or wrong.
+func (in *inside) problems() ([]string, error) {
+	own, err := in.find()
+	if err != nil {
+		return nil, err
+	}
+	name := in.pod.IfName
+	attrs := own.link.Attrs()
+	if !own.inPod {
+		return []string{fmt.Sprintf("ENI device %s is on the node, not in the pod", attrs.Name)}, nil
+	}
+	if attrs.Name != name {
+		return []string{fmt.Sprintf("ENI device of the pod is called %s instead of %s", attrs.Name, name)}, nil
+	}
+	var list []string
+	if attrs.Flags&net.FlagUp == 0 {
+		list = append(list, fmt.Sprintf("device %s of the pod is down", name))
+	}
+	if mtu := in.pod.Own.MTU; mtu != 0 && attrs.MTU != mtu {
+		list = append(list, fmt.Sprintf("device %s of the pod has MTU %d instead of %d", name, attrs.MTU, mtu))
+	}
+	for _, a := range in.pod.Addresses {
+		family := netlink.FAMILY_V4
+		if a.Is6() {
+			family = netlink.FAMILY_V6
+		}
+		addrs, err := listed(func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
+		if err != nil {
+			return nil, fmt.Errorf("list addresses of the pod: %w", err)
+		}
+		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) }) {
+			list = append(list, fmt.Sprintf("address %s of the pod's %s is missing", a, name))
+		}
+		routes, err := listed(func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
+		if err != nil {
+			return nil, fmt.Errorf("list routes of the pod: %w", err)
+		}
+		gw := gateway(in.pod.Own, a)
+		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
+			ones := 0
+			if r.Dst != nil {
+				ones, _ = r.Dst.Mask.Size()
+			}
+			return ones == 0 && r.Gw.Equal(gw.AsSlice())
+		}) {
+			list = append(list, fmt.Sprintf("default route via %s of the pod is missing", gw))
+		}
+	}
+	return list, nil
+}
+
+// giveBack brings the ENI's device back to the node. What is not there is no error:
+// with the namespace the kernel has brought it back.
+func (d *Datapath) giveBack(pod datapath.Pod) error {
+	if !exists(pod.NetNS) {
+		return nil
+	}
+	in, err := d.enter(pod)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer in.close()
+	link, err := byMAC(in.h, pod.Own.MAC)
+	if err != nil || link == nil {
+		return err
+	}
+	if err := in.h.LinkSetDown(link); err != nil {
+		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
+	}
+	// Its name in the pod is taken on the node.
+	name := nodeName(pod.Own.MAC)
+	if err := in.h.LinkSetName(link, name); err != nil {
+		return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
+	}
+	if err := in.h.LinkSetNsFd(link, int(d.ns)); err != nil {
+		return fmt.Errorf("move ENI device %s back to the node: %w", name, err)
+	}
+	return nil
+}
+
+// nodeName is what an ENI's device is called after its return: nothing else on the
+// node has the name, and it is as long as a name may be (IFNAMSIZ − 1).
+func nodeName(mac net.HardwareAddr) string { return "eni" + hex.EncodeToString(mac) }
+
+func host(a netip.Addr) *net.IPNet {
+	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
+}
+
+// gateway is the vSwitch's of an address's family, or the zero Addr.
+func gateway(e *datapath.ENI, a netip.Addr) netip.Addr {
+	for _, g := range e.Gateways {
+		if g.Is4() == a.Is4() {
+			return g
+		}
+	}
+	return netip.Addr{}
+}

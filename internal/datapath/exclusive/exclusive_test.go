@@ -1,0 +1,418 @@
+package exclusive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/testutil"
+)
+
+// subject is a node with both kinds of pods, as an agent drives it.
+type subject struct {
+	*route.Datapath
+	own *Datapath
+}
+
+func (s *subject) of(pod datapath.Pod) datapath.Datapath {
+	if pod.Own != nil {
+		return s.own
+	}
+	return s.Datapath
+}
+
+func (s *subject) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	return s.of(pod).AddPod(ctx, node, pod)
+}
+
+func (s *subject) DelPod(ctx context.Context, pod datapath.Pod) error {
+	return s.of(pod).DelPod(ctx, pod)
+}
+
+func (s *subject) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
+	return s.of(pod).CheckPod(ctx, node, pod)
+}
+
+func (s *subject) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
+	repairs, err := s.Datapath.Sync(ctx, node, pods)
+	more, err2 := s.own.Sync(ctx, node, pods)
+	return append(repairs, more...), errors.Join(err, err2)
+}
+
+func (s *subject) Close(ctx context.Context) error {
+	return errors.Join(s.own.Close(), s.Datapath.Close(ctx))
+}
+
+var kit = suite.Kit{
+	New: func(o suite.Options) (suite.Subject, error) {
+		shared, err := route.New(route.Options{NetNS: o.NetNS, Log: o.Log})
+		if err != nil {
+			return nil, err
+		}
+		own, err := New(Options{Beside: shared, NetNS: o.NetNS, Log: o.Log})
+		if err != nil {
+			return nil, err
+		}
+		return &subject{shared, own}, nil
+	},
+}
+
+// world is two nodes; eth1 of each is shared, eth2 and eth3 are for one pod each.
+func world(t *testing.T) (w *suite.World, n0, n1 *suite.Node) {
+	w = kit.NewWorld(t, 2, 3)
+	for _, n := range w.Nodes {
+		n.Desired.ENIs = n.Desired.ENIs[:1]
+		n.Sync()
+	}
+	return w, w.Nodes[0], w.Nodes[1]
+}
+
+// describe prepares a pod that is to have eth<e> for itself.
+func describe(n *suite.Node, e int) *suite.Pod {
+	p := n.Describe(e, "4", "6")
+	eni := n.ENI(e)
+	eni.Device = ""
+	p.Spec.Own = &eni
+	return p
+}
+
+func add(n *suite.Node, e int) *suite.Pod {
+	p := describe(n, e)
+	p.Add()
+	return p
+}
+
+func serving(p *suite.Pod) *suite.Pod {
+	suite.Serve(p.NS, suite.At(p.V4, 80))
+	suite.Serve(p.NS, suite.At(p.V6, 80))
+	return p
+}
+
+func TestTheENIIsThePods(t *testing.T) {
+	_, n0, _ := world(t)
+	p := add(n0, 2)
+	if out := p.IP("-o link show eth0"); !strings.Contains(out, n0.MAC(2).String()) {
+		t.Errorf("eth0 of the pod is not the ENI: %s", out)
+	}
+	if out := n0.IP("-o link show"); strings.Contains(out, n0.MAC(2).String()) {
+		t.Errorf("the ENI is still on the node: %s", out)
+	}
+	if w := p.Wiring; w.PodMAC.String() != n0.MAC(2).String() || w.MTU != 1500 || len(w.Gateways) != 2 || w.HostIfName == "" {
+		t.Errorf("wiring %+v", w)
+	}
+}
+
+func TestEveryoneReachesIt(t *testing.T) {
+	w, n0, n1 := world(t)
+	own, near, far := serving(add(n0, 2)), serving(add(n0, 3)), serving(add(n1, 2))
+	shared, farShared := serving(n0.AddPod(1, "4", "6")), serving(n1.AddPod(1, "4", "6"))
+	for _, n := range []*suite.Node{n0, n1} {
+		suite.Serve(n.NS, suite.At(n.V4, 8080))
+		suite.Serve(n.NS, suite.At(n.V6, 8080))
+	}
+	for _, to := range []*suite.Pod{near, far, shared, farShared} {
+		suite.MustReach(t, own.NS, suite.At(to.V4, 80), to.NS, own.V4)
+		suite.MustReach(t, own.NS, suite.At(to.V6, 80), to.NS, own.V6)
+		suite.MustReach(t, to.NS, suite.At(own.V4, 80), own.NS, to.V4)
+		suite.MustReach(t, to.NS, suite.At(own.V6, 80), own.NS, to.V6)
+	}
+	for _, n := range []*suite.Node{n0, n1} {
+		suite.MustReach(t, n.NS, suite.At(own.V4, 80), own.NS, n.V4)
+		suite.MustReach(t, n.NS, suite.At(own.V6, 80), own.NS, n.V6)
+		suite.MustReach(t, own.NS, suite.At(n.V4, 8080), n.NS, own.V4)
+		suite.MustReach(t, own.NS, suite.At(n.V6, 8080), n.NS, own.V6)
+	}
+	suite.Serve(w.Outside, suite.OutsideV4+":80")
+	suite.MustReach(t, own.NS, suite.OutsideV4+":80", w.Outside, own.V4)
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}
+
+// Node and pod meet on the node.
+func TestTheNodeReachesItWithoutTheVPC(t *testing.T) {
+	w, n0, _ := world(t)
+	own := serving(add(n0, 2))
+	suite.Serve(n0.NS, suite.At(n0.V4, 8080))
+	before := w.Crossed()
+	suite.MustReach(t, n0.NS, suite.At(own.V4, 80), own.NS, n0.V4)
+	suite.MustReach(t, own.NS, suite.At(n0.V4, 8080), n0.NS, own.V4)
+	if after := w.Crossed(); after != before {
+		t.Errorf("%d packets crossed the VPC", after-before)
+	}
+}
+
+func TestServices(t *testing.T) {
+	w, n0, n1 := world(t)
+	own, near, far := serving(add(n0, 2)), serving(add(n0, 3)), serving(add(n1, 2))
+	shared, farShared := serving(n0.AddPod(1, "4", "6")), serving(n1.AddPod(1, "4", "6"))
+	ip := suite.At(suite.ClusterIP, 80)
+	for _, c := range []struct {
+		name     string
+		from, to *suite.Pod
+		seen     netip.Addr
+	}{
+		// What goes on from the node has the node's address: the pod's is on an ENI
+		// that the node does not have.
+		{"own to a pod elsewhere", own, far, n0.V4},
+		{"own to a shared pod elsewhere", own, farShared, n0.V4},
+		{"own to an own pod of the node", own, near, n0.V4},
+		{"own to a shared pod of the node", own, shared, own.V4},
+		{"own to itself", own, own, n0.V4},
+		{"shared to an own pod of the node", shared, own, shared.V4},
+		{"shared to an own pod elsewhere", shared, far, shared.V4},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Endpoint: c.to.V4})
+			suite.MustReach(t, c.from.NS, ip, c.to.NS, c.seen)
+		})
+	}
+	t.Run("node to an own pod", func(t *testing.T) {
+		n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Endpoint: own.V4})
+		suite.MustReach(t, n0.NS, ip, own.NS, n0.V4)
+	})
+	for _, c := range []struct {
+		name  string
+		local bool
+		from  *testutil.NS
+	}{
+		{"NodePort from outside", false, w.Outside}, {"NodePort Local from outside", true, w.Outside},
+		{"NodePort Local from a node", true, n1.NS}, {"NodePort Local from a pod elsewhere", true, farShared.NS},
+		{"NodePort Local from an own pod elsewhere", true, far.NS}, {"NodePort from an own pod of the node", false, near.NS},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Local: c.local, Endpoint: own.V4})
+			suite.MustReach(t, c.from, suite.At(n0.V4, 30080), own.NS, n0.V4)
+		})
+	}
+}
+
+func TestDelBringsTheENIBack(t *testing.T) {
+	_, n0, n1 := world(t)
+	client := n1.AddPod(1)
+	before := suite.DumpStable(n0)
+	p := serving(add(n0, 2))
+	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+	p.Del()
+	p.Del()
+	suite.MustNotReach(t, client.NS, suite.At(p.V4, 80))
+	n0.Settle()
+	out := n0.IP("-o link show " + nodeName(n0.MAC(2)))
+	if !strings.Contains(out, n0.MAC(2).String()) || strings.Contains(out, "state UP") {
+		t.Errorf("the ENI on the node: %s", out)
+	}
+	n0.IP("link set " + nodeName(n0.MAC(2)) + " name eth2")
+	if diff := suite.Difference(before, suite.DumpStable(n0)); diff != "" {
+		t.Errorf("the pod left something behind:\n%s", diff)
+	}
+	// The next pod has the ENI, whatever it is called now.
+	n0.IP("link set eth2 name whatever")
+	next := serving(add(n0, 2))
+	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
+}
+
+func TestRestartKeepsThePod(t *testing.T) {
+	_, n0, n1 := world(t)
+	client, p := n1.AddPod(1), serving(add(n0, 2))
+	first := fmt.Sprint(p.Wiring)
+	n0.DP = n0.NewDatapath()
+	if repairs := n0.Sync(p); len(repairs) != 0 {
+		t.Errorf("sync after a restart repairs %q", repairs)
+	}
+	p.Add()
+	if again := fmt.Sprint(p.Wiring); again != first {
+		t.Errorf("second AddPod gives %s, first gave %s", again, first)
+	}
+	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+}
+
+func TestRepair(t *testing.T) {
+	w, n0, n1 := world(t)
+	ctx := context.Background()
+	p, far := serving(add(n0, 2)), serving(n1.AddPod(1, "4", "6"))
+	for _, c := range []struct {
+		name string
+		cut  func()
+		want string
+	}{
+		{"down", func() { p.IP("link set eth0 down") }, "eth0 of the pod is down"},
+		{"address", func() { p.IP("addr flush dev eth0") }, "address " + p.V4.String()},
+		{"route", func() { p.IP("route del default") }, "default route"},
+		{"IPv6 route", func() { p.IP("-6 route del default") }, "default route via " + suite.PodGW6},
+		{"name", func() {
+			p.IP("link set eth0 down")
+			p.IP("link set eth0 name lost")
+		}, "called lost"},
+		{"back on the node", func() {
+			p.IP("link set eth0 name stray0")
+			p.IP("link set stray0 netns " + n0.Name)
+		}, "on the node"},
+		{"MTU", func() { p.IP("link set eth0 mtu 1400") }, "MTU"},
+		{"veth", func() { p.IP("link del veth1") }, "device tw"},
+		{"route to Services", func() { p.IP("route del " + suite.ServiceCIDR) }, "route to " + suite.ServiceCIDR},
+		{"route to the node", func() { p.IP("-6 route del " + n0.V6.String()) }, "route to " + n0.V6.String()},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p.Spec.Own.MTU = 1500
+			if err := n0.DP.CheckPod(ctx, n0.Desired, p.Spec); err != nil {
+				t.Fatalf("before: %v", err)
+			}
+			c.cut()
+			if err := n0.DP.CheckPod(ctx, n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("CheckPod: %v, want %q", err, c.want)
+			}
+			if repairs := n0.Sync(p); len(repairs) == 0 {
+				t.Error("Sync reports nothing")
+			}
+			if err := n0.DP.CheckPod(ctx, n0.Desired, p.Spec); err != nil {
+				t.Errorf("after Sync: %v", err)
+			}
+			if repairs := n0.Sync(p); len(repairs) != 0 {
+				t.Errorf("second Sync reports %q", repairs)
+			}
+			suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
+			suite.MustReach(t, p.NS, suite.At(far.V6, 80), far.NS, p.V6)
+			suite.MustReach(t, n0.NS, suite.At(p.V4, 80), p.NS, n0.V4)
+			suite.MustReach(t, n0.NS, suite.At(p.V6, 80), p.NS, n0.V6)
+		})
+	}
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}
+
+// Sync's list of pods is a moment old.
+func TestSyncWithAnOldList(t *testing.T) {
+	_, n0, _ := world(t)
+	p := add(n0, 2)
+	n0.Sync(p)
+	p.Del()
+	if repairs := n0.Sync(p); len(repairs) != 0 {
+		t.Errorf("a deleted pod is repaired: %q", repairs)
+	}
+	if out := n0.IP("-o link show"); !strings.Contains(out, n0.MAC(2).String()) {
+		t.Error("the ENI went back into a deleted pod")
+	}
+	n0.Sync()
+	p.Add()
+	if err := n0.DP.CheckPod(context.Background(), n0.Desired, p.Spec); err != nil {
+		t.Error(err)
+	}
+}
+
+// A crash may leave the device anywhere on its way.
+func TestAddGoesOnWhereACrashStopped(t *testing.T) {
+	_, n0, n1 := world(t)
+	client := n1.AddPod(1)
+	for name, crash := range map[string]func(*suite.Pod){
+		"moved, not named": func(p *suite.Pod) { n0.IP("link set eth2 netns " + p.Name) },
+		"named, not up": func(p *suite.Pod) {
+			n0.IP("link set eth2 netns " + p.Name)
+			p.IP("link set eth2 name eth0")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := describe(n0, 2)
+			crash(p)
+			p.Add()
+			serving(p)
+			suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+			p.Del()
+			n0.IP("link set " + nodeName(n0.MAC(2)) + " name eth2")
+		})
+	}
+}
+
+func TestDelToleratesAbsence(t *testing.T) {
+	_, n0, _ := world(t)
+	before := suite.DumpStable(n0)
+	describe(n0, 2).Del()
+	p := add(n0, 3)
+	p.Remove() // the test's device is a veth and goes with the namespace
+	p.Del()
+	p.Spec.NetNS = ""
+	p.Del()
+	n0.Settle()
+	diff := suite.Difference(before, suite.DumpStable(n0))
+	for _, line := range strings.Split(diff, "\n") {
+		if line != "" && !strings.Contains(line, "eth3") {
+			t.Errorf("left behind: %s", line)
+		}
+	}
+}
+
+func TestConcurrentPods(t *testing.T) {
+	_, n0, n1 := world(t)
+	client := n1.AddPod(1)
+	pods := []*suite.Pod{describe(n0, 2), describe(n0, 3)}
+	for range 5 {
+		var wg sync.WaitGroup
+		errs := make([]error, 2*len(pods))
+		for i, p := range pods {
+			wg.Go(func() { _, errs[i] = n0.DP.AddPod(context.Background(), n0.Desired, p.Spec) })
+		}
+		wg.Go(func() {
+			var list []datapath.Pod
+			for _, p := range pods {
+				list = append(list, p.Spec) // without HostIfName: being wired
+			}
+			_, errs[len(pods)] = n0.DP.Sync(context.Background(), n0.Desired, list)
+		})
+		wg.Wait()
+		if err := errors.Join(errs...); err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range pods {
+			l := p.Listen("tcp", suite.At(p.V4, 80))
+			conn, err := client.Dial("tcp", "", suite.At(p.V4, 80), suite.Patience)
+			if err != nil {
+				t.Error(err)
+			} else {
+				conn.Close()
+			}
+			l.Close()
+			p.Del()
+		}
+	}
+}
+
+func TestAddRefuses(t *testing.T) {
+	_, n0, _ := world(t)
+	for _, c := range []struct {
+		name string
+		edit func(*datapath.Pod)
+		want string
+	}{
+		{"another MAC", func(p *datapath.Pod) { p.ENI = n0.MAC(3).String() }, "Own.MAC"},
+		{"no gateway", func(p *datapath.Pod) { p.Own.Gateways = nil }, "Own.Gateways"},
+		{"no gateway of the family", func(p *datapath.Pod) { p.Own.Gateways = p.Own.Gateways[:1] }, "family"},
+		{"not attached", func(p *datapath.Pod) { p.Own.MAC[5], p.ENI = 0xff, "00:16:3e:00:00:ff" }, "neither on the node nor in the pod"},
+		{"namespace gone", func(p *datapath.Pod) { p.NetNS = "/run/netns/none" }, "/run/netns/none"},
+		{"namespace of the node", func(p *datapath.Pod) { p.NetNS = n0.Path }, "the node's own"},
+		{"eth0 taken", func(*datapath.Pod) {}, "already has a device eth0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := describe(n0, 2)
+			if c.name == "eth0 taken" {
+				p.IP("link add eth0 type veth peer name other")
+			}
+			before := suite.DumpStable(n0)
+			c.edit(&p.Spec)
+			_, err := n0.DP.AddPod(context.Background(), n0.Desired, p.Spec)
+			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), p.Name) {
+				t.Errorf("error %v, want one that names the pod and %q", err, c.want)
+			}
+			n0.Settle()
+			if diff := suite.Difference(before, suite.DumpStable(n0)); diff != "" {
+				t.Errorf("a refused pod left:\n%s", diff)
+			}
+		})
+	}
+}

@@ -1,0 +1,122 @@
+package ipam
+
+import (
+	"cmp"
+	"slices"
+)
+
+// planOwn plans the ENIs that pods have for themselves. There is no pool of
+// addresses here: an ENI is free or it is a pod's.
+func (s State) planOwn() Plan {
+	var p Plan
+	var free []*ENI
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase != Detaching && !e.used() && !e.leaving() {
+			free = append(free, e)
+		}
+	}
+	switch need := s.OwnDemand + s.OwnWarm - len(free); {
+	case need > 0:
+		p.growOwn(&s, need)
+	case s.OwnDemand == 0:
+		// One more than is kept warm may stay: a pod that is replaced finds its ENI.
+		p.shrinkOwn(free, len(free)-s.OwnWarm-1)
+	}
+	p.finish(&s)
+	return p
+}
+
+// used reports whether a pod holds the ENI. One whose address rests is as good as
+// free: with an ENI for each pod there may be no other.
+func (e *ENI) used() bool {
+	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Use == Used })
+}
+
+func (p *Plan) growOwn(s *State, need int) {
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase == Detaching || !e.leaving() || need <= 0 {
+			continue
+		}
+		for _, a := range e.Addresses {
+			if !a.Going {
+				p.Keep = append(p.Keep, a.Address)
+			}
+		}
+		need--
+	}
+	left := map[string]int{}
+	for _, v := range s.VSwitches {
+		if !v.Parked {
+			left[v.ID] = v.Available
+		}
+	}
+	slots, refused := s.MaxENIs-len(s.ENIs), false
+	if s.NoCreate && slots > 0 {
+		slots, refused = 0, true
+	}
+	for need > 0 && slots > 0 {
+		v := s.pick(left)
+		if v == "" {
+			break
+		}
+		p.Create = append(p.Create, Create{VSwitch: v, Addresses: 1, Own: true})
+		left[v]--
+		need, slots = need-1, slots-1
+	}
+	if need <= 0 || s.OwnDemand == 0 {
+		return // a warm pool that cannot be filled is no trouble while no pod waits
+	}
+	p.Missing = min(need, s.OwnDemand)
+	switch {
+	case refused:
+		p.Shortage = Refused
+	case slots > 0:
+		p.Shortage = VSwitchFull
+	case !pending(s):
+		p.Shortage = TypeLimit
+	}
+}
+
+// shrinkOwn gives back surplus ENIs that are ready.
+func (p *Plan) shrinkOwn(free []*ENI, surplus int) {
+	slices.SortStableFunc(free, func(a, b *ENI) int { return cmp.Compare(a.Token, b.Token) })
+	for _, e := range free {
+		if surplus <= 0 || e.Phase != Ready || e.busy() > 0 {
+			continue
+		}
+		for _, a := range e.Addresses {
+			p.Release = append(p.Release, a.Address)
+		}
+		surplus--
+	}
+}
+
+// taken is what is left in the vSwitches after the plan.
+func (p *Plan) taken(vs []VSwitch) []VSwitch {
+	left := slices.Clone(vs)
+	for _, c := range p.Create {
+		for i := range left {
+			if left[i].ID == c.VSwitch {
+				left[i].Available = max(0, left[i].Available-c.Addresses)
+			}
+		}
+	}
+	return left
+}
+
+// join adds another plan; of two shortages that of pods that wait longer for more
+// is told.
+func (p *Plan) join(q Plan) {
+	p.Keep = append(p.Keep, q.Keep...)
+	p.Assign = append(p.Assign, q.Assign...)
+	p.Create = append(p.Create, q.Create...)
+	p.Release = append(p.Release, q.Release...)
+	p.Unassign = append(p.Unassign, q.Unassign...)
+	p.Detach = append(p.Detach, q.Detach...)
+	p.Missing += q.Missing
+	if p.Shortage == None {
+		p.Shortage = q.Shortage
+	}
+}
