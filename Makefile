@@ -12,7 +12,7 @@ LAB ?=
 # Options of "lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit e2e check bench-fabric generate deps clean
+.PHONY: all build lab lab-down verify compare test unit e2e test-vm check bench-fabric generate deps clean
 
 all: build
 
@@ -43,6 +43,11 @@ unit:
 
 e2e:
 	go test -trimpath -count=1 -v -timeout 60m -tags e2e ./test/e2e
+
+# The datapaths on kernels that this machine may not have, in an emulated one: all of
+# them on one with everything, and what must do without on an older one.
+test-vm: deps
+	sh test/vm/run.sh
 
 check:
 	sh test/check.sh

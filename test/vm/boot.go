@@ -1,0 +1,99 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type machine struct {
+	memory int
+	limit  time.Duration
+	keep   bool
+}
+
+// kernelArguments: a panic or an oops ends the VM at once; no time is spent on what an
+// emulated machine of a few seconds need not have.
+const kernelArguments = "console=ttyS0 loglevel=5 panic=-1 oops=panic reboot=t mitigations=off tsc=reliable no_timer_check " +
+	"random.trust_cpu=on audit=0 cryptomgr.notests"
+
+// boot runs the program in a VM and returns its exit code; an error means that there
+// is none. The guest's serial ports: the kernel's log, the program's output, and the
+// exit code.
+func boot(ctx context.Context, k kernel, m machine, program string, args []string) (code int, err error) {
+	work, err := os.MkdirTemp("", "vm-")
+	if err != nil {
+		return 0, fmt.Errorf("make a folder for the VM: %w", err)
+	}
+	if m.keep {
+		fmt.Fprintln(os.Stderr, "vm: the kernel's log is in", work)
+	} else {
+		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	}
+	initrd, log, exit := filepath.Join(work, "initrd"), filepath.Join(work, "kernel.log"), filepath.Join(work, "exit")
+	if err := writeInitrd(ctx, initrd, k, program, newJob(args)); err != nil {
+		return 0, fmt.Errorf("make the guest's file system: %w", err)
+	}
+
+	limited, cancel := context.WithTimeout(ctx, m.limit)
+	defer cancel()
+	qemu := exec.CommandContext(limited, "qemu-system-x86_64",
+		"-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", strconv.Itoa(m.memory),
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		"-serial", "file:"+log, "-serial", "stdio", "-serial", "file:"+exit,
+		"-kernel", k.image, "-initrd", initrd, "-append", kernelArguments)
+	qemu.Stdout, qemu.Stderr = os.Stdout, os.Stderr
+	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ended := qemu.Run()
+
+	if text, err := os.ReadFile(exit); err == nil {
+		if code, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			return code, nil
+		}
+	}
+	why := "the VM ended before the program did"
+	switch {
+	case ctx.Err() != nil:
+		return 0, errors.New("interrupted")
+	case limited.Err() != nil:
+		why = fmt.Sprintf("the program did not end within %s", m.limit)
+	case ended != nil:
+		why = fmt.Sprintf("qemu: %v", ended)
+	}
+	return 0, fmt.Errorf("%s; the end of the kernel's log (%s):\n%s", why, k.pkg, tail(log, 40))
+}
+
+// newJob leaves out what would write to this machine's files.
+func newJob(args []string) job {
+	var j job
+	for _, a := range args {
+		if !strings.HasPrefix(a, "-test.testlogfile=") {
+			j.Args = append(j.Args, a)
+		}
+	}
+	for _, v := range os.Environ() {
+		if forwarded.MatchString(v) {
+			j.Env = append(j.Env, v)
+		}
+	}
+	return j
+}
+
+func tail(file string, lines int) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(text)), "\n")
+	if len(all) > lines {
+		all = all[len(all)-lines:]
+	}
+	return strings.Join(all, "\n")
+}

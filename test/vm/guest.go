@@ -1,0 +1,147 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// guest is the VM's first process: it makes the kernel ready, runs the job, reports
+// the exit code and ends the machine.
+func guest() {
+	out, err := serial("/dev/ttyS1")
+	code := exitTrouble
+	if err == nil {
+		code, err = work(out)
+	}
+	if err != nil {
+		// The console: there the host looks when it gets no exit code.
+		fmt.Fprintln(os.Stderr, "vm:", err)
+	} else if err := report(code); err != nil {
+		fmt.Fprintln(os.Stderr, "vm: report the exit code:", err)
+	}
+	if out != nil {
+		drain(out)
+	}
+	drain(os.Stderr)
+	// With -no-reboot a reset ends QEMU, sooner than powering off would.
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+}
+
+func work(out *os.File) (int, error) {
+	if err := mounts(); err != nil {
+		return 0, err
+	}
+	if err := loadModules(); err != nil {
+		return 0, err
+	}
+	if err := exec.Command("/bin/busybox", "--install", "-s", "/bin").Run(); err != nil {
+		return 0, fmt.Errorf("install busybox: %w", err)
+	}
+	var j job
+	text, err := os.ReadFile(guestJob)
+	if err == nil {
+		err = json.Unmarshal(text, &j)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the job: %w", err)
+	}
+	cmd := exec.Command(guestProgram, j.Args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = guestDir, out, out
+	// busybox comes last: it has an ip and a tc of its own.
+	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=/root", "TMPDIR=/tmp"}, j.Env...)
+	if err := os.Setenv("PATH", "/usr/bin:/bin"); err != nil {
+		return 0, err
+	}
+	if lo, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("set lo up: %w: %s", err, lo)
+	}
+	err = cmd.Run()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		if code := ended.ExitCode(); code >= 0 {
+			return code, nil
+		}
+		fmt.Fprintln(out, "vm: the program ended by", ended)
+		return exitTrouble, nil
+	}
+	return 0, err
+}
+
+func mounts() error {
+	for _, m := range []struct{ kind, at string }{
+		{"proc", "/proc"}, {"sysfs", "/sys"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
+		{"bpf", "/sys/fs/bpf"}, {"cgroup2", "/sys/fs/cgroup"},
+	} {
+		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", m.at, err)
+		}
+	}
+	return nil
+}
+
+func loadModules() error {
+	order, err := os.ReadFile("/" + loadOrder)
+	if err != nil {
+		return fmt.Errorf("read the list of modules: %w", err)
+	}
+	for _, name := range strings.Fields(string(order)) {
+		f, err := os.Open(filepath.Join("/"+moduleDir, name))
+		if err != nil {
+			return fmt.Errorf("open module: %w", err)
+		}
+		err = unix.FinitModule(int(f.Fd()), "", 0)
+		if closed := f.Close(); err == nil {
+			err = closed
+		}
+		if err != nil {
+			return fmt.Errorf("load module %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// serial opens a port that passes on what is written, byte by byte: "\n" stays "\n".
+func serial(port string) (*os.File, error) {
+	// devtmpfs may be there already: the kernel mounts it if configured so.
+	if err := unix.Mount("devtmpfs", "/dev", "devtmpfs", 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("mount /dev: %w", err)
+	}
+	f, err := os.OpenFile(port, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open serial port: %w", err)
+	}
+	fd := int(f.Fd())
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err == nil {
+		t.Oflag &^= unix.OPOST
+		t.Lflag &^= unix.ECHO
+		err = unix.IoctlSetTermios(fd, unix.TCSETS, t)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("set up serial port %s: %w", port, err), f.Close())
+	}
+	return f, nil
+}
+
+func report(code int) error {
+	f, err := serial("/dev/ttyS2")
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(f, fmt.Sprintln(code)); err != nil {
+		return err
+	}
+	drain(f)
+	return nil
+}
+
+// drain waits until all that was written has left the port.
+func drain(f *os.File) { _ = unix.IoctlSetInt(int(f.Fd()), unix.TCSBRK, 1) }

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// tools are the programs that tests call in the guest, with their shared libraries.
+// Busybox stands in for everything else.
+var tools = []string{"ip", "tc", "nft"}
+
+// Where things are in the guest.
+const (
+	guestProgram = "/test/program"
+	guestDir     = "/test/package"
+	guestJob     = "/job.json"
+)
+
+// job is what the guest has to do.
+type job struct {
+	Args []string
+	Env  []string
+}
+
+// forwarded are the variables of the environment that the guest gets too.
+var forwarded = regexp.MustCompile(`^(CI|GO[A-Z]*DEBUG|GOTRACEBACK|TERWAY_[A-Z_]*)=`)
+
+// writeInitrd makes the guest's whole file system. The kernel unpacks archives that
+// follow each other as one.
+func writeInitrd(ctx context.Context, file string, k kernel, program string, j job) error {
+	a, err := createArchive(file)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return errors.Join(fmt.Errorf("find own program: %w", err), a.close())
+	}
+	for _, d := range []string{"proc", "sys", "dev", "tmp", "run", "etc", "root", "bin", "usr/bin", guestDir} {
+		a.dir(d)
+	}
+	a.copy("init", self, 0o755)
+	a.copy("bin/busybox", "/bin/busybox", 0o755)
+	for _, t := range tools {
+		if err := a.tool(ctx, t); err != nil {
+			return errors.Join(err, a.close())
+		}
+	}
+	a.copy(guestProgram, program, 0o755)
+	a.tree(guestDir+"/testdata", "testdata")
+	text, err := json.Marshal(j)
+	if err != nil {
+		return errors.Join(err, a.close())
+	}
+	a.file(guestJob, text, 0o644)
+	return a.closeWith(k.modules)
+}
+
+// archive writes a cpio archive of the kind that the kernel reads ("newc"). The first
+// error stays until close.
+type archive struct {
+	f    *os.File
+	w    *bufio.Writer
+	size int
+	ino  int
+	dirs map[string]bool
+	err  error
+}
+
+func createArchive(file string) (*archive, error) {
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, fmt.Errorf("create archive: %w", err)
+	}
+	return &archive{f: f, w: bufio.NewWriterSize(f, 1<<20), dirs: map[string]bool{".": true}}, nil
+}
+
+// entry writes one header, name and content. Format: linux/Documentation/driver-api/early-userspace/buffer-format.rst
+func (a *archive) entry(name string, mode uint32, size int, content io.Reader) {
+	if a.err != nil {
+		return
+	}
+	a.ino++
+	name = strings.TrimPrefix(name, "/")
+	// ino mode uid gid nlink mtime size devmajor devminor rdevmajor rdevminor namesize check
+	a.text("070701%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x%08x", a.ino, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(name)+1, 0)
+	a.text("%s\x00", name)
+	a.pad()
+	if content == nil || a.err != nil {
+		return
+	}
+	n, err := io.Copy(a.w, content)
+	a.size += int(n)
+	if err == nil && int(n) != size {
+		err = fmt.Errorf("%s changed its size from %d to %d", name, size, n)
+	}
+	a.err = err
+	a.pad()
+}
+
+func (a *archive) text(format string, args ...any) {
+	n, err := fmt.Fprintf(a.w, format, args...)
+	a.size += n
+	a.err = errors.Join(a.err, err)
+}
+
+func (a *archive) pad() {
+	for a.size%4 != 0 && a.err == nil {
+		a.err = a.w.WriteByte(0)
+		a.size++
+	}
+}
+
+func (a *archive) dir(name string) {
+	name = strings.Trim(name, "/")
+	if a.dirs[name] {
+		return
+	}
+	a.dir(path.Dir(name))
+	a.dirs[name] = true
+	a.entry(name, 0o040755, 0, nil)
+}
+
+func (a *archive) file(name string, content []byte, mode uint32) {
+	a.dir(path.Dir(strings.Trim(name, "/")))
+	a.entry(name, 0o100000|mode, len(content), strings.NewReader(string(content)))
+}
+
+// copy puts a file of this machine into the archive.
+func (a *archive) copy(name, file string, mode uint32) {
+	if a.err != nil {
+		return
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		a.err = err
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		a.err = err
+		return
+	}
+	a.dir(path.Dir(strings.Trim(name, "/")))
+	a.entry(name, 0o100000|mode, int(info.Size()), f)
+}
+
+// tree copies a folder, if there is one.
+func (a *archive) tree(name, dir string) {
+	err := filepath.WalkDir(dir, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(dir, file)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			a.dir(path.Join(name, rel))
+		} else {
+			a.copy(path.Join(name, rel), file, 0o644)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		a.err = errors.Join(a.err, err)
+	}
+}
+
+var library = regexp.MustCompile(`(/\S+) \(0x`)
+
+// tool copies a program and its shared libraries to where the guest looks for them.
+func (a *archive) tool(ctx context.Context, name string) error {
+	file, err := exec.LookPath(name)
+	if err != nil {
+		return fmt.Errorf("a program that tests call is missing (test/deps.sh installs it): %w", err)
+	}
+	a.copy("usr/bin/"+name, file, 0o755)
+	out, err := command(ctx, "", "ldd", file)
+	if err != nil {
+		return err
+	}
+	var libs []string
+	for _, m := range library.FindAllStringSubmatch(out, -1) {
+		libs = append(libs, m[1])
+	}
+	slices.Sort(libs)
+	for _, lib := range libs {
+		if key := "library " + lib; !a.dirs[key] {
+			a.dirs[key] = true
+			a.copy(lib, lib, 0o755)
+		}
+	}
+	return nil
+}
+
+func (a *archive) close() error {
+	a.entry("TRAILER!!!", 0, 0, nil)
+	return errors.Join(a.err, a.w.Flush(), a.f.Close())
+}
+
+// closeWith appends another archive.
+func (a *archive) closeWith(other string) error {
+	a.entry("TRAILER!!!", 0, 0, nil)
+	f, err := os.Open(other)
+	if err != nil {
+		return errors.Join(a.err, err, a.f.Close())
+	}
+	defer f.Close()
+	_, err = io.Copy(a.w, f)
+	return errors.Join(a.err, err, a.w.Flush(), a.f.Close())
+}

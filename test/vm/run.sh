@@ -1,0 +1,21 @@
+#!/bin/sh
+# Runs the tests of the datapaths in virtual machines (see main.go), one at a time: it has
+# both cores. The tag vm adds the tests that need such a machine's kernel.
+set -eu
+cd "$(dirname "$0")/../.."
+export CGO_ENABLED=0
+go build -trimpath -o bin/vm ./test/vm
+
+in() {
+	kernel=$1
+	shift
+	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
+	go test -trimpath -count=1 -p 1 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
+}
+
+# All that a datapath does where this machine's kernel cannot show it, and how packets go in
+# the others. The older kernel has no tcx and no netkit.
+packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
+in 6.12 ./internal/datapath/ipvlan
+in 6.12 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf
+in 6.1 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/ipvlan
