@@ -5,13 +5,13 @@ import (
 	"fmt"
 )
 
-// counterNames are in the order of enum counter in bpf/shortcut.h.
-var counterNames = []string{"to-eni", "to-pod", "asked", "learned", "forgotten"}
+// counterNames are in the order of enum counter in bpf/flows.h.
+var counterNames = []string{"to-eni", "to-pod", "asked", "learned", "forgotten", "spoofed"}
 
 // Counters are what the programs have done since their maps were made: packets that
 // left directly by an ENI, packets that went directly into a pod, packets that asked
 // the host stack, flows learned from its answer, and flows forgotten because
-// their ports came up again in a translated connection.
+// their ports came up again in a translated connection. Spoofed packets the stack counts.
 func (d *Datapath) Counters() (map[string]uint64, error) {
 	d.shortcuts.mu.Lock()
 	defer d.shortcuts.mu.Unlock()
