@@ -66,8 +66,25 @@ func NewNS(t testing.TB, label string) *NS {
 		t.Fatalf("create network namespace %s: %v", ns.Name, err)
 	}
 	t.Cleanup(ns.Remove)
-	ns.Run("ip", "link", "set", "lo", "up")
+	if err := ns.Do(loopbackUp); err != nil {
+		t.Fatalf("set loopback of network namespace %s up: %v", ns.Name, err)
+	}
 	return ns
+}
+
+// loopbackUp needs no program: a test may make hundreds of namespaces.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	req.SetUint16(unix.IFF_UP)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
 
 // create makes a new namespace on a thread of its own and mounts it at path. The
@@ -159,6 +176,15 @@ func (ns *NS) Run(name string, args ...string) string {
 func (ns *NS) IP(command string) string {
 	ns.t.Helper()
 	return ns.Run("ip", strings.Fields(command)...)
+}
+
+// IPs runs several `ip` commands in one process. It takes no options such as -6: ip knows
+// the family by the addresses.
+func (ns *NS) IPs(commands ...string) {
+	ns.t.Helper()
+	if _, err := ns.exec(strings.Join(commands, "\n")+"\n", "ip", "-batch", "-"); err != nil {
+		ns.t.Fatal(err)
+	}
 }
 
 // NFT loads an nftables ruleset given as text.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -74,8 +75,6 @@ func (k Kit) NewWorld(t testing.TB, nodes, enis int) *World {
 	f.Sysctl("ipv6/conf/default/accept_dad", "0")
 	f.Sysctl("ipv4/conf/all/send_redirects", "0")
 	f.Sysctl("ipv4/conf/default/send_redirects", "0")
-	f.IP("addr add " + NodeGW + "/32 dev lo")
-	f.IP("addr add " + PodGW + "/32 dev lo")
 	f.NFT(`table inet vpc {
 		set allowed4 { type ifname . ipv4_addr; }
 		set allowed6 { type ifname . ipv6_addr; }
@@ -93,19 +92,23 @@ func (k Kit) NewWorld(t testing.TB, nodes, enis int) *World {
 			counter name strict drop
 		}
 	}`)
-	f.IP("link add outside type veth peer name eth0 netns " + w.Outside.Name)
-	f.IP("link set outside up")
-	f.IP("route add 0.0.0.0/0 dev outside")
-	f.IP("-6 route add ::/0 dev outside")
-	f.IP("addr add 203.0.113.1/32 dev outside")
-	f.IP("addr add 2001:db8:ffff::1/128 dev outside nodad")
-	f.IP("route add " + OutsideV4 + "/32 dev outside")
-	f.IP("-6 route add " + OutsideV6 + "/128 dev outside")
-	w.Outside.IP("link set eth0 up")
-	w.Outside.IP("addr add " + OutsideV4 + "/32 dev eth0")
-	w.Outside.IP("addr add " + OutsideV6 + "/128 dev eth0 nodad")
-	w.Outside.IP("route add default via 203.0.113.1 dev eth0 onlink")
-	w.Outside.IP("-6 route add default via 2001:db8:ffff::1 dev eth0 onlink")
+	f.IPs(
+		"addr add "+NodeGW+"/32 dev lo",
+		"addr add "+PodGW+"/32 dev lo",
+		"link add outside type veth peer name eth0 netns "+w.Outside.Name,
+		"link set outside up",
+		"route add 0.0.0.0/0 dev outside",
+		"route add ::/0 dev outside",
+		"addr add 203.0.113.1/32 dev outside",
+		"addr add 2001:db8:ffff::1/128 dev outside nodad",
+		"route add "+OutsideV4+"/32 dev outside",
+		"route add "+OutsideV6+"/128 dev outside")
+	w.Outside.IPs(
+		"link set eth0 up",
+		"addr add "+OutsideV4+"/32 dev eth0",
+		"addr add "+OutsideV6+"/128 dev eth0 nodad",
+		"route add 0.0.0.0/0 via 203.0.113.1 dev eth0 onlink",
+		"route add ::/0 via 2001:db8:ffff::1 dev eth0 onlink")
 	for i := range nodes {
 		w.addNode(i, enis)
 	}
@@ -124,13 +127,13 @@ func (w *World) addNode(i, enis int) *Node {
 		n.Plug(e)
 	}
 	n.Sysctl("ipv6/conf/eth0/accept_dad", "0")
-	n.IP("link set eth0 up")
-	n.IP(fmt.Sprintf("addr add %s/32 dev eth0", n.V4))
-	n.IP(fmt.Sprintf("addr add %s/128 dev eth0 nodad", n.V6))
-	n.IP("route add default via " + NodeGW + " dev eth0 onlink")
-	n.IP("-6 route add default via " + NodeGW6 + " dev eth0 onlink")
-	w.Assign(n, 0, n.V4)
-	w.Assign(n, 0, n.V6)
+	n.IPs(
+		"link set eth0 up",
+		fmt.Sprintf("addr add %s/32 dev eth0", n.V4),
+		fmt.Sprintf("addr add %s/128 dev eth0 nodad", n.V6),
+		"route add 0.0.0.0/0 via "+NodeGW+" dev eth0 onlink",
+		"route add ::/0 via "+NodeGW6+" dev eth0 onlink")
+	w.Assign(n, 0, n.V4, n.V6)
 
 	n.Desired = datapath.Node{
 		Addresses:    []netip.Addr{n.V4, n.V6},
@@ -150,12 +153,11 @@ func (n *Node) Plug(e int) {
 	f, port := n.w.Fabric, n.Port(e)
 	f.IP(fmt.Sprintf("link add %s type veth peer name eth%d address %s netns %s", port, e, n.MAC(e), n.Name))
 	f.Sysctl("ipv4/conf/"+port+"/rp_filter", "0")
-	f.IP("link set " + port + " up")
 	gw := PodGW6
 	if e == 0 {
 		gw = NodeGW6
 	}
-	f.IP("addr add " + gw + "/128 dev " + port + " nodad")
+	f.IPs("link set "+port+" up", "addr add "+gw+"/128 dev "+port+" nodad")
 }
 
 // Port is the fabric's device behind eth<e>.
@@ -192,16 +194,22 @@ func (n *Node) NewDatapath() Subject {
 	return dp
 }
 
-// Assign tells the VPC that an ENI has an address.
-func (w *World) Assign(n *Node, e int, a netip.Addr) {
+// Assign tells the VPC that an ENI has addresses.
+func (w *World) Assign(n *Node, e int, addrs ...netip.Addr) {
 	w.t.Helper()
-	v, set := "", "allowed4"
-	if a.Is6() {
-		v, set = "-6 ", "allowed6"
+	var ip []string
+	var nft strings.Builder
+	for _, a := range addrs {
+		set := "allowed4"
+		if a.Is6() {
+			set = "allowed6"
+		}
+		ip = append(ip, fmt.Sprintf("route replace %s dev %s", a, n.Port(e)),
+			fmt.Sprintf("neigh replace %s lladdr %s dev %s nud permanent", a, n.MAC(e), n.Port(e)))
+		fmt.Fprintf(&nft, "add element inet vpc %s { %q . %s }\n", set, n.Port(e), a)
 	}
-	w.Fabric.IP(fmt.Sprintf("%sroute replace %s dev %s", v, a, n.Port(e)))
-	w.Fabric.IP(fmt.Sprintf("%sneigh replace %s lladdr %s dev %s nud permanent", v, a, n.MAC(e), n.Port(e)))
-	w.Fabric.NFT(fmt.Sprintf("add element inet vpc %s { %q . %s }", set, n.Port(e), a))
+	w.Fabric.IPs(ip...)
+	w.Fabric.NFT(nft.String())
 }
 
 // Describe prepares a pod with its namespace and addresses, unwired.
@@ -224,9 +232,7 @@ func (n *Node) Describe(e int, families ...string) *Pod {
 	if slices.Contains(families, "6") {
 		p.Spec.Addresses = append(p.Spec.Addresses, p.V6)
 	}
-	for _, a := range p.Spec.Addresses {
-		n.w.Assign(n, e, a)
-	}
+	n.w.Assign(n, e, p.Spec.Addresses...)
 	return p
 }
 
