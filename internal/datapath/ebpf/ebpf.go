@@ -21,6 +21,8 @@ type Options struct {
 	Log     *slog.Logger
 	// Flows is how many directions of flows are remembered, DefaultFlows if 0.
 	Flows int
+	// Beside are extensions of other datapaths of the node.
+	Beside []route.Extension
 }
 
 // DefaultFlows is as many connections as conntrack knows on a node of some size. It
@@ -43,7 +45,7 @@ func New(o Options) (*Datapath, error) {
 		o.Log = slog.Default()
 	}
 	s := &shortcuts{log: o.Log, flows: o.Flows}
-	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extension: s})
+	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extensions: append([]route.Extension{s}, o.Beside...)})
 	if err != nil {
 		return nil, err
 	}

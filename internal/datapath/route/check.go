@@ -47,8 +47,8 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 		return "", err
 	}
 	// Trouble with other ENIs is not this pod's: newWiring misses only its own.
-	enis, eniErr := assignSlots(node, links, routes, d.state())
-	w, err := newWiring(nodeState{enis: enis}, node, pod)
+	enis, eniErr := d.assign(node, links, routes)
+	w, err := d.newWiring(nodeState{enis: enis}, node, pod)
 	if err != nil {
 		return "", errors.Join(err, eniErr)
 	}
@@ -195,8 +195,8 @@ func hostProblems(v view, w wiring) []string {
 	if attrs.Group != w.group {
 		add("device %s is in group %#x instead of %#x", w.name, attrs.Group, w.group)
 	}
-	if attrs.HardwareAddr.String() != w.hostMAC.String() {
-		add("device %s has MAC %s instead of %s", w.name, attrs.HardwareAddr, w.hostMAC)
+	if attrs.HardwareAddr.String() != w.linkMAC.String() {
+		add("device %s has MAC %s instead of %s", w.name, attrs.HardwareAddr, w.linkMAC)
 	}
 	if w.mtu != 0 && attrs.MTU != w.mtu {
 		add("device %s has MTU %d instead of %d", w.name, attrs.MTU, w.mtu)

@@ -5,6 +5,9 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath"
 )
 
 // Extension adds objects to the pods and ENIs that this datapath wires, for those
@@ -33,11 +36,31 @@ type Extension interface {
 	Teardown(h *netlink.Handle, links []netlink.Link) error
 }
 
+// Linker is an Extension that makes the devices of its pods; without it they are the two
+// ends of a veth. The node's device has the pod's name (Place.Device) and is known by it,
+// by its group or by its alias.
+type Linker interface {
+	Extension
+	// Link makes the two devices of a pod, down, or finds them. One that is not what it
+	// should be is made anew; one that somebody else made in the pod is an error.
+	Link(h, pod *netlink.Handle, ns netns.NsHandle, p Place) (host, inner netlink.Link, err error)
+	// Leave takes the addresses from the device in the pod, if there is one: from then on
+	// nothing reaches it. What it returns removes the device, in the background.
+	Leave(pod datapath.Pod) (rest func() error, err error)
+	// Vacate takes an address from a device of another pod that still holds it.
+	Vacate(a netip.Addr) error
+	// Receiver is the device by which the host stack gets what the VPC delivers to pods of
+	// an ENI; empty if the node has no such pods.
+	Receiver(eni ENIPlace) string
+}
+
 // Place is a wired pod as an Extension needs it.
 type Place struct {
-	// Device and Index are the node's end of the pod's veth.
-	Device          string
-	Index           int
+	// Device and Index are the node's end of the pod's devices.
+	Device string
+	Index  int
+	// NetNS and IfName say where the other one is. NetNS may be gone.
+	NetNS, IfName   string
 	MTU             int
 	HostMAC, PodMAC net.HardwareAddr
 	Addresses       []netip.Addr
@@ -49,22 +72,24 @@ type Place struct {
 type ENIPlace struct {
 	Device   string
 	Index    int
+	MAC      net.HardwareAddr
 	MTU      int
 	Gateways []netip.Addr
 }
 
 // extension is the one that the pod asked for, or nil.
 func (d *Datapath) extension(w wiring) Extension {
-	if d.ext == nil || w.pod.Datapath != d.ext.Name() {
-		return nil
-	}
-	return d.ext
+	return d.extensionOf(w.pod)
 }
 
+// place is the pod's; link is nil while it has no device on the node.
 func (w wiring) place(link netlink.Link) Place {
 	p := Place{
-		Device: w.name, Index: link.Attrs().Index, MTU: link.Attrs().MTU,
+		Device: w.name, NetNS: w.pod.NetNS, IfName: w.pod.IfName,
 		HostMAC: w.hostMAC, PodMAC: w.podMAC, Addresses: w.pod.Addresses, ENI: w.eni,
+	}
+	if link != nil {
+		p.Index, p.MTU = link.Attrs().Index, link.Attrs().MTU
 	}
 	if w.mtu != 0 {
 		p.MTU = w.mtu
@@ -73,7 +98,7 @@ func (w wiring) place(link netlink.Link) Place {
 }
 
 func (s eniState) place() ENIPlace {
-	return ENIPlace{Device: s.device, Index: s.index, MTU: s.mtu, Gateways: s.gateways}
+	return ENIPlace{Device: s.device, Index: s.index, MAC: s.mac, MTU: s.mtu, Gateways: s.gateways}
 }
 
 // extend is the extension's part of a pod.
@@ -92,4 +117,32 @@ func (d *Datapath) extensionProblems(h *netlink.Handle, v view, w wiring) ([]str
 		return nil, nil
 	}
 	return ext.Problems(h, w.place(link))
+}
+
+func (d *Datapath) extensionOf(pod datapath.Pod) Extension {
+	for _, ext := range d.exts {
+		if ext.Name() == pod.Datapath {
+			return ext
+		}
+	}
+	return nil
+}
+
+// linker is the extension that makes the pod's devices, or nil.
+func (d *Datapath) linker(pod datapath.Pod) Linker {
+	l, _ := d.extensionOf(pod).(Linker)
+	return l
+}
+
+// leave is the linker's part of a pod's end.
+func (d *Datapath) leave(pod datapath.Pod) error {
+	l := d.linker(pod)
+	if l == nil {
+		return nil
+	}
+	rest, err := l.Leave(pod)
+	if rest != nil {
+		d.reaper.later(rest)
+	}
+	return err
 }

@@ -60,7 +60,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 		return repairs, errors.Join(append(errs, err)...)
 	}
 	was := formerDevices(routes, d.state())
-	enis, err := assignSlots(node, links, routes, d.state())
+	enis, err := d.assign(node, links, routes)
 	if err != nil {
 		errs = append(errs, err)
 	}
@@ -87,12 +87,14 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 		note(nil, err)
 	}
 
-	if d.ext != nil {
+	if len(d.exts) > 0 {
 		var places []ENIPlace
 		for _, mac := range slices.Sorted(maps.Keys(enis)) {
 			places = append(places, enis[mac].place())
 		}
-		note(d.ext.Sync(h, links, places))
+		for _, ext := range d.exts {
+			note(ext.Sync(h, links, places))
+		}
 	}
 
 	err = errors.Join(errs...)
@@ -202,6 +204,24 @@ func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
 	return found, nil
 }
 
+// assign is assignSlots with what extensions have for each ENI.
+func (d *Datapath) assign(node datapath.Node, links []netlink.Link, routes []netlink.Route) (map[string]eniState, error) {
+	enis, err := assignSlots(node, links, routes, d.state())
+	for _, ext := range d.exts {
+		l, ok := ext.(Linker)
+		if !ok {
+			continue
+		}
+		for mac, s := range enis {
+			if name := l.Receiver(s.place()); name != "" {
+				s.receivers = append(s.receivers, name)
+				enis[mac] = s
+			}
+		}
+	}
+	return enis, err
+}
+
 // assignSlots gives each ENI that has a device a slot. A slot, once given, stays
 // while the ENI is there: in the process by memory, over a restart by the route
 // in the slot's table. It returns what it could assign and an error for the rest.
@@ -225,7 +245,7 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 			errs = append(errs, err)
 			continue
 		}
-		s := eniState{index: link.Attrs().Index, device: link.Attrs().Name, mtu: link.Attrs().MTU, gateways: eni.Gateways}
+		s := eniState{index: link.Attrs().Index, device: link.Attrs().Name, mac: eni.MAC, mtu: link.Attrs().MTU, gateways: eni.Gateways}
 		s.slot = last.enis[key].slot
 		if s.slot == 0 {
 			s.slot = byIndex[s.index]
@@ -275,16 +295,7 @@ func (d *Datapath) ensureDevice(h *netlink.Handle, links []netlink.Link, eni dat
 		repairs = append(repairs, fmt.Sprintf("set MTU of %s from %d to %d", s.device, mtu, eni.MTU))
 		mtu = eni.MTU
 	}
-	prefix := "conf/" + s.device + "/"
-	list := []sysctl{
-		{"ipv4/" + prefix + "forwarding", "1"},
-		{"ipv4/" + prefix + "rp_filter", "2"},
-		{"ipv6/" + prefix + "accept_ra", "0"},
-		// The cloud hands out the MAC, so the link-local address made from it needs
-		// no detection; without it the gateway is asked for a second later.
-		{"ipv6/" + prefix + "accept_dad", "0"},
-	}
-	changed, err := setSysctls(d.procSys, d.ns, list)
+	changed, err := setSysctls(d.procSys, d.ns, receiverSysctls(s.device))
 	repairs = append(repairs, changed...)
 	if err != nil {
 		return fail("set sysctls", err)
@@ -295,13 +306,35 @@ func (d *Datapath) ensureDevice(h *netlink.Handle, links []netlink.Link, eni dat
 		}
 		repairs = append(repairs, "set "+s.device+" up")
 	}
-	err = h.AddrAdd(link, eniAddress())
-	if err == nil {
+	added, err := addENIAddress(h, link)
+	if added {
 		repairs = append(repairs, fmt.Sprintf("added %s to %s", gateway4, s.device))
-	} else if !errors.Is(err, unix.EEXIST) {
-		return fail(fmt.Sprintf("add address %s", gateway4), err)
+	}
+	if err != nil {
+		return fail("prepare", err)
 	}
 	return repairs, mtu, nil
+}
+
+// receiverSysctls are those of a device that receives for pods.
+func receiverSysctls(device string) []sysctl {
+	prefix := "conf/" + device + "/"
+	return []sysctl{
+		{"ipv4/" + prefix + "forwarding", "1"},
+		{"ipv4/" + prefix + "rp_filter", "2"},
+		{"ipv6/" + prefix + "accept_ra", "0"},
+		// The cloud hands out the MAC, so the link-local address made from it needs
+		// no detection; without it the gateway is asked for a second later.
+		{"ipv6/" + prefix + "accept_dad", "0"},
+	}
+}
+
+func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error) {
+	err = h.AddrAdd(link, eniAddress())
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("add address %s to %s: %w", gateway4, link.Attrs().Name, err)
+	}
+	return err == nil, nil
 }
 
 func eniAddress() *netlink.Addr {

@@ -40,14 +40,14 @@ func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.
 		}
 		d.log.Warn("node is not fully prepared", "error", err)
 	}
-	w, err := newWiring(state, node, pod)
+	w, err := d.newWiring(state, node, pod)
 	if err != nil {
 		return datapath.Wiring{}, podError(pod, err)
 	}
 	elems, err := d.wire(ctx, h, node, w)
 	if err != nil {
 		// Nothing half-made stays: the address may go to another pod.
-		return datapath.Wiring{}, podError(pod, errors.Join(err, d.retire(h, name, pod.Addresses)))
+		return datapath.Wiring{}, podError(pod, errors.Join(err, d.retire(h, name, pod.Addresses), d.leave(pod)))
 	}
 	d.pods.setWired(p, elems)
 	return w.result(), nil
@@ -69,7 +69,7 @@ func (d *Datapath) DelPod(_ context.Context, pod datapath.Pod) error {
 	}
 	defer h.Close()
 	d.pods.setDeleted(p)
-	if err := d.retire(h, name, pod.Addresses); err != nil {
+	if err := errors.Join(d.retire(h, name, pod.Addresses), d.leave(pod)); err != nil {
 		return podError(pod, err)
 	}
 	return nil
@@ -108,9 +108,12 @@ func validate(pod datapath.Pod) error {
 
 // wiring is what one pod should look like in the kernel.
 type wiring struct {
-	pod              datapath.Pod
-	name             string
-	hostMAC, podMAC  net.HardwareAddr
+	pod  datapath.Pod
+	name string
+	// hostMAC is the pod's next hop's; linkMAC that of the node's device, nearly always
+	// the same.
+	hostMAC, linkMAC net.HardwareAddr
+	podMAC           net.HardwareAddr
 	mtu              int
 	mark             uint32
 	eni              ENIPlace
@@ -122,12 +125,21 @@ type wiring struct {
 	through []netip.Prefix
 }
 
+// newWiring: devices that are stacked on the ENI have its MAC.
+func (d *Datapath) newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
+	w, err := newWiring(state, node, pod)
+	if d.linker(pod) != nil && err == nil {
+		w.linkMAC, w.podMAC = w.eni.MAC, w.eni.MAC
+	}
+	return w, err
+}
+
 func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
 	w := wiring{
 		pod: pod, name: hostIfName(pod.Sandbox, pod.IfName),
 		source4: nodeSource(node, netlink.FAMILY_V4), source6: nodeSource(node, netlink.FAMILY_V6),
 	}
-	w.hostMAC, w.podMAC = hostMAC(w.name), podMAC(w.name)
+	w.hostMAC, w.linkMAC, w.podMAC = hostMAC(w.name), hostMAC(w.name), podMAC(w.name)
 	w.inner, w.group = pod.IfName, groupPod
 	if pod.Own != nil {
 		// What goes on from the node leaves with the node's address: the pod's is on
@@ -273,7 +285,12 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	}
 	defer ph.Close()
 
-	host, inner, err := d.ensureVeth(h, ph, ns, w)
+	var host, inner netlink.Link
+	if l := d.linker(w.pod); l != nil {
+		host, inner, err = l.Link(h, ph, ns, w.place(nil))
+	} else {
+		host, inner, err = d.ensureVeth(h, ph, ns, w)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +309,9 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	}
 	if err := awaitIPv6(ctx, ph, w); err != nil {
 		return nil, err
+	}
+	if d.linker(w.pod) != nil {
+		return elems, nil // it has the ENI's carrier from the start
 	}
 	return elems, d.awaitActive(ctx, h, w.name, host.Attrs().Index)
 }
@@ -371,10 +391,21 @@ func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner ne
 	return host, inner, usable, nil
 }
 
-// IsPodDevice says that a link of the node is a pod's: by kind, name, and the MAC
-// that follows from the name or, if somebody changed that, our group.
+// IsPodDevice says that a link of the node is a pod's: by kind, name, and our group or, if
+// somebody changed that, the MAC that follows from the name, or the alias.
 func IsPodDevice(l netlink.Link) bool {
 	a := l.Attrs()
-	return l.Type() == "veth" && hostIfPattern.MatchString(a.Name) &&
-		(a.HardwareAddr.String() == hostMAC(a.Name).String() || a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying)
+	if !hostIfPattern.MatchString(a.Name) {
+		return false
+	}
+	if a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying {
+		return l.Type() == "veth" || l.Type() == "ipvlan"
+	}
+	switch l.Type() {
+	case "veth":
+		return a.HardwareAddr.String() == hostMAC(a.Name).String()
+	case "ipvlan": // has the ENI's MAC
+		return strings.HasPrefix(a.Alias, aliasPrefix)
+	}
+	return false
 }

@@ -19,6 +19,8 @@ type reaper struct {
 
 	mu    sync.Mutex
 	again bool
+	// more is to be done once, beside delete.
+	more []func() error
 	// done is closed when the running goroutine ends; nil while none runs.
 	done chan struct{}
 }
@@ -34,6 +36,14 @@ func (r *reaper) kick() {
 	}
 }
 
+// later has one more thing done.
+func (r *reaper) later(f func() error) {
+	r.mu.Lock()
+	r.more = append(r.more, f)
+	r.mu.Unlock()
+	r.kick()
+}
+
 func (r *reaper) run() {
 	for {
 		r.mu.Lock()
@@ -44,7 +54,14 @@ func (r *reaper) run() {
 			return
 		}
 		r.again = false
+		more := r.more
+		r.more = nil
 		r.mu.Unlock()
+		for _, f := range more {
+			if err := f(); err != nil {
+				r.log.Warn("a deleted pod's device is still there; it goes with the pod's namespace", "error", err)
+			}
+		}
 		if err := r.delete(); err != nil {
 			r.log.Warn("devices of deleted pods are still there; the next sync tries again", "error", err)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 
@@ -17,8 +18,7 @@ import (
 // Name is the value of NodeNetwork.status.datapath.
 const Name = "route"
 
-// extendedName is the datapath that is this one with an Extension. Its pods are known
-// by name, so that an agent without the extension still serves them.
+// extendedName is a datapath whose pods this one can serve without its Extension.
 const extendedName = "ebpf"
 
 var _ datapath.Datapath = (*Datapath)(nil)
@@ -30,8 +30,8 @@ type Options struct {
 	NetNS string
 	// ProcSys is where sysctls are, "/proc/sys" if empty.
 	ProcSys string
-	// Extension may be nil.
-	Extension Extension
+	// Extensions are the other datapaths of the node: one owner for the pods of all kinds.
+	Extensions []Extension
 	// Log receives repairs and background failures; nil means slog.Default().
 	Log *slog.Logger
 }
@@ -45,7 +45,7 @@ type Datapath struct {
 	nft     nft
 	reaper  reaper
 	pods    tracker
-	ext     Extension
+	exts    []Extension
 
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, nodeMu.
@@ -66,7 +66,7 @@ func New(opts Options) (*Datapath, error) {
 			return nil, fmt.Errorf("open the node's network namespace %s: %w", opts.NetNS, err)
 		}
 	}
-	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}, ext: opts.Extension}
+	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}, exts: opts.Extensions}
 	if d.procSys == "" {
 		d.procSys = "/proc/sys"
 	}
@@ -123,7 +123,11 @@ type eniState struct {
 	slot   int
 	index  int
 	device string
+	mac    net.HardwareAddr
 	mtu    int
+	// receivers are devices, beside its own, by which packets for its pods come to the
+	// host stack.
+	receivers []string
 	// gateways are the vSwitch's.
 	gateways []netip.Addr
 }

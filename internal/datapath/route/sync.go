@@ -81,7 +81,7 @@ func (d *Datapath) own(pod datapath.Pod) bool {
 	case "", Name, extendedName:
 		return true
 	}
-	return false
+	return d.extensionOf(pod) != nil
 }
 
 // syncing is one run of Sync.
@@ -120,7 +120,7 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	if !d.pods.mayRepair(p, s.began[name]) {
 		return nil
 	}
-	w, eniErr := newWiring(d.state(), s.node, pod)
+	w, eniErr := d.newWiring(d.state(), s.node, pod)
 	link := s.view.byName[name]
 	reachable := netnsExists(pod.NetNS)
 	if link == nil && (!reachable || eniErr != nil) {

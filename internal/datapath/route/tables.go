@@ -168,6 +168,9 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 			want = append(want,
 				ruleKey{family: f, priority: RulePriorityENI, mark: markOf(s.slot), mask: MarkMask, table: TableLocal + s.slot},
 				ruleKey{family: f, priority: RulePriorityStray, iif: s.device})
+			for _, name := range s.receivers {
+				want = append(want, ruleKey{family: f, priority: RulePriorityStray, iif: name})
+			}
 		}
 	}
 	return want

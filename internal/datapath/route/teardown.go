@@ -30,8 +30,8 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 	}
 	var errs []error
 	errs = append(errs, d.removePods(h, links))
-	if d.ext != nil {
-		errs = append(errs, d.ext.Teardown(h, links))
+	for _, ext := range d.exts {
+		errs = append(errs, ext.Teardown(h, links))
 	}
 
 	d.nodeMu.Lock()

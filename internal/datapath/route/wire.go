@@ -20,9 +20,9 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 		return fmt.Errorf("device %s: %w", w.name, err)
 	}
 	attrs := link.Attrs()
-	if attrs.HardwareAddr.String() != w.hostMAC.String() {
-		if err := h.LinkSetHardwareAddr(link, w.hostMAC); err != nil {
-			return fmt.Errorf("set MAC %s of %s: %w", w.hostMAC, w.name, err)
+	if attrs.HardwareAddr.String() != w.linkMAC.String() {
+		if err := h.LinkSetHardwareAddr(link, w.linkMAC); err != nil {
+			return fmt.Errorf("set MAC %s of %s: %w", w.linkMAC, w.name, err)
 		}
 	}
 	if w.mtu != 0 && attrs.MTU != w.mtu {
@@ -57,9 +57,11 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 	return nil
 }
 
+const aliasPrefix = "pod "
+
 // alias is for people: `ip link` shows whose device it is.
 func (w wiring) alias() string {
-	alias := "pod " + w.pod.Namespace + "/" + w.pod.Name
+	alias := aliasPrefix + w.pod.Namespace + "/" + w.pod.Name
 	if len(alias) > 255 { // IFALIASZ - 1
 		alias = alias[:255]
 	}
@@ -117,7 +119,13 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 		}
 	}
 	for _, a := range w.pod.Addresses {
-		if err := ph.AddrAdd(link, podAddress(a)); err != nil && !errors.Is(err, unix.EEXIST) {
+		err := ph.AddrAdd(link, podAddress(a))
+		if l := d.linker(w.pod); l != nil && errors.Is(err, unix.EADDRINUSE) {
+			if err = l.Vacate(a); err == nil {
+				err = ph.AddrAdd(link, podAddress(a))
+			}
+		}
+		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
 		}
 		if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
@@ -208,12 +216,12 @@ func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr
 		link = nil
 	}
 	var errs []error
-	if d.ext != nil {
-		index := 0
-		if link != nil {
-			index = link.Attrs().Index
-		}
-		errs = append(errs, d.ext.Unwire(h, index, addresses))
+	index := 0
+	if link != nil {
+		index = link.Attrs().Index
+	}
+	for _, ext := range d.exts {
+		errs = append(errs, ext.Unwire(h, index, addresses))
 	}
 	if link != nil {
 		errs = append(errs, removeRoutes(h, link, addresses))

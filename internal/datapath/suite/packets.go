@@ -113,7 +113,8 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
 		{victim.V4, a.V4, target.V4}, {victim.V6, a.V6, target.V6}, {n.V4, a.V4, target.V4},
 	} {
 		bits := fmt.Sprintf("/%d", c.stolen.BitLen())
-		a.IP("addr add " + c.stolen.String() + bits + " dev eth0 nodad")
+		// On lo: some devices refuse an address that another one has.
+		a.IP("addr add " + c.stolen.String() + bits + " dev lo nodad")
 		inbox := target.ListenPacket("udp", At(c.target, 9+i))
 		before, err := n.DP.Spoofed()
 		if err != nil {
@@ -186,7 +187,7 @@ func spoofedFlowIsDroppedInTheNode(t *testing.T, k Kit) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			thief.IP(fmt.Sprintf("addr replace %s/%d dev eth0 nodad", c.stolen, c.stolen.BitLen()))
+			thief.IP(fmt.Sprintf("addr replace %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
 			SendFrom(t, thief.NS, flow.LocalAddr().String(), At(c.target, 7))
 			after, err := n0.DP.Spoofed()
 			if err != nil {

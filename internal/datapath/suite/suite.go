@@ -46,6 +46,8 @@ type Kit struct {
 	Cuts func(n *Node, p *Pod) []Cut
 	// Trace describes what of the datapath ip and nft do not show; may be nil.
 	Trace func(n *Node) (string, error)
+	// GoesWithENI: a pod's device vanishes with its ENI, so it has no neighbours then.
+	GoesWithENI bool
 }
 
 // Scenario is one thing that every datapath does.
