@@ -15,6 +15,7 @@ fi
 echo "== go vet"
 go vet ./...
 go vet -tags e2e ./test/e2e
+go vet -tags vm ./internal/datapath/...
 
 echo "== eBPF objects"
 sh bpf/check.sh

@@ -7,26 +7,42 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
+	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/route"
 )
 
 // datapaths are those that this node's kernel can run, the fastest first, and why it
-// cannot run the others. The last one runs on every kernel.
+// cannot run the others. The last one runs on every kernel. They are one: whichever has a
+// node-wide piece changed knows the pods of all.
 func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
 	lacking = map[string]error{}
+	var beside []route.Extension
+	var slaves *ipvlan.Extension
+	if why := ipvlan.Supported(); why != nil {
+		lacking[ipvlan.Name] = why
+	} else {
+		slaves = ipvlan.NewExtension(log, ipvlan.DefaultFlows)
+		beside = append(beside, slaves)
+	}
+	var core *route.Datapath
+	var last datapath.Datapath
 	if why := ebpf.Supported(); why != nil {
 		lacking[ebpf.Name] = why
-		dp, err := route.New(route.Options{Log: log})
-		if err != nil {
+		if core, err = route.New(route.Options{Log: log, Extensions: beside}); err != nil {
 			return nil, nil, fmt.Errorf("datapath route: %w", err)
 		}
-		return append(list, dp), lacking, nil
+		last = core
+	} else {
+		dp, err := ebpf.New(ebpf.Options{Log: log, Beside: beside})
+		if err != nil {
+			return nil, nil, fmt.Errorf("datapath ebpf: %w", err)
+		}
+		list, core, last = append(list, dp), dp.Datapath, dp.Route()
 	}
-	dp, err := ebpf.New(ebpf.Options{Log: log})
-	if err != nil {
-		return nil, nil, fmt.Errorf("datapath ebpf: %w", err)
+	if slaves != nil {
+		list = append(list, slaves.On(core))
 	}
-	return append(list, dp, dp.Route()), lacking, nil
+	return append(list, last), lacking, nil
 }
 
 // own wires pods that have an ENI of their own. Its veth is package route's: the last

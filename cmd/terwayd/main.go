@@ -27,6 +27,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
+	"terway.dev/terway/internal/datapath/ipvlan"
 )
 
 // podLinks is how names of the node's ends of pods' links begin in every datapath
@@ -130,7 +131,7 @@ func run(ctx context.Context, f flags) error {
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
 		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set,
-		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: agent.HasLink,
+		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		return err

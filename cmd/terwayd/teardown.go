@@ -12,8 +12,6 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/ebpf"
 )
 
 // teardownCommand undoes what terwayd has done to a node, when Terway leaves it.
@@ -41,13 +39,13 @@ func teardownCommand(f *flags) *cobra.Command {
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
 			}
-			// It removes what route has, too.
-			dp, err := ebpf.New(ebpf.Options{Log: slog.Default()})
+			// Any of them removes what all have.
+			list, _, err := datapaths(slog.Default())
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
 			// ENIs that pods have to themselves come back to the node.
-			own, err := own([]datapath.Datapath{dp.Route()}, slog.Default())
+			own, err := own(list, slog.Default())
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
@@ -56,7 +54,7 @@ func teardownCommand(f *flags) *cobra.Command {
 					errs = append(errs, own.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
 				}
 			}
-			errs = append(errs, dp.Teardown(cmd.Context()), dp.Close(cmd.Context()), own.Close())
+			errs = append(errs, list[0].Teardown(cmd.Context()), own.Close())
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}

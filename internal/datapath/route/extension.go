@@ -47,8 +47,9 @@ type Linker interface {
 	// Leave takes the addresses from the device in the pod, if there is one: from then on
 	// nothing reaches it. What it returns removes the device, in the background.
 	Leave(pod datapath.Pod) (rest func() error, err error)
-	// Vacate takes an address from a device of another pod that still holds it.
-	Vacate(a netip.Addr) error
+	// Vacate takes an address from devices of other pods that still have it; device is the
+	// one of the pod that is to get it.
+	Vacate(device string, a netip.Addr) error
 	// Receiver is the device by which the host stack gets what the VPC delivers to pods of
 	// an ENI; empty if the node has no such pods.
 	Receiver(eni ENIPlace) string

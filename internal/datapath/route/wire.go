@@ -121,7 +121,7 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 	for _, a := range w.pod.Addresses {
 		err := ph.AddrAdd(link, podAddress(a))
 		if l := d.linker(w.pod); l != nil && errors.Is(err, unix.EADDRINUSE) {
-			if err = l.Vacate(a); err == nil {
+			if err = l.Vacate(w.name, a); err == nil {
 				err = ph.AddrAdd(link, podAddress(a))
 			}
 		}

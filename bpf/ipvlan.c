@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+/*
+ * The datapath ipvlan (internal/datapath/ipvlan/doc.go draws it).
+ *
+ * ipvlan delivers a frame by its IP address when it comes from the wire, or when it is
+ * sent with the ENI's own MAC as destination; any other frame of a pod leaves by the
+ * parent. The pods' next hops have MACs of their own, so whatever a pod sends passes the
+ * ENI's egress, where it is given to the host stack as coming from the pod's device on
+ * the node, unless its flow is known to go directly (flows.h).
+ */
+#include "ipvlan.h"
+
+/* The agent sets its size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, struct slave);
+} tw_slaves_1 SEC(".maps");
+
+#define ETH_DST 0
+#define ETH_SRC ETH_ALEN
+
+/*
+ * Source of frames that one pod of the node sends directly to another, for the ENI's
+ * ingress. The VPC delivers from its gateway's MAC.
+ */
+ALWAYS_INLINE void local_mac(__u8 *mac)
+{
+	mac[0] = 0x0a;
+	mac[1] = mac[2] = mac[3] = mac[4] = 0;
+	mac[5] = 1;
+}
+
+ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
+{
+	return bpf_map_lookup_elem(&tw_slaves_1, a);
+}
+
+/* The addresses alone: of fragments and unknown protocols too. */
+ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr *dst)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return 0;
+		addr_from_v4(src, ip.saddr);
+		addr_from_v4(dst, ip.daddr);
+		return 1;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return 0;
+		__builtin_memcpy(src, &ip.saddr, sizeof(*src));
+		__builtin_memcpy(dst, &ip.daddr, sizeof(*dst));
+		return 1;
+	}
+	return 0;
+}
+
+/* Link-local and unspecified sources of IPv6: neighbours are permanent, nobody listens. */
+ALWAYS_INLINE int is_chatter(const struct addr *src)
+{
+	return (src->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+	       !(src->w[0] | src->w[1] | src->w[2] | src->w[3]);
+}
+
+/*
+ * What a pod sends, at its own device, in its own namespace: its addresses, to its next
+ * hop, and nothing else. This is the one place that knows which pod it is.
+ */
+SEC("tc")
+int tw_from_slave(struct __sk_buff *skb)
+{
+	struct addr src, dst;
+	struct slave *s;
+	__u8 to[ETH_ALEN];
+
+	if (!addresses(skb, &src, &dst) || is_chatter(&src))
+		return TC_ACT_SHOT;
+	s = slave_of(&src);
+	if (!s || s->inner != skb->ifindex) {
+		count(SPOOFED);
+		return TC_ACT_SHOT;
+	}
+	if (bpf_skb_load_bytes(skb, ETH_DST, to, sizeof(to)) || !mac_equal(to, s->next_hop))
+		return TC_ACT_SHOT;
+	/* A mark of the pod's must not pass for one of the node's. */
+	skb->mark = 0;
+	return TC_ACT_UNSPEC;
+}
+
+ALWAYS_INLINE int to_stack(struct __sk_buff *skb, const struct slave *s, __u32 ifindex)
+{
+	/* The token of a packet that asks, or none: redirected, it keeps its tc_index. */
+	skb->tc_index = skb->tc_classid;
+	if (bpf_skb_store_bytes(skb, ETH_DST, s->eni_mac, ETH_ALEN, 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(ifindex, BPF_F_INGRESS);
+}
+
+/* Whether the packet may go past the stack, which also answers what is too big or too old. */
+ALWAYS_INLINE int passes(struct __sk_buff *skb, struct packet *p, const struct slave *by)
+{
+	return is_direct(skb, p) && p->ttl > 1 && fits(skb, p, by->mtu);
+}
+
+ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct slave *to)
+{
+	__u8 macs[2 * ETH_ALEN];
+
+	__builtin_memcpy(macs, to->eni_mac, ETH_ALEN);
+	local_mac(macs + ETH_SRC);
+	if (decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, ETH_DST, macs, sizeof(macs), 0))
+		return TC_ACT_SHOT;
+	count(TO_POD);
+	return bpf_redirect(to->eni, BPF_F_INGRESS);
+}
+
+ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, const struct slave *from)
+{
+	struct bpf_redir_neigh hop = { .nh_family = p->v4 ? AF_INET : AF_INET6 };
+
+	if (p->v4)
+		hop.ipv4_nh = from->gateway.w[3];
+	else
+		__builtin_memcpy(hop.ipv6_nh, &from->gateway, sizeof(hop.ipv6_nh));
+	if (decrement_ttl(skb, p))
+		return TC_ACT_SHOT;
+	count(TO_ENI);
+	return bpf_redirect_neigh(from->eni, &hop, sizeof(hop), 0);
+}
+
+/* What leaves by the ENI: from its pods, or from the host stack. */
+SEC("tc")
+int tw_slaves_eni(struct __sk_buff *skb)
+{
+	struct addr src, dst;
+	struct slave *s, *to;
+	struct packet p;
+	__u8 mac[ETH_ALEN];
+
+	/* The host stack's carry the mark of an ENI, and a pod's none. */
+	if (skb->mark & SLOT_MASK) {
+		learn(skb);
+		return TC_ACT_UNSPEC;
+	}
+	if (!addresses(skb, &src, &dst))
+		return TC_ACT_UNSPEC;
+	s = slave_of(&src);
+	if (!s || bpf_skb_load_bytes(skb, ETH_DST, mac, sizeof(mac)) || !mac_equal(mac, s->next_hop))
+		return TC_ACT_UNSPEC;
+	to = slave_of(&dst);
+	if (!read_packet(skb, &p) || !passes(skb, &p, to ? to : s))
+		return to_stack(skb, s, s->host);
+	return to ? into_pod(skb, &p, to) : out_of_eni(skb, &p, s);
+}
+
+/* What the VPC delivers, or another pod of the node directly. */
+SEC("tc")
+int tw_eni_slaves(struct __sk_buff *skb)
+{
+	struct addr src, dst;
+	struct packet p;
+	struct slave *to;
+	__u8 macs[2 * ETH_ALEN], local[ETH_ALEN];
+
+	if (skb->pkt_type != 0 /* PACKET_HOST */ || !addresses(skb, &src, &dst))
+		return TC_ACT_UNSPEC;
+	to = slave_of(&dst);
+	if (!to)
+		return TC_ACT_UNSPEC;
+	if (bpf_skb_load_bytes(skb, ETH_DST, macs, sizeof(macs)))
+		return TC_ACT_SHOT;
+	local_mac(local);
+	if (mac_equal(macs + ETH_SRC, local))
+		return TC_ACT_OK; /* ipvlan gives it to the pod */
+	/* Sent to the pod by the host stack, and ipvlan found no pod. */
+	if (mac_equal(macs + ETH_SRC, to->eni_mac))
+		return TC_ACT_SHOT;
+	if (!read_packet(skb, &p) || !passes(skb, &p, to))
+		return to_stack(skb, to, to->receiver);
+	if (decrement_ttl(skb, &p))
+		return TC_ACT_SHOT;
+	count(TO_POD);
+	return TC_ACT_UNSPEC;
+}
+
+/* What the host stack sends to a pod, on the node's device of the pair. */
+SEC("tc")
+int tw_to_slave(struct __sk_buff *skb)
+{
+	learn(skb);
+	return TC_ACT_UNSPEC;
+}
+
+char __license[] SEC("license") = "Dual BSD/GPL";

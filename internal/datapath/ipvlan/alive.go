@@ -1,0 +1,88 @@
+package ipvlan
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// HasPeer says whether the pod behind a device of the node still has its own device,
+// though its namespace may be out of sight. A veth goes with its other end; an ipvlan
+// device on the node stays, but the kernel refuses the ENI's receiver an address that
+// another device of the ENI has.
+func HasPeer(name string) (bool, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return false, fmt.Errorf("open route netlink socket: %w", err)
+	}
+	defer h.Close()
+	return hasPeer(h, name)
+}
+
+func hasPeer(h *netlink.Handle, name string) (bool, error) {
+	link, err := find(h, name)
+	if err != nil || link == nil {
+		return false, err
+	}
+	if link.Type() != "ipvlan" {
+		return true, nil
+	}
+	asked, err := receiverBeside(h, link)
+	if err != nil || asked == nil {
+		return true, err // not known to be dead
+	}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: route.TableLocal, LinkIndex: link.Attrs().Index},
+			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		if errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("list routes of table %d: %w", route.TableLocal, err)
+		}
+		for _, r := range routes {
+			if r.Dst == nil {
+				continue
+			}
+			addr := &netlink.Addr{IPNet: r.Dst}
+			if family == netlink.FAMILY_V6 {
+				addr.Flags = unix.IFA_F_NODAD
+			}
+			err := h.AddrAdd(asked, addr)
+			if errors.Is(err, unix.EADDRINUSE) {
+				return true, nil
+			}
+			if err != nil {
+				return false, fmt.Errorf("ask who has %s: %w", r.Dst, err)
+			}
+			if err := h.AddrDel(asked, addr); err != nil {
+				return false, fmt.Errorf("take %s from %s again: %w", r.Dst, asked.Attrs().Name, err)
+			}
+		}
+	}
+	return false, nil
+}
+
+// receiverBeside is the receiver of the ENI that a device is stacked on. The pod's own
+// device would not do: with its last address taken again the kernel drops its routes.
+func receiverBeside(h *netlink.Handle, link netlink.Link) (netlink.Link, error) {
+	for {
+		links, err := h.LinkList()
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
+		for _, l := range links {
+			if isReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
+				return l, nil
+			}
+		}
+		return nil, nil
+	}
+}

@@ -1,0 +1,125 @@
+package ipvlan
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
+)
+
+// Names of programs and maps in bpf/ipvlan.c and bpf/flows.h.
+const (
+	fromSlave = "tw_from_slave"
+	toSlave   = "tw_to_slave"
+	fromENI   = "tw_eni_slaves"
+	toENI     = "tw_slaves_eni"
+
+	mapSlaves   = "tw_slaves_1"
+	mapFlows    = "tw_flows_1"
+	mapCounters = "tw_counters_1"
+
+	// maxSlaves bounds the addresses of local pods: more than any instance type carries.
+	maxSlaves = 16384
+)
+
+// filters have a priority of their own, behind the datapath ebpf's: an ENI may have both.
+const filters = tcprog.Filters(85)
+
+var (
+	eniHooks   = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}
+	hostHooks  = []tcprog.Hook{{Parent: tcprog.Egress, Program: toSlave}}
+	innerHooks = []tcprog.Hook{{Parent: tcprog.Egress, Program: fromSlave}}
+
+	// counterNames are in the order of enum counter in bpf/flows.h.
+	counterNames = []string{"to-eni", "to-pod", "asked", "learned", "forgotten", "spoofed"}
+)
+
+func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
+	spec, err := loadSlaves()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs: %w", err)
+	}
+	spec.Maps[mapSlaves].MaxEntries = maxSlaves
+	spec.Maps[mapFlows].MaxEntries = uint32(flows)
+	return filters.Load(h, spec)
+}
+
+// entries are a pod's in the map of slaves, by address. receiver is the index of its
+// ENI's receiver.
+func entries(p route.Place, receiver int) map[netip.Addr]slavesSlave {
+	list := map[netip.Addr]slavesSlave{}
+	for _, a := range p.Addresses {
+		e := slavesSlave{
+			Host: uint32(p.Index), Inner: uint32(innerIndex(p.Device)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
+			Mtu: uint32(p.ENI.MTU),
+		}
+		copy(e.NextHop[:], p.HostMAC)
+		copy(e.EniMac[:], p.ENI.MAC)
+		for _, gateway := range p.ENI.Gateways {
+			if gateway.Is4() == a.Is4() {
+				e.Gateway = addrKey(gateway)
+			}
+		}
+		list[a] = e
+	}
+	return list
+}
+
+// addrKey is struct addr of bpf/common.h: IPv4 is mapped into IPv6, all in network
+// byte order.
+func addrKey(a netip.Addr) (key slavesAddr) {
+	b := a.As16()
+	for i := range key.W {
+		key.W[i] = binary.NativeEndian.Uint32(b[4*i:])
+	}
+	return key
+}
+
+func addrOf(key slavesAddr) netip.Addr {
+	var b [16]byte
+	for i, w := range key.W {
+		binary.NativeEndian.PutUint32(b[4*i:], w)
+	}
+	return netip.AddrFrom16(b).Unmap()
+}
+
+func listEntries(m *bpf.Map) (map[netip.Addr]slavesSlave, error) {
+	list := map[netip.Addr]slavesSlave{}
+	var key slavesAddr
+	var value slavesSlave
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		list[addrOf(key)] = value
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("list map %s: %w", mapSlaves, err)
+	}
+	return list, nil
+}
+
+func deleteEntry(m *bpf.Map, a netip.Addr) error {
+	if err := m.Delete(addrKey(a)); err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
+		return fmt.Errorf("remove %s from map %s: %w", a, mapSlaves, err)
+	}
+	return nil
+}
+
+func readCounters(m *bpf.Map) (map[string]uint64, error) {
+	counts := map[string]uint64{}
+	for i, name := range counterNames {
+		var perCPU []uint64
+		if err := m.Lookup(uint32(i), &perCPU); err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", name, err)
+		}
+		for _, n := range perCPU {
+			counts[name] += n
+		}
+	}
+	return counts, nil
+}

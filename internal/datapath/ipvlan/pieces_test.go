@@ -1,0 +1,105 @@
+//go:build vm
+
+package ipvlan
+
+import (
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+func TestSupportedHere(t *testing.T) {
+	if err := Supported(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A flow that the stack leaves alone passes it by, to the VPC and to a pod of the node.
+func TestKnownFlowsGoDirectly(t *testing.T) {
+	w := kit.NewWorld(t, 2, 2)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, near, far := n0.AddPod(1, "4", "6"), suite.Serving(n0.AddPod(2)), suite.Serving(n1.AddPod(1))
+	for _, c := range []struct {
+		to      *suite.Pod
+		counter string
+	}{{near, "to-pod"}, {far, "to-eni"}} {
+		before, err := own(n0).Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		suite.MustReach(t, a.NS, suite.At(c.to.V4, 80), c.to.NS, a.V4)
+		after, err := own(n0).Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after["learned"] == before["learned"] || after[c.counter] == before[c.counter] {
+			t.Errorf("%s: counters %v became %v, want %s and learned to grow", c.to.Name, before, after, c.counter)
+		}
+	}
+}
+
+// A pod that was wired as route and one of this datapath share an ENI.
+func TestBothKindsTalk(t *testing.T) {
+	w := kit.NewWorld(t, 2, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	w.Nodes[1].Sync()
+	slave, far := suite.Serving(n.AddPod(1)), suite.Serving(w.Nodes[1].AddPod(1))
+	plain := n.Describe(1)
+	plain.Spec.Datapath = route.Name
+	plain.Add()
+	suite.Serving(plain)
+	if repairs := n.Sync(slave, plain); len(repairs) != 0 {
+		t.Errorf("sync repairs %q", repairs)
+	}
+	for _, pair := range [][2]*suite.Pod{{slave, plain}, {plain, slave}, {plain, far}, {far, plain}, {slave, far}, {far, slave}} {
+		suite.MustReach(t, pair[0].NS, suite.At(pair[1].V4, 80), pair[1].NS, pair[0].V4)
+	}
+	plain.Del()
+	suite.MustNotReach(t, far.NS, suite.At(plain.V4, 80))
+	suite.MustReach(t, far.NS, suite.At(slave.V4, 80), slave.NS, far.V4)
+}
+
+// Whether a pod lives can be told from the node though its namespace cannot be seen.
+func TestHasPeer(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1, "4", "6")
+	h, err := handle(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	ask := func() bool {
+		t.Helper()
+		has, err := hasPeer(h, p.Wiring.HostIfName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return has
+	}
+	before := suite.DumpStable(n)
+	if !ask() {
+		t.Error("a pod that lives is called dead")
+	}
+	p.Remove()
+	for deadline := time.Now().Add(suite.Patience); ask(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("a pod that died is called alive")
+		}
+	}
+	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+		t.Errorf("the question left:\n%s", diff)
+	}
+	p.Spec.NetNS = ""
+	p.Del()
+	n.Settle()
+	if ask() {
+		t.Error("a pod that was unwired is called alive")
+	}
+}

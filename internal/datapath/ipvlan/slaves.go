@@ -1,0 +1,372 @@
+package ipvlan
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
+)
+
+// Name implements route.Extension.
+func (s *Extension) Name() string { return Name }
+
+// load loads the programs once. The caller holds mu.
+func (s *Extension) load(h *netlink.Handle) error {
+	if s.objects != nil {
+		return nil
+	}
+	o, err := load(h, s.flows)
+	if err != nil {
+		return err
+	}
+	s.objects, s.enis = o, map[int]int{}
+	return nil
+}
+
+func (s *Extension) table() *bpf.Map { return s.objects.Maps[mapSlaves] }
+
+// Sync implements route.Extension.
+func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil && !s.active.Load() {
+		if there, err := traces(h, links); err != nil || !there {
+			return nil, err
+		}
+	}
+	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	repairs, pods, err := s.prune(h, links)
+	errs := []error{err}
+	s.enis = map[int]int{}
+	wanted := map[string]bool{}
+	if pods > 0 {
+		s.active.Store(true)
+	}
+	for _, e := range enis {
+		if !s.active.Load() {
+			break
+		}
+		wanted[e.Device], wanted[receiverName(e.MAC)] = true, true
+		r, err := s.prepare(h, e)
+		repairs = append(repairs, r...)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("ENI device %s: %w", e.Device, err))
+		}
+	}
+	for device := range s.holders {
+		if link, err := find(h, device); err == nil && link == nil {
+			delete(s.holders, device)
+		}
+	}
+	r, err := clear(h, links, wanted)
+	return append(repairs, r...), errors.Join(append(errs, err)...)
+}
+
+// prepare gives an ENI its receiver and its programs.
+func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, error) {
+	var repairs []string
+	name := receiverName(e.MAC)
+	link, err := find(h, name)
+	if err != nil {
+		return nil, err
+	}
+	if link != nil && (!isSlave(link, e) || link.Attrs().ParentIndex != e.Index) {
+		if err := remove(h, link); err != nil {
+			return nil, err
+		}
+		link = nil
+	}
+	if link == nil {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = name, e.Index
+		if link, err = create(h, h, attrs); err != nil {
+			return nil, err
+		}
+		repairs = append(repairs, "made device "+name+" on "+e.Device)
+	}
+	more, err := s.core.EnsureReceiver(h, link)
+	repairs = append(repairs, more...)
+	if err != nil {
+		return repairs, err
+	}
+	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+	if err != nil {
+		return repairs, err
+	}
+	if problem != "" {
+		if err := filters.Attach(h, s.objects, e.Index, eniHooks); err != nil {
+			return repairs, err
+		}
+		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
+	}
+	s.enis[e.Index] = link.Attrs().Index
+	return repairs, nil
+}
+
+// traces says whether this datapath was at work on the node.
+func traces(h *netlink.Handle, links []netlink.Link) (bool, error) {
+	if slices.ContainsFunc(links, isReceiver) {
+		return true, nil
+	}
+	devices, err := tcprog.Devices(h)
+	if err != nil {
+		return false, err
+	}
+	for _, index := range devices {
+		if there, err := filters.Present(h, index); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
+func isReceiver(l netlink.Link) bool {
+	return l.Type() == "ipvlan" && receiverPattern.MatchString(l.Attrs().Name)
+}
+
+// prune removes addresses whose device is gone, and says how many others there are.
+func (s *Extension) prune(h *netlink.Handle, links []netlink.Link) (repairs []string, left int, err error) {
+	list, err := listEntries(s.table())
+	if err != nil {
+		return nil, 0, err
+	}
+	there := map[int]bool{}
+	for _, l := range links {
+		there[l.Attrs().Index] = true
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(list), netip.Addr.Compare) {
+		index := int(list[a].Host)
+		if there[index] || exists(h, index) {
+			left++
+			continue
+		}
+		if err := deleteEntry(s.table(), a); err != nil {
+			return repairs, left, err
+		}
+		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: its device is gone", a, mapSlaves))
+	}
+	return repairs, left, nil
+}
+
+func exists(h *netlink.Handle, index int) bool {
+	_, err := h.LinkByIndex(index)
+	return !missing(err)
+}
+
+// clear takes programs and receivers from devices that are not wanted, by name.
+func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool) ([]string, error) {
+	devices, err := tcprog.Devices(h)
+	errs := []error{err}
+	var repairs []string
+	for _, l := range links {
+		name := l.Attrs().Name
+		switch {
+		case wanted[name] || route.IsPodDevice(l):
+		case isReceiver(l):
+			errs = append(errs, remove(h, l))
+			repairs = append(repairs, "removed device "+name)
+		case slices.Contains(devices, l.Attrs().Index):
+			found, err := filters.Detach(h, l.Attrs().Index)
+			if err != nil {
+				errs = append(errs, fmt.Errorf("device %s: %w", name, err))
+			}
+			if found {
+				repairs = append(repairs, "removed programs from "+name)
+			}
+		}
+	}
+	return repairs, errors.Join(errs...)
+}
+
+// ENIProblem implements route.Extension.
+func (s *Extension) ENIProblem(h *netlink.Handle, e route.ENIPlace) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return "", err
+	}
+	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+	if problem != "" {
+		problem = e.Device + ": " + problem
+	}
+	return problem, err
+}
+
+// Wire implements route.Extension.
+func (s *Extension) Wire(h *netlink.Handle, p route.Place) error {
+	o, err := s.enter(h, p)
+	if err != nil {
+		return err
+	}
+	if err := filters.Attach(h, o, p.Index, hostHooks); err != nil {
+		return fmt.Errorf("device %s: %w", p.Device, err)
+	}
+	return inPod(p.NetNS, func(_ netns.NsHandle, ph *netlink.Handle) error {
+		if err := filters.Attach(ph, o, innerIndex(p.Device), innerHooks); err != nil {
+			return fmt.Errorf("device %s of the pod: %w", p.IfName, err)
+		}
+		return nil
+	})
+}
+
+// enter writes the pod's addresses and sees that its ENI is prepared.
+func (s *Extension) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, error) {
+	s.hold(p)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	receiver, err := s.receiver(h, p.ENI)
+	if err != nil {
+		return nil, err
+	}
+	for a, e := range entries(p, receiver) {
+		if err := s.table().Put(addrKey(a), e); err != nil {
+			return nil, fmt.Errorf("add %s to map %s: %w", a, mapSlaves, err)
+		}
+	}
+	return s.objects, nil
+}
+
+// receiver is the index of an ENI's receiver. The caller holds mu.
+func (s *Extension) receiver(h *netlink.Handle, e route.ENIPlace) (int, error) {
+	if e.Index == 0 {
+		return 0, nil // the ENI is gone
+	}
+	if index := s.enis[e.Index]; index != 0 && exists(h, index) {
+		return index, nil
+	}
+	if _, err := s.prepare(h, e); err != nil {
+		return 0, fmt.Errorf("ENI device %s: %w", e.Device, err)
+	}
+	return s.enis[e.Index], nil
+}
+
+// Problems implements route.Extension.
+func (s *Extension) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	receiver := 0
+	var problems []string
+	if p.ENI.Index != 0 {
+		name := receiverName(p.ENI.MAC)
+		link, err := find(h, name)
+		if err != nil {
+			return nil, err
+		}
+		if link == nil {
+			return []string{"device " + name + " on the node is missing"}, nil
+		}
+		if link.Attrs().Flags&net.FlagUp == 0 {
+			problems = append(problems, "device "+name+" is down")
+		}
+		receiver = link.Attrs().Index
+	}
+	for a, want := range entries(p, receiver) {
+		var have slavesSlave
+		err := s.table().Lookup(addrKey(a), &have)
+		switch {
+		case errors.Is(err, bpf.ErrKeyNotExist):
+			problems = append(problems, fmt.Sprintf("entry %s of map %s is missing", a, mapSlaves))
+		case err != nil:
+			return nil, fmt.Errorf("read %s from map %s: %w", a, mapSlaves, err)
+		case have != want:
+			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapSlaves))
+		}
+	}
+	problem, err := filters.Wrong(h, s.objects, p.Index, hostHooks)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", p.Device, err)
+	}
+	if problem != "" {
+		problems = append(problems, fmt.Sprintf("device %s: %s", p.Device, problem))
+	}
+	err = inPod(p.NetNS, func(_ netns.NsHandle, ph *netlink.Handle) error {
+		problem, err := filters.Wrong(ph, s.objects, innerIndex(p.Device), innerHooks)
+		if problem != "" {
+			problems = append(problems, fmt.Sprintf("device %s of the pod: %s", p.IfName, problem))
+		}
+		return err
+	})
+	if err == nil {
+		s.holdLocked(p) // known to Vacate after a restart too
+	}
+	return problems, err
+}
+
+// Unwire implements route.Extension. An address that another device has by now stays.
+func (s *Extension) Unwire(h *netlink.Handle, index int, addresses []netip.Addr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil {
+		if devices, err := tcprog.Devices(h); err != nil || len(devices) == 0 {
+			return err
+		}
+		if err := s.load(h); err != nil {
+			return err
+		}
+	}
+	list, err := listEntries(s.table())
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for a, e := range list {
+		holder := int(e.Host)
+		named := slices.Contains(addresses, a) || len(addresses) == 0 && holder == index
+		if !named || holder != index && exists(h, holder) {
+			continue
+		}
+		errs = append(errs, deleteEntry(s.table(), a))
+	}
+	return errors.Join(errs...)
+}
+
+// Teardown implements route.Extension.
+func (s *Extension) Teardown(h *netlink.Handle, links []netlink.Link) error {
+	s.active.Store(false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := clear(h, links, nil)
+	return errors.Join(err, s.unload())
+}
+
+func (s *Extension) counters() (map[string]uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil {
+		return nil, nil // nothing has happened yet
+	}
+	return readCounters(s.objects.Maps[mapCounters])
+}
+
+func (s *Extension) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.unload()
+}
+
+// unload lets go of the objects; what filters hold stays.
+func (s *Extension) unload() error {
+	o := s.objects
+	s.objects, s.enis = nil, nil
+	if o == nil {
+		return nil
+	}
+	return o.Close()
+}

@@ -1,0 +1,131 @@
+//go:build vm
+
+// The kernel of the machine at hand may lack ipvlan: `make test-vm` runs these on one
+// that has it.
+
+package ipvlan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
+)
+
+// The suite's table against this datapath.
+func TestSuite(t *testing.T) { suite.Run(t, kit) }
+
+var kit = suite.Kit{
+	New: func(o suite.Options) (suite.Subject, error) {
+		return New(Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
+	},
+	Cuts:        cuts,
+	Trace:       trace,
+	GoesWithENI: true,
+}
+
+// own is the node's datapath as this package knows it.
+func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+
+// cuts are those of route, but for what cannot be changed about an ipvlan device, and the
+// pieces that this datapath adds.
+func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
+	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
+		return strings.HasPrefix(c.Name, "MAC ") // the ENI's
+	})
+	dev, receiver := p.Wiring.HostIfName, receiverName(n.MAC(1))
+	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
+	table := own(n).slaves.table()
+	change := func(f func(*slavesSlave)) {
+		var e slavesSlave
+		if err := table.Lookup(addrKey(p.V4), &e); err != nil {
+			panic(err)
+		}
+		f(&e)
+		if err := table.Put(addrKey(p.V4), e); err != nil {
+			panic(err)
+		}
+	}
+	return append(list, []suite.Cut{
+		{Name: "the pod's device", Cut: func() { p.IP("link del eth0") }, Check: "eth0 of the pod"},
+		{Name: "program at the pod's device", Cut: func() { p.Run("tc", strings.Fields("filter del dev eth0 egress pref 85")...) }, Check: fromSlave + " is missing"},
+		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 85") }, Check: toSlave + " is missing"},
+		{Name: "program for what the ENI gets", Cut: func() { tc("filter del dev eth1 ingress pref 85") }, Check: fromENI + " is missing"},
+		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 85") }, Check: toENI + " is missing"},
+		{Name: "qdisc of the ENI", Cut: func() { tc("qdisc del dev eth1 clsact") }, Check: fromENI + " is missing"},
+		{Name: "receiver", Cut: func() { n.IP("link del " + receiver) }, Check: receiver + " on the node is missing"},
+		{Name: "receiver is down", Cut: func() { n.IP("link set " + receiver + " down") }, Check: receiver + " is down"},
+		{Name: "address of the receiver", Cut: func() { n.IP("addr del 169.254.1.1/32 dev " + receiver) }},
+		{Name: "rule of the receiver", Cut: func() { n.IP("rule del pref 550 iif " + receiver) }, Check: "rule 550"},
+		{Name: "entry of the pod", Cut: func() {
+			if err := table.Delete(addrKey(p.V6)); err != nil {
+				panic(err)
+			}
+		}, Check: "entry " + p.V6.String()},
+		{Name: "device in the entry", Cut: func() { change(func(e *slavesSlave) { e.Host = 1 }) }, Check: "entry " + p.V4.String()},
+		{Name: "ENI in the entry", Cut: func() { change(func(e *slavesSlave) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
+	}...)
+}
+
+// handle is a netlink socket in the node.
+func handle(n *suite.Node) (*netlink.Handle, error) {
+	ns, err := netns.GetFromPath(n.Path)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+}
+
+// trace is what runs on which device, and the map of slaves.
+func trace(n *suite.Node) (string, error) {
+	h, err := handle(n)
+	if err != nil {
+		return "", err
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return "", err
+	}
+	devices, err := tcprog.Devices(h)
+	if err != nil {
+		return "", err
+	}
+	var lines []string
+	for _, l := range links {
+		if !slices.Contains(devices, l.Attrs().Index) {
+			continue
+		}
+		for _, parent := range []uint32{tcprog.Ingress, tcprog.Egress} {
+			list, err := h.FilterList(l, parent)
+			if err != nil {
+				return "", err
+			}
+			for _, f := range list {
+				lines = append(lines, fmt.Sprintf("filter %s %d %s", l.Attrs().Name, f.Attrs().Priority, f.Type()))
+			}
+		}
+	}
+	s := own(n).slaves
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects != nil {
+		list, err := listEntries(s.table())
+		if err != nil {
+			return "", err
+		}
+		for a, e := range list {
+			lines = append(lines, fmt.Sprintf("slave %s %+v", a, e))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), nil
+}

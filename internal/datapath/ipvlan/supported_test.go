@@ -1,0 +1,48 @@
+package ipvlan
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// A kernel without a feature is told from trouble with finding out.
+func TestSupportedNamesWhatIsMissing(t *testing.T) {
+	testutil.RequireRoot(t)
+	err := Supported()
+	if err == nil {
+		return // this kernel has it all, as the tests with the tag vm show
+	}
+	var lacks *UnsupportedError
+	if !errors.As(err, &lacks) || lacks.Feature == "" || !strings.Contains(err.Error(), lacks.Feature) {
+		t.Errorf("got %v, want an UnsupportedError that names the feature", err)
+	}
+}
+
+func TestReceiverName(t *testing.T) {
+	mac := []byte{0, 0x16, 0x3e, 0, 0, 1}
+	name := receiverName(mac)
+	if !receiverPattern.MatchString(name) || len(name) > 15 || name != receiverName(mac) {
+		t.Errorf("name %q", name)
+	}
+	mac[5] = 2
+	if name == receiverName(mac) {
+		t.Error("two ENIs have one receiver")
+	}
+}
+
+func TestInnerIndex(t *testing.T) {
+	seen := map[int]string{}
+	for _, device := range []string{"tw00000000000", "tw00000000001", "twfffffffffff", "tw8dc4bf1f597"} {
+		index := innerIndex(device)
+		if index < 1<<30 || index >= 1<<31 {
+			t.Errorf("%s: index %d is not above those that the kernel gives out", device, index)
+		}
+		if other := seen[index]; other != "" {
+			t.Errorf("%s and %s share index %d", device, other, index)
+		}
+		seen[index] = device
+	}
+}

@@ -1,0 +1,159 @@
+// Package tcprog holds eBPF programs on devices with tc filters, for every datapath that
+// has programs, and finds again what an agent that ran before left there.
+//
+// Nothing is pinned. A filter holds its program, a program its maps, a device its
+// filters: they outlive the agent and go with the devices, whatever kills whom. The
+// filters are of tc's old kind (clsact) on every kernel: the newer tcx waits for an RCU
+// grace period under the kernel's lock for network devices with each attachment.
+//
+// The package must never touch a filter that is not its own (see Filters).
+package tcprog
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Filters are one datapath's, known by their priority (what `tc filter show` calls pref)
+// and the program's name. Those of others on the same device run before and after by
+// theirs; a program that has nothing to say about a packet returns TC_ACT_UNSPEC.
+type Filters uint16
+
+const (
+	prefix = "tw_" // of the names of programs
+	handle = 1
+)
+
+// Ingress and Egress are the two hooks of a device.
+const (
+	Ingress = netlink.HANDLE_MIN_INGRESS
+	Egress  = netlink.HANDLE_MIN_EGRESS
+)
+
+// Hook is one end of one device where a program runs.
+type Hook struct {
+	Parent  uint32
+	Program string
+}
+
+// Attach puts programs on a device, or others in the place of those that are there; no
+// packet passes in between.
+func (p Filters) Attach(h *netlink.Handle, o *Objects, index int, hooks []Hook) error {
+	if err := h.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add qdisc clsact: %w", err)
+	}
+	for _, k := range hooks {
+		f := p.filter(index, k.Parent)
+		f.Fd, f.Name, f.DirectAction = o.Programs[k.Program].FD(), k.Program, true
+		if err := h.FilterReplace(f); err != nil {
+			return fmt.Errorf("attach program %s: %w", k.Program, err)
+		}
+	}
+	return nil
+}
+
+func clsact(index int) *netlink.Clsact {
+	return &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}
+}
+
+func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
+	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
+		LinkIndex: index, Parent: parent, Handle: handle, Protocol: unix.ETH_P_ALL, Priority: uint16(p),
+	}}
+}
+
+// attached is the id of our program in one place, or 0. others says that there are more
+// filters, which are not ours.
+func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, others bool, err error) {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	for {
+		list, err := h.FilterList(link, parent)
+		switch {
+		case errors.Is(err, netlink.ErrDumpInterrupted):
+			continue
+		case gone(err):
+			return 0, false, nil
+		case err != nil:
+			return 0, false, fmt.Errorf("list tc filters: %w", err)
+		}
+		id, others = 0, false
+		for _, f := range list {
+			b, ok := f.(*netlink.BpfFilter)
+			if ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, prefix) {
+				id = b.Id
+			} else {
+				others = true
+			}
+		}
+		return id, others, nil
+	}
+}
+
+// Detach takes our filters from a device, and the qdisc if nobody else uses it.
+func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
+	used := false
+	for _, parent := range []uint32{Ingress, Egress} {
+		id, others, err := p.attached(h, index, parent)
+		if err != nil {
+			return found, err
+		}
+		used = used || others
+		if id == 0 {
+			continue
+		}
+		found = true
+		if err := h.FilterDel(p.filter(index, parent)); err != nil && !gone(err) {
+			return found, fmt.Errorf("remove tc filter: %w", err)
+		}
+	}
+	if !found || used {
+		return found, nil
+	}
+	if err := h.QdiscDel(clsact(index)); err != nil && !gone(err) {
+		return found, fmt.Errorf("remove qdisc clsact: %w", err)
+	}
+	return found, nil
+}
+
+// Present says whether a device has a filter of ours.
+func (p Filters) Present(h *netlink.Handle, index int) (bool, error) {
+	for _, parent := range []uint32{Ingress, Egress} {
+		if id, _, err := p.attached(h, index, parent); err != nil || id != 0 {
+			return id != 0, err
+		}
+	}
+	return false, nil
+}
+
+// Devices lists those that may have filters of ours.
+func Devices(h *netlink.Handle) ([]int, error) {
+	for {
+		qdiscs, err := h.QdiscList(nil)
+		if errors.Is(err, netlink.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list qdiscs: %w", err)
+		}
+		var list []int
+		for _, q := range qdiscs {
+			if q.Type() == "clsact" {
+				list = append(list, q.Attrs().LinkIndex)
+			}
+		}
+		return list, nil
+	}
+}
+
+// gone says that a device, qdisc or filter was not there. The kernel says EINVAL when a
+// device has no such qdisc.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, os.ErrNotExist)
+}
