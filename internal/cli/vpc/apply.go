@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 )
 
@@ -76,7 +77,12 @@ but differs from the plan is an error that names both.`,
 				return err
 			}
 			fmt.Fprint(out, "\nvalues for Terway's chart (helm -f FILE):\n\n")
-			return writeValues(out, config)
+			if err := writeValues(out, config); err != nil || want.Network != plan.NetworkFlannel {
+				return err
+			}
+			// The blocks are cut by Kubernetes, not by Terway.
+			_, err = fmt.Fprintf(out, "\nflags of kube-controller-manager: --allocate-node-cidrs --cluster-cidr=%s --node-cidr-mask-size=%d\n", want.PodCIDR, want.NodeMask)
+			return err
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text, json, or values: the chart's values alone")

@@ -160,6 +160,14 @@ func TestWrongUse(t *testing.T) {
 	o.does("delete PLAN --yes", "nothing to delete")
 }
 
+// TestFlannel: who applies a plan with Flannel is told what Kubernetes must be told.
+func TestFlannel(t *testing.T) {
+	o := newOperator(t)
+	before, _, _ := strings.Cut(strings.Replace(shop, "network: terway\nmode: shared", "network: flannel\npodCIDR: 172.20.0.0/16\nnodeMask: 26", 1), "  pods:")
+	o.write(before)
+	o.does("apply PLAN", "network: flannel\n  pod_cidr: 172.20.0.0/16", "--cluster-cidr=172.20.0.0/16 --node-cidr-mask-size=26\n")
+}
+
 // TestAnotherCluster: the vSwitch is not even made when the kubeconfig is another cluster's.
 func TestAnotherCluster(t *testing.T) {
 	o := newOperator(t)
