@@ -87,6 +87,11 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
 
+// At is a namespace that somebody else made and ends.
+func At(t testing.TB, path string) *NS {
+	return &NS{t: t, Name: filepath.Base(path), Path: path}
+}
+
 // create makes a new namespace on a thread of its own and mounts it at path. The
 // thread is not given back: it ends with the goroutine.
 func create(path string) error {

@@ -1,0 +1,125 @@
+// Package report turns what the rounds of a benchmark measured into figures that can be
+// compared: medians, ratios to a baseline of the same round, and how far these ratios
+// spread. It writes them for people, for programs and into a document.
+//
+// It measures nothing, and a figure that nobody measured cannot get in.
+package report
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Key is one series of measurements.
+type Key struct {
+	// Datapath is who was measured: a datapath of ours, or what it is compared with.
+	Datapath string
+	Metric   string
+}
+
+// Run collects the rounds of one run.
+type Run struct {
+	rounds []map[Key]float64
+}
+
+// Add records what a round measured.
+func (r *Run) Add(round int, k Key, value float64) {
+	for len(r.rounds) <= round {
+		r.rounds = append(r.rounds, map[Key]float64{})
+	}
+	r.rounds[round][k] = value
+}
+
+// Rounds is how many there were.
+func (r *Run) Rounds() int { return len(r.rounds) }
+
+// Comparison is one line of the result: a series and what it is compared with.
+type Comparison struct {
+	// Name is the metric's name in the result.
+	Name string
+	Unit string
+	Of   Key
+	To   Key
+	// Baseline says what To is.
+	Baseline string
+	Goal     Goal
+}
+
+// Goal is what the ratio should be; its zero value is none.
+type Goal struct {
+	AtLeast, AtMost float64
+}
+
+// String is the goal for people.
+func (g Goal) String() string {
+	switch {
+	case g.AtLeast != 0:
+		return fmt.Sprintf("≥ %.2f", g.AtLeast)
+	case g.AtMost != 0:
+		return fmt.Sprintf("≤ %.2f", g.AtMost)
+	}
+	return ""
+}
+
+// Met says whether a ratio reaches the goal.
+func (g Goal) Met(ratio float64) bool {
+	return (g.AtLeast == 0 || ratio >= g.AtLeast) && (g.AtMost == 0 || ratio <= g.AtMost)
+}
+
+// Result is one compared figure.
+type Result struct {
+	Datapath string `json:"datapath"`
+	Metric   string `json:"metric"`
+	// Value is the median over the rounds.
+	Value float64 `json:"value"`
+	Unit  string  `json:"unit"`
+	// Baseline is what Ratio is a ratio to.
+	Baseline string `json:"baseline"`
+	// Ratio is the median of the rounds' ratios, each to the baseline of its own round.
+	Ratio float64 `json:"ratio"`
+	// Spread is the smallest and the largest of these ratios.
+	Spread [2]float64 `json:"spread"`
+	// Goal is empty when there is none.
+	Goal string `json:"goal,omitempty"`
+	Met  *bool  `json:"met,omitempty"`
+}
+
+// Compare makes the results. A comparison needs a round that measured both sides.
+func (r *Run) Compare(list []Comparison) ([]Result, error) {
+	var out []Result
+	for _, c := range list {
+		var values, ratios []float64
+		for _, round := range r.rounds {
+			value, ok := round[c.Of]
+			base, also := round[c.To]
+			if !ok || !also || base == 0 {
+				continue
+			}
+			values = append(values, value)
+			ratios = append(ratios, value/base)
+		}
+		if len(ratios) == 0 {
+			return nil, fmt.Errorf("%s of %s: no round measured it and %s of %s", c.Of.Metric, c.Of.Datapath, c.To.Metric, c.To.Datapath)
+		}
+		res := Result{
+			Datapath: c.Of.Datapath, Metric: c.Name, Value: Median(values), Unit: c.Unit, Baseline: c.Baseline,
+			Ratio: Median(ratios), Spread: [2]float64{slices.Min(ratios), slices.Max(ratios)}, Goal: c.Goal.String(),
+		}
+		if res.Goal != "" {
+			met := c.Goal.Met(res.Ratio)
+			res.Met = &met
+		}
+		out = append(out, res)
+	}
+	return out, nil
+}
+
+// Median of an even number of values is the mean of the two in the middle.
+func Median(values []float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	n := len(sorted)
+	if n == 0 {
+		return 0
+	}
+	return (sorted[(n-1)/2] + sorted[n/2]) / 2
+}

@@ -1,0 +1,145 @@
+package report
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Report is a run's outcome and where it was made.
+type Report struct {
+	// What was run, as a user types it.
+	Command string    `json:"command"`
+	Date    time.Time `json:"date"`
+	Kernel  string    `json:"kernel"`
+	CPUs    int       `json:"cpus"`
+	// Load is the machine's load average over the last minute, before and after the run:
+	// what else ran disturbs every figure.
+	Load   [2]float64 `json:"load"`
+	Rounds int        `json:"rounds"`
+	// Notes say what must be known to read the figures.
+	Notes   []string `json:"notes,omitempty"`
+	Results []Result `json:"results"`
+}
+
+// Kernel is the running one.
+func Kernel() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("ask for the kernel's version: %w", err)
+	}
+	return unix.ByteSliceToString(u.Release[:]), nil
+}
+
+// Load is the load average over the last minute.
+func Load() (load float64, err error) {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0, fmt.Errorf("read the load: %w", err)
+	}
+	if _, err := fmt.Sscan(string(b), &load); err != nil {
+		return 0, fmt.Errorf("/proc/loadavg %q: %w", b, err)
+	}
+	return load, nil
+}
+
+// WriteText writes tables for people, one for each datapath.
+func (r *Report) WriteText(w io.Writer) error {
+	fmt.Fprintf(w, "%s, %s\n", r.Command, r.Date.Format("2006-01-02 15:04 MST"))
+	fmt.Fprintf(w, "Linux %s, %d CPUs, load %.1f before and %.1f after, %d rounds\n", r.Kernel, r.CPUs, r.Load[0], r.Load[1], r.Rounds)
+	for _, n := range r.Notes {
+		fmt.Fprintf(w, "%s\n", n)
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	last := ""
+	for _, res := range r.Results {
+		if res.Datapath != last {
+			last = res.Datapath
+			fmt.Fprintf(t, "\n%s\tmedian\t\tratio\tspread\tto\tgoal\n", res.Datapath)
+		}
+		verdict := ""
+		if res.Met != nil {
+			verdict = res.Goal + " not met"
+			if *res.Met {
+				verdict = res.Goal + " met"
+			}
+		}
+		fmt.Fprintf(t, "  %s\t%s\t%s\t%.2f\t%.2f–%.2f\t%s\t%s\n",
+			res.Metric, figure(res.Value), res.Unit, res.Ratio, res.Spread[0], res.Spread[1], res.Baseline, verdict)
+	}
+	if err := t.Flush(); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
+
+// figure has three significant digits or more.
+func figure(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// WriteJSON writes the report into a file.
+func (r *Report) WriteJSON(path string) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("report as JSON: %w", err)
+	}
+	if err := os.WriteFile(path, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}
+
+// WriteDoc puts the report as text between the marks of a document that name it.
+func (r *Report) WriteDoc(path, name string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("document for the report: %w", err)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		return err
+	}
+	doc, err := Replace(string(old), name, "```\n"+trimLines(text.String())+"```\n")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if err := os.WriteFile(path, []byte(doc), 0o644); err != nil {
+		return fmt.Errorf("write the report into a document: %w", err)
+	}
+	return nil
+}
+
+// trimLines takes away the blanks with which empty columns end.
+func trimLines(s string) string {
+	var b strings.Builder
+	for line := range strings.Lines(s) {
+		b.WriteString(strings.TrimRight(line, " \n"))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// Replace puts text between the lines <!-- name --> and <!-- /name --> of a document.
+func Replace(doc, name, text string) (string, error) {
+	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->\n"
+	before, rest, ok := strings.Cut(doc, begin)
+	_, after, also := strings.Cut(rest, end)
+	if !ok || !also {
+		return "", fmt.Errorf("want the lines %q and, after it, %q", strings.TrimSpace(begin), strings.TrimSpace(end))
+	}
+	return before + begin + text + end + after, nil
+}

@@ -1,0 +1,178 @@
+package traffic
+
+import (
+	"fmt"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// patience is how long a call of the kernel may take before the path counts as broken.
+const patience = 3 * time.Second
+
+// onCPU puts the calling goroutine's thread on one processor for the rest of its life.
+// A client's are on the first, a server's on the second, as two machines would be: left
+// alone the scheduler moves them, and a figure has two values, by luck.
+func onCPU(cpu int) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	var set unix.CPUSet
+	set.Set(cpu % runtime.NumCPU())
+	// A processor that is not there for us leaves the thread where it is.
+	_ = unix.SchedSetaffinity(0, &set)
+}
+
+const (
+	clientCPU = 0
+	serverCPU = 1
+)
+
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// socket opens a blocking socket in the thread's namespace.
+func socket(a netip.Addr, kind int) (int, error) {
+	family := unix.AF_INET6
+	if a.Is4() {
+		family = unix.AF_INET
+	}
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open a socket: %w", err)
+	}
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	for _, which := range []int{unix.SO_RCVTIMEO, unix.SO_SNDTIMEO} {
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, which, &limit); err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("bound the socket's patience: %w", err)
+		}
+	}
+	return fd, nil
+}
+
+// bound opens a socket with a port of the kernel's choice.
+func bound(ns *testutil.NS, a netip.Addr, kind int) (fd int, at netip.AddrPort, err error) {
+	err = ns.Do(func() error {
+		if fd, err = socket(a, kind); err != nil {
+			return err
+		}
+		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
+			return fmt.Errorf("bind to %s: %w", a, err)
+		}
+		own, err := unix.Getsockname(fd)
+		if err != nil {
+			return fmt.Errorf("ask for the port: %w", err)
+		}
+		switch own := own.(type) {
+		case *unix.SockaddrInet4:
+			at = netip.AddrPortFrom(a, uint16(own.Port))
+		case *unix.SockaddrInet6:
+			at = netip.AddrPortFrom(a, uint16(own.Port))
+		}
+		return nil
+	})
+	if err != nil {
+		return -1, at, fmt.Errorf("in %s: %w", ns.Name, err)
+	}
+	return fd, at, nil
+}
+
+func listen(ns *testutil.NS, a netip.Addr) (int, netip.AddrPort, error) {
+	fd, at, err := bound(ns, a, unix.SOCK_STREAM)
+	if err == nil {
+		err = unix.Listen(fd, 128)
+	}
+	if err != nil {
+		return -1, at, fmt.Errorf("listen on %s: %w", a, err)
+	}
+	return fd, at, nil
+}
+
+// connect opens a connected socket in the thread's namespace.
+func connect(to netip.AddrPort, kind int) (int, error) {
+	fd, err := socket(to.Addr(), kind)
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, sockaddr(to)); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("connect to %s: %w", to, err)
+	}
+	return fd, nil
+}
+
+// accept waits for a connection.
+func accept(fd int) (int, error) {
+	for {
+		conn, _, err := unix.Accept4(fd, unix.SOCK_CLOEXEC)
+		if err == unix.EINTR {
+			continue
+		}
+		return conn, err
+	}
+}
+
+// pair is both ends of a TCP connection.
+type pair struct{ client, server int }
+
+func (p Path) dial() (c pair, err error) {
+	l, at, err := listen(p.Server, p.Address)
+	if err != nil {
+		return c, err
+	}
+	defer unix.Close(l)
+	if err := p.Client.Do(func() (err error) {
+		c.client, err = connect(at, unix.SOCK_STREAM)
+		return err
+	}); err != nil {
+		return c, fmt.Errorf("in %s: %w", p.Client.Name, err)
+	}
+	if c.server, err = accept(l); err != nil {
+		unix.Close(c.client)
+		return c, fmt.Errorf("accept on %s: %w", at, err)
+	}
+	for _, fd := range []int{c.client, c.server} {
+		if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+			c.close()
+			return c, fmt.Errorf("set TCP_NODELAY: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// hangUp ends what either side is waiting for. An end that is closed already is no error.
+func (c pair) hangUp() {
+	_ = unix.Shutdown(c.client, unix.SHUT_RDWR)
+	_ = unix.Shutdown(c.server, unix.SHUT_RDWR)
+}
+
+func (c pair) close() {
+	unix.Close(c.client)
+	unix.Close(c.server)
+}
+
+// read and write are the system calls; a signal of Go's scheduler does not end them.
+func read(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Read(fd, b)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+func write(fd int, b []byte) (int, error) {
+	for {
+		n, err := unix.Write(fd, b)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}

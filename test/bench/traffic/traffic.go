@@ -1,0 +1,294 @@
+// Package traffic measures a path between two network namespaces: how much goes
+// through, how fast answers come, what it costs.
+//
+// It sends with plain blocking system calls, each end on a thread of its own, as
+// iperf3 and netperf do; so Go's network poller is in none of the figures. Its caller
+// gives GOMAXPROCS room for all these threads (Threads).
+//
+// Only benchmarks import it. It never changes a namespace.
+package traffic
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// Threads is how many threads may block at once in one measurement.
+const Threads = 2*8 + 2
+
+// Path is from where to where.
+type Path struct {
+	Client, Server *testutil.NS
+	// Address is the server's.
+	Address netip.Addr
+}
+
+// warmUp is how long traffic flows before it counts.
+const warmUp = 100 * time.Millisecond
+
+// Throughput is what streams reached.
+type Throughput struct {
+	// Bits is per second.
+	Bits float64
+	// CPU is how many seconds of processor time all of the machine spent for a Gbit.
+	CPU float64
+}
+
+// Stream sends over that many TCP connections at once.
+func (p Path) Stream(streams int, window time.Duration) (out Throughput, err error) {
+	var received atomic.Int64
+	var wg sync.WaitGroup
+	var pairs []pair
+	defer func() {
+		for _, c := range pairs {
+			c.hangUp()
+		}
+		wg.Wait()
+		for _, c := range pairs {
+			c.close()
+		}
+	}()
+	for range streams {
+		c, err := p.dial()
+		if err != nil {
+			return out, err
+		}
+		pairs = append(pairs, c)
+	}
+	for _, c := range pairs {
+		wg.Go(func() {
+			onCPU(clientCPU)
+			b := make([]byte, 256<<10)
+			for {
+				if _, err := write(c.client, b); err != nil {
+					return // hung up
+				}
+			}
+		})
+		wg.Go(func() {
+			onCPU(serverCPU)
+			b := make([]byte, 256<<10)
+			for {
+				n, err := read(c.server, b)
+				if n == 0 || err != nil {
+					return
+				}
+				received.Add(int64(n))
+			}
+		})
+	}
+	time.Sleep(warmUp)
+	busy, err := machineTime()
+	if err != nil {
+		return out, err
+	}
+	start, before := time.Now(), received.Load()
+	time.Sleep(window)
+	bits := float64(received.Load()-before) * 8
+	took := time.Since(start).Seconds()
+	after, err := machineTime()
+	if err != nil {
+		return out, err
+	}
+	if bits == 0 {
+		return out, fmt.Errorf("%d streams from %s to %s: nothing arrived in %v", streams, p.Client.Name, p.Address, window)
+	}
+	return Throughput{Bits: bits / took, CPU: (after - busy).Seconds() / (bits / 1e9)}, nil
+}
+
+// Latency is the time from a request of one byte to its answer of one byte.
+type Latency struct{ P50, P99 time.Duration }
+
+// RoundTrips asks and answers over one TCP connection, one after the other.
+func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
+	c, err := p.dial()
+	if err != nil {
+		return out, err
+	}
+	var wg sync.WaitGroup
+	defer func() {
+		c.hangUp()
+		wg.Wait()
+		c.close()
+	}()
+	wg.Go(func() {
+		onCPU(serverCPU)
+		b := make([]byte, 1)
+		for {
+			if n, err := read(c.server, b); n == 0 || err != nil {
+				return
+			}
+			if _, err := write(c.server, b); err != nil {
+				return
+			}
+		}
+	})
+	took := make([]time.Duration, 0, 1<<17)
+	failed := make(chan error, 1)
+	go func() {
+		onCPU(clientCPU)
+		failed <- func() error {
+			b := make([]byte, 1)
+			began := time.Now()
+			for now := began; now.Sub(began) < warmUp+window; {
+				if _, err := write(c.client, b); err != nil {
+					return err
+				}
+				if n, err := read(c.client, b); n == 0 || err != nil {
+					return fmt.Errorf("read %d bytes: %w", n, err)
+				}
+				then := time.Now()
+				if then.Sub(began) > warmUp {
+					took = append(took, then.Sub(now))
+				}
+				now = then
+			}
+			return nil
+		}()
+	}()
+	if err := <-failed; err != nil {
+		return out, fmt.Errorf("round trips from %s to %s: %w", p.Client.Name, p.Address, err)
+	}
+	if len(took) == 0 {
+		return out, fmt.Errorf("round trips from %s to %s: none in %v", p.Client.Name, p.Address, window)
+	}
+	slices.Sort(took)
+	return Latency{P50: took[len(took)/2], P99: took[len(took)*99/100]}, nil
+}
+
+// PacketSize is the payload of a small packet.
+const PacketSize = 64
+
+// Packets is how many small UDP datagrams a second arrive if one thread sends as fast
+// as it can.
+func (p Path) Packets(window time.Duration) (float64, error) {
+	server, at, err := bound(p.Server, p.Address, unix.SOCK_DGRAM)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(server)
+	if err := unix.SetsockoptInt(server, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20); err != nil {
+		return 0, fmt.Errorf("enlarge the receive buffer: %w", err)
+	}
+	// The receiver looks up from time to time: UDP has no hanging up.
+	short := unix.NsecToTimeval((20 * time.Millisecond).Nanoseconds())
+	if err := unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
+		return 0, fmt.Errorf("bound the receiver's patience: %w", err)
+	}
+	var client int
+	if err := p.Client.Do(func() (err error) {
+		client, err = connect(at, unix.SOCK_DGRAM)
+		return err
+	}); err != nil {
+		return 0, fmt.Errorf("in %s: %w", p.Client.Name, err)
+	}
+	defer unix.Close(client)
+	var stop atomic.Bool
+	var received atomic.Int64
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop.Store(true)
+	wg.Go(func() {
+		onCPU(clientCPU)
+		b := make([]byte, PacketSize)
+		for !stop.Load() {
+			// A full queue is no error here: what does not arrive does not count.
+			_, _ = write(client, b)
+		}
+	})
+	wg.Go(func() {
+		onCPU(serverCPU)
+		b := make([]byte, 2*PacketSize)
+		for !stop.Load() {
+			if n, _ := read(server, b); n == PacketSize {
+				received.Add(1)
+			}
+		}
+	})
+	time.Sleep(warmUp)
+	start, before := time.Now(), received.Load()
+	time.Sleep(window)
+	n := received.Load() - before
+	took := time.Since(start).Seconds()
+	if n == 0 {
+		return 0, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, window)
+	}
+	return float64(n) / took, nil
+}
+
+// Connections is how many TCP connections a second are opened, used for one byte there
+// and one back, and closed, one after the other. The client closes with a reset: no port
+// waits, and a run leaves the next no full tables.
+func (p Path) Connections(window time.Duration) (float64, error) {
+	l, at, err := listen(p.Server, p.Address)
+	if err != nil {
+		return 0, err
+	}
+	var wg sync.WaitGroup
+	defer func() {
+		_ = unix.Shutdown(l, unix.SHUT_RDWR)
+		wg.Wait()
+		unix.Close(l)
+	}()
+	wg.Go(func() {
+		onCPU(serverCPU)
+		b := make([]byte, 1)
+		for {
+			conn, err := accept(l)
+			if err != nil {
+				return
+			}
+			if n, _ := read(conn, b); n == 1 {
+				_, _ = write(conn, b)
+			}
+			unix.Close(conn)
+		}
+	})
+	n := 0
+	var took time.Duration
+	err = p.Client.Do(func() error {
+		onCPU(clientCPU)
+		start := time.Now()
+		for began, warm := start, false; time.Since(began) < warmUp+window; n++ {
+			if !warm && time.Since(began) > warmUp {
+				start, n, warm = time.Now(), 0, true
+			}
+			if err := once(at); err != nil {
+				return err
+			}
+		}
+		took = time.Since(start)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("connections from %s to %s: %w", p.Client.Name, p.Address, err)
+	}
+	return float64(n) / took.Seconds(), nil
+}
+
+func once(at netip.AddrPort) error {
+	fd, err := connect(at, unix.SOCK_STREAM)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
+		return fmt.Errorf("close with a reset: %w", err)
+	}
+	b := make([]byte, 1)
+	if _, err := write(fd, b); err != nil {
+		return fmt.Errorf("ask: %w", err)
+	}
+	if n, err := read(fd, b); n == 0 || err != nil {
+		return fmt.Errorf("answer of %d bytes: %w", n, err)
+	}
+	return nil
+}

@@ -1,0 +1,57 @@
+package traffic
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+func path(t *testing.T) Path {
+	a, b := testutil.NewNS(t, "a"), testutil.NewNS(t, "b")
+	a.IP("link add eth0 type veth peer name eth0 netns " + b.Path)
+	a.IP("addr add 10.1.0.1/24 dev eth0")
+	b.IP("addr add 10.1.0.2/24 dev eth0")
+	a.IP("link set eth0 up")
+	b.IP("link set eth0 up")
+	return Path{Client: a, Server: b, Address: netip.MustParseAddr("10.1.0.2")}
+}
+
+// Every measurement over a plain veth: it sees traffic, and does not see any where none is.
+func TestMeasurements(t *testing.T) {
+	p := path(t)
+	const window = 50 * time.Millisecond
+	measure := map[string]func() (float64, error){
+		"stream":      func() (float64, error) { x, err := p.Stream(1, window); return x.Bits, err },
+		"8 streams":   func() (float64, error) { x, err := p.Stream(8, window); return x.Bits, err },
+		"latency":     func() (float64, error) { x, err := p.RoundTrips(window); return float64(min(x.P50, x.P99)), err },
+		"packets":     func() (float64, error) { return p.Packets(window) },
+		"connections": func() (float64, error) { return p.Connections(window) },
+	}
+	for name, f := range measure {
+		if v, err := f(); err != nil || v <= 0 {
+			t.Errorf("%s: %v, %v", name, v, err)
+		}
+	}
+	p.Server.NFT("table inet t {\nchain c {\ntype filter hook input priority 0; policy drop;\n}\n}")
+	p.Client.Sysctl("ipv4/tcp_syn_retries", "1")
+	for name, f := range measure {
+		if v, err := f(); err == nil {
+			t.Errorf("%s through a wall: %v, want an error", name, v)
+		}
+	}
+}
+
+func TestMachineTimeGoesOn(t *testing.T) {
+	before, err := machineTime()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for start := time.Now(); time.Since(start) < 100*time.Millisecond; {
+	}
+	after, err := machineTime()
+	if err != nil || after <= before {
+		t.Errorf("from %v to %v (%v) while a processor was at work", before, after, err)
+	}
+}
