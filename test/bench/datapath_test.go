@@ -1,0 +1,205 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"terway.dev/terway/test/bench/report"
+	"terway.dev/terway/test/bench/traffic"
+)
+
+// Suffixes of metrics: pods of one node; pods of two nodes that have many others.
+const (
+	sameNode = "_same_node"
+	manyPods = "_200_pods"
+)
+
+// leg is one path whose metrics have a suffix.
+type leg struct {
+	datapath, suffix string
+	path             traffic.Path
+}
+
+// metric is what one measurement of a path gives.
+type metric struct {
+	names []string
+	units []string
+	take  func(p traffic.Path, window time.Duration) ([]float64, error)
+}
+
+func metrics() []metric {
+	us := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+	return []metric{
+		{[]string{"tcp_stream_1", "cpu_per_gbit"}, []string{"Gbit/s", "CPU-ms"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
+			s, err := p.Stream(1, w)
+			return []float64{s.Bits / 1e9, s.CPU * 1000}, err
+		}},
+		{[]string{"tcp_stream_8"}, []string{"Gbit/s"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
+			s, err := p.Stream(8, w)
+			return []float64{s.Bits / 1e9}, err
+		}},
+		{[]string{"tcp_rr_p50", "tcp_rr_p99"}, []string{"µs", "µs"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
+			l, err := p.RoundTrips(w)
+			return []float64{us(l.P50), us(l.P99)}, err
+		}},
+		{[]string{"udp_pps"}, []string{"packets/s"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
+			v, err := p.Packets(w)
+			return []float64{v}, err
+		}},
+		{[]string{"connections"}, []string{"per s"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
+			v, err := p.Connections(w)
+			return []float64{v}, err
+		}},
+	}
+}
+
+// TestDatapath measures every datapath, the host and other plugins by turns, round by
+// round, each round in the opposite order of the one before.
+func TestDatapath(t *testing.T) {
+	rounds, many := number(t, "ROUNDS", 7), number(t, "PODS", 200)
+	window := time.Duration(number(t, "WINDOW", 400)) * time.Millisecond
+	b := begin(t, "bench-datapath")
+	b.progress("building ptp, bridge and host-local")
+	version := pluginVersion(t)
+	legs := build(b, many)
+	for round := range rounds {
+		if round%2 == 1 {
+			slices.Reverse(legs)
+		}
+		for _, m := range metrics() {
+			for _, l := range legs {
+				values, err := m.take(l.path, window)
+				if err != nil {
+					t.Fatalf("%s%s: %v", l.datapath, l.suffix, err)
+				}
+				for i, name := range m.names {
+					b.run.Add(round, report.Key{Datapath: l.datapath, Metric: name + l.suffix}, values[i])
+				}
+			}
+			b.progress("round %d of %d: %s", round+1, rounds, m.names[0])
+		}
+		if round%2 == 1 {
+			slices.Reverse(legs)
+		}
+	}
+	b.finish(comparisons(legs), fmt.Sprintf("ptp and bridge: containernetworking/plugins %s. With %s: %d pods on each of the two nodes.", version, manyPods, many))
+}
+
+// build makes a pair of nodes for each datapath, another with many pods, and wires them.
+func build(b *bench, many int) (legs []leg) {
+	t := b.t
+	dir := buildPrograms(t)
+	v := newVPC(t)
+	type pair struct {
+		k      kind
+		pods   int // on each node
+		suffix string
+		a, b   *node
+	}
+	var all []*node
+	two := func(routed bool) (x, y *node) {
+		x, y = v.node(routed), v.node(routed)
+		all = append(all, x, y)
+		return x, y
+	}
+	host1, host2 := two(false)
+	var pairs []pair
+	for _, k := range chosen(t) {
+		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: many, suffix: manyPods}} {
+			p.a, p.b = two(false)
+			for _, n := range []*node{p.a, p.b} {
+				numbers := upTo(p.pods)
+				if k.own {
+					n.own = append(n.own, v.eni(n, 1), v.eni(n, 2))
+					numbers = numbers[2:]
+				}
+				shared := v.eni(n, numbers...)
+				n.shared = &shared
+			}
+			pairs = append(pairs, p)
+		}
+	}
+	type plugged struct {
+		name string
+		a, b *node
+	}
+	var others []plugged
+	for _, name := range []string{"ptp", "bridge"} {
+		x, y := two(true)
+		others = append(others, plugged{name, x, y})
+	}
+	b.progress("%d instances on the fabric", len(all))
+	v.open(all...)
+
+	legs = append(legs, leg{"host", "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}})
+	for _, p := range pairs {
+		b.progress("%s: %d pods on each of two nodes", p.k.name, p.pods)
+		x, err := p.a.wire(p.k, upTo(p.pods))
+		if err != nil {
+			t.Fatal(err)
+		}
+		y, err := p.b.wire(p.k, upTo(p.pods))
+		if err != nil {
+			t.Fatal(err)
+		}
+		legs = append(legs, leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}})
+		if p.suffix == "" {
+			legs = append(legs, leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}})
+		}
+	}
+	for _, o := range others {
+		b.progress("%s", o.name)
+		x, inside := o.a.plug(dir, o.name, 2)
+		y, outside := o.b.plug(dir, o.name, 2)
+		legs = append(legs, leg{o.name, "", traffic.Path{Client: x[0], Server: y[0], Address: outside[0]}},
+			leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}})
+	}
+	for _, l := range legs {
+		// Few ports: connections that are over must not fill the tables of flows.
+		l.path.Client.Sysctl("ipv4/ip_local_port_range", "32768 36863")
+	}
+	return legs
+}
+
+func upTo(n int) (list []int) {
+	for i := range n {
+		list = append(list, i+1)
+	}
+	return list
+}
+
+// noLoss is how close many pods should come to few.
+const noLoss = 0.98
+
+func comparisons(legs []leg) (list []report.Comparison) {
+	goals := map[string]map[string]report.Goal{}
+	for _, k := range kinds() {
+		goals[k.name] = k.goals
+	}
+	for _, l := range legs {
+		for _, m := range metrics() {
+			for i, name := range m.names {
+				c := report.Comparison{
+					Name: name + l.suffix, Unit: m.units[i], Of: report.Key{Datapath: l.datapath, Metric: name + l.suffix},
+					To: report.Key{Datapath: "host", Metric: name}, Baseline: "host",
+				}
+				switch l.suffix {
+				case "":
+					c.Goal = goals[l.datapath][name]
+				case manyPods:
+					c.To, c.Baseline = report.Key{Datapath: l.datapath, Metric: name}, "few pods"
+					c.Goal = report.Goal{AtLeast: noLoss}
+					if m.units[i] == "µs" || m.units[i] == "CPU-ms" { // less is better
+						c.Goal = report.Goal{AtMost: 1 / noLoss}
+					}
+				}
+				list = append(list, c)
+			}
+		}
+	}
+	return list
+}

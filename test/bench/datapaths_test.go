@@ -1,0 +1,118 @@
+//go:build bench
+
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/exclusive"
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/testutil"
+	"terway.dev/terway/test/bench/report"
+)
+
+// kind is a datapath of ours.
+type kind struct {
+	name string
+	// own: a measured pod has an ENI for itself.
+	own bool
+	// open makes the datapath of the node whose namespace is at the path; empty is the
+	// process's own. The error says what the kernel lacks.
+	open func(netns string, log *slog.Logger) (subject, error)
+	// goals of the metrics that the pods of two nodes reach.
+	goals map[string]report.Goal
+}
+
+// subject is a datapath that can be let go of.
+type subject interface {
+	datapath.Datapath
+	Close(ctx context.Context) error
+}
+
+// kinds are all datapaths, and what they should reach against the host.
+func kinds() []kind {
+	goals := func(stream, latency float64) map[string]report.Goal {
+		return map[string]report.Goal{
+			"tcp_stream_1": {AtLeast: stream}, "tcp_stream_8": {AtLeast: stream}, "tcp_rr_p50": {AtMost: latency},
+		}
+	}
+	return []kind{
+		{name: "route", open: openRoute, goals: goals(0.85, 1.15)},
+		{name: "exclusive", own: true, open: openExclusive, goals: goals(0.99, 1.02)},
+	}
+}
+
+func openRoute(netns string, log *slog.Logger) (subject, error) {
+	return route.New(route.Options{NetNS: netns, Log: log})
+}
+
+// exclusiveNode is a node with pods of both kinds.
+type exclusiveNode struct {
+	*exclusive.Datapath
+	beneath *route.Datapath
+}
+
+func openExclusive(netns string, log *slog.Logger) (subject, error) {
+	beneath, err := route.New(route.Options{NetNS: netns, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	d, err := exclusive.New(exclusive.Options{Beneath: beneath, NetNS: netns, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	return &exclusiveNode{d, beneath}, nil
+}
+
+func (e *exclusiveNode) Close(ctx context.Context) error {
+	return errors.Join(e.Datapath.Close(), e.beneath.Close(ctx))
+}
+
+// atOnce is how many pods are wired at the same time when many are needed.
+const atOnce = 8
+
+// wire makes the pods with these numbers; own of them, the first ones, have the
+// node's own ENIs.
+func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
+	dp, err := k.open(n.Path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil, fmt.Errorf("datapath %s: %w", k.name, err)
+	}
+	n.t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		defer cancel()
+		if err := dp.Close(ctx); err != nil {
+			n.t.Error(err)
+		}
+	})
+	list := make([]*testutil.NS, len(pods))
+	errs := make([]error, len(pods))
+	turns := make(chan struct{}, atOnce)
+	var wg sync.WaitGroup
+	for i, number := range pods {
+		ns := testutil.NewNS(n.t, fmt.Sprintf("%s%d-pod%d", k.name, n.number, number))
+		list[i] = ns
+		pod := datapath.Pod{
+			Sandbox: ns.Name, IfName: "eth0", NetNS: ns.Path, Namespace: "default", Name: ns.Name,
+		}
+		pod.Addresses = append(pod.Addresses, n.pod(number))
+		if i < len(n.own) {
+			pod.Own, pod.ENI = &n.own[i], n.own[i].MAC.String()
+		} else {
+			pod.ENI = n.shared.MAC.String()
+		}
+		turns <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turns }()
+			_, errs[i] = dp.AddPod(context.Background(), n.desired(), pod)
+		})
+	}
+	wg.Wait()
+	return list, errors.Join(errs...)
+}

@@ -1,0 +1,117 @@
+//go:build bench
+
+package bench
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"terway.dev/terway/test/bench/report"
+	"terway.dev/terway/test/bench/traffic"
+)
+
+// number reads a setting of the command, for example ROUNDS=3 make bench-datapath.
+func number(t testing.TB, name string, usual int) int {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return usual
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q: want a number from 1 on", name, s)
+	}
+	return n
+}
+
+// chosen are the datapaths to measure: DATAPATHS, separated by commas, or all.
+func chosen(t testing.TB) (list []kind) {
+	t.Helper()
+	asked := os.Getenv("DATAPATHS")
+	var names []string
+	known := map[string]kind{}
+	for _, k := range kinds() {
+		known[k.name] = k
+		names = append(names, k.name)
+	}
+	if asked == "" {
+		return kinds()
+	}
+	for _, name := range strings.Split(asked, ",") {
+		k, ok := known[name]
+		if !ok {
+			t.Fatalf("DATAPATHS=%q: %q is none of %s", asked, name, strings.Join(names, ", "))
+		}
+		list = append(list, k)
+	}
+	return list
+}
+
+// say prints at once what go test would keep.
+func say(format string, args ...any) {
+	fmt.Printf(format+"\n", args...)
+}
+
+// bench is a run that is being made.
+type bench struct {
+	t       testing.TB
+	name    string
+	started time.Time
+	load    float64
+	run     report.Run
+}
+
+func begin(t testing.TB, name string) *bench {
+	t.Helper()
+	load, err := report.Load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Threads that block in system calls must not wait for each other.
+	runtime.GOMAXPROCS(traffic.Threads + runtime.NumCPU())
+	return &bench{t: t, name: name, started: time.Now(), load: load}
+}
+
+func (b *bench) progress(format string, args ...any) {
+	say("%4.0f s  %s", time.Since(b.started).Seconds(), fmt.Sprintf(format, args...))
+}
+
+// finish prints the report, and writes it where OUT and DOC say.
+func (b *bench) finish(list []report.Comparison, notes ...string) {
+	b.t.Helper()
+	results, err := b.run.Compare(list)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	kernel, err := report.Kernel()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	load, err := report.Load()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	r := report.Report{
+		Command: "make " + b.name, Date: b.started, Kernel: kernel, CPUs: runtime.NumCPU(), Load: [2]float64{b.load, load},
+		Rounds: b.run.Rounds(), Notes: notes, Results: results,
+	}
+	say("")
+	if err := r.WriteText(os.Stdout); err != nil {
+		b.t.Fatal(err)
+	}
+	if path := os.Getenv("OUT"); path != "" {
+		if err := r.WriteJSON(path); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	if os.Getenv("DOC") != "" {
+		if err := r.WriteDoc("../../docs/benchmarks.md", b.name); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
