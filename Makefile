@@ -6,13 +6,15 @@
 export CGO_ENABLED = 0
 GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
 
+GOBENCH = go test -trimpath -count=1 -v -timeout 30m -tags bench
+
 # Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
 
 # Options of "lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit e2e test-vm check bench-fabric generate deps clean
+.PHONY: all build lab lab-down verify compare test unit e2e test-vm check bench-datapath bench-cni bench-fabric generate deps clean
 
 all: build
 
@@ -52,9 +54,18 @@ test-vm: deps
 check:
 	sh test/check.sh
 
+# How close each datapath comes to the host, and how long a pod takes to get its network;
+# docs/benchmarks.md says how to read it. OUT=FILE writes JSON, DOC=1 that document;
+# DATAPATHS=route,… and ROUNDS=N make less of it.
+bench-datapath:
+	$(GOBENCH) -run '^TestDatapath$$' ./test/bench
+
+bench-cni:
+	$(GOBENCH) -run '^TestCNI$$' ./test/bench
+
 # What the simulated VPC costs against a plain veth pair, in one run.
 bench-fabric:
-	go test -trimpath -count=1 -v -tags bench -run Throughput ./internal/vpcsim/fabric
+	$(GOBENCH) -run Throughput ./internal/vpcsim/fabric
 
 # Writes what is generated anew: deep copies, CRDs, protocol, eBPF objects.
 generate:

@@ -16,6 +16,7 @@ echo "== go vet"
 go vet ./...
 go vet -tags e2e ./test/e2e
 go vet -tags vm ./internal/datapath/...
+go vet -tags bench ./test/bench/... ./internal/vpcsim/fabric
 
 echo "== eBPF objects"
 sh bpf/check.sh

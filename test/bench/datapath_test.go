@@ -22,7 +22,26 @@ const (
 type leg struct {
 	datapath, suffix string
 	path             traffic.Path
+	// group is the datapath beside whose legs this one of the host is measured.
+	group string
 }
+
+// key is the series of one of the leg's metrics.
+func (l leg) key(metric string) report.Key {
+	if l.group != "" {
+		return beside(l.group, metric)
+	}
+	return report.Key{Datapath: l.datapath, Metric: metric + l.suffix}
+}
+
+// beside is the host's series that was measured right before a datapath's: a machine
+// that gets faster or slower during a round does so for both.
+func beside(group, metric string) report.Key {
+	return report.Key{Datapath: host, Metric: metric + " beside " + group}
+}
+
+// host is the baseline: the nodes' own namespaces, two nodes without any datapath.
+const host = "host"
 
 // metric is what one measurement of a path gives.
 type metric struct {
@@ -67,6 +86,7 @@ func TestDatapath(t *testing.T) {
 	version := pluginVersion(t)
 	legs := build(b, many)
 	for round := range rounds {
+		hosts := map[string][]float64{}
 		if round%2 == 1 {
 			slices.Reverse(legs)
 		}
@@ -77,10 +97,16 @@ func TestDatapath(t *testing.T) {
 					t.Fatalf("%s%s: %v", l.datapath, l.suffix, err)
 				}
 				for i, name := range m.names {
-					b.run.Add(round, report.Key{Datapath: l.datapath, Metric: name + l.suffix}, values[i])
+					b.run.Add(round, l.key(name), values[i])
+					if l.group != "" {
+						hosts[name] = append(hosts[name], values[i])
+					}
 				}
 			}
 			b.progress("round %d of %d: %s", round+1, rounds, m.names[0])
+		}
+		for name, values := range hosts {
+			b.run.Add(round, report.Key{Datapath: host, Metric: name}, report.Median(values))
 		}
 		if round%2 == 1 {
 			slices.Reverse(legs)
@@ -135,7 +161,10 @@ func build(b *bench, many int) (legs []leg) {
 	b.progress("%d instances on the fabric", len(all))
 	v.open(all...)
 
-	legs = append(legs, leg{"host", "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}})
+	baseline := func(group string) {
+		legs = append(legs, leg{host, "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}, group})
+	}
+	var same []leg
 	for _, p := range pairs {
 		b.progress("%s: %d pods on each of two nodes", p.k.name, p.pods)
 		x, err := p.a.wire(p.k, upTo(p.pods))
@@ -146,17 +175,25 @@ func build(b *bench, many int) (legs []leg) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		legs = append(legs, leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}})
 		if p.suffix == "" {
-			legs = append(legs, leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}})
+			baseline(p.k.name)
+		}
+		legs = append(legs, leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}, ""})
+		if p.suffix == "" {
+			same = append(same, leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}, ""})
+		} else {
+			// Beside the host is the pair that has a goal, and beside that the one with many pods.
+			legs = append(legs, same...)
+			same = nil
 		}
 	}
 	for _, o := range others {
 		b.progress("%s", o.name)
 		x, inside := o.a.plug(dir, o.name, 2)
 		y, outside := o.b.plug(dir, o.name, 2)
-		legs = append(legs, leg{o.name, "", traffic.Path{Client: x[0], Server: y[0], Address: outside[0]}},
-			leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}})
+		baseline(o.name)
+		legs = append(legs, leg{o.name, "", traffic.Path{Client: x[0], Server: y[0], Address: outside[0]}, ""},
+			leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}, ""})
 	}
 	for _, l := range legs {
 		// Few ports: connections that are over must not fill the tables of flows.
@@ -180,12 +217,20 @@ func comparisons(legs []leg) (list []report.Comparison) {
 	for _, k := range kinds() {
 		goals[k.name] = k.goals
 	}
+	for _, m := range metrics() {
+		for i, name := range m.names {
+			own := report.Key{Datapath: host, Metric: name}
+			list = append(list, report.Comparison{Name: name, Unit: m.units[i], Of: own, To: own, Baseline: host})
+		}
+	}
 	for _, l := range legs {
+		if l.group != "" {
+			continue
+		}
 		for _, m := range metrics() {
 			for i, name := range m.names {
 				c := report.Comparison{
-					Name: name + l.suffix, Unit: m.units[i], Of: report.Key{Datapath: l.datapath, Metric: name + l.suffix},
-					To: report.Key{Datapath: "host", Metric: name}, Baseline: "host",
+					Name: name + l.suffix, Unit: m.units[i], Of: l.key(name), To: beside(l.datapath, name), Baseline: host,
 				}
 				switch l.suffix {
 				case "":

@@ -90,18 +90,27 @@ func (p Path) Stream(streams int, window time.Duration) (out Throughput, err err
 	if err != nil {
 		return out, err
 	}
-	start, before := time.Now(), received.Load()
-	time.Sleep(window)
-	bits := float64(received.Load()-before) * 8
-	took := time.Since(start).Seconds()
+	n, took := count(&received, window)
 	after, err := machineTime()
 	if err != nil {
 		return out, err
 	}
-	if bits == 0 {
-		return out, fmt.Errorf("%d streams from %s to %s: nothing arrived in %v", streams, p.Client.Name, p.Address, window)
+	if n == 0 {
+		return out, fmt.Errorf("%d streams from %s to %s: nothing arrived in %v", streams, p.Client.Name, p.Address, took)
 	}
-	return Throughput{Bits: bits / took, CPU: (after - busy).Seconds() / (bits / 1e9)}, nil
+	bits := float64(n) * 8
+	return Throughput{Bits: bits / took.Seconds(), CPU: (after - busy).Seconds() / (bits / 1e9)}, nil
+}
+
+// count is how much a counter grows in the window. On a machine with other work the
+// window may pass before anything moves; then it is longer.
+func count(c *atomic.Int64, window time.Duration) (n int64, took time.Duration) {
+	start, before := time.Now(), c.Load()
+	time.Sleep(window)
+	for c.Load() == before && time.Since(start) < window+patience {
+		time.Sleep(window / 4)
+	}
+	return c.Load() - before, time.Since(start)
 }
 
 // Latency is the time from a request of one byte to its answer of one byte.
@@ -214,14 +223,11 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 		}
 	})
 	time.Sleep(warmUp)
-	start, before := time.Now(), received.Load()
-	time.Sleep(window)
-	n := received.Load() - before
-	took := time.Since(start).Seconds()
+	n, took := count(&received, window)
 	if n == 0 {
-		return 0, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, window)
+		return 0, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, took)
 	}
-	return float64(n) / took, nil
+	return float64(n) / took.Seconds(), nil
 }
 
 // Connections is how many TCP connections a second are opened, used for one byte there

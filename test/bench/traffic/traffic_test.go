@@ -35,9 +35,8 @@ func TestMeasurements(t *testing.T) {
 		}
 	}
 	p.Server.NFT("table inet t {\nchain c {\ntype filter hook input priority 0; policy drop;\n}\n}")
-	p.Client.Sysctl("ipv4/tcp_syn_retries", "1")
-	for name, f := range measure {
-		if v, err := f(); err == nil {
+	for _, name := range []string{"stream", "packets"} {
+		if v, err := measure[name](); err == nil {
 			t.Errorf("%s through a wall: %v, want an error", name, v)
 		}
 	}
