@@ -73,8 +73,25 @@ func reference(t testing.TB, dir, name string, pods netip.Prefix) plugin {
 		name, name, mtu, more, t.TempDir(), pods)}
 }
 
-// call executes the plugin once, in the thread's namespace.
+// call executes the plugin once, in the thread's namespace, and returns the address
+// that it gave.
 func (p plugin) call(verb, id, netns string) (netip.Addr, error) {
+	out, err := p.execute(verb, id, netns)
+	if err != nil || verb != "ADD" {
+		return netip.Addr{}, err
+	}
+	var res struct{ IPs []struct{ Address string } }
+	if err := json.Unmarshal(out, &res); err != nil || len(res.IPs) != 1 {
+		return netip.Addr{}, fmt.Errorf("%s ADD of %s: result %s (%v), want one with one address", p.name, id, out, err)
+	}
+	prefix, err := netip.ParsePrefix(res.IPs[0].Address)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("%s ADD of %s: %w", p.name, id, err)
+	}
+	return prefix.Addr(), nil
+}
+
+func (p plugin) execute(verb, id, netns string) ([]byte, error) {
 	cmd := exec.Command(p.dir + "/" + p.name)
 	cmd.Env = []string{
 		"CNI_COMMAND=" + verb, "CNI_CONTAINERID=" + id, "CNI_NETNS=" + netns, "CNI_IFNAME=eth0",
@@ -84,20 +101,9 @@ func (p plugin) call(verb, id, netns string) (netip.Addr, error) {
 	var out, errOut bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	if err := cmd.Run(); err != nil {
-		return netip.Addr{}, fmt.Errorf("%s %s of %s: %w: %s%s", p.name, verb, id, err, out.String(), errOut.String())
+		return nil, fmt.Errorf("%s %s of %s: %w: %s%s", p.name, verb, id, err, out.String(), errOut.String())
 	}
-	if verb != "ADD" {
-		return netip.Addr{}, nil
-	}
-	var res struct{ IPs []struct{ Address string } }
-	if err := json.Unmarshal(out.Bytes(), &res); err != nil || len(res.IPs) != 1 {
-		return netip.Addr{}, fmt.Errorf("%s ADD of %s: %w: result %s, want one with one address", p.name, id, err, out.String())
-	}
-	prefix, err := netip.ParsePrefix(res.IPs[0].Address)
-	if err != nil {
-		return netip.Addr{}, fmt.Errorf("%s ADD of %s: %w", p.name, id, err)
-	}
-	return prefix.Addr(), nil
+	return out.Bytes(), nil
 }
 
 // plug gives the node pods by a reference plugin.

@@ -1,0 +1,318 @@
+//go:build bench
+
+package bench
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/testutil"
+	"terway.dev/terway/test/bench/report"
+)
+
+// Bursts of pods, and how often one pod alone is wired in a round.
+var bursts = []int{30, 100}
+
+const alone = 7
+
+// mostENIs is how many ENIs for single pods a node has here: more than almost all
+// instance types can have.
+const mostENIs = 30
+
+// arm is one way to wire pods, on a node of its own.
+type arm struct {
+	name string
+	n    *node
+	// most is how many pods it can have at once.
+	most  int
+	boxes []*testutil.NS
+	// call does one ADD or DEL of the pod number i, in the node's namespace.
+	call   func(verb string, i int, id string, ns *testutil.NS) error
+	serial int
+}
+
+// burst calls ADD for that many pods at once, then DEL, and returns how long each took
+// until the last answer.
+func (a *arm) burst(pods int) (add, del time.Duration, err error) {
+	a.serial++
+	for _, verb := range []string{"ADD", "DEL"} {
+		took, err := a.all(verb, pods)
+		if err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", a.name, err)
+		}
+		if verb == "ADD" {
+			add = took
+		} else {
+			del = took
+		}
+	}
+	for _, ns := range a.boxes[:pods] {
+		if err := empty(ns); err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	return add, del, nil
+}
+
+func (a *arm) all(verb string, pods int) (time.Duration, error) {
+	errs := make([]error, pods)
+	start := make(chan struct{})
+	var ready, done sync.WaitGroup
+	for i := range pods {
+		ready.Add(1)
+		done.Go(func() {
+			errs[i] = a.n.Do(func() error {
+				ready.Done()
+				<-start
+				return a.call(verb, i, fmt.Sprintf("%s-%d-%d", a.name, a.serial, i), a.boxes[i])
+			})
+		})
+	}
+	ready.Wait()
+	began := time.Now()
+	close(start)
+	done.Wait()
+	return time.Since(began), errors.Join(errs...)
+}
+
+// empty waits until the namespace has no device but lo: the next pod is to find what a
+// new one has.
+func empty(ns *testutil.NS) error {
+	for try := range 1000 {
+		var names []os.DirEntry
+		if err := ns.Do(func() (err error) {
+			names, err = os.ReadDir("/proc/sys/net/ipv4/neigh")
+			return err
+		}); err != nil {
+			return err
+		}
+		if len(names) <= 2 { // default and lo
+			return nil
+		}
+		time.Sleep(time.Duration(try) * time.Millisecond)
+	}
+	return fmt.Errorf("%s keeps its device", ns.Name)
+}
+
+// TestCNI measures ADD and DEL from a plugin's execution to its answer, by turns.
+func TestCNI(t *testing.T) {
+	rounds := number(t, "ROUNDS", 7)
+	b := begin(t, "bench-cni")
+	b.progress("building the plugins")
+	dir := buildPrograms(t, "./cmd/terway", "./test/bench/floor", "./test/bench/idle")
+	list := chosen(t)
+	arms := arms(b, dir, list)
+	for _, a := range arms {
+		b.progress("%s: a first pod", a.name)
+		if _, _, err := a.burst(1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	for round := range rounds {
+		order := slices.Clone(arms)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		singles := map[report.Key][]float64{}
+		for range alone {
+			for _, a := range order {
+				add, del, err := a.burst(1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for name, took := range map[string]time.Duration{"add_single": add, "del_single": del} {
+					k := report.Key{Datapath: a.name, Metric: name}
+					singles[k] = append(singles[k], ms(took))
+				}
+			}
+		}
+		for k, values := range singles {
+			b.run.Add(round, k, report.Median(values))
+		}
+		for _, size := range bursts {
+			for _, a := range order {
+				if size > a.most {
+					continue
+				}
+				add, del, err := a.burst(size)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b.run.Add(round, report.Key{Datapath: a.name, Metric: fmt.Sprintf("add_burst%d", size)}, ms(add))
+				b.run.Add(round, report.Key{Datapath: a.name, Metric: fmt.Sprintf("del_burst%d", size)}, ms(del))
+			}
+		}
+		b.progress("round %d of %d", round+1, rounds)
+	}
+	b.finish(cniComparisons(list), "ptp and bridge: containernetworking/plugins "+pluginVersion(t)+" with host-local. A burst's figure is the time until the last answer.")
+}
+
+// floorOf is the arm of the bare netlink program that makes a datapath's objects.
+func floorOf(k kind) string {
+	if k.own {
+		return "floor with an ENI"
+	}
+	return "floor"
+}
+
+func cniComparisons(list []kind) (out []report.Comparison) {
+	compare := func(of, metric, to, suffix string, g report.Goal) {
+		out = append(out, report.Comparison{
+			Name: metric + "_vs_" + suffix, Unit: "ms", Of: report.Key{Datapath: of, Metric: metric},
+			To: report.Key{Datapath: to, Metric: metric}, Baseline: to, Goal: g,
+		})
+	}
+	for _, k := range list {
+		for _, verb := range []string{"add", "del"} {
+			compare(k.name, verb+"_single", floorOf(k), "floor", report.Goal{AtMost: 1.5})
+			for _, other := range []string{"ptp", "bridge"} {
+				compare(k.name, verb+"_single", other, other, report.Goal{AtMost: 1})
+				for _, size := range bursts {
+					if !k.own || size <= mostENIs {
+						compare(k.name, fmt.Sprintf("%s_burst%d", verb, size), other, other, report.Goal{AtMost: 1})
+					}
+				}
+			}
+		}
+	}
+	for _, other := range []string{"ptp", "bridge", "idle program"} {
+		for _, verb := range []string{"add", "del"} {
+			compare(other, verb+"_single", "floor", "floor", report.Goal{})
+		}
+	}
+	return out
+}
+
+// arms are the ways to wire a pod, each on its node.
+func arms(b *bench, dir string, list []kind) (out []*arm) {
+	t := b.t
+	v := newVPC(t)
+	var nodes []*node
+	add := func(name string, most int, own bool) *arm {
+		n := v.node(true)
+		a := &arm{name: name, n: n, most: most}
+		if own {
+			for i := range most {
+				n.own = append(n.own, v.eni(n, i+1))
+			}
+		} else {
+			shared := v.eni(n, upTo(250)...)
+			n.shared = &shared
+		}
+		nodes, out = append(nodes, n), append(out, a)
+		return a
+	}
+	floors := map[string]bool{}
+	var starts []func() // when the instances are there
+	floor := func(name string, most int, own bool) {
+		if floors[name] {
+			return
+		}
+		floors[name] = true
+		f := add(name, most, own)
+		f.call = func(verb string, i int, id string, ns *testutil.NS) error { return f.floor(dir, verb, i, id, ns) }
+		starts = append(starts, func() {
+			f.n.NFT("table inet " + floorTable + " {\n map pods { type ifname . ipv4_addr : mark; }\n}")
+		})
+	}
+	for _, k := range list {
+		most := bursts[len(bursts)-1]
+		if k.own {
+			most = mostENIs
+		}
+		floor(floorOf(k), most, k.own)
+		a := add(k.name, most, k.own)
+		starts = append(starts, func() { a.startAgent(k, dir) })
+	}
+	floor("floor", bursts[len(bursts)-1], false)
+	for _, name := range []string{"ptp", "bridge"} {
+		a := add(name, bursts[len(bursts)-1], false)
+		p := reference(t, dir, name, a.n.routed())
+		a.call = func(verb string, _ int, id string, ns *testutil.NS) error {
+			_, err := p.call(verb, id, ns.Path)
+			return err
+		}
+	}
+	idle := add("idle program", 1, false)
+	idle.call = func(string, int, string, *testutil.NS) error { return exec.Command(dir + "/idle").Run() }
+	b.progress("%d instances on the fabric", len(nodes))
+	v.open(nodes...)
+	for _, a := range out {
+		for i := range a.most {
+			a.boxes = append(a.boxes, testutil.NewNS(t, fmt.Sprintf("node%d-pod%d", a.n.number, i)))
+		}
+	}
+	for _, start := range starts {
+		start()
+	}
+	return out
+}
+
+const floorTable = "floor"
+
+// floor executes the bare netlink program.
+func (a *arm) floor(dir, verb string, i int, id string, ns *testutil.NS) error {
+	order := map[string]any{
+		"Name": "floor" + hex.EncodeToString([]byte{byte(i)}), "Address": a.n.pod(i + 1), "Node": a.n.V4, "Table": floorTable,
+	}
+	if a.n.shared == nil {
+		order["Device"], order["Gateway"] = a.n.own[i].MAC.String(), a.n.own[i].Gateways[0]
+	}
+	raw, err := json.Marshal(order)
+	if err != nil {
+		return err
+	}
+	p := plugin{dir: dir, name: "floor", config: string(raw)}
+	_, err = p.execute(verb, id, ns.Path)
+	return err
+}
+
+// startAgent starts the arm's agent; its calls go through the plugin.
+func (a *arm) startAgent(k kind, dir string) {
+	n := a.n
+	j := job{Datapath: k.name, Dir: n.t.TempDir(), NodeIP: n.V4.String(), Spec: v1alpha1.NodeNetworkSpec{
+		VPCCIDRs: []string{vpcCIDR}, ServiceCIDRs: []string{"172.21.0.0/20"}, Datapath: "auto",
+		// A short rest: the bench uses an address again sooner than a cluster would.
+		Pool: v1alpha1.Pool{Min: 1, Max: 300, CoolingSeconds: 1}, Limits: v1alpha1.Limits{MaxPods: 300},
+	}}
+	if p := os.Getenv("PROFILE"); p != "" {
+		j.Profile = p + "." + k.name
+	}
+	enis := n.own
+	if n.shared != nil {
+		enis = append(enis, *n.shared)
+	} else {
+		j.Spec.Mode, j.Spec.OwnENIs = "exclusive", len(enis)
+	}
+	for i, e := range enis {
+		eni := v1alpha1.ENI{
+			Token: e.ID, ID: e.ID, MAC: e.MAC.String(), Phase: v1alpha1.ENIReady, Own: n.shared == nil,
+			CIDRs: []string{podsCIDR}, Gateways: []string{e.Gateways[0].String()},
+		}
+		numbers := upTo(250)
+		if eni.Own {
+			numbers = []int{i + 1}
+		}
+		for _, p := range numbers {
+			eni.Addresses = append(eni.Addresses, v1alpha1.Address{Address: n.pod(p).String()})
+		}
+		j.Spec.ENIs = append(j.Spec.ENIs, eni)
+	}
+	n.start(j)
+	config := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"terway","type":"terway","socket":%q}`, j.socket())
+	a.call = func(verb string, i int, id string, ns *testutil.NS) error {
+		p := plugin{dir: dir, name: "terway", config: config, args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-%d;K8S_POD_UID=%s", i, id)}
+		_, err := p.call(verb, id, ns.Path)
+		return err
+	}
+}
