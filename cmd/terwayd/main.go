@@ -59,7 +59,7 @@ func main() {
 	fl := cmd.Flags()
 	fl.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "the node's name in Kubernetes (default: $NODE_NAME)")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's service account)")
-	fl.StringVar(&f.stateDir, "state-dir", "/var/lib/terway", "directory of the journal; must outlive the pod")
+	fl.StringVar(&f.stateDir, "state-dir", "/run/terway/state", "directory of the journal; must outlive the agent, not the node's boot")
 	fl.StringVar(&f.socket, "socket", "/run/terway/terway.sock", "socket on which the CNI plugin calls")
 	fl.StringVar(&f.cniConfDir, "cni-conf-dir", "/etc/cni/net.d", "directory in which the container runtime looks for CNI configurations")
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")

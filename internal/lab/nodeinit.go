@@ -242,7 +242,6 @@ func mountAll(specs ...mountSpec) error {
 var diskFolders = map[string]string{
 	"/var/lib/kubelet":    "kubelet",
 	"/var/lib/containerd": "containerd",
-	"/var/lib/terway":     "terway",
 	"/var/log":            "log",
 }
 

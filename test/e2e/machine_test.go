@@ -94,7 +94,7 @@ func look(t *testing.T) machine {
 		note("eBPF map", id)
 	}
 	for _, p := range []string{"/etc/cni", "/opt/cni", "/etc/kubernetes", "/run/containerd", "/run/terway", "/run/flannel", "/var/lib/cni", "/var/lib/containerd",
-		"/var/lib/kubelet", "/var/lib/terway", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", lab.DefaultDir} {
+		"/var/lib/kubelet", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", lab.DefaultDir} {
 		if _, err := os.Stat(p); err == nil {
 			note("folder", p)
 		}

@@ -1,9 +1,15 @@
 // Package journal is the agent's memory of which pod holds which address. It is
-// written, and on disk, before the container runtime gets its answer, so that a
+// written and synced before the container runtime gets its answer, so that a
 // kill at any instruction loses no address and gives none to two pods.
 //
 // It owns one bbolt file. It must never decide anything: what an entry means is
 // the caller's business.
+//
+// The file's place is /run, which is in memory on a node: the journal lives as long as
+// what it describes. It outlives the agent, killed at any instruction, and ends with the
+// boot, as every pod's sandbox does. There, what is written is as safe as it can be at
+// once; on a disk each ADD would wait four times for it, and a busy disk would keep pods
+// from starting. Both are right; only the time differs.
 //
 // A damaged file is refused, not rebuilt: the kernel knows a pod's address but
 // not its sandbox, and a guess would end in two pods with one address. Pods that
