@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
@@ -277,10 +279,25 @@ func (a *arm) floor(dir, verb string, i int, id string, ns *testutil.NS) error {
 	return err
 }
 
+// inMemory makes a folder as /run is on a node, where the agent has its journal.
+func inMemory(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=700"); err != nil {
+		t.Fatalf("mount a file system in memory: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Errorf("unmount %s: %v", dir, err)
+		}
+	})
+	return dir
+}
+
 // startAgent starts the arm's agent; its calls go through the plugin.
 func (a *arm) startAgent(k kind, dir string) {
 	n := a.n
-	j := job{Datapath: k.name, Dir: n.t.TempDir(), NodeIP: n.V4.String(), Spec: v1alpha1.NodeNetworkSpec{
+	j := job{Datapath: k.name, Dir: inMemory(n.t), NodeIP: n.V4.String(), Spec: v1alpha1.NodeNetworkSpec{
 		VPCCIDRs: []string{vpcCIDR}, ServiceCIDRs: []string{"172.21.0.0/20"}, Datapath: "auto",
 		// A short rest: the bench uses an address again sooner than a cluster would.
 		Pool: v1alpha1.Pool{Min: 1, Max: 300, CoolingSeconds: 1}, Limits: v1alpha1.Limits{MaxPods: 300},
