@@ -111,7 +111,7 @@ func TestCNI(t *testing.T) {
 	b := begin(t, "bench-cni")
 	b.progress("building the plugins")
 	dir := buildPrograms(t, "./cmd/terway", "./test/bench/floor", "./test/bench/idle")
-	list := chosen(t)
+	list, notes := chosen(t)
 	arms := arms(b, dir, list)
 	for _, a := range arms {
 		b.progress("%s: a first pod", a.name)
@@ -156,7 +156,8 @@ func TestCNI(t *testing.T) {
 		}
 		b.progress("round %d of %d", round+1, rounds)
 	}
-	b.finish(cniComparisons(list), "ptp and bridge: containernetworking/plugins "+pluginVersion(t)+" with host-local. A burst's figure is the time until the last answer.")
+	b.finish(cniComparisons(list), append(notes,
+		"ptp and bridge: containernetworking/plugins "+pluginVersion(t)+" with host-local. A burst's figure is the time until the last answer."))
 }
 
 // floorOf is the arm of the bare netlink program that makes a datapath's objects.

@@ -13,10 +13,9 @@ import (
 )
 
 // Suffixes of metrics: pods of one node; pods of two nodes that have many others.
-const (
-	sameNode = "_same_node"
-	manyPods = "_200_pods"
-)
+const sameNode = "_same_node"
+
+func manyPods(pods int) string { return fmt.Sprintf("_%d_pods", pods) }
 
 // leg is one path whose metrics have a suffix.
 type leg struct {
@@ -84,7 +83,8 @@ func TestDatapath(t *testing.T) {
 	b := begin(t, "bench-datapath")
 	b.progress("building ptp, bridge and host-local")
 	version := pluginVersion(t)
-	legs := build(b, many)
+	list, notes := chosen(t)
+	legs := build(b, list, many)
 	for round := range rounds {
 		hosts := map[string][]float64{}
 		if round%2 == 1 {
@@ -112,11 +112,12 @@ func TestDatapath(t *testing.T) {
 			slices.Reverse(legs)
 		}
 	}
-	b.finish(comparisons(legs), fmt.Sprintf("ptp and bridge: containernetworking/plugins %s. With %s: %d pods on each of the two nodes.", version, manyPods, many))
+	b.finish(comparisons(legs, manyPods(many)), append(notes,
+		fmt.Sprintf("ptp and bridge: containernetworking/plugins %s. With %s: %d pods on each of the two nodes.", version, manyPods(many), many)))
 }
 
 // build makes a pair of nodes for each datapath, another with many pods, and wires them.
-func build(b *bench, many int) (legs []leg) {
+func build(b *bench, list []kind, many int) (legs []leg) {
 	t := b.t
 	dir := buildPrograms(t)
 	v := newVPC(t)
@@ -134,8 +135,8 @@ func build(b *bench, many int) (legs []leg) {
 	}
 	host1, host2 := two(false)
 	var pairs []pair
-	for _, k := range chosen(t) {
-		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: many, suffix: manyPods}} {
+	for _, k := range list {
+		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: many, suffix: manyPods(many)}} {
 			p.a, p.b = two(false)
 			for _, n := range []*node{p.a, p.b} {
 				numbers := upTo(p.pods)
@@ -212,7 +213,7 @@ func upTo(n int) (list []int) {
 // noLoss is how close many pods should come to few.
 const noLoss = 0.98
 
-func comparisons(legs []leg) (list []report.Comparison) {
+func comparisons(legs []leg, many string) (list []report.Comparison) {
 	goals := map[string]map[string]report.Goal{}
 	for _, k := range kinds() {
 		goals[k.name] = k.goals
@@ -235,7 +236,7 @@ func comparisons(legs []leg) (list []report.Comparison) {
 				switch l.suffix {
 				case "":
 					c.Goal = goals[l.datapath][name]
-				case manyPods:
+				case many:
 					c.To, c.Baseline = report.Key{Datapath: l.datapath, Metric: name}, "few pods"
 					c.Goal = report.Goal{AtLeast: noLoss}
 					if m.units[i] == "µs" || m.units[i] == "CPU-ms" { // less is better

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
@@ -22,8 +23,10 @@ type kind struct {
 	name string
 	// own: a measured pod has an ENI for itself.
 	own bool
+	// lacks says why the kernel cannot run it.
+	lacks error
 	// open makes the datapath of the node whose namespace is at the path; empty is the
-	// process's own. The error says what the kernel lacks.
+	// process's own.
 	open func(netns string, log *slog.Logger) (subject, error)
 	// goals of the metrics that the pods of two nodes reach.
 	goals map[string]report.Goal
@@ -44,12 +47,17 @@ func kinds() []kind {
 	}
 	return []kind{
 		{name: "route", open: openRoute, goals: goals(0.85, 1.15)},
+		{name: "ebpf", lacks: ebpf.Supported(), open: openEBPF, goals: goals(0.97, 1.05)},
 		{name: "exclusive", own: true, open: openExclusive, goals: goals(0.99, 1.02)},
 	}
 }
 
 func openRoute(netns string, log *slog.Logger) (subject, error) {
 	return route.New(route.Options{NetNS: netns, Log: log})
+}
+
+func openEBPF(netns string, log *slog.Logger) (subject, error) {
+	return ebpf.New(ebpf.Options{NetNS: netns, Log: log})
 }
 
 // exclusiveNode is a node with pods of both kinds.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -29,27 +30,28 @@ func number(t testing.TB, name string, usual int) int {
 	return n
 }
 
-// chosen are the datapaths to measure: DATAPATHS, separated by commas, or all.
-func chosen(t testing.TB) (list []kind) {
+// chosen are the datapaths to measure: DATAPATHS, separated by commas, or all that the
+// kernel has. The notes say which are left out.
+func chosen(t testing.TB) (list []kind, notes []string) {
 	t.Helper()
-	asked := os.Getenv("DATAPATHS")
+	asked := strings.FieldsFunc(os.Getenv("DATAPATHS"), func(r rune) bool { return r == ',' })
 	var names []string
-	known := map[string]kind{}
 	for _, k := range kinds() {
-		known[k.name] = k
 		names = append(names, k.name)
-	}
-	if asked == "" {
-		return kinds()
-	}
-	for _, name := range strings.Split(asked, ",") {
-		k, ok := known[name]
-		if !ok {
-			t.Fatalf("DATAPATHS=%q: %q is none of %s", asked, name, strings.Join(names, ", "))
+		switch {
+		case len(asked) > 0 && !slices.Contains(asked, k.name):
+		case k.lacks != nil:
+			notes = append(notes, fmt.Sprintf("Not measured: %s; %v.", k.name, k.lacks))
+		default:
+			list = append(list, k)
 		}
-		list = append(list, k)
 	}
-	return list
+	for _, name := range asked {
+		if !slices.Contains(names, name) {
+			t.Fatalf("DATAPATHS: %q is none of %s", name, strings.Join(names, ", "))
+		}
+	}
+	return list, notes
 }
 
 // say prints at once what go test would keep.
@@ -105,7 +107,7 @@ func (b *bench) progress(format string, args ...any) {
 }
 
 // finish prints the report, and writes it where OUT and DOC say.
-func (b *bench) finish(list []report.Comparison, notes ...string) {
+func (b *bench) finish(list []report.Comparison, notes []string) {
 	b.t.Helper()
 	results, err := b.run.Compare(list)
 	if err != nil {
