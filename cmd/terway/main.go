@@ -5,20 +5,15 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
+	"errors"
 	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/status"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/internal/cnicall"
 )
 
 const (
@@ -35,21 +30,19 @@ const (
 
 func main() {
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    relay(cniv1.CNIClient.Add, types.ErrTryAgainLater),
-		Del:    relay(cniv1.CNIClient.Del, types.ErrTryAgainLater),
-		Check:  relay(cniv1.CNIClient.Check, types.ErrTryAgainLater),
-		Status: relay(cniv1.CNIClient.Status, types.ErrPluginNotAvailable),
-		GC:     relay(cniv1.CNIClient.GC, types.ErrTryAgainLater),
+		Add:    relay("Add", types.ErrTryAgainLater),
+		Del:    relay("Del", types.ErrTryAgainLater),
+		Check:  relay("Check", types.ErrTryAgainLater),
+		Status: relay("Status", types.ErrPluginNotAvailable),
+		GC:     relay("GC", types.ErrTryAgainLater),
 	}, version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), "terway: pods with VPC addresses")
 }
-
-type method func(cniv1.CNIClient, context.Context, *cniv1.Request, ...grpc.CallOption) (*cniv1.Reply, error)
 
 // relay makes a CNI verb of one of the agent's methods. noAnswer is the CNI error
 // code when none came. The runtime may try every verb again: ADD and DEL are
 // idempotent, and a DEL that the agent has not confirmed must be repeated or the
 // address would be lost; so DEL is an error, too.
-func relay(call method, noAnswer uint) func(*skel.CmdArgs) error {
+func relay(method string, noAnswer uint) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		var conf struct {
 			Socket string `json:"socket"`
@@ -62,32 +55,24 @@ func relay(call method, noAnswer uint) func(*skel.CmdArgs) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
-		conn, err := grpc.NewClient("passthrough:///"+conf.Socket,
-			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithContextDialer(dial),
-			grpc.WithAuthority("terwayd"), grpc.WithDisableServiceConfig())
-		if err != nil {
-			return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("socket %q of the network configuration: want the agent's unix socket", conf.Socket), err.Error())
-		}
-		defer conn.Close()
-		reply, err := call(cniv1.NewCNIClient(conn), ctx, &cniv1.Request{
-			ContainerId: args.ContainerID,
-			Netns:       args.Netns,
+		reply, err := ask(ctx, conf.Socket, method, cnicall.Request{
+			ContainerID: args.ContainerID,
+			NetNS:       args.Netns,
 			IfName:      args.IfName,
 			Args:        args.Args,
 			Path:        args.Path,
 			Config:      args.StdinData,
 		})
 		switch {
-		case status.Code(err) == codes.Unavailable:
+		case errors.As(err, new(*cnicall.BrokenError)):
 			return types.NewError(noAnswer, "terwayd, the node's network agent, does not answer (is its pod running on this node?)", err.Error())
 		case err != nil:
 			return types.NewError(noAnswer, "terwayd, the node's network agent, gave no answer", err.Error())
-		case reply.GetError() != nil:
-			e := reply.GetError()
-			return types.NewError(uint(e.GetCode()), e.GetMsg(), e.GetDetails())
+		case reply.Error != nil:
+			return types.NewError(uint(reply.Error.Code), reply.Error.Msg, reply.Error.Details)
 		}
-		if len(reply.GetResult()) > 0 {
-			if _, err := os.Stdout.Write(reply.GetResult()); err != nil {
+		if len(reply.Result) > 0 {
+			if _, err := os.Stdout.Write(reply.Result); err != nil {
 				return types.NewError(types.ErrIOFailure, "write the result", err.Error())
 			}
 		}
@@ -95,19 +80,21 @@ func relay(call method, noAnswer uint) func(*skel.CmdArgs) error {
 	}
 }
 
-// dial opens the agent's socket; while the agent is being restarted it tries again.
-func dial(ctx context.Context, socket string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, restart)
-	defer cancel()
+// ask calls the agent; while that is being restarted it tries again. Every method is
+// idempotent, so a call whose answer got lost may be made once more.
+func ask(ctx context.Context, socket, method string, r cnicall.Request) (cnicall.Reply, error) {
+	var broken time.Time
 	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-		if err == nil {
-			return conn, nil
+		reply, err := cnicall.Do(ctx, socket, method, r)
+		if !errors.As(err, new(*cnicall.BrokenError)) {
+			return reply, err
 		}
-		select {
-		case <-time.After(redial):
-		case <-ctx.Done():
-			return nil, fmt.Errorf("for %v: %w", restart, err)
+		if broken.IsZero() {
+			broken = time.Now()
 		}
+		if time.Since(broken) > restart || ctx.Err() != nil {
+			return reply, err
+		}
+		time.Sleep(redial)
 	}
 }
