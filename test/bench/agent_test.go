@@ -76,7 +76,10 @@ func (n *node) start(j job) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := n.Do(cmd.Start); err != nil {
+	if err := n.Do(func() error {
+		atOnceOnCPU()
+		return cmd.Start()
+	}); err != nil {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() {
