@@ -16,14 +16,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"math"
-	"net"
 	"net/url"
+	"os"
 	"strconv"
 	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 )
 
 // service is the service of api/cni/v1/cni.proto.
@@ -52,23 +54,42 @@ func (e *StatusError) Error() string {
 
 // Do calls a method of the service. It does not try again.
 func Do(ctx context.Context, socket, method string, in Request) (Reply, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, "unix", socket)
-	if err != nil {
-		return Reply{}, &BrokenError{err}
-	}
-	defer conn.Close()
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return Reply{}, errors.New("a call of the agent needs a deadline")
 	}
-	if err := conn.SetDeadline(deadline); err != nil {
-		return Reply{}, fmt.Errorf("bound the call: %w", err)
+	patience := max(time.Until(deadline), time.Millisecond)
+	conn, err := connect(socket, patience)
+	if err != nil {
+		return Reply{}, broken("connect to "+socket, err)
 	}
-	message, err := newCall(conn).do(method, in.encode(), time.Until(deadline))
+	defer conn.Close()
+	message, err := newCall(conn).do(method, in.encode(), patience)
 	if err != nil {
 		return Reply{}, err
 	}
 	return decode(message)
+}
+
+// connect opens a blocking socket: the one thread that waits for the answer is woken by
+// it, without Go's network poller and its threads in between.
+func connect(path string, patience time.Duration) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	limit := unix.NsecToTimeval(patience.Nanoseconds())
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit))
+	if err == nil {
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
 
 // call is a connection with its one call, which is stream 1.
@@ -86,7 +107,7 @@ type call struct {
 
 const stream = 1
 
-func newCall(conn net.Conn) *call {
+func newCall(conn io.ReadWriter) *call {
 	c := &call{out: bufio.NewWriter(conn), toConnection: 65535, toStream: 65535, initial: 65535} // RFC 9113, 6.9.2
 	c.f = http2.NewFramer(c.out, bufio.NewReader(conn))
 	c.f.ReadMetaHeaders = hpack.NewDecoder(4096, nil) // RFC 9113, 6.5.2
