@@ -78,8 +78,8 @@ func metrics() []metric {
 // TestDatapath measures every datapath, the host and other plugins by turns, round by
 // round, each round in the opposite order of the one before.
 func TestDatapath(t *testing.T) {
-	rounds, many := number(t, "ROUNDS", 7), number(t, "PODS", 200)
-	window := time.Duration(number(t, "WINDOW", 400)) * time.Millisecond
+	rounds, many := number(t, "ROUNDS", 15), number(t, "PODS", 200)
+	window := time.Duration(number(t, "WINDOW", 200)) * time.Millisecond
 	b := begin(t, "bench-datapath")
 	b.progress("building ptp, bridge and host-local")
 	version := pluginVersion(t)

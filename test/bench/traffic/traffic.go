@@ -32,7 +32,7 @@ type Path struct {
 }
 
 // warmUp is how long traffic flows before it counts.
-const warmUp = 100 * time.Millisecond
+const warmUp = 50 * time.Millisecond
 
 // Throughput is what streams reached.
 type Throughput struct {
@@ -130,6 +130,7 @@ func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
 	}()
 	wg.Go(func() {
 		onCPU(serverCPU)
+		atOnce()
 		b := make([]byte, 1)
 		for {
 			if n, err := read(c.server, b); n == 0 || err != nil {
@@ -144,6 +145,7 @@ func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
 	failed := make(chan error, 1)
 	go func() {
 		onCPU(clientCPU)
+		atOnce()
 		failed <- func() error {
 			b := make([]byte, 1)
 			began := time.Now()
@@ -246,6 +248,7 @@ func (p Path) Connections(window time.Duration) (float64, error) {
 	}()
 	wg.Go(func() {
 		onCPU(serverCPU)
+		atOnce()
 		b := make([]byte, 1)
 		for {
 			conn, err := accept(l)
@@ -262,6 +265,7 @@ func (p Path) Connections(window time.Duration) (float64, error) {
 	var took time.Duration
 	err = p.Client.Do(func() error {
 		onCPU(clientCPU)
+		atOnce()
 		start := time.Now()
 		for began, warm := start, false; time.Since(began) < warmUp+window; n++ {
 			if !warm && time.Since(began) > warmUp {
