@@ -285,26 +285,8 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	}
 	defer ph.Close()
 
-	var host, inner netlink.Link
-	if l := d.linker(w.pod); l != nil {
-		host, inner, err = l.Link(h, ph, ns, w.place(nil))
-	} else {
-		host, inner, err = d.ensureVeth(h, ph, ns, w)
-	}
+	host, elems, err := d.write(ctx, h, ph, ns, node, w)
 	if err != nil {
-		return nil, err
-	}
-	if err := d.wireHost(h, w, host); err != nil {
-		return nil, err
-	}
-	elems := w.elements()
-	if err := d.putElements(ctx, h, node, elems); err != nil {
-		return nil, err
-	}
-	if err := d.extend(h, w, host); err != nil {
-		return nil, err
-	}
-	if err := d.wirePod(ph, ns, w, inner); err != nil {
 		return nil, err
 	}
 	if err := awaitIPv6(ctx, ph, w); err != nil {
@@ -314,6 +296,33 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 		return elems, nil // it has the ENI's carrier from the start
 	}
 	return elems, d.awaitActive(ctx, h, w.name, host.Attrs().Index)
+}
+
+// write makes what wire waits for, one pod after the other: see linkMu.
+func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.NsHandle, node datapath.Node, w wiring) (netlink.Link, elements, error) {
+	d.linkMu.Lock()
+	defer d.linkMu.Unlock()
+	var host, inner netlink.Link
+	var err error
+	if l := d.linker(w.pod); l != nil {
+		host, inner, err = l.Link(h, ph, ns, w.place(nil))
+	} else {
+		host, inner, err = d.ensureVeth(h, ph, ns, w)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.wireHost(h, w, host); err != nil {
+		return nil, nil, err
+	}
+	elems := w.elements()
+	if err := d.putElements(ctx, h, node, elems); err != nil {
+		return nil, nil, err
+	}
+	if err := d.extend(h, w, host); err != nil {
+		return nil, nil, err
+	}
+	return host, elems, d.wirePod(ph, ns, w, inner)
 }
 
 // putElements prepares the node anew if somebody removed the table since the

@@ -111,6 +111,8 @@ func (d *Datapath) deleteDying() error {
 	if len(ours) == 0 {
 		return nil
 	}
+	d.linkMu.Lock()
+	defer d.linkMu.Unlock()
 	if !foreign {
 		return delGroup(d.ns, groupDying)
 	}

@@ -47,8 +47,13 @@ type Datapath struct {
 	pods    tracker
 	exts    []Extension
 
+	// linkMu is held while pods' devices are made or deleted. The kernel does that one
+	// after the other anyway (RTNL), but a thread that writes a sysctl of a device does
+	// not sleep until its turn comes: it tries again and again (addrconf_sysctl_disable),
+	// and a burst of pods would keep all processors busy with it.
+	linkMu sync.Mutex
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
-	// turn, nodeMu.
+	// turn, linkMu, nodeMu.
 	syncMu sync.Mutex
 	// nodeMu makes node-wide changes one after the other.
 	nodeMu sync.Mutex
