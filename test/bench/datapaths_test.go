@@ -62,24 +62,38 @@ func openEBPF(netns string, log *slog.Logger) (subject, error) {
 
 // exclusiveNode is a node with pods of both kinds.
 type exclusiveNode struct {
-	*exclusive.Datapath
-	beneath *route.Datapath
+	*route.Datapath
+	own *exclusive.Datapath
 }
 
 func openExclusive(netns string, log *slog.Logger) (subject, error) {
-	beneath, err := route.New(route.Options{NetNS: netns, Log: log})
+	shared, err := route.New(route.Options{NetNS: netns, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	d, err := exclusive.New(exclusive.Options{Beneath: beneath, NetNS: netns, Log: log})
+	own, err := exclusive.New(exclusive.Options{Beside: shared, NetNS: netns, Log: log})
 	if err != nil {
 		return nil, err
 	}
-	return &exclusiveNode{d, beneath}, nil
+	return &exclusiveNode{shared, own}, nil
+}
+
+func (e *exclusiveNode) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	if pod.Own != nil {
+		return e.own.AddPod(ctx, node, pod)
+	}
+	return e.Datapath.AddPod(ctx, node, pod)
+}
+
+func (e *exclusiveNode) DelPod(ctx context.Context, pod datapath.Pod) error {
+	if pod.Own != nil {
+		return e.own.DelPod(ctx, pod)
+	}
+	return e.Datapath.DelPod(ctx, pod)
 }
 
 func (e *exclusiveNode) Close(ctx context.Context) error {
-	return errors.Join(e.Datapath.Close(), e.beneath.Close(ctx))
+	return errors.Join(e.own.Close(), e.Datapath.Close(ctx))
 }
 
 // atOnce is how many pods are wired at the same time when many are needed.
