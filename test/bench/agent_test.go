@@ -114,8 +114,12 @@ func (j *job) run() error {
 	if err != nil {
 		return err
 	}
+	var own datapath.Datapath
+	if e, ok := dp.(*exclusiveNode); ok {
+		own = e.own
+	}
 	a, err := agent.New(agent.Options{
-		Log: log, Now: time.Now, Journal: state, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 25 * time.Second,
+		Exclusive: own, Log: log, Now: time.Now, Journal: state, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 25 * time.Second,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC("tw"), HasLink: agent.HasLink,
 	})
 	if err != nil {
