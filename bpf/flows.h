@@ -235,6 +235,12 @@ ALWAYS_INLINE void reverse(struct flow_key *to, const struct flow_key *from)
 }
 
 /*
+ * tc_index of a packet that goes directly and yet passes a program that learns. One that did
+ * not ask has 0.
+ */
+#define TC_INDEX_DIRECT 1
+
+/*
  * A packet that asks takes this with it through the stack (as tc_classid, which the
  * kernel makes its tc_index), so that its name when it leaves can be compared with the one that
  * it came with. The map alone cannot tell: a translated packet may leave with a name
@@ -255,7 +261,8 @@ ALWAYS_INLINE __u16 token(const struct flow_key *flow)
 	h = (h ^ h >> 15 ^ flow->dst.w[3]) * 3266489917U;
 	h = (h ^ h >> 15 ^ ((__u32)flow->sport << 16 | flow->dport)) * 668265263U;
 	h ^= h >> 15;
-	return (__u16)(h >> 16) ?: 1; /* 0 is what a packet has that did not ask */
+	h >>= 16;
+	return h > TC_INDEX_DIRECT ? h : TC_INDEX_DIRECT + 1;
 }
 
 /* Whether the packet may go directly. If not, it asks the stack. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The datapath ebpf: shortcuts past the node's host stack.
+ * The datapaths ebpf and netkit: shortcuts past the node's host stack.
  *
  * A flow's first packet always asks the host stack: it goes the way of the datapath route,
  * through netfilter and the routing rules. If it leaves the node again with the addresses
@@ -22,13 +22,19 @@ struct {
 	__type(value, struct pod);
 } tw_pods_1 SEC(".maps");
 
-ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct pod *pod)
+ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct pod *pod,
+			   const int netkit)
 {
 	if (p->ttl <= 1 || !fits(skb, p, pod->mtu))
 		return TC_ACT_OK;
 	if (decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, 0, pod->macs, sizeof(pod->macs), 0))
 		return TC_ACT_SHOT;
 	count(TO_POD);
+	if (netkit) {
+		/* It is being sent, not received: it cannot change over to the peer's side. */
+		skb->tc_index = TC_INDEX_DIRECT;
+		return bpf_redirect(pod->ifindex, 0);
+	}
 	return bpf_redirect_peer(pod->ifindex, 0);
 }
 
@@ -48,9 +54,7 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	return bpf_redirect_neigh(pod->eni, &hop, sizeof(hop), 0);
 }
 
-/* What a pod sends, on the node's end of its veth. */
-SEC("tc")
-int tw_from_pod(struct __sk_buff *skb)
+ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const int netkit)
 {
 	struct packet p;
 	struct pod *pod, *to;
@@ -64,7 +68,28 @@ int tw_from_pod(struct __sk_buff *skb)
 	if (!is_direct(skb, &p))
 		return TC_ACT_OK;
 	to = bpf_map_lookup_elem(&tw_pods_1, &p.dst);
-	return to ? into_pod(skb, &p, to) : out_of_eni(skb, &p, pod);
+	return to ? into_pod(skb, &p, to, netkit) : out_of_eni(skb, &p, pod);
+}
+
+/* What a pod sends, on the node's end of its veth. */
+SEC("tc")
+int tw_from_pod(struct __sk_buff *skb)
+{
+	return from_pod(skb, 0);
+}
+
+/* What a pod with a netkit device sends, while it is being sent. */
+SEC("tc")
+int tw_from_netkit(struct __sk_buff *skb)
+{
+	int verdict;
+
+	skb->tc_classid = 0;
+	verdict = from_pod(skb, 1);
+	/* Here is no tc that would do it. 0 also replaces what the pod may have sent along. */
+	if (verdict == TC_ACT_OK)
+		skb->tc_index = skb->tc_classid;
+	return verdict;
 }
 
 /* What the VPC delivers. */
@@ -81,14 +106,15 @@ int tw_from_eni(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC; /* it may be another datapath's, whose filter comes next */
 	if (!is_direct(skb, &p))
 		return TC_ACT_OK;
-	return into_pod(skb, &p, to);
+	return into_pod(skb, &p, to, 0);
 }
 
 /* What the stack sends to a pod. */
 SEC("tc")
 int tw_to_pod(struct __sk_buff *skb)
 {
-	learn(skb);
+	if (skb->tc_index != TC_INDEX_DIRECT)
+		learn(skb);
 	return TC_ACT_OK;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Types of the datapath ebpf, shared with internal/datapath/ebpf: bpf2go turns the
+ * Types of the datapaths ebpf and netkit, shared with internal/datapath/ebpf: bpf2go turns the
  * structs into Go types.
  */
 #pragma once
@@ -9,11 +9,11 @@
 
 /* A local pod's address. */
 struct pod {
-	__u32 ifindex;       /* the node's end of its veth */
+	__u32 ifindex;       /* the node's end of its veth or netkit pair */
 	__u32 mtu;           /* of the pod */
 	__u32 eni;           /* ifindex of its ENI; 0: there is none, the stack says so to the pod */
 	__u32 eni_mtu;
 	struct addr gateway; /* of the ENI's vSwitch, of the address's family */
-	__u8 macs[12];       /* the pod's, then its next hop's: a delivered frame's addresses */
+	__u8 macs[12];       /* the pod's, then its next hop's: a delivered frame's addresses; 0 with netkit */
 	__u32 pad;
 };

@@ -8,6 +8,7 @@ import (
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/datapath/ipvlan"
+	"terway.dev/terway/internal/datapath/netkit"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -16,24 +17,36 @@ import (
 // node-wide piece changed knows the pods of all.
 func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
 	lacking = map[string]error{}
-	var beside []route.Extension
+	has := func(name string, supported func() error) bool {
+		why := supported()
+		if why != nil {
+			lacking[name] = why
+		}
+		return why == nil
+	}
+	options := ebpf.Options{Log: log}
 	var slaves *ipvlan.Extension
-	if why := ipvlan.Supported(); why != nil {
-		lacking[ipvlan.Name] = why
-	} else {
+	if has(ipvlan.Name, ipvlan.Supported) {
 		slaves = ipvlan.NewExtension(log, ipvlan.DefaultFlows)
-		beside = append(beside, slaves)
+		options.Beside = append(options.Beside, slaves)
 	}
 	var core *route.Datapath
 	var last datapath.Datapath
-	if why := ebpf.Supported(); why != nil {
-		lacking[ebpf.Name] = why
-		if core, err = route.New(route.Options{Log: log, Extensions: beside}); err != nil {
+	withNetkit := has(netkit.Name, netkit.Supported)
+	switch {
+	case !has(ebpf.Name, ebpf.Supported):
+		if core, err = route.New(route.Options{Log: log, Extensions: options.Beside}); err != nil {
 			return nil, nil, fmt.Errorf("datapath route: %w", err)
 		}
 		last = core
-	} else {
-		dp, err := ebpf.New(ebpf.Options{Log: log, Beside: beside})
+	case withNetkit:
+		dp, err := netkit.New(options)
+		if err != nil {
+			return nil, nil, fmt.Errorf("datapath netkit: %w", err)
+		}
+		list, core, last = append(list, dp, dp.EBPF()), dp.Datapath.Datapath, dp.Route()
+	default:
+		dp, err := ebpf.New(options)
 		if err != nil {
 			return nil, nil, fmt.Errorf("datapath ebpf: %w", err)
 		}

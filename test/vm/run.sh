@@ -16,6 +16,6 @@ in() {
 # All that a datapath does where this machine's kernel cannot show it, and how packets go in
 # the others. The older kernel has no tcx and no netkit.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
-in 6.12 ./internal/datapath/ipvlan
+in 6.12 ./internal/datapath/ipvlan ./internal/datapath/netkit
 in 6.12 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf
 in 6.1 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/ipvlan

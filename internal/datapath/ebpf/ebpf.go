@@ -23,6 +23,8 @@ type Options struct {
 	Flows int
 	// Beside are extensions of other datapaths of the node.
 	Beside []route.Extension
+	// Variants are datapaths that are this one with other devices for their pods.
+	Variants []Variant
 }
 
 // DefaultFlows is as many connections as conntrack knows on a node of some size. It
@@ -45,7 +47,11 @@ func New(o Options) (*Datapath, error) {
 		o.Log = slog.Default()
 	}
 	s := &shortcuts{log: o.Log, flows: o.Flows}
-	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extensions: append([]route.Extension{s}, o.Beside...)})
+	extensions := append([]route.Extension{s}, o.Beside...)
+	for _, v := range o.Variants {
+		extensions = append(extensions, variant{s, v})
+	}
+	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extensions: extensions})
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 
+	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -25,19 +26,19 @@ type place struct {
 }
 
 var (
-	podPlaces = []place{{netlink.HANDLE_MIN_INGRESS, fromPod}, {netlink.HANDLE_MIN_EGRESS, toPod}}
+	podPlaces = []place{{netlink.HANDLE_MIN_INGRESS, fromPod}, {netlink.HANDLE_MIN_EGRESS, ToPod}}
 	eniPlaces = []place{{netlink.HANDLE_MIN_INGRESS, fromENI}, {netlink.HANDLE_MIN_EGRESS, toENI}}
 )
 
 // attach puts programs on a device, or others in the place of those that are there; no
 // packet passes in between.
-func attach(h *netlink.Handle, o *objects, index int, places []place) error {
+func attach(h *netlink.Handle, index int, places []place, programs map[string]*bpf.Program) error {
 	if err := h.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add qdisc clsact: %w", err)
 	}
 	for _, p := range places {
 		f := filter(index, p.parent)
-		f.Fd, f.Name, f.DirectAction = o.programs[p.program].FD(), p.program, true
+		f.Fd, f.Name, f.DirectAction = programs[p.program].FD(), p.program, true
 		if err := h.FilterReplace(f); err != nil {
 			return fmt.Errorf("attach program %s: %w", p.program, err)
 		}
@@ -74,7 +75,7 @@ func attached(h *netlink.Handle, index int, parent uint32) (id int, others bool,
 		id, others = 0, false
 		for _, f := range list {
 			b, ok := f.(*netlink.BpfFilter)
-			if ok && b.Priority == filterPriority && strings.HasPrefix(b.Name, programPrefix) {
+			if ok && b.Priority == filterPriority && strings.HasPrefix(b.Name, ProgramPrefix) {
 				id = b.Id
 			} else {
 				others = true
@@ -83,6 +84,30 @@ func attached(h *netlink.Handle, index int, parent uint32) (id int, others bool,
 		return id, others, nil
 	}
 }
+
+// held is what runs in places of a device.
+func held(h *netlink.Handle, index int, places []place) ([]Held, error) {
+	var list []Held
+	for _, p := range places {
+		id, _, err := attached(h, index, p.parent)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, Held{Program: p.program, ID: id})
+	}
+	return list, nil
+}
+
+// filters are the Hooks of a pod with a veth.
+type filters struct{}
+
+// Attach implements Hooks.
+func (filters) Attach(h *netlink.Handle, index int, programs map[string]*bpf.Program) error {
+	return attach(h, index, podPlaces, programs)
+}
+
+// Held implements Hooks.
+func (filters) Held(h *netlink.Handle, index int) ([]Held, error) { return held(h, index, podPlaces) }
 
 // detach takes our filters from a device, and the qdisc if nobody else uses it.
 func detach(h *netlink.Handle, index int) (found bool, err error) {

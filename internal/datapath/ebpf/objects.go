@@ -13,15 +13,21 @@ import (
 // Names of programs and maps in bpf/shortcut.c. A map's name carries the version of its
 // shape: one of another shape is not taken over.
 const (
-	programPrefix = "tw_"
-	fromPod       = "tw_from_pod"
-	toPod         = "tw_to_pod"
-	fromENI       = "tw_from_eni"
-	toENI         = "tw_to_eni"
+	fromPod = "tw_from_pod"
+	fromENI = "tw_from_eni"
+	toENI   = "tw_to_eni"
 
 	mapPods     = "tw_pods_1"
 	mapFlows    = "tw_flows_1"
 	mapCounters = "tw_counters_1"
+)
+
+// Programs that datapaths beside this one put on their pods' devices, and how the names of
+// all begin.
+const (
+	ProgramPrefix = "tw_"
+	FromNetkit    = "tw_from_netkit"
+	ToPod         = "tw_to_pod"
 )
 
 // maxPods bounds the addresses of local pods: more than any instance type carries.

@@ -13,11 +13,15 @@ import (
 
 // Wire implements route.Extension.
 func (s *shortcuts) Wire(h *netlink.Handle, p route.Place) error {
+	return s.wire(h, p, filters{})
+}
+
+func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
 	o, err := s.enter(h, p)
 	if err != nil {
 		return err
 	}
-	if err := attach(h, o, p.Index, podPlaces); err != nil {
+	if err := hooks.Attach(h, p.Index, o.programs); err != nil {
 		return fmt.Errorf("device %s: %w", p.Device, err)
 	}
 	return nil
@@ -37,7 +41,7 @@ func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*objects, error) {
 		}
 	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
-		if err := attach(h, s.objects, index, eniPlaces); err != nil {
+		if err := attach(h, index, eniPlaces, s.objects.programs); err != nil {
 			return nil, fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
 		}
 		s.enis[index] = true
@@ -47,6 +51,10 @@ func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*objects, error) {
 
 // Problems implements route.Extension.
 func (s *shortcuts) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
+	return s.problems(h, p, filters{})
+}
+
+func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(h); err != nil {
@@ -65,7 +73,11 @@ func (s *shortcuts) Problems(h *netlink.Handle, p route.Place) ([]string, error)
 			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapPods))
 		}
 	}
-	problem, err := s.wrong(h, p.Index, podPlaces)
+	held, err := hooks.Held(h, p.Index)
+	if err != nil {
+		return nil, fmt.Errorf("device %s: %w", p.Device, err)
+	}
+	problem, err := s.wrong(held)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", p.Device, err)
 	}

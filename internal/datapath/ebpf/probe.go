@@ -5,20 +5,28 @@ import (
 	"fmt"
 	"runtime"
 
+	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// Supported says why this kernel cannot run the datapath, or nil. It tries: it loads the
-// programs and attaches them to the loopback of a network namespace made for it.
+// Supported says why this kernel cannot run the datapath, or nil. It tries: it attaches
+// the programs to a loopback.
 func Supported() error {
+	return Try(func(h *netlink.Handle, programs map[string]*bpf.Program) error {
+		return attach(h, loopback, podPlaces, programs)
+	})
+}
+
+// Try loads the programs and calls f in a network namespace made for it.
+func Try(f func(h *netlink.Handle, programs map[string]*bpf.Program) error) error {
 	o, err := load(16, nil)
 	if err != nil {
 		return err
 	}
 	tried := make(chan error, 1)
-	go func() { tried <- inScratch(func(h *netlink.Handle) error { return attach(h, o, loopback, podPlaces) }) }()
+	go func() { tried <- inScratch(func(h *netlink.Handle) error { return f(h, o.programs) }) }()
 	return errors.Join(<-tried, o.close())
 }
 

@@ -50,13 +50,14 @@ type shortcutPod struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	shortcutMapTwCounters1 = "tw_counters_1"
-	shortcutMapTwFlows1    = "tw_flows_1"
-	shortcutMapTwPods1     = "tw_pods_1"
-	shortcutProgTwFromEni  = "tw_from_eni"
-	shortcutProgTwFromPod  = "tw_from_pod"
-	shortcutProgTwToEni    = "tw_to_eni"
-	shortcutProgTwToPod    = "tw_to_pod"
+	shortcutMapTwCounters1   = "tw_counters_1"
+	shortcutMapTwFlows1      = "tw_flows_1"
+	shortcutMapTwPods1       = "tw_pods_1"
+	shortcutProgTwFromEni    = "tw_from_eni"
+	shortcutProgTwFromNetkit = "tw_from_netkit"
+	shortcutProgTwFromPod    = "tw_from_pod"
+	shortcutProgTwToEni      = "tw_to_eni"
+	shortcutProgTwToPod      = "tw_to_pod"
 )
 
 // loadShortcut returns the embedded CollectionSpec for shortcut.
@@ -101,10 +102,11 @@ type shortcutSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type shortcutProgramSpecs struct {
-	TwFromEni *ebpf.ProgramSpec `ebpf:"tw_from_eni"`
-	TwFromPod *ebpf.ProgramSpec `ebpf:"tw_from_pod"`
-	TwToEni   *ebpf.ProgramSpec `ebpf:"tw_to_eni"`
-	TwToPod   *ebpf.ProgramSpec `ebpf:"tw_to_pod"`
+	TwFromEni    *ebpf.ProgramSpec `ebpf:"tw_from_eni"`
+	TwFromNetkit *ebpf.ProgramSpec `ebpf:"tw_from_netkit"`
+	TwFromPod    *ebpf.ProgramSpec `ebpf:"tw_from_pod"`
+	TwToEni      *ebpf.ProgramSpec `ebpf:"tw_to_eni"`
+	TwToPod      *ebpf.ProgramSpec `ebpf:"tw_to_pod"`
 }
 
 // shortcutMapSpecs contains maps before they are loaded into the kernel.
@@ -165,15 +167,17 @@ type shortcutVariables struct {
 //
 // It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type shortcutPrograms struct {
-	TwFromEni *ebpf.Program `ebpf:"tw_from_eni"`
-	TwFromPod *ebpf.Program `ebpf:"tw_from_pod"`
-	TwToEni   *ebpf.Program `ebpf:"tw_to_eni"`
-	TwToPod   *ebpf.Program `ebpf:"tw_to_pod"`
+	TwFromEni    *ebpf.Program `ebpf:"tw_from_eni"`
+	TwFromNetkit *ebpf.Program `ebpf:"tw_from_netkit"`
+	TwFromPod    *ebpf.Program `ebpf:"tw_from_pod"`
+	TwToEni      *ebpf.Program `ebpf:"tw_to_eni"`
+	TwToPod      *ebpf.Program `ebpf:"tw_to_pod"`
 }
 
 func (p *shortcutPrograms) Close() error {
 	return _ShortcutClose(
 		p.TwFromEni,
+		p.TwFromNetkit,
 		p.TwFromPod,
 		p.TwToEni,
 		p.TwToPod,

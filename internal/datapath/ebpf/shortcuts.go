@@ -111,29 +111,34 @@ func withClsact(h *netlink.Handle) ([]int, error) {
 	}
 }
 
-// wrong names the first program that is not in its place.
-func (s *shortcuts) wrong(h *netlink.Handle, index int, places []place) (string, error) {
+// wrong names the first program that is not in its place. The caller holds mu.
+func (s *shortcuts) wrong(places []Held) (string, error) {
 	for _, p := range places {
-		id, _, err := attached(h, index, p.parent)
-		if err != nil {
-			return "", err
+		if p.ID == 0 {
+			return "program " + p.Program + " is missing", nil
 		}
-		if id == 0 {
-			return "program " + p.program + " is missing", nil
-		}
-		if s.ours[id] == p.program {
+		if s.ours[p.ID] == p.Program {
 			continue
 		}
-		l, err := inspect(id)
+		l, err := inspect(p.ID)
 		if err != nil {
 			return "", err
 		}
-		if !s.objects.runs(l, p.program) {
-			return "program " + p.program + " is another version", nil
+		if !s.objects.runs(l, p.Program) {
+			return "program " + p.Program + " is another version", nil
 		}
-		s.ours[id] = p.program
+		s.ours[p.ID] = p.Program
 	}
 	return "", nil
+}
+
+// wrongENI is wrong for an ENI.
+func (s *shortcuts) wrongENI(h *netlink.Handle, index int) (string, error) {
+	places, err := held(h, index, eniPlaces)
+	if err != nil {
+		return "", err
+	}
+	return s.wrong(places)
 }
 
 // ENIProblem implements route.Extension.
@@ -143,7 +148,7 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 	if err := s.load(h); err != nil {
 		return "", err
 	}
-	problem, err := s.wrong(h, eni.Index, eniPlaces)
+	problem, err := s.wrongENI(h, eni.Index)
 	if problem != "" {
 		problem = eni.Device + ": " + problem
 	}

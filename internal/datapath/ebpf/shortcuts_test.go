@@ -235,8 +235,8 @@ func TestOtherVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd := []place{{netlink.HANDLE_MIN_INGRESS, toPod}}
-	if err := attach(h, own(n).shortcuts.objects, link.Attrs().Index, odd); err != nil {
+	odd := []place{{netlink.HANDLE_MIN_INGRESS, ToPod}}
+	if err := attach(h, link.Attrs().Index, odd, own(n).shortcuts.objects.programs); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -341,7 +341,7 @@ func TestLeftovers(t *testing.T) {
 	defer h.Close()
 	for _, dev := range []string{"eth0", "eth2"} {
 		link := must(h.LinkByName(dev))
-		if err := attach(h, s.objects, link.Attrs().Index, eniPlaces); err != nil {
+		if err := attach(h, link.Attrs().Index, eniPlaces, s.objects.programs); err != nil {
 			t.Fatal(err)
 		}
 		others := filter(link.Attrs().Index, netlink.HANDLE_MIN_INGRESS)

@@ -44,7 +44,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	}
 	return []suite.Cut{
 		{Name: "program for what the pod sends", Cut: func() { tc("filter del dev " + dev + " ingress pref 84") }, Check: fromPod + " is missing"},
-		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 84") }, Check: toPod + " is missing"},
+		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 84") }, Check: ToPod + " is missing"},
 		{Name: "qdisc of the pod", Cut: func() { tc("qdisc del dev " + dev + " clsact") }, Check: fromPod + " is missing"},
 		{Name: "program for what the ENI gets", Cut: func() { tc("filter del dev eth1 ingress pref 84") }, Check: fromENI + " is missing"},
 		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 84") }, Check: toENI + " is missing"},

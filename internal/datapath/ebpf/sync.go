@@ -39,10 +39,10 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		if !wanted {
 			continue
 		}
-		problem, err := s.wrong(h, e.Index, eniPlaces)
+		problem, err := s.wrongENI(h, e.Index)
 		if err == nil && problem != "" {
 			repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
-			err = attach(h, s.objects, e.Index, eniPlaces)
+			err = attach(h, e.Index, eniPlaces, s.objects.programs)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("ENI device %s: %w", e.Device, err))

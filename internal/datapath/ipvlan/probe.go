@@ -8,22 +8,11 @@ import (
 	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
 )
 
-// UnsupportedError says what the kernel lacks.
-type UnsupportedError struct {
-	// Feature is the kernel's name for it.
-	Feature string
-	Err     error
-}
-
-func (e *UnsupportedError) Error() string {
-	return fmt.Sprintf("datapath %s: this kernel lacks %s: %v", Name, e.Feature, e.Err)
-}
-
-func (e *UnsupportedError) Unwrap() error { return e.Err }
-
-// Supported says why this kernel cannot run the datapath, or nil: an UnsupportedError, or
+// Supported says why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError, or
 // what kept it from finding out. It tries in a network namespace of its own, which it leaves to the kernel.
 func Supported() error {
 	done := make(chan error, 1)
@@ -76,7 +65,7 @@ func unsupported(feature string, err error) error {
 		return fmt.Errorf("probe for %s: %w", feature, err)
 	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, bpf.ErrNotSupported) {
-		return &UnsupportedError{Feature: feature, Err: err}
+		return &datapath.UnsupportedError{Feature: feature, Err: err}
 	}
 	return fmt.Errorf("probe for %s: %w", feature, err)
 }

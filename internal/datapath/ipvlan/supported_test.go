@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -15,7 +16,7 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	if err == nil {
 		return // this kernel has it all, as the tests with the tag vm show
 	}
-	var lacks *UnsupportedError
+	var lacks *datapath.UnsupportedError
 	if !errors.As(err, &lacks) || lacks.Feature == "" || !strings.Contains(err.Error(), lacks.Feature) {
 		t.Errorf("got %v, want an UnsupportedError that names the feature", err)
 	}

@@ -192,6 +192,9 @@ func hostProblems(v view, w wiring) []string {
 	var list []string
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	attrs := link.Attrs()
+	if problem := w.pair.problem(link); problem != "" {
+		add("device %s %s", w.name, problem)
+	}
 	if attrs.Group != w.group {
 		add("device %s is in group %#x instead of %#x", w.name, attrs.Group, w.group)
 	}
@@ -211,7 +214,7 @@ func hostProblems(v view, w wiring) []string {
 		}) {
 			add("route to %s dev %s in table %d is missing", a, w.name, TableLocal)
 		}
-		if n, ok := v.neighs[neighKey{attrs.Index, a}]; !ok || n.HardwareAddr.String() != w.podMAC.String() {
+		if n, ok := v.neighs[neighKey{attrs.Index, a}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.podMAC.String()) {
 			add("neighbour %s dev %s is missing", a, w.name)
 		}
 		if mark, ok := v.elems[elemKey{w.name, a}]; !ok {
@@ -284,7 +287,7 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 				add("%s via %s of the pod is missing", to, gatewayFor(a))
 			}
 		}
-		if n, ok := neighs[neighKey{attrs.Index, gatewayFor(a)}]; !ok || n.HardwareAddr.String() != w.hostMAC.String() {
+		if n, ok := neighs[neighKey{attrs.Index, gatewayFor(a)}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.hostMAC.String()) {
 			add("neighbour %s of the pod is missing", gatewayFor(a))
 		}
 	}

@@ -55,14 +55,21 @@ type Linker interface {
 	Receiver(eni ENIPlace) string
 }
 
+// Pairer is an Extension whose pods have another pair of devices than a veth.
+type Pairer interface {
+	Extension
+	Pair() Pair
+}
+
 // Place is a wired pod as an Extension needs it.
 type Place struct {
 	// Device and Index are the node's end of the pod's devices.
 	Device string
 	Index  int
 	// NetNS and IfName say where the other one is. NetNS may be gone.
-	NetNS, IfName   string
-	MTU             int
+	NetNS, IfName string
+	MTU           int
+	// HostMAC and PodMAC are nil if the pair has none.
 	HostMAC, PodMAC net.HardwareAddr
 	Addresses       []netip.Addr
 	// ENI is zero if the pod's ENI is not attached.
@@ -127,6 +134,14 @@ func (d *Datapath) extensionOf(pod datapath.Pod) Extension {
 		}
 	}
 	return nil
+}
+
+// pairOf is the kind of the pod's devices, if no Linker makes them.
+func (d *Datapath) pairOf(pod datapath.Pod) Pair {
+	if p, ok := d.extensionOf(pod).(Pairer); ok {
+		return p.Pair()
+	}
+	return Veth
 }
 
 // linker is the extension that makes the pod's devices, or nil.

@@ -134,6 +134,26 @@ func TestSyncRemovesLeftovers(t *testing.T) {
 	}
 }
 
+// A pod whose datapath this agent does not have is neither repaired nor a leftover.
+func TestSyncLeavesPodsOfOthersAlone(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p, other := n.AddPod(1), n.AddPod(1)
+	other.Spec.Datapath = "of a newer version"
+	n.IP("link set " + other.Wiring.HostIfName + " mtu 1400")
+	n.DP = n.NewDatapath()
+	before := suite.DumpStable(n)
+	for range 3 {
+		if repairs := n.Sync(p, other); len(repairs) != 0 {
+			t.Errorf("Sync repairs %q", repairs)
+		}
+	}
+	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+		t.Errorf("it changed:\n%s", diff)
+	}
+}
+
 // CIDRs that overlap, touch, or reach the last address are what they are for the
 // kernel too: a second Sync finds nothing to do.
 func TestInsideSetsInTheKernel(t *testing.T) {

@@ -110,6 +110,7 @@ func validate(pod datapath.Pod) error {
 type wiring struct {
 	pod  datapath.Pod
 	name string
+	pair Pair
 	// hostMAC is the pod's next hop's; linkMAC that of the node's device, nearly always
 	// the same.
 	hostMAC, linkMAC net.HardwareAddr
@@ -125,18 +126,22 @@ type wiring struct {
 	through []netip.Prefix
 }
 
-// newWiring: devices that are stacked on the ENI have its MAC.
+// newWiring knows what devices the pod's datapath has. Those that are stacked on the ENI
+// have its MAC.
 func (d *Datapath) newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
 	w, err := newWiring(state, node, pod)
 	if d.linker(pod) != nil && err == nil {
 		w.linkMAC, w.podMAC = w.eni.MAC, w.eni.MAC
+	}
+	if w.pair = d.pairOf(pod); !w.pair.hasMAC() {
+		w.hostMAC, w.linkMAC, w.podMAC = nil, nil, nil
 	}
 	return w, err
 }
 
 func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
 	w := wiring{
-		pod: pod, name: hostIfName(pod.Sandbox, pod.IfName),
+		pod: pod, name: hostIfName(pod.Sandbox, pod.IfName), pair: Veth,
 		source4: nodeSource(node, netlink.FAMILY_V4), source6: nodeSource(node, netlink.FAMILY_V6),
 	}
 	w.hostMAC, w.linkMAC, w.podMAC = hostMAC(w.name), hostMAC(w.name), podMAC(w.name)
@@ -307,7 +312,7 @@ func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.Ns
 	if l := d.linker(w.pod); l != nil {
 		host, inner, err = l.Link(h, ph, ns, w.place(nil))
 	} else {
-		host, inner, err = d.ensureVeth(h, ph, ns, w)
+		host, inner, err = d.ensurePair(h, ph, ns, w)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -337,84 +342,4 @@ func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node data
 		return err
 	}
 	return d.nft.put(elems)
-}
-
-// ensureVeth returns both ends of the pod's veth, and makes it if there is none.
-// A veth of which one end is not what it should be is deleted and made anew.
-func (d *Datapath) ensureVeth(h, ph *netlink.Handle, ns netns.NsHandle, w wiring) (host, inner netlink.Link, err error) {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = w.name, w.mtu, w.hostMAC, w.group
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace = w.inner, netlink.NsFd(ns)
-	veth.PeerHardwareAddr, veth.PeerMTU = w.podMAC, uint32(w.mtu)
-
-	err = h.LinkAdd(veth)
-	if errors.Is(err, unix.EEXIST) {
-		var usable bool
-		if host, inner, usable, err = d.existingVeth(h, ph, w); err != nil {
-			return nil, nil, err
-		}
-		if usable {
-			return host, inner, nil
-		}
-		if host != nil {
-			if err := h.LinkDel(host); err != nil && !absent(err) {
-				return nil, nil, fmt.Errorf("delete unusable device %s: %w", w.name, err)
-			}
-		}
-		err = h.LinkAdd(veth)
-	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("create veth %s with peer %s in %s: %w", w.name, w.inner, w.pod.NetNS, err)
-	}
-	if host, err = h.LinkByName(w.name); err != nil {
-		return nil, nil, fmt.Errorf("find new device %s: %w", w.name, err)
-	}
-	if inner, err = ph.LinkByName(w.inner); err != nil {
-		return nil, nil, fmt.Errorf("find new device %s in %s: %w", w.inner, w.pod.NetNS, err)
-	}
-	return host, inner, nil
-}
-
-// existingVeth looks at what kept the veth from being created. A device in the
-// pod that is not ours is an error: it is not ours to remove.
-func (d *Datapath) existingVeth(h, ph *netlink.Handle, w wiring) (host, inner netlink.Link, usable bool, err error) {
-	host, err = h.LinkByName(w.name)
-	if err != nil && !absent(err) {
-		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
-	}
-	if host != nil && !IsPodDevice(host) {
-		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
-	}
-	inner, err = ph.LinkByName(w.inner)
-	if err != nil && !absent(err) {
-		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.inner, w.pod.NetNS, err)
-	}
-	pair := host != nil && inner != nil &&
-		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
-	if inner != nil && !pair && inner.Attrs().HardwareAddr.String() != w.podMAC.String() {
-		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
-			w.pod.NetNS, w.inner, inner.Attrs().HardwareAddr)
-	}
-	usable = pair && host.Attrs().Group != groupDying
-	return host, inner, usable, nil
-}
-
-// IsPodDevice says that a link of the node is a pod's: by kind, name, and our group or, if
-// somebody changed that, the MAC that follows from the name, or the alias.
-func IsPodDevice(l netlink.Link) bool {
-	a := l.Attrs()
-	if !hostIfPattern.MatchString(a.Name) {
-		return false
-	}
-	if a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying {
-		return l.Type() == "veth" || l.Type() == "ipvlan"
-	}
-	switch l.Type() {
-	case "veth":
-		return a.HardwareAddr.String() == hostMAC(a.Name).String()
-	case "ipvlan": // has the ENI's MAC
-		return strings.HasPrefix(a.Alias, aliasPrefix)
-	}
-	return false
 }

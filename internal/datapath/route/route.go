@@ -99,6 +99,9 @@ func (d *Datapath) Close(ctx context.Context) error {
 // Settle waits until devices of deleted pods are gone.
 func (d *Datapath) Settle(ctx context.Context) error { return d.reaper.wait(ctx) }
 
+// Inside runs f on a thread that is in the node's namespace, for what no socket can do.
+func (d *Datapath) Inside(f func() error) error { return inNS(d.ns, f) }
+
 // Name implements datapath.Datapath.
 func (d *Datapath) Name() string { return Name }
 

@@ -21,9 +21,10 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	d.syncMu.Lock()
 	defer d.syncMu.Unlock()
 	var errs []error
-	s := &syncing{d: d, node: node, desired: map[string]datapath.Pod{}}
+	s := &syncing{d: d, node: node, desired: map[string]datapath.Pod{}, others: map[string]bool{}}
 	for _, pod := range pods {
 		if !d.own(pod) {
+			s.others[hostIfName(pod.Sandbox, pod.IfName)] = true
 			continue
 		}
 		if pod.NetNS == "" {
@@ -90,6 +91,8 @@ type syncing struct {
 	h       *netlink.Handle
 	node    datapath.Node
 	desired map[string]datapath.Pod
+	// others are the device names of pods that another datapath wired.
+	others  map[string]bool
 	began   map[string]int
 	view    view
 	repairs []string
@@ -199,9 +202,10 @@ func (s *syncing) leftovers() []string {
 	for k := range s.view.elems {
 		names[k.device] = true
 	}
-	for name := range s.desired {
-		delete(names, name)
-	}
+	maps.DeleteFunc(names, func(name string, _ bool) bool {
+		_, desired := s.desired[name]
+		return desired || s.others[name]
+	})
 	return slices.Sorted(maps.Keys(names))
 }
 

@@ -50,6 +50,9 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 		if err := h.RouteReplace(r); err != nil {
 			return fmt.Errorf("add route to %s dev %s src %s in table %d: %w", a, w.name, r.Src, TableLocal, err)
 		}
+		if !w.pair.hasMAC() {
+			continue
+		}
 		if err := h.NeighSet(neighbour(a, w.podMAC, attrs.Index)); err != nil {
 			return fmt.Errorf("add neighbour %s dev %s: %w", a, w.name, err)
 		}
@@ -68,7 +71,7 @@ func (w wiring) alias() string {
 	return alias
 }
 
-// podSysctls are for the host's end of the veth alone. Without IPv6 addresses in
+// podSysctls are for the host's end of the pair alone. Without IPv6 addresses in
 // the pod the device has no business with IPv6; with them it needs no address of
 // its own (the pod's next hop is a permanent neighbour), so no detection of
 // duplicates and no multicast on it.
@@ -128,8 +131,10 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
 		}
-		if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
-			return fmt.Errorf("add neighbour %s to the pod's %s: %w", gatewayFor(a), name, err)
+		if w.pair.hasMAC() {
+			if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
+				return fmt.Errorf("add neighbour %s to the pod's %s: %w", gatewayFor(a), name, err)
+			}
 		}
 		for _, r := range w.podRoutes(a, attrs.Index) {
 			if err := ph.RouteReplace(&r); err != nil {
@@ -140,7 +145,7 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 	return nil
 }
 
-// awaitActive waits for the end of the veth that came up first. It had no carrier
+// awaitActive waits for the end of the pair that came up first. It had no carrier
 // then, and the kernel activates it later, from a work queue; what is sent to it
 // until then is lost, and a connection's first packet with it costs a second.
 // Asking for the device makes newer kernels catch up at once.

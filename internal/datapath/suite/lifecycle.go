@@ -3,7 +3,6 @@ package suite
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -54,7 +53,7 @@ func addPodTwiceAndAfterRestart(t *testing.T, k Kit) {
 	}
 	Serving(p)
 	MustReach(t, other.NS, At(p.V4, 80), p.NS, other.V4)
-	if _, err := net.ParseMAC(first.PodMAC.String()); err != nil || first.HostIfName == "" || len(first.Gateways) != 2 || first.MTU != 1500 {
+	if k.NoMAC != (len(first.PodMAC) == 0) || k.NoMAC != (len(first.HostMAC) == 0) || first.HostIfName == "" || len(first.Gateways) != 2 || first.MTU != 1500 {
 		t.Errorf("wiring %+v", first)
 	}
 }

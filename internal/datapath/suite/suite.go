@@ -48,6 +48,8 @@ type Kit struct {
 	Trace func(n *Node) (string, error)
 	// GoesWithENI: a pod's device vanishes with its ENI, so it has no neighbours then.
 	GoesWithENI bool
+	// NoMAC: pods' devices have none.
+	NoMAC bool
 }
 
 // Scenario is one thing that every datapath does.

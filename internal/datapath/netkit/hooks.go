@@ -1,0 +1,129 @@
+package netkit
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/ebpf"
+)
+
+// hooks are the two places for programs in a pair. Both are asked for by the index of the
+// node's end.
+//
+// The programs are attached to the device itself and not by a bpf_link: a link would need
+// a pin to outlive the agent, and a pin somebody to remove it.
+type hooks struct {
+	// inside runs a function in the node's namespace: the kernel looks for the device in
+	// the caller's.
+	inside func(func() error) error
+}
+
+var _ ebpf.Hooks = (*hooks)(nil)
+
+// place is one direction through the pair. The programs run as the other end sends.
+type place struct {
+	attach  bpf.AttachType
+	program string
+}
+
+var places = []place{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
+
+// Attach implements ebpf.Hooks. A program that runs already is left alone.
+func (k *hooks) Attach(_ *netlink.Handle, index int, programs map[string]*bpf.Program) error {
+	return k.inside(func() error {
+		for _, p := range places {
+			if err := put(index, p, programs[p.program]); err != nil {
+				return fmt.Errorf("attach program %s: %w", p.program, err)
+			}
+		}
+		return nil
+	})
+}
+
+func put(index int, p place, program *bpf.Program) error {
+	old, err := ours(index, p.attach)
+	if err != nil {
+		return err
+	}
+	options := link.RawAttachProgramOptions{Target: index, Program: program, Attach: p.attach}
+	if old != nil {
+		defer old.Close()
+		options.Anchor = link.ReplaceProgram(old)
+	}
+	err = link.RawAttachProgram(options)
+	if errors.Is(err, unix.EEXIST) {
+		return nil // the very same program
+	}
+	return err
+}
+
+// Held implements ebpf.Hooks.
+func (k *hooks) Held(_ *netlink.Handle, index int) ([]ebpf.Held, error) {
+	var list []ebpf.Held
+	err := k.inside(func() error {
+		for _, p := range places {
+			held := ebpf.Held{Program: p.program}
+			program, err := ours(index, p.attach)
+			if err != nil {
+				return err
+			}
+			if program != nil {
+				held.ID, err = idOf(program)
+				if err := errors.Join(err, program.Close()); err != nil {
+					return err
+				}
+			}
+			list = append(list, held)
+		}
+		return nil
+	})
+	return list, err
+}
+
+// ours opens the program of ours in a place, or gives nil. Programs of others may be
+// there as well.
+func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
+	there, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask what runs at %s: %w", attach, err)
+	}
+	for _, a := range there.Programs {
+		program, err := bpf.NewProgramFromID(a.ID)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open program %d: %w", a.ID, err)
+		}
+		info, err := program.Info()
+		if err == nil && strings.HasPrefix(info.Name, ebpf.ProgramPrefix) {
+			return program, nil
+		}
+		if err := errors.Join(err, program.Close()); err != nil {
+			return nil, fmt.Errorf("look at program %d: %w", a.ID, err)
+		}
+	}
+	return nil, nil
+}
+
+func idOf(p *bpf.Program) (int, error) {
+	info, err := p.Info()
+	if err != nil {
+		return 0, fmt.Errorf("look at program: %w", err)
+	}
+	id, ok := info.ID()
+	if !ok {
+		return 0, errors.New("the kernel does not tell a program's id")
+	}
+	return int(id), nil
+}

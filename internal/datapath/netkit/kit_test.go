@@ -1,0 +1,116 @@
+package netkit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// own is the node's datapath as this package knows it.
+func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+
+// cuts are those of route, but for the MACs and neighbours that a pair does not have, and
+// the pieces that this datapath adds.
+func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
+	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
+		return strings.HasPrefix(c.Name, "MAC ") || strings.Contains(c.Name, "neighbour ")
+	})
+	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
+	return append(list, []suite.Cut{
+		{Name: "program for what the pod sends", Cut: func() { take(n, p, places[0]) }, Check: ebpf.FromNetkit + " is missing"},
+		{Name: "program for what the pod gets", Cut: func() { take(n, p, places[1]) }, Check: ebpf.ToPod + " is missing"},
+		{Name: "policy", Cut: func() { setPolicy(n, p, netlink.NETKIT_POLICY_FORWARD) }, Check: "policy"},
+		{Name: "program for what the ENI gets", Cut: func() { tc("filter del dev eth1 ingress pref 84") }, Check: "tw_from_eni is missing"},
+		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 84") }, Check: "tw_to_eni is missing"},
+	}...)
+}
+
+// take removes the program from a place of a pod's pair.
+func take(n *suite.Node, p *suite.Pod, from place) {
+	err := n.Do(func() error {
+		device, err := netlink.LinkByName(p.Wiring.HostIfName)
+		if err != nil {
+			return err
+		}
+		program, err := ours(device.Attrs().Index, from.attach)
+		if err != nil {
+			return err
+		}
+		if program == nil {
+			return fmt.Errorf("%s of %s: no program", from.attach, p.Wiring.HostIfName)
+		}
+		defer program.Close()
+		return link.RawDetachProgram(link.RawDetachProgramOptions{
+			Target: device.Attrs().Index, Program: program, Attach: from.attach,
+		})
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// setPolicy changes what a pair does with packets that no program decided about.
+func setPolicy(n *suite.Node, p *suite.Pod, policy netlink.NetkitPolicy) {
+	err := n.Do(func() error {
+		device, err := netlink.LinkByName(p.Wiring.HostIfName)
+		if err != nil {
+			return err
+		}
+		message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		message.Index = int32(device.Attrs().Index)
+		info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+		info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(device.Type()))
+		info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(nl.IFLA_NETKIT_POLICY, nl.Uint32Attr(uint32(policy)))
+		request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+		request.AddData(message)
+		request.AddData(info)
+		_, err = request.Execute(unix.NETLINK_ROUTE, 0)
+		return err
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// trace is what runs in which pair, and on which other devices.
+func trace(n *suite.Node) (string, error) {
+	var lines []string
+	err := n.Do(func() error {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			name, index := l.Attrs().Name, l.Attrs().Index
+			if l.Type() == "netkit" {
+				held, err := own(n).hooks.Held(nil, index)
+				if err != nil {
+					return err
+				}
+				for _, place := range held {
+					lines = append(lines, fmt.Sprintf("netkit %s %s %v", name, place.Program, place.ID != 0))
+				}
+			}
+			for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+				filters, err := netlink.FilterList(l, parent)
+				if err != nil {
+					continue // no such qdisc
+				}
+				for _, f := range filters {
+					lines = append(lines, fmt.Sprintf("filter %s %d %s", name, f.Attrs().Priority, f.Type()))
+				}
+			}
+		}
+		return nil
+	})
+	slices.Sort(lines)
+	return strings.Join(lines, "\n"), err
+}

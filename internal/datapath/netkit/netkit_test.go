@@ -1,0 +1,255 @@
+//go:build vm
+
+package netkit
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// wire adds a pod by a datapath of the node.
+func wire(t *testing.T, n *suite.Node, dp datapath.Datapath) *suite.Pod {
+	t.Helper()
+	p := n.Describe(1, "4", "6")
+	p.Spec.Datapath = dp.Name()
+	wiring, err := dp.AddPod(context.Background(), n.Desired, p.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Wiring, p.Spec.HostIfName = wiring, wiring.HostIfName
+	p.Echo(7)
+	return p
+}
+
+func kindOf(n *suite.Node, p *suite.Pod) (kind string) {
+	err := n.Do(func() error {
+		device, err := netlink.LinkByName(p.Wiring.HostIfName)
+		if err == nil {
+			kind = device.Type()
+		}
+		return err
+	})
+	if err != nil {
+		panic(err)
+	}
+	return kind
+}
+
+// watched counts the packets that pass the node's forwarding: those of the host stack.
+func watched(t *testing.T, n *suite.Node) func() int {
+	n.NFT(`table inet watch {
+		counter forwarded { }
+		chain forward { type filter hook forward priority 0; counter name forwarded; }
+	}`)
+	return func() int { return suite.Counter(t, n.NS, "inet", "watch", "forwarded") }
+}
+
+// Pods of netkit, ebpf and route on one node talk to each other and to another node's;
+// those with programs do so directly, whichever devices they have. The node moves from one
+// datapath to another and its pods stay what they are.
+func TestPodsOfAllKindsBeside(t *testing.T) {
+	w := kit.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	dp, ctx := own(n0), context.Background()
+	datapaths := []datapath.Datapath{dp, dp.EBPF(), dp.Route()}
+	n0.Sync()
+	n1.Sync()
+	far := wire(t, n1, own(n1))
+	pods := []*suite.Pod{}
+	var specs []datapath.Pod
+	for _, d := range datapaths {
+		p := wire(t, n0, d)
+		pods, specs = append(pods, p), append(specs, p.Spec)
+	}
+	for i, want := range []string{"netkit", "veth", "veth"} {
+		if got := kindOf(n0, pods[i]); got != want {
+			t.Errorf("the pod of %s has a %s, want a %s", datapaths[i].Name(), got, want)
+		}
+	}
+	for _, d := range datapaths {
+		if repairs, err := d.Sync(ctx, n0.Desired, specs); err != nil || len(repairs) != 0 {
+			t.Errorf("%s: Sync repairs %q, %v", d.Name(), repairs, err)
+		}
+	}
+	forwarded := watched(t, n0)
+	for _, from := range append(pods, far) {
+		for _, to := range append(pods, far) {
+			if from == to {
+				continue
+			}
+			for _, c := range []struct {
+				network string
+				to      netip.Addr
+			}{{"tcp", to.V4}, {"udp", to.V6}} {
+				before := forwarded()
+				suite.Talk(t, from.NS, c.network, suite.At(c.to, 7), 60)
+				passed := forwarded() - before
+				slow := from.Spec.Datapath == "route" || to.Spec.Datapath == "route"
+				// The first packets, and what the kernels acknowledge meanwhile.
+				if few := passed < 20; few == slow {
+					t.Errorf("%s → %s by %s: %d packets of 60 exchanges passed the host stack", from.Spec.Datapath, to.Spec.Datapath, c.network, passed)
+				}
+			}
+		}
+	}
+	for i, p := range pods {
+		if err := datapaths[2-i].CheckPod(ctx, n0.Desired, p.Spec); err != nil {
+			t.Errorf("%s: %v", p.Spec.Datapath, err)
+		}
+		if err := datapaths[2-i].DelPod(ctx, p.Spec); err != nil {
+			t.Errorf("%s: %v", p.Spec.Datapath, err)
+		}
+	}
+	n0.Settle()
+	if out := n0.IP("-o link show"); strings.Contains(out, " tw") {
+		t.Errorf("devices are left:\n%s", out)
+	}
+}
+
+// The other kind of device under the name of a pod's is replaced: what an ADD left that
+// did not come to its end before the node was moved.
+func TestPairOfAnotherKind(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	peer := wire(t, n, own(n))
+	p := wire(t, n, own(n).Route())
+	for _, d := range []datapath.Datapath{own(n), own(n).EBPF(), own(n)} {
+		p.Spec.Datapath = d.Name()
+		if _, err := d.AddPod(context.Background(), n.Desired, p.Spec); err != nil {
+			t.Fatal(err)
+		}
+		want := "veth"
+		if d.Name() == Name {
+			want = "netkit"
+		}
+		if got := kindOf(n, p); got != want {
+			t.Errorf("%s: the pod has a %s", d.Name(), got)
+		}
+		suite.Talk(t, p.NS, "tcp", suite.At(peer.V4, 7), 5)
+	}
+}
+
+// A pair without its programs passes nothing, in either direction.
+func TestNothingPassesWithoutPrograms(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := wire(t, n, own(n)), wire(t, n, own(n))
+	for _, from := range places {
+		suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), 5)
+		take(n, a, from)
+		suite.MustNotReach(t, a.NS, suite.At(b.V4, 7))
+		suite.MustNotReach(t, b.NS, suite.At(a.V4, 7))
+		if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], from.program) {
+			t.Errorf("repairs %q", repairs)
+		}
+	}
+}
+
+// A new agent takes over programs and maps as they are. Another version of a program is
+// replaced in its place; a program of others in the pair stays.
+func TestRestartAndOtherVersions(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := wire(t, n, own(n)), wire(t, n, own(n))
+	k := suite.StartTalk(t, a.NS, "tcp", suite.At(b.V4, 7))
+	k.More(5)
+	learned := func() uint64 {
+		counts, err := own(n).Counters()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return counts["learned"]
+	}
+	before := learned()
+	if before == 0 {
+		t.Fatal("no flow was learned: the test is blind")
+	}
+	for range 3 {
+		if err := n.DP.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		n.DP = n.NewDatapath()
+		if repairs := n.Sync(a, b); len(repairs) != 0 {
+			t.Errorf("Sync after a restart repairs %q", repairs)
+		}
+		k.More(5)
+	}
+	if got := learned(); got != before {
+		t.Errorf("%d flows were learned, %d before the restarts", got, before)
+	}
+
+	others, err := bpf.NewProgram(&bpf.ProgramSpec{
+		Name: "others", Type: bpf.SchedCLS, License: "GPL", Instructions: passOn,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer others.Close()
+	programs := func() (ids []bpf.ProgramID) {
+		for _, p := range places {
+			there, err := link.QueryPrograms(link.QueryOptions{Target: index(a), Attach: p.attach})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, x := range there.Programs {
+				ids = append(ids, x.ID)
+			}
+		}
+		return ids
+	}
+	err = n.Do(func() error {
+		if err := link.RawAttachProgram(link.RawAttachProgramOptions{
+			Target: index(a), Program: others, Attach: places[0].attach, Anchor: link.Head(),
+		}); err != nil {
+			return err
+		}
+		// A program of ours in the wrong place is another version of the right one.
+		return ebpf.Try(func(_ *netlink.Handle, programs map[string]*bpf.Program) error {
+			return n.Do(func() error { return put(index(a), places[0], programs[ebpf.ToPod]) })
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], ebpf.FromNetkit+" is another version") {
+		t.Errorf("repairs %q", repairs)
+	}
+	k.More(20)
+	k.End(t)
+	var ids []bpf.ProgramID
+	if err := n.Do(func() error { ids = programs(); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if len(ids) != 3 {
+		t.Errorf("%d programs are in the pair, want ours and that of others", len(ids))
+	}
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
+	}
+}
+
+// index of a pod's device, in the node's namespace.
+func index(p *suite.Pod) int {
+	device, err := netlink.LinkByName(p.Wiring.HostIfName)
+	if err != nil {
+		panic(err)
+	}
+	return device.Attrs().Index
+}
+
+// passOn says nothing about a packet: TC_ACT_UNSPEC, which netkit calls NETKIT_NEXT.
+var passOn = asm.Instructions{asm.Mov.Imm32(asm.R0, -1), asm.Return()}

@@ -1,0 +1,48 @@
+package netkit
+
+import (
+	"errors"
+	"fmt"
+
+	bpf "github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
+)
+
+// Supported says why this kernel cannot run the datapath, or nil: an UnsupportedError, or
+// what kept it from finding out. It tries: it makes a pair and programs it.
+func Supported() error {
+	if err := ebpf.Supported(); err != nil {
+		return fmt.Errorf("it builds on the datapath %s: %w", ebpf.Name, err)
+	}
+	return ebpf.Try(func(h *netlink.Handle, programs map[string]*bpf.Program) error {
+		pair := &netlink.Netkit{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.NETKIT_MODE_L3}
+		pair.Name = "primary"
+		peer := netlink.NewLinkAttrs()
+		peer.Name = "peer"
+		pair.SetPeerAttrs(&peer)
+		if err := h.LinkAdd(pair); err != nil {
+			return lacking("netkit devices (CONFIG_NETKIT, Linux 6.8)", unix.EOPNOTSUPP, err)
+		}
+		made, err := h.LinkByName(pair.Name)
+		if err != nil {
+			return fmt.Errorf("find the netkit device to try with: %w", err)
+		}
+		here := &hooks{inside: func(f func() error) error { return f() }}
+		if err := here.Attach(h, made.Attrs().Index, programs); err != nil {
+			return lacking("eBPF programs in netkit devices (BPF_NETKIT_PRIMARY and _PEER, Linux 6.8)", unix.EINVAL, err)
+		}
+		return nil
+	})
+}
+
+// lacking tells a missing feature, to which the kernel has one answer, from other trouble.
+func lacking(feature string, answer, err error) error {
+	if errors.Is(err, answer) || errors.Is(err, bpf.ErrNotSupported) {
+		return &datapath.UnsupportedError{Feature: feature, Err: err}
+	}
+	return fmt.Errorf("try %s: %w", feature, err)
+}

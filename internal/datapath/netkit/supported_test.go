@@ -1,0 +1,47 @@
+package netkit
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/testutil"
+)
+
+var kit = suite.Kit{
+	New: func(o suite.Options) (suite.Subject, error) {
+		return New(ebpf.Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
+	},
+	Cuts:  cuts,
+	Trace: trace,
+	NoMAC: true,
+}
+
+// A kernel without netkit is told from trouble with finding out, and a pod that asks for
+// it all the same gets an error and leaves nothing. The tests with the tag vm show what
+// is so on a kernel with it.
+func TestKernelWithoutNetkit(t *testing.T) {
+	testutil.RequireRoot(t)
+	err := Supported()
+	if err == nil {
+		return
+	}
+	var lacks *datapath.UnsupportedError
+	if !errors.As(err, &lacks) || !strings.Contains(err.Error(), "CONFIG_NETKIT") {
+		t.Fatalf("got %v, want an UnsupportedError that names the feature", err)
+	}
+	n := kit.NewWorld(t, 1, 1).Nodes[0]
+	n.Sync()
+	before := suite.DumpStable(n)
+	p := n.Describe(1)
+	if _, err := n.DP.AddPod(context.Background(), n.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "create netkit") {
+		t.Errorf("AddPod: %v, want an error that says what could not be made", err)
+	}
+	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+		t.Errorf("the refused pod left:\n%s", diff)
+	}
+}

@@ -1,0 +1,147 @@
+package route
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Pair is the kind of a pod's two devices, one on the node and one in the pod. All else
+// about a pod is the same for every kind.
+type Pair string
+
+// The values are the kernel's names of the kinds.
+const (
+	// Veth is a cable with a MAC at each end: the pod and its next hop are permanent
+	// neighbours of each other.
+	Veth Pair = "veth"
+	// Netkit is a pair without MACs and neighbours (mode L3), in which programs of an
+	// Extension decide about each packet. As long as there are none it drops all.
+	Netkit Pair = "netkit"
+)
+
+func (p Pair) hasMAC() bool { return p == Veth }
+
+// link describes a new pair: down, and with its peer in the pod's namespace from the start.
+func (p Pair) link(w wiring, ns netns.NsHandle) netlink.Link {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group = w.name, w.mtu, w.hostMAC, w.group
+	if p == Veth {
+		veth := netlink.NewVeth(attrs)
+		veth.PeerName, veth.PeerNamespace = w.inner, netlink.NsFd(ns)
+		veth.PeerHardwareAddr, veth.PeerMTU = w.podMAC, uint32(w.mtu)
+		return veth
+	}
+	peer := netlink.NewLinkAttrs()
+	peer.Name, peer.MTU, peer.Namespace = w.inner, w.mtu, netlink.NsFd(ns)
+	pair := &netlink.Netkit{
+		LinkAttrs: attrs, Mode: netlink.NETKIT_MODE_L3,
+		Policy: netlink.NETKIT_POLICY_BLACKHOLE, PeerPolicy: netlink.NETKIT_POLICY_BLACKHOLE,
+		// Marks are not to pass between the namespaces. Kernels that do not know this
+		// never let them.
+		Scrub: netlink.NETKIT_SCRUB_DEFAULT, PeerScrub: netlink.NETKIT_SCRUB_DEFAULT,
+	}
+	pair.SetPeerAttrs(&peer)
+	return pair
+}
+
+// problem says what of the node's end only a new pair can put right, or "".
+func (p Pair) problem(host netlink.Link) string {
+	if host.Type() != string(p) {
+		return fmt.Sprintf("is a %s instead of a %s", host.Type(), p)
+	}
+	pair, ok := host.(*netlink.Netkit)
+	switch {
+	case !ok:
+		return ""
+	case !pair.IsPrimary():
+		return "is the pod's end of its pair"
+	case pair.Mode != netlink.NETKIT_MODE_L3:
+		return "is not in mode L3"
+	case pair.Policy != netlink.NETKIT_POLICY_BLACKHOLE || pair.PeerPolicy != netlink.NETKIT_POLICY_BLACKHOLE:
+		return "lets packets pass without a program: its policy is not blackhole"
+	case pair.SupportsScrub() && (pair.Scrub != netlink.NETKIT_SCRUB_DEFAULT || pair.PeerScrub != netlink.NETKIT_SCRUB_DEFAULT):
+		return "lets marks pass: its scrub is not default"
+	}
+	return ""
+}
+
+// ensurePair returns both ends of the pod's pair, and makes it if there is none. A pair
+// that is not what it should be is deleted and made anew.
+func (d *Datapath) ensurePair(h, ph *netlink.Handle, ns netns.NsHandle, w wiring) (host, inner netlink.Link, err error) {
+	link := w.pair.link(w, ns)
+	err = h.LinkAdd(link)
+	if errors.Is(err, unix.EEXIST) {
+		var usable bool
+		if host, inner, usable, err = d.existingPair(h, ph, w); err != nil {
+			return nil, nil, err
+		}
+		if usable {
+			return host, inner, nil
+		}
+		if host != nil {
+			if err := h.LinkDel(host); err != nil && !absent(err) {
+				return nil, nil, fmt.Errorf("delete unusable device %s: %w", w.name, err)
+			}
+		}
+		err = h.LinkAdd(link)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("create %s %s with peer %s in %s: %w", w.pair, w.name, w.inner, w.pod.NetNS, err)
+	}
+	if host, err = h.LinkByName(w.name); err != nil {
+		return nil, nil, fmt.Errorf("find new device %s: %w", w.name, err)
+	}
+	if inner, err = ph.LinkByName(w.inner); err != nil {
+		return nil, nil, fmt.Errorf("find new device %s in %s: %w", w.inner, w.pod.NetNS, err)
+	}
+	return host, inner, nil
+}
+
+// existingPair looks at what kept the pair from being created. A device in the pod that
+// is not ours is an error: it is not ours to remove.
+func (d *Datapath) existingPair(h, ph *netlink.Handle, w wiring) (host, inner netlink.Link, usable bool, err error) {
+	host, err = h.LinkByName(w.name)
+	if err != nil && !absent(err) {
+		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
+	}
+	if host != nil && !IsPodDevice(host) {
+		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
+	}
+	inner, err = ph.LinkByName(w.inner)
+	if err != nil && !absent(err) {
+		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.inner, w.pod.NetNS, err)
+	}
+	pair := host != nil && inner != nil &&
+		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
+	ours := inner != nil && inner.Type() == string(Veth) && inner.Attrs().HardwareAddr.String() == podMAC(w.name).String()
+	if inner != nil && !pair && !ours {
+		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
+			w.pod.NetNS, w.inner, inner.Attrs().HardwareAddr)
+	}
+	usable = pair && host.Attrs().Group != groupDying && w.pair.problem(host) == ""
+	return host, inner, usable, nil
+}
+
+// IsPodDevice says that a link of the node is a pod's: by kind, name, and our group or, if
+// somebody changed that, the MAC that follows from the name, or the alias.
+func IsPodDevice(l netlink.Link) bool {
+	a := l.Attrs()
+	if !hostIfPattern.MatchString(a.Name) {
+		return false
+	}
+	if a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying {
+		return l.Type() == string(Veth) || l.Type() == string(Netkit) || l.Type() == "ipvlan"
+	}
+	switch l.Type() {
+	case string(Veth):
+		return a.HardwareAddr.String() == hostMAC(a.Name).String()
+	case string(Netkit), "ipvlan": // have no MAC, or the ENI's
+		return strings.HasPrefix(a.Alias, aliasPrefix)
+	}
+	return false
+}
