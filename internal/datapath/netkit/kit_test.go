@@ -12,6 +12,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/testutil"
 )
 
 // own is the node's datapath as this package knows it.
@@ -27,7 +28,11 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	return append(list, []suite.Cut{
 		{Name: "program for what the pod sends", Cut: func() { take(n, p, places[0]) }, Check: ebpf.FromNetkit + " is missing"},
 		{Name: "program for what the pod gets", Cut: func() { take(n, p, places[1]) }, Check: ebpf.ToPod + " is missing"},
-		{Name: "policy", Cut: func() { setPolicy(n, p, netlink.NETKIT_POLICY_FORWARD) }, Check: "policy"},
+		{Name: "policy", Cut: func() {
+			if err := setPolicy(n.NS, p.Wiring.HostIfName, netlink.NETKIT_POLICY_FORWARD); err != nil {
+				panic(err)
+			}
+		}, Check: "policy"},
 		{Name: "program for what the ENI gets", Cut: func() { tc("filter del dev eth1 ingress pref 84") }, Check: "tw_from_eni is missing"},
 		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 84") }, Check: "tw_to_eni is missing"},
 	}...)
@@ -58,9 +63,9 @@ func take(n *suite.Node, p *suite.Pod, from place) {
 }
 
 // setPolicy changes what a pair does with packets that no program decided about.
-func setPolicy(n *suite.Node, p *suite.Pod, policy netlink.NetkitPolicy) {
-	err := n.Do(func() error {
-		device, err := netlink.LinkByName(p.Wiring.HostIfName)
+func setPolicy(ns *testutil.NS, name string, policy netlink.NetkitPolicy) error {
+	return ns.Do(func() error {
+		device, err := netlink.LinkByName(name)
 		if err != nil {
 			return err
 		}
@@ -75,9 +80,6 @@ func setPolicy(n *suite.Node, p *suite.Pod, policy netlink.NetkitPolicy) {
 		_, err = request.Execute(unix.NETLINK_ROUTE, 0)
 		return err
 	})
-	if err != nil {
-		panic(err)
-	}
 }
 
 // trace is what runs in which pair, and on which other devices.

@@ -4,6 +4,7 @@ package netkit
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
@@ -155,6 +157,33 @@ func TestNothingPassesWithoutPrograms(t *testing.T) {
 		if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], from.program) {
 			t.Errorf("repairs %q", repairs)
 		}
+	}
+}
+
+// What may configure the pod's namespace cannot change what the pair does.
+func TestThePodCannotOpenItsPair(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := wire(t, n, own(n))
+	if err := setPolicy(p.NS, "eth0", netlink.NETKIT_POLICY_FORWARD); !errors.Is(err, unix.EACCES) {
+		t.Errorf("set the policy by the pod's end: %v, want %v", err, unix.EACCES)
+	}
+	for _, place := range places {
+		err := p.Do(func() error {
+			inner, err := netlink.LinkByName("eth0")
+			if err != nil {
+				return err
+			}
+			_, err = link.QueryPrograms(link.QueryOptions{Target: inner.Attrs().Index, Attach: place.attach})
+			return err
+		})
+		if !errors.Is(err, unix.EACCES) {
+			t.Errorf("reach the programs by the pod's end: %v, want %v", err, unix.EACCES)
+		}
+	}
+	if err := n.DP.CheckPod(context.Background(), n.Desired, p.Spec); err != nil {
+		t.Error(err)
 	}
 }
 
