@@ -25,7 +25,7 @@ type value struct {
 var choices = map[string][]value{
 	"network":                  {{NetworkTerway, true}, {NetworkFlannel, true}},
 	"mode":                     {{ModeShared, true}, {ModeExclusive, true}},
-	"datapath":                 {{"auto", true}, {"route", true}, {"ebpf", true}, {"ipvlan", true}, {"netkit", false}},
+	"datapath":                 {{"auto", true}, {"route", true}, {"ebpf", true}, {"ipvlan", true}, {"netkit", true}},
 	"network_policy":           {{"false", true}, {"true", false}},
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},
 }
