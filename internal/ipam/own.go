@@ -10,18 +10,23 @@ import (
 func (s State) planOwn() Plan {
 	var p Plan
 	var free []*ENI
+	used := 0
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
 		if e.Phase != Detaching && !e.used() && !e.leaving() {
 			free = append(free, e)
 		}
+		if e.used() {
+			used++
+		}
 	}
-	switch need := s.OwnDemand + s.OwnWarm - len(free); {
+	room := max(0, s.MaxENIs-used) // for ENIs that no pod holds
+	switch need := s.OwnDemand + min(s.OwnWarm, room) - len(free); {
 	case need > 0:
 		p.growOwn(&s, need)
 	case s.OwnDemand == 0:
 		// One more than is kept warm may stay: a pod that is replaced finds its ENI.
-		p.shrinkOwn(free, len(free)-s.OwnWarm-1)
+		p.shrinkOwn(free, len(free)-min(s.OwnWarm+1, room))
 	}
 	p.finish(&s)
 	return p

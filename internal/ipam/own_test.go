@@ -67,6 +67,9 @@ func TestBothKindsShareTheSlots(t *testing.T) {
 		if w.s.OwnDemand > 0 && last.Shortage == None {
 			t.Fatal("a pod waits for an ENI and no shortage is named")
 		}
+		if w.s.OwnDemand == 0 && own-used > max(0, w.s.MaxOwn-used) {
+			t.Fatalf("%d ENIs, %d in use, and %d may be", own, used, w.s.MaxOwn)
+		}
 		if w.s.OwnDemand == 0 && own-used > w.s.OwnWarm+1 {
 			t.Fatalf("%d free ENIs are kept, want at most %d", own-used, w.s.OwnWarm+1)
 		}
@@ -102,6 +105,10 @@ func TestOwnPlans(t *testing.T) {
 		},
 		"surplus goes, but for the warm one and one more": {
 			State{MaxENIs: 5, MaxOwn: 5, OwnWarm: 1, PerENI: 10, VSwitches: vs, ENIs: []ENI{own("a", Free), own("b", Free), own("c", Used), own("d", Free)}},
+			func(p Plan) bool { return len(p.Release) == 1 },
+		},
+		"none stays where none may be": {
+			State{MaxENIs: 3, OwnWarm: 0, PerENI: 10, VSwitches: vs, ENIs: []ENI{own("a", Free)}},
 			func(p Plan) bool { return len(p.Release) == 1 },
 		},
 		"one on its way out is kept for a pod that waits": {

@@ -40,7 +40,7 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		noSpoofing, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved,
+		noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved,
 	}
 }
 
