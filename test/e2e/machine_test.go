@@ -40,8 +40,12 @@ func look(t *testing.T) machine {
 	if !errors.Is(err, fs.ErrNotExist) {
 		check(err)
 	}
+	// Those of tests that run beside this one (package testutil) come and go.
+	others := func(netns string) bool { return strings.HasPrefix(netns, "test-") }
 	for _, e := range entries {
-		note("network namespace", e.Name())
+		if !others(e.Name()) {
+			note("network namespace", e.Name())
+		}
 	}
 	links, err := netlink.LinkList()
 	check(err)
@@ -62,7 +66,10 @@ func look(t *testing.T) machine {
 	check(err)
 	defer mounts.Close()
 	for s := bufio.NewScanner(mounts); s.Scan(); {
-		note("mount", strings.Fields(s.Text())[1])
+		at := strings.Fields(s.Text())[1]
+		if name, ok := strings.CutPrefix(at, "/run/netns/"); !ok || !others(name) {
+			note("mount", at)
+		}
 	}
 	check(filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
 		// Sessions and services of others come and go.

@@ -6,24 +6,26 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 )
 
-// restarts is how often containers of the system have been restarted so far.
-func (e *Env) restarts(ctx context.Context) (int, error) {
+// restarts is how often containers of each of the system's pods have been restarted so far.
+func (e *Env) restarts(ctx context.Context) (map[types.UID]int, error) {
 	n, _, err := e.system(ctx)
 	return n, err
 }
 
 // system counts the restarts of the system's containers and names one that is not ready.
-func (e *Env) system(ctx context.Context) (restarts int, notReady string, err error) {
+func (e *Env) system(ctx context.Context) (restarts map[types.UID]int, notReady string, err error) {
 	pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {
-		return 0, "", fmt.Errorf("list the system's pods: %w", err)
+		return nil, "", fmt.Errorf("list the system's pods: %w", err)
 	}
+	restarts = map[types.UID]int{}
 	for i := range pods.Items {
 		p := &pods.Items[i]
 		for _, c := range p.Status.ContainerStatuses {
-			restarts += int(c.RestartCount)
+			restarts[p.UID] += int(c.RestartCount)
 			if c.State.Running == nil {
 				notReady = p.Name + ": " + ended(c)
 			}
@@ -43,9 +45,10 @@ func ended(c corev1.ContainerStatus) string {
 }
 
 // unharmed fails a check during which something of the system ended that the check
-// did not kill: traffic may well have gone on while an agent crashed.
-func (e *Env) unharmed(ctx context.Context, before int) error {
-	var restarts int
+// did not kill: traffic may well have gone on while an agent crashed. Pods that the
+// check deleted took their restarts along.
+func (e *Env) unharmed(ctx context.Context, before map[types.UID]int) error {
+	var restarts map[types.UID]int
 	var notReady string
 	if err := e.poll(ctx, "every pod of the system to be ready", func() (_ bool, err error) {
 		restarts, notReady, err = e.system(ctx)
@@ -53,7 +56,11 @@ func (e *Env) unharmed(ctx context.Context, before int) error {
 	}); err != nil {
 		return fmt.Errorf("%w: %s", err, notReady)
 	}
-	if got := restarts - before; got != e.Killed {
+	got := 0
+	for uid, n := range restarts {
+		got += n - before[uid]
+	}
+	if got != e.Killed {
 		return fmt.Errorf("containers of the system were restarted %d times during the check, which killed %d processes", got, e.Killed)
 	}
 	return nil

@@ -83,14 +83,6 @@ func (e *Env) deleteNode(ctx context.Context, m lab.Machine) error {
 	}); err != nil {
 		return err
 	}
-	// What they were restarted before is no longer counted.
-	for _, p := range there.Items {
-		for _, c := range p.Status.ContainerStatuses {
-			if p.Namespace == metav1.NamespaceSystem {
-				e.Killed -= int(c.RestartCount)
-			}
-		}
-	}
 	return nil
 }
 
