@@ -223,7 +223,7 @@ type NodeNetworkStatus struct {
 	Demand int `json:"demand"`
 	// ENIDemand is how many pods wait for an ENI of their own.
 	// +kubebuilder:validation:Minimum=0
-	ENIDemand int `json:"eniDemand,omitempty"`
+	ENIDemand int `json:"eniDemand"`
 	// UsedCount is the length of Used.
 	// +kubebuilder:validation:Minimum=0
 	UsedCount int `json:"usedCount"`

@@ -2,10 +2,14 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,9 +33,17 @@ var ownENI = Check{
 			return "", err
 		}
 		defer func() {
-			if back := e.offerENIs(context.WithoutCancel(ctx), nb.Name, 0); err == nil {
-				err = back
+			// Also after a failure, and not for ever: a pod that is left keeps its ENI.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+			defer cancel()
+			none := int64(0)
+			errs := []error{err}
+			for _, name := range []string{"own", "next"} {
+				if e := e.Client.CoreV1().Pods(e.Namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &none}); !apierrors.IsNotFound(e) {
+					errs = append(errs, e)
+				}
 			}
+			err = errors.Join(append(errs, e.offerENIs(ctx, nb.Name, 0))...)
 		}()
 		spec := podSpec(nb.Name)
 		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
@@ -43,7 +55,7 @@ var ownENI = Check{
 			return "", err
 		}
 		addr := own[0].Status.PodIP
-		eni, _, err := e.eniOf(ctx, nb, addr)
+		eni, err := e.ownENIOf(ctx, nb, addr)
 		if err != nil {
 			return "", err
 		}
@@ -81,6 +93,20 @@ var ownENI = Check{
 		return fmt.Sprintf("%s on %s is eth0 of a pod on %s with %s; pods of both nodes, both nodes and a Service: all answered; the next pod waited (Insufficient %s) and had the ENI after it",
 			eni.ID, eni.MAC, nb.Name, addr, v1alpha1.ResourceENI), nil
 	},
+}
+
+// ownENIOf is the interface that the cloud has with the address. Its device is in the pod.
+func (e *Env) ownENIOf(ctx context.Context, m lab.Machine, addr string) (lab.ENI, error) {
+	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
+	if err != nil {
+		return lab.ENI{}, err
+	}
+	for _, i := range list {
+		if slices.Contains(i.Addresses, addr) {
+			return i, nil
+		}
+	}
+	return lab.ENI{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
 }
 
 // reachOwn sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
