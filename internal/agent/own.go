@@ -16,6 +16,9 @@ const modeExclusive = "exclusive"
 // wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
 // each one does, on others those that asked for the resource.
 func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) {
+	if err := a.awaitWant(ctx); err != nil {
+		return false, err
+	}
 	a.mu.Lock()
 	mode, offers := a.want.Mode, a.want.OwnENIs
 	a.mu.Unlock()
@@ -30,6 +33,26 @@ func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) 
 		return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
 	}
 	return own, nil
+}
+
+// awaitWant waits for the controller's word. An agent that has just started does not
+// know before it whether the node has ENIs for pods of their own.
+func (a *Agent) awaitWant(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
+	defer cancel()
+	for {
+		a.mu.Lock()
+		ready, wake := a.want.Known || a.closing, a.wake
+		a.mu.Unlock()
+		if ready {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return tryAgain(a.whyNone(wish{}), nil)
+		}
+	}
 }
 
 // eni is what the controller said of an ENI; nil if it says nothing any more.

@@ -122,3 +122,20 @@ func TestNobodyKnowsWhetherThePodAsked(t *testing.T) {
 		t.Error("the pod was wired all the same")
 	}
 }
+
+// An ADD may come before a starting agent has heard of the controller: the pod that
+// asked for an ENI must not end with an address of a shared one.
+func TestAddBeforeTheControllersWord(t *testing.T) {
+	e, _ := mixed(t)
+	want := e.a.want
+	e.kill()
+	e.start()
+	e.a.WaitForAddress = time.Minute
+	got := make(chan string, 1)
+	go func() { a, _ := e.add("own1"); got <- a }()
+	time.Sleep(50 * time.Millisecond) // long enough for a wrong decision
+	e.setWant(want)
+	if a := <-got; a != "192.168.40.1/32" {
+		t.Errorf("address %s, want the ENI's", a)
+	}
+}
