@@ -21,6 +21,9 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
 		Serve(x.NS, At(x.V4, 80))
 		Serve(x.NS, At(x.V6, 80))
 	}
+	// Packets with a source on the wrong ENI that left while every piece was there. While
+	// one is missing, what is left of an earlier connection may go astray.
+	stray := 0
 	for _, c := range k.Cuts(n, p) {
 		t.Run(c.Name, func(t *testing.T) {
 			ctx := context.Background()
@@ -41,17 +44,19 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
 			if repairs := n.Sync(p); len(repairs) != 0 {
 				t.Errorf("second Sync reports %q", repairs)
 			}
+			before := w.Strict()
 			MustReach(t, p.NS, At(far.V4, 80), far.NS, p.V4)
 			MustReach(t, far.NS, At(p.V4, 80), p.NS, far.V4)
 			MustReach(t, n.NS, At(p.V4, 80), p.NS, n.V4)
 			MustReach(t, far.NS, At(p.V6, 80), p.NS, far.V6)
+			stray += w.Strict() - before
 			if t.Failed() {
 				t.FailNow()
 			}
 		})
 	}
-	if got := w.Strict(); got != 0 {
-		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	if stray != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", stray)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -40,7 +41,8 @@ type Answer struct{ Server, Client string }
 // Patience is how long a connection may take before it counts as none.
 const Patience = 3 * time.Second
 
-// Ask connects, asks three times and returns the last answer.
+// Ask connects, asks three times and returns the last answer. The server has closed the
+// connection, too, when it returns: nothing of it is on its way any more.
 func Ask(ns *testutil.NS, address string) (a Answer, err error) {
 	conn, err := ns.Dial("tcp", "", address, Patience)
 	if err != nil {
@@ -60,6 +62,12 @@ func Ask(ns *testutil.NS, address string) (a Answer, err error) {
 			return a, err
 		}
 		a.Server, a.Client, _ = strings.Cut(strings.TrimSpace(line), " ")
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		return a, err
+	}
+	if _, err := lines.ReadByte(); err != io.EOF {
+		return a, fmt.Errorf("after the last answer: %v, want the end of the connection", err)
 	}
 	return a, nil
 }
