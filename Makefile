@@ -67,7 +67,7 @@ bench-cni:
 bench-fabric:
 	$(GOBENCH) -run Throughput ./internal/vpcsim/fabric
 
-# Writes what is generated anew: deep copies, CRDs, protocol, eBPF objects.
+# Writes what is generated anew: deep copies, CRDs, eBPF objects.
 generate:
 	go generate ./...
 

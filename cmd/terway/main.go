@@ -30,19 +30,19 @@ const (
 
 func main() {
 	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    relay("Add", types.ErrTryAgainLater),
-		Del:    relay("Del", types.ErrTryAgainLater),
-		Check:  relay("Check", types.ErrTryAgainLater),
-		Status: relay("Status", types.ErrPluginNotAvailable),
+		Add:    relay("ADD", types.ErrTryAgainLater),
+		Del:    relay("DEL", types.ErrTryAgainLater),
+		Check:  relay("CHECK", types.ErrTryAgainLater),
+		Status: relay("STATUS", types.ErrPluginNotAvailable),
 		GC:     relay("GC", types.ErrTryAgainLater),
 	}, version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), "terway: pods with VPC addresses")
 }
 
-// relay makes a CNI verb of one of the agent's methods. noAnswer is the CNI error
+// relay asks the agent to do a CNI verb. noAnswer is the CNI error
 // code when none came. The runtime may try every verb again: ADD and DEL are
 // idempotent, and a DEL that the agent has not confirmed must be repeated or the
 // address would be lost; so DEL is an error, too.
-func relay(method string, noAnswer uint) func(*skel.CmdArgs) error {
+func relay(verb string, noAnswer uint) func(*skel.CmdArgs) error {
 	return func(args *skel.CmdArgs) error {
 		var conf struct {
 			Socket string `json:"socket"`
@@ -55,7 +55,8 @@ func relay(method string, noAnswer uint) func(*skel.CmdArgs) error {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
-		reply, err := ask(ctx, conf.Socket, method, cnicall.Request{
+		reply, err := ask(ctx, conf.Socket, cnicall.Request{
+			Verb:        verb,
 			ContainerID: args.ContainerID,
 			NetNS:       args.Netns,
 			IfName:      args.IfName,
@@ -69,7 +70,7 @@ func relay(method string, noAnswer uint) func(*skel.CmdArgs) error {
 		case err != nil:
 			return types.NewError(noAnswer, "terwayd, the node's network agent, gave no answer", err.Error())
 		case reply.Error != nil:
-			return types.NewError(uint(reply.Error.Code), reply.Error.Msg, reply.Error.Details)
+			return types.NewError(reply.Error.Code, reply.Error.Msg, reply.Error.Details)
 		}
 		if len(reply.Result) > 0 {
 			if _, err := os.Stdout.Write(reply.Result); err != nil {
@@ -80,12 +81,12 @@ func relay(method string, noAnswer uint) func(*skel.CmdArgs) error {
 	}
 }
 
-// ask calls the agent; while that is being restarted it tries again. Every method is
+// ask calls the agent; while that is being restarted it tries again. Every verb is
 // idempotent, so a call whose answer got lost may be made once more.
-func ask(ctx context.Context, socket, method string, r cnicall.Request) (cnicall.Reply, error) {
+func ask(ctx context.Context, socket string, r cnicall.Request) (cnicall.Reply, error) {
 	var broken time.Time
 	for {
-		reply, err := cnicall.Do(ctx, socket, method, r)
+		reply, err := cnicall.Do(ctx, socket, r)
 		if !errors.As(err, new(*cnicall.BrokenError)) {
 			return reply, err
 		}

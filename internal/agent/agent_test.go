@@ -15,9 +15,9 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/cnicall"
 	"terway.dev/terway/internal/datapath"
 )
 
@@ -105,7 +105,6 @@ type env struct {
 	dir   string
 	dp    *fakeDatapath
 	a     *Agent
-	svc   *Service
 	mu    sync.Mutex
 	now   time.Time
 	dead  map[string]bool // namespaces that are not visible
@@ -156,7 +155,7 @@ func (e *env) start() {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.a, e.svc = a, &Service{Agent: a}
+	e.a = a
 }
 
 // kill ends the agent as a kill does: nothing is tidied up.
@@ -195,25 +194,33 @@ func (e *env) want(addresses int) {
 	e.setWant(w)
 }
 
-func call(sandbox string) *cniv1.Request {
-	return &cniv1.Request{ContainerId: sandbox, Netns: "/run/netns/" + sandbox, IfName: "eth0",
+func call(sandbox string) cnicall.Request {
+	return cnicall.Request{ContainerID: sandbox, NetNS: "/run/netns/" + sandbox, IfName: "eth0",
 		Args:   "K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-" + sandbox,
 		Config: []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway"}`)}
 }
 
-func (e *env) add(sandbox string) (string, *cniv1.Error) {
+// do asks as the plugin does.
+func (e *env) do(ctx context.Context, verb string, in cnicall.Request) cnicall.Reply {
+	in.Verb = verb
+	return e.a.Answer(ctx, in)
+}
+
+// says whether an error has the code and names the text.
+func says(err *cnicall.Error, code uint, text string) bool {
+	return err != nil && err.Code == code && strings.Contains(err.Msg, text)
+}
+
+func (e *env) add(sandbox string) (string, *cnicall.Error) {
 	e.t.Helper()
-	r, err := e.svc.Add(context.Background(), call(sandbox))
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	if r.GetError() != nil {
-		return "", r.GetError()
+	r := e.do(context.Background(), "ADD", call(sandbox))
+	if r.Error != nil {
+		return "", r.Error
 	}
 	var res struct {
 		IPs []struct{ Address string }
 	}
-	if err := json.Unmarshal(r.GetResult(), &res); err != nil {
+	if err := json.Unmarshal(r.Result, &res); err != nil {
 		e.t.Fatal(err)
 	}
 	return res.IPs[0].Address, nil
@@ -232,9 +239,9 @@ func (e *env) key(sandbox string) journal.Key { return journal.Key{Sandbox: sand
 
 func (e *env) del(sandbox string) {
 	e.t.Helper()
-	r, err := e.svc.Del(context.Background(), call(sandbox))
-	if err != nil || r.GetError() != nil {
-		e.t.Fatalf("DEL %s: %v %v", sandbox, err, r.GetError())
+	r := e.do(context.Background(), "DEL", call(sandbox))
+	if r.Error != nil {
+		e.t.Fatalf("DEL %s: %v", sandbox, r.Error)
 	}
 }
 
@@ -314,8 +321,8 @@ func TestGCLeavesWhatIsBeingWired(t *testing.T) {
 	e.dp.onAdd = func(step) {
 		gc := call("")
 		gc.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","cni.dev/valid-attachments":[]}`)
-		if r, err := e.svc.GC(context.Background(), gc); err != nil || r.GetError() != nil {
-			t.Errorf("GC: %v %v", err, r.GetError())
+		if r := e.do(context.Background(), "GC", gc); r.Error != nil {
+			t.Errorf("GC: %v", r.Error)
 		}
 	}
 	e.mustAdd("a")
@@ -327,7 +334,7 @@ func TestGCLeavesWhatIsBeingWired(t *testing.T) {
 func TestAddInANamespaceThatIsGone(t *testing.T) {
 	e := newEnv(t, 1)
 	e.dead["/run/netns/a"] = true
-	if _, err := e.add("a"); err.GetCode() != uint32(types.ErrInvalidNetNS) || !strings.Contains(err.GetMsg(), "/run/netns/a") {
+	if _, err := e.add("a"); !says(err, types.ErrInvalidNetNS, "/run/netns/a") {
 		t.Errorf("error %v, want code 8 naming the path", err)
 	}
 }
@@ -335,11 +342,11 @@ func TestAddInANamespaceThatIsGone(t *testing.T) {
 func TestStoppingAgentLetsWaitersGo(t *testing.T) {
 	e := newEnv(t, 0)
 	e.a.WaitForAddress = time.Hour
-	done := make(chan *cniv1.Error)
+	done := make(chan *cnicall.Error)
 	go func() { _, err := e.add("a"); done <- err }()
 	e.awaitDemand(1)
 	e.a.Close()
-	if err := <-done; err.GetCode() != uint32(types.ErrTryAgainLater) || !strings.Contains(err.GetMsg(), "restarted") {
+	if err := <-done; !says(err, types.ErrTryAgainLater, "restarted") {
 		t.Errorf("error %v, want code 11 and why", err)
 	}
 }
@@ -351,8 +358,8 @@ func TestClientThatGoesAwayStopsWaiting(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if r, err := e.svc.Add(ctx, call("a")); err != nil || r.GetError() == nil {
-			t.Errorf("ADD: %v %v", r, err)
+		if r := e.do(ctx, "ADD", call("a")); r.Error == nil {
+			t.Errorf("ADD: %v", r)
 		}
 	}()
 	e.awaitDemand(1)
@@ -409,7 +416,7 @@ func TestWaitingAddIsServedWhenAnAddressComes(t *testing.T) {
 func TestControllersReasonReachesThePod(t *testing.T) {
 	e := newEnv(t, 0)
 	e.a.want.Why = "VSwitchFull: vSwitch vsw-1 has no address left"
-	if _, err := e.add("a"); err == nil || !strings.Contains(err.Msg, "VSwitchFull: vSwitch vsw-1") || err.Code != uint32(types.ErrTryAgainLater) {
+	if _, err := e.add("a"); err == nil || !strings.Contains(err.Msg, "VSwitchFull: vSwitch vsw-1") || err.Code != types.ErrTryAgainLater {
 		t.Errorf("error %v, want the controller's reason and code 11", err)
 	}
 }
@@ -423,15 +430,15 @@ func TestManyAddsAtOnce(t *testing.T) {
 	for i := range n {
 		wg.Go(func() {
 			id := fmt.Sprintf("s%d", i)
-			r, err := e.svc.Add(context.Background(), call(id))
-			if err != nil || r.GetError() != nil {
-				t.Errorf("ADD %s: %v %v", id, err, r.GetError())
+			r := e.do(context.Background(), "ADD", call(id))
+			if r.Error != nil {
+				t.Errorf("ADD %s: %v", id, r.Error)
 				return
 			}
 			var res struct {
 				IPs []struct{ Address string }
 			}
-			if err := json.Unmarshal(r.GetResult(), &res); err != nil {
+			if err := json.Unmarshal(r.Result, &res); err != nil {
 				t.Error(err)
 				return
 			}
@@ -456,15 +463,15 @@ func TestGC(t *testing.T) {
 	}
 	gc := call("")
 	gc.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","cni.dev/valid-attachments":[{"containerID":"b","ifname":"eth0"}]}`)
-	if r, err := e.svc.GC(context.Background(), gc); err != nil || r.GetError() != nil {
-		t.Fatalf("GC: %v %v", err, r.GetError())
+	if r := e.do(context.Background(), "GC", gc); r.Error != nil {
+		t.Fatalf("GC: %v", r.Error)
 	}
 	if _, ok := e.dp.wired["b"]; !ok || len(e.dp.wired) != 1 {
 		t.Errorf("wired %v, want only b", e.dp.wired)
 	}
 	gc.Config = []byte(`{"cniVersion":"1.1.0","name":"another","type":"terway","cni.dev/valid-attachments":[]}`)
-	if r, err := e.svc.GC(context.Background(), gc); err != nil || r.GetError() != nil {
-		t.Fatalf("GC: %v %v", err, r.GetError())
+	if r := e.do(context.Background(), "GC", gc); r.Error != nil {
+		t.Fatalf("GC: %v", r.Error)
 	}
 	if len(e.dp.wired) != 1 {
 		t.Error("GC of another network took a pod of ours")
@@ -480,27 +487,24 @@ func TestCheck(t *testing.T) {
 			"interfaces":[{"name":"twa"},{"name":"eth0","sandbox":"/run/netns/a"}],"ips":[{"address":"` + a + `"}]}}`)
 	}
 	check.Config = conf(addr)
-	if r, _ := e.svc.Check(context.Background(), check); r.GetError() != nil {
-		t.Errorf("CHECK of a sound pod: %v", r.GetError())
+	if r := e.do(context.Background(), "CHECK", check); r.Error != nil {
+		t.Errorf("CHECK of a sound pod: %v", r.Error)
 	}
 	check.Config = conf("192.168.99.99/32")
-	if r, _ := e.svc.Check(context.Background(), check); r.GetError() == nil || !strings.Contains(r.GetError().GetMsg(), "192.168.99.99") {
-		t.Errorf("CHECK with another address: %v", r.GetError())
+	if r := e.do(context.Background(), "CHECK", check); r.Error == nil || !strings.Contains(r.Error.Msg, "192.168.99.99") {
+		t.Errorf("CHECK with another address: %v", r.Error)
 	}
 	delete(e.dp.wired, "a")
 	check.Config = conf(addr)
-	if r, _ := e.svc.Check(context.Background(), check); r.GetError() == nil || !strings.Contains(r.GetError().GetMsg(), "host link") {
-		t.Errorf("CHECK of a broken pod: %v", r.GetError())
+	if r := e.do(context.Background(), "CHECK", check); r.Error == nil || !strings.Contains(r.Error.Msg, "host link") {
+		t.Errorf("CHECK of a broken pod: %v", r.Error)
 	}
 }
 
-func (e *env) status() *cniv1.Error {
+func (e *env) status() *cnicall.Error {
 	e.t.Helper()
-	r, err := e.svc.Status(context.Background(), call(""))
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	return r.GetError()
+	r := e.do(context.Background(), "STATUS", call(""))
+	return r.Error
 }
 
 func (e *env) repair() {
@@ -518,11 +522,11 @@ func TestStatusVerb(t *testing.T) {
 
 	e.kill()
 	e.start()
-	if err := e.status(); err.GetCode() != uint32(types.ErrPluginNotAvailable) || !strings.Contains(err.GetMsg(), "controller") {
+	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "controller") {
 		t.Errorf("STATUS before the controller spoke: %v, want code 50 and why", err)
 	}
 	e.setWant(none)
-	if err := e.status(); err.GetCode() != uint32(types.ErrPluginNotAvailable) || !strings.Contains(err.GetMsg(), "QuotaExceeded") {
+	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "QuotaExceeded") {
 		t.Errorf("STATUS without an ENI: %v, want code 50 and the controller's reason", err)
 	}
 	e.setWant(full)
@@ -545,7 +549,7 @@ func TestStatusVerb(t *testing.T) {
 			t.Fatal("repair succeeded")
 		}
 	}
-	if err := e.status(); err.GetCode() != uint32(types.ErrLimitedConnectivity) || !strings.Contains(err.GetMsg(), "dump interrupted") {
+	if err := e.status(); !says(err, types.ErrLimitedConnectivity, "dump interrupted") {
 		t.Errorf("STATUS after %d failed repairs: %v, want code 51 and why", tolerated, err)
 	}
 	e.dp.failSync = nil

@@ -12,7 +12,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/internal/cnicall"
 	"terway.dev/terway/internal/datapath"
 )
 
@@ -39,7 +39,7 @@ func TestCrashAnywhere(t *testing.T) {
 		pick := func() string { return rapid.SampledFrom(sandboxes).Draw(rt, "sandbox") }
 
 		// run makes a call that may be killed at a step. It says whether it was answered.
-		run := func(killed bool, hook *func(step), call func() *cniv1.Reply) (r *cniv1.Reply) {
+		run := func(killed bool, hook *func(step), call func() cnicall.Reply) (r cnicall.Reply) {
 			at := step("")
 			if killed {
 				at = rapid.SampledFrom([]step{before, after}).Draw(rt, "killed")
@@ -70,12 +70,12 @@ func TestCrashAnywhere(t *testing.T) {
 				return
 			}
 			var got string
-			run(killed, &e.dp.onAdd, func() *cniv1.Reply {
+			run(killed, &e.dp.onAdd, func() cnicall.Reply {
 				a, err := e.add(s)
 				if err == nil {
 					got = a
 				}
-				return nil
+				return cnicall.Reply{}
 			})
 			if got == "" {
 				return
@@ -95,19 +95,16 @@ func TestCrashAnywhere(t *testing.T) {
 				return
 			}
 			s := pick()
-			r := run(killed, &e.dp.onDel, func() *cniv1.Reply {
-				r, err := e.svc.Del(context.Background(), call(s))
-				if err != nil {
-					rt.Fatal(err)
-				}
+			r := run(killed, &e.dp.onDel, func() cnicall.Reply {
+				r := e.do(context.Background(), "DEL", call(s))
 				return r
 			})
 			if killed {
 				// The runtime repeats a DEL that was not answered.
-				r, _ = e.svc.Del(context.Background(), call(s))
+				r = e.do(context.Background(), "DEL", call(s))
 			}
-			if r.GetError() != nil {
-				rt.Fatalf("DEL %s: %v", s, r.GetError())
+			if r.Error != nil {
+				rt.Fatalf("DEL %s: %v", s, r.Error)
 			}
 			delete(answered, s)
 		}

@@ -72,7 +72,7 @@ func TestAPodWaitsForAnENI(t *testing.T) {
 	e.a.WaitForAddress = time.Hour
 	ctx, cancel := context.WithCancel(context.Background())
 	waiting := make(chan struct{})
-	go func() { defer close(waiting); e.svc.Add(ctx, call("own2")) }()
+	go func() { defer close(waiting); e.do(ctx, "ADD", call("own2")) }()
 	deadline := time.Now().Add(20 * time.Second)
 	for e.a.Status(v1alpha1.NodeNetworkStatus{}).ENIDemand != 1 {
 		if time.Now().After(deadline) {

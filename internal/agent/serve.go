@@ -11,9 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/internal/cnicall"
 )
 
 // Listen opens the socket: mode 0600 in a directory of mode 0700, so that root
@@ -44,19 +43,6 @@ const finish = 5 * time.Second
 // Serve answers the plugin until ctx is done. Then calls that wait for an
 // address fail at once (the runtime tries again), those that wire a pod finish.
 func Serve(ctx context.Context, l net.Listener, a *Agent) error {
-	s := grpc.NewServer()
-	cniv1.RegisterCNIServer(s, &Service{Agent: a})
-	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(done)
-		a.Close()
-		hard := time.AfterFunc(finish, s.Stop)
-		defer hard.Stop()
-		s.GracefulStop()
-	})
-	err := s.Serve(l)
-	if !stop() {
-		<-done // the journal must not be closed under a call at work
-	}
-	return err
+	defer context.AfterFunc(ctx, a.Close)()
+	return cnicall.Serve(ctx, l, finish, a.Answer)
 }

@@ -10,9 +10,9 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
+	"terway.dev/terway/internal/cnicall"
 )
 
 // Del undoes Add. What is not there is no error.
@@ -121,70 +121,57 @@ func (a *Agent) Serving() error {
 	return types.NewError(types.ErrPluginNotAvailable, "the node's network is not ready: "+a.notOK, "")
 }
 
-// Service answers the plugin.
-type Service struct {
-	cniv1.UnimplementedCNIServer
-	Agent *Agent
-}
-
-func (s *Service) Add(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return s.serve(request.Add, in, func(r *request.Request) (*types100.Result, error) { return s.Agent.Add(ctx, r) })
-}
-
-func (s *Service) Del(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return s.serve(request.Del, in, func(r *request.Request) (*types100.Result, error) { return nil, s.Agent.Del(ctx, r) })
-}
-
-func (s *Service) Check(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return s.serve(request.Check, in, func(r *request.Request) (*types100.Result, error) { return nil, s.Agent.Check(ctx, r) })
-}
-
-func (s *Service) GC(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return s.serve(request.GC, in, func(r *request.Request) (*types100.Result, error) { return nil, s.Agent.GC(ctx, r) })
-}
-
-func (s *Service) Status(_ context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return s.serve(request.Status, in, func(*request.Request) (*types100.Result, error) {
-		return nil, s.Agent.Serving()
-	})
-}
-
-// serve validates a call, does it, and turns the outcome into a reply.
-func (s *Service) serve(v request.Verb, in *cniv1.Request, do func(*request.Request) (*types100.Result, error)) (*cniv1.Reply, error) {
-	r, bad := request.Parse(v, in)
+// Answer validates a call of the plugin, does it, and turns the outcome into a reply.
+func (a *Agent) Answer(ctx context.Context, in cnicall.Request) cnicall.Reply {
+	r, bad := request.Parse(in)
 	if bad != nil {
-		s.Agent.Metrics.called(v, 0, bad)
-		s.Agent.Log.Warn("CNI call refused", "verb", v, "error", bad)
-		return failed(bad), nil
+		a.Metrics.called(request.Verb(in.Verb), 0, bad)
+		a.Log.Warn("CNI call refused", "verb", in.Verb, "error", bad)
+		return failed(bad)
 	}
-	start := s.Agent.Now()
-	res, err := do(r)
-	took := s.Agent.Now().Sub(start)
-	s.Agent.Metrics.called(v, took, err)
-	log := s.Agent.Log.With("verb", v, "sandbox", r.ContainerID, "pod", pod(journal.Key{Sandbox: r.ContainerID}, r), "took", took)
+	start := a.Now()
+	res, err := a.do(ctx, r)
+	took := a.Now().Sub(start)
+	a.Metrics.called(r.Verb, took, err)
+	log := a.Log.With("verb", r.Verb, "sandbox", r.ContainerID, "pod", pod(journal.Key{Sandbox: r.ContainerID}, r), "took", took)
 	if err != nil {
 		log.Warn("CNI call failed", "error", err)
-		return failed(err), nil
+		return failed(err)
 	}
 	log.Debug("CNI call")
 	if res == nil {
-		return &cniv1.Reply{}, nil
+		return cnicall.Reply{}
 	}
 	out, err := res.GetAsVersion(r.CNIVersion)
 	if err != nil {
-		return failed(types.NewError(types.ErrIncompatibleCNIVersion, err.Error(), "")), nil
+		return failed(types.NewError(types.ErrIncompatibleCNIVersion, err.Error(), ""))
 	}
 	raw, err := json.Marshal(out)
 	if err != nil {
-		return failed(err), nil
+		return failed(err)
 	}
-	return &cniv1.Reply{Result: raw}, nil
+	return cnicall.Reply{Result: raw}
 }
 
-func failed(err error) *cniv1.Reply {
+func (a *Agent) do(ctx context.Context, r *request.Request) (*types100.Result, error) {
+	switch r.Verb {
+	case request.Add:
+		return a.Add(ctx, r)
+	case request.Del:
+		return nil, a.Del(ctx, r)
+	case request.Check:
+		return nil, a.Check(ctx, r)
+	case request.GC:
+		return nil, a.GC(ctx, r)
+	default: // Parse has no other
+		return nil, a.Serving()
+	}
+}
+
+func failed(err error) cnicall.Reply {
 	var e *types.Error
 	if !errors.As(err, &e) {
 		e = types.NewError(types.ErrInternal, err.Error(), "")
 	}
-	return &cniv1.Reply{Error: &cniv1.Error{Code: uint32(e.Code), Msg: e.Msg, Details: e.Details}}
+	return cnicall.Reply{Error: &cnicall.Error{Code: e.Code, Msg: e.Msg, Details: e.Details}}
 }

@@ -3,44 +3,36 @@ package cnicall
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
-
-	cniv1 "terway.dev/terway/api/cni/v1"
 )
 
-// agent is the gRPC library's server with the generated service.
-type agent struct {
-	cniv1.UnimplementedCNIServer
-	add func(context.Context, *cniv1.Request) (*cniv1.Reply, error)
-}
-
-func (a *agent) Add(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-	return a.add(ctx, in)
-}
-
-func serve(t *testing.T, add func(context.Context, *cniv1.Request) (*cniv1.Reply, error)) (socket string, s *grpc.Server) {
+// agent serves until stop is called, which returns when Serve has.
+func agent(t *testing.T, finish time.Duration, answer func(context.Context, Request) Reply) (socket string, stop func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s = grpc.NewServer()
-	cniv1.RegisterCNIServer(s, &agent{add: add})
-	go s.Serve(l)
-	t.Cleanup(s.Stop)
-	return socket, s
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := Serve(ctx, l, finish, answer); err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	}()
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return socket, stop
 }
 
 func within(t *testing.T, d time.Duration) context.Context {
@@ -49,98 +41,149 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// What is sent is what the generated messages have, whatever its size: in one frame, in
-// some, in more than the agent's window takes at once; and so is what is answered.
-func TestAddBothWays(t *testing.T) {
-	socket, _ := serve(t, func(ctx context.Context, in *cniv1.Request) (*cniv1.Reply, error) {
-		if _, ok := ctx.Deadline(); !ok {
-			t.Error("the agent was not told the deadline")
-		}
-		return &cniv1.Reply{Result: in.GetConfig(), Error: &cniv1.Error{
-			Code: 11, Msg: strings.Join([]string{in.GetContainerId(), in.GetNetns(), in.GetIfName(), in.GetArgs(), in.GetPath()}, " "), Details: "ä",
-		}}, nil
+// What is sent is what arrives, whatever its size and its bytes; and so is what is answered.
+func TestBothWays(t *testing.T) {
+	socket, _ := agent(t, time.Hour, func(_ context.Context, in Request) Reply {
+		return Reply{Result: in.Config, Error: &Error{
+			Code: 11, Msg: strings.Join([]string{in.Verb, in.ContainerID, in.NetNS, in.IfName, in.Args, in.Path}, " "), Details: "ä",
+		}}
 	})
-	for _, size := range []int{0, 1, 16384, 65535, 300_000, 900_000} {
-		in := Request{ContainerID: "id", NetNS: "/run/netns/x", IfName: "eth0", Args: "A=b", Path: "/opt/cni/bin", Config: bytes.Repeat([]byte("c"), size)}
-		got, err := Do(within(t, 20*time.Second), socket, "Add", in)
+	for _, size := range []int{0, 1, 65535, 300_000, 2_000_000} {
+		in := Request{Verb: "ADD", ContainerID: "id", NetNS: "/run/netns/x", IfName: "eth0", Args: "A=b", Path: "/opt/cni/bin", Config: bytes.Repeat([]byte{0xff}, size)}
+		got, err := Do(within(t, 20*time.Second), socket, in)
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
-		if len(got.Result) != size || !bytes.Equal(got.Result, in.Config) {
+		if !bytes.Equal(got.Result, in.Config) {
 			t.Errorf("%d bytes: %d came back", size, len(got.Result))
 		}
-		if want := (&Error{11, "id /run/netns/x eth0 A=b /opt/cni/bin", "ä"}); !reflect.DeepEqual(got.Error, want) {
+		if want := (&Error{11, "ADD id /run/netns/x eth0 A=b /opt/cni/bin", "ä"}); !reflect.DeepEqual(got.Error, want) {
 			t.Errorf("%d bytes: error %+v, want %+v", size, got.Error, want)
 		}
+	}
+	if _, err := Do(within(t, 20*time.Second), socket, Request{Config: make([]byte, largest)}); err == nil || errors.As(err, new(*BrokenError)) {
+		t.Errorf("a request that is too large: %v", err)
 	}
 }
 
 func TestSuccessHasNoError(t *testing.T) {
-	socket, _ := serve(t, func(context.Context, *cniv1.Request) (*cniv1.Reply, error) { return &cniv1.Reply{}, nil })
-	if got, err := Do(within(t, 20*time.Second), socket, "Add", Request{}); err != nil || got.Error != nil || len(got.Result) != 0 {
+	socket, stop := agent(t, time.Hour, func(context.Context, Request) Reply { return Reply{} })
+	if got, err := Do(within(t, 20*time.Second), socket, Request{}); err != nil || !reflect.DeepEqual(got, Reply{}) {
 		t.Errorf("got %+v, %v, want an empty reply", got, err)
 	}
-}
-
-func TestRefusals(t *testing.T) {
-	socket, s := serve(t, func(context.Context, *cniv1.Request) (*cniv1.Reply, error) {
-		return nil, status.Error(codes.ResourceExhausted, "zu viele 100% ü")
-	})
-	var refused *StatusError
-	if _, err := Do(within(t, 20*time.Second), socket, "Add", Request{}); !errors.As(err, &refused) || refused.Code != int(codes.ResourceExhausted) || refused.Message != "zu viele 100% ü" {
-		t.Errorf("got %v", err)
-	}
-	if _, err := Do(within(t, 20*time.Second), socket, "Nonsense", Request{}); !errors.As(err, &refused) || refused.Code != int(codes.Unimplemented) {
-		t.Errorf("a method that is not there: %v", err)
-	}
-	s.Stop()
-	var gone *BrokenError
-	if _, err := Do(within(t, 20*time.Second), socket, "Add", Request{}); !errors.As(err, &gone) {
+	stop()
+	if _, err := Do(within(t, 20*time.Second), socket, Request{}); !errors.As(err, new(*BrokenError)) {
 		t.Errorf("an agent that is gone: %v", err)
 	}
 }
 
-// An agent that is killed in the middle of a call, and one that takes too long.
-func TestNoAnswer(t *testing.T) {
-	at := make(chan struct{}, 2)
-	socket, s := serve(t, func(ctx context.Context, _ *cniv1.Request) (*cniv1.Reply, error) {
-		at <- struct{}{}
-		<-ctx.Done()
-		return nil, ctx.Err()
+// A peer that speaks otherwise is told so, whatever it sends.
+func TestNotUnderstood(t *testing.T) {
+	socket, _ := agent(t, time.Hour, func(context.Context, Request) Reply {
+		t.Error("nonsense was answered")
+		return Reply{}
 	})
-	var gone *BrokenError
-	var refused *StatusError
-	if _, err := Do(within(t, 100*time.Millisecond), socket, "Add", Request{}); !errors.As(err, &gone) && !errors.As(err, &refused) {
-		t.Errorf("after the deadline: %v", err)
+	for _, s := range []string{"PRI * HTTP/2.0\r\n\r\n", `{"verb":7}`, `"` + strings.Repeat("x", largest)} {
+		conn, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go conn.Write([]byte(s))
+		var r Reply
+		if err := json.NewDecoder(conn).Decode(&r); err != nil || r.Error == nil || r.Error.Code != 6 {
+			t.Errorf("%.20q: got %+v, %v", s, r, err)
+		}
+		conn.Close()
 	}
-	<-at
-	go func() {
-		<-at
-		s.Stop()
-	}()
-	if _, err := Do(within(t, 20*time.Second), socket, "Add", Request{}); !errors.As(err, &gone) {
-		t.Errorf("killed: %v", err)
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.UnixConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(conn); err != nil || len(b) > 0 {
+		t.Errorf("a peer that says nothing was told %q, %v", b, err)
 	}
 }
 
-// FuzzDecode: whatever the bytes are, decode agrees with the generated messages.
-func FuzzDecode(f *testing.F) {
-	whole, err := proto.Marshal(&cniv1.Reply{Result: []byte("{}"), Error: &cniv1.Error{Code: 7, Msg: "m", Details: "d"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(whole)
-	f.Add(whole[:len(whole)-1])
-	f.Add([]byte{0x18, 1, 0x25, 0, 0, 0, 0})
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := decode(b)
-		var want cniv1.Reply
-		if proto.Unmarshal(b, &want) != nil || err != nil {
-			return // UTF-8, repeated errors and the like: the library is the stricter one
-		}
-		if !bytes.Equal(got.Result, want.GetResult()) {
-			t.Errorf("result %q, want %q", got.Result, want.GetResult())
-		}
+// A plugin that gives up ends its call.
+func TestPluginGoesAway(t *testing.T) {
+	ended := make(chan struct{})
+	socket, _ := agent(t, time.Hour, func(ctx context.Context, _ Request) Reply {
+		<-ctx.Done()
+		close(ended)
+		return Reply{}
 	})
+	if _, err := Do(within(t, 100*time.Millisecond), socket, Request{}); !errors.As(err, new(*BrokenError)) {
+		t.Errorf("after the deadline: %v", err)
+	}
+	<-ended
+}
+
+// An agent that stops lets calls at work finish, but not for ever; a peer that says
+// nothing does not keep it.
+func TestStop(t *testing.T) {
+	at := make(chan struct{})
+	finish := make(chan struct{})
+	work := func(ctx context.Context, in Request) Reply {
+		at <- struct{}{}
+		select {
+		case <-finish:
+			return Reply{Result: []byte("1")}
+		case <-ctx.Done():
+			return Reply{Error: &Error{Msg: "given up"}}
+		}
+	}
+	for name, c := range map[string]struct {
+		patience time.Duration
+		finishes bool
+	}{"finishes": {time.Hour, true}, "never ends": {time.Millisecond, false}} {
+		socket, stop := agent(t, c.patience, work)
+		silent, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := make(chan Reply)
+		go func() {
+			r, err := Do(within(t, 20*time.Second), socket, Request{})
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			got <- r
+		}()
+		<-at
+		if c.finishes {
+			silent.Close()
+			go func() { finish <- struct{}{} }()
+		}
+		stop()
+		if r := <-got; (r.Error == nil) != c.finishes {
+			t.Errorf("%s: answered %+v", name, r)
+		}
+		silent.Close()
+	}
+}
+
+// An agent that is killed in the middle of its answer.
+func TestHalfAnAnswer(t *testing.T) {
+	for _, s := range []string{"", `{"result":"e`} {
+		socket := filepath.Join(t.TempDir(), "socket")
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			conn, err := l.Accept()
+			if err == nil {
+				conn.Read(make([]byte, 100))
+				conn.Write([]byte(s))
+				conn.Close()
+			}
+		}()
+		if r, err := Do(within(t, 20*time.Second), socket, Request{}); !errors.As(err, new(*BrokenError)) {
+			t.Errorf("%q: got %+v, %v", s, r, err)
+		}
+		l.Close()
+	}
 }

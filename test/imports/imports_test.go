@@ -76,7 +76,7 @@ func TestRules(t *testing.T) {
 		{
 			"the CNI plugin is small",
 			[]string{"cmd/terway"},
-			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/", "google.golang.org/grpc", module + "api/"},
+			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/", "google.golang.org/", "net/http", "crypto/tls", module + "api/"},
 		},
 	} {
 		for _, pkg := range r.pkgs {

@@ -8,12 +8,13 @@ import (
 	"net/netip"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/internal/cnicall"
 )
 
 // Verb is a CNI operation.
@@ -26,6 +27,8 @@ const (
 	Status Verb = "STATUS"
 	GC     Verb = "GC"
 )
+
+var verbs = []Verb{Add, Del, Check, Status, GC}
 
 // Versions are the versions of the CNI specification that configurations may have.
 var Versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
@@ -83,9 +86,13 @@ const maxContainerID = 256
 var podName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 
 // Parse validates a call. The error names the field, its value and what would be right.
-func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
+func Parse(in cnicall.Request) (*Request, *types.Error) {
+	verb := Verb(in.Verb)
+	if !slices.Contains(verbs, verb) {
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_COMMAND %q: want one of %q", verb, verbs), "")
+	}
 	var c config
-	if err := json.Unmarshal(in.GetConfig(), &c); err != nil {
+	if err := json.Unmarshal(in.Config, &c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not valid", err.Error())
 	}
 	if !supported(c.CNIVersion) {
@@ -110,24 +117,24 @@ func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
 		}
 		return r, nil
 	}
-	if err := utils.ValidateContainerID(in.GetContainerId()); err != nil {
+	if err := utils.ValidateContainerID(in.ContainerID); err != nil {
 		return nil, err
 	}
-	if n := len(in.GetContainerId()); n > maxContainerID {
+	if n := len(in.ContainerID); n > maxContainerID {
 		return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
 			fmt.Sprintf("CNI_CONTAINERID has %d characters: want at most %d", n, maxContainerID), "")
 	}
-	if err := utils.ValidateInterfaceName(in.GetIfName()); err != nil {
+	if err := utils.ValidateInterfaceName(in.IfName); err != nil {
 		return nil, err
 	}
-	for _, c := range []byte(in.GetIfName()) {
+	for _, c := range []byte(in.IfName) {
 		if c <= ' ' || c >= 0x7f {
 			return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
-				fmt.Sprintf("CNI_IFNAME %q: want printable ASCII characters only", in.GetIfName()), "")
+				fmt.Sprintf("CNI_IFNAME %q: want printable ASCII characters only", in.IfName), "")
 		}
 	}
-	r.ContainerID, r.IfName = in.GetContainerId(), in.GetIfName()
-	if n := in.GetNetns(); n != "" {
+	r.ContainerID, r.IfName = in.ContainerID, in.IfName
+	if n := in.NetNS; n != "" {
 		if !filepath.IsAbs(n) || strings.ContainsRune(n, 0) {
 			return nil, types.NewError(types.ErrInvalidEnvironmentVariables,
 				fmt.Sprintf("CNI_NETNS %q: want the absolute path of a network namespace", n), "")
@@ -139,7 +146,7 @@ func Parse(verb Verb, in *cniv1.Request) (*Request, *types.Error) {
 	if verb == Del {
 		return r, nil // nothing else is needed, and nothing else may stop a DEL
 	}
-	if err := r.pod(in.GetArgs()); err != nil {
+	if err := r.pod(in.Args); err != nil {
 		return nil, err
 	}
 	return r, r.prev(c.PrevResult)

@@ -6,12 +6,12 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	cniv1 "terway.dev/terway/api/cni/v1"
+	"terway.dev/terway/internal/cnicall"
 )
 
-func valid() *cniv1.Request {
-	return &cniv1.Request{
-		ContainerId: "0123abc", Netns: "/run/netns/cni-1", IfName: "eth0",
+func valid() cnicall.Request {
+	return cnicall.Request{
+		ContainerID: "0123abc", NetNS: "/run/netns/cni-1", IfName: "eth0",
 		Args:   "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0;K8S_POD_UID=u-1",
 		Config: []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway"}`),
 	}
@@ -20,46 +20,48 @@ func valid() *cniv1.Request {
 func TestParse(t *testing.T) {
 	for name, c := range map[string]struct {
 		verb Verb
-		edit func(*cniv1.Request)
+		edit func(*cnicall.Request)
 		code uint   // 0: must be accepted
 		says string // part of the message
 	}{
 		"add":                  {verb: Add},
-		"not JSON":             {Add, func(r *cniv1.Request) { r.Config = []byte("{") }, types.ErrDecodingFailure, "network configuration"},
-		"old version":          {Add, func(r *cniv1.Request) { r.Config = []byte(`{"cniVersion":"0.2.0","name":"n"}`) }, types.ErrIncompatibleCNIVersion, `"0.2.0"`},
-		"no name":              {Add, func(r *cniv1.Request) { r.Config = []byte(`{"cniVersion":"1.0.0"}`) }, types.ErrInvalidNetworkConfig, "name"},
-		"no sandbox":           {Add, func(r *cniv1.Request) { r.ContainerId = "" }, types.ErrUnknownContainer, "containerID"},
-		"sandbox a path":       {Add, func(r *cniv1.Request) { r.ContainerId = "../../x" }, types.ErrInvalidEnvironmentVariables, "containerID"},
-		"interface a path":     {Add, func(r *cniv1.Request) { r.IfName = "a/b" }, types.ErrInvalidEnvironmentVariables, "interface name"},
-		"relative netns":       {Add, func(r *cniv1.Request) { r.Netns = "run/x" }, types.ErrInvalidEnvironmentVariables, `"run/x"`},
-		"no netns":             {Add, func(r *cniv1.Request) { r.Netns = "" }, types.ErrInvalidEnvironmentVariables, "CNI_NETNS"},
-		"no pod":               {Add, func(r *cniv1.Request) { r.Args = "" }, 0, ""},
-		"half a pod":           {Add, func(r *cniv1.Request) { r.Args = "K8S_POD_NAMESPACE=a" }, types.ErrInvalidEnvironmentVariables, "K8S_POD_NAME"},
-		"long sandbox":         {Add, func(r *cniv1.Request) { r.ContainerId = strings.Repeat("a", 257) }, types.ErrInvalidEnvironmentVariables, "257"},
-		"bad pod":              {Add, func(r *cniv1.Request) { r.Args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=B_" }, types.ErrInvalidEnvironmentVariables, `"B_"`},
-		"del needs little":     {Del, func(r *cniv1.Request) { r.Netns, r.Args = "", "" }, 0, ""},
+		"unknown verb":         {"MOVE", nil, types.ErrInvalidEnvironmentVariables, `"MOVE"`},
+		"not JSON":             {Add, func(r *cnicall.Request) { r.Config = []byte("{") }, types.ErrDecodingFailure, "network configuration"},
+		"old version":          {Add, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"0.2.0","name":"n"}`) }, types.ErrIncompatibleCNIVersion, `"0.2.0"`},
+		"no name":              {Add, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"1.0.0"}`) }, types.ErrInvalidNetworkConfig, "name"},
+		"no sandbox":           {Add, func(r *cnicall.Request) { r.ContainerID = "" }, types.ErrUnknownContainer, "containerID"},
+		"sandbox a path":       {Add, func(r *cnicall.Request) { r.ContainerID = "../../x" }, types.ErrInvalidEnvironmentVariables, "containerID"},
+		"interface a path":     {Add, func(r *cnicall.Request) { r.IfName = "a/b" }, types.ErrInvalidEnvironmentVariables, "interface name"},
+		"relative netns":       {Add, func(r *cnicall.Request) { r.NetNS = "run/x" }, types.ErrInvalidEnvironmentVariables, `"run/x"`},
+		"no netns":             {Add, func(r *cnicall.Request) { r.NetNS = "" }, types.ErrInvalidEnvironmentVariables, "CNI_NETNS"},
+		"no pod":               {Add, func(r *cnicall.Request) { r.Args = "" }, 0, ""},
+		"half a pod":           {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAMESPACE=a" }, types.ErrInvalidEnvironmentVariables, "K8S_POD_NAME"},
+		"long sandbox":         {Add, func(r *cnicall.Request) { r.ContainerID = strings.Repeat("a", 257) }, types.ErrInvalidEnvironmentVariables, "257"},
+		"bad pod":              {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=B_" }, types.ErrInvalidEnvironmentVariables, `"B_"`},
+		"del needs little":     {Del, func(r *cnicall.Request) { r.NetNS, r.Args = "", "" }, 0, ""},
 		"check without result": {Check, nil, types.ErrInvalidNetworkConfig, "prevResult"},
-		"check bad address": {Check, func(r *cniv1.Request) {
+		"check bad address": {Check, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.0.0","name":"n","prevResult":{"ips":[{"address":"1.2.3.4"}]}}`)
 		}, types.ErrInvalidNetworkConfig, `"1.2.3.4"`},
 		"gc without list": {GC, nil, types.ErrInvalidNetworkConfig, "valid-attachments"},
-		"gc": {GC, func(r *cniv1.Request) {
+		"gc": {GC, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[]}`)
 		}, 0, ""},
-		"gc with null for none": {GC, func(r *cniv1.Request) {
+		"gc with null for none": {GC, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":null}`)
 		}, 0, ""},
-		"gc with a word": {GC, func(r *cniv1.Request) {
+		"gc with a word": {GC, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":"all"}`)
 		}, types.ErrInvalidNetworkConfig, "valid-attachments"},
-		"status": {Status, func(r *cniv1.Request) { r.ContainerId, r.Netns, r.IfName, r.Args = "", "", "", "" }, 0, ""},
+		"status": {Status, func(r *cnicall.Request) { r.ContainerID, r.NetNS, r.IfName, r.Args = "", "", "", "" }, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			in := valid()
 			if c.edit != nil {
-				c.edit(in)
+				c.edit(&in)
 			}
-			_, err := Parse(c.verb, in)
+			in.Verb = string(c.verb)
+			_, err := Parse(in)
 			switch {
 			case c.code == 0 && err != nil:
 				t.Errorf("refused: %v", err)
@@ -74,11 +76,11 @@ func TestParse(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	v := valid()
-	f.Add("ADD", v.ContainerId, v.Netns, v.IfName, v.Args, v.Config)
+	f.Add("ADD", v.ContainerID, v.NetNS, v.IfName, v.Args, v.Config)
 	f.Add("CHECK", "x", "/a/../b", "eth0", "K8S_POD_NAME=a", []byte(`{"cniVersion":"1.0.0","name":"n","prevResult":{"ips":[{"address":"::1/128"}]}}`))
 	f.Add("GC", "", "", "", "", []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}`))
 	f.Fuzz(func(t *testing.T, verb, id, netns, ifname, args string, config []byte) {
-		r, err := Parse(Verb(verb), &cniv1.Request{ContainerId: id, Netns: netns, IfName: ifname, Args: args, Config: config})
+		r, err := Parse(cnicall.Request{Verb: verb, ContainerID: id, NetNS: netns, IfName: ifname, Args: args, Config: config})
 		if err != nil {
 			return
 		}

@@ -1,0 +1,44 @@
+// Package cnicall is how the CNI plugin asks the node's agent, over a unix socket.
+//
+// A connection carries one call: the plugin sends a Request as JSON and keeps the
+// connection open, the agent answers a Reply as JSON and closes it. If the plugin goes
+// away first, so does the call's context. Fields that one side does not know it passes
+// over, so plugin and agent can be of different ages.
+//
+// The plugin is a program that is executed for each ADD and DEL of each pod, so what it
+// takes to start is part of what a pod waits for: gRPC, whose libraries bring HTTP and TLS
+// along, took longer than all of the agent's work ("make bench-cni").
+//
+// It must never validate or decide anything: that is the agent's (package request), and
+// in one place.
+package cnicall
+
+// Request is a CNI call: the environment (CNI specification 1.1, "Parameters") and the
+// network configuration from standard input.
+type Request struct {
+	Verb        string `json:"verb"`                  // CNI_COMMAND
+	ContainerID string `json:"containerID,omitempty"` // CNI_CONTAINERID
+	NetNS       string `json:"netns,omitempty"`       // CNI_NETNS
+	IfName      string `json:"ifName,omitempty"`      // CNI_IFNAME
+	Args        string `json:"args,omitempty"`        // CNI_ARGS
+	Path        string `json:"path,omitempty"`        // CNI_PATH
+	Config      []byte `json:"config,omitempty"`      // standard input, whatever it is
+}
+
+// Reply is a result or an error.
+type Reply struct {
+	// Result is JSON; empty for calls without a result.
+	Result []byte `json:"result,omitempty"`
+	// Error is nil on success.
+	Error *Error `json:"error,omitempty"`
+}
+
+// Error is a CNI error ("Error" in the CNI specification).
+type Error struct {
+	Code    uint   `json:"code"`
+	Msg     string `json:"msg"`
+	Details string `json:"details,omitempty"`
+}
+
+// largest is how many bytes a message may have. A GC lists every pod of the node.
+const largest = 4 << 20

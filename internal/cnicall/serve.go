@@ -1,0 +1,77 @@
+package cnicall
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// patience is how long a peer may take to send a request or to take an answer. Both are
+// in the same machine, and small.
+const patience = 10 * time.Second
+
+// Serve answers calls until ctx is done. Then it takes no new ones; those at work have
+// the time finish, and their contexts end after it. It returns when all have ended.
+func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer func(context.Context, Request) Reply) error {
+	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	var wg sync.WaitGroup
+	for {
+		conn, err := l.Accept()
+		if err == nil {
+			wg.Go(func() { serve(calls, conn, answer) })
+			continue
+		}
+		if ctx.Err() == nil && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED)) {
+			time.Sleep(10 * time.Millisecond) // others are at work with what is missing
+			continue
+		}
+		defer time.AfterFunc(finish, cancel).Stop()
+		wg.Wait()
+		if ctx.Err() != nil {
+			return nil
+		}
+		return errors.Join(fmt.Errorf("accept a call: %w", err), l.Close())
+	}
+}
+
+// serve answers the one call of a connection. Nobody is left to hear of an error with it:
+// the plugin is gone, or sees that the answer ends too early.
+func serve(ctx context.Context, conn net.Conn, answer func(context.Context, Request) Reply) {
+	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var in Request
+	out := Reply{Error: &Error{Code: 6, Msg: "the agent does not understand the plugin"}} // CNI specification: failed to decode content
+	conn.SetReadDeadline(time.Now().Add(patience))
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	err := json.NewDecoder(io.LimitReader(conn, largest)).Decode(&in)
+	switch {
+	case stop() && err == nil:
+		conn.SetReadDeadline(time.Time{})
+		go func() {
+			// It sends nothing more: what comes is its end, or ours.
+			conn.Read(make([]byte, 1))
+			cancel()
+		}()
+		out = answer(ctx, in)
+	case errors.Is(err, io.EOF) || ctx.Err() != nil:
+		return
+	default:
+		out.Error.Details = err.Error()
+	}
+	raw, err := json.Marshal(out)
+	if err != nil {
+		return
+	}
+	conn.SetWriteDeadline(time.Now().Add(patience))
+	conn.Write(raw)
+}
