@@ -62,8 +62,9 @@ func (j *job) socket() string { return j.Dir + "/terway.sock" }
 
 // start runs the agent in a process of its own, in the node's namespace, until the test
 // ends. What it answers is what terwayd answers: the same package, socket, journal on
-// disk and loops; only the API server behind it is one in memory.
-func (n *node) start(j job) {
+// disk and loops; only the API server behind it is one in memory. It starts as first puts
+// threads.
+func (n *node) start(j job) (pid int) {
 	n.t.Helper()
 	raw, err := json.Marshal(j)
 	if err != nil {
@@ -77,7 +78,7 @@ func (n *node) start(j job) {
 		n.t.Fatal(err)
 	}
 	if err := n.Do(func() error {
-		atOnceOnCPU()
+		first(0, true)
 		return cmd.Start()
 	}); err != nil {
 		n.t.Fatal(err)
@@ -90,6 +91,7 @@ func (n *node) start(j job) {
 	if _, err := bufio.NewReader(out).ReadString('\n'); err != nil {
 		n.t.Fatalf("agent of %s: %v", n.Name, err)
 	}
+	return cmd.Process.Pid
 }
 
 // run is the agent's process; it says so when it listens.
