@@ -21,7 +21,7 @@ func (d *Datapath) Counters() (map[string]uint64, error) {
 	counts := map[string]uint64{}
 	for i, name := range counterNames {
 		var perCPU []uint64
-		if err := d.shortcuts.objects.counters.Lookup(uint32(i), &perCPU); err != nil {
+		if err := d.shortcuts.objects.Maps[mapCounters].Lookup(uint32(i), &perCPU); err != nil {
 			return nil, fmt.Errorf("read counter %s: %w", name, err)
 		}
 		for _, n := range perCPU {

@@ -43,10 +43,7 @@ func New(o Options) (*Datapath, error) {
 	if o.Flows == 0 {
 		o.Flows = DefaultFlows
 	}
-	if o.Log == nil {
-		o.Log = slog.Default()
-	}
-	s := &shortcuts{log: o.Log, flows: o.Flows}
+	s := &shortcuts{flows: o.Flows}
 	extensions := append([]route.Extension{s}, o.Beside...)
 	for _, v := range o.Variants {
 		extensions = append(extensions, variant{s, v})

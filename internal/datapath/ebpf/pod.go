@@ -9,11 +9,12 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Wire implements route.Extension.
 func (s *shortcuts) Wire(h *netlink.Handle, p route.Place) error {
-	return s.wire(h, p, filters{})
+	return s.wire(h, p, veth{})
 }
 
 func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
@@ -21,7 +22,7 @@ func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
 	if err != nil {
 		return err
 	}
-	if err := hooks.Attach(h, p.Index, o.programs); err != nil {
+	if err := hooks.Attach(h, o, p.Index); err != nil {
 		return fmt.Errorf("device %s: %w", p.Device, err)
 	}
 	return nil
@@ -29,19 +30,19 @@ func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
 
 // enter writes the pod's addresses and sees that its ENI has its programs: in this
 // order, for Sync takes them from the ENIs when the map is empty.
-func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*objects, error) {
+func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(h); err != nil {
 		return nil, err
 	}
 	for a, pod := range entries(p) {
-		if err := s.objects.pods.Put(addrKey(a), pod); err != nil {
+		if err := s.table().Put(addrKey(a), pod); err != nil {
 			return nil, fmt.Errorf("add %s to map %s: %w", a, mapPods, err)
 		}
 	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
-		if err := attach(h, index, eniPlaces, s.objects.programs); err != nil {
+		if err := filters.Attach(h, s.objects, index, eniHooks); err != nil {
 			return nil, fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
 		}
 		s.enis[index] = true
@@ -51,7 +52,7 @@ func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*objects, error) {
 
 // Problems implements route.Extension.
 func (s *shortcuts) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
-	return s.problems(h, p, filters{})
+	return s.problems(h, p, veth{})
 }
 
 func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]string, error) {
@@ -63,7 +64,7 @@ func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]s
 	var problems []string
 	for _, a := range p.Addresses {
 		var have shortcutPod
-		err := s.objects.pods.Lookup(addrKey(a), &have)
+		err := s.table().Lookup(addrKey(a), &have)
 		switch {
 		case errors.Is(err, bpf.ErrKeyNotExist):
 			problems = append(problems, fmt.Sprintf("entry %s of map %s is missing", a, mapPods))
@@ -73,11 +74,7 @@ func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]s
 			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapPods))
 		}
 	}
-	held, err := hooks.Held(h, p.Index)
-	if err != nil {
-		return nil, fmt.Errorf("device %s: %w", p.Device, err)
-	}
-	problem, err := s.wrong(held)
+	problem, err := hooks.Wrong(h, s.objects, p.Index)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", p.Device, err)
 	}
@@ -92,7 +89,7 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil {
-		if devices, err := withClsact(h); err != nil || len(devices) == 0 {
+		if devices, err := tcprog.Devices(h); err != nil || len(devices) == 0 {
 			return err
 		}
 		if err := s.load(h); err != nil {
@@ -113,7 +110,7 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 	var errs []error
 	for _, a := range addresses {
 		var have shortcutPod
-		err := s.objects.pods.Lookup(addrKey(a), &have)
+		err := s.table().Lookup(addrKey(a), &have)
 		if errors.Is(err, bpf.ErrKeyNotExist) {
 			continue
 		}
@@ -122,7 +119,7 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 			continue
 		}
 		if err == nil {
-			err = s.objects.pods.Delete(addrKey(a))
+			err = s.table().Delete(addrKey(a))
 		}
 		if err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
 			errs = append(errs, fmt.Errorf("remove %s from map %s: %w", a, mapPods, err))

@@ -3,15 +3,14 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // shortcuts implements route.Extension.
@@ -20,7 +19,6 @@ import (
 // does nothing. So an entry goes first when a pod goes, and a pod whose entry is lost is
 // served by the stack.
 type shortcuts struct {
-	log   *slog.Logger
 	flows int
 	// chosen: the node's datapath is ebpf, so its ENIs have their programs before the
 	// first pod comes.
@@ -29,11 +27,9 @@ type shortcuts struct {
 	// mu guards all below and makes changes of the map of pods follow each other.
 	mu sync.Mutex
 	// objects is nil until they are needed.
-	objects *objects
+	objects *tcprog.Objects
 	// enis have their programs, as far as we know.
 	enis map[int]bool
-	// ours are the ids of programs in the kernel that are known to be ours, by name.
-	ours map[int]string
 }
 
 // Name implements route.Extension.
@@ -45,100 +41,12 @@ func (s *shortcuts) load(h *netlink.Handle) error {
 	if s.objects != nil {
 		return nil
 	}
-	have, err := s.find(h)
-	defer func() {
-		for _, m := range have {
-			if err := m.Close(); err != nil {
-				s.log.Warn("close a map", "error", err)
-			}
-		}
-	}()
+	o, err := load(h, s.flows)
 	if err != nil {
 		return err
 	}
-	o, err := load(s.flows, have)
-	if err != nil {
-		return err
-	}
-	s.objects, s.enis, s.ours = o, map[int]bool{}, map[int]string{}
+	s.objects, s.enis = o, map[int]bool{}
 	return nil
-}
-
-// find opens the maps that a program of ours on any device has.
-func (s *shortcuts) find(h *netlink.Handle) (map[string]*bpf.Map, error) {
-	devices, err := withClsact(h)
-	if err != nil {
-		return nil, err
-	}
-	for _, index := range devices {
-		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-			id, _, err := attached(h, index, parent)
-			if err != nil {
-				return nil, fmt.Errorf("device with index %d: %w", index, err)
-			}
-			if id == 0 {
-				continue
-			}
-			l, err := inspect(id)
-			if err != nil {
-				return nil, err
-			}
-			if len(l.maps) > 0 {
-				return openMaps(l.maps)
-			}
-		}
-	}
-	return nil, nil
-}
-
-// withClsact lists the devices that may have filters of ours.
-func withClsact(h *netlink.Handle) ([]int, error) {
-	for {
-		qdiscs, err := h.QdiscList(nil)
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list qdiscs: %w", err)
-		}
-		var list []int
-		for _, q := range qdiscs {
-			if q.Type() == "clsact" {
-				list = append(list, q.Attrs().LinkIndex)
-			}
-		}
-		return list, nil
-	}
-}
-
-// wrong names the first program that is not in its place. The caller holds mu.
-func (s *shortcuts) wrong(places []Held) (string, error) {
-	for _, p := range places {
-		if p.ID == 0 {
-			return "program " + p.Program + " is missing", nil
-		}
-		if s.ours[p.ID] == p.Program {
-			continue
-		}
-		l, err := inspect(p.ID)
-		if err != nil {
-			return "", err
-		}
-		if !s.objects.runs(l, p.Program) {
-			return "program " + p.Program + " is another version", nil
-		}
-		s.ours[p.ID] = p.Program
-	}
-	return "", nil
-}
-
-// wrongENI is wrong for an ENI.
-func (s *shortcuts) wrongENI(h *netlink.Handle, index int) (string, error) {
-	places, err := held(h, index, eniPlaces)
-	if err != nil {
-		return "", err
-	}
-	return s.wrong(places)
 }
 
 // ENIProblem implements route.Extension.
@@ -148,7 +56,7 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 	if err := s.load(h); err != nil {
 		return "", err
 	}
-	problem, err := s.wrongENI(h, eni.Index)
+	problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks)
 	if problem != "" {
 		problem = eni.Device + ": " + problem
 	}
@@ -159,13 +67,13 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 func (s *shortcuts) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	devices, err := withClsact(h)
+	devices, err := tcprog.Devices(h)
 	errs := []error{err}
 	for _, l := range links {
 		if !slices.Contains(devices, l.Attrs().Index) || route.IsPodDevice(l) {
 			continue
 		}
-		if _, err := detach(h, l.Attrs().Index); err != nil {
+		if _, err := filters.Detach(h, l.Attrs().Index); err != nil {
 			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
 		}
 	}
@@ -181,9 +89,9 @@ func (s *shortcuts) close() error {
 // unload lets go of the objects; what filters hold stays.
 func (s *shortcuts) unload() error {
 	o := s.objects
-	s.objects, s.enis, s.ours = nil, nil, nil
+	s.objects, s.enis = nil, nil
 	if o == nil {
 		return nil
 	}
-	return o.close()
+	return o.Close()
 }

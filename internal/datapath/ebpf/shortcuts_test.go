@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // watched counts the packets that pass the node's forwarding: those of the host stack.
@@ -86,7 +89,7 @@ func TestWhatIsDirect(t *testing.T) {
 // clearFlows forgets all flows, as eviction would.
 func clearFlows(t *testing.T, n *suite.Node) {
 	t.Helper()
-	m := own(n).shortcuts.objects.flows
+	m := own(n).shortcuts.objects.Maps[mapFlows]
 	var key shortcutFlowKey
 	var value shortcutFlow
 	var keys []shortcutFlowKey
@@ -162,7 +165,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := own(n).shortcuts.objects.flows
+	m := own(n).shortcuts.objects.Maps[mapFlows]
 	var key shortcutFlowKey
 	var value shortcutFlow
 	aged := 0
@@ -199,7 +202,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 		}
 		return out
 	}
-	programs, maps := ids(), own(n).shortcuts.objects.maps
+	programs, maps := ids(), mapIDs(n)
 	if err := n.DP.Close(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -207,8 +210,8 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 	if repairs := n.Sync(a, b); len(repairs) != 0 {
 		t.Errorf("Sync repairs %q", repairs)
 	}
-	if !slices.Equal(maps, own(n).shortcuts.objects.maps) {
-		t.Errorf("maps %v became %v", maps, own(n).shortcuts.objects.maps)
+	if now := mapIDs(n); !slices.Equal(maps, now) {
+		t.Errorf("maps %v became %v", maps, now)
 	}
 	if programs != ids() {
 		t.Errorf("programs\n%s\nbecame\n%s", programs, ids())
@@ -216,6 +219,16 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 	if counts, err := own(n).Counters(); err != nil || counts["learned"] == 0 {
 		t.Errorf("counters %v, %v", counts, err)
 	}
+}
+
+// mapIDs are those that a node's datapath has.
+func mapIDs(n *suite.Node) (ids []bpf.MapID) {
+	for _, m := range own(n).shortcuts.objects.Maps {
+		id, _ := must(m.Info()).ID()
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
 }
 
 // A program of another version is replaced; maps of another size are made anew.
@@ -235,8 +248,8 @@ func TestOtherVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd := []place{{netlink.HANDLE_MIN_INGRESS, ToPod}}
-	if err := attach(h, link.Attrs().Index, odd, own(n).shortcuts.objects.programs); err != nil {
+	odd := []tcprog.Hook{{Parent: tcprog.Ingress, Program: ToPod}}
+	if err := filters.Attach(h, own(n).shortcuts.objects, link.Attrs().Index, odd); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -331,7 +344,7 @@ func TestLeftovers(t *testing.T) {
 	n.Sync()
 	p := n.AddPod(1)
 	s := own(n).shortcuts
-	if err := s.objects.pods.Put(addrKey(netip.MustParseAddr("192.168.40.99")), shortcutPod{Ifindex: 9999}); err != nil {
+	if err := s.table().Put(addrKey(netip.MustParseAddr("192.168.40.99")), shortcutPod{Ifindex: 9999}); err != nil {
 		t.Fatal(err)
 	}
 	h, err := handle(n)
@@ -341,11 +354,13 @@ func TestLeftovers(t *testing.T) {
 	defer h.Close()
 	for _, dev := range []string{"eth0", "eth2"} {
 		link := must(h.LinkByName(dev))
-		if err := attach(h, link.Attrs().Index, eniPlaces, s.objects.programs); err != nil {
+		if err := filters.Attach(h, s.objects, link.Attrs().Index, eniHooks); err != nil {
 			t.Fatal(err)
 		}
-		others := filter(link.Attrs().Index, netlink.HANDLE_MIN_INGRESS)
-		others.Priority, others.Name, others.Fd, others.DirectAction = 7, "others", s.objects.programs[toENI].FD(), true
+		others := &netlink.BpfFilter{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: link.Attrs().Index, Parent: tcprog.Ingress, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 7},
+			Fd:          s.objects.Programs[toENI].FD(), Name: "others", DirectAction: true,
+		}
 		if err := h.FilterAdd(others); err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // The suite's table against this datapath.
@@ -31,7 +32,7 @@ func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
 func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	dev := p.Wiring.HostIfName
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	pods := own(n).shortcuts.objects.pods
+	pods := own(n).shortcuts.table()
 	change := func(f func(*shortcutPod)) {
 		var e shortcutPod
 		if err := pods.Lookup(addrKey(p.V4), &e); err != nil {
@@ -80,7 +81,7 @@ func trace(n *suite.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	devices, err := withClsact(h)
+	devices, err := tcprog.Devices(h)
 	if err != nil {
 		return "", err
 	}
@@ -91,7 +92,7 @@ func trace(n *suite.Node) (string, error) {
 			continue
 		}
 		lines = append(lines, "clsact on "+name)
-		for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
+		for _, parent := range []uint32{tcprog.Ingress, tcprog.Egress} {
 			list, err := h.FilterList(l, parent)
 			if err != nil {
 				return "", err

@@ -11,13 +11,14 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Sync implements route.Extension.
 func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	devices, err := withClsact(h)
+	devices, err := tcprog.Devices(h)
 	if err != nil {
 		return nil, err
 	}
@@ -39,10 +40,10 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		if !wanted {
 			continue
 		}
-		problem, err := s.wrongENI(h, e.Index)
+		problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
 		if err == nil && problem != "" {
 			repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
-			err = attach(h, e.Index, eniPlaces, s.objects.programs)
+			err = filters.Attach(h, s.objects, e.Index, eniHooks)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("ENI device %s: %w", e.Device, err))
@@ -55,7 +56,7 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		if !slices.Contains(devices, index) || route.IsPodDevice(l) || isENI[index] && wanted {
 			continue
 		}
-		found, err := detach(h, index)
+		found, err := filters.Detach(h, index)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
 		}
@@ -82,7 +83,7 @@ func (s *shortcuts) prune(h *netlink.Handle, links []netlink.Link) ([]string, er
 		if there[index] || exists(h, index) {
 			continue
 		}
-		if err := s.objects.pods.Delete(addrKey(a)); err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
+		if err := s.table().Delete(addrKey(a)); err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
 			return repairs, fmt.Errorf("remove %s from map %s: %w", a, mapPods, err)
 		}
 		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: its device is gone", a, mapPods))
@@ -96,12 +97,12 @@ func exists(h *netlink.Handle, index int) bool {
 	return !errors.As(err, &missing)
 }
 
-// list is the map of pods. The caller holds mu.
+// list is what the map of pods holds. The caller holds mu.
 func (s *shortcuts) list() (map[netip.Addr]shortcutPod, error) {
 	pods := map[netip.Addr]shortcutPod{}
 	var key shortcutAddr
 	var value shortcutPod
-	it := s.objects.pods.Iterate()
+	it := s.table().Iterate()
 	for it.Next(&key, &value) {
 		pods[addrOf(key)] = value
 	}

@@ -3,10 +3,10 @@ package ebpf
 import (
 	"net/netip"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Variant is a datapath that is this one with other devices for its pods. The pods of
@@ -21,15 +21,9 @@ type Variant struct {
 type Hooks interface {
 	// Attach puts programs on the node's end of a pod's pair, or in the place of ours
 	// that are there; no packet passes in between.
-	Attach(h *netlink.Handle, index int, programs map[string]*bpf.Program) error
-	// Held is what runs there now.
-	Held(h *netlink.Handle, index int) ([]Held, error)
-}
-
-// Held is a place for a program, and the id of the one of ours that runs in it, or 0.
-type Held struct {
-	Program string
-	ID      int
+	Attach(h *netlink.Handle, o *tcprog.Objects, index int) error
+	// Wrong names the first program that is not in its place there, or "".
+	Wrong(h *netlink.Handle, o *tcprog.Objects, index int) (string, error)
 }
 
 // variant implements route.Pairer for a Variant. What is the node's is done by shortcuts,

@@ -3,36 +3,20 @@ package ipvlan
 import (
 	"errors"
 	"fmt"
-	"runtime"
 
 	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Supported says why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError, or
-// what kept it from finding out. It tries in a network namespace of its own, which it leaves to the kernel.
-func Supported() error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: thread and namespace end with the goroutine
-		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("make a network namespace to probe for %s: %w", Name, err)
-			return
-		}
-		done <- probe()
-	}()
-	return <-done
-}
+// what kept it from finding out. It tries in a network namespace of its own.
+func Supported() error { return tcprog.InScratch(probe) }
 
-func probe() error {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("open route netlink socket: %w", err)
-	}
-	defer h.Close()
+func probe(h *netlink.Handle) error {
 	parent := netlink.NewVeth(netlink.LinkAttrs{Name: "parent", TxQLen: -1})
 	parent.PeerName = "peer"
 	if err := h.LinkAdd(parent); err != nil {

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // hooks are the two places for programs in a pair. Both are asked for by the index of the
@@ -36,10 +37,10 @@ type place struct {
 var places = []place{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
 
 // Attach implements ebpf.Hooks. A program that runs already is left alone.
-func (k *hooks) Attach(_ *netlink.Handle, index int, programs map[string]*bpf.Program) error {
+func (k *hooks) Attach(_ *netlink.Handle, o *tcprog.Objects, index int) error {
 	return k.inside(func() error {
 		for _, p := range places {
-			if err := put(index, p, programs[p.program]); err != nil {
+			if err := put(index, p, o.Programs[p.program]); err != nil {
 				return fmt.Errorf("attach program %s: %w", p.program, err)
 			}
 		}
@@ -64,27 +65,31 @@ func put(index int, p place, program *bpf.Program) error {
 	return err
 }
 
-// Held implements ebpf.Hooks.
-func (k *hooks) Held(_ *netlink.Handle, index int) ([]ebpf.Held, error) {
-	var list []ebpf.Held
-	err := k.inside(func() error {
+// Wrong implements ebpf.Hooks.
+func (k *hooks) Wrong(_ *netlink.Handle, o *tcprog.Objects, index int) (problem string, err error) {
+	err = k.inside(func() error {
 		for _, p := range places {
-			held := ebpf.Held{Program: p.program}
-			program, err := ours(index, p.attach)
+			id, err := held(index, p)
 			if err != nil {
 				return err
 			}
-			if program != nil {
-				held.ID, err = idOf(program)
-				if err := errors.Join(err, program.Close()); err != nil {
-					return err
-				}
+			if problem, err = o.Check(p.program, id); err != nil || problem != "" {
+				return err
 			}
-			list = append(list, held)
 		}
 		return nil
 	})
-	return list, err
+	return problem, err
+}
+
+// held is the id of the program of ours in a place, or 0.
+func held(index int, p place) (int, error) {
+	program, err := ours(index, p.attach)
+	if err != nil || program == nil {
+		return 0, err
+	}
+	id, err := idOf(program)
+	return id, errors.Join(err, program.Close())
 }
 
 // ours opens the program of ours in a place, or gives nil. Programs of others may be
@@ -106,7 +111,7 @@ func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 			return nil, fmt.Errorf("open program %d: %w", a.ID, err)
 		}
 		info, err := program.Info()
-		if err == nil && strings.HasPrefix(info.Name, ebpf.ProgramPrefix) {
+		if err == nil && strings.HasPrefix(info.Name, tcprog.Prefix) {
 			return program, nil
 		}
 		if err := errors.Join(err, program.Close()); err != nil {

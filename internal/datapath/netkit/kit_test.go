@@ -93,12 +93,12 @@ func trace(n *suite.Node) (string, error) {
 		for _, l := range links {
 			name, index := l.Attrs().Name, l.Attrs().Index
 			if l.Type() == "netkit" {
-				held, err := own(n).hooks.Held(nil, index)
-				if err != nil {
-					return err
-				}
-				for _, place := range held {
-					lines = append(lines, fmt.Sprintf("netkit %s %s %v", name, place.Program, place.ID != 0))
+				for _, p := range places {
+					id, err := held(index, p)
+					if err != nil {
+						return err
+					}
+					lines = append(lines, fmt.Sprintf("netkit %s %s %v", name, p.program, id != 0))
 				}
 			}
 			for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {

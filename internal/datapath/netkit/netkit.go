@@ -17,7 +17,6 @@ var _ datapath.Datapath = (*Datapath)(nil)
 // pods of ebpf and route too (datapath.Pod.Datapath) and leaves them as they are.
 type Datapath struct {
 	*ebpf.Datapath
-	hooks *hooks
 }
 
 // New touches nothing of the node yet. Ask Supported before.
@@ -29,7 +28,7 @@ func New(o ebpf.Options) (*Datapath, error) {
 		return nil, err
 	}
 	h.inside = core.Inside
-	return &Datapath{core, h}, nil
+	return &Datapath{core}, nil
 }
 
 // Name implements datapath.Datapath.

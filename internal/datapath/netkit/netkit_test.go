@@ -18,6 +18,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // wire adds a pod by a datapath of the node.
@@ -247,8 +248,8 @@ func TestRestartAndOtherVersions(t *testing.T) {
 			return err
 		}
 		// A program of ours in the wrong place is another version of the right one.
-		return ebpf.Try(func(_ *netlink.Handle, programs map[string]*bpf.Program) error {
-			return n.Do(func() error { return put(index(a), places[0], programs[ebpf.ToPod]) })
+		return ebpf.Try(func(_ *netlink.Handle, o *tcprog.Objects) error {
+			return n.Do(func() error { return put(index(a), places[0], o.Programs[ebpf.ToPod]) })
 		})
 	})
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Supported says why this kernel cannot run the datapath, or nil: an UnsupportedError, or
@@ -18,7 +19,7 @@ func Supported() error {
 	if err := ebpf.Supported(); err != nil {
 		return fmt.Errorf("it builds on the datapath %s: %w", ebpf.Name, err)
 	}
-	return ebpf.Try(func(h *netlink.Handle, programs map[string]*bpf.Program) error {
+	return ebpf.Try(func(h *netlink.Handle, o *tcprog.Objects) error {
 		pair := &netlink.Netkit{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.NETKIT_MODE_L3}
 		pair.Name = "primary"
 		peer := netlink.NewLinkAttrs()
@@ -32,7 +33,7 @@ func Supported() error {
 			return fmt.Errorf("find the netkit device to try with: %w", err)
 		}
 		here := &hooks{inside: func(f func() error) error { return f() }}
-		if err := here.Attach(h, made.Attrs().Index, programs); err != nil {
+		if err := here.Attach(h, o, made.Attrs().Index); err != nil {
 			return lacking("eBPF programs in netkit devices (BPF_NETKIT_PRIMARY and _PEER, Linux 6.8)", unix.EINVAL, err)
 		}
 		return nil

@@ -100,28 +100,37 @@ func (o *Objects) Close() error {
 // Wrong names the first program that is not in its place on a device, or is another
 // version than ours, or "".
 func (p Filters) Wrong(h *netlink.Handle, o *Objects, index int, hooks []Hook) (string, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	for _, k := range hooks {
 		id, _, err := p.attached(h, index, k.Parent)
 		if err != nil {
 			return "", err
 		}
-		if id == 0 {
-			return "program " + k.Program + " is missing", nil
+		if problem, err := o.Check(k.Program, id); err != nil || problem != "" {
+			return problem, err
 		}
-		if o.known[id] == k.Program {
-			continue
-		}
-		l, err := inspect(id)
-		if err != nil {
-			return "", err
-		}
-		if !o.runs(l, k.Program) {
-			return "program " + k.Program + " is another version", nil
-		}
-		o.known[id] = k.Program
 	}
+	return "", nil
+}
+
+// Check says what is wrong if the program with that id (0: none) runs where one of ours
+// should, or "".
+func (o *Objects) Check(program string, id int) (string, error) {
+	if id == 0 {
+		return "program " + program + " is missing", nil
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.known[id] == program {
+		return "", nil
+	}
+	l, err := inspect(id)
+	if err != nil {
+		return "", err
+	}
+	if !o.runs(l, program) {
+		return "program " + program + " is another version", nil
+	}
+	o.known[id] = program
 	return "", nil
 }
 
