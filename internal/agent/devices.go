@@ -48,15 +48,6 @@ func wholeDump[T any](dump func() ([]T, error)) (list []T, err error) {
 	return list, err
 }
 
-// HasLink reports whether this network namespace has a link of that name.
-func HasLink(name string) (bool, error) {
-	_, err := netlink.LinkByName(name)
-	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // resubscribe is how long WatchLinks waits before it listens again after its
 // socket broke (the kernel drops a listener that is too slow).
 const resubscribe = time.Second

@@ -29,6 +29,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 )
@@ -252,7 +253,7 @@ func (n *node) start() {
 	}
 	a, err := New(Options{
 		Log: log, Now: time.Now, Journal: j, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 20 * time.Second,
-		Alive: SandboxAlive, Devices: LinksByMAC("tw"), HasLink: HasLink,
+		Alive: SandboxAlive, Devices: LinksByMAC("tw"), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		n.t.Fatal(err)

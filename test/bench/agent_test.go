@@ -26,6 +26,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ipvlan"
 )
 
 // asAgent is set in the process that is a node's agent: a job as JSON.
@@ -122,7 +123,7 @@ func (j *job) run() error {
 	}
 	a, err := agent.New(agent.Options{
 		Exclusive: own, Log: log, Now: time.Now, Journal: state, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 25 * time.Second,
-		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC("tw"), HasLink: agent.HasLink,
+		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC("tw"), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		return err

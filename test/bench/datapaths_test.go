@@ -13,6 +13,8 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
+	"terway.dev/terway/internal/datapath/ipvlan"
+	"terway.dev/terway/internal/datapath/netkit"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
@@ -38,7 +40,8 @@ type subject interface {
 	Close(ctx context.Context) error
 }
 
-// kinds are all datapaths, and what they should reach against the host.
+// kinds are all datapaths, and what they should reach against the host. Those without a
+// goal need a kernel that has run in virtual machines only.
 func kinds() []kind {
 	goals := func(stream, latency float64) map[string]report.Goal {
 		return map[string]report.Goal{
@@ -48,6 +51,8 @@ func kinds() []kind {
 	return []kind{
 		{name: "route", open: openRoute, goals: goals(0.85, 1.15)},
 		{name: "ebpf", lacks: ebpf.Supported(), open: openEBPF, goals: goals(0.97, 1.05)},
+		{name: "netkit", lacks: netkit.Supported(), open: openNetkit},
+		{name: "ipvlan", lacks: ipvlan.Supported(), open: openIPvlan},
 		{name: "exclusive", own: true, open: openExclusive, goals: goals(0.99, 1.02)},
 	}
 }
@@ -58,6 +63,14 @@ func openRoute(netns string, log *slog.Logger) (subject, error) {
 
 func openEBPF(netns string, log *slog.Logger) (subject, error) {
 	return ebpf.New(ebpf.Options{NetNS: netns, Log: log})
+}
+
+func openNetkit(netns string, log *slog.Logger) (subject, error) {
+	return netkit.New(ebpf.Options{NetNS: netns, Log: log})
+}
+
+func openIPvlan(netns string, log *slog.Logger) (subject, error) {
+	return ipvlan.New(ipvlan.Options{NetNS: netns, Log: log})
 }
 
 // exclusiveNode is a node with pods of both kinds.
