@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/test/bench/report"
 	"terway.dev/terway/test/bench/traffic"
 )
@@ -113,7 +114,7 @@ func (b *bench) finish(list []report.Comparison, notes []string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	kernel, err := report.Kernel()
+	version, err := kernel.Version()
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func (b *bench) finish(list []report.Comparison, notes []string) {
 		b.t.Fatal(err)
 	}
 	r := report.Report{
-		Command: "make " + b.name, Date: b.started, Kernel: kernel, CPUs: runtime.NumCPU(), Load: [2]float64{b.load, load},
+		Command: "make " + b.name, Date: b.started, Kernel: version, CPUs: runtime.NumCPU(), Load: [2]float64{b.load, load},
 		Rounds: b.run.Rounds(), Notes: notes, Results: results,
 	}
 	say("")

@@ -10,8 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
 )
@@ -37,12 +37,12 @@ is measured anew each time. Takes some minutes and needs root.`,
 				return err
 			}
 			base.Dir = *dir
-			kernel, err := kernelRelease()
+			version, err := kernel.Version()
 			if err != nil {
 				return err
 			}
 			measured, err := compare.Run(cmd.Context(), base, networks, o, lab.NewProgress(cmd.ErrOrStderr(), time.Now))
-			r := compare.Report{Date: time.Now().Format(time.DateOnly), Kernel: kernel, CPUs: runtime.NumCPU(),
+			r := compare.Report{Date: time.Now().Format(time.DateOnly), Kernel: version, CPUs: runtime.NumCPU(),
 				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Networks: measured}
 			if len(measured) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", r.Table())
@@ -91,12 +91,4 @@ func keep(r *compare.Report, markdown, jsonFile string) error {
 			e.SetIndent("", "  ")
 			return e.Encode(r)
 		}))
-}
-
-func kernelRelease() (string, error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "", fmt.Errorf("ask for the kernel's release: %w", err)
-	}
-	return unix.ByteSliceToString(u.Release[:]), nil
 }

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Report is a run's outcome and where it was made.
@@ -27,15 +25,6 @@ type Report struct {
 	// Notes say what must be known to read the figures.
 	Notes   []string `json:"notes,omitempty"`
 	Results []Result `json:"results"`
-}
-
-// Kernel is the running one.
-func Kernel() (string, error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "", fmt.Errorf("ask for the kernel's version: %w", err)
-	}
-	return unix.ByteSliceToString(u.Release[:]), nil
 }
 
 // Load is the load average over the last minute.
