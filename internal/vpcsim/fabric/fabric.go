@@ -42,7 +42,7 @@ type Fabric struct {
 	listeners  map[string]map[net.Listener]bool
 	// lost is Notify's; unwatch ends the watching of the ports.
 	lost    func()
-	unwatch chan struct{}
+	unwatch context.CancelFunc
 
 	ports   *table[uint32, programPort]
 	addrs   *table[programAddrKey, uint32]
@@ -173,7 +173,7 @@ func (f *Fabric) open() error {
 		return err
 	}
 	f.handle = h
-	if err := f.watch(ns); err != nil {
+	if err := f.watch(); err != nil {
 		f.release()
 		return err
 	}
@@ -287,7 +287,7 @@ func (f *Fabric) release() error {
 		f.program = nil
 	}
 	if f.unwatch != nil {
-		close(f.unwatch)
+		f.unwatch()
 		f.unwatch = nil
 	}
 	if f.handle != nil {

@@ -1,7 +1,9 @@
 package fabric
 
 import (
+	"context"
 	"fmt"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -19,38 +21,83 @@ func (f *Fabric) Notify(lost func()) {
 }
 
 // watch listens to the switch's devices until release. The caller holds mu.
-func (f *Fabric) watch(ns netns.NsHandle) error {
+func (f *Fabric) watch() error {
 	if f.lost == nil {
 		return nil
 	}
-	lost, done := f.lost, make(chan struct{})
-	updates := make(chan netlink.LinkUpdate, 64)
-	err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{
-		Namespace: &ns,
-		// Large enough for every port of a fabric to go at once.
-		ReceiveBufferSize: 4 << 20,
-		// What a broken socket did not say is found by looking.
-		ErrorCallback: func(error) { lost() },
-	})
+	lost, path := f.lost, f.switchPath()
+	ctx, stop := context.WithCancel(context.Background())
+	updates, hangUp, err := subscribe(ctx, path)
 	if err != nil {
-		return fmt.Errorf("watch the ports: %w", err)
+		stop()
+		return err
 	}
-	f.unwatch = done
+	f.unwatch = stop
 	go func() {
-		for u := range updates {
-			if u.Header.Type != unix.RTM_DELLINK {
-				continue
+		for ctx.Err() == nil {
+			for u := range updates { // until the socket breaks or is closed
+				if u.Header.Type == unix.RTM_DELLINK && f.isPort(uint32(u.Attrs().Index)) {
+					lost()
+				}
 			}
-			f.mu.Lock()
-			known := false
-			for _, d := range f.devices {
-				known = known || d.ifindex == uint32(u.Attrs().Index)
-			}
-			f.mu.Unlock()
-			if known {
-				lost()
+			hangUp()
+			if updates, hangUp = f.resubscribe(ctx, path); ctx.Err() == nil {
+				lost() // what the broken socket did not say is found by looking
 			}
 		}
 	}()
 	return nil
+}
+
+// subscribe listens to the devices of a namespace. The channel is closed when the socket
+// breaks: the kernel says ENOBUFS to a listener that is too slow.
+func subscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, context.CancelFunc, error) {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("watch the ports: %w", err)
+	}
+	defer ns.Close()
+	ctx, hangUp := context.WithCancel(ctx)
+	updates := make(chan netlink.LinkUpdate, 64)
+	err = netlink.LinkSubscribeWithOptions(updates, ctx.Done(), netlink.LinkSubscribeOptions{
+		Namespace: &ns,
+		// Large enough for every port of a fabric to go at once.
+		ReceiveBufferSize: 4 << 20,
+	})
+	if err != nil {
+		hangUp()
+		return nil, nil, fmt.Errorf("watch the ports: %w", err)
+	}
+	return updates, hangUp, nil
+}
+
+// again is how long resubscribe waits before it tries once more.
+const again = time.Second
+
+// resubscribe subscribes anew, however often it takes.
+func (f *Fabric) resubscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, context.CancelFunc) {
+	for ctx.Err() == nil {
+		updates, hangUp, err := subscribe(ctx, path)
+		if err == nil {
+			f.opts.Logger.Warn("the socket that watched the ports broke: watching by another")
+			return updates, hangUp
+		}
+		f.opts.Logger.Error("the socket that watched the ports broke", "error", err)
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+		}
+	}
+	return nil, nil
+}
+
+func (f *Fabric) isPort(ifindex uint32) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range f.devices {
+		if d.ifindex == ifindex {
+			return true
+		}
+	}
+	return false
 }
