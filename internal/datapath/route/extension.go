@@ -19,8 +19,8 @@ import (
 type Extension interface {
 	// Name of the datapath that pods ask for.
 	Name() string
-	// Sync makes the ENIs' pieces right, removes what belongs to devices that are
-	// gone, and says what it repaired.
+	// Sync makes the ENIs' pieces right, removes what belongs to devices that are gone
+	// and what others of the links have, and says what it repaired.
 	Sync(h *netlink.Handle, links []netlink.Link, enis []ENIPlace) ([]string, error)
 	// ENIProblem names the first piece of an ENI that is missing or wrong.
 	ENIProblem(h *netlink.Handle, eni ENIPlace) (string, error)

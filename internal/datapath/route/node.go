@@ -18,7 +18,8 @@ import (
 
 // ready returns the state of the node, and makes the kernel agree with the node
 // first if it was never done or the node changed. AddPod calls it: a pod that
-// arrives before the first Sync, or on a new ENI, need not wait for one.
+// arrives before the first Sync, or on a new ENI, need not wait for one. What AddPod was
+// told of the node may be older than what the last Sync was, so nothing is removed.
 func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.Node) (nodeState, error) {
 	if s := d.state(); s.print == fingerprint(node) {
 		return s, nil
@@ -28,7 +29,7 @@ func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.N
 	if s := d.state(); s.print == fingerprint(node) {
 		return s, nil
 	}
-	repairs, err := d.ensureNode(ctx, h, node)
+	repairs, err := d.ensureNode(ctx, h, node, false)
 	for _, r := range repairs {
 		d.log.Info("node prepared for pods", "repair", r)
 	}
@@ -36,9 +37,9 @@ func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.N
 }
 
 // ensureNode makes the node-wide pieces agree with the node: sysctls, ENIs, their
-// tables, the rules, the nftables table; and removes those of vanished ENIs. It
+// tables, the rules, the nftables table; and, to prune, removes those of other ENIs. It
 // goes on after an error with one ENI. The caller holds nodeMu.
-func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node) ([]string, error) {
+func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
 	var repairs []string
 	var errs []error
 	note := func(r []string, err error) {
@@ -72,9 +73,13 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 			enis[macKey(eni.MAC)] = s
 		}
 	}
-	note(ensureTables(h, node, enis, routes))
-	note(ensureRules(ctx, h, families, enis))
-	note(releaseDevices(h, links, was, enis))
+	note(ensureTables(h, node, enis, routes, prune))
+	note(ensureRules(ctx, h, families, enis, prune))
+	if prune {
+		note(releaseDevices(h, links, was, enis))
+	} else {
+		links = nil // no others than the ENIs are extensions' business
+	}
 
 	rs, err := newRuleset(node)
 	if err != nil {
@@ -224,15 +229,17 @@ func (d *Datapath) assign(node datapath.Node, links []netlink.Link, routes []net
 
 // assignSlots gives each ENI that has a device a slot. A slot, once given, stays
 // while the ENI is there: in the process by memory, over a restart by the route
-// in the slot's table. It returns what it could assign and an error for the rest.
+// in the slot's table. A new ENI gets one that no route is in, whosever it is. It
+// returns what it could assign and an error for the rest.
 func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Route, last nodeState) (map[string]eniState, error) {
 	byIndex := map[int]int{} // device index → slot
-	taken := map[int]bool{}
+	taken, routed := map[int]bool{}, map[int]bool{}
 	for _, r := range routes {
 		if r.Table > TableLocal && isDefault(r) && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
 			if _, dup := byIndex[r.LinkIndex]; !dup {
 				byIndex[r.LinkIndex] = r.Table - TableLocal
 			}
+			routed[r.Table-TableLocal] = true
 		}
 	}
 	enis := map[string]eniState{}
@@ -260,7 +267,7 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 	delete(taken, 0)
 	for _, key := range fresh {
 		s := enis[key]
-		for s.slot = 1; taken[s.slot]; s.slot++ {
+		for s.slot = 1; taken[s.slot] || routed[s.slot]; s.slot++ {
 		}
 		if s.slot > MaxENIs {
 			errs = append(errs, fmt.Errorf("ENI with MAC %s: all %d slots are in use", key, MaxENIs))

@@ -50,7 +50,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	defer h.Close()
 	s.h = h
 	d.nodeMu.Lock()
-	repairs, err := d.ensureNode(ctx, h, node)
+	repairs, err := d.ensureNode(ctx, h, node, true)
 	d.nodeMu.Unlock()
 	errs = append(errs, err)
 	s.repairs = repairs

@@ -61,9 +61,9 @@ func routeText(r netlink.Route) string {
 	return fmt.Sprintf("route %s in table %d", dst, r.Table)
 }
 
-// ensureTables adds missing routes of the ENIs' tables and removes ours that no
-// ENI wants. have are all our routes as listed before.
-func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniState, have []netlink.Route) ([]string, error) {
+// ensureTables adds missing routes of the ENIs' tables and, to prune, removes ours that
+// no ENI wants. have are all our routes as listed before.
+func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniState, have []netlink.Route, prune bool) ([]string, error) {
 	var repairs []string
 	var errs []error
 	var want []netlink.Route
@@ -87,7 +87,7 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniStat
 		repairs = append(repairs, "added "+routeText(w))
 	}
 	for _, r := range have {
-		if r.Table == TableLocal {
+		if !prune || r.Table == TableLocal {
 			continue
 		}
 		keep := false
@@ -199,7 +199,7 @@ func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) 
 	return own, nil
 }
 
-func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis map[string]eniState) ([]string, error) {
+func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis map[string]eniState, prune bool) ([]string, error) {
 	have, err := ownRules(ctx, h)
 	if err != nil {
 		return nil, err
@@ -219,7 +219,7 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 		repairs = append(repairs, "added "+k.String())
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(have), func(a, b ruleKey) int { return strings.Compare(a.String(), b.String()) }) {
-		if want[k] {
+		if !prune || want[k] {
 			continue
 		}
 		if err := h.RuleDel(k.rule()); err != nil && !absent(err) {

@@ -89,6 +89,48 @@ func strandedPod(t *testing.T, k Kit) {
 	}
 }
 
+// What AddPod is told of the node may be older than what a Sync was told: the pods of ENIs
+// that it does not know go on, also on a new agent that has not seen them yet.
+func addPodWithAnotherListOfENIs(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 3)
+	n := w.Nodes[0]
+	all := n.Desired.ENIs
+	n.Desired.ENIs = all[:2]
+	n.Sync()
+	p, far := Serving(n.AddPod(2)), Serving(w.Nodes[1].AddPod(1))
+	pods := []*Pod{p}
+	for _, c := range []struct {
+		knows, there []datapath.ENI
+		eni          int
+	}{
+		{all[:1], all[:2], 1},
+		{[]datapath.ENI{all[0], all[2]}, all, 3},
+	} {
+		for range 2 {
+			n.Desired.ENIs = c.knows
+			q := n.AddPod(c.eni)
+			pods = append(pods, q)
+			n.Desired.ENIs = c.there
+			for _, here := range []*Pod{p, q} {
+				MustReach(t, here.NS, At(far.V4, 80), far.NS, here.V4)
+				if err := n.DP.CheckPod(context.Background(), n.Desired, here.Spec); err != nil {
+					t.Errorf("AddPod was told of %d ENIs of %d: %v", len(c.knows), len(c.there), err)
+				}
+			}
+			MustReach(t, far.NS, At(p.V4, 80), p.NS, far.V4)
+			n.DP = n.NewDatapath()
+		}
+	}
+	if repairs := n.Sync(pods...); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+	n.Desired.ENIs = all[:1]
+	_, _ = n.TrySync(pods...) // its error names the pods without an ENI
+	if _, err := Ask(p.NS, At(far.V4, 80)); err == nil {
+		t.Error("a pod talks by an ENI that a Sync was to remove")
+	}
+}
+
 func concurrentPods(t *testing.T, k Kit) {
 	w := k.NewWorld(t, 1, 2)
 	n := w.Nodes[0]

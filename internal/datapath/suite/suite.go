@@ -107,6 +107,7 @@ func Scenarios() []Scenario {
 		{"teardown and again", teardownAndAgain},
 		{"AddPod twice and after a restart", addPodTwiceAndAfterRestart},
 		{"a stranded pod", strandedPod},
+		{"AddPod with another list of ENIs", addPodWithAnotherListOfENIs},
 		{"concurrent pods", concurrentPods},
 		{"DelPod tolerates absence", delPodToleratesAbsence},
 		{"address reuse", addressReuse},
