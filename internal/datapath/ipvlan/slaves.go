@@ -19,6 +19,9 @@ import (
 // Name implements route.Extension.
 func (s *Extension) Name() string { return Name }
 
+// Pair implements route.Pairer.
+func (s *Extension) Pair() route.Pair { return route.IPvlan }
+
 // load loads the programs once. The caller holds mu.
 func (s *Extension) load(h *netlink.Handle) error {
 	if s.objects != nil {

@@ -36,11 +36,10 @@ type Extension interface {
 	Teardown(h *netlink.Handle, links []netlink.Link) error
 }
 
-// Linker is an Extension that makes the devices of its pods; without it they are the two
-// ends of a veth. The node's device has the pod's name (Place.Device) and is known by it,
-// by its group or by its alias.
+// Linker is a Pairer that makes the devices of its pods itself. The node's device has the
+// pod's name (Place.Device) and is known by it, by its group or by its alias.
 type Linker interface {
-	Extension
+	Pairer
 	// Link makes the two devices of a pod, down, or finds them. One that is not what it
 	// should be is made anew; one that somebody else made in the pod is an error.
 	Link(h, pod *netlink.Handle, ns netns.NsHandle, p Place) (host, inner netlink.Link, err error)
@@ -55,7 +54,7 @@ type Linker interface {
 	Receiver(eni ENIPlace) string
 }
 
-// Pairer is an Extension whose pods have another pair of devices than a veth.
+// Pairer is an Extension whose pods have other devices than the two ends of a veth.
 type Pairer interface {
 	Extension
 	Pair() Pair
@@ -136,7 +135,7 @@ func (d *Datapath) extensionOf(pod datapath.Pod) Extension {
 	return nil
 }
 
-// pairOf is the kind of the pod's devices, if no Linker makes them.
+// pairOf is the kind of the pod's devices.
 func (d *Datapath) pairOf(pod datapath.Pod) Pair {
 	if p, ok := d.extensionOf(pod).(Pairer); ok {
 		return p.Pair()

@@ -3,6 +3,7 @@ package route
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -22,9 +23,11 @@ const (
 	// Netkit is a pair without MACs and neighbours (mode L3), in which programs of an
 	// Extension decide about each packet. As long as there are none it drops all.
 	Netkit Pair = "netkit"
+	// IPvlan are two devices stacked on the pod's ENI, with its MAC. A Linker makes them.
+	IPvlan Pair = "ipvlan"
 )
 
-func (p Pair) hasMAC() bool { return p == Veth }
+func (p Pair) hasMAC() bool { return p != Netkit }
 
 // link describes a new pair: down, and with its peer in the pod's namespace from the start.
 func (p Pair) link(w wiring, ns netns.NsHandle) netlink.Link {
@@ -49,10 +52,10 @@ func (p Pair) link(w wiring, ns netns.NsHandle) netlink.Link {
 	return pair
 }
 
-// problem says what of the node's end only a new pair can put right, or "".
+// problem says what of the node's device only a new one can put right, or "".
 func (p Pair) problem(host netlink.Link) string {
 	if host.Type() != string(p) {
-		return fmt.Sprintf("is a %s instead of a %s", host.Type(), p)
+		return fmt.Sprintf("is of kind %s instead of %s", host.Type(), p)
 	}
 	pair, ok := host.(*netlink.Netkit)
 	switch {
@@ -135,12 +138,12 @@ func IsPodDevice(l netlink.Link) bool {
 		return false
 	}
 	if a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying {
-		return l.Type() == string(Veth) || l.Type() == string(Netkit) || l.Type() == "ipvlan"
+		return slices.Contains([]Pair{Veth, Netkit, IPvlan}, Pair(l.Type()))
 	}
-	switch l.Type() {
-	case string(Veth):
+	switch Pair(l.Type()) {
+	case Veth:
 		return a.HardwareAddr.String() == hostMAC(a.Name).String()
-	case string(Netkit), "ipvlan": // have no MAC, or the ENI's
+	case Netkit, IPvlan: // have no MAC, or the ENI's
 		return strings.HasPrefix(a.Alias, aliasPrefix)
 	}
 	return false
