@@ -262,6 +262,9 @@ func tooMany(p *Plan, l Limit, c Capacity) Problem {
 	each := ""
 	if l.What == "addresses" && p.Network == NetworkTerway {
 		each = fmt.Sprintf("; a full node takes %v, its own included", c.AddressesPerNode)
+		if l.Nodes.N == 0 {
+			each += ", so not one fits: make the vSwitch larger or nodes.podsPerNode smaller"
+		}
 	}
 	return Problem{
 		Field: "nodes.max", Value: fmt.Sprint(p.Nodes.Max),

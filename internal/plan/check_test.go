@@ -61,6 +61,7 @@ func TestRules(t *testing.T) {
 		{"not a type", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "m5.large" }, "nodes.instanceTypes[0]", `"m5.large"`, "ecs.g6.2xlarge"},
 		{"type twice", func(p *plan.Plan) { p.Nodes.InstanceTypes = append(p.Nodes.InstanceTypes, p.Nodes.InstanceTypes[0]) }, "nodes.instanceTypes[1]", "ecs.g6.2xlarge", "each type once"},
 		{"too many nodes", func(p *plan.Plan) { p.Nodes.Max, p.SecurityGroup = 273, plan.GroupEnterprise }, "nodes.max", "273", "at most 272: Pod vSwitch"},
+		{"not one node", func(p *plan.Plan) { p.Zones[0].Pods[0] = sw("192.168.32.0/28") }, "nodes.max", "3", "so not one fits: make the vSwitch larger or nodes.podsPerNode smaller"},
 		{"security group too small", func(p *plan.Plan) { p.Nodes.Max = 65 }, "nodes.max", "65", "at most 64: security group"},
 		{"node vSwitch too small", func(p *plan.Plan) { p.Zones[0].Node, p.Nodes.Count, p.Nodes.Max = sw("192.168.0.0/29"), 5, 5 }, "nodes.max", "5", "at most 4: node vSwitch"},
 

@@ -21,9 +21,28 @@ func podsOf(t catalog.Type, mode string, prefixes bool) catalog.Count {
 // demand is what a node full of pods takes of its zone's Pod vSwitches.
 type demand struct {
 	known bool
-	// enis are the secondary ENIs, perENI the most addresses, or prefixes, of one
-	// (0: unknown). singles are addresses on their own, blocks the prefixes.
-	enis, perENI, singles, blocks int
+	// singles are addresses on their own, blocks the prefixes.
+	singles, blocks int
+	// spreads are how those of each type may be spread over ENIs; none if it is unknown.
+	spreads []spread
+}
+
+// spread is what a node of a type wants of addresses, or prefixes, on ENIs: an ENI holds
+// no more than perENI of them, and the node no more ENIs than most.
+type spread struct{ want, perENI, most int }
+
+// enis is how many ENIs a node has if each carries at most so many addresses or prefixes,
+// or 0: it can not.
+func (d demand) enis(each int) int {
+	n := 0
+	for _, s := range d.spreads {
+		enis := ceil(s.want, min(each, s.perENI))
+		if enis > s.most {
+			return 0
+		}
+		n = max(n, enis)
+	}
+	return n
 }
 
 // total is how many private addresses that is. A prefix counts as its 16 addresses.
@@ -40,8 +59,11 @@ func demandOf(p *Plan, types Catalog) demand {
 		t, _ := types.Lookup(name) // a type that is not there has no figures
 		d := demandOfType(p, t)
 		worst.known = worst.known && d.known
-		worst.enis, worst.perENI = max(worst.enis, d.enis), max(worst.perENI, d.perENI)
 		worst.singles, worst.blocks = max(worst.singles, d.singles), max(worst.blocks, d.blocks)
+		worst.spreads = append(worst.spreads, d.spreads...)
+	}
+	if len(worst.spreads) < len(p.Nodes.InstanceTypes) {
+		worst.spreads = nil
 	}
 	return worst
 }
@@ -60,44 +82,53 @@ func demandOfType(p *Plan, t catalog.Type) demand {
 	}
 	switch {
 	case p.Mode == ModeExclusive:
-		return demand{known: true, enis: addresses, perENI: 1, singles: addresses}
-	case !p.Prefixes && !t.IPv4PerENI.Known:
-		return demand{known: true, singles: addresses}
+		return demand{known: true, singles: addresses, spreads: []spread{{addresses, 1, addresses}}}
 	case !p.Prefixes:
-		return demand{known: true, enis: ceil(addresses, t.IPv4PerENI.N), perENI: t.IPv4PerENI.N, singles: addresses}
+		d := demand{known: true, singles: addresses}
+		if limit.Known && limit.N > 0 {
+			d.spreads = []spread{{addresses, t.IPv4PerENI.N, t.ENIs.N - 1}}
+		}
+		return d
 	case !limit.Known:
 		return demand{} // how many ENIs the prefixes need is unknown
 	case limit.N == 0:
 		return demand{known: true}
 	}
-	d := demand{known: true, perENI: t.IPv4PerENI.N - 1, blocks: ceil(addresses, prefixSize)}
-	d.enis = ceil(d.blocks, d.perENI)
-	d.singles = d.enis // each keeps its primary address
-	return d
+	s := spread{ceil(addresses, prefixSize), t.IPv4PerENI.N - 1, t.ENIs.N - 1}
+	// Each ENI keeps its primary address.
+	return demand{known: true, singles: ceil(s.want, s.perENI), blocks: s.want, spreads: []spread{s}}
 }
 
 // room is how many full nodes the Pod vSwitches of a zone hold. An ENI's addresses
 // come from one vSwitch; two ways to pack are tried, whole nodes into a vSwitch and
-// whole ENIs, and both can be done.
+// ENIs of one size, full ones and smaller, and each can be done.
 func (d demand) room(pods []VSwitch) int {
 	if d.total() == 0 {
 		return unlimited
 	}
-	nodes, enis := 0, 0
+	nodes := 0
 	for _, v := range pods {
 		nodes += fit(size(v.CIDR), d.singles, d.blocks)
-		switch {
-		case d.perENI == 0:
-		case d.blocks > 0:
-			enis += fit(size(v.CIDR), 1, d.perENI)
-		default:
-			enis += fit(size(v.CIDR), d.perENI, 0)
+	}
+	each := 0
+	for _, s := range d.spreads {
+		each = max(each, s.perENI)
+	}
+	for ; each > 0; each-- {
+		ofNode, enis := d.enis(each), 0
+		if ofNode == 0 {
+			break // and with still smaller ones too
 		}
+		for _, v := range pods {
+			if d.blocks > 0 {
+				enis += fit(size(v.CIDR), 1, each)
+			} else {
+				enis += fit(size(v.CIDR), each, 0)
+			}
+		}
+		nodes = max(nodes, enis/ofNode)
 	}
-	if d.enis == 0 {
-		return nodes
-	}
-	return max(nodes, enis/d.enis)
+	return nodes
 }
 
 // unlimited is a number of nodes that no range of IPv4 holds.

@@ -93,10 +93,11 @@ func TestFit(t *testing.T) {
 // than the addresses allow.
 func TestRoomGrows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		d := demand{known: true, enis: rapid.IntRange(1, 14).Draw(t, "enis"), perENI: rapid.IntRange(1, 50).Draw(t, "per ENI")}
-		d.singles = d.enis * d.perENI
+		s := spread{most: rapid.IntRange(1, 14).Draw(t, "ENIs"), perENI: rapid.IntRange(1, 50).Draw(t, "per ENI")}
+		s.want = rapid.IntRange(1, s.most*s.perENI).Draw(t, "wanted")
+		d := demand{known: true, singles: s.want, spreads: []spread{s}}
 		if rapid.Bool().Draw(t, "prefixes") {
-			d.blocks, d.singles = d.singles, d.enis
+			d.blocks, d.singles = s.want, ceil(s.want, s.perENI)
 		}
 		var pods []VSwitch
 		before, addresses := 0, 0
@@ -113,4 +114,37 @@ func TestRoomGrows(t *testing.T) {
 			before = n
 		}
 	})
+}
+
+// TestRoomOfSmallVSwitches: an ENI can be filled in part, so vSwitches that hold no whole
+// one still hold nodes.
+func TestRoomOfSmallVSwitches(t *testing.T) {
+	of := func(sizes ...int) (pods []VSwitch) {
+		for _, bits := range sizes {
+			pods = append(pods, VSwitch{CIDR: at(private10, 0, bits)})
+		}
+		return pods
+	}
+	for name, c := range map[string]struct {
+		spreads []spread
+		pods    []VSwitch
+		want    int
+	}{
+		"an ENI for each vSwitch, both filled in part": {[]spread{{18, 20, 3}}, of(28, 28), 1},
+		"no ENI is left for the rest":                  {[]spread{{18, 20, 1}}, of(28, 28), 0},
+		"not enough addresses":                         {[]spread{{30, 20, 3}}, of(28, 28), 0},
+		"two nodes":                                    {[]spread{{18, 20, 3}}, of(28, 28, 28, 28), 2},
+		"full ENIs":                                    {[]spread{{30, 10, 3}}, of(28, 28, 28), 1},
+		"the type with fewer ENIs decides":             {[]spread{{18, 20, 3}, {18, 20, 1}}, of(28, 28), 0},
+		"a type with smaller ENIs":                     {[]spread{{18, 20, 3}, {18, 6, 3}}, of(28, 28), 1},
+		"nothing is known of ENIs":                     {nil, of(28, 28), 0},
+	} {
+		d := demand{known: true, singles: 18, spreads: c.spreads}
+		for _, s := range c.spreads {
+			d.singles = max(d.singles, s.want)
+		}
+		if got := d.room(c.pods); got != c.want {
+			t.Errorf("%s: room for %d nodes, want %d", name, got, c.want)
+		}
+	}
 }

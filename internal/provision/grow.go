@@ -80,6 +80,14 @@ func (f *PlanFile) underWay() (*growing, error) {
 	return &g, nil
 }
 
+// Forget gives a growth under way up, for good: there is no VPC any more that it was for.
+func (f *PlanFile) Forget() error {
+	if err := os.Remove(f.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the record of an earlier grow: %w", err)
+	}
+	return nil
+}
+
 // Grown is what Grow did.
 type Grown struct {
 	Zone    string

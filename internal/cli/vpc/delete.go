@@ -18,7 +18,9 @@ func deleteCommand(f *cloudflags.Flags) *cobra.Command {
 
 While anything else is in the VPC (ENIs of instances or of a cluster, vSwitches and
 security groups that are not the plan's), nothing is deleted, and a list says what
-there is and whose it is. Without --yes the command says what it would delete.`,
+there is and whose it is. Without --yes the command says what it would delete.
+
+With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, "text", "json"); err != nil {
@@ -48,6 +50,9 @@ there is and whose it is. Without --yes the command says what it would delete.`,
 			done, err := p.Delete(cmd.Context(), name)
 			if err != nil {
 				return explained(err)
+			}
+			if err := planFile(args[0]).Forget(); err != nil {
+				return err
 			}
 			if output == "json" {
 				if done == nil {

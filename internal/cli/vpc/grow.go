@@ -26,7 +26,8 @@ func growCommand(f *cloudflags.Flags) *cobra.Command {
 		Long: `Add a Pod vSwitch to a plan whose VPC exists: the next free range of the VPC, or
 one of a new secondary range when the VPC is full. FILE is rewritten. With
 --kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
-too, and the controller uses it without a restart.
+too, and the controller uses it without a restart. Without it the vSwitch's id is to be
+put there by hand.
 
 An interrupted run is finished by the next one, which adds no other vSwitch; until
 then FILE.growing says what is under way.`,
@@ -67,7 +68,7 @@ then FILE.growing says what is under way.`,
 			if err != nil {
 				return explained(err)
 			}
-			return writeGrown(cmd, output, args[0], g, adopt != nil)
+			return writeGrown(cmd, output, args[0], namespace, g, adopt != nil)
 		},
 	}
 	fl := cmd.Flags()
@@ -119,7 +120,7 @@ func adopter(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kub
 	}, nil
 }
 
-func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, adopted bool) error {
+func writeGrown(cmd *cobra.Command, output, file, namespace string, g *provision.Grown, adopted bool) error {
 	out := cmd.OutOrStdout()
 	values := g.Network.ENIConfig(g.Plan)
 	switch output {
@@ -138,7 +139,14 @@ func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, ado
 	if adopted {
 		fmt.Fprint(out, "the cluster uses it now; so that the next \"helm upgrade\" keeps it, put this into the chart's values:\n\n")
 	} else {
-		fmt.Fprint(out, "no cluster uses it yet: put this into the chart's values and run \"helm upgrade\", or give --kubeconfig next time:\n\n")
+		fmt.Fprintf(out, `no cluster uses it yet: put %[1]s into vswitches of the cluster's configuration
+
+  kubectl -n %[2]s edit configmap %[3]s
+
+and, so that the next "helm upgrade" keeps it, this into the chart's values. Do not run
+"vpc grow" again for it: that adds another vSwitch.
+
+`, g.VSwitch.ID, namespace, config.ConfigMapName)
 	}
 	return writeValues(out, provision.ENIConfig{VSwitches: values.VSwitches})
 }

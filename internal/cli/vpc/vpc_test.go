@@ -119,7 +119,8 @@ func TestLife(t *testing.T) {
 	o.does("apply PLAN --dry-run", "nothing to do")
 	o.does("show shop --region cn-hangzhou", "shop-node", "192.168.64.0/18, 192.168.128.0/17")
 
-	o.does("grow PLAN --zone cn-hangzhou-i --bits 24", "shop-pod-2, 192.168.64.0/24) has 252 addresses", "no cluster uses it yet")
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 24", "shop-pod-2, 192.168.64.0/24) has 252 addresses",
+		"no cluster uses it yet: put vsw-", "kubectl -n kube-system edit configmap eni-config", "adds another vSwitch")
 	out, _, err := o.run("apply PLAN -o json")
 	var applied struct {
 		Done      []string
@@ -131,7 +132,14 @@ func TestLife(t *testing.T) {
 
 	o.fails("delete PLAN", "give --yes")
 	o.does("show PLAN", "shop-pod-2")
+	// An interrupted growth of a VPC that is gone is nobody's.
+	if err := os.WriteFile(o.plan+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"shop-pod-3","cidr":"192.168.65.0/24"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	o.does("delete PLAN --yes", "deleted vSwitch vsw-", "deleted VPC vpc-")
+	if _, err := os.Stat(o.plan + ".growing"); !os.IsNotExist(err) {
+		t.Errorf("the record of a growth outlives its VPC: %v", err)
+	}
 	o.does("delete PLAN --yes", `nothing to delete: no VPC of cn-hangzhou is plan "shop"'s`)
 }
 
