@@ -24,9 +24,9 @@ func (g *rig) rest(name string) {
 	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
 	for range 4 {
 		g.settle(name, 3*minute)
-		g.must(sweeper.Sweep(context.Background()))
+		g.Must(sweeper.Sweep(context.Background()))
 		g.settle(name, 3*minute)
-		g.clock.pass(time.Minute)
+		g.Clock.Pass(time.Minute)
 	}
 	g.agree(name)
 	nn := g.nn(name)
@@ -54,10 +54,7 @@ func TestKilledAnywhere(t *testing.T) {
 		g.addNode("n1", rapid.SampledFrom([]string{"ecs.g6.large", "ecs.g6.2xlarge"}).Draw(t, "type"))
 		g.settle("n1", minute)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
-			g.fuse.mu.Lock()
-			g.fuse.burn = rapid.IntRange(0, 8).Draw(t, "calls until it is killed")
-			g.fuse.lost = rapid.Bool().Draw(t, "the last call is carried out")
-			g.fuse.mu.Unlock()
+			g.fuse.Light(rapid.IntRange(0, 8).Draw(t, "calls until it is killed"), rapid.Bool().Draw(t, "the last call is carried out"))
 			if up := rapid.IntRange(-25, 25).Draw(t, "pods"); up > 0 {
 				g.startPods("n1", up)
 			} else {
@@ -92,7 +89,7 @@ func TestTroubledCloud(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 5).Draw(t, "rounds") {
 			k := rapid.SampledFrom(kinds).Draw(t, "fault")
-			g.fault(k)
+			g.Fault(k)
 			if up := rapid.IntRange(-25, 25).Draw(t, "pods"); up > 0 {
 				g.startPods("n1", up)
 			} else {
@@ -101,7 +98,7 @@ func TestTroubledCloud(t *testing.T) {
 			slow := rapid.IntRange(0, 3).Draw(t, "the agent rests how often in 4")
 			g.unsteady("n1", chance, slow)
 			g.settle("n1", time.Duration(rapid.IntRange(1, 200).Draw(t, "seconds"))*time.Second)
-			g.sim.RemoveFault(k.Name)
+			g.Sim.RemoveFault(k.Name)
 			if rapid.Bool().Draw(t, "restart") {
 				g.restart()
 			}
@@ -117,7 +114,7 @@ func TestAdoption(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	e := g.nn("n1").Spec.ENIs[0]
-	if _, err := g.cloud.AssignAddresses(context.Background(), e.ID, 3, "lost"); err != nil {
+	if _, err := g.API.AssignAddresses(context.Background(), e.ID, 3, "lost"); err != nil {
 		t.Fatal(err)
 	}
 	g.restart()
@@ -149,13 +146,13 @@ func TestAddressGone(t *testing.T) {
 	for _, want := range []bool{true, false} {
 		i := slices.IndexFunc(e.Addresses, func(a v1alpha1.Address) bool { return a.Address != e.PrimaryAddress && used[a.Address] == want })
 		victims = append(victims, e.Addresses[i].Address)
-		g.must(g.cloud.UnassignAddresses(context.Background(), e.ID, []netip.Addr{parse(e.Addresses[i].Address)}))
+		g.Must(g.API.UnassignAddresses(context.Background(), e.ID, []netip.Addr{parse(e.Addresses[i].Address)}))
 	}
 	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
-	g.must(sweeper.Sweep(context.Background()))
+	g.Must(sweeper.Sweep(context.Background()))
 	for range 30 {
 		wait, _ := g.once("n1")
-		g.clock.pass(max(wait, time.Second))
+		g.Clock.Pass(max(wait, time.Second))
 	}
 	has := func(a string) bool {
 		return slices.ContainsFunc(g.nn("n1").Spec.ENIs, func(e v1alpha1.ENI) bool {
@@ -165,11 +162,11 @@ func TestAddressGone(t *testing.T) {
 	if !has(victims[0]) || has(victims[1]) {
 		t.Errorf("used address kept: %v, free address kept: %v", has(victims[0]), has(victims[1]))
 	}
-	if !g.events.has("AddressGone address " + victims[0]) {
-		t.Errorf("events %v", g.events.all)
+	if !g.events.Has("AddressGone address " + victims[0]) {
+		t.Errorf("events %v", g.events.All())
 	}
-	if n := len(g.events.all); n > 6 {
-		t.Errorf("%d events: %v", n, g.events.all)
+	if n := len(g.events.All()); n > 6 {
+		t.Errorf("%d events: %v", n, g.events.All())
 	}
 }
 
@@ -182,27 +179,27 @@ func TestENIMeddledWith(t *testing.T) {
 	id := g.nn("n1").Spec.ENIs[0].ID
 	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
 
-	g.must(g.cloud.DetachENI(context.Background(), id, instance))
-	g.clock.pass(10 * time.Second)
-	g.must(sweeper.Sweep(context.Background()))
+	g.Must(g.API.DetachENI(context.Background(), id, instance))
+	g.Clock.Pass(10 * time.Second)
+	g.Must(sweeper.Sweep(context.Background()))
 	g.settle("n1", 2*minute)
 	if e := g.enis("n1"); len(e) != 1 || e[0].Status != cloud.ENIInUse || g.nn("n1").Spec.ENIs[0].Phase != v1alpha1.ENIReady {
 		t.Fatalf("ENIs %+v", e)
 	}
 
-	g.must(g.cloud.DetachENI(context.Background(), id, instance))
-	g.clock.pass(10 * time.Second)
-	g.must(g.cloud.DeleteENI(context.Background(), id))
-	g.clock.pass(10 * time.Second)
+	g.Must(g.API.DetachENI(context.Background(), id, instance))
+	g.Clock.Pass(10 * time.Second)
+	g.Must(g.API.DeleteENI(context.Background(), id))
+	g.Clock.Pass(10 * time.Second)
 	clear(g.pods["n1"])
-	g.must(sweeper.Sweep(context.Background()))
+	g.Must(sweeper.Sweep(context.Background()))
 	for range 40 { // the pods' owner makes them anew; the agent learns of the loss by the spec
 		wait, _ := g.once("n1")
-		g.clock.pass(max(wait, time.Second))
+		g.Clock.Pass(max(wait, time.Second))
 		g.agent("n1")
 	}
-	if !g.events.has("ENIGone") || g.free("n1") != 2 {
-		t.Errorf("%d free; events %v", g.free("n1"), g.events.all)
+	if !g.events.Has("ENIGone") || g.free("n1") != 2 {
+		t.Errorf("%d free; events %v", g.free("n1"), g.events.All())
 	}
 	g.agree("n1")
 }
@@ -214,31 +211,31 @@ func TestSweep(t *testing.T) {
 	instance := g.addNode("n2", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	create := func(token, node string) string {
-		in, err := g.cloud.DescribeInstance(context.Background(), instance)
-		g.must(err)
-		e, err := g.cloud.CreateENI(context.Background(), cloud.CreateENIRequest{Token: token, VSwitchID: g.vswitch[1],
+		in, err := g.API.DescribeInstance(context.Background(), instance)
+		g.Must(err)
+		e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: token, VSwitchID: g.vswitch[1],
 			SecurityGroups: in.SecurityGroups, Tags: g.r.tags(node, token)})
-		g.must(err)
-		g.clock.pass(5 * time.Second)
+		g.Must(err)
+		g.Clock.Pass(5 * time.Second)
 		return e.ID
 	}
 	orphan, attached := create("o1", "gone"), create("o2", "gone")
-	g.must(g.cloud.AttachENI(context.Background(), attached, instance))
-	g.clock.pass(5 * time.Second)
+	g.Must(g.API.AttachENI(context.Background(), attached, instance))
+	g.Clock.Pass(5 * time.Second)
 	sweeper := &Sweeper{Reconciler: g.r, Age: 5 * time.Minute}
 	there := func(id string) bool {
 		return slices.ContainsFunc(g.enis(""), func(e cloud.ENI) bool { return e.ID == id })
 	}
 	for i := range 4 {
-		g.must(sweeper.Sweep(context.Background()))
+		g.Must(sweeper.Sweep(context.Background()))
 		if !there(orphan) {
 			t.Fatalf("deleted at sweep %d, after %s", i+1, time.Duration(i)*minute)
 		}
-		g.clock.pass(minute)
+		g.Clock.Pass(minute)
 	}
-	g.clock.pass(2 * minute)
-	g.must(sweeper.Sweep(context.Background()))
-	g.clock.pass(5 * time.Second)
+	g.Clock.Pass(2 * minute)
+	g.Must(sweeper.Sweep(context.Background()))
+	g.Clock.Pass(5 * time.Second)
 	if there(orphan) || !there(attached) || len(g.enis("n1")) != 1 {
 		t.Errorf("orphan there: %v, attached one there: %v", there(orphan), there(attached))
 	}
@@ -250,7 +247,7 @@ func TestCloudAway(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
-	g.fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.Fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
 	g.startPods("n1", 5)
 	g.settle("n1", minute)
 	if nn := g.nn("n1"); len(nn.Status.Used) != 2 || nn.Status.Demand != 3 || len(g.node("n1").Spec.Taints) != 1 {
@@ -259,15 +256,15 @@ func TestCloudAway(t *testing.T) {
 	if c := g.condition("n1"); c.Status != "False" || c.Message == "" {
 		t.Errorf("condition %+v", c)
 	}
-	if n := len(g.events.all); n > 4 {
-		t.Errorf("%d events in a minute: %v", n, g.events.all)
+	if n := len(g.events.All()); n > 4 {
+		t.Errorf("%d events in a minute: %v", n, g.events.All())
 	}
 	g.restart() // also when nobody remembers anything
 	g.settle("n1", minute)
 	if len(g.nn("n1").Spec.ENIs) != 1 {
 		t.Error("a new leader that cannot reach the cloud changed the node's ENIs")
 	}
-	g.sim.RemoveFault("away")
+	g.Sim.RemoveFault("away")
 	g.settle("n1", minute)
 	if nn := g.nn("n1"); nn.Status.Demand != 0 || g.condition("n1").Status != "True" {
 		t.Errorf("status %+v, condition %+v", nn.Status, g.condition("n1"))
@@ -279,16 +276,16 @@ func TestCloudAway(t *testing.T) {
 func TestForeignENIs(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
-	in, err := g.cloud.DescribeInstance(context.Background(), instance)
-	g.must(err)
-	limits, err := g.cloud.DescribeInstanceType(context.Background(), in.Type)
-	g.must(err)
+	in, err := g.API.DescribeInstance(context.Background(), instance)
+	g.Must(err)
+	limits, err := g.API.DescribeInstanceType(context.Background(), in.Type)
+	g.Must(err)
 	for i := range limits.ENIs - 2 { // all but one
-		e, err := g.cloud.CreateENI(context.Background(), cloud.CreateENIRequest{Token: fmt.Sprint("f", i), VSwitchID: g.vswitch[1], SecurityGroups: in.SecurityGroups})
-		g.must(err)
-		g.clock.pass(2 * time.Second)
-		g.must(g.cloud.AttachENI(context.Background(), e.ID, instance))
-		g.clock.pass(5 * time.Second)
+		e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: fmt.Sprint("f", i), VSwitchID: g.vswitch[1], SecurityGroups: in.SecurityGroups})
+		g.Must(err)
+		g.Clock.Pass(2 * time.Second)
+		g.Must(g.API.AttachENI(context.Background(), e.ID, instance))
+		g.Clock.Pass(5 * time.Second)
 	}
 	g.settle("n1", minute)
 	g.startPods("n1", limits.IPv4PerENI+1)
@@ -322,9 +319,9 @@ func TestListsAreShared(t *testing.T) {
 		}()
 	}
 	for range names {
-		g.must(<-done)
+		g.Must(<-done)
 	}
-	if n := g.calls("DescribeNetworkInterfaces"); n > 4 {
+	if n := g.Calls("DescribeNetworkInterfaces"); n > 4 {
 		t.Errorf("%d lists for 16 nodes", n)
 	}
 }
@@ -335,16 +332,16 @@ func TestLostAnswer(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
-	g.fault(faults.Rule{Action: "AssignPrivateIpAddresses", LostAnswer: true, Count: 2})
+	g.Fault(faults.Rule{Action: "AssignPrivateIpAddresses", LostAnswer: true, Count: 2})
 	g.startPods("n1", 5)
-	start := g.clock.Now()
-	for g.nn("n1").Status.Demand > 0 && g.clock.Now().Sub(start) < minute {
+	start := g.Clock.Now()
+	for g.nn("n1").Status.Demand > 0 && g.Clock.Now().Sub(start) < minute {
 		wait, _ := g.once("n1")
 		if !g.agent("n1") {
-			g.clock.pass(wait)
+			g.Clock.Pass(wait)
 		}
 	}
-	if d := g.clock.Now().Sub(start); d >= g.r.Settle {
+	if d := g.Clock.Now().Sub(start); d >= g.r.Settle {
 		t.Errorf("pods waited %s", d)
 	}
 	g.settle("n1", minute)

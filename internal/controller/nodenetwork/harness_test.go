@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -27,78 +26,24 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud"
-	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/cloudtest"
 	"terway.dev/terway/internal/vpcsim"
-	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/openapi"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// tb is what a test and a property have in common.
-type tb interface {
-	Helper()
-	Fatalf(format string, args ...any)
-	Errorf(format string, args ...any)
-	Cleanup(func())
-}
-
-// clock is the time of a test: nobody really waits.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// Sleep is what the cloud client waits with.
-func (c *clock) Sleep(ctx context.Context, d time.Duration) error {
-	c.pass(d)
-	return ctx.Err()
-}
-
-// recorder keeps events.
-type recorder struct {
-	mu  sync.Mutex
-	all []string
-}
-
-func (r *recorder) Eventf(regarding runtime.Object, _ runtime.Object, eventtype, reason, _, note string, args ...any) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.all = append(r.all, fmt.Sprintf("%T %s %s %s", regarding, eventtype, reason, fmt.Sprintf(note, args...)))
-}
-
-func (r *recorder) has(part string) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.ContainsFunc(r.all, func(s string) bool { return strings.Contains(s, part) })
-}
-
 // rig is a cluster's API (fake), a cloud (the simulator behind the real client)
 // and a controller that can be killed.
 type rig struct {
-	tb
-	clock  *clock
-	sim    *vpcsim.Server
-	cloud  *alibaba.Client
+	*cloudtest.Cloud
 	kube   client.WithWatch
-	events *recorder
+	events *cloudtest.Events
 	// cfg is the first configuration; store has the one in force.
 	cfg     *config.Config
 	store   *config.Store
 	r       *Reconciler
-	fuse    *fuse
+	fuse    *cloudtest.Fuse
 	tokens  atomic.Int64
 	vswitch []string
 	// pods of each node, by name, with their address; "" waits.
@@ -112,70 +57,30 @@ type rig struct {
 	serial int
 }
 
-var errCrash = errors.New("crashed")
-
-// fuse kills the controller: after burn more calls of the cloud or writes of the
-// API all fail. The last one may still be carried out, with its answer lost.
-type fuse struct {
-	mu   sync.Mutex
-	burn int // below 0: never
-	lost bool
-}
-
-// pass reports whether a call may be made, and whether its answer arrives.
-func (f *fuse) pass() (made, answered bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	switch {
-	case f.burn < 0:
-		return true, true
-	case f.burn == 0:
-		return false, false
-	}
-	f.burn--
-	if f.burn == 0 {
-		return f.lost, false
-	}
-	return true, true
-}
-
-const zone = "cn-hangzhou-i"
+const zone = cloudtest.Zone
 
 type option func(*config.Config, *vpcsim.Options)
 
 // pods /28 have 16 − 4 addresses.
-func newRig(t tb, podCIDRs []string, options ...option) *rig {
+func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	t.Helper()
-	g := &rig{tb: t, clock: &clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}, events: &recorder{},
-		fuse: &fuse{burn: -1}, pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}}
-	g.cfg = &config.Config{}
-	o := vpcsim.Options{Seed: 1, Now: g.clock.Now, Throttle: openapi.Throttle{},
-		Timing: state.Timing{CreateENI: time.Second, AttachENI: 3 * time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}}
-	parsed, err := config.Parse([]byte("{cluster_id: c1, region: cn-hangzhou, vswitches: {" + zone + ": [vsw-x]}, service_cidr: 172.21.0.0/20, min_pool_size: 2, max_pool_size: 4}"))
-	g.must(err)
-	g.cfg = parsed
-	for _, f := range options {
-		f(g.cfg, &o)
+	cfg, err := config.Parse([]byte("{cluster_id: c1, region: cn-hangzhou, vswitches: {" + zone + ": [vsw-x]}, service_cidr: 172.21.0.0/20, min_pool_size: 2, max_pool_size: 4}"))
+	if err != nil {
+		t.Fatalf("%v", err)
 	}
-	g.sim, err = vpcsim.New(o)
-	g.must(err)
-	t.Cleanup(func() {
-		if err := g.sim.Close(); err != nil {
-			t.Errorf("close the simulator: %v", err)
-		}
-	})
-	g.network(podCIDRs)
+	o := vpcsim.Options{Throttle: openapi.Throttle{},
+		Timing: state.Timing{CreateENI: time.Second, AttachENI: 3 * time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}}
+	for _, f := range options {
+		f(cfg, &o)
+	}
+	g := &rig{Cloud: cloudtest.Start(t, o), cfg: cfg, events: &cloudtest.Events{},
+		pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}}
+	_, g.vswitch, _ = g.Network("192.168.0.0/16", append([]string{"192.168.0.0/19"}, podCIDRs...)...)
+	g.cfg.VSwitches = map[string][]string{zone: g.vswitch[1:]}
 	g.store = config.NewStore(g.cfg)
-	account := g.sim.Account()
-	g.cloud, err = alibaba.New(alibaba.Config{
-		Region: "cn-hangzhou", ECSEndpoint: g.sim.Endpoint(), VPCEndpoint: g.sim.Endpoint(),
-		Credentials: alibaba.StaticCredentials(account.AccessKeyID, account.AccessKeySecret),
-		Clock:       g.clock, Attempts: 2, Random: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler),
-	})
-	g.must(err)
 	scheme := runtime.NewScheme()
-	g.must(v1alpha1.AddToScheme(scheme))
-	g.must(corev1.AddToScheme(scheme))
+	g.Must(v1alpha1.AddToScheme(scheme))
+	g.Must(corev1.AddToScheme(scheme))
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
 		WithInterceptorFuncs(generations()).Build()
 	g.restart()
@@ -205,49 +110,13 @@ func generations() interceptor.Funcs {
 	}
 }
 
-// network makes the VPC in the simulator.
-func (g *rig) network(podCIDRs []string) {
-	var vpcID string
-	g.write(func(s state.API) error {
-		v, err := s.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16"})
-		if err == nil {
-			vpcID = v.VpcId
-		}
-		return err
-	})
-	for _, cidr := range append([]string{"192.168.0.0/19"}, podCIDRs...) {
-		g.write(func(s state.API) error {
-			id, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpcID, ZoneId: zone, CidrBlock: cidr})
-			g.vswitch = append(g.vswitch, id)
-			return err
-		})
-	}
-	g.write(func(s state.API) error {
-		_, err := s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpcID})
-		return err
-	})
-	g.cfg.VSwitches = map[string][]string{zone: g.vswitch[1:]}
-}
-
-func (g *rig) write(f func(state.API) error) {
-	g.Helper()
-	g.must(g.sim.Write(context.Background(), f))
-}
-
-func (g *rig) must(err error) {
-	g.Helper()
-	if err != nil {
-		g.Fatalf("%v", err)
-	}
-}
-
 // restart kills the controller, if there is one, and starts another.
 func (g *rig) restart() {
-	g.fuse = &fuse{burn: -1}
+	g.fuse = &cloudtest.Fuse{}
 	c := fusedClient{WithWatch: g.kube, fuse: g.fuse}
 	g.r = New(Options{
-		Client: c, Live: c, Cloud: &fusedCloud{API: g.cloud, fuse: g.fuse}, Config: g.store, Events: g.events,
-		Log: slog.New(slog.DiscardHandler), Now: g.clock.Now,
+		Client: c, Live: c, Cloud: &fusedCloud{API: g.API, fuse: g.fuse}, Config: g.store, Events: g.events,
+		Log: slog.New(slog.DiscardHandler), Now: g.Clock.Now,
 		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
 		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second,
@@ -262,7 +131,7 @@ func fromCatalogue(name string) (cloud.InstanceType, bool) {
 // addNode runs an instance and registers it as a node.
 func (g *rig) addNode(name, instanceType string) (instance string) {
 	g.Helper()
-	g.write(func(s state.API) error {
+	g.Write(func(s state.API) error {
 		groups, err := s.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{})
 		if err != nil {
 			return err
@@ -274,7 +143,7 @@ func (g *rig) addNode(name, instanceType string) (instance string) {
 		}
 		return err
 	})
-	g.must(g.kube.Create(context.Background(), &corev1.Node{
+	g.Must(g.kube.Create(context.Background(), &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance, Taints: []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}},
 	}))
@@ -284,7 +153,7 @@ func (g *rig) addNode(name, instanceType string) (instance string) {
 
 func (g *rig) node(name string) *corev1.Node {
 	n := &corev1.Node{}
-	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
 	return n
 }
 
@@ -292,7 +161,7 @@ func (g *rig) node(name string) *corev1.Node {
 func (g *rig) nn(name string) *v1alpha1.NodeNetwork {
 	nn := &v1alpha1.NodeNetwork{}
 	if err := g.kube.Get(context.Background(), types.NamespacedName{Name: name}, nn); err != nil {
-		g.must(client.IgnoreNotFound(err))
+		g.Must(client.IgnoreNotFound(err))
 		return nil
 	}
 	return nn
@@ -305,7 +174,7 @@ func request(node string) ctrl.Request {
 // once reconciles a node once; a crash is no failure of the test.
 func (g *rig) once(name string) (time.Duration, bool) {
 	res, err := g.r.Reconcile(context.Background(), request(name))
-	if err != nil && !errors.Is(err, errCrash) {
+	if err != nil && !errors.Is(err, cloudtest.ErrCrash) {
 		g.Fatalf("reconcile %s: %v", name, err)
 	}
 	return res.RequeueAfter, err != nil
@@ -404,7 +273,7 @@ func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 		return false
 	}
 	live.Status = st
-	g.must(g.kube.Status().Update(context.Background(), live))
+	g.Must(g.kube.Status().Update(context.Background(), live))
 	return true
 }
 
@@ -423,7 +292,7 @@ func (g *rig) assigned(name string) map[string]bool {
 func (g *rig) enis(node string) []cloud.ENI {
 	g.Helper()
 	var out []cloud.ENI
-	g.must(g.sim.Read(context.Background(), 0, func(s state.API) error {
+	g.Must(g.Sim.Read(context.Background(), 0, func(s state.API) error {
 		all, err := s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{})
 		for _, n := range all {
 			tags := map[string]string{}
@@ -446,7 +315,7 @@ func (g *rig) enis(node string) []cloud.ENI {
 // long as it takes but at most for limit of the test's time.
 func (g *rig) settle(name string, limit time.Duration) {
 	g.Helper()
-	end := g.clock.Now().Add(limit)
+	end := g.Clock.Now().Add(limit)
 	for quiet := 0; quiet < 2; {
 		before := g.nn(name)
 		wait, crashed := g.once(name)
@@ -466,8 +335,8 @@ func (g *rig) settle(name string, limit time.Duration) {
 			continue
 		}
 		quiet = 0
-		g.clock.pass(wait)
-		if g.clock.Now().After(end) {
+		g.Clock.Pass(wait)
+		if g.Clock.Now().After(end) {
 			return
 		}
 	}
@@ -554,10 +423,3 @@ func (g *rig) agree(name string) {
 		g.Fatalf("node %s: the spec has %v, the cloud %v", name, slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
-
-func (g *rig) fault(rules ...faults.Rule) {
-	g.Helper()
-	g.must(g.sim.AddFaults(rules...))
-}
-
-func (g *rig) calls(action string) int64 { return int64(g.sim.Stats().Snapshot()[action].Calls) }

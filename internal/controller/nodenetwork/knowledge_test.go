@@ -24,7 +24,7 @@ func (g *rig) limitsCondition(name string) metav1.Condition {
 // figures, its user is told why, and the cloud's count as soon as it answers.
 func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
-	g.fault(faults.Rule{Name: "silent", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
+	g.Fault(faults.Rule{Name: "silent", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	nn := g.nn("n1")
@@ -36,8 +36,8 @@ func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 		t.Errorf("condition %+v", c)
 	}
 	for _, want := range []string{"*v1.Node Warning LimitsFromCatalogue limits of ecs.g6.2xlarge", "*v1alpha1.NodeNetwork Warning LimitsFromCatalogue"} {
-		if !g.events.has(want) {
-			t.Errorf("no event %q in %v", want, g.events.all)
+		if !g.events.Has(want) {
+			t.Errorf("no event %q in %v", want, g.events.All())
 		}
 	}
 	if g.free("n1") != 2 || g.condition("n1").Status != metav1.ConditionTrue {
@@ -46,17 +46,17 @@ func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 
 	// Within ten minutes it is not asked again, and nobody is told again.
 	g.once("n1") // settling has let time pass
-	told, asked := len(g.events.all), g.calls("DescribeInstanceTypes")
-	g.clock.pass(time.Minute)
+	told, asked := len(g.events.All()), g.Calls("DescribeInstanceTypes")
+	g.Clock.Pass(time.Minute)
 	if wait, _ := g.once("n1"); wait == 0 || wait > catalogueLife {
 		t.Errorf("looks again after %s, want at most %s", wait, catalogueLife)
 	}
-	if len(g.events.all) != told || g.calls("DescribeInstanceTypes") != asked {
-		t.Errorf("%d more events, %d more calls within a minute", len(g.events.all)-told, g.calls("DescribeInstanceTypes")-asked)
+	if len(g.events.All()) != told || g.Calls("DescribeInstanceTypes") != asked {
+		t.Errorf("%d more events, %d more calls within a minute", len(g.events.All())-told, g.Calls("DescribeInstanceTypes")-asked)
 	}
 
-	g.sim.RemoveFault("silent")
-	g.clock.pass(catalogueLife)
+	g.Sim.RemoveFault("silent")
+	g.Clock.Pass(catalogueLife)
 	g.once("n1")
 	if l, c := g.nn("n1").Spec.Limits, g.limitsCondition("n1"); l.Source != sourceCloud || c.Status != metav1.ConditionTrue || c.Reason != sourceCloud {
 		t.Errorf("the cloud answers again: limits %+v, condition %+v", l, c)
@@ -68,8 +68,8 @@ func TestOldAnswerBeforeTheCatalogue(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
-	g.fault(faults.Rule{Name: "silent", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
-	g.clock.pass(typeLife + instanceLife)
+	g.Fault(faults.Rule{Name: "silent", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.Clock.Pass(typeLife + instanceLife)
 	g.once("n1")
 	if l, c := g.nn("n1").Spec.Limits, g.limitsCondition("n1"); l.Source != sourceCloud || c.Status != metav1.ConditionTrue {
 		t.Errorf("limits %+v, condition %+v", l, c)

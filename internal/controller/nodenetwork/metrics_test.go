@@ -16,7 +16,7 @@ func TestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
 	newCounters(reg, g.kube)
 	families, err := reg.Gather()
-	g.must(err)
+	g.Must(err)
 	got := map[string]float64{}
 	for _, f := range families {
 		for _, m := range f.Metric {

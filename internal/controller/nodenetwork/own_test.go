@@ -93,7 +93,7 @@ func TestModeExclusive(t *testing.T) {
 			if label.key != "" {
 				n := g.node("n1")
 				n.Labels = map[string]string{label.key: label.value}
-				g.must(g.kube.Update(context.Background(), n))
+				g.Must(g.kube.Update(context.Background(), n))
 			}
 			g.settle("n1", minute)
 			g.startOwn("n1", 3)
@@ -118,10 +118,10 @@ func TestWrongLabelsAreSaid(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	n := g.node("n1")
 	n.Labels = map[string]string{LabelMode: "exlusive", LabelExclusiveENIs: "many"}
-	g.must(g.kube.Update(context.Background(), n))
+	g.Must(g.kube.Update(context.Background(), n))
 	g.settle("n1", minute)
 	for _, part := range []string{`"exlusive"`, `"many"`} {
-		if !g.events.has(part) {
+		if !g.events.Has(part) {
 			t.Errorf("no event names %s", part)
 		}
 	}
@@ -139,10 +139,7 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 		g.addNode("n1", "ecs.g6.2xlarge")
 		g.settle("n1", minute)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
-			g.fuse.mu.Lock()
-			g.fuse.burn = rapid.IntRange(0, 8).Draw(t, "calls until it is killed")
-			g.fuse.lost = rapid.Bool().Draw(t, "the last call is carried out")
-			g.fuse.mu.Unlock()
+			g.fuse.Light(rapid.IntRange(0, 8).Draw(t, "calls until it is killed"), rapid.Bool().Draw(t, "the last call is carried out"))
 			switch rapid.IntRange(0, 2).Draw(t, "what") {
 			case 0:
 				g.startPods("n1", rapid.IntRange(1, 15).Draw(t, "pods"))
@@ -159,9 +156,9 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 		sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
 		for range 4 {
 			g.settle("n1", 3*minute)
-			g.must(sweeper.Sweep(context.Background()))
+			g.Must(sweeper.Sweep(context.Background()))
 			g.settle("n1", 3*minute)
-			g.clock.pass(time.Minute)
+			g.Clock.Pass(time.Minute)
 		}
 		g.agree("n1")
 		nn := g.nn("n1")

@@ -71,11 +71,11 @@ func TestUpAndDown(t *testing.T) {
 		t.Errorf("the cloud has %d addresses, want at most 4", n)
 	}
 	// Where nothing is to be done nothing is asked.
-	before := g.calls("DescribeNetworkInterfaces") + g.calls("AssignPrivateIpAddresses")
+	before := g.Calls("DescribeNetworkInterfaces") + g.Calls("AssignPrivateIpAddresses")
 	for range 5 {
 		g.once("n1")
 	}
-	if after := g.calls("DescribeNetworkInterfaces") + g.calls("AssignPrivateIpAddresses"); after != before {
+	if after := g.Calls("DescribeNetworkInterfaces") + g.Calls("AssignPrivateIpAddresses"); after != before {
 		t.Errorf("%d calls for a node at rest", after-before)
 	}
 }
@@ -95,8 +95,8 @@ func TestTypeLimit(t *testing.T) {
 	if c := g.condition("n1"); c.Status != "False" || c.Reason != "TypeLimit" || !strings.Contains(c.Message, "ecs.g6.large") {
 		t.Errorf("condition %+v", c)
 	}
-	if !g.events.has("*v1.Node Warning TypeLimit") || !g.events.has("*v1alpha1.NodeNetwork Warning TypeLimit") {
-		t.Errorf("events %v", g.events.all)
+	if !g.events.Has("*v1.Node Warning TypeLimit") || !g.events.Has("*v1alpha1.NodeNetwork Warning TypeLimit") {
+		t.Errorf("events %v", g.events.All())
 	}
 	g.stopPods("n1", 3)
 	g.settle("n1", minute)
@@ -113,7 +113,7 @@ func TestFullVSwitches(t *testing.T) {
 	g.settle("n1", minute)
 	// The cloud's count of free addresses does not show that this one is full.
 	full := &faults.Error{Code: "InvalidVSwitchId.IpNotEnough", Status: 403}
-	g.fault(faults.Rule{Action: "CreateNetworkInterface", Match: map[string]string{"VSwitchId": g.vswitch[1]}, Error: full},
+	g.Fault(faults.Rule{Action: "CreateNetworkInterface", Match: map[string]string{"VSwitchId": g.vswitch[1]}, Error: full},
 		faults.Rule{Action: "AssignPrivateIpAddresses", Match: map[string]string{"NetworkInterfaceId": g.nn("n1").Spec.ENIs[0].ID}, Error: full})
 	g.startPods("n1", 8)
 	g.settle("n1", minute)
@@ -125,12 +125,12 @@ func TestFullVSwitches(t *testing.T) {
 	if c := g.condition("n1"); c.Status != "False" || c.Reason != "VSwitchFull" {
 		t.Fatalf("condition %+v", c)
 	}
-	before := g.calls("AssignPrivateIpAddresses") + g.calls("CreateNetworkInterface")
+	before := g.Calls("AssignPrivateIpAddresses") + g.Calls("CreateNetworkInterface")
 	g.settle("n1", 3*minute)
-	if n := g.calls("AssignPrivateIpAddresses") + g.calls("CreateNetworkInterface") - before; n > 6 {
+	if n := g.Calls("AssignPrivateIpAddresses") + g.Calls("CreateNetworkInterface") - before; n > 6 {
 		t.Errorf("%d calls in 3 minutes to vSwitches that are full", n)
 	}
-	g.sim.RemoveFault("")
+	g.Sim.RemoveFault("")
 	g.settle("n1", 3*minute)
 	if used := len(g.nn("n1").Status.Used); used < 20 {
 		t.Errorf("%d pods have an address after there was room again", used)
@@ -165,11 +165,11 @@ func TestNodeGoes(t *testing.T) {
 		g.settle("n1", minute)
 		g.pods["n1"] = nil
 		if gone {
-			g.write(func(s state.API) error {
+			g.Write(func(s state.API) error {
 				return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: instance, Force: true})
 			})
 		}
-		g.must(g.kube.Delete(context.Background(), g.node("n1")))
+		g.Must(g.kube.Delete(context.Background(), g.node("n1")))
 		g.settle("n1", 2*minute)
 		if nn := g.nn("n1"); nn != nil {
 			t.Fatalf("instance gone %v: the NodeNetwork is still there: %+v", gone, nn.Spec.ENIs)
@@ -186,11 +186,11 @@ func TestLeftAlone(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	n := g.node("n1")
 	n.Labels = map[string]string{"k8s.aliyun.com/ignore-by-terway": "true"}
-	g.must(g.kube.Update(context.Background(), n))
+	g.Must(g.kube.Update(context.Background(), n))
 	g.addNode("n2", "ecs.g6.2xlarge")
 	n = g.node("n2")
 	n.Spec.ProviderID = "aws:///i-1"
-	g.must(g.kube.Update(context.Background(), n))
+	g.Must(g.kube.Update(context.Background(), n))
 	for _, name := range []string{"n1", "n2"} {
 		g.once(name)
 		g.once(name)
@@ -198,8 +198,8 @@ func TestLeftAlone(t *testing.T) {
 			t.Errorf("%s was touched", name)
 		}
 	}
-	if !g.events.has("ProviderIDInvalid") {
-		t.Errorf("events %v", g.events.all)
+	if !g.events.Has("ProviderIDInvalid") {
+		t.Errorf("events %v", g.events.All())
 	}
 }
 
@@ -209,7 +209,7 @@ func TestAnotherInstance(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	old := g.nn("n1").Spec.ENIs[0].ID
-	g.must(g.kube.Delete(context.Background(), g.node("n1")))
+	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
 	instance := g.addNode("n1", "ecs.g6.large")
 	g.restart()
 	g.settle("n1", 2*minute)

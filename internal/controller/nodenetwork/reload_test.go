@@ -30,13 +30,13 @@ func newReloading(t *testing.T, podCIDRs []string, first func(*rig)) *reloading 
 	t.Helper()
 	g := &reloading{rig: newRig(t, podCIDRs)}
 	first(g.rig)
-	g.must(g.kube.Create(context.Background(), g.configMap(g.cfg)))
+	g.Must(g.kube.Create(context.Background(), g.configMap(g.cfg)))
 	g.watcher = eniconfig.New(eniconfig.Options{
 		Client: g.kube, Live: g.kube, Namespace: "kube-system", Events: g.events, Log: slog.New(slog.DiscardHandler),
 		Leads: func() bool { return true }, Retry: time.Hour,
 	})
 	store, err := g.watcher.First(context.Background())
-	g.must(err)
+	g.Must(err)
 	g.store = store
 	g.restart()
 	return g
@@ -45,7 +45,7 @@ func newReloading(t *testing.T, podCIDRs []string, first func(*rig)) *reloading 
 func (g *reloading) configMap(c *config.Config) *corev1.ConfigMap {
 	g.Helper()
 	text, err := yaml.Marshal(c)
-	g.must(err)
+	g.Must(err)
 	return &corev1.ConfigMap{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: config.ConfigMapName},
 		Data:       map[string]string{config.ConfigMapKey: string(text)},
@@ -58,9 +58,9 @@ func (g *reloading) edit(change func(*config.Config)) (nodes []string) {
 	g.Helper()
 	c := *g.store.Get()
 	change(&c)
-	g.must(g.kube.Update(context.Background(), g.configMap(&c)))
+	g.Must(g.kube.Update(context.Background(), g.configMap(&c)))
 	_, err := g.watcher.Reconcile(context.Background(), request("any"))
-	g.must(err)
+	g.Must(err)
 	select {
 	case e := <-g.r.changed:
 		for _, r := range g.r.everyNode(context.Background(), e.Object) {
@@ -92,9 +92,9 @@ func TestVSwitchAdded(t *testing.T) {
 	if !slices.Equal(nodes, []string{"n1"}) {
 		t.Fatalf("nodes %v are served again, want n1", nodes)
 	}
-	before := g.calls("CreateNetworkInterface")
+	before := g.Calls("CreateNetworkInterface")
 	g.once("n1")
-	if g.calls("CreateNetworkInterface") != before+1 {
+	if g.Calls("CreateNetworkInterface") != before+1 {
 		t.Error("the next reconcile does not use the new vSwitch")
 	}
 	g.settle("n1", minute)
@@ -110,8 +110,8 @@ func TestVSwitchAdded(t *testing.T) {
 	if g.r != running {
 		t.Error("the controller was started anew")
 	}
-	if !g.events.has("*v1.ConfigMap Normal ConfigurationChanged in force now: vswitches:") {
-		t.Errorf("events %v", g.events.all)
+	if !g.events.Has("*v1.ConfigMap Normal ConfigurationChanged in force now: vswitches:") {
+		t.Errorf("events %v", g.events.All())
 	}
 	g.agree("n1")
 }
@@ -125,14 +125,14 @@ func TestMistakeMended(t *testing.T) {
 	if c := g.condition("n1"); c.Status != "False" {
 		t.Fatalf("condition %+v", c)
 	}
-	before := g.calls("CreateNetworkInterface")
+	before := g.Calls("CreateNetworkInterface")
 	g.once("n1")
-	if g.calls("CreateNetworkInterface") != before {
+	if g.Calls("CreateNetworkInterface") != before {
 		t.Fatal("what was refused is asked all the time: this test proves nothing")
 	}
 	g.edit(func(c *config.Config) { c.SecurityGroups = nil })
 	g.once("n1")
-	if g.calls("CreateNetworkInterface") != before+1 {
+	if g.Calls("CreateNetworkInterface") != before+1 {
 		t.Error("the mended configuration has to wait")
 	}
 	g.settle("n1", minute)
@@ -168,8 +168,8 @@ func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 		if nodes := g.edit(wrong.change); len(nodes) != 0 {
 			t.Errorf("nodes %v are served again", nodes)
 		}
-		if !g.events.has("*v1.ConfigMap Warning ConfigurationRefused") || !g.events.has(wrong.event) {
-			t.Errorf("no event with %q: %v", wrong.event, g.events.all)
+		if !g.events.Has("*v1.ConfigMap Warning ConfigurationRefused") || !g.events.Has(wrong.event) {
+			t.Errorf("no event with %q: %v", wrong.event, g.events.All())
 		}
 	}
 	g.settle("n1", minute)
@@ -192,11 +192,11 @@ func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 // under the new one, not half a minute later.
 func TestVSwitchesLookedAtAgain(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
-	look := func() int64 {
-		before := g.calls("DescribeVSwitches")
+	look := func() int {
+		before := g.Calls("DescribeVSwitches")
 		_, err := g.r.vswitches.get(context.Background(), []string{"vsw-nowhere"})
-		g.must(err)
-		return g.calls("DescribeVSwitches") - before
+		g.Must(err)
+		return g.Calls("DescribeVSwitches") - before
 	}
 	if first, second := look(), look(); first == 0 || second != 0 {
 		t.Fatalf("%d calls, then %d; want some, then none", first, second)
@@ -217,20 +217,20 @@ func TestNewRangeOfTheVPC(t *testing.T) {
 	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 1 {
 		t.Fatalf("the VPC has the ranges %v", got)
 	}
-	g.write(func(a state.API) error {
+	g.Write(func(a state.API) error {
 		return a.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: vpc, SecondaryCidrBlock: "10.0.0.0/16"})
 	})
 	g.edit(func(c *config.Config) { c.VSwitches = map[string][]string{zone: {g.vswitch[1], "vsw-new"}} })
-	instances := g.calls("DescribeInstances")
+	instances := g.Calls("DescribeInstances")
 	g.once("n1")
 	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 2 || got[1] != "10.0.0.0/16" {
 		t.Errorf("the node knows the ranges %v of the VPC", got)
 	}
-	if g.calls("DescribeInstances") != instances {
+	if g.Calls("DescribeInstances") != instances {
 		t.Error("a new configuration asks for every instance")
 	}
 	// A VPC that cannot be read is what it was.
-	g.fault(faults.Rule{Action: "DescribeVpcAttribute", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.Fault(faults.Rule{Action: "DescribeVpcAttribute", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
 	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
 	g.once("n1")
 	if got := g.nn("n1").Spec.VPCCIDRs; len(got) != 2 {

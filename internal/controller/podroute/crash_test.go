@@ -78,8 +78,7 @@ func TestKilledAnywhere(t *testing.T) {
 		c := newCluster(t)
 		for range rapid.IntRange(1, 6).Draw(t, "rounds") {
 			c.change()
-			c.fuse.burn = rapid.IntRange(0, 8).Draw(t, "writes until it is killed")
-			c.fuse.lost = rapid.Bool().Draw(t, "the last write is carried out")
+			c.fuse.Light(rapid.IntRange(0, 8).Draw(t, "writes until it is killed"), rapid.Bool().Draw(t, "the last write is carried out"))
 			c.run(time.Duration(rapid.IntRange(1, 15).Draw(t, "seconds")) * time.Second)
 		}
 		c.rest()
@@ -106,22 +105,22 @@ func TestTroubledCloud(t *testing.T) {
 			k := rapid.SampledFrom(kinds).Draw(t, "fault")
 			// A list that is old hides what moves, and so does the client's own repetition.
 			c.stale = k.Stale > 0 || k.LostAnswer
-			c.fault(k)
+			c.Fault(k)
 			c.change()
 			if rapid.IntRange(0, 3).Draw(t, "the VPC is busy") == 0 {
 				cidr := fmt.Sprintf("192.168.%d.0/24", 32+c.serial)
-				_ = c.sim.Write(t.Context(), func(s state.API) error { // refused while the VPC is busy
+				_ = c.Sim.Write(t.Context(), func(s state.API) error { // refused while the VPC is busy
 					_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: c.vpc, ZoneId: zone, CidrBlock: cidr})
 					return err
 				})
 			}
 			c.run(time.Duration(rapid.IntRange(1, 100).Draw(t, "seconds")) * time.Second)
-			c.sim.RemoveFault(k.Name)
+			c.Sim.RemoveFault(k.Name)
 			if rapid.Bool().Draw(t, "restart") {
 				c.restart()
 			}
 		}
-		c.clock.pass(10 * time.Second)
+		c.Clock.Pass(10 * time.Second)
 		c.stale = false
 		c.rest()
 	})

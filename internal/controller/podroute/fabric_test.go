@@ -36,7 +36,7 @@ func TestPacketsFollowTheEntries(t *testing.T) {
 	ids := map[int]string{1: g.instance(), 2: g.instance()}
 	inside := func(n int, args ...string) error {
 		path, err := f.NetNSPath(ids[n])
-		g.must(err)
+		g.Must(err)
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()
 		out, err := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + path}, args...)...).CombinedOutput()
@@ -49,7 +49,7 @@ func TestPacketsFollowTheEntries(t *testing.T) {
 		return inside(1, "ping", "-n", "-c", "3", "-i", "0.2", "-W", "1", "-I", "172.20.1.7", "172.20.2.7")
 	}
 	for n := range ids {
-		g.must(inside(n, "ip", "address", "add", fmt.Sprintf("172.20.%d.7/32", n), "dev", "lo"))
+		g.Must(inside(n, "ip", "address", "add", fmt.Sprintf("172.20.%d.7/32", n), "dev", "lo"))
 	}
 	if err := ping(); err == nil {
 		t.Error("pods reach each other without a route")
@@ -63,7 +63,7 @@ func TestPacketsFollowTheEntries(t *testing.T) {
 	if err := ping(); err != nil {
 		t.Error(err)
 	}
-	g.must(g.sim.Read(t.Context(), 0, func(s state.API) error {
+	g.Must(g.Sim.Read(t.Context(), 0, func(s state.API) error {
 		all, err := s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{})
 		for _, n := range all {
 			if n.SourceDestCheck {

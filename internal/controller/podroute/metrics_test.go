@@ -23,7 +23,7 @@ func TestMetrics(t *testing.T) {
 	g.leave("n2")
 	g.run(minute)
 	families, err := reg.Gather()
-	g.must(err)
+	g.Must(err)
 	got := map[string]float64{}
 	table := g.tables()[0].RouteTableId
 	for _, f := range families {

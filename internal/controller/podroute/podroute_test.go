@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"terway.dev/terway/internal/controller/cloudtest"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -36,13 +37,13 @@ func TestNodesComeAndGo(t *testing.T) {
 		}
 		g.want(name, corev1.ConditionFalse, "RouteCreated")
 	}
-	if n := g.calls("CreateRouteEntries"); n != 2 {
+	if n := g.Calls("CreateRouteEntries"); n != 2 {
 		t.Errorf("%d calls for 60 nodes, want 2", n)
 	}
 	if e := g.custom(0)[0]; e.RouteEntryName != "terway-c1" || !strings.HasPrefix(e.Description, "pods of node n") || e.NextHopType != "Instance" {
 		t.Errorf("entry %+v", e)
 	}
-	if n := g.events.count("Normal RouteCreated"); n != 60 {
+	if n := g.events.Count("Normal RouteCreated"); n != 60 {
 		t.Errorf("%d events RouteCreated for 60 nodes", n)
 	}
 
@@ -56,12 +57,12 @@ func TestNodesComeAndGo(t *testing.T) {
 	}
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 
-	created, deleted, listed := g.calls("CreateRouteEntries"), g.calls("DeleteRouteEntries"), g.calls("DescribeRouteEntryList")
+	created, deleted, listed := g.Calls("CreateRouteEntries"), g.Calls("DeleteRouteEntries"), g.Calls("DescribeRouteEntryList")
 	g.run(30 * minute)
-	if g.calls("CreateRouteEntries") != created || g.calls("DeleteRouteEntries") != deleted {
+	if g.Calls("CreateRouteEntries") != created || g.Calls("DeleteRouteEntries") != deleted {
 		t.Error("calls although nothing has changed")
 	}
-	if n := g.calls("DescribeRouteEntryList") - listed; n > 8 {
+	if n := g.Calls("DescribeRouteEntryList") - listed; n > 8 {
 		t.Errorf("%d lists in half an hour of rest, want one in five minutes", n)
 	}
 }
@@ -87,16 +88,16 @@ func TestNodesWithATrouble(t *testing.T) {
 	for name, reason := range map[string]string{"no-block": "NoPodCIDR", "outside": "PodCIDROutside", "twin": "PodCIDRClaimed",
 		"no-instance": "ProviderIDInvalid", "no-such-instance": "InstanceGone", "elsewhere": "InstanceInOtherVPC"} {
 		g.want(name, corev1.ConditionTrue, reason)
-		if n := g.events.count(name, "Warning", reason); n != 1 {
+		if n := g.events.Count(name, "Warning", reason); n != 1 {
 			t.Errorf("%d events %s of node %s, want 1", n, reason, name)
 		}
 	}
 	// What was wrong is put right.
 	g.leave("good")
 	n := &corev1.Node{}
-	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: "no-block"}, n))
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "no-block"}, n))
 	n.Spec.PodCIDR, n.Spec.PodCIDRs = blockN(6), []string{blockN(6)}
-	g.must(g.kube.Update(context.Background(), n))
+	g.Must(g.kube.Update(context.Background(), n))
 	g.run(minute)
 	g.want("twin", corev1.ConditionFalse, "RouteCreated")
 	g.want("no-block", corev1.ConditionFalse, "RouteCreated")
@@ -108,7 +109,7 @@ func TestNoInstanceIsKnown(t *testing.T) {
 	g.register("n1", "", blockN(1))
 	g.run(minute)
 	g.want("n1", corev1.ConditionTrue, "ProviderIDInvalid")
-	if g.calls("DescribeRouteTableList")+g.calls("CreateRouteEntries") != 0 {
+	if g.Calls("DescribeRouteTableList")+g.Calls("CreateRouteEntries") != 0 {
 		t.Error("asked for tables of no VPC")
 	}
 }
@@ -119,18 +120,18 @@ func TestInstanceGone(t *testing.T) {
 	g := newRig(t)
 	a, b := g.join("n1", 1), g.join("n2", 2)
 	g.run(minute)
-	g.clock.pass(5 * minute)
-	before := g.calls("DescribeInstances")
+	g.Clock.Pass(5 * minute)
+	before := g.Calls("DescribeInstances")
 	g.hidden[a], g.hidden[b] = true, true
 	g.once()
-	g.clock.pass(5 * time.Second)
+	g.Clock.Pass(5 * time.Second)
 	g.once()
 	clear(g.hidden)
 	g.run(minute)
-	if g.calls("DescribeInstances") < before+3 {
+	if g.Calls("DescribeInstances") < before+3 {
 		t.Error("instances that were missing are not asked for again")
 	}
-	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.calls("DeleteRouteEntries") != 0 {
+	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.Calls("DeleteRouteEntries") != 0 {
 		t.Fatal("an old list made entries go")
 	}
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
@@ -163,13 +164,13 @@ func TestForeignEntries(t *testing.T) {
 	if c := g.condition("good"); !strings.Contains(c.Message, "not this cluster's") {
 		t.Errorf("message %q", c.Message)
 	}
-	if n := g.events.count("ConfigMap", "RouteInTheWay", "3 entries"); n != 1 {
-		t.Errorf("events %v", g.events.all)
+	if n := g.events.Count("ConfigMap", "RouteInTheWay", "3 entries"); n != 1 {
+		t.Errorf("events %v", g.events.All())
 	}
 	g.leave("good")
 	g.leave("taken")
 	g.run(10 * minute)
-	if n := g.calls("DeleteRouteEntries"); n != 0 || len(g.custom(0)) != 5 {
+	if n := g.Calls("DeleteRouteEntries"); n != 0 || len(g.custom(0)) != 5 {
 		t.Errorf("%d deletions, %d entries", n, len(g.custom(0)))
 	}
 }
@@ -184,13 +185,13 @@ func TestQuota(t *testing.T) {
 		g.join(fmt.Sprintf("n%d", i), i)
 	}
 	g.run(minute)
-	if n := g.events.count("RouteQuota"); n != 0 {
-		t.Errorf("warned at 7 of 10: %v", g.events.all)
+	if n := g.events.Count("RouteQuota"); n != 0 {
+		t.Errorf("warned at 7 of 10: %v", g.events.All())
 	}
 	g.join("n7", 7)
 	g.run(minute)
-	if g.events.count("ConfigMap", "RouteQuotaNear", "8 custom entries of 10") != 1 {
-		t.Errorf("events %v", g.events.all)
+	if g.events.Count("ConfigMap", "RouteQuotaNear", "8 custom entries of 10") != 1 {
+		t.Errorf("events %v", g.events.All())
 	}
 	for i := 8; i < 12; i++ {
 		g.join(fmt.Sprintf("n%d", i), i)
@@ -205,12 +206,12 @@ func TestQuota(t *testing.T) {
 			}
 		}
 	}
-	if waiting != 2 || len(g.custom(0)) != 10 || g.events.count("ConfigMap", "Warning RouteQuota route", "needs 12; the quota is 10") != 1 {
-		t.Errorf("%d nodes wait, %d entries; events %v", waiting, len(g.custom(0)), g.events.all)
+	if waiting != 2 || len(g.custom(0)) != 10 || g.events.Count("ConfigMap", "Warning RouteQuota route", "needs 12; the quota is 10") != 1 {
+		t.Errorf("%d nodes wait, %d entries; events %v", waiting, len(g.custom(0)), g.events.All())
 	}
-	before := g.calls("CreateRouteEntries")
+	before := g.Calls("CreateRouteEntries")
 	g.run(10 * minute)
-	if n := g.calls("CreateRouteEntries") - before; n > 11 {
+	if n := g.Calls("CreateRouteEntries") - before; n > 11 {
 		t.Errorf("%d calls in ten minutes for a table that is full", n)
 	}
 	g.leave("n0")
@@ -227,16 +228,16 @@ func TestConflicts(t *testing.T) {
 	for _, code := range []string{"TaskConflict", "IncorrectRouteEntryStatus", "OperationConflict", "IncorrectVpcStatus", "IncorrectVSwitchStatus",
 		"OperationFailed.DistibuteLock", "LastTokenProcessing", "SystemBusy", "Throttling", "Throttling.User"} {
 		g := newRig(t)
-		g.fault(faults.Rule{Name: "busy", Action: "CreateRouteEntries", Error: &faults.Error{Code: code}})
+		g.Fault(faults.Rule{Name: "busy", Action: "CreateRouteEntries", Error: &faults.Error{Code: code}})
 		id := g.join("n1", 1)
 		g.run(10 * minute)
-		if n := g.calls("CreateRouteEntries"); n < 6 || n > 60 {
+		if n := g.Calls("CreateRouteEntries"); n < 6 || n > 60 {
 			t.Errorf("%s: %d calls in ten minutes", code, n)
 		}
 		if c := g.condition("n1"); c.Status != corev1.ConditionTrue || !strings.Contains(c.Message, code) {
 			t.Errorf("%s: condition %+v", code, c)
 		}
-		g.sim.RemoveFault("busy")
+		g.Sim.RemoveFault("busy")
 		g.run(2 * minute)
 		if g.leads(blockN(1)) != id {
 			t.Errorf("%s: no entry when it is over", code)
@@ -249,10 +250,10 @@ func TestConflicts(t *testing.T) {
 // batch fails, with success on top.
 func TestBusyVPC(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 90 * time.Second })
-	g.clock.pass(2 * minute)
-	g.write(func(state.API) error { return nil })
+	g.Clock.Pass(2 * minute)
+	g.Write(func(state.API) error { return nil })
 	id := g.join("n1", 1)
-	g.write(func(s state.API) error {
+	g.Write(func(s state.API) error {
 		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "192.168.16.0/24"})
 		return err
 	})
@@ -273,8 +274,8 @@ func TestSomebodyElsesEntryMoves(t *testing.T) {
 	g.foreign("10.1.0.0/16", other, "theirs") // takes a minute
 	id := g.join("n1", 1)
 	g.run(20 * time.Second)
-	if c := g.condition("n1"); c.Reason != "NoRouteCreated" || !strings.Contains(c.Message, "10.1.0.0/16") || g.calls("CreateRouteEntries") != 0 {
-		t.Errorf("condition %+v, %d calls", c, g.calls("CreateRouteEntries"))
+	if c := g.condition("n1"); c.Reason != "NoRouteCreated" || !strings.Contains(c.Message, "10.1.0.0/16") || g.Calls("CreateRouteEntries") != 0 {
+		t.Errorf("condition %+v, %d calls", c, g.Calls("CreateRouteEntries"))
 	}
 	g.run(3 * minute)
 	if g.leads(blockN(1)) != id {
@@ -285,8 +286,8 @@ func TestSomebodyElsesEntryMoves(t *testing.T) {
 // The answer is lost although the client asked twice: what was done is seen in the table.
 func TestLostAnswers(t *testing.T) {
 	g := newRig(t)
-	g.fault(faults.Rule{Action: "CreateRouteEntries", LostAnswer: true, Count: 2})
-	g.fault(faults.Rule{Action: "DeleteRouteEntries", LostAnswer: true, Count: 2})
+	g.Fault(faults.Rule{Action: "CreateRouteEntries", LostAnswer: true, Count: 2})
+	g.Fault(faults.Rule{Action: "DeleteRouteEntries", LostAnswer: true, Count: 2})
 	g.stale = true // the client's own repetition comes while the first is under way
 	id := g.join("n1", 1)
 	g.run(minute)
@@ -304,15 +305,15 @@ func TestLostAnswers(t *testing.T) {
 func TestPartOfABatchFails(t *testing.T) {
 	g := newRig(t)
 	table := g.tables()[0].RouteTableId
-	g.write(func(s state.API) error { // a vSwitch of a secondary range inside the pod CIDR
+	g.Write(func(s state.API) error { // a vSwitch of a secondary range inside the pod CIDR
 		return s.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: g.vpc, SecondaryCidrBlock: "172.20.64.0/18"})
 	})
-	g.clock.pass(10 * time.Second)
-	g.write(func(s state.API) error {
+	g.Clock.Pass(10 * time.Second)
+	g.Write(func(s state.API) error {
 		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "172.20.64.0/20"})
 		return err
 	})
-	g.clock.pass(10 * time.Second)
+	g.Clock.Pass(10 * time.Second)
 	for i := range 4 {
 		g.join(fmt.Sprintf("n%d", i), i)
 	}
@@ -322,7 +323,7 @@ func TestPartOfABatchFails(t *testing.T) {
 		g.want(fmt.Sprintf("n%d", i), corev1.ConditionFalse, "RouteCreated")
 	}
 	g.want("inside", corev1.ConditionTrue, "BadRoute")
-	if n := g.calls("CreateRouteEntries"); n > 3 {
+	if n := g.Calls("CreateRouteEntries"); n > 3 {
 		t.Errorf("%d calls in a minute for table %s", n, table)
 	}
 }
@@ -335,7 +336,7 @@ func TestWholeBatchRefused(t *testing.T) {
 		g.join(fmt.Sprintf("n%d", i), i)
 	}
 	for i := range 50 { // wherever the bad one stands in the call
-		g.fault(faults.Rule{Action: "CreateRouteEntries", Match: map[string]string{fmt.Sprintf("RouteEntries.%d.DstCidrBlock", i+1): blockN(5)}, Error: &faults.Error{Code: "InvalidCidrBlock"}})
+		g.Fault(faults.Rule{Action: "CreateRouteEntries", Match: map[string]string{fmt.Sprintf("RouteEntries.%d.DstCidrBlock", i+1): blockN(5)}, Error: &faults.Error{Code: "InvalidCidrBlock"}})
 	}
 	g.run(2 * minute)
 	for i := range 8 {
@@ -351,19 +352,19 @@ func TestCloudAway(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
 	g.run(minute)
-	g.fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
+	g.Fault(faults.Rule{Name: "away", Action: "*", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
 	g.join("n2", 2)
 	g.restart()
 	g.run(10 * minute)
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 	g.want("n2", corev1.ConditionTrue, "NoRouteCreated")
-	if n := g.events.count("ConfigMap", "NoPermission"); n != 1 {
-		t.Errorf("events %v", g.events.all)
+	if n := g.events.Count("ConfigMap", "NoPermission"); n != 1 {
+		t.Errorf("events %v", g.events.All())
 	}
-	if n := g.calls("DescribeInstances"); n > 40 {
+	if n := g.Calls("DescribeInstances"); n > 40 {
 		t.Errorf("%d calls in ten minutes", n)
 	}
-	g.sim.RemoveFault("away")
+	g.Sim.RemoveFault("away")
 	g.run(2 * minute)
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
@@ -371,11 +372,11 @@ func TestCloudAway(t *testing.T) {
 // Several tables get the same entries, and a node is ready when all have them.
 func TestSeveralTables(t *testing.T) {
 	g := newRig(t)
-	g.write(func(s state.API) error {
+	g.Write(func(s state.API) error {
 		_, err := s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
 		return err
 	})
-	g.clock.pass(5 * time.Second)
+	g.Clock.Pass(5 * time.Second)
 	for _, table := range g.tables() {
 		g.cfg.RouteTables = append(g.cfg.RouteTables, table.RouteTableId)
 	}
@@ -383,7 +384,7 @@ func TestSeveralTables(t *testing.T) {
 	g.join("n1", 1)
 	for g.condition("n1").Status != corev1.ConditionFalse {
 		wait, _ := g.once()
-		g.clock.pass(wait)
+		g.Clock.Pass(wait)
 	}
 	if len(g.custom(0)) != 1 || len(g.custom(1)) != 1 {
 		t.Errorf("%d and %d entries when the node is ready", len(g.custom(0)), len(g.custom(1)))
@@ -391,8 +392,8 @@ func TestSeveralTables(t *testing.T) {
 	g.cfg.RouteTables = append(g.cfg.RouteTables, "vtb-none")
 	g.restart()
 	g.run(minute)
-	if g.events.count("ConfigMap", "RouteNotFound", "vtb-none") != 1 {
-		t.Errorf("events %v", g.events.all)
+	if g.events.Count("ConfigMap", "RouteNotFound", "vtb-none") != 1 {
+		t.Errorf("events %v", g.events.All())
 	}
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
@@ -401,11 +402,11 @@ func TestSeveralTables(t *testing.T) {
 // not at the next look at everything.
 func TestTableAdded(t *testing.T) {
 	g := newRig(t)
-	g.write(func(s state.API) error {
+	g.Write(func(s state.API) error {
 		_, err := s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
 		return err
 	})
-	g.clock.pass(5 * time.Second)
+	g.Clock.Pass(5 * time.Second)
 	g.join("n1", 1)
 	g.run(minute)
 	if len(g.custom(0)) != 1 || len(g.custom(1)) != 0 {
@@ -422,7 +423,7 @@ func TestTableAdded(t *testing.T) {
 	}
 	for range 5 {
 		g.once()
-		g.clock.pass(time.Second)
+		g.Clock.Pass(time.Second)
 	}
 	if len(g.custom(0)) != 1 || len(g.custom(1)) != 1 {
 		t.Errorf("%d and %d entries", len(g.custom(0)), len(g.custom(1)))
@@ -434,9 +435,9 @@ func TestIgnoredNodes(t *testing.T) {
 	g := newRig(t)
 	g.join("virtual", 1)
 	n := &corev1.Node{}
-	g.must(g.kube.Get(context.Background(), types.NamespacedName{Name: "virtual"}, n))
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "virtual"}, n))
 	n.Labels = map[string]string{"type": "virtual-kubelet"}
-	g.must(g.kube.Update(context.Background(), n))
+	g.Must(g.kube.Update(context.Background(), n))
 	g.run(minute)
 	if g.condition("virtual").Type != "" || len(g.custom(0)) != 0 {
 		t.Errorf("condition %+v, entries %v", g.condition("virtual"), g.custom(0))
@@ -456,8 +457,8 @@ func TestIgnoredNodes(t *testing.T) {
 func TestCrashIsNoCloudError(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
-	g.fuse.burn, g.fuse.lost = 1, false
-	if _, err := g.r.Reconcile(context.Background(), work); !errors.Is(err, errCrash) {
+	g.fuse.Light(1, false)
+	if _, err := g.r.Reconcile(context.Background(), work); !errors.Is(err, cloudtest.ErrCrash) {
 		t.Errorf("a write that failed gave %v", err)
 	}
 }

@@ -1,0 +1,131 @@
+// Package cloudtest is what the tests of controllers have in common: the simulated cloud
+// behind the real client, a clock for which nobody waits, events that are kept, and a
+// fuse that kills a controller at work. It knows no controller. Only tests import it.
+package cloudtest
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// TB is what a test and a property have in common.
+type TB interface {
+	Helper()
+	Fatalf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Cleanup(func())
+}
+
+// Zone is where everything is.
+const Zone = "cn-hangzhou-i"
+
+// Cloud is the simulator, and the client that a controller calls it with.
+type Cloud struct {
+	TB
+	Clock *Clock
+	Sim   *vpcsim.Server
+	API   *alibaba.Client
+}
+
+// Start starts the simulator; it ends with the test. Its time is the clock's.
+func Start(t TB, o vpcsim.Options) *Cloud {
+	t.Helper()
+	c := &Cloud{TB: t, Clock: &Clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	o.Seed, o.Now = 1, c.Clock.Now
+	var err error
+	c.Sim, err = vpcsim.New(o)
+	c.Must(err)
+	t.Cleanup(func() {
+		if err := c.Sim.Close(); err != nil {
+			t.Errorf("close the simulator: %v", err)
+		}
+	})
+	account := c.Sim.Account()
+	c.API, err = alibaba.New(alibaba.Config{
+		Region: "cn-hangzhou", ECSEndpoint: c.Sim.Endpoint(), VPCEndpoint: c.Sim.Endpoint(),
+		Credentials: alibaba.StaticCredentials(account.AccessKeyID, account.AccessKeySecret),
+		Clock:       c.Clock, Attempts: 2, Random: func() float64 { return 0.5 }, Log: slog.New(slog.DiscardHandler),
+	})
+	c.Must(err)
+	return c
+}
+
+// Network makes a VPC with vSwitches and a security group.
+func (c *Cloud) Network(cidr string, vswitchCIDRs ...string) (vpc string, vswitches []string, group string) {
+	c.Helper()
+	c.Write(func(s state.API) error {
+		v, err := s.CreateVpc(state.CreateVpcRequest{CidrBlock: cidr})
+		if err == nil {
+			vpc = v.VpcId
+		}
+		return err
+	})
+	for _, cidr := range vswitchCIDRs {
+		c.Write(func(s state.API) error {
+			id, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: Zone, CidrBlock: cidr})
+			vswitches = append(vswitches, id)
+			return err
+		})
+	}
+	c.Write(func(s state.API) (err error) {
+		group, err = s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc})
+		return err
+	})
+	return vpc, vswitches, group
+}
+
+// Write changes what the cloud holds, past its API.
+func (c *Cloud) Write(f func(state.API) error) {
+	c.Helper()
+	c.Must(c.Sim.Write(context.Background(), f))
+}
+
+// Must ends the test with an error.
+func (c *Cloud) Must(err error) {
+	c.Helper()
+	if err != nil {
+		c.Fatalf("%v", err)
+	}
+}
+
+// Fault orders faults.
+func (c *Cloud) Fault(rules ...faults.Rule) {
+	c.Helper()
+	c.Must(c.Sim.AddFaults(rules...))
+}
+
+// Calls counts the calls of an action so far.
+func (c *Cloud) Calls(action string) int { return int(c.Sim.Stats().Snapshot()[action].Calls) }
+
+// Clock is the time of a test: nobody really waits.
+type Clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+// Now is the time.
+func (c *Clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+// Pass lets time pass.
+func (c *Clock) Pass(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+// Sleep is what the cloud client waits with.
+func (c *Clock) Sleep(ctx context.Context, d time.Duration) error {
+	c.Pass(d)
+	return ctx.Err()
+}
