@@ -50,7 +50,7 @@ type Options struct {
 	WantsENI func(ctx context.Context, namespace, name string) (bool, error)
 	// OfferENIs tells the kubelet how many pods can have an ENI of their own; may be nil.
 	OfferENIs func(n int)
-	// HasLink reports whether the node has a link of that name.
+	// HasLink reports whether the pod behind a device of the node still has its own.
 	HasLink func(name string) (bool, error)
 	// Metrics may be nil.
 	Metrics *Metrics

@@ -1,10 +1,10 @@
 package ebpf
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // entries are a pod's in the map of pods, by address.
@@ -25,20 +25,6 @@ func entries(p route.Place) map[netip.Addr]shortcutPod {
 	return list
 }
 
-// addrKey is struct addr of bpf/common.h: IPv4 is mapped into IPv6, all in network
-// byte order.
-func addrKey(a netip.Addr) (key shortcutAddr) {
-	b := a.As16()
-	for i := range key.W {
-		key.W[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return key
-}
+func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: tcprog.Words(a)} }
 
-func addrOf(key shortcutAddr) netip.Addr {
-	var b [16]byte
-	for i, w := range key.W {
-		binary.NativeEndian.PutUint32(b[4*i:], w)
-	}
-	return netip.AddrFrom16(b).Unmap()
-}
+func addrOf(key shortcutAddr) netip.Addr { return tcprog.Addr(key.W) }

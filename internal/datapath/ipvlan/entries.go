@@ -1,7 +1,6 @@
 package ipvlan
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,9 +34,6 @@ var (
 	eniHooks   = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}
 	hostHooks  = []tcprog.Hook{{Parent: tcprog.Egress, Program: toSlave}}
 	innerHooks = []tcprog.Hook{{Parent: tcprog.Egress, Program: fromSlave}}
-
-	// counterNames are in the order of enum counter in bpf/flows.h.
-	counterNames = []string{"to-eni", "to-pod", "asked", "learned", "forgotten", "spoofed"}
 )
 
 func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
@@ -71,23 +67,9 @@ func entries(p route.Place, receiver int) map[netip.Addr]slavesSlave {
 	return list
 }
 
-// addrKey is struct addr of bpf/common.h: IPv4 is mapped into IPv6, all in network
-// byte order.
-func addrKey(a netip.Addr) (key slavesAddr) {
-	b := a.As16()
-	for i := range key.W {
-		key.W[i] = binary.NativeEndian.Uint32(b[4*i:])
-	}
-	return key
-}
+func addrKey(a netip.Addr) slavesAddr { return slavesAddr{W: tcprog.Words(a)} }
 
-func addrOf(key slavesAddr) netip.Addr {
-	var b [16]byte
-	for i, w := range key.W {
-		binary.NativeEndian.PutUint32(b[4*i:], w)
-	}
-	return netip.AddrFrom16(b).Unmap()
-}
+func addrOf(key slavesAddr) netip.Addr { return tcprog.Addr(key.W) }
 
 func listEntries(m *bpf.Map) (map[netip.Addr]slavesSlave, error) {
 	list := map[netip.Addr]slavesSlave{}
@@ -108,18 +90,4 @@ func deleteEntry(m *bpf.Map, a netip.Addr) error {
 		return fmt.Errorf("remove %s from map %s: %w", a, mapSlaves, err)
 	}
 	return nil
-}
-
-func readCounters(m *bpf.Map) (map[string]uint64, error) {
-	counts := map[string]uint64{}
-	for i, name := range counterNames {
-		var perCPU []uint64
-		if err := m.Lookup(uint32(i), &perCPU); err != nil {
-			return nil, fmt.Errorf("read counter %s: %w", name, err)
-		}
-		for _, n := range perCPU {
-			counts[name] += n
-		}
-	}
-	return counts, nil
 }

@@ -355,7 +355,7 @@ func (s *Extension) counters() (map[string]uint64, error) {
 	if s.objects == nil {
 		return nil, nil // nothing has happened yet
 	}
-	return readCounters(s.objects.Maps[mapCounters])
+	return tcprog.Counters(s.objects.Maps[mapCounters])
 }
 
 func (s *Extension) close() error {
