@@ -71,7 +71,7 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 			return problem, err
 		}
 	}
-	for _, want := range podSysctls(w) {
+	for _, want := range d.podSysctls(w) {
 		differs, err := differing(d.procSys, d.ns, want)
 		if err != nil {
 			return "", err

@@ -33,7 +33,7 @@ func (d *Datapath) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]strin
 	name := link.Attrs().Name
 	// Before it is up: it has the ENI's MAC, and must not make the ENI's own link-local
 	// address of it.
-	list := append(receiverSysctls(name), sysctl{"ipv6/conf/" + name + "/addr_gen_mode", "1"})
+	list := append(d.receiverSysctls(name), sysctl{"ipv6/conf/" + name + "/addr_gen_mode", "1"})
 	repairs, err := setSysctls(d.procSys, d.ns, list)
 	if err != nil {
 		return repairs, fmt.Errorf("device %s: %w", name, err)

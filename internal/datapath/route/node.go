@@ -55,6 +55,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 	}
 	families := nodeFamilies(node)
 	note(d.ensureForwarding(links, families))
+	note(nil, d.readReversePath())
 
 	routes, err := ownRoutes(ctx, h)
 	if err != nil {
@@ -302,7 +303,7 @@ func (d *Datapath) ensureDevice(h *netlink.Handle, links []netlink.Link, eni dat
 		repairs = append(repairs, fmt.Sprintf("set MTU of %s from %d to %d", s.device, mtu, eni.MTU))
 		mtu = eni.MTU
 	}
-	changed, err := setSysctls(d.procSys, d.ns, receiverSysctls(s.device))
+	changed, err := setSysctls(d.procSys, d.ns, d.receiverSysctls(s.device))
 	repairs = append(repairs, changed...)
 	if err != nil {
 		return fail("set sysctls", err)
@@ -323,17 +324,41 @@ func (d *Datapath) ensureDevice(h *netlink.Handle, links []netlink.Link, eni dat
 	return repairs, mtu, nil
 }
 
+// readReversePath notes whether the node checks the way back of what it receives on every
+// device (Documentation/networking/ip-sysctl.rst: the larger of all's rp_filter and the
+// device's counts).
+func (d *Datapath) readReversePath() error {
+	checks, err := differing(d.procSys, d.ns, sysctl{"ipv4/conf/all/rp_filter", "0"})
+	if err == nil {
+		d.reversePath.Store(checks)
+	}
+	return err
+}
+
+// reversePathSysctls are those by which a device takes pods' packets: the way back is by
+// rules that the kernel's check does not know, so it must not be the strict one (1). Where
+// the node has none at all, neither has the device, and it is told not to look for its own
+// addresses either: with routing rules the kernel would look up a second route for each
+// packet to find them, which is a tenth of what forwarding it takes. Who may send what is
+// decided before, in chain source, and by the VPC.
+func (d *Datapath) reversePathSysctls(device string) []sysctl {
+	prefix := "ipv4/conf/" + device + "/"
+	if d.reversePath.Load() {
+		return []sysctl{{prefix + "rp_filter", "2"}, {prefix + "accept_local", "0"}}
+	}
+	return []sysctl{{prefix + "rp_filter", "0"}, {prefix + "accept_local", "1"}}
+}
+
 // receiverSysctls are those of a device that receives for pods.
-func receiverSysctls(device string) []sysctl {
+func (d *Datapath) receiverSysctls(device string) []sysctl {
 	prefix := "conf/" + device + "/"
-	return []sysctl{
+	return append(d.reversePathSysctls(device), []sysctl{
 		{"ipv4/" + prefix + "forwarding", "1"},
-		{"ipv4/" + prefix + "rp_filter", "2"},
 		{"ipv6/" + prefix + "accept_ra", "0"},
 		// The cloud hands out the MAC, so the link-local address made from it needs
 		// no detection; without it the gateway is asked for a second later.
 		{"ipv6/" + prefix + "accept_dad", "0"},
-	}
+	}...)
 }
 
 func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error) {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -60,6 +61,9 @@ type Datapath struct {
 	// stateMu guards node, which AddPod reads without waiting for nodeMu.
 	stateMu sync.Mutex
 	node    nodeState
+
+	// reversePath: the node checks the way back on every device; see readReversePath.
+	reversePath atomic.Bool
 }
 
 // New opens the node's namespace and touches nothing in it.

@@ -107,7 +107,7 @@ func (s *syncing) sysctls() error {
 	var list []sysctl
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
 		if link := s.view.byName[name]; link != nil && IsPodDevice(link) {
-			list = append(list, podSysctls(wiring{pod: s.desired[name], name: name})...)
+			list = append(list, s.d.podSysctls(wiring{pod: s.desired[name], name: name})...)
 		}
 	}
 	changed, err := setSysctls(s.d.procSys, s.d.ns, list)

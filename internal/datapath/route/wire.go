@@ -16,7 +16,7 @@ import (
 // wireHost makes the host's side of a pod: the device's settings, the route to
 // the pod and the pod's MAC.
 func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) error {
-	if _, err := setSysctls(d.procSys, d.ns, podSysctls(w)); err != nil {
+	if _, err := setSysctls(d.procSys, d.ns, d.podSysctls(w)); err != nil {
 		return fmt.Errorf("device %s: %w", w.name, err)
 	}
 	attrs := link.Attrs()
@@ -75,9 +75,9 @@ func (w wiring) alias() string {
 // the pod the device has no business with IPv6; with them it needs no address of
 // its own (the pod's next hop is a permanent neighbour), so no detection of
 // duplicates and no multicast on it.
-func podSysctls(w wiring) []sysctl {
+func (d *Datapath) podSysctls(w wiring) []sysctl {
 	v4, v6 := "ipv4/conf/"+w.name+"/", "ipv6/conf/"+w.name+"/"
-	list := []sysctl{{v4 + "forwarding", "1"}, {v4 + "rp_filter", "2"}}
+	list := append(d.reversePathSysctls(w.name), sysctl{v4 + "forwarding", "1"})
 	if !w.hasIPv6() {
 		return append(list, sysctl{v6 + "disable_ipv6", "1"})
 	}

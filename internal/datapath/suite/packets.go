@@ -94,6 +94,20 @@ func reversePathFilterOfTheNode(t *testing.T, k Kit) {
 			Serve(a.NS, At(a.V4, 80))
 			MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
 			MustReach(t, w.Nodes[1].NS, At(a.V4, 80), a.NS, w.Nodes[1].V4)
+			// Somebody changes it under running pods: the next Sync sees to them.
+			for _, later := range []string{"1", "0", "2"} {
+				for i, p := range []*Pod{a, b} {
+					w.Nodes[i].Sysctl("ipv4/conf/all/rp_filter", later)
+					w.Nodes[i].Sync(p)
+				}
+				MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+				MustReach(t, b.NS, At(a.V4, 80), a.NS, b.V4)
+				if repairs := w.Nodes[0].Sync(a); len(repairs) != 0 {
+					t.Errorf("all=%s: second Sync reports %q", later, repairs)
+				}
+			}
+			w.Nodes[0].Sysctl("ipv4/conf/all/rp_filter", mode)
+			w.Nodes[0].Sync(a)
 			if got := w.Nodes[0].ReadSysctl("ipv4/conf/all/rp_filter"); got != mode {
 				t.Errorf("all/rp_filter is %s, was %s", got, mode)
 			}
