@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0
 go build -trimpath -o bin/vm ./test/vm
 
-in() {
+on() {
 	kernel=$1
 	shift
 	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
@@ -16,6 +16,6 @@ in() {
 # All that a datapath does where this machine's kernel cannot show it, and how packets go in
 # the others. The older kernel has no tcx and no netkit.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
-in 6.12 ./internal/datapath/ipvlan ./internal/datapath/netkit
-in 6.12 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf
-in 6.1 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/ipvlan
+on 6.12 ./internal/datapath/ipvlan ./internal/datapath/netkit
+on 6.12 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf
+on 6.1 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/ipvlan
