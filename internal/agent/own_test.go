@@ -139,3 +139,30 @@ func TestAddBeforeTheControllersWord(t *testing.T) {
 		t.Errorf("address %s, want the ENI's", a)
 	}
 }
+
+// A reboot ends every sandbox, empties /run with the journal in it, and finds the ENIs'
+// devices on the node again: nothing of the pods before may keep an ENI.
+func TestAfterARebootNoENIIsHeld(t *testing.T) {
+	e, onNode := mixed(t)
+	e.mustAdd("own1")
+	e.mustAdd("shared")
+	delete(onNode, ownMAC)
+	e.repair()
+	want := e.a.want
+	e.kill()
+	e.dir = t.TempDir()
+	clear(e.dp.wired)
+	e.dead["/run/netns/own1"], e.dead["/run/netns/shared"] = true, true
+	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	e.start()
+	e.setWant(want)
+	if st := e.a.Status(v1alpha1.NodeNetworkStatus{}); len(st.Used) != 0 {
+		t.Errorf("in use after the reboot: %v", st.Used)
+	}
+	if got := e.mustAdd("own2"); got != "192.168.40.1/32" {
+		t.Errorf("address %s, want the ENI's", got)
+	}
+	if got := e.mustAdd("shared2"); got == "192.168.40.1/32" {
+		t.Error("a pod that did not ask has the ENI")
+	}
+}
