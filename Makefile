@@ -37,8 +37,8 @@ compare: build
 	bin/terwayctl lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
-# tests, then the lab end to end.
-test: deps check unit e2e
+# tests, the datapaths in virtual machines, then the lab end to end.
+test: deps check unit test-vm e2e
 
 unit:
 	go test -trimpath -count=1 ./...

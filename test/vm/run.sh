@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs the tests of the datapaths in virtual machines (see main.go), one at a time: it has
-# both cores. The tag vm adds the tests that need such a machine's kernel.
+# Runs the tests of the datapaths in virtual machines (see main.go), two at a time: each
+# has one processor. The tag vm adds the tests that need such a machine's kernel.
 set -eu
 cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0
@@ -10,7 +10,7 @@ on() {
 	kernel=$1
 	shift
 	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
-	go test -trimpath -count=1 -p 1 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
+	go test -trimpath -count=1 -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
 }
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go in
