@@ -275,6 +275,9 @@ const (
 	// ResourceENI is the extended resource by which a pod asks for an ENI of its own.
 	// Other versions of Terway call it so too.
 	ResourceENI = "aliyun/eni"
+	// AnnotationExclusiveENI on a pod asks for an ENI of its own: "true" or "false". The
+	// admission webhook makes it a request of ResourceENI, which the scheduler counts.
+	AnnotationExclusiveENI = "network.terway.dev/exclusive-eni"
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
 )

@@ -28,7 +28,8 @@ func Conflist(socket, version string) ([]byte, error) {
 		"cniVersion": version,
 		"name":       "terway",
 		"plugins": []map[string]any{
-			{"type": "terway", "socket": socket},
+			// The runtime adds the pod's annotations; one that cannot leaves them out.
+			{"type": "terway", "socket": socket, "capabilities": map[string]bool{request.CapabilityAnnotations: true}},
 			{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
 		},
 	}, "", "  ")

@@ -5,34 +5,47 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/podeni"
 )
 
 // modeExclusive is v1alpha1's spec.mode of a node on which every pod has an ENI of its own.
 const modeExclusive = "exclusive"
 
 // wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
-// each one does, on others those that asked for the resource.
+// each one does, on others those that were given the resource. Those that asked by the
+// annotation alone were not counted by the scheduler (nothing added the resource when
+// they were made): they get neither an ENI that another pod counts on, nor a shared one.
 func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) {
+	asks, err := podeni.Asked(r.Annotations)
+	if err != nil {
+		return false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
+	}
 	if err := a.awaitWant(ctx); err != nil {
 		return false, err
 	}
 	a.mu.Lock()
 	mode, offers := a.want.Mode, a.want.OwnENIs
 	a.mu.Unlock()
-	switch {
-	case mode == modeExclusive:
+	if mode == modeExclusive {
 		return true, nil
-	case offers == 0 || a.WantsENI == nil || r.Name == "":
-		return false, nil
 	}
-	own, err := a.WantsENI(ctx, r.Namespace, r.Name)
-	if err != nil {
-		return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+	given := false
+	if offers > 0 && a.WantsENI != nil && r.Name != "" {
+		if given, err = a.WantsENI(ctx, r.Namespace, r.Name); err != nil {
+			return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+		}
 	}
-	return own, nil
+	if asks && !given {
+		return false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
+			"pod %s/%s asks for an ENI of its own by the annotation %s, but was made without the resource %s (is the chart value admission.enabled true?), so the scheduler did not count one for it: make the pod anew, or with limits {%s: 1}",
+			r.Namespace, r.Name, v1alpha1.AnnotationExclusiveENI, v1alpha1.ResourceENI, v1alpha1.ResourceENI), "")
+	}
+	return given, nil
 }
 
 // awaitWant waits for the controller's word. An agent that has just started does not

@@ -166,3 +166,49 @@ func TestAfterARebootNoENIIsHeld(t *testing.T) {
 		t.Error("a pod that did not ask has the ENI")
 	}
 }
+
+// A pod that asks by the annotation must have been counted by the scheduler, which the
+// resource says. What it never gets is a shared address without a word.
+func TestAskedByAnnotation(t *testing.T) {
+	for name, c := range map[string]struct {
+		pod, value string
+		want       func(*Want)
+		address    string
+		err        []string
+	}{
+		"counted":                          {pod: "own1", value: "true", address: "192.168.40.1/32"},
+		"not counted":                      {pod: "shared", value: "true", err: []string{"default/pod-shared", "exclusive-eni", "without the resource aliyun/eni", "admission.enabled", "limits {aliyun/eni: 1}"}},
+		"not counted, nothing is offered":  {pod: "own1", value: "true", want: func(w *Want) { w.OwnENIs = 0 }, err: []string{"without the resource aliyun/eni"}},
+		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
+		"does not ask":                     {pod: "shared", value: "false", address: "192.168.32.1/32"},
+		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
+		"a word, made without the webhook": {pod: "own1", value: "yes", err: []string{"default/pod-own1", "exclusive-eni", `"yes"`, `want "true"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, _ := mixed(t)
+			if c.want != nil {
+				w := e.a.want
+				c.want(&w)
+				e.setWant(w)
+			}
+			in := call(c.pod)
+			in.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"` +
+				v1alpha1.AnnotationExclusiveENI + `":"` + c.value + `"}}}`)
+			r := e.do(t.Context(), "ADD", in)
+			if (r.Error != nil) != (c.err != nil) {
+				t.Fatalf("error %v, want one with %q", r.Error, c.err)
+			}
+			for _, part := range c.err {
+				if !strings.Contains(r.Error.Msg, part) {
+					t.Errorf("error %q, want %q in it", r.Error.Msg, part)
+				}
+			}
+			if c.err != nil && len(e.dp.wired) != 0 {
+				t.Error("the pod was wired all the same")
+			}
+			if c.address != "" && !strings.Contains(string(r.Result), c.address) {
+				t.Errorf("result %s, want %s", r.Result, c.address)
+			}
+		})
+	}
+}

@@ -49,6 +49,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "sigs.k8s.io/controller-runtime/", module + "api/", "net/http", "os/exec"},
 		},
 		{
+			"what a pod says of an ENI is read without asking a cluster or a kernel",
+			[]string{"internal/podeni"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
+		},
+		{
 			"the cloud's interface knows no SDK",
 			[]string{"internal/cloud"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},

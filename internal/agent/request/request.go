@@ -50,6 +50,8 @@ type Request struct {
 	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…); empty when the
 	// runtime is not Kubernetes'.
 	Namespace, Name, UID string
+	// Annotations are the pod's, of ADD; empty when the runtime does not tell them.
+	Annotations map[string]string
 	// PrevAddresses are the addresses of the previous result; CHECK compares them.
 	PrevAddresses []netip.Addr
 	// PrevInterfaces are the previous result's interfaces: name → sandbox ("" on the host).
@@ -58,11 +60,17 @@ type Request struct {
 	Valid []Attachment
 }
 
+// CapabilityAnnotations is the capability by which container runtimes hand plugins
+// the pod's annotations (containerd: annotations.PodAnnotations; CRI-O has the same).
+const CapabilityAnnotations = "io.kubernetes.cri.pod-annotations"
+
 type config struct {
 	CNIVersion string      `json:"cniVersion"`
 	Name       string      `json:"name"`
 	Type       string      `json:"type"`
 	PrevResult *prevResult `json:"prevResult"`
+	// Runtime is raw, because only ADD needs it and nothing may stop a DEL.
+	Runtime json.RawMessage `json:"runtimeConfig"`
 	// Valid is raw to tell null, which is what libcni makes of no attachments,
 	// from an absent list.
 	Valid json.RawMessage `json:"cni.dev/valid-attachments"`
@@ -149,6 +157,9 @@ func Parse(in cnicall.Request) (*Request, *types.Error) {
 	if err := r.pod(in.Args); err != nil {
 		return nil, err
 	}
+	if err := r.annotations(c.Runtime); err != nil {
+		return nil, err
+	}
 	return r, r.prev(c.PrevResult)
 }
 
@@ -177,6 +188,21 @@ func (r *Request) pod(args string) *types.Error {
 	if len(r.UID) > 128 {
 		return types.NewError(types.ErrInvalidEnvironmentVariables, "K8S_POD_UID in CNI_ARGS is longer than 128 characters", "")
 	}
+	return nil
+}
+
+func (r *Request) annotations(raw json.RawMessage) *types.Error {
+	if r.Verb != Add || len(raw) == 0 {
+		return nil
+	}
+	var c struct {
+		// The name is CapabilityAnnotations.
+		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "runtimeConfig["+CapabilityAnnotations+"]: want the pod's annotations, an object of strings", err.Error())
+	}
+	r.Annotations = c.Annotations
 	return nil
 }
 

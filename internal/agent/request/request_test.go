@@ -43,6 +43,12 @@ func TestParse(t *testing.T) {
 		"check bad address": {Check, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.0.0","name":"n","prevResult":{"ips":[{"address":"1.2.3.4"}]}}`)
 		}, types.ErrInvalidNetworkConfig, `"1.2.3.4"`},
+		"annotations not strings": {Add, func(r *cnicall.Request) {
+			r.Config = []byte(`{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}`)
+		}, types.ErrInvalidNetworkConfig, "pod-annotations"},
+		"del with annotations not strings": {Del, func(r *cnicall.Request) {
+			r.Config = []byte(`{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"a":1}}}`)
+		}, 0, ""},
 		"gc without list": {GC, nil, types.ErrInvalidNetworkConfig, "valid-attachments"},
 		"gc": {GC, func(r *cnicall.Request) {
 			r.Config = []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[]}`)
@@ -74,11 +80,25 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestAnnotations(t *testing.T) {
+	in := valid()
+	in.Config = []byte(`{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"portMappings":[],"` + CapabilityAnnotations + `":{"a/b":"c"}}}`)
+	in.Verb = string(Add)
+	if r, err := Parse(in); err != nil || len(r.Annotations) != 1 || r.Annotations["a/b"] != "c" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	in.Config = valid().Config
+	if r, err := Parse(in); err != nil || r.Annotations != nil {
+		t.Errorf("of a runtime that tells none: %+v, %v", r, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	v := valid()
 	f.Add("ADD", v.ContainerID, v.NetNS, v.IfName, v.Args, v.Config)
 	f.Add("CHECK", "x", "/a/../b", "eth0", "K8S_POD_NAME=a", []byte(`{"cniVersion":"1.0.0","name":"n","prevResult":{"ips":[{"address":"::1/128"}]}}`))
 	f.Add("GC", "", "", "", "", []byte(`{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"containerID":"a","ifname":"eth0"}]}`))
+	f.Add("ADD", "x", "/a", "eth0", "", []byte(`{"cniVersion":"1.0.0","name":"n","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"network.terway.dev/exclusive-eni":"true"}}}`))
 	f.Fuzz(func(t *testing.T, verb, id, netns, ifname, args string, config []byte) {
 		r, err := Parse(cnicall.Request{Verb: verb, ContainerID: id, NetNS: netns, IfName: ifname, Args: args, Config: config})
 		if err != nil {
