@@ -12,7 +12,7 @@ import (
 // serveHealth answers /healthz and /readyz until ctx is done. It is not the
 // manager's, because the process is healthy while it waits for a configuration,
 // and not ready; why not is in the answer.
-func serveHealth(ctx context.Context, address string, ready func(*http.Request) error, failed func(error)) error {
+func serveHealth(ctx context.Context, address string, ready []func(*http.Request) error, failed func(error)) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return fmt.Errorf("--health-address: %w", err)
@@ -20,9 +20,11 @@ func serveHealth(ctx context.Context, address string, ready func(*http.Request) 
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("/readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := ready(r); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
+		for _, part := range ready {
+			if err := part(r); err != nil {
+				http.Error(w, err.Error(), http.StatusServiceUnavailable)
+				return
+			}
 		}
 		fmt.Fprintln(w, "ok")
 	})

@@ -25,7 +25,8 @@ func TestHealth(t *testing.T) {
 	wrong := errors.New("there is no ConfigMap")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := serveHealth(ctx, address, func(*http.Request) error { return wrong }, func(err error) { t.Error(err) }); err != nil {
+	ready := []func(*http.Request) error{func(*http.Request) error { return nil }, func(*http.Request) error { return wrong }}
+	if err := serveHealth(ctx, address, ready, func(err error) { t.Error(err) }); err != nil {
 		t.Fatal(err)
 	}
 	get := func(path string) (int, string) {

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
@@ -32,6 +34,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/admit"
 	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
@@ -47,6 +50,7 @@ type flags struct {
 	network                          string
 	namespace                        string
 	metricsAddress, healthAddress    string
+	webhookPort                      int
 	workers                          int
 	routeQuota                       int
 	sweep, orphanAge                 time.Duration
@@ -79,6 +83,7 @@ func main() {
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
+	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods ask for an ENI of their own with the annotation "+v1alpha1.AnnotationExclusiveENI+"; 0 turns it off")
 	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
@@ -117,12 +122,13 @@ func run(ctx context.Context, f flags) error {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
 	}
 	rest.QPS, rest.Burst = 200, 400
-	mgr, err := ctrl.NewManager(rest, ctrl.Options{
-		Scheme: scheme,
-		// No other ConfigMap is looked at, or may be.
-		Cache: cache.Options{ByObject: map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
-			Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
-		}}},
+	// No other ConfigMap is looked at, or may be.
+	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
+		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
+	}}
+	options := ctrl.Options{
+		Scheme:                  scheme,
+		Cache:                   cache.Options{ByObject: cached},
 		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
 		HealthProbeBindAddress:  "0", // serveHealth: it is asked before the manager runs
 		LeaderElection:          true,
@@ -133,7 +139,12 @@ func run(ctx context.Context, f flags) error {
 		LeaseDuration:                 &f.leaseDuration,
 		RenewDeadline:                 &f.renew,
 		RetryPeriod:                   &f.retryLease,
-	})
+	}
+	hook, err := webhook(f, &options, log)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(rest, options)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -144,7 +155,11 @@ func run(ctx context.Context, f flags) error {
 	})
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if err := serveHealth(ctx, f.healthAddress, watcher.Ready, cancel); err != nil {
+	ready := []func(*http.Request) error{watcher.Ready}
+	if hook != nil {
+		ready = append(ready, hook.Ready)
+	}
+	if err := serveHealth(ctx, f.healthAddress, ready, cancel); err != nil {
 		return err
 	}
 	// Before the manager takes part in the election of a leader: one that has no
@@ -171,6 +186,11 @@ func run(ctx context.Context, f flags) error {
 	if err := watcher.SetupWithManager(mgr); err != nil {
 		return err
 	}
+	if hook != nil {
+		if err := hook.SetupWithManager(mgr); err != nil {
+			return err
+		}
+	}
 	if err := network(mgr, f, store, api, log); err != nil {
 		return err
 	}
@@ -182,6 +202,20 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	return nil
+}
+
+// webhook puts the admission webhook into the manager's options; nil if it is turned off.
+func webhook(f flags, o *ctrl.Options, log *slog.Logger) (*admit.Webhook, error) {
+	switch {
+	case f.webhookPort == 0:
+		return nil, nil
+	case f.webhookPort < 0 || f.webhookPort > 65535:
+		return nil, fmt.Errorf("--webhook-port %d: want a port, 1 to 65535, or 0 for none", f.webhookPort)
+	}
+	hook := admit.New(admit.Options{Namespace: f.namespace, Port: f.webhookPort, Log: log, Now: time.Now})
+	o.WebhookServer = hook.Server()
+	maps.Copy(o.Cache.ByObject, hook.Cached())
+	return hook, nil
 }
 
 func closed(ch <-chan struct{}) bool {

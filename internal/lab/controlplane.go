@@ -86,6 +86,8 @@ func (o *Options) startControlPlane(s *State) error {
 		"--requestheader-client-ca-file=" + pki("ca.crt"), "--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
 		"--proxy-client-cert-file=" + pki("front-proxy-client.crt"), "--proxy-client-key-file=" + pki("front-proxy-client.key"),
+		// There is no kube-proxy beside it: webhooks are called at their pods, not at their Services.
+		"--enable-aggregator-routing=true",
 		"--profiling=false",
 	}})
 	return err

@@ -13,7 +13,9 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/admit"
 )
 
 const dir = "../../deploy/chart/"
@@ -89,6 +91,28 @@ func TestDefaultsAreTheControllers(t *testing.T) {
 	delete(values.ENIConfig, "vswitches")
 	values.ENIConfig["network"], values.ENIConfig["pod_cidr"] = "flannel", "172.20.0.0/16"
 	parse(t, values.ENIConfig)
+}
+
+// The names by which the API server finds the webhook, and the webhook its objects.
+func TestAdmissionHasTheControllersNames(t *testing.T) {
+	var text string
+	read(t, dir+"templates/admission.yaml", func(b []byte, _ any) error { text = string(b); return nil }, nil)
+	for _, want := range []string{
+		"kind: Secret\nmetadata:\n  name: " + admit.Name + "\n",
+		"kind: Service\nmetadata:\n  name: " + admit.Name + "\n",
+		"kind: MutatingWebhookConfiguration\nmetadata:\n  name: " + admit.Name + "\n",
+		"service: {name: " + admit.Name + ", namespace: {{ .Release.Namespace }}, path: " + admit.Path + "}",
+		`$annotation := "` + v1alpha1.AnnotationExclusiveENI + `"`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("templates/admission.yaml lacks %q", want)
+		}
+	}
+	var values string
+	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)
+	if !strings.Contains(values, "annotation "+v1alpha1.AnnotationExclusiveENI+": ") {
+		t.Errorf("values.yaml does not say what the annotation %s is for", v1alpha1.AnnotationExclusiveENI)
+	}
 }
 
 func parse(t *testing.T, values map[string]any) *config.Config {

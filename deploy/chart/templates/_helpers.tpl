@@ -9,6 +9,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "terway.network" -}}
 {{ .Values.eniConfig.network | default "terway" }}
 {{- end }}
+{{- define "terway.admission" -}}
+{{ and .Values.admission.enabled (ne (include "terway.network" .) "flannel") }}
+{{- end }}
 {{- define "terway.nodeAffinity" -}}
 nodeAffinity:
   requiredDuringSchedulingIgnoredDuringExecution:

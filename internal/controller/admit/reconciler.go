@@ -1,0 +1,172 @@
+package admit
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+)
+
+// Options are what a Webhook is made of.
+type Options struct {
+	// Namespace is that of the Secret and the Service.
+	Namespace string
+	Port      int
+	Log       *slog.Logger
+	Now       func() time.Time
+}
+
+// Webhook serves, and keeps its certificate.
+type Webhook struct {
+	Options
+	client client.Client
+	server webhook.Server
+	// serving is nil until the Secret has been read.
+	serving atomic.Pointer[tls.Certificate]
+}
+
+// lookEvery is how often the certificates are looked at when nothing changes.
+const lookEvery = 12 * time.Hour
+
+// New makes a Webhook. Server goes into the manager's options, then comes SetupWithManager.
+func New(o Options) *Webhook {
+	w := &Webhook{Options: o}
+	w.server = webhook.NewServer(webhook.Options{Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+		c.MinVersion, c.GetCertificate = tls.VersionTLS12, w.certificate
+	}}})
+	w.server.Register(Path, &admission.Webhook{Handler: admission.HandlerFunc(Handle)})
+	return w
+}
+
+// Server listens when the manager runs.
+func (w *Webhook) Server() webhook.Server { return w.server }
+
+// Cached are the two objects that are looked at: no others are, or may be.
+func (w *Webhook) Cached() map[client.Object]cache.ByObject {
+	name := fields.OneTermEqualSelector("metadata.name", Name)
+	return map[client.Object]cache.ByObject{
+		&corev1.Secret{}: {Namespaces: map[string]cache.Config{w.Namespace: {FieldSelector: name}}},
+		&admissionv1.MutatingWebhookConfiguration{}: {Field: name},
+	}
+}
+
+// SetupWithManager has the certificate kept, on all replicas.
+func (w *Webhook) SetupWithManager(mgr ctrl.Manager) error {
+	w.client = mgr.GetClient()
+	everywhere := false
+	secret := func(context.Context, client.Object) []reconcile.Request {
+		return []reconcile.Request{{NamespacedName: w.key()}}
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("webhook").
+		For(&corev1.Secret{}).
+		Watches(&admissionv1.MutatingWebhookConfiguration{}, handler.EnqueueRequestsFromMapFunc(secret)).
+		WithOptions(controller.Options{NeedLeaderElection: &everywhere}).
+		Complete(w)
+}
+
+func (w *Webhook) key() types.NamespacedName {
+	return types.NamespacedName{Namespace: w.Namespace, Name: Name}
+}
+
+// host is the name that the API server expects in the certificate.
+func (w *Webhook) host() string { return Name + "." + w.Namespace + ".svc" }
+
+// Ready says whether pods can be sent here.
+func (w *Webhook) Ready(r *http.Request) error {
+	if w.serving.Load() == nil {
+		return w.noCertificate()
+	}
+	return w.server.StartedChecker()(r)
+}
+
+func (w *Webhook) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c := w.serving.Load(); c != nil {
+		return c, nil
+	}
+	return nil, w.noCertificate()
+}
+
+func (w *Webhook) noCertificate() error {
+	return fmt.Errorf("the admission webhook has no certificate: the Secret %s, which the chart makes, has not been read", w.key())
+}
+
+// Reconcile makes the Secret, what is served and what the API server trusts agree, in
+// that order: each follows from the one before, so a kill between them costs nothing.
+func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
+	var s corev1.Secret
+	if err := w.client.Get(ctx, w.key(), &s); apierrors.IsNotFound(err) {
+		w.Log.Error("the Secret with the admission webhook's certificate is gone: install the chart again (helm upgrade)", "secret", w.key().String())
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", w.key(), err)
+	}
+	now := w.Now()
+	data, why, err := turn(s.Data, w.host(), now)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	if why != "" {
+		s.Data = data
+		// The resource version says whether another replica was faster.
+		if err := w.client.Update(ctx, &s); apierrors.IsConflict(err) {
+			return ctrl.Result{RequeueAfter: time.Second}, nil
+		} else if err != nil {
+			return ctrl.Result{}, fmt.Errorf("write Secret %s: %w", w.key(), err)
+		}
+		w.Log.Info("the admission webhook's certificates were renewed", "why", why)
+	}
+	if err := w.trust(ctx, data[keyTrust]); err != nil {
+		return ctrl.Result{}, err
+	}
+	served, err := pair{data[keyCert], data[keyKey]}.use(w.host(), now)
+	next, errNext := pair{data[keyNextCert], data[keyNextKey]}.use(w.host(), now)
+	if err := errors.Join(err, errNext); err != nil {
+		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", w.key(), err)
+	}
+	w.serving.Store(served)
+	return ctrl.Result{RequeueAfter: min(lookEvery, due(next).Sub(now))}, nil
+}
+
+// trust tells the API server which certificates are ours.
+func (w *Webhook) trust(ctx context.Context, bundle []byte) error {
+	var c admissionv1.MutatingWebhookConfiguration
+	if err := w.client.Get(ctx, types.NamespacedName{Name: Name}, &c); apierrors.IsNotFound(err) {
+		return nil // it is told when it is there
+	} else if err != nil {
+		return fmt.Errorf("read MutatingWebhookConfiguration %s: %w", Name, err)
+	}
+	old := c.DeepCopy()
+	changed := false
+	for i := range c.Webhooks {
+		if b := &c.Webhooks[i].ClientConfig.CABundle; !bytes.Equal(*b, bundle) {
+			*b, changed = bundle, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	if err := w.client.Patch(ctx, &c, client.StrategicMergeFrom(old)); err != nil {
+		return fmt.Errorf("write the certificates into MutatingWebhookConfiguration %s: %w", Name, err)
+	}
+	return nil
+}
