@@ -1,0 +1,105 @@
+package admit
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/podeni"
+)
+
+func review(raw string) admission.Request {
+	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Object: runtime.RawExtension{Raw: []byte(raw)}}}
+}
+
+// asks is a pod in the words of the API server, with what this program does not know.
+const asks = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","annotations":{"network.terway.dev/exclusive-eni":"VALUE"}},` +
+	`"spec":{"newField":9007199254740993,"containers":[{"name":"a","future":{"x":1},"resources":RESOURCES},{"name":"b","resources":{}}]}}`
+
+func patches(t *testing.T, value, resources string) (string, admission.Response) {
+	t.Helper()
+	r := Handle(t.Context(), review(strings.NewReplacer("VALUE", value, "RESOURCES", resources).Replace(asks)))
+	b, err := json.Marshal(r.Patches)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b), r
+}
+
+// What is changed is the resource and nothing else, above all not what a newer API
+// server knows and this program does not.
+func TestHandleAddsTheResourceOnly(t *testing.T) {
+	for name, c := range map[string]struct {
+		resources string
+		want      []string
+	}{
+		"empty": {`{}`, []string{`"path":"/spec/containers/0/resources/limits","value":{"aliyun/eni":"1"}`, `"path":"/spec/containers/0/resources/requests","value":{"aliyun/eni":"1"}`}},
+		"others": {`{"claims":[{"name":"c"}],"limits":{"memory":"1Gi"},"requests":{"cpu":"1","memory":"1Gi"}}`,
+			[]string{`"path":"/spec/containers/0/resources/limits/aliyun~1eni","value":"1"`, `"path":"/spec/containers/0/resources/requests/aliyun~1eni","value":"1"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, r := patches(t, "true", c.resources)
+			if !r.Allowed || len(r.Patches) != len(c.want) {
+				t.Fatalf("allowed %v, patches %s", r.Allowed, got)
+			}
+			for i, want := range c.want {
+				if !strings.Contains(got, want) || r.Patches[i].Operation != "add" {
+					t.Errorf("patches %s, want %s to be added", got, want)
+				}
+			}
+		})
+	}
+	for name, resources := range map[string]string{"true": `{"limits":{"aliyun/eni":"1"},"requests":{"aliyun/eni":"1"}}`, "false": `{}`} {
+		if got, r := patches(t, name, resources); !r.Allowed || len(r.Patches) != 0 {
+			t.Errorf("%s with %s: allowed %v, patches %s", name, resources, r.Allowed, got)
+		}
+	}
+}
+
+func TestHandleRefuses(t *testing.T) {
+	_, r := patches(t, "yes", `{}`)
+	if r.Allowed || !strings.Contains(r.Result.Message, `network.terway.dev/exclusive-eni: "yes"`) {
+		t.Errorf("%+v", r)
+	}
+	if _, r := patches(t, "true", `{"limits":{"aliyun/eni":"2"},"requests":{"aliyun/eni":"2"}}`); r.Allowed || len(r.Patches) != 0 {
+		t.Errorf("%+v", r)
+	}
+	if r := Handle(t.Context(), review(`[]`)); r.Allowed || !strings.Contains(r.Result.Message, "not a pod") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A pod that was let in with the resource added is let in as it is: the API server may
+// ask again. Nothing makes the webhook fall over.
+func FuzzHandle(f *testing.F) {
+	f.Add([]byte(asks))
+	for _, value := range []string{"true", "false", "", "1"} {
+		f.Add([]byte(strings.NewReplacer("VALUE", value, "RESOURCES", `{"limits":null}`).Replace(asks)))
+		f.Add([]byte(strings.NewReplacer("VALUE", value, "RESOURCES", `{"limits":{"aliyun/eni":"1"}}`).Replace(asks)))
+	}
+	f.Add([]byte(`{"metadata":{"annotations":{"network.terway.dev/exclusive-eni":"true"}},"spec":{"containers":[null]}}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r := Handle(t.Context(), review(string(raw)))
+		if !r.Allowed || len(r.Patches) == 0 {
+			return
+		}
+		out, err := withENI(raw)
+		if err != nil {
+			t.Fatalf("patches %v, and then %v", r.Patches, err)
+		}
+		var pod corev1.Pod
+		if err := json.Unmarshal(out, &pod); err != nil {
+			t.Fatalf("%s: %v", out, err)
+		}
+		q := pod.Spec.Containers[0].Resources.Limits[v1alpha1.ResourceENI]
+		if add, err := podeni.Admit(&pod); add || err != nil || q.Value() != 1 {
+			t.Errorf("%s: asked again: add %v, %v", out, add, err)
+		}
+	})
+}

@@ -1,0 +1,129 @@
+package admit
+
+import (
+	"bytes"
+	"crypto/x509"
+	"maps"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+const host = "terway-webhook.ns.svc"
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Whatever is in the Secret, and however long nobody looked: afterwards there is one
+// certificate to serve and one to come, both trusted, and nothing more to do. Where
+// somebody looked in time, nobody is refused: what is served was trusted before, and
+// what was served before is trusted still.
+func TestTurn(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now := start
+		data := map[string][]byte{}
+		for range rapid.IntRange(1, 8).Draw(t, "rounds") {
+			before := maps.Clone(data)
+			damaged := rapid.IntRange(0, 4).Draw(t, "damage") == 0
+			for _, key := range []string{keyCert, keyKey, keyNextCert, keyNextKey, keyTrust} {
+				if !damaged {
+					break
+				}
+				switch rapid.IntRange(0, 4).Draw(t, key) {
+				case 0:
+					delete(data, key)
+				case 1:
+					data[key] = []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+				case 2:
+					data[key] = before[keyNextCert]
+				}
+			}
+			away := time.Duration(rapid.Int64Range(int64(turnEvery/3), int64(turnEvery)).Draw(t, "away"))
+			if rapid.IntRange(0, 4).Draw(t, "for long") == 0 {
+				away = time.Duration(rapid.Int64Range(0, int64(2*lifetime)).Draw(t, "away for long"))
+			}
+			now = now.Add(away)
+			out, why, err := turn(data, host, now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			served, err := pair{out[keyCert], out[keyKey]}.use(host, now)
+			if err != nil {
+				t.Fatalf("nothing to serve: %v", err)
+			}
+			next, err := pair{out[keyNextCert], out[keyNextKey]}.use(host, now)
+			if err != nil {
+				t.Fatalf("nothing to come: %v", err)
+			}
+			if served.Leaf.Equal(next.Leaf) && !damaged {
+				t.Fatal("the next certificate is the one that is served")
+			}
+			if left := due(next).Sub(now); left <= 0 || left > turnEvery {
+				t.Fatalf("the next turn is in %s", left)
+			}
+			for _, c := range []*x509.Certificate{served.Leaf, next.Leaf} {
+				if !trusts(out[keyTrust], c, now) {
+					t.Fatalf("the API server would refuse %s", c.SerialNumber)
+				}
+			}
+			if _, again, err := turn(out, host, now); err != nil || again != "" {
+				t.Fatalf("after %q once more: %q, %v", why, again, err)
+			}
+			if len(before) > 0 && !damaged && away < turnEvery {
+				if !trusts(before[keyTrust], served.Leaf, now) {
+					t.Fatalf("what is served now was not trusted before (%s)", why)
+				}
+				if old, err := (pair{before[keyCert], before[keyKey]}).use(host, now); err != nil || !trusts(out[keyTrust], old.Leaf, now) {
+					t.Fatalf("what was served before is trusted no more (%s, %v)", why, err)
+				}
+			}
+			data = out
+		}
+	})
+}
+
+// trusts says whether the API server, with those certificates, accepts another.
+func trusts(bundle []byte, c *x509.Certificate, now time.Time) bool {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(bundle)
+	_, err := c.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: now})
+	return err == nil
+}
+
+func TestTurnOfAnotherName(t *testing.T) {
+	data, _, err := turn(nil, "terway-webhook.other.svc", start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, why, err := turn(data, host, start)
+	if err != nil || why == "" || bytes.Equal(out[keyCert], data[keyCert]) {
+		t.Errorf("a certificate for another namespace is served: %q, %v", why, err)
+	}
+}
+
+// The Secret's contents are anybody's who may write it: nothing makes the controller
+// fall over, and the API server never gets what it could not read.
+func FuzzBundle(f *testing.F) {
+	p, err := newPair(host, start)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{})
+	f.Add(p.cert)
+	f.Add(p.key)
+	f.Add(append(bytes.Clone(p.key), p.cert...))
+	f.Add(append([]byte("words\n"), append(bytes.Clone(p.cert), p.cert...)...))
+	f.Add(p.cert[:len(p.cert)/2])
+	f.Fuzz(func(t *testing.T, data []byte) {
+		out := bundle(start, data, p.cert)
+		if !x509.NewCertPool().AppendCertsFromPEM(out) || !bytes.Contains(out, p.cert) || bytes.Count(out, p.cert) != 1 {
+			t.Errorf("the bundle is %q", out)
+		}
+		if again := bundle(start, out); !bytes.Equal(again, out) {
+			t.Errorf("read again it is %q, was %q", again, out)
+		}
+		if bytes.Contains(out, []byte("PRIVATE KEY")) {
+			t.Error("the bundle holds a key")
+		}
+	})
+}
