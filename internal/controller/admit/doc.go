@@ -7,9 +7,6 @@
 // Every replica serves, and keeps both right: there is no leader whose death could
 // leave the API server with a certificate that nobody has. It must never let the API
 // server trust less than what some replica may still serve.
-//
-// A MutatingAdmissionPolicy would need no certificate and no server, but Kubernetes has
-// it switched on since 1.36 only, and the chart promises 1.29.
 package admit
 
 // Name is that of the Secret, the Service and the MutatingWebhookConfiguration (the

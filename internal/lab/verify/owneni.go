@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 // ownENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
 var ownENI = Check{
 	Name:   "own-eni",
-	About:  "a pod that asks for aliyun/eni has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; a second one waits for it",
+	About:  "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; a second one waits for it",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
 	Run: func(ctx context.Context, e *Env) (measured string, err error) {
 		na, nb, err := e.twoNodes()
@@ -45,9 +46,7 @@ var ownENI = Check{
 			}
 			err = errors.Join(append(errs, e.offerENIs(ctx, nb.Name, 0))...)
 		}()
-		spec := podSpec(nb.Name)
-		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
-		if err := e.pod(ctx, "own", spec); err != nil {
+		if err := e.askByAnnotation(ctx, "own", nb.Name); err != nil {
 			return "", err
 		}
 		own, err := e.ready(ctx, "own")
@@ -72,6 +71,8 @@ var ownENI = Check{
 		if err := e.reachOwn(ctx, na, nb, addr); err != nil {
 			return "", err
 		}
+		spec := podSpec(nb.Name)
+		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
 		if err := e.pod(ctx, "next", spec); err != nil {
 			return "", err
 		}
@@ -90,9 +91,43 @@ var ownENI = Check{
 		if err := e.deletePod(ctx, "next"); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%s on %s is eth0 of a pod on %s with %s; pods of both nodes, both nodes and a Service: all answered; the next pod waited (Insufficient %s) and had the ENI after it",
+		return fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered; the next pod waited (Insufficient %s) and had the ENI after it",
 			eni.ID, eni.MAC, nb.Name, addr, v1alpha1.ResourceENI), nil
 	},
+}
+
+// askByAnnotation makes a pod that asks by the annotation alone, and sees that it is
+// made with the resource; that another value is refused; and that a pod of the host
+// network is left as it is, whatever it says.
+func (e *Env) askByAnnotation(ctx context.Context, name, node string) error {
+	create := func(name, value string, spec corev1.PodSpec, o metav1.CreateOptions) (*corev1.Pod, error) {
+		return e.Client.CoreV1().Pods(e.Namespace).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{"app": name}, Annotations: map[string]string{v1alpha1.AnnotationExclusiveENI: value},
+		}, Spec: spec}, o)
+	}
+	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	spec := podSpec(node)
+	if _, err := create("wrong", "yes", spec, dry); err == nil || !strings.Contains(err.Error(), v1alpha1.AnnotationExclusiveENI+`: "yes"`) {
+		return fmt.Errorf("a pod whose annotation is \"yes\" was not refused with the annotation's name and value: %w", cmp.Or(err, errors.New("it was made")))
+	}
+	host := podSpec(node)
+	host.HostNetwork = true
+	host.Containers[0].Ports = nil
+	p, err := create("host", "yes", host, dry)
+	if err != nil {
+		return fmt.Errorf("make a pod of the host network: %w", err)
+	}
+	if q, asks := p.Spec.Containers[0].Resources.Limits[v1alpha1.ResourceENI]; asks {
+		return fmt.Errorf("a pod of the host network was given the limit %s %s", v1alpha1.ResourceENI, &q)
+	}
+	if p, err = create(name, "true", spec, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create pod %s: %w", name, err)
+	}
+	r := p.Spec.Containers[0].Resources
+	if limit, request := r.Limits[v1alpha1.ResourceENI], r.Requests[v1alpha1.ResourceENI]; limit.Value() != 1 || request.Value() != 1 {
+		return fmt.Errorf("pod %s was made with limit %s %s and request %s, want 1 and 1", name, v1alpha1.ResourceENI, &limit, &request)
+	}
+	return nil
 }
 
 // ownENIOf is the interface that the cloud has with the address. Its device is in the pod.
