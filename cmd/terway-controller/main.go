@@ -213,7 +213,6 @@ func webhook(f flags, o *ctrl.Options, log *slog.Logger) (*admit.Webhook, error)
 		return nil, fmt.Errorf("--webhook-port %d: want a port, 1 to 65535, or 0 for none", f.webhookPort)
 	}
 	hook := admit.New(admit.Options{Namespace: f.namespace, Port: f.webhookPort, Log: log, Now: time.Now})
-	o.WebhookServer = hook.Server()
 	maps.Copy(o.Cache.ByObject, hook.Cached())
 	return hook, nil
 }

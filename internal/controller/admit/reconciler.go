@@ -30,9 +30,11 @@ import (
 type Options struct {
 	// Namespace is that of the Secret and the Service.
 	Namespace string
-	Port      int
-	Log       *slog.Logger
-	Now       func() time.Time
+	// Host is the address to listen on; empty means all.
+	Host string
+	Port int
+	Log  *slog.Logger
+	Now  func() time.Time
 }
 
 // Webhook serves, and keeps its certificate.
@@ -47,18 +49,15 @@ type Webhook struct {
 // lookEvery is how often the certificates are looked at when nothing changes.
 const lookEvery = 12 * time.Hour
 
-// New makes a Webhook. Server goes into the manager's options, then comes SetupWithManager.
+// New makes a Webhook. Cached goes into the manager's options, then comes SetupWithManager.
 func New(o Options) *Webhook {
 	w := &Webhook{Options: o}
-	w.server = webhook.NewServer(webhook.Options{Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+	w.server = webhook.NewServer(webhook.Options{Host: o.Host, Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.MinVersion, c.GetCertificate = tls.VersionTLS12, w.certificate
 	}}})
 	w.server.Register(Path, &admission.Webhook{Handler: admission.HandlerFunc(Handle)})
 	return w
 }
-
-// Server listens when the manager runs.
-func (w *Webhook) Server() webhook.Server { return w.server }
 
 // Cached are the two objects that are looked at: no others are, or may be.
 func (w *Webhook) Cached() map[client.Object]cache.ByObject {
@@ -69,9 +68,12 @@ func (w *Webhook) Cached() map[client.Object]cache.ByObject {
 	}
 }
 
-// SetupWithManager has the certificate kept, on all replicas.
+// SetupWithManager has the webhook served and the certificate kept, on all replicas.
 func (w *Webhook) SetupWithManager(mgr ctrl.Manager) error {
 	w.client = mgr.GetClient()
+	if err := mgr.Add(w.server); err != nil {
+		return fmt.Errorf("serve the admission webhook: %w", err)
+	}
 	everywhere := false
 	secret := func(context.Context, client.Object) []reconcile.Request {
 		return []reconcile.Request{{NamespacedName: w.key()}}

@@ -4,13 +4,17 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"log/slog"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	admission "k8s.io/api/admission/v1"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -270,15 +274,59 @@ func TestWithoutTheObjects(t *testing.T) {
 	}
 }
 
-// The webhook can be registered with a manager; the API server is not asked yet.
-func TestSetup(t *testing.T) {
-	hook := newWorld(1).replicas[0]
-	mgr, err := ctrl.NewManager(&rest.Config{Host: "http://127.0.0.1:1"},
-		ctrl.Options{Metrics: metricsserver.Options{BindAddress: "0"}, WebhookServer: hook.Server()})
+// A manager that runs answers the API server as far as a pod and its patch, over TLS
+// with the certificate that the API server trusts; and not before it can is it ready.
+func TestServed(t *testing.T) {
+	w := newWorld(1)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	hook := New(Options{Namespace: "ns", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Log: slog.New(slog.DiscardHandler), Now: time.Now})
+	l.Close()
+	// Its own client asks an API server that is not there.
+	mgr, err := ctrl.NewManager(&rest.Config{Host: "http://127.0.0.1:1"}, ctrl.Options{Metrics: metricsserver.Options{BindAddress: "0"}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := hook.SetupWithManager(mgr); err != nil {
 		t.Fatal(err)
+	}
+	hook.client = w.kube
+	w.reconcile(t, hook)
+	if err := hook.Ready(nil); err == nil {
+		t.Error("ready before it listens")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- mgr.Start(ctx) }()
+	defer func() { cancel(); <-done }()
+	for deadline := time.Now().Add(30 * time.Second); hook.Ready(nil) != nil; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not ready: %v", hook.Ready(nil))
+		}
+	}
+	c := w.configuration()
+	if err := w.kube.Get(ctx, client.ObjectKeyFromObject(c), c); err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(c.Webhooks[0].ClientConfig.CABundle)
+	https := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: host}}}
+	defer https.CloseIdleConnections()
+	body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","operation":"CREATE","object":` +
+		strings.NewReplacer("VALUE", "true", "RESOURCES", "{}").Replace(asks) + `}}`
+	res, err := https.Post("https://"+address+*c.Webhooks[0].ClientConfig.Service.Path, "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var out admission.AdmissionReview
+	if err := json.NewDecoder(res.Body).Decode(&out); err != nil {
+		t.Fatal(err)
+	}
+	if out.Response == nil || out.Response.UID != "u" || !out.Response.Allowed || !strings.Contains(string(out.Response.Patch), "aliyun/eni") {
+		t.Errorf("answer %+v", out.Response)
 	}
 }
