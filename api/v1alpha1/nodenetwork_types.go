@@ -261,6 +261,10 @@ const (
 	ConditionReady = "Ready"
 	// ConditionDatapathReady (status): the chosen datapath runs; the reason says why it was chosen.
 	ConditionDatapathReady = "DatapathReady"
+	// ReasonDatapathRefused and ReasonDatapathKept (of DatapathReady): the node cannot run the
+	// datapath that spec asks for and says why. It serves no pods; or it goes on with the one it has.
+	ReasonDatapathRefused = "Refused"
+	ReasonDatapathKept    = "KeptWhileRunning"
 	// ConditionAddressesAvailable (spec): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"

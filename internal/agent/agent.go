@@ -18,6 +18,7 @@ import (
 	"sync"
 	"time"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/datapath"
@@ -244,10 +245,11 @@ func (a *Agent) chooseLocked() error {
 		err = fmt.Errorf("datapath %q does not work on this node: %w; want auto or one of %v", asked, why, names)
 	}
 	if a.dp == nil {
+		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
 		return err
 	}
 	// A node that serves pods does not stop for it.
-	a.dpReason, a.dpWhy = "KeptWhileRunning", fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.dp.Name())
+	a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathKept, fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.dp.Name())
 	return nil
 }
 

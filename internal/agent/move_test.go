@@ -97,4 +97,7 @@ func TestLackingDatapath(t *testing.T) {
 	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), "does not work on this node: the kernel has no magic") {
 		t.Errorf("asked at start: %v", err)
 	}
+	if got := why(); !strings.HasPrefix(got, "False Refused: ") || !strings.Contains(got, "no magic") {
+		t.Errorf("asked at start: condition %q", got)
+	}
 }

@@ -49,7 +49,10 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 				"each pod has an ENI of its own; it reaches Services and the node by a veth of "+a.dp.Name())
 		}
 	}
-	if a.failure != "" {
+	switch {
+	case a.dp == nil && a.dpReason != "":
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, a.dpReason, a.dpWhy)
+	case a.failure != "":
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)
 	}
 	st.Conditions = append([]metav1.Condition(nil), prev.Conditions...)

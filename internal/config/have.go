@@ -30,23 +30,27 @@ var choices = map[string][]value{
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},
 }
 
+// Choices are the values of a key that this version has, in the documentation's order.
+func Choices(key string) []string {
+	var names []string
+	for _, v := range choices[key] {
+		if v.there {
+			names = append(names, v.name)
+		}
+	}
+	return names
+}
+
 // has reports whether this version has a value of a key.
 func has(key, name string) bool { return slices.Contains(choices[key], value{name, true}) }
 
 // choice checks a value of a key.
 func choice(key, name string) error {
-	var there, not []string
-	for _, v := range choices[key] {
-		if v.there {
-			there = append(there, v.name)
-		} else {
-			not = append(not, v.name)
-		}
-	}
+	there := Choices(key)
 	switch want := strings.Join(there, ", "); {
 	case slices.Contains(there, name):
 		return nil
-	case slices.Contains(not, name):
+	case slices.Contains(choices[key], value{name, false}):
 		return fmt.Errorf("%s %s: not there yet; this version has %s", key, name, want)
 	default:
 		return fmt.Errorf("%s %q: want one of %s", key, name, want)

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -55,8 +55,10 @@ type Options struct {
 	Nodes        int      `json:"nodes"`
 	InstanceType string   `json:"instanceType"`
 	Zones        []string `json:"zones"`
-	Datapath     string   `json:"datapath"`
-	Network      string   `json:"network"`
+	// Datapath and Mode are the configuration's; "" means its default, with a plan the plan's mode.
+	Datapath string `json:"datapath"`
+	Mode     string `json:"mode"`
+	Network  string `json:"network"`
 	// Plan is the network; without one it follows from the other options.
 	Plan *plan.Plan `json:"plan"`
 	// Source is the root of Terway's source tree.
@@ -83,11 +85,22 @@ func (o *Options) Normalize() error {
 		}
 		*p = abs
 	}
+	if err := o.checkDatapath(); err != nil {
+		return err
+	}
+	if o.InstanceType == "" {
+		o.InstanceType = DefaultInstanceType
+		if o.Mode == config.ModeExclusive {
+			o.InstanceType = ExclusiveInstanceType
+		}
+	}
 	if o.Nodes < 1 || o.Nodes > 50 {
 		return fmt.Errorf("--nodes %d: must be 1 to 50", o.Nodes)
 	}
-	if _, err := maxPods(o.InstanceType); err != nil && o.Network != NetworkFlannel {
-		return err
+	if o.Network != NetworkFlannel {
+		if _, err := maxPods(o.InstanceType, o.Mode); err != nil {
+			return err
+		}
 	}
 	if len(o.Zones) == 0 {
 		return fmt.Errorf("--zones is empty: give a number or a list such as cn-hangzhou-i,cn-hangzhou-j")
@@ -118,24 +131,7 @@ func (o *Options) maxPods() (int, error) {
 	if o.Network == NetworkFlannel {
 		return blockPods(o.Plan.NodeMask), nil
 	}
-	return maxPods(o.InstanceType)
-}
-
-// maxPods is what the kubelets of an instance type are told with Terway: what its secondary
-// interfaces can address. The kubelet counts pods of the host network too, which take
-// no address. The figure makes no allowance for them: one more pod than the type can
-// address would be placed on the node and wait for ever, instead of going to a node
-// with room.
-func maxPods(instanceType string) (int, error) {
-	kind, ok := catalog.Lookup(instanceType)
-	if !ok {
-		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them", instanceType)
-	}
-	n, ok := kind.MaxPodsShared()
-	if !ok || n < 1 {
-		return 0, fmt.Errorf("--instance-type %s: it has no secondary network interface for pods, or none is known", instanceType)
-	}
-	return n, nil
+	return maxPods(o.InstanceType, o.Mode)
 }
 
 // zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.

@@ -47,7 +47,7 @@ func TestGivenPlan(t *testing.T) {
 	}
 	for field, spoil := range map[string]func(*Options){
 		"--nodes 3":      func(o *Options) { o.Nodes = 3 },
-		"exclusive":      func(o *Options) { p := given; p.Mode = plan.ModeExclusive; o.Plan = &p },
+		"mode exclusive": func(o *Options) { p := given; p.Mode = plan.ModeExclusive; o.Plan = &p },
 		"prefixes":       func(o *Options) { p := given; p.Prefixes = true; o.Plan = &p },
 		"is for flannel": func(o *Options) { p := given; p.Network = plan.NetworkFlannel; o.Plan = &p },
 	} {
@@ -95,6 +95,12 @@ func TestNormalizeNamesTheField(t *testing.T) {
 		"--instance-type": func(o *Options) { o.InstanceType = "ecs.nosuch" },
 		"--zones":         func(o *Options) { o.Zones = nil },
 		"--network":       func(o *Options) { o.Network = "weave" },
+		`--datapath "fast": must be one of auto, route, ebpf, ipvlan, netkit`: func(o *Options) { o.Datapath = "fast" },
+		`--mode "alone": must be one of shared, exclusive`:                    func(o *Options) { o.Mode = "alone" },
+		"--datapath route with --mode exclusive":                              func(o *Options) { o.Datapath, o.Mode = "route", plan.ModeExclusive },
+		"--datapath route: only with --network terway":                        func(o *Options) { o.Datapath, o.Network = "route", NetworkFlannel },
+		"--mode exclusive: only with --network terway":                        func(o *Options) { o.Mode, o.Network = plan.ModeExclusive, NetworkNone },
+		"--instance-type ecs.g6.large: in mode exclusive":                     func(o *Options) { o.InstanceType, o.Mode = "ecs.g6.large", plan.ModeExclusive },
 	} {
 		o := good
 		o.Plan = nil
@@ -102,5 +108,27 @@ func TestNormalizeNamesTheField(t *testing.T) {
 		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), field) {
 			t.Errorf("spoiled %s: error %v does not name it", field, err)
 		}
+	}
+}
+
+func TestExclusive(t *testing.T) {
+	o := options("cn-hangzhou-i")
+	o.InstanceType, o.Mode = "", plan.ModeExclusive
+	if err := o.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	// Five of the six ENIs are for pods; agent and controller count for the kubelet too.
+	pods, err := o.maxPods()
+	if err != nil || pods != 7 || o.InstanceType != ExclusiveInstanceType || o.Plan.Mode != plan.ModeExclusive {
+		t.Errorf("%d pods (%v) on %s, plan for mode %s", pods, err, o.InstanceType, o.Plan.Mode)
+	}
+	with := Options{Source: "/src"}
+	with.UsePlan(o.Plan)
+	if err := with.Normalize(); err != nil {
+		t.Fatal(err)
+	}
+	config := (&State{Options: with}).chartValues()["eniConfig"].(map[string]any)
+	if config["mode"] != plan.ModeExclusive || config["datapath"] != "auto" {
+		t.Errorf("configuration of the plan: %v", config)
 	}
 }

@@ -16,6 +16,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
 )
 
 //go:embed manifests/coredns.yaml
@@ -37,6 +40,7 @@ func (s *State) chartValues() map[string]any {
 			"cooling_seconds": 5,
 			"service_cidr":    s.Options.Plan.ServiceCIDR.String(),
 			"datapath":        s.Options.Datapath,
+			"mode":            s.Options.Mode,
 		},
 		"credentials": map[string]any{"accessKeyID": s.Cloud.AccessKeyID, "accessKeySecret": s.Cloud.AccessKeySecret},
 		"controller": map[string]any{
@@ -72,7 +76,12 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 
 // installDNS makes the cluster's DNS service.
 func (o *Options) installDNS(ctx context.Context) error {
-	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", o.dnsServiceIP().String(), "IMAGE", ImageCoreDNS).Replace(corednsManifest)
+	limits := "{}"
+	if o.Mode == config.ModeExclusive {
+		// Without it the scheduler would count one pod less on the node than has an ENI.
+		limits = fmt.Sprintf("{limits: {%s: 1}}", v1alpha1.ResourceENI)
+	}
+	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", o.dnsServiceIP().String(), "IMAGE", ImageCoreDNS, "RESOURCES", limits).Replace(corednsManifest)
 	return o.run(ctx, []byte(manifest), o.Bin("kubectl"), "apply", "-f", "-")
 }
 

@@ -19,7 +19,7 @@ const planName = "terway-lab"
 // recommends.
 func (o *Options) propose() (*plan.Plan, error) {
 	p, err := plan.Propose(plan.Request{
-		Name: planName, Region: Region, Zones: o.Zones, Network: o.planNetwork(),
+		Name: planName, Region: Region, Zones: o.Zones, Network: o.planNetwork(), Mode: o.planMode(),
 		Nodes: plan.Nodes{Count: o.Nodes, InstanceTypes: []string{o.InstanceType}}, Types: catalog.Default(),
 	})
 	if err != nil {
@@ -37,8 +37,16 @@ func (o *Options) planNetwork() string {
 	return o.Network
 }
 
+// planMode is empty with Flannel, which has no modes.
+func (o *Options) planMode() string {
+	if o.planNetwork() == plan.NetworkFlannel {
+		return ""
+	}
+	return o.Mode
+}
+
 // UsePlan makes the lab's network, and what follows from it, those of a plan.
-// Nodes and InstanceType stay if they are set.
+// Nodes, InstanceType, Network and Mode stay if they are set.
 func (o *Options) UsePlan(p *plan.Plan) {
 	o.Plan = p
 	o.Zones = nil
@@ -54,6 +62,9 @@ func (o *Options) UsePlan(p *plan.Plan) {
 	if o.Network == "" {
 		o.Network = p.Network
 	}
+	if o.Mode == "" {
+		o.Mode = p.Mode
+	}
 }
 
 // checkPlan says what the lab cannot do with a plan that is sound.
@@ -62,8 +73,8 @@ func (o *Options) checkPlan() error {
 	switch {
 	case p.Network != o.planNetwork():
 		return fmt.Errorf("--network %s: the plan is for %s", o.Network, p.Network)
-	case p.Mode == plan.ModeExclusive:
-		return fmt.Errorf("--plan: mode %s: the lab has shared ENIs only", p.Mode)
+	case p.Mode != o.planMode():
+		return fmt.Errorf("--mode %s: the plan is for mode %s", o.Mode, p.Mode)
 	case p.Prefixes:
 		return fmt.Errorf("--plan: prefixes: the lab has single addresses only")
 	case o.Nodes > p.Nodes.Max:

@@ -79,7 +79,7 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 	}); err != nil {
 		return err
 	}
-	if err := p.Step("nodes ready", func() error { return waitNodes(ctx, client, s, NodeReady) }); err != nil {
+	if err := p.Step("nodes ready", func() error { return o.waitReady(ctx, client, s) }); err != nil {
 		return fmt.Errorf("%w\n%s", err, podTroubles(client))
 	}
 	if o.Network == NetworkFlannel {

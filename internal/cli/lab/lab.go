@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/provision"
 )
@@ -61,10 +63,12 @@ func upCommand(dir *string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.IntVar(&o.Nodes, "nodes", 2, "how many nodes")
-	f.StringVar(&o.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type; it decides how many pods fit")
+	f.StringVar(&o.InstanceType, "instance-type", "", "the nodes' ECS instance type; it decides how many pods fit (default "+
+		lab.DefaultInstanceType+", in mode exclusive "+lab.ExclusiveInstanceType+")")
 	f.StringVar(&zones, "zones", zones, "how many zones, or their names with commas; nodes are spread over them")
 	f.StringVar(&planFile, "plan", "", "a network plan (\"terwayctl plan\" makes one): VPC, zones, vSwitches, Service range, and how many nodes of which type")
-	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired")
+	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
+	f.StringVar(&o.Mode, "mode", config.ModeShared, "whether pods share ENIs: "+config.ModeShared+", or "+config.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
@@ -88,11 +92,11 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	if !set("nodes") {
 		o.Nodes = 0
 	}
-	if !set("instance-type") {
-		o.InstanceType = ""
-	}
 	if !set("network") {
 		o.Network = ""
+	}
+	if !set("mode") {
+		o.Mode = ""
 	}
 	o.UsePlan(p)
 	return nil

@@ -13,12 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -26,17 +22,9 @@ import (
 const httpPort = 8080
 
 func newEnv(s *lab.State) (*Env, error) {
-	cfg, err := s.Options.RESTConfig()
+	objects, err := s.Options.Objects()
 	if err != nil {
 		return nil, err
-	}
-	scheme := runtime.NewScheme()
-	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
-		return nil, err
-	}
-	objects, err := client.New(cfg, client.Options{Scheme: scheme})
-	if err != nil {
-		return nil, fmt.Errorf("make a client for the cluster: %w", err)
 	}
 	clientset, err := s.Options.Client()
 	if err != nil {

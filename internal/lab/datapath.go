@@ -1,0 +1,85 @@
+package lab
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/config"
+)
+
+const (
+	// DefaultInstanceType has 4 ENIs with 10 addresses each.
+	DefaultInstanceType = "ecs.g6.2xlarge"
+	// ExclusiveInstanceType has 6 ENIs: with one for each pod, a node of the default
+	// type would be full with the cluster's DNS and two pods more.
+	ExclusiveInstanceType = "ecs.g6.3xlarge"
+
+	// datapathAuto is the configuration's default.
+	datapathAuto = "auto"
+	// leastENIs is how many ENIs for pods a node in mode exclusive needs: the cluster's
+	// DNS has one, and the checks start two pods on a node.
+	leastENIs = 3
+	// hostPods is how many pods of the node's own network Terway runs on a node at most:
+	// the agent and a controller.
+	hostPods = 2
+)
+
+// checkDatapath fills in what is empty of datapath and mode and says what is wrong with
+// them. Whether a node's kernel has the datapath its agent finds out.
+func (o *Options) checkDatapath() error {
+	given := o.Datapath != "" && o.Datapath != datapathAuto
+	if o.Datapath == "" {
+		o.Datapath = datapathAuto
+	}
+	if o.Network != NetworkTerway {
+		switch {
+		case given:
+			return fmt.Errorf("--datapath %s: only with --network %s; leave it out", o.Datapath, NetworkTerway)
+		case o.Mode == config.ModeExclusive:
+			return fmt.Errorf("--mode %s: only with --network %s; leave it out", o.Mode, NetworkTerway)
+		}
+	}
+	if o.Mode == "" {
+		o.Mode = config.ModeShared
+	}
+	for _, f := range []struct{ key, value string }{{"datapath", o.Datapath}, {"mode", o.Mode}} {
+		if there := config.Choices(f.key); !slices.Contains(there, f.value) {
+			return fmt.Errorf("--%s %q: must be one of %s", f.key, f.value, strings.Join(there, ", "))
+		}
+	}
+	if given && o.Mode == config.ModeExclusive {
+		return fmt.Errorf("--datapath %s with --mode %s: the ENI itself is moved into the pod, nothing is shared; must be %s, or --mode %s",
+			o.Datapath, o.Mode, datapathAuto, config.ModeShared)
+	}
+	return nil
+}
+
+// maxPods is what the kubelets of an instance type are told with Terway. The kubelet
+// counts pods of the host network too, which take no address.
+//
+// In mode shared it is what the type's secondary interfaces can address, with no
+// allowance for those: one more pod than the type can address would be placed on the
+// node and wait for ever, instead of going to a node with room. In mode exclusive pods
+// ask for their ENI (resource aliyun/eni), which the scheduler counts; so few places
+// are not taken away by the pods of the host network.
+func maxPods(instanceType, mode string) (int, error) {
+	kind, ok := catalog.Lookup(instanceType)
+	if !ok {
+		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them", instanceType)
+	}
+	if mode == config.ModeExclusive {
+		n, ok := kind.MaxPodsExclusive()
+		if !ok || n < leastENIs {
+			return 0, fmt.Errorf("--instance-type %s: in mode %s its network interfaces serve %d pods, or their number is not known; the lab needs a type with at least %d interfaces (%s has 6)",
+				instanceType, mode, n, leastENIs+1, ExclusiveInstanceType)
+		}
+		return n + hostPods, nil
+	}
+	n, ok := kind.MaxPodsShared()
+	if !ok || n < 1 {
+		return 0, fmt.Errorf("--instance-type %s: it has no secondary network interface for pods, or none is known", instanceType)
+	}
+	return n, nil
+}
