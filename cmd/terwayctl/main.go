@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/lab"
 	"terway.dev/terway/internal/cli/plan"
+	"terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/cli/vpc"
 	"terway.dev/terway/internal/cli/vpcsim"
 )
@@ -33,6 +34,7 @@ func main() {
 		instancetypes.NewCommand(),
 		lab.NewCommand(),
 		plan.NewCommand(),
+		status.NewCommand(),
 		vpc.NewCommand(),
 		vpcsim.NewCommand(),
 	)

@@ -46,7 +46,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		if a.want.Mode == modeExclusive {
 			st.Datapath = a.Exclusive.Name()
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
-				"each pod has an ENI of its own; it reaches Services and the node by a veth of "+a.dp.Name())
+				"each pod has an ENI of its own; it reaches Services and the node by a veth")
 		}
 	}
 	switch {

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/lab"
-	"terway.dev/terway/internal/lab/verify"
 )
 
 func outputFlag(cmd *cobra.Command, output *string) {
@@ -54,59 +52,6 @@ func statusCommand(dir *string) *cobra.Command {
 		},
 	}
 	outputFlag(cmd, &output)
-	return cmd
-}
-
-func verifyCommand(dir *string) *cobra.Command {
-	var only []string
-	var output string
-	var traffic time.Duration
-	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
-				return err
-			}
-			s, err := lab.LoadState(*dir)
-			if err != nil {
-				return err
-			}
-			checks, not, err := verify.Select(s.Options.Network, only)
-			if err != nil {
-				return err
-			}
-			failed := 0
-			results, err := verify.Run(cmd.Context(), s, checks, traffic, func(r verify.Result) {
-				if !r.OK {
-					failed++
-				}
-				if output == "text" {
-					verify.WriteLine(cmd.OutOrStdout(), r)
-				}
-			})
-			if output == "text" {
-				for _, n := range not {
-					verify.WriteNotFor(cmd.OutOrStdout(), n)
-				}
-			}
-			if output == "json" {
-				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), results, not))
-			}
-			if err == nil && failed > 0 {
-				err = fmt.Errorf("%d of %d checks failed", failed, len(checks))
-			}
-			return err
-		},
-	}
-	cmd.Flags().StringSliceVar(&only, "only", nil, "run only these checks, by name")
-	cmd.Flags().DurationVar(&traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
-	outputFlag(cmd, &output)
-	cmd.Long = cmd.Short + ".\n\nChecks:\n"
-	for _, c := range verify.Checks() {
-		cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
-	}
 	return cmd
 }
 

@@ -32,9 +32,16 @@ var addressFromVSwitch = Check{
 			if !inAny(addr, ranges) {
 				return "", fmt.Errorf("pod %s on %s has %s, which is in none of the pod vSwitches %v", p.Name, m.Name, addr, ranges)
 			}
-			eni, dev, err := e.eniOf(ctx, m, p.Status.PodIP)
+			by, err := e.carrier(ctx, m, p)
 			if err != nil {
 				return "", fmt.Errorf("pod %s: %w", p.Name, err)
+			}
+			eni, where := by.eni, by.dev.Name
+			if e.exclusive(m.Name) {
+				// The device is in the pod, or carrier had not found it there.
+				if where = "eth0 of the pod"; by.dev.Name != "eth0" || len(eni.Addresses) != 1 {
+					return "", fmt.Errorf("pod %s: its interface %s with %v is %s there, want eth0 and one address", p.Name, eni.ID, eni.Addresses, by.dev.Name)
+				}
 			}
 			if eni.Type == "Primary" {
 				return "", fmt.Errorf("pod %s has %s, an address of the primary interface %s of %s", p.Name, addr, eni.ID, m.Name)
@@ -46,7 +53,7 @@ var addressFromVSwitch = Check{
 			if want := " " + addr.String() + "/32 "; !strings.Contains(inside, want) || strings.Count(inside, " inet ") != 1 {
 				return "", fmt.Errorf("pod %s: eth0 has %q, want only%s", p.Name, inside, want)
 			}
-			lines = append(lines, fmt.Sprintf("%s on %s of %s (%s)", addr, eni.ID, m.Name, dev.Name))
+			lines = append(lines, fmt.Sprintf("%s on %s of %s (%s)", addr, eni.ID, m.Name, where))
 		}
 		return strings.Join(lines, "; "), nil
 	},

@@ -66,6 +66,10 @@ func (e *Env) accounts(ctx context.Context) ([]*account, error) {
 			return nil, err
 		}
 		a := &account{node: m.Name, min: nn.Spec.Pool.Min, max: nn.Spec.Pool.Max, spec: specAddresses(nn)}
+		if e.exclusive(m.Name) {
+			// Free ENIs, each with one address: one may stay after a pod's end.
+			a.min, a.max = nn.Spec.Pool.WarmENIs, nn.Spec.Pool.WarmENIs+1
+		}
 		// A node that is nearly full cannot keep its reserve.
 		a.min = min(a.min, max(0, nn.Spec.Limits.MaxPods-len(nn.Status.Used)))
 		for _, p := range pods.Items {

@@ -20,11 +20,11 @@ var crossNode = Check{
 			return "", err
 		}
 		a, b := pods[0], pods[1]
-		eni, dev, err := e.carrier(ctx, na, a.Status.PodIP)
+		by, err := e.carrier(ctx, na, a)
 		if err != nil {
 			return "", err
 		}
-		port, err := e.fabricPort(dev)
+		port, err := e.fabricPort(by.dev)
 		if err != nil {
 			return "", err
 		}
@@ -50,7 +50,7 @@ var crossNode = Check{
 			}
 		}
 		measured := fmt.Sprintf("%d requests %s (%s) → %s (%s): the port of %s in the fabric saw %d packets with the pod's own source, %d encapsulated; the server saw client %s",
-			requests, src, na.Name, dst, nb.Name, eni.ID, own, wrapped, seen)
+			requests, src, na.Name, dst, nb.Name, by.eni.ID, own, wrapped, seen)
 		if own < 4*requests {
 			return measured, fmt.Errorf("%d packets from %s to %s in the fabric are too few for %d requests", own, src, dst, requests)
 		}

@@ -24,7 +24,7 @@ type deployment struct {
 
 func (d *deployment) create(ctx context.Context) error {
 	labels := map[string]string{"app": d.name}
-	spec := podSpec(d.node)
+	spec := d.e.podSpec(d.node)
 	if d.node == "" {
 		spec.NodeSelector = nil
 		spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{

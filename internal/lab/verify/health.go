@@ -65,24 +65,3 @@ func (e *Env) unharmed(ctx context.Context, before map[types.UID]int) error {
 	}
 	return nil
 }
-
-// burst is how many pods a check starts at once: twenty, or as many as the nodes have room for.
-func (e *Env) burst(ctx context.Context) (int32, error) {
-	const want, least = 20, 4
-	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("list nodes: %w", err)
-	}
-	pods, err := e.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
-	if err != nil {
-		return 0, fmt.Errorf("list pods: %w", err)
-	}
-	room := -int64(len(pods.Items))
-	for _, n := range nodes.Items {
-		room += n.Status.Allocatable.Pods().Value()
-	}
-	if room < least {
-		return 0, fmt.Errorf("the nodes have room for %d more pods, the check needs %d", room, least)
-	}
-	return int32(min(want, room)), nil
-}

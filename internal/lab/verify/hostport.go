@@ -14,7 +14,7 @@ var hostPort = Check{
 			return "", err
 		}
 		const port = 18080
-		spec := podSpec(na.Name)
+		spec := e.podSpec(na.Name)
 		spec.Containers[0].Ports[0].HostPort = port
 		if err := e.pod(ctx, "server", spec); err != nil {
 			return "", err

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -47,34 +49,49 @@ func (e *Env) interfaces(ctx context.Context, m lab.Machine) (map[string]netlink
 	return enis(m.NetNS, all)
 }
 
-// eniOf finds the interface that carries an address, and its device in the node.
-func (e *Env) eniOf(ctx context.Context, m lab.Machine, addr string) (lab.ENI, netlink.LinkAttrs, error) {
-	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
-	if err != nil {
-		return lab.ENI{}, netlink.LinkAttrs{}, err
-	}
-	for _, i := range list {
-		for _, a := range i.Addresses {
-			if a != addr {
-				continue
-			}
-			devs, err := enis(m.NetNS, map[string]bool{strings.ToLower(i.MAC): true})
-			for _, d := range devs {
-				return i, d, err
-			}
-			return i, netlink.LinkAttrs{}, err
-		}
-	}
-	return lab.ENI{}, netlink.LinkAttrs{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
+// carrier is an interface by which packets enter the VPC: the cloud's word on it, its
+// device, and the network namespace in which that is.
+type carrier struct {
+	eni   lab.ENI
+	dev   netlink.LinkAttrs
+	netns string
 }
 
-// carrier is the interface by which a pod's packets leave its node: the one that has the
-// pod's address, with Flannel the node's own.
-func (e *Env) carrier(ctx context.Context, m lab.Machine, addr string) (lab.ENI, netlink.LinkAttrs, error) {
+// holder is the interface that the cloud has with an address.
+func (e *Env) holder(ctx context.Context, m lab.Machine, addr string) (lab.ENI, error) {
+	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
+	if err != nil {
+		return lab.ENI{}, err
+	}
+	for _, i := range list {
+		if slices.Contains(i.Addresses, addr) {
+			return i, nil
+		}
+	}
+	return lab.ENI{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
+}
+
+// carrier is that of a pod on a node: the interface that has the pod's address, with Flannel the
+// node's own. Its device is in the node, or in the pod that has it to itself.
+func (e *Env) carrier(ctx context.Context, m lab.Machine, pod corev1.Pod) (c carrier, err error) {
+	addr := pod.Status.PodIP
+	c.netns = m.NetNS
 	if e.Lab.Options.Network == lab.NetworkFlannel {
 		addr = m.Address.String()
 	}
-	return e.eniOf(ctx, m, addr)
+	if c.eni, err = e.holder(ctx, m, addr); err != nil {
+		return c, err
+	}
+	if e.exclusive(m.Name) {
+		if c.netns, err = podNetNS(pod); err != nil {
+			return c, err
+		}
+	}
+	devs, err := enis(c.netns, map[string]bool{strings.ToLower(c.eni.MAC): true})
+	for _, d := range devs { // one: the MAC is the interface's own
+		c.dev = d
+	}
+	return c, err
 }
 
 // fabricPort is the other end of an interface: its port in the fabric's namespace.

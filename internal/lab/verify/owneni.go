@@ -5,13 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -21,31 +19,24 @@ import (
 )
 
 // ownENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
+// Where all ENIs are for such pods the node stays as it is.
 var ownENI = Check{
-	Name:   "own-eni",
-	About:  "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; a second one waits for it",
+	Name: "own-eni",
+	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
+		"a second one waits for it (in mode exclusive that is pod-limit's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
 	Run: func(ctx context.Context, e *Env) (measured string, err error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
 			return "", err
 		}
-		if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
-			return "", err
-		}
-		defer func() {
-			// Also after a failure, and not for ever: a pod that is left keeps its ENI.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-			defer cancel()
-			none := int64(0)
-			errs := []error{err}
-			for _, name := range []string{"own", "next"} {
-				if e := e.Client.CoreV1().Pods(e.Namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &none}); !apierrors.IsNotFound(e) {
-					errs = append(errs, e)
-				}
+		mixed := !e.exclusive(nb.Name)
+		if mixed {
+			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
+				return "", err
 			}
-			err = errors.Join(append(errs, e.offerENIs(ctx, nb.Name, 0))...)
-		}()
+			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
+		}
 		if err := e.askByAnnotation(ctx, "own", nb.Name); err != nil {
 			return "", err
 		}
@@ -54,7 +45,7 @@ var ownENI = Check{
 			return "", err
 		}
 		addr := own[0].Status.PodIP
-		eni, err := e.ownENIOf(ctx, nb, addr)
+		eni, err := e.holder(ctx, nb, addr)
 		if err != nil {
 			return "", err
 		}
@@ -71,28 +62,11 @@ var ownENI = Check{
 		if err := e.reachOwn(ctx, na, nb, addr); err != nil {
 			return "", err
 		}
-		spec := podSpec(nb.Name)
-		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
-		if err := e.pod(ctx, "next", spec); err != nil {
-			return "", err
+		measured = fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered", eni.ID, eni.MAC, nb.Name, addr)
+		if !mixed {
+			return measured + "; each of those pods has an ENI too; that the one for which none is left waits: see " + podLimitName, nil
 		}
-		if err := e.poll(ctx, "the scheduler to say that no ENI is left", func() (bool, error) {
-			lines, err := e.events(ctx, "next")
-			return strings.Contains(strings.Join(lines, "; "), "Insufficient "+v1alpha1.ResourceENI), err
-		}); err != nil {
-			return "", err
-		}
-		if err := e.deletePod(ctx, "own"); err != nil {
-			return "", err
-		}
-		if _, err := e.ready(ctx, "next"); err != nil {
-			return "", err
-		}
-		if err := e.deletePod(ctx, "next"); err != nil {
-			return "", err
-		}
-		return fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered; the next pod waited (Insufficient %s) and had the ENI after it",
-			eni.ID, eni.MAC, nb.Name, addr, v1alpha1.ResourceENI), nil
+		return measured + fmt.Sprintf("; the next pod waited (Insufficient %s) and had the ENI after it", v1alpha1.ResourceENI), e.nextWaits(ctx, nb.Name)
 	},
 }
 
@@ -106,11 +80,11 @@ func (e *Env) askByAnnotation(ctx context.Context, name, node string) error {
 		}, Spec: spec}, o)
 	}
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
-	spec := podSpec(node)
+	spec := plainSpec(node)
 	if _, err := create("wrong", "yes", spec, dry); err == nil || !strings.Contains(err.Error(), v1alpha1.AnnotationExclusiveENI+`: "yes"`) {
 		return fmt.Errorf("a pod whose annotation is \"yes\" was not refused with the annotation's name and value: %w", cmp.Or(err, errors.New("it was made")))
 	}
-	host := podSpec(node)
+	host := plainSpec(node)
 	host.HostNetwork = true
 	host.Containers[0].Ports = nil
 	p, err := create("host", "yes", host, dry)
@@ -130,19 +104,45 @@ func (e *Env) askByAnnotation(ctx context.Context, name, node string) error {
 	return nil
 }
 
-// ownENIOf is the interface that the cloud has with the address. Its device is in the pod.
-func (e *Env) ownENIOf(ctx context.Context, m lab.Machine, addr string) (lab.ENI, error) {
-	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
-	if err != nil {
-		return lab.ENI{}, err
+// nextWaits starts a pod for which no ENI is left until that of the first is.
+func (e *Env) nextWaits(ctx context.Context, node string) error {
+	spec := plainSpec(node)
+	asksForENI(&spec)
+	if err := e.pod(ctx, "next", spec); err != nil {
+		return err
 	}
-	for _, i := range list {
-		if slices.Contains(i.Addresses, addr) {
-			return i, nil
+	if err := e.poll(ctx, "the scheduler to say that no ENI is left", func() (bool, error) {
+		lines, err := e.events(ctx, "next")
+		return strings.Contains(strings.Join(lines, "; "), insufficientENI), err
+	}); err != nil {
+		return err
+	}
+	if err := e.deletePod(ctx, "own"); err != nil {
+		return err
+	}
+	if _, err := e.ready(ctx, "next"); err != nil {
+		return err
+	}
+	return e.deletePod(ctx, "next")
+}
+
+// takeBack ends the pods that may hold the node's ENI and takes the offer away: also after
+// a failure, and not for ever, for a pod that is left keeps its ENI.
+func (e *Env) takeBack(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	none := int64(0)
+	var errs []error
+	for _, name := range []string{"own", "next"} {
+		if err := e.Client.CoreV1().Pods(e.Namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &none}); !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
 		}
 	}
-	return lab.ENI{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
+	return errors.Join(append(errs, e.offerENIs(ctx, node, 0))...)
 }
+
+// insufficientENI is what the scheduler says of a node without a free ENI.
+const insufficientENI = "Insufficient " + v1alpha1.ResourceENI
 
 // reachOwn sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
 // those by their addresses and by a Service.

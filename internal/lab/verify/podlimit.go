@@ -9,23 +9,25 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
+const podLimitName = "pod-limit"
+
 var podLimit = Check{
-	Name:  "pod-limit",
-	About: "on a node full by its instance type, or its block, the next pod waits, its events say why, and it starts when another ends",
+	Name:  podLimitName,
+	About: "on a node full by its instance type (addresses, or ENIs where each pod has one), or its block, the next pod waits, its events say why, and it starts when another ends",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		m := e.Lab.Machines[len(e.Lab.Machines)-1]
 		node, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
 		if err != nil {
 			return "", fmt.Errorf("read node %s: %w", m.Name, err)
 		}
-		limit := int(node.Status.Allocatable.Pods().Value())
 		there, err := e.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name})
 		if err != nil {
 			return "", fmt.Errorf("list the pods of %s: %w", m.Name, err)
 		}
-		room := limit - len(there.Items)
+		full := e.fullness(node, there.Items)
+		limit, room := full.limit, full.room()
 		if room < 1 {
-			return "", fmt.Errorf("%s has %d pods of %d already", m.Name, len(there.Items), limit)
+			return "", fmt.Errorf("%s has %d pods of %d already", m.Name, full.there, limit)
 		}
 		fill := e.deployment("fill", int32(room))
 		fill.node = m.Name
@@ -39,7 +41,7 @@ var podLimit = Check{
 		if err := sharedAddresses(pods); err != nil {
 			return "", err
 		}
-		if err := e.pod(ctx, "next", podSpec(m.Name)); err != nil {
+		if err := e.pod(ctx, "next", e.podSpec(m.Name)); err != nil {
 			return "", err
 		}
 		var why string
@@ -49,7 +51,7 @@ var podLimit = Check{
 				return false, err
 			}
 			for _, ev := range events {
-				if strings.Contains(ev, "Too many pods") || strings.Contains(ev, "instance type") {
+				if strings.Contains(ev, "Too many pods") || strings.Contains(ev, "instance type") || strings.Contains(ev, insufficientENI) {
 					why = ev
 				}
 			}

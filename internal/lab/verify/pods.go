@@ -12,9 +12,11 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -41,8 +43,22 @@ func (e *Env) twoNodes() (a, b lab.Machine, err error) {
 	return e.Lab.Machines[0], e.Lab.Machines[1], nil
 }
 
-// podSpec is a pod that answers HTTP on a node, with tools to send from.
-func podSpec(node string) corev1.PodSpec {
+// podSpec is a pod that answers HTTP on a node, or anywhere, with tools to send from.
+// Where each pod has an ENI of its own it asks for it: the scheduler counts no others.
+func (e *Env) podSpec(node string) corev1.PodSpec {
+	spec := plainSpec(node)
+	if e.allExclusive() || e.exclusive(node) {
+		asksForENI(&spec)
+	}
+	return spec
+}
+
+// asksForENI makes a pod ask for an ENI of its own.
+func asksForENI(spec *corev1.PodSpec) {
+	spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
+}
+
+func plainSpec(node string) corev1.PodSpec {
 	grace := int64(0)
 	return corev1.PodSpec{
 		NodeSelector:                  map[string]string{corev1.LabelHostname: node},
@@ -120,7 +136,7 @@ func (e *Env) podOn(ctx context.Context, nodes ...lab.Machine) ([]corev1.Pod, er
 	var names []string
 	for i, n := range nodes {
 		name := fmt.Sprintf("p%d", i+1)
-		if err := e.pod(ctx, name, podSpec(n.Name)); err != nil {
+		if err := e.pod(ctx, name, e.podSpec(n.Name)); err != nil {
 			return nil, err
 		}
 		names = append(names, name)

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,7 +15,7 @@ import (
 
 var samePod = Check{
 	Name:  "pod-to-pod-same-node",
-	About: "pods of one node reach each other without a packet crossing an interface of the VPC",
+	About: "pods of one node reach each other without a packet crossing an interface of the VPC; those with an ENI each through the VPC, without the node",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		m := e.Lab.Machines[0]
 		pods, err := e.podOn(ctx, m, m)
@@ -22,6 +23,9 @@ var samePod = Check{
 			return "", err
 		}
 		a, b := pods[0], pods[1]
+		if e.exclusive(m.Name) {
+			return e.sameNodeOwn(ctx, m, a, b)
+		}
 		before, err := e.interfaces(ctx, m)
 		if err != nil {
 			return "", err
@@ -34,17 +38,9 @@ var samePod = Check{
 		if err != nil {
 			return "", err
 		}
-		const requests = 200
-		answer, err := e.curl(ctx, a.Name, url(b.Status.PodIP, httpPort, fmt.Sprintf("clientip?[1-%d]", requests)), "-o", "/dev/null", "-w", "%{http_code} ")
-		frames, stopErr := c.stop()
+		frames, err := e.talk(ctx, a, b, c)
 		if err != nil {
 			return "", err
-		}
-		if stopErr != nil {
-			return "", stopErr
-		}
-		if ok := countWord(answer, "200"); ok != requests {
-			return "", fmt.Errorf("%d of %d requests were answered: %s", ok, requests, answer)
 		}
 		after, err := e.interfaces(ctx, m)
 		if err != nil {
@@ -71,6 +67,61 @@ var samePod = Check{
 		}
 		return measured, nil
 	},
+}
+
+const requests = 200
+
+// talk has a pod make requests to another while a capture runs, and returns what that saw.
+func (e *Env) talk(ctx context.Context, a, b corev1.Pod, c *capture) ([]frame, error) {
+	answer, err := e.curl(ctx, a.Name, url(b.Status.PodIP, httpPort, fmt.Sprintf("clientip?[1-%d]", requests)), "-o", "/dev/null", "-w", "%{http_code} ")
+	frames, stopErr := c.stop()
+	if err := errors.Join(err, stopErr); err != nil {
+		return nil, err
+	}
+	if ok := countWord(answer, "200"); ok != requests {
+		return nil, fmt.Errorf("%d of %d requests were answered: %s", ok, requests, answer)
+	}
+	return frames, nil
+}
+
+// sameNodeOwn is the check for pods with an ENI each: everything passes the fabric, and
+// nothing the node's end of the pod.
+func (e *Env) sameNodeOwn(ctx context.Context, m lab.Machine, a, b corev1.Pod) (string, error) {
+	by, err := e.carrier(ctx, m, a)
+	if err != nil {
+		return "", err
+	}
+	port, err := e.fabricPort(by.dev)
+	if err != nil {
+		return "", err
+	}
+	host, err := hostSide(m, a.Status.PodIP)
+	if err != nil {
+		return "", err
+	}
+	node, err := sniff(m.NetNS, host.Name)
+	if err != nil {
+		return "", err
+	}
+	fabric, err := sniff(e.Lab.Cloud.FabricNS, port)
+	if err != nil {
+		return "", errors.Join(err, node.close())
+	}
+	frames, err := e.talk(ctx, a, b, fabric)
+	byNode, stopErr := node.stop()
+	if err := errors.Join(err, stopErr); err != nil {
+		return "", err
+	}
+	crossed, seen := between(frames, a, b), between(byNode, a, b)
+	measured := fmt.Sprintf("%d requests %s → %s on %s: the port of %s in the fabric saw %d packets of the two pods, %s on the node %d",
+		requests, a.Status.PodIP, b.Status.PodIP, m.Name, by.eni.ID, crossed, host.Name, seen)
+	if crossed < 4*requests {
+		return measured, fmt.Errorf("%d packets in the fabric are too few for %d requests: they went another way", crossed, requests)
+	}
+	if seen > 0 {
+		return measured, fmt.Errorf("%d packets between the two pods passed the node", seen)
+	}
+	return measured, nil
 }
 
 // between counts the frames of two pods.

@@ -30,7 +30,7 @@ func (e *Env) service(ctx context.Context, name string) (*corev1.Service, error)
 
 var podToService = Check{
 	Name:  "pod-to-service",
-	About: "a pod reaches a Service's pods on both nodes, itself through it too, with its own address; NodePorts work from the VPC",
+	About: "a pod reaches a Service's pods on both nodes, itself through it too, with its own address (its node's, if it has an ENI to itself); NodePorts work from the VPC",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
@@ -70,8 +70,13 @@ var podToService = Check{
 		if err != nil {
 			return "", err
 		}
-		if hostOf(seen) != client.Status.PodIP {
-			return "", fmt.Errorf("through the Service the server saw client %s, not the pod's %s", seen, client.Status.PodIP)
+		// With an ENI of its own the answer must come back through the node.
+		want, kept := client.Status.PodIP, "client address kept"
+		if e.exclusive(na.Name) {
+			want, kept = na.Address.String(), "client address is the node's"
+		}
+		if hostOf(seen) != want {
+			return "", fmt.Errorf("through the Service the server saw client %s, want %s", seen, want)
 		}
 		// Among so many requests of a backend to its own Service some come back to itself.
 		self := backends[0]
@@ -97,8 +102,8 @@ var podToService = Check{
 			spread = append(spread, fmt.Sprintf("%s %d", name, n))
 		}
 		sort.Strings(spread)
-		return fmt.Sprintf("%d requests to %s: %s; client address kept (%s); %d of %d of a backend's own came back to it; NodePort %d answers on both nodes",
-			requests, svc.Spec.ClusterIP, strings.Join(spread, ", "), client.Status.PodIP, hairpin, requests, nodePort), nil
+		return fmt.Sprintf("%d requests to %s: %s; %s (%s); %d of %d of a backend's own came back to it; NodePort %d answers on both nodes",
+			requests, svc.Spec.ClusterIP, strings.Join(spread, ", "), kept, want, hairpin, requests, nodePort), nil
 	},
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 
@@ -24,7 +25,7 @@ var noSpoofing = Check{
 		if err != nil {
 			return "", err
 		}
-		spec := podSpec(na.Name)
+		spec := e.podSpec(na.Name)
 		spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN", "NET_RAW"}}}
 		if err := e.pod(ctx, "thief", spec); err != nil {
 			return "", err
@@ -38,36 +39,83 @@ var noSpoofing = Check{
 			return "", err
 		}
 		victim, target := others[0], others[1]
-		inPod, err := e.spoofInPod(ctx, na, nb, thief[0], victim.Status.PodIP, target.Status.PodIP)
+		inPod, err := e.spoofInPod(ctx, na, nb, thief[0], victim, target)
 		if err != nil {
 			return inPod, err
 		}
-		onNode, err := e.spoofOnNode(ctx, na, nb, victim.Status.PodIP, target.Status.PodIP)
+		onNode, err := e.spoofOnNode(ctx, na, nb, victim, target)
 		return inPod + "; " + onNode, err
 	},
 }
 
-// spoofInPod sends from a pod with the address of another pod and with its node's.
-func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief corev1.Pod, victim, target string) (string, error) {
-	host, err := hostSide(na, thief.Status.PodIP)
-	if err != nil {
-		return "", err
-	}
-	ifaces, err := e.interfaces(ctx, na)
-	if err != nil {
-		return "", err
-	}
-	_, dev, err := e.eniOf(ctx, nb, target)
-	if err != nil {
-		return "", err
-	}
-	forged := []string{victim, na.Address.String()}
+// spoofInPod sends from a pod with the address of another pod and with its node's. A pod
+// with an ENI to itself does so by the ENI and by its veth to the node.
+func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, far corev1.Pod) (string, error) {
+	target := far.Status.PodIP
+	forged := []string{owner.Status.PodIP, na.Address.String()}
 	for _, src := range forged {
 		if _, err := e.exec(ctx, thief.Name, "ip", "addr", "add", src+"/32", "dev", "eth0"); err != nil {
 			return "", err
 		}
 	}
-	left, err := sniff(na.NetNS, host.Name)
+	host, err := hostSide(na, thief.Status.PodIP)
+	if err != nil {
+		return "", err
+	}
+	node := place{na.NetNS, host.Name}
+	measured := ""
+	if e.exclusive(na.Name) {
+		by, err := e.carrier(ctx, na, thief)
+		if err != nil {
+			return "", err
+		}
+		if measured, err = e.sendForged(ctx, na, nb, thief, far, forged, place{by.netns, by.dev.Name}); err != nil {
+			return measured, err
+		}
+		measured += "; by the node "
+		if _, err := e.exec(ctx, thief.Name, "ip", "route", "add", target+"/32", "via", "169.254.1.1", "dev", "veth1"); err != nil {
+			return measured, err
+		}
+	}
+	more, err := e.sendForged(ctx, na, nb, thief, far, forged, node)
+	if measured += more; err != nil {
+		return measured, err
+	}
+	if e.exclusive(na.Name) {
+		if _, err := e.exec(ctx, thief.Name, "ip", "route", "del", target+"/32", "dev", "veth1"); err != nil {
+			return measured, err
+		}
+	}
+	if _, err := e.curl(ctx, thief.Name, url(target, httpPort, "clientip"), "--interface", thief.Status.PodIP); err != nil {
+		return measured, fmt.Errorf("the pod's own address does not work any more: %w", err)
+	}
+	return measured, nil
+}
+
+// place is a device in a network namespace.
+type place struct{ netns, device string }
+
+// sendForged sends with forged sources and counts what leaves the pod, what the node sends
+// on, and what arrives.
+func (e *Env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far corev1.Pod, forged []string, leaves place) (string, error) {
+	target := far.Status.PodIP
+	ifaces, err := e.interfaces(ctx, na)
+	if err != nil {
+		return "", err
+	}
+	if e.exclusive(na.Name) {
+		// The others are on their way into pods.
+		_, secondary, err := e.macs(ctx, na)
+		if err != nil {
+			return "", err
+		}
+		maps.DeleteFunc(ifaces, func(_ string, l netlink.LinkAttrs) bool { return secondary[l.HardwareAddr.String()] })
+	}
+	by, err := e.carrier(ctx, nb, far)
+	if err != nil {
+		return "", err
+	}
+	left, err := sniff(leaves.netns, leaves.device)
 	if err != nil {
 		return "", err
 	}
@@ -75,7 +123,7 @@ func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief corev1.P
 	if err != nil {
 		return "", errors.Join(err, left.close())
 	}
-	there, err := sniff(nb.NetNS, dev.Name)
+	there, err := sniff(by.netns, by.dev.Name)
 	if err != nil {
 		return "", errors.Join(err, left.close(), wire.close())
 	}
@@ -102,26 +150,26 @@ func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief corev1.P
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return "", err
 	}
-	measured := fmt.Sprintf("a pod sent %d packets as %v: %d crossed an interface of %s, %d arrived", sent, forged, crossed, na.Name, arrived)
+	measured := fmt.Sprintf("a pod sent %d packets as %v by %s: %d crossed an interface of %s, %d arrived", sent, forged, leaves.device, crossed, na.Name, arrived)
 	switch {
 	case sent == 0:
 		return measured, errors.New("no forged packet left the pod: nothing was tested")
 	case crossed+arrived > 0 || len(reached) > 0:
 		return measured, fmt.Errorf("forged packets got through; answers came to %v", reached)
 	}
-	if _, err := e.curl(ctx, thief.Name, url(target, httpPort, "clientip"), "--interface", thief.Status.PodIP); err != nil {
-		return measured, fmt.Errorf("the pod's own address does not work any more: %w", err)
-	}
 	return measured, nil
 }
 
-// spoofOnNode sends raw frames on a node's interface, as a broken-into node could.
-func (e *Env) spoofOnNode(ctx context.Context, na, nb lab.Machine, own, target string) (string, error) {
-	_, dev, err := e.eniOf(ctx, na, own)
+// spoofOnNode sends raw frames on an interface of a node, as a broken-into node could, also
+// where the interface is in a pod.
+func (e *Env) spoofOnNode(ctx context.Context, na, nb lab.Machine, owner, there corev1.Pod) (string, error) {
+	own, target := owner.Status.PodIP, there.Status.PodIP
+	near, err := e.carrier(ctx, na, owner)
 	if err != nil {
 		return "", err
 	}
-	_, far, err := e.eniOf(ctx, nb, target)
+	dev := near.dev
+	far, err := e.carrier(ctx, nb, there)
 	if err != nil {
 		return "", err
 	}
@@ -141,7 +189,7 @@ func (e *Env) spoofOnNode(ctx context.Context, na, nb lab.Machine, own, target s
 		{"a foreign address", dev.HardwareAddr, foreign, 40002, 0},
 		{"a foreign MAC", otherMAC, ownIP, 40003, 0},
 	}
-	c, err := sniff(nb.NetNS, far.Name)
+	c, err := sniff(far.netns, far.dev.Name)
 	if err != nil {
 		return "", err
 	}
@@ -149,7 +197,7 @@ func (e *Env) spoofOnNode(ctx context.Context, na, nb lab.Machine, own, target s
 	for _, k := range kinds {
 		frame := udpFrame(k.mac, k.src, dst, k.port)
 		for range each {
-			sendErrs = append(sendErrs, sendFrame(na.NetNS, dev, frame))
+			sendErrs = append(sendErrs, sendFrame(near.netns, dev, frame))
 		}
 	}
 	// The good frames were sent first, in order; when they are all there, so would the others be.

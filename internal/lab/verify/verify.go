@@ -9,11 +9,8 @@ package verify
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -46,7 +43,9 @@ func Checks() []Check {
 
 // Result is what became of a check.
 type Result struct {
-	Name     string  `json:"name"`
+	Name string `json:"name"`
+	// Datapath is what the nodes ran, several names with commas if they differ; none with Flannel.
+	Datapath string  `json:"datapath,omitempty"`
 	OK       bool    `json:"ok"`
 	Measured string  `json:"measured"`
 	Error    string  `json:"error,omitempty"`
@@ -61,6 +60,8 @@ type Env struct {
 	Objects client.Client
 	// Namespace is the check's own.
 	Namespace string
+	// Runs is what each node of a lab with Terway runs.
+	Runs []NodeDatapath
 	// Traffic is how long checks send that interrupt something meanwhile.
 	Traffic time.Duration
 	// Killed is how many processes of the system the check has killed.
@@ -72,28 +73,6 @@ const checkTimeout = 4 * time.Minute
 
 // DefaultTraffic is Env.Traffic where nobody says otherwise.
 const DefaultTraffic = time.Minute
-
-// Run runs the checks one after another and hands each result to report.
-func Run(ctx context.Context, s *lab.State, checks []Check, traffic time.Duration, report func(Result)) ([]Result, error) {
-	e, err := newEnv(s)
-	if err != nil {
-		return nil, err
-	}
-	e.Traffic = traffic
-	if err := e.sweep(ctx); err != nil {
-		return nil, err
-	}
-	var results []Result
-	for _, c := range checks {
-		r := e.run(ctx, c)
-		report(r)
-		results = append(results, r)
-		if ctx.Err() != nil {
-			return results, errors.Join(context.Cause(ctx), e.sweep(ctx))
-		}
-	}
-	return results, e.sweep(ctx)
-}
 
 func (e *Env) run(ctx context.Context, c Check) Result {
 	began := time.Now()
@@ -120,7 +99,7 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		defer cancel()
 		err = errors.Join(err, own.empty(clean, own.Namespace))
 	}
-	r := Result{Name: c.Name, OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
+	r := Result{Name: c.Name, Datapath: e.datapath(), OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -205,28 +184,4 @@ func (e *Env) poll(ctx context.Context, what string, f func() (bool, error)) err
 		return fmt.Errorf("wait for %s: %w", what, err)
 	}
 	return nil
-}
-
-// WriteLine prints a result for people.
-func WriteLine(w io.Writer, r Result) {
-	word := "ok  "
-	if !r.OK {
-		word = "FAIL"
-	}
-	fmt.Fprintf(w, "%s  %-24s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
-	if r.Error != "" {
-		for line := range strings.Lines(r.Error) {
-			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))
-		}
-	}
-}
-
-// WriteJSON prints all results, and which checks were not for the network, for programs.
-func WriteJSON(w io.Writer, results []Result, not []NotFor) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(struct {
-		Checks []Result `json:"checks"`
-		NotFor []NotFor `json:"notFor,omitempty"`
-	}{results, not})
 }

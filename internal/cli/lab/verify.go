@@ -1,0 +1,103 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+func verifyCommand(dir *string) *cobra.Command {
+	var only []string
+	var output string
+	r := verify.Request{}
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
+		Example: `  terwayctl lab verify
+  terwayctl lab verify --datapath route,ebpf,exclusive
+  terwayctl lab verify --datapath all --only pod-to-service -o json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkOutput(output); err != nil {
+				return err
+			}
+			s, err := lab.LoadState(*dir)
+			if err != nil {
+				return err
+			}
+			var not []verify.NotFor
+			if r.Checks, not, err = verify.Select(s.Options.Network, only); err != nil {
+				return err
+			}
+			if err := verify.CheckDatapaths(s.Options.Network, r.Datapaths); err != nil {
+				return err
+			}
+			// What is for programs is alone on the other output.
+			w := cmd.OutOrStdout()
+			if output == "json" {
+				w = cmd.ErrOrStderr()
+			}
+			groups, err := verify.Run(cmd.Context(), s, r, verify.Report{
+				Moving: func(to string) { verify.WriteMoving(w, to) },
+				Begin:  func(g *verify.Group) { verify.WriteBegin(w, g) },
+				Result: func(r verify.Result) { verify.WriteLine(w, r) },
+			})
+			for _, n := range not {
+				verify.WriteNotFor(w, n)
+			}
+			if len(r.Datapaths) > 0 && len(groups) > 0 {
+				err = errors.Join(err, verify.WriteSummary(w, groups))
+			}
+			if output == "json" {
+				err = errors.Join(err, verify.WriteJSON(cmd.OutOrStdout(), groups, not))
+			}
+			return errors.Join(err, verdict(groups, r.Datapaths))
+		},
+	}
+	f := cmd.Flags()
+	f.StringSliceVar(&only, "only", nil, "run only these checks, by name")
+	f.StringSliceVar(&r.Datapaths, "datapath", nil, "run the checks on each of these, moving the nodes there and back: "+
+		strings.Join(verify.Datapaths(), ", ")+"; or "+verify.AllDatapaths+" that the kernel has (default: what the nodes run)")
+	f.DurationVar(&r.Traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
+	outputFlag(cmd, &output)
+	cmd.Long = cmd.Short + `.
+
+With --datapath the nodes of the running lab are moved by the configuration (ConfigMap
+eni-config), the system's pods are made anew on the datapath, the checks run, and at the
+end, after a failure or an interrupt too, everything is put back. "` + verify.Exclusive + `" is mode exclusive:
+each pod has an ENI to itself. A datapath that the kernel lacks fails if it is named.
+
+Checks:
+`
+	for _, c := range verify.Checks() {
+		cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
+	}
+	return cmd
+}
+
+// verdict is the error of a run in which something failed. That the kernel lacks one of
+// all datapaths is no failure.
+func verdict(groups []*verify.Group, asked []string) error {
+	all := len(asked) == 1 && asked[0] == verify.AllDatapaths
+	var errs []error
+	failed, ran := 0, 0
+	for _, g := range groups {
+		failed += g.Failed()
+		ran += len(g.Results)
+		switch {
+		case g.Error != "":
+			errs = append(errs, fmt.Errorf("datapath %s: %s", g.Datapath, g.Error))
+		case g.Lacking != "" && !all:
+			errs = append(errs, fmt.Errorf("datapath %s: %s", g.Datapath, g.Lacking))
+		}
+	}
+	if failed > 0 {
+		errs = append(errs, fmt.Errorf("%d of %d checks failed", failed, ran))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,102 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// agentLabels are those of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
+var agentLabels = client.MatchingLabels{"app": "terwayd"}
+
+// cluster is which one is asked, and how.
+type cluster struct {
+	kubeconfig, context, namespace string
+	timeout                        time.Duration
+	// host is for messages.
+	host string
+}
+
+// connect finds the cluster as kubectl does.
+func (c *cluster) connect() (client.Reader, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = c.kubeconfig
+	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: c.context}).ClientConfig()
+	if err != nil {
+		return nil, c.notThere(err)
+	}
+	return c.client(cfg)
+}
+
+func (c *cluster) notThere(err error) error {
+	switch {
+	case clientcmd.IsEmptyConfig(err):
+		return errors.New("no cluster is named: give --kubeconfig, or set KUBECONFIG")
+	case c.kubeconfig != "":
+		return fmt.Errorf("--kubeconfig %s: %w", c.kubeconfig, err)
+	}
+	return fmt.Errorf("read the kubeconfig: %w", err)
+}
+
+func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
+	c.host, cfg.Timeout = cfg.Host, c.timeout
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return nil, err
+	}
+	r, err := client.New(cfg, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("make a client for the cluster at %s: %w", c.host, err)
+	}
+	return r, nil
+}
+
+// ask reads all objects that the status is made of.
+func (c *cluster) ask(ctx context.Context, r client.Reader) (*objects, error) {
+	var networks v1alpha1.NodeNetworkList
+	var nodes corev1.NodeList
+	var agents corev1.PodList
+	for _, l := range []struct {
+		what string
+		into client.ObjectList
+		opts []client.ListOption
+	}{
+		{"nodenetworks.network.terway.dev", &networks, nil},
+		{"nodes", &nodes, nil},
+		{"pods in " + c.namespace, &agents, []client.ListOption{client.InNamespace(c.namespace), agentLabels}},
+	} {
+		if err := r.List(ctx, l.into, l.opts...); err != nil {
+			return nil, c.explain(l.what, err)
+		}
+	}
+	if len(networks.Items) == 0 {
+		return nil, fmt.Errorf("the cluster at %s has no NodeNetworks: terway-controller has not made any yet, or the cluster's network is Flannel, which has none", c.host)
+	}
+	return &objects{nodes: nodes.Items, networks: networks.Items, agents: agents.Items}, nil
+}
+
+// explain says what an error of the cluster means to the user.
+func (c *cluster) explain(what string, err error) error {
+	switch {
+	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):
+		return fmt.Errorf("the cluster at %s does not know %s: Terway is not installed in it (deploy/chart)", c.host, what)
+	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
+		return fmt.Errorf("the cluster at %s does not let this user list %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s: %w", c.host, what, c.namespace, err)
+	case apierrors.ReasonForError(err) == "":
+		return fmt.Errorf("the cluster at %s cannot be reached: %w", c.host, err)
+	}
+	return fmt.Errorf("list %s of the cluster at %s: %w", what, c.host, err)
+}

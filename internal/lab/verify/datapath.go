@@ -1,0 +1,225 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/datapath/exclusive"
+	"terway.dev/terway/internal/lab"
+)
+
+const (
+	// Exclusive is the datapath of nodes in mode exclusive, as they report it.
+	Exclusive = exclusive.Name
+	// AllDatapaths stands for every datapath that the nodes' kernel has.
+	AllDatapaths = "all"
+)
+
+// Datapaths are the names that can be chosen.
+func Datapaths() []string {
+	var names []string
+	for _, n := range config.Choices("datapath") {
+		if n != "auto" {
+			names = append(names, n)
+		}
+	}
+	return append(names, Exclusive)
+}
+
+// CheckDatapaths says what is wrong with a choice of datapaths.
+func CheckDatapaths(network string, names []string) error {
+	if len(names) > 0 && network != lab.NetworkTerway {
+		return fmt.Errorf("--datapath %s: the lab was started with --network %s, which has no datapaths of Terway's; leave it out", strings.Join(names, ","), network)
+	}
+	for i, n := range names {
+		switch {
+		case n == AllDatapaths && len(names) > 1:
+			return fmt.Errorf("--datapath %s: %s is every datapath already; give it alone", strings.Join(names, ","), AllDatapaths)
+		case n != AllDatapaths && !slices.Contains(Datapaths(), n):
+			return fmt.Errorf("--datapath %q: must be %s, or %s", n, strings.Join(Datapaths(), ", "), AllDatapaths)
+		case slices.Contains(names[:i], n):
+			return fmt.Errorf("--datapath %s: %s is named twice", strings.Join(names, ","), n)
+		}
+	}
+	return nil
+}
+
+// refusedError is a node's word on a datapath that it cannot run.
+type refusedError struct{ node, why string }
+
+func (r *refusedError) Error() string { return r.node + ": " + r.why }
+
+// move brings all nodes to a datapath, as an operator would: by the configuration. Pods
+// that run keep theirs, so the system's are made anew.
+func (e *Env) move(ctx context.Context, datapath string) error {
+	if err := e.unlabelled(ctx); err != nil {
+		return err
+	}
+	if err := e.configure(ctx, settingOf(datapath)); err != nil {
+		return err
+	}
+	if err := e.arrive(ctx, settingOf(datapath)); err != nil {
+		return err
+	}
+	return e.renewSystem(ctx)
+}
+
+// moveBack puts back what the lab ran before move, and what a verify that was killed
+// had moved.
+func (e *Env) moveBack(ctx context.Context, moving func(string)) error {
+	moved, err := e.reconfigure(ctx)
+	if err != nil || !moved {
+		return err
+	}
+	moving("what they ran before")
+	m, err := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem).Get(ctx, config.ConfigMapName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("read ConfigMap %s: %w", config.ConfigMapName, err)
+	}
+	c, err := config.FromConfigMap(m.Data)
+	if err != nil {
+		return fmt.Errorf("ConfigMap %s: %w", config.ConfigMapName, err)
+	}
+	if err := e.arrive(ctx, setting{Datapath: c.Datapath, Mode: c.Mode}); err != nil {
+		return err
+	}
+	if err := e.renewSystem(ctx); err != nil {
+		return err
+	}
+	return e.forgetBefore(ctx)
+}
+
+// unlabelled says which node would not follow the configuration.
+func (e *Env) unlabelled(ctx context.Context) error {
+	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		if v, set := n.Labels[nodenetwork.LabelMode]; set {
+			return fmt.Errorf("node %s has the label %s=%s, which comes before the configuration: kubectl label node %s %s-",
+				n.Name, nodenetwork.LabelMode, v, n.Name, nodenetwork.LabelMode)
+		}
+	}
+	return nil
+}
+
+// arrive waits until every node runs what the configuration says, and its kubelet
+// offers the ENIs that pods may ask for. A node that cannot is an error at once.
+func (e *Env) arrive(ctx context.Context, s setting) error {
+	var left string
+	err := e.poll(ctx, fmt.Sprintf("the nodes to run datapath %v, mode %v", s.Datapath, s.Mode), func() (bool, error) {
+		left = ""
+		for _, m := range e.Lab.Machines {
+			nn, err := e.nodeNetwork(ctx, m.Name)
+			if err != nil {
+				return false, err
+			}
+			why, err := awaits(nn, s)
+			if err != nil {
+				return false, err
+			}
+			if why == "" {
+				if why, err = e.offers(ctx, nn); err != nil {
+					return false, err
+				}
+			}
+			if why != "" {
+				left = m.Name + " " + why
+			}
+		}
+		return left == "", nil
+	})
+	if err != nil && left != "" {
+		return fmt.Errorf("%w: %s", err, left)
+	}
+	if err != nil {
+		return err
+	}
+	return e.look(ctx)
+}
+
+// awaits says what a node still has to do for a setting, or why it never will.
+func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
+	if nn.Spec.Datapath != s.Datapath || nn.Spec.Mode != s.Mode {
+		return fmt.Sprintf("is configured with datapath %s, mode %s", nn.Spec.Datapath, nn.Spec.Mode), nil
+	}
+	c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
+	if c == nil || nn.Status.ObservedGeneration != nn.Generation || c.ObservedGeneration != nn.Generation {
+		return "has not acted on it", nil
+	}
+	if c.Reason == v1alpha1.ReasonDatapathRefused || c.Reason == v1alpha1.ReasonDatapathKept {
+		return "", &refusedError{nn.Name, c.Message}
+	}
+	if c.Status != metav1.ConditionTrue {
+		return c.Reason + ": " + c.Message, nil
+	}
+	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != Exclusive || s.Mode != config.ModeExclusive && s.Datapath != "auto" && runs != s.Datapath {
+		return "runs " + runs, nil
+	}
+	return "", nil
+}
+
+// offers says what is missing until the kubelet offers the node's ENIs.
+func (e *Env) offers(ctx context.Context, nn *v1alpha1.NodeNetwork) (string, error) {
+	node, err := e.Client.CoreV1().Nodes().Get(ctx, nn.Name, metav1.GetOptions{})
+	if err != nil {
+		return "", fmt.Errorf("read node %s: %w", nn.Name, err)
+	}
+	q := node.Status.Allocatable[v1alpha1.ResourceENI]
+	if got, want := q.Value(), int64(nn.Spec.OwnENIs); got != want {
+		return fmt.Sprintf("offers %d of %s, want %d", got, v1alpha1.ResourceENI, want), nil
+	}
+	return "", nil
+}
+
+// look takes note of how the nodes give pods their network.
+func (e *Env) look(ctx context.Context) error {
+	e.Runs = nil
+	if e.Lab.Options.Network != lab.NetworkTerway {
+		return nil
+	}
+	for _, m := range e.Lab.Machines {
+		nn, err := e.nodeNetwork(ctx, m.Name)
+		if err != nil {
+			return err
+		}
+		r := NodeDatapath{Node: m.Name, Datapath: nn.Status.Datapath}
+		if c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady); c != nil {
+			r.Why = c.Message
+		}
+		e.Runs = append(e.Runs, r)
+	}
+	return nil
+}
+
+// NodeDatapath is what a node runs, and its reason.
+type NodeDatapath struct {
+	Node     string `json:"node"`
+	Datapath string `json:"datapath"`
+	Why      string `json:"why"`
+}
+
+// exclusive reports whether each pod of a node has an ENI to itself.
+func (e *Env) exclusive(node string) bool {
+	return slices.ContainsFunc(e.Runs, func(r NodeDatapath) bool { return r.Node == node && r.Datapath == Exclusive })
+}
+
+// datapath names what the nodes run: one name, or several with commas.
+func (e *Env) datapath() string {
+	var names []string
+	for _, r := range e.Runs {
+		if !slices.Contains(names, r.Datapath) {
+			names = append(names, r.Datapath)
+		}
+	}
+	return strings.Join(names, ",")
+}

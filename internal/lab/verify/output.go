@@ -1,0 +1,90 @@
+package verify
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// WriteMoving says that the nodes are being moved, for people.
+func WriteMoving(w io.Writer, to string) {
+	fmt.Fprintf(w, "\nmoving the nodes to %s\n", to)
+}
+
+// WriteBegin prints what the nodes run and the head of the table of results.
+func WriteBegin(w io.Writer, g *Group) {
+	if g.Lacking != "" || g.Error != "" {
+		fmt.Fprintf(w, "no check has run on %s: %s\n", g.Datapath, g.Lacking+g.Error)
+		return
+	}
+	var whys []string
+	for _, n := range g.Nodes {
+		if !slices.Contains(whys, n.Why) {
+			whys = append(whys, n.Why)
+		}
+	}
+	for _, why := range whys {
+		var nodes []string
+		name := ""
+		for _, n := range g.Nodes {
+			if n.Why == why {
+				nodes, name = append(nodes, n.Node), n.Datapath
+			}
+		}
+		fmt.Fprintf(w, "datapath %s on %s: %s\n", name, strings.Join(nodes, ", "), why)
+	}
+	fmt.Fprintf(w, "      %-24s %6s  %s\n", "CHECK", "TIME", "MEASURED")
+}
+
+// WriteLine prints a result, a row of the table, for people.
+func WriteLine(w io.Writer, r Result) {
+	word := "ok  "
+	if !r.OK {
+		word = "FAIL"
+	}
+	fmt.Fprintf(w, "%s  %-24s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
+	if r.Error != "" {
+		for line := range strings.Lines(r.Error) {
+			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))
+		}
+	}
+}
+
+// WriteSummary prints what became of several datapaths.
+func WriteSummary(w io.Writer, groups []*Group) error {
+	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(t, "\nDATAPATH\tPASSED\tFAILED\tTIME\tWHY NOT")
+	for _, g := range groups {
+		why, seconds := "-", 0.0
+		if g.Lacking != "" || g.Error != "" {
+			why = g.Lacking + g.Error
+		}
+		for _, r := range g.Results {
+			seconds += r.Seconds
+		}
+		fmt.Fprintf(t, "%s\t%d\t%d\t%.0fs\t%s\n", g.Datapath, len(g.Results)-g.Failed(), g.Failed(), seconds, why)
+	}
+	return t.Flush()
+}
+
+// WriteJSON prints all results, on what they were had, and which checks were not for
+// the network, for programs.
+func WriteJSON(w io.Writer, groups []*Group, not []NotFor) error {
+	answer := struct {
+		Checks    []Result `json:"checks"`
+		NotFor    []NotFor `json:"notFor,omitempty"`
+		Datapaths []*Group `json:"datapaths,omitempty"`
+	}{Checks: []Result{}, NotFor: not}
+	for _, g := range groups {
+		answer.Checks = append(answer.Checks, g.Results...)
+		if g.Datapath != "" {
+			answer.Datapaths = append(answer.Datapaths, g)
+		}
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(answer)
+}

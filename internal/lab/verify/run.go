@@ -1,0 +1,137 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// Request is what to prove.
+type Request struct {
+	Checks []Check
+	// Datapaths are those on which the checks run, one after the other: the nodes are
+	// moved, and moved back at the end. None: on what the nodes run.
+	Datapaths []string
+	// Traffic is Env's.
+	Traffic time.Duration
+}
+
+// Group is a datapath and what became of the checks on it.
+type Group struct {
+	Datapath string `json:"datapath"`
+	// Nodes are what the nodes run, and why.
+	Nodes []NodeDatapath `json:"nodes,omitempty"`
+	// Lacking is a node's word on what it lacks for the datapath, on which no check has run.
+	Lacking string `json:"lacking,omitempty"`
+	// Error is why no check has run, if the node lacks nothing.
+	Error   string   `json:"error,omitempty"`
+	Results []Result `json:"-"`
+}
+
+// Failed counts the checks that failed.
+func (g *Group) Failed() (n int) {
+	for _, r := range g.Results {
+		if !r.OK {
+			n++
+		}
+	}
+	return n
+}
+
+// Report is told what happens when it happens.
+type Report struct {
+	// Moving says that the nodes are being moved.
+	Moving func(to string)
+	// Begin says what the nodes run, or why it cannot be run.
+	Begin  func(*Group)
+	Result func(Result)
+}
+
+// moveTimeout is how long the nodes may take for another datapath, and for the system's
+// pods on it.
+const moveTimeout = 3 * time.Minute
+
+// Run runs the checks one after another on each datapath. The error is of the run
+// itself; that of a check, or of a datapath, is in its group.
+func Run(ctx context.Context, s *lab.State, r Request, report Report) (groups []*Group, err error) {
+	e, err := newEnv(s)
+	if err != nil {
+		return nil, err
+	}
+	e.Traffic = r.Traffic
+	if err := errors.Join(e.sweep(ctx), e.look(ctx)); err != nil {
+		return nil, err
+	}
+	terway := s.Options.Network == lab.NetworkTerway
+	if terway {
+		if err := e.leave(ctx, report); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.Datapaths) == 0 {
+		g := &Group{Datapath: e.datapath(), Nodes: e.Runs}
+		report.Begin(g)
+		err := e.runAll(ctx, r.Checks, g, report)
+		return []*Group{g}, errors.Join(err, e.sweep(ctx))
+	}
+	// The way back is also that of a failure and of the user's interrupt.
+	defer func() { err = errors.Join(err, e.leave(ctx, report)) }()
+	names := r.Datapaths
+	if names[0] == AllDatapaths {
+		names = Datapaths()
+	}
+	for _, name := range names {
+		g := &Group{Datapath: name}
+		groups = append(groups, g)
+		report.Moving(name)
+		if err := e.moveTimely(ctx, name); err != nil {
+			if refused := (*refusedError)(nil); errors.As(err, &refused) {
+				g.Lacking = err.Error()
+			} else {
+				g.Error = err.Error()
+			}
+			report.Begin(g)
+			if ctx.Err() != nil {
+				return groups, context.Cause(ctx)
+			}
+			continue
+		}
+		g.Nodes = e.Runs
+		report.Begin(g)
+		if err := errors.Join(e.runAll(ctx, r.Checks, g, report), e.sweep(ctx)); err != nil {
+			return groups, err
+		}
+	}
+	return groups, nil
+}
+
+func (e *Env) moveTimely(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, moveTimeout, fmt.Errorf("not done within %s", moveTimeout))
+	defer cancel()
+	return e.move(ctx, name)
+}
+
+// leave puts back what the lab ran before.
+func (e *Env) leave(ctx context.Context, report Report) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), moveTimeout, fmt.Errorf("not done within %s", moveTimeout))
+	defer cancel()
+	if err := e.moveBack(ctx, report.Moving); err != nil {
+		return fmt.Errorf("put back the datapath from before: %w", err)
+	}
+	return nil
+}
+
+func (e *Env) runAll(ctx context.Context, checks []Check, g *Group, report Report) error {
+	for _, c := range checks {
+		r := e.run(ctx, c)
+		g.Results = append(g.Results, r)
+		report.Result(r)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,129 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/config"
+)
+
+// setting is what the configuration says of datapath and mode; nil where it says nothing.
+type setting struct {
+	Datapath any `json:"datapath"`
+	Mode     any `json:"mode"`
+}
+
+// beforeAnnotation on the ConfigMap remembers the setting that the lab had before its
+// nodes were moved. It outlives a verify that was killed: the next one puts it back.
+const beforeAnnotation = "lab.terway.dev/before-verify"
+
+// settingOf is the configuration that makes a datapath run.
+func settingOf(datapath string) setting {
+	if datapath == Exclusive {
+		return setting{Datapath: "auto", Mode: config.ModeExclusive}
+	}
+	return setting{Datapath: datapath, Mode: config.ModeShared}
+}
+
+// put writes the setting into a configuration and returns the one that was there.
+// Nothing else in it changes, and nothing is written that the controller would refuse.
+func (s setting) put(data string) (out string, was setting, err error) {
+	var raw map[string]any
+	if err := yaml.Unmarshal([]byte(data), &raw); err != nil {
+		return "", was, fmt.Errorf("the configuration is not YAML: %w", err)
+	}
+	was = setting{Datapath: raw["datapath"], Mode: raw["mode"]}
+	for key, v := range map[string]any{"datapath": s.Datapath, "mode": s.Mode} {
+		if v == nil {
+			delete(raw, key)
+		} else {
+			raw[key] = v
+		}
+	}
+	b, err := yaml.Marshal(raw)
+	if err != nil {
+		return "", was, fmt.Errorf("write the configuration as YAML: %w", err)
+	}
+	if _, err := config.Parse(b); err != nil {
+		return "", was, fmt.Errorf("with datapath %v and mode %v the configuration would not be valid:\n%w", s.Datapath, s.Mode, err)
+	}
+	return string(b), was, nil
+}
+
+// configure puts a setting into the cluster's configuration, and remembers the one
+// from before the first time.
+func (e *Env) configure(ctx context.Context, s setting) error {
+	return e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+		out, was, err := s.put(m.Data[config.ConfigMapKey])
+		if err != nil {
+			return err
+		}
+		m.Data[config.ConfigMapKey] = out
+		if _, there := m.Annotations[beforeAnnotation]; there {
+			return nil
+		}
+		b, err := json.Marshal(was)
+		if err != nil {
+			return fmt.Errorf("note the setting from before: %w", err)
+		}
+		if m.Annotations == nil {
+			m.Annotations = map[string]string{}
+		}
+		m.Annotations[beforeAnnotation] = string(b)
+		return nil
+	})
+}
+
+// reconfigure puts back the setting from before; moved is false if nothing was changed.
+func (e *Env) reconfigure(ctx context.Context) (moved bool, err error) {
+	err = e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+		var before string
+		if before, moved = m.Annotations[beforeAnnotation]; !moved {
+			return nil
+		}
+		var s setting
+		if err := json.Unmarshal([]byte(before), &s); err != nil {
+			return fmt.Errorf("annotation %s is %q: want JSON with datapath and mode: %w", beforeAnnotation, before, err)
+		}
+		out, _, err := s.put(m.Data[config.ConfigMapKey])
+		if err != nil {
+			return err
+		}
+		m.Data[config.ConfigMapKey] = out
+		return nil
+	})
+	return moved, err
+}
+
+// forgetBefore says that the nodes run what they ran before.
+func (e *Env) forgetBefore(ctx context.Context) error {
+	return e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+		delete(m.Annotations, beforeAnnotation)
+		return nil
+	})
+}
+
+func (e *Env) editConfig(ctx context.Context, edit func(*corev1.ConfigMap) error) error {
+	maps := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		m, err := maps.Get(ctx, config.ConfigMapName, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if err := edit(m); err != nil {
+			return err
+		}
+		_, err = maps.Update(ctx, m, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("change ConfigMap %s/%s: %w", metav1.NamespaceSystem, config.ConfigMapName, err)
+	}
+	return nil
+}

@@ -1,0 +1,76 @@
+package verify
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// renewedAnnotation on a pod template has a Deployment's pods made anew, as "kubectl
+// rollout restart" does.
+const renewedAnnotation = "lab.terway.dev/renewed"
+
+// renewSystem makes the pods of the system's Deployments anew, so that the nodes' datapath
+// wires them. Where each pod has an ENI they ask for it: the scheduler counts no others.
+func (e *Env) renewSystem(ctx context.Context) error {
+	list, err := e.Client.AppsV1().Deployments(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list the system's Deployments: %w", err)
+	}
+	for i := range list.Items {
+		d := &list.Items[i]
+		if d.Spec.Template.Spec.HostNetwork {
+			continue
+		}
+		if err := e.renew(ctx, d); err != nil {
+			return fmt.Errorf("make the pods of Deployment %s anew: %w", d.Name, err)
+		}
+	}
+	return nil
+}
+
+func (e *Env) renew(ctx context.Context, d *appsv1.Deployment) error {
+	var eni any // null removes the key
+	if e.allExclusive() {
+		eni = "1"
+	}
+	resources := map[string]any{"limits": map[string]any{v1alpha1.ResourceENI: eni}, "requests": map[string]any{v1alpha1.ResourceENI: eni}}
+	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{
+		"metadata": map[string]any{"annotations": map[string]string{renewedAnnotation: time.Now().Format(time.RFC3339Nano)}},
+		"spec":     map[string]any{"containers": []any{map[string]any{"name": d.Spec.Template.Spec.Containers[0].Name, "resources": resources}}},
+	}}})
+	if err != nil {
+		return fmt.Errorf("encode the patch: %w", err)
+	}
+	deployments := e.Client.AppsV1().Deployments(d.Namespace)
+	next, err := deployments.Patch(ctx, d.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return err
+	}
+	// The old pods hold their addresses until they are gone.
+	pods := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)}
+	return e.poll(ctx, "the new pods to be ready and the old ones gone", func() (bool, error) {
+		now, err := deployments.Get(ctx, d.Name, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		all, err := e.Client.CoreV1().Pods(d.Namespace).List(ctx, pods)
+		if err != nil {
+			return false, err
+		}
+		s, want := now.Status, *now.Spec.Replicas
+		return s.ObservedGeneration >= next.Generation && s.UpdatedReplicas == want && s.ReadyReplicas == want && len(all.Items) == int(want), nil
+	})
+}
+
+// allExclusive reports whether every node gives each pod an ENI.
+func (e *Env) allExclusive() bool {
+	return len(e.Runs) > 0 && e.datapath() == Exclusive
+}
