@@ -73,7 +73,7 @@ func (o *objects) status() *Status {
 	}
 	for name, nn := range networks {
 		n := node(name, nn, agents[name])
-		n.problem("the cluster has no such node any more; the controller is giving back its ENIs")
+		n.Problems = []string{"the cluster has no such node any more; the controller is giving back its ENIs"}
 		st.Nodes = append(st.Nodes, n)
 	}
 	slices.SortFunc(st.Nodes, func(a, b Node) int { return cmp.Compare(a.Node, b.Node) })

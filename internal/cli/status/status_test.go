@@ -1,0 +1,173 @@
+package status
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// fakeCluster has the objects of a file.
+func fakeCluster(t *testing.T, file string) client.Reader {
+	t.Helper()
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join("testdata", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := fake.NewClientBuilder().WithScheme(scheme)
+	for doc := range strings.SplitSeq(string(b), "\n---\n") {
+		var kind struct{ Kind string }
+		if err := yaml.Unmarshal([]byte(doc), &kind); err != nil {
+			t.Fatal(err)
+		}
+		into := map[string]client.Object{"Node": &corev1.Node{}, "Pod": &corev1.Pod{}, "NodeNetwork": &v1alpha1.NodeNetwork{}}[kind.Kind]
+		if err := yaml.UnmarshalStrict([]byte(doc), into); err != nil {
+			t.Fatalf("%v in\n%s", err, doc)
+		}
+		build = build.WithObjects(into)
+	}
+	return build.Build()
+}
+
+func TestStatus(t *testing.T) {
+	c := cluster{namespace: "kube-system", host: "https://cluster"}
+	o, err := c.ask(t.Context(), fakeCluster(t, "cluster.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := o.status()
+	var text bytes.Buffer
+	if err := st.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	asJSON, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, got := range map[string][]byte{"status.txt": text.Bytes(), "status.json": append(asJSON, '\n')} {
+		path := filepath.Join("testdata", file)
+		if *update {
+			if err := os.WriteFile(path, got, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s: got\n%s\nwant\n%s", file, got, want)
+		}
+	}
+	if err := st.verdict(); err == nil || err.Error() != "4 of 7 nodes have problems" {
+		t.Errorf("verdict %v", err)
+	}
+}
+
+// What a cluster that cannot be asked answers is said in the user's words.
+func TestErrors(t *testing.T) {
+	answer := func(status int, body string) func(string) (int, string) {
+		return func(string) (int, string) { return status, body }
+	}
+	forbidden := `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"nodes is forbidden"}`
+	groups := `{"kind":"APIGroupList","groups":[{"name":"network.terway.dev","versions":[{"groupVersion":"network.terway.dev/v1alpha1","version":"v1alpha1"}],"preferredVersion":{"groupVersion":"network.terway.dev/v1alpha1","version":"v1alpha1"}}]}`
+	resources := `{"kind":"APIResourceList","groupVersion":"network.terway.dev/v1alpha1","resources":[{"name":"nodenetworks","kind":"NodeNetwork","verbs":["list"]}]}`
+	there := func(list func(string) (int, string)) func(string) (int, string) {
+		return func(path string) (int, string) {
+			switch path {
+			case "/api":
+				return 200, `{"kind":"APIVersions","versions":["v1"]}`
+			case "/api/v1":
+				return 200, `{"kind":"APIResourceList","groupVersion":"v1","resources":[{"name":"nodes","kind":"Node","verbs":["list"]},{"name":"pods","namespaced":true,"kind":"Pod","verbs":["list"]}]}`
+			case "/apis":
+				return 200, groups
+			case "/apis/network.terway.dev/v1alpha1":
+				return 200, resources
+			}
+			return list(path)
+		}
+	}
+	for name, c := range map[string]struct {
+		serve func(string) (int, string)
+		want  string
+	}{
+		"no CRD":    {answer(404, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"NotFound","code":404}`), "Terway is not installed"},
+		"no rights": {there(answer(403, forbidden)), `want a role with "list" on nodes, nodenetworks.network.terway.dev and pods in kube-system`},
+		"no nodes": {there(func(string) (int, string) {
+			return 200, `{"kind":"List","apiVersion":"v1","items":[]}`
+		}), "has no NodeNetworks"},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			status, body := c.serve(r.URL.Path)
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_, _ = w.Write([]byte(body))
+		}))
+		if _, err := asked(t, &rest.Config{Host: s.URL}); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+		s.Close()
+		// Nobody listens there any more.
+		if _, err := asked(t, &rest.Config{Host: s.URL}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
+			t.Errorf("no cluster: %v", err)
+		}
+	}
+}
+
+func asked(t *testing.T, cfg *rest.Config) (*objects, error) {
+	c := cluster{namespace: "kube-system", timeout: 10 * time.Second}
+	r, err := c.client(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return c.ask(context.WithoutCancel(t.Context()), r)
+}
+
+func TestKubeconfig(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("KUBERNETES_SERVICE_HOST", "")
+	good := filepath.Join(t.TempDir(), "good")
+	if err := os.WriteFile(good, []byte(`{"apiVersion":"v1","kind":"Config","clusters":[{"name":"c","cluster":{"server":"http://127.0.0.1:1"}}],"contexts":[{"name":"a","context":{"cluster":"c"}}],"current-context":"a"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"":                                      "no cluster is named: give --kubeconfig",
+		"--kubeconfig /no/such":                 "--kubeconfig /no/such: ",
+		"--kubeconfig " + good + " --context b": `context "b" does not exist`,
+		"--kubeconfig " + good:                  "cluster at http://127.0.0.1:1 cannot be reached",
+		"-o yaml":                               `--output "yaml": must be text or json`,
+	} {
+		cmd := NewCommand()
+		cmd.SilenceErrors, cmd.SilenceUsage = true, true
+		cmd.SetArgs(strings.Fields(args))
+		cmd.SetOut(&bytes.Buffer{})
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", args, err, want)
+		}
+	}
+}
