@@ -292,3 +292,14 @@ func TestReportIsWrittenOnlyWhenItChanges(t *testing.T) {
 		t.Errorf("%d writes of the same status, want 1", writes)
 	}
 }
+
+// The controller makes the object with the instance alone, and says how pods are to be
+// wired a moment later: an agent that took the first for its word would choose by itself.
+func TestHalfAWordIsNone(t *testing.T) {
+	for datapath, want := range map[string]bool{"": false, "auto": true, "route": true} {
+		nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{InstanceID: "i-1", Datapath: datapath}}
+		if w, err := ParseWant(nn, nil); err != nil || w.Known != want {
+			t.Errorf("datapath %q: known %t (%v), want %t", datapath, w.Known, err, want)
+		}
+	}
+}

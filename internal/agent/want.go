@@ -55,7 +55,9 @@ type WantAddress struct {
 func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, error) {
 	var errs []error
 	w := Want{
-		Known:      true,
+		// The controller makes the object first and writes the configuration into it
+		// afterwards: until then it has not said which datapath, nor in which mode.
+		Known:      nn.Spec.Datapath != "",
 		Generation: nn.Generation,
 		Datapath:   nn.Spec.Datapath,
 		Cooling:    time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,

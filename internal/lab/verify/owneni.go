@@ -177,13 +177,32 @@ func (e *Env) reachOwn(ctx context.Context, na, nb lab.Machine, addr string) err
 	})
 }
 
+// offeredAnnotation on a node says that its label is a check's.
+const offeredAnnotation = "lab.terway.dev/offered"
+
+// withdraw takes back what a check that was killed has a node offer.
+func (e *Env) withdraw(ctx context.Context) error {
+	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		if _, offered := n.Annotations[offeredAnnotation]; offered {
+			if err := e.offerENIs(ctx, n.Name, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // offerENIs labels a node and waits until its kubelet offers as many ENIs.
 func (e *Env) offerENIs(ctx context.Context, node string, n int64) error {
 	value := fmt.Sprintf(`"%d"`, n)
 	if n == 0 {
 		value = "null"
 	}
-	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s}}}`, nodenetwork.LabelExclusiveENIs, value)
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s},"annotations":{%q:%s}}}`, nodenetwork.LabelExclusiveENIs, value, offeredAnnotation, value)
 	if _, err := e.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("label node %s: %w", node, err)
 	}

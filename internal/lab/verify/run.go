@@ -89,7 +89,7 @@ func Run(ctx context.Context, s *lab.State, r Request, report Report) (groups []
 		report.Moving(name)
 		if err := e.moveTimely(ctx, name); err != nil {
 			if refused := (*refusedError)(nil); errors.As(err, &refused) {
-				g.Lacking = err.Error()
+				g.Lacking = refused.Error()
 			} else {
 				g.Error = err.Error()
 			}

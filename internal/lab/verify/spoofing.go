@@ -73,7 +73,7 @@ func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, 
 			return measured, err
 		}
 		measured += "; by the node "
-		if _, err := e.exec(ctx, thief.Name, "ip", "route", "add", target+"/32", "via", "169.254.1.1", "dev", "veth1"); err != nil {
+		if _, err := e.exec(ctx, thief.Name, "ip", "route", "add", target+"/32", "via", "169.254.1.1", "dev", "veth1", "onlink"); err != nil {
 			return measured, err
 		}
 	}

@@ -151,8 +151,8 @@ func (e *Env) empty(ctx context.Context, namespace string) error {
 	return nil
 }
 
-// sweep removes the namespaces of all checks, those of an interrupted run too, and
-// waits until they are gone.
+// sweep removes the namespaces of all checks, those of an interrupted run too, waits
+// until they are gone, and takes back what nodes offered for them.
 func (e *Env) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
 	defer cancel()
@@ -172,10 +172,13 @@ func (e *Env) sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	return e.poll(ctx, "the checks' namespaces to be gone", func() (bool, error) {
+	if err := e.poll(ctx, "the checks' namespaces to be gone", func() (bool, error) {
 		all, err := left()
 		return err == nil && len(all) == 0, err
-	})
+	}); err != nil {
+		return err
+	}
+	return e.withdraw(ctx)
 }
 
 // poll waits until f says true; what is for the message when it never does.
