@@ -9,7 +9,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/instancetypes"
@@ -23,6 +25,8 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// What a library notes is not for the operator; what is wrong is in the errors.
+	log.SetLogger(logr.Discard())
 	root := &cobra.Command{
 		Use:           "terwayctl",
 		Short:         "Operate Terway, the VPC network plugin for Kubernetes",

@@ -121,10 +121,7 @@ func waitPods(ctx context.Context, c kubernetes.Interface) error {
 		}
 		return nil
 	})
-	if err != nil {
-		return fmt.Errorf("%w\n%s", err, podTroubles(c))
-	}
-	return nil
+	return withTroubles(c, err)
 }
 
 // podTroubles lists what the cluster says about pods that are not well.

@@ -37,7 +37,7 @@ func (o *Options) Objects() (client.Client, error) {
 // was asked for never will.
 func (o *Options) waitReady(ctx context.Context, c kubernetes.Interface, s *State) error {
 	if o.Network != NetworkTerway {
-		return waitNodes(ctx, c, s, NodeReady)
+		return withTroubles(c, waitNodes(ctx, c, s, NodeReady))
 	}
 	objects, err := o.Objects()
 	if err != nil {
@@ -64,7 +64,14 @@ func (o *Options) waitReady(ctx context.Context, c kubernetes.Interface, s *Stat
 	if refused != nil {
 		return refused
 	}
-	return err
+	return withTroubles(c, err)
+}
+
+func withTroubles(c kubernetes.Interface, err error) error {
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, podTroubles(c))
+	}
+	return nil
 }
 
 // refusal is the node's own word on a datapath that it cannot run.

@@ -80,7 +80,7 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 		return err
 	}
 	if err := p.Step("nodes ready", func() error { return o.waitReady(ctx, client, s) }); err != nil {
-		return fmt.Errorf("%w\n%s", err, podTroubles(client))
+		return err
 	}
 	if o.Network == NetworkFlannel {
 		if err := p.Step("route entries of the pods' blocks", func() error { return waitNodes(ctx, client, s, s.routed(ctx)) }); err != nil {

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	clusterstatus "terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
 	"terway.dev/terway/internal/lab/verify"
@@ -72,7 +73,7 @@ func TestLab(t *testing.T) {
 		c.run(t, "lab", "down")
 	})
 
-	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up") }) {
+	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--instance-type", lab.ExclusiveInstanceType) }) {
 		t.FailNow()
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
@@ -83,10 +84,12 @@ func TestLab(t *testing.T) {
 			t.Fatalf("lab shell node1 hostname: %v\n%s", err, out)
 		}
 	})
-	checks, _ := verify.For(lab.NetworkTerway, verify.Checks())
-	for _, check := range checks {
-		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
+	t.Run("nodes", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
+	// Every kernel that this is run on has these: one that is missing is a failure.
+	for _, datapath := range []string{"route", "ebpf", verify.Exclusive} {
+		t.Run("verify/"+datapath, func(t *testing.T) { verifyAll(t, c, datapath) })
 	}
+	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	t.Run("compare", measured)
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "lab", "down")
@@ -104,6 +107,67 @@ func status(t *testing.T, c *terwayctl) lab.Status {
 		t.Fatalf("lab status: %v\n%s", err, out)
 	}
 	return st
+}
+
+// verifyAll runs all checks on a datapath, on nodes that are moved to it and back, and
+// makes each a test of its own.
+func verifyAll(t *testing.T, c *terwayctl, datapath string) {
+	cmd := c.command("lab", "verify", "--datapath", datapath, "--traffic", "15s", "-o", "json")
+	cmd.Stderr = t.Output()
+	out, err := cmd.Output()
+	var answer struct {
+		Checks    []verify.Result
+		Datapaths []verify.Group
+	}
+	if json.Unmarshal(out, &answer) != nil {
+		t.Fatalf("lab verify --datapath %s: %v: not JSON:\n%s", datapath, err, out)
+	}
+	if len(answer.Datapaths) != 1 || answer.Datapaths[0].Lacking != "" {
+		t.Fatalf("lab verify --datapath %s: %v: it has not run: %+v", datapath, err, answer.Datapaths)
+	}
+	for _, n := range answer.Datapaths[0].Nodes {
+		if n.Datapath != datapath {
+			t.Errorf("%s runs %s: %s", n.Node, n.Datapath, n.Why)
+		}
+	}
+	ok := map[string]bool{}
+	for _, r := range answer.Checks {
+		t.Run(r.Name, func(t *testing.T) {
+			t.Log(r.Measured)
+			ok[r.Name] = r.OK
+			if !r.OK || r.Datapath != datapath {
+				t.Errorf("on %s: %s", r.Datapath, r.Error)
+			}
+		})
+	}
+	checks, _ := verify.For(lab.NetworkTerway, verify.Checks())
+	for _, check := range checks {
+		if _, ran := ok[check.Name]; !ran {
+			t.Errorf("%s has not run", check.Name)
+		}
+	}
+	if err != nil {
+		t.Errorf("lab verify --datapath %s: %v", datapath, err)
+	}
+}
+
+// runs reads what "terwayctl status" says of the nodes to programs.
+func runs(t *testing.T, c *terwayctl, datapath, why string) {
+	t.Helper()
+	kubeconfig, err := c.command("lab", "kubeconfig").Output()
+	if err != nil {
+		t.Fatalf("lab kubeconfig: %v", err)
+	}
+	out, err := c.command("status", "--kubeconfig", strings.TrimSpace(string(kubeconfig)), "-o", "json").Output()
+	var st clusterstatus.Status
+	if err != nil || json.Unmarshal(out, &st) != nil || len(st.Nodes) != 2 {
+		t.Fatalf("terwayctl status: %v\n%s", err, out)
+	}
+	for _, n := range st.Nodes {
+		if n.Mode != "shared" || n.Datapath != datapath || !n.AgentReady || !strings.Contains(n.Why, why) || n.ENIs.Used < 2 || n.ENIs.Total != 6 || n.Addresses.Total < 3 {
+			t.Errorf("node %+v, want %s because %s", n, datapath, why)
+		}
+	}
 }
 
 // verifyOne runs one check as a user would and reads its answer as a program would.

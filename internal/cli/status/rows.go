@@ -101,6 +101,7 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	switch c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionReady); {
 	case c == nil:
 		n.problem("its agent has never reported")
+	case c.Status != metav1.ConditionTrue && c.Message == n.Why: // said already
 	case c.Status != metav1.ConditionTrue:
 		n.problem("it wires no pods: %s: %s", c.Reason, c.Message)
 	default:
