@@ -2,19 +2,12 @@ package verify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
-	"terway.dev/terway/internal/lab"
 )
 
 // account is what everybody says about the addresses of a node.
@@ -156,57 +149,4 @@ func describe(all []*account) string {
 		parts = append(parts, a.String())
 	}
 	return strings.Join(parts, ", ")
-}
-
-// hostSide is the node's end of a pod.
-func (e *Env) hostSide(ctx context.Context, m lab.Machine, p corev1.Pod) (netlink.LinkAttrs, error) {
-	if e.Lab.Options.Network != lab.NetworkFlannel {
-		return hostSide(m, p.Status.PodIP)
-	}
-	// A port of the bridge, which no route names: the pod's own device knows its peer.
-	index, err := e.exec(ctx, p.Name, "cat", "/sys/class/net/eth0/iflink")
-	if err != nil {
-		return netlink.LinkAttrs{}, err
-	}
-	links, err := devices(m.NetNS)
-	if err != nil {
-		return netlink.LinkAttrs{}, err
-	}
-	for _, l := range links {
-		if strconv.Itoa(l.Attrs().Index) == index {
-			return *l.Attrs(), nil
-		}
-	}
-	return netlink.LinkAttrs{}, fmt.Errorf("%s has no device %s, the other end of pod %s", m.Name, index, p.Name)
-}
-
-// hostSide is the node's end of a pod with Terway: the device to which the node routes its address.
-func hostSide(m lab.Machine, addr string) (netlink.LinkAttrs, error) {
-	ns, err := netns.GetFromPath(m.NetNS)
-	if err != nil {
-		return netlink.LinkAttrs{}, fmt.Errorf("open the network namespace of %s: %w", m.Name, err)
-	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return netlink.LinkAttrs{}, fmt.Errorf("enter the network namespace of %s: %w", m.Name, err)
-	}
-	defer h.Close()
-	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
-	// A list that changed while it was read has the pod's route all the same: it is not
-	// one of those that come and go.
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return netlink.LinkAttrs{}, fmt.Errorf("list the routes of %s: %w", m.Name, err)
-	}
-	for _, r := range routes {
-		if r.Dst == nil || r.Dst.String() != addr+"/32" || r.Type != unix.RTN_UNICAST {
-			continue
-		}
-		l, err := h.LinkByIndex(r.LinkIndex)
-		if err != nil {
-			return netlink.LinkAttrs{}, fmt.Errorf("find the device of %s on %s: %w", addr, m.Name, err)
-		}
-		return *l.Attrs(), nil
-	}
-	return netlink.LinkAttrs{}, fmt.Errorf("%s has no route to the pod address %s", m.Name, addr)
 }

@@ -128,12 +128,13 @@ func specAddresses(nn *v1alpha1.NodeNetwork) []string {
 	return all
 }
 
-// podDevices counts the host's ends of pods on a node: interfaces that Terway names tw….
+// podDevices counts the host's ends of pods on a node: interfaces that Terway names tw…;
+// twv… is one for each ENI with ipvlan.
 func podDevices(m lab.Machine) (int, error) {
 	links, err := devices(m.NetNS)
 	n := 0
 	for _, l := range links {
-		if strings.HasPrefix(l.Attrs().Name, "tw") {
+		if name := l.Attrs().Name; strings.HasPrefix(name, "tw") && !strings.HasPrefix(name, "twv") {
 			n++
 		}
 	}

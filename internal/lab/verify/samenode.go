@@ -26,15 +26,15 @@ var samePod = Check{
 		if e.exclusive(m.Name) {
 			return e.sameNodeOwn(ctx, m, a, b)
 		}
-		before, err := e.interfaces(ctx, m)
+		ports, err := e.ports(ctx, m)
 		if err != nil {
 			return "", err
 		}
-		hostSide, err := e.hostSide(ctx, m, a)
+		before, podBefore, err := e.counters(ports, a)
 		if err != nil {
 			return "", err
 		}
-		c, err := sniff(m.NetNS, deviceNames(before)...)
+		c, err := sniff(e.Lab.Cloud.FabricNS, ports...)
 		if err != nil {
 			return "", err
 		}
@@ -42,19 +42,14 @@ var samePod = Check{
 		if err != nil {
 			return "", err
 		}
-		after, err := e.interfaces(ctx, m)
-		if err != nil {
-			return "", err
-		}
-		hostAfter, err := deviceByName(m, hostSide.Name)
+		after, podAfter, err := e.counters(ports, a)
 		if err != nil {
 			return "", err
 		}
 		crossed := between(frames, a, b)
-		podPackets := packets(map[string]netlink.LinkAttrs{"": hostAfter}) - packets(map[string]netlink.LinkAttrs{"": hostSide})
-		eniPackets := packets(after) - packets(before)
-		measured := fmt.Sprintf("%d requests %s → %s on %s: %d packets at %s, %d of them on the interfaces %v, whose counters rose by %d",
-			requests, a.Status.PodIP, b.Status.PodIP, m.Name, podPackets, hostSide.Name, crossed, deviceNames(before), eniPackets)
+		podPackets, eniPackets := podAfter-podBefore, after-before
+		measured := fmt.Sprintf("%d requests %s → %s on %s: %d packets at the pod's eth0, %d of them at the ports of the %d interfaces in the fabric, whose counters rose by %d",
+			requests, a.Status.PodIP, b.Status.PodIP, m.Name, podPackets, crossed, len(ports), eniPackets)
 		if crossed > 0 {
 			return measured, fmt.Errorf("%d packets between the two pods crossed an interface of the VPC", crossed)
 		}
@@ -67,6 +62,50 @@ var samePod = Check{
 		}
 		return measured, nil
 	},
+}
+
+// ports are those of a node's interfaces in the fabric.
+func (e *Env) ports(ctx context.Context, m lab.Machine) ([]string, error) {
+	devs, err := e.interfaces(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	var ports []string
+	for _, d := range devs {
+		p, err := e.fabricPort(d)
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, p)
+	}
+	slices.Sort(ports)
+	return ports, nil
+}
+
+// counters are how many packets have passed the ports, and a pod's eth0.
+func (e *Env) counters(ports []string, pod corev1.Pod) (inFabric, atPod uint64, err error) {
+	netns, err := podNetNS(pod)
+	if err != nil {
+		return 0, 0, err
+	}
+	fabric, err := devices(e.Lab.Cloud.FabricNS)
+	if err != nil {
+		return 0, 0, err
+	}
+	inside, err := devices(netns)
+	if err != nil {
+		return 0, 0, err
+	}
+	count := func(links []netlink.Link, names ...string) uint64 {
+		found := map[string]netlink.LinkAttrs{}
+		for _, l := range links {
+			if slices.Contains(names, l.Attrs().Name) {
+				found[l.Attrs().Name] = *l.Attrs()
+			}
+		}
+		return packets(found)
+	}
+	return count(fabric, ports...), count(inside, "eth0"), nil
 }
 
 const requests = 200
@@ -85,7 +124,7 @@ func (e *Env) talk(ctx context.Context, a, b corev1.Pod, c *capture) ([]frame, e
 }
 
 // sameNodeOwn is the check for pods with an ENI each: everything passes the fabric, and
-// nothing the node's end of the pod.
+// nothing the pod's veth to the node.
 func (e *Env) sameNodeOwn(ctx context.Context, m lab.Machine, a, b corev1.Pod) (string, error) {
 	by, err := e.carrier(ctx, m, a)
 	if err != nil {
@@ -95,11 +134,7 @@ func (e *Env) sameNodeOwn(ctx context.Context, m lab.Machine, a, b corev1.Pod) (
 	if err != nil {
 		return "", err
 	}
-	host, err := hostSide(m, a.Status.PodIP)
-	if err != nil {
-		return "", err
-	}
-	node, err := sniff(m.NetNS, host.Name)
+	node, err := sniff(by.netns, "veth1")
 	if err != nil {
 		return "", err
 	}
@@ -113,8 +148,8 @@ func (e *Env) sameNodeOwn(ctx context.Context, m lab.Machine, a, b corev1.Pod) (
 		return "", err
 	}
 	crossed, seen := between(frames, a, b), between(byNode, a, b)
-	measured := fmt.Sprintf("%d requests %s → %s on %s: the port of %s in the fabric saw %d packets of the two pods, %s on the node %d",
-		requests, a.Status.PodIP, b.Status.PodIP, m.Name, by.eni.ID, crossed, host.Name, seen)
+	measured := fmt.Sprintf("%d requests %s → %s on %s: the port of %s in the fabric saw %d packets of the two pods, the veth to the node %d",
+		requests, a.Status.PodIP, b.Status.PodIP, m.Name, by.eni.ID, crossed, seen)
 	if crossed < 4*requests {
 		return measured, fmt.Errorf("%d packets in the fabric are too few for %d requests: they went another way", crossed, requests)
 	}
@@ -142,17 +177,4 @@ func deviceNames(devs map[string]netlink.LinkAttrs) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-func deviceByName(m lab.Machine, name string) (netlink.LinkAttrs, error) {
-	links, err := devices(m.NetNS)
-	if err != nil {
-		return netlink.LinkAttrs{}, err
-	}
-	for _, l := range links {
-		if l.Attrs().Name == name {
-			return *l.Attrs(), nil
-		}
-	}
-	return netlink.LinkAttrs{}, fmt.Errorf("%s has no device %s", m.Name, name)
 }

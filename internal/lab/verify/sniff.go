@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -192,7 +193,8 @@ func enis(path string, macs map[string]bool) (map[string]netlink.LinkAttrs, erro
 	}
 	found := map[string]netlink.LinkAttrs{}
 	for _, l := range links {
-		if a := l.Attrs(); macs[a.HardwareAddr.String()] {
+		// With ipvlan the nodes' ends of pods have the MAC of their interface.
+		if a := l.Attrs(); macs[a.HardwareAddr.String()] && !strings.HasPrefix(a.Name, "tw") {
 			found[a.Name] = *a
 		}
 	}

@@ -58,30 +58,18 @@ func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, 
 			return "", err
 		}
 	}
-	host, err := hostSide(na, thief.Status.PodIP)
+	measured, err := e.sendForged(ctx, na, nb, thief, far, forged, "eth0")
 	if err != nil {
-		return "", err
-	}
-	node := place{na.NetNS, host.Name}
-	measured := ""
-	if e.exclusive(na.Name) {
-		by, err := e.carrier(ctx, na, thief)
-		if err != nil {
-			return "", err
-		}
-		if measured, err = e.sendForged(ctx, na, nb, thief, far, forged, place{by.netns, by.dev.Name}); err != nil {
-			return measured, err
-		}
-		measured += "; by the node "
-		if _, err := e.exec(ctx, thief.Name, "ip", "route", "add", target+"/32", "via", "169.254.1.1", "dev", "veth1", "onlink"); err != nil {
-			return measured, err
-		}
-	}
-	more, err := e.sendForged(ctx, na, nb, thief, far, forged, node)
-	if measured += more; err != nil {
 		return measured, err
 	}
 	if e.exclusive(na.Name) {
+		if _, err := e.exec(ctx, thief.Name, "ip", "route", "add", target+"/32", "via", "169.254.1.1", "dev", "veth1", "onlink"); err != nil {
+			return measured, err
+		}
+		more, err := e.sendForged(ctx, na, nb, thief, far, forged, "veth1")
+		if measured += "; " + more; err != nil {
+			return measured, err
+		}
 		if _, err := e.exec(ctx, thief.Name, "ip", "route", "del", target+"/32", "dev", "veth1"); err != nil {
 			return measured, err
 		}
@@ -92,13 +80,14 @@ func (e *Env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, 
 	return measured, nil
 }
 
-// place is a device in a network namespace.
-type place struct{ netns, device string }
-
-// sendForged sends with forged sources and counts what leaves the pod, what the node sends
-// on, and what arrives.
-func (e *Env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far corev1.Pod, forged []string, leaves place) (string, error) {
+// sendForged sends with forged sources and counts what leaves the pod by a device, what
+// the node sends on, and what arrives.
+func (e *Env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far corev1.Pod, forged []string, device string) (string, error) {
 	target := far.Status.PodIP
+	pod, err := podNetNS(thief)
+	if err != nil {
+		return "", err
+	}
 	ifaces, err := e.interfaces(ctx, na)
 	if err != nil {
 		return "", err
@@ -115,7 +104,7 @@ func (e *Env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far cor
 	if err != nil {
 		return "", err
 	}
-	left, err := sniff(leaves.netns, leaves.device)
+	left, err := sniff(pod, device)
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +139,7 @@ func (e *Env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far cor
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return "", err
 	}
-	measured := fmt.Sprintf("a pod sent %d packets as %v by %s: %d crossed an interface of %s, %d arrived", sent, forged, leaves.device, crossed, na.Name, arrived)
+	measured := fmt.Sprintf("a pod sent %d packets as %v by %s: %d crossed an interface of %s, %d arrived", sent, forged, device, crossed, na.Name, arrived)
 	switch {
 	case sent == 0:
 		return measured, errors.New("no forged packet left the pod: nothing was tested")
