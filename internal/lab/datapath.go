@@ -72,8 +72,8 @@ func maxPods(instanceType, mode string) (int, error) {
 	if mode == config.ModeExclusive {
 		n, ok := kind.MaxPodsExclusive()
 		if !ok || n < leastENIs {
-			return 0, fmt.Errorf("--instance-type %s: in mode %s its network interfaces serve %d pods, or their number is not known; the lab needs a type with at least %d interfaces (%s has 6)",
-				instanceType, mode, n, leastENIs+1, ExclusiveInstanceType)
+			return 0, fmt.Errorf("--instance-type %s: in mode %s a node of the lab must hold %d pods, this type holds %d or it is not known; must be one with %d network interfaces or more, such as %s",
+				instanceType, mode, leastENIs, n, leastENIs+1, ExclusiveInstanceType)
 		}
 		return n + hostPods, nil
 	}
