@@ -153,7 +153,7 @@ func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 		return fmt.Sprintf("is configured with datapath %s, mode %s", nn.Spec.Datapath, nn.Spec.Mode), nil
 	}
 	c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
-	if c == nil || nn.Status.ObservedGeneration != nn.Generation || c.ObservedGeneration != nn.Generation {
+	if c == nil || c.ObservedGeneration != nn.Generation {
 		return "has not acted on it", nil
 	}
 	if c.Reason == v1alpha1.ReasonDatapathRefused || c.Reason == v1alpha1.ReasonDatapathKept {

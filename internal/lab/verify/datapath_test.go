@@ -79,7 +79,7 @@ func TestAwaits(t *testing.T) {
 	node := func(spec, mode, runs, status, reason string, observed int64) *v1alpha1.NodeNetwork {
 		nn := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "node1", Generation: 2}}
 		nn.Spec.Datapath, nn.Spec.Mode = spec, mode
-		nn.Status.Datapath, nn.Status.ObservedGeneration = runs, observed
+		nn.Status.Datapath = runs
 		nn.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionDatapathReady, Status: metav1.ConditionStatus(status), Reason: reason,
 			Message: "the node's word", ObservedGeneration: observed}}
 		return nn
