@@ -27,6 +27,10 @@ var bursts = []int{30, 100}
 
 const alone = 7
 
+// settle is the pause before the call for one pod alone: an agent reports after its answer
+// what it did, which is not to be in the next call's figure, maybe another arm's.
+const settle = 30 * time.Millisecond
+
 // mostENIs is how many ENIs for single pods a node has here: more than almost all
 // instance types can have.
 const mostENIs = 30
@@ -50,6 +54,9 @@ type arm struct {
 func (a *arm) burst(pods int) (add, del time.Duration, err error) {
 	a.serial++
 	for _, verb := range []string{"ADD", "DEL"} {
+		if pods == 1 {
+			time.Sleep(settle)
+		}
 		took, err := a.all(verb, pods)
 		if err != nil {
 			return 0, 0, fmt.Errorf("%s: %w", a.name, err)
