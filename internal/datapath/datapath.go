@@ -11,6 +11,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 )
 
 // Datapath wires pods of one node.
@@ -54,6 +55,17 @@ type Node struct {
 	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
 	// address by the node's own default route.
 	MasqueradeOutside bool
+}
+
+// Clone shares no memory with the node.
+func (n Node) Clone() Node {
+	n.Addresses, n.ENIs = slices.Clone(n.Addresses), slices.Clone(n.ENIs)
+	n.VPCCIDRs, n.ServiceCIDRs, n.HostStackCIDRs = slices.Clone(n.VPCCIDRs), slices.Clone(n.ServiceCIDRs), slices.Clone(n.HostStackCIDRs)
+	for i := range n.ENIs {
+		e := &n.ENIs[i]
+		e.MAC, e.CIDRs, e.Gateways = slices.Clone(e.MAC), slices.Clone(e.CIDRs), slices.Clone(e.Gateways)
+	}
+	return n
 }
 
 // ENI is a secondary network interface that is a device of the node.

@@ -115,26 +115,49 @@ func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) ([]string, err
 	var changed []string
 	err := inNS(ns, func() error {
 		for _, s := range list {
-			file := filepath.Join(procSys, "net", s.path)
-			old, err := os.ReadFile(file)
+			was, err := s.set(procSys)
 			if errors.Is(err, os.ErrNotExist) {
 				continue
 			}
 			if err != nil {
-				return fmt.Errorf("read sysctl net/%s: %w", s.path, err)
+				return fmt.Errorf("set sysctl net/%s to %s: %w", s.path, s.value, err)
 			}
-			was := strings.TrimSpace(string(old))
 			if was == s.value {
 				continue
-			}
-			if err := os.WriteFile(file, []byte(s.value), 0o644); err != nil {
-				return fmt.Errorf("set sysctl net/%s to %s: %w", s.path, s.value, err)
 			}
 			changed = append(changed, fmt.Sprintf("set sysctl net/%s from %s to %s", s.path, was, s.value))
 		}
 		return nil
 	})
 	return changed, err
+}
+
+// set writes the value if it differs from what was. It is called several times for each
+// pod, so it makes as few system calls as it can.
+func (s sysctl) set(procSys string) (was string, err error) {
+	path := filepath.Join(procSys, "net", s.path)
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.EROFS) {
+		// What is right already need not be written.
+		old, readErr := os.ReadFile(path)
+		if was = strings.TrimSpace(string(old)); readErr != nil || was == s.value {
+			return was, readErr
+		}
+	}
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	old := make([]byte, 64) // every sysctl here is a small number
+	n, err := unix.Read(fd, old)
+	if err != nil {
+		return "", err
+	}
+	if was = strings.TrimSpace(string(old[:n])); was == s.value {
+		return was, nil
+	}
+	_, err = unix.Pwrite(fd, []byte(s.value), 0)
+	return was, err
 }
 
 // differing says whether a sysctl exists with another value.

@@ -21,12 +21,12 @@ import (
 // arrives before the first Sync, or on a new ENI, need not wait for one. What AddPod was
 // told of the node may be older than what the last Sync was, so nothing is removed.
 func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.Node) (nodeState, error) {
-	if s := d.state(); s.print == fingerprint(node) {
+	if s := d.state(); s.agrees(node) {
 		return s, nil
 	}
 	d.nodeMu.Lock()
 	defer d.nodeMu.Unlock()
-	if s := d.state(); s.print == fingerprint(node) {
+	if s := d.state(); s.agrees(node) {
 		return s, nil
 	}
 	repairs, err := d.ensureNode(ctx, h, node, false)
@@ -106,7 +106,8 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 	err = errors.Join(errs...)
 	state := nodeState{enis: enis}
 	if err == nil {
-		state.print = fingerprint(node)
+		done := node.Clone()
+		state.done = &done
 	}
 	d.setState(state)
 	return repairs, err

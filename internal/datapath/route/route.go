@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -125,9 +126,9 @@ func (d *Datapath) host() (*netlink.Handle, error) {
 // nodeState is what the last look at the node found: enough to wire a pod
 // without looking again.
 type nodeState struct {
-	// print identifies the desired node that the kernel was made to agree with.
-	print string
-	enis  map[string]eniState // by MAC
+	// done is the desired node that the kernel was made to agree with, or nil.
+	done *datapath.Node
+	enis map[string]eniState // by MAC
 }
 
 // eniState is an attached ENI's place in the datapath.
@@ -160,10 +161,13 @@ func (d *Datapath) setState(s nodeState) {
 func (d *Datapath) distrust() {
 	d.stateMu.Lock()
 	defer d.stateMu.Unlock()
-	d.node.print = ""
+	d.node.done = nil
 }
 
-func fingerprint(node datapath.Node) string { return fmt.Sprintf("%v", node) }
+// agrees says that the kernel was made to agree with just this node.
+func (s nodeState) agrees(node datapath.Node) bool {
+	return s.done != nil && reflect.DeepEqual(*s.done, node)
+}
 
 // nodeSource is the node's address that local processes use towards pods.
 func nodeSource(node datapath.Node, family int) netip.Addr {

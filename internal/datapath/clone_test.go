@@ -1,0 +1,70 @@
+package datapath
+
+import (
+	"reflect"
+	"testing"
+)
+
+// fill sets everything in v, of whatever type, to something that is not zero.
+func fill(t *testing.T, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(t, v.Index(i))
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if v.Field(i).CanSet() { // addresses have no public fields, and are values
+				fill(t, v.Field(i))
+			}
+		}
+	case reflect.String:
+		v.SetString("x")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int:
+		v.SetInt(1)
+	case reflect.Uint8:
+		v.SetUint(1)
+	default:
+		t.Fatalf("a node has a %s: Clone and this test must know it", v.Type())
+	}
+}
+
+// shared names the first memory that two values have in common.
+func shared(a, b reflect.Value, path string) string {
+	switch a.Kind() {
+	case reflect.Slice:
+		if a.Pointer() == b.Pointer() {
+			return path
+		}
+		for i := range a.Len() {
+			if s := shared(a.Index(i), b.Index(i), path+"[]"); s != "" {
+				return s
+			}
+		}
+	case reflect.Struct:
+		for i := range a.NumField() {
+			if !a.Type().Field(i).IsExported() {
+				continue
+			}
+			if s := shared(a.Field(i), b.Field(i), path+"."+a.Type().Field(i).Name); s != "" {
+				return s
+			}
+		}
+	}
+	return ""
+}
+
+func TestCloneOfANode(t *testing.T) {
+	var n Node
+	fill(t, reflect.ValueOf(&n).Elem())
+	c := n.Clone()
+	if !reflect.DeepEqual(n, c) {
+		t.Errorf("got %+v, want %+v", c, n)
+	}
+	if s := shared(reflect.ValueOf(n), reflect.ValueOf(c), "Node"); s != "" {
+		t.Errorf("%s is shared with the clone", s)
+	}
+}
