@@ -1,17 +1,19 @@
 // Command terway is the CNI plugin. The container runtime executes it for each
 // pod; it relays the call to terwayd, the node's agent, and prints the answer.
+//
+// It is executed for every pod, so it is as small as it can be: the agent, which runs
+// already, validates the call (package request).
 package main
 
 import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
 	"os"
+	"strings"
 	"time"
-
-	"github.com/containernetworking/cni/pkg/skel"
-	"github.com/containernetworking/cni/pkg/types"
-	"github.com/containernetworking/cni/pkg/version"
 
 	"terway.dev/terway/internal/cnicall"
 )
@@ -29,56 +31,77 @@ const (
 )
 
 func main() {
-	skel.PluginMainFuncs(skel.CNIFuncs{
-		Add:    relay("ADD", types.ErrTryAgainLater),
-		Del:    relay("DEL", types.ErrTryAgainLater),
-		Check:  relay("CHECK", types.ErrTryAgainLater),
-		Status: relay("STATUS", types.ErrPluginNotAvailable),
-		GC:     relay("GC", types.ErrTryAgainLater),
-	}, version.PluginSupports("0.3.1", "0.4.0", "1.0.0", "1.1.0"), "terway: pods with VPC addresses")
+	out, err := run(os.Getenv("CNI_COMMAND"), os.Stdin)
+	if err != nil {
+		out, _ = json.Marshal(struct {
+			CNIVersion string `json:"cniVersion"`
+			*cnicall.Error
+		}{newest(), err}) // strings and a number: it cannot fail
+	}
+	if _, bad := os.Stdout.Write(out); err != nil || bad != nil {
+		if bad != nil {
+			fmt.Fprintln(os.Stderr, "terway: write the result:", bad)
+		}
+		os.Exit(1)
+	}
 }
 
-// relay asks the agent to do a CNI verb. noAnswer is the CNI error
-// code when none came. The runtime may try every verb again: ADD and DEL are
-// idempotent, and a DEL that the agent has not confirmed must be repeated or the
-// address would be lost; so DEL is an error, too.
-func relay(verb string, noAnswer uint) func(*skel.CmdArgs) error {
-	return func(args *skel.CmdArgs) error {
-		var conf struct {
-			Socket string `json:"socket"`
-		}
-		if err := json.Unmarshal(args.StdinData, &conf); err != nil {
-			return types.NewError(types.ErrDecodingFailure, "network configuration is not JSON", err.Error())
-		}
-		if conf.Socket == "" {
-			conf.Socket = defaultSocket
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
-		defer cancel()
-		reply, err := ask(ctx, conf.Socket, cnicall.Request{
-			Verb:        verb,
-			ContainerID: args.ContainerID,
-			NetNS:       args.Netns,
-			IfName:      args.IfName,
-			Args:        args.Args,
-			Path:        args.Path,
-			Config:      args.StdinData,
-		})
-		switch {
-		case errors.As(err, new(*cnicall.BrokenError)):
-			return types.NewError(noAnswer, "terwayd, the node's network agent, does not answer (is its pod running on this node?)", err.Error())
-		case err != nil:
-			return types.NewError(noAnswer, "terwayd, the node's network agent, gave no answer", err.Error())
-		case reply.Error != nil:
-			return types.NewError(reply.Error.Code, reply.Error.Msg, reply.Error.Details)
-		}
-		if len(reply.Result) > 0 {
-			if _, err := os.Stdout.Write(reply.Result); err != nil {
-				return types.NewError(types.ErrIOFailure, "write the result", err.Error())
-			}
-		}
-		return nil
+func newest() string { return cnicall.Versions[len(cnicall.Versions)-1] }
+
+// run does a CNI verb and returns what goes to standard output.
+func run(verb string, stdin io.Reader) ([]byte, *cnicall.Error) {
+	if verb == "" {
+		fmt.Fprintf(os.Stderr, "terway: pods with VPC addresses\nA CNI plugin, which container runtimes execute. Versions of CNI: %s\n", strings.Join(cnicall.Versions, ", "))
+		return nil, nil
 	}
+	config, err := io.ReadAll(stdin)
+	if err != nil {
+		return nil, &cnicall.Error{Code: cnicall.CodeIOFailure, Msg: "read the network configuration from standard input", Details: err.Error()}
+	}
+	if verb == "VERSION" {
+		out, err := json.Marshal(map[string]any{"cniVersion": newest(), "supportedVersions": cnicall.Versions})
+		if err != nil {
+			return nil, &cnicall.Error{Code: cnicall.CodeIOFailure, Msg: err.Error()}
+		}
+		return out, nil
+	}
+	var conf struct {
+		Socket string `json:"socket"`
+	}
+	if err := json.Unmarshal(config, &conf); err != nil {
+		return nil, &cnicall.Error{Code: cnicall.CodeDecodingFailure, Msg: "the network configuration is not valid JSON", Details: err.Error()}
+	}
+	if conf.Socket == "" {
+		conf.Socket = defaultSocket
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	reply, err := ask(ctx, conf.Socket, cnicall.Request{
+		Verb:        verb,
+		ContainerID: os.Getenv("CNI_CONTAINERID"),
+		NetNS:       os.Getenv("CNI_NETNS"),
+		IfName:      os.Getenv("CNI_IFNAME"),
+		Args:        os.Getenv("CNI_ARGS"),
+		Path:        os.Getenv("CNI_PATH"),
+		Config:      config,
+	})
+	switch {
+	case errors.As(err, new(*cnicall.BrokenError)):
+		return nil, &cnicall.Error{Code: noAnswer(verb), Msg: "terwayd, the node's network agent, does not answer (is its pod running on this node?)", Details: err.Error()}
+	case err != nil:
+		return nil, &cnicall.Error{Code: noAnswer(verb), Msg: "terwayd, the node's network agent, gave no answer", Details: err.Error()}
+	}
+	return reply.Result, reply.Error
+}
+
+// noAnswer is the CNI error code when no answer came. The runtime may try every verb again:
+// ADD and DEL are idempotent, and a DEL that the agent has not confirmed must be repeated
+// or the address would be lost; so DEL is an error, too.
+func noAnswer(verb string) uint {
+	if verb == "STATUS" {
+		return cnicall.CodeNotAvailable
+	}
+	return cnicall.CodeTryAgainLater
 }
 
 // ask calls the agent; while that is being restarted it tries again. Every verb is

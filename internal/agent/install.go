@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"terway.dev/terway/internal/agent/request"
+	"terway.dev/terway/internal/cnicall"
 )
 
 // ConflistName is the file that tells the container runtime to use Terway.
@@ -21,8 +22,8 @@ const ConflistName = "10-terway.conflist"
 // specification has GC and STATUS; a runtime that does not know it yet (libcni
 // before 1.2) needs 1.0.0.
 func Conflist(socket, version string) ([]byte, error) {
-	if !slices.Contains(request.Versions, version) {
-		return nil, fmt.Errorf("CNI version %q: want one of %v", version, request.Versions)
+	if !slices.Contains(cnicall.Versions, version) {
+		return nil, fmt.Errorf("CNI version %q: want one of %v", version, cnicall.Versions)
 	}
 	return json.MarshalIndent(map[string]any{
 		"cniVersion": version,

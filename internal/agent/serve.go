@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/cnicall"
+	"terway.dev/terway/internal/cnicall/server"
 )
 
 // Listen opens the socket: mode 0600 in a directory of mode 0700, so that root
@@ -44,5 +44,5 @@ const finish = 5 * time.Second
 // address fail at once (the runtime tries again), those that wire a pod finish.
 func Serve(ctx context.Context, l net.Listener, a *Agent) error {
 	defer context.AfterFunc(ctx, a.Close)()
-	return cnicall.Serve(ctx, l, finish, a.Answer)
+	return server.Serve(ctx, l, finish, a.Answer)
 }

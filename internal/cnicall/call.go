@@ -33,8 +33,8 @@ func Do(ctx context.Context, socket string, in Request) (Reply, error) {
 	if err != nil {
 		return Reply{}, fmt.Errorf("the request: %w", err)
 	}
-	if len(raw) > largest {
-		return Reply{}, fmt.Errorf("a request of %d bytes: the agent takes at most %d", len(raw), largest)
+	if len(raw) > Largest {
+		return Reply{}, fmt.Errorf("a request of %d bytes: the agent takes at most %d", len(raw), Largest)
 	}
 	conn, err := connect(socket, max(time.Until(deadline), time.Millisecond))
 	if err != nil {
@@ -44,10 +44,10 @@ func Do(ctx context.Context, socket string, in Request) (Reply, error) {
 	// An agent that refuses a request may answer before it has read all of it, so what
 	// counts is whether there is an answer.
 	_, sent := conn.Write(raw)
-	answer, err := io.ReadAll(io.LimitReader(conn, largest+1))
+	answer, err := io.ReadAll(io.LimitReader(conn, Largest+1))
 	switch {
-	case len(answer) > largest:
-		return Reply{}, fmt.Errorf("the agent's answer has more than %d bytes", largest)
+	case len(answer) > Largest:
+		return Reply{}, fmt.Errorf("the agent's answer has more than %d bytes", Largest)
 	case err != nil:
 		return Reply{}, broken("read the answer", err)
 	case len(answer) == 0 && sent != nil:

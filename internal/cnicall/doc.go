@@ -10,7 +10,7 @@
 // along, took longer than all of the agent's work ("make bench-cni").
 //
 // It must never validate or decide anything: that is the agent's (package request), and
-// in one place.
+// in one place. Package server is the other side.
 package cnicall
 
 // Request is a CNI call: the environment (CNI specification 1.1, "Parameters") and the
@@ -40,5 +40,16 @@ type Error struct {
 	Details string `json:"details,omitempty"`
 }
 
-// largest is how many bytes a message may have. A GC lists every pod of the node.
-const largest = 4 << 20
+// Versions are the versions of the CNI specification that configurations may have.
+var Versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+
+// Codes of errors in the CNI specification, "Error" and, for STATUS, "STATUS".
+const (
+	CodeIOFailure       = 5  // I/O failure
+	CodeDecodingFailure = 6  // failed to decode content
+	CodeTryAgainLater   = 11 // try again later
+	CodeNotAvailable    = 50 // the plugin is not available: it cannot service ADD
+)
+
+// Largest is how many bytes a message may have. A GC lists every pod of the node.
+const Largest = 4 << 20

@@ -30,8 +30,9 @@ const (
 
 var verbs = []Verb{Add, Del, Check, Status, GC}
 
-// Versions are the versions of the CNI specification that configurations may have.
-var Versions = []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"}
+// since are the versions of the CNI specification that first had a verb, of those that
+// not all of cnicall.Versions have.
+var since = map[Verb]string{Check: "0.4.0", Status: "1.1.0", GC: "1.1.0"}
 
 // Attachment names one interface of one sandbox, as GC lists it.
 type Attachment struct {
@@ -103,9 +104,13 @@ func Parse(in cnicall.Request) (*Request, *types.Error) {
 	if err := json.Unmarshal(in.Config, &c); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "network configuration is not valid", err.Error())
 	}
-	if !supported(c.CNIVersion) {
+	if !slices.Contains(cnicall.Versions, c.CNIVersion) {
 		return nil, types.NewError(types.ErrIncompatibleCNIVersion,
-			fmt.Sprintf("cniVersion %q of the network configuration: want one of %s", c.CNIVersion, strings.Join(Versions, ", ")), "")
+			fmt.Sprintf("cniVersion %q of the network configuration: want one of %s", c.CNIVersion, strings.Join(cnicall.Versions, ", ")), "")
+	}
+	if first, ok := since[verb]; ok && slices.Index(cnicall.Versions, c.CNIVersion) < slices.Index(cnicall.Versions, first) {
+		return nil, types.NewError(types.ErrIncompatibleCNIVersion,
+			fmt.Sprintf("cniVersion %q of the network configuration: %s needs %s or later", c.CNIVersion, verb, first), "")
 	}
 	if err := utils.ValidateNetworkName(c.Name); err != nil {
 		return nil, err
@@ -225,13 +230,4 @@ func (r *Request) prev(p *prevResult) *types.Error {
 		r.PrevInterfaces[i.Name] = i.Sandbox
 	}
 	return nil
-}
-
-func supported(v string) bool {
-	for _, s := range Versions {
-		if s == v {
-			return true
-		}
-	}
-	return false
 }

@@ -28,6 +28,8 @@ func TestParse(t *testing.T) {
 		"unknown verb":         {"MOVE", nil, types.ErrInvalidEnvironmentVariables, `"MOVE"`},
 		"not JSON":             {Add, func(r *cnicall.Request) { r.Config = []byte("{") }, types.ErrDecodingFailure, "network configuration"},
 		"old version":          {Add, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"0.2.0","name":"n"}`) }, types.ErrIncompatibleCNIVersion, `"0.2.0"`},
+		"check is newer":       {Check, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"0.3.1","name":"n"}`) }, types.ErrIncompatibleCNIVersion, `CHECK needs 0.4.0`},
+		"status is newer":      {Status, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"1.0.0","name":"n"}`) }, types.ErrIncompatibleCNIVersion, `STATUS needs 1.1.0`},
 		"no name":              {Add, func(r *cnicall.Request) { r.Config = []byte(`{"cniVersion":"1.0.0"}`) }, types.ErrInvalidNetworkConfig, "name"},
 		"no sandbox":           {Add, func(r *cnicall.Request) { r.ContainerID = "" }, types.ErrUnknownContainer, "containerID"},
 		"sandbox a path":       {Add, func(r *cnicall.Request) { r.ContainerID = "../../x" }, types.ErrInvalidEnvironmentVariables, "containerID"},

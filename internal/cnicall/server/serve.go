@@ -1,4 +1,6 @@
-package cnicall
+// Package server is the agent's side of package cnicall, apart from it so that the plugin,
+// which starts for each pod, need not bring Go's network package along.
+package server
 
 import (
 	"context"
@@ -11,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/cnicall"
 )
 
 // patience is how long a peer may take to send a request or to take an answer. Both are
@@ -19,7 +23,7 @@ const patience = 10 * time.Second
 
 // Serve answers calls until ctx is done. Then it takes no new ones; those at work have
 // the time finish, and their contexts end after it. It returns when all have ended.
-func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer func(context.Context, Request) Reply) error {
+func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer func(context.Context, cnicall.Request) cnicall.Reply) error {
 	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { l.Close() })()
@@ -45,15 +49,15 @@ func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer fun
 
 // serve answers the one call of a connection. Nobody is left to hear of an error with it:
 // the plugin is gone, or sees that the answer ends too early.
-func serve(ctx context.Context, conn net.Conn, answer func(context.Context, Request) Reply) {
+func serve(ctx context.Context, conn net.Conn, answer func(context.Context, cnicall.Request) cnicall.Reply) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var in Request
-	out := Reply{Error: &Error{Code: 6, Msg: "the agent does not understand the plugin"}} // CNI specification: failed to decode content
+	var in cnicall.Request
+	out := cnicall.Reply{Error: &cnicall.Error{Code: cnicall.CodeDecodingFailure, Msg: "the agent does not understand the plugin"}}
 	conn.SetReadDeadline(time.Now().Add(patience))
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
-	err := json.NewDecoder(io.LimitReader(conn, largest)).Decode(&in)
+	err := json.NewDecoder(io.LimitReader(conn, cnicall.Largest)).Decode(&in)
 	switch {
 	case stop() && err == nil:
 		conn.SetReadDeadline(time.Time{})

@@ -1,4 +1,4 @@
-package cnicall
+package server
 
 import (
 	"bytes"
@@ -12,10 +12,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"terway.dev/terway/internal/cnicall"
 )
 
 // agent serves until stop is called, which returns when Serve has.
-func agent(t *testing.T, finish time.Duration, answer func(context.Context, Request) Reply) (socket string, stop func()) {
+func agent(t *testing.T, finish time.Duration, answer func(context.Context, cnicall.Request) cnicall.Reply) (socket string, stop func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
 	l, err := net.Listen("unix", socket)
@@ -43,53 +45,53 @@ func within(t *testing.T, d time.Duration) context.Context {
 
 // What is sent is what arrives, whatever its size and its bytes; and so is what is answered.
 func TestBothWays(t *testing.T) {
-	socket, _ := agent(t, time.Hour, func(_ context.Context, in Request) Reply {
-		return Reply{Result: in.Config, Error: &Error{
+	socket, _ := agent(t, time.Hour, func(_ context.Context, in cnicall.Request) cnicall.Reply {
+		return cnicall.Reply{Result: in.Config, Error: &cnicall.Error{
 			Code: 11, Msg: strings.Join([]string{in.Verb, in.ContainerID, in.NetNS, in.IfName, in.Args, in.Path}, " "), Details: "ä",
 		}}
 	})
 	for _, size := range []int{0, 1, 65535, 300_000, 2_000_000} {
-		in := Request{Verb: "ADD", ContainerID: "id", NetNS: "/run/netns/x", IfName: "eth0", Args: "A=b", Path: "/opt/cni/bin", Config: bytes.Repeat([]byte{0xff}, size)}
-		got, err := Do(within(t, 20*time.Second), socket, in)
+		in := cnicall.Request{Verb: "ADD", ContainerID: "id", NetNS: "/run/netns/x", IfName: "eth0", Args: "A=b", Path: "/opt/cni/bin", Config: bytes.Repeat([]byte{0xff}, size)}
+		got, err := cnicall.Do(within(t, 20*time.Second), socket, in)
 		if err != nil {
 			t.Fatalf("%d bytes: %v", size, err)
 		}
 		if !bytes.Equal(got.Result, in.Config) {
 			t.Errorf("%d bytes: %d came back", size, len(got.Result))
 		}
-		if want := (&Error{11, "ADD id /run/netns/x eth0 A=b /opt/cni/bin", "ä"}); !reflect.DeepEqual(got.Error, want) {
+		if want := (&cnicall.Error{Code: 11, Msg: "ADD id /run/netns/x eth0 A=b /opt/cni/bin", Details: "ä"}); !reflect.DeepEqual(got.Error, want) {
 			t.Errorf("%d bytes: error %+v, want %+v", size, got.Error, want)
 		}
 	}
-	if _, err := Do(within(t, 20*time.Second), socket, Request{Config: make([]byte, largest)}); err == nil || errors.As(err, new(*BrokenError)) {
+	if _, err := cnicall.Do(within(t, 20*time.Second), socket, cnicall.Request{Config: make([]byte, cnicall.Largest)}); err == nil || errors.As(err, new(*cnicall.BrokenError)) {
 		t.Errorf("a request that is too large: %v", err)
 	}
 }
 
 func TestSuccessHasNoError(t *testing.T) {
-	socket, stop := agent(t, time.Hour, func(context.Context, Request) Reply { return Reply{} })
-	if got, err := Do(within(t, 20*time.Second), socket, Request{}); err != nil || !reflect.DeepEqual(got, Reply{}) {
+	socket, stop := agent(t, time.Hour, func(context.Context, cnicall.Request) cnicall.Reply { return cnicall.Reply{} })
+	if got, err := cnicall.Do(within(t, 20*time.Second), socket, cnicall.Request{}); err != nil || !reflect.DeepEqual(got, cnicall.Reply{}) {
 		t.Errorf("got %+v, %v, want an empty reply", got, err)
 	}
 	stop()
-	if _, err := Do(within(t, 20*time.Second), socket, Request{}); !errors.As(err, new(*BrokenError)) {
+	if _, err := cnicall.Do(within(t, 20*time.Second), socket, cnicall.Request{}); !errors.As(err, new(*cnicall.BrokenError)) {
 		t.Errorf("an agent that is gone: %v", err)
 	}
 }
 
 // A peer that speaks otherwise is told so, whatever it sends.
 func TestNotUnderstood(t *testing.T) {
-	socket, _ := agent(t, time.Hour, func(context.Context, Request) Reply {
+	socket, _ := agent(t, time.Hour, func(context.Context, cnicall.Request) cnicall.Reply {
 		t.Error("nonsense was answered")
-		return Reply{}
+		return cnicall.Reply{}
 	})
-	for _, s := range []string{"PRI * HTTP/2.0\r\n\r\n", `{"verb":7}`, `"` + strings.Repeat("x", largest)} {
+	for _, s := range []string{"PRI * HTTP/2.0\r\n\r\n", `{"verb":7}`, `"` + strings.Repeat("x", cnicall.Largest)} {
 		conn, err := net.Dial("unix", socket)
 		if err != nil {
 			t.Fatal(err)
 		}
 		go conn.Write([]byte(s))
-		var r Reply
+		var r cnicall.Reply
 		if err := json.NewDecoder(conn).Decode(&r); err != nil || r.Error == nil || r.Error.Code != 6 {
 			t.Errorf("%.20q: got %+v, %v", s, r, err)
 		}
@@ -110,12 +112,12 @@ func TestNotUnderstood(t *testing.T) {
 // A plugin that gives up ends its call.
 func TestPluginGoesAway(t *testing.T) {
 	ended := make(chan struct{})
-	socket, _ := agent(t, time.Hour, func(ctx context.Context, _ Request) Reply {
+	socket, _ := agent(t, time.Hour, func(ctx context.Context, _ cnicall.Request) cnicall.Reply {
 		<-ctx.Done()
 		close(ended)
-		return Reply{}
+		return cnicall.Reply{}
 	})
-	if _, err := Do(within(t, 100*time.Millisecond), socket, Request{}); !errors.As(err, new(*BrokenError)) {
+	if _, err := cnicall.Do(within(t, 100*time.Millisecond), socket, cnicall.Request{}); !errors.As(err, new(*cnicall.BrokenError)) {
 		t.Errorf("after the deadline: %v", err)
 	}
 	<-ended
@@ -126,13 +128,13 @@ func TestPluginGoesAway(t *testing.T) {
 func TestStop(t *testing.T) {
 	at := make(chan struct{})
 	finish := make(chan struct{})
-	work := func(ctx context.Context, in Request) Reply {
+	work := func(ctx context.Context, in cnicall.Request) cnicall.Reply {
 		at <- struct{}{}
 		select {
 		case <-finish:
-			return Reply{Result: []byte("1")}
+			return cnicall.Reply{Result: []byte("1")}
 		case <-ctx.Done():
-			return Reply{Error: &Error{Msg: "given up"}}
+			return cnicall.Reply{Error: &cnicall.Error{Msg: "given up"}}
 		}
 	}
 	for name, c := range map[string]struct {
@@ -144,9 +146,9 @@ func TestStop(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := make(chan Reply)
+		got := make(chan cnicall.Reply)
 		go func() {
-			r, err := Do(within(t, 20*time.Second), socket, Request{})
+			r, err := cnicall.Do(within(t, 20*time.Second), socket, cnicall.Request{})
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -181,7 +183,7 @@ func TestHalfAnAnswer(t *testing.T) {
 				conn.Close()
 			}
 		}()
-		if r, err := Do(within(t, 20*time.Second), socket, Request{}); !errors.As(err, new(*BrokenError)) {
+		if r, err := cnicall.Do(within(t, 20*time.Second), socket, cnicall.Request{}); !errors.As(err, new(*cnicall.BrokenError)) {
 			t.Errorf("%q: got %+v, %v", s, r, err)
 		}
 		l.Close()
