@@ -164,30 +164,26 @@ func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	return !linked, nil
 }
 
-// sync brings the chosen datapath to the desired state, and every other that has pods.
+// sync brings the node to the desired state. The chosen datapath does so for the pods of all
+// (see Options.Datapaths): were others synced too, each would take the node-wide pieces for
+// its own, and one would undo what the other did.
 func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	a.mu.Lock()
 	node := a.node
 	pods := make([]datapath.Pod, 0, len(a.entries))
-	used := map[string]bool{chosen.Name(): true}
 	for _, e := range a.entries {
 		pods = append(pods, PodOf(e))
-		used[a.datapathOf(e).Name()] = true
 	}
 	a.mu.Unlock()
 	slices.SortFunc(pods, func(x, y datapath.Pod) int {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
 	var podErrs []error
-	all := a.Datapaths
+	all := []datapath.Datapath{chosen}
 	if a.Exclusive != nil {
-		all = append(slices.Clone(all), a.Exclusive)
-		used[a.Exclusive.Name()] = true // it forgets by it which pods are gone
+		all = append(all, a.Exclusive) // it forgets by it which pods are gone
 	}
 	for _, dp := range all {
-		if !used[dp.Name()] {
-			continue
-		}
 		start := a.Now()
 		repairs, err := dp.Sync(ctx, node, pods)
 		a.Metrics.synced(a.Now().Sub(start), len(repairs), err)

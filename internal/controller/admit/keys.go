@@ -91,7 +91,7 @@ func newPair(name string, now time.Time) (pair, error) {
 // was done to it and is empty if it is right already.
 func turn(data map[string][]byte, name string, now time.Time) (out map[string][]byte, why string, err error) {
 	served, next := pair{data[keyCert], data[keyKey]}, pair{data[keyNextCert], data[keyNextKey]}
-	_, bad := served.use(name, now)
+	s, bad := served.use(name, now)
 	n, badNext := next.use(name, now)
 	renew := func(p *pair) {
 		if err == nil {
@@ -110,7 +110,7 @@ func turn(data map[string][]byte, name string, now time.Time) (out map[string][]
 		why = fmt.Sprintf("the one that was served cannot be (%v): the next one is", bad)
 		served = next
 		renew(&next)
-	case !now.Before(due(n)):
+	case !now.Before(due(s, n)):
 		why = "its time has come: the next one is served"
 		served = next
 		renew(&next)
@@ -125,8 +125,20 @@ func turn(data map[string][]byte, name string, now time.Time) (out map[string][]
 	return map[string][]byte{keyCert: served.cert, keyKey: served.key, keyNextCert: next.cert, keyNextKey: next.key, keyTrust: trust}, why, nil
 }
 
-// due is when a next certificate is to be served.
-func due(next *tls.Certificate) time.Time { return next.Leaf.NotBefore.Add(early + turnEvery) }
+// due is when the next certificate is to be served: at its age, or sooner if the one that is
+// served would be retired too late otherwise, as when its successor was lost and made anew;
+// but not before everybody has heard of it.
+func due(served, next *tls.Certificate) time.Time {
+	made := next.Leaf.NotBefore.Add(early)
+	at := made.Add(turnEvery)
+	if late := served.Leaf.NotAfter.Add(-turnEvery); late.Before(at) {
+		at = late
+	}
+	if heard := made.Add(24 * time.Hour); at.Before(heard) {
+		at = heard
+	}
+	return at
+}
 
 // bundle joins certificates in PEM, each once, without those that have expired and
 // without what is no certificate.

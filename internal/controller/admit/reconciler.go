@@ -146,7 +146,7 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", w.key(), err)
 	}
 	w.serving.Store(served)
-	return ctrl.Result{RequeueAfter: min(lookEvery, due(next).Sub(now))}, nil
+	return ctrl.Result{RequeueAfter: min(lookEvery, due(served, next).Sub(now))}, nil
 }
 
 // trust tells the API server which certificates are ours.

@@ -290,6 +290,15 @@ func TestRouteBeside(t *testing.T) {
 	if programs("eth1") {
 		t.Error("route put programs on the ENI")
 	}
+	// A node that moves, and whose pods are all route's yet: there is one answer.
+	for i, want := range []int{1, 0, 0} {
+		if repairs, err := ebpf.Sync(ctx, n0.Desired, nil); err != nil || len(repairs) != want {
+			t.Errorf("sync %d repairs %q, %v", i, repairs, err)
+		}
+	}
+	if repairs, err := route.Sync(ctx, n0.Desired, nil); err != nil || len(repairs) != 1 || programs("eth1") {
+		t.Errorf("back to route: %q, %v", repairs, err)
+	}
 	wire := func(dp datapath.Datapath) *suite.Pod {
 		p := n0.Describe(1, "4", "6")
 		p.Spec.Datapath = dp.Name()
