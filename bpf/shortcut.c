@@ -9,7 +9,7 @@
  * hostPorts, masquerade, the node itself) never leaves unchanged and so never becomes direct.
  *
  * What is not understood, too big, a fragment or about to expire goes to the stack, always.
- * A lost entry costs one question.
+ * A lost entry costs one question (docs/datapaths.md: "When a flow's entry is lost").
  */
 #include "shortcut.h"
 

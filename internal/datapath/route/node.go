@@ -77,7 +77,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 	note(ensureTables(h, node, enis, routes, prune))
 	note(ensureRules(ctx, h, families, enis, prune))
 	if prune {
-		note(releaseDevices(h, links, was, enis))
+		note(d.releaseDevices(h, links, was, enis))
 	} else {
 		links = nil // no others than the ENIs are extensions' business
 	}
@@ -376,7 +376,7 @@ func eniAddress() *netlink.Addr {
 
 // releaseDevices takes our address from devices that were ENIs, as our routes or
 // our memory say, and are none any more, and sets them down as they were found.
-func releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, enis map[string]eniState) ([]string, error) {
+func (d *Datapath) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, enis map[string]eniState) ([]string, error) {
 	var repairs []string
 	var errs []error
 	for _, link := range links {
@@ -391,6 +391,9 @@ func releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, e
 		if err := h.LinkSetDown(link); err != nil && !absent(err) {
 			errs = append(errs, fmt.Errorf("set %s down: %w", name, err))
 			continue
+		}
+		if _, err := setSysctls(d.procSys, d.ns, []sysctl{{"ipv4/conf/" + name + "/accept_local", "0"}}); err != nil {
+			errs = append(errs, err)
 		}
 		repairs = append(repairs, fmt.Sprintf("released device %s: no ENI of this node any more", name))
 	}

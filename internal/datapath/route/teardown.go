@@ -50,7 +50,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
 		}
 	}
-	_, err = releaseDevices(h, links, formerDevices(routes, last), nil)
+	_, err = d.releaseDevices(h, links, formerDevices(routes, last), nil)
 	errs = append(errs, err, d.nft.deleteTable(), d.reaper.wait(ctx))
 	return errors.Join(errs...)
 }

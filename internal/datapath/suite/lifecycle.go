@@ -26,6 +26,9 @@ func teardownAndAgain(t *testing.T, k Kit) {
 	if err := n.DP.CheckPod(context.Background(), n.Desired, old.Spec); err == nil {
 		t.Error("a pod outlived the teardown")
 	}
+	if got := n.ReadSysctl("ipv4/conf/eth1/accept_local"); got != "0" {
+		t.Errorf("accept_local of the ENI is %s after the teardown, was 0", got)
+	}
 	p := n.AddPod(1) // no Sync before it
 	MustReach(t, p.NS, At(far.V4, 80), far.NS, p.V4)
 	if repairs := n.Sync(p); len(repairs) != 0 {
