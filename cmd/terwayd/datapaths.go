@@ -1,8 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+
+	bpf "github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/ebpf"
@@ -16,30 +20,26 @@ import (
 // cannot run the others. The last one runs on every kernel. They are one: whichever has a
 // node-wide piece changed knows the pods of all.
 func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
-	lacking = map[string]error{}
-	has := func(name string, supported func() error) bool {
-		why := supported()
-		if why != nil {
-			lacking[name] = why
-		}
-		return why == nil
+	lacking, err = probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
+	if err != nil {
+		return nil, nil, err
 	}
+	has := func(name string) bool { return lacking[name] == nil }
 	options := ebpf.Options{Log: log}
 	var slaves *ipvlan.Extension
-	if has(ipvlan.Name, ipvlan.Supported) {
+	if has(ipvlan.Name) {
 		slaves = ipvlan.NewExtension(log, ipvlan.DefaultFlows)
 		options.Beside = append(options.Beside, slaves)
 	}
 	var core *route.Datapath
 	var last datapath.Datapath
-	withNetkit := has(netkit.Name, netkit.Supported)
 	switch {
-	case !has(ebpf.Name, ebpf.Supported):
+	case !has(ebpf.Name):
 		if core, err = route.New(route.Options{Log: log, Extensions: options.Beside}); err != nil {
 			return nil, nil, fmt.Errorf("datapath route: %w", err)
 		}
 		last = core
-	case withNetkit:
+	case has(netkit.Name):
 		dp, err := netkit.New(options)
 		if err != nil {
 			return nil, nil, fmt.Errorf("datapath netkit: %w", err)
@@ -56,6 +56,43 @@ func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]e
 		list = append(list, slaves.On(core))
 	}
 	return append(list, last), lacking, nil
+}
+
+// probe asks for each datapath what the kernel lacks. Any other trouble, such as memory
+// that is short, is an error: it says nothing of the kernel, and what is found out here
+// holds until the agent starts again.
+func probe(supported map[string]func() error) (lacking map[string]error, err error) {
+	lacking = map[string]error{}
+	var errs []error
+	for name, try := range supported {
+		switch why := try(); {
+		case why == nil:
+		case lacks(why):
+			lacking[name] = why
+		default:
+			errs = append(errs, fmt.Errorf("find out whether this kernel can run datapath %s: %w", name, why))
+		}
+	}
+	return lacking, errors.Join(errs...)
+}
+
+// lacks tells what a kernel says of something that it does not know from other trouble.
+// Of a program that its verifier does not follow it says EACCES or E2BIG too, with a reason.
+func lacks(err error) bool {
+	var unsupported *datapath.UnsupportedError
+	if errors.As(err, &unsupported) || errors.Is(err, bpf.ErrNotSupported) {
+		return true
+	}
+	var refused *bpf.VerifierError
+	if errors.As(err, &refused) && len(refused.Log) > 0 && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)) {
+		return true
+	}
+	for _, unknown := range []error{unix.EOPNOTSUPP, unix.ENOSYS, unix.ENOENT, unix.EINVAL} {
+		if errors.Is(err, unknown) {
+			return true
+		}
+	}
+	return false
 }
 
 // own wires pods that have an ENI of their own. Its veth is package route's: the last

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	bpf "github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// A kernel that lacks something never gets it; memory that is short or a right that is
+// missing is not the kernel's, and must not choose the node's datapath for the agent's life.
+func TestProbe(t *testing.T) {
+	verifier := func(cause error, log ...string) error {
+		return fmt.Errorf("load the programs: %w", &bpf.VerifierError{Cause: cause, Log: log})
+	}
+	for name, c := range map[string]struct {
+		err   error
+		lacks bool
+	}{
+		"a feature that is named":               {&datapath.UnsupportedError{Feature: "netkit", Err: unix.EOPNOTSUPP}, true},
+		"the same of what it builds on":         {fmt.Errorf("it builds on: %w", &datapath.UnsupportedError{Feature: "tc", Err: unix.EPERM}), true},
+		"the library knows":                     {fmt.Errorf("map: %w", bpf.ErrNotSupported), true},
+		"a filter that is not built in":         {errors.Join(fmt.Errorf("filter: %w", unix.ENOENT), nil), true},
+		"no bpf at all":                         {fmt.Errorf("bpf: %w", unix.ENOSYS), true},
+		"a helper that is unknown":              {verifier(unix.EINVAL, "unknown func bpf_redirect_peer#155"), true},
+		"a verifier that does not follow":       {verifier(unix.EACCES, "R1 invalid mem access"), true},
+		"a program that is too long":            {verifier(unix.E2BIG, "BPF program is too large"), true},
+		"no memory":                             {fmt.Errorf("map: %w", unix.ENOMEM), false},
+		"no memory in the verifier":             {verifier(unix.ENOMEM, "processed 10 insns"), false},
+		"no right":                              {fmt.Errorf("map: %w", unix.EPERM), false},
+		"no right, said without a reason":       {verifier(unix.EACCES), false},
+		"a namespace that cannot be made":       {fmt.Errorf("make a network namespace: %w", unix.ENOSPC), false},
+		"something that nobody thought of here": {io.ErrUnexpectedEOF, false},
+	} {
+		lacking, err := probe(map[string]func() error{"good": func() error { return nil }, "asked": func() error { return c.err }})
+		if c.lacks && (err != nil || len(lacking) != 1 || !errors.Is(lacking["asked"], c.err)) {
+			t.Errorf("%s: lacking %v, error %v; want it to lack the datapath", name, lacking, err)
+		}
+		if !c.lacks && (!errors.Is(err, c.err) || !strings.Contains(err.Error(), "datapath asked") || len(lacking) != 0) {
+			t.Errorf("%s: lacking %v, error %v; want the error", name, lacking, err)
+		}
+	}
+}
