@@ -168,7 +168,7 @@ func Compute(s State) Plan {
 	}
 	// After a change of MaxOwn there may be more of a kind than it allows: until they
 	// are gone, the other kind has less room.
-	own.MaxENIs = min(s.MaxOwn, s.MaxENIs-len(shared.ENIs))
+	own.MaxENIs = OwnRoom(s.MaxENIs, s.MaxOwn, len(shared.ENIs))
 	shared.MaxENIs = s.MaxENIs - max(s.MaxOwn, len(own.ENIs))
 	p := own.planOwn()
 	shared.VSwitches = p.taken(s.VSwitches)
@@ -183,6 +183,7 @@ func (s State) planShared() Plan {
 		free += s.ENIs[i].free()
 	}
 	switch need := s.Demand + s.Min - free; {
+	case s.Demand == 0 && p.vacate(&s):
 	case need > 0:
 		p.grow(&s, need)
 	case s.Demand == 0 && free > s.Max:
@@ -191,6 +192,37 @@ func (s State) planShared() Plan {
 	p.settle(&s)
 	p.finish(&s)
 	return p
+}
+
+// vacate marks idle ENIs that are more than the shared ones may be, whole: pods that
+// want an ENI to themselves need the place, and none is sent before there is one. A
+// spread pool would else hold it for good. It reports whether ENIs are on their way out,
+// which a pool below its minimum must not call back.
+func (p *Plan) vacate(s *State) bool {
+	surplus, leaving := len(s.ENIs)-s.MaxENIs, false
+	if surplus <= 0 {
+		return false
+	}
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if e.Phase == Detaching || e.leaving() {
+			surplus--
+		}
+		leaving = leaving || e.Phase == Ready && e.leaving()
+	}
+	for i := range s.ENIs {
+		e := &s.ENIs[i]
+		if surplus <= 0 || e.Phase != Ready || e.leaving() || e.busy() > 0 || e.Unknown > 0 {
+			continue
+		}
+		for _, a := range e.Addresses {
+			if !a.Releasing {
+				p.Release = append(p.Release, a.Address)
+			}
+		}
+		surplus, leaving = surplus-1, true
+	}
+	return leaving
 }
 
 // settle keeps the primary address of an ENI that is half marked: an ENI goes

@@ -5,6 +5,9 @@ import (
 	"slices"
 )
 
+// OwnRoom is how many ENIs pods can have for themselves while so many are shared.
+func OwnRoom(maxENIs, maxOwn, shared int) int { return max(0, min(maxOwn, maxENIs-shared)) }
+
 // planOwn plans the ENIs that pods have for themselves. There is no pool of
 // addresses here: an ENI is free or it is a pod's.
 func (s State) planOwn() Plan {

@@ -58,6 +58,11 @@ func TestBothKindsShareTheSlots(t *testing.T) {
 				}
 			}
 		}
+		for _, e := range w.s.ENIs {
+			if shared := len(w.s.ENIs) - own; !e.Own && e.busy() == 0 && shared > enis-max(w.s.MaxOwn, own) {
+				t.Fatalf("a shared ENI is idle: there are %d beside %d for pods of their own, of %d", shared, w.s.MaxOwn, enis)
+			}
+		}
 		if len(w.s.ENIs) > enis {
 			t.Fatalf("%d ENIs, the type allows %d", len(w.s.ENIs), enis)
 		}
