@@ -77,10 +77,14 @@ type NodeNetworkSpec struct {
 	// +kubebuilder:validation:Enum="";shared;exclusive
 	Mode string `json:"mode,omitempty"`
 	// OwnENIs is how many of the node's ENIs are for pods that have one to themselves.
-	// The node offers as many of the extended resource aliyun/eni; the others are
-	// shared. In mode exclusive it is all but the primary.
+	// The others are shared. In mode exclusive it is all but the primary.
 	// +kubebuilder:validation:Minimum=0
 	OwnENIs int `json:"ownENIs,omitempty"`
+	// OfferedENIs is how many of the extended resource aliyun/eni the node offers:
+	// OwnENIs, less those whose slots shared ENIs or ENIs of others still take, and not
+	// less than pods hold already. Without it the node offers OwnENIs.
+	// +kubebuilder:validation:Minimum=0
+	OfferedENIs *int `json:"offeredENIs,omitempty"`
 	// HostStackCIDRs are reached through the node's network stack by every pod.
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:Format=cidr

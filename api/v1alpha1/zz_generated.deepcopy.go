@@ -141,6 +141,11 @@ func (in *NodeNetworkSpec) DeepCopyInto(out *NodeNetworkSpec) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.OfferedENIs != nil {
+		in, out := &in.OfferedENIs, &out.OfferedENIs
+		*out = new(int)
+		**out = **in
+	}
 	if in.HostStackCIDRs != nil {
 		in, out := &in.HostStackCIDRs, &out.HostStackCIDRs
 		*out = make([]string, len(*in))

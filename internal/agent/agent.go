@@ -47,7 +47,7 @@ type Options struct {
 	// Devices finds the node's links that may be ENIs, by MAC.
 	Devices func() (map[string]Device, error)
 	// WantsENI reports whether a pod asked for an ENI of its own (resource aliyun/eni).
-	// It is asked only on a node that offers some.
+	// It is asked only on a node that offers some, or has offered some.
 	WantsENI func(ctx context.Context, namespace, name string) (bool, error)
 	// OfferENIs tells the kubelet how many pods can have an ENI of their own; may be nil.
 	OfferENIs func(n int)
@@ -177,11 +177,12 @@ func (a *Agent) SetWant(w Want) error {
 		return fmt.Errorf("list the node's devices: %w", err)
 	}
 	a.mu.Lock()
+	w.Offered = w.Offered || a.want.Offered || w.OwnENIs > 0 || w.Offers > 0
 	a.want = w
 	left := a.applyLocked(devices)
 	a.mu.Unlock()
 	if a.OfferENIs != nil {
-		a.OfferENIs(w.OwnENIs)
+		a.OfferENIs(w.Offers)
 	}
 	signal(a.dirty)
 	signal(a.repair)

@@ -67,11 +67,16 @@ type word struct {
 	Generation int64
 	Spec       v1alpha1.NodeNetworkSpec
 	Addresses  []netip.Addr
+	// Offered: since it booted, the node has offered ENIs for pods of their own.
+	Offered bool `json:",omitempty"`
 }
+
+// offered says it also of a word from an agent that did not note it.
+func (w word) offered() bool { return w.Offered || offers(&w.Spec) > 0 || w.Spec.OwnENIs > 0 }
 
 // same compares field by field: DeepEqual cannot look into an address.
 func (w word) same(o word) bool {
-	return w.UID == o.UID && w.Generation == o.Generation && slices.Equal(w.Addresses, o.Addresses) &&
+	return w.UID == o.UID && w.Generation == o.Generation && w.Offered == o.Offered && slices.Equal(w.Addresses, o.Addresses) &&
 		equality.Semantic.DeepEqual(w.Spec, o.Spec)
 }
 
@@ -133,6 +138,7 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 	if !look && equality.Semantic.DeepEqual(w.Spec, s.told.Spec) && w.UID == s.told.UID && w.Generation == s.told.Generation {
 		return nil // our own report
 	}
+	w.Offered = w.offered() || s.offeredBefore()
 	addresses, nodeErr := s.nodeAddresses(ctx)
 	switch {
 	case nodeErr == nil:
@@ -158,16 +164,34 @@ func (s *NodeSync) recall() error {
 	if s.told.UID != "" {
 		return nil
 	}
-	raw, err := s.agent.Journal.Node()
-	if err != nil || raw == nil {
+	w, err := s.kept()
+	if err != nil || w.UID == "" {
 		return err
-	}
-	var w word
-	if err := json.Unmarshal(raw, &w); err != nil {
-		return fmt.Errorf("the node's state in the journal: %w", err)
 	}
 	s.agent.Log.Warn("nothing heard from the API server; going by what the controller said before the agent stopped", "generation", w.Generation)
 	return s.apply(w)
+}
+
+// kept is the word in the journal, empty if there is none.
+func (s *NodeSync) kept() (w word, err error) {
+	raw, err := s.agent.Journal.Node()
+	if err != nil || raw == nil {
+		return word{}, err
+	}
+	if err := json.Unmarshal(raw, &w); err != nil {
+		return word{}, fmt.Errorf("the node's state in the journal: %w", err)
+	}
+	return w, nil
+}
+
+// offeredBefore says whether the last word, of this life or the one before, is of a node
+// that has offered ENIs. If that cannot be read it may have: then each ADD asks the kubelet.
+func (s *NodeSync) offeredBefore() bool {
+	if s.told.UID != "" {
+		return s.told.offered()
+	}
+	w, err := s.kept()
+	return err != nil || w.offered()
 }
 
 func (s *NodeSync) apply(w word) error {
@@ -177,6 +201,7 @@ func (s *NodeSync) apply(w word) error {
 	if err != nil {
 		s.agent.Log.Error("NodeNetwork has parts that cannot be used; they are left out", "error", err)
 	}
+	want.Offered = w.offered()
 	if err := s.agent.SetWant(want); err != nil {
 		return err
 	}

@@ -29,13 +29,15 @@ func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) 
 		return false, err
 	}
 	a.mu.Lock()
-	mode, offers := a.want.Mode, a.want.OwnENIs
+	mode, offered := a.want.Mode, a.want.Offered
 	a.mu.Unlock()
 	if mode == modeExclusive {
 		return true, nil
 	}
+	// A node that offers none any more may still be sent pods that were counted before,
+	// or make their sandboxes anew.
 	given := false
-	if offers > 0 && a.WantsENI != nil && r.Name != "" {
+	if offered && a.WantsENI != nil && r.Name != "" {
 		if given, err = a.WantsENI(ctx, r.Namespace, r.Name); err != nil {
 			return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
 		}
@@ -95,6 +97,12 @@ func (a *Agent) whyNoENI() string {
 		}
 	}
 	s := fmt.Sprintf("no ENI for the pod: the node may have %d for pods that have one to themselves; %d are there, pods hold %d of them", a.want.OwnENIs, total, held)
+	if a.want.Offers < a.want.OwnENIs {
+		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.OwnENIs-a.want.Offers)
+	}
+	if a.want.Mode == modeExclusive && held >= a.want.Offers {
+		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.OwnENIs)
+	}
 	switch {
 	case a.want.OwnENIs == 0:
 		return s + "; set exclusive_enis in the ConfigMap eni-config, or run the pod on a node in mode exclusive"

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath"
 )
@@ -28,7 +31,7 @@ func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 	e.kill()
 	e.start()
 	mac, _ := net.ParseMAC(ownMAC)
-	want.OwnENIs = 1
+	want.OwnENIs, want.Offers = 1, 1
 	want.ENIs = append(want.ENIs, WantENI{Ready: true, Own: true,
 		ENI:       datapath.ENI{ID: "eni-2", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}},
 		Addresses: []WantAddress{{Address: netip.MustParseAddr("192.168.40.1")}}})
@@ -178,7 +181,7 @@ func TestAskedByAnnotation(t *testing.T) {
 	}{
 		"counted":                          {pod: "own1", value: "true", address: "192.168.40.1/32"},
 		"not counted":                      {pod: "shared", value: "true", err: []string{"default/pod-shared", "exclusive-eni", "without the resource aliyun/eni", "admission.enabled", "limits {aliyun/eni: 1}"}},
-		"not counted, nothing is offered":  {pod: "own1", value: "true", want: func(w *Want) { w.OwnENIs = 0 }, err: []string{"without the resource aliyun/eni"}},
+		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Want) { w.OwnENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
 		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
 		"does not ask":                     {pod: "shared", value: "false", address: "192.168.32.1/32"},
 		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
@@ -210,5 +213,107 @@ func TestAskedByAnnotation(t *testing.T) {
 				t.Errorf("result %s, want %s", r.Result, c.address)
 			}
 		})
+	}
+}
+
+// The kubelet hears what can be had now, not what the node may have one day.
+func TestOffersWhatCanBeHad(t *testing.T) {
+	e := newEnv(t, 0)
+	heard := -1
+	e.configure = func(o *Options) { o.OfferENIs = func(n int) { heard = n } }
+	e.restart()
+	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto", OwnENIs: 3}}
+	say := func() int {
+		t.Helper()
+		w, err := ParseWant(nn, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.setWant(w)
+		return heard
+	}
+	if n := say(); n != 3 {
+		t.Errorf("a controller without the figure: %d are offered, want all 3", n)
+	}
+	for _, want := range []int{0, 2} {
+		nn.Spec.OfferedENIs = &want
+		if n := say(); n != want {
+			t.Errorf("%d of 3 are offered, want %d", n, want)
+		}
+	}
+}
+
+// A pod that was counted before the node's ENIs for such pods went to 0 waits with the
+// reason; it never has a shared address without a word. A restart changes nothing.
+func TestGivenBeforeNoneWereOffered(t *testing.T) {
+	e, _ := mixed(t)
+	refused := func(when string) {
+		t.Helper()
+		if a, err := e.add("own1"); err == nil || !strings.Contains(err.Msg, "exclusive_enis") {
+			t.Errorf("%s: address %s, error %v; want why there is no ENI", when, a, err)
+		}
+	}
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	nn.Spec.Datapath, nn.Spec.OwnENIs = "auto", 1
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	take := func(spec func(*v1alpha1.NodeNetwork)) {
+		t.Helper()
+		got := &v1alpha1.NodeNetwork{}
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+			t.Fatal(err)
+		}
+		spec(got)
+		got.Generation++
+		if err := api.Update(t.Context(), got); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.take(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		e.repair()
+	}
+	take(func(*v1alpha1.NodeNetwork) {})
+	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.OwnENIs = 0 })
+	refused("in the same life")
+	for _, hears := range []string{"hears the controller", "goes by the journal"} {
+		e.kill()
+		e.start()
+		s = NewNodeSync(e.a, c, "node-1")
+		if hears == "hears the controller" {
+			take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.Pool.Max++ })
+		} else if err := s.recall(); err != nil {
+			t.Fatal(err)
+		}
+		e.repair()
+		refused("an agent that started again and " + hears)
+	}
+	if a := e.mustAdd("shared"); a != "192.168.32.1/32" {
+		t.Errorf("a pod that did not ask has %s", a)
+	}
+	// On a node that never offered one, ADD costs no question.
+	plain := newEnv(t, 1)
+	plain.a.WantsENI = func(context.Context, string, string) (bool, error) {
+		t.Error("the kubelet was asked")
+		return false, nil
+	}
+	plain.mustAdd("own1")
+}
+
+// In mode exclusive pods that did not ask take ENIs too, and the scheduler does not
+// count them: the error says what to set.
+func TestNoENILeftInModeExclusive(t *testing.T) {
+	e, _ := mixed(t)
+	w := e.a.want
+	w.Mode = modeExclusive
+	e.setWant(w)
+	e.mustAdd("any")
+	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "only pods that ask for aliyun/eni") || !strings.Contains(err.Msg, "maxPods to 1 ") {
+		t.Errorf("error %v, want who is counted and kubelet's maxPods", err)
+	}
+	w.Offers, w.OwnENIs = 1, 3
+	e.setWant(w)
+	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "the places of 2") {
+		t.Errorf("error %v, want that others take the places", err)
 	}
 }

@@ -23,9 +23,13 @@ type Want struct {
 	// Node is the node-wide part; its ENIs are filled in from the devices.
 	Node datapath.Node
 	ENIs []WantENI
-	// Mode is v1alpha1's spec.mode; OwnENIs how many pods can have an ENI to themselves.
-	Mode    string
-	OwnENIs int
+	// Mode is v1alpha1's spec.mode; OwnENIs how many pods may have an ENI to themselves,
+	// Offers how many of them can have it now.
+	Mode            string
+	OwnENIs, Offers int
+	// Offered: the node has offered some before, in this life of the agent or an earlier
+	// one; pods may have been sent here for them.
+	Offered bool
 	// MinPool is how many free addresses the controller keeps assigned.
 	MinPool int
 	// Limit is how many pods the type allows.
@@ -64,6 +68,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		MinPool:    nn.Spec.Pool.Min,
 		Mode:       nn.Spec.Mode,
 		OwnENIs:    nn.Spec.OwnENIs,
+		Offers:     offers(&nn.Spec),
 		Limit:      nn.Spec.Limits.MaxPods,
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
@@ -119,6 +124,15 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		w.ENIs = append(w.ENIs, out)
 	}
 	return w, errors.Join(errs...)
+}
+
+// offers is how many ENIs for pods of their own the controller lets the node offer. One
+// that is older than the figure gives only the most that the node may have.
+func offers(s *v1alpha1.NodeNetworkSpec) int {
+	if s.OfferedENIs != nil {
+		return *s.OfferedENIs
+	}
+	return s.OwnENIs
 }
 
 func prefixes(field string, in []string, errs *[]error) []netip.Prefix {

@@ -15,7 +15,7 @@ import (
 // ENIs are used, and the node is told. Real attachments take seconds.
 const stuckAfter = 2 * time.Minute
 
-// foreignLife is how long the count of others' ENIs is used.
+// foreignLife is after what time others' ENIs are counted again, if there are any.
 const foreignLife = 5 * time.Minute
 
 // createOperation names new ENIs among what the cloud refuses.
@@ -165,7 +165,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			// Somebody else's ENIs take the instance's slots. This one is in the way.
 			w.refuse(createOperation, err)
 			e.Phase = v1alpha1.ENIDetaching
-			w.foreigners(ctx)
+			return errors.Join(fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err), w.countForeign(ctx))
 		}
 		return fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err)
 	}
@@ -176,31 +176,6 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 func (w *work) stuck(e *v1alpha1.ENI) bool {
 	at := w.mem.attaching[e.Token]
 	return e.Phase == v1alpha1.ENIAttaching && at != nil && w.Now().Sub(at.since) > stuckAfter
-}
-
-// foreigners counts the instance's secondary ENIs that are not ours.
-func (w *work) foreigners(ctx context.Context) {
-	all, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: w.nn.Spec.InstanceID})
-	if err != nil {
-		w.Log.Warn("count the instance's ENIs", "node", w.name, "error", err)
-		return
-	}
-	n := 0
-	for i := range all {
-		ours := slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == all[i].ID })
-		if all[i].Type != "Primary" && !ours {
-			n++
-		}
-	}
-	w.mem.foreign, w.mem.foreignUntil = n, w.Now().Add(foreignLife)
-}
-
-// foreign is how many of the instance's slots are taken by others' ENIs.
-func (w *work) foreign() int {
-	if w.Now().After(w.mem.foreignUntil) {
-		return 0
-	}
-	return w.mem.foreign
 }
 
 // giveBack brings an ENI one step nearer to its end.

@@ -32,9 +32,10 @@ type memory struct {
 	config *config.Config
 	// refused are what the cloud does not give for a while: "create" or an ENI's token.
 	refused map[string]refusal
-	// foreign is how many secondary ENIs of the instance are not ours.
-	foreign      int
-	foreignUntil time.Time
+	// foreign is how many secondary ENIs of the instance are not ours, as counted at
+	// foreignAt; zero: not counted yet.
+	foreign   int
+	foreignAt time.Time
 	// told are warnings that were given already.
 	told map[string]bool
 

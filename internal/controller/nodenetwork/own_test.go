@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/vpcsim"
 )
@@ -166,6 +168,9 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 		if enis > nn.Spec.OwnENIs || len(nn.Spec.ENIs) > nn.Spec.Limits.ENIs-1 {
 			t.Fatalf("%d own ENIs of %d, %d in all", enis, nn.Spec.OwnENIs, len(nn.Spec.ENIs))
 		}
+		if n, room := g.offered("n1"), nn.Spec.Limits.ENIs-1-(len(nn.Spec.ENIs)-enis); n > nn.Spec.OwnENIs || n > room || n < held {
+			t.Fatalf("%d ENIs are offered; %d may be, there is room for %d, pods hold %d", n, nn.Spec.OwnENIs, room, held)
+		}
 		if nn.Status.ENIDemand == 0 && enis-held > nn.Spec.Pool.WarmENIs+1 {
 			t.Fatalf("%d free ENIs, want at most %d", enis-held, nn.Spec.Pool.WarmENIs+1)
 		}
@@ -178,4 +183,93 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 			t.Fatalf("a pod waits for an ENI, %d of %d are there, condition %+v", enis, nn.Spec.OwnENIs, g.condition("n1"))
 		}
 	})
+}
+
+// offered is what the scheduler may count on.
+func (g *rig) offered(name string) int {
+	g.Helper()
+	n := g.nn(name).Spec.OfferedENIs
+	if n == nil {
+		g.Fatalf("nothing says how many ENIs node %s offers", name)
+	}
+	return *n
+}
+
+// When exclusive_enis rises on a node whose ENIs are full of shared pods, no pod may be
+// sent there for an ENI that cannot come before those have ended.
+func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
+	for name, change := range map[string]func(*corev1.Node){
+		"larger exclusive_enis": func(n *corev1.Node) { n.Labels = map[string]string{LabelExclusiveENIs: "2"} },
+		"mode exclusive":        func(n *corev1.Node) { n.Labels = map[string]string{LabelMode: config.ModeExclusive} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := newRig(t, []string{"192.168.32.0/19"}, withOwn(0, 1))
+			g.addNode("n1", "ecs.g6.2xlarge") // 3 secondary ENIs with 10 addresses each
+			g.settle("n1", minute)
+			g.startPods("n1", 21)
+			g.settle("n1", 2*minute)
+			if n, shared := g.offered("n1"), len(g.nn("n1").Spec.ENIs); n != 0 || shared != 3 {
+				t.Fatalf("%d offered with %d shared ENIs, want 0 with 3", n, shared)
+			}
+			n := g.node("n1")
+			change(n)
+			g.Must(g.kube.Update(context.Background(), n))
+			g.settle("n1", 2*minute)
+			if n := g.offered("n1"); n != 0 {
+				t.Errorf("%d ENIs are offered while shared pods hold all", n)
+			}
+			want := g.nn("n1").Spec.OwnENIs
+			g.stopPods("n1", 21)
+			g.settle("n1", 5*minute)
+			if got := g.offered("n1"); got != want {
+				t.Errorf("%d ENIs are offered when the shared pods have ended, want %d", got, want)
+			}
+			g.startOwn("n1", g.offered("n1"))
+			g.settle("n1", 5*minute)
+			if _, held := g.own("n1"); held != g.offered("n1") {
+				t.Errorf("%d pods have an ENI of %d that are offered", held, g.offered("n1"))
+			}
+			// What pods hold stays offered, also when the node may have none any more.
+			held := g.offered("n1")
+			n = g.node("n1")
+			n.Labels = nil
+			g.Must(g.kube.Update(context.Background(), n))
+			g.settle("n1", 2*minute)
+			if got := g.offered("n1"); got != held {
+				t.Errorf("%d are offered, pods hold %d", got, held)
+			}
+			g.stopPods("n1", held)
+			g.settle("n1", 5*minute)
+			if got := g.offered("n1"); got != 0 {
+				t.Errorf("%d are offered in the end, want 0", got)
+			}
+		})
+	}
+}
+
+// ENIs that others attached are not offered; a new leader knows of them too, and they
+// count again when they are gone.
+func TestForeignENIsAreNotOffered(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 0))
+	instance := g.addNode("n1", "ecs.g6.2xlarge")
+	in, err := g.API.DescribeInstance(context.Background(), instance)
+	g.Must(err)
+	e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "f", VSwitchID: g.vswitch[1], SecurityGroups: in.SecurityGroups})
+	g.Must(err)
+	g.Clock.Pass(2 * time.Second)
+	g.Must(g.API.AttachENI(context.Background(), e.ID, instance))
+	g.Clock.Pass(5 * time.Second)
+	for range 2 {
+		g.settle("n1", minute)
+		if n := g.offered("n1"); n != 2 {
+			t.Errorf("%d of 3 ENIs are offered while one is somebody else's, want 2", n)
+		}
+		g.restart()
+	}
+	g.Must(g.API.DetachENI(context.Background(), e.ID, instance))
+	g.Clock.Pass(foreignLife + time.Second)
+	g.settle("n1", minute)
+	if n := g.offered("n1"); n != 3 {
+		t.Errorf("%d ENIs are offered when all are the node's, want 3", n)
+	}
 }

@@ -63,7 +63,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	seed := fnv.New64a()
 	seed.Write([]byte(w.name))
 	out := ipam.State{
-		MaxENIs: max(0, s.Limits.ENIs-1-w.foreign()), PerENI: s.Limits.AddressesPerENI,
+		MaxENIs: w.maxENIs(), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
 		MaxOwn: s.OwnENIs, OwnWarm: s.Pool.WarmENIs, OwnDemand: st.ENIDemand,
 		VSwitches: vs, Policy: ipam.Policy(w.cfg.VSwitchSelectionPolicy), Seed: seed.Sum64(),
@@ -122,7 +122,7 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 		if l := w.nn.Spec.OwnENIs; l > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are for pods that have one to themselves", l)
 		}
-		if n := w.foreign(); n > 0 {
+		if n := w.mem.foreign; n > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are not Terway's", n)
 		}
 		w.trouble = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit), Cause: cause,

@@ -35,6 +35,7 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		w.again(w.Retry)
 	}
 	w.report()
+	w.offer()
 	if err := w.save(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -49,6 +50,10 @@ func (w *work) steps(ctx context.Context, instance string) error {
 		return err
 	}
 	w.settings()
+	if err := w.lookForForeign(ctx); err != nil {
+		return err
+	}
+	w.offer()
 	if err := w.save(ctx); err != nil {
 		return err
 	}

@@ -69,7 +69,30 @@ func (e *Env) move(ctx context.Context, datapath string) error {
 	if err := e.arrive(ctx, settingOf(datapath)); err != nil {
 		return err
 	}
-	return e.renewSystem(ctx)
+	if err := e.renewSystem(ctx); err != nil || datapath != Exclusive {
+		return err
+	}
+	return e.poll(ctx, "the nodes to give back the ENIs that pods shared", func() (bool, error) {
+		for _, m := range e.Lab.Machines {
+			nn, err := e.nodeNetwork(ctx, m.Name)
+			if err != nil {
+				return false, err
+			}
+			less, err := e.offers(ctx, nn)
+			if err != nil || less != "" || offered(nn) < nn.Spec.OwnENIs {
+				return false, err
+			}
+		}
+		return true, nil
+	})
+}
+
+// offered is how many ENIs for pods of their own the node is to offer.
+func offered(nn *v1alpha1.NodeNetwork) int {
+	if n := nn.Spec.OfferedENIs; n != nil {
+		return *n
+	}
+	return nn.Spec.OwnENIs
 }
 
 // moveBack puts back what the lab ran before move, and what a verify that was killed
@@ -175,7 +198,7 @@ func (e *Env) offers(ctx context.Context, nn *v1alpha1.NodeNetwork) (string, err
 		return "", fmt.Errorf("read node %s: %w", nn.Name, err)
 	}
 	q := node.Status.Allocatable[v1alpha1.ResourceENI]
-	if got, want := q.Value(), int64(nn.Spec.OwnENIs); got != want {
+	if got, want := q.Value(), int64(offered(nn)); got != want {
 		return fmt.Sprintf("offers %d of %s, want %d", got, v1alpha1.ResourceENI, want), nil
 	}
 	return "", nil

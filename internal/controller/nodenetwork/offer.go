@@ -1,0 +1,79 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/ipam"
+)
+
+// offer writes how many pods with an ENI of their own the scheduler may send to the node.
+// It is what the planner would attach, so that no pod waits for an ENI that cannot come.
+func (w *work) offer() {
+	s := &w.nn.Spec
+	used := map[string]bool{}
+	for _, u := range w.nn.Status.Used {
+		used[u.Address] = true
+	}
+	shared, held := 0, 0
+	for _, e := range s.ENIs {
+		switch {
+		case !e.Own:
+			shared++
+		case slices.ContainsFunc(e.Addresses, func(a v1alpha1.Address) bool { return used[a.Address] }):
+			held++
+		}
+	}
+	n := ipam.OwnRoom(w.maxENIs(), s.OwnENIs, shared)
+	if s.OwnENIs > 0 && w.mem.foreignAt.IsZero() {
+		// Whose the slots are is not known yet: as before, and no more.
+		before := 0
+		if s.OfferedENIs != nil {
+			before = *s.OfferedENIs
+		}
+		n = min(n, before)
+	}
+	n = max(n, held)
+	s.OfferedENIs = &n
+}
+
+// maxENIs is how many ENIs may serve pods.
+func (w *work) maxENIs() int { return max(0, w.nn.Spec.Limits.ENIs-1-w.mem.foreign) }
+
+// lookForForeign counts others' ENIs where it matters: once on a node that offers ENIs,
+// so that it never offers theirs, and now and then where there were some.
+func (w *work) lookForForeign(ctx context.Context) error {
+	m := w.mem
+	if m.foreign > 0 && w.Now().Sub(m.foreignAt) >= foreignLife || w.nn.Spec.OwnENIs > 0 && m.foreignAt.IsZero() {
+		if err := w.countForeign(ctx); err != nil {
+			return err
+		}
+	}
+	if m.foreign > 0 {
+		w.again(m.foreignAt.Add(foreignLife).Sub(w.Now()))
+	}
+	return nil
+}
+
+// countForeign counts the instance's secondary ENIs that are not ours.
+func (w *work) countForeign(ctx context.Context) error {
+	all, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: w.nn.Spec.InstanceID})
+	if err != nil {
+		return fmt.Errorf("count the ENIs of instance %s: %w", w.nn.Spec.InstanceID, err)
+	}
+	n := 0
+	for i := range all {
+		c := &all[i]
+		// One with this node's tags that is not in the spec yet will be adopted.
+		ours := c.Tags[TagCreator] == creator && c.Tags[TagCluster] == w.cluster && c.Tags[TagNode] == w.name ||
+			slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == c.ID })
+		if c.Type != "Primary" && !ours {
+			n++
+		}
+	}
+	w.mem.foreign, w.mem.foreignAt = n, w.Now()
+	return nil
+}
