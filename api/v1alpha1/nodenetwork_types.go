@@ -265,6 +265,10 @@ const (
 	ConditionReady = "Ready"
 	// ConditionDatapathReady (status): the chosen datapath runs; the reason says why it was chosen.
 	ConditionDatapathReady = "DatapathReady"
+	// ReasonDatapathAuto and ReasonDatapathAutoLacking (of DatapathReady): auto chose the
+	// fastest there is; the kernel has all, or lacks those that the message names.
+	ReasonDatapathAuto        = "Auto"
+	ReasonDatapathAutoLacking = "AutoLacking"
 	// ReasonDatapathRefused and ReasonDatapathKept (of DatapathReady): the node cannot run the
 	// datapath that spec asks for and says why. It serves no pods; or it goes on with the one it has.
 	ReasonDatapathRefused = "Refused"

@@ -226,7 +226,10 @@ func (a *Agent) chooseLocked() error {
 	}
 	asked := a.want.Datapath
 	if asked == "" || asked == "auto" {
-		a.dp, a.dpReason = a.Datapaths[0], "Auto"
+		a.dp, a.dpReason = a.Datapaths[0], v1alpha1.ReasonDatapathAuto
+		if len(a.Lacking) > 0 {
+			a.dpReason = v1alpha1.ReasonDatapathAutoLacking
+		}
 		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
 		for _, name := range slices.Sorted(maps.Keys(a.Lacking)) {
 			a.dpWhy += fmt.Sprintf("; not %s: %v", name, a.Lacking[name])

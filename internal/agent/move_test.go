@@ -71,7 +71,7 @@ func TestLackingDatapath(t *testing.T) {
 		}
 		return ""
 	}
-	if got := why(); !strings.HasPrefix(got, "True Auto: ") || !strings.Contains(got, "not magic: the kernel has no magic") {
+	if got := why(); !strings.HasPrefix(got, "True AutoLacking: ") || !strings.Contains(got, "not magic: the kernel has no magic") {
 		t.Errorf("auto: condition %q", got)
 	}
 	w := e.a.want

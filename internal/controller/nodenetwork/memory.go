@@ -36,6 +36,8 @@ type memory struct {
 	// foreignAt; zero: not counted yet.
 	foreign   int
 	foreignAt time.Time
+	// datapath is what was last told of the node's datapath.
+	datapath string
 	// told are warnings that were given already.
 	told map[string]bool
 
