@@ -11,6 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/ipvlan"
+	"terway.dev/terway/internal/datapath/netkit"
+	"terway.dev/terway/internal/testutil"
 )
 
 // A kernel that lacks something never gets it; memory that is short or a right that is
@@ -46,4 +50,14 @@ func TestProbe(t *testing.T) {
 			t.Errorf("%s: lacking %v, error %v; want the error", name, lacking, err)
 		}
 	}
+}
+
+// What this kernel lacks, if anything, it says so that the agent starts.
+func TestProbeOfThisKernel(t *testing.T) {
+	testutil.RequireRoot(t)
+	lacking, err := probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("lacking: %v", lacking)
 }
