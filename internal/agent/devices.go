@@ -9,12 +9,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/route"
 )
 
-// stacked are kinds of links that share the MAC of the link below them.
-var stacked = map[string]bool{"vlan": true, "ipvlan": true, "macvlan": true, "macvtap": true, "bridge": true, "bond": true}
-
-// LinksByMAC lists the links of this network namespace that may be ENIs. Links
+// LinksByMAC lists the links of this network namespace that may be ENIs. The permanent
+// address counts where there is one: a pod may have changed the MAC of its own ENI. Links
 // whose names begin with ownPrefix are the agent's own and left out.
 func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
 	return func() (map[string]Device, error) {
@@ -25,10 +25,14 @@ func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
 		out := map[string]Device{}
 		for _, l := range links {
 			at := l.Attrs()
-			if len(at.HardwareAddr) != 6 || stacked[l.Type()] || strings.HasPrefix(at.Name, ownPrefix) {
+			mac := at.HardwareAddr
+			if len(at.PermHWAddr) == 6 {
+				mac = at.PermHWAddr
+			}
+			if len(mac) != 6 || route.Stacked(l) || strings.HasPrefix(at.Name, ownPrefix) {
 				continue
 			}
-			out[at.HardwareAddr.String()] = Device{Name: at.Name, MTU: at.MTU}
+			out[mac.String()] = Device{Name: at.Name, MTU: at.MTU}
 		}
 		return out, nil
 	}

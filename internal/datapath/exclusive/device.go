@@ -1,6 +1,7 @@
 package exclusive
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
 )
 
 // inside is a pod's namespace and the node's, open.
@@ -77,7 +79,11 @@ type device struct {
 	inPod bool
 }
 
-// find looks for the ENI's device: in the pod, else on the node.
+// errNoDevice is find's when the ENI is nowhere.
+var errNoDevice = errors.New("neither on the node nor in the pod")
+
+// find looks for the ENI's device: in the pod, else on the node. A pod may change the
+// MAC; the device of a wired pod that has no permanent address is then known by its name.
 func (in *inside) find() (device, error) {
 	for _, where := range []struct {
 		h     *netlink.Handle
@@ -91,25 +97,38 @@ func (in *inside) find() (device, error) {
 			return device{link, where.inPod}, nil
 		}
 	}
-	return device{}, fmt.Errorf("ENI %s (MAC %s) is neither on the node nor in the pod", in.pod.Own.ID, in.pod.Own.MAC)
+	if in.pod.HostIfName != "" {
+		link, err := in.h.LinkByName(in.pod.IfName)
+		if err == nil && !route.Stacked(link) && len(link.Attrs().PermHWAddr) == 0 {
+			return device{link, true}, nil
+		}
+		if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+			return device{}, fmt.Errorf("look for the pod's %s: %w", in.pod.IfName, err)
+		}
+	}
+	return device{}, fmt.Errorf("ENI %s (MAC %s) is %w", in.pod.Own.ID, in.pod.Own.MAC, errNoDevice)
 }
 
-// byMAC finds the network card with a MAC; devices stacked on one share its MAC.
+// byMAC finds the network card with a MAC: by its permanent address, which nobody can
+// change, else by the one that it has now. Devices stacked on one share its MAC.
 func byMAC(h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
 	links, err := listed(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
+	var found netlink.Link
 	for _, l := range links {
-		switch l.Type() {
-		case "vlan", "ipvlan", "macvlan", "bridge", "bond", "team":
+		if route.Stacked(l) {
 			continue
 		}
-		if l.Attrs().HardwareAddr.String() == mac.String() {
+		if bytes.Equal(l.Attrs().PermHWAddr, mac) {
 			return l, nil
 		}
+		if found == nil && bytes.Equal(l.Attrs().HardwareAddr, mac) {
+			found = l
+		}
 	}
-	return nil, nil
+	return found, nil
 }
 
 // listed repeats a dump that a concurrent change interrupted.
@@ -154,6 +173,9 @@ func (in *inside) wire(own device) error {
 			return fmt.Errorf("name the pod's %s %s: %w", attrs.Name, name, err)
 		}
 	}
+	if err := in.resetMAC(link); err != nil {
+		return err
+	}
 	if err := in.sysctls(); err != nil {
 		return err
 	}
@@ -176,6 +198,22 @@ func (in *inside) wire(own device) error {
 		if err := in.h.RouteReplace(in.defaultRoute(a, attrs.Index)); err != nil {
 			return fmt.Errorf("add default route via %s to the pod's %s: %w", gateway(in.pod.Own, a), name, err)
 		}
+	}
+	return nil
+}
+
+// resetMAC gives the device in the pod the MAC of the ENI again. Not every driver
+// changes it while the device is up.
+func (in *inside) resetMAC(link netlink.Link) error {
+	mac := in.pod.Own.MAC
+	if bytes.Equal(link.Attrs().HardwareAddr, mac) {
+		return nil
+	}
+	if err := in.h.LinkSetDown(link); err != nil {
+		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
+	}
+	if err := in.h.LinkSetHardwareAddr(link, mac); err != nil {
+		return fmt.Errorf("set MAC %s of the pod's %s: %w", mac, link.Attrs().Name, err)
 	}
 	return nil
 }
@@ -265,6 +303,9 @@ func (in *inside) problems() ([]string, error) {
 		return []string{fmt.Sprintf("ENI device of the pod is called %s instead of %s", attrs.Name, name)}, nil
 	}
 	var list []string
+	if mac := in.pod.Own.MAC; !bytes.Equal(attrs.HardwareAddr, mac) {
+		list = append(list, fmt.Sprintf("device %s of the pod has MAC %s instead of %s", name, attrs.HardwareAddr, mac))
+	}
 	if attrs.Flags&net.FlagUp == 0 {
 		list = append(list, fmt.Sprintf("device %s of the pod is down", name))
 	}
@@ -315,12 +356,19 @@ func (d *Datapath) giveBack(pod datapath.Pod) error {
 		return err
 	}
 	defer in.close()
-	link, err := byMAC(in.h, pod.Own.MAC)
-	if err != nil || link == nil {
+	own, err := in.find()
+	if errors.Is(err, errNoDevice) || err == nil && !own.inPod {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
+	link := own.link
 	if err := in.h.LinkSetDown(link); err != nil {
 		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
+	}
+	if err := in.resetMAC(link); err != nil {
+		return err
 	}
 	// Its name in the pod is taken on the node.
 	name := nodeName(pod.Own.MAC)

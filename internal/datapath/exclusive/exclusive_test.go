@@ -218,6 +218,19 @@ func TestDelBringsTheENIBack(t *testing.T) {
 	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
 }
 
+// A pod with NET_ADMIN can change the MAC of its ENI; that must not cost the node the ENI.
+func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
+	_, n0, n1 := world(t)
+	client, p := n1.AddPod(1), add(n0, 2)
+	p.IP("link set eth0 address 02:00:00:00:00:02")
+	p.Del()
+	if out := n0.IP("-o link show"); !strings.Contains(out, n0.MAC(2).String()) {
+		t.Fatalf("the ENI is not on the node with its MAC: %s", out)
+	}
+	next := serving(add(n0, 2))
+	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
+}
+
 func TestRestartKeepsThePod(t *testing.T) {
 	_, n0, n1 := world(t)
 	client, p := n1.AddPod(1), serving(add(n0, 2))
@@ -256,6 +269,7 @@ func TestRepair(t *testing.T) {
 			p.IP("link set stray0 netns " + n0.Name)
 		}, "on the node"},
 		{"MTU", func() { p.IP("link set eth0 mtu 1400") }, "MTU"},
+		{"MAC", func() { p.IP("link set eth0 address 02:00:00:00:00:02") }, "MAC 02:00:00:00:00:02"},
 		{"veth", func() { p.IP("link del veth1") }, "device tw"},
 		{"route to Services", func() { p.IP("route del " + suite.ServiceCIDR) }, "route to " + suite.ServiceCIDR},
 		{"route to the node", func() { p.IP("-6 route del " + n0.V6.String()) }, "route to " + n0.V6.String()},

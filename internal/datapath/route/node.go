@@ -185,6 +185,15 @@ func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 
 func macKey(mac net.HardwareAddr) string { return strings.ToLower(mac.String()) }
 
+// Stacked reports whether a link is of a kind that has the MAC of a link below it.
+func Stacked(l netlink.Link) bool {
+	switch l.Type() {
+	case "vlan", "ipvlan", "macvlan", "macvtap", "bridge", "bond", "team":
+		return true
+	}
+	return false
+}
+
 // findDevice finds an ENI's link. A MAC may be shared with devices stacked on
 // the ENI, so among several the one with the expected name, else the first that
 // is no such device, is it.
@@ -197,8 +206,7 @@ func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
 		if l.Attrs().Name == eni.Device {
 			return l, nil
 		}
-		switch l.Type() {
-		case "vlan", "ipvlan", "macvlan", "bridge", "bond", "team":
+		if Stacked(l) {
 			continue
 		}
 		if found == nil {
