@@ -29,6 +29,8 @@ type fakeDatapath struct {
 	failAdd, failDel, failSync error
 	// onAdd and onDel are called at the steps of AddPod and DelPod.
 	onAdd, onDel func(step)
+	// deleted is what DelPod was given, by sandbox.
+	deleted map[string]datapath.Pod
 	// name is "fake" if empty.
 	name  string
 	syncs int
@@ -74,6 +76,10 @@ func (f *fakeDatapath) DelPod(_ context.Context, p datapath.Pod) error {
 	fail := f.failDel
 	if fail == nil {
 		delete(f.wired, p.Sandbox)
+		if f.deleted == nil {
+			f.deleted = map[string]datapath.Pod{}
+		}
+		f.deleted[p.Sandbox] = p
 	}
 	f.mu.Unlock()
 	if f.onDel != nil {

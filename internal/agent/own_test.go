@@ -317,3 +317,14 @@ func TestNoENILeftInModeExclusive(t *testing.T) {
 		t.Errorf("error %v, want that others take the places", err)
 	}
 }
+
+// A pod may have changed its device beyond recognition but for the name; that the name is
+// ours is known by what AddPod answered.
+func TestDelSaysThatThePodWasWired(t *testing.T) {
+	e, _ := mixed(t)
+	e.mustAdd("own1")
+	e.del("own1")
+	if got := e.dp.deleted["own1"].HostIfName; got != "twown1" {
+		t.Errorf("DelPod was given the link %q", got)
+	}
+}

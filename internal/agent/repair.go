@@ -233,7 +233,9 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 		e = &undoing
 		a.remember(e)
 	}
-	if err := a.datapathOf(e).DelPod(ctx, PodOf(e)); err != nil {
+	pod := PodOf(e)
+	pod.HostIfName = e.HostIfName // set if it was wired: what is called so in the pod is ours then
+	if err := a.datapathOf(e).DelPod(ctx, pod); err != nil {
 		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
 	}
 	now := a.Now()
