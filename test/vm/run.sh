@@ -16,7 +16,7 @@ on() {
 # All that a datapath does where this machine's kernel cannot show it, and how packets go in
 # the others. The older kernel has no tcx and no netkit.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
-# Package exclusive has tests of its own for the same.
+# Package exclusive has tests of its own for what it leaves out of the suite.
 own='^(TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
 on 6.12 ./internal/datapath/ipvlan ./internal/datapath/netkit
 on 6.12 -run "$packets|$own" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/exclusive

@@ -64,6 +64,44 @@ var kit = suite.Kit{
 	},
 }
 
+// The suite's table, with pods that have an ENI each.
+func TestSuite(t *testing.T) {
+	const (
+		vpc     = "pods talk through the VPC, which takes the node's place in it"
+		client  = "a Service sees the node as the client: the answer must come back through it (TestServices)"
+		devices = "the ENIs plugged in for the pods stay on the node (TestDelBringsTheENIBack, TestConcurrentPods)"
+		shared  = "about ENIs that pods share"
+	)
+	k := kit
+	k.Own = true
+	k.Except = map[string]string{
+		"pods of one node talk without leaving it": vpc,
+		"a spoofed source is dropped in the node":  vpc,
+		"a spoofed flow is dropped in the node":    vpc,
+		"a deleted pod is unreachable at once":     vpc,
+		"masquerade outside":                       vpc,
+		"a smaller MTU of another pod":             vpc,
+		"the node is one hop":                      vpc,
+		"Service at an address of the VPC":         vpc,
+
+		"pod to Service": client,
+		"NodePort":       client,
+		"hostPort":       client,
+
+		"nothing of others is touched and nothing is left": devices,
+		"concurrent pods":          devices,
+		"DelPod tolerates absence": devices,
+		"AddPod refuses":           devices + "; TestAddRefuses",
+
+		"MTU of the ENI":                     shared,
+		"a stranded pod":                     shared,
+		"AddPod with another list of ENIs":   shared,
+		"address reuse":                      "an address goes with its ENI, and that with one pod at a time",
+		"each piece is noticed and repaired": shared + "; TestRepair",
+	}
+	suite.Run(t, k)
+}
+
 // world is two nodes; eth1 of each is shared, eth2 and eth3 are for one pod each.
 func world(t *testing.T) (w *suite.World, n0, n1 *suite.Node) {
 	w = kit.NewWorld(t, 2, 3)

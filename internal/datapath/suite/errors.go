@@ -88,8 +88,8 @@ func icmpErrorsArrive(t *testing.T, k Kit) {
 			fails(t, conn, 10, unix.ECONNREFUSED)
 		}
 	}
-	w.Fabric.IP(fmt.Sprintf("route replace %s dev %s mtu 1300", far.V4, n1.Port(1)))
-	w.Fabric.IP(fmt.Sprintf("-6 route replace %s dev %s mtu 1300", far.V6, n1.Port(1)))
+	w.Fabric.IP(fmt.Sprintf("route replace %s dev %s mtu 1300", far.V4, far.Port))
+	w.Fabric.IP(fmt.Sprintf("-6 route replace %s dev %s mtu 1300", far.V6, far.Port))
 	for _, address := range []netip.Addr{far.V4, far.V6} {
 		inbox := far.ListenPacket("udp", At(address, 7))
 		go reflect(inbox)

@@ -14,6 +14,7 @@ package suite
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
@@ -50,6 +51,10 @@ type Kit struct {
 	GoesWithENI bool
 	// NoMAC: pods' devices have none.
 	NoMAC bool
+	// Own: each pod has an ENI to itself, plugged in for it, whichever the scenario names.
+	Own bool
+	// Except are scenarios that are about what the datapath has not, and why.
+	Except map[string]string
 }
 
 // Scenario is one thing that every datapath does.
@@ -60,7 +65,16 @@ type Scenario struct {
 
 // Run is the whole suite as subtests.
 func Run(t *testing.T, k Kit) {
+	for name := range k.Except {
+		if !slices.ContainsFunc(Scenarios(), func(s Scenario) bool { return s.Name == name }) {
+			t.Errorf("there is no scenario %q to leave out", name)
+		}
+	}
 	for _, s := range Scenarios() {
+		if why, ok := k.Except[s.Name]; ok {
+			t.Logf("%s: left out, %s", s.Name, why)
+			continue
+		}
 		t.Run(s.Name, func(t *testing.T) { s.run(t, k) })
 	}
 }

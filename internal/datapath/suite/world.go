@@ -22,12 +22,14 @@ import (
 const (
 	VPCCIDR     = "192.168.0.0/16"
 	ServiceCIDR = "172.21.0.0/20"
-	NodeGW      = "192.168.31.253"
-	PodGW       = "192.168.63.253"
-	PodGW6      = "2001:db8:1::fd"
-	NodeGW6     = "2001:db8:0::fd"
-	OutsideV4   = "203.0.113.10"
-	OutsideV6   = "2001:db8:ffff::10"
+	// ServiceCIDR6 is told only to datapaths that need it.
+	ServiceCIDR6 = "fd00:21::/112"
+	NodeGW       = "192.168.31.253"
+	PodGW        = "192.168.63.253"
+	PodGW6       = "2001:db8:1::fd"
+	NodeGW6      = "2001:db8:0::fd"
+	OutsideV4    = "203.0.113.10"
+	OutsideV6    = "2001:db8:ffff::10"
 )
 
 // World is a small VPC out of namespaces: Fabric is a router that delivers by address
@@ -61,6 +63,8 @@ type Pod struct {
 	V4, V6 netip.Addr
 	Node   *Node
 	Wiring datapath.Wiring
+	// Port is the fabric's device behind the pod's ENI.
+	Port string
 }
 
 // NewWorld makes nodes with ENIs and the datapath under test, which has not run yet.
@@ -140,6 +144,9 @@ func (w *World) addNode(i, enis int) *Node {
 		VPCCIDRs:     []netip.Prefix{netip.MustParsePrefix(VPCCIDR), netip.MustParsePrefix("2001:db8::/40")},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(ServiceCIDR)},
 	}
+	if w.kit.Own { // who is routed by address must know them all
+		n.Desired.ServiceCIDRs = append(n.Desired.ServiceCIDRs, netip.MustParsePrefix(ServiceCIDR6))
+	}
 	for e := range enis {
 		n.Desired.ENIs = append(n.Desired.ENIs, n.ENI(e+1))
 	}
@@ -212,16 +219,28 @@ func (w *World) Assign(n *Node, e int, addrs ...netip.Addr) {
 	w.Fabric.NFT(nft.String())
 }
 
+// firstOwn is the number before those of ENIs that are plugged in for one pod.
+const firstOwn = 100
+
 // Describe prepares a pod with its namespace and addresses, unwired.
 func (n *Node) Describe(e int, families ...string) *Pod {
 	n.w.t.Helper()
 	n.pods++
-	p := &Pod{NS: testutil.NewNS(n.w.t, fmt.Sprintf("pod%d-%d", n.number, n.pods)), Node: n}
+	if n.w.kit.Own {
+		e = firstOwn + n.pods
+		n.Plug(e)
+	}
+	p := &Pod{NS: testutil.NewNS(n.w.t, fmt.Sprintf("pod%d-%d", n.number, n.pods)), Node: n, Port: n.Port(e)}
 	p.V4 = netip.MustParseAddr(fmt.Sprintf("192.168.%d.%d", 40+8*n.number+n.pods/250, 1+n.pods%250))
 	p.V6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x:%x", n.number+1, n.pods))
 	p.Spec = datapath.Pod{
 		Sandbox: "sandbox-" + p.Name, IfName: "eth0", NetNS: p.Path, Namespace: "default", Name: p.Name,
 		ENI: n.MAC(e).String(),
+	}
+	if n.w.kit.Own {
+		eni := n.ENI(e)
+		eni.Device = "" // whatever it is called by now
+		p.Spec.Own = &eni
 	}
 	if len(families) == 0 {
 		families = []string{"4"}
