@@ -116,10 +116,12 @@ func look(t *testing.T) machine {
 }
 
 // sameAs waits until nothing is there that was not before. The kernel takes network
-// namespaces and the programs on their devices apart in the background.
+// namespaces and the programs on their devices apart in the background, and not before the
+// last TCP connection in them whose other end vanished first has given up (ip-sysctl.rst,
+// tcp_orphan_retries: about 100 s).
 func (before machine) sameAs(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(4 * time.Minute)
 	for {
 		now := look(t)
 		more, less := now.without(before), before.without(now)
