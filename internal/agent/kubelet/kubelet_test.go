@@ -65,13 +65,13 @@ func (k *fakeKubelet) devices(t *testing.T, endpoint string) grpc.ServerStreamin
 
 func receive[T any](t *testing.T, c <-chan T) T {
 	t.Helper()
+	var v T
 	select {
-	case v := <-c:
-		return v
+	case v = <-c:
 	case <-time.After(20 * time.Second):
 		t.Fatal("nothing came")
-		panic("not reached")
 	}
+	return v
 }
 
 func TestPluginRegistersReportsAndSurvivesTheKubelet(t *testing.T) {
