@@ -212,8 +212,13 @@ func addressDifferences(e *v1alpha1.ENI, c *cloud.ENI, used map[string]bool) []d
 		out = append(out, difference{"gone " + e.ID + " " + a.Address, func(w *work) {
 			message := fmt.Sprintf("address %s is not on ENI %s in the cloud any more", a.Address, e.ID)
 			if used[a.Address] {
-				// It stays in the spec, so that it is not given to anybody else
-				// while the pod believes to have it.
+				// It stays in the spec while the pod believes to have it. It never
+				// serves another: there is no way back from unassigning.
+				for j := range w.spec(e.Token).Addresses {
+					if x := &w.spec(e.Token).Addresses[j]; x.Address == a.Address {
+						x.Releasing, x.Unassigning = true, true
+					}
+				}
 				w.once("AddressGone", message, func(m string) {
 					w.warnAll("AddressGone", "%s; the pod that has it must be made anew", m)
 				})

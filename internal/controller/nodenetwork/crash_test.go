@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -167,6 +168,14 @@ func TestAddressGone(t *testing.T) {
 	}
 	if n := len(g.events.All()); n > 6 {
 		t.Errorf("%d events: %v", n, g.events.All())
+	}
+
+	// Once its pod has ended nobody gets it any more: hold would notice.
+	maps.DeleteFunc(g.pods["n1"], func(_, a string) bool { return a == victims[0] })
+	g.startPods("n1", 8)
+	g.settle("n1", minute)
+	if has(victims[0]) {
+		t.Errorf("address %s is still in the spec", victims[0])
 	}
 }
 
