@@ -105,6 +105,23 @@ type Pod struct {
 	HostIfName string
 }
 
+// WiredBy is the pod; its datapath is the named one if it does not say which.
+func (p Pod) WiredBy(name string) Pod {
+	if p.Datapath == "" {
+		p.Datapath = name
+	}
+	return p
+}
+
+// WiredBy is that of each pod.
+func WiredBy(name string, pods []Pod) []Pod {
+	list := make([]Pod, len(pods))
+	for i, p := range pods {
+		list[i] = p.WiredBy(name)
+	}
+	return list
+}
+
 // Wiring is what AddPod made.
 type Wiring struct {
 	HostIfName string

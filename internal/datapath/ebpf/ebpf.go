@@ -61,29 +61,18 @@ func (d *Datapath) Name() string { return Name }
 // AddPod implements datapath.Datapath.
 func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
 	d.shortcuts.chosen.Store(true)
-	return d.Datapath.AddPod(ctx, node, named(pod))
+	return d.Datapath.AddPod(ctx, node, pod.WiredBy(Name))
 }
 
 // CheckPod implements datapath.Datapath.
 func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, named(pod))
+	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(Name))
 }
 
 // Sync implements datapath.Datapath.
 func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
 	d.shortcuts.chosen.Store(true)
-	list := make([]datapath.Pod, len(pods))
-	for i, p := range pods {
-		list[i] = named(p)
-	}
-	return d.Datapath.Sync(ctx, node, list)
-}
-
-func named(pod datapath.Pod) datapath.Pod {
-	if pod.Datapath == "" {
-		pod.Datapath = Name
-	}
-	return pod
+	return d.Datapath.Sync(ctx, node, datapath.WiredBy(Name, pods))
 }
 
 // Close lets go of the node. Pods stay wired and their shortcuts work.

@@ -26,5 +26,3 @@ func entries(p route.Place) map[netip.Addr]shortcutPod {
 }
 
 func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: tcprog.Words(a)} }
-
-func addrOf(key shortcutAddr) netip.Addr { return tcprog.Addr(key.W) }

@@ -3,7 +3,6 @@ package ebpf
 import (
 	"fmt"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
@@ -50,7 +49,9 @@ func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
 }
 
 // table is the map of pods. The caller holds mu.
-func (s *shortcuts) table() *bpf.Map { return s.objects.Maps[mapPods] }
+func (s *shortcuts) table() tcprog.Pods[shortcutPod] {
+	return tcprog.Pods[shortcutPod]{Map: s.objects.Maps[mapPods], Name: mapPods, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
+}
 
 // veth are the Hooks of a pod with a veth.
 type veth struct{}

@@ -1,11 +1,9 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
@@ -37,8 +35,8 @@ func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, er
 		return nil, err
 	}
 	for a, pod := range entries(p) {
-		if err := s.table().Put(addrKey(a), pod); err != nil {
-			return nil, fmt.Errorf("add %s to map %s: %w", a, mapPods, err)
+		if err := s.table().Put(a, pod); err != nil {
+			return nil, err
 		}
 	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
@@ -62,16 +60,13 @@ func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]s
 		return nil, err
 	}
 	var problems []string
-	for _, a := range p.Addresses {
-		var have shortcutPod
-		err := s.table().Lookup(addrKey(a), &have)
-		switch {
-		case errors.Is(err, bpf.ErrKeyNotExist):
-			problems = append(problems, fmt.Sprintf("entry %s of map %s is missing", a, mapPods))
-		case err != nil:
-			return nil, fmt.Errorf("read %s from map %s: %w", a, mapPods, err)
-		case have != entries(p)[a]:
-			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapPods))
+	for a, want := range entries(p) {
+		problem, err := s.table().Problem(a, want)
+		if err != nil {
+			return nil, err
+		}
+		if problem != "" {
+			problems = append(problems, problem)
 		}
 	}
 	problem, err := hooks.Wrong(h, s.objects, p.Index)
@@ -96,34 +91,5 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 			return err
 		}
 	}
-	if len(addresses) == 0 {
-		pods, err := s.list()
-		if err != nil {
-			return err
-		}
-		for a, pod := range pods {
-			if int(pod.Ifindex) == index {
-				addresses = append(addresses, a)
-			}
-		}
-	}
-	var errs []error
-	for _, a := range addresses {
-		var have shortcutPod
-		err := s.table().Lookup(addrKey(a), &have)
-		if errors.Is(err, bpf.ErrKeyNotExist) {
-			continue
-		}
-		holder := int(have.Ifindex)
-		if err == nil && holder != index && exists(h, holder) {
-			continue
-		}
-		if err == nil {
-			err = s.table().Delete(addrKey(a))
-		}
-		if err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
-			errs = append(errs, fmt.Errorf("remove %s from map %s: %w", a, mapPods, err))
-		}
-	}
-	return errors.Join(errs...)
+	return s.table().Release(h, index, addresses)
 }

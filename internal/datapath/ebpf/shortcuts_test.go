@@ -353,7 +353,7 @@ func TestLeftovers(t *testing.T) {
 	n.Sync()
 	p := n.AddPod(1)
 	s := own(n).shortcuts
-	if err := s.table().Put(addrKey(netip.MustParseAddr("192.168.40.99")), shortcutPod{Ifindex: 9999}); err != nil {
+	if err := s.table().Put(netip.MustParseAddr("192.168.40.99"), shortcutPod{Ifindex: 9999}); err != nil {
 		t.Fatal(err)
 	}
 	h, err := handle(n)

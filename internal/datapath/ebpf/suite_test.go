@@ -34,12 +34,12 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
 	pods := own(n).shortcuts.table()
 	change := func(f func(*shortcutPod)) {
-		var e shortcutPod
-		if err := pods.Lookup(addrKey(p.V4), &e); err != nil {
+		e, _, err := pods.Get(p.V4)
+		if err != nil {
 			panic(err)
 		}
 		f(&e)
-		if err := pods.Put(addrKey(p.V4), e); err != nil {
+		if err := pods.Put(p.V4, e); err != nil {
 			panic(err)
 		}
 	}
@@ -51,7 +51,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 		{Name: "program for what the ENI sends", Cut: func() { tc("filter del dev eth1 egress pref 84") }, Check: toENI + " is missing"},
 		{Name: "qdisc of the ENI", Cut: func() { tc("qdisc del dev eth1 clsact") }, Check: fromENI + " is missing"},
 		{Name: "entry of the pod", Cut: func() {
-			if err := pods.Delete(addrKey(p.V6)); err != nil {
+			if err := pods.Delete(p.V6); err != nil {
 				panic(err)
 			}
 		}, Check: "entry " + p.V6.String()},
@@ -106,7 +106,7 @@ func trace(n *suite.Node) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects != nil {
-		pods, err := s.list()
+		pods, err := s.table().List()
 		if err != nil {
 			return "", err
 		}

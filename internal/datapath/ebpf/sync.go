@@ -3,11 +3,8 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
@@ -28,11 +25,9 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 	if err := s.load(h); err != nil {
 		return nil, err
 	}
-	repairs, err := s.prune(h, links)
+	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err}
-	pods, err := s.list()
-	errs = append(errs, err)
-	wanted := s.chosen.Load() || len(pods) > 0 || err != nil
+	wanted := s.chosen.Load() || pods > 0 || err != nil
 	s.enis = map[int]bool{}
 	isENI := map[int]bool{}
 	for _, e := range enis {
@@ -65,49 +60,4 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		}
 	}
 	return repairs, errors.Join(errs...)
-}
-
-// prune removes addresses whose device is gone.
-func (s *shortcuts) prune(h *netlink.Handle, links []netlink.Link) ([]string, error) {
-	pods, err := s.list()
-	if err != nil {
-		return nil, err
-	}
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
-	var repairs []string
-	for _, a := range slices.SortedFunc(maps.Keys(pods), netip.Addr.Compare) {
-		index := int(pods[a].Ifindex)
-		if there[index] || exists(h, index) {
-			continue
-		}
-		if err := s.table().Delete(addrKey(a)); err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
-			return repairs, fmt.Errorf("remove %s from map %s: %w", a, mapPods, err)
-		}
-		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: its device is gone", a, mapPods))
-	}
-	return repairs, nil
-}
-
-func exists(h *netlink.Handle, index int) bool {
-	_, err := h.LinkByIndex(index)
-	var missing netlink.LinkNotFoundError
-	return !errors.As(err, &missing)
-}
-
-// list is what the map of pods holds. The caller holds mu.
-func (s *shortcuts) list() (map[netip.Addr]shortcutPod, error) {
-	pods := map[netip.Addr]shortcutPod{}
-	var key shortcutAddr
-	var value shortcutPod
-	it := s.table().Iterate()
-	for it.Next(&key, &value) {
-		pods[addrOf(key)] = value
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", mapPods, err)
-	}
-	return pods, nil
 }

@@ -11,9 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -84,12 +82,12 @@ var errNoDevice = errors.New("neither on the node nor in the pod")
 
 // find looks for the ENI's device: in the pod, else on the node. A pod may change the
 // MAC; the device of a wired pod that has no permanent address is then known by its name.
-func (in *inside) find() (device, error) {
+func (in *inside) find(ctx context.Context) (device, error) {
 	for _, where := range []struct {
 		h     *netlink.Handle
 		inPod bool
 	}{{in.h, true}, {in.node, false}} {
-		link, err := byMAC(where.h, in.pod.Own.MAC)
+		link, err := byMAC(ctx, where.h, in.pod.Own.MAC)
 		if err != nil {
 			return device{}, err
 		}
@@ -111,10 +109,10 @@ func (in *inside) find() (device, error) {
 
 // byMAC finds the network card with a MAC: by its permanent address, which nobody can
 // change, else by the one that it has now. Devices stacked on one share its MAC.
-func byMAC(h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
-	links, err := listed(h.LinkList)
+func byMAC(ctx context.Context, h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
+	links, err := route.Listed(ctx, "devices", h.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	var found netlink.Link
 	for _, l := range links {
@@ -131,19 +129,8 @@ func byMAC(h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
 	return found, nil
 }
 
-// listed repeats a dump that a concurrent change interrupted.
-func listed[T any](dump func() ([]T, error)) ([]T, error) {
-	for range 100 {
-		list, err := dump()
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return list, err
-		}
-	}
-	return nil, netlink.ErrDumpInterrupted
-}
-
 // wire moves the device into the pod if it is not there, and makes it what it should be.
-func (in *inside) wire(own device) error {
+func (in *inside) wire(ctx context.Context, own device) error {
 	link, name := own.link, in.pod.IfName
 	if other, err := in.h.LinkByName(name); err == nil && (!own.inPod || other.Attrs().Index != link.Attrs().Index) {
 		return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
@@ -157,7 +144,7 @@ func (in *inside) wire(own device) error {
 			return fmt.Errorf("move ENI device %s into the pod: %w", link.Attrs().Name, err)
 		}
 		var err error
-		if link, err = byMAC(in.h, in.pod.Own.MAC); err != nil {
+		if link, err = byMAC(ctx, in.h, in.pod.Own.MAC); err != nil {
 			return err
 		}
 		if link == nil {
@@ -235,7 +222,7 @@ func (in *inside) sysctls() error {
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_ra", "0"},
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_dad", "0"})
 	}
-	return within(in.ns, func() error {
+	return route.InNS(in.ns, func() error {
 		for _, s := range list {
 			if err := os.WriteFile(filepath.Join(in.d.procSys, "net", s.path), []byte(s.value), 0); err != nil {
 				return fmt.Errorf("set sysctl net/%s in the pod: %w", s.path, err)
@@ -245,52 +232,9 @@ func (in *inside) sysctls() error {
 	})
 }
 
-// within runs f on a thread that is in the namespace and that ends after it.
-func within(ns netns.NsHandle, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		if err := netns.Set(ns); err != nil {
-			done <- fmt.Errorf("enter the pod's network namespace: %w", err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
-
-// awaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes them
-// into use from a work queue.
-func (in *inside) awaitIPv6(ctx context.Context) error {
-	for _, a := range in.pod.Addresses {
-		if !a.Is6() {
-			continue
-		}
-		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: host(a)}
-		for try := 0; ; try++ {
-			routes, err := in.h.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
-			if err != nil {
-				return fmt.Errorf("list the pod's own addresses: %w", err)
-			}
-			if len(routes) > 0 {
-				break
-			}
-			if try == 200 {
-				return fmt.Errorf("address %s did not come into use in the pod", a)
-			}
-			select {
-			case <-time.After(10 * time.Millisecond):
-			case <-ctx.Done():
-				return fmt.Errorf("wait for address %s in the pod: %w", a, context.Cause(ctx))
-			}
-		}
-	}
-	return nil
-}
-
 // problems names what is missing or wrong.
-func (in *inside) problems() ([]string, error) {
-	own, err := in.find()
+func (in *inside) problems(ctx context.Context) ([]string, error) {
+	own, err := in.find(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -317,16 +261,16 @@ func (in *inside) problems() ([]string, error) {
 		if a.Is6() {
 			family = netlink.FAMILY_V6
 		}
-		addrs, err := listed(func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
+		addrs, err := route.Listed(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
 		if err != nil {
-			return nil, fmt.Errorf("list addresses of the pod: %w", err)
+			return nil, err
 		}
 		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) }) {
 			list = append(list, fmt.Sprintf("address %s of the pod's %s is missing", a, name))
 		}
-		routes, err := listed(func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
+		routes, err := route.Listed(ctx, "routes of the pod", func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
 		if err != nil {
-			return nil, fmt.Errorf("list routes of the pod: %w", err)
+			return nil, err
 		}
 		gw := gateway(in.pod.Own, a)
 		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
@@ -344,7 +288,7 @@ func (in *inside) problems() ([]string, error) {
 
 // giveBack brings the ENI's device back to the node. What is not there is no error:
 // with the namespace the kernel has brought it back.
-func (d *Datapath) giveBack(pod datapath.Pod) error {
+func (d *Datapath) giveBack(ctx context.Context, pod datapath.Pod) error {
 	if !exists(pod.NetNS) {
 		return nil
 	}
@@ -356,7 +300,7 @@ func (d *Datapath) giveBack(pod datapath.Pod) error {
 		return err
 	}
 	defer in.close()
-	own, err := in.find()
+	own, err := in.find(ctx)
 	if errors.Is(err, errNoDevice) || err == nil && !own.inPod {
 		return nil
 	}

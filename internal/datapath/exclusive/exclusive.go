@@ -23,6 +23,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/route"
 )
 
 // Name is the value of NodeNetwork.status.datapath on a node whose pods have an ENI each.
@@ -91,7 +92,7 @@ func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.
 	t.setDeleted(false)
 	wiring, err := d.addPod(ctx, node, pod)
 	if err != nil {
-		return datapath.Wiring{}, podError(pod, errors.Join(err, d.giveBack(pod), d.beside.DelPod(ctx, pod)))
+		return datapath.Wiring{}, podError(pod, errors.Join(err, d.giveBack(ctx, pod), d.beside.DelPod(ctx, pod)))
 	}
 	return wiring, nil
 }
@@ -102,7 +103,7 @@ func (d *Datapath) addPod(ctx context.Context, node datapath.Node, pod datapath.
 		return datapath.Wiring{}, err
 	}
 	defer in.close()
-	own, err := in.find()
+	own, err := in.find(ctx)
 	if err != nil {
 		return datapath.Wiring{}, err
 	}
@@ -111,10 +112,10 @@ func (d *Datapath) addPod(ctx context.Context, node datapath.Node, pod datapath.
 	if err != nil {
 		return datapath.Wiring{}, err
 	}
-	if err := in.wire(own); err != nil {
+	if err := in.wire(ctx, own); err != nil {
 		return datapath.Wiring{}, err
 	}
-	if err := in.awaitIPv6(ctx); err != nil {
+	if err := route.AwaitIPv6(ctx, in.h, pod.Addresses); err != nil {
 		return datapath.Wiring{}, err
 	}
 	wiring.PodMAC, wiring.MTU, wiring.Gateways = pod.Own.MAC, pod.Own.MTU, pod.Own.Gateways
@@ -138,7 +139,7 @@ func (d *Datapath) DelPod(ctx context.Context, pod datapath.Pod) error {
 	t := d.turns.take(pod)
 	defer t.release()
 	t.setDeleted(true)
-	if err := errors.Join(d.giveBack(pod), d.beside.DelPod(ctx, pod)); err != nil {
+	if err := errors.Join(d.giveBack(ctx, pod), d.beside.DelPod(ctx, pod)); err != nil {
 		return podError(pod, err)
 	}
 	return nil
@@ -151,7 +152,7 @@ func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapat
 	}
 	t := d.turns.take(pod)
 	defer t.release()
-	problems, err := d.problems(pod)
+	problems, err := d.problems(ctx, pod)
 	if err == nil && len(problems) > 0 {
 		err = errors.New(problems[0])
 	}
@@ -165,13 +166,13 @@ func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapat
 }
 
 // problems names what is missing or wrong with the pod's ENI.
-func (d *Datapath) problems(pod datapath.Pod) ([]string, error) {
+func (d *Datapath) problems(ctx context.Context, pod datapath.Pod) ([]string, error) {
 	in, err := d.enter(pod)
 	if err != nil {
 		return nil, err
 	}
 	defer in.close()
-	return in.problems()
+	return in.problems(ctx)
 }
 
 // Sync implements datapath.Datapath. It looks at the ENIs of pods' own alone: all else
@@ -206,16 +207,16 @@ func (d *Datapath) repair(ctx context.Context, pod datapath.Pod) (repairs []stri
 		return nil, err
 	}
 	defer in.close()
-	problems, err := in.problems()
+	problems, err := in.problems(ctx)
 	if err != nil || len(problems) == 0 {
 		return nil, err
 	}
-	own, err := in.find()
+	own, err := in.find(ctx)
 	if err == nil {
-		err = in.wire(own)
+		err = in.wire(ctx, own)
 	}
 	if err == nil {
-		err = in.awaitIPv6(ctx)
+		err = route.AwaitIPv6(ctx, in.h, pod.Addresses)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("repair %q: %w", problems[0], err)

@@ -1,11 +1,9 @@
 package ipvlan
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/route"
@@ -68,26 +66,3 @@ func entries(p route.Place, receiver int) map[netip.Addr]slavesSlave {
 }
 
 func addrKey(a netip.Addr) slavesAddr { return slavesAddr{W: tcprog.Words(a)} }
-
-func addrOf(key slavesAddr) netip.Addr { return tcprog.Addr(key.W) }
-
-func listEntries(m *bpf.Map) (map[netip.Addr]slavesSlave, error) {
-	list := map[netip.Addr]slavesSlave{}
-	var key slavesAddr
-	var value slavesSlave
-	it := m.Iterate()
-	for it.Next(&key, &value) {
-		list[addrOf(key)] = value
-	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", mapSlaves, err)
-	}
-	return list, nil
-}
-
-func deleteEntry(m *bpf.Map, a netip.Addr) error {
-	if err := m.Delete(addrKey(a)); err != nil && !errors.Is(err, bpf.ErrKeyNotExist) {
-		return fmt.Errorf("remove %s from map %s: %w", a, mapSlaves, err)
-	}
-	return nil
-}

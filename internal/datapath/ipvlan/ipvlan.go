@@ -94,34 +94,23 @@ func (d *Datapath) Name() string { return Name }
 // AddPod implements datapath.Datapath.
 func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
 	d.slaves.active.Store(true)
-	return d.Datapath.AddPod(ctx, node, named(pod))
+	return d.Datapath.AddPod(ctx, node, pod.WiredBy(Name))
 }
 
 // DelPod implements datapath.Datapath.
 func (d *Datapath) DelPod(ctx context.Context, pod datapath.Pod) error {
-	return d.Datapath.DelPod(ctx, named(pod))
+	return d.Datapath.DelPod(ctx, pod.WiredBy(Name))
 }
 
 // CheckPod implements datapath.Datapath.
 func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, named(pod))
+	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(Name))
 }
 
 // Sync implements datapath.Datapath.
 func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
 	d.slaves.active.Store(true)
-	list := make([]datapath.Pod, len(pods))
-	for i, p := range pods {
-		list[i] = named(p)
-	}
-	return d.Datapath.Sync(ctx, node, list)
-}
-
-func named(pod datapath.Pod) datapath.Pod {
-	if pod.Datapath == "" {
-		pod.Datapath = Name
-	}
-	return pod
+	return d.Datapath.Sync(ctx, node, datapath.WiredBy(Name, pods))
 }
 
 // Spoofed is the number of packets dropped because a pod sent them with a source address

@@ -3,12 +3,10 @@ package ipvlan
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
 
-	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
@@ -35,7 +33,10 @@ func (s *Extension) load(h *netlink.Handle) error {
 	return nil
 }
 
-func (s *Extension) table() *bpf.Map { return s.objects.Maps[mapSlaves] }
+// table is the map of pods. The caller holds mu.
+func (s *Extension) table() tcprog.Pods[slavesSlave] {
+	return tcprog.Pods[slavesSlave]{Map: s.objects.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
+}
 
 // Sync implements route.Extension.
 func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
@@ -49,7 +50,7 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 	if err := s.load(h); err != nil {
 		return nil, err
 	}
-	repairs, pods, err := s.prune(h, links)
+	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err}
 	s.enis = map[int]int{}
 	wanted := map[string]bool{}
@@ -138,35 +139,6 @@ func isReceiver(l netlink.Link) bool {
 	return l.Type() == "ipvlan" && receiverPattern.MatchString(l.Attrs().Name)
 }
 
-// prune removes addresses whose device is gone, and says how many others there are.
-func (s *Extension) prune(h *netlink.Handle, links []netlink.Link) (repairs []string, left int, err error) {
-	list, err := listEntries(s.table())
-	if err != nil {
-		return nil, 0, err
-	}
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
-	for _, a := range slices.SortedFunc(maps.Keys(list), netip.Addr.Compare) {
-		index := int(list[a].Host)
-		if there[index] || exists(h, index) {
-			left++
-			continue
-		}
-		if err := deleteEntry(s.table(), a); err != nil {
-			return repairs, left, err
-		}
-		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: its device is gone", a, mapSlaves))
-	}
-	return repairs, left, nil
-}
-
-func exists(h *netlink.Handle, index int) bool {
-	_, err := h.LinkByIndex(index)
-	return !missing(err)
-}
-
 // clear takes programs and receivers from devices that are not wanted, by name.
 func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool) ([]string, error) {
 	devices, err := tcprog.Devices(h)
@@ -236,8 +208,8 @@ func (s *Extension) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, er
 		return nil, err
 	}
 	for a, e := range entries(p, receiver) {
-		if err := s.table().Put(addrKey(a), e); err != nil {
-			return nil, fmt.Errorf("add %s to map %s: %w", a, mapSlaves, err)
+		if err := s.table().Put(a, e); err != nil {
+			return nil, err
 		}
 	}
 	return s.objects, nil
@@ -248,7 +220,7 @@ func (s *Extension) receiver(h *netlink.Handle, e route.ENIPlace) (int, error) {
 	if e.Index == 0 {
 		return 0, nil // the ENI is gone
 	}
-	if index := s.enis[e.Index]; index != 0 && exists(h, index) {
+	if index := s.enis[e.Index]; index != 0 && tcprog.Exists(h, index) {
 		return index, nil
 	}
 	if _, err := s.prepare(h, e); err != nil {
@@ -281,15 +253,12 @@ func (s *Extension) Problems(h *netlink.Handle, p route.Place) ([]string, error)
 		receiver = link.Attrs().Index
 	}
 	for a, want := range entries(p, receiver) {
-		var have slavesSlave
-		err := s.table().Lookup(addrKey(a), &have)
-		switch {
-		case errors.Is(err, bpf.ErrKeyNotExist):
-			problems = append(problems, fmt.Sprintf("entry %s of map %s is missing", a, mapSlaves))
-		case err != nil:
-			return nil, fmt.Errorf("read %s from map %s: %w", a, mapSlaves, err)
-		case have != want:
-			problems = append(problems, fmt.Sprintf("entry %s of map %s is wrong", a, mapSlaves))
+		problem, err := s.table().Problem(a, want)
+		if err != nil {
+			return nil, err
+		}
+		if problem != "" {
+			problems = append(problems, problem)
 		}
 	}
 	problem, err := filters.Wrong(h, s.objects, p.Index, hostHooks)
@@ -324,20 +293,7 @@ func (s *Extension) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 			return err
 		}
 	}
-	list, err := listEntries(s.table())
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for a, e := range list {
-		holder := int(e.Host)
-		named := slices.Contains(addresses, a) || len(addresses) == 0 && holder == index
-		if !named || holder != index && exists(h, holder) {
-			continue
-		}
-		errs = append(errs, deleteEntry(s.table(), a))
-	}
-	return errors.Join(errs...)
+	return s.table().Release(h, index, addresses)
 }
 
 // Teardown implements route.Extension.

@@ -44,12 +44,12 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
 	table := own(n).slaves.table()
 	change := func(f func(*slavesSlave)) {
-		var e slavesSlave
-		if err := table.Lookup(addrKey(p.V4), &e); err != nil {
+		e, _, err := table.Get(p.V4)
+		if err != nil {
 			panic(err)
 		}
 		f(&e)
-		if err := table.Put(addrKey(p.V4), e); err != nil {
+		if err := table.Put(p.V4, e); err != nil {
 			panic(err)
 		}
 	}
@@ -65,7 +65,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 		{Name: "address of the receiver", Cut: func() { n.IP("addr del 169.254.1.1/32 dev " + receiver) }},
 		{Name: "rule of the receiver", Cut: func() { n.IP("rule del pref 550 iif " + receiver) }, Check: "rule 550"},
 		{Name: "entry of the pod", Cut: func() {
-			if err := table.Delete(addrKey(p.V6)); err != nil {
+			if err := table.Delete(p.V6); err != nil {
 				panic(err)
 			}
 		}, Check: "entry " + p.V6.String()},
@@ -118,7 +118,7 @@ func trace(n *suite.Node) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects != nil {
-		list, err := listEntries(s.table())
+		list, err := s.table().List()
 		if err != nil {
 			return "", err
 		}

@@ -38,7 +38,7 @@ func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapat
 }
 
 func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, pod datapath.Pod) (string, error) {
-	links, err := dumped(ctx, "devices", h.LinkList)
+	links, err := Listed(ctx, "devices", h.LinkList)
 	if err != nil {
 		return "", err
 	}
@@ -167,7 +167,7 @@ func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.
 func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
 	found := map[neighKey]netlink.Neigh{}
 	for _, f := range bothFamilies {
-		list, err := dumped(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
+		list, err := Listed(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
 		if noFamily(err) {
 			continue
 		}
@@ -265,14 +265,14 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 	}
 	for _, a := range w.pod.Addresses {
 		f := familyOf(a)
-		addrs, err := dumped(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
+		addrs, err := Listed(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
 		if err != nil {
 			return nil, err
 		}
 		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return addrFrom(x.IP) == a }) {
 			add("address %s of the pod's %s is missing", a, name)
 		}
-		routes, err := dumped(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
+		routes, err := Listed(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
 		if err != nil {
 			return nil, err
 		}

@@ -30,10 +30,10 @@ func openHandle(ns netns.NsHandle) (*netlink.Handle, error) {
 	return h, nil
 }
 
-// inNS runs f on a thread that is in the namespace. If the thread cannot be
+// InNS runs f on a thread that is in the namespace. If the thread cannot be
 // brought back it is given up: the goroutine stays locked to it and the runtime
 // ends both together.
-func inNS(ns netns.NsHandle, f func() error) error {
+func InNS(ns netns.NsHandle, f func() error) error {
 	if !ns.IsOpen() {
 		return f()
 	}
@@ -61,9 +61,9 @@ func inNS(ns netns.NsHandle, f func() error) error {
 	return <-done
 }
 
-// dumped repeats a dump that a concurrent change interrupted, and gives up when
+// Listed repeats a dump that a concurrent change interrupted, and gives up when
 // the context does.
-func dumped[T any](ctx context.Context, what string, dump func() ([]T, error)) ([]T, error) {
+func Listed[T any](ctx context.Context, what string, dump func() ([]T, error)) ([]T, error) {
 	for {
 		list, err := dump()
 		if err == nil {
@@ -113,7 +113,7 @@ type sysctl struct {
 // that does not exist (a kernel without IPv6) is passed over.
 func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) ([]string, error) {
 	var changed []string
-	err := inNS(ns, func() error {
+	err := InNS(ns, func() error {
 		for _, s := range list {
 			was, err := s.set(procSys)
 			if errors.Is(err, os.ErrNotExist) {
@@ -163,7 +163,7 @@ func (s sysctl) set(procSys string) (was string, err error) {
 // differing says whether a sysctl exists with another value.
 func differing(procSys string, ns netns.NsHandle, s sysctl) (bool, error) {
 	differs := false
-	err := inNS(ns, func() error {
+	err := InNS(ns, func() error {
 		old, err := os.ReadFile(filepath.Join(procSys, "net", s.path))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil

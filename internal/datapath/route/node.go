@@ -49,7 +49,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 		}
 	}
 
-	links, err := dumped(ctx, "devices", h.LinkList)
+	links, err := Listed(ctx, "devices", h.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (d *Datapath) ensureForwarding(links []netlink.Link, families []int) ([]str
 func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) {
 	var own []netlink.Route
 	for _, f := range bothFamilies {
-		routes, err := dumped(ctx, familyName(f)+" routes", func() ([]netlink.Route, error) {
+		routes, err := Listed(ctx, familyName(f)+" routes", func() ([]netlink.Route, error) {
 			return h.RouteListFiltered(f, &netlink.Route{Protocol: Protocol},
 				netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		})

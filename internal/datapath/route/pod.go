@@ -294,7 +294,7 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 	if err != nil {
 		return nil, err
 	}
-	if err := awaitIPv6(ctx, ph, w); err != nil {
+	if err := AwaitIPv6(ctx, ph, w.pod.Addresses); err != nil {
 		return nil, err
 	}
 	if d.linker(w.pod) != nil {

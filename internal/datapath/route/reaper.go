@@ -93,7 +93,7 @@ func (d *Datapath) deleteDying() error {
 		return err
 	}
 	defer h.Close()
-	links, err := dumped(context.Background(), "devices", h.LinkList)
+	links, err := Listed(context.Background(), "devices", h.LinkList)
 	if err != nil {
 		return err
 	}

@@ -55,7 +55,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	errs = append(errs, err)
 	s.repairs = repairs
 
-	links, err := dumped(ctx, "devices", h.LinkList)
+	links, err := Listed(ctx, "devices", h.LinkList)
 	if err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}

@@ -179,7 +179,7 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) {
 	own := map[ruleKey]bool{}
 	for _, f := range bothFamilies {
-		rules, err := dumped(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
+		rules, err := Listed(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
 		if noFamily(err) {
 			continue
 		}

@@ -20,7 +20,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 		return err
 	}
 	defer h.Close()
-	links, err := dumped(ctx, "devices", h.LinkList)
+	links, err := Listed(ctx, "devices", h.LinkList)
 	if err != nil {
 		return err
 	}

@@ -159,10 +159,10 @@ func (d *Datapath) awaitActive(ctx context.Context, h *netlink.Handle, name stri
 	})
 }
 
-// awaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes
+// AwaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes
 // them into use from a work queue too, also without duplicate address detection.
-func awaitIPv6(ctx context.Context, ph *netlink.Handle, w wiring) error {
-	for _, a := range w.pod.Addresses {
+func AwaitIPv6(ctx context.Context, ph *netlink.Handle, addresses []netip.Addr) error {
+	for _, a := range addresses {
 		if !a.Is6() {
 			continue
 		}
