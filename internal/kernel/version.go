@@ -1,4 +1,5 @@
-// Package kernel tells reports which kernel they were made on.
+// Package kernel is what several packages need of the kernel: its version for reports,
+// and a thread in another network namespace.
 package kernel
 
 import (

@@ -20,8 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // NetNSDir is where `ip netns` keeps namespaces, so that `ip netns exec` works on
@@ -130,24 +131,7 @@ func (ns *NS) Remove() {
 }
 
 // Do runs f on a thread inside the namespace. Sockets that f opens stay in it.
-func (ns *NS) Do(f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		h, err := netns.GetFromPath(ns.Path)
-		if err != nil {
-			done <- fmt.Errorf("open network namespace %s: %w", ns.Name, err)
-			return
-		}
-		defer h.Close()
-		if err := netns.Set(h); err != nil {
-			done <- fmt.Errorf("enter network namespace %s: %w", ns.Name, err)
-			return
-		}
-		done <- f()
-	}()
-	return <-done
-}
+func (ns *NS) Do(f func() error) error { return kernel.InNSAt(ns.Path, f) }
 
 // Exec runs a program inside the namespace and returns its standard output.
 func (ns *NS) Exec(name string, args ...string) (string, error) {

@@ -19,6 +19,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/kernel"
 )
 
 // inside is a pod's namespace and the node's, open.
@@ -222,7 +223,7 @@ func (in *inside) sysctls() error {
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_ra", "0"},
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_dad", "0"})
 	}
-	return route.InNS(in.ns, func() error {
+	return kernel.InNS(in.ns, func() error {
 		for _, s := range list {
 			if err := os.WriteFile(filepath.Join(in.d.procSys, "net", s.path), []byte(s.value), 0); err != nil {
 				return fmt.Errorf("set sysctl net/%s in the pod: %w", s.path, err)

@@ -8,13 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // Netlink and /proc helpers that know nothing of pods.
@@ -28,37 +29,6 @@ func openHandle(ns netns.NsHandle) (*netlink.Handle, error) {
 		return nil, fmt.Errorf("open route netlink socket: %w", err)
 	}
 	return h, nil
-}
-
-// InNS runs f on a thread that is in the namespace. If the thread cannot be
-// brought back it is given up: the goroutine stays locked to it and the runtime
-// ends both together.
-func InNS(ns netns.NsHandle, f func() error) error {
-	if !ns.IsOpen() {
-		return f()
-	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		own, err := netns.Get()
-		if err != nil {
-			done <- fmt.Errorf("open own network namespace: %w", err)
-			return
-		}
-		defer own.Close()
-		if err := netns.Set(ns); err != nil {
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = f()
-		if back := netns.Set(own); back != nil {
-			done <- errors.Join(err, fmt.Errorf("return to own network namespace: %w", back))
-			return
-		}
-		runtime.UnlockOSThread()
-		done <- err
-	}()
-	return <-done
 }
 
 // Listed repeats a dump that a concurrent change interrupted, and gives up when
@@ -113,7 +83,7 @@ type sysctl struct {
 // that does not exist (a kernel without IPv6) is passed over.
 func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) ([]string, error) {
 	var changed []string
-	err := InNS(ns, func() error {
+	err := kernel.InNS(ns, func() error {
 		for _, s := range list {
 			was, err := s.set(procSys)
 			if errors.Is(err, os.ErrNotExist) {
@@ -163,7 +133,7 @@ func (s sysctl) set(procSys string) (was string, err error) {
 // differing says whether a sysctl exists with another value.
 func differing(procSys string, ns netns.NsHandle, s sysctl) (bool, error) {
 	differs := false
-	err := InNS(ns, func() error {
+	err := kernel.InNS(ns, func() error {
 		old, err := os.ReadFile(filepath.Join(procSys, "net", s.path))
 		if errors.Is(err, os.ErrNotExist) {
 			return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/kernel"
 )
 
 // Name is the value of NodeNetwork.status.datapath.
@@ -105,7 +106,7 @@ func (d *Datapath) Close(ctx context.Context) error {
 func (d *Datapath) Settle(ctx context.Context) error { return d.reaper.wait(ctx) }
 
 // Inside runs f on a thread that is in the node's namespace, for what no socket can do.
-func (d *Datapath) Inside(f func() error) error { return InNS(d.ns, f) }
+func (d *Datapath) Inside(f func() error) error { return kernel.InNS(d.ns, f) }
 
 // Name implements datapath.Datapath.
 func (d *Datapath) Name() string { return Name }

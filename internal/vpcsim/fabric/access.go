@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // cloudServices is where a guest finds the cloud's own services (metadata, DNS, …).
@@ -63,7 +65,7 @@ func (f *Fabric) Listen(instance, network, address string) (net.Listener, error)
 		}
 	}
 	var inner net.Listener
-	err = inNS(path, func() (err error) {
+	err = kernel.InNSAt(path, func() (err error) {
 		inner, err = net.Listen(network, address)
 		return err
 	})
@@ -89,7 +91,7 @@ func (f *Fabric) Dial(ctx context.Context, instance, network, address string) (n
 		return nil, err
 	}
 	var conn net.Conn
-	err = inNS(path, func() (err error) {
+	err = kernel.InNSAt(path, func() (err error) {
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, address)
 		return err
 	})

@@ -1,13 +1,14 @@
 package fabric
 
-import "net"
+import (
+	"net"
 
-// InNS runs fn inside a namespace.
-func InNS(path string, fn func() error) error { return inNS(path, fn) }
+	"terway.dev/terway/internal/kernel"
+)
 
 // ListenPacketInNS opens a UDP socket in a namespace.
 func ListenPacketInNS(path, address string) (conn net.PacketConn, err error) {
-	err = inNS(path, func() (err error) {
+	err = kernel.InNSAt(path, func() (err error) {
 		conn, err = net.ListenPacket("udp", address)
 		return err
 	})

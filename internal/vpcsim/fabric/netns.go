@@ -85,36 +85,6 @@ func removeNS(path string) error {
 	return nil
 }
 
-// inNS runs fn on a thread inside the namespace. What fn starts on other threads is outside.
-func inNS(path string, fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := netns.Get()
-		if err != nil {
-			done <- fmt.Errorf("open the thread's own namespace: %w", err)
-			return
-		}
-		defer home.Close()
-		target, err := netns.GetFromPath(path)
-		if err != nil {
-			done <- fmt.Errorf("open the network namespace %s: %w", path, err)
-			return
-		}
-		defer target.Close()
-		if err := netns.Set(target); err != nil {
-			done <- fmt.Errorf("enter the network namespace %s: %w", path, err)
-			return
-		}
-		err = fn()
-		if back := netns.Set(home); back == nil {
-			runtime.UnlockOSThread() // else the thread ends here
-		}
-		done <- err
-	}()
-	return <-done
-}
-
 // withHandle lends a netlink socket in the namespace. It must not outlive the call: a
 // socket keeps its namespace alive.
 func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
@@ -168,14 +169,14 @@ func connectNS(t *testing.T, from, to, address string) *connection {
 	t.Helper()
 	var l net.Listener
 	c := &connection{t: t}
-	if err := fabric.InNS(to, func() (err error) {
+	if err := kernel.InNSAt(to, func() (err error) {
 		l, err = net.Listen("tcp", address)
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	if err := fabric.InNS(from, func() (err error) {
+	if err := kernel.InNSAt(from, func() (err error) {
 		c.client, err = net.Dial("tcp", address)
 		return err
 	}); err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
@@ -35,7 +36,7 @@ func (w *world) ping(n int, to string, options ...func(*echo)) (got reply) {
 	for _, o := range options {
 		o(&e)
 	}
-	err := fabric.InNS(w.ns(n), func() error {
+	err := kernel.InNSAt(w.ns(n), func() error {
 		var err error
 		got, err = e.send(netip.MustParseAddr(to))
 		return err
@@ -147,7 +148,7 @@ func checksum(b []byte) uint16 {
 // sendFrame sends a frame of the test's own making out of instance n's eth0.
 func (w *world) sendFrame(n int, frame []byte) {
 	w.t.Helper()
-	err := fabric.InNS(w.ns(n), func() error {
+	err := kernel.InNSAt(w.ns(n), func() error {
 		s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
 		if err != nil {
 			return err

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
@@ -71,7 +72,7 @@ func TestWatchingGoesOnAfterABrokenSocket(t *testing.T) {
 	}
 	deadline := time.Now().Add(30 * time.Second)
 	for len(lost) == 0 && time.Now().Before(deadline) {
-		err := fabric.InNS("/run/netns/"+w.opts.Prefix+"fabric", func() error {
+		err := kernel.InNSAt("/run/netns/"+w.opts.Prefix+"fabric", func() error {
 			v := netlink.NewVeth(netlink.LinkAttrs{Name: "burst", TxQLen: -1})
 			v.PeerName = "burst2"
 			if err := netlink.LinkAdd(v); err != nil {
