@@ -4,9 +4,10 @@
 # One set of flags for everything, so that programs, tests and the lab share what
 # Go has compiled already.
 export CGO_ENABLED = 0
-GOBUILD = go build -trimpath -buildvcs=false -ldflags="-s -w"
+export GOFLAGS = -trimpath
+GOBUILD = go build -buildvcs=false -ldflags="-s -w"
 
-GOBENCH = go test -trimpath -count=1 -v -timeout 30m -tags bench
+GOBENCH = go test -count=1 -v -timeout 30m -tags bench
 
 # Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
@@ -41,10 +42,10 @@ compare: build
 test: deps check unit test-vm e2e
 
 unit:
-	go test -trimpath -count=1 ./...
+	go test -count=1 ./...
 
 e2e:
-	go test -trimpath -count=1 -v -timeout 60m -tags e2e ./test/e2e
+	go test -count=1 -v -timeout 60m -tags e2e ./test/e2e
 
 # The datapaths on kernels that this machine may not have, in an emulated one: all of
 # them on one with everything, and what must do without on an older one.

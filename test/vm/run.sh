@@ -3,14 +3,14 @@
 # has one processor. The tag vm adds the tests that need such a machine's kernel.
 set -eu
 cd "$(dirname "$0")/../.."
-export CGO_ENABLED=0
-go build -trimpath -o bin/vm ./test/vm
+export CGO_ENABLED=0 GOFLAGS=-trimpath
+go build -o bin/vm ./test/vm
 
 on() {
 	kernel=$1
 	shift
 	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
-	go test -trimpath -count=1 -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
+	go test -count=1 -timeout 30m -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
 }
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go in
