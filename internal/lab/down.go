@@ -22,6 +22,9 @@ const ownerFile = ".terway-lab"
 func Down(ctx context.Context, o *Options) (found bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
 	defer cancel()
+	if err := hurryOrphans(); err != nil {
+		return false, err
+	}
 	ended, err := o.endProcesses(ctx)
 	if err != nil {
 		return ended, err
@@ -48,16 +51,26 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	return ended || removed || len(namespaces)+len(cgroups) > 0, err
 }
 
-// endProcesses ends nodes first, then the control plane, the simulated cloud last:
+// endProcesses ends a "lab up" that still starts others first, then nodes, then the control plane, the simulated cloud last:
 // it takes its devices down by itself when it is asked to end.
 func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
+	// One that is under way would start more. It may also be who calls this.
+	if up, err := o.process(processUp); err == nil && !ancestors(os.Getpid())[up.PID] {
+		found = up.Alive()
+		if err := up.end(ctx, syscall.SIGKILL); err != nil {
+			return true, err
+		}
+	}
 	recorded, err := o.processes()
 	if err != nil {
-		return false, err
+		return found, err
 	}
 	var later []Process
 	for _, p := range recorded {
-		if p.Name == processVPCSim {
+		switch p.Name {
+		case processUp:
+			continue
+		case processVPCSim:
 			later = append(later, p)
 			continue
 		}

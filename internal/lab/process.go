@@ -28,6 +28,9 @@ type Process struct {
 	Start uint64 `json:"start"`
 }
 
+// processUp is the "lab up" that is under way.
+const processUp = "lab-up"
+
 // command is a long-running program of the lab.
 type command struct {
 	name string
@@ -73,12 +76,28 @@ func (o *Options) start(c command) (Process, error) {
 		return Process{}, fmt.Errorf("start %s: it ended at once, see %s: %w", c.name, logPath, err)
 	}
 	p := Process{Name: c.name, PID: pid, Start: start}
+	return p, o.write(p)
+}
+
+// recordSelf records the process that makes the lab, for a Down that comes in between.
+func (o *Options) recordSelf() error {
+	start, err := startTime(os.Getpid())
+	if err != nil {
+		return fmt.Errorf("record this process: %w", err)
+	}
+	return o.write(Process{Name: processUp, PID: os.Getpid(), Start: start})
+}
+
+func (o *Options) write(p Process) error {
 	b, err := json.Marshal(p)
 	if err != nil {
-		return Process{}, fmt.Errorf("record process %s: %w", c.name, err)
+		return fmt.Errorf("record process %s: %w", p.Name, err)
 	}
-	return p, writeFile(o.path("procs", c.name+".json"), b, 0o644)
+	return writeFile(o.record(p.Name), b, 0o644)
 }
+
+// record is the file that names a process of the lab.
+func (o *Options) record(name string) string { return o.path("procs", name+".json") }
 
 // startIn starts cmd in a network namespace.
 func startIn(netns string, cmd *exec.Cmd) error {
@@ -179,7 +198,7 @@ func (o *Options) processes() ([]Process, error) {
 
 // process returns one recorded process.
 func (o *Options) process(name string) (Process, error) {
-	b, err := os.ReadFile(o.path("procs", name+".json"))
+	b, err := os.ReadFile(o.record(name))
 	if err != nil {
 		return Process{}, fmt.Errorf("find process %s of the lab: %w", name, err)
 	}

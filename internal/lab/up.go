@@ -33,6 +33,10 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	}); err != nil {
 		return nil, err
 	}
+	if err := o.recordSelf(); err != nil {
+		return nil, err
+	}
+	defer os.Remove(o.record(processUp)) // what is left of it names a process that has ended
 	if err := o.prepare(ctx, p); err != nil {
 		return nil, err
 	}

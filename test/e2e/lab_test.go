@@ -14,7 +14,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -95,7 +94,29 @@ func TestLab(t *testing.T) {
 		c.run(t, "lab", "down")
 		before.sameAs(t)
 	})
-	t.Run("killed", func(t *testing.T) { killed(t, c, before) })
+	t.Run("killed", func(t *testing.T) {
+		interrupted(t, c, before, func(up *exec.Cmd) {
+			if err := up.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+			if err := up.Wait(); err == nil {
+				t.Fatal("lab up ended well although it was killed")
+			}
+			// Not even the record of what was started is there any more.
+			if err := os.RemoveAll(filepath.Join(lab.DefaultDir, "procs")); err != nil {
+				t.Fatal(err)
+			}
+			c.run(t, "lab", "down")
+		})
+	})
+	t.Run("down beside up", func(t *testing.T) {
+		interrupted(t, c, before, func(up *exec.Cmd) {
+			c.run(t, "lab", "down")
+			if err := up.Wait(); err == nil {
+				t.Fatal("lab up ended well although the lab was taken down")
+			}
+		})
+	})
 }
 
 // status reads what "lab status" says to programs.
@@ -244,8 +265,9 @@ func kubectl(t *testing.T, c *terwayctl) {
 	}
 }
 
-// killed ends "lab up" in the middle, as a crash would, and takes down what is left.
-func killed(t *testing.T, c *terwayctl, before machine) {
+// interrupted ends "lab up" in the middle, as a crash or another operator would, and looks
+// for what is left.
+func interrupted(t *testing.T, c *terwayctl, before machine, end func(up *exec.Cmd)) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	cmd := c.command("lab", "up")
@@ -265,20 +287,10 @@ func killed(t *testing.T, c *terwayctl, before machine) {
 		n, err := out.Read(buf)
 		seen.Write(buf[:n])
 		if err != nil {
-			t.Fatalf("lab up ended before it was killed: %v\n%s", err, seen.String())
+			t.Fatalf("lab up ended by itself: %v\n%s", err, seen.String())
 		}
 	}
-	if err := cmd.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); err == nil {
-		t.Fatal("lab up ended well although it was killed")
-	}
-	// Not even the record of what was started is there any more.
-	if err := os.RemoveAll(filepath.Join(lab.DefaultDir, "procs")); err != nil {
-		t.Fatal(err)
-	}
-	c.run(t, "lab", "down")
+	end(cmd)
 	before.sameAs(t)
 }
 

@@ -116,9 +116,9 @@ func look(t *testing.T) machine {
 }
 
 // sameAs waits until nothing is there that was not before. The kernel takes network
-// namespaces and the programs on their devices apart in the background, and not before the
-// last TCP connection in them whose other end vanished first has given up (ip-sysctl.rst,
-// tcp_orphan_retries: about 100 s).
+// namespaces and the programs on their devices apart in the background, when the last TCP
+// connection in them has ended: in a lab that nobody told to hurry (see package lab,
+// orphanRetries) after more than 100 s.
 func (before machine) sameAs(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(4 * time.Minute)
