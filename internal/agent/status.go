@@ -56,10 +56,18 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)
 	}
 	st.Conditions = append([]metav1.Condition(nil), prev.Conditions...)
+	if a.startingLocked() && meta.FindStatusCondition(prev.Conditions, v1alpha1.ConditionReady) != nil {
+		st.Datapath = prev.Datapath
+		return st
+	}
 	meta.SetStatusCondition(&st.Conditions, ready)
 	meta.SetStatusCondition(&st.Conditions, dp)
 	return st
 }
+
+// startingLocked: the agent has not found out yet how the node is. What the one before it
+// reported stands until then: else each restart would keep pods away from the node.
+func (a *Agent) startingLocked() bool { return !a.synced && a.failure == "" }
 
 func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {
 	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message),
