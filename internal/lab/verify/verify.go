@@ -36,7 +36,7 @@ type Check struct {
 // Checks are all checks in the order in which they run: the cheap ones first.
 func Checks() []Check {
 	return []Check{
-		addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
+		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
 		noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved,
 	}
 }

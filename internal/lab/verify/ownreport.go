@@ -1,0 +1,73 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/lab"
+)
+
+var ownReport = Check{
+	Name:   "own-report",
+	About:  "with an agent's credential nobody can report for another node",
+	NotFor: map[string]string{lab.NetworkFlannel: "no agent runs"},
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		a, b, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		agent, err := e.asAgent(a)
+		if err != nil {
+			return "", err
+		}
+		report := func(node string) error {
+			nn := &v1alpha1.NodeNetwork{}
+			nn.Name = node
+			return agent.Status().Patch(ctx, nn, client.RawPatch(types.MergePatchType, []byte(`{"status":{"demand":0}}`)), client.DryRunAll)
+		}
+		if err := report(a.Name); err != nil {
+			return "", fmt.Errorf("the agent's credential of %s cannot report for %s: %w", a.Name, a.Name, err)
+		}
+		switch err := report(b.Name); {
+		case err == nil:
+			return "", fmt.Errorf("the agent's credential of %s can report for %s", a.Name, b.Name)
+		case !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err), !strings.Contains(err.Error(), "its own node"):
+			return "", fmt.Errorf("with the agent's credential of %s a report for %s gives an answer that is no refusal: %w", a.Name, b.Name, err)
+		}
+		if err := agent.Create(ctx, &v1alpha1.NodeNetwork{}, client.DryRunAll); !apierrors.IsForbidden(err) {
+			return "", fmt.Errorf("the agent's credential of %s can make a NodeNetwork, or the answer is no refusal: %w", a.Name, err)
+		}
+		return fmt.Sprintf("with the agent's token of %s: a report for %s accepted, for %s refused, a new NodeNetwork refused", a.Name, a.Name, b.Name), nil
+	},
+}
+
+// asAgent is a client with the credential that the agent of a node has.
+func (e *Env) asAgent(m lab.Machine) (client.Client, error) {
+	const agent = "terwayd"
+	ps, err := lab.ProcessesIn(m.NetNS, agent)
+	if err != nil {
+		return nil, err
+	}
+	if len(ps) == 0 {
+		return nil, fmt.Errorf("no process %s runs on %s", agent, m.Name)
+	}
+	token, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/var/run/secrets/kubernetes.io/serviceaccount/token", ps[0].PID))
+	if err != nil {
+		return nil, fmt.Errorf("read the agent's token on %s: %w", m.Name, err)
+	}
+	admin, err := e.Lab.Options.RESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	cfg := rest.AnonymousClientConfig(admin)
+	cfg.BearerToken = string(token)
+	return client.New(cfg, client.Options{Scheme: e.Objects.Scheme()})
+}
