@@ -51,6 +51,8 @@ type Limit struct {
 	// Holds is how many things it holds, What which: addresses, blocks, entries.
 	Holds int    `json:"holds"`
 	What  string `json:"what"`
+	// Each is how many of them a full node takes.
+	Each catalog.Count `json:"each"`
 	// Nodes is the cluster's size at which it is reached.
 	Nodes catalog.Count `json:"nodes"`
 	// Quota: the cloud raises it on request.
@@ -176,10 +178,11 @@ func (m *measurer) fill(pods []VSwitch, n int) []int {
 
 func (m *measurer) limits() []Limit {
 	var all []Limit
+	one, pods, each := catalog.Of(1), m.demand.total(), 1+m.demand.total()
 	for i, z := range m.p.Zones {
 		all = append(all, Limit{
 			Name: "node vSwitch " + z.Node.Name, Holds: Usable(z.Node.CIDR), What: "addresses",
-			Nodes: catalog.Of(m.cluster(Usable(z.Node.CIDR), i)),
+			Each: one, Nodes: catalog.Of(m.cluster(Usable(z.Node.CIDR), i)),
 		})
 		if m.p.Network == NetworkFlannel {
 			continue
@@ -193,21 +196,22 @@ func (m *measurer) limits() []Limit {
 			name = fmt.Sprintf("%d Pod vSwitches of %s", n, z.ID)
 		}
 		all = append(all, Limit{
-			Name: name, Holds: usable, What: "addresses", Nodes: m.count(m.cluster(m.demand.room(z.Pods), i)),
+			Name: name, Holds: usable, What: "addresses",
+			Each: m.count(pods), Nodes: m.count(m.cluster(m.demand.room(z.Pods), i)),
 		})
 	}
 	if m.p.Network == NetworkFlannel {
 		blocks := size(m.p.PodCIDR) >> (32 - m.p.NodeMask)
 		all = append(all,
-			Limit{Name: fmt.Sprintf("pod CIDR %s in blocks of /%d", m.p.PodCIDR, m.p.NodeMask), Holds: blocks, What: "blocks", Nodes: catalog.Of(blocks)},
-			Limit{Name: "route table of the VPC", Holds: routeEntries, What: "entries", Nodes: catalog.Of(routeEntries)},
+			Limit{Name: fmt.Sprintf("pod CIDR %s in blocks of /%d", m.p.PodCIDR, m.p.NodeMask), Holds: blocks, What: "blocks", Each: one, Nodes: catalog.Of(blocks)},
+			Limit{Name: "route table of the VPC", Holds: routeEntries, What: "entries", Each: one, Nodes: catalog.Of(routeEntries)},
 		)
 	}
-	each := 1 + m.demand.total()
-	holds := groupHolds(m.p.SecurityGroup)
-	return append(all,
-		Limit{Name: "security group, " + m.p.SecurityGroup, Holds: holds, What: "addresses", Nodes: m.count(holds / each)},
-		Limit{Name: "private addresses of a VPC, by default", Holds: privateAddresses, What: "addresses", Nodes: m.count(privateAddresses / each), Quota: true},
-		Limit{Name: "private addresses of a VPC, at most", Holds: privateAddressesMax, What: "addresses", Nodes: m.count(privateAddressesMax / each)},
-	)
+	shared := func(name string, holds int, quota bool) {
+		all = append(all, Limit{Name: name, Holds: holds, What: "addresses", Each: m.count(each), Nodes: m.count(holds / each), Quota: quota})
+	}
+	shared("security group, "+m.p.SecurityGroup, groupHolds(m.p.SecurityGroup), false)
+	shared("private addresses of a VPC, by default", privateAddresses, true)
+	shared("private addresses of a VPC, at most", privateAddressesMax, false)
+	return all
 }

@@ -1,6 +1,7 @@
 package plan_test
 
 import (
+	"strings"
 	"testing"
 
 	"terway.dev/terway/internal/catalog"
@@ -76,6 +77,38 @@ func TestSpread(t *testing.T) {
 	for _, l := range c.Limits {
 		if l.Name == "Pod vSwitch pod_switch_192_168_32_0_19" && l.Nodes != catalog.Of(544) {
 			t.Errorf("%s ends at %v nodes, want 544", l.Name, l.Nodes)
+		}
+	}
+}
+
+// TestNotes: what no rule forbids is said where it is so, and nowhere else.
+func TestNotes(t *testing.T) {
+	pods := func(cidr string) func(*plan.Plan) {
+		return func(p *plan.Plan) { p.Zones[0].Pods[0].CIDR = pfx(cidr) }
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*plan.Plan)
+		want   string // empty: no note at all
+	}{
+		{"the user guide's", func(*plan.Plan) {}, ""},
+		{"not in the catalogue", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.none.large" }, "ecs.none.large is not in the catalogue"},
+		{"no figures", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.g6r.2xlarge" }, "no figures for ecs.g6r.2xlarge"},
+		{"below the recommendation", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.g6.xlarge" }, "ecs.g6.xlarge: nodes with 8 vCPUs or more, of generation 5 or later, are recommended"},
+		{"105 pods", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.g7.3xlarge" }, ""},
+		{"140 pods", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.g6.4xlarge" }, "a kubelet runs 110 pods"},
+		{"60000 addresses", func(p *plan.Plan) { p.Nodes.Max = 1935 }, ""},
+		{"60016 addresses", func(p *plan.Plan) { p.Nodes.Max = 1936 }, "1936 full nodes take 60016 private addresses; a VPC has 60000"},
+		{"prefixes", func(p *plan.Plan) { p.Prefixes = true }, "takes no prefixes yet"},
+		{"a /25 for pods", pods("192.168.32.0/25"), ""},
+		{"a /26 for pods", pods("192.168.32.0/26"), "Pod vSwitch pod_switch_192_168_32_0_19 is small"},
+		{"a large VPC", func(p *plan.Plan) { p.VPC.CIDR = pfx("192.168.0.0/15") }, "the VPC's range is a /15: /16 to /28 is recommended"},
+	} {
+		p := propose(t, wish())
+		c.change(p)
+		notes := strings.Join(plan.Measure(p, catalog.Default()).Notes, "\n")
+		if c.want == "" && notes != "" || !strings.Contains(notes, c.want) {
+			t.Errorf("%s: notes %q, want %q", c.name, notes, c.want)
 		}
 	}
 }

@@ -179,13 +179,13 @@ func (c *checker) holds(field, name string) {
 	if c.p.Network != NetworkTerway {
 		return
 	}
-	t, known := c.types.Lookup(name)
-	if !known {
-		return
-	}
+	t, _ := c.types.Lookup(name) // a type that is not there has no figures
 	limit := podsOf(t, c.p.Mode, c.p.Prefixes)
 	switch {
 	case !limit.Known:
+		if c.p.Nodes.PodsPerNode >= groupEnterpriseHolds {
+			c.bad("nodes.podsPerNode", c.p.Nodes.PodsPerNode, "less than %d: no security group holds more addresses", groupEnterpriseHolds)
+		}
 	case limit.N == 0:
 		c.bad(field, name, "a type with secondary ENIs: this one holds no pod %s", c.how())
 	case c.p.Nodes.PodsPerNode > limit.N:
@@ -249,22 +249,21 @@ func (c *checker) fits() {
 	if len(c.Problems) > 0 {
 		return
 	}
-	capacity := Measure(c.p, c.types)
-	for _, l := range capacity.Limits {
+	for _, l := range Measure(c.p, c.types).Limits {
 		if !l.Quota && l.Nodes.Less(c.p.Nodes.Max) {
-			c.Problems = append(c.Problems, tooMany(c.p, l, capacity))
+			c.Problems = append(c.Problems, tooMany(c.p, l))
 		}
 	}
 }
 
 // tooMany says that a limit is below the nodes that the plan is to hold.
-func tooMany(p *Plan, l Limit, c Capacity) Problem {
+func tooMany(p *Plan, l Limit) Problem {
 	each := ""
-	if l.What == "addresses" && p.Network == NetworkTerway {
-		each = fmt.Sprintf("; a full node takes %v, its own included", c.AddressesPerNode)
-		if l.Nodes.N == 0 {
-			each += ", so not one fits: make the vSwitch larger or nodes.podsPerNode smaller"
-		}
+	if l.Each.N > 1 {
+		each = fmt.Sprintf("; a full node takes %d", l.Each.N)
+	}
+	if l.Nodes.N == 0 {
+		each += ", so not one fits: make it larger or nodes.podsPerNode smaller"
 	}
 	return Problem{
 		Field: "nodes.max", Value: fmt.Sprint(p.Nodes.Max),

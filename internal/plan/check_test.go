@@ -2,8 +2,10 @@ package plan_test
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,11 +61,15 @@ func TestRules(t *testing.T) {
 		{"pods above the type", func(p *plan.Plan) { p.Nodes.PodsPerNode = 31 }, "nodes.podsPerNode", "31", "at most 30"},
 		{"no type", func(p *plan.Plan) { p.Nodes.InstanceTypes = nil }, "nodes.instanceTypes", "", "at least one"},
 		{"not a type", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "m5.large" }, "nodes.instanceTypes[0]", `"m5.large"`, "ecs.g6.2xlarge"},
+		{"a family", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.g6" }, "nodes.instanceTypes[0]", `"ecs.g6"`, "ecs.g6.2xlarge"},
+		{"pods above every limit", func(p *plan.Plan) {
+			p.Nodes.InstanceTypes[0], p.Nodes.PodsPerNode = "ecs.none.large", math.MaxInt
+		}, "nodes.podsPerNode", strconv.Itoa(math.MaxInt), "less than 65536"},
 		{"type twice", func(p *plan.Plan) { p.Nodes.InstanceTypes = append(p.Nodes.InstanceTypes, p.Nodes.InstanceTypes[0]) }, "nodes.instanceTypes[1]", "ecs.g6.2xlarge", "each type once"},
-		{"too many nodes", func(p *plan.Plan) { p.Nodes.Max, p.SecurityGroup = 273, plan.GroupEnterprise }, "nodes.max", "273", "at most 272: Pod vSwitch"},
-		{"not one node", func(p *plan.Plan) { p.Zones[0].Pods[0] = sw("192.168.32.0/28") }, "nodes.max", "3", "so not one fits: make the vSwitch larger or nodes.podsPerNode smaller"},
-		{"security group too small", func(p *plan.Plan) { p.Nodes.Max = 65 }, "nodes.max", "65", "at most 64: security group"},
-		{"node vSwitch too small", func(p *plan.Plan) { p.Zones[0].Node, p.Nodes.Count, p.Nodes.Max = sw("192.168.0.0/29"), 5, 5 }, "nodes.max", "5", "at most 4: node vSwitch"},
+		{"too many nodes", func(p *plan.Plan) { p.Nodes.Max, p.SecurityGroup = 273, plan.GroupEnterprise }, "nodes.max", "273", "at most 272: Pod vSwitch pod_switch_192_168_32_0_19 (8188 addresses; a full node takes 30)"},
+		{"not one node", func(p *plan.Plan) { p.Zones[0].Pods[0] = sw("192.168.32.0/28") }, "nodes.max", "3", "so not one fits: make it larger or nodes.podsPerNode smaller"},
+		{"security group too small", func(p *plan.Plan) { p.Nodes.Max = 65 }, "nodes.max", "65", "at most 64: security group, normal (2000 addresses; a full node takes 31)"},
+		{"node vSwitch too small", func(p *plan.Plan) { p.Zones[0].Node, p.Nodes.Count, p.Nodes.Max = sw("192.168.0.0/29"), 5, 5 }, "nodes.max", "5", "at most 4: node vSwitch v 192.168.0.0/29 (4 addresses)"},
 
 		{"no zones", func(p *plan.Plan) { p.Zones = nil }, "zones", "", "at least one"},
 		{"another region's zone", func(p *plan.Plan) { p.Zones[0].ID = "cn-beijing-a" }, "zones[0].id", `"cn-beijing-a"`, "a zone of cn-hangzhou"},
@@ -135,9 +141,8 @@ func TestFlannelRules(t *testing.T) {
 // because of it may be there too, but nothing else for that field.
 func expect(t *testing.T, name string, ps []plan.Problem, field, value, wants string) {
 	t.Helper()
-	if !slices.ContainsFunc(ps, func(p plan.Problem) bool {
-		return p.Field == field && p.Value == value && strings.Contains(p.Want, wants)
-	}) {
+	ofField := slices.DeleteFunc(slices.Clone(ps), func(p plan.Problem) bool { return p.Field != field })
+	if len(ofField) != 1 || ofField[0].Value != value || !strings.Contains(ofField[0].Want, wants) {
 		t.Errorf("%s: got %v, want %s %s: …%s…", name, plan.Problems(ps), field, value, wants)
 	}
 }

@@ -33,7 +33,11 @@ func (m *measurer) notes(c Capacity) []string {
 		note("%d full nodes take %d private addresses; a VPC has %d unless its quota is raised (%d at most)",
 			m.p.Nodes.Max, each.N*m.p.Nodes.Max, privateAddresses, privateAddressesMax)
 	}
+	if bits := m.p.VPC.CIDR.Bits(); bits < firstVPCMask {
+		note("the VPC's range is a /%d: /%d to /%d is recommended", bits, firstVPCMask, vpcMaskMax)
+	}
 	if m.p.Prefixes {
+		note("this version of Terway takes no prefixes yet: with it a node holds as many pods as on shared ENIs without them")
 		note("a /28 prefix needs 16 free addresses in one aligned block: let nothing but these nodes' ENIs use the Pod vSwitches")
 	}
 	for _, v := range m.p.vSwitches() {

@@ -57,9 +57,8 @@ func Propose(r Request) (*Plan, error) {
 		if len(problems) == 0 {
 			return c, nil
 		}
-		capacity := Measure(c, r.Types)
-		if l := tightest(capacity.Limits); l.Nodes.N > most {
-			most, best = l.Nodes.N, tooMany(p, l, capacity)
+		if l := tightest(Measure(c, r.Types).Limits); l.Nodes.N > most {
+			most, best = l.Nodes.N, tooMany(p, l)
 		}
 	}
 	if most < 0 {
@@ -156,9 +155,11 @@ func (c *checker) wishes() {
 func unknownDemand(p *Plan, types Catalog) Problems {
 	var ps Problems
 	for _, name := range p.Nodes.InstanceTypes {
-		t, _ := types.Lookup(name)
+		t, listed := types.Lookup(name)
 		switch {
 		case demandOfType(p, t).known:
+		case !listed && !p.Prefixes:
+			ps.bad("nodes.instanceTypes", name, "a type of the catalogue (terwayctl instance-types lists them), or nodes.podsPerNode with one that it does not have")
 		case p.Prefixes:
 			ps.bad("nodes.instanceTypes", name, "a type whose ENIs and addresses the catalogue knows: how many prefixes it takes is unknown")
 		default:

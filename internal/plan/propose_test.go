@@ -118,7 +118,8 @@ func TestTooBig(t *testing.T) {
 		"no space for the VPC": {func(r *plan.Request) {
 			r.ServiceCIDR, r.Avoid = pfx("172.21.0.0/20"), []netip.Prefix{pfx("10.0.0.0/8"), pfx("192.168.0.0/16"), pfx("172.16.0.0/14"), pfx("172.20.0.0/16"), pfx("172.21.16.0/20"), pfx("172.21.32.0/19"), pfx("172.21.64.0/18"), pfx("172.21.128.0/17"), pfx("172.22.0.0/15"), pfx("172.24.0.0/13")}
 		}, "vpc.cidr", "ranges to avoid that leave"},
-		"no figures": {func(r *plan.Request) { r.Nodes.InstanceTypes = []string{"ecs.g6r.large"} }, "nodes.podsPerNode", "a number"},
+		"no figures":           {func(r *plan.Request) { r.Nodes.InstanceTypes = []string{"ecs.g6r.large"} }, "nodes.podsPerNode", "a number"},
+		"not in the catalogue": {func(r *plan.Request) { r.Nodes.InstanceTypes = []string{"ecs.g6.2xlrage"} }, "nodes.instanceTypes", "a type of the catalogue"},
 		"no figures, prefixes": {func(r *plan.Request) {
 			r.Nodes.InstanceTypes, r.Nodes.PodsPerNode, r.Prefixes = []string{"ecs.g6r.large"}, 10, true
 		}, "nodes.instanceTypes", "a type whose ENIs"},
@@ -191,7 +192,9 @@ func TestProposedIsRight(t *testing.T) {
 			t.Fatalf("the proposal does not pass: %v", plan.Problems(ps))
 		}
 		obeys(t, r, p)
-		withinLimits(t, p, plan.Measure(p, r.Types))
+		capacity := plan.Measure(p, r.Types)
+		withinLimits(t, p, capacity)
+		byHand(t, p, capacity)
 	})
 	if proposed == 0 || refused == 0 {
 		t.Errorf("%d proposed, %d refused: want both", proposed, refused)
@@ -273,6 +276,50 @@ func withinLimits(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	}
 	if p.Network == plan.NetworkFlannel && c.LargestNodes.N > 200 {
 		t.Fatalf("%v nodes, and a route table of 200 entries", c.LargestNodes)
+	}
+}
+
+// byHand counts the largest cluster's addresses apart from the package, type by type,
+// from the catalogue's figures and the user guide's formulas.
+func byHand(t *rapid.T, p *plan.Plan, c plan.Capacity) {
+	if p.Network == plan.NetworkFlannel {
+		return
+	}
+	nodes, zones := c.LargestNodes.N, len(p.Zones)
+	for _, name := range p.Nodes.InstanceTypes {
+		typ, _ := catalog.Lookup(name)
+		enis, each := typ.ENIs.N-1, typ.IPv4PerENI.N
+		holds := enis * each
+		switch {
+		case p.Mode == plan.ModeExclusive:
+			holds = enis
+		case p.Prefixes:
+			holds = enis * (each - 1) * 16
+		}
+		pods, addresses := holds, holds
+		if want := p.Nodes.PodsPerNode; want > 0 {
+			pods, addresses = min(want, holds), min(want+8, holds)
+		}
+		if c.PodsPerNode.N > pods {
+			t.Fatalf("%d pods on a node, %s holds %d", c.PodsPerNode.N, name, pods)
+		}
+		if p.Prefixes {
+			blocks := (addresses + 15) / 16
+			addresses = blocks*16 + (blocks+each-2)/(each-1)
+		}
+		if all := nodes * (1 + addresses); all > 60_000 || all > map[string]int{plan.GroupNormal: 2000, plan.GroupEnterprise: 65536}[p.SecurityGroup] {
+			t.Fatalf("%d nodes of %s have %d addresses: more than a VPC or the %s security group holds", nodes, name, all, p.SecurityGroup)
+		}
+		for i, z := range p.Zones {
+			inZone, room := (nodes+zones-1-i)/zones, 0
+			for _, v := range z.Pods {
+				room += 1<<(32-v.CIDR.Bits()) - 4
+			}
+			if inZone*addresses > room || inZone > 1<<(32-z.Node.CIDR.Bits())-4 {
+				t.Fatalf("%s: %d nodes of %s take %d addresses, the Pod vSwitches have %d, the node vSwitch is %s",
+					z.ID, inZone, name, inZone*addresses, room, z.Node.CIDR)
+			}
+		}
 	}
 }
 
