@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -131,6 +132,23 @@ func Parse(r io.Reader) (*Catalog, error) {
 		}
 		types = append(types, t)
 	}
+}
+
+// Open reads the table in a file; without a path it is the built-in one.
+func Open(path string) (*Catalog, error) {
+	if path == "" {
+		return Default(), nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the table of instance types: %w", err)
+	}
+	defer f.Close()
+	c, err := Parse(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
 }
 
 // row reads the columns of one record and keeps the first error.

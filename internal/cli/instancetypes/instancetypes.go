@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -30,7 +29,7 @@ that "instance-types refresh" wrote.
   trunk      member ENIs on a trunk ENI, where the cloud has said how many
 
 A figure that no source gives is "unknown", and a type is left out by a filter on it.
---max-pods prints the shared figure alone, for the kubelet's maxPods. Pods on the
+--max-pods prints one type's figure in the --mode alone, for the kubelet's maxPods. Pods on the
 node's own network need no address of the VPC but count for the kubelet: add as many
 as you run of them on each node.`,
 		Example: `  terwayctl instance-types --family g6,g7 --min-vcpu 8
@@ -38,24 +37,27 @@ as you run of them on each node.`,
   terwayctl instance-types --max-pods ecs.g6.2xlarge`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			types, err := open(file)
+			types, err := catalog.Open(file)
 			if err != nil {
-				return err
-			}
-			if maxPods != "" {
-				return printMaxPods(cmd.OutOrStdout(), types, maxPods)
+				return fmt.Errorf("--catalogue: %w", err)
 			}
 			var wrong []error
 			if output != "text" && output != "json" {
 				wrong = append(wrong, fmt.Errorf("--output %q: want text or json", output))
 			}
-			wrong = append(wrong, q.check(order))
+			wrong = append(wrong, q.check(order, types.All()))
 			if err := errors.Join(wrong...); err != nil {
 				return err
 			}
+			if maxPods != "" {
+				return printMaxPods(cmd.OutOrStdout(), types, maxPods, q.mode)
+			}
 			found, unknown := q.find(types.All())
-			if len(found) == 0 {
-				return fmt.Errorf("no instance type of the catalogue is as asked; of %d it has no figure to tell", unknown)
+			switch {
+			case len(found) == 0 && unknown > 0:
+				return fmt.Errorf("no instance type of the catalogue is known to be as asked; %d may be, but it has no figure to tell", unknown)
+			case len(found) == 0:
+				return errors.New("no instance type of the catalogue is as asked")
 			}
 			sortBy(found, order, q.mode)
 			if output == "json" {
@@ -71,7 +73,7 @@ as you run of them on each node.`,
 	f.IntVar(&q.minVCPU, "min-vcpu", 0, "at least so many vCPUs")
 	f.IntVar(&q.maxVCPU, "max-vcpu", 0, "at most so many vCPUs (0: any)")
 	f.IntVar(&q.minPods, "min-pods", 0, "room for at least so many pods in the --mode")
-	f.StringVar(&q.mode, "mode", modeShared, "what --min-pods and --sort pods count: shared, exclusive, prefix or trunk")
+	f.StringVar(&q.mode, "mode", modeShared, "what --min-pods, --max-pods and --sort pods count: shared, exclusive, prefix or trunk")
 	f.StringVar(&order, "sort", sortName, "name, vcpu, enis, pods or bandwidth")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	cmd.PersistentFlags().StringVar(&file, "catalogue", "", "read this table (`FILE`) instead of the catalogue built in")
@@ -79,31 +81,14 @@ as you run of them on each node.`,
 	return cmd
 }
 
-// open reads a table, the built-in one without a path.
-func open(path string) (*catalog.Catalog, error) {
-	if path == "" {
-		return catalog.Default(), nil
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("--catalogue: %w", err)
-	}
-	defer f.Close()
-	c, err := catalog.Parse(f)
-	if err != nil {
-		return nil, fmt.Errorf("--catalogue %s: %w", path, err)
-	}
-	return c, nil
-}
-
-func printMaxPods(w io.Writer, types *catalog.Catalog, name string) error {
+func printMaxPods(w io.Writer, types *catalog.Catalog, name, mode string) error {
 	t, ok := types.Lookup(name)
 	if !ok {
 		return fmt.Errorf("--max-pods %s: the catalogue has no such instance type (terwayctl instance-types lists them)", name)
 	}
-	n, ok := t.MaxPodsShared()
-	if !ok {
-		return fmt.Errorf("--max-pods %s: the catalogue does not know how many ENIs or addresses this type has", name)
+	n := podsIn(t, mode)
+	if !n.Known {
+		return fmt.Errorf("--max-pods %s: the catalogue has not the figures of this type that mode %s needs", name, mode)
 	}
 	_, err := fmt.Fprintln(w, n)
 	return err

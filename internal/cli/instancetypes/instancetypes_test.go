@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -71,11 +72,41 @@ func TestWrongFlagsAreNamedAllAtOnce(t *testing.T) {
 			t.Errorf("the error does not name %s: %v", want, err)
 		}
 	}
-	if _, err := run("--family", "none"); err == nil || !strings.Contains(err.Error(), "no instance type") {
+	if _, err := run("--family", "g6,ecs.hfg66"); err == nil || !strings.Contains(err.Error(), `--family "ecs.hfg66": the catalogue has no such family, the nearest is hfg6`) {
 		t.Errorf("a family that does not exist: %v", err)
+	}
+	for want, args := range map[string][]string{
+		"no instance type of the catalogue is as asked": {"--family", "c5", "--min-vcpu", "1000"},
+		"3 may be": {"--family", "g6r", "--min-pods", "1", "--min-vcpu", "16"},
+	} {
+		if _, err := run(args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v, want %s", args, err, want)
+		}
 	}
 	if _, err := run("--catalogue", "/none.csv"); err == nil || !strings.Contains(err.Error(), "--catalogue") {
 		t.Errorf("a table that does not exist: %v", err)
+	}
+}
+
+// One number for the kubelet, in the mode that is asked for.
+func TestMaxPods(t *testing.T) {
+	for mode, want := range map[string]string{"": "30\n", "shared": "30\n", "exclusive": "3\n", "prefix": "432\n"} {
+		args := []string{"--max-pods", "ecs.g6.2xlarge"}
+		if mode != "" {
+			args = append(args, "--mode", mode)
+		}
+		if got, err := run(args...); err != nil || got != want {
+			t.Errorf("mode %q: %q, %v; want %q", mode, got, err, want)
+		}
+	}
+	for want, args := range map[string][]string{
+		"mode shared needs": {"--max-pods", "ecs.g6r.large"},
+		"no such":           {"--max-pods", "ecs.none.large"},
+		`--mode "vlan"`:     {"--max-pods", "ecs.g6.2xlarge", "--mode", "vlan"},
+	} {
+		if got, err := run(args...); err == nil || got != "" || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %q, %v; want %s", args, got, err, want)
+		}
 	}
 }
 
@@ -211,8 +242,15 @@ func TestRefresh(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Setenv(accessKeySecret, "wrong")
-		if _, err := run(args...); err == nil || !strings.Contains(err.Error(), "SignatureDoesNotMatch") {
+		if _, err := run(args...); err == nil || !strings.Contains(err.Error(), "SignatureDoesNotMatch") || strings.Contains(err.Error(), "controller") {
 			t.Errorf("a wrong secret: %v", err)
+		}
+		t.Setenv(accessKeySecret, account.AccessKeySecret)
+		if err := sim.AddFaults(faults.Rule{Name: "no right", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := run(args...); err == nil || !strings.Contains(err.Error(), "let your RAM user or role do ecs:DescribeInstanceTypes") {
+			t.Errorf("without the right: %v", err)
 		}
 		t.Setenv("ALIBABA_CLOUD_REGION_ID", "")
 		if _, err := run("refresh"); err == nil || !strings.Contains(err.Error(), "--region") {

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/decode"
 )
 
 // The ways to give pods addresses.
@@ -38,9 +39,14 @@ type query struct {
 }
 
 // check says all that is wrong with the flags.
-func (q *query) check(order string) error {
+func (q *query) check(order string, all []catalog.Type) error {
 	var wrong []error
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
+	for _, f := range q.families {
+		if !slices.ContainsFunc(all, func(t catalog.Type) bool { return family(t.Family) == family(f) }) {
+			bad("--family %q: the catalogue has no such family%s", f, nearest(f, all))
+		}
+	}
 	for _, f := range []struct {
 		name  string
 		value int
@@ -59,6 +65,21 @@ func (q *query) check(order string) error {
 		bad("--sort %q: want %s", order, strings.Join(orders, ", "))
 	}
 	return errors.Join(wrong...)
+}
+
+// family is a family's name as users write it.
+func family(name string) string { return strings.TrimPrefix(name, "ecs.") }
+
+// nearest names the family that may be meant.
+func nearest(name string, all []catalog.Type) string {
+	var known []string
+	for _, t := range all {
+		known = append(known, family(t.Family))
+	}
+	if n := decode.Nearest(family(name), known); n != "" {
+		return ", the nearest is " + n
+	}
+	return ""
 }
 
 // podsIn is how many pods a type holds in a mode.
@@ -99,8 +120,8 @@ func (q *query) find(all []catalog.Type) (found []catalog.Type, unknown int) {
 }
 
 func (q *query) takes(t catalog.Type) (yes, unsure bool) {
-	family := func(f string) bool { return strings.TrimPrefix(f, "ecs.") == strings.TrimPrefix(t.Family, "ecs.") }
-	if len(q.families) > 0 && !slices.ContainsFunc(q.families, family) ||
+	ofIt := func(f string) bool { return family(f) == family(t.Family) }
+	if len(q.families) > 0 && !slices.ContainsFunc(q.families, ofIt) ||
 		len(q.generations) > 0 && !slices.Contains(q.generations, t.Generation()) {
 		return false, false
 	}
