@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-func newCheck() *cobra.Command {
+func newCheck(catalogue *string) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "check FILE",
@@ -25,7 +25,11 @@ right, and the command fails. Of a plan that is right you see what it holds.
 FILE is YAML or JSON; - is the standard input.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return check(cmd.OutOrStdout(), cmd.InOrStdin(), args[0], output)
+			types, err := catalog.Open(*catalogue)
+			if err != nil {
+				return fmt.Errorf("--catalogue: %w", err)
+			}
+			return check(cmd.OutOrStdout(), cmd.InOrStdin(), args[0], types, output)
 		},
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
@@ -39,7 +43,7 @@ type checked struct {
 	Capacity *plan.Capacity `json:"capacity,omitempty"`
 }
 
-func check(w io.Writer, stdin io.Reader, file, output string) error {
+func check(w io.Writer, stdin io.Reader, file string, types plan.Catalog, output string) error {
 	if output != "text" && output != "json" {
 		return fmt.Errorf("--output %q: want text or json", output)
 	}
@@ -47,7 +51,7 @@ func check(w io.Writer, stdin io.Reader, file, output string) error {
 	if err != nil {
 		return err
 	}
-	p, err := plan.Read(data, catalog.Default())
+	p, err := plan.Read(data, types)
 	result := checked{Problems: plan.Problems{}}
 	switch {
 	case errors.As(err, &result.Problems):
@@ -55,7 +59,7 @@ func check(w io.Writer, stdin io.Reader, file, output string) error {
 	case err != nil:
 		return fmt.Errorf("%s: %w", file, err)
 	default:
-		capacity := plan.Measure(p, catalog.Default())
+		capacity := plan.Measure(p, types)
 		result.Plan, result.Capacity = p, &capacity
 	}
 	if output == "json" {

@@ -27,6 +27,7 @@ type options struct {
 	service     string
 	pods        string
 	avoid       []string
+	catalogue   string
 	output, out string
 	force       bool
 }
@@ -69,10 +70,11 @@ any wish you get the network of the user guide.`,
 	f.StringVar(&o.service, "service-cidr", "", "the Service `RANGE`")
 	f.StringVar(&o.pods, "pod-cidr", "", "with Flannel: the `RANGE` of the pods")
 	f.StringSliceVar(&o.avoid, "avoid", nil, "`RANGES` that nothing may overlap: peered VPCs, data centres, other clusters")
+	cmd.PersistentFlags().StringVar(&o.catalogue, "catalogue", "", "the table of instance types (`FILE`, which \"instance-types refresh\" writes) instead of the one built in")
 	f.StringVarP(&o.output, "output", "o", "text", "text; json or yaml: the plan file alone")
 	f.StringVar(&o.out, "out", "", "write the plan to this `FILE`")
 	f.BoolVar(&o.force, "force", false, "let --out overwrite a file")
-	cmd.AddCommand(newCheck())
+	cmd.AddCommand(newCheck(&o.catalogue))
 	return cmd
 }
 
@@ -88,8 +90,12 @@ func (o *options) run(w io.Writer) error {
 	if !slices.Contains([]string{"text", "json", "yaml"}, o.output) {
 		return fmt.Errorf("--output %q: want text, json or yaml", o.output)
 	}
+	types, err := catalog.Open(o.catalogue)
+	if err != nil {
+		return fmt.Errorf("--catalogue: %w", err)
+	}
 	r := o.request
-	r.Types = catalog.Default()
+	r.Types = types
 	if err := o.ranges(&r); err != nil {
 		return err
 	}
@@ -106,7 +112,7 @@ func (o *options) run(w io.Writer) error {
 			return err
 		}
 	}
-	if err := printPlan(w, p, o.output); err != nil {
+	if err := printPlan(w, p, types, o.output); err != nil {
 		return err
 	}
 	if o.out != "" && o.output == "text" {
@@ -165,7 +171,7 @@ func (o *options) wishes(problems plan.Problems) error {
 	return said
 }
 
-func printPlan(w io.Writer, p *plan.Plan, output string) error {
+func printPlan(w io.Writer, p *plan.Plan, types plan.Catalog, output string) error {
 	switch output {
 	case "json":
 		return printJSON(w, p)
@@ -177,7 +183,7 @@ func printPlan(w io.Writer, p *plan.Plan, output string) error {
 		_, err = w.Write(data)
 		return err
 	}
-	return text(w, p, plan.Measure(p, catalog.Default()))
+	return text(w, p, plan.Measure(p, types))
 }
 
 func printJSON(w io.Writer, v any) error {

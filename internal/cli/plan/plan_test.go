@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the output in docs/planning.md anew")
 
 // run runs "terwayctl plan" with the arguments.
 func run(args ...string) (string, error) {
@@ -28,56 +28,58 @@ func run(args ...string) (string, error) {
 	return out.String(), err
 }
 
-func golden(t *testing.T, name, got string) {
-	t.Helper()
-	file := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(file)
+// TestDocs: docs/planning.md shows what the commands in it print. -update writes it anew.
+func TestDocs(t *testing.T) {
+	file, err := filepath.Abs("../../../docs/planning.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got != string(want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-	}
-}
-
-// TestText: what a user sees, and what docs/planning.md shows.
-func TestText(t *testing.T) {
-	doc, err := os.ReadFile("../../../docs/planning.md")
+	doc, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, command := range map[string]string{
-		"user-guide.txt": "",
-		"flannel.txt":    "--network flannel",
-		"grown.txt":      "--zone cn-hangzhou-i,cn-hangzhou-j --nodes 20 --max-nodes 1000 --avoid 192.168.0.0/16,10.0.0.0/12",
-		"secondary.txt":  "--vpc-cidr 10.9.0.0/22 --nodes 10 --max-nodes 60",
-	} {
-		out, err := run(strings.Fields(command)...)
-		if err != nil {
-			t.Errorf("%s: %v", command, err)
+	t.Chdir("testdata") // where the files are that commands read
+	var got []string
+	shown := 0
+	lines := strings.Split(string(doc), "\n")
+	for i := 0; i < len(lines); {
+		got = append(got, lines[i])
+		command, ok := strings.CutPrefix(lines[i], "    $ terwayctl plan")
+		i++
+		if !ok {
 			continue
 		}
-		golden(t, name, out)
-		shown := strings.TrimSpace("    $ terwayctl plan "+command) + "\n" + indent(out)
-		if !strings.Contains(string(doc), strings.TrimLeft(shown, " ")) {
-			t.Errorf("docs/planning.md does not show what terwayctl plan %s prints", command)
+		shown++
+		for i < len(lines) && (lines[i] == "" || strings.HasPrefix(lines[i], "    ")) && !strings.HasPrefix(lines[i], "    $ ") {
+			i++
+		}
+		out, err := run(strings.Fields(command)...)
+		if err != nil {
+			out += "terwayctl: " + err.Error() + "\n"
+		}
+		for line := range strings.Lines(out) {
+			got = append(got, strings.TrimRight("    "+line, " \n"))
+		}
+		got = append(got, "")
+	}
+	if shown < 7 {
+		t.Errorf("%d commands with their output found, want 7 or more", shown)
+	}
+	text := strings.Join(got, "\n")
+	if *update {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	for i, line := range got {
+		if i >= len(lines) || lines[i] != line {
+			t.Fatalf("docs/planning.md, line %d: want %q (go test ./internal/cli/plan -update writes it anew)", i+1, line)
 		}
 	}
-}
-
-func indent(s string) string {
-	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	for i, l := range lines {
-		if l != "" {
-			lines[i] = "    " + l
-		}
+	if text != string(doc) {
+		t.Error("docs/planning.md has more lines than its commands print")
 	}
-	return strings.Join(lines, "\n")
 }
 
 // TestFile: the file that --out writes is the plan, is right, and is not overwritten.
@@ -161,21 +163,93 @@ func TestWishes(t *testing.T) {
 	}
 }
 
-// TestCheck: all that is wrong in a table, and a failure.
+// TestCheck: all that is wrong for programs, and a failure. What people see is in the docs.
 func TestCheck(t *testing.T) {
-	file := filepath.Join("testdata", "wrong.yaml")
-	out, err := run("check", file)
-	if err == nil || !strings.Contains(err.Error(), "6 problems") {
-		t.Errorf("check: %v", err)
-	}
-	golden(t, "wrong.txt", out)
-
-	out, err = run("check", "-o", "json", file)
+	out, err := run("check", "-o", "json", filepath.Join("testdata", "wrong.yaml"))
 	var got checked
 	if jsonErr := json.Unmarshal([]byte(out), &got); err == nil || jsonErr != nil || len(got.Problems) != 6 || got.Plan != nil {
 		t.Errorf("check -o json: %v, %v\n%s", err, jsonErr, out)
 	}
 	if _, err := run("check", filepath.Join(t.TempDir(), "none")); err == nil {
 		t.Error("a file that is not there passes")
+	}
+}
+
+// TestCheckedForPrograms: the fields that docs/planning.md names.
+func TestCheckedForPrograms(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "plan.yaml")
+	if _, err := run("--out", file); err != nil {
+		t.Fatal(err)
+	}
+	out, err := run("check", "-o", "json", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Problems []plan.Problem
+		Plan     struct{ Name string }
+		Capacity struct {
+			PodsPerNode, AddressesPerNode, LargestNodes, LargestPods int
+			LimitedBy                                                string
+			Types                                                    []struct {
+				Name                                        string
+				Shared, SharedWithPrefixes, Exclusive, Here int
+			}
+			VSwitches []struct {
+				Zone, Name, CIDR string
+				Pods             bool
+				Usable, Now, Max int
+			}
+			Limits []struct {
+				Name, What         string
+				Holds, Each, Nodes int
+				Quota              bool
+			}
+		}
+	}
+	d := json.NewDecoder(strings.NewReader(out))
+	if err := d.Decode(&got); err != nil {
+		t.Fatal(err)
+	}
+	c := got.Capacity
+	if got.Problems == nil || got.Plan.Name != "vpc_192_168_0_0_16" || c.PodsPerNode != 30 || c.AddressesPerNode != 31 || c.LargestNodes != 64 ||
+		c.LargestPods != 1920 || c.LimitedBy != "security group, normal" || len(c.Types) != 1 || c.Types[0].SharedWithPrefixes != 432 ||
+		len(c.VSwitches) != 2 || c.VSwitches[1].Usable != 8188 || c.VSwitches[1].Now != 90 || !c.VSwitches[1].Pods ||
+		len(c.Limits) != 5 || c.Limits[1].Each != 30 || c.Limits[1].Nodes != 272 || !c.Limits[3].Quota {
+		t.Errorf("%s\nread as %+v", out, got)
+	}
+}
+
+// TestCatalogue: a refreshed table knows types that the built-in one does not.
+func TestCatalogue(t *testing.T) {
+	types, err := catalog.New(append(catalog.All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var csv bytes.Buffer
+	if err := types.Write(&csv); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	table, file := filepath.Join(dir, "types.csv"), filepath.Join(dir, "plan.yaml")
+	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ask := []string{"--instance-type", "ecs.g10.large", "--out", file}
+	if _, err := run(ask...); err == nil || !strings.Contains(err.Error(), "--instance-type ecs.g10.large: want a type of the catalogue") || !strings.Contains(err.Error(), "--pods-per-node") {
+		t.Errorf("a type that the table does not have: %v", err)
+	}
+	if out, err := run(append(ask, "--catalogue", table)...); err != nil || !strings.Contains(out, "ecs.g10.large  40") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for args, want := range map[string]string{"--catalogue " + table: "Largest cluster: 48 nodes, 1920 pods", "": "Largest cluster: unknown"} {
+		if out, err := run(append(strings.Fields(args), "check", file)...); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s check: %v, want %s\n%s", args, err, want, out)
+		}
+	}
+	for _, args := range []string{"--catalogue none.csv", "check --catalogue none.csv " + file} {
+		if _, err := run(strings.Fields(args)...); err == nil || !strings.Contains(err.Error(), "--catalogue") {
+			t.Errorf("%s: %v", args, err)
+		}
 	}
 }

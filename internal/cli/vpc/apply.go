@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-func applyCommand(f *cloudflags.Flags) *cobra.Command {
+func applyCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 	var output string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -35,7 +35,11 @@ but differs from the plan is an error that names both.`,
 			if dryRun && output == "values" {
 				return errors.New("--dry-run and --output values: there are no values before the vSwitches are made")
 			}
-			want, err := planFile(args[0]).Load()
+			file, err := planFile(args[0], *table)
+			if err != nil {
+				return err
+			}
+			want, err := file.Load()
 			if err != nil {
 				return err
 			}

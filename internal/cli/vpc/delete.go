@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
+	"terway.dev/terway/internal/provision"
 )
 
 func deleteCommand(f *cloudflags.Flags) *cobra.Command {
@@ -51,7 +52,7 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 			if err != nil {
 				return explained(err)
 			}
-			if err := planFile(args[0]).Forget(); err != nil {
+			if err := (&provision.PlanFile{Path: args[0]}).Forget(); err != nil {
 				return err
 			}
 			if output == "json" {

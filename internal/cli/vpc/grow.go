@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/provision/eniconfig"
 )
 
-func growCommand(f *cloudflags.Flags) *cobra.Command {
+func growCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 	var zone, cidr, kubeconfig, namespace, output string
 	var bits int
 	cmd := &cobra.Command{
@@ -49,7 +49,10 @@ then FILE.growing says what is under way.`,
 					return fmt.Errorf("--cidr %q: want a range such as 10.8.0.0/19", cidr)
 				}
 			}
-			file := planFile(args[0])
+			file, err := planFile(args[0], *table)
+			if err != nil {
+				return err
+			}
 			want, err := file.Load()
 			if err != nil {
 				return err

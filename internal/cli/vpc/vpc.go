@@ -41,7 +41,8 @@ eval $(terwayctl lab env).`,
 	}
 	f := &cloudflags.Flags{}
 	f.Add(cmd.PersistentFlags())
-	cmd.AddCommand(applyCommand(f), showCommand(f), growCommand(f), deleteCommand(f))
+	table := cmd.PersistentFlags().String("catalogue", "", "the table of instance types (`FILE`) that the plan was made with, if it is not the one built in")
+	cmd.AddCommand(applyCommand(f, table), showCommand(f), growCommand(f, table), deleteCommand(f))
 	return cmd
 }
 
@@ -62,8 +63,12 @@ func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provisio
 	}, nil
 }
 
-func planFile(path string) *provision.PlanFile {
-	return &provision.PlanFile{Path: path, Types: catalog.Default()}
+func planFile(path, table string) (*provision.PlanFile, error) {
+	types, err := catalog.Open(table)
+	if err != nil {
+		return nil, fmt.Errorf("--catalogue: %w", err)
+	}
+	return &provision.PlanFile{Path: path, Types: types}, nil
 }
 
 // planOrName reads an argument that is a plan's file or its name.

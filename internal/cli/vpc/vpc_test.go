@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
@@ -166,6 +167,35 @@ func TestWrongUse(t *testing.T) {
 		o.fails(command, want)
 	}
 	o.does("delete PLAN --yes", "nothing to delete")
+}
+
+// TestCatalogue: a plan for a type that a refreshed table alone knows well.
+func TestCatalogue(t *testing.T) {
+	o := newOperator(t)
+	var all []catalog.Type
+	for _, typ := range catalog.All() {
+		if typ.Name == "ecs.g6.2xlarge" {
+			typ.IPv4PerENI = catalog.Of(12)
+		}
+		all = append(all, typ)
+	}
+	types, err := catalog.New(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var csv bytes.Buffer
+	if err := types.Write(&csv); err != nil {
+		t.Fatal(err)
+	}
+	table := filepath.Join(t.TempDir(), "types.csv")
+	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	o.write(strings.Replace(shop, "max: 4,", "max: 4, podsPerNode: 36,", 1))
+	o.fails("apply PLAN", "nodes.podsPerNode 36: want at most 30")
+	o.fails("apply PLAN --catalogue "+table+".none", "--catalogue")
+	o.does("apply PLAN --catalogue "+table, "shop-pod")
+	o.does("grow PLAN --zone cn-hangzhou-i --catalogue "+table, "192.168.64.0/19")
 }
 
 // TestFlannel: who applies a plan with Flannel is told what Kubernetes must be told.
