@@ -108,9 +108,12 @@ func (b *builder) full(vpc netip.Prefix) []shape {
 	}
 	var all []shape
 	for unit := max(vpc.Bits()+1, vSwitchMaskMin); unit <= vSwitchMaskMax; unit++ {
+		fill := units(vpc, unit)/zones - 1
+		if fill > mostPods {
+			break // as many as are allowed would leave much of the range free, and come first for it
+		}
 		for n := range len(secondary) + 1 {
-			k := min(units(vpc, unit)/zones-1, mostPods, maxVSwitches/zones-1-n)
-			if k >= 1 {
+			if k := min(fill, maxVSwitches/zones-1-n); k >= 1 {
 				all = append(all, shape{vpc: vpc, secondary: secondary[:n], unit: unit, k: k, first: unit})
 			}
 		}

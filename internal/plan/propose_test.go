@@ -92,6 +92,16 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestFewVSwitches: in a VPC that is given, not more Pod vSwitches than the nodes need.
+func TestFewVSwitches(t *testing.T) {
+	r := wish()
+	r.VPC, r.Zones, r.Nodes.Max = pfx("10.0.0.0/16"), []string{"cn-hangzhou-h", "cn-hangzhou-i", "cn-hangzhou-j"}, 1000
+	// Of 5 /20 in each zone one is the nodes'; 334 nodes take 10020 addresses.
+	if p := propose(t, r); len(p.Zones[0].Pods) != 4 || p.Zones[0].Pods[0].CIDR.Bits() != 20 {
+		t.Errorf("%d Pod vSwitches of a /%d in a zone, want 4 of a /20", len(p.Zones[0].Pods), p.Zones[0].Pods[0].CIDR.Bits())
+	}
+}
+
 // TestFlannelMask: the block of a node follows from its pods.
 func TestFlannelMask(t *testing.T) {
 	for pods, mask := range map[int]int{0: 26, 1: 28, 13: 28, 14: 27, 29: 27, 30: 26, 61: 26, 62: 25, 126: 24, 253: 24} {
