@@ -21,7 +21,14 @@ type Catalog interface {
 // returns all that is wrong. An instance type that the catalogue does not know is
 // not wrong; what it decides is left out then.
 func Check(p *Plan, types Catalog) []Problem {
-	c := checker{p: p, types: types}
+	c := rules(p, types)
+	c.fits()
+	return c.Problems
+}
+
+// rules are all but the one about room.
+func rules(p *Plan, types Catalog) *checker {
+	c := &checker{p: p, types: types}
 	if p.Version != Version {
 		c.bad("version", p.Version, "%d", Version)
 	}
@@ -32,8 +39,7 @@ func Check(p *Plan, types Catalog) []Problem {
 	c.zones()
 	c.switches()
 	c.ranges()
-	c.fits()
-	return c.Problems
+	return c
 }
 
 type checker struct {
@@ -246,14 +252,34 @@ func (c *checker) switches() {
 
 // fits checks that nodes and pods have room, as far as the plan is sound enough to tell.
 func (c *checker) fits() {
-	if len(c.Problems) > 0 {
+	if !c.measurable() {
 		return
 	}
-	for _, l := range Measure(c.p, c.types).Limits {
+	m := measurer{p: c.p, types: c.types, demand: demandOf(c.p, c.types)}
+	for _, l := range m.limits() {
 		if !l.Quota && l.Nodes.Less(c.p.Nodes.Max) {
 			c.Problems = append(c.Problems, tooMany(c.p, l))
 		}
 	}
+}
+
+// measurable reports whether all is there that room is counted with. Other mistakes do
+// not keep the user from being told that the nodes have none.
+func (c *checker) measurable() bool {
+	p := c.p
+	flannel := p.Network == NetworkFlannel
+	switch {
+	case flannel && (!wellFormed(p.PodCIDR) || p.NodeMask < nodeMaskMin || p.NodeMask > nodeMaskMax),
+		!flannel && (p.Network != NetworkTerway || p.Mode != ModeShared && p.Mode != ModeExclusive || p.Prefixes && p.Mode == ModeExclusive),
+		p.SecurityGroup != GroupNormal && p.SecurityGroup != GroupEnterprise,
+		p.Nodes.Max < p.Nodes.Count, p.Nodes.PodsPerNode < 0, p.Nodes.PodsPerNode >= groupEnterpriseHolds,
+		len(p.Nodes.InstanceTypes) == 0, len(p.Zones) == 0:
+		return false
+	}
+	return !slices.ContainsFunc(p.Zones, func(z Zone) bool {
+		return !wellFormed(z.Node.CIDR) || !flannel && len(z.Pods) == 0 ||
+			slices.ContainsFunc(z.Pods, func(v VSwitch) bool { return !wellFormed(v.CIDR) })
+	})
 }
 
 // tooMany says that a limit is below the nodes that the plan is to hold.

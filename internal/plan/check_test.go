@@ -1,6 +1,8 @@
 package plan_test
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -103,6 +105,37 @@ func TestRules(t *testing.T) {
 		p := propose(t, wish())
 		c.change(p)
 		expect(t, c.name, plan.Check(p, catalog.Default()), c.field, c.value, c.wants)
+	}
+}
+
+// TestRoomBesideMistakes: a mistake elsewhere does not hide that the nodes have no room.
+func TestRoomBesideMistakes(t *testing.T) {
+	p := propose(t, wish())
+	p.Name, p.Nodes.Max, p.ServiceCIDR = "x", 300, pfx("172.21.0.0/25")
+	ps := plan.Check(p, catalog.Default())
+	expect(t, "name", ps, "name", `"x"`, "2 to 128 letters")
+	expect(t, "Service range", ps, "serviceCIDR", "172.21.0.0/25", "from /16 to /24")
+	var room []string
+	for _, problem := range ps {
+		if problem.Field == "nodes.max" {
+			room = append(room, problem.Want)
+		}
+	}
+	if len(room) != 2 || !strings.HasPrefix(room[0], "at most 272: Pod vSwitch") || !strings.HasPrefix(room[1], "at most 64: security group") {
+		t.Errorf("of the room is said %q, want Pod vSwitch and security group", room)
+	}
+
+	// But nothing is said that follows from a value which could not be read.
+	p = propose(t, wish())
+	p.Nodes.PodsPerNode, p.Nodes.Max = 10, 100
+	data, err := p.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = plan.Read(bytes.Replace(data, []byte("podsPerNode: 10"), []byte("podsPerNode: ten"), 1), catalog.Default())
+	var said plan.Problems
+	if !errors.As(err, &said) || len(said) != 1 || said[0].Field != "nodes.podsPerNode" {
+		t.Errorf("%v, want nodes.podsPerNode alone", err)
 	}
 }
 

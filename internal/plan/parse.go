@@ -41,7 +41,11 @@ func Read(data []byte, types Catalog) (*Plan, error) {
 			meant := form.Field[:strings.LastIndex(form.Field, ".")+1] + form.Want // of a misspelt key
 			said = append(said, form.Field, meant)
 		}
-		for _, problem := range Check(p, types) {
+		c := rules(p, types)
+		if len(ps) == 0 {
+			c.fits() // it would count with the default of what has the wrong form
+		}
+		for _, problem := range c.Problems {
 			if !slices.ContainsFunc(said, func(s string) bool { return below(problem.Field, s) }) {
 				ps = append(ps, problem)
 			}
