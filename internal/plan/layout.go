@@ -17,6 +17,7 @@ type builder struct {
 
 // shape is a candidate: each zone has a node vSwitch and k Pod vSwitches, each of
 // them at most a unit, in the VPC's range, and a Pod vSwitch in each secondary one.
+// k is 0 only where there are secondary ranges.
 type shape struct {
 	vpc       netip.Prefix
 	secondary []netip.Prefix
@@ -94,7 +95,8 @@ func (b *builder) within(vpc netip.Prefix, yield func(*Plan) bool) {
 }
 
 // full are shapes that use the VPC's whole range, and then secondary ones too, in
-// order of size; of equal ones that with the fewest vSwitches first.
+// order of size; of equal ones that with the fewest vSwitches first. Last of them is
+// that whose Pod vSwitches are in secondary ranges alone.
 func (b *builder) full(vpc netip.Prefix) []shape {
 	zones := len(b.base.Zones)
 	var secondary []netip.Prefix
@@ -107,19 +109,20 @@ func (b *builder) full(vpc netip.Prefix) []shape {
 		secondary, taken = append(secondary, r), append(taken, r)
 	}
 	var all []shape
-	for unit := max(vpc.Bits()+1, vSwitchMaskMin); unit <= vSwitchMaskMax; unit++ {
+	for unit := max(vpc.Bits(), vSwitchMaskMin); unit <= vSwitchMaskMax; unit++ {
 		fill := units(vpc, unit)/zones - 1
 		if fill > mostPods {
 			break // as many as are allowed would leave much of the range free, and come first for it
 		}
 		for n := range len(secondary) + 1 {
-			if k := min(fill, maxVSwitches/zones-1-n); k >= 1 {
+			if k := min(fill, maxVSwitches/zones-1-n); k >= 1 || k == 0 && n > 0 {
 				all = append(all, shape{vpc: vpc, secondary: secondary[:n], unit: unit, k: k, first: unit})
 			}
 		}
 	}
 	slices.SortStableFunc(all, func(a, b shape) int {
-		return cmp.Or(cmp.Compare(a.addresses(zones, a.unit), b.addresses(zones, b.unit)), cmp.Compare(a.k+len(a.secondary), b.k+len(b.secondary)))
+		return cmp.Or(cmp.Compare(a.addresses(zones, a.unit), b.addresses(zones, b.unit)),
+			cmp.Compare(min(b.k, 1), min(a.k, 1)), cmp.Compare(a.k+len(a.secondary), b.k+len(b.secondary)))
 	})
 	return all
 }
@@ -187,9 +190,9 @@ func (b *builder) noSpace() Problems {
 	var ps Problems
 	zones := len(b.base.Zones)
 	if vpc := b.request.VPC; vpc.IsValid() {
-		each := 2
-		if b.base.Network == NetworkFlannel {
-			each = 1
+		each := 1
+		if b.base.Network == NetworkTerway && zones <= units(vpc, vSwitchMaskMax) {
+			each = 2 // the nodes fit, but there is no secondary range for the pods
 		}
 		ps.bad("vpc.cidr", vpc, "/%d or larger: %s", vSwitchMaskMax-log2(zones*each),
 			fmt.Sprintf("%d zones need %d vSwitches, the smallest of which are /%d", zones, zones*each, vSwitchMaskMax))

@@ -102,6 +102,21 @@ func TestFewVSwitches(t *testing.T) {
 	}
 }
 
+// TestNodesAlone: where the nodes need a small VPC's whole range, pods have secondary ones.
+func TestNodesAlone(t *testing.T) {
+	r := wish()
+	r.VPC, r.Nodes.Max = pfx("172.30.0.0/22"), 1000
+	p := propose(t, r)
+	z := p.Zones[0]
+	if z.Node.CIDR != r.VPC || len(p.VPC.Secondary) != 1 || len(z.Pods) != 1 || z.Pods[0].CIDR != p.VPC.Secondary[0] {
+		t.Errorf("nodes %s, secondary ranges %v, pods %v; want %s for the nodes, one secondary range for the pods", z.Node.CIDR, p.VPC.Secondary, z.Pods, r.VPC)
+	}
+	r.Nodes.Max = 508
+	if p := propose(t, r); p.Zones[0].Node.CIDR.Bits() != 23 || len(p.Zones[0].Pods) != 2 {
+		t.Errorf("nodes %s, pods %v, want the VPC's range shared by both as long as it can be", p.Zones[0].Node.CIDR, p.Zones[0].Pods)
+	}
+}
+
 // TestFlannelMask: the block of a node follows from its pods.
 func TestFlannelMask(t *testing.T) {
 	for pods, mask := range map[int]int{0: 26, 1: 28, 13: 28, 14: 27, 29: 27, 30: 26, 61: 26, 62: 25, 126: 24, 253: 24} {
@@ -123,8 +138,19 @@ func TestTooBig(t *testing.T) {
 		"route entries":   {func(r *plan.Request) { r.Network, r.Nodes.Max = plan.NetworkFlannel, 201 }, "nodes.max", "at most 200: route table"},
 		"pods on a node":  {func(r *plan.Request) { r.Nodes.PodsPerNode = 31 }, "nodes.podsPerNode", "at most 30"},
 		"flannel's block": {func(r *plan.Request) { r.Network, r.Nodes.PodsPerNode = plan.NetworkFlannel, 254 }, "nodes.podsPerNode", "at most 253"},
-		"small VPC":       {func(r *plan.Request) { r.VPC = pfx("10.0.0.0/28"); r.Zones = append(r.Zones, "cn-hangzhou-j") }, "vpc.cidr", "/27 or larger"},
-		"no space":        {func(r *plan.Request) { r.Avoid = []netip.Prefix{pfx("0.0.0.0/0")} }, "serviceCIDR", "ranges to avoid that leave"},
+		"small VPC": {func(r *plan.Request) {
+			r.VPC = pfx("10.0.0.0/28")
+			r.Zones = append(r.Zones, "cn-hangzhou-j", "cn-hangzhou-k")
+		}, "vpc.cidr", "/27 or larger: 3 zones need 3 vSwitches"},
+		"small VPC and no other range": {func(r *plan.Request) {
+			r.VPC, r.ServiceCIDR, r.Zones = pfx("10.0.0.0/28"), pfx("192.168.0.0/16"), append(r.Zones, "cn-hangzhou-j")
+			r.Avoid = []netip.Prefix{pfx("172.16.0.0/12")}
+			for bits := 9; bits <= 24; bits++ { // all of 10.0.0.0/8 but its first /24
+				n := 1 << (32 - bits)
+				r.Avoid = append(r.Avoid, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), 0}), bits))
+			}
+		}, "vpc.cidr", "/27 or larger: 2 zones need 4 vSwitches"},
+		"no space": {func(r *plan.Request) { r.Avoid = []netip.Prefix{pfx("0.0.0.0/0")} }, "serviceCIDR", "ranges to avoid that leave"},
 		"no space for the VPC": {func(r *plan.Request) {
 			r.ServiceCIDR, r.Avoid = pfx("172.21.0.0/20"), []netip.Prefix{pfx("10.0.0.0/8"), pfx("192.168.0.0/16"), pfx("172.16.0.0/14"), pfx("172.20.0.0/16"), pfx("172.21.16.0/20"), pfx("172.21.32.0/19"), pfx("172.21.64.0/18"), pfx("172.21.128.0/17"), pfx("172.22.0.0/15"), pfx("172.24.0.0/13")}
 		}, "vpc.cidr", "ranges to avoid that leave"},
