@@ -1,6 +1,7 @@
 package provision_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -8,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
@@ -78,10 +80,27 @@ func TestDeleteInsists(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+		p := s.provisioner(t)
+		said := map[string]int{}
+		p.Say = func(line string) {
+			if _, state, ok := strings.Cut(line, "): "); ok {
+				said[state]++
+			}
+		}
+		if _, err := p.Delete(t.Context(), "shop"); err != nil {
 			t.Errorf("%s: %v", code, err)
 		}
 		same(t, code, s.inventory(t), []string{})
+		// Twelve answers in a row are one state, which is told once, and again after ten seconds.
+		n := 0
+		for state := range said {
+			if strings.Contains(state, "DeleteVpc: "+code) {
+				n++
+			}
+		}
+		if n != 1 {
+			t.Errorf("%s: the wait for the VPC was told as %d states, want 1: %v", code, n, said)
+		}
 	}
 }
 
@@ -123,5 +142,32 @@ func TestDeleteRefusesWhatIsInUse(t *testing.T) {
 	}
 	if !slices.Equal(before, s.inventory(t)) {
 		t.Error("something was deleted")
+	}
+}
+
+// unfiltered is a cloud that lists every VPC, whatever tag is asked for.
+type unfiltered struct{ provision.Cloud }
+
+func (c unfiltered) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
+	f.Tags = nil
+	return c.Cloud.ListVPCs(ctx, f)
+}
+
+// What nobody has tagged is not that of a plan without a name.
+func TestAPlanWithoutANameOwnsNothing(t *testing.T) {
+	s := start(t)
+	s.write(t, func(a state.API) error {
+		_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", VpcName: "somebody's"})
+		return err
+	})
+	p := s.provisioner(t)
+	p.Cloud = unfiltered{p.Cloud}
+	for _, name := range []string{"", "shop"} {
+		if done, err := p.Delete(t.Context(), name); err != nil || len(done) > 0 {
+			t.Errorf("plan %q: deleted %q, %v", name, done, err)
+		}
+	}
+	if n := len(s.View().VPCs); n != 1 {
+		t.Errorf("%d VPCs are left, want somebody's", n)
 	}
 }

@@ -63,11 +63,11 @@ func network(w *world, name, region string) *Network {
 	}
 	for _, v := range w.vswitches {
 		n.VSwitches = append(n.VSwitches, VSwitch{ID: v.ID, Name: v.Name, Zone: v.Zone, CIDR: v.CIDR, Role: v.Tags[TagRole],
-			Own: name != "" && owned(v.Tags, name), Addresses: plan.Usable(v.CIDR), Free: v.Available})
+			Own: owned(v.Tags, name), Addresses: plan.Usable(v.CIDR), Free: v.Available})
 		free.RemovePrefix(v.CIDR)
 	}
 	for _, g := range w.groups {
-		n.Groups = append(n.Groups, Group{ID: g.ID, Name: g.Name, Type: g.Type, Own: name != "" && owned(g.Tags, name), Free: g.Free})
+		n.Groups = append(n.Groups, Group{ID: g.ID, Name: g.Name, Type: g.Type, Own: owned(g.Tags, name), Free: g.Free})
 	}
 	if set, err := free.IPSet(); err == nil { // it has seen valid prefixes only
 		n.Free = set.Prefixes()

@@ -12,8 +12,10 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
@@ -132,8 +134,10 @@ func (p *Provisioner) wait(ctx context.Context, f func() (done bool, state strin
 func (p *Provisioner) insist(ctx context.Context, f func() error) error {
 	return p.wait(ctx, func() (bool, string, error) {
 		err := f()
-		if err != nil && cloud.ClassOf(err) == cloud.Conflict {
-			return false, err.Error(), nil
+		var busy *cloud.Error
+		if errors.As(err, &busy) && busy.Class == cloud.Conflict {
+			// Each answer has another id, and would be another line of progress.
+			return false, strings.ReplaceAll(err.Error(), " (request "+busy.RequestID+")", ""), nil
 		}
 		return err == nil, "", err
 	})

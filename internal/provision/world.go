@@ -22,8 +22,9 @@ type world struct {
 	allowed map[string][]netip.Prefix
 }
 
-// owned reports whether a resource carries the plan's tag.
-func owned(tags map[string]string, name string) bool { return tags[TagPlan] == name }
+// owned reports whether a resource carries the plan's tag. A plan without a name owns
+// nothing: what nobody has tagged is somebody else's.
+func owned(tags map[string]string, name string) bool { return name != "" && tags[TagPlan] == name }
 
 // tags are put on what a plan makes.
 func tags(name string) map[string]string {

@@ -27,7 +27,7 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 			if err := checkOutput(output, "text", "json"); err != nil {
 				return err
 			}
-			name, region, err := planOrName(args[0])
+			name, region, file, err := planOrName(args[0])
 			if err != nil {
 				return err
 			}
@@ -52,8 +52,10 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 			if err != nil {
 				return explained(err)
 			}
-			if err := (&provision.PlanFile{Path: args[0]}).Forget(); err != nil {
-				return err
+			if file != nil {
+				if err := file.Forget(); err != nil {
+					return err
+				}
 			}
 			if output == "json" {
 				if done == nil {

@@ -29,7 +29,7 @@ func showCommand(f *cloudflags.Flags) *cobra.Command {
 			name, region := "", ""
 			if len(args) == 1 {
 				var err error
-				if name, region, err = planOrName(args[0]); err != nil {
+				if name, region, _, err = planOrName(args[0]); err != nil {
 					return err
 				}
 			}

@@ -71,26 +71,31 @@ func planFile(path, table string) (*provision.PlanFile, error) {
 	return &provision.PlanFile{Path: path, Types: types}, nil
 }
 
-// planOrName reads an argument that is a plan's file or its name.
-func planOrName(arg string) (name, region string, err error) {
+// planOrName reads an argument that is a plan's file or its name; file is nil for a name.
+func planOrName(arg string) (name, region string, file *provision.PlanFile, err error) {
 	info, err := os.Stat(arg)
 	switch {
+	case arg == "":
+		return "", "", nil, errors.New("the plan's name is empty: want a plan's file, or its name")
 	case err == nil && !info.IsDir():
 	case looksLikeFile(arg): // mistyped: no plan is called so
-		return "", "", fmt.Errorf("there is no file %s; want a plan's file, or its name", arg)
+		return "", "", nil, fmt.Errorf("there is no file %s; want a plan's file, or its name", arg)
 	default:
-		return arg, "", nil
+		return arg, "", nil, nil
 	}
 	b, err := os.ReadFile(arg)
 	if err != nil {
-		return "", "", fmt.Errorf("read the plan: %w", err)
+		return "", "", nil, fmt.Errorf("read the plan: %w", err)
 	}
 	// What a plan made can be shown and deleted even if the plan is not sound any more.
 	p, err := plan.Parse(b)
 	if err != nil {
-		return "", "", fmt.Errorf("%s:\n%w", arg, err)
+		return "", "", nil, fmt.Errorf("%s:\n%w", arg, err)
 	}
-	return p.Name, p.Region, nil
+	if p.Name == "" {
+		return "", "", nil, fmt.Errorf("%s: name is empty: want the name that the plan's VPC is tagged with", arg)
+	}
+	return p.Name, p.Region, planFile(arg), nil
 }
 
 func looksLikeFile(arg string) bool {
@@ -107,6 +112,10 @@ func explained(err error) error {
 	switch {
 	case x.Reason == "NoPermission":
 		x.NextStep = "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role"
+	case x.Reason == "Cancelled":
+		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
+	case x.Class == cloud.Throttled:
+		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
 	case x.Class == cloud.Transient:
 		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
 	case x.Class == cloud.Auth:
