@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -28,11 +29,11 @@ func (f *PlanFile) Load() (*plan.Plan, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the plan: %w", err)
 	}
-	p, err := plan.Parse(b)
+	p, err := plan.Read(b, f.Types)
 	if err != nil {
 		return nil, fmt.Errorf("%s:\n%w", f.Path, err)
 	}
-	return p, f.check(p)
+	return p, nil
 }
 
 func (f *PlanFile) check(p *plan.Plan) error {
@@ -88,11 +89,21 @@ func (f *PlanFile) Forget() error {
 	return nil
 }
 
+// Cluster is one that is to use what Grow adds.
+type Cluster struct {
+	// VSwitches are those that it uses, Services its Service ranges.
+	VSwitches []string
+	Services  []netip.Prefix
+	// Adopt makes it use one more.
+	Adopt func(ctx context.Context, zone, id string) error
+}
+
 // Grown is what Grow did.
 type Grown struct {
 	Zone    string
 	VSwitch VSwitch
-	// Resumed: an earlier Grow was finished, no other vSwitch was added.
+	// Resumed: an earlier Grow was finished, or the cluster got a vSwitch that the plan
+	// had already; no other was added.
 	Resumed bool
 	// Plan is the plan with the vSwitch, Network what exists now.
 	Plan    *plan.Plan
@@ -100,9 +111,10 @@ type Grown struct {
 }
 
 // Grow adds a Pod vSwitch to a plan whose VPC exists: in the plan's file first, then
-// in the cloud, and last adopt tells the cluster, if there is one (nil: none). ask's
-// Taken is filled in here.
-func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, adopt func(ctx context.Context, zone, id string) error) (*Grown, error) {
+// in the cloud, and last it tells the cluster, if there is one (nil: none). A vSwitch
+// that the plan has and the cluster does not use comes before a new one. ask's Taken
+// is filled in here.
+func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cluster *Cluster) (*Grown, error) {
 	want, err := f.Load()
 	if err != nil {
 		return nil, err
@@ -118,7 +130,19 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, ad
 	case resumed:
 		p.say("an earlier grow is finished: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
 	default:
-		if g, err = p.choose(ctx, f, want, ask); err != nil {
+		w, err := p.observe(ctx, want.Name)
+		if err != nil {
+			return nil, err
+		}
+		if w.vpc == nil {
+			return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
+		}
+		if g = unused(want, w, ask, cluster); g != nil {
+			resumed = true
+			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)
+			break
+		}
+		if g, err = f.choose(want, w, ask, cluster); err != nil {
 			return nil, err
 		}
 	}
@@ -133,26 +157,40 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, ad
 	if there == nil {
 		return nil, fmt.Errorf("the vSwitch %s was made and is not in the VPC any more", g.VSwitch.CIDR)
 	}
-	if adopt != nil {
-		if err := adopt(ctx, g.Zone, there.ID); err != nil {
+	if cluster != nil {
+		if err := cluster.Adopt(ctx, g.Zone, there.ID); err != nil {
 			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to go on", err, there.ID)
 		}
 	}
-	if err := os.Remove(f.record()); err != nil {
-		return nil, fmt.Errorf("remove the record of the grow: %w", err)
+	if err := f.Forget(); err != nil {
+		return nil, err
 	}
 	return &Grown{Zone: g.Zone, VSwitch: *there, Resumed: resumed, Plan: want, Network: n}, nil
 }
 
+// unused is the zone's first Pod vSwitch of the plan that the cluster does not use: an
+// earlier Grow was not told of the cluster, or somebody has written it into the plan.
+func unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growing {
+	if cluster == nil {
+		return nil
+	}
+	used := func(v plan.VSwitch) bool {
+		return slices.ContainsFunc(w.vswitches, func(there cloud.VSwitch) bool {
+			return there.CIDR == v.CIDR && slices.Contains(cluster.VSwitches, there.ID)
+		})
+	}
+	for _, z := range want.Zones {
+		for _, v := range z.Pods {
+			if z.ID == ask.Zone && !used(v) && (!ask.CIDR.IsValid() || ask.CIDR == v.CIDR) {
+				return &growing{Zone: z.ID, VSwitch: v}
+			}
+		}
+	}
+	return nil
+}
+
 // choose finds a range and records it.
-func (p *Provisioner) choose(ctx context.Context, f *PlanFile, want *plan.Plan, ask plan.Growth) (*growing, error) {
-	w, err := p.observe(ctx, want.Name)
-	if err != nil {
-		return nil, err
-	}
-	if w.vpc == nil {
-		return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
-	}
+func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) (*growing, error) {
 	for _, v := range w.vswitches {
 		ask.Taken = append(ask.Taken, v.CIDR)
 	}
@@ -164,6 +202,14 @@ func (p *Provisioner) choose(ctx context.Context, f *PlanFile, want *plan.Plan, 
 		default:
 			ask.Taken = append(ask.Taken, c)
 		}
+	}
+	if cluster != nil { // whose Service range may be another than the plan's
+		for _, c := range cluster.Services {
+			if ask.CIDR.IsValid() && c.Overlaps(ask.CIDR) {
+				return nil, fmt.Errorf("range %s overlaps the cluster's Service range %s: choose another range", ask.CIDR, c)
+			}
+		}
+		ask.Taken = append(ask.Taken, cluster.Services...)
 	}
 	grown, v, err := want.Grow(ask)
 	if err != nil {

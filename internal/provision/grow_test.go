@@ -38,6 +38,25 @@ func load(t *testing.T, f *provision.PlanFile) *plan.Plan {
 	return p
 }
 
+// uses is a cluster that uses every Pod vSwitch of the plan.
+func uses(t *testing.T, s *simulator, f *provision.PlanFile) *provision.Cluster {
+	t.Helper()
+	p := load(t, f)
+	n, err := s.provisioner(t).Show(t.Context(), p.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &provision.Cluster{}
+	for _, ids := range n.ENIConfig(p).VSwitches {
+		c.VSwitches = append(c.VSwitches, ids...)
+	}
+	c.Adopt = func(_ context.Context, _, id string) error {
+		c.VSwitches = append(c.VSwitches, id)
+		return nil
+	}
+	return c
+}
+
 // tidy: nothing is left beside the plan.
 func tidy(t *testing.T, f *provision.PlanFile) {
 	t.Helper()
@@ -52,10 +71,12 @@ func TestGrow(t *testing.T) {
 	f := onDisk(t, s, example())
 	for i, want := range []string{"192.168.128.0/19", "192.168.160.0/19", "192.168.192.0/19", "192.168.224.0/19", "10.0.0.0/19", "10.0.32.0/19"} {
 		var told string
-		g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, func(_ context.Context, zone, id string) error {
+		c := uses(t, s, f)
+		c.Adopt = func(_ context.Context, zone, id string) error {
 			told = zone + " " + id
 			return nil
-		})
+		}
+		g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -94,14 +115,17 @@ func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		for k := 0; ; k++ {
 			s, f := crowded(t)
+			c := uses(t, s, f)
+			c.Adopt = func(context.Context, string, string) error { return killed }
 			ctx := s.wire.cutAfter(t, k, late)
-			_, err := s.provisioner(t).Grow(ctx, f, ask, func(context.Context, string, string) error { return killed })
+			_, err := s.provisioner(t).Grow(ctx, f, ask, c)
 			if err == nil {
 				t.Fatal("grow succeeded although the cluster was not told")
 			}
 			calls := s.wire.mend()
 			began, err := os.Stat(f.Path + ".growing")
-			g, err2 := s.provisioner(t).Grow(t.Context(), f, ask, func(context.Context, string, string) error { return nil })
+			c.Adopt = func(context.Context, string, string) error { return nil }
+			g, err2 := s.provisioner(t).Grow(t.Context(), f, ask, c)
 			if err2 != nil {
 				t.Fatalf("killed after %d calls (late %t), then: %v", k, late, err2)
 			}
@@ -132,7 +156,9 @@ func TestGrowFinishesTheOldOneFirst(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
 	refused := errors.New("no such cluster")
-	_, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}, func(context.Context, string, string) error { return refused })
+	c := uses(t, s, f)
+	c.Adopt = func(context.Context, string, string) error { return refused }
+	_, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}, c)
 	if !errors.Is(err, refused) {
 		t.Fatal(err)
 	}
@@ -166,6 +192,66 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 	}
 	tidy(t, f)
 	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil)
+	if err != nil || g.VSwitch.CIDR.String() != "10.1.0.0/19" {
+		t.Errorf("%+v, %v: want 10.1.0.0/19", g, err)
+	}
+}
+
+// What the plan has and the cluster does not use comes first: grown without the
+// cluster, or written into the plan by hand. Only then another one is made.
+func TestGrowGivesTheClusterThePlans(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	c := uses(t, s, f)
+	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := load(t, f)
+	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("by-hand", "192.168.200.0/24"))
+	p.Zones[1].Pods = append(p.Zones[1].Pods, vsw("elsewhere", "192.168.201.0/24"))
+	if err := f.Save(p); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []struct {
+		cidr    string
+		resumed bool
+	}{{"192.168.128.0/20", true}, {"192.168.200.0/24", true}, {"192.168.144.0/20", false}} {
+		g, err := s.provisioner(t).Grow(t.Context(), f, ask, c)
+		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed || !slices.Contains(c.VSwitches, g.VSwitch.ID) {
+			t.Fatalf("%+v, %v: want %+v; the cluster uses %v", g, err, want, c.VSwitches)
+		}
+		tidy(t, f)
+	}
+	// Who asks for a range gets that one, and no other of the plan's.
+	ask = plan.Growth{Zone: "cn-hangzhou-j", CIDR: ranges("192.168.202.0/24")[0]}
+	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR != ask.CIDR || g.Resumed {
+		t.Errorf("%+v, %v: want %s, new", g, err, ask.CIDR)
+	}
+	ask.CIDR = ranges("192.168.201.0/24")[0]
+	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR != ask.CIDR || !g.Resumed {
+		t.Errorf("%+v, %v: want %s, the plan's", g, err, ask.CIDR)
+	}
+	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
+}
+
+// The cluster's Service range may be another than the plan's: nothing may overlap it.
+func TestGrowBesideTheClustersServices(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	vpc := s.View().VPCs[0].VpcId
+	s.write(t, func(a state.API) error { // the VPC is full
+		_, err := a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: "cn-hangzhou-i", CidrBlock: "192.168.128.0/17"})
+		return err
+	})
+	c := uses(t, s, f)
+	c.Services = ranges("10.0.16.0/20")
+	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("10.0.0.0/19")[0]}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err == nil || !strings.Contains(err.Error(), "range 10.0.0.0/19 overlaps the cluster's Service range 10.0.16.0/20") {
+		t.Errorf("%v: want the Service range named", err)
+	}
+	tidy(t, f)
+	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, c)
 	if err != nil || g.VSwitch.CIDR.String() != "10.1.0.0/19" {
 		t.Errorf("%+v, %v: want 10.1.0.0/19", g, err)
 	}

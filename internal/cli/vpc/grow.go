@@ -11,7 +11,6 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"terway.dev/terway/internal/cli/cloudflags"
-	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/provision/eniconfig"
@@ -26,8 +25,8 @@ func growCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 		Long: `Add a Pod vSwitch to a plan whose VPC exists: the next free range of the VPC, or
 one of a new secondary range when the VPC is full. FILE is rewritten. With
 --kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
-too, and the controller uses it without a restart. Without it the vSwitch's id is to be
-put there by hand.
+too, and the controller uses it without a restart. If the plan has a Pod vSwitch in
+ZONE that the cluster does not use, the cluster gets that one, and no other is made.
 
 An interrupted run is finished by the next one, which adds no other vSwitch; until
 then FILE.growing says what is under way.`,
@@ -61,17 +60,17 @@ then FILE.growing says what is under way.`,
 			if err != nil {
 				return err
 			}
-			var adopt func(context.Context, string, string) error
+			var cluster *provision.Cluster
 			if kubeconfig != "" {
-				if adopt, err = adopter(cmd.Context(), p, want, kubeconfig, namespace); err != nil {
+				if cluster, err = connectCluster(cmd.Context(), p, want, kubeconfig, namespace); err != nil {
 					return err
 				}
 			}
-			g, err := p.Grow(cmd.Context(), file, ask, adopt)
+			g, err := p.Grow(cmd.Context(), file, ask, cluster)
 			if err != nil {
 				return explained(err)
 			}
-			return writeGrown(cmd, output, args[0], namespace, g, adopt != nil)
+			return writeGrown(cmd, output, args[0], g, cluster != nil)
 		},
 	}
 	fl := cmd.Flags()
@@ -87,9 +86,9 @@ then FILE.growing says what is under way.`,
 	return cmd
 }
 
-// adopter tells a cluster about a vSwitch. A kubeconfig that cannot be used, or is
-// another cluster's, is found before anything is made.
-func adopter(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kubeconfig, namespace string) (func(context.Context, string, string) error, error) {
+// connectCluster finds the cluster that is to use the vSwitch. A kubeconfig that cannot
+// be used, or is another cluster's, is found before anything is made.
+func connectCluster(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kubeconfig, namespace string) (*provision.Cluster, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
@@ -106,24 +105,14 @@ func adopter(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kub
 	for _, v := range n.VSwitches {
 		ids = append(ids, v.ID)
 	}
-	if err := eniconfig.Check(ctx, client, namespace, p.Region, ids); err != nil {
+	cluster, err := eniconfig.Cluster(ctx, client, namespace, p.Region, ids, p.Say)
+	if err != nil {
 		return nil, fmt.Errorf("--kubeconfig %s: %w", kubeconfig, err)
 	}
-	return func(ctx context.Context, zone, id string) error {
-		changed, err := eniconfig.Adopt(ctx, client, namespace, zone, id)
-		switch {
-		case err != nil:
-			return err
-		case changed:
-			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s now", namespace, config.ConfigMapName, id))
-		default:
-			p.Say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s already", namespace, config.ConfigMapName, id))
-		}
-		return nil
-	}, nil
+	return cluster, nil
 }
 
-func writeGrown(cmd *cobra.Command, output, file, namespace string, g *provision.Grown, adopted bool) error {
+func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, adopted bool) error {
 	out := cmd.OutOrStdout()
 	values := g.Network.ENIConfig(g.Plan)
 	switch output {
@@ -142,14 +131,10 @@ func writeGrown(cmd *cobra.Command, output, file, namespace string, g *provision
 	if adopted {
 		fmt.Fprint(out, "the cluster uses it now; so that the next \"helm upgrade\" keeps it, put this into the chart's values:\n\n")
 	} else {
-		fmt.Fprintf(out, `no cluster uses it yet: put %[1]s into vswitches of the cluster's configuration
+		fmt.Fprintf(out, `no cluster was told of it: run the command again with --kubeconfig, which makes no other
+vSwitch. So that the next "helm upgrade" keeps it, put this into the chart's values:
 
-  kubectl -n %[2]s edit configmap %[3]s
-
-and, so that the next "helm upgrade" keeps it, this into the chart's values. Do not run
-"vpc grow" again for it: that adds another vSwitch.
-
-`, g.VSwitch.ID, namespace, config.ConfigMapName)
+`)
 	}
 	return writeValues(out, provision.ENIConfig{VSwitches: values.VSwitches})
 }

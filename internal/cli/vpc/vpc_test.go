@@ -2,18 +2,26 @@ package vpc
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
@@ -79,7 +87,7 @@ func (o *operator) run(command string) (out, said string, err error) {
 	cmd.SetOut(&stdout)
 	cmd.SetErr(&stderr)
 	cmd.SetContext(o.Context())
-	cmd.SetArgs(strings.Fields(strings.ReplaceAll(command, "PLAN", o.plan)))
+	cmd.SetArgs(strings.Fields(strings.NewReplacer("PLAN", o.plan, "BAD", o.plan+".bad").Replace(command)))
 	err = cmd.Execute()
 	return stdout.String(), stderr.String(), err
 }
@@ -121,7 +129,7 @@ func TestLife(t *testing.T) {
 	o.does("show shop --region cn-hangzhou", "shop-node", "192.168.64.0/18, 192.168.128.0/17")
 
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 24", "shop-pod-2, 192.168.64.0/24) has 252 addresses",
-		"no cluster uses it yet: put vsw-", "kubectl -n kube-system edit configmap eni-config", "adds another vSwitch")
+		"no cluster was told of it: run the command again with --kubeconfig, which makes no other", "helm upgrade", "vswitches:\n    cn-hangzhou-i:\n    - vsw-")
 	out, _, err := o.run("apply PLAN -o json")
 	var applied struct {
 		Done      []string
@@ -137,6 +145,9 @@ func TestLife(t *testing.T) {
 	if err := os.WriteFile(o.plan+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"shop-pod-3","cidr":"192.168.65.0/24"}}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
+	o.write("version: 1\nregion: cn-hangzhou")
+	o.fails("delete PLAN --yes", "name is empty")
+	o.write(shop)
 	o.does("delete PLAN --yes", "deleted vSwitch vsw-", "deleted VPC vpc-")
 	if _, err := os.Stat(o.plan + ".growing"); !os.IsNotExist(err) {
 		t.Errorf("the record of a growth outlives its VPC: %v", err)
@@ -147,20 +158,26 @@ func TestLife(t *testing.T) {
 // TestWrongUse: what is wrong is said before anything is made.
 func TestWrongUse(t *testing.T) {
 	o := newOperator(t)
+	// Mistakes of form do not hide those of the network.
+	if err := os.WriteFile(o.plan+".bad", []byte(strings.NewReplacer("region", "regio", "Group: normal", "Group: fancy").Replace(shop)), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for command, want := range map[string]string{
-		"apply PLAN -o xml":                               `--output "xml": want text, json, values`,
-		"apply PLAN --dry-run -o values":                  "no values before",
-		"apply PLAN.old":                                  "no such file",
-		"apply PLAN --region cn-beijing":                  "the plan says region cn-hangzhou",
-		"apply PLAN --endpoint-network x":                 `"x" is neither public nor vpc`,
-		"show":                                            "give either",
-		"show shop":                                       "no region",
-		"show PLAN.yml":                                   "there is no file",
-		"delete ./shop --yes":                             "there is no file ./shop",
-		"delete plan.yml --yes --region r":                "there is no file plan.yml",
-		"grow PLAN":                                       `"zone" not set`,
-		"grow PLAN --zone z --cidr x":                     `--cidr "x": want a range`,
-		"grow PLAN --zone z --cidr 10.0.0.0/24":           "has no VPC yet",
+		"apply PLAN -o xml":                     `--output "xml": want text, json, values`,
+		"apply PLAN --dry-run -o values":        "no values before",
+		"apply PLAN.old":                        "no such file",
+		"apply PLAN --region cn-beijing":        "the plan says region cn-hangzhou",
+		"apply PLAN --endpoint-network x":       `"x" is neither public nor vpc`,
+		"show":                                  "give either",
+		"apply BAD":                             "securityGroup \"fancy\": want normal or enterprise",
+		"grow BAD --zone z":                     "regio is not a key: want region",
+		"show shop":                             "no region",
+		"show PLAN.yml":                         "there is no file",
+		"delete ./shop --yes":                   "there is no file ./shop",
+		"delete plan.yml --yes --region r":      "there is no file plan.yml",
+		"grow PLAN":                             `"zone" not set`,
+		"grow PLAN --zone z --cidr x":           `--cidr "x": want a range`,
+		"grow PLAN --zone z --cidr 10.0.0.0/24": "has no VPC yet",
 		"grow PLAN --zone z --cidr 10.0.0.0/24 --bits 24": "give one of them",
 		"grow PLAN --zone z --kubeconfig /none":           "--kubeconfig /none",
 	} {
@@ -206,29 +223,123 @@ func TestFlannel(t *testing.T) {
 	o.does("apply PLAN", "network: flannel\n  pod_cidr: 172.20.0.0/16", "--cluster-cidr=172.20.0.0/16 --node-cidr-mask-size=26\n")
 }
 
-// TestAnotherCluster: the vSwitch is not even made when the kubeconfig is another cluster's.
-func TestAnotherCluster(t *testing.T) {
-	o := newOperator(t)
-	o.does("apply PLAN")
+// cluster is an API server that has the ConfigMap eni-config and nothing else.
+type cluster struct {
+	kubeconfig string
+
+	mu     sync.Mutex
+	config string // what is in it
+	writes int
+}
+
+func newCluster(t *testing.T, config string) *cluster {
+	c := &cluster{config: config}
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet || r.URL.Path != "/api/v1/namespaces/kube-system/configmaps/eni-config" {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		const path = "/api/v1/namespaces/kube-system/configmaps/eni-config"
+		switch {
+		case r.Method == http.MethodGet && r.URL.Path == path:
+		case r.Method == http.MethodPut && r.URL.Path == path:
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			obj, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+			m, ok := obj.(*corev1.ConfigMap)
+			if err != nil || !ok {
+				t.Errorf("%v: %s", err, body)
+				return
+			}
+			c.config, c.writes = m.Data["eni-config.yaml"], c.writes+1
+		default:
 			t.Errorf("%s %s", r.Method, r.URL)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(corev1.ConfigMap{
 			TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"}, ObjectMeta: metav1.ObjectMeta{Name: "eni-config", Namespace: "kube-system"},
-			Data: map[string]string{"eni-config.yaml": "{cluster_id: other, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-other]}}"},
+			Data: map[string]string{"eni-config.yaml": c.config},
 		})
 	}))
-	defer api.Close()
-	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, []byte("{clusters: [{name: c, cluster: {server: '"+api.URL+"'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}"), 0o600); err != nil {
+	t.Cleanup(api.Close)
+	c.kubeconfig = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(c.kubeconfig, []byte("{clusters: [{name: c, cluster: {server: '"+api.URL+"'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	o.fails("grow PLAN --zone cn-hangzhou-i --kubeconfig "+kubeconfig, "cluster other has no vSwitch of the plan's VPC, but [vsw-other]")
+	return c
+}
+
+// TestAnotherCluster: the vSwitch is not even made when the kubeconfig is another cluster's.
+func TestAnotherCluster(t *testing.T) {
+	o := newOperator(t)
+	o.does("apply PLAN")
+	c := newCluster(t, "{cluster_id: other, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-other]}}")
+	o.fails("grow PLAN --zone cn-hangzhou-i --kubeconfig "+c.kubeconfig, "cluster other has no vSwitch of the plan's VPC, but [vsw-other]")
 	o.does("apply PLAN", "nothing to do")
 	if text, err := os.ReadFile(o.plan); err != nil || string(text) != shop {
 		t.Errorf("the plan has changed: %v\n%s", err, text)
+	}
+	if c.writes > 0 {
+		t.Error("the cluster was changed")
+	}
+}
+
+// TestGrowLater: a vSwitch that was made without the cluster is brought into it by the
+// same command, and no other is made.
+func TestGrowLater(t *testing.T) {
+	o := newOperator(t)
+	values, _, err := o.run("apply PLAN -o values")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var chart struct{ ENIConfig map[string]any }
+	if err := yaml.Unmarshal([]byte(values), &chart); err != nil {
+		t.Fatal(err)
+	}
+	text, err := yaml.Marshal(chart.ENIConfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, string(text))
+	var grown, later struct {
+		VSwitch          struct{ ID string }
+		Resumed, Adopted bool
+	}
+	for _, run := range []struct {
+		flags string
+		into  any
+	}{{"", &grown}, {" --kubeconfig " + c.kubeconfig, &later}} {
+		out, _, err := o.run("grow PLAN --zone cn-hangzhou-i --bits 24 -o json" + run.flags)
+		if err == nil {
+			err = json.Unmarshal([]byte(out), run.into)
+		}
+		if err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	if grown.Adopted || !later.Adopted || !later.Resumed || later.VSwitch.ID != grown.VSwitch.ID {
+		t.Errorf("without the cluster %+v, with it %+v: want the same vSwitch", grown, later)
+	}
+	if c.writes != 1 || !strings.Contains(c.config, grown.VSwitch.ID) {
+		t.Errorf("written %d times, the cluster has\n%s", c.writes, c.config)
+	}
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 24 --kubeconfig "+c.kubeconfig, "the cluster uses it now")
+	if n := strings.Count(c.config, "vsw-"); n != 3 {
+		t.Errorf("the cluster has %d vSwitches, want a third one:\n%s", n, c.config)
+	}
+}
+
+// TestExplained: what the user reads is about the user's command, not the controller.
+func TestExplained(t *testing.T) {
+	for want, err := range map[string]error{
+		"\ninterrupted: run the command again":               &cloud.Error{Class: cloud.Transient, Err: context.Canceled},
+		"run the command again in a minute":                  &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
+		"check that this machine reaches the endpoint":       &cloud.Error{Class: cloud.Transient, Err: io.EOF},
+		"attach the policy of deploy/ram-policy-vpc.json to": &cloud.Error{Class: cloud.Auth, Code: "Forbidden.RAM"},
+	} {
+		if got := explained(fmt.Errorf("look: %w", err)); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+			t.Errorf("%v: want %q in it", got, want)
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/provision"
 )
 
 // AddVSwitch puts a vSwitch behind the others of its zone.
@@ -45,20 +46,20 @@ func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err err
 	return out, true, nil
 }
 
-// Check says why a cluster is not one that may use a vSwitch of a VPC: it is in another
-// region, or none of its vSwitches is among those of the VPC. A kubeconfig is easily
-// that of another cluster.
-func Check(ctx context.Context, c kubernetes.Interface, namespace, region string, vswitches []string) error {
+// Cluster reads what a cluster uses that is to have a vSwitch of a VPC. It says why the
+// cluster may not: it is in another region, or none of its vSwitches is among those of
+// the VPC. A kubeconfig is easily that of another cluster.
+func Cluster(ctx context.Context, c kubernetes.Interface, namespace, region string, vswitches []string, say func(string)) (*provision.Cluster, error) {
 	m, err := c.CoreV1().ConfigMaps(namespace).Get(ctx, config.ConfigMapName, metav1.GetOptions{})
 	if err != nil {
-		return fmt.Errorf("read ConfigMap %s/%s: %w", namespace, config.ConfigMapName, err)
+		return nil, fmt.Errorf("read ConfigMap %s/%s: %w", namespace, config.ConfigMapName, err)
 	}
 	cfg, err := config.FromConfigMap(m.Data)
 	if err != nil {
-		return fmt.Errorf("ConfigMap %s/%s:\n%w", namespace, config.ConfigMapName, err)
+		return nil, fmt.Errorf("ConfigMap %s/%s:\n%w", namespace, config.ConfigMapName, err)
 	}
 	if cfg.Region != region {
-		return fmt.Errorf("cluster %s is in region %s, the plan's VPC in %s: is it the right cluster?", cfg.ClusterID, cfg.Region, region)
+		return nil, fmt.Errorf("cluster %s is in region %s, the plan's VPC in %s: is it the right cluster?", cfg.ClusterID, cfg.Region, region)
 	}
 	var has []string
 	for _, ids := range cfg.VSwitches {
@@ -66,12 +67,23 @@ func Check(ctx context.Context, c kubernetes.Interface, namespace, region string
 	}
 	slices.Sort(has)
 	if !slices.ContainsFunc(has, func(id string) bool { return slices.Contains(vswitches, id) }) {
-		return fmt.Errorf("cluster %s has no vSwitch of the plan's VPC, but %v: is it the right cluster?", cfg.ClusterID, has)
+		return nil, fmt.Errorf("cluster %s has no vSwitch of the plan's VPC, but %v: is it the right cluster?", cfg.ClusterID, has)
 	}
-	return nil
+	return &provision.Cluster{VSwitches: has, Services: cfg.ServiceCIDRs(), Adopt: func(ctx context.Context, zone, id string) error {
+		changed, err := Adopt(ctx, c, namespace, zone, id)
+		switch {
+		case err != nil:
+			return err
+		case changed:
+			say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s now", namespace, config.ConfigMapName, id))
+		default:
+			say(fmt.Sprintf("ConfigMap %s/%s has vSwitch %s already", namespace, config.ConfigMapName, id))
+		}
+		return nil
+	}}, nil
 }
 
-// Adopt makes the cluster use a vSwitch; it reports whether the ConfigMap was changed.
+// Adopt makes a cluster use a vSwitch; it reports whether the ConfigMap was changed.
 func Adopt(ctx context.Context, c kubernetes.Interface, namespace, zone, id string) (changed bool, err error) {
 	maps := c.CoreV1().ConfigMaps(namespace)
 	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {

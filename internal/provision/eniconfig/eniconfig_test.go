@@ -74,7 +74,7 @@ func TestAdopt(t *testing.T) {
 }
 
 // A vSwitch must not get into the configuration of a cluster elsewhere.
-func TestCheck(t *testing.T) {
+func TestCluster(t *testing.T) {
 	for want, c := range map[string]struct {
 		namespace, region, data string
 		vswitches               []string
@@ -88,9 +88,42 @@ func TestCheck(t *testing.T) {
 	} {
 		client := fake.NewClientset(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: config.ConfigMapName, Namespace: "kube-system"},
 			Data: map[string]string{config.ConfigMapKey: c.data}})
-		err := Check(t.Context(), client, c.namespace, c.region, c.vswitches)
+		cluster, err := Cluster(t.Context(), client, c.namespace, c.region, c.vswitches, func(string) {})
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
 		}
+		if err == nil && (strings.Join(cluster.VSwitches, " ") != "vsw-1" || len(cluster.Services) != 1 || cluster.Services[0].String() != "172.21.0.0/20") {
+			t.Errorf("the cluster is %+v", cluster)
+		}
 	}
+}
+
+// Whatever the ConfigMap has: what is written is a configuration, with one vSwitch more
+// and nothing else that is different.
+func FuzzAddVSwitch(f *testing.F) {
+	f.Add([]byte(before), "cn-hangzhou-i", "vsw-2")
+	f.Add([]byte("{cluster_id: c, region: r, network: flannel, pod_cidr: 10.0.0.0/16, service_cidr: 172.21.0.0/20}"), "z", "vsw-1")
+	f.Add([]byte("vswitches: {z: [vsw-1], z: []}"), "z", "vsw-1")
+	f.Fuzz(func(t *testing.T, data []byte, zone, id string) {
+		out, changed, err := AddVSwitch(data, zone, id)
+		if err != nil {
+			return
+		}
+		was, err := config.Parse(data)
+		if err != nil {
+			t.Fatalf("%q was no configuration: %v", data, err)
+		}
+		is, err := config.Parse(out)
+		if err != nil {
+			t.Fatalf("%q is none: %v", out, err)
+		}
+		for _, d := range config.Diff(was, is) {
+			if d.Key != "vswitches" {
+				t.Errorf("%s", d)
+			}
+		}
+		if n := len(was.VSwitches[zone]); changed && (len(is.VSwitches[zone]) != n+1 || is.VSwitches[zone][n] != id) {
+			t.Errorf("zone %q has %v, had %v", zone, is.VSwitches[zone], was.VSwitches[zone])
+		}
+	})
 }
