@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -112,6 +113,33 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)
 	if !strings.Contains(values, "annotation "+v1alpha1.AnnotationExclusiveENI+": ") {
 		t.Errorf("values.yaml does not say what the annotation %s is for", v1alpha1.AnnotationExclusiveENI)
+	}
+}
+
+// With network_policy: false, all that there is, nobody watches NetworkPolicies: the
+// programs on a cluster may not even read them.
+func TestNobodyMayReadNetworkPolicies(t *testing.T) {
+	templates, err := filepath.Glob(dir + "templates/*.yaml")
+	if err != nil || len(templates) == 0 {
+		t.Fatal(templates, err)
+	}
+	roles := 0
+	for _, path := range templates {
+		read(t, path, func(b []byte, _ any) error {
+			roles += strings.Count(string(b), "kind: ClusterRole\n") + strings.Count(string(b), "kind: Role\n")
+			for _, grant := range []string{"networkpolicies", "networking.k8s.io", `"*"`, `'*'`, "cluster-admin"} {
+				if strings.Contains(string(b), grant) {
+					t.Errorf("%s: %s", path, grant)
+				}
+			}
+			return nil
+		}, nil)
+	}
+	if roles < 3 {
+		t.Errorf("%d roles: this test does not see them", roles)
+	}
+	if slices.Contains(config.Choices("network_policy"), "true") {
+		t.Error("network_policy: true is there: this test is to be about false")
 	}
 }
 
