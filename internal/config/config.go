@@ -106,13 +106,14 @@ func parse(raw map[string]any) (*Config, error) {
 	}
 	var errs []error
 	known := maps.Clone(raw)
+	mistaken := map[string]bool{}
 	for _, k := range slices.Sorted(maps.Keys(raw)) {
 		if find(k) == nil {
 			errs = append(errs, unknown(k))
 			delete(known, k)
+			mistaken[decode.Nearest(k, names())] = true
 		}
 	}
-	mistaken := map[string]bool{}
 	for _, m := range decode.Object(known, c) {
 		errs = append(errs, fmt.Errorf("%s", m))
 		mistaken[keyOf(m.Field)] = true
@@ -124,7 +125,7 @@ func parse(raw map[string]any) (*Config, error) {
 		errs = append(errs, notWithFlannel(raw)...)
 	}
 	for _, err := range c.check() {
-		if !mistaken[keyOf(err.Error())] { // what has the wrong form is not missing besides
+		if !mistaken[keyOf(err.Error())] { // what has the wrong form or name is not missing besides
 			errs = append(errs, err)
 		}
 	}

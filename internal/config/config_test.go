@@ -84,6 +84,10 @@ min_pool_size "many": want a whole number
 vswitches.z "vsw-1": want a list`; err == nil || err.Error() != want {
 		t.Errorf("got\n%v\nwant\n%s", err, want)
 	}
+	_, err = Parse([]byte("vswitchs: {z: [vsw-1]}\nregion: r\ncluster_id: c\nservice_cidr: 172.21.0.0/20"))
+	if want := `"vswitchs" is not a key: did you mean "vswitches"?`; err == nil || err.Error() != want {
+		t.Errorf("got\n%v\nwant\n%s", err, want)
+	}
 	_, err = Parse([]byte("cooling_seconds: -5\ndatapath: x"))
 	if n := strings.Count(err.Error(), "\n"); n < 4 {
 		t.Errorf("%d lines of problems, want all of them:\n%v", n+1, err)

@@ -18,7 +18,7 @@ type Outcome string
 const (
 	Kept        Outcome = "kept"
 	Renamed     Outcome = "renamed"       // or with another value that means the same
-	Dropped     Outcome = "dropped"       // a default, or nothing depends on it here
+	Dropped     Outcome = "dropped"       // so it is here anyway, or nothing depends on it
 	Moved       Outcome = "elsewhere"     // said in another place, by the user
 	Unsupported Outcome = "not supported" // something that the old cluster had is missing
 )
@@ -107,15 +107,19 @@ func (c *Conversion) configMap(data map[string]any) error {
 	}
 	parts := map[string]map[string]any{}
 	for _, name := range []string{oldConf, confFile, conflistFile} {
-		text, there := data[name].(string)
-		if !there {
-			continue
+		switch part := data[name].(type) {
+		case string:
+			doc, err := object([]byte(part))
+			if err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			parts[name] = doc
+		case map[string]any: // written down by hand: a ConfigMap's values are text
+			parts[name] = part
+		case nil:
+		default:
+			return fmt.Errorf("%s: want a JSON object as text", name)
 		}
-		doc, err := object([]byte(text))
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		parts[name] = doc
 	}
 	if parts[oldConf] == nil {
 		return fmt.Errorf("the ConfigMap has no key %s: it is not the existing Terway's", oldConf)
@@ -167,7 +171,7 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 				row.Why += "; did you mean " + near + "?"
 			}
 		case k.idle(doc[name]):
-			row.Outcome, row.Why = Dropped, "the default"
+			row.Outcome, row.Why = Dropped, "so it is here"
 		case k.to != nil:
 			row.Outcome = Kept
 			k.to(c, doc[name], &row)

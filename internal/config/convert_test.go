@@ -64,7 +64,9 @@ func TestConvert(t *testing.T) {
 		`"vswitch_selection_policy": "random"`:                          "vswitch_selection_policy: random",
 		`"vswitch_selection_policy": "best"`:                            "vswitch_selection_policy | not supported |  | want ordered or random",
 		`"ip_stack": "dual"`:                                            "ip_stack | not supported |  | only IPv4",
-		`"ip_stack": ""`:                                                "ip_stack | dropped |  | the default",
+		`"ip_stack": ""`:                                                "ip_stack | dropped |  | so it is here",
+		`"disable_device_plugin": true`:                                 "disable_device_plugin | not supported |  | the agent is a device plugin",
+		`"disable_device_plugin": false`:                                "disable_device_plugin | dropped |  | so it is here",
 		`"eni_cap_ratio": 0.5`:                                          "eni_cap_ratio | not supported",
 		`"ip_pool_sync_period": "60s"`:                                  "ip_pool_sync_period | elsewhere",
 		`"colour": "red"`:                                               "colour | not supported |  | no key of eni_conf that is known",
@@ -87,6 +89,7 @@ func TestConvert(t *testing.T) {
 		"{}":                         "nothing in it",
 		"data: {}":                   "no key eni_conf",
 		"data: {eni-config.yaml: x}": "not the existing Terway's",
+		"data: {eni_conf: 5}":        "eni_conf: want a JSON object as text",
 		"data: {eni_conf: 'the-secret: [the-secret'}": "eni_conf: neither YAML nor JSON",
 	} {
 		if _, err := Convert([]byte(in), given); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
@@ -99,16 +102,15 @@ func TestConvert(t *testing.T) {
 func TestConvertPlugin(t *testing.T) {
 	for kind, name := range map[string]string{"Veth": "route", "IPVlan": "ipvlan", "datapathv2": "ebpf", "macvlan": ""} {
 		want := "datapath: " + name
-		switch {
-		case name == "":
+		if name == "" {
 			want = "want veth, IPVlan or datapathv2"
-		case !has("datapath", name):
-			want = "datapath: auto"
 		}
 		conf := `{"type":"terway","eniip_virtual_type":"` + kind + `"}`
 		for form, text := range map[string]string{
-			"conf":      conf,
-			"list":      `{"plugins":[` + conf + `,{"type":"portmap"},{"type":"tuning"}]}`,
+			"conf": conf,
+			"list": `{"plugins":[` + conf + `,{"type":"portmap"},{"type":"tuning"}]}`,
+			// As somebody may write it down; Kubernetes' own values are text.
+			"objects":   "data: {eni_conf: {version: 1}, 10-terway.conf: " + conf + "}",
 			"ConfigMap": "data: {eni_conf: '{\"version\":\"1\"}', 10-terway.conf: '{\"type\":\"other\"}', 10-terway.conflist: '{\"plugins\":[" + conf + "]}'}",
 		} {
 			c, err := Convert([]byte(text), Given{})

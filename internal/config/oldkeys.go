@@ -20,22 +20,22 @@ type oldKey struct {
 	outcome Outcome // where to is nil
 	// why is said of a key that is not ours: what to write instead, or what is missing.
 	why string
-	// defaults are values, as text, that ask for nothing.
-	defaults []string
-	// to converts a value that is not a default.
+	// same are values, as text, that ask for what is here anyway.
+	same []string
+	// to converts any other value.
 	to func(c *Conversion, v any, row *OldKey)
 }
 
-// idle reports whether a value asks for nothing.
+// idle reports whether a value asks for nothing that is not here anyway.
 func (k *oldKey) idle(v any) bool {
 	if v == nil || v == "" {
 		return true
 	}
-	return slices.Contains(k.defaults, strings.ToLower(fmt.Sprint(v)))
+	return slices.Contains(k.same, strings.ToLower(fmt.Sprint(v)))
 }
 
-func lost(why string, defaults ...string) oldKey {
-	return oldKey{outcome: Unsupported, why: why, defaults: defaults}
+func lost(why string, same ...string) oldKey {
+	return oldKey{outcome: Unsupported, why: why, same: same}
 }
 func dropped(why string) oldKey { return oldKey{outcome: Dropped, why: why} }
 func moved(why string) oldKey   { return oldKey{outcome: Moved, why: why} }
@@ -90,7 +90,7 @@ func oldKeys() map[string]oldKey {
 		"backoff_override":               dropped("the controller paces its calls by the cloud's answers"),
 		"rate_limit":                     dropped("the controller paces its calls by the cloud's answers"),
 		"extra_routes":                   lost("pods have no extra routes"),
-		"disable_device_plugin":          dropped("there is no device plugin"),
+		"disable_device_plugin":          lost("the agent is a device plugin: pods may ask for ENIs of their own (aliyun/eni)", "false"),
 		"eni_tag_filter":                 dropped("only ENIs that carry the cluster's own tag are managed"),
 		"eni_tag_block_list":             dropped("only ENIs that carry the cluster's own tag are managed"),
 		"kube_client_qps":                dropped("the pace of calls to Kubernetes is fixed"),
@@ -125,7 +125,7 @@ func pluginKeys() map[string]oldKey {
 		"symmetric_routing":            lost("answers leave by the pod's ENI", "false"),
 		"symmetric_routing_config":     lost("answers leave by the pod's ENI"),
 		"veth_prefix":                  dropped("the existing Terway does not use it either"),
-		"network_policy_provider":      dropped("one engine serves every datapath; network_policy turns it on"),
+		"network_policy_provider":      dropped("which engine enforces policies is not to be chosen"),
 		"cilium_args":                  lost("there is no Cilium here"),
 		"cilium_enable_hubble":         hubble,
 		"cilium_hubble_listen_address": hubble,
@@ -211,16 +211,12 @@ func selection(c *Conversion, v any, row *OldKey) {
 func datapath(c *Conversion, v any, row *OldKey) {
 	name, ok := map[string]string{"veth": "route", "ipvlan": "ipvlan", "datapathv2": "ebpf"}[strings.ToLower(fmt.Sprint(v))]
 	row.To = "datapath"
-	switch {
-	case !ok:
+	if !ok {
 		row.Outcome, row.To, row.Why = Unsupported, "", "want veth, IPVlan or datapathv2"
-	case has("datapath", name):
-		row.Outcome, row.Why = Renamed, name
-		c.Config["datapath"] = name
-	default:
-		row.Outcome, row.Why = Unsupported, name+" is not there yet; auto takes the fastest that there is"
-		c.Config["datapath"] = "auto"
+		return
 	}
+	row.Outcome, row.Why = Renamed, name
+	c.Config["datapath"] = name
 }
 
 func policy(c *Conversion, v any, row *OldKey) {
