@@ -200,7 +200,7 @@ var table = []entry{
 	{codes: []string{"InvalidVSwitch.Ipv6NotTurnOn", "InvalidOperation.Ipv6NotSupport"},
 		class: Invalid, reason: "NoIPv6",
 		cause: "the vSwitch has no IPv6 range, or the instance type no IPv6 addresses",
-		next:  "turn IPv6 on for the VPC and the vSwitch, or set the IP stack to IPv4 in the configuration"},
+		next:  "turn IPv6 on for the VPC and the vSwitch, and use an instance type that has IPv6 addresses"},
 	{codes: []string{"InvalidCidrBlock", "InvalidCidrBlock.Malformed", "InvalidNextHopType", "InvalidNexthopTypeAndList.BothNull"},
 		class: Invalid, reason: "BadRoute",
 		cause: "the range or next hop is not allowed (a route's destination inside a vSwitch's range, a vSwitch outside the VPC's ranges, a reserved range)",
