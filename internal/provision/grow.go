@@ -123,6 +123,13 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	if err != nil {
 		return nil, err
 	}
+	w, err := p.observe(ctx, want.Name)
+	if err != nil {
+		return nil, err
+	}
+	if w.vpc == nil { // an earlier grow may have been for one that was deleted since
+		return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
+	}
 	resumed := g != nil
 	switch {
 	case resumed && (g.Zone != ask.Zone || ask.CIDR.IsValid() && ask.CIDR != g.VSwitch.CIDR):
@@ -130,13 +137,6 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	case resumed:
 		p.say("an earlier grow is finished: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
 	default:
-		w, err := p.observe(ctx, want.Name)
-		if err != nil {
-			return nil, err
-		}
-		if w.vpc == nil {
-			return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
-		}
 		if g = unused(want, w, ask, cluster); g != nil {
 			resumed = true
 			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)

@@ -263,9 +263,18 @@ func TestGrowNeedsAVPC(t *testing.T) {
 	if err := f.Save(example()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err == nil || !strings.Contains(err.Error(), "vpc apply") {
-		t.Errorf("%v: want to be told to apply first", err)
+	grow := func() {
+		t.Helper()
+		if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err == nil || !strings.Contains(err.Error(), "vpc apply") {
+			t.Errorf("%v: want to be told to apply first", err)
+		}
+		same(t, "afterwards", s.inventory(t), []string{})
 	}
-	same(t, "afterwards", s.inventory(t), []string{})
+	grow()
 	tidy(t, f)
+	// Nor is a growth finished whose VPC was deleted since.
+	if err := os.WriteFile(f.Path+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"pod-i-2","cidr":"192.168.128.0/19"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	grow()
 }
