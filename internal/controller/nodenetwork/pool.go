@@ -134,7 +134,7 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 			cause += "; " + strings.Join(no, ", ")
 		}
 		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,
-			NextStep: "add a Pod vSwitch in this zone to vswitches in the ConfigMap eni-config"}
+			NextStep: "add a Pod vSwitch in this zone to vswitches in the ConfigMap eni-config (terwayctl vpc grow does)"}
 	case ipam.Refused:
 		if why, ok := w.refused(createOperation); ok {
 			w.trouble = &why
