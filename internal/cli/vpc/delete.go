@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
-	"terway.dev/terway/internal/provision"
 )
 
 func deleteCommand(f *cloudflags.Flags) *cobra.Command {

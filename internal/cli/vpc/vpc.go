@@ -95,7 +95,7 @@ func planOrName(arg string) (name, region string, file *provision.PlanFile, err 
 	if p.Name == "" {
 		return "", "", nil, fmt.Errorf("%s: name is empty: want the name that the plan's VPC is tagged with", arg)
 	}
-	return p.Name, p.Region, planFile(arg), nil
+	return p.Name, p.Region, &provision.PlanFile{Path: arg}, nil
 }
 
 func looksLikeFile(arg string) bool {
