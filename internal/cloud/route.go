@@ -32,6 +32,8 @@ type RouteTable struct {
 	VPCID string
 	// System is the table that every VPC has.
 	System bool
+	// VSwitchIDs are the vSwitches that use it.
+	VSwitchIDs []string
 }
 
 // RouteStatus is the cloud's state of a route entry (VPC API: DescribeRouteEntryList, Status).

@@ -38,9 +38,8 @@ func (c *Client) DescribeRouteTables(ctx context.Context, vpcID string) ([]cloud
 			if t.RouteTableId == "" {
 				return nil, badAnswer(action, "VPC %s has a route table without RouteTableId", vpcID)
 			}
-			table := cloud.RouteTable{ID: t.RouteTableId, VPCID: t.VpcId, System: t.RouteTableType == "System"}
-			if !slices.Contains(all, table) {
-				all = append(all, table)
+			if !slices.ContainsFunc(all, func(x cloud.RouteTable) bool { return x.ID == t.RouteTableId }) {
+				all = append(all, cloud.RouteTable{ID: t.RouteTableId, VPCID: t.VpcId, System: t.RouteTableType == "System", VSwitchIDs: t.VSwitchIds.VSwitchId})
 			}
 		}
 		if len(got) < maxTablePage || page*maxTablePage >= rsp.TotalCount {

@@ -90,7 +90,7 @@ func TestDescribeRouteTables(t *testing.T) {
 			if i == 50 {
 				kind = "System"
 			}
-			page = append(page, map[string]any{"RouteTableId": fmt.Sprintf("vtb-%d", i), "VpcId": "vpc-1", "RouteTableType": kind})
+			page = append(page, map[string]any{"RouteTableId": fmt.Sprintf("vtb-%d", i), "VpcId": "vpc-1", "RouteTableType": kind, "VSwitchIds": map[string]any{"VSwitchId": []string{fmt.Sprintf("vsw-%d", i)}}})
 		}
 		b, err := json.Marshal(map[string]any{"RequestId": "R", "TotalCount": 51, "RouterTableList": map[string]any{"RouterTableListType": page}})
 		if err != nil {
@@ -99,7 +99,7 @@ func TestDescribeRouteTables(t *testing.T) {
 		return ok(string(b))
 	})
 	got, err := newTestClient(t, f).DescribeRouteTables(t.Context(), "vpc-1")
-	if err != nil || len(got) != 51 || !got[50].System || got[0].System || got[50].ID != "vtb-50" || got[50].VPCID != "vpc-1" {
+	if err != nil || len(got) != 51 || !got[50].System || got[0].System || got[50].ID != "vtb-50" || got[50].VPCID != "vpc-1" || !slices.Equal(got[50].VSwitchIDs, []string{"vsw-50"}) {
 		t.Fatalf("%v, %+v", err, got)
 	}
 }

@@ -53,19 +53,24 @@ func (c fusedCloud) DescribeInstances(ctx context.Context, ids []string) ([]clou
 // fusedClient is the API server as a controller sees it that may be killed.
 type fusedClient struct {
 	client.WithWatch
+	g    *rig
 	fuse *cloudtest.Fuse
 }
 
 func (c fusedClient) Status() client.SubResourceWriter {
-	return fusedStatus{c.WithWatch.Status(), c.fuse}
+	return fusedStatus{c.WithWatch.Status(), c.g, c.fuse}
 }
 
 type fusedStatus struct {
 	client.SubResourceWriter
+	g    *rig
 	fuse *cloudtest.Fuse
 }
 
 func (s fusedStatus) Patch(ctx context.Context, obj client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+	if obj.GetName() == s.g.mute {
+		return errors.New("refused")
+	}
 	return s.fuse.Do(func() error { return s.SubResourceWriter.Patch(ctx, obj, p, opts...) })
 }
 
@@ -84,6 +89,8 @@ type rig struct {
 	// hidden instances are in no list: the simulator, like the service, does not
 	// release an instance that an entry leads to.
 	hidden map[string]bool
+	// mute is the node whose condition the API server does not take.
+	mute string
 
 	vpc, vswitch, group string
 	serial              int
@@ -120,7 +127,7 @@ func (g *rig) network(cidr, vswitchCIDR string) (vpc, vswitch, group string) {
 func (g *rig) restart() {
 	g.fuse = &cloudtest.Fuse{}
 	g.r = New(Options{
-		Client: fusedClient{WithWatch: g.kube, fuse: g.fuse}, Cloud: fusedCloud{g.API, g}, Config: config.NewStore(g.cfg), Events: g.events,
+		Client: fusedClient{WithWatch: g.kube, g: g, fuse: g.fuse}, Cloud: fusedCloud{g.API, g}, Config: config.NewStore(g.cfg), Events: g.events,
 		Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "eni-config", Namespace: "kube-system"}},
 		Log:     slog.New(slog.DiscardHandler), Now: g.Clock.Now, Random: func() float64 { return 0.5 }, Quota: g.quota,
 		Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,
@@ -167,6 +174,16 @@ func blockN(n int) string { return fmt.Sprintf("172.20.%d.0/24", n) }
 func (g *rig) leave(name string) {
 	g.Helper()
 	g.Must(g.kube.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
+}
+
+// ready is what the node's kubelet says, or what is said when it says nothing.
+func (g *rig) ready(name string, status corev1.ConditionStatus) {
+	g.Helper()
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	n.Status.Conditions = slices.DeleteFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool { return c.Type == corev1.NodeReady })
+	n.Status.Conditions = append(n.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: status})
+	g.Must(g.kube.Status().Update(context.Background(), n))
 }
 
 func (g *rig) condition(name string) corev1.NodeCondition {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"terway.dev/terway/internal/cloud"
 )
 
 // instances knows which instances exist, and in which VPC.
@@ -19,7 +21,8 @@ type instances struct {
 // instance is what the cloud last said of one.
 type instance struct {
 	asked   time.Time
-	vpc     string    // empty: never seen
+	vpc     string // empty: never seen
+	vswitch string
 	missing time.Time // since when; zero: not missing
 }
 
@@ -45,15 +48,15 @@ func (s *instances) learn(ctx context.Context, ids []string) (again time.Duratio
 		if err != nil {
 			return 0, fmt.Errorf("look for the nodes' instances: %w", err)
 		}
-		there := map[string]string{}
+		there := map[string]cloud.Instance{}
 		for _, in := range found {
-			there[in.ID] = in.VPCID
+			there[in.ID] = in
 		}
 		for _, id := range ask {
 			in := keep[id]
 			in.asked = now
-			if vpc, ok := there[id]; ok {
-				in.vpc, in.missing = vpc, time.Time{}
+			if x, ok := there[id]; ok {
+				in.vpc, in.vswitch, in.missing = x.VPCID, x.VSwitchID, time.Time{}
 			} else if in.missing.IsZero() {
 				in.missing = now
 			}
@@ -80,12 +83,12 @@ func (s *instances) doubt(id string) {
 	}
 }
 
-// vpc is where an instance is; empty when it was never seen.
-func (s *instances) vpc(id string) string {
+// where an instance is; empty when it was never seen.
+func (s *instances) where(id string) (vpc, vswitch string) {
 	if in := s.known[id]; in != nil {
-		return in.vpc
+		return in.vpc, in.vswitch
 	}
-	return ""
+	return "", ""
 }
 
 // gone reports whether an instance does not exist.

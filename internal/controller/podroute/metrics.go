@@ -18,6 +18,7 @@ type gauges struct {
 	mu    sync.Mutex
 	plan  entries.Plan
 	quota int
+	nodes map[string]int
 }
 
 var (
@@ -25,7 +26,7 @@ var (
 		"Entries of a route table: wanted by nodes, own (with the cluster's mark), right (own and as wanted), foreign (inside the pod CIDR, not own), custom (all that count against the quota), planned (custom when all is done), moving (on their way).",
 		[]string{"table", "kind"}, nil)
 	quotaDesc = prometheus.NewDesc("terway_route_quota", "How many custom entries a route table may have, as the controller was told.", nil, nil)
-	nodesDesc = prometheus.NewDesc("terway_route_nodes", "Nodes by the state of their route entries.", []string{"state"}, nil)
+	nodesDesc = prometheus.NewDesc("terway_route_nodes", "Nodes by the reason of their condition NetworkUnavailable.", []string{"state"}, nil)
 )
 
 func newGauges(reg prometheus.Registerer) *gauges {
@@ -67,6 +68,13 @@ func (m *gauges) show(p entries.Plan, quota int) {
 	m.plan, m.quota = p, quota
 }
 
+// stand takes note of how many nodes stand how.
+func (m *gauges) stand(nodes map[string]int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.nodes = nodes
+}
+
 // Describe implements prometheus.Collector.
 func (m *gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- entriesDesc
@@ -94,11 +102,7 @@ func (m *gauges) Collect(ch chan<- prometheus.Metric) {
 		send(entriesDesc, len(c.Moving), c.Table, "moving")
 	}
 	send(quotaDesc, m.quota)
-	states := map[entries.State]int{}
-	for _, s := range m.plan.Nodes {
-		states[s.State]++
-	}
-	for state, n := range states {
-		send(nodesDesc, n, string(state))
+	for state, n := range m.nodes {
+		send(nodesDesc, n, state)
 	}
 }

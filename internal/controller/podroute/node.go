@@ -18,6 +18,7 @@ type node struct {
 	object   *corev1.Node
 	pure     entries.Node
 	instance string
+	vswitch  string
 	// fault, if it has a reason, is said in place of the plan's word.
 	fault standing
 }
@@ -85,8 +86,13 @@ func (r *Reconciler) place(nodes []*node) {
 		if n.instance == "" {
 			continue
 		}
-		vpc := r.instances.vpc(n.instance)
+		vpc, vswitch := r.instances.where(n.instance)
 		switch {
+		case r.instances.gone(n.instance) && alive(n.object):
+			// One of the two is wrong. If it is the list (of another region, or cut
+			// down to what the account may see), all nodes lose their routes at once.
+			n.fault = standing{reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
+			continue
 		case r.instances.gone(n.instance):
 			n.pure.Gone = true
 			continue
@@ -101,8 +107,18 @@ func (r *Reconciler) place(nodes []*node) {
 			n.fault = standing{reason: "InstanceInOtherVPC", message: fmt.Sprintf("instance %s is in VPC %s, the cluster's other nodes are in %s, whose route tables cannot lead to it", n.instance, vpc, r.vpc)}
 			continue
 		}
-		n.pure.Instance = n.instance
+		n.pure.Instance, n.vswitch = n.instance, vswitch
 	}
+}
+
+// alive reports whether a node's kubelet says that it works.
+func alive(n *corev1.Node) bool {
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			return c.Status == corev1.ConditionTrue
+		}
+	}
+	return false
 }
 
 func pure(nodes []*node) []entries.Node {

@@ -2,7 +2,6 @@ package podroute
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -11,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"terway.dev/terway/internal/controller/cloudtest"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -144,6 +142,54 @@ func TestInstanceGone(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
+// A list that lacks instances whose kubelets report, for whatever reason, cuts off
+// nobody; it is told. Without the kubelet's word the entry goes.
+func TestInstanceGoneOfALiveNode(t *testing.T) {
+	g := newRig(t)
+	a, b := g.join("n1", 1), g.join("n2", 2)
+	g.ready("n1", corev1.ConditionTrue)
+	g.ready("n2", corev1.ConditionTrue)
+	g.run(minute)
+	g.hidden[a], g.hidden[b] = true, true
+	g.run(20 * minute)
+	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.Calls("DeleteRouteEntries") != 0 {
+		t.Fatalf("entries %+v", g.custom(0))
+	}
+	g.want("n1", corev1.ConditionTrue, "InstanceGone")
+	if n := g.Calls("DescribeInstances"); n > 12 {
+		t.Errorf("%d lists of instances in 20 minutes", n)
+	}
+	delete(g.hidden, b)
+	g.ready("n1", corev1.ConditionUnknown)
+	g.run(6 * minute)
+	if g.leads(blockN(1)) != "" || g.leads(blockN(2)) != b {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+}
+
+// A node is deleted and registered again while lists still show the entry that has gone
+// meanwhile: the table is looked at once more, and soon.
+func TestListIsOldAfterAChange(t *testing.T) {
+	g := newRig(t)
+	id := g.join("n1", 1)
+	g.run(minute)
+	g.leave("n1")
+	g.once()
+	g.Clock.Pass(500 * time.Millisecond)
+	if g.Calls("DeleteRouteEntries") != 1 {
+		t.Fatal("the entry was not deleted")
+	}
+	g.register("n1", id, blockN(1))
+	g.Fault(faults.Rule{Name: "old", Action: "DescribeRouteEntryList", Stale: faults.Duration(4 * time.Second), For: faults.Duration(4 * time.Second)})
+	g.stale = true
+	g.run(30 * time.Second)
+	if g.leads(blockN(1)) != id {
+		t.Errorf("entries %+v", g.custom(0))
+	}
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+}
+
 // What is not the cluster's stays, and is reported.
 func TestForeignEntries(t *testing.T) {
 	g := newRig(t)
@@ -222,6 +268,54 @@ func TestQuota(t *testing.T) {
 	}
 }
 
+// A call that is refused as a whole because the table has no room for all of it: as many
+// entries are made as fit.
+func TestQuotaOfAWholeCall(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Limits.RouteEntriesPerTable = 2 })
+	g.Fault(faults.Rule{Action: "CreateRouteEntries", Match: map[string]string{"RouteEntries.3.DstCidrBlock": blockN(2)}, Error: &faults.Error{Code: "QuotaExceeded"}})
+	for i := range 4 {
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	g.run(minute)
+	g.want("n0", corev1.ConditionFalse, "RouteCreated")
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	g.want("n2", corev1.ConditionTrue, "RouteQuota")
+	g.want("n3", corev1.ConditionTrue, "RouteQuota")
+}
+
+// Entries that cannot be deleted keep others from nothing.
+func TestDeletionIsRefused(t *testing.T) {
+	for code, told := range map[string]int{"Forbidden.RAM": 1, "IncorrcetRouteEntryStatus": 0, "OperationDenied": 1} {
+		g := newRig(t)
+		for i := range 3 {
+			g.join(fmt.Sprintf("n%d", i), i)
+		}
+		g.run(minute)
+		g.Fault(faults.Rule{Name: "refused", Action: "DeleteRouteEntries", Error: &faults.Error{Code: code}})
+		for i := range 3 {
+			g.leave(fmt.Sprintf("n%d", i))
+		}
+		before := g.Calls("DeleteRouteEntries")
+		g.run(30 * time.Second)
+		id := g.join("n9", 9)
+		g.run(10 * minute)
+		if g.leads(blockN(9)) != id {
+			t.Errorf("%s: entries %+v", code, g.custom(0))
+		}
+		if n := g.Calls("DeleteRouteEntries") - before; n < 6 || n > 60 {
+			t.Errorf("%s: %d calls in ten minutes", code, n)
+		}
+		if n := g.events.Count("ConfigMap", "cannot be deleted"); n != told {
+			t.Errorf("%s: %d events, want %d: %v", code, n, told, g.events.All())
+		}
+		g.Sim.RemoveFault("refused")
+		g.run(2 * minute)
+		if len(g.custom(0)) != 1 {
+			t.Errorf("%s: entries in the end %+v", code, g.custom(0))
+		}
+	}
+}
+
 // Somebody works on the VPC all the time: calls are repeated, ever more slowly,
 // and go through when it is over. Nodes say what they wait for.
 func TestConflicts(t *testing.T) {
@@ -280,6 +374,17 @@ func TestSomebodyElsesEntryMoves(t *testing.T) {
 	g.run(3 * minute)
 	if g.leads(blockN(1)) != id {
 		t.Error("no entry when it is over")
+	}
+}
+
+// An entry that is on its way for ever is not looked at every second for ever.
+func TestSomebodyElsesEntryIsStuck(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Timing.RouteEntry = 100 * minute })
+	g.foreign("10.1.0.0/16", g.instance(), "theirs")
+	g.join("n1", 1)
+	g.run(30 * minute)
+	if n := g.Calls("DescribeRouteEntryList"); n < 60 || n > 200 {
+		t.Errorf("%d lists in half an hour", n)
 	}
 }
 
@@ -398,6 +503,49 @@ func TestSeveralTables(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
+// A vSwitch that uses a table without entries: its nodes' pods reach nobody, and say so.
+func TestTableOfAVSwitch(t *testing.T) {
+	g := newRig(t)
+	g.join("n1", 1)
+	var table string
+	g.Write(func(s state.API) (err error) {
+		table, err = s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
+		return err
+	})
+	g.Clock.Pass(5 * time.Second)
+	g.Write(func(s state.API) (err error) {
+		g.vswitch, err = s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "192.168.16.0/20"})
+		return err
+	})
+	g.Clock.Pass(10 * time.Second)
+	g.Write(func(s state.API) error {
+		return s.AssociateRouteTable(state.AssociateRouteTableRequest{RouteTableId: table, VSwitchId: g.vswitch})
+	})
+	g.Clock.Pass(5 * time.Second)
+	id := g.join("n2", 2)
+	g.run(minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	g.want("n2", corev1.ConditionTrue, "RouteTableLeftOut")
+	if c := g.condition("n2"); !strings.Contains(c.Message, table) || !strings.Contains(c.Message, g.vswitch) {
+		t.Errorf("message %q", c.Message)
+	}
+	if g.leads(blockN(2)) != id {
+		t.Error("others do not reach it")
+	}
+	for _, x := range g.tables() {
+		g.cfg.RouteTables = append(g.cfg.RouteTables, x.RouteTableId)
+	}
+	g.restart()
+	g.run(minute)
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+	// Only the table that one vSwitch uses: the other's node says so.
+	g.cfg.RouteTables = []string{table}
+	g.restart()
+	g.run(minute)
+	g.want("n1", corev1.ConditionTrue, "RouteTableLeftOut")
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+}
+
 // A table that the configuration gets while the controller runs has the entries soon,
 // not at the next look at everything.
 func TestTableAdded(t *testing.T) {
@@ -453,12 +601,21 @@ func TestIgnoredNodes(t *testing.T) {
 	}
 }
 
-// What the API server refuses is an error of the reconcile, not the cloud's.
-func TestCrashIsNoCloudError(t *testing.T) {
+// A node whose condition cannot be written keeps no other from its routes.
+func TestNodeThatCannotBeTold(t *testing.T) {
 	g := newRig(t)
-	g.join("n1", 1)
-	g.fuse.Light(1, false)
-	if _, err := g.r.Reconcile(context.Background(), work); !errors.Is(err, cloudtest.ErrCrash) {
-		t.Errorf("a write that failed gave %v", err)
+	g.join("mute", 1)
+	id := g.join("n2", 2)
+	g.mute = "mute"
+	g.run(10 * minute)
+	if g.leads(blockN(2)) != id {
+		t.Errorf("n2 has no route: %+v", g.custom(0))
 	}
+	g.want("n2", corev1.ConditionFalse, "RouteCreated")
+	if n := g.Calls("DescribeRouteEntryList"); n > 40 {
+		t.Errorf("%d lists in ten minutes", n)
+	}
+	g.mute = ""
+	g.run(2 * minute)
+	g.want("mute", corev1.ConditionFalse, "RouteCreated")
 }

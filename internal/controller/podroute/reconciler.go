@@ -2,6 +2,7 @@ package podroute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -78,12 +79,14 @@ type Reconciler struct {
 	// changed holds one event while a new configuration has not been looked at.
 	changed chan event.GenericEvent
 
-	// vpc is the cluster's; tables are those that get entries, as found at tablesAt.
+	// vpc is the cluster's; tables are those that get entries, and uses is which table
+	// a vSwitch uses, as found at tablesAt.
 	vpc      string
 	tables   []string
+	uses     map[string]string
 	tablesAt time.Time
-	// unread counts failures to read the cloud in a row.
-	unread int
+	// unread counts failures to read the cloud in a row, untold those to tell nodes.
+	unread, untold int
 }
 
 // New makes a reconciler.
@@ -143,12 +146,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		return ctrl.Result{}, err
 	}
 	// A node that was never looked at takes no pods until its routes are there,
-	// whatever the cloud answers.
+	// whatever the cloud answers. One that cannot be told keeps no other from its routes.
+	var untold error
 	for _, n := range nodes {
 		if condition(n.object) == nil {
-			if err := r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been looked at yet"}); err != nil {
-				return ctrl.Result{}, err
-			}
+			untold = errors.Join(untold, r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been looked at yet"}))
 		}
 	}
 	again, err := r.instances.learn(ctx, instanceIDs(nodes))
@@ -164,18 +166,20 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	plan := entries.Make(mark, pure(nodes), tables)
 	r.steps.forget(plan)
 	r.metrics.show(plan, r.Quota)
-	if err := r.report(ctx, plan, nodes); err != nil {
-		return ctrl.Result{}, err
-	}
+	untold = r.report(ctx, plan, nodes)
 	wait := r.Resync
 	if again > 0 {
 		wait = min(wait, again)
 	}
 	if r.vpc != "" {
 		wait = min(wait, r.step(ctx, plan))
-		if err := r.report(ctx, plan, nodes); err != nil { // what the call said is news
-			return ctrl.Result{}, err
-		}
+		untold = r.report(ctx, plan, nodes) // what the call said is news
+	}
+	if r.untold++; untold == nil {
+		r.untold = 0
+	} else {
+		r.Log.Warn("nodes that could not be told how they stand", "error", untold)
+		wait = min(wait, r.backoff(r.untold))
 	}
 	return ctrl.Result{RequeueAfter: wait}, nil
 }
@@ -200,7 +204,11 @@ func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
 			return nil, fmt.Errorf("look for the route tables of VPC %s: %w", r.vpc, err)
 		}
 		var ids, missing []string
+		r.uses = map[string]string{}
 		for _, t := range all {
+			for _, v := range t.VSwitchIDs {
+				r.uses[v] = t.ID
+			}
 			if t.System && len(r.cfg.RouteTables) == 0 || slices.Contains(r.cfg.RouteTables, t.ID) {
 				ids = append(ids, t.ID)
 			}

@@ -2,6 +2,7 @@ package podroute
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -25,11 +26,14 @@ type standing struct {
 
 // report tells nodes how they stand, and who looks after the cluster what is in the way.
 func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*node) error {
+	var untold error
+	states := map[string]int{}
 	for _, n := range nodes {
-		if err := r.mark(ctx, n, r.stand(plan, n)); err != nil {
-			return err
-		}
+		s := r.stand(plan, n)
+		states[s.reason]++
+		untold = errors.Join(untold, r.mark(ctx, n, s))
 	}
+	r.metrics.stand(states)
 	said := map[string]bool{}
 	say := func(key, news, reason, message string) {
 		said[key] = true
@@ -48,6 +52,12 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 			}
 			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that nobody needs", ch.Table, len(ch.Foreign), r.cfg.PodRange(), Mark(r.cfg.ClusterID), strings.Join(list, ", ")))
 		}
+		for _, e := range ch.Delete {
+			if f, ok := r.steps.refused[place{ch.Table, e.Destination}]; ok && !passes(f.why.Class) {
+				say("delete/"+ch.Table, f.why.Reason, f.why.Reason, fmt.Sprintf("route table %s: the entry for %s (%s), which no node needs, cannot be deleted: %s", ch.Table, e.Destination, e.ID, f.why))
+				break
+			}
+		}
 		const next = "ask for a higher quota of route entries in the Quota Center (and give the controller --route-quota), or use a network that needs no route for each node"
 		switch key := "quota/" + ch.Table; {
 		case r.steps.full(ch.Table) || ch.Level(r.Quota) == entries.Over:
@@ -56,8 +66,8 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 			say(key, "RouteQuotaNear", "RouteQuotaNear", fmt.Sprintf("route table %s has %d custom entries of %d that its quota allows; %s", ch.Table, max(ch.Custom, ch.Planned), r.Quota, next))
 		}
 	}
-	r.voice.only(said, "foreign/", "quota/")
-	return nil
+	r.voice.only(said, "foreign/", "delete/", "quota/")
+	return untold
 }
 
 // full reports whether the cloud said that a table has no room.
@@ -81,6 +91,9 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	}
 	switch s.State {
 	case entries.Routed:
+		if table, known := r.uses[n.vswitch]; known && !slices.Contains(r.tables, table) {
+			return standing{reason: "RouteTableLeftOut", message: fmt.Sprintf("vSwitch %s of the node's instance uses route table %s, which gets no entries, so the node's pods do not reach those of other nodes; name the table in route_tables, with the others that nodes use", n.vswitch, table)}
+		}
 		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
 		if s.Foreign {
 			out.message += ", by an entry that is not this cluster's and that it does not look after"

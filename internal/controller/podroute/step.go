@@ -32,6 +32,10 @@ type steps struct {
 	refused map[place]refusal
 	// busy is why no call is made before then.
 	busy refusal
+	// aside lets others go first once: the deletions of the last call were refused.
+	aside bool
+	// called is when the last call was made, moving since when something is on its way.
+	called, moving time.Time
 }
 
 // forget drops what was refused and nobody wants any more.
@@ -60,12 +64,21 @@ func (s *steps) forget(p entries.Plan) {
 func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration {
 	now := r.Now()
 	if len(plan.Moving()) > 0 {
-		return r.Poll
+		if r.steps.moving.IsZero() {
+			r.steps.moving = now
+		}
+		// What takes long is looked at less often.
+		return max(r.Poll, min(r.Park/4, now.Sub(r.steps.moving)/8))
 	}
+	r.steps.moving = time.Time{}
 	if d := r.steps.busy.until.Sub(now); d > 0 {
 		return d
 	}
 	wait := r.Resync
+	// A list may be old: what was changed is looked at once more.
+	if d := r.steps.called.Add(r.Settle).Sub(now); d > 0 {
+		wait = d
+	}
 	full := map[string]bool{} // tables that had no room a short while ago
 	for at, f := range r.steps.refused {
 		if d := f.until.Sub(now); d > 0 {
@@ -73,12 +86,19 @@ func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration 
 			full[at.table] = full[at.table] || f.why.Class == cloud.Quota
 		}
 	}
-	next, ok := plan.Next(r.steps.batch, func(table string, destination netip.Prefix, create bool) bool {
+	skip := func(table string, destination netip.Prefix, create bool) bool {
 		return create && full[table] || now.Before(r.steps.refused[place{table, destination}].until)
+	}
+	next, ok := plan.Next(r.steps.batch, func(table string, destination netip.Prefix, create bool) bool {
+		return !create && r.steps.aside || skip(table, destination, create)
 	})
+	if !ok && r.steps.aside {
+		next, ok = plan.Next(r.steps.batch, skip)
+	}
 	if !ok {
 		return wait
 	}
+	r.steps.called, r.steps.aside = now, false
 	if len(next.Delete) > 0 {
 		return r.delete(ctx, next)
 	}
@@ -130,6 +150,7 @@ func (r *Reconciler) delete(ctx context.Context, s entries.Step) time.Duration {
 			}
 		}
 	}
+	r.steps.aside = err != nil || len(failures) == len(all)
 	return r.after("delete", s.Table, all, failures, err)
 }
 
@@ -142,9 +163,9 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 	} else {
 		r.Log.Warn("route entries: the cloud refused", "action", action, "table", table, "entries", len(all), "error", err)
 		switch class := cloud.ClassOf(err); {
-		case class == cloud.Conflict, class == cloud.Throttled, class == cloud.Transient, class == cloud.Auth:
+		case passes(class):
 			return r.pause(err)
-		case len(all) > 1 && class != cloud.Quota:
+		case len(all) > 1 && class != cloud.Auth: // what is not allowed is so for a part too
 			r.steps.batch = max(1, min(r.steps.batch, len(all))/2)
 			return r.Poll
 		}
@@ -158,7 +179,7 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 		r.Log.Warn("route entry refused", "action", action, "table", table, "destination", f.Destination, "error", f.Err)
 		at := place{table, f.Destination}
 		again := refusal{why: x, until: r.Now().Add(r.Park)}
-		if x.Class == cloud.Conflict || x.Class == cloud.Throttled || x.Class == cloud.Transient {
+		if passes(x.Class) {
 			stuck++
 			again.times = r.steps.refused[at].times + 1
 			again.until = r.Now().Add(r.backoff(again.times))
@@ -170,6 +191,11 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 	}
 	r.steps.busy = refusal{}
 	return r.Poll
+}
+
+// passes reports whether what the cloud said is over by itself soon.
+func passes(class cloud.Class) bool {
+	return class == cloud.Conflict || class == cloud.Throttled || class == cloud.Transient
 }
 
 // pause makes no call for a while.

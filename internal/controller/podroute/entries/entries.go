@@ -177,7 +177,6 @@ func claims(c Cluster, nodes []Node, tables []Table, standing map[string]Standin
 			if b.Addr().Is4() != c.PodCIDR.Addr().Is4() {
 				continue
 			}
-			b = b.Masked()
 			if !Inside(c.PodCIDR, b) {
 				standing[n.Name] = Standing{State: Outside, Block: b}
 				break

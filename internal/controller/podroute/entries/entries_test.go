@@ -56,13 +56,16 @@ func TestStates(t *testing.T) {
 		{name: "a block that is too wide", nodes: []Node{{Name: "n", Instance: "i-1", Blocks: []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}}}, states: []State{Outside}},
 		{name: "two nodes, one block", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, states: []State{Waiting, Claimed}, create: 1},
 		{name: "two nodes, one block, the second has it", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, table: []Entry{own(1, "i-m")}, states: []State{Claimed, Routed}},
+		{name: "two nodes, one block, the second had it", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, table: []Entry{phase(own(1, "i-m"), Going)}, states: []State{Waiting, Claimed}, create: 1},
+		{name: "a node's own blocks that overlap", nodes: []Node{{Name: "n", Instance: "i-1", Blocks: []netip.Prefix{block(1), netip.MustParsePrefix("172.20.1.128/25")}}}, states: []State{Waiting}, create: 2},
 		{name: "blocks that overlap", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{netip.MustParsePrefix("172.20.1.128/25")}}}, states: []State{Waiting, Claimed}, create: 1},
 		{name: "somebody else's entry in the way", nodes: []Node{node(1)}, table: []Entry{named(own(1, "i-x"), "theirs")}, states: []State{Obstacle}, foreign: 1},
+		{name: "somebody else's entry that vanishes", nodes: []Node{node(1)}, table: []Entry{phase(named(own(1, "i-x"), "theirs"), Going)}, states: []State{Waiting}, create: 1, foreign: 1},
 		{name: "the mark of another cluster", nodes: []Node{node(1)}, table: []Entry{named(own(1, "i-x"), "terway-c10")}, states: []State{Obstacle}, foreign: 1},
 		{name: "somebody else's entry that leads right", nodes: []Node{node(1)}, table: []Entry{named(own(1, "i-1"), "theirs")}, states: []State{Routed}, foreign: 1},
 		{name: "somebody else's entry without a node", table: []Entry{named(own(1, "i-1"), "")}, foreign: 1},
 		{name: "the mark on an entry elsewhere", table: []Entry{{ID: "rte", Destination: netip.MustParsePrefix("10.1.0.0/24"), Name: cluster.Mark, Custom: true}}},
-		{name: "the mark on a wider entry", table: []Entry{{ID: "rte", Destination: netip.MustParsePrefix("172.16.0.0/12"), Name: cluster.Mark, Custom: true}}},
+		{name: "the mark on a wider entry", table: []Entry{{ID: "rte", Destination: netip.MustParsePrefix("172.20.0.0/15"), Name: cluster.Mark, Custom: true}}},
 		{name: "a default route and a prefix list", table: []Entry{{ID: "rte", Destination: netip.MustParsePrefix("0.0.0.0/0"), Custom: true}, {ID: "rte-2", Custom: true}}},
 		{name: "a system entry inside", nodes: []Node{node(1)}, table: []Entry{{ID: "rte", Destination: block(1), Name: cluster.Mark}}, states: []State{Obstacle}, foreign: 1},
 	} {
@@ -76,6 +79,29 @@ func TestStates(t *testing.T) {
 		if len(ch.Create) != x.create || len(ch.Delete) != x.delete || len(ch.Foreign) != x.foreign {
 			t.Errorf("%s: create %v, delete %v, foreign %v; want %d, %d, %d", x.name, ch.Create, ch.Delete, ch.Foreign, x.create, x.delete, x.foreign)
 		}
+	}
+}
+
+// A node that waits for an entry of one table says what is in the way in another.
+func TestTwoTables(t *testing.T) {
+	foreign := own(1, "i-x")
+	foreign.Name = "theirs"
+	for _, tables := range [][]Table{{{ID: "a"}, {ID: "b", Entries: []Entry{foreign}}}, {{ID: "b", Entries: []Entry{foreign}}, {ID: "a"}}} {
+		p := Make(cluster, []Node{node(1)}, tables)
+		if s := p.Nodes["n1"]; s.State != Obstacle || s.Table != "b" {
+			t.Errorf("tables %v: %+v", tables, s)
+		}
+	}
+}
+
+// The API takes no more entries in one call, whatever batch is asked for.
+func TestNextIsNoLargerThanTheAPITakes(t *testing.T) {
+	var nodes []Node
+	for i := range 60 {
+		nodes = append(nodes, node(i))
+	}
+	if step, ok := Make(cluster, nodes, []Table{{ID: "vtb"}}).Next(1000, never); !ok || len(step.Create) != 50 {
+		t.Errorf("%d entries", len(step.Create))
 	}
 }
 
@@ -115,7 +141,7 @@ var destinations = func() (all []netip.Prefix) {
 		all = append(all, block(n))
 	}
 	return append(all, netip.MustParsePrefix("172.20.1.128/25"), netip.MustParsePrefix("172.20.0.0/23"),
-		netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("172.16.0.0/12"), netip.MustParsePrefix("0.0.0.0/0"), netip.Prefix{})
+		netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("172.20.0.0/14"), netip.MustParsePrefix("0.0.0.0/0"), netip.Prefix{})
 }()
 
 func draw(t *rapid.T) *world {
