@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
@@ -23,10 +25,11 @@ func compareCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compare",
 		Short: "Measure Terway and Flannel on one lab after the other and print the user guide's comparison",
-		Long: `Starts a lab for each network, measures it and takes it down: a lab that runs already
-goes too. Prints a table: throughput and latency of pods as a ratio to their nodes',
-a NetworkPolicy, addresses held and used, route entries, a bandwidth limit. Every row
-is measured anew each time. Takes some minutes and needs root.`,
+		Long: `Starts a lab for each network, with Terway one for each datapath, measures it and takes
+it down: a lab that runs already goes too. Prints a table: throughput and latency of pods
+as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
+bandwidth limit. Every row is measured anew each time. Takes about ten minutes and needs
+root; what else runs on the machine makes the ranges in the table wide.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
@@ -43,7 +46,7 @@ is measured anew each time. Takes some minutes and needs root.`,
 			}
 			measured, err := compare.Run(cmd.Context(), base, networks, o, lab.NewProgress(cmd.ErrOrStderr(), time.Now))
 			r := compare.Report{Date: time.Now().Format(time.DateOnly), Kernel: version, CPUs: runtime.NumCPU(),
-				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Networks: measured}
+				Nodes: base.Nodes, InstanceType: base.InstanceType, Rounds: o.Rounds, Pods: int(o.Pods), Networks: measured}
 			if len(measured) > 0 {
 				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", r.Table())
 			}
@@ -58,11 +61,12 @@ is measured anew each time. Takes some minutes and needs root.`,
 	f.IntVar(&base.Nodes, "nodes", 3, "how many nodes")
 	f.StringVar(&base.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type")
 	f.StringVar(&zones, "zones", "1", "how many zones, or their names with commas")
-	f.StringVar(&base.Datapath, "datapath", "auto", "how Terway wires pods")
+	f.StringSliceVar(&o.Datapaths, "datapath", []string{compare.Auto, "route", config.ModeExclusive}, "how Terway wires pods, a column for each: "+
+		strings.Join(config.Choices("datapath"), ", ")+"; or "+config.ModeExclusive+" (an ENI for each pod)")
 	f.StringVar(&base.Source, "source", "", "Terway's source tree (default: the working directory or above)")
-	f.IntVar(&o.Rounds, "rounds", 21, "how many rounds of pods and nodes in turns")
-	f.DurationVar(&o.Turn, "turn", 150*time.Millisecond, "how long the stream and the requests of one turn last")
-	f.Int32Var(&o.Pods, "pods", 30, "how many pods are started to count addresses")
+	f.IntVar(&o.Rounds, "rounds", 41, "how many rounds of pods and nodes in turns")
+	f.DurationVar(&o.Turn, "turn", 100*time.Millisecond, "how long pods, and nodes, stream and send requests in one round")
+	f.Int32Var(&o.Pods, "pods", 30, "how many pods are started to count addresses; with exclusive no more than there are ENIs for")
 	f.StringVar(&out, "out", "", "write the document to this `FILE` (make compare: docs/comparison.md)")
 	f.StringVar(&jsonOut, "json", "", "write all that was measured to this `FILE`")
 	return cmd

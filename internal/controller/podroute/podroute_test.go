@@ -174,6 +174,10 @@ func TestListIsOldAfterAChange(t *testing.T) {
 	g := newRig(t)
 	id := g.join("n1", 1)
 	g.run(minute)
+	g.Fault(faults.Rule{Name: "old", Action: "DescribeRouteEntryList", Stale: faults.Duration(4 * time.Second), For: faults.Duration(10 * time.Second)})
+	g.Write(func(state.API) error { return nil }) // what is old in a moment
+	g.Clock.Pass(5 * time.Second)
+	g.stale = true
 	g.leave("n1")
 	g.once()
 	g.Clock.Pass(500 * time.Millisecond)
@@ -181,8 +185,6 @@ func TestListIsOldAfterAChange(t *testing.T) {
 		t.Fatal("the entry was not deleted")
 	}
 	g.register("n1", id, blockN(1))
-	g.Fault(faults.Rule{Name: "old", Action: "DescribeRouteEntryList", Stale: faults.Duration(4 * time.Second), For: faults.Duration(4 * time.Second)})
-	g.stale = true
 	g.run(30 * time.Second)
 	if g.leads(blockN(1)) != id {
 		t.Errorf("entries %+v", g.custom(0))
@@ -614,6 +616,9 @@ func TestNodeThatCannotBeTold(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 	if n := g.Calls("DescribeRouteEntryList"); n > 40 {
 		t.Errorf("%d lists in ten minutes", n)
+	}
+	if wait, _ := g.once(); wait > minute {
+		t.Errorf("it is told again in %s", wait)
 	}
 	g.mute = ""
 	g.run(2 * minute)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,9 +12,12 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -66,18 +70,56 @@ func (c *cluster) makeNamespace(ctx context.Context) error {
 
 // podSpec is a pod that does nothing: what is measured is sent from and to its
 // network namespace.
-func podSpec() corev1.PodSpec {
+func (c *cluster) podSpec() corev1.PodSpec {
 	grace := int64(0)
-	return corev1.PodSpec{
+	spec := corev1.PodSpec{
 		TerminationGracePeriodSeconds: &grace,
 		Containers:                    []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"pause"}}},
 	}
+	if c.ownENIs() { // the scheduler counts what pods ask for
+		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
+	}
+	return spec
+}
+
+// ownENIs reports whether each pod has an ENI to itself.
+func (c *cluster) ownENIs() bool { return c.lab.Options.Mode == config.ModeExclusive }
+
+// room is how many pods with an ENI each can start, as many on each node, with one ENI
+// left on each for a pod more.
+func (c *cluster) room(ctx context.Context) (int32, error) {
+	nodes, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("list nodes: %w", err)
+	}
+	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("list pods: %w", err)
+	}
+	free := map[string]int64{}
+	for _, n := range nodes.Items {
+		q := n.Status.Allocatable[v1alpha1.ResourceENI]
+		free[n.Name] = q.Value()
+	}
+	for _, p := range pods.Items {
+		for _, x := range p.Spec.Containers {
+			free[p.Spec.NodeName] -= x.Resources.Limits.Name(v1alpha1.ResourceENI, "").Value()
+		}
+	}
+	least := int64(math.MaxInt32)
+	for _, n := range nodes.Items {
+		least = min(least, free[n.Name]-1)
+		if least < 1 {
+			return 0, fmt.Errorf("node %s has ENIs for %d pods more, the comparison needs two: choose a larger --instance-type", n.Name, free[n.Name])
+		}
+	}
+	return int32(least) * int32(len(nodes.Items)), nil
 }
 
 // spreadPods starts n pods, as many on each node, and waits for them.
 func (c *cluster) spreadPods(ctx context.Context, n int32) ([]corev1.Pod, error) {
 	labels := map[string]string{"app": app}
-	spec := podSpec()
+	spec := c.podSpec()
 	spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
 		WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: labels}}}
 	_, err := c.client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{

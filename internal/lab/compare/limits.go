@@ -15,7 +15,7 @@ const askedBits = 10e6
 // limits starts a pod that asks for limited bandwidth beside another on a node and
 // measures what it gets, with a pod on another node at the other end.
 func (c *cluster) limits(ctx context.Context, node string, other end, d time.Duration) ([]Limit, error) {
-	spec := podSpec()
+	spec := c.podSpec()
 	spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
 	// Kubernetes: the annotations of the CNI bandwidth capability, in bits per second.
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "limited", Annotations: map[string]string{

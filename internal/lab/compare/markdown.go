@@ -32,9 +32,8 @@ func sections() []section {
 	path := func(what, name string) []line {
 		return []line{
 			{what + ": TCP stream", speed(name, func(p *Path) Spread { return p.Stream })},
-			{what + ": request and answer, p50", speed(name, func(p *Path) Spread { return p.P50 })},
-			{what + ": request and answer, p99", speed(name, func(p *Path) Spread { return p.P99 })},
-			{what + ": opening a connection, p50", speed(name, func(p *Path) Spread { return p.Connect })},
+			{what + ": request and answer", speed(name, func(p *Path) Spread { return p.P50 })},
+			{what + ": opening a connection", speed(name, func(p *Path) Spread { return p.Connect })},
 		}
 	}
 	return []section{
@@ -168,7 +167,11 @@ func (r *Report) Table() string {
 func title(n *Network) string {
 	name := strings.ToUpper(n.Name[:1]) + n.Name[1:]
 	if n.Datapath != "" {
-		name += " (" + n.Datapath + ")"
+		name += " (" + n.Datapath
+		if n.Default {
+			name += ", the default"
+		}
+		name += ")"
 	}
 	return name
 }
@@ -178,15 +181,20 @@ func (r *Report) WriteMarkdown(w io.Writer) error {
 	_, err := fmt.Fprintf(w, `# Terway and Flannel, measured
 
 Written by `+"`make compare`"+` on %s, Linux %s, %d CPUs: one lab with %d nodes (%s) for
-each network, the same simulated VPC, the same pods. Do not edit: run it again.
+each column, the same simulated VPC, the same pods. Do not edit: run it again.
 
 %s
 How it was measured:
 
 - Speeds are ratios to what the nodes reach over the same fabric, so the machine's
   own speed is not in them: stream below 1 and times above 1 are what the pod network
-  costs. %d rounds, pods and nodes in turns; median (smallest–largest) of the rounds. The machine is
-  shared and small: where the spreads of two figures overlap, they are not different.
+  costs. Times are the median of all in a round.
+- %d rounds. In each pods and nodes take turns of a few dozen milliseconds, there and
+  back, and their ratio is made within the round. A cell has the median of the rounds,
+  and in brackets the range in which the middle half of them lies. The machine is shared
+  and small: where the ranges of two cells overlap, the figures are not different, and a
+  wide range says that something else ran meanwhile.
+- The slowest requests are not told: they waited for a CPU, not for a network.
 - A request and its answer have 64 bytes each, on one connection.
 - The instance of the VPC is the one that runs the control plane; no pod network
   reaches into it.
@@ -195,9 +203,10 @@ How it was measured:
 - The bandwidth limits are asked for with the annotations
   kubernetes.io/egress-bandwidth and kubernetes.io/ingress-bandwidth.
 - Held addresses: those on the nodes' secondary ENIs as the cloud lists them, and the
-  blocks of nodes (spec.podCIDRs), when thirty pods and the cluster's DNS run. Route
+  blocks of nodes (spec.podCIDRs), when %d pods and the cluster's DNS run; with
+  exclusive, as many pods as the nodes have ENIs for, less one for each node. Route
   entries: those in the VPC's route tables that are not the system's. Quotas are an
   account's defaults.
-`, r.Date, r.Kernel, r.CPUs, r.Nodes, r.InstanceType, r.Table(), r.Rounds)
+`, r.Date, r.Kernel, r.CPUs, r.Nodes, r.InstanceType, r.Table(), r.Rounds, r.Pods)
 	return err
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -13,11 +15,14 @@ import (
 type Options struct {
 	// Rounds of pods and nodes in turns.
 	Rounds int
-	// Turn is how long the stream and the requests of one turn last; opening
+	// Turn is how long pods, and nodes, stream and send requests in one round; opening
 	// connections takes half of it.
 	Turn time.Duration
-	// Pods are started for the count of addresses.
+	// Pods are started for the count of addresses, where each has an ENI to itself as
+	// many as there are ENIs for.
 	Pods int32
+	// Datapaths of Terway that are measured, one lab for each.
+	Datapaths []string
 }
 
 // Check says what is wrong with the options.
@@ -31,6 +36,9 @@ func (o *Options) Check() error {
 	}
 	if o.Pods < 2 {
 		wrong = append(wrong, fmt.Errorf("--pods %d: want 2 or more", o.Pods))
+	}
+	if len(o.Datapaths) == 0 {
+		wrong = append(wrong, fmt.Errorf("--datapath is empty: want one or more of %s and %s", strings.Join(config.Choices("datapath"), ", "), config.ModeExclusive))
 	}
 	return errors.Join(wrong...)
 }
@@ -50,15 +58,30 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 	defer func() { err = errors.Join(err, c.cleanUp(ctx)) }()
 
 	n := &Network{Name: s.Options.Network}
+	label := n.Name
+	if n.Datapath, err = c.datapath(ctx); err != nil {
+		return nil, err
+	}
+	if n.Datapath != "" {
+		label += " " + n.Datapath
+	}
+	pods := o.Pods
+	if c.ownENIs() {
+		room, err := c.room(ctx)
+		if err != nil {
+			return nil, err
+		}
+		pods = min(pods, room)
+	}
 	a, b := s.Machines[0], s.Machines[1]
 	var from, to end
-	step := func(name string, f func() error) error { return progress.Step(n.Name+": "+name, f) }
+	step := func(name string, f func() error) error { return progress.Step(label+": "+name, f) }
 	for _, st := range []struct {
 		name string
 		do   func() error
 	}{
-		{fmt.Sprintf("%d pods", o.Pods), func() error {
-			pods, err := c.spreadPods(ctx, o.Pods)
+		{fmt.Sprintf("%d pods", pods), func() error {
+			pods, err := c.spreadPods(ctx, pods)
 			if err != nil {
 				return err
 			}
@@ -74,8 +97,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 					return err
 				}
 			}
-			n.Datapath, err = c.datapath(ctx)
-			return err
+			return nil
 		}},
 		{"addresses held and used", func() (err error) {
 			n.Addresses, err = c.addresses(ctx)
@@ -112,28 +134,31 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 	return n, nil
 }
 
-// measurement is one kind of figure. It takes its turn on pods and nodes one right
-// after the other, so that the machine is in the same mood for both.
-type measurement func(ctx context.Context, p pair, d time.Duration, to *Speed) error
+// measurement is one kind of figure.
+type measurement func(ctx context.Context, p pair, d time.Duration, to *samples) error
+
+// samples are all figures of one side in a round.
+type samples struct{ streams, requests, connects []float64 }
+
+func (s *samples) speed() Speed {
+	return Speed{BitsPerSecond: quantile(s.streams, 0.5), P50: quantile(s.requests, 0.5), P99: quantile(s.requests, 0.99), Connect: quantile(s.connects, 0.5)}
+}
 
 func measurements() []measurement {
 	return []measurement{
-		func(ctx context.Context, p pair, d time.Duration, to *Speed) (err error) {
-			to.BitsPerSecond, err = p.stream(ctx, d)
+		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
+			speed, err := p.stream(ctx, d)
+			to.streams = append(to.streams, speed)
 			return err
 		},
-		func(ctx context.Context, p pair, d time.Duration, to *Speed) error {
+		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
 			took, err := p.exchange(ctx, d)
-			if err == nil {
-				to.P50, to.P99 = quantile(took, 0.5), quantile(took, 0.99)
-			}
+			to.requests = append(to.requests, took...)
 			return err
 		},
-		func(ctx context.Context, p pair, d time.Duration, to *Speed) error {
+		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
 			took, err := p.connects(ctx, d/2)
-			if err == nil {
-				to.Connect = quantile(took, 0.5)
-			}
+			to.connects = append(to.connects, took...)
 			return err
 		},
 	}
@@ -154,27 +179,28 @@ func turns(ctx context.Context, o Options, pods, nodes pair) ([]Round, error) {
 	var rounds []Round
 	// Round 0 warms the path up: neighbours, routes, the kernel's buffers.
 	for i := range o.Rounds + 1 {
-		var r Round
 		type side struct {
 			pair pair
-			to   *Speed
+			samples
 		}
-		sides := []side{{pods, &r.Pods}, {nodes, &r.Nodes}}
+		p, n := &side{pair: pods}, &side{pair: nodes}
+		first, second := p, n
 		if i%2 == 1 {
-			sides = []side{sides[1], sides[0]}
+			first, second = n, p
 		}
 		for _, measure := range measurements() {
-			for _, side := range sides {
+			// There and back: what changes steadily meanwhile is the same for both.
+			for _, side := range []*side{first, second, second, first} {
 				if ctx.Err() != nil {
 					return nil, context.Cause(ctx)
 				}
-				if err := measure(ctx, side.pair, o.Turn, side.to); err != nil {
+				if err := measure(ctx, side.pair, o.Turn/2, &side.samples); err != nil {
 					return nil, err
 				}
 			}
 		}
 		if i > 0 {
-			rounds = append(rounds, r)
+			rounds = append(rounds, Round{Pods: p.speed(), Nodes: n.speed()})
 		}
 	}
 	return rounds, nil
@@ -192,7 +218,6 @@ func summary(name string, rounds []Round) Path {
 	return Path{Name: name, Rounds: rounds,
 		Stream:  ratios(func(s Speed) float64 { return s.BitsPerSecond }),
 		P50:     ratios(func(s Speed) float64 { return s.P50 }),
-		P99:     ratios(func(s Speed) float64 { return s.P99 }),
 		Connect: ratios(func(s Speed) float64 { return s.Connect }),
 	}
 }

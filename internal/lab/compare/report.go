@@ -9,6 +9,7 @@ type Report struct {
 	Nodes        int       `json:"nodes"`
 	InstanceType string    `json:"instanceType"`
 	Rounds       int       `json:"rounds"`
+	Pods         int       `json:"pods"`
 	Networks     []Network `json:"networks"`
 }
 
@@ -16,7 +17,9 @@ type Report struct {
 type Network struct {
 	Name string `json:"name"` // "terway", "flannel"
 	// Datapath is how pods were wired, as the nodes say.
-	Datapath  string    `json:"datapath,omitempty"`
+	Datapath string `json:"datapath,omitempty"`
+	// Default says that Terway chose it.
+	Default   bool      `json:"default,omitempty"`
 	Paths     []Path    `json:"paths"`
 	Seen      Seen      `json:"seen"`
 	Policy    Policy    `json:"policy"`
@@ -40,12 +43,11 @@ type Path struct {
 	Name    string  `json:"name"`
 	Stream  Spread  `json:"stream"`  // throughput: below 1 is slower than the nodes
 	P50     Spread  `json:"p50"`     // time of a request and its answer: above 1 is slower
-	P99     Spread  `json:"p99"`     //
 	Connect Spread  `json:"connect"` // time until a connection is open, p50
 	Rounds  []Round `json:"rounds"`
 }
 
-// Round is what was measured in one turn: the pods, and the nodes right before or after.
+// Round is what was measured of pods and nodes in turns.
 type Round struct {
 	Pods  Speed `json:"pods"`
 	Nodes Speed `json:"nodes"`
@@ -55,8 +57,9 @@ type Round struct {
 type Speed struct {
 	BitsPerSecond float64 `json:"bitsPerSecond"`
 	P50           float64 `json:"p50Seconds"`
-	P99           float64 `json:"p99Seconds"`
-	Connect       float64 `json:"connectSeconds"`
+	// P99 is in no table: the slowest of a hundred waited for a CPU, not for the network.
+	P99     float64 `json:"p99Seconds"`
+	Connect float64 `json:"connectSeconds"`
 }
 
 // Seen is what an instance of the VPC that is no node sees of a pod.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,8 +24,8 @@ func example() *Report {
 		{Speed{11e9, 44e-6, 99e-6, 70e-6}, Speed{10e9, 40e-6, 90e-6, 70e-6}},
 	}
 	slow := []Round{{Speed{5e9, 80e-6, 180e-6, 160e-6}, Speed{10e9, 40e-6, 90e-6, 80e-6}}}
-	return &Report{Date: "2026-01-31", Kernel: "6.1.0", CPUs: 2, Nodes: 3, InstanceType: "ecs.g6.2xlarge", Rounds: 3, Networks: []Network{
-		{Name: "terway", Datapath: "route", Paths: []Path{summary(PathPodToPod, rounds), summary(PathPodToInstance, rounds[:1])},
+	return &Report{Date: "2026-01-31", Kernel: "6.1.0", CPUs: 2, Nodes: 3, InstanceType: "ecs.g6.2xlarge", Rounds: 3, Pods: 30, Networks: []Network{
+		{Name: "terway", Datapath: "ebpf", Default: true, Paths: []Path{summary(PathPodToPod, rounds), summary(PathPodToInstance, rounds[:1])},
 			Seen: Seen{Pod: "192.168.32.5", As: "192.168.32.5", Node: "192.168.0.2"}, Policy: Policy{Enforced: true, Tried: 7, Passed: 4, Seconds: 1.25},
 			Limits:       []Limit{{"egress", 10e6, 9.6e6}, {"ingress", 10e6, 9.8e6}},
 			Addresses:    Addresses{Pods: 32, OnENIs: 45},
@@ -117,7 +118,7 @@ func TestQuantiles(t *testing.T) {
 		if !slices.Equal(before, values) {
 			rt.Fatal("the measurements were put into another order")
 		}
-		if s.Min > s.Median || s.Median > s.Max || p99 < s.Median || p99 > s.Max {
+		if s.Low > s.Median || s.Median > s.High || p99 < s.High || p99 > slices.Max(values) || s.Low < slices.Min(values) {
 			rt.Fatalf("%+v, p99 %g", s, p99)
 		}
 		below, above := 0, 0
@@ -132,13 +133,23 @@ func TestQuantiles(t *testing.T) {
 		if below > len(values)/2 || above > len(values)/2 {
 			rt.Fatalf("%d below and %d above the median of %d", below, above, len(values))
 		}
+		// Whatever less than a quarter of the rounds was like, the spread is that of the others.
+		for i := range (len(values) - 1) / 4 {
+			values[i] = rapid.SampledFrom([]float64{-1e9, 1e9}).Draw(rt, "a moment when something else ran")
+		}
+		if s := spreadOf(values); s.Low < slices.Min(before) || s.High > slices.Max(before) {
+			rt.Fatalf("a quarter of the values moved the spread to %+v", s)
+		}
 	})
 	hundred := make([]float64, 200)
 	for i := range hundred {
 		hundred[i] = float64(i)
 	}
-	if got := quantile(hundred, 0.99); got != 198 {
-		t.Errorf("p99 of 0…199 is %g, want 198", got)
+	if got := quantile(hundred, 0.99); math.Abs(got-197.01) > 1e-9 {
+		t.Errorf("p99 of 0…199 is %g, want 197.01", got)
+	}
+	if got := spreadOf([]float64{5, 1, 2, 4, 3}); got != (Spread{3, 2, 4}) {
+		t.Errorf("1…5 is %+v", got)
 	}
 }
 

@@ -4,12 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 )
 
-// Run starts a lab for each network, measures it and takes it down. After an error
-// the networks that were measured before are returned with it.
+// Auto is the datapath that Terway chooses by itself.
+const Auto = "auto"
+
+// Run starts a lab for each network, for Terway one for each datapath, measures it and
+// takes it down. After an error what was measured before is returned with it.
 func Run(ctx context.Context, base lab.Options, networks []string, o Options, progress *lab.Progress) ([]Network, error) {
 	if len(networks) == 0 {
 		return nil, errors.New("--networks is empty: want terway, flannel or both")
@@ -21,23 +26,36 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 	// A network that this lab cannot install is found before minutes are spent.
 	var labs []*lab.Options
 	for _, name := range networks {
-		l := base
-		l.Network = name
-		wrong = append(wrong, l.Normalize())
 		if name == lab.NetworkNone {
 			wrong = append(wrong, fmt.Errorf("--networks %s: there is nothing to measure without a pod network", name))
 		}
-		labs = append(labs, &l)
+		datapaths := []string{""}
+		if name == lab.NetworkTerway && len(o.Datapaths) > 0 {
+			datapaths = o.Datapaths
+		}
+		for _, d := range datapaths {
+			l := base
+			l.Network, l.Datapath = name, d
+			if d == config.ModeExclusive {
+				l.Datapath, l.Mode = "", config.ModeExclusive
+			}
+			wrong = append(wrong, l.Normalize())
+			labs = append(labs, &l)
+		}
 	}
 	if err := errors.Join(wrong...); err != nil {
 		return nil, err
 	}
 	var measured []Network
 	for _, l := range labs {
+		if slices.ContainsFunc(measured, func(n Network) bool { return n.Default && n.Datapath == l.Datapath }) {
+			continue // what Terway chose by itself
+		}
 		n, err := runOne(ctx, l, o, progress)
 		if err != nil {
 			return measured, fmt.Errorf("%s: %w", l.Network, err)
 		}
+		n.Default = l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != config.ModeExclusive
 		measured = append(measured, *n)
 	}
 	return measured, nil

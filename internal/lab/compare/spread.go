@@ -5,28 +5,29 @@ import (
 	"slices"
 )
 
-// Spread is a set of measurements.
+// Spread is a set of measurements: the middle one, and between Low and High the middle
+// half of all. The smallest and the largest are left out: on a shared machine they tell
+// what else ran for a moment.
 type Spread struct {
 	Median float64 `json:"median"`
-	Min    float64 `json:"min"`
-	Max    float64 `json:"max"`
+	Low    float64 `json:"low"`
+	High   float64 `json:"high"`
 }
 
 // spreadOf sums measurements up; there is at least one.
 func spreadOf(values []float64) Spread {
-	return Spread{Median: quantile(values, 0.5), Min: slices.Min(values), Max: slices.Max(values)}
+	return Spread{Median: quantile(values, 0.5), Low: quantile(values, 0.25), High: quantile(values, 0.75)}
 }
 
-// quantile is the smallest value that a share q of all does not exceed; of an even
-// number the median is the mean of the two in the middle.
+// quantile is the value that a share q of all lies below; between two neighbours it is
+// in proportion.
 func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
-	n := len(sorted)
-	if q == 0.5 && n%2 == 0 {
-		return (sorted[n/2-1] + sorted[n/2]) / 2
-	}
-	return sorted[min(n-1, int(q*float64(n)))]
+	at := q * float64(len(sorted)-1)
+	i := min(int(at), len(sorted)-1)
+	j := min(i+1, len(sorted)-1)
+	return sorted[i] + (at-float64(i))*(sorted[j]-sorted[i])
 }
 
 // String is "0.93 (0.90–0.97)".
-func (s Spread) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Min, s.Max) }
+func (s Spread) String() string { return fmt.Sprintf("%.2f (%.2f–%.2f)", s.Median, s.Low, s.High) }

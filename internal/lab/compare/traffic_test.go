@@ -134,10 +134,10 @@ func TestWatchPolicy(t *testing.T) {
 }
 
 func TestOptions(t *testing.T) {
-	if err := (&Options{Rounds: 9, Turn: time.Second, Pods: 30}).Check(); err != nil {
+	if err := (&Options{Rounds: 9, Turn: time.Second, Pods: 30, Datapaths: []string{Auto}}).Check(); err != nil {
 		t.Error(err)
 	}
-	err := (&Options{Rounds: -1, Turn: time.Hour, Pods: 1}).Check()
+	err := (&Options{Rounds: -1, Turn: time.Hour, Pods: 1, Datapaths: []string{Auto}}).Check()
 	if err == nil {
 		t.Fatal("no error")
 	}
