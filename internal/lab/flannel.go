@@ -59,18 +59,9 @@ type Route struct {
 
 // Routes asks the cloud for the entries of the VPC's system table that are not its own.
 func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
-	api, err := c.clients()
+	api, table, err := c.systemTable()
 	if err != nil {
 		return nil, err
-	}
-	tables := vpc.CreateDescribeRouteTableListRequest()
-	tables.VpcId, tables.RouteTableType = c.VPCID, "System"
-	t, err := api.vpc.DescribeRouteTableList(tables)
-	if err != nil {
-		return nil, fmt.Errorf("list the route tables of %s: %w", c.VPCID, err)
-	}
-	if n := len(t.RouterTableList.RouterTableListType); n != 1 {
-		return nil, fmt.Errorf("VPC %s has %d system route tables, not one", c.VPCID, n)
 	}
 	var routes []Route
 	token := ""
@@ -79,7 +70,7 @@ func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
 			return nil, err
 		}
 		q := vpc.CreateDescribeRouteEntryListRequest()
-		q.RouteTableId, q.RouteEntryType = t.RouterTableList.RouterTableListType[0].RouteTableId, "Custom"
+		q.RouteTableId, q.RouteEntryType = table, "Custom"
 		q.MaxResult, q.NextToken = requests.NewInteger(100), token
 		r, err := api.vpc.DescribeRouteEntryList(q)
 		if err != nil {
@@ -100,6 +91,53 @@ func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
 			return routes, nil
 		}
 	}
+}
+
+// systemTable finds the VPC's system route table.
+func (c *Cloud) systemTable() (api *clients, id string, err error) {
+	if api, err = c.clients(); err != nil {
+		return nil, "", err
+	}
+	q := vpc.CreateDescribeRouteTableListRequest()
+	q.VpcId, q.RouteTableType = c.VPCID, "System"
+	t, err := api.vpc.DescribeRouteTableList(q)
+	if err != nil {
+		return nil, "", fmt.Errorf("list the route tables of %s: %w", c.VPCID, err)
+	}
+	if n := len(t.RouterTableList.RouterTableListType); n != 1 {
+		return nil, "", fmt.Errorf("VPC %s has %d system route tables, not one", c.VPCID, n)
+	}
+	return api, t.RouterTableList.RouterTableListType[0].RouteTableId, nil
+}
+
+// AddRoute adds an entry that leads to an instance to the VPC's system table, past the
+// controller. The cloud refuses it while the VPC is busy.
+func (c *Cloud) AddRoute(to netip.Prefix, instanceID, name string) error {
+	api, table, err := c.systemTable()
+	if err != nil {
+		return err
+	}
+	q := vpc.CreateCreateRouteEntryRequest()
+	q.RouteTableId, q.DestinationCidrBlock, q.RouteEntryName = table, to.String(), name
+	q.NextHopType, q.NextHopId = "Instance", instanceID
+	if _, err := api.vpc.CreateRouteEntry(q); err != nil {
+		return fmt.Errorf("add a route entry for %s: %w", to, err)
+	}
+	return nil
+}
+
+// RemoveRoute removes such an entry.
+func (c *Cloud) RemoveRoute(to netip.Prefix, instanceID string) error {
+	api, table, err := c.systemTable()
+	if err != nil {
+		return err
+	}
+	q := vpc.CreateDeleteRouteEntryRequest()
+	q.RouteTableId, q.DestinationCidrBlock, q.NextHopId = table, to.String(), instanceID
+	if _, err := api.vpc.DeleteRouteEntry(q); err != nil {
+		return fmt.Errorf("remove the route entry for %s: %w", to, err)
+	}
+	return nil
 }
 
 // routeTo is the state of the entry that sends a block to an instance.

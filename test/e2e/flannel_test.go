@@ -50,6 +50,7 @@ func TestFlannel(t *testing.T) {
 			t.Errorf("lab verify --only %s: %v, want the reason why it is not for Flannel:\n%s", not[0].Name, err, out)
 		}
 	})
+	t.Run("compare", measured)
 	t.Run("down", func(t *testing.T) {
 		c.run(t, "lab", "down")
 		before.sameAs(t)

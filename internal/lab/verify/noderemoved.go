@@ -2,8 +2,10 @@ package verify
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,9 +15,9 @@ import (
 
 var nodeRemoved = Check{
 	Name:   "node-removed",
-	About:  "a node that is deleted loses its route entry; registered again it has a block, an entry, and pods that others reach",
+	About:  "a node that is deleted loses its route entry, and somebody else's entry inside the pod CIDR stays; registered again the node has a block, an entry, and pods that others reach",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
-	Run: func(ctx context.Context, e *Env) (string, error) {
+	Run: func(ctx context.Context, e *Env) (_ string, err error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
 			return "", err
@@ -25,6 +27,12 @@ var nodeRemoved = Check{
 			return "", err
 		}
 		old := blocks[nb.Name]
+		// To the same instance, so that nothing but its name tells it from the node's own.
+		foreign, err := e.addForeign(ctx, nb, blocks)
+		if err != nil {
+			return "", err
+		}
+		defer func() { err = errors.Join(err, e.removeForeign(ctx, foreign, nb)) }()
 		if err := e.deleteNode(ctx, nb); err != nil {
 			return "", err
 		}
@@ -54,9 +62,73 @@ var nodeRemoved = Check{
 		if err != nil {
 			return "", fmt.Errorf("pod on %s to the pod on %s after it came back: %w", na.Name, nb.Name, err)
 		}
-		return fmt.Sprintf("%s deleted: the entry for %s went; registered again: block %s, entry to %s, and its pod %s answered %s",
-			nb.Name, old, block, nb.InstanceID, pods[1].Status.PodIP, hostOf(seen)), nil
+		routes, err := e.podRoutes(ctx)
+		if err != nil {
+			return "", err
+		}
+		if r, there := routes[foreign]; !there || r.Via != nb.InstanceID || r.Status != "Available" {
+			return "", fmt.Errorf("the entry for %s, which is not the cluster's, was to %s before; now it is %q to %q", foreign, nb.InstanceID, r.Status, r.Via)
+		}
+		return fmt.Sprintf("%s deleted: the entry for %s went, that of somebody else for %s stayed; registered again: block %s, entry to %s, and its pod %s answered %s",
+			nb.Name, old, foreign, block, nb.InstanceID, pods[1].Status.PodIP, hostOf(seen)), nil
 	},
+}
+
+// foreignName is the name of an entry that is not the cluster's.
+const foreignName = "somebody-elses"
+
+// addForeign adds an entry inside the pod CIDR that is not the cluster's, for a range that
+// is no node's: the last addresses of it.
+func (e *Env) addForeign(ctx context.Context, to lab.Machine, blocks map[string]netip.Prefix) (netip.Prefix, error) {
+	all := e.Lab.Options.Plan.PodCIDR
+	last := all.Masked().Addr().As4()
+	for i := all.Bits(); i < 32; i++ {
+		last[i/8] |= 1 << (7 - i%8)
+	}
+	dest := netip.PrefixFrom(netip.AddrFrom4(last), 28).Masked()
+	for node, b := range blocks {
+		if b.Overlaps(dest) {
+			return dest, fmt.Errorf("%s is of the block %s of %s: the check needs a pod CIDR with room", dest, b, node)
+		}
+	}
+	routes, err := e.podRoutes(ctx)
+	if err != nil {
+		return dest, err
+	}
+	if r, there := routes[dest]; there && r.Name == foreignName { // of a check that was killed
+		if err := e.removeForeign(ctx, dest, lab.Machine{InstanceID: r.Via}); err != nil {
+			return dest, err
+		}
+	}
+	if err := e.Lab.Cloud.AddRoute(dest, to.InstanceID, foreignName); err != nil {
+		return dest, err
+	}
+	return dest, e.poll(ctx, "the entry for "+dest.String(), func() (bool, error) {
+		routes, err := e.podRoutes(ctx)
+		return err == nil && routes[dest].Status == "Available", err
+	})
+}
+
+// removeForeign takes it away, after a failure or an interrupt too, and waits until it is gone.
+func (e *Env) removeForeign(ctx context.Context, dest netip.Prefix, to lab.Machine) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
+	defer cancel()
+	var refused error
+	err := e.poll(ctx, "the entry for "+dest.String()+" to be gone", func() (bool, error) {
+		routes, err := e.podRoutes(ctx)
+		if err != nil {
+			return false, err
+		}
+		r, there := routes[dest]
+		if there && r.Status == "Available" { // refused while the VPC is busy
+			refused = e.Lab.Cloud.RemoveRoute(dest, to.InstanceID)
+		}
+		return !there, nil
+	})
+	if err != nil {
+		return errors.Join(err, refused)
+	}
+	return nil
 }
 
 // deleteNode deletes a node and waits until the cluster has forgotten its pods too.
