@@ -142,6 +142,25 @@ func TestInstanceGone(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
+// That an instance is gone is found out by the entry that cannot lead to it, not at the
+// next look at everything.
+func TestInstanceGoneMeanwhile(t *testing.T) {
+	g := newRig(t)
+	g.join("n1", 1)
+	id := g.instance()
+	g.register("n2", id)
+	g.run(minute)
+	g.Write(func(s state.API) error {
+		return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: id, Force: true})
+	})
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "n2"}, n))
+	n.Spec.PodCIDR, n.Spec.PodCIDRs = blockN(2), []string{blockN(2)}
+	g.Must(g.kube.Update(context.Background(), n))
+	g.run(30 * time.Second)
+	g.want("n2", corev1.ConditionTrue, "InstanceGone")
+}
+
 // A list that lacks instances whose kubelets report, for whatever reason, cuts off
 // nobody; it is told. Without the kubelet's word the entry goes.
 func TestInstanceGoneOfALiveNode(t *testing.T) {
@@ -262,6 +281,18 @@ func TestQuota(t *testing.T) {
 	if n := g.Calls("CreateRouteEntries") - before; n > 11 {
 		t.Errorf("%d calls in ten minutes for a table that is full", n)
 	}
+	// The next of these calls has just failed: a new node makes none, room that is there does.
+	for n := g.Calls("CreateRouteEntries"); g.Calls("CreateRouteEntries") == n; {
+		wait, _ := g.once()
+		g.Clock.Pass(wait)
+	}
+	before = g.Calls("CreateRouteEntries")
+	g.join("late", 50)
+	g.run(10 * time.Second)
+	if n := g.Calls("CreateRouteEntries") - before; n != 0 {
+		t.Errorf("%d calls for a new node, the table being full", n)
+	}
+	g.leave("late")
 	g.leave("n0")
 	g.leave("n1")
 	g.run(20 * time.Second)
@@ -348,7 +379,10 @@ func TestBusyVPC(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 90 * time.Second })
 	g.Clock.Pass(2 * minute)
 	g.Write(func(state.API) error { return nil })
+	g.join("n0", 0)
+	g.run(30 * time.Second)
 	id := g.join("n1", 1)
+	g.leave("n0")
 	g.Write(func(s state.API) error {
 		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "192.168.16.0/24"})
 		return err
@@ -358,8 +392,11 @@ func TestBusyVPC(t *testing.T) {
 		t.Errorf("condition %+v", c)
 	}
 	g.run(3 * minute)
-	if g.leads(blockN(1)) != id {
-		t.Error("no entry when it is over")
+	if g.leads(blockN(1)) != id || len(g.custom(0)) != 1 {
+		t.Errorf("when it is over: entries %+v", g.custom(0))
+	}
+	if g.events.Has("cannot be deleted") {
+		t.Errorf("what is over soon is told: %v", g.events.All())
 	}
 }
 
