@@ -16,7 +16,6 @@ import (
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
-	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
 // TestThroughputAgainstPlainVeth prints what the fabric costs: iperf3 between two of its

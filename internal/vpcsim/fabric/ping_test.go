@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/kernel"
-	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
 // An echo request as a guest's ping would send it.

@@ -12,7 +12,6 @@ import (
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
-	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
 // A container network may move an ENI into a pod's namespace; when that namespace is
