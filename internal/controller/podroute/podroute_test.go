@@ -150,6 +150,7 @@ func TestInstanceGoneMeanwhile(t *testing.T) {
 	id := g.instance()
 	g.register("n2", id)
 	g.run(minute)
+	g.once() // has looked at everything just now
 	g.Write(func(s state.API) error {
 		return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: id, Force: true})
 	})
