@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // PodNetNS finds the network namespace of the pod on a node that has an address: a
@@ -27,7 +29,7 @@ func (s *State) PodNetNS(node string, addr netip.Addr) (string, error) {
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		found := false
-		if err := InNetNS(path, func() error {
+		if err := kernel.InNSAt(path, func() error {
 			addrs, err := net.InterfaceAddrs()
 			for _, a := range addrs {
 				if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == addr {

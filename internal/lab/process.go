@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // Process identifies a process for good: a pid alone may have been used again.
@@ -104,30 +105,7 @@ func startIn(netns string, cmd *exec.Cmd) error {
 	if netns == "" {
 		return cmd.Start()
 	}
-	return InNetNS(netns, cmd.Start)
-}
-
-// InNetNS runs f on a thread that is in the network namespace at path. A process
-// or socket that f makes belongs to that namespace for good.
-func InNetNS(path string, f func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine and takes the
-		// foreign namespace with it.
-		runtime.LockOSThread()
-		done <- func() error {
-			ns, err := os.Open(path)
-			if err != nil {
-				return fmt.Errorf("open network namespace: %w", err)
-			}
-			defer ns.Close()
-			if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-				return fmt.Errorf("enter network namespace %s: %w", path, err)
-			}
-			return f()
-		}()
-	}()
-	return <-done
+	return kernel.InNSAt(netns, cmd.Start)
 }
 
 // startTime reads when a process started (proc_pid_stat(5), field 22).

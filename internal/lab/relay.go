@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // Relay accepts TCP connections on l, a listener of this machine, and joins each
@@ -41,7 +43,7 @@ func Relay(ctx context.Context, l net.Listener, netns, to string) error {
 // DialIn connects from within a network namespace.
 func DialIn(ctx context.Context, netns, network, addr string) (net.Conn, error) {
 	var conn net.Conn
-	err := InNetNS(netns, func() (err error) {
+	err := kernel.InNSAt(netns, func() (err error) {
 		// The address is literal, so the socket is made by this very thread.
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		return err

@@ -56,7 +56,7 @@ right ecs:DescribeInstanceTypes and no other.`,
 				fmt.Fprintf(cmd.ErrOrStderr(), "%d types so far\n", n)
 			})
 			if err != nil {
-				return advised(err)
+				return cloudflags.Explain(err, "let your RAM user or role do ecs:DescribeInstanceTypes")
 			}
 			merged, diff, err := types.Merge(rows(live), "DescribeInstanceTypes "+day.Format(time.DateOnly))
 			if err != nil {
@@ -80,21 +80,6 @@ right ecs:DescribeInstanceTypes and no other.`,
 	cmd.Flags().StringVar(&date, "date", time.Now().Format(time.DateOnly), "the day that the rows' source names")
 	cmd.Flags().StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
-}
-
-// advised adds what the user can do. The advice of cloud.Explain is for the controller
-// and its credential; here it is the user's machine and the user's credential.
-func advised(err error) error {
-	x := cloud.Explain(err)
-	switch {
-	case x.Reason == "NoPermission":
-		x.NextStep = "let your RAM user or role do ecs:DescribeInstanceTypes"
-	case x.Class == cloud.Transient:
-		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
-	case x.Class == cloud.Auth:
-		return err
-	}
-	return fmt.Errorf("%w\n%s: %s", err, x.Cause, x.NextStep)
 }
 
 // rows are the cloud's types as the catalogue has them: 0 was not said.

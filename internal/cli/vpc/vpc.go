@@ -18,7 +18,6 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/cloudflags"
-	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
@@ -102,27 +101,8 @@ func looksLikeFile(arg string) bool {
 	return strings.ContainsRune(arg, filepath.Separator) || slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(arg))
 }
 
-// explained adds what the user can do about an answer of the cloud.
 func explained(err error) error {
-	var e *cloud.Error
-	if err == nil || !errors.As(err, &e) {
-		return err
-	}
-	x := cloud.Explain(err)
-	switch {
-	case x.Reason == "NoPermission":
-		x.NextStep = "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role"
-	case x.Reason == "Cancelled":
-		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
-	case x.Class == cloud.Throttled:
-		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
-	case x.Class == cloud.Transient:
-		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
-	case x.Class == cloud.Auth:
-		// The table's advice is for the controller's credential, this one is the user's.
-		return err
-	}
-	return fmt.Errorf("%w\n%s: %s", err, x.Cause, x.NextStep)
+	return cloudflags.Explain(err, "attach the policy of deploy/ram-policy-vpc.json to your RAM user or role")
 }
 
 func checkOutput(output string, known ...string) error {

@@ -2,10 +2,7 @@ package vpc
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -21,7 +18,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
-	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
@@ -326,20 +322,6 @@ func TestGrowLater(t *testing.T) {
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 24 --kubeconfig "+c.kubeconfig, "the cluster uses it now")
 	if n := strings.Count(c.config, "vsw-"); n != 3 {
 		t.Errorf("the cluster has %d vSwitches, want a third one:\n%s", n, c.config)
-	}
-}
-
-// TestExplained: what the user reads is about the user's command, not the controller.
-func TestExplained(t *testing.T) {
-	for want, err := range map[string]error{
-		"\ninterrupted: run the command again":               &cloud.Error{Class: cloud.Transient, Err: context.Canceled},
-		"run the command again in a minute":                  &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
-		"check that this machine reaches the endpoint":       &cloud.Error{Class: cloud.Transient, Err: io.EOF},
-		"attach the policy of deploy/ram-policy-vpc.json to": &cloud.Error{Class: cloud.Auth, Code: "Forbidden.RAM"},
-	} {
-		if got := explained(fmt.Errorf("look: %w", err)); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
-			t.Errorf("%v: want %q in it", got, want)
-		}
 	}
 }
 

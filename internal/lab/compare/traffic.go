@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"time"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -27,7 +28,7 @@ const connectTimeout = 10 * time.Second
 // listen opens a port of an end.
 func (e end) listen() (net.Listener, error) {
 	var l net.Listener
-	err := lab.InNetNS(e.netns, func() (err error) {
+	err := kernel.InNSAt(e.netns, func() (err error) {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(e.addr, 0).String())
 		return err
 	})
@@ -151,7 +152,7 @@ func (p pair) connects(ctx context.Context, d time.Duration) ([]float64, error) 
 		}
 	}()
 	var took []float64
-	err = lab.InNetNS(p.from.netns, func() error {
+	err = kernel.InNSAt(p.from.netns, func() error {
 		dial := net.Dialer{Timeout: connectTimeout}
 		for began := time.Now(); time.Since(began) < d || len(took) == 0; {
 			start := time.Now()

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -45,7 +46,7 @@ var outboundNAT = Check{
 // echo answers on the control plane's instance with the address of whoever asks.
 func (e *Env) echo() (at string, stop func() error, err error) {
 	var l net.Listener
-	if err := lab.InNetNS(e.Lab.Master.NetNS, func() (err error) {
+	if err := kernel.InNSAt(e.Lab.Master.NetNS, func() (err error) {
 		l, err = net.Listen("tcp4", net.JoinHostPort(e.Lab.Master.Address.String(), "0"))
 		return err
 	}); err != nil {

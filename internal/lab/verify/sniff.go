@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/kernel"
 )
 
 // frame is what a check wants to know of an Ethernet frame.
@@ -58,7 +58,7 @@ func sniff(path string, devices ...string) (*capture, error) {
 	c := &capture{}
 	for _, dev := range devices {
 		var f *os.File
-		err := lab.InNetNS(path, func() (err error) {
+		err := kernel.InNSAt(path, func() (err error) {
 			f, err = packetSocket(dev)
 			return err
 		})

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -240,7 +241,7 @@ func udpFrame(mac net.HardwareAddr, src, dst netip.Addr, port uint16) []byte {
 }
 
 func sendFrame(path string, dev netlink.LinkAttrs, frame []byte) error {
-	return lab.InNetNS(path, func() error {
+	return kernel.InNSAt(path, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return fmt.Errorf("open a packet socket: %w", err)

@@ -16,7 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/kernel"
 )
 
 const (
@@ -64,7 +64,7 @@ func startTraffic(from corev1.Pod, to []corev1.Pod, service string) (*traffic, e
 		}
 	}
 	dial := func(network, address string) (conn net.Conn, err error) {
-		err = lab.InNetNS(client, func() error {
+		err = kernel.InNSAt(client, func() error {
 			conn, err = net.DialTimeout(network, net.JoinHostPort(address, strconv.Itoa(trafficPort)), silence)
 			return err
 		})
@@ -119,7 +119,7 @@ func podNetNS(pod corev1.Pod) (string, error) {
 }
 
 func (t *traffic) serve(netns string) error {
-	return lab.InNetNS(netns, func() error {
+	return kernel.InNSAt(netns, func() error {
 		at := fmt.Sprintf(":%d", trafficPort)
 		l, err := net.Listen("tcp", at)
 		if err != nil {

@@ -1,0 +1,32 @@
+package cloudflags
+
+import (
+	"errors"
+	"fmt"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// Explain adds what the user can do about an answer of the cloud: the advice of
+// cloud.Explain is for the controller, which has a credential of its own and repeats
+// calls. permission is what the command needs.
+func Explain(err error, permission string) error {
+	var e *cloud.Error
+	if err == nil || !errors.As(err, &e) {
+		return err
+	}
+	x := cloud.Explain(err)
+	switch {
+	case x.Reason == "NoPermission":
+		x.NextStep = permission
+	case x.Reason == "Cancelled":
+		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
+	case x.Class == cloud.Throttled:
+		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
+	case x.Class == cloud.Transient:
+		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
+	case x.Class == cloud.Auth:
+		return err
+	}
+	return fmt.Errorf("%w\n%s: %s", err, x.Cause, x.NextStep)
+}

@@ -1,0 +1,26 @@
+package cloudflags
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// TestExplain: what the user reads is about the user's command, not the controller.
+func TestExplain(t *testing.T) {
+	for want, err := range map[string]error{
+		"\ninterrupted: run the command again":         &cloud.Error{Class: cloud.Transient, Err: context.Canceled},
+		"run the command again in a minute":            &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
+		"check that this machine reaches the endpoint": &cloud.Error{Class: cloud.Transient, Err: io.EOF},
+		": do this": &cloud.Error{Class: cloud.Auth, Code: "Forbidden.RAM"},
+	} {
+		if got := Explain(fmt.Errorf("look: %w", err), "do this"); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
+			t.Errorf("%v: want %q in it", got, want)
+		}
+	}
+}
