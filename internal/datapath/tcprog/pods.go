@@ -118,10 +118,11 @@ func (p Pods[V]) Release(h *netlink.Handle, index int, addresses []netip.Addr) e
 	var errs []error
 	for _, a := range addresses {
 		v, ok, err := p.Get(a)
-		if holder := p.Device(v); err == nil && (!ok || holder != index && Exists(h, holder)) {
+		if holder := p.Device(v); err != nil || !ok || holder != index && Exists(h, holder) {
+			errs = append(errs, err)
 			continue
 		}
-		errs = append(errs, err, p.Delete(a))
+		errs = append(errs, p.Delete(a))
 	}
 	return errors.Join(errs...)
 }
