@@ -121,6 +121,13 @@ func alive(n *corev1.Node) bool {
 	return false
 }
 
+// kept reports whether a node was told that its instance is gone: then it hangs on the
+// kubelet's word whether its entries stay.
+func kept(n *corev1.Node) bool {
+	c := condition(n)
+	return c != nil && c.Reason == string(entries.Destroyed)
+}
+
 func pure(nodes []*node) []entries.Node {
 	all := make([]entries.Node, len(nodes))
 	for i, n := range nodes {

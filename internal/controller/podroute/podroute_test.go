@@ -635,6 +635,13 @@ func TestIgnoredNodes(t *testing.T) {
 	if matters(n, same) {
 		t.Error("a heartbeat makes work")
 	}
+	gone := same.DeepCopy()
+	gone.Status.Conditions = append(gone.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: "InstanceGone"})
+	silent := gone.DeepCopy()
+	silent.Status.Conditions[len(silent.Status.Conditions)-2].Status = corev1.ConditionUnknown
+	if matters(gone, gone.DeepCopy()) || !matters(gone, silent) {
+		t.Error("the last word of a kubelet whose instance is gone makes no work, or a heartbeat of it does")
+	}
 	same.Spec.ProviderID = "cn-hangzhou.i-other"
 	if !matters(n, same) {
 		t.Error("another instance makes no work")
