@@ -140,6 +140,11 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 		if g = unused(want, w, ask, cluster); g != nil {
 			resumed = true
 			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)
+			// The cluster may have it before this command knows: the next run must not
+			// take that for the answer to another wish.
+			if err = f.note(g); err != nil {
+				return nil, err
+			}
 			break
 		}
 		if g, err = f.choose(want, w, ask, cluster); err != nil {
@@ -222,11 +227,16 @@ func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *C
 	if n := len(want.VPC.Secondary); len(grown.VPC.Secondary) > n {
 		g.Secondary = grown.VPC.Secondary[n]
 	}
+	return g, f.note(g)
+}
+
+// note records what is under way.
+func (f *PlanFile) note(g *growing) error {
 	b, err := json.Marshal(g)
 	if err != nil {
-		return nil, fmt.Errorf("record the grow: %w", err)
+		return fmt.Errorf("record the grow: %w", err)
 	}
-	return g, replace(f.record(), append(b, '\n'), 0o644)
+	return replace(f.record(), append(b, '\n'), 0o644)
 }
 
 // enter puts what is recorded into the plan's file.

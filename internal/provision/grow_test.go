@@ -235,6 +235,30 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
 }
 
+// The cluster took the vSwitch and the answer was lost: the next run adds no other.
+func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	c := uses(t, s, f)
+	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
+		t.Fatal(err)
+	}
+	adopt := c.Adopt
+	c.Adopt = func(ctx context.Context, zone, id string) error {
+		return errors.Join(adopt(ctx, zone, id), errors.New("the answer is lost"))
+	}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err == nil {
+		t.Fatal("a lost answer is no error")
+	}
+	c.Adopt = adopt
+	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
+		t.Errorf("%+v, %v: want 192.168.128.0/20 again", g, err)
+	}
+	tidy(t, f)
+	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
+}
+
 // The cluster's Service range may be another than the plan's: nothing may overlap it.
 func TestGrowBesideTheClustersServices(t *testing.T) {
 	s := start(t)
