@@ -47,12 +47,21 @@ func hurryOrphans() error {
 			continue // its process ended while we looked
 		}
 		done[ns] = true
-		err = kernel.InNSAt(p, func() error {
-			return os.WriteFile("/proc/sys/net/ipv4/tcp_orphan_retries", []byte(orphanRetries), 0)
-		})
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("set tcp_orphan_retries in %s: %w", p, err)
+		if err := hurry(p); err != nil {
+			return err
 		}
+	}
+	return nil
+}
+
+// hurry sets orphanRetries in a namespace. One that is gone has no connections, and
+// neither has a file whose namespace is not mounted yet, or not any more (EINVAL).
+func hurry(path string) error {
+	err := kernel.InNSAt(path, func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/tcp_orphan_retries", []byte(orphanRetries), 0)
+	})
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("set tcp_orphan_retries in %s: %w", path, err)
 	}
 	return nil
 }
