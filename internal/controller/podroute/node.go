@@ -54,7 +54,7 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 	return all, nil
 }
 
-// blocks are a node's pod CIDRs. What is no range is a range that is nowhere inside.
+// blocks are a node's pod CIDRs, as far as they are ranges.
 func blocks(n *corev1.Node) []netip.Prefix {
 	list := n.Spec.PodCIDRs
 	if len(list) == 0 && n.Spec.PodCIDR != "" {
@@ -90,8 +90,11 @@ func (r *Reconciler) place(nodes []*node) {
 		switch {
 		case r.instances.gone(n.instance) && alive(n.object):
 			// One of the two is wrong. If it is the list (of another region, or cut
-			// down to what the account may see), all nodes lose their routes at once.
-			n.fault = standing{reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
+			// down to what the account may see), all nodes lose their routes at once, or
+			// take no pods any more.
+			was := condition(n.object)
+			routed := was != nil && was.Status == corev1.ConditionFalse
+			n.fault = standing{ready: routed, reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
 			continue
 		case r.instances.gone(n.instance):
 			n.pure.Gone = true
