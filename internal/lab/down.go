@@ -22,9 +22,12 @@ const ownerFile = ".terway-lab"
 func Down(ctx context.Context, o *Options) (found bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
 	defer cancel()
-	if err := hurryOrphans(); err != nil {
-		return false, err
-	}
+	hurried := hurryOrphans() // what fails costs time, and nothing else
+	found, err = o.down(ctx)
+	return found, errors.Join(err, hurried)
+}
+
+func (o *Options) down(ctx context.Context) (found bool, err error) {
 	ended, err := o.endProcesses(ctx)
 	if err != nil {
 		return ended, err
@@ -51,8 +54,9 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	return ended || removed || len(namespaces)+len(cgroups) > 0, err
 }
 
-// endProcesses ends a "lab up" that still starts others first, then nodes, then the control plane, the simulated cloud last:
-// it takes its devices down by itself when it is asked to end.
+// endProcesses ends a "lab up" that still starts others first, then nodes, then the
+// control plane, the simulated cloud last: it takes its devices down by itself when it
+// is asked to end.
 func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
 	// One that is under way would start more. It may also be who calls this.
 	if up, err := o.process(processUp); err == nil && !ancestors(os.Getpid())[up.PID] {

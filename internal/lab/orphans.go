@@ -41,17 +41,16 @@ func hurryOrphans() error {
 		}
 	}
 	done := map[uint64]bool{own: true}
+	var errs []error
 	for _, p := range paths {
 		ns, err := inode(p)
 		if err != nil || done[ns] {
 			continue // its process ended while we looked
 		}
 		done[ns] = true
-		if err := hurry(p); err != nil {
-			return err
-		}
+		errs = append(errs, hurry(p))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // hurry sets orphanRetries in a namespace. One that is gone has no connections, and

@@ -192,7 +192,7 @@ How it was measured:
 - %d rounds. In each pods and nodes take turns of a few dozen milliseconds, there and
   back, and their ratio is made within the round. A cell has the median of the rounds,
   and in brackets the range in which the middle half of them lies. The machine is shared
-  and small: where the ranges of two cells overlap, the figures are not different, and a
+  and small: where the ranges of two cells overlap, do not take one for better, and a
   wide range says that something else ran meanwhile.
 - The slowest requests are not told: they waited for a CPU, not for a network.
 - A request and its answer have 64 bytes each, on one connection.
