@@ -140,14 +140,12 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 		if g = unused(want, w, ask, cluster); g != nil {
 			resumed = true
 			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)
-			// The cluster may have it before this command knows: the next run must not
-			// take that for the answer to another wish.
-			if err = f.note(g); err != nil {
-				return nil, err
-			}
-			break
+		} else if g, err = f.choose(want, w, ask, cluster); err != nil {
+			return nil, err
 		}
-		if g, err = f.choose(want, w, ask, cluster); err != nil {
+		// VPC and cluster may have it before this command knows: the next run must not
+		// take that for the answer to another wish.
+		if err = f.note(g); err != nil {
 			return nil, err
 		}
 	}
@@ -175,13 +173,14 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 
 // unused is the zone's first Pod vSwitch of the plan that the cluster does not use: an
 // earlier Grow was not told of the cluster, or somebody has written it into the plan.
+// One that is full would help nobody.
 func unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growing {
 	if cluster == nil {
 		return nil
 	}
 	used := func(v plan.VSwitch) bool {
 		return slices.ContainsFunc(w.vswitches, func(there cloud.VSwitch) bool {
-			return there.CIDR == v.CIDR && slices.Contains(cluster.VSwitches, there.ID)
+			return there.CIDR == v.CIDR && (slices.Contains(cluster.VSwitches, there.ID) || there.Available == 0)
 		})
 	}
 	for _, z := range want.Zones {
@@ -194,7 +193,7 @@ func unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growi
 	return nil
 }
 
-// choose finds a range and records it.
+// choose finds a range.
 func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) (*growing, error) {
 	for _, v := range w.vswitches {
 		ask.Taken = append(ask.Taken, v.CIDR)
@@ -227,7 +226,7 @@ func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *C
 	if n := len(want.VPC.Secondary); len(grown.VPC.Secondary) > n {
 		g.Secondary = grown.VPC.Secondary[n]
 	}
-	return g, f.note(g)
+	return g, nil
 }
 
 // note records what is under way.

@@ -235,6 +235,30 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
 }
 
+// A vSwitch of the plan that is full already would help the cluster with nothing.
+func TestGrowPassesOverWhatIsFull(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	c := uses(t, s, f)
+	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("192.168.200.0/29")[0]}
+	full, err := s.provisioner(t).Grow(t.Context(), f, ask, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, func(a state.API) error {
+		for range full.VSwitch.Free {
+			if _, err := a.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: full.VSwitch.ID, SecurityGroupId: full.Network.Groups[0].ID}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 20}, c)
+	if err != nil || g.Resumed || g.VSwitch.ID == full.VSwitch.ID {
+		t.Errorf("%+v, %v: want another vSwitch than the full one", g, err)
+	}
+}
+
 // The cluster took the vSwitch and the answer was lost: the next run adds no other.
 func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
 	s := start(t)

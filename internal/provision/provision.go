@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
@@ -136,8 +135,9 @@ func (p *Provisioner) insist(ctx context.Context, f func() error) error {
 		err := f()
 		var busy *cloud.Error
 		if errors.As(err, &busy) && busy.Class == cloud.Conflict {
-			// Each answer has another id, and would be another line of progress.
-			return false, strings.ReplaceAll(err.Error(), " (request "+busy.RequestID+")", ""), nil
+			said := *busy
+			said.RequestID = "" // another one each time: it would be another line of progress
+			return false, said.Error(), nil
 		}
 		return err == nil, "", err
 	})
