@@ -287,9 +287,9 @@ func tooMany(p *Plan, l Limit) Problem {
 	each := ""
 	if l.Each.N > 1 {
 		each = fmt.Sprintf("; a full node takes %d", l.Each.N)
-	}
-	if l.Nodes.N == 0 {
-		each += ", so not one fits: make it larger or nodes.podsPerNode smaller"
+		if l.Nodes.N == 0 {
+			each += ", so not one fits: make it larger or nodes.podsPerNode smaller"
+		}
 	}
 	return Problem{
 		Field: "nodes.max", Value: fmt.Sprint(p.Nodes.Max),
