@@ -91,6 +91,7 @@ type Agent struct {
 	failure         string // the last one's error
 	// notOK is why ADD cannot be served, empty when it can; notOKReason is it in a word.
 	notOK, notOKReason string
+	began              time.Time     // when the agent was made
 	looked             time.Time     // when the repair loop last came round
 	closing            bool          // the agent is stopping: nobody waits any more
 	wake               chan struct{} // closed and replaced when an address may have become free
@@ -115,6 +116,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	now := o.Now()
+	a.began = now
 	for addr, at := range freed {
 		if at.After(now) {
 			at = now // the clock was set back: rest the usual time, not longer

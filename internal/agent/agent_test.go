@@ -8,14 +8,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"reflect"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
-	"k8s.io/apimachinery/pkg/api/meta"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
@@ -599,29 +597,4 @@ func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
 	e.mustAdd("b")
 	e.restart()
 	e.mustAdd("c")
-}
-
-// An agent that was just started has not looked at the node: what was reported before
-// stands until it has, be that good or bad.
-func TestRestartReportsNothingYet(t *testing.T) {
-	e := newEnv(t, 3)
-	prev := e.a.Status(v1alpha1.NodeNetworkStatus{})
-	if c := meta.FindStatusCondition(prev.Conditions, v1alpha1.ConditionReady); c == nil || c.Status != "True" || prev.Datapath == "" {
-		t.Fatalf("before the restart: %+v", prev)
-	}
-	e.kill()
-	e.start()
-	if st := e.a.Status(prev); !reflect.DeepEqual(st.Conditions, prev.Conditions) || st.Datapath != prev.Datapath {
-		t.Errorf("after the restart: datapath %q, %+v", st.Datapath, st.Conditions)
-	}
-	e.dp.failSync = errors.New("no netlink")
-	if err := e.a.SetWant(Want{Known: true, Datapath: "auto"}); err != nil {
-		t.Fatal(err)
-	}
-	if err := e.a.Repair(context.Background()); err == nil {
-		t.Fatal("repair succeeded")
-	}
-	if c := meta.FindStatusCondition(e.a.Status(prev).Conditions, v1alpha1.ConditionReady); c.Status != "False" || !strings.Contains(c.Message, "no netlink") {
-		t.Errorf("after a failed repair: %+v", c)
-	}
 }

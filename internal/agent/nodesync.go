@@ -106,6 +106,7 @@ func (s *NodeSync) Run(ctx context.Context) error {
 			err = s.take(ctx, true)
 		case <-node.C:
 			err = s.take(ctx, true)
+			signal(s.agent.dirty) // what is to be reported may follow from the time alone
 		case <-impatient.C:
 			err = s.recall()
 		case err := <-stopped:

@@ -3,6 +3,7 @@ package agent
 import (
 	"net/netip"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,9 +66,14 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	return st
 }
 
+// startGrace is how long an agent may take to find out how the node is.
+const startGrace = time.Minute
+
 // startingLocked: the agent has not found out yet how the node is. What the one before it
 // reported stands until then: else each restart would keep pods away from the node.
-func (a *Agent) startingLocked() bool { return !a.synced && a.failure == "" }
+func (a *Agent) startingLocked() bool {
+	return !a.synced && a.failure == "" && a.Now().Sub(a.began) < startGrace
+}
 
 func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {
 	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message),
