@@ -12,11 +12,9 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
 )
@@ -77,7 +75,7 @@ func (c *cluster) podSpec() corev1.PodSpec {
 		Containers:                    []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"pause"}}},
 	}
 	if c.ownENIs() { // the scheduler counts what pods ask for
-		spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
+		lab.AskForENI(&spec)
 	}
 	return spec
 }
@@ -96,21 +94,12 @@ func (c *cluster) room(ctx context.Context) (int32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("list pods: %w", err)
 	}
-	free := map[string]int64{}
+	least := math.MaxInt32
 	for _, n := range nodes.Items {
-		q := n.Status.Allocatable[v1alpha1.ResourceENI]
-		free[n.Name] = q.Value()
-	}
-	for _, p := range pods.Items {
-		for _, x := range p.Spec.Containers {
-			free[p.Spec.NodeName] -= x.Resources.Limits.Name(v1alpha1.ResourceENI, "").Value()
-		}
-	}
-	least := int64(math.MaxInt32)
-	for _, n := range nodes.Items {
-		least = min(least, free[n.Name]-1)
+		offered, taken := lab.CountENIs(&n, pods.Items)
+		least = min(least, offered-taken-1)
 		if least < 1 {
-			return 0, fmt.Errorf("node %s has ENIs for %d pods more, the comparison needs two: choose a larger --instance-type", n.Name, free[n.Name])
+			return 0, fmt.Errorf("node %s has ENIs for %d pods more, the comparison needs two: choose a larger --instance-type", n.Name, offered-taken)
 		}
 	}
 	return int32(least) * int32(len(nodes.Items)), nil

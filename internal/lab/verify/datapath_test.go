@@ -117,7 +117,7 @@ func TestFullness(t *testing.T) {
 	pod := func(on string, phase corev1.PodPhase, asks bool) corev1.Pod {
 		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: on, Containers: make([]corev1.Container, 1)}, Status: corev1.PodStatus{Phase: phase}}
 		if asks {
-			asksForENI(&p.Spec)
+			lab.AskForENI(&p.Spec)
 		}
 		return p
 	}

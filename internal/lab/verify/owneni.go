@@ -107,7 +107,7 @@ func (e *Env) askByAnnotation(ctx context.Context, name, node string) error {
 // nextWaits starts a pod for which no ENI is left until that of the first is.
 func (e *Env) nextWaits(ctx context.Context, node string) error {
 	spec := plainSpec(node)
-	asksForENI(&spec)
+	lab.AskForENI(&spec)
 	if err := e.pod(ctx, "next", spec); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -49,6 +51,9 @@ var ownReport = Check{
 	},
 }
 
+// tokenFile is where Kubernetes puts a pod's token.
+const tokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
 // asAgent is a client with the credential that the agent of a node has.
 func (e *Env) asAgent(m lab.Machine) (client.Client, error) {
 	const agent = "terwayd"
@@ -59,7 +64,8 @@ func (e *Env) asAgent(m lab.Machine) (client.Client, error) {
 	if len(ps) == 0 {
 		return nil, fmt.Errorf("no process %s runs on %s", agent, m.Name)
 	}
-	token, err := os.ReadFile(fmt.Sprintf("/proc/%d/root/var/run/secrets/kubernetes.io/serviceaccount/token", ps[0].PID))
+	// The pod's file system, as its process sees it (proc_pid_root(5)).
+	token, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(ps[0].PID), "root", tokenFile))
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's token on %s: %w", m.Name, err)
 	}

@@ -12,11 +12,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -48,14 +46,9 @@ func (e *Env) twoNodes() (a, b lab.Machine, err error) {
 func (e *Env) podSpec(node string) corev1.PodSpec {
 	spec := plainSpec(node)
 	if e.allExclusive() || e.exclusive(node) {
-		asksForENI(&spec)
+		lab.AskForENI(&spec)
 	}
 	return spec
-}
-
-// asksForENI makes a pod ask for an ENI of its own.
-func asksForENI(spec *corev1.PodSpec) {
-	spec.Containers[0].Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("1")}
 }
 
 func plainSpec(node string) corev1.PodSpec {

@@ -3,12 +3,11 @@ package verify
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/lab"
 )
 
 // fullness is how full a node is, by what limits it.
@@ -24,15 +23,10 @@ func (f fullness) room() int { return f.limit - f.there }
 // fullness counts a node's pods as the scheduler does. Pods that have ended take no place.
 func (e *Env) fullness(node *corev1.Node, pods []corev1.Pod) fullness {
 	kubelet, enis := fullness{limit: int(node.Status.Allocatable.Pods().Value())}, fullness{}
-	q := node.Status.Allocatable[v1alpha1.ResourceENI]
-	enis.limit = int(q.Value())
+	enis.limit, enis.there = lab.CountENIs(node, pods)
 	for _, p := range pods {
-		if p.Spec.NodeName != node.Name || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed {
-			continue
-		}
-		kubelet.there++
-		if slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool { return !c.Resources.Limits.Name(v1alpha1.ResourceENI, "").IsZero() }) {
-			enis.there++
+		if p.Spec.NodeName == node.Name && !lab.Ended(&p) {
+			kubelet.there++
 		}
 	}
 	if e.exclusive(node.Name) && enis.room() < kubelet.room() {
