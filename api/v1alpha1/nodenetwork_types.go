@@ -290,6 +290,11 @@ const (
 	// AnnotationExclusiveENI on a pod asks for an ENI of its own: "true" or "false". The
 	// admission webhook makes it a request of ResourceENI, which the scheduler counts.
 	AnnotationExclusiveENI = "network.terway.dev/exclusive-eni"
+	// AnnotationPodCIDR on a Node says for which of its blocks the node's CNI plugins are
+	// configured (network: flannel), separated by commas if there is one for each family.
+	// Package agent/flannel writes it; pods that come earlier would have addresses of
+	// another block.
+	AnnotationPodCIDR = "network.terway.dev/pod-cidr"
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
 )

@@ -10,10 +10,13 @@ import (
 	"os"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/flannel"
+	"terway.dev/terway/internal/agent/flannel/cluster"
 )
 
 // flannelCommand runs beside upstream's flanneld on nodes whose pods are Flannel's.
@@ -22,15 +25,30 @@ func flannelCommand(f *flags) *cobra.Command {
 	var period time.Duration
 	cmd := &cobra.Command{
 		Use:   "flannel-cni",
-		Short: "Write the CNI configuration of a node that runs Flannel, from flanneld's file",
+		Short: "Write the CNI configuration of a node that runs Flannel, from flanneld's file, and tell the cluster",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if period <= 0 {
 				return fmt.Errorf("--period %s: want more than zero", period)
 			}
+			if f.nodeName == "" {
+				return fmt.Errorf("--node-name is empty: want the node's name in Kubernetes")
+			}
+			cfg, err := restConfig(f.kubeconfig)
+			if err != nil {
+				return err
+			}
+			client, err := agent.NodeClient(cfg)
+			if err != nil {
+				return err
+			}
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 			n := &flannel.Node{
 				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
-				Write: agent.WriteFile, Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+				Tell:    cluster.Node{Client: client, Name: f.nodeName}.Tell,
+				Restart: func() error { return flannel.End("/proc", "flanneld") }, Now: time.Now,
+				Write: agent.WriteFile, Log: log,
 			}
 			if err := flannel.CheckVersion(cniVersion); err != nil {
 				return fmt.Errorf("--cni-version: %w", err)

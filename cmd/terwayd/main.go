@@ -72,7 +72,10 @@ func main() {
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
-	cmd.AddCommand(teardownCommand(&f), flannelCommand(&f))
+	flannel := flannelCommand(&f)
+	flannel.Flags().AddFlag(fl.Lookup("node-name"))
+	flannel.Flags().AddFlag(fl.Lookup("kubeconfig"))
+	cmd.AddCommand(teardownCommand(&f), flannel)
 	// What they share; the rest is the agent's alone.
 	for _, name := range []string{"state-dir", "cni-conf-dir", "cni-bin-dir", "verbose"} {
 		cmd.PersistentFlags().AddFlag(fl.Lookup(name))

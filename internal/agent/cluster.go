@@ -28,19 +28,40 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
+// known are the types, with a fixed mapping: the usual one asks the API server which
+// resources there are.
+func known() (*runtime.Scheme, meta.RESTMapper, error) {
+	scheme, err := Scheme()
+	if err != nil {
+		return nil, nil, err
+	}
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.GroupVersion.WithKind("NodeNetwork"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	return scheme, mapper, nil
+}
+
+// NodeClient makes a client for the objects of a node. It asks nothing of the API server.
+func NodeClient(cfg *rest.Config) (client.Client, error) {
+	scheme, mapper, err := known()
+	if err != nil {
+		return nil, err
+	}
+	c, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper})
+	if err != nil {
+		return nil, fmt.Errorf("client of the API server: %w", err)
+	}
+	return c, nil
+}
+
 // Connect makes the clients. It asks nothing of the API server, so that an agent
 // can start while that is away. The watch is of one object, whatever the size of
 // the cluster.
 func Connect(cfg *rest.Config, nodeName string) (Cluster, error) {
-	scheme, err := Scheme()
+	scheme, mapper, err := known()
 	if err != nil {
 		return Cluster{}, err
 	}
-	// A fixed mapping: the usual one asks the API server which resources there are.
-	mapper := meta.NewDefaultRESTMapper(nil)
-	mapper.Add(v1alpha1.GroupVersion.WithKind("NodeNetwork"), meta.RESTScopeRoot)
-	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
-
 	own, err := cache.New(cfg, cache.Options{
 		Scheme: scheme,
 		Mapper: mapper,
@@ -51,9 +72,9 @@ func Connect(cfg *rest.Config, nodeName string) (Cluster, error) {
 	if err != nil {
 		return Cluster{}, fmt.Errorf("watch of NodeNetwork %s: %w", nodeName, err)
 	}
-	cl, err := client.New(cfg, client.Options{Scheme: scheme, Mapper: mapper})
+	cl, err := NodeClient(cfg)
 	if err != nil {
-		return Cluster{}, fmt.Errorf("client of the API server: %w", err)
+		return Cluster{}, err
 	}
 	watch := func(ctx context.Context, changed func()) error {
 		inf, err := own.GetInformer(ctx, &v1alpha1.NodeNetwork{})

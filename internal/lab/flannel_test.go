@@ -65,16 +65,3 @@ func TestFlannelOnlyWhereItIsAskedFor(t *testing.T) {
 		}
 	}
 }
-
-func TestKubeletTaint(t *testing.T) {
-	for network, want := range map[string]bool{NetworkTerway: true, NetworkFlannel: false} {
-		o := options("cn-hangzhou-i")
-		o.Network = network
-		if err := o.Normalize(); err != nil {
-			t.Fatal(err)
-		}
-		if _, got := o.kubeletConfig(Machine{})["registerWithTaints"]; got != want {
-			t.Errorf("%s: registers with taints: %t, want %t", network, got, want)
-		}
-	}
-}

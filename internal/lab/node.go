@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/api/v1alpha1"
 )
 
 // nodeConfig is all that a node's first process needs to know.
@@ -135,6 +137,7 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"resolvConf":             o.nodeDir(m.Name, "resolv.conf"),
 		"providerID":             o.Plan.Region + "." + m.InstanceID,
 		"maxPods":                m.MaxPods,
+		"registerWithTaints":     []map[string]any{{"key": v1alpha1.TaintNotReady, "effect": "NoSchedule"}},
 		"makeIPTablesUtilChains": false,
 		// The machine's disk and memory are shared by all nodes: none of them is to
 		// evict pods or delete images for what another one uses.
@@ -144,9 +147,6 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"registryPullQPS":             0,
 		"eventRecordQPS":              0,
 		"kubeAPIQPS":                  100, "kubeAPIBurst": 200,
-	}
-	if o.Network != NetworkFlannel {
-		conf["registerWithTaints"] = []map[string]any{{"key": "network.terway.dev/not-ready", "effect": "NoSchedule"}}
 	}
 	return conf
 }

@@ -3,6 +3,7 @@ package flannel_test
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,8 @@ func newNode(t *testing.T) *flannel.Node {
 	dir := t.TempDir()
 	n := &flannel.Node{
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"), ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"),
-		PluginDir: filepath.Join(dir, "plugins"), CNIVersion: "1.1.0", Write: agent.WriteFile, Log: slog.New(slog.DiscardHandler),
+		PluginDir: filepath.Join(dir, "plugins"), CNIVersion: "1.1.0", Write: agent.WriteFile, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+		Tell: func(context.Context, []netip.Prefix) error { return nil },
 	}
 	for _, d := range []string{filepath.Dir(n.SubnetFile), n.PluginDir} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -40,7 +42,7 @@ func write(t *testing.T, path, text string) {
 func TestSyncFollowsTheFile(t *testing.T) {
 	n := newNode(t)
 	conf := filepath.Join(n.ConfDir, flannel.ConflistName)
-	if err := n.Sync(); err == nil || !strings.Contains(err.Error(), "flanneld has not written it yet") {
+	if _, err := n.Sync(); err == nil || !strings.Contains(err.Error(), "flanneld has not written it yet") {
 		t.Fatalf("without a file: %v", err)
 	}
 	if _, err := os.Stat(conf); err == nil {
@@ -57,18 +59,18 @@ func TestSyncFollowsTheFile(t *testing.T) {
 		}
 	}
 	write(t, n.SubnetFile, file)
-	if err := n.Sync(); err != nil {
+	if _, err := n.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	want("172.20.1.0/24")
 	// A broken file does not take a node's pods the way to be taken down.
 	write(t, n.SubnetFile, "FLANNEL_NETWORK=172.20.0.0/16\n")
-	if err := n.Sync(); err == nil || !strings.Contains(err.Error(), "FLANNEL_SUBNET") {
+	if _, err := n.Sync(); err == nil || !strings.Contains(err.Error(), "FLANNEL_SUBNET") {
 		t.Fatalf("half a file: %v", err)
 	}
 	want("172.20.1.0/24")
 	write(t, n.SubnetFile, strings.ReplaceAll(file, "172.20.1.1", "172.20.9.1"))
-	if err := n.Sync(); err != nil {
+	if _, err := n.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	want("172.20.9.0/24")
@@ -76,7 +78,7 @@ func TestSyncFollowsTheFile(t *testing.T) {
 	if err := os.Remove(conf); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Sync(); err != nil {
+	if _, err := n.Sync(); err != nil {
 		t.Fatal(err)
 	}
 	want("172.20.9.0/24")

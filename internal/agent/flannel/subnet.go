@@ -2,9 +2,10 @@
 // official bridge, host-local and portmap plugins, configured from the file in which
 // flanneld says which block of the pod CIDR the node has.
 //
-// It owns that configuration and the copies of those plugins on the node. It must never
-// touch the kernel, the cluster or the cloud: flanneld makes the node's NAT rules, the
-// plugins wire the pods, the controller writes the VPC's routes.
+// It owns that configuration, the copies of those plugins on the node, and the Node's
+// annotation that says which block they are configured for. It must never touch the
+// kernel or the cloud: flanneld makes the node's NAT rules, the plugins wire the pods,
+// the controller writes the VPC's routes.
 package flannel
 
 import (
@@ -31,6 +32,14 @@ type Range struct {
 	Network, Block netip.Prefix
 	// Gateway is the bridge's address, the first of Block.
 	Gateway netip.Addr
+}
+
+// Blocks are the node's, IPv4 first.
+func (s *Subnet) Blocks() (all []netip.Prefix) {
+	for _, r := range s.Ranges {
+		all = append(all, r.Block)
+	}
+	return all
 }
 
 // The smallest MTUs that the protocols allow (RFC 791's 576 is what every host takes,

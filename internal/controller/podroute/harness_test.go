@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
@@ -159,6 +161,18 @@ func (g *rig) register(name, instance string, blocks ...string) {
 		n.Spec.PodCIDR = blocks[0]
 	}
 	g.Must(g.kube.Create(context.Background(), n))
+	if len(blocks) > 0 {
+		g.configure(name, blocks...)
+	}
+}
+
+// configure is what the node's kube-flannel says that the plugins are configured for.
+func (g *rig) configure(name string, blocks ...string) {
+	g.Helper()
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	n.Annotations = map[string]string{v1alpha1.AnnotationPodCIDR: strings.Join(blocks, ",")}
+	g.Must(g.kube.Update(context.Background(), n))
 }
 
 // join runs an instance and registers it with the nth block.
@@ -170,6 +184,31 @@ func (g *rig) join(name string, n int) (instance string) {
 }
 
 func blockN(n int) string { return fmt.Sprintf("172.20.%d.0/24", n) }
+
+// taint gives a node taints.
+func (g *rig) taint(name string, keys ...string) {
+	g.Helper()
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	for _, k := range keys {
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: k, Effect: corev1.TaintEffectNoSchedule})
+	}
+	g.Must(g.kube.Update(context.Background(), n))
+}
+
+// tainted checks which taints a node has.
+func (g *rig) tainted(name string, want ...string) {
+	g.Helper()
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
+	var have []string
+	for _, t := range n.Spec.Taints {
+		have = append(have, t.Key)
+	}
+	if !slices.Equal(have, want) {
+		g.Errorf("node %s has the taints %q, want %q", name, have, want)
+	}
+}
 
 func (g *rig) leave(name string) {
 	g.Helper()

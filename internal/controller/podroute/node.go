@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
@@ -77,6 +79,22 @@ func instanceIDs(nodes []*node) []string {
 		}
 	}
 	return ids
+}
+
+// configured is for which blocks the node says that its CNI plugins are configured.
+func configured(n *corev1.Node) string { return n.Annotations[v1alpha1.AnnotationPodCIDR] }
+
+// uses reports whether the node's pods get addresses of a block: until its plugins are
+// configured for it they would get such of the block that the node had before. A node
+// that takes pods and does not say anything is left alone: a version of the chart that
+// does not write it runs there.
+func uses(n *corev1.Node, block netip.Prefix) bool {
+	says := configured(n)
+	if says == "" {
+		was := condition(n)
+		return was != nil && was.Status == corev1.ConditionFalse
+	}
+	return slices.Contains(strings.Split(says, ","), block.String())
 }
 
 // place says where each node's instance is. The VPC is that of the oldest node

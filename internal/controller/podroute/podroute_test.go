@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -95,9 +96,48 @@ func TestNodesWithATrouble(t *testing.T) {
 	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "no-block"}, n))
 	n.Spec.PodCIDR, n.Spec.PodCIDRs = blockN(6), []string{blockN(6)}
 	g.Must(g.kube.Update(context.Background(), n))
+	g.configure("no-block", blockN(6))
 	g.run(minute)
 	g.want("twin", corev1.ConditionFalse, "RouteCreated")
 	g.want("no-block", corev1.ConditionFalse, "RouteCreated")
+}
+
+// A node takes pods when its plugins give them addresses of the block that is routed.
+func TestNodeWhosePluginsHaveNoBlock(t *testing.T) {
+	g := newRig(t)
+	i := g.join("n1", 1)
+	g.configure("n1") // nothing yet
+	g.taint("n1", v1alpha1.TaintNotReady, "somebody-elses")
+	g.run(minute)
+	g.tainted("n1", v1alpha1.TaintNotReady, "somebody-elses")
+	if g.leads(blockN(1)) != i {
+		t.Error("no route while the node's pod of kube-flannel starts")
+	}
+	g.want("n1", corev1.ConditionTrue, "CNINotConfigured")
+	if n := g.events.Count("Warning", "CNINotConfigured"); n != 0 {
+		t.Errorf("%d warnings of a node that starts", n)
+	}
+	g.configure("n1", blockN(1))
+	g.run(minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	g.tainted("n1", "somebody-elses")
+	// A version of the chart that says nothing: what takes pods goes on taking them.
+	g.configure("n1")
+	g.run(10 * minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	// flanneld works with another block.
+	g.configure("n1", blockN(9), "fd00:20:0:1::/64")
+	g.run(10 * minute)
+	g.want("n1", corev1.ConditionTrue, "CNINotConfigured")
+	if c := g.condition("n1"); !strings.Contains(c.Message, blockN(1)) || !strings.Contains(c.Message, blockN(9)) {
+		t.Errorf("message %q", c.Message)
+	}
+	if n := g.events.Count("Warning", "CNINotConfigured"); n != 1 {
+		t.Errorf("%d warnings of a node whose pods get addresses that nothing leads to, want 1", n)
+	}
+	g.configure("n1", blockN(1), "fd00:20:0:1::/64")
+	g.run(10 * minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
 // Without anything known of the VPC nodes are told why, and nothing is done.
@@ -393,6 +433,11 @@ func TestIgnoredNodes(t *testing.T) {
 	silent.Status.Conditions[len(silent.Status.Conditions)-2].Status = corev1.ConditionUnknown
 	if matters(gone, gone.DeepCopy()) || !matters(gone, silent) {
 		t.Error("the last word of a kubelet whose instance is gone makes no work, or a heartbeat of it does")
+	}
+	plugins := same.DeepCopy()
+	plugins.Annotations = map[string]string{v1alpha1.AnnotationPodCIDR: blockN(2)}
+	if !matters(n, plugins) {
+		t.Error("plugins that have been configured make no work")
 	}
 	same.Spec.ProviderID = "cn-hangzhou.i-other"
 	if !matters(n, same) {

@@ -133,7 +133,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 // matters reports whether a node's change is one of what is read of it: heartbeats are not.
 func matters(old, now *corev1.Node) bool {
 	return old.Spec.ProviderID != now.Spec.ProviderID || !slices.Equal(blocks(old), blocks(now)) ||
-		nodeinfo.Ignored(old) != nodeinfo.Ignored(now) || !equality.Semantic.DeepEqual(condition(old), condition(now)) ||
+		nodeinfo.Ignored(old) != nodeinfo.Ignored(now) || configured(old) != configured(now) || !equality.Semantic.DeepEqual(condition(old), condition(now)) ||
 		kept(now) && alive(old) != alive(now)
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
@@ -31,7 +32,11 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 	for _, n := range nodes {
 		s := r.stand(plan, n)
 		states[s.reason]++
-		untold = errors.Join(untold, r.mark(ctx, n, s))
+		err := r.mark(ctx, n, s)
+		if err == nil && s.ready {
+			err = r.untaint(ctx, n)
+		}
+		untold = errors.Join(untold, err)
 	}
 	r.metrics.stand(states)
 	said := map[string]bool{}
@@ -80,6 +85,10 @@ func (s *steps) full(table string) bool {
 	return false
 }
 
+// notConfigured is the reason of a node that has its routes, and whose pods would get
+// addresses of another block or none.
+const notConfigured = "CNINotConfigured"
+
 // stand is what a node is told.
 func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	s := plan.Nodes[n.object.Name]
@@ -93,6 +102,9 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	case entries.Routed:
 		if table, known := r.uses[n.vswitch]; known && !slices.Contains(r.tables, table) {
 			return standing{reason: "RouteTableLeftOut", message: fmt.Sprintf("vSwitch %s of the node's instance uses route table %s, which gets no entries, so the node's pods do not reach those of other nodes; name the table in route_tables, with the others that nodes use", n.vswitch, table)}
+		}
+		if !uses(n.object, s.Block) {
+			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC leads %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, v1alpha1.AnnotationPodCIDR, configured(n.object))}
 		}
 		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
 		if s.Foreign {
@@ -171,9 +183,28 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 		switch {
 		case s.ready:
 			r.Events.Eventf(changed, nil, corev1.EventTypeNormal, c.Reason, "Route", "%s", c.Message)
-		case s.reason != string(entries.Waiting):
+		case s.reason != string(entries.Waiting) && !(s.reason == notConfigured && configured(n.object) == ""):
+			// Each new node waits for its routes and its plugins.
 			r.Events.Eventf(changed, nil, corev1.EventTypeWarning, c.Reason, "Route", "%s", c.Message)
 		}
+	}
+	n.object = changed
+	return nil
+}
+
+// untaint takes away the taint that the kubelet may have registered the node with. The
+// condition keeps pods away as well, but not before somebody has written it.
+func (r *Reconciler) untaint(ctx context.Context, n *node) error {
+	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
+	if !slices.ContainsFunc(n.object.Spec.Taints, is) {
+		return nil
+	}
+	changed := n.object.DeepCopy()
+	changed.Spec.Taints = slices.DeleteFunc(changed.Spec.Taints, is)
+	// Taints are one list that others write too: the lock keeps theirs.
+	err := r.Client.Patch(ctx, changed, client.MergeFromWithOptions(n.object, client.MergeFromWithOptimisticLock{}))
+	if client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("take taint %s from node %s: %w", v1alpha1.TaintNotReady, n.object.Name, err)
 	}
 	n.object = changed
 	return nil

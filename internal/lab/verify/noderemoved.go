@@ -33,6 +33,15 @@ var nodeRemoved = Check{
 			return "", err
 		}
 		defer func() { err = errors.Join(err, e.removeForeign(ctx, foreign, nb)) }()
+		back := false
+		defer func() {
+			if !back {
+				// The lab keeps its nodes, whatever went wrong. A kubelet registers its node
+				// when it starts.
+				_, again := kill("kubelet", nb)
+				err = errors.Join(err, again)
+			}
+		}()
 		if err := e.deleteNode(ctx, nb); err != nil {
 			return "", err
 		}
@@ -43,7 +52,6 @@ var nodeRemoved = Check{
 		}); err != nil {
 			return "", err
 		}
-		// A kubelet registers its node when it starts.
 		if _, err := kill("kubelet", nb); err != nil {
 			return "", err
 		}
@@ -51,6 +59,8 @@ var nodeRemoved = Check{
 		if err != nil {
 			return "", err
 		}
+		back = true
+		// At once: what the node lacks for pods is what keeps them away.
 		pods, err := e.podOn(ctx, na, nb)
 		if err != nil {
 			return "", err
@@ -65,6 +75,9 @@ var nodeRemoved = Check{
 		routes, err := e.podRoutes(ctx)
 		if err != nil {
 			return "", err
+		}
+		if r := routes[block]; r.Via != nb.InstanceID || r.Status != "Available" {
+			return "", fmt.Errorf("pods run on %s, whose block %s has the entry %q to %q; want one to %s", nb.Name, block, r.Status, r.Via, nb.InstanceID)
 		}
 		if r, there := routes[foreign]; !there || r.Via != nb.InstanceID || r.Status != "Available" {
 			return "", fmt.Errorf("the entry for %s, which is not the cluster's, was to %s before; now it is %q to %q", foreign, nb.InstanceID, r.Status, r.Via)
@@ -158,33 +171,18 @@ func (e *Env) deleteNode(ctx context.Context, m lab.Machine) error {
 	return nil
 }
 
-// back waits until a node takes pods again and its block is routed to it.
+// back waits until a node is registered again and has a block.
 func (e *Env) back(ctx context.Context, m lab.Machine) (block netip.Prefix, err error) {
-	err = e.poll(ctx, m.Name+" to be back with a route entry", func() (bool, error) {
+	err = e.poll(ctx, m.Name+" to be registered again with a block", func() (bool, error) {
 		n, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
+		if apierrors.IsNotFound(err) || err == nil && n.Spec.PodCIDR == "" {
 			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
-		if n.Spec.PodCIDR == "" || lab.NodeReady(n) != "" {
-			return false, nil
-		}
-		if block, err = e.blockOf(n); err != nil {
-			return false, err
-		}
-		routes, err := e.podRoutes(ctx)
-		if r := routes[block]; err != nil || r.Via != m.InstanceID || r.Status != "Available" {
-			return false, err
-		}
-		pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{
-			LabelSelector: "app=kube-flannel", FieldSelector: "spec.nodeName=" + m.Name,
-		})
-		if err != nil {
-			return false, err
-		}
-		return len(pods.Items) == 1 && pods.Items[0].DeletionTimestamp == nil && podReady(&pods.Items[0]), nil
+		block, err = e.blockOf(n)
+		return err == nil, err
 	})
 	return block, err
 }

@@ -1,0 +1,57 @@
+// Package cluster tells the cluster for which blocks a node's CNI plugins are configured.
+//
+// It owns the annotation AnnotationPodCIDR of Nodes, and must never write anything else.
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/flannel"
+)
+
+// Node is a node's object in the API server.
+type Node struct {
+	Client client.Client
+	Name   string
+}
+
+// Tell writes into the Node which blocks its plugins are configured for. If these are not
+// the blocks that the Node has now, nothing is written and the error is an flannel.ErrBlock.
+func (o Node) Tell(ctx context.Context, blocks []netip.Prefix) error {
+	var n corev1.Node
+	if err := o.Client.Get(ctx, client.ObjectKey{Name: o.Name}, &n); err != nil {
+		return fmt.Errorf("read node %s: %w", o.Name, err)
+	}
+	var ours []string
+	for _, b := range blocks {
+		ours = append(ours, b.String())
+	}
+	for _, b := range ours {
+		if !slices.Contains(n.Spec.PodCIDRs, b) {
+			return fmt.Errorf("%w: node %s has %q (spec.podCIDRs), flanneld took %s", flannel.ErrBlock, o.Name, n.Spec.PodCIDRs, b)
+		}
+	}
+	value := strings.Join(ours, ",")
+	if n.Annotations[v1alpha1.AnnotationPodCIDR] == value {
+		return nil
+	}
+	changed := n.DeepCopy()
+	if changed.Annotations == nil {
+		changed.Annotations = map[string]string{}
+	}
+	changed.Annotations[v1alpha1.AnnotationPodCIDR] = value
+	// The status, as flanneld does: its service account may write nothing else of a Node.
+	// Not into another object of the same name, which may have been made meanwhile.
+	if err := o.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(&n, client.MergeFromWithOptimisticLock{})); err != nil {
+		return fmt.Errorf("write annotation %s of node %s: %w", v1alpha1.AnnotationPodCIDR, o.Name, err)
+	}
+	return nil
+}

@@ -1,0 +1,103 @@
+package cluster_test
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/fake"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/flannel"
+	"terway.dev/terway/internal/agent/flannel/cluster"
+)
+
+func prefixes(list ...string) (all []netip.Prefix) {
+	for _, s := range list {
+		all = append(all, netip.MustParsePrefix(s))
+	}
+	return all
+}
+
+// api is an API server with a node n1 of these blocks; before, if it is given, runs
+// before a patch.
+func api(t *testing.T, before func(client.Client), blocks ...string) client.Client {
+	t.Helper()
+	scheme, err := agent.Scheme()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fake.NewClientBuilder().WithScheme(scheme).
+		WithObjects(&corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDRs: blocks}}).
+		WithInterceptorFuncs(interceptor.Funcs{SubResourcePatch: func(ctx context.Context, c client.Client, sub string, o client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+			if before != nil {
+				before(c)
+			}
+			// The API server takes annotations with the status, the fake one does not.
+			return c.Patch(ctx, o, p)
+		}}).Build()
+}
+
+func said(t *testing.T, c client.Client) string {
+	t.Helper()
+	var n corev1.Node
+	if err := c.Get(t.Context(), client.ObjectKey{Name: "n1"}, &n); err != nil {
+		t.Fatal(err)
+	}
+	return n.Annotations[v1alpha1.AnnotationPodCIDR]
+}
+
+func TestTellSaysTheNodesOwnBlocksOnly(t *testing.T) {
+	c := api(t, nil, "172.20.1.0/24", "fd00:20:0:1::/64")
+	node := cluster.Node{Client: c, Name: "n1"}
+	err := node.Tell(t.Context(), prefixes("172.20.9.0/24"))
+	if !errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "172.20.9.0/24") || !strings.Contains(err.Error(), "172.20.1.0/24") {
+		t.Errorf("another block than the node's: %v", err)
+	}
+	if s := said(t, c); s != "" {
+		t.Errorf("another block than the node's was written: %q", s)
+	}
+	for blocks, list := range map[string][]netip.Prefix{
+		"172.20.1.0/24":                  prefixes("172.20.1.0/24"),
+		"172.20.1.0/24,fd00:20:0:1::/64": prefixes("172.20.1.0/24", "fd00:20:0:1::/64"),
+	} {
+		if err := node.Tell(t.Context(), list); err != nil || said(t, c) != blocks {
+			t.Errorf("%s: the node says %q, %v", blocks, said(t, c), err)
+		}
+	}
+	if err := (cluster.Node{Client: c, Name: "n2"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil || errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "n2") {
+		t.Errorf("a node that is not there: %v", err)
+	}
+}
+
+// A Node object that is made anew between reading and writing must not get the word that
+// was meant for the one before.
+func TestTellDoesNotWriteIntoAnother(t *testing.T) {
+	c := api(t, func(c client.Client) {
+		ctx := context.Background()
+		if err := c.Delete(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}); err != nil {
+			t.Error(err)
+		}
+		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{PodCIDRs: []string{"172.20.2.0/24"}}}
+		if err := c.Create(ctx, n); err != nil {
+			t.Error(err)
+		}
+		n.Labels = map[string]string{"beta": "1"} // the fake API server numbers each object's versions on its own
+		if err := c.Update(ctx, n); err != nil {
+			t.Error(err)
+		}
+	}, "172.20.1.0/24")
+	if err := (cluster.Node{Client: c, Name: "n1"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil {
+		t.Error("no error")
+	}
+	if s := said(t, c); s != "" {
+		t.Errorf("the new object says %q", s)
+	}
+}
