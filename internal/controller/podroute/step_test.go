@@ -171,6 +171,57 @@ func TestBusyVPC(t *testing.T) {
 	}
 }
 
+// While every entry of a call fails because the VPC is busy, the rest is not tried either.
+func TestBusyVPCIsLeftInPeace(t *testing.T) {
+	g := newRig(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 90 * time.Second })
+	g.Clock.Pass(2 * minute)
+	g.Write(func(state.API) error { return nil })
+	for i := range 200 { // four calls' worth
+		g.join(fmt.Sprintf("n%d", i), i)
+	}
+	g.Write(func(s state.API) error {
+		_, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: g.vpc, ZoneId: zone, CidrBlock: "192.168.16.0/24"})
+		return err
+	})
+	g.run(minute)
+	if n := g.Calls("CreateRouteEntries"); n < 3 || n > 8 {
+		t.Errorf("%d calls in the first minute, want one after ever longer pauses", n)
+	}
+	g.run(4 * minute)
+	if n := len(g.custom(0)); n != 200 {
+		t.Errorf("%d entries when it is over", n)
+	}
+}
+
+// What kept calls from being made is forgotten with the last thing that was wanted: the
+// next node does not wait for it.
+func TestPauseEndsWithTheNeed(t *testing.T) {
+	g := newRig(t)
+	g.Fault(faults.Rule{Name: "busy", Action: "CreateRouteEntries", Error: &faults.Error{Code: "TaskConflict"}})
+	g.join("n1", 1)
+	before := 0
+	for g.r.steps.busy.times < 6 { // the pause is as long as it gets
+		if before++; before > 1000 {
+			t.Fatal("no pause")
+		}
+		wait, _ := g.once()
+		if g.r.steps.busy.times < 6 {
+			g.Clock.Pass(wait)
+		}
+	}
+	g.leave("n1")
+	g.Sim.RemoveFault("busy")
+	g.once()
+	id := g.join("n2", 2)
+	for range 10 { // nodes that change wake the controller, whatever it waits for
+		g.once()
+		g.Clock.Pass(time.Second)
+	}
+	if g.leads(blockN(2)) != id {
+		t.Errorf("no entry after ten seconds: %+v", g.r.steps.busy)
+	}
+}
+
 // An entry of somebody else that is on its way is waited for, and nodes say so.
 func TestSomebodyElsesEntryMoves(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.RouteEntry = minute })
