@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -157,7 +158,7 @@ func verifyAll(t *testing.T, c *terwayctl, datapath string) {
 			t.Log(r.Measured)
 			ok[r.Name] = r.OK
 			if !r.OK || r.Datapath != datapath {
-				t.Errorf("on %s: %s", r.Datapath, r.Error)
+				failed(t, fmt.Sprintf("on %s: %s", r.Datapath, r.Error))
 			}
 		})
 	}
@@ -204,7 +205,7 @@ func verifyOne(t *testing.T, c *terwayctl, name string) {
 		t.Errorf("ok is %t and the exit status says %v", r.OK, err)
 	}
 	if !r.OK {
-		t.Error(r.Error)
+		failed(t, r.Error)
 	}
 }
 

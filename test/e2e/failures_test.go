@@ -1,0 +1,27 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"testing"
+)
+
+// failures are what checks said when they failed, for the end of a long output.
+var failures []string
+
+// failed fails a test with what a check said.
+func failed(t *testing.T, text string) {
+	t.Helper()
+	t.Error(text)
+	failures = append(failures, t.Name()+": "+text)
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, f := range failures {
+		fmt.Println(f)
+	}
+	os.Exit(code)
+}
