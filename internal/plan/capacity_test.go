@@ -34,7 +34,7 @@ func TestCapacity(t *testing.T) {
 		// 8188 usable addresses / 30.
 		"shared, later 100": {func(r *plan.Request) { r.Nodes.Max = 100 }, 31, 272, "Pod vSwitch pod_switch_192_168_32_0_19"},
 		// 60000 / 31, while the group would hold 2114.
-		"shared, later 1900": {func(r *plan.Request) { r.Nodes.Max = 1900 }, 31, 1935, "private addresses of a VPC, by default"},
+		"shared, later 2000": {func(r *plan.Request) { r.Nodes.Max = 2000 }, 31, 1935, "private addresses of a VPC, by default"},
 		// 10 pods and a pool of 8 on two ENIs.
 		"few pods": {func(r *plan.Request) { r.Nodes.PodsPerNode = 10 }, 19, 105, "security group, normal"},
 		// Three ENIs with an address each, and the node's own.

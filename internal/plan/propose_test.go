@@ -92,13 +92,42 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestFewVSwitches: in a VPC that is given, not more Pod vSwitches than the nodes need.
+// TestFewVSwitches: not more Pod vSwitches than the nodes need: ranges side by side are one.
 func TestFewVSwitches(t *testing.T) {
 	r := wish()
-	r.VPC, r.Zones, r.Nodes.Max = pfx("10.0.0.0/16"), []string{"cn-hangzhou-h", "cn-hangzhou-i", "cn-hangzhou-j"}, 1000
-	// Of 5 /20 in each zone one is the nodes'; 334 nodes take 10020 addresses.
-	if p := propose(t, r); len(p.Zones[0].Pods) != 4 || p.Zones[0].Pods[0].CIDR.Bits() != 20 {
-		t.Errorf("%d Pod vSwitches of a /%d in a zone, want 4 of a /20", len(p.Zones[0].Pods), p.Zones[0].Pods[0].CIDR.Bits())
+	r.VPC, r.Zones = pfx("10.0.0.0/16"), []string{"cn-hangzhou-h", "cn-hangzhou-i", "cn-hangzhou-j"}
+	for _, c := range []struct {
+		nodes int
+		pods  string
+	}{
+		{1000, "10.0.64.0/18"},
+		// Of 16 /20 one is the nodes'; 667 nodes take 20010 addresses, which is 5 of them.
+		{2000, "10.0.16.0/20 10.0.32.0/19 10.0.64.0/19"},
+	} {
+		r.Nodes.Max = c.nodes
+		var pods []string
+		for _, v := range propose(t, r).Zones[0].Pods {
+			pods = append(pods, v.CIDR.String())
+		}
+		if got := strings.Join(pods, " "); got != c.pods {
+			t.Errorf("%d nodes: Pod vSwitches %s in a zone, want %s", c.nodes, got, c.pods)
+		}
+	}
+}
+
+// TestSmallestVPC: a VPC larger than the recommended /16 only where none of that size will do.
+func TestSmallestVPC(t *testing.T) {
+	for _, c := range []struct{ zones, nodes, mask int }{
+		{1, 2000, 16}, {1, 2114, 15}, {3, 1000, 16}, {3, 2000, 16}, {3, 2114, 15}, {5, 3, 16}, {12, 3, 16}, {12, 1000, 16},
+	} {
+		r := wish()
+		r.Zones, r.Nodes.Max = nil, c.nodes
+		for i := range c.zones {
+			r.Zones = append(r.Zones, "cn-hangzhou-"+string(rune('a'+i)))
+		}
+		if p := propose(t, r); p.VPC.CIDR.Bits() != c.mask || p.VPC.Secondary != nil {
+			t.Errorf("%d zones, %d nodes: %s, %v, want a /%d", c.zones, c.nodes, p.VPC.CIDR, p.VPC.Secondary, c.mask)
+		}
 	}
 }
 
@@ -228,6 +257,7 @@ func TestProposedIsRight(t *testing.T) {
 			t.Fatalf("the proposal does not pass: %v", plan.Problems(ps))
 		}
 		obeys(t, r, p)
+		needsTheVPC(t, r, p)
 		capacity := plan.Measure(p, r.Types)
 		withinLimits(t, p, capacity)
 		byHand(t, p, capacity)
@@ -289,6 +319,17 @@ func obeys(t *rapid.T, r plan.Request, p *plan.Plan) {
 				t.Fatalf("%s overlaps %s, which is to be avoided", o, a)
 			}
 		}
+	}
+}
+
+// needsTheVPC: half of a VPC range larger than /16 would not do.
+func needsTheVPC(t *rapid.T, r plan.Request, p *plan.Plan) {
+	if r.VPC.IsValid() || p.VPC.CIDR.Bits() >= 16 {
+		return
+	}
+	r.VPC = netip.PrefixFrom(p.VPC.CIDR.Addr(), p.VPC.CIDR.Bits()+1)
+	if half, err := plan.Propose(r); err == nil && len(half.VPC.Secondary) == 0 {
+		t.Fatalf("the VPC is %s, though %s would do", p.VPC.CIDR, r.VPC)
 	}
 }
 
