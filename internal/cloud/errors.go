@@ -37,15 +37,19 @@ type Error struct {
 }
 
 func (e *Error) Error() string {
+	if e.RequestID != "" {
+		return e.Brief() + " (request " + e.RequestID + ")"
+	}
+	return e.Brief()
+}
+
+// Brief is the error without the request's id: the same again when a call is repeated.
+func (e *Error) Brief() string {
 	code := e.Code
 	if code == "" {
 		code = string(e.Class)
 	}
-	s := fmt.Sprintf("%s: %s: %s", e.Action, code, e.Message)
-	if e.RequestID != "" {
-		s += " (request " + e.RequestID + ")"
-	}
-	return s
+	return fmt.Sprintf("%s: %s: %s", e.Action, code, e.Message)
 }
 
 func (e *Error) Unwrap() error { return e.Err }

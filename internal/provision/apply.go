@@ -138,19 +138,19 @@ func (p *Provisioner) create(ctx context.Context, what []string, make func(token
 		began := p.Clock.Now()
 		gone := errors.New("gone")
 		seen := false
-		err = p.wait(ctx, func() (bool, string, error) {
+		err = p.wait(ctx, func() (bool, error, error) {
 			asked := p.Clock.Now() // not when it answers: that may take long
 			s, err := state(id)
 			switch {
 			case err != nil:
-				return false, "", err
+				return false, nil, err
 			case s == "" && !seen && asked.Sub(began) > p.Settle:
-				return false, "", gone
+				return false, nil, gone
 			case s == "":
-				return false, id + " is not listed yet", nil
+				return false, fmt.Errorf("%s is not listed yet", id), nil
 			}
 			seen = true
-			return s == cloud.StatusAvailable, id + " is " + s, nil
+			return s == cloud.StatusAvailable, fmt.Errorf("%s is %s", id, s), nil
 		})
 		if errors.Is(err, gone) {
 			p.say("%s was deleted before; a new one is made", id)

@@ -120,9 +120,9 @@ func (p *Provisioner) Delete(ctx context.Context, name string) ([]string, error)
 		if err := p.insist(ctx, func() error { return remove(ctx, id) }); err != nil {
 			return fmt.Errorf("delete %s %s: %w", what, id, err)
 		}
-		if err := p.wait(ctx, func() (bool, string, error) {
+		if err := p.wait(ctx, func() (bool, error, error) {
 			ok, err := gone()
-			return ok, fmt.Sprintf("%s %s is still listed", what, id), err
+			return ok, fmt.Errorf("%s %s is still listed", what, id), err
 		}); err != nil {
 			return fmt.Errorf("delete %s %s: %w", what, id, err)
 		}

@@ -104,6 +104,37 @@ func TestDeleteInsists(t *testing.T) {
 	}
 }
 
+// listening is a cloud whose last answer to a deletion of a vSwitch is known.
+type listening struct {
+	provision.Cloud
+	last *cloud.Error
+}
+
+func (l *listening) DeleteVSwitch(ctx context.Context, id string) error {
+	err := l.Cloud.DeleteVSwitch(ctx, id)
+	errors.As(err, &l.last)
+	return err
+}
+
+// TestDeleteGivesUp: the error has the last answer with the id of its request, which the
+// cloud's support asks for.
+func TestDeleteGivesUp(t *testing.T) {
+	s, _ := applied(t)
+	if err := s.AddFaults(faults.Rule{Action: "DeleteVSwitch", Count: 1000, Error: &faults.Error{Code: "DependencyViolation"}}); err != nil {
+		t.Fatal(err)
+	}
+	p := s.provisioner(t)
+	l := &listening{Cloud: p.Cloud}
+	p.Cloud, p.Patience = l, 30*time.Second
+	_, err := p.Delete(t.Context(), "shop")
+	if l.last == nil || l.last.RequestID == "" {
+		t.Fatalf("the last answer is %v, want one with a request's id", l.last)
+	}
+	if want := "gave up after 30s: " + l.last.Error(); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("%v, want %q in it", err, want)
+	}
+}
+
 func TestDeleteRefusesWhatIsInUse(t *testing.T) {
 	s, n := applied(t)
 	var eni, instance, vswitch, group string

@@ -104,41 +104,43 @@ const (
 
 func (p *Provisioner) say(format string, args ...any) { p.Say(fmt.Sprintf(format, args...)) }
 
-// wait looks until f says done. state is what it waits in, for the progress lines.
-func (p *Provisioner) wait(ctx context.Context, f func() (done bool, state string, err error)) error {
+// wait looks until f says done. why is what it waits for, for the progress lines.
+func (p *Provisioner) wait(ctx context.Context, f func() (done bool, why, err error)) error {
 	const quiet = 10 * time.Second
 	began := p.Clock.Now()
 	said, saidAt := "", began
 	for {
-		done, state, err := f()
+		done, why, err := f()
 		if err != nil || done {
 			return err
 		}
 		now := p.Clock.Now()
 		waited := now.Sub(began)
 		if waited > p.Patience {
-			return fmt.Errorf("gave up after %s: %s; run the command again to go on", p.Patience, state)
+			return fmt.Errorf("gave up after %s: %v; run the command again to go on", p.Patience, why)
+		}
+		state := why.Error()
+		if answer := (*cloud.Error)(nil); errors.As(why, &answer) {
+			state = answer.Brief() // with the request's id it would be another line each time
 		}
 		if state != said || now.Sub(saidAt) >= quiet {
 			p.say("waiting (%.0fs): %s", waited.Seconds(), state)
 			said, saidAt = state, now
 		}
 		if err := p.Clock.Sleep(ctx, p.Poll); err != nil {
-			return fmt.Errorf("stopped while waiting: %s: %w", state, err)
+			return fmt.Errorf("stopped while waiting: %v: %w", why, err)
 		}
 	}
 }
 
 // insist repeats f while the cloud says that something else is in the way.
 func (p *Provisioner) insist(ctx context.Context, f func() error) error {
-	return p.wait(ctx, func() (bool, string, error) {
-		err := f()
-		var busy *cloud.Error
-		if errors.As(err, &busy) && busy.Class == cloud.Conflict {
-			said := *busy
-			said.RequestID = "" // another one each time: it would be another line of progress
-			return false, said.Error(), nil
+	return p.wait(ctx, func() (done bool, busy, err error) {
+		err = f()
+		var answer *cloud.Error
+		if errors.As(err, &answer) && answer.Class == cloud.Conflict {
+			return false, answer, nil
 		}
-		return err == nil, "", err
+		return err == nil, nil, err
 	})
 }

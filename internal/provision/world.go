@@ -81,31 +81,31 @@ func (w *world) ownGroups(name string) []cloud.SecurityGroup {
 	return slices.DeleteFunc(slices.Clone(w.groups), func(g cloud.SecurityGroup) bool { return !owned(g.Tags, name) })
 }
 
-// moving says what is on its way from one state to another; empty: nothing is. A
+// moving says what is on its way from one state to another; nil: nothing is. A
 // VPC that is Pending takes no vSwitch, and a vSwitch that is Deleting keeps its range.
-func (w *world) moving() string {
+func (w *world) moving() error {
 	if w.vpc == nil {
-		return ""
+		return nil
 	}
 	if w.vpc.Status != cloud.StatusAvailable {
-		return fmt.Sprintf("VPC %s is %s", w.vpc.ID, w.vpc.Status)
+		return fmt.Errorf("VPC %s is %s", w.vpc.ID, w.vpc.Status)
 	}
 	for _, v := range w.vswitches {
 		if v.Status != cloud.StatusAvailable {
-			return fmt.Sprintf("vSwitch %s (%s) is %s", v.ID, v.CIDR, v.Status)
+			return fmt.Errorf("vSwitch %s (%s) is %s", v.ID, v.CIDR, v.Status)
 		}
 	}
-	return ""
+	return nil
 }
 
 // settle observes until nothing is on its way.
 func (p *Provisioner) settle(ctx context.Context, name string) (w *world, err error) {
-	err = p.wait(ctx, func() (bool, string, error) {
+	err = p.wait(ctx, func() (bool, error, error) {
 		if w, err = p.observe(ctx, name); err != nil {
-			return false, "", err
+			return false, nil, err
 		}
-		state := w.moving()
-		return state == "", state, nil
+		moving := w.moving()
+		return moving == nil, moving, nil
 	})
 	return w, err
 }

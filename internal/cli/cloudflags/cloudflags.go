@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 )
 
@@ -26,8 +27,8 @@ func (f *Flags) Add(set *pflag.FlagSet) {
 }
 
 // Connect makes a client for a region: the planned one if there is a plan, which the
-// flag must not contradict.
-func (f *Flags) Connect(planned string) (client *alibaba.Client, region string, err error) {
+// flag must not contradict. say is told why a call takes long, a line each.
+func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.Client, region string, err error) {
 	switch region = f.region; {
 	case planned != "" && region != "" && region != planned:
 		return nil, "", fmt.Errorf("--region %s: the plan says region %s", region, planned)
@@ -47,6 +48,16 @@ func (f *Flags) Connect(planned string) (client *alibaba.Client, region string, 
 	if err != nil {
 		return nil, "", err
 	}
-	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds})
+	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds,
+		Slow: func(p alibaba.Pause) { say(slow(p)) }})
 	return client, region, err
+}
+
+// slow says what a call waits for.
+func slow(p alibaba.Pause) string {
+	var e *cloud.Error
+	if errors.As(p.Err, &e) {
+		return fmt.Sprintf("waiting %.0fs to repeat %s", p.For.Seconds(), e.Brief())
+	}
+	return fmt.Sprintf("waiting %.0fs: %s may not be called more often", p.For.Seconds(), p.Action)
 }

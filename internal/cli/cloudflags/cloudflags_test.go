@@ -3,9 +3,25 @@ package cloudflags
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
+
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/cloud/alibaba"
 )
+
+func TestSlow(t *testing.T) {
+	for want, p := range map[string]alibaba.Pause{
+		"waiting 3s to repeat DescribeVpcs: Throttling: too fast": {Action: "DescribeVpcs", For: 3 * time.Second,
+			Err: &cloud.Error{Action: "DescribeVpcs", Code: "Throttling", Message: "too fast", RequestID: "R"}},
+		"waiting 2s: DescribeVpcs may not be called more often": {Action: "DescribeVpcs", For: 2 * time.Second},
+	} {
+		if got := slow(p); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
 
 func TestWhichRegion(t *testing.T) {
 	for _, tt := range []struct {
@@ -27,7 +43,7 @@ func TestWhichRegion(t *testing.T) {
 			if err := set.Parse([]string{"--region", tt.flag}); err != nil {
 				t.Fatal(err)
 			}
-			client, region, err := f.Connect(tt.planned)
+			client, region, err := f.Connect(tt.planned, nil)
 			if tt.wrong != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wrong) {
 					t.Errorf("got %v, want %q", err, tt.wrong)

@@ -48,7 +48,7 @@ right ecs:DescribeInstanceTypes and no other.`,
 			if err != nil {
 				return fmt.Errorf("--catalogue: %w", err)
 			}
-			client, region, err := flags.Connect("")
+			client, region, err := flags.Connect("", func(line string) { fmt.Fprintln(cmd.ErrOrStderr(), line) })
 			if err != nil {
 				return err
 			}

@@ -48,17 +48,18 @@ eval $(terwayctl lab env).`,
 // connect makes a provisioner that tells its progress on the error output, so that
 // the result is alone on the other.
 func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provision.Provisioner, error) {
-	client, region, err := f.Connect(planned)
+	began := time.Now()
+	say := func(line string) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "%7.1fs  %s\n", time.Since(began).Seconds(), line)
+	}
+	client, region, err := f.Connect(planned, say)
 	if err != nil {
 		return nil, err
 	}
-	began := time.Now()
 	return &provision.Provisioner{
 		Cloud: client, Region: region, Clock: provision.WallClock{},
 		Poll: provision.DefaultPoll, Patience: provision.DefaultPatience, Settle: provision.DefaultSettle,
-		Say: func(line string) {
-			fmt.Fprintf(cmd.ErrOrStderr(), "%7.1fs  %s\n", time.Since(began).Seconds(), line)
-		},
+		Say: say,
 	}, nil
 }
 

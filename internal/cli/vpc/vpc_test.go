@@ -21,6 +21,7 @@ import (
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/faults"
 )
 
 const shop = `version: 1
@@ -41,7 +42,8 @@ zones:
 // operator is who runs the command, in a folder with a plan, before a simulated cloud.
 type operator struct {
 	*testing.T
-	plan string
+	cloud *vpcsim.Server
+	plan  string
 }
 
 func newOperator(t *testing.T) *operator {
@@ -62,7 +64,7 @@ func newOperator(t *testing.T) *operator {
 	} {
 		t.Setenv(name, value)
 	}
-	o := &operator{t, filepath.Join(t.TempDir(), "plan.yaml")}
+	o := &operator{t, s, filepath.Join(t.TempDir(), "plan.yaml")}
 	o.write(shop)
 	return o
 }
@@ -149,6 +151,18 @@ func TestLife(t *testing.T) {
 		t.Errorf("the record of a growth outlives its VPC: %v", err)
 	}
 	o.does("delete PLAN --yes", `nothing to delete: no VPC of cn-hangzhou is plan "shop"'s`)
+}
+
+// TestSlowCloud: who waits for calls that are repeated reads why.
+func TestSlowCloud(t *testing.T) {
+	o := newOperator(t)
+	o.does("apply PLAN")
+	if err := o.cloud.AddFaults(faults.Rule{Action: "DescribeVpcs", Count: 5, Error: &faults.Error{Code: "Throttling"}}); err != nil {
+		t.Fatal(err)
+	}
+	if said := o.does("show PLAN", "shop-pod"); !strings.Contains(said, "to repeat DescribeVpcs: Throttling: ") {
+		t.Errorf("show says %q", said)
+	}
 }
 
 // TestWrongUse: what is wrong is said before anything is made.

@@ -18,6 +18,12 @@ const (
 	backoffMax = 8 * time.Second
 )
 
+// A pause is told if it is no shorter than tellFrom and ends after tellAfter.
+const (
+	tellFrom  = time.Second
+	tellAfter = 2 * time.Second
+)
+
 // call performs one action: it waits for its turn, signs with the current
 // credential, and repeats what may be repeated until it succeeds, the attempts
 // are used up or ctx ends. fill sets the parameters; it is called for every
@@ -31,9 +37,14 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 	if limit == nil {
 		return none, &cloud.Error{Action: action, Class: cloud.Invalid, Message: "the client does not call this action"}
 	}
-	renewed := false
+	renewed, began := false, c.clock.Now()
+	tell := func(pause time.Duration, err error) {
+		if pause >= tellFrom && c.clock.Now().Add(pause).Sub(began) > tellAfter {
+			c.slow(Pause{Action: action, For: pause, Err: err})
+		}
+	}
 	for n := 1; ; n++ {
-		if err := c.turn(ctx, action, limit); err != nil {
+		if err := c.turn(ctx, action, limit, tell); err != nil {
 			return none, err
 		}
 		cred, err := c.creds.Get(ctx)
@@ -67,6 +78,7 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		}
 		c.metrics.retries.WithLabelValues(action, string(cloud.ClassOf(err))).Inc()
 		c.log.Debug("cloud call is repeated", "action", action, "attempt", n, "pause", pause, "error", err)
+		tell(pause, err)
 		if c.clock.Sleep(ctx, pause) != nil {
 			return none, err // the cloud's answer says more than "cancelled"
 		}
@@ -74,8 +86,8 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 }
 
 // turn waits for the action's rate limit.
-func (c *Client) turn(ctx context.Context, action string, limit *limiter) error {
-	waited, err := limit.wait(ctx, c.clock)
+func (c *Client) turn(ctx context.Context, action string, limit *limiter, tell func(time.Duration, error)) error {
+	waited, err := limit.wait(ctx, c.clock, func(pause time.Duration) { tell(pause, nil) })
 	c.metrics.wait.WithLabelValues(action).Observe(waited.Seconds())
 	var late errTooLate
 	switch {

@@ -105,6 +105,44 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
+// TestTellsLongPauses: a call that is repeated for long says why it waits.
+func TestTellsLongPauses(t *testing.T) {
+	var told []Pause
+	listen := func(cfg *Config) { cfg.Slow = func(p Pause) { told = append(told, p) } }
+	rarely := func(cfg *Config) { cfg.Limits = map[string]int{"CreateNetworkInterface": 60} }
+	c := newTestClient(t, newFakeCloud(t, in(no(400, "Throttling"))), listen, rarely)
+	if _, err := c.CreateENI(t.Context(), createRequest); cloud.CodeOf(err) != "Throttling" {
+		t.Fatal(err)
+	}
+	var all time.Duration
+	for _, d := range c.clock.slept {
+		all += d
+	}
+	silent := all
+	repeats, turns := 0, 0
+	for _, p := range told {
+		silent -= p.For
+		switch {
+		case p.Action != "CreateNetworkInterface":
+			t.Errorf("told of %s", p.Action)
+		case p.Err == nil:
+			turns++
+		case cloud.CodeOf(p.Err) == "Throttling":
+			repeats++
+		default:
+			t.Errorf("told of %v", p.Err)
+		}
+	}
+	if repeats == 0 || turns == 0 || silent > 5*time.Second {
+		t.Errorf("of pauses of %s all but %s were told, %d before a repetition, %d before the call's turn", all, silent, repeats, turns)
+	}
+	told = nil
+	c = newTestClient(t, newFakeCloud(t, in(no(400, "Throttling"), no(400, "Throttling"), ok(createdBody))), listen)
+	if _, err := c.CreateENI(t.Context(), createRequest); err != nil || len(told) > 0 {
+		t.Errorf("%v; told of %v, want nothing of a call that is quick", err, told)
+	}
+}
+
 func TestContextEndsACall(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	f := newFakeCloud(t, func(int, url.Values) answer { cancel(); return answer{cut: true} })

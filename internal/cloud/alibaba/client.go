@@ -41,6 +41,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Attempts is how often a call is made at most (8).
 	Attempts int
+	// Slow is told of the pauses in a call that takes long, before each; nil: nobody is.
+	Slow func(Pause)
 	// Clock, Random and Log have sensible defaults; tests bring their own.
 	Clock  Clock
 	Random func() float64 // uniform in [0,1)
@@ -54,6 +56,14 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
+// Pause is a time in which a call waits.
+type Pause struct {
+	Action string
+	For    time.Duration
+	// Err is the answer after which the call is repeated; nil: its rate limit is reached.
+	Err error
+}
+
 // Client implements cloud.API and cloud.RouteAPI; its rate limits hold for all who share it.
 type Client struct {
 	region    string
@@ -65,6 +75,7 @@ type Client struct {
 	http      http.RoundTripper
 	timeout   time.Duration
 	attempts  int
+	slow      func(Pause)
 	clock     Clock
 	random    func() float64
 	log       *slog.Logger
@@ -123,12 +134,16 @@ func New(cfg Config) (*Client, error) {
 		creds:     cfg.Credentials,
 		timeout:   orDefault(cfg.RequestTimeout, 20*time.Second),
 		attempts:  orDefault(cfg.Attempts, 8),
+		slow:      cfg.Slow,
 		clock:     cfg.Clock,
 		random:    cfg.Random,
 		log:       cfg.Log,
 	}
 	if c.clock == nil {
 		c.clock = wallClock{}
+	}
+	if c.slow == nil {
+		c.slow = func(Pause) {}
 	}
 	if c.random == nil {
 		c.random = rand.Float64

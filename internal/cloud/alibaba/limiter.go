@@ -120,9 +120,10 @@ func (e errTooLate) Error() string {
 	return fmt.Sprintf("the rate limit's queue is %s long, longer than the call may take", e.wait.Round(time.Millisecond))
 }
 
-// wait returns when the call may be made, and says how long that took. It does
-// not begin to wait for a turn that would come after ctx's deadline.
-func (l *limiter) wait(ctx context.Context, clock Clock) (time.Duration, error) {
+// wait returns when the call may be made, and says how long that took; before it waits
+// it tells how long that will be. It does not begin to wait for a turn that would come
+// after ctx's deadline.
+func (l *limiter) wait(ctx context.Context, clock Clock, tell func(time.Duration)) (time.Duration, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -136,6 +137,7 @@ func (l *limiter) wait(ctx context.Context, clock Clock) (time.Duration, error) 
 		turn.CancelAt(now)
 		return 0, errTooLate{d}
 	}
+	tell(d)
 	if err := clock.Sleep(ctx, d); err != nil {
 		turn.CancelAt(clock.Now())
 		return clock.Now().Sub(now), err

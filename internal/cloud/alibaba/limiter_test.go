@@ -9,6 +9,9 @@ import (
 	"pgregory.net/rapid"
 )
 
+// untold is for who need not know how long a wait will be.
+func untold(time.Duration) {}
+
 func TestThrottlingSlowsAndRecovers(t *testing.T) {
 	clock := newFakeClock()
 	l := newLimiter(600) // 10 a second
@@ -52,16 +55,16 @@ func TestTurnIsGivenBack(t *testing.T) {
 	clock := newFakeClock()
 	l := newLimiter(60)
 	for range l.burst {
-		if _, err := l.wait(t.Context(), clock); err != nil {
+		if _, err := l.wait(t.Context(), clock, untold); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var late errTooLate
 	soon := deadlineAt{t.Context(), clock.Now().Add(time.Millisecond)}
-	if _, err := l.wait(soon, clock); !errors.As(err, &late) || late.wait != time.Second {
+	if _, err := l.wait(soon, clock, untold); !errors.As(err, &late) || late.wait != time.Second {
 		t.Fatalf("%v, want a turn in 1 s", err)
 	}
-	if d, err := l.wait(t.Context(), clock); err != nil || d != time.Second {
+	if d, err := l.wait(t.Context(), clock, untold); err != nil || d != time.Second {
 		t.Fatalf("next turn after %v (%v), want 1s: the one not taken is given back", d, err)
 	}
 }
@@ -92,7 +95,7 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 			case 2:
 				l.fine(clock.Now())
 			default:
-				if _, err := l.wait(context.Background(), clock); err != nil {
+				if _, err := l.wait(context.Background(), clock, untold); err != nil {
 					t.Fatal(err)
 				}
 				calls = append(calls, clock.Now())
