@@ -25,9 +25,12 @@ func FromConfigMap(data map[string]string) (*Config, error) {
 }
 
 // FromFile reads a configuration in any form in which it is kept: alone, as chart
-// values (eniConfig), or as the ConfigMap.
+// values (eniConfig), or as the ConfigMap, also in a List.
 func FromFile(data []byte) (*Config, error) {
 	doc, err := document(data)
+	if err == nil {
+		doc, err = unlisted(doc)
+	}
 	if err != nil {
 		return nil, err
 	}

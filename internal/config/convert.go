@@ -47,17 +47,20 @@ type Conversion struct {
 type Given struct{ ClusterID, Region string }
 
 // Convert reads the existing Terway's configuration: eni_conf, or the ConfigMap
-// eni-config as kubectl prints it. No value of the old configuration that might be
+// eni-config as kubectl prints it, alone or in a List. No value of the old configuration that might be
 // secret comes out, in no error either.
 func Convert(data []byte, given Given) (*Conversion, error) {
 	doc, err := object(data)
+	if err == nil {
+		doc, err = unlisted(doc)
+	}
 	if err != nil {
 		return nil, err
 	}
 	c := &Conversion{Config: map[string]any{}}
 	values, isMap := doc["data"].(map[string]any)
 	switch {
-	case isMap:
+	case isMap || doc["kind"] == "ConfigMap":
 		err = c.configMap(values)
 	case doc["plugins"] != nil:
 		c.conflist(doc)

@@ -85,6 +85,8 @@ func TestConvert(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
+		"{apiVersion: apps/v1, kind: Deployment, metadata: {name: web}, spec: {a: the-secret}}": "Deployment web: want the ConfigMap eni-config; kubectl",
+		"{apiVersion: v1, kind: ConfigMap, metadata: {name: eni-config}}":                       "no key eni_conf",
 		"[1]":                        "want eni_conf",
 		"{}":                         "nothing in it",
 		"data: {}":                   "no key eni_conf",
@@ -94,6 +96,46 @@ func TestConvert(t *testing.T) {
 	} {
 		if _, err := Convert([]byte(in), given); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: error %v, want one with %q", in, err, want)
+		}
+	}
+}
+
+// kubectl prints several objects as a List: the ConfigMap in it is the one that is meant.
+func TestConvertList(t *testing.T) {
+	item := func(kind, namespace, name, data string) string {
+		return fmt.Sprintf("{kind: %s, metadata: {namespace: %s, name: %s}, data: %s}", kind, namespace, name, data)
+	}
+	const conf = `{eni_conf: '{"version":"1","max_pool_size":7}'}`
+	wanted, other := item("ConfigMap", "kube-system", "eni-config", conf), item("ConfigMap", "kube-system", "coredns", "{a: the-secret}")
+	for _, c := range []struct {
+		items []string
+		want  string
+	}{
+		{[]string{wanted}, ""},
+		{[]string{other, item("Secret", "kube-system", "eni-config", "{a: the-secret}"), wanted}, ""},
+		{nil, "a List with no ConfigMap eni-config, but nothing in it"},
+		{[]string{other, "3", "{metadata: 3}"}, "no ConfigMap eni-config, but ConfigMap coredns, ? ?, ? ?: want that one; kubectl -n NAMESPACE get configmap eni-config -o yaml prints it"},
+		{[]string{other, other, other, other, other, other, other}, "ConfigMap coredns, 2 more: want"},
+		{[]string{wanted, item("ConfigMap", "old", "eni-config", conf)}, "a List with the ConfigMap eni-config of the namespaces kube-system, old: want one"},
+	} {
+		for _, kind := range []string{"List", "ConfigMapList"} {
+			text := []byte("apiVersion: v1\nkind: " + kind + "\nitems: [" + strings.Join(c.items, ", ") + "]")
+			got, err := Convert(text, Given{})
+			if c.want == "" {
+				if err != nil || got.Config["max_pool_size"] != 7.0 {
+					t.Errorf("%s: %v, %+v", text, err, got)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("%s: error %v, want one with %q", text, err, c.want)
+			}
+			// Whoever checks such a file reads the same.
+			want := c.want
+			if want == "" {
+				want = "terwayctl config convert makes"
+			}
+			if _, err := FromFile(text); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("FromFile: %s: error %v, want one with %q", text, err, want)
+			}
 		}
 	}
 }
@@ -165,6 +207,7 @@ func FuzzConvert(f *testing.F) {
 	}
 	f.Add(data)
 	f.Add([]byte(`{"access_key": "SECRET-1", "vswitches": {"z": ["vsw-1"]}, "min_pool_size": 3}`))
+	f.Add([]byte(`{kind: List, items: [{kind: ConfigMap, metadata: {name: eni-config}, data: {eni_conf: "{access_key: SECRET-1}"}}, 3]}`))
 	f.Add([]byte(`data: {eni_conf: "{access_secret: SECRET-1, security_group: 7}", 10-terway.conflist: "{plugins: [3, {type: terway}]}"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := Convert(data, Given{ClusterID: "c", Region: "r"})

@@ -20,9 +20,9 @@ func convertCommand() *cobra.Command {
 		Use:   "convert OLD",
 		Short: "Make a configuration of the existing Terway's eni_conf",
 		Long: `Makes a configuration of the existing Terway's. OLD is its ConfigMap eni-config as
-kubectl prints it, or eni_conf alone (JSON); - is standard input. The whole
-ConfigMap is better: whether policies were enforced and how pods were wired is in
-its other keys.
+kubectl prints it, alone or in a List, or eni_conf alone (JSON); - is standard
+input. The whole ConfigMap is better: whether policies were enforced and how pods
+were wired is in its other keys.
 
 Standard output gets chart values (eniConfig: …), ready for "helm install -f".
 Standard error gets a table of every key of OLD and what became of it:
