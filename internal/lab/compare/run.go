@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,19 +47,53 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 	if err := errors.Join(wrong...); err != nil {
 		return nil, err
 	}
-	var measured []Network
-	for _, l := range labs {
-		if slices.ContainsFunc(measured, func(n Network) bool { return n.Default && n.Datapath == l.Datapath }) {
-			continue // what Terway chose by itself
-		}
-		n, err := runOne(ctx, l, o, progress)
-		if err != nil {
-			return measured, fmt.Errorf("%s: %w", l.Network, err)
-		}
-		n.Default = l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != config.ModeExclusive
-		measured = append(measured, *n)
+	return runEach(labs, func(l *lab.Options) (*Network, error) { return runOne(ctx, l, o, progress) })
+}
+
+// runEach measures what differs, in the order of the labs. What Terway chooses by itself is
+// measured first: only then is it known whether the same is asked for by name, too.
+func runEach(labs []*lab.Options, run func(*lab.Options) (*Network, error)) ([]Network, error) {
+	type column struct {
+		at int
+		*Network
 	}
-	return measured, nil
+	var measured []column
+	result := func() []Network {
+		slices.SortFunc(measured, func(a, b column) int { return cmp.Compare(a.at, b.at) })
+		var all []Network
+		for _, c := range measured {
+			all = append(all, *c.Network)
+		}
+		return all
+	}
+	type asked struct{ network, datapath, mode string }
+	seen := map[asked]bool{}
+	for _, auto := range []bool{true, false} {
+		for at, l := range labs {
+			what := asked{l.Network, l.Datapath, l.Mode}
+			if byItself(l) != auto || seen[what] {
+				continue
+			}
+			seen[what] = true
+			same := func(c column) bool { return c.Default && l.Network == lab.NetworkTerway && c.Datapath == l.Datapath }
+			if i := slices.IndexFunc(measured, same); i >= 0 {
+				measured[i].at = min(measured[i].at, at)
+				continue
+			}
+			n, err := run(l)
+			if err != nil {
+				return result(), fmt.Errorf("%s: %w", l.Network, err)
+			}
+			n.Default = auto
+			measured = append(measured, column{at, n})
+		}
+	}
+	return result(), nil
+}
+
+// byItself reports whether Terway chooses how pods of the lab are wired.
+func byItself(l *lab.Options) bool {
+	return l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != config.ModeExclusive
 }
 
 func runOne(ctx context.Context, l *lab.Options, o Options, progress *lab.Progress) (_ *Network, err error) {

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -43,6 +44,73 @@ func TestRunNamesAllThatIsWrong(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Each is measured once, whatever the order: a name that is what Terway chooses by itself,
+// too, and one that is asked for twice.
+func TestRunMeasuresEachOnce(t *testing.T) {
+	for _, tt := range []struct {
+		asked, auto, ran, columns string
+	}{
+		{"auto route exclusive", "ebpf", "auto route exclusive", "*ebpf route exclusive"},
+		{"auto ebpf", "ebpf", "auto", "*ebpf"},
+		{"ebpf auto", "ebpf", "auto", "*ebpf"},
+		{"ebpf route auto", "ebpf", "auto route", "*ebpf route"},
+		{"exclusive route auto", "ebpf", "auto exclusive route", "exclusive route *ebpf"},
+		{"flannel auto route", "route", "auto flannel", "flannel *route"},
+		{"route route exclusive exclusive", "ebpf", "route exclusive", "route exclusive"},
+		{"auto auto flannel", "ebpf", "auto flannel", "*ebpf flannel"},
+	} {
+		var labs []*lab.Options
+		for _, what := range strings.Fields(tt.asked) {
+			l := &lab.Options{Network: lab.NetworkTerway, Datapath: what, Mode: "shared"}
+			switch what {
+			case "exclusive":
+				l.Datapath, l.Mode = Auto, what
+			case "flannel":
+				l.Network, l.Datapath, l.Mode = what, "", ""
+			}
+			labs = append(labs, l)
+		}
+		var ran, columns []string
+		got, err := runEach(labs, func(l *lab.Options) (*Network, error) {
+			is := l.Datapath
+			switch {
+			case l.Network != lab.NetworkTerway:
+				is = l.Network
+			case l.Mode == "exclusive":
+				is = l.Mode
+			}
+			ran = append(ran, is)
+			if is == Auto {
+				is = tt.auto
+			}
+			return &Network{Name: l.Network, Datapath: is}, nil
+		})
+		for _, n := range got {
+			if n.Default {
+				n.Datapath = "*" + n.Datapath
+			}
+			columns = append(columns, n.Datapath)
+		}
+		if strings.Join(ran, " ") != tt.ran || strings.Join(columns, " ") != tt.columns || err != nil {
+			t.Errorf("%s: %v were measured, the columns are %v, %v; want %s, %s", tt.asked, ran, columns, err, tt.ran, tt.columns)
+		}
+	}
+}
+
+// After an error there is what was measured before it.
+func TestRunKeepsWhatWasMeasured(t *testing.T) {
+	labs := []*lab.Options{{Network: lab.NetworkTerway, Datapath: "route"}, {Network: lab.NetworkFlannel}, {Network: lab.NetworkTerway, Datapath: Auto}}
+	got, err := runEach(labs, func(l *lab.Options) (*Network, error) {
+		if l.Network == lab.NetworkFlannel {
+			return nil, errors.New("it fell over")
+		}
+		return &Network{Datapath: l.Datapath}, nil
+	})
+	if len(got) != 2 || got[0].Datapath != "route" || err == nil || err.Error() != "flannel: it fell over" {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 
