@@ -23,12 +23,7 @@ const processVPCSim = "vpcsim"
 // startCloud starts the simulator and reads from its first line how to reach it.
 func (o *Options) startCloud(ctx context.Context, s *State) error {
 	log := o.path("log", processVPCSim+".log")
-	p, err := o.start(command{name: processVPCSim, log: log, args: []string{o.self(), "vpcsim", "serve",
-		"--listen", "127.0.0.1:0", "--state", o.path("cloud"), "--netns-prefix", Prefix, "-o", "json",
-		"--region", o.Plan.Region, "--zones", strings.Join(o.Zones, ","),
-		// What Terway waits for takes as long as in the real cloud; the lab's own VPC
-		// and instances are there at once.
-		"--timing", "vpc=0s,vswitch=0s,instance-pending=0s,instance-start=100ms"}})
+	p, err := o.start(command{name: processVPCSim, log: log, args: o.cloudArgs()})
 	if err != nil {
 		return err
 	}
@@ -55,6 +50,16 @@ func (o *Options) startCloud(ctx context.Context, s *State) error {
 		}
 		return false, nil
 	})
+}
+
+// cloudArgs is the simulator's command.
+func (o *Options) cloudArgs() []string {
+	return []string{o.self(), "vpcsim", "serve",
+		"--listen", "127.0.0.1:0", "--state", o.path("cloud"), "--netns-prefix", Prefix, "-o", "json",
+		"--region", o.Plan.Region, "--zones", strings.Join(o.Zones, ","), "--catalogue", o.Catalogue,
+		// What Terway waits for takes as long as in the real cloud; the lab's own VPC
+		// and instances are there at once.
+		"--timing", "vpc=0s,vswitch=0s,instance-pending=0s,instance-start=100ms"}
 }
 
 // clients are the official SDK's, pointed at the simulator.

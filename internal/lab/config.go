@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/plan"
 )
@@ -59,6 +60,8 @@ type Options struct {
 	Datapath string `json:"datapath"`
 	Mode     string `json:"mode"`
 	Network  string `json:"network"`
+	// Catalogue is the file with the table of instance types; "" means the one built in.
+	Catalogue string `json:"catalogue,omitempty"`
 	// Plan is the network; without one it follows from the other options.
 	Plan *plan.Plan `json:"plan"`
 	// Source is the root of Terway's source tree.
@@ -78,7 +81,10 @@ func (o *Options) Normalize() error {
 	if o.Cache == "" {
 		o.Cache = DefaultCache
 	}
-	for _, p := range []*string{&o.Dir, &o.Cache} {
+	for _, p := range []*string{&o.Dir, &o.Cache, &o.Catalogue} {
+		if *p == "" {
+			continue // the catalogue that is built in
+		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
 			return fmt.Errorf("make path %q absolute: %w", *p, err)
@@ -86,6 +92,10 @@ func (o *Options) Normalize() error {
 		*p = abs
 	}
 	if err := o.checkDatapath(); err != nil {
+		return err
+	}
+	types, err := o.types()
+	if err != nil {
 		return err
 	}
 	if o.InstanceType == "" {
@@ -98,7 +108,7 @@ func (o *Options) Normalize() error {
 		return fmt.Errorf("--nodes %d: must be 1 to 50", o.Nodes)
 	}
 	if o.Network != NetworkFlannel {
-		if _, err := maxPods(o.InstanceType, o.Mode); err != nil {
+		if _, err := maxPods(types, o.InstanceType, o.Mode); err != nil {
 			return err
 		}
 	}
@@ -109,8 +119,7 @@ func (o *Options) Normalize() error {
 		return fmt.Errorf("--network %q: must be %s, %s or %s", o.Network, NetworkTerway, NetworkFlannel, NetworkNone)
 	}
 	if o.Plan == nil {
-		var err error
-		if o.Plan, err = o.propose(); err != nil {
+		if o.Plan, err = o.propose(types); err != nil {
 			return err
 		}
 	}
@@ -126,12 +135,28 @@ func (o *Options) Normalize() error {
 	return nil
 }
 
+// types are the instance types that the plan and the simulated cloud know.
+func (o *Options) types() (*catalog.Catalog, error) {
+	types, err := catalog.Open(o.Catalogue)
+	if err != nil {
+		return nil, fmt.Errorf("--catalogue: %w", err)
+	}
+	if _, ok := types.Lookup(masterType); !ok {
+		return nil, fmt.Errorf("--catalogue %s: want a table with %s, too: the control plane's instance is one", o.Catalogue, masterType)
+	}
+	return types, nil
+}
+
 // maxPods is what the kubelets are told.
 func (o *Options) maxPods() (int, error) {
 	if o.Network == NetworkFlannel {
 		return blockPods(o.Plan.NodeMask), nil
 	}
-	return maxPods(o.InstanceType, o.Mode)
+	types, err := o.types()
+	if err != nil {
+		return 0, err
+	}
+	return maxPods(types, o.InstanceType, o.Mode)
 }
 
 // zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.

@@ -64,10 +64,10 @@ func (o *Options) checkDatapath() error {
 // node and wait for ever, instead of going to a node with room. In mode exclusive pods
 // ask for their ENI (resource aliyun/eni), which the scheduler counts; so few places
 // are not taken away by the pods of the host network.
-func maxPods(instanceType, mode string) (int, error) {
-	kind, ok := catalog.Lookup(instanceType)
+func maxPods(types *catalog.Catalog, instanceType, mode string) (int, error) {
+	kind, ok := types.Lookup(instanceType)
 	if !ok {
-		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them", instanceType)
+		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them, and --catalogue names another catalogue", instanceType)
 	}
 	if mode == config.ModeExclusive {
 		n, ok := kind.MaxPodsExclusive()

@@ -17,10 +17,10 @@ const planName = "terway-lab"
 
 // propose makes the plan of a lab that was given none: the one that the user guide
 // recommends.
-func (o *Options) propose() (*plan.Plan, error) {
+func (o *Options) propose(types *catalog.Catalog) (*plan.Plan, error) {
 	p, err := plan.Propose(plan.Request{
 		Name: planName, Region: Region, Zones: o.Zones, Network: o.planNetwork(), Mode: o.planMode(),
-		Nodes: plan.Nodes{Count: o.Nodes, InstanceTypes: []string{o.InstanceType}}, Types: catalog.Default(),
+		Nodes: plan.Nodes{Count: o.Nodes, InstanceTypes: []string{o.InstanceType}}, Types: types,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("plan the lab's network: %w", err)
@@ -124,7 +124,7 @@ func (c *Cloud) provisioner() (*provision.Provisioner, error) {
 
 // createVPC makes the network of the plan.
 func (o *Options) createVPC(ctx context.Context, s *State) error {
-	file := provision.PlanFile{Path: o.PlanFile(), Types: catalog.Default()}
+	file := provision.PlanFile{Path: o.PlanFile()}
 	if err := file.Save(o.Plan); err != nil {
 		return err
 	}

@@ -67,6 +67,7 @@ func upCommand(dir *string) *cobra.Command {
 		lab.DefaultInstanceType+", in mode exclusive "+lab.ExclusiveInstanceType+")")
 	f.StringVar(&zones, "zones", zones, "how many zones, or their names with commas; nodes are spread over them")
 	f.StringVar(&planFile, "plan", "", "a network plan (\"terwayctl plan\" makes one): VPC, zones, vSwitches, Service range, and how many nodes of which type")
+	f.StringVar(&o.Catalogue, "catalogue", "", "the table of instance types (`FILE`) that the plan was made with, if it is not the one built in")
 	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
 	f.StringVar(&o.Mode, "mode", config.ModeShared, "whether pods share ENIs: "+config.ModeShared+", or "+config.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
@@ -84,7 +85,11 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	if set("zones") {
 		return fmt.Errorf("--zones %s: the plan says which zones there are", zones)
 	}
-	p, err := (&provision.PlanFile{Path: planFile, Types: catalog.Default()}).Load()
+	types, err := catalog.Open(o.Catalogue)
+	if err != nil {
+		return fmt.Errorf("--catalogue: %w", err)
+	}
+	p, err := (&provision.PlanFile{Path: planFile, Types: types}).Load()
 	if err != nil {
 		return err
 	}

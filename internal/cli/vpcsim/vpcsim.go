@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/catalog"
 	sim "terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -55,6 +56,7 @@ type serveFlags struct {
 	bandwidth    bool
 	region       string
 	zones        []string
+	catalogue    string
 	faultsFile   string
 	seed         uint64
 	timing       string
@@ -93,6 +95,7 @@ the next start finds them, and go with it if there is none.`,
 	fs.StringVar(&f.region, "region", "cn-hangzhou", "region id")
 	fs.StringSliceVar(&f.zones, "zones", nil, "zone ids; the first one is reported as zone (default REGION-i first, then g, h, j, k)")
 	fs.StringSliceVar(&f.zones, "zone", nil, "the same as --zones")
+	fs.StringVar(&f.catalogue, "catalogue", "", "the table of instance types (`FILE`, which \"instance-types refresh\" writes) instead of the one built in")
 	fs.StringVar(&f.faultsFile, "faults", "", "JSON file with one fault rule or a list of them; - is standard input")
 	fs.Uint64Var(&f.seed, "seed", 1, "seed of ids, MACs and faults")
 	fs.StringVar(&f.timing, "timing", "real", "how long asynchronous operations take: real, fast (a tenth), zero, or "+timingNames()+" as NAME=DURATION,… over real")
@@ -120,6 +123,10 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	if err != nil {
 		return err
 	}
+	types, err := catalog.Open(f.catalogue)
+	if err != nil {
+		return fmt.Errorf("--catalogue: %w", err)
+	}
 	rules, err := readFaults(f.faultsFile, c.InOrStdin())
 	if err != nil {
 		return err
@@ -127,7 +134,7 @@ func serve(c *cobra.Command, f *serveFlags) error {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	o := sim.Options{
 		Listen: f.listen, StateDir: f.stateDir, RegionID: f.region, Zones: f.zones, Seed: f.seed, Timing: timing,
-		Faults: rules, RefuseReplay: f.refuseReplay, RoleLife: f.roleLife, Log: log,
+		Catalog: types, Faults: rules, RefuseReplay: f.refuseReplay, RoleLife: f.roleLife, Log: log,
 	}
 	o.Throttle.Off, o.Throttle.Scale = f.noThrottling, f.throttle
 	if len(o.Zones) == 0 {

@@ -16,6 +16,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 
+	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -63,7 +64,7 @@ func run(t *testing.T, stdin string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-func regions(t *testing.T, s Started) error {
+func ecsClient(t *testing.T, s Started) *ecs.Client {
 	t.Helper()
 	c, err := ecs.NewClientWithOptions(s.Region, sdk.NewConfig().WithScheme("HTTP").WithAutoRetry(false),
 		credentials.NewAccessKeyCredential(s.AccessKeyID, s.AccessKeySecret))
@@ -71,7 +72,12 @@ func regions(t *testing.T, s Started) error {
 		t.Fatal(err)
 	}
 	c.Domain = strings.TrimPrefix(s.Endpoint, "http://")
-	_, err = c.DescribeRegions(ecs.CreateDescribeRegionsRequest())
+	return c
+}
+
+func regions(t *testing.T, s Started) error {
+	t.Helper()
+	_, err := ecsClient(t, s).DescribeRegions(ecs.CreateDescribeRegionsRequest())
 	return err
 }
 
@@ -111,6 +117,32 @@ func TestServeAndFaults(t *testing.T) {
 	}
 }
 
+// TestCatalogue: the cloud has the instance types of the table, and no others.
+func TestCatalogue(t *testing.T) {
+	known, _ := catalog.Lookup("ecs.g6.2xlarge")
+	known.Name = "ecs.g99.2xlarge"
+	types, err := catalog.New([]catalog.Type{known})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var csv bytes.Buffer
+	if err := types.Write(&csv); err != nil {
+		t.Fatal(err)
+	}
+	table := filepath.Join(t.TempDir(), "types.csv")
+	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s := serveIt(t, "--no-fabric", "--catalogue", table)
+	rsp, err := ecsClient(t, s).DescribeInstanceTypes(ecs.CreateDescribeInstanceTypesRequest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all := rsp.InstanceTypes.InstanceType; len(all) != 1 || all[0].InstanceTypeId != known.Name {
+		t.Errorf("the cloud has %d types: %+v", len(all), all)
+	}
+}
+
 func TestBadFlags(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"--timing attach", "--timing"},
@@ -120,6 +152,7 @@ func TestBadFlags(t *testing.T) {
 		{"--log-level loud", "--log-level"},
 		{"-o yaml", "--output"},
 		{"--faults /nonexistent/faults", "read fault rules"},
+		{"--catalogue /nonexistent/types", "--catalogue"},
 	} {
 		_, err := run(t, "", append([]string{"serve", "--no-fabric"}, strings.Fields(c.args)...)...)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
