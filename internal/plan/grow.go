@@ -10,7 +10,8 @@ import (
 type Growth struct {
 	// Zone is one of the plan's.
 	Zone string
-	// CIDR is the range; if it is not valid, the first free one with a mask of Bits.
+	// CIDR is the range; if it is not valid, the first free one with a mask of Bits, or,
+	// if that is 0, of GrowthBits.
 	CIDR netip.Prefix
 	Bits int
 	// Taken are ranges that others than the plan use in the VPC, or have added to it.
@@ -41,6 +42,9 @@ func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 		if !wellFormed(g.CIDR) {
 			return nil, none, fmt.Errorf("range %s: want an IPv4 range without host bits, such as 192.168.64.0/19", g.CIDR)
 		}
+	}
+	if g.Bits == 0 {
+		g.Bits = GrowthBits
 	}
 	if g.Bits < vSwitchMaskMin || g.Bits > vSwitchMaskMax {
 		return nil, none, fmt.Errorf("mask /%d: want /%d to /%d", g.Bits, vSwitchMaskMin, vSwitchMaskMax)

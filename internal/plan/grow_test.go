@@ -29,6 +29,7 @@ func TestGrow(t *testing.T) {
 		vswitch, further string
 	}{
 		{"the next range", Growth{Bits: 19}, "192.168.64.0/19", "[]"},
+		{"the next range without a wish", Growth{}, "192.168.64.0/19", "[]"},
 		{"a smaller one", Growth{Bits: 24}, "192.168.64.0/24", "[]"},
 		{"behind what others use", Growth{Bits: 19, Taken: prefixes("192.168.64.0/28", "192.168.96.0/19")}, "192.168.128.0/19", "[]"},
 		{"a wish", Growth{CIDR: netip.MustParsePrefix("192.168.200.0/24")}, "192.168.200.0/24", "[]"},

@@ -132,12 +132,12 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	}
 	resumed := g != nil
 	switch {
-	case resumed && (g.Zone != ask.Zone || ask.CIDR.IsValid() && ask.CIDR != g.VSwitch.CIDR):
-		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone first, or give it up: delete %s, and take the vSwitch %s out of the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
+	case resumed && (g.Zone != ask.Zone || !meets(g.VSwitch, ask)):
+		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone, and for no other range or mask, first, or give it up: delete %s, and take the vSwitch %s out of the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
 	case resumed:
 		p.say("an earlier grow is finished: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
 	default:
-		if g = unused(want, w, ask, cluster); g != nil {
+		if g = p.unused(want, w, ask, cluster); g != nil {
 			resumed = true
 			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)
 		} else if g, err = f.choose(want, w, ask, cluster); err != nil {
@@ -171,10 +171,19 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	return &Grown{Zone: g.Zone, VSwitch: *there, Resumed: resumed, Plan: want, Network: n}, nil
 }
 
+// meets reports whether a vSwitch is such as is asked for.
+func meets(v plan.VSwitch, ask plan.Growth) bool {
+	if ask.CIDR.IsValid() {
+		return v.CIDR == ask.CIDR
+	}
+	return ask.Bits == 0 || v.CIDR.Bits() == ask.Bits
+}
+
 // unused is the zone's first Pod vSwitch of the plan that the cluster does not use: an
 // earlier Grow was not told of the cluster, or somebody has written it into the plan.
-// One that is full would help nobody.
-func unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growing {
+// One that is full would help nobody, and one of another range or mask than is asked for
+// is not what the user wants now.
+func (p *Provisioner) unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growing {
 	if cluster == nil {
 		return nil
 	}
@@ -185,8 +194,16 @@ func unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growi
 	}
 	for _, z := range want.Zones {
 		for _, v := range z.Pods {
-			if z.ID == ask.Zone && !used(v) && (!ask.CIDR.IsValid() || ask.CIDR == v.CIDR) {
+			switch {
+			case z.ID != ask.Zone || used(v):
+			case meets(v, ask):
 				return &growing{Zone: z.ID, VSwitch: v}
+			default:
+				wish := fmt.Sprintf("a /%d", ask.Bits)
+				if ask.CIDR.IsValid() {
+					wish = ask.CIDR.String()
+				}
+				p.say("vSwitch %s (%s) of the plan, which the cluster does not use, is passed over: %s is asked for", v.Name, v.CIDR, wish)
 			}
 		}
 	}

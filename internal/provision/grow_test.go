@@ -162,12 +162,12 @@ func TestGrowFinishesTheOldOneFirst(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Fatal(err)
 	}
-	for _, other := range []plan.Growth{{Zone: "cn-hangzhou-j", Bits: 20}, {Zone: "cn-hangzhou-i", CIDR: ranges("192.168.200.0/24")[0]}} {
+	for _, other := range []plan.Growth{{Zone: "cn-hangzhou-j", Bits: 20}, {Zone: "cn-hangzhou-i", CIDR: ranges("192.168.200.0/24")[0]}, {Zone: "cn-hangzhou-i", Bits: 19}} {
 		if _, err := s.provisioner(t).Grow(t.Context(), f, other, nil); err == nil || !strings.Contains(err.Error(), "cn-hangzhou-i with 192.168.128.0/20") {
 			t.Errorf("%+v: %v, want an error that names the unfinished one", other, err)
 		}
 	}
-	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err != nil || !g.Resumed || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
+	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, nil); err != nil || !g.Resumed || g.VSwitch.CIDR.String() != "192.168.128.0/20" {
 		t.Errorf("%+v, %v", g, err)
 	}
 }
@@ -207,6 +207,7 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
 		t.Fatal(err)
 	}
+	ask.Bits = 0
 	p := load(t, f)
 	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("by-hand", "192.168.200.0/24"))
 	p.Zones[1].Pods = append(p.Zones[1].Pods, vsw("elsewhere", "192.168.201.0/24"))
@@ -216,7 +217,7 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	for _, want := range []struct {
 		cidr    string
 		resumed bool
-	}{{"192.168.128.0/20", true}, {"192.168.200.0/24", true}, {"192.168.144.0/20", false}} {
+	}{{"192.168.128.0/20", true}, {"192.168.200.0/24", true}, {"192.168.160.0/19", false}} {
 		g, err := s.provisioner(t).Grow(t.Context(), f, ask, c)
 		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed || !slices.Contains(c.VSwitches, g.VSwitch.ID) {
 			t.Fatalf("%+v, %v: want %+v; the cluster uses %v", g, err, want, c.VSwitches)
@@ -233,6 +234,40 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 		t.Errorf("%+v, %v: want %s, the plan's", g, err, ask.CIDR)
 	}
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
+}
+
+// Who asks for a mask gets a vSwitch with that mask: one of the plan with another is passed
+// over, and the user is told.
+func TestGrowPassesOverAnotherMask(t *testing.T) {
+	s := start(t)
+	p := example()
+	p.Zones[0].Pods = append(p.Zones[0].Pods, vsw("small", "192.168.200.0/28"), vsw("right", "192.168.201.0/24"))
+	f := onDisk(t, s, p)
+	c := uses(t, s, f)
+	c.VSwitches = slices.DeleteFunc(c.VSwitches, func(id string) bool {
+		return slices.ContainsFunc(s.View().VSwitches, func(v state.VSwitch) bool {
+			return v.VSwitchId == id && strings.HasPrefix(v.CidrBlock.String(), "192.168.20")
+		})
+	})
+	for _, want := range []struct {
+		cidr    string
+		resumed bool
+	}{{"192.168.201.0/24", true}, {"192.168.128.0/24", false}} {
+		run := s.provisioner(t)
+		var said []string
+		run.Say = func(line string) { said = append(said, line) }
+		g, err := run.Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 24}, c)
+		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed {
+			t.Fatalf("%+v, %v: want %+v", g, err, want)
+		}
+		if n := strings.Count(strings.Join(said, "\n"), "passed over"); n != 1 || !strings.Contains(strings.Join(said, "\n"), "vSwitch small (192.168.200.0/28) of the plan, which the cluster does not use, is passed over: a /24 is asked for") {
+			t.Errorf("it says %q, want that small is passed over, and nothing else", said)
+		}
+	}
+	// Without a wish it is the next.
+	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, c); err != nil || g.VSwitch.CIDR.String() != "192.168.200.0/28" {
+		t.Errorf("%+v, %v: want 192.168.200.0/28", g, err)
+	}
 }
 
 // A vSwitch of the plan that is full already would help the cluster with nothing.

@@ -2,6 +2,7 @@ package vpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -26,7 +27,8 @@ func growCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 one of a new secondary range when the VPC is full. FILE is rewritten. With
 --kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
 too, and the controller uses it without a restart. If the plan has a Pod vSwitch in
-ZONE that the cluster does not use, the cluster gets that one, and no other is made.
+ZONE that the cluster does not use, the cluster gets that one, and no other is made;
+with --bits or --cidr only one with that mask or range, others are passed over.
 
 An interrupted run is finished by the next one, which adds no other vSwitch; until
 then FILE.growing says what is under way.`,
@@ -38,7 +40,12 @@ then FILE.growing says what is under way.`,
 			if err := checkOutput(output, "text", "json", "values"); err != nil {
 				return err
 			}
-			ask := plan.Growth{Zone: zone, Bits: bits}
+			ask := plan.Growth{Zone: zone}
+			if cmd.Flags().Changed("bits") {
+				if ask.Bits = bits; bits == 0 { // would be no wish
+					return errors.New("--bits 0: want 16 to 29")
+				}
+			}
 			if cidr != "" {
 				if cmd.Flags().Changed("bits") {
 					return fmt.Errorf("--cidr %s and --bits %d: give one of them", cidr, bits)
@@ -75,7 +82,7 @@ then FILE.growing says what is under way.`,
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&zone, "zone", "", "the zone whose pods need addresses (required)")
-	fl.IntVar(&bits, "bits", plan.GrowthBits, "mask of the new vSwitch, 16 to 29")
+	fl.IntVar(&bits, "bits", plan.GrowthBits, "mask of the vSwitch, 16 to 29")
 	fl.StringVar(&cidr, "cidr", "", "this range, in place of the next free one")
 	fl.StringVar(&kubeconfig, "kubeconfig", "", "a cluster that is to use the vSwitch now")
 	fl.StringVarP(&namespace, "namespace", "n", metav1.NamespaceSystem, "where the cluster has Terway")

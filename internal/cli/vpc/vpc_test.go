@@ -173,21 +173,22 @@ func TestWrongUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for command, want := range map[string]string{
-		"apply PLAN -o xml":                     `--output "xml": want text, json, values`,
-		"apply PLAN --dry-run -o values":        "no values before",
-		"apply PLAN.old":                        "no such file",
-		"apply PLAN --region cn-beijing":        "the plan says region cn-hangzhou",
-		"apply PLAN --endpoint-network x":       `"x" is neither public nor vpc`,
-		"show":                                  "give either",
-		"apply BAD":                             "securityGroup \"fancy\": want normal or enterprise",
-		"grow BAD --zone z":                     "regio is not a key: want region",
-		"show shop":                             "no region",
-		"show PLAN.yml":                         "there is no file",
-		"delete ./shop --yes":                   "there is no file ./shop",
-		"delete plan.yml --yes --region r":      "there is no file plan.yml",
-		"grow PLAN":                             `"zone" not set`,
-		"grow PLAN --zone z --cidr x":           `--cidr "x": want a range`,
-		"grow PLAN --zone z --cidr 10.0.0.0/24": "has no VPC yet",
+		"apply PLAN -o xml":                               `--output "xml": want text, json, values`,
+		"apply PLAN --dry-run -o values":                  "no values before",
+		"apply PLAN.old":                                  "no such file",
+		"apply PLAN --region cn-beijing":                  "the plan says region cn-hangzhou",
+		"apply PLAN --endpoint-network x":                 `"x" is neither public nor vpc`,
+		"show":                                            "give either",
+		"apply BAD":                                       "securityGroup \"fancy\": want normal or enterprise",
+		"grow BAD --zone z":                               "regio is not a key: want region",
+		"show shop":                                       "no region",
+		"show PLAN.yml":                                   "there is no file",
+		"delete ./shop --yes":                             "there is no file ./shop",
+		"delete plan.yml --yes --region r":                "there is no file plan.yml",
+		"grow PLAN":                                       `"zone" not set`,
+		"grow PLAN --zone z --bits 0":                     "--bits 0: want 16 to 29",
+		"grow PLAN --zone z --cidr x":                     `--cidr "x": want a range`,
+		"grow PLAN --zone z --cidr 10.0.0.0/24":           "has no VPC yet",
 		"grow PLAN --zone z --cidr 10.0.0.0/24 --bits 24": "give one of them",
 		"grow PLAN --zone z --kubeconfig /none":           "--kubeconfig /none",
 	} {
@@ -337,6 +338,10 @@ func TestGrowLater(t *testing.T) {
 	if n := strings.Count(c.config, "vsw-"); n != 3 {
 		t.Errorf("the cluster has %d vSwitches, want a third one:\n%s", n, c.config)
 	}
+	// A mask that is asked for is had, and not the plan's other one; without a wish it is.
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 26", "no cluster was told")
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 19 --kubeconfig "+c.kubeconfig, "/19) has 8188 addresses")
+	o.does("grow PLAN --zone cn-hangzhou-i --kubeconfig "+c.kubeconfig, "/26) has 60 addresses")
 }
 
 // TestDoubts: a plan that this version of Terway cannot serve gets its VPC, and a warning.
