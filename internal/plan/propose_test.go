@@ -452,10 +452,13 @@ func TestGrowth(t *testing.T) {
 		vpc   string
 		avoid []netip.Prefix
 	}{
-		"one zone":        {1, "10.0.0.0/18", nil},
-		"three zones":     {3, "10.0.0.0/18", nil},
-		"five zones":      {5, "192.168.0.0/16", nil},
-		"few free ranges": {2, "", []netip.Prefix{pfx("192.168.0.0/17"), pfx("10.0.0.0/8"), pfx("172.32.0.0/11"), pfx("172.16.0.0/13"), pfx("172.24.0.0/14")}},
+		"one zone":            {1, "10.0.0.0/18", nil},
+		"three zones":         {3, "10.0.0.0/18", nil},
+		"five zones":          {5, "192.168.0.0/16", nil},
+		"one zone, no VPC":    {1, "", nil},
+		"three zones, no VPC": {3, "", nil},
+		"seven zones, no VPC": {7, "", nil},
+		"few free ranges":     {2, "", []netip.Prefix{pfx("192.168.0.0/17"), pfx("10.0.0.0/8"), pfx("172.32.0.0/11"), pfx("172.16.0.0/13"), pfx("172.24.0.0/14")}},
 	} {
 		r := wish()
 		r.Avoid = c.avoid
