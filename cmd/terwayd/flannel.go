@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -46,8 +47,8 @@ func flannelCommand(f *flags) *cobra.Command {
 			ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 			n := &flannel.Node{
 				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
-				Tell:    cluster.Node{Client: client, Name: f.nodeName}.Tell,
-				Restart: func() error { return flannel.End("/proc", "flanneld") }, Now: time.Now,
+				Tell:     cluster.Node{Client: client, Name: f.nodeName}.Tell,
+				Outdated: filepath.Join(filepath.Dir(subnetFile), "outdated"), Now: time.Now,
 				Write: agent.WriteFile, Log: log,
 			}
 			if err := flannel.CheckVersion(cniVersion); err != nil {
@@ -63,8 +64,8 @@ func flannelCommand(f *flags) *cobra.Command {
 			mux := http.NewServeMux()
 			mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
 			mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-				if !n.Ready() {
-					http.Error(w, "no CNI configuration yet", http.StatusServiceUnavailable)
+				if why := n.Waits(); why != "" {
+					http.Error(w, why, http.StatusServiceUnavailable)
 				}
 			})
 			tick := time.NewTicker(period)
@@ -80,7 +81,7 @@ func flannelCommand(f *flags) *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes")
+	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes; beside it a file \"outdated\" asks for flanneld to be started anew")
 	fl.StringVar(&pluginDir, "plugin-dir", "/usr/lib/cni", "directory of the CNI plugins to install into --cni-bin-dir")
 	fl.StringVar(&cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
 	fl.StringVar(&healthAddress, "health-address", "127.0.0.1:10362", "address of /healthz and /readyz")

@@ -72,14 +72,15 @@ func main() {
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
-	flannel := flannelCommand(&f)
-	flannel.Flags().AddFlag(fl.Lookup("node-name"))
-	flannel.Flags().AddFlag(fl.Lookup("kubeconfig"))
-	cmd.AddCommand(teardownCommand(&f), flannel)
-	// What they share; the rest is the agent's alone.
-	for _, name := range []string{"state-dir", "cni-conf-dir", "cni-bin-dir", "verbose"} {
-		cmd.PersistentFlags().AddFlag(fl.Lookup(name))
+	// What they share with the agent; the rest is the agent's alone.
+	share := func(c *cobra.Command, names ...string) {
+		for _, name := range names {
+			c.Flags().AddFlag(fl.Lookup(name))
+		}
+		cmd.AddCommand(c)
 	}
+	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir")
+	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

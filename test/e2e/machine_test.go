@@ -100,7 +100,7 @@ func look(t *testing.T) machine {
 		check(err)
 		note("eBPF map", id)
 	}
-	for _, p := range []string{"/etc/cni", "/opt/cni", "/etc/kubernetes", "/run/containerd", "/run/terway", "/run/flannel", "/var/lib/cni", "/var/lib/containerd",
+	for _, p := range []string{"/etc/cni", "/opt/cni", "/etc/kubernetes", "/run/containerd", "/run/terway", "/var/lib/cni", "/var/lib/containerd",
 		"/var/lib/kubelet", "/var/log/pods", "/var/log/containers", "/usr/libexec/kubernetes", lab.DefaultDir} {
 		if _, err := os.Stat(p); err == nil {
 			note("folder", p)

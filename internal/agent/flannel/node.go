@@ -29,20 +29,21 @@ type Node struct {
 	// Tell says in the cluster for which blocks the plugins are configured; ErrBlock if
 	// the cluster gave the node others (package cluster).
 	Tell func(ctx context.Context, blocks []netip.Prefix) error
-	// Restart ends flanneld, so that it reads the node's block anew when it is started
-	// again.
-	Restart func() error
-	Now     func() time.Time
-	Log     *slog.Logger
+	// Outdated is a file beside flanneld's that is there while flanneld works with a block
+	// that is not the node's: the kubelet starts it anew then, and it reads the new one.
+	Outdated string
+	Now      func() time.Time
+	Log      *slog.Logger
 
-	ready atomic.Bool
-	said  string
-	// told are the blocks that the cluster knows of; toldAt is when it was asked last,
-	// failures how often in a row it was not told, restarted when flanneld was last ended.
-	told              []netip.Prefix
-	toldAt, restarted time.Time
-	failures          int
-	untold            error
+	// state is what the last look found: nil before it.
+	state atomic.Pointer[string]
+	// asked are the blocks that the cluster was last asked about, at askedAt; told says
+	// that it knows of them, failures how often in a row it did not answer.
+	asked    []netip.Prefix
+	askedAt  time.Time
+	told     bool
+	failures int
+	untold   error
 }
 
 // ErrBlock says that flanneld works with a block that is not the node's.
@@ -90,14 +91,30 @@ func (n *Node) Run(ctx context.Context, tick <-chan time.Time) {
 func (n *Node) Look(ctx context.Context) {
 	s, err := n.Sync()
 	if err == nil {
-		err = n.tell(ctx, s)
+		err = n.tell(ctx, s.Blocks())
 	}
-	n.ready.Store(err == nil)
-	n.say(err)
+	now := ""
+	if err != nil {
+		now = err.Error()
+	}
+	if was := n.state.Swap(&now); was != nil && *was == now {
+		return
+	}
+	if err != nil {
+		n.Log.Warn("pods that start on this node have to wait", "reason", err)
+		return
+	}
+	n.Log.Info("CNI configuration is there, and the cluster knows", "blocks", n.asked, "file", filepath.Join(n.ConfDir, ConflistName))
 }
 
-// Ready says whether all was as it should be at the last look.
-func (n *Node) Ready() bool { return n.ready.Load() }
+// Waits says why pods that start on the node have to wait, or nothing, as the last look
+// found it.
+func (n *Node) Waits() string {
+	if s := n.state.Load(); s != nil {
+		return *s
+	}
+	return "nothing has been looked at yet"
+}
 
 // Sync writes the configuration, if flanneld's file asks for another one than is there,
 // and returns what the file says.
@@ -121,46 +138,52 @@ func (n *Node) Sync() (*Subnet, error) {
 }
 
 // tell tells the cluster what the plugins are configured for: when that is news, every
-// minute, and after a failure ever less often. flanneld is ended, at most once in a
-// minute, when its block is not the node's any more: it reads it only when it starts.
-func (n *Node) tell(ctx context.Context, s *Subnet) error {
-	blocks := s.Blocks()
+// minute, and after a failure ever less often. What the cluster knows it still knows when
+// it cannot be asked.
+func (n *Node) tell(ctx context.Context, blocks []netip.Prefix) error {
 	wait := lookAgain
 	if n.failures > 0 {
 		wait = min(wait, time.Second<<min(n.failures-1, 6))
 	}
 	now := n.Now()
-	if slices.Equal(blocks, n.told) && now.Sub(n.toldAt) < wait {
+	news := !slices.Equal(blocks, n.asked)
+	if !news && now.Sub(n.askedAt) < wait {
 		return n.untold
+	}
+	if news {
+		n.told = false
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	n.told, n.toldAt, n.failures = blocks, now, n.failures+1
-	n.untold = n.Tell(call, blocks)
+	err := n.Tell(call, blocks)
+	n.asked, n.askedAt, n.failures = blocks, now, n.failures+1
 	switch {
-	case n.untold == nil:
-		n.failures = 0
-	case errors.Is(n.untold, ErrBlock) && now.Sub(n.restarted) >= lookAgain:
-		n.restarted = now
-		n.Log.Warn("flanneld is ended, so that it reads the node's block when it starts", "reason", n.untold)
-		n.untold = errors.Join(n.untold, n.Restart())
+	case err == nil:
+		n.told, n.failures, n.untold = true, 0, n.outdated(false)
+	case errors.Is(err, ErrBlock):
+		n.told, n.untold = false, errors.Join(err, n.outdated(true))
+	case n.told:
+		n.Log.Warn("the cluster could not be asked for the node's blocks", "error", err)
+	default:
+		// A new file is another flanneld's.
+		n.untold = err
+		if news {
+			n.untold = errors.Join(err, n.outdated(false))
+		}
 	}
 	return n.untold
 }
 
-// say logs what has changed, not the same at every tick.
-func (n *Node) say(err error) {
-	now := "ready"
-	if err != nil {
-		now = err.Error()
+// outdated has flanneld started anew, or not.
+func (n *Node) outdated(yes bool) error {
+	if yes {
+		if err := n.Write(n.Outdated, nil, 0o644); err != nil {
+			return fmt.Errorf("have flanneld started anew: %w", err)
+		}
+		return nil
 	}
-	if now == n.said {
-		return
+	if err := os.Remove(n.Outdated); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("keep flanneld from being started anew: %w", err)
 	}
-	n.said = now
-	if err != nil {
-		n.Log.Warn("pods of this node cannot have a network yet", "reason", err)
-		return
-	}
-	n.Log.Info("CNI configuration is there, and the cluster knows", "blocks", n.told, "file", filepath.Join(n.ConfDir, ConflistName))
+	return nil
 }

@@ -18,7 +18,7 @@ import (
 func newNode(t *testing.T) *flannel.Node {
 	dir := t.TempDir()
 	n := &flannel.Node{
-		SubnetFile: filepath.Join(dir, "run", "subnet.env"), ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"),
+		SubnetFile: filepath.Join(dir, "run", "subnet.env"), Outdated: filepath.Join(dir, "run", "outdated"), ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"),
 		PluginDir: filepath.Join(dir, "plugins"), CNIVersion: "1.1.0", Write: agent.WriteFile, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 		Tell: func(context.Context, []netip.Prefix) error { return nil },
 	}
@@ -99,14 +99,14 @@ func TestRunIsReadyWithTheFile(t *testing.T) {
 	}()
 	tick <- time.Time{} // the first look is over
 	tick <- time.Time{}
-	if n.Ready() {
+	if n.Waits() == "" {
 		t.Error("ready without a file")
 	}
 	write(t, n.SubnetFile, file)
 	tick <- time.Time{}
 	tick <- time.Time{} // taken when the look before it is over
-	if !n.Ready() {
-		t.Error("not ready with the file")
+	if why := n.Waits(); why != "" {
+		t.Errorf("not ready with the file: %s", why)
 	}
 	cancel()
 	<-done

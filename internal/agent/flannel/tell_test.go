@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -13,92 +14,121 @@ import (
 	"terway.dev/terway/internal/agent/flannel"
 )
 
-// told is a cluster that answers what it is made to.
-type told struct {
-	answer   error
-	calls    []string
-	restarts int
+// cluster is one that answers what it is made to, and a clock.
+type cluster struct {
+	*flannel.Node
+	now    time.Time
+	answer error
+	calls  []string
 }
 
-func (c *told) put(n *flannel.Node, now *time.Time) {
-	n.Now = func() time.Time { return *now }
-	n.Tell = func(_ context.Context, blocks []netip.Prefix) error {
+func newCluster(t *testing.T) *cluster {
+	c := &cluster{Node: newNode(t), now: time.Unix(1e9, 0)}
+	c.Now = func() time.Time { return c.now }
+	c.Tell = func(_ context.Context, blocks []netip.Prefix) error {
 		c.calls = append(c.calls, fmt.Sprint(blocks))
 		return c.answer
 	}
-	n.Restart = func() error { c.restarts++; return nil }
+	return c
 }
 
-func TestRunTellsTheCluster(t *testing.T) {
-	n, now := newNode(t), time.Unix(1e9, 0)
-	var c told
-	c.put(n, &now)
-	look := func(seconds int) []string {
-		t.Helper()
-		c.calls = nil
-		for range seconds {
-			n.Look(t.Context())
-			now = now.Add(time.Second)
-		}
-		return c.calls
+// looks has the node look for so many seconds, once in each, and returns what the cluster
+// was told.
+func (c *cluster) looks(t *testing.T, seconds int) []string {
+	c.calls = nil
+	for range seconds {
+		c.Look(t.Context())
+		c.now = c.now.Add(time.Second)
 	}
-	if calls := look(5); len(calls) != 0 || n.Ready() {
-		t.Errorf("without a file: told %q, ready %t", calls, n.Ready())
+	return c.calls
+}
+
+func (c *cluster) block(t *testing.T, address string) {
+	t.Helper()
+	write(t, c.SubnetFile, strings.ReplaceAll(file, "172.20.1.1", address))
+}
+
+// outdated says whether flanneld is to be started anew.
+func (c *cluster) outdated() bool {
+	_, err := os.Stat(c.Outdated)
+	return err == nil
+}
+
+func TestTheClusterIsTold(t *testing.T) {
+	c := newCluster(t)
+	if calls := c.looks(t, 5); len(calls) != 0 || !strings.Contains(c.Waits(), "flanneld has not written it yet") {
+		t.Errorf("without a file: told %q, waits: %s", calls, c.Waits())
 	}
-	write(t, n.SubnetFile, file)
-	if calls := look(60); !slices.Equal(calls, []string{"[172.20.1.0/24]"}) || !n.Ready() {
-		t.Errorf("the first minute: told %q, ready %t", calls, n.Ready())
+	c.block(t, "172.20.1.1")
+	if calls := c.looks(t, 60); !slices.Equal(calls, []string{"[172.20.1.0/24]"}) || c.Waits() != "" {
+		t.Errorf("the first minute: told %q, waits: %s", calls, c.Waits())
 	}
-	if calls := look(60); len(calls) != 1 {
+	if calls := c.looks(t, 60); len(calls) != 1 {
 		t.Errorf("the second minute: told %q, want one more", calls)
 	}
-	write(t, n.SubnetFile, strings.ReplaceAll(file, "172.20.1.1", "172.20.9.1"))
-	if calls := look(1); !slices.Equal(calls, []string{"[172.20.9.0/24]"}) {
+	c.block(t, "172.20.9.1")
+	if calls := c.looks(t, 1); !slices.Equal(calls, []string{"[172.20.9.0/24]"}) {
 		t.Errorf("another block: told %q", calls)
-	}
-
-	c.answer = errors.New("the API server is away")
-	calls := look(300)
-	if n.Ready() || c.restarts != 0 {
-		t.Errorf("ready %t, flanneld was ended %d times while the cluster said nothing", n.Ready(), c.restarts)
-	}
-	// 1, 2, 4, … seconds after one another, then one in a minute.
-	if len(calls) < 8 || len(calls) > 11 {
-		t.Errorf("asked %d times in five minutes", len(calls))
-	}
-	c.answer = nil
-	look(60)
-	if !n.Ready() {
-		t.Error("not ready after the API server came back")
 	}
 }
 
-func TestRunEndsFlanneldWhoseBlockIsOld(t *testing.T) {
-	n, now := newNode(t), time.Unix(1e9, 0)
-	var c told
-	c.put(n, &now)
-	write(t, n.SubnetFile, file)
-	look := func(seconds int) {
-		for range seconds {
-			n.Look(t.Context())
-			now = now.Add(time.Second)
-		}
+func TestTheClusterIsAway(t *testing.T) {
+	c := newCluster(t)
+	c.answer = errors.New("the API server is away")
+	c.block(t, "172.20.1.1")
+	// 1, 2, 4, … seconds after one another, then one in a minute.
+	if n := len(c.looks(t, 300)); n < 8 || n > 11 {
+		t.Errorf("asked %d times in five minutes", n)
 	}
-	look(10)
+	if !strings.Contains(c.Waits(), "the API server is away") || c.outdated() {
+		t.Errorf("waits: %s, outdated %t", c.Waits(), c.outdated())
+	}
+	c.answer = nil
+	if c.looks(t, 64); c.Waits() != "" {
+		t.Errorf("after it came back: %s", c.Waits())
+	}
+	// What it knows it knows.
+	c.answer = errors.New("the API server is away")
+	if n := len(c.looks(t, 300)); c.Waits() != "" || c.outdated() || n < 8 {
+		t.Errorf("waits: %s, outdated %t, asked %d times", c.Waits(), c.outdated(), n)
+	}
+	// Of another block it knows nothing.
+	c.block(t, "172.20.9.1")
+	if c.looks(t, 1); c.Waits() == "" {
+		t.Error("another block: does not wait")
+	}
+}
+
+func TestFlanneldWithAnOldBlockIsStartedAnew(t *testing.T) {
+	c := newCluster(t)
+	c.block(t, "172.20.1.1")
+	c.looks(t, 10)
 	c.answer = fmt.Errorf("%w: it has another", flannel.ErrBlock)
-	look(60)
-	if c.restarts != 1 || n.Ready() {
-		t.Fatalf("in the first minute flanneld was ended %d times, want once; ready %t", c.restarts, n.Ready())
+	if c.looks(t, 60); !c.outdated() || !strings.Contains(c.Waits(), "it has another") {
+		t.Fatalf("outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
-	look(180)
-	if c.restarts < 2 || c.restarts > 4 {
-		t.Fatalf("in four minutes flanneld was ended %d times, want at most once in each", c.restarts)
+	// It stays so while the cluster cannot be asked.
+	c.answer = errors.New("the API server is away")
+	if c.looks(t, 60); !c.outdated() || c.Waits() == "" {
+		t.Errorf("outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
-	// It took the new block.
-	c.answer, c.calls = nil, nil
-	write(t, n.SubnetFile, strings.ReplaceAll(file, "172.20.1.1", "172.20.9.1"))
-	look(1)
-	if !n.Ready() || !slices.Equal(c.calls, []string{"[172.20.9.0/24]"}) {
-		t.Errorf("ready %t, told %q", n.Ready(), c.calls)
+	// The new flanneld is not ended, whether the cluster answers or not.
+	c.block(t, "172.20.9.1")
+	if c.looks(t, 1); c.outdated() || c.Waits() == "" {
+		t.Errorf("the new one's file: outdated %t, waits: %s", c.outdated(), c.Waits())
+	}
+	c.answer = nil
+	if c.looks(t, 60); c.outdated() || c.Waits() != "" {
+		t.Errorf("in the end: outdated %t, waits: %s", c.outdated(), c.Waits())
+	}
+	// The Node is made again once more, and has its old block after all.
+	c.answer = flannel.ErrBlock
+	c.looks(t, 60)
+	c.answer = nil
+	if was := c.outdated(); !was {
+		t.Fatal("not outdated")
+	}
+	if c.looks(t, 64); c.outdated() || c.Waits() != "" {
+		t.Errorf("the old block again: outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
 }

@@ -2,6 +2,7 @@ package podroute
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -73,7 +75,23 @@ func (s fusedStatus) Patch(ctx context.Context, obj client.Object, p client.Patc
 	if obj.GetName() == s.g.mute {
 		return errors.New("refused")
 	}
-	return s.fuse.Do(func() error { return s.SubResourceWriter.Patch(ctx, obj, p, opts...) })
+	if s.g.beforePatch != nil {
+		s.g.beforePatch()
+	}
+	// As the API server does: a patch that names a UID is for that object only.
+	var said struct{ Metadata struct{ UID types.UID } }
+	data, err := p.Data(obj)
+	s.g.Must(err)
+	s.g.Must(json.Unmarshal(data, &said))
+	var now corev1.Node
+	if err := s.g.kube.Get(ctx, client.ObjectKeyFromObject(obj), &now); err == nil && said.Metadata.UID != "" && said.Metadata.UID != now.UID {
+		return apierrors.NewConflict(corev1.Resource("nodes"), obj.GetName(), errors.New("another UID"))
+	}
+	err = s.fuse.Do(func() error { return s.SubResourceWriter.Patch(ctx, obj, p, opts...) })
+	if s.g.afterPatch != nil {
+		s.g.afterPatch()
+	}
+	return err
 }
 
 // rig is a cluster's API (fake), a cloud (the simulator behind the real client)
@@ -93,6 +111,8 @@ type rig struct {
 	hidden map[string]bool
 	// mute is the node whose condition the API server does not take.
 	mute string
+	// beforePatch and afterPatch run when a node's condition is written.
+	beforePatch, afterPatch func()
 
 	vpc, vswitch, group string
 	serial              int
@@ -153,7 +173,7 @@ func (g *rig) instance() (id string) {
 func (g *rig) register(name, instance string, blocks ...string) {
 	g.Helper()
 	g.serial++
-	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(g.Clock.Now().Add(time.Duration(g.serial) * time.Second).Truncate(time.Second))}}
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, UID: types.UID(fmt.Sprintf("uid-%d", g.serial)), CreationTimestamp: metav1.NewTime(g.Clock.Now().Add(time.Duration(g.serial) * time.Second).Truncate(time.Second))}}
 	if instance != "" {
 		n.Spec.ProviderID = "cn-hangzhou." + instance
 	}

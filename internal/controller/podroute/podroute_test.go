@@ -140,6 +140,47 @@ func TestNodeWhosePluginsHaveNoBlock(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
+// A Node that is made again while its predecessor is told is a new one: it keeps its taint
+// and is told for itself.
+func TestNodeMadeAnewMeanwhile(t *testing.T) {
+	g := newRig(t)
+	i := g.join("n1", 1)
+	g.configure("n1")
+	g.run(minute)
+	g.configure("n1", blockN(1))
+	g.beforePatch = func() {
+		g.beforePatch = nil
+		g.leave("n1")
+		g.register("n1", i)
+		g.taint("n1", v1alpha1.TaintNotReady)
+	}
+	g.once()
+	if c := g.condition("n1"); g.beforePatch != nil || c.Status == corev1.ConditionFalse {
+		t.Errorf("a Node without a block is told %s: %s", c.Reason, c.Message)
+	}
+	g.run(minute)
+	g.tainted("n1", v1alpha1.TaintNotReady)
+	g.want("n1", corev1.ConditionTrue, "NoPodCIDR")
+}
+
+// A taint that somebody gives a node meanwhile stays.
+func TestTaintsOfOthersStay(t *testing.T) {
+	g := newRig(t)
+	g.join("n1", 1)
+	g.taint("n1", v1alpha1.TaintNotReady)
+	g.afterPatch = func() {
+		if g.condition("n1").Status == corev1.ConditionFalse {
+			g.afterPatch = nil
+			g.taint("n1", "somebody-elses")
+		}
+	}
+	g.run(minute)
+	if g.afterPatch != nil {
+		t.Fatal("n1 never was ready")
+	}
+	g.tainted("n1", "somebody-elses")
+}
+
 // Without anything known of the VPC nodes are told why, and nothing is done.
 func TestNoInstanceIsKnown(t *testing.T) {
 	g := newRig(t)

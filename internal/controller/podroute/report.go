@@ -172,8 +172,11 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 	} else {
 		changed.Status.Conditions = append(changed.Status.Conditions, c)
 	}
-	// A strategic patch names this condition only: the kubelet writes others.
-	if err := r.Client.Status().Patch(ctx, changed, client.StrategicMergeFrom(n.object)); err != nil {
+	// A strategic patch names this condition only: the kubelet writes others. It names the
+	// object's UID too, so that another Node of the same name, made meanwhile, is not told.
+	from := n.object.DeepCopy()
+	from.UID = ""
+	if err := r.Client.Status().Patch(ctx, changed, client.StrategicMergeFrom(from)); err != nil {
 		if client.IgnoreNotFound(err) == nil {
 			return nil
 		}
@@ -201,7 +204,8 @@ func (r *Reconciler) untaint(ctx context.Context, n *node) error {
 	}
 	changed := n.object.DeepCopy()
 	changed.Spec.Taints = slices.DeleteFunc(changed.Spec.Taints, is)
-	// Taints are one list that others write too: the lock keeps theirs.
+	// Taints are one list that others write too: the lock keeps theirs, and those of a Node
+	// that was made meanwhile.
 	err := r.Client.Patch(ctx, changed, client.MergeFromWithOptions(n.object, client.MergeFromWithOptimisticLock{}))
 	if client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("take taint %s from node %s: %w", v1alpha1.TaintNotReady, n.object.Name, err)

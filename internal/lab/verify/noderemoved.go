@@ -61,16 +61,9 @@ var nodeRemoved = Check{
 		}
 		back = true
 		// At once: what the node lacks for pods is what keeps them away.
-		pods, err := e.podOn(ctx, na, nb)
+		answer, err := e.newPodAnswers(ctx, na, nb, block)
 		if err != nil {
 			return "", err
-		}
-		if addr, err := netip.ParseAddr(pods[1].Status.PodIP); err != nil || !block.Contains(addr) {
-			return "", fmt.Errorf("a pod of the node that came back has %q, which is not of its block %s", pods[1].Status.PodIP, block)
-		}
-		seen, err := e.curl(ctx, pods[0].Name, url(pods[1].Status.PodIP, httpPort, "clientip"))
-		if err != nil {
-			return "", fmt.Errorf("pod on %s to the pod on %s after it came back: %w", na.Name, nb.Name, err)
 		}
 		routes, err := e.podRoutes(ctx)
 		if err != nil {
@@ -82,8 +75,8 @@ var nodeRemoved = Check{
 		if r, there := routes[foreign]; !there || r.Via != nb.InstanceID || r.Status != "Available" {
 			return "", fmt.Errorf("the entry for %s, which is not the cluster's, was to %s before; now it is %q to %q", foreign, nb.InstanceID, r.Status, r.Via)
 		}
-		return fmt.Sprintf("%s deleted: the entry for %s went, that of somebody else for %s stayed; registered again: block %s, entry to %s, and its pod %s answered %s",
-			nb.Name, old, foreign, block, nb.InstanceID, pods[1].Status.PodIP, hostOf(seen)), nil
+		return fmt.Sprintf("%s deleted: the entry for %s went, that of somebody else for %s stayed; registered again: block %s, entry to %s, and its pod %s",
+			nb.Name, old, foreign, block, nb.InstanceID, answer), nil
 	},
 }
 
@@ -169,6 +162,24 @@ func (e *Env) deleteNode(ctx context.Context, m lab.Machine) error {
 		return err
 	}
 	return nil
+}
+
+// newPodAnswers makes pods on two nodes, the second of which was just registered again
+// with a block, and says how the one there answers the other.
+func (e *Env) newPodAnswers(ctx context.Context, na, nb lab.Machine, block netip.Prefix) (string, error) {
+	pods, err := e.podOn(ctx, na, nb)
+	if err != nil {
+		return "", err
+	}
+	got := pods[1].Status.PodIP
+	if addr, err := netip.ParseAddr(got); err != nil || !block.Contains(addr) {
+		return "", fmt.Errorf("a new pod of %s, which was registered again, has %q, which is not of its block %s", nb.Name, got, block)
+	}
+	seen, err := e.curl(ctx, pods[0].Name, url(got, httpPort, "clientip"))
+	if err != nil {
+		return "", fmt.Errorf("pod on %s to the pod on %s, which was registered again: %w", na.Name, nb.Name, err)
+	}
+	return got + " answered " + hostOf(seen), nil
 }
 
 // back waits until a node is registered again and has a block.

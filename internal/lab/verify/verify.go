@@ -37,7 +37,7 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved,
+		noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
 	}
 }
 

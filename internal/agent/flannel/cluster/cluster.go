@@ -23,21 +23,29 @@ type Node struct {
 	Name   string
 }
 
-// Tell writes into the Node which blocks its plugins are configured for. If these are not
-// the blocks that the Node has now, nothing is written and the error is an flannel.ErrBlock.
+// Tell writes into the Node which blocks its plugins are configured for. If the Node has
+// others now, nothing is written and the error is a flannel.ErrBlock.
 func (o Node) Tell(ctx context.Context, blocks []netip.Prefix) error {
 	var n corev1.Node
 	if err := o.Client.Get(ctx, client.ObjectKey{Name: o.Name}, &n); err != nil {
 		return fmt.Errorf("read node %s: %w", o.Name, err)
 	}
+	if len(n.Spec.PodCIDRs) == 0 {
+		// flanneld would not find one either, if it were started anew.
+		return fmt.Errorf("node %s has no block yet (spec.podCIDRs)", o.Name)
+	}
+	var nodes []netip.Prefix
+	for _, s := range n.Spec.PodCIDRs {
+		if p, err := netip.ParsePrefix(s); err == nil {
+			nodes = append(nodes, p.Masked())
+		}
+	}
 	var ours []string
 	for _, b := range blocks {
-		ours = append(ours, b.String())
-	}
-	for _, b := range ours {
-		if !slices.Contains(n.Spec.PodCIDRs, b) {
+		if !slices.Contains(nodes, b) {
 			return fmt.Errorf("%w: node %s has %q (spec.podCIDRs), flanneld took %s", flannel.ErrBlock, o.Name, n.Spec.PodCIDRs, b)
 		}
+		ours = append(ours, b.String())
 	}
 	value := strings.Join(ours, ",")
 	if n.Annotations[v1alpha1.AnnotationPodCIDR] == value {

@@ -45,35 +45,55 @@ func api(t *testing.T, before func(client.Client), blocks ...string) client.Clie
 		}}).Build()
 }
 
-func said(t *testing.T, c client.Client) string {
+// node is what the API server has of n1, and what it says of its blocks.
+func node(t *testing.T, c client.Client) (n corev1.Node, said string) {
 	t.Helper()
-	var n corev1.Node
 	if err := c.Get(t.Context(), client.ObjectKey{Name: "n1"}, &n); err != nil {
 		t.Fatal(err)
 	}
-	return n.Annotations[v1alpha1.AnnotationPodCIDR]
+	return n, n.Annotations[v1alpha1.AnnotationPodCIDR]
 }
 
 func TestTellSaysTheNodesOwnBlocksOnly(t *testing.T) {
 	c := api(t, nil, "172.20.1.0/24", "fd00:20:0:1::/64")
-	node := cluster.Node{Client: c, Name: "n1"}
-	err := node.Tell(t.Context(), prefixes("172.20.9.0/24"))
+	n1 := cluster.Node{Client: c, Name: "n1"}
+	err := n1.Tell(t.Context(), prefixes("172.20.9.0/24"))
 	if !errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "172.20.9.0/24") || !strings.Contains(err.Error(), "172.20.1.0/24") {
 		t.Errorf("another block than the node's: %v", err)
 	}
-	if s := said(t, c); s != "" {
+	if _, s := node(t, c); s != "" {
 		t.Errorf("another block than the node's was written: %q", s)
 	}
 	for blocks, list := range map[string][]netip.Prefix{
 		"172.20.1.0/24":                  prefixes("172.20.1.0/24"),
 		"172.20.1.0/24,fd00:20:0:1::/64": prefixes("172.20.1.0/24", "fd00:20:0:1::/64"),
 	} {
-		if err := node.Tell(t.Context(), list); err != nil || said(t, c) != blocks {
-			t.Errorf("%s: the node says %q, %v", blocks, said(t, c), err)
+		err := n1.Tell(t.Context(), list)
+		if _, said := node(t, c); err != nil || said != blocks {
+			t.Errorf("%s: the node says %q, %v", blocks, said, err)
 		}
+	}
+	before, said := node(t, c)
+	if err := n1.Tell(t.Context(), prefixes(strings.Split(said, ",")...)); err != nil {
+		t.Error(err)
+	}
+	if after, _ := node(t, c); after.ResourceVersion != before.ResourceVersion {
+		t.Error("what the node says already was written again")
 	}
 	if err := (cluster.Node{Client: c, Name: "n2"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil || errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "n2") {
 		t.Errorf("a node that is not there: %v", err)
+	}
+}
+
+// A Node without a block, or with one that is written with host bits, does not make
+// flanneld's a wrong one.
+func TestTellWithoutABlock(t *testing.T) {
+	for want, blocks := range map[string][]string{"has no block yet": nil, "": {"172.20.1.5/24"}} {
+		c := api(t, nil, blocks...)
+		err := cluster.Node{Client: c, Name: "n1"}.Tell(t.Context(), prefixes("172.20.1.0/24"))
+		if errors.Is(err, flannel.ErrBlock) || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("a node with %q: %v", blocks, err)
+		}
 	}
 }
 
@@ -97,7 +117,7 @@ func TestTellDoesNotWriteIntoAnother(t *testing.T) {
 	if err := (cluster.Node{Client: c, Name: "n1"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil {
 		t.Error("no error")
 	}
-	if s := said(t, c); s != "" {
+	if _, s := node(t, c); s != "" {
 		t.Errorf("the new object says %q", s)
 	}
 }
