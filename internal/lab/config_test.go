@@ -1,15 +1,13 @@
 package lab
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/catalog/catalogtest"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -68,22 +66,7 @@ func TestCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.Name, known.IPv4PerENI = "ecs.g99.2xlarge", catalog.Of(12)
 	master, _ := catalog.Lookup(masterType)
-	write := func(all ...catalog.Type) (path string) {
-		types, err := catalog.New(all)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var csv bytes.Buffer
-		if err := types.Write(&csv); err != nil {
-			t.Fatal(err)
-		}
-		path = filepath.Join(t.TempDir(), "types.csv")
-		if err := os.WriteFile(path, csv.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
-	table := write(known, master)
+	table := catalogtest.Table(t, known, master)
 	o := options("cn-hangzhou-i")
 	o.InstanceType = known.Name
 	if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), "--catalogue") {
@@ -99,7 +82,7 @@ func TestCatalogue(t *testing.T) {
 	if args := strings.Join(o.cloudArgs(), " "); !strings.Contains(args, "--catalogue "+table) {
 		t.Errorf("the simulated cloud is started with %s", args)
 	}
-	for path, want := range map[string]string{table + ".none": "--catalogue: ", write(known): "want a table with " + masterType} {
+	for path, want := range map[string]string{table + ".none": "--catalogue: ", catalogtest.Table(t, known): "want a table with " + masterType} {
 		o.Catalogue = path
 		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("--catalogue %s: %v, want %q", path, err, want)

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/catalog/catalogtest"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -32,20 +32,9 @@ zones:
 func TestPlanWithCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.IPv4PerENI = catalog.Of(12)
-	types, err := catalog.New([]catalog.Type{known})
-	if err != nil {
+	table, file := catalogtest.Table(t, known), filepath.Join(t.TempDir(), "plan.yaml")
+	if err := os.WriteFile(file, []byte(madeWithTable), 0o644); err != nil {
 		t.Fatal(err)
-	}
-	var csv bytes.Buffer
-	if err := types.Write(&csv); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	table, file := filepath.Join(dir, "types.csv"), filepath.Join(dir, "plan.yaml")
-	for path, text := range map[string][]byte{table: csv.Bytes(), file: []byte(madeWithTable)} {
-		if err := os.WriteFile(path, text, 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 	o := lab.Options{Catalogue: table}
 	if err := network(&cobra.Command{}, &o, "1", file); err != nil || o.Plan == nil || o.Plan.Nodes.PodsPerNode != 36 {

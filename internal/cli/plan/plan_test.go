@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/catalog/catalogtest"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -222,19 +223,8 @@ func TestCheckedForPrograms(t *testing.T) {
 
 // TestCatalogue: a refreshed table knows types that the built-in one does not.
 func TestCatalogue(t *testing.T) {
-	types, err := catalog.New(append(catalog.All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var csv bytes.Buffer
-	if err := types.Write(&csv); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	table, file := filepath.Join(dir, "types.csv"), filepath.Join(dir, "plan.yaml")
-	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	table := catalogtest.Table(t, append(catalog.All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)})...)
+	file := filepath.Join(t.TempDir(), "plan.yaml")
 	ask := []string{"--instance-type", "ecs.g10.large", "--out", file}
 	if _, err := run(ask...); err == nil || !strings.Contains(err.Error(), "--instance-type ecs.g10.large: want a type of the catalogue") || !strings.Contains(err.Error(), "--pods-per-node") {
 		t.Errorf("a type that the table does not have: %v", err)

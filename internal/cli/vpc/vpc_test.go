@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/catalog/catalogtest"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
@@ -207,18 +208,7 @@ func TestCatalogue(t *testing.T) {
 		}
 		all = append(all, typ)
 	}
-	types, err := catalog.New(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var csv bytes.Buffer
-	if err := types.Write(&csv); err != nil {
-		t.Fatal(err)
-	}
-	table := filepath.Join(t.TempDir(), "types.csv")
-	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	table := catalogtest.Table(t, all...)
 	o.write(strings.Replace(shop, "max: 4,", "max: 4, podsPerNode: 36,", 1))
 	o.fails("apply PLAN", "nodes.podsPerNode 36: want at most 30")
 	o.fails("apply PLAN --catalogue "+table+".none", "--catalogue")

@@ -17,6 +17,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/catalog/catalogtest"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -121,19 +122,7 @@ func TestServeAndFaults(t *testing.T) {
 func TestCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.Name = "ecs.g99.2xlarge"
-	types, err := catalog.New([]catalog.Type{known})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var csv bytes.Buffer
-	if err := types.Write(&csv); err != nil {
-		t.Fatal(err)
-	}
-	table := filepath.Join(t.TempDir(), "types.csv")
-	if err := os.WriteFile(table, csv.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	s := serveIt(t, "--no-fabric", "--catalogue", table)
+	s := serveIt(t, "--no-fabric", "--catalogue", catalogtest.Table(t, known))
 	rsp, err := ecsClient(t, s).DescribeInstanceTypes(ecs.CreateDescribeInstanceTypesRequest())
 	if err != nil {
 		t.Fatal(err)
