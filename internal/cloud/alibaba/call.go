@@ -1,6 +1,7 @@
 package alibaba
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,9 +44,10 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 			c.slow(Pause{Action: action, For: pause, Err: err})
 		}
 	}
+	var last error // the cloud's answer to the attempt before
 	for n := 1; ; n++ {
 		if err := c.turn(ctx, action, limit, tell); err != nil {
-			return none, err
+			return none, cmp.Or(last, err) // which says more than that time is up
 		}
 		cred, err := c.creds.Get(ctx)
 		if err != nil {
@@ -80,8 +82,9 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		c.log.Debug("cloud call is repeated", "action", action, "attempt", n, "pause", pause, "error", err)
 		tell(pause, err)
 		if c.clock.Sleep(ctx, pause) != nil {
-			return none, err // the cloud's answer says more than "cancelled"
+			return none, err
 		}
+		last = err
 	}
 }
 

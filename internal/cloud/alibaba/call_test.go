@@ -103,6 +103,17 @@ func TestGivesUp(t *testing.T) {
 	if _, err := c.CreateENI(ctx, createRequest); cloud.CodeOf(err) != "ServiceUnavailable" || len(f.calls) != 1 {
 		t.Errorf("%v after %d calls, want the cloud's answer after 1", err, len(f.calls))
 	}
+	// Nor is the answer forgotten while the repetition waits for its turn.
+	f = newFakeCloud(t, in(no(400, "Throttling")))
+	c = newTestClient(t, f, func(cfg *Config) {
+		cfg.Clock = nil
+		cfg.Limits = map[string]int{"CreateNetworkInterface": 1} // a minute
+	})
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second) // longer than the pause
+	defer cancel()
+	if _, err := c.CreateENI(ctx, createRequest); cloud.CodeOf(err) != "Throttling" || len(f.calls) != 1 {
+		t.Errorf("%v after %d calls, want the cloud's answer after 1", err, len(f.calls))
+	}
 }
 
 // TestTellsLongPauses: a call that is repeated for long says why it waits.
