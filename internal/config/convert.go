@@ -47,8 +47,8 @@ type Conversion struct {
 type Given struct{ ClusterID, Region string }
 
 // Convert reads the existing Terway's configuration: eni_conf, or the ConfigMap
-// eni-config as kubectl prints it, alone or in a List. No value of the old configuration that might be
-// secret comes out, in no error either.
+// eni-config as kubectl prints it, alone or in a List. No value of the old configuration
+// that might be secret comes out, in no error either.
 func Convert(data []byte, given Given) (*Conversion, error) {
 	doc, err := object(data)
 	if err == nil {

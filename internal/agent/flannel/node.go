@@ -37,11 +37,10 @@ type Node struct {
 
 	// state is what the last look found: nil before it.
 	state atomic.Pointer[string]
-	// asked are the blocks that the cluster was last asked about, at askedAt; told says
-	// that it knows of them, failures how often in a row it did not answer.
+	// asked are the blocks that the cluster was last asked about, at askedAt; untold is why
+	// it does not know of them, failures how often in a row it was not told.
 	asked    []netip.Prefix
 	askedAt  time.Time
-	told     bool
 	failures int
 	untold   error
 }
@@ -150,26 +149,21 @@ func (n *Node) tell(ctx context.Context, blocks []netip.Prefix) error {
 	if !news && now.Sub(n.askedAt) < wait {
 		return n.untold
 	}
-	if news {
-		n.told = false
-	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	err := n.Tell(call, blocks)
 	n.asked, n.askedAt, n.failures = blocks, now, n.failures+1
 	switch {
 	case err == nil:
-		n.told, n.failures, n.untold = true, 0, n.outdated(false)
+		n.failures, n.untold = 0, n.outdated(false)
 	case errors.Is(err, ErrBlock):
-		n.told, n.untold = false, errors.Join(err, n.outdated(true))
-	case n.told:
-		n.Log.Warn("the cluster could not be asked for the node's blocks", "error", err)
-	default:
-		// A new file is another flanneld's.
+		n.untold = errors.Join(err, n.outdated(true))
+	case news: // another flanneld's
+		n.untold = errors.Join(err, n.outdated(false))
+	case n.untold != nil:
 		n.untold = err
-		if news {
-			n.untold = errors.Join(err, n.outdated(false))
-		}
+	default:
+		n.Log.Warn("the cluster could not be asked for the node's blocks", "error", err)
 	}
 	return n.untold
 }

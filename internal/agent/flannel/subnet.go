@@ -2,10 +2,10 @@
 // official bridge, host-local and portmap plugins, configured from the file in which
 // flanneld says which block of the pod CIDR the node has.
 //
-// It owns that configuration, the copies of those plugins on the node, and the Node's
-// annotation that says which block they are configured for. It must never touch the
-// kernel or the cloud: flanneld makes the node's NAT rules, the plugins wire the pods,
-// the controller writes the VPC's routes.
+// It owns that configuration, the copies of those plugins on the node, and the file that
+// asks for flanneld to be started anew. It must never touch the kernel, the cluster or the
+// cloud: flanneld makes the node's NAT rules, the plugins wire the pods, package cluster
+// tells the cluster, the controller writes the VPC's routes.
 package flannel
 
 import (

@@ -84,11 +84,11 @@ func instanceIDs(nodes []*node) []string {
 // configured is for which blocks the node says that its CNI plugins are configured.
 func configured(n *corev1.Node) string { return n.Annotations[v1alpha1.AnnotationPodCIDR] }
 
-// uses reports whether the node's pods get addresses of a block: until its plugins are
-// configured for it they would get such of the block that the node had before. A node
-// that takes pods and does not say anything is left alone: a version of the chart that
-// does not write it runs there.
-func uses(n *corev1.Node, block netip.Prefix) bool {
+// gives reports whether the node's plugins give pods addresses of a block: until they are
+// configured for it they give such of the block that the node had before. A node that
+// takes pods and does not say anything is left alone: a version of the chart that does not
+// write it runs there.
+func gives(n *corev1.Node, block netip.Prefix) bool {
 	says := configured(n)
 	if says == "" {
 		was := condition(n)

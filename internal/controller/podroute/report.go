@@ -103,7 +103,7 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 		if table, known := r.uses[n.vswitch]; known && !slices.Contains(r.tables, table) {
 			return standing{reason: "RouteTableLeftOut", message: fmt.Sprintf("vSwitch %s of the node's instance uses route table %s, which gets no entries, so the node's pods do not reach those of other nodes; name the table in route_tables, with the others that nodes use", n.vswitch, table)}
 		}
-		if !uses(n.object, s.Block) {
+		if !gives(n.object, s.Block) {
 			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC leads %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, v1alpha1.AnnotationPodCIDR, configured(n.object))}
 		}
 		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
