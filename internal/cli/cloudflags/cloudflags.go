@@ -56,7 +56,10 @@ func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.
 // slow says what a call waits for.
 func slow(p alibaba.Pause) string {
 	var e *cloud.Error
-	if errors.As(p.Err, &e) {
+	switch {
+	case p.Unanswered:
+		return fmt.Sprintf("waiting up to %.0fs more for the answer to %s", p.For.Seconds(), p.Action)
+	case errors.As(p.Err, &e):
 		return fmt.Sprintf("waiting %.0fs to repeat %s", p.For.Seconds(), e.Brief())
 	}
 	return fmt.Sprintf("waiting %.0fs: %s may not be called more often", p.For.Seconds(), p.Action)

@@ -16,6 +16,7 @@ func TestSlow(t *testing.T) {
 		"waiting 3s to repeat DescribeVpcs: Throttling: too fast": {Action: "DescribeVpcs", For: 3 * time.Second,
 			Err: &cloud.Error{Action: "DescribeVpcs", Code: "Throttling", Message: "too fast", RequestID: "R"}},
 		"waiting 2s: DescribeVpcs may not be called more often": {Action: "DescribeVpcs", For: 2 * time.Second},
+		"waiting up to 15s more for the answer to DescribeVpcs": {Action: "DescribeVpcs", For: 15 * time.Second, Unanswered: true},
 	} {
 		if got := slow(p); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -19,10 +19,12 @@ const (
 	backoffMax = 8 * time.Second
 )
 
-// A pause is told if it is no shorter than tellFrom and ends after tellAfter.
+// A pause is told if it is no shorter than tellFrom and ends after tellAfter; a missing
+// answer when this part of its time is up.
 const (
-	tellFrom  = time.Second
-	tellAfter = 2 * time.Second
+	tellFrom       = time.Second
+	tellAfter      = 2 * time.Second
+	tellUnanswered = 4
 )
 
 // call performs one action: it waits for its turn, signs with the current

@@ -42,6 +42,7 @@ type Config struct {
 	// Attempts is how often a call is made at most (8).
 	Attempts int
 	// Slow is told of the pauses in a call that takes long, before each; nil: nobody is.
+	// Calls that wait at the same time tell it at the same time.
 	Slow func(Pause)
 	// Clock, Random and Log have sensible defaults; tests bring their own.
 	Clock  Clock
@@ -56,12 +57,16 @@ type Clock interface {
 	Sleep(ctx context.Context, d time.Duration) error
 }
 
-// Pause is a time in which a call waits.
+// Pause is a time in which a call waits: for its turn, before it is repeated, or for the
+// answer.
 type Pause struct {
 	Action string
-	For    time.Duration
-	// Err is the answer after which the call is repeated; nil: its rate limit is reached.
+	// For is how long; for the answer, how long at most.
+	For time.Duration
+	// Err is the answer after which the call is repeated.
 	Err error
+	// Unanswered: the request was sent a while ago, and there is no answer yet.
+	Unanswered bool
 }
 
 // Client implements cloud.API and cloud.RouteAPI; its rate limits hold for all who share it.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth/credentials"
@@ -30,6 +31,8 @@ func (c *Client) send(ctx context.Context, req requests.AcsRequest, rsp response
 	action := req.GetActionName()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
+	silent := c.timeout / tellUnanswered
+	defer time.AfterFunc(silent, func() { c.slow(Pause{Action: action, For: c.timeout - silent, Unanswered: true}) }).Stop()
 	defer func() {
 		// The SDK asserts types in the body of an error answer; a body that is
 		// not the cloud's panics there.
