@@ -137,6 +137,7 @@ func (w *World) addNode(i, enis int) *Node {
 		fmt.Sprintf("addr add %s/128 dev eth0 nodad", n.V6),
 		"route add 0.0.0.0/0 via "+NodeGW+" dev eth0 onlink",
 		"route add ::/0 via "+NodeGW6+" dev eth0 onlink")
+	w.awaitPort(n.Port(0))
 	w.Assign(n, 0, n.V4, n.V6)
 
 	n.Desired = datapath.Node{
@@ -273,6 +274,26 @@ func (p *Pod) Add() {
 	}
 	p.Wiring = w
 	p.Spec.HostIfName = w.HostIfName
+	p.Node.w.awaitPort(p.Port)
+}
+
+// awaitPort waits until the fabric's end of an ENI is active. The kernel activates it some
+// time after the ENI is up, from a work queue, and what it sends until then is lost, which is
+// no datapath's doing.
+func (w *World) awaitPort(port string) {
+	w.t.Helper()
+	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
+		var link netlink.Link
+		if err := w.Fabric.Do(func() (err error) { link, err = netlink.LinkByName(port); return err }); err != nil {
+			w.t.Fatalf("the fabric's device %s: %v", port, err)
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.t.Fatalf("the fabric's device %s is %s: is the ENI down?", port, link.Attrs().OperState)
+		}
+	}
 }
 
 // Del unwires it.
