@@ -171,6 +171,19 @@ func draw(t *rapid.T) *world {
 	return w
 }
 
+// sharedInstance reports whether two nodes have one instance. Where such nodes' blocks overlap,
+// an entry that one of them asked for leads to the other as well, and the plan may change.
+func (w *world) sharedInstance() bool {
+	seen := map[string]bool{}
+	for _, n := range w.nodes {
+		if n.Instance != "" && seen[n.Instance] {
+			return true
+		}
+		seen[n.Instance] = true
+	}
+	return false
+}
+
 func (w *world) id() string { w.serial++; return fmt.Sprintf("rte-%d", w.serial) }
 
 // finish ends what the VPC is working on.
@@ -235,7 +248,7 @@ func TestFollowingThePlanEnds(t *testing.T) {
 			p = Make(cluster, w.nodes, w.tables)
 			step, ok := p.Next(batch, never)
 			if ok {
-				if rounds > 0 {
+				if rounds > 0 && !w.sharedInstance() {
 					for _, ch := range p.Changes {
 						if was, seen := planned[ch.Table]; seen && was != ch.Planned {
 							t.Fatalf("table %s: planned %d, before %d", ch.Table, ch.Planned, was)
