@@ -91,15 +91,41 @@ func configured(n *corev1.Node) string { return n.Annotations[v1alpha1.Annotatio
 func gives(n *corev1.Node, block netip.Prefix) bool {
 	says := configured(n)
 	if says == "" {
-		was := condition(n)
-		return was != nil && was.Status == corev1.ConditionFalse
+		return routed(n)
 	}
 	return slices.Contains(strings.Split(says, ","), block.String())
 }
 
-// place says where each node's instance is. The VPC is that of the oldest node
-// whose instance exists, and stays.
+// routed reports whether a node was told that its routes are there.
+func routed(n *corev1.Node) bool {
+	c := condition(n)
+	return c != nil && c.Status == corev1.ConditionFalse
+}
+
+// home is the cluster's VPC: that of the oldest node that has its routes, else of the
+// oldest whose instance exists. A node that is in another VPC may outlive all older ones;
+// the controller's next start must not take it for the cluster.
+func (r *Reconciler) home(nodes []*node) (vpc string) {
+	for _, n := range nodes {
+		at, _ := r.instances.where(n.instance)
+		switch {
+		case at == "" || r.instances.gone(n.instance):
+		case routed(n.object):
+			return at
+		case vpc == "":
+			vpc = at
+		}
+	}
+	return vpc
+}
+
+// place says where each node's instance is. The VPC that was found first stays.
 func (r *Reconciler) place(nodes []*node) {
+	if r.vpc == "" {
+		if r.vpc = r.home(nodes); r.vpc != "" {
+			r.Log.Info("the cluster's VPC", "vpc", r.vpc)
+		}
+	}
 	for _, n := range nodes {
 		if n.instance == "" {
 			continue
@@ -110,20 +136,14 @@ func (r *Reconciler) place(nodes []*node) {
 			// One of the two is wrong. If it is the list (of another region, or cut
 			// down to what the account may see), all nodes lose their routes at once, or
 			// take no pods any more.
-			was := condition(n.object)
-			routed := was != nil && was.Status == corev1.ConditionFalse
-			n.fault = standing{ready: routed, reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
+			n.fault = standing{ready: routed(n.object), reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
 			continue
 		case r.instances.gone(n.instance):
 			n.pure.Gone = true
 			continue
 		case vpc == "":
 			continue
-		case r.vpc == "":
-			r.vpc = vpc
-			r.Log.Info("the cluster's VPC", "vpc", vpc, "node", n.object.Name)
-		}
-		if vpc != r.vpc {
+		case vpc != r.vpc:
 			n.pure.Gone = true // as far as this VPC's tables go
 			n.fault = standing{reason: "InstanceInOtherVPC", message: fmt.Sprintf("instance %s is in VPC %s, the cluster's other nodes are in %s, whose route tables cannot lead to it", n.instance, vpc, r.vpc)}
 			continue

@@ -181,6 +181,28 @@ func TestTaintsOfOthersStay(t *testing.T) {
 	g.tainted("n1", "somebody-elses")
 }
 
+// A node of another VPC that outlives all older ones is still not the cluster, whichever
+// controller looks.
+func TestNodeOfAnotherVPCGrowsOld(t *testing.T) {
+	g := newRig(t)
+	g.join("first", 1)
+	home, group := g.vswitch, g.group
+	_, g.vswitch, g.group = g.network("10.0.0.0/8", "10.0.0.0/20")
+	g.join("elsewhere", 2)
+	g.vswitch, g.group = home, group
+	id := g.join("last", 3)
+	g.run(minute)
+	g.leave("first")
+	g.run(minute)
+	g.restart()
+	g.run(minute)
+	g.want("last", corev1.ConditionFalse, "RouteCreated")
+	g.want("elsewhere", corev1.ConditionTrue, "InstanceInOtherVPC")
+	if all := g.custom(0); len(all) != 1 || all[0].NextHopId != id {
+		t.Errorf("entries %+v, want one to %s", all, id)
+	}
+}
+
 // Without anything known of the VPC nodes are told why, and nothing is done.
 func TestNoInstanceIsKnown(t *testing.T) {
 	g := newRig(t)
