@@ -94,6 +94,42 @@ func TestDefaultsAreTheControllers(t *testing.T) {
 	parse(t, values.ENIConfig)
 }
 
+// A value that no template reads would be accepted and ignored. With Flannel no agent runs:
+// its templates read what values.yaml says that they do.
+func TestValuesAreUsed(t *testing.T) {
+	paths, err := filepath.Glob(dir + "templates/*")
+	if err != nil || len(paths) == 0 {
+		t.Fatal(paths, err)
+	}
+	var all, flannel string
+	for _, path := range paths {
+		read(t, path, func(b []byte, _ any) error {
+			all += string(b)
+			if filepath.Base(path) == "flannel.yaml" {
+				flannel = string(b)
+			}
+			return nil
+		}, nil)
+	}
+	var values map[string]map[string]any
+	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
+	uses := func(template, value string) bool {
+		return regexp.MustCompile(`\.Values\.` + regexp.QuoteMeta(value) + `\b`).MatchString(template)
+	}
+	for section, v := range values {
+		for key := range v {
+			if name := section + "." + key; section != "eniConfig" && !uses(all, name) {
+				t.Errorf("no template reads %s", name)
+			}
+		}
+	}
+	for _, name := range []string{"agent.cniConfDir", "agent.cniBinDir", "agent.extraArgs"} {
+		if !uses(flannel, name) {
+			t.Errorf("templates/flannel.yaml does not read %s", name)
+		}
+	}
+}
+
 // The names by which the API server finds the webhook, and the webhook its objects.
 func TestAdmissionHasTheControllersNames(t *testing.T) {
 	var text string

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
@@ -18,9 +19,8 @@ import (
 )
 
 var ownReport = Check{
-	Name:   "own-report",
-	About:  "with an agent's credential nobody can report for another node",
-	NotFor: map[string]string{lab.NetworkFlannel: "no agent runs"},
+	Name:  "own-report",
+	About: "with an agent's credential, or that of a pod of kube-flannel, nobody can report for another node",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		a, b, err := e.twoNodes()
 		if err != nil {
@@ -31,9 +31,12 @@ var ownReport = Check{
 			return "", err
 		}
 		report := func(node string) error {
-			nn := &v1alpha1.NodeNetwork{}
-			nn.Name = node
-			return agent.Status().Patch(ctx, nn, client.RawPatch(types.MergePatchType, []byte(`{"status":{"demand":0}}`)), client.DryRunAll)
+			var o client.Object = &v1alpha1.NodeNetwork{}
+			if e.Lab.Options.Network == lab.NetworkFlannel {
+				o = &corev1.Node{}
+			}
+			o.SetName(node)
+			return agent.Status().Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"status":{"demand":0}}`)), client.DryRunAll)
 		}
 		if err := report(a.Name); err != nil {
 			return "", fmt.Errorf("the agent's credential of %s cannot report for %s: %w", a.Name, a.Name, err)
@@ -54,7 +57,8 @@ var ownReport = Check{
 // tokenFile is where Kubernetes puts a pod's token.
 const tokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
-// asAgent is a client with the credential that the agent of a node has.
+// asAgent is a client with the credential that the agent of a node has; with Flannel it is
+// that of flanneld, too.
 func (e *Env) asAgent(m lab.Machine) (client.Client, error) {
 	const agent = "terwayd"
 	ps, err := lab.ProcessesIn(m.NetNS, agent)
