@@ -204,9 +204,8 @@ How it was measured:
   kubernetes.io/egress-bandwidth and kubernetes.io/ingress-bandwidth.
 - Held addresses: those on the nodes' secondary ENIs as the cloud lists them, and the
   blocks of nodes (spec.podCIDRs), when %d pods and the cluster's DNS run; with
-  exclusive, as many pods as the nodes have ENIs for, less one for each node. Route
-  entries: those in the VPC's route tables that are not the system's. Quotas are an
-  account's defaults.
+  exclusive as many pods on each node as leave every node an ENI. Route entries: those
+  in the VPC's route tables that are not the system's. Quotas are an account's defaults.
 `, r.Date, r.Kernel, r.CPUs, r.Nodes, r.InstanceType, r.Table(), r.Rounds, r.Pods)
 	return err
 }
