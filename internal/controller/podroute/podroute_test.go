@@ -244,6 +244,24 @@ func TestInstanceGone(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
+// The first list that a controller reads lacks an instance for a moment: its node goes on.
+func TestFirstListLacksAnInstance(t *testing.T) {
+	g := newRig(t)
+	g.join("n0", 0)
+	id := g.join("n1", 1)
+	g.run(minute)
+	g.restart()
+	g.hidden[id] = true
+	g.run(5 * time.Second)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	delete(g.hidden, id)
+	g.run(minute)
+	g.want("n1", corev1.ConditionFalse, "RouteCreated")
+	if g.leads(blockN(1)) != id || g.Calls("DeleteRouteEntries") != 0 {
+		t.Errorf("it leads to %q after %d deletions", g.leads(blockN(1)), g.Calls("DeleteRouteEntries"))
+	}
+}
+
 // That an instance is gone is found out by the entry that cannot lead to it, not at the
 // next look at everything.
 func TestInstanceGoneMeanwhile(t *testing.T) {
