@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
 
@@ -64,8 +63,9 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 			}
 		}
 		const next = "ask for a higher quota of route entries in the Quota Center (and give the controller --route-quota), or use a network that needs no route for each node"
+		_, full := r.steps.full(ch.Table)
 		switch key := "quota/" + ch.Table; {
-		case r.steps.full(ch.Table) || ch.Level(r.Quota) == entries.Over:
+		case full || ch.Level(r.Quota) == entries.Over:
 			say(key, "RouteQuota", "RouteQuota", fmt.Sprintf("route table %s has %d custom entries and needs %d; the quota is %d, so new nodes get no route; %s", ch.Table, ch.Custom, ch.Planned, r.Quota, next))
 		case ch.Level(r.Quota) == entries.Near:
 			say(key, "RouteQuotaNear", "RouteQuotaNear", fmt.Sprintf("route table %s has %d custom entries of %d that its quota allows; %s", ch.Table, max(ch.Custom, ch.Planned), r.Quota, next))
@@ -73,16 +73,6 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 	}
 	r.voice.only(said, "foreign/", "delete/", "quota/")
 	return untold
-}
-
-// full reports whether the cloud said that a table has no room.
-func (s *steps) full(table string) bool {
-	for at, f := range s.refused {
-		if at.table == table && f.why.Class == cloud.Quota {
-			return true
-		}
-	}
-	return false
 }
 
 // notConfigured is the reason of a node that has its routes, and whose pods would get
@@ -124,8 +114,8 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	case entries.Unknown:
 		return not("instance %s is not found yet", n.instance)
 	}
-	for _, t := range plan.Changes {
-		if x, ok := r.steps.why(t.Table, s.Block); ok {
+	for _, ch := range plan.Changes {
+		if x, ok := r.steps.why(ch, s.Block); ok {
 			return standing{reason: x.Reason, message: fmt.Sprintf("no route for %s yet: %s", s.Block, x)}
 		}
 	}

@@ -3,6 +3,7 @@ package podroute
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
@@ -214,9 +215,24 @@ func (r *Reconciler) backoff(times int) time.Duration {
 }
 
 // why says what kept an entry from being there at the last call; not ok if nothing did.
-func (s *steps) why(table string, destination netip.Prefix) (cloud.Explanation, bool) {
-	if f, ok := s.refused[place{table, destination}]; ok {
+func (s *steps) why(ch entries.Change, destination netip.Prefix) (cloud.Explanation, bool) {
+	if f, ok := s.refused[place{ch.Table, destination}]; ok {
 		return f.why, true
 	}
+	// Of a table that is full the cloud is asked with one entry, for all that it lacks.
+	lacks := slices.ContainsFunc(ch.Create, func(w entries.Wanted) bool { return w.Destination == destination })
+	if x, full := s.full(ch.Table); full && lacks {
+		return x, true
+	}
 	return s.busy.why, s.busy.times > 0
+}
+
+// full says why a table has no room, if the cloud said that it has none.
+func (s *steps) full(table string) (cloud.Explanation, bool) {
+	for at, f := range s.refused {
+		if at.table == table && f.why.Class == cloud.Quota {
+			return f.why, true
+		}
+	}
+	return cloud.Explanation{}, false
 }

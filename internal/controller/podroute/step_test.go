@@ -63,6 +63,7 @@ func TestQuota(t *testing.T) {
 	if n := g.Calls("CreateRouteEntries") - before; n != 0 {
 		t.Errorf("%d calls for a new node, the table being full", n)
 	}
+	g.want("late", corev1.ConditionTrue, "RouteQuota")
 	g.leave("late")
 	g.leave("n0")
 	g.leave("n1")
