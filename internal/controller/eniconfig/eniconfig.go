@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +30,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/controller/nodeinfo"
 )
 
 // Options are what a Watcher is made of.
@@ -176,16 +178,30 @@ func (w *Watcher) read(ctx context.Context, from client.Reader) (*corev1.ConfigM
 	return m, c, nil
 }
 
-// settled says in what a first configuration contradicts the ENIs that nodes have:
-// what a running controller refuses, a restart must not let through.
+// settled says in what a first configuration contradicts what nodes have: what a running
+// controller refuses, a restart must not let through.
 func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
-	var list v1alpha1.NodeNetworkList
-	if err := w.Live.List(ctx, &list); err != nil {
+	var all corev1.NodeList
+	if err := w.Live.List(ctx, &all); err != nil {
+		return fmt.Errorf("list Nodes: %w", err)
+	}
+	var networks v1alpha1.NodeNetworkList
+	if err := w.Live.List(ctx, &networks); err != nil {
 		return fmt.Errorf("list NodeNetworks: %w", err)
 	}
+	errs := append(withENIs(c, networks.Items), withBlocks(c, all.Items)...)
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	if len(errs) > 0 {
+		return errWrong{errors.Join(errs...)}
+	}
+	return nil
+}
+
+// withENIs says in what a configuration contradicts the nodes' ENIs.
+func withENIs(c *config.Config, all []v1alpha1.NodeNetwork) (errs []error) {
 	other := map[string][]string{} // nodes by their ENIs' cluster
 	var nodes []string
-	for _, nn := range list.Items {
+	for _, nn := range all {
 		if len(nn.Spec.ENIs) == 0 {
 			continue
 		}
@@ -194,7 +210,6 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 			other[id] = append(other[id], nn.Name)
 		}
 	}
-	var errs []error
 	for id, of := range other {
 		errs = append(errs, fmt.Errorf("cluster_id %q: the ENIs of %d nodes (%s, …) carry %q and would be nobody's. Write %q again; only a cluster whose nodes have no ENI may get another",
 			c.ClusterID, len(of), of[0], id, id))
@@ -203,11 +218,36 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 		errs = append(errs, fmt.Errorf("network %s: %d nodes (%s, …) have ENIs, whose addresses pods use. Write %s again; another network is another cluster",
 			c.Network, len(nodes), nodes[0], config.NetworkTerway))
 	}
-	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
-	if len(errs) > 0 {
-		return errWrong{errors.Join(errs...)}
+	return errs
+}
+
+// withBlocks says in what a configuration contradicts the blocks for which Flannel's plugins
+// are configured on nodes. One node with another block than the rest is no reason to stop:
+// podroute says so of it.
+func withBlocks(c *config.Config, all []corev1.Node) (errs []error) {
+	var nodes, blocks []string
+	inside := false
+	for _, n := range all {
+		text := n.Annotations[v1alpha1.AnnotationPodCIDR]
+		if text == "" || nodeinfo.Ignored(&n) {
+			continue
+		}
+		nodes, blocks = append(nodes, n.Name), append(blocks, text)
+		for _, one := range strings.Split(text, ",") {
+			block, err := netip.ParsePrefix(one)
+			inside = inside || err == nil && c.PodRange().Overlaps(block)
+		}
 	}
-	return nil
+	switch {
+	case len(nodes) == 0:
+	case c.Network != config.NetworkFlannel:
+		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; another network is another cluster",
+			c.Network, len(nodes), nodes[0], config.NetworkFlannel))
+	case !inside:
+		errs = append(errs, fmt.Errorf("pod_cidr %s: the pods of all %d nodes (%s: %s, …) have addresses outside of it and would lose their routes. Write the range again that these blocks were cut from",
+			c.PodRange(), len(nodes), nodes[0], blocks[0]))
+	}
+	return errs
 }
 
 // refuse says why the ConfigMap is not taken, once.

@@ -155,6 +155,39 @@ func TestSettled(t *testing.T) {
 	}
 }
 
+// Nor the blocks that Flannel's pods have their addresses of.
+func TestSettledWithFlannel(t *testing.T) {
+	const flannel = "{cluster_id: c1, region: cn-hangzhou, network: flannel, pod_cidr: %s, service_cidr: 172.21.0.0/20}"
+	node := func(name, block string) *corev1.Node {
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{v1alpha1.AnnotationPodCIDR: block}}}
+	}
+	x := newWorld(t)
+	ignored := node("ignored", "10.9.0.0/24")
+	ignored.Labels = map[string]string{"network.terway.dev/ignore": "true"}
+	x.must(x.kube.Create(context.Background(), ignored))
+	x.put(good)
+	if _, err := x.w.First(context.Background()); err != nil {
+		t.Error(err)
+	}
+	x.must(x.kube.Create(context.Background(), node("n1", "172.20.1.0/24")))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { _, err := x.w.First(ctx); done <- err }()
+	x.expect("network terway: the pods of 1 nodes (n1, …) have addresses of Flannel's blocks. Write flannel again")
+	x.put(fmt.Sprintf(flannel, "10.9.0.0/16"))
+	x.expect("pod_cidr 10.9.0.0/16: the pods of all 1 nodes (n1: 172.20.1.0/24, …) have addresses outside of it")
+	cancel()
+	if err := <-done; err == nil {
+		t.Error("it was taken")
+	}
+	// One node of several may be wrong.
+	x.put(fmt.Sprintf(flannel, "172.20.0.0/16"))
+	x.must(x.kube.Create(context.Background(), node("n2", "10.9.1.0/24")))
+	if _, err := x.w.First(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A wrong one changes nothing and is told once; replicas that do not lead are silent.
 func TestReconcile(t *testing.T) {
 	x := newWorld(t)
