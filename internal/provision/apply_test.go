@@ -201,6 +201,34 @@ func TestApplyLeavesOthersAlone(t *testing.T) {
 	same(t, "the plan deleted", s.inventory(t), before)
 }
 
+// A range that somebody else has given to the VPC is nobody's business, unless it is where
+// the plan has its Services or pods.
+func TestApplyBesideAForeignRange(t *testing.T) {
+	s := start(t)
+	p := flannel()
+	if _, _, err := s.provisioner(t).Apply(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	vpc := s.View().VPCs[0].VpcId
+	add := func(cidr string) {
+		s.write(t, func(a state.API) error {
+			return a.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: vpc, SecondaryCidrBlock: cidr})
+		})
+	}
+	add("10.0.0.0/16")
+	if _, done, err := s.provisioner(t).Apply(t.Context(), p); err != nil || len(done) > 0 {
+		t.Errorf("did %q, %v; want nothing", done, err)
+	}
+	add("172.21.0.0/24")
+	add("172.20.128.0/17")
+	_, _, err := s.provisioner(t).Apply(t.Context(), p)
+	for _, want := range []string{"172.21.0.0/24, which overlaps the plan's serviceCIDR 172.21.0.0/20", "172.20.128.0/17, which overlaps the plan's podCIDR 172.20.0.0/16"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
 // A vSwitch of somebody else in the plan's range: refused, until it is given to the plan.
 func TestApplyTakesOverWhatIsTagged(t *testing.T) {
 	s := start(t)

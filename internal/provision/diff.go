@@ -66,6 +66,15 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 	if w.vpc.CIDRs[0] != p.VPC.CIDR {
 		bad("VPC %s has the range %s, the plan says vpc.cidr %s: a VPC's range cannot be changed; correct the plan, or delete the VPC", w.vpc.ID, w.vpc.CIDRs[0], p.VPC.CIDR)
 	}
+	for _, c := range w.vpc.CIDRs[1:] {
+		// Others may give the VPC ranges, but not over what the plan has beside it.
+		if p.ServiceCIDR.Overlaps(c) {
+			bad("VPC %s has the range %s, which overlaps the plan's serviceCIDR %s: choose another Service range, or take the range out of the VPC", w.vpc.ID, c, p.ServiceCIDR)
+		}
+		if p.PodCIDR.Overlaps(c) {
+			bad("VPC %s has the range %s, which overlaps the plan's podCIDR %s: choose another pod range, or take the range out of the VPC", w.vpc.ID, c, p.PodCIDR)
+		}
+	}
 	for _, c := range p.VPC.Secondary {
 		if !slices.Contains(w.vpc.CIDRs, c) {
 			all = append(all, change{cidr: c})
