@@ -16,6 +16,9 @@ type Growth struct {
 	Bits int
 	// Taken are ranges that others than the plan use in the VPC, or have added to it.
 	Taken []netip.Prefix
+	// Ranges and VSwitches are how many the VPC has that the plan does not have: they
+	// count where the cloud counts.
+	Ranges, VSwitches int
 }
 
 // GrowthBits is the mask that the cloud recommends for Pod vSwitches.
@@ -49,6 +52,9 @@ func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 	if g.Bits < vSwitchMaskMin || g.Bits > vSwitchMaskMax {
 		return nil, none, fmt.Errorf("mask /%d: want /%d to /%d", g.Bits, vSwitchMaskMin, vSwitchMaskMax)
 	}
+	if n := len(p.vSwitches()) + g.VSwitches; n >= maxVSwitches {
+		return nil, none, fmt.Errorf("the VPC has %d vSwitches already, the most it may have: delete one that nobody uses", n)
+	}
 	grown := *p
 	grown.VPC.Secondary = slices.Clone(p.VPC.Secondary)
 	grown.Zones = slices.Clone(p.Zones)
@@ -81,11 +87,18 @@ func (p *Plan) place(v *VSwitch, g Growth) error {
 		if slices.ContainsFunc(ranges, func(r netip.Prefix) bool { return contains(r, v.CIDR) }) {
 			return nil
 		}
-		return p.addSecondary(v.CIDR)
+		if n := len(p.VPC.Secondary) + g.Ranges; n >= maxSecondary {
+			return fmt.Errorf("range %s: want one inside the plan's VPC ranges %v: the VPC has %d secondary ranges already, the most it may have", v.CIDR, ranges, n)
+		}
+		p.VPC.Secondary = append(p.VPC.Secondary, v.CIDR)
+		return nil
 	}
 	var found bool
 	if v.CIDR, found = free(ranges, g.Bits, taken); found {
 		return nil
+	}
+	if n := len(p.VPC.Secondary) + g.Ranges; n >= maxSecondary {
+		return fmt.Errorf("the VPC has no room for another vSwitch, and has %d secondary ranges already, the most it may have: choose a larger mask (a smaller vSwitch)", n)
 	}
 	// The VPC is full: a range as large as a VPC's, so that the next vSwitch has room.
 	taken = slices.Concat(taken, ranges, p.Avoid, []netip.Prefix{p.ServiceCIDR})
@@ -96,14 +109,7 @@ func (p *Plan) place(v *VSwitch, g Growth) error {
 		}
 	}
 	v.CIDR = netip.PrefixFrom(more.Addr(), g.Bits)
-	return p.addSecondary(more)
-}
-
-func (p *Plan) addSecondary(c netip.Prefix) error {
-	if n := len(p.VPC.Secondary); n >= maxSecondary {
-		return fmt.Errorf("the VPC has no room for another vSwitch, and has %d secondary ranges already, the most it may have: choose a larger mask (a smaller vSwitch)", n)
-	}
-	p.VPC.Secondary = append(p.VPC.Secondary, c)
+	p.VPC.Secondary = append(p.VPC.Secondary, more)
 	return nil
 }
 

@@ -80,7 +80,11 @@ func TestGrowRefuses(t *testing.T) {
 		"192.168.64.1":    {p, Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("192.168.64.1/24")}},
 		"192.168.32.0/19": {p, Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("192.168.48.0/24")}},
 		"flannel":         {flannel, Growth{Zone: "cn-hangzhou-i", Bits: 19}},
-		"5 secondary":     {crowded, Growth{Zone: "cn-hangzhou-i", Bits: 16}},
+		"choose a larger mask (a smaller vSwitch)":                                             {crowded, Growth{Zone: "cn-hangzhou-i", Bits: 16}},
+		"range 10.9.0.0/24: want one inside the plan's VPC ranges [192.168.0.0/16 10.1.0.0/28": {crowded, Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("10.9.0.0/24")}},
+		"6 secondary":   {crowded, Growth{Zone: "cn-hangzhou-i", Bits: 16, Ranges: 1}},
+		"5 secondary":   {p, Growth{Zone: "cn-hangzhou-i", Bits: 16, Ranges: 5}},
+		"150 vSwitches": {p, Growth{Zone: "cn-hangzhou-i", Bits: 19, VSwitches: 148}},
 	} {
 		if _, _, err := c.p.Grow(c.ask); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want an error with %q", c.ask, err, want)

@@ -112,8 +112,8 @@ type Grown struct {
 
 // Grow adds a Pod vSwitch to a plan whose VPC exists: in the plan's file first, then
 // in the cloud, and last it tells the cluster, if there is one (nil: none). A vSwitch
-// that the plan has and the cluster does not use comes before a new one. ask's Taken
-// is filled in here.
+// that the plan has and the cluster does not use comes before a new one. What ask says
+// of the VPC is filled in here.
 func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cluster *Cluster) (*Grown, error) {
 	want, err := f.Load()
 	if err != nil {
@@ -212,11 +212,19 @@ func (p *Provisioner) unused(want *plan.Plan, w *world, ask plan.Growth, cluster
 
 // choose finds a range.
 func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) (*growing, error) {
+	planned := vswitches(want)
 	for _, v := range w.vswitches {
 		ask.Taken = append(ask.Taken, v.CIDR)
+		if !slices.ContainsFunc(planned, func(o vswitch) bool { return o.CIDR == v.CIDR }) {
+			ask.VSwitches++
+		}
 	}
 	for _, c := range w.vpc.CIDRs {
-		switch known := c == want.VPC.CIDR || slices.Contains(want.VPC.Secondary, c); {
+		known := c == want.VPC.CIDR || slices.Contains(want.VPC.Secondary, c)
+		if !known {
+			ask.Ranges++
+		}
+		switch {
 		case known:
 		case ask.CIDR.IsValid() && c.Overlaps(ask.CIDR):
 			return nil, fmt.Errorf("range %s: the VPC has the range %s, which the plan does not have; put it under vpc.secondary in %s first", ask.CIDR, c, f.Path)

@@ -197,6 +197,46 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 	}
 }
 
+// What others have in the VPC counts for the cloud's limits: what it would refuse is
+// refused before the plan has it.
+func TestGrowCountsWhatIsForeign(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	vpc := s.View().VPCs[0].VpcId
+	s.write(t, func(a state.API) error {
+		for i := range 5 {
+			if err := a.AssociateVpcCidrBlock(state.AssociateVpcCidrBlockRequest{VpcId: vpc, SecondaryCidrBlock: fmt.Sprintf("10.%d.0.0/28", i)}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	refused := func(ask plan.Growth, want string) {
+		t.Helper()
+		before := load(t, f)
+		if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: want %q in it", err, want)
+		}
+		if after := load(t, f); fmt.Sprint(after) != fmt.Sprint(before) {
+			t.Errorf("the plan has changed: %v", after)
+		}
+		tidy(t, f)
+	}
+	refused(plan.Growth{Zone: "cn-hangzhou-i", Bits: 16}, "has 5 secondary ranges already")
+	refused(plan.Growth{Zone: "cn-hangzhou-i", CIDR: ranges("10.9.0.0/24")[0]}, "has 5 secondary ranges already")
+	for i := range 145 { // the plan has four
+		s.write(t, func(a state.API) error {
+			_, err := a.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: "cn-hangzhou-i", CidrBlock: fmt.Sprintf("192.168.%d.%d/28", 128+i/16, i%16*16)})
+			return err
+		})
+	}
+	ask := plan.Growth{Zone: "cn-hangzhou-i", Bits: 28}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err != nil {
+		t.Errorf("number 150: %v", err)
+	}
+	refused(ask, "has 150 vSwitches already")
+}
+
 // What the plan has and the cluster does not use comes first: grown without the
 // cluster, or written into the plan by hand. Only then another one is made.
 func TestGrowGivesTheClusterThePlans(t *testing.T) {
