@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 
@@ -158,7 +159,7 @@ func (c *Conversion) conflist(doc map[string]any) {
 		case "cilium-cni":
 			c.say(OldKey{Source: conflistFile, Key: "plugin cilium-cni", Outcome: Dropped, Why: "the datapaths need no other plugin"})
 		default:
-			c.say(OldKey{Source: conflistFile, Key: "plugin", Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
+			c.say(OldKey{Source: conflistFile, Key: strings.TrimSpace("plugin " + kind), Outcome: Unsupported, Why: "other plugins than portmap are not chained"})
 		}
 	}
 }
@@ -187,17 +188,21 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 
 func (c *Conversion) say(k OldKey) { c.Keys = append(c.Keys, k) }
 
-// limits mends a maximum below the minimum, with which the existing Terway starts.
+// limits mends a maximum below the minimum, with which the existing Terway starts. Beside
+// a maximum its minimum is 0 where nothing is said, which is not the default here.
 func (c *Conversion) limits() {
-	low, _ := c.Config["min_pool_size"].(float64)
 	high, set := c.Config["max_pool_size"].(float64)
-	if !set || high >= low {
+	if !set {
 		return
 	}
-	c.Config["max_pool_size"] = low
-	for i := range c.Keys {
-		if k := &c.Keys[i]; k.Source == oldConf && k.Key == "max_pool_size" {
-			k.Outcome, k.Why = Renamed, "raised to min_pool_size, below which it makes no sense"
-		}
+	at := slices.IndexFunc(c.Keys, func(k OldKey) bool { return k.Source == oldConf && k.Key == "max_pool_size" })
+	row := &c.Keys[at]
+	if _, said := c.Config["min_pool_size"]; !said {
+		c.Config["min_pool_size"] = 0
+		row.Why = "with min_pool_size 0, as the existing Terway has it where nothing is said"
+	}
+	if low, _ := c.Config["min_pool_size"].(float64); high < low {
+		c.Config["max_pool_size"] = low
+		row.Outcome, row.Why = Renamed, "raised to min_pool_size, below which it makes no sense"
 	}
 }

@@ -60,6 +60,7 @@ func TestConvert(t *testing.T) {
 	given := Given{ClusterID: "c", Region: "r"}
 	for in, want := range map[string]string{
 		`"max_pool_size": 3, "min_pool_size": 7`:                        "max_pool_size: 7",
+		`"max_pool_size": 2`:                                            "max_pool_size: 2\nmin_pool_size: 0\nregion: r\nservice_cidr: 172.21.0.0/20\nvswitches:\n  z:\n  - vsw-1\neni_conf | max_pool_size | kept | max_pool_size | with min_pool_size 0, as",
 		`"security_group": "sg-1", "security_groups": ["sg-2", "sg-1"]`: "security_groups:\n- sg-1\n- sg-2",
 		`"vswitch_selection_policy": "random"`:                          "vswitch_selection_policy: random",
 		`"vswitch_selection_policy": "best"`:                            "vswitch_selection_policy | not supported |  | want ordered or random",
@@ -161,6 +162,9 @@ func TestConvertPlugin(t *testing.T) {
 				continue
 			}
 			got := show(t, c)
+			if form == "list" && !strings.Contains(got, "plugin tuning | not supported") {
+				t.Errorf("which plugin is not supported?\n%s", got)
+			}
 			if !strings.Contains(got, want) {
 				t.Errorf("%s, %s:\n%s\nwant %q in it", form, kind, got, want)
 			}
