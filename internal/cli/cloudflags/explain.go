@@ -25,8 +25,10 @@ func Explain(err error, permission string) error {
 		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
 	case x.Class == cloud.Transient:
 		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
-	case x.Class == cloud.Auth:
+	case x.Class == cloud.Auth && x.Code == "": // err says already which credential is missing
 		return err
+	case x.Class == cloud.Auth:
+		return fmt.Errorf("%w\n%s", err, x.Cause)
 	}
 	return fmt.Errorf("%w\n%s: %s", err, x.Cause, x.NextStep)
 }
