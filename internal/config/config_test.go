@@ -78,7 +78,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 	}
 	_, err := Parse([]byte("min_pool_size: many\nmax_pool_size: 1.5\nvswitches: {z: vsw-1}\nregio: a\nregion: r\ncluster_id: 7\nservice_cidr: 172.21.0.0/20"))
 	if want := `"regio" is not a key: did you mean "region"?
-cluster_id 7: want text (in quotes when it looks like a number)
+cluster_id 7: want text (in quotes when it looks like a number or is a word such as no)
 max_pool_size 1.5: want a whole number
 min_pool_size "many": want a whole number
 vswitches.z "vsw-1": want a list`; err == nil || err.Error() != want {

@@ -102,7 +102,7 @@ func (d *decoder) value(at string, raw any, to reflect.Value) {
 			to.SetString(s)
 			return
 		}
-		d.bad(at, Describe(raw), "text (in quotes when it looks like a number)")
+		d.bad(at, Describe(raw), "text (in quotes when it looks like a number or is a word such as no)")
 	case reflect.Int:
 		if f, ok := raw.(float64); ok && f == math.Trunc(f) && math.Abs(f) <= math.MaxInt32 {
 			to.SetInt(int64(f))

@@ -38,7 +38,7 @@ securityGroup: normal
 		t.Fatal(err)
 	}
 	want := plan.Problems{
-		{"name", "5", "text (in quotes when it looks like a number)"},
+		{"name", "5", "text (in quotes when it looks like a number or is a word such as no)"},
 		{"netwrok", "is not a key", "network"},
 		{"nodes.count", "1.5", "a whole number"},
 		{"nodes.instanceTypes", `"ecs.g6.large"`, "a list"},
