@@ -289,6 +289,36 @@ func TestMadeAgainAfterDelete(t *testing.T) {
 	}
 }
 
+// The cloud remembers the token of a call that failed, too: the next one is due.
+func TestMadeAgainAfterAFailedCall(t *testing.T) {
+	s := start(t)
+	for _, action := range []string{"CreateVpc", "CreateVSwitch", "CreateSecurityGroup"} {
+		if err := s.AddFaults(faults.Rule{Action: action, Count: 1, Error: &faults.Error{Code: "IdempotentFailed"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := s.provisioner(t).Apply(t.Context(), example()); err != nil {
+		t.Fatal(err)
+	}
+	same(t, "afterwards", s.inventory(t), wanted(example()))
+}
+
+// A vSwitch that somebody is deleting is still listed: it is waited for, and made anew.
+func TestApplyWaitsForWhatIsBeingDeleted(t *testing.T) {
+	s := start(t, func(o *vpcsim.Options) { o.Timing = state.Timing{VSwitch: 20 * time.Millisecond} })
+	n, _, err := s.provisioner(t).Apply(t.Context(), example())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, func(a state.API) error {
+		return a.DeleteVSwitch(state.DeleteVSwitchRequest{VSwitchId: n.ByCIDR(ranges("192.168.32.0/19")[0]).ID})
+	})
+	if _, done, err := s.provisioner(t).Apply(t.Context(), example()); err != nil || len(done) != 1 {
+		t.Errorf("did %q, %v; want the vSwitch made anew", done, err)
+	}
+	same(t, "afterwards", s.inventory(t), wanted(example()))
+}
+
 func TestApplySaysWhatTheCloudRefuses(t *testing.T) {
 	s := start(t, func(o *vpcsim.Options) { o.Limits.VSwitchesPerVPC = 3 })
 	_, done, err := s.provisioner(t).Apply(t.Context(), example())
