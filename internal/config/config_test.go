@@ -54,6 +54,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "datapath: magic":                                           `datapath "magic"`,
 		good + "vswitch_selection_policy: best":                            `vswitch_selection_policy "best"`,
 		good + "security_groups: [x]":                                      `security_groups: "x"`,
+		good + "security_groups: [" + strings.Repeat("sg-1, ", 11) + "]":   "security_groups has 11 entries: want at most 10",
 		good + "eni_tags: {creator: me}":                                   `eni_tags: key "creator"`,
 		good + "mode: exclusive\ndatapath: ipvlan":                         "nothing to share among pods",
 		good + "eniip_virtual_type: IPVlan":                                "write datapath",

@@ -197,6 +197,21 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 	}
 }
 
+// Who may read the plan's file stays as it was.
+func TestGrowKeepsTheFilesMode(t *testing.T) {
+	s := start(t)
+	f := onDisk(t, s, example())
+	if err := os.Chmod(f.Path, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(f.Path); err != nil || info.Mode() != 0o640 {
+		t.Errorf("%v, %v: want the mode 0640", info.Mode(), err)
+	}
+}
+
 // What others have in the VPC counts for the cloud's limits: what it would refuse is
 // refused before the plan has it.
 func TestGrowCountsWhatIsForeign(t *testing.T) {

@@ -3,6 +3,7 @@ package provision_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -74,19 +75,23 @@ func TestClusterIDIsOne(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rapid.Check(t, func(t *rapid.T) {
+	sound := func(t interface{ Fatalf(string, ...any) }, name string) {
 		named := *p
-		named.Name = rapid.StringN(1, 128, -1).Draw(t, "name")
-		if len(plan.Check(&named, types())) > 0 {
-			return
+		named.Name = name
+		if ps := plan.Check(&named, types()); len(ps) > 0 {
+			t.Fatalf("%q is no plan's name: %v", name, ps)
 		}
 		b, err := yaml.Marshal(n.ENIConfig(&named))
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("%q: %v", name, err)
 		}
 		if _, err := config.Parse(b); err != nil {
-			t.Fatalf("%q: %v", named.Name, err)
+			t.Fatalf("%q: %v", name, err)
 		}
+	}
+	sound(t, strings.Repeat("店", 128))
+	rapid.Check(t, func(t *rapid.T) {
+		sound(t, rapid.StringMatching(`[b-zß-ö店][A-Z0-9:_.ß-ö店-]{1,127}`).Draw(t, "name"))
 	})
 }
 
