@@ -121,6 +121,7 @@ var families = []struct {
 	{strings.HasSuffix, "Processing", Conflict},
 	{strings.HasPrefix, "IncorrectStatus", Conflict},
 	{strings.HasPrefix, "Conflict", Conflict},
+	{strings.HasPrefix, "DependencyViolation", Conflict},
 	{strings.HasPrefix, "ServiceUnavailable", Transient},
 	{strings.HasPrefix, "InternalError", Transient},
 }

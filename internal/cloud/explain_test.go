@@ -53,6 +53,9 @@ func TestClassify(t *testing.T) {
 		{"InvalidRouteEntry.NotFound", 400, NotFound},
 		{"InvalidCIDRBlock.Duplicate", 400, Conflict},
 		{"QuotaExceeded", 400, Quota},
+		{"DependencyViolation.VSwitch", 400, Conflict},
+		{"DependencyViolation.Whatever", 400, Conflict},
+		{"Forbidden.VpcNotFound", 400, NotFound},
 		// Tokens.
 		{"LastTokenProcessing", 400, Conflict},
 		{"TOKEN_PROCESSING", 400, Conflict},

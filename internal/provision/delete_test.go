@@ -73,7 +73,7 @@ func TestDeleteIsFinishedByTheNextRun(t *testing.T) {
 }
 
 func TestDeleteInsists(t *testing.T) {
-	for _, code := range []string{"DependencyViolation", "IncorrectVSwitchStatus", "TaskConflict", "OperationFailed.DistibuteLock"} {
+	for _, code := range []string{"DependencyViolation", "DependencyViolation.NatGateway", "DependencyViolation.Whatever", "IncorrectVSwitchStatus", "TaskConflict", "OperationFailed.DistibuteLock"} {
 		s, _ := applied(t)
 		for _, action := range []string{"DeleteVSwitch", "DeleteSecurityGroup", "DeleteVpc"} {
 			if err := s.AddFaults(faults.Rule{Action: action, Count: 12, Error: &faults.Error{Code: code}}); err != nil {

@@ -140,12 +140,12 @@ func (s *State) DeleteVpc(req DeleteVpcRequest) error {
 	}
 	for _, id := range sortedKeys(s.data.VSwitches) {
 		if s.data.VSwitches[id].VpcId == vpc.VpcId {
-			return badRequest("DependencyViolation", "VPC %s has dependent resources: vSwitch %s.", vpc.VpcId, id)
+			return badRequest("DependencyViolation.VSwitch", "VPC %s has dependent resources: vSwitch %s.", vpc.VpcId, id)
 		}
 	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		if s.data.SecurityGroups[id].VpcId == vpc.VpcId {
-			return badRequest("DependencyViolation", "VPC %s has dependent resources: security group %s.", vpc.VpcId, id)
+			return badRequest("DependencyViolation.SecurityGroup", "VPC %s has dependent resources: security group %s.", vpc.VpcId, id)
 		}
 	}
 	for _, table := range s.tablesOf(vpc.VpcId) {

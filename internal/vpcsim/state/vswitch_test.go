@@ -137,10 +137,10 @@ func TestDeleteVSwitchAndVpcNeedNothingLeft(t *testing.T) {
 	w.refused(400, "DependencyViolation", del) // the ENI is Deleting, not gone
 	w.settle()
 	delVPC := func() error { return w.DeleteVpc(state.DeleteVpcRequest{VpcId: w.vpc}) }
-	w.refused(400, "DependencyViolation", delVPC)
+	w.refused(400, "DependencyViolation.VSwitch", delVPC)
 	check(del())
 	w.settle()
-	w.refused(400, "DependencyViolation", delVPC) // the security group
+	w.refused(400, "DependencyViolation.SecurityGroup", delVPC)
 	check(w.DeleteSecurityGroup(state.DeleteSecurityGroupRequest{SecurityGroupId: w.sg}))
 	check(delVPC())
 	if left := must(w.DescribeRouteTables(state.DescribeRouteTablesRequest{})); len(left) != 0 {
