@@ -87,6 +87,8 @@ func (p *Provisioner) inUse(ctx context.Context, w *world, name string) error {
 	if err != nil {
 		return fmt.Errorf("list the ENIs of %s: %w", w.vpc.ID, err)
 	}
+	// What is being deleted is waited for with the vSwitch that it is in.
+	enis = slices.DeleteFunc(enis, func(n cloud.ENI) bool { return n.Status == cloud.ENIDeleting })
 	use := &InUse{VPC: w.vpc.ID, ENIs: enis}
 	for _, v := range w.vswitches {
 		if !owned(v.Tags, name) {

@@ -176,6 +176,26 @@ func TestDeleteRefusesWhatIsInUse(t *testing.T) {
 	}
 }
 
+// An ENI that its owner has deleted a moment ago is no reason to give up.
+func TestDeleteWaitsForWhatIsBeingDeleted(t *testing.T) {
+	s, n := applied(t, func(o *vpcsim.Options) { o.Timing.DeleteENI = 20 * time.Millisecond })
+	var eni string
+	s.write(t, func(a state.API) error {
+		made, err := a.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: n.VSwitches[1].ID, SecurityGroupId: n.Groups[0].ID})
+		if err == nil {
+			eni = made.NetworkInterfaceId
+		}
+		return err
+	})
+	s.write(t, func(a state.API) error {
+		return a.DeleteNetworkInterface(state.DeleteNetworkInterfaceRequest{NetworkInterfaceId: eni})
+	})
+	if _, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil {
+		t.Error(err)
+	}
+	same(t, "afterwards", s.inventory(t), []string{})
+}
+
 // unfiltered is a cloud that lists every VPC, whatever tag is asked for.
 type unfiltered struct{ provision.Cloud }
 
