@@ -1,6 +1,7 @@
 package cloudflags
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -11,6 +12,9 @@ import (
 // cloud.Explain is for the controller, which has a credential of its own and repeats
 // calls. permission is what the command needs.
 func Explain(err error, permission string) error {
+	if errors.Is(err, context.Canceled) { // in a call, or while waiting between two
+		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
+	}
 	var e *cloud.Error
 	if err == nil || !errors.As(err, &e) {
 		return err
@@ -19,8 +23,6 @@ func Explain(err error, permission string) error {
 	switch {
 	case x.Reason == "NoPermission":
 		x.NextStep = permission
-	case x.Reason == "Cancelled":
-		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
 	case x.Class == cloud.Throttled:
 		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
 	case x.Class == cloud.Transient:
