@@ -1,12 +1,15 @@
 package vpc
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
 )
+
+var errNotDeleted = errors.New("nothing was deleted: give --yes to delete this")
 
 func deleteCommand(f *cloudflags.Flags) *cobra.Command {
 	var yes bool
@@ -40,11 +43,17 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 				if err != nil {
 					return explained(err)
 				}
+				if len(lines) > 0 && output == "json" {
+					if err := writeJSON(out, map[string][]string{"wouldDelete": lines}); err != nil {
+						return err
+					}
+					return errNotDeleted
+				}
 				if len(lines) > 0 {
 					for _, l := range lines {
 						fmt.Fprintln(out, "would delete", l)
 					}
-					return fmt.Errorf("nothing was deleted: give --yes to delete this")
+					return errNotDeleted
 				}
 			}
 			done, err := p.Delete(cmd.Context(), name)

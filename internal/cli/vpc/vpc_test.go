@@ -139,6 +139,11 @@ func TestLife(t *testing.T) {
 	}
 
 	o.fails("delete PLAN", "give --yes")
+	out, _, err = o.run("delete PLAN -o json")
+	var doomed struct{ WouldDelete []string }
+	if jsonErr := json.Unmarshal([]byte(out), &doomed); err == nil || jsonErr != nil || len(doomed.WouldDelete) != 5 {
+		t.Errorf("delete -o json without --yes: %v, %v\n%s", err, jsonErr, out)
+	}
 	o.does("show PLAN", "shop-pod-2")
 	// An interrupted growth of a VPC that is gone is nobody's.
 	if err := os.WriteFile(o.plan+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"shop-pod-3","cidr":"192.168.65.0/24"}}`), 0o644); err != nil {
