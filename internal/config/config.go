@@ -14,8 +14,6 @@ import (
 	"slices"
 	"strings"
 
-	"sigs.k8s.io/yaml"
-
 	"terway.dev/terway/internal/decode"
 )
 
@@ -87,9 +85,9 @@ func Parse(data []byte) (*Config, error) {
 
 // document reads a YAML or JSON object; one without anything in it is one without keys.
 func document(data []byte) (map[string]any, error) {
-	var doc any
-	if err := yaml.UnmarshalStrict(data, &doc); err != nil {
-		return nil, fmt.Errorf("the configuration is not YAML: %w", err)
+	doc, err := decode.YAML(data)
+	if err != nil {
+		return nil, fmt.Errorf("the configuration is %w", err)
 	}
 	raw, ok := doc.(map[string]any)
 	if !ok && doc != nil {

@@ -98,6 +98,9 @@ func object(data []byte) (map[string]any, error) {
 	if err := yaml.Unmarshal(data, &doc); err != nil {
 		return nil, errors.New("neither YAML nor JSON, or not an object: want eni_conf, or the whole ConfigMap eni-config")
 	}
+	if err := decode.OneDocument(data); err != nil {
+		return nil, err
+	}
 	if len(doc) == 0 {
 		return nil, errors.New("there is nothing in it: want eni_conf, or the whole ConfigMap eni-config")
 	}

@@ -65,9 +65,9 @@ func below(field, other string) bool {
 
 // parse gives the plan as far as it has the right form; nil when there is none.
 func parse(data []byte) (*Plan, Problems, error) {
-	var raw any
-	if err := yaml.UnmarshalStrict(data, &raw); err != nil {
-		return nil, nil, fmt.Errorf("the plan is not YAML: %w", err)
+	raw, err := decode.YAML(data)
+	if err != nil {
+		return nil, nil, fmt.Errorf("the plan is %w", err)
 	}
 	fields, ok := raw.(map[string]any)
 	if !ok {

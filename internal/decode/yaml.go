@@ -1,0 +1,40 @@
+package decode
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+
+	goyaml "go.yaml.in/yaml/v2"
+	"sigs.k8s.io/yaml"
+)
+
+// YAML reads one value in YAML or JSON: of maps with text as keys, lists, text, numbers
+// (float64), true and false, and nil. A key that is there twice is an error, and so is a
+// second document.
+func YAML(data []byte) (any, error) {
+	var value any
+	if err := yaml.UnmarshalStrict(data, &value); err != nil {
+		return nil, fmt.Errorf("not YAML: %w", err)
+	}
+	return value, OneDocument(data)
+}
+
+// OneDocument refuses YAML with several documents: the libraries read the first one and
+// are silent about the rest.
+func OneDocument(data []byte) error {
+	documents := goyaml.NewDecoder(bytes.NewReader(data))
+	for n := 1; ; n++ {
+		var one any
+		err := documents.Decode(&one)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case n > 1 && (one != nil || err != nil):
+			return errors.New("more than one YAML document (with --- between them): want one")
+		case err != nil:
+			return fmt.Errorf("not YAML: %w", err)
+		}
+	}
+}
