@@ -58,8 +58,11 @@ func (c *Config) check() (errs []error) {
 	}
 	where := map[string]string{}
 	for _, z := range slices.Sorted(maps.Keys(c.VSwitches)) {
-		if !id(z) {
+		switch {
+		case !id(z):
 			bad("vswitches: zone %q: want a zone such as cn-hangzhou-i", z)
+		case id(c.Region) && (z == c.Region || !strings.HasPrefix(z, c.Region)):
+			bad("vswitches: zone %q: want a zone of region %s", z, c.Region)
 		}
 		if len(c.VSwitches[z]) == 0 {
 			bad("vswitches.%s is empty: want at least one vSwitch id", z)

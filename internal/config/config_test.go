@@ -70,6 +70,8 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		"region: [": "not YAML",
 		"[]":        "the configuration is a list: want keys",
 		"region: cn-hangzhou\nvswitches: {z: [vsw-1], a: [vsw-1, foo]}": "vsw-1 is listed under a already",
+		"region: cn-hangzhou\nvswitches: {cn-beijing-a: [vsw-1]}":       `vswitches: zone "cn-beijing-a": want a zone of region cn-hangzhou`,
+		"region: cn-hangzhou\nvswitches: {cn-hangzhou: [vsw-1]}":        `vswitches: zone "cn-hangzhou": want a zone of region cn-hangzhou`,
 		"cluster_id: c\nregion: r\nservice_cidr: 172.21.0.1/20":         `service_cidr "172.21.0.1/20"`,
 	} {
 		_, err := Parse([]byte(in))

@@ -58,7 +58,7 @@ func TestConvertThenCheck(t *testing.T) {
 	if out, _, err := run(t, bigger, "check", "-", "--running", values); err != nil || !strings.Contains(out, "max_pool_size: 5 → 9\n- is right and changes 1 keys") {
 		t.Errorf("%q, %v", out, err)
 	}
-	moved := strings.Replace(out, "region: cn-hangzhou", "region: cn-beijing", 1)
+	moved := strings.ReplaceAll(out, "cn-hangzhou", "cn-beijing")
 	if _, _, err := run(t, moved, "check", "-", "--running", values); err == nil || !strings.Contains(err.Error(), "region cannot change") {
 		t.Errorf("error %v", err)
 	}

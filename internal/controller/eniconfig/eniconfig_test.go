@@ -114,7 +114,7 @@ func TestFirst(t *testing.T) {
 	x.expect("terwayctl config convert")
 	x.put("region: [7]")
 	x.expect("region a list: want text")
-	x.put("{network: magic, min_pool_size: -1, cluster_id: c, region: r, vswitches: {z: [vsw-1]}, service_cidr: 10.0.0.0/8}")
+	x.put("{network: magic, min_pool_size: -1, cluster_id: c, region: r, vswitches: {r-a: [vsw-1]}, service_cidr: 10.0.0.0/8}")
 	x.expect(`network "magic": want one of terway, flannel; min_pool_size -1`)
 	x.put(good)
 	<-done

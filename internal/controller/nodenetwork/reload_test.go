@@ -163,7 +163,9 @@ func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 		{func(c *config.Config) { c.MinPoolSize, c.Datapath = 20, "magic" }, `datapath "magic"`},
 		{func(c *config.Config) { c.MinPoolSize, c.Datapath = 20, "magic" }, `max_pool_size 9`}, // all problems
 		{func(c *config.Config) { c.ClusterID = "c2" }, `cluster_id cannot change from "c1" to "c2"`},
-		{func(c *config.Config) { c.Region = "cn-beijing" }, `region cannot change`},
+		{func(c *config.Config) {
+			c.Region, c.VSwitches = "cn-beijing", map[string][]string{"cn-beijing-a": {"vsw-1"}}
+		}, `region cannot change`},
 	} {
 		if nodes := g.edit(wrong.change); len(nodes) != 0 {
 			t.Errorf("nodes %v are served again", nodes)
