@@ -1,6 +1,6 @@
-// Package decode fills a struct from what a YAML or JSON parser gave, and names
-// everything that has no place in it: keys that are not there, values of the wrong
-// kind. The decoders of libraries stop at the first mistake, and speak of Go's types.
+// Package decode reads YAML or JSON, fills a struct from it, and names everything that
+// has no place there: keys that are not there, values of the wrong kind. The decoders of
+// libraries stop at the first mistake, and speak of Go's types.
 //
 // It knows forms only: what a value means, and whether it is right, is others' business.
 package decode
