@@ -416,6 +416,26 @@ func TestSeveralTables(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
+// A table that is deleted while the controller runs is missed at once, and said once.
+func TestTableDeleted(t *testing.T) {
+	g := newRig(t)
+	var table string
+	g.Write(func(s state.API) (err error) {
+		table, err = s.CreateRouteTable(state.CreateRouteTableRequest{VpcId: g.vpc})
+		return err
+	})
+	g.Clock.Pass(5 * time.Second)
+	g.cfg.RouteTables = []string{table}
+	g.restart()
+	g.join("n1", 1)
+	g.run(minute)
+	g.Write(func(s state.API) error { return s.DeleteRouteTable(state.DeleteRouteTableRequest{RouteTableId: table}) })
+	g.run(minute)
+	if g.events.Count("ConfigMap", "RouteNotFound", table) != 1 {
+		t.Errorf("events %v", g.events.All())
+	}
+}
+
 // A vSwitch that uses a table without entries: its nodes' pods reach nobody, and say so.
 func TestTableOfAVSwitch(t *testing.T) {
 	g := newRig(t)

@@ -230,7 +230,6 @@ func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
 	for _, id := range r.tables {
 		all, err := r.Cloud.DescribeRouteEntries(ctx, id)
 		if err != nil {
-			r.tablesAt = time.Time{} // perhaps the table is gone
 			return nil, fmt.Errorf("read route table %s: %w", id, err)
 		}
 		t := entries.Table{ID: id}
