@@ -33,6 +33,11 @@ func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []s
 		if len(changes) == 0 {
 			return network(w, want.Name, p.Region), done, nil
 		}
+		if len(done) == 0 { // nothing is made for a plan that cannot be made whole
+			if err := p.zonesExist(ctx, changes); err != nil {
+				return nil, nil, err
+			}
+		}
 		at := target{}
 		if w.vpc != nil {
 			at.vpc = w.vpc.ID
@@ -59,11 +64,38 @@ func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]string, e
 		return nil, err
 	}
 	changes, err := diff(want, w)
+	if err == nil {
+		err = p.zonesExist(ctx, changes)
+	}
 	var lines []string
 	for _, c := range changes {
 		lines = append(lines, c.describe(want))
 	}
 	return lines, err
+}
+
+// zonesExist says which zones of vSwitches that are to be made the region does not have.
+func (p *Provisioner) zonesExist(ctx context.Context, changes []change) error {
+	var zones []string
+	for _, c := range changes {
+		if c.vsw != nil && !slices.Contains(zones, c.vsw.zone) {
+			zones = append(zones, c.vsw.zone)
+		}
+	}
+	if len(zones) == 0 {
+		return nil
+	}
+	have, err := p.Cloud.ListZones(ctx)
+	if err != nil {
+		return fmt.Errorf("list the zones of %s: %w", p.Region, err)
+	}
+	var errs []error
+	for _, z := range zones {
+		if !slices.Contains(have, z) {
+			errs = append(errs, fmt.Errorf("zone %s: region %s has no such zone for this account; correct the plan: it has %s", z, p.Region, strings.Join(have, ", ")))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // target is what the next changes refer to.

@@ -63,6 +63,20 @@ func TestApplyMakesThePlanOnce(t *testing.T) {
 	}
 }
 
+// Nothing is made for a plan with a zone that is not there.
+func TestApplyWithoutTheZone(t *testing.T) {
+	s := start(t)
+	p := example()
+	p.Zones[1].ID = "cn-hangzhou-z"
+	preview, err := s.provisioner(t).Preview(t.Context(), p)
+	for _, err := range []error{err, func() error { _, _, err := s.provisioner(t).Apply(t.Context(), p); return err }()} {
+		if err == nil || !strings.Contains(err.Error(), "zone cn-hangzhou-z: region cn-hangzhou has no such zone") || !strings.Contains(err.Error(), "cn-hangzhou-i, ") {
+			t.Errorf("error %v (preview %q)", err, preview)
+		}
+	}
+	same(t, "after both", s.inventory(t), []string{})
+}
+
 // Killed at any call, before or after the cloud did its work, the next run finishes
 // exactly the plan.
 func TestApplyIsFinishedByTheNextRun(t *testing.T) {
@@ -333,8 +347,8 @@ func TestTokenFindsWhatListsDoNotShow(t *testing.T) {
 	if err := s.AddFaults(faults.Rule{Action: "DescribeVpcs", Count: 3, Stale: faults.Duration(10 * time.Second)}); err != nil {
 		t.Fatal(err)
 	}
-	// The first call looks for the VPC, the second makes it.
-	if _, _, err := s.provisioner(t).Apply(s.wire.cutAfter(t, 1, true), example()); err == nil {
+	// The first call looks for the VPC, the second for the zones, the third makes it.
+	if _, _, err := s.provisioner(t).Apply(s.wire.cutAfter(t, 2, true), example()); err == nil {
 		t.Fatal("the killed run says that it succeeded")
 	}
 	s.wire.mend()

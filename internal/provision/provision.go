@@ -24,6 +24,9 @@ import (
 // the same twice with one token gives the same resource; deleting what is gone is no
 // error; lists are complete.
 type Cloud interface {
+	// ListZones are the ids of the region's zones.
+	ListZones(ctx context.Context) ([]string, error)
+
 	ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error)
 	CreateVPC(ctx context.Context, want cloud.CreateVPCRequest) (id string, err error)
 	// AddCIDR gives a VPC a secondary range.

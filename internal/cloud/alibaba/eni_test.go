@@ -293,6 +293,7 @@ func FuzzAnswers(f *testing.F) {
 	f.Add(`{"AssignedPrivateIpAddressesSet":{"PrivateIpSet":{"PrivateIpAddress":["10.0.0.1"]}}}`, 200)
 	f.Add(`{"VpcId":"vpc-1","CidrBlock":"10.0.0.0/8","VSwitches":{"VSwitch":[{"VSwitchId":"vsw-1","CidrBlock":"10.0.0.0/24"}]}}`, 200)
 	f.Add(`{"InstanceTypes":{"InstanceType":[{"InstanceTypeId":"t","EniQuantity":"2","EniPrivateIpAddressQuantity":1}]}}`, 200)
+	f.Add(`{"Zones":{"Zone":[{"ZoneId":"cn-hangzhou-i"},{}]}}`, 200)
 	f.Add(`{"Code":1,"AccessDeniedDetail":[]}`, 403)
 	f.Add(`[]`, 500)
 	f.Fuzz(func(t *testing.T, body string, status int) {
@@ -333,6 +334,9 @@ func FuzzAnswers(f *testing.F) {
 		}
 		if v, err := c.DescribeVPC(t.Context(), "vpc-1"); err == nil && (len(v.CIDRs) == 0 || !v.CIDRs[0].IsValid()) {
 			t.Fatal(v)
+		}
+		if z, err := c.ListZones(t.Context()); err == nil && (len(z) == 0 || z[0] == "") {
+			t.Fatal(z)
 		}
 		if it, err := c.DescribeInstanceType(t.Context(), "t"); err == nil && it.ENIs < 1 {
 			t.Fatal(it)

@@ -46,6 +46,7 @@ var actions = map[string]struct {
 	"DescribeSecurityGroupAttribute": {productECS, 200, byOperator},
 	"DescribeSecurityGroups":         {productECS, 200, byOperator},
 	"DescribeVpcs":                   {productVPC, 200, byOperator},
+	"DescribeZones":                  {productVPC, 200, byOperator},
 }
 
 // caller is a set of the programs that use this package.

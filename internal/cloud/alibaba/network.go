@@ -19,6 +19,27 @@ import (
 // maxVPCPage is the largest page of VPC's lists.
 const maxVPCPage = 50
 
+// ListZones returns the ids of the region's zones, sorted.
+func (c *Client) ListZones(ctx context.Context) ([]string, error) {
+	const action = "DescribeZones"
+	rsp, err := call(ctx, c, vpc.CreateDescribeZonesRequest, vpc.CreateDescribeZonesResponse, func(*vpc.DescribeZonesRequest) {})
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, z := range rsp.Zones.Zone {
+		if z.ZoneId == "" {
+			return nil, badAnswer(action, "a zone without ZoneId")
+		}
+		ids = append(ids, z.ZoneId)
+	}
+	if len(ids) == 0 {
+		return nil, badAnswer(action, "no zone at all")
+	}
+	slices.Sort(ids)
+	return ids, nil
+}
+
 // ListVPCs lists VPCs with their tags; all pages are read.
 func (c *Client) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
 	const action = "DescribeVpcs"
