@@ -68,11 +68,13 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 	}
 	for _, c := range w.vpc.CIDRs[1:] {
 		// Others may give the VPC ranges, but not over what the plan has beside it.
-		if p.ServiceCIDR.Overlaps(c) {
-			bad("VPC %s has the range %s, which overlaps the plan's serviceCIDR %s: choose another Service range, or take the range out of the VPC", w.vpc.ID, c, p.ServiceCIDR)
-		}
-		if p.PodCIDR.Overlaps(c) {
-			bad("VPC %s has the range %s, which overlaps the plan's podCIDR %s: choose another pod range, or take the range out of the VPC", w.vpc.ID, c, p.PodCIDR)
+		for _, beside := range []struct {
+			key string
+			netip.Prefix
+		}{{"serviceCIDR", p.ServiceCIDR}, {"podCIDR", p.PodCIDR}} {
+			if beside.Overlaps(c) {
+				bad("VPC %s has the range %s, which overlaps the plan's %s %s: choose another one, or take the range out of the VPC", w.vpc.ID, c, beside.key, beside.Prefix)
+			}
 		}
 	}
 	for _, c := range p.VPC.Secondary {

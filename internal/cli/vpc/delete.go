@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
@@ -8,8 +9,6 @@ import (
 
 	"terway.dev/terway/internal/cli/cloudflags"
 )
-
-var errNotDeleted = errors.New("nothing was deleted: give --yes to delete this")
 
 func deleteCommand(f *cloudflags.Flags) *cobra.Command {
 	var yes bool
@@ -43,17 +42,15 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 				if err != nil {
 					return explained(err)
 				}
-				if len(lines) > 0 && output == "json" {
-					if err := writeJSON(out, map[string][]string{"wouldDelete": lines}); err != nil {
-						return err
-					}
-					return errNotDeleted
-				}
 				if len(lines) > 0 {
-					for _, l := range lines {
-						fmt.Fprintln(out, "would delete", l)
+					if output == "json" {
+						err = writeJSON(out, map[string][]string{"wouldDelete": lines})
+					} else {
+						for _, l := range lines {
+							fmt.Fprintln(out, "would delete", l)
+						}
 					}
-					return errNotDeleted
+					return cmp.Or(err, errors.New("nothing was deleted: give --yes to delete this"))
 				}
 			}
 			done, err := p.Delete(cmd.Context(), name)

@@ -20,7 +20,7 @@ const (
 )
 
 // A pause is told if it is no shorter than tellFrom and ends after tellAfter; a missing
-// answer when this part of its time is up.
+// answer after one tellUnanswered-th of the time that it may take.
 const (
 	tellFrom       = time.Second
 	tellAfter      = 2 * time.Second

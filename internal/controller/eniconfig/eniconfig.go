@@ -241,8 +241,8 @@ func withBlocks(c *config.Config, all []corev1.Node) (errs []error) {
 	switch {
 	case len(nodes) == 0:
 	case c.Network != config.NetworkFlannel:
-		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; another network is another cluster",
-			c.Network, len(nodes), nodes[0], config.NetworkFlannel))
+		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; another network is another cluster (if no such pod is left, take the annotation %s off the Nodes)",
+			c.Network, len(nodes), nodes[0], config.NetworkFlannel, v1alpha1.AnnotationPodCIDR))
 	case !inside:
 		errs = append(errs, fmt.Errorf("pod_cidr %s: the pods of all %d nodes (%s: %s, …) have addresses outside of it and would lose their routes. Write the range again that these blocks were cut from",
 			c.PodRange(), len(nodes), nodes[0], blocks[0]))

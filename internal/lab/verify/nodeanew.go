@@ -31,11 +31,7 @@ var nodeAnew = Check{
 		if err := e.Client.CoreV1().Nodes().Delete(ctx, nb.Name, metav1.DeleteOptions{}); err != nil {
 			return "", fmt.Errorf("delete node %s: %w", nb.Name, err)
 		}
-		// A kubelet registers its node when it starts.
-		if _, err := kill("kubelet", nb); err != nil {
-			return "", err
-		}
-		block, err := e.back(ctx, nb)
+		block, err := e.registerAgain(ctx, nb)
 		if err != nil {
 			return "", err
 		}

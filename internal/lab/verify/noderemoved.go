@@ -36,8 +36,7 @@ var nodeRemoved = Check{
 		back := false
 		defer func() {
 			if !back {
-				// The lab keeps its nodes, whatever went wrong. A kubelet registers its node
-				// when it starts.
+				// The lab keeps its nodes, whatever went wrong.
 				_, again := kill("kubelet", nb)
 				err = errors.Join(err, again)
 			}
@@ -52,10 +51,7 @@ var nodeRemoved = Check{
 		}); err != nil {
 			return "", err
 		}
-		if _, err := kill("kubelet", nb); err != nil {
-			return "", err
-		}
-		block, err := e.back(ctx, nb)
+		block, err := e.registerAgain(ctx, nb)
 		if err != nil {
 			return "", err
 		}
@@ -182,8 +178,12 @@ func (e *Env) newPodAnswers(ctx context.Context, na, nb lab.Machine, block netip
 	return got + " answered " + hostOf(seen), nil
 }
 
-// back waits until a node is registered again and has a block.
-func (e *Env) back(ctx context.Context, m lab.Machine) (block netip.Prefix, err error) {
+// registerAgain has a kubelet started anew, which registers its node then, and waits until
+// the node has a block.
+func (e *Env) registerAgain(ctx context.Context, m lab.Machine) (block netip.Prefix, err error) {
+	if _, err := kill("kubelet", m); err != nil {
+		return block, err
+	}
 	err = e.poll(ctx, m.Name+" to be registered again with a block", func() (bool, error) {
 		n, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) || err == nil && n.Spec.PodCIDR == "" {
