@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -21,6 +23,10 @@ import (
 
 // agentLabels are those of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
 var agentLabels = client.MatchingLabels{"app": "terwayd"}
+
+// controllerName is that of the chart's Deployment (deploy/chart/templates/controller.yaml)
+// and of the Lease by which its replicas choose one (cmd/terway-controller).
+const controllerName = "terway-controller"
 
 // cluster is which one is asked, and how.
 type cluster struct {
@@ -85,7 +91,20 @@ func (c *cluster) ask(ctx context.Context, r client.Reader) (*objects, error) {
 	if len(networks.Items) == 0 {
 		return nil, fmt.Errorf("the cluster at %s has no NodeNetworks: terway-controller has not made any yet, or the cluster's network is Flannel, which has none", c.host)
 	}
-	return &objects{nodes: nodes.Items, networks: networks.Items, agents: agents.Items}, nil
+	o := &objects{now: time.Now(), namespace: c.namespace, nodes: nodes.Items, networks: networks.Items, agents: agents.Items,
+		deployment: &appsv1.Deployment{}, lease: &coordinationv1.Lease{}}
+	for _, g := range []struct {
+		what string
+		into client.Object
+	}{
+		{"deployments.apps in " + c.namespace, o.deployment},
+		{"leases.coordination.k8s.io in " + c.namespace, o.lease},
+	} {
+		if err := r.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: controllerName}, g.into); err != nil && !apierrors.IsNotFound(err) {
+			return nil, c.explain(g.what, err)
+		}
+	}
+	return o, nil
 }
 
 // explain says what an error of the cluster means to the user.
@@ -94,9 +113,9 @@ func (c *cluster) explain(what string, err error) error {
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):
 		return fmt.Errorf("the cluster at %s does not know %s: Terway is not installed in it (deploy/chart)", c.host, what)
 	case apierrors.IsForbidden(err), apierrors.IsUnauthorized(err):
-		return fmt.Errorf("the cluster at %s does not let this user list %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s: %w", c.host, what, c.namespace, err)
+		return fmt.Errorf("the cluster at %s does not let this user read %s: want a role with \"list\" on nodes, nodenetworks.network.terway.dev and pods in %s, and \"get\" on deployments.apps and leases.coordination.k8s.io there: %w", c.host, what, c.namespace, err)
 	case apierrors.ReasonForError(err) == "":
 		return fmt.Errorf("the cluster at %s cannot be reached: %w", c.host, err)
 	}
-	return fmt.Errorf("list %s of the cluster at %s: %w", what, c.host, err)
+	return fmt.Errorf("read %s of the cluster at %s: %w", what, c.host, err)
 }

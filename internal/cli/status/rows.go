@@ -4,7 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -14,7 +18,8 @@ import (
 
 // Status is what the command tells.
 type Status struct {
-	Nodes []Node `json:"nodes"`
+	Controller Controller `json:"controller"`
+	Nodes      []Node     `json:"nodes"`
 }
 
 // Node is what a node says of its network, and the cluster of its agent.
@@ -35,8 +40,20 @@ type Node struct {
 	Addresses Share `json:"addresses"`
 	// OwnENIs are those that serve one pod: held, and how many the node may have.
 	OwnENIs Share `json:"ownENIs"`
+	// Waiting is how many pods wait for an address, or an ENI, that the node does not have.
+	Waiting int `json:"waiting"`
+	// Lost are the pods whose address is on none of the node's ENIs: nobody reaches them.
+	Lost []LostPod `json:"lost,omitempty"`
+	// Conditions are all that controller and agent say of the node.
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 	// Problems are in plain words.
 	Problems []string `json:"problems,omitempty"`
+}
+
+// LostPod is a pod, "namespace/name", and the address that it still has.
+type LostPod struct {
+	Pod     string `json:"pod"`
+	Address string `json:"address"`
 }
 
 // Share is a part of a whole.
@@ -47,14 +64,19 @@ type Share struct {
 
 // objects are what the cluster was asked for.
 type objects struct {
-	nodes    []corev1.Node
-	networks []v1alpha1.NodeNetwork
-	agents   []corev1.Pod
+	now       time.Time
+	namespace string
+	nodes     []corev1.Node
+	networks  []v1alpha1.NodeNetwork
+	agents    []corev1.Pod
+	// deployment and lease are the controller's; without a name if there are none.
+	deployment *appsv1.Deployment
+	lease      *coordinationv1.Lease
 }
 
 // status puts together what belongs to each node, by name.
 func (o *objects) status() *Status {
-	st := &Status{Nodes: []Node{}}
+	st := &Status{Controller: o.controller(), Nodes: []Node{}}
 	agents, networks := map[string]*corev1.Pod{}, map[string]*v1alpha1.NodeNetwork{}
 	for i := range o.agents {
 		p := &o.agents[i]
@@ -73,7 +95,7 @@ func (o *objects) status() *Status {
 	}
 	for name, nn := range networks {
 		n := node(name, nn, agents[name])
-		n.Problems = []string{"the cluster has no such node any more; the controller is giving back its ENIs"}
+		n.Problems = []string{"the cluster has no such node any more; its ENIs go back when none of its pods can be using them"}
 		st.Nodes = append(st.Nodes, n)
 	}
 	slices.SortFunc(st.Nodes, func(a, b Node) int { return cmp.Compare(a.Node, b.Node) })
@@ -107,13 +129,94 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	default:
 		n.AgentReady = running
 	}
-	for _, c := range nn.Spec.Conditions {
-		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == metav1.ConditionFalse {
-			n.problem("no more addresses: %s: %s", c.Reason, c.Message)
+	n.Conditions = slices.Concat(nn.Spec.Conditions, nn.Status.Conditions)
+	said := false
+	for _, c := range n.Conditions {
+		switch c.Type {
+		case v1alpha1.ConditionReady, v1alpha1.ConditionDatapathReady, v1alpha1.ConditionLimitsFromCloud:
+			// Told above; the last means that the built-in table is used, which is no trouble.
+		case v1alpha1.ConditionAddressesAvailable:
+			if said = c.Status == metav1.ConditionFalse; said {
+				n.problem("no more addresses: %s: %s", c.Reason, c.Message)
+			}
+		default:
+			if c.Status == metav1.ConditionFalse {
+				n.problem("%s: %s: %s", c.Type, c.Reason, c.Message)
+			}
 		}
 	}
 	n.count(nn)
+	n.lost(nn)
+	if n.Waiting = nn.Status.Demand + nn.Status.ENIDemand; n.Waiting > 0 && !said && !underWay(nn) {
+		n.problem("%s for an address or an ENI, and terway-controller does nothing about it and has not said why; its log may", waits(n.Waiting))
+	}
 	return n
+}
+
+// underWay reports whether the controller has something for the pods that wait: an ENI that
+// is coming, or a free address of which the agent has not told yet.
+func underWay(nn *v1alpha1.NodeNetwork) bool {
+	taken := map[string]bool{}
+	for _, u := range nn.Status.Used {
+		taken[u.Address] = true
+	}
+	for _, a := range nn.Status.Cooling {
+		taken[a] = true
+	}
+	for _, e := range nn.Spec.ENIs {
+		if e.Phase == v1alpha1.ENICreating || e.Phase == v1alpha1.ENIAttaching {
+			return true
+		}
+		for _, a := range e.Addresses {
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !taken[a.Address] {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func waits(n int) string {
+	if n == 1 {
+		return "1 pod waits"
+	}
+	return fmt.Sprintf("%d pods wait", n)
+}
+
+// fewNames is how many pods or nodes a line names.
+const fewNames = 5
+
+// few joins the first names of a list and says how many there are more.
+func few(names []string) string {
+	if more := len(names) - fewNames; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:fewNames], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// lost finds the pods whose address the controller does not know on any ENI of the node,
+// or on one that is being detached.
+func (n *Node) lost(nn *v1alpha1.NodeNetwork) {
+	there := map[string]bool{}
+	for _, e := range nn.Spec.ENIs {
+		for _, a := range e.Addresses {
+			there[a.Address] = e.Phase != v1alpha1.ENIDetaching
+		}
+	}
+	var names []string
+	for _, u := range nn.Status.Used {
+		if !there[u.Address] {
+			n.Lost = append(n.Lost, LostPod{Pod: u.Pod, Address: u.Address})
+			names = append(names, fmt.Sprintf("%s (%s)", u.Pod, u.Address))
+		}
+	}
+	switch len(names) {
+	case 0:
+	case 1:
+		n.problem("pod %s has an address that is on no ENI of the node: nobody can reach it; delete it, so that it is made anew with another", names[0])
+	default:
+		n.problem("%d pods have addresses that are on no ENI of the node: nobody can reach them; delete them, so that they are made anew with others: %s", len(names), few(names))
+	}
 }
 
 // agent says whether the agent's pod runs: what a dead agent reported last stays.

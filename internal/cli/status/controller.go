@@ -1,0 +1,101 @@
+package status
+
+import (
+	"fmt"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
+)
+
+// Controller is what the cluster says of terway-controller.
+type Controller struct {
+	// Ready are its replicas that can work, Replicas those wanted.
+	Ready    int `json:"ready"`
+	Replicas int `json:"replicas"`
+	// Leader is the replica that works, as its Lease names it; empty if none does.
+	Leader string `json:"leader,omitempty"`
+	// Problems are in plain words.
+	Problems []string `json:"problems,omitempty"`
+
+	// deployed: there is a Deployment, of which the replicas are.
+	deployed bool
+}
+
+// clockSlack is how far the clocks of this machine and the controller's may differ before
+// a Lease counts as stale.
+const clockSlack = time.Minute
+
+// without is what a cluster does not get while no controller works.
+const without = "until one works, nodes get no more addresses or ENIs and new nodes get none; running pods go on"
+
+// controller asks the Deployment and the Lease. One that is not there is no problem of its
+// own: the controller may be installed in another way.
+func (o *objects) controller() Controller {
+	c := Controller{}
+	if o.deployment.Name != "" {
+		c.of(o.deployment)
+	}
+	if o.lease.Name != "" {
+		c.led(o.lease, o.now)
+	}
+	if o.deployment.Name == "" && o.lease.Name == "" {
+		c.problem("namespace %s has neither a Deployment nor a Lease %s: no controller was ever there; %s", o.namespace, controllerName, without)
+	}
+	return c
+}
+
+func (c *Controller) problem(format string, args ...any) {
+	c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
+}
+
+// of reads the Deployment.
+func (c *Controller) of(d *appsv1.Deployment) {
+	c.deployed = true
+	c.Ready, c.Replicas = int(d.Status.ReadyReplicas), 1 // the default of Kubernetes
+	if d.Spec.Replicas != nil {
+		c.Replicas = int(*d.Spec.Replicas)
+	}
+	at := d.Namespace + "/" + d.Name
+	switch {
+	case c.Replicas == 0:
+		c.problem("Deployment %s is scaled to 0; %s: kubectl -n %s scale deployment %s --replicas=2", at, without, d.Namespace, d.Name)
+	case c.Ready == 0:
+		c.problem("none of the %d replicas of Deployment %s is ready; %s: kubectl -n %s describe pods -l app=%s says why", c.Replicas, at, without, d.Namespace, d.Name)
+	}
+}
+
+// led reads the Lease. Whoever works renews it every few seconds.
+func (c *Controller) led(l *coordinationv1.Lease, now time.Time) {
+	spec := l.Spec
+	var held time.Duration
+	if spec.LeaseDurationSeconds != nil {
+		held = time.Duration(*spec.LeaseDurationSeconds) * time.Second
+	}
+	var old time.Duration
+	if spec.RenewTime != nil {
+		old = now.Sub(spec.RenewTime.Time)
+	}
+	stale := old > held+clockSlack
+	if len(c.Problems) > 0 {
+		return // said already; one that was killed has not given the Lease back
+	}
+	if spec.HolderIdentity != nil && !stale {
+		c.Leader = *spec.HolderIdentity
+	}
+	if stale {
+		c.problem("nobody has renewed Lease %s/%s for %s, so none of the replicas works; %s: their logs say why", l.Namespace, l.Name, old.Round(time.Second), without)
+	}
+}
+
+// String is for people.
+func (c Controller) String() string {
+	leader := "none leads"
+	if c.Leader != "" {
+		leader = c.Leader + " leads"
+	}
+	if !c.deployed {
+		return leader
+	}
+	return fmt.Sprintf("%d of %d replicas ready, %s", c.Ready, c.Replicas, leader)
+}
