@@ -53,6 +53,8 @@ type Options struct {
 	OfferENIs func(n int)
 	// HasLink reports whether the pod behind a device of the node still has its own.
 	HasLink func(name string) (bool, error)
+	// Tell makes a warning event on a pod; may be nil. It does not wait.
+	Tell func(pod PodRef, reason, note string)
 	// Metrics may be nil.
 	Metrics *Metrics
 }
@@ -84,11 +86,12 @@ type Agent struct {
 	dp      datapath.Datapath    // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
-	podTrouble      string // what the last Sync could not repair of single pods
-	synced          bool   // the kernel has agreed with us at least once
-	wasOK           bool   // ADD could be served at some time
-	failed          int    // repairs in a row that failed
-	failure         string // the last one's error
+	// troubled are the attachments of pods in trouble, by its kind.
+	troubled map[string]map[journal.Key]bool
+	synced   bool   // the kernel has agreed with us at least once
+	wasOK    bool   // ADD could be served at some time
+	failed   int    // repairs in a row that failed
+	failure  string // the last one's error
 	// notOK is why ADD cannot be served, empty when it can; notOKReason is it in a word.
 	notOK, notOKReason string
 	began              time.Time     // when the agent was made
@@ -188,7 +191,10 @@ func (a *Agent) SetWant(w Want) error {
 	}
 	signal(a.dirty)
 	signal(a.repair)
-	return a.Journal.Forget(left)
+	if err := a.Journal.Forget(left); err != nil {
+		a.Log.Warn("the journal keeps what it could forget", "addresses", left, "error", err)
+	}
+	return nil
 }
 
 // applyLocked derives the pool and the node from want and the devices.

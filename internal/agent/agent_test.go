@@ -581,20 +581,48 @@ func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
 	}
 }
 
-// A pod whose ENI is lost must not cost the other pods their node.
+// A pod that cannot be wired, or a dead one that cannot be unwired, must not cost the
+// other pods their node. It hears of it once.
 func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
-	e := newEnv(t, 3)
-	e.mustAdd("a")
-	e.dp.failSync = errors.Join(&datapath.PodError{Err: errors.New("pod default/pod-a: its ENI is not on the node")})
-	for range tolerated + 1 {
-		if err := e.a.Repair(context.Background()); err != nil {
-			t.Fatalf("repair: %v", err)
-		}
+	for name, c := range map[string]struct {
+		reason  string
+		trouble func(*env)
+	}{
+		"its ENI is lost": {reasonNotRepaired, func(e *env) {
+			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: errors.New("its ENI is not on the node")})
+		}},
+		"its sandbox is gone and its ENI does not come back": {reasonNotRemoved, func(e *env) {
+			e.dead["/run/netns/a"] = true
+			e.dp.failDel = errors.New("its ENI is not on the node")
+		}},
+		"its link cannot be looked for": {reasonNotRemoved, func(e *env) {
+			e.dead["/run/netns/a"] = true
+			e.a.HasLink = func(string) (bool, error) { return false, errors.New("its ENI is not on the node") }
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t, 3)
+			var told []string
+			e.configure = func(o *Options) {
+				o.Tell = func(pod PodRef, reason, note string) {
+					told = append(told, fmt.Sprintf("%s/%s %s: %s", pod.Namespace, pod.Name, reason, note))
+				}
+			}
+			e.restart()
+			e.mustAdd("a")
+			c.trouble(e)
+			for range tolerated + 1 {
+				e.repair()
+			}
+			if ok, why := e.a.Ready(); !ok {
+				t.Errorf("the node is not ready: %s", why)
+			}
+			if len(told) != 1 || !strings.HasPrefix(told[0], "default/pod-a "+c.reason+": ") || !strings.Contains(told[0], "its ENI is not on the node") {
+				t.Errorf("the pod was told %q", told)
+			}
+			e.mustAdd("b")
+			e.restart()
+			e.mustAdd("c")
+		})
 	}
-	if ok, why := e.a.Ready(); !ok {
-		t.Errorf("the node is not ready: %s", why)
-	}
-	e.mustAdd("b")
-	e.restart()
-	e.mustAdd("c")
 }

@@ -82,11 +82,15 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	dp := a.dp
 	a.mu.Unlock()
 
-	errs := []error{a.Journal.Forget(left), chosen}
-	if dp != nil {
-		errs = append(errs, a.reap(ctx), a.sync(ctx, dp))
+	if err := a.Journal.Forget(left); err != nil {
+		// What stays are times at which addresses rest that the node has no longer.
+		a.Log.Warn("the journal keeps what it could forget", "addresses", left, "error", err)
 	}
-	return errors.Join(errs...)
+	if dp == nil {
+		return chosen
+	}
+	a.note(reasonNotRemoved, a.reap(ctx))
+	return errors.Join(chosen, a.sync(ctx, dp))
 }
 
 // judgeLocked says why ADD cannot be served, in a word and in plain words, or
@@ -113,18 +117,21 @@ func (a *Agent) judgeLocked() (reason, why string) {
 }
 
 // reap frees attachments that were given back but not undone, and those whose
-// sandbox is gone because the runtime or the node died before DEL.
-func (a *Agent) reap(ctx context.Context) error {
+// sandbox is gone because the runtime or the node died before DEL. What cannot be freed
+// is those pods' trouble: the others are served.
+func (a *Agent) reap(ctx context.Context) (left []trouble) {
 	a.mu.Lock()
 	all := make([]*journal.Entry, 0, len(a.entries))
 	for _, e := range a.entries {
 		all = append(all, e)
 	}
 	a.mu.Unlock()
-	var errs []error
 	for _, e := range all {
-		if gone, err := a.gone(e); err != nil || !gone {
-			errs = append(errs, err)
+		gone, err := a.gone(e)
+		if err != nil {
+			left = append(left, trouble{e.Key, err})
+		}
+		if err != nil || !gone {
 			continue
 		}
 		unlock, ok := a.keys.try(e.Key)
@@ -133,11 +140,13 @@ func (a *Agent) reap(ctx context.Context) error {
 		}
 		if a.lookup(e.Key) == e { // else somebody changed it meanwhile
 			a.Log.Info("freeing the address of a pod sandbox that is gone", "pod", e.Pod(), "sandbox", e.Sandbox, "addresses", e.Addresses, "state", e.State)
-			errs = append(errs, a.release(ctx, e, cool))
+			if err := a.release(ctx, e, cool); err != nil {
+				left = append(left, trouble{e.Key, err})
+			}
 		}
 		unlock()
 	}
-	return errors.Join(errs...)
+	return left
 }
 
 // gone reports whether nobody will ever use the attachment again. A pod whose
@@ -178,7 +187,7 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	slices.SortFunc(pods, func(x, y datapath.Pod) int {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
-	var podErrs []error
+	var troubled []trouble
 	all := []datapath.Datapath{chosen}
 	if a.Exclusive != nil {
 		all = append(all, a.Exclusive) // it forgets by it which pods are gone
@@ -190,21 +199,15 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 		for _, r := range repairs {
 			a.Log.Info("repaired", "datapath", dp.Name(), "what", r)
 		}
-		if err != nil && !datapath.OnlyPods(err) {
+		single, only := datapath.PodErrors(err)
+		if !only {
 			return fmt.Errorf("datapath %s: %w", dp.Name(), err)
 		}
-		podErrs = append(podErrs, err)
+		troubled = append(troubled, ofPods(single)...)
 	}
 	// One pod that cannot be repaired is no reason to stop serving the others.
-	err, trouble := errors.Join(podErrs...), ""
-	if err != nil {
-		trouble = err.Error()
-	}
+	a.note(reasonNotRepaired, troubled)
 	a.mu.Lock()
-	if trouble != a.podTrouble && trouble != "" {
-		a.Log.Error("pods that cannot be repaired", "error", err)
-	}
-	a.podTrouble = trouble
 	first := !a.synced
 	a.synced = true
 	if first {

@@ -76,7 +76,7 @@ func (a *Agent) startingLocked() bool {
 }
 
 func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {
-	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message),
+	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message, maxMessage),
 		ObservedGeneration: a.want.Generation, LastTransitionTime: metav1.NewTime(a.Now())}
 	if ok {
 		c.Status = metav1.ConditionTrue
@@ -92,9 +92,9 @@ func strs(in []netip.Addr) []string {
 	return out
 }
 
-func clip(s string) string {
-	if len(s) > maxMessage {
-		return strings.ToValidUTF8(s[:maxMessage], "")
+func clip(s string, most int) string {
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "")
 	}
 	return s
 }

@@ -134,25 +134,29 @@ type Wiring struct {
 
 // PodError is trouble that Sync has with one pod. The node itself is programmed
 // and can serve others.
-type PodError struct{ Err error }
+type PodError struct {
+	// Sandbox and IfName are the pod's.
+	Sandbox, IfName string
+	Err             error
+}
 
 func (e *PodError) Error() string { return e.Err.Error() }
 func (e *PodError) Unwrap() error { return e.Err }
 
-// OnlyPods reports whether err is PodErrors and nothing else.
-func OnlyPods(err error) bool {
+// PodErrors are the PodErrors in err; only reports whether there is nothing else in it.
+func PodErrors(err error) (pods []*PodError, only bool) {
 	switch e := err.(type) {
 	case nil:
-		return false
+		return nil, true
 	case *PodError:
-		return true
+		return []*PodError{e}, true
 	case interface{ Unwrap() []error }:
+		only = true
 		for _, one := range e.Unwrap() {
-			if !OnlyPods(one) {
-				return false
-			}
+			more, just := PodErrors(one)
+			pods, only = append(pods, more...), only && just
 		}
-		return true
+		return pods, only
 	}
-	return false
+	return nil, false
 }

@@ -228,7 +228,7 @@ func (d *Datapath) repair(ctx context.Context, pod datapath.Pod) (repairs []stri
 }
 
 func podError(pod datapath.Pod, err error) error {
-	return &datapath.PodError{Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
+	return &datapath.PodError{Sandbox: pod.Sandbox, IfName: pod.IfName, Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
 }
 
 // validate checks what only this package uses; the datapath beside it checks the rest.

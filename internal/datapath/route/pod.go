@@ -76,7 +76,7 @@ func (d *Datapath) DelPod(_ context.Context, pod datapath.Pod) error {
 }
 
 func podError(pod datapath.Pod, err error) error {
-	return &datapath.PodError{Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
+	return &datapath.PodError{Sandbox: pod.Sandbox, IfName: pod.IfName, Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
 }
 
 func validate(pod datapath.Pod) error {
