@@ -102,8 +102,14 @@ type NodeNetworkSpec struct {
 	// +listMapKey=token
 	ENIs []ENI `json:"enis,omitempty"`
 
+	// TakenAway are addresses and ENIs that the controller took away a short while ago. The
+	// cloud's lists may still have them; they are not adopted from there.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=atomic
+	TakenAway []TakenAway `json:"takenAway,omitempty"`
+
 	// Conditions say what the controller cannot do for the node and why
-	// (types AddressesAvailable and LimitsFromCloud).
+	// (types AddressesAvailable, LimitsFromCloud, AddressesGone and NodeGone).
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -214,6 +220,20 @@ type Address struct {
 	Unassigning bool `json:"unassigning,omitempty"`
 }
 
+// TakenAway is what one call took away.
+type TakenAway struct {
+	// ENI is the id of the ENI.
+	ENI string `json:"eni"`
+	// Addresses were taken off it; none means that the whole ENI was deleted.
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:items:MaxLength=45
+	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address"
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+	// At is when the cloud had said yes.
+	At metav1.Time `json:"at"`
+}
+
 // NodeNetworkStatus is the node's half.
 type NodeNetworkStatus struct {
 	// ObservedGeneration is the generation of the spec that the node has acted on.
@@ -279,6 +299,14 @@ const (
 	// ConditionLimitsFromCloud (spec): the limits are the cloud's answer. False: they are
 	// the catalogue's, and the message says why.
 	ConditionLimitsFromCloud = "LimitsFromCloud"
+
+	// ConditionAddressesGone (spec) is True while pods have addresses that are on no ENI of
+	// the node, as its message names them. They have no network and must be made anew.
+	ConditionAddressesGone = "AddressesGone"
+	// ConditionNodeGone (spec) is True while the node has ENIs that are to be given back,
+	// because the Node object is not there, is to be ignored or is another instance now.
+	// The message says what is waited for.
+	ConditionNodeGone = "NodeGone"
 
 	// TaintNotReady keeps pods away from a node whose network is not ready.
 	TaintNotReady = "network.terway.dev/not-ready"

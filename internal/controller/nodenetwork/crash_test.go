@@ -7,9 +7,11 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -154,6 +156,7 @@ func TestAddressGone(t *testing.T) {
 	for range 30 {
 		wait, _ := g.once("n1")
 		g.Clock.Pass(max(wait, time.Second))
+		g.report("n1", g.nn("n1"))
 	}
 	has := func(a string) bool {
 		return slices.ContainsFunc(g.nn("n1").Spec.ENIs, func(e v1alpha1.ENI) bool {
@@ -169,6 +172,16 @@ func TestAddressGone(t *testing.T) {
 	if n := len(g.events.All()); n > 6 {
 		t.Errorf("%d events: %v", n, g.events.All())
 	}
+	pod := slices.Collect(func(yield func(string) bool) {
+		for pod, a := range g.pods["n1"] {
+			if a == victims[0] && !yield(pod) {
+				return
+			}
+		}
+	})[0]
+	if c := meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionAddressesGone); c == nil || !strings.HasSuffix(c.Message, "made anew: default/"+pod+" "+victims[0]) {
+		t.Errorf("condition %+v, want one that names %s with %s and no other", c, pod, victims[0])
+	}
 
 	// Once its pod has ended nobody gets it any more: hold would notice.
 	maps.DeleteFunc(g.pods["n1"], func(_, a string) bool { return a == victims[0] })
@@ -176,6 +189,9 @@ func TestAddressGone(t *testing.T) {
 	g.settle("n1", minute)
 	if has(victims[0]) {
 		t.Errorf("address %s is still in the spec", victims[0])
+	}
+	if c := meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionAddressesGone); c != nil {
+		t.Errorf("condition %+v", c)
 	}
 }
 

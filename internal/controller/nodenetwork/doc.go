@@ -12,13 +12,27 @@
 //     is lost the address is found on the ENI and adopted;
 //   - an address that the node has confirmed is marked Unassigning, then
 //     unassigned, then dropped from the spec; a repeated unassignment does no harm.
-//     The mark is written under the optimistic lock, so that a leader that was
-//     deposed without knowing cannot take back what its successor offers again;
+//     The mark is written under the optimistic lock, so a leader that was deposed
+//     stops there;
 //   - an ENI is marked Detaching, then detached, deleted and dropped.
 //
+// One gap is left: a leader that is deposed between the mark and the call to the cloud
+// makes the call late. It ends itself when it cannot renew its lease, before a successor
+// may begin, so it takes a process that stands still for longer than the lease and then
+// goes on, and a successor that in that time unassigned the address and was given it
+// again for the same ENI. The next comparison finds that such an address is gone.
+//
 // The cloud is compared with the spec when a process first sees a node, after an
-// error, and when the sweep finds a difference. What the cloud's lists say may be
-// seconds old, so a difference counts only when it is still there Settle later.
+// error, and when the sweep finds a difference. The answers to calls are true; the
+// cloud's lists may be ListsLag old, and evidence.go says what of them is believed when.
+// So what the controller took away is written into the spec for that long, and no list,
+// and no restart, brings it back. Lists older than that, and a NodeNetwork that is made
+// anew within that time of an unassignment, are not borne: an address that is taken for
+// one of the node's is then offered until the lists are right.
+//
+// Fixing one difference moves the records of the spec: nothing holds a pointer into them
+// over a cut or a save, but their tokens. What was taken is given back in a defer, the
+// doubt about a node above all: without it the node is not compared again.
 package nodenetwork
 
 // The tags on every ENI that the controller creates.

@@ -60,6 +60,10 @@ func (w *work) move(ctx context.Context) error {
 			errs = append(errs, w.attach(ctx, e, &c))
 		}
 	}
+	for _, id := range gone {
+		w.takeAway(id, nil)
+		delete(w.mem.leaving, id)
+	}
 	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool {
 		return e.Phase == v1alpha1.ENIDetaching && slices.Contains(gone, e.ID)
 	})
@@ -103,6 +107,10 @@ func (w *work) create(ctx context.Context) error {
 			e := w.spec(intent.Token)
 			fill(&w.nn.Spec, e, c, segment{cidrs, gateways})
 			e.Phase = v1alpha1.ENIAttaching
+			w.mem.made(w.Now(), c.ID)
+			for _, a := range c.Addresses {
+				w.mem.made(w.Now(), a.String())
+			}
 		}
 		if err := w.save(ctx); err != nil {
 			return err
@@ -159,9 +167,10 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		w.touched()
 		w.metrics.did("attach", err)
 		if err == nil {
+			w.mem.made(w.Now(), e.ID)
 			return nil
 		}
-		if cloud.ClassOf(err) == cloud.Quota {
+		if cloud.ClassOf(err) == cloud.Quota && !w.inUse(e) {
 			// Somebody else's ENIs take the instance's slots. This one is in the way.
 			w.refuse(createOperation, err)
 			e.Phase = v1alpha1.ENIDetaching
@@ -172,14 +181,30 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 	return nil
 }
 
+// inUse reports whether a pod has an address of the ENI.
+func (w *work) inUse(e *v1alpha1.ENI) bool {
+	return slices.ContainsFunc(w.nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return has(e, parse(u.Address)) })
+}
+
 // stuck reports whether an ENI has been on its way for too long.
 func (w *work) stuck(e *v1alpha1.ENI) bool {
 	at := w.mem.attaching[e.Token]
 	return e.Phase == v1alpha1.ENIAttaching && at != nil && w.Now().Sub(at.since) > stuckAfter
 }
 
-// giveBack brings an ENI one step nearer to its end.
+// giveBack brings an ENI one step nearer to its end. A call that has shown nothing yet is
+// made again more slowly each time: the list may be old.
 func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
+	l := w.mem.leaving[c.ID]
+	if l == nil || l.status != c.Status {
+		l = &leaving{status: c.Status}
+		w.mem.leaving[c.ID] = l
+	}
+	if w.Now().Before(l.next) {
+		return nil
+	}
+	l.attempts++
+	l.next = w.Now().Add(min(w.Poll<<min(l.attempts, 10), w.Park))
 	switch c.Status {
 	case cloud.ENIInUse:
 		err := w.Cloud.DetachENI(ctx, c.ID, c.InstanceID)

@@ -22,12 +22,19 @@ type memory struct {
 	changed time.Time
 	// suspects are differences between cloud and spec, by when they were first seen.
 	suspects map[string]time.Time
+	// born is when this process first saw the node; calls are when it put ENIs (by id)
+	// and addresses there.
+	born  time.Time
+	calls map[string]time.Time
+	// lacking are addresses of the spec that the cloud does not have.
+	lacking map[string]bool
 	// unknown is how many addresses of an ENI (by token) are suspects to be adopted.
 	unknown map[string]int
 	// assigns are calls whose outcome is open, by the ENI's token.
 	assigns map[string]assignCall
-	// attaching are ENIs on their way, by token.
+	// attaching are ENIs on their way, by token; leaving are those on their way out, by id.
 	attaching map[string]*attaching
+	leaving   map[string]*leaving
 	// config is the configuration that the node was last served with.
 	config *config.Config
 	// refused are what the cloud does not give for a while: "create" or an ENI's token.
@@ -57,14 +64,22 @@ type attaching struct {
 	next     time.Time // of the next AttachENI call
 }
 
+// leaving is an ENI's way out of service.
+type leaving struct {
+	status   cloud.ENIStatus // in which the calls were made
+	attempts int
+	next     time.Time // of the next call
+}
+
 // refusal is what the cloud said, and until when it is believed.
 type refusal struct {
 	why   cloud.Explanation
 	until time.Time
 }
 
-func newMemory() *memory {
+func newMemory(now time.Time) *memory {
 	m := &memory{
+		born: now, calls: map[string]time.Time{}, lacking: map[string]bool{}, leaving: map[string]*leaving{},
 		suspects: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
 		attaching: map[string]*attaching{}, refused: map[string]refusal{}, told: map[string]bool{},
 	}
@@ -72,28 +87,18 @@ func newMemory() *memory {
 	return m
 }
 
-// settled reports whether a difference is still there after the settling time.
-// seen is when the list that shows it was asked for.
-func (m *memory) settled(key string, seen time.Time, settle time.Duration) bool {
-	first, known := m.suspects[key]
-	if !known {
-		m.suspects[key] = seen
-		return settle == 0
-	}
-	return seen.Sub(first) >= settle
-}
-
 // memories are those of all nodes.
 type memories struct {
-	mu sync.Mutex
-	of map[string]*memory
+	now func() time.Time
+	mu  sync.Mutex
+	of  map[string]*memory
 }
 
 func (m *memories) get(node string) *memory {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.of[node] == nil {
-		m.of[node] = newMemory()
+		m.of[node] = newMemory(m.now())
 	}
 	return m.of[node]
 }

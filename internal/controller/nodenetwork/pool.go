@@ -84,7 +84,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 			pe.Phase = ipam.Detaching
 		}
 		for _, a := range e.Addresses {
-			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing, Going: a.Unassigning}
+			pa := ipam.Address{Address: parse(a.Address), Primary: a.Address == e.PrimaryAddress, Releasing: a.Releasing, Going: a.Unassigning || w.mem.lacking[a.Address]}
 			switch {
 			case used[a.Address]:
 				pa.Use = ipam.Used
@@ -263,6 +263,10 @@ func (w *work) assign(ctx context.Context, token string, call assignCall) error 
 		return fmt.Errorf("assign %d addresses to ENI %s: %w", call.n, e.ID, err)
 	}
 	w.vswitches.take(e.VSwitchID, len(got))
+	for _, a := range got {
+		w.mem.made(w.Now(), a.String())
+		delete(w.mem.lacking, a.String())
+	}
 	claim(&w.nn.Spec, e, got)
 	return w.save(ctx)
 }
@@ -276,6 +280,7 @@ func (w *work) unassign(ctx context.Context, u ipam.Unassign) error {
 		return fmt.Errorf("unassign %v from ENI %s: %w", u.Addresses, e.ID, err)
 	}
 	w.vswitches.take(e.VSwitchID, -len(u.Addresses))
+	w.takeAway(e.ID, u.Addresses)
 	e.Addresses = slices.DeleteFunc(e.Addresses, func(a v1alpha1.Address) bool { return slices.Contains(u.Addresses, parse(a.Address)) })
 	return w.save(ctx)
 }

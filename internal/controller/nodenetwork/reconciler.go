@@ -74,7 +74,7 @@ func New(o Options) *Reconciler {
 		Options:   o,
 		vswitches: newVSwitches(o.Cloud, o.Now, o.Park),
 		knowledge: newKnowledge(o.Cloud, o.Catalogue, o.Now, o.Log),
-		memories:  memories{of: map[string]*memory{}},
+		memories:  memories{now: o.Now, of: map[string]*memory{}},
 		metrics:   newCounters(o.Metrics, o.Client),
 		wake:      make(chan event.GenericEvent, 1024),
 		changed:   make(chan event.GenericEvent, 1),
@@ -258,6 +258,9 @@ func (w *work) once(key, message string, tell func(string)) {
 // save writes the spec if it has changed. The status changes all the time, so a
 // conflict is resolved by looking whether the spec is still the one we know.
 func (w *work) save(ctx context.Context) error {
+	if !equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) {
+		w.forgetTaken() // not worth a write of its own
+	}
 	for !equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) || !slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
 		out := w.saved.DeepCopy()
 		out.Spec, out.Finalizers = *w.nn.Spec.DeepCopy(), slices.Clone(w.nn.Finalizers)

@@ -15,7 +15,7 @@ import (
 // marked, confirmed, kept after all, given to a pod and marked again must not be
 // unassigned on the strength of the first confirmation.
 func TestOldConfirmation(t *testing.T) {
-	w := &work{Reconciler: &Reconciler{Options: Options{Now: time.Now}}, cfg: &config.Config{}, mem: newMemory(), nn: &v1alpha1.NodeNetwork{}}
+	w := &work{Reconciler: &Reconciler{Options: Options{Now: time.Now}}, cfg: &config.Config{}, mem: newMemory(time.Now()), nn: &v1alpha1.NodeNetwork{}}
 	w.nn.Spec.ENIs = []v1alpha1.ENI{{Token: "t", ID: "eni-1", Phase: v1alpha1.ENIReady, PrimaryAddress: "10.0.0.1",
 		Addresses: []v1alpha1.Address{{Address: "10.0.0.1"}, {Address: "10.0.0.2", Releasing: true}}}}
 	w.nn.Status.Released = []string{"10.0.0.2"}
@@ -67,7 +67,8 @@ func TestDifferences(t *testing.T) {
 	}
 	want := []string{"detached eni-3", "gone eni-1 10.0.0.2", "gone eni-2", "new eni-1 10.0.0.3", "new eni-5"}
 	var got []string
-	for _, d := range differences(s, ours, nil, map[string]segment{}) {
+	w := &work{nn: &v1alpha1.NodeNetwork{Spec: *s}}
+	for _, d := range w.differences(ours, map[string]segment{}, time.Now()) {
 		got = append(got, d.key)
 	}
 	if len(got) != len(want) {

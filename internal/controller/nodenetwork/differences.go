@@ -1,0 +1,213 @@
+package nodenetwork
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+)
+
+// difference is one thing in which spec and cloud disagree. It holds ids and values and
+// no pointer into the spec: the fix of another difference moves the spec's records.
+type difference struct {
+	// key names it, the same each time it is seen.
+	key  string
+	kind kind
+	// eni is the id of the ENI that it is about; thing is the ENI's id or the address.
+	eni, thing string
+	// fix makes the spec agree.
+	fix func(*work)
+}
+
+// differences lists in what spec and cloud disagree, in a stable order. at is when the
+// cloud was asked.
+func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segment, at time.Time) []difference {
+	s := &w.nn.Spec
+	used := map[string]bool{}
+	for _, u := range w.nn.Status.Used {
+		used[u.Address] = true
+	}
+	var out []difference
+	ids := map[string]string{} // by token
+	for _, e := range s.ENIs {
+		ids[e.Token] = e.ID
+		if e.ID == "" || e.Phase == v1alpha1.ENIDetaching {
+			continue // repeated with its token; on its way out
+		}
+		c, there := ours[e.ID]
+		if !there {
+			out = append(out, difference{"gone " + e.ID, lost, e.ID, e.ID, goneENI(e.Token)})
+			continue
+		}
+		if e.Phase == v1alpha1.ENIReady && (c.Status != cloud.ENIInUse || c.InstanceID != s.InstanceID) {
+			out = append(out, difference{"detached " + e.ID, detached, e.ID, e.ID, detachedENI(e.Token, c.Status)})
+		}
+		out = append(out, addressDifferences(s, &e, &c, used, at)...)
+	}
+	for id, c := range ours {
+		token := c.Tags[TagToken]
+		first, known := ids[token]
+		switch {
+		case token == "" || c.Status == cloud.ENIDeleting || first == id:
+		case slices.ContainsFunc(s.ENIs, func(e v1alpha1.ENI) bool { return e.ID == id }):
+		case known && first == "": // an intent is repeated with its token and finds it
+		case c.InstanceID != "" && c.InstanceID != s.InstanceID: // the sweep reports it
+		case takenAway(s, id, netip.Addr{}, at):
+		case known:
+			out = append(out, difference{"second " + id, appeared, id, id, secondENI(c, gateways[c.VSwitchID])})
+		default:
+			out = append(out, difference{"new " + id, appeared, id, id, adoptENI(c, token, gateways[c.VSwitchID], at)})
+		}
+	}
+	slices.SortFunc(out, func(a, b difference) int { return cmp.Compare(a.key, b.key) })
+	return out
+}
+
+// adoptENI takes an ENI into the spec that has the node's tags.
+func adoptENI(c cloud.ENI, token string, seg segment, at time.Time) func(*work) {
+	return func(w *work) {
+		if w.spec(token) != nil {
+			token = c.ID // two ENIs with the tag of one token: each has a record
+		}
+		w.Log.Info("adopting an ENI that the spec does not know", "node", w.name, "eni", c.ID)
+		c.Addresses = slices.DeleteFunc(slices.Clone(c.Addresses), func(a netip.Addr) bool { return takenAway(&w.nn.Spec, c.ID, a, at) })
+		e := v1alpha1.ENI{Token: token, Phase: v1alpha1.ENIAttaching, Own: c.Tags[TagOwn] == "true"}
+		fill(&w.nn.Spec, &e, &c, seg)
+		w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
+	}
+}
+
+// secondENI is of an ENI whose token the record of another one has: the cloud had
+// forgotten the token when the call was repeated, and made another. The first is given
+// back; no node was told of its addresses. One that is attached is adopted, as what it
+// was attached for is not known.
+func secondENI(c cloud.ENI, seg segment) func(*work) {
+	return func(w *work) {
+		e := v1alpha1.ENI{Token: c.ID, Phase: v1alpha1.ENIDetaching, Own: c.Tags[TagOwn] == "true"}
+		if c.Status != cloud.ENIAvailable {
+			e.Phase = v1alpha1.ENIAttaching
+		}
+		w.Log.Info("an ENI was made twice with one token", "node", w.name, "eni", c.ID, "token", c.Tags[TagToken], "phase", e.Phase)
+		fill(&w.nn.Spec, &e, &c, seg)
+		w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
+	}
+}
+
+// detachedENI has an ENI attached again that somebody detached.
+func detachedENI(token string, status cloud.ENIStatus) func(*work) {
+	return func(w *work) {
+		e := w.spec(token)
+		if e == nil {
+			return
+		}
+		w.warnAll("ENIDetached", "ENI %s is %s in the cloud, not attached to %s; it is attached again", e.ID, status, w.nn.Spec.InstanceID)
+		e.Phase = v1alpha1.ENIAttaching
+	}
+}
+
+// goneENI drops an ENI that is not in the cloud any more. Pods that have its
+// addresses have no network; only their owner can help them.
+func goneENI(token string) func(*work) {
+	return func(w *work) {
+		e := w.spec(token)
+		if e == nil {
+			return
+		}
+		w.warnAll("ENIGone", "ENI %s is not in the cloud any more; pods with its addresses must be made anew", e.ID)
+		w.takeAway(e.ID, nil)
+		w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.Token == token })
+	}
+}
+
+func addressDifferences(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.ENI, used map[string]bool, at time.Time) []difference {
+	var out []difference
+	id, token := e.ID, e.Token
+	for _, a := range c.Addresses {
+		if has(e, a) || e.Own || takenAway(s, id, a, at) {
+			continue // whoever added it to a pod's own ENI takes it off again
+		}
+		out = append(out, difference{"new " + id + " " + a.String(), appeared, id, a.String(), func(w *work) {
+			if e := w.spec(token); e != nil {
+				w.Log.Info("adopting an address that the spec does not know", "node", w.name, "eni", id, "address", a)
+				claim(&w.nn.Spec, e, []netip.Addr{a})
+			}
+		}})
+	}
+	for _, a := range e.Addresses {
+		switch {
+		case slices.Contains(c.Addresses, parse(a.Address)) || a.Unassigning:
+		case used[a.Address]:
+			out = append(out, difference{"gone " + id + " " + a.Address, lost, id, a.Address, goneUsed(token, a.Address)})
+		case !a.Releasing:
+			out = append(out, difference{"gone " + id + " " + a.Address, absent, id, a.Address, goneFree(token, a.Address)})
+		}
+	}
+	return out
+}
+
+// goneUsed is of an address that a pod has and the cloud has not. It stays in the spec
+// while the pod believes to have it. It never serves another: there is no way back from
+// unassigning.
+func goneUsed(token, address string) func(*work) {
+	return func(w *work) {
+		if a := w.address(token, address); a != nil {
+			a.Releasing, a.Unassigning = true, true
+			w.warnAll("AddressGone", "address %s is not on ENI %s in the cloud any more; the pod that has it must be made anew", address, w.spec(token).ID)
+		}
+	}
+}
+
+// goneFree takes an address out of service that the cloud does not have: the node is asked
+// to stop using it, as with any other. A pod may have it since the node last reported.
+func goneFree(token, address string) func(*work) {
+	return func(w *work) {
+		if a := w.address(token, address); a != nil {
+			w.Log.Warn("an address that no pod has is not in the cloud any more", "node", w.name, "address", address, "eni", w.spec(token).ID)
+			a.Releasing = true
+		}
+	}
+}
+
+// address finds an address of an ENI's record, nil if it is not there.
+func (w *work) address(token, address string) *v1alpha1.Address {
+	e := w.spec(token)
+	if e == nil {
+		return nil
+	}
+	for i := range e.Addresses {
+		if e.Addresses[i].Address == address {
+			return &e.Addresses[i]
+		}
+	}
+	return nil
+}
+
+func has(e *v1alpha1.ENI, a netip.Addr) bool {
+	return slices.ContainsFunc(e.Addresses, func(x v1alpha1.Address) bool { return parse(x.Address) == a })
+}
+
+// fill writes what the cloud says of an ENI into its record.
+func fill(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.ENI, seg segment) {
+	e.ID, e.MAC, e.VSwitchID, e.CIDRs, e.Gateways = c.ID, c.MAC, c.VSwitchID, seg.cidrs, seg.gateways
+	e.PrimaryAddress = c.Primary.String()
+	claim(s, e, c.Addresses)
+}
+
+// claim adds addresses that the cloud has put on an ENI. The cloud gives an
+// address again as soon as it is free, so that another ENI's record may still
+// have it, when the process was killed before it dropped it there: that is over.
+func claim(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, addrs []netip.Addr) {
+	for i := range s.ENIs {
+		if o := &s.ENIs[i]; o.Token != e.Token {
+			o.Addresses = slices.DeleteFunc(o.Addresses, func(x v1alpha1.Address) bool { return slices.Contains(addrs, parse(x.Address)) })
+		}
+	}
+	for _, a := range addrs {
+		if !has(e, a) {
+			e.Addresses = append(e.Addresses, v1alpha1.Address{Address: a.String()})
+		}
+	}
+}
