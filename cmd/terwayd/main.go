@@ -132,9 +132,13 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	tell, err := agent.PodEvents(ctx, cfg, f.nodeName)
+	if err != nil {
+		return err
+	}
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
-		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set,
+		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {

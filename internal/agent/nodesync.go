@@ -49,8 +49,10 @@ type NodeSync struct {
 	name    string
 	cluster Cluster
 
-	// told is the controller's last word.
+	// told is the controller's last word, of this life of the agent.
 	told word
+	// before is the last word of the one before, as the journal has it, read once.
+	before *word
 	// reported is the status that the API server has from us in the object
 	// reportedTo; certain is false when the outcome of a write is not known.
 	reported   v1alpha1.NodeNetworkStatus
@@ -133,13 +135,15 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 		return fmt.Errorf("read NodeNetwork %s: %w", s.name, err)
 	}
 	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
-	if w.UID == s.told.UID && w.Generation < s.told.Generation {
-		return nil // from an API server that lags behind
+	last := s.last()
+	if w.UID == last.UID && w.Generation < last.Generation {
+		s.agent.Log.Info("an older word than the agent has acted on is passed over: the API server lags behind", "generation", w.Generation, "acted on", last.Generation)
+		return nil
 	}
 	if !look && equality.Semantic.DeepEqual(w.Spec, s.told.Spec) && w.UID == s.told.UID && w.Generation == s.told.Generation {
 		return nil // our own report
 	}
-	w.Offered = w.offered() || s.offeredBefore()
+	w.Offered = w.offered() || last.offered()
 	addresses, nodeErr := s.nodeAddresses(ctx)
 	switch {
 	case nodeErr == nil:
@@ -165,9 +169,9 @@ func (s *NodeSync) recall() error {
 	if s.told.UID != "" {
 		return nil
 	}
-	w, err := s.kept()
-	if err != nil || w.UID == "" {
-		return err
+	w := s.last()
+	if w.UID == "" {
+		return nil
 	}
 	s.agent.Log.Warn("nothing heard from the API server; going by what the controller said before the agent stopped", "generation", w.Generation)
 	return s.apply(w)
@@ -185,14 +189,23 @@ func (s *NodeSync) kept() (w word, err error) {
 	return w, nil
 }
 
-// offeredBefore says whether the last word, of this life or the one before, is of a node
-// that has offered ENIs. If that cannot be read it may have: then each ADD asks the kubelet.
-func (s *NodeSync) offeredBefore() bool {
+// last is the word that the agent has acted on last, in this life or the one before. Order
+// is judged by it, not by what this life has heard: an address that was given back since an
+// older word may be another node's. Of one that cannot be read nothing is known, but that
+// the node may have offered ENIs: then each ADD asks the kubelet.
+func (s *NodeSync) last() word {
 	if s.told.UID != "" {
-		return s.told.offered()
+		return s.told
 	}
-	w, err := s.kept()
-	return err != nil || w.offered()
+	if s.before == nil {
+		w, err := s.kept()
+		if err != nil {
+			s.agent.Log.Error("what the controller said before the agent stopped cannot be read", "error", err)
+			w = word{Offered: true}
+		}
+		s.before = &w
+	}
+	return *s.before
 }
 
 func (s *NodeSync) apply(w word) error {
@@ -273,13 +286,13 @@ func (s *NodeSync) write(ctx context.Context) error {
 	if s.certain && equality.Semantic.DeepEqual(s.reported, st) {
 		return nil
 	}
-	patch, err := statusPatch(st)
+	patch, err := statusPatch(nn.UID, st)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.MergePatchType, patch))
+	err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.JSONPatchType, patch))
 	s.agent.Metrics.reported(err)
 	if s.certain = err == nil; !s.certain {
 		return err
@@ -288,16 +301,12 @@ func (s *NodeSync) write(ctx context.Context) error {
 	return nil
 }
 
-// statusPatch is a merge patch that makes the status exactly st: what st leaves
-// out is removed.
-func statusPatch(st v1alpha1.NodeNetworkStatus) ([]byte, error) {
-	raw, err := json.Marshal(st)
-	if err != nil {
-		return nil, err
-	}
-	full := map[string]any{"observedGeneration": nil, "datapath": nil, "used": nil, "cooling": nil, "released": nil, "conditions": nil}
-	if err := json.Unmarshal(raw, &full); err != nil {
-		return nil, err
-	}
-	return json.Marshal(map[string]any{"status": full})
+// statusPatch makes the status exactly st, in the object with that UID: a report that was
+// made for an object must not land in one of the same name that came after it. (A UID in a
+// merge patch would be passed over: the API server takes the status alone.)
+func statusPatch(uid types.UID, st v1alpha1.NodeNetworkStatus) ([]byte, error) {
+	return json.Marshal([]map[string]any{
+		{"op": "test", "path": "/metadata/uid", "value": uid},
+		{"op": "add", "path": "/status", "value": st},
+	})
 }

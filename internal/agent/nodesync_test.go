@@ -47,7 +47,7 @@ func nodeObjects(generation int64, addresses ...string) (*corev1.Node, *v1alpha1
 type apiServer struct {
 	*httptest.Server
 	mu      sync.Mutex
-	patches []map[string]any
+	patches [][]map[string]any
 	other   []string
 }
 
@@ -78,7 +78,7 @@ func newAPIServer(t *testing.T, node *corev1.Node, nn *v1alpha1.NodeNetwork) *ap
 		case r.Method == "GET" && r.URL.Path == "/api/v1/nodes/node-1":
 			answer(w, node)
 		case r.Method == "PATCH" && r.URL.Path == networks+"/node-1/status":
-			var p map[string]any
+			var p []map[string]any
 			if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
 				t.Error(err)
 			}
@@ -122,13 +122,16 @@ func TestPermissionsThatTheAgentNeeds(t *testing.T) {
 	if len(api.other) > 0 {
 		t.Errorf("the agent asked for more than it may: %v", api.other)
 	}
-	st := api.seen()[0]["status"].(map[string]any)
-	if _, ok := st["conditions"]; !ok || len(api.seen()[0]) != 1 {
-		t.Errorf("patch %v, want the status alone, with conditions", api.seen()[0])
+	p := api.seen()[0]
+	if len(p) != 2 || p[0]["op"] != "test" || p[0]["value"] != "uid-1" || p[1]["path"] != "/status" {
+		t.Fatalf("patch %v, want the status alone, of that object", p)
+	}
+	if _, ok := p[1]["value"].(map[string]any)["conditions"]; !ok {
+		t.Errorf("patch %v, want conditions", p)
 	}
 }
 
-func (s *apiServer) seen() []map[string]any {
+func (s *apiServer) seen() [][]map[string]any {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.patches)
@@ -201,6 +204,67 @@ func TestOlderWordIsIgnored(t *testing.T) {
 	}
 	if got := e.a.total(); got != 2 || s.told.Generation != 6 {
 		t.Errorf("recalled %d addresses of generation %d, want 2 of 6", got, s.told.Generation)
+	}
+
+	// Nor does one that hears an older word first: its list may come from another API server.
+	e.kill()
+	e.start()
+	s = NewNodeSync(e.a, c, "node-1")
+	take(5, 1)
+	if got := e.a.total(); got != 0 || s.told.Generation != 0 {
+		t.Errorf("%d addresses of generation %d after a restart, want none before generation 6 or the journal's", got, s.told.Generation)
+	}
+	if w, err := s.kept(); err != nil || w.Generation != 6 {
+		t.Errorf("the journal has generation %d (%v), want 6", w.Generation, err)
+	}
+	take(7, 3)
+	if got := e.a.total(); got != 3 {
+		t.Errorf("%d addresses of generation 7, want 3", got)
+	}
+	// Another object of the name counts anew.
+	got := &v1alpha1.NodeNetwork{}
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+		t.Fatal(err)
+	}
+	if err := api.Delete(t.Context(), got); err != nil {
+		t.Fatal(err)
+	}
+	_, anew := unversioned(nodeObjects(1, "192.168.32.9"))
+	anew.UID = "uid-2"
+	if err := api.Create(t.Context(), anew); err != nil {
+		t.Fatal(err)
+	}
+	e.kill()
+	e.start()
+	s = NewNodeSync(e.a, c, "node-1")
+	if err := s.take(t.Context(), false); err != nil || e.a.total() != 1 {
+		t.Errorf("%d addresses of the new object (%v), want 1", e.a.total(), err)
+	}
+}
+
+// A report that was made for an object does not land in another of its name.
+func TestReportIsForItsObject(t *testing.T) {
+	e := newEnv(t, 1)
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	lags := *nn.DeepCopy()
+	lags.UID = "uid-0" // the cache still has the one before
+	c.Own = interceptor.NewClient(api, interceptor.Funcs{Get: func(_ context.Context, _ client.WithWatch, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+		lags.DeepCopyInto(obj.(*v1alpha1.NodeNetwork))
+		return nil
+	}})
+	s := NewNodeSync(e.a, c, "node-1")
+	err := s.write(t.Context())
+	got := &v1alpha1.NodeNetwork{}
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+		t.Fatal(err)
+	}
+	if err == nil || len(got.Status.Conditions) > 0 {
+		t.Errorf("the report landed in object %s: %v", got.UID, err)
+	}
+	lags.UID = nn.UID
+	if err := s.write(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -56,8 +56,9 @@ func (a *Agent) note(reason string, found []trouble) {
 	}
 }
 
-// maxNote is what an event's note may hold (events.k8s.io/v1: 1 kB).
-const maxNote = 1024
+// maxNote is for an event's note, which may hold 1 kB with the node's name behind it
+// (events.k8s.io/v1; a name has at most 253 bytes).
+const maxNote = 1024 - 253 - len(" (node )")
 
 // ofPods are a Sync's errors of single pods.
 func ofPods(errs []*datapath.PodError) (list []trouble) {
