@@ -6,8 +6,9 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"time"
+
+	"terway.dev/terway/internal/answers"
 )
 
 // Credential signs requests. It prints without its secrets, whatever the verb.
@@ -83,15 +84,11 @@ func readCredentialFile(what, path string) (string, error) {
 	return v, nil
 }
 
-// renewedSource keeps a temporary credential and fetches the next one in time.
+// renewedSource keeps a temporary credential and fetches the next one in time, beside
+// the calls that the old one still signs.
 type renewedSource struct {
-	fetch func(context.Context) (Credential, error)
 	clock Clock
-	log   *slog.Logger
-
-	mu      sync.Mutex // held while fetching: one fetch serves all who wait
-	cred    Credential
-	renewAt time.Time
+	cred  *answers.Cache[struct{}, Credential]
 }
 
 // Format keeps the secrets in.
@@ -99,37 +96,50 @@ func (s *renewedSource) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprint(f, "temporary credential") // a Formatter has nowhere to report to
 }
 
-// renewMargin is how long before its end a credential is replaced; a short-lived
-// one is replaced after four fifths of its life.
-const renewMargin = 5 * time.Minute
+const (
+	// renewMargin is how long before its end a credential is replaced; a short-lived
+	// one is replaced after four fifths of its life.
+	renewMargin = 5 * time.Minute
+	// renewRetry is how long a failed fetch is not repeated.
+	renewRetry = 5 * time.Second
+)
+
+func newRenewedSource(clock Clock, log *slog.Logger, fetch func(context.Context) (Credential, error)) *renewedSource {
+	if clock == nil {
+		clock = wallClock{}
+	}
+	if log == nil {
+		log = slog.Default()
+	}
+	s := &renewedSource{clock: clock}
+	s.cred = answers.New(answers.Options[struct{}, Credential]{
+		Ask: func(ctx context.Context, keys []struct{}) (map[struct{}]Credential, error) {
+			cred, err := fetch(ctx)
+			if err == nil && !cred.Expires.After(clock.Now()) {
+				err = fmt.Errorf("the credential that was fetched expired at %s", cred.Expires.Format(time.RFC3339))
+			}
+			if err != nil {
+				if old, ok := s.cred.Known(keys[0]); ok {
+					log.Warn("cloud credential could not be renewed, using the old one while it lasts", "expires", old.Expires, "error", err)
+				}
+				return nil, err
+			}
+			return map[struct{}]Credential{keys[0]: cred}, nil
+		},
+		Times: func(c Credential, answered time.Time) (fresh, usable time.Time) {
+			return c.Expires.Add(-min(renewMargin, c.Expires.Sub(answered)/5)), c.Expires
+		},
+		Retry: renewRetry, Now: clock.Now,
+	})
+	return s
+}
 
 func (s *renewedSource) Get(ctx context.Context) (Credential, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.clock.Now()
-	if s.cred.AccessKeyID != "" && now.Before(s.renewAt) {
-		return s.cred, nil
-	}
-	cred, err := s.fetch(ctx)
-	if err == nil && !cred.Expires.After(now) {
-		err = fmt.Errorf("the credential that was fetched expired at %s", cred.Expires.Format(time.RFC3339))
-	}
-	if err != nil {
-		if s.cred.AccessKeyID != "" && now.Before(s.cred.Expires) {
-			s.log.Warn("cloud credential could not be renewed, using the old one while it lasts", "expires", s.cred.Expires, "error", err)
-			return s.cred, nil
-		}
-		return Credential{}, err
-	}
-	s.cred = cred
-	s.renewAt = cred.Expires.Add(-min(renewMargin, cred.Expires.Sub(now)/5))
-	return cred, nil
+	return s.cred.Get(ctx, struct{}{})
 }
 
 func (s *renewedSource) Forget(c Credential) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cred.AccessKeyID == c.AccessKeyID && s.cred.SecurityToken == c.SecurityToken {
-		s.cred = Credential{}
-	}
+	s.cred.Drop(struct{}{}, func(known Credential) bool {
+		return known.AccessKeyID == c.AccessKeyID && known.SecurityToken == c.SecurityToken
+	})
 }

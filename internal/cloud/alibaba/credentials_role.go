@@ -43,16 +43,6 @@ func ECSRoleCredentials(cfg ECSRoleConfig) (CredentialSource, error) {
 	return newRenewedSource(cfg.Clock, cfg.Log, func(ctx context.Context) (Credential, error) { return m.credential(ctx, cfg.Role) }), nil
 }
 
-func newRenewedSource(clock Clock, log *slog.Logger, fetch func(context.Context) (Credential, error)) *renewedSource {
-	if clock == nil {
-		clock = wallClock{}
-	}
-	if log == nil {
-		log = slog.Default()
-	}
-	return &renewedSource{fetch: fetch, clock: clock, log: log}
-}
-
 type metadata struct {
 	base string
 	http *http.Client

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -117,7 +118,7 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	clock.advance(54 * time.Minute)
 	want("STS.1")
 	clock.advance(2 * time.Minute) // 4 minutes before the end
-	want("STS.2")
+	renewed(t, source, "STS.1", "STS.2")
 
 	// The service is away: the old one is used while it lasts, no longer.
 	clock.advance(57 * time.Minute)
@@ -128,6 +129,7 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 		t.Fatalf("an expired credential is given: %v", c)
 	}
 	m.set(func() { m.broken = false })
+	clock.advance(renewRetry)
 	want("STS.3")
 
 	source.Forget(Credential{AccessKeyID: "STS.1", SecurityToken: "t1"}) // an old one: nothing to do
@@ -142,7 +144,63 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	clock.advance(40 * time.Second)
 	want("STS.5")
 	clock.advance(10 * time.Second)
-	want("STS.6")
+	renewed(t, source, "STS.5", "STS.6")
+}
+
+// renewed waits until a source has replaced a credential, which signs meanwhile.
+func renewed(t *testing.T, source CredentialSource, old, next string) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		c, err := source.Get(t.Context())
+		if err != nil || c.AccessKeyID != old && c.AccessKeyID != next || time.Now().After(end) {
+			t.Fatalf("%v, %v; want %s, then %s", c, err, old, next)
+		}
+		if c.AccessKeyID == next {
+			return
+		}
+	}
+}
+
+// A service that hangs while the old credential is good holds no call, and is not
+// asked by each.
+func TestRenewalHoldsNoCall(t *testing.T) {
+	clock := newFakeClock()
+	fetches := make(chan chan error, 100)
+	s := newRenewedSource(clock, slog.New(slog.DiscardHandler), func(context.Context) (Credential, error) {
+		answer := make(chan error)
+		fetches <- answer
+		return Credential{AccessKeyID: "a", AccessKeySecret: "s", SecurityToken: "t", Expires: clock.Now().Add(time.Hour)}, <-answer
+	})
+	go func() { close(<-fetches) }()
+	get := func() {
+		t.Helper()
+		if _, err := s.Get(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get()
+	clock.advance(56 * time.Minute) // so that it is good for four more
+	for range 16 {
+		get() // would wait for ever
+	}
+	away := <-fetches
+	away <- errors.New("STS does not answer")
+	for range 16 {
+		get()
+	}
+	var again chan error
+	for again == nil { // once the failure is noted, and some time has passed
+		clock.advance(renewRetry / 5)
+		get()
+		select {
+		case again = <-fetches:
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	close(again)
+	if len(fetches) > 0 {
+		t.Error("it is asked by more than one call")
+	}
 }
 
 func TestECSRoleKinds(t *testing.T) {
@@ -228,9 +286,7 @@ func TestRRSA(t *testing.T) {
 	}
 	writeFile(t, tokenFile, "jwt-2") // kubelet has rotated it
 	clock.advance(58 * time.Minute)
-	if c, err := source.Get(t.Context()); err != nil || c.AccessKeyID != "STS.2" {
-		t.Fatalf("%v %v", c, err)
-	}
+	renewed(t, source, "STS.1", "STS.2")
 	want := "POST AssumeRoleWithOIDC 2015-04-01 acs:ram::1:role/terway acs:ram::1:oidc-provider/ack jwt-%d terway "
 	if len(forms) != 2 || forms[0] != fmt.Sprintf(want, 1) || forms[1] != fmt.Sprintf(want, 2) {
 		t.Errorf("%q", forms)
@@ -246,6 +302,7 @@ func TestRRSA(t *testing.T) {
 	if err := os.Remove(tokenFile); err != nil {
 		t.Fatal(err)
 	}
+	clock.advance(renewRetry)
 	if _, err := source.Get(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no token file: %v", err)
 	}

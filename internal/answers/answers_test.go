@@ -1,0 +1,253 @@
+package answers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var errMissing = errors.New("there is none")
+
+// source answers after a while, in a bubble's time, and counts.
+type source struct {
+	mu    sync.Mutex
+	takes time.Duration
+	err   error
+	none  map[string]bool
+	bad   map[string]bool // a question with one of these fails whole
+	asks  [][]string
+}
+
+var errBad = errors.New("malformed")
+
+func (s *source) ask(ctx context.Context, keys []string) (map[string]int, error) {
+	s.mu.Lock()
+	s.asks = append(s.asks, slices.Clone(keys))
+	n, err := len(s.asks), s.err
+	s.mu.Unlock()
+	select {
+	case <-time.After(s.takes):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	out := map[string]int{}
+	for _, k := range keys {
+		if s.bad[k] {
+			return nil, errBad
+		}
+		if !s.none[k] {
+			out[k] = n
+		}
+	}
+	return out, err
+}
+
+func (s *source) cache(change ...func(*Options[string, int])) *Cache[string, int] {
+	o := Options[string, int]{Ask: s.ask, Missing: func(string) error { return errMissing }, Life: time.Minute, Retry: 10 * time.Second, Now: time.Now}
+	for _, f := range change {
+		f(&o)
+	}
+	return New(o)
+}
+
+func want(t *testing.T, c *Cache[string, int], key string, v int) {
+	t.Helper()
+	if got, err := c.Get(t.Context(), key); err != nil || got != v {
+		t.Fatalf("%s: %d, %v; want %d", key, got, err, v)
+	}
+}
+
+// However many want a key, one asks; the answer's age counts from the answer.
+func TestOneFlightForAKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{takes: 50 * time.Second} // in a queue
+		c := s.cache()
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() { want(t, c, "a", 1) })
+		}
+		wg.Wait()
+		time.Sleep(55 * time.Second)
+		want(t, c, "a", 1)
+		if synctest.Wait(); len(s.asks) != 1 {
+			t.Errorf("asked %d times: %v", len(s.asks), s.asks)
+		}
+	})
+}
+
+// An old answer serves at once, and the next one is fetched meanwhile; who needs a
+// fresh one waits for it.
+func TestOldAnswersServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{takes: time.Second}
+		c := s.cache()
+		want(t, c, "a", 1)
+		time.Sleep(time.Hour)
+		begin := time.Now()
+		want(t, c, "a", 1)
+		want(t, c, "a", 1)
+		if time.Now() != begin {
+			t.Error("an old answer is waited for")
+		}
+		if v, err := c.Renew(t.Context(), "a"); v != 2 || err != nil {
+			t.Errorf("the fresh one is %d, %v", v, err)
+		}
+		if len(s.asks) != 2 || !c.Fresh("a") {
+			t.Errorf("asked %d times", len(s.asks))
+		}
+	})
+}
+
+// A source that is away is not asked all the time; what it said serves.
+func TestFailuresAreRemembered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{}
+		c := s.cache()
+		want(t, c, "a", 1)
+		s.err = errors.New("away")
+		time.Sleep(time.Hour)
+		for range 10 {
+			want(t, c, "a", 1)
+			if v, err := c.Renew(t.Context(), "a"); v != 1 || err != nil {
+				t.Errorf("%d, %v", v, err)
+			}
+			if _, err := c.Get(t.Context(), "b"); !errors.Is(err, s.err) {
+				t.Errorf("what nothing is known of: %v", err)
+			}
+			synctest.Wait()
+		}
+		if len(s.asks) != 3 {
+			t.Errorf("asked %v, want once of each after the first", s.asks)
+		}
+		c.Expire("b")
+		_, _ = c.Get(t.Context(), "b")
+		if time.Sleep(10 * time.Second); len(s.asks) != 4 {
+			t.Errorf("asked %v, want b again", s.asks)
+		}
+		s.err = nil
+		want(t, c, "b", 5)
+	})
+}
+
+// What does not exist has no old answer.
+func TestMissingKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{none: map[string]bool{}}
+		c := s.cache()
+		want(t, c, "a", 1)
+		s.none["a"] = true
+		time.Sleep(time.Minute)
+		if _, err := c.Renew(t.Context(), "a"); !errors.Is(err, errMissing) {
+			t.Error(err)
+		}
+		if _, err := c.Get(t.Context(), "a"); !errors.Is(err, errMissing) || len(s.asks) != 2 {
+			t.Errorf("%v after %d asks", err, len(s.asks))
+		}
+	})
+}
+
+// Keys that are wanted at nearly the same time are one ask; one that spoils it is
+// found, and the others have their answers.
+func TestBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{bad: map[string]bool{"k13": true}}
+		c := s.cache(func(o *Options[string, int]) {
+			o.Join, o.Batch, o.Divide = 50*time.Millisecond, 32, func(err error) bool { return errors.Is(err, errBad) }
+		})
+		var wg sync.WaitGroup
+		for i := range 64 {
+			wg.Go(func() {
+				_, err := c.Get(t.Context(), fmt.Sprintf("k%d", i))
+				if want := i == 13; errors.Is(err, errBad) != want {
+					t.Errorf("k%d: %v", i, err)
+				}
+			})
+		}
+		wg.Wait()
+		if len(s.asks) > 2+2*5 {
+			t.Errorf("%d asks for two batches, one of them with a bad key", len(s.asks))
+		}
+		delete(s.bad, "k13")
+		// What is old soon comes along with one that is.
+		time.Sleep(59 * time.Second)
+		n := len(s.asks)
+		_, _ = c.Renew(t.Context(), "new")
+		if len(s.asks) != n+1 || len(s.asks[n]) != 32 {
+			t.Errorf("asked %v, want a full batch", s.asks[n:])
+		}
+	})
+}
+
+// Who waits may give up; the ask goes on for the others.
+func TestGivingUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{takes: time.Minute}
+		c := s.cache()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.Get(ctx, "a"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Error(err)
+		}
+		want(t, c, "a", 1)
+		if len(s.asks) != 1 {
+			t.Errorf("asked %d times", len(s.asks))
+		}
+	})
+}
+
+// An answer to a question from before it was called old is old too.
+func TestExpiredInFlight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{takes: time.Second}
+		c := s.cache()
+		go func() { _, _ = c.Get(t.Context(), "a") }()
+		synctest.Wait()
+		c.ExpireAll()
+		want(t, c, "a", 1)
+		if v, err := c.Renew(t.Context(), "a"); v != 2 || err != nil {
+			t.Errorf("%d, %v", v, err)
+		}
+		c.Drop("a", func(v int) bool { return v == 1 })
+		want(t, c, "a", 2)
+		c.Drop("a", func(v int) bool { return v == 2 })
+		want(t, c, "a", 3)
+	})
+}
+
+// An answer may end of itself: then it serves no more.
+func TestAnswersThatEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{}
+		c := s.cache(func(o *Options[string, int]) {
+			o.Times = func(_ int, at time.Time) (fresh, usable time.Time) {
+				return at.Add(time.Minute), at.Add(2 * time.Minute)
+			}
+		})
+		want(t, c, "a", 1)
+		s.err = errors.New("away")
+		time.Sleep(time.Minute)
+		want(t, c, "a", 1)
+		time.Sleep(time.Minute)
+		if _, err := c.Get(t.Context(), "a"); !errors.Is(err, s.err) {
+			t.Error(err)
+		}
+	})
+}
+
+// What nobody wants any more is forgotten.
+func TestUnusedAnswersGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := (&source{}).cache()
+		want(t, c, "a", 1)
+		time.Sleep(3 * time.Minute)
+		want(t, c, "b", 2)
+		if _, ok := c.Known("a"); ok || len(c.entries) != 1 {
+			t.Errorf("%d entries", len(c.entries))
+		}
+	})
+}
