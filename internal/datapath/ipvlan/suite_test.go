@@ -38,7 +38,7 @@ func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
 // pieces that this datapath adds.
 func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
-		return strings.HasPrefix(c.Name, "MAC ") // the ENI's
+		return strings.HasPrefix(c.Name, "MAC ") || strings.HasPrefix(c.Name, "ARP ") // the ENI's
 	})
 	dev, receiver := p.Wiring.HostIfName, receiverName(n.MAC(1))
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }

@@ -207,6 +207,9 @@ func hostProblems(v view, w wiring) []string {
 	if attrs.Flags&net.FlagUp == 0 {
 		add("device %s is down", w.name)
 	}
+	if w.pair.noARP() && attrs.RawFlags&unix.IFF_NOARP == 0 {
+		add("device %s answers ARP", w.name)
+	}
 	for _, a := range w.pod.Addresses {
 		want := w.hostRoute(a, attrs.Index)
 		if !slices.ContainsFunc(v.pods[a], func(r netlink.Route) bool {

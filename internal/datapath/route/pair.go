@@ -29,6 +29,12 @@ const (
 
 func (p Pair) hasMAC() bool { return p != Netkit }
 
+// noARP says that the node's device takes no part in ARP and ND. Whoever is behind it is a
+// permanent neighbour, and the kernel would make an entry in the node's table, which is
+// one for all devices, for each sender that a pod makes up. What a pod with ipvlan
+// devices sends to others than its next hop is dropped in the pod.
+func (p Pair) noARP() bool { return p != IPvlan }
+
 // link describes a new pair: down, and with its peer in the pod's namespace from the start.
 func (p Pair) link(w wiring, ns netns.NsHandle) netlink.Link {
 	attrs := netlink.NewLinkAttrs()

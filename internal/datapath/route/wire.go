@@ -35,6 +35,13 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 			return fmt.Errorf("set group %#x of %s: %w", w.group, w.name, err)
 		}
 	}
+	// Before the device is up, and before its neighbours are written: the kernel forgets
+	// them when this changes.
+	if w.pair.noARP() && attrs.RawFlags&unix.IFF_NOARP == 0 {
+		if err := h.LinkSetARPOff(link); err != nil {
+			return fmt.Errorf("turn ARP of %s off: %w", w.name, err)
+		}
+	}
 	if alias := w.alias(); attrs.Alias != alias {
 		if err := h.LinkSetAlias(link, alias); err != nil {
 			return fmt.Errorf("set alias %q of %s: %w", alias, w.name, err)

@@ -23,6 +23,7 @@ func RouteCuts(n *Node, p *Pod) []Cut {
 		{"device on the node is down", func() { n.IP("link set " + dev + " down") }, dev + " is down"},
 		{"group", func() { n.IP("link set " + dev + " group 5") }, "group"},
 		{"MAC on the node", func() { n.IP("link set " + dev + " address 02:00:00:00:00:01") }, "MAC"},
+		{"ARP on the node", func() { n.IP("link set " + dev + " arp on") }, "ARP"},
 		{"MTU on the node", func() { n.IP("link set " + dev + " mtu 1400") }, "MTU"},
 		{"route to the pod", func() { n.IP("route del " + p.V4.String() + " table 2100") }, "route to " + p.V4.String()},
 		{"IPv6 route to the pod", func() { n.IP("-6 route del " + p.V6.String() + " table 2100") }, "route to " + p.V6.String()},
@@ -53,6 +54,9 @@ func RouteCuts(n *Node, p *Pod) []Cut {
 		{"forwarding", func() { n.Sysctl("ipv4/ip_forward", "0") }, "forwarding"},
 		{"nftables table", func() { n.NFT("delete table inet terway") }, "element"},
 		{"nftables chain", func() { n.NFT("flush chain inet terway exit") }, "chain exit"},
+		{"nftables priority", func() {
+			n.NFT("flush chain inet terway source\ndelete chain inet terway source\nadd chain inet terway source { type filter hook prerouting priority -300; }")
+		}, "priority"},
 		{"nftables rule added", func() { n.NFT("insert rule inet terway source drop") }, "chain source"},
 		{"nftables set", func() { n.NFT("flush set inet terway inside4") }, "inside4"},
 		{"nftables map", func() { n.NFT("flush map inet terway pods6") }, "element"},
