@@ -79,6 +79,7 @@ func TestSuite(t *testing.T) {
 		"a spoofed source is dropped in the node":  vpc,
 		"a spoofed flow is dropped in the node":    vpc,
 		"a deleted pod is unreachable at once":     vpc,
+		"sources are checked without nftables":     "by the veth, nothing else knows the pods' sources",
 		"masquerade outside":                       vpc,
 		"a smaller MTU of another pod":             vpc,
 		"the node is one hop":                      vpc,

@@ -32,7 +32,9 @@ const (
 	Protocol = 84
 
 	// MarkShift and MarkMask place the slot in the packet's mark. kube-proxy uses
-	// 0x4000 and 0x8000, portmap 0x2000: they do not meet.
+	// 0x4000 and 0x8000, portmap 0x2000: they do not meet. Tailscale's mask is
+	// 0x00ff0000, but it knows two values in it that no slot has; docs/datapath-route.md
+	// has a table of others.
 	MarkShift = 20
 	MarkMask  = 0x0ff00000
 	// slotStranded marks packets of a pod whose ENI is not attached: local
@@ -43,8 +45,13 @@ const (
 
 	// ConnMarkByENI is the bit of a connection's mark that says that its first packet
 	// left by its pod's ENI. Conntrack gives a connection that would look like another
-	// a new source port; without the bit that could not be told from masquerade.
-	ConnMarkByENI = 0x00100000
+	// a new source port; without the bit that could not be told from masquerade. It is
+	// outside MarkMask: others restore a packet's mark from its connection's (wg-quick
+	// does for all of UDP), and it must not be taken for a slot then.
+	ConnMarkByENI = 0x10000000
+	// connMarkByENIOld is what versions before had for it, with nothing else in MarkMask.
+	// Connections may be older than an upgrade.
+	connMarkByENIOld = 0x00100000
 
 	// KubeProxyMasqueradeMark is the bit by which kube-proxy asks for masquerade
 	// (its --iptables-masquerade-bit / nftables.masqueradeBit, default 14).

@@ -28,6 +28,7 @@ const (
 	chainExit       = "exit"
 	chainMain       = "by-main"
 	chainOutside    = "by-node"
+	chainENI        = "by-eni"
 	chainMasquerade = "masquerade"
 
 	mapPods4    = "pods4"
@@ -39,6 +40,11 @@ const (
 	// afterDNAT: kube-proxy and portmap have chosen the destination and asked for
 	// masquerade, the route is not yet looked up.
 	afterDNAT = nftables.ChainPriority(-90)
+
+	// beforeDefrag is NF_IP_PRI_RAW_BEFORE_DEFRAG (linux/netfilter_ipv4.h; IPv6 has the
+	// same). Conntrack puts fragments together at -400, whatever device each came by: a
+	// pod's fragment with another pod's source has to be gone before.
+	beforeDefrag = nftables.ChainPriority(-450)
 )
 
 // Bits of enum ip_conntrack_status in linux/netfilter/nf_conntrack_common.h, and
@@ -89,7 +95,8 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		chains: []*nftables.Chain{
 			{Name: chainMain, Table: table},
 			{Name: chainOutside, Table: table},
-			base(chainSource, nftables.ChainHookPrerouting, *nftables.ChainPriorityRaw, nftables.ChainTypeFilter),
+			{Name: chainENI, Table: table},
+			base(chainSource, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainTypeFilter),
 			base(chainExit, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeFilter),
 			base(chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT),
 		},
@@ -97,6 +104,10 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 	rs.rules = []rule{
 		{chainMain, "no ENI: follow the node's own routes", setSlot(0)},
 		{chainOutside, "leave with the node's address", setSlot(slotOutside)},
+		{chainENI, "mark of its ENI again: others may have taken it off",
+			join(markWithout(MarkMask|ConnMarkByENI), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
+		{chainENI, "mark of its ENI again: others may have taken it off",
+			join(markWithout(MarkMask|ConnMarkByENI), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
 
 		{chainSource, "a device being removed sends nothing",
 			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpEq, groupDying), verdict(expr.VerdictDrop))},
@@ -118,7 +129,9 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		{chainExit, "reply of a connection to a node or Service address",
 			join(ctDirection(ctReply), ctStatus(ctDNAT), jump(chainMain))},
 		{chainExit, "only its port was changed: on by its ENI",
-			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMark(ConnMarkByENI), verdict(expr.VerdictAccept))},
+			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(ConnMarkByENI, ConnMarkByENI), jump(chainENI))},
+		{chainExit, "only its port was changed, as an older version noted it: on by its ENI",
+			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(MarkMask, connMarkByENIOld), jump(chainENI))},
 		{chainExit, "connection was masqueraded",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), jump(chainMain))},
 	}
@@ -129,6 +142,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 	rs.rules = append(rs.rules,
 		rule{chainExit, "first packet that leaves by its ENI: note it",
 			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(ConnMarkByENI))},
+		rule{chainExit, "on by its ENI", jump(chainENI)},
 		rule{chainMasquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
 			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), verdict(expr.VerdictAccept))},
 		rule{chainMasquerade, "leave with the node's address", join(markIs(slotOutside), masquerade)},
@@ -281,7 +295,13 @@ func family(proto byte) []expr.Any {
 	}
 }
 
-// markFromMap sets the whole mark: a device's first hook is the first to do so.
+// markWithout says that the mark has no other bits than these.
+func markWithout(bits uint32) []expr.Any {
+	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, ^bits, expr.CmpOpEq, 0)
+}
+
+// markFromMap sets the whole mark. Kernels before 6.13 cannot put a looked up value beside
+// bits that are there.
 func markFromMap(name string, offset, length uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
@@ -340,8 +360,8 @@ func ctStatus(bit uint32) []expr.Any {
 	return masked(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bit, expr.CmpOpNeq, 0)
 }
 
-func ctMark(bit uint32) []expr.Any {
-	return masked(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, bit, expr.CmpOpNeq, 0)
+func ctMarkIs(mask, value uint32) []expr.Any {
+	return masked(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, mask, expr.CmpOpEq, value)
 }
 
 func setCtMark(bit uint32) []expr.Any {

@@ -99,11 +99,7 @@ func onePortAtTheSameTime(t *testing.T, k Kit) {
 			port := 41000 + 10*i + j
 			var talks []*Talking
 			for _, to := range c.to {
-				conn, err := sharing(client.NS, At(c.source, port), At(to, 7))
-				if err != nil {
-					t.Fatal(err)
-				}
-				k := talkOn(fmt.Sprintf("port %d → %s (%s)", port, to, endpoint.Name), conn)
+				k := StartTalkFrom(t, client.NS, At(c.source, port), At(to, 7))
 				k.More(20)
 				talks = append(talks, k)
 			}

@@ -112,6 +112,16 @@ func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talkin
 	return talkOn(fmt.Sprintf("%s %s → %s", network, from.Name, address), conn)
 }
 
+// StartTalkFrom does so by TCP from a port that other connections may have too.
+func StartTalkFrom(t testing.TB, from *testutil.NS, source, address string) *Talking {
+	t.Helper()
+	conn, err := sharing(from, source, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return talkOn(fmt.Sprintf("%s (%s) → %s", from.Name, source, address), conn)
+}
+
 func talkOn(name string, conn net.Conn) *Talking {
 	k := &Talking{name: name, conn: conn, stop: make(chan struct{})}
 	k.wg.Go(func() {

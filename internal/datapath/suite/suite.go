@@ -88,6 +88,10 @@ func Scenarios() []Scenario {
 		{"reverse path filter of the node", reversePathFilterOfTheNode},
 		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
 		{"a spoofed flow is dropped in the node", spoofedFlowIsDroppedInTheNode},
+		{"a spoofed fragment is dropped in the node", spoofedFragmentIsDropped},
+		{"forged ARP makes no neighbours", forgedARPMakesNoNeighbours},
+		{"sources are checked without nftables", sourcesAreCheckedWithoutNFTables},
+		{"marks of others", marksOfOthers},
 		{"a deleted pod is unreachable at once", deletedPodIsUnreachableAtOnce},
 
 		{"masquerade outside", masqueradeOutside},
