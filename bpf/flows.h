@@ -52,7 +52,7 @@ enum counter {
 	ASKED,
 	LEARNED,
 	FORGOTTEN,
-	SPOOFED, /* where the host stack does not see and count it */
+	SPOOFED, /* dropped by a program; the host stack counts what it drops */
 	COUNTERS,
 };
 
@@ -137,7 +137,39 @@ ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, int v4, struct addr *
 	__builtin_memcpy(dst, &ip->daddr, sizeof(*dst));
 	*proto = ip->nexthdr;
 	*ttl = ip->hop_limit;
-	return 1;
+	/* To the maps they would be IPv4's; nobody has such an address on a wire. */
+	return !is_v4(src) && !is_v4(dst);
+}
+
+/* The addresses alone, of fragments and unknown protocols too; else 0. */
+ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr *dst)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return 0;
+		addr_from_v4(src, ip.saddr);
+		addr_from_v4(dst, ip.daddr);
+		return 1;
+	}
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr ip;
+
+		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+			return 0;
+		__builtin_memcpy(src, &ip.saddr, sizeof(*src));
+		__builtin_memcpy(dst, &ip.daddr, sizeof(*dst));
+		return !is_v4(src) && !is_v4(dst);
+	}
+	return 0;
+}
+
+/* Link-local and unspecified sources of IPv6: neighbours are permanent, nobody listens. */
+ALWAYS_INLINE int is_chatter(const struct addr *src)
+{
+	return (src->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
+	       !(src->w[0] | src->w[1] | src->w[2] | src->w[3]);
 }
 
 /* The ports of a flow whose addresses and protocol are read; 0 if it has none. */

@@ -38,37 +38,6 @@ ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 	return bpf_map_lookup_elem(&tw_slaves_1, a);
 }
 
-/* The addresses alone: of fragments and unknown protocols too. */
-ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr *dst)
-{
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
-
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
-			return 0;
-		addr_from_v4(src, ip.saddr);
-		addr_from_v4(dst, ip.daddr);
-		return 1;
-	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr ip;
-
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
-			return 0;
-		__builtin_memcpy(src, &ip.saddr, sizeof(*src));
-		__builtin_memcpy(dst, &ip.daddr, sizeof(*dst));
-		return 1;
-	}
-	return 0;
-}
-
-/* Link-local and unspecified sources of IPv6: neighbours are permanent, nobody listens. */
-ALWAYS_INLINE int is_chatter(const struct addr *src)
-{
-	return (src->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
-	       !(src->w[0] | src->w[1] | src->w[2] | src->w[3]);
-}
-
 /*
  * What a pod sends, at its own device, in its own namespace: its addresses, to its next
  * hop, and nothing else. This is the one place that knows which pod it is.

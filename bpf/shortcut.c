@@ -8,7 +8,8 @@
  * go directly from then on. Everything that the stack has to do with (Services, NodePorts,
  * hostPorts, masquerade, the node itself) never leaves unchanged and so never becomes direct.
  *
- * What is not understood, too big, a fragment or about to expire goes to the stack, always.
+ * What is not understood, too big, a fragment or about to expire goes to the stack, always;
+ * what a pod sends with another source than its own is dropped.
  * A lost entry costs one question (docs/datapaths.md: "When a flow's entry is lost").
  */
 #include "shortcut.h"
@@ -21,6 +22,26 @@ struct {
 	__type(key, struct addr);
 	__type(value, struct pod);
 } tw_pods_1 SEC(".maps");
+
+/* By the index of a pod's device. The agent sets its size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct sender);
+} tw_senders_1 SEC(".maps");
+
+/*
+ * ENI devices by their index: the kernel takes one out as it takes the device away. Sent
+ * to a device that is gone, a packet would vanish, where the stack says that nobody is there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} tw_enis_1 SEC(".maps");
 
 ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct pod *pod,
 			   const int netkit)
@@ -41,8 +62,9 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, const struct pod *pod)
 {
 	struct bpf_redir_neigh hop = { .nh_family = p->v4 ? AF_INET : AF_INET6 };
+	__u32 eni = pod->eni;
 
-	if (!pod->eni || p->ttl <= 1 || !fits(skb, p, pod->eni_mtu))
+	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !bpf_map_lookup_elem(&tw_enis_1, &eni))
 		return TC_ACT_OK;
 	if (p->v4)
 		hop.ipv4_nh = pod->gateway.w[3];
@@ -51,7 +73,30 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	if (decrement_ttl(skb, p))
 		return TC_ACT_SHOT;
 	count(TO_ENI);
-	return bpf_redirect_neigh(pod->eni, &hop, sizeof(hop), 0);
+	return bpf_redirect_neigh(eni, &hop, sizeof(hop), 0);
+}
+
+/*
+ * What has no shortcut: the stack's, if the source is the pod's. The stack checks that too, but
+ * its rules can be flushed, and it hears ARP. A device that is not in the map is not judged here,
+ * and an address that is lost from tw_pods_1 still is the pod's.
+ */
+ALWAYS_INLINE int without_shortcut(struct __sk_buff *skb)
+{
+	__u32 device = skb->ifindex;
+	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
+	struct addr src, dst;
+
+	if (!s)
+		return TC_ACT_OK;
+	if (addresses(skb, &src, &dst)) {
+		if (is_chatter(&src))
+			return TC_ACT_SHOT;
+		if (addr_equal(&src, &s->v4) || addr_equal(&src, &s->v6))
+			return TC_ACT_OK;
+	}
+	count(SPOOFED);
+	return TC_ACT_SHOT;
 }
 
 ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const int netkit)
@@ -60,11 +105,10 @@ ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const int netkit)
 	struct pod *pod, *to;
 
 	if (!read_packet(skb, &p))
-		return TC_ACT_OK;
+		return without_shortcut(skb);
 	pod = bpf_map_lookup_elem(&tw_pods_1, &p.src);
-	/* Not this pod's address: the stack drops it and counts it as spoofed. */
 	if (!pod || pod->ifindex != skb->ifindex)
-		return TC_ACT_OK;
+		return without_shortcut(skb);
 	if (!is_direct(skb, &p))
 		return TC_ACT_OK;
 	to = bpf_map_lookup_elem(&tw_pods_1, &p.dst);

@@ -7,6 +7,12 @@
 
 #include "flows.h"
 
+/* What the pod behind a device may send from; the unspecified address where it has none. */
+struct sender {
+	struct addr v4;
+	struct addr v6;
+};
+
 /* A local pod's address. */
 struct pod {
 	__u32 ifindex;       /* the node's end of its veth or netkit pair */

@@ -52,6 +52,7 @@ func New(o Options) (*Datapath, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.inside = core.Inside
 	return &Datapath{Datapath: core, shortcuts: s}, nil
 }
 
@@ -75,6 +76,12 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	return d.Datapath.Sync(ctx, node, datapath.WiredBy(Name, pods))
 }
 
+// Spoofed is the number of packets dropped because a pod sent them with a source address
+// that is not its own: by programs, or by the host stack.
+func (d *Datapath) Spoofed() (uint64, error) {
+	return d.shortcuts.spoofed(d.Datapath)
+}
+
 // Close lets go of the node. Pods stay wired and their shortcuts work.
 func (d *Datapath) Close(ctx context.Context) error {
 	if err := d.Datapath.Close(ctx); err != nil {
@@ -91,6 +98,9 @@ type plain struct {
 	*route.Datapath
 	shortcuts *shortcuts
 }
+
+// Spoofed is as that of the datapath ebpf: the node may have pods of both.
+func (p plain) Spoofed() (uint64, error) { return p.shortcuts.spoofed(p.Datapath) }
 
 // Sync implements datapath.Datapath: with the last pod that has shortcuts, the ENIs'
 // programs go.

@@ -25,4 +25,16 @@ func entries(p route.Place) map[netip.Addr]shortcutPod {
 	return list
 }
 
+// sender is what the pod behind the device may send from.
+func sender(p route.Place) (s shortcutSender) {
+	for _, a := range p.Addresses {
+		if a.Is4() {
+			s.V4 = addrKey(a)
+		} else {
+			s.V6 = addrKey(a)
+		}
+	}
+	return s
+}
+
 func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: tcprog.Words(a)} }

@@ -17,6 +17,8 @@ const (
 	toENI   = "tw_to_eni"
 
 	mapPods     = "tw_pods_1"
+	mapSenders  = "tw_senders_1"
+	mapENIs     = "tw_enis_1"
 	mapFlows    = "tw_flows_1"
 	mapCounters = "tw_counters_1"
 )
@@ -44,6 +46,7 @@ func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	spec.Maps[mapPods].MaxEntries = maxPods
+	spec.Maps[mapSenders].MaxEntries = maxPods
 	spec.Maps[mapFlows].MaxEntries = uint32(flows)
 	return filters.Load(h, spec)
 }

@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -26,7 +27,7 @@ func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
 	return nil
 }
 
-// enter writes the pod's addresses and sees that its ENI has its programs: in this
+// enter writes the pod's addresses and its device, and sees that its ENI has its programs: in this
 // order, for Sync takes them from the ENIs when the map is empty.
 func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, error) {
 	s.mu.Lock()
@@ -39,8 +40,11 @@ func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, er
 			return nil, err
 		}
 	}
+	if err := s.putSender(p); err != nil {
+		return nil, err
+	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
-		if err := filters.Attach(h, s.objects, index, eniHooks); err != nil {
+		if err := s.prepareENI(h, p.ENI); err != nil {
 			return nil, fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
 		}
 		s.enis[index] = true
@@ -69,7 +73,14 @@ func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]s
 			problems = append(problems, problem)
 		}
 	}
-	problem, err := hooks.Wrong(h, s.objects, p.Index)
+	problem, err := s.senderProblem(p)
+	if err != nil {
+		return nil, err
+	}
+	if problem != "" {
+		problems = append(problems, problem)
+	}
+	problem, err = hooks.Wrong(h, s.objects, p.Index)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", p.Device, err)
 	}
@@ -91,5 +102,9 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 			return err
 		}
 	}
-	return s.table().Release(h, index, addresses)
+	var err error
+	if index != 0 {
+		err = s.deleteSender(uint32(index))
+	}
+	return errors.Join(err, s.table().Release(h, index, addresses))
 }

@@ -46,13 +46,21 @@ type shortcutPod struct {
 	Pad     uint32
 }
 
+type shortcutSender struct {
+	_  structs.HostLayout
+	V4 shortcutAddr
+	V6 shortcutAddr
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	shortcutMapTwCounters1   = "tw_counters_1"
+	shortcutMapTwEnis1       = "tw_enis_1"
 	shortcutMapTwFlows1      = "tw_flows_1"
 	shortcutMapTwPods1       = "tw_pods_1"
+	shortcutMapTwSenders1    = "tw_senders_1"
 	shortcutProgTwFromEni    = "tw_from_eni"
 	shortcutProgTwFromNetkit = "tw_from_netkit"
 	shortcutProgTwFromPod    = "tw_from_pod"
@@ -114,8 +122,10 @@ type shortcutProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type shortcutMapSpecs struct {
 	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
+	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
 	TwFlows1    *ebpf.MapSpec `ebpf:"tw_flows_1"`
 	TwPods1     *ebpf.MapSpec `ebpf:"tw_pods_1"`
+	TwSenders1  *ebpf.MapSpec `ebpf:"tw_senders_1"`
 }
 
 // shortcutVariableSpecs contains global variables before they are loaded into the kernel.
@@ -145,15 +155,19 @@ func (o *shortcutObjects) Close() error {
 // It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type shortcutMaps struct {
 	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
+	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
 	TwFlows1    *ebpf.Map `ebpf:"tw_flows_1"`
 	TwPods1     *ebpf.Map `ebpf:"tw_pods_1"`
+	TwSenders1  *ebpf.Map `ebpf:"tw_senders_1"`
 }
 
 func (m *shortcutMaps) Close() error {
 	return _ShortcutClose(
 		m.TwCounters1,
+		m.TwEnis1,
 		m.TwFlows1,
 		m.TwPods1,
+		m.TwSenders1,
 	)
 }
 

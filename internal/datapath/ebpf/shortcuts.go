@@ -15,11 +15,13 @@ import (
 
 // shortcuts implements route.Extension.
 //
-// The map of pods is what makes a pod's address take part; a filter without an entry
-// does nothing. So an entry goes first when a pod goes, and a pod whose entry is lost is
-// served by the stack.
+// The map of pods is what makes a pod's address take part, and the map of senders what
+// makes its device accept nothing else; a filter without entries does nothing. So entries
+// go first when a pod goes, and a pod whose entries are lost is served by the stack.
 type shortcuts struct {
 	flows int
+	// inside runs a function in the node's namespace.
+	inside func(func() error) error
 	// chosen: the node's datapath is ebpf, so its ENIs have their programs before the
 	// first pod comes.
 	chosen atomic.Bool
@@ -56,7 +58,7 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 	if err := s.load(h); err != nil {
 		return "", err
 	}
-	problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks)
+	problem, err := s.eniProblem(h, eni)
 	if problem != "" {
 		problem = eni.Device + ": " + problem
 	}

@@ -55,9 +55,34 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 				panic(err)
 			}
 		}, Check: "entry " + p.V6.String()},
+		{Name: "entry of the pod's device", Cut: func() {
+			if err := own(n).shortcuts.objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
+				panic(err)
+			}
+		}, Check: "entry of " + dev + " in map " + mapSenders},
+		{Name: "address of the pod's device", Cut: func() {
+			if err := own(n).shortcuts.objects.Maps[mapSenders].Put(uint32(index(n, dev)), shortcutSender{}); err != nil {
+				panic(err)
+			}
+		}, Check: "entry of " + dev + " in map " + mapSenders},
+		{Name: "entry of the ENI", Cut: func() {
+			if err := own(n).shortcuts.objects.Maps[mapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
+				panic(err)
+			}
+		}, Check: "entry in map " + mapENIs},
 		{Name: "device in the entry", Cut: func() { change(func(e *shortcutPod) { e.Ifindex = 1 }) }, Check: "entry " + p.V4.String()},
 		{Name: "ENI in the entry", Cut: func() { change(func(e *shortcutPod) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
 	}
+}
+
+// index of a device of the node.
+func index(n *suite.Node, device string) int {
+	h, err := handle(n)
+	if err != nil {
+		panic(err)
+	}
+	defer h.Close()
+	return must(h.LinkByName(device)).Attrs().Index
 }
 
 // handle is a netlink socket in the node.
@@ -112,6 +137,11 @@ func trace(n *suite.Node) (string, error) {
 		}
 		for a, e := range pods {
 			lines = append(lines, fmt.Sprintf("pod %s %+v", a, e))
+		}
+		var device uint32
+		var value shortcutSender
+		for it := s.objects.Maps[mapSenders].Iterate(); it.Next(&device, &value); {
+			lines = append(lines, fmt.Sprintf("sender %d %+v", device, value))
 		}
 	}
 	slices.Sort(lines)

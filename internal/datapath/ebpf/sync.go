@@ -27,6 +27,8 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 	}
 	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err}
+	more, err2 := s.pruneSenders(h, links)
+	repairs, errs = append(repairs, more...), append(errs, err2)
 	wanted := s.chosen.Load() || pods > 0 || err != nil
 	s.enis = map[int]bool{}
 	isENI := map[int]bool{}
@@ -35,10 +37,10 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		if !wanted {
 			continue
 		}
-		problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+		problem, err := s.eniProblem(h, e)
 		if err == nil && problem != "" {
 			repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
-			err = filters.Attach(h, s.objects, e.Index, eniHooks)
+			err = s.prepareENI(h, e)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("ENI device %s: %w", e.Device, err))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -35,11 +36,12 @@ func option(t testing.TB, conn any, is4 bool, v4, v6, value int) {
 }
 
 // fails sends datagrams until one fails with an error that an ICMP message brought.
-func fails(t testing.TB, conn net.Conn, size int, want error) {
+func fails(t testing.TB, conn net.Conn, size int, want ...error) {
 	t.Helper()
 	var err error
 	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if _, err = conn.Write(make([]byte, size)); errors.Is(err, want) {
+		_, err = conn.Write(make([]byte, size))
+		if slices.ContainsFunc(want, func(w error) bool { return errors.Is(err, w) }) {
 			return
 		}
 	}
@@ -96,6 +98,27 @@ func icmpErrorsArrive(t *testing.T, k Kit) {
 		conn := established(t, a, address)
 		option(t, conn, address.Is4(), unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
 		fails(t, conn, 1400, unix.EMSGSIZE)
+	}
+}
+
+// An ENI vanishes under a flow that has long been running: the pod is told at once, and
+// not only when somebody has looked at the node.
+func vanishedENIIsUnreachable(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 2)
+	n := w.Nodes[0]
+	n.Sync()
+	w.Nodes[1].Sync()
+	p, far := n.AddPod(2, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
+	var flows []net.Conn
+	for _, address := range []netip.Addr{far.V4, far.V6} {
+		go reflect(far.ListenPacket("udp", At(address, 7)))
+		conn := established(t, p, address)
+		option(t, conn, address.Is4(), unix.IP_RECVERR, unix.IPV6_RECVERR, 1)
+		flows = append(flows, conn)
+	}
+	n.IP("link del eth2")
+	for _, conn := range flows {
+		fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
 	}
 }
 

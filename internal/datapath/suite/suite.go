@@ -104,6 +104,7 @@ func Scenarios() []Scenario {
 		{"bulk arrives whole", bulkArrivesWhole},
 		{"fragments arrive", fragmentsArrive},
 		{"ICMP errors arrive", icmpErrorsArrive},
+		{"a vanished ENI is unreachable", vanishedENIIsUnreachable},
 		{"ping works", pingWorks},
 		{"the node is one hop", nodeIsOneHop},
 

@@ -57,10 +57,23 @@ func (p Filters) Load(h *netlink.Handle, spec *ebpf.CollectionSpec) (*Objects, e
 		return nil, fmt.Errorf("load the programs: %w", err)
 	}
 	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, tags: map[string]string{}, known: map[int]string{}}
-	if err := o.identify(); err != nil {
+	if err := errors.Join(o.bind(), o.identify()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
+}
+
+// bind lets each program hold all maps, also those that it does not use: whichever is found
+// later, all maps are.
+func (o *Objects) bind() error {
+	for program, p := range o.Programs {
+		for name, m := range o.Maps {
+			if err := p.BindMap(m); err != nil {
+				return fmt.Errorf("bind map %s to program %s: %w", name, program, err)
+			}
+		}
+	}
+	return nil
 }
 
 func (o *Objects) identify() error {
@@ -134,18 +147,13 @@ func (o *Objects) Check(program string, id int) (string, error) {
 	return "", nil
 }
 
-// runs says whether what a filter holds is our program of that name, with our maps. It
+// runs says whether what a filter holds is our program of that name, with all our maps. It
 // need not be the same object: the code is.
 func (o *Objects) runs(l loaded, name string) bool {
-	if l.name != kernelName(name) || l.tag != o.tags[name] || len(l.maps) == 0 {
+	if l.name != kernelName(name) || l.tag != o.tags[name] {
 		return false
 	}
-	for _, id := range l.maps {
-		if !slices.Contains(o.ids, id) {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(o.ids, func(id ebpf.MapID) bool { return !slices.Contains(l.maps, id) })
 }
 
 // loaded is a program that a filter holds.

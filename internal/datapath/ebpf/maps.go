@@ -1,0 +1,101 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/tcprog"
+)
+
+// The maps by index of a device. The caller of each holds mu.
+
+func (s *shortcuts) putSender(p route.Place) error {
+	if err := s.objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
+		return fmt.Errorf("add device %s to map %s: %w", p.Device, mapSenders, err)
+	}
+	return nil
+}
+
+// senderProblem says what is wrong with a device's entry, or "".
+func (s *shortcuts) senderProblem(p route.Place) (string, error) {
+	var have shortcutSender
+	err := s.objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
+	switch {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return fmt.Sprintf("entry of %s in map %s is missing", p.Device, mapSenders), nil
+	case err != nil:
+		return "", fmt.Errorf("read device %s from map %s: %w", p.Device, mapSenders, err)
+	case have != sender(p):
+		return fmt.Sprintf("entry of %s in map %s is wrong", p.Device, mapSenders), nil
+	}
+	return "", nil
+}
+
+func (s *shortcuts) deleteSender(index uint32) error {
+	if err := s.objects.Maps[mapSenders].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("remove device with index %d from map %s: %w", index, mapSenders, err)
+	}
+	return nil
+}
+
+// pruneSenders removes devices that are gone. links are known to be there.
+func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) ([]string, error) {
+	there := map[uint32]bool{}
+	for _, l := range links {
+		there[uint32(l.Attrs().Index)] = true
+	}
+	var gone []uint32
+	var index uint32
+	var value shortcutSender
+	it := s.objects.Maps[mapSenders].Iterate()
+	for it.Next(&index, &value) {
+		if !there[index] && !tcprog.Exists(h, int(index)) {
+			gone = append(gone, index)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("list map %s: %w", mapSenders, err)
+	}
+	var repairs []string
+	for _, index := range gone {
+		if err := s.deleteSender(index); err != nil {
+			return repairs, err
+		}
+		repairs = append(repairs, fmt.Sprintf("removed device with index %d from map %s: it is gone", index, mapSenders))
+	}
+	return repairs, nil
+}
+
+// prepareENI gives an ENI its programs and its place in the map of ENIs.
+func (s *shortcuts) prepareENI(h *netlink.Handle, eni route.ENIPlace) error {
+	if err := filters.Attach(h, s.objects, eni.Index, eniHooks); err != nil {
+		return err
+	}
+	// The kernel looks for the device in the caller's namespace.
+	if err := s.inside(func() error {
+		return s.objects.Maps[mapENIs].Put(uint32(eni.Index), uint32(eni.Index))
+	}); err != nil {
+		return fmt.Errorf("add it to map %s: %w", mapENIs, err)
+	}
+	return nil
+}
+
+// eniProblem names the first piece of an ENI that is missing or wrong, or "".
+func (s *shortcuts) eniProblem(h *netlink.Handle, eni route.ENIPlace) (string, error) {
+	if problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks); err != nil || problem != "" {
+		return problem, err
+	}
+	var index uint32
+	err := s.objects.Maps[mapENIs].Lookup(uint32(eni.Index), &index)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return "entry in map " + mapENIs + " is missing", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read map %s: %w", mapENIs, err)
+	}
+	return "", nil
+}
