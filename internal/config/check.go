@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"terway.dev/terway/internal/zone"
 )
 
 // maxTags leaves room for the controller's own tags (ECS: at most 20 on a resource).
@@ -61,7 +63,7 @@ func (c *Config) check() (errs []error) {
 		switch {
 		case !id(z):
 			bad("vswitches: zone %q: want a zone such as cn-hangzhou-i", z)
-		case id(c.Region) && (z == c.Region || !strings.HasPrefix(z, c.Region)):
+		case id(c.Region) && !zone.In(z, c.Region):
 			bad("vswitches: zone %q: want a zone of region %s", z, c.Region)
 		}
 		if len(c.VSwitches[z]) == 0 {

@@ -10,6 +10,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/decode"
+	"terway.dev/terway/internal/zone"
 )
 
 // Catalog knows instance types; *catalog.Catalog is one.
@@ -216,7 +217,7 @@ func (c *checker) zones() {
 	}
 	for i, z := range p.Zones {
 		field := fmt.Sprintf("zones[%d].id", i)
-		if word(p.Region) && !zoneOf(z.ID, p.Region) {
+		if word(p.Region) && !zone.In(z.ID, p.Region) {
 			c.bad(field, quoted(z.ID), "a zone of %s, such as %s-i", p.Region, p.Region)
 		}
 		if slices.ContainsFunc(p.Zones[:i], func(o Zone) bool { return o.ID == z.ID }) {
@@ -302,14 +303,6 @@ func word(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')
 	})
-}
-
-// zoneOf reports whether the zone is of the region: cn-hangzhou-i is of
-// cn-hangzhou, us-west-1a of us-west-1.
-func zoneOf(zone, region string) bool {
-	letter, ok := strings.CutPrefix(zone, region)
-	letter = strings.TrimPrefix(letter, "-")
-	return ok && len(letter) == 1 && letter[0] >= 'a' && letter[0] <= 'z'
 }
 
 func quoted(s string) string {

@@ -4,7 +4,8 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
-	"strings"
+
+	"terway.dev/terway/internal/zone"
 )
 
 // Request is what a user wishes for. What is left out is chosen.
@@ -82,7 +83,7 @@ func skeleton(r Request) (*Plan, Problems) {
 	}
 	p.Nodes.InstanceTypes = slices.Clone(r.Nodes.InstanceTypes)
 	if p.Region == "" && len(r.Zones) > 0 {
-		p.Region = regionOf(r.Zones[0])
+		p.Region = zone.Region(r.Zones[0])
 	}
 	if p.Network == "" {
 		p.Network = NetworkTerway
@@ -120,13 +121,13 @@ func (c *checker) wishes() {
 	if p.Name != "" {
 		c.planName()
 	}
-	if len(p.Zones) > 0 && !word(p.Region) {
+	noRegion := len(p.Zones) > 0 && p.Region == "" // none was given, and the first zone names none
+	if len(p.Zones) > 0 && !noRegion && !word(p.Region) {
 		c.bad("region", quoted(p.Region), "a region such as cn-hangzhou")
 	}
 	c.network()
 	c.nodes()
-	if len(p.Zones) > 0 && !zoneOf(p.Zones[0].ID, p.Region) && regionOf(p.Zones[0].ID) == p.Region {
-		// The region was made of this zone.
+	if noRegion {
 		c.bad("zones[0].id", quoted(p.Zones[0].ID), "a zone such as cn-hangzhou-i")
 	} else {
 		c.zones()
@@ -223,9 +224,4 @@ func maskFor(pods int) int {
 		}
 	}
 	return nodeMaskMin
-}
-
-// regionOf is the region of a zone: cn-hangzhou-i is in cn-hangzhou, us-west-1a in us-west-1.
-func regionOf(zone string) string {
-	return strings.TrimSuffix(strings.TrimRight(zone, "abcdefghijklmnopqrstuvwxyz"), "-")
 }
