@@ -8,9 +8,9 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 
+	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/plan"
 )
@@ -53,7 +53,7 @@ func (f *PlanFile) Save(p *plan.Plan) error {
 	if old, err := os.Stat(f.Path); err == nil {
 		mode = old.Mode().Perm()
 	}
-	return replace(f.Path, b, mode)
+	return atomicfile.Write(f.Path, b, mode)
 }
 
 // growing is the record of a growth under way.
@@ -260,7 +260,7 @@ func (f *PlanFile) note(g *growing) error {
 	if err != nil {
 		return fmt.Errorf("record the grow: %w", err)
 	}
-	return replace(f.record(), append(b, '\n'), 0o644)
+	return atomicfile.Write(f.record(), append(b, '\n'), 0o644)
 }
 
 // enter puts what is recorded into the plan's file.
@@ -282,22 +282,4 @@ func (f *PlanFile) enter(want *plan.Plan, g *growing) (*plan.Plan, error) {
 		return nil, err
 	}
 	return &grown, f.Save(&grown)
-}
-
-// replace writes a file so that a crash leaves the old content or the new one.
-func replace(path string, b []byte, mode fs.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer os.Remove(tmp.Name()) // fails, as it should, once the file has its name
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/vpcsim/openapi/sts"
 )
 
@@ -100,36 +101,6 @@ func (s *store) account(ownerID string, random io.Reader) (sts.Account, error) {
 	return a, nil
 }
 
-// write replaces a file: a temporary one is written, synced and renamed.
 func (s *store) write(name string, data []byte) error {
-	path := filepath.Join(s.dir, name)
-	if err := replace(s.dir, path, data); err != nil {
-		return fmt.Errorf("save %s: %w", path, err)
-	}
-	return nil
-}
-
-func replace(dir, path string, data []byte) error {
-	// One name, so that a killed simulator leaves at most one; the lock keeps others out.
-	temp := path + ".tmp"
-	f, err := os.OpenFile(temp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(temp))
-	}
-	if err := os.Rename(temp, path); err != nil {
-		return err
-	}
-	// The rename itself is on disk only when the directory is.
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.Write(filepath.Join(s.dir, name), data, 0o600)
 }

@@ -1,16 +1,15 @@
 package instancetypes
 
 import (
+	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cli/cloudflags"
 	"terway.dev/terway/internal/cloud"
@@ -95,18 +94,14 @@ func rows(live []cloud.TypeDescription) []catalog.Type {
 }
 
 // save replaces the file at once: a table is there whole or not at all.
-func save(path string, types *catalog.Catalog) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".instance-types-*")
-	if err != nil {
-		return fmt.Errorf("--out %s: %w", path, err)
-	}
-	defer os.Remove(f.Name()) // fails, as it should, once the file has its name
-	err = errors.Join(types.Write(f), f.Chmod(0o644), f.Close())
+func save(path string, types *catalog.Catalog) error {
+	var table bytes.Buffer
+	err := types.Write(&table)
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = atomicfile.Write(path, table.Bytes(), 0o644)
 	}
 	if err != nil {
-		return fmt.Errorf("--out %s: %w", path, err)
+		return fmt.Errorf("--out: %w", err)
 	}
 	return nil
 }

@@ -9,13 +9,13 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/plan"
 )
@@ -198,25 +198,16 @@ func write(file string, p *plan.Plan, force bool) error {
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(file), ".plan-*")
-	if err != nil {
-		return fmt.Errorf("write the plan: %w", err)
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(data)
-	if err = errors.Join(err, tmp.Chmod(0o644), tmp.Close()); err != nil {
-		return fmt.Errorf("write the plan: %w", err)
-	}
+	put := atomicfile.Create
 	if force {
-		err = os.Rename(tmp.Name(), file)
-	} else {
-		err = os.Link(tmp.Name(), file) // fails when the file is there
+		put = atomicfile.Write
 	}
+	err = put(file, data, 0o644)
 	if errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("--out %s: the file exists; --force overwrites it", file)
 	}
 	if err != nil {
-		return fmt.Errorf("write the plan to %s: %w", file, err)
+		return fmt.Errorf("--out: %w", err)
 	}
 	return nil
 }
