@@ -44,11 +44,7 @@ func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.
 	if f.endpoint != "" {
 		ecs, vpc = f.endpoint, f.endpoint
 	}
-	creds, err := alibaba.ChainCredentials()
-	if err != nil {
-		return nil, "", err
-	}
-	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: creds,
+	client, err = alibaba.New(alibaba.Config{Region: region, ECSEndpoint: ecs, VPCEndpoint: vpc, Network: f.network, Credentials: alibaba.ChainCredentials(),
 		Slow: func(p alibaba.Pause) { say(slow(p)) }})
 	return client, region, err
 }

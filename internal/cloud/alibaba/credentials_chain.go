@@ -2,44 +2,223 @@ package alibaba
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
 
-	"github.com/aliyun/credentials-go/credentials"
+	"github.com/aliyun/credentials-go/credentials/providers"
 )
 
-// ChainCredentials looks for a credential where Alibaba Cloud's own tools do: the
-// environment (ALIBABA_CLOUD_ACCESS_KEY_ID, _SECRET and _SECURITY_TOKEN), RRSA, the
-// profiles of the aliyun command line, the instance's RAM role.
-func ChainCredentials() (CredentialSource, error) {
-	chain, err := credentials.NewCredential(nil)
-	if err != nil {
-		return nil, fmt.Errorf("find a credential: %w", err)
-	}
-	return chainSource{chain}, nil
+// ChainCredentials looks for a credential where Alibaba Cloud's own tools do, in their
+// order: the environment, RRSA, the profiles of the aliyun command line and of the SDKs,
+// the instance's RAM role, a credentials URI. The places are looked through at each call
+// until one has a credential, and that one serves from then on.
+func ChainCredentials() CredentialSource { return &chainSource{places: places()} }
+
+// place is one of the places where a credential may be.
+type place struct {
+	name string
+	// missing says what is not there to look for; empty: the place is worth a look.
+	missing func() string
+	// failed says why the place gives nothing, where the SDK's own words may hold a secret
+	// or say nothing; nil: in the SDK's words.
+	failed func() string
+	open   func() (providers.CredentialsProvider, error)
 }
 
-type chainSource struct{ chain credentials.Credential }
+func places() []place {
+	unset := func(names ...string) func() string {
+		return func() string {
+			var missing []string
+			for _, n := range names {
+				if os.Getenv(n) == "" {
+					missing = append(missing, n)
+				}
+			}
+			if len(missing) == 0 {
+				return ""
+			}
+			return strings.Join(missing, " and ") + " not set"
+		}
+	}
+	file := func(variable, path, off string) func() string {
+		return func() string {
+			if off != "" && strings.EqualFold(os.Getenv(off), "true") {
+				return "switched off by " + off
+			}
+			if file := fileOf(variable, path); !exists(file) {
+				return "no file " + file
+			}
+			return ""
+		}
+	}
+	return []place{
+		{
+			name:    "environment",
+			missing: unset("ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET"),
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewEnvironmentVariableCredentialsProviderBuilder().Build()
+			},
+		},
+		{
+			name: "RRSA",
+			missing: func() string {
+				token := "ALIBABA_CLOUD_OIDC_TOKEN_FILE"
+				if os.Getenv("ALIBABA_CLOUD_OIDC_TOKEN") != "" {
+					token = "ALIBABA_CLOUD_OIDC_TOKEN"
+				}
+				return unset(token, "ALIBABA_CLOUD_OIDC_PROVIDER_ARN", "ALIBABA_CLOUD_ROLE_ARN")()
+			},
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewOIDCCredentialsProviderBuilder().Build()
+			},
+		},
+		{
+			name:    "aliyun profile",
+			missing: file("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun/config.json", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED"),
+			// The SDK quotes the whole file when it cannot read it.
+			failed: func() string {
+				return fmt.Sprintf("%s gives none: aliyun configure list shows its profiles", fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun/config.json"))
+			},
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewCLIProfileCredentialsProviderBuilder().Build()
+			},
+		},
+		{
+			name:    "credentials file",
+			missing: file("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud/credentials", ""),
+			failed: func() string {
+				return fmt.Sprintf("%s gives none: look at its section %q", fileOf("ALIBABA_CLOUD_CREDENTIALS_FILE", ".alibabacloud/credentials"), profileName())
+			},
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewProfileCredentialsProviderBuilder().Build()
+			},
+		},
+		{
+			name: "instance's RAM role",
+			missing: func() string {
+				if strings.EqualFold(os.Getenv("ALIBABA_CLOUD_ECS_METADATA_DISABLED"), "true") {
+					return "switched off by ALIBABA_CLOUD_ECS_METADATA_DISABLED"
+				}
+				return ""
+			},
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewECSRAMRoleCredentialsProviderBuilder().Build()
+			},
+		},
+		{
+			name:    "credentials URI",
+			missing: unset("ALIBABA_CLOUD_CREDENTIALS_URI"),
+			failed:  func() string { return "ALIBABA_CLOUD_CREDENTIALS_URI gives none" },
+			open: func() (providers.CredentialsProvider, error) {
+				return providers.NewURLCredentialsProviderBuilder().Build()
+			},
+		},
+	}
+}
+
+func fileOf(variable, path string) string {
+	if named := os.Getenv(variable); named != "" {
+		return named
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "~/" + path
+	}
+	return filepath.Join(home, path)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+func profileName() string {
+	if name := os.Getenv("ALIBABA_CLOUD_PROFILE"); name != "" {
+		return name
+	}
+	return "default"
+}
+
+type chainSource struct {
+	places []place
+
+	mu sync.Mutex
+	// from is the place that had one, provider what it was opened to.
+	from     *place
+	provider providers.CredentialsProvider
+}
 
 // Format keeps the secrets in.
-func (s chainSource) Format(f fmt.State, _ rune) {
+func (s *chainSource) Format(f fmt.State, _ rune) {
 	_, _ = fmt.Fprint(f, "credential chain") // a Formatter has nowhere to report to
 }
 
-func (s chainSource) Get(context.Context) (Credential, error) {
-	c, err := s.chain.GetCredential()
-	if err != nil {
-		return Credential{}, fmt.Errorf("no credential in the environment (ALIBABA_CLOUD_ACCESS_KEY_ID, ALIBABA_CLOUD_ACCESS_KEY_SECRET), the aliyun profiles or the instance's RAM role: %w", err)
-	}
-	var out Credential
-	for _, p := range []struct {
-		to   *string
-		from *string
-	}{{&out.AccessKeyID, c.AccessKeyId}, {&out.AccessKeySecret, c.AccessKeySecret}, {&out.SecurityToken, c.SecurityToken}} {
-		if p.from != nil {
-			*p.to = *p.from
+// Get returns the credential of the place that had one, or the first that there is. The
+// error has a line for each place.
+func (s *chainSource) Get(context.Context) (Credential, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.from != nil {
+		c, err := s.provider.GetCredentials()
+		if err != nil || c == nil {
+			return Credential{}, fmt.Errorf("renew the credential of the %s: %s", s.from.name, s.from.why(err))
 		}
+		return credentialOf(c), nil
 	}
-	return out, nil
+	var said strings.Builder
+	for i := range s.places {
+		p := &s.places[i]
+		c, why := s.look(p)
+		if c != nil {
+			return credentialOf(c), nil
+		}
+		fmt.Fprintf(&said, "\n  %-20s %s", p.name, why)
+	}
+	return Credential{}, errors.New("set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or run aliyun configure; looked at:" + said.String())
 }
 
-func (s chainSource) Forget(Credential) {}
+// look asks one place, and says why it has no credential.
+func (s *chainSource) look(p *place) (*providers.Credentials, string) {
+	if why := p.missing(); why != "" {
+		return nil, why
+	}
+	provider, err := p.open()
+	if err == nil {
+		var c *providers.Credentials
+		if c, err = provider.GetCredentials(); err == nil && c != nil {
+			s.from, s.provider = p, provider
+			return c, ""
+		}
+	}
+	return nil, p.why(err)
+}
+
+func (p *place) why(err error) string {
+	if p.failed != nil {
+		return p.failed()
+	}
+	return oneLine(err)
+}
+
+func credentialOf(c *providers.Credentials) Credential {
+	return Credential{AccessKeyID: c.AccessKeyId, AccessKeySecret: c.AccessKeySecret, SecurityToken: c.SecurityToken}
+}
+
+// oneLine is what others say of a failure, in one line that a terminal holds.
+func oneLine(err error) string {
+	if err == nil {
+		return "nothing there"
+	}
+	text := strings.Join(strings.Fields(err.Error()), " ")
+	const most = 160
+	if len(text) > most {
+		text = text[:most] + "…"
+	}
+	return text
+}
+
+func (s *chainSource) Forget(Credential) {}

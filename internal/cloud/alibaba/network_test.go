@@ -1,9 +1,12 @@
 package alibaba
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -105,15 +108,73 @@ func TestChainCredentials(t *testing.T) {
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", testKey)
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", testSecret)
 	t.Setenv("ALIBABA_CLOUD_SECURITY_TOKEN", "token-of-the-test")
-	source, err := ChainCredentials()
-	if err != nil {
-		t.Fatal(err)
-	}
+	source := ChainCredentials()
 	c, err := source.Get(t.Context())
 	if err != nil || c.AccessKeyID != testKey || c.AccessKeySecret != testSecret || c.SecurityToken != "token-of-the-test" {
 		t.Errorf("credential %s, %v: not the environment's", c.AccessKeyID, err)
 	}
 	if said := fmt.Sprintf("%v %+v %#v", source, source, source); strings.Contains(said, testSecret) || strings.Contains(said, "token-of") {
 		t.Errorf("the secret is printed: %s", said)
+	}
+}
+
+// Without a credential there is a line for each place that was looked at, and none of
+// what stands there.
+func TestChainCredentialsNone(t *testing.T) {
+	for _, name := range []string{
+		"ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_OIDC_TOKEN", "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
+		"ALIBABA_CLOUD_OIDC_PROVIDER_ARN", "ALIBABA_CLOUD_ROLE_ARN", "ALIBABA_CLOUD_CONFIG_FILE", "ALIBABA_CLOUD_CREDENTIALS_FILE",
+		"ALIBABA_CLOUD_PROFILE", "ALIBABA_CLOUD_CREDENTIALS_URI", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED",
+	} {
+		t.Setenv(name, "")
+	}
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", testKey)
+	source := ChainCredentials()
+	said := func() string {
+		_, err := source.Get(t.Context())
+		if err == nil {
+			t.Fatal("there is a credential")
+		}
+		return err.Error()
+	}
+	want := `set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or run aliyun configure; looked at:
+  environment          ALIBABA_CLOUD_ACCESS_KEY_SECRET not set
+  RRSA                 ALIBABA_CLOUD_OIDC_TOKEN_FILE and ALIBABA_CLOUD_OIDC_PROVIDER_ARN and ALIBABA_CLOUD_ROLE_ARN not set
+  aliyun profile       no file ` + home + `/.aliyun/config.json
+  credentials file     no file ` + home + `/.alibabacloud/credentials
+  instance's RAM role  switched off by ALIBABA_CLOUD_ECS_METADATA_DISABLED
+  credentials URI      ALIBABA_CLOUD_CREDENTIALS_URI not set`
+	if got := said(); got != want {
+		t.Errorf("said\n%s\nwant\n%s", got, want)
+	}
+
+	write := func(name, content string) {
+		path := filepath.Join(home, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(".aliyun/config.json", `{"access_key_secret": "`+testSecret+`" no JSON`)
+	write(".alibabacloud/credentials", "["+testSecret)
+	got := said()
+	for _, want := range []string{
+		"aliyun profile       " + home + "/.aliyun/config.json gives none: aliyun configure list shows its profiles\n",
+		"credentials file     " + home + `/.alibabacloud/credentials gives none: look at its section "default"` + "\n",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("said\n%s\nwithout %q", got, want)
+		}
+	}
+	if strings.Contains(got, testSecret) {
+		t.Errorf("the secret is printed: %s", got)
+	}
+
+	// What comes later is found.
+	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", testSecret)
+	if c, err := source.Get(t.Context()); err != nil || c.AccessKeyID != testKey {
+		t.Errorf("credential %q, %v: want the environment's", c.AccessKeyID, err)
 	}
 }
