@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+
+	"sigs.k8s.io/yaml"
 )
 
 // Keys of the existing Terway's ConfigMap eni-config that hold a file.
@@ -50,6 +53,8 @@ const (
 	idleBack   = "idle addresses above max_pool_size are given back at once"
 	eips       = "the existing Terway does not use it any more either"
 	prefixes   = "address prefixes are not there yet"
+	onlyIPv4   = "only IPv4 is there yet"
+	trunks     = "trunk ENIs are not there yet"
 )
 
 // oldKeys are those of eni_conf. Where our own parser meets one that is not ours,
@@ -63,7 +68,7 @@ func oldKeys() map[string]oldKey {
 		"credential_path": moved("the chart value credentials says where the credential is: a Secret, the instance's RAM role or one " +
 			"for the service account; an encrypted token file is not read"),
 		"service_cidr":                   keep("service_cidr"),
-		"vswitches":                      keep("vswitches"),
+		"vswitches":                      {to: vswitches},
 		"eni_tags":                       {to: eniTags},
 		"security_group":                 {why: "write security_groups, a list", to: securityGroups},
 		"security_groups":                {to: securityGroups},
@@ -82,8 +87,10 @@ func oldKeys() map[string]oldKey {
 		"eni_cap_shift":                  lost("a node may use as many ENIs as its instance type has", "0"),
 		"vswitch_selection_policy":       {to: selection},
 		"eni_selection_policy":           lost("the first ENI that has room is used", "most_ips"),
-		"ip_stack":                       lost("only IPv4 is there yet", "ipv4"),
-		"enable_eni_trunking":            lost("trunk ENIs are not there yet", "false"),
+		"ip_stack":                       lost(onlyIPv4, "ipv4"),
+		"enable_eni_trunking":            lost(trunks, "false"),
+		"wait_trunk_eni":                 lost(trunks, "false"),
+		"eni_cap_policy":                 lost(trunks, "secondary"),
 		"enable_erdma":                   lost("eRDMA is not there", "false"),
 		"custom_stateful_workload_kinds": lost("fixed addresses for stateful pods are not there"),
 		"ipam_type":                      dropped("the controller manages the addresses of all nodes, as ipam_type crd does"),
@@ -102,6 +109,8 @@ func oldKeys() map[string]oldKey {
 		"prefix":                         dropped(eips),
 		"enable_eip_pool":                dropped(eips),
 		"enable_eip_migrate":             dropped(eips),
+		"allow_eip_rob":                  dropped(eips),
+		"disable_security_group_check":   dropped("whether an instance's security groups let pods through is not checked"),
 	}
 }
 
@@ -113,9 +122,12 @@ func pluginKeys() map[string]oldKey {
 		"name":                         dropped("the agent writes the file"),
 		"type":                         dropped("the agent writes the file"),
 		"eniip_virtual_type":           {why: "write datapath: route (veth), ipvlan (IPVlan) or ebpf (datapathv2)", to: datapath},
-		"host_stack_cidrs":             keep("host_stack_cidrs"),
+		"host_stack_cidrs":             {to: list},
+		"ip_stack":                     lost(onlyIPv4, "ipv4"),
+		"enable-debug":                 moved("agent.extraArgs: --verbose"),
+		"runtimeConfig":                dropped("the runtime fills it in"),
 		"disable_host_peer":            lost("the node reaches every pod of its own", "false"),
-		"vlan_strip_type":              lost("trunk ENIs are not there yet"),
+		"vlan_strip_type":              lost(trunks),
 		"mtu":                          dropped("a pod has the MTU of its ENI"),
 		"auto_mtu":                     dropped("a pod has the MTU of its ENI"),
 		"bandwidth_mode":               lost("bandwidth limits are not there yet"),
@@ -155,9 +167,9 @@ func securityGroups(c *Conversion, v any, row *OldKey) {
 	if row.Key != row.To {
 		row.Outcome = Renamed
 	}
-	list, ok := v.([]any)
-	if !ok {
-		list = []any{v}
+	list, asText := listOf(v)
+	if asText && row.Key == row.To {
+		row.Outcome, row.Why = Renamed, writtenAsList
 	}
 	all, _ := c.Config[row.To].([]any)
 	for _, g := range list {
@@ -166,6 +178,63 @@ func securityGroups(c *Conversion, v any, row *OldKey) {
 		}
 	}
 	c.Config[row.To] = all
+}
+
+const writtenAsList = "a list, not text"
+
+// listOf reads a list that may be written as text: with brackets, or with commas between.
+func listOf(v any) (list []any, asText bool) {
+	switch v := v.(type) {
+	case []any:
+		return v, false
+	case string:
+		if yaml.Unmarshal([]byte(v), &list) == nil {
+			return list, true
+		}
+		list = []any{}
+		for _, word := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+			list = append(list, word)
+		}
+		return list, true
+	}
+	return []any{v}, false // check says what is wrong
+}
+
+// list is a key that is ours too.
+func list(c *Conversion, v any, row *OldKey) {
+	items, asText := listOf(v)
+	if asText {
+		row.Outcome, row.Why = Renamed, writtenAsList
+	}
+	c.Config[row.Key], row.To = items, row.Key
+}
+
+// vswitches are lists by zone; the whole, or a zone's part, may be written as text.
+func vswitches(c *Conversion, v any, row *OldKey) {
+	row.To = row.Key
+	if text, ok := v.(string); ok {
+		var zones map[string]any
+		if yaml.Unmarshal([]byte(text), &zones) != nil || len(zones) == 0 {
+			row.Outcome, row.To, row.Why = Unsupported, "", "want vSwitches by zone, for example {cn-hangzhou-i: [vsw-1]}"
+			return
+		}
+		row.Outcome, row.Why = Renamed, "vSwitches by zone, not text"
+		v = zones
+	}
+	zones, ok := v.(map[string]any)
+	if !ok {
+		c.Config[row.To] = v // check says what is wrong
+		return
+	}
+	out := map[string]any{}
+	for zone, ids := range zones {
+		items, asText := listOf(ids)
+		if asText {
+			row.Outcome, row.Why = Renamed, "a list for each zone, not text"
+		}
+		out[zone] = items
+	}
+	c.Config[row.To] = out
 }
 
 // eniTags leaves out the tag that is the controller's own. The cluster's id is
