@@ -187,6 +187,23 @@ func TestConvertPlugin(t *testing.T) {
 	}
 }
 
+// Keys of the plugin's file that there are beside how the node's ends are made.
+func TestConvertPluginKeys(t *testing.T) {
+	c, err := Convert([]byte(`{"type":"terway","ip_stack":"dual","enable-debug":true,"runtimeConfig":{},"host_stack_cidrs":"169.254.20.10/32"}`), Given{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := show(t, c)
+	for _, want := range []string{
+		"ip_stack | not supported |  | only IPv4", "enable-debug | elsewhere |  | agent.extraArgs", "runtimeConfig | dropped",
+		"host_stack_cidrs:\n- 169.254.20.10/32\n", "host_stack_cidrs | renamed | host_stack_cidrs | a list",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%s\nwant %q in it", got, want)
+		}
+	}
+}
+
 // Every key has something to say, and none is converted to a key that is not there.
 func TestOldKeysAreWhole(t *testing.T) {
 	for source, table := range map[string]map[string]oldKey{oldConf: oldKeys(), confFile: pluginKeys(), "eni-config": mapKeys()} {
