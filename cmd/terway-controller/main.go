@@ -53,7 +53,7 @@ type flags struct {
 	webhookPort                      int
 	workers                          int
 	routeQuota                       int
-	sweep, orphanAge                 time.Duration
+	sweep, orphanAge, goneDelay      time.Duration
 	leaseDuration, renew, retryLease time.Duration
 	verbose                          bool
 }
@@ -88,6 +88,7 @@ func main() {
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
 	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is left alone")
+	fl.DurationVar(&f.goneDelay, "node-gone-delay", 5*time.Minute, "how long the ENIs are kept of a node that is gone, while its instance runs and pods have their addresses; at least a minute, as Kubernetes deletes such pods only after a while")
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
@@ -241,11 +242,15 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 			Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,
 		}).SetupWithManager(mgr)
 	}
+	if f.goneDelay < time.Minute {
+		return fmt.Errorf("--node-gone-delay %s: want a minute or more; Kubernetes deletes the pods of a node that is gone after 40 s or later", f.goneDelay)
+	}
 	r := nodenetwork.New(nodenetwork.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store,
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
 		Catalogue: fromCatalogue, Metrics: metrics.Registry,
 		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
+		GoneDelay: f.goneDelay,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
 		return err

@@ -56,7 +56,7 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 		all = w.differences(ours, gateways, v.at)
 	}
 
-	settled = true
+	settled, w.mem.adopting = true, false
 	suspects := map[string]time.Time{}
 	for _, d := range all {
 		first, before := w.mem.suspects[d.key]
@@ -70,6 +70,7 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 		}
 		suspects[d.key] = first
 		settled = false
+		w.mem.adopting = w.mem.adopting || d.kind == appeared && d.thing == d.eni
 	}
 	w.mem.suspects = suspects
 	w.mem.forgetCalls(w.Now())

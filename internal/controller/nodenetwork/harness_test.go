@@ -119,7 +119,7 @@ func (g *rig) restart() {
 		Log: slog.New(slog.DiscardHandler), Now: g.Clock.Now,
 		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
-		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second,
+		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, GoneDelay: 5 * time.Minute,
 	})
 }
 

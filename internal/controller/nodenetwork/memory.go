@@ -26,6 +26,14 @@ type memory struct {
 	// and addresses there.
 	born  time.Time
 	calls map[string]time.Time
+	// goes is why the ENIs of a node that has left are being given back; "": they are not.
+	// instanceAsked counts the times its instance was asked for meanwhile, instanceNext is
+	// when that is due again.
+	goes          string
+	instanceAsked int
+	instanceNext  time.Time
+	// adopting: ENIs are in the cloud that the spec does not know and that may be adopted.
+	adopting bool
 	// lacking are addresses of the spec that the cloud does not have.
 	lacking map[string]bool
 	// unknown is how many addresses of an ENI (by token) are suspects to be adopted.

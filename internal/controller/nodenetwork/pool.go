@@ -17,6 +17,9 @@ import (
 // plan computes what the node should have and brings it nearer. A vSwitch that
 // turns out to be full is parked, and the others are tried at once.
 func (w *work) plan(ctx context.Context) error {
+	if w.mem.adopting {
+		return nil // a new ENI would take the place of one that is there
+	}
 	zone := w.facts.instance.Zone
 	ids := w.cfg.VSwitches[zone]
 	if len(ids) == 0 {

@@ -202,25 +202,3 @@ func TestLeftAlone(t *testing.T) {
 		t.Errorf("events %v", g.events.All())
 	}
 }
-
-// The name is given to another instance while the controller is away.
-func TestAnotherInstance(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/19"})
-	g.addNode("n1", "ecs.g6.2xlarge")
-	g.settle("n1", minute)
-	old := g.nn("n1").Spec.ENIs[0].ID
-	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
-	instance := g.addNode("n1", "ecs.g6.large")
-	g.restart()
-	g.settle("n1", 2*minute)
-	g.settle("n1", 2*minute)
-	nn := g.nn("n1")
-	if nn == nil || nn.Spec.InstanceID != instance || g.free("n1") != 2 {
-		t.Fatalf("NodeNetwork %+v", nn)
-	}
-	for _, e := range g.enis("n1") {
-		if e.ID == old {
-			t.Error("the old instance's ENI is still there")
-		}
-	}
-}

@@ -49,6 +49,10 @@ type Options struct {
 	// Settle is how long a difference between spec and cloud must last before it
 	// is believed; longer than the cloud's lists may lag.
 	Settle time.Duration
+	// GoneDelay is how long the ENIs of a node are kept that is gone, while its instance
+	// runs and pods have their addresses; longer than Kubernetes takes to delete the pods
+	// of a node that is gone.
+	GoneDelay time.Duration
 	// Join is how long a list of ENIs waits for other nodes to join in.
 	Join time.Duration
 }
@@ -116,6 +120,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if nn != nil {
 		w.nn, w.saved = nn, nn.DeepCopy()
+		if w.leaves() != "" {
+			if err := w.readNode(ctx); err != nil {
+				return ctrl.Result{}, err
+			}
+		}
 	}
 	res, err := w.reconcile(ctx)
 	var moved *specError
@@ -130,8 +139,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
-	if w.node == nil || nodeinfo.Ignored(w.node) || w.nn != nil && !w.nn.DeletionTimestamp.IsZero() {
-		return w.remove(ctx)
+	if w.nn == nil && (w.node == nil || nodeinfo.Ignored(w.node)) {
+		w.memories.forget(w.name)
+		return ctrl.Result{}, nil
+	}
+	if w.nn != nil {
+		if why := w.leaves(); why != "" {
+			return w.leave(ctx, why)
+		}
+		w.stays()
 	}
 	instance, err := nodeinfo.InstanceID(w.node.Spec.ProviderID)
 	if err != nil {
@@ -141,12 +157,11 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		w.once("ProviderID", err.Error(), func(message string) { w.warn(w.node, "ProviderIDInvalid", message) })
 		return ctrl.Result{}, nil // the node's next change brings us back
 	}
-	if w.nn != nil && w.nn.Spec.InstanceID != "" && w.nn.Spec.InstanceID != instance {
-		// The name was given to another instance: what the old one had goes first.
-		w.Log.Info("the node is another instance now", "node", w.name, "was", w.nn.Spec.InstanceID, "is", instance)
-		return w.remove(ctx)
-	}
 	if w.nn == nil {
+		// Somebody may have deleted the one that was there: what is in the cloud is adopted.
+		w.memories.forget(w.name)
+		w.mem = w.memories.get(w.name)
+		w.mem.config = w.cfg
 		nn := &v1alpha1.NodeNetwork{
 			ObjectMeta: metav1.ObjectMeta{Name: w.name, Finalizers: []string{v1alpha1.FinalizerENIs}},
 			Spec:       v1alpha1.NodeNetworkSpec{InstanceID: instance},
@@ -226,7 +241,7 @@ type work struct {
 	cfg   *config.Config
 	name  string
 	mem   *memory
-	node  *corev1.Node          // nil: the node is gone
+	node  *corev1.Node          // nil: the node is gone, which the API server itself has said if there is a NodeNetwork
 	nn    *v1alpha1.NodeNetwork // what we want it to be; nil: there is none yet
 	saved *v1alpha1.NodeNetwork // what the API server has
 	facts *facts

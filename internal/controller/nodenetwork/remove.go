@@ -4,26 +4,214 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/controller/nodeinfo"
 )
 
-// remove gives everything back of a node that is gone, ignored or another
-// instance. The finalizer goes last, when the cloud has none of its ENIs.
-func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
-	if w.nn == nil {
-		w.memories.forget(w.name)
-		return ctrl.Result{}, nil
+// reason is why a node's ENIs are to be given back.
+type reason string
+
+const (
+	nodeGone    reason = "NodeGone"
+	nodeIgnored reason = "NodeIgnored"
+	// nodeInUse: it is to be ignored, and pods have its addresses.
+	nodeInUse     reason = "NodeIgnoredWithPods"
+	otherInstance reason = "InstanceChanged"
+)
+
+// leaves says why the node's ENIs are to be given back; "" if they are not. That somebody
+// deleted the NodeNetwork is no reason: its node needs them.
+func (w *work) leaves() reason {
+	switch {
+	case w.node == nil:
+		return nodeGone
+	case nodeinfo.Ignored(w.node) && len(w.nn.Status.Used) > 0:
+		return nodeInUse
+	case nodeinfo.Ignored(w.node):
+		return nodeIgnored
+	case w.nn.Spec.InstanceID != "":
+		if id, err := nodeinfo.InstanceID(w.node.Spec.ProviderID); err == nil && id != w.nn.Spec.InstanceID {
+			return otherInstance
+		}
 	}
+	return ""
+}
+
+// readNode asks the API server for the Node: a cache that lags, or does not have it yet,
+// is no reason to take a node's ENIs.
+func (w *work) readNode(ctx context.Context) error {
+	node := &corev1.Node{}
+	err := w.Live.Get(ctx, client.ObjectKey{Name: w.name}, node)
+	switch {
+	case apierrors.IsNotFound(err):
+		w.node = nil
+	case err != nil:
+		return fmt.Errorf("read Node %s: %w", w.name, err)
+	default:
+		w.node = node
+	}
+	return nil
+}
+
+// leave gives a node's ENIs back as soon as that harms no pod. Until then it asks the
+// node to give up what no pod has, and tells what it waits for.
+func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
+	if w.mem.goes == "" {
+		w.mem.goes = w.harmless(ctx, why)
+	}
+	if w.mem.goes != "" {
+		return w.remove(ctx)
+	}
+	w.tellLeaving(why)
+	if err := w.save(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: max(w.next, w.Poll)}, nil
+}
+
+// harmless says why no pod is harmed when the node's ENIs are given back; "" if one may be.
+func (w *work) harmless(ctx context.Context, why reason) string {
+	if why == nodeInUse {
+		return "" // the label is a slip, or its pods end first
+	}
+	// After a change of the instance the new one's agent writes the status.
+	if why != otherInstance && w.releaseAll() {
+		return "the node has confirmed that no pod has an address of them"
+	}
+	if why != nodeIgnored {
+		if away := w.instanceAway(ctx); away != "" {
+			return away
+		}
+	}
+	c := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+	if c == nil {
+		return ""
+	}
+	if wait := c.LastTransitionTime.Add(w.GoneDelay).Sub(w.Now()); wait > 0 {
+		w.again(wait)
+		return ""
+	}
+	return fmt.Sprintf("%s have passed", w.GoneDelay)
+}
+
+// releaseAll asks the node to give up all its addresses, and reports whether it has.
+func (w *work) releaseAll() bool {
+	st := &w.nn.Status
+	confirmed := len(st.Used) == 0 && st.ObservedGeneration == w.nn.Generation
+	for i := range w.nn.Spec.ENIs {
+		for j := range w.nn.Spec.ENIs[i].Addresses {
+			a := &w.nn.Spec.ENIs[i].Addresses[j]
+			confirmed = confirmed && a.Releasing && slices.Contains(st.Released, a.Address)
+			a.Releasing = true
+		}
+	}
+	return confirmed || len(w.nn.Spec.ENIs) == 0
+}
+
+// The state of an ECS instance that matters here (ECS API: DescribeInstances, Status).
+const instanceStopped = "Stopped"
+
+// instanceAway says that the instance does not run, if the cloud says so. It is asked more
+// rarely each time: whoever deletes Nodes may delete many.
+func (w *work) instanceAway(ctx context.Context) string {
+	id := w.nn.Spec.InstanceID
+	if id == "" {
+		return "no instance is known that has them"
+	}
+	if wait := w.mem.instanceNext.Sub(w.Now()); wait > 0 {
+		w.again(wait)
+		return ""
+	}
+	in, err := w.Cloud.DescribeInstance(ctx, id)
+	switch {
+	case err == nil && in.Status == instanceStopped:
+		return "instance " + id + " is stopped"
+	case cloud.ClassOf(err) == cloud.NotFound && err != nil:
+		return "instance " + id + " does not exist"
+	case err != nil:
+		w.Log.Warn("ask for the instance of a node that is gone", "node", w.name, "instance", id, "error", err)
+	}
+	wait := w.Retry << min(w.mem.instanceAsked, 6)
+	w.mem.instanceAsked++
+	w.mem.instanceNext = w.Now().Add(wait)
+	w.again(wait)
+	return ""
+}
+
+// tellLeaving says in a condition and an event what is going to happen, and when.
+func (w *work) tellLeaving(why reason) {
+	if len(w.nn.Spec.ENIs) == 0 {
+		return
+	}
+	id, used := w.nn.Spec.InstanceID, len(w.nn.Status.Used)
+	since := w.Now()
+	was := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+	news := was == nil || was.Reason != string(why)
+	if news {
+		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) // the delay begins
+	} else {
+		since = was.LastTransitionTime.Time
+	}
+	at := since.Add(w.GoneDelay).UTC().Format(time.RFC3339)
+	var message string
+	switch why {
+	case nodeGone:
+		message = fmt.Sprintf("Node %s is gone, but instance %s has %d ENIs, and %d pods have addresses of them. They are kept until %s, or until the instance is stopped or deleted, or the node's agent has confirmed; if the Node comes back it keeps them", w.name, id, len(w.nn.Spec.ENIs), used, at)
+	case otherInstance:
+		message = fmt.Sprintf("Node %s names another instance than %s, which has %d ENIs of this name. They are kept until %s, or until that instance is stopped or deleted; the new one gets none before", w.name, id, len(w.nn.Spec.ENIs), at)
+	case nodeInUse:
+		message = fmt.Sprintf("Node %s has a label by which Terway is to leave it alone, but %d pods have addresses of its ENIs. They are kept; take the label off, or end these pods, or delete the Node", w.name, used)
+	case nodeIgnored:
+		message = fmt.Sprintf("Node %s has a label by which Terway is to leave it alone. Its ENIs are given back when its agent has confirmed that no pod has an address of them, or at %s", w.name, at)
+	}
+	w.condition(metav1.Condition{Type: v1alpha1.ConditionNodeGone, Status: metav1.ConditionTrue, Reason: string(why), Message: message})
+	if news {
+		w.warnAll(string(why), "%s", message)
+	}
+}
+
+// stays takes back what was prepared for a node that left and is there again, and says so
+// if its NodeNetwork is being deleted.
+func (w *work) stays() {
+	if w.mem.goes != "" || meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) != nil {
+		w.Log.Info("the node is there again and keeps its ENIs", "node", w.name)
+		w.mem.goes, w.mem.instanceAsked, w.mem.instanceNext = "", 0, time.Time{}
+		w.mem.doubt.Store(true) // some may be given back already
+		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+		for i := range w.nn.Spec.ENIs {
+			for j := range w.nn.Spec.ENIs[i].Addresses {
+				if a := &w.nn.Spec.ENIs[i].Addresses[j]; !a.Unassigning {
+					a.Releasing = false // what is too much is marked again
+				}
+			}
+		}
+	}
+	if !w.nn.DeletionTimestamp.IsZero() {
+		w.once("Deleted", string(w.nn.UID), func(string) {
+			w.warnAll("NodeNetworkDeleted", "somebody has deleted the NodeNetwork of Node %s, which is there; it is kept and goes on serving, and goes when the Node is deleted", w.name)
+		})
+	}
+}
+
+// remove gives everything back of a node that has left. The finalizer goes last, when
+// the cloud has none of its ENIs.
+func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 	if w.nn.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, client.IgnoreNotFound(w.Client.Delete(ctx, w.nn))
+		w.Log.Info("giving back the ENIs of a node", "node", w.name, "because", w.mem.goes)
+		// The precondition: not one that was made anew since.
+		return ctrl.Result{}, client.IgnoreNotFound(w.Client.Delete(ctx, w.nn, client.Preconditions{UID: &w.nn.UID}))
 	}
 	v, err := w.list.cluster(ctx, w.mem.changed)
 	if err != nil {

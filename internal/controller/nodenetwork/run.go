@@ -144,6 +144,8 @@ func (w *work) refused(what string) (cloud.Explanation, bool) {
 func (w *work) warnAll(reason, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
 	w.Log.Warn(message, "node", w.name, "reason", reason)
-	w.warn(w.node, reason, message)
+	if w.node != nil {
+		w.warn(w.node, reason, message)
+	}
 	w.warn(w.nn, reason, message)
 }

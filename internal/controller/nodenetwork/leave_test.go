@@ -1,0 +1,224 @@
+package nodenetwork
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// lagging is a cache that does not have the Node, or not yet.
+type lagging struct{ client.WithWatch }
+
+func (c lagging) Get(ctx context.Context, key client.ObjectKey, obj client.Object, o ...client.GetOption) error {
+	if _, ok := obj.(*corev1.Node); ok {
+		return apierrors.NewNotFound(corev1.Resource("nodes"), key.Name)
+	}
+	return c.WithWatch.Get(ctx, key, obj, o...)
+}
+
+// running is a node with pods on two ENIs.
+func running(t *testing.T) (g *rig, instance string) {
+	g = newRig(t, []string{"192.168.32.0/24"})
+	instance = g.addNode("n1", "ecs.g6.2xlarge")
+	g.startPods("n1", 12)
+	g.settle("n1", 3*minute)
+	g.Clock.Pass(ListsLag)
+	return g, instance
+}
+
+// turns lets the controller work for a time, and the agent if it is there.
+func (g *rig) turns(d time.Duration, agent bool) {
+	g.Helper()
+	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {
+		wait, _ := g.once("n1")
+		if agent {
+			g.agent("n1")
+		}
+		g.hold("n1")
+		g.Clock.Pass(max(time.Second, min(wait, end.Sub(g.Clock.Now()))))
+	}
+}
+
+func (g *rig) register(instance string) {
+	g.Must(g.kube.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance}}))
+}
+
+func (g *rig) gone() *metav1.Condition {
+	return meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionNodeGone)
+}
+
+// A cache that lacks the Node takes nothing from it.
+func TestCacheWithoutTheNode(t *testing.T) {
+	g, _ := running(t)
+	g.restart()
+	g.r.Client = lagging{g.kube}
+	g.turns(10*minute, true)
+	if nn := g.nn("n1"); !nn.DeletionTimestamp.IsZero() || len(nn.Spec.ENIs) != 2 || g.gone() != nil {
+		t.Errorf("NodeNetwork %+v", nn)
+	}
+}
+
+// A Node that is deleted and registers again keeps its ENIs; nothing is made for it.
+func TestNodeRegistersAgain(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		g, instance := running(t)
+		before, calls := g.enis("n1"), g.Calls("CreateNetworkInterface")
+		g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+		g.turns(minute, true)
+		if c := g.gone(); c == nil || !g.events.Has("NodeGone") {
+			t.Fatalf("condition %+v, events %v", c, g.events.All())
+		}
+		if restart {
+			g.restart()
+		}
+		g.turns(3*minute, true)
+		g.register(instance)
+		g.turns(10*minute, true)
+		if nn := g.nn("n1"); !nn.DeletionTimestamp.IsZero() || g.gone() != nil {
+			t.Fatalf("NodeNetwork %+v", nn)
+		}
+		if after := g.enis("n1"); len(after) != len(before) || g.Calls("CreateNetworkInterface") != calls {
+			t.Errorf("ENIs %+v, before %+v", after, before)
+		}
+		g.startPods("n1", 3)
+		g.rest("n1")
+	}
+}
+
+// The ENIs of a node that is gone go when its agent has confirmed, when its instance does
+// not run any more, or after the delay.
+func TestNodeGoesWithPods(t *testing.T) {
+	for name, c := range map[string]struct {
+		happens func(g *rig, instance string)
+		within  time.Duration
+		agent   bool
+	}{
+		"confirmed": {func(g *rig, _ string) { clear(g.pods["n1"]) }, time.Minute, true},
+		"deleted": {func(g *rig, id string) {
+			clear(g.pods["n1"])
+			g.Write(func(s state.API) error {
+				return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: id, Force: true})
+			})
+		}, 2 * time.Minute, false},
+		"stopped": {func(g *rig, id string) {
+			clear(g.pods["n1"])
+			g.Write(func(s state.API) error { return s.StopInstance(state.StopInstanceRequest{InstanceId: id}) })
+			g.Clock.Pass(time.Minute)
+		}, 2 * time.Minute, false},
+		"delay": {func(*rig, string) {}, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g, instance := running(t)
+			g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+			g.turns(minute, c.agent)
+			if len(g.enis("n1")) != 2 {
+				t.Fatal("they are gone before anything was known")
+			}
+			c.happens(g, instance)
+			if c.within == 0 {
+				g.turns(3*minute, false)
+				if len(g.enis("n1")) != 2 {
+					t.Fatal("they are gone before the delay has passed")
+				}
+				clear(g.pods["n1"]) // Kubernetes has deleted them long ago
+				c.within = 2 * time.Minute
+			}
+			g.turns(c.within, c.agent)
+			if nn := g.nn("n1"); nn != nil || len(g.enis("")) != 0 {
+				t.Errorf("left: %+v, NodeNetwork %+v", g.enis(""), nn)
+			}
+		})
+	}
+}
+
+// A label that says that Terway is to leave a node alone takes nothing from its pods.
+func TestIgnoreLabelOnARunningNode(t *testing.T) {
+	g, _ := running(t)
+	n := g.node("n1")
+	n.Labels = map[string]string{"type": "virtual-kubelet"}
+	g.Must(g.kube.Update(context.Background(), n))
+	g.turns(20*minute, true)
+	if c := g.gone(); c == nil || !g.events.Has("NodeIgnoredWithPods") {
+		t.Fatalf("condition %+v, events %v", c, g.events.All())
+	}
+	clear(g.pods["n1"])
+	g.turns(2*minute, true)
+	if nn := g.nn("n1"); nn != nil || len(g.enis("")) != 0 {
+		t.Errorf("left after the last pod: %+v, NodeNetwork %+v", g.enis(""), nn)
+	}
+}
+
+// Somebody deletes the NodeNetwork of a node that runs: it goes on serving. When it goes
+// all the same, by force, the new one adopts what is there.
+func TestNodeNetworkDeleted(t *testing.T) {
+	g, _ := running(t)
+	ids := func() (out []string) {
+		for _, e := range g.enis("n1") {
+			out = append(out, e.ID)
+		}
+		return out
+	}
+	before := ids()
+	g.Must(g.kube.Delete(context.Background(), g.nn("n1")))
+	g.turns(minute, true)
+	g.startPods("n1", 3)
+	g.turns(10*minute, true)
+	if g.nn("n1").Status.Demand > 0 || !g.events.Has("NodeNetworkDeleted") {
+		t.Fatalf("status %+v, events %v", g.nn("n1").Status, g.events.All())
+	}
+	nn := g.nn("n1")
+	nn.Finalizers = nil
+	g.Must(g.kube.Update(context.Background(), nn))
+	if g.nn("n1") != nil {
+		t.Fatal("it is still there")
+	}
+	calls := g.Calls("CreateNetworkInterface")
+	g.turns(5*minute, true)
+	if after := ids(); !slices.Equal(after, before) || g.Calls("CreateNetworkInterface") != calls {
+		t.Errorf("ENIs %v, before %v", after, before)
+	}
+	g.rest("n1")
+}
+
+// The name is given to another instance. The old one's ENIs go when it does, or after the
+// delay; the agent of the new one cannot confirm for it.
+func TestAnotherInstance(t *testing.T) {
+	for _, runs := range []bool{false, true} {
+		g, instance := running(t)
+		old := g.enis("n1")
+		held := maps.Clone(g.pods["n1"])
+		g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+		now := g.addNode("n1", "ecs.g6.large")
+		g.restart()
+		if !runs {
+			g.Write(func(s state.API) error {
+				return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: instance, Force: true})
+			})
+		} else {
+			g.turns(4*minute, true)
+			g.pods["n1"] = held
+			g.hold("n1") // those of the old instance
+			g.pods["n1"] = map[string]string{}
+		}
+		g.turns(4*minute, true)
+		if nn := g.nn("n1"); nn == nil || nn.Spec.InstanceID != now || g.free("n1") != 2 {
+			t.Fatalf("NodeNetwork %+v", nn)
+		}
+		for _, e := range g.enis("n1") {
+			if e.ID == old[0].ID || e.ID == old[1].ID {
+				t.Error("an ENI of the old instance is still there")
+			}
+		}
+	}
+}
