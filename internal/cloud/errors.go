@@ -3,6 +3,7 @@ package cloud
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Class is what a caller can do about an error.
@@ -34,6 +35,9 @@ type Error struct {
 	// Err is what stopped a call that got no answer (a context's error, a
 	// network error), nil otherwise.
 	Err error
+	// After, if not zero, says that the call was not made, as too many were before it,
+	// and when to come again; see WithDeferral.
+	After time.Duration
 }
 
 func (e *Error) Error() string {

@@ -41,6 +41,12 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		return none, &cloud.Error{Action: action, Class: cloud.Invalid, Message: "the client does not call this action"}
 	}
 	renewed, began := false, c.clock.Now()
+	if after := limit.admit(ctx, began); after > 0 {
+		c.metrics.deferred.WithLabelValues(action).Inc()
+		return none, &cloud.Error{Action: action, Class: cloud.Throttled, After: after,
+			Message: fmt.Sprintf("not sent: many calls are before it; to be made again in %s", after.Round(time.Millisecond))}
+	}
+	defer limit.release(ctx)
 	tell := func(pause time.Duration, err error) {
 		if pause >= tellFrom && c.clock.Now().Add(pause).Sub(began) > tellAfter {
 			c.slow(Pause{Action: action, For: pause, Err: err})

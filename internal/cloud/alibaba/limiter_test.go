@@ -3,10 +3,16 @@ package alibaba
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
+
+	"terway.dev/terway/internal/cloud"
 )
 
 // untold is for who need not know how long a wait will be.
@@ -46,8 +52,10 @@ func TestThrottlingSlowsAndRecovers(t *testing.T) {
 	}
 	clock.advance(time.Hour)
 	l.fine(clock.Now())
-	if l.rate() != 10 || l.bucket.Burst() != l.burst {
-		t.Fatalf("rate %v, burst %d after a quiet hour", l.rate(), l.bucket.Burst())
+	l.count(clock.Now())
+	clock.advance(time.Hour)
+	if l.count(clock.Now()); l.rate() != 10 || l.tokens != float64(l.burst) {
+		t.Fatalf("rate %v, burst %v after a quiet hour", l.rate(), l.tokens)
 	}
 }
 
@@ -84,7 +92,7 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 		clock := newFakeClock()
 		perMinute := rapid.IntRange(1, 3000).Draw(t, "perMinute")
 		l := newLimiter(perMinute)
-		base := float64(l.base)
+		base := l.base
 		var calls []time.Time
 		for range rapid.IntRange(1, 200).Draw(t, "steps") {
 			switch rapid.IntRange(0, 5).Draw(t, "step") {
@@ -123,4 +131,124 @@ func TestBackoff(t *testing.T) {
 			t.Fatalf("pause %v after attempt %d", d, n)
 		}
 	})
+}
+
+// Calls for which pods wait come first, those of one priority in their order, and
+// none waits for ever.
+func TestPriorities(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(60)
+		for l.tokens > 0 {
+			_, _ = l.wait(t.Context(), wallClock{}, untold)
+		}
+		var (
+			mu    sync.Mutex
+			order []cloud.Priority
+			wg    sync.WaitGroup
+		)
+		call := func(ctx context.Context, p cloud.Priority) {
+			wg.Go(func() {
+				if _, err := l.wait(cloud.WithPriority(ctx, p), wallClock{}, untold); err == nil {
+					mu.Lock()
+					order = append(order, p)
+					mu.Unlock()
+				}
+			})
+			time.Sleep(time.Millisecond)
+		}
+		for range 2 {
+			call(t.Context(), cloud.GiveBack)
+			call(t.Context(), cloud.Refill)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		call(gone, cloud.PodsWait)
+		cancel() // its turn goes to another
+		for range 20 {
+			call(t.Context(), cloud.PodsWait)
+		}
+		begin := time.Now()
+		wg.Wait()
+		if took := time.Since(begin); len(order) != 24 || took.Round(time.Second) != 24*time.Second {
+			t.Errorf("%d calls in %v", len(order), took)
+		}
+		first := slices.Index(order, cloud.GiveBack)
+		if first < 1 || first >= fairTurn || slices.Index(order, cloud.Refill) <= first {
+			t.Errorf("order %v: want the one that waits longest at a fair turn, and else those for pods", order)
+		}
+		for i, p := range order[:first+5] {
+			if i != first && p != cloud.PodsWait {
+				t.Errorf("order %v", order)
+			}
+		}
+		if l.dispatches || l.waiting() {
+			t.Error("nobody waits, and turns are given")
+		}
+	})
+}
+
+// Who may be deferred is not held by a queue: the error says when to come again, those
+// for whom pods wait are not behind the others, and who comes again is served.
+func TestDeferral(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLimiter(600) // 10 a second
+		held, served := 0, 0
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		call := func(p cloud.Priority) {
+			ctx := cloud.WithDeferral(cloud.WithPriority(t.Context(), p))
+			wg.Go(func() {
+				for {
+					after := l.admit(ctx, time.Now())
+					if after > deferMax {
+						t.Errorf("told to come again in %v", after)
+					}
+					if after == 0 {
+						break
+					}
+					time.Sleep(after)
+				}
+				mu.Lock()
+				held++
+				mu.Unlock()
+				if _, err := l.wait(ctx, wallClock{}, untold); err != nil {
+					t.Error(err)
+				}
+				l.release(ctx)
+				mu.Lock()
+				held, served = held-1, served+1
+				mu.Unlock()
+			})
+		}
+		begin := time.Now()
+		for range 2000 {
+			call(cloud.Refill)
+		}
+		synctest.Wait()
+		if held != int(holdFor.Seconds()*10) {
+			t.Errorf("%d calls wait in the queue", held)
+		}
+		call(cloud.PodsWait)
+		time.Sleep(time.Second)
+		if l.calls[cloud.PodsWait] != 0 {
+			t.Error("a call for which pods wait is behind the others")
+		}
+		wg.Wait()
+		if bound, took := 200*time.Second, time.Since(begin); took > bound*115/100 || served != 2001 {
+			t.Errorf("%d calls took %v, the rate would allow %v", served, took, bound)
+		}
+	})
+}
+
+func TestDeferredErrors(t *testing.T) {
+	later := func(d time.Duration) error {
+		return fmt.Errorf("assign: %w", &cloud.Error{Class: cloud.Throttled, After: d})
+	}
+	if d, ok := cloud.Deferred(errors.Join(later(3*time.Second), nil, errors.Join(later(2*time.Second)))); !ok || d != 2*time.Second {
+		t.Errorf("%v, %v", d, ok)
+	}
+	for _, err := range []error{nil, errors.New("no"), errors.Join(later(time.Second), &cloud.Error{Class: cloud.Auth})} {
+		if d, ok := cloud.Deferred(err); ok {
+			t.Errorf("%v: %v", err, d)
+		}
+	}
 }

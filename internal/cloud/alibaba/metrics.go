@@ -16,6 +16,7 @@ type metrics struct {
 	retries  *prometheus.CounterVec
 	errors   *prometheus.CounterVec
 	rate     *prometheus.GaugeVec
+	deferred *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -43,11 +44,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Calls per second of an action that the client allows itself now; it falls when the cloud throttles.",
 		}, []string{"action"}),
 	}
+	m.deferred = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "terway_cloud_deferred_total",
+		Help: "Calls that were put off because as many as the rate limit allows in some seconds were under way.",
+	}, []string{"action"})
 	if reg == nil {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.duration, m.wait, m.retries, m.errors, m.rate} {
+	for _, c := range []prometheus.Collector{m.duration, m.wait, m.retries, m.errors, m.rate, m.deferred} {
 		errs = append(errs, reg.Register(c))
 	}
 	return m, errors.Join(errs...)
