@@ -56,30 +56,25 @@ func (s *State) available(v *VSwitch) int {
 	if v.Full {
 		return 0
 	}
-	n := sizeOf(v.CidrBlock) - 1 - reservedAtEnd
-	for a := range s.used[v.VSwitchId] {
-		if a.Is4() {
-			n--
-		}
-	}
-	return n
+	return sizeOf(v.CidrBlock) - 1 - reservedAtEnd - s.pool(v.VSwitchId).held4
 }
 
 // pick chooses n free IPv4 addresses without taking them; not ok when there are
 // fewer. Addresses in avoid are passed over.
 func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr, ok bool) {
-	used, freed, size := s.used[v.VSwitchId], s.data.Freed[v.VSwitchId], sizeOf(v.CidrBlock)
-	later := make(map[netip.Addr]bool, len(avoid)+len(freed))
-	for _, a := range slices.Concat(avoid, freed) {
-		later[a] = true
-	}
-	for i := 0; len(picked) < n && i < size; i++ {
+	p, size := s.pool(v.VSwitchId), sizeOf(v.CidrBlock)
+	for i := p.fresh; len(picked) < n && i < size; i++ {
 		a := addrAt(v.CidrBlock, nth(i, size))
-		if usable(v.CidrBlock, a) && used[a] == "" && !later[a] {
+		switch {
+		case !usable(v.CidrBlock, a) || p.holder[a] != "" || p.freed[a]:
+			if i == p.fresh {
+				p.fresh++
+			}
+		case !slices.Contains(avoid, a):
 			picked = append(picked, a)
 		}
 	}
-	for _, a := range freed {
+	for _, a := range s.data.Freed[v.VSwitchId] {
 		if len(picked) == n {
 			break
 		}
@@ -92,7 +87,7 @@ func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr
 
 // pickPrefixes chooses n free prefixes without taking them, highest first.
 func (s *State) pickPrefixes(v *VSwitch, n int, avoid []netip.Addr) ([]netip.Prefix, bool) {
-	used := s.used[v.VSwitchId]
+	used := s.pool(v.VSwitchId).holder
 	var picked []netip.Prefix
 	for at := sizeOf(v.CidrBlock) - prefixSize; at >= 0 && len(picked) < n; at -= prefixSize {
 		p := netip.PrefixFrom(addrAt(v.CidrBlock, at), prefixBits)
@@ -108,7 +103,7 @@ func (s *State) pickPrefixes(v *VSwitch, n int, avoid []netip.Addr) ([]netip.Pre
 
 // pick6 chooses n free IPv6 addresses, as the service does at random.
 func (s *State) pick6(v *VSwitch, n int, avoid []netip.Addr) []netip.Addr {
-	used := s.used[v.VSwitchId]
+	used := s.pool(v.VSwitchId).holder
 	var picked []netip.Addr
 	for len(picked) < n {
 		a := addr6(v.Ipv6CidrBlock, s.rng.Uint64())
@@ -130,21 +125,37 @@ func usable6(cidr netip.Prefix, a netip.Addr) bool {
 
 // take notes that an ENI holds addresses now.
 func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
-	used := s.used[v.VSwitchId]
+	p, reused := s.pool(v.VSwitchId), 0
 	for _, a := range addrs {
-		used[a] = eniID
+		p.hold(a, eniID)
+		if p.freed[a] {
+			delete(p.freed, a)
+			reused++
+		}
 	}
-	taken := func(a netip.Addr) bool { return used[a] != "" }
-	s.data.Freed[v.VSwitchId] = slices.DeleteFunc(s.data.Freed[v.VSwitchId], taken)
+	freed := s.data.Freed[v.VSwitchId]
+	// Most often those that were free longest are taken, which are in front.
+	for reused > 0 && !p.freed[freed[0]] {
+		freed = freed[1:]
+		reused--
+	}
+	if reused > 0 {
+		freed = slices.DeleteFunc(freed, func(a netip.Addr) bool { return !p.freed[a] })
+	}
+	if len(freed) == 0 {
+		freed = nil
+	}
+	s.data.Freed[v.VSwitchId] = freed
 }
 
 // giveBack notes that addresses are free again. IPv6 addresses are drawn at
 // random, so an order of freeing is kept for IPv4 alone.
 func (s *State) giveBack(vSwitchID string, addrs []netip.Addr) {
-	used := s.used[vSwitchID]
+	p := s.pool(vSwitchID)
 	for _, a := range addrs {
-		delete(used, a)
+		p.drop(a)
 		if a.Is4() {
+			p.freed[a] = true
 			s.data.Freed[vSwitchID] = append(s.data.Freed[vSwitchID], a)
 		}
 	}

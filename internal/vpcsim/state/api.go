@@ -16,6 +16,9 @@ type API interface {
 	DeleteNetworkInterface(DeleteNetworkInterfaceRequest) error
 	ModifyNetworkInterfaceAttribute(ModifyNetworkInterfaceAttributeRequest) error
 	DescribeNetworkInterfaces(DescribeNetworkInterfacesRequest) ([]NetworkInterface, error)
+	// SelectNetworkInterfaces is DescribeNetworkInterfaces for callers that want to
+	// look at a few of many: it returns ids alone.
+	SelectNetworkInterfaces(DescribeNetworkInterfacesRequest) (networkInterfaceIds []string, err error)
 	// DescribeNetworkInterfaceAttribute returns one ENI.
 	DescribeNetworkInterfaceAttribute(networkInterfaceId string) (*NetworkInterface, error)
 	AssignPrivateIpAddresses(AssignPrivateIpAddressesRequest) (*AssignPrivateIpAddressesResult, error)
@@ -46,6 +49,8 @@ type API interface {
 	AuthorizeSecurityGroupEgress(AuthorizeSecurityGroupRequest) error
 	RevokeSecurityGroup(RevokeSecurityGroupRequest) error
 	RevokeSecurityGroupEgress(RevokeSecurityGroupRequest) error
+	ModifySecurityGroupRule(ModifySecurityGroupRuleRequest) error
+	ModifySecurityGroupEgressRule(ModifySecurityGroupRuleRequest) error
 	DescribeSecurityGroups(DescribeSecurityGroupsRequest) ([]SecurityGroup, error)
 	DescribeSecurityGroupAttribute(DescribeSecurityGroupAttributeRequest) (*SecurityGroup, error)
 	JoinSecurityGroup(JoinSecurityGroupRequest) error
@@ -76,8 +81,16 @@ type API interface {
 	DescribeRouteEntryList(DescribeRouteEntryListRequest) ([]RouteEntry, error)
 	CreateRouteEntry(CreateRouteEntryRequest) (routeEntryId string, err error)
 	DeleteRouteEntry(DeleteRouteEntryRequest) error
+	ModifyRouteEntry(ModifyRouteEntryRequest) error
 	CreateRouteEntries(CreateRouteEntriesRequest) (*RouteEntriesResult, error)
 	DeleteRouteEntries(DeleteRouteEntriesRequest) (*RouteEntriesResult, error)
+
+	// Public addresses
+	AllocateEipAddress(AllocateEipAddressRequest) (*EIP, error)
+	ReleaseEipAddress(ReleaseEipAddressRequest) error
+	AssociateEipAddress(AssociateEipAddressRequest) error
+	UnassociateEipAddress(AssociateEipAddressRequest) error
+	DescribeEipAddresses(DescribeEipAddressesRequest) ([]EIP, error)
 
 	// Tags, places
 	TagResources(TagResourcesRequest) error
@@ -85,6 +98,8 @@ type API interface {
 	ListTagResources(ListTagResourcesRequest) ([]TagResource, error)
 	DescribeRegions() []Region
 	DescribeZones() []Zone
+	// Quotas are the account's limits.
+	Quotas() Limits
 
 	// The simulator's own side.
 
@@ -102,6 +117,8 @@ type API interface {
 	SetStuckAttaching(stuck bool)
 	// SetFailingAttach makes attachments end Available instead of InUse.
 	SetFailingAttach(fail bool)
+	// SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
+	SetStrictDetach(strict bool)
 	// SetVSwitchFull makes a vSwitch refuse every new address.
 	SetVSwitchFull(vSwitchId string, full bool) error
 	// SetTiming changes how long operations take that start from now on.
@@ -182,6 +199,7 @@ type Limits struct {
 	PrivateIPsPerNormal     int // addresses in a normal group: 2000
 	PrivateIPsPerEnterprise int // 65536
 	TagsPerResource         int // 20
+	EIPs                    int // per region: 20
 }
 
 // View is a copy of everything a data plane needs, sorted by id.

@@ -3,13 +3,13 @@ package state
 import (
 	"cmp"
 	"slices"
-	"time"
+	"strconv"
 )
 
 // groupList joins the two ways of naming security groups.
 func groupList(one string, many []string) ([]string, error) {
 	if one != "" && len(many) > 0 {
-		return nil, badRequest("InvalidParameter", "SecurityGroupId and SecurityGroupIds.N cannot both be given.")
+		return nil, badRequest("InvalidParameter.Conflict", "SecurityGroupId and SecurityGroupIds.N cannot both be given.")
 	}
 	if one != "" {
 		return []string{one}, nil
@@ -28,11 +28,49 @@ func (s *State) eni(id string) (*NetworkInterface, error) {
 	return eni, nil
 }
 
-// enisOf returns the ENIs of an instance from Attaching to Detaching, by slot.
+// free reports whether an ENI is on no instance and not on its way to or from one.
+// Controllers made for the real service attach, assign to and delete an ENI right
+// after they made it, so Creating counts.
+func (e *NetworkInterface) free() bool { return e.Status == ENICreating || e.Status == ENIAvailable }
+
+func invalidState(eni *NetworkInterface) *Error {
+	on := ""
+	if eni.InstanceId != "" {
+		on = " on instance " + eni.InstanceId
+	}
+	return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s%s.", eni.NetworkInterfaceId, eni.Status, on)
+}
+
+func noIpv6Prefixes() *Error {
+	return badRequest("UnsupportedParameter", "IPv6 prefixes are not supported by the simulator.")
+}
+
+// plainCard refuses what no instance type here has: ENIs with RDMA, and more than one
+// network card. DescribeInstanceTypes says the same.
+func plainCard(trafficMode string, card *int) error {
+	switch trafficMode {
+	case "", "Standard":
+	case "HighPerformance":
+		return badRequest("UnsupportedParameter", "NetworkInterfaceTrafficMode HighPerformance is not supported: no instance type here has ENIs with RDMA.")
+	default:
+		return invalid("NetworkInterfaceTrafficMode", trafficMode, "Standard or HighPerformance")
+	}
+	switch {
+	case card == nil || *card == 0:
+	case *card < 0:
+		return invalid("NetworkCardIndex", strconv.Itoa(*card), "a number from 0")
+	default:
+		return badRequest("UnsupportedParameter", "NetworkCardIndex %d is not supported: instance types here have one network card, 0.", *card)
+	}
+	return nil
+}
+
+// enisOf returns the ENIs of an instance from Attaching to Detaching, by slot; not the
+// members of its trunks, which take no slot.
 func (s *State) enisOf(instanceID string) []*NetworkInterface {
 	var all []*NetworkInterface
-	for _, eni := range s.data.NetworkInterfaces {
-		if eni.InstanceId == instanceID {
+	for _, eni := range s.index.byInstance[instanceID] {
+		if eni.Type != ENIMember {
 			all = append(all, eni)
 		}
 	}
@@ -40,22 +78,19 @@ func (s *State) enisOf(instanceID string) []*NetworkInterface {
 	return all
 }
 
-// CreateNetworkInterface makes a secondary ENI.
+// CreateNetworkInterface makes a secondary ENI or a trunk.
 func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*NetworkInterface, error) {
 	return once(s, "CreateNetworkInterface", req.ClientToken, req, func() (*NetworkInterface, error) {
 		switch {
-		case req.InstanceType == ENITrunk:
-			return nil, badRequest("UnsupportedOperation", "Network interfaces of type Trunk are not supported.")
-		case req.InstanceType != "" && req.InstanceType != ENISecondary:
-			return nil, invalid("InstanceType", req.InstanceType, "Secondary")
+		case req.InstanceType != "" && req.InstanceType != ENISecondary && req.InstanceType != ENITrunk:
+			return nil, invalid("InstanceType", req.InstanceType, "Secondary or Trunk")
 		case len(req.Ipv6Prefix) > 0 || req.Ipv6PrefixCount > 0:
-			return nil, badRequest("UnsupportedOperation", "IPv6 prefixes are not supported.")
+			return nil, noIpv6Prefixes()
 		case len(req.PrivateIpAddress) > 10:
 			return nil, badRequest("InvalidParameter", "At most 10 PrivateIpAddress.N may be given, not %d.", len(req.PrivateIpAddress))
 		}
-		mode := cmp.Or(req.NetworkInterfaceTrafficMode, "Standard")
-		if mode != "Standard" {
-			return nil, badRequest("UnsupportedOperation", "NetworkInterfaceTrafficMode %q is not supported, only Standard.", mode)
+		if err := plainCard(req.NetworkInterfaceTrafficMode, nil); err != nil {
+			return nil, err
 		}
 		v, err := s.vSwitch(req.VSwitchId)
 		if err != nil {
@@ -68,12 +103,15 @@ func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*Netw
 		if err := s.checkGroups(v.VpcId, groups); err != nil {
 			return nil, err
 		}
-		w, err := parseWish(req.PrivateIpAddress, req.SecondaryPrivateIpAddressCount, req.Ipv4Prefix, req.Ipv4PrefixCount, req.Ipv6Address, req.Ipv6AddressCount)
+		w, err := parseWish(createCodes, req.PrivateIpAddress, req.SecondaryPrivateIpAddressCount, req.Ipv4Prefix, req.Ipv4PrefixCount, req.Ipv6Address, req.Ipv6AddressCount)
 		if err != nil {
 			return nil, err
 		}
 		if w, err = w.withPrimary(req.PrimaryIpAddress); err != nil {
 			return nil, err
+		}
+		if len(req.Tag) > min(maxTagsPerCall, s.options.Limits.TagsPerResource) {
+			return nil, forbidden("QuotaExceed.Tags", "%d tags were given; a network interface may have %d.", len(req.Tag), min(maxTagsPerCall, s.options.Limits.TagsPerResource))
 		}
 		if err := s.checkTags(nil, req.Tag); err != nil {
 			return nil, err
@@ -82,13 +120,14 @@ func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*Netw
 		if err != nil {
 			return nil, err
 		}
-		eni.Type, eni.Status = ENISecondary, ENICreating
+		eni.Type, eni.Status = cmp.Or(req.InstanceType, ENISecondary), ENICreating
 		eni.NetworkInterfaceName, eni.Description = req.NetworkInterfaceName, req.Description
-		eni.NetworkInterfaceTrafficMode, eni.QueueNumber = mode, req.QueueNumber
+		eni.QueueNumber = req.QueueNumber
 		eni.DeleteOnRelease = true
 		set(&eni.DeleteOnRelease, req.DeleteOnRelease)
 		set(&eni.SourceDestCheck, req.SourceDestCheck)
-		eni.ResourceGroupId, eni.Tags = req.ResourceGroupId, slices.Clone(req.Tag)
+		eni.ResourceGroupId = req.ResourceGroupId
+		s.alter(eni, func() { eni.Tags = slices.Clone(req.Tag) })
 		s.start(opENICreate, eni.NetworkInterfaceId, eni.CreationTime, s.options.Timing.CreateENI)
 		s.changed()
 		c := eni.clone()
@@ -103,12 +142,12 @@ func (w wish) withPrimary(text string) (wish, error) {
 		w.More4++
 		return w, nil
 	}
-	primary, err := parseAddrs("PrimaryIpAddress", "InvalidIp.Address", 4, []string{text})
+	primary, err := parseAddrs("PrimaryIpAddress", w.Codes, 4, []string{text})
 	if err != nil {
 		return w, err
 	}
 	if slices.Contains(w.Named4, primary[0]) {
-		return w, badRequest("InvalidPrivateIpAddress.Duplicated", "Specified private IP address is duplicated: %s.", primary[0])
+		return w, w.Codes.Repeated.because("Specified private IP address is duplicated: %s.", primary[0])
 	}
 	w.Named4, w.PrimaryNamed = slices.Concat(primary, w.Named4), true
 	return w, nil
@@ -140,143 +179,12 @@ func (s *State) makeENI(v *VSwitch, groups []string, w wish) (*NetworkInterface,
 		NetworkInterfaceTrafficMode: "Standard", CreationTime: s.now(),
 	}
 	s.data.NetworkInterfaces[eni.NetworkInterfaceId] = eni
-	s.macs[eni.MacAddress] = true
+	s.index.add(eni)
+	if s.attempt != nil {
+		s.attempt.enis = append(s.attempt.enis, eni)
+	}
 	s.give(eni, c)
 	return eni, nil
-}
-
-// AttachNetworkInterface starts to attach an Available ENI.
-func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error {
-	if req.TrunkNetworkInstanceId != "" {
-		return badRequest("UnsupportedOperation", "Member network interfaces of a trunk are not supported.")
-	}
-	if req.InstanceId == "" {
-		return missing("InstanceId")
-	}
-	eni, err := s.eni(req.NetworkInterfaceId)
-	if err != nil {
-		return err
-	}
-	i, ok := s.data.Instances[req.InstanceId]
-	if !ok || i.Releasing {
-		return notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", req.InstanceId)
-	}
-	card := 0
-	set(&card, req.NetworkCardIndex)
-	switch {
-	case card != 0:
-		return badRequest("UnsupportedOperation", "NetworkCardIndex %d is not supported, only 0.", card)
-	case eni.Type != ENISecondary:
-		return forbidden("InvalidOperation.InvalidEniType", "Network interface %q is of type %s, which cannot be attached.", eni.NetworkInterfaceId, eni.Type)
-	case eni.Status != ENIAvailable:
-		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
-	case eni.ZoneId != i.ZoneId:
-		return forbidden("InvalidOperation.AvailabilityZoneMismatch", "Network interface %q is in zone %s, instance %q in zone %s.", eni.NetworkInterfaceId, eni.ZoneId, i.InstanceId, i.ZoneId)
-	case eni.VpcId != i.VpcId:
-		return forbidden("InvalidOperation.VpcMismatch", "Network interface %q is in VPC %s, instance %q in VPC %s.", eni.NetworkInterfaceId, eni.VpcId, i.InstanceId, i.VpcId)
-	case i.Status != InstanceRunning && i.Status != InstanceStopped:
-		return badRequest("InvalidOperation.InvalidEcsState", "The current state of instance %q does not support this operation: %s.", i.InstanceId, i.Status)
-	}
-	if err := s.canAttach(eni, i); err != nil {
-		return err
-	}
-	s.attach(eni, i)
-	eni.Status = ENIAttaching
-	s.data.Operations = append(s.data.Operations, operation{
-		Kind: opENIAttach, ID: eni.NetworkInterfaceId, Due: s.now().Add(s.options.Timing.AttachENI), Held: s.data.StuckAttaching,
-	})
-	s.changed()
-	return nil
-}
-
-// canAttach says whether an instance's type leaves room for an ENI.
-func (s *State) canAttach(eni *NetworkInterface, i *Instance) error {
-	t := s.typeOf(i)
-	if n := len(s.enisOf(i.InstanceId)); n >= t.ENIs.N {
-		return forbidden("EniPerInstanceLimitExceeded", "Instance %q of type %s has %d network interfaces, the most it may have.", i.InstanceId, t.Name, n)
-	}
-	candidate := &NetworkInterface{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: i.InstanceId}
-	return s.checkENIQuota(candidate, eni.slots4(), eni.slots6())
-}
-
-// attach ties an ENI to an instance in its lowest free slot.
-func (s *State) attach(eni *NetworkInterface, i *Instance) {
-	slot := 0
-	for _, other := range s.enisOf(i.InstanceId) {
-		if other.Slot == slot {
-			slot++
-		}
-	}
-	eni.InstanceId, eni.Slot = i.InstanceId, slot
-}
-
-// completeAttach is the end of AttachNetworkInterface.
-func (s *State) completeAttach(eni *NetworkInterface, at time.Time) {
-	if s.data.FailingAttach {
-		release(eni)
-		return
-	}
-	eni.Status, eni.AttachedTime = ENIInUse, at
-}
-
-// release makes an ENI that is tied to an instance Available.
-func release(eni *NetworkInterface) {
-	eni.Status, eni.InstanceId, eni.Slot, eni.AttachedTime = ENIAvailable, "", 0, time.Time{}
-}
-
-// DetachNetworkInterface starts to detach an ENI. One that is being detached
-// already is no error: the action has no ClientToken and is idempotent by state.
-func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error {
-	if req.TrunkNetworkInstanceId != "" {
-		return badRequest("UnsupportedOperation", "Member network interfaces of a trunk are not supported.")
-	}
-	if req.InstanceId == "" {
-		return missing("InstanceId")
-	}
-	eni, err := s.eni(req.NetworkInterfaceId)
-	if err != nil {
-		return err
-	}
-	i, ok := s.data.Instances[req.InstanceId]
-	if !ok {
-		return notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", req.InstanceId)
-	}
-	switch {
-	case eni.Type == ENIPrimary:
-		return badRequest("InvalidOperation.DetachPrimaryEniNotAllowed", "Network interface %q is the primary one of its instance and cannot be detached.", eni.NetworkInterfaceId)
-	case eni.InstanceId == i.InstanceId && eni.Status == ENIDetaching:
-		return nil
-	case eni.Status != ENIInUse || eni.InstanceId != i.InstanceId:
-		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s, attached to %q.", eni.NetworkInterfaceId, eni.Status, eni.InstanceId)
-	case i.Status != InstanceRunning && i.Status != InstanceStopped:
-		return badRequest("InvalidOperation.InvalidEcsState", "The current state of instance %q does not support this operation: %s.", i.InstanceId, i.Status)
-	}
-	eni.Status = ENIDetaching
-	s.start(opENIDetach, eni.NetworkInterfaceId, s.now(), s.options.Timing.DetachENI)
-	s.changed()
-	return nil
-}
-
-// DeleteNetworkInterface starts to delete an Available ENI. One that is being
-// deleted already is no error.
-func (s *State) DeleteNetworkInterface(req DeleteNetworkInterfaceRequest) error {
-	eni, err := s.eni(req.NetworkInterfaceId)
-	if err != nil {
-		return err
-	}
-	switch {
-	case eni.Status == ENIDeleting:
-		return nil
-	case eni.Status != ENIAvailable:
-		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
-	}
-	if entry := s.routeTo(eni.NetworkInterfaceId); entry != "" {
-		return forbidden("DependencyViolation.RouteEntry", "Network interface %q is the next hop of route entry %s.", eni.NetworkInterfaceId, entry)
-	}
-	eni.Status = ENIDeleting
-	s.start(opENIDelete, eni.NetworkInterfaceId, s.now(), s.options.Timing.DeleteENI)
-	s.changed()
-	return nil
 }
 
 // routeTo returns the id of a route entry that leads to an instance or ENI, "" if there is none.
@@ -295,7 +203,7 @@ func (s *State) routeTo(id string) string {
 func (s *State) removeENI(eni *NetworkInterface) {
 	s.cancel(eni.NetworkInterfaceId)
 	s.giveBack(eni.VSwitchId, addressesOf(eni))
-	delete(s.macs, eni.MacAddress)
+	s.index.remove(eni)
 	delete(s.data.NetworkInterfaces, eni.NetworkInterfaceId)
 }
 
@@ -306,7 +214,7 @@ func (s *State) ModifyNetworkInterfaceAttribute(req ModifyNetworkInterfaceAttrib
 		return err
 	}
 	if eni.Status == ENIDeleting {
-		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
+		return invalidState(eni)
 	}
 	if len(req.SecurityGroupId) > 0 {
 		if err := s.checkGroups(eni.VpcId, req.SecurityGroupId); err != nil {
@@ -321,7 +229,7 @@ func (s *State) ModifyNetworkInterfaceAttribute(req ModifyNetworkInterfaceAttrib
 		if err := s.checkGroupRoom(joined, eni.slots4()); err != nil {
 			return err
 		}
-		eni.SecurityGroupIds = slices.Clone(req.SecurityGroupId)
+		s.alter(eni, func() { eni.SecurityGroupIds = slices.Clone(req.SecurityGroupId) })
 	}
 	set(&eni.NetworkInterfaceName, req.NetworkInterfaceName)
 	set(&eni.Description, req.Description)

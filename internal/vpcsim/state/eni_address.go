@@ -7,8 +7,8 @@ import (
 
 // assignable says whether an ENI's addresses may be changed now.
 func assignable(eni *NetworkInterface) error {
-	if eni.Status != ENIAvailable && eni.Status != ENIInUse {
-		return badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
+	if !eni.free() && eni.Status != ENIInUse {
+		return invalidState(eni)
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ func (s *State) AssignPrivateIpAddresses(req AssignPrivateIpAddressesRequest) (*
 		if err != nil {
 			return nil, err
 		}
-		w, err := parseWish(req.PrivateIpAddress, req.SecondaryPrivateIpAddressCount, req.Ipv4Prefix, req.Ipv4PrefixCount, nil, 0)
+		w, err := parseWish(assignCodes, req.PrivateIpAddress, req.SecondaryPrivateIpAddressCount, req.Ipv4Prefix, req.Ipv4PrefixCount, nil, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -78,7 +78,7 @@ func (s *State) UnassignPrivateIpAddresses(req UnassignPrivateIpAddressesRequest
 	if len(req.PrivateIpAddress) > maxNamedPerCall {
 		return badRequest("InvalidParameter", "At most %d PrivateIpAddress.N may be given, not %d.", maxNamedPerCall, len(req.PrivateIpAddress))
 	}
-	addrs, err := parseAddrs("PrivateIpAddress", "InvalidParameter", 4, req.PrivateIpAddress)
+	addrs, err := parseAddrs("PrivateIpAddress", assignCodes, 4, req.PrivateIpAddress)
 	if err != nil {
 		return err
 	}
@@ -100,8 +100,10 @@ func (s *State) UnassignPrivateIpAddresses(req UnassignPrivateIpAddressesRequest
 			return forbidden("InvalidIp.IpUnassigned", "The specified prefix %s is not one of network interface %q.", p, eni.NetworkInterfaceId)
 		}
 	}
-	eni.PrivateIpAddresses = without(eni.PrivateIpAddresses, addrs)
-	eni.Ipv4Prefixes = without(eni.Ipv4Prefixes, prefixes)
+	s.alter(eni, func() {
+		eni.PrivateIpAddresses = without(eni.PrivateIpAddresses, addrs)
+		eni.Ipv4Prefixes = without(eni.Ipv4Prefixes, prefixes)
+	})
 	s.giveBack(eni.VSwitchId, addrs)
 	for _, p := range prefixes {
 		s.giveBack(eni.VSwitchId, membersOf(p))
@@ -123,13 +125,13 @@ func without[T comparable](all, some []T) []T {
 func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6AddressesResult, error) {
 	return once(s, "AssignIpv6Addresses", req.ClientToken, req, func() (*AssignIpv6AddressesResult, error) {
 		if len(req.Ipv6Prefix) > 0 || req.Ipv6PrefixCount > 0 {
-			return nil, badRequest("UnsupportedOperation", "IPv6 prefixes are not supported.")
+			return nil, noIpv6Prefixes()
 		}
 		eni, err := s.eni(req.NetworkInterfaceId)
 		if err != nil {
 			return nil, err
 		}
-		w, err := parseWish(nil, 0, nil, 0, req.Ipv6Address, req.Ipv6AddressCount)
+		w, err := parseWish(assign6Codes, nil, 0, nil, 0, req.Ipv6Address, req.Ipv6AddressCount)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +157,7 @@ func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6
 // UnassignIpv6Addresses takes IPv6 addresses off an ENI, all that are named or none.
 func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
 	if len(req.Ipv6Prefix) > 0 {
-		return badRequest("UnsupportedOperation", "IPv6 prefixes are not supported.")
+		return noIpv6Prefixes()
 	}
 	eni, err := s.eni(req.NetworkInterfaceId)
 	if err != nil {
@@ -164,7 +166,7 @@ func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
 	if len(req.Ipv6Address) == 0 {
 		return missing403("Ipv6Address.N")
 	}
-	addrs, err := parseAddrs("Ipv6Address", "InvalidIp.Address", 6, req.Ipv6Address)
+	addrs, err := parseAddrs("Ipv6Address", unassign6Codes, 6, req.Ipv6Address)
 	if err != nil {
 		return err
 	}
@@ -180,41 +182,4 @@ func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
 	s.giveBack(eni.VSwitchId, addrs)
 	s.changed()
 	return nil
-}
-
-// DescribeNetworkInterfaces lists ENIs, by id.
-func (s *State) DescribeNetworkInterfaces(req DescribeNetworkInterfacesRequest) ([]NetworkInterface, error) {
-	addrs, err := parseAddrs("PrivateIpAddress", "InvalidParameter", 4, req.PrivateIpAddress)
-	if err != nil {
-		return nil, err
-	}
-	addrs6, err := parseAddrs("Ipv6Address", "InvalidParameter", 6, req.Ipv6Address)
-	if err != nil {
-		return nil, err
-	}
-	if len(addrs) > 100 || len(addrs6) > 100 || len(req.NetworkInterfaceId) > 100 {
-		return nil, badRequest("InvalidParameter", "At most 100 NetworkInterfaceId.N, PrivateIpAddress.N and Ipv6Address.N may be given.")
-	}
-	found := []NetworkInterface{}
-	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
-		e := s.data.NetworkInterfaces[id]
-		inGroup := req.SecurityGroupId == "" || slices.Contains(e.SecurityGroupIds, req.SecurityGroupId)
-		if inGroup && isOneOf(req.NetworkInterfaceId, id) && isName(req.NetworkInterfaceName, e.NetworkInterfaceName) &&
-			is(req.VpcId, e.VpcId) && is(req.VSwitchId, e.VSwitchId) && is(req.InstanceId, e.InstanceId) &&
-			is(req.Status, string(e.Status)) && is(req.Type, e.Type) && is(req.PrimaryIpAddress, e.PrimaryIpAddress.String()) &&
-			hasAddress(e, addrs) && hasAddress(e, addrs6) && is(req.ResourceGroupId, e.ResourceGroupId) && hasTags(req.Tag, e.Tags) {
-			found = append(found, e.clone())
-		}
-	}
-	return found, nil
-}
-
-// DescribeNetworkInterfaceAttribute returns one ENI.
-func (s *State) DescribeNetworkInterfaceAttribute(networkInterfaceId string) (*NetworkInterface, error) {
-	eni, err := s.eni(networkInterfaceId)
-	if err != nil {
-		return nil, err
-	}
-	c := eni.clone()
-	return &c, nil
 }

@@ -1,6 +1,7 @@
 package state_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -33,11 +34,8 @@ func TestENILife(t *testing.T) {
 	}
 	const badState = "InvalidOperation.InvalidEniState"
 	expect(state.ENICreating, "")
-	w.refused(400, badState, attach)
-	w.refused(400, badState, del)
 	w.settle()
 	expect(state.ENIAvailable, "")
-	w.refused(400, badState, detach)
 	check(attach())
 	expect(state.ENIAttaching, instance)
 	w.refused(400, badState, attach)
@@ -88,22 +86,31 @@ func TestCreateNetworkInterfaceRules(t *testing.T) {
 		{"no group", func(r *state.CreateNetworkInterfaceRequest) { r.SecurityGroupId = "" }, 400, "MissingParameter"},
 		{"unknown group", func(r *state.CreateNetworkInterfaceRequest) { r.SecurityGroupId = "sg-x" }, 404, "InvalidSecurityGroupId.NotFound"},
 		{"group of another VPC", func(r *state.CreateNetworkInterfaceRequest) { r.SecurityGroupId = foreign }, 403, "InvalidOperation.VpcMismatch"},
-		{"both ways of groups", func(r *state.CreateNetworkInterfaceRequest) { r.SecurityGroupIds = []string{w.sg} }, 400, "InvalidParameter"},
+		{"both ways of groups", func(r *state.CreateNetworkInterfaceRequest) { r.SecurityGroupIds = []string{w.sg} }, 400, "InvalidParameter.Conflict"},
 		{"groups of two kinds", func(r *state.CreateNetworkInterfaceRequest) {
 			r.SecurityGroupId, r.SecurityGroupIds = "", []string{w.sg, enterprise}
 		}, 400, "InvalidParameter"},
-		{"address in use", func(r *state.CreateNetworkInterfaceRequest) { r.PrimaryIpAddress = taken }, 403, "InvalidIp.IpAssigned"},
-		{"not an address", func(r *state.CreateNetworkInterfaceRequest) { r.PrimaryIpAddress = "1.2.3" }, 400, "InvalidIp.Address"},
+		{"address in use", func(r *state.CreateNetworkInterfaceRequest) { r.PrimaryIpAddress = taken }, 403, "InvalidIp.IpRepeated"},
+		{"not an address", func(r *state.CreateNetworkInterfaceRequest) { r.PrimaryIpAddress = "1.2.3" }, 403, "InvalidIp.Address"},
 		{"too many", func(r *state.CreateNetworkInterfaceRequest) { r.SecondaryPrivateIpAddressCount = 50 }, 400, "InvalidParameter"},
 		{"address twice", func(r *state.CreateNetworkInterfaceRequest) {
 			r.PrimaryIpAddress, r.PrivateIpAddress = "192.168.1.77", []string{"192.168.1.77"}
 		}, 400, "InvalidPrivateIpAddress.Duplicated"},
 		{"in a prefix too", func(r *state.CreateNetworkInterfaceRequest) {
 			r.PrimaryIpAddress, r.Ipv4Prefix = "192.168.1.77", []string{"192.168.1.64/28"}
-		}, 403, "InvalidIp.IpAssigned"},
+		}, 403, "InvalidIp.IpRepeated"},
 		{"prefix at the edge", func(r *state.CreateNetworkInterfaceRequest) { r.Ipv4Prefix = []string{"192.168.1.240/28"} }, 403, "InvalidVSwitchId.IpInvalid"},
 		{"prefix of wrong size", func(r *state.CreateNetworkInterfaceRequest) { r.Ipv4Prefix = []string{"192.168.1.64/27"} }, 400, "InvalidParameter"},
-		{"trunk", func(r *state.CreateNetworkInterfaceRequest) { r.InstanceType = "Trunk" }, 400, "UnsupportedOperation"},
+		{"another type", func(r *state.CreateNetworkInterfaceRequest) { r.InstanceType = "Member" }, 400, "InvalidParameter"},
+		{"RDMA", func(r *state.CreateNetworkInterfaceRequest) { r.NetworkInterfaceTrafficMode = "HighPerformance" }, 400, "UnsupportedParameter"},
+		{"another traffic mode", func(r *state.CreateNetworkInterfaceRequest) { r.NetworkInterfaceTrafficMode = "Fast" }, 400, "InvalidParameter"},
+		{"IPv6 prefixes", func(r *state.CreateNetworkInterfaceRequest) { r.Ipv6PrefixCount = 1 }, 400, "UnsupportedParameter"},
+		{"too many tags", func(r *state.CreateNetworkInterfaceRequest) {
+			for i := range 21 {
+				r.Tag = append(r.Tag, state.Tag{Key: fmt.Sprint(i)})
+			}
+		}, 403, "QuotaExceed.Tags"},
+		{"token not of ASCII", func(r *state.CreateNetworkInterfaceRequest) { r.ClientToken = "é" }, 400, "InvalidParameter.ClientToken"},
 		{"tag twice", func(r *state.CreateNetworkInterfaceRequest) { r.Tag = []state.Tag{{"a", "1"}, {"a", "2"}} }, 400, "Duplicate.TagKey"},
 		{"too many IPv6", func(r *state.CreateNetworkInterfaceRequest) { r.Ipv6AddressCount = 11 }, 400, "InvalidParameter"},
 		{"token too long", func(r *state.CreateNetworkInterfaceRequest) { r.ClientToken = string(make([]byte, 65)) }, 400, "InvalidParameter.ClientToken"},
@@ -117,6 +124,58 @@ func TestCreateNetworkInterfaceRules(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Programs made for the real service do not wait between the two calls.
+func TestENIIsUsedWhileItIsBeingMade(t *testing.T) {
+	w := newWorld(t, func(o *state.Options) { o.Timing = state.DefaultTiming() })
+	instance := w.instance("ecs.g6.2xlarge")
+	create := func() string {
+		return must(w.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: w.vsw, SecurityGroupId: w.sg})).NetworkInterfaceId
+	}
+	started, timing := w.clock.now, state.DefaultTiming()
+	attached, deleted, idle := create(), create(), create()
+	check(errOf(w.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: attached, SecondaryPrivateIpAddressCount: 2})))
+	check(errOf(w.AssignIpv6Addresses(state.AssignIpv6AddressesRequest{NetworkInterfaceId: attached, Ipv6AddressCount: 1})))
+	check(w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: attached, InstanceId: instance}))
+	check(w.DeleteNetworkInterface(state.DeleteNetworkInterfaceRequest{NetworkInterfaceId: deleted}))
+	check(w.DetachNetworkInterface(state.DetachNetworkInterfaceRequest{NetworkInterfaceId: idle, InstanceId: instance}))
+	second := must(w.RunInstances(state.RunInstancesRequest{
+		InstanceType: "ecs.g6.2xlarge", VSwitchId: w.vsw, SecurityGroupId: w.sg,
+		NetworkInterface: []state.RunInstancesNetworkInterface{{NetworkInterfaceId: idle}},
+	}))[0]
+	w.settle()
+	if e := w.getENI(attached); e.Status != state.ENIInUse || len(e.PrivateIpAddresses) != 3 || len(e.Ipv6Addresses) != 1 ||
+		!e.AttachedTime.Equal(started.Add(timing.CreateENI+timing.AttachENI)) {
+		t.Errorf("attached at once, the ENI is %s since %s with %v", e.Status, e.AttachedTime, e.PrivateIpAddresses)
+	}
+	if e := w.getENI(idle); e.Status != state.ENIInUse || e.InstanceId != second {
+		t.Errorf("plugged in at once, the ENI is %s on %q", e.Status, e.InstanceId)
+	}
+	if _, err := w.DescribeNetworkInterfaceAttribute(deleted); state.CodeOf(err) != "InvalidEniId.NotFound" {
+		t.Errorf("deleted at once, the ENI is there: %v", err)
+	}
+}
+
+// Clean-up code detaches an ENI whatever its state, then deletes it.
+func TestDetachOfWhatIsNotAttached(t *testing.T) {
+	w := newWorld(t)
+	instance, other := w.instance("ecs.g6.2xlarge"), w.instance("ecs.g6.2xlarge")
+	eni := w.eni().NetworkInterfaceId
+	detach := func() error {
+		return w.DetachNetworkInterface(state.DetachNetworkInterfaceRequest{NetworkInterfaceId: eni, InstanceId: instance})
+	}
+	before := w.saved()
+	check(detach())
+	if w.saved() != before {
+		t.Error("detaching what is not attached changed the state")
+	}
+	w.SetStrictDetach(true)
+	w.refused(400, "InvalidOperation.InvalidEniState", detach)
+	w.SetStrictDetach(false)
+	check(w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni, InstanceId: other}))
+	w.settle()
+	w.refused(400, "InvalidOperation.InvalidEniState", detach) // on another instance
 }
 
 func TestNamedAddresses(t *testing.T) {
@@ -150,6 +209,13 @@ func TestAttachRules(t *testing.T) {
 	}
 	w.refused(404, "InvalidEniId.NotFound", attach("eni-x", instance))
 	w.refused(404, "InvalidEcsId.NotFound", attach(eni, "i-x"))
+	card := func(n int) func() error {
+		return func() error {
+			return w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni, InstanceId: instance, NetworkCardIndex: &n})
+		}
+	}
+	w.refused(400, "UnsupportedParameter", card(1))
+	w.refused(400, "InvalidParameter", card(-1))
 	primary := w.getInstance(instance).NetworkInterfaces[0].NetworkInterfaceId
 	w.refused(403, "InvalidOperation.InvalidEniType", attach(primary, instance))
 	w.refused(400, "InvalidOperation.DetachPrimaryEniNotAllowed", func() error {
@@ -213,6 +279,14 @@ func TestAssignAndUnassign(t *testing.T) {
 	w.refused(403, "InvalidOperation.Ipv4CountExceeded", func() error {
 		return errOf(assign(state.AssignPrivateIpAddressesRequest{SecondaryPrivateIpAddressCount: 10}))
 	})
+	for _, named := range [][]string{{"x"}, {"2001:db8::1"}, {"192.168.1.40", "192.168.1.40"}} {
+		w.refused(400, "InvalidParameter", func() error {
+			return errOf(assign(state.AssignPrivateIpAddressesRequest{PrivateIpAddress: named}))
+		})
+		w.refused(400, "InvalidParameter", func() error {
+			return unassign(state.UnassignPrivateIpAddressesRequest{PrivateIpAddress: named})
+		})
+	}
 	free := w.available(w.vsw)
 	eight := must(assign(state.AssignPrivateIpAddressesRequest{SecondaryPrivateIpAddressCount: 8})).PrivateIpAddress
 	prefix := must(assign(state.AssignPrivateIpAddressesRequest{Ipv4PrefixCount: 1})).Ipv4Prefix
@@ -263,6 +337,19 @@ func TestIpv6(t *testing.T) {
 	})
 	w.refused(403, "InvalidVSwitchId.IpInvalid", func() error {
 		return errOf(assign(state.AssignIpv6AddressesRequest{Ipv6Address: []string{"2001:db8::1"}}))
+	})
+	w.refused(403, "InvalidIp.Address", func() error {
+		return errOf(assign(state.AssignIpv6AddressesRequest{Ipv6Address: []string{"x"}}))
+	})
+	w.refused(400, "InvalidPrivateIpAddress.Duplicated", func() error {
+		return errOf(assign(state.AssignIpv6AddressesRequest{Ipv6Address: []string{ten[3].String(), ten[3].String()}}))
+	})
+	w.refused(400, "UnsupportedParameter", func() error { return errOf(assign(state.AssignIpv6AddressesRequest{Ipv6PrefixCount: 1})) })
+	w.refused(403, "InvalidIp.Address", func() error {
+		return w.UnassignIpv6Addresses(state.UnassignIpv6AddressesRequest{NetworkInterfaceId: id, Ipv6Address: []string{"x"}})
+	})
+	w.refused(403, "InvalidIp.IpRepeated", func() error {
+		return w.UnassignIpv6Addresses(state.UnassignIpv6AddressesRequest{NetworkInterfaceId: id, Ipv6Address: []string{ten[3].String(), ten[3].String()}})
 	})
 	check(w.UnassignIpv6Addresses(state.UnassignIpv6AddressesRequest{NetworkInterfaceId: id, Ipv6Address: []string{ten[3].String()}}))
 	w.refused(403, "InvalidIp.IpUnassigned", func() error {
@@ -344,6 +431,10 @@ func TestDescribeNetworkInterfacesFilters(t *testing.T) {
 		{"type", state.DescribeNetworkInterfacesRequest{Type: "Primary"}, []string{primary.NetworkInterfaceId}},
 		{"status", state.DescribeNetworkInterfacesRequest{Status: "Available"}, []string{idle.NetworkInterfaceId}},
 		{"vSwitch", state.DescribeNetworkInterfacesRequest{VSwitchId: other}, []string{idle.NetworkInterfaceId}},
+		{"a service's", state.DescribeNetworkInterfacesRequest{ServiceManaged: true}, nil},
+		{"instance and address", state.DescribeNetworkInterfacesRequest{InstanceId: instance, PrivateIpAddress: []string{idle.PrimaryIpAddress.String()}}, nil},
+		{"an address twice", state.DescribeNetworkInterfacesRequest{PrivateIpAddress: []string{idle.PrimaryIpAddress.String(), idle.PrimaryIpAddress.String()}}, []string{idle.NetworkInterfaceId}},
+		{"an id twice", state.DescribeNetworkInterfacesRequest{NetworkInterfaceId: []string{idle.NetworkInterfaceId, idle.NetworkInterfaceId}}, []string{idle.NetworkInterfaceId}},
 		{"VPC", state.DescribeNetworkInterfacesRequest{VpcId: "vpc-x"}, nil},
 		{"group", state.DescribeNetworkInterfacesRequest{SecurityGroupId: group}, []string{idle.NetworkInterfaceId}},
 		{"tag", state.DescribeNetworkInterfacesRequest{Tag: []state.Tag{{"creator", "terway"}}}, []string{used.NetworkInterfaceId, idle.NetworkInterfaceId}},
@@ -368,6 +459,22 @@ func TestDescribeNetworkInterfacesFilters(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestUnknownFiltersAreRefused(t *testing.T) {
+	w := newWorld(t)
+	for _, filter := range []state.DescribeNetworkInterfacesRequest{
+		{Type: "Foo"}, {Status: "inuse"}, {PrivateIpAddress: []string{"x"}}, {NetworkInterfaceId: make([]string, 101)},
+	} {
+		w.refused(400, "InvalidParameter", func() error { return errOf(w.DescribeNetworkInterfaces(filter)) })
+	}
+	w.refused(404, "InvalidStatus.NotFound", func() error { return errOf(w.DescribeInstances(state.DescribeInstancesRequest{Status: "running"})) })
+	w.refused(404, "InvalidNetworkType.NotFound", func() error {
+		return errOf(w.DescribeInstances(state.DescribeInstancesRequest{InstanceNetworkType: "x"}))
+	})
+	w.refused(400, "InvalidParameter", func() error {
+		return errOf(w.DescribeInstances(state.DescribeInstancesRequest{InstanceIds: make([]string, 101)}))
+	})
 }
 
 func TestResultsAreCopies(t *testing.T) {

@@ -41,6 +41,7 @@ func (e *NetworkInterface) clone() NetworkInterface {
 	c.Ipv4Prefixes = slices.Clone(e.Ipv4Prefixes)
 	c.Ipv6Addresses = slices.Clone(e.Ipv6Addresses)
 	c.SecurityGroupIds = slices.Clone(e.SecurityGroupIds)
+	c.MemberNetworkInterfaceIds = slices.Clone(e.MemberNetworkInterfaceIds)
 	c.Tags = slices.Clone(e.Tags)
 	return c
 }
@@ -112,17 +113,19 @@ func hasAddress(eni *NetworkInterface, filter []netip.Addr) bool {
 	})
 }
 
-// parseAddrs parses a list of addresses of one family (4 or 6). The code is the
-// action's own for a malformed one.
-func parseAddrs(parameter, code string, family int, texts []string) ([]netip.Addr, error) {
+// parseAddrs parses a list of addresses of one family (4 or 6).
+func parseAddrs(parameter string, codes addressCodes, family int, texts []string) ([]netip.Addr, error) {
 	addrs := make([]netip.Addr, 0, len(texts))
 	for _, text := range texts {
 		a, err := netip.ParseAddr(text)
 		if err != nil || a.Is4() != (family == 4) || a.Zone() != "" {
-			return nil, badRequest(code, "The specified parameter %q is not valid: %q, expected an IPv%d address.", parameter, text, family)
+			return nil, codes.Malformed.because("The specified parameter %q is not valid: %q, expected an IPv%d address.", parameter, text, family)
 		}
 		if slices.Contains(addrs, a) {
-			return nil, badRequest("InvalidPrivateIpAddress.Duplicated", "Specified private IP address is duplicated: %s.", a)
+			if codes.Repeated.Code == "" {
+				continue
+			}
+			return nil, codes.Repeated.because("Specified private IP address is duplicated: %s.", a)
 		}
 		addrs = append(addrs, a)
 	}

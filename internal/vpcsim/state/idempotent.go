@@ -5,7 +5,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // tokenLife is how long an answer is remembered under its ClientToken.
@@ -26,8 +28,8 @@ func once[Request, Answer any](s *State, action, token string, request Request, 
 	if token == "" {
 		return work()
 	}
-	if len(token) > 64 {
-		return none, badRequest("InvalidParameter.ClientToken", "The specified parameter \"ClientToken\" is not valid: %d characters, at most 64.", len(token))
+	if len(token) > 64 || strings.ContainsFunc(token, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return none, badRequest("InvalidParameter.ClientToken", "The specified parameter \"ClientToken\" is not valid: %d bytes, expected at most 64 ASCII characters.", len(token))
 	}
 	parameters, err := hashOf(request)
 	if err != nil {
@@ -53,6 +55,9 @@ func once[Request, Answer any](s *State, action, token string, request Request, 
 		return none, fmt.Errorf("%s: remember the answer for token %s: %w", action, token, err)
 	}
 	s.data.Tokens[key] = rememberedAnswer{Parameters: parameters, Answer: saved, At: s.now()}
+	if s.forgetAt.IsZero() {
+		s.forgetAt = s.now().Add(tokenLife)
+	}
 	return answer, nil
 }
 
@@ -67,9 +72,16 @@ func hashOf(v any) (string, error) {
 
 // forgetTokens drops answers that are too old. It is no change of the cloud.
 func (s *State) forgetTokens(now time.Time) {
+	if now.Before(s.forgetAt) {
+		return
+	}
+	s.forgetAt = time.Time{}
 	for key, answer := range s.data.Tokens {
-		if now.Sub(answer.At) > tokenLife {
+		switch end := answer.At.Add(tokenLife); {
+		case end.Before(now):
 			delete(s.data.Tokens, key)
+		case s.forgetAt.IsZero() || end.Before(s.forgetAt):
+			s.forgetAt = end
 		}
 	}
 }

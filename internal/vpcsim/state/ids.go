@@ -16,6 +16,7 @@ const (
 	idInstance      = "i-"
 	idSecurityGroup = "sg-"
 	idRule          = "sgr-"
+	idEIP           = "eip-"
 )
 
 // newID draws an id as the service makes them: "bp1" (Hangzhou) and 17 more.
@@ -41,7 +42,7 @@ func (s *State) newMAC() string {
 	for {
 		n := s.rng.Uint64()
 		mac := fmt.Sprintf("00:16:3e:%02x:%02x:%02x", n>>16&0xff, n>>8&0xff, n&0xff)
-		if !s.macs[mac] {
+		if !s.index.macs[mac] {
 			return mac
 		}
 	}

@@ -100,7 +100,7 @@ func (s *State) deleteInstances(ids []string, force, dry bool) error {
 			return incorrectStatus(i)
 		}
 		targets := []string{i.InstanceId}
-		for _, eni := range s.enisOf(i.InstanceId) {
+		for _, eni := range s.index.byInstance[i.InstanceId] {
 			if eni.DeleteOnRelease {
 				targets = append(targets, eni.NetworkInterfaceId)
 			}
@@ -134,12 +134,14 @@ func (s *State) deleteInstances(ids []string, force, dry bool) error {
 
 // removeInstance is the end of an instance: its ENIs go with it or are Available again.
 func (s *State) removeInstance(i *Instance) {
-	for _, eni := range s.enisOf(i.InstanceId) {
-		s.cancel(eni.NetworkInterfaceId)
+	mine := s.index.byInstance[i.InstanceId]
+	for _, id := range sortedKeys(mine) {
+		eni := mine[id]
+		s.cancel(id)
 		if eni.DeleteOnRelease || eni.Type == ENIPrimary {
 			s.removeENI(eni)
 		} else {
-			release(eni)
+			s.release(eni)
 		}
 	}
 	delete(s.data.Instances, i.InstanceId)
@@ -211,22 +213,42 @@ func (s *State) describeInstance(i *Instance) Instance {
 
 // DescribeInstances lists instances, by id.
 func (s *State) DescribeInstances(req DescribeInstancesRequest) ([]Instance, error) {
-	addrs, err := parseAddrs("PrivateIpAddresses", "InvalidParameter", 4, req.PrivateIpAddresses)
+	addrs, err := parseAddrs("PrivateIpAddresses", filterCodes, 4, req.PrivateIpAddresses)
 	if err != nil {
 		return nil, err
 	}
-	addrs6, err := parseAddrs("Ipv6Address", "InvalidParameter", 6, req.Ipv6Address)
+	addrs6, err := parseAddrs("Ipv6Address", filterCodes, 6, req.Ipv6Address)
 	if err != nil {
 		return nil, err
 	}
 	holds := func(i *Instance, addrs []netip.Addr) bool {
 		return len(addrs) == 0 || slices.ContainsFunc(s.enisOf(i.InstanceId), func(e *NetworkInterface) bool { return hasAddress(e, addrs) })
 	}
+	if len(req.InstanceIds) > 100 {
+		return nil, badRequest("InvalidParameter", "At most 100 InstanceIds may be given, not %d.", len(req.InstanceIds))
+	}
+	switch req.InstanceNetworkType {
+	case "", "vpc":
+	case "classic": // there is none
+		return []Instance{}, nil
+	default:
+		return nil, notFound("InvalidNetworkType.NotFound", "The specified InstanceNetworkType does not exist: %q, expected vpc or classic.", req.InstanceNetworkType)
+	}
+	switch InstanceStatus(req.Status) {
+	case "", InstancePending, InstanceStarting, InstanceRunning, InstanceStopping, InstanceStopped:
+	default:
+		return nil, notFound("InvalidStatus.NotFound", "The specified Status does not exist: %q.", req.Status)
+	}
+	ids := distinct(req.InstanceIds)
+	if len(ids) == 0 {
+		ids = sortedKeys(s.data.Instances)
+	}
 	found := []Instance{}
-	for _, id := range sortedKeys(s.data.Instances) {
-		i := s.data.Instances[id]
-		if !isOneOf(req.InstanceIds, id) || !isName(req.InstanceName, i.InstanceName) || !is(req.VpcId, i.VpcId) ||
+	for _, id := range ids {
+		i, ok := s.data.Instances[id]
+		if !ok || !isName(req.InstanceName, i.InstanceName) || !is(req.VpcId, i.VpcId) ||
 			!is(req.VSwitchId, i.VSwitchId) || !is(req.ZoneId, i.ZoneId) || !is(req.InstanceType, i.InstanceType) ||
+			!is(req.ImageId, i.ImageId) || !is(req.KeyPairName, i.KeyPairName) ||
 			!is(req.InstanceTypeFamily, s.typeOf(i).Family) || !is(req.Status, string(i.Status)) ||
 			!is(req.ResourceGroupId, i.ResourceGroupId) || !hasTags(req.Tag, i.Tags) || !holds(i, addrs) || !holds(i, addrs6) {
 			continue

@@ -32,7 +32,7 @@ func (s *State) RunInstances(req RunInstancesRequest) (instanceIds []string, err
 			return nil, err
 		}
 		var ids []string
-		err = s.atomically(func() error {
+		err = s.atomically(vSwitchesOfCards(cards), enisOfCards(cards), func() error {
 			for n := range amount {
 				i := &Instance{
 					InstanceType: req.InstanceType, ZoneId: req.ZoneId, ImageId: req.ImageId,
@@ -89,7 +89,7 @@ func (s *State) CreateInstance(req CreateInstanceRequest) (instanceId string, er
 		if req.SecurityGroupId != "" {
 			card.SecurityGroupIds = []string{req.SecurityGroupId}
 		}
-		err := s.atomically(func() error {
+		err := s.atomically([]string{req.VSwitchId}, nil, func() error {
 			if err := s.makeInstance(i, []RunInstancesNetworkInterface{card}); err != nil {
 				return err
 			}
@@ -116,6 +116,9 @@ func cardsOf(req RunInstancesRequest, groups []string) ([]RunInstancesNetworkInt
 	var others []RunInstancesNetworkInterface
 	seen := false
 	for _, card := range req.NetworkInterface {
+		if err := plainCard(card.NetworkInterfaceTrafficMode, card.NetworkCardIndex); err != nil {
+			return nil, err
+		}
 		own, err := groupList(card.SecurityGroupId, card.SecurityGroupIds)
 		if err != nil {
 			return nil, err
@@ -142,6 +145,22 @@ func cardsOf(req RunInstancesRequest, groups []string) ([]RunInstancesNetworkInt
 		}
 	}
 	return append([]RunInstancesNetworkInterface{primary}, others...), nil
+}
+
+func vSwitchesOfCards(cards []RunInstancesNetworkInterface) []string {
+	var ids []string
+	for _, card := range cards {
+		ids = append(ids, card.VSwitchId)
+	}
+	return distinct(ids)
+}
+
+func enisOfCards(cards []RunInstancesNetworkInterface) []string {
+	var ids []string
+	for _, card := range cards {
+		ids = append(ids, card.NetworkInterfaceId)
+	}
+	return distinct(ids)
 }
 
 // makeInstance adds a Pending instance with its ENIs. It may fail half-way: it
@@ -184,6 +203,7 @@ func (s *State) makeInstance(i *Instance, cards []RunInstancesNetworkInterface) 
 	i.Status, i.RegionId, i.ZoneId = InstancePending, s.options.RegionId, v.ZoneId
 	i.VpcId, i.VSwitchId, i.CreationTime = v.VpcId, v.VSwitchId, s.now()
 	s.data.Instances[i.InstanceId] = i
+	s.attempt.instances = append(s.attempt.instances, i)
 	s.changed()
 	for _, card := range cards {
 		if err := s.plugIn(i, card); err != nil {
@@ -202,6 +222,7 @@ func (s *State) plugIn(i *Instance, card RunInstancesNetworkInterface) error {
 	if err := s.canAttach(eni, i); err != nil {
 		return err
 	}
+	s.cancel(eni.NetworkInterfaceId)
 	s.attach(eni, i)
 	eni.Status, eni.AttachedTime = ENIInUse, i.CreationTime
 	if eni.Type == ENIPrimary {
@@ -217,8 +238,11 @@ func (s *State) cardENI(i *Instance, card RunInstancesNetworkInterface) (*Networ
 		if err != nil {
 			return nil, err
 		}
-		if eni.Status != ENIAvailable {
-			return nil, badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
+		if !eni.free() {
+			return nil, invalidState(eni)
+		}
+		if eni.Type != ENISecondary {
+			return nil, forbidden("InvalidOperation.InvalidEniType", "Network interface %q is of type %s; a new instance takes only those of type Secondary.", eni.NetworkInterfaceId, eni.Type)
 		}
 		return eni, s.sameZone(i, eni.VpcId, eni.ZoneId, eni.NetworkInterfaceId)
 	}
@@ -232,7 +256,7 @@ func (s *State) cardENI(i *Instance, card RunInstancesNetworkInterface) (*Networ
 	if err := s.checkGroups(v.VpcId, card.SecurityGroupIds); err != nil {
 		return nil, err
 	}
-	w, err := parseWish(nil, 0, nil, 0, card.Ipv6Address, card.Ipv6AddressCount)
+	w, err := parseWish(instanceCodes, nil, 0, nil, 0, card.Ipv6Address, card.Ipv6AddressCount)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"bytes"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -19,6 +20,8 @@ func (m *machine) invariants(t *rapid.T) {
 	m.checkRoutes(t)
 	m.checkPending(t, enis)
 	m.checkSaved(t)
+	m.checkTrunks(t, enis)
+	m.checkIndex(t, enis)
 }
 
 func (m *machine) checkAddresses(t *rapid.T, enis []state.NetworkInterface) {
@@ -99,7 +102,7 @@ func (m *machine) checkInstances(t *rapid.T, enis []state.NetworkInterface) {
 		if tied != (e.InstanceId != "") || (e.Status == state.ENIInUse) == e.AttachedTime.IsZero() && e.Status != state.ENIDetaching {
 			t.Fatalf("ENI %s is %s on %q since %s", e.NetworkInterfaceId, e.Status, e.InstanceId, e.AttachedTime)
 		}
-		if e.InstanceId != "" {
+		if e.InstanceId != "" && e.Type != state.ENIMember {
 			on[e.InstanceId] = append(on[e.InstanceId], e)
 		}
 	}
@@ -124,7 +127,7 @@ func (m *machine) checkInstances(t *rapid.T, enis []state.NetworkInterface) {
 			if got := len(e.PrivateIpAddresses) + len(e.Ipv4Prefixes); got > limits.IPv4PerENI.N {
 				t.Fatalf("ENI %s has %d addresses and prefixes, %s allows %d", e.NetworkInterfaceId, got, i.InstanceType, limits.IPv4PerENI.N)
 			}
-			most := map[string]int{"ecs.t6-c1m4.large": 1, "ecs.g6.large": 1, "ecs.g7.large": 6}[i.InstanceType]
+			most := map[string]int{"ecs.t6-c1m4.large": 1, "ecs.g6.large": 1, "ecs.g7.large": 6, "ecs.u1-c1m4.xlarge": 1}[i.InstanceType]
 			if len(e.Ipv6Addresses) > most {
 				t.Fatalf("ENI %s has %d IPv6 addresses, %s allows %d", e.NetworkInterfaceId, len(e.Ipv6Addresses), i.InstanceType, most)
 			}
@@ -135,6 +138,88 @@ func (m *machine) checkInstances(t *rapid.T, enis []state.NetworkInterface) {
 	}
 	if len(on) > 0 {
 		t.Fatalf("ENIs are on instances that do not exist: %v", on)
+	}
+}
+
+// checkTrunks: a member is on a trunk that is in use on its instance, alone on its
+// VLAN, and there are no more than the type allows.
+func (m *machine) checkTrunks(t *rapid.T, enis []state.NetworkInterface) {
+	byID, members := map[string]state.NetworkInterface{}, map[string]int{}
+	for _, e := range enis {
+		byID[e.NetworkInterfaceId] = e
+	}
+	vlans := map[string]string{}
+	for _, e := range enis {
+		if (e.Type == state.ENIMember) != (e.TrunkNetworkInterfaceId != "") || (e.Type == state.ENIMember) != (e.VlanId != 0) {
+			t.Fatalf("ENI %s is of type %s with VLAN %d on trunk %q", e.NetworkInterfaceId, e.Type, e.VlanId, e.TrunkNetworkInterfaceId)
+		}
+		if e.Type != state.ENIMember {
+			continue
+		}
+		trunk := byID[e.TrunkNetworkInterfaceId]
+		if trunk.Type != state.ENITrunk || trunk.Status != state.ENIInUse || trunk.InstanceId != e.InstanceId || e.InstanceId == "" {
+			t.Fatalf("member %s of %q is on trunk %+v", e.NetworkInterfaceId, e.InstanceId, trunk)
+		}
+		if !slices.Contains(trunk.MemberNetworkInterfaceIds, e.NetworkInterfaceId) {
+			t.Fatalf("trunk %s does not name its member %s: %v", trunk.NetworkInterfaceId, e.NetworkInterfaceId, trunk.MemberNetworkInterfaceIds)
+		}
+		key := fmt.Sprint(trunk.NetworkInterfaceId, " ", e.VlanId)
+		if other, twice := vlans[key]; twice || e.VlanId < 1 || e.VlanId > 4094 {
+			t.Fatalf("members %q and %s have VLAN %d", other, e.NetworkInterfaceId, e.VlanId)
+		}
+		vlans[key] = e.NetworkInterfaceId
+		members[e.InstanceId]++
+	}
+	for _, i := range must(m.DescribeInstances(state.DescribeInstancesRequest{})) {
+		limits, _ := m.options.Catalog.Lookup(i.InstanceType)
+		if most, _ := limits.MaxPodsTrunk(); members[i.InstanceId] > most {
+			t.Fatalf("instance %s of type %s has %d members", i.InstanceId, i.InstanceType, members[i.InstanceId])
+		}
+	}
+}
+
+// checkIndex: the index is what a look at all ENIs gives, and a list by any filter is
+// the part of all ENIs that the filter describes.
+func (m *machine) checkIndex(t *rapid.T, enis []state.NetworkInterface) {
+	if err := m.CheckIndex(); err != nil {
+		t.Fatal(err)
+	}
+	if len(enis) == 0 {
+		return
+	}
+	one := rapid.SampledFrom(enis).Draw(t, "like this ENI")
+	var tags []state.Tag
+	if len(one.Tags) > 0 {
+		tags = one.Tags[:1]
+	}
+	for name, filter := range map[string]struct {
+		req  state.DescribeNetworkInterfacesRequest
+		like func(e state.NetworkInterface) bool
+	}{
+		"instance": {state.DescribeNetworkInterfacesRequest{InstanceId: one.InstanceId}, func(e state.NetworkInterface) bool {
+			return one.InstanceId == "" || e.InstanceId == one.InstanceId
+		}},
+		"group": {state.DescribeNetworkInterfacesRequest{SecurityGroupId: one.SecurityGroupIds[0]}, func(e state.NetworkInterface) bool {
+			return slices.Contains(e.SecurityGroupIds, one.SecurityGroupIds[0])
+		}},
+		"address": {state.DescribeNetworkInterfacesRequest{PrivateIpAddress: []string{one.PrimaryIpAddress.String()}}, func(e state.NetworkInterface) bool {
+			return e.NetworkInterfaceId == one.NetworkInterfaceId
+		}},
+		"tag and type": {state.DescribeNetworkInterfacesRequest{Tag: tags, Type: one.Type}, func(e state.NetworkInterface) bool {
+			return e.Type == one.Type && !slices.ContainsFunc(tags, func(t state.Tag) bool {
+				return !slices.ContainsFunc(e.Tags, func(x state.Tag) bool { return x.Key == t.Key && (t.Value == "" || t.Value == x.Value) })
+			})
+		}},
+	} {
+		var want []string
+		for _, e := range enis {
+			if filter.like(e) {
+				want = append(want, e.NetworkInterfaceId)
+			}
+		}
+		if got := must(m.SelectNetworkInterfaces(filter.req)); !slices.Equal(got, want) {
+			t.Fatalf("by %s like %s: %v, want %v", name, one.NetworkInterfaceId, got, want)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ type machine struct {
 	vpcs    []string
 }
 
-var machineTypes = []string{"ecs.t6-c1m4.large", "ecs.g6.large", "ecs.g7.large"}
+var machineTypes = []string{"ecs.t6-c1m4.large", "ecs.g6.large", "ecs.g7.large", "ecs.u1-c1m4.xlarge"}
 
 func newMachine(t *rapid.T) *machine {
 	c := &clock{time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
@@ -155,10 +155,25 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 				PrimaryIpAddress:               rapid.SampledFrom([]string{"", "", "10.0.0.9", "10.0.0.62"}).Draw(t, "primary"),
 				SecondaryPrivateIpAddressCount: few(t, "secondary", 8), Ipv4PrefixCount: few(t, "prefixes", 1), Ipv6AddressCount: few(t, "IPv6", 2),
 				DeleteOnRelease: ptr(rapid.Bool().Draw(t, "delete on release")),
+				InstanceType:    rapid.SampledFrom([]string{"", "", "Secondary", "Trunk"}).Draw(t, "type"),
 			}))
 		},
 		"AttachNetworkInterface": func(t *rapid.T) error {
 			return m.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: pick(t, "eni", m.enis()), InstanceId: pick(t, "instance", m.instances())})
+		},
+		"AttachMember": func(t *rapid.T) error {
+			trunks := must(m.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{Type: "Trunk"}))
+			if len(trunks) == 0 {
+				return nil
+			}
+			trunk := rapid.SampledFrom(trunks).Draw(t, "trunk")
+			on := trunk.InstanceId
+			if on == "" {
+				on = pick(t, "instance", m.instances())
+			}
+			return m.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{
+				NetworkInterfaceId: pick(t, "eni", m.enis()), InstanceId: on, TrunkNetworkInstanceId: trunk.NetworkInterfaceId,
+			})
 		},
 		"DetachNetworkInterface": func(t *rapid.T) error {
 			eni := pick(t, "eni", m.enis())
@@ -250,6 +265,30 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 			p := state.Permission{IpProtocol: "tcp", PortRange: strconv.Itoa(few(t, "port", 5)), SourceCidrIp: "0.0.0.0/0"}
 			return m.RevokeSecurityGroup(state.RevokeSecurityGroupRequest{SecurityGroupId: pick(t, "group", m.groups()), Permission: p})
 		},
+		"ModifyRule": func(t *rapid.T) error {
+			id := pick(t, "group", m.groups())
+			g, err := m.DescribeSecurityGroupAttribute(state.DescribeSecurityGroupAttributeRequest{SecurityGroupId: id})
+			if err != nil || len(g.Rules) == 0 {
+				return nil
+			}
+			req := state.ModifySecurityGroupRuleRequest{SecurityGroupId: id, SecurityGroupRuleId: rapid.SampledFrom(g.Rules).Draw(t, "rule").SecurityGroupRuleId}
+			if rapid.Bool().Draw(t, "by group") {
+				req.SourceGroupId = pick(t, "peer", m.groups())
+			} else {
+				req.PortRange, req.SourceCidrIp = strconv.Itoa(few(t, "port", 5)), "10.0.0.0/8"
+			}
+			return m.ModifySecurityGroupRule(req)
+		},
+		"EIPs": func(t *rapid.T) error {
+			all := must(m.DescribeEipAddresses(state.DescribeEipAddressesRequest{}))
+			if len(all) > 0 && rapid.Bool().Draw(t, "release") {
+				return m.ReleaseEipAddress(state.ReleaseEipAddressRequest{AllocationId: rapid.SampledFrom(all).Draw(t, "EIP").AllocationId})
+			}
+			return errOf(m.AllocateEipAddress(state.AllocateEipAddressRequest{ClientToken: token(t)}))
+		},
+		"ModifyRouteEntry": func(t *rapid.T) error {
+			return m.ModifyRouteEntry(state.ModifyRouteEntryRequest{RouteEntryId: pick(t, "entry", m.entries()), NewNextHopId: pick(t, "hop", m.instances())})
+		},
 		"JoinSecurityGroup": func(t *rapid.T) error {
 			return m.JoinSecurityGroup(state.JoinSecurityGroupRequest{SecurityGroupId: pick(t, "group", m.groups()), NetworkInterfaceId: pick(t, "eni", m.enis())})
 		},
@@ -312,11 +351,12 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 			if rapid.Bool().Draw(t, "take away") {
 				return m.UntagResources(state.UntagResourcesRequest{ResourceType: "eni", ResourceId: []string{pick(t, "eni", m.enis())}, TagKey: []string{key}})
 			}
-			return m.TagResources(state.TagResourcesRequest{ResourceType: "eni", ResourceId: []string{pick(t, "eni", m.enis())}, Tag: []state.Tag{{Key: key}}})
+			return m.TagResources(state.TagResourcesRequest{ResourceType: "eni", ResourceId: []string{pick(t, "eni", m.enis())}, Tag: []state.Tag{{Key: key, Value: rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "value")}}})
 		},
 		"Faults": func(t *rapid.T) error {
 			m.SetStuckAttaching(few(t, "stuck", 3) == 0)
 			m.SetFailingAttach(few(t, "failing", 3) == 0)
+			m.SetStrictDetach(few(t, "strict", 3) == 0)
 			return m.SetVSwitchFull(pick(t, "vSwitch", m.vSwitches()), few(t, "full", 3) == 0)
 		},
 		"Tick": func(t *rapid.T) error {

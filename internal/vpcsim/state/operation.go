@@ -40,12 +40,23 @@ type operation struct {
 
 // start begins an operation that takes d from the given moment.
 func (s *State) start(k kind, id string, from time.Time, d time.Duration) {
-	s.data.Operations = append(s.data.Operations, operation{Kind: k, ID: id, Due: from.Add(d)})
+	s.enqueue(operation{Kind: k, ID: id, Due: from.Add(d)})
+}
+
+// enqueue puts an operation behind those that are due before it or at the same time.
+func (s *State) enqueue(o operation) {
+	at, _ := slices.BinarySearchFunc(s.data.Operations, o, func(old, o operation) int {
+		if old.Due.After(o.Due) {
+			return 1
+		}
+		return -1
+	})
+	s.data.Operations = slices.Insert(s.data.Operations, at, o)
 }
 
 // startIn is start for an operation that locks its VPC.
 func (s *State) startIn(vpcID string, k kind, id string, from time.Time, d time.Duration) {
-	s.data.Operations = append(s.data.Operations, operation{Kind: k, ID: id, Due: from.Add(d), VpcId: vpcID})
+	s.enqueue(operation{Kind: k, ID: id, Due: from.Add(d), VpcId: vpcID})
 }
 
 // cancel forgets the operations on a resource.
@@ -83,13 +94,7 @@ func (s *State) NextDue() (time.Time, bool) {
 
 // earliest is the index of the operation that is due first, the oldest of equals; −1 without one.
 func (s *State) earliest() int {
-	first := -1
-	for i, o := range s.data.Operations {
-		if !o.Held && (first < 0 || o.Due.Before(s.data.Operations[first].Due)) {
-			first = i
-		}
-	}
-	return first
+	return slices.IndexFunc(s.data.Operations, func(o operation) bool { return !o.Held })
 }
 
 // Tick completes every operation that is due at now, and those which such a one
@@ -119,7 +124,7 @@ func (s *State) complete(o operation) {
 	case opENIAttach:
 		s.completeAttach(s.data.NetworkInterfaces[o.ID], o.Due)
 	case opENIDetach:
-		release(s.data.NetworkInterfaces[o.ID])
+		s.release(s.data.NetworkInterfaces[o.ID])
 	case opENIDelete:
 		s.removeENI(s.data.NetworkInterfaces[o.ID])
 	case opVPC:
@@ -163,6 +168,12 @@ func (s *State) SetStuckAttaching(stuck bool) {
 			s.data.Operations[i].Held = stuck
 		}
 	}
+	s.changed()
+}
+
+// SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
+func (s *State) SetStrictDetach(strict bool) {
+	s.data.StrictDetach = strict
 	s.changed()
 }
 

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 )
@@ -13,6 +14,8 @@ type wish struct {
 	MorePrefixes int
 	Named6       []netip.Addr
 	More6        int
+	// Codes are those of the action for addresses that it cannot take.
+	Codes addressCodes
 	// PrimaryNamed: the first of Named4 is to be the ENI's primary address. If
 	// not, the first that the service chooses is.
 	PrimaryNamed bool
@@ -25,9 +28,42 @@ type chosen struct {
 	Addrs6   []netip.Addr
 }
 
+// addressCodes are an action's answers to an address that is malformed, named twice, or
+// in use. They differ from action to action, in the service's own tables.
+type addressCodes struct{ Malformed, Repeated, Taken refusal }
+
+// refusal is a status and a code.
+type refusal struct {
+	Status int
+	Code   string
+}
+
+func (r refusal) because(format string, args ...any) *Error {
+	return &Error{r.Status, r.Code, fmt.Sprintf(format, args...)}
+}
+
+var (
+	createCodes = addressCodes{
+		Malformed: refusal{403, "InvalidIp.Address"}, Repeated: refusal{400, "InvalidPrivateIpAddress.Duplicated"}, Taken: refusal{403, "InvalidIp.IpRepeated"},
+	}
+	assignCodes = addressCodes{
+		Malformed: refusal{400, "InvalidParameter"}, Repeated: refusal{400, "InvalidParameter"}, Taken: refusal{403, "InvalidIp.IpAssigned"},
+	}
+	assign6Codes = addressCodes{
+		Malformed: refusal{403, "InvalidIp.Address"}, Repeated: refusal{400, "InvalidPrivateIpAddress.Duplicated"}, Taken: refusal{403, "InvalidIp.IpAssigned"},
+	}
+	unassign6Codes = addressCodes{Malformed: refusal{403, "InvalidIp.Address"}, Repeated: refusal{403, "InvalidIp.IpRepeated"}}
+	// instanceCodes are those of RunInstances and CreateInstance.
+	instanceCodes = addressCodes{
+		Malformed: refusal{400, "InvalidIp.Address"}, Repeated: refusal{400, "InvalidPrivateIpAddress.Duplicated"}, Taken: refusal{403, "InvalidIp.IpAssigned"},
+	}
+	// filterCodes are those of Describe actions, which do not mind repetitions.
+	filterCodes = addressCodes{Malformed: refusal{400, "InvalidParameter"}}
+)
+
 // parseWish reads the address parameters that several actions share.
-func parseWish(named4 []string, more4 int, namedPrefix []string, morePrefixes int, named6 []string, more6 int) (wish, error) {
-	var w wish
+func parseWish(codes addressCodes, named4 []string, more4 int, namedPrefix []string, morePrefixes int, named6 []string, more6 int) (wish, error) {
+	w := wish{Codes: codes}
 	var err error
 	switch {
 	case len(named4) > 0 && more4 > 0:
@@ -43,10 +79,10 @@ func parseWish(named4 []string, more4 int, namedPrefix []string, morePrefixes in
 	case len(named6) > 10 || more6 < 0 || more6 > 10:
 		return w, badRequest("InvalidParameter", "At most 10 IPv6 addresses may be given.")
 	}
-	if w.Named4, err = parseAddrs("PrivateIpAddress", "InvalidIp.Address", 4, named4); err != nil {
+	if w.Named4, err = parseAddrs("PrivateIpAddress", codes, 4, named4); err != nil {
 		return w, err
 	}
-	if w.Named6, err = parseAddrs("Ipv6Address", "InvalidIp.Address", 6, named6); err != nil {
+	if w.Named6, err = parseAddrs("Ipv6Address", codes, 6, named6); err != nil {
 		return w, err
 	}
 	if w.NamedPrefix, err = parsePrefixes(namedPrefix); err != nil {
@@ -89,7 +125,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 	if v.Status != StatusAvailable {
 		return c, badRequest("IncorrectVSwitchStatus", "The status of vSwitch %s does not support this operation: %s.", v.VSwitchId, v.Status)
 	}
-	used := s.used[v.VSwitchId]
+	used := s.pool(v.VSwitchId).holder
 	named := slices.Clone(w.Named4)
 	for _, p := range w.NamedPrefix {
 		named = append(named, membersOf(p)...)
@@ -99,7 +135,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 			return c, forbidden("InvalidVSwitchId.IpInvalid", "The specified IP address %s cannot be used in VSwitch %q (%s).", a, v.VSwitchId, v.CidrBlock)
 		}
 		if used[a] != "" || slices.Contains(named[:i], a) {
-			return c, forbidden("InvalidIp.IpAssigned", "The specified IP address %s has been assigned already.", a)
+			return c, w.Codes.Taken.because("The specified IP address %s has been assigned already.", a)
 		}
 	}
 	if w.slots6() > 0 && !v.Ipv6CidrBlock.IsValid() {
@@ -110,7 +146,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 			return c, forbidden("InvalidVSwitchId.IpInvalid", "The specified IP address %s cannot be used in VSwitch %q (%s).", a, v.VSwitchId, v.Ipv6CidrBlock)
 		}
 		if used[a] != "" {
-			return c, forbidden("InvalidIp.IpAssigned", "The specified IP address %s has been assigned already.", a)
+			return c, w.Codes.Taken.because("The specified IP address %s has been assigned already.", a)
 		}
 	}
 	full := forbidden("InvalidVSwitchId.IpNotEnough", "The specified VSwitch %q has not enough IpAddress.", v.VSwitchId)
@@ -142,11 +178,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 func (s *State) privateIPs(vpcID string) int {
 	n := 0
 	for _, v := range s.vSwitchesOf(vpcID) {
-		for a := range s.used[v.VSwitchId] {
-			if a.Is4() {
-				n++
-			}
-		}
+		n += s.pool(v.VSwitchId).held4
 	}
 	return n
 }
@@ -154,9 +186,11 @@ func (s *State) privateIPs(vpcID string) int {
 // give puts chosen addresses on an ENI.
 func (s *State) give(eni *NetworkInterface, c chosen) {
 	v := s.data.VSwitches[eni.VSwitchId]
-	eni.PrivateIpAddresses = append(eni.PrivateIpAddresses, c.Addrs...)
-	eni.Ipv4Prefixes = append(eni.Ipv4Prefixes, c.Prefixes...)
-	eni.Ipv6Addresses = append(eni.Ipv6Addresses, c.Addrs6...)
+	s.alter(eni, func() {
+		eni.PrivateIpAddresses = append(eni.PrivateIpAddresses, c.Addrs...)
+		eni.Ipv4Prefixes = append(eni.Ipv4Prefixes, c.Prefixes...)
+		eni.Ipv6Addresses = append(eni.Ipv6Addresses, c.Addrs6...)
+	})
 	taken := slices.Concat(c.Addrs, c.Addrs6)
 	for _, p := range c.Prefixes {
 		taken = append(taken, membersOf(p)...)

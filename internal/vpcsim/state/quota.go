@@ -54,13 +54,7 @@ func (s *State) checkENIQuota(eni *NetworkInterface, slots4, slots6 int) error {
 // privateIPsIn is how many addresses count against a group's limit: those of
 // the ENIs in it, a prefix counting as one.
 func (s *State) privateIPsIn(groupID string) int {
-	n := 0
-	for _, eni := range s.data.NetworkInterfaces {
-		if slices.Contains(eni.SecurityGroupIds, groupID) {
-			n += eni.slots4()
-		}
-	}
-	return n
+	return s.index.slots[groupID]
 }
 
 func (s *State) privateIPLimit(g *SecurityGroup) int {

@@ -106,6 +106,7 @@ type DescribeNetworkInterfacesRequest struct {
 	Ipv6Address          []string
 	SecurityGroupId      string
 	ResourceGroupId      string
+	ServiceManaged       bool
 	Tag                  []Tag // an empty value matches any
 }
 
@@ -161,6 +162,9 @@ type RunInstancesNetworkInterface struct {
 	Description          string
 	SourceDestCheck      *bool
 	DeleteOnRelease      *bool
+
+	NetworkInterfaceTrafficMode string
+	NetworkCardIndex            *int
 }
 
 // CreateInstanceRequest has the parameters of CreateInstance: one instance, left Stopped.
@@ -243,19 +247,22 @@ type AttachInstanceRamRoleRequest struct {
 // DescribeInstancesRequest selects instances. InstanceIds and the address lists
 // are JSON arrays on the wire; here they are decoded.
 type DescribeInstancesRequest struct {
-	InstanceIds        []string
-	InstanceName       string // "*" is a wildcard
-	VpcId              string
-	VSwitchId          string
-	ZoneId             string
-	InstanceType       string
-	InstanceTypeFamily string
-	SecurityGroupId    string
-	Status             string
-	PrivateIpAddresses []string
-	Ipv6Address        []string
-	ResourceGroupId    string
-	Tag                []Tag
+	InstanceIds         []string
+	InstanceName        string // "*" is a wildcard
+	InstanceNetworkType string // vpc, classic
+	ImageId             string
+	KeyPairName         string
+	VpcId               string
+	VSwitchId           string
+	ZoneId              string
+	InstanceType        string
+	InstanceTypeFamily  string
+	SecurityGroupId     string
+	Status              string
+	PrivateIpAddresses  []string
+	Ipv6Address         []string
+	ResourceGroupId     string
+	Tag                 []Tag
 }
 
 // DescribeInstanceTypesRequest selects instance types.
@@ -388,4 +395,14 @@ type ListTagResourcesRequest struct {
 	ResourceType string
 	ResourceId   []string
 	Tag          []Tag
+}
+
+// ModifySecurityGroupRuleRequest has the parameters of ModifySecurityGroupRule and
+// ModifySecurityGroupEgressRule. With SecurityGroupRuleId, what is given replaces what
+// the rule has; without it, the other fields find the rule and Description is changed.
+type ModifySecurityGroupRuleRequest struct {
+	ClientToken         string
+	SecurityGroupId     string
+	SecurityGroupRuleId string
+	Permission
 }

@@ -235,3 +235,50 @@ type CheckCanAllocateVpcPrivateIpAddressRequest struct {
 	PrivateIpAddress string
 	IpVersion        string
 }
+
+// AllocateEipAddressRequest has the parameters of AllocateEipAddress.
+type AllocateEipAddressRequest struct {
+	ClientToken        string
+	IpAddress          string
+	Name               string
+	Description        string
+	Bandwidth          string
+	InternetChargeType string
+	InstanceChargeType string
+	ISP                string
+	ResourceGroupId    string
+}
+
+// ReleaseEipAddressRequest has the parameters of ReleaseEipAddress.
+type ReleaseEipAddressRequest struct {
+	AllocationId string
+}
+
+// AssociateEipAddressRequest has the parameters of AssociateEipAddress and
+// UnassociateEipAddress that are looked at.
+type AssociateEipAddressRequest struct {
+	AllocationId string
+}
+
+// DescribeEipAddressesRequest selects EIPs. AllocationId and EipAddress are
+// comma-separated lists.
+type DescribeEipAddressesRequest struct {
+	AllocationId         string
+	EipAddress           string
+	EipName              string
+	Status               string
+	AssociatedInstanceId string
+	ResourceGroupId      string
+}
+
+// ModifyRouteEntryRequest has the parameters of ModifyRouteEntry: the entry's id, or
+// table and destination, and what is to change.
+type ModifyRouteEntryRequest struct {
+	RouteEntryId         string
+	RouteTableId         string
+	DestinationCidrBlock string
+	NewNextHopId         string
+	NewNextHopType       string
+	RouteEntryName       *string
+	Description          *string
+}

@@ -189,6 +189,9 @@ func (s *State) newEntry(t *RouteTable, destination string, hops []NextHop, name
 	custom := 0
 	for _, e := range t.RouteEntries {
 		if e.DestinationCidrBlock == dst {
+			if busy := s.vpcBusy(t.VpcId); e.Status == StatusDeleting && busy != nil {
+				return nil, busy // its place is free in a moment
+			}
 			return nil, badRequest("InvalidCIDRBlock.Duplicate", "Specified CIDR block is already exists: %s in route table %s.", dst, t.RouteTableId)
 		}
 		if e.Type == RouteEntryCustom {
@@ -227,8 +230,10 @@ func (s *State) checkHop(t *RouteTable, hop NextHop) error {
 		if e, ok := s.data.NetworkInterfaces[hop.NextHopId]; ok && e.Status != ENIDeleting && !s.goesWithInstance(e) {
 			vpcID = e.VpcId
 		}
+	// The simulator has none of these, so no id of one exists.
+	case "HaVip", "RouterInterface", "VpnGateway", "IPv6Gateway", "NatGateway", "Attachment", "VpcPeer", "Ipv4Gateway", "GatewayEndpoint", "Ecr":
 	default:
-		return badRequest("InvalidNextHopType", "The specified NextHopType %q is not supported, only Instance and NetworkInterface.", hop.NextHopType)
+		return badRequest("InvalidNextHopType", "The specified NextHopType is not valid: %q.", hop.NextHopType)
 	}
 	if vpcID != t.VpcId {
 		return notFound("InvalidNextHopId.NotFound", "The specified next hop %s %q does not exist in VPC %s.", hop.NextHopType, hop.NextHopId, t.VpcId)
@@ -347,6 +352,34 @@ func (s *State) DeleteRouteEntry(req DeleteRouteEntryRequest) error {
 		return busy
 	}
 	s.erase(t, i)
+	return nil
+}
+
+// ModifyRouteEntry changes a custom entry's name, description or next hop.
+func (s *State) ModifyRouteEntry(req ModifyRouteEntryRequest) error {
+	t, i, err := s.oldEntry(req.RouteEntryId, req.RouteTableId, req.DestinationCidrBlock, nil)
+	if err != nil {
+		return err
+	}
+	hop := NextHop{NextHopType: cmp.Or(req.NewNextHopType, NextHopInstance), NextHopId: req.NewNextHopId, Weight: 100}
+	moved := req.NewNextHopId != ""
+	if moved {
+		if err := s.checkHop(t, hop); err != nil {
+			return err
+		}
+		if busy := s.vpcBusy(t.VpcId); busy != nil {
+			return busy
+		}
+	}
+	e := &t.RouteEntries[i]
+	set(&e.RouteEntryName, req.RouteEntryName)
+	set(&e.Description, req.Description)
+	if moved {
+		e.NextHopType, e.NextHopId, e.NextHops = hop.NextHopType, hop.NextHopId, []NextHop{hop}
+		e.Status = StatusPending
+		s.startIn(t.VpcId, opRouteEntryCreate, e.RouteEntryId, s.now(), s.options.Timing.RouteEntry)
+	}
+	s.changed()
 	return nil
 }
 

@@ -71,7 +71,8 @@ func TestRouteEntryRules(t *testing.T) {
 		{"no hop", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8"}, 400, "InvalidNexthopTypeAndList.BothNull"},
 		{"unknown hop", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8", NextHopId: "i-x"}, 404, "InvalidNextHopId.NotFound"},
 		{"hop of another type", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8", NextHopId: eni}, 404, "InvalidNextHopId.NotFound"},
-		{"unknown type", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8", NextHopId: "ngw-1", NextHopType: "NatGateway"}, 400, "InvalidNextHopType"},
+		{"unknown type", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8", NextHopId: "ngw-1", NextHopType: "Gate"}, 400, "InvalidNextHopType"},
+		{"a hop that is not here", state.CreateRouteEntryRequest{RouteTableId: w.table, DestinationCidrBlock: "10.0.0.0/8", NextHopId: "ngw-1", NextHopType: "NatGateway"}, 404, "InvalidNextHopId.NotFound"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w.t = t

@@ -62,10 +62,8 @@ func (s *State) DeleteSecurityGroup(req DeleteSecurityGroupRequest) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
-		if slices.Contains(s.data.NetworkInterfaces[id].SecurityGroupIds, g.SecurityGroupId) {
-			return forbidden("DependencyViolation", "Security group %s has dependent resources: network interface %s.", g.SecurityGroupId, id)
-		}
+	if ids := sortedKeys(s.index.byGroup[g.SecurityGroupId]); len(ids) > 0 {
+		return forbidden("DependencyViolation", "Security group %s has dependent resources: network interface %s.", g.SecurityGroupId, ids[0])
 	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		refers := func(r SecurityGroupRule) bool { return r.PeerGroupId == g.SecurityGroupId }
@@ -124,8 +122,8 @@ func parsePolicy(parameter, text string) (string, error) {
 func (s *State) describeGroup(g *SecurityGroup) SecurityGroup {
 	c := g.clone()
 	instances := map[string]bool{}
-	for _, eni := range s.data.NetworkInterfaces {
-		if eni.InstanceId != "" && slices.Contains(eni.SecurityGroupIds, g.SecurityGroupId) {
+	for _, eni := range s.index.byGroup[g.SecurityGroupId] {
+		if eni.InstanceId != "" {
 			instances[eni.InstanceId] = true
 		}
 	}
@@ -179,7 +177,7 @@ func (s *State) member(req JoinSecurityGroupRequest) (*NetworkInterface, error) 
 			return nil, err
 		}
 		if eni.Status == ENIDeleting {
-			return nil, badRequest("InvalidOperation.InvalidEniState", "The current state of network interface %q does not support this operation: %s.", eni.NetworkInterfaceId, eni.Status)
+			return nil, invalidState(eni)
 		}
 		return eni, nil
 	}
@@ -210,7 +208,7 @@ func (s *State) JoinSecurityGroup(req JoinSecurityGroupRequest) error {
 	if err := s.checkGroupRoom([]string{g.SecurityGroupId}, eni.slots4()); err != nil {
 		return err
 	}
-	eni.SecurityGroupIds = joined
+	s.alter(eni, func() { eni.SecurityGroupIds = joined })
 	s.changed()
 	return nil
 }
@@ -232,7 +230,7 @@ func (s *State) LeaveSecurityGroup(req JoinSecurityGroupRequest) error {
 	case len(eni.SecurityGroupIds) == 1:
 		return forbidden("InstanceLastSecurityGroup", "The specified security group is the last security group for the instance.")
 	}
-	eni.SecurityGroupIds = slices.Delete(eni.SecurityGroupIds, i, i+1)
+	s.alter(eni, func() { eni.SecurityGroupIds = slices.Delete(eni.SecurityGroupIds, i, i+1) })
 	s.changed()
 	return nil
 }

@@ -240,11 +240,9 @@ func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) erro
 	if most := s.options.Limits.GroupRefsPerGroup; references > most {
 		return forbidden("AuthorizationLimitExceed", "The limit of rules of the security group that refer to a security group reaches: %d.", most)
 	}
-	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
-		eni := s.data.NetworkInterfaces[id]
-		if !slices.Contains(eni.SecurityGroupIds, g.SecurityGroupId) {
-			continue
-		}
+	members := s.index.byGroup[g.SecurityGroupId]
+	for _, id := range sortedKeys(members) {
+		eni := members[id]
 		n := len(rules)
 		for _, other := range eni.SecurityGroupIds {
 			if other != g.SecurityGroupId {
@@ -308,4 +306,124 @@ func (s *State) revoke(action, direction string, req RevokeSecurityGroupRequest)
 		return true, nil
 	})
 	return err
+}
+
+// ModifySecurityGroupRule changes an ingress rule.
+func (s *State) ModifySecurityGroupRule(req ModifySecurityGroupRuleRequest) error {
+	return s.modifyRule("ModifySecurityGroupRule", DirectionIngress, req)
+}
+
+// ModifySecurityGroupEgressRule changes an egress rule.
+func (s *State) ModifySecurityGroupEgressRule(req ModifySecurityGroupRuleRequest) error {
+	return s.modifyRule("ModifySecurityGroupEgressRule", DirectionEgress, req)
+}
+
+func (s *State) modifyRule(action, direction string, req ModifySecurityGroupRuleRequest) error {
+	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+		g, err := s.group(req.SecurityGroupId)
+		if err != nil {
+			return false, err
+		}
+		at := -1
+		var changed SecurityGroupRule
+		if req.SecurityGroupRuleId != "" {
+			at = slices.IndexFunc(g.Rules, func(r SecurityGroupRule) bool {
+				return r.SecurityGroupRuleId == req.SecurityGroupRuleId && r.Direction == direction
+			})
+			if at < 0 {
+				return false, notFound("SecurityGroupRule.NotFound", "The specified rule %q does not exist among the %s rules of security group %s.", req.SecurityGroupRuleId, direction, g.SecurityGroupId)
+			}
+			if changed, err = parsePermission(direction, permissionOf(g.Rules[at]).with(req.Permission)); err != nil {
+				return false, err
+			}
+		} else {
+			wanted, err := parsePermission(direction, req.Permission)
+			if err != nil {
+				return false, err
+			}
+			at = slices.IndexFunc(g.Rules, func(r SecurityGroupRule) bool { return sameRule(r, wanted) })
+			if at < 0 {
+				return false, notFound("SecurityGroupRule.NotFound", "Security group %s has no such %s rule.", g.SecurityGroupId, direction)
+			}
+			changed = wanted
+		}
+		old := g.Rules[at]
+		changed.SecurityGroupRuleId, changed.CreateTime = old.SecurityGroupRuleId, old.CreateTime
+		if err := s.checkPeerGroup(g, changed); err != nil {
+			return false, err
+		}
+		rules := slices.Clone(g.Rules)
+		rules[at] = changed
+		for i, r := range rules {
+			if i != at && sameRule(r, changed) {
+				return false, badRequest("OperationDenied", "Security group %s has a rule that decides the same already: %s.", g.SecurityGroupId, r.SecurityGroupRuleId)
+			}
+		}
+		if err := s.checkRuleQuota(g, rules); err != nil {
+			return false, err
+		}
+		g.Rules = rules
+		s.changed()
+		return true, nil
+	})
+	return err
+}
+
+// permissionOf is the inverse of parsePermission.
+func permissionOf(r SecurityGroupRule) Permission {
+	p := Permission{
+		IpProtocol: r.IpProtocol, PortRange: r.PortRange, SourcePortRange: r.SourcePortRange,
+		Policy: r.Policy, Priority: strconv.Itoa(r.Priority), Description: r.Description,
+	}
+	source, dest := r.Peer, r.Local
+	if r.Direction == DirectionEgress {
+		source, dest = r.Local, r.Peer
+		p.DestGroupId = r.PeerGroupId
+	} else {
+		p.SourceGroupId = r.PeerGroupId
+	}
+	put := func(x netip.Prefix, four, six *string) {
+		switch {
+		case !x.IsValid():
+		case x.Addr().Is4():
+			*four = x.String()
+		default:
+			*six = x.String()
+		}
+	}
+	put(source, &p.SourceCidrIp, &p.Ipv6SourceCidrIp)
+	put(dest, &p.DestCidrIp, &p.Ipv6DestCidrIp)
+	return p
+}
+
+// with replaces what is given. The far end is one thing, whichever way it is named.
+func (p Permission) with(change Permission) Permission {
+	over := func(field *string, value string) {
+		if value != "" {
+			*field = value
+		}
+	}
+	if change.IpProtocol != "" && change.PortRange == "" && !strings.EqualFold(change.IpProtocol, p.IpProtocol) {
+		switch strings.ToUpper(change.IpProtocol) {
+		case "TCP", "UDP":
+		default:
+			p.PortRange, p.SourcePortRange = "", ""
+		}
+	}
+	if change.SourceCidrIp+change.Ipv6SourceCidrIp+change.SourceGroupId+change.SourcePrefixListId != "" {
+		p.SourceCidrIp, p.Ipv6SourceCidrIp, p.SourceGroupId = change.SourceCidrIp, change.Ipv6SourceCidrIp, change.SourceGroupId
+		p.SourcePrefixListId = change.SourcePrefixListId
+	}
+	if change.DestCidrIp+change.Ipv6DestCidrIp+change.DestGroupId+change.DestPrefixListId != "" {
+		p.DestCidrIp, p.Ipv6DestCidrIp, p.DestGroupId = change.DestCidrIp, change.Ipv6DestCidrIp, change.DestGroupId
+		p.DestPrefixListId = change.DestPrefixListId
+	}
+	over(&p.IpProtocol, change.IpProtocol)
+	over(&p.PortRange, change.PortRange)
+	over(&p.SourcePortRange, change.SourcePortRange)
+	over(&p.Policy, change.Policy)
+	over(&p.Priority, change.Priority)
+	over(&p.NicType, change.NicType)
+	over(&p.Description, change.Description)
+	return p
 }

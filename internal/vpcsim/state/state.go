@@ -14,11 +14,12 @@ type State struct {
 	options Options
 	rng     *rand.PCG
 	data    data
-	// used says which ENI holds an address, of each vSwitch. It follows from
-	// data.NetworkInterfaces; a prefix's addresses are all in it.
-	used map[string]map[netip.Addr]string
-	// macs are the MAC addresses of all ENIs.
-	macs map[string]bool
+	// index follows from data.
+	index *index
+	// attempt is set while atomically runs.
+	attempt *attempt
+	// forgetAt is when the oldest of data.Tokens is to be forgotten; it may be early.
+	forgetAt time.Time
 }
 
 var _ API = (*State)(nil)
@@ -35,12 +36,15 @@ type data struct {
 	// Freed are, of each vSwitch, the IPv4 addresses that were held once and are
 	// free, the longest free first.
 	Freed map[string][]netip.Addr
-	// Operations are under way, in the order in which they were started.
+	// EIPs are the public addresses of the account.
+	EIPs map[string]*EIP `json:",omitempty"`
+	// Operations are under way: by the time they are due, of equals the oldest first.
 	Operations []operation
 	// Tokens are the answers given under a ClientToken, by action and token.
 	Tokens         map[string]rememberedAnswer
 	StuckAttaching bool
 	FailingAttach  bool
+	StrictDetach   bool `json:",omitempty"`
 }
 
 // New makes an empty cloud.
@@ -63,19 +67,30 @@ func New(o Options) (*State, error) {
 	s := &State{
 		options: o,
 		rng:     rand.NewPCG(o.Seed, 0x7465727761790001),
-		data: data{
-			VPCs:              map[string]*VPC{},
-			VSwitches:         map[string]*VSwitch{},
-			RouteTables:       map[string]*RouteTable{},
-			NetworkInterfaces: map[string]*NetworkInterface{},
-			Instances:         map[string]*Instance{},
-			SecurityGroups:    map[string]*SecurityGroup{},
-			Freed:             map[string][]netip.Addr{},
-			Tokens:            map[string]rememberedAnswer{},
-		},
 	}
-	s.index()
+	s.data.complete()
+	s.index = newIndex(&s.data)
 	return s, nil
+}
+
+// complete makes the maps that are missing: those of an empty cloud, and those that
+// the program that saved the state did not know.
+func (d *data) complete() {
+	ensure(&d.VPCs)
+	ensure(&d.VSwitches)
+	ensure(&d.RouteTables)
+	ensure(&d.NetworkInterfaces)
+	ensure(&d.Instances)
+	ensure(&d.SecurityGroups)
+	ensure(&d.Freed)
+	ensure(&d.EIPs)
+	ensure(&d.Tokens)
+}
+
+func ensure[K comparable, V any](m *map[K]V) {
+	if *m == nil {
+		*m = map[K]V{}
+	}
 }
 
 func (l Limits) withDefaults() Limits {
@@ -95,22 +110,7 @@ func (l Limits) withDefaults() Limits {
 		PrivateIPsPerNormal:     cmp.Or(l.PrivateIPsPerNormal, 2000),
 		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
 		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
-	}
-}
-
-// index rebuilds what follows from data.
-func (s *State) index() {
-	s.used = make(map[string]map[netip.Addr]string, len(s.data.VSwitches))
-	s.macs = make(map[string]bool, len(s.data.NetworkInterfaces))
-	for id := range s.data.VSwitches {
-		s.used[id] = map[netip.Addr]string{}
-	}
-	for _, eni := range s.data.NetworkInterfaces {
-		s.macs[eni.MacAddress] = true
-		used := s.used[eni.VSwitchId]
-		for _, a := range addressesOf(eni) {
-			used[a] = eni.NetworkInterfaceId
-		}
+		EIPs:                    cmp.Or(l.EIPs, 20),
 	}
 }
 
@@ -140,6 +140,9 @@ func (s *State) OwnerId() string { return s.options.OwnerId }
 
 // RegionId is the region.
 func (s *State) RegionId() string { return s.options.RegionId }
+
+// Quotas are the account's limits.
+func (s *State) Quotas() Limits { return s.options.Limits }
 
 // DescribeRegions returns the one region.
 func (s *State) DescribeRegions() []Region {

@@ -5,6 +5,9 @@ import (
 	"strings"
 )
 
+// maxTagsPerCall is how many tags one call may name.
+const maxTagsPerCall = 20
+
 // checkTags says whether a resource with the tags old may get the tags more.
 func (s *State) checkTags(old, more []Tag) error {
 	keys := map[string]bool{}
@@ -23,7 +26,7 @@ func (s *State) checkTags(old, more []Tag) error {
 		}
 		seen[t.Key], keys[t.Key] = true, true
 	}
-	if len(more) > 20 {
+	if len(more) > maxTagsPerCall {
 		return badRequest("NumberExceed.Tags", "The Tags parameter's number is exceed , Valid : 20")
 	}
 	if len(keys) > s.options.Limits.TagsPerResource {
@@ -44,33 +47,50 @@ type taggable struct {
 	tags *[]Tag
 }
 
-// taggables lists the resources of a type, by id.
-func (s *State) taggables(resourceType string) ([]taggable, error) {
+// taggables finds the resources of a type: those with the given ids that exist, or
+// all when none is given, by id.
+func (s *State) taggables(resourceType string, ids []string) ([]taggable, error) {
 	switch strings.ToLower(resourceType) {
 	case "":
 		return nil, notFound("MissingParameter.ResourceType", "The parameter - ResourceType should not be null")
 	case "eni":
-		return taggablesOf(s.data.NetworkInterfaces, func(e *NetworkInterface) *[]Tag { return &e.Tags }), nil
+		return taggablesOf(s.data.NetworkInterfaces, ids, func(e *NetworkInterface) *[]Tag { return &e.Tags }), nil
 	case "instance":
-		return taggablesOf(s.data.Instances, func(i *Instance) *[]Tag { return &i.Tags }), nil
+		return taggablesOf(s.data.Instances, ids, func(i *Instance) *[]Tag { return &i.Tags }), nil
 	case "securitygroup":
-		return taggablesOf(s.data.SecurityGroups, func(g *SecurityGroup) *[]Tag { return &g.Tags }), nil
+		return taggablesOf(s.data.SecurityGroups, ids, func(g *SecurityGroup) *[]Tag { return &g.Tags }), nil
 	case "vpc":
-		return taggablesOf(s.data.VPCs, func(v *VPC) *[]Tag { return &v.Tags }), nil
+		return taggablesOf(s.data.VPCs, ids, func(v *VPC) *[]Tag { return &v.Tags }), nil
 	case "vswitch":
-		return taggablesOf(s.data.VSwitches, func(v *VSwitch) *[]Tag { return &v.Tags }), nil
+		return taggablesOf(s.data.VSwitches, ids, func(v *VSwitch) *[]Tag { return &v.Tags }), nil
 	case "routetable":
-		return taggablesOf(s.data.RouteTables, func(t *RouteTable) *[]Tag { return &t.Tags }), nil
+		return taggablesOf(s.data.RouteTables, ids, func(t *RouteTable) *[]Tag { return &t.Tags }), nil
 	}
 	return nil, notFound("InvalidResourceType.NotFound", "The ResourceType provided does not exist in our records: %q.", resourceType)
 }
 
-func taggablesOf[T any](resources map[string]*T, tags func(*T) *[]Tag) []taggable {
-	all := make([]taggable, 0, len(resources))
-	for _, id := range sortedKeys(resources) {
-		all = append(all, taggable{id, tags(resources[id])})
+func taggablesOf[T any](resources map[string]*T, ids []string, tags func(*T) *[]Tag) []taggable {
+	if len(ids) == 0 {
+		ids = sortedKeys(resources)
+	} else {
+		ids = distinct(ids)
+	}
+	all := make([]taggable, 0, len(ids))
+	for _, id := range ids {
+		if r, ok := resources[id]; ok {
+			all = append(all, taggable{id, tags(r)})
+		}
 	}
 	return all
+}
+
+// retag changes a resource's tags.
+func (s *State) retag(r taggable, change func()) {
+	if eni, ok := s.data.NetworkInterfaces[r.id]; ok {
+		s.alter(eni, change)
+		return
+	}
+	change()
 }
 
 // named picks the resources with the given ids.
@@ -94,7 +114,7 @@ func named(all []taggable, ids []string) ([]taggable, error) {
 
 // TagResources sets tags on resources, all or none.
 func (s *State) TagResources(req TagResourcesRequest) error {
-	all, err := s.taggables(req.ResourceType)
+	all, err := s.taggables(req.ResourceType, req.ResourceId)
 	if err != nil {
 		return err
 	}
@@ -111,14 +131,16 @@ func (s *State) TagResources(req TagResourcesRequest) error {
 		}
 	}
 	for _, r := range picked {
-		for _, tag := range req.Tag {
-			i := slices.IndexFunc(*r.tags, func(t Tag) bool { return t.Key == tag.Key })
-			if i >= 0 {
-				(*r.tags)[i] = tag
-			} else {
-				*r.tags = append(*r.tags, tag)
+		s.retag(r, func() {
+			for _, tag := range req.Tag {
+				i := slices.IndexFunc(*r.tags, func(t Tag) bool { return t.Key == tag.Key })
+				if i >= 0 {
+					(*r.tags)[i] = tag
+				} else {
+					*r.tags = append(*r.tags, tag)
+				}
 			}
-		}
+		})
 	}
 	s.changed()
 	return nil
@@ -126,7 +148,7 @@ func (s *State) TagResources(req TagResourcesRequest) error {
 
 // UntagResources takes tags off resources.
 func (s *State) UntagResources(req UntagResourcesRequest) error {
-	all, err := s.taggables(req.ResourceType)
+	all, err := s.taggables(req.ResourceType, req.ResourceId)
 	if err != nil {
 		return err
 	}
@@ -138,12 +160,14 @@ func (s *State) UntagResources(req UntagResourcesRequest) error {
 		return notFound("MissingParameter.TagKeys", "Either TagKey.N or All must be given.")
 	}
 	for _, r := range picked {
-		*r.tags = slices.DeleteFunc(*r.tags, func(t Tag) bool {
-			return slices.Contains(req.TagKey, t.Key) || len(req.TagKey) == 0
+		s.retag(r, func() {
+			*r.tags = slices.DeleteFunc(*r.tags, func(t Tag) bool {
+				return slices.Contains(req.TagKey, t.Key) || len(req.TagKey) == 0
+			})
+			if len(*r.tags) == 0 {
+				*r.tags = nil
+			}
 		})
-		if len(*r.tags) == 0 {
-			*r.tags = nil
-		}
 	}
 	s.changed()
 	return nil
@@ -152,13 +176,13 @@ func (s *State) UntagResources(req UntagResourcesRequest) error {
 // ListTagResources lists the tags of the resources of a type that have the given
 // ids and all of the given tags.
 func (s *State) ListTagResources(req ListTagResourcesRequest) ([]TagResource, error) {
-	all, err := s.taggables(req.ResourceType)
+	all, err := s.taggables(req.ResourceType, req.ResourceId)
 	if err != nil {
 		return nil, err
 	}
 	found := []TagResource{}
 	for _, r := range all {
-		if !isOneOf(req.ResourceId, r.id) || !hasTags(req.Tag, *r.tags) {
+		if !hasTags(req.Tag, *r.tags) {
 			continue
 		}
 		for _, t := range *r.tags {

@@ -155,6 +155,7 @@ const (
 	ENIPrimary   = "Primary"
 	ENISecondary = "Secondary"
 	ENITrunk     = "Trunk"
+	ENIMember    = "Member" // a Secondary one while it is attached to a trunk
 )
 
 // NetworkInterface is an ENI.
@@ -187,7 +188,12 @@ type NetworkInterface struct {
 	// lowest that was free when it was attached. The guest sees it as eth<Slot>.
 	Slot             int
 	NetworkCardIndex int
-	AttachedTime     time.Time `json:",omitzero"`
+	// TrunkNetworkInterfaceId and VlanId are a member's trunk and its VLAN there, 1 to 4094.
+	TrunkNetworkInterfaceId string `json:",omitempty"`
+	VlanId                  int    `json:",omitempty"`
+	// MemberNetworkInterfaceIds are a trunk's members; filled in results.
+	MemberNetworkInterfaceIds []string  `json:",omitempty"`
+	AttachedTime              time.Time `json:",omitzero"`
 }
 
 // InstanceStatus is an instance's state.

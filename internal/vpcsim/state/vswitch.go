@@ -67,7 +67,7 @@ func (s *State) CreateVSwitch(req CreateVSwitchRequest) (vSwitchId string, err e
 			RouteTableId: system.RouteTableId, CreationTime: now, Tags: slices.Clone(req.Tag),
 		}
 		s.data.VSwitches[v.VSwitchId] = v
-		s.used[v.VSwitchId] = map[netip.Addr]string{}
+		s.index.pools[v.VSwitchId] = newPool()
 		for _, table := range s.tablesOf(vpc.VpcId) {
 			s.addSystemRoute(table, cidr, NextHopLocal)
 		}
@@ -131,7 +131,7 @@ func (s *State) DeleteVSwitch(req DeleteVSwitchRequest) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range sortedKeys(s.data.NetworkInterfaces) {
+	for _, id := range s.index.ids {
 		if s.data.NetworkInterfaces[id].VSwitchId == v.VSwitchId {
 			return badRequest("DependencyViolation", "VSwitch %s has dependent resources: network interface %s.", v.VSwitchId, id)
 		}
@@ -158,7 +158,7 @@ func (s *State) removeVSwitch(id string) {
 	}
 	delete(s.data.VSwitches, id)
 	delete(s.data.Freed, id)
-	delete(s.used, id)
+	delete(s.index.pools, id)
 }
 
 // ModifyVSwitchAttribute changes names, or gives the vSwitch an IPv6 range.
@@ -237,7 +237,7 @@ func (s *State) CheckCanAllocateVpcPrivateIpAddress(req CheckCanAllocateVpcPriva
 	if err != nil {
 		return false, badRequest("InvalidPrivateIpAddress.Malformed", "The specified PrivateIpAddress is not valid: %q.", req.PrivateIpAddress)
 	}
-	if v.Full || s.used[v.VSwitchId][a] != "" {
+	if v.Full || s.pool(v.VSwitchId).holder[a] != "" {
 		return false, nil
 	}
 	return usable(v.CidrBlock, a) || usable6(v.Ipv6CidrBlock, a), nil

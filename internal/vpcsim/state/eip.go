@@ -1,0 +1,113 @@
+package state
+
+import (
+	"cmp"
+	"net/netip"
+	"time"
+)
+
+// EIP is a public address of the account. It leads nowhere: the simulated VPC has no
+// internet, so an EIP can be allocated, listed and released, and never associated.
+type EIP struct {
+	AllocationId       string
+	Name               string
+	Description        string
+	IpAddress          netip.Addr
+	Bandwidth          string // Mbit/s, as given; default 5
+	InternetChargeType string
+	InstanceChargeType string
+	ISP                string
+	ResourceGroupId    string
+	AllocationTime     time.Time
+}
+
+// eipRange is where EIPs are from: TEST-NET-3 of RFC 5737, which nobody on the internet has.
+var eipRange = netip.MustParsePrefix("203.0.113.0/24")
+
+// AllocateEipAddress gives the account a public address.
+func (s *State) AllocateEipAddress(req AllocateEipAddressRequest) (*EIP, error) {
+	return once(s, "AllocateEipAddress", req.ClientToken, req, func() (*EIP, error) {
+		most := min(s.options.Limits.EIPs, sizeOf(eipRange)-2)
+		if n := len(s.data.EIPs); n >= most {
+			return nil, badRequest("QuotaExceeded.Eip", "The account has %d EIPs, the most it may have.", n)
+		}
+		taken := map[netip.Addr]bool{}
+		for _, e := range s.data.EIPs {
+			taken[e.IpAddress] = true
+		}
+		next := addrAt(eipRange, 1)
+		for taken[next] {
+			next = next.Next()
+		}
+		if req.IpAddress != "" {
+			a, err := netip.ParseAddr(req.IpAddress)
+			if err != nil || taken[a] || a.Compare(addrAt(eipRange, 1)) < 0 || a.Compare(addrAt(eipRange, sizeOf(eipRange)-2)) > 0 {
+				return nil, invalid("IpAddress", req.IpAddress, "a free address of "+eipRange.String())
+			}
+			next = a
+		}
+		e := &EIP{
+			AllocationId: s.newID(idEIP), Name: req.Name, Description: req.Description, IpAddress: next,
+			Bandwidth: cmp.Or(req.Bandwidth, "5"), InternetChargeType: cmp.Or(req.InternetChargeType, "PayByBandwidth"),
+			InstanceChargeType: cmp.Or(req.InstanceChargeType, "PostPaid"), ISP: cmp.Or(req.ISP, "BGP"),
+			ResourceGroupId: req.ResourceGroupId, AllocationTime: s.now(),
+		}
+		s.data.EIPs[e.AllocationId] = e
+		s.changed()
+		c := *e
+		return &c, nil
+	})
+}
+
+func (s *State) eip(id string) (*EIP, error) {
+	if id == "" {
+		return nil, missing("AllocationId")
+	}
+	e, ok := s.data.EIPs[id]
+	if !ok {
+		return nil, notFound("InvalidAllocationId.NotFound", "The specified AllocationId %q does not exist.", id)
+	}
+	return e, nil
+}
+
+// ReleaseEipAddress gives a public address back.
+func (s *State) ReleaseEipAddress(req ReleaseEipAddressRequest) error {
+	e, err := s.eip(req.AllocationId)
+	if err != nil {
+		return err
+	}
+	delete(s.data.EIPs, e.AllocationId)
+	s.changed()
+	return nil
+}
+
+// AssociateEipAddress is refused: there is no internet that an EIP could lead to.
+func (s *State) AssociateEipAddress(req AssociateEipAddressRequest) error {
+	e, err := s.eip(req.AllocationId)
+	if err != nil {
+		return err
+	}
+	return badRequest("UnsupportedOperation", "EIP %s cannot be associated: the simulated VPC has no internet.", e.AllocationId)
+}
+
+// UnassociateEipAddress is refused: no EIP is ever associated.
+func (s *State) UnassociateEipAddress(req AssociateEipAddressRequest) error {
+	e, err := s.eip(req.AllocationId)
+	if err != nil {
+		return err
+	}
+	return badRequest("IncorrectEipStatus", "EIP %s is Available: it is not associated.", e.AllocationId)
+}
+
+// DescribeEipAddresses lists EIPs, by id.
+func (s *State) DescribeEipAddresses(req DescribeEipAddressesRequest) ([]EIP, error) {
+	found := []EIP{}
+	for _, id := range sortedKeys(s.data.EIPs) {
+		e := s.data.EIPs[id]
+		if isOneOf(list(req.AllocationId), id) && isOneOf(list(req.EipAddress), e.IpAddress.String()) && is(req.EipName, e.Name) &&
+			is(req.Status, StatusAvailable) && req.AssociatedInstanceId == "" && is(req.ResourceGroupId, e.ResourceGroupId) {
+			found = append(found, *e)
+		}
+	}
+	return found, nil
+}

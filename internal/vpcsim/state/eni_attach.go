@@ -1,0 +1,250 @@
+package state
+
+import (
+	"time"
+)
+
+// Trunks. An ENI of type Trunk is attached like any other and takes one of its
+// instance's slots. Secondary ENIs are attached to it as members: while they are,
+// their type is Member, they take no slot and are told apart on the trunk by a VLAN
+// id, which the API calls DeviceIndex. The state and the API know them; a data plane
+// does not (View leaves members out).
+
+// lastVLAN is the highest VLAN id.
+const lastVLAN = 4094
+
+// trunkMembers returns the ENIs attached to a trunk, by id.
+func (s *State) trunkMembers(trunk *NetworkInterface) []*NetworkInterface {
+	if trunk.Type != ENITrunk {
+		return nil
+	}
+	var all []*NetworkInterface
+	mine := s.index.byInstance[trunk.InstanceId]
+	for _, id := range sortedKeys(mine) {
+		if mine[id].TrunkNetworkInterfaceId == trunk.NetworkInterfaceId {
+			all = append(all, mine[id])
+		}
+	}
+	return all
+}
+
+// attachable finds the instance that an ENI is to be attached to or detached from.
+func (s *State) attachable(id string) (*Instance, error) {
+	if id == "" {
+		return nil, missing("InstanceId")
+	}
+	i, ok := s.data.Instances[id]
+	if !ok {
+		return nil, notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", id)
+	}
+	return i, nil
+}
+
+// AttachNetworkInterface starts to attach an ENI to an instance, or to a trunk of it.
+func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error {
+	if req.InstanceId == "" {
+		return missing("InstanceId")
+	}
+	eni, err := s.eni(req.NetworkInterfaceId)
+	if err != nil {
+		return err
+	}
+	i, err := s.attachable(req.InstanceId)
+	if err != nil {
+		return err
+	}
+	if i.Releasing {
+		return notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", req.InstanceId)
+	}
+	if err := plainCard("", req.NetworkCardIndex); err != nil {
+		return err
+	}
+	switch {
+	case eni.Type == ENIPrimary:
+		return forbidden("InvalidOperation.InvalidEniType", "Network interface %q is of type %s, which cannot be attached.", eni.NetworkInterfaceId, eni.Type)
+	case !eni.free():
+		return invalidState(eni)
+	case eni.ZoneId != i.ZoneId:
+		return forbidden("InvalidOperation.AvailabilityZoneMismatch", "Network interface %q is in zone %s, instance %q in zone %s.", eni.NetworkInterfaceId, eni.ZoneId, i.InstanceId, i.ZoneId)
+	case eni.VpcId != i.VpcId:
+		return forbidden("InvalidOperation.VpcMismatch", "Network interface %q is in VPC %s, instance %q in VPC %s.", eni.NetworkInterfaceId, eni.VpcId, i.InstanceId, i.VpcId)
+	case i.Status != InstanceRunning && i.Status != InstanceStopped:
+		return badRequest("InvalidOperation.InvalidEcsState", "The current state of instance %q does not support this operation: %s.", i.InstanceId, i.Status)
+	}
+	if req.TrunkNetworkInstanceId != "" {
+		trunk, vlan, err := s.canJoin(eni, i, req.TrunkNetworkInstanceId)
+		if err != nil {
+			return err
+		}
+		s.alter(eni, func() {
+			eni.InstanceId, eni.Type = i.InstanceId, ENIMember
+			eni.TrunkNetworkInterfaceId, eni.VlanId = trunk.NetworkInterfaceId, vlan
+		})
+	} else {
+		if err := s.canAttach(eni, i); err != nil {
+			return err
+		}
+		s.attach(eni, i)
+	}
+	from := s.now()
+	for _, o := range s.data.Operations {
+		// One that is still being made is attached when it is made.
+		if o.Kind == opENICreate && o.ID == eni.NetworkInterfaceId && o.Due.After(from) {
+			from = o.Due
+		}
+	}
+	s.cancel(eni.NetworkInterfaceId)
+	eni.Status = ENIAttaching
+	s.enqueue(operation{
+		Kind: opENIAttach, ID: eni.NetworkInterfaceId, Due: from.Add(s.options.Timing.AttachENI), Held: s.data.StuckAttaching,
+	})
+	s.changed()
+	return nil
+}
+
+// canAttach says whether an instance's type takes an ENI and leaves room for it.
+func (s *State) canAttach(eni *NetworkInterface, i *Instance) error {
+	t := s.typeOf(i)
+	if eni.Type == ENITrunk && !t.Trunk {
+		return forbidden("InvalidOperation.InvalidEniType", "Network interface %q is a trunk, which instance %q of type %s does not support.", eni.NetworkInterfaceId, i.InstanceId, t.Name)
+	}
+	if n := len(s.enisOf(i.InstanceId)); n >= t.ENIs.N {
+		return forbidden("EniPerInstanceLimitExceeded", "Instance %q of type %s has %d network interfaces, the most it may have.", i.InstanceId, t.Name, n)
+	}
+	return s.checkAttachedQuota(eni, i)
+}
+
+// checkAttachedQuota says whether an ENI may have its addresses on an instance.
+func (s *State) checkAttachedQuota(eni *NetworkInterface, i *Instance) error {
+	candidate := &NetworkInterface{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: i.InstanceId}
+	return s.checkENIQuota(candidate, eni.slots4(), eni.slots6())
+}
+
+// canJoin says whether an ENI may become a member of a trunk, and which VLAN id it gets.
+func (s *State) canJoin(eni *NetworkInterface, i *Instance, trunkID string) (trunk *NetworkInterface, vlan int, err error) {
+	if trunk, err = s.eni(trunkID); err != nil {
+		return nil, 0, err
+	}
+	switch {
+	case trunk.Type != ENITrunk:
+		return nil, 0, forbidden("InvalidOperation.InvalidEniType", "Network interface %q is of type %s, not a trunk.", trunkID, trunk.Type)
+	case eni.Type != ENISecondary:
+		return nil, 0, forbidden("InvalidOperation.InvalidEniType", "Network interface %q is of type %s, which cannot be a member of a trunk.", eni.NetworkInterfaceId, eni.Type)
+	case trunk.InstanceId != i.InstanceId || trunk.Status != ENIInUse:
+		return nil, 0, badRequest("InvalidOperation.InvalidEniState", "Trunk %q is not in use on instance %q: %s on %q.", trunkID, i.InstanceId, trunk.Status, trunk.InstanceId)
+	}
+	t := s.typeOf(i)
+	most, _ := t.MaxPodsTrunk() // 0 when the table does not know the figure
+	members, used := 0, map[int]bool{}
+	for _, other := range s.index.byInstance[i.InstanceId] {
+		if other.Type == ENIMember {
+			members++
+			used[other.VlanId] = used[other.VlanId] || other.TrunkNetworkInterfaceId == trunkID
+		}
+	}
+	if members >= most {
+		return nil, 0, forbidden("EniPerInstanceLimitExceeded", "The trunks of instance %q of type %s have %d members, the most they may have.", i.InstanceId, t.Name, members)
+	}
+	if err := s.checkAttachedQuota(eni, i); err != nil {
+		return nil, 0, err
+	}
+	for vlan = 1; used[vlan]; vlan++ {
+	}
+	if vlan > lastVLAN {
+		return nil, 0, forbidden("EniPerInstanceLimitExceeded", "Trunk %q has no VLAN id left.", trunkID)
+	}
+	return trunk, vlan, nil
+}
+
+// attach ties an ENI to an instance in its lowest free slot.
+func (s *State) attach(eni *NetworkInterface, i *Instance) {
+	slot := 0
+	for _, other := range s.enisOf(i.InstanceId) {
+		if other.Slot == slot {
+			slot++
+		}
+	}
+	s.alter(eni, func() { eni.InstanceId, eni.Slot = i.InstanceId, slot })
+}
+
+// completeAttach is the end of AttachNetworkInterface.
+func (s *State) completeAttach(eni *NetworkInterface, at time.Time) {
+	if s.data.FailingAttach {
+		s.release(eni)
+		return
+	}
+	eni.Status, eni.AttachedTime = ENIInUse, at
+}
+
+// release makes an ENI that is tied to an instance Available.
+func (s *State) release(eni *NetworkInterface) {
+	s.alter(eni, func() {
+		eni.Status, eni.InstanceId, eni.Slot, eni.AttachedTime = ENIAvailable, "", 0, time.Time{}
+		if eni.Type == ENIMember {
+			eni.Type, eni.TrunkNetworkInterfaceId, eni.VlanId = ENISecondary, "", 0
+		}
+	})
+}
+
+// DetachNetworkInterface starts to detach an ENI. One that is being detached already,
+// or is on no instance, is no error: the action has no ClientToken, is idempotent by
+// state, and clean-up code made for the real service detaches what it deletes next
+// whatever state it is in. SetStrictDetach has the latter refused.
+func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error {
+	if req.InstanceId == "" {
+		return missing("InstanceId")
+	}
+	eni, err := s.eni(req.NetworkInterfaceId)
+	if err != nil {
+		return err
+	}
+	i, err := s.attachable(req.InstanceId)
+	if err != nil {
+		return err
+	}
+	trunk := req.TrunkNetworkInstanceId
+	switch {
+	case eni.Type == ENIPrimary:
+		return badRequest("InvalidOperation.DetachPrimaryEniNotAllowed", "Network interface %q is the primary one of its instance and cannot be detached.", eni.NetworkInterfaceId)
+	case eni.free() && !s.data.StrictDetach:
+		return nil
+	case eni.InstanceId == i.InstanceId && trunk != "" && trunk != eni.TrunkNetworkInterfaceId:
+		return invalid("TrunkNetworkInstanceId", trunk, "the trunk that the network interface is a member of")
+	case eni.InstanceId == i.InstanceId && eni.Status == ENIDetaching:
+		return nil
+	case eni.Status != ENIInUse || eni.InstanceId != i.InstanceId:
+		return invalidState(eni)
+	case i.Status != InstanceRunning && i.Status != InstanceStopped:
+		return badRequest("InvalidOperation.InvalidEcsState", "The current state of instance %q does not support this operation: %s.", i.InstanceId, i.Status)
+	}
+	if members := s.trunkMembers(eni); len(members) > 0 {
+		return forbidden("InvalidOperation.EniLinked", "Trunk %q has members, %s among them, which must be detached first.", eni.NetworkInterfaceId, members[0].NetworkInterfaceId)
+	}
+	eni.Status = ENIDetaching
+	s.start(opENIDetach, eni.NetworkInterfaceId, s.now(), s.options.Timing.DetachENI)
+	s.changed()
+	return nil
+}
+
+// DeleteNetworkInterface starts to delete an ENI that is on no instance. One that is
+// being deleted already is no error.
+func (s *State) DeleteNetworkInterface(req DeleteNetworkInterfaceRequest) error {
+	eni, err := s.eni(req.NetworkInterfaceId)
+	if err != nil {
+		return err
+	}
+	switch {
+	case eni.Status == ENIDeleting:
+		return nil
+	case !eni.free():
+		return invalidState(eni)
+	}
+	if entry := s.routeTo(eni.NetworkInterfaceId); entry != "" {
+		return forbidden("DependencyViolation.RouteEntry", "Network interface %q is the next hop of route entry %s.", eni.NetworkInterfaceId, entry)
+	}
+	s.cancel(eni.NetworkInterfaceId)
+	eni.Status = ENIDeleting
+	s.start(opENIDelete, eni.NetworkInterfaceId, s.now(), s.options.Timing.DeleteENI)
+	s.changed()
+	return nil
+}

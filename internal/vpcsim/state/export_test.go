@@ -1,0 +1,30 @@
+package state
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+)
+
+// CheckIndex compares the index with one that is made anew.
+func (s *State) CheckIndex() error {
+	want := newIndex(&s.data)
+	for id, p := range s.index.pools {
+		v := s.data.VSwitches[id]
+		for i := range p.fresh {
+			if a := addrAt(v.CidrBlock, nth(i, sizeOf(v.CidrBlock))); usable(v.CidrBlock, a) && p.holder[a] == "" && !p.freed[a] {
+				return fmt.Errorf("vSwitch %s: %s was never given out, and is passed over", id, a)
+			}
+		}
+		q := want.pools[id]
+		if q == nil || p.held4 != q.held4 || !maps.Equal(p.holder, q.holder) || !maps.Equal(p.freed, q.freed) {
+			return fmt.Errorf("pool of vSwitch %s: %+v, want %+v", id, p, q)
+		}
+	}
+	have := *s.index
+	have.pools, want.pools = nil, nil
+	if !reflect.DeepEqual(&have, want) && !(len(have.ids) == 0 && len(want.ids) == 0) {
+		return fmt.Errorf("index %+v, want %+v", have, *want)
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package state
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// index is what follows from data.NetworkInterfaces and data.Freed, so that a call
+// about one ENI costs the same in a cloud of ten ENIs and of fifty thousand. It is
+// never saved; whoever changes an ENI's instance, groups, addresses or tags does it
+// inside alter.
+type index struct {
+	// ids are the ids of all ENIs, sorted.
+	ids  []string
+	macs map[string]bool
+	// pools are the addresses of each vSwitch.
+	pools map[string]*pool
+	// The ENIs by instance, security group and tag.
+	byInstance map[string]eniSet
+	byGroup    map[string]eniSet
+	byTag      map[Tag]eniSet
+	// slots is how many addresses and prefixes the ENIs of a security group have.
+	slots map[string]int
+}
+
+// eniSet is a set of ENIs by id.
+type eniSet map[string]*NetworkInterface
+
+// pool is what is known of a vSwitch's addresses.
+type pool struct {
+	// holder is the ENI that has an address; each address of a prefix is in it.
+	holder map[netip.Addr]string
+	// held4 is how many of them are IPv4 addresses.
+	held4 int
+	// freed are the addresses of data.Freed.
+	freed map[netip.Addr]bool
+	// fresh: whatever nth(i) yields for i below it was given out before, or cannot be.
+	fresh int
+}
+
+func newPool() *pool { return &pool{holder: map[netip.Addr]string{}, freed: map[netip.Addr]bool{}} }
+
+func newIndex(d *data) *index {
+	x := &index{
+		macs: map[string]bool{}, pools: make(map[string]*pool, len(d.VSwitches)),
+		byInstance: map[string]eniSet{}, byGroup: map[string]eniSet{}, byTag: map[Tag]eniSet{}, slots: map[string]int{},
+	}
+	for id := range d.VSwitches {
+		p := newPool()
+		for _, a := range d.Freed[id] {
+			p.freed[a] = true
+		}
+		x.pools[id] = p
+	}
+	for _, id := range sortedKeys(d.NetworkInterfaces) {
+		eni := d.NetworkInterfaces[id]
+		x.ids = append(x.ids, id)
+		x.macs[eni.MacAddress] = true
+		x.note(eni)
+		for _, a := range addressesOf(eni) {
+			x.pools[eni.VSwitchId].hold(a, id)
+		}
+	}
+	return x
+}
+
+// hold notes that an ENI has an address.
+func (p *pool) hold(a netip.Addr, eniID string) {
+	p.holder[a] = eniID
+	if a.Is4() {
+		p.held4++
+	}
+}
+
+// drop notes that nobody has an address any more.
+func (p *pool) drop(a netip.Addr) {
+	delete(p.holder, a)
+	if a.Is4() {
+		p.held4--
+	}
+}
+
+// add and remove are for ENIs that come and go.
+func (x *index) add(eni *NetworkInterface) {
+	at, _ := slices.BinarySearch(x.ids, eni.NetworkInterfaceId)
+	x.ids = slices.Insert(x.ids, at, eni.NetworkInterfaceId)
+	x.macs[eni.MacAddress] = true
+	x.note(eni)
+}
+
+func (x *index) remove(eni *NetworkInterface) {
+	if at, ok := slices.BinarySearch(x.ids, eni.NetworkInterfaceId); ok {
+		x.ids = slices.Delete(x.ids, at, at+1)
+	}
+	delete(x.macs, eni.MacAddress)
+	x.forget(eni)
+}
+
+// note enters what an ENI is; forget, before a change, strikes what it was.
+func (x *index) note(eni *NetworkInterface) {
+	if eni.InstanceId != "" {
+		enter(x.byInstance, eni.InstanceId, eni)
+	}
+	for _, id := range eni.SecurityGroupIds {
+		enter(x.byGroup, id, eni)
+		x.slots[id] += eni.slots4()
+	}
+	for _, tag := range eni.Tags {
+		enter(x.byTag, tag, eni)
+	}
+}
+
+func (x *index) forget(eni *NetworkInterface) {
+	strike(x.byInstance, eni.InstanceId, eni)
+	for _, id := range eni.SecurityGroupIds {
+		strike(x.byGroup, id, eni)
+		if x.slots[id] -= eni.slots4(); x.slots[id] == 0 {
+			delete(x.slots, id)
+		}
+	}
+	for _, tag := range eni.Tags {
+		strike(x.byTag, tag, eni)
+	}
+}
+
+func enter[K comparable](m map[K]eniSet, key K, eni *NetworkInterface) {
+	if m[key] == nil {
+		m[key] = eniSet{}
+	}
+	m[key][eni.NetworkInterfaceId] = eni
+}
+
+func strike[K comparable](m map[K]eniSet, key K, eni *NetworkInterface) {
+	delete(m[key], eni.NetworkInterfaceId)
+	if len(m[key]) == 0 {
+		delete(m, key)
+	}
+}
+
+// alter changes an ENI's instance, groups, addresses or tags.
+func (s *State) alter(eni *NetworkInterface, change func()) {
+	s.index.forget(eni)
+	change()
+	s.index.note(eni)
+}
+
+// pool is a vSwitch's addresses.
+func (s *State) pool(vSwitchID string) *pool { return s.index.pools[vSwitchID] }
+
+// candidates are the ids, sorted, of ENIs among which are all that match: as few as
+// the request's most telling field leaves.
+func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.Addr) []string {
+	switch {
+	case len(req.NetworkInterfaceId) > 0:
+		return distinct(req.NetworkInterfaceId)
+	case req.InstanceId != "":
+		return sortedKeys(s.index.byInstance[req.InstanceId])
+	case len(addrs) > 0:
+		var ids []string
+		for _, p := range s.index.pools {
+			for _, a := range addrs {
+				if id := p.holder[a]; id != "" {
+					ids = append(ids, id)
+				}
+			}
+		}
+		return distinct(ids)
+	}
+	var fewest eniSet
+	narrowed := false
+	narrow := func(set eniSet) {
+		if !narrowed || len(set) < len(fewest) {
+			fewest, narrowed = set, true
+		}
+	}
+	for _, tag := range req.Tag {
+		if tag.Value != "" {
+			narrow(s.index.byTag[tag])
+		}
+	}
+	if req.SecurityGroupId != "" {
+		narrow(s.index.byGroup[req.SecurityGroupId])
+	}
+	// To sort a large part of all costs more than to look at all, which are sorted.
+	if !narrowed || len(fewest) > len(s.index.ids)/16 {
+		return s.index.ids
+	}
+	return sortedKeys(fewest)
+}
+
+// distinct sorts ids and drops repetitions.
+func distinct(ids []string) []string {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}

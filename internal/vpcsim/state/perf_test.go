@@ -1,0 +1,97 @@
+package state_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// big is a cloud of n nodes with four ENIs each, ten addresses on each of them.
+func big(b *testing.B, n int) (s *state.State, enis []string) {
+	b.Helper()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	s = must(state.New(state.Options{Now: func() time.Time { return now }, Seed: 1, Catalog: catalog.Default(), Limits: state.Limits{PrivateIPsPerVPC: 1 << 20}}))
+	settle := func() {
+		for due, ok := s.NextDue(); ok; due, ok = s.NextDue() {
+			if due.After(now) {
+				now = due
+			}
+			s.Tick(now)
+		}
+	}
+	vpc := must(s.CreateVpc(state.CreateVpcRequest{CidrBlock: "10.0.0.0/8"}))
+	settle()
+	group := must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId, SecurityGroupType: "enterprise"}))
+	const perVSwitch = 1000
+	for first := 0; first < n; first += perVSwitch {
+		vsw := must(s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: "cn-hangzhou-i", CidrBlock: fmt.Sprintf("10.%d.0.0/16", first/perVSwitch)}))
+		settle()
+		group = must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId, SecurityGroupType: "enterprise"}))
+		for i := 0; i < min(perVSwitch, n-first); i += 100 {
+			nodes := must(s.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.g6.2xlarge", Amount: ptr(min(100, n-first-i)), VSwitchId: vsw, SecurityGroupId: group}))
+			settle()
+			for _, node := range nodes {
+				for range 3 {
+					eni := must(s.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{
+						ClientToken: fmt.Sprint(len(enis)), VSwitchId: vsw, SecurityGroupId: group, SecondaryPrivateIpAddressCount: 8,
+						Tag: []state.Tag{{Key: "node", Value: node}, {Key: "creator", Value: "terway"}},
+					}))
+					enis = append(enis, eni.NetworkInterfaceId)
+					check(s.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: node}))
+				}
+			}
+			settle()
+		}
+	}
+	return s, enis
+}
+
+// The cost of calls about one ENI, in a cloud of 200 and of 20,000 ENIs: no bound is
+// asserted, the two are to be read side by side.
+func BenchmarkOneENI(b *testing.B) {
+	for _, nodes := range []int{50, 5000} {
+		s, enis := big(b, nodes)
+		b.Run(fmt.Sprintf("assign-and-unassign/nodes=%d", nodes), func(b *testing.B) {
+			for i := range b.N {
+				eni := enis[i%len(enis)]
+				got := must(s.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: eni, SecondaryPrivateIpAddressCount: 1}))
+				check(s.UnassignPrivateIpAddresses(state.UnassignPrivateIpAddressesRequest{NetworkInterfaceId: eni, PrivateIpAddress: []string{got.PrivateIpAddress[0].String()}}))
+				s.Tick(time.Time{})
+			}
+		})
+		b.Run(fmt.Sprintf("describe-of-instance/nodes=%d", nodes), func(b *testing.B) {
+			on := must(s.DescribeNetworkInterfaceAttribute(enis[0])).InstanceId
+			for range b.N {
+				if got := must(s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{InstanceId: on})); len(got) != 4 {
+					b.Fatalf("%d ENIs", len(got))
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("describe-by-tag/nodes=%d", nodes), func(b *testing.B) {
+			on := must(s.DescribeNetworkInterfaceAttribute(enis[0])).InstanceId
+			for range b.N {
+				if got := must(s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{Tag: []state.Tag{{Key: "node", Value: on}}})); len(got) != 3 {
+					b.Fatalf("%d ENIs", len(got))
+				}
+			}
+		})
+		b.Run(fmt.Sprintf("select-all/nodes=%d", nodes), func(b *testing.B) {
+			for range b.N {
+				must(s.SelectNetworkInterfaces(state.DescribeNetworkInterfacesRequest{Tag: []state.Tag{{Key: "creator", Value: "terway"}}}))
+			}
+		})
+		b.Run(fmt.Sprintf("attach-and-detach/nodes=%d", nodes), func(b *testing.B) {
+			for i := range b.N {
+				eni := must(s.DescribeNetworkInterfaceAttribute(enis[i%len(enis)]))
+				check(s.DetachNetworkInterface(state.DetachNetworkInterfaceRequest{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: eni.InstanceId}))
+				due, _ := s.NextDue()
+				s.Tick(due)
+				check(s.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: eni.InstanceId}))
+				s.Tick(due)
+			}
+		})
+	}
+}
