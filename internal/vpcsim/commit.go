@@ -181,6 +181,9 @@ func (s *Server) putConditions(now time.Time) {
 	if first || want.FailingAttach != s.conditions.FailingAttach {
 		s.cloud.SetFailingAttach(want.FailingAttach)
 	}
+	if first || want.StrictDetach != s.conditions.StrictDetach {
+		s.cloud.SetStrictDetach(want.StrictDetach)
+	}
 	if first || len(want.VSwitchFull)+len(s.conditions.VSwitchFull) > 0 {
 		s.putFull(want.VSwitchFull)
 	}

@@ -82,6 +82,12 @@ func TestEveryFieldIsTheSDKs(t *testing.T) {
 	eventually(t, "the instance is Running", func() bool { return instance(t, c, node).Status == "Running" })
 	do(ecsVersion, "AttachNetworkInterface", p{"NetworkInterfaceId": eniID, "InstanceId": node})
 	waitENI(t, c, eniID, "InUse")
+	trunk := id(do(ecsVersion, "CreateNetworkInterface", p{"VSwitchId": swID, "SecurityGroupIds.1": group, "InstanceType": "Trunk"}), "NetworkInterfaceId")
+	do(ecsVersion, "AttachNetworkInterface", p{"NetworkInterfaceId": trunk, "InstanceId": node})
+	waitENI(t, c, trunk, "InUse")
+	member := id(do(ecsVersion, "CreateNetworkInterface", p{"VSwitchId": swID, "SecurityGroupIds.1": group}), "NetworkInterfaceId")
+	do(ecsVersion, "AttachNetworkInterface", p{"NetworkInterfaceId": member, "InstanceId": node, "TrunkNetworkInstanceId": trunk})
+	waitENI(t, c, member, "InUse")
 	do(vpcVersion, "TagResources", p{"ResourceType": "VSWITCH", "ResourceId.1": swID, "Tag.1.Key": "k", "Tag.1.Value": "v"})
 
 	strict := func(name, text string, into any) {
@@ -131,6 +137,19 @@ func TestEveryFieldIsTheSDKs(t *testing.T) {
 			"RouteEntries.2.RouteTableId": table, "RouteEntries.2.DstCidrBlock": "nonsense", "RouteEntries.2.NextHop": node, "RouteEntries.2.NextHopType": "Instance",
 		}, vpc.CreateCreateRouteEntriesResponse()},
 		{vpcVersion, "ListTagResources", p{"ResourceType": "VSWITCH", "ResourceId.1": swID}, vpc.CreateListTagResourcesResponse()},
+		{ecsVersion, "DescribeSecurityGroupReferences", p{"SecurityGroupId.1": other}, ecs.CreateDescribeSecurityGroupReferencesResponse()},
+		{ecsVersion, "DescribeImages", nil, ecs.CreateDescribeImagesResponse()},
+		{ecsVersion, "DescribeKeyPairs", nil, ecs.CreateDescribeKeyPairsResponse()},
+		{ecsVersion, "DescribeDisks", nil, ecs.CreateDescribeDisksResponse()},
+		{ecsVersion, "DescribeUserData", p{"InstanceId": node}, ecs.CreateDescribeUserDataResponse()},
+		{ecsVersion, "DescribeAvailableResource", p{"DestinationResource": "InstanceType", "Cores": "4"}, ecs.CreateDescribeAvailableResourceResponse()},
+		{ecsVersion, "DescribeInstanceTypeFamilies", nil, ecs.CreateDescribeInstanceTypeFamiliesResponse()},
+		{ecsVersion, "DescribeAccountAttributes", nil, ecs.CreateDescribeAccountAttributesResponse()},
+		{vpcVersion, "DescribeNatGateways", nil, vpc.CreateDescribeNatGatewaysResponse()},
+		{vpcVersion, "DescribeHaVips", nil, vpc.CreateDescribeHaVipsResponse()},
+		{vpcVersion, "DescribeNetworkAcls", nil, vpc.CreateDescribeNetworkAclsResponse()},
+		{vpcVersion, "DescribeCommonBandwidthPackages", nil, vpc.CreateDescribeCommonBandwidthPackagesResponse()},
+		{vpcVersion, "AllocateEipAddress", p{"Name": "e"}, vpc.CreateAllocateEipAddressResponse()},
 		{vpcVersion, "DescribeEipAddresses", nil, vpc.CreateDescribeEipAddressesResponse()},
 		{locationVersion, "DescribeEndpoints", p{"ServiceCode": "ecs", "Id": "cn-hangzhou"}, location.CreateDescribeEndpointsResponse()},
 		{stsVersion, "AssumeRole", p{"RoleArn": "acs:ram::1:role/r", "RoleSessionName": "session"}, sts.CreateAssumeRoleResponse()},

@@ -52,6 +52,8 @@ type Rule struct {
 	StuckAttaching bool `json:"stuckAttaching,omitempty"`
 	// FailingAttach makes attachments end Available.
 	FailingAttach bool `json:"failingAttach,omitempty"`
+	// StrictDetach makes DetachNetworkInterface refuse an ENI that is on no instance.
+	StrictDetach bool `json:"strictDetach,omitempty"`
 	// VSwitchFull are the ids of vSwitches that refuse new addresses.
 	VSwitchFull []string `json:"vSwitchFull,omitempty"`
 }
@@ -95,7 +97,7 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 
 // onState reports whether the rule changes the cloud rather than calls.
 func (r *Rule) onState() bool {
-	return r.StuckAttaching || r.FailingAttach || len(r.VSwitchFull) > 0
+	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || len(r.VSwitchFull) > 0
 }
 
 // check refuses a rule that cannot mean anything.
@@ -105,11 +107,11 @@ func (r *Rule) check() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
 	switch {
 	case !onCall && !r.onState():
-		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, vSwitchFull")
+		bad("no effect: want one of latency, error, lostAnswer, stale, stuckAttaching, failingAttach, strictDetach, vSwitchFull")
 	case onCall && r.onState():
 		bad("effects on calls and on the cloud in one rule: want two rules")
 	case r.onState() && (r.Action != "" || len(r.Match) > 0 || r.Probability != nil || r.Skip != 0 || r.Count != 0):
-		bad("stuckAttaching, failingAttach and vSwitchFull are not about single calls: want no action, match, probability, skip or count")
+		bad("stuckAttaching, failingAttach, strictDetach and vSwitchFull are not about single calls: want no action, match, probability, skip or count")
 	}
 	if _, err := path.Match(r.Action, ""); err != nil {
 		bad("action %q: want a name with * or ? as wildcards", r.Action)

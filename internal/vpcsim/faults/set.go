@@ -23,6 +23,7 @@ type Verdict struct {
 type Conditions struct {
 	StuckAttaching bool
 	FailingAttach  bool
+	StrictDetach   bool
 	VSwitchFull    []string // sorted
 }
 
@@ -136,6 +137,7 @@ func (s *Set) Conditions(now time.Time) Conditions {
 		if r.onState() && r.active(now) {
 			c.StuckAttaching = c.StuckAttaching || r.StuckAttaching
 			c.FailingAttach = c.FailingAttach || r.FailingAttach
+			c.StrictDetach = c.StrictDetach || r.StrictDetach
 			c.VSwitchFull = append(c.VSwitchFull, r.VSwitchFull...)
 		}
 	}

@@ -1,6 +1,7 @@
 package openapi
 
 import (
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -47,7 +48,11 @@ type action struct {
 	writes bool
 	// unsigned: the call proves itself in another way (AssumeRoleWithOIDC).
 	unsigned bool
-	run      func(*call) (obj, error)
+	// dryRun: with DryRun=true the call is checked and not answered.
+	dryRun bool
+	// waits: while another change of the VPC runs, the call waits instead of being refused.
+	waits bool
+	run   func(*call) (obj, error)
 }
 
 // actions are the operations of one API by name.
@@ -173,4 +178,16 @@ func (o obj) only(names ...string) obj {
 		}
 	}
 	return o
+}
+
+// dry is the answer to a call that was only to be checked; nil without DryRun.
+func (c *call) dry() error {
+	var q struct{ DryRun bool }
+	if e := decode(c.params, &q); e != nil {
+		return e
+	}
+	if q.DryRun {
+		return errorf(http.StatusBadRequest, "DryRunOperation", "Request validation has been passed with DryRun flag set.")
+	}
+	return nil
 }

@@ -12,8 +12,15 @@ import (
 // too, as in the real API of that version, for clients older than the VPC API.
 func ecsActions() actions {
 	a := vpcActions()
-	for _, more := range []actions{instanceActions(), eniActions(), groupActions()} {
+	for _, more := range []actions{instanceActions(), eniActions(), groupActions(), resourceActions()} {
 		maps.Copy(a, more)
+	}
+	// Programs of this version's time replace a route without a wait between and
+	// without a second try.
+	for _, name := range []string{"CreateRouteEntry", "DeleteRouteEntry"} {
+		x := a[name]
+		x.waits = true
+		a[name] = x
 	}
 	a["DescribeRegions"] = action{run: func(c *call) (obj, error) {
 		return obj{"Regions": in("Region", func(r state.Region) obj {
@@ -48,7 +55,7 @@ func instanceActions() actions {
 		"ModifyInstanceAttribute": change(state.API.ModifyInstanceAttribute),
 		"AttachInstanceRamRole":   {writes: true, run: attachRole},
 		"DescribeInstanceRamRole": {run: describeRoles},
-		"DescribeInstances":       {run: describeInstances},
+		"DescribeInstances":       {dryRun: true, run: describeInstances},
 		"DescribeInstanceStatus":  {run: describeInstanceStatus},
 		"DescribeInstanceAttribute": {run: func(c *call) (obj, error) {
 			id, e := c.required("InstanceId")
@@ -156,10 +163,14 @@ func describeRoles(c *call) (obj, error) {
 			having = append(having, i)
 		}
 	}
-	return obj{"RegionId": c.region, "TotalCount": len(having),
+	pg, e := paginate(c, statusPaging, having, instanceKey)
+	if e != nil {
+		return nil, e
+	}
+	return obj{"RegionId": c.region, "TotalCount": pg.total,
 		"InstanceRamRoleSets": in("InstanceRamRoleSet", func(i state.Instance) obj {
 			return obj{"InstanceId": i.InstanceId, "RamRoleName": i.RamRoleName}
-		}, having)}, nil
+		}, pg.items)}, nil
 }
 
 // typesOf finds the types of instances; DescribeInstanceTypes takes ten names a call.
@@ -193,6 +204,8 @@ func showInstance(i state.Instance, types map[string]catalog.Type) obj {
 		"InstanceNetworkType": "vpc",
 		"InstanceChargeType":  "PostPaid",
 		"InternetChargeType":  "PayByTraffic",
+		"SpotStrategy":        "NoSpot",
+		"ExpiredTime":         "2099-12-31T15:59Z", // what the service says of PostPaid
 		"Status":              string(i.Status),
 		"RegionId":            i.RegionId,
 		"ZoneId":              i.ZoneId,

@@ -19,9 +19,7 @@ func eniActions() actions {
 		"DetachNetworkInterface":          change(state.API.DetachNetworkInterface),
 		"DeleteNetworkInterface":          change(state.API.DeleteNetworkInterface),
 		"ModifyNetworkInterfaceAttribute": change(state.API.ModifyNetworkInterfaceAttribute),
-		"DescribeNetworkInterfaces": list(state.API.DescribeNetworkInterfaces, eniPaging,
-			func(n state.NetworkInterface) string { return n.NetworkInterfaceId },
-			"NetworkInterfaceSets", "NetworkInterfaceSet", showENI),
+		"DescribeNetworkInterfaces":       {run: describeENIs},
 		"DescribeNetworkInterfaceAttribute": {run: func(c *call) (obj, error) {
 			id, e := c.required("NetworkInterfaceId")
 			if e != nil {
@@ -56,15 +54,44 @@ func eniActions() actions {
 	}
 }
 
+// describeENIs picks by id and copies only the page: there may be tens of thousands.
+func describeENIs(c *call) (obj, error) {
+	var r state.DescribeNetworkInterfacesRequest
+	if e := decode(c.params, &r); e != nil {
+		return nil, e
+	}
+	ids, err := c.api.SelectNetworkInterfaces(r)
+	if err != nil {
+		return nil, err
+	}
+	pg, e := paginate(c, eniPaging, ids, same)
+	if e != nil {
+		return nil, e
+	}
+	shown := []obj{}
+	for _, id := range pg.items {
+		n, err := c.api.DescribeNetworkInterfaceAttribute(id)
+		if err != nil {
+			return nil, err
+		}
+		shown = append(shown, showENI(*n))
+	}
+	return pg.fields(obj{"NetworkInterfaceSets": in("NetworkInterfaceSet", same, shown)}), nil
+}
+
 func showENI(n state.NetworkInterface) obj {
 	attachment := obj{}
 	if n.InstanceId != "" {
+		index := n.Slot
+		if n.Type == state.ENIMember {
+			index = n.VlanId // so the service tells clients the VLAN
+		}
 		attachment = obj{
 			"InstanceId":                n.InstanceId,
-			"DeviceIndex":               n.Slot,
+			"DeviceIndex":               index,
 			"NetworkCardIndex":          n.NetworkCardIndex,
-			"TrunkNetworkInterfaceId":   "",
-			"MemberNetworkInterfaceIds": obj{"MemberNetworkInterfaceId": []string{}},
+			"TrunkNetworkInterfaceId":   n.TrunkNetworkInterfaceId,
+			"MemberNetworkInterfaceIds": in("MemberNetworkInterfaceId", same, n.MemberNetworkInterfaceIds),
 			"AttachedTime":              stamp(n.AttachedTime),
 		}
 	}

@@ -13,16 +13,19 @@ func groupActions() actions {
 		"CreateSecurityGroup": create(state.API.CreateSecurityGroup, func(id string) obj {
 			return obj{"SecurityGroupId": id}
 		}),
-		"DeleteSecurityGroup":          change(state.API.DeleteSecurityGroup),
-		"ModifySecurityGroupAttribute": change(state.API.ModifySecurityGroupAttribute),
-		"ModifySecurityGroupPolicy":    change(state.API.ModifySecurityGroupPolicy),
-		"AuthorizeSecurityGroup":       change(state.API.AuthorizeSecurityGroup),
-		"AuthorizeSecurityGroupEgress": change(state.API.AuthorizeSecurityGroupEgress),
-		"RevokeSecurityGroup":          change(state.API.RevokeSecurityGroup),
-		"RevokeSecurityGroupEgress":    change(state.API.RevokeSecurityGroupEgress),
-		"JoinSecurityGroup":            change(state.API.JoinSecurityGroup),
-		"LeaveSecurityGroup":           change(state.API.LeaveSecurityGroup),
-		"DescribeSecurityGroups": {run: func(c *call) (obj, error) {
+		"DeleteSecurityGroup":             change(state.API.DeleteSecurityGroup),
+		"ModifySecurityGroupAttribute":    change(state.API.ModifySecurityGroupAttribute),
+		"ModifySecurityGroupPolicy":       change(state.API.ModifySecurityGroupPolicy),
+		"AuthorizeSecurityGroup":          change(state.API.AuthorizeSecurityGroup),
+		"AuthorizeSecurityGroupEgress":    change(state.API.AuthorizeSecurityGroupEgress),
+		"RevokeSecurityGroup":             change(state.API.RevokeSecurityGroup),
+		"RevokeSecurityGroupEgress":       change(state.API.RevokeSecurityGroupEgress),
+		"ModifySecurityGroupRule":         change(state.API.ModifySecurityGroupRule),
+		"ModifySecurityGroupEgressRule":   change(state.API.ModifySecurityGroupEgressRule),
+		"DescribeSecurityGroupReferences": {run: describeReferences},
+		"JoinSecurityGroup":               change(state.API.JoinSecurityGroup),
+		"LeaveSecurityGroup":              change(state.API.LeaveSecurityGroup),
+		"DescribeSecurityGroups": {dryRun: true, run: func(c *call) (obj, error) {
 			a := list(state.API.DescribeSecurityGroups, groupPaging,
 				func(g state.SecurityGroup) string { return g.SecurityGroupId },
 				"SecurityGroups", "SecurityGroup", showGroup)

@@ -204,11 +204,20 @@ func (h *Handler) run(ctx context.Context, m *message, x *exchange, a action) (o
 	work := func(api state.API) (err error) {
 		c.api = api
 		answer, err = a.run(c)
+		if err == nil && a.dryRun {
+			err = c.dry()
+		}
 		return err
 	}
 	var err error
 	if a.writes {
 		err = h.Backend.Write(ctx, work)
+		for waited := time.Duration(0); a.waits && busy(err) && waited < maxWait; waited += waitStep {
+			if h.Sleep(ctx, waitStep) != nil {
+				break // the client went away
+			}
+			err = h.Backend.Write(ctx, work)
+		}
 	} else {
 		err = h.Backend.Read(ctx, verdict.Stale, work)
 	}
@@ -217,6 +226,22 @@ func (h *Handler) run(ctx context.Context, m *message, x *exchange, a action) (o
 		return nil, h.asError(err)
 	}
 	return answer, nil
+}
+
+// maxWait is how long a call waits for another change of its VPC, which SDKs bear;
+// waitStep is how often it looks.
+const (
+	maxWait  = 12 * time.Second
+	waitStep = 20 * time.Millisecond
+)
+
+// busy reports whether a call was refused only because of another that still runs.
+func busy(err error) bool {
+	switch state.CodeOf(err) {
+	case "TaskConflict", "IncorrectVpcStatus", "IncorrectVSwitchStatus", "IncorrcetRouteEntryStatus":
+		return true
+	}
+	return false
 }
 
 // asError gives any error its form on the wire.

@@ -24,6 +24,8 @@ var (
 	groupPaging    = paging{defaultSize: 10, maxSize: 100, maxResults: 100, minResults: 10, maxParam: "MaxResults"}
 	rulePaging     = paging{defaultSize: 500, maxResults: 1000, minResults: 1, maxParam: "MaxResults"}
 	tagPaging      = paging{defaultSize: 50, maxResults: 50, minResults: 1, maxParam: "MaxResults"}
+	imagePaging    = paging{defaultSize: 10, maxSize: 100}
+	eipPaging      = paging{defaultSize: 10, maxSize: 100}
 	statusPaging   = paging{defaultSize: 10, maxSize: 50}
 	vpcPaging      = paging{defaultSize: 10, maxSize: 50}
 	entryPaging    = paging{defaultSize: 10, maxResults: 100, minResults: 1, maxParam: "MaxResult"}
@@ -53,7 +55,9 @@ func (p *page[T]) fields(o obj) obj {
 }
 
 // paginate cuts list, which key gives stable names, as the call asks. MaxResults
-// out of range is taken as the nearest bound; PageSize out of range is an error.
+// out of range is taken as the nearest bound; PageSize out of range is an error. A call
+// that asks for nothing gets a token too, where the API has tokens: programs that
+// follow tokens alone would take its first page for all there is.
 func paginate[T any](c *call, p paging, list []T, key func(T) string) (*page[T], *Error) {
 	var q struct {
 		PageNumber, PageSize *int
@@ -66,7 +70,8 @@ func paginate[T any](c *call, p paging, list []T, key func(T) string) (*page[T],
 	if e != nil {
 		return nil, e
 	}
-	if p.maxResults > 0 && (limit != nil || q.NextToken != "" || p.maxSize == 0) {
+	byNumber := q.PageNumber != nil || q.PageSize != nil
+	if p.maxResults > 0 && (limit != nil || q.NextToken != "" || !byNumber || p.maxSize == 0) {
 		return tokenPage(p, list, key, limit, q.NextToken)
 	}
 	number, size := 1, p.defaultSize
@@ -96,8 +101,10 @@ func tokenPage[T any](p paging, list []T, key func(T) string, limit *int, token 
 	if limit != nil {
 		size = min(max(*limit, p.minResults), p.maxResults)
 	}
-	list = slices.Clone(list)
-	slices.SortStableFunc(list, func(a, b T) int { return strings.Compare(key(a), key(b)) })
+	if order := func(a, b T) int { return strings.Compare(key(a), key(b)) }; !slices.IsSortedFunc(list, order) {
+		list = slices.Clone(list)
+		slices.SortStableFunc(list, order)
+	}
 	from := 0
 	if token != "" {
 		raw, err := base64.RawURLEncoding.DecodeString(token)

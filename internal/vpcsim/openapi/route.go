@@ -31,6 +31,7 @@ func routeActions() actions {
 			return obj{"RouteEntryId": id}
 		}),
 		"DeleteRouteEntry": change(state.API.DeleteRouteEntry),
+		"ModifyRouteEntry": change(state.API.ModifyRouteEntry),
 		"CreateRouteEntries": create(state.API.CreateRouteEntries, func(r *state.RouteEntriesResult) obj {
 			ids := r.RouteEntryIds
 			if ids == nil {

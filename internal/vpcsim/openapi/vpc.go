@@ -64,14 +64,6 @@ func vpcActions() actions {
 			ok, err := c.api.CheckCanAllocateVpcPrivateIpAddress(r)
 			return obj{"CanAllocate": ok}, err
 		}},
-		// The simulated VPC has no public addresses: the list is there, and empty.
-		"DescribeEipAddresses": {run: func(c *call) (obj, error) {
-			pg, e := paginate(c, paging{defaultSize: 10, maxSize: 100}, []obj{}, func(obj) string { return "" })
-			if e != nil {
-				return nil, e
-			}
-			return pg.fields(obj{"EipAddresses": in("EipAddress", same, pg.items)}), nil
-		}},
 		"DescribeRegions": {run: func(c *call) (obj, error) {
 			return obj{"Regions": in("Region", func(r state.Region) obj {
 				return obj{"RegionId": r.RegionId, "LocalName": r.LocalName, "RegionEndpoint": c.host}
@@ -87,6 +79,14 @@ func vpcActions() actions {
 		a[name] = x
 	}
 	for name, x := range tagActions() {
+		a[name] = x
+	}
+	for name, x := range publicActions() {
+		a[name] = x
+	}
+	for _, name := range []string{"DescribeVpcs", "DescribeVpcAttribute", "DescribeVSwitches", "DescribeVSwitchAttributes"} {
+		x := a[name]
+		x.dryRun = true
 		a[name] = x
 	}
 	return a

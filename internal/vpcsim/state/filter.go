@@ -64,6 +64,10 @@ func (g *SecurityGroup) clone() SecurityGroup {
 // is reports whether a filter is absent or equals the value.
 func is(filter, value string) bool { return filter == "" || filter == value }
 
+// isBool is is for yes and no, isNot for what nothing here is.
+func isBool(filter *bool, value bool) bool { return filter == nil || *filter == value }
+func isNot(filter *bool) bool              { return isBool(filter, false) }
+
 // isName is is for names, where "*" stands for anything.
 func isName(filter, value string) bool {
 	if !strings.Contains(filter, "*") {

@@ -355,6 +355,9 @@ type DescribeSecurityGroupsRequest struct {
 	SecurityGroupName string
 	SecurityGroupType string
 	VpcId             string
+	NetworkType       string // vpc, classic
+	FuzzyQuery        bool   // SecurityGroupName is a part of the name
+	ServiceManaged    bool
 	ResourceGroupId   string
 	Tag               []Tag
 }

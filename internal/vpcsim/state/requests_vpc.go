@@ -55,6 +55,8 @@ type UnassociateVpcCidrBlockRequest struct {
 // DescribeVpcsRequest selects VPCs. VpcId is a comma-separated list on the
 // wire and here.
 type DescribeVpcsRequest struct {
+	IsDefault       *bool
+	EnableIpv6      *bool
 	VpcId           string
 	VpcName         string
 	ResourceGroupId string
@@ -90,6 +92,8 @@ type ModifyVSwitchAttributeRequest struct {
 // DescribeVSwitchesRequest selects vSwitches. VSwitchId is a comma-separated
 // list on the wire and here.
 type DescribeVSwitchesRequest struct {
+	IsDefault       *bool
+	EnableIpv6      *bool
 	VSwitchId       string
 	VSwitchName     string
 	VpcId           string

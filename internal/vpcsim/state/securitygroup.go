@@ -136,9 +136,12 @@ func (s *State) describeGroup(g *SecurityGroup) SecurityGroup {
 // DescribeSecurityGroups lists groups, by id.
 func (s *State) DescribeSecurityGroups(req DescribeSecurityGroupsRequest) ([]SecurityGroup, error) {
 	found := []SecurityGroup{}
+	if req.NetworkType == "classic" || req.ServiceManaged {
+		return found, nil // there are none
+	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		g := s.data.SecurityGroups[id]
-		if is(req.SecurityGroupId, id) && isOneOf(req.SecurityGroupIds, id) && isName(req.SecurityGroupName, g.SecurityGroupName) &&
+		if is(req.SecurityGroupId, id) && isOneOf(req.SecurityGroupIds, id) && (isName(req.SecurityGroupName, g.SecurityGroupName) || req.FuzzyQuery && strings.Contains(g.SecurityGroupName, req.SecurityGroupName)) &&
 			is(req.SecurityGroupType, g.SecurityGroupType) && is(req.VpcId, g.VpcId) &&
 			is(req.ResourceGroupId, g.ResourceGroupId) && hasTags(req.Tag, g.Tags) {
 			found = append(found, s.describeGroup(g))

@@ -280,7 +280,8 @@ func (s *State) DescribeVpcs(req DescribeVpcsRequest) ([]VPC, error) {
 	found := []VPC{}
 	for _, id := range sortedKeys(s.data.VPCs) {
 		v := s.data.VPCs[id]
-		if isOneOf(ids, id) && is(req.VpcName, v.VpcName) && is(req.ResourceGroupId, v.ResourceGroupId) && hasTags(req.Tag, v.Tags) {
+		if isOneOf(ids, id) && is(req.VpcName, v.VpcName) && isNot(req.IsDefault) &&
+			isBool(req.EnableIpv6, v.Ipv6CidrBlock.IsValid()) && is(req.ResourceGroupId, v.ResourceGroupId) && hasTags(req.Tag, v.Tags) {
 			found = append(found, s.describeVPC(v))
 		}
 	}

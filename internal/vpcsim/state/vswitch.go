@@ -206,7 +206,7 @@ func (s *State) DescribeVSwitches(req DescribeVSwitchesRequest) ([]VSwitch, erro
 	found := []VSwitch{}
 	for _, id := range sortedKeys(s.data.VSwitches) {
 		v := s.data.VSwitches[id]
-		if isOneOf(ids, id) && is(req.VSwitchName, v.VSwitchName) && is(req.VpcId, v.VpcId) && is(req.ZoneId, v.ZoneId) &&
+		if isOneOf(ids, id) && isNot(req.IsDefault) && isBool(req.EnableIpv6, v.Ipv6CidrBlock.IsValid()) && is(req.VSwitchName, v.VSwitchName) && is(req.VpcId, v.VpcId) && is(req.ZoneId, v.ZoneId) &&
 			is(req.RouteTableId, v.RouteTableId) && is(req.ResourceGroupId, v.ResourceGroupId) && hasTags(req.Tag, v.Tags) {
 			found = append(found, s.describeVSwitch(v))
 		}
