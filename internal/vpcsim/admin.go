@@ -7,6 +7,7 @@ import (
 
 	"terway.dev/terway/internal/vpcsim/fabric"
 	"terway.dev/terway/internal/vpcsim/openapi"
+	"terway.dev/terway/internal/vpcsim/state"
 )
 
 // AdminPrefix is where the main listener has the simulator's own side: faults,
@@ -35,6 +36,22 @@ type PortReport struct {
 	NetNS    string          `json:"netns"`
 	Device   string          `json:"device"`
 	Counters fabric.Counters `json:"counters"`
+}
+
+// ViewReport is the answer of GET /_admin/view: the cloud, its ENIs first, all of them.
+type ViewReport struct {
+	NetworkInterfaces []state.NetworkInterface
+	*state.View
+}
+
+func (s *Server) viewReport() (*ViewReport, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	enis, err := s.cloud.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{})
+	if err != nil {
+		return nil, err
+	}
+	return &ViewReport{NetworkInterfaces: enis, View: s.cloud.View()}, nil
 }
 
 func (s *Server) fabricReport() (*FabricReport, error) {
@@ -85,7 +102,14 @@ func (s *Server) handler() http.Handler {
 		s.reply(w, report)
 	})
 	mux.HandleFunc("GET "+AdminPrefix+"/metrics", s.metrics)
-	mux.HandleFunc("GET "+AdminPrefix+"/view", func(w http.ResponseWriter, r *http.Request) { s.reply(w, s.View()) })
+	mux.HandleFunc("GET "+AdminPrefix+"/view", func(w http.ResponseWriter, r *http.Request) {
+		report, err := s.viewReport()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		s.reply(w, report)
+	})
 	mux.HandleFunc("GET "+AdminPrefix+"/fabric", func(w http.ResponseWriter, r *http.Request) {
 		report, err := s.fabricReport()
 		if err != nil {
@@ -122,14 +146,15 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// reply writes JSON that people can read.
 func (s *Server) reply(w http.ResponseWriter, v any) {
-	b, err := json.Marshal(v)
+	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	if _, err := w.Write(b); err != nil {
+	if _, err := w.Write(append(b, '\n')); err != nil {
 		s.Log.Debug("client went away before the answer", "err", err)
 	}
 }

@@ -11,7 +11,6 @@ import (
 
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
-	"terway.dev/terway/internal/vpcsim/state"
 )
 
 func add(t *testing.T, s *vpcsim.Server, rules ...faults.Rule) {
@@ -109,6 +108,21 @@ func TestFailingAttach(t *testing.T) {
 	}
 }
 
+func TestStrictDetach(t *testing.T) {
+	s := start(t)
+	c := connect(t, s)
+	n := makeNetwork(t, c)
+	node, id := runInstance(t, c, n), makeENI(t, c, n)
+	r := ecs.CreateDetachNetworkInterfaceRequest()
+	r.NetworkInterfaceId, r.InstanceId = id, node
+	must(c.ecs.DetachNetworkInterface(r))(t)
+	add(t, s, faults.Rule{Name: "strict", StrictDetach: true})
+	_, err := c.ecs.DetachNetworkInterface(r)
+	wantError(t, err, "InvalidOperation.InvalidEniState", 400)
+	s.RemoveFault("strict")
+	must(c.ecs.DetachNetworkInterface(r))(t)
+}
+
 // A rule may name a vSwitch that is made later, and ends with itself.
 func TestVSwitchFull(t *testing.T) {
 	s := start(t)
@@ -186,8 +200,15 @@ func TestAdminEndpoint(t *testing.T) {
 			t.Errorf("metrics lack %s:\n%s", want, text)
 		}
 	}
-	var view state.View
-	if err := json.Unmarshal(admin(t, s, "GET", "/view", ""), &view); err != nil || view.RegionId != "cn-hangzhou" {
+	id := makeENI(t, c, makeNetwork(t, c))
+	raw := admin(t, s, "GET", "/view", "")
+	var view vpcsim.ViewReport
+	if err := json.Unmarshal(raw, &view); err != nil || view.RegionId != "cn-hangzhou" || len(view.VSwitches) != 1 ||
+		len(view.NetworkInterfaces) != 1 || view.NetworkInterfaces[0].NetworkInterfaceId != id {
 		t.Errorf("view %+v, err %v", view, err)
+	}
+	// For people: ENIs at the top, a field a line.
+	if want := "{\n  \"NetworkInterfaces\": [\n    {\n      \"NetworkInterfaceId\": \"" + id + "\",\n"; !strings.HasPrefix(string(raw), want) {
+		t.Errorf("the view begins %.200s", raw)
 	}
 }
