@@ -1,0 +1,159 @@
+package openapi
+
+import (
+	"errors"
+	"maps"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/vpcsim/openapi/sts"
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// No call makes the simulator panic, whatever action with whatever parameters, or
+// leaves a cloud that cannot be loaded again; and each error has a code and a status.
+// In a query "$vpc", "$vsw", "$sg", "$eni", "$trunk", "$i", "$table" and "$rte" stand
+// for what is there.
+func FuzzCalls(f *testing.F) {
+	known := products()
+	var all []struct{ version, action string }
+	for _, version := range slices.Sorted(maps.Keys(known)) {
+		for _, action := range slices.Sorted(maps.Keys(known[version])) {
+			all = append(all, struct{ version, action string }{version, action})
+		}
+	}
+	number := func(action string) uint16 {
+		for i, x := range all {
+			if x.action == action {
+				return uint16(i)
+			}
+		}
+		f.Fatalf("no action %s", action)
+		return 0
+	}
+	for action, query := range map[string]string{
+		"AttachNetworkInterface":              "NetworkInterfaceId=$eni&InstanceId=$i&TrunkNetworkInstanceId=$trunk",
+		"DetachNetworkInterface":              "NetworkInterfaceId=$trunk&InstanceId=$i",
+		"AssignPrivateIpAddresses":            "NetworkInterfaceId=$eni&PrivateIpAddress.1=10.0.0.9&Ipv4Prefix.1=10.0.0.16/28",
+		"AssignIpv6Addresses":                 "NetworkInterfaceId=$eni&Ipv6Address.1=::1",
+		"CreateNetworkInterface":              "VSwitchId=$vsw&SecurityGroupId=$sg&PrimaryIpAddress=::ffff:10.0.0.9&InstanceType=Trunk&Tag.1.Key=a",
+		"DescribeNetworkInterfaces":           "NextToken=YWZ0ZXI6eA&MaxResults=-1&PrivateIpAddress.1=10.0.0.1&Tag.1.Key=a&Tag.1.Value=b",
+		"DescribeInstances":                   `InstanceIds=["$i"]&PageNumber=2147483647&PageSize=100`,
+		"RunInstances":                        "VSwitchId=$vsw&SecurityGroupId=$sg&InstanceType=ecs.g7.xlarge&Amount=2&NetworkInterface.1.NetworkInterfaceId=$eni&DryRun=true",
+		"AuthorizeSecurityGroup":              "SecurityGroupId=$sg&IpProtocol=tcp&PortRange=1/2&SourceCidrIp=10.0.0.0/8&DestCidrIp=::/0",
+		"ModifySecurityGroupRule":             "SecurityGroupId=$sg&IpProtocol=icmp&Ipv6SourceCidrIp=::/0",
+		"CreateRouteEntry":                    "RouteTableId=$table&DestinationCidrBlock=10.0.0.0/24&NextHopList.1.NextHopId=$i&NextHopList.1.NextHopType=Instance",
+		"DeleteRouteEntry":                    "RouteTableId=$table&DestinationCidrBlock=172.20.0.0/24&NextHopId=$i",
+		"ModifyRouteEntry":                    "RouteEntryId=$rte&NewNextHopId=$eni&NewNextHopType=NetworkInterface",
+		"CreateRouteEntries":                  "RouteEntries.1.RouteTableId=$table&RouteEntries.1.DstCidrBlock=::/0&RouteEntries.1.NextHop=$i",
+		"CreateVSwitch":                       "VpcId=$vpc&ZoneId=cn-hangzhou-i&CidrBlock=10.0.1.0/29&Ipv6CidrBlock=1",
+		"AssociateVpcCidrBlock":               "VpcId=$vpc&SecondaryCidrBlock=::ffff:10.0.0.0/112",
+		"CheckCanAllocateVpcPrivateIpAddress": "VSwitchId=$vsw&PrivateIpAddress=::",
+		"TagResources":                        "ResourceType=eni&ResourceId.1=$eni&Tag.1.Key=a&Tag.1.Value=b",
+		"DescribeAvailableResource":           "DestinationResource=InstanceType&Memory=NaN",
+		"AllocateEipAddress":                  "IpAddress=203.0.113.255&ClientToken=a",
+		"AssumeRoleWithOIDC":                  "OIDCProviderArn=a&OIDCToken=e30.e30.e30",
+	} {
+		f.Add(number(action), query, uint8(1))
+	}
+	f.Fuzz(func(t *testing.T, which uint16, query string, times uint8) {
+		x := all[int(which)%len(all)]
+		cloud, names := populated(t)
+		params, err := url.ParseQuery(query)
+		if err != nil {
+			return
+		}
+		for _, values := range params {
+			for i, v := range values {
+				for name, id := range names {
+					if v == name {
+						values[i] = id
+					} else if v == `["`+name+`"]` {
+						values[i] = `["` + id + `"]`
+					}
+				}
+			}
+		}
+		account, err := sts.NewAccount("1", zeros{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := noon
+		for range times%3 + 1 {
+			_, err := known[x.version][x.action].run(&call{
+				api: cloud, params: params, region: "cn-hangzhou", authority: sts.NewAuthority(account), now: noon,
+			})
+			var own *Error
+			var refused *state.Error
+			switch {
+			case err == nil:
+			case errors.As(err, &own):
+				if own.Code == "" || own.Status < 400 {
+					t.Errorf("%s %q: %+v", x.action, query, own)
+				}
+			case errors.As(err, &refused):
+				if refused.Code == "" || refused.HTTPStatus < 400 {
+					t.Errorf("%s %q: %+v", x.action, query, refused)
+				}
+			default:
+				t.Errorf("%s %q: %v is no answer of the service", x.action, query, err)
+			}
+			now = now.Add(time.Hour)
+			cloud.Tick(now)
+		}
+		cloud.View()
+		saved, err := cloud.MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := state.Load(state.Options{Now: func() time.Time { return noon }, Catalog: catalog.Default()}, saved); err != nil {
+			t.Errorf("%s %q: the cloud cannot be loaded: %v", x.action, query, err)
+		}
+	})
+}
+
+// zeros is a source of keys that are always the same.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { return len(b), nil }
+
+// populated is a cloud with one of everything.
+func populated(t testing.TB) (*state.State, map[string]string) {
+	t.Helper()
+	now := noon
+	s, err := state.New(state.Options{Now: func() time.Time { return now }, Catalog: catalog.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Tick(now)
+	}
+	vpc, err := s.CreateVpc(state.CreateVpcRequest{CidrBlock: "10.0.0.0/16", EnableIpv6: true})
+	ok(err)
+	zero := 0
+	vsw, err := s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: "cn-hangzhou-i", CidrBlock: "10.0.0.0/26", Ipv6CidrBlock: &zero})
+	ok(err)
+	sg, err := s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId})
+	ok(err)
+	ok(s.AuthorizeSecurityGroup(state.AuthorizeSecurityGroupRequest{SecurityGroupId: sg, Permission: state.Permission{IpProtocol: "ALL", SourceCidrIp: "0.0.0.0/0"}}))
+	ids, err := s.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.g7.xlarge", VSwitchId: vsw, SecurityGroupId: sg})
+	ok(err)
+	eni, err := s.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: vsw, SecurityGroupId: sg, Ipv6AddressCount: 1})
+	ok(err)
+	trunk, err := s.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: vsw, SecurityGroupId: sg, InstanceType: "Trunk"})
+	ok(err)
+	ok(s.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: trunk.NetworkInterfaceId, InstanceId: ids[0]}))
+	rte, err := s.CreateRouteEntry(state.CreateRouteEntryRequest{RouteTableId: vpc.RouteTableId, DestinationCidrBlock: "172.20.0.0/24", NextHopId: ids[0]})
+	ok(err)
+	return s, map[string]string{
+		"$vpc": vpc.VpcId, "$vsw": vsw, "$sg": sg, "$eni": eni.NetworkInterfaceId, "$trunk": trunk.NetworkInterfaceId,
+		"$i": ids[0], "$table": vpc.RouteTableId, "$rte": rte,
+	}
+}

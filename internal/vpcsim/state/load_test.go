@@ -1,0 +1,82 @@
+package state_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/vpcsim/state"
+)
+
+// A state that was saved before there were trunks and EIPs, and whose operations are
+// in the order in which they were started, goes on.
+func TestLoadOfAnOlderProgram(t *testing.T) {
+	w := newWorld(t, func(o *state.Options) { o.Timing = state.Timing{AttachENI: time.Hour} })
+	instance, late, eni := w.instance("ecs.g6.2xlarge"), w.eni().NetworkInterfaceId, w.eni().NetworkInterfaceId
+	check(w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: late, InstanceId: instance}))
+	check(w.DeleteNetworkInterface(state.DeleteNetworkInterfaceRequest{NetworkInterfaceId: eni}))
+	saved := w.saved()
+	const field = `"Operations":`
+	from := strings.Index(saved, field) + len(field)
+	to := from + strings.Index(saved[from:], "]") + 1
+	first, second, ok := strings.Cut(strings.Trim(saved[from:to], "[]"), "},")
+	if !ok {
+		t.Fatalf("operations %s", saved[from:to])
+	}
+	old := saved[:from] + "[" + second + "," + first + "}]" + saved[to:]
+	if strings.Contains(old, "EIPs") || strings.Contains(old, "StrictDetach") {
+		t.Errorf("what nobody used is saved: %s", old)
+	}
+	w.State = must(state.Load(options(w.clock), []byte(old)))
+	w.Tick(w.clock.now)
+	if _, err := w.DescribeNetworkInterfaceAttribute(eni); state.CodeOf(err) != "InvalidEniId.NotFound" {
+		t.Errorf("what is due first is not done: %v", err)
+	}
+	must(w.AllocateEipAddress(state.AllocateEipAddressRequest{}))
+	w.settle()
+	if got := w.getENI(late).Status; got != state.ENIInUse {
+		t.Errorf("the ENI is %s", got)
+	}
+}
+
+func TestLoadRefusesWhatDoesNotFit(t *testing.T) {
+	w := newWorld(t)
+	eni := w.attached(w.instance("ecs.g6.2xlarge"))
+	saved := w.saved()
+	for name, replace := range map[string][2]string{
+		"vSwitch":  {`"VSwitchId":"` + w.vsw + `","ZoneId"`, `"VSwitchId":"vsw-x","ZoneId"`},
+		"instance": {`"InstanceId":"` + eni.InstanceId + `","Slot":1`, `"InstanceId":"i-x","Slot":1`},
+		"primary":  {`"Type":"Primary"`, `"Type":"Secondary"`},
+		"table":    {`"RouteTableType":"System"`, `"RouteTableType":"Custom"`},
+	} {
+		broken := strings.Replace(saved, replace[0], replace[1], 1)
+		if broken == saved {
+			t.Fatalf("%s: nothing to break", name)
+		}
+		if _, err := state.Load(options(w.clock), []byte(broken)); err == nil || !strings.Contains(err.Error(), "start with an empty state directory") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A saved state is taken or refused; taken, it can be looked at and goes on.
+func FuzzLoad(f *testing.F) {
+	c := &clock{time.Unix(0, 0).UTC()}
+	s := must(state.New(options(c)))
+	vpc := must(s.CreateVpc(state.CreateVpcRequest{}))
+	s.Tick(c.now)
+	must(s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: zone, CidrBlock: "172.16.0.0/28"}))
+	f.Add(must(s.MarshalJSON()))
+	f.Add([]byte(`{"Format":1,"Data":{"NetworkInterfaces":{"eni-1":{"NetworkInterfaceId":"eni-1"}}}}`))
+	f.Fuzz(func(t *testing.T, saved []byte) {
+		s, err := state.Load(options(c), saved)
+		if err != nil {
+			return
+		}
+		s.View()
+		must(s.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{}))
+		must(s.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{}))
+		s.Tick(c.now.Add(100 * time.Hour))
+		must(s.MarshalJSON())
+	})
+}
