@@ -95,7 +95,7 @@ func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil {
-		if devices, err := tcprog.Devices(h); err != nil || len(devices) == 0 {
+		if there, err := filters.Anywhere(h); err != nil || !there {
 			return err
 		}
 		if err := s.load(h); err != nil {

@@ -75,7 +75,7 @@ func (s *shortcuts) Teardown(h *netlink.Handle, links []netlink.Link) error {
 		if !slices.Contains(devices, l.Attrs().Index) || route.IsPodDevice(l) {
 			continue
 		}
-		if _, err := filters.Detach(h, l.Attrs().Index); err != nil {
+		if err := filters.Uninstall(h, l.Attrs().Index); err != nil {
 			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
 		}
 	}

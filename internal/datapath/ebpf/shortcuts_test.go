@@ -398,3 +398,34 @@ func TestLeftovers(t *testing.T) {
 		t.Errorf("eth1 kept its qdisc: %s", out)
 	}
 }
+
+// A qdisc is taken away at the datapath's end alone, and not if others may use it: while
+// the node is in service somebody may be about to put a filter there, and a block that is
+// shared with other devices shows no filter as long as it is empty.
+func TestQdiscsOfOthers(t *testing.T) {
+	w := kit.NewWorld(t, 1, 3)
+	n := w.Nodes[0]
+	n.Run("tc", "qdisc", "add", "dev", "eth0", "ingress_block", "22", "clsact")
+	n.Sync()
+	h := must(handle(n))
+	defer h.Close()
+	if err := filters.Attach(h, own(n).shortcuts.objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+		t.Fatal(err)
+	}
+	has := func(device string) bool {
+		return strings.Contains(n.Run("tc", "qdisc", "show", "dev", device), "clsact")
+	}
+	n.Desired.ENIs = n.Desired.ENIs[:2]
+	if repairs := fmt.Sprint(n.Sync()); !strings.Contains(repairs, "removed programs from eth3") || !has("eth3") {
+		t.Errorf("an ENI that has gone has its qdisc: %v; repairs %s", has("eth3"), repairs)
+	}
+	if err := filters.Attach(h, own(n).shortcuts.objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.DP.Teardown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if !has("eth0") || has("eth1") || has("eth2") {
+		t.Errorf("after the end, qdiscs: eth0 %v, whose block is shared; eth1 %v and eth2 %v", has("eth0"), has("eth1"), has("eth2"))
+	}
+}

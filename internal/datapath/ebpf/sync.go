@@ -15,14 +15,16 @@ import (
 func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	devices, err := tcprog.Devices(h)
-	if err != nil {
-		return nil, err
-	}
-	if s.objects == nil && !s.chosen.Load() && len(devices) == 0 {
-		return nil, nil
+	if s.objects == nil && !s.chosen.Load() {
+		if there, err := filters.Anywhere(h); err != nil || !there {
+			return nil, err
+		}
 	}
 	if err := s.load(h); err != nil {
+		return nil, err
+	}
+	devices, err := tcprog.Devices(h)
+	if err != nil {
 		return nil, err
 	}
 	repairs, pods, err := s.table().Prune(h, links)

@@ -73,7 +73,7 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 			delete(s.holders, device)
 		}
 	}
-	r, err := clear(h, links, wanted)
+	r, err := clear(h, links, wanted, false)
 	return append(repairs, r...), errors.Join(append(errs, err)...)
 }
 
@@ -123,24 +123,16 @@ func traces(h *netlink.Handle, links []netlink.Link) (bool, error) {
 	if slices.ContainsFunc(links, isReceiver) {
 		return true, nil
 	}
-	devices, err := tcprog.Devices(h)
-	if err != nil {
-		return false, err
-	}
-	for _, index := range devices {
-		if there, err := filters.Present(h, index); err != nil || there {
-			return there, err
-		}
-	}
-	return false, nil
+	return filters.Anywhere(h)
 }
 
 func isReceiver(l netlink.Link) bool {
 	return l.Type() == "ipvlan" && receiverPattern.MatchString(l.Attrs().Name)
 }
 
-// clear takes programs and receivers from devices that are not wanted, by name.
-func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool) ([]string, error) {
+// clear takes programs and receivers from devices that are not wanted, by name; at the
+// datapath's end, where it is the last to have something there, the qdiscs too.
+func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) ([]string, error) {
 	devices, err := tcprog.Devices(h)
 	errs := []error{err}
 	var repairs []string
@@ -151,6 +143,10 @@ func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool) ([]s
 		case isReceiver(l):
 			errs = append(errs, remove(h, l))
 			repairs = append(repairs, "removed device "+name)
+		case slices.Contains(devices, l.Attrs().Index) && end:
+			if err := filters.Uninstall(h, l.Attrs().Index); err != nil {
+				errs = append(errs, fmt.Errorf("device %s: %w", name, err))
+			}
 		case slices.Contains(devices, l.Attrs().Index):
 			found, err := filters.Detach(h, l.Attrs().Index)
 			if err != nil {
@@ -286,7 +282,7 @@ func (s *Extension) Unwire(h *netlink.Handle, index int, addresses []netip.Addr)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil {
-		if devices, err := tcprog.Devices(h); err != nil || len(devices) == 0 {
+		if there, err := filters.Anywhere(h); err != nil || !there {
 			return err
 		}
 		if err := s.load(h); err != nil {
@@ -301,7 +297,7 @@ func (s *Extension) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.active.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, err := clear(h, links, nil)
+	_, err := clear(h, links, nil, true)
 	return errors.Join(err, s.unload())
 }
 

@@ -21,8 +21,8 @@ import (
 )
 
 // Filters are one datapath's, known by their priority (what `tc filter show` calls pref)
-// and the program's name. Those of others on the same device run before and after by
-// theirs; a program that has nothing to say about a packet returns TC_ACT_UNSPEC.
+// and the program's name. Those of others on the same device run before by theirs; behind
+// ours they run for packets about which ours returns TC_ACT_UNSPEC, and for no other.
 type Filters uint16
 
 // Prefix of the names of programs.
@@ -70,42 +70,33 @@ func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
 	}}
 }
 
-// attached is the id of our program in one place, or 0. others says that there are more
-// filters, which are not ours.
-func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, others bool, err error) {
+// attached is the id of our program in one place, or 0.
+func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, err error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	for {
-		list, err := h.FilterList(link, parent)
-		switch {
-		case errors.Is(err, netlink.ErrDumpInterrupted):
-			continue
-		case gone(err):
-			return 0, false, nil
-		case err != nil:
-			return 0, false, fmt.Errorf("list tc filters: %w", err)
-		}
-		id, others = 0, false
-		for _, f := range list {
-			b, ok := f.(*netlink.BpfFilter)
-			if ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, Prefix) {
-				id = b.Id
-			} else {
-				others = true
-			}
-		}
-		return id, others, nil
+	list, err := listed(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+	if gone(err) {
+		return 0, nil
 	}
+	if err != nil {
+		return 0, fmt.Errorf("list tc filters: %w", err)
+	}
+	for _, f := range list {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, Prefix) {
+			id = b.Id
+		}
+	}
+	return id, nil
 }
 
-// Detach takes our filters from a device, and the qdisc if nobody else uses it.
+// Detach takes our filters from a device. The qdisc stays: nothing tells whether another
+// agent is about to put a filter there, and it would go with the qdisc unnoticed. Empty, it
+// costs nothing.
 func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
-	used := false
 	for _, parent := range []uint32{Ingress, Egress} {
-		id, others, err := p.attached(h, index, parent)
+		id, err := p.attached(h, index, parent)
 		if err != nil {
 			return found, err
 		}
-		used = used || others
 		if id == 0 {
 			continue
 		}
@@ -114,19 +105,77 @@ func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 			return found, fmt.Errorf("remove tc filter: %w", err)
 		}
 	}
-	if !found || used {
-		return found, nil
+	return found, nil
+}
+
+// Uninstall takes our filters from a device, and the qdisc if nobody else uses it. It is for
+// the datapath's end alone: see Detach.
+func (p Filters) Uninstall(h *netlink.Handle, index int) error {
+	found, err := p.Detach(h, index)
+	if err != nil || !found {
+		return err
+	}
+	if used, err := inUse(h, index); err != nil || used {
+		return err
 	}
 	if err := h.QdiscDel(clsact(index)); err != nil && !gone(err) {
-		return found, fmt.Errorf("remove qdisc clsact: %w", err)
+		return fmt.Errorf("remove qdisc clsact: %w", err)
 	}
-	return found, nil
+	return nil
+}
+
+// inUse says whether a device's clsact has filters, or shares them with other devices by a
+// block, which the filters of the device do not show while it is empty.
+func inUse(h *netlink.Handle, index int) (bool, error) {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	qdiscs, err := listed(func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
+	if err != nil {
+		return false, fmt.Errorf("list qdiscs: %w", err)
+	}
+	for _, q := range qdiscs {
+		if q.Type() == "clsact" && q.Attrs().IngressBlock != nil {
+			return true, nil
+		}
+	}
+	for _, parent := range []uint32{Ingress, Egress} {
+		list, err := listed(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+		if err != nil && !gone(err) {
+			return false, fmt.Errorf("list tc filters: %w", err)
+		}
+		if len(list) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// listed repeats a dump that a change interrupted.
+func listed[T any](dump func() ([]T, error)) ([]T, error) {
+	for {
+		if list, err := dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return list, err
+		}
+	}
+}
+
+// Anywhere says whether any device has a filter of ours.
+func (p Filters) Anywhere(h *netlink.Handle) (bool, error) {
+	devices, err := Devices(h)
+	if err != nil {
+		return false, err
+	}
+	for _, index := range devices {
+		if there, err := p.Present(h, index); err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
 }
 
 // Present says whether a device has a filter of ours.
 func (p Filters) Present(h *netlink.Handle, index int) (bool, error) {
 	for _, parent := range []uint32{Ingress, Egress} {
-		if id, _, err := p.attached(h, index, parent); err != nil || id != 0 {
+		if id, err := p.attached(h, index, parent); err != nil || id != 0 {
 			return id != 0, err
 		}
 	}
@@ -135,22 +184,17 @@ func (p Filters) Present(h *netlink.Handle, index int) (bool, error) {
 
 // Devices lists those that may have filters of ours.
 func Devices(h *netlink.Handle) ([]int, error) {
-	for {
-		qdiscs, err := h.QdiscList(nil)
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list qdiscs: %w", err)
-		}
-		var list []int
-		for _, q := range qdiscs {
-			if q.Type() == "clsact" {
-				list = append(list, q.Attrs().LinkIndex)
-			}
-		}
-		return list, nil
+	qdiscs, err := listed(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+	if err != nil {
+		return nil, fmt.Errorf("list qdiscs: %w", err)
 	}
+	var list []int
+	for _, q := range qdiscs {
+		if q.Type() == "clsact" {
+			list = append(list, q.Attrs().LinkIndex)
+		}
+	}
+	return list, nil
 }
 
 // gone says that a device, qdisc or filter was not there. The kernel says EINVAL when a

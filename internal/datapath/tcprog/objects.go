@@ -114,7 +114,7 @@ func (o *Objects) Close() error {
 // version than ours, or "".
 func (p Filters) Wrong(h *netlink.Handle, o *Objects, index int, hooks []Hook) (string, error) {
 	for _, k := range hooks {
-		id, _, err := p.attached(h, index, k.Parent)
+		id, err := p.attached(h, index, k.Parent)
 		if err != nil {
 			return "", err
 		}
@@ -195,7 +195,7 @@ func (p Filters) find(h *netlink.Handle, names map[string]bool) (map[string]*ebp
 	}
 	for _, index := range devices {
 		for _, parent := range []uint32{Ingress, Egress} {
-			id, _, err := p.attached(h, index, parent)
+			id, err := p.attached(h, index, parent)
 			if err != nil {
 				return nil, fmt.Errorf("device with index %d: %w", index, err)
 			}
