@@ -14,6 +14,7 @@ import (
 func verifyCommand(dir *string) *cobra.Command {
 	var only []string
 	var output string
+	var trouble bool
 	r := verify.Request{}
 	cmd := &cobra.Command{
 		Use:   "verify",
@@ -31,7 +32,7 @@ func verifyCommand(dir *string) *cobra.Command {
 				return err
 			}
 			var not []verify.NotFor
-			if r.Checks, not, err = verify.Select(s.Options.Network, only); err != nil {
+			if r.Checks, not, err = verify.Select(s.Options.Network, only, trouble); err != nil {
 				return err
 			}
 			if err := verify.CheckDatapaths(s.Options.Network, r.Datapaths); err != nil {
@@ -61,6 +62,7 @@ func verifyCommand(dir *string) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&only, "only", nil, "run only these checks, by name")
+	f.BoolVar(&trouble, "trouble", false, "run the checks that make trouble, too")
 	f.StringSliceVar(&r.Datapaths, "datapath", nil, "run the checks on each of these, moving the nodes there and back: "+
 		strings.Join(verify.Datapaths(), ", ")+"; or "+verify.AllDatapaths+" that the kernel has (default: what the nodes run)")
 	f.DurationVar(&r.Traffic, "traffic", verify.DefaultTraffic, "how long agent-upgrade sends at least")
@@ -74,9 +76,16 @@ each pod has an ENI to itself. A datapath that the kernel lacks fails if it is n
 
 Checks:
 `
-	for _, c := range verify.Checks() {
-		cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
+	list := func(trouble bool) {
+		for _, c := range verify.Checks() {
+			if c.Trouble == trouble {
+				cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
+			}
+		}
 	}
+	list(false)
+	cmd.Long += "\nChecks that make trouble around the network; they run with --trouble, or by name:\n"
+	list(true)
 	return cmd
 }
 

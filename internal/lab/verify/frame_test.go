@@ -73,7 +73,7 @@ func TestTunnelsAreSeen(t *testing.T) {
 func TestSelect(t *testing.T) {
 	all := Checks()
 	for _, network := range []string{lab.NetworkTerway, lab.NetworkFlannel} {
-		run, not, err := Select(network, nil)
+		run, not, err := Select(network, nil, true)
 		if err != nil || len(run)+len(not) != len(all) || len(run) == 0 {
 			t.Fatalf("%s: no name picks %d checks and leaves %d out, %v", network, len(run), len(not), err)
 		}
@@ -83,14 +83,21 @@ func TestSelect(t *testing.T) {
 			}
 		}
 	}
-	picked, _, err := Select(lab.NetworkTerway, []string{"dns", "release"})
+	usual, _, err := Select(lab.NetworkTerway, nil, false)
+	if err != nil || slices.ContainsFunc(usual, func(c Check) bool { return c.Trouble }) {
+		t.Errorf("without being asked for, checks of trouble run, %v", err)
+	}
+	if one, _, err := Select(lab.NetworkTerway, []string{"stale-cloud"}, false); err != nil || len(one) != 1 {
+		t.Errorf("a check of trouble by name: %v, %v", one, err)
+	}
+	picked, _, err := Select(lab.NetworkTerway, []string{"dns", "release"}, false)
 	if err != nil || len(picked) != 2 || picked[0].Name != "dns" || picked[1].Name != "release" {
 		t.Errorf("picked %v, %v", picked, err)
 	}
-	if _, _, err := Select(lab.NetworkTerway, []string{"nosuch"}); err == nil || !strings.Contains(err.Error(), "pod-limit") {
+	if _, _, err := Select(lab.NetworkTerway, []string{"nosuch"}, false); err == nil || !strings.Contains(err.Error(), "pod-limit") {
 		t.Errorf("an unknown name: error %v, want one that lists the checks", err)
 	}
-	if _, _, err := Select(lab.NetworkFlannel, []string{"no-spoofing"}); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
+	if _, _, err := Select(lab.NetworkFlannel, []string{"no-spoofing"}, false); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
 		t.Errorf("a check that is not for the network: error %v, want the reason", err)
 	}
 	names := map[string]bool{}

@@ -7,7 +7,7 @@ import (
 
 var hostPort = Check{
 	Name:  "hostport",
-	About: "a pod's hostPort answers on its node from another instance, from a pod of another node and from a pod beside it, and no longer once the pod is gone",
+	About: "a pod's hostPort answers on its node from another instance, from a pod of another node and from a pod beside it, and no longer once the pod is gone, until the next pod has it",
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
@@ -26,21 +26,8 @@ var hostPort = Check{
 			return "", err
 		}
 		at := na.Address.String()
-		who, err := httpFrom(ctx, e.Lab.Master.NetNS, at, port, "hostname")
-		if err != nil {
-			return "", fmt.Errorf("%s:%d from %s: %w", at, port, e.Lab.Master.Name, err)
-		}
-		if who != "server" {
-			return "", fmt.Errorf("%s:%d from %s: %q answered, not the pod", at, port, e.Lab.Master.Name, who)
-		}
-		for _, from := range []string{"p1", "p2"} {
-			who, err := e.curl(ctx, from, url(at, port, "hostname"))
-			if err != nil {
-				return "", fmt.Errorf("%s:%d from pod %s: %w", at, port, from, err)
-			}
-			if who != "server" {
-				return "", fmt.Errorf("%s:%d from pod %s: %q answered, not the pod", at, port, from, who)
-			}
+		if err := e.answersAt(ctx, at, port, "server"); err != nil {
+			return "", err
 		}
 		if err := e.deletePod(ctx, "server"); err != nil {
 			return "", err
@@ -51,6 +38,43 @@ var hostPort = Check{
 		}); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%s:%d → the pod, from %s, from a pod on %s and from one on %s; closed after the pod's end", at, port, e.Lab.Master.Name, nb.Name, na.Name), nil
+		if err := e.pod(ctx, "next", spec); err != nil {
+			return "", err
+		}
+		if _, err := e.ready(ctx, "next"); err != nil {
+			return "", err
+		}
+		if err := e.poll(ctx, "the host port to open for the next pod", func() (bool, error) {
+			_, err := httpFrom(ctx, e.Lab.Master.NetNS, at, port, "hostname")
+			return err == nil, nil
+		}); err != nil {
+			return "", err
+		}
+		if err := e.answersAt(ctx, at, port, "next"); err != nil {
+			return "", fmt.Errorf("the next pod with the host port: %w", err)
+		}
+		return fmt.Sprintf("%s:%d → the pod, from %s, from a pod on %s and from one on %s; closed after the pod's end, and open again with the next one", at, port, e.Lab.Master.Name, nb.Name, na.Name), nil
 	},
+}
+
+// answersAt asks who answers at a host port, from the control plane's instance and from the
+// pods p1 and p2.
+func (e *Env) answersAt(ctx context.Context, at string, port uint16, want string) error {
+	who, err := httpFrom(ctx, e.Lab.Master.NetNS, at, port, "hostname")
+	if err != nil {
+		return fmt.Errorf("%s:%d from %s: %w", at, port, e.Lab.Master.Name, err)
+	}
+	if who != want {
+		return fmt.Errorf("%s:%d from %s: %q answered, not pod %s", at, port, e.Lab.Master.Name, who, want)
+	}
+	for _, from := range []string{"p1", "p2"} {
+		who, err := e.curl(ctx, from, url(at, int(port), "hostname"))
+		if err != nil {
+			return fmt.Errorf("%s:%d from pod %s: %w", at, port, from, err)
+		}
+		if who != want {
+			return fmt.Errorf("%s:%d from pod %s: %q answered, not pod %s", at, port, from, who, want)
+		}
+	}
+	return nil
 }

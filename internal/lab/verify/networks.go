@@ -26,11 +26,15 @@ func For(network string, checks []Check) (run []Check, not []NotFor) {
 	return run, not
 }
 
-// Select picks the checks for a network, all of them or some by name.
-func Select(network string, names []string) (run []Check, not []NotFor, err error) {
+// Select picks the checks for a network: all of them without or with those of trouble, or
+// some by name.
+func Select(network string, names []string, trouble bool) (run []Check, not []NotFor, err error) {
 	all := Checks()
 	run, not = For(network, all)
 	if len(names) == 0 {
+		if !trouble {
+			run = slices.DeleteFunc(run, func(c Check) bool { return c.Trouble })
+		}
 		return run, not, nil
 	}
 	var picked []Check

@@ -44,14 +44,18 @@ type traffic struct {
 	lost, refused, bad []string
 }
 
-// startTraffic sends from a pod to echoes in others and to a Service before the last.
+// startTraffic sends from a pod to echoes in others, and to a Service before the last if
+// there is one.
 func startTraffic(from corev1.Pod, to []corev1.Pod, service string) (*traffic, error) {
 	t := &traffic{done: make(chan struct{})}
 	client, err := podNetNS(from)
 	if err != nil {
 		return nil, err
 	}
-	addresses := []string{service}
+	var addresses []string
+	if service != "" {
+		addresses = append(addresses, service)
+	}
 	for _, p := range to {
 		addresses = append(addresses, p.Status.PodIP)
 		server, err := podNetNS(p)

@@ -29,6 +29,12 @@ type Check struct {
 	About string
 	// NotFor says, for each network whose labs it is not for, why.
 	NotFor map[string]string
+	// Trouble makes something go wrong around the network, what no datapath has a part in.
+	// Such checks take long and run only if they are asked for.
+	Trouble bool
+	// Shared is a check of addresses that pods of one ENI have: there is nothing to show on
+	// nodes where each pod has an ENI to itself.
+	Shared bool
 	// Run returns what was measured, and an error when the network is not as it should be.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
@@ -37,7 +43,8 @@ type Check struct {
 func Checks() []Check {
 	return []Check{
 		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
+		nodePort, sameName, noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
+		forwardPolicy, registeredAgain, eniTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
 	}
 }
 
@@ -83,6 +90,9 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		before, err := own.restarts(ctx)
 		if err != nil {
 			return "", err
+		}
+		if c.Shared && own.allExclusive() {
+			return "nothing to show: each pod has an ENI to itself", nil
 		}
 		if err := own.makeNamespace(ctx, c.Name); err != nil {
 			return "", err
@@ -152,7 +162,7 @@ func (e *Env) empty(ctx context.Context, namespace string) error {
 }
 
 // sweep removes the namespaces of all checks, those of an interrupted run too, waits
-// until they are gone, and takes back what nodes offered for them.
+// until they are gone, and takes back what else they have changed.
 func (e *Env) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
 	defer cancel()
@@ -178,7 +188,7 @@ func (e *Env) sweep(ctx context.Context) error {
 	}); err != nil {
 		return err
 	}
-	return e.withdraw(ctx)
+	return errors.Join(e.withdraw(ctx), e.undo(ctx))
 }
 
 // poll waits until f says true; what is for the message when it never does.

@@ -1,0 +1,78 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// eniPatience is far less than the period of the sweep, after which anything would be found.
+const eniPatience = time.Minute
+
+var eniTaken = Check{
+	Name:    "eni-taken-away",
+	About:   "pods on an ENI that somebody detaches behind Terway's back answer again, long before the sweep could find it (its period is an hour meanwhile)",
+	NotFor:  map[string]string{lab.NetworkFlannel: "pods have no ENIs of their own"},
+	Trouble: true, Shared: true,
+	Run: func(ctx context.Context, e *Env) (_ string, err error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		defer func() { err = errors.Join(err, e.putControllerBackSurely(ctx)) }()
+		if err := e.changeController(ctx, sweepRarely); err != nil {
+			return "", err
+		}
+		pods, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		if _, err := e.consistent(ctx); err != nil {
+			return "", fmt.Errorf("before: %w", err)
+		}
+		addr := pods[1].Status.PodIP
+		eni, err := e.holder(ctx, nb, addr)
+		if err != nil {
+			return "", err
+		}
+		if err := e.Lab.Cloud.DetachENI(eni.ID, nb.InstanceID); err != nil {
+			return "", err
+		}
+		began := time.Now()
+		var away bool
+		if err := e.within(ctx, eniPatience, "a pod of the ENI to answer again", func(ctx context.Context) (bool, error) {
+			now, err := e.holder(ctx, nb, addr)
+			if err != nil || now.Status != "InUse" {
+				away = true
+				return false, nil // on nothing
+			}
+			_, err = e.curl(ctx, pods[0].Name, url(addr, httpPort, "hostname"), "--max-time", "1")
+			return away && err == nil, nil
+		}); err != nil {
+			return "", err
+		}
+		took := time.Since(began)
+		after, err := e.consistent(ctx)
+		if err != nil {
+			return "", fmt.Errorf("after: %w", err)
+		}
+		return fmt.Sprintf("%s with the pod's %s was detached from %s: it answered again after %.1f s; all agree (%s)", eni.ID, addr, nb.Name, took.Seconds(), describe(after)), nil
+	},
+}
+
+// within polls for at most d.
+func (e *Env) within(ctx context.Context, d time.Duration, what string, f func(context.Context) (bool, error)) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, d, fmt.Errorf("not within %s", d))
+	defer cancel()
+	return e.poll(ctx, what, func() (bool, error) { return f(ctx) })
+}
+
+// putControllerBackSurely does it after a failure or an interrupt, too.
+func (e *Env) putControllerBackSurely(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
+	defer cancel()
+	return e.putControllerBack(ctx)
+}

@@ -1,0 +1,77 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+var nodePort = Check{
+	Name: "nodeport",
+	About: "through a NodePort with externalTrafficPolicy Cluster both nodes answer, and the pod sees the node's address; with Local only the pod's node does, " +
+		"and the pod sees the client's",
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		if _, err := e.podOn(ctx, nb); err != nil {
+			return "", err
+		}
+		ports := map[corev1.ServiceExternalTrafficPolicy]uint16{}
+		for _, policy := range []corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal} {
+			if ports[policy], err = e.nodePortOf(ctx, "p1", policy); err != nil {
+				return "", err
+			}
+		}
+		client := e.Lab.Master
+		seen := func(node, addr string, policy corev1.ServiceExternalTrafficPolicy) (string, error) {
+			s, err := httpFrom(ctx, client.NetNS, addr, ports[policy], "clientip")
+			if err != nil {
+				return "", fmt.Errorf("NodePort with policy %s at %s from %s: %w", policy, node, client.Name, err)
+			}
+			return hostOf(s), nil
+		}
+		// kube-proxy programs a Service soon after its pod is ready, not at once.
+		if err := e.poll(ctx, "the NodePorts to answer at the pod's node", func() (bool, error) {
+			for policy := range ports {
+				if _, err := seen(nb.Name, nb.Address.String(), policy); err != nil {
+					return false, nil
+				}
+			}
+			_, err := seen(na.Name, na.Address.String(), corev1.ServiceExternalTrafficPolicyCluster)
+			return err == nil, nil
+		}); err != nil {
+			return "", err
+		}
+		for _, n := range []struct{ name, addr string }{{na.Name, na.Address.String()}, {nb.Name, nb.Address.String()}} {
+			if s, err := seen(n.name, n.addr, corev1.ServiceExternalTrafficPolicyCluster); err != nil || s != n.addr {
+				return "", fmt.Errorf("policy Cluster at %s: the pod saw %q, want the node's %s, %w", n.name, s, n.addr, err)
+			}
+		}
+		if s, err := seen(nb.Name, nb.Address.String(), corev1.ServiceExternalTrafficPolicyLocal); err != nil || s != client.Address.String() {
+			return "", fmt.Errorf("policy Local at the pod's node %s: the pod saw %q, want the client's %s, %w", nb.Name, s, client.Address, err)
+		}
+		if s, err := seen(na.Name, na.Address.String(), corev1.ServiceExternalTrafficPolicyLocal); err == nil {
+			return "", fmt.Errorf("policy Local at %s, which has no pod of the Service: answered, the pod saw %s", na.Name, s)
+		}
+		return fmt.Sprintf("from %s (%s) to a pod on %s: Cluster at %s saw %s and at %s %s; Local at %s the client, at %s no answer",
+			client.Name, client.Address, nb.Name, na.Name, na.Address, nb.Name, nb.Address, nb.Name, na.Name), nil
+	},
+}
+
+// nodePortOf makes a Service with a NodePort in front of a pod.
+func (e *Env) nodePortOf(ctx context.Context, app string, policy corev1.ServiceExternalTrafficPolicy) (uint16, error) {
+	s, err := e.Client.CoreV1().Services(e.Namespace).Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: app + "-"},
+		Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeNodePort, ExternalTrafficPolicy: policy, Selector: map[string]string{"app": app},
+			Ports: []corev1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(httpPort)}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("create a Service with a NodePort and policy %s: %w", policy, err)
+	}
+	return uint16(s.Spec.Ports[0].NodePort), nil
+}

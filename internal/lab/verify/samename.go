@@ -1,0 +1,56 @@
+package verify
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// sameNameRounds is how often the pod is made anew.
+const sameNameRounds = 3
+
+var sameName = Check{
+	Name:   "same-name-again",
+	About:  "a pod that is made anew with the name of one that has just ended, as StatefulSets do, answers the first request from another node; it has another address, and the old one answers nobody (but where each pod has an ENI)",
+	NotFor: map[string]string{lab.NetworkFlannel: "host-local gives out addresses, and the bridge plugin wires pods"},
+	Run: func(ctx context.Context, e *Env) (string, error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		if _, err := e.podOn(ctx, na); err != nil {
+			return "", err
+		}
+		var had []string
+		for range sameNameRounds {
+			if err := e.pod(ctx, "web-0", e.podSpec(nb.Name)); err != nil {
+				return "", err
+			}
+			web, err := e.ready(ctx, "web-0")
+			if err != nil {
+				return "", err
+			}
+			addr := web[0].Status.PodIP
+			if who, err := e.curl(ctx, "p1", url(addr, httpPort, "hostname"), "--max-time", "2"); err != nil || who != "web-0" {
+				return "", fmt.Errorf("the first request to the new pod, at %s: %q answered, %w", addr, who, err)
+			}
+			// An ENI that has served a pod may serve the next.
+			if len(had) > 0 && !e.exclusive(nb.Name) {
+				old := had[len(had)-1]
+				if old == addr {
+					return "", fmt.Errorf("the new pod has the old one's address %s at once: who still sends to the old pod reaches the new one", addr)
+				}
+				if who, err := e.curl(ctx, "p1", url(old, httpPort, "hostname"), "--max-time", "2"); err == nil {
+					return "", fmt.Errorf("the old pod's address %s is still answered, by %q", old, who)
+				}
+			}
+			had = append(had, addr)
+			if err := e.deletePod(ctx, "web-0"); err != nil {
+				return "", err
+			}
+		}
+		return fmt.Sprintf("web-0 on %s made %d times, with %s: each answered the first request from %s", nb.Name, sameNameRounds, strings.Join(had, ", "), na.Name), nil
+	},
+}
