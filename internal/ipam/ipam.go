@@ -131,6 +131,9 @@ const (
 	None        Shortage = ""
 	TypeLimit   Shortage = "TypeLimit"
 	VSwitchFull Shortage = "VSwitchFull"
+	// NoENISlot: vSwitches have addresses, but no ENI of the node that has room is in one
+	// of them, and there is no slot for another ENI.
+	NoENISlot Shortage = "NoENISlot"
 	// Refused: there is room, but the cloud refused it a short while ago (Blocked, NoCreate).
 	Refused Shortage = "Refused"
 )
@@ -343,6 +346,8 @@ func (p *Plan) grow(s *State, need int) {
 	switch {
 	case refused:
 		p.Shortage = Refused
+	case slots <= 0 && room && !pending(s) && s.pick(left) != "":
+		p.Shortage = NoENISlot
 	case slots > 0 || room && !pending(s):
 		p.Shortage = VSwitchFull
 	case !room && !pending(s):

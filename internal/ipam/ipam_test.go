@@ -334,6 +334,18 @@ func TestPlans(t *testing.T) {
 			State{MaxENIs: 1, PerENI: 2, Min: 1, VSwitches: []VSwitch{{ID: "v1", Available: 9, Parked: true}}},
 			func(p Plan) bool { return p.Empty() && p.Shortage == VSwitchFull },
 		},
+		"room only in a vSwitch that is not configured, and no slot": {
+			State{MaxENIs: 1, PerENI: 2, Demand: 1, VSwitches: []VSwitch{{ID: "v2", Available: 9}}, ENIs: []ENI{ready("a", 1, Used)}},
+			func(p Plan) bool { return p.Empty() && p.Shortage == NoENISlot && p.Missing == 1 },
+		},
+		"room only in a vSwitch that is full, and no slot": {
+			State{MaxENIs: 1, PerENI: 2, Demand: 1, VSwitches: []VSwitch{{ID: "v1"}, {ID: "v2", Available: 9}}, ENIs: []ENI{ready("a", 1, Used)}},
+			func(p Plan) bool { return p.Empty() && p.Shortage == NoENISlot },
+		},
+		"all vSwitches are full": {
+			State{MaxENIs: 1, PerENI: 2, Demand: 1, VSwitches: []VSwitch{{ID: "v1"}}, ENIs: []ENI{ready("a", 1, Used)}},
+			func(p Plan) bool { return p.Empty() && p.Shortage == VSwitchFull },
+		},
 		"idle ENIs go whole, the primary of a busy one stays": {
 			State{MaxENIs: 3, PerENI: 3, Max: 1, ENIs: []ENI{ready("a", 3, Free, Used), ready("b", 2)}, VSwitches: vs},
 			func(p Plan) bool {

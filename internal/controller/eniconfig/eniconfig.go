@@ -78,10 +78,30 @@ type errWrong struct{ error }
 // is wrong. It does not give up: a process that ends would be started again more
 // and more slowly, and take minutes to see that all is well.
 func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
+	// What contradicts the nodes is compared with all of them again when it changes. The
+	// nodes may change as well, which is looked for more and more rarely: just when somebody
+	// has made a mistake, each replica of a large cluster would list all of it all the time.
+	var contradicted struct {
+		version     string // of the ConfigMap
+		err         error
+		looks, wait int
+	}
 	for {
 		m, c, err := w.read(ctx, w.Live)
 		if err == nil {
-			err = w.settled(ctx, c)
+			x := &contradicted
+			x.wait--
+			switch {
+			case x.err != nil && x.version == m.ResourceVersion && x.wait > 0:
+				err = x.err
+			default:
+				if x.version != m.ResourceVersion {
+					x.looks = 0
+				}
+				err = w.settled(ctx, c)
+				x.version, x.err, x.wait = m.ResourceVersion, err, min(2<<x.looks, maxLooks)
+				x.looks = min(x.looks+1, 16)
+			}
 		}
 		if err == nil {
 			w.mu.Lock()
@@ -99,6 +119,10 @@ func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
 		}
 	}
 }
+
+// maxLooks is after how many looks at a ConfigMap that contradicts the nodes these are
+// listed again at the latest.
+const maxLooks = 150
 
 // Ready is a readiness check: is there a configuration?
 func (w *Watcher) Ready(*http.Request) error {
@@ -181,15 +205,19 @@ func (w *Watcher) read(ctx context.Context, from client.Reader) (*corev1.ConfigM
 // settled says in what a first configuration contradicts what nodes have: what a running
 // controller refuses, a restart must not let through.
 func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
-	var all corev1.NodeList
-	if err := w.Live.List(ctx, &all); err != nil {
+	// Of nodes only labels and annotations are looked at; of the others little is kept.
+	var nodes []metav1.PartialObjectMetadata
+	all := &metav1.PartialObjectMetadataList{}
+	all.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
+	if err := w.pages(ctx, all, func() { nodes = append(nodes, all.Items...) }); err != nil {
 		return fmt.Errorf("list Nodes: %w", err)
 	}
-	var networks v1alpha1.NodeNetworkList
-	if err := w.Live.List(ctx, &networks); err != nil {
+	var users []user
+	networks := &v1alpha1.NodeNetworkList{}
+	if err := w.pages(ctx, networks, func() { users = append(users, usersOf(networks.Items)...) }); err != nil {
 		return fmt.Errorf("list NodeNetworks: %w", err)
 	}
-	errs := append(withENIs(c, networks.Items), withBlocks(c, all.Items)...)
+	errs := append(withENIs(c, users), withBlocks(c, nodes)...)
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	if len(errs) > 0 {
 		return errWrong{errors.Join(errs...)}
@@ -197,17 +225,43 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 	return nil
 }
 
+// pageSize is how many objects the API server is asked for at once.
+const pageSize = 500
+
+// pages lists objects past the cache, and calls f for each page.
+func (w *Watcher) pages(ctx context.Context, list client.ObjectList, f func()) error {
+	next := ""
+	for {
+		if err := w.Live.List(ctx, list, client.Limit(pageSize), client.Continue(next)); err != nil {
+			return err
+		}
+		f()
+		if next = list.GetContinue(); next == "" {
+			return nil
+		}
+	}
+}
+
+// user is a node that has ENIs, of a cluster.
+type user struct{ node, cluster string }
+
+func usersOf(all []v1alpha1.NodeNetwork) (out []user) {
+	for i := range all {
+		if nn := &all[i]; len(nn.Spec.ENIs) > 0 {
+			out = append(out, user{nn.Name, nn.Spec.ClusterID})
+		}
+	}
+	return out
+}
+
 // withENIs says in what a configuration contradicts the nodes' ENIs.
-func withENIs(c *config.Config, all []v1alpha1.NodeNetwork) (errs []error) {
+func withENIs(c *config.Config, all []user) (errs []error) {
 	other := map[string][]string{} // nodes by their ENIs' cluster
 	var nodes []string
-	for _, nn := range all {
-		if len(nn.Spec.ENIs) == 0 {
-			continue
-		}
-		nodes = append(nodes, nn.Name)
-		if id := nn.Spec.ClusterID; id != "" && id != c.ClusterID {
-			other[id] = append(other[id], nn.Name)
+	for _, u := range all {
+		nodes = append(nodes, u.node)
+		if u.cluster != "" && u.cluster != c.ClusterID {
+			other[u.cluster] = append(other[u.cluster], u.node)
 		}
 	}
 	for id, of := range other {
@@ -224,7 +278,7 @@ func withENIs(c *config.Config, all []v1alpha1.NodeNetwork) (errs []error) {
 // withBlocks says in what a configuration contradicts the blocks for which Flannel's plugins
 // are configured on nodes. One node with another block than the rest is no reason to stop:
 // podroute says so of it.
-func withBlocks(c *config.Config, all []corev1.Node) (errs []error) {
+func withBlocks(c *config.Config, all []metav1.PartialObjectMetadata) (errs []error) {
 	var nodes, blocks []string
 	inside := false
 	for _, n := range all {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,7 +115,7 @@ func TestFirst(t *testing.T) {
 	x.expect("terwayctl config convert")
 	x.put("region: [7]")
 	x.expect("region a list: want text")
-	x.put("{network: magic, min_pool_size: -1, cluster_id: c, region: r, vswitches: {r-a: [vsw-1]}, service_cidr: 10.0.0.0/8}")
+	x.put("{network: magic, min_pool_size: -1, cluster_id: c, region: cn-hangzhou, vswitches: {cn-hangzhou-a: [vsw-1]}, service_cidr: 10.0.0.0/8}")
 	x.expect(`network "magic": want one of terway, flannel; min_pool_size -1`)
 	x.put(good)
 	<-done
@@ -153,6 +154,51 @@ func TestSettled(t *testing.T) {
 	if _, err := x.w.First(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// lister counts lists.
+type lister struct {
+	client.Reader
+	lists atomic.Int64
+}
+
+func (l *lister) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	l.lists.Add(1)
+	return l.Reader.List(ctx, list, opts...)
+}
+
+// While a configuration contradicts the nodes the cluster is not listed all the time; that
+// the nodes have changed is seen after a while.
+func TestSettledListsRarely(t *testing.T) {
+	x := newWorld(t)
+	n1 := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: v1alpha1.NodeNetworkSpec{ClusterID: "c0", ENIs: []v1alpha1.ENI{{Token: "t"}}}}
+	x.must(x.kube.Create(context.Background(), n1))
+	counted := &lister{Reader: x.kube}
+	var looks atomic.Int64
+	x.w.Live = reader{counted, func() { looks.Add(1) }}
+	x.put(good)
+	done := make(chan error)
+	go func() { _, err := x.w.First(context.Background()); done <- err }()
+	x.expect(`carry "c0"`)
+	for looks.Load() < 100 {
+		time.Sleep(time.Millisecond)
+	}
+	if n := counted.lists.Load(); n > 2*8 {
+		t.Errorf("%d lists in 100 looks", n)
+	}
+	x.must(x.kube.Delete(context.Background(), n1))
+	x.must(<-done)
+}
+
+// reader tells of each look at the ConfigMap.
+type reader struct {
+	client.Reader
+	look func()
+}
+
+func (r reader) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+	r.look()
+	return r.Reader.Get(ctx, key, obj, opts...)
 }
 
 // Nor the blocks that Flannel's pods have their addresses of.

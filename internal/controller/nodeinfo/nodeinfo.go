@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Ignored reports whether a node is left alone.
-func Ignored(n *corev1.Node) bool {
-	return n.Labels["network.terway.dev/ignore"] == "true" || n.Labels["k8s.aliyun.com/ignore-by-terway"] == "true" || n.Labels["type"] == "virtual-kubelet"
+// Ignored reports whether a node is left alone. The chart's policy for
+// nodes' own changes (ignore-labels) and the DaemonSets' affinity name the same ones.
+func Ignored(n metav1.Object) bool {
+	labels := n.GetLabels()
+	return labels["network.terway.dev/ignore"] == "true" || labels["k8s.aliyun.com/ignore-by-terway"] == "true" || labels["type"] == "virtual-kubelet"
 }
 
 // InstanceID is the ECS instance in a node's providerID: "cn-hangzhou.i-…", with

@@ -138,6 +138,8 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 		}
 		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,
 			NextStep: "add a Pod vSwitch in this zone to vswitches in the ConfigMap eni-config (terwayctl vpc grow does)"}
+	case ipam.NoENISlot:
+		w.trouble = w.noSlot()
 	case ipam.Refused:
 		if why, ok := w.refused(createOperation); ok {
 			w.trouble = &why
@@ -148,6 +150,38 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 			}
 		}
 	}
+}
+
+// noSlot says of a node whose ENIs have room, but in vSwitches that give none, while others
+// would, which those are.
+func (w *work) noSlot() *cloud.Explanation {
+	zone := w.nn.Spec.Zone
+	var left, full []string
+	for i := range w.nn.Spec.ENIs {
+		e := &w.nn.Spec.ENIs[i]
+		switch {
+		case e.Own || len(e.Addresses) >= w.nn.Spec.Limits.AddressesPerENI:
+		case !slices.Contains(w.cfg.VSwitches[zone], e.VSwitchID):
+			left = append(left, e.VSwitchID)
+		default:
+			full = append(full, e.VSwitchID)
+		}
+	}
+	x := &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.NoENISlot), Cause: fmt.Sprintf("all %d ENIs that the node may have for pods are there", w.maxENIs())}
+	names := func(ids []string) string {
+		return strings.Join(slices.Compact(slices.Sorted(slices.Values(ids))), ", ")
+	}
+	if len(left) > 0 {
+		x.Cause += fmt.Sprintf("; those with room are in vSwitches that vswitches in the ConfigMap eni-config does not name any more (%s), and get no addresses there", names(left))
+		x.NextStep = fmt.Sprintf("write %s there again, beside the others, or drain the node, so that its ENIs go back and new ones are made in the vSwitches that are named", names(left))
+	}
+	if len(full) > 0 {
+		x.Cause += fmt.Sprintf("; those with room are in vSwitches that have no address left (%s)", names(full))
+		if x.NextStep == "" {
+			x.NextStep = "drain the node, so that its ENIs go back and new ones are made in the vSwitches that have addresses, or free addresses of " + names(full)
+		}
+	}
+	return x
 }
 
 // free counts the addresses that a pod could have at once.

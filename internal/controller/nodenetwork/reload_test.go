@@ -116,6 +116,40 @@ func TestVSwitchAdded(t *testing.T) {
 	g.agree("n1")
 }
 
+// The Pod vSwitch is replaced by another while the node has all the ENIs that it may have:
+// pods wait for what the old one does not give any more, and the node says just that.
+func TestVSwitchReplaced(t *testing.T) {
+	g := newReloading(t, []string{"192.168.32.0/24", "192.168.33.0/24"}, func(g *rig) { g.cfg.VSwitches[zone] = g.vswitch[1:2] })
+	first, second := g.vswitch[1], g.vswitch[2]
+	g.addNode("n1", "ecs.g6.large") // one ENI for pods
+	g.settle("n1", minute)
+	limit := g.nn("n1").Spec.Limits.MaxPods
+	g.edit(func(c *config.Config) { c.VSwitches = map[string][]string{zone: {second}} })
+	g.startPods("n1", limit)
+	g.settle("n1", 2*minute)
+	if n := g.nn("n1").Status.Demand; n == 0 {
+		t.Fatal("no pod waits")
+	}
+	if c := g.condition("n1"); c.Reason != "NoENISlot" || !strings.Contains(c.Message, "does not name any more ("+first+")") || !strings.Contains(c.Message, "write "+first+" there again") {
+		t.Errorf("condition %+v", c)
+	}
+	// The step that it names helps.
+	g.edit(func(c *config.Config) { c.VSwitches = map[string][]string{zone: {second, first}} })
+	g.settle("n1", minute)
+	if n := g.nn("n1").Status.Demand; n != 0 {
+		t.Errorf("%d pods wait: %+v", n, g.condition("n1"))
+	}
+	// Both are named, and the one that the ENI is in is full.
+	g.stopPods("n1", limit-1)
+	g.settle("n1", 3*minute)
+	g.Fault(faults.Rule{Action: "AssignPrivateIpAddresses", Error: &faults.Error{Code: "InvalidVSwitchId.IpNotEnough", Status: 403}})
+	g.startPods("n1", limit-1)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Reason != "NoENISlot" || !strings.Contains(c.Message, "have no address left ("+first+")") || !strings.Contains(c.Message, "drain the node") {
+		t.Errorf("condition %+v", c)
+	}
+}
+
 // What the cloud refused under the old configuration is asked for at once under
 // the new one.
 func TestMistakeMended(t *testing.T) {
