@@ -46,7 +46,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	lease, err := a.take(ctx, k, r, wish{own: own})
+	lease, err := a.take(ctx, k, r, own)
 	if err != nil {
 		return nil, err
 	}
@@ -117,21 +117,22 @@ func (a *Agent) putBack(l pool.Lease, k journal.Key) {
 
 // take gets a free address, waiting for the controller if there is none. It
 // serves nobody before the kernel has agreed with the journal once.
-func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, what wish) (pool.Lease, error) {
+func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, own bool) (pool.Lease, error) {
 	start := a.Now()
 	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
 	defer cancel()
+	c, waits := claim{pod(k, r), k.IfName}, false
 	defer func() {
-		a.mu.Lock()
-		_, waited := a.waiting[k]
-		delete(a.waiting, k)
-		a.mu.Unlock()
-		if waited {
-			signal(a.dirty)
-			a.Metrics.waited(a.Now().Sub(start))
+		if !waits {
+			return
 		}
+		a.mu.Lock()
+		a.waitedLocked(c)
+		a.mu.Unlock()
+		signal(a.dirty)
+		a.Metrics.waited(a.Now().Sub(start))
 	}()
-	h := pool.Holder{Key: k.String(), Pod: pod(k, r), Sandbox: k.Sandbox}
+	h := pool.Holder{Key: k.String(), Pod: c.pod, Sandbox: k.Sandbox}
 	for {
 		a.mu.Lock()
 		if a.closing {
@@ -141,42 +142,45 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, wha
 		now := a.Now()
 		if a.synced {
 			take := a.pool.Take
-			if what.own {
+			if own {
 				take = a.pool.TakeOwn
 			}
 			if l, ok := take(h, now); ok {
+				delete(a.waiting, c) // nor do others of the pod, of earlier sandboxes
 				a.mu.Unlock()
 				return l, nil
 			}
 		}
-		_, waiting := a.waiting[k]
-		a.waiting[k] = what
+		news := false
+		if !waits {
+			waits, news = true, a.waitLocked(c, own)
+		}
 		wake := a.wake
 		var timer <-chan time.Time
 		if at, ok := a.pool.NextCooled(now); ok {
 			timer = time.After(at.Sub(now))
 		}
 		a.mu.Unlock()
-		if !waiting {
+		if news {
 			signal(a.dirty) // the demand has grown: say so at once
 		}
 		select {
 		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
-			return pool.Lease{}, tryAgain(a.whyNone(what), nil)
+			return pool.Lease{}, tryAgain(a.whyNone(own), nil)
 		}
 	}
 }
 
 // whyNone says in plain words why there is no address; pods' events show it.
-func (a *Agent) whyNone(what wish) string {
+func (a *Agent) whyNone(own bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.synced {
 		return "no address for the pod yet: " + a.notOK
 	}
-	if what.own {
+	if own {
 		return a.whyNoENI()
 	}
 	now := a.Now()

@@ -59,12 +59,6 @@ type Options struct {
 	Metrics *Metrics
 }
 
-// wish is what a pod waits for.
-type wish struct {
-	// own: an ENI of its own, not an address of a shared one.
-	own bool
-}
-
 // Device is a link of the node that may be an ENI.
 type Device struct {
 	Name string
@@ -80,10 +74,10 @@ type Agent struct {
 	mu      sync.Mutex
 	pool    *pool.Pool
 	entries map[journal.Key]*journal.Entry
-	waiting map[journal.Key]wish // ADDs for which there is no address
-	want    Want                 // the controller's last word
-	node    datapath.Node        // derived from want and the devices
-	dp      datapath.Datapath    // nil until chosen
+	waiting map[claim]*wish   // pods for which there is no address
+	want    Want              // the controller's last word
+	node    datapath.Node     // derived from want and the devices
+	dp      datapath.Datapath // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	// troubled are the attachments of pods in trouble, by its kind.
@@ -108,7 +102,7 @@ func New(o Options) (*Agent, error) {
 		Options: o,
 		pool:    pool.New(),
 		entries: map[journal.Key]*journal.Entry{},
-		waiting: map[journal.Key]wish{},
+		waiting: map[claim]*wish{},
 		notOK:   waitForController, notOKReason: "WaitingForController",
 		wake:   make(chan struct{}),
 		dirty:  make(chan struct{}, 1),

@@ -371,7 +371,50 @@ func TestClientThatGoesAwayStopsWaiting(t *testing.T) {
 	e.awaitDemand(1)
 	cancel()
 	<-done
-	e.awaitDemand(0)
+}
+
+// The kubelet pauses between two attempts, and each has a sandbox of its own, which the
+// runtime takes down when the attempt has failed. What is made for the pod meanwhile is
+// still for it.
+func TestAPodsDemandOutlivesThePauseBetweenAttempts(t *testing.T) {
+	attempt := func(e *env, sandbox string) *cnicall.Error {
+		in := call(sandbox)
+		in.Args = "K8S_POD_NAMESPACE=default;K8S_POD_NAME=web-0"
+		return e.do(context.Background(), "ADD", in).Error
+	}
+	demand := func(e *env) int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).Demand }
+	e := newEnv(t, 0)
+	if err := attempt(e, "first"); err == nil {
+		t.Fatal("there was an address")
+	}
+	e.del("first")
+	e.sleep(20 * time.Second)
+	if n := demand(e); n != 1 {
+		t.Errorf("demand %d in the pause, want 1", n)
+	}
+	if err := attempt(e, "second"); err == nil {
+		t.Fatal("there was an address")
+	}
+	if n := demand(e); n != 1 {
+		t.Errorf("demand %d after two attempts of one pod, want 1", n)
+	}
+	e.want(2)
+	e.sleep(10 * time.Second)
+	if err := attempt(e, "third"); err != nil {
+		t.Fatal(err)
+	}
+	if n := demand(e); n != 0 {
+		t.Errorf("demand %d when the pod has its address, want 0", n)
+	}
+	// A pod that does not come again is not waited for longer than a minute.
+	e.want(0)
+	if err := attempt(e, "fourth"); err == nil {
+		t.Fatal("there was an address")
+	}
+	e.sleep(patient)
+	if n := demand(e); n != 0 {
+		t.Errorf("demand %d for a pod that has not come again, want 0", n)
+	}
 }
 
 // awaitDemand waits until n pods wait for an address.

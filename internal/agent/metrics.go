@@ -101,7 +101,7 @@ func (a *Agent) Collector() prometheus.Collector {
 	return &poolCollector{
 		agent:     a,
 		addresses: prometheus.NewDesc("terway_addresses", "Addresses of the node, by state.", []string{"state"}, nil),
-		waiting:   prometheus.NewDesc("terway_waiting_pods", "Pods that wait for an address.", nil, nil),
+		waiting:   prometheus.NewDesc("terway_waiting_pods", "Pods that wait for an address, or did so less than a minute ago and are tried again.", nil, nil),
 		ready:     prometheus.NewDesc("terway_ready", "1 if pods can be wired.", nil, nil),
 	}
 }
@@ -120,7 +120,8 @@ func (c *poolCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	a := c.agent
 	a.mu.Lock()
-	n, waiting, ready := a.pool.Count(a.Now()), len(a.waiting), 0.0
+	n, ready := a.pool.Count(a.Now()), 0.0
+	addresses, enis := a.demandLocked()
 	if a.notOK == "" {
 		ready = 1
 	}
@@ -130,6 +131,6 @@ func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	} {
 		ch <- prometheus.MustNewConstMetric(c.addresses, prometheus.GaugeValue, float64(count), state)
 	}
-	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(waiting))
+	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(addresses+enis))
 	ch <- prometheus.MustNewConstMetric(c.ready, prometheus.GaugeValue, ready)
 }

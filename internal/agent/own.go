@@ -65,7 +65,7 @@ func (a *Agent) awaitWant(ctx context.Context) error {
 		select {
 		case <-wake:
 		case <-ctx.Done():
-			return tryAgain(a.whyNone(wish{}), nil)
+			return tryAgain(a.whyNone(false), nil)
 		}
 	}
 }

@@ -26,13 +26,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		Cooling:            strs(cooling),
 		Released:           strs(released),
 	}
-	for _, w := range a.waiting {
-		if w.own {
-			st.ENIDemand++
-		} else {
-			st.Demand++
-		}
-	}
+	st.Demand, st.ENIDemand = a.demandLocked()
 	for _, u := range used {
 		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox})
 	}

@@ -4,12 +4,15 @@
 // It is pure: a function from what is (limits, ENIs, use, demand, vSwitches) to
 // what to do next. It knows no cloud, no Kubernetes and no clock, and it keeps
 // nothing between calls: calling it again after a crash gives the rest of the work.
+// How long there has been a surplus comes in with the state and goes out with the plan;
+// who loses it between two calls waits once more before anything is given back.
 package ipam
 
 import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // BatchSize is how many addresses one call to the cloud may assign or unassign
@@ -103,6 +106,40 @@ type State struct {
 	Seed      uint64 // of Random
 	// NoCreate: the cloud refused a new ENI a short while ago; it is not asked.
 	NoCreate bool
+	// Now is the time. What was surplus for all of Patience is given back: pods that come
+	// and go in bursts find what the last burst had, and no burst costs calls. 0: at once.
+	Now      time.Time
+	Patience time.Duration
+	// Surplus and OwnSurplus are the last plan's.
+	Surplus, OwnSurplus Surplus
+}
+
+// Surplus is how much more than its due a node has had, of addresses or of ENIs that
+// serve one pod.
+type Surplus struct {
+	// Since is when it began; zero: there is none.
+	Since time.Time
+	// Least is the least that it was since: what no burst of pods has needed.
+	Least int
+}
+
+// due takes what is surplus now and says how much of it may be given back.
+func (s Surplus) due(surplus int, now time.Time, patience time.Duration) (due int, next Surplus) {
+	if surplus <= 0 {
+		return 0, Surplus{}
+	}
+	// A clock that was set back begins anew.
+	if s.Since.IsZero() || s.Since.After(now) {
+		s = Surplus{Since: now, Least: surplus}
+	}
+	s.Least = min(s.Least, surplus)
+	if now.Sub(s.Since) < patience {
+		return 0, s
+	}
+	if left := surplus - s.Least; left > 0 {
+		return s.Least, Surplus{Since: now, Least: left}
+	}
+	return s.Least, Surplus{}
 }
 
 // Create asks for a new ENI.
@@ -150,6 +187,8 @@ type Plan struct {
 	// Missing is how many addresses the node lacks that Shortage prevents.
 	Missing  int
 	Shortage Shortage
+	// Surplus and OwnSurplus are for the next plan's State.
+	Surplus, OwnSurplus Surplus
 }
 
 // Empty reports whether there is nothing to do.
@@ -185,12 +224,14 @@ func (s State) planShared() Plan {
 	for i := range s.ENIs {
 		free += s.ENIs[i].free()
 	}
+	due, rest := s.Surplus.due(free-s.Max-s.Demand, s.Now, s.Patience)
+	p.Surplus = rest
 	switch need := s.Demand + s.Min - free; {
 	case s.Demand == 0 && p.vacate(&s):
 	case need > 0:
 		p.grow(&s, need)
-	case s.Demand == 0 && free > s.Max:
-		p.shrink(&s, free-s.Max)
+	case s.Demand == 0 && due > 0:
+		p.shrink(&s, due)
 	}
 	p.settle(&s)
 	p.finish(&s)

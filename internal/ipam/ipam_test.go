@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -362,5 +363,64 @@ func TestPlans(t *testing.T) {
 				t.Errorf("plan %+v", p)
 			}
 		})
+	}
+}
+
+// What a burst of pods needed stays for the next one; what no burst has needed for all of
+// Patience goes.
+func TestSurplusIsGivenBackWhenNothingHasNeededIt(t *testing.T) {
+	start := time.Unix(1_700_000_000, 0)
+	const patience = 5 * time.Minute
+	type look struct {
+		at      time.Duration
+		surplus int
+		due     int
+	}
+	for name, looks := range map[string][]look{
+		"constant":                             {{0, 9, 0}, {patience - 1, 9, 0}, {patience, 9, 9}},
+		"bursts take all of it":                {{0, 9, 0}, {4 * time.Minute, 0, 0}, {6 * time.Minute, 9, 0}, {10 * time.Minute, 0, 0}, {14 * time.Minute, 9, 0}},
+		"bursts take some of it":               {{0, 9, 0}, {4 * time.Minute, 2, 0}, {5 * time.Minute, 9, 2}, {9 * time.Minute, 7, 0}, {10 * time.Minute, 7, 7}},
+		"a clock that is set back begins anew": {{0, 9, 0}, {-time.Hour, 9, 0}, {-time.Hour + patience, 9, 9}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var s Surplus
+			for _, l := range looks {
+				var due int
+				if due, s = s.due(l.surplus, start.Add(l.at), patience); due != l.due {
+					t.Fatalf("at %v: %d of %d are given back, want %d", l.at, due, l.surplus, l.due)
+				}
+			}
+		})
+	}
+}
+
+// A plan that is made anew without what the last one remembered gives back later, not sooner.
+func TestPatienceOfPlans(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	eni := func(token byte, own bool, n int) ENI {
+		e := ENI{Token: string(rune(token)), Phase: Ready, VSwitch: "v1", Own: own}
+		for i := range n {
+			e.Addresses = append(e.Addresses, Address{Address: netip.AddrFrom4([4]byte{10, 0, token, byte(i)}), Primary: i == 0})
+		}
+		return e
+	}
+	s := State{MaxENIs: 7, MaxOwn: 4, PerENI: 10, Max: 1, Patience: time.Minute, Now: now,
+		ENIs: []ENI{eni('a', false, 5), eni('b', true, 1), eni('c', true, 1), eni('d', true, 1)}}
+	p := Compute(s)
+	if !p.Empty() || p.Surplus != (Surplus{now, 4}) || p.OwnSurplus != (Surplus{now, 2}) {
+		t.Fatalf("plan %+v", p)
+	}
+	s.Now = now.Add(time.Minute)
+	if again := Compute(s); !again.Empty() {
+		t.Errorf("without memory: plan %+v", again)
+	}
+	s.Surplus, s.OwnSurplus = p.Surplus, p.OwnSurplus
+	if p := Compute(s); len(p.Release) != 4+2 {
+		t.Errorf("after a minute: plan %+v", p)
+	}
+	// ENIs of pods of their own that have no place any more do not wait: shared ones do.
+	s.MaxOwn, s.OwnSurplus, s.Surplus = 1, Surplus{}, Surplus{}
+	if p := Compute(s); len(p.Release) != 2 {
+		t.Errorf("without room: plan %+v", p)
 	}
 }

@@ -24,12 +24,16 @@ func (s State) planOwn() Plan {
 		}
 	}
 	room := max(0, s.MaxENIs-used) // for ENIs that no pod holds
+	// What has no room goes at once: it takes the places of shared ones. Of the rest, one
+	// more than is kept warm may stay: a pod that is replaced finds its ENI.
+	over := max(0, len(free)-room)
+	due, rest := s.OwnSurplus.due(len(free)-over-min(s.OwnWarm+1, room)-s.OwnDemand, s.Now, s.Patience)
+	p.OwnSurplus = rest
 	switch need := s.OwnDemand + min(s.OwnWarm, room) - len(free); {
 	case need > 0:
 		p.growOwn(&s, need)
 	case s.OwnDemand == 0:
-		// One more than is kept warm may stay: a pod that is replaced finds its ENI.
-		p.shrinkOwn(free, len(free)-min(s.OwnWarm+1, room))
+		p.shrinkOwn(free, over+due)
 	}
 	p.finish(&s)
 	return p
@@ -124,6 +128,7 @@ func (p *Plan) join(q Plan) {
 	p.Unassign = append(p.Unassign, q.Unassign...)
 	p.Detach = append(p.Detach, q.Detach...)
 	p.Missing += q.Missing
+	p.Surplus = q.Surplus
 	if p.Shortage == None {
 		p.Shortage = q.Shortage
 	}
