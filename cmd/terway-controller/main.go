@@ -53,7 +53,8 @@ type flags struct {
 	webhookPort                      int
 	workers                          int
 	routeQuota                       int
-	sweep, orphanAge, goneDelay      time.Duration
+	sweep, orphanAge                 time.Duration
+	goneDelay, patience              time.Duration
 	leaseDuration, renew, retryLease time.Duration
 	verbose                          bool
 }
@@ -87,6 +88,7 @@ func main() {
 	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
+	fl.DurationVar(&f.patience, "surplus-after", 5*time.Minute, "how long addresses above max_pool_size, and free ENIs for pods of their own, stay on a node before they are given back: pods that come and go in bursts find them again, and bursts cost no calls of the cloud")
 	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is left alone")
 	fl.DurationVar(&f.goneDelay, "node-gone-delay", 5*time.Minute, "how long the ENIs are kept of a node that is gone, while its instance runs and pods have their addresses; at least a minute, as Kubernetes deletes such pods only after a while")
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
@@ -250,7 +252,7 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
 		Catalogue: fromCatalogue, Metrics: metrics.Registry,
 		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
-		GoneDelay: f.goneDelay,
+		GoneDelay: f.goneDelay, Patience: f.patience,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
 		return err

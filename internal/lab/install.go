@@ -47,6 +47,8 @@ func (s *State) chartValues() map[string]any {
 			"replicas":    min(2, len(s.Machines)),
 			"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
 			"sweepPeriod": "10s",
+			// What pods leave behind is soon seen to go.
+			"surplusAfter": "5s",
 		},
 	}
 	if s.Options.Network == NetworkFlannel {

@@ -7,6 +7,7 @@ import (
 
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/ipam"
 )
 
 // memory is what the process remembers of a node. Nothing in it is needed for
@@ -55,6 +56,9 @@ type memory struct {
 	datapath string
 	// told are warnings that were given already.
 	told map[string]bool
+
+	// surplus and ownSurplus are the last plan's.
+	surplus, ownSurplus ipam.Surplus
 
 	facts *facts
 }

@@ -34,6 +34,12 @@ func (w *work) plan(ctx context.Context) error {
 		}
 		state := w.state(vs)
 		p := ipam.Compute(state)
+		w.mem.surplus, w.mem.ownSurplus = p.Surplus, p.OwnSurplus
+		for _, s := range []ipam.Surplus{p.Surplus, p.OwnSurplus} {
+			if !s.Since.IsZero() {
+				w.again(max(w.Patience-state.Now.Sub(s.Since), w.Poll))
+			}
+		}
 		if len(ids) > 0 {
 			w.shortage(&p, &state)
 		}
@@ -69,6 +75,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 		MaxENIs: w.maxENIs(), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
 		MaxOwn: s.OwnENIs, OwnWarm: s.Pool.WarmENIs, OwnDemand: st.ENIDemand,
+		Now: w.Now(), Patience: w.Patience, Surplus: w.mem.surplus, OwnSurplus: w.mem.ownSurplus,
 		VSwitches: vs, Policy: ipam.Policy(w.cfg.VSwitchSelectionPolicy), Seed: seed.Sum64(),
 	}
 	_, out.NoCreate = w.refused(createOperation)

@@ -53,6 +53,9 @@ type Options struct {
 	// runs and pods have their addresses; longer than Kubernetes takes to delete the pods
 	// of a node that is gone.
 	GoneDelay time.Duration
+	// Patience is how long addresses and ENIs must have been more than a node keeps before
+	// they are given back; a new process begins anew. See ipam.State.
+	Patience time.Duration
 	// Join is how long a list of ENIs waits for other nodes to join in.
 	Join time.Duration
 }
