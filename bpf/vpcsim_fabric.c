@@ -153,9 +153,9 @@ int fabric_port(struct __sk_buff *skb)
 		return drop(ifindex, DROP_NOT_IP);
 
 	if (eth.h_proto == bpf_htons(ETH_P_IP)) {
-		reason = parse_v4(skb, &p, src->vpc);
+		reason = parse_v4(skb, &p);
 	} else if (eth.h_proto == bpf_htons(ETH_P_IPV6)) {
-		reason = parse_v6(skb, &p, src->vpc);
+		reason = parse_v6(skb, &p);
 		if (!reason && p.proto == IPPROTO_ICMPV6 && p.icmp_type == NEIGHBOUR_SOLICITATION) {
 			reason = answer_solicitation(skb, src, &p);
 			return reason ? drop(ifindex, reason) : answer(skb, src);

@@ -112,8 +112,9 @@ struct flow {
 	__u8 pad[7];
 };
 
+/* By the port too, which is known before the source is checked: nobody speaks for another's. */
 struct fragment_key {
-	__u64 vpc;
+	__u64 port;
 	struct addr src, dst;
 	__u32 id;
 	__u32 proto;

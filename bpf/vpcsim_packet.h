@@ -95,9 +95,9 @@ ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 }
 
 /* The first fragment tells the later ones their ports. One that comes before the first is dropped. */
-ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u64 vpc, __u32 id, int first)
+ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 id, int first)
 {
-	struct fragment_key key = {.vpc = vpc, .src = p->src, .dst = p->dst, .id = id, .proto = p->proto};
+	struct fragment_key key = {.port = skb->ifindex, .src = p->src, .dst = p->dst, .id = id, .proto = p->proto};
 	struct fragment value = {};
 	struct fragment *known;
 	int drop;
@@ -119,7 +119,7 @@ ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u64 
 	return PASS;
 }
 
-ALWAYS_INLINE int parse_v4(struct __sk_buff *skb, struct packet *p, __u64 vpc)
+ALWAYS_INLINE int parse_v4(struct __sk_buff *skb, struct packet *p)
 {
 	struct iphdr ip;
 	__u16 frag;
@@ -134,11 +134,11 @@ ALWAYS_INLINE int parse_v4(struct __sk_buff *skb, struct packet *p, __u64 vpc)
 	p->l4 = ETH_HLEN + ip.ihl * 4;
 	frag = bpf_ntohs(ip.frag_off);
 	if (frag & (IP_MORE_FRAGMENTS | IP_FRAGMENT_OFFSET))
-		return parse_fragment(skb, p, vpc, ip.id, !(frag & IP_FRAGMENT_OFFSET));
+		return parse_fragment(skb, p, ip.id, !(frag & IP_FRAGMENT_OFFSET));
 	return parse_l4(skb, p);
 }
 
-ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p, __u64 vpc)
+ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p)
 {
 	struct fragment_header frag;
 	struct ipv6hdr ip;
@@ -151,6 +151,9 @@ ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p, __u64 vpc)
 		return DROP_MALFORMED;
 	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
+	/* To the maps they would be IPv4's; nobody has such an address on a wire. */
+	if (is_v4(&p->src) || is_v4(&p->dst))
+		return DROP_MALFORMED;
 	p->v6 = 1;
 	p->l4 = ETH_HLEN + sizeof(ip);
 	next = ip.nexthdr;
@@ -160,7 +163,7 @@ ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p, __u64 vpc)
 				return DROP_MALFORMED;
 			p->l4 += sizeof(frag);
 			p->proto = frag.next;
-			return parse_fragment(skb, p, vpc, frag.id, !(frag.offset & bpf_htons(0xfff8)));
+			return parse_fragment(skb, p, frag.id, !(frag.offset & bpf_htons(0xfff8)));
 		}
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS)
 			break;

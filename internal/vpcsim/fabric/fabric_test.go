@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/internal/vpcsim/fabric"
@@ -266,6 +268,31 @@ func TestSpoofedSourcesAreDroppedAndCounted(t *testing.T) {
 	w.run(1, "ip", "link", "set", "eth0", "address", "00:16:3e:00:00:01")
 	w.apply()
 	w.mustPing(1, "10.1.0.2")
+}
+
+// The first fragment says what the later ones belong to, to the ENI's own alone: another's,
+// with the same source, opens nothing for them.
+func TestFragmentsOfOthersSayNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	for n := range 3 {
+		w.instance(n + 1)
+	}
+	w.apply()
+	fragment := func(n byte, offset uint16) []byte {
+		ip := []byte{0x45, 0, 0, 36, 3, 9, byte(offset >> 8), byte(offset), 64, unix.IPPROTO_UDP, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2}
+		binary.BigEndian.PutUint16(ip[10:], checksum(ip))
+		frame := append([]byte{2, 0, 0, 0, 0, 9, 0, 0x16, 0x3e, 0, 0, n, 8, 0}, ip...)
+		return append(frame, 0, 5, 0, 7, 0, 16, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
+	const first, later = 0x2000, 2
+	w.dropped(3, "spoofed-ip", func() { w.sendFrame(3, fragment(3, first)) })
+	w.dropped(1, "fragment", func() { w.sendFrame(1, fragment(1, later)) })
+	in := w.counters(2).InPackets
+	w.sendFrame(1, fragment(1, first))
+	w.sendFrame(1, fragment(1, later))
+	if now := w.counters(2).InPackets; now != in+2 {
+		t.Errorf("%d of the ENI's own 2 fragments arrived", now-in)
+	}
 }
 
 func TestWithoutStrictAnEniMaySendFromAnywhere(t *testing.T) {

@@ -83,9 +83,9 @@ type programFragment struct {
 }
 
 type programFragmentKey struct {
-	_   structs.HostLayout
-	Vpc uint64
-	Src struct {
+	_    structs.HostLayout
+	Port uint64
+	Src  struct {
 		_ structs.HostLayout
 		W [4]uint32
 	}
