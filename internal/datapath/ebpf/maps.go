@@ -42,8 +42,9 @@ func (s *shortcuts) deleteSender(index uint32) error {
 	return nil
 }
 
-// pruneSenders removes devices that are gone. links are known to be there.
-func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) ([]string, error) {
+// pruneSenders removes devices that are gone. It is no repair: they send nothing, and a pod
+// whose device was made anew leaves one. links are known to be there.
+func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error {
 	there := map[uint32]bool{}
 	for _, l := range links {
 		there[uint32(l.Attrs().Index)] = true
@@ -58,16 +59,13 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) ([]str
 		}
 	}
 	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", mapSenders, err)
+		return fmt.Errorf("list map %s: %w", mapSenders, err)
 	}
-	var repairs []string
+	var errs []error
 	for _, index := range gone {
-		if err := s.deleteSender(index); err != nil {
-			return repairs, err
-		}
-		repairs = append(repairs, fmt.Sprintf("removed device with index %d from map %s: it is gone", index, mapSenders))
+		errs = append(errs, s.deleteSender(index))
 	}
-	return repairs, nil
+	return errors.Join(errs...)
 }
 
 // prepareENI gives an ENI its programs and its place in the map of ENIs.

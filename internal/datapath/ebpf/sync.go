@@ -28,9 +28,7 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		return nil, err
 	}
 	repairs, pods, err := s.table().Prune(h, links)
-	errs := []error{err}
-	more, err2 := s.pruneSenders(h, links)
-	repairs, errs = append(repairs, more...), append(errs, err2)
+	errs := []error{err, s.pruneSenders(h, links)}
 	wanted := s.chosen.Load() || pods > 0 || err != nil
 	s.enis = map[int]bool{}
 	isENI := map[int]bool{}
