@@ -50,8 +50,38 @@ var ownReport = Check{
 		if err := agent.Create(ctx, &v1alpha1.NodeNetwork{}, client.DryRunAll); !apierrors.IsForbidden(err) {
 			return "", fmt.Errorf("the agent's credential of %s can make a NodeNetwork, or the answer is no refusal: %w", a.Name, err)
 		}
-		return fmt.Sprintf("with the agent's token of %s: a report for %s accepted, for %s refused, a new NodeNetwork refused", a.Name, a.Name, b.Name), nil
+		if err := e.noIgnoreLabel(ctx, a.Name); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("with the agent's token of %s: a report for %s accepted, for %s refused, a new NodeNetwork refused; its kubelet cannot label the Node to be ignored", a.Name, a.Name, b.Name), nil
 	},
+}
+
+// noIgnoreLabel tries what a kubelet may do to its own Node's labels.
+func (e *Env) noIgnoreLabel(ctx context.Context, node string) error {
+	cfg, err := e.Lab.Options.RESTConfig()
+	if err != nil {
+		return err
+	}
+	cfg.Impersonate = rest.ImpersonationConfig{UserName: "system:node:" + node, Groups: []string{"system:nodes", "system:authenticated"}}
+	kubelet, err := client.New(cfg, client.Options{Scheme: e.Objects.Scheme()})
+	if err != nil {
+		return err
+	}
+	label := func(key, value string) error {
+		n := &corev1.Node{}
+		n.SetName(node)
+		return kubelet.Patch(ctx, n, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, key, value)), client.DryRunAll)
+	}
+	if err := label("example.com/lab", "true"); err != nil {
+		return fmt.Errorf("the kubelet of %s cannot set a label that is nobody's: %w", node, err)
+	}
+	for key, value := range map[string]string{"type": "virtual-kubelet", "network.terway.dev/ignore": "true"} {
+		if err := label(key, value); err == nil || !strings.Contains(err.Error(), "leaves it alone") {
+			return fmt.Errorf("the kubelet of %s labels its Node %s=%s: the answer is no refusal by the chart's policy: %w", node, key, value, err)
+		}
+	}
+	return nil
 }
 
 // tokenFile is where Kubernetes puts a pod's token.
