@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// turns lets controller and agent work for so long, looking at least every five seconds.
-func (g *rig) turns(name string, long time.Duration) {
+// serveFor lets controller and agent work for so long, looking at least every five seconds.
+func (g *rig) serveFor(name string, long time.Duration) {
 	g.Helper()
 	for end := g.Clock.Now().Add(long); g.Clock.Now().Before(end); {
 		g.agent(name)
@@ -45,10 +45,10 @@ func TestWhatIsMadeForWaitingPodsOutlivesThePause(t *testing.T) {
 			} else {
 				g.addPods("n1", 14)
 			}
-			g.turns("n1", 25*time.Second)
+			g.serveFor("n1", 25*time.Second)
 			waiting := g.pods["n1"]
 			g.pods["n1"] = map[string]string{}
-			g.turns("n1", 36*time.Second)
+			g.serveFor("n1", 36*time.Second)
 			for _, e := range g.nn("n1").Spec.ENIs {
 				for _, a := range e.Addresses {
 					if a.Releasing {
@@ -57,7 +57,7 @@ func TestWhatIsMadeForWaitingPodsOutlivesThePause(t *testing.T) {
 				}
 			}
 			g.pods["n1"] = waiting
-			g.turns("n1", 2*time.Minute)
+			g.serveFor("n1", 2*time.Minute)
 			for pod, a := range g.pods["n1"] {
 				if a == "" {
 					t.Errorf("pod %s has no address", pod)
@@ -75,12 +75,12 @@ func TestBurstsCostCallsOnce(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"}, func(c *config.Config, _ *vpcsim.Options) { c.MinPoolSize, c.MaxPoolSize = 3, 8 })
 	g.r.Patience = 5 * time.Minute
 	g.addNode("n1", "ecs.g6.4xlarge")
-	g.turns("n1", time.Minute)
+	g.serveFor("n1", time.Minute)
 	burst := func() {
 		g.startPods("n1", 25)
-		g.turns("n1", 2*time.Minute)
+		g.serveFor("n1", 2*time.Minute)
 		g.stopPods("n1", 25)
-		g.turns("n1", 2*time.Minute)
+		g.serveFor("n1", 2*time.Minute)
 	}
 	burst()
 	assign, unassign := g.Calls("AssignPrivateIpAddresses"), g.Calls("UnassignPrivateIpAddresses")
@@ -90,7 +90,7 @@ func TestBurstsCostCallsOnce(t *testing.T) {
 	if a, u := g.Calls("AssignPrivateIpAddresses")-assign, g.Calls("UnassignPrivateIpAddresses")-unassign; a+u > 0 {
 		t.Errorf("%d assign and %d unassign calls for bursts after the first, want none", a, u)
 	}
-	g.turns("n1", 15*time.Minute)
+	g.serveFor("n1", 15*time.Minute)
 	if n := g.free("n1"); n > 8+len(g.nn("n1").Spec.ENIs) { // an ENI's primary may stay
 		t.Errorf("%d free addresses a quarter of an hour after the last burst, want 8", n)
 	}
@@ -98,7 +98,7 @@ func TestBurstsCostCallsOnce(t *testing.T) {
 	burst()
 	g.restart()
 	g.r.Patience = 5 * time.Minute
-	g.turns("n1", 15*time.Minute)
+	g.serveFor("n1", 15*time.Minute)
 	if n := g.free("n1"); n > 8+len(g.nn("n1").Spec.ENIs) {
 		t.Errorf("%d free addresses a quarter of an hour after a restart, want 8", n)
 	}
