@@ -293,6 +293,9 @@ const (
 	// datapath that spec asks for and says why. It serves no pods; or it goes on with the one it has.
 	ReasonDatapathRefused = "Refused"
 	ReasonDatapathKept    = "KeptWhileRunning"
+	// ReasonDatapathObstructed (of DatapathReady, False): it is programmed, but something of
+	// others on the node, which the message names, is in the pods' way.
+	ReasonDatapathObstructed = "Obstructed"
 	// ConditionAddressesAvailable (spec): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"

@@ -161,9 +161,6 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	if err := agent.WatchLinks(ctx, podLinks, a.Poke); err != nil {
-		return err
-	}
 	pages, err := pages(f, a, registry)
 	if err != nil {
 		return err
@@ -174,7 +171,7 @@ func run(ctx context.Context, f flags) error {
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		a.RepairLoop(ctx, f.repairPeriod, 200*time.Millisecond, func(ok bool) error {
+		a.RepairLoop(ctx, f.repairPeriod, 100*time.Millisecond, func(ok bool) error {
 			if !ok {
 				// Pods that run keep their network; the runtime learns from STATUS
 				// that new ones must wait, so the file stays once it is there.
@@ -183,6 +180,7 @@ func run(ctx context.Context, f flags) error {
 			return agent.WriteFile(filepath.Join(f.cniConfDir, agent.ConflistName), conflist, 0o644)
 		})
 	})
+	wg.Go(func() { a.Watch(ctx) })
 	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
 	wg.Go(func() { cancel(nodes.Run(ctx)) })
 	wg.Go(func() { offer.Run(ctx) })

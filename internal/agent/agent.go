@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -22,6 +23,7 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/monitor"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -55,6 +57,9 @@ type Options struct {
 	HasLink func(name string) (bool, error)
 	// Tell makes a warning event on a pod; may be nil. It does not wait.
 	Tell func(pod PodRef, reason, note string)
+	// DeviceGone is told at once when the device of an ENI vanished from the node (one that
+	// moved into its pod too). It may be nil, and must not wait.
+	DeviceGone func(device string, mac net.HardwareAddr)
 	// Metrics may be nil.
 	Metrics *Metrics
 }
@@ -69,7 +74,8 @@ type Device struct {
 type Agent struct {
 	Options
 
-	keys keyLocks
+	keys    keyLocks
+	monitor *monitor.Monitor
 
 	mu      sync.Mutex
 	pool    *pool.Pool
@@ -81,11 +87,12 @@ type Agent struct {
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	// troubled are the attachments of pods in trouble, by its kind.
-	troubled map[string]map[journal.Key]bool
-	synced   bool   // the kernel has agreed with us at least once
-	wasOK    bool   // ADD could be served at some time
-	failed   int    // repairs in a row that failed
-	failure  string // the last one's error
+	troubled  map[string]map[journal.Key]bool
+	obstacles []string // what of others on the node is in the pods' way
+	synced    bool     // the kernel has agreed with us at least once
+	wasOK     bool     // ADD could be served at some time
+	failed    int      // repairs in a row that failed
+	failure   string   // the last one's error
 	// notOK is why ADD cannot be served, empty when it can; notOKReason is it in a word.
 	notOK, notOKReason string
 	began              time.Time     // when the agent was made
@@ -108,6 +115,7 @@ func New(o Options) (*Agent, error) {
 		dirty:  make(chan struct{}, 1),
 		repair: make(chan struct{}, 1),
 	}
+	a.monitor = a.newMonitor()
 	entries, freed, err := o.Journal.Load()
 	if err != nil {
 		return nil, err

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
@@ -667,5 +669,34 @@ func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
 			e.restart()
 			e.mustAdd("c")
 		})
+	}
+}
+
+// What others on the node do is named where people look, and the node goes on.
+func TestObstaclesAreNamed(t *testing.T) {
+	e := newEnv(t, 2)
+	e.dp.failSync = errors.Join(&datapath.Obstacle{What: "chain forward drops"})
+	for range tolerated + 1 {
+		e.repair()
+	}
+	if ok, why := e.a.Ready(); !ok {
+		t.Errorf("the node is not ready: %s", why)
+	}
+	e.mustAdd("a")
+	condition := func() metav1.Condition {
+		t.Helper()
+		c := meta.FindStatusCondition(e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions, v1alpha1.ConditionDatapathReady)
+		if c == nil {
+			t.Fatal("no condition DatapathReady")
+		}
+		return *c
+	}
+	if c := condition(); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonDatapathObstructed || c.Message != "chain forward drops" {
+		t.Errorf("DatapathReady is %+v", c)
+	}
+	e.dp.failSync = nil
+	e.repair()
+	if c := condition(); c.Status != metav1.ConditionTrue {
+		t.Errorf("DatapathReady is %+v, and nothing is in the way any more", c)
 	}
 }

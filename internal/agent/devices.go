@@ -1,11 +1,9 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -50,52 +48,6 @@ func wholeDump[T any](dump func() ([]T, error)) (list []T, err error) {
 		}
 	}
 	return list, err
-}
-
-// resubscribe is how long WatchLinks waits before it listens again after its
-// socket broke (the kernel drops a listener that is too slow).
-const resubscribe = time.Second
-
-// WatchLinks calls changed whenever a link that is not the agent's own appears,
-// changes or goes, until ctx is done. Pods come and go without it.
-func WatchLinks(ctx context.Context, ownPrefix string, changed func()) error {
-	subscribe := func() (chan netlink.LinkUpdate, chan struct{}, error) {
-		updates, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
-		if err := netlink.LinkSubscribeWithOptions(updates, done, netlink.LinkSubscribeOptions{}); err != nil {
-			return nil, nil, fmt.Errorf("subscribe to link changes: %w", err)
-		}
-		return updates, done, nil
-	}
-	updates, done, err := subscribe()
-	if err != nil {
-		return err
-	}
-	go func() {
-		defer func() { close(done) }()
-		for {
-			select {
-			case u, ok := <-updates:
-				if ok {
-					if !strings.HasPrefix(u.Attrs().Name, ownPrefix) {
-						changed()
-					}
-					continue
-				}
-				select {
-				case <-time.After(resubscribe):
-				case <-ctx.Done():
-					return
-				}
-				if again, d, err := subscribe(); err == nil {
-					updates, done = again, d
-					changed() // something may have been missed
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	return nil
 }
 
 // nsfsMagic is the type of the file system of namespaces (linux/magic.h: NSFS_MAGIC).

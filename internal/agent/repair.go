@@ -188,6 +188,7 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
 	var troubled []trouble
+	var obstacles []string
 	all := []datapath.Datapath{chosen}
 	if a.Exclusive != nil {
 		all = append(all, a.Exclusive) // it forgets by it which pods are gone
@@ -199,15 +200,17 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 		for _, r := range repairs {
 			a.Log.Info("repaired", "datapath", dp.Name(), "what", r)
 		}
-		single, only := datapath.PodErrors(err)
-		if !only {
+		single, others, err := datapath.Sort(err)
+		if err != nil {
 			return fmt.Errorf("datapath %s: %w", dp.Name(), err)
 		}
 		troubled = append(troubled, ofPods(single)...)
+		obstacles = append(obstacles, others...)
 	}
 	// One pod that cannot be repaired is no reason to stop serving the others.
 	a.note(reasonNotRepaired, troubled)
 	a.mu.Lock()
+	a.obstructLocked(obstacles)
 	first := !a.synced
 	a.synced = true
 	if first {

@@ -49,6 +49,8 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, a.dpReason, a.dpWhy)
 	case a.failure != "":
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)
+	case len(a.obstacles) > 0:
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, v1alpha1.ReasonDatapathObstructed, strings.Join(a.obstacles, "; "))
 	}
 	st.Conditions = append([]metav1.Condition(nil), prev.Conditions...)
 	if a.startingLocked() && meta.FindStatusCondition(prev.Conditions, v1alpha1.ConditionReady) != nil {

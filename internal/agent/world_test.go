@@ -267,9 +267,6 @@ func (n *node) start() {
 		n.t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := WatchLinks(ctx, "tw", a.Poke); err != nil {
-		n.t.Fatal(err)
-	}
 	cluster := Cluster{Client: n.kube, Own: n.kube, Watch: n.watch}
 	if n.away {
 		cluster.Client = interceptor.NewClient(n.kube, interceptor.Funcs{
@@ -291,6 +288,7 @@ func (n *node) start() {
 		})
 		return nil
 	})
+	wg.run(n.t, "watch", func() error { a.Watch(ctx); return nil })
 	wg.run(n.t, "serve", func() error { return Serve(ctx, l, a) })
 	wg.run(n.t, "sync", func() error { return nodes.Run(ctx) })
 	n.agent = a

@@ -9,6 +9,7 @@ package datapath
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -143,20 +144,28 @@ type PodError struct {
 func (e *PodError) Error() string { return e.Err.Error() }
 func (e *PodError) Unwrap() error { return e.Err }
 
-// PodErrors are the PodErrors in err; only reports whether there is nothing else in it.
-func PodErrors(err error) (pods []*PodError, only bool) {
+// Obstacle is something of others on the node that is in the pods' way and that a datapath
+// may not change: What says what it is and what to do about it. The node is programmed.
+type Obstacle struct{ What string }
+
+func (o *Obstacle) Error() string { return o.What }
+
+// Sort takes an error of Sync apart: trouble of single pods, obstacles, and the rest, which
+// is the node's.
+func Sort(err error) (pods []*PodError, obstacles []string, node error) {
 	switch e := err.(type) {
 	case nil:
-		return nil, true
+		return nil, nil, nil
 	case *PodError:
-		return []*PodError{e}, true
+		return []*PodError{e}, nil, nil
+	case *Obstacle:
+		return nil, []string{e.What}, nil
 	case interface{ Unwrap() []error }:
-		only = true
 		for _, one := range e.Unwrap() {
-			more, just := PodErrors(one)
-			pods, only = append(pods, more...), only && just
+			p, o, n := Sort(one)
+			pods, obstacles, node = append(pods, p...), append(obstacles, o...), errors.Join(node, n)
 		}
-		return pods, only
+		return pods, obstacles, node
 	}
-	return nil, false
+	return nil, nil, err
 }

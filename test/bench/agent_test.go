@@ -132,9 +132,6 @@ func (j *job) run() error {
 	if err != nil {
 		return err
 	}
-	if err := agent.WatchLinks(ctx, "tw", a.Poke); err != nil {
-		return err
-	}
 	l, err := agent.Listen(j.socket())
 	if err != nil {
 		return err
@@ -144,8 +141,9 @@ func (j *job) run() error {
 	var wg sync.WaitGroup
 	// The periods are cmd/terwayd's.
 	wg.Go(func() {
-		a.RepairLoop(ctx, 5*time.Second, 200*time.Millisecond, func(bool) error { return nil })
+		a.RepairLoop(ctx, 5*time.Second, 100*time.Millisecond, func(bool) error { return nil })
 	})
+	wg.Go(func() { a.Watch(ctx) })
 	errs := make([]error, 2)
 	wg.Go(func() { errs[0] = agent.Serve(ctx, l, a) })
 	wg.Go(func() { errs[1] = nodes.Run(ctx) })

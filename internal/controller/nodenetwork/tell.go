@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// tellDatapath makes an event of what the node's kernel lacks for a datapath, once for
-// each change. The agent, which finds it out, may write no events.
+// tellDatapath makes an event of what the node's kernel lacks for a datapath, or what on the
+// node is in the pods' way, once for each change. The agent, which finds it out, may write no events.
 func (w *work) tellDatapath() {
 	c := meta.FindStatusCondition(w.nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
 	if c == nil {
@@ -18,7 +18,7 @@ func (w *work) tellDatapath() {
 	}
 	kind := corev1.EventTypeWarning
 	switch c.Reason {
-	case v1alpha1.ReasonDatapathRefused, v1alpha1.ReasonDatapathKept:
+	case v1alpha1.ReasonDatapathRefused, v1alpha1.ReasonDatapathKept, v1alpha1.ReasonDatapathObstructed:
 	case v1alpha1.ReasonDatapathAutoLacking:
 		kind = corev1.EventTypeNormal // it works, less fast
 	default:

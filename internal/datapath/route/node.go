@@ -378,6 +378,10 @@ func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error)
 	return err == nil, nil
 }
 
+// IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's
+// device gets.
+func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(gateway4.AsSlice()) }
+
 func eniAddress() *netlink.Addr {
 	return &netlink.Addr{IPNet: hostNet(gateway4), Scope: unix.RT_SCOPE_HOST}
 }

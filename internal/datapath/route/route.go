@@ -58,6 +58,8 @@ type Datapath struct {
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, linkMu, nodeMu.
 	syncMu sync.Mutex
+	// forward is what others let pass; syncMu guards it.
+	forward forwarding
 	// nodeMu makes node-wide changes one after the other.
 	nodeMu sync.Mutex
 	// stateMu guards node, which AddPod reads without waiting for nodeMu.
@@ -96,6 +98,9 @@ func (d *Datapath) Close(ctx context.Context) error {
 		return err
 	}
 	err := d.nft.close()
+	d.syncMu.Lock()
+	d.forward.close()
+	d.syncMu.Unlock()
 	if d.ns.IsOpen() {
 		err = errors.Join(err, d.ns.Close())
 	}

@@ -54,6 +54,10 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	d.nodeMu.Unlock()
 	errs = append(errs, err)
 	s.repairs = repairs
+	passing, err := d.ensureForward()
+	s.repairs = append(s.repairs, passing...)
+	errs = append(errs, err)
+	errs = append(errs, d.forward.obstacles()...)
 
 	links, err := Listed(ctx, "devices", h.LinkList)
 	if err != nil {

@@ -122,6 +122,9 @@ func Scenarios() []Scenario {
 		{"Service at an address of the VPC", serviceAtAnAddressOfTheVPC},
 		{"Services of both families", servicesOfBothFamilies},
 
+		{"FORWARD drops by policy", forwardPolicyDrop},
+		{"a chain of others drops", forwardChainOfOthers},
+
 		{"nothing of others is touched and nothing is left", nothingOfOthersIsTouchedAndNothingIsLeft},
 		{"teardown and again", teardownAndAgain},
 		{"AddPod twice and after a restart", addPodTwiceAndAfterRestart},

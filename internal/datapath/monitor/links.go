@@ -1,0 +1,115 @@
+package monitor
+
+import (
+	"net"
+
+	"golang.org/x/sys/unix"
+)
+
+// link is what counts of a link.
+type link struct {
+	name   string
+	mac    string // six bytes; the permanent one if there is one: a pod may change that of its own ENI
+	up     bool
+	mtu    uint32
+	group  uint32
+	master uint32
+}
+
+func (l link) hardware() net.HardwareAddr { return net.HardwareAddr(l.mac) }
+
+// links are those of the namespace by index, as the kernel has told of them.
+type links struct {
+	m  *Monitor
+	by map[int32]link
+}
+
+// parseLink reads RTM_NEWLINK and RTM_DELLINK.
+func parseLink(b []byte) (index int32, l link, ok bool) {
+	// A bridge speaks of its ports by messages of a family of its own.
+	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
+		return 0, link{}, false
+	}
+	index = int32(native.Uint32(b[4:]))
+	l.up = native.Uint32(b[8:])&unix.IFF_UP != 0
+	for kind, v := range attributes(after(b, unix.SizeofIfInfomsg)) {
+		switch kind {
+		case unix.IFLA_IFNAME:
+			l.name = text(v)
+		case unix.IFLA_ADDRESS:
+			if l.mac == "" {
+				l.mac = string(v)
+			}
+		case unix.IFLA_PERM_ADDRESS:
+			if len(v) == 6 {
+				l.mac = string(v)
+			}
+		case unix.IFLA_MTU:
+			l.mtu = uint32Of(v)
+		case unix.IFLA_GROUP:
+			l.group = uint32Of(v)
+		case unix.IFLA_MASTER:
+			l.master = uint32Of(v)
+		}
+	}
+	return index, l, true
+}
+
+func uint32Of(v []byte) uint32 {
+	if len(v) < 4 {
+		return 0
+	}
+	return native.Uint32(v)
+}
+
+// changed takes a link as it is now.
+func (ls *links) changed(b []byte) {
+	index, now, ok := parseLink(b)
+	if !ok {
+		return
+	}
+	was, known := ls.by[index]
+	ls.by[index] = now
+	switch {
+	case known && now == was:
+	case ls.eni(now) || known && ls.eni(was):
+		switch {
+		case !known:
+			ls.m.tell("device %s of an ENI appeared", now.name)
+		case was.up && !now.up:
+			ls.m.tell("device %s of an ENI went down", now.name)
+		case now.up && !was.up: // the kernel forgot its routes when it went down
+			ls.m.tell("device %s of an ENI came up", now.name)
+		default:
+			ls.m.tell("device %s of an ENI changed", now.name)
+		}
+	case !known: // a pod's is made by its ADD
+	case ls.m.Pod(was.name) || ls.m.Pod(now.name):
+		ls.m.tell("device %s of a pod changed", was.name)
+	}
+}
+
+func (ls *links) gone(b []byte) {
+	index, last, ok := parseLink(b)
+	if !ok {
+		return
+	}
+	if was, known := ls.by[index]; known {
+		last = was
+	}
+	delete(ls.by, index)
+	switch {
+	case ls.eni(last):
+		if ls.m.Gone != nil {
+			ls.m.Gone(last.name, last.hardware())
+		}
+		ls.m.tell("device %s of an ENI is gone", last.name)
+	case ls.m.Pod(last.name):
+		ls.m.tell("device %s of a pod is gone", last.name)
+	}
+}
+
+// eni says that it is an ENI's device and no pod's: those of ipvlan have their ENI's MAC.
+func (ls *links) eni(l link) bool {
+	return len(l.mac) == 6 && !ls.m.Pod(l.name) && ls.m.ENI(l.hardware())
+}

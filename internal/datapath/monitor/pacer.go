@@ -1,0 +1,81 @@
+package monitor
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// pacer decides how long a repair waits after the event that asks for it.
+type pacer struct {
+	coalesce, slowest time.Duration
+
+	// streak is how many repairs followed each other without a quiet time between them.
+	streak int
+	due    time.Time      // of the last repair
+	why    map[string]int // the streak's reasons, and how often
+}
+
+const (
+	// swift repairs of a streak are not slowed down: a hot-plugged ENI or `nft flush
+	// ruleset` takes two or three, the echo of the repair included.
+	swift = 4
+	// quiet is how long nothing must happen, beyond the wait itself, for a streak to end.
+	quiet = time.Second
+	// most is how many different reasons are remembered.
+	most = 32
+)
+
+// note takes an event.
+func (p *pacer) note(now time.Time, what string) {
+	if p.over(now) {
+		p.streak, p.why = 0, map[string]int{}
+	}
+	if p.why[what] > 0 || len(p.why) < most {
+		p.why[what]++
+	}
+}
+
+// next is how long the repair waits that is asked for now.
+func (p *pacer) next(now time.Time) time.Duration {
+	p.streak++
+	d := p.wait()
+	p.due = now.Add(d)
+	return d
+}
+
+func (p *pacer) wait() time.Duration {
+	d := p.coalesce
+	for range p.streak - swift {
+		if d *= 2; d >= p.slowest {
+			return p.slowest
+		}
+	}
+	return d
+}
+
+// over says that the streak's last repair was long ago.
+func (p *pacer) over(now time.Time) bool { return now.Sub(p.due) > p.wait()+quiet }
+
+// contended names what is changed again and again, the most frequent first, once repairs
+// wait for it longer than anybody should.
+func (p *pacer) contended(now time.Time) string {
+	if p.wait() < min(quiet, p.slowest) || p.streak <= swift || p.over(now) {
+		return ""
+	}
+	list := slices.SortedFunc(maps.Keys(p.why), func(a, b string) int {
+		return cmp.Or(cmp.Compare(p.why[b], p.why[a]), cmp.Compare(a, b))
+	})
+	const shown = 3
+	var text []string
+	for _, what := range list[:min(shown, len(list))] {
+		text = append(text, fmt.Sprintf("%s (%d times)", what, p.why[what]))
+	}
+	if len(list) > shown {
+		text = append(text, fmt.Sprintf("and %d more", len(list)-shown))
+	}
+	return strings.Join(text, "; ")
+}

@@ -1,0 +1,159 @@
+package monitor
+
+import (
+	"context"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/route"
+)
+
+// routeGroups are what the route socket hears.
+var routeGroups = []uint{
+	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
+	unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE,
+	unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+}
+
+// From linux/netconf.h and linux/fib_rules.h.
+const (
+	netconfIfindex    = 1
+	netconfForwarding = 2
+	netconfRPFilter   = 3
+	netconfAll        = -1 // NETCONFA_IFINDEX_ALL
+
+	ruleHeader    = unix.SizeofRtMsg // struct fib_rule_hdr has the form of struct rtmsg
+	rulePriority  = 6
+	ifAddrMessage = unix.SizeofIfAddrmsg
+)
+
+func (m *Monitor) watchRoute(ctx context.Context) error {
+	s, err := listenTo(m.NetNS, unix.NETLINK_ROUTE, routeGroups...)
+	if err != nil {
+		return err
+	}
+	if err := s.ask(unix.RTM_GETLINK, make([]byte, unix.SizeofIfInfomsg)); err != nil {
+		s.file.Close()
+		return err
+	}
+	ls := &links{m: m, by: map[int32]link{}}
+	m.subscribed("route")
+	return s.each(ctx, func(h syscall.NlMsghdr, b []byte) {
+		switch h.Type {
+		case unix.RTM_NEWLINK:
+			ls.changed(b)
+		case unix.RTM_DELLINK:
+			ls.gone(b)
+		case unix.RTM_DELADDR:
+			ls.addressGone(b)
+		case unix.RTM_DELROUTE:
+			ls.routeGone(b)
+		case unix.RTM_NEWROUTE:
+			ls.routeNew(b, h.Flags&unix.NLM_F_REPLACE != 0)
+		case unix.RTM_DELRULE:
+			m.ruleGone(b)
+		case unix.RTM_NEWNETCONF:
+			ls.netconf(b)
+		}
+	})
+}
+
+// addressGone: without an address of ours the kernel's reverse path check on an ENI is strict.
+func (ls *links) addressGone(b []byte) {
+	if len(b) < ifAddrMessage {
+		return
+	}
+	l, known := ls.by[int32(native.Uint32(b[4:]))]
+	if !known || !ls.eni(l) || !route.IsENIAddress(attribute(after(b, ifAddrMessage), unix.IFA_LOCAL)) {
+		return
+	}
+	ls.m.tell("the address of device %s of an ENI is gone", l.name)
+}
+
+// routeEvent is what counts of a route.
+type routeEvent struct {
+	table int
+	ours  bool
+	oif   int32
+}
+
+func parseRoute(b []byte) (r routeEvent, ok bool) {
+	if len(b) < unix.SizeofRtMsg {
+		return r, false
+	}
+	r.table, r.ours = int(b[4]), b[5] == route.Protocol
+	for kind, v := range attributes(after(b, unix.SizeofRtMsg)) {
+		switch kind {
+		case unix.RTA_TABLE:
+			r.table = int(uint32Of(v))
+		case unix.RTA_OIF:
+			r.oif = int32(uint32Of(v))
+		}
+	}
+	return r, r.table >= route.TableLocal && r.table <= route.TableLocal+route.MaxENIs
+}
+
+// routeGone: with its pod a route goes too, and that is not told from here.
+func (ls *links) routeGone(b []byte) {
+	r, ok := parseRoute(b)
+	switch {
+	case !ok || !r.ours:
+	case r.table > route.TableLocal:
+		ls.m.tell("a route of an ENI is gone from table %d", r.table)
+	case ls.m.Pod(ls.by[r.oif].name):
+		ls.m.tell("a route of a pod is gone from table %d", r.table)
+	}
+}
+
+// routeNew: somebody put a route of his in the place of one of ours.
+func (ls *links) routeNew(b []byte, replaces bool) {
+	if r, ok := parseRoute(b); ok && !r.ours && replaces {
+		ls.m.tell("a route in table %d was replaced", r.table)
+	}
+}
+
+func (m *Monitor) ruleGone(b []byte) {
+	if len(b) < ruleHeader {
+		return
+	}
+	var ours bool
+	var priority uint32
+	for kind, v := range attributes(after(b, ruleHeader)) {
+		switch kind {
+		case unix.FRA_PROTOCOL:
+			ours = len(v) > 0 && v[0] == route.Protocol
+		case rulePriority:
+			priority = uint32Of(v)
+		}
+	}
+	if ours {
+		m.tell("a rule with priority %d is gone", priority)
+	}
+}
+
+// netconf: systemd-sysctl sets what sysctl.d says for each new device, a moment after us.
+func (ls *links) netconf(b []byte) {
+	const header = 1 // struct netconfmsg is the family
+	if len(b) < header {
+		return
+	}
+	var index int32
+	var counts bool
+	for kind, v := range attributes(after(b, header)) {
+		switch kind {
+		case netconfIfindex:
+			index = int32(uint32Of(v))
+		case netconfForwarding, netconfRPFilter:
+			counts = true
+		}
+	}
+	switch l, known := ls.by[index]; {
+	case !counts:
+	case index == netconfAll:
+		ls.m.tell("rp_filter or forwarding of all devices was set")
+	case known && ls.eni(l):
+		ls.m.tell("rp_filter or forwarding of device %s of an ENI was set", l.name)
+	}
+}

@@ -1,0 +1,85 @@
+package monitor
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/route"
+)
+
+const (
+	nfgenHeader = 4 // struct nfgenmsg: family, version, resource id
+	// tableName is the attribute that names the table in the messages of tables, chains,
+	// rules, sets, elements, objects: it is 1 in each.
+	tableName = unix.NFTA_TABLE_NAME
+)
+
+func (m *Monitor) watchRuleset(ctx context.Context) error {
+	s, err := listenTo(m.NetNS, unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+	if err != nil {
+		return err
+	}
+	m.subscribed("nftables")
+	return s.each(ctx, func(h syscall.NlMsghdr, b []byte) {
+		if h.Type>>8 == unix.NFNL_SUBSYS_NFTABLES && len(b) >= nfgenHeader {
+			m.ruleset(h.Type&0xff, b[0], b[nfgenHeader:])
+		}
+	})
+}
+
+// ruleset takes one change of nftables. kube-proxy makes thousands of them: what is not
+// ours is passed over after a look at the first attribute.
+func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
+	if family == unix.NFPROTO_INET && string(bytes.TrimRight(attribute(attrs, tableName), "\x00")) == route.TableName {
+		m.ownTable(kind, attrs)
+		return
+	}
+	switch kind {
+	case unix.NFT_MSG_NEWCHAIN:
+		if drops(attrs) {
+			m.tell("a chain of table %s drops forwarded packets by policy", text(attribute(attrs, tableName)))
+		}
+	case unix.NFT_MSG_DELRULE:
+		if route.IsForwardRule(attribute(attrs, unix.NFTA_RULE_USERDATA)) {
+			m.tell("a rule that accepts forwarded packets is gone from table %s", text(attribute(attrs, tableName)))
+		}
+	}
+}
+
+func (m *Monitor) ownTable(kind uint16, attrs []byte) {
+	switch kind {
+	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWSETELEM:
+		// With a new table of ours; with a pod.
+	case unix.NFT_MSG_DELSETELEM:
+		if device := elementDevice(attrs); device == "" || m.Pod(device) {
+			m.tell("elements are gone from table inet %s", route.TableName)
+		}
+	default:
+		m.tell("table inet %s was changed", route.TableName)
+	}
+}
+
+// drops reports whether a chain is hooked where packets are forwarded and drops what its
+// rules let through.
+func drops(attrs []byte) bool {
+	hook := attribute(attribute(attrs, unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_HOOKNUM)
+	policy := attribute(attrs, unix.NFTA_CHAIN_POLICY)
+	return len(hook) == 4 && binary.BigEndian.Uint32(hook) == unix.NF_INET_FORWARD &&
+		len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0 // NF_DROP
+}
+
+// elementDevice is the device in the key of the first element that has one: an element of
+// a map of pods (package route: elemKey). Elements of other sets have shorter keys.
+func elementDevice(attrs []byte) string {
+	for _, element := range attributes(attribute(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+		key := attribute(attribute(element, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
+		if len(key) > unix.IFNAMSIZ {
+			return text(key[:unix.IFNAMSIZ])
+		}
+	}
+	return ""
+}

@@ -1,0 +1,94 @@
+package route
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// iptables itself sets the policy, and can list what is in its chain then.
+func TestForwardOfIptables(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
+	suite.Serve(b.NS, suite.At(b.V4, 80))
+	suite.Serve(b.NS, suite.At(b.V6, 80))
+	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+		n.Run(program, "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
+		n.Run(program, "-P", "FORWARD", "DROP")
+	}
+	n.Sync(a, b)
+	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
+	suite.MustReach(t, a.NS, suite.At(b.V6, 80), b.NS, a.V6)
+	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
+		list := n.Run(program, "-S", "FORWARD")
+		want := []string{
+			"-P FORWARD DROP", "-A FORWARD -i docker0 -j ACCEPT",
+			`-A FORWARD -i tw+ -m comment --comment "` + forwardComment + `" -j ACCEPT`,
+			`-A FORWARD -o tw+ -m comment --comment "` + forwardComment + `" -j ACCEPT`,
+		}
+		if got := strings.TrimSpace(list); got != strings.Join(want, "\n") {
+			t.Errorf("%s -S FORWARD:\n%s\nwant\n%s", program, got, strings.Join(want, "\n"))
+		}
+	}
+	n.Run("iptables-nft", "-A", "FORWARD", "-j", "REJECT") // behind ours: it changes nothing
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+	n.Run("iptables-nft", "-F", "FORWARD")
+	n.Run("iptables-nft", "-A", "FORWARD", "-j", "REJECT")
+	_, err := n.TrySync(a, b)
+	if _, obstacles, _ := datapath.Sort(err); len(obstacles) != 1 || !strings.Contains(obstacles[0], "iptables -I FORWARD -i tw+ -j ACCEPT") {
+		t.Errorf("FORWARD ends with REJECT: %v", err)
+	}
+	n.Run("iptables-nft", "-I", "FORWARD", "-i", "tw+", "-j", "ACCEPT")
+	n.Run("iptables-nft", "-I", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+	n.Sync(a, b)
+	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
+	if err := n.DP.Teardown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if list := n.Run("iptables-nft", "-S", "FORWARD") + n.Run("ip6tables-nft", "-S", "FORWARD"); strings.Contains(list, forwardComment) {
+		t.Errorf("after Teardown:\n%s", list)
+	}
+}
+
+// Tables of iptables-legacy are read, not written.
+func TestForwardOfIptablesLegacy(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	d := own(n)
+	obstacles := func() []string {
+		t.Helper()
+		list, err := legacyObstacles(d.ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	if list := obstacles(); len(list) != 0 {
+		t.Fatalf("a node without tables: %q", list)
+	}
+	for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		n.Run(program, "-P", "FORWARD", "ACCEPT") // the kernel's table is made
+		n.Run(program, "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
+		n.Run(program, "-N", "other")
+		n.Run(program, "-A", "FORWARD", "-j", "other")
+		if list := obstacles(); len(list) != 0 {
+			t.Errorf("%s, policy ACCEPT: %q", program, list)
+		}
+		n.Run(program, "-P", "FORWARD", "DROP")
+		if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], program+" -A FORWARD -i tw+ -j ACCEPT") {
+			t.Errorf("%s, policy DROP: %q, want what to do", program, list)
+		}
+		n.Run(program, "-A", "FORWARD", "-i", "tw+", "-j", "ACCEPT")
+		n.Run(program, "-A", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+		if list := obstacles(); len(list) != 0 {
+			t.Errorf("%s, with rules for pods: %q", program, list)
+		}
+	}
+}

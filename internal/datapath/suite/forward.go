@@ -1,0 +1,122 @@
+package suite
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/datapath"
+)
+
+// dockersForward makes FORWARD as iptables-nft does, with a rule of docker's.
+func (n *Node) dockersForward() {
+	n.w.t.Helper()
+	n.NFT(`
+		table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }
+		table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }`)
+}
+
+// forwardPolicy does what iptables -P FORWARD does.
+func (n *Node) forwardPolicy(policy string) {
+	n.w.t.Helper()
+	n.NFT(strings.ReplaceAll("chain ip filter FORWARD { policy %; }\nchain ip6 filter FORWARD { policy %; }", "%", policy))
+}
+
+// ruleset is what nft lists of families, counters left out.
+func (n *Node) ruleset(families ...string) (text string) {
+	n.w.t.Helper()
+	for _, f := range families {
+		text += n.Run("nft", "-s", "list", "ruleset", f)
+	}
+	return text
+}
+
+// Docker sets the policy of FORWARD to DROP. Pods go on; what others have in the chain is as
+// before when the policy is, and when the datapath leaves the node.
+func forwardPolicyDrop(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n, other := w.Nodes[0], w.Nodes[1]
+	n.Desired.MasqueradeOutside = true
+	n.Sync()
+	other.Sync()
+	a, b, far := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), other.AddPod(1, "4", "6")
+	n.dockersForward()
+	before := n.ruleset("ip", "ip6")
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("Sync with a FORWARD chain that accepts: %q", repairs)
+	}
+	n.forwardPolicy("drop")
+	repairs := n.Sync(a, b)
+	if len(repairs) != 2 || !strings.Contains(strings.Join(repairs, " "), "ip6 filter") {
+		t.Errorf("Sync repairs %q, want both families' FORWARD", repairs)
+	}
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
+	}
+	for _, p := range []*Pod{a, b, far} {
+		Serve(p.NS, At(p.V4, 80))
+		Serve(p.NS, At(p.V6, 80))
+	}
+	Serve(w.Outside, At(netip.MustParseAddr(OutsideV4), 80))
+	MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+	MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
+	MustReach(t, a.NS, At(far.V4, 80), far.NS, a.V4)
+	MustReach(t, far.NS, At(a.V4, 80), a.NS, far.V4)
+	MustReach(t, far.NS, At(a.V6, 80), a.NS, far.V6)
+	MustReach(t, a.NS, At(netip.MustParseAddr(OutsideV4), 80), w.Outside, n.V4)
+
+	n.forwardPolicy("accept")
+	n.Sync(a, b)
+	if after := n.ruleset("ip", "ip6"); after != before {
+		t.Errorf("with the policy back, the ruleset is\n%s\nand was\n%s", after, before)
+	}
+	n.forwardPolicy("drop")
+	n.Sync(a, b)
+	if err := n.DP.Teardown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if after := n.ruleset("ip", "ip6"); after != strings.ReplaceAll(before, "policy accept", "policy drop") {
+		t.Errorf("after Teardown the ruleset is\n%s\nand was, with policy accept,\n%s", after, before)
+	}
+}
+
+// Nobody can overrule another's chain that drops: it is named, with what to do, and doing so
+// helps. Chains that have nothing to do with it are not named.
+func forwardChainOfOthers(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1), n.AddPod(1)
+	Serve(b.NS, At(b.V4, 80))
+	n.KubeProxy(Service{ClusterIP: ClusterIP, Endpoint: b.V4})
+	n.NFT(`table inet mine {
+chain arriving { type filter hook input priority 0; policy drop; accept; }
+chain passing { type filter hook forward priority 0; ct state invalid drop; }
+}`)
+	n.Sync(a, b)
+	for _, c := range []struct{ name, drops, helps, says string }{
+		{"policy", `table inet filter { chain forward { type filter hook forward priority 0; policy drop; ct state established accept; }; }`,
+			`add rule inet filter forward iifname "tw*" accept`, "chain forward of table inet filter drops by policy"},
+		{"last rule, as firewalld's", `table inet firewalld { chain trusted { }; chain filter_FORWARD { type filter hook forward priority 10; ct state established accept; jump trusted; ct state invalid drop; reject with icmpx admin-prohibited; }; }`,
+			`add rule inet firewalld trusted iifname "tw*" accept`, "--zone=trusted --add-interface=tw+"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n.NFT(c.drops)
+			for range 2 { // remembered as long as nobody changes anything
+				repairs, err := n.TrySync(a, b)
+				pods, obstacles, node := datapath.Sort(err)
+				if node != nil || pods != nil || len(repairs) != 0 || len(obstacles) != 1 || !strings.Contains(obstacles[0], c.says) {
+					t.Errorf("Sync: repairs %q, node %v, pods %v, obstacles %q; want one that says %q", repairs, node, pods, obstacles, c.says)
+				}
+			}
+			if _, err := Ask(a.NS, At(b.V4, 80)); err == nil {
+				t.Error("the chain does not drop: the test is wrong")
+			}
+			n.NFT(c.helps)
+			n.Sync(a, b)
+			MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+			n.NFT("delete table " + strings.Fields(c.drops)[1] + " " + strings.Fields(c.drops)[2])
+		})
+	}
+}
