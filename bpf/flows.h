@@ -81,6 +81,23 @@ struct {
 	__type(value, __u64);
 } tw_counters_1 SEC(".maps");
 
+/*
+ * ENI devices by their index, whose gateways answer. The kernel takes one out as it takes the
+ * device away, the agent one whose gateway is silent: a packet that is sent there directly
+ * would vanish, where the stack says that nobody is there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} tw_enis_1 SEC(".maps");
+
+ALWAYS_INLINE int leads_on(__u32 eni)
+{
+	return bpf_map_lookup_elem(&tw_enis_1, &eni) != NULL;
+}
+
 ALWAYS_INLINE void count(__u32 what)
 {
 	__u64 *n = bpf_map_lookup_elem(&tw_counters_1, &what);

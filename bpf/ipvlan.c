@@ -124,7 +124,7 @@ int tw_slaves_eni(struct __sk_buff *skb)
 	if (!s || bpf_skb_load_bytes(skb, ETH_DST, mac, sizeof(mac)) || !mac_equal(mac, s->next_hop))
 		return TC_ACT_UNSPEC;
 	to = slave_of(&dst);
-	if (!read_packet(skb, &p) || !passes(skb, &p, to ? to : s))
+	if (!read_packet(skb, &p) || !passes(skb, &p, to ? to : s) || (!to && !leads_on(s->eni)))
 		return to_stack(skb, s, s->host);
 	return to ? into_pod(skb, &p, to) : out_of_eni(skb, &p, s);
 }

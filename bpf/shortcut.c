@@ -32,17 +32,6 @@ struct {
 	__type(value, struct sender);
 } tw_senders_1 SEC(".maps");
 
-/*
- * ENI devices by their index: the kernel takes one out as it takes the device away. Sent
- * to a device that is gone, a packet would vanish, where the stack says that nobody is there.
- */
-struct {
-	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, __u32);
-} tw_enis_1 SEC(".maps");
-
 ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct pod *pod,
 			   const int netkit)
 {
@@ -62,9 +51,8 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, const struct pod *pod)
 {
 	struct bpf_redir_neigh hop = { .nh_family = p->v4 ? AF_INET : AF_INET6 };
-	__u32 eni = pod->eni;
 
-	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !bpf_map_lookup_elem(&tw_enis_1, &eni))
+	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !leads_on(pod->eni))
 		return TC_ACT_OK;
 	if (p->v4)
 		hop.ipv4_nh = pod->gateway.w[3];
@@ -73,7 +61,7 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	if (decrement_ttl(skb, p))
 		return TC_ACT_SHOT;
 	count(TO_ENI);
-	return bpf_redirect_neigh(eni, &hop, sizeof(hop), 0);
+	return bpf_redirect_neigh(pod->eni, &hop, sizeof(hop), 0);
 }
 
 /*

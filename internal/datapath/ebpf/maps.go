@@ -68,32 +68,27 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 	return errors.Join(errs...)
 }
 
+// directENIs is the map of ENIs by which packets leave directly.
+func (s *shortcuts) directENIs() tcprog.ENIs {
+	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.inside}
+}
+
 // prepareENI gives an ENI its programs and its place in the map of ENIs.
 func (s *shortcuts) prepareENI(h *netlink.Handle, eni route.ENIPlace) error {
 	if err := filters.Attach(h, s.objects, eni.Index, eniHooks); err != nil {
 		return err
 	}
-	// The kernel looks for the device in the caller's namespace.
-	if err := s.inside(func() error {
-		return s.objects.Maps[mapENIs].Put(uint32(eni.Index), uint32(eni.Index))
-	}); err != nil {
-		return fmt.Errorf("add it to map %s: %w", mapENIs, err)
+	silent, err := tcprog.Silent(h)
+	if err == nil {
+		_, err = s.directENIs().Update(silent, eni.Device, eni.Index, eni.Gateways)
 	}
-	return nil
+	return err
 }
 
 // eniProblem names the first piece of an ENI that is missing or wrong, or "".
 func (s *shortcuts) eniProblem(h *netlink.Handle, eni route.ENIPlace) (string, error) {
 	if problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks); err != nil || problem != "" {
-		return problem, err
+		return eni.Device + ": " + problem, err
 	}
-	var index uint32
-	err := s.objects.Maps[mapENIs].Lookup(uint32(eni.Index), &index)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return "entry in map " + mapENIs + " is missing", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read map %s: %w", mapENIs, err)
-	}
-	return "", nil
+	return s.directENIs().Problem(h, eni.Device, eni.Index, eni.Gateways)
 }

@@ -18,7 +18,6 @@ const (
 
 	mapPods     = "tw_pods_1"
 	mapSenders  = "tw_senders_1"
-	mapENIs     = "tw_enis_1"
 	mapFlows    = "tw_flows_1"
 	mapCounters = "tw_counters_1"
 )

@@ -58,11 +58,7 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 	if err := s.load(h); err != nil {
 		return "", err
 	}
-	problem, err := s.eniProblem(h, eni)
-	if problem != "" {
-		problem = eni.Device + ": " + problem
-	}
-	return problem, err
+	return s.eniProblem(h, eni)
 }
 
 // Teardown implements route.Extension.

@@ -66,10 +66,10 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "entry of the ENI", Cut: func() {
-			if err := own(n).shortcuts.objects.Maps[mapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
+			if err := own(n).shortcuts.directENIs().Map.Delete(uint32(index(n, "eth1"))); err != nil {
 				panic(err)
 			}
-		}, Check: "entry in map " + mapENIs},
+		}, Check: "entry of eth1 in map " + tcprog.MapENIs},
 		{Name: "device in the entry", Cut: func() { change(func(e *shortcutPod) { e.Ifindex = 1 }) }, Check: "entry " + p.V4.String()},
 		{Name: "ENI in the entry", Cut: func() { change(func(e *shortcutPod) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
 	}

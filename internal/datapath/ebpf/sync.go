@@ -32,15 +32,25 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 	wanted := s.chosen.Load() || pods > 0 || err != nil
 	s.enis = map[int]bool{}
 	isENI := map[int]bool{}
+	silent, err := tcprog.Silent(h)
+	if err != nil {
+		return repairs, errors.Join(append(errs, err)...)
+	}
 	for _, e := range enis {
 		isENI[e.Index] = true
 		if !wanted {
 			continue
 		}
-		problem, err := s.eniProblem(h, e)
+		problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
 		if err == nil && problem != "" {
 			repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
 			err = s.prepareENI(h, e)
+		}
+		if err == nil {
+			var done string
+			if done, err = s.directENIs().Update(silent, e.Device, e.Index, e.Gateways); done != "" {
+				repairs = append(repairs, done)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("ENI device %s: %w", e.Device, err))

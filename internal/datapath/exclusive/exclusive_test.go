@@ -97,6 +97,7 @@ func TestSuite(t *testing.T) {
 		"MTU of the ENI":                     shared,
 		"a stranded pod":                     shared,
 		"a vanished ENI is unreachable":      shared,
+		"a silent gateway is unreachable":    shared,
 		"AddPod with another list of ENIs":   shared,
 		"address reuse":                      "an address goes with its ENI, and that with one pod at a time",
 		"each piece is noticed and repaired": shared + "; TestRepair",

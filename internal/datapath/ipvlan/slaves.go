@@ -114,8 +114,24 @@ func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, erro
 		}
 		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
 	}
+	silent, err := tcprog.Silent(h)
+	if err != nil {
+		return repairs, err
+	}
+	done, err := s.directENIs().Update(silent, e.Device, e.Index, e.Gateways)
+	if err != nil {
+		return repairs, err
+	}
+	if done != "" {
+		repairs = append(repairs, done)
+	}
 	s.enis[e.Index] = link.Attrs().Index
 	return repairs, nil
+}
+
+// directENIs is the map of ENIs by which packets leave directly. The caller holds mu.
+func (s *Extension) directENIs() tcprog.ENIs {
+	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.core.Inside}
 }
 
 // traces says whether this datapath was at work on the node.
@@ -168,10 +184,10 @@ func (s *Extension) ENIProblem(h *netlink.Handle, e route.ENIPlace) (string, err
 		return "", err
 	}
 	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
-	if problem != "" {
-		problem = e.Device + ": " + problem
+	if err != nil || problem != "" {
+		return e.Device + ": " + problem, err
 	}
-	return problem, err
+	return s.directENIs().Problem(h, e.Device, e.Index, e.Gateways)
 }
 
 // Wire implements route.Extension.

@@ -52,6 +52,7 @@ type slavesSlave struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	slavesMapTwCounters1  = "tw_counters_1"
+	slavesMapTwEnis1      = "tw_enis_1"
 	slavesMapTwFlows1     = "tw_flows_1"
 	slavesMapTwSlaves1    = "tw_slaves_1"
 	slavesProgTwEniSlaves = "tw_eni_slaves"
@@ -113,6 +114,7 @@ type slavesProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type slavesMapSpecs struct {
 	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
+	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
 	TwFlows1    *ebpf.MapSpec `ebpf:"tw_flows_1"`
 	TwSlaves1   *ebpf.MapSpec `ebpf:"tw_slaves_1"`
 }
@@ -144,6 +146,7 @@ func (o *slavesObjects) Close() error {
 // It can be passed to loadSlavesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type slavesMaps struct {
 	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
+	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
 	TwFlows1    *ebpf.Map `ebpf:"tw_flows_1"`
 	TwSlaves1   *ebpf.Map `ebpf:"tw_slaves_1"`
 }
@@ -151,6 +154,7 @@ type slavesMaps struct {
 func (m *slavesMaps) Close() error {
 	return _SlavesClose(
 		m.TwCounters1,
+		m.TwEnis1,
 		m.TwFlows1,
 		m.TwSlaves1,
 	)

@@ -122,6 +122,66 @@ func vanishedENIIsUnreachable(t *testing.T, k Kit) {
 	}
 }
 
+// The gateway of an ENI does not answer any more: once a Sync has seen it the pod is told, and
+// when the gateway is back its flows go on.
+func silentGatewayIsUnreachable(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n, port := w.Nodes[0], w.Nodes[0].Port(1)
+	n.Sync()
+	w.Nodes[1].Sync()
+	p, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
+	var flows []net.Conn
+	for _, address := range []netip.Addr{far.V4, far.V6} {
+		go reflect(far.ListenPacket("udp", At(address, 7)))
+		conn := established(t, p, address)
+		option(t, conn, address.Is4(), unix.IP_RECVERR, unix.IPV6_RECVERR, 1)
+		flows = append(flows, conn)
+	}
+	for _, family := range []string{"ipv4", "ipv6"} {
+		n.Sysctl(family+"/neigh/eth1/retrans_time_ms", "100") // not a second for each of three questions
+	}
+	w.Fabric.IPs("link set "+port+" arp off", "addr del "+PodGW6+"/128 dev "+port)
+	n.IP("neigh flush dev eth1")
+	n.IP("-6 neigh flush dev eth1")
+	for _, conn := range flows {
+		_, _ = conn.Write([]byte("x")) // the gateway is asked for
+	}
+	n.Sync(p)
+	for _, conn := range flows {
+		fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
+	}
+	w.Fabric.IPs("link set "+port+" arp on", "addr add "+PodGW6+"/128 dev "+port+" nodad")
+	w.Assign(n, 1, p.V4, p.V6) // the fabric has forgotten the pod
+	for _, conn := range flows {
+		answered(t, conn)
+	}
+	n.Sync(p)
+	for _, conn := range flows {
+		answered(t, conn)
+	}
+	if repairs := n.Sync(p); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+}
+
+// answered sends until there is an answer.
+func answered(t testing.TB, conn net.Conn) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); {
+		if err = conn.SetDeadline(time.Now().Add(100 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err = conn.Write([]byte("ping")); err != nil {
+			continue
+		}
+		if _, err = conn.Read(make([]byte, 8)); err == nil {
+			return
+		}
+	}
+	t.Errorf("%s → %s: no answer: %v", conn.LocalAddr(), conn.RemoteAddr(), err)
+}
+
 func reflect(inbox net.PacketConn) {
 	buf := make([]byte, 65536)
 	for {

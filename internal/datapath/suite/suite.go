@@ -105,6 +105,7 @@ func Scenarios() []Scenario {
 		{"fragments arrive", fragmentsArrive},
 		{"ICMP errors arrive", icmpErrorsArrive},
 		{"a vanished ENI is unreachable", vanishedENIIsUnreachable},
+		{"a silent gateway is unreachable", silentGatewayIsUnreachable},
 		{"ping works", pingWorks},
 		{"the node is one hop", nodeIsOneHop},
 

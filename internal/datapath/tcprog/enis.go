@@ -1,0 +1,105 @@
+package tcprog
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// MapENIs is the map in bpf/flows.h of ENIs by which packets may leave directly.
+const MapENIs = "tw_enis_1"
+
+// ENIs is that map. An ENI is in it as long as its device is there, of which the kernel
+// takes care, and none of its gateways is silent: what goes through the host stack then is
+// told so.
+type ENIs struct {
+	Map *ebpf.Map
+	// Inside runs a function in the node's namespace: the kernel looks for the device in
+	// the caller's.
+	Inside func(func() error) error
+}
+
+// Gateways that were asked for their MAC and have not answered, by ENI device.
+type Gateways map[int][]netip.Addr
+
+// Silent lists them.
+func Silent(h *netlink.Handle) (Gateways, error) {
+	silent := Gateways{}
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		neighbours, err := listed(func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // a kernel without IPv6
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		for _, n := range neighbours {
+			// A question that is being asked just now counts too: it keeps its flows with
+			// the stack until the next look.
+			if a, ok := netip.AddrFromSlice(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+				silent[n.LinkIndex] = append(silent[n.LinkIndex], a.Unmap())
+			}
+		}
+	}
+	return silent, nil
+}
+
+// of is the first of an ENI's gateways that is silent, or the zero Addr.
+func (g Gateways) of(index int, gateways []netip.Addr) netip.Addr {
+	for _, a := range g[index] {
+		for _, gateway := range gateways {
+			if a == gateway {
+				return a
+			}
+		}
+	}
+	return netip.Addr{}
+}
+
+// Update puts an ENI in or takes it out, and says what it did, or "".
+func (e ENIs) Update(silent Gateways, device string, index int, gateways []netip.Addr) (string, error) {
+	has, err := e.has(index)
+	if err != nil {
+		return "", err
+	}
+	quiet := silent.of(index, gateways)
+	switch {
+	case has && quiet.IsValid():
+		if err := e.Map.Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return "", fmt.Errorf("take %s out of map %s: %w", device, MapENIs, err)
+		}
+		return fmt.Sprintf("took %s out of map %s: its gateway %s does not answer", device, MapENIs, quiet), nil
+	case !has && !quiet.IsValid():
+		if err := e.Inside(func() error { return e.Map.Put(uint32(index), uint32(index)) }); err != nil {
+			return "", fmt.Errorf("put %s into map %s: %w", device, MapENIs, err)
+		}
+		return fmt.Sprintf("put %s into map %s", device, MapENIs), nil
+	}
+	return "", nil
+}
+
+// Problem says that an ENI is not in the map and should be, or "".
+func (e ENIs) Problem(h *netlink.Handle, device string, index int, gateways []netip.Addr) (string, error) {
+	has, err := e.has(index)
+	if err != nil || has {
+		return "", err
+	}
+	silent, err := Silent(h)
+	if err != nil || silent.of(index, gateways).IsValid() {
+		return "", err
+	}
+	return "entry of " + device + " in map " + MapENIs + " is missing", nil
+}
+
+func (e ENIs) has(index int) (bool, error) {
+	var value uint32
+	err := e.Map.Lookup(uint32(index), &value)
+	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, fmt.Errorf("read map %s: %w", MapENIs, err)
+	}
+	return err == nil, nil
+}
