@@ -109,6 +109,20 @@ func (c *Cloud) DetachENI(id, instanceID string) error {
 	return nil
 }
 
+// UnassignAddress takes an address off an ENI that is not its primary one.
+func (c *Cloud) UnassignAddress(eni, addr string) error {
+	api, err := c.clients()
+	if err != nil {
+		return err
+	}
+	q := ecs.CreateUnassignPrivateIpAddressesRequest()
+	q.NetworkInterfaceId, q.PrivateIpAddress = eni, &[]string{addr}
+	if _, err := api.ecs.UnassignPrivateIpAddresses(q); err != nil {
+		return fmt.Errorf("unassign %s from %s: %w", addr, eni, err)
+	}
+	return nil
+}
+
 // AddVSwitch makes a vSwitch in the lab's VPC.
 func (c *Cloud) AddVSwitch(zone string, in netip.Prefix, name string) (id string, err error) {
 	api, err := c.clients()
