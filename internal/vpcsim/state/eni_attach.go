@@ -19,10 +19,9 @@ func (s *State) trunkMembers(trunk *NetworkInterface) []*NetworkInterface {
 		return nil
 	}
 	var all []*NetworkInterface
-	mine := s.index.byInstance[trunk.InstanceId]
-	for _, id := range sortedKeys(mine) {
-		if mine[id].TrunkNetworkInterfaceId == trunk.NetworkInterfaceId {
-			all = append(all, mine[id])
+	for _, eni := range s.index.byInstance[trunk.InstanceId].sorted() {
+		if eni.TrunkNetworkInterfaceId == trunk.NetworkInterfaceId {
+			all = append(all, eni)
 		}
 	}
 	return all

@@ -38,18 +38,14 @@ func (s *State) SelectNetworkInterfaces(req DescribeNetworkInterfacesRequest) ([
 	if len(narrow) == 0 {
 		narrow = addrs6
 	}
-	for _, id := range s.candidates(req, narrow) {
-		e, ok := s.data.NetworkInterfaces[id]
-		if !ok {
-			continue
-		}
+	for _, e := range s.candidates(req, narrow) {
 		inGroup := req.SecurityGroupId == "" || slices.Contains(e.SecurityGroupIds, req.SecurityGroupId)
 		if inGroup && isName(req.NetworkInterfaceName, e.NetworkInterfaceName) &&
 			is(req.VpcId, e.VpcId) && is(req.VSwitchId, e.VSwitchId) && is(req.InstanceId, e.InstanceId) &&
 			is(req.Status, string(e.Status)) && is(req.Type, e.Type) &&
 			(req.PrimaryIpAddress == "" || req.PrimaryIpAddress == e.PrimaryIpAddress.String()) &&
 			hasAddress(e, addrs) && hasAddress(e, addrs6) && is(req.ResourceGroupId, e.ResourceGroupId) && hasTags(req.Tag, e.Tags) {
-			found = append(found, id)
+			found = append(found, e.NetworkInterfaceId)
 		}
 	}
 	return found, nil

@@ -23,7 +23,7 @@ func (s *State) CheckIndex() error {
 	}
 	have := *s.index
 	have.pools, want.pools = nil, nil
-	if !reflect.DeepEqual(&have, want) && !(len(have.ids) == 0 && len(want.ids) == 0) {
+	if !reflect.DeepEqual(&have, want) && !(len(have.enis) == 0 && len(want.enis) == 0) {
 		return fmt.Errorf("index %+v, want %+v", have, *want)
 	}
 	return nil

@@ -1,8 +1,10 @@
 package state
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // index is what follows from data.NetworkInterfaces and data.Freed, so that a call
@@ -10,8 +12,8 @@ import (
 // never saved; whoever changes an ENI's instance, groups, addresses or tags does it
 // inside alter.
 type index struct {
-	// ids are the ids of all ENIs, sorted.
-	ids  []string
+	// enis are all ENIs, by id.
+	enis []*NetworkInterface
 	macs map[string]bool
 	// pools are the addresses of each vSwitch.
 	pools map[string]*pool
@@ -54,7 +56,7 @@ func newIndex(d *data) *index {
 	}
 	for _, id := range sortedKeys(d.NetworkInterfaces) {
 		eni := d.NetworkInterfaces[id]
-		x.ids = append(x.ids, id)
+		x.enis = append(x.enis, eni)
 		x.macs[eni.MacAddress] = true
 		x.note(eni)
 		for _, a := range addressesOf(eni) {
@@ -62,6 +64,10 @@ func newIndex(d *data) *index {
 		}
 	}
 	return x
+}
+
+func byID(a, b *NetworkInterface) int {
+	return strings.Compare(a.NetworkInterfaceId, b.NetworkInterfaceId)
 }
 
 // hold notes that an ENI has an address.
@@ -82,15 +88,15 @@ func (p *pool) drop(a netip.Addr) {
 
 // add and remove are for ENIs that come and go.
 func (x *index) add(eni *NetworkInterface) {
-	at, _ := slices.BinarySearch(x.ids, eni.NetworkInterfaceId)
-	x.ids = slices.Insert(x.ids, at, eni.NetworkInterfaceId)
+	at, _ := slices.BinarySearchFunc(x.enis, eni, byID)
+	x.enis = slices.Insert(x.enis, at, eni)
 	x.macs[eni.MacAddress] = true
 	x.note(eni)
 }
 
 func (x *index) remove(eni *NetworkInterface) {
-	if at, ok := slices.BinarySearch(x.ids, eni.NetworkInterfaceId); ok {
-		x.ids = slices.Delete(x.ids, at, at+1)
+	if at, ok := slices.BinarySearchFunc(x.enis, eni, byID); ok {
+		x.enis = slices.Delete(x.enis, at, at+1)
 	}
 	delete(x.macs, eni.MacAddress)
 	x.forget(eni)
@@ -147,14 +153,14 @@ func (s *State) alter(eni *NetworkInterface, change func()) {
 // pool is a vSwitch's addresses.
 func (s *State) pool(vSwitchID string) *pool { return s.index.pools[vSwitchID] }
 
-// candidates are the ids, sorted, of ENIs among which are all that match: as few as
-// the request's most telling field leaves.
-func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.Addr) []string {
+// candidates are ENIs, by id, among which are all that match: as few as the request's
+// most telling field leaves.
+func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.Addr) []*NetworkInterface {
 	switch {
 	case len(req.NetworkInterfaceId) > 0:
-		return distinct(req.NetworkInterfaceId)
+		return s.existing(req.NetworkInterfaceId)
 	case req.InstanceId != "":
-		return sortedKeys(s.index.byInstance[req.InstanceId])
+		return s.index.byInstance[req.InstanceId].sorted()
 	case len(addrs) > 0:
 		var ids []string
 		for _, p := range s.index.pools {
@@ -164,7 +170,7 @@ func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.A
 				}
 			}
 		}
-		return distinct(ids)
+		return s.existing(ids)
 	}
 	var fewest eniSet
 	narrowed := false
@@ -182,10 +188,25 @@ func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.A
 		narrow(s.index.byGroup[req.SecurityGroupId])
 	}
 	// To sort a large part of all costs more than to look at all, which are sorted.
-	if !narrowed || len(fewest) > len(s.index.ids)/16 {
-		return s.index.ids
+	if !narrowed || len(fewest) > len(s.index.enis)/16 {
+		return s.index.enis
 	}
-	return sortedKeys(fewest)
+	return fewest.sorted()
+}
+
+// existing finds ENIs by ids, which may be of none and may repeat.
+func (s *State) existing(ids []string) []*NetworkInterface {
+	var all []*NetworkInterface
+	for _, id := range distinct(ids) {
+		if eni, ok := s.data.NetworkInterfaces[id]; ok {
+			all = append(all, eni)
+		}
+	}
+	return all
+}
+
+func (set eniSet) sorted() []*NetworkInterface {
+	return slices.SortedFunc(maps.Values(set), byID)
 }
 
 // distinct sorts ids and drops repetitions.

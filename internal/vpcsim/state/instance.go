@@ -134,10 +134,8 @@ func (s *State) deleteInstances(ids []string, force, dry bool) error {
 
 // removeInstance is the end of an instance: its ENIs go with it or are Available again.
 func (s *State) removeInstance(i *Instance) {
-	mine := s.index.byInstance[i.InstanceId]
-	for _, id := range sortedKeys(mine) {
-		eni := mine[id]
-		s.cancel(id)
+	for _, eni := range s.index.byInstance[i.InstanceId].sorted() {
+		s.cancel(eni.NetworkInterfaceId)
 		if eni.DeleteOnRelease || eni.Type == ENIPrimary {
 			s.removeENI(eni)
 		} else {

@@ -62,8 +62,8 @@ func (s *State) DeleteSecurityGroup(req DeleteSecurityGroupRequest) error {
 	if err != nil {
 		return err
 	}
-	if ids := sortedKeys(s.index.byGroup[g.SecurityGroupId]); len(ids) > 0 {
-		return forbidden("DependencyViolation", "Security group %s has dependent resources: network interface %s.", g.SecurityGroupId, ids[0])
+	if enis := s.index.byGroup[g.SecurityGroupId].sorted(); len(enis) > 0 {
+		return forbidden("DependencyViolation", "Security group %s has dependent resources: network interface %s.", g.SecurityGroupId, enis[0].NetworkInterfaceId)
 	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		refers := func(r SecurityGroupRule) bool { return r.PeerGroupId == g.SecurityGroupId }

@@ -240,9 +240,7 @@ func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) erro
 	if most := s.options.Limits.GroupRefsPerGroup; references > most {
 		return forbidden("AuthorizationLimitExceed", "The limit of rules of the security group that refer to a security group reaches: %d.", most)
 	}
-	members := s.index.byGroup[g.SecurityGroupId]
-	for _, id := range sortedKeys(members) {
-		eni := members[id]
+	for _, eni := range s.index.byGroup[g.SecurityGroupId].sorted() {
 		n := len(rules)
 		for _, other := range eni.SecurityGroupIds {
 			if other != g.SecurityGroupId {
@@ -250,7 +248,7 @@ func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) erro
 			}
 		}
 		if most := s.options.Limits.RulesPerENI; n > most {
-			return forbidden("AclLimitExceed", "The security groups of network interface %s would have %d rules together; they may have %d.", id, n, most)
+			return forbidden("AclLimitExceed", "The security groups of network interface %s would have %d rules together; they may have %d.", eni.NetworkInterfaceId, n, most)
 		}
 	}
 	return nil

@@ -131,9 +131,9 @@ func (s *State) DeleteVSwitch(req DeleteVSwitchRequest) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range s.index.ids {
-		if s.data.NetworkInterfaces[id].VSwitchId == v.VSwitchId {
-			return badRequest("DependencyViolation", "VSwitch %s has dependent resources: network interface %s.", v.VSwitchId, id)
+	for _, eni := range s.index.enis {
+		if eni.VSwitchId == v.VSwitchId {
+			return badRequest("DependencyViolation", "VSwitch %s has dependent resources: network interface %s.", v.VSwitchId, eni.NetworkInterfaceId)
 		}
 	}
 	if system := s.systemTable(v.VpcId); v.RouteTableId != system.RouteTableId {
