@@ -48,6 +48,24 @@ func newMachine(t *rapid.T) *machine {
 		must(m.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId}))
 		m.settle()
 	}
+	if rapid.Bool().Draw(t, "furnished") {
+		// Random steps alone seldom get as far as a trunk with members.
+		vsw, group := m.vSwitches()[0], m.groups()[0]
+		v := must(m.DescribeVSwitchAttributes(vsw))
+		for _, g := range must(m.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{VpcId: v.VpcId})) {
+			group = g.SecurityGroupId
+		}
+		node := must(m.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.u1-c1m4.xlarge", VSwitchId: vsw, SecurityGroupId: group}))[0]
+		m.settle()
+		trunk := ""
+		for _, kind := range []string{"Trunk", "Secondary", "Secondary"} {
+			eni := must(m.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: vsw, SecurityGroupId: group, InstanceType: kind})).NetworkInterfaceId
+			check(m.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni, InstanceId: node, TrunkNetworkInstanceId: trunk}))
+			if m.settle(); trunk == "" {
+				trunk = eni
+			}
+		}
+	}
 	return m
 }
 

@@ -54,6 +54,7 @@ func newWorld(t *testing.T, change ...func(*state.Options)) *world {
 // settle lets all operations end.
 func (w *world) settle() {
 	for {
+		check(w.CheckIndex())
 		due, ok := w.NextDue()
 		if !ok {
 			return
