@@ -112,18 +112,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, wait bool) (V, error) {
 
 // try is done unless the answer was dropped as soon as it was there.
 func (c *Cache[K, V]) try(ctx context.Context, key K, wait bool) (v V, err error, done bool) {
-	c.mu.Lock()
-	now := c.o.Now()
-	e := c.entry(key)
-	e.used = now
-	f := e.flight
-	if f == nil && !(e.known && now.Before(e.fresh)) && (e.err == nil || now.Sub(e.failed) >= c.o.Retry) {
-		f = c.join(key, e)
-	}
-	if e.known && now.Before(e.fresh) {
-		f = nil
-	}
-	c.mu.Unlock()
+	f := c.renew(key)
 	if f != nil {
 		c.launch(f)
 		if old, ok := c.Known(key); wait || !ok {
@@ -139,10 +128,39 @@ func (c *Cache[K, V]) try(ctx context.Context, key K, wait bool) (v V, err error
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e = c.entry(key); e.serves(c.o.Now()) {
+	e := c.entry(key)
+	if e.serves(c.o.Now()) {
 		return e.value, nil, true
 	}
 	return v, e.err, e.err != nil
+}
+
+// Peek returns what is known of a key. It does not wait, but has an old or unknown answer
+// fetched meanwhile.
+func (c *Cache[K, V]) Peek(key K) (V, bool) {
+	if f := c.renew(key); f != nil {
+		c.launch(f)
+	}
+	return c.Known(key)
+}
+
+// renew returns the flight that fetches a key's next answer; nil if there is none, as
+// the answer is fresh or the last ask has just failed.
+func (c *Cache[K, V]) renew(key K) *flight[K] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.o.Now()
+	e := c.entry(key)
+	e.used = now
+	switch {
+	case e.known && now.Before(e.fresh):
+		return nil
+	case e.flight != nil:
+		return e.flight
+	case e.err != nil && now.Sub(e.failed) < c.o.Retry:
+		return nil
+	}
+	return c.join(key, e)
 }
 
 // Known returns what is known of a key, and asks nobody.

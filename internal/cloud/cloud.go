@@ -15,10 +15,12 @@ import (
 type API interface {
 	// DescribeInstance returns one ECS instance.
 	DescribeInstance(ctx context.Context, instanceID string) (*Instance, error)
+	// DescribeInstances returns those of the instances that exist.
+	DescribeInstances(ctx context.Context, ids []string) ([]Instance, error)
 	// DescribeInstanceType returns the limits of an instance type.
 	DescribeInstanceType(ctx context.Context, instanceType string) (*InstanceType, error)
-	// DescribeVSwitches returns the vSwitches with the given ids; unknown ids are an error of class NotFound.
-	DescribeVSwitches(ctx context.Context, ids []string) ([]VSwitch, error)
+	// ListVSwitches returns all vSwitches of a VPC. All pages are read.
+	ListVSwitches(ctx context.Context, vpcID string) ([]VSwitch, error)
 	// DescribeVPC returns a VPC.
 	DescribeVPC(ctx context.Context, id string) (*VPC, error)
 

@@ -10,6 +10,7 @@ package ipam
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
@@ -74,6 +75,9 @@ type ENI struct {
 type VSwitch struct {
 	ID        string
 	Available int
+	// Unknown: how many are available is not known. ENIs that are there are asked for
+	// addresses all the same; no ENI is created in it.
+	Unknown bool
 	// Parked: it was full a short while ago; it is not asked.
 	Parked bool
 }
@@ -330,7 +334,11 @@ func (p *Plan) grow(s *State, need int) {
 
 	left := map[string]int{} // what each vSwitch can still give
 	for _, v := range s.VSwitches {
-		if !v.Parked {
+		switch {
+		case v.Parked:
+		case v.Unknown:
+			left[v.ID] = math.MaxInt32
+		default:
 			left[v.ID] = v.Available
 		}
 	}
@@ -414,7 +422,7 @@ func (s *State) pick(left map[string]int) string {
 	var some []string
 	for _, v := range s.VSwitches {
 		switch {
-		case left[v.ID] <= 0:
+		case left[v.ID] <= 0 || v.Unknown:
 		case s.Policy == Random:
 			some = append(some, v.ID)
 		case best == "", s.Policy != Ordered && left[v.ID] > left[best]:

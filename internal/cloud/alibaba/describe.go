@@ -135,19 +135,7 @@ func (c *Client) DescribeInstanceTypes(ctx context.Context, progress func(n int)
 	}
 }
 
-// DescribeVSwitches implements cloud.API. VPC's action takes one id at a time.
-func (c *Client) DescribeVSwitches(ctx context.Context, ids []string) ([]cloud.VSwitch, error) {
-	all := make([]cloud.VSwitch, 0, len(ids))
-	for _, id := range ids {
-		v, err := c.describeVSwitch(ctx, id)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, v)
-	}
-	return all, nil
-}
-
+// describeVSwitch returns one vSwitch, by its id.
 func (c *Client) describeVSwitch(ctx context.Context, id string) (cloud.VSwitch, error) {
 	const action = "DescribeVSwitches"
 	if id == "" {

@@ -14,7 +14,7 @@ import (
 )
 
 // What "terwayctl vpc" asks of the cloud: VPCs and vSwitches. The controller calls
-// none of this but DescribeVSwitches.
+// none of this but ListVSwitches.
 
 // maxVPCPage is the largest page of VPC's lists.
 const maxVPCPage = 50
@@ -70,7 +70,7 @@ func (c *Client) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, 
 	}, func(v cloud.VPC) string { return v.ID })
 }
 
-// ListVSwitches lists the vSwitches of a VPC with their tags; all pages are read.
+// ListVSwitches implements cloud.API. The vSwitches have their tags.
 func (c *Client) ListVSwitches(ctx context.Context, vpcID string) ([]cloud.VSwitch, error) {
 	const action = "DescribeVSwitches"
 	if vpcID == "" {

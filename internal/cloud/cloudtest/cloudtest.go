@@ -222,22 +222,36 @@ func describes(t *testing.T, e *Env) {
 	if it.Name != e.InstanceType || it.ENIs != e.ENIs || it.IPv4PerENI != e.IPv4PerENI {
 		t.Errorf("instance type: %+v", it)
 	}
+	some, err := e.API.DescribeInstances(ctx, []string{e.Other, "i-unknown", e.Instance})
+	must(t, err)
+	if len(some) != 2 || some[0].ID == some[1].ID {
+		t.Errorf("two instances and one that is not there: %+v", some)
+	}
 	v, err := e.API.DescribeVPC(ctx, e.VPC)
 	must(t, err)
 	if v.ID != e.VPC || len(v.CIDRs) == 0 || v.CIDRs[0] != e.CIDR {
 		t.Errorf("VPC: %+v", v)
 	}
-	before, err := e.API.DescribeVSwitches(ctx, []string{e.Small, e.VSwitch})
-	must(t, err)
-	if len(before) != 2 || before[0].ID != e.Small || before[1].ID != e.VSwitch || before[1].CIDR != e.VSwitchCIDR || before[1].Zone != e.Zone || before[1].VPCID != e.VPC {
-		t.Fatalf("vSwitches: %+v", before)
+	before := e.vSwitch(t, e.VSwitch)
+	if before.CIDR != e.VSwitchCIDR || before.Zone != e.Zone || before.VPCID != e.VPC || e.vSwitch(t, e.Small).Available == 0 {
+		t.Fatalf("vSwitch: %+v", before)
 	}
 	e.create(t, "token", 3)
-	after, err := e.API.DescribeVSwitches(ctx, []string{e.VSwitch})
-	must(t, err)
-	if n := before[1].Available - after[0].Available; n != 4 {
+	if n := before.Available - e.vSwitch(t, e.VSwitch).Available; n != 4 {
 		t.Errorf("an ENI with 4 addresses took %d from the vSwitch", n)
 	}
+}
+
+// vSwitch finds a vSwitch of the VPC.
+func (e *Env) vSwitch(t *testing.T, id string) cloud.VSwitch {
+	t.Helper()
+	all, err := e.API.ListVSwitches(t.Context(), e.VPC)
+	must(t, err)
+	i := slices.IndexFunc(all, func(s cloud.VSwitch) bool { return s.ID == id })
+	if i < 0 {
+		t.Fatalf("no %s in %+v", id, all)
+	}
+	return all[i]
 }
 
 func unknownIDs(t *testing.T, e *Env) {
@@ -245,7 +259,6 @@ func unknownIDs(t *testing.T, e *Env) {
 	for what, do := range map[string]func() error{
 		"instance":      func() error { _, err := e.API.DescribeInstance(ctx, "i-unknown"); return err },
 		"instance type": func() error { _, err := e.API.DescribeInstanceType(ctx, "ecs.unknown.large"); return err },
-		"vSwitch":       func() error { _, err := e.API.DescribeVSwitches(ctx, []string{e.VSwitch, "vsw-unknown"}); return err },
 		"VPC":           func() error { _, err := e.API.DescribeVPC(ctx, "vpc-unknown"); return err },
 		"ENI to attach": func() error { return e.API.AttachENI(ctx, "eni-unknown", e.Instance) },
 		"ENI to assign": func() error { _, err := e.API.AssignAddresses(ctx, "eni-unknown", 1, "tok"); return err },

@@ -107,9 +107,7 @@ func fullVSwitch(t *testing.T, e *Env) {
 func usedUpVSwitch(t *testing.T, e *Env) {
 	ctx := t.Context()
 	available := func() int {
-		v, err := e.API.DescribeVSwitches(ctx, []string{e.Small})
-		must(t, err)
-		return v[0].Available
+		return e.vSwitch(t, e.Small).Available
 	}
 	n := available()
 	r := e.request("too-many", n)

@@ -124,13 +124,20 @@ func (w *work) untagged(ctx context.Context, ours map[string]cloud.ENI) error {
 // segment is what the node must know of a vSwitch.
 type segment struct{ cidrs, gateways []string }
 
+// gateways tells what must be known to adopt ENIs. The vSwitches of those in the spec are
+// known from there.
 func (w *work) gateways(ctx context.Context, enis map[string]cloud.ENI) (map[string]segment, error) {
 	out := map[string]segment{}
+	for _, e := range w.nn.Spec.ENIs {
+		if len(e.CIDRs) > 0 {
+			out[e.VSwitchID] = segment{e.CIDRs, e.Gateways}
+		}
+	}
 	for _, c := range enis {
 		if _, ok := out[c.VSwitchID]; ok {
 			continue
 		}
-		cidrs, gateways, err := w.vswitches.ranges(ctx, c.VSwitchID)
+		cidrs, gateways, err := w.vswitches.ranges(ctx, w.facts.instance.VPCID, c.VSwitchID)
 		if err != nil {
 			return nil, err
 		}

@@ -99,7 +99,7 @@ func (w *work) create(ctx context.Context) error {
 			errs = append(errs, fmt.Errorf("create an ENI in vSwitch %s: %w", intent.VSwitchID, err))
 		} else {
 			w.vswitches.take(intent.VSwitchID, len(c.Addresses))
-			cidrs, gateways, err := w.vswitches.ranges(ctx, c.VSwitchID)
+			cidrs, gateways, err := w.vswitches.ranges(ctx, w.facts.instance.VPCID, c.VSwitchID)
 			if err != nil {
 				errs = append(errs, err)
 				continue // the intent stays and is repeated

@@ -45,6 +45,7 @@ type rig struct {
 	r       *Reconciler
 	fuse    *cloudtest.Fuse
 	tokens  atomic.Int64
+	vpc     string
 	vswitch []string
 	// pods of each node, by name, with their address; "" waits.
 	pods map[string]map[string]string
@@ -75,7 +76,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	}
 	g := &rig{Cloud: cloudtest.Start(t, o), cfg: cfg, events: &cloudtest.Events{},
 		pods: map[string]map[string]string{}, seen: map[string]*v1alpha1.NodeNetwork{}}
-	_, g.vswitch, _ = g.Network("192.168.0.0/16", append([]string{"192.168.0.0/19"}, podCIDRs...)...)
+	g.vpc, g.vswitch, _ = g.Network("192.168.0.0/16", append([]string{"192.168.0.0/19"}, podCIDRs...)...)
 	g.cfg.VSwitches = map[string][]string{zone: g.vswitch[1:]}
 	g.store = config.NewStore(g.cfg)
 	scheme := runtime.NewScheme()
@@ -119,6 +120,7 @@ func (g *rig) restart() {
 		Log: slog.New(slog.DiscardHandler), Now: g.Clock.Now,
 		NewToken:  func() string { return fmt.Sprintf("token-%d", g.tokens.Add(1)) },
 		Catalogue: func(name string) (cloud.InstanceType, bool) { return fromCatalogue(name) },
+		Go:        func(f func()) { f() }, // what a reconcile has asked for is there when it ends
 		Poll:      time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, GoneDelay: 5 * time.Minute,
 	})
 }

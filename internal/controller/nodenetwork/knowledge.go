@@ -3,39 +3,36 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"sync"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/answers"
 	"terway.dev/terway/internal/cloud"
 )
 
-// How long answers are used. An instance can change its type while it is stopped,
-// a VPC can get another range; neither is urgent. With a new configuration VPCs are
-// looked at again: its vSwitches may be in a new range (forgetRanges).
+// How long answers are fresh. An instance can change its type while it is stopped, a VPC
+// can get another range; neither is urgent. With a new configuration VPCs are looked at
+// again: its vSwitches may be in a new range (forgetRanges).
 const (
 	instanceLife  = 30 * time.Minute
 	vpcLife       = 10 * time.Minute
 	typeLife      = 24 * time.Hour
 	catalogueLife = 10 * time.Minute // ask the cloud again soon
+
+	// askRetry is how long a failed ask is not repeated, whichever node wants it.
+	askRetry = 10 * time.Second
+	// askTimeout bounds an ask, its waits for the rate limit and its repetitions included.
+	askTimeout = time.Minute
+	// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
+	instancesPerCall = 100
 )
 
 // facts are what hardly changes in an instance's life.
 type facts struct {
 	instance cloud.Instance
 	limits   typeLimits
-	at       time.Time
-}
-
-// life is how long facts are used.
-func (f *facts) life() time.Duration {
-	if f.limits.unasked != nil {
-		return catalogueLife
-	}
-	return instanceLife
 }
 
 // typeLimits are what an instance type allows, and why they are the catalogue's;
@@ -51,58 +48,83 @@ const (
 	sourceCatalogue = "catalogue"
 )
 
-// aged is an answer and until when it is used.
-type aged[T any] struct {
-	value T
-	until time.Time
-}
-
-// knowledge is what all nodes share of types and VPCs.
+// knowledge is what all nodes share of instances, types and VPCs.
 type knowledge struct {
-	api       cloud.API
 	catalogue func(string) (cloud.InstanceType, bool)
-	now       func() time.Time
-	log       *slog.Logger
-
-	mu    sync.Mutex
-	types map[string]aged[typeLimits]
-	vpcs  map[string]aged[[]string]
+	instances *answers.Cache[string, cloud.Instance]
+	types     *answers.Cache[string, cloud.InstanceType]
+	vpcs      *answers.Cache[string, []string]
 }
 
-func newKnowledge(api cloud.API, catalogue func(string) (cloud.InstanceType, bool), now func() time.Time, log *slog.Logger) *knowledge {
-	return &knowledge{api: api, catalogue: catalogue, now: now, log: log,
-		types: map[string]aged[typeLimits]{}, vpcs: map[string]aged[[]string]{}}
+func newKnowledge(o *Options) *knowledge {
+	return &knowledge{
+		catalogue: o.Catalogue,
+		// A new leader asks for all nodes' instances: many for each call.
+		instances: answers.New(answers.Options[string, cloud.Instance]{
+			Ask: func(ctx context.Context, ids []string) (map[string]cloud.Instance, error) {
+				list, err := o.Cloud.DescribeInstances(ctx, ids)
+				if err != nil {
+					o.Log.Warn("instances are not known, or old", "asked for", len(ids), "error", err)
+					return nil, fmt.Errorf("describe instances: %w", err)
+				}
+				out := map[string]cloud.Instance{}
+				for _, in := range list {
+					out[in.ID] = in
+				}
+				return out, nil
+			},
+			Missing: func(id string) error {
+				return &cloud.Error{Action: "DescribeInstances", Code: "InvalidInstanceId.NotFound", Class: cloud.NotFound,
+					Message: "instance " + id + " is not among what the cloud lists"}
+			},
+			// One id that is malformed or forbidden must not spoil the others' answers.
+			Divide: func(err error) bool {
+				class := cloud.ClassOf(err)
+				return class == cloud.Invalid || class == cloud.NotFound
+			},
+			Life: instanceLife, Retry: askRetry, Timeout: askTimeout, Join: o.Join, Batch: instancesPerCall, Now: o.Now, Go: o.Go,
+		}),
+		types: answers.New(answers.Options[string, cloud.InstanceType]{
+			Ask: func(ctx context.Context, names []string) (map[string]cloud.InstanceType, error) {
+				t, err := o.Cloud.DescribeInstanceType(ctx, names[0])
+				if err != nil {
+					o.Log.Warn("limits are what they were or the catalogue's, the cloud did not answer", "type", names[0], "error", err)
+					return nil, err
+				}
+				return map[string]cloud.InstanceType{names[0]: *t}, nil
+			},
+			Life: typeLife, Retry: catalogueLife, Timeout: askTimeout, Now: o.Now, Go: o.Go,
+		}),
+		vpcs: answers.New(answers.Options[string, []string]{
+			Ask: func(ctx context.Context, ids []string) (map[string][]string, error) {
+				vpc, err := o.Cloud.DescribeVPC(ctx, ids[0])
+				if err != nil {
+					return nil, fmt.Errorf("describe VPC %s: %w", ids[0], err)
+				}
+				var out []string
+				for _, c := range vpc.CIDRs {
+					out = append(out, c.String())
+				}
+				return map[string][]string{ids[0]: out}, nil
+			},
+			Life: vpcLife, Retry: askRetry, Timeout: askTimeout, Now: o.Now, Go: o.Go,
+		}),
+	}
 }
 
 // limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.
 func (k *knowledge) limits(ctx context.Context, name string) (typeLimits, error) {
-	k.mu.Lock()
-	known, ok := k.types[name]
-	k.mu.Unlock()
-	if ok && k.now().Before(known.until) {
-		return known.value, nil
+	t, err := k.types.Get(ctx, name)
+	if err == nil {
+		return limitsOf(&t, sourceCloud), nil
 	}
-	var l typeLimits
-	life := typeLife
-	t, err := k.api.DescribeInstanceType(ctx, name)
-	switch {
-	case err == nil:
-		l = limitsOf(t, sourceCloud)
-	case ok && known.value.unasked == nil:
-		l, life = known.value, catalogueLife // what the cloud said a day ago
-	default:
-		listed, there := k.catalogue(name)
-		if !there {
-			return typeLimits{}, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", name, err)
-		}
-		l, life = limitsOf(&listed, sourceCatalogue), catalogueLife
-		why := cloud.Explain(err)
-		l.unasked = &why
-		k.log.Warn("limits are the catalogue's, the cloud did not answer", "type", name, "error", err)
+	listed, there := k.catalogue(name)
+	if !there {
+		return typeLimits{}, fmt.Errorf("limits of instance type %s (the catalogue has none either): %w", name, err)
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.types[name] = aged[typeLimits]{l, k.now().Add(life)}
+	l := limitsOf(&listed, sourceCatalogue)
+	why := cloud.Explain(err)
+	l.unasked = &why
 	return l, nil
 }
 
@@ -110,82 +132,23 @@ func limitsOf(t *cloud.InstanceType, source string) typeLimits {
 	return typeLimits{Limits: v1alpha1.Limits{ENIs: t.ENIs, AddressesPerENI: t.IPv4PerENI, MaxPods: max(0, t.ENIs-1) * t.IPv4PerENI, Source: source}}
 }
 
-// ranges of a VPC.
-func (k *knowledge) ranges(ctx context.Context, id string) ([]string, error) {
-	k.mu.Lock()
-	known, ok := k.vpcs[id]
-	k.mu.Unlock()
-	if ok && k.now().Before(known.until) {
-		return known.value, nil
-	}
-	vpc, err := k.api.DescribeVPC(ctx, id)
-	if err != nil {
-		if ok {
-			return known.value, nil
-		}
-		return nil, fmt.Errorf("describe VPC %s: %w", id, err)
-	}
-	var out []string
-	for _, c := range vpc.CIDRs {
-		out = append(out, c.String())
-	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.vpcs[id] = aged[[]string]{out, k.now().Add(vpcLife)}
-	return out, nil
-}
-
 // forgetRanges has every VPC asked for its ranges anew; until it answers they are
 // what they were.
-func (k *knowledge) forgetRanges() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for id, known := range k.vpcs {
-		known.until = time.Time{}
-		k.vpcs[id] = known
-	}
-}
+func (k *knowledge) forgetRanges() { k.vpcs.ExpireAll() }
 
-// learn asks the cloud about the node's instance and its VPC, now and then. Old
-// facts are better than none.
-func (w *work) learn(ctx context.Context, id string) (err error) {
-	if err := w.learnInstance(ctx, id); err != nil {
-		return err
-	}
-	w.vpcCIDRs, err = w.knowledge.ranges(ctx, w.facts.instance.VPCID)
-	return err
-}
-
-func (w *work) learnInstance(ctx context.Context, id string) error {
-	f := w.mem.facts
-	if f != nil && f.instance.ID == id && w.Now().Sub(f.at) < f.life() {
-		w.facts = f
-		return nil
-	}
-	fresh, err := w.ask(ctx, id)
-	switch {
-	case err == nil:
-		w.mem.facts, w.facts = fresh, fresh
-	case f != nil && f.instance.ID == id && cloud.ClassOf(err) != cloud.NotFound:
-		w.facts = f
-		w.Log.Warn("instance facts are old", "node", w.name, "error", err)
-	default:
-		return err
-	}
-	return nil
-}
-
-func (w *work) ask(ctx context.Context, id string) (*facts, error) {
-	at := w.Now()
-	in, err := w.Cloud.DescribeInstance(ctx, id)
+// learn finds out about the node's instance and its VPC. Old facts are better than none.
+func (w *work) learn(ctx context.Context, id string) error {
+	in, err := w.knowledge.instances.Get(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("describe instance %s: %w", id, err)
+		return fmt.Errorf("instance %s: %w", id, err)
 	}
 	limits, err := w.knowledge.limits(ctx, in.Type)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &facts{instance: *in, limits: limits, at: at}, nil
+	w.facts = &facts{instance: in, limits: limits}
+	w.vpcCIDRs, err = w.knowledge.vpcs.Get(ctx, in.VPCID)
+	return err
 }
 
 // settings writes the part of the spec that follows from instance and configuration.

@@ -1,6 +1,7 @@
 package nodenetwork
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -73,5 +74,86 @@ func TestOldAnswerBeforeTheCatalogue(t *testing.T) {
 	g.once("n1")
 	if l, c := g.nn("n1").Spec.Limits, g.limitsCondition("n1"); l.Source != sourceCloud || c.Status != metav1.ConditionTrue {
 		t.Errorf("limits %+v, condition %+v", l, c)
+	}
+}
+
+// While the cloud does not answer, what it said serves, and it is not asked by each reconcile.
+func TestOldFactsServe(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	asked := []string{"DescribeInstances", "DescribeVpcAttribute", "DescribeVSwitches"}
+	for _, action := range asked {
+		g.Fault(faults.Rule{Name: "away", Action: action, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	}
+	g.Clock.Pass(time.Hour)
+	before := map[string]int{}
+	for _, action := range asked {
+		before[action] = g.Calls(action)
+	}
+	g.startPods("n1", 6)
+	for range 10 {
+		g.once("n1")
+		g.agent("n1")
+	}
+	for _, address := range g.pods["n1"] {
+		if address == "" {
+			t.Fatal("a pod waits, though the cloud assigns addresses")
+		}
+	}
+	for _, action := range asked {
+		if n := g.Calls(action) - before[action]; n > 2 { // an ask is two attempts here
+			t.Errorf("%s: %d calls", action, n)
+		}
+	}
+	if c := g.condition("n1"); c.Status != metav1.ConditionTrue {
+		t.Errorf("condition %+v", c)
+	}
+}
+
+// A controller that has never heard of the vSwitches' figures still assigns addresses to
+// ENIs that are there.
+func TestUnknownFiguresStopNoAssignment(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.Fault(faults.Rule{Name: "away", Action: "DescribeVSwitches", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.restart()
+	g.startPods("n1", 12) // the last two need another ENI
+	g.settle("n1", minute)
+	waiting := 0
+	for _, address := range g.pods["n1"] {
+		if address == "" {
+			waiting++
+		}
+	}
+	if waiting != 2 {
+		t.Errorf("%d pods wait, want the 2 for which an ENI must be made", waiting)
+	}
+	if c := g.condition("n1"); c.Status != metav1.ConditionFalse || !strings.Contains(c.Message, "ServiceUnavailable") {
+		t.Errorf("condition %+v", c)
+	}
+	g.Sim.RemoveFault("away")
+	g.settle("n1", 5*minute)
+	if g.free("n1") < 2 || g.condition("n1").Status != metav1.ConditionTrue {
+		t.Errorf("%d free, condition %+v", g.free("n1"), g.condition("n1"))
+	}
+}
+
+// However many vSwitches are configured and nodes ask, their figures are one list.
+func TestVSwitchesAreOneList(t *testing.T) {
+	var cidrs []string
+	for i := range 13 {
+		cidrs = append(cidrs, fmt.Sprintf("192.168.%d.0/24", 32+i))
+	}
+	g := newRig(t, cidrs)
+	for i := range 5 {
+		g.addNode(fmt.Sprintf("n%d", i), "ecs.g6.2xlarge")
+	}
+	for i := range 5 {
+		g.once(fmt.Sprintf("n%d", i))
+	}
+	if n := g.Calls("DescribeVSwitches"); n != 1 {
+		t.Errorf("%d calls for 13 vSwitches", n)
 	}
 }

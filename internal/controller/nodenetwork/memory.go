@@ -59,8 +59,6 @@ type memory struct {
 
 	// surplus and ownSurplus are the last plan's.
 	surplus, ownSurplus ipam.Surplus
-
-	facts *facts
 }
 
 // assignCall is an AssignAddresses call that can be repeated.

@@ -27,26 +27,35 @@ func (w *work) plan(ctx context.Context) error {
 			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", zone),
 			NextStep: "add one to vswitches in the ConfigMap eni-config"}
 	}
-	for {
-		vs, err := w.vswitches.get(ctx, ids)
-		if err != nil {
-			return err
-		}
-		state := w.state(vs)
+	var unknown error // why the vSwitches' figures are not known
+	for renewed := false; ; {
+		state := w.state(w.vswitches.get(w.facts.instance.VPCID, ids))
 		p := ipam.Compute(state)
+		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 && !renewed {
+			// The figures may be old, or not known yet: only now are new ones waited for.
+			var news bool
+			if news, unknown = w.vswitches.renew(ctx, w.facts.instance.VPCID); news {
+				renewed = true
+				continue
+			}
+		}
 		w.mem.surplus, w.mem.ownSurplus = p.Surplus, p.OwnSurplus
 		for _, s := range []ipam.Surplus{p.Surplus, p.OwnSurplus} {
 			if !s.Since.IsZero() {
 				w.again(max(w.Patience-state.Now.Sub(s.Since), w.Poll))
 			}
 		}
-		if len(ids) > 0 {
+		switch {
+		case unknown != nil:
+			why := cloud.Explain(unknown)
+			w.trouble = &why
+		case len(ids) > 0:
 			w.shortage(&p, &state)
 		}
-		err = w.apply(ctx, &p)
+		err := w.apply(ctx, &p)
 		var stop *specError
 		if cloud.ClassOf(err) != cloud.VSwitchFull || errors.As(err, &stop) || !isCloud(err) {
-			return err
+			return errors.Join(err, unknown)
 		}
 		// Each round parks at least one vSwitch, so there is a last one.
 	}
@@ -140,7 +149,7 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 	case ipam.VSwitchFull:
 		zone, ids := w.nn.Spec.Zone, w.cfg.VSwitches[w.nn.Spec.Zone]
 		cause := fmt.Sprintf("the Pod vSwitches of zone %s (%s) have no address left", zone, strings.Join(ids, ", "))
-		if no := w.vswitches.useless(ids, zone); len(no) > 0 {
+		if no := w.vswitches.useless(w.nn.Spec.VPCID, ids, zone); len(no) > 0 {
 			cause += "; " + strings.Join(no, ", ")
 		}
 		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,

@@ -58,6 +58,8 @@ type Options struct {
 	Patience time.Duration
 	// Join is how long a list of ENIs waits for other nodes to join in.
 	Join time.Duration
+	// Go runs what is asked beside the reconciles, by default in a goroutine.
+	Go func(func())
 }
 
 // Reconciler gives nodes their ENIs and addresses.
@@ -79,8 +81,8 @@ type Reconciler struct {
 func New(o Options) *Reconciler {
 	r := &Reconciler{
 		Options:   o,
-		vswitches: newVSwitches(o.Cloud, o.Now, o.Park),
-		knowledge: newKnowledge(o.Cloud, o.Catalogue, o.Now, o.Log),
+		vswitches: newVSwitches(&o),
+		knowledge: newKnowledge(&o),
 		memories:  memories{now: o.Now, of: map[string]*memory{}},
 		metrics:   newCounters(o.Metrics, o.Client),
 		wake:      make(chan event.GenericEvent, 1024),

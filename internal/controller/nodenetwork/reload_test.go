@@ -230,7 +230,7 @@ func TestVSwitchesLookedAtAgain(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
 	look := func() int {
 		before := g.Calls("DescribeVSwitches")
-		_, err := g.r.vswitches.get(context.Background(), []string{"vsw-nowhere"})
+		_, err := g.r.vswitches.renew(context.Background(), g.vpc)
 		g.Must(err)
 		return g.Calls("DescribeVSwitches") - before
 	}

@@ -7,106 +7,108 @@ import (
 	"sync"
 	"time"
 
+	"terway.dev/terway/internal/answers"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/ipam"
 )
 
-// freshFor is how long an answer about a vSwitch's free addresses is used.
-// Between answers what the controller takes is counted off.
-const freshFor = 30 * time.Second
+const (
+	// freshFor is how long an answer about vSwitches' free addresses is used before the
+	// next one is fetched. Meanwhile what the controller takes is counted off.
+	freshFor = 30 * time.Second
+	// askAgain is how soon a VPC is asked for a vSwitch that was not there.
+	askAgain = 5 * time.Second
+)
 
-// vswitches remembers the vSwitches: their ranges for good, their free addresses
-// for a while, and which were full.
+// vswitches remembers the vSwitches of the VPCs: their ranges, their free addresses, and
+// which were full. A VPC's are one list, of few pages, however many are configured.
 type vswitches struct {
-	api  cloud.API
 	now  func() time.Time
 	park time.Duration
+	vpcs *answers.Cache[string, listed]
 
 	mu     sync.Mutex
 	known  map[string]cloud.VSwitch
-	asked  map[string]time.Time
-	absent map[string]bool
 	parked map[string]time.Time // until when
 }
 
-func newVSwitches(api cloud.API, now func() time.Time, park time.Duration) *vswitches {
-	return &vswitches{api: api, now: now, park: park, known: map[string]cloud.VSwitch{},
-		asked: map[string]time.Time{}, absent: map[string]bool{}, parked: map[string]time.Time{}}
+// listed are the vSwitches that a VPC has, as of the time of the answer.
+type listed struct {
+	ids map[string]bool
+	at  time.Time
 }
 
-// get returns the vSwitches in the order of ids, asking the cloud for those that
-// are not fresh. One that does not exist has no address; the others still serve.
-func (v *vswitches) get(ctx context.Context, ids []string) ([]ipam.VSwitch, error) {
-	now := v.now()
+func newVSwitches(o *Options) *vswitches {
+	v := &vswitches{now: o.Now, park: o.Park, known: map[string]cloud.VSwitch{}, parked: map[string]time.Time{}}
+	v.vpcs = answers.New(answers.Options[string, listed]{
+		Ask: func(ctx context.Context, vpcs []string) (map[string]listed, error) {
+			list, err := o.Cloud.ListVSwitches(ctx, vpcs[0])
+			if err != nil {
+				return nil, fmt.Errorf("list the vSwitches of VPC %s: %w", vpcs[0], err)
+			}
+			return map[string]listed{vpcs[0]: v.learn(list)}, nil
+		},
+		Life: freshFor, Retry: askRetry, Timeout: askTimeout, Now: o.Now, Go: o.Go,
+	})
+	return v
+}
+
+func (v *vswitches) learn(list []cloud.VSwitch) listed {
 	v.mu.Lock()
-	var stale []string
-	for _, id := range ids {
-		if at, ok := v.asked[id]; !ok || now.Sub(at) >= freshFor {
-			stale = append(stale, id)
-		}
+	defer v.mu.Unlock()
+	l := listed{ids: map[string]bool{}, at: v.now()}
+	for _, s := range list {
+		v.known[s.ID], l.ids[s.ID] = s, true
 	}
-	v.mu.Unlock()
-	if len(stale) > 0 {
-		if err := v.refresh(ctx, stale, now); err != nil {
-			return nil, err
-		}
-	}
+	return l
+}
+
+// get returns vSwitches of a VPC in the order of ids, as far as they are known; it waits
+// for nothing. One that does not exist has no address.
+func (v *vswitches) get(vpc string, ids []string) []ipam.VSwitch {
+	l, ok := v.vpcs.Peek(vpc)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var out []ipam.VSwitch
 	for _, id := range ids {
-		x := ipam.VSwitch{ID: id, Parked: now.Before(v.parked[id])}
-		if !v.absent[id] {
+		x := ipam.VSwitch{ID: id, Parked: v.now().Before(v.parked[id]), Unknown: !ok}
+		if l.ids[id] {
 			x.Available = v.known[id].Available
 		}
 		out = append(out, x)
 	}
-	return out, nil
+	return out
 }
 
-func (v *vswitches) refresh(ctx context.Context, ids []string, now time.Time) error {
-	list, err := v.api.DescribeVSwitches(ctx, ids)
-	if cloud.ClassOf(err) == cloud.NotFound && len(ids) > 1 {
-		for _, id := range ids { // which one is it?
-			if err := v.refresh(ctx, []string{id}, now); err != nil {
-				return err
-			}
-		}
-		return nil
+// renew waits for figures that are fresh, and reports whether there are any that were not
+// known before. The error is that nothing is known at all.
+func (v *vswitches) renew(ctx context.Context, vpc string) (bool, error) {
+	before, _ := v.vpcs.Known(vpc)
+	if v.vpcs.Fresh(vpc) {
+		return false, nil
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch {
-	case cloud.ClassOf(err) == cloud.NotFound && err != nil:
-		v.absent[ids[0]], v.asked[ids[0]] = true, now
-	case err != nil:
-		return fmt.Errorf("describe vSwitches %v: %w", ids, err)
-	}
-	for _, s := range list {
-		v.known[s.ID], v.asked[s.ID] = s, now
-		delete(v.absent, s.ID)
-	}
-	return nil
+	l, err := v.vpcs.Renew(ctx, vpc)
+	return err == nil && !l.at.Equal(before.at), err
 }
 
 // review has the cloud asked anew about every vSwitch: one that did not exist may
 // be there. Those that it said are full stay parked, whatever is configured.
-func (v *vswitches) review() {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	clear(v.asked)
-}
+func (v *vswitches) review() { v.vpcs.ExpireAll() }
 
 // useless names those of the ids that can serve no node of the zone, and why.
-func (v *vswitches) useless(ids []string, zone string) []string {
+func (v *vswitches) useless(vpc string, ids []string, zone string) []string {
+	l, ok := v.vpcs.Known(vpc)
+	if !ok {
+		return nil
+	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var out []string
 	for _, id := range ids {
-		switch s, ok := v.known[id]; {
-		case v.absent[id]:
-			out = append(out, id+" does not exist")
-		case ok && s.Zone != zone:
+		switch s := v.known[id]; {
+		case !l.ids[id]:
+			out = append(out, id+" does not exist in VPC "+vpc)
+		case s.Zone != zone:
 			out = append(out, id+" is in zone "+s.Zone)
 		}
 	}
@@ -114,24 +116,27 @@ func (v *vswitches) useless(ids []string, zone string) []string {
 }
 
 // ranges returns a vSwitch's ranges and gateways, IPv4 first.
-func (v *vswitches) ranges(ctx context.Context, id string) (cidrs, gateways []string, err error) {
-	v.mu.Lock()
-	s, ok := v.known[id]
-	v.mu.Unlock()
+func (v *vswitches) ranges(ctx context.Context, vpc, id string) (cidrs, gateways []string, err error) {
+	s, ok := v.vSwitch(id)
 	if !ok {
-		list, err := v.api.DescribeVSwitches(ctx, []string{id})
-		if err != nil {
-			return nil, nil, fmt.Errorf("describe vSwitch %s: %w", id, err)
+		if l, asked := v.vpcs.Known(vpc); asked && v.now().Sub(l.at) >= askAgain {
+			v.vpcs.Expire(vpc)
 		}
-		if len(list) == 0 {
-			return nil, nil, &cloud.Error{Action: "DescribeVSwitches", Class: cloud.NotFound, Message: "no vSwitch " + id}
+		if _, err := v.vpcs.Renew(ctx, vpc); err != nil {
+			return nil, nil, err
 		}
-		s = list[0]
-		v.mu.Lock()
-		v.known[id] = s
-		v.mu.Unlock()
+		if s, ok = v.vSwitch(id); !ok {
+			return nil, nil, &cloud.Error{Action: "DescribeVSwitches", Class: cloud.NotFound, Message: "VPC " + vpc + " has no vSwitch " + id}
+		}
 	}
 	return []string{s.CIDR.String()}, []string{gateway(s.CIDR).String()}, nil
+}
+
+func (v *vswitches) vSwitch(id string) (cloud.VSwitch, bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s, ok := v.known[id]
+	return s, ok
 }
 
 // take counts n addresses off; with n below zero they come back.
@@ -147,9 +152,10 @@ func (v *vswitches) take(id string, n int) {
 // full parks a vSwitch that the cloud said is full.
 func (v *vswitches) full(id string) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	v.parked[id] = v.now().Add(v.park)
-	delete(v.asked, id) // ask again before it is used
+	vpc := v.known[id].VPCID
+	v.mu.Unlock()
+	v.vpcs.Expire(vpc) // it is asked again before it is used
 }
 
 // gateway is the vSwitch's gateway: the third address from its end (VPC
