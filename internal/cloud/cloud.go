@@ -111,6 +111,8 @@ type Instance struct {
 	VSwitchID      string
 	SecurityGroups []string
 	Status         string
+	// Addresses are the private IPv4 addresses of its primary ENI, the primary address first.
+	Addresses []netip.Addr
 }
 
 // InstanceType is what an ECS instance type allows.

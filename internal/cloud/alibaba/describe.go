@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"slices"
 
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
@@ -71,9 +72,20 @@ func (c *Client) describeInstances(ctx context.Context, ids []string) (found []c
 			VSwitchID:      i.VpcAttributes.VSwitchId,
 			SecurityGroups: i.SecurityGroupIds.SecurityGroupId,
 			Status:         i.Status,
+			Addresses:      addresses(i.VpcAttributes.PrivateIpAddress.IpAddress),
 		})
 	}
 	return found, rsp.RequestId, nil
+}
+
+// addresses reads those of a list that are addresses.
+func addresses(list []string) (out []netip.Addr) {
+	for _, s := range list {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 // DescribeInstanceType implements cloud.API.

@@ -83,7 +83,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	g.Must(v1alpha1.AddToScheme(scheme))
 	g.Must(corev1.AddToScheme(scheme))
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
-		WithInterceptorFuncs(generations()).Build()
+		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithInterceptorFuncs(generations()).Build()
 	g.restart()
 	return g
 }
@@ -147,10 +147,19 @@ func (g *rig) addNode(name, instanceType string) (instance string) {
 	})
 	g.Must(g.kube.Create(context.Background(), &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
+		Status:     g.addresses(instance),
 		Spec:       corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance, Taints: []corev1.Taint{{Key: "other", Effect: corev1.TaintEffectNoSchedule}}},
 	}))
 	g.pods[name] = map[string]string{}
 	return instance
+}
+
+// addresses are what the kubelet of an instance reports.
+func (g *rig) addresses(instance string) corev1.NodeStatus {
+	g.Helper()
+	in, err := g.API.DescribeInstance(context.Background(), instance)
+	g.Must(err)
+	return corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "host"}, {Type: corev1.NodeInternalIP, Address: in.Addresses[0].String()}}}
 }
 
 func (g *rig) node(name string) *corev1.Node {

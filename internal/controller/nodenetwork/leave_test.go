@@ -51,7 +51,7 @@ func (g *rig) turns(d time.Duration, agent bool) {
 }
 
 func (g *rig) register(instance string) {
-	g.Must(g.kube.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance}}))
+	g.Must(g.kube.Create(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Status: g.addresses(instance), Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance}}))
 }
 
 func (g *rig) gone() *metav1.Condition {

@@ -96,6 +96,9 @@ func New(o Options) *Reconciler {
 
 // SetupWithManager registers the reconciler; workers nodes are served at once.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
+	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Node{}, indexInstance, instanceOf); err != nil {
+		return fmt.Errorf("index Nodes by instance: %w", err)
+	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nodenetwork").
 		For(&v1alpha1.NodeNetwork{}).
@@ -169,7 +172,6 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		w.mem.config = w.cfg
 		nn := &v1alpha1.NodeNetwork{
 			ObjectMeta: metav1.ObjectMeta{Name: w.name, Finalizers: []string{v1alpha1.FinalizerENIs}},
-			Spec:       v1alpha1.NodeNetworkSpec{InstanceID: instance},
 		}
 		if err := w.Client.Create(ctx, nn); err != nil {
 			if apierrors.IsAlreadyExists(err) {

@@ -51,6 +51,9 @@ func (w *work) steps(ctx context.Context, instance string) error {
 	if err := w.learn(ctx, instance); err != nil {
 		return err
 	}
+	if ok, err := w.ownsInstance(ctx); err != nil || !ok {
+		return err
+	}
 	w.settings()
 	if err := w.lookForForeign(ctx); err != nil {
 		return err

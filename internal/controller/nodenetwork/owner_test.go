@@ -1,0 +1,52 @@
+package nodenetwork
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// An instance belongs to the Node that has its address, and to the oldest of several.
+func TestInstanceOfAnotherNode(t *testing.T) {
+	for reason, status := range map[string]func(g *rig, instance, other string) corev1.NodeStatus{
+		"InstanceNotOfNode": func(g *rig, _, other string) corev1.NodeStatus { return g.addresses(other) },
+		"InstanceClaimed":   func(g *rig, instance, _ string) corev1.NodeStatus { return g.addresses(instance) },
+		"NoInternalIP":      func(*rig, string, string) corev1.NodeStatus { return corev1.NodeStatus{} },
+	} {
+		t.Run(reason, func(t *testing.T) {
+			g := newRig(t, []string{"192.168.32.0/24"})
+			instance, other := g.addNode("n1", "ecs.g6.2xlarge"), g.addNode("n2", "ecs.g6.2xlarge")
+			g.settle("n1", minute)
+			g.Must(g.kube.Create(context.Background(), &corev1.Node{
+				// No older name: the time decides.
+				ObjectMeta: metav1.ObjectMeta{Name: "a", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))},
+				Spec:       corev1.NodeSpec{ProviderID: "cn-hangzhou." + instance}, Status: status(g, instance, other),
+			}))
+			g.pods["a"] = map[string]string{}
+			g.once("a")
+			g.addPods("a", 20)
+			g.settle("a", minute)
+			if c := g.condition("a"); c.Status != "False" || c.Reason != reason || !g.events.Has("*v1.Node Warning "+reason) {
+				t.Errorf("condition %+v, events %v", c, g.events.All())
+			}
+			if n := len(g.enis("a")); n > 0 {
+				t.Errorf("%d ENIs are attached for it", n)
+			}
+			g.startPods("n1", 20)
+			g.settle("n1", 3*minute)
+			if n := g.nn("n1").Status.Demand; n > 0 {
+				t.Errorf("%d pods of the instance's node wait", n)
+			}
+			// Once it is deleted nothing is left.
+			g.pods["a"] = map[string]string{}
+			g.Must(g.kube.Delete(context.Background(), g.node("a")))
+			g.settle("a", minute)
+			if g.nn("a") != nil || len(g.enis("n1")) == 0 {
+				t.Errorf("NodeNetwork %+v, ENIs %+v", g.nn("a"), g.enis("n1"))
+			}
+		})
+	}
+}
