@@ -81,8 +81,9 @@ type NodeNetworkSpec struct {
 	// +kubebuilder:validation:Minimum=0
 	OwnENIs int `json:"ownENIs,omitempty"`
 	// OfferedENIs is how many of the extended resource aliyun/eni the node offers:
-	// OwnENIs, less those whose slots shared ENIs or ENIs of others still take, and not
-	// less than pods hold already. Without it the node offers OwnENIs.
+	// OwnENIs, less those whose slots shared ENIs or ENIs of others still take or that pods
+	// hold which the scheduler does not count (status.uncountedENIs), and not less than
+	// pods that it counts hold already. Without it the node offers OwnENIs.
 	// +kubebuilder:validation:Minimum=0
 	OfferedENIs *int `json:"offeredENIs,omitempty"`
 	// HostStackCIDRs are reached through the node's network stack by every pod.
@@ -264,6 +265,20 @@ type NodeNetworkStatus struct {
 	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Released []string `json:"released,omitempty"`
+	// MissingENIs are the ids of shared ENIs that the spec says are Ready and whose device is
+	// not on the node: it has gone away, or has not come. The controller compares the node
+	// with the cloud at once.
+	// +kubebuilder:validation:MaxItems=128
+	// +listType=set
+	MissingENIs []string `json:"missingENIs,omitempty"`
+	// UncountedENIs is how many ENIs are held by pods that did not ask for one by the resource
+	// aliyun/eni, so that the scheduler does not count them (mode exclusive).
+	// +kubebuilder:validation:Minimum=0
+	UncountedENIs int `json:"uncountedENIs,omitempty"`
+	// LeaseSeconds says that the agent renews a Lease, and how long it is good: when it was
+	// not renewed for so long, the agent is dead or stuck. 0: it renews none.
+	// +kubebuilder:validation:Minimum=0
+	LeaseSeconds int `json:"leaseSeconds,omitempty"`
 	// Conditions: Ready (the node can serve pods), DatapathReady.
 	// +listType=map
 	// +listMapKey=type

@@ -204,6 +204,11 @@ func (in *NodeNetworkStatus) DeepCopyInto(out *NodeNetworkStatus) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.MissingENIs != nil {
+		in, out := &in.MissingENIs, &out.MissingENIs
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Conditions != nil {
 		in, out := &in.Conditions, &out.Conditions
 		*out = make([]v1.Condition, len(*in))

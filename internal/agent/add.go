@@ -42,7 +42,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
-	own, err := a.wantsOwn(ctx, r)
+	own, counted, err := a.wantsOwn(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +60,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
 	if own {
+		e.Uncounted = !counted
 		if e.Own = a.eni(lease.ENI); e.Own == nil {
 			a.putBack(lease, k)
 			return nil, tryAgain("the ENI that the pod was to have is being taken off the node", nil)
@@ -193,9 +194,12 @@ func (a *Agent) whyNone(own bool) string {
 	if at, ok := a.pool.NextCooled(now); ok {
 		s += fmt.Sprintf("; the next can be used in %s", at.Sub(now).Round(time.Second))
 	}
+	silence := a.silenceLocked()
 	switch {
 	case a.want.Why != "":
 		s += "; " + a.want.Why
+	case silence != "":
+		s += "; " + silence
 	case a.want.Limit > 0 && c.Total >= a.want.Limit:
 		s += fmt.Sprintf("; TypeLimit: the instance type allows %d pods with an address of their own", a.want.Limit)
 	default:

@@ -86,6 +86,10 @@ type Agent struct {
 	dp      datapath.Datapath // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
+	devices         devicesSeen
+	// stranded are the attachments whose address no ENI has, by since when.
+	stranded map[journal.Key]time.Time
+	talk     talk
 	// troubled are the attachments of pods in trouble, by its kind.
 	troubled  map[string]map[journal.Key]bool
 	obstacles []string // what of others on the node is in the pods' way
@@ -184,6 +188,9 @@ func (a *Agent) SetWant(w Want) error {
 		return fmt.Errorf("list the node's devices: %w", err)
 	}
 	a.mu.Lock()
+	if w.Generation != a.want.Generation || !a.want.Known {
+		a.talk.heard = a.Now()
+	}
 	w.Offered = w.Offered || a.want.Offered || w.OwnENIs > 0 || w.Offers > 0
 	a.want = w
 	left := a.applyLocked(devices)
@@ -205,6 +212,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 	a.node = a.want.Node
 	a.node.ENIs = nil
 	var offers []pool.Offer
+	a.lookForLocked(devices)
 	for _, e := range a.want.ENIs {
 		d, present := devices[e.MAC.String()]
 		if present && !e.Own {

@@ -294,6 +294,7 @@ func (s *NodeSync) write(ctx context.Context) error {
 	defer cancel()
 	err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.JSONPatchType, patch))
 	s.agent.Metrics.reported(err)
+	s.agent.reported(st.Demand+st.ENIDemand, err)
 	if s.certain = err == nil; !s.certain {
 		return err
 	}

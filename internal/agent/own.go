@@ -19,35 +19,44 @@ const modeExclusive = "exclusive"
 // wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
 // each one does, on others those that were given the resource. Those that asked by the
 // annotation alone were not counted by the scheduler (nothing added the resource when
-// they were made): they get neither an ENI that another pod counts on, nor a shared one.
-func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (bool, error) {
+// they were made): they get neither an ENI that another pod counts on, nor a shared one. counted says
+// whether the scheduler counted an ENI for it.
+func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (own, counted bool, err error) {
 	asks, err := podeni.Asked(r.Annotations)
 	if err != nil {
-		return false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
+		return false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
 	}
 	if err := a.awaitWant(ctx); err != nil {
-		return false, err
+		return false, false, err
 	}
 	a.mu.Lock()
 	mode, offered := a.want.Mode, a.want.Offered
 	a.mu.Unlock()
 	if mode == modeExclusive {
-		return true, nil
+		if a.WantsENI == nil || r.Name == "" {
+			return true, false, nil
+		}
+		counted, err := a.WantsENI(ctx, r.Namespace, r.Name)
+		if err != nil {
+			// The pod gets its ENI all the same; the node offers one less while it lives.
+			a.Log.Warn("it is not known whether the scheduler counted an ENI for a pod", "pod", r.Namespace+"/"+r.Name, "error", err)
+		}
+		return true, counted && err == nil, nil
 	}
 	// A node that offers none any more may still be sent pods that were counted before,
 	// or make their sandboxes anew.
 	given := false
 	if offered && a.WantsENI != nil && r.Name != "" {
 		if given, err = a.WantsENI(ctx, r.Namespace, r.Name); err != nil {
-			return false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+			return false, false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
 		}
 	}
 	if asks && !given {
-		return false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
+		return false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
 			"pod %s/%s asks for an ENI of its own by the annotation %s, but was made without the resource %s (is the chart value admission.enabled true?), so the scheduler did not count one for it: make the pod anew, or with limits {%s: 1}",
 			r.Namespace, r.Name, v1alpha1.AnnotationExclusiveENI, v1alpha1.ResourceENI, v1alpha1.ResourceENI), "")
 	}
-	return given, nil
+	return given, given, nil
 }
 
 // awaitWant waits for the controller's word. An agent that has just started does not
@@ -83,9 +92,20 @@ func (a *Agent) eni(mac string) *datapath.ENI {
 	return nil
 }
 
+// uncountedLocked is how many ENIs pods hold that the scheduler does not count.
+func (a *Agent) uncountedLocked() int {
+	n := 0
+	for _, e := range a.entries {
+		if e.Own != nil && e.Uncounted {
+			n++
+		}
+	}
+	return n
+}
+
 // whyNoENI says in plain words why there is no ENI for a pod that wants its own.
 func (a *Agent) whyNoENI() string {
-	total, held := 0, 0
+	total, held, uncounted := 0, 0, a.uncountedLocked()
 	for _, e := range a.want.ENIs {
 		if e.Own {
 			total++
@@ -97,10 +117,11 @@ func (a *Agent) whyNoENI() string {
 		}
 	}
 	s := fmt.Sprintf("no ENI for the pod: the node may have %d for pods that have one to themselves; %d are there, pods hold %d of them", a.want.OwnENIs, total, held)
-	if a.want.Offers < a.want.OwnENIs {
-		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.OwnENIs-a.want.Offers)
+	room := min(a.want.Offers+uncounted, a.want.OwnENIs)
+	if room < a.want.OwnENIs {
+		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.OwnENIs-room)
 	}
-	if a.want.Mode == modeExclusive && held >= a.want.Offers {
+	if a.want.Mode == modeExclusive && held >= room {
 		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.OwnENIs)
 	}
 	switch {
@@ -110,6 +131,8 @@ func (a *Agent) whyNoENI() string {
 		return s + "; " + a.want.Why
 	case total > held:
 		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended)"
+	case total < a.want.OwnENIs && a.silenceLocked() != "":
+		return s + "; " + a.silenceLocked()
 	case total < a.want.OwnENIs:
 		return s + "; the controller has not attached more yet"
 	}

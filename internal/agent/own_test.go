@@ -311,7 +311,7 @@ func TestNoENILeftInModeExclusive(t *testing.T) {
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "only pods that ask for aliyun/eni") || !strings.Contains(err.Msg, "maxPods to 1 ") {
 		t.Errorf("error %v, want who is counted and kubelet's maxPods", err)
 	}
-	w.Offers, w.OwnENIs = 1, 3
+	w.Offers, w.OwnENIs = 0, 3 // the pod was not counted
 	e.setWant(w)
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "the places of 2") {
 		t.Errorf("error %v, want that others take the places", err)
@@ -326,5 +326,29 @@ func TestDelSaysThatThePodWasWired(t *testing.T) {
 	e.del("own1")
 	if got := e.dp.deleted["own1"].HostIfName; got != "twown1" {
 		t.Errorf("DelPod was given the link %q", got)
+	}
+}
+
+// A pod on a node in mode exclusive that did not ask takes an ENI that the scheduler counts
+// on: the controller is told of how many.
+func TestUncountedENIs(t *testing.T) {
+	e, _ := mixed(t)
+	w := e.a.want
+	w.Mode = modeExclusive
+	e.setWant(w)
+	uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
+	e.mustAdd("any")
+	if n := uncounted(); n != 1 {
+		t.Errorf("%d ENIs are uncounted, want 1", n)
+	}
+	e.restart()
+	if n := uncounted(); n != 1 {
+		t.Errorf("%d ENIs are uncounted after a restart, want 1", n)
+	}
+	e.del("any")
+	e.repair()
+	e.mustAdd("own1")
+	if n := uncounted(); n != 0 {
+		t.Errorf("%d ENIs are uncounted, the pod asked for its own", n)
 	}
 }

@@ -90,6 +90,7 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 		return chosen
 	}
 	a.note(reasonNotRemoved, a.reap(ctx))
+	a.note(reasonStranded, a.strandedPods())
 	return errors.Join(chosen, a.sync(ctx, dp))
 }
 

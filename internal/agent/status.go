@@ -25,6 +25,8 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		UsedCount:          len(used),
 		Cooling:            strs(cooling),
 		Released:           strs(released),
+		MissingENIs:        a.missingLocked(),
+		UncountedENIs:      a.uncountedLocked(),
 	}
 	st.Demand, st.ENIDemand = a.demandLocked()
 	for _, u := range used {

@@ -11,6 +11,8 @@ const (
 	reasonNotRepaired = "NetworkNotRepaired"
 	// reasonNotRemoved: a sandbox is gone, and what it had cannot be taken down.
 	reasonNotRemoved = "NetworkNotRemoved"
+	// reasonStranded: no ENI of the node has the pod's address.
+	reasonStranded = "AddressGone"
 )
 
 // PodRef names a pod as its sandbox's runtime did.

@@ -34,6 +34,8 @@ type Want struct {
 	MinPool int
 	// Limit is how many pods the type allows.
 	Limit int
+	// Moving: an ENI is on its way in or out.
+	Moving bool
 	// Why is the controller's reason for not giving more; empty when there is none.
 	Why string
 }
@@ -52,6 +54,8 @@ type WantENI struct {
 type WantAddress struct {
 	Address   netip.Addr
 	Releasing bool
+	// Gone: it is not on the ENI any more, or will not be in a moment.
+	Gone bool
 }
 
 // ParseWant validates a NodeNetwork and the node's addresses. What is wrong is
@@ -86,6 +90,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 	seen := map[netip.Addr]string{}
 	for i := range nn.Spec.ENIs {
 		e := &nn.Spec.ENIs[i]
+		w.Moving = w.Moving || e.Phase != v1alpha1.ENIReady
 		if e.ID == "" || e.MAC == "" || e.Phase == v1alpha1.ENICreating {
 			continue // not there yet
 		}
@@ -119,7 +124,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 				continue
 			}
 			seen[a] = e.ID
-			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching})
+			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning})
 		}
 		w.ENIs = append(w.ENIs, out)
 	}

@@ -64,8 +64,10 @@ type Entry struct {
 	Addresses []netip.Addr
 	ENI       string // MAC
 	// Own is that ENI if the pod has it to itself.
-	Own        *datapath.ENI `json:",omitempty"`
-	HostIfName string        `json:",omitempty"`
+	Own *datapath.ENI `json:",omitempty"`
+	// Uncounted: it has an ENI to itself that the scheduler did not count.
+	Uncounted  bool   `json:",omitempty"`
+	HostIfName string `json:",omitempty"`
 	// Datapath is the name of the one that wired the pod.
 	Datapath string `json:",omitempty"`
 	// Network is the CNI network's name, by which GC tells its attachments from others'.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -136,7 +137,8 @@ func TestResources(t *testing.T) {
 		return &resources.PodResources{Namespace: "default", Name: name, Containers: []*resources.ContainerResources{
 			{Name: "side"}, {Name: "main", Devices: []*resources.ContainerDevices{{ResourceName: resource, DeviceIds: ids}}}}}
 	}
-	k.pods = []*resources.PodResources{with("own", "aliyun/eni", "eni-0"), with("gpu", "example.com/gpu", "0"), with("none", "aliyun/eni")}
+	k.pods = []*resources.PodResources{with("own", "aliyun/eni", "eni-0"), with("gpu", "example.com/gpu", "0"), with("none", "aliyun/eni"),
+		with("anew", "aliyun/eni", "eni-1"), with("anew", "aliyun/eni")}
 	r, err := NewResources(filepath.Join(dir, kubeletName), "aliyun/eni")
 	if err != nil {
 		t.Fatal(err)
@@ -146,6 +148,10 @@ func TestResources(t *testing.T) {
 		if got, err := r.Has(t.Context(), "default", name); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
 		}
+	}
+	// A pod that was made anew without the resource, and the one before it.
+	if got, err := r.Has(t.Context(), "default", "anew"); err == nil || !strings.Contains(err.Error(), "default/anew") {
+		t.Errorf("two pods of one name that differ: %v, %v, want an error that names them", got, err)
 	}
 	k.server.Stop()
 	if _, err := r.Has(t.Context(), "default", "own"); err == nil {

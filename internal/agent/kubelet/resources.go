@@ -31,7 +31,10 @@ func NewResources(socket, resource string) (*Resources, error) {
 // Close ends the connection.
 func (r *Resources) Close() error { return r.conn.Close() }
 
-// Has reports whether the pod was given the resource.
+// Has reports whether the pod was given the resource. The kubelet names no UIDs here, and
+// may still list a pod that has ended beside the one of its name that was made anew: while
+// they differ, which of them is asked for is not known, and that is an error. The pod whose
+// sandbox is being made is always in the list.
 func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -39,17 +42,29 @@ func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, erro
 	if err != nil {
 		return false, fmt.Errorf("ask the kubelet for the resources of pods: %w", err)
 	}
+	with, without := 0, 0
 	for _, p := range list.PodResources {
-		if p.Namespace != namespace || p.Name != name {
-			continue
+		switch {
+		case p.Namespace != namespace || p.Name != name:
+		case r.given(p):
+			with++
+		default:
+			without++
 		}
-		for _, c := range p.Containers {
-			for _, d := range c.Devices {
-				if d.ResourceName == r.resource && len(d.DeviceIds) > 0 {
-					return true, nil
-				}
+	}
+	if with > 0 && without > 0 {
+		return false, fmt.Errorf("the kubelet lists %d pods %s/%s, with and without %s: it has not forgotten an earlier one yet", with+without, namespace, name, r.resource)
+	}
+	return with > 0, nil
+}
+
+func (r *Resources) given(p *api.PodResources) bool {
+	for _, c := range p.Containers {
+		for _, d := range c.Devices {
+			if d.ResourceName == r.resource && len(d.DeviceIds) > 0 {
+				return true
 			}
 		}
 	}
-	return false, nil
+	return false
 }

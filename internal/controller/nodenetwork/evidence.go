@@ -52,9 +52,6 @@ func (w *work) believes(d difference, lasted time.Duration, at time.Time) bool {
 	return lasted >= w.Settle
 }
 
-// deviceMissing reports whether the node's agent says that an ENI's device is not there.
-func (w *work) deviceMissing(string) bool { return false }
-
 // contradicted are the ENIs of which the spec has what the cloud's list has not.
 func contradicted(all []difference) []string {
 	var ids []string

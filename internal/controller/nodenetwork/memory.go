@@ -57,6 +57,7 @@ type memory struct {
 	// told are warnings that were given already.
 	told map[string]bool
 
+	missing missing
 	// surplus and ownSurplus are the last plan's.
 	surplus, ownSurplus ipam.Surplus
 }

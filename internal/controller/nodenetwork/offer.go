@@ -27,7 +27,9 @@ func (w *work) offer() {
 			held++
 		}
 	}
-	n := ipam.OwnRoom(w.maxENIs(), s.OwnENIs, shared)
+	// The scheduler does not know of these, and would send as many pods too many.
+	uncounted := min(w.nn.Status.UncountedENIs, held)
+	n := ipam.OwnRoom(w.maxENIs(), s.OwnENIs, shared) - uncounted
 	if s.OwnENIs > 0 && w.mem.foreignAt.IsZero() {
 		// Whose the slots are is not known yet: as before, and no more.
 		before := 0
@@ -36,7 +38,7 @@ func (w *work) offer() {
 		}
 		n = min(n, before)
 	}
-	n = max(n, held)
+	n = max(n, held-uncounted)
 	s.OfferedENIs = &n
 }
 

@@ -62,6 +62,7 @@ func (w *work) steps(ctx context.Context, instance string) error {
 	if err := w.save(ctx); err != nil {
 		return err
 	}
+	w.heedMissing()
 	var errs []error
 	var stop *specError
 	for _, step := range []func(context.Context) error{w.repeatAssigns, w.compare, w.move, w.plan} {
