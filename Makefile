@@ -15,7 +15,7 @@ LAB ?=
 # Options of "lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit e2e test-vm check bench-datapath bench-cni bench-fabric generate deps clean
+.PHONY: all build lab lab-down verify compare test unit e2e scale test-vm check bench-datapath bench-cni bench-controller bench-fabric generate deps clean
 
 all: build
 
@@ -38,14 +38,19 @@ compare: build
 	bin/terwayctl lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
-# tests, the datapaths in virtual machines, then the lab end to end.
-test: deps check unit test-vm e2e
+# tests, the controller with 200 nodes, the datapaths in virtual machines, then the lab
+# end to end.
+test: deps check unit scale test-vm e2e
 
 unit:
 	go test -count=1 ./...
 
 e2e:
 	go test -count=1 -v -timeout 60m -tags e2e ./test/e2e
+
+# The controller, a real API server, the simulated cloud and 200 nodes' agents.
+scale:
+	go test -count=1 -v -timeout 30m -tags bench -run '^(TestTwoHundredNodes|TestLeast)$$' ./test/bench/scale
 
 # The datapaths on kernels that this machine may not have, in an emulated one: all of
 # them on one with everything, and what must do without on an older one.
@@ -63,6 +68,10 @@ bench-datapath:
 
 bench-cni:
 	$(GOBENCH) -run '^TestCNI$$' ./test/bench
+
+# The controller in clusters of 1,000 and 5,000 nodes.
+bench-controller:
+	go test -count=1 -v -timeout 180m -tags bench -run '^TestController$$' ./test/bench/scale
 
 # What the simulated VPC costs against a plain veth pair, in one run.
 bench-fabric:

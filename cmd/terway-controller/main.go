@@ -56,6 +56,7 @@ type flags struct {
 	sweep, orphanAge                 time.Duration
 	goneDelay, patience              time.Duration
 	leaseDuration, renew, retryLease time.Duration
+	limits                           map[string]int
 	verbose                          bool
 }
 
@@ -94,6 +95,7 @@ func main() {
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
+	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "calls a minute by action of the cloud's API, ACTION=N,…, where the account may make more or less than others")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
@@ -181,7 +183,7 @@ func run(ctx context.Context, f flags) error {
 	}
 	api, err := alibaba.New(alibaba.Config{
 		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
-		Credentials: creds, Metrics: metrics.Registry, Log: log,
+		Credentials: creds, Limits: f.limits, Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err

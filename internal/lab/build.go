@@ -88,17 +88,24 @@ var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager",
 // build makes whatever of the programs is missing or old.
 func (o *Options) build(ctx context.Context, p *Progress) error {
 	for _, t := range o.targets() {
-		fresh, stamp, err := o.fresh(ctx, t)
-		if err != nil {
-			return err
-		}
-		if fresh {
-			continue
-		}
-		if err := p.Step("build "+t.name, func() error { return o.buildTarget(ctx, t, stamp) }); err != nil {
+		if err := o.buildOne(ctx, t, p); err != nil {
 			return err
 		}
 	}
+	return o.linkKube()
+}
+
+// buildOne makes a target unless it is there and as it would be made now.
+func (o *Options) buildOne(ctx context.Context, t target, p *Progress) error {
+	fresh, stamp, err := o.fresh(ctx, t)
+	if err != nil || fresh {
+		return err
+	}
+	return p.Step("build "+t.name, func() error { return o.buildTarget(ctx, t, stamp) })
+}
+
+// linkKube gives the combined program the names by which it is called.
+func (o *Options) linkKube() error {
 	for _, name := range kubePrograms {
 		link := o.Bin(name)
 		if to, err := os.Readlink(link); err == nil && to == "kube" {

@@ -61,21 +61,34 @@ func (o *Options) startRelay(s *State) error {
 // startControlPlane starts etcd and the API server in the master's namespace; the
 // others follow when it answers.
 func (o *Options) startControlPlane(s *State) error {
-	pki := func(name string) string { return o.path("pki", name) }
 	const etcd = "http://127.0.0.1:2379"
-	if _, err := o.start(command{name: "etcd", netns: s.Master.NetNS, args: []string{o.Bin("etcd"),
-		"--data-dir=" + o.path("etcd"), "--name=master", "--log-level=warn",
-		"--listen-client-urls=" + etcd, "--advertise-client-urls=" + etcd,
-		"--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-		"--initial-cluster=master=http://127.0.0.1:2380",
-		// The lab does not outlive a crash of the machine.
-		"--unsafe-no-fsync",
-	}}); err != nil {
+	if _, err := o.start(command{name: "etcd", netns: s.Master.NetNS, args: o.etcdArgs(etcd, "http://127.0.0.1:2380")}); err != nil {
 		return err
 	}
-	_, err := o.start(command{name: "kube-apiserver", netns: s.Master.NetNS, args: []string{o.Bin("kube-apiserver"),
+	args := append(o.apiServerArgs(etcd), "--bind-address=0.0.0.0", fmt.Sprintf("--secure-port=%d", apiPort), "--advertise-address="+s.Master.Address.String(),
+		// There is no kube-proxy beside it: webhooks are called at their pods, not at their Services.
+		"--enable-aggregator-routing=true")
+	_, err := o.start(command{name: "kube-apiserver", netns: s.Master.NetNS, args: args})
+	return err
+}
+
+// etcdArgs is the command of an etcd alone that serves clients and peers at these URLs.
+func (o *Options) etcdArgs(client, peer string) []string {
+	return []string{o.Bin("etcd"),
+		"--data-dir=" + o.path("etcd"), "--name=master", "--log-level=warn",
+		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=master=" + peer,
+		// The lab does not outlive a crash of the machine.
+		"--unsafe-no-fsync",
+	}
+}
+
+// apiServerArgs is the command of the API server, but for where it listens.
+func (o *Options) apiServerArgs(etcd string) []string {
+	pki := func(name string) string { return o.path("pki", name) }
+	return []string{o.Bin("kube-apiserver"),
 		"--etcd-servers=" + etcd,
-		"--bind-address=0.0.0.0", fmt.Sprintf("--secure-port=%d", apiPort), "--advertise-address=" + s.Master.Address.String(),
 		"--tls-cert-file=" + pki("apiserver.crt"), "--tls-private-key-file=" + pki("apiserver.key"), "--client-ca-file=" + pki("ca.crt"),
 		"--kubelet-client-certificate=" + pki("apiserver-kubelet-client.crt"), "--kubelet-client-key=" + pki("apiserver-kubelet-client.key"),
 		"--kubelet-certificate-authority=" + pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
@@ -86,11 +99,8 @@ func (o *Options) startControlPlane(s *State) error {
 		"--requestheader-client-ca-file=" + pki("ca.crt"), "--requestheader-allowed-names=front-proxy-client",
 		"--requestheader-extra-headers-prefix=X-Remote-Extra-", "--requestheader-group-headers=X-Remote-Group", "--requestheader-username-headers=X-Remote-User",
 		"--proxy-client-cert-file=" + pki("front-proxy-client.crt"), "--proxy-client-key-file=" + pki("front-proxy-client.key"),
-		// There is no kube-proxy beside it: webhooks are called at their pods, not at their Services.
-		"--enable-aggregator-routing=true",
 		"--profiling=false",
-	}})
-	return err
+	}
 }
 
 // startControllers starts the controller manager and the scheduler.

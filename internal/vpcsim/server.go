@@ -239,6 +239,9 @@ func (s *Server) RemoveFault(name string) {
 	s.faultsChanged()
 }
 
+// SetThrottle changes the rates of calls from now on.
+func (s *Server) SetThrottle(t openapi.Throttle) { s.api.SetThrottle(t) }
+
 // sleep waits, or returns early with the context's error.
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

@@ -80,6 +80,9 @@ func New(o Options) *Handler {
 	return h
 }
 
+// SetThrottle changes the rates of calls from now on.
+func (h *Handler) SetThrottle(t Throttle) { h.throttle.set(t) }
+
 // maxBody bounds a request's body.
 const maxBody = 4 << 20
 

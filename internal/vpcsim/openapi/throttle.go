@@ -42,26 +42,34 @@ func perMinute(action string) int {
 // throttle is a token bucket for each action. A bucket holds one minute's calls:
 // the real limits are counted by the minute, so a whole minute's worth may come at once.
 type throttle struct {
-	config Throttle
-
 	mu      sync.Mutex
+	config  Throttle
 	buckets map[string]*rate.Limiter
 }
 
 func newThrottle(c Throttle) *throttle {
+	t := &throttle{}
+	t.set(c)
+	return t
+}
+
+// set changes the rates; every bucket is full then.
+func (t *throttle) set(c Throttle) {
 	if c.Scale == 0 {
 		c.Scale = 1
 	}
-	return &throttle{config: c, buckets: map[string]*rate.Limiter{}}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.config, t.buckets = c, map[string]*rate.Limiter{}
 }
 
 // allow takes a token of the action.
 func (t *throttle) allow(action string, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.config.Off {
 		return true
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	b := t.buckets[action]
 	if b == nil {
 		n, ok := t.config.PerMinute[action]

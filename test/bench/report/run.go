@@ -39,7 +39,8 @@ type Comparison struct {
 	Name string
 	Unit string
 	Of   Key
-	To   Key
+	// To is the zero Key for a figure that is compared with nothing.
+	To Key
 	// Baseline says what To is.
 	Baseline string
 	Goal     Goal
@@ -73,7 +74,7 @@ type Result struct {
 	// Value is the median over the rounds.
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	// Baseline is what Ratio is a ratio to.
+	// Baseline is what Ratio is a ratio to; empty where there is none, and no Ratio.
 	Baseline string `json:"baseline"`
 	// Ratio is the median of the rounds' ratios, each to the baseline of its own round.
 	Ratio float64 `json:"ratio"`
@@ -92,6 +93,10 @@ func (r *Run) Compare(list []Comparison) ([]Result, error) {
 		for _, round := range r.rounds {
 			value, ok := round[c.Of]
 			base, also := round[c.To]
+			if ok && c.To == (Key{}) {
+				values, ratios = append(values, value), append(ratios, 0)
+				continue
+			}
 			if !ok || !also || base == 0 {
 				continue
 			}

@@ -60,6 +60,10 @@ func (r *Report) WriteText(w io.Writer) error {
 				verdict = res.Goal + " met"
 			}
 		}
+		if res.Baseline == "" {
+			fmt.Fprintf(t, "  %s\t%s\t%s\n", res.Metric, figure(res.Value), res.Unit)
+			continue
+		}
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%.2f\t%.2f–%.2f\t%s\t%s\n",
 			res.Metric, figure(res.Value), res.Unit, res.Ratio, res.Spread[0], res.Spread[1], res.Baseline, verdict)
 	}

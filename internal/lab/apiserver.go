@@ -1,0 +1,231 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// APIServer is an API server and its etcd on loopback, without nodes and without any
+// controller: for what needs the real API and nothing else of a cluster. Its programs
+// are the lab's; its processes are children of this one and end with it.
+type APIServer struct {
+	// Kubeconfig is the administrator's; Etcd is the URL of etcd's clients and metrics.
+	Kubeconfig, Etcd string
+	// EtcdPID and PID are the two processes.
+	EtcdPID, PID int
+
+	children []*child
+}
+
+// StartAPIServer builds the programs if the cache has none and starts them; dir holds what
+// they keep and their logs. The caller closes it.
+func StartAPIServer(ctx context.Context, dir string, p *Progress) (*APIServer, error) {
+	o := &Options{Dir: dir, Nodes: 1, Network: NetworkNone}
+	var err error
+	if o.Zones, err = ParseZones("1"); err != nil {
+		return nil, err
+	}
+	if err := o.Normalize(); err != nil {
+		return nil, err
+	}
+	if err := o.buildKube(ctx, p); err != nil {
+		return nil, err
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	url := func(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
+	at := fmt.Sprintf("127.0.0.1:%d", ports[2])
+	if _, err := o.makePKI(&State{Options: *o, Master: Machine{Address: netip.MustParseAddr("127.0.0.1")}}, at); err != nil {
+		return nil, err
+	}
+	s := &APIServer{Kubeconfig: o.Kubeconfig(), Etcd: url(ports[0])}
+	etcd, err := startChild(o.path("log", "etcd.log"), append(o.etcdArgs(s.Etcd, url(ports[1])), "--quota-backend-bytes=8589934592"))
+	if err != nil {
+		return nil, err
+	}
+	s.children, s.EtcdPID = append(s.children, etcd), etcd.cmd.Process.Pid
+	server, err := startChild(o.path("log", "kube-apiserver.log"), append(o.apiServerArgs(s.Etcd),
+		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
+		// Loopback is no address for the Service "kubernetes", and there is nobody to use it.
+		"--endpoint-reconciler-type=none", "--profiling=true"))
+	if err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.children, s.PID = append(s.children, server), server.cmd.Process.Pid
+	if err := s.wait(ctx, o.path("log", "kube-apiserver.log"), server); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// buildKube makes the control plane's program; while a lab builds it waits for that.
+func (o *Options) buildKube(ctx context.Context, p *Progress) error {
+	for _, t := range o.targets() {
+		if t.out != "bin/kube" {
+			continue
+		}
+		fresh, _, err := o.fresh(ctx, t)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			unlock, err := o.waitLock(ctx)
+			if err != nil {
+				return err
+			}
+			defer unlock()
+			if err := o.buildOne(ctx, t, p); err != nil {
+				return err
+			}
+		}
+		return o.linkKube()
+	}
+	return errors.New("the lab has no program for the control plane")
+}
+
+// waitLock is lock for somebody who has time.
+func (o *Options) waitLock(ctx context.Context) (unlock func(), err error) {
+	err = Poll(ctx, time.Second, func() (bool, error) {
+		unlock, err = o.lock()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	return unlock, err
+}
+
+func (s *APIServer) wait(ctx context.Context, log string, server *child) error {
+	cfg, err := s.RESTConfig()
+	if err != nil {
+		return err
+	}
+	cfg.Timeout = 2 * time.Second
+	c, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return fmt.Errorf("client of the API server: %w", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the API server was not ready within two minutes"))
+	defer cancel()
+	return Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+		if server.ended() {
+			return false, fmt.Errorf("kube-apiserver ended, the end of its log:\n%s", tail(log, 15))
+		}
+		body, err := c.Discovery().RESTClient().Get().AbsPath("/readyz").DoRaw(ctx)
+		return err == nil && string(body) == "ok", nil
+	})
+}
+
+// RESTConfig is how programs on this machine reach it, without a limit of the client's own.
+func (s *APIServer) RESTConfig() (*rest.Config, error) {
+	cfg, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read the API server's kubeconfig: %w", err)
+	}
+	cfg.QPS = -1
+	return cfg, nil
+}
+
+// Close ends both processes.
+func (s *APIServer) Close() error {
+	var errs []error
+	for i := len(s.children) - 1; i >= 0; i-- {
+		errs = append(errs, s.children[i].end())
+	}
+	s.children = nil
+	return errors.Join(errs...)
+}
+
+// child is a program that ends at the latest with this one.
+type child struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+func startChild(logPath string, args []string) (*child, error) {
+	if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {
+		return nil, fmt.Errorf("start %s: %w", args[0], err)
+	}
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", args[0], err)
+	}
+	defer log.Close()
+	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
+	c.cmd.Stdout, c.cmd.Stderr, c.cmd.Dir = log, log, "/"
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		// The kernel sends Pdeathsig when the thread ends that started the child.
+		runtime.LockOSThread()
+		defer close(c.done)
+		err := c.cmd.Start()
+		started <- err
+		if err == nil {
+			_ = c.cmd.Wait() // how it ended is in its log
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", args[0], err)
+	}
+	return c, nil
+}
+
+func (c *child) ended() bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *child) end() error {
+	if c.ended() {
+		return nil
+	}
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("end %s: %w", c.cmd.Path, err)
+	}
+	select {
+	case <-c.done:
+		return nil
+	case <-time.After(5 * time.Second):
+		// The API server waits for its watches; there is nothing to keep.
+	}
+	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", c.cmd.Path, err)
+	}
+	<-c.done
+	return nil
+}
+
+// freePorts are ports of loopback that nobody listens on.
+func freePorts(n int) ([]int, error) {
+	ports := make([]int, n)
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close() // all at the end: else the next would get the same
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+	}
+	return ports, nil
+}

@@ -1,0 +1,139 @@
+//go:build bench
+
+package scale
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"terway.dev/terway/test/bench/fleet"
+)
+
+// waits are how long pods waited for an address.
+type waits struct {
+	mu     sync.Mutex
+	at     []time.Time // when each got it
+	of     []time.Duration
+	atOnce int
+}
+
+func (w *waits) got(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if d == 0 {
+		w.atOnce++
+		return
+	}
+	w.of, w.at = append(w.of, d), append(w.at, time.Now())
+}
+
+// count is how many pods have an address.
+func (w *waits) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.of) + w.atOnce
+}
+
+// quantile of those that waited, in seconds; 0 if none did.
+func (w *waits) quantile(q float64) float64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.of) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(w.of))
+	return sorted[min(len(sorted)-1, int(math.Ceil(q*float64(len(sorted))))-1)].Seconds()
+}
+
+// ends are when the first and the last of those that waited had an address.
+func (w *waits) ends() (first, last time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.at) == 0 {
+		return first, last
+	}
+	return w.at[0], w.at[len(w.at)-1]
+}
+
+// load is a steady coming and going: groups of pods that a node gets at once, as with a
+// Job or a Deployment that is scaled.
+type load struct {
+	nodes []*fleet.Node
+	// next is the node that gets the next group: each in turn, so that a node's addresses
+	// have rested before it has its turn again.
+	next, serial int
+	perSecond    float64 // pods
+	group        int
+	life         time.Duration
+}
+
+// run keeps it up for a time, but for nodes that skip names, and waits until every pod has
+// had its address. It says how many pods there were.
+func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) bool) (w *waits, pods int, err error) {
+	w = &waits{}
+	var ends sync.WaitGroup
+	tick := time.NewTicker(time.Duration(float64(l.group) / l.perSecond * float64(time.Second)))
+	defer tick.Stop()
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		n := l.nodes[l.next%len(l.nodes)]
+		l.next++
+		if skip != nil && skip(n) {
+			continue
+		}
+		var names []string
+		for range l.group {
+			l.serial++
+			names = append(names, fmt.Sprintf("churn/pod-%d", l.serial))
+			n.Add(names[len(names)-1], w.got)
+		}
+		pods += l.group
+		ends.Go(func() {
+			// A pod that waits lives on until it has had its address.
+			for began := time.Now(); time.Since(began) < l.life || n.Waiting() > 0; {
+				select {
+				case <-time.After(l.life / 4):
+				case <-ctx.Done():
+					return
+				}
+			}
+			for _, name := range names {
+				n.Delete(name)
+			}
+		})
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return w, pods, context.Cause(ctx)
+		}
+	}
+	err = until(ctx, func() string {
+		if n := w.count(); n < pods {
+			return fmt.Sprintf("%d of %d pods wait for an address", pods-n, pods)
+		}
+		return ""
+	})
+	ends.Wait()
+	return w, pods, err
+}
+
+// until looks again and again until missing finds nothing; what it found last is in the
+// error when ctx ends.
+func until(ctx context.Context, missing func() string) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		what := missing()
+		if what == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
+		}
+	}
+}
