@@ -37,7 +37,7 @@ const podLinks = "tw"
 type flags struct {
 	nodeName, kubeconfig             string
 	stateDir, socket                 string
-	kubeletDir                       string
+	kubeletDir, hostRoot             string
 	cniConfDir, cniBinDir, pluginBin string
 	wait                             time.Duration
 	repairPeriod                     time.Duration
@@ -65,6 +65,7 @@ func main() {
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
 	fl.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, with its device-plugins and pod-resources")
+	fl.StringVar(&f.hostRoot, "host-root", "", "folder that has the node's etc and run, to keep NetworkManager and systemd-networkd off pods' devices by drop-in files; empty to write none")
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
@@ -79,7 +80,7 @@ func main() {
 		}
 		cmd.AddCommand(c)
 	}
-	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir")
+	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -39,6 +39,9 @@ func teardownCommand(f *flags) *cobra.Command {
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
 			}
+			if f.hostRoot != "" {
+				errs = append(errs, hostOf(f.hostRoot).Remove())
+			}
 			// Any of them removes what all have.
 			list, _, err := datapaths(slog.Default())
 			if err != nil {

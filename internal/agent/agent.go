@@ -57,6 +57,9 @@ type Options struct {
 	HasLink func(name string) (bool, error)
 	// Tell makes a warning event on a pod; may be nil. It does not wait.
 	Tell func(pod PodRef, reason, note string)
+	// Neighbours says which other programs of the node have an ENI's device for theirs, and
+	// what to do about it; may be nil.
+	Neighbours func(device string) []string
 	// DeviceGone is told at once when the device of an ENI vanished from the node (one that
 	// moved into its pod too). It may be nil, and must not wait.
 	DeviceGone func(device string, mac net.HardwareAddr)

@@ -208,6 +208,11 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 		troubled = append(troubled, ofPods(single)...)
 		obstacles = append(obstacles, others...)
 	}
+	if a.Neighbours != nil {
+		for _, e := range node.ENIs {
+			obstacles = append(obstacles, a.Neighbours(e.Device)...)
+		}
+	}
 	// One pod that cannot be repaired is no reason to stop serving the others.
 	a.note(reasonNotRepaired, troubled)
 	a.mu.Lock()

@@ -81,6 +81,8 @@ func TestSuite(t *testing.T) {
 		"a deleted pod is unreachable at once":     vpc,
 		"sources are checked without nftables":     "by the veth, nothing else knows the pods' sources",
 		"masquerade outside":                       vpc,
+		"FORWARD drops by policy":                  vpc,
+		"a chain of others drops":                  vpc,
 		"a smaller MTU of another pod":             vpc,
 		"the node is one hop":                      vpc,
 		"Service at an address of the VPC":         vpc,

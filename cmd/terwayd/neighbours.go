@@ -1,0 +1,64 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/agent"
+	"terway.dev/terway/internal/agent/hostconf"
+)
+
+func hostOf(root string) hostconf.Host {
+	return hostconf.Host{Root: root, Pods: podLinks, Write: agent.WriteFile}
+}
+
+// neighbours keeps the node's network managers off what is Terway's, and returns what says
+// of an ENI's device that one has it all the same. On a node whose /etc cannot be written
+// the agent works too: what the managers do is repaired and named.
+func neighbours(root string, log *slog.Logger) func(device string) []string {
+	if root == "" {
+		return nil
+	}
+	host := hostOf(root)
+	device, err := primary()
+	var changed []string
+	if err == nil {
+		changed, err = host.Install(device)
+	}
+	if err != nil {
+		log.Error("the node's network managers are not told to leave ENIs alone", "error", err)
+	}
+	if len(changed) > 0 {
+		log.Info("wrote files that keep network managers off pods' devices and ENIs; they hold when the managers are told: "+
+			"nmcli general reload conf; systemctl restart systemd-networkd", "files", changed)
+	}
+	return func(device string) []string {
+		link, err := netlink.LinkByName(device)
+		if err != nil {
+			return nil // gone just now: others say so
+		}
+		return host.Managed(device, link.Attrs().Index)
+	}
+}
+
+// primary is the device of the node's default route.
+func primary() (hostconf.Device, error) {
+	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return hostconf.Device{}, fmt.Errorf("list the node's default routes: %w", err)
+		}
+		for _, r := range routes {
+			link, err := netlink.LinkByIndex(r.LinkIndex)
+			if err != nil {
+				continue
+			}
+			return hostconf.Device{Name: link.Attrs().Name, MAC: link.Attrs().HardwareAddr}, nil
+		}
+	}
+	return hostconf.Device{}, errors.New("the node has no default route: which device is its own, and not an ENI for pods, is not known")
+}

@@ -1,0 +1,142 @@
+// Package hostconf keeps the node's own network managers, NetworkManager and
+// systemd-networkd, off the devices of pods and ENIs, by files in their drop-in folders,
+// and says when one of them manages an ENI all the same.
+//
+// Left alone they take an ENI that is plugged in for a device of theirs: they ask for an
+// address by DHCP, put a default route by it into the node's main table, and set it down when
+// nobody answers. networkd also removes, when it starts, routes and rules that it did not make.
+//
+// Files are written only where the program's folder is. The programs are not told: they read
+// the files when they start or are asked to reload.
+package hostconf
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Files below the host's root. A name that begins with a low number comes before what a
+// distribution or cloud-init wrote for all devices (networkd takes the first file that matches).
+const (
+	nmDir     = "etc/NetworkManager"
+	nmFile    = nmDir + "/conf.d/84-terway.conf"
+	nmDevices = "run/NetworkManager/devices" // NetworkManager's state, a file for each device
+
+	networkdDir   = "etc/systemd/network"
+	networkdPods  = networkdDir + "/05-terway-pods.network"
+	networkdENIs  = networkdDir + "/05-terway-enis.network"
+	networkdConf  = "etc/systemd/networkd.conf.d/84-terway.conf"
+	networkdLinks = "run/systemd/netif/links" // networkd's state, a file for each device
+)
+
+const written = "# Written by terwayd at its start and removed by `terwayd teardown`.\n"
+
+// Driver of an ENI's device on Alibaba Cloud.
+const driver = "virtio_net"
+
+// Device is a network device of the node.
+type Device struct {
+	Name string
+	MAC  net.HardwareAddr
+}
+
+// Host is the node as the agent's container sees it.
+type Host struct {
+	// Root is the folder that has the host's etc and run.
+	Root string
+	// Pods is how names of pods' devices begin.
+	Pods string
+	// Write replaces a file in one step and makes its folder.
+	Write func(path string, data []byte, mode fs.FileMode) error
+}
+
+// Install writes the drop-ins. Every device with the driver of ENIs but the primary one, by
+// which the node itself talks, counts as an ENI. It returns what it wrote or changed.
+func (h Host) Install(primary Device) (changed []string, err error) {
+	files := h.files(primary)
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		content := files[path]
+		at := filepath.Join(h.Root, path)
+		if old, err := os.ReadFile(at); err == nil && bytes.Equal(old, []byte(content)) {
+			continue
+		}
+		if err := h.Write(at, []byte(content), 0o644); err != nil {
+			return changed, fmt.Errorf("keep a network manager off pods' devices: %w", err)
+		}
+		changed = append(changed, "/"+path)
+	}
+	return changed, nil
+}
+
+// Remove takes the drop-ins away.
+func (h Host) Remove() error {
+	var errs []error
+	for _, path := range []string{nmFile, networkdPods, networkdENIs, networkdConf} {
+		if err := os.Remove(filepath.Join(h.Root, path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (h Host) files(primary Device) map[string]string {
+	files := map[string]string{}
+	if h.has(nmDir) {
+		files[nmFile] = written + `# Another device that NetworkManager should manage: in a file with a later name, put
+#   [keyfile]
+#   unmanaged-devices+=except:interface-name:NAME
+[keyfile]
+unmanaged-devices+=interface-name:` + h.Pods + `*;driver:` + driver + `;except:mac:` + primary.MAC.String() + "\n"
+	}
+	if h.has(networkdDir) {
+		files[networkdPods] = written + "[Match]\nName=" + h.Pods + "*\n\n[Link]\nUnmanaged=yes\n"
+		files[networkdENIs] = written + "# Another device that networkd should manage: in a file with an earlier name.\n" +
+			"[Match]\nDriver=" + driver + "\nName=!" + primary.Name + "\n\n[Link]\nUnmanaged=yes\n"
+		files[networkdConf] = written + "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"
+	}
+	return files
+}
+
+func (h Host) has(dir string) bool {
+	at, err := os.Stat(filepath.Join(h.Root, dir))
+	return err == nil && at.IsDir()
+}
+
+// Managed says of each ENI's device (its name, and its index in the kernel) that a network
+// manager has it, and what to do.
+func (h Host) Managed(name string, index int) (obstacles []string) {
+	at := fmt.Sprint(index)
+	if value(filepath.Join(h.Root, nmDevices, at), "managed") == "true" {
+		obstacles = append(obstacles, fmt.Sprintf("NetworkManager manages %[1]s, which is an ENI for pods, and may give it addresses and routes: "+
+			"on the node, nmcli general reload conf && nmcli device set %[1]s managed no; if it stays managed, see /%[2]s", name, nmFile))
+	}
+	switch state := value(filepath.Join(h.Root, networkdLinks, at), "ADMIN_STATE"); state {
+	case "", "unmanaged", "pending", "initialized", "linger":
+	default:
+		obstacles = append(obstacles, fmt.Sprintf("systemd-networkd manages %[1]s (%[2]s), which is an ENI for pods, and may give it addresses and routes: "+
+			"on the node, networkctl reload && networkctl reconfigure %[1]s; if it stays so, a file that sorts before /%[3]s matches it (networkctl status %[1]s)", name, state, networkdENIs))
+	}
+	return obstacles
+}
+
+// value is that of a key in a file of lines key=value, or empty.
+func value(path, key string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
