@@ -6,12 +6,15 @@ import (
 	"encoding/json"
 	"maps"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -94,56 +97,27 @@ func TestDefaultsAreTheControllers(t *testing.T) {
 	parse(t, values.ENIConfig)
 }
 
-// A value that no template reads would be accepted and ignored. With Flannel no agent runs:
-// its templates read what values.yaml says that they do.
-func TestValuesAreUsed(t *testing.T) {
-	paths, err := filepath.Glob(dir + "templates/*")
-	if err != nil || len(paths) == 0 {
-		t.Fatal(paths, err)
-	}
-	var all, flannel string
-	for _, path := range paths {
-		read(t, path, func(b []byte, _ any) error {
-			all += string(b)
-			if filepath.Base(path) == "flannel.yaml" {
-				flannel = string(b)
-			}
-			return nil
-		}, nil)
-	}
-	var values map[string]map[string]any
-	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
-	uses := func(template, value string) bool {
-		return regexp.MustCompile(`\.Values\.` + regexp.QuoteMeta(value) + `\b`).MatchString(template)
-	}
-	for section, v := range values {
-		for key := range v {
-			if name := section + "." + key; section != "eniConfig" && !uses(all, name) {
-				t.Errorf("no template reads %s", name)
-			}
-		}
-	}
-	for _, name := range []string{"agent.cniConfDir", "agent.cniBinDir", "agent.extraArgs"} {
-		if !uses(flannel, name) {
-			t.Errorf("templates/flannel.yaml does not read %s", name)
-		}
-	}
-}
-
 // The names by which the API server finds the webhook, and the webhook its objects.
 func TestAdmissionHasTheControllersNames(t *testing.T) {
-	var text string
-	read(t, dir+"templates/admission.yaml", func(b []byte, _ any) error { text = string(b); return nil }, nil)
-	for _, want := range []string{
-		"kind: Secret\nmetadata:\n  name: " + admit.Name + "\n",
-		"kind: Service\nmetadata:\n  name: " + admit.Name + "\n",
-		"kind: MutatingWebhookConfiguration\nmetadata:\n  name: " + admit.Name + "\n",
-		"service: {name: " + admit.Name + ", namespace: {{ .Release.Namespace }}, path: " + admit.Path + "}",
-		`$annotation := "` + v1alpha1.AnnotationExclusiveENI + `"`,
-	} {
-		if !strings.Contains(text, want) {
-			t.Errorf("templates/admission.yaml lacks %q", want)
+	all := objects(t, with("terway", nil))
+	for _, kind := range []string{"Secret", "Service", "MutatingWebhookConfiguration"} {
+		if all[kind+" "+admit.Name] == nil {
+			t.Errorf("there is no %s %s", kind, admit.Name)
 		}
+	}
+	var webhook admissionv1.MutatingWebhookConfiguration
+	into(t, all["MutatingWebhookConfiguration "+admit.Name], &webhook)
+	for _, w := range webhook.Webhooks {
+		s := w.ClientConfig.Service
+		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || *s.Path != admit.Path {
+			t.Errorf("%s is sent to %+v, want %s of Service %s", w.Name, s, admit.Path, admit.Name)
+		}
+		if len(w.MatchConditions) == 0 || !strings.Contains(w.MatchConditions[0].Expression, v1alpha1.AnnotationExclusiveENI) {
+			t.Errorf("%s is not only for pods with %s: %v", w.Name, v1alpha1.AnnotationExclusiveENI, w.MatchConditions)
+		}
+	}
+	if len(webhook.Webhooks) == 0 {
+		t.Error("there is no webhook")
 	}
 	var values string
 	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)
@@ -155,27 +129,56 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 // With network_policy: false, all that there is, nobody watches NetworkPolicies: the
 // programs on a cluster may not even read them.
 func TestNobodyMayReadNetworkPolicies(t *testing.T) {
-	templates, err := filepath.Glob(dir + "templates/*.yaml")
-	if err != nil || len(templates) == 0 {
-		t.Fatal(templates, err)
-	}
-	roles := 0
-	for _, path := range templates {
-		read(t, path, func(b []byte, _ any) error {
-			roles += strings.Count(string(b), "kind: ClusterRole\n") + strings.Count(string(b), "kind: Role\n")
-			for _, grant := range []string{"networkpolicies", "networking.k8s.io", `"*"`, `'*'`, "cluster-admin"} {
-				if strings.Contains(string(b), grant) {
-					t.Errorf("%s: %s", path, grant)
+	for _, network := range []string{"terway", "flannel"} {
+		roles := 0
+		all := objects(t, with(network, nil))
+		for name, o := range all {
+			var rules []rbacv1.PolicyRule
+			switch o.GetKind() {
+			case "ClusterRole":
+				var r rbacv1.ClusterRole
+				into(t, o, &r)
+				rules = r.Rules
+			case "Role":
+				var r rbacv1.Role
+				into(t, o, &r)
+				rules = r.Rules
+			case "ClusterRoleBinding", "RoleBinding":
+				// Roles of others may grant anything: only this one is known to be right.
+				role, _, _ := unstructured.NestedString(o.Object, "roleRef", "name")
+				kind, _, _ := unstructured.NestedString(o.Object, "roleRef", "kind")
+				if all[kind+" "+role] == nil && role != "extension-apiserver-authentication-reader" {
+					t.Errorf("%s: %s binds the %s %s, which the chart does not have", network, name, kind, role)
+				}
+				continue
+			default:
+				continue
+			}
+			roles++
+			for _, r := range rules {
+				for _, word := range slices.Concat(r.APIGroups, r.Resources, r.Verbs) {
+					if word == "*" || word == "networking.k8s.io" || word == "networkpolicies" {
+						t.Errorf("%s: %s: %v", network, name, r)
+					}
 				}
 			}
-			return nil
-		}, nil)
-	}
-	if roles < 3 {
-		t.Errorf("%d roles: this test does not see them", roles)
+		}
+		if roles < 2 {
+			t.Errorf("%s: %d roles: this test does not see them", network, roles)
+		}
 	}
 	if slices.Contains(config.Choices("network_policy"), "true") {
 		t.Error("network_policy: true is there: this test is to be about false")
+	}
+}
+
+func into(t *testing.T, o *unstructured.Unstructured, typed any) {
+	t.Helper()
+	if o == nil {
+		t.Fatal("the object is not there")
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(o.Object, typed); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -1,0 +1,245 @@
+package chart
+
+import (
+	"bufio"
+	"encoding/json"
+	"io"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+)
+
+// renderer is Helm's own library as a program (internal/lab/modules/helm/render): Helm's
+// modules are not the product's.
+type renderer struct {
+	mu  sync.Mutex
+	in  io.Writer
+	out *bufio.Reader
+}
+
+var helm renderer
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		work, err := os.MkdirTemp("", "chart")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(work)
+		bin := filepath.Join(work, "render")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", bin, "./render")
+		build.Dir = "../../internal/lab/modules/helm"
+		if out, err := build.CombinedOutput(); err != nil {
+			panic("build the renderer: " + string(out))
+		}
+		c := exec.Command(bin, dir)
+		c.Stderr = os.Stderr
+		in, err := c.StdinPipe()
+		if err != nil {
+			panic(err)
+		}
+		out, err := c.StdoutPipe()
+		if err != nil {
+			panic(err)
+		}
+		if err := c.Start(); err != nil {
+			panic(err)
+		}
+		helm.in, helm.out = in, bufio.NewReader(out)
+		code := m.Run()
+		in.Close()
+		if err := c.Wait(); err != nil {
+			panic(err)
+		}
+		return code
+	}())
+}
+
+// render returns the templates' texts with these values, or Helm's error.
+func (r *renderer) render(t *testing.T, values map[string]any) (map[string]string, string) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := json.NewEncoder(r.in).Encode(values); err != nil {
+		t.Fatal(err)
+	}
+	line, err := r.out.ReadBytes('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var answer struct {
+		Files map[string]string
+		Error string
+	}
+	if err := json.Unmarshal(line, &answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer.Files, answer.Error
+}
+
+// objects are what the chart installs with these values, by kind and name. Each has only
+// fields that its kind has.
+func objects(t *testing.T, values map[string]any) map[string]*unstructured.Unstructured {
+	t.Helper()
+	files, problem := helm.render(t, values)
+	if problem != "" {
+		t.Fatalf("%v: %s", values, problem)
+	}
+	out := map[string]*unstructured.Unstructured{}
+	for name, text := range files {
+		for _, doc := range strings.Split(text, "\n---") {
+			var o map[string]any
+			if err := yaml.UnmarshalStrict([]byte(doc), &o); err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, doc)
+			}
+			if len(o) == 0 {
+				continue
+			}
+			u := &unstructured.Unstructured{Object: o}
+			typed, err := scheme.Scheme.New(u.GroupVersionKind())
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if err := yaml.UnmarshalStrict([]byte(doc), typed); err != nil {
+				t.Errorf("%s: %s %s: %v", name, u.GetKind(), u.GetName(), err)
+			}
+			key := u.GetKind() + " " + u.GetName()
+			if out[key] != nil {
+				t.Errorf("%s is there twice", key)
+			}
+			out[key] = u
+		}
+	}
+	return out
+}
+
+// with are the values with which a network runs, and those given on top, by their paths.
+func with(network string, paths map[string]any) map[string]any {
+	conf := map[string]any{"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20"}
+	if network == "flannel" {
+		conf["network"], conf["pod_cidr"] = "flannel", "172.20.0.0/16"
+	} else {
+		conf["vswitches"] = map[string]any{"cn-hangzhou-i": []any{"vsw-1"}}
+	}
+	values := map[string]any{"eniConfig": conf, "credentials": map[string]any{"existingSecret": "key"}}
+	for path, v := range paths {
+		at := values
+		words := strings.Split(path, ".")
+		for _, w := range words[:len(words)-1] {
+			next, ok := at[w].(map[string]any)
+			if !ok {
+				next = map[string]any{}
+				at[w] = next
+			}
+			at = next
+		}
+		at[words[len(words)-1]] = v
+	}
+	return values
+}
+
+// leaves are the paths of all values that have a default, objects of no fixed shape whole.
+func leaves(values map[string]any, prefix string) []string {
+	var out []string
+	for k, v := range values {
+		path := prefix + k
+		m, isMap := v.(map[string]any)
+		if isMap && len(m) > 0 && k != "resources" {
+			out = append(out, leaves(m, path+".")...)
+			continue
+		}
+		out = append(out, path)
+	}
+	return out
+}
+
+// A value either changes what is installed, or is refused by its name: none is accepted
+// and passed over. "off" is a network in which the value does nothing.
+func TestEachValueCounts(t *testing.T) {
+	const terway, flannel = "terway", "flannel"
+	resources := map[string]any{"requests": map[string]any{"cpu": "7m"}}
+	type change struct {
+		to   any
+		base map[string]any // what else is set, so that the value counts
+		off  string
+		same string // a network in which it is so anyway
+	}
+	changes := map[string]change{
+		"image.repository":            {to: "r.example/terway"},
+		"image.tag":                   {to: "v9"},
+		"image.pullPolicy":            {to: "Always"},
+		"credentials.source":          {to: "ecs-role"},
+		"credentials.existingSecret":  {to: "mine"},
+		"credentials.accessKeyID":     {to: "id", base: map[string]any{"credentials.existingSecret": "", "credentials.accessKeyID": "x", "credentials.accessKeySecret": "s"}},
+		"credentials.accessKeySecret": {to: "s", base: map[string]any{"credentials.existingSecret": "", "credentials.accessKeyID": "id", "credentials.accessKeySecret": "x"}},
+		"credentials.role":            {to: "r", base: map[string]any{"credentials.source": "ecs-role"}},
+		"credentials.roleARN":         {to: "acs:ram::1:role/r", base: map[string]any{"credentials.source": "rrsa", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p", "credentials.roleARN": "acs:ram::1:role/x"}},
+		"credentials.oidcProviderARN": {to: "acs:ram::1:oidc-provider/p", base: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/x"}},
+		"controller.replicas":         {to: 3},
+		"controller.ecsEndpoint":      {to: "ecs.example"},
+		"controller.vpcEndpoint":      {to: "vpc.example"},
+		"controller.stsEndpoint":      {to: "sts.example", base: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"}},
+		"controller.endpointNetwork":  {to: "public"},
+		"controller.sweepPeriod":      {to: "5m", off: flannel},
+		"controller.extraArgs":        {to: []any{"--verbose"}},
+		"controller.nodeSelector":     {to: map[string]any{"a": "b"}},
+		"controller.resources":        {to: resources},
+		"admission.enabled":           {to: false, same: flannel},
+		"admission.port":              {to: 10366, off: flannel},
+		"flannel.image.repository":    {to: "r.example/flannel", off: terway},
+		"flannel.image.tag":           {to: "v9", off: terway},
+		"flannel.nftables":            {to: false, off: terway},
+		"flannel.extraArgs":           {to: []any{"--v=3"}, off: terway},
+		"flannel.resources":           {to: resources, off: terway},
+		"agent.cniConfDir":            {to: "/etc/cni/other"},
+		"agent.cniBinDir":             {to: "/opt/cni/other"},
+		"agent.kubeletDir":            {to: "/data/kubelet", off: flannel},
+		"agent.netnsDir":              {to: "/run/netns", off: flannel},
+		"agent.extraArgs":             {to: []any{"--cni-version=1.0.0"}},
+		"agent.resources":             {to: resources, off: flannel},
+	}
+	var defaults map[string]any
+	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &defaults)
+	delete(defaults, "eniConfig") // its keys are the controller's, which checks them
+	for _, path := range leaves(defaults, "") {
+		c, ok := changes[path]
+		if !ok {
+			t.Errorf("%s: this test does not know it", path)
+			continue
+		}
+		delete(changes, path)
+		for _, network := range []string{terway, flannel} {
+			base := with(network, c.base)
+			set := maps.Clone(c.base)
+			if set == nil {
+				set = map[string]any{}
+			}
+			set[path] = c.to
+			before, problem := helm.render(t, base)
+			if problem != "" {
+				t.Fatalf("%s: %v: %s", network, c.base, problem)
+			}
+			after, problem := helm.render(t, with(network, set))
+			switch {
+			case network == c.off:
+				if !strings.Contains(problem, "/"+strings.ReplaceAll(path, ".", "/")+"'") {
+					t.Errorf("%s: %s does nothing there and is not refused by its name: %q", network, path, problem)
+				}
+			case problem != "":
+				t.Errorf("%s: %s: %s", network, path, problem)
+			case maps.Equal(before, after) && network != c.same:
+				t.Errorf("%s: %s changes nothing and is not refused", network, path)
+			}
+		}
+	}
+	for path := range changes {
+		t.Errorf("values.yaml has no %s", path)
+	}
+}
