@@ -188,6 +188,8 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.stsEndpoint":      {to: "sts.example", base: map[string]any{"credentials.source": "rrsa", "credentials.roleARN": "acs:ram::1:role/r", "credentials.oidcProviderARN": "acs:ram::1:oidc-provider/p"}},
 		"controller.endpointNetwork":  {to: "public"},
 		"controller.sweepPeriod":      {to: "5m", off: flannel},
+		"controller.nodeGoneDelay":    {to: "7m", off: flannel},
+		"controller.surplusAfter":     {to: "7m", off: flannel},
 		"controller.extraArgs":        {to: []any{"--verbose"}},
 		"controller.nodeSelector":     {to: map[string]any{"a": "b"}},
 		"controller.resources":        {to: resources},
