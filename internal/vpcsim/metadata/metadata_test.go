@@ -23,7 +23,7 @@ type bench struct {
 	what *Instance
 }
 
-func service(t *testing.T) *bench {
+func service(t testing.TB) *bench {
 	t.Helper()
 	account, err := sts.NewAccount("1234567890123456", rand.Reader)
 	if err != nil {

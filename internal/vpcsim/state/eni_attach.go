@@ -86,13 +86,15 @@ func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error 
 		s.attach(eni, i)
 	}
 	from := s.now()
-	for _, o := range s.data.Operations {
-		// One that is still being made is attached when it is made.
-		if o.Kind == opENICreate && o.ID == eni.NetworkInterfaceId && o.Due.After(from) {
-			from = o.Due
+	if eni.Status == ENICreating {
+		for _, o := range s.data.Operations {
+			// What is still being made is attached when it is made.
+			if o.ID == eni.NetworkInterfaceId && o.Due.After(from) {
+				from = o.Due
+			}
 		}
+		s.cancel(eni.NetworkInterfaceId)
 	}
-	s.cancel(eni.NetworkInterfaceId)
 	eni.Status = ENIAttaching
 	s.enqueue(operation{
 		Kind: opENIAttach, ID: eni.NetworkInterfaceId, Due: from.Add(s.options.Timing.AttachENI), Held: s.data.StuckAttaching,

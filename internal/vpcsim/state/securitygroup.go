@@ -209,7 +209,8 @@ func (s *State) JoinSecurityGroup(req JoinSecurityGroupRequest) error {
 		return err
 	}
 	if err := s.checkGroupRoom([]string{g.SecurityGroupId}, eni.slots4()); err != nil {
-		return err
+		// Of all actions this one alone has the code in the past tense.
+		return forbidden("SecurityGroupInstanceLimitExceeded", "The maximum number of private IP addresses (%d) in security group %q is exceeded.", s.privateIPLimit(g), g.SecurityGroupId)
 	}
 	s.alter(eni, func() { eni.SecurityGroupIds = joined })
 	s.changed()

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -93,6 +94,15 @@ func parsePermission(direction string, p Permission) (SecurityGroupRule, error) 
 	return r, nil
 }
 
+// missingAs403 gives MissingParameter the status that Authorize and Modify have for it;
+// Revoke has 400.
+func missingAs403(err error) error {
+	if e, ok := err.(*Error); ok && e.Code == "MissingParameter" {
+		return &Error{http.StatusForbidden, e.Code, e.Message}
+	}
+	return err
+}
+
 // parsePorts normalises a port range: "22/22", "8000/9000" or all.
 func parsePorts(code, parameter, protocol, text string) (string, error) {
 	bad := func(want string) error {
@@ -178,7 +188,7 @@ func (s *State) authorize(action, direction string, req AuthorizeSecurityGroupRe
 		for _, p := range all {
 			r, err := parsePermission(direction, p)
 			if err != nil {
-				return false, err
+				return false, missingAs403(err)
 			}
 			if err := s.checkPeerGroup(g, r); err != nil {
 				return false, err
@@ -221,7 +231,7 @@ func (s *State) checkPeerGroup(g *SecurityGroup, r SecurityGroupRule) error {
 	case peer.VpcId != g.VpcId:
 		return badRequest("Invalid"+side+"GroupId.Mismatch", "Specified security group and %s group are not in the same VPC.", strings.ToLower(side))
 	case g.SecurityGroupType == SecurityGroupEnterprise:
-		return badRequest("UnsupportedOperation", "The rules of an enterprise security group cannot refer to a security group.")
+		return badRequest("OperationDenied", "The rules of an enterprise security group cannot refer to a security group.")
 	}
 	return nil
 }
@@ -332,12 +342,12 @@ func (s *State) modifyRule(action, direction string, req ModifySecurityGroupRule
 				return false, notFound("SecurityGroupRule.NotFound", "The specified rule %q does not exist among the %s rules of security group %s.", req.SecurityGroupRuleId, direction, g.SecurityGroupId)
 			}
 			if changed, err = parsePermission(direction, permissionOf(g.Rules[at]).with(req.Permission)); err != nil {
-				return false, err
+				return false, missingAs403(err)
 			}
 		} else {
 			wanted, err := parsePermission(direction, req.Permission)
 			if err != nil {
-				return false, err
+				return false, missingAs403(err)
 			}
 			at = slices.IndexFunc(g.Rules, func(r SecurityGroupRule) bool { return sameRule(r, wanted) })
 			if at < 0 {

@@ -49,7 +49,7 @@ func TestRules(t *testing.T) {
 		code   string
 	}{
 		{"protocol", with(func(p *state.Permission) { p.IpProtocol = "sctp" }), 400, "InvalidIpProtocol.ValueNotSupported"},
-		{"no protocol", with(func(p *state.Permission) { p.IpProtocol = "" }), 400, "MissingParameter"},
+		{"no protocol", with(func(p *state.Permission) { p.IpProtocol = "" }), 403, "MissingParameter"},
 		{"ports reversed", with(func(p *state.Permission) { p.PortRange = "90/80" }), 400, "InvalidIpProtocol.Malformed"},
 		{"no ports", with(func(p *state.Permission) { p.PortRange = "" }), 400, "InvalidIpProtocol.Malformed"},
 		{"ports of icmp", with(func(p *state.Permission) { p.IpProtocol = "icmp" }), 400, "InvalidIpProtocol.Malformed"},
@@ -73,7 +73,7 @@ func TestRules(t *testing.T) {
 		})
 	}
 	w.t = t
-	w.refused(400, "UnsupportedOperation", func() error {
+	w.refused(400, "OperationDenied", func() error {
 		return w.AuthorizeSecurityGroup(state.AuthorizeSecurityGroupRequest{SecurityGroupId: enterprise, Permission: state.Permission{IpProtocol: "all", SourceGroupId: other}})
 	})
 	check(w.AuthorizeSecurityGroup(state.AuthorizeSecurityGroupRequest{SecurityGroupId: w.sg, Permission: ok}))
@@ -174,4 +174,17 @@ func TestJoinAndLeave(t *testing.T) {
 	if e := w.getENI(eni.NetworkInterfaceId); e.SecurityGroupIds[0] != other || !e.SourceDestCheck || e.Description != "x" || !e.DeleteOnRelease {
 		t.Errorf("%+v", e)
 	}
+}
+
+// Join has a code of its own for a group that is full.
+func TestJoinOfAFullGroup(t *testing.T) {
+	w := newWorld(t, func(o *state.Options) { o.Limits.PrivateIPsPerNormal = 3 })
+	other := must(w.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: w.vpc}))
+	w.eni(func(r *state.CreateNetworkInterfaceRequest) {
+		r.SecurityGroupId, r.SecondaryPrivateIpAddressCount = other, 2
+	})
+	eni := w.eni().NetworkInterfaceId
+	w.refused(403, "SecurityGroupInstanceLimitExceeded", func() error {
+		return w.JoinSecurityGroup(state.JoinSecurityGroupRequest{SecurityGroupId: other, NetworkInterfaceId: eni})
+	})
 }
