@@ -240,7 +240,7 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 			return fmt.Errorf("--route-quota %d: want how many custom entries a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
 		}
 		return podroute.New(podroute.Options{
-			Client: mgr.GetClient(), Cloud: api, Config: store, Events: events,
+			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store, Events: events,
 			Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: f.namespace, Name: config.ConfigMapName}},
 			Log:     log, Now: time.Now, Random: rand.Float64, Metrics: metrics.Registry, Quota: f.routeQuota,
 			Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,

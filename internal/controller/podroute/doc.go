@@ -3,8 +3,8 @@
 //
 // It owns the entries inside the pod CIDR that carry the cluster's mark, and the
 // condition NetworkUnavailable of nodes. It must never delete an entry without
-// that mark, never change two things in the VPC at once, and never depend on what
-// it remembers: nodes and tables say everything. A batch that was cut short, by a
+// that mark, never delete one because a cache lacks a Node or has it otherwise than the API
+// server, never change two things in the VPC at once, and never depend on what it remembers: nodes and tables say everything. A batch that was cut short, by a
 // kill or a lost answer, is seen in the table.
 //
 // There is one item of work, the VPC. Package entries decides what comes next;

@@ -149,7 +149,7 @@ func (g *rig) network(cidr, vswitchCIDR string) (vpc, vswitch, group string) {
 func (g *rig) restart() {
 	g.fuse = &cloudtest.Fuse{}
 	g.r = New(Options{
-		Client: fusedClient{WithWatch: g.kube, g: g, fuse: g.fuse}, Cloud: fusedCloud{g.API, g}, Config: config.NewStore(g.cfg), Events: g.events,
+		Client: fusedClient{WithWatch: g.kube, g: g, fuse: g.fuse}, Live: g.kube, Cloud: fusedCloud{g.API, g}, Config: config.NewStore(g.cfg), Events: g.events,
 		Subject: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "eni-config", Namespace: "kube-system"}},
 		Log:     slog.New(slog.DiscardHandler), Now: g.Clock.Now, Random: func() float64 { return 0.5 }, Quota: g.quota,
 		Join: time.Second, Poll: time.Second, Retry: 2 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Resync: 5 * time.Minute,

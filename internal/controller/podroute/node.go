@@ -33,9 +33,19 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	var all []*node
+	r.seen, r.left = map[string]*corev1.Node{}, nil
+	said := map[string]bool{}
 	for i := range list.Items {
 		n := &node{object: &list.Items[i]}
+		name := n.object.Name
+		r.seen[name] = n.object
 		if nodeinfo.Ignored(n.object) {
+			if routed(n.object) {
+				// Without an instance its blocks are held: their entries stay as they are.
+				r.left = append(r.left, entries.Node{Name: name, Blocks: blocks(n.object)})
+				said["ignored/"+name] = true
+				r.voice.warn("ignored/"+name, name, "NodeIgnored", fmt.Sprintf("Node %s has a label by which Terway is to leave it alone, but its pods have routes: their entries stay as long as the Node is there", name))
+			}
 			continue
 		}
 		n.pure = entries.Node{Name: n.object.Name, Blocks: blocks(n.object)}
@@ -50,10 +60,32 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 		}
 		all = append(all, n)
 	}
+	r.voice.only(said, "ignored/")
 	slices.SortFunc(all, func(a, b *node) int {
 		return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), cmp.Compare(a.object.Name, b.object.Name))
 	})
 	return all, nil
+}
+
+// unseen returns a Node that the API server has otherwise than the cache and that an entry
+// to be deleted is of; nil if there is none.
+func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev1.Node, error) {
+	var list corev1.NodeList
+	if err := r.Live.List(ctx, &list); err != nil {
+		return nil, fmt.Errorf("list nodes before route entries are deleted: %w", err)
+	}
+	for i := range list.Items {
+		n := &list.Items[i]
+		if was := r.seen[n.Name]; was != nil && was.UID == n.UID && !matters(was, n) {
+			continue
+		}
+		for _, b := range blocks(n) {
+			if slices.ContainsFunc(doomed, func(e entries.Entry) bool { return e.Destination.Overlaps(b) }) {
+				return n, nil
+			}
+		}
+	}
+	return nil, nil
 }
 
 // blocks are a node's pod CIDRs, as far as they are ranges.

@@ -3,12 +3,14 @@ package podroute
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/vpcsim/faults"
@@ -543,6 +545,62 @@ func TestIgnoredNodes(t *testing.T) {
 	same.Spec.ProviderID = "cn-hangzhou.i-other"
 	if !matters(n, same) {
 		t.Error("another instance makes no work")
+	}
+}
+
+// A label that says that a node is to be ignored does not cut off the pods that it has.
+func TestIgnoredNodeWithRoutes(t *testing.T) {
+	g := newRig(t)
+	instance := g.join("n1", 1)
+	g.run(minute)
+	n := &corev1.Node{}
+	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "n1"}, n))
+	n.Labels = map[string]string{"network.terway.dev/ignore": "true"}
+	g.Must(g.kube.Update(context.Background(), n))
+	g.run(10 * minute)
+	if g.leads(blockN(1)) != instance || g.events.Count("NodeIgnored", "n1") != 1 {
+		t.Errorf("entries %+v, events %v", g.custom(0), g.events.All())
+	}
+	g.leave("n1")
+	g.run(minute)
+	if len(g.custom(0)) != 0 {
+		t.Errorf("entries %+v of a node that is gone", g.custom(0))
+	}
+}
+
+// lagging is a cache that lacks a Node.
+type lagging struct {
+	client.Client
+	without string
+}
+
+func (c lagging) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	if err := c.Client.List(ctx, list, opts...); err != nil {
+		return err
+	}
+	if nodes, ok := list.(*corev1.NodeList); ok {
+		nodes.Items = slices.DeleteFunc(nodes.Items, func(n corev1.Node) bool { return n.Name == c.without })
+	}
+	return nil
+}
+
+// Entries are not deleted on the word of a cache.
+func TestCacheWithoutANode(t *testing.T) {
+	g := newRig(t)
+	ids := []string{g.join("n1", 1), g.join("n2", 2)}
+	g.run(minute)
+	g.restart()
+	whole := g.r.Client
+	g.r.Client = lagging{whole, "n2"}
+	g.run(10 * minute)
+	if g.leads(blockN(1)) != ids[0] || g.leads(blockN(2)) != ids[1] || g.Calls("DeleteRouteEntries") != 0 {
+		t.Fatalf("entries %+v", g.custom(0))
+	}
+	g.r.Client = whole
+	g.leave("n2")
+	g.run(minute)
+	if g.leads(blockN(1)) != ids[0] || g.leads(blockN(2)) != "" {
+		t.Errorf("entries %+v", g.custom(0))
 	}
 }
 

@@ -46,6 +46,8 @@ type Cloud interface {
 // Options are what a Reconciler is made of.
 type Options struct {
 	Client client.Client
+	// Live reads past the cache.
+	Live   client.Reader
 	Cloud  Cloud
 	Config *config.Store
 	Events events.EventRecorder
@@ -74,6 +76,10 @@ type Reconciler struct {
 	steps     steps
 	voice     voice
 
+	// seen are the Nodes that the reconcile that runs knows, by name; left are those that
+	// are to be ignored but have their routes.
+	seen map[string]*corev1.Node
+	left []entries.Node
 	// cfg is the configuration of the reconcile that runs.
 	cfg *config.Config
 	// changed holds one event while a new configuration has not been looked at.
@@ -164,7 +170,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		return r.trouble(err), nil
 	}
 	mark := entries.Cluster{PodCIDR: r.cfg.PodRange(), Mark: Mark(r.cfg.ClusterID), Quota: r.Quota}
-	plan := entries.Make(mark, pure(nodes), tables)
+	plan := entries.Make(mark, append(pure(nodes), r.left...), tables)
 	r.steps.forget(plan)
 	r.metrics.show(plan, r.Quota)
 	untold = r.report(ctx, plan, nodes)

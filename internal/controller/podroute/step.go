@@ -99,6 +99,17 @@ func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration 
 	if !ok {
 		return wait
 	}
+	if len(next.Delete) > 0 {
+		// A cache that lags, or is not whole yet, is no reason to cut a node's pods off.
+		switch n, err := r.unseen(ctx, next.Delete); {
+		case err != nil:
+			r.Log.Warn("route entries are not deleted yet", "error", err)
+			return r.Retry
+		case n != nil:
+			r.Log.Warn("route entries are not deleted yet: the cache does not have the node as it is", "node", n.Name)
+			return r.Retry
+		}
+	}
 	r.steps.called, r.steps.aside = now, false
 	if len(next.Delete) > 0 {
 		return r.delete(ctx, next)
