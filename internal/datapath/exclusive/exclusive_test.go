@@ -314,6 +314,7 @@ func TestRepair(t *testing.T) {
 		{"MTU", func() { p.IP("link set eth0 mtu 1400") }, "MTU"},
 		{"MAC", func() { p.IP("link set eth0 address 02:00:00:00:00:02") }, "MAC 02:00:00:00:00:02"},
 		{"veth", func() { p.IP("link del veth1") }, "device tw"},
+		{"ARP on the node", func() { n0.IP("link set " + p.Wiring.HostIfName + " arp on") }, "answers ARP"},
 		{"route to Services", func() { p.IP("route del " + suite.ServiceCIDR) }, "route to " + suite.ServiceCIDR},
 		{"route to the node", func() { p.IP("-6 route del " + n0.V6.String()) }, "route to " + n0.V6.String()},
 	} {
