@@ -36,11 +36,28 @@ func (a *Agent) RepairLoop(ctx context.Context, period, pause time.Duration, rea
 			return
 		case <-time.After(pause):
 		}
+		if !a.awaitRepair(ctx, tick.C) {
+			return
+		}
+	}
+}
+
+// awaitRepair waits for the next round. Waiting is no hanging, however long the period is.
+func (a *Agent) awaitRepair(ctx context.Context, tick <-chan time.Time) bool {
+	alive := time.NewTicker(stuck / 4)
+	defer alive.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			return
-		case <-tick.C:
+			return false
+		case <-tick:
+			return true
 		case <-a.Repairs():
+			return true
+		case <-alive.C:
+			a.mu.Lock()
+			a.looked = a.Now()
+			a.mu.Unlock()
 		}
 	}
 }

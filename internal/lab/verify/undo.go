@@ -23,7 +23,7 @@ import (
 func (e *Env) undo(ctx context.Context) error {
 	errs := []error{e.Lab.Cloud.RemoveFault(ctx, faultName)}
 	if e.Lab.Options.Network == lab.NetworkTerway {
-		errs = append(errs, e.putVSwitchesBack(ctx), e.removeVSwitch(ctx), e.putControllerBack(ctx))
+		errs = append(errs, e.putVSwitchesBack(ctx), e.removeVSwitch(ctx), e.putControllerBack(ctx), e.putAgentsBack(ctx))
 		for _, m := range e.Lab.Machines {
 			errs = append(errs, e.forward(m.Name, true))
 		}

@@ -1,0 +1,361 @@
+package verify
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
+
+	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/lab"
+)
+
+var repair = Check{
+	Name: "repair",
+	About: "what somebody takes away of a node's rules, routes, table and links is back, because the agent heard of it (its periodic look is an hour off meanwhile); " +
+		"the gap that each of three probes of 100/s sees is measured",
+	NotFor:  map[string]string{lab.NetworkFlannel: "nothing of Terway's is in a node's kernel"},
+	Trouble: true, Shared: true,
+	Run: func(ctx context.Context, e *Env) (_ string, err error) {
+		na, nb, err := e.twoNodes()
+		if err != nil {
+			return "", err
+		}
+		defer func() { err = errors.Join(err, e.putAgentsBackSurely(ctx)) }()
+		if err := e.changeAgents(ctx, lookRarely); err != nil {
+			return "", err
+		}
+		pods, err := e.podOn(ctx, na, nb)
+		if err != nil {
+			return "", err
+		}
+		by, err := e.carrier(ctx, na, pods[0])
+		if err != nil {
+			return "", err
+		}
+		near, err := podNetNS(pods[0])
+		if err != nil {
+			return "", err
+		}
+		far, err := podNetNS(pods[1])
+		if err != nil {
+			return "", err
+		}
+		// Probes answer in the pods, and each opens a flow of its own: one that runs would not
+		// notice much where packets go past the host stack.
+		echoes := &traffic{done: make(chan struct{})}
+		defer func() {
+			for _, s := range echoes.servers {
+				_ = s.Close()
+			}
+		}()
+		for _, ns := range []string{near, far} {
+			if err := echoes.serve(ns); err != nil {
+				return "", err
+			}
+		}
+		probes := []*probe{
+			{name: "pod → pod of the other node", netns: near, to: pods[1].Status.PodIP},
+			{name: "pod of the other node → pod", netns: far, to: pods[0].Status.PodIP},
+			{name: "node → its pod", netns: na.NetNS, to: pods[0].Status.PodIP},
+		}
+		var lines []string
+		for _, c := range []struct {
+			name     string
+			commands []string
+		}{
+			{"rules flushed", []string{"ip rule flush protocol 84", "ip -6 rule flush protocol 84"}},
+			{"routes flushed", []string{"ip route flush table all proto 84", "ip -6 route flush table all proto 84"}},
+			{"nftables table deleted", []string{"nft delete table inet terway"}},
+			{"link of " + by.eni.ID + " down and up", []string{"ip link set " + by.dev.Name + " down", "ip link set " + by.dev.Name + " up"}},
+		} {
+			gaps, err := e.cut(ctx, na.Name, probes, c.commands)
+			if err != nil {
+				return strings.Join(lines, "; "), fmt.Errorf("%s on %s: %w", c.name, na.Name, err)
+			}
+			lines = append(lines, c.name+": "+gaps)
+		}
+		return "longest gaps, " + strings.Join(lines, "; "), nil
+	},
+}
+
+// repairPatience is for a repair that hearing of the change brought; the periodic look is
+// lookPeriod off.
+const (
+	repairPatience = 30 * time.Second
+	lookPeriod     = time.Hour
+)
+
+// cut runs commands on a node while the probes run, waits until what is Terway's is as it was
+// and the probes answer, and returns their gaps.
+func (e *Env) cut(ctx context.Context, node string, probes []*probe, commands []string) (string, error) {
+	before, err := e.programmed(node)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range probes {
+		p.start()
+	}
+	stop := sync.OnceFunc(func() {
+		for _, p := range probes {
+			p.stop()
+		}
+	})
+	defer stop()
+	if err := e.within(ctx, repairPatience, "the probes to be answered at first", answered(probes)); err != nil {
+		return "", err
+	}
+	for _, c := range commands {
+		if _, err := e.onNode(node, strings.Fields(c)...); err != nil {
+			return "", err
+		}
+	}
+	var now string
+	if err := e.within(ctx, repairPatience, "the kernel of "+node+" to have again what it had", func(context.Context) (_ bool, err error) {
+		now, err = e.programmed(node)
+		return now == before, err
+	}); err != nil {
+		return "", fmt.Errorf("%w; it had\n%s\nand has\n%s", err, before, now)
+	}
+	for _, p := range probes {
+		p.mark()
+	}
+	if err := e.within(ctx, repairPatience, "the probes to be answered again", answered(probes)); err != nil {
+		return "", err
+	}
+	stop()
+	var gaps []string
+	for _, p := range probes {
+		gaps = append(gaps, fmt.Sprintf("%s %d ms", p.name, p.gap().Milliseconds()))
+	}
+	return strings.Join(gaps, ", "), nil
+}
+
+// programmed is what of a node's rules, routes and tables is Terway's, in an order.
+func (e *Env) programmed(node string) (string, error) {
+	var all []string
+	for _, c := range []string{
+		"ip rule show", "ip -6 rule show", "ip route show table all proto 84", "ip -6 route show table all proto 84", "nft -s list table inet terway",
+	} {
+		out, err := e.onNode(node, strings.Fields(c)...)
+		if err != nil && strings.HasPrefix(c, "nft") {
+			out, err = "no table inet terway", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		lines := strings.Split(out, "\n")
+		if !strings.HasPrefix(c, "nft") { // rules of one priority have no order; elements of maps neither
+			slices.Sort(lines)
+		} else {
+			lines = slices.DeleteFunc(lines, func(l string) bool {
+				return strings.Contains(l, `comment "table `) || strings.Contains(l, "elements = ")
+			})
+		}
+		all = append(all, lines...)
+	}
+	return strings.Join(all, "\n"), nil
+}
+
+// onNode runs a program in a node's namespaces.
+func (e *Env) onNode(node string, args ...string) (string, error) {
+	cmd, err := e.Lab.Shell(node, args)
+	if err != nil {
+		return "", err
+	}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return string(out), fmt.Errorf("on %s: %s: %w: %s", node, strings.Join(args, " "), err, bytes.TrimSpace(out))
+	}
+	return string(out), nil
+}
+
+const (
+	probePeriod = 10 * time.Millisecond
+	probeWait   = time.Second
+)
+
+// probe asks an echo again and again, each time from another port.
+type probe struct {
+	name, netns, to string
+
+	done    chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex
+	ok      []time.Time // when probes were sent that were answered
+	since   time.Time   // see answered
+}
+
+func (p *probe) start() {
+	p.done, p.ok, p.since = make(chan struct{}), nil, time.Now()
+	p.running.Go(func() {
+		tick := time.NewTicker(probePeriod)
+		defer tick.Stop()
+		for {
+			select {
+			case <-p.done:
+				return
+			case at := <-tick.C:
+				p.running.Go(func() { p.once(at) })
+			}
+		}
+	})
+}
+
+func (p *probe) once(at time.Time) {
+	var conn net.Conn
+	err := kernel.InNSAt(p.netns, func() (err error) {
+		conn, err = net.Dial("udp", net.JoinHostPort(p.to, strconv.Itoa(trafficPort)))
+		return err
+	})
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	buf := []byte("is anybody there?")
+	if conn.SetDeadline(time.Now().Add(probeWait)) != nil {
+		return
+	}
+	if _, err := conn.Write(buf); err != nil {
+		return
+	}
+	if _, err := io.ReadFull(conn, buf); err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ok = append(p.ok, at)
+}
+
+// mark begins a new wait for answers.
+func (p *probe) mark() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.since = time.Now()
+}
+
+// answered says that each of the probes has had answers to what it sent since mark.
+func answered(probes []*probe) func(context.Context) (bool, error) {
+	const some = 10
+	return func(context.Context) (bool, error) {
+		for _, p := range probes {
+			p.mu.Lock()
+			n := 0
+			for _, at := range p.ok {
+				if at.After(p.since) {
+					n++
+				}
+			}
+			p.mu.Unlock()
+			if n < some {
+				return false, nil
+			}
+		}
+		return true, nil
+	}
+}
+
+func (p *probe) stop() {
+	close(p.done)
+	p.running.Wait()
+}
+
+// gap is the longest time between two probes that were answered, with none between them.
+func (p *probe) gap() time.Duration {
+	slices.SortFunc(p.ok, time.Time.Compare)
+	var longest time.Duration
+	for i := 1; i < len(p.ok); i++ {
+		longest = max(longest, p.ok[i].Sub(p.ok[i-1]))
+	}
+	return longest
+}
+
+const (
+	agentName = "terwayd"
+	// agentAnnotation on the agents' DaemonSet has its arguments from before a check.
+	agentAnnotation = "lab.terway.dev/before-check"
+)
+
+// lookRarely gives the agents a period of their look at the kernel within which no check ends.
+func lookRarely(args []string) []string {
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--repair-period=") })
+	return append(args, "--repair-period="+lookPeriod.String())
+}
+
+// changeAgents changes the agents' arguments and waits until all have them.
+func (e *Env) changeAgents(ctx context.Context, change func(args []string) []string) error {
+	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
+		args := &d.Spec.Template.Spec.Containers[0].Args
+		if _, noted := d.Annotations[agentAnnotation]; !noted {
+			b, err := json.Marshal(*args)
+			if err != nil {
+				return fmt.Errorf("note what is there: %w", err)
+			}
+			metav1.SetMetaDataAnnotation(&d.ObjectMeta, agentAnnotation, string(b))
+		}
+		*args = change(*args)
+		return nil
+	})
+}
+
+// putAgentsBack undoes changeAgents.
+func (e *Env) putAgentsBack(ctx context.Context) error {
+	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
+		note, noted := d.Annotations[agentAnnotation]
+		if !noted {
+			return nil
+		}
+		var args []string
+		if err := json.Unmarshal([]byte(note), &args); err != nil {
+			return fmt.Errorf("annotation %s is %q: want JSON with a list of arguments: %w", agentAnnotation, note, err)
+		}
+		d.Spec.Template.Spec.Containers[0].Args = args
+		delete(d.Annotations, agentAnnotation)
+		return nil
+	})
+}
+
+// putAgentsBackSurely does it after a failure or an interrupt, too.
+func (e *Env) putAgentsBackSurely(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
+	defer cancel()
+	return e.putAgentsBack(ctx)
+}
+
+func (e *Env) editAgents(ctx context.Context, edit func(*appsv1.DaemonSet) error) error {
+	sets := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem)
+	var d *appsv1.DaemonSet
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() (err error) {
+		if d, err = sets.Get(ctx, agentName, metav1.GetOptions{}); err != nil {
+			return err
+		}
+		if err := edit(d); err != nil {
+			return err
+		}
+		d, err = sets.Update(ctx, d, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("change DaemonSet %s: %w", agentName, err)
+	}
+	return e.poll(ctx, "DaemonSet "+agentName+" to have a ready pod of its last form on each node", func() (bool, error) {
+		now, err := sets.Get(ctx, agentName, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		s := now.Status
+		return s.ObservedGeneration >= d.Generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled, nil
+	})
+}
