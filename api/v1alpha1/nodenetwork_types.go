@@ -110,7 +110,7 @@ type NodeNetworkSpec struct {
 	TakenAway []TakenAway `json:"takenAway,omitempty"`
 
 	// Conditions say what the controller cannot do for the node and why
-	// (types AddressesAvailable, LimitsFromCloud, AddressesGone and NodeGone).
+	// (types AddressesAvailable, LimitsFromCloud, AddressesGone, AgentAlive and NodeGone).
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -325,6 +325,15 @@ const (
 	// because the Node object is not there, is to be ignored or is another instance now.
 	// The message says what is waited for.
 	ConditionNodeGone = "NodeGone"
+
+	// ConditionAgentAlive (spec) is False while the node's agent does not renew its Lease, and
+	// is not there otherwise.
+	ConditionAgentAlive = "AgentAlive"
+
+	// LeasePrefix and the node's name are the name of its agent's Lease, in Terway's
+	// namespace; LabelLease is on all of them.
+	LeasePrefix = "terwayd-"
+	LabelLease  = "network.terway.dev/agent"
 
 	// TaintNotReady keeps pods away from a node whose network is not ready.
 	TaintNotReady = "network.terway.dev/not-ready"

@@ -18,10 +18,13 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -39,6 +42,9 @@ import (
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
 )
+
+// leader is the Lease of the replica that leads.
+const leader = "terway-controller"
 
 type flags struct {
 	credentials                      string
@@ -131,13 +137,21 @@ func run(ctx context.Context, f flags) error {
 	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
 	}}
+	// The Leases of agents, and no other's.
+	agents, err := labels.NewRequirement(v1alpha1.LabelLease, selection.Exists, nil)
+	if err != nil {
+		return err
+	}
+	cached[&coordinationv1.Lease{}] = cache.ByObject{
+		Namespaces: map[string]cache.Config{f.namespace: {LabelSelector: labels.NewSelector().Add(*agents)}},
+	}
 	options := ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   cache.Options{ByObject: cached},
 		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
 		HealthProbeBindAddress:  "0", // serveHealth: it is asked before the manager runs
 		LeaderElection:          true,
-		LeaderElectionID:        "terway-controller",
+		LeaderElectionID:        leader,
 		LeaderElectionNamespace: f.namespace,
 		// The process ends right after: a successor need not wait for the lease.
 		LeaderElectionReleaseOnCancel: true,
@@ -257,6 +271,9 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		GoneDelay: f.goneDelay, Patience: f.patience,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
+		return err
+	}
+	if err := mgr.Add(&nodenetwork.Agents{Reconciler: r, Namespace: f.namespace, Leader: leader, Period: 5 * time.Second}); err != nil {
 		return err
 	}
 	return mgr.Add(&nodenetwork.Sweeper{Reconciler: r, Period: f.sweep, Age: f.orphanAge})

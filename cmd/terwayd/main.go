@@ -35,7 +35,7 @@ import (
 const podLinks = "tw"
 
 type flags struct {
-	nodeName, kubeconfig             string
+	nodeName, namespace, kubeconfig  string
 	stateDir, socket                 string
 	kubeletDir, hostRoot             string
 	cniConfDir, cniBinDir, pluginBin string
@@ -58,6 +58,7 @@ func main() {
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "the node's name in Kubernetes (default: $NODE_NAME)")
+	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the agent's Lease, by which the controller sees that the agent lives (default: $POD_NAMESPACE); empty: there is none")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's service account)")
 	fl.StringVar(&f.stateDir, "state-dir", "/run/terway/state", "directory of the journal; must outlive the agent, not the node's boot")
 	fl.StringVar(&f.socket, "socket", "/run/terway/terway.sock", "socket on which the CNI plugin calls")
@@ -137,9 +138,13 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
+	var leaseDuration time.Duration
+	if f.namespace != "" {
+		leaseDuration = agent.LeaseDuration
+	}
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
-		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell,
+		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
@@ -185,6 +190,9 @@ func run(ctx context.Context, f flags) error {
 	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
 	wg.Go(func() { cancel(nodes.Run(ctx)) })
 	wg.Go(func() { offer.Run(ctx) })
+	if f.namespace != "" {
+		wg.Go(func() { agent.Lease{Client: cluster.Client, Namespace: f.namespace, Node: f.nodeName}.Run(ctx, a) })
+	}
 	for _, p := range pages {
 		wg.Go(func() {
 			if err := agent.ServeHTTP(ctx, p.l, p.h); err != nil {

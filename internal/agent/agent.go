@@ -63,6 +63,8 @@ type Options struct {
 	// DeviceGone is told at once when the device of an ENI vanished from the node (one that
 	// moved into its pod too). It may be nil, and must not wait.
 	DeviceGone func(device string, mac net.HardwareAddr)
+	// LeaseDuration is how long the agent's Lease is good; 0 if it has none.
+	LeaseDuration time.Duration
 	// Metrics may be nil.
 	Metrics *Metrics
 }

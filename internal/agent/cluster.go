@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
@@ -22,6 +23,9 @@ func Scheme() (*runtime.Scheme, error) {
 	if err := corev1.AddToScheme(s); err != nil {
 		return nil, err
 	}
+	if err := coordinationv1.AddToScheme(s); err != nil {
+		return nil, err
+	}
 	if err := v1alpha1.AddToScheme(s); err != nil {
 		return nil, err
 	}
@@ -38,6 +42,7 @@ func known() (*runtime.Scheme, meta.RESTMapper, error) {
 	mapper := meta.NewDefaultRESTMapper(nil)
 	mapper.Add(v1alpha1.GroupVersion.WithKind("NodeNetwork"), meta.RESTScopeRoot)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
 	return scheme, mapper, nil
 }
 

@@ -27,6 +27,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		Released:           strs(released),
 		MissingENIs:        a.missingLocked(),
 		UncountedENIs:      a.uncountedLocked(),
+		LeaseSeconds:       int(a.LeaseDuration / time.Second),
 	}
 	st.Demand, st.ENIDemand = a.demandLocked()
 	for _, u := range used {

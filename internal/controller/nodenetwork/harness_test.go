@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -82,6 +83,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	scheme := runtime.NewScheme()
 	g.Must(v1alpha1.AddToScheme(scheme))
 	g.Must(corev1.AddToScheme(scheme))
+	g.Must(coordinationv1.AddToScheme(scheme))
 	g.kube = fake.NewClientBuilder().WithScheme(scheme).WithStatusSubresource(&v1alpha1.NodeNetwork{}).
 		WithIndex(&corev1.Node{}, indexInstance, instanceOf).WithInterceptorFuncs(generations()).Build()
 	g.restart()

@@ -16,7 +16,8 @@ import (
 // mark writes onto the Node what the scheduler must know: the taint until the
 // network is ready, and how many pods it can hold.
 func (w *work) mark(ctx context.Context) error {
-	ready := meta.IsStatusConditionTrue(w.nn.Status.Conditions, v1alpha1.ConditionReady)
+	// What a dead agent reported last stands.
+	ready := meta.IsStatusConditionTrue(w.nn.Status.Conditions, v1alpha1.ConditionReady) && !silent(w.nn)
 	n := w.node.DeepCopy()
 	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
 	tainted := slices.ContainsFunc(n.Spec.Taints, is)

@@ -16,6 +16,8 @@ import (
 type memory struct {
 	// doubt: the cloud must be compared with the spec before the next plan.
 	doubt atomic.Bool
+	// life is what is known of the node's agent; Agents sets it.
+	life atomic.Int32
 	// generation is that of the spec last written; 0: not read by this process yet.
 	generation int64
 	// changed is when the last call that changes the node's ENIs ended. An older

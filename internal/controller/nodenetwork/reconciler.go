@@ -210,10 +210,7 @@ func (r *Reconciler) read(ctx context.Context, name string, mem *memory) (*v1alp
 // Wake asks for a node to be compared with the cloud and reconciled.
 func (r *Reconciler) Wake(name string) {
 	r.memories.get(name).doubt.Store(true)
-	select {
-	case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}}:
-	default: // the queue is full: the next sweep asks again
-	}
+	r.look(name)
 }
 
 func (r *Reconciler) warn(obj client.Object, reason, message string) {

@@ -35,6 +35,7 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		w.again(w.Retry)
 	}
 	w.report()
+	w.reportAgent()
 	w.tellGone()
 	w.tellDatapath()
 	w.offer()

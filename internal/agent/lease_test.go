@@ -1,0 +1,58 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// The Lease says that the agent looks at its node, not that its process is there.
+func TestOnlyAnAgentThatMakesProgressRenewsItsLease(t *testing.T) {
+	e := newEnv(t, 1)
+	want := e.a.want
+	e.kill()
+	e.start()
+	if e.a.progresses() {
+		t.Error("an agent that has not looked yet renews its Lease")
+	}
+	e.setWant(want)
+	if !e.a.progresses() {
+		t.Error("an agent that has looked does not renew its Lease")
+	}
+	e.sleep(stuck)
+	if e.a.progresses() {
+		t.Error("an agent whose repair loop hangs renews its Lease")
+	}
+	e.dp.failSync = errors.New("no such table")
+	_ = e.a.Repair(t.Context())
+	if !e.a.progresses() {
+		t.Error("an agent that finds trouble is no dead one: it reports the trouble")
+	}
+}
+
+func TestLease(t *testing.T) {
+	node, nn := unversioned(nodeObjects(1))
+	node.UID = "uid-node"
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	l := Lease{Client: c.Client, Namespace: "kube-system", Node: "node-1"}
+	now := time.Unix(1_700_000_000, 0)
+	for range 3 {
+		now = now.Add(leaseRenewal)
+		if err := l.renew(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		got := &coordinationv1.Lease{}
+		if err := api.Get(t.Context(), client.ObjectKey{Namespace: "kube-system", Name: "terwayd-node-1"}, got); err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := got.Labels[v1alpha1.LabelLease]; !ok || !got.Spec.RenewTime.Time.Equal(now) || len(got.OwnerReferences) != 1 || got.OwnerReferences[0].UID != "uid-node" {
+			t.Fatalf("lease %+v, want one of the Node's, renewed at %v", got, now)
+		}
+	}
+}

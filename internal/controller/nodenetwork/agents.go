@@ -1,0 +1,236 @@
+package nodenetwork
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	coordinationv1 "k8s.io/api/coordination/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+const (
+	// silencedAtOnce is how many agents one look may find silent. Looks are seconds apart, so
+	// a mistake that concerns all nodes can be seen before it has tainted all of them.
+	silencedAtOnce = 10
+	// tooManySilent, in hundredths of the nodes, and from fewSilent on: then it is not the
+	// agents but what is between them and the API server, and no more nodes are tainted. The
+	// node lifecycle controller has the same figures (unhealthyZoneThreshold 0.55, and three
+	// nodes).
+	tooManySilent = 55
+	fewSilent     = 3
+)
+
+// Agents watches the Leases of the nodes' agents. An agent that has not renewed its Lease
+// for as long as that is good is dead or stuck, and its node is tainted until it does again.
+//
+// When a Lease was renewed is observed by the controller's own clock. It begins to count
+// when the controller begins to look, and again when the API server could not be asked:
+// the agents could not renew then either.
+type Agents struct {
+	*Reconciler
+	// Namespace of the Leases, Leader the controller's own in it.
+	Namespace, Leader string
+	Period            time.Duration
+
+	seen map[string]renewal
+	// sure is since when what was observed is worth something, last when it was last looked.
+	sure, last time.Time
+	many       bool
+}
+
+// renewal is a Lease's last one.
+type renewal struct {
+	time metav1.MicroTime
+	// at is when it was first seen; moved: there was another one before.
+	at    time.Time
+	moved bool
+}
+
+// What is known of an agent (memory.life).
+const (
+	lifeUnknown int32 = iota // what was said of it stands
+	lifeAlive
+	lifeSilent
+)
+
+// NeedLeaderElection: only the leader looks.
+func (s *Agents) NeedLeaderElection() bool { return true }
+
+// Start looks until ctx is done.
+func (s *Agents) Start(ctx context.Context) error {
+	tick := time.NewTicker(s.Period)
+	defer tick.Stop()
+	for {
+		if err := s.Look(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Warn("look for the agents' Leases", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Look compares once.
+func (s *Agents) Look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, max(s.Period, time.Second))
+	defer cancel()
+	now := s.Now()
+	if _, err := s.live(ctx, s.Leader); err != nil {
+		s.sure = time.Time{}
+		return fmt.Errorf("ask the API server: %w", err)
+	}
+	if s.sure.IsZero() || now.Sub(s.last) > 3*s.Period { // blind, or asleep, until now
+		s.sure = now
+	}
+	s.last = now
+
+	leases, nns := &coordinationv1.LeaseList{}, &v1alpha1.NodeNetworkList{}
+	if err := s.Client.List(ctx, leases, client.InNamespace(s.Namespace), client.HasLabels{v1alpha1.LabelLease}, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list Leases: %w", err)
+	}
+	if err := s.Client.List(ctx, nns, client.UnsafeDisableDeepCopy); err != nil {
+		return fmt.Errorf("list NodeNetworks: %w", err)
+	}
+	renewed := map[string]metav1.MicroTime{}
+	for i := range leases.Items {
+		if t := leases.Items[i].Spec.RenewTime; t != nil {
+			renewed[leases.Items[i].Name] = *t
+		}
+	}
+	seen := map[string]renewal{}
+	var old []*v1alpha1.NodeNetwork
+	for i := range nns.Items {
+		nn := &nns.Items[i]
+		if nn.Status.LeaseSeconds == 0 || !nn.DeletionTimestamp.IsZero() {
+			s.judge(nn, lifeAlive) // as far as anybody can know
+			continue
+		}
+		is := s.observe(nn.Name, renewed[v1alpha1.LeasePrefix+nn.Name], now)
+		seen[nn.Name] = is
+		switch {
+		case s.silence(is, now) >= time.Duration(nn.Status.LeaseSeconds)*time.Second:
+			old = append(old, nn)
+		case is.moved:
+			s.judge(nn, lifeAlive)
+		}
+	}
+	s.seen = seen
+	many := len(old) >= fewSilent && len(old)*100 > len(seen)*tooManySilent
+	if many && !s.many {
+		s.Log.Error("most agents do not renew their Leases: no more nodes are tainted for it; look at the way from the nodes to the API server, and at the pods of terwayd", "silent", len(old), "nodes", len(seen))
+	}
+	if s.many = many; many {
+		return nil
+	}
+	return s.silent(ctx, old)
+}
+
+// silent judges agents whose Lease is old, those that have been silent longest first and a
+// few at a time.
+func (s *Agents) silent(ctx context.Context, old []*v1alpha1.NodeNetwork) error {
+	slices.SortFunc(old, func(a, b *v1alpha1.NodeNetwork) int {
+		return cmp.Or(s.seen[a.Name].at.Compare(s.seen[b.Name].at), cmp.Compare(a.Name, b.Name))
+	})
+	left := silencedAtOnce
+	for _, nn := range old {
+		if s.memories.get(nn.Name).life.Load() == lifeSilent {
+			s.judge(nn, lifeSilent)
+			continue
+		}
+		if left == 0 {
+			continue
+		}
+		left--
+		t, err := s.live(ctx, v1alpha1.LeasePrefix+nn.Name) // the cache may lag
+		if err != nil {
+			return fmt.Errorf("read the Lease of node %s: %w", nn.Name, err)
+		}
+		if was := s.seen[nn.Name]; !t.Equal(&was.time) {
+			s.seen[nn.Name] = renewal{time: t, at: s.Now(), moved: true}
+			continue
+		}
+		s.judge(nn, lifeSilent)
+	}
+	return nil
+}
+
+// observe takes a Lease's renewal as the cache has it; zero if there is none.
+func (s *Agents) observe(node string, t metav1.MicroTime, now time.Time) renewal {
+	is, before := s.seen[node]
+	switch {
+	case !before:
+		return renewal{time: t, at: now}
+	case !t.IsZero() && !t.Equal(&is.time):
+		return renewal{time: t, at: now, moved: true}
+	}
+	return is
+}
+
+// silence is for how long an agent is known not to have renewed its Lease.
+func (s *Agents) silence(r renewal, now time.Time) time.Duration {
+	since := r.at
+	if s.sure.After(since) {
+		since = s.sure
+	}
+	return now.Sub(since)
+}
+
+// live reads past the cache when a Lease was renewed; zero if there is none.
+func (s *Agents) live(ctx context.Context, name string) (metav1.MicroTime, error) {
+	l := &coordinationv1.Lease{}
+	if err := s.Live.Get(ctx, client.ObjectKey{Namespace: s.Namespace, Name: name}, l); client.IgnoreNotFound(err) != nil {
+		return metav1.MicroTime{}, err
+	}
+	if l.Spec.RenewTime == nil {
+		return metav1.MicroTime{}, nil
+	}
+	return *l.Spec.RenewTime, nil
+}
+
+// judge remembers what is known of an agent, and has its node reconciled if the spec says
+// otherwise.
+func (s *Agents) judge(nn *v1alpha1.NodeNetwork, life int32) {
+	s.memories.get(nn.Name).life.Store(life)
+	if (life == lifeSilent) != silent(nn) {
+		s.look(nn.Name)
+	}
+}
+
+// look asks for a node to be reconciled.
+func (r *Reconciler) look(name string) {
+	select {
+	case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}}:
+	default: // the queue is full: whoever asks asks again
+	}
+}
+
+// silent reports whether the spec says that the agent is.
+func silent(nn *v1alpha1.NodeNetwork) bool {
+	return meta.IsStatusConditionFalse(nn.Spec.Conditions, v1alpha1.ConditionAgentAlive)
+}
+
+// reportAgent writes the condition AgentAlive.
+func (w *work) reportAgent() {
+	switch w.mem.life.Load() {
+	case lifeAlive:
+		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionAgentAlive)
+	case lifeSilent:
+		c := metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired",
+			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s%s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",
+				v1alpha1.LeasePrefix, w.name, v1alpha1.TaintNotReady)}
+		if w.condition(c) {
+			w.warn(w.node, "AgentSilent", c.Message)
+			w.warn(w.nn, "AgentSilent", c.Message)
+		}
+	}
+}
