@@ -38,6 +38,10 @@
 // anew within that time of an unassignment, are not borne: an address that is taken for
 // one of the node's is then offered until the lists are right.
 //
+// Before anything is destroyed the API server is asked, not the cache, and a deletion names
+// the UID of what it means. Order is checked against what is durable: the generation of the
+// spec that the node has confirmed, not what this process remembers.
+//
 // Fixing one difference moves the records of the spec: nothing holds a pointer into them
 // over a cut or a save, but their tokens. What was taken is given back in a defer, the
 // doubt about a node above all: without it the node is not compared again.
