@@ -146,6 +146,9 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 		}
 	}
 	n.count(nn)
+	if ids := nn.Status.MissingENIs; len(ids) > 0 {
+		n.problem("the devices of %s are not on the node, although the controller takes them for attached: it looks what the cloud says", few(ids))
+	}
 	n.lost(nn)
 	if n.Waiting = nn.Status.Demand + nn.Status.ENIDemand; n.Waiting > 0 && !said && !underWay(nn) {
 		n.problem("%s for an address or an ENI, and terway-controller does nothing about it and has not said why; its log may", waits(n.Waiting))
@@ -194,21 +197,12 @@ func few(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// lost finds the pods whose address the controller does not know on any ENI of the node,
-// or on one that is being detached.
+// lost finds the pods whose address is on none of the node's ENIs.
 func (n *Node) lost(nn *v1alpha1.NodeNetwork) {
-	there := map[string]bool{}
-	for _, e := range nn.Spec.ENIs {
-		for _, a := range e.Addresses {
-			there[a.Address] = e.Phase != v1alpha1.ENIDetaching
-		}
-	}
 	var names []string
-	for _, u := range nn.Status.Used {
-		if !there[u.Address] {
-			n.Lost = append(n.Lost, LostPod{Pod: u.Pod, Address: u.Address})
-			names = append(names, fmt.Sprintf("%s (%s)", u.Pod, u.Address))
-		}
+	for _, u := range nn.Stranded() {
+		n.Lost = append(n.Lost, LostPod{Pod: u.Pod, Address: u.Address})
+		names = append(names, fmt.Sprintf("%s (%s)", u.Pod, u.Address))
 	}
 	switch len(names) {
 	case 0:
