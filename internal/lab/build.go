@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -148,18 +149,20 @@ func (o *Options) fresh(ctx context.Context, t target) (bool, string, error) {
 func (o *Options) stamp(ctx context.Context, t target) (string, error) {
 	h := sha256.New()
 	dir := filepath.Join(o.Source, t.dir)
-	files, err := filepath.Glob(filepath.Join(dir, "*"))
-	if err != nil {
-		return "", fmt.Errorf("list %s: %w", dir, err)
-	}
-	slices.Sort(files)
-	for _, f := range files {
+	// In the order of their names; a module may have packages in folders.
+	if err := filepath.WalkDir(dir, func(f string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
 		b, err := os.ReadFile(f)
 		if err != nil {
-			return "", fmt.Errorf("stamp %s: %w", t.name, err)
+			return err
 		}
-		fmt.Fprintf(h, "%s %d\n", filepath.Base(f), len(b))
+		fmt.Fprintf(h, "%s %d\n", strings.TrimPrefix(f, dir+"/"), len(b))
 		h.Write(b)
+		return nil
+	}); err != nil {
+		return "", fmt.Errorf("stamp %s: %w", t.name, err)
 	}
 	version, err := goCommand(ctx, dir, t.cgo, "env", "GOVERSION", "GOARCH").Output()
 	if err != nil {
