@@ -31,15 +31,13 @@ func (w *work) compare(ctx context.Context) (err error) {
 }
 
 func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
-	v, err := w.list.cluster(ctx, w.mem.changed)
-	if err != nil {
-		return false, errors.Join(errBlind, fmt.Errorf("list the cluster's ENIs: %w", err))
+	if w.paused("list") {
+		return false, errBlind
 	}
-	ours := map[string]cloud.ENI{}
-	for id, c := range v.enis {
-		if c.Tags[TagNode] == w.name {
-			ours[id] = c
-		}
+	ours, at, err := w.ours(ctx)
+	w.tried("list", err)
+	if err != nil {
+		return false, errors.Join(errBlind, err)
 	}
 	if err := w.untagged(ctx, ours); err != nil {
 		return false, errors.Join(errBlind, err)
@@ -48,12 +46,12 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	if err != nil {
 		return false, errors.Join(errBlind, err)
 	}
-	all := w.differences(ours, gateways, v.at)
+	all := w.differences(ours, gateways, at)
 	if again := contradicted(all); len(again) > 0 {
 		if err := w.readAgain(ctx, again, ours); err != nil {
 			return false, errors.Join(errBlind, err)
 		}
-		all = w.differences(ours, gateways, v.at)
+		all = w.differences(ours, gateways, at)
 	}
 
 	settled, w.mem.adopting = true, false
@@ -61,9 +59,9 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	for _, d := range all {
 		first, before := w.mem.suspects[d.key]
 		if !before {
-			first = v.at
+			first = at
 		}
-		if w.believes(d, v.at.Sub(first), v.at) {
+		if w.believes(d, at.Sub(first), at) {
 			d.fix(w)
 			w.metrics.differences.Inc()
 			continue
@@ -74,7 +72,7 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	}
 	w.mem.suspects = suspects
 	w.mem.forgetCalls(w.Now())
-	w.count(ours, v.at)
+	w.count(ours, at)
 	if !settled {
 		w.again(max(w.Settle, w.Poll))
 	}

@@ -27,7 +27,7 @@ func (r *Reconciler) configChanged() {
 // its Node anyway.
 func (r *Reconciler) everyNode(ctx context.Context, _ client.Object) []reconcile.Request {
 	var all v1alpha1.NodeNetworkList
-	if err := r.Client.List(ctx, &all); err != nil {
+	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
 		r.Log.Error("list NodeNetworks to configure them anew", "error", err)
 		time.AfterFunc(r.Retry, r.configChanged) // a node at rest would not ask by itself
 		return nil

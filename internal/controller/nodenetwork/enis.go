@@ -74,7 +74,8 @@ func (w *work) move(ctx context.Context) error {
 func (w *work) create(ctx context.Context) error {
 	var errs []error
 	for _, intent := range slices.Clone(w.nn.Spec.ENIs) {
-		if intent.Phase != v1alpha1.ENICreating {
+		operation := "create " + intent.Token
+		if intent.Phase != v1alpha1.ENICreating || w.paused(operation) {
 			continue
 		}
 		tags := w.tags(w.name, intent.Token)
@@ -88,12 +89,12 @@ func (w *work) create(ctx context.Context) error {
 		if len(groups) == 0 {
 			groups = w.facts.instance.SecurityGroups
 		}
-		c, err := w.Cloud.CreateENI(ctx, cloud.CreateENIRequest{
+		c, err := w.Cloud.CreateENI(w.wanted(ctx), cloud.CreateENIRequest{
 			Token: intent.Token, VSwitchID: intent.VSwitchID, SecurityGroups: groups, SecondaryCount: intent.RequestedAddresses - 1,
 			Name: "terway-" + w.name, Description: "pods of node " + w.name, Tags: tags,
 		})
-		w.touched()
-		w.metrics.did("create", err)
+		w.did("create", err)
+		w.tried(operation, err)
 		if err != nil {
 			w.notCreated(&intent, err)
 			errs = append(errs, fmt.Errorf("create an ENI in vSwitch %s: %w", intent.VSwitchID, err))
@@ -163,9 +164,11 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		at.attempts++
 		// An attachment that fails ends in Available again: more slowly each time.
 		at.next = now.Add(min(w.Poll<<min(at.attempts, 10), w.Park))
-		err := w.Cloud.AttachENI(ctx, e.ID, w.nn.Spec.InstanceID)
-		w.touched()
-		w.metrics.did("attach", err)
+		err := w.Cloud.AttachENI(w.wanted(ctx), e.ID, w.nn.Spec.InstanceID)
+		if w.did("attach", err) {
+			at.attempts, at.next = at.attempts-1, time.Time{}
+			return err
+		}
 		if err == nil {
 			w.mem.made(w.Now(), e.ID)
 			return nil
@@ -207,16 +210,18 @@ func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
 	l.next = w.Now().Add(min(w.Poll<<min(l.attempts, 10), w.Park))
 	switch c.Status {
 	case cloud.ENIInUse:
-		err := w.Cloud.DetachENI(ctx, c.ID, c.InstanceID)
-		w.touched()
-		w.metrics.did("detach", err)
+		err := w.Cloud.DetachENI(unwanted(ctx), c.ID, c.InstanceID)
+		if w.did("detach", err) {
+			l.attempts, l.next = l.attempts-1, time.Time{}
+		}
 		if err != nil {
 			return fmt.Errorf("detach ENI %s from %s: %w", c.ID, c.InstanceID, err)
 		}
 	case cloud.ENIAvailable:
-		err := w.Cloud.DeleteENI(ctx, c.ID)
-		w.touched()
-		w.metrics.did("delete", err)
+		err := w.Cloud.DeleteENI(unwanted(ctx), c.ID)
+		if w.did("delete", err) {
+			l.attempts, l.next = l.attempts-1, time.Time{}
+		}
 		if err != nil {
 			return fmt.Errorf("delete ENI %s: %w", c.ID, err)
 		}

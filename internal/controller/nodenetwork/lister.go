@@ -2,6 +2,7 @@ package nodenetwork
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -24,12 +25,37 @@ type lister struct {
 	byID  *flight
 	all   *flight
 	saved *view
+	// alone is how many nodes' ENIs are being asked for node by node.
+	alone int
 }
 
 // view is what the cloud said when it was asked at that time.
 type view struct {
 	at   time.Time
 	enis map[string]cloud.ENI // by id
+	// nodes has them by the node that their tag names, so that a new leader does not walk
+	// all ENIs for each node.
+	nodes map[string][]string
+}
+
+func newView(at time.Time, list []cloud.ENI) *view {
+	v := &view{at: at, enis: make(map[string]cloud.ENI, len(list)), nodes: map[string][]string{}}
+	for _, e := range list {
+		if _, twice := v.enis[e.ID]; !twice {
+			v.nodes[e.Tags[TagNode]] = append(v.nodes[e.Tags[TagNode]], e.ID)
+		}
+		v.enis[e.ID] = e
+	}
+	return v
+}
+
+// of returns the ENIs with a node's tag.
+func (v *view) of(node string) map[string]cloud.ENI {
+	out := make(map[string]cloud.ENI, len(v.nodes[node]))
+	for _, id := range v.nodes[node] {
+		out[id] = v.enis[id]
+	}
+	return out
 }
 
 // flight is a call that others may still join.
@@ -40,15 +66,23 @@ type flight struct {
 	err  error
 }
 
-// describeTimeout bounds a call, whoever asked first and may have gone.
-const describeTimeout = time.Minute
+// describeTimeout bounds a list of many pages, whoever asked first and may have gone. How
+// long one page may take is the client's affair.
+const describeTimeout = 10 * time.Minute
+
+const (
+	// enisPerPage is how many ENIs a page of the list has (ECS API: DescribeNetworkInterfaces).
+	enisPerPage = 500
+	// aloneAtFirst is how many nodes are asked for one by one before the cluster's size is known.
+	aloneAtFirst = 20
+)
 
 // ids returns those of the ENIs that exist.
 func (l *lister) ids(ctx context.Context, ids []string) (*view, error) {
 	l.mu.Lock()
 	f := l.byID
 	if f == nil {
-		f = l.start(ctx, &l.byID)
+		f = l.start(&l.byID)
 	}
 	for _, id := range ids {
 		f.ids[id] = true
@@ -66,23 +100,54 @@ func (l *lister) cluster(ctx context.Context, since time.Time) (*view, error) {
 	}
 	f := l.all
 	if f == nil {
-		f = l.start(ctx, &l.all)
+		f = l.start(&l.all)
 	}
 	l.mu.Unlock()
 	return f.wait(ctx)
 }
 
-// start opens a flight in a slot; l.mu is held.
-func (l *lister) start(ctx context.Context, slot **flight) *flight {
+// node returns the ENIs with a node's tag, as they were at since or later, and when that
+// was. Doubt about one node costs one call; only where more nodes are asked for at a time
+// than the list of all has pages is it all that are listed.
+func (l *lister) node(ctx context.Context, name string, tags map[string]string, since time.Time, first bool) (map[string]cloud.ENI, time.Time, error) {
+	l.mu.Lock()
+	most := aloneAtFirst
+	if l.saved != nil {
+		most = len(l.saved.enis)/enisPerPage + 1
+	}
+	fresh := l.saved != nil && !l.saved.at.Before(since) && l.now().Sub(l.saved.at) < l.last
+	if first || fresh || l.alone >= most {
+		l.mu.Unlock()
+		v, err := l.cluster(ctx, since)
+		if err != nil {
+			return nil, time.Time{}, fmt.Errorf("list the cluster's ENIs: %w", err)
+		}
+		return v.of(name), v.at, nil
+	}
+	l.alone++
+	at := l.now()
+	l.mu.Unlock()
+	list, err := l.api.DescribeENIs(ctx, cloud.ENIFilter{Tags: tags})
+	l.mu.Lock()
+	l.alone--
+	l.mu.Unlock()
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("list the node's ENIs: %w", err)
+	}
+	return newView(at, list).of(name), at, nil
+}
+
+// start opens a flight in a slot; l.mu is held. Many wait for it: it has nobody's
+// deadline or priority.
+func (l *lister) start(slot **flight) *flight {
 	f := &flight{ids: map[string]bool{}, done: make(chan struct{})}
 	*slot = f
-	ctx = context.WithoutCancel(ctx)
-	time.AfterFunc(l.window, func() { l.fly(ctx, f, slot) })
+	time.AfterFunc(l.window, func() { l.fly(f, slot) })
 	return f
 }
 
-func (l *lister) fly(ctx context.Context, f *flight, slot **flight) {
-	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
+func (l *lister) fly(f *flight, slot **flight) {
+	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
 	l.mu.Lock()
 	*slot = nil // who comes now needs a later answer
@@ -98,10 +163,7 @@ func (l *lister) fly(ctx context.Context, f *flight, slot **flight) {
 	l.mu.Unlock()
 	list, err := l.api.DescribeENIs(ctx, filter)
 	f.err = err
-	f.view = &view{at: at, enis: make(map[string]cloud.ENI, len(list))}
-	for _, e := range list {
-		f.view.enis[e.ID] = e
-	}
+	f.view = newView(at, list)
 	if err == nil && slot == &l.all {
 		l.mu.Lock()
 		l.saved = f.view

@@ -1,10 +1,14 @@
 package nodenetwork
 
 import (
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/ipam"
@@ -50,6 +54,13 @@ type memory struct {
 	config *config.Config
 	// refused are what the cloud does not give for a while: "create" or an ENI's token.
 	refused map[string]refusal
+	// pauses are of operations that failed, by name; news is what the node wanted then.
+	pauses map[string]*pause
+	news   string
+	// listed: the node was compared with the cloud once.
+	listed bool
+	// troubles counts how often in a row the node could not have what it needs.
+	troubles int
 	// foreign is how many secondary ENIs of the instance are not ours, as counted at
 	// foreignAt; zero: not counted yet.
 	foreign   int
@@ -94,7 +105,7 @@ func newMemory(now time.Time) *memory {
 	m := &memory{
 		born: now, calls: map[string]time.Time{}, lacking: map[string]bool{}, leaving: map[string]*leaving{},
 		suspects: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
-		attaching: map[string]*attaching{}, refused: map[string]refusal{}, told: map[string]bool{},
+		attaching: map[string]*attaching{}, refused: map[string]refusal{}, told: map[string]bool{}, pauses: map[string]*pause{},
 	}
 	m.doubt.Store(true)
 	return m
@@ -120,4 +131,17 @@ func (m *memories) forget(node string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.of, node)
+}
+
+// forgetGone drops what is remembered of ENIs that the node does not have any more.
+func (m *memory) forgetGone(enis []v1alpha1.ENI) {
+	gone := func(token string) bool {
+		return !slices.ContainsFunc(enis, func(e v1alpha1.ENI) bool { return e.Token == token })
+	}
+	maps.DeleteFunc(m.assigns, func(token string, _ assignCall) bool { return gone(token) })
+	maps.DeleteFunc(m.attaching, func(token string, _ *attaching) bool { return gone(token) })
+	maps.DeleteFunc(m.pauses, func(operation string, _ *pause) bool {
+		_, token, of := strings.Cut(operation, " ")
+		return of && gone(token)
+	})
 }

@@ -21,7 +21,7 @@ type counters struct {
 	orphans     *prometheus.GaugeVec
 }
 
-func newCounters(reg prometheus.Registerer, c client.Reader) *counters {
+func newCounters(reg prometheus.Registerer, c client.Reader, leads func() bool) *counters {
 	m := &counters{
 		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terway_controller_actions_total", Help: "What the controller did to ENIs and addresses, by outcome (ok, or the class of the error).",
@@ -37,7 +37,7 @@ func newCounters(reg prometheus.Registerer, c client.Reader) *counters {
 		unread := prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not there.",
 		})
-		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, unread: unread})
+		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, leads: leads, unread: unread})
 	}
 	return m
 }
@@ -50,9 +50,11 @@ func (m *counters) did(action string, err error) {
 	m.actions.WithLabelValues(action, outcome).Inc()
 }
 
-// population counts nodes, ENIs and addresses when it is asked, from the cache.
+// population counts nodes, ENIs and addresses when it is asked, from the cache. Only the
+// leader does, so that a sum over all replicas is right.
 type population struct {
 	client client.Reader
+	leads  func() bool
 	unread prometheus.Counter
 }
 
@@ -74,10 +76,13 @@ func (p *population) Describe(ch chan<- *prometheus.Desc) {
 const listTimeout = 2 * time.Second
 
 func (p *population) Collect(ch chan<- prometheus.Metric) {
+	if !p.leads() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), listTimeout)
 	defer cancel()
 	var all v1alpha1.NodeNetworkList
-	if err := p.client.List(ctx, &all); err != nil {
+	if err := p.client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
 		p.unread.Inc() // an invalid metric would hide all others
 		return
 	}

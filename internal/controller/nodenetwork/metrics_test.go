@@ -13,8 +13,9 @@ func TestMetrics(t *testing.T) {
 	g.addNode("n1", "ecs.g6.2xlarge")
 	g.startPods("n1", 1)
 	g.settle("n1", minute)
+	leads := true
 	reg := prometheus.NewPedanticRegistry()
-	newCounters(reg, g.kube)
+	newCounters(reg, g.kube, func() bool { return leads })
 	families, err := reg.Gather()
 	g.Must(err)
 	got := map[string]float64{}
@@ -33,6 +34,14 @@ func TestMetrics(t *testing.T) {
 	for key, want := range map[string]float64{"terway_nodes/true": 1, "terway_enis/Ready": 1, "terway_addresses/assigned": 3, "terway_addresses/used": 1, "terway_pods_waiting": 0} {
 		if v, ok := got[key]; !ok || v != want {
 			t.Errorf("%s is %v, want %v; all: %v", key, v, want, got)
+		}
+	}
+	leads = false
+	families, err = reg.Gather()
+	g.Must(err)
+	for _, f := range families {
+		if strings.HasPrefix(f.GetName(), "terway_nodes") {
+			t.Errorf("one that does not lead counts %s too", f.GetName())
 		}
 	}
 }

@@ -281,6 +281,7 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 // repeatAssigns makes those calls again of which it is not known whether they
 // succeeded: with their token they give what they gave then.
 func (w *work) repeatAssigns(ctx context.Context) error {
+	w.mem.forgetGone(w.nn.Spec.ENIs)
 	var errs []error
 	for _, e := range slices.Clone(w.nn.Spec.ENIs) {
 		call, open := w.mem.assigns[e.Token]
@@ -299,9 +300,14 @@ func (w *work) repeatAssigns(ctx context.Context) error {
 
 func (w *work) assign(ctx context.Context, token string, call assignCall) error {
 	e := w.spec(token)
-	got, err := w.Cloud.AssignAddresses(ctx, e.ID, call.n, call.token)
-	w.touched()
-	w.metrics.did("assign", err)
+	operation := "assign " + token
+	if w.paused(operation) {
+		return nil
+	}
+	got, err := w.Cloud.AssignAddresses(w.wanted(ctx), e.ID, call.n, call.token)
+	if w.did("assign", err) {
+		return err
+	}
 	delete(w.mem.assigns, token)
 	if err != nil {
 		switch cloud.ClassOf(err) {
@@ -309,12 +315,15 @@ func (w *work) assign(ctx context.Context, token string, call assignCall) error 
 			w.vswitches.full(e.VSwitchID)
 		case cloud.Transient, cloud.Throttled:
 			w.mem.assigns[token] = call
+			w.tried(operation, err)
 		case cloud.Conflict: // another operation on this ENI: soon
+			w.tried(operation, err)
 		default:
 			w.refuse(token, err)
 		}
 		return fmt.Errorf("assign %d addresses to ENI %s: %w", call.n, e.ID, err)
 	}
+	w.tried(operation, nil)
 	w.vswitches.take(e.VSwitchID, len(got))
 	for _, a := range got {
 		w.mem.made(w.Now(), a.String())
@@ -326,9 +335,13 @@ func (w *work) assign(ctx context.Context, token string, call assignCall) error 
 
 func (w *work) unassign(ctx context.Context, u ipam.Unassign) error {
 	e := w.spec(u.Token)
-	err := w.Cloud.UnassignAddresses(ctx, e.ID, u.Addresses)
-	w.touched()
-	w.metrics.did("unassign", err)
+	operation := "unassign " + u.Token
+	if w.paused(operation) {
+		return nil
+	}
+	err := w.Cloud.UnassignAddresses(unwanted(ctx), e.ID, u.Addresses)
+	w.did("unassign", err)
+	w.tried(operation, err)
 	if err != nil {
 		return fmt.Errorf("unassign %v from ENI %s: %w", u.Addresses, e.ID, err)
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -58,6 +59,8 @@ type Options struct {
 	Patience time.Duration
 	// Join is how long a list of ENIs waits for other nodes to join in.
 	Join time.Duration
+	// Leads says whether this process leads; nil: it does.
+	Leads func() bool
 	// Go runs what is asked beside the reconciles, by default in a goroutine.
 	Go func(func())
 }
@@ -79,12 +82,15 @@ type Reconciler struct {
 
 // New makes a reconciler. Every node is compared with the cloud once at first.
 func New(o Options) *Reconciler {
+	if o.Leads == nil {
+		o.Leads = func() bool { return true }
+	}
 	r := &Reconciler{
 		Options:   o,
 		vswitches: newVSwitches(&o),
 		knowledge: newKnowledge(&o),
 		memories:  memories{now: o.Now, of: map[string]*memory{}},
-		metrics:   newCounters(o.Metrics, o.Client),
+		metrics:   newCounters(o.Metrics, o.Client, o.Leads),
 		wake:      make(chan event.GenericEvent, 1024),
 		changed:   make(chan event.GenericEvent, 1),
 		cluster:   o.Config.Get().ClusterID,
@@ -101,8 +107,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	}
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nodenetwork").
-		For(&v1alpha1.NodeNetwork{}).
-		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}).
+		For(&v1alpha1.NodeNetwork{}, builder.WithPredicates(changes(networkNews))).
+		Watches(&corev1.Node{}, &handler.EnqueueRequestForObject{}, builder.WithPredicates(changes(nodeNews))).
 		WatchesRawSource(source.Channel(r.wake, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.changed, handler.EnqueueRequestsFromMapFunc(r.everyNode))).
 		WithOptions(controller.Options{MaxConcurrentReconciles: workers}).
@@ -263,12 +269,15 @@ func (w *work) again(d time.Duration) {
 	}
 }
 
-// touched notes that the node's ENIs were changed in the cloud.
-func (w *work) touched() { w.mem.changed = w.Now() }
+// toldMax bounds what is remembered of a node's warnings.
+const toldMax = 100
 
 // once passes a message on if it was not for this key already.
 func (w *work) once(key, message string, tell func(string)) {
 	if k := key + "\x00" + message; !w.mem.told[k] {
+		if len(w.mem.told) >= toldMax {
+			clear(w.mem.told)
+		}
 		w.mem.told[k] = true
 		tell(message)
 	}

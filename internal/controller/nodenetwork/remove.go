@@ -213,15 +213,9 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 		// The precondition: not one that was made anew since.
 		return ctrl.Result{}, client.IgnoreNotFound(w.Client.Delete(ctx, w.nn, client.Preconditions{UID: &w.nn.UID}))
 	}
-	v, err := w.list.cluster(ctx, w.mem.changed)
+	left, _, err := w.ours(ctx)
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("list the cluster's ENIs: %w", err)
-	}
-	left := map[string]cloud.ENI{}
-	for id, c := range v.enis {
-		if c.Tags[TagNode] == w.name {
-			left[id] = c
-		}
+		return ctrl.Result{}, err
 	}
 	if err := w.untagged(ctx, left); err != nil {
 		return ctrl.Result{}, err
@@ -231,6 +225,9 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 		errs = append(errs, w.giveBack(ctx, &c))
 	}
 	if err := errors.Join(errs...); err != nil {
+		if after, later := cloud.Deferred(err); later {
+			return ctrl.Result{RequeueAfter: after}, nil
+		}
 		w.once("GiveBack", cloud.Explain(err).String(), func(m string) { w.warn(w.nn, "ENIsNotReleased", m) })
 		w.Log.Warn("give back the ENIs of a node that is gone", "node", w.name, "error", err)
 		return ctrl.Result{RequeueAfter: w.Retry}, nil

@@ -18,21 +18,26 @@ import (
 // run brings the node a step further and says when to look again. What the cloud
 // refuses does not end it: the node is told, and what it has keeps serving.
 func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
+	w.hear()
 	if err := w.steps(ctx, instance); err != nil {
 		var stop *specError
 		if errors.As(err, &stop) || !isCloud(err) {
 			return ctrl.Result{}, err
 		}
-		if w.trouble == nil {
-			x := cloud.Explain(err)
-			w.trouble = &x
+		if _, later := cloud.Deferred(err); !later {
+			if w.trouble == nil {
+				x := cloud.Explain(err)
+				w.trouble = &x
+			}
+			w.Log.Warn("the cloud refused", "node", w.name, "error", err)
 		}
-		w.mem.doubt.Store(true)
-		w.again(w.Retry)
-		w.Log.Warn("the cloud refused", "node", w.name, "error", err)
 	}
 	if w.trouble != nil {
-		w.again(w.Retry)
+		// What helps is mostly news, of the node or of the configuration.
+		w.again(min(w.Retry<<min(w.mem.troubles, 10), w.Park))
+		w.mem.troubles++
+	} else {
+		w.mem.troubles = 0
 	}
 	w.report()
 	w.reportAgent()
@@ -49,7 +54,12 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 }
 
 func (w *work) steps(ctx context.Context, instance string) error {
-	if err := w.learn(ctx, instance); err != nil {
+	if w.paused("learn") {
+		return nil
+	}
+	err := w.learn(ctx, instance)
+	w.tried("learn", err)
+	if err != nil {
 		return err
 	}
 	if ok, err := w.ownsInstance(ctx); err != nil || !ok {
@@ -72,7 +82,10 @@ func (w *work) steps(ctx context.Context, instance string) error {
 			return err
 		}
 		if errors.Is(err, errBlind) {
-			return errors.Join(append(errs, err)...) // no plan on what is not known
+			if isCloud(err) {
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...) // no plan on what is not known
 		}
 		errs = append(errs, err)
 	}

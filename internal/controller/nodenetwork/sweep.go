@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 )
@@ -49,13 +51,15 @@ func (s *Sweeper) Start(ctx context.Context) error {
 // left alone and reported: somebody may be looking at that instance.
 func (s *Sweeper) Sweep(ctx context.Context) error {
 	now := s.Now()
+	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
 	list, err := s.Cloud.DescribeENIs(ctx, cloud.ENIFilter{Tags: s.tags("", "")})
 	if err != nil {
 		return fmt.Errorf("list the cluster's ENIs: %w", err)
 	}
-	// Read after the cloud: an ENI that was created in between is in a spec by now.
+	// The cache is good enough to wake nodes and to suspect; what is to be deleted is looked
+	// for in the API server's own list.
 	var nns v1alpha1.NodeNetworkList
-	if err := s.Live.List(ctx, &nns); err != nil {
+	if err := s.Client.List(ctx, &nns, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list NodeNetworks: %w", err)
 	}
 	specs := map[string]*v1alpha1.ENI{} // by id, and by token while there is no id
@@ -74,6 +78,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	there := map[string]bool{}
 	wake := map[string]bool{}
 	orphans := map[string]time.Time{}
+	var condemned []*cloud.ENI
 	attached := 0
 	for i := range list {
 		c := &list[i]
@@ -97,18 +102,16 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 				orphans[c.ID] = first
 				continue
 			}
-			s.Log.Info("deleting an ENI that no node uses", "eni", c.ID, "node", node)
-			err := s.Cloud.DeleteENI(ctx, c.ID)
-			s.metrics.did("sweep", err)
-			if err != nil {
-				s.Log.Warn("delete an ENI that no node uses", "eni", c.ID, "error", err)
-				orphans[c.ID] = first
-			}
+			orphans[c.ID] = first
+			condemned = append(condemned, c)
 		case c.Status == cloud.ENIInUse:
 			attached++
 			s.Log.Warn("an ENI of this cluster is attached to an instance that is no node of it; detach it, or delete the instance",
 				"eni", c.ID, "instance", c.InstanceID, "node", node)
 		}
+	}
+	if err := s.delete(ctx, condemned, orphans); err != nil {
+		return err
 	}
 	s.orphans = orphans
 	s.metrics.orphans.WithLabelValues("available").Set(float64(len(orphans)))
@@ -127,6 +130,48 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	}
 	return nil
 }
+
+// delete deletes ENIs that no node has by what the API server says, too. Those that are
+// gone are no orphans any more.
+func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans map[string]time.Time) error {
+	if len(condemned) == 0 {
+		return nil
+	}
+	has := map[string]bool{}
+	for page := (client.ListOptions{Limit: nodesPerPage}); ; {
+		var nns v1alpha1.NodeNetworkList
+		if err := s.Live.List(ctx, &nns, &page); err != nil {
+			return fmt.Errorf("list NodeNetworks: %w", err)
+		}
+		for i := range nns.Items {
+			has[nns.Items[i].Name] = true
+			for _, e := range nns.Items[i].Spec.ENIs {
+				has[e.ID], has[e.Token] = true, true
+			}
+		}
+		if page.Continue = nns.Continue; page.Continue == "" {
+			break
+		}
+	}
+	has[""] = false
+	for _, c := range condemned {
+		if has[c.ID] || has[c.Tags[TagToken]] || has[c.Tags[TagNode]] {
+			continue
+		}
+		s.Log.Info("deleting an ENI that no node uses", "eni", c.ID, "node", c.Tags[TagNode])
+		err := s.Cloud.DeleteENI(ctx, c.ID)
+		s.metrics.did("sweep", err)
+		if err != nil {
+			s.Log.Warn("delete an ENI that no node uses", "eni", c.ID, "error", err)
+			continue
+		}
+		delete(orphans, c.ID)
+	}
+	return nil
+}
+
+// nodesPerPage is how many NodeNetworks are read at a time where the cache will not do.
+const nodesPerPage = 500
 
 // same reports whether a Ready ENI has the addresses its record has; one on its
 // way is looked at anyway.

@@ -1,0 +1,158 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/vpcsim/faults"
+)
+
+// reconciles lets a node be reconciled as it asks for, and at each of the agent's reports,
+// for a while.
+func (g *rig) reconciles(name string, d time.Duration) {
+	g.Helper()
+	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {
+		wait, _ := g.once(name)
+		g.agent(name)
+		if wait == 0 {
+			wait = time.Minute
+		}
+		g.Clock.Pass(wait)
+	}
+}
+
+// What fails is tried more slowly each time, and at once when the node wants more.
+func TestFailuresAreTriedMoreSlowly(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.Fault(faults.Rule{Name: "away", Action: "AssignPrivateIpAddresses", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	before := g.Calls("AssignPrivateIpAddresses")
+	g.startPods("n1", 2)
+	g.reconciles("n1", 10*minute)
+	if n := (g.Calls("AssignPrivateIpAddresses") - before) / 2; n < 5 || n > 11 { // each is two attempts here
+		t.Errorf("tried %d times in ten minutes", n)
+	}
+	if c := g.condition("n1"); c.Status != "False" || c.Reason != "CloudTrouble" {
+		t.Errorf("condition %+v: the node must go on saying why", c)
+	}
+	before = g.Calls("AssignPrivateIpAddresses")
+	g.startPods("n1", 1)
+	if g.once("n1"); g.Calls("AssignPrivateIpAddresses") == before {
+		t.Error("another pod waits, and the cloud is not asked")
+	}
+	g.Sim.RemoveFault("away")
+	g.settle("n1", 5*minute)
+	if c := g.condition("n1"); c.Status != "True" || g.free("n1") < 2 {
+		t.Errorf("%d free, condition %+v", g.free("n1"), c)
+	}
+}
+
+// A Node whose instance does not exist costs few calls.
+func TestNodeWithoutAnInstance(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	n := g.node("n1")
+	g.Must(g.kube.Delete(context.Background(), n))
+	n.ResourceVersion, n.Spec.ProviderID = "", "cn-hangzhou.i-bp00000000000000000"
+	g.Must(g.kube.Create(context.Background(), n))
+	g.reconciles("n1", 10*minute)
+	if n := g.Calls("DescribeInstances"); n < 2 || n > 15 {
+		t.Errorf("%d calls in ten minutes", n)
+	}
+}
+
+// lists counts lists of the whole cluster's ENIs and of one node's.
+type lists struct {
+	cloud.API
+	cluster, node int
+}
+
+func (l *lists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
+	switch {
+	case len(f.IDs) > 0 || f.InstanceID != "":
+	case f.Tags[TagNode] == "":
+		l.cluster++
+	default:
+		l.node++
+	}
+	return l.API.DescribeENIs(ctx, f)
+}
+
+// Doubt about one node is settled by that node's ENIs.
+func TestOneBadNodeDoesNotListTheCluster(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	for i := range 3 {
+		g.addNode(fmt.Sprintf("n%d", i), "ecs.g6.2xlarge")
+		g.settle(fmt.Sprintf("n%d", i), minute)
+	}
+	l := &lists{API: g.r.list.api}
+	g.r.list.api = l
+	g.Fault(faults.Rule{Action: "AssignPrivateIpAddresses", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.startPods("n0", 2)
+	g.reconciles("n0", 10*minute)
+	if l.cluster > 0 || l.node == 0 {
+		t.Errorf("%d lists of the cluster's ENIs, %d of the node's", l.cluster, l.node)
+	}
+}
+
+// A new leader compares all nodes with one list.
+func TestNewLeaderListsOnce(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	for i := range 5 {
+		g.addNode(fmt.Sprintf("n%d", i), "ecs.g6.2xlarge")
+		g.settle(fmt.Sprintf("n%d", i), minute)
+	}
+	g.restart()
+	l := &lists{API: g.r.list.api}
+	g.r.list.api = l
+	before := g.Calls("DescribeInstances")
+	for i := range 5 {
+		g.once(fmt.Sprintf("n%d", i))
+	}
+	if l.cluster != 1 || l.node != 0 {
+		t.Errorf("%d lists of the cluster's ENIs, %d of a node's", l.cluster, l.node)
+	}
+	if n := g.Calls("DescribeInstances") - before; n > 5 {
+		t.Errorf("%d calls for 5 instances", n)
+	}
+}
+
+// busy is a cloud that defers all calls that change something, as behind a long queue.
+type busy struct{ cloud.API }
+
+func (busy) CreateENI(ctx context.Context, _ cloud.CreateENIRequest) (*cloud.ENI, error) {
+	if !cloud.MayDefer(ctx) {
+		return nil, fmt.Errorf("a worker waits for its turn")
+	}
+	return nil, &cloud.Error{Action: "CreateNetworkInterface", Class: cloud.Throttled, After: 7 * time.Second}
+}
+
+// A call that is deferred is made when it is told to be, and is no failure.
+func TestDeferredCalls(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	api := g.r.Cloud
+	g.r.Cloud = busy{api}
+	for range 5 {
+		if wait, _ := g.once("n1"); wait > 7*time.Second {
+			t.Errorf("comes again in %v", wait)
+		}
+		g.Clock.Pass(7 * time.Second)
+	}
+	if e := g.nn("n1").Spec.ENIs; len(e) != 1 || e[0].Phase != v1alpha1.ENICreating {
+		t.Errorf("ENIs %+v: want the one that is intended", e)
+	}
+	if c := g.condition("n1"); c.Status != "True" || len(g.r.memories.get("n1").pauses) > 0 {
+		t.Errorf("condition %+v", c)
+	}
+	g.r.Cloud = api
+	g.settle("n1", minute)
+	if g.free("n1") != 2 {
+		t.Errorf("%d free", g.free("n1"))
+	}
+}
