@@ -92,7 +92,7 @@ func main() {
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods ask for an ENI of their own with the annotation "+v1alpha1.AnnotationExclusiveENI+"; 0 turns it off")
-	fl.IntVar(&f.workers, "workers", 16, "how many nodes are served at once")
+	fl.IntVar(&f.workers, "workers", 512, "how many nodes are served at once; most of them wait for the cloud")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
 	fl.DurationVar(&f.patience, "surplus-after", 5*time.Minute, "how long addresses above max_pool_size, and free ENIs for pods of their own, stay on a node before they are given back: pods that come and go in bursts find them again, and bursts cost no calls of the cloud")
@@ -101,7 +101,7 @@ func main() {
 	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
 	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
-	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "calls a minute by action of the cloud's API, ACTION=N,…, where the account may make more or less than others")
+	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: how many calls a minute of an action of the cloud's API are made at most, in place of the default (docs/configuration.md, rate limits)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
@@ -132,7 +132,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
 	}
-	rest.QPS, rest.Burst = 200, 400
+	rest.QPS = -1 // the API server's priority and fairness paces its clients
 	// No other ConfigMap is looked at, or may be.
 	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
@@ -197,7 +197,7 @@ func run(ctx context.Context, f flags) error {
 	}
 	api, err := alibaba.New(alibaba.Config{
 		Region: cfg.Region, ECSEndpoint: f.ecsEndpoint, VPCEndpoint: f.vpcEndpoint, Network: f.network,
-		Credentials: creds, Limits: f.limits, Metrics: metrics.Registry, Log: log,
+		Credentials: creds, Limits: f.limits, Attempts: attempts(cfg.Network), Metrics: metrics.Registry, Log: log,
 	})
 	if err != nil {
 		return err
@@ -221,6 +221,16 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	return nil
+}
+
+// attempts is how often a call is made at most. A node's calls are repeated by its next
+// reconcile, with the same token, so that no worker is held by the pauses between them; with
+// Flannel it is the client that repeats.
+func attempts(network string) int {
+	if network == config.NetworkFlannel {
+		return 0 // the client's default
+	}
+	return 3
 }
 
 // webhook puts the admission webhook into the manager's options; nil if it is turned off.
@@ -266,7 +276,7 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 	r := nodenetwork.New(nodenetwork.Options{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store,
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
-		Catalogue: fromCatalogue, Metrics: metrics.Registry,
+		Catalogue: fromCatalogue, Metrics: metrics.Registry, Leads: func() bool { return closed(mgr.Elected()) },
 		Poll: time.Second, Retry: 5 * time.Second, Park: time.Minute, Settle: 10 * time.Second, Join: 50 * time.Millisecond,
 		GoneDelay: f.goneDelay, Patience: f.patience,
 	})

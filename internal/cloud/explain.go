@@ -158,7 +158,7 @@ func explainNoAnswer(class Class, err error) Explanation {
 	case class == Throttled:
 		return Explanation{Class: Throttled, Reason: "RateLimited",
 			Cause:    "so many calls wait for the API's rate limit that this one could not be made in time",
-			NextStep: "nothing: it is tried again; if it lasts, raise the controller's rate limits (--cloud-limits) to what the account may use"}
+			NextStep: "nothing: it is tried again; if it lasts, raise the controller's rate limits (chart: controller.cloudLimits) to what the account may use"}
 	case class == Transient && errors.Is(err, context.Canceled):
 		return Explanation{Class: Transient, Reason: "Cancelled",
 			Cause:    "the call was given up, as the program is stopping or the result was not needed any more",

@@ -190,6 +190,7 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.sweepPeriod":      {to: "5m", off: flannel},
 		"controller.nodeGoneDelay":    {to: "7m", off: flannel},
 		"controller.surplusAfter":     {to: "7m", off: flannel},
+		"controller.cloudLimits":      {to: map[string]any{"DescribeInstances": 800}},
 		"controller.extraArgs":        {to: []any{"--verbose"}},
 		"controller.nodeSelector":     {to: map[string]any{"a": "b"}},
 		"controller.resources":        {to: resources},

@@ -4,7 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -121,6 +126,28 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 			}
 		}
 	})
+}
+
+// docs/configuration.md has the limits of what the controller calls.
+func TestLimitsAreDocumented(t *testing.T) {
+	b, err := os.ReadFile("../../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(b), "\n## Rate limits\n")
+	got := map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([A-Za-z]+)` \\| ([0-9]+) \\|$").FindAllStringSubmatch(section, -1) {
+		got[m[1]] = m[2]
+	}
+	want := map[string]string{}
+	for name, a := range actions {
+		if a.by&byController != 0 {
+			want[name] = strconv.Itoa(a.perMinute)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("documented are %v, want %v", got, want)
+	}
 }
 
 func TestBackoff(t *testing.T) {

@@ -45,6 +45,20 @@
 // Fixing one difference moves the records of the spec: nothing holds a pointer into them
 // over a cut or a save, but their tokens. What was taken is given back in a defer, the
 // doubt about a node above all: without it the node is not compared again.
+//
+// What a reconcile costs must not grow with the cluster, and one node's, vSwitch's or
+// action's trouble must not be another node's:
+//
+//   - whatever is asked of the cloud for many nodes goes through an answers.Cache or the
+//     lister: one flight for a key, old answers serve, failures are remembered;
+//   - a plan waits for vSwitches' figures only where without new ones it would say that
+//     there is no address;
+//   - an operation that fails is tried again after a pause of its own, which grows
+//     (calls.go); news of the node ends it;
+//   - doubt about one node asks for that node's ENIs; all are listed by the sweep, and once
+//     by a new leader;
+//   - calls say whether pods wait for them, and are deferred rather than waited for where
+//     many are before them: a worker that is held holds nodes that need another action.
 package nodenetwork
 
 // The tags on every ENI that the controller creates.
