@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/vpcsim/faults"
@@ -154,5 +156,61 @@ func TestDeferredCalls(t *testing.T) {
 	g.settle("n1", minute)
 	if g.free("n1") != 2 {
 		t.Errorf("%d free", g.free("n1"))
+	}
+}
+
+// lateCache is a cache that does not have the NodeNetworks yet.
+type lateCache struct{ client.Client }
+
+func (c lateCache) List(ctx context.Context, list client.ObjectList, o ...client.ListOption) error {
+	if _, ok := list.(*v1alpha1.NodeNetworkList); ok {
+		return nil
+	}
+	return c.Client.List(ctx, list, o...)
+}
+
+// The sweep reads the cache, but deletes nothing on its word.
+func TestSweepBelievesNoCache(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.once("n1") // an ENI is made, not yet attached
+	g.Clock.Pass(2 * time.Second)
+	live := g.r.Client
+	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
+	sweep := func() {
+		for range 3 {
+			g.Must(sweeper.Sweep(context.Background()))
+			g.Clock.Pass(time.Minute)
+		}
+	}
+	g.r.Client = lateCache{live}
+	if sweep(); len(g.enis("n1")) != 1 {
+		t.Fatal("an ENI is deleted that a cache does not know")
+	}
+	g.r.Client = live
+	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+	nn := g.nn("n1")
+	nn.Finalizers = nil
+	g.Must(g.kube.Update(context.Background(), nn))
+	g.Must(g.kube.Delete(context.Background(), nn))
+	if sweep(); len(g.enis("n1")) != 0 {
+		t.Errorf("an ENI that no node has is left: %+v", g.enis("n1"))
+	}
+}
+
+// Calls for which pods wait come first in the cloud client's queue, what is given back last.
+func TestPrioritiesOfCalls(t *testing.T) {
+	w := &work{nn: &v1alpha1.NodeNetwork{}}
+	if p := cloud.PriorityOf(w.wanted(t.Context())); p != cloud.Refill {
+		t.Errorf("a pool's refill has priority %d", p)
+	}
+	for _, st := range []v1alpha1.NodeNetworkStatus{{Demand: 1}, {ENIDemand: 1}} {
+		w.nn.Status = st
+		if p := cloud.PriorityOf(w.wanted(t.Context())); p != cloud.PodsWait {
+			t.Errorf("a waiting pod's call has priority %d", p)
+		}
+	}
+	if p := cloud.PriorityOf(unwanted(t.Context())); p != cloud.GiveBack {
+		t.Errorf("what is given back has priority %d", p)
 	}
 }
