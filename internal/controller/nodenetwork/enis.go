@@ -37,8 +37,11 @@ func (w *work) move(ctx context.Context) error {
 	if len(moving) == 0 {
 		return errs[0]
 	}
-	w.again(w.Poll)
+	if w.paused("look") {
+		return errs[0]
+	}
 	v, err := w.list.ids(ctx, moving)
+	w.tried("look", err)
 	if err != nil {
 		return errors.Join(errs[0], fmt.Errorf("describe ENIs %v: %w", moving, err))
 	}
@@ -53,6 +56,7 @@ func (w *work) move(ctx context.Context) error {
 		case !there && e.Phase == v1alpha1.ENIDetaching:
 			gone = append(gone, e.ID)
 		case !there:
+			w.again(w.Poll)
 			w.mem.doubt.Store(true) // just created and not listed yet, or gone: compare decides
 		case e.Phase == v1alpha1.ENIDetaching:
 			errs = append(errs, w.giveBack(ctx, &c))
@@ -150,6 +154,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			w.once("ENIElsewhere", fmt.Sprintf("ENI %s of this node is attached to instance %s", e.ID, c.InstanceID), func(m string) {
 				w.warnAll("ENIElsewhere", "%s; detach it there", m)
 			})
+			w.again(w.Park)
 			return nil
 		}
 		delete(w.mem.attaching, e.Token)
@@ -159,6 +164,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		}
 	case cloud.ENIAvailable:
 		if now.Before(at.next) {
+			w.again(max(at.next.Sub(now), w.Poll))
 			return nil
 		}
 		at.attempts++
@@ -170,9 +176,11 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return err
 		}
 		if err == nil {
+			w.again(w.Poll)
 			w.mem.made(w.Now(), e.ID)
 			return nil
 		}
+		w.again(max(at.next.Sub(now), w.Poll))
 		if cloud.ClassOf(err) == cloud.Quota && !w.inUse(e) {
 			// Somebody else's ENIs take the instance's slots. This one is in the way.
 			w.refuse(createOperation, err)
@@ -180,6 +188,8 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return errors.Join(fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err), w.countForeign(ctx))
 		}
 		return fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err)
+	default:
+		w.again(w.Poll)
 	}
 	return nil
 }
@@ -203,7 +213,12 @@ func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
 		l = &leaving{status: c.Status}
 		w.mem.leaving[c.ID] = l
 	}
-	if w.Now().Before(l.next) {
+	if c.Status != cloud.ENIInUse && c.Status != cloud.ENIAvailable {
+		w.again(w.Poll)
+		return nil // on its way; the next look decides
+	}
+	if wait := l.next.Sub(w.Now()); wait > 0 {
+		w.again(max(wait, w.Poll))
 		return nil
 	}
 	l.attempts++
@@ -213,18 +228,23 @@ func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
 		err := w.Cloud.DetachENI(unwanted(ctx), c.ID, c.InstanceID)
 		if w.did("detach", err) {
 			l.attempts, l.next = l.attempts-1, time.Time{}
+			return err
 		}
 		if err != nil {
+			w.again(max(l.next.Sub(w.Now()), w.Poll))
 			return fmt.Errorf("detach ENI %s from %s: %w", c.ID, c.InstanceID, err)
 		}
 	case cloud.ENIAvailable:
 		err := w.Cloud.DeleteENI(unwanted(ctx), c.ID)
 		if w.did("delete", err) {
 			l.attempts, l.next = l.attempts-1, time.Time{}
+			return err
 		}
 		if err != nil {
+			w.again(max(l.next.Sub(w.Now()), w.Poll))
 			return fmt.Errorf("delete ENI %s: %w", c.ID, err)
 		}
 	}
-	return nil // on its way; the next look decides
+	w.again(w.Poll)
+	return nil
 }

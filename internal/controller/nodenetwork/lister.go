@@ -21,6 +21,10 @@ type lister struct {
 	tags   map[string]string // of the cluster's ENIs
 	last   time.Duration     // how long a list of all ENIs serves those who come later
 
+	// gate is open for some calls at a time: who comes while they wait for the rate limit
+	// joins the next, which is the larger for it.
+	gate chan struct{}
+
 	mu    sync.Mutex
 	byID  *flight
 	all   *flight
@@ -71,6 +75,8 @@ type flight struct {
 const describeTimeout = 10 * time.Minute
 
 const (
+	// flights is how many calls are made at a time.
+	flights = 4
 	// enisPerPage is how many ENIs a page of the list has (ECS API: DescribeNetworkInterfaces).
 	enisPerPage = 500
 	// aloneAtFirst is how many nodes are asked for one by one before the cluster's size is known.
@@ -149,6 +155,8 @@ func (l *lister) start(slot **flight) *flight {
 func (l *lister) fly(f *flight, slot **flight) {
 	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
+	l.gate <- struct{}{}
+	defer func() { <-l.gate }()
 	l.mu.Lock()
 	*slot = nil // who comes now needs a later answer
 	filter := cloud.ENIFilter{Tags: l.tags}
