@@ -132,7 +132,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
 	}
-	rest.QPS = -1 // the API server's priority and fairness paces its clients
+	rest.QPS = -1 // the API server's own pace sets it, see requestsAtOnce
 	// No other ConfigMap is looked at, or may be.
 	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
@@ -153,6 +153,7 @@ func run(ctx context.Context, f flags) error {
 		LeaderElection:          true,
 		LeaderElectionID:        leader,
 		LeaderElectionNamespace: f.namespace,
+		LeaderElectionConfig:    rest, // the Lease waits for no other request
 		// The process ends right after: a successor need not wait for the lease.
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &f.leaseDuration,
@@ -163,7 +164,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	mgr, err := ctrl.NewManager(rest, options)
+	mgr, err := ctrl.NewManager(bounded(rest), options)
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}

@@ -10,13 +10,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -28,6 +31,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/pool"
 )
 
@@ -42,8 +46,10 @@ const (
 type Fleet struct {
 	api   rest.Interface
 	nodes map[string]*Node
-	// Reports counts the status patches that were sent, Failed those of them that failed.
+	// Reports counts the status patches that were sent, Failed the writes that failed.
 	Reports, Failed atomic.Int64
+	// Leases is the namespace of the agents' Leases; empty: they have none.
+	Leases string
 }
 
 // Node is a node's agent with its pods.
@@ -142,8 +148,53 @@ func (f *Fleet) Start(ctx context.Context, cfg *rest.Config) error {
 	}
 	for _, n := range f.nodes {
 		go n.report(ctx)
+		if f.Leases != "" {
+			go n.live(ctx)
+		}
 	}
 	return nil
+}
+
+// live renews the node's Lease, as internal/agent's Lease does.
+func (n *Node) live(ctx context.Context) {
+	const renewal = agent.LeaseDuration / 4
+	pause := rand.N(renewal)
+	for {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		if err := n.renew(ctx); err != nil && ctx.Err() == nil {
+			n.fleet.Failed.Add(1)
+		}
+		pause = renewal + rand.N(renewal/5)
+	}
+}
+
+func (n *Node) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	seconds := int32(agent.LeaseDuration / time.Second)
+	lease := &coordinationv1.Lease{
+		TypeMeta:   metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.fleet.Leases, Name: v1alpha1.LeasePrefix + n.Name, Labels: map[string]string{v1alpha1.LabelLease: ""}},
+		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &n.Name, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()}},
+	}
+	at := []string{"/apis", coordinationv1.SchemeGroupVersion.Group, coordinationv1.SchemeGroupVersion.Version, "namespaces", n.fleet.Leases, "leases"}
+	patch, err := json.Marshal(map[string]any{"spec": lease.Spec})
+	if err != nil {
+		return err
+	}
+	err = n.fleet.api.Patch(types.MergePatchType).AbsPath(append(at, lease.Name)...).Body(patch).Do(ctx).Error()
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	whole, err := json.Marshal(lease)
+	if err != nil {
+		return err
+	}
+	return n.fleet.api.Post().AbsPath(at...).Body(whole).SetHeader("Content-Type", "application/json").Do(ctx).Error()
 }
 
 // Open is closed when the scheduler may send pods to the node: the controller has taken its
@@ -307,6 +358,7 @@ func (n *Node) status() v1alpha1.NodeNetworkStatus {
 	defer n.mu.Unlock()
 	used, cooling, released := n.pool.Report(time.Now())
 	st := v1alpha1.NodeNetworkStatus{
+		LeaseSeconds:       n.fleet.leaseSeconds(),
 		ObservedGeneration: n.generation, Datapath: "route", Demand: len(n.waiting), UsedCount: len(used),
 		Cooling: texts(cooling), Released: texts(released),
 	}
@@ -326,6 +378,13 @@ func (n *Node) status() v1alpha1.NodeNetworkStatus {
 	condition(v1alpha1.ConditionDatapathReady, n.known, [2]string{v1alpha1.ReasonDatapathAuto, "auto takes the fastest datapath that this agent and kernel have: route"},
 		[2]string{"NotChosen", "no datapath runs yet"})
 	return st
+}
+
+func (f *Fleet) leaseSeconds() int {
+	if f.Leases == "" {
+		return 0
+	}
+	return int(agent.LeaseDuration / time.Second)
 }
 
 func texts(in []netip.Addr) (out []string) {

@@ -44,6 +44,8 @@ type settings struct {
 	latency time.Duration // of a call
 	// spare nodes get no pods at the cold start.
 	spare int
+	// leases: the agents renew their Leases.
+	leases bool
 }
 
 // measured is a run that goes on.
@@ -598,7 +600,7 @@ func TestController(t *testing.T) {
 		s := settings{
 			nodes: nodes, pods: int(number(t, "PODS", 30)), instanceType: text("TYPE", "ecs.g7.2xlarge"), cooling: int(number(t, "COOLING", 130)),
 			factor: number(t, "LIMITS_FACTOR", 2), latency: time.Duration(number(t, "LATENCY", 300)) * time.Millisecond,
-			spare: troubled * rounds,
+			spare: troubled * rounds, leases: float64(nodes) <= number(t, "LEASES", 1000),
 		}
 		t.Run(size, func(t *testing.T) {
 			m := newMeasured(t, s, run)

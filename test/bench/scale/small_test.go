@@ -21,7 +21,7 @@ import (
 // that costs in calls and writes. Times are printed and held by nothing.
 func TestTwoHundredNodes(t *testing.T) {
 	const nodes, pods = 200, 30
-	s := settings{nodes: nodes, pods: pods, instanceType: "ecs.g7.2xlarge", cooling: 5, factor: 10, latency: 300 * time.Millisecond}
+	s := settings{nodes: nodes, pods: pods, instanceType: "ecs.g7.2xlarge", cooling: 5, factor: 10, latency: 300 * time.Millisecond, leases: true}
 	before, err := report.Load()
 	if err != nil {
 		t.Fatal(err)
