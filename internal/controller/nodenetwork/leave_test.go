@@ -2,6 +2,7 @@ package nodenetwork
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -189,6 +191,59 @@ func TestNodeNetworkDeleted(t *testing.T) {
 		t.Errorf("ENIs %v, before %v", after, before)
 	}
 	g.rest("n1")
+}
+
+// Nodes go and come back while the controller is killed again and again: no running pod
+// loses its address (turns looks at each step), and in the end all agrees.
+func TestKilledWhileNodesComeAndGo(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		g := newRig(t, []string{"192.168.32.0/24"})
+		instance := g.addNode("n1", "ecs.g6.2xlarge")
+		g.startPods("n1", 12)
+		g.settle("n1", 3*minute)
+		there := true
+		for range rapid.IntRange(1, 8).Draw(t, "events") {
+			g.fuse.Light(rapid.IntRange(0, 6).Draw(t, "calls until it is killed"), rapid.Bool().Draw(t, "the last call is carried out"))
+			switch what := rapid.SampledFrom([]string{"node", "nodenetwork", "label", "pods"}).Draw(t, "what"); {
+			case what == "node" && there:
+				g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+				there = false
+			case what == "node" || !there:
+				g.register(instance)
+				there = true
+			case what == "nodenetwork":
+				if nn := g.nn("n1"); nn != nil {
+					g.Must(g.kube.Delete(context.Background(), nn))
+				}
+			case what == "label":
+				n := g.node("n1")
+				n.Labels = map[string]string{"network.terway.dev/ignore": fmt.Sprint(n.Labels["network.terway.dev/ignore"] != "true")}
+				g.Must(g.kube.Update(context.Background(), n))
+			case rapid.Bool().Draw(t, "more"):
+				g.addPods("n1", 5)
+			default:
+				g.removePods("n1", rapid.IntRange(1, 20).Draw(t, "fewer"))
+			}
+			// Less than the delay in all, so that nothing may be taken from a pod.
+			for range rapid.IntRange(1, 15).Draw(t, "steps") {
+				if _, crashed := g.once("n1"); crashed {
+					g.restart()
+				}
+				g.agent("n1")
+				g.hold("n1")
+				g.Clock.Pass(time.Second)
+			}
+		}
+		g.restart()
+		if !there {
+			g.register(instance)
+		}
+		n := g.node("n1")
+		n.Labels = nil
+		g.Must(g.kube.Update(context.Background(), n))
+		g.turns(5*minute, true)
+		g.rest("n1")
+	})
 }
 
 // The name is given to another instance. The old one's ENIs go when it does, or after the
