@@ -161,6 +161,9 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		if why := w.leaves(); why != "" {
 			return w.leave(ctx, why)
 		}
+		if w.isGoing() {
+			return w.remove(ctx) // and one is made anew
+		}
 		w.stays()
 	}
 	instance, err := nodeinfo.InstanceID(w.node.Spec.ProviderID)

@@ -205,9 +205,26 @@ func (w *work) stays() {
 	}
 }
 
-// remove gives everything back of a node that has left. The finalizer goes last, when
-// the cloud has none of its ENIs.
+// isGoing reports whether a NodeNetwork that is being deleted has nothing that may serve
+// again: its node left, and has come back too late for its ENIs.
+func (w *work) isGoing() bool {
+	enis := w.nn.Spec.ENIs
+	return !w.nn.DeletionTimestamp.IsZero() && len(enis) > 0 &&
+		!slices.ContainsFunc(enis, func(e v1alpha1.ENI) bool { return e.Phase != v1alpha1.ENIDetaching })
+}
+
+// remove gives everything back of a node that has left. The spec says so first: should the
+// node come back meanwhile, nothing is offered to its pods that goes. The finalizer goes
+// last, when the cloud has none of its ENIs.
 func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
+	// What was being created is found by its tag.
+	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == "" })
+	for i := range w.nn.Spec.ENIs {
+		w.nn.Spec.ENIs[i].Phase = v1alpha1.ENIDetaching
+	}
+	if err := w.save(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
 	if w.nn.DeletionTimestamp.IsZero() {
 		w.Log.Info("giving back the ENIs of a node", "node", w.name, "because", w.mem.goes)
 		// The precondition: not one that was made anew since.
