@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -60,9 +59,6 @@ type Options struct {
 	// Neighbours says which other programs of the node have an ENI's device for theirs, and
 	// what to do about it; may be nil.
 	Neighbours func(device string) []string
-	// DeviceGone is told at once when the device of an ENI vanished from the node (one that
-	// moved into its pod too). It may be nil, and must not wait.
-	DeviceGone func(device string, mac net.HardwareAddr)
 	// LeaseDuration is how long the agent's Lease is good; 0 if it has none.
 	LeaseDuration time.Duration
 	// Metrics may be nil.

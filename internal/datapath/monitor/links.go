@@ -100,9 +100,6 @@ func (ls *links) gone(b []byte) {
 	delete(ls.by, index)
 	switch {
 	case ls.eni(last):
-		if ls.m.Gone != nil {
-			ls.m.Gone(last.name, last.hardware())
-		}
 		ls.m.tell("device %s of an ENI is gone", last.name)
 	case ls.m.Pod(last.name):
 		ls.m.tell("device %s of a pod is gone", last.name)

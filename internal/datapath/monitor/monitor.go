@@ -36,9 +36,6 @@ type Options struct {
 	Pod func(device string) bool
 	// Repair asks for a repair and does not wait for it.
 	Repair func()
-	// Gone is told when an ENI's device vanished from the namespace, before Repair. It may
-	// be nil. That the device was moved into a pod looks the same.
-	Gone func(device string, mac net.HardwareAddr)
 	// Coalesce, Slowest: see the defaults, which 0 means.
 	Coalesce, Slowest time.Duration
 	// Log is told of sockets that broke, and why repairs were asked for (debug).

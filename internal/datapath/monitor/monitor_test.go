@@ -36,7 +36,6 @@ type watched struct {
 
 	mu   sync.Mutex
 	pods map[string]*suite.Pod // by device
-	gone []string
 	// block is called when the monitor asks about a device, and can hold it up.
 	block func(device string)
 	why   []string // reasons in the order in which they came
@@ -68,11 +67,6 @@ func watch(t *testing.T, n *suite.Node) *watched {
 			case w.repairs <- struct{}{}:
 			default:
 			}
-		},
-		Gone: func(device string, mac net.HardwareAddr) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.gone = append(w.gone, device+" "+mac.String())
 		},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -269,12 +263,6 @@ func TestDevicesOfENIs(t *testing.T) {
 	w.forget()
 	w.IP("link del eth2")
 	w.await("device eth2 of an ENI is gone")
-	w.mu.Lock()
-	gone := strings.Join(w.gone, ", ")
-	w.mu.Unlock()
-	if want := "eth2 " + w.MAC(2).String(); gone != want {
-		t.Errorf("told that %q are gone, want %q", gone, want)
-	}
 	w.forget()
 	w.Plug(2)
 	w.await("device eth2 of an ENI appeared")
