@@ -41,7 +41,8 @@ type Agents struct {
 	Period            time.Duration
 
 	seen map[string]renewal
-	// sure is since when what was observed is worth something, last when it was last looked.
+	// sure is since when what was observed is worth something, last when the API
+	// server answered last.
 	sure, last time.Time
 	many       bool
 }
@@ -86,10 +87,9 @@ func (s *Agents) Look(ctx context.Context) error {
 	defer cancel()
 	now := s.Now()
 	if _, err := s.live(ctx, s.Leader); err != nil {
-		s.sure = time.Time{}
 		return fmt.Errorf("ask the API server: %w", err)
 	}
-	if s.sure.IsZero() || now.Sub(s.last) > 3*s.Period { // blind, or asleep, until now
+	if now.Sub(s.last) > 3*s.Period { // not there, blind, or asleep, until now
 		s.sure = now
 	}
 	s.last = now
