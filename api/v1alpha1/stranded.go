@@ -7,9 +7,10 @@ package v1alpha1
 func (nn *NodeNetwork) Stranded() []UsedAddress {
 	there := map[string]bool{}
 	for i := range nn.Spec.ENIs {
-		for _, a := range nn.Spec.ENIs[i].Addresses {
-			// What is being unassigned was confirmed by the node, or is gone already.
-			there[a.Address] = !a.Unassigning
+		e := &nn.Spec.ENIs[i]
+		for _, a := range e.Addresses {
+			// What is on its way out was confirmed by the node, or is gone already.
+			there[a.Address] = !a.Unassigning && e.Phase != ENIDetaching
 		}
 	}
 	var out []UsedAddress

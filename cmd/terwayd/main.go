@@ -145,7 +145,8 @@ func run(ctx context.Context, f flags) error {
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
 		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
-		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
+		Neighbours: neighbours(f.hostRoot, log),
+		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		return err

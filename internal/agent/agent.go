@@ -5,6 +5,20 @@
 // and before anybody is answered. No lock is held while waiting, while the disk
 // is written or while the kernel is programmed, except the one of the attachment
 // at hand; so a slow pod never stops another.
+//
+// And these, each of which was learnt:
+//
+//   - Order is judged by what is durable, not by what this process has seen: no word of the
+//     controller is acted on that is older than the journal's (NodeSync.last), and a report
+//     is for the one object that it was made for.
+//   - One pod's trouble is never the node's. What cannot be wired, repaired or taken down of
+//     a pod is its own trouble, with an event (note); only what concerns all counts against
+//     the node, because a node that is not ready loses all its pods.
+//   - Demand is the pod's, not the attempt's: it outlives the kubelet's pause (demand.go).
+//   - What is said of life must be true: the Lease is renewed only while the repair loop comes
+//     round (lease.go).
+//   - Who waits is told why, as far as the node can know: the controller's reason, that it does
+//     not answer, or that it cannot be reached (talk.go).
 package agent
 
 import (

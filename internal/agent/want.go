@@ -124,7 +124,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 				continue
 			}
 			seen[a] = e.ID
-			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning})
+			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning || e.Phase == v1alpha1.ENIDetaching})
 		}
 		w.ENIs = append(w.ENIs, out)
 	}

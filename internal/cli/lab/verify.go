@@ -84,9 +84,20 @@ Checks:
 		}
 	}
 	list(false)
-	cmd.Long += "\nChecks that make trouble around the network; they run with --trouble, or by name:\n"
+	cmd.Long += "\nChecks that make trouble around the network; they run with --trouble (but for " + slow() + "), or by name:\n"
 	list(true)
 	return cmd
+}
+
+// slow names the checks that wait for minutes.
+func slow() string {
+	var names []string
+	for _, c := range verify.Checks() {
+		if c.Slow {
+			names = append(names, c.Name)
+		}
+	}
+	return strings.Join(names, ", ") + ", which waits for minutes"
 }
 
 // verdict is the error of a run in which something failed. That the kernel lacks one of

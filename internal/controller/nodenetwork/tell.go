@@ -10,7 +10,7 @@ import (
 )
 
 // tellDatapath makes an event of what the node's kernel lacks for a datapath, or what on the
-// node is in the pods' way, once for each change. The agent, which finds it out, may write no events.
+// node is in the pods' way, once for each change. The agent, which finds it out, makes events of single pods alone.
 func (w *work) tellDatapath() {
 	c := meta.FindStatusCondition(w.nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
 	if c == nil {

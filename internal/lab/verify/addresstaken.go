@@ -11,10 +11,11 @@ import (
 )
 
 var addressTaken = Check{
-	Name:    "address-taken-away",
-	About:   "a pod whose address somebody unassigns behind Terway's back is a problem of terwayctl status, and an event of the pod says so; made anew it answers",
-	NotFor:  map[string]string{lab.NetworkFlannel: "the cloud does not have pods' addresses"},
-	Trouble: true, Shared: true,
+	Name:   "address-taken-away",
+	About:  "a pod whose address somebody unassigns behind Terway's back is a problem of terwayctl status, and an event of the pod says so; made anew it answers",
+	NotFor: map[string]string{lab.NetworkFlannel: "the cloud does not have pods' addresses"},
+	// The cloud's lists may be two minutes old before one is believed that lacks an address.
+	Trouble: true, Shared: true, Slow: true,
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {

@@ -74,8 +74,14 @@ func TestSelect(t *testing.T) {
 	all := Checks()
 	for _, network := range []string{lab.NetworkTerway, lab.NetworkFlannel} {
 		run, not, err := Select(network, nil, true)
-		if err != nil || len(run)+len(not) != len(all) || len(run) == 0 {
-			t.Fatalf("%s: no name picks %d checks and leaves %d out, %v", network, len(run), len(not), err)
+		slow := 0
+		for _, c := range all {
+			if _, other := c.NotFor[network]; c.Slow && !other {
+				slow++
+			}
+		}
+		if err != nil || len(run)+len(not)+slow != len(all) || len(run) == 0 {
+			t.Fatalf("%s: no name picks %d checks and leaves %d out, %d of all %d are slow, %v", network, len(run), len(not), slow, len(all), err)
 		}
 		for _, n := range not {
 			if n.Why == "" || n.Network != network {
@@ -87,8 +93,8 @@ func TestSelect(t *testing.T) {
 	if err != nil || slices.ContainsFunc(usual, func(c Check) bool { return c.Trouble }) {
 		t.Errorf("without being asked for, checks of trouble run, %v", err)
 	}
-	if one, _, err := Select(lab.NetworkTerway, []string{"stale-cloud"}, false); err != nil || len(one) != 1 {
-		t.Errorf("a check of trouble by name: %v, %v", one, err)
+	if two, _, err := Select(lab.NetworkTerway, []string{"stale-cloud", "address-taken-away"}, false); err != nil || len(two) != 2 {
+		t.Errorf("a check of trouble and a slow one by name: %v, %v", two, err)
 	}
 	picked, _, err := Select(lab.NetworkTerway, []string{"dns", "release"}, false)
 	if err != nil || len(picked) != 2 || picked[0].Name != "dns" || picked[1].Name != "release" {

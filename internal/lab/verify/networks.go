@@ -26,16 +26,13 @@ func For(network string, checks []Check) (run []Check, not []NotFor) {
 	return run, not
 }
 
-// Select picks the checks for a network: all of them without or with those of trouble, or
-// some by name.
+// Select picks the checks for a network: all of them without or with those of trouble, but
+// for the slow ones, or some by name.
 func Select(network string, names []string, trouble bool) (run []Check, not []NotFor, err error) {
 	all := Checks()
 	run, not = For(network, all)
 	if len(names) == 0 {
-		if !trouble {
-			run = slices.DeleteFunc(run, func(c Check) bool { return c.Trouble })
-		}
-		return run, not, nil
+		return slices.DeleteFunc(run, func(c Check) bool { return c.Slow || c.Trouble && !trouble }), not, nil
 	}
 	var picked []Check
 	for _, n := range names {

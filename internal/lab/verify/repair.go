@@ -143,11 +143,13 @@ func (e *Env) cut(ctx context.Context, node string, probes []*probe, commands []
 	return strings.Join(gaps, ", "), nil
 }
 
-// programmed is what of a node's rules, routes and tables is Terway's, in an order.
+// programmed is what of a node's rules, routes and table is Terway's, in alphabetic order: a
+// table that is written anew may have its pieces in another one. What pods have in maps is
+// left out, the probes need it.
 func (e *Env) programmed(node string) (string, error) {
 	var all []string
 	for _, c := range []string{
-		"ip rule show", "ip -6 rule show", "ip route show table all proto 84", "ip -6 route show table all proto 84", "nft -s list table inet terway",
+		"ip rule show", "ip -6 rule show", "ip route show table all proto 84", "ip -6 route show table all proto 84", "nft -s -t list table inet terway",
 	} {
 		out, err := e.onNode(node, strings.Fields(c)...)
 		if err != nil && strings.HasPrefix(c, "nft") {
@@ -156,14 +158,8 @@ func (e *Env) programmed(node string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		lines := strings.Split(out, "\n")
-		if !strings.HasPrefix(c, "nft") { // rules of one priority have no order; elements of maps neither
-			slices.Sort(lines)
-		} else {
-			lines = slices.DeleteFunc(lines, func(l string) bool {
-				return strings.Contains(l, `comment "table `) || strings.Contains(l, "elements = ")
-			})
-		}
+		lines := slices.DeleteFunc(strings.Split(out, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+		slices.Sort(lines)
 		all = append(all, lines...)
 	}
 	return strings.Join(all, "\n"), nil

@@ -20,6 +20,9 @@ const (
 	listsOld = 40 * time.Second
 	// afterRestart is how long the check looks on after the restarts: more than those 10 s.
 	afterRestart = 20 * time.Second
+	// nextBurst is how many pods start then: few enough that no ENI has to be attached, of
+	// which the lists would tell only as late as they are old.
+	nextBurst = 8
 )
 
 var staleCloud = Check{
@@ -84,7 +87,8 @@ var staleCloud = Check{
 				return "", err
 			}
 		}
-		if err := d.scale(ctx, n); err != nil {
+		next := min(n, nextBurst)
+		if err := d.scale(ctx, next); err != nil {
 			return "", err
 		}
 		pods, err := d.settle(ctx)
@@ -104,7 +108,7 @@ var staleCloud = Check{
 			return "", err
 		}
 		return fmt.Sprintf("lists %s old, %d addresses taken off ENIs, all controllers and agents killed: no such address was offered in %s, and %d pods had addresses that ENIs have and answered",
-			listsOld, taken, afterRestart, n), e.noProblem(ctx)
+			listsOld, taken, afterRestart, next), e.noProblem(ctx)
 	},
 }
 

@@ -32,6 +32,9 @@ type Check struct {
 	// Trouble makes something go wrong around the network, what no datapath has a part in.
 	// Such checks take long and run only if they are asked for.
 	Trouble bool
+	// Slow is one that waits for minutes for what the product promises only then: it runs by
+	// its name alone.
+	Slow bool
 	// Shared is a check of addresses that pods of one ENI have: there is nothing to show on
 	// nodes where each pod has an ENI to itself.
 	Shared bool
