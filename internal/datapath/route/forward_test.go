@@ -57,6 +57,20 @@ func TestForwardOfIptables(t *testing.T) {
 	}
 }
 
+// Others' rules that cannot be read are an obstacle, whatever the reason, and not the node's
+// failure: pods are served.
+func TestForwardUnreadable(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	own(n).forward.socket.Close()
+	_, err := n.TrySync()
+	if pods, obstacles, node := datapath.Sort(err); len(pods) != 0 || len(obstacles) != 1 || node != nil || !strings.Contains(obstacles[0], "generation") {
+		t.Errorf("pods %v, obstacles %q, node %v; want one obstacle that names the generation", pods, obstacles, node)
+	}
+	n.Sync()
+}
+
 // Tables of iptables-legacy are read, not written.
 func TestForwardOfIptablesLegacy(t *testing.T) {
 	w := newWorld(t, 1, 1)

@@ -56,7 +56,10 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	s.repairs = repairs
 	passing, err := d.ensureForward()
 	s.repairs = append(s.repairs, passing...)
-	errs = append(errs, err)
+	if err != nil {
+		// Others' rules that cannot be read or changed are no reason to serve nobody.
+		errs = append(errs, &datapath.Obstacle{What: "whether other programs' firewall rules let pods' packets pass is not known: " + err.Error()})
+	}
 	errs = append(errs, d.forward.obstacles()...)
 
 	links, err := Listed(ctx, "devices", h.LinkList)
