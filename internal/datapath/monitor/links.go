@@ -4,6 +4,8 @@ import (
 	"net"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/route"
 )
 
 // link is what counts of a link.
@@ -106,7 +108,8 @@ func (ls *links) gone(b []byte) {
 	}
 }
 
-// eni says that it is an ENI's device and no pod's: those of ipvlan have their ENI's MAC.
+// eni says that it is an ENI's device and no pod's: those of ipvlan have their ENI's MAC,
+// also while an ADD makes them or a DEL takes them away.
 func (ls *links) eni(l link) bool {
-	return len(l.mac) == 6 && !ls.m.Pod(l.name) && ls.m.ENI(l.hardware())
+	return len(l.mac) == 6 && !route.IsPodDeviceName(l.name) && ls.m.ENI(l.hardware())
 }

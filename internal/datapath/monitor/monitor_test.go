@@ -73,8 +73,8 @@ func watch(t *testing.T, n *suite.Node) *watched {
 	var wg sync.WaitGroup
 	wg.Go(func() { w.m.Run(ctx) })
 	t.Cleanup(func() { cancel(); wg.Wait(); ns.Close() })
-	w.await("the route monitor began to listen", "the nftables monitor began to listen")
-	w.settle()
+	w.await("the route monitor began to listen", "the nftables monitor began to listen", "device eth1 of an ENI appeared")
+	w.repaired()
 	return w
 }
 
@@ -120,6 +120,18 @@ func (w *watched) await(reasons ...string) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("the monitor did not hear of %q, only of %q", missing, have)
 		}
+	}
+}
+
+// repaired waits until the monitor has asked for a repair, and settles.
+func (w *watched) repaired() []string {
+	w.t.Helper()
+	select {
+	case <-w.repairs:
+		return append(w.sync(), w.settle()...)
+	case <-time.After(suite.Patience):
+		w.t.Fatalf("no repair was asked for; heard %q", w.reasons())
+		return nil
 	}
 }
 
@@ -209,7 +221,7 @@ func TestRepairs(t *testing.T) {
 			w.forget()
 			c.cut()
 			w.await(c.heard)
-			if repaired := w.settle(); len(repaired) == 0 {
+			if repaired := w.repaired(); len(repaired) == 0 {
 				t.Errorf("nothing was repaired; heard %q", w.reasons())
 			}
 			world.Nodes[1].Forget()
@@ -244,6 +256,8 @@ func TestPassesOver(t *testing.T) {
 		w.del(p)
 		w.Settle()
 	}
+	// With ipvlan a pod's device has its ENI's MAC, before its ADD is done and after its DEL has begun.
+	w.IPs("link add tw0000000beef address "+w.MAC(1).String()+" type veth peer name twpeer", "link set tw0000000beef up", "link del tw0000000beef")
 	w.IPs("link add docker0 type bridge", "link add veth0 type veth peer name veth1", "link set veth0 master docker0", "link set veth0 up",
 		"addr add 172.17.0.1/16 dev docker0", "link set docker0 up", "link del veth0", "rule add priority 100 lookup 100", "route add 10.0.0.0/8 dev docker0 table 100")
 	w.Run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
@@ -266,7 +280,7 @@ func TestDevicesOfENIs(t *testing.T) {
 	w.forget()
 	w.Plug(2)
 	w.await("device eth2 of an ENI appeared")
-	if repaired := w.settle(); !slices.ContainsFunc(repaired, func(s string) bool { return strings.Contains(s, "set eth2 up") }) {
+	if repaired := w.repaired(); !slices.ContainsFunc(repaired, func(s string) bool { return strings.Contains(s, "set eth2 up") }) {
 		t.Errorf("the new device was not prepared: %q", repaired)
 	}
 }

@@ -96,6 +96,9 @@ func hostIfName(sandbox, ifName string) string {
 	return "tw" + hex.EncodeToString(sum[:])[:11]
 }
 
+// IsPodDeviceName reports whether a name is of the form that pods' devices on the node have.
+func IsPodDeviceName(name string) bool { return hostIfPattern.MatchString(name) }
+
 // hostMAC and podMAC follow from the name of the host's end: both ends can be
 // told from devices of others, neighbours can be written before the devices
 // exist, and a MAC that is set explicitly is left alone by udev's
