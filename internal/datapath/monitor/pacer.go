@@ -61,7 +61,8 @@ func (p *pacer) wait() time.Duration {
 func (p *pacer) over(now time.Time) bool { return now.Sub(p.due) > p.wait()+quiet }
 
 // contended names what is changed again and again, the most frequent first, once repairs
-// wait for it longer than anybody should.
+// wait for it longer than anybody should. What happens once to each of many things (ENIs that
+// are plugged in one after the other) is no contention.
 func (p *pacer) contended(now time.Time) string {
 	if p.wait() < min(quiet, p.slowest) || p.streak <= swift || p.over(now) {
 		return ""
@@ -69,6 +70,7 @@ func (p *pacer) contended(now time.Time) string {
 	list := slices.SortedFunc(maps.Keys(p.why), func(a, b string) int {
 		return cmp.Or(cmp.Compare(p.why[b], p.why[a]), cmp.Compare(a, b))
 	})
+	list = slices.DeleteFunc(list, func(what string) bool { return p.why[what] <= swift })
 	const shown = 3
 	var text []string
 	for _, what := range list[:min(shown, len(list))] {

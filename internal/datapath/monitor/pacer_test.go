@@ -1,6 +1,7 @@
 package monitor
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,15 @@ func TestPacer(t *testing.T) {
 	}
 	if c := p.contended(now); !strings.Contains(c, "rule (") || !strings.Contains(c, "route (") {
 		t.Errorf("contended: %q, want both reasons", c)
+	}
+	// Many things, each of which happens once or twice, are nobody's fight.
+	now = now.Add(time.Minute)
+	for i := range 30 {
+		event(fmt.Sprintf("device eth%d of an ENI appeared", i))
+		event(fmt.Sprintf("device eth%d of an ENI came up", i))
+		if c := p.contended(now); c != "" {
+			t.Fatalf("contended by ENIs that come: %q", c)
+		}
 	}
 	// It is over.
 	now = now.Add(time.Minute)
