@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs the Debian packages that generators and tests use, if any is missing.
 set -eu
-packages="clang llvm libbpf-dev linux-libc-dev iproute2 nftables iptables conntrack runc curl
+packages="clang llvm libbpf-dev linux-libc-dev iproute2 nftables iptables ipvsadm conntrack runc curl
 busybox-static tcpdump ethtool iperf3 iputils-ping util-linux qemu-system-x86 kmod binutils xz-utils"
 missing=
 for p in $packages; do

@@ -19,7 +19,7 @@ import (
 
 // tools are the programs that tests call in the guest, with their shared libraries.
 // Busybox stands in for everything else.
-var tools = []string{"ip", "tc", "nft"}
+var tools = []string{"ip", "tc", "nft", "ipvsadm"}
 
 // Where things are in the guest.
 const (

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -18,13 +19,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// packages are Debian 12's: the meta package of each kernel series.
-var packages = map[string]string{
-	"6.1":  "linux-image-cloud-amd64",      // bookworm: no tcx, no netkit
-	"6.12": "linux-image-6.12-cloud-amd64", // bookworm-security: both
+// source is where a kernel series comes from: a meta package, and the lists of another
+// Debian release if it is not in this machine's.
+type source struct {
+	meta string
+	// lists are lines of a sources.list, each with all that the package needs: the first
+	// that answers is taken. A release moves to the archive when nobody cares for it any more.
+	lists []string
 }
 
-func seriesNames() []string { return slices.Sorted(maps.Keys(packages)) }
+const keyring = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+
+var packages = map[string]source{
+	"5.10": {"linux-image-cloud-amd64", []string{ // Debian 11: no tcx, no netkit, slow filters
+		"deb [" + keyring + "] http://deb.debian.org/debian-security bullseye-security main",
+		"deb [" + keyring + "] http://deb.debian.org/debian bullseye main",
+		"deb [" + keyring + " check-valid-until=no] http://archive.debian.org/debian bullseye main",
+	}},
+	"6.1":  {"linux-image-cloud-amd64", nil},      // Debian 12: no tcx, no netkit
+	"6.12": {"linux-image-6.12-cloud-amd64", nil}, // Debian 12's security updates: both
+}
+
+// seriesNames are in the order of versions.
+func seriesNames() []string {
+	return slices.SortedFunc(maps.Keys(packages), func(a, b string) int { return cmp.Compare(minor(a), minor(b)) })
+}
+
+// minor makes a series a number: 6.12 is 6012.
+func minor(series string) int {
+	var a, b int
+	_, _ = fmt.Sscanf(series, "%d.%d", &a, &b)
+	return a*1000 + b
+}
 
 // kernel is an unpacked kernel package.
 type kernel struct {
@@ -36,7 +62,7 @@ type kernel struct {
 // fetchKernel returns the cached kernel of a series, and fetches it if there is none.
 // What is cached is used as long as it is there: delete the folder for a newer one.
 func fetchKernel(ctx context.Context, cache, series string) (kernel, error) {
-	meta, ok := packages[series]
+	from, ok := packages[series]
 	if !ok {
 		return kernel{}, fmt.Errorf("--kernel %s: must be one of %s", series, strings.Join(seriesNames(), ", "))
 	}
@@ -62,7 +88,7 @@ func fetchKernel(ctx context.Context, cache, series string) (kernel, error) {
 		return kernel{}, fmt.Errorf("make a folder to fetch into: %w", err)
 	}
 	defer os.RemoveAll(work)
-	if err := fetch(ctx, work, meta); err != nil {
+	if err := fetch(ctx, work, from); err != nil {
 		return kernel{}, fmt.Errorf("kernel %s: %w", series, err)
 	}
 	if err := os.Rename(work, dir); err != nil {
@@ -93,30 +119,69 @@ func cached(dir string) (kernel, error) {
 }
 
 // fetch leaves package, vmlinuz and modules.cpio in dir.
-func fetch(ctx context.Context, dir, meta string) error {
-	pkg, err := packageOf(ctx, meta)
+func fetch(ctx context.Context, dir string, from source) error {
+	if from.lists == nil {
+		if err := download(ctx, dir, from.meta, false); err != nil {
+			// The package lists may be old or not there at all.
+			if err := download(ctx, dir, from.meta, true); err != nil {
+				return err
+			}
+		}
+		return unpack(ctx, dir)
+	}
+	var errs []error
+	for _, line := range from.lists {
+		options, err := otherLists(dir, line)
+		if err == nil {
+			err = download(ctx, dir, from.meta, true, options...)
+		}
+		if err == nil {
+			return errors.Join(os.RemoveAll(filepath.Join(dir, "apt")), unpack(ctx, dir))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// otherLists are options by which apt uses one line of a sources.list and folders of its
+// own: this machine's lists stay as they are.
+func otherLists(dir, line string) ([]string, error) {
+	apt := filepath.Join(dir, "apt")
+	lists := filepath.Join(apt, "lists")
+	if err := errors.Join(os.RemoveAll(apt), os.MkdirAll(filepath.Join(lists, "partial"), 0o755)); err != nil {
+		return nil, err
+	}
+	file := filepath.Join(apt, "sources.list")
+	if err := os.WriteFile(file, []byte(line+"\n"), 0o644); err != nil {
+		return nil, err
+	}
+	return []string{"-o", "Dir::Etc::sourcelist=" + file, "-o", "Dir::Etc::sourceparts=/dev/null", "-o", "Dir::State::lists=" + lists,
+		"-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="}, nil
+}
+
+// download gets the kernel that a meta package names, after a look at newer lists if need be.
+func download(ctx context.Context, dir, meta string, update bool, options ...string) error {
+	options = append([]string{"-q", "-o", "APT::Sandbox::User=root"}, options...)
+	if update {
+		if _, err := command(ctx, dir, "apt-get", append(options, "update")...); err != nil {
+			return err
+		}
+	}
+	pkg, err := packageOf(ctx, meta, options)
 	if err != nil {
-		// The package lists may be old or not there at all.
-		if _, err := command(ctx, dir, "apt-get", "update", "-q"); err != nil {
-			return err
-		}
-		if pkg, err = packageOf(ctx, meta); err != nil {
-			return err
-		}
+		return err
 	}
 	fmt.Fprintln(os.Stderr, "vm: fetching", pkg)
-	download := []string{"download", "-q", "-o", "APT::Sandbox::User=root", pkg}
-	if _, err := command(ctx, dir, "apt-get", download...); err != nil {
-		if _, err := command(ctx, dir, "apt-get", "update", "-q"); err != nil {
-			return err
-		}
-		if _, err := command(ctx, dir, "apt-get", download...); err != nil {
-			return err
-		}
+	if _, err := command(ctx, dir, "apt-get", append(options, "download", pkg)...); err != nil {
+		return err
 	}
+	return os.WriteFile(filepath.Join(dir, "package"), []byte(pkg+"\n"), 0o644)
+}
+
+func unpack(ctx context.Context, dir string) error {
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err != nil || len(debs) != 1 {
-		return fmt.Errorf("apt-get download %s left the files %v", pkg, debs)
+		return fmt.Errorf("apt-get download left the files %v", debs)
 	}
 	root := filepath.Join(dir, "root")
 	if _, err := command(ctx, dir, "dpkg-deb", "-x", debs[0], root); err != nil {
@@ -124,7 +189,7 @@ func fetch(ctx context.Context, dir, meta string) error {
 	}
 	images, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
 	if err != nil || len(images) != 1 {
-		return fmt.Errorf("package %s has the kernels %v", pkg, images)
+		return fmt.Errorf("package %s has the kernels %v", filepath.Base(debs[0]), images)
 	}
 	if err := os.Rename(images[0], filepath.Join(dir, "vmlinuz")); err != nil {
 		return err
@@ -133,15 +198,12 @@ func fetch(ctx context.Context, dir, meta string) error {
 	if err := packModules(ctx, root, version, filepath.Join(dir, "modules.cpio")); err != nil {
 		return err
 	}
-	if err := errors.Join(os.Remove(debs[0]), os.RemoveAll(root)); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "package"), []byte(pkg+"\n"), 0o644)
+	return errors.Join(os.Remove(debs[0]), os.RemoveAll(root))
 }
 
 // packageOf is the kernel that the meta package depends on.
-func packageOf(ctx context.Context, meta string) (string, error) {
-	out, err := command(ctx, "", "apt-cache", "depends", meta)
+func packageOf(ctx context.Context, meta string, options []string) (string, error) {
+	out, err := command(ctx, "", "apt-cache", append(options, "depends", meta)...)
 	if err != nil {
 		return "", err
 	}

@@ -17,7 +17,8 @@ var modules = strings.Fields(`
 	veth ipvlan bridge dummy ifb tun
 	sch_ingress cls_bpf act_bpf sch_tbf sch_htb sch_fq
 	nf_tables nft_ct nft_nat nft_chain_nat nft_masq nft_redir nft_reject_inet nft_fib_inet
-	nft_limit nft_log nft_numgen nft_hash nft_objref nf_conntrack_netlink`)
+	nft_counter nft_limit nft_log nft_numgen nft_hash nft_objref nf_conntrack_netlink
+	ip_vs ip_vs_rr`)
 
 const (
 	moduleDir = "lib/modules"

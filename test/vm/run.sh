@@ -12,12 +12,22 @@ on() {
 	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
 	go test -count=1 -timeout 30m -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
 }
+d=./internal/datapath
 
-# All that a datapath does where this machine's kernel cannot show it, and how packets go in
-# the others. The older kernel has no tcx and no netkit.
+# All that a datapath does where this machine's kernel cannot show it, and how packets go
+# with the others.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
 own='^(TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
-on 6.12 ./internal/datapath/ipvlan ./internal/datapath/netkit
-on 6.12 -run "$packets|$own" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/exclusive
-on 6.1 -run "$packets" ./internal/datapath/route ./internal/datapath/ebpf ./internal/datapath/ipvlan
+on 6.12 $d/ipvlan $d/netkit
+on 6.12 -run "$packets" $d/route $d/ebpf
+on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive
+# What Alibaba Cloud Linux 3 has. No tcx, no netkit, another verifier.
+on 5.10 -run "$packets|^TestIPVS|^TestUpgrade" $d/route $d/ebpf
+on 5.10 -run "$packets|$own|^TestKnownFlows" $d/ipvlan $d/exclusive
+# Between the two: how packets go with each.
+on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
+# What the filters of a pod cost, in units of its device: docs/benchmarks.md.
+for kernel in 5.10 6.1; do
+	on $kernel -run '^$' -bench '^BenchmarkAttach$' -benchtime 30x $d/ebpf
+done
