@@ -1,5 +1,5 @@
-// Package kernel is what several packages need of the kernel: its version for reports,
-// and a thread in another network namespace.
+// Package kernel is what several packages need of the kernel: its version for reports, a
+// thread in another network namespace, and a new one to try things in.
 package kernel
 
 import (

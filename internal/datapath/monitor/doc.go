@@ -12,7 +12,7 @@
 //   - a link, route, map element of a pod that is wired and stays (Options.Pod);
 //   - an ENI's device (Options.ENI) that comes, goes or changes, its address, its rp_filter
 //     and forwarding, and those of all devices;
-//   - anything but additions to maps in the table inet terway;
+//   - anything but additions to maps in the tables inet terway, ip and ip6 terway-nat;
 //   - what decides whether forwarded packets pass: a base chain at hook forward that drops by
 //     policy, and our own rules in iptables' chain.
 //

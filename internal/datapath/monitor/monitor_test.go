@@ -208,11 +208,12 @@ func TestRepairs(t *testing.T) {
 		{"forwarding", func() { w.Sysctl("ipv4/ip_forward", "0") }, "rp_filter or forwarding of all devices was set"},
 		{"a pod's device down", func() { w.IP("link set " + device + " down") }, "device " + device + " of a pod changed"},
 		{"a pod's device", func() { w.IP("link del " + device) }, "device " + device + " of a pod is gone"},
-		{"the ruleset", func() { w.NFT("flush ruleset") }, "table inet terway was changed"},
-		{"a rule of the table", func() { w.NFT("flush chain inet terway exit") }, "table inet terway was changed"},
+		{"the ruleset", func() { w.NFT("flush ruleset") }, "table terway was changed"},
+		{"a rule of the table", func() { w.NFT("flush chain inet terway exit") }, "table terway was changed"},
+		{"a rule of the NAT table", func() { w.NFT("flush chain ip6 terway-nat as-node") }, "table terway-nat was changed"},
 		{"a pod's element", func() {
 			w.NFT(fmt.Sprintf("delete element inet terway pods4 { %s . %s }", device, p.V4))
-		}, "elements are gone from table inet terway"},
+		}, "elements are gone from table terway"},
 		{"iptables' policy", func() { w.Run("iptables", "-P", "FORWARD", "DROP"); w.Run("ip6tables", "-P", "FORWARD", "DROP") }, "a chain of table filter drops forwarded packets by policy"},
 		{"iptables' rules", func() { w.Run("iptables", "-F", "FORWARD") }, "a rule that accepts forwarded packets is gone from table filter"},
 	} {
@@ -265,7 +266,7 @@ func TestPassesOver(t *testing.T) {
 
 	w.IP("rule del priority 500")
 	w.NFT("add chain inet terway others")
-	w.await("a rule with priority 500 is gone", "table inet terway was changed")
+	w.await("a rule with priority 500 is gone", "table terway was changed")
 	if got := w.reasons(); len(got) != 2 {
 		t.Errorf("the monitor took these for reasons to repair: %q", got)
 	}

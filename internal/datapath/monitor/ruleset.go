@@ -1,7 +1,6 @@
 package monitor
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"syscall"
@@ -34,8 +33,8 @@ func (m *Monitor) watchRuleset(ctx context.Context) error {
 // ruleset takes one change of nftables. kube-proxy makes thousands of them: what is not
 // ours is passed over after a look at the first attribute.
 func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
-	if family == unix.NFPROTO_INET && string(bytes.TrimRight(attribute(attrs, tableName), "\x00")) == route.TableName {
-		m.ownTable(kind, attrs)
+	if table := text(attribute(attrs, tableName)); route.IsOwnTable(family, table) {
+		m.ownTable(kind, table, attrs)
 		return
 	}
 	switch kind {
@@ -50,16 +49,16 @@ func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
 	}
 }
 
-func (m *Monitor) ownTable(kind uint16, attrs []byte) {
+func (m *Monitor) ownTable(kind uint16, table string, attrs []byte) {
 	switch kind {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWSETELEM:
 		// With a new table of ours; with a pod.
 	case unix.NFT_MSG_DELSETELEM:
 		if device := elementDevice(attrs); device == "" || m.Pod(device) {
-			m.tell("elements are gone from table inet %s", route.TableName)
+			m.tell("elements are gone from table %s", table)
 		}
 	default:
-		m.tell("table inet %s was changed", route.TableName)
+		m.tell("table %s was changed", table)
 	}
 }
 

@@ -10,7 +10,7 @@
 // The package owns, in the node's network namespace and nowhere else:
 //   - veths named tw<11 hex digits> that carry the MAC made from that name,
 //   - rules and routes with protocol 84 in its own tables,
-//   - the nftables table `inet terway`,
+//   - the nftables tables `inet terway`, `ip terway-nat` and `ip6 terway-nat`,
 //   - state, MTU, one host-scope address and sysctls of the ENIs it is given,
 //
 // and the wiring of eth0 inside each pod's namespace. It must never change or

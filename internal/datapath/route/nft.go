@@ -14,12 +14,13 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
-// nft is the table `inet terway` of one network namespace. Its methods are
+// nft is the tables `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its methods are
 // transactions: each either happens as a whole or not at all.
 type nft struct {
 	ns netns.NsHandle
@@ -86,6 +87,25 @@ const elementsPerMessage = 200
 
 func nftTable() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: TableName}
+}
+
+func natTable(family int) *nftables.Table {
+	if family == netlink.FAMILY_V4 {
+		return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: NATTableName}
+	}
+	return &nftables.Table{Family: nftables.TableFamilyIPv6, Name: NATTableName}
+}
+
+// IsOwnTable reports whether an nftables table, of a family of netfilter (NFPROTO_…), is
+// one of ours.
+func IsOwnTable(family byte, name string) bool {
+	switch nftables.TableFamily(family) {
+	case nftables.TableFamilyINet:
+		return name == TableName
+	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
+		return name == NATTableName
+	}
+	return false
 }
 
 // put adds elements in one transaction. Elements that are there with another
@@ -186,8 +206,8 @@ func (n *nft) read() (elems elements, err error) {
 	return elems, err
 }
 
-// ensure compares the table with the ruleset and, if anything differs, replaces
-// the whole table in one transaction: no packet sees half of it. extra are
+// ensure compares the tables with the ruleset and, if anything differs, replaces
+// them all in one transaction: no packet sees half of it. extra are
 // elements that must not be lost when the table itself was. It returns what
 // differed, or "".
 func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
@@ -201,7 +221,11 @@ func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
 			return err
 		}
 		maps.Copy(elems, extra)
-		if err := build(c, rs, elems, readCounter(c)); err != nil {
+		have, err := ownTables(c)
+		if err != nil {
+			return err
+		}
+		if err := build(c, rs, have, elems, readCounter(c)); err != nil {
 			return fmt.Errorf("write table inet %s: %w", TableName, err)
 		}
 		return nil
@@ -218,13 +242,19 @@ func (n *nft) differs(rs ruleset) (differs string, err error) {
 	return differs, err
 }
 
-func (n *nft) deleteTable() error {
+func (n *nft) deleteTables() error {
 	err := n.do(func(c *nftables.Conn) error {
-		c.DelTable(nftTable())
+		have, err := ownTables(c)
+		if err != nil || len(have) == 0 {
+			return err
+		}
+		for _, t := range have {
+			c.DelTable(t)
+		}
 		return c.Flush()
 	})
 	if err != nil && !absent(err) {
-		return fmt.Errorf("delete table inet %s: %w", TableName, err)
+		return fmt.Errorf("delete nftables tables: %w", err)
 	}
 	return nil
 }
@@ -271,10 +301,17 @@ func readCounter(c *nftables.Conn) *expr.Counter {
 	return &expr.Counter{}
 }
 
-func build(c *nftables.Conn, rs ruleset, elems elements, count *expr.Counter) error {
-	c.AddTable(rs.table)
-	c.DelTable(rs.table)
-	c.AddTable(rs.table)
+func build(c *nftables.Conn, rs ruleset, have []*nftables.Table, elems elements, count *expr.Counter) error {
+	for _, t := range have {
+		if !among(t, rs.tables()) {
+			c.DelTable(t)
+		}
+	}
+	for _, t := range rs.tables() {
+		c.AddTable(t)
+		c.DelTable(t)
+		c.AddTable(t)
+	}
 	c.AddObj(spoofedCounter(count))
 	for _, name := range []string{mapPods4, mapPods6} {
 		if err := c.AddSet(podsMap(rs.table, name), nil); err != nil {
@@ -293,7 +330,7 @@ func build(c *nftables.Conn, rs ruleset, elems elements, count *expr.Counter) er
 		c.AddChain(chain)
 	}
 	for _, r := range rs.rules {
-		rule, err := rs.nftRule(r)
+		rule, err := r.nftRule()
 		if err != nil {
 			return err
 		}
@@ -302,28 +339,33 @@ func build(c *nftables.Conn, rs ruleset, elems elements, count *expr.Counter) er
 	return c.Flush()
 }
 
-// compare names the first difference between the kernel's table and the ruleset.
+// compare names the first difference between the kernel's tables and the ruleset.
 func compare(c *nftables.Conn, rs ruleset) (string, error) {
-	exists, err := tableExists(c)
+	tables, err := ownTables(c)
 	if err != nil {
 		return "", err
 	}
-	if !exists {
-		return fmt.Sprintf("table inet %s is missing", TableName), nil
+	for _, want := range rs.tables() {
+		if !among(want, tables) {
+			return fmt.Sprintf("table %s is missing", tableText(want)), nil
+		}
 	}
-	chains, err := c.ListChainsOfTableFamily(rs.table.Family)
-	if err != nil {
-		return "", fmt.Errorf("list nftables chains: %w", err)
+	for _, have := range tables {
+		if !among(have, rs.tables()) {
+			return fmt.Sprintf("table %s is for a family that the node has not", tableText(have)), nil
+		}
 	}
 	for _, want := range rs.chains {
-		i := slices.IndexFunc(chains, func(have *nftables.Chain) bool {
-			return have.Table.Name == TableName && have.Name == want.Name
-		})
-		if i < 0 {
-			return fmt.Sprintf("chain %s of table inet %s is missing", want.Name, TableName), nil
+		// One by one: kube-proxy may have thousands in the same family.
+		have, err := c.ListChain(want.Table, want.Name)
+		if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) { // the library keeps the text only
+			return fmt.Sprintf("chain %s of table %s is missing", want.Name, tableText(want.Table)), nil
 		}
-		if !sameHook(chains[i], want) {
-			return fmt.Sprintf("chain %s of table inet %s has another hook, priority or policy", want.Name, TableName), nil
+		if err != nil {
+			return "", fmt.Errorf("read nftables chain %s of table %s: %w", want.Name, tableText(want.Table), err)
+		}
+		if !sameHook(have, want) {
+			return fmt.Sprintf("chain %s of table %s has another hook, priority or policy", want.Name, tableText(want.Table)), nil
 		}
 		if differs, err := compareRules(c, rs, want); err != nil || differs != "" {
 			return differs, err
@@ -332,12 +374,22 @@ func compare(c *nftables.Conn, rs ruleset) (string, error) {
 	return compareSets(c, rs)
 }
 
-func tableExists(c *nftables.Conn) (bool, error) {
-	tables, err := c.ListTablesOfFamily(nftables.TableFamilyINet)
+func among(t *nftables.Table, list []*nftables.Table) bool {
+	return slices.ContainsFunc(list, func(l *nftables.Table) bool { return l.Family == t.Family && l.Name == t.Name })
+}
+
+// ownTables are those of ours that there are.
+func ownTables(c *nftables.Conn) ([]*nftables.Table, error) {
+	tables, err := c.ListTables()
 	if err != nil {
-		return false, fmt.Errorf("list nftables tables: %w", err)
+		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == TableName }), nil
+	return slices.DeleteFunc(tables, func(t *nftables.Table) bool { return !IsOwnTable(byte(t.Family), t.Name) }), nil
+}
+
+func tableExists(c *nftables.Conn) (bool, error) {
+	tables, err := ownTables(c)
+	return among(nftTable(), tables), err
 }
 
 func sameHook(have, want *nftables.Chain) bool {
@@ -350,7 +402,7 @@ func sameHook(have, want *nftables.Chain) bool {
 }
 
 func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, error) {
-	rules, err := c.GetRules(rs.table, chain)
+	rules, err := c.GetRules(chain.Table, chain)
 	if err != nil {
 		return "", fmt.Errorf("list rules of chain %s: %w", chain.Name, err)
 	}
@@ -360,7 +412,7 @@ func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, 
 		have = append(have, comment)
 	}
 	for _, r := range rs.rules {
-		if r.chain != chain.Name {
+		if r.chain != chain {
 			continue
 		}
 		comment, err := r.comment()
@@ -370,7 +422,7 @@ func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, 
 		want = append(want, comment)
 	}
 	if !slices.Equal(have, want) {
-		return fmt.Sprintf("chain %s of table inet %s has other rules", chain.Name, TableName), nil
+		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, tableText(chain.Table)), nil
 	}
 	return "", nil
 }

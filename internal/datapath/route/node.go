@@ -37,7 +37,7 @@ func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.N
 }
 
 // ensureNode makes the node-wide pieces agree with the node: sysctls, ENIs, their
-// tables, the rules, the nftables table; and, to prune, removes those of other ENIs. It
+// tables, the rules, the nftables tables; and, to prune, removes those of other ENIs. It
 // goes on after an error with one ENI. The caller holds nodeMu.
 func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
 	var repairs []string
@@ -88,7 +88,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 	} else {
 		differs, err := d.nft.ensure(rs, d.pods.elements())
 		if differs != "" {
-			repairs = append(repairs, "wrote table inet "+TableName+": "+differs)
+			repairs = append(repairs, "wrote the nftables tables: "+differs)
 		}
 		note(nil, err)
 	}

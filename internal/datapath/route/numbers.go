@@ -49,6 +49,10 @@ const (
 	// outside MarkMask: others restore a packet's mark from its connection's (wg-quick
 	// does for all of UDP), and it must not be taken for a slot then.
 	ConnMarkByENI = 0x10000000
+	// ConnMarkToNode is the bit that says that a connection was made to an address of the
+	// node, and was not translated by netfilter. If a pod answers it, IPVS has translated,
+	// which conntrack's status does not tell.
+	ConnMarkToNode = 0x20000000
 	// connMarkByENIOld is what versions before had for it, with nothing else in MarkMask.
 	// Connections may be older than an upgrade.
 	connMarkByENIOld = 0x00100000
@@ -77,6 +81,8 @@ const (
 
 	// TableName is the nftables table, of family inet.
 	TableName = "terway"
+	// NATTableName are those of families ip and ip6: NAT in inet is newer than they are.
+	NATTableName = "terway-nat"
 )
 
 // The pods' next hops. Nobody answers ARP or ND for them: they are permanent

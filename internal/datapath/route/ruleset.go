@@ -16,8 +16,11 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// The nftables table as data: chains, sets and rules for a node. This file only
+// The nftables tables as data: chains, sets and rules for a node. This file only
 // describes; nft.go puts it into the kernel and compares.
+//
+// Nothing here is newer than Linux 4.19: no nat chain in family inet (5.2), no flag of
+// concatenated keys (5.6). TestRulesetSuitsLinux419 looks at what is sent.
 //
 // A connection's way out is decided by its first packet and then follows
 // conntrack: what was NATed keeps leaving the way it was NATed for, whatever
@@ -29,7 +32,8 @@ const (
 	chainMain       = "by-main"
 	chainOutside    = "by-node"
 	chainENI        = "by-eni"
-	chainMasquerade = "masquerade"
+	chainMasquerade = "as-node" // nft cannot be told the name "masquerade"
+	chainToNode     = "to-node"
 
 	mapPods4    = "pods4"
 	mapPods6    = "pods6"
@@ -52,7 +56,7 @@ const (
 const (
 	ctConfirmed = 1 << 3
 	ctSNAT      = 1 << 4
-	ctDNAT      = 1 << 5
+	ctDNAT      = 1 << 5 // not set by IPVS
 
 	ctOriginal = 0
 	ctReply    = 1
@@ -64,9 +68,11 @@ const (
 	ip6Source, ip6Dest = 8, 24
 )
 
-// ruleset is the desired content of the table for one node, without the pods.
+// ruleset is the desired content of the tables for one node, without the pods.
 type ruleset struct {
-	table  *nftables.Table
+	table *nftables.Table
+	// nat has a table for each family of the node.
+	nat    []*nftables.Table
 	chains []*nftables.Chain
 	rules  []rule
 	// inside4 and inside6 are never masqueraded.
@@ -76,79 +82,91 @@ type ruleset struct {
 // rule is one rule with the comment that names its purpose. The comment carries
 // a fingerprint of the expressions, so that comparing comments compares rules.
 type rule struct {
-	chain   string
+	chain   *nftables.Chain
 	purpose string
 	exprs   []expr.Any
 }
 
-func newRuleset(node datapath.Node) (ruleset, error) {
-	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: TableName}
-	accept := nftables.ChainPolicyAccept
-	base := func(name string, hook *nftables.ChainHook, prio nftables.ChainPriority, typ nftables.ChainType) *nftables.Chain {
-		return &nftables.Chain{
-			Name: name, Table: table, Hooknum: hook, Priority: nftables.ChainPriorityRef(prio),
-			Type: typ, Policy: &accept,
-		}
-	}
-	rs := ruleset{
-		table: table,
-		chains: []*nftables.Chain{
-			{Name: chainMain, Table: table},
-			{Name: chainOutside, Table: table},
-			{Name: chainENI, Table: table},
-			base(chainSource, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainTypeFilter),
-			base(chainExit, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeFilter),
-			base(chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT),
-		},
-	}
-	rs.rules = []rule{
-		{chainMain, "no ENI: follow the node's own routes", setSlot(0)},
-		{chainOutside, "leave with the node's address", setSlot(slotOutside)},
-		{chainENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(MarkMask|ConnMarkByENI), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
-		{chainENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(MarkMask|ConnMarkByENI), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
+func (rs ruleset) tables() []*nftables.Table { return append([]*nftables.Table{rs.table}, rs.nat...) }
 
-		{chainSource, "a device being removed sends nothing",
+func newRuleset(node datapath.Node) (ruleset, error) {
+	rs := ruleset{table: nftTable()}
+	for _, f := range nodeFamilies(node) {
+		rs.nat = append(rs.nat, natTable(f))
+	}
+	accept := nftables.ChainPolicyAccept
+	chain := func(table *nftables.Table, name string) *nftables.Chain {
+		c := &nftables.Chain{Name: name, Table: table}
+		rs.chains = append(rs.chains, c)
+		return c
+	}
+	base := func(table *nftables.Table, name string, hook *nftables.ChainHook, prio nftables.ChainPriority, typ nftables.ChainType) *nftables.Chain {
+		c := chain(table, name)
+		c.Hooknum, c.Priority, c.Type, c.Policy = hook, nftables.ChainPriorityRef(prio), typ, &accept
+		return c
+	}
+	byMain, byNode, byENI := chain(rs.table, chainMain), chain(rs.table, chainOutside), chain(rs.table, chainENI)
+	source := base(rs.table, chainSource, nftables.ChainHookPrerouting, beforeDefrag, nftables.ChainTypeFilter)
+	exit := base(rs.table, chainExit, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeFilter)
+	rs.rules = []rule{
+		{byMain, "no ENI: follow the node's own routes", setSlot(0)},
+		{byNode, "leave with the node's address", setSlot(slotOutside)},
+		{byENI, "mark of its ENI again: others may have taken it off",
+			join(markWithout(MarkMask|ConnMarkByENI|ConnMarkToNode), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
+		{byENI, "mark of its ENI again: others may have taken it off",
+			join(markWithout(MarkMask|ConnMarkByENI|ConnMarkToNode), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
+
+		{source, "a device being removed sends nothing",
 			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpEq, groupDying), verdict(expr.VerdictDrop))},
-		{chainSource, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
-		{chainSource, "source belongs to this pod: mark of its ENI",
+		{source, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
+		{source, "source belongs to this pod: mark of its ENI",
 			join(family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4), verdict(expr.VerdictAccept))},
-		{chainSource, "source belongs to this pod: mark of its ENI",
+		{source, "source belongs to this pod: mark of its ENI",
 			join(family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16), verdict(expr.VerdictAccept))},
-		{chainSource, "link-local IPv6: neighbours are permanent, nothing to hear",
+		{source, "link-local IPv6: neighbours are permanent, nothing to hear",
 			join(family(unix.NFPROTO_IPV6), sourceIn(netip.MustParsePrefix("fe80::/10")), verdict(expr.VerdictDrop))},
-		{chainSource, "unspecified IPv6 source: address detection, nothing to hear",
+		{source, "unspecified IPv6 source: address detection, nothing to hear",
 			join(family(unix.NFPROTO_IPV6), sourceIn(netip.MustParsePrefix("::/128")), verdict(expr.VerdictDrop))},
-		{chainSource, "not this pod's source: spoofed",
+		{source, "not this pod's source: spoofed",
 			join([]expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counterName}}, verdict(expr.VerdictDrop))},
 
-		{chainExit, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
-		{chainExit, "kube-proxy will masquerade this connection",
+		{exit, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
+		{exit, "kube-proxy will masquerade this connection",
 			join(markBits(KubeProxyMasqueradeMark), jump(chainMain))},
-		{chainExit, "reply of a connection to a node or Service address",
+		{exit, "reply of a connection to a node or Service address",
 			join(ctDirection(ctReply), ctStatus(ctDNAT), jump(chainMain))},
-		{chainExit, "only its port was changed: on by its ENI",
+		{exit, "reply of a connection to a node or Service address, by IPVS",
+			join(ctDirection(ctReply), ctMarkIs(ConnMarkToNode, ConnMarkToNode), jump(chainMain))},
+		{exit, "only its port was changed: on by its ENI",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(ConnMarkByENI, ConnMarkByENI), jump(chainENI))},
-		{chainExit, "only its port was changed, as an older version noted it: on by its ENI",
+		{exit, "only its port was changed, as an older version noted it: on by its ENI",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(MarkMask, connMarkByENIOld), jump(chainENI))},
-		{chainExit, "connection was masqueraded",
+		{exit, "connection was masqueraded",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), jump(chainMain))},
 	}
 	if node.MasqueradeOutside {
-		rs.rules = append(rs.rules, outsideRules(node)...)
+		rs.rules = append(rs.rules, outsideRules(node, exit)...)
 	}
-	masquerade := []expr.Any{&expr.Masq{FullyRandom: true}}
 	rs.rules = append(rs.rules,
-		rule{chainExit, "first packet that leaves by its ENI: note it",
+		rule{exit, "first packet that leaves by its ENI: note it",
 			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(ConnMarkByENI))},
-		rule{chainExit, "on by its ENI", jump(chainENI)},
-		rule{chainMasquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
-			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), verdict(expr.VerdictAccept))},
-		rule{chainMasquerade, "leave with the node's address", join(markIs(slotOutside), masquerade)},
-		rule{chainMasquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
-			join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctStatus(ctDNAT), markIs(0), masquerade)},
-	)
+		rule{exit, "on by its ENI", jump(chainENI)})
+	for _, table := range rs.nat {
+		toNode := base(table, chainToNode, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeNAT)
+		masquerade := base(table, chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT)
+		masq := []expr.Any{&expr.Masq{FullyRandom: true}}
+		rs.rules = append(rs.rules,
+			// The kernel asks chains of NAT only for a connection's first packet, and in a
+			// hook no further one behind that which translates.
+			rule{toNode, "to an address of the node, which IPVS may lead to a pod: note it", join(destLocal(), setCtMark(ConnMarkToNode))},
+			rule{masquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
+				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), verdict(expr.VerdictAccept))},
+			rule{masquerade, "leave with the node's address", join(markIs(slotOutside), masq)},
+			rule{masquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
+				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctStatus(ctDNAT), markIs(0), masq)},
+			rule{masquerade, "NodePort by IPVS to a pod with an ENI of its own: the answer must come back through the node",
+				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctMarkIs(ConnMarkToNode, ConnMarkToNode), markIs(0), masq)})
+	}
 
 	var err error
 	rs.inside4, rs.inside6, err = insideRanges(node)
@@ -156,7 +174,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 }
 
 // outsideRules exist for a family only if the node has an address of it to give.
-func outsideRules(node datapath.Node) []rule {
+func outsideRules(node datapath.Node, exit *nftables.Chain) []rule {
 	var rules []rule
 	for _, f := range []struct {
 		is          func(netip.Addr) bool
@@ -170,7 +188,7 @@ func outsideRules(node datapath.Node) []rule {
 		if !hasAddress(node, f.is) {
 			continue
 		}
-		rules = append(rules, rule{chainExit, "first packet to outside the VPC",
+		rules = append(rules, rule{exit, "first packet to outside the VPC",
 			join(family(f.proto), ctDirection(ctOriginal), ctStatusNot(ctConfirmed),
 				[]expr.Any{
 					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: f.len},
@@ -216,22 +234,22 @@ func insideRanges(node datapath.Node) (v4, v6 []netipx.IPRange, err error) {
 func (r rule) comment() (string, error) {
 	h := sha256.New()
 	for _, e := range r.exprs {
-		b, err := expr.Marshal(byte(nftables.TableFamilyINet), e)
+		b, err := expr.Marshal(byte(r.chain.Table.Family), e)
 		if err != nil {
-			return "", fmt.Errorf("nftables rule %q of chain %s: %w", r.purpose, r.chain, err)
+			return "", fmt.Errorf("nftables rule %q of chain %s: %w", r.purpose, r.chain.Name, err)
 		}
 		h.Write(b)
 	}
 	return r.purpose + " #" + hex.EncodeToString(h.Sum(nil)[:4]), nil
 }
 
-func (rs ruleset) nftRule(r rule) (*nftables.Rule, error) {
+func (r rule) nftRule() (*nftables.Rule, error) {
 	comment, err := r.comment()
 	if err != nil {
 		return nil, err
 	}
 	return &nftables.Rule{
-		Table: rs.table, Chain: &nftables.Chain{Name: r.chain, Table: rs.table},
+		Table: r.chain.Table, Chain: r.chain,
 		Exprs: r.exprs, UserData: userdata.AppendString(nil, userdata.TypeComment, comment),
 	}, nil
 }
@@ -242,7 +260,9 @@ func podsMap(table *nftables.Table, name string) *nftables.Set {
 		key = nftables.TypeIP6Addr
 	}
 	return &nftables.Set{
-		Table: table, Name: name, IsMap: true, Concatenation: true,
+		Table: table, Name: name, IsMap: true,
+		// Not Concatenation: that flag is for intervals in such keys. Without it the kernel
+		// sees a key of that many bytes, and nft the two types by its number.
 		KeyType:  nftables.MustConcatSetType(nftables.TypeIFName, key),
 		DataType: nftables.TypeMark,
 		// The library cannot say that the mark is in host byte order.
@@ -369,6 +389,14 @@ func setCtMark(bit uint32) []expr.Any {
 		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^bit), Xor: native(bit)},
 		&expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1},
+	}
+}
+
+// destLocal says that the destination is one of the node's own addresses.
+func destLocal() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(unix.RTN_LOCAL)},
 	}
 }
 

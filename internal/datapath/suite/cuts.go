@@ -53,6 +53,8 @@ func RouteCuts(n *Node, p *Pod) []Cut {
 		{"sysctl of the ENI", func() { n.Sysctl("ipv4/conf/eth1/rp_filter", "1") }, ""},
 		{"forwarding", func() { n.Sysctl("ipv4/ip_forward", "0") }, "forwarding"},
 		{"nftables table", func() { n.NFT("delete table inet terway") }, "element"},
+		{"nftables NAT table", func() { n.NFT("delete table ip terway-nat") }, "table ip terway-nat is missing"},
+		{"nftables NAT chain", func() { n.NFT("flush chain ip6 terway-nat as-node") }, "chain as-node"},
 		{"nftables chain", func() { n.NFT("flush chain inet terway exit") }, "chain exit"},
 		{"nftables priority", func() {
 			n.NFT("flush chain inet terway source\ndelete chain inet terway source\nadd chain inet terway source { type filter hook prerouting priority -300; }")

@@ -27,7 +27,7 @@ func (n *Node) forwardPolicy(policy string) {
 func (n *Node) ruleset(families ...string) (text string) {
 	n.w.t.Helper()
 	for _, f := range families {
-		text += n.Run("nft", "-s", "list", "ruleset", f)
+		text += n.Run("nft", "-s", "list", "table", f, "filter")
 	}
 	return text
 }

@@ -5,7 +5,7 @@
 // A scenario looks from outside: who answers whom, seen as whom, what the VPC dropped,
 // what is left behind. It knows no mark, table or program.
 //
-// It needs root, and the programs ip (iproute2) and nft; nothing else. So a test binary
+// It needs root, and the programs ip (iproute2) and nft; nothing else (IPVS is beside it). So a test binary
 // that holds it can run in a virtual machine which has a kernel and those two.
 //
 // Only tests import it.

@@ -1,0 +1,16 @@
+//go:build vm
+
+package exclusive
+
+import (
+	"testing"
+
+	"terway.dev/terway/internal/datapath/suite"
+)
+
+// The kernel of the machine at hand may lack IPVS: `make test-vm` runs it on those that have it.
+func TestIPVS(t *testing.T) {
+	k := kit
+	k.Own = true
+	suite.IPVS(t, k)
+}
