@@ -17,14 +17,15 @@ import (
 )
 
 // datapaths are those that this node's kernel can run, the fastest first, and why it
-// cannot run the others. The last one runs on every kernel. They are one: whichever has a
+// cannot run the others. The last one is what all others build on; it is there also if the
+// kernel cannot run it, to remove what an earlier kernel could. They are one: whichever has a
 // node-wide piece changed knows the pods of all.
 func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
-	lacking, err = probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
+	lacking, err = probe(map[string]func() error{route.Name: route.Supported, ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
 	if err != nil {
 		return nil, nil, err
 	}
-	has := func(name string) bool { return lacking[name] == nil }
+	has := func(name string) bool { return lacking[name] == nil && lacking[route.Name] == nil }
 	options := ebpf.Options{Log: log}
 	var slaves *ipvlan.Extension
 	if has(ipvlan.Name) {

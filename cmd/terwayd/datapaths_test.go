@@ -14,6 +14,7 @@ import (
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/netkit"
+	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -55,9 +56,12 @@ func TestProbe(t *testing.T) {
 // What this kernel lacks, if anything, it says so that the agent starts.
 func TestProbeOfThisKernel(t *testing.T) {
 	testutil.RequireRoot(t)
-	lacking, err := probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
+	lacking, err := probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported, route.Name: route.Supported})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if why := lacking[route.Name]; why != nil {
+		t.Errorf("route: %v", why)
 	}
 	t.Logf("lacking: %v", lacking)
 }

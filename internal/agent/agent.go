@@ -257,6 +257,12 @@ func (a *Agent) chooseLocked() error {
 	if len(a.Datapaths) == 0 {
 		return errors.New("this agent has no datapath")
 	}
+	// The last one is what all others build on.
+	if base := a.Datapaths[len(a.Datapaths)-1].Name(); a.Lacking[base] != nil {
+		err := fmt.Errorf("no datapath works on this node: %s, on which all build: %w", base, a.Lacking[base])
+		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
+		return err
+	}
 	asked := a.want.Datapath
 	if asked == "" || asked == "auto" {
 		a.dp, a.dpReason = a.Datapaths[0], v1alpha1.ReasonDatapathAuto

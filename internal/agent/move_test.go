@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath"
 )
@@ -91,5 +94,28 @@ func TestLackingDatapath(t *testing.T) {
 	}
 	if got := why(); !strings.HasPrefix(got, "False Refused: ") || !strings.Contains(got, "no magic") {
 		t.Errorf("asked at start: condition %q", got)
+	}
+}
+
+// A kernel that cannot do what all datapaths build on wires nobody, and the node's condition
+// names what it lacks instead of what it answered to the attempt.
+func TestLackingAll(t *testing.T) {
+	e := newEnv(t, 2)
+	w := e.a.want
+	e.kill()
+	e.lacking = map[string]error{"fake": &datapath.UnsupportedError{Feature: "nftables", Err: errors.New("protocol not supported")}}
+	e.start()
+	if err := e.a.SetWant(w); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), "this kernel lacks nftables") {
+		t.Errorf("Repair: %v", err)
+	}
+	c := meta.FindStatusCondition(e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions, v1alpha1.ConditionDatapathReady)
+	if c == nil || c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonDatapathRefused || !strings.Contains(c.Message, "this kernel lacks nftables") {
+		t.Errorf("condition %+v", c)
+	}
+	if _, err := e.add("a"); err == nil {
+		t.Error("a pod was wired")
 	}
 }
