@@ -3,13 +3,18 @@ package ebpf
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/testutil"
 )
 
 // BenchmarkPod compares AddPod and DelPod with those of route, in the same run and turn
@@ -83,4 +88,47 @@ func (p plainSubject) AddPod(ctx context.Context, node datapath.Node, pod datapa
 
 func (p plainSubject) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
 	return p.Route().Sync(ctx, node, pods)
+}
+
+// BenchmarkAttach compares what the filters of a pod's device cost with the making of the
+// device, in the same run and turn by turn: a ratio of medians, which says something of the
+// kernel also where the processor is emulated. Before Linux 5.16 each direction's first
+// filter waits for the kernel's RCU callbacks.
+//
+//	go test -run '^$' -bench Attach -benchtime 30x ./internal/datapath/ebpf
+func BenchmarkAttach(b *testing.B) {
+	testutil.RequireRoot(b)
+	times := map[string][]time.Duration{}
+	timed := func(name string, f func() error) {
+		start := time.Now()
+		err := f()
+		times[name] = append(times[name], time.Since(start))
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	err := Try(func(h *netlink.Handle, o *tcprog.Objects) error {
+		for b.Loop() {
+			pair := netlink.NewVeth(netlink.LinkAttrs{Name: fmt.Sprintf("v%d", len(times["veth"])), TxQLen: -1})
+			pair.PeerName = "p" + pair.Name
+			timed("veth", func() error { return h.LinkAdd(pair) })
+			link, err := h.LinkByName(pair.Name)
+			if err != nil {
+				return err
+			}
+			timed("attach", func() error { return veth{}.Attach(h, o, link.Attrs().Index) })
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(0, "ns/op")
+	median := func(name string) float64 {
+		slices.Sort(times[name])
+		return float64(times[name][len(times[name])/2].Microseconds())
+	}
+	b.ReportMetric(median("veth"), "veth-µs")
+	b.ReportMetric(median("attach"), "attach-µs")
+	b.ReportMetric(median("attach")/median("veth"), "attach/veth")
 }
