@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -85,7 +84,7 @@ func (o *Options) buildKube(ctx context.Context, p *Progress) error {
 			return err
 		}
 		if !fresh {
-			unlock, err := o.waitLock(ctx)
+			unlock, err := o.waitLock(ctx, processBuild)
 			if err != nil {
 				return err
 			}
@@ -97,18 +96,6 @@ func (o *Options) buildKube(ctx context.Context, p *Progress) error {
 		return o.linkKube()
 	}
 	return errors.New("the lab has no program for the control plane")
-}
-
-// waitLock is lock for somebody who has time.
-func (o *Options) waitLock(ctx context.Context) (unlock func(), err error) {
-	err = Poll(ctx, time.Second, func() (bool, error) {
-		unlock, err = o.lock()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-	return unlock, err
 }
 
 func (s *APIServer) wait(ctx context.Context, log string, server *child) error {

@@ -70,8 +70,8 @@ type Options struct {
 	Cache string `json:"cache"`
 }
 
-// Normalize fills in what is empty and says what is wrong with the rest.
-func (o *Options) Normalize() error {
+// folders fills in the defaults of the lab's folders and files and makes their paths absolute.
+func (o *Options) folders() error {
 	if o.Dir == "" {
 		o.Dir = DefaultDir
 	}
@@ -90,6 +90,14 @@ func (o *Options) Normalize() error {
 			return fmt.Errorf("make path %q absolute: %w", *p, err)
 		}
 		*p = abs
+	}
+	return nil
+}
+
+// Normalize fills in what is empty and says what is wrong with the rest.
+func (o *Options) Normalize() error {
+	if err := o.folders(); err != nil {
+		return err
 	}
 	if err := o.checkDatapath(); err != nil {
 		return err

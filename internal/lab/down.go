@@ -20,14 +20,28 @@ const ownerFile = ".terway-lab"
 // processes, namespaces, cgroups, mounts and the folder. What was built stays in
 // the cache. It reports whether it found anything.
 func Down(ctx context.Context, o *Options) (found bool, err error) {
+	if err := o.folders(); err != nil {
+		return false, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
 	defer cancel()
-	hurried := hurryOrphans() // what fails costs time, and nothing else
+	ended, unlock, err := o.takeOver(ctx)
+	if err != nil {
+		return ended, err
+	}
+	defer unlock()
 	found, err = o.down(ctx)
+	return found || ended, err
+}
+
+// down is Down for who has the lock.
+func (o *Options) down(ctx context.Context) (found bool, err error) {
+	hurried := hurryOrphans() // what fails costs time, and nothing else
+	found, err = o.remove(ctx)
 	return found, errors.Join(err, hurried)
 }
 
-func (o *Options) down(ctx context.Context) (found bool, err error) {
+func (o *Options) remove(ctx context.Context) (found bool, err error) {
 	ended, err := o.endProcesses(ctx)
 	if err != nil {
 		return ended, err
@@ -54,27 +68,16 @@ func (o *Options) down(ctx context.Context) (found bool, err error) {
 	return ended || removed || len(namespaces)+len(cgroups) > 0, err
 }
 
-// endProcesses ends a "lab up" that still starts others first, then nodes, then the
-// control plane, the simulated cloud last: it takes its devices down by itself when it
-// is asked to end.
+// endProcesses ends nodes, then the control plane, the simulated cloud last: it takes its
+// devices down by itself when it is asked to end.
 func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
-	// One that is under way would start more. It may also be who calls this.
-	if up, err := o.process(processUp); err == nil && !ancestors(os.Getpid())[up.PID] {
-		found = up.Alive()
-		if err := up.end(ctx, syscall.SIGKILL); err != nil {
-			return true, err
-		}
-	}
 	recorded, err := o.processes()
 	if err != nil {
 		return found, err
 	}
 	var later []Process
 	for _, p := range recorded {
-		switch p.Name {
-		case processUp:
-			continue
-		case processVPCSim:
+		if p.Name == processVPCSim {
 			later = append(later, p)
 			continue
 		}

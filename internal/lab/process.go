@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,9 +29,6 @@ type Process struct {
 	// Start is the kernel's start time of the process in clock ticks since boot.
 	Start uint64 `json:"start"`
 }
-
-// processUp is the "lab up" that is under way.
-const processUp = "lab-up"
 
 // command is a long-running program of the lab.
 type command struct {
@@ -60,6 +58,9 @@ func (o *Options) start(c command) (Process, error) {
 		return Process{}, fmt.Errorf("start %s: %w", c.name, err)
 	}
 	defer log.Close()
+	if err := keepDescriptors(); err != nil {
+		return Process{}, fmt.Errorf("start %s: %w", c.name, err)
+	}
 	cmd := exec.Command(c.args[0], c.args[1:]...)
 	cmd.Env = append(os.Environ(), Marker+"="+o.Dir)
 	cmd.Env = append(cmd.Env, c.env...)
@@ -80,13 +81,14 @@ func (o *Options) start(c command) (Process, error) {
 	return p, o.write(p)
 }
 
-// recordSelf records the process that makes the lab, for a Down that comes in between.
-func (o *Options) recordSelf() error {
-	start, err := startTime(os.Getpid())
-	if err != nil {
-		return fmt.Errorf("record this process: %w", err)
+// keepDescriptors keeps what this process was started with from the programs that it
+// starts: who called it with a lock's file (flock(1) does) would not get the lock back
+// before the lab is taken down.
+func keepDescriptors() error {
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("keep inherited descriptors: %w", err)
 	}
-	return o.write(Process{Name: processUp, PID: os.Getpid(), Start: start})
+	return nil
 }
 
 func (o *Options) write(p Process) error {

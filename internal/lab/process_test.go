@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // testOptions are those of a lab in a folder of the test's.
@@ -66,6 +69,27 @@ func TestReusedPidIsLeftAlone(t *testing.T) {
 	}
 	if !p.Alive() {
 		t.Error("a process with another start time was killed")
+	}
+}
+
+// A lock that the caller of "lab up" holds (flock(1)) must not stay with the lab.
+func TestInheritedDescriptorsEndHere(t *testing.T) {
+	o := testOptions(t)
+	lock := filepath.Join(t.TempDir(), "lock")
+	fd, err := unix.Open(lock, unix.O_CREAT|unix.O_RDWR, 0o600) // without O_CLOEXEC, as a shell leaves it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	p := startSleep(t, o)
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID))
+	if err != nil || len(fds) == 0 {
+		t.Fatalf("descriptors of the process: %v, %v", fds, err)
+	}
+	for _, f := range fds {
+		if to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", p.PID, f.Name())); to == lock || err != nil {
+			t.Errorf("descriptor %s of the process is %s (%v)", f.Name(), to, err)
+		}
 	}
 }
 

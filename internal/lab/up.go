@@ -4,21 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 )
 
-// ErrRunning says that another program is just starting the lab.
-var ErrRunning = errors.New("another \"lab up\" is running")
-
 // Up takes down what is left of an earlier lab and starts a new one.
 func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
-	unlock, err := o.lock()
+	unlock, err := o.lock(processUp)
 	if err != nil {
 		return nil, err
 	}
@@ -26,17 +21,13 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	s := &State{Options: *o}
 	o = &s.Options
 	if err := p.Step("remove what an earlier lab left", func() error {
-		if _, err := Down(ctx, o); err != nil {
+		if _, err := o.down(ctx); err != nil {
 			return err
 		}
 		return o.claimDir()
 	}); err != nil {
 		return nil, err
 	}
-	if err := o.recordSelf(); err != nil {
-		return nil, err
-	}
-	defer os.Remove(o.record(processUp)) // what is left of it names a process that has ended
 	if err := o.prepare(ctx, p); err != nil {
 		return nil, err
 	}
@@ -92,22 +83,6 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 		}
 	}
 	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
-}
-
-// lock keeps a second "lab up" from taking down what this one starts.
-func (o *Options) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
-		return nil, fmt.Errorf("make the build cache: %w", err)
-	}
-	f, err := os.OpenFile(o.cached("lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("lock the build cache: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%w (%s is locked: %w)", ErrRunning, f.Name(), err)
-	}
-	return func() { f.Close() }, nil
 }
 
 // prepare brings programs and images up to date.

@@ -1,0 +1,130 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What holds the lock: a command that starts or takes down the lab, or a program that
+// builds for itself. It is in the lock's file with its process.
+const (
+	processUp    = "lab up"
+	processDown  = "lab down"
+	processBuild = "build"
+)
+
+// ErrRunning says that another program is just starting the lab or taking it down.
+var ErrRunning = errors.New("another program is at work on the lab")
+
+// lock keeps others from starting what this one takes down, and the other way round. It
+// is in the cache and not in the lab's folder, because it outlives that.
+func (o *Options) lock(what string) (unlock func(), err error) {
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return nil, fmt.Errorf("make the build cache: %w", err)
+	}
+	f, err := os.OpenFile(o.cached("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the build cache: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		defer f.Close()
+		h, _ := readHolder(f) // who it is makes the error better, no more
+		return nil, fmt.Errorf("%w: %q (pid %d) holds %s: %w", ErrRunning, h.Name, h.PID, f.Name(), err)
+	}
+	if err := writeHolder(f, what); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// writeHolder replaces what the file says; an earlier holder may have been killed.
+func writeHolder(f *os.File, what string) error {
+	start, err := startTime(os.Getpid())
+	if err != nil {
+		return fmt.Errorf("record this process in %s: %w", f.Name(), err)
+	}
+	b, err := json.Marshal(Process{Name: what, PID: os.Getpid(), Start: start})
+	if err != nil {
+		return fmt.Errorf("record this process in %s: %w", f.Name(), err)
+	}
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("record this process: %w", err)
+	}
+	if _, err := f.WriteAt(b, 0); err != nil {
+		return fmt.Errorf("record this process: %w", err)
+	}
+	return nil
+}
+
+func readHolder(f *os.File) (Process, error) {
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, 4096))
+	if err != nil {
+		return Process{}, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	var p Process
+	if err := json.Unmarshal(b, &p); err != nil {
+		return Process{}, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	return p, nil
+}
+
+// waitLock is lock for somebody who has time.
+func (o *Options) waitLock(ctx context.Context, what string) (unlock func(), err error) {
+	err = Poll(ctx, time.Second, func() (bool, error) {
+		unlock, err = o.lock(what)
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	return unlock, err
+}
+
+// takeOver gets the lock for taking the lab down. It ends a "lab up" that is under way and
+// waits for another "lab down". Who only builds has no part in the lab and keeps the lock.
+func (o *Options) takeOver(ctx context.Context) (ended bool, unlock func(), err error) {
+	err = Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+		var err error
+		if unlock, err = o.lock(processDown); err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+			return err == nil, err
+		}
+		f, err := os.Open(o.cached("lock"))
+		if err != nil {
+			return false, fmt.Errorf("look who holds the lock: %w", err)
+		}
+		defer f.Close()
+		h, err := readHolder(f)
+		if err != nil || !h.Alive() {
+			return false, nil //nolint:nilerr // it has the lock and has not written yet, or has just ended
+		}
+		switch h.Name {
+		case processBuild:
+			unlock = func() {}
+			return true, nil
+		case processUp:
+			ended = true
+			return false, h.endGently(ctx)
+		}
+		return false, nil
+	})
+	return ended, unlock, err
+}
+
+// endGently lets a process end its own children before it is killed.
+func (p Process) endGently(ctx context.Context) error {
+	grace, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if p.end(grace, syscall.SIGTERM) == nil {
+		return nil
+	}
+	return p.end(ctx, syscall.SIGKILL)
+}

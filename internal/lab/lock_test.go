@@ -1,0 +1,161 @@
+package lab
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A "lab up" of the tests: it takes the lock, starts a child that it ends when it is asked to
+// end, and makes files in the lab's folder until then.
+const upEnv = "TERWAY_TEST_LAB_UP"
+
+func TestMain(m *testing.M) {
+	dir, ok := os.LookupEnv(upEnv)
+	if !ok {
+		os.Exit(m.Run())
+	}
+	o := &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}
+	unlock, err := o.lock(os.Getenv(upEnv + "_AS"))
+	if err != nil {
+		panic(err)
+	}
+	defer unlock()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if os.Getenv(upEnv+"_DEAF") != "" {
+		ctx = context.Background()
+	}
+	if err := o.claimDir(); err != nil {
+		panic(err)
+	}
+	child := exec.CommandContext(ctx, "sleep", "1000")
+	if err := child.Start(); err != nil {
+		panic(err)
+	}
+	for i := 0; ctx.Err() == nil; i++ {
+		if err := writeFile(o.path("procs", "some.json"), []byte(`{}`), 0o644); err != nil {
+			panic(err)
+		}
+		if i == 0 {
+			if _, err := os.Stdout.WriteString("up\n"); err != nil {
+				panic(err)
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	child.Wait() //nolint:errcheck // it was killed
+}
+
+// startUp starts a process that is at work on the lab of o, as lab up, lab down or build.
+func startUp(t *testing.T, as string, more ...string) (*Options, *exec.Cmd) {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(append(os.Environ(), upEnv+"="+dir, upEnv+"_AS="+as), more...)
+	cmd.Stderr = t.Output()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if cmd.ProcessState == nil {
+			cmd.Process.Kill() //nolint:errcheck // it may have ended
+			cmd.Wait()         //nolint:errcheck // it was killed
+		}
+	})
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
+		t.Fatalf("the process said %q (%v)", line, err)
+	}
+	go io.Copy(io.Discard, out) //nolint:errcheck // nothing more is said
+	return &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}, cmd
+}
+
+// takeOver with a limit for waiting.
+func takeOverSoon(t *testing.T, o *Options) (bool, func(), error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	return o.takeOver(ctx)
+}
+
+// TestDownEndsUp: a "lab up" that is under way ends by itself, with its child, and cannot
+// make the folder anew afterwards; the one that does not hear is killed.
+func TestDownEndsUp(t *testing.T) {
+	for name, more := range map[string][]string{"hears": nil, "deaf": {upEnv + "_DEAF=1"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o, up := startUp(t, processUp, more...)
+			done := make(chan error, 1)
+			go func() { done <- up.Wait() }()
+			ended, unlock, err := takeOverSoon(t, o)
+			if err != nil || !ended {
+				t.Fatalf("ended %t, %v", ended, err)
+			}
+			defer unlock()
+			err = <-done
+			killed := up.ProcessState.Sys().(syscall.WaitStatus).Signaled()
+			if killed != (name == "deaf") {
+				t.Errorf("it ended with %v", err)
+			}
+			if found, err := o.removeDir(); !found || err != nil {
+				t.Errorf("removing the folder: %t, %v", found, err)
+			}
+			if _, err := os.Stat(o.Dir); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the folder is there: %v", err)
+			}
+			// Nobody starts a lab while one is taken down.
+			if _, err := o.lock(processUp); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
+				t.Errorf("a second lock: %v", err)
+			}
+		})
+	}
+}
+
+// TestDownWaitsForDown: two that take the lab down do it one after the other.
+func TestDownWaitsForDown(t *testing.T) {
+	o, other := startUp(t, processDown)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if ended, _, err := o.takeOver(ctx); ended || !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("beside another: ended %t, %v", ended, err)
+	}
+	if err := other.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	ended, unlock, err := takeOverSoon(t, o)
+	if ended || err != nil {
+		t.Fatalf("afterwards: ended %t, %v", ended, err)
+	}
+	unlock()
+}
+
+// TestDownLeavesBuildAlone: who builds programs for a test has no part in the lab.
+func TestDownLeavesBuildAlone(t *testing.T) {
+	o, other := startUp(t, processBuild)
+	ended, unlock, err := takeOverSoon(t, o)
+	if ended || err != nil {
+		t.Fatalf("ended %t, %v", ended, err)
+	}
+	unlock()
+	if other.ProcessState != nil || other.Process.Signal(syscall.Signal(0)) != nil {
+		t.Error("the builder was ended")
+	}
+}
