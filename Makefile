@@ -24,7 +24,7 @@ build:
 	$(GOBUILD) -o bin/ ./cmd/...
 
 lab: build
-	bin/terwayctl lab up $(LAB)
+	bin/terwayctl lab up --verify $(LAB)
 
 lab-down: build
 	bin/terwayctl lab down

@@ -89,7 +89,7 @@ func (o *Options) buildKube(ctx context.Context, p *Progress) error {
 				return err
 			}
 			defer unlock()
-			if err := o.buildOne(ctx, t, p); err != nil {
+			if err := o.buildAll(ctx, []target{t}, p); err != nil {
 				return err
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 )
 
 // kubeVersion is the release in modules/kube.
@@ -64,7 +65,7 @@ func (o *Options) targets() []target {
 		{name: "containerd", dir: modules + "containerd", stamped: true,
 			packages: []string{containerd + "containerd", containerd + "containerd-shim-runc-v2", containerd + "ctr"},
 			out:      "bin/", made: []string{"bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr"},
-			flags: append([]string{"-tags=no_btrfs,no_devmapper,no_zfs"}, strip...)},
+			flags: append([]string{"-tags=no_btrfs,no_devmapper,no_zfs,no_rdt,no_tracing,nri_no_wasm"}, strip...)},
 		{name: "CNI plugins", dir: modules + "containerd", stamped: true,
 			packages: []string{plugins + "main/loopback", plugins + "main/ptp", plugins + "main/bridge", plugins + "ipam/host-local", plugins + "meta/portmap"},
 			out:      "cni/", made: []string{"cni/loopback", "cni/ptp", "cni/bridge", "cni/host-local", "cni/portmap"}, flags: strip},
@@ -88,21 +89,39 @@ var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager",
 
 // build makes whatever of the programs is missing or old.
 func (o *Options) build(ctx context.Context, p *Progress) error {
-	for _, t := range o.targets() {
-		if err := o.buildOne(ctx, t, p); err != nil {
-			return err
-		}
+	if err := o.buildAll(ctx, o.targets(), p); err != nil {
+		return err
 	}
 	return o.linkKube()
 }
 
-// buildOne makes a target unless it is there and as it would be made now.
-func (o *Options) buildOne(ctx context.Context, t target, p *Progress) error {
-	fresh, stamp, err := o.fresh(ctx, t)
-	if err != nil || fresh {
-		return err
+// buildAll makes those targets that are not there or would be made otherwise now.
+func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) error {
+	type job struct {
+		target
+		stamp string
 	}
-	return p.Step("build "+t.name, func() error { return o.buildTarget(ctx, t, stamp) })
+	var jobs []job
+	for _, t := range targets {
+		fresh, stamp, err := o.fresh(ctx, t)
+		if err != nil {
+			return err
+		}
+		if !fresh {
+			jobs = append(jobs, job{t, stamp})
+		}
+	}
+	for i, j := range jobs {
+		// The first time these take long: it is to be seen how many are left.
+		title := fmt.Sprintf("build %d of %d: %s", i+1, len(jobs), j.name)
+		if len(jobs) == 1 {
+			title = "build " + j.name
+		}
+		if err := p.Step(title, func() error { return o.buildTarget(ctx, j.target, j.stamp) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // linkKube gives the combined program the names by which it is called.
@@ -195,6 +214,9 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 
 func goCommand(ctx context.Context, dir string, cgo bool, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
+	// Asked to end, go removes its temporary folder.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir = dir
 	enabled := "0"
 	if cgo {

@@ -4,6 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"terway.dev/terway/internal/catalog"
@@ -101,11 +105,19 @@ func (o *Options) dnsServiceIP() netip.Addr { return o.serviceIP(10) }
 func (s *State) Env() [][2]string {
 	c := &s.Cloud
 	return [][2]string{
+		{"PATH", s.path()},
 		{"KUBECONFIG", s.Options.Kubeconfig()},
 		{"ECS_ENDPOINT", c.Endpoint}, {"VPC_ENDPOINT", c.Endpoint},
 		{"ALIBABA_CLOUD_REGION_ID", c.Region},
 		{"ALIBABA_CLOUD_ACCESS_KEY_ID", c.AccessKeyID}, {"ALIBABA_CLOUD_ACCESS_KEY_SECRET", c.AccessKeySecret},
 	}
+}
+
+// path is the caller's PATH with the lab's terwayctl, kubectl and helm before all others.
+func (s *State) path() string {
+	bin := s.Options.path("bin")
+	rest := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool { return d == bin })
+	return strings.Join(append([]string{bin}, rest...), string(filepath.ListSeparator))
 }
 
 // PlanFile is the lab's plan; "terwayctl vpc grow" rewrites it.

@@ -82,12 +82,21 @@ func (o *Options) startNode(ctx context.Context, m Machine) error {
 func (o *Options) self() string { return o.path("bin", "terwayctl") }
 
 func (o *Options) installSelf() error {
-	exe, err := os.Executable()
-	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+	// The program may be that of the lab before, whose file is gone.
+	if err := copyFile("/proc/self/exe", o.self(), 0o755); err != nil {
+		return err
 	}
-	return copyFile(exe, o.self(), 0o755)
+	for _, name := range userPrograms {
+		if err := os.Symlink(o.Bin(name), o.path("bin", name)); err != nil {
+			return fmt.Errorf("link %s for the user's PATH: %w", name, err)
+		}
+	}
+	return nil
 }
+
+// userPrograms are the programs of the cache for the user's PATH. The others, containerd for
+// example, might stand in the way of the machine's own.
+var userPrograms = []string{"kubectl", "helm"}
 
 const containerdConfig = `version = 3
 root = "/var/lib/containerd"

@@ -12,7 +12,7 @@ import (
 // that each brings.
 var packages = []struct{ program, name string }{
 	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"conntrack", "conntrack"},
-	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"ldd", "libc-bin"},
+	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"bpftool", "bpftool"}, {"ldd", "libc-bin"},
 }
 
 // cgoPackages are what Flannel is built with, by a program that they bring.

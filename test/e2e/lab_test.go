@@ -73,10 +73,11 @@ func TestLab(t *testing.T) {
 		c.run(t, "lab", "down")
 	})
 
-	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--instance-type", lab.ExclusiveInstanceType) }) {
+	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--verify", "--instance-type", lab.ExclusiveInstanceType) }) {
 		t.FailNow()
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
+	t.Run("README", func(t *testing.T) { readme(t, c) })
 	t.Run("status", func(t *testing.T) { status(t, c) })
 	t.Run("shell", func(t *testing.T) {
 		out, err := c.command("lab", "shell", "node1", "hostname").CombinedOutput()

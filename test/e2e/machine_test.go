@@ -117,11 +117,11 @@ func look(t *testing.T) machine {
 
 // sameAs waits until nothing is there that was not before. The kernel takes network
 // namespaces and the programs on their devices apart in the background, when the last TCP
-// connection in them has ended: in a lab that nobody told to hurry (see package lab,
-// orphanRetries) after more than 100 s.
+// connection in them has ended, which lab down sees to (package lab, orphanRetries): left
+// to itself the kernel would take more than 100 s, which is more than is waited here.
 func (before machine) sameAs(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(4 * time.Minute)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		now := look(t)
 		more, less := now.without(before), before.without(now)

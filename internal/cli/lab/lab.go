@@ -4,9 +4,11 @@ package lab
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,7 +34,7 @@ func NewCommand() *cobra.Command {
 
 func upCommand(dir *string) *cobra.Command {
 	o := lab.Options{}
-	zones, planFile := "1", ""
+	zones, planFile, check := "1", "", false
 	cmd := &cobra.Command{
 		Use:   "up",
 		Short: "Build what is missing and start the cluster",
@@ -57,8 +59,14 @@ func upCommand(dir *string) *cobra.Command {
 			if err := s.Inspect(cmd.Context()).WriteText(cmd.OutOrStdout()); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), nextSteps, s.Options.Kubeconfig(), s.Options.Bin("kubectl"))
-			return err
+			var wrong error
+			if check {
+				wrong = prove(cmd.Context(), cmd.OutOrStdout(), s)
+			}
+			if err := writeNext(cmd.OutOrStdout(), os.Args[0], s.Options.Dir); err != nil {
+				return err
+			}
+			return wrong
 		},
 	}
 	f := cmd.Flags()
@@ -71,6 +79,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
 	f.StringVar(&o.Mode, "mode", config.ModeShared, "whether pods share ENIs: "+config.ModeShared+", or "+config.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
+	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"lab verify\" runs all)")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
 }
@@ -107,14 +116,32 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	return nil
 }
 
-const nextSteps = `
-next:
-  export KUBECONFIG=%s
-  %s get pods -A -o wide
-  terwayctl lab verify          # the proof that the network works
-  terwayctl lab shell node1     # a shell on a node
-  terwayctl lab down
-`
+// writeNext prints commands that work as they stand, with the program as it was called.
+func writeNext(w io.Writer, program, dir string) error {
+	run := quote(program) + " lab "
+	more := ""
+	if dir != lab.DefaultDir {
+		more = " --dir " + quote(dir)
+	}
+	t := tabwriter.NewWriter(w, 0, 8, 4, ' ', 0)
+	fmt.Fprintln(t, "\nnext:")
+	fmt.Fprintf(t, "  eval $(%senv%s)\t# kubectl, terwayctl and the cloud's SDKs find the lab\n", run, more)
+	fmt.Fprintln(t, "  kubectl get pods -A -o wide")
+	fmt.Fprintf(t, "  %sverify%s\t# all checks\n", run, more)
+	fmt.Fprintf(t, "  %sshell%s node1\t# a shell on a node\n", run, more)
+	fmt.Fprintf(t, "  %sdown%s\n", run, more)
+	return t.Flush()
+}
+
+// quote makes one word of the shell's of s.
+func quote(s string) string {
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
+		return !strings.ContainsRune("_-+=:,./@%", r) && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')
+	}) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
 
 func downCommand(dir *string) *cobra.Command {
 	return &cobra.Command{

@@ -76,7 +76,9 @@ func envCommand(dir *string) *cobra.Command {
 		Use:   "env",
 		Short: "Print shell commands that point kubectl, terwayctl vpc and the cloud's SDKs at the lab",
 		Long: `Print shell commands that point kubectl, "terwayctl vpc" and the cloud's SDKs at
-the lab: eval $(terwayctl lab env)`,
+the lab, and put the lab's terwayctl, kubectl and helm into PATH:
+eval $(terwayctl lab env). $ECS_ENDPOINT is the simulated cloud's: $ECS_ENDPOINT/_admin/view
+shows all that is in it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := lab.LoadState(*dir)
@@ -84,8 +86,7 @@ the lab: eval $(terwayctl lab env)`,
 				return err
 			}
 			for _, v := range s.Env() {
-				// None of the values has a quote in it: paths, URLs, keys of letters and digits.
-				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "export %s='%s';\n", v[0], v[1]); err != nil {
+				if _, err := fmt.Fprintf(cmd.OutOrStdout(), "export %s=%s;\n", v[0], quote(v[1])); err != nil {
 					return err
 				}
 			}

@@ -1,8 +1,10 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -43,11 +45,7 @@ func verifyCommand(dir *string) *cobra.Command {
 			if output == "json" {
 				w = cmd.ErrOrStderr()
 			}
-			groups, err := verify.Run(cmd.Context(), s, r, verify.Report{
-				Moving: func(to string) { verify.WriteMoving(w, to) },
-				Begin:  func(g *verify.Group) { verify.WriteBegin(w, g) },
-				Result: func(r verify.Result) { verify.WriteLine(w, r) },
-			})
+			groups, err := verify.Run(cmd.Context(), s, r, reportTo(w))
 			for _, n := range not {
 				verify.WriteNotFor(w, n)
 			}
@@ -98,6 +96,40 @@ func slow() string {
 		}
 	}
 	return strings.Join(names, ", ") + ", which waits for minutes"
+}
+
+// reportTo prints the run for people while it goes on.
+func reportTo(w io.Writer) verify.Report {
+	return verify.Report{
+		Moving: func(to string) { verify.WriteMoving(w, to) },
+		Begin:  func(g *verify.Group) { verify.WriteBegin(w, g) },
+		Result: func(r verify.Result) { verify.WriteLine(w, r) },
+	}
+}
+
+// proof are the checks of "lab up --verify": that pods have the network's addresses and
+// reach each other and Services with them. They take seconds.
+func proof(network string) []string {
+	address := "address-from-vswitch"
+	if network == lab.NetworkFlannel {
+		address = "address-from-block"
+	}
+	return []string{address, "pod-to-pod-cross-node", "pod-to-service"}
+}
+
+// prove runs these on a lab that has just come up.
+func prove(ctx context.Context, w io.Writer, s *lab.State) error {
+	if s.Options.Network == lab.NetworkNone || len(s.Machines) < 2 {
+		_, err := fmt.Fprintln(w, "\nnothing is verified: the checks need a pod network and two nodes")
+		return err
+	}
+	checks, _, err := verify.Select(s.Options.Network, proof(s.Options.Network), false)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w)
+	groups, err := verify.Run(ctx, s, verify.Request{Checks: checks, Traffic: verify.DefaultTraffic}, reportTo(w))
+	return errors.Join(err, verdict(groups, nil))
 }
 
 // verdict is the error of a run in which something failed. That the kernel lacks one of

@@ -1,0 +1,69 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// elsewhere are commands of the README that are not run here: they are other tests of
+// this package, and the last one would take the lab away.
+var elsewhere = map[string]bool{"terwayctl lab verify": true, "make lab-down": true}
+
+// readme runs the commands of "What you see" and "How to look inside" word by word, each in
+// a shell that has the lab's environment and nothing to read.
+func readme(t *testing.T, c *terwayctl) {
+	b, err := os.ReadFile(filepath.Join(c.source, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var commands []string
+	for line := range strings.Lines(section(t, string(b), "What you see")) {
+		if code, ok := strings.CutPrefix(line, "    "); ok {
+			code, _, _ = strings.Cut(code, " #")
+			commands = append(commands, strings.TrimSpace(code))
+		}
+	}
+	command := regexp.MustCompile("`((?:kubectl|terwayctl|curl|bin/terwayctl) [^`]*)`")
+	for line := range strings.Lines(section(t, string(b), "How to look inside")) {
+		if strings.HasPrefix(line, "|") {
+			for _, m := range command.FindAllStringSubmatch(line, -1) {
+				commands = append(commands, m[1])
+			}
+		}
+	}
+	ran := 0
+	for _, code := range commands {
+		if elsewhere[code] {
+			continue
+		}
+		ran++
+		cmd := exec.Command("bash", "-eu", "-c", strings.ReplaceAll("eval $(bin/terwayctl lab env)\n"+code, "bin/terwayctl", c.path))
+		cmd.Dir = c.source
+		out, err := cmd.CombinedOutput()
+		if err != nil || len(out) == 0 && !strings.Contains(code, "lab env") && !strings.HasSuffix(code, "lab shell node1") {
+			t.Errorf("%s: %v\n%s", code, err, out)
+			continue
+		}
+		t.Logf("%s: %d bytes", code, len(out))
+	}
+	if ran < 9 {
+		t.Errorf("only %d commands were found: %q", ran, commands)
+	}
+}
+
+// section is what stands between a heading and the next.
+func section(t *testing.T, text, heading string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(text, "\n## "+heading+"\n")
+	if !ok {
+		t.Fatalf("README.md has no section %q", heading)
+	}
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	return rest
+}
