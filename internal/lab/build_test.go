@@ -1,9 +1,13 @@
 package lab
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 )
 
 // Whatever changes in a module's folder, in packages below it too, its programs are built anew.
@@ -41,4 +45,38 @@ func TestStamp(t *testing.T) {
 		t.Fatal(err)
 	}
 	stamp("another name of the package")
+}
+
+// Of several builds each says how many there are; a program that is there is not one of them.
+func TestBuildsAreCounted(t *testing.T) {
+	o := &Options{Source: t.TempDir(), Cache: t.TempDir()}
+	module := func(name string) target {
+		for file, text := range map[string]string{"go.mod": "module example.com/" + name + "\n", "main.go": "package main\n\nfunc main() {}\n"} {
+			if err := writeFile(filepath.Join(o.Source, name, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return target{name: name, dir: name, packages: []string{"."}, out: "bin/" + name, made: []string{"bin/" + name}, stamped: true}
+	}
+	a, b, c := module("a"), module("b"), module("c")
+	build := func(want []string, targets ...target) {
+		t.Helper()
+		var out bytes.Buffer
+		if err := o.buildAll(t.Context(), targets, NewProgress(&out, time.Now)); err != nil {
+			t.Fatal(err)
+		}
+		var said []string
+		for line := range strings.Lines(out.String()) {
+			if _, step, ok := strings.Cut(line, "  ok     "); ok {
+				step, _, _ = strings.Cut(step, " (")
+				said = append(said, step)
+			}
+		}
+		if !slices.Equal(said, want) {
+			t.Errorf("it said %q, want %q", said, want)
+		}
+	}
+	build([]string{"build a"}, a)
+	build([]string{"build 1 of 2: b", "build 2 of 2: c"}, a, b, c)
+	build(nil, a, b, c)
 }
