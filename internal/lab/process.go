@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -85,8 +84,14 @@ func (o *Options) start(c command) (Process, error) {
 // starts: who called it with a lock's file (flock(1) does) would not get the lock back
 // before the lab is taken down.
 func keepDescriptors() error {
-	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("keep inherited descriptors: %w", err)
+	fds, err := os.ReadDir("/proc/self/fd") // close_range(2) sets the flag from Linux 5.11 on
+	if err != nil {
+		return fmt.Errorf("list inherited descriptors: %w", err)
+	}
+	for _, f := range fds {
+		if fd, err := strconv.Atoi(f.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
 	}
 	return nil
 }

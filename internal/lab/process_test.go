@@ -141,3 +141,25 @@ func TestClaimedFolderGoesWhole(t *testing.T) {
 		t.Errorf("the folder is still there: %v", err)
 	}
 }
+
+// The user's folder of programs has this one, also when its file is gone since it was
+// started, and clients of the cluster.
+func TestUserPrograms(t *testing.T) {
+	o := testOptions(t)
+	if err := o.installSelf(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range userPrograms {
+		if to, err := os.Readlink(o.path("bin", name)); to != o.Bin(name) {
+			t.Errorf("%s: link to %q, %v", name, to, err)
+		}
+	}
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := os.Stat(o.self())
+	if err != nil || copied.Size() != self.Size() || copied.Mode()&0o111 == 0 {
+		t.Errorf("this program's copy: %v, %v", copied, err)
+	}
+}
