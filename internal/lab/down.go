@@ -23,7 +23,7 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	if err := o.folders(); err != nil {
 		return false, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
+	ctx, cancel := timely(ctx)
 	defer cancel()
 	ended, unlock, err := o.takeOver(ctx)
 	if err != nil {
@@ -34,8 +34,15 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	return found || ended, err
 }
 
+// timely ends what hangs.
+func timely(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
+}
+
 // down is Down for who has the lock.
 func (o *Options) down(ctx context.Context) (found bool, err error) {
+	ctx, cancel := timely(ctx)
+	defer cancel()
 	hurried := hurryOrphans() // what fails costs time, and nothing else
 	found, err = o.remove(ctx)
 	return found, errors.Join(err, hurried)
