@@ -155,6 +155,9 @@ func (n *nft) forward() (repairs, obstacles []string, err error) {
 			if errors.Is(err, unix.ENOENT) {
 				continue // deleted just now
 			}
+			if unreadable(err) {
+				continue // nothing is said of it
+			}
 			if err != nil {
 				return fmt.Errorf("list rules of chain %s of table %s: %w", chain.Name, tableText(chain.Table), err)
 			}
@@ -239,6 +242,13 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 		})
 	}
 	return rules
+}
+
+// unreadable says that rules are there, but have an expression that the library does not
+// decode, such as `ct original ip saddr`.
+func unreadable(err error) bool {
+	var refused unix.Errno
+	return err != nil && !errors.As(err, &refused)
 }
 
 // removeForward takes our rules out of every chain.

@@ -403,6 +403,9 @@ func sameHook(have, want *nftables.Chain) bool {
 
 func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, error) {
 	rules, err := c.GetRules(chain.Table, chain)
+	if unreadable(err) {
+		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, tableText(chain.Table)), nil
+	}
 	if err != nil {
 		return "", fmt.Errorf("list rules of chain %s: %w", chain.Name, err)
 	}

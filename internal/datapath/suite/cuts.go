@@ -60,6 +60,7 @@ func RouteCuts(n *Node, p *Pod) []Cut {
 			n.NFT("flush chain inet terway source\ndelete chain inet terway source\nadd chain inet terway source { type filter hook prerouting priority -300; }")
 		}, "priority"},
 		{"nftables rule added", func() { n.NFT("insert rule inet terway source drop") }, "chain source"},
+		{"nftables rule added that the agent cannot read", func() { n.NFT("insert rule inet terway exit ct original ip saddr 10.3.0.0/16 drop") }, "chain exit"},
 		{"nftables set", func() { n.NFT("flush set inet terway inside4") }, "inside4"},
 		{"nftables map", func() { n.NFT("flush map inet terway pods6") }, "element"},
 		{"everything", func() {

@@ -60,6 +60,7 @@ func foreign(n *Node) {
 	n.NFT(`
 		table inet filter {
 			chain input { type filter hook input priority 0; tcp dport 22 accept; }
+			chain forward { type filter hook forward priority 0; ct original ip saddr 10.3.0.0/16 accept; }
 		}
 		table ip terway {
 			set pods4 { type ipv4_addr; elements = { 192.0.2.1 }; }
