@@ -16,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -275,5 +276,72 @@ func TestAnotherInstance(t *testing.T) {
 				t.Error("an ENI of the old instance is still there")
 			}
 		}
+	}
+}
+
+// asked is a cloud that answers once, or does something while it is asked for an instance.
+type asked struct {
+	cloud.API
+	times  int
+	answer func(n int, in *cloud.Instance, err error) (*cloud.Instance, error)
+}
+
+func (c *asked) DescribeInstance(ctx context.Context, id string) (*cloud.Instance, error) {
+	in, err := c.API.DescribeInstance(ctx, id)
+	c.times++
+	return c.answer(c.times, in, err)
+}
+
+// One list without the instance of a Node that is gone takes nothing from its pods.
+func TestInstanceIsMissingOnce(t *testing.T) {
+	g, instance := running(t)
+	c := &asked{API: g.r.Cloud, answer: func(n int, in *cloud.Instance, err error) (*cloud.Instance, error) {
+		if n%2 == 1 {
+			return nil, &cloud.Error{Action: "DescribeInstances", Class: cloud.NotFound, Message: "not in this list"}
+		}
+		return in, err
+	}}
+	g.r.Cloud = c
+	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+	g.turns(3*minute, true)
+	if c.times < 3 || !g.nn("n1").DeletionTimestamp.IsZero() {
+		t.Fatalf("asked %d times, NodeNetwork %+v", c.times, g.nn("n1"))
+	}
+	g.register(instance)
+	g.turns(minute, true)
+	g.rest("n1")
+}
+
+// A Node that registers again while the cloud is asked for its instance keeps its ENIs, the
+// delay notwithstanding.
+func TestNodeRegistersAgainAtTheLastMoment(t *testing.T) {
+	g, instance := running(t)
+	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+	g.turns(minute, true)
+	back := false
+	g.r.Cloud = &asked{API: g.r.Cloud, answer: func(_ int, in *cloud.Instance, err error) (*cloud.Instance, error) {
+		if !back {
+			back = true
+			g.register(instance)
+		}
+		return in, err
+	}}
+	g.Clock.Pass(10 * time.Minute)
+	g.turns(2*minute, true)
+	if nn := g.nn("n1"); !back || !nn.DeletionTimestamp.IsZero() || g.gone() != nil || len(g.enis("n1")) != 2 {
+		t.Fatalf("registered %v, NodeNetwork %+v", back, nn)
+	}
+	g.rest("n1")
+}
+
+// A label on a node with pods, which may stay for days, is no work.
+func TestIgnoredNodeIsLookedAtRarely(t *testing.T) {
+	g, _ := running(t)
+	n := g.node("n1")
+	n.Labels = map[string]string{"type": "virtual-kubelet"}
+	g.Must(g.kube.Update(context.Background(), n))
+	g.once("n1")
+	if wait, _ := g.once("n1"); wait < g.r.Park {
+		t.Errorf("it is looked at every %s", wait)
 	}
 }

@@ -35,10 +35,11 @@ type memory struct {
 	calls map[string]time.Time
 	// goes is why the ENIs of a node that has left are being given back; "": they are not.
 	// instanceAsked counts the times its instance was asked for meanwhile, instanceNext is
-	// when that is due again.
-	goes          string
-	instanceAsked int
-	instanceNext  time.Time
+	// when that is due again, instanceAbsent says that it was not there the last time.
+	goes           string
+	instanceAsked  int
+	instanceNext   time.Time
+	instanceAbsent bool
 	// adopting: ENIs are in the cloud that the spec does not know and that may be adopted.
 	adopting bool
 	// lacking are addresses of the spec that the cloud does not have.

@@ -69,7 +69,17 @@ func (w *work) readNode(ctx context.Context) error {
 // node to give up what no pod has, and tells what it waits for.
 func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	if w.mem.goes == "" {
-		w.mem.goes = w.harmless(ctx, why)
+		goes := w.harmless(ctx, why)
+		if goes != "" {
+			// The cloud may have taken long to answer.
+			if err := w.readNode(ctx); err != nil {
+				return ctrl.Result{}, err
+			}
+			if w.leaves() != why {
+				return ctrl.Result{RequeueAfter: w.Poll}, nil
+			}
+		}
+		w.mem.goes = goes
 	}
 	if w.mem.goes != "" {
 		return w.remove(ctx)
@@ -84,7 +94,8 @@ func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 // harmless says why no pod is harmed when the node's ENIs are given back; "" if one may be.
 func (w *work) harmless(ctx context.Context, why reason) string {
 	if why == nodeInUse {
-		return "" // the label is a slip, or its pods end first
+		w.again(w.Park) // news of the node or its pods comes by itself
+		return ""       // the label is a slip, or its pods end first
 	}
 	// After a change of the instance the new one's agent writes the status.
 	if why != otherInstance && w.releaseAll() {
@@ -123,8 +134,9 @@ func (w *work) releaseAll() bool {
 // The state of an ECS instance that matters here (ECS API: DescribeInstances, Status).
 const instanceStopped = "Stopped"
 
-// instanceAway says that the instance does not run, if the cloud says so. It is asked more
-// rarely each time: whoever deletes Nodes may delete many.
+// instanceAway says that the instance does not run, if the cloud says so; that it does not
+// exist it must say twice, as a list may lack it once. It is asked more rarely each time:
+// whoever deletes Nodes may delete many.
 func (w *work) instanceAway(ctx context.Context) string {
 	id := w.nn.Spec.InstanceID
 	if id == "" {
@@ -134,15 +146,21 @@ func (w *work) instanceAway(ctx context.Context) string {
 		w.again(wait)
 		return ""
 	}
-	in, err := w.Cloud.DescribeInstance(ctx, id)
+	in, err := w.Cloud.DescribeInstance(unwanted(ctx), id)
+	if after, later := cloud.Deferred(err); later {
+		w.again(after)
+		return ""
+	}
+	absent := err != nil && cloud.ClassOf(err) == cloud.NotFound
 	switch {
 	case err == nil && in.Status == instanceStopped:
 		return "instance " + id + " is stopped"
-	case cloud.ClassOf(err) == cloud.NotFound && err != nil:
+	case absent && w.mem.instanceAbsent:
 		return "instance " + id + " does not exist"
-	case err != nil:
+	case err != nil && !absent:
 		w.Log.Warn("ask for the instance of a node that is gone", "node", w.name, "instance", id, "error", err)
 	}
+	w.mem.instanceAbsent = absent || w.mem.instanceAbsent && err != nil
 	wait := w.Retry << min(w.mem.instanceAsked, 6)
 	w.mem.instanceAsked++
 	w.mem.instanceNext = w.Now().Add(wait)
@@ -187,7 +205,7 @@ func (w *work) tellLeaving(why reason) {
 func (w *work) stays() {
 	if w.mem.goes != "" || meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) != nil {
 		w.Log.Info("the node is there again and keeps its ENIs", "node", w.name)
-		w.mem.goes, w.mem.instanceAsked, w.mem.instanceNext = "", 0, time.Time{}
+		w.mem.goes, w.mem.instanceAsked, w.mem.instanceNext, w.mem.instanceAbsent = "", 0, time.Time{}, false
 		w.mem.doubt.Store(true) // some may be given back already
 		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
 		for i := range w.nn.Spec.ENIs {
