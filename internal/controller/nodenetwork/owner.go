@@ -41,6 +41,8 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	if !overlap(in.Addresses, mine) {
+		// It may have been given another address since it was asked for: the next look knows.
+		w.knowledge.instances.Expire(in.ID)
 		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "InstanceNotOfNode",
 			Cause:    fmt.Sprintf("Node %s (InternalIP %s) names instance %s in its providerID, which has %s", w.name, join(mine), in.ID, join(in.Addresses)),
 			NextStep: "give the node's kubelet the --provider-id of its own instance and register it again"}

@@ -2,11 +2,14 @@ package nodenetwork
 
 import (
 	"context"
+	"net/netip"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/cloud"
 )
 
 // An instance belongs to the Node that has its address, and to the oldest of several.
@@ -48,5 +51,43 @@ func TestInstanceOfAnotherNode(t *testing.T) {
 				t.Errorf("NodeNetwork %+v, ENIs %+v", g.nn("a"), g.enis("n1"))
 			}
 		})
+	}
+}
+
+// told is a cloud that says of instances what the test says.
+type told struct {
+	cloud.API
+	instance func(*cloud.Instance)
+}
+
+func (c *told) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	list, err := c.API.DescribeInstances(ctx, ids)
+	for i := range list {
+		c.instance(&list[i])
+	}
+	return list, err
+}
+
+// An instance that was given another address is its Node's as soon as the cloud says so,
+// not when what was known of it is old.
+func TestInstanceWithAnotherAddress(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	right, o := false, g.r.Options
+	o.Cloud = &told{o.Cloud, func(in *cloud.Instance) {
+		if !right {
+			in.Addresses = []netip.Addr{netip.MustParseAddr("192.168.31.250")}
+		}
+	}}
+	g.r.knowledge = newKnowledge(&o)
+	g.addPods("n1", 1)
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Reason != "InstanceNotOfNode" {
+		t.Fatalf("condition %+v", c)
+	}
+	right = true
+	g.settle("n1", 5*minute)
+	if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand > 0 {
+		t.Errorf("condition %+v, status %+v", c, g.nn("n1").Status)
 	}
 }
