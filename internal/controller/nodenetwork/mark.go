@@ -13,11 +13,16 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
+// serves reports whether a node can have new pods. What a dead agent reported last stands
+// in the status, and counts no more.
+func serves(nn *v1alpha1.NodeNetwork) bool {
+	return meta.IsStatusConditionTrue(nn.Status.Conditions, v1alpha1.ConditionReady) && !silent(nn)
+}
+
 // mark writes onto the Node what the scheduler must know: the taint until the
 // network is ready, and how many pods it can hold.
 func (w *work) mark(ctx context.Context) error {
-	// What a dead agent reported last stands.
-	ready := meta.IsStatusConditionTrue(w.nn.Status.Conditions, v1alpha1.ConditionReady) && !silent(w.nn)
+	ready := serves(w.nn)
 	n := w.node.DeepCopy()
 	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
 	tainted := slices.ContainsFunc(n.Spec.Taints, is)

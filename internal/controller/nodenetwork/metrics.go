@@ -90,7 +90,7 @@ func (p *population) Collect(ch chan<- prometheus.Metric) {
 	demand := 0
 	for i := range all.Items {
 		nn := &all.Items[i]
-		if meta.IsStatusConditionTrue(nn.Status.Conditions, v1alpha1.ConditionReady) {
+		if serves(nn) {
 			ready["true"]++
 		} else {
 			ready["false"]++

@@ -1,10 +1,15 @@
 package nodenetwork
 
 import (
+	"context"
 	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/api/v1alpha1"
 )
 
 // The metrics count what is there, and no series has a node's name.
@@ -16,28 +21,39 @@ func TestMetrics(t *testing.T) {
 	leads := true
 	reg := prometheus.NewPedanticRegistry()
 	newCounters(reg, g.kube, func() bool { return leads })
-	families, err := reg.Gather()
-	g.Must(err)
-	got := map[string]float64{}
-	for _, f := range families {
-		for _, m := range f.Metric {
-			key := f.GetName()
-			for _, l := range m.Label {
-				key += "/" + l.GetValue()
-			}
-			got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
-			if strings.Contains(key, "n1") {
-				t.Errorf("series %s grows with the cluster", key)
+	counts := func() map[string]float64 {
+		families, err := reg.Gather()
+		g.Must(err)
+		got := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				key := f.GetName()
+				for _, l := range m.Label {
+					key += "/" + l.GetValue()
+				}
+				got[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+				if strings.Contains(key, "n1") {
+					t.Errorf("series %s grows with the cluster", key)
+				}
 			}
 		}
+		return got
 	}
+	got := counts()
 	for key, want := range map[string]float64{"terway_nodes/true": 1, "terway_enis/Ready": 1, "terway_addresses/assigned": 3, "terway_addresses/used": 1, "terway_pods_waiting": 0} {
 		if v, ok := got[key]; !ok || v != want {
 			t.Errorf("%s is %v, want %v; all: %v", key, v, want, got)
 		}
 	}
+	// What an agent that does not live said last makes no node ready.
+	nn := g.nn("n1")
+	meta.SetStatusCondition(&nn.Spec.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired"})
+	g.Must(g.kube.Update(context.Background(), nn))
+	if got := counts(); got["terway_nodes/false"] != 1 || got["terway_nodes/true"] != 0 {
+		t.Errorf("with a silent agent: %v", got)
+	}
 	leads = false
-	families, err = reg.Gather()
+	families, err := reg.Gather()
 	g.Must(err)
 	for _, f := range families {
 		if strings.HasPrefix(f.GetName(), "terway_nodes") {
