@@ -153,17 +153,9 @@ func (w *work) tellGone() {
 	if w.mem.doubt.Load() {
 		return // not compared yet: as it was
 	}
-	there := map[string]bool{}
-	for _, e := range w.nn.Spec.ENIs {
-		for _, a := range e.Addresses {
-			there[a.Address] = !a.Unassigning && e.Phase != v1alpha1.ENIDetaching
-		}
-	}
 	var pods []string
-	for _, u := range w.nn.Status.Used {
-		if !there[u.Address] {
-			pods = append(pods, u.Pod+" "+u.Address)
-		}
+	for _, u := range w.nn.Stranded() {
+		pods = append(pods, u.Pod+" "+u.Address)
 	}
 	if len(pods) == 0 {
 		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionAddressesGone)

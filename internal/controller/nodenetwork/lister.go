@@ -133,10 +133,12 @@ func (l *lister) node(ctx context.Context, name string, tags map[string]string, 
 	l.alone++
 	at := l.now()
 	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		l.alone--
+		l.mu.Unlock()
+	}()
 	list, err := l.api.DescribeENIs(ctx, cloud.ENIFilter{Tags: tags})
-	l.mu.Lock()
-	l.alone--
-	l.mu.Unlock()
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("list the node's ENIs: %w", err)
 	}
