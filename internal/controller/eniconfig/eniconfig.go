@@ -99,7 +99,11 @@ func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
 					x.looks = 0
 				}
 				err = w.settled(ctx, c)
-				x.version, x.err, x.wait = m.ResourceVersion, err, min(2<<x.looks, maxLooks)
+				most := maxLooks
+				if !errors.As(err, new(errWrong)) {
+					most = maxLooksBlind
+				}
+				x.version, x.err, x.wait = m.ResourceVersion, err, min(2<<x.looks, most)
 				x.looks = min(x.looks+1, 16)
 			}
 		}
@@ -121,8 +125,9 @@ func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
 }
 
 // maxLooks is after how many looks at a ConfigMap that contradicts the nodes these are
-// listed again at the latest.
-const maxLooks = 150
+// listed again at the latest; maxLooksBlind is the same where they could not be listed: an
+// API server that is back is not to be waited for.
+const maxLooks, maxLooksBlind = 150, 4
 
 // Ready is a readiness check: is there a configuration?
 func (w *Watcher) Ready(*http.Request) error {

@@ -2,6 +2,7 @@ package eniconfig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -199,6 +200,34 @@ type reader struct {
 func (r reader) Get(ctx context.Context, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
 	r.look()
 	return r.Reader.Get(ctx, key, obj, opts...)
+}
+
+// An API server that could not list the nodes for long is asked again soon once it is back.
+func TestSettledAfterAnOutage(t *testing.T) {
+	x := newWorld(t)
+	x.put(good)
+	const back = 400
+	looks := 0
+	x.w.Live = away{reader{x.kube, func() { looks++ }}, func() bool { return looks < back }}
+	if _, err := x.w.First(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if looks > back+4 {
+		t.Errorf("the configuration was taken after %d looks, the API server was back at %d", looks, back)
+	}
+}
+
+// away is an API server that lists nothing for a while.
+type away struct {
+	client.Reader
+	now func() bool
+}
+
+func (a away) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	if a.now() {
+		return errors.New("too many requests")
+	}
+	return a.Reader.List(ctx, list, opts...)
 }
 
 // Nor the blocks that Flannel's pods have their addresses of.
