@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -245,5 +246,28 @@ func TestEachValueCounts(t *testing.T) {
 	}
 	for path := range changes {
 		t.Errorf("values.yaml has no %s", path)
+	}
+}
+
+// No replica of the controller runs on a node that Terway leaves alone, as none of the
+// agents does, and a drain takes one replica at a time.
+func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
+	got := objects(t, with("terway", nil))
+	affinity := func(name string) any {
+		o := got[name]
+		if o == nil {
+			t.Fatalf("no %s; there are %v", name, keys(got))
+		}
+		a, _, err := unstructured.NestedFieldNoCopy(o.Object, "spec", "template", "spec", "affinity", "nodeAffinity")
+		if err != nil || a == nil {
+			t.Fatalf("%s: nodeAffinity %v, %v", name, a, err)
+		}
+		return a
+	}
+	if c, a := affinity("Deployment terway-controller"), affinity("DaemonSet terwayd"); !reflect.DeepEqual(c, a) {
+		t.Errorf("the controller's %v, the agents' %v", c, a)
+	}
+	if got["PodDisruptionBudget terway-controller"] == nil {
+		t.Error("no PodDisruptionBudget")
 	}
 }
