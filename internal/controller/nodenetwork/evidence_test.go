@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"pgregory.net/rapid"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
@@ -228,5 +229,32 @@ func TestENIMadeTwice(t *testing.T) {
 	all := g.enis("n1")
 	if len(all) != 1 || all[0].ID != e.ID {
 		t.Errorf("ENIs %+v, want %s and not %s", all, e.ID, first.ID)
+	}
+}
+
+// pruning is an API server whose CRD does not have the field yet.
+type pruning struct{ client.WithWatch }
+
+func (c pruning) Update(ctx context.Context, obj client.Object, o ...client.UpdateOption) error {
+	if nn, ok := obj.(*v1alpha1.NodeNetwork); ok {
+		// A client leaves in the object what the answer does not name.
+		defer func(t []v1alpha1.TakenAway) { nn.Spec.TakenAway = t }(nn.Spec.TakenAway)
+		nn.Spec.TakenAway = nil
+	}
+	return c.WithWatch.Update(ctx, obj, o...)
+}
+
+// With a CRD that is older than the controller the node works, and the user is told once.
+func TestOutdatedCRD(t *testing.T) {
+	g, _ := running(t)
+	g.restart()
+	g.r.Client = pruning{g.kube}
+	clear(g.pods["n1"])
+	g.turns(5*minute, true)
+	g.startPods("n1", 3)
+	g.turns(5*minute, true)
+	n := g.events.Count("*v1.Node Warning CRDOutdated")
+	if n != 1 || g.nn("n1").Status.Demand > 0 {
+		t.Errorf("told %d times, status %+v", n, g.nn("n1").Status)
 	}
 }

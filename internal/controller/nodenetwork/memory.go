@@ -24,6 +24,8 @@ type memory struct {
 	life atomic.Int32
 	// generation is that of the spec last written; 0: not read by this process yet.
 	generation int64
+	// written is what this process wrote last.
+	written written
 	// changed is when the last call that changes the node's ENIs ended. An older
 	// list of ENIs says nothing.
 	changed time.Time
@@ -74,6 +76,12 @@ type memory struct {
 	missing missing
 	// surplus and ownSurplus are the last plan's.
 	surplus, ownSurplus ipam.Surplus
+}
+
+// written is a spec as it was written, as far as the API server may not have kept it.
+type written struct {
+	generation int64
+	takenAway  int
 }
 
 // assignCall is an AssignAddresses call that can be repeated.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,6 +77,8 @@ type Reconciler struct {
 	wake      chan event.GenericEvent
 	// changed holds one event while a new configuration has not reached all nodes.
 	changed chan event.GenericEvent
+	// outdated tells once that the CRD is older than the controller.
+	outdated sync.Once
 	// cluster tags the ENIs; no configuration changes it.
 	cluster string
 }
@@ -134,6 +137,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if nn != nil {
 		w.nn, w.saved = nn, nn.DeepCopy()
+		// The answer to the write does not say so.
+		if is := mem.written; nn.Generation == is.generation && len(nn.Spec.TakenAway) < is.takenAway {
+			w.outdated.Do(func() { w.warnAll("CRDOutdated", "%s", crdOutdated) })
+		}
 		if w.leaves() != "" {
 			if err := w.readNode(ctx); err != nil {
 				return ctrl.Result{}, err
@@ -286,6 +293,10 @@ func (w *work) once(key, message string, tell func(string)) {
 	}
 }
 
+// crdOutdated: what a leader must find of its predecessor is lost. Helm installs CRDs and
+// does not upgrade them.
+const crdOutdated = "the API server does not keep spec.takenAway, as the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is new, addresses that were taken away may be offered again after a restart, and agents that are dead are not seen: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
+
 // save writes the spec if it has changed. The status changes all the time, so a
 // conflict is resolved by looking whether the spec is still the one we know.
 func (w *work) save(ctx context.Context) error {
@@ -298,6 +309,7 @@ func (w *work) save(ctx context.Context) error {
 		err := w.Client.Update(ctx, out)
 		if err == nil {
 			w.mem.generation = out.Generation
+			w.mem.written = written{out.Generation, len(out.Spec.TakenAway)}
 			w.nn, w.saved = out, out.DeepCopy()
 			return nil
 		}
