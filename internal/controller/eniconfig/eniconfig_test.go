@@ -206,7 +206,7 @@ func (r reader) Get(ctx context.Context, key client.ObjectKey, obj client.Object
 func TestSettledAfterAnOutage(t *testing.T) {
 	x := newWorld(t)
 	x.put(good)
-	const back = 400
+	const back = 260
 	looks := 0
 	x.w.Live = away{reader{x.kube, func() { looks++ }}, func() bool { return looks < back }}
 	if _, err := x.w.First(context.Background()); err != nil {
