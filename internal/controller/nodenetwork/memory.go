@@ -55,7 +55,7 @@ type memory struct {
 	leaving   map[string]*leaving
 	// config is the configuration that the node was last served with.
 	config *config.Config
-	// refused are what the cloud does not give for a while: "create" or an ENI's token.
+	// refused are what the cloud does not give for a while: createOperation or an ENI's token.
 	refused map[string]refusal
 	// pauses are of operations that failed, by name; news is what the node wanted then.
 	pauses map[string]*pause
@@ -149,6 +149,7 @@ func (m *memory) forgetGone(enis []v1alpha1.ENI) {
 	}
 	maps.DeleteFunc(m.assigns, func(token string, _ assignCall) bool { return gone(token) })
 	maps.DeleteFunc(m.attaching, func(token string, _ *attaching) bool { return gone(token) })
+	maps.DeleteFunc(m.refused, func(what string, _ refusal) bool { return what != createOperation && gone(what) })
 	maps.DeleteFunc(m.pauses, func(operation string, _ *pause) bool {
 		_, token, of := strings.Cut(operation, " ")
 		return of && gone(token)
