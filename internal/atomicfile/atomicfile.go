@@ -23,9 +23,8 @@ import (
 // set as given, whatever the umask. The folder must be there.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	return put(path, data, mode, func(f, dir *os.File, next string) error {
-		// Writers share the name next. The lock goes with the descriptor.
-		if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
-			return &fs.PathError{Op: "flock", Path: dir.Name(), Err: err}
+		if err := lock(dir); err != nil { // writers share the name next
+			return err
 		}
 		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
@@ -58,7 +57,7 @@ func put(path string, data []byte, mode fs.FileMode, publish func(f, dir *os.Fil
 		return err
 	}
 	defer dir.Close()
-	f, err := open(dir.Name(), filepath.Base(path))
+	f, err := open(dir, filepath.Base(path))
 	if err != nil {
 		return err
 	}
@@ -80,23 +79,35 @@ type unnamed struct {
 	temporary string
 }
 
-func open(dir, base string) (unnamed, error) {
-	fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+func open(dir *os.File, base string) (unnamed, error) {
+	fd, err := unix.Open(dir.Name(), unix.O_TMPFILE|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
 	switch {
 	case err == nil:
-		return unnamed{File: os.NewFile(uintptr(fd), filepath.Join(dir, base))}, nil
+		return unnamed{File: os.NewFile(uintptr(fd), filepath.Join(dir.Name(), base))}, nil
 	case errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EISDIR):
 		return openNamed(dir, base)
 	}
-	return unnamed{}, &fs.PathError{Op: "open", Path: dir, Err: err}
+	return unnamed{}, &fs.PathError{Op: "open", Path: dir.Name(), Err: err}
 }
 
-func openNamed(dir, base string) (unnamed, error) {
-	f, err := os.CreateTemp(dir, "."+base+".new-*")
+// openNamed always takes the same name, so that what a killed process left is taken away too.
+func openNamed(dir *os.File, base string) (unnamed, error) {
+	if err := lock(dir); err != nil {
+		return unnamed{}, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir.Name(), "."+base+".part"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return unnamed{}, err
 	}
 	return unnamed{File: f, temporary: f.Name()}, nil
+}
+
+// lock keeps other writers of the folder's files out; it goes with the descriptor.
+func lock(dir *os.File) error {
+	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+		return &fs.PathError{Op: "flock", Path: dir.Name(), Err: err}
+	}
+	return nil
 }
 
 func (u unnamed) discard() {

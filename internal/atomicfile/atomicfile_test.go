@@ -75,7 +75,15 @@ func TestErrors(t *testing.T) {
 // What stands in where the file system has no files without a name.
 func TestNamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
-	f, err := openNamed(filepath.Split(path))
+	if err := os.WriteFile(filepath.Join(filepath.Dir(path), ".file.part"), []byte("left by one that was killed"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	f, err := openNamed(dir, "file")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,9 +17,6 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// machine is the lab's machine of a node.
-func (e *Env) machine(node string) (*lab.Machine, error) { return e.Lab.Machine(node) }
-
 // macs are the MACs of an instance's interfaces as the cloud knows them.
 func (e *Env) macs(ctx context.Context, m lab.Machine) (all, secondary map[string]bool, err error) {
 	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
