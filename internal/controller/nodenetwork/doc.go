@@ -12,7 +12,7 @@
 //     is lost the address is found on the ENI and adopted;
 //   - an address that the node has confirmed is marked Unassigning, then
 //     unassigned, then dropped from the spec; a repeated unassignment does no harm.
-//     The mark is written under the optimistic lock, so a leader that was deposed
+//     The mark is written only if the spec is still the one known, so a leader that was deposed
 //     stops there;
 //   - an ENI is marked Detaching, then detached, deleted and dropped.
 //

@@ -2,6 +2,7 @@ package nodenetwork
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -235,13 +237,27 @@ func TestENIMadeTwice(t *testing.T) {
 // pruning is an API server whose CRD does not have the field yet.
 type pruning struct{ client.WithWatch }
 
-func (c pruning) Update(ctx context.Context, obj client.Object, o ...client.UpdateOption) error {
-	if nn, ok := obj.(*v1alpha1.NodeNetwork); ok {
-		// A client leaves in the object what the answer does not name.
-		defer func(t []v1alpha1.TakenAway) { nn.Spec.TakenAway = t }(nn.Spec.TakenAway)
-		nn.Spec.TakenAway = nil
+func (c pruning) Patch(ctx context.Context, obj client.Object, p client.Patch, o ...client.PatchOption) error {
+	if p.Type() != types.JSONPatchType {
+		return c.WithWatch.Patch(ctx, obj, p, o...)
 	}
-	return c.WithWatch.Update(ctx, obj, o...)
+	raw, err := p.Data(obj)
+	if err != nil {
+		return err
+	}
+	var change []map[string]any
+	if err := json.Unmarshal(raw, &change); err != nil {
+		return err
+	}
+	for _, c := range change {
+		if spec, ok := c["value"].(map[string]any); ok {
+			delete(spec, "takenAway")
+		}
+	}
+	if raw, err = json.Marshal(change); err != nil {
+		return err
+	}
+	return c.WithWatch.Patch(ctx, obj, client.RawPatch(types.JSONPatchType, raw), o...)
 }
 
 // With a CRD that is older than the controller the node works, and the user is told once.

@@ -90,11 +90,16 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	return g
 }
 
-// generations makes the fake API server count changes of the spec, as a real one does.
+// generations makes the fake API server name objects and count changes of the spec, as a
+// real one does.
 func generations() interceptor.Funcs {
+	var uids atomic.Int64
 	return interceptor.Funcs{
 		Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
 			obj.SetGeneration(1)
+			if obj.GetUID() == "" {
+				obj.SetUID(types.UID(fmt.Sprintf("uid-%d", uids.Add(1))))
+			}
 			return c.Create(ctx, obj, opts...)
 		},
 		Update: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.UpdateOption) error {
@@ -109,6 +114,21 @@ func generations() interceptor.Funcs {
 				}
 			}
 			return c.Update(ctx, obj, opts...)
+		},
+		Patch: func(ctx context.Context, c client.WithWatch, obj client.Object, p client.Patch, opts ...client.PatchOption) error {
+			nn, ok := obj.(*v1alpha1.NodeNetwork)
+			if !ok {
+				return c.Patch(ctx, obj, p, opts...)
+			}
+			was := &v1alpha1.NodeNetwork{}
+			if err := c.Get(ctx, client.ObjectKeyFromObject(nn), was); err != nil {
+				return err
+			}
+			if err := c.Patch(ctx, nn, p, opts...); err != nil || equality.Semantic.DeepEqual(was.Spec, nn.Spec) {
+				return err
+			}
+			nn.Generation = was.Generation + 1
+			return c.Update(ctx, nn)
 		},
 	}
 }
