@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"net/netip"
 	"os"
 	"runtime"
@@ -26,6 +25,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/test/bench/fleet"
@@ -110,25 +110,30 @@ func (m *measured) coldStart(ctx context.Context) (*controller, error) {
 	w := &waits{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	busy := m.names[m.spare:]
-	pods := len(busy) * m.pods
-	for _, name := range busy {
-		n := m.agents.Node(name)
+	// Spare nodes get what fits on their first ENI: what they want later is a new one.
+	const minimum = config.DefaultMinPool
+	full := perENI(m.t, m.instanceType) - minimum
+	pods := 0
+	for i, name := range m.names {
+		n, size := m.agents.Node(name), m.pods
+		if i < m.spare {
+			size = full
+		}
+		pods += size
 		go func() {
 			select {
 			case <-n.Open():
 			case <-ctx.Done():
 				return
 			}
-			for i := range m.pods {
+			for i := range size {
 				n.Add(fmt.Sprintf("default/%s-%d", name, i), w.got)
 			}
 		}()
 	}
-	// The bound is that of all nodes: the spare ones get their first ENI too.
-	need := least(len(busy), m.pods, perENI(m.t, m.instanceType))
-	for action, n := range least(m.spare, 0, perENI(m.t, m.instanceType)) {
-		if m.spare > 0 && need[action] > 1 {
+	need := least(m.nodes-m.spare, m.pods, perENI(m.t, m.instanceType))
+	for action, n := range least(m.spare, full, perENI(m.t, m.instanceType)) {
+		if m.spare > 0 && need[action] != 1 {
 			need[action] += n
 		}
 	}
@@ -305,9 +310,8 @@ func (m *measured) failover(ctx context.Context, leader *controller, waiting int
 	leader.end(syscall.SIGKILL)
 	const each = 10
 	w := &waits{}
-	busy := slices.Clone(m.names[m.spare:])
-	rand.New(rand.NewPCG(1, 1)).Shuffle(len(busy), func(i, j int) { busy[i], busy[j] = busy[j], busy[i] })
-	busy = busy[:min(waiting, len(busy))]
+	// The last ones: they have rested when the churn comes to them.
+	busy := m.names[max(m.spare, len(m.names)-waiting):]
 	for _, name := range busy {
 		for i := range each {
 			m.agents.Node(name).Add(fmt.Sprintf("failover/%s-%d", name, i), w.got)
@@ -479,7 +483,7 @@ func (m *measured) troubles(l *load) []trouble {
 			}
 			ends := []func(){func() { m.cloud.RemoveFault("create") }}
 			for _, name := range m.names[round*troubled : (round+1)*troubled] {
-				ends = append(ends, want(m.agents.Node(name), "create", 2*perENI(m.t, m.instanceType)))
+				ends = append(ends, want(m.agents.Node(name), "create", 10))
 			}
 			return nil, all(ends), nil
 		}},
@@ -659,6 +663,10 @@ func (m *measured) all(ctx context.Context, rounds int, window time.Duration) er
 	if err := m.churn(ctx, p, l, 3*window); err != nil {
 		return err
 	}
+	// No node has its turn twice: what a group has left there would serve the next.
+	left := len(l.nodes) - m.nodes/10 - l.next
+	windows := window.Seconds() * float64(rounds*(1+len(m.troubles(l))))
+	l.perSecond = min(l.perSecond, float64(left*l.group)/windows)
 	if err := m.isolation(ctx, p, l, rounds, window); err != nil {
 		return err
 	}
