@@ -471,7 +471,8 @@ func (m *measured) troubles(l *load) []trouble {
 			}
 			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }}
 			for _, n := range l.nodes {
-				if n.Uses(vswitch) && len(ends) <= troubled {
+				// Few: what they get counts against the account's limit, and so against the others.
+				if n.Uses(vswitch) && len(ends) <= 3 {
 					ends = append(ends, want(n, "vswitch", 10))
 				}
 			}
