@@ -19,25 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// source is where a kernel series comes from: a meta package, and the lists of another
-// Debian release if it is not in this machine's.
+// source is where a kernel series comes from: a meta package, and the suites of another
+// Debian release, each with all that the package needs, if it is not in this machine's.
 type source struct {
-	meta string
-	// lists are lines of a sources.list, each with all that the package needs: the first
-	// that answers is taken. A release moves to the archive when nobody cares for it any more.
-	lists []string
+	meta   string
+	suites []string
 }
 
-const keyring = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+// mirrorEnv names a mirror that has the older releases, where the machine's own have
+// not: a release moves to Debian's archive when nobody cares for it any more.
+const mirrorEnv = "TERWAY_DEBIAN_MIRROR"
 
 var packages = map[string]source{
-	"5.10": {"linux-image-cloud-amd64", []string{ // Debian 11: no tcx, no netkit, slow filters
-		"deb [" + keyring + "] http://deb.debian.org/debian-security bullseye-security main",
-		"deb [" + keyring + "] http://deb.debian.org/debian bullseye main",
-		"deb [" + keyring + " check-valid-until=no] http://archive.debian.org/debian bullseye main",
-	}},
-	"6.1":  {"linux-image-cloud-amd64", nil},      // Debian 12: no tcx, no netkit
-	"6.12": {"linux-image-6.12-cloud-amd64", nil}, // Debian 12's security updates: both
+	"5.10": {"linux-image-cloud-amd64", []string{"bullseye-security", "bullseye"}}, // Debian 11: no tcx, no netkit, slow filters
+	"6.1":  {"linux-image-cloud-amd64", nil},                                       // Debian 12: no tcx, no netkit
+	"6.12": {"linux-image-6.12-cloud-amd64", nil},                                  // Debian 12's security updates: both
 }
 
 // seriesNames are in the order of versions.
@@ -120,7 +116,7 @@ func cached(dir string) (kernel, error) {
 
 // fetch leaves package, vmlinuz and modules.cpio in dir.
 func fetch(ctx context.Context, dir string, from source) error {
-	if from.lists == nil {
+	if from.suites == nil {
 		if err := download(ctx, dir, from.meta, false); err != nil {
 			// The package lists may be old or not there at all.
 			if err := download(ctx, dir, from.meta, true); err != nil {
@@ -129,8 +125,12 @@ func fetch(ctx context.Context, dir string, from source) error {
 		}
 		return unpack(ctx, dir)
 	}
-	var errs []error
-	for _, line := range from.lists {
+	mirrors, err := mirrors(ctx, dir)
+	if err != nil {
+		return err
+	}
+	errs := []error{fmt.Errorf("no mirror of this machine has %s; %s=URI names another", strings.Join(from.suites, " or "), mirrorEnv)}
+	for _, line := range lines(mirrors, from.suites) {
 		options, err := otherLists(dir, line)
 		if err == nil {
 			err = download(ctx, dir, from.meta, true, options...)
@@ -141,6 +141,35 @@ func fetch(ctx context.Context, dir string, from source) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// mirrors are the repositories that apt has for the machine's own release.
+func mirrors(ctx context.Context, dir string) ([]string, error) {
+	if named := os.Getenv(mirrorEnv); named != "" {
+		return []string{named}, nil
+	}
+	out, err := command(ctx, dir, "apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages", "Component: main")
+	if err != nil {
+		return nil, err
+	}
+	uris := strings.Fields(out)
+	slices.Sort(uris)
+	return slices.Compact(uris), nil
+}
+
+// lines are those of a sources.list, one for each mirror that may have one of the suites.
+// Security updates have repositories of their own.
+func lines(mirrors, suites []string) []string {
+	const options = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg check-valid-until=no]"
+	var out []string
+	for _, suite := range suites {
+		for _, uri := range mirrors {
+			if strings.Contains(uri, "security") == strings.HasSuffix(suite, "-security") {
+				out = append(out, fmt.Sprintf("deb %s %s %s main", options, uri, suite))
+			}
+		}
+	}
+	return out
 }
 
 // otherLists are options by which apt uses one line of a sources.list and folders of its
