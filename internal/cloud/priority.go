@@ -7,7 +7,9 @@ import (
 )
 
 // Priority says whose call comes first where calls wait for a rate limit. Calls of one
-// priority come in the order in which they were made; no priority waits for ever.
+// priority come in the order in which they were made, and no call that waits does so for
+// ever. One that is deferred does not wait: while calls of a higher priority fill an
+// action's queue, it is deferred again each time.
 type Priority int
 
 const (
