@@ -308,6 +308,7 @@ func TestRepair(t *testing.T) {
 			p.IP("link set eth0 name lost")
 		}, "called lost"},
 		{"back on the node", func() {
+			p.IP("link set eth0 down") // older kernels rename no device that is up
 			p.IP("link set eth0 name stray0")
 			p.IP("link set stray0 netns " + n0.Name)
 		}, "on the node"},

@@ -44,7 +44,9 @@ func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) 
 			return err
 		}
 		defer unix.Close(fd)
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: device.Index, Halen: 6})
+		// Without the protocol some kernels take it from the frame, and not with every device.
+		protocol := etherType<<8 | etherType>>8 // network byte order
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: device.Index, Halen: 6})
 		if errors.Is(err, unix.ENOBUFS) {
 			return nil // a program in the pod's device has dropped it
 		}
