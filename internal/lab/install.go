@@ -30,6 +30,10 @@ const instanceEndpoint = "http://100.100.100.201"
 // chartValues are what a user would write for this cluster.
 func (s *State) chartValues() map[string]any {
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
+	controller := map[string]any{
+		"replicas":    min(2, len(s.Machines)),
+		"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
+	}
 	values := map[string]any{
 		"image": map[string]any{"repository": repository, "tag": tag},
 		"eniConfig": map[string]any{
@@ -43,13 +47,7 @@ func (s *State) chartValues() map[string]any {
 			"mode":            s.Options.Mode,
 		},
 		"credentials": map[string]any{"accessKeyID": s.Cloud.AccessKeyID, "accessKeySecret": s.Cloud.AccessKeySecret},
-		"controller": map[string]any{
-			"replicas":    min(2, len(s.Machines)),
-			"ecsEndpoint": instanceEndpoint, "vpcEndpoint": instanceEndpoint, "stsEndpoint": instanceEndpoint,
-			"sweepPeriod": "10s",
-			// What pods leave behind is soon seen to go.
-			"surplusAfter": "5s",
-		},
+		"controller":  controller,
 	}
 	if s.Options.Network == NetworkFlannel {
 		repository, tag, _ := strings.Cut(ImageFlannel, ":")
@@ -58,7 +56,11 @@ func (s *State) chartValues() map[string]any {
 			"cluster_id": ClusterID, "region": s.Cloud.Region, "service_cidr": s.Options.Plan.ServiceCIDR.String(),
 			"network": NetworkFlannel, "pod_cidr": s.Options.Plan.PodCIDR.String(),
 		}
+		return values
 	}
+	controller["sweepPeriod"] = "10s"
+	// What pods leave behind is soon seen to go.
+	controller["surplusAfter"] = "5s"
 	return values
 }
 
