@@ -23,9 +23,12 @@ var sameName = Check{
 		if _, err := e.podOn(ctx, na); err != nil {
 			return "", err
 		}
+		// As a StatefulSet's pods, it is gone from the API only when it has ended on the node.
+		spec, grace := e.podSpec(nb.Name), int64(1)
+		spec.TerminationGracePeriodSeconds = &grace
 		var had []string
 		for range sameNameRounds {
-			if err := e.pod(ctx, "web-0", e.podSpec(nb.Name)); err != nil {
+			if err := e.pod(ctx, "web-0", spec); err != nil {
 				return "", err
 			}
 			web, err := e.ready(ctx, "web-0")
