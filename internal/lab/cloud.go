@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	sdkerrors "github.com/aliyun/alibaba-cloud-sdk-go/sdk/errors"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
@@ -200,6 +201,15 @@ func (c *Cloud) ENIs(ctx context.Context, instanceID string) ([]ENI, error) {
 		q := ecs.CreateDescribeNetworkInterfacesRequest()
 		q.InstanceId, q.MaxResults, q.NextToken = instanceID, requests.NewInteger(100), token
 		r, err := api.ecs.DescribeNetworkInterfaces(q)
+		var refused *sdkerrors.ServerError
+		if errors.As(err, &refused) && strings.HasPrefix(refused.ErrorCode(), "Throttling") {
+			// The lab and its controller share the account's rate limit.
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+			}
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("list the interfaces of %s: %w", instanceID, err)
 		}

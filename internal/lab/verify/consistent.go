@@ -99,7 +99,7 @@ func (e *Env) accounts(ctx context.Context) ([]*account, error) {
 func (e *Env) consistent(ctx context.Context) ([]*account, error) {
 	var all []*account
 	var wrong []string
-	err := e.poll(ctx, "cluster, agents, controller, cloud and kernel to agree", func() (_ bool, err error) {
+	err := e.pollCloud(ctx, "cluster, agents, controller, cloud and kernel to agree", func() (_ bool, err error) {
 		if all, err = e.accounts(ctx); err != nil {
 			return false, err
 		}

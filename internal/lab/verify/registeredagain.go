@@ -102,7 +102,7 @@ func (e *Env) deleteAndRegister(ctx context.Context, m lab.Machine, held []strin
 		return nil, err
 	}
 	var all []*account
-	err = e.poll(ctx, "all to agree again", func() (_ bool, err error) {
+	err = e.pollCloud(ctx, "all to agree again", func() (_ bool, err error) {
 		if err := e.still(ctx, m, held); err != nil {
 			return false, err
 		}

@@ -36,8 +36,12 @@ var sameName = Check{
 				return "", err
 			}
 			addr := web[0].Status.PodIP
-			if who, err := e.curl(ctx, "p1", url(addr, httpPort, "hostname"), "--max-time", "2"); err != nil || who != "web-0" {
-				return "", fmt.Errorf("the first request to the new pod, at %s: %q answered, %w", addr, who, err)
+			who, err := e.curl(ctx, "p1", url(addr, httpPort, "hostname"), "--max-time", "2")
+			if err != nil {
+				return "", fmt.Errorf("the first request to the new pod, at %s: %w", addr, err)
+			}
+			if who != "web-0" {
+				return "", fmt.Errorf("the first request to the new pod, at %s: %q answered", addr, who)
 			}
 			// An ENI that has served a pod may serve the next.
 			if len(had) > 0 && !e.exclusive(nb.Name) {

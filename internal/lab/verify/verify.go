@@ -196,7 +196,16 @@ func (e *Env) sweep(ctx context.Context) error {
 
 // poll waits until f says true; what is for the message when it never does.
 func (e *Env) poll(ctx context.Context, what string, f func() (bool, error)) error {
-	if err := lab.Poll(ctx, 100*time.Millisecond, f); err != nil {
+	return pollEvery(ctx, 100*time.Millisecond, what, f)
+}
+
+// pollCloud is poll for what asks the cloud each time: an account may ask so often only.
+func (e *Env) pollCloud(ctx context.Context, what string, f func() (bool, error)) error {
+	return pollEvery(ctx, 500*time.Millisecond, what, f)
+}
+
+func pollEvery(ctx context.Context, every time.Duration, what string, f func() (bool, error)) error {
+	if err := lab.Poll(ctx, every, f); err != nil {
 		return fmt.Errorf("wait for %s: %w", what, err)
 	}
 	return nil
