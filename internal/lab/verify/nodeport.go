@@ -7,12 +7,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"terway.dev/terway/internal/lab"
 )
 
 var nodePort = Check{
 	Name: "nodeport",
 	About: "through a NodePort with externalTrafficPolicy Cluster both nodes answer, and the pod sees the node's address; with Local only the pod's node does, " +
 		"and the pod sees the client's (with an ENI of its own the node's)",
+	NotFor: map[string]string{lab.NetworkFlannel: "a pod sees the bridge's address in place of its node's"},
 	Run: func(ctx context.Context, e *Env) (string, error) {
 		na, nb, err := e.twoNodes()
 		if err != nil {
