@@ -36,8 +36,11 @@ func (o *Options) lock(what string) (unlock func(), err error) {
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
-		h, _ := readHolder(f) // who it is makes the error better, no more
-		return nil, fmt.Errorf("%w: %q (pid %d) holds %s: %w", ErrRunning, h.Name, h.PID, f.Name(), err)
+		who := "a process that has not said who it is"
+		if h, err := readHolder(f); err == nil && h.Name != "" {
+			who = fmt.Sprintf("%q (pid %d)", h.Name, h.PID)
+		}
+		return nil, fmt.Errorf("%w: %s holds %s: %w", ErrRunning, who, f.Name(), err)
 	}
 	if err := writeHolder(f, what); err != nil {
 		f.Close()

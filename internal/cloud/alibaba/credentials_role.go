@@ -48,7 +48,19 @@ type metadata struct {
 	http *http.Client
 }
 
+// errTokenRefused says that the metadata service does not know a session token, or no
+// more: it was restarted, or its clock jumped, since it gave it.
+var errTokenRefused = errors.New("HTTP status 401: the session token was refused")
+
 func (m metadata) credential(ctx context.Context, role string) (Credential, error) {
+	cred, err := m.ask(ctx, role)
+	if errors.Is(err, errTokenRefused) {
+		cred, err = m.ask(ctx, role) // with a new one
+	}
+	return cred, err
+}
+
+func (m metadata) ask(ctx context.Context, role string) (Credential, error) {
 	const dir = "/latest/meta-data/ram/security-credentials/"
 	token, err := m.token(ctx)
 	if err != nil {
@@ -114,6 +126,8 @@ func (m metadata) get(ctx context.Context, path, token string) (string, error) {
 	switch {
 	case status == http.StatusOK:
 		return string(body), nil
+	case status == http.StatusUnauthorized && token != "":
+		return "", errTokenRefused
 	case status >= 500:
 		return "", &cloud.Error{Action: "metadata", Class: cloud.Transient, Status: status, Message: fmt.Sprintf("HTTP status %d", status)}
 	}

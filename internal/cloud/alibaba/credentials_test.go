@@ -56,6 +56,7 @@ type imds struct {
 	broken  bool
 	plain   bool // no session tokens
 	garbage bool
+	refuses int // so many times a session token is refused
 }
 
 func newIMDS(t *testing.T, clock Clock) *imds {
@@ -77,6 +78,9 @@ func newIMDS(t *testing.T, clock Clock) *imds {
 			_, _ = io.WriteString(w, "session")
 		case !m.plain && r.Header.Get("X-aliyun-ecs-metadata-token") != "session":
 			w.WriteHeader(http.StatusForbidden)
+		case m.refuses > 0:
+			m.refuses--
+			w.WriteHeader(http.StatusUnauthorized)
 		case r.URL.Path == dir && m.role != "":
 			_, _ = io.WriteString(w, m.role)
 		case r.URL.Path == dir+m.role && m.role != "":
@@ -145,6 +149,26 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	want("STS.5")
 	clock.advance(10 * time.Second)
 	renewed(t, source, "STS.5", "STS.6")
+}
+
+// A session token that the service does not know any more is replaced once, not for ever.
+func TestECSRoleTokenRefused(t *testing.T) {
+	clock := newFakeClock()
+	m := newIMDS(t, clock)
+	for _, tt := range []struct {
+		refuses int
+		want    string
+	}{{1, ""}, {2, "session token was refused"}} {
+		m.set(func() { m.refuses = tt.refuses })
+		source, err := ECSRoleCredentials(ECSRoleConfig{Endpoint: m.URL, Clock: clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := source.Get(t.Context())
+		if tt.want == "" && (err != nil || c.AccessKeyID == "") || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("refused %d times: %v, %v; want %q", tt.refuses, c, err, tt.want)
+		}
+	}
 }
 
 // renewed waits until a source has replaced a credential, which signs meanwhile.

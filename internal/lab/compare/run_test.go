@@ -127,7 +127,7 @@ func TestRunLeavesAnothersLabAlone(t *testing.T) {
 	}
 	var told strings.Builder
 	_, err = Run(context.Background(), l, []string{"terway"}, Options{Rounds: 1, Turn: time.Second, Pods: 6, Datapaths: []string{Auto}}, lab.NewProgress(&told, time.Now))
-	if err == nil || !strings.Contains(err.Error(), "another \"lab up\" is running") || strings.Contains(told.String(), "down") {
+	if !errors.Is(err, lab.ErrRunning) || strings.Contains(told.String(), "down") {
 		t.Errorf("%v; it did %q", err, told.String())
 	}
 }
