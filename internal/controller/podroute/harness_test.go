@@ -120,6 +120,8 @@ type rig struct {
 
 const zone = cloudtest.Zone
 
+const minute = time.Minute
+
 func newRig(t cloudtest.TB, options ...func(*vpcsim.Options)) *rig {
 	t.Helper()
 	o := vpcsim.Options{Throttle: openapi.Throttle{}, Timing: state.Timing{RouteEntry: 2 * time.Second, RouteTable: time.Second}}
