@@ -1,0 +1,267 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/cnicall"
+	"terway.dev/terway/internal/datapath"
+)
+
+// fakeDatapath remembers what is wired. It is a stand-in below unit tests; the
+// real datapath and plugin are driven in the privileged tests.
+type fakeDatapath struct {
+	mu                         sync.Mutex
+	wired                      map[string]datapath.Pod
+	failAdd, failDel, failSync error
+	// onAdd and onDel are called at the steps of AddPod and DelPod.
+	onAdd, onDel func(step)
+	// deleted is what DelPod was given, by sandbox.
+	deleted map[string]datapath.Pod
+	// name is "fake" if empty.
+	name  string
+	syncs int
+}
+
+type step string
+
+const (
+	before step = "before" // nothing done yet
+	after  step = "after"  // all done, the agent does not know yet
+)
+
+func (f *fakeDatapath) Name() string {
+	if f.name != "" {
+		return f.name
+	}
+	return "fake"
+}
+
+func (f *fakeDatapath) AddPod(_ context.Context, _ datapath.Node, p datapath.Pod) (datapath.Wiring, error) {
+	if f.onAdd != nil {
+		f.onAdd(before)
+	}
+	f.mu.Lock()
+	f.wired[p.Sandbox] = p // an unfinished ADD leaves something behind
+	fail := f.failAdd
+	f.mu.Unlock()
+	if fail != nil {
+		return datapath.Wiring{}, fail
+	}
+	if f.onAdd != nil {
+		f.onAdd(after)
+	}
+	return datapath.Wiring{HostIfName: "tw" + p.Sandbox, HostMAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, PodMAC: net.HardwareAddr{2, 0, 0, 0, 0, 2},
+		MTU: 1500, Gateways: []netip.Addr{netip.MustParseAddr("169.254.1.1")}}, nil
+}
+
+func (f *fakeDatapath) DelPod(_ context.Context, p datapath.Pod) error {
+	if f.onDel != nil {
+		f.onDel(before)
+	}
+	f.mu.Lock()
+	fail := f.failDel
+	if fail == nil {
+		delete(f.wired, p.Sandbox)
+		if f.deleted == nil {
+			f.deleted = map[string]datapath.Pod{}
+		}
+		f.deleted[p.Sandbox] = p
+	}
+	f.mu.Unlock()
+	if f.onDel != nil {
+		f.onDel(after)
+	}
+	return fail
+}
+
+func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.Pod) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.wired[p.Sandbox]; !ok {
+		return fmt.Errorf("pod %s: host link is missing", p.Name)
+	}
+	return nil
+}
+
+func (f *fakeDatapath) Sync(context.Context, datapath.Node, []datapath.Pod) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.syncs++
+	return nil, f.failSync
+}
+
+func (f *fakeDatapath) Teardown(context.Context) error { return nil }
+
+type env struct {
+	t     *testing.T
+	dir   string
+	dp    *fakeDatapath
+	a     *Agent
+	mu    sync.Mutex
+	now   time.Time
+	dead  map[string]bool // namespaces that are not visible
+	links map[string]bool // links whose namespace is alive though not visible
+	// configure, if set, changes the options of the next start.
+	configure func(*Options)
+	// others are datapaths beside dp, less fast.
+	others  []datapath.Datapath
+	lacking map[string]error
+}
+
+const eniMAC = "00:16:3e:00:00:01"
+
+func newEnv(t *testing.T, addresses int) *env {
+	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, now: time.Unix(1_700_000_000, 0), dead: map[string]bool{}, links: map[string]bool{}}
+	e.start()
+	e.want(addresses)
+	return e
+}
+
+// start opens the agent; called again it is a restart after a kill.
+func (e *env) start() {
+	e.t.Helper()
+	j, err := journal.Open(e.dir)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.t.Cleanup(func() { _ = j.Close() }) // a second Close after restart is harmless
+	o := Options{
+		Log: slog.New(slog.DiscardHandler), Journal: j, Datapaths: append([]datapath.Datapath{e.dp}, e.others...), Lacking: e.lacking, WaitForAddress: 50 * time.Millisecond,
+		Now: func() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.now },
+		Alive: func(p string) bool {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return !e.dead[p]
+		},
+		Devices: func() (map[string]Device, error) { return map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}}, nil },
+		HasLink: func(name string) (bool, error) {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			return e.links[name], nil
+		},
+	}
+	if e.configure != nil {
+		e.configure(&o)
+	}
+	a, err := New(o)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.a = a
+}
+
+// kill ends the agent as a kill does: nothing is tidied up.
+func (e *env) kill() {
+	e.t.Helper()
+	if err := e.a.Journal.Close(); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+func (e *env) restart() {
+	e.t.Helper()
+	want := e.a.want
+	e.kill()
+	e.start()
+	e.setWant(want)
+}
+
+func (e *env) setWant(w Want) {
+	e.t.Helper()
+	if err := e.a.SetWant(w); err != nil {
+		e.t.Fatal(err)
+	}
+	e.repair()
+}
+
+func (e *env) want(addresses int) {
+	e.t.Helper()
+	mac, _ := net.ParseMAC(eniMAC)
+	w := Want{Known: true, Datapath: "auto", Cooling: time.Minute, Limit: addresses}
+	eni := WantENI{Ready: true, ENI: datapath.ENI{ID: "eni-1", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}}}
+	for i := range addresses {
+		eni.Addresses = append(eni.Addresses, WantAddress{Address: netip.AddrFrom4([4]byte{192, 168, byte(32 + i/250), byte(1 + i%250)})})
+	}
+	w.ENIs = []WantENI{eni}
+	e.setWant(w)
+}
+
+func call(sandbox string) cnicall.Request {
+	return cnicall.Request{ContainerID: sandbox, NetNS: "/run/netns/" + sandbox, IfName: "eth0",
+		Args:   "K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-" + sandbox,
+		Config: []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway"}`)}
+}
+
+// do asks as the plugin does.
+func (e *env) do(ctx context.Context, verb string, in cnicall.Request) cnicall.Reply {
+	in.Verb = verb
+	return e.a.Answer(ctx, in)
+}
+
+// says whether an error has the code and names the text.
+func says(err *cnicall.Error, code uint, text string) bool {
+	return err != nil && err.Code == code && strings.Contains(err.Msg, text)
+}
+
+func (e *env) add(sandbox string) (string, *cnicall.Error) {
+	e.t.Helper()
+	r := e.do(context.Background(), "ADD", call(sandbox))
+	if r.Error != nil {
+		return "", r.Error
+	}
+	var res struct {
+		IPs []struct{ Address string }
+	}
+	if err := json.Unmarshal(r.Result, &res); err != nil {
+		e.t.Fatal(err)
+	}
+	return res.IPs[0].Address, nil
+}
+
+func (e *env) mustAdd(sandbox string) string {
+	e.t.Helper()
+	a, err := e.add(sandbox)
+	if err != nil {
+		e.t.Fatalf("ADD %s: %v", sandbox, err)
+	}
+	return a
+}
+
+func (e *env) key(sandbox string) journal.Key { return journal.Key{Sandbox: sandbox, IfName: "eth0"} }
+
+func (e *env) del(sandbox string) {
+	e.t.Helper()
+	r := e.do(context.Background(), "DEL", call(sandbox))
+	if r.Error != nil {
+		e.t.Fatalf("DEL %s: %v", sandbox, r.Error)
+	}
+}
+
+func (e *env) sleep(d time.Duration) {
+	e.mu.Lock()
+	e.now = e.now.Add(d)
+	e.mu.Unlock()
+}
+
+func (e *env) status() *cnicall.Error {
+	e.t.Helper()
+	r := e.do(context.Background(), "STATUS", call(""))
+	return r.Error
+}
+
+func (e *env) repair() {
+	e.t.Helper()
+	if err := e.a.Repair(context.Background()); err != nil {
+		e.t.Fatal(err)
+	}
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath"
+)
+
+func TestStatusVerb(t *testing.T) {
+	e := newEnv(t, 1)
+	full := e.a.want
+	none := full
+	none.ENIs, none.MinPool, none.Why = nil, 1, "QuotaExceeded: no more ENIs"
+
+	e.kill()
+	e.start()
+	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "controller") {
+		t.Errorf("STATUS before the controller spoke: %v, want code 50 and why", err)
+	}
+	e.setWant(none)
+	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "QuotaExceeded") {
+		t.Errorf("STATUS without an ENI: %v, want code 50 and the controller's reason", err)
+	}
+	e.setWant(full)
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS of a ready node: %v", err)
+	}
+	// A node that becomes NotReady loses its pods: neither a lost ENI, nor a full
+	// pool, nor one failed look at the kernel is worth that.
+	e.mustAdd("a")
+	e.setWant(none)
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS after the ENI went: %v", err)
+	}
+	e.dp.failSync = errors.New("dump interrupted")
+	for i := range tolerated {
+		if err := e.status(); err != nil {
+			t.Errorf("STATUS after %d failed repairs: %v", i, err)
+		}
+		if err := e.a.Repair(context.Background()); err == nil {
+			t.Fatal("repair succeeded")
+		}
+	}
+	if err := e.status(); !says(err, types.ErrLimitedConnectivity, "dump interrupted") {
+		t.Errorf("STATUS after %d failed repairs: %v, want code 51 and why", tolerated, err)
+	}
+	e.dp.failSync = nil
+	e.repair()
+	if err := e.status(); err != nil {
+		t.Errorf("STATUS after the kernel agrees again: %v", err)
+	}
+}
+
+func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
+	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, dead: map[string]bool{}, links: map[string]bool{}}
+	e.start()
+	if err := e.a.SetWant(Want{Known: true, Datapath: "magic"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), `"magic"`) || !strings.Contains(err.Error(), "fake") {
+		t.Errorf("error %v, want the name and the choices", err)
+	}
+	for _, c := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions {
+		if c.Status != "False" || !strings.Contains(c.Message, `"magic"`) {
+			t.Errorf("condition %s is %s: %s; want False and the reason", c.Type, c.Status, c.Message)
+		}
+	}
+}
+
+// A pod that cannot be wired, or a dead one that cannot be unwired, must not cost the
+// other pods their node. It hears of it once.
+func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
+	for name, c := range map[string]struct {
+		reason  string
+		trouble func(*env)
+	}{
+		"its ENI is lost": {reasonNotRepaired, func(e *env) {
+			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: errors.New("its ENI is not on the node")})
+		}},
+		"its sandbox is gone and its ENI does not come back": {reasonNotRemoved, func(e *env) {
+			e.dead["/run/netns/a"] = true
+			e.dp.failDel = errors.New("its ENI is not on the node")
+		}},
+		"its link cannot be looked for": {reasonNotRemoved, func(e *env) {
+			e.dead["/run/netns/a"] = true
+			e.a.HasLink = func(string) (bool, error) { return false, errors.New("its ENI is not on the node") }
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEnv(t, 3)
+			var told []string
+			e.configure = func(o *Options) {
+				o.Tell = func(pod PodRef, reason, note string) {
+					told = append(told, fmt.Sprintf("%s/%s %s: %s", pod.Namespace, pod.Name, reason, note))
+				}
+			}
+			e.restart()
+			e.mustAdd("a")
+			c.trouble(e)
+			for range tolerated + 1 {
+				e.repair()
+			}
+			if ok, why := e.a.Ready(); !ok {
+				t.Errorf("the node is not ready: %s", why)
+			}
+			if len(told) != 1 || !strings.HasPrefix(told[0], "default/pod-a "+c.reason+": ") || !strings.Contains(told[0], "its ENI is not on the node") {
+				t.Errorf("the pod was told %q", told)
+			}
+			e.mustAdd("b")
+			e.restart()
+			e.mustAdd("c")
+		})
+	}
+}
+
+// What others on the node do is named where people look, and the node goes on.
+func TestObstaclesAreNamed(t *testing.T) {
+	e := newEnv(t, 2)
+	e.dp.failSync = errors.Join(&datapath.Obstacle{What: "chain forward drops"})
+	for range tolerated + 1 {
+		e.repair()
+	}
+	if ok, why := e.a.Ready(); !ok {
+		t.Errorf("the node is not ready: %s", why)
+	}
+	e.mustAdd("a")
+	condition := func() metav1.Condition {
+		t.Helper()
+		c := meta.FindStatusCondition(e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions, v1alpha1.ConditionDatapathReady)
+		if c == nil {
+			t.Fatal("no condition DatapathReady")
+		}
+		return *c
+	}
+	if c := condition(); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonDatapathObstructed || c.Message != "chain forward drops" {
+		t.Errorf("DatapathReady is %+v", c)
+	}
+	e.dp.failSync = nil
+	e.repair()
+	if c := condition(); c.Status != metav1.ConditionTrue {
+		t.Errorf("DatapathReady is %+v, and nothing is in the way any more", c)
+	}
+}
