@@ -202,6 +202,3 @@ func Default() *Catalog {
 
 // Lookup finds a type in the built-in catalog.
 func Lookup(name string) (Type, bool) { return Default().Lookup(name) }
-
-// All returns the built-in types, by name.
-func All() []Type { return Default().All() }

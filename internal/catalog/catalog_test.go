@@ -25,7 +25,7 @@ func TestMaxPodsAgreeWithTheTable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := len(catalog.All()), len(rows)-1; got != want {
+	if got, want := len(catalog.Default().All()), len(rows)-1; got != want {
 		t.Fatalf("catalog has %d types, the table %d rows", got, want)
 	}
 	column := func(row []string, name string) string { return row[slices.Index(rows[0], name)] }

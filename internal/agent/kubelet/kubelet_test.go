@@ -143,7 +143,7 @@ func TestResources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Close()
+	defer r.conn.Close()
 	for name, want := range map[string]bool{"own": true, "gpu": false, "none": false, "absent": false} {
 		if got, err := r.Has(t.Context(), "default", name); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", name, got, err, want)

@@ -28,9 +28,6 @@ func NewResources(socket, resource string) (*Resources, error) {
 	return &Resources{conn: conn, resource: resource}, nil
 }
 
-// Close ends the connection.
-func (r *Resources) Close() error { return r.conn.Close() }
-
 // Has reports whether the pod was given the resource. The kubelet names no UIDs here, and
 // may still list a pod that has ended beside the one of its name that was made anew: while
 // they differ, which of them is asked for is not known, and that is an error. The pod whose

@@ -223,7 +223,7 @@ func TestCheckedForPrograms(t *testing.T) {
 
 // TestCatalogue: a refreshed table knows types that the built-in one does not.
 func TestCatalogue(t *testing.T) {
-	table := catalogtest.Table(t, append(catalog.All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)})...)
+	table := catalogtest.Table(t, append(catalog.Default().All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)})...)
 	file := filepath.Join(t.TempDir(), "plan.yaml")
 	ask := []string{"--instance-type", "ecs.g10.large", "--out", file}
 	if _, err := run(ask...); err == nil || !strings.Contains(err.Error(), "--instance-type ecs.g10.large: want a type of the catalogue") || !strings.Contains(err.Error(), "--pods-per-node") {

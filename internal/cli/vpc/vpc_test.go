@@ -207,7 +207,7 @@ func TestWrongUse(t *testing.T) {
 func TestCatalogue(t *testing.T) {
 	o := newOperator(t)
 	var all []catalog.Type
-	for _, typ := range catalog.All() {
+	for _, typ := range catalog.Default().All() {
 		if typ.Name == "ecs.g6.2xlarge" {
 			typ.IPv4PerENI = catalog.Of(12)
 		}
