@@ -86,26 +86,43 @@ func instanceActions() actions {
 
 func instanceKey(i state.Instance) string { return i.InstanceId }
 
+// instancePage picks by id and copies only the page: there may be thousands, with their ENIs.
+func instancePage(c *call, p paging, r state.DescribeInstancesRequest) (*page[string], []state.Instance, error) {
+	ids, err := c.api.SelectInstances(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	pg, e := paginate(c, p, ids, same)
+	if e != nil {
+		return nil, nil, e
+	}
+	list := make([]state.Instance, len(pg.items))
+	for n, id := range pg.items {
+		i, err := c.api.DescribeInstanceAttribute(id)
+		if err != nil {
+			return nil, nil, err
+		}
+		list[n] = *i
+	}
+	return pg, list, nil
+}
+
 func describeInstances(c *call) (obj, error) {
 	var r state.DescribeInstancesRequest
 	if e := decode(c.params, &r); e != nil {
 		return nil, e
 	}
-	all, err := c.api.DescribeInstances(r)
+	pg, list, err := instancePage(c, instancePaging, r)
 	if err != nil {
 		return nil, err
 	}
-	pg, e := paginate(c, instancePaging, all, instanceKey)
-	if e != nil {
-		return nil, e
-	}
-	types, err := typesOf(c.api, pg.items)
+	types, err := typesOf(c.api, list)
 	if err != nil {
 		return nil, err
 	}
 	return pg.fields(obj{"Instances": in("Instance", func(i state.Instance) obj {
 		return showInstance(i, types)
-	}, pg.items)}), nil
+	}, list)}), nil
 }
 
 func describeInstanceStatus(c *call) (obj, error) {
@@ -116,17 +133,13 @@ func describeInstanceStatus(c *call) (obj, error) {
 	if e := decode(c.params, &r); e != nil {
 		return nil, e
 	}
-	all, err := c.api.DescribeInstances(state.DescribeInstancesRequest{InstanceIds: r.InstanceId, ZoneId: r.ZoneId})
+	pg, list, err := instancePage(c, statusPaging, state.DescribeInstancesRequest{InstanceIds: r.InstanceId, ZoneId: r.ZoneId})
 	if err != nil {
 		return nil, err
 	}
-	pg, e := paginate(c, statusPaging, all, instanceKey)
-	if e != nil {
-		return nil, e
-	}
 	return pg.fields(obj{"InstanceStatuses": in("InstanceStatus", func(i state.Instance) obj {
 		return obj{"InstanceId": i.InstanceId, "Status": string(i.Status)}
-	}, pg.items)}), nil
+	}, list)}), nil
 }
 
 func attachRole(c *call) (obj, error) {

@@ -37,6 +37,8 @@ type API interface {
 	ModifyInstanceAttribute(ModifyInstanceAttributeRequest) error
 	AttachInstanceRamRole(AttachInstanceRamRoleRequest) error
 	DescribeInstances(DescribeInstancesRequest) ([]Instance, error)
+	// SelectInstances is to DescribeInstances what SelectNetworkInterfaces is to the ENIs'.
+	SelectInstances(DescribeInstancesRequest) (instanceIds []string, err error)
 	DescribeInstanceAttribute(instanceId string) (*Instance, error)
 	DescribeInstanceTypes(DescribeInstanceTypesRequest) ([]catalog.Type, error)
 

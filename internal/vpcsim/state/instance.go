@@ -200,17 +200,20 @@ func (s *State) AttachInstanceRamRole(req AttachInstanceRamRoleRequest) error {
 
 func (s *State) describeInstance(i *Instance) Instance {
 	c := i.clone()
-	for n, eni := range s.enisOf(i.InstanceId) {
-		if n == 0 {
-			c.SecurityGroupIds = slices.Clone(eni.SecurityGroupIds)
-		}
+	c.SecurityGroupIds = slices.Clone(s.groupsOf(i))
+	for _, eni := range s.enisOf(i.InstanceId) {
 		c.NetworkInterfaces = append(c.NetworkInterfaces, eni.clone())
 	}
 	return c
 }
 
-// DescribeInstances lists instances, by id.
-func (s *State) DescribeInstances(req DescribeInstancesRequest) ([]Instance, error) {
+// groupsOf are the security groups of an instance: those of its primary ENI.
+func (s *State) groupsOf(i *Instance) []string {
+	return s.enisOf(i.InstanceId)[0].SecurityGroupIds
+}
+
+// SelectInstances returns the ids of the instances that match, sorted.
+func (s *State) SelectInstances(req DescribeInstancesRequest) ([]string, error) {
 	addrs, err := parseAddrs("PrivateIpAddresses", filterCodes, 4, req.PrivateIpAddresses)
 	if err != nil {
 		return nil, err
@@ -228,7 +231,7 @@ func (s *State) DescribeInstances(req DescribeInstancesRequest) ([]Instance, err
 	switch req.InstanceNetworkType {
 	case "", "vpc":
 	case "classic": // there is none
-		return []Instance{}, nil
+		return []string{}, nil
 	default:
 		return nil, notFound("InvalidNetworkType.NotFound", "The specified InstanceNetworkType does not exist: %q, expected vpc or classic.", req.InstanceNetworkType)
 	}
@@ -241,20 +244,30 @@ func (s *State) DescribeInstances(req DescribeInstancesRequest) ([]Instance, err
 	if len(ids) == 0 {
 		ids = sortedKeys(s.data.Instances)
 	}
-	found := []Instance{}
+	found := []string{}
 	for _, id := range ids {
 		i, ok := s.data.Instances[id]
-		if !ok || !isName(req.InstanceName, i.InstanceName) || !is(req.VpcId, i.VpcId) ||
-			!is(req.VSwitchId, i.VSwitchId) || !is(req.ZoneId, i.ZoneId) || !is(req.InstanceType, i.InstanceType) ||
-			!is(req.ImageId, i.ImageId) || !is(req.KeyPairName, i.KeyPairName) ||
-			!is(req.InstanceTypeFamily, s.typeOf(i).Family) || !is(req.Status, string(i.Status)) ||
-			!is(req.ResourceGroupId, i.ResourceGroupId) || !hasTags(req.Tag, i.Tags) || !holds(i, addrs) || !holds(i, addrs6) {
-			continue
+		if ok && isName(req.InstanceName, i.InstanceName) && is(req.VpcId, i.VpcId) &&
+			is(req.VSwitchId, i.VSwitchId) && is(req.ZoneId, i.ZoneId) && is(req.InstanceType, i.InstanceType) &&
+			is(req.ImageId, i.ImageId) && is(req.KeyPairName, i.KeyPairName) &&
+			is(req.InstanceTypeFamily, s.typeOf(i).Family) && is(req.Status, string(i.Status)) &&
+			is(req.ResourceGroupId, i.ResourceGroupId) && hasTags(req.Tag, i.Tags) && holds(i, addrs) && holds(i, addrs6) &&
+			(req.SecurityGroupId == "" || slices.Contains(s.groupsOf(i), req.SecurityGroupId)) {
+			found = append(found, id)
 		}
-		c := s.describeInstance(i)
-		if req.SecurityGroupId == "" || slices.Contains(c.SecurityGroupIds, req.SecurityGroupId) {
-			found = append(found, c)
-		}
+	}
+	return found, nil
+}
+
+// DescribeInstances lists instances, by id.
+func (s *State) DescribeInstances(req DescribeInstancesRequest) ([]Instance, error) {
+	ids, err := s.SelectInstances(req)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]Instance, 0, len(ids))
+	for _, id := range ids {
+		found = append(found, s.describeInstance(s.data.Instances[id]))
 	}
 	return found, nil
 }

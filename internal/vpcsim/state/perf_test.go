@@ -49,7 +49,7 @@ func big(b *testing.B, n int) (s *state.State, enis []string) {
 	return s, enis
 }
 
-// The cost of calls about one ENI, in a cloud of 200 and of 20,000 ENIs: no bound is
+// The cost of calls about one ENI, and about a page of a list, in a cloud of 200 and of 20,000 ENIs: no bound is
 // asserted, the two are to be read side by side.
 func BenchmarkOneENI(b *testing.B) {
 	for _, nodes := range []int{50, 5000} {
@@ -81,6 +81,13 @@ func BenchmarkOneENI(b *testing.B) {
 		b.Run(fmt.Sprintf("select-all/nodes=%d", nodes), func(b *testing.B) {
 			for range b.N {
 				must(s.SelectNetworkInterfaces(state.DescribeNetworkInterfacesRequest{Tag: []state.Tag{{Key: "creator", Value: "terway"}}}))
+			}
+		})
+		b.Run(fmt.Sprintf("page-of-instances/nodes=%d", nodes), func(b *testing.B) {
+			for range b.N {
+				for _, id := range must(s.SelectInstances(state.DescribeInstancesRequest{}))[:50] {
+					must(s.DescribeInstanceAttribute(id))
+				}
 			}
 		})
 		b.Run(fmt.Sprintf("attach-and-detach/nodes=%d", nodes), func(b *testing.B) {
