@@ -84,7 +84,7 @@ func (o *Options) buildKube(ctx context.Context, p *Progress) error {
 			return err
 		}
 		if !fresh {
-			unlock, err := o.waitLock(ctx, processBuild)
+			unlock, err := o.waitCache(ctx, processBuild)
 			if err != nil {
 				return err
 			}

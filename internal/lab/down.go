@@ -25,7 +25,7 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	}
 	ctx, cancel := timely(ctx)
 	defer cancel()
-	ended, unlock, err := o.takeOver(ctx)
+	ended, unlock, err := takeOver(ctx, machineLock)
 	if err != nil {
 		return ended, err
 	}

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What holds the lock: a command that starts or takes down the lab, or a program that
+// What holds a lock: a command that starts or takes down the lab, or a program that
 // builds for itself. It is in the lock's file with its process.
 const (
 	processUp    = "lab up"
@@ -24,15 +24,36 @@ const (
 // ErrRunning says that another program is just starting the lab or taking it down.
 var ErrRunning = errors.New("another program is at work on the lab")
 
-// lock keeps others from starting what this one takes down, and the other way round. It
-// is in the cache and not in the lab's folder, because it outlives that.
-func (o *Options) lock(what string) (unlock func(), err error) {
+// machineLock is held by who starts a lab or takes one down: there is one lab on a machine,
+// whichever folder and cache it has. It is not in the lab's folder, because it outlives that.
+const machineLock = "/run/terway-lab.lock"
+
+// lockUp takes what "lab up" needs for itself: the cache, in which it builds, and the machine.
+func (o *Options) lockUp(machine string) (unlock func(), err error) {
+	freeCache, err := o.lockCache(processUp)
+	if err != nil {
+		return nil, err
+	}
+	freeMachine, err := lockFile(machine, processUp)
+	if err != nil {
+		freeCache()
+		return nil, err
+	}
+	return func() { freeMachine(); freeCache() }, nil
+}
+
+// lockCache keeps others from building in the cache.
+func (o *Options) lockCache(what string) (unlock func(), err error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("make the build cache: %w", err)
 	}
-	f, err := os.OpenFile(o.cached("lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	return lockFile(o.cached("lock"), what)
+}
+
+func lockFile(path, what string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock the build cache: %w", err)
+		return nil, fmt.Errorf("lock: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		defer f.Close()
@@ -80,10 +101,10 @@ func readHolder(f *os.File) (Process, error) {
 	return p, nil
 }
 
-// waitLock is lock for somebody who has time.
-func (o *Options) waitLock(ctx context.Context, what string) (unlock func(), err error) {
+// waitCache is lockCache for somebody who has time.
+func (o *Options) waitCache(ctx context.Context, what string) (unlock func(), err error) {
 	err = Poll(ctx, time.Second, func() (bool, error) {
-		unlock, err = o.lock(what)
+		unlock, err = o.lockCache(what)
 		if errors.Is(err, unix.EWOULDBLOCK) {
 			return false, nil
 		}
@@ -92,15 +113,15 @@ func (o *Options) waitLock(ctx context.Context, what string) (unlock func(), err
 	return unlock, err
 }
 
-// takeOver gets the lock for taking the lab down. It ends a "lab up" that is under way and
-// waits for another "lab down". Who only builds has no part in the lab and keeps the lock.
-func (o *Options) takeOver(ctx context.Context) (ended bool, unlock func(), err error) {
+// takeOver gets the machine's lock for taking the lab down. It ends a "lab up" that is under
+// way and waits for another "lab down". Who only builds has no part in the lab.
+func takeOver(ctx context.Context, machine string) (ended bool, unlock func(), err error) {
 	err = Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		var err error
-		if unlock, err = o.lock(processDown); err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
+		if unlock, err = lockFile(machine, processDown); err == nil || !errors.Is(err, unix.EWOULDBLOCK) {
 			return err == nil, err
 		}
-		f, err := os.Open(o.cached("lock"))
+		f, err := os.Open(machine)
 		if err != nil {
 			return false, fmt.Errorf("look who holds the lock: %w", err)
 		}
@@ -109,11 +130,7 @@ func (o *Options) takeOver(ctx context.Context) (ended bool, unlock func(), err 
 		if err != nil || !h.Alive() {
 			return false, nil //nolint:nilerr // it has the lock and has not written yet, or has just ended
 		}
-		switch h.Name {
-		case processBuild:
-			unlock = func() {}
-			return true, nil
-		case processUp:
+		if h.Name == processUp {
 			ended = true
 			return false, h.endGently(ctx)
 		}

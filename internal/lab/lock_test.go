@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -27,7 +28,16 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	o := &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}
-	unlock, err := o.lock(os.Getenv(upEnv + "_AS"))
+	var unlock func()
+	var err error
+	switch as := os.Getenv(upEnv + "_AS"); as {
+	case processUp:
+		unlock, err = o.lockUp(testLock(dir))
+	case processDown:
+		_, unlock, err = takeOver(context.Background(), testLock(dir))
+	default:
+		unlock, err = o.lockCache(as)
+	}
 	if err != nil {
 		panic(err)
 	}
@@ -58,11 +68,15 @@ func TestMain(m *testing.M) {
 	child.Wait() //nolint:errcheck // it was killed
 }
 
-// startUp starts a process that is at work on the lab of o, as lab up, lab down or build.
-func startUp(t *testing.T, as string, more ...string) (*Options, *exec.Cmd) {
+// testLock is the machine's lock of a test.
+func testLock(dir string) string { return filepath.Join(dir, "machine") }
+
+// startUp starts a process that is at work on the lab of o, as lab up, lab down or build,
+// and says where the machine's lock is.
+func startUp(t *testing.T, as string, more ...string) (o *Options, machine string, cmd *exec.Cmd) {
 	t.Helper()
 	dir := t.TempDir()
-	cmd := exec.Command(os.Args[0])
+	cmd = exec.Command(os.Args[0])
 	cmd.Env = append(append(os.Environ(), upEnv+"="+dir, upEnv+"_AS="+as), more...)
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
@@ -82,15 +96,15 @@ func startUp(t *testing.T, as string, more ...string) (*Options, *exec.Cmd) {
 		t.Fatalf("the process said %q (%v)", line, err)
 	}
 	go io.Copy(io.Discard, out) //nolint:errcheck // nothing more is said
-	return &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}, cmd
+	return &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}, testLock(dir), cmd
 }
 
 // takeOver with a limit for waiting.
-func takeOverSoon(t *testing.T, o *Options) (bool, func(), error) {
+func takeOverSoon(t *testing.T, machine string) (bool, func(), error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	return o.takeOver(ctx)
+	return takeOver(ctx, machine)
 }
 
 // TestDownEndsUp: a "lab up" that is under way ends by itself, with its child, and cannot
@@ -99,10 +113,10 @@ func TestDownEndsUp(t *testing.T) {
 	for name, more := range map[string][]string{"hears": nil, "deaf": {upEnv + "_DEAF=1"}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			o, up := startUp(t, processUp, more...)
+			o, machine, up := startUp(t, processUp, more...)
 			done := make(chan error, 1)
 			go func() { done <- up.Wait() }()
-			ended, unlock, err := takeOverSoon(t, o)
+			ended, unlock, err := takeOverSoon(t, machine)
 			if err != nil || !ended {
 				t.Fatalf("ended %t, %v", ended, err)
 			}
@@ -119,19 +133,35 @@ func TestDownEndsUp(t *testing.T) {
 				t.Errorf("the folder is there: %v", err)
 			}
 			// Nobody starts a lab while one is taken down.
-			if _, err := o.lock(processUp); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
+			if _, err := o.lockUp(machine); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
 				t.Errorf("a second lock: %v", err)
 			}
 		})
 	}
 }
 
+// TestOneLabOnTheMachine: two labs with folders and caches of their own would end each
+// other's processes. The second is refused, and holds nothing afterwards.
+func TestOneLabOnTheMachine(t *testing.T) {
+	_, machine, up := startUp(t, processUp)
+	other := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
+	_, err := other.lockUp(machine)
+	if pid := fmt.Sprint(up.Process.Pid); !errors.Is(err, ErrRunning) || !strings.Contains(err.Error(), processUp) || !strings.Contains(err.Error(), pid) {
+		t.Errorf("a second lab: %v, want an error that names %s and its pid %s", err, processUp, pid)
+	}
+	unlock, err := other.lockCache(processBuild)
+	if err != nil {
+		t.Fatalf("the refused one still holds its cache: %v", err)
+	}
+	unlock()
+}
+
 // TestDownWaitsForDown: two that take the lab down do it one after the other.
 func TestDownWaitsForDown(t *testing.T) {
-	o, other := startUp(t, processDown)
+	_, machine, other := startUp(t, processDown)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	if ended, _, err := o.takeOver(ctx); ended || !errors.Is(err, context.DeadlineExceeded) {
+	if ended, _, err := takeOver(ctx, machine); ended || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("beside another: ended %t, %v", ended, err)
 	}
 	if err := other.Process.Signal(syscall.SIGTERM); err != nil {
@@ -140,7 +170,7 @@ func TestDownWaitsForDown(t *testing.T) {
 	if err := other.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	ended, unlock, err := takeOverSoon(t, o)
+	ended, unlock, err := takeOverSoon(t, machine)
 	if ended || err != nil {
 		t.Fatalf("afterwards: ended %t, %v", ended, err)
 	}
@@ -149,8 +179,8 @@ func TestDownWaitsForDown(t *testing.T) {
 
 // TestDownLeavesBuildAlone: who builds programs for a test has no part in the lab.
 func TestDownLeavesBuildAlone(t *testing.T) {
-	o, other := startUp(t, processBuild)
-	ended, unlock, err := takeOverSoon(t, o)
+	_, machine, other := startUp(t, processBuild)
+	ended, unlock, err := takeOverSoon(t, machine)
 	if ended || err != nil {
 		t.Fatalf("ended %t, %v", ended, err)
 	}

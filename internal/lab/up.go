@@ -13,7 +13,7 @@ import (
 
 // Up takes down what is left of an earlier lab and starts a new one.
 func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
-	unlock, err := o.lock(processUp)
+	unlock, err := o.lockUp(machineLock)
 	if err != nil {
 		return nil, err
 	}
