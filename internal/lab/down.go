@@ -132,7 +132,8 @@ func removeNamespace(path string) error {
 	return nil
 }
 
-// claimDir makes the lab's folder; one with somebody else's files is left alone.
+// claimDir makes the lab's folder; one with somebody else's files is left alone. Who was
+// killed here has left what clearUnmarked takes away.
 func (o *Options) claimDir() error {
 	entries, err := os.ReadDir(o.Dir)
 	if err == nil && len(entries) > 0 {
@@ -143,7 +144,7 @@ func (o *Options) claimDir() error {
 
 func (o *Options) removeDir() (found bool, err error) {
 	if _, err := os.Stat(o.path(ownerFile)); errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return o.clearUnmarked()
 	} else if err != nil {
 		return false, fmt.Errorf("look for the lab's folder: %w", err)
 	}
@@ -179,6 +180,37 @@ func (o *Options) removeDir() (found bool, err error) {
 	}
 	if err := os.RemoveAll(o.Dir); err != nil {
 		return true, fmt.Errorf("remove the lab's folder: %w", err)
+	}
+	return true, nil
+}
+
+// clearUnmarked takes away what a lab leaves that was killed before its folder had its mark,
+// or after it had it no more: the folder, empty but for what package atomicfile writes on
+// its way to the mark. A folder in which there is anything else is not the lab's.
+func (o *Options) clearUnmarked() (found bool, err error) {
+	entries, err := os.ReadDir(o.Dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list the lab's folder: %w", err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), "."+ownerFile+".") {
+			return false, nil
+		}
+	}
+	for _, e := range entries {
+		if err := os.Remove(o.path(e.Name())); err != nil {
+			return false, fmt.Errorf("remove the lab's mark: %w", err)
+		}
+	}
+	err = os.Remove(o.Dir)
+	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
+		return false, nil // somebody else's: a file came meanwhile, or it is a mount point
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove the lab's folder: %w", err)
 	}
 	return true, nil
 }

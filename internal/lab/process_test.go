@@ -129,6 +129,53 @@ func TestFoldersOfOthersAreKept(t *testing.T) {
 	}
 }
 
+// A lab that was killed between making its folder and marking it leaves nothing that keeps
+// the next from being started, or that stays when it is taken down.
+func TestUnmarkedFolderIsTheLabs(t *testing.T) {
+	for name, files := range map[string][]string{
+		"empty": nil, "mark not renamed": {".new"}, "mark not written": {".part"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := &Options{Dir: t.TempDir()}
+			for _, f := range files {
+				if err := os.WriteFile(o.path("."+ownerFile+f), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if found, err := o.removeDir(); !found || err != nil {
+				t.Errorf("found %t, %v", found, err)
+			}
+			if _, err := os.Stat(o.Dir); !os.IsNotExist(err) {
+				t.Errorf("the folder is there: %v", err)
+			}
+			if err := o.claimDir(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := (&Options{Dir: file}).removeDir(); found || err == nil {
+		t.Errorf("--dir is a file: found %t, %v", found, err)
+	}
+}
+
+// The names above are those that are used on the way to the mark.
+func TestUnmarkedFolderHasAtomicfilesNames(t *testing.T) {
+	o := testOptions(t)
+	if err := os.Mkdir(o.path("."+ownerFile+".new"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(o.path("."+ownerFile+".new", "x"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFile(o.path(ownerFile), nil, 0o644); err == nil {
+		t.Error("the mark was written by way of another name")
+	}
+}
+
 func TestClaimedFolderGoesWhole(t *testing.T) {
 	o := testOptions(t)
 	if err := writeFile(o.path("a", "b"), []byte("x"), 0o600); err != nil {
