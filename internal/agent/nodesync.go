@@ -134,8 +134,15 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 		}
 		return fmt.Errorf("read NodeNetwork %s: %w", s.name, err)
 	}
-	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
 	last := s.last()
+	if last.UID != "" && nn.UID != last.UID {
+		// Generations do not say which of two objects of one name is the older, and what is
+		// watched may be an API server that lags behind: only a read past every cache does.
+		if err := s.live(ctx, nn); err != nil {
+			return client.IgnoreNotFound(err)
+		}
+	}
+	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
 	if w.UID == last.UID && w.Generation < last.Generation {
 		s.agent.Log.Info("an older word than the agent has acted on is passed over: the API server lags behind", "generation", w.Generation, "acted on", last.Generation)
 		return nil
@@ -162,6 +169,17 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 		return err
 	}
 	return errors.Join(nodeErr, s.apply(w))
+}
+
+// live reads the node's NodeNetwork from the API server itself.
+func (s *NodeSync) live(ctx context.Context, nn *v1alpha1.NodeNetwork) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	*nn = v1alpha1.NodeNetwork{}
+	if err := s.cluster.Client.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
+		return fmt.Errorf("read NodeNetwork %s: %w", s.name, err)
+	}
+	return nil
 }
 
 // recall goes by what the journal kept, if nothing was heard since the start.

@@ -15,6 +15,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
@@ -240,6 +241,68 @@ func TestOlderWordIsIgnored(t *testing.T) {
 	if err := s.take(t.Context(), false); err != nil || e.a.total() != 1 {
 		t.Errorf("%d addresses of the new object (%v), want 1", e.a.total(), err)
 	}
+}
+
+// The word of an object that was deleted, heard again from an API server that lags behind,
+// does not win over that of the object which came after it; nor does it in the next life.
+func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
+	e := newEnv(t, 0)
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	nn.UID = "uid-2"
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	seen, away := nn.DeepCopy(), false
+	c.Own = interceptor.NewClient(api, interceptor.Funcs{Get: func(_ context.Context, _ client.WithWatch, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+		seen.DeepCopyInto(obj.(*v1alpha1.NodeNetwork))
+		return nil
+	}})
+	c.Client = interceptor.NewClient(api, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+		if away {
+			return errors.New("connection refused")
+		}
+		return c.Get(ctx, key, obj, opts...)
+	}})
+	s := NewNodeSync(e.a, c, "node-1")
+	is := func(when string, addresses int, uid types.UID) {
+		t.Helper()
+		if n := e.a.total(); n != addresses || s.last().UID != uid {
+			t.Errorf("%s: %d addresses of object %s, want %d of %s", when, n, s.last().UID, addresses, uid)
+		}
+	}
+	take := func() {
+		t.Helper()
+		if err := s.take(t.Context(), false); err != nil {
+			t.Error(err)
+		}
+	}
+	take()
+	is("at first", 1, "uid-2")
+	_, before := unversioned(nodeObjects(9, "192.168.32.1", "192.168.32.2", "192.168.32.3"))
+	seen = before
+	take()
+	is("the earlier object's word", 1, "uid-2")
+	away = true
+	if err := s.take(t.Context(), false); err == nil {
+		t.Error("which object is the later cannot be known, and that is no error")
+	}
+	is("the API server cannot be asked", 1, "uid-2")
+	away = false
+	if err := api.Delete(t.Context(), nn.DeepCopy()); err != nil {
+		t.Fatal(err)
+	}
+	take()
+	is("both are deleted", 1, "uid-2")
+	_, next := unversioned(nodeObjects(1, "192.168.32.1", "192.168.32.2"))
+	next.UID = "uid-3"
+	if err := api.Create(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	take()
+	is("there is another, not heard of yet", 2, "uid-3")
+	e.kill()
+	e.start()
+	s = NewNodeSync(e.a, c, "node-1")
+	take()
+	is("an agent that started again", 2, "uid-3")
 }
 
 // A report that was made for an object does not land in another of its name.
