@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -92,7 +93,8 @@ func (s *NodeSync) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.cluster.Watch(ctx, func() { signal(changed) }) }()
-	go s.report(ctx)
+	// Until there is an object nothing can be reported, and Own cannot be read.
+	startReports := sync.OnceFunc(func() { go s.report(ctx) })
 
 	impatient := time.NewTimer(patience)
 	defer impatient.Stop()
@@ -103,6 +105,7 @@ func (s *NodeSync) Run(ctx context.Context) error {
 		var err error
 		select {
 		case <-changed:
+			startReports()
 			err = s.take(ctx, false)
 		case <-again:
 			err = s.take(ctx, true)

@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -303,6 +305,55 @@ func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
 	s = NewNodeSync(e.a, c, "node-1")
 	take()
 	is("an agent that started again", 2, "uid-3")
+}
+
+// A start at which nothing is wrong logs no warning: the agent has looked at the node, and
+// so has something to report, before it watches.
+func TestStartWarnsOfNothing(t *testing.T) {
+	var log bytes.Buffer
+	e := newEnv(t, 0)
+	e.configure = func(o *Options) {
+		o.Log = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
+	e.kill()
+	e.start()
+	node, nn := nodeObjects(1, "192.168.32.1")
+	api := newAPIServer(t, node, nn)
+	c, err := Connect(&rest.Config{Host: api.URL}, "node-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, watch := c.Own, c.Watch
+	tooEarly := make(chan struct{}, 1)
+	c.Own = interceptor.NewClient(fake.NewFakeClient(), interceptor.Funcs{Get: func(ctx context.Context, _ client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
+		err := read.Get(ctx, key, obj, opts...)
+		if err != nil {
+			signal(tooEarly)
+		}
+		return err
+	}})
+	c.Watch = func(ctx context.Context, changed func()) error {
+		select {
+		case <-tooEarly:
+		case <-time.After(50 * time.Millisecond): // long enough for a report that does not wait
+		}
+		return watch(ctx, changed)
+	}
+	e.repair()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- NewNodeSync(e.a, c, "node-1").Run(ctx) }()
+	for len(api.seen()) == 0 {
+		e.repair()
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if log.Len() > 0 {
+		t.Errorf("the log has warnings:\n%s", &log)
+	}
 }
 
 // A report that was made for an object does not land in another of its name.
