@@ -174,12 +174,15 @@ func (c *Cache[K, V]) Known(key K) (V, bool) {
 	return none, false
 }
 
-// Fresh reports whether a key's answer need not be fetched anew.
-func (c *Cache[K, V]) Fresh(key K) bool {
+// Asking reports whether a key's next answer is being fetched, and why the last one
+// could not be.
+func (c *Cache[K, V]) Asking(key K) (now bool, failed error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entries[key]
-	return e != nil && e.known && c.o.Now().Before(e.fresh)
+	if e := c.entries[key]; e != nil {
+		return e.flight != nil, e.err
+	}
+	return false, nil
 }
 
 func (e *entry[K, V]) serves(now time.Time) bool {

@@ -94,11 +94,14 @@ func TestOldAnswersServe(t *testing.T) {
 		if time.Now() != begin {
 			t.Error("an old answer is waited for")
 		}
+		if asking, err := c.Asking("a"); !asking || err != nil {
+			t.Errorf("the next one is being fetched: %t, %v", asking, err)
+		}
 		if v, err := c.Renew(t.Context(), "a"); v != 2 || err != nil {
 			t.Errorf("the fresh one is %d, %v", v, err)
 		}
-		if len(s.asks) != 2 || !c.Fresh("a") {
-			t.Errorf("asked %d times", len(s.asks))
+		if asking, err := c.Asking("a"); asking || err != nil || len(s.asks) != 2 {
+			t.Errorf("asked %d times, and again: %t, %v", len(s.asks), asking, err)
 		}
 	})
 }
@@ -118,6 +121,8 @@ func TestFailuresAreRemembered(t *testing.T) {
 			}
 			if _, err := c.Get(t.Context(), "b"); !errors.Is(err, s.err) {
 				t.Errorf("what nothing is known of: %v", err)
+			} else if asking, err := c.Asking("b"); asking || !errors.Is(err, s.err) {
+				t.Errorf("it is being fetched: %t, and the last ask's error is %v", asking, err)
 			}
 			synctest.Wait()
 		}

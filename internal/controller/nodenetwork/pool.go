@@ -27,17 +27,13 @@ func (w *work) plan(ctx context.Context) error {
 			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", zone),
 			NextStep: "add one to vswitches in the ConfigMap eni-config"}
 	}
-	var unknown error // why the vSwitches' figures are not known
-	for renewed := false; ; {
+	for {
 		state := w.state(w.vswitches.get(w.facts.instance.VPCID, ids))
 		p := ipam.Compute(state)
-		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 && !renewed {
-			// The figures may be old, or not known yet: only now are new ones waited for.
-			var news bool
-			if news, unknown = w.vswitches.renew(ctx, w.facts.instance.VPCID); news {
-				renewed = true
-				continue
-			}
+		var asking bool
+		var unknown error // why the vSwitches' figures are not known
+		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 {
+			asking, unknown = w.vswitches.asking(w.facts.instance.VPCID)
 		}
 		w.mem.surplus, w.mem.ownSurplus = p.Surplus, p.OwnSurplus
 		for _, s := range []ipam.Surplus{p.Surplus, p.OwnSurplus} {
@@ -45,7 +41,11 @@ func (w *work) plan(ctx context.Context) error {
 				w.again(max(w.Patience-state.Now.Sub(s.Since), w.Poll))
 			}
 		}
-		switch {
+		switch w.unsure = asking; {
+		case asking:
+			// The figures may be old, or not known yet: what they allow is done now, the rest
+			// when new ones are there. Nobody waits for them here.
+			w.again(w.Poll)
 		case unknown != nil:
 			why := cloud.Explain(unknown)
 			w.trouble = &why

@@ -138,6 +138,58 @@ func TestFullVSwitches(t *testing.T) {
 	g.agree("n1")
 }
 
+// While the cloud does not say how many addresses there are, no reconcile waits for it: what
+// the old figures allow is done, and the node says what it said before.
+func TestNobodyWaitsForFigures(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/28"})
+	var answers []func() // that the cloud gives later
+	o := g.r.Options
+	o.Go = func(f func()) { answers = append(answers, f) }
+	g.r.vswitches = newVSwitches(&o)
+	give := func() {
+		for _, f := range answers {
+			f()
+		}
+		answers = nil
+	}
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.once("n1")
+	g.agent("n1")
+	if wait, _ := g.once("n1"); wait == 0 || wait > g.r.Poll {
+		t.Errorf("looked at again after %s, want %s at most", wait, g.r.Poll)
+	}
+	if c := g.condition("n1"); c.Status == "False" || len(answers) != 1 {
+		t.Fatalf("condition %+v while nothing is known; asked %d times", c, len(answers))
+	}
+	give()
+	g.settle("n1", minute)
+	give()
+	g.startPods("n1", 20)
+	g.settle("n1", minute)
+	give()
+	g.settle("n1", minute)
+	if c := g.condition("n1"); c.Reason != "VSwitchFull" {
+		t.Fatalf("condition %+v", c)
+	}
+	said := len(g.events.All())
+
+	// The figures get old, and the cloud does not answer.
+	give()
+	g.Clock.Pass(freshFor)
+	g.stopPods("n1", 2)
+	g.startPods("n1", 1)
+	for range 5 {
+		g.once("n1")
+		g.Clock.Pass(time.Second)
+	}
+	if c := g.condition("n1"); c.Reason != "VSwitchFull" || len(g.events.All()) != said {
+		t.Errorf("condition %+v, events %v", c, g.events.All()[said:])
+	}
+	if len(answers) != 1 {
+		t.Errorf("asked %d times, want once", len(answers))
+	}
+}
+
 // A vSwitch of the configuration that does not exist does not stop the others.
 func TestUnknownVSwitch(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/28"})

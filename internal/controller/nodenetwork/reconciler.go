@@ -271,7 +271,9 @@ type work struct {
 	vpcCIDRs []string
 	// trouble is why the node cannot have what it needs.
 	trouble *cloud.Explanation
-	next    time.Duration
+	// unsure: this look cannot say whether it can; what was said stands.
+	unsure bool
+	next   time.Duration
 }
 
 // again asks for the next look after d, if none is due earlier.

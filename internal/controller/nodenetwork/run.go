@@ -24,7 +24,9 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		if errors.As(err, &stop) || !isCloud(err) {
 			return ctrl.Result{}, err
 		}
-		if _, later := cloud.Deferred(err); !later {
+		if _, later := cloud.Deferred(err); later {
+			w.unsure = true
+		} else {
 			if w.trouble == nil {
 				x := cloud.Explain(err)
 				w.trouble = &x
@@ -36,7 +38,7 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		// What helps is mostly news, of the node or of the configuration.
 		w.again(min(w.Retry<<min(w.mem.troubles, 10), w.Park))
 		w.mem.troubles++
-	} else {
+	} else if !w.unsure {
 		w.mem.troubles = 0
 	}
 	w.report()
@@ -101,6 +103,9 @@ func isCloud(err error) bool {
 // report writes the condition AddressesAvailable, and events when it turns False
 // or for another reason.
 func (w *work) report() {
+	if w.unsure && w.trouble == nil {
+		return
+	}
 	c := metav1.Condition{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionTrue, Reason: "Sufficient",
 		Message: "the node gets the addresses it asks for"}
 	if w.trouble != nil {

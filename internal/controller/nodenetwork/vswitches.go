@@ -80,15 +80,14 @@ func (v *vswitches) get(vpc string, ids []string) []ipam.VSwitch {
 	return out
 }
 
-// renew waits for figures that are fresh, and reports whether there are any that were not
-// known before. The error is that nothing is known at all.
-func (v *vswitches) renew(ctx context.Context, vpc string) (bool, error) {
-	before, _ := v.vpcs.Known(vpc)
-	if v.vpcs.Fresh(vpc) {
-		return false, nil
+// asking reports whether a VPC's figures are being fetched, as they are old or not known.
+// The error is that nothing is known at all, as the last ask failed.
+func (v *vswitches) asking(vpc string) (bool, error) {
+	now, err := v.vpcs.Asking(vpc)
+	if _, known := v.vpcs.Known(vpc); known || now {
+		return now, nil
 	}
-	l, err := v.vpcs.Renew(ctx, vpc)
-	return err == nil && !l.at.Equal(before.at), err
+	return false, err
 }
 
 // review has the cloud asked anew about every vSwitch: one that did not exist may
