@@ -48,11 +48,19 @@ func (c fusedCloud) DeleteRouteEntries(ctx context.Context, table string, list [
 	return f, err
 }
 
-// DescribeInstances leaves out instances that are said to be hidden.
+// DescribeInstances leaves out instances that are said to be hidden, and refuses ids that are
+// malformed.
 func (c fusedCloud) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	c.g.asked = append(c.g.asked, ids)
+	if slices.Contains(ids, malformed) {
+		return nil, &cloud.Error{Action: "DescribeInstances", Code: "InvalidInstanceId.Malformed", Class: cloud.Invalid, Message: malformed}
+	}
 	all, err := c.Client.DescribeInstances(ctx, ids)
 	return slices.DeleteFunc(all, func(in cloud.Instance) bool { return c.g.hidden[in.ID] }), err
 }
+
+// malformed is an instance's id that the cloud refuses.
+const malformed = "i-!"
 
 // fusedClient is the API server as a controller sees it that may be killed.
 type fusedClient struct {
@@ -109,6 +117,8 @@ type rig struct {
 	// hidden instances are in no list: the simulator, like the service, does not
 	// release an instance that an entry leads to.
 	hidden map[string]bool
+	// asked are the ids of each question for instances.
+	asked [][]string
 	// mute is the node whose condition the API server does not take.
 	mute string
 	// beforePatch and afterPatch run when a node's condition is written.

@@ -3,19 +3,26 @@ package podroute
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
 )
 
-// instances knows which instances exist, and in which VPC.
+// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
+const instancesPerCall = 100
+
+// instances knows which instances exist, and in which VPC. What it knows serves on when
+// the cloud does not answer, but says of no instance any more that it is gone.
 type instances struct {
 	cloud Cloud
 	now   func() time.Time
 	// settle is how long an instance must be missing before that is believed:
 	// lists may be old. fresh is how long an answer is good.
 	settle, fresh time.Duration
+	backoff       func(failures int) time.Duration
 	known         map[string]*instance
+	ask           ask
 }
 
 // instance is what the cloud last said of one.
@@ -24,50 +31,118 @@ type instance struct {
 	vpc     string // empty: never seen
 	vswitch string
 	missing time.Time // since when; zero: not missing
+	// own is how asks failed for what is wrong with this id.
+	own ask
+	// err is why the last ask had no answer; nil: it had one, or there was none yet.
+	err error
 }
 
 // learn asks for the instances that it does not know well enough, and forgets all
 // others. It returns when to ask again; zero: when the answers are not fresh any more.
-func (s *instances) learn(ctx context.Context, ids []string) (again time.Duration, err error) {
+func (s *instances) learn(ctx context.Context, ids []string) (again time.Duration) {
 	now := s.now()
 	keep := map[string]*instance{}
-	var ask []string
+	var want []string
 	for _, id := range ids {
 		in := s.known[id]
 		if in == nil {
 			in = &instance{}
 		}
-		if _, dup := keep[id]; !dup && (in.asked.IsZero() || now.Sub(in.asked) >= s.fresh || !in.missing.IsZero() && now.Sub(in.missing) < s.settle || s.due(in, now)) {
-			ask = append(ask, id)
+		if _, dup := keep[id]; !dup && s.wants(in, now) {
+			want = append(want, id)
 		}
 		keep[id] = in
 	}
 	s.known = keep
-	if len(ask) > 0 {
-		found, err := s.cloud.DescribeInstances(ctx, ask)
-		if err != nil {
-			return 0, fmt.Errorf("look for the nodes' instances: %w", err)
-		}
-		there := map[string]cloud.Instance{}
-		for _, in := range found {
-			there[in.ID] = in
-		}
-		for _, id := range ask {
-			in := keep[id]
-			in.asked = now
-			if x, ok := there[id]; ok {
-				in.vpc, in.vswitch, in.missing = x.VPCID, x.VSwitchID, time.Time{}
-			} else if in.missing.IsZero() {
-				in.missing = now
-			}
-		}
+	// Those of which nothing is known come first: others have old answers.
+	slices.SortStableFunc(want, func(a, b string) int { return len(keep[a].vpc) - len(keep[b].vpc) })
+	switch {
+	case len(want) == 0:
+		s.ask = ask{}
+	case s.ask.rests(now):
+		s.fail(want, s.ask.err)
+	default:
+		s.ask.went(s.askFor(ctx, want), s.now(), s.backoff)
 	}
-	for _, in := range keep {
-		if d := s.settle - now.Sub(in.missing); !in.missing.IsZero() && d > 0 && (again == 0 || d < again) {
+	now = s.now()
+	soon := func(d time.Duration) {
+		if d > 0 && (again == 0 || d < again) {
 			again = d
 		}
 	}
-	return again, nil
+	soon(s.ask.again.Sub(now))
+	for _, in := range keep {
+		soon(in.own.again.Sub(now))
+		if !in.missing.IsZero() {
+			soon(s.settle - now.Sub(in.missing))
+		}
+	}
+	return again
+}
+
+// wants reports whether an instance is to be asked for.
+func (s *instances) wants(in *instance, now time.Time) bool {
+	switch {
+	case in.own.rests(now):
+		return false
+	case in.err != nil || in.asked.IsZero() || now.Sub(in.asked) >= s.fresh:
+		return true
+	}
+	return !in.missing.IsZero() && now.Sub(in.missing) < s.settle || s.due(in, now)
+}
+
+// askFor asks for instances until there is no answer: what the cloud said before counts.
+func (s *instances) askFor(ctx context.Context, ids []string) error {
+	for at := 0; at < len(ids); at += instancesPerCall {
+		if err := s.askOnce(ctx, ids[at:min(at+instancesPerCall, len(ids))]); err != nil {
+			s.fail(ids[at:], err)
+			return err
+		}
+	}
+	return nil
+}
+
+// askOnce asks with one call. If it is refused for what is wrong with one id, the others are
+// asked for without that one.
+func (s *instances) askOnce(ctx context.Context, ids []string) error {
+	found, err := s.cloud.DescribeInstances(ctx, ids)
+	now := s.now() // an answer is as old as itself: the question may have waited for its turn
+	switch {
+	case err == nil:
+	case !itsOwn(err):
+		return fmt.Errorf("look for the nodes' instances: %w", err)
+	case len(ids) > 1:
+		if err := s.askOnce(ctx, ids[:len(ids)/2]); err != nil {
+			return err
+		}
+		return s.askOnce(ctx, ids[len(ids)/2:])
+	default:
+		in := s.known[ids[0]]
+		in.err = err
+		in.own.went(err, now, s.backoff)
+		return nil
+	}
+	there := map[string]cloud.Instance{}
+	for _, in := range found {
+		there[in.ID] = in
+	}
+	for _, id := range ids {
+		in := s.known[id]
+		in.asked, in.err, in.own = now, nil, ask{}
+		if x, ok := there[id]; ok {
+			in.vpc, in.vswitch, in.missing = x.VPCID, x.VSwitchID, time.Time{}
+		} else if in.missing.IsZero() {
+			in.missing = now
+		}
+	}
+	return nil
+}
+
+// fail notes that there was no answer.
+func (s *instances) fail(ids []string, err error) {
+	for _, id := range ids {
+		s.known[id].err = err
+	}
 }
 
 // due reports whether an instance was last asked for before its absence could be believed.
@@ -83,7 +158,7 @@ func (s *instances) doubt(id string) {
 	}
 }
 
-// where an instance is; empty when it was never seen.
+// where an instance is, by the last answer; empty when it was never seen.
 func (s *instances) where(id string) (vpc, vswitch string) {
 	if in := s.known[id]; in != nil {
 		return in.vpc, in.vswitch
@@ -95,4 +170,12 @@ func (s *instances) where(id string) (vpc, vswitch string) {
 func (s *instances) gone(id string) bool {
 	in := s.known[id]
 	return in != nil && !in.missing.IsZero() && in.asked.Sub(in.missing) >= s.settle
+}
+
+// failed says why an instance could not be asked for the last time.
+func (s *instances) failed(id string) error {
+	if in := s.known[id]; in != nil {
+		return in.err
+	}
+	return nil
 }

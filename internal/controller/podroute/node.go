@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
@@ -136,11 +137,16 @@ func routed(n *corev1.Node) bool {
 
 // home is the cluster's VPC: that of the oldest node that has its routes, else of the
 // oldest whose instance exists. A node that is in another VPC may outlive all older ones;
-// the controller's next start must not take it for the cluster.
+// the controller's next start must not take it for the cluster, nor while the cloud does not
+// say where the others are.
 func (r *Reconciler) home(nodes []*node) (vpc string) {
+	sure := true
 	for _, n := range nodes {
 		at, _ := r.instances.where(n.instance)
+		err := r.instances.failed(n.instance)
 		switch {
+		case at == "" && err != nil && !itsOwn(err):
+			sure = false
 		case at == "" || r.instances.gone(n.instance):
 		case routed(n.object):
 			return at
@@ -148,10 +154,14 @@ func (r *Reconciler) home(nodes []*node) (vpc string) {
 			vpc = at
 		}
 	}
+	if !sure {
+		return ""
+	}
 	return vpc
 }
 
-// place says where each node's instance is. The VPC that was found first stays.
+// place says where each node's instance is, by the last answer. The VPC that was found
+// first stays.
 func (r *Reconciler) place(nodes []*node) {
 	if r.vpc == "" {
 		if r.vpc = r.home(nodes); r.vpc != "" {
@@ -162,8 +172,20 @@ func (r *Reconciler) place(nodes []*node) {
 		if n.instance == "" {
 			continue
 		}
+		n.pure.Perhaps = n.instance
 		vpc, vswitch := r.instances.where(n.instance)
+		err := r.instances.failed(n.instance)
+		if r.vpc == "" && err == nil {
+			err = r.instances.ask.err // the cluster's VPC hangs on others
+		}
 		switch {
+		case err != nil && r.instances.gone(n.instance):
+			n.fault = standing{ready: routed(n.object), reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud did not list instance %s; as it does not answer now, the node's route entries stay as they are", n.instance)}
+			continue
+		case err != nil && (vpc == "" || r.vpc == ""):
+			x := cloud.Explain(err)
+			n.fault = standing{unsure: true, reason: x.Reason, message: fmt.Sprintf("no route yet, as it is not known whether instance %s is in the cluster's VPC: %s", n.instance, x)}
+			continue
 		case r.instances.gone(n.instance) && alive(n.object):
 			// One of the two is wrong. If it is the list (of another region, or cut
 			// down to what the account may see), all nodes lose their routes at once, or
@@ -173,7 +195,7 @@ func (r *Reconciler) place(nodes []*node) {
 		case r.instances.gone(n.instance):
 			n.pure.Gone = true
 			continue
-		case vpc == "":
+		case vpc == "" || r.vpc == "":
 			continue
 		case vpc != r.vpc:
 			n.pure.Gone = true // as far as this VPC's tables go

@@ -85,26 +85,31 @@ type Reconciler struct {
 	// changed holds one event while a new configuration has not been looked at.
 	changed chan event.GenericEvent
 
-	// vpc is the cluster's; tables are those that get entries, and uses is which table
-	// a vSwitch uses, as found at tablesAt.
+	// vpc is the cluster's. listed are its tables, as the cloud listed them at listedAt;
+	// tables are those of them that get entries, and uses is which table a vSwitch uses.
 	vpc      string
+	listed   []cloud.RouteTable
+	listedAt time.Time
 	tables   []string
 	uses     map[string]string
-	tablesAt time.Time
-	// unread counts failures to read the cloud in a row, untold those to tell nodes.
-	unread, untold int
+	// listing and reading are how asking for the tables and for their entries went.
+	listing, reading ask
+	// blind is why the reconcile that runs does not know the tables' entries.
+	blind error
+	// untold counts failures to tell nodes in a row.
+	untold int
 }
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
 	r := &Reconciler{
-		Options:   o,
-		changed:   make(chan event.GenericEvent, 1),
-		instances: &instances{cloud: o.Cloud, now: o.Now, settle: o.Settle, fresh: o.Resync},
-		metrics:   newGauges(o.Metrics),
-		steps:     steps{batch: entries.MaxBatch, refused: map[place]refusal{}},
-		voice:     voice{events: o.Events, subject: o.Subject, log: o.Log, said: map[string]string{}},
+		Options: o,
+		changed: make(chan event.GenericEvent, 1),
+		metrics: newGauges(o.Metrics),
+		steps:   steps{batch: entries.MaxBatch, refused: map[place]refusal{}},
+		voice:   voice{events: o.Events, subject: o.Subject, log: o.Log, said: map[string]string{}},
 	}
+	r.instances = &instances{cloud: o.Cloud, now: o.Now, settle: o.Settle, fresh: o.Resync, backoff: r.backoff}
 	o.Config.OnChange(func() {
 		select {
 		case r.changed <- event.GenericEvent{Object: &corev1.Node{}}:
@@ -146,7 +151,7 @@ func matters(old, now *corev1.Node) bool {
 // Reconcile brings the VPC's tables a step nearer to what the nodes need.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	if now := r.Config.Get(); r.cfg != now {
-		r.cfg, r.tablesAt = now, time.Time{} // other tables, perhaps
+		r.cfg, r.listedAt, r.listing = now, time.Time{}, ask{} // other tables, perhaps
 	}
 	nodes, err := r.nodes(ctx)
 	if err != nil {
@@ -160,27 +165,28 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 			untold = errors.Join(untold, r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been looked at yet"}))
 		}
 	}
-	again, err := r.instances.learn(ctx, instanceIDs(nodes))
-	if err != nil {
-		return r.trouble(err), nil
-	}
+	again := r.instances.learn(ctx, instanceIDs(nodes))
+	r.hear("instances", r.instances.ask.err)
 	r.place(nodes)
-	tables, err := r.read(ctx)
-	if err != nil {
-		return r.trouble(err), nil
-	}
+	tables := r.read(ctx)
 	mark := entries.Cluster{PodCIDR: r.cfg.PodRange(), Mark: Mark(r.cfg.ClusterID), Quota: r.Quota}
 	plan := entries.Make(mark, append(pure(nodes), r.left...), tables)
-	r.steps.forget(plan)
-	r.metrics.show(plan, r.Quota)
-	untold = r.report(ctx, plan, nodes)
-	wait := r.Resync
+	wait := r.listing.due(r.Now(), r.reading.due(r.Now(), r.Resync))
 	if again > 0 {
 		wait = min(wait, again)
 	}
-	if r.vpc != "" {
-		wait = min(wait, r.step(ctx, plan))
-		untold = r.report(ctx, plan, nodes) // what the call said is news
+	if r.blind != nil { // nothing is changed
+		untold = r.tell(ctx, plan, nodes)
+	} else {
+		r.steps.forget(plan)
+		r.metrics.show(plan, r.Quota)
+		untold = r.tell(ctx, plan, nodes)
+		r.report(plan)
+		if r.vpc != "" {
+			wait = min(wait, r.step(ctx, plan))
+			untold = r.tell(ctx, plan, nodes) // what the call said is news
+			r.report(plan)
+		}
 	}
 	if r.untold++; untold == nil {
 		r.untold = 0
@@ -191,47 +197,91 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 	return ctrl.Result{RequeueAfter: wait}, nil
 }
 
-// trouble is what comes of a cloud that cannot be read: nothing is changed.
-func (r *Reconciler) trouble(err error) ctrl.Result {
+// hear says, once, that the cloud does not answer a question.
+func (r *Reconciler) hear(question string, err error) {
+	if err == nil {
+		r.voice.quiet(question)
+		return
+	}
 	x := cloud.Explain(err)
-	r.voice.warn("read", x.Reason, x.Reason, fmt.Sprintf("%v; %s", err, x.NextStep))
-	r.unread++
-	return ctrl.Result{RequeueAfter: r.backoff(r.unread)}
+	r.voice.warn(question, x.Reason, x.Reason, fmt.Sprintf("%v; %s", err, x.NextStep))
 }
 
-// read returns the tables that get entries. Without a VPC there is nothing to read
-// yet, and nothing is in the table.
-func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
-	if r.vpc == "" {
-		return []entries.Table{{}}, nil
+// read returns the tables that get entries, or takes note of why they are not known. Without
+// a VPC there is nothing to read yet, and nothing is in the table.
+func (r *Reconciler) read(ctx context.Context) []entries.Table {
+	none := []entries.Table{{}}
+	if r.blind = nil; r.vpc == "" {
+		return none
 	}
-	if r.tablesAt.IsZero() || r.Now().Sub(r.tablesAt) >= r.Resync {
-		all, err := r.Cloud.DescribeRouteTables(ctx, r.vpc)
-		if err != nil {
-			return nil, fmt.Errorf("look for the route tables of VPC %s: %w", r.vpc, err)
+	tables := none
+	if r.blind = r.choose(ctx); r.blind == nil {
+		if !r.reading.rests(r.Now()) {
+			var err error
+			tables, err = r.contents(ctx)
+			r.reading.went(err, r.Now(), r.backoff)
 		}
-		var ids, missing []string
-		r.uses = map[string]string{}
-		for _, t := range all {
-			for _, v := range t.VSwitchIDs {
-				r.uses[v] = t.ID
-			}
-			if t.System && len(r.cfg.RouteTables) == 0 || slices.Contains(r.cfg.RouteTables, t.ID) {
-				ids = append(ids, t.ID)
-			}
-		}
-		for _, id := range r.cfg.RouteTables {
-			if !slices.Contains(ids, id) {
-				missing = append(missing, id)
-			}
-		}
-		if len(missing) > 0 || len(ids) == 0 {
-			return nil, &cloud.Error{Action: "DescribeRouteTableList", Code: "InvalidRouteTableId.NotFound", Class: cloud.NotFound,
-				Message: fmt.Sprintf("VPC %s has no route table %s", r.vpc, strings.Join(missing, ", "))}
-		}
-		slices.Sort(ids)
-		r.tables, r.tablesAt = ids, r.Now()
+		r.blind = r.reading.err
 	}
+	trouble := r.blind
+	if trouble == nil {
+		trouble = r.listing.err
+	}
+	r.hear("tables", trouble)
+	if r.blind != nil {
+		return none
+	}
+	return tables
+}
+
+// choose finds the tables that get entries. While the cloud does not list the VPC's tables,
+// those that it listed before serve. The error is that they are not known, or that one which
+// the configuration names is none of them.
+func (r *Reconciler) choose(ctx context.Context) error {
+	now, err := r.Now(), r.listing.err
+	old := err != nil || r.listedAt.IsZero() || now.Sub(r.listedAt) >= r.Resync
+	asks := old && !r.listing.rests(now)
+	if asks {
+		var all []cloud.RouteTable
+		if all, err = r.Cloud.DescribeRouteTables(ctx, r.vpc); err != nil {
+			err = fmt.Errorf("look for the route tables of VPC %s: %w", r.vpc, err)
+		} else {
+			r.listed, r.listedAt = all, r.Now()
+		}
+	}
+	var ids, missing []string
+	uses := map[string]string{}
+	for _, t := range r.listed {
+		for _, v := range t.VSwitchIDs {
+			uses[v] = t.ID
+		}
+		if t.System && len(r.cfg.RouteTables) == 0 || slices.Contains(r.cfg.RouteTables, t.ID) {
+			ids = append(ids, t.ID)
+		}
+	}
+	for _, id := range r.cfg.RouteTables {
+		if !slices.Contains(ids, id) {
+			missing = append(missing, id)
+		}
+	}
+	known := len(missing) == 0 && len(ids) > 0
+	if !known && err == nil {
+		err = &cloud.Error{Action: "DescribeRouteTableList", Code: "InvalidRouteTableId.NotFound", Class: cloud.NotFound,
+			Message: fmt.Sprintf("VPC %s has no route table %s", r.vpc, strings.Join(missing, ", "))}
+	}
+	if asks {
+		r.listing.went(err, r.Now(), r.backoff)
+	}
+	if !known {
+		return err
+	}
+	slices.Sort(ids)
+	r.tables, r.uses = ids, uses
+	return nil
+}
+
+// contents reads the tables' entries.
+func (r *Reconciler) contents(ctx context.Context) ([]entries.Table, error) {
 	var tables []entries.Table
 	for _, id := range r.tables {
 		all, err := r.Cloud.DescribeRouteEntries(ctx, id)
@@ -244,8 +294,6 @@ func (r *Reconciler) read(ctx context.Context) ([]entries.Table, error) {
 		}
 		tables = append(tables, t)
 	}
-	r.unread = 0
-	r.voice.quiet("read")
 	return tables, nil
 }
 

@@ -15,21 +15,28 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
 
 // standing is what a node is told: the condition NetworkUnavailable.
 type standing struct {
-	ready           bool
+	ready bool
+	// unsure: the cloud has not said. A node that was told that its routes are there goes on
+	// being told what it was.
+	unsure          bool
 	reason, message string
 }
 
-// report tells nodes how they stand, and who looks after the cluster what is in the way.
-func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*node) error {
+// tell tells nodes how they stand.
+func (r *Reconciler) tell(ctx context.Context, plan entries.Plan, nodes []*node) error {
 	var untold error
 	states := map[string]int{}
 	for _, n := range nodes {
 		s := r.stand(plan, n)
+		if c := condition(n.object); s.unsure && routed(n.object) {
+			s = standing{ready: true, reason: c.Reason, message: c.Message}
+		}
 		states[s.reason]++
 		err := r.mark(ctx, n, s)
 		if err == nil && s.ready {
@@ -38,6 +45,11 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 		untold = errors.Join(untold, err)
 	}
 	r.metrics.stand(states)
+	return untold
+}
+
+// report tells who looks after the cluster what is in the way.
+func (r *Reconciler) report(plan entries.Plan) {
 	said := map[string]bool{}
 	say := func(key, news, reason, message string) {
 		said[key] = true
@@ -72,7 +84,6 @@ func (r *Reconciler) report(ctx context.Context, plan entries.Plan, nodes []*nod
 		}
 	}
 	r.voice.only(said, "foreign/", "delete/", "quota/")
-	return untold
 }
 
 // notConfigured is the reason of a node that has its routes, and whose pods would get
@@ -84,6 +95,10 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	s := plan.Nodes[n.object.Name]
 	if n.fault.reason != "" {
 		return n.fault
+	}
+	if r.blind != nil && (s.State == entries.Waiting || s.State == entries.Claimed) {
+		x := cloud.Explain(r.blind)
+		return standing{unsure: true, reason: x.Reason, message: fmt.Sprintf("whether there is a route for %s is not known: %s", s.Block, x)}
 	}
 	not := func(format string, args ...any) standing {
 		return standing{reason: string(s.State), message: fmt.Sprintf(format, args...)}
@@ -112,7 +127,9 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	case entries.Destroyed:
 		return not("instance %s does not exist; delete the Node object", n.instance)
 	case entries.Unknown:
-		return not("instance %s is not found yet", n.instance)
+		out := not("instance %s is not found yet", n.instance)
+		out.unsure = true // a list that lacks an instance may be old
+		return out
 	}
 	for _, ch := range plan.Changes {
 		if x, ok := r.steps.why(ch, s.Block); ok {
@@ -148,8 +165,6 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 	case was == nil:
 	case was.Status == c.Status && was.Reason == c.Reason && was.Message == c.Message:
 		return nil
-	case s.reason == string(entries.Unknown) && was.Status == corev1.ConditionFalse:
-		return nil // a list that lacks an instance may be old
 	}
 	now := metav1.NewTime(r.Now().Truncate(1e9))
 	c.LastHeartbeatTime, c.LastTransitionTime = now, now

@@ -6,6 +6,7 @@
 package entries
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 )
@@ -32,6 +33,9 @@ type Node struct {
 	// Instance is where the blocks lead. Empty: not known for sure, so what a table
 	// has for the blocks stays as it is.
 	Instance string
+	// Perhaps is the instance that the node names, sure or not: an entry that leads to it
+	// is this node's.
+	Perhaps string
 	// Gone nodes have lost their instance: they claim nothing.
 	Gone bool
 }
@@ -187,7 +191,7 @@ func claims(c Cluster, nodes []Node, tables []Table, standing map[string]Standin
 			all = append(all, claim{n, b})
 		}
 	}
-	has := func(x claim) bool { return leads[x.block][x.node.Instance] }
+	has := func(x claim) bool { return leads[x.block][cmp.Or(x.node.Instance, x.node.Perhaps)] }
 	slices.SortStableFunc(all, func(a, b claim) int {
 		switch {
 		case has(a) == has(b):

@@ -56,6 +56,7 @@ func TestStates(t *testing.T) {
 		{name: "a block that is too wide", nodes: []Node{{Name: "n", Instance: "i-1", Blocks: []netip.Prefix{netip.MustParsePrefix("172.16.0.0/12")}}}, states: []State{Outside}},
 		{name: "two nodes, one block", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, states: []State{Waiting, Claimed}, create: 1},
 		{name: "two nodes, one block, the second has it", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, table: []Entry{own(1, "i-m")}, states: []State{Claimed, Routed}},
+		{name: "two nodes, one block, the second has it and is not known now", nodes: []Node{node(1), {Name: "m", Perhaps: "i-m", Blocks: []netip.Prefix{block(1)}}}, table: []Entry{own(1, "i-m")}, states: []State{Claimed, Unknown}},
 		{name: "two nodes, one block, the second had it", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{block(1)}}}, table: []Entry{phase(own(1, "i-m"), Going)}, states: []State{Waiting, Claimed}, create: 1},
 		{name: "a node's own blocks that overlap", nodes: []Node{{Name: "n", Instance: "i-1", Blocks: []netip.Prefix{block(1), netip.MustParsePrefix("172.20.1.128/25")}}}, states: []State{Waiting}, create: 2},
 		{name: "blocks that overlap", nodes: []Node{node(1), {Name: "m", Instance: "i-m", Blocks: []netip.Prefix{netip.MustParsePrefix("172.20.1.128/25")}}}, states: []State{Waiting, Claimed}, create: 1},
