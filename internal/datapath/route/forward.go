@@ -50,8 +50,9 @@ type forwarding struct {
 	legacy       []string
 }
 
-// legacyPeriod: iptables-legacy tells nobody of changes, and its table is read as a whole.
-const legacyPeriod = time.Minute
+// legacyPeriod: iptables-legacy tells nobody of changes, and its table is read as a whole,
+// which Sync would do more often. A pod that is not reached waits for its cause no longer.
+const legacyPeriod = 10 * time.Second
 
 // ensureForward lets pods' packets pass where we may, and remembers what is in their way.
 // As long as nobody changed the ruleset it costs one small request. The caller holds syncMu.
