@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"terway.dev/terway/test/bench/fleet"
+	"terway.dev/terway/test/bench/report"
 )
 
 // waits are how long pods waited for an address.
@@ -136,4 +137,40 @@ func until(ctx context.Context, missing func() string) error {
 			return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 		}
 	}
+}
+
+// churn measures a steady coming and going.
+func (m *measured) churn(ctx context.Context, p *controller, l *load, d time.Duration) error {
+	calls, writes, err := m.counters(ctx)
+	if err != nil {
+		return err
+	}
+	usedBefore := m.cpu(p)
+	began := time.Now()
+	m.progress("churn of %.0f pods/s for %s", l.perSecond, d)
+	w, pods, err := l.run(ctx, d, nil)
+	if err != nil {
+		return fmt.Errorf("churn: %w", err)
+	}
+	took := time.Since(began)
+	m.used("churn", usedBefore, p, took)
+	now := m.cpu(p)
+	after, written, err := m.counters(ctx)
+	if err != nil {
+		return err
+	}
+	did, wrote := after.since(calls), written.since(writes)
+	call := did.latencyOf("AssignPrivateIpAddresses")
+	m.against("churn_p50", "s", w.quantile(0.5), call, "one call of the cloud", report.Goal{})
+	m.against("churn_p99", "s", w.quantile(0.99), call, "one call of the cloud", report.Goal{AtMost: 2})
+	m.against("churn_waited", "% of pods", 100*float64(pods-w.atOnce)/float64(pods), 0, "", report.Goal{})
+	m.against("churn_cpu", "% of a CPU", 100*(now["controller"]-usedBefore["controller"]).Seconds()/took.Seconds(), 0, "", report.Goal{})
+	m.against("churn_writes_per_pod", "writes", (wrote.of("nodenetworks")+wrote.of("nodes"))/float64(pods), 0, "", report.Goal{})
+	m.against("churn_kib_per_pod", "KiB", wrote.bytes/1024/float64(pods), 0, "", report.Goal{})
+	for _, action := range did.actions() {
+		m.against("churn_calls_"+action, "for 1,000 pods", float64(did[action].Calls)*1000/float64(pods), 0, "", report.Goal{})
+	}
+	m.wrote("churn", wrote, pods)
+	m.progress("churn: %d of %d pods waited, p50 %.2f s, p99 %.2f s; a call takes %.2f s", pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99), call)
+	return m.check(ctx)
 }

@@ -1,0 +1,155 @@
+//go:build bench
+
+package scale
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/vpcsim/faults"
+	"terway.dev/terway/test/bench/fleet"
+	"terway.dev/terway/test/bench/report"
+)
+
+// trouble is something that fails, and whom it may touch.
+type trouble struct {
+	name string
+	// begin makes it; concerned says whom it may touch.
+	begin func(ctx context.Context, round int) (concerned func(*fleet.Node) bool, end func(), err error)
+}
+
+// hang is a call that does not come back for long and then fails.
+func hang(name, action string, match map[string]string) faults.Rule {
+	return faults.Rule{Name: name, Action: action, Match: match, Latency: &faults.Latency{Fixed: faults.Duration(10 * time.Second)},
+		Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}}
+}
+
+// want has a node's pods wait for more addresses; it returns what ends their wait.
+func want(n *fleet.Node, prefix string, pods int) func() {
+	for i := range pods {
+		n.Add(fmt.Sprintf("%s/%s-%d", prefix, n.Name, i), func(time.Duration) {})
+	}
+	return func() {
+		for i := range pods {
+			n.Delete(fmt.Sprintf("%s/%s-%d", prefix, n.Name, i))
+		}
+	}
+}
+
+// troubled is how many nodes want what fails: more than the controller has workers.
+const troubled = 20
+
+func (m *measured) troubles(l *load) []trouble {
+	on := func(nodes ...*fleet.Node) func(*fleet.Node) bool {
+		return func(n *fleet.Node) bool { return slices.Contains(nodes, n) }
+	}
+	all := func(list []func()) func() {
+		return func() {
+			for _, f := range list {
+				f()
+			}
+		}
+	}
+	return []trouble{
+		{"node", func(ctx context.Context, _ int) (func(*fleet.Node) bool, func(), error) {
+			n := l.nodes[len(l.nodes)-1]
+			nn := &v1alpha1.NodeNetwork{}
+			if err := m.kube.Get(ctx, client.ObjectKey{Name: n.Name}, nn); err != nil {
+				return nil, nil, err
+			}
+			var names []string
+			for _, e := range nn.Spec.ENIs {
+				names = append(names, "node-"+e.ID)
+				if err := m.cloud.AddFaults(hang("node-"+e.ID, "*", map[string]string{"NetworkInterfaceId": e.ID})); err != nil {
+					return nil, nil, err
+				}
+			}
+			ends := []func(){want(n, "node", 10)}
+			for _, name := range names {
+				ends = append(ends, func() { m.cloud.RemoveFault(name) })
+			}
+			return on(n), all(ends), nil
+		}},
+		{"vswitch", func(_ context.Context, round int) (func(*fleet.Node) bool, func(), error) {
+			vswitch := m.cloud.pods[zoneIDs[0]][round%vswitchesPerZone]
+			if err := m.cloud.AddFaults(faults.Rule{Name: "vswitch", VSwitchFull: []string{vswitch}}); err != nil {
+				return nil, nil, err
+			}
+			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }}
+			for _, n := range l.nodes {
+				// Few: what they get counts against the account's limit, and so against the others.
+				if n.Uses(vswitch) && len(ends) <= 3 {
+					ends = append(ends, want(n, "vswitch", 10))
+				}
+			}
+			return func(n *fleet.Node) bool { return n.Uses(vswitch) }, all(ends), nil
+		}},
+		{"create", func(_ context.Context, round int) (func(*fleet.Node) bool, func(), error) {
+			if err := m.cloud.AddFaults(hang("create", "CreateNetworkInterface", nil)); err != nil {
+				return nil, nil, err
+			}
+			ends := []func(){func() { m.cloud.RemoveFault("create") }}
+			for _, name := range m.names[round*troubled : (round+1)*troubled] {
+				ends = append(ends, want(m.agents.Node(name), "create", 10))
+			}
+			return nil, all(ends), nil
+		}},
+		{"describe", func(context.Context, int) (func(*fleet.Node) bool, func(), error) {
+			if err := m.cloud.AddFaults(hang("describe", "DescribeVSwitches", nil)); err != nil {
+				return nil, nil, err
+			}
+			return nil, func() { m.cloud.RemoveFault("describe") }, nil
+		}},
+	}
+}
+
+// isolation measures the others' waits while something fails, by turns with a time in which
+// nothing does.
+func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds int, d time.Duration) error {
+	list := m.troubles(l)
+	for round := range rounds {
+		order := append([]trouble{{name: "none"}}, list...)
+		if round%2 == 1 {
+			slices.Reverse(order)
+		}
+		for _, tr := range order {
+			var concerned func(*fleet.Node) bool
+			end := func() {}
+			if tr.begin != nil {
+				var err error
+				if concerned, end, err = tr.begin(ctx, round); err != nil {
+					return fmt.Errorf("make trouble with %s: %w", tr.name, err)
+				}
+			}
+			limited, cancel := context.WithTimeoutCause(ctx, d+3*time.Minute, errors.New("not in three minutes"))
+			w, pods, err := l.run(limited, d, concerned)
+			cancel()
+			end()
+			if err != nil {
+				// A pod that waits for minutes is what this looks for: it goes on with that as the figure.
+				m.progress("trouble with %s: %v", tr.name, err)
+				m.notes = append(m.notes, fmt.Sprintf("%s, trouble with %s, round %d: %v", m.name, tr.name, round+1, err))
+				w.of = append(w.of, slices.Repeat([]time.Duration{3 * time.Minute}, pods-w.count())...)
+			}
+			if err := p.alive(); err != nil {
+				return err
+			}
+			m.figure(round, "p99_"+tr.name, w.quantile(0.99))
+			m.progress("trouble with %s, round %d of %d: %d of %d other pods waited, p50 %.2f s, p99 %.2f s",
+				tr.name, round+1, rounds, pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99))
+			if err := m.settle(ctx); err != nil {
+				m.progress("after trouble with %s: %v", tr.name, err)
+			}
+		}
+	}
+	for _, tr := range list {
+		m.line("p99_"+tr.name, "s", "p99_none", "no trouble", report.Goal{AtMost: 1.1})
+	}
+	return m.check(ctx)
+}
