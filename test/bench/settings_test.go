@@ -75,32 +75,10 @@ func begin(t testing.TB, name string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefer(t)
+	traffic.Prefer(t)
 	// Threads that block in system calls must not wait for each other.
 	runtime.GOMAXPROCS(traffic.Threads + runtime.NumCPU())
 	return &bench{t: t, name: name, started: time.Now(), load: load}
-}
-
-// prefer puts the session's group of processes before other sessions' during the run.
-// Where the scheduler makes such groups (Linux sched_autogroup_enabled), a nice value
-// counts only among the processes of one.
-func prefer(t testing.TB) {
-	const file = "/proc/self/autogroup"
-	group, err := os.ReadFile(file)
-	if err != nil {
-		return // no groups
-	}
-	var name, word, was string
-	if _, err := fmt.Sscan(string(group), &name, &word, &was); err != nil {
-		t.Fatalf("%s %q: %v", file, group, err)
-	}
-	set := func(nice string) {
-		if err := os.WriteFile(file, []byte(nice), 0); err != nil {
-			t.Logf("set the session's nice value: %v", err)
-		}
-	}
-	t.Cleanup(func() { set(was) })
-	set(strconv.Itoa(traffic.Priority))
 }
 
 func (b *bench) progress(format string, args ...any) {

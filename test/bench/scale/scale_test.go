@@ -46,27 +46,6 @@ func newMeasured(t testing.TB, s settings, run *report.Run) *measured {
 	return m
 }
 
-// prefer puts the session's group of processes before other sessions' during the run, as
-// the other benchmarks do (Linux sched_autogroup_enabled).
-func prefer(t testing.TB) {
-	const file = "/proc/self/autogroup"
-	group, err := os.ReadFile(file)
-	if err != nil {
-		return // no groups
-	}
-	var name, word, was string
-	if _, err := fmt.Sscan(string(group), &name, &word, &was); err != nil {
-		t.Fatalf("%s %q: %v", file, group, err)
-	}
-	set := func(nice string) {
-		if err := os.WriteFile(file, []byte(nice), 0); err != nil {
-			t.Logf("set the session's nice value: %v", err)
-		}
-	}
-	t.Cleanup(func() { set(was) })
-	set(strconv.Itoa(traffic.Priority))
-}
-
 // number reads a setting of the command, for example NODES=1000 make bench-controller.
 func number(t testing.TB, name string, usual float64) float64 {
 	t.Helper()
@@ -95,7 +74,7 @@ func TestController(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	prefer(t)
+	traffic.Prefer(t)
 	rounds := int(number(t, "ROUNDS", 3))
 	window := time.Duration(number(t, "WINDOW", 20) * float64(time.Second))
 	r := report.Report{Command: "make bench-controller", Date: began, CPUs: runtime.NumCPU(), Rounds: rounds}

@@ -24,11 +24,11 @@ func onCPU(cpu int) {
 	set.Set(cpu % runtime.NumCPU())
 	// What the machine does not allow makes the figures noisier, not wrong.
 	_ = unix.SchedSetaffinity(0, &set)
-	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, Priority)
+	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority)
 }
 
-// Priority is the measuring threads' nice value.
-const Priority = -10
+// priority is the measuring threads' nice value.
+const priority = -10
 
 // atOnce lets the calling goroutine's thread, which sleeps most of the time, run as soon as
 // it is woken (sched(7): SCHED_RR): a time is then the path's and not other programs'.
