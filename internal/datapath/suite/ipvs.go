@@ -111,22 +111,7 @@ func ipvsWorld(t *testing.T, k Kit) (w *World, n0, n1 *Node, near, far *Pod) {
 func ipvsIntoTheNode(t *testing.T, k Kit) {
 	w, n0, n1, near, far := ipvsWorld(t, k)
 	w.Assign(n0, 0, VirtualIP)
-	client := n1.AddPod(1)
-	outside := netip.MustParseAddr(OutsideV4)
-	for _, c := range []struct {
-		name     string
-		from     *testutil.NS
-		endpoint *Pod
-		local    bool
-		seen     netip.Addr
-	}{
-		{"outside, local endpoint", w.Outside, near, false, n0.V4},
-		{"outside, remote endpoint", w.Outside, far, false, n0.V4},
-		{"outside, externalTrafficPolicy Local", w.Outside, near, true, outside},
-		{"another node, externalTrafficPolicy Local", n1.NS, near, true, n1.V4},
-		{"a pod of another node, externalTrafficPolicy Local", client.NS, near, true, client.V4},
-		{"the node's own pod, remote endpoint", near.NS, far, false, n0.V4},
-	} {
+	for _, c := range intoNodes(w, n0, n1, near, far, n1.AddPod(1)) {
 		t.Run(c.name, func(t *testing.T) {
 			if k.Own && c.endpoint == near {
 				c.seen = n0.V4 // the answer must come back through the node
@@ -141,17 +126,7 @@ func ipvsIntoTheNode(t *testing.T, k Kit) {
 func ipvsPodToService(t *testing.T, k Kit) {
 	_, n0, _, near, far := ipvsWorld(t, k)
 	client := n0.AddPod(1)
-	for _, c := range []struct {
-		name     string
-		endpoint *Pod
-		masqAll  bool
-		seen     netip.Addr
-	}{
-		{"endpoint on the node", near, false, client.V4},
-		{"endpoint on another node", far, false, client.V4},
-		{"endpoint on the node, all masqueraded", near, true, n0.V4},
-		{"endpoint on another node, all masqueraded", far, true, n0.V4},
-	} {
+	for _, c := range fromPods(n0, client, near, far) {
 		t.Run(c.name, func(t *testing.T) {
 			seen := c.seen
 			if k.Own {

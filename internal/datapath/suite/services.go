@@ -8,22 +8,53 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
+// fromPod is a way from a pod to a Service, and whom its endpoint sees.
+type fromPod struct {
+	name     string
+	endpoint *Pod
+	masqAll  bool
+	seen     netip.Addr
+}
+
+// fromPods are the ways from a pod of a node to endpoints on that node and on another.
+func fromPods(n *Node, client, near, far *Pod) []fromPod {
+	return []fromPod{
+		{"endpoint on the node", near, false, client.V4},
+		{"endpoint on another node", far, false, client.V4},
+		{"endpoint on the node, all masqueraded", near, true, n.V4},
+		{"endpoint on another node, all masqueraded", far, true, n.V4},
+	}
+}
+
+// intoNode is a way to a Service by a node's port, and whom its endpoint sees.
+type intoNode struct {
+	name     string
+	from     *testutil.NS
+	endpoint *Pod
+	local    bool
+	seen     netip.Addr
+}
+
+// intoNodes are the ways into n0, where near is; far and client are pods of n1.
+func intoNodes(w *World, n0, n1 *Node, near, far, client *Pod) []intoNode {
+	outside := netip.MustParseAddr(OutsideV4)
+	return []intoNode{
+		{"outside, local endpoint", w.Outside, near, false, n0.V4},
+		{"outside, remote endpoint", w.Outside, far, false, n0.V4},
+		// No masquerade: the reply must still leave as the node, by eth0.
+		{"outside, externalTrafficPolicy Local", w.Outside, near, true, outside},
+		{"another node, externalTrafficPolicy Local", n1.NS, near, true, n1.V4},
+		{"a pod of another node, externalTrafficPolicy Local", client.NS, near, true, client.V4},
+		{"the node's own pod, remote endpoint", near.NS, far, false, n0.V4},
+	}
+}
+
 func podToService(t *testing.T, k Kit) {
 	_, n0, n1 := servicesWorld(t, k)
 	client, near, far := n0.AddPod(1), Serving(n0.AddPod(1)), Serving(n1.AddPod(1))
-	for _, c := range []struct {
-		name     string
-		endpoint *Pod
-		MasqAll  bool
-		seen     netip.Addr
-	}{
-		{"endpoint on the node", near, false, client.V4},
-		{"endpoint on another node", far, false, client.V4},
-		{"endpoint on the node, all masqueraded", near, true, n0.V4},
-		{"endpoint on another node, all masqueraded", far, true, n0.V4},
-	} {
+	for _, c := range fromPods(n0, client, near, far) {
 		t.Run(c.name, func(t *testing.T) {
-			n0.KubeProxy(Service{ClusterIP: ClusterIP, Endpoint: c.endpoint.V4, MasqAll: c.MasqAll})
+			n0.KubeProxy(Service{ClusterIP: ClusterIP, Endpoint: c.endpoint.V4, MasqAll: c.masqAll})
 			MustReach(t, client.NS, At(ClusterIP, 80), c.endpoint.NS, c.seen)
 		})
 	}
@@ -58,24 +89,10 @@ func hairpin(t *testing.T, k Kit) {
 func nodePort(t *testing.T, k Kit) {
 	w, n0, n1 := servicesWorld(t, k)
 	near, far, client := Serving(n0.AddPod(1)), Serving(n1.AddPod(1)), n1.AddPod(1)
-	outside := netip.MustParseAddr(OutsideV4)
-	for _, c := range []struct {
-		name     string
-		from     *testutil.NS
-		endpoint *Pod
-		local    bool
-		seen     netip.Addr
-	}{
-		{"outside, local endpoint", w.Outside, near, false, n0.V4},
-		{"outside, remote endpoint", w.Outside, far, false, n0.V4},
-		// No masquerade: the reply must still leave as the node, by eth0.
-		{"outside, externalTrafficPolicy Local", w.Outside, near, true, outside},
-		{"another node, local endpoint", n1.NS, near, false, n0.V4},
-		{"another node, externalTrafficPolicy Local", n1.NS, near, true, n1.V4},
-		{"a pod of another node, externalTrafficPolicy Local", client.NS, near, true, client.V4},
-		{"the node's own pod, local endpoint", near.NS, near, false, n0.V4},
-		{"the node's own pod, remote endpoint", near.NS, far, false, n0.V4},
-	} {
+	for _, c := range append(intoNodes(w, n0, n1, near, far, client),
+		intoNode{"another node, local endpoint", n1.NS, near, false, n0.V4},
+		intoNode{"the node's own pod, local endpoint", near.NS, near, false, n0.V4},
+	) {
 		t.Run(c.name, func(t *testing.T) {
 			n0.KubeProxy(Service{ClusterIP: ClusterIP, NodePort: 30080, Local: c.local, Endpoint: c.endpoint.V4})
 			MustReach(t, c.from, At(n0.V4, 30080), c.endpoint.NS, c.seen)
