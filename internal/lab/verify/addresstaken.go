@@ -17,11 +17,7 @@ var addressTaken = Check{
 	// The cloud's lists may be two minutes old before one is believed that lacks an address.
 	Trouble: true, Shared: true, Slow: true,
 	Run: func(ctx context.Context, e *Env) (string, error) {
-		na, nb, err := e.twoNodes()
-		if err != nil {
-			return "", err
-		}
-		pods, err := e.podOn(ctx, na, nb, nb)
+		_, nb, pods, err := e.podsOnTwo(ctx, 2)
 		if err != nil {
 			return "", err
 		}

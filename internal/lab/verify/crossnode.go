@@ -11,11 +11,7 @@ var crossNode = Check{
 	Name:  "pod-to-pod-cross-node",
 	About: "pods of different nodes reach each other with their own addresses on the wire of the VPC and nothing around the packets",
 	Run: func(ctx context.Context, e *Env) (string, error) {
-		na, nb, err := e.twoNodes()
-		if err != nil {
-			return "", err
-		}
-		pods, err := e.podOn(ctx, na, nb)
+		na, nb, pods, err := e.podsOnTwo(ctx, 1)
 		if err != nil {
 			return "", err
 		}

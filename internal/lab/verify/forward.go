@@ -19,11 +19,7 @@ var forwardPolicy = Check{
 	NotFor:  map[string]string{lab.NetworkFlannel: "flanneld adds rules of its own that accept"},
 	Trouble: true,
 	Run: func(ctx context.Context, e *Env) (measured string, err error) {
-		na, nb, err := e.twoNodes()
-		if err != nil {
-			return "", err
-		}
-		pods, err := e.podOn(ctx, na, nb)
+		_, nb, pods, err := e.podsOnTwo(ctx, 1)
 		if err != nil {
 			return "", err
 		}

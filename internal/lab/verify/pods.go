@@ -137,6 +137,15 @@ func (e *Env) podOn(ctx context.Context, nodes ...lab.Machine) ([]corev1.Pod, er
 	return e.ready(ctx, names...)
 }
 
+// podsOnTwo finds two nodes and makes a pod on the first and so many on the second.
+func (e *Env) podsOnTwo(ctx context.Context, second int) (na, nb lab.Machine, pods []corev1.Pod, err error) {
+	if na, nb, err = e.twoNodes(); err != nil {
+		return na, nb, nil, err
+	}
+	pods, err = e.podOn(ctx, append([]lab.Machine{na}, slices.Repeat([]lab.Machine{nb}, second)...)...)
+	return na, nb, pods, err
+}
+
 // exec runs a command in a pod with kubectl, as a user would, and returns what it printed.
 func (e *Env) exec(ctx context.Context, pod string, command ...string) (string, error) {
 	o := &e.Lab.Options

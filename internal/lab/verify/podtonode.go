@@ -15,11 +15,7 @@ var podToNode = Check{
 	Name:  "pod-to-node",
 	About: "a pod reaches its own node and another one; each node reaches its own pods and another node's, with an address of its own",
 	Run: func(ctx context.Context, e *Env) (string, error) {
-		na, nb, err := e.twoNodes()
-		if err != nil {
-			return "", err
-		}
-		pods, err := e.podOn(ctx, na, nb)
+		na, nb, pods, err := e.podsOnTwo(ctx, 1)
 		if err != nil {
 			return "", err
 		}

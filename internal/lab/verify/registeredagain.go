@@ -20,11 +20,7 @@ var registeredAgain = Check{
 	NotFor:  map[string]string{lab.NetworkFlannel: "the node has another block then: see node-made-anew"},
 	Trouble: true,
 	Run: func(ctx context.Context, e *Env) (string, error) {
-		na, nb, err := e.twoNodes()
-		if err != nil {
-			return "", err
-		}
-		pods, err := e.podOn(ctx, na, nb, nb)
+		_, nb, pods, err := e.podsOnTwo(ctx, 2)
 		if err != nil {
 			return "", err
 		}
