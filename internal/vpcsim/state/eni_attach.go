@@ -27,28 +27,25 @@ func (s *State) trunkMembers(trunk *NetworkInterface) []*NetworkInterface {
 	return all
 }
 
-// attachable finds the instance that an ENI is to be attached to or detached from.
-func (s *State) attachable(id string) (*Instance, error) {
-	if id == "" {
-		return nil, missing("InstanceId")
+// attachment finds an ENI and the instance that it is to be attached to or detached from.
+func (s *State) attachment(eniID, instanceID string) (*NetworkInterface, *Instance, error) {
+	if instanceID == "" {
+		return nil, nil, missing("InstanceId")
 	}
-	i, ok := s.data.Instances[id]
+	eni, err := s.eni(eniID)
+	if err != nil {
+		return nil, nil, err
+	}
+	i, ok := s.data.Instances[instanceID]
 	if !ok {
-		return nil, notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", id)
+		return nil, nil, notFound("InvalidEcsId.NotFound", "The specified instance %q does not exist.", instanceID)
 	}
-	return i, nil
+	return eni, i, nil
 }
 
 // AttachNetworkInterface starts to attach an ENI to an instance, or to a trunk of it.
 func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error {
-	if req.InstanceId == "" {
-		return missing("InstanceId")
-	}
-	eni, err := s.eni(req.NetworkInterfaceId)
-	if err != nil {
-		return err
-	}
-	i, err := s.attachable(req.InstanceId)
+	eni, i, err := s.attachment(req.NetworkInterfaceId, req.InstanceId)
 	if err != nil {
 		return err
 	}
@@ -192,14 +189,7 @@ func (s *State) release(eni *NetworkInterface) {
 // state, and clean-up code made for the real service detaches what it deletes next
 // whatever state it is in. SetStrictDetach has the latter refused.
 func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error {
-	if req.InstanceId == "" {
-		return missing("InstanceId")
-	}
-	eni, err := s.eni(req.NetworkInterfaceId)
-	if err != nil {
-		return err
-	}
-	i, err := s.attachable(req.InstanceId)
+	eni, i, err := s.attachment(req.NetworkInterfaceId, req.InstanceId)
 	if err != nil {
 		return err
 	}
