@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -134,7 +135,8 @@ func (busy) CreateENI(ctx context.Context, _ cloud.CreateENIRequest) (*cloud.ENI
 	return nil, &cloud.Error{Action: "CreateNetworkInterface", Class: cloud.Throttled, After: 7 * time.Second}
 }
 
-// A call that is deferred is made when it is told to be, and is no failure.
+// A call that is deferred is made when it is told to be, and is no failure; if pods wait
+// for it, the node says so after a while.
 func TestDeferredCalls(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -149,13 +151,26 @@ func TestDeferredCalls(t *testing.T) {
 	if e := g.nn("n1").Spec.ENIs; len(e) != 1 || e[0].Phase != v1alpha1.ENICreating {
 		t.Errorf("ENIs %+v: want the one that is intended", e)
 	}
-	if c := g.condition("n1"); c.Status != "True" || len(g.r.memories.get("n1").pauses) > 0 {
+	if c := g.condition("n1"); c.Status == "False" || len(g.r.memories.get("n1").pauses) > 0 {
 		t.Errorf("condition %+v", c)
+	}
+	g.startPods("n1", 1)
+	for _, says := range []string{"", "", "RateLimited", "RateLimited"} {
+		if wait, _ := g.once("n1"); wait != 7*time.Second {
+			t.Errorf("comes again in %v, which is not when it was told to", wait)
+		}
+		if c := g.condition("n1"); c.Reason != says {
+			t.Errorf("condition %+v, want the reason %q", c, says)
+		}
+		g.Clock.Pass(7 * time.Second)
+	}
+	if c := g.condition("n1"); !strings.Contains(c.Message, "CreateNetworkInterface") || !strings.Contains(c.Message, "controller.cloudLimits") {
+		t.Errorf("the message %q does not name the action and what helps", c.Message)
 	}
 	g.r.Cloud = api
 	g.settle("n1", minute)
-	if g.free("n1") != 2 {
-		t.Errorf("%d free", g.free("n1"))
+	if c := g.condition("n1"); g.free("n1") != 2 || c.Status != "True" {
+		t.Errorf("%d free, condition %+v", g.free("n1"), c)
 	}
 }
 

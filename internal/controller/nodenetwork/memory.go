@@ -64,6 +64,8 @@ type memory struct {
 	listed bool
 	// troubles counts how often in a row the node could not have what it needs.
 	troubles int
+	// behind is since when pods wait and all calls for them are deferred; zero: it is not so.
+	behind time.Time
 	// foreign is how many secondary ENIs of the instance are not ours, as counted at
 	// foreignAt; zero: not counted yet.
 	foreign   int

@@ -19,13 +19,14 @@ import (
 // refuses does not end it: the node is told, and what it has keeps serving.
 func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 	w.hear()
+	deferred := false
 	if err := w.steps(ctx, instance); err != nil {
 		var stop *specError
 		if errors.As(err, &stop) || !isCloud(err) {
 			return ctrl.Result{}, err
 		}
-		if _, later := cloud.Deferred(err); later {
-			w.unsure = true
+		if _, deferred = cloud.Deferred(err); deferred {
+			w.behind(err)
 		} else {
 			if w.trouble == nil {
 				x := cloud.Explain(err)
@@ -34,7 +35,10 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 			w.Log.Warn("the cloud refused", "node", w.name, "error", err)
 		}
 	}
-	if w.trouble != nil {
+	if !deferred {
+		w.mem.behind = time.Time{}
+	}
+	if w.trouble != nil && !deferred { // what is deferred was told when to come again
 		// What helps is mostly news, of the node or of the configuration.
 		w.again(min(w.Retry<<min(w.mem.troubles, 10), w.Park))
 		w.mem.troubles++
@@ -92,6 +96,31 @@ func (w *work) steps(ctx context.Context, instance string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// behindAfter is how long pods of a node wait for calls that are deferred, until it is said.
+const behindAfter = 10 * time.Second
+
+// behind says why pods wait when all that the node needs was deferred: other nodes' calls
+// are before its own. A pool that waits is no trouble.
+func (w *work) behind(err error) {
+	var e *cloud.Error
+	if w.unsure = w.trouble == nil; !w.unsure || !errors.As(err, &e) {
+		return
+	}
+	if w.nn.Status.Demand+w.nn.Status.ENIDemand == 0 {
+		w.mem.behind = time.Time{}
+		return
+	}
+	if w.mem.behind.IsZero() {
+		w.mem.behind = w.Now()
+	}
+	if w.Now().Sub(w.mem.behind) < behindAfter {
+		return
+	}
+	why := cloud.Explain(err)
+	why.Cause = fmt.Sprintf("calls of %s for other nodes are before this node's, and the account's rate limit lets no more through", e.Action)
+	w.trouble = &why
 }
 
 // isCloud reports whether the cloud said no, or did not answer.

@@ -46,7 +46,7 @@ func TestTwoHundredNodes(t *testing.T) {
 		{"AssignPrivateIpAddresses", 3 * nodes, "30 addresses more than the first ENI had are in calls of up to ten"},
 		{"DescribeInstances", nodes / 2, "instances are asked for together"},
 		{"DescribeInstanceTypes", 1, "one type, asked for once, whoever needs it"},
-		{"DescribeVSwitches", looks * len(zoneIDs) * vswitchesPerZone, "each is asked for once in half a minute, whoever needs it"},
+		{"DescribeVSwitches", looks * ceil(len(zoneIDs)*(1+vswitchesPerZone), 50), "a VPC's are one list of 50 a page, asked for once in half a minute, whoever needs it"},
 		{"DescribeVpcAttribute", 1, "one VPC, asked for once, whoever needs it"},
 	} {
 		if n := cold[c.action].Calls; n > c.most {
