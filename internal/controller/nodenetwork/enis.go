@@ -142,7 +142,10 @@ func (w *work) notCreated(intent *v1alpha1.ENI, err error) {
 
 // attach brings a new ENI a step nearer to service.
 func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error {
-	now := w.Now()
+	now, soon := w.Now(), w.Poll
+	if w.inUse(e) { // somebody detached it: its pods are cut off meanwhile
+		soon /= 4
+	}
 	at := w.mem.attaching[e.Token]
 	if at == nil {
 		at = &attaching{since: now}
@@ -176,7 +179,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return err
 		}
 		if err == nil {
-			w.again(w.Poll)
+			w.again(soon)
 			w.mem.made(w.Now(), e.ID)
 			return nil
 		}
@@ -189,7 +192,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		}
 		return fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err)
 	default:
-		w.again(w.Poll)
+		w.again(soon)
 	}
 	return nil
 }

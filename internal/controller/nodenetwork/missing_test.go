@@ -28,9 +28,12 @@ func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 	nn := g.nn("n1")
 	nn.Status.MissingENIs = []string{eni}
 	g.Must(g.kube.Status().Update(context.Background(), nn))
-	g.once("n1")
+	wait, _ := g.once("n1")
 	if p := g.nn("n1").Spec.ENIs[0].Phase; p != v1alpha1.ENIAttaching {
 		t.Fatalf("the ENI is %s, want it to be attached again", p)
+	}
+	if wait >= g.r.Poll {
+		t.Errorf("looked at again after %s, although pods are cut off", wait)
 	}
 	g.settle("n1", minute)
 	g.agree("n1")
