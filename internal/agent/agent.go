@@ -215,10 +215,33 @@ func (a *Agent) SetWant(w Want) error {
 	}
 	signal(a.dirty)
 	signal(a.repair)
+	a.forget(left)
+	return nil
+}
+
+// lookForDevices takes the devices that there are now, and looks at nothing else.
+func (a *Agent) lookForDevices() {
+	devices, err := a.Devices()
+	if err != nil {
+		a.Poke() // whose error is noted
+		return
+	}
+	a.mu.Lock()
+	if !a.want.Known {
+		a.mu.Unlock()
+		return
+	}
+	left := a.applyLocked(devices)
+	a.mu.Unlock()
+	a.forget(left)
+}
+
+// forget has the journal forget addresses that left. What it keeps are times at which
+// addresses rest that the node has no longer.
+func (a *Agent) forget(left []netip.Addr) {
 	if err := a.Journal.Forget(left); err != nil {
 		a.Log.Warn("the journal keeps what it could forget", "addresses", left, "error", err)
 	}
-	return nil
 }
 
 // applyLocked derives the pool and the node from want and the devices.

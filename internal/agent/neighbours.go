@@ -28,11 +28,16 @@ func (a *Agent) newMonitor() *monitor.Monitor {
 func (a *Agent) Watch(ctx context.Context) { a.monitor.Run(ctx) }
 
 // wantsDevice reports whether a device with this MAC is one of the node's ENIs for pods,
-// as the controller says.
+// as the controller says, and none that a call brings into its pod or back just now: that
+// changes nothing of the node, and a repair looks at all pods.
 func (a *Agent) wantsDevice(mac net.HardwareAddr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.want.ENIs, func(e WantENI) bool { return bytes.Equal(e.MAC, mac) })
+	if !slices.ContainsFunc(a.want.ENIs, func(e WantENI) bool { return bytes.Equal(e.MAC, mac) }) {
+		return false
+	}
+	owner := a.ownerLocked(mac.String())
+	return owner == nil || owner.State == journal.Ready
 }
 
 // hasPodDevice reports whether a pod that is wired, and not about to go, has this device on the node.

@@ -8,6 +8,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/podeni"
@@ -87,6 +88,16 @@ func (a *Agent) eni(mac string) *datapath.ENI {
 		if strings.EqualFold(e.MAC.String(), mac) {
 			eni := e.ENI
 			return &eni
+		}
+	}
+	return nil
+}
+
+// ownerLocked is the attachment that has an ENI, whole; nil if none has.
+func (a *Agent) ownerLocked(mac string) *journal.Entry {
+	for _, e := range a.entries {
+		if e.Own != nil && e.ENI == mac {
+			return e
 		}
 	}
 	return nil

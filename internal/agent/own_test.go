@@ -104,6 +104,43 @@ func TestAPodWaitsForAnENI(t *testing.T) {
 	}
 }
 
+// An ENI that goes into its pod and comes back is no change of the node: nobody looks at all
+// pods for it, and the next pod has it at once all the same.
+func TestAnOwnENIsWayIsNoReasonToRepair(t *testing.T) {
+	e, onNode := mixed(t)
+	mac, _ := net.ParseMAC(ownMAC)
+	heeds := func(want bool, when string) {
+		t.Helper()
+		if got := e.a.wantsDevice(mac); got != want {
+			t.Errorf("%s: the device's changes ask for a repair: %v, want %v", when, got, want)
+		}
+	}
+	heeds(true, "on the node, for no pod yet")
+	e.dp.onAdd = func(at step) {
+		delete(onNode, ownMAC)
+		heeds(false, "ADD, "+string(at))
+	}
+	e.dp.onDel = func(at step) {
+		heeds(false, "DEL, "+string(at))
+		if at == after {
+			onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+		}
+	}
+	syncs := e.dp.syncs
+	for range 2 {
+		if got := e.mustAdd("own1"); got != "192.168.40.1/32" {
+			t.Errorf("address %s", got)
+		}
+		heeds(true, "in the pod")
+		e.a.lookForDevices()
+		e.del("own1")
+		heeds(true, "back")
+	}
+	if e.dp.syncs != syncs {
+		t.Errorf("%d looks at all pods, want none", e.dp.syncs-syncs)
+	}
+}
+
 func TestModeExclusive(t *testing.T) {
 	e, _ := mixed(t)
 	w := e.a.want

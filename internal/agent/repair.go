@@ -99,10 +99,7 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	dp := a.dp
 	a.mu.Unlock()
 
-	if err := a.Journal.Forget(left); err != nil {
-		// What stays are times at which addresses rest that the node has no longer.
-		a.Log.Warn("the journal keeps what it could forget", "addresses", left, "error", err)
-	}
+	a.forget(left)
 	if dp == nil {
 		return chosen
 	}
@@ -286,6 +283,9 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 	}
 	a.wakeLocked()
 	a.mu.Unlock()
+	if e.Own != nil {
+		a.lookForDevices() // that of the ENI is back, of which the monitor says nothing (wantsDevice)
+	}
 	signal(a.dirty)
 	return nil
 }
