@@ -265,9 +265,9 @@ type NodeNetworkStatus struct {
 	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Released []string `json:"released,omitempty"`
-	// MissingENIs are the ids of shared ENIs that the spec says are Ready and whose device is
-	// not on the node: it has gone away, or has not come. The controller compares the node
-	// with the cloud at once.
+	// MissingENIs are the ids of ENIs that the spec says are Ready and whose device is not on
+	// the node, nor in the pod that has the ENI to itself: it has gone away, or has not come.
+	// The controller compares the node with the cloud at once.
 	// +kubebuilder:validation:MaxItems=128
 	// +listType=set
 	MissingENIs []string `json:"missingENIs,omitempty"`

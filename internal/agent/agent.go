@@ -102,6 +102,8 @@ type Agent struct {
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	devices         devicesSeen
+	// lost are the own ENIs of pods, by MAC, whose device the last Sync found nowhere.
+	lost map[string]bool
 	// stranded are the attachments whose address no ENI has, by since when.
 	stranded map[journal.Key]time.Time
 	talk     talk

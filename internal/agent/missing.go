@@ -1,12 +1,14 @@
 package agent
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
 
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath"
 )
 
 const (
@@ -19,25 +21,28 @@ const (
 	strandedAfter = time.Minute
 )
 
-// devicesSeen is what has been seen of the devices of shared ENIs, by MAC.
+// devicesSeen is what has been seen of the devices of ENIs, by MAC.
 type devicesSeen struct {
 	there  map[string]bool
 	absent map[string]time.Time
 }
 
 // lookForLocked notes which devices there are. One that was there and is not any more was
-// taken off the node; one that was not there yet may be on its way.
+// taken off the node; one that was not there yet may be on its way. An ENI that a pod has, or
+// is being given, is there unless the last Sync found it nowhere. One that none has may just
+// have come back from a pod: the list of devices may be of before.
 func (a *Agent) lookForLocked(devices map[string]Device) {
 	seen := devicesSeen{map[string]bool{}, map[string]time.Time{}}
 	for _, e := range a.want.ENIs {
 		mac := e.MAC.String()
 		_, there := devices[mac]
+		holder := a.ownerLocked(mac)
+		there = there || holder != nil && !a.lost[mac]
 		switch {
-		case e.Own: // a pod has it
 		case there:
 			seen.there[mac] = true
 		case e.Ready:
-			seen.there[mac] = a.devices.there[mac]
+			seen.there[mac] = a.devices.there[mac] && (!e.Own || holder != nil)
 			if seen.absent[mac] = a.devices.absent[mac]; seen.absent[mac].IsZero() {
 				seen.absent[mac] = a.Now()
 			}
@@ -46,7 +51,17 @@ func (a *Agent) lookForLocked(devices map[string]Device) {
 	a.devices = seen
 }
 
-// missingLocked are the ENIs whose device should be on the node and is not.
+// loseLocked takes a Sync's trouble with single pods: which of their own ENIs it found nowhere.
+func (a *Agent) loseLocked(troubled []trouble) {
+	a.lost = map[string]bool{}
+	for _, t := range troubled {
+		if e := a.entries[t.key]; e != nil && errors.Is(t.err, datapath.ErrNoDevice) {
+			a.lost[e.ENI] = true
+		}
+	}
+}
+
+// missingLocked are the ENIs whose device should be on the node, or in its pod, and is not.
 func (a *Agent) missingLocked() (ids []string) {
 	for _, e := range a.want.ENIs {
 		mac := e.MAC.String()

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath"
 )
 
 func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
@@ -43,6 +44,56 @@ func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
 	if m := missing(); !slices.Equal(m, []string{"eni-1"}) {
 		t.Errorf("missing %v when it has not come for %v, want eni-1", m, arrival)
 	}
+}
+
+// An ENI that a pod has to itself is on the node, in the pod, or on its way between: only
+// one that is nowhere is missing.
+func TestAnOwnENIWhoseDeviceGoesIsReported(t *testing.T) {
+	e, onNode := mixed(t)
+	is := func(when string, want ...string) {
+		t.Helper()
+		if m := e.a.Status(v1alpha1.NodeNetworkStatus{}).MissingENIs; !slices.Equal(m, want) {
+			t.Errorf("%s: missing %v, want %v", when, m, want)
+		}
+	}
+	lost := func(err error) {
+		e.dp.failSync = nil
+		if err != nil {
+			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "own1", IfName: "eth0", Err: fmt.Errorf("ENI eni-2: %w", err)})
+		}
+		e.repair() // finds it out
+		e.repair() // the next look knows
+	}
+	e.dp.onAdd = func(at step) {
+		delete(onNode, ownMAC)
+		e.a.lookForDevices()
+		e.sleep(arrival)
+		is("ADD, " + string(at))
+	}
+	e.mustAdd("own1")
+	e.sleep(arrival)
+	e.repair()
+	is("in the pod")
+	lost(errors.New("no route"))
+	is("in the pod, which has other trouble")
+	lost(datapath.ErrNoDevice)
+	is("detached from the pod", "eni-2")
+	lost(nil)
+	is("attached again, and in the pod")
+	e.dp.onDel = func(at step) {
+		e.a.lookForDevices()
+		e.sleep(arrival)
+		is("DEL, " + string(at))
+	}
+	e.del("own1")
+	is("a moment after DEL")
+	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	e.repair()
+	delete(onNode, ownMAC)
+	e.repair()
+	is("gone from the node a moment ago: a pod may have it by now")
+	e.sleep(arrival)
+	is("gone from the node", "eni-2")
 }
 
 // Whatever took a pod's address away, the pod is told, once; what is back in time is not

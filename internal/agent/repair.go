@@ -230,6 +230,7 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	// One pod that cannot be repaired is no reason to stop serving the others.
 	a.note(reasonNotRepaired, troubled)
 	a.mu.Lock()
+	a.loseLocked(troubled)
 	a.obstructLocked(obstacles)
 	first := !a.synced
 	a.synced = true

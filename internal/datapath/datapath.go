@@ -144,6 +144,9 @@ type PodError struct {
 func (e *PodError) Error() string { return e.Err.Error() }
 func (e *PodError) Unwrap() error { return e.Err }
 
+// ErrNoDevice is in a PodError if the ENI that the pod has for itself has no device any more.
+var ErrNoDevice = errors.New("neither on the node nor in the pod")
+
 // Obstacle is something of others on the node that is in the pods' way and that a datapath
 // may not change: What says what it is and what to do about it. The node is programmed.
 type Obstacle struct{ What string }

@@ -78,10 +78,8 @@ type device struct {
 	inPod bool
 }
 
-// errNoDevice is find's when the ENI is nowhere.
-var errNoDevice = errors.New("neither on the node nor in the pod")
-
-// find looks for the ENI's device: in the pod, else on the node. A pod may change the
+// find looks for the ENI's device: in the pod, else on the node; the error is
+// datapath.ErrNoDevice when it is nowhere. A pod may change the
 // MAC; the device of a wired pod that has no permanent address is then known by its name.
 func (in *inside) find(ctx context.Context) (device, error) {
 	for _, where := range []struct {
@@ -105,7 +103,7 @@ func (in *inside) find(ctx context.Context) (device, error) {
 			return device{}, fmt.Errorf("look for the pod's %s: %w", in.pod.IfName, err)
 		}
 	}
-	return device{}, fmt.Errorf("ENI %s (MAC %s) is %w", in.pod.Own.ID, in.pod.Own.MAC, errNoDevice)
+	return device{}, fmt.Errorf("ENI %s (MAC %s) is %w", in.pod.Own.ID, in.pod.Own.MAC, datapath.ErrNoDevice)
 }
 
 // byMAC finds the network card with a MAC: by its permanent address, which nobody can
@@ -302,7 +300,7 @@ func (d *Datapath) giveBack(ctx context.Context, pod datapath.Pod) error {
 	}
 	defer in.close()
 	own, err := in.find(ctx)
-	if errors.Is(err, errNoDevice) || err == nil && !own.inPod {
+	if errors.Is(err, datapath.ErrNoDevice) || err == nil && !own.inPod {
 		return nil
 	}
 	if err != nil {

@@ -274,6 +274,20 @@ func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
 	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
 }
 
+// An ENI that is detached from its pod goes with its device. The pod's trouble says so in a way
+// that the agent knows; the other pods are served.
+func TestAnENIThatIsNowhereIsNamed(t *testing.T) {
+	_, n0, n1 := world(t)
+	client, gone, p := n1.AddPod(1), add(n0, 2), serving(add(n0, 3))
+	gone.IP("link del eth0")
+	_, err := n0.TrySync(gone, p)
+	pods, _, node := datapath.Sort(err)
+	if node != nil || len(pods) != 1 || pods[0].Sandbox != gone.Spec.Sandbox || !errors.Is(pods[0], datapath.ErrNoDevice) {
+		t.Errorf("pods %v, node %v; want the one pod's ErrNoDevice", pods, node)
+	}
+	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+}
+
 func TestRestartKeepsThePod(t *testing.T) {
 	_, n0, n1 := world(t)
 	client, p := n1.AddPod(1), serving(add(n0, 2))
