@@ -1,9 +1,11 @@
 package config
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +79,9 @@ func TestConvert(t *testing.T) {
 		`"disable_device_plugin": false`:                                "disable_device_plugin | dropped |  | so it is here",
 		`"eni_cap_ratio": 0.5`:                                          "eni_cap_ratio | not supported",
 		`"ip_pool_sync_period": "60s"`:                                  "ip_pool_sync_period | elsewhere",
+		`"idle_ip_reclaim_after": "5m"`:                                 "idle_ip_reclaim_after | elsewhere |  | the chart value controller.surplusAfter",
+		`"idle_ip_reclaim_batch_size": 5`:                               "idle_ip_reclaim_batch_size | elsewhere |  | the chart value controller.surplusAfter",
+		`"rate_limit": {"AssignPrivateIpAddresses": 5}`:                 "rate_limit | elsewhere |  | the chart value controller.cloudLimits",
 		`"colour": "red"`:                                               "colour | not supported |  | no key of eni_conf that is known",
 		`"vswitch_selection_polic": "random"`:                           "no key of eni_conf that is known; did you mean vswitch_selection_policy?",
 		`"eni_tags": {"creator": "terway"}`:                             "without creator",
@@ -265,4 +270,34 @@ func FuzzConvert(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whoever is told that a key went to a chart value finds it there.
+func TestMovedKeysNameChartValues(t *testing.T) {
+	text, err := os.ReadFile("../../deploy/chart/values.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var values map[string]map[string]any
+	if err := yaml.Unmarshal(text, &values); err != nil {
+		t.Fatal(err)
+	}
+	for _, known := range []map[string]oldKey{oldKeys(), pluginKeys(), mapKeys()} {
+		for name, key := range known {
+			if key.outcome != Moved {
+				continue
+			}
+			section, value := "", ""
+			if m := regexp.MustCompile(`\b(?:chart value )?([a-z]+)\.([a-zA-Z]+)\b|chart value ([a-z]+)\b`).FindStringSubmatch(key.why); m != nil {
+				section, value = cmp.Or(m[1], m[3]), m[2]
+			}
+			_, found := values[section][value]
+			if value == "" {
+				_, found = values[section]
+			}
+			if !found {
+				t.Errorf("%s went elsewhere, and %q names no chart value that there is", name, key.why)
+			}
+		}
+	}
 }

@@ -50,7 +50,9 @@ func keep(name string) oldKey {
 
 const (
 	credential = "the credential is in a Secret (chart value credentials); nothing secret is in this configuration"
-	idleBack   = "idle addresses above max_pool_size are given back at once"
+	idleBack   = "the chart value controller.surplusAfter says how long addresses above max_pool_size must have been too many before they are given back"
+	pace       = "the controller paces its calls by the cloud's answers"
+	apiPace    = "the API server sets the pace of calls to Kubernetes"
 	eips       = "the existing Terway does not use it any more either"
 	prefixes   = "address prefixes are not there yet"
 	onlyIPv4   = "only IPv4 is there yet"
@@ -76,10 +78,10 @@ func oldKeys() map[string]oldKey {
 		"max_pool_size":                  keep("max_pool_size"),
 		"min_pool_size":                  keep("min_pool_size"),
 		"ip_warm_up_size":                lost("min_pool_size addresses are at hand at all times, on new nodes too", "0"),
-		"idle_ip_reclaim_after":          dropped(idleBack),
-		"idle_ip_reclaim_interval":       dropped(idleBack),
-		"idle_ip_reclaim_batch_size":     dropped(idleBack),
-		"idle_ip_reclaim_jitter_factor":  dropped(idleBack),
+		"idle_ip_reclaim_after":          moved(idleBack),
+		"idle_ip_reclaim_interval":       moved(idleBack),
+		"idle_ip_reclaim_batch_size":     moved(idleBack),
+		"idle_ip_reclaim_jitter_factor":  moved(idleBack),
 		"ip_pool_sync_period":            moved("the chart value controller.sweepPeriod says how often all ENIs are compared with the cloud"),
 		"min_eni":                        lost("a node has the ENIs that its pods and min_pool_size need", "0"),
 		"max_eni":                        lost("a node may use as many ENIs as its instance type has", "0"),
@@ -94,14 +96,14 @@ func oldKeys() map[string]oldKey {
 		"enable_erdma":                   lost("eRDMA is not there", "false"),
 		"custom_stateful_workload_kinds": lost("fixed addresses for stateful pods are not there"),
 		"ipam_type":                      dropped("the controller manages the addresses of all nodes, as ipam_type crd does"),
-		"backoff_override":               dropped("the controller paces its calls by the cloud's answers"),
-		"rate_limit":                     dropped("the controller paces its calls by the cloud's answers"),
+		"backoff_override":               dropped(pace),
+		"rate_limit":                     moved("the chart value controller.cloudLimits says how many calls a minute of an action are made at most; below that " + pace),
 		"extra_routes":                   lost("pods have no extra routes"),
 		"disable_device_plugin":          lost("the agent is a device plugin: pods may ask for ENIs of their own (aliyun/eni)", "false"),
 		"eni_tag_filter":                 dropped("only ENIs that carry the cluster's own tag are managed"),
 		"eni_tag_block_list":             dropped("only ENIs that carry the cluster's own tag are managed"),
-		"kube_client_qps":                dropped("the pace of calls to Kubernetes is fixed"),
-		"kube_client_burst":              dropped("the pace of calls to Kubernetes is fixed"),
+		"kube_client_qps":                dropped(apiPace),
+		"kube_client_burst":              dropped(apiPace),
 		"enable_patch_pod_ips":           lost("pods are not annotated with their addresses (k8s.aliyun.com/pod-ips)", "false"),
 		"enable_ip_prefix":               lost(prefixes, "false"),
 		"ipv4_prefix_count":              lost(prefixes, "0"),
