@@ -96,6 +96,9 @@ func (o *objects) status() *Status {
 	for name, nn := range networks {
 		n := node(name, nn, agents[name])
 		n.Problems = []string{"the cluster has no such node any more; its ENIs go back when none of its pods can be using them"}
+		if c := meta.FindStatusCondition(nn.Spec.Conditions, v1alpha1.ConditionNodeGone); c != nil {
+			n.Problems = []string{c.Message} // it says until when
+		}
 		st.Nodes = append(st.Nodes, n)
 	}
 	slices.SortFunc(st.Nodes, func(a, b Node) int { return cmp.Compare(a.Node, b.Node) })
@@ -139,8 +142,14 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 			if said = c.Status == metav1.ConditionFalse; said {
 				n.problem("no more addresses: %s: %s", c.Reason, c.Message)
 			}
+		case v1alpha1.ConditionAddressesGone: // lost tells it
 		default:
-			if c.Status == metav1.ConditionFalse {
+			// A condition is bad when it is False, but for one that says what is amiss.
+			bad := metav1.ConditionFalse
+			if c.Type == v1alpha1.ConditionNodeGone {
+				bad = metav1.ConditionTrue
+			}
+			if c.Status == bad {
 				n.problem("%s: %s: %s", c.Type, c.Reason, c.Message)
 			}
 		}

@@ -89,7 +89,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("%s: got\n%s\nwant\n%s", file, got, want)
 		}
 	}
-	if err := st.verdict(); err == nil || err.Error() != "5 of 8 nodes have problems" {
+	if err := st.verdict(); err == nil || err.Error() != "7 of 10 nodes have problems" {
 		t.Errorf("verdict %v", err)
 	}
 }
