@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/pages"
 )
 
 // agentLabels are those of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
@@ -72,27 +73,29 @@ func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
 
 // ask reads all objects that the status is made of.
 func (c *cluster) ask(ctx context.Context, r client.Reader) (*objects, error) {
-	var networks v1alpha1.NodeNetworkList
-	var nodes corev1.NodeList
-	var agents corev1.PodList
-	for _, l := range []struct {
-		what string
-		into client.ObjectList
-		opts []client.ListOption
-	}{
-		{"nodenetworks.network.terway.dev", &networks, nil},
-		{"nodes", &nodes, nil},
-		{"pods in " + c.namespace, &agents, []client.ListOption{client.InNamespace(c.namespace), agentLabels}},
-	} {
-		if err := r.List(ctx, l.into, l.opts...); err != nil {
-			return nil, c.explain(l.what, err)
+	o := &objects{namespace: c.namespace, deployment: &appsv1.Deployment{}, lease: &coordinationv1.Lease{}}
+	for page, err := range pages.Of(ctx, r, &v1alpha1.NodeNetworkList{}) {
+		if err != nil {
+			return nil, c.explain("nodenetworks.network.terway.dev", err)
 		}
+		o.networks = append(o.networks, page.Items...)
 	}
-	if len(networks.Items) == 0 {
+	for page, err := range pages.Of(ctx, r, &corev1.NodeList{}) {
+		if err != nil {
+			return nil, c.explain("nodes", err)
+		}
+		o.nodes = append(o.nodes, page.Items...)
+	}
+	for page, err := range pages.Of(ctx, r, &corev1.PodList{}, client.InNamespace(c.namespace), agentLabels) {
+		if err != nil {
+			return nil, c.explain("pods in "+c.namespace, err)
+		}
+		o.agents = append(o.agents, page.Items...)
+	}
+	if len(o.networks) == 0 {
 		return nil, fmt.Errorf("the cluster at %s has no NodeNetworks: terway-controller has not made any yet, or the cluster's network is Flannel, which has none", c.host)
 	}
-	o := &objects{now: time.Now(), namespace: c.namespace, nodes: nodes.Items, networks: networks.Items, agents: agents.Items,
-		deployment: &appsv1.Deployment{}, lease: &coordinationv1.Lease{}}
+	o.now = time.Now()
 	for _, g := range []struct {
 		what string
 		into client.Object

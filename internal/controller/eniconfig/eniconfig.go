@@ -31,6 +31,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/pages"
 )
 
 // Options are what a Watcher is made of.
@@ -214,13 +215,18 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 	var nodes []metav1.PartialObjectMetadata
 	all := &metav1.PartialObjectMetadataList{}
 	all.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
-	if err := w.pages(ctx, all, func() { nodes = append(nodes, all.Items...) }); err != nil {
-		return fmt.Errorf("list Nodes: %w", err)
+	for page, err := range pages.Of(ctx, w.Live, all) {
+		if err != nil {
+			return fmt.Errorf("list Nodes: %w", err)
+		}
+		nodes = append(nodes, page.Items...)
 	}
 	var users []user
-	networks := &v1alpha1.NodeNetworkList{}
-	if err := w.pages(ctx, networks, func() { users = append(users, usersOf(networks.Items)...) }); err != nil {
-		return fmt.Errorf("list NodeNetworks: %w", err)
+	for page, err := range pages.Of(ctx, w.Live, &v1alpha1.NodeNetworkList{}) {
+		if err != nil {
+			return fmt.Errorf("list NodeNetworks: %w", err)
+		}
+		users = append(users, usersOf(page.Items)...)
 	}
 	errs := append(withENIs(c, users), withBlocks(c, nodes)...)
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
@@ -228,23 +234,6 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 		return errWrong{errors.Join(errs...)}
 	}
 	return nil
-}
-
-// pageSize is how many objects the API server is asked for at once.
-const pageSize = 500
-
-// pages lists objects past the cache, and calls f for each page.
-func (w *Watcher) pages(ctx context.Context, list client.ObjectList, f func()) error {
-	next := ""
-	for {
-		if err := w.Live.List(ctx, list, client.Limit(pageSize), client.Continue(next)); err != nil {
-			return err
-		}
-		f()
-		if next = list.GetContinue(); next == "" {
-			return nil
-		}
-	}
 }
 
 // user is a node that has ENIs, of a cluster.

@@ -11,6 +11,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/pages"
 )
 
 // Sweeper looks for differences between the cloud and all specs, with one list
@@ -138,9 +139,8 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 		return nil
 	}
 	has := map[string]bool{}
-	for page := (client.ListOptions{Limit: nodesPerPage}); ; {
-		var nns v1alpha1.NodeNetworkList
-		if err := s.Live.List(ctx, &nns, &page); err != nil {
+	for nns, err := range pages.Of(ctx, s.Live, &v1alpha1.NodeNetworkList{}) {
+		if err != nil {
 			return fmt.Errorf("list NodeNetworks: %w", err)
 		}
 		for i := range nns.Items {
@@ -148,9 +148,6 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 			for _, e := range nns.Items[i].Spec.ENIs {
 				has[e.ID], has[e.Token] = true, true
 			}
-		}
-		if page.Continue = nns.Continue; page.Continue == "" {
-			break
 		}
 	}
 	has[""] = false
@@ -169,9 +166,6 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 	}
 	return nil
 }
-
-// nodesPerPage is how many NodeNetworks are read at a time where the cache will not do.
-const nodesPerPage = 500
 
 // same reports whether a Ready ENI has the addresses its record has; one on its
 // way is looked at anyway.

@@ -14,6 +14,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/podroute/entries"
+	"terway.dev/terway/internal/pages"
 )
 
 // node is a Node, what the plan knows of it, and why that is not more.
@@ -69,20 +70,23 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 }
 
 // unseen returns a Node that the API server has otherwise than the cache and that an entry
-// to be deleted is of; nil if there is none.
+// to be deleted is of; nil if there is none. It reads all Nodes past the cache, once for each
+// call that deletes: a cache that lags does not know which Nodes it lacks, and no selector
+// finds Nodes by their blocks.
 func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev1.Node, error) {
-	var list corev1.NodeList
-	if err := r.Live.List(ctx, &list); err != nil {
-		return nil, fmt.Errorf("list nodes before route entries are deleted: %w", err)
-	}
-	for i := range list.Items {
-		n := &list.Items[i]
-		if was := r.seen[n.Name]; was != nil && was.UID == n.UID && !matters(was, n) {
-			continue
+	for page, err := range pages.Of(ctx, r.Live, &corev1.NodeList{}) {
+		if err != nil {
+			return nil, fmt.Errorf("list nodes before route entries are deleted: %w", err)
 		}
-		for _, b := range blocks(n) {
-			if slices.ContainsFunc(doomed, func(e entries.Entry) bool { return e.Destination.Overlaps(b) }) {
-				return n, nil
+		for i := range page.Items {
+			n := &page.Items[i]
+			if was := r.seen[n.Name]; was != nil && was.UID == n.UID && !matters(was, n) {
+				continue
+			}
+			for _, b := range blocks(n) {
+				if slices.ContainsFunc(doomed, func(e entries.Entry) bool { return e.Destination.Overlaps(b) }) {
+					return n, nil
+				}
 			}
 		}
 	}

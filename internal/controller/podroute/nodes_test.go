@@ -1,7 +1,9 @@
 package podroute
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -204,6 +206,24 @@ func (c lagging) List(ctx context.Context, list client.ObjectList, opts ...clien
 	return nil
 }
 
+// paged is an API server that gives one Node for a page.
+type paged struct{ client.Reader }
+
+func (p paged) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
+	var o client.ListOptions
+	o.ApplyOptions(opts)
+	if err := p.Reader.List(ctx, list); err != nil || o.Limit == 0 {
+		return cmp.Or(err, errors.New("a list of any size is asked for at once"))
+	}
+	nodes := list.(*corev1.NodeList)
+	at := len(o.Continue)
+	if at+1 < len(nodes.Items) {
+		nodes.Continue = strings.Repeat("x", at+1)
+	}
+	nodes.Items = nodes.Items[min(at, len(nodes.Items)):min(at+1, len(nodes.Items))]
+	return nil
+}
+
 // Entries are not deleted on the word of a cache.
 func TestCacheWithoutANode(t *testing.T) {
 	g := newRig(t)
@@ -211,6 +231,7 @@ func TestCacheWithoutANode(t *testing.T) {
 	g.run(minute)
 	g.restart()
 	whole := g.r.Client
+	g.r.Live = paged{g.r.Live}
 	g.r.Client = lagging{whole, "n2"}
 	g.run(10 * minute)
 	if g.leads(blockN(1)) != ids[0] || g.leads(blockN(2)) != ids[1] || g.Calls("DeleteRouteEntries") != 0 {
