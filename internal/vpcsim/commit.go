@@ -93,8 +93,15 @@ func (s *Server) commit() error {
 	}
 	var data []byte
 	var err error
+	var put func([]byte) error
 	if s.store != nil && s.saved != revision {
-		data, err = s.cloud.MarshalJSON()
+		if s.store.wantsWhole() {
+			data, err = s.cloud.Snapshot()
+			put = s.store.save
+		} else {
+			data, err = s.cloud.Changes()
+			put = s.store.add
+		}
 	}
 	var view *state.View
 	if s.Fabric != nil {
@@ -102,8 +109,8 @@ func (s *Server) commit() error {
 	}
 	s.mu.Unlock()
 
-	if err == nil && data != nil {
-		err = s.store.save(data)
+	if err == nil && put != nil {
+		err = put(data)
 	}
 	if err == nil {
 		s.saved = revision

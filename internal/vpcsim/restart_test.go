@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -80,13 +81,54 @@ func TestAnsweredMeansSaved(t *testing.T) {
 		r := ecs.CreateCreateNetworkInterfaceRequest()
 		r.VSwitchId, r.SecurityGroupId = n.vswitch, n.group
 		id := must(c.ecs.CreateNetworkInterface(r))(t).NetworkInterfaceId
-		saved, err := os.ReadFile(filepath.Join(dir, "state.json"))
+		saved, err := os.ReadFile(filepath.Join(dir, "journal"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !json.Valid(saved) || !strings.Contains(string(saved), id) {
-			t.Fatalf("%s was answered, but is not in the saved state", id)
+		lines := strings.SplitAfter(string(saved), "\n")
+		if last := lines[len(lines)-2]; !json.Valid([]byte(last)) || !strings.Contains(last, id) {
+			t.Fatalf("%s was answered, but is not in the journal's last line: %s", id, last)
 		}
+	}
+}
+
+// A kill may cut the journal's last line short, or come between the two files; and what
+// cannot be added to the journal is saved whole.
+func TestKilledWhileSaving(t *testing.T) {
+	dir := t.TempDir()
+	s := start(t, func(o *vpcsim.Options) { o.StateDir = dir })
+	c := connect(t, s)
+	n := makeNetwork(t, c)
+	id := makeENI(t, c, n)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	journal := filepath.Join(dir, "journal")
+	lines := must(os.ReadFile(journal))(t)
+	if len(lines) == 0 {
+		t.Fatal("the journal is empty: nothing is tested")
+	}
+	for name, end := range map[string]string{"in the middle of a line": `{"Revision":99999,"Gone":["` + id + `"`, "between the two files": string(lines)} {
+		if err := os.WriteFile(journal, append(slices.Clone(lines), end...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := start(t, func(o *vpcsim.Options) { o.StateDir = dir })
+		if got := eni(t, connect(t, s), id).NetworkInterfaceId; got != id {
+			t.Errorf("killed %s: ENI %q, want %s", name, got, id)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if left := must(os.ReadFile(journal))(t); len(left) != 0 {
+			t.Errorf("killed %s: the state is saved whole at the start, and the journal still has %q", name, left)
+		}
+	}
+	if err := os.WriteFile(journal, []byte("{\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := vpcsim.New(vpcsim.Options{StateDir: dir}); err == nil {
+		t.Error("a journal with a broken line is taken")
+		s.Close()
 	}
 }
 

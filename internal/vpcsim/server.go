@@ -120,14 +120,14 @@ func (s *Server) start() error {
 	if s.store, err = openStore(s.StateDir); err != nil {
 		return err
 	}
-	saved, err := s.store.load()
+	saved, changes, err := s.store.load()
 	if err != nil {
 		return err
 	}
 	if saved == nil {
 		s.cloud, err = state.New(s.stateOptions())
 	} else {
-		s.cloud, err = state.Load(s.stateOptions(), saved)
+		s.cloud, err = state.Load(s.stateOptions(), saved, changes...)
 	}
 	if err != nil {
 		return fmt.Errorf("set up the cloud's state: %w", err)

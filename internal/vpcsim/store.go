@@ -1,6 +1,7 @@
 package vpcsim
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,13 +17,21 @@ import (
 )
 
 // store is a directory with what must survive a restart. A nil *store keeps nothing.
+//
+// The state is in two files: state.json has it whole as it was once, the journal has a line
+// for each change since. A line that a kill cut short was answered to nobody.
 type store struct {
-	dir  string
-	lock *os.File
+	dir     string
+	lock    *os.File
+	journal *os.File
+	// whole and since are how many bytes the two have; whole is 0 as long as this process
+	// has not written it.
+	whole, since int
 }
 
 const (
 	stateFile   = "state.json"
+	journalFile = "journal"
 	accountFile = "account.json"
 	lockFile    = "lock"
 )
@@ -43,33 +52,75 @@ func openStore(dir string) (*store, error) {
 		lock.Close()
 		return nil, fmt.Errorf("state directory %s: another simulator is using it (%w); stop that one or take another directory", dir, err)
 	}
-	return &store{dir: dir, lock: lock}, nil
+	journal, err := os.OpenFile(filepath.Join(dir, journalFile), os.O_CREATE|os.O_RDWR|os.O_APPEND|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("open the journal of the state directory: %w", err)
+	}
+	return &store{dir: dir, lock: lock, journal: journal}, nil
 }
 
 func (s *store) close() error {
 	if s == nil {
 		return nil
 	}
-	return s.lock.Close()
+	return errors.Join(s.journal.Close(), s.lock.Close())
 }
 
-// load returns the saved state; nil when there is none.
-func (s *store) load() ([]byte, error) {
+// load returns the saved state and the changes since; nil when there is none.
+func (s *store) load() (state []byte, changes [][]byte, err error) {
 	if s == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	b, err := os.ReadFile(filepath.Join(s.dir, stateFile))
+	state, err = os.ReadFile(filepath.Join(s.dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("load the saved state: %w", err)
+		return nil, nil, fmt.Errorf("load the saved state: %w", err)
 	}
-	return b, nil
+	lines, err := io.ReadAll(s.journal)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load the saved changes: %w", err)
+	}
+	changes = bytes.Split(lines, []byte("\n"))
+	return state, changes[:len(changes)-1], nil // what no line ends is what a kill cut short
 }
 
-// save puts the state on disk, whole or not at all.
-func (s *store) save(state []byte) error { return s.write(stateFile, state) }
+// wantsWhole reports whether the next thing to save is the state and not a change: the
+// journal would become longer than the state, or what is there cannot be added to.
+func (s *store) wantsWhole() bool { return s.since >= s.whole }
+
+// save puts the state on disk, whole or not at all. A journal that is left from before, when
+// this is killed here, has changes that the state has already, which state.Load passes over.
+func (s *store) save(state []byte) error {
+	s.whole = 0
+	if err := s.write(stateFile, state); err != nil {
+		return err
+	}
+	if err := s.journal.Truncate(0); err != nil {
+		return fmt.Errorf("empty the journal of the state: %w", err)
+	}
+	s.whole, s.since = max(len(state), leastJournal), 0
+	return nil
+}
+
+// leastJournal, in bytes, is how long the journal of a small state may become.
+const leastJournal = 1 << 20
+
+// add puts a change on disk.
+func (s *store) add(change []byte) error {
+	n, err := s.journal.Write(append(change, '\n'))
+	if err == nil {
+		err = unix.Fdatasync(int(s.journal.Fd()))
+	}
+	if err != nil {
+		s.whole = 0 // there may be half a line
+		return fmt.Errorf("save a change of the state: %w", err)
+	}
+	s.since += n
+	return nil
+}
 
 // account loads the account's keys, or makes them.
 func (s *store) account(ownerID string, random io.Reader) (sts.Account, error) {

@@ -130,6 +130,7 @@ func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
 		p.hold(a, eniID)
 		if p.freed[a] {
 			delete(p.freed, a)
+			s.touchFreed(v.VSwitchId, a, true)
 			reused++
 		}
 	}
@@ -142,10 +143,7 @@ func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
 	if reused > 0 {
 		freed = slices.DeleteFunc(freed, func(a netip.Addr) bool { return !p.freed[a] })
 	}
-	if len(freed) == 0 {
-		freed = nil
-	}
-	s.data.Freed[v.VSwitchId] = freed
+	s.data.putFreed(v.VSwitchId, freed)
 }
 
 // giveBack notes that addresses are free again. IPv6 addresses are drawn at
@@ -156,6 +154,7 @@ func (s *State) giveBack(vSwitchID string, addrs []netip.Addr) {
 		p.drop(a)
 		if a.Is4() {
 			p.freed[a] = true
+			s.touchFreed(vSwitchID, a, false)
 			s.data.Freed[vSwitchID] = append(s.data.Freed[vSwitchID], a)
 		}
 	}

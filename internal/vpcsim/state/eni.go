@@ -180,6 +180,7 @@ func (s *State) makeENI(v *VSwitch, groups []string, w wish) (*NetworkInterface,
 	}
 	s.data.NetworkInterfaces[eni.NetworkInterfaceId] = eni
 	s.index.add(eni)
+	s.touch(eni.NetworkInterfaceId)
 	if s.attempt != nil {
 		s.attempt.enis = append(s.attempt.enis, eni)
 	}
@@ -204,6 +205,7 @@ func (s *State) removeENI(eni *NetworkInterface) {
 	s.cancel(eni.NetworkInterfaceId)
 	s.giveBack(eni.VSwitchId, addressesOf(eni))
 	s.index.remove(eni)
+	s.touch(eni.NetworkInterfaceId)
 	delete(s.data.NetworkInterfaces, eni.NetworkInterfaceId)
 }
 
@@ -236,6 +238,6 @@ func (s *State) ModifyNetworkInterfaceAttribute(req ModifyNetworkInterfaceAttrib
 	set(&eni.SourceDestCheck, req.SourceDestCheck)
 	set(&eni.DeleteOnRelease, req.DeleteOnRelease)
 	set(&eni.QueueNumber, req.QueueNumber)
-	s.changed()
+	s.changed(eni.NetworkInterfaceId)
 	return nil
 }

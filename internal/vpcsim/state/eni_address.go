@@ -180,6 +180,6 @@ func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
 	}
 	eni.Ipv6Addresses = without(eni.Ipv6Addresses, addrs)
 	s.giveBack(eni.VSwitchId, addrs)
-	s.changed()
+	s.changed(eni.NetworkInterfaceId)
 	return nil
 }

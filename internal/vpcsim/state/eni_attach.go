@@ -213,7 +213,7 @@ func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error 
 	}
 	eni.Status = ENIDetaching
 	s.start(opENIDetach, eni.NetworkInterfaceId, s.now(), s.options.Timing.DetachENI)
-	s.changed()
+	s.changed(eni.NetworkInterfaceId)
 	return nil
 }
 
@@ -236,6 +236,6 @@ func (s *State) DeleteNetworkInterface(req DeleteNetworkInterfaceRequest) error 
 	s.cancel(eni.NetworkInterfaceId)
 	eni.Status = ENIDeleting
 	s.start(opENIDelete, eni.NetworkInterfaceId, s.now(), s.options.Timing.DeleteENI)
-	s.changed()
+	s.changed(eni.NetworkInterfaceId)
 	return nil
 }

@@ -54,6 +54,7 @@ func once[Request, Answer any](s *State, action, token string, request Request, 
 	if err != nil {
 		return none, fmt.Errorf("%s: remember the answer for token %s: %w", action, token, err)
 	}
+	s.touchToken(key)
 	s.data.Tokens[key] = rememberedAnswer{Parameters: parameters, Answer: saved, At: s.now()}
 	if s.forgetAt.IsZero() {
 		s.forgetAt = s.now().Add(tokenLife)
@@ -79,6 +80,7 @@ func (s *State) forgetTokens(now time.Time) {
 	for key, answer := range s.data.Tokens {
 		switch end := answer.At.Add(tokenLife); {
 		case end.Before(now):
+			s.touchToken(key)
 			delete(s.data.Tokens, key)
 		case s.forgetAt.IsZero() || end.Before(s.forgetAt):
 			s.forgetAt = end

@@ -145,6 +145,7 @@ func strike[K comparable](m map[K]eniSet, key K, eni *NetworkInterface) {
 
 // alter changes an ENI's instance, groups, addresses or tags.
 func (s *State) alter(eni *NetworkInterface, change func()) {
+	s.touch(eni.NetworkInterfaceId)
 	s.index.forget(eni)
 	change()
 	s.index.note(eni)

@@ -37,7 +37,7 @@ func (s *State) StartInstance(req StartInstanceRequest) error {
 	}
 	i.Status = InstanceStarting
 	s.start(opInstanceStart, i.InstanceId, s.now(), s.options.Timing.InstanceStart)
-	s.changed()
+	s.changed(i.InstanceId)
 	return nil
 }
 
@@ -64,7 +64,7 @@ func (s *State) powerDown(id string, dry bool, k kind) error {
 	}
 	i.Status = InstanceStopping
 	s.start(k, i.InstanceId, s.now(), s.options.Timing.InstanceStop)
-	s.changed()
+	s.changed(i.InstanceId)
 	return nil
 }
 
@@ -125,6 +125,7 @@ func (s *State) deleteInstances(ids []string, force, dry bool) error {
 			i.Status = InstanceStopping
 		}
 		i.Releasing = true
+		s.touch(i.InstanceId)
 		s.cancel(i.InstanceId)
 		s.start(opInstanceRelease, i.InstanceId, s.now(), takes)
 	}
@@ -143,6 +144,7 @@ func (s *State) removeInstance(i *Instance) {
 		}
 	}
 	delete(s.data.Instances, i.InstanceId)
+	s.touch(i.InstanceId)
 }
 
 // ModifyInstanceAttribute changes what is given.
@@ -168,7 +170,7 @@ func (s *State) ModifyInstanceAttribute(req ModifyInstanceAttributeRequest) erro
 	set(&i.UserData, req.UserData)
 	set(&i.DeletionProtection, req.DeletionProtection)
 	set(&i.EnableJumboFrame, req.EnableJumboFrame)
-	s.changed()
+	s.changed(i.InstanceId)
 	return nil
 }
 
@@ -193,6 +195,7 @@ func (s *State) AttachInstanceRamRole(req AttachInstanceRamRoleRequest) error {
 	}
 	for _, i := range all {
 		i.RamRoleName = req.RamRoleName
+		s.touch(i.InstanceId)
 	}
 	s.changed()
 	return nil

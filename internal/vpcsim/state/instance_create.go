@@ -204,7 +204,7 @@ func (s *State) makeInstance(i *Instance, cards []RunInstancesNetworkInterface) 
 	i.VpcId, i.VSwitchId, i.CreationTime = v.VpcId, v.VSwitchId, s.now()
 	s.data.Instances[i.InstanceId] = i
 	s.attempt.instances = append(s.attempt.instances, i)
-	s.changed()
+	s.changed(i.InstanceId)
 	for _, card := range cards {
 		if err := s.plugIn(i, card); err != nil {
 			return err

@@ -367,6 +367,21 @@ func (m *machine) checkPending(t *rapid.T, enis []state.NetworkInterface) {
 
 func (m *machine) checkSaved(t *rapid.T) {
 	saved := must(m.MarshalJSON())
+	switch {
+	case m.noting != m.State: // the first one, or one that was loaded
+		m.noting, m.kept = m.State, must(m.Snapshot())
+	case must(state.Load(m.options, m.kept)).Revision() < m.Revision():
+		change := must(m.Changes())
+		kept := must(must(state.Load(m.options, m.kept, change)).MarshalJSON())
+		if !bytes.Equal(saved, kept) {
+			t.Fatalf("saved and brought up to date, the state differs from what it is:\n%s\n%s\nchange: %s", kept, saved, change)
+		}
+		// What is known already changes nothing: the process may be killed between the two files.
+		if again := must(must(state.Load(m.options, saved, change)).MarshalJSON()); !bytes.Equal(saved, again) {
+			t.Fatalf("a change was made twice:\n%s\n%s\nchange: %s", again, saved, change)
+		}
+		m.kept = kept
+	}
 	loaded := must(state.Load(m.options, saved))
 	if again := must(loaded.MarshalJSON()); !bytes.Equal(saved, again) {
 		t.Fatalf("saved and loaded, the state differs:\n%s\n%s", saved, again)

@@ -21,6 +21,9 @@ type machine struct {
 	clock   *clock
 	options state.Options
 	vpcs    []string
+	// kept is what noting has saved, piece by piece.
+	noting *state.State
+	kept   []byte
 }
 
 var machineTypes = []string{"ecs.t6-c1m4.large", "ecs.g6.large", "ecs.g7.large", "ecs.u1-c1m4.xlarge"}
@@ -370,6 +373,16 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 				return m.UntagResources(state.UntagResourcesRequest{ResourceType: "eni", ResourceId: []string{pick(t, "eni", m.enis())}, TagKey: []string{key}})
 			}
 			return m.TagResources(state.TagResourcesRequest{ResourceType: "eni", ResourceId: []string{pick(t, "eni", m.enis())}, Tag: []state.Tag{{Key: key, Value: rapid.SampledFrom([]string{"", "1", "2"}).Draw(t, "value")}}})
+		},
+		"InstanceAttributes": func(t *rapid.T) error {
+			id, value := pick(t, "instance", m.instances()), rapid.SampledFrom([]string{"a", "b"}).Draw(t, "value")
+			switch few(t, "what", 2) {
+			case 0:
+				return m.ModifyInstanceAttribute(state.ModifyInstanceAttributeRequest{InstanceId: id, HostName: &value})
+			case 1:
+				return m.AttachInstanceRamRole(state.AttachInstanceRamRoleRequest{InstanceIds: []string{id}, RamRoleName: value})
+			}
+			return m.TagResources(state.TagResourcesRequest{ResourceType: "instance", ResourceId: []string{id}, Tag: []state.Tag{{Key: "k", Value: value}}})
 		},
 		"Faults": func(t *rapid.T) error {
 			m.SetStuckAttaching(few(t, "stuck", 3) == 0)

@@ -118,6 +118,7 @@ func (s *State) Tick(now time.Time) (changed bool) {
 // complete does an operation's last step. A resource that is gone meanwhile had
 // its operations cancelled, so each lookup finds what it looks for.
 func (s *State) complete(o operation) {
+	s.touch(o.ID)
 	switch o.Kind {
 	case opENICreate:
 		s.data.NetworkInterfaces[o.ID].Status = ENIAvailable

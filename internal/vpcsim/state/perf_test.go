@@ -100,5 +100,16 @@ func BenchmarkOneENI(b *testing.B) {
 				s.Tick(due)
 			}
 		})
+		// From here on the state notes what changes.
+		check(errOf(s.Snapshot()))
+		b.Run(fmt.Sprintf("assign-and-save/nodes=%d", nodes), func(b *testing.B) {
+			for i := range b.N {
+				eni := enis[i%len(enis)]
+				got := must(s.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: eni, SecondaryPrivateIpAddressCount: 1}))
+				must(s.Changes())
+				check(s.UnassignPrivateIpAddresses(state.UnassignPrivateIpAddressesRequest{NetworkInterfaceId: eni, PrivateIpAddress: []string{got.PrivateIpAddress[0].String()}}))
+				must(s.Changes())
+			}
+		})
 	}
 }

@@ -27,17 +27,17 @@ func (s *State) MarshalJSON() ([]byte, error) {
 	return json.Marshal(snapshot{Format: snapshotFormat, Random: random, Data: s.data})
 }
 
-// Load makes a State of what MarshalJSON saved. The Options are those of New;
+// Load makes a State of what MarshalJSON or Snapshot saved, and of the Changes since. The Options are those of New;
 // the Seed plays no part, for the generator goes on where it was.
-func Load(o Options, saved []byte) (*State, error) {
+func Load(o Options, saved []byte, changes ...[]byte) (*State, error) {
 	s, err := New(o)
 	if err != nil {
 		return nil, err
 	}
-	return s, s.restore(saved)
+	return s, s.restore(saved, changes)
 }
 
-func (s *State) restore(saved []byte) error {
+func (s *State) restore(saved []byte, changes [][]byte) error {
 	var in snapshot
 	in.Data = data{}
 	if err := json.Unmarshal(saved, &in); err != nil {
@@ -45,6 +45,12 @@ func (s *State) restore(saved []byte) error {
 	}
 	if in.Format != snapshotFormat {
 		return fmt.Errorf("the saved state has format %d, this program reads %d: start with an empty state directory", in.Format, snapshotFormat)
+	}
+	in.Data.complete()
+	for _, line := range changes {
+		if err := in.apply(line); err != nil {
+			return err
+		}
 	}
 	for id, i := range in.Data.Instances {
 		if i == nil {
@@ -57,7 +63,6 @@ func (s *State) restore(saved []byte) error {
 	if err := s.rng.UnmarshalBinary(in.Random); err != nil {
 		return fmt.Errorf("read the saved random generator: %w", err)
 	}
-	in.Data.complete()
 	if err := in.Data.check(); err != nil {
 		return err
 	}
@@ -164,6 +169,10 @@ func (s *State) atomically(vSwitchIDs, eniIDs []string, work func() error) error
 	}
 	revision, operations := s.data.Revision, slices.Clone(s.data.Operations)
 	freed := map[string][]netip.Addr{}
+	noted := 0
+	if s.journal != nil {
+		noted = len(s.journal.freed)
+	}
 	for _, id := range vSwitchIDs {
 		if list, ok := s.data.Freed[id]; ok {
 			freed[id] = slices.Clone(list)
@@ -207,6 +216,9 @@ func (s *State) atomically(vSwitchIDs, eniIDs []string, work func() error) error
 		}
 	}
 	s.data.Revision, s.data.Operations = revision, operations
+	if s.journal != nil {
+		s.journal.freed = s.journal.freed[:noted]
+	}
 	if undo := s.rng.UnmarshalBinary(random); undo != nil {
 		return fmt.Errorf("%w; and undoing it failed: %w", err, undo)
 	}

@@ -16,6 +16,8 @@ type State struct {
 	data    data
 	// index follows from data.
 	index *index
+	// journal is nil as long as nobody asks for changes.
+	journal *journal
 	// attempt is set while atomically runs.
 	attempt *attempt
 	// forgetAt is when the oldest of data.Tokens is to be forgotten; it may be early.
@@ -26,22 +28,27 @@ var _ API = (*State)(nil)
 
 // data is what is saved.
 type data struct {
-	Revision          uint64
-	VPCs              map[string]*VPC
-	VSwitches         map[string]*VSwitch
-	RouteTables       map[string]*RouteTable
+	Revision uint64
+	few
 	NetworkInterfaces map[string]*NetworkInterface
 	Instances         map[string]*Instance
-	SecurityGroups    map[string]*SecurityGroup
 	// Freed are, of each vSwitch, the IPv4 addresses that were held once and are
 	// free, the longest free first.
 	Freed map[string][]netip.Addr
-	// EIPs are the public addresses of the account.
-	EIPs map[string]*EIP `json:",omitempty"`
 	// Operations are under way: by the time they are due, of equals the oldest first.
 	Operations []operation
 	// Tokens are the answers given under a ClientToken, by action and token.
-	Tokens         map[string]rememberedAnswer
+	Tokens map[string]rememberedAnswer
+}
+
+// few is what an account has few of.
+type few struct {
+	VPCs           map[string]*VPC
+	VSwitches      map[string]*VSwitch
+	RouteTables    map[string]*RouteTable
+	SecurityGroups map[string]*SecurityGroup
+	// EIPs are the public addresses of the account.
+	EIPs           map[string]*EIP `json:",omitempty"`
 	StuckAttaching bool
 	FailingAttach  bool
 	StrictDetach   bool `json:",omitempty"`
@@ -126,8 +133,11 @@ func addressesOf(eni *NetworkInterface) []netip.Addr {
 // Revision rises with every change.
 func (s *State) Revision() uint64 { return s.data.Revision }
 
-// changed notes a mutation.
-func (s *State) changed() { s.data.Revision++ }
+// changed notes a mutation, and of which ENIs and instances it was.
+func (s *State) changed(ids ...string) {
+	s.data.Revision++
+	s.touch(ids...)
+}
 
 // now is the time stamp for what happens in this call.
 func (s *State) now() time.Time { return s.options.Now().UTC().Round(0) }

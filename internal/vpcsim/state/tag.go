@@ -90,6 +90,7 @@ func (s *State) retag(r taggable, change func()) {
 		s.alter(eni, change)
 		return
 	}
+	s.touch(r.id)
 	change()
 }
 

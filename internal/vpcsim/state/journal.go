@@ -1,0 +1,171 @@
+package state
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// journal notes what changed since it was last read, so that saving a change costs what the
+// change is, not what the cloud is. Of what there are thousands of, ENIs, instances,
+// tokens, free addresses, it knows which; the rest is compared as a whole, and so are the
+// operations under way.
+type journal struct {
+	touched map[string]bool // ids of ENIs and instances
+	tokens  map[string]bool // keys of data.Tokens
+	freed   []freedChange
+	rest    []byte
+}
+
+// freedChange is what happened to data.Freed: an address came to the end of its vSwitch's
+// list, or was taken from it.
+type freedChange struct {
+	VSwitchId string
+	Address   netip.Addr
+	Taken     bool `json:",omitempty"`
+}
+
+// change is what Changes writes.
+type change struct {
+	Revision          uint64
+	Random            []byte
+	Operations        []operation
+	NetworkInterfaces map[string]*NetworkInterface `json:",omitempty"`
+	Instances         map[string]*Instance         `json:",omitempty"`
+	Gone              []string                     `json:",omitempty"` // ENIs and instances
+	Tokens            map[string]rememberedAnswer  `json:",omitempty"`
+	Forgotten         []string                     `json:",omitempty"` // tokens
+	Freed             []freedChange                `json:",omitempty"`
+	Rest              *few                         `json:",omitempty"` // nil: as before
+}
+
+// Snapshot is MarshalJSON, from which on the State notes what Changes returns.
+func (s *State) Snapshot() ([]byte, error) {
+	rest, err := json.Marshal(s.data.few)
+	if err != nil {
+		return nil, err
+	}
+	s.journal = &journal{touched: map[string]bool{}, tokens: map[string]bool{}, rest: rest}
+	return s.MarshalJSON()
+}
+
+// Changes saves what changed since the last call of Snapshot or Changes, for Load. It is one
+// line of JSON, which does not grow with the cloud. There must have been a Snapshot, and
+// the Revision must have risen since: Load passes over what it takes for known.
+func (s *State) Changes() ([]byte, error) {
+	j := s.journal
+	c := change{
+		Revision: s.data.Revision, Operations: s.data.Operations, Freed: j.freed,
+		NetworkInterfaces: map[string]*NetworkInterface{}, Instances: map[string]*Instance{}, Tokens: map[string]rememberedAnswer{},
+	}
+	var err error
+	if c.Random, err = s.rng.MarshalBinary(); err != nil {
+		return nil, fmt.Errorf("save the random generator: %w", err)
+	}
+	for id := range j.touched {
+		if eni, ok := s.data.NetworkInterfaces[id]; ok {
+			c.NetworkInterfaces[id] = eni
+		} else if i, ok := s.data.Instances[id]; ok {
+			c.Instances[id] = i
+		} else {
+			c.Gone = append(c.Gone, id)
+		}
+	}
+	for key := range j.tokens {
+		if answer, ok := s.data.Tokens[key]; ok {
+			c.Tokens[key] = answer
+		} else {
+			c.Forgotten = append(c.Forgotten, key)
+		}
+	}
+	rest, err := json.Marshal(s.data.few)
+	if err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(rest, j.rest) {
+		c.Rest = &s.data.few
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	clear(j.touched)
+	clear(j.tokens)
+	j.freed, j.rest = nil, rest
+	return b, nil
+}
+
+// apply brings a saved state up to what Changes wrote later. What the state has already
+// changes nothing.
+func (in *snapshot) apply(line []byte) error {
+	var c change
+	if err := json.Unmarshal(line, &c); err != nil {
+		return fmt.Errorf("read a saved change: %w", err)
+	}
+	d := &in.Data
+	if c.Revision <= d.Revision {
+		return nil
+	}
+	in.Random, d.Revision, d.Operations = c.Random, c.Revision, c.Operations
+	for _, id := range c.Gone {
+		delete(d.NetworkInterfaces, id)
+		delete(d.Instances, id)
+	}
+	for _, key := range c.Forgotten {
+		delete(d.Tokens, key)
+	}
+	maps.Copy(d.NetworkInterfaces, c.NetworkInterfaces)
+	maps.Copy(d.Instances, c.Instances)
+	maps.Copy(d.Tokens, c.Tokens)
+	for _, f := range c.Freed {
+		list := d.Freed[f.VSwitchId]
+		if at := slices.Index(list, f.Address); !f.Taken {
+			list = append(list, f.Address)
+		} else if at >= 0 {
+			list = slices.Delete(list, at, at+1)
+		}
+		d.putFreed(f.VSwitchId, list)
+	}
+	if c.Rest != nil {
+		d.few = *c.Rest
+		d.complete()
+	}
+	maps.DeleteFunc(d.Freed, func(id string, _ []netip.Addr) bool { return d.VSwitches[id] == nil })
+	return nil
+}
+
+// touch notes that ENIs or instances change, come or go; other ids do no harm.
+func (s *State) touch(ids ...string) {
+	if s.journal == nil {
+		return
+	}
+	for _, id := range ids {
+		s.journal.touched[id] = true
+	}
+}
+
+// touchToken notes that a token is remembered or forgotten.
+func (s *State) touchToken(key string) {
+	if s.journal != nil {
+		s.journal.tokens[key] = true
+	}
+}
+
+// touchFreed notes that an address came to the list of free ones, or was taken from it.
+func (s *State) touchFreed(vSwitchID string, a netip.Addr, taken bool) {
+	if s.journal != nil {
+		s.journal.freed = append(s.journal.freed, freedChange{vSwitchID, a, taken})
+	}
+}
+
+// putFreed keeps no list that is empty.
+func (d *data) putFreed(vSwitchID string, list []netip.Addr) {
+	if len(list) == 0 {
+		delete(d.Freed, vSwitchID)
+	} else {
+		d.Freed[vSwitchID] = list
+	}
+}
