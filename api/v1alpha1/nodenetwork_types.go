@@ -330,10 +330,8 @@ const (
 	// is not there otherwise.
 	ConditionAgentAlive = "AgentAlive"
 
-	// LeasePrefix and the node's name are the name of its agent's Lease, in Terway's
-	// namespace; LabelLease is on all of them.
-	LeasePrefix = "terwayd-"
-	LabelLease  = "network.terway.dev/agent"
+	// LabelLease is on the Leases of all agents (LeaseName), in Terway's namespace.
+	LabelLease = "network.terway.dev/agent"
 
 	// TaintNotReady keeps pods away from a node whose network is not ready.
 	TaintNotReady = "network.terway.dev/not-ready"

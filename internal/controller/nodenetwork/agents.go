@@ -115,7 +115,7 @@ func (s *Agents) Look(ctx context.Context) error {
 			s.judge(nn, lifeAlive) // as far as anybody can know
 			continue
 		}
-		is := s.observe(nn.Name, renewed[v1alpha1.LeasePrefix+nn.Name], now)
+		is := s.observe(nn.Name, renewed[v1alpha1.LeaseName(nn.Name)], now)
 		seen[nn.Name] = is
 		switch {
 		case s.silence(is, now) >= time.Duration(nn.Status.LeaseSeconds)*time.Second:
@@ -151,7 +151,7 @@ func (s *Agents) silent(ctx context.Context, old []*v1alpha1.NodeNetwork) error 
 			continue
 		}
 		left--
-		t, err := s.live(ctx, v1alpha1.LeasePrefix+nn.Name) // the cache may lag
+		t, err := s.live(ctx, v1alpha1.LeaseName(nn.Name)) // the cache may lag
 		if err != nil {
 			return fmt.Errorf("read the Lease of node %s: %w", nn.Name, err)
 		}
@@ -226,8 +226,8 @@ func (w *work) reportAgent() {
 		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionAgentAlive)
 	case lifeSilent:
 		c := metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired",
-			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s%s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",
-				v1alpha1.LeasePrefix, w.name, v1alpha1.TaintNotReady)}
+			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",
+				v1alpha1.LeaseName(w.name), v1alpha1.TaintNotReady)}
 		if w.condition(c) {
 			w.warn(w.node, "AgentSilent", c.Message)
 			w.warn(w.nn, "AgentSilent", c.Message)

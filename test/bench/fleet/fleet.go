@@ -178,7 +178,7 @@ func (n *Node) renew(ctx context.Context) error {
 	seconds := int32(agent.LeaseDuration / time.Second)
 	lease := &coordinationv1.Lease{
 		TypeMeta:   metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.fleet.Leases, Name: v1alpha1.LeasePrefix + n.Name, Labels: map[string]string{v1alpha1.LabelLease: ""}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.fleet.Leases, Name: v1alpha1.LeaseName(n.Name), Labels: map[string]string{v1alpha1.LabelLease: ""}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &n.Name, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()}},
 	}
 	at := []string{"/apis", coordinationv1.SchemeGroupVersion.Group, coordinationv1.SchemeGroupVersion.Version, "namespaces", n.fleet.Leases, "leases"}
