@@ -147,8 +147,8 @@ func (e *PodError) Unwrap() error { return e.Err }
 // ErrNoDevice is in a PodError if the ENI that the pod has for itself has no device any more.
 var ErrNoDevice = errors.New("neither on the node nor in the pod")
 
-// Obstacle is something of others on the node that is in the pods' way and that a datapath
-// may not change: What says what it is and what to do about it. The node is programmed.
+// Obstacle is something on the node that is in pods' way and that a datapath may not change,
+// or could not: What says what it is and what to do about it. The node is programmed.
 type Obstacle struct{ What string }
 
 func (o *Obstacle) Error() string { return o.What }

@@ -79,27 +79,33 @@ type sysctl struct {
 	value string
 }
 
-// setSysctls writes values that differ, and returns the ones it wrote. A file
-// that does not exist (a kernel without IPv6) is passed over.
-func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) ([]string, error) {
-	var changed []string
-	err := kernel.InNS(ns, func() error {
-		for _, s := range list {
-			was, err := s.set(procSys)
-			if errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("set sysctl net/%s to %s: %w", s.path, s.value, err)
-			}
-			if was == s.value {
-				continue
-			}
-			changed = append(changed, fmt.Sprintf("set sysctl net/%s from %s to %s", s.path, was, s.value))
-		}
-		return nil
+// setSysctls is writeSysctls in a namespace.
+func setSysctls(procSys string, ns netns.NsHandle, list []sysctl) (changed []string, err error) {
+	err = kernel.InNS(ns, func() error {
+		var err error
+		changed, err = writeSysctls(procSys, list)
+		return err
 	})
 	return changed, err
+}
+
+// writeSysctls writes values that differ, and returns the ones it wrote. A file that does
+// not exist (a kernel without IPv6) is passed over; one that fails keeps none of the others
+// from being written.
+func writeSysctls(procSys string, list []sysctl) ([]string, error) {
+	var changed []string
+	var errs []error
+	for _, s := range list {
+		was, err := s.set(procSys)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			errs = append(errs, fmt.Errorf("set sysctl net/%s to %s: %w", s.path, s.value, err))
+		case was != s.value:
+			changed = append(changed, fmt.Sprintf("set sysctl net/%s from %s to %s", s.path, was, s.value))
+		}
+	}
+	return changed, errors.Join(errs...)
 }
 
 // set writes the value if it differs from what was. It is called several times for each

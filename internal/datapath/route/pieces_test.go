@@ -1,9 +1,12 @@
 package route
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -107,6 +110,68 @@ func TestTableLostBetweenSyncs(t *testing.T) {
 	q := n.AddPod(1)
 	suite.MustReach(t, q.NS, suite.At(far.V4, 80), far.NS, q.V4)
 	suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
+}
+
+// One pod's device that does not take a sysctl is that pod's trouble, and keeps nothing else
+// from being set, of that pod or of others.
+func TestSysctlsArePods(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1), n.AddPod(1)
+	d := own(n)
+	d.procSys = t.TempDir() // a file that is not there is passed over
+	file := func(p *suite.Pod, name string) string {
+		return filepath.Join(d.procSys, "net/ipv4/conf", p.Wiring.HostIfName, name)
+	}
+	for _, p := range []*suite.Pod{a, b} {
+		if err := os.MkdirAll(file(p, ""), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file(p, "forwarding"), []byte("0"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(file(p, "rp_filter"), 0o755); err != nil { // cannot be written
+			t.Fatal(err)
+		}
+	}
+	repairs, err := n.TrySync(a, b)
+	pods, obstacles, node := datapath.Sort(err)
+	if len(pods) != 2 || pods[0].Sandbox == pods[1].Sandbox || len(obstacles) != 0 || node != nil {
+		t.Errorf("pods %v, obstacles %q, node %v; want trouble of each pod alone", pods, obstacles, node)
+	}
+	if len(repairs) != 2 {
+		t.Errorf("repairs %q", repairs)
+	}
+	for _, p := range []*suite.Pod{a, b} {
+		if got, err := os.ReadFile(file(p, "forwarding")); err != nil || string(got) != "1" {
+			t.Errorf("forwarding of %s is %q, %v", p.Name, got, err)
+		}
+	}
+}
+
+// stubborn is an extension that cannot take down a pod.
+type stubborn struct{ Extension }
+
+func (stubborn) Name() string { return "stubborn" }
+func (stubborn) Sync(*netlink.Handle, []netlink.Link, []ENIPlace) ([]string, error) {
+	return nil, nil
+}
+func (stubborn) Unwire(*netlink.Handle, int, []netip.Addr) error { return errors.New("no") }
+
+// What cannot be removed of a pod that is gone is no reason to serve no others.
+func TestLeftoverThatStays(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	gone := n.AddPod(1)
+	n.DP = n.NewDatapath() // a restart: what is not in the journal is a leftover
+	own(n).exts = []Extension{stubborn{}}
+	_, err := n.TrySync()
+	pods, obstacles, node := datapath.Sort(err)
+	if len(pods) != 0 || len(obstacles) != 1 || !strings.Contains(obstacles[0], gone.Wiring.HostIfName) || node != nil {
+		t.Errorf("pods %v, obstacles %q, node %v; want an obstacle that names the device", pods, obstacles, node)
+	}
 }
 
 func TestSyncRemovesLeftovers(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/kernel"
 )
 
 // Sync implements datapath.Datapath. It looks at everything once, writes only
@@ -73,7 +74,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	if s.view, err = d.look(ctx, h, links, routes); err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}
-	errs = append(errs, s.sysctls())
+	errs = append(errs, s.sysctls()...)
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
 		if err := s.pod(ctx, name); err != nil {
 			errs = append(errs, podError(s.desired[name], err))
@@ -110,16 +111,22 @@ func (s *syncing) repaired(format string, args ...any) {
 }
 
 // sysctls looks at those of all pods' devices in one visit to the namespace.
-func (s *syncing) sysctls() error {
-	var list []sysctl
-	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
-		if link := s.view.byName[name]; link != nil && IsPodDevice(link) {
-			list = append(list, s.d.podSysctls(wiring{pod: s.desired[name], name: name})...)
+func (s *syncing) sysctls() (errs []error) {
+	err := kernel.InNS(s.d.ns, func() error {
+		for _, name := range slices.Sorted(maps.Keys(s.desired)) {
+			if link := s.view.byName[name]; link == nil || !IsPodDevice(link) {
+				continue
+			}
+			pod := s.desired[name]
+			changed, err := writeSysctls(s.d.procSys, s.d.podSysctls(wiring{pod: pod, name: name}))
+			s.repairs = append(s.repairs, changed...)
+			if err != nil {
+				errs = append(errs, podError(pod, err))
+			}
 		}
-	}
-	changed, err := setSysctls(s.d.procSys, s.d.ns, list)
-	s.repairs = append(s.repairs, changed...)
-	return err
+		return nil
+	})
+	return append(errs, err)
 }
 
 // pod repairs one desired pod.
@@ -186,7 +193,8 @@ func (s *syncing) prune() []error {
 	var errs []error
 	for _, name := range s.leftovers() {
 		if err := s.removeLeftover(name); err != nil {
-			errs = append(errs, fmt.Errorf("remove leftover %s: %w", name, err))
+			// Nobody's pod, and no reason to serve nobody.
+			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("what is left of a pod that is gone, with device %s, cannot be removed: %v; it is tried again", name, err)})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
