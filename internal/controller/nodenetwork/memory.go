@@ -66,7 +66,7 @@ type memory struct {
 	troubles int
 	// behind is since when pods wait and all calls for them are deferred; zero: it is not so.
 	behind time.Time
-	// foreign is how many secondary ENIs of the instance are not ours, as counted at
+	// foreign is how many slots of the instance ENIs take that are not ours, as counted at
 	// foreignAt; zero: not counted yet.
 	foreign   int
 	foreignAt time.Time

@@ -60,7 +60,8 @@ func (w *work) lookForForeign(ctx context.Context) error {
 	return nil
 }
 
-// countForeign counts the instance's secondary ENIs that are not ours.
+// countForeign counts the instance's ENIs that take a slot and are not ours. The primary one
+// is no slot for pods, and members of a trunk take none: only the trunk does.
 func (w *work) countForeign(ctx context.Context) error {
 	all, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: w.nn.Spec.InstanceID})
 	if err != nil {
@@ -72,7 +73,7 @@ func (w *work) countForeign(ctx context.Context) error {
 		// One with this node's tags that is not in the spec yet will be adopted.
 		ours := c.Tags[TagCreator] == creator && c.Tags[TagCluster] == w.cluster && c.Tags[TagNode] == w.name ||
 			slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == c.ID })
-		if c.Type != "Primary" && !ours {
+		if c.Type != "Primary" && c.Type != "Member" && !ours {
 			n++
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/vpcsim"
+	"terway.dev/terway/internal/vpcsim/state"
 )
 
 func withOwn(n, warm int) option {
@@ -252,9 +253,7 @@ func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 func TestForeignENIsAreNotOffered(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 0))
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
-	in, err := g.API.DescribeInstance(context.Background(), instance)
-	g.Must(err)
-	e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "f", VSwitchID: g.vswitch[1], SecurityGroups: in.SecurityGroups})
+	e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "f", VSwitchID: g.vswitch[1], SecurityGroups: g.groups(instance)})
 	g.Must(err)
 	g.Clock.Pass(2 * time.Second)
 	g.Must(g.API.AttachENI(context.Background(), e.ID, instance))
@@ -272,4 +271,47 @@ func TestForeignENIsAreNotOffered(t *testing.T) {
 	if n := g.offered("n1"); n != 3 {
 		t.Errorf("%d ENIs are offered when all are the node's, want 3", n)
 	}
+}
+
+// Another plugin's trunk takes one slot, however many members it has.
+func TestMembersOfATrunkTakeNoSlot(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 0))
+	instance := g.addNode("n1", "ecs.g7.xlarge") // 3 secondary ENIs
+	groups := g.groups(instance)
+	attach := func(kind, trunk string) (id string) {
+		g.Write(func(s state.API) error {
+			n, err := s.CreateNetworkInterface(state.CreateNetworkInterfaceRequest{VSwitchId: g.vswitch[1], SecurityGroupIds: groups, InstanceType: kind})
+			if err == nil {
+				id = n.NetworkInterfaceId
+			}
+			return err
+		})
+		g.Clock.Pass(2 * time.Second)
+		g.Write(func(s state.API) error {
+			return s.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: id, InstanceId: instance, TrunkNetworkInstanceId: trunk})
+		})
+		g.Clock.Pass(5 * time.Second)
+		return id
+	}
+	trunk := attach("Trunk", "")
+	for range 5 {
+		attach("Secondary", trunk)
+	}
+	g.settle("n1", minute)
+	if n := g.offered("n1"); n != 2 {
+		t.Errorf("%d of 3 ENIs are offered while a trunk takes one slot, want 2", n)
+	}
+	g.startOwn("n1", 2)
+	g.settle("n1", 2*minute)
+	if _, held := g.own("n1"); held != 2 {
+		t.Errorf("%d pods have an ENI, want 2; condition %+v", held, g.condition("n1"))
+	}
+}
+
+// groups are the security groups of an instance.
+func (g *rig) groups(instance string) []string {
+	g.Helper()
+	in, err := g.API.DescribeInstance(context.Background(), instance)
+	g.Must(err)
+	return in.SecurityGroups
 }
