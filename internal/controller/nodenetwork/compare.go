@@ -73,6 +73,10 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	w.mem.suspects = suspects
 	w.mem.forgetCalls(w.Now())
 	w.count(ours, at)
+	if w.mem.back {
+		w.takeBack()
+		w.mem.back = false
+	}
 	if !settled {
 		w.again(max(w.Settle, w.Poll))
 	}

@@ -17,6 +17,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
@@ -343,5 +344,64 @@ func TestIgnoredNodeIsLookedAtRarely(t *testing.T) {
 	g.once("n1")
 	if wait, _ := g.once("n1"); wait < g.r.Park {
 		t.Errorf("it is looked at every %s", wait)
+	}
+}
+
+// A Node that is back is never offered an address that was found to be gone in the cloud,
+// also while the cloud cannot be asked and by a new leader; the others it has again.
+func TestNodeIsBackWithoutAnAddress(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		g, instance := running(t)
+		lost, on := "", ""
+		for _, e := range g.nn("n1").Spec.ENIs {
+			for _, a := range e.Addresses {
+				if a.Address != e.PrimaryAddress && !slices.Contains(slices.Collect(maps.Values(g.pods["n1"])), a.Address) {
+					lost, on = a.Address, e.ID
+				}
+			}
+		}
+		g.Write(func(s state.API) error {
+			return s.UnassignPrivateIpAddresses(state.UnassignPrivateIpAddressesRequest{NetworkInterfaceId: on, PrivateIpAddress: []string{lost}})
+		})
+		offered := func() bool {
+			for _, e := range g.nn("n1").Spec.ENIs {
+				for _, a := range e.Addresses {
+					if a.Address == lost {
+						return !a.Releasing
+					}
+				}
+			}
+			return false
+		}
+		g.r.Wake("n1")
+		if g.once("n1"); offered() {
+			t.Fatal("nobody has seen that the address is gone")
+		}
+		enis, free := len(g.enis("n1")), g.free("n1")
+		g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+		g.once("n1")
+		if restart {
+			g.restart()
+		}
+		g.register(instance)
+		g.Fault(faults.Rule{Name: "away", Action: "DescribeNetworkInterfaces", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+		if g.once("n1"); offered() {
+			t.Errorf("new leader %t: %s is offered, and is not in the cloud", restart, lost)
+		}
+		if n := g.free("n1"); !restart && n != free {
+			t.Errorf("%d free while the cloud is away, want %d", n, free)
+		}
+		g.Sim.RemoveFault("away")
+		for range 100 {
+			if g.once("n1"); offered() {
+				t.Fatalf("new leader %t: %s is offered, and is not in the cloud", restart, lost)
+			}
+			g.agent("n1")
+			g.Clock.Pass(time.Second)
+		}
+		if len(g.enis("n1")) != enis || g.free("n1") != free {
+			t.Errorf("new leader %t: %d ENIs, %d free; want %d, %d", restart, len(g.enis("n1")), g.free("n1"), enis, free)
+		}
+		g.rest("n1")
 	}
 }

@@ -42,6 +42,8 @@ type memory struct {
 	instanceAsked  int
 	instanceNext   time.Time
 	instanceAbsent bool
+	// back: the node was leaving and is there again; what it was asked to give up is taken back.
+	back bool
 	// adopting: ENIs are in the cloud that the spec does not know and that may be adopted.
 	adopting bool
 	// lacking are addresses of the spec that the cloud does not have.

@@ -208,18 +208,28 @@ func (w *work) stays() {
 		w.mem.goes, w.mem.instanceAsked, w.mem.instanceNext, w.mem.instanceAbsent = "", 0, time.Time{}, false
 		w.mem.doubt.Store(true) // some may be given back already
 		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
-		for i := range w.nn.Spec.ENIs {
-			for j := range w.nn.Spec.ENIs[i].Addresses {
-				if a := &w.nn.Spec.ENIs[i].Addresses[j]; !a.Unassigning {
-					a.Releasing = false // what is too much is marked again
-				}
-			}
+		w.mem.back = true
+		if w.mem.listed {
+			w.takeBack()
 		}
 	}
 	if !w.nn.DeletionTimestamp.IsZero() {
 		w.once("Deleted", string(w.nn.UID), func(string) {
 			w.warnAll("NodeNetworkDeleted", "somebody has deleted the NodeNetwork of Node %s, which is there; it is kept and goes on serving, and goes when the Node is deleted", w.name)
 		})
+	}
+}
+
+// takeBack offers again what the node was asked to give up when it left, but what the cloud
+// does not have; what is too much is marked again. A process that has not compared the node
+// yet does not know why an address is marked.
+func (w *work) takeBack() {
+	for i := range w.nn.Spec.ENIs {
+		for j := range w.nn.Spec.ENIs[i].Addresses {
+			if a := &w.nn.Spec.ENIs[i].Addresses[j]; !a.Unassigning && !w.mem.lacking[a.Address] {
+				a.Releasing = false
+			}
+		}
 	}
 }
 
