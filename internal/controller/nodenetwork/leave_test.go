@@ -405,3 +405,28 @@ func TestNodeIsBackWithoutAnAddress(t *testing.T) {
 		g.rest("n1")
 	}
 }
+
+// While the cloud is away the ENIs of a node that left are tried again by pauses of this
+// package's own, which are short, and what has been said is said once.
+func TestNodeGoesWhileTheCloudIsAway(t *testing.T) {
+	g, _ := running(t)
+	clear(g.pods["n1"])
+	g.agent("n1")
+	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+	g.Fault(faults.Rule{Name: "away", Action: "DescribeNetworkInterfaces", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	for end := g.Clock.Now().Add(time.Hour); g.Clock.Now().Before(end); {
+		wait, _ := g.once("n1") // an error would leave the time to the work queue
+		if g.agent("n1"); wait > backoffMax {
+			t.Fatalf("comes again after %s", wait)
+		}
+		g.Clock.Pass(max(wait, time.Second))
+	}
+	if !g.events.Has("ENIsNotReleased") || len(g.enis("n1")) != 2 {
+		t.Errorf("%d ENIs, events %v", len(g.enis("n1")), g.events.All())
+	}
+	g.Sim.RemoveFault("away")
+	g.turns(backoffMax+minute, true)
+	if nn := g.nn("n1"); nn != nil || len(g.enis("")) != 0 {
+		t.Errorf("left: %+v, NodeNetwork %+v", g.enis(""), nn)
+	}
+}

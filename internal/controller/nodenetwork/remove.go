@@ -258,24 +258,25 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 		// The precondition: not one that was made anew since.
 		return ctrl.Result{}, client.IgnoreNotFound(w.Client.Delete(ctx, w.nn, client.Preconditions{UID: &w.nn.UID}))
 	}
+	if w.paused("list") {
+		return ctrl.Result{RequeueAfter: w.next}, nil
+	}
 	left, _, err := w.ours(ctx)
-	if err != nil {
-		return ctrl.Result{}, err
+	if err == nil {
+		err = w.untagged(ctx, left)
 	}
-	if err := w.untagged(ctx, left); err != nil {
-		return ctrl.Result{}, err
-	}
-	var errs []error
+	w.tried("list", err)
+	wait := max(w.next, w.Retry)
 	for _, c := range left {
-		errs = append(errs, w.giveBack(ctx, &c))
+		err = errors.Join(err, w.giveBack(ctx, &c))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err != nil {
 		if after, later := cloud.Deferred(err); later {
 			return ctrl.Result{RequeueAfter: after}, nil
 		}
 		w.once("GiveBack", cloud.Explain(err).String(), func(m string) { w.warn(w.nn, "ENIsNotReleased", m) })
 		w.Log.Warn("give back the ENIs of a node that is gone", "node", w.name, "error", err)
-		return ctrl.Result{RequeueAfter: w.Retry}, nil
+		return ctrl.Result{RequeueAfter: wait}, nil
 	}
 	if len(left) > 0 {
 		return ctrl.Result{RequeueAfter: w.Poll}, nil
