@@ -21,8 +21,12 @@ const (
 	DefaultSlowest  = 5 * time.Second
 )
 
-// again is how long to wait before listening anew with a socket that broke.
-const again = 100 * time.Millisecond
+const (
+	// again is how long to wait before listening anew with a socket that broke. As long as
+	// none can be opened, or each breaks soon, it is twice as long each time, up to seldom.
+	again  = 100 * time.Millisecond
+	seldom = time.Minute
+)
 
 // Options of New. Its functions are called from the monitor's goroutines, one call at a
 // time for each socket, and must not wait for long: meanwhile the kernel's messages pile up.
@@ -83,20 +87,31 @@ func (m *Monitor) Contended() string {
 }
 
 func (m *Monitor) listen(ctx context.Context, name string, watch func(context.Context) error) {
+	pause, said := again, ""
 	for {
+		began := time.Now()
 		err := watch(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if errors.Is(err, unix.ENOBUFS) {
+		overrun := errors.Is(err, unix.ENOBUFS)
+		if overrun || time.Since(began) >= seldom {
+			pause, said = again, "" // it did listen
+		}
+		switch {
+		case overrun:
 			m.Log.Debug("more changes than the monitor could read: looking at everything", "socket", name)
-		} else {
-			m.Log.Warn("the monitor's netlink socket broke; it is opened anew, until then only the periodic look repairs", "socket", name, "error", err)
+		case err.Error() != said:
+			said = err.Error()
+			m.Log.Warn("the monitor's netlink socket broke, or cannot be opened; it is tried again and again, until then only the periodic look repairs", "socket", name, "error", err)
 		}
 		select {
-		case <-time.After(again):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
+		}
+		if !overrun {
+			pause = min(2*pause, seldom)
 		}
 	}
 }
