@@ -87,8 +87,9 @@ func (s *shortcuts) prepareENI(h *netlink.Handle, eni route.ENIPlace) error {
 
 // eniProblem names the first piece of an ENI that is missing or wrong, or "".
 func (s *shortcuts) eniProblem(h *netlink.Handle, eni route.ENIPlace) (string, error) {
-	if problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks); err != nil || problem != "" {
-		return eni.Device + ": " + problem, err
+	problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks)
+	if err != nil || problem == "" {
+		return "", err
 	}
-	return s.directENIs().Problem(h, eni.Device, eni.Index, eni.Gateways)
+	return eni.Device + ": " + problem, nil
 }

@@ -184,10 +184,10 @@ func (s *Extension) ENIProblem(h *netlink.Handle, e route.ENIPlace) (string, err
 		return "", err
 	}
 	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
-	if err != nil || problem != "" {
-		return e.Device + ": " + problem, err
+	if err != nil || problem == "" {
+		return "", err
 	}
-	return s.directENIs().Problem(h, e.Device, e.Index, e.Gateways)
+	return e.Device + ": " + problem, nil
 }
 
 // Wire implements route.Extension.

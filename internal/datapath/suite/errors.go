@@ -1,6 +1,7 @@
 package suite
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -123,7 +124,8 @@ func vanishedENIIsUnreachable(t *testing.T, k Kit) {
 }
 
 // The gateway of an ENI does not answer any more: once a Sync has seen it the pod is told, and
-// when the gateway is back its flows go on.
+// when the gateway is back its flows go on. Its pods are wired right all the time: a runtime may
+// kill a pod for which CHECK fails.
 func silentGatewayIsUnreachable(t *testing.T, k Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n, port := w.Nodes[0], w.Nodes[0].Port(1)
@@ -146,7 +148,15 @@ func silentGatewayIsUnreachable(t *testing.T, k Kit) {
 	for _, conn := range flows {
 		_, _ = conn.Write([]byte("x")) // the gateway is asked for
 	}
+	check := func(when string) {
+		t.Helper()
+		if err := n.DP.CheckPod(context.Background(), n.Desired, p.Spec); err != nil {
+			t.Errorf("%s: CheckPod: %v", when, err)
+		}
+	}
+	check("the gateway is silent")
 	n.Sync(p)
+	check("the gateway is silent, which Sync has seen")
 	for _, conn := range flows {
 		fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
 	}
@@ -155,7 +165,9 @@ func silentGatewayIsUnreachable(t *testing.T, k Kit) {
 	for _, conn := range flows {
 		answered(t, conn)
 	}
+	check("the gateway is back")
 	n.Sync(p)
+	check("the gateway is back, which Sync has seen")
 	for _, conn := range flows {
 		answered(t, conn)
 	}

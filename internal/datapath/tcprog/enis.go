@@ -15,7 +15,8 @@ const MapENIs = "tw_enis_1"
 
 // ENIs is that map. An ENI is in it as long as its device is there, of which the kernel
 // takes care, and none of its gateways is silent: what goes through the host stack then is
-// told so.
+// told so. Sync keeps it; CHECK says nothing of it, because a pod whose ENI is not in it
+// lacks nothing: its packets take the longer way, for a while after its gateway is back, too.
 type ENIs struct {
 	Map *ebpf.Map
 	// Inside runs a function in the node's namespace: the kernel looks for the device in
@@ -80,19 +81,6 @@ func (e ENIs) Update(silent Gateways, device string, index int, gateways []netip
 		return fmt.Sprintf("put %s into map %s", device, MapENIs), nil
 	}
 	return "", nil
-}
-
-// Problem says that an ENI is not in the map and should be, or "".
-func (e ENIs) Problem(h *netlink.Handle, device string, index int, gateways []netip.Addr) (string, error) {
-	has, err := e.has(index)
-	if err != nil || has {
-		return "", err
-	}
-	silent, err := Silent(h)
-	if err != nil || silent.of(index, gateways).IsValid() {
-		return "", err
-	}
-	return "entry of " + device + " in map " + MapENIs + " is missing", nil
 }
 
 func (e ENIs) has(index int) (bool, error) {
