@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -269,5 +271,49 @@ func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	}
 	if got["PodDisruptionBudget terway-controller"] == nil {
 		t.Error("no PodDisruptionBudget")
+	}
+}
+
+// What the controller needs at 5,000 nodes it may have, and no more; it has no call of the
+// kernel that it does not need. A privileged container would have no profile, so none is asked for.
+func TestControllerIsConfined(t *testing.T) {
+	containers := func(network, name string) []corev1.Container {
+		t.Helper()
+		var template struct {
+			Spec struct {
+				Template corev1.PodTemplateSpec `json:"template"`
+			} `json:"spec"`
+		}
+		into(t, objects(t, with(network, nil))[name], &template)
+		if len(template.Spec.Template.Spec.Containers) == 0 {
+			t.Fatalf("%s has no containers", name)
+		}
+		return template.Spec.Template.Spec.Containers
+	}
+	for network, names := range map[string][]string{
+		"terway":  {"Deployment terway-controller", "DaemonSet terwayd"},
+		"flannel": {"Deployment terway-controller", "DaemonSet kube-flannel"},
+	} {
+		for _, name := range names {
+			for _, c := range containers(network, name) {
+				s := c.SecurityContext
+				if c.Name == "kube-flannel" {
+					continue // upstream's, which has a program of its own for NAT
+				}
+				privileged := s.Privileged != nil && *s.Privileged
+				if confined := s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault; confined == privileged {
+					t.Errorf("%s, %s, container %s: privileged %v, profile %+v", network, name, c.Name, privileged, s.SeccompProfile)
+				}
+			}
+		}
+	}
+	memory := containers("terway", "Deployment terway-controller")[0].Resources
+	for what, c := range map[string]struct {
+		list corev1.ResourceList
+		want string
+	}{"request": {memory.Requests, "128Mi"}, "limit": {memory.Limits, "1Gi"}} {
+		if got := c.list[corev1.ResourceMemory]; got.Cmp(resource.MustParse(c.want)) != 0 {
+			t.Errorf("memory %s %s, want %s", what, &got, c.want)
+		}
 	}
 }
