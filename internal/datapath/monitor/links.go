@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -34,10 +35,10 @@ func parseLink(b []byte) (index int32, l link, ok bool) {
 	}
 	index = int32(native.Uint32(b[4:]))
 	l.up = native.Uint32(b[8:])&unix.IFF_UP != 0
-	for kind, v := range attributes(after(b, unix.SizeofIfInfomsg)) {
+	for kind, v := range attr.Each(attr.After(b, unix.SizeofIfInfomsg)) {
 		switch kind {
 		case unix.IFLA_IFNAME:
-			l.name = text(v)
+			l.name = attr.Text(v)
 		case unix.IFLA_ADDRESS:
 			if l.mac == "" {
 				l.mac = string(v)

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/suite"
 )
@@ -325,7 +326,7 @@ func BenchmarkPassedOver(b *testing.B) {
 		native.PutUint16(a, uint16(4+len(v)))
 		native.PutUint16(a[2:], kind)
 		a = append(a, v...)
-		return append(a, make([]byte, align(len(a))-len(a))...)
+		return append(a, make([]byte, attr.Align(len(a))-len(a))...)
 	}
 	rule := slices.Concat(attr(unix.NFTA_RULE_TABLE, []byte("kube-proxy\x00")), attr(unix.NFTA_RULE_CHAIN, []byte("services\x00")),
 		attr(unix.NFTA_RULE_EXPRESSIONS, make([]byte, 200)), attr(unix.NFTA_RULE_USERDATA, []byte("\x00\x06hello\x00")))

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -66,7 +67,7 @@ func (ls *links) addressGone(b []byte) {
 		return
 	}
 	l, known := ls.by[int32(native.Uint32(b[4:]))]
-	if !known || !ls.eni(l) || !route.IsENIAddress(attribute(after(b, ifAddrMessage), unix.IFA_LOCAL)) {
+	if !known || !ls.eni(l) || !route.IsENIAddress(attr.Get(attr.After(b, ifAddrMessage), unix.IFA_LOCAL)) {
 		return
 	}
 	ls.m.tell("the address of device %s of an ENI is gone", l.name)
@@ -84,7 +85,7 @@ func parseRoute(b []byte) (r routeEvent, ok bool) {
 		return r, false
 	}
 	r.table, r.ours = int(b[4]), b[5] == route.Protocol
-	for kind, v := range attributes(after(b, unix.SizeofRtMsg)) {
+	for kind, v := range attr.Each(attr.After(b, unix.SizeofRtMsg)) {
 		switch kind {
 		case unix.RTA_TABLE:
 			r.table = int(uint32Of(v))
@@ -120,7 +121,7 @@ func (m *Monitor) ruleGone(b []byte) {
 	}
 	var ours bool
 	var priority uint32
-	for kind, v := range attributes(after(b, ruleHeader)) {
+	for kind, v := range attr.Each(attr.After(b, ruleHeader)) {
 		switch kind {
 		case unix.FRA_PROTOCOL:
 			ours = len(v) > 0 && v[0] == route.Protocol
@@ -141,7 +142,7 @@ func (ls *links) netconf(b []byte) {
 	}
 	var index int32
 	var counts bool
-	for kind, v := range attributes(after(b, header)) {
+	for kind, v := range attr.Each(attr.After(b, header)) {
 		switch kind {
 		case netconfIfindex:
 			index = int32(uint32Of(v))

@@ -2,11 +2,11 @@ package monitor
 
 import (
 	"context"
-	"encoding/binary"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -33,18 +33,18 @@ func (m *Monitor) watchRuleset(ctx context.Context) error {
 // ruleset takes one change of nftables. kube-proxy makes thousands of them: what is not
 // ours is passed over after a look at the first attribute.
 func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
-	if table := text(attribute(attrs, tableName)); route.IsOwnTable(family, table) {
+	if table := attr.Text(attr.Get(attrs, tableName)); route.IsOwnTable(family, table) {
 		m.ownTable(kind, table, attrs)
 		return
 	}
 	switch kind {
 	case unix.NFT_MSG_NEWCHAIN:
 		if drops(attrs) {
-			m.tell("a chain of table %s drops forwarded packets by policy", text(attribute(attrs, tableName)))
+			m.tell("a chain of table %s drops forwarded packets by policy", attr.Text(attr.Get(attrs, tableName)))
 		}
 	case unix.NFT_MSG_DELRULE:
-		if route.IsForwardRule(attribute(attrs, unix.NFTA_RULE_USERDATA)) {
-			m.tell("a rule that accepts forwarded packets is gone from table %s", text(attribute(attrs, tableName)))
+		if route.IsForwardRule(attr.Get(attrs, unix.NFTA_RULE_USERDATA)) {
+			m.tell("a rule that accepts forwarded packets is gone from table %s", attr.Text(attr.Get(attrs, tableName)))
 		}
 	}
 }
@@ -65,19 +65,18 @@ func (m *Monitor) ownTable(kind uint16, table string, attrs []byte) {
 // drops reports whether a chain is hooked where packets are forwarded and drops what its
 // rules let through.
 func drops(attrs []byte) bool {
-	hook := attribute(attribute(attrs, unix.NFTA_CHAIN_HOOK), unix.NFTA_HOOK_HOOKNUM)
-	policy := attribute(attrs, unix.NFTA_CHAIN_POLICY)
-	return len(hook) == 4 && binary.BigEndian.Uint32(hook) == unix.NF_INET_FORWARD &&
-		len(policy) == 4 && binary.BigEndian.Uint32(policy) == 0 // NF_DROP
+	hook, hooked := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_HOOK, unix.NFTA_HOOK_HOOKNUM))
+	policy, has := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_POLICY))
+	return hooked && hook == unix.NF_INET_FORWARD && has && policy == 0 // NF_DROP
 }
 
 // elementDevice is the device in the key of the first element that has one: an element of
 // a map of pods (package route: elemKey). Elements of other sets have shorter keys.
 func elementDevice(attrs []byte) string {
-	for _, element := range attributes(attribute(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-		key := attribute(attribute(element, unix.NFTA_SET_ELEM_KEY), unix.NFTA_DATA_VALUE)
+	for _, element := range attr.Each(attr.Get(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+		key := attr.Get(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)
 		if len(key) > unix.IFNAMSIZ {
-			return text(key[:unix.IFNAMSIZ])
+			return attr.Text(key[:unix.IFNAMSIZ])
 		}
 	}
 	return ""

@@ -2,6 +2,7 @@ package monitor
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -10,8 +11,11 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/kernel"
 )
+
+var native = binary.NativeEndian
 
 // receiveBuffer holds what the kernel says while we are not reading: kube-proxy's change
 // of some ten thousand rules.
@@ -84,7 +88,7 @@ func (s *socket) each(ctx context.Context, f func(h syscall.NlMsghdr, data []byt
 				break // cut short: it was longer than the buffer
 			}
 			f(h, rest[unix.NLMSG_HDRLEN:h.Len])
-			rest = rest[min(len(rest), align(int(h.Len))):]
+			rest = rest[min(len(rest), attr.Align(int(h.Len))):]
 		}
 	}
 }

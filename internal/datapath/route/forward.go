@@ -1,7 +1,6 @@
 package route
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -13,7 +12,6 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 )
@@ -40,7 +38,7 @@ const forwardComment = "terway: packets of pods pass"
 
 // forwarding is what the last look found.
 type forwarding struct {
-	socket *nl.NetlinkSocket // to ask for the ruleset's generation
+	socket *nl.SocketHandle // to read the ruleset by
 
 	generation uint32
 	known      bool // the generation is that of the last look
@@ -73,7 +71,7 @@ func (d *Datapath) ensureForward() ([]string, error) {
 	if f.known && f.generation == generation {
 		return nil, errors.Join(errs...)
 	}
-	repairs, obstacles, err := d.nft.forward()
+	repairs, obstacles, err := f.look(d.ns, &d.nft)
 	if err == nil {
 		// What we wrote made another generation: the next look is for nothing, but sees
 		// what others did meanwhile.
@@ -91,48 +89,6 @@ func (f *forwarding) obstacles() []error {
 	return errs
 }
 
-// current asks for the generation of the nftables ruleset, which changes with each transaction.
-func (f *forwarding) current(ns netns.NsHandle) (uint32, error) {
-	if f.socket == nil {
-		s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_NETFILTER)
-		if err != nil {
-			return 0, fmt.Errorf("open netfilter netlink socket: %w", err)
-		}
-		f.socket = s
-	}
-	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
-	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: f.socket}}
-	req.AddRawData([]byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0})
-	answers, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-	if err != nil {
-		f.close()
-		return 0, fmt.Errorf("ask for the generation of the nftables ruleset: %w", err)
-	}
-	for _, a := range answers {
-		if len(a) < 4 {
-			continue
-		}
-		attrs, err := nl.ParseRouteAttr(a[4:])
-		if err != nil {
-			continue
-		}
-		for _, at := range attrs {
-			if at.Attr.Type == unix.NFTA_GEN_ID && len(at.Value) == 4 {
-				return nl.NativeEndian().Uint32(at.Value), nil
-			}
-		}
-	}
-	return 0, errors.New("ask for the generation of the nftables ruleset: the answer has none")
-}
-
-func (f *forwarding) close() {
-	if f.socket != nil {
-		f.socket.Close()
-		f.socket = nil
-	}
-	f.known = false
-}
-
 // IsForwardRule reports whether a rule's user data say that it is one of ours in a chain
 // of iptables.
 func IsForwardRule(userData []byte) bool {
@@ -140,54 +96,41 @@ func IsForwardRule(userData []byte) bool {
 	return comment == forwardComment
 }
 
-// forward looks at every chain at hook forward.
-func (n *nft) forward() (repairs, obstacles []string, err error) {
-	err = n.do(func(c *nftables.Conn) error {
-		repairs, obstacles = nil, nil
-		chains, err := c.ListChains()
+// look looks at every chain at hook forward.
+func (f *forwarding) look(ns netns.NsHandle, n *nft) (repairs, obstacles []string, err error) {
+	chains, err := f.chains(ns)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, chain := range chains {
+		table, err := f.rules(ns, chain.Table)
 		if err != nil {
-			return fmt.Errorf("list nftables chains: %w", err)
+			return repairs, obstacles, err
 		}
-		for _, chain := range chains {
-			if !atForward(chain) {
-				continue
-			}
-			rules, err := c.GetRules(chain.Table, chain)
-			if errors.Is(err, unix.ENOENT) {
-				continue // deleted just now
-			}
-			if unreadable(err) {
-				continue // nothing is said of it
-			}
+		rules := table[chain.Name]
+		if iptablesChain(chain) {
+			repair, err := acceptPods(n, chain, rules)
 			if err != nil {
-				return fmt.Errorf("list rules of chain %s of table %s: %w", chain.Name, tableText(chain.Table), err)
+				return repairs, obstacles, err
 			}
-			if iptablesChain(chain) {
-				repair, err := acceptPods(c, chain, rules)
-				if err != nil {
-					return err
-				}
-				if repair != "" {
-					repairs = append(repairs, repair)
-				}
-				if !rejectsAll(rules) {
-					continue
-				}
-			} else if !rejectsAll(rules) && (chain.Policy == nil || *chain.Policy != nftables.ChainPolicyDrop) {
+			if repair != "" {
+				repairs = append(repairs, repair)
+			}
+			if !rejectsAll(rules) {
 				continue
 			}
-			if !namesPods(c, chains, chain.Table) {
-				obstacles = append(obstacles, obstacleText(chain, rules))
-			}
+		} else if !rejectsAll(rules) && !drops(chain) {
+			continue
 		}
-		return nil
-	})
-	return repairs, obstacles, err
+		if !namesPods(table) {
+			obstacles = append(obstacles, obstacleText(chain, rules))
+		}
+	}
+	return repairs, obstacles, nil
 }
 
-func atForward(c *nftables.Chain) bool {
-	return c.Hooknum != nil && *c.Hooknum == *nftables.ChainHookForward && c.Table.Name != TableName &&
-		slices.Contains([]nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}, c.Table.Family)
+func drops(c *nftables.Chain) bool {
+	return c.Policy != nil && *c.Policy == nftables.ChainPolicyDrop
 }
 
 func iptablesChain(c *nftables.Chain) bool {
@@ -195,36 +138,44 @@ func iptablesChain(c *nftables.Chain) bool {
 }
 
 // acceptPods adds our rules to iptables' chain, or takes them out, as its policy asks for.
-func acceptPods(c *nftables.Conn, chain *nftables.Chain, rules []*nftables.Rule) (repair string, err error) {
-	var ours []*nftables.Rule
+func acceptPods(n *nft, chain *nftables.Chain, rules []foreign) (repair string, err error) {
+	at := fmt.Sprintf("chain FORWARD of table %s", tableText(chain.Table))
+	ours, want := 0, forwardRules(chain)
 	for _, r := range rules {
-		if IsForwardRule(r.UserData) {
-			ours = append(ours, r)
+		if r.ours() {
+			ours++
 		}
 	}
-	at := fmt.Sprintf("chain FORWARD of table %s", tableText(chain.Table))
-	want := forwardRules(chain)
-	drops := chain.Policy != nil && *chain.Policy == nftables.ChainPolicyDrop
-	switch {
-	case drops && len(ours) == len(want), !drops && len(ours) == 0:
+	switch drops := drops(chain); {
+	case drops && ours == len(want), !drops && ours == 0:
 		return "", nil
 	case drops:
 		repair = at + " drops by policy: added rules that accept pods' packets"
 	default:
 		repair, want = at+" accepts by policy: removed the rules that accept pods' packets", nil
 	}
-	for _, r := range ours {
-		if err := c.DelRule(r); err != nil {
-			return "", fmt.Errorf("%s: remove rule: %w", at, err)
-		}
-	}
-	for _, r := range want {
-		c.AddRule(r)
-	}
-	if err := c.Flush(); err != nil {
+	if err := replaceForward(n, chain, rules, want); err != nil {
 		return "", fmt.Errorf("%s: let pods' packets pass: %w", at, err)
 	}
 	return repair, nil
+}
+
+// replaceForward takes our rules out of a chain and puts others at its end, at once.
+func replaceForward(n *nft, chain *nftables.Chain, rules []foreign, want []*nftables.Rule) error {
+	return n.do(func(c *nftables.Conn) error {
+		for _, r := range rules {
+			if !r.ours() {
+				continue
+			}
+			if err := c.DelRule(&nftables.Rule{Table: chain.Table, Chain: chain, Handle: r.handle}); err != nil {
+				return fmt.Errorf("remove rule: %w", err)
+			}
+		}
+		for _, r := range want {
+			c.AddRule(r)
+		}
+		return c.Flush()
+	})
 }
 
 // forwardRules are `-i tw+ -j ACCEPT` and `-o tw+ -j ACCEPT`, written as iptables-nft does,
@@ -245,97 +196,51 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 	return rules
 }
 
-// unreadable says that rules are there, but have an expression that the library does not
-// decode, such as `ct original ip saddr`.
-func unreadable(err error) bool {
-	var refused unix.Errno
-	return err != nil && !errors.As(err, &refused)
-}
-
-// removeForward takes our rules out of every chain.
-func (n *nft) removeForward() error {
-	return n.do(func(c *nftables.Conn) error {
-		chains, err := c.ListChains()
+// remove takes our rules out of every chain.
+func (f *forwarding) remove(ns netns.NsHandle, n *nft) error {
+	chains, err := f.chains(ns)
+	errs := []error{err}
+	for _, chain := range chains {
+		if !iptablesChain(chain) {
+			continue
+		}
+		table, err := f.rules(ns, chain.Table)
+		if err == nil && slices.ContainsFunc(table[chain.Name], foreign.ours) {
+			err = replaceForward(n, chain, table[chain.Name], nil)
+		}
 		if err != nil {
-			return fmt.Errorf("list nftables chains: %w", err)
+			errs = append(errs, fmt.Errorf("remove rules from chain %s of table %s: %w", chain.Name, tableText(chain.Table), err))
 		}
-		for _, chain := range chains {
-			if !atForward(chain) || !iptablesChain(chain) {
-				continue
-			}
-			rules, err := c.GetRules(chain.Table, chain)
-			if err != nil {
-				return fmt.Errorf("list rules of chain %s of table %s: %w", chain.Name, tableText(chain.Table), err)
-			}
-			for _, r := range rules {
-				if IsForwardRule(r.UserData) {
-					if err := c.DelRule(r); err != nil {
-						return fmt.Errorf("remove rule from chain %s of table %s: %w", chain.Name, tableText(chain.Table), err)
-					}
-				}
-			}
-		}
-		return c.Flush()
-	})
+	}
+	return errors.Join(errs...)
 }
 
 // rejectsAll reports whether a rule drops or rejects whatever reaches it, and nothing of
 // ours comes before it.
-func rejectsAll(rules []*nftables.Rule) bool {
+func rejectsAll(rules []foreign) bool {
 	for _, r := range rules {
-		if IsForwardRule(r.UserData) {
+		if r.ours() {
 			return false
 		}
-		if unconditional(r) {
+		if r.unconditional() {
 			return true
 		}
 	}
 	return false
 }
 
-func unconditional(r *nftables.Rule) (rejects bool) {
-	for _, e := range r.Exprs {
-		switch e := e.(type) {
-		case *expr.Counter, *expr.Log:
-		case *expr.Reject:
-			rejects = true
-		case *expr.Target:
-			rejects = e.Name == "REJECT"
-		case *expr.Verdict:
-			rejects = e.Kind == expr.VerdictDrop
-		default:
-			return false
-		}
-	}
-	return rejects
-}
-
-// namesPods reports whether a rule of the table, other than ours, compares a device's name with
-// that of pods' devices. Rules that cannot be read name nothing.
-func namesPods(c *nftables.Conn, chains []*nftables.Chain, table *nftables.Table) bool {
-	for _, chain := range chains {
-		if chain.Table.Family != table.Family || chain.Table.Name != table.Name {
-			continue
-		}
-		rules, err := c.GetRules(table, chain)
-		if err != nil {
-			continue
-		}
-		for _, r := range rules {
-			if !IsForwardRule(r.UserData) && slices.ContainsFunc(r.Exprs, comparesPodDevice) {
-				return true
-			}
+// namesPods reports whether a rule of a table, other than ours, compares a device's name with
+// that of pods' devices.
+func namesPods(table map[string][]foreign) bool {
+	for _, rules := range table {
+		if slices.ContainsFunc(rules, func(r foreign) bool { return !r.ours() && r.comparesPodDevice() }) {
+			return true
 		}
 	}
 	return false
 }
 
-func comparesPodDevice(e expr.Any) bool {
-	c, ok := e.(*expr.Cmp)
-	return ok && c.Op == expr.CmpOpEq && bytes.HasPrefix(c.Data, []byte(podDevices))
-}
-
-func obstacleText(chain *nftables.Chain, rules []*nftables.Rule) string {
+func obstacleText(chain *nftables.Chain, rules []foreign) string {
 	how := "drops by policy what its rules do not accept"
 	if rejectsAll(rules) {
 		how = "rejects by a rule at its end what the others do not accept"

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
+
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/suite"
 )
@@ -53,6 +55,41 @@ func TestForwardOfIptables(t *testing.T) {
 		t.Fatal(err)
 	}
 	if list := n.Run("iptables-nft", "-S", "FORWARD") + n.Run("ip6tables-nft", "-S", "FORWARD"); strings.Contains(list, forwardComment) {
+		t.Errorf("after Teardown:\n%s", list)
+	}
+}
+
+// Whatever others have in FORWARD, known to the nftables library or not: pods pass, and at the
+// datapath's end nothing of ours is left.
+func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := n.AddPod(1, "4"), n.AddPod(1, "4")
+	suite.Serve(b.NS, suite.At(b.V4, 80))
+	n.NFT(`table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; ct original ip saddr 10.9.9.9 accept; }; }
+		table inet mine { chain passing { type filter hook forward priority 0; policy drop; ct original ip saddr 10.9.9.9 accept; }; }`)
+	c, err := nftables.New(nftables.WithNetNSFd(int(own(n).ns)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	filter := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
+	if _, err := c.GetRules(filter, &nftables.Chain{Table: filter, Name: "FORWARD"}); !unreadable(err) {
+		t.Skipf("the library knows the expression by now (%v): the test needs another", err)
+	}
+	_, err = n.TrySync(a, b)
+	if _, obstacles, node := datapath.Sort(err); node != nil || len(obstacles) != 1 || !strings.Contains(obstacles[0], "chain passing of table inet mine drops") {
+		t.Errorf("Sync: obstacles %q, node %v; want the one chain that drops", obstacles, node)
+	}
+	n.NFT(`add rule inet mine passing iifname "tw*" accept`)
+	if repairs := n.Sync(a, b); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
+	}
+	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
+	if err := n.DP.Teardown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if list := n.Run("nft", "list", "chain", "ip", "filter", "FORWARD"); strings.Contains(list, forwardComment) || !strings.Contains(list, "10.9.9.9") {
 		t.Errorf("after Teardown:\n%s", list)
 	}
 }

@@ -401,6 +401,13 @@ func sameHook(have, want *nftables.Chain) bool {
 		have.Type == want.Type && have.Policy != nil && *have.Policy == *want.Policy
 }
 
+// unreadable says that rules are there, but have an expression that the library does not
+// decode, such as `ct original ip saddr`.
+func unreadable(err error) bool {
+	var refused unix.Errno
+	return err != nil && !errors.As(err, &refused)
+}
+
 func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, error) {
 	rules, err := c.GetRules(chain.Table, chain)
 	if unreadable(err) {

@@ -51,7 +51,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 		}
 	}
 	_, err = d.releaseDevices(h, links, formerDevices(routes, last), nil)
-	errs = append(errs, err, d.nft.deleteTables(), d.nft.removeForward(), d.reaper.wait(ctx))
+	errs = append(errs, err, d.nft.deleteTables(), d.forward.remove(d.ns, &d.nft), d.reaper.wait(ctx))
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,180 @@
+package route
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/attr"
+)
+
+// The rules of others, read for the little that forwarding asks of them. The nftables library
+// reads a rule as a whole or not at all, and there is always an expression that it does not
+// know; nor does it pass over chains that are not at hook forward, of which kube-proxy has
+// thousands.
+
+// nfgenHeader is the length of struct nfgenmsg: family, version, resource id.
+const nfgenHeader = 4
+
+// foreign is a rule in a chain that is not ours; the rule may be.
+type foreign struct {
+	handle   uint64
+	userData []byte
+	exprs    []expression
+}
+
+// expression is one of a rule's: its kind, and attributes that the kind gives their meaning.
+type expression struct {
+	name string
+	data []byte
+}
+
+func (r foreign) ours() bool { return IsForwardRule(r.userData) }
+
+// unconditional reports whether a rule drops or rejects every packet.
+func (r foreign) unconditional() (rejects bool) {
+	for _, e := range r.exprs {
+		switch e.name {
+		case "counter", "log":
+		case "reject":
+			rejects = true
+		case "target": // of iptables
+			rejects = attr.Text(attr.Get(e.data, unix.NFTA_TARGET_NAME)) == "REJECT"
+		case "immediate":
+			verdict, ok := attr.Big(attr.Get(e.data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CODE))
+			if !ok {
+				return false // no verdict: a value for what comes next
+			}
+			rejects = verdict == 0 // NF_DROP
+		default:
+			return false
+		}
+	}
+	return rejects
+}
+
+// comparesPodDevice reports whether a rule is for devices whose name is that of pods'.
+func (r foreign) comparesPodDevice() bool {
+	return slices.ContainsFunc(r.exprs, func(e expression) bool {
+		op, ok := attr.Big(attr.Get(e.data, unix.NFTA_CMP_OP))
+		return e.name == "cmp" && ok && op == unix.NFT_CMP_EQ &&
+			bytes.HasPrefix(attr.Get(e.data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE), []byte(podDevices))
+	})
+}
+
+// current asks for the generation of the nftables ruleset, which changes with each transaction.
+func (f *forwarding) current(ns netns.NsHandle) (generation uint32, err error) {
+	has := false
+	err = f.ask(ns, unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(b []byte) {
+		if id := attr.Get(b[nfgenHeader:], unix.NFTA_GEN_ID); len(id) == 4 {
+			generation, has = binary.NativeEndian.Uint32(id), true
+		}
+	})
+	if err == nil && !has {
+		err = errors.New("the answer has none")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("ask for the generation of the nftables ruleset: %w", err)
+	}
+	return generation, nil
+}
+
+// chains are those at hook forward that are not ours.
+func (f *forwarding) chains(ns netns.NsHandle) (list []*nftables.Chain, err error) {
+	err = f.list(ns, unix.NFT_MSG_GETCHAIN, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func() { list = nil }, func(b []byte) {
+		family, attrs := nftables.TableFamily(b[0]), b[nfgenHeader:]
+		hook, ok := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_HOOK, unix.NFTA_HOOK_HOOKNUM))
+		if !ok || hook != unix.NF_INET_FORWARD ||
+			!slices.Contains([]nftables.TableFamily{nftables.TableFamilyINet, nftables.TableFamilyIPv4, nftables.TableFamilyIPv6}, family) {
+			return
+		}
+		c := &nftables.Chain{
+			Table: &nftables.Table{Family: family, Name: attr.Text(attr.Get(attrs, unix.NFTA_CHAIN_TABLE))},
+			Name:  attr.Text(attr.Get(attrs, unix.NFTA_CHAIN_NAME)),
+		}
+		if p, ok := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_POLICY)); ok {
+			policy := nftables.ChainPolicy(p)
+			c.Policy = &policy
+		}
+		if c.Table.Name != TableName {
+			list = append(list, c)
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list nftables chains: %w", err)
+	}
+	return list, nil
+}
+
+// rules are those of a table by chain, in their order; none if the table is gone.
+func (f *forwarding) rules(ns netns.NsHandle, t *nftables.Table) (map[string][]foreign, error) {
+	req := append([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)).Serialize()...)
+	table := map[string][]foreign{}
+	err := f.list(ns, unix.NFT_MSG_GETRULE, req, func() { clear(table) }, func(b []byte) {
+		attrs := b[nfgenHeader:]
+		r := foreign{userData: attr.Get(attrs, unix.NFTA_RULE_USERDATA)}
+		if h := attr.Get(attrs, unix.NFTA_RULE_HANDLE); len(h) == 8 {
+			r.handle = binary.BigEndian.Uint64(h)
+		}
+		for _, e := range attr.Each(attr.Get(attrs, unix.NFTA_RULE_EXPRESSIONS)) {
+			r.exprs = append(r.exprs, expression{attr.Text(attr.Get(e, unix.NFTA_EXPR_NAME)), attr.Get(e, unix.NFTA_EXPR_DATA)})
+		}
+		chain := attr.Text(attr.Get(attrs, unix.NFTA_RULE_CHAIN))
+		table[chain] = append(table[chain], r)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list rules of table %s: %w", tableText(t), err)
+	}
+	return table, nil
+}
+
+// list is ask for a dump, begun anew when a change interrupts it: begin forgets what came before.
+func (f *forwarding) list(ns netns.NsHandle, kind int, body []byte, begin func(), answer func(b []byte)) (err error) {
+	const tries = 10
+	for range tries {
+		begin()
+		if err = f.ask(ns, kind, unix.NLM_F_DUMP, body, answer); !errors.Is(err, nl.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return err
+}
+
+// ask sends a request of nftables and hands on what answers it.
+func (f *forwarding) ask(ns netns.NsHandle, kind, flags int, body []byte, answer func(b []byte)) error {
+	if f.socket == nil {
+		s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_NETFILTER)
+		if err != nil {
+			return fmt.Errorf("open netfilter netlink socket: %w", err)
+		}
+		f.socket = &nl.SocketHandle{Socket: s}
+	}
+	req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|kind, flags)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: f.socket}
+	req.AddRawData(body)
+	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(b []byte) bool {
+		if len(b) >= nfgenHeader {
+			answer(b)
+		}
+		return true
+	})
+	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
+		f.close() // it may hold answers still
+	}
+	return err
+}
+
+func (f *forwarding) close() {
+	if f.socket != nil {
+		f.socket.Close()
+		f.socket = nil
+	}
+	f.known = false
+}
