@@ -78,7 +78,7 @@ var repair = Check{
 		}{
 			{"rules flushed", []string{"ip rule flush protocol 84", "ip -6 rule flush protocol 84"}},
 			{"routes flushed", []string{"ip route flush table all proto 84", "ip -6 route flush table all proto 84"}},
-			{"nftables table deleted", []string{"nft delete table inet terway"}},
+			{"nftables tables deleted", []string{"nft delete table inet terway", "nft delete table ip terway-nat"}},
 			{"link of " + by.eni.ID + " down and up", []string{"ip link set " + by.dev.Name + " down", "ip link set " + by.dev.Name + " up"}},
 		} {
 			gaps, err := e.cut(ctx, na.Name, probes, c.commands)
@@ -101,7 +101,8 @@ const (
 // cut runs commands on a node while the probes run, waits until what is Terway's is as it was
 // and the probes answer, and returns their gaps.
 func (e *Env) cut(ctx context.Context, node string, probes []*probe, commands []string) (string, error) {
-	before, err := e.programmed(node)
+	run := func(args ...string) (string, error) { return e.onNode(node, args...) }
+	before, err := programmed(run)
 	if err != nil {
 		return "", err
 	}
@@ -124,7 +125,7 @@ func (e *Env) cut(ctx context.Context, node string, probes []*probe, commands []
 	}
 	var now string
 	if err := e.within(ctx, repairPatience, "the kernel of "+node+" to have again what it had", func(context.Context) (_ bool, err error) {
-		now, err = e.programmed(node)
+		now, err = programmed(run)
 		return now == before, err
 	}); err != nil {
 		return "", fmt.Errorf("%w; it had\n%s\nand has\n%s", err, before, now)
@@ -143,22 +144,28 @@ func (e *Env) cut(ctx context.Context, node string, probes []*probe, commands []
 	return strings.Join(gaps, ", "), nil
 }
 
-// programmed is what of a node's rules, routes and table is Terway's, in alphabetic order: a
-// table that is written anew may have its pieces in another one. What pods have in maps is
-// left out, the probes need it.
-func (e *Env) programmed(node string) (string, error) {
+// programmed is what of a node's rules, routes and tables is Terway's, its rules in others'
+// chains included, in alphabetic order: a table that is written anew may have its pieces in
+// another one. What pods have in maps is left out, the probes need it. run runs a program on
+// the node.
+func programmed(run func(args ...string) (string, error)) (string, error) {
 	var all []string
-	for _, c := range []string{
-		"ip rule show", "ip -6 rule show", "ip route show table all proto 84", "ip -6 route show table all proto 84", "nft -s -t list table inet terway",
+	for _, c := range []struct{ command, only string }{
+		{"ip rule show", ""}, {"ip -6 rule show", ""},
+		{"ip route show table all proto 84", ""}, {"ip -6 route show table all proto 84", ""},
+		{"nft -s -t list table inet terway", ""}, {"nft -s -t list table ip terway-nat", ""}, {"nft -s -t list table ip6 terway-nat", ""},
+		{"nft -s -t list chain ip filter FORWARD", `"terway: `}, {"nft -s -t list chain ip6 filter FORWARD", `"terway: `},
 	} {
-		out, err := e.onNode(node, strings.Fields(c)...)
-		if err != nil && strings.HasPrefix(c, "nft") {
-			out, err = "no table inet terway", nil
+		out, err := run(strings.Fields(c.command)...)
+		if err != nil && strings.HasPrefix(c.command, "nft") {
+			out, err = c.command+": not there", nil
 		}
 		if err != nil {
 			return "", err
 		}
-		lines := slices.DeleteFunc(strings.Split(out, "\n"), func(l string) bool { return strings.TrimSpace(l) == "" })
+		lines := slices.DeleteFunc(strings.Split(out, "\n"), func(l string) bool {
+			return strings.TrimSpace(l) == "" || !strings.Contains(l, c.only)
+		})
 		slices.Sort(lines)
 		all = append(all, lines...)
 	}
