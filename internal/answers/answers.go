@@ -4,7 +4,9 @@
 // It holds the rules that a cache in front of a rate limit needs. One flight asks for
 // a key, however many want it; an answer's age counts from the answer, not from the
 // question, which may have waited long for its turn; an old answer serves while the
-// next one is fetched; a failed ask is remembered for a while; who waits can give up.
+// next one is fetched; a failed ask is remembered for a while; who waits can give up. A
+// list that lacks what was known is not believed alone: the old answer serves until one of
+// Retry later lacks it too.
 //
 // It must never decide what an answer means, and never give one key's trouble to
 // another key.
@@ -19,7 +21,8 @@ import (
 // Options say whom a Cache asks, and how long it believes the answers. Ask, Now and
 // Life or Times are required.
 type Options[K comparable, V any] struct {
-	// Ask asks the source about some keys. What is not in the answer does not exist.
+	// Ask asks the source about some keys. What is not in the answer does not exist; of
+	// what was known two answers must say so.
 	Ask func(ctx context.Context, keys []K) (map[K]V, error)
 	// Missing is the error for a key that does not exist.
 	Missing func(K) error
@@ -63,6 +66,7 @@ type entry[K comparable, V any] struct {
 
 	err    error // of the last ask, if it failed
 	failed time.Time
+	absent time.Time // since when the answers lack it; zero: the last one did not
 
 	flight *flight[K] // asks for it now
 	// expired counts the calls of Expire; an answer to a question from before is old.
@@ -333,9 +337,14 @@ func (c *Cache[K, V]) ask(ctx context.Context, f *flight[K], keys []K, expired [
 		case err != nil:
 			e.err, e.failed = err, now
 		case !there:
-			e.err, e.failed, e.known = c.o.Missing(key), now, false
+			e.err, e.failed, e.fresh = c.o.Missing(key), now, time.Time{}
+			if e.absent.IsZero() {
+				e.absent = now
+			} else if now.Sub(e.absent) >= c.o.Retry {
+				e.known = false
+			}
 		default:
-			e.value, e.known, e.err = v, true, nil
+			e.value, e.known, e.err, e.absent = v, true, nil, time.Time{}
 			if e.fresh, e.usable = c.o.Times(v, now); e.expired != expired[i] {
 				e.fresh = time.Time{}
 			}
