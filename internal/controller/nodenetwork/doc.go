@@ -18,8 +18,8 @@
 //
 // A node's ENIs are given back when its Node is gone (the API server itself says so, not a
 // cache), is labelled to be left alone, or is another instance, and only then when its agent
-// has confirmed that no pod has an address, when the cloud says that the instance is stopped
-// or gone, or after GoneDelay. The condition NodeGone says what is waited for. A Node that
+// has confirmed that no pod has an address, when two answers of the cloud say that the
+// instance is stopped or gone, or after GoneDelay. The condition NodeGone says what is waited for. A Node that
 // comes back keeps all. One that is labelled keeps them while pods have addresses. To delete the
 // NodeNetwork of a node that is there changes nothing: the finalizer holds it, and it goes
 // on serving. If it goes by force, what the cloud has is adopted before anything is made.

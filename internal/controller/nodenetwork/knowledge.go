@@ -77,12 +77,8 @@ func newKnowledge(o *Options) *knowledge {
 				return &cloud.Error{Action: "DescribeInstances", Code: "InvalidInstanceId.NotFound", Class: cloud.NotFound,
 					Message: "instance " + id + " is not among what the cloud lists"}
 			},
-			// One id that is malformed or forbidden must not spoil the others' answers.
-			Divide: func(err error) bool {
-				class := cloud.ClassOf(err)
-				return class == cloud.Invalid || class == cloud.NotFound
-			},
-			Life: instanceLife, Retry: askRetry, Timeout: askTimeout, Join: o.Join, Batch: instancesPerCall, Now: o.Now, Go: o.Go,
+			Divide: ofOneInstance,
+			Life:   instanceLife, Retry: askRetry, Timeout: askTimeout, Join: o.Join, Batch: instancesPerCall, Now: o.Now, Go: o.Go,
 		}),
 		types: answers.New(answers.Options[string, cloud.InstanceType]{
 			Ask: func(ctx context.Context, names []string) (map[string]cloud.InstanceType, error) {
@@ -110,6 +106,12 @@ func newKnowledge(o *Options) *knowledge {
 			Life: vpcLife, Retry: askRetry, Timeout: askTimeout, Now: o.Now, Go: o.Go,
 		}),
 	}
+}
+
+// ofOneInstance: one id that is malformed or forbidden must not spoil the others' answers.
+func ofOneInstance(err error) bool {
+	class := cloud.ClassOf(err)
+	return class == cloud.Invalid || class == cloud.NotFound
 }
 
 // limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.

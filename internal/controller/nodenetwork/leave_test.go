@@ -280,37 +280,111 @@ func TestAnotherInstance(t *testing.T) {
 	}
 }
 
-// asked is a cloud that answers once, or does something while it is asked for an instance.
+// asked is a cloud that counts the questions for instances, and changes the answers.
 type asked struct {
 	cloud.API
-	times  int
-	answer func(n int, in *cloud.Instance, err error) (*cloud.Instance, error)
+	ids    [][]string
+	answer func(n int, list []cloud.Instance) []cloud.Instance
 }
 
-func (c *asked) DescribeInstance(ctx context.Context, id string) (*cloud.Instance, error) {
-	in, err := c.API.DescribeInstance(ctx, id)
-	c.times++
-	return c.answer(c.times, in, err)
+func (c *asked) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+	list, err := c.API.DescribeInstances(ctx, ids)
+	c.ids = append(c.ids, ids)
+	return c.answer(len(c.ids), list), err
 }
 
-// One list without the instance of a Node that is gone takes nothing from its pods.
-func TestInstanceIsMissingOnce(t *testing.T) {
-	g, instance := running(t)
-	c := &asked{API: g.r.Cloud, answer: func(n int, in *cloud.Instance, err error) (*cloud.Instance, error) {
-		if n%2 == 1 {
-			return nil, &cloud.Error{Action: "DescribeInstances", Class: cloud.NotFound, Message: "not in this list"}
-		}
-		return in, err
-	}}
-	g.r.Cloud = c
-	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
-	g.turns(3*minute, true)
-	if c.times < 3 || !g.nn("n1").DeletionTimestamp.IsZero() {
-		t.Fatalf("asked %d times, NodeNetwork %+v", c.times, g.nn("n1"))
+// asks has the instances of nodes that left asked for by way of c.
+func (g *rig) asks(c *asked, change ...func(*Options)) {
+	o := g.r.Options
+	c.API, o.Cloud = o.Cloud, c
+	for _, f := range change {
+		f(&o)
 	}
-	g.register(instance)
-	g.turns(minute, true)
-	g.rest("n1")
+	g.r.sightings = newSightings(&o)
+}
+
+// One answer by which the instance of a Node that is gone does not run takes nothing from
+// its pods.
+func TestInstanceIsAwayOnce(t *testing.T) {
+	for what, change := range map[string]func([]cloud.Instance) []cloud.Instance{
+		"missing": func([]cloud.Instance) []cloud.Instance { return nil },
+		"stopped": func(list []cloud.Instance) []cloud.Instance {
+			list[0].Status = instanceStopped
+			return list
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			g, instance := running(t)
+			c := &asked{answer: func(n int, list []cloud.Instance) []cloud.Instance {
+				if n%2 == 1 {
+					return change(list)
+				}
+				return list
+			}}
+			g.asks(c)
+			g.Must(g.kube.Delete(context.Background(), g.node("n1")))
+			g.turns(3*minute, true)
+			if len(c.ids) < 3 || !g.nn("n1").DeletionTimestamp.IsZero() {
+				t.Fatalf("asked %d times, NodeNetwork %+v", len(c.ids), g.nn("n1"))
+			}
+			g.register(instance)
+			g.turns(minute, true)
+			g.rest("n1")
+		})
+	}
+}
+
+// Many Nodes that are deleted are few calls, and no worker waits for an answer. An answer
+// to a question from before counts for none.
+func TestManyNodesGo(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	var names []string
+	for i := range 5 {
+		names = append(names, fmt.Sprint("n", i))
+		instance := g.addNode(names[i], "ecs.g6.2xlarge")
+		g.startPods(names[i], 1)
+		g.settle(names[i], minute)
+		g.Must(g.kube.Delete(context.Background(), g.node(names[i])))
+		clear(g.pods[names[i]])
+		g.Write(func(s state.API) error {
+			return s.DeleteInstance(state.DeleteInstanceRequest{InstanceId: instance, Force: true})
+		})
+	}
+	var flights []func()
+	c := &asked{answer: func(_ int, list []cloud.Instance) []cloud.Instance { return list }}
+	g.asks(c, func(o *Options) { o.Go = func(f func()) { flights = append(flights, f) } })
+	for ask := range 2 {
+		for range 3 {
+			for _, name := range names {
+				if g.once(name); !g.nn(name).DeletionTimestamp.IsZero() {
+					t.Fatalf("%s goes after %d answers", name, ask)
+				}
+			}
+			if ask == 1 && len(flights) == 0 { // not due yet
+				g.Clock.Pass(g.r.Retry)
+			}
+		}
+		if len(flights) != 1 {
+			t.Fatalf("%d calls are under way, want 1", len(flights))
+		}
+		flights[0]()
+		flights = nil
+		if n := len(c.ids); n != ask+1 || len(c.ids[ask]) != len(names) {
+			t.Errorf("asked for %v", c.ids)
+		}
+	}
+	for _, name := range names {
+		for range 60 {
+			g.once(name)
+			g.Clock.Pass(time.Second)
+		}
+		if nn := g.nn(name); nn != nil {
+			t.Errorf("NodeNetwork %+v", nn)
+		}
+	}
+	if len(flights) > 0 || len(c.ids) > 2 {
+		t.Errorf("asked for %v", c.ids)
+	}
 }
 
 // A Node that registers again while the cloud is asked for its instance keeps its ENIs, the
@@ -320,13 +394,13 @@ func TestNodeRegistersAgainAtTheLastMoment(t *testing.T) {
 	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
 	g.turns(minute, true)
 	back := false
-	g.r.Cloud = &asked{API: g.r.Cloud, answer: func(_ int, in *cloud.Instance, err error) (*cloud.Instance, error) {
+	g.asks(&asked{answer: func(_ int, list []cloud.Instance) []cloud.Instance {
 		if !back {
 			back = true
 			g.register(instance)
 		}
-		return in, err
-	}}
+		return list
+	}})
 	g.Clock.Pass(10 * time.Minute)
 	g.turns(2*minute, true)
 	if nn := g.nn("n1"); !back || !nn.DeletionTimestamp.IsZero() || g.gone() != nil || len(g.enis("n1")) != 2 {

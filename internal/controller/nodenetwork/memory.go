@@ -36,12 +36,9 @@ type memory struct {
 	born  time.Time
 	calls map[string]time.Time
 	// goes is why the ENIs of a node that has left are being given back; "": they are not.
-	// instanceAsked counts the times its instance was asked for meanwhile, instanceNext is
-	// when that is due again, instanceAbsent says that it was not there the last time.
-	goes           string
-	instanceAsked  int
-	instanceNext   time.Time
-	instanceAbsent bool
+	// away is what the cloud says of its instance meanwhile.
+	goes string
+	away away
 	// back: the node was leaving and is there again; what it was asked to give up is taken back.
 	back bool
 	// adopting: ENIs are in the cloud that the spec does not know and that may be adopted.

@@ -26,6 +26,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/answers"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodeinfo"
@@ -74,6 +75,7 @@ type Reconciler struct {
 	list      *lister
 	vswitches *vswitches
 	knowledge *knowledge
+	sightings *answers.Cache[string, sighting]
 	memories  memories
 	metrics   *counters
 	wake      chan event.GenericEvent
@@ -94,6 +96,7 @@ func New(o Options) *Reconciler {
 		Options:   o,
 		vswitches: newVSwitches(&o),
 		knowledge: newKnowledge(&o),
+		sightings: newSightings(&o),
 		memories:  memories{now: o.Now, of: map[string]*memory{}},
 		metrics:   newCounters(o.Metrics, o.Client, o.Leads),
 		wake:      make(chan event.GenericEvent, 1024),

@@ -69,7 +69,7 @@ func (w *work) readNode(ctx context.Context) error {
 // node to give up what no pod has, and tells what it waits for.
 func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	if w.mem.goes == "" {
-		goes := w.harmless(ctx, why)
+		goes := w.harmless(why)
 		if goes != "" {
 			// The cloud may have taken long to answer.
 			if err := w.readNode(ctx); err != nil {
@@ -92,7 +92,7 @@ func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 }
 
 // harmless says why no pod is harmed when the node's ENIs are given back; "" if one may be.
-func (w *work) harmless(ctx context.Context, why reason) string {
+func (w *work) harmless(why reason) string {
 	if why == nodeInUse {
 		w.again(w.Park) // news of the node or its pods comes by itself
 		return ""       // the label is a slip, or its pods end first
@@ -102,8 +102,8 @@ func (w *work) harmless(ctx context.Context, why reason) string {
 		return "the node has confirmed that no pod has an address of them"
 	}
 	if why != nodeIgnored {
-		if away := w.instanceAway(ctx); away != "" {
-			return away
+		if why := w.instanceAway(); why != "" {
+			return why
 		}
 	}
 	c := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
@@ -129,43 +129,6 @@ func (w *work) releaseAll() bool {
 		}
 	}
 	return confirmed || len(w.nn.Spec.ENIs) == 0
-}
-
-// The state of an ECS instance that matters here (ECS API: DescribeInstances, Status).
-const instanceStopped = "Stopped"
-
-// instanceAway says that the instance does not run, if the cloud says so; that it does not
-// exist it must say twice, as a list may lack it once. It is asked more rarely each time:
-// whoever deletes Nodes may delete many.
-func (w *work) instanceAway(ctx context.Context) string {
-	id := w.nn.Spec.InstanceID
-	if id == "" {
-		return "no instance is known that has them"
-	}
-	if wait := w.mem.instanceNext.Sub(w.Now()); wait > 0 {
-		w.again(wait)
-		return ""
-	}
-	in, err := w.Cloud.DescribeInstance(unwanted(ctx), id)
-	if after, later := cloud.Deferred(err); later {
-		w.again(after)
-		return ""
-	}
-	absent := err != nil && cloud.ClassOf(err) == cloud.NotFound
-	switch {
-	case err == nil && in.Status == instanceStopped:
-		return "instance " + id + " is stopped"
-	case absent && w.mem.instanceAbsent:
-		return "instance " + id + " does not exist"
-	case err != nil && !absent:
-		w.Log.Warn("ask for the instance of a node that is gone", "node", w.name, "instance", id, "error", err)
-	}
-	w.mem.instanceAbsent = absent || w.mem.instanceAbsent && err != nil
-	wait := w.Retry << min(w.mem.instanceAsked, 6)
-	w.mem.instanceAsked++
-	w.mem.instanceNext = w.Now().Add(wait)
-	w.again(wait)
-	return ""
 }
 
 // tellLeaving says in a condition and an event what is going to happen, and when.
@@ -205,7 +168,7 @@ func (w *work) tellLeaving(why reason) {
 func (w *work) stays() {
 	if w.mem.goes != "" || meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) != nil {
 		w.Log.Info("the node is there again and keeps its ENIs", "node", w.name)
-		w.mem.goes, w.mem.instanceAsked, w.mem.instanceNext, w.mem.instanceAbsent = "", 0, time.Time{}, false
+		w.mem.goes, w.mem.away = "", away{}
 		w.mem.doubt.Store(true) // some may be given back already
 		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
 		w.mem.back = true
