@@ -13,9 +13,7 @@ import (
 // API is what the product asks of the cloud. Every method returns an *Error
 // (see Classify) when the cloud said no.
 type API interface {
-	// DescribeInstance returns one ECS instance.
-	DescribeInstance(ctx context.Context, instanceID string) (*Instance, error)
-	// DescribeInstances returns those of the instances that exist.
+	// DescribeInstances returns those of the ECS instances that exist.
 	DescribeInstances(ctx context.Context, ids []string) ([]Instance, error)
 	// DescribeInstanceType returns the limits of an instance type.
 	DescribeInstanceType(ctx context.Context, instanceType string) (*InstanceType, error)

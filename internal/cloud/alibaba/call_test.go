@@ -401,7 +401,7 @@ func TestRegionalEndpoints(t *testing.T) {
 			asked = append(asked, r.URL.Scheme+"://"+r.URL.Host)
 			return nil, errors.New("not sent")
 		})
-		_, _ = c.DescribeInstance(t.Context(), "i-1")
+		_, _ = c.DescribeInstances(t.Context(), []string{"i-1"})
 		_, _ = c.DescribeVPC(t.Context(), "vpc-1")
 		if !slices.Equal(asked, want) {
 			t.Errorf("network %q: %v, want %v", network, asked, want)

@@ -18,23 +18,11 @@ import (
 // instances a page has at most (ECS API).
 const maxInstances = 100
 
-// DescribeInstance implements cloud.API.
-func (c *Client) DescribeInstance(ctx context.Context, instanceID string) (*cloud.Instance, error) {
-	found, requestID, err := c.describeInstances(ctx, []string{instanceID})
-	if err != nil {
-		return nil, err
-	}
-	if len(found) == 0 {
-		return nil, absent("DescribeInstances", requestID, "InvalidInstanceId.NotFound", "instance", instanceID)
-	}
-	return &found[0], nil
-}
-
 // DescribeInstances returns those of the instances that exist.
 func (c *Client) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
 	var all []cloud.Instance
 	for part := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(ids))), maxInstances) {
-		found, _, err := c.describeInstances(ctx, part)
+		found, err := c.describeInstances(ctx, part)
 		if err != nil {
 			return nil, err
 		}
@@ -44,21 +32,21 @@ func (c *Client) DescribeInstances(ctx context.Context, ids []string) ([]cloud.I
 }
 
 // describeInstances asks for as many instances as one page holds.
-func (c *Client) describeInstances(ctx context.Context, ids []string) (found []cloud.Instance, requestID string, err error) {
+func (c *Client) describeInstances(ctx context.Context, ids []string) (found []cloud.Instance, err error) {
 	const action = "DescribeInstances"
 	if slices.Contains(ids, "") {
-		return nil, "", refuse(action, "no instance id given")
+		return nil, refuse(action, "no instance id given")
 	}
 	list, err := json.Marshal(ids)
 	if err != nil {
-		return nil, "", refuse(action, "instance ids %q: %v", ids, err)
+		return nil, refuse(action, "instance ids %q: %v", ids, err)
 	}
 	rsp, err := call(ctx, c, ecs.CreateDescribeInstancesRequest, ecs.CreateDescribeInstancesResponse, func(r *ecs.DescribeInstancesRequest) {
 		r.InstanceIds = string(list)
 		r.MaxResults = requests.NewInteger(maxInstances)
 	})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	for _, i := range rsp.Instances.Instance {
 		if !slices.Contains(ids, i.InstanceId) {
@@ -75,7 +63,7 @@ func (c *Client) describeInstances(ctx context.Context, ids []string) (found []c
 			Addresses:      addresses(i.VpcAttributes.PrivateIpAddress.IpAddress),
 		})
 	}
-	return found, rsp.RequestId, nil
+	return found, nil
 }
 
 // addresses reads those of a list that are addresses.

@@ -341,7 +341,7 @@ func FuzzAnswers(f *testing.F) {
 		if it, err := c.DescribeInstanceType(t.Context(), "t"); err == nil && it.ENIs < 1 {
 			t.Fatal(it)
 		}
-		if _, err := c.DescribeInstance(t.Context(), "i-1"); err != nil && cloud.Explain(err).Cause == "" {
+		if _, err := c.DescribeInstances(t.Context(), []string{"i-1"}); err != nil && cloud.Explain(err).Cause == "" {
 			t.Fatal(err)
 		}
 	})

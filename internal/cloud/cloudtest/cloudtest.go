@@ -212,8 +212,12 @@ func sameSet(a, b []netip.Addr) bool {
 
 func describes(t *testing.T, e *Env) {
 	ctx := t.Context()
-	i, err := e.API.DescribeInstance(ctx, e.Instance)
+	list, err := e.API.DescribeInstances(ctx, []string{e.Instance})
 	must(t, err)
+	if len(list) != 1 {
+		t.Fatalf("instances: %+v", list)
+	}
+	i := list[0]
 	if i.ID != e.Instance || i.Type != e.InstanceType || i.Zone != e.Zone || i.VPCID != e.VPC || i.VSwitchID != e.VSwitch || i.Status != "Running" || !slices.Contains(i.SecurityGroups, e.SecurityGroup) {
 		t.Errorf("instance: %+v", i)
 	}
@@ -257,7 +261,6 @@ func (e *Env) vSwitch(t *testing.T, id string) cloud.VSwitch {
 func unknownIDs(t *testing.T, e *Env) {
 	ctx := t.Context()
 	for what, do := range map[string]func() error{
-		"instance":      func() error { _, err := e.API.DescribeInstance(ctx, "i-unknown"); return err },
 		"instance type": func() error { _, err := e.API.DescribeInstanceType(ctx, "ecs.unknown.large"); return err },
 		"VPC":           func() error { _, err := e.API.DescribeVPC(ctx, "vpc-unknown"); return err },
 		"ENI to attach": func() error { return e.API.AttachENI(ctx, "eni-unknown", e.Instance) },

@@ -62,7 +62,7 @@ func throttlingBurst(t *testing.T, e *Env) {
 	e.Fault(t, Fault{Action: "DescribeInstances", Count: 1000, Code: "Throttling", Status: 400})
 	for range 5 {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		_, err := e.API.DescribeInstance(ctx, e.Instance)
+		_, err := e.API.DescribeInstances(ctx, []string{e.Instance})
 		cancel()
 		if cloud.ClassOf(err) == cloud.Transient && errors.Is(err, context.DeadlineExceeded) {
 			continue // time was up in the middle of an attempt, of which nothing is known
@@ -154,7 +154,7 @@ func limitsOfTheType(t *testing.T, e *Env) {
 
 func refusedCredentials(t *testing.T, e *Env) {
 	for c, reason := range map[Credential]string{UnknownKey: "BadAccessKey", WrongSecret: "BadSecret", ExpiredToken: "TokenExpired"} {
-		_, err := e.As(t, c).DescribeInstance(t.Context(), e.Instance)
+		_, err := e.As(t, c).DescribeInstances(t.Context(), []string{e.Instance})
 		if x := cloud.Explain(err); x.Class != cloud.Auth || x.Reason != reason {
 			t.Errorf("%s: %v, explained as %s; want %s", c, err, x.Reason, reason)
 		}

@@ -236,10 +236,8 @@ func TestSweep(t *testing.T) {
 	instance := g.addNode("n2", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	create := func(token, node string) string {
-		in, err := g.API.DescribeInstance(context.Background(), instance)
-		g.Must(err)
 		e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: token, VSwitchID: g.vswitch[1],
-			SecurityGroups: in.SecurityGroups, Tags: g.r.tags(node, token)})
+			SecurityGroups: g.groups(instance), Tags: g.r.tags(node, token)})
 		g.Must(err)
 		g.Clock.Pass(5 * time.Second)
 		return e.ID
@@ -301,8 +299,7 @@ func TestCloudAway(t *testing.T) {
 func TestForeignENIs(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
-	in, err := g.API.DescribeInstance(context.Background(), instance)
-	g.Must(err)
+	in := g.instance(instance)
 	limits, err := g.API.DescribeInstanceType(context.Background(), in.Type)
 	g.Must(err)
 	for i := range limits.ENIs - 2 { // all but one

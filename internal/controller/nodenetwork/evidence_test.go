@@ -221,10 +221,8 @@ func TestENIMadeTwice(t *testing.T) {
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
 	g.settle("n1", minute)
 	e := g.nn("n1").Spec.ENIs[0]
-	in, err := g.API.DescribeInstance(context.Background(), instance)
-	g.Must(err)
 	first, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "forgotten by the cloud", VSwitchID: g.vswitch[1],
-		SecurityGroups: in.SecurityGroups, Tags: g.r.tags("n1", e.Token)})
+		SecurityGroups: g.groups(instance), Tags: g.r.tags("n1", e.Token)})
 	g.Must(err)
 	g.Clock.Pass(5 * time.Second)
 	g.rest("n1")

@@ -179,9 +179,19 @@ func (g *rig) addNode(name, instanceType string) (instance string) {
 // addresses are what the kubelet of an instance reports.
 func (g *rig) addresses(instance string) corev1.NodeStatus {
 	g.Helper()
-	in, err := g.API.DescribeInstance(context.Background(), instance)
-	g.Must(err)
+	in := g.instance(instance)
 	return corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "host"}, {Type: corev1.NodeInternalIP, Address: in.Addresses[0].String()}}}
+}
+
+// instance is what the cloud says of one.
+func (g *rig) instance(id string) cloud.Instance {
+	g.Helper()
+	list, err := g.API.DescribeInstances(context.Background(), []string{id})
+	g.Must(err)
+	if len(list) != 1 {
+		g.Fatalf("instance %s: %+v", id, list)
+	}
+	return list[0]
 }
 
 func (g *rig) node(name string) *corev1.Node {

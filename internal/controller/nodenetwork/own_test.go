@@ -311,7 +311,5 @@ func TestMembersOfATrunkTakeNoSlot(t *testing.T) {
 // groups are the security groups of an instance.
 func (g *rig) groups(instance string) []string {
 	g.Helper()
-	in, err := g.API.DescribeInstance(context.Background(), instance)
-	g.Must(err)
-	return in.SecurityGroups
+	return g.instance(instance).SecurityGroups
 }
