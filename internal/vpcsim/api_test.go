@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/alibabacloud-go/tea/tea"
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/auth"
@@ -17,6 +18,19 @@ import (
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/openapi"
 )
+
+// Programs read of an instance whether the cloud may take it away, and when it ends: one that
+// is paid by use is no spot instance, and its end is the year 2099, in minutes.
+func TestInstanceThatDoesNotEnd(t *testing.T) {
+	c := connect(t, start(t))
+	in := instance(t, c, runInstance(t, c, makeNetwork(t, c)))
+	if in.InstanceChargeType != "PostPaid" || in.SpotStrategy != "NoSpot" {
+		t.Errorf("charge type %q, spot strategy %q; want PostPaid, NoSpot", in.InstanceChargeType, in.SpotStrategy)
+	}
+	if at, err := time.Parse("2006-01-02T15:04Z", in.ExpiredTime); err != nil || at.Year() != 2099 {
+		t.Errorf("ExpiredTime %q (%v): want a minute of 2099", in.ExpiredTime, err)
+	}
+}
 
 // The life of an ENI, seen by the official SDK.
 func TestENIThroughTheSDK(t *testing.T) {
