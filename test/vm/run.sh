@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs the tests of the datapaths in virtual machines (see main.go), two at a time: each
 # has one processor. The tag vm adds the tests that need such a machine's kernel.
+# With arguments it runs those alone: run.sh 6.12 -run TestIPVS ./internal/datapath/netkit
 set -eu
 cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0 GOFLAGS=-trimpath
@@ -12,6 +13,10 @@ on() {
 	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
 	go test -count=1 -timeout 30m -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
 }
+if [ $# -gt 0 ]; then
+	on "$@"
+	exit
+fi
 d=./internal/datapath
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go
