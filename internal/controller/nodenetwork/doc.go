@@ -51,8 +51,10 @@
 //
 //   - whatever is asked of the cloud for many nodes goes through an answers.Cache or the
 //     lister: one flight for a key, old answers serve, failures are remembered;
-//   - a plan waits for vSwitches' figures only where without new ones it would say that
-//     there is no address;
+//   - what a new leader cannot ask for is as the spec has it: ENIs that are there get
+//     addresses, none is made, nothing more is taken away;
+//   - no plan waits for vSwitches' figures: what the old ones allow is done, the rest when
+//     new ones are there;
 //   - an operation that fails is tried again after a pause of its own, which grows
 //     (calls.go); news of the node ends it;
 //   - doubt about one node asks for that node's ENIs; all are listed by the sweep, and once

@@ -74,8 +74,11 @@ func (w *work) move(ctx context.Context) error {
 	return errors.Join(append(errs, w.save(ctx))...)
 }
 
-// create carries out recorded intents.
+// create carries out recorded intents, if it is known what an ENI is made of.
 func (w *work) create(ctx context.Context) error {
+	if w.facts.old != nil {
+		return nil
+	}
 	var errs []error
 	for _, intent := range slices.Clone(w.nn.Spec.ENIs) {
 		operation := "create " + intent.Token

@@ -33,6 +33,9 @@ const (
 type facts struct {
 	instance cloud.Instance
 	limits   typeLimits
+	// old is why the instance is only what the spec has from before, without addresses and
+	// security groups; nil: it is what the cloud said.
+	old error
 }
 
 // typeLimits are what an instance type allows, and why they are the catalogue's;
@@ -138,19 +141,60 @@ func limitsOf(t *cloud.InstanceType, source string) typeLimits {
 // what they were.
 func (k *knowledge) forgetRanges() { k.vpcs.ExpireAll() }
 
-// learn finds out about the node's instance and its VPC. Old facts are better than none.
+// learn finds out about the node's instance and its VPC. Old facts are better than none:
+// what a new process cannot ask for is what its predecessor wrote into the spec.
 func (w *work) learn(ctx context.Context, id string) error {
-	in, err := w.knowledge.instances.Get(ctx, id)
+	in, old, err := w.instance(ctx, id)
 	if err != nil {
 		return fmt.Errorf("instance %s: %w", id, err)
 	}
+	s := &w.nn.Spec
 	limits, err := w.knowledge.limits(ctx, in.Type)
+	if (err != nil || limits.unasked != nil) && s.InstanceType == in.Type && s.Limits.Source == sourceCloud {
+		limits, err = limitsOf(&cloud.InstanceType{ENIs: s.Limits.ENIs, IPv4PerENI: s.Limits.AddressesPerENI}, sourceCloud), nil
+		w.again(catalogueLife)
+	}
 	if err != nil {
 		return err
 	}
-	w.facts = &facts{instance: in, limits: limits}
+	w.facts = &facts{instance: in, limits: limits, old: old}
 	w.vpcCIDRs, err = w.knowledge.vpcs.Get(ctx, in.VPCID)
+	if unanswered(err) && s.VPCID == in.VPCID && len(s.VPCCIDRs) > 0 {
+		w.vpcCIDRs, err = s.VPCCIDRs, nil
+		w.again(w.Park)
+	}
 	return err
+}
+
+// instance is the node's, as the cloud said last. If a new process gets no answer it is as the
+// spec has it, and why. That is waited for once.
+func (w *work) instance(ctx context.Context, id string) (in cloud.Instance, old, err error) {
+	s, known := &w.nn.Spec, false
+	written := s.InstanceID == id && s.InstanceType != "" && s.Zone != "" && s.VPCID != ""
+	if _, err = w.knowledge.instances.Asking(id); written && unanswered(err) {
+		in, known = w.knowledge.instances.Peek(id)
+	} else {
+		in, err = w.knowledge.instances.Get(ctx, id)
+		known = err == nil
+	}
+	switch {
+	case known:
+		return in, nil, nil
+	case !written || !unanswered(err):
+		return in, nil, err
+	}
+	w.again(w.Park)
+	return cloud.Instance{ID: id, Type: s.InstanceType, Zone: s.Zone, VPCID: s.VPCID}, err, nil
+}
+
+// unanswered reports whether an error is that the cloud does not answer, or not to us: it says
+// nothing of what was asked for.
+func unanswered(err error) bool {
+	switch cloud.ClassOf(err) {
+	case cloud.Transient, cloud.Throttled, cloud.Auth:
+		return isCloud(err)
+	}
+	return false
 }
 
 // settings writes the part of the spec that follows from instance and configuration.

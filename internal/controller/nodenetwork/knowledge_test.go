@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -155,5 +156,128 @@ func TestVSwitchesAreOneList(t *testing.T) {
 	}
 	if n := g.Calls("DescribeVSwitches"); n != 1 {
 		t.Errorf("%d calls for 13 vSwitches", n)
+	}
+}
+
+// silence lets the cloud not answer what is asked of it about instances, types and VPCs.
+func (g *rig) silence() {
+	g.Helper()
+	for _, action := range []string{"DescribeInstances", "DescribeInstanceTypes", "DescribeVpcAttribute"} {
+		g.Fault(faults.Rule{Name: "away " + action, Action: action, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	}
+}
+
+// waiting counts pods without an address.
+func (g *rig) waiting(name string) (n int) {
+	for _, address := range g.pods[name] {
+		if address == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// A new leader to whom the cloud does not say what a node is goes on with what its predecessor
+// wrote down: ENIs that are there get addresses. None is made, and nothing is taken away.
+func TestSpecServesANewLeader(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.silence()
+	g.restart()
+	before := g.nn("n1").Spec
+	g.startPods("n1", 8)
+	g.settle("n1", 2*minute)
+	if n, c := g.waiting("n1"), g.condition("n1"); n != 0 || c.Status != metav1.ConditionTrue {
+		t.Errorf("%d pods wait; condition %+v", n, c)
+	}
+	after := g.nn("n1").Spec
+	if after.Limits != before.Limits || after.InstanceType != before.InstanceType || after.Zone != before.Zone || fmt.Sprint(after.VPCCIDRs) != fmt.Sprint(before.VPCCIDRs) {
+		t.Errorf("facts %+v, before %+v", after, before)
+	}
+	if c := g.limitsCondition("n1"); c.Status != metav1.ConditionTrue {
+		t.Errorf("the limits are the cloud's, though it was not asked now: %+v", c)
+	}
+
+	made, asked := g.Calls("CreateNetworkInterface"), g.Calls("DescribeInstances")
+	g.startPods("n1", 4) // the last two need another ENI
+	g.settle("n1", 2*minute)
+	if n, c := g.waiting("n1"), g.condition("n1"); n != 2 || c.Status != metav1.ConditionFalse || c.Reason != "CloudTrouble" {
+		t.Errorf("%d pods wait, want 2; condition %+v", n, c)
+	}
+	if n := g.Calls("CreateNetworkInterface") - made; n != 0 {
+		t.Errorf("%d ENIs were made of what is not known", n)
+	}
+	if n := g.Calls("DescribeInstances") - asked; n > 2*14 { // an ask is two attempts here
+		t.Errorf("%d calls in two minutes", n)
+	}
+	g.stopPods("n1", 9)
+	g.settle("n1", 2*minute)
+	if n := g.Calls("UnassignPrivateIpAddresses"); n != 0 || g.free("n1") != 7 {
+		t.Errorf("%d calls that take addresses, %d free: want none, and 10 less 3 pods", n, g.free("n1"))
+	}
+
+	for _, action := range []string{"DescribeInstances", "DescribeInstanceTypes", "DescribeVpcAttribute"} {
+		g.Sim.RemoveFault("away " + action)
+	}
+	g.startPods("n1", 9)
+	g.settle("n1", 10*minute)
+	if n, c := g.waiting("n1"), g.condition("n1"); n != 0 || c.Status != metav1.ConditionTrue {
+		t.Errorf("%d pods wait when the cloud answers again; condition %+v", n, c)
+	}
+	g.agree("n1")
+}
+
+// What the spec says is not enough where another Node names the instance too, nor where the
+// cloud says that it is not there.
+func TestSpecDoesNotServe(t *testing.T) {
+	for name, f := range map[string]func(*rig){
+		"another Node": func(g *rig) {
+			g.silence()
+			other := g.node("n1")
+			other.ObjectMeta = metav1.ObjectMeta{Name: "n2"}
+			other.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.168.0.200"}}
+			g.Must(g.kube.Create(t.Context(), other))
+		},
+		"no such instance": func(g *rig) {
+			g.Fault(faults.Rule{Name: "none", Action: "DescribeInstances", Error: &faults.Error{Code: "InvalidInstanceId.NotFound", Status: 404}})
+		},
+	} {
+		g := newRig(t, []string{"192.168.32.0/24"})
+		g.addNode("n1", "ecs.g6.2xlarge")
+		g.settle("n1", minute)
+		f(g)
+		g.restart()
+		g.startPods("n1", 8)
+		g.settle("n1", 2*minute)
+		if c := g.condition("n1"); g.waiting("n1") == 0 || c.Status != metav1.ConditionFalse {
+			t.Errorf("%s: %d pods wait; condition %+v", name, g.waiting("n1"), c)
+		}
+	}
+}
+
+// An ENI that was to be made, and may have been, waits for what it is made of: the token is for
+// one request only.
+func TestIntentWaitsForFacts(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.Fault(faults.Rule{Name: "lost", Action: "CreateNetworkInterface", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.startPods("n1", 12)
+	g.settle("n1", minute)
+	before := g.nn("n1").Spec.ENIs
+	if before[len(before)-1].Phase != v1alpha1.ENICreating {
+		t.Fatalf("ENIs %+v", before)
+	}
+	g.silence()
+	g.Sim.RemoveFault("lost")
+	g.restart()
+	made := g.Calls("CreateNetworkInterface")
+	g.settle("n1", minute)
+	if n := g.Calls("CreateNetworkInterface") - made; n != 0 || g.waiting("n1") != 2 {
+		t.Errorf("%d calls; %d pods wait, want the 2 for which there is no ENI", n, g.waiting("n1"))
+	}
+	if after := g.nn("n1").Spec.ENIs; len(after) != len(before) || after[len(after)-1].Token != before[len(before)-1].Token {
+		t.Errorf("ENIs %+v, before %+v", after, before)
 	}
 }

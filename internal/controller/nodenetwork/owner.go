@@ -40,6 +40,9 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 			NextStep: "the kubelet's --node-ip or the cloud controller manager sets it"}
 		return false, nil
 	}
+	if w.facts.old != nil {
+		in.Addresses = mine // as was found before the spec was written
+	}
 	if !overlap(in.Addresses, mine) {
 		// It may have been given another address since it was asked for: the next look knows.
 		w.knowledge.instances.Expire(in.ID)
@@ -53,7 +56,11 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 		return false, fmt.Errorf("list the Nodes of instance %s: %w", in.ID, err)
 	}
 	for i := range all.Items {
-		if n := &all.Items[i]; n.Name != w.name && overlap(in.Addresses, internalIPs(n)) && older(n, w.node) {
+		n := &all.Items[i]
+		if n.Name != w.name && w.facts.old != nil {
+			return false, w.facts.old // whose it is hangs on its addresses
+		}
+		if n.Name != w.name && overlap(in.Addresses, internalIPs(n)) && older(n, w.node) {
 			w.trouble = &cloud.Explanation{Class: cloud.Conflict, Reason: "InstanceClaimed",
 				Cause:    fmt.Sprintf("Nodes %s and %s both name instance %s; the older one, %s, has it", n.Name, w.name, in.ID, n.Name),
 				NextStep: "delete the Node that is not the instance's, or mend its --provider-id"}

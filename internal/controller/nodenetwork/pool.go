@@ -30,6 +30,9 @@ func (w *work) plan(ctx context.Context) error {
 	for {
 		state := w.state(w.vswitches.get(w.facts.instance.VPCID, ids))
 		p := ipam.Compute(state)
+		if w.facts.old != nil { // no reason to take anything from the node
+			p.Release, p.Unassign, p.Detach = nil, nil, nil
+		}
 		var asking bool
 		var unknown error // why the vSwitches' figures are not known
 		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 {

@@ -185,6 +185,9 @@ func (w *work) refuse(what string, err error) {
 
 // refused returns what the cloud said a short while ago, if it did.
 func (w *work) refused(what string) (cloud.Explanation, bool) {
+	if what == createOperation && w.facts != nil && w.facts.old != nil {
+		return cloud.Explain(w.facts.old), true // see create
+	}
 	r, ok := w.mem.refused[what]
 	if ok && w.Now().Before(r.until) {
 		return r.why, true
