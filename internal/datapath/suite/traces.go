@@ -71,15 +71,18 @@ func foreign(n *Node) {
 }
 
 // DumpStable is Dump without what the kernel does on its own a moment later: the
-// operational state of a device, and IPv6 addresses becoming usable.
+// operational state of a device, and IPv6 addresses coming and becoming usable.
 func DumpStable(n *Node) string {
 	n.w.t.Helper()
 	n.Settle()
-	for deadline := time.Now().Add(Patience); strings.Contains(n.IP("-6 addr show"), "tentative"); {
-		if time.Now().After(deadline) {
-			n.w.t.Fatal("an IPv6 address of the node stays tentative")
+	for deadline := time.Now().Add(Patience); ; time.Sleep(5 * time.Millisecond) {
+		what := unfinishedIPv6(n)
+		if what == "" {
+			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		if time.Now().After(deadline) {
+			n.w.t.Fatal(what)
+		}
 	}
 	var keep []string
 	for _, l := range strings.Split(Dump(n), "\n") {
@@ -93,6 +96,28 @@ func DumpStable(n *Node) string {
 		keep = append(keep, operState.ReplaceAllString(l, ""))
 	}
 	return strings.Join(keep, "\n")
+}
+
+// unfinishedIPv6 says what of the node's IPv6 addresses is still to come; "": nothing.
+func unfinishedIPv6(n *Node) string {
+	addrs := n.IP("-6 -o addr show")
+	if strings.Contains(addrs, "tentative") {
+		return "an IPv6 address of the node stays tentative"
+	}
+	for _, l := range strings.Split(n.IP("-o -d link show"), "\n") {
+		if !strings.Contains(l, "LOWER_UP") || !strings.Contains(l, "addrgenmode eui64") || strings.Contains(l, "LOOPBACK") {
+			continue
+		}
+		dev, _, _ := strings.Cut(strings.Fields(l)[1], "@")
+		dev = strings.TrimSuffix(dev, ":")
+		if off := n.Run("cat", "/proc/sys/net/ipv6/conf/"+dev+"/disable_ipv6"); strings.TrimSpace(off) == "1" {
+			continue
+		}
+		if !regexp.MustCompile(`(?m)^\d+: ` + regexp.QuoteMeta(dev) + ` +inet6 fe80:`).MatchString(addrs) {
+			return "the node's device " + dev + " is up and has no link-local address"
+		}
+	}
+	return ""
 }
 
 var operState = regexp.MustCompile(`NO-CARRIER,|,LOWER_UP| state [A-Z]+`)
