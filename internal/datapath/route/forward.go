@@ -240,10 +240,16 @@ func namesPods(table map[string][]foreign) bool {
 	return false
 }
 
+// How a chain is in the way.
+const (
+	policyDrops = "drops by policy what its rules do not accept"
+	ruleRejects = "rejects by a rule at its end what the others do not accept"
+)
+
 func obstacleText(chain *nftables.Chain, rules []foreign) string {
-	how := "drops by policy what its rules do not accept"
+	how := policyDrops
 	if rejectsAll(rules) {
-		how = "rejects by a rule at its end what the others do not accept"
+		how = ruleRejects
 	}
 	text := fmt.Sprintf("nftables: chain %s of table %s %s, and no rule of the table names pods' devices (%s*): "+
 		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, tableText(chain.Table), how, podDevices)

@@ -132,6 +132,28 @@ func TestForwardOfIptablesLegacy(t *testing.T) {
 		if list := obstacles(); len(list) != 0 {
 			t.Errorf("%s, policy ACCEPT: %q", program, list)
 		}
+		// Rules like those that iptables-services comes with end so.
+		for _, end := range [][]string{{"-j", "REJECT"}, {"-j", "DROP"}} {
+			n.Run(program, append([]string{"-A", "FORWARD"}, end...)...)
+			if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], "by a rule at its end") || !strings.Contains(list[0], program+" -I FORWARD -i tw+ -j ACCEPT") {
+				t.Errorf("%s, %v at the end: %q, want what to do", program, end, list)
+			}
+			n.Run(program, "-I", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+			if list := obstacles(); len(list) != 0 {
+				t.Errorf("%s, %v behind a rule for pods: %q", program, end, list)
+			}
+			n.Run(program, "-D", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+			n.Run(program, append([]string{"-D", "FORWARD"}, end...)...)
+		}
+		// These reject what they match, or not what is forwarded.
+		for _, c := range []string{"FORWARD -i docker0 -j REJECT", "FORWARD -p tcp -j DROP", "FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"INPUT -j REJECT", "OUTPUT -j DROP", "other -j REJECT"} {
+			n.Run(program, append([]string{"-A"}, strings.Fields(c)...)...)
+			if list := obstacles(); len(list) != 0 {
+				t.Errorf("%s -A %s: %q", program, c, list)
+			}
+			n.Run(program, append([]string{"-D"}, strings.Fields(c)...)...)
+		}
 		n.Run(program, "-P", "FORWARD", "DROP")
 		if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], program+" -A FORWARD -i tw+ -j ACCEPT") {
 			t.Errorf("%s, policy DROP: %q, want what to do", program, list)

@@ -73,10 +73,10 @@ func legacyObstacles(ns netns.NsHandle) (obstacles []string, err error) {
 			if err != nil {
 				return fmt.Errorf("read table filter of %s: %w", form.program, err)
 			}
-			if form.drops(info, entries) {
-				obstacles = append(obstacles, fmt.Sprintf("%[1]s: chain FORWARD drops by policy, and no rule of table filter names pods' devices (%[2]s*): "+
-					"pods may not reach each other. Terway does not write tables of %[1]s; do so with: %[1]s -A FORWARD -i %[2]s+ -j ACCEPT; %[1]s -A FORWARD -o %[2]s+ -j ACCEPT",
-					form.program, podDevices))
+			if how, where := form.blocks(info, entries); how != "" {
+				obstacles = append(obstacles, fmt.Sprintf("%[1]s: chain FORWARD %[3]s, and no rule of table filter names pods' devices (%[2]s*): "+
+					"pods may not reach each other. Terway does not write tables of %[1]s; do so with: %[1]s %[4]s FORWARD -i %[2]s+ -j ACCEPT; %[1]s %[4]s FORWARD -o %[2]s+ -j ACCEPT",
+					form.program, podDevices, how, where))
 			}
 		}
 		return nil
@@ -124,36 +124,54 @@ func (f legacyForm) get(fd, option int, buf []byte) error {
 	return nil
 }
 
-// drops reports whether the policy of FORWARD is DROP and no rule names pods' devices.
-func (f legacyForm) drops(info legacyInfo, entries []byte) bool {
-	const (
-		forward       = unix.NF_INET_FORWARD
-		targetHeader  = 32 // struct xt_entry_target
-		standardDrop  = -1 // -NF_DROP - 1
-		nextAfterFrom = 2  // next_offset follows target_offset
-	)
+// blocks says how FORWARD drops or rejects what none of its other rules accepts, and by which
+// command a rule gets before that; nothing if it does not, or a rule names pods' devices.
+func (f legacyForm) blocks(info legacyInfo, entries []byte) (how, where string) {
+	const forward = unix.NF_INET_FORWARD
 	if info.ValidHooks&(1<<forward) == 0 {
-		return false
+		return "", ""
 	}
-	at := int(info.Underflow[forward]) // the policy is an entry of its own
-	if at < 0 || at+f.size > len(entries) {
-		return false
-	}
-	verdict := at + int(binary.NativeEndian.Uint16(entries[at+f.target:])) + targetHeader
-	if verdict+4 > len(entries) || int32(binary.NativeEndian.Uint32(entries[verdict:])) != standardDrop {
-		return false
-	}
+	first, policy := int(info.HookEntry[forward]), int(info.Underflow[forward]) // the policy is an entry of its own
 	for at := 0; at+f.size <= len(entries); {
 		for _, name := range []int{f.iniface, f.outiface} {
 			if bytes.HasPrefix(entries[at+name:at+name+unix.IFNAMSIZ], []byte(podDevices)) {
-				return false
+				return "", ""
 			}
 		}
-		next := int(binary.NativeEndian.Uint16(entries[at+f.target+nextAfterFrom:]))
+		switch {
+		case how != "" || at < first || at > policy || !f.rejects(entries[at:]):
+		case at == policy:
+			how, where = policyDrops, "-A"
+		default:
+			how, where = ruleRejects, "-I"
+		}
+		next := int(binary.NativeEndian.Uint16(entries[at+f.target+2:])) // next_offset follows target_offset
 		if next == 0 {
 			break
 		}
 		at += next
 	}
-	return true
+	return how, where
+}
+
+// rejects reports whether an entry drops or rejects whatever reaches it: it asks nothing of
+// the packet's header and has no match.
+func (f legacyForm) rejects(entry []byte) bool {
+	const (
+		nfcache      = 4  // before target_offset, behind what is asked of the header
+		revision     = 31 // in struct xt_entry_target: a size, and a name of 29 bytes
+		targetHeader = 32 // struct xt_entry_target
+		standardDrop = -1 // -NF_DROP - 1
+	)
+	target := int(binary.NativeEndian.Uint16(entry[f.target:]))
+	if target != f.size || len(entry) < target+targetHeader+4 || len(bytes.Trim(entry[:f.target-nfcache], "\x00")) > 0 {
+		return false
+	}
+	switch name, _, _ := bytes.Cut(entry[target+2:target+revision], []byte{0}); string(name) {
+	case "": // the standard target: a verdict, or a jump
+		return int32(binary.NativeEndian.Uint32(entry[target+targetHeader:])) == standardDrop
+	case "REJECT":
+		return true
+	}
+	return false
 }
