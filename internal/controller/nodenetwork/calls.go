@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
 )
 
 // backoffMax is the longest pause before an operation of a node that failed is tried again.
@@ -13,19 +14,52 @@ const backoffMax = 2 * time.Minute
 
 // pause is that of an operation that failed.
 type pause struct {
-	failures int
-	until    time.Time
-	why      cloud.Explanation
+	failures     int
+	began, until time.Time
+	// wish is what the node wanted when it began.
+	wish wish
+	why  cloud.Explanation
+}
+
+// wish is what the node wants, and by what it may have it.
+type wish struct {
+	demand, eniDemand int
+	config            *config.Config
+	providerID        string
+	labels            string
+}
+
+func (w *work) wish() wish {
+	x := wish{demand: w.nn.Status.Demand, eniDemand: w.nn.Status.ENIDemand, config: w.cfg}
+	if w.node != nil {
+		x.providerID, x.labels = w.node.Spec.ProviderID, fmt.Sprint(w.node.Labels)
+	}
+	return x
+}
+
+// more reports whether the node wants more than it did, or may have it by something new.
+// That it wants less is no reason to try again what fails.
+func (x wish) more(was wish) bool {
+	return x.demand > was.demand || x.eniDemand > was.eniDemand ||
+		x.config != was.config || x.providerID != was.providerID || x.labels != was.labels
 }
 
 // paused reports whether an operation of the node failed a short while ago, and is not to
-// be tried yet. The node goes on being told why.
+// be tried yet: after Retry if there is news of the node, later if there is none. The node
+// goes on being told why.
 func (w *work) paused(operation string) bool {
 	p := w.mem.pauses[operation]
-	if p == nil || !w.Now().Before(p.until) {
+	if p == nil {
 		return false
 	}
-	w.again(p.until.Sub(w.Now()))
+	until := p.until
+	if w.wish().more(p.wish) {
+		until = p.began.Add(w.Retry)
+	}
+	if !w.Now().Before(until) {
+		return false
+	}
+	w.again(until.Sub(w.Now()))
 	if w.trouble == nil {
 		why := p.why
 		w.trouble = &why
@@ -34,7 +68,8 @@ func (w *work) paused(operation string) bool {
 }
 
 // tried notes how an operation went: one that fails is tried again after Retry, and more
-// slowly each time, until it succeeds or there is news of the node.
+// slowly each time until it succeeds. News of the node has it tried sooner, and does not
+// begin the count anew: a node's demand may move each second.
 func (w *work) tried(operation string, err error) {
 	if err == nil {
 		delete(w.mem.pauses, operation)
@@ -49,19 +84,19 @@ func (w *work) tried(operation string, err error) {
 		p = &pause{}
 		w.mem.pauses[operation] = p
 	}
+	now := w.Now()
 	d := min(w.Retry<<min(p.failures, 10), backoffMax)
-	p.failures, p.until, p.why = p.failures+1, w.Now().Add(d), cloud.Explain(err)
+	*p = pause{failures: p.failures + 1, began: now, until: now.Add(d), wish: w.wish(), why: cloud.Explain(err)}
 	w.again(d)
 }
 
-// hear ends all pauses when the node wants something else than it did, or may have it by
-// a new configuration.
+// hear has a node in trouble looked at soon again when there is news of it.
 func (w *work) hear() {
-	st := &w.nn.Status
-	news := fmt.Sprintf("%p %d %d %s %v", w.cfg, st.Demand, st.ENIDemand, w.node.Spec.ProviderID, w.node.Labels)
-	if news != w.mem.news {
-		clear(w.mem.pauses)
-		w.mem.news, w.mem.troubles = news, 0
+	if x := w.wish(); x != w.mem.wish {
+		if x.more(w.mem.wish) {
+			w.mem.troubles = 0
+		}
+		w.mem.wish = x
 	}
 }
 

@@ -2,15 +2,20 @@ package nodenetwork
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
@@ -52,6 +57,72 @@ func TestFailuresAreTriedMoreSlowly(t *testing.T) {
 	g.settle("n1", 5*minute)
 	if c := g.condition("n1"); c.Status != "True" || g.free("n1") < 2 {
 		t.Errorf("%d free, condition %+v", g.free("n1"), c)
+	}
+}
+
+// On a node whose demand moves each second a failing action is tried as slowly as on others.
+func TestFailuresWhileTheDemandMoves(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	g.Fault(faults.Rule{Action: "AssignPrivateIpAddresses", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
+	g.startPods("n1", 3)
+	before := g.Calls("AssignPrivateIpAddresses")
+	for i := range 600 {
+		if i%2 == 0 {
+			g.startPods("n1", 1)
+		} else {
+			waiting := slices.Sorted(maps.Keys(g.pods["n1"]))
+			delete(g.pods["n1"], waiting[len(waiting)-1])
+			g.agent("n1")
+		}
+		g.once("n1")
+		g.Clock.Pass(time.Second)
+	}
+	if n := (g.Calls("AssignPrivateIpAddresses") - before) / 2; n < 5 || n > 20 { // each is two attempts here
+		t.Errorf("tried %d times in ten minutes", n)
+	}
+}
+
+// A pause ends before its time, but not before Retry, if the node wants more than when it
+// began or may have it by something new.
+func TestWhatEndsAPause(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*work)
+		ends   bool
+	}{
+		"nothing":         {func(*work) {}, false},
+		"more pods":       {func(w *work) { w.nn.Status.Demand++ }, true},
+		"fewer pods":      {func(w *work) { w.nn.Status.Demand-- }, false},
+		"more own ENIs":   {func(w *work) { w.nn.Status.ENIDemand++ }, true},
+		"fewer own ENIs":  {func(w *work) { w.nn.Status.ENIDemand-- }, false},
+		"configuration":   {func(w *work) { w.cfg = &config.Config{} }, true},
+		"labels":          {func(w *work) { w.node.Labels = map[string]string{"a": "b"} }, true},
+		"instance":        {func(w *work) { w.node.Spec.ProviderID = "cn-hangzhou.i-2" }, true},
+		"node is deleted": {func(w *work) { w.node = nil }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now()
+			w := &work{Reconciler: &Reconciler{Options: Options{Now: func() time.Time { return now }, Retry: 5 * time.Second}}, cfg: &config.Config{},
+				mem: newMemory(now), nn: &v1alpha1.NodeNetwork{}, node: &corev1.Node{Spec: corev1.NodeSpec{ProviderID: "cn-hangzhou.i-1"}}}
+			w.nn.Status.Demand, w.nn.Status.ENIDemand = 3, 2
+			for range 4 {
+				w.tried("assign", errors.New("away"))
+			}
+			now = now.Add(w.Retry - 1)
+			c.change(w)
+			if !w.paused("assign") || w.next > backoffMax || c.ends != (w.next == 1) {
+				t.Errorf("before Retry has passed: comes again in %s", w.next)
+			}
+			now = now.Add(1)
+			if got := !w.paused("assign"); got != c.ends {
+				t.Errorf("after Retry it has ended: %t, want %t", got, c.ends)
+			}
+			w.tried("assign", errors.New("away"))
+			if w.next = 0; !w.paused("assign") || w.next != 80*time.Second {
+				t.Errorf("the next pause is %s, want the fifth", w.next)
+			}
+		})
 	}
 }
 

@@ -56,7 +56,8 @@
 //   - no plan waits for vSwitches' figures: what the old ones allow is done, the rest when
 //     new ones are there;
 //   - an operation that fails is tried again after a pause of its own, which grows
-//     (calls.go); news of the node ends it;
+//     (calls.go); a node that wants more than then, or has other settings, does not wait
+//     to its end;
 //   - doubt about one node asks for that node's ENIs; all are listed by the sweep, and once
 //     by a new leader;
 //   - calls say whether pods wait for them, and are deferred rather than waited for where

@@ -56,9 +56,9 @@ type memory struct {
 	config *config.Config
 	// refused are what the cloud does not give for a while: createOperation or an ENI's token.
 	refused map[string]refusal
-	// pauses are of operations that failed, by name; news is what the node wanted then.
+	// pauses are of operations that failed, by name; wish is what the node wanted last.
 	pauses map[string]*pause
-	news   string
+	wish   wish
 	// listed: the node was compared with the cloud once.
 	listed bool
 	// troubles counts how often in a row the node could not have what it needs.
