@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -55,6 +56,8 @@ const (
 type knowledge struct {
 	catalogue func(string) (cloud.InstanceType, bool)
 	instances *answers.Cache[string, cloud.Instance]
+	// addresses are those of an instance's ENIs that serve no pods, by its id.
+	addresses *answers.Cache[string, []netip.Addr]
 	types     *answers.Cache[string, cloud.InstanceType]
 	vpcs      *answers.Cache[string, []string]
 }
@@ -82,6 +85,23 @@ func newKnowledge(o *Options) *knowledge {
 			},
 			Divide: ofOneInstance,
 			Life:   instanceLife, Retry: askRetry, Timeout: askTimeout, Join: o.Join, Batch: instancesPerCall, Now: o.Now, Go: o.Go,
+		}),
+		// Asked for by few: a kubelet mostly has the instance's primary address.
+		addresses: answers.New(answers.Options[string, []netip.Addr]{
+			Ask: func(ctx context.Context, ids []string) (map[string][]netip.Addr, error) {
+				list, err := o.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: ids[0]})
+				if err != nil {
+					return nil, fmt.Errorf("describe the ENIs of instance %s: %w", ids[0], err)
+				}
+				var out []netip.Addr
+				for _, e := range list {
+					if e.Tags[TagCreator] != creator && e.Type != "Member" {
+						out = append(out, e.Addresses...)
+					}
+				}
+				return map[string][]netip.Addr{ids[0]: out}, nil
+			},
+			Life: instanceLife, Retry: askRetry, Timeout: askTimeout, Now: o.Now, Go: o.Go,
 		}),
 		types: answers.New(answers.Options[string, cloud.InstanceType]{
 			Ask: func(ctx context.Context, names []string) (map[string]cloud.InstanceType, error) {

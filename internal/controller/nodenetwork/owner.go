@@ -27,8 +27,8 @@ func instanceOf(o client.Object) []string {
 
 // ownsInstance reports whether the instance that the Node names is the Node's. A kubelet
 // chooses the providerID that it registers with, so ENIs could be attached to any instance
-// of the account: the instance must have the Node's InternalIP, and of several Nodes that
-// can say so the oldest has it. A node that is not told so gets nothing, and nothing is taken
+// of the account: an ENI of the instance that serves no pods must have the Node's InternalIP,
+// and of several Nodes that can say so the oldest has it. A node that is not told so gets nothing, and nothing is taken
 // from it. A kubelet that lies about both its instance and its InternalIP is not found out
 // unless that instance has a Node.
 func (w *work) ownsInstance(ctx context.Context) (bool, error) {
@@ -43,12 +43,15 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 	if w.facts.old != nil {
 		in.Addresses = mine // as was found before the spec was written
 	}
-	if !overlap(in.Addresses, mine) {
+	if own, err := w.has(ctx, in, mine); err != nil {
+		return false, err
+	} else if !own {
 		// It may have been given another address since it was asked for: the next look knows.
 		w.knowledge.instances.Expire(in.ID)
+		w.knowledge.addresses.Expire(in.ID)
 		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "InstanceNotOfNode",
-			Cause:    fmt.Sprintf("Node %s (InternalIP %s) names instance %s in its providerID, which has %s", w.name, join(mine), in.ID, join(in.Addresses)),
-			NextStep: "give the node's kubelet the --provider-id of its own instance and register it again"}
+			Cause:    fmt.Sprintf("Node %s (InternalIP %s) names instance %s in its providerID, which has %s, and no other ENI with the Node's address but those for pods", w.name, join(mine), in.ID, join(in.Addresses)),
+			NextStep: "give the node's kubelet the --provider-id of its own instance, and a --node-ip that this has, and register it again"}
 		return false, nil
 	}
 	var all corev1.NodeList
@@ -60,7 +63,14 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 		if n.Name != w.name && w.facts.old != nil {
 			return false, w.facts.old // whose it is hangs on its addresses
 		}
-		if n.Name != w.name && overlap(in.Addresses, internalIPs(n)) && older(n, w.node) {
+		if n.Name == w.name || !older(n, w.node) {
+			continue
+		}
+		claimed, err := w.has(ctx, in, internalIPs(n))
+		if err != nil {
+			return false, err
+		}
+		if claimed {
 			w.trouble = &cloud.Explanation{Class: cloud.Conflict, Reason: "InstanceClaimed",
 				Cause:    fmt.Sprintf("Nodes %s and %s both name instance %s; the older one, %s, has it", n.Name, w.name, in.ID, n.Name),
 				NextStep: "delete the Node that is not the instance's, or mend its --provider-id"}
@@ -68,6 +78,15 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// has reports whether an instance has one of the addresses on an ENI that serves no pods.
+func (w *work) has(ctx context.Context, in *cloud.Instance, addrs []netip.Addr) (bool, error) {
+	if overlap(in.Addresses, addrs) {
+		return true, nil
+	}
+	all, err := w.knowledge.addresses.Get(ctx, in.ID)
+	return overlap(all, addrs), err
 }
 
 func older(a, b *corev1.Node) bool {

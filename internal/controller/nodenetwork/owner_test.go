@@ -54,10 +54,16 @@ func TestInstanceOfAnotherNode(t *testing.T) {
 	}
 }
 
-// told is a cloud that says of instances what the test says.
+// told is a cloud that says of instances, and of one instance's ENIs, what the test says.
 type told struct {
 	cloud.API
 	instance func(*cloud.Instance)
+	enis     func([]cloud.ENI) []cloud.ENI
+}
+
+func (c *told) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
+	list, err := c.API.DescribeENIs(ctx, f)
+	return c.enis(list), err
 }
 
 func (c *told) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
@@ -78,6 +84,11 @@ func TestInstanceWithAnotherAddress(t *testing.T) {
 		if !right {
 			in.Addresses = []netip.Addr{netip.MustParseAddr("192.168.31.250")}
 		}
+	}, func(list []cloud.ENI) []cloud.ENI {
+		if !right {
+			return nil
+		}
+		return list
 	}}
 	g.r.knowledge = newKnowledge(&o)
 	g.addPods("n1", 1)
@@ -89,5 +100,53 @@ func TestInstanceWithAnotherAddress(t *testing.T) {
 	g.settle("n1", 5*minute)
 	if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand > 0 {
 		t.Errorf("condition %+v, status %+v", c, g.nn("n1").Status)
+	}
+}
+
+// A kubelet may have the address of another ENI of its instance than the primary one, but
+// not one that serves pods.
+func TestNodeWithTheAddressOfASecondaryENI(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	instance := g.addNode("n1", "ecs.g6.2xlarge")
+	e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "s", VSwitchID: g.vswitch[1], SecurityGroups: g.groups(instance), SecondaryCount: 1})
+	g.Must(err)
+	g.Clock.Pass(2 * time.Second)
+	g.Must(g.API.AttachENI(context.Background(), e.ID, instance))
+	g.Clock.Pass(5 * time.Second)
+	move := func(a netip.Addr) {
+		n := g.node("n1")
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: a.String()}}
+		g.Must(g.kube.Status().Update(context.Background(), n))
+	}
+	for _, a := range e.Addresses {
+		move(a)
+		before := g.Calls("DescribeNetworkInterfaces")
+		g.startPods("n1", 1)
+		g.settle("n1", 2*minute)
+		if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand > 0 {
+			t.Errorf("InternalIP %s: condition %+v, status %+v", a, c, g.nn("n1").Status)
+		}
+		calls := g.Calls("DescribeNetworkInterfaces")
+		for range 20 {
+			g.once("n1")
+		}
+		if n := g.Calls("DescribeNetworkInterfaces"); n != calls {
+			t.Errorf("%d calls in 20 looks at a node at rest, %d before", n-calls, calls-before)
+		}
+	}
+	// Another Node of the same instance that has its primary address came later.
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))},
+		Spec: g.node("n1").Spec, Status: g.addresses(instance)}
+	g.Must(g.kube.Create(context.Background(), n))
+	g.pods["n2"] = map[string]string{}
+	g.settle("n2", minute)
+	if c := g.condition("n2"); c.Reason != "InstanceClaimed" {
+		t.Errorf("condition of the second Node %+v", c)
+	}
+	pod := parse(g.nn("n1").Spec.ENIs[0].Addresses[0].Address)
+	move(pod)
+	g.settle("n1", 2*minute)
+	if c := g.condition("n1"); c.Reason != "InstanceNotOfNode" {
+		t.Errorf("InternalIP %s is a pod's: condition %+v", pod, c)
 	}
 }
