@@ -36,6 +36,7 @@ type Options[K comparable, V any] struct {
 	Retry time.Duration
 	// Join is how long an ask waits for other keys, Batch how many keys one ask takes
 	// at most (0: one). A batch that is renewed takes answers along that are old soon.
+	// Few batches are under way at a time: who comes meanwhile joins the next.
 	Join  time.Duration
 	Batch int
 	// Divide says that an error may be one key's only: the others are asked apart.
@@ -50,6 +51,8 @@ type Options[K comparable, V any] struct {
 // Cache keeps the answers of one source.
 type Cache[K comparable, V any] struct {
 	o Options[K, V]
+
+	gate chan struct{} // of batches
 
 	mu      sync.Mutex
 	entries map[K]*entry[K, V]
@@ -81,6 +84,9 @@ type flight[K comparable] struct {
 	done    chan struct{}
 }
 
+// batches is how many asks for many keys are made at a time.
+const batches = 2
+
 // New returns an empty Cache.
 func New[K comparable, V any](o Options[K, V]) *Cache[K, V] {
 	if o.Times == nil {
@@ -90,7 +96,7 @@ func New[K comparable, V any](o Options[K, V]) *Cache[K, V] {
 		o.Go = func(f func()) { go f() }
 	}
 	o.Batch = max(o.Batch, 1)
-	return &Cache[K, V]{o: o, entries: map[K]*entry[K, V]{}}
+	return &Cache[K, V]{o: o, gate: make(chan struct{}, batches), entries: map[K]*entry[K, V]{}}
 }
 
 // Get returns the answer for a key. It waits only where nothing is known; while an old
@@ -281,6 +287,10 @@ func (c *Cache[K, V]) launch(f *flight[K]) {
 }
 
 func (c *Cache[K, V]) fly(f *flight[K]) {
+	if c.o.Batch > 1 {
+		c.gate <- struct{}{}
+		defer func() { <-c.gate }()
+	}
 	c.mu.Lock()
 	if c.open == f {
 		c.open = nil

@@ -190,6 +190,28 @@ func TestMissingKeys(t *testing.T) {
 	})
 }
 
+// While asks are under way who comes joins the next, so that many who come one after the
+// other do not cost an ask for each few.
+func TestAsksTakeWhatCameMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{takes: time.Second}
+		c := s.cache(func(o *Options[string, int]) { o.Join, o.Batch = 50*time.Millisecond, 100 })
+		var all sync.WaitGroup
+		for i := range 500 {
+			all.Go(func() {
+				if _, err := c.Get(t.Context(), fmt.Sprint(i)); err != nil {
+					t.Error(err)
+				}
+			})
+			time.Sleep(5 * time.Millisecond)
+		}
+		all.Wait()
+		if len(s.asks) > 10 {
+			t.Errorf("%d asks in 2.5 s for 500 keys, of which an ask takes 100", len(s.asks))
+		}
+	})
+}
+
 // Keys that are wanted at nearly the same time are one ask; one that spoils it is
 // found, and the others have their answers.
 func TestBatches(t *testing.T) {

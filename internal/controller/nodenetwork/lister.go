@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,24 +20,38 @@ type lister struct {
 	// window is how long a call waits for others to join.
 	window time.Duration
 	tags   map[string]string // of the cluster's ENIs
-	last   time.Duration     // how long a list of all ENIs serves those who come later
-
-	// gate is open for some calls at a time: who comes while they wait for the rate limit
-	// joins the next, which is the larger for it.
-	gate chan struct{}
+	// last is how long a list of all ENIs serves those who come later; one that took longer
+	// serves as long as it took.
+	last time.Duration
 
 	mu    sync.Mutex
-	byID  *flight
-	all   *flight
+	byID  runway
+	all   runway
 	saved *view
 	// alone is how many nodes' ENIs are being asked for node by node.
 	alone int
 }
 
+// runway is where calls of one kind start.
+type runway struct {
+	// gate is open for few calls at a time: who comes while they are under way or wait for
+	// the rate limit joins the next, which is the larger for it.
+	gate chan struct{}
+	next *flight // others may still join it
+}
+
+func newLister(o *Options, tags map[string]string) *lister {
+	return &lister{api: o.Cloud, now: o.Now, window: o.Join, tags: tags, last: o.Settle / 2,
+		byID: runway{gate: make(chan struct{}, flightsByID)}, all: runway{gate: make(chan struct{}, 1)}}
+}
+
 // view is what the cloud said when it was asked at that time.
 type view struct {
-	at   time.Time
-	enis map[string]cloud.ENI // by id
+	at time.Time
+	// until is how long it serves who comes later; it counts from the answer, which may
+	// have been many pages in coming.
+	until time.Time
+	enis  map[string]cloud.ENI // by id
 	// nodes has them by the node that their tag names, so that a new leader does not walk
 	// all ENIs for each node.
 	nodes map[string][]string
@@ -62,7 +77,7 @@ func (v *view) of(node string) map[string]cloud.ENI {
 	return out
 }
 
-// flight is a call that others may still join.
+// flight is one call for many.
 type flight struct {
 	ids  map[string]bool
 	done chan struct{}
@@ -75,8 +90,9 @@ type flight struct {
 const describeTimeout = 10 * time.Minute
 
 const (
-	// flights is how many calls are made at a time.
-	flights = 4
+	// flightsByID is how many calls by id are made at a time: with calls of 0.3 s that is half
+	// of what DescribeNetworkInterfaces allows.
+	flightsByID = 2
 	// enisPerPage is how many ENIs a page of the list has (ECS API: DescribeNetworkInterfaces).
 	enisPerPage = 500
 	// aloneAtFirst is how many nodes are asked for one by one before the cluster's size is known.
@@ -86,10 +102,7 @@ const (
 // ids returns those of the ENIs that exist.
 func (l *lister) ids(ctx context.Context, ids []string) (*view, error) {
 	l.mu.Lock()
-	f := l.byID
-	if f == nil {
-		f = l.start(&l.byID)
-	}
+	f := l.start(&l.byID)
 	for _, id := range ids {
 		f.ids[id] = true
 	}
@@ -100,16 +113,18 @@ func (l *lister) ids(ctx context.Context, ids []string) (*view, error) {
 // cluster returns all ENIs with the cluster's tag, as they were at since or later.
 func (l *lister) cluster(ctx context.Context, since time.Time) (*view, error) {
 	l.mu.Lock()
-	if v := l.saved; v != nil && !v.at.Before(since) && l.now().Sub(v.at) < l.last {
-		l.mu.Unlock()
-		return v, nil
+	if l.fresh(since) {
+		defer l.mu.Unlock()
+		return l.saved, nil
 	}
-	f := l.all
-	if f == nil {
-		f = l.start(&l.all)
-	}
+	f := l.start(&l.all)
 	l.mu.Unlock()
 	return f.wait(ctx)
+}
+
+// fresh reports whether the last list of all serves; l.mu is held.
+func (l *lister) fresh(since time.Time) bool {
+	return l.saved != nil && !l.saved.at.Before(since) && l.now().Before(l.saved.until)
 }
 
 // node returns the ENIs with a node's tag, as they were at since or later, and when that
@@ -121,8 +136,7 @@ func (l *lister) node(ctx context.Context, name string, tags map[string]string, 
 	if l.saved != nil {
 		most = len(l.saved.enis)/enisPerPage + 1
 	}
-	fresh := l.saved != nil && !l.saved.at.Before(since) && l.now().Sub(l.saved.at) < l.last
-	if first || fresh || l.alone >= most {
+	if first || l.fresh(since) || l.alone >= most {
 		l.mu.Unlock()
 		v, err := l.cluster(ctx, since)
 		if err != nil {
@@ -145,36 +159,36 @@ func (l *lister) node(ctx context.Context, name string, tags map[string]string, 
 	return newView(at, list).of(name), at, nil
 }
 
-// start opens a flight in a slot; l.mu is held. Many wait for it: it has nobody's
-// deadline or priority.
-func (l *lister) start(slot **flight) *flight {
-	f := &flight{ids: map[string]bool{}, done: make(chan struct{})}
-	*slot = f
-	time.AfterFunc(l.window, func() { l.fly(f, slot) })
-	return f
+// start returns the flight that may be joined, and opens it if there is none; l.mu is held.
+// Many wait for it: it has nobody's deadline or priority.
+func (l *lister) start(from *runway) *flight {
+	if from.next == nil {
+		f := &flight{ids: map[string]bool{}, done: make(chan struct{})}
+		from.next = f
+		time.AfterFunc(l.window, func() { l.fly(f, from) })
+	}
+	return from.next
 }
 
-func (l *lister) fly(f *flight, slot **flight) {
+func (l *lister) fly(f *flight, from *runway) {
 	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
-	l.gate <- struct{}{}
-	defer func() { <-l.gate }()
+	from.gate <- struct{}{}
+	defer func() { <-from.gate }()
 	l.mu.Lock()
-	*slot = nil // who comes now needs a later answer
+	from.next = nil // who comes now needs a later answer
 	filter := cloud.ENIFilter{Tags: l.tags}
-	if slot == &l.byID {
-		filter = cloud.ENIFilter{}
-		for id := range f.ids {
-			filter.IDs = append(filter.IDs, id)
-		}
-		slices.Sort(filter.IDs)
+	if from == &l.byID {
+		filter = cloud.ENIFilter{IDs: slices.Sorted(maps.Keys(f.ids))}
 	}
 	at := l.now()
 	l.mu.Unlock()
 	list, err := l.api.DescribeENIs(ctx, filter)
+	answered := l.now()
 	f.err = err
 	f.view = newView(at, list)
-	if err == nil && slot == &l.all {
+	f.view.until = answered.Add(max(l.last, answered.Sub(at)))
+	if err == nil && from == &l.all {
 		l.mu.Lock()
 		l.saved = f.view
 		l.mu.Unlock()

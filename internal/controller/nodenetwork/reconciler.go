@@ -104,7 +104,7 @@ func New(o Options) *Reconciler {
 		cluster:   o.Config.Get().ClusterID,
 	}
 	o.Config.OnChange(r.configChanged)
-	r.list = &lister{gate: make(chan struct{}, flights), api: o.Cloud, now: o.Now, window: o.Join, tags: r.tags("", ""), last: o.Settle / 2}
+	r.list = newLister(&r.Options, r.tags("", ""))
 	return r
 }
 

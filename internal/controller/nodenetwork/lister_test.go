@@ -1,0 +1,91 @@
+package nodenetwork
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"terway.dev/terway/internal/cloud"
+)
+
+// slowLists is a cloud whose lists take long, as those of many pages do.
+type slowLists struct {
+	cloud.API
+	takes     time.Duration
+	all, byID atomic.Int64
+}
+
+func (s *slowLists) DescribeENIs(_ context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
+	if len(f.IDs) > 0 {
+		s.byID.Add(1)
+	} else {
+		s.all.Add(1)
+	}
+	time.Sleep(s.takes)
+	var out []cloud.ENI
+	for _, id := range f.IDs {
+		out = append(out, cloud.ENI{ID: id})
+	}
+	return out, nil
+}
+
+func newSlowLister(api cloud.API) *lister {
+	return newLister(&Options{Cloud: api, Now: time.Now, Join: 50 * time.Millisecond, Settle: 10 * time.Second}, nil)
+}
+
+// A list of all that takes longer than it serves in the usual case serves who comes after it,
+// and not only those who came before it was asked for.
+func TestALongListServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &slowLists{takes: 20 * time.Second}
+		l := newSlowLister(api)
+		born := time.Now()
+		get := func() time.Time {
+			v, err := l.cluster(t.Context(), born)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v.at
+		}
+		first := get()
+		time.Sleep(15 * time.Second)
+		if at := get(); at != first || api.all.Load() != 1 {
+			t.Errorf("15 s after the answer there were %d lists; want the one that is there", api.all.Load())
+		}
+		// Who has changed something since it was asked for needs another.
+		if v, err := l.cluster(t.Context(), first.Add(time.Second)); err != nil || v.at == first {
+			t.Errorf("a list from before a change serves: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if get(); api.all.Load() != 3 {
+			t.Errorf("%d lists, want a third when the second is old", api.all.Load())
+		}
+	})
+}
+
+// However many ask for ENIs one after the other, few calls are under way, and each takes
+// what has come meanwhile.
+func TestManyShareCalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		api := &slowLists{takes: 300 * time.Millisecond}
+		l := newSlowLister(api)
+		var all sync.WaitGroup
+		for i := range 500 {
+			all.Go(func() {
+				id := fmt.Sprintf("eni-%d", i)
+				if v, err := l.ids(t.Context(), []string{id}); err != nil || v.enis[id].ID != id {
+					t.Errorf("%s: %v", id, err)
+				}
+			})
+			time.Sleep(10 * time.Millisecond)
+		}
+		all.Wait()
+		if n := api.byID.Load(); n > 40 {
+			t.Errorf("%d calls in five seconds, want at most two in 0.3 s", n)
+		}
+	})
+}
