@@ -42,7 +42,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
-	own, counted, err := a.wantsOwn(ctx, r)
+	own, counted, sure, err := a.wantsOwn(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
 	if own {
-		e.Uncounted = !counted
+		e.Uncounted, e.Unsure = !counted, !sure
 		if e.Own = a.eni(lease.ENI); e.Own == nil {
 			a.putBack(lease, k)
 			return nil, tryAgain("the ENI that the pod was to have is being taken off the node", nil)

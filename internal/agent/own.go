@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -21,43 +22,95 @@ const modeExclusive = "exclusive"
 // each one does, on others those that were given the resource. Those that asked by the
 // annotation alone were not counted by the scheduler (nothing added the resource when
 // they were made): they get neither an ENI that another pod counts on, nor a shared one. counted says
-// whether the scheduler counted an ENI for it.
-func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (own, counted bool, err error) {
+// whether the scheduler counted an ENI for it, sure whether that is known.
+func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (own, counted, sure bool, err error) {
 	asks, err := podeni.Asked(r.Annotations)
 	if err != nil {
-		return false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
+		return false, false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
 	}
 	if err := a.awaitWant(ctx); err != nil {
-		return false, false, err
+		return false, false, false, err
 	}
 	a.mu.Lock()
 	mode, offered := a.want.Mode, a.want.Offered
 	a.mu.Unlock()
 	if mode == modeExclusive {
 		if a.WantsENI == nil || r.Name == "" {
-			return true, false, nil
+			return true, false, true, nil
 		}
 		counted, err := a.WantsENI(ctx, r.Namespace, r.Name)
 		if err != nil {
-			// The pod gets its ENI all the same; the node offers one less while it lives.
+			// The pod gets its ENI all the same; the node offers one less until it is known.
 			a.Log.Warn("it is not known whether the scheduler counted an ENI for a pod", "pod", r.Namespace+"/"+r.Name, "error", err)
 		}
-		return true, counted && err == nil, nil
+		return true, counted && err == nil, err == nil, nil
 	}
 	// A node that offers none any more may still be sent pods that were counted before,
 	// or make their sandboxes anew.
 	given := false
 	if offered && a.WantsENI != nil && r.Name != "" {
 		if given, err = a.WantsENI(ctx, r.Namespace, r.Name); err != nil {
-			return false, false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+			return false, false, false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
 		}
 	}
 	if asks && !given {
-		return false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
+		return false, false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
 			"pod %s/%s asks for an ENI of its own by the annotation %s, but was made without the resource %s (is the chart value admission.enabled true?), so the scheduler did not count one for it: make the pod anew, or with limits {%s: 1}",
 			r.Namespace, r.Name, v1alpha1.AnnotationExclusiveENI, v1alpha1.ResourceENI, v1alpha1.ResourceENI), "")
 	}
-	return given, given, nil
+	return given, given, true, nil
+}
+
+// recountTimeout bounds the questions of one recount: a silent kubelet must not keep the
+// node from being repaired.
+const recountTimeout = 5 * time.Second
+
+// recount finds out for which pods the scheduler counted an ENI, where that was not to be
+// had when they were wired. The error is the journal's.
+func (a *Agent) recount(ctx context.Context) error {
+	if a.WantsENI == nil {
+		return nil
+	}
+	a.mu.Lock()
+	var unsure []*journal.Entry
+	for _, e := range a.entries {
+		if e.Unsure && e.State == journal.Ready {
+			unsure = append(unsure, e)
+		}
+	}
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, recountTimeout)
+	defer cancel()
+	for _, e := range unsure {
+		counted, err := a.WantsENI(ctx, e.Namespace, e.Name)
+		if err != nil {
+			a.Log.Debug("it is still not known whether the scheduler counted an ENI for a pod", "pod", e.Pod(), "error", err)
+			continue
+		}
+		if err := a.counts(e, counted); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// counts notes whether the scheduler counted an ENI for a pod, if nobody is at work on it.
+func (a *Agent) counts(e *journal.Entry, counted bool) error {
+	unlock, ok := a.keys.try(e.Key)
+	if !ok {
+		return nil
+	}
+	defer unlock()
+	if a.lookup(e.Key) != e {
+		return nil
+	}
+	known := *e
+	known.Uncounted, known.Unsure = !counted, false
+	if err := a.Journal.Put(known); err != nil {
+		return fmt.Errorf("note for pod %s whether the scheduler counted an ENI: %w", e.Pod(), err)
+	}
+	a.remember(&known)
+	return nil
 }
 
 // awaitWant waits for the controller's word. An agent that has just started does not

@@ -389,3 +389,41 @@ func TestUncountedENIs(t *testing.T) {
 		t.Errorf("%d ENIs are uncounted, the pod asked for its own", n)
 	}
 }
+
+// What a silent kubelet did not say of a pod is found out when it speaks again, once, also
+// by an agent that started meanwhile.
+func TestUncountedUntilTheKubeletSpeaks(t *testing.T) {
+	for name, want := range map[string]int{"own1": 0, "any": 1} {
+		for _, restart := range []bool{false, true} {
+			e, _ := mixed(t)
+			w := e.a.want
+			w.Mode = modeExclusive
+			e.setWant(w)
+			uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
+			speaks := e.a.WantsENI
+			silent := func(context.Context, string, string) (bool, error) { return false, errors.New("kubelet is silent") }
+			e.a.WantsENI = silent
+			if e.mustAdd(name); uncounted() != 1 {
+				t.Fatalf("%s: %d ENIs are uncounted while it is not known, want 1", name, uncounted())
+			}
+			if e.repair(); uncounted() != 1 {
+				t.Fatalf("%s: %d ENIs are uncounted while it is not known, want 1", name, uncounted())
+			}
+			if restart {
+				e.restart()
+			}
+			asked := 0
+			e.a.WantsENI = func(ctx context.Context, namespace, name string) (bool, error) {
+				asked++
+				return speaks(ctx, namespace, name)
+			}
+			e.repair()
+			if e.repair(); uncounted() != want || asked > 1 {
+				t.Errorf("%s: %d ENIs are uncounted, want %d; asked %d times", name, uncounted(), want, asked)
+			}
+			if e.restart(); uncounted() != want {
+				t.Errorf("%s: %d ENIs are uncounted after a restart, want %d", name, uncounted(), want)
+			}
+		}
+	}
+}

@@ -105,7 +105,8 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	}
 	a.note(reasonNotRemoved, a.reap(ctx))
 	a.note(reasonStranded, a.strandedPods())
-	return errors.Join(chosen, a.sync(ctx, dp))
+	// The kubelet last: it may be slow to answer.
+	return errors.Join(chosen, a.sync(ctx, dp), a.recount(ctx))
 }
 
 // judgeLocked says why ADD cannot be served, in a word and in plain words, or

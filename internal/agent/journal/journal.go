@@ -65,8 +65,10 @@ type Entry struct {
 	ENI       string // MAC
 	// Own is that ENI if the pod has it to itself.
 	Own *datapath.ENI `json:",omitempty"`
-	// Uncounted: it has an ENI to itself that the scheduler did not count.
+	// Uncounted: it has an ENI to itself that the scheduler did not count, or, if Unsure, of
+	// which that could not be found out.
 	Uncounted  bool   `json:",omitempty"`
+	Unsure     bool   `json:",omitempty"`
 	HostIfName string `json:",omitempty"`
 	// Datapath is the name of the one that wired the pod.
 	Datapath string `json:",omitempty"`
