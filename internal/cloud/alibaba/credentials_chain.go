@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/aliyun/credentials-go/credentials/providers"
 )
@@ -146,10 +147,22 @@ func profileName() string {
 type chainSource struct {
 	places []place
 
-	mu sync.Mutex
-	// from is the place that had one, provider what it was opened to.
+	mu  sync.Mutex
+	now *chainLook // nil: nobody looks
+
+	// from is the place that had one, provider what it was opened to. Only the look that is
+	// under way has to do with them.
 	from     *place
 	provider providers.CredentialsProvider
+}
+
+// chainLook is one look for a credential, for all who want one meanwhile.
+type chainLook struct {
+	done chan struct{}
+	cred Credential
+	err  error
+	// at is the place that is asked.
+	at atomic.Pointer[place]
 }
 
 // Format keeps the secrets in.
@@ -158,11 +171,38 @@ func (s *chainSource) Format(f fmt.State, _ rune) {
 }
 
 // Get returns the credential of the place that had one, or the first that there is. The
-// error has a line for each place.
-func (s *chainSource) Get(context.Context) (Credential, error) {
+// error has a line for each place, or is ctx's and names the place that does not answer: the
+// SDK's sources know no context, and go on beside the caller.
+func (s *chainSource) Get(ctx context.Context) (Credential, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	l := s.now
+	if l == nil {
+		l = &chainLook{done: make(chan struct{})}
+		s.now = l
+		go func() {
+			l.cred, l.err = s.find(l)
+			s.mu.Lock()
+			s.now = nil
+			s.mu.Unlock()
+			close(l.done)
+		}()
+	}
+	s.mu.Unlock()
+	select {
+	case <-l.done:
+		return l.cred, l.err
+	case <-ctx.Done():
+		at := "a place"
+		if p := l.at.Load(); p != nil {
+			at = "the " + p.name
+		}
+		return Credential{}, fmt.Errorf("look for a credential: %s has not answered: %w", at, context.Cause(ctx))
+	}
+}
+
+func (s *chainSource) find(l *chainLook) (Credential, error) {
 	if s.from != nil {
+		l.at.Store(s.from)
 		c, err := s.provider.GetCredentials()
 		if err != nil || c == nil {
 			return Credential{}, fmt.Errorf("renew the credential of the %s: %s", s.from.name, s.from.why(err))
@@ -172,6 +212,7 @@ func (s *chainSource) Get(context.Context) (Credential, error) {
 	var said strings.Builder
 	for i := range s.places {
 		p := &s.places[i]
+		l.at.Store(p)
 		c, why := s.look(p)
 		if c != nil {
 			return credentialOf(c), nil

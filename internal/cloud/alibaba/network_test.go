@@ -1,6 +1,7 @@
 package alibaba
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aliyun/credentials-go/credentials/providers"
 
 	"terway.dev/terway/internal/cloud"
 )
@@ -116,6 +122,54 @@ func TestChainCredentials(t *testing.T) {
 	if said := fmt.Sprintf("%v %+v %#v", source, source, source); strings.Contains(said, testSecret) || strings.Contains(said, "token-of") {
 		t.Errorf("the secret is printed: %s", said)
 	}
+}
+
+// slowProvider answers when it is told to.
+type slowProvider struct {
+	asked   atomic.Int32
+	answers chan struct{}
+}
+
+func (p *slowProvider) GetCredentials() (*providers.Credentials, error) {
+	p.asked.Add(1)
+	<-p.answers
+	return &providers.Credentials{AccessKeyId: testKey, AccessKeySecret: testSecret}, nil
+}
+
+func (p *slowProvider) GetProviderName() string { return "slow" }
+
+// A place that does not answer holds nobody beyond the caller's own time; who still waits
+// has its answer, for which it was asked once.
+func TestChainCredentialsSlowPlace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &slowProvider{answers: make(chan struct{})}
+		s := &chainSource{places: []place{{name: "slow place", missing: func() string { return "" },
+			open: func() (providers.CredentialsProvider, error) { return slow, nil }}}}
+		for round := range 2 { // the look for a place, and a renewal
+			patient := make(chan error)
+			go func() {
+				c, err := s.Get(t.Context())
+				if err == nil && c.AccessKeyID != testKey {
+					err = fmt.Errorf("credential %s", c)
+				}
+				patient <- err
+			}()
+			synctest.Wait()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			_, err := s.Get(ctx)
+			cancel()
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "the slow place has not answered") {
+				t.Errorf("%v: want that time was up, and which place was asked", err)
+			}
+			slow.answers <- struct{}{}
+			if err := <-patient; err != nil {
+				t.Error(err)
+			}
+			if n := int(slow.asked.Load()); n != round+1 {
+				t.Errorf("the place was asked %d times for %d looks", n, round+1)
+			}
+		}
+	})
 }
 
 // Without a credential there is a line for each place that was looked at, and none of
