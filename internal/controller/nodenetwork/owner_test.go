@@ -74,32 +74,36 @@ func (c *told) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Ins
 	return list, err
 }
 
-// An instance that was given another address is its Node's as soon as the cloud says so,
-// not when what was known of it is old.
+// An instance that was given another address, or another ENI with it, is its Node's as soon
+// as the cloud says so, not when what was known of it is old.
 func TestInstanceWithAnotherAddress(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/24"})
-	g.addNode("n1", "ecs.g6.2xlarge")
-	right, o := false, g.r.Options
-	o.Cloud = &told{o.Cloud, func(in *cloud.Instance) {
-		if !right {
-			in.Addresses = []netip.Addr{netip.MustParseAddr("192.168.31.250")}
-		}
-	}, func(list []cloud.ENI) []cloud.ENI {
-		if !right {
-			return nil
-		}
-		return list
-	}}
-	g.r.knowledge = newKnowledge(&o)
-	g.addPods("n1", 1)
-	g.settle("n1", minute)
-	if c := g.condition("n1"); c.Reason != "InstanceNotOfNode" {
-		t.Fatalf("condition %+v", c)
-	}
-	right = true
-	g.settle("n1", 5*minute)
-	if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand > 0 {
-		t.Errorf("condition %+v, status %+v", c, g.nn("n1").Status)
+	for _, by := range []string{"instance", "ENIs"} {
+		t.Run(by, func(t *testing.T) {
+			g := newRig(t, []string{"192.168.32.0/24"})
+			g.addNode("n1", "ecs.g6.2xlarge")
+			right, o := "", g.r.Options
+			o.Cloud = &told{o.Cloud, func(in *cloud.Instance) {
+				if right != "instance" {
+					in.Addresses = []netip.Addr{netip.MustParseAddr("192.168.31.250")}
+				}
+			}, func(list []cloud.ENI) []cloud.ENI {
+				if right != "ENIs" {
+					return nil
+				}
+				return list
+			}}
+			g.r.knowledge = newKnowledge(&o)
+			g.addPods("n1", 1)
+			g.settle("n1", minute)
+			if c := g.condition("n1"); c.Reason != "InstanceNotOfNode" {
+				t.Fatalf("condition %+v", c)
+			}
+			right = by
+			g.settle("n1", 5*minute)
+			if c := g.condition("n1"); c.Status != "True" || g.nn("n1").Status.Demand > 0 {
+				t.Errorf("condition %+v, status %+v", c, g.nn("n1").Status)
+			}
+		})
 	}
 }
 
