@@ -9,10 +9,10 @@ GOBUILD = go build -buildvcs=false -ldflags="-s -w"
 
 GOBENCH = go test -count=1 -v -timeout 30m -tags bench
 
-# Options of "lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
+# Options of "terway-lab up", for example LAB="--nodes 3 --instance-type ecs.g6.large".
 LAB ?=
 
-# Options of "lab compare", for example COMPARE="--networks terway --rounds 51".
+# Options of "terway-lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
 .PHONY: all build lab lab-down verify compare test unit e2e scale test-vm check bench-datapath bench-cni bench-controller bench-fabric generate deps clean
@@ -24,18 +24,18 @@ build:
 	$(GOBUILD) -o bin/ ./cmd/...
 
 lab: build
-	bin/terwayctl lab up --verify $(LAB)
+	bin/terway-lab up --verify $(LAB)
 
 lab-down: build
-	bin/terwayctl lab down
+	bin/terway-lab down
 
 verify: build
-	bin/terwayctl lab verify
+	bin/terway-lab verify
 
 # The user guide's comparison of Terway and Flannel, measured: prints it and writes
 # docs/comparison.md. All that was measured goes to OUT=FILE, if given (JSON).
 compare: build
-	bin/terwayctl lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
+	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
 # tests, the controller with 200 nodes, the datapaths in virtual machines, then the lab

@@ -1,5 +1,5 @@
-// Command terwayctl is the operator's tool: it plans networks, runs the
-// simulated VPC and the lab, and looks into a cluster.
+// Command terwayctl is the operator's tool: it plans networks, makes them in the cloud,
+// checks configurations and looks into a cluster.
 package main
 
 import (
@@ -15,11 +15,9 @@ import (
 
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/instancetypes"
-	"terway.dev/terway/internal/cli/lab"
 	"terway.dev/terway/internal/cli/plan"
 	"terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/cli/vpc"
-	"terway.dev/terway/internal/cli/vpcsim"
 )
 
 func main() {
@@ -27,6 +25,13 @@ func main() {
 	defer stop()
 	// What a library notes is not for the operator; what is wrong is in the errors.
 	log.SetLogger(logr.Discard())
+	if err := newCommand().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "terwayctl:", err)
+		os.Exit(1)
+	}
+}
+
+func newCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "terwayctl",
 		Short:         "Operate Terway, the VPC network plugin for Kubernetes",
@@ -36,14 +41,11 @@ func main() {
 	root.AddCommand(
 		config.NewCommand(),
 		instancetypes.NewCommand(),
-		lab.NewCommand(),
 		plan.NewCommand(),
 		status.NewCommand(),
 		vpc.NewCommand(),
-		vpcsim.NewCommand(),
+		moved("lab"),
+		moved("vpcsim", "vpcsim"),
 	)
-	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "terwayctl:", err)
-		os.Exit(1)
-	}
+	return root
 }

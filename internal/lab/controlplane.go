@@ -53,7 +53,7 @@ func (o *Options) startRelay(s *State) error {
 	s.APIServer = l.Addr().String()
 	_, err = o.start(command{
 		name: "relay", files: []*os.File{f},
-		args: []string{o.self(), "lab", "relay", "--fd", "3", "--netns", s.Master.NetNS, "--to", netip.AddrPortFrom(s.Master.Address, apiPort).String()},
+		args: []string{o.self(), "relay", "--fd", "3", "--netns", s.Master.NetNS, "--to", netip.AddrPortFrom(s.Master.Address, apiPort).String()},
 	})
 	return err
 }

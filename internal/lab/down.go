@@ -139,7 +139,7 @@ func (o *Options) claimDir() error {
 	if err == nil && len(entries) > 0 {
 		return fmt.Errorf("--dir %s: the folder has files that are not a lab's; give another or empty it", o.Dir)
 	}
-	return writeFile(o.path(ownerFile), []byte("made by terwayctl lab up, removed by terwayctl lab down\n"), 0o644)
+	return writeFile(o.path(ownerFile), []byte("made by terway-lab up, removed by terway-lab down\n"), 0o644)
 }
 
 func (o *Options) removeDir() (found bool, err error) {

@@ -16,8 +16,8 @@ import (
 // What holds a lock: a command that starts or takes down the lab, or a program that
 // builds for itself. It is in the lock's file with its process.
 const (
-	processUp    = "lab up"
-	processDown  = "lab down"
+	processUp    = "terway-lab up"
+	processDown  = "terway-lab down"
 	processBuild = "build"
 )
 
@@ -28,7 +28,7 @@ var ErrRunning = errors.New("another program is at work on the lab")
 // whichever folder and cache it has. It is not in the lab's folder, because it outlives that.
 const machineLock = "/run/terway-lab.lock"
 
-// lockUp takes what "lab up" needs for itself: the cache, in which it builds, and the machine.
+// lockUp takes what "terway-lab up" needs for itself: the cache, in which it builds, and the machine.
 func (o *Options) lockUp(machine string) (unlock func(), err error) {
 	freeCache, err := o.lockCache(processUp)
 	if err != nil {
@@ -113,8 +113,8 @@ func (o *Options) waitCache(ctx context.Context, what string) (unlock func(), er
 	return unlock, err
 }
 
-// takeOver gets the machine's lock for taking the lab down. It ends a "lab up" that is under
-// way and waits for another "lab down". Who only builds has no part in the lab.
+// takeOver gets the machine's lock for taking the lab down. It ends a "terway-lab up" that is under
+// way and waits for another "terway-lab down". Who only builds has no part in the lab.
 func takeOver(ctx context.Context, machine string) (ended bool, unlock func(), err error) {
 	err = Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		var err error

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A "lab up" of the tests: it takes the lock, starts a child that it ends when it is asked to
+// A "terway-lab up" of the tests: it takes the lock, starts a child that it ends when it is asked to
 // end, and makes files in the lab's folder until then.
 const upEnv = "TERWAY_TEST_LAB_UP"
 
@@ -71,7 +71,7 @@ func TestMain(m *testing.M) {
 // testLock is the machine's lock of a test.
 func testLock(dir string) string { return filepath.Join(dir, "machine") }
 
-// startUp starts a process that is at work on the lab of o, as lab up, lab down or build,
+// startUp starts a process that is at work on the lab of o, as terway-lab up, terway-lab down or build,
 // and says where the machine's lock is.
 func startUp(t *testing.T, as string, more ...string) (o *Options, machine string, cmd *exec.Cmd) {
 	t.Helper()
@@ -107,7 +107,7 @@ func takeOverSoon(t *testing.T, machine string) (bool, func(), error) {
 	return takeOver(ctx, machine)
 }
 
-// TestDownEndsUp: a "lab up" that is under way ends by itself, with its child, and cannot
+// TestDownEndsUp: a "terway-lab up" that is under way ends by itself, with its child, and cannot
 // make the folder anew afterwards; the one that does not hear is killed.
 func TestDownEndsUp(t *testing.T) {
 	for name, more := range map[string][]string{"hears": nil, "deaf": {upEnv + "_DEAF=1"}} {

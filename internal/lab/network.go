@@ -113,7 +113,7 @@ func (s *State) Env() [][2]string {
 	}
 }
 
-// path is the caller's PATH with the lab's terwayctl, kubectl and helm before all others.
+// path is the caller's PATH with the lab's terway-lab, terwayctl, kubectl and helm before all others.
 func (s *State) path() string {
 	bin := s.Options.path("bin")
 	rest := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool { return d == bin })

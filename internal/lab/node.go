@@ -71,7 +71,7 @@ func (o *Options) startNode(ctx context.Context, m Machine) error {
 	}
 	_, err := o.start(command{
 		name: "node-" + m.Name, netns: m.NetNS,
-		args: []string{o.self(), "lab", "node-init", "--config", o.nodeDir(m.Name, "node.json")},
+		args: []string{o.self(), "node-init", "--config", o.nodeDir(m.Name, "node.json")},
 		log:  o.nodeDir(m.Name, "log", "init.log"),
 	})
 	return err
@@ -79,15 +79,18 @@ func (o *Options) startNode(ctx context.Context, m Machine) error {
 
 // self is the copy of this program that the lab's own processes run, so that a new
 // build of it does not disturb them.
-func (o *Options) self() string { return o.path("bin", "terwayctl") }
+func (o *Options) self() string { return o.path("bin", "terway-lab") }
 
-func (o *Options) installSelf() error {
+// Terwayctl is the operator's tool as it was built for the lab, in the user's PATH.
+func (o *Options) Terwayctl() string { return o.path("bin", "terwayctl") }
+
+func (o *Options) installPrograms() error {
 	// The program may be that of the lab before, whose file is gone.
 	if err := copyFile("/proc/self/exe", o.self(), 0o755); err != nil {
 		return err
 	}
-	for _, name := range userPrograms {
-		if err := os.Symlink(o.Bin(name), o.path("bin", name)); err != nil {
+	for name, file := range o.userPrograms() {
+		if err := os.Symlink(file, o.path("bin", name)); err != nil {
 			return fmt.Errorf("link %s for the user's PATH: %w", name, err)
 		}
 	}
@@ -96,7 +99,9 @@ func (o *Options) installSelf() error {
 
 // userPrograms are the programs of the cache for the user's PATH. The others, containerd for
 // example, might stand in the way of the machine's own.
-var userPrograms = []string{"kubectl", "helm"}
+func (o *Options) userPrograms() map[string]string {
+	return map[string]string{"terwayctl": o.cached("terway", "terwayctl"), "kubectl": o.Bin("kubectl"), "helm": o.Bin("helm")}
+}
 
 const containerdConfig = `version = 3
 root = "/var/lib/containerd"

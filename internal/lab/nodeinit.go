@@ -37,7 +37,7 @@ func NodeOuter(configFile string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe", "lab", "node-init", "--inner", "--config", configFile)
+	cmd := exec.Command("/proc/self/exe", "node-init", "--inner", "--config", configFile)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWCGROUP,

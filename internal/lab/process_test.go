@@ -72,7 +72,7 @@ func TestReusedPidIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A lock that the caller of "lab up" holds (flock(1)) must not stay with the lab.
+// A lock that the caller of "terway-lab up" holds (flock(1)) must not stay with the lab.
 func TestInheritedDescriptorsEndHere(t *testing.T) {
 	o := testOptions(t)
 	lock := filepath.Join(t.TempDir(), "lock")
@@ -190,16 +190,19 @@ func TestClaimedFolderGoesWhole(t *testing.T) {
 }
 
 // The user's folder of programs has this one, also when its file is gone since it was
-// started, and clients of the cluster.
+// started, the operator's tool, and clients of the cluster.
 func TestUserPrograms(t *testing.T) {
 	o := testOptions(t)
-	if err := o.installSelf(); err != nil {
+	if err := o.installPrograms(); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range userPrograms {
-		if to, err := os.Readlink(o.path("bin", name)); to != o.Bin(name) {
-			t.Errorf("%s: link to %q, %v", name, to, err)
+	for name, want := range map[string]string{"terwayctl": "terway/terwayctl", "kubectl": "bin/kubectl", "helm": "bin/helm"} {
+		if to, err := os.Readlink(o.path("bin", name)); to != o.cached(want) {
+			t.Errorf("%s: link to %q, %v, want %q of the cache", name, to, err, want)
 		}
+	}
+	if made := o.targets()[len(o.targets())-1].made; !slices.Contains(made, "terway/terwayctl") || o.Terwayctl() != o.path("bin", "terwayctl") {
+		t.Errorf("the build makes %q; %s", made, o.Terwayctl())
 	}
 	self, err := os.Stat("/proc/self/exe")
 	if err != nil {

@@ -21,7 +21,7 @@ type State struct {
 	Machines []Machine `json:"machines"`
 	// APIServer is where the relay listens on this machine.
 	APIServer string `json:"apiServer"`
-	// Ready is set when every step of "lab up" was done.
+	// Ready is set when every step of "terway-lab up" was done.
 	Ready bool `json:"ready"`
 }
 
@@ -58,7 +58,7 @@ func (o *Options) stateFile() string { return o.path("lab.json") }
 func LoadState(dir string) (*State, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "lab.json"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("no lab in %s: start one with \"terwayctl lab up\"", dir)
+		return nil, fmt.Errorf("no lab in %s: start one with \"terway-lab up\"", dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the lab's state: %w", err)

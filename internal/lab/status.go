@@ -67,7 +67,7 @@ func (s *State) Inspect(ctx context.Context) *Status {
 	st := &Status{Dir: o.Dir, Kubeconfig: o.Kubeconfig(), Kubectl: o.Bin("kubectl"), Endpoint: s.Cloud.Endpoint, VPC: s.Cloud.VPCID}
 	problem := func(format string, args ...any) { st.Problems = append(st.Problems, fmt.Sprintf(format, args...)) }
 	if !s.Ready {
-		problem("\"lab up\" did not finish")
+		problem("\"terway-lab up\" did not finish")
 	}
 	ps, err := o.processes()
 	if err != nil {

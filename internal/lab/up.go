@@ -96,7 +96,7 @@ func (o *Options) prepare(ctx context.Context, p *Progress) error {
 	if err := p.Step("container images", func() error { return o.images(ctx) }); err != nil {
 		return err
 	}
-	return o.installSelf()
+	return o.installPrograms()
 }
 
 // bootstrap starts control plane and nodes side by side and waits for the API.

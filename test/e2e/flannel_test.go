@@ -19,15 +19,15 @@ import (
 func TestFlannel(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
-	c.run(t, "lab", "down")
+	c.run(t, "down")
 	before := look(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs(t)
 		}
-		c.run(t, "lab", "down")
+		c.run(t, "down")
 	})
-	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--network", lab.NetworkFlannel) }) {
+	if !t.Run("up", func(t *testing.T) { c.run(t, "up", "--network", lab.NetworkFlannel) }) {
 		t.FailNow()
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
@@ -45,14 +45,14 @@ func TestFlannel(t *testing.T) {
 		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
 	}
 	t.Run("verify/not-for-flannel", func(t *testing.T) {
-		out, err := c.command("lab", "verify", "--only", not[0].Name).CombinedOutput()
+		out, err := c.lab("verify", "--only", not[0].Name).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), not[0].Why) {
-			t.Errorf("lab verify --only %s: %v, want the reason why it is not for Flannel:\n%s", not[0].Name, err, out)
+			t.Errorf("terway-lab verify --only %s: %v, want the reason why it is not for Flannel:\n%s", not[0].Name, err, out)
 		}
 	})
 	t.Run("compare", measured)
 	t.Run("down", func(t *testing.T) {
-		c.run(t, "lab", "down")
+		c.run(t, "down")
 		before.sameAs(t)
 	})
 }

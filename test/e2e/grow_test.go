@@ -54,16 +54,16 @@ func TestGrow(t *testing.T) {
 		if t.Failed() {
 			logs(t)
 		}
-		c.run(t, "lab", "down")
+		c.run(t, "down")
 	})
-	c.run(t, "lab", "up", "--plan", given)
+	c.run(t, "up", "--plan", given)
 	g := newGrowth(t, c)
 
 	// The lab made what the plan says, by the way of a user: "vpc apply" has nothing to do.
 	var applied struct{ Done []string }
 	g.terwayctl(t, &applied, "vpc", "apply", g.plan, "-o", "json")
 	if applied.Done == nil || len(applied.Done) > 0 {
-		t.Errorf("vpc apply after lab up: done %q, want nothing", applied.Done)
+		t.Errorf("vpc apply after terway-lab up: done %q, want nothing", applied.Done)
 	}
 
 	const pods = 16
@@ -118,14 +118,14 @@ func TestGrow(t *testing.T) {
 
 // growth is the lab as the test uses it.
 type growth struct {
-	c      *terwayctl
+	c      *programs
 	state  *lab.State
 	client kubernetes.Interface
 	// plan is the lab's plan file.
 	plan string
 }
 
-func newGrowth(t *testing.T, c *terwayctl) *growth {
+func newGrowth(t *testing.T, c *programs) *growth {
 	t.Helper()
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {
@@ -138,14 +138,14 @@ func newGrowth(t *testing.T, c *terwayctl) *growth {
 	return &growth{c: c, state: s, client: client, plan: s.Options.PlanFile()}
 }
 
-// terwayctl runs a command with the environment that "lab env" prints, and reads its JSON.
+// terwayctl runs a command with the environment that "terway-lab env" prints, and reads its JSON.
 func (g *growth) terwayctl(t *testing.T, into any, args ...string) {
 	t.Helper()
 	quoted := make([]string, 0, len(args)+1)
-	for _, a := range append([]string{g.c.path}, args...) {
+	for _, a := range append([]string{g.c.path("terwayctl")}, args...) {
 		quoted = append(quoted, "'"+a+"'")
 	}
-	cmd := exec.Command("sh", "-ec", fmt.Sprintf("eval \"$('%s' lab env)\"; exec %s", g.c.path, strings.Join(quoted, " ")))
+	cmd := exec.Command("sh", "-ec", fmt.Sprintf("eval \"$('%s' env)\"; exec %s", g.c.path("terway-lab"), strings.Join(quoted, " ")))
 	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	if err != nil {

@@ -1,7 +1,7 @@
 //go:build e2e
 
 // Package e2e proves the whole: a lab is built from nothing with the commands of the
-// README, every check of "lab verify" is a test, and the machine is as it was afterwards.
+// README, every check of "terway-lab verify" is a test, and the machine is as it was afterwards.
 //
 // It runs with the build tag e2e ("make test" does), as root, and takes minutes.
 package e2e
@@ -25,64 +25,67 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// terwayctl is the operator's program, built for the test.
-type terwayctl struct {
-	path, source string
+// programs are terway-lab and the operator's terwayctl, built for the test.
+type programs struct {
+	dir, source string
 }
 
-func build(t *testing.T) *terwayctl {
+func build(t *testing.T) *programs {
 	t.Helper()
 	source, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &terwayctl{path: filepath.Join(t.TempDir(), "terwayctl"), source: source}
-	cmd := exec.Command("go", "build", "-o", c.path, "./cmd/terwayctl")
+	c := &programs{dir: t.TempDir(), source: source}
+	cmd := exec.Command("go", "build", "-o", c.dir+"/", "./cmd/terway-lab", "./cmd/terwayctl")
 	cmd.Dir = source
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build terwayctl: %v\n%s", err, out)
+		t.Fatalf("build terway-lab and terwayctl: %v\n%s", err, out)
 	}
 	return c
 }
 
-func (c *terwayctl) command(args ...string) *exec.Cmd {
-	cmd := exec.Command(c.path, args...)
+func (c *programs) path(name string) string { return filepath.Join(c.dir, name) }
+
+// lab is a command of terway-lab.
+func (c *programs) lab(args ...string) *exec.Cmd {
+	cmd := exec.Command(c.path("terway-lab"), args...)
 	cmd.Dir = c.source
 	return cmd
 }
 
-// run runs a command whose output is for the test's log.
-func (c *terwayctl) run(t *testing.T, args ...string) {
+// run runs a command of terway-lab whose output is for the test's log.
+func (c *programs) run(t *testing.T, args ...string) {
 	t.Helper()
-	cmd := c.command(args...)
+	cmd := c.lab(args...)
 	cmd.Stdout, cmd.Stderr = t.Output(), t.Output()
 	if err := cmd.Run(); err != nil {
-		t.Fatalf("terwayctl %s: %v", strings.Join(args, " "), err)
+		t.Fatalf("terway-lab %s: %v", strings.Join(args, " "), err)
 	}
 }
 
 func TestLab(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
-	c.run(t, "lab", "down") // what an earlier run left would count as there before
+	c.run(t, "down") // what an earlier run left would count as there before
 	before := look(t)
 	t.Cleanup(func() {
 		if t.Failed() {
 			logs(t)
 		}
-		c.run(t, "lab", "down")
+		c.run(t, "down")
 	})
 
-	if !t.Run("up", func(t *testing.T) { c.run(t, "lab", "up", "--verify", "--instance-type", lab.ExclusiveInstanceType) }) {
+	if !t.Run("up", func(t *testing.T) { c.run(t, "up", "--verify", "--instance-type", lab.ExclusiveInstanceType) }) {
 		t.FailNow()
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
 	t.Run("README", func(t *testing.T) { readme(t, c) })
 	t.Run("status", func(t *testing.T) { status(t, c) })
 	t.Run("shell", func(t *testing.T) {
-		out, err := c.command("lab", "shell", "node1", "hostname").CombinedOutput()
+		out, err := c.lab("shell", "node1", "hostname").CombinedOutput()
 		if err != nil || strings.TrimSpace(string(out)) != "node1" {
-			t.Fatalf("lab shell node1 hostname: %v\n%s", err, out)
+			t.Fatalf("terway-lab shell node1 hostname: %v\n%s", err, out)
 		}
 	})
 	t.Run("nodes", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
@@ -100,7 +103,7 @@ func TestLab(t *testing.T) {
 	}
 	t.Run("compare", measured)
 	t.Run("down", func(t *testing.T) {
-		c.run(t, "lab", "down")
+		c.run(t, "down")
 		before.sameAs(t)
 	})
 	t.Run("killed", func(t *testing.T) {
@@ -109,40 +112,40 @@ func TestLab(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := up.Wait(); err == nil {
-				t.Fatal("lab up ended well although it was killed")
+				t.Fatal("terway-lab up ended well although it was killed")
 			}
 			// Not even the record of what was started is there any more.
 			if err := os.RemoveAll(filepath.Join(lab.DefaultDir, "procs")); err != nil {
 				t.Fatal(err)
 			}
-			c.run(t, "lab", "down")
+			c.run(t, "down")
 		})
 	})
 	t.Run("down beside up", func(t *testing.T) {
 		interrupted(t, c, before, func(up *exec.Cmd) {
-			c.run(t, "lab", "down")
+			c.run(t, "down")
 			if err := up.Wait(); err == nil {
-				t.Fatal("lab up ended well although the lab was taken down")
+				t.Fatal("terway-lab up ended well although the lab was taken down")
 			}
 		})
 	})
 }
 
-// status reads what "lab status" says to programs.
-func status(t *testing.T, c *terwayctl) lab.Status {
+// status reads what "terway-lab status" says to programs.
+func status(t *testing.T, c *programs) lab.Status {
 	t.Helper()
-	out, err := c.command("lab", "status", "-o", "json").Output()
+	out, err := c.lab("status", "-o", "json").Output()
 	var st lab.Status
 	if err != nil || json.Unmarshal(out, &st) != nil || !st.Ready || len(st.Nodes) != 2 {
-		t.Fatalf("lab status: %v\n%s", err, out)
+		t.Fatalf("terway-lab status: %v\n%s", err, out)
 	}
 	return st
 }
 
 // verifyAll runs the usual checks on a datapath, on nodes that are moved to it and back, and
 // makes each a test of its own.
-func verifyAll(t *testing.T, c *terwayctl, datapath string) {
-	cmd := c.command("lab", "verify", "--datapath", datapath, "--traffic", "15s", "-o", "json")
+func verifyAll(t *testing.T, c *programs, datapath string) {
+	cmd := c.lab("verify", "--datapath", datapath, "--traffic", "15s", "-o", "json")
 	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	var answer struct {
@@ -150,10 +153,10 @@ func verifyAll(t *testing.T, c *terwayctl, datapath string) {
 		Datapaths []verify.Group
 	}
 	if json.Unmarshal(out, &answer) != nil {
-		t.Fatalf("lab verify --datapath %s: %v: not JSON:\n%s", datapath, err, out)
+		t.Fatalf("terway-lab verify --datapath %s: %v: not JSON:\n%s", datapath, err, out)
 	}
 	if len(answer.Datapaths) != 1 || answer.Datapaths[0].Lacking != "" {
-		t.Fatalf("lab verify --datapath %s: %v: it has not run: %+v", datapath, err, answer.Datapaths)
+		t.Fatalf("terway-lab verify --datapath %s: %v: it has not run: %+v", datapath, err, answer.Datapaths)
 	}
 	for _, n := range answer.Datapaths[0].Nodes {
 		if n.Datapath != datapath {
@@ -177,18 +180,18 @@ func verifyAll(t *testing.T, c *terwayctl, datapath string) {
 		}
 	}
 	if err != nil {
-		t.Errorf("lab verify --datapath %s: %v", datapath, err)
+		t.Errorf("terway-lab verify --datapath %s: %v", datapath, err)
 	}
 }
 
 // runs reads what "terwayctl status" says of the nodes to programs.
-func runs(t *testing.T, c *terwayctl, datapath, why string) {
+func runs(t *testing.T, c *programs, datapath, why string) {
 	t.Helper()
-	kubeconfig, err := c.command("lab", "kubeconfig").Output()
+	kubeconfig, err := c.lab("kubeconfig").Output()
 	if err != nil {
-		t.Fatalf("lab kubeconfig: %v", err)
+		t.Fatalf("terway-lab kubeconfig: %v", err)
 	}
-	out, err := c.command("status", "--kubeconfig", strings.TrimSpace(string(kubeconfig)), "-o", "json").Output()
+	out, err := exec.Command(c.path("terwayctl"), "status", "--kubeconfig", strings.TrimSpace(string(kubeconfig)), "-o", "json").Output()
 	var st clusterstatus.Status
 	if err != nil || json.Unmarshal(out, &st) != nil || len(st.Nodes) != 2 {
 		t.Fatalf("terwayctl status: %v\n%s", err, out)
@@ -201,11 +204,11 @@ func runs(t *testing.T, c *terwayctl, datapath, why string) {
 }
 
 // verifyOne runs one check as a user would and reads its answer as a program would.
-func verifyOne(t *testing.T, c *terwayctl, name string) {
-	out, err := c.command("lab", "verify", "--only", name, "--traffic", "15s", "-o", "json").Output()
+func verifyOne(t *testing.T, c *programs, name string) {
+	out, err := c.lab("verify", "--only", name, "--traffic", "15s", "-o", "json").Output()
 	var answer struct{ Checks []verify.Result }
 	if json.Unmarshal(out, &answer) != nil || len(answer.Checks) != 1 || answer.Checks[0].Name != name {
-		t.Fatalf("lab verify --only %s: %v: not one result:\n%s", name, err, out)
+		t.Fatalf("terway-lab verify --only %s: %v: not one result:\n%s", name, err, out)
 	}
 	r := answer.Checks[0]
 	t.Log(r.Measured)
@@ -217,7 +220,7 @@ func verifyOne(t *testing.T, c *terwayctl, name string) {
 	}
 }
 
-// measured runs the measurements of "lab compare" on the lab that is up, briefly. Only
+// measured runs the measurements of "terway-lab compare" on the lab that is up, briefly. Only
 // what does not depend on speed is checked.
 func measured(t *testing.T) {
 	s, err := lab.LoadState(lab.DefaultDir)
@@ -253,10 +256,10 @@ func measured(t *testing.T) {
 }
 
 // kubectl does what a user would do first.
-func kubectl(t *testing.T, c *terwayctl) {
-	out, err := c.command("lab", "kubeconfig").Output()
+func kubectl(t *testing.T, c *programs) {
+	out, err := c.lab("kubeconfig").Output()
 	if err != nil {
-		t.Fatalf("lab kubeconfig: %v", err)
+		t.Fatalf("terway-lab kubeconfig: %v", err)
 	}
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {
@@ -284,12 +287,12 @@ func kubectl(t *testing.T, c *terwayctl) {
 	}
 }
 
-// interrupted ends "lab up" in the middle, as a crash or another operator would, and looks
+// interrupted ends "terway-lab up" in the middle, as a crash or another operator would, and looks
 // for what is left.
-func interrupted(t *testing.T, c *terwayctl, before machine, end func(up *exec.Cmd)) {
+func interrupted(t *testing.T, c *programs, before machine, end func(up *exec.Cmd)) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
-	cmd := c.command("lab", "up")
+	cmd := c.lab("up")
 	cmd.Stderr = t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -306,7 +309,7 @@ func interrupted(t *testing.T, c *terwayctl, before machine, end func(up *exec.C
 		n, err := out.Read(buf)
 		seen.Write(buf[:n])
 		if err != nil {
-			t.Fatalf("lab up ended by itself: %v\n%s", err, seen.String())
+			t.Fatalf("terway-lab up ended by itself: %v\n%s", err, seen.String())
 		}
 	}
 	end(cmd)

@@ -117,7 +117,7 @@ func look(t *testing.T) machine {
 
 // sameAs waits until nothing is there that was not before. The kernel takes network
 // namespaces and the programs on their devices apart in the background, when the last TCP
-// connection in them has ended, which lab down sees to (package lab, orphanRetries): left
+// connection in them has ended, which terway-lab down sees to (package lab, orphanRetries): left
 // to itself the kernel would take more than 100 s, which is more than is waited here.
 func (before machine) sameAs(t *testing.T) {
 	t.Helper()

@@ -13,11 +13,11 @@ import (
 
 // elsewhere are commands of the README that are not run here: they are other tests of
 // this package, and the last one would take the lab away.
-var elsewhere = map[string]bool{"terwayctl lab verify": true, "make lab-down": true}
+var elsewhere = map[string]bool{"terway-lab verify": true, "make lab-down": true}
 
 // readme runs the commands of "What you see" and "How to look inside" word by word, each in
 // a shell that has the lab's environment and nothing to read.
-func readme(t *testing.T, c *terwayctl) {
+func readme(t *testing.T, c *programs) {
 	b, err := os.ReadFile(filepath.Join(c.source, "README.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -29,7 +29,7 @@ func readme(t *testing.T, c *terwayctl) {
 			commands = append(commands, strings.TrimSpace(code))
 		}
 	}
-	command := regexp.MustCompile("`((?:kubectl|terwayctl|curl|bin/terwayctl) [^`]*)`")
+	command := regexp.MustCompile("`((?:kubectl|terwayctl|curl|terway-lab|bin/terway-lab) [^`]*)`")
 	for line := range strings.Lines(section(t, string(b), "How to look inside")) {
 		if strings.HasPrefix(line, "|") {
 			for _, m := range command.FindAllStringSubmatch(line, -1) {
@@ -43,10 +43,10 @@ func readme(t *testing.T, c *terwayctl) {
 			continue
 		}
 		ran++
-		cmd := exec.Command("bash", "-eu", "-c", strings.ReplaceAll("eval $(bin/terwayctl lab env)\n"+code, "bin/terwayctl", c.path))
+		cmd := exec.Command("bash", "-eu", "-c", strings.ReplaceAll("eval $(bin/terway-lab env)\n"+code, "bin/terway-lab", c.path("terway-lab")))
 		cmd.Dir = c.source
 		out, err := cmd.CombinedOutput()
-		if err != nil || len(out) == 0 && !strings.Contains(code, "lab env") && !strings.HasSuffix(code, "lab shell node1") {
+		if err != nil || len(out) == 0 && !strings.Contains(code, "terway-lab env") && !strings.HasSuffix(code, "terway-lab shell node1") {
 			t.Errorf("%s: %v\n%s", code, err, out)
 			continue
 		}

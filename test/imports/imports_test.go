@@ -31,6 +31,11 @@ func TestRules(t *testing.T) {
 			[]string{module + "internal/vpcsim", module + "internal/lab"},
 		},
 		{
+			"the operator's tool carries neither the lab nor the simulator: terway-lab does",
+			[]string{"cmd/terwayctl"},
+			[]string{module + "internal/vpcsim", module + "internal/lab"},
+		},
+		{
 			"pure packages know no cluster, no kernel and no cloud",
 			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "net/http", "os/exec"},

@@ -33,7 +33,7 @@ root; what else runs on the machine makes the ranges in the table wide.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
-				return errors.New("lab compare needs root: it makes namespaces and cgroups")
+				return errors.New("terway-lab compare needs root: it makes namespaces and cgroups")
 			}
 			var err error
 			if base.Zones, err = lab.ParseZones(zones); err != nil {

@@ -1,5 +1,5 @@
-// Package lab is the command "terwayctl lab": flags and output of package
-// internal/lab, and nothing that decides.
+// Package lab is the program terway-lab but for the simulator's commands: flags and
+// output of package internal/lab, and nothing that decides.
 package lab
 
 import (
@@ -19,16 +19,20 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-// NewCommand makes "terwayctl lab".
+// NewCommand makes terway-lab's command.
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "lab",
+		Use:   "terway-lab",
 		Short: "A real Kubernetes cluster on a simulated VPC, on this machine",
 	}
 	var dir string
-	cmd.PersistentFlags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
-	cmd.AddCommand(upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
-		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), compareCommand(&dir), nodeInitCommand(), relayCommand())
+	for _, c := range []*cobra.Command{upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
+		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), compareCommand(&dir)} {
+		// Not the root's: the simulator has no lab.
+		c.Flags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
+		cmd.AddCommand(c)
+	}
+	cmd.AddCommand(nodeInitCommand(), relayCommand())
 	return cmd
 }
 
@@ -41,7 +45,7 @@ func upCommand(dir *string) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {
-				return fmt.Errorf("lab up needs root: it makes namespaces and cgroups")
+				return fmt.Errorf("terway-lab up needs root: it makes namespaces and cgroups")
 			}
 			if err := network(cmd, &o, zones, planFile); err != nil {
 				return err
@@ -79,7 +83,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Datapath, "datapath", "auto", "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
 	f.StringVar(&o.Mode, "mode", config.ModeShared, "whether pods share ENIs: "+config.ModeShared+", or "+config.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
-	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"lab verify\" runs all)")
+	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"terway-lab verify\" runs all)")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	return cmd
 }
@@ -118,7 +122,7 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 
 // writeNext prints commands that work as they stand, with the program as it was called.
 func writeNext(w io.Writer, program, dir string) error {
-	run := quote(program) + " lab "
+	run := quote(program) + " "
 	more := ""
 	if dir != lab.DefaultDir {
 		more = " --dir " + quote(dir)
@@ -169,7 +173,7 @@ func nodeInitCommand() *cobra.Command {
 	var inner bool
 	cmd := &cobra.Command{
 		Use:    "node-init",
-		Short:  "The first process of a node (started by lab up)",
+		Short:  "The first process of a node (started by terway-lab up)",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -189,7 +193,7 @@ func relayCommand() *cobra.Command {
 	var netns, to string
 	cmd := &cobra.Command{
 		Use:    "relay",
-		Short:  "Join connections on this machine to an address in a namespace (started by lab up)",
+		Short:  "Join connections on this machine to an address in a namespace (started by terway-lab up)",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -76,8 +76,8 @@ func envCommand(dir *string) *cobra.Command {
 		Use:   "env",
 		Short: "Print shell commands that point kubectl, terwayctl vpc and the cloud's SDKs at the lab",
 		Long: `Print shell commands that point kubectl, "terwayctl vpc" and the cloud's SDKs at
-the lab, and put the lab's terwayctl, kubectl and helm into PATH:
-eval $(terwayctl lab env). $ECS_ENDPOINT is the simulated cloud's: $ECS_ENDPOINT/_admin/view
+the lab, and put the lab's terway-lab, terwayctl, kubectl and helm into PATH:
+eval $(terway-lab env). $ECS_ENDPOINT is the simulated cloud's: $ECS_ENDPOINT/_admin/view
 shows all that is in it.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

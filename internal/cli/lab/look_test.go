@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// env is what a shell has after eval $(terwayctl lab env) with a lab in dir.
+// env is what a shell has after eval $(terway-lab env) with a lab in dir.
 func env(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	b, err := json.Marshal(lab.State{
@@ -63,7 +63,7 @@ func TestEnvHasWhatDocsName(t *testing.T) {
 		for _, m := range regexp.MustCompile(`\$\{?([A-Z][A-Z0-9_]*)`).FindAllStringSubmatch(string(b), -1) {
 			found++
 			if has[m[1]] == "" {
-				t.Errorf("%s: lab env sets no $%s", f, m[1])
+				t.Errorf("%s: terway-lab env sets no $%s", f, m[1])
 			}
 		}
 	}
@@ -93,8 +93,8 @@ func TestNextSteps(t *testing.T) {
 		program, dir string
 		want         []string
 	}{
-		{"bin/terwayctl", lab.DefaultDir, []string{"  eval $(bin/terwayctl lab env) ", "  bin/terwayctl lab verify ", "  bin/terwayctl lab shell node1 ", "  bin/terwayctl lab down\n"}},
-		{"/my own/terwayctl", "/x", []string{"  eval $('/my own/terwayctl' lab env --dir /x) ", "  '/my own/terwayctl' lab shell --dir /x node1 "}},
+		{"bin/terway-lab", lab.DefaultDir, []string{"  eval $(bin/terway-lab env) ", "  bin/terway-lab verify ", "  bin/terway-lab shell node1 ", "  bin/terway-lab down\n"}},
+		{"/my own/terway-lab", "/x", []string{"  eval $('/my own/terway-lab' env --dir /x) ", "  '/my own/terway-lab' shell --dir /x node1 "}},
 	} {
 		var out bytes.Buffer
 		if err := writeNext(&out, c.program, c.dir); err != nil {

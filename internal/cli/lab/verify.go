@@ -21,9 +21,9 @@ func verifyCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
-		Example: `  terwayctl lab verify
-  terwayctl lab verify --datapath route,ebpf,exclusive
-  terwayctl lab verify --datapath all --only pod-to-service -o json`,
+		Example: `  terway-lab verify
+  terway-lab verify --datapath route,ebpf,exclusive
+  terway-lab verify --datapath all --only pod-to-service -o json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := checkOutput(output); err != nil {
@@ -107,7 +107,7 @@ func reportTo(w io.Writer) verify.Report {
 	}
 }
 
-// proof are the checks of "lab up --verify": that pods have the network's addresses and
+// proof are the checks of "terway-lab up --verify": that pods have the network's addresses and
 // reach each other and Services with them. They take seconds.
 func proof(network string) []string {
 	address := "address-from-vswitch"

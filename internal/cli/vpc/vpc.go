@@ -36,7 +36,7 @@ changed or deleted. Every command may be interrupted and run again.
 The credential comes from ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET (and
 _SECURITY_TOKEN), the profiles of the aliyun command line, or the RAM role of the
 machine; deploy/ram-policy-vpc.json has the policy it needs. For the VPC of a lab:
-eval $(terwayctl lab env).`,
+eval $(terway-lab env).`,
 	}
 	f := &cloudflags.Flags{}
 	f.Add(cmd.PersistentFlags())

@@ -38,7 +38,7 @@ func newFaults() *cobra.Command {
 		&cobra.Command{
 			Use: "add FILE", Short: "Add the rules of a JSON file; - is standard input", Args: cobra.ExactArgs(1), SilenceUsage: true,
 			Example: `  echo '{"name":"burst","action":"Assign*","probability":0.3,"error":{"code":"Throttling"}}' |
-    terwayctl vpcsim faults add --endpoint http://127.0.0.1:7100 -`,
+    terway-lab vpcsim faults add --endpoint http://127.0.0.1:7100 -`,
 			RunE: func(c *cobra.Command, args []string) error {
 				rules, err := readFaults(args[0], c.InOrStdin())
 				if err != nil {

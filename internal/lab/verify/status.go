@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 )
@@ -13,11 +12,8 @@ import (
 // problems are those that "terwayctl status" tells, as an operator would read them: "node:
 // text". It is an error if its exit status says something else.
 func (e *Env) problems(ctx context.Context) ([]string, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, fmt.Errorf("find this program: %w", err)
-	}
-	cmd := exec.CommandContext(ctx, self, "status", "--kubeconfig", e.Lab.Options.Kubeconfig(), "-o", "json")
+	o := &e.Lab.Options
+	cmd := exec.CommandContext(ctx, o.Terwayctl(), "status", "--kubeconfig", o.Kubeconfig(), "-o", "json")
 	var out, msg bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &msg
 	failed := cmd.Run()

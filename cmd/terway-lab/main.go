@@ -1,0 +1,32 @@
+// Command terway-lab is for who develops Terway or tries it: it runs a cluster on a
+// simulated VPC on this machine, the checks and measurements on it, and the simulated
+// VPC alone.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"terway.dev/terway/internal/cli/lab"
+	"terway.dev/terway/internal/cli/vpcsim"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// What a library notes is not for the user; what is wrong is in the errors.
+	log.SetLogger(logr.Discard())
+	root := lab.NewCommand()
+	root.SilenceUsage, root.SilenceErrors = true, true
+	root.AddCommand(vpcsim.NewCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "terway-lab:", err)
+		os.Exit(1)
+	}
+}
