@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/lab"
-	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/lab/verify/checks"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -40,8 +40,8 @@ func TestFlannel(t *testing.T) {
 		}
 	})
 	t.Run("switch", networkStays)
-	checks, not := verify.For(lab.NetworkFlannel, verify.Checks())
-	for _, check := range checks {
+	all, not := checks.All().For(lab.NetworkFlannel)
+	for _, check := range all {
 		t.Run("verify/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
 	}
 	t.Run("verify/not-for-flannel", func(t *testing.T) {

@@ -21,7 +21,9 @@ import (
 	clusterstatus "terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
+	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/lab/verify/checks"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -90,13 +92,13 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("nodes", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	// Every kernel that this is run on has these: one that is missing is a failure.
-	for _, datapath := range []string{"route", "ebpf", verify.Exclusive} {
+	for _, datapath := range []string{"route", "ebpf", instruments.Exclusive} {
 		t.Run("verify/"+datapath, func(t *testing.T) { verifyAll(t, c, datapath) })
 	}
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	// No datapath has a part in these: once is enough.
-	checks, _ := verify.For(lab.NetworkTerway, verify.Checks())
-	for _, check := range checks {
+	all, _ := checks.All().For(lab.NetworkTerway)
+	for _, check := range all {
 		if check.Trouble && !check.Slow {
 			t.Run("trouble/"+check.Name, func(t *testing.T) { verifyOne(t, c, check.Name) })
 		}
@@ -173,8 +175,8 @@ func verifyAll(t *testing.T, c *programs, datapath string) {
 			}
 		})
 	}
-	checks, _ := verify.For(lab.NetworkTerway, verify.Checks())
-	for _, check := range checks {
+	all, _ := checks.All().For(lab.NetworkTerway)
+	for _, check := range all {
 		if _, ran := ok[check.Name]; !ran && !check.Trouble {
 			t.Errorf("%s has not run", check.Name)
 		}

@@ -69,6 +69,16 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "github.com/aliyun/", module + "internal/vpcsim", module + "internal/lab", module + "internal/cloud/alibaba"},
 		},
 		{
+			"checks and comparison share the instruments and nothing else, and instruments judge nothing",
+			[]string{"internal/lab/compare", "internal/lab/instruments"},
+			[]string{module + "internal/lab/verify"},
+		},
+		{
+			"the framework of the checks knows none of them, and neither knows the comparison",
+			[]string{"internal/lab/verify", "internal/lab/verify/checks", "internal/lab/instruments"},
+			[]string{module + "internal/lab/compare"},
+		},
+		{
 			"the simulator's state knows no kernel and no product",
 			[]string{"internal/vpcsim/state"},
 			[]string{"github.com/vishvananda/", "github.com/cilium/", module + "internal/cloud", module + "internal/controller", module + "internal/agent"},

@@ -10,14 +10,16 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
+	"terway.dev/terway/internal/lab/verify/checks"
 )
 
 func verifyCommand(dir *string) *cobra.Command {
 	var only []string
 	var output string
 	var trouble bool
-	r := verify.Request{}
+	r, suite := verify.Request{}, checks.All()
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
@@ -34,7 +36,7 @@ func verifyCommand(dir *string) *cobra.Command {
 				return err
 			}
 			var not []verify.NotFor
-			if r.Checks, not, err = verify.Select(s.Options.Network, only, trouble); err != nil {
+			if r.Checks, not, err = suite.Select(s.Options.Network, only, trouble); err != nil {
 				return err
 			}
 			if err := verify.CheckDatapaths(s.Options.Network, r.Datapaths); err != nil {
@@ -45,7 +47,7 @@ func verifyCommand(dir *string) *cobra.Command {
 			if output == "json" {
 				w = cmd.ErrOrStderr()
 			}
-			groups, err := verify.Run(cmd.Context(), s, r, reportTo(w))
+			groups, err := verify.Run(cmd.Context(), s, suite, r, reportTo(w))
 			for _, n := range not {
 				verify.WriteNotFor(w, n)
 			}
@@ -69,13 +71,13 @@ func verifyCommand(dir *string) *cobra.Command {
 
 With --datapath the nodes of the running lab are moved by the configuration (ConfigMap
 eni-config), the system's pods are made anew on the datapath, the checks run, and at the
-end, after a failure or an interrupt too, everything is put back. "` + verify.Exclusive + `" is mode exclusive:
+end, after a failure or an interrupt too, everything is put back. "` + instruments.Exclusive + `" is mode exclusive:
 each pod has an ENI to itself. A datapath that the kernel lacks fails if it is named.
 
 Checks:
 `
 	list := func(trouble bool) {
-		for _, c := range verify.Checks() {
+		for _, c := range suite.Checks {
 			if c.Trouble == trouble {
 				cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
 			}
@@ -90,7 +92,7 @@ Checks:
 // slow names the checks that wait for minutes.
 func slow() string {
 	var names []string
-	for _, c := range verify.Checks() {
+	for _, c := range checks.All().Checks {
 		if c.Slow {
 			names = append(names, c.Name)
 		}
@@ -123,12 +125,13 @@ func prove(ctx context.Context, w io.Writer, s *lab.State) error {
 		_, err := fmt.Fprintln(w, "\nnothing is verified: the checks need a pod network and two nodes")
 		return err
 	}
-	checks, _, err := verify.Select(s.Options.Network, proof(s.Options.Network), false)
+	suite := checks.All()
+	picked, _, err := suite.Select(s.Options.Network, proof(s.Options.Network), false)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(w)
-	groups, err := verify.Run(ctx, s, verify.Request{Checks: checks, Traffic: verify.DefaultTraffic}, reportTo(w))
+	groups, err := verify.Run(ctx, s, suite, verify.Request{Checks: picked, Traffic: verify.DefaultTraffic}, reportTo(w))
 	return errors.Join(err, verdict(groups, nil))
 }
 

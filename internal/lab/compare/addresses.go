@@ -13,6 +13,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // calm is how long the count of addresses must not change to be believed: nodes get
@@ -38,14 +39,14 @@ func (c *cluster) addresses(ctx context.Context) (Addresses, error) {
 
 func (c *cluster) count(ctx context.Context) (Addresses, error) {
 	var a Addresses
-	for _, m := range c.lab.Machines {
-		n, err := c.lab.Cloud.AddressCount(ctx, m.InstanceID)
+	for _, m := range c.Lab.Machines {
+		n, err := c.Lab.Cloud.AddressCount(ctx, m.InstanceID)
 		if err != nil {
 			return a, err
 		}
 		a.OnENIs += n
 	}
-	nodes, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return a, fmt.Errorf("list nodes: %w", err)
 	}
@@ -63,7 +64,7 @@ func (c *cluster) count(ctx context.Context) (Addresses, error) {
 		}
 	}
 	slices.Sort(a.Blocks)
-	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return a, fmt.Errorf("list pods: %w", err)
 	}
@@ -72,7 +73,7 @@ func (c *cluster) count(ctx context.Context) (Addresses, error) {
 			a.Pods++
 		}
 	}
-	a.Routes, err = c.lab.Cloud.CustomRoutes(ctx)
+	a.Routes, err = c.Lab.Cloud.CustomRoutes(ctx)
 	return a, err
 }
 
@@ -94,8 +95,8 @@ func commonDatapath(list []byte) (string, error) {
 }
 
 // seenFrom is what an instance that is no node sees of a pod that connects to it.
-func seenFrom(ctx context.Context, p pair, node lab.Machine) (Seen, error) {
-	client, server, err := p.open(ctx)
+func seenFrom(ctx context.Context, p instruments.Pair, node lab.Machine) (Seen, error) {
+	client, server, err := p.Open(ctx)
 	if err != nil {
 		return Seen{}, err
 	}
@@ -103,7 +104,7 @@ func seenFrom(ctx context.Context, p pair, node lab.Machine) (Seen, error) {
 	defer server.Close()
 	as, err := netip.ParseAddrPort(server.RemoteAddr().String())
 	if err != nil {
-		return Seen{}, fmt.Errorf("address of %s as seen by %s: %w", p.from.addr, p.to.addr, err)
+		return Seen{}, fmt.Errorf("address of %s as seen by %s: %w", p.From.Addr, p.To.Addr, err)
 	}
-	return Seen{Pod: p.from.addr.String(), As: as.Addr().Unmap().String(), Node: node.Address.String()}, nil
+	return Seen{Pod: p.From.Addr.String(), As: as.Addr().Unmap().String(), Node: node.Address.String()}, nil
 }

@@ -13,10 +13,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // namespace holds all that a comparison makes in the cluster.
@@ -26,24 +26,26 @@ const namespace = "compare"
 const app = "compare"
 
 // cluster is the running lab that is measured.
-type cluster struct {
-	lab    *lab.State
-	client kubernetes.Interface
-}
+type cluster struct{ instruments.Cluster }
 
 func newCluster(s *lab.State) (*cluster, error) {
-	client, err := s.Options.Client()
+	c, err := instruments.Connect(s)
 	if err != nil {
 		return nil, err
 	}
-	return &cluster{lab: s, client: client}, nil
+	return &cluster{*c}, nil
 }
 
 // patience bounds waiting for the cluster; with a busy machine pods take a while.
 const patience = 3 * time.Minute
 
+// impatient ends waiting after patience.
+func impatient(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %s", patience))
+}
+
 func (c *cluster) wait(ctx context.Context, what string, f func() (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %s", patience))
+	ctx, cancel := impatient(ctx)
 	defer cancel()
 	if err := lab.Poll(ctx, 200*time.Millisecond, f); err != nil {
 		return fmt.Errorf("wait for %s: %w", what, err)
@@ -52,18 +54,9 @@ func (c *cluster) wait(ctx context.Context, what string, f func() (bool, error))
 }
 
 func (c *cluster) makeNamespace(ctx context.Context) error {
-	_, err := c.client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("make namespace %s: %w", namespace, err)
-	}
-	// Pods are refused until the namespace has its service account.
-	return c.wait(ctx, "the service account of "+namespace, func() (bool, error) {
-		_, err := c.client.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
-		return err == nil, err
-	})
+	ctx, cancel := impatient(ctx)
+	defer cancel()
+	return c.MakeNamespace(ctx, metav1.ObjectMeta{Name: namespace})
 }
 
 // podSpec is a pod that does nothing: what is measured is sent from and to its
@@ -81,16 +74,16 @@ func (c *cluster) podSpec() corev1.PodSpec {
 }
 
 // ownENIs reports whether each pod has an ENI to itself.
-func (c *cluster) ownENIs() bool { return c.lab.Options.Mode == config.ModeExclusive }
+func (c *cluster) ownENIs() bool { return c.Lab.Options.Mode == config.ModeExclusive }
 
 // room is how many pods with an ENI each can start, as many on each node, with one ENI
 // left on each for a pod more.
 func (c *cluster) room(ctx context.Context) (int32, error) {
-	nodes, err := c.client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, fmt.Errorf("list nodes: %w", err)
 	}
-	pods, err := c.client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, fmt.Errorf("list pods: %w", err)
 	}
@@ -111,7 +104,7 @@ func (c *cluster) spreadPods(ctx context.Context, n int32) ([]corev1.Pod, error)
 	spec := c.podSpec()
 	spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname,
 		WhenUnsatisfiable: corev1.DoNotSchedule, LabelSelector: &metav1.LabelSelector{MatchLabels: labels}}}
-	_, err := c.client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
+	_, err := c.Client.AppsV1().Deployments(namespace).Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: app},
 		Spec: appsv1.DeploymentSpec{Replicas: &n, Selector: &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec}},
@@ -121,7 +114,7 @@ func (c *cluster) spreadPods(ctx context.Context, n int32) ([]corev1.Pod, error)
 	}
 	var pods []corev1.Pod
 	err = c.wait(ctx, fmt.Sprintf("%d pods", n), func() (bool, error) {
-		list, err := c.client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
+		list, err := c.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + app})
 		if err != nil {
 			return false, fmt.Errorf("list pods: %w", err)
 		}
@@ -139,13 +132,13 @@ func running(p *corev1.Pod) bool {
 }
 
 // end is a running pod's end of a connection.
-func (c *cluster) end(p *corev1.Pod) (end, error) {
+func (c *cluster) end(p *corev1.Pod) (instruments.End, error) {
 	addr, err := netip.ParseAddr(p.Status.PodIP)
 	if err != nil {
-		return end{}, fmt.Errorf("pod %s: %w", p.Name, err)
+		return instruments.End{}, fmt.Errorf("pod %s: %w", p.Name, err)
 	}
-	ns, err := c.lab.PodNetNS(p.Spec.NodeName, addr)
-	return end{ns, addr}, err
+	ns, err := c.Lab.PodNetNS(p.Spec.NodeName, addr)
+	return instruments.End{NetNS: ns, Addr: addr}, err
 }
 
 // podOn finds a pod of the list on a node.
@@ -158,11 +151,13 @@ func podOn(pods []corev1.Pod, node string) (*corev1.Pod, error) {
 	return nil, fmt.Errorf("none of %d pods runs on %s", len(pods), node)
 }
 
-func machineEnd(m *lab.Machine) end { return end{m.NetNS, m.Address} }
+func machineEnd(m *lab.Machine) instruments.End {
+	return instruments.End{NetNS: m.NetNS, Addr: m.Address}
+}
 
 // datapath is how nodes say that they wire pods; empty if they do not say.
 func (c *cluster) datapath(ctx context.Context) (string, error) {
-	b, err := c.client.CoreV1().RESTClient().Get().AbsPath("/apis/network.terway.dev/v1alpha1/nodenetworks").Do(ctx).Raw()
+	b, err := c.Client.CoreV1().RESTClient().Get().AbsPath("/apis/network.terway.dev/v1alpha1/nodenetworks").Do(ctx).Raw()
 	if apierrors.IsNotFound(err) {
 		return "", nil
 	}
@@ -176,12 +171,12 @@ func (c *cluster) datapath(ctx context.Context) (string, error) {
 func (c *cluster) cleanUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("it took more than a minute"))
 	defer cancel()
-	err := c.client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
+	err := c.Client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
 	if err != nil && !apierrors.IsNotFound(err) {
 		return fmt.Errorf("delete namespace %s: %w", namespace, err)
 	}
 	return c.wait(ctx, "namespace "+namespace+" to be gone", func() (bool, error) {
-		_, err := c.client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
+		_, err := c.Client.CoreV1().Namespaces().Get(ctx, namespace, metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
 			return true, nil
 		}

@@ -12,15 +12,16 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // Where each pod has an ENI, as many start on each node, and one more finds a place on any.
 func TestRoomOfNodesWithOwnENIs(t *testing.T) {
-	c := &cluster{lab: &lab.State{}}
+	c := &cluster{instruments.Cluster{Lab: &lab.State{}}}
 	if l := c.podSpec().Containers[0].Resources.Limits; len(l) != 0 {
 		t.Errorf("a pod that shares an ENI asks for %v", l)
 	}
-	c.lab.Options.Mode = config.ModeExclusive
+	c.Lab.Options.Mode = config.ModeExclusive
 	own := c.podSpec()
 	client := fake.NewClientset()
 	add := func(name, node string, spec corev1.PodSpec) {
@@ -37,7 +38,7 @@ func TestRoomOfNodesWithOwnENIs(t *testing.T) {
 		}
 		add("host-"+name, name, corev1.PodSpec{HostNetwork: true, Containers: []corev1.Container{{Name: "a"}}})
 	}
-	c.client = client
+	c.Client = client
 	if n, err := c.room(t.Context()); err != nil || n != 6 {
 		t.Errorf("empty nodes: %d, %v; want 6", n, err)
 	}

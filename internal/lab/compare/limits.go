@@ -7,6 +7,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // askedBits is the limit that a pod asks for: far below what any path does.
@@ -14,17 +16,17 @@ const askedBits = 10e6
 
 // limits starts a pod that asks for limited bandwidth beside another on a node and
 // measures what it gets, with a pod on another node at the other end.
-func (c *cluster) limits(ctx context.Context, node string, other end, d time.Duration) ([]Limit, error) {
+func (c *cluster) limits(ctx context.Context, node string, other instruments.End, d time.Duration) ([]Limit, error) {
 	spec := c.podSpec()
 	spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
 	// Kubernetes: the annotations of the CNI bandwidth capability, in bits per second.
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "limited", Annotations: map[string]string{
 		"kubernetes.io/egress-bandwidth": "10M", "kubernetes.io/ingress-bandwidth": "10M"}}, Spec: spec}
-	if _, err := c.client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
+	if _, err := c.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
 		return nil, fmt.Errorf("create pod %s: %w", pod.Name, err)
 	}
 	if err := c.wait(ctx, "pod "+pod.Name, func() (_ bool, err error) {
-		pod, err = c.client.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
+		pod, err = c.Client.CoreV1().Pods(namespace).Get(ctx, pod.Name, metav1.GetOptions{})
 		return err == nil && running(pod), err
 	}); err != nil {
 		return nil, err
@@ -36,13 +38,13 @@ func (c *cluster) limits(ctx context.Context, node string, other end, d time.Dur
 	var all []Limit
 	for _, m := range []struct {
 		direction string
-		pair      pair
-	}{{"egress", pair{limited, other}}, {"ingress", pair{other, limited}}} {
+		pair      instruments.Pair
+	}{{"egress", instruments.Pair{From: limited, To: other}}, {"ingress", instruments.Pair{From: other, To: limited}}} {
 		// The first stream uses up the burst that a shaper grants; the second counts.
-		if _, err := m.pair.stream(ctx, d); err != nil {
+		if _, err := m.pair.Stream(ctx, d); err != nil {
 			return nil, err
 		}
-		got, err := m.pair.stream(ctx, d)
+		got, err := m.pair.Stream(ctx, d)
 		if err != nil {
 			return nil, err
 		}

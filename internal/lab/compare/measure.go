@@ -9,6 +9,7 @@ import (
 
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // Options are how long is measured.
@@ -74,7 +75,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 		pods = min(pods, room)
 	}
 	a, b := s.Machines[0], s.Machines[1]
-	var from, to end
+	var between instruments.Pair // pods of the two nodes
 	step := func(name string, f func() error) error { return progress.Step(label+": "+name, f) }
 	for _, st := range []struct {
 		name string
@@ -87,8 +88,8 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 			}
 			for _, x := range []struct {
 				node string
-				end  *end
-			}{{a.Name, &from}, {b.Name, &to}} {
+				end  *instruments.End
+			}{{a.Name, &between.From}, {b.Name, &between.To}} {
 				p, err := podOn(pods, x.node)
 				if err != nil {
 					return err
@@ -104,26 +105,26 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 			return err
 		}},
 		{"the address that an instance of the VPC sees", func() (err error) {
-			n.Seen, err = seenFrom(ctx, pair{from, machineEnd(&s.Master)}, a)
+			n.Seen, err = seenFrom(ctx, instruments.Pair{From: between.From, To: machineEnd(&s.Master)}, a)
 			return err
 		}},
 		{"speed, " + PathPodToPod, func() error {
-			p, err := measurePath(ctx, o, PathPodToPod, pair{from, to}, pair{machineEnd(&a), machineEnd(&b)})
+			p, err := measurePath(ctx, o, PathPodToPod, between, instruments.Pair{From: machineEnd(&a), To: machineEnd(&b)})
 			n.Paths = append(n.Paths, p)
 			return err
 		}},
 		{"speed, " + PathPodToInstance, func() error {
 			master := machineEnd(&s.Master)
-			p, err := measurePath(ctx, o, PathPodToInstance, pair{from, master}, pair{machineEnd(&a), master})
+			p, err := measurePath(ctx, o, PathPodToInstance, instruments.Pair{From: between.From, To: master}, instruments.Pair{From: machineEnd(&a), To: master})
 			n.Paths = append(n.Paths, p)
 			return err
 		}},
 		{"a NetworkPolicy that denies all", func() (err error) {
-			n.Policy, err = c.tryPolicy(ctx, pair{from, to})
+			n.Policy, err = c.tryPolicy(ctx, between)
 			return err
 		}},
 		{"a pod that asks for limited bandwidth", func() (err error) {
-			n.Limits, err = c.limits(ctx, a.Name, to, time.Second)
+			n.Limits, err = c.limits(ctx, a.Name, between.To, time.Second)
 			return err
 		}},
 	} {
@@ -135,7 +136,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 }
 
 // measurement is one kind of figure.
-type measurement func(ctx context.Context, p pair, d time.Duration, to *samples) error
+type measurement func(ctx context.Context, p instruments.Pair, d time.Duration, to *samples) error
 
 // samples are all figures of one side in a round.
 type samples struct{ streams, requests, connects []float64 }
@@ -146,18 +147,18 @@ func (s *samples) speed() Speed {
 
 func measurements() []measurement {
 	return []measurement{
-		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
-			speed, err := p.stream(ctx, d)
+		func(ctx context.Context, p instruments.Pair, d time.Duration, to *samples) error {
+			speed, err := p.Stream(ctx, d)
 			to.streams = append(to.streams, speed)
 			return err
 		},
-		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
-			took, err := p.exchange(ctx, d)
+		func(ctx context.Context, p instruments.Pair, d time.Duration, to *samples) error {
+			took, err := p.Exchange(ctx, d)
 			to.requests = append(to.requests, took...)
 			return err
 		},
-		func(ctx context.Context, p pair, d time.Duration, to *samples) error {
-			took, err := p.connects(ctx, d/2)
+		func(ctx context.Context, p instruments.Pair, d time.Duration, to *samples) error {
+			took, err := p.Connects(ctx, d/2)
 			to.connects = append(to.connects, took...)
 			return err
 		},
@@ -166,7 +167,7 @@ func measurements() []measurement {
 
 // measurePath measures pods and nodes in turns; who is first changes each round.
 // Meanwhile the program is before others of the machine, as far as it may be.
-func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) (Path, error) {
+func measurePath(ctx context.Context, o Options, name string, pods, nodes instruments.Pair) (Path, error) {
 	defer prioritise()()
 	rounds, err := turns(ctx, o, pods, nodes)
 	if err != nil {
@@ -175,12 +176,12 @@ func measurePath(ctx context.Context, o Options, name string, pods, nodes pair) 
 	return summary(name, rounds), nil
 }
 
-func turns(ctx context.Context, o Options, pods, nodes pair) ([]Round, error) {
+func turns(ctx context.Context, o Options, pods, nodes instruments.Pair) ([]Round, error) {
 	var rounds []Round
 	// Round 0 warms the path up: neighbours, routes, the kernel's buffers.
 	for i := range o.Rounds + 1 {
 		type side struct {
-			pair pair
+			pair instruments.Pair
 			samples
 		}
 		p, n := &side{pair: pods}, &side{pair: nodes}

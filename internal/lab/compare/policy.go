@@ -8,6 +8,8 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // How long a NetworkPolicy has to take effect, and how many connections in a row must
@@ -20,12 +22,12 @@ const (
 
 // tryPolicy denies all ingress to the pods and looks whether connections to one of
 // them still pass. They must pass before, and afterwards again.
-func (c *cluster) tryPolicy(ctx context.Context, p pair) (Policy, error) {
-	passes := func() (bool, error) { return p.passes(ctx) }
+func (c *cluster) tryPolicy(ctx context.Context, p instruments.Pair) (Policy, error) {
+	passes := func() (bool, error) { return p.Passes(ctx) }
 	if err := c.wait(ctx, "a connection to pass before any policy", passes); err != nil {
 		return Policy{}, err
 	}
-	policies := c.client.NetworkingV1().NetworkPolicies(namespace)
+	policies := c.Client.NetworkingV1().NetworkPolicies(namespace)
 	deny := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "deny-all"},
 		Spec: networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}}}
 	if _, err := policies.Create(ctx, deny, metav1.CreateOptions{}); err != nil {

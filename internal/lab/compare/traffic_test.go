@@ -9,11 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/testutil"
 )
 
 // wire is two namespaces with a veth pair between them.
-func wire(t *testing.T) (p pair, from, to *testutil.NS) {
+func wire(t *testing.T) (p instruments.Pair, from, to *testutil.NS) {
 	from, to = testutil.NewNS(t, "from"), testutil.NewNS(t, "to")
 	from.IP("link add eth0 type veth peer name eth0 netns " + to.Path)
 	from.IP("addr add 10.7.0.1/24 dev eth0")
@@ -21,7 +22,7 @@ func wire(t *testing.T) (p pair, from, to *testutil.NS) {
 	from.IP("link set eth0 up")
 	to.IP("link set eth0 up")
 	from.Run("ping", "-c", "1", "-w", "30", "10.7.0.2") // the carrier takes a moment
-	return pair{end{from.Path, netip.MustParseAddr("10.7.0.1")}, end{to.Path, netip.MustParseAddr("10.7.0.2")}}, from, to
+	return instruments.Pair{From: instruments.End{NetNS: from.Path, Addr: netip.MustParseAddr("10.7.0.1")}, To: instruments.End{NetNS: to.Path, Addr: netip.MustParseAddr("10.7.0.2")}}, from, to
 }
 
 // No figure is checked: that each is one, and that the packets took the wire.
@@ -31,7 +32,7 @@ func TestSpeedIsMeasuredOnTheWire(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path, err := measurePath(context.Background(), Options{Rounds: 2, Turn: 30 * time.Millisecond}, "x", p, pair{p.to, p.from})
+	path, err := measurePath(context.Background(), Options{Rounds: 2, Turn: 30 * time.Millisecond}, "x", p, instruments.Pair{From: p.To, To: p.From})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func TestAPathThatIsCutDoesNotPass(t *testing.T) {
 		}, false},
 	} {
 		tt.do()
-		if got, err := p.passes(context.Background()); err != nil || got != tt.want {
+		if got, err := p.Passes(context.Background()); err != nil || got != tt.want {
 			t.Errorf("%s: passes %v, %v; want %v", tt.name, got, err, tt.want)
 		}
 	}

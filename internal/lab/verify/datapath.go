@@ -12,16 +12,12 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodenetwork"
-	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
-const (
-	// Exclusive is the datapath of nodes in mode exclusive, as they report it.
-	Exclusive = exclusive.Name
-	// AllDatapaths stands for every datapath that the nodes' kernel has.
-	AllDatapaths = "all"
-)
+// AllDatapaths stands for every datapath that the nodes' kernel has.
+const AllDatapaths = "all"
 
 // Datapaths are the names that can be chosen.
 func Datapaths() []string {
@@ -31,7 +27,7 @@ func Datapaths() []string {
 			names = append(names, n)
 		}
 	}
-	return append(names, Exclusive)
+	return append(names, instruments.Exclusive)
 }
 
 // CheckDatapaths says what is wrong with a choice of datapaths.
@@ -69,12 +65,12 @@ func (e *Env) move(ctx context.Context, datapath string) error {
 	if err := e.arrive(ctx, settingOf(datapath)); err != nil {
 		return err
 	}
-	if err := e.renewSystem(ctx); err != nil || datapath != Exclusive {
+	if err := e.renewSystem(ctx); err != nil || datapath != instruments.Exclusive {
 		return err
 	}
-	return e.poll(ctx, "the nodes to give back the ENIs that pods shared", func() (bool, error) {
+	return e.Poll(ctx, "the nodes to give back the ENIs that pods shared", func() (bool, error) {
 		for _, m := range e.Lab.Machines {
-			nn, err := e.nodeNetwork(ctx, m.Name)
+			nn, err := e.NodeNetwork(ctx, m.Name)
 			if err != nil {
 				return false, err
 			}
@@ -139,10 +135,10 @@ func (e *Env) unlabelled(ctx context.Context) error {
 // offers the ENIs that pods may ask for. A node that cannot is an error at once.
 func (e *Env) arrive(ctx context.Context, s setting) error {
 	var left string
-	err := e.poll(ctx, fmt.Sprintf("the nodes to run datapath %v, mode %v", s.Datapath, s.Mode), func() (bool, error) {
+	err := e.Poll(ctx, fmt.Sprintf("the nodes to run datapath %v, mode %v", s.Datapath, s.Mode), func() (bool, error) {
 		left = ""
 		for _, m := range e.Lab.Machines {
-			nn, err := e.nodeNetwork(ctx, m.Name)
+			nn, err := e.NodeNetwork(ctx, m.Name)
 			if err != nil {
 				return false, err
 			}
@@ -167,7 +163,7 @@ func (e *Env) arrive(ctx context.Context, s setting) error {
 	if err != nil {
 		return err
 	}
-	return e.look(ctx)
+	return e.LookAtNodes(ctx)
 }
 
 // awaits says what a node still has to do for a setting, or why it never will.
@@ -185,7 +181,7 @@ func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 	if c.Status != metav1.ConditionTrue {
 		return c.Reason + ": " + c.Message, nil
 	}
-	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != Exclusive || s.Mode != config.ModeExclusive && s.Datapath != "auto" && runs != s.Datapath {
+	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != instruments.Exclusive || s.Mode != config.ModeExclusive && s.Datapath != "auto" && runs != s.Datapath {
 		return "runs " + runs, nil
 	}
 	return "", nil
@@ -202,47 +198,4 @@ func (e *Env) offers(ctx context.Context, nn *v1alpha1.NodeNetwork) (string, err
 		return fmt.Sprintf("offers %d of %s, want %d", got, v1alpha1.ResourceENI, want), nil
 	}
 	return "", nil
-}
-
-// look takes note of how the nodes give pods their network.
-func (e *Env) look(ctx context.Context) error {
-	e.Runs = nil
-	if e.Lab.Options.Network != lab.NetworkTerway {
-		return nil
-	}
-	for _, m := range e.Lab.Machines {
-		nn, err := e.nodeNetwork(ctx, m.Name)
-		if err != nil {
-			return err
-		}
-		r := NodeDatapath{Node: m.Name, Datapath: nn.Status.Datapath}
-		if c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady); c != nil {
-			r.Why = c.Message
-		}
-		e.Runs = append(e.Runs, r)
-	}
-	return nil
-}
-
-// NodeDatapath is what a node runs, and its reason.
-type NodeDatapath struct {
-	Node     string `json:"node"`
-	Datapath string `json:"datapath"`
-	Why      string `json:"why"`
-}
-
-// exclusive reports whether each pod of a node has an ENI to itself.
-func (e *Env) exclusive(node string) bool {
-	return slices.ContainsFunc(e.Runs, func(r NodeDatapath) bool { return r.Node == node && r.Datapath == Exclusive })
-}
-
-// datapath names what the nodes run: one name, or several with commas.
-func (e *Env) datapath() string {
-	var names []string
-	for _, r := range e.Runs {
-		if !slices.Contains(names, r.Datapath) {
-			names = append(names, r.Datapath)
-		}
-	}
-	return strings.Join(names, ",")
 }

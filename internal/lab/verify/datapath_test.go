@@ -2,18 +2,16 @@ package verify
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 func TestCheckDatapaths(t *testing.T) {
@@ -64,7 +62,7 @@ func TestSettingThereAndBack(t *testing.T) {
 			if i == 0 {
 				before = was
 			}
-			if mode := map[bool]string{true: "mode: exclusive", false: "mode: shared"}[to == Exclusive]; !strings.Contains(next, mode) {
+			if mode := map[bool]string{true: "mode: exclusive", false: "mode: shared"}[to == instruments.Exclusive]; !strings.Contains(next, mode) {
 				t.Fatalf("moved to %s:\n%s", to, next)
 			}
 			text = next
@@ -91,10 +89,10 @@ func TestAwaits(t *testing.T) {
 		refused bool
 	}{
 		"runs":              {node("route", "shared", "route", "True", "Configured", 2), "route", "", false},
-		"runs exclusive":    {node("auto", "exclusive", Exclusive, "True", "ModeExclusive", 2), Exclusive, "", false},
+		"runs exclusive":    {node("auto", "exclusive", instruments.Exclusive, "True", "ModeExclusive", 2), instruments.Exclusive, "", false},
 		"not configured":    {node("auto", "shared", "ebpf", "True", "Auto", 2), "route", "is configured with datapath auto", false},
 		"not acted":         {node("route", "shared", "ebpf", "True", "Auto", 1), "route", "has not acted on it", false},
-		"another runs":      {node("auto", "exclusive", "ebpf", "True", "Auto", 2), Exclusive, "runs ebpf", false},
+		"another runs":      {node("auto", "exclusive", "ebpf", "True", "Auto", 2), instruments.Exclusive, "runs ebpf", false},
 		"not programmed":    {node("route", "shared", "route", "False", "NotProgrammed", 2), "route", "the node's word", false},
 		"refused":           {node("netkit", "shared", "", "False", v1alpha1.ReasonDatapathRefused, 2), "netkit", "", true},
 		"kept the old one":  {node("netkit", "shared", "ebpf", "True", v1alpha1.ReasonDatapathKept, 2), "netkit", "", true},
@@ -108,27 +106,5 @@ func TestAwaits(t *testing.T) {
 		if c.refused && err.Error() != "node1: the node's word" {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-func TestFullness(t *testing.T) {
-	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
-	node.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("50"), v1alpha1.ResourceENI: resource.MustParse("5")}
-	pod := func(on string, phase corev1.PodPhase, asks bool) corev1.Pod {
-		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: on, Containers: make([]corev1.Container, 1)}, Status: corev1.PodStatus{Phase: phase}}
-		if asks {
-			lab.AskForENI(&p.Spec)
-		}
-		return p
-	}
-	pods := []corev1.Pod{pod("node1", corev1.PodRunning, true), pod("node1", corev1.PodRunning, false), pod("node1", corev1.PodSucceeded, true), pod("node2", corev1.PodRunning, true)}
-	got := ""
-	for _, runs := range []string{"ebpf", Exclusive} {
-		e := &Env{Runs: []NodeDatapath{{Node: "node1", Datapath: runs}}}
-		f := e.fullness(node, pods)
-		got += fmt.Sprintf("%s %d of %d, ", runs, f.there, f.limit)
-	}
-	if want := "ebpf 2 of 50, exclusive 1 of 5, "; got != want {
-		t.Errorf("%s, want %s", got, want)
 	}
 }

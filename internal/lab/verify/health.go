@@ -7,6 +7,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // restarts is how often containers of each of the system's pods have been restarted so far.
@@ -30,7 +32,7 @@ func (e *Env) system(ctx context.Context) (restarts map[types.UID]int, notReady 
 				notReady = p.Name + ": " + ended(c)
 			}
 		}
-		if !podReady(p) && notReady == "" {
+		if !instruments.PodReady(p) && notReady == "" {
 			notReady = p.Name
 		}
 	}
@@ -50,7 +52,7 @@ func ended(c corev1.ContainerStatus) string {
 func (e *Env) unharmed(ctx context.Context, before map[types.UID]int) error {
 	var restarts map[types.UID]int
 	var notReady string
-	if err := e.poll(ctx, "every pod of the system to be ready", func() (_ bool, err error) {
+	if err := e.Poll(ctx, "every pod of the system to be ready", func() (_ bool, err error) {
 		restarts, notReady, err = e.system(ctx)
 		return notReady == "", err
 	}); err != nil {

@@ -15,8 +15,8 @@ type NotFor struct {
 }
 
 // For sorts the checks into those for a network and the others.
-func For(network string, checks []Check) (run []Check, not []NotFor) {
-	for _, c := range checks {
+func (s Suite) For(network string) (run []Check, not []NotFor) {
+	for _, c := range s.Checks {
 		if why, ok := c.NotFor[network]; ok {
 			not = append(not, NotFor{Name: c.Name, Network: network, Why: why})
 			continue
@@ -28,9 +28,9 @@ func For(network string, checks []Check) (run []Check, not []NotFor) {
 
 // Select picks the checks for a network: all of them without or with those of trouble, but
 // for the slow ones, or some by name.
-func Select(network string, names []string, trouble bool) (run []Check, not []NotFor, err error) {
-	all := Checks()
-	run, not = For(network, all)
+func (s Suite) Select(network string, names []string, trouble bool) (run []Check, not []NotFor, err error) {
+	all := s.Checks
+	run, not = s.For(network)
 	if len(names) == 0 {
 		return slices.DeleteFunc(run, func(c Check) bool { return c.Slow || c.Trouble && !trouble }), not, nil
 	}

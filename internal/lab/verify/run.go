@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // Request is what to prove.
 type Request struct {
+	// Checks are those of the suite that run.
 	Checks []Check
 	// Datapaths are those on which the checks run, one after the other: the nodes are
 	// moved, and moved back at the end. None: on what the nodes run.
@@ -23,7 +25,7 @@ type Request struct {
 type Group struct {
 	Datapath string `json:"datapath"`
 	// Nodes are what the nodes run, and why.
-	Nodes []NodeDatapath `json:"nodes,omitempty"`
+	Nodes []instruments.NodeDatapath `json:"nodes,omitempty"`
 	// Lacking is a node's word on what it lacks for the datapath, on which no check has run.
 	Lacking string `json:"lacking,omitempty"`
 	// Error is why no check has run, if the node lacks nothing.
@@ -56,13 +58,13 @@ const moveTimeout = 3 * time.Minute
 
 // Run runs the checks one after another on each datapath. The error is of the run
 // itself; that of a check, or of a datapath, is in its group.
-func Run(ctx context.Context, s *lab.State, r Request, report Report) (groups []*Group, err error) {
-	e, err := newEnv(s)
+func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Report) (groups []*Group, err error) {
+	c, err := instruments.Connect(s)
 	if err != nil {
 		return nil, err
 	}
-	e.Traffic = r.Traffic
-	if err := errors.Join(e.sweep(ctx), e.look(ctx)); err != nil {
+	e := &Env{Cluster: *c, Traffic: r.Traffic, suite: suite}
+	if err := errors.Join(e.sweep(ctx), e.LookAtNodes(ctx)); err != nil {
 		return nil, err
 	}
 	terway := s.Options.Network == lab.NetworkTerway
@@ -72,7 +74,7 @@ func Run(ctx context.Context, s *lab.State, r Request, report Report) (groups []
 		}
 	}
 	if len(r.Datapaths) == 0 {
-		g := &Group{Datapath: e.datapath(), Nodes: e.Runs}
+		g := &Group{Datapath: e.Datapath(), Nodes: e.Runs}
 		report.Begin(g)
 		err := e.runAll(ctx, r.Checks, g, report)
 		return []*Group{g}, errors.Join(err, e.sweep(ctx))

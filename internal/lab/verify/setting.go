@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // setting is what the configuration says of datapath and mode; nil where it says nothing.
@@ -25,7 +26,7 @@ const beforeAnnotation = "lab.terway.dev/before-verify"
 
 // settingOf is the configuration that makes a datapath run.
 func settingOf(datapath string) setting {
-	if datapath == Exclusive {
+	if datapath == instruments.Exclusive {
 		return setting{Datapath: "auto", Mode: config.ModeExclusive}
 	}
 	return setting{Datapath: datapath, Mode: config.ModeShared}
@@ -59,7 +60,7 @@ func (s setting) put(data string) (out string, was setting, err error) {
 // configure puts a setting into the cluster's configuration, and remembers the one
 // from before the first time.
 func (e *Env) configure(ctx context.Context, s setting) error {
-	return e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		out, was, err := s.put(m.Data[config.ConfigMapKey])
 		if err != nil {
 			return err
@@ -82,7 +83,7 @@ func (e *Env) configure(ctx context.Context, s setting) error {
 
 // reconfigure puts back the setting from before; moved is false if nothing was changed.
 func (e *Env) reconfigure(ctx context.Context) (moved bool, err error) {
-	err = e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+	err = e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		var before string
 		if before, moved = m.Annotations[beforeAnnotation]; !moved {
 			return nil
@@ -103,13 +104,14 @@ func (e *Env) reconfigure(ctx context.Context) (moved bool, err error) {
 
 // forgetBefore says that the nodes run what they ran before.
 func (e *Env) forgetBefore(ctx context.Context) error {
-	return e.editConfig(ctx, func(m *corev1.ConfigMap) error {
+	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		delete(m.Annotations, beforeAnnotation)
 		return nil
 	})
 }
 
-func (e *Env) editConfig(ctx context.Context, edit func(*corev1.ConfigMap) error) error {
+// EditConfig changes the cluster's configuration, again if somebody else has changed it meanwhile.
+func (e *Env) EditConfig(ctx context.Context, edit func(*corev1.ConfigMap) error) error {
 	maps := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		m, err := maps.Get(ctx, config.ConfigMapName, metav1.GetOptions{})

@@ -38,7 +38,7 @@ func (e *Env) renewSystem(ctx context.Context) error {
 
 func (e *Env) renew(ctx context.Context, d *appsv1.Deployment) error {
 	var eni any // null removes the key
-	if e.allExclusive() {
+	if e.AllExclusive() {
 		eni = "1"
 	}
 	resources := map[string]any{"limits": map[string]any{v1alpha1.ResourceENI: eni}, "requests": map[string]any{v1alpha1.ResourceENI: eni}}
@@ -56,7 +56,7 @@ func (e *Env) renew(ctx context.Context, d *appsv1.Deployment) error {
 	}
 	// The old pods hold their addresses until they are gone.
 	pods := metav1.ListOptions{LabelSelector: metav1.FormatLabelSelector(d.Spec.Selector)}
-	return e.poll(ctx, "the new pods to be ready and the old ones gone", func() (bool, error) {
+	return e.Poll(ctx, "the new pods to be ready and the old ones gone", func() (bool, error) {
 		now, err := deployments.Get(ctx, d.Name, metav1.GetOptions{})
 		if err != nil {
 			return false, err
@@ -68,9 +68,4 @@ func (e *Env) renew(ctx context.Context, d *appsv1.Deployment) error {
 		s, want := now.Status, *now.Spec.Replicas
 		return s.ObservedGeneration >= next.Generation && s.UpdatedReplicas == want && s.ReadyReplicas == want && len(all.Items) == int(want), nil
 	})
-}
-
-// allExclusive reports whether every node gives each pod an ENI.
-func (e *Env) allExclusive() bool {
-	return len(e.Runs) > 0 && e.datapath() == Exclusive
 }

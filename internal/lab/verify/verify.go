@@ -1,10 +1,10 @@
-// Package verify proves that a lab's network works: a registry of named checks,
-// each in a file of its own, each measuring something on the running cluster.
+// Package verify runs named checks of a lab's network, on one datapath after the other if
+// it is asked to, and prints what they measured. The checks are in package checks, what they
+// measure with in package instruments.
 //
-// A check owns one Kubernetes namespace, which is gone when it ends, and leaves the
-// cluster as it found it. It must never change the lab's namespaces or the
-// product's objects by other ways than a user or a failure would (it may kill a
-// process: that is what happens to processes).
+// It owns the namespace that each check has while it runs, and the setting of datapath and
+// mode while the nodes are moved; both are put back after a failure and an interrupt, and by
+// the next run after a kill.
 package verify
 
 import (
@@ -14,12 +14,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
 )
 
 // Check is one named proof.
@@ -42,15 +39,6 @@ type Check struct {
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
 
-// Checks are all checks in the order in which they run: the cheap ones first.
-func Checks() []Check {
-	return []Check{
-		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
-		nodePort, sameName, noSpoofing, ownENI, podLimit, release, agentRestart, agentUpgrade, controllerRestart, nodeRemoved, nodeAnew,
-		forwardPolicy, repair, registeredAgain, eniTaken, addressTaken, controllerAway, staleCloud, vswitchReplaced, kubeletKilled,
-	}
-}
-
 // Result is what became of a check.
 type Result struct {
 	Name string `json:"name"`
@@ -64,18 +52,22 @@ type Result struct {
 
 // Env is what a check works with.
 type Env struct {
-	Lab    *lab.State
-	Client kubernetes.Interface
-	// Objects reads and writes the product's own objects too.
-	Objects client.Client
-	// Namespace is the check's own.
-	Namespace string
-	// Runs is what each node of a lab with Terway runs.
-	Runs []NodeDatapath
+	// Cluster has a namespace that is the check's own.
+	instruments.Cluster
 	// Traffic is how long checks send that interrupt something meanwhile.
 	Traffic time.Duration
 	// Killed is how many processes of the system the check has killed.
 	Killed int
+
+	suite Suite
+}
+
+// Suite are checks that belong together.
+type Suite struct {
+	// Checks are in the order in which they run.
+	Checks []Check
+	// Undo takes back what a check that was killed has left outside its namespace.
+	Undo func(context.Context, *Env) error
 }
 
 // checkTimeout ends a check that hangs.
@@ -94,10 +86,10 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		if err != nil {
 			return "", err
 		}
-		if c.Shared && own.allExclusive() {
+		if c.Shared && own.AllExclusive() {
 			return "nothing to show: each pod has an ENI to itself", nil
 		}
-		if err := own.makeNamespace(ctx, c.Name); err != nil {
+		if err := own.MakeNamespace(ctx, metav1.ObjectMeta{GenerateName: "verify-" + c.Name + "-", Labels: map[string]string{namespaceLabel: c.Name}}); err != nil {
 			return "", err
 		}
 		measured, err := c.Run(ctx, &own)
@@ -110,9 +102,9 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 	if own.Namespace != "" {
 		clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("the check's pods were not gone within a minute"))
 		defer cancel()
-		err = errors.Join(err, own.empty(clean, own.Namespace))
+		err = errors.Join(err, own.Empty(clean, own.Namespace))
 	}
-	r := Result{Name: c.Name, Datapath: e.datapath(), OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
+	r := Result{Name: c.Name, Datapath: e.Datapath(), OK: err == nil, Measured: measured, Seconds: time.Since(began).Seconds()}
 	if err != nil {
 		r.Error = err.Error()
 	}
@@ -121,48 +113,6 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 
 // namespaceLabel marks the namespaces of checks.
 const namespaceLabel = "lab.terway.dev/check"
-
-func (e *Env) makeNamespace(ctx context.Context, check string) error {
-	ns, err := e.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
-		GenerateName: "verify-" + check + "-", Labels: map[string]string{namespaceLabel: check},
-	}}, metav1.CreateOptions{})
-	if err != nil {
-		return fmt.Errorf("make a namespace: %w", err)
-	}
-	e.Namespace = ns.Name
-	// Pods are refused until the namespace has its service account.
-	return e.poll(ctx, "the service account of "+e.Namespace, func() (bool, error) {
-		_, err := e.Client.CoreV1().ServiceAccounts(e.Namespace).Get(ctx, "default", metav1.GetOptions{})
-		if apierrors.IsNotFound(err) {
-			return false, nil
-		}
-		return err == nil, err
-	})
-}
-
-// empty ends what runs in a namespace and deletes it. It waits for the pods: the
-// namespace itself goes five seconds later, whatever is in it.
-func (e *Env) empty(ctx context.Context, namespace string) error {
-	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
-	err := errors.Join(
-		e.Client.AppsV1().Deployments(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}),
-		e.Client.AppsV1().ReplicaSets(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}),
-		e.Client.CoreV1().Pods(namespace).DeleteCollection(ctx, now, metav1.ListOptions{}))
-	if err != nil {
-		return fmt.Errorf("empty namespace %s: %w", namespace, err)
-	}
-	if err := e.poll(ctx, "the pods of "+namespace+" to be gone", func() (bool, error) {
-		pods, err := e.Client.CoreV1().Pods(namespace).List(ctx, metav1.ListOptions{Limit: 1})
-		return err == nil && len(pods.Items) == 0, err
-	}); err != nil {
-		return err
-	}
-	err = e.Client.CoreV1().Namespaces().Delete(ctx, namespace, metav1.DeleteOptions{})
-	if err != nil && !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) {
-		return fmt.Errorf("delete namespace %s: %w", namespace, err)
-	}
-	return nil
-}
 
 // sweep removes the namespaces of all checks, those of an interrupted run too, waits
 // until they are gone, and takes back what else they have changed.
@@ -181,32 +131,15 @@ func (e *Env) sweep(ctx context.Context) error {
 		return err
 	}
 	for _, ns := range all {
-		if err := e.empty(ctx, ns.Name); err != nil {
+		if err := e.Empty(ctx, ns.Name); err != nil {
 			return err
 		}
 	}
-	if err := e.poll(ctx, "the checks' namespaces to be gone", func() (bool, error) {
+	if err := e.Poll(ctx, "the checks' namespaces to be gone", func() (bool, error) {
 		all, err := left()
 		return err == nil && len(all) == 0, err
 	}); err != nil {
 		return err
 	}
-	return errors.Join(e.withdraw(ctx), e.undo(ctx))
-}
-
-// poll waits until f says true; what is for the message when it never does.
-func (e *Env) poll(ctx context.Context, what string, f func() (bool, error)) error {
-	return pollEvery(ctx, 100*time.Millisecond, what, f)
-}
-
-// pollCloud is poll for what asks the cloud each time: an account may ask so often only.
-func (e *Env) pollCloud(ctx context.Context, what string, f func() (bool, error)) error {
-	return pollEvery(ctx, 500*time.Millisecond, what, f)
-}
-
-func pollEvery(ctx context.Context, every time.Duration, what string, f func() (bool, error)) error {
-	if err := lab.Poll(ctx, every, f); err != nil {
-		return fmt.Errorf("wait for %s: %w", what, err)
-	}
-	return nil
+	return e.suite.Undo(ctx, e)
 }

@@ -1,0 +1,112 @@
+package instruments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
+
+// Deployment is one of pods that answer HTTP.
+type Deployment struct {
+	cluster  *Cluster
+	name     string
+	replicas int32
+	// Node is empty for anywhere.
+	Node string
+}
+
+// Create makes it in the cluster's namespace and waits for nothing.
+func (d *Deployment) Create(ctx context.Context) error {
+	labels := map[string]string{"app": d.name}
+	spec := d.cluster.PodSpec(d.Node)
+	if d.Node == "" {
+		spec.NodeSelector = nil
+		spec.TopologySpreadConstraints = []corev1.TopologySpreadConstraint{{
+			MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
+			LabelSelector: &metav1.LabelSelector{MatchLabels: labels},
+		}}
+	}
+	dep := &appsv1.Deployment{
+		ObjectMeta: metav1.ObjectMeta{Name: d.name},
+		Spec: appsv1.DeploymentSpec{
+			Replicas: &d.replicas, Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: spec},
+		},
+	}
+	if _, err := d.cluster.Client.AppsV1().Deployments(d.cluster.Namespace).Create(ctx, dep, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create Deployment %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// Scale changes how many pods it is to have; Settle waits for them.
+func (d *Deployment) Scale(ctx context.Context, n int32) error {
+	d.replicas = n
+	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
+	_, err := d.cluster.Client.AppsV1().Deployments(d.cluster.Namespace).Patch(ctx, d.name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+	if err != nil {
+		return fmt.Errorf("scale Deployment %s to %d: %w", d.name, n, err)
+	}
+	return nil
+}
+
+// Pods lists the Deployment's pods, those on their way out too.
+func (d *Deployment) Pods(ctx context.Context) ([]corev1.Pod, error) {
+	list, err := d.cluster.Client.CoreV1().Pods(d.cluster.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + d.name})
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of Deployment %s: %w", d.name, err)
+	}
+	return list.Items, nil
+}
+
+// Settle waits until exactly the wanted number of pods is there and all are ready.
+func (d *Deployment) Settle(ctx context.Context) ([]corev1.Pod, error) {
+	var pods []corev1.Pod
+	ready := 0
+	err := d.cluster.Poll(ctx, fmt.Sprintf("%d pods of Deployment %s", d.replicas, d.name), func() (_ bool, err error) {
+		if pods, err = d.Pods(ctx); err != nil {
+			return false, err
+		}
+		ready = 0
+		for i := range pods {
+			if PodReady(&pods[i]) {
+				ready++
+			}
+		}
+		return len(pods) == int(d.replicas) && ready == len(pods), nil
+	})
+	if err == nil {
+		return pods, nil
+	}
+	err = fmt.Errorf("%w: %d pods are there, %d ready", err, len(pods), ready)
+	for i := range pods {
+		if !PodReady(&pods[i]) {
+			return nil, errors.Join(err, d.cluster.explain(pods[i].Name))
+		}
+	}
+	return nil, err
+}
+
+// SharedAddresses names the addresses that two pods have; there must be none.
+func SharedAddresses(pods []corev1.Pod) error {
+	owner := map[string]string{}
+	var shared []string
+	for _, p := range pods {
+		if other, ok := owner[p.Status.PodIP]; ok {
+			shared = append(shared, fmt.Sprintf("%s: %s and %s", p.Status.PodIP, other, p.Name))
+		}
+		owner[p.Status.PodIP] = p.Name
+	}
+	slices.Sort(shared)
+	if len(shared) > 0 {
+		return fmt.Errorf("pods share addresses: %s", strings.Join(shared, ", "))
+	}
+	return nil
+}

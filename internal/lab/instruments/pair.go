@@ -1,0 +1,210 @@
+package instruments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+
+	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/lab"
+)
+
+// End is where a connection begins or ends: a network namespace and an address in it.
+type End struct {
+	NetNS string
+	Addr  netip.Addr
+}
+
+// Pair is two ends between which is measured.
+type Pair struct{ From, To End }
+
+// connectTimeout is how long a connection of a measurement may take to open.
+const connectTimeout = 10 * time.Second
+
+// listen opens a port of an end.
+func (e End) listen() (net.Listener, error) {
+	var l net.Listener
+	err := kernel.InNSAt(e.NetNS, func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(e.Addr, 0).String())
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", e.Addr, err)
+	}
+	return l, nil
+}
+
+// Open makes a connection of the pair and returns both ends of it.
+func (p Pair) Open(ctx context.Context) (client, server *net.TCPConn, err error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	l, err := p.To.listen()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer l.Close()
+	c, err := lab.DialIn(ctx, p.From.NetNS, "tcp", l.Addr().String())
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := l.Accept()
+	if err != nil {
+		return nil, nil, errors.Join(err, c.Close())
+	}
+	return c.(*net.TCPConn), s.(*net.TCPConn), nil
+}
+
+// Stream sends as fast as it goes for d and returns the bits per second that arrived.
+func (p Pair) Stream(ctx context.Context, d time.Duration) (float64, error) {
+	client, server, err := p.Open(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	defer server.Close()
+	sent := make(chan error, 1)
+	go func() {
+		buf := make([]byte, 128<<10)
+		err := client.SetWriteDeadline(time.Now().Add(d))
+		for err == nil {
+			_, err = client.Write(buf)
+		}
+		if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+			err = client.CloseWrite()
+		}
+		sent <- err
+	}()
+	began := time.Now()
+	// A path that stops to deliver ends the measurement too.
+	if err := server.SetReadDeadline(began.Add(d + connectTimeout)); err != nil {
+		return 0, err
+	}
+	n, err := io.CopyBuffer(onlyWriter{io.Discard}, onlyReader{server}, make([]byte, 256<<10))
+	took := time.Since(began)
+	if err = errors.Join(err, <-sent); err != nil {
+		return 0, fmt.Errorf("stream from %s to %s: %w", p.From.Addr, p.To.Addr, err)
+	}
+	return float64(n) * 8 / took.Seconds(), nil
+}
+
+// onlyReader and onlyWriter hide that connections can splice and that Discard reads in
+// small pieces: the buffer that is given is the one that is used.
+type (
+	onlyReader struct{ io.Reader }
+	onlyWriter struct{ io.Writer }
+)
+
+// messageSize of a request and of its answer.
+const messageSize = 64
+
+// Exchange sends requests one after another over one connection for d and returns
+// how long each took to be answered, in seconds.
+func (p Pair) Exchange(ctx context.Context, d time.Duration) ([]float64, error) {
+	client, server, err := p.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	echoed := make(chan error, 1)
+	go func() {
+		defer server.Close()
+		_, err := io.CopyBuffer(onlyWriter{server}, onlyReader{server}, make([]byte, messageSize))
+		echoed <- err
+	}()
+	if err := client.SetDeadline(time.Now().Add(d + connectTimeout)); err != nil {
+		return nil, err
+	}
+	var took []float64
+	buf := make([]byte, messageSize)
+	for began := time.Now(); err == nil && (time.Since(began) < d || len(took) == 0); {
+		start := time.Now()
+		if _, err = client.Write(buf); err == nil {
+			_, err = io.ReadFull(client, buf)
+		}
+		took = append(took, time.Since(start).Seconds())
+	}
+	err = errors.Join(err, client.CloseWrite(), <-echoed)
+	if err != nil {
+		return nil, fmt.Errorf("requests from %s to %s: %w", p.From.Addr, p.To.Addr, err)
+	}
+	return took, nil
+}
+
+// Connects opens connections one after another for d and returns how long each took
+// to be open, in seconds.
+func (p Pair) Connects(ctx context.Context, d time.Duration) ([]float64, error) {
+	l, err := p.To.listen()
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			c.Close() //nolint:errcheck // the client has what it wanted
+		}
+	}()
+	var took []float64
+	err = kernel.InNSAt(p.From.NetNS, func() error {
+		dial := net.Dialer{Timeout: connectTimeout}
+		for began := time.Now(); time.Since(began) < d || len(took) == 0; {
+			start := time.Now()
+			c, err := dial.DialContext(ctx, "tcp", l.Addr().String())
+			if err != nil {
+				return err
+			}
+			took = append(took, time.Since(start).Seconds())
+			// Reset: thousands of ports in TIME_WAIT would slow the next one down.
+			if err := errors.Join(c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connections from %s to %s: %w", p.From.Addr, p.To.Addr, err)
+	}
+	return took, nil
+}
+
+// passTimeout is longer than the second after which a lost SYN is sent again: one
+// lost packet is no denial.
+const passTimeout = 2 * time.Second
+
+// Passes tells whether a new connection opens in time and carries a byte.
+func (p Pair) Passes(ctx context.Context) (bool, error) {
+	l, err := p.To.listen()
+	if err != nil {
+		return false, err
+	}
+	defer l.Close()
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		defer c.Close()
+		c.Write([]byte{1}) //nolint:errcheck // the other end counts what arrives
+	}()
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	c, err := lab.DialIn(ctx, p.From.NetNS, "tcp", l.Addr().String())
+	if err != nil {
+		return false, nil
+	}
+	defer c.Close()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := c.SetReadDeadline(deadline); err != nil {
+			return false, err
+		}
+	}
+	n, _ := c.Read(make([]byte, 1))
+	return n == 1, nil
+}

@@ -1,0 +1,120 @@
+package instruments
+
+import (
+	"context"
+	"io"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"terway.dev/terway/internal/kernel"
+)
+
+const (
+	probePeriod = 10 * time.Millisecond
+	// probeWait is how long an answer may take.
+	probeWait = time.Second
+)
+
+// Probe asks one of Echoes again and again, each time from another port, and notes which
+// questions were answered.
+type Probe struct {
+	// Name says from where to where, for messages.
+	Name string
+	// NetNS is the path of the network namespace that it asks from, To the address that it asks.
+	NetNS, To string
+
+	done    chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex
+	ok      []time.Time // when probes were sent that were answered
+	since   time.Time   // see Answered
+}
+
+// Start begins to ask; what was noted before is forgotten.
+func (p *Probe) Start() {
+	p.done, p.ok, p.since = make(chan struct{}), nil, time.Now()
+	p.running.Go(func() {
+		tick := time.NewTicker(probePeriod)
+		defer tick.Stop()
+		for {
+			select {
+			case <-p.done:
+				return
+			case at := <-tick.C:
+				p.running.Go(func() { p.once(at) })
+			}
+		}
+	})
+}
+
+func (p *Probe) once(at time.Time) {
+	var conn net.Conn
+	err := kernel.InNSAt(p.NetNS, func() (err error) {
+		conn, err = net.Dial("udp", net.JoinHostPort(p.To, strconv.Itoa(TrafficPort)))
+		return err
+	})
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	buf := []byte("is anybody there?")
+	if conn.SetDeadline(time.Now().Add(probeWait)) != nil {
+		return
+	}
+	if _, err := conn.Write(buf); err != nil {
+		return
+	}
+	if _, err := io.ReadFull(conn, buf); err != nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ok = append(p.ok, at)
+}
+
+// Mark begins a new wait for answers.
+func (p *Probe) Mark() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.since = time.Now()
+}
+
+// Answered says that each of the probes has had answers to what it sent since Mark.
+func Answered(probes []*Probe) func(context.Context) (bool, error) {
+	const some = 10
+	return func(context.Context) (bool, error) {
+		for _, p := range probes {
+			p.mu.Lock()
+			n := 0
+			for _, at := range p.ok {
+				if at.After(p.since) {
+					n++
+				}
+			}
+			p.mu.Unlock()
+			if n < some {
+				return false, nil
+			}
+		}
+		return true, nil
+	}
+}
+
+// Stop ends asking and waits for the last answers.
+func (p *Probe) Stop() {
+	close(p.done)
+	p.running.Wait()
+}
+
+// Gap is the longest time between two probes that were answered, with none between them.
+func (p *Probe) Gap() time.Duration {
+	slices.SortFunc(p.ok, time.Time.Compare)
+	var longest time.Duration
+	for i := 1; i < len(p.ok); i++ {
+		longest = max(longest, p.ok[i].Sub(p.ok[i-1]))
+	}
+	return longest
+}

@@ -1,0 +1,58 @@
+package instruments
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/lab"
+)
+
+// Fullness is how full a node is, by what limits it.
+type Fullness struct {
+	// Limit is the kubelet's of pods; where each has an ENI, that of ENIs.
+	Limit int
+	// There are the pods that count.
+	There int
+}
+
+// Room is how many pods more the node takes.
+func (f Fullness) Room() int { return f.Limit - f.There }
+
+// Fullness counts a node's pods as the scheduler does. Pods that have ended take no place.
+func (c *Cluster) Fullness(node *corev1.Node, pods []corev1.Pod) Fullness {
+	kubelet, enis := Fullness{Limit: int(node.Status.Allocatable.Pods().Value())}, Fullness{}
+	enis.Limit, enis.There = lab.CountENIs(node, pods)
+	for _, p := range pods {
+		if p.Spec.NodeName == node.Name && !lab.Ended(&p) {
+			kubelet.There++
+		}
+	}
+	if c.Exclusive(node.Name) && enis.Room() < kubelet.Room() {
+		return enis
+	}
+	return kubelet
+}
+
+// Burst is how many pods a check starts at once: twenty, or as many as the nodes have room for.
+func (c *Cluster) Burst(ctx context.Context) (int32, error) {
+	const want, least = 20, 4
+	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("list nodes: %w", err)
+	}
+	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return 0, fmt.Errorf("list pods: %w", err)
+	}
+	room := 0
+	for i := range nodes.Items {
+		room += c.Fullness(&nodes.Items[i], pods.Items).Room()
+	}
+	if room < least {
+		return 0, fmt.Errorf("the nodes have room for %d more pods, the check needs %d", room, least)
+	}
+	return int32(min(want, room)), nil
+}

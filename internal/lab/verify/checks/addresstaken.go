@@ -1,0 +1,89 @@
+package checks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+var addressTaken = verify.Check{
+	Name:   "address-taken-away",
+	About:  "a pod whose address somebody unassigns behind Terway's back is a problem of terwayctl status, and an event of the pod says so; made anew it answers",
+	NotFor: map[string]string{lab.NetworkFlannel: "the cloud does not have pods' addresses"},
+	// The cloud's lists may be two minutes old before one is believed that lacks an address.
+	Trouble: true, Shared: true, Slow: true,
+	Run: run(func(ctx context.Context, e *env) (string, error) {
+		_, nb, pods, err := e.PodsOnTwo(ctx, 2)
+		if err != nil {
+			return "", err
+		}
+		if _, err := e.Consistent(ctx); err != nil {
+			return "", fmt.Errorf("before: %w", err)
+		}
+		pod, eni, err := e.onSecondary(ctx, nb, pods[1:])
+		if err != nil {
+			return "", err
+		}
+		addr := pod.Status.PodIP
+		if err := e.Lab.Cloud.UnassignAddress(eni, addr); err != nil {
+			return "", err
+		}
+		said, err := e.SaysProblem(ctx, nb.Name, pod.Namespace+"/"+pod.Name, addr, "on no ENI")
+		if err != nil {
+			return "", err
+		}
+		var event string
+		var all []string
+		if err := e.Poll(ctx, "an event of pod "+pod.Name+" that names "+addr, func() (_ bool, err error) {
+			all, err = e.Events(ctx, pod.Name)
+			event = instruments.WithWords(all, addr, "ENI")
+			return event != "", err
+		}); err != nil {
+			return "", fmt.Errorf("%w; it has %q", err, all)
+		}
+		if err := e.DeletePod(ctx, pod.Name); err != nil {
+			return "", err
+		}
+		if err := e.NoProblem(ctx); err != nil {
+			return "", err
+		}
+		if err := e.CreatePod(ctx, pod.Name, e.PodSpec(nb.Name)); err != nil {
+			return "", err
+		}
+		next, err := e.Ready(ctx, pod.Name)
+		if err != nil {
+			return "", err
+		}
+		if err := e.allAnswer(ctx, next); err != nil {
+			return "", err
+		}
+		_, err = e.Consistent(ctx)
+		return fmt.Sprintf("%s of pod %s was unassigned from %s: status says %q, the pod's event %q; made anew the pod answers with %s", addr, pod.Name, eni, said, event, next[0].Status.PodIP), err
+	}),
+}
+
+// onSecondary finds one of the pods with an address that can be taken off its ENI.
+func (e *env) onSecondary(ctx context.Context, m lab.Machine, pods []corev1.Pod) (pod corev1.Pod, eni string, err error) {
+	nn, err := e.NodeNetwork(ctx, m.Name)
+	if err != nil {
+		return pod, "", err
+	}
+	for _, p := range pods {
+		by, err := e.Holder(ctx, m, p.Status.PodIP)
+		if err != nil {
+			return pod, "", err
+		}
+		for _, known := range nn.Spec.ENIs {
+			if known.ID == by.ID && known.PrimaryAddress != p.Status.PodIP {
+				return p, by.ID, nil
+			}
+		}
+	}
+	return pod, "", errors.New("all pods have the primary address of an ENI")
+}

@@ -1,0 +1,77 @@
+package checks
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+func TestSelect(t *testing.T) {
+	suite := All()
+	all := suite.Checks
+	for _, network := range []string{lab.NetworkTerway, lab.NetworkFlannel} {
+		run, not, err := suite.Select(network, nil, true)
+		slow := 0
+		for _, c := range all {
+			if _, other := c.NotFor[network]; c.Slow && !other {
+				slow++
+			}
+		}
+		if err != nil || len(run)+len(not)+slow != len(all) || len(run) == 0 {
+			t.Fatalf("%s: no name picks %d checks and leaves %d out, %d of all %d are slow, %v", network, len(run), len(not), slow, len(all), err)
+		}
+		for _, n := range not {
+			if n.Why == "" || n.Network != network {
+				t.Errorf("%s: no reason: %+v", network, n)
+			}
+		}
+	}
+	usual, _, err := suite.Select(lab.NetworkTerway, nil, false)
+	if err != nil || slices.ContainsFunc(usual, func(c verify.Check) bool { return c.Trouble }) {
+		t.Errorf("without being asked for, checks of trouble run, %v", err)
+	}
+	if two, _, err := suite.Select(lab.NetworkTerway, []string{"stale-cloud", "address-taken-away"}, false); err != nil || len(two) != 2 {
+		t.Errorf("a check of trouble and a slow one by name: %v, %v", two, err)
+	}
+	picked, _, err := suite.Select(lab.NetworkTerway, []string{"dns", "release"}, false)
+	if err != nil || len(picked) != 2 || picked[0].Name != "dns" || picked[1].Name != "release" {
+		t.Errorf("picked %v, %v", picked, err)
+	}
+	if _, _, err := suite.Select(lab.NetworkTerway, []string{"nosuch"}, false); err == nil || !strings.Contains(err.Error(), "pod-limit") {
+		t.Errorf("an unknown name: error %v, want one that lists the checks", err)
+	}
+	if _, _, err := suite.Select(lab.NetworkFlannel, []string{"no-spoofing"}, false); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
+		t.Errorf("a check that is not for the network: error %v, want the reason", err)
+	}
+	names := map[string]bool{}
+	for _, c := range all {
+		if names[c.Name] || c.About == "" || c.Run == nil {
+			t.Errorf("check %q is there twice or incomplete", c.Name)
+		}
+		names[c.Name] = true
+	}
+}
+
+// The rows of a table are below their heads, whatever the check's name is.
+func TestTableIsAligned(t *testing.T) {
+	g := &verify.Group{Datapath: "ebpf", Nodes: []instruments.NodeDatapath{{Node: "node1", Datapath: "ebpf", Why: "chosen by spec.datapath"}, {Node: "node2", Datapath: "ebpf", Why: "chosen by spec.datapath"}}}
+	var b strings.Builder
+	verify.WriteBegin(&b, g)
+	for _, c := range All().Checks {
+		verify.WriteLine(&b, verify.Result{Name: c.Name, OK: true, Measured: "MEASURED", Seconds: 12.3})
+	}
+	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
+	if lines[0] != "datapath ebpf on node1, node2: chosen by spec.datapath" {
+		t.Errorf("first line %q", lines[0])
+	}
+	at := strings.Index(lines[1], "MEASURED")
+	for _, l := range lines[1:] {
+		if strings.Index(l, "MEASURED") != at {
+			t.Errorf("not aligned:\n%s\n%s", lines[1], l)
+		}
+	}
+}

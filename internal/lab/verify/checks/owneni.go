@@ -1,0 +1,230 @@
+package checks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+// ownENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
+// Where all ENIs are for such pods the node stays as it is.
+var ownENI = verify.Check{
+	Name: "own-eni",
+	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
+		"a second one waits for it (in mode exclusive that is pod-limit's)",
+	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
+	Run: run(func(ctx context.Context, e *env) (measured string, err error) {
+		na, nb, err := e.TwoNodes()
+		if err != nil {
+			return "", err
+		}
+		mixed := !e.Exclusive(nb.Name)
+		if mixed {
+			if err := e.offerENIs(ctx, nb.Name, 1); err != nil {
+				return "", err
+			}
+			defer func() { err = errors.Join(err, e.takeBack(ctx, nb.Name)) }()
+		}
+		if err := e.askByAnnotation(ctx, "own", nb.Name); err != nil {
+			return "", err
+		}
+		own, err := e.Ready(ctx, "own")
+		if err != nil {
+			return "", err
+		}
+		addr := own[0].Status.PodIP
+		eni, err := e.Holder(ctx, nb, addr)
+		if err != nil {
+			return "", err
+		}
+		link, err := e.Exec(ctx, "own", "ip", "-o", "link", "show", "dev", "eth0")
+		if err != nil {
+			return "", err
+		}
+		if !strings.Contains(link, strings.ToLower(eni.MAC)) || len(eni.Addresses) != 1 {
+			return "", fmt.Errorf("eth0 of the pod is %q; the cloud has %s on %s, MAC %s, with %v", link, addr, eni.ID, eni.MAC, eni.Addresses)
+		}
+		if _, err := e.PodOn(ctx, na, nb); err != nil {
+			return "", err
+		}
+		if err := e.reachOwn(ctx, na, nb, addr); err != nil {
+			return "", err
+		}
+		measured = fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered", eni.ID, eni.MAC, nb.Name, addr)
+		if !mixed {
+			return measured + "; each of those pods has an ENI too; that the one for which none is left waits: see " + podLimitName, nil
+		}
+		return measured + fmt.Sprintf("; the next pod waited (Insufficient %s) and had the ENI after it", v1alpha1.ResourceENI), e.nextWaits(ctx, nb.Name)
+	}),
+}
+
+// askByAnnotation makes a pod that asks by the annotation alone, and sees that it is
+// made with the resource; that another value is refused; and that a pod of the host
+// network is left as it is, whatever it says.
+func (e *env) askByAnnotation(ctx context.Context, name, node string) error {
+	create := func(name, value string, spec corev1.PodSpec, o metav1.CreateOptions) (*corev1.Pod, error) {
+		return e.Client.CoreV1().Pods(e.Namespace).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+			Name: name, Labels: map[string]string{"app": name}, Annotations: map[string]string{v1alpha1.AnnotationExclusiveENI: value},
+		}, Spec: spec}, o)
+	}
+	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
+	spec := instruments.PlainSpec(node)
+	if _, err := create("wrong", "yes", spec, dry); err == nil || !strings.Contains(err.Error(), v1alpha1.AnnotationExclusiveENI+`: "yes"`) {
+		return fmt.Errorf("a pod whose annotation is \"yes\" was not refused with the annotation's name and value: %w", cmp.Or(err, errors.New("it was made")))
+	}
+	host := instruments.PlainSpec(node)
+	host.HostNetwork = true
+	host.Containers[0].Ports = nil
+	p, err := create("host", "yes", host, dry)
+	if err != nil {
+		return fmt.Errorf("make a pod of the host network: %w", err)
+	}
+	if q, asks := p.Spec.Containers[0].Resources.Limits[v1alpha1.ResourceENI]; asks {
+		return fmt.Errorf("a pod of the host network was given the limit %s %s", v1alpha1.ResourceENI, &q)
+	}
+	if p, err = create(name, "true", spec, metav1.CreateOptions{}); err != nil {
+		return fmt.Errorf("create pod %s: %w", name, err)
+	}
+	r := p.Spec.Containers[0].Resources
+	if limit, request := r.Limits[v1alpha1.ResourceENI], r.Requests[v1alpha1.ResourceENI]; limit.Value() != 1 || request.Value() != 1 {
+		return fmt.Errorf("pod %s was made with limit %s %s and request %s, want 1 and 1", name, v1alpha1.ResourceENI, &limit, &request)
+	}
+	return nil
+}
+
+// nextWaits starts a pod for which no ENI is left until that of the first is.
+func (e *env) nextWaits(ctx context.Context, node string) error {
+	spec := instruments.PlainSpec(node)
+	lab.AskForENI(&spec)
+	if err := e.CreatePod(ctx, "next", spec); err != nil {
+		return err
+	}
+	if err := e.Poll(ctx, "the scheduler to say that no ENI is left", func() (bool, error) {
+		lines, err := e.Events(ctx, "next")
+		return strings.Contains(strings.Join(lines, "; "), insufficientENI), err
+	}); err != nil {
+		return err
+	}
+	if err := e.DeletePod(ctx, "own"); err != nil {
+		return err
+	}
+	if _, err := e.Ready(ctx, "next"); err != nil {
+		return err
+	}
+	return e.DeletePod(ctx, "next")
+}
+
+// takeBack ends the pods that may hold the node's ENI and takes the offer away: also after
+// a failure, and not for ever, for a pod that is left keeps its ENI.
+func (e *env) takeBack(ctx context.Context, node string) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	none := int64(0)
+	var errs []error
+	for _, name := range []string{"own", "next"} {
+		if err := e.Client.CoreV1().Pods(e.Namespace).Delete(ctx, name, metav1.DeleteOptions{GracePeriodSeconds: &none}); !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(append(errs, e.offerENIs(ctx, node, 0))...)
+}
+
+// insufficientENI is what the scheduler says of a node without a free ENI.
+const insufficientENI = "Insufficient " + v1alpha1.ResourceENI
+
+// reachOwn sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
+// those by their addresses and by a Service.
+func (e *env) reachOwn(ctx context.Context, na, nb lab.Machine, addr string) error {
+	for _, from := range []string{"p1", "p2"} {
+		if who, err := e.Curl(ctx, from, instruments.URL(addr, instruments.HTTPPort, "hostname")); err != nil || who != "own" {
+			return fmt.Errorf("from pod %s to %s: %q, %w", from, addr, who, err)
+		}
+	}
+	for _, m := range []lab.Machine{na, nb} {
+		if who, err := instruments.HTTPFrom(ctx, m.NetNS, addr, instruments.HTTPPort, "hostname"); err != nil || who != "own" {
+			return fmt.Errorf("from %s to %s: %q, %w", m.Name, addr, who, err)
+		}
+	}
+	peers, err := e.Ready(ctx, "p1", "p2")
+	if err != nil {
+		return err
+	}
+	for _, p := range peers {
+		seen, err := e.Curl(ctx, "own", instruments.URL(p.Status.PodIP, instruments.HTTPPort, "clientip"))
+		if err != nil || instruments.HostOf(seen) != addr {
+			return fmt.Errorf("from the pod to %s: it sees %q, want %s, %w", p.Name, seen, addr, err)
+		}
+	}
+	svc, err := e.service(ctx, "p1")
+	if err != nil {
+		return err
+	}
+	return e.Poll(ctx, "the Service to answer the pod", func() (bool, error) {
+		who, err := e.Curl(ctx, "own", instruments.URL(svc.Spec.ClusterIP, 80, "hostname"))
+		return err == nil && who == "p1", nil
+	})
+}
+
+// offeredAnnotation on a node says that its label is a check's.
+const offeredAnnotation = "lab.terway.dev/offered"
+
+// withdraw takes back what a check that was killed has a node offer.
+func (e *env) withdraw(ctx context.Context) error {
+	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	for _, n := range nodes.Items {
+		if _, offered := n.Annotations[offeredAnnotation]; offered {
+			if err := e.offerENIs(ctx, n.Name, 0); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// offerENIs labels a node and waits until its kubelet offers as many ENIs.
+func (e *env) offerENIs(ctx context.Context, node string, n int64) error {
+	value := fmt.Sprintf(`"%d"`, n)
+	if n == 0 {
+		value = "null"
+	}
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s},"annotations":{%q:%s}}}`, nodenetwork.LabelExclusiveENIs, value, offeredAnnotation, value)
+	if _, err := e.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
+		return fmt.Errorf("label node %s: %w", node, err)
+	}
+	return e.Poll(ctx, fmt.Sprintf("node %s to offer %d of %s", node, n, v1alpha1.ResourceENI), func() (bool, error) {
+		got, err := e.Client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		q := got.Status.Allocatable[v1alpha1.ResourceENI]
+		nn, err := e.NodeNetwork(ctx, node)
+		if err != nil {
+			return false, err
+		}
+		left := 0
+		for _, eni := range nn.Spec.ENIs {
+			if eni.Own {
+				left++
+			}
+		}
+		// At the end the ENI must have gone back too.
+		return q.Value() == n && (n > 0 || left == 0), nil
+	})
+}

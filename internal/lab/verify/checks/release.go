@@ -1,0 +1,53 @@
+package checks
+
+import (
+	"context"
+	"fmt"
+
+	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/lab/instruments"
+	"terway.dev/terway/internal/lab/verify"
+)
+
+var release = verify.Check{
+	Name:   "release",
+	About:  "after 0 → 20 → 0 pods the cloud's count of addresses is back within the pools' marks and no address is lost",
+	NotFor: map[string]string{lab.NetworkFlannel: "host-local keeps addresses on the node, the cloud has none of them to give back"},
+	Run: run(func(ctx context.Context, e *env) (string, error) {
+		before, err := e.Consistent(ctx)
+		if err != nil {
+			return "", fmt.Errorf("before: %w", err)
+		}
+		n, err := e.Burst(ctx)
+		if err != nil {
+			return "", err
+		}
+		d := e.NewDeployment("burst", n)
+		if err := d.Create(ctx); err != nil {
+			return "", err
+		}
+		pods, err := d.Settle(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := instruments.SharedAddresses(pods); err != nil {
+			return "", err
+		}
+		peak, err := e.Accounts(ctx)
+		if err != nil {
+			return "", err
+		}
+		if err := d.Scale(ctx, 0); err != nil {
+			return "", err
+		}
+		if _, err := d.Settle(ctx); err != nil {
+			return "", err
+		}
+		after, err := e.Consistent(ctx)
+		if err != nil {
+			return "", fmt.Errorf("after: %w", err)
+		}
+		return fmt.Sprintf("addresses in the cloud: %d before, %d with %d pods more, %d after (%s; free %d to %d wanted on each)",
+			instruments.TotalAddresses(before), instruments.TotalAddresses(peak), n, instruments.TotalAddresses(after), instruments.DescribeAccounts(after), after[0].Min, after[0].Max), nil
+	}),
+}
