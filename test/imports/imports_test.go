@@ -94,6 +94,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
+			"certificates are renewed without asking a cluster: every server of ours can share it",
+			[]string{"internal/controller/certs"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/controller/admit"},
+		},
+		{
 			"the CNI plugin is small",
 			[]string{"cmd/terway"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/", "google.golang.org/", "github.com/containernetworking/", "net", "regexp", module + "api/"},

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -24,6 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"terway.dev/terway/internal/controller/certs"
 )
 
 // Options are what a Webhook is made of.
@@ -90,8 +91,10 @@ func (w *Webhook) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: w.Namespace, Name: Name}
 }
 
-// host is the name that the API server expects in the certificate.
-func (w *Webhook) host() string { return Name + "." + w.Namespace + ".svc" }
+// certs has the name that the API server expects in the certificate.
+func (w *Webhook) certs() certs.Server {
+	return certs.Server{Name: Name, Host: Name + "." + w.Namespace + ".svc"}
+}
 
 // Ready says whether pods can be sent here.
 func (w *Webhook) Ready(r *http.Request) error {
@@ -122,8 +125,8 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", w.key(), err)
 	}
-	now := w.Now()
-	data, why, err := turn(s.Data, w.host(), now)
+	now, server := w.Now(), w.certs()
+	data, why, err := server.Turn(s.Data, now)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -137,16 +140,15 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		}
 		w.Log.Info("the admission webhook's certificates were renewed", "why", why)
 	}
-	if err := w.trust(ctx, data[keyTrust]); err != nil {
+	if err := w.trust(ctx, data[certs.Trust]); err != nil {
 		return ctrl.Result{}, err
 	}
-	served, err := pair{data[keyCert], data[keyKey]}.use(w.host(), now)
-	next, errNext := pair{data[keyNextCert], data[keyNextKey]}.use(w.host(), now)
-	if err := errors.Join(err, errNext); err != nil {
+	served, due, err := server.Serving(data, now)
+	if err != nil {
 		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", w.key(), err)
 	}
 	w.serving.Store(served)
-	return ctrl.Result{RequeueAfter: min(lookEvery, due(served, next).Sub(now))}, nil
+	return ctrl.Result{RequeueAfter: min(lookEvery, due.Sub(now))}, nil
 }
 
 // trust tells the API server which certificates are ours.

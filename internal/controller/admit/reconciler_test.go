@@ -26,7 +26,14 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"terway.dev/terway/internal/controller/certs"
 )
+
+// host is the name that the API server calls the webhook by.
+const host = Name + ".ns.svc"
+
+var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // world is the two objects that the chart makes, replicas of the controller, and a clock.
 type world struct {
@@ -152,9 +159,9 @@ func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 				w.replicas[i] = w.replica()
 			case 1:
 				// A replica that hears nothing for longer is not a replica.
-				w.now = w.now.Add(time.Duration(rapid.Int64Range(0, int64(turnEvery/2)).Draw(t, "time")))
+				w.now = w.now.Add(time.Duration(rapid.Int64Range(0, int64(certs.TurnEvery/2)).Draw(t, "time")))
 				for i := range seen {
-					if w.now.Sub(seen[i]) >= turnEvery/2 {
+					if w.now.Sub(seen[i]) >= certs.TurnEvery/2 {
 						w.reconcile(t, w.replicas[i])
 						seen[i] = w.now
 					}

@@ -1,4 +1,10 @@
-package admit
+// Package certs renews the self-signed certificates of a server that runs in several
+// replicas: the admission webhook's. They are kept in a Secret, which all replicas read and
+// write; no replica leads.
+//
+// It is pure: the Secret's data and the time in, the data as it must be out. It must never
+// let clients trust less than what some replica may still serve.
+package certs
 
 import (
 	"bytes"
@@ -9,6 +15,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -18,36 +25,44 @@ import (
 )
 
 // The Secret holds two self-signed certificates with their keys: the one that is served
-// and the next one, which the API server trusts long before it is needed. So a turn
-// needs no waiting and nobody is refused during one.
+// and the next one, which clients trust long before it is needed. So a turn needs no
+// waiting and nobody is refused during one.
 const (
 	keyCert, keyKey         = corev1.TLSCertKey, corev1.TLSPrivateKeyKey
 	keyNextCert, keyNextKey = "next.crt", "next.key"
-	// keyTrust is all that the API server shall trust: both, and those that were served
-	// before until they expire, for a replica may not have heard of a turn yet.
-	keyTrust = "ca.crt"
+	// Trust is the key of all certificates that clients shall trust, in PEM: both, and those
+	// that were served before until they expire, for a replica may not have heard of a turn yet.
+	Trust = "ca.crt"
 )
 
 const (
-	// turnEvery is the age at which the next certificate becomes the one that is served.
+	// TurnEvery is the age at which the next certificate becomes the one that is served.
 	// It is retired at twice that age at most.
-	turnEvery = 180 * 24 * time.Hour
-	// lifetime leaves a controller that was away another turnEvery.
-	lifetime = 3 * turnEvery
-	// early is how far the clocks of API server and controller may differ.
+	TurnEvery = 180 * 24 * time.Hour
+	// lifetime leaves a server that was away another TurnEvery.
+	lifetime = 3 * TurnEvery
+	// early is how far the clocks of clients and server may differ.
 	early = time.Hour
 )
+
+// Server is whose certificates they are.
+type Server struct {
+	// Name is the certificates' common name, for people.
+	Name string
+	// Host is the DNS name that clients call the server by.
+	Host string
+}
 
 // pair is a certificate with its key, in PEM.
 type pair struct{ cert, key []byte }
 
 // use is the pair as TLS needs it; an error if it is not fit to be served at that time.
-func (p pair) use(name string, now time.Time) (*tls.Certificate, error) {
+func (p pair) use(host string, now time.Time) (*tls.Certificate, error) {
 	c, err := tls.X509KeyPair(p.cert, p.key)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Leaf.VerifyHostname(name); err != nil {
+	if err := c.Leaf.VerifyHostname(host); err != nil {
 		return nil, err
 	}
 	if now.Before(c.Leaf.NotBefore) || !now.Before(c.Leaf.NotAfter) {
@@ -58,8 +73,8 @@ func (p pair) use(name string, now time.Time) (*tls.Certificate, error) {
 
 // newPair makes a certificate that signs itself: it is its own authority, and its key
 // can make no other certificate that anybody trusts.
-func newPair(name string, now time.Time) (pair, error) {
-	fail := func(err error) (pair, error) { return pair{}, fmt.Errorf("make a certificate for %s: %w", name, err) }
+func (s Server) newPair(now time.Time) (pair, error) {
+	fail := func(err error) (pair, error) { return pair{}, fmt.Errorf("make a certificate for %s: %w", s.Host, err) }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return fail(err)
@@ -69,7 +84,7 @@ func newPair(name string, now time.Time) (pair, error) {
 		return fail(err)
 	}
 	tmpl := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: Name}, DNSNames: []string{name},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: s.Name}, DNSNames: []string{s.Host},
 		NotBefore: now.Add(-early), NotAfter: now.Add(lifetime),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, BasicConstraintsValid: true,
 	}
@@ -87,15 +102,15 @@ func newPair(name string, now time.Time) (pair, error) {
 	}, nil
 }
 
-// turn is the Secret's data as it must be at a time, whatever it is now; why says what
+// Turn is the Secret's data as it must be at a time, whatever it is now; why says what
 // was done to it and is empty if it is right already.
-func turn(data map[string][]byte, name string, now time.Time) (out map[string][]byte, why string, err error) {
-	served, next := pair{data[keyCert], data[keyKey]}, pair{data[keyNextCert], data[keyNextKey]}
-	s, bad := served.use(name, now)
-	n, badNext := next.use(name, now)
+func (s Server) Turn(data map[string][]byte, now time.Time) (out map[string][]byte, why string, err error) {
+	served, next := pairs(data)
+	old, bad := served.use(s.Host, now)
+	coming, badNext := next.use(s.Host, now)
 	renew := func(p *pair) {
 		if err == nil {
-			*p, err = newPair(name, now)
+			*p, err = s.newPair(now)
 		}
 	}
 	switch {
@@ -110,7 +125,7 @@ func turn(data map[string][]byte, name string, now time.Time) (out map[string][]
 		why = fmt.Sprintf("the one that was served cannot be (%v): the next one is", bad)
 		served = next
 		renew(&next)
-	case !now.Before(due(s, n)):
+	case !now.Before(due(old, coming)):
 		why = "its time has come: the next one is served"
 		served = next
 		renew(&next)
@@ -118,11 +133,27 @@ func turn(data map[string][]byte, name string, now time.Time) (out map[string][]
 	if err != nil {
 		return nil, "", err
 	}
-	trust := bundle(now, data[keyTrust], served.cert, next.cert)
-	if why == "" && !bytes.Equal(trust, data[keyTrust]) {
-		why = "what the API server shall trust was not complete"
+	trust := bundle(now, data[Trust], served.cert, next.cert)
+	if why == "" && !bytes.Equal(trust, data[Trust]) {
+		why = "what clients shall trust was not complete"
 	}
-	return map[string][]byte{keyCert: served.cert, keyKey: served.key, keyNextCert: next.cert, keyNextKey: next.key, keyTrust: trust}, why, nil
+	return map[string][]byte{keyCert: served.cert, keyKey: served.key, keyNextCert: next.cert, keyNextKey: next.key, Trust: trust}, why, nil
+}
+
+// Serving is the certificate to serve at a time, and until when: then the next Turn is due.
+// It is an error if the data is not what Turn has made for that time.
+func (s Server) Serving(data map[string][]byte, now time.Time) (*tls.Certificate, time.Time, error) {
+	p, n := pairs(data)
+	served, err := p.use(s.Host, now)
+	next, errNext := n.use(s.Host, now)
+	if err := errors.Join(err, errNext); err != nil {
+		return nil, time.Time{}, err
+	}
+	return served, due(served, next), nil
+}
+
+func pairs(data map[string][]byte) (served, next pair) {
+	return pair{data[keyCert], data[keyKey]}, pair{data[keyNextCert], data[keyNextKey]}
 }
 
 // due is when the next certificate is to be served: at its age, or sooner if the one that is
@@ -130,8 +161,8 @@ func turn(data map[string][]byte, name string, now time.Time) (out map[string][]
 // but not before everybody has heard of it.
 func due(served, next *tls.Certificate) time.Time {
 	made := next.Leaf.NotBefore.Add(early)
-	at := made.Add(turnEvery)
-	if late := served.Leaf.NotAfter.Add(-turnEvery); late.Before(at) {
+	at := made.Add(TurnEvery)
+	if late := served.Leaf.NotAfter.Add(-TurnEvery); late.Before(at) {
 		at = late
 	}
 	if heard := made.Add(24 * time.Hour); at.Before(heard) {

@@ -1,4 +1,4 @@
-package admit
+package certs
 
 import (
 	"bytes"
@@ -11,6 +11,8 @@ import (
 )
 
 const host = "terway-webhook.ns.svc"
+
+var server = Server{Name: "terway-webhook", Host: host}
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -26,7 +28,7 @@ func TestTurn(t *testing.T) {
 		for range rapid.IntRange(1, 8).Draw(t, "rounds") {
 			before := maps.Clone(data)
 			damaged := rapid.IntRange(0, 4).Draw(t, "damage") == 0
-			for _, key := range []string{keyCert, keyKey, keyNextCert, keyNextKey, keyTrust} {
+			for _, key := range []string{keyCert, keyKey, keyNextCert, keyNextKey, Trust} {
 				if !damaged {
 					break
 				}
@@ -39,13 +41,13 @@ func TestTurn(t *testing.T) {
 					data[key] = before[keyNextCert]
 				}
 			}
-			away := time.Duration(rapid.Int64Range(int64(turnEvery/3), int64(turnEvery)).Draw(t, "away"))
+			away := time.Duration(rapid.Int64Range(int64(TurnEvery/3), int64(TurnEvery)).Draw(t, "away"))
 			if rapid.IntRange(0, 4).Draw(t, "for long") == 0 {
 				away = time.Duration(rapid.Int64Range(0, int64(2*lifetime)).Draw(t, "away for long"))
 			}
-			inOrder = inOrder && !damaged && away < turnEvery
+			inOrder = inOrder && !damaged && away < TurnEvery
 			now = now.Add(away)
-			out, why, err := turn(data, host, now)
+			out, why, err := server.Turn(data, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -61,29 +63,29 @@ func TestTurn(t *testing.T) {
 				t.Fatal("the next certificate is the one that is served")
 			}
 			left, good := due(served, next).Sub(now), served.Leaf.NotAfter.Sub(now)
-			if left <= 0 || left > turnEvery {
+			if left <= 0 || left > TurnEvery {
 				t.Fatalf("the next turn is in %s", left)
 			}
 			if good < left && good > 24*time.Hour {
 				t.Fatalf("the next turn is in %s, what is served is good for %s", left, good)
 			}
 			for _, c := range []*x509.Certificate{served.Leaf, next.Leaf} {
-				if !trusts(out[keyTrust], c, now) {
+				if !trusts(out[Trust], c, now) {
 					t.Fatalf("the API server would refuse %s", c.SerialNumber)
 				}
 			}
-			if _, again, err := turn(out, host, now); err != nil || again != "" {
+			if _, again, err := server.Turn(out, now); err != nil || again != "" {
 				t.Fatalf("after %q once more: %q, %v", why, again, err)
 			}
-			if len(before) > 0 && !damaged && away < turnEvery {
-				if !trusts(before[keyTrust], served.Leaf, now) {
+			if len(before) > 0 && !damaged && away < TurnEvery {
+				if !trusts(before[Trust], served.Leaf, now) {
 					t.Fatalf("what is served now was not trusted before (%s)", why)
 				}
 				old, err := pair{before[keyCert], before[keyKey]}.use(host, now)
 				if err != nil && inOrder {
 					t.Fatalf("what was served before is good no more (%s, %v)", why, err)
 				}
-				if err == nil && !trusts(out[keyTrust], old.Leaf, now) {
+				if err == nil && !trusts(out[Trust], old.Leaf, now) {
 					t.Fatalf("what was served before is trusted no more (%s)", why)
 				}
 			}
@@ -101,11 +103,11 @@ func trusts(bundle []byte, c *x509.Certificate, now time.Time) bool {
 }
 
 func TestTurnOfAnotherName(t *testing.T) {
-	data, _, err := turn(nil, "terway-webhook.other.svc", start)
+	data, _, err := Server{Name: server.Name, Host: "terway-webhook.other.svc"}.Turn(nil, start)
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, why, err := turn(data, host, start)
+	out, why, err := server.Turn(data, start)
 	if err != nil || why == "" || bytes.Equal(out[keyCert], data[keyCert]) {
 		t.Errorf("a certificate for another namespace is served: %q, %v", why, err)
 	}
@@ -114,7 +116,7 @@ func TestTurnOfAnotherName(t *testing.T) {
 // The Secret's contents are anybody's who may write it: nothing makes the controller
 // fall over, and the API server never gets what it could not read.
 func FuzzBundle(f *testing.F) {
-	p, err := newPair(host, start)
+	p, err := server.newPair(start)
 	if err != nil {
 		f.Fatal(err)
 	}
