@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/inventory"
 )
 
 // Objects reads and writes Kubernetes' objects and the product's own.
@@ -37,7 +38,7 @@ func (o *Options) Objects() (client.Client, error) {
 // was asked for never will.
 func (o *Options) waitReady(ctx context.Context, c kubernetes.Interface, s *State) error {
 	if o.Network != NetworkTerway {
-		return withTroubles(c, waitNodes(ctx, c, s, NodeReady))
+		return withTroubles(c, waitNodes(ctx, c, s, inventory.Unready))
 	}
 	objects, err := o.Objects()
 	if err != nil {
@@ -47,7 +48,7 @@ func (o *Options) waitReady(ctx context.Context, c kubernetes.Interface, s *Stat
 	defer cancel(nil)
 	var refused error
 	err = waitNodes(ctx, c, s, func(n *corev1.Node) string {
-		why := NodeReady(n)
+		why := inventory.Unready(n)
 		if why == "" {
 			return ""
 		}

@@ -14,6 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/inventory"
 )
 
 // Status is what a running lab looks like.
@@ -26,7 +28,7 @@ type Status struct {
 	VPC        string          `json:"vpc"`
 	Processes  []ProcessStatus `json:"processes"`
 	Nodes      []NodeStatus    `json:"nodes"`
-	Pods       []PodStatus     `json:"pods"`
+	Pods       []inventory.Pod `json:"pods"`
 	// Problems are why Ready is not set.
 	Problems []string `json:"problems,omitempty"`
 }
@@ -50,17 +52,6 @@ type NodeStatus struct {
 	Route   string `json:"route,omitempty"`
 }
 
-// PodStatus is a pod with an address of its own.
-type PodStatus struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	Node      string `json:"node"`
-	Address   string `json:"address"`
-	Phase     string `json:"phase"`
-	// HostNetwork pods have their node's address.
-	HostNetwork bool `json:"hostNetwork,omitempty"`
-}
-
 // Inspect asks the processes, the cluster and the cloud. What cannot be asked is a problem, not an error.
 func (s *State) Inspect(ctx context.Context) *Status {
 	o := &s.Options
@@ -81,13 +72,8 @@ func (s *State) Inspect(ctx context.Context) *Status {
 		}
 	}
 	nodes, pods := s.ask(ctx, problem)
-	count := map[string]int{}
-	for _, p := range pods {
-		st.Pods = append(st.Pods, PodStatus{p.Namespace, p.Name, p.Spec.NodeName, p.Status.PodIP, string(p.Status.Phase), p.Spec.HostNetwork})
-		if p.Status.Phase == corev1.PodRunning || p.Status.Phase == corev1.PodPending {
-			count[p.Spec.NodeName]++
-		}
-	}
+	var count map[string]int
+	st.Pods, count = inventory.Pods(pods)
 	var routes []Route
 	if o.Network == NetworkFlannel {
 		if routes, err = s.Cloud.Routes(ctx); err != nil {
@@ -104,8 +90,8 @@ func (s *State) Inspect(ctx context.Context) *Status {
 		switch node, ok := nodes[m.Name]; {
 		case !ok:
 			problem("node %s is not known to the cluster", m.Name)
-		case NodeReady(&node) != "":
-			problem("node %s: %s", m.Name, NodeReady(&node))
+		case inventory.Unready(&node) != "":
+			problem("node %s: %s", m.Name, inventory.Unready(&node))
 		default:
 			n.Ready = true
 		}

@@ -136,21 +136,6 @@ func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface
 
 func nodeRegistered(*corev1.Node) string { return "" }
 
-// NodeReady says what keeps a node from taking pods, or nothing.
-func NodeReady(n *corev1.Node) string {
-	for _, t := range n.Spec.Taints {
-		if t.Effect == corev1.TaintEffectNoSchedule {
-			return "has taint " + t.Key
-		}
-	}
-	for _, c := range n.Status.Conditions {
-		if c.Type == corev1.NodeReady && c.Status != corev1.ConditionTrue {
-			return c.Reason + ": " + c.Message
-		}
-	}
-	return ""
-}
-
 // waitNodes waits until missing finds nothing for any node.
 func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing func(*corev1.Node) string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not there after three minutes"))

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	clusterstatus "terway.dev/terway/internal/cli/status"
+	"terway.dev/terway/internal/inventory"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
 	"terway.dev/terway/internal/lab/instruments"
@@ -194,7 +194,7 @@ func runs(t *testing.T, c *programs, datapath, why string) {
 		t.Fatalf("terway-lab kubeconfig: %v", err)
 	}
 	out, err := exec.Command(c.path("terwayctl"), "status", "--kubeconfig", strings.TrimSpace(string(kubeconfig)), "-o", "json").Output()
-	var st clusterstatus.Status
+	var st inventory.Status
 	if err != nil || json.Unmarshal(out, &st) != nil || len(st.Nodes) != 2 {
 		t.Fatalf("terwayctl status: %v\n%s", err, out)
 	}

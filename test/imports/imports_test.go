@@ -99,6 +99,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/controller/admit"},
 		},
 		{
+			"the inventory is made of objects, whoever read them",
+			[]string{"internal/inventory"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/cloud", module + "internal/lab", module + "internal/cli", "os/exec"},
+		},
+		{
 			"the CNI plugin is small",
 			[]string{"cmd/terway"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/netlink", "go.etcd.io/", "google.golang.org/", "github.com/containernetworking/", "net", "regexp", module + "api/"},

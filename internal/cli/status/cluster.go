@@ -19,15 +19,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/inventory"
 	"terway.dev/terway/internal/pages"
 )
 
 // agentLabels are those of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
 var agentLabels = client.MatchingLabels{"app": "terwayd"}
-
-// controllerName is that of the chart's Deployment (deploy/chart/templates/controller.yaml)
-// and of the Lease by which its replicas choose one (cmd/terway-controller).
-const controllerName = "terway-controller"
 
 // cluster is which one is asked, and how.
 type cluster struct {
@@ -72,38 +69,38 @@ func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
 }
 
 // ask reads all objects that the status is made of.
-func (c *cluster) ask(ctx context.Context, r client.Reader) (*objects, error) {
-	o := &objects{namespace: c.namespace, deployment: &appsv1.Deployment{}, lease: &coordinationv1.Lease{}}
+func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects, error) {
+	o := &inventory.Objects{Namespace: c.namespace, Deployment: &appsv1.Deployment{}, Lease: &coordinationv1.Lease{}}
 	for page, err := range pages.Of(ctx, r, &v1alpha1.NodeNetworkList{}) {
 		if err != nil {
 			return nil, c.explain("nodenetworks.network.terway.dev", err)
 		}
-		o.networks = append(o.networks, page.Items...)
+		o.Networks = append(o.Networks, page.Items...)
 	}
 	for page, err := range pages.Of(ctx, r, &corev1.NodeList{}) {
 		if err != nil {
 			return nil, c.explain("nodes", err)
 		}
-		o.nodes = append(o.nodes, page.Items...)
+		o.Nodes = append(o.Nodes, page.Items...)
 	}
 	for page, err := range pages.Of(ctx, r, &corev1.PodList{}, client.InNamespace(c.namespace), agentLabels) {
 		if err != nil {
 			return nil, c.explain("pods in "+c.namespace, err)
 		}
-		o.agents = append(o.agents, page.Items...)
+		o.Agents = append(o.Agents, page.Items...)
 	}
-	if len(o.networks) == 0 {
+	if len(o.Networks) == 0 {
 		return nil, fmt.Errorf("the cluster at %s has no NodeNetworks: terway-controller has not made any yet, or the cluster's network is Flannel, which has none", c.host)
 	}
-	o.now = time.Now()
+	o.Now = time.Now()
 	for _, g := range []struct {
 		what string
 		into client.Object
 	}{
-		{"deployments.apps in " + c.namespace, o.deployment},
-		{"leases.coordination.k8s.io in " + c.namespace, o.lease},
+		{"deployments.apps in " + c.namespace, o.Deployment},
+		{"leases.coordination.k8s.io in " + c.namespace, o.Lease},
 	} {
-		if err := r.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: controllerName}, g.into); err != nil && !apierrors.IsNotFound(err) {
+		if err := r.Get(ctx, client.ObjectKey{Namespace: c.namespace, Name: inventory.ControllerName}, g.into); err != nil && !apierrors.IsNotFound(err) {
 			return nil, c.explain(g.what, err)
 		}
 	}

@@ -7,13 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/inventory"
 )
 
 // NewCommand makes "terwayctl status".
@@ -31,7 +31,7 @@ controller, why the nodes run their datapath, and problems. With any problem the
 status is 1. -o json has each node's conditions and all pods that a problem is about.
 
 It needs to list nodes, nodenetworks.network.terway.dev and the pods of Terway's namespace,
-and to get the Deployment and the Lease "` + controllerName + `" there.`,
+and to get the Deployment and the Lease "` + inventory.ControllerName + `" there.`,
 		Example: `  terwayctl status
   terwayctl status --kubeconfig ~/.kube/config --context prod -o json`,
 		Args: cobra.NoArgs,
@@ -47,15 +47,15 @@ and to get the Deployment and the Lease "` + controllerName + `" there.`,
 			if err != nil {
 				return err
 			}
-			st := o.status()
+			st := o.Status()
 			if output == "json" {
 				enc := json.NewEncoder(cmd.OutOrStdout())
 				enc.SetIndent("", "  ")
 				err = enc.Encode(st)
 			} else {
-				err = st.WriteText(cmd.OutOrStdout())
+				err = writeText(cmd.OutOrStdout(), st)
 			}
-			return errors.Join(err, st.verdict())
+			return errors.Join(err, st.Verdict())
 		},
 	}
 	f := cmd.Flags()
@@ -67,29 +67,8 @@ and to get the Deployment and the Lease "` + controllerName + `" there.`,
 	return cmd
 }
 
-// verdict is an error if the controller or a node has a problem.
-func (st *Status) verdict() error {
-	n := 0
-	for _, node := range st.Nodes {
-		if len(node.Problems) > 0 {
-			n++
-		}
-	}
-	var all []string
-	if len(st.Controller.Problems) > 0 {
-		all = append(all, "the controller has a problem")
-	}
-	if n > 0 {
-		all = append(all, fmt.Sprintf("%d of %d nodes have problems", n, len(st.Nodes)))
-	}
-	if len(all) == 0 {
-		return nil
-	}
-	return errors.New(strings.Join(all, "; "))
-}
-
-// WriteText prints a row for each node, and below what does not fit into a column.
-func (st *Status) WriteText(w io.Writer) error {
+// writeText prints a row for each node, and below what does not fit into a column.
+func writeText(w io.Writer, st *inventory.Status) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "NODE\tMODE\tDATAPATH\tAGENT\tENIS\tADDRESSES\tOWN ENIS")
 	for _, n := range st.Nodes {
@@ -103,8 +82,8 @@ func (st *Status) WriteText(w io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(w, "\ncontroller: %s\n", st.Controller)
-	for _, g := range st.datapaths() {
-		fmt.Fprintf(w, "datapath %s on %s: %s\n", g.name, few(g.nodes), g.why)
+	for _, g := range st.Datapaths() {
+		fmt.Fprintln(w, g)
 	}
 	for _, p := range st.Controller.Problems {
 		fmt.Fprintf(w, "problem: controller: %s\n", p)
@@ -117,35 +96,6 @@ func (st *Status) WriteText(w io.Writer) error {
 		}
 	}
 	return nil
-}
-
-// sameDatapath are nodes that run a datapath for the same reason.
-type sameDatapath struct {
-	name, why string
-	nodes     []string
-}
-
-// datapaths groups the nodes, in the order of the first of each group.
-func (st *Status) datapaths() []*sameDatapath {
-	var all []*sameDatapath
-	for _, n := range st.Nodes {
-		if n.Datapath == "" || n.Why == "" {
-			continue // that nothing runs is a problem, with the reason
-		}
-		i := slices.IndexFunc(all, func(g *sameDatapath) bool { return g.name == n.Datapath && g.why == n.Why })
-		if i < 0 {
-			i, all = len(all), append(all, &sameDatapath{name: n.Datapath, why: n.Why})
-		}
-		all[i].nodes = append(all[i].nodes, n.Node)
-	}
-	return all
-}
-
-func (s Share) String() string {
-	if s == (Share{}) {
-		return "-"
-	}
-	return fmt.Sprintf("%d/%d", s.Used, s.Total)
 }
 
 func dash(s string) string {

@@ -1,7 +1,13 @@
-package status
+// Package inventory says what a cluster's nodes and pods have of the network, and what is
+// wrong with it: "terwayctl status" and "terwayctl lab status" print it.
+//
+// It is pure: objects of the cluster in, a status out. It must never ask a cluster, and
+// words for people are its business, tables are not.
+package inventory
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,7 +22,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// Status is what the command tells.
+// Status is the network of a cluster.
 type Status struct {
 	Controller Controller `json:"controller"`
 	Nodes      []Node     `json:"nodes"`
@@ -62,34 +68,45 @@ type Share struct {
 	Total int `json:"total"`
 }
 
-// objects are what the cluster was asked for.
-type objects struct {
-	now       time.Time
-	namespace string
-	nodes     []corev1.Node
-	networks  []v1alpha1.NodeNetwork
-	agents    []corev1.Pod
-	// deployment and lease are the controller's; without a name if there are none.
-	deployment *appsv1.Deployment
-	lease      *coordinationv1.Lease
+// String is for people; a whole of nothing is a dash.
+func (s Share) String() string {
+	if s == (Share{}) {
+		return "-"
+	}
+	return fmt.Sprintf("%d/%d", s.Used, s.Total)
 }
 
-// status puts together what belongs to each node, by name.
-func (o *objects) status() *Status {
+// Objects are those of the cluster that a Status is made of.
+type Objects struct {
+	// Now is when they were read.
+	Now time.Time
+	// Namespace is where Terway is installed.
+	Namespace string
+	Nodes     []corev1.Node
+	Networks  []v1alpha1.NodeNetwork
+	// Agents are the pods of terwayd.
+	Agents []corev1.Pod
+	// Deployment and Lease are the controller's; without a name if there are none.
+	Deployment *appsv1.Deployment
+	Lease      *coordinationv1.Lease
+}
+
+// Status puts together what belongs to each node, by name.
+func (o *Objects) Status() *Status {
 	st := &Status{Controller: o.controller(), Nodes: []Node{}}
 	agents, networks := map[string]*corev1.Pod{}, map[string]*v1alpha1.NodeNetwork{}
-	for i := range o.agents {
-		p := &o.agents[i]
+	for i := range o.Agents {
+		p := &o.Agents[i]
 		// One that is ending may be listed beside its successor.
 		if old := agents[p.Spec.NodeName]; old == nil || old.DeletionTimestamp != nil {
 			agents[p.Spec.NodeName] = p
 		}
 	}
-	for i := range o.networks {
-		networks[o.networks[i].Name] = &o.networks[i]
+	for i := range o.Networks {
+		networks[o.Networks[i].Name] = &o.Networks[i]
 	}
-	for i := range o.nodes {
-		name := o.nodes[i].Name
+	for i := range o.Nodes {
+		name := o.Nodes[i].Name
 		st.Nodes = append(st.Nodes, node(name, networks[name], agents[name]))
 		delete(networks, name)
 	}
@@ -103,6 +120,54 @@ func (o *objects) status() *Status {
 	}
 	slices.SortFunc(st.Nodes, func(a, b Node) int { return cmp.Compare(a.Node, b.Node) })
 	return st
+}
+
+// SameDatapath are nodes that run a datapath for the same reason.
+type SameDatapath struct {
+	Name, Why string
+	Nodes     []string
+}
+
+// Datapaths groups the nodes, in the order of the first of each group.
+func (st *Status) Datapaths() []*SameDatapath {
+	var all []*SameDatapath
+	for _, n := range st.Nodes {
+		if n.Datapath == "" || n.Why == "" {
+			continue // that nothing runs is a problem, with the reason
+		}
+		i := slices.IndexFunc(all, func(g *SameDatapath) bool { return g.Name == n.Datapath && g.Why == n.Why })
+		if i < 0 {
+			i, all = len(all), append(all, &SameDatapath{Name: n.Datapath, Why: n.Why})
+		}
+		all[i].Nodes = append(all[i].Nodes, n.Node)
+	}
+	return all
+}
+
+// String is for people.
+func (g *SameDatapath) String() string {
+	return fmt.Sprintf("datapath %s on %s: %s", g.Name, few(g.Nodes), g.Why)
+}
+
+// Verdict is an error if the controller or a node has a problem.
+func (st *Status) Verdict() error {
+	n := 0
+	for _, node := range st.Nodes {
+		if len(node.Problems) > 0 {
+			n++
+		}
+	}
+	var all []string
+	if len(st.Controller.Problems) > 0 {
+		all = append(all, "the controller has a problem")
+	}
+	if n > 0 {
+		all = append(all, fmt.Sprintf("%d of %d nodes have problems", n, len(st.Nodes)))
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(all, "; "))
 }
 
 func (n *Node) problem(format string, args ...any) {

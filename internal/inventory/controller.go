@@ -1,4 +1,4 @@
-package status
+package inventory
 
 import (
 	"fmt"
@@ -7,6 +7,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 )
+
+// ControllerName is that of the chart's Deployment (deploy/chart/templates/controller.yaml)
+// and of the Lease by which its replicas choose one (cmd/terway-controller).
+const ControllerName = "terway-controller"
 
 // Controller is what the cluster says of terway-controller.
 type Controller struct {
@@ -31,16 +35,16 @@ const without = "until one works, nodes get no more addresses or ENIs and new no
 
 // controller asks the Deployment and the Lease. One that is not there is no problem of its
 // own: the controller may be installed in another way.
-func (o *objects) controller() Controller {
+func (o *Objects) controller() Controller {
 	c := Controller{}
-	if o.deployment.Name != "" {
-		c.of(o.deployment)
+	if o.Deployment.Name != "" {
+		c.of(o.Deployment)
 	}
-	if o.lease.Name != "" {
-		c.led(o.lease, o.now)
+	if o.Lease.Name != "" {
+		c.led(o.Lease, o.Now)
 	}
-	if o.deployment.Name == "" && o.lease.Name == "" {
-		c.problem("namespace %s has neither a Deployment nor a Lease %s: no controller was ever there; %s", o.namespace, controllerName, without)
+	if o.Deployment.Name == "" && o.Lease.Name == "" {
+		c.problem("namespace %s has neither a Deployment nor a Lease %s: no controller was ever there; %s", o.Namespace, ControllerName, without)
 	}
 	return c
 }
