@@ -4,11 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
+	"net/netip"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"go4.org/netipx"
 
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/pool"
@@ -221,15 +222,15 @@ func result(r *request.Request, e *journal.Entry, w datapath.Wiring) *types100.R
 	for _, addr := range e.Addresses {
 		ip := &types100.IPConfig{
 			Interface: &pod,
-			Address:   net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(addr.BitLen(), addr.BitLen())},
+			Address:   *netipx.AddrIPNet(addr),
 		}
 		for _, g := range w.Gateways {
 			if g.BitLen() != addr.BitLen() {
 				continue
 			}
 			ip.Gateway = g.AsSlice()
-			all := net.IPNet{IP: make(net.IP, addr.BitLen()/8), Mask: net.CIDRMask(0, addr.BitLen())}
-			res.Routes = append(res.Routes, &types.Route{Dst: all, GW: g.AsSlice()})
+			all := netipx.PrefixIPNet(netip.PrefixFrom(addr, 0).Masked())
+			res.Routes = append(res.Routes, &types.Route{Dst: *all, GW: g.AsSlice()})
 		}
 		res.IPs = append(res.IPs, ip)
 	}

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath"
 )
@@ -59,8 +61,8 @@ func (a *Agent) note(reason string, found []trouble) {
 }
 
 // maxNote is for an event's note, which may hold 1 kB with the node's name behind it
-// (events.k8s.io/v1; a name has at most 253 bytes).
-const maxNote = 1024 - 253 - len(" (node )")
+// (events.k8s.io/v1).
+const maxNote = 1024 - validation.DNS1123SubdomainMaxLength - len(" (node )")
 
 // ofPods are a Sync's errors of single pods.
 func ofPods(errs []*datapath.PodError) (list []trouble) {

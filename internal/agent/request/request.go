@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"terway.dev/terway/internal/cnicall"
 )
@@ -89,10 +89,6 @@ type prevResult struct {
 
 // maxContainerID bounds what becomes a key on disk; runtimes use 64 characters.
 const maxContainerID = 256
-
-// podName is a DNS subdomain, which names of pods and namespaces are
-// (Kubernetes: IsDNS1123Subdomain).
-var podName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$`)
 
 // Parse validates a call. The error names the field, its value and what would be right.
 func Parse(in cnicall.Request) (*Request, *types.Error) {
@@ -185,9 +181,9 @@ func (r *Request) pod(args string) *types.Error {
 		return nil // not Kubernetes: a runtime of another kind, or a tool
 	}
 	for field, v := range map[string]string{"K8S_POD_NAMESPACE": r.Namespace, "K8S_POD_NAME": r.Name} {
-		if !podName.MatchString(v) {
+		if len(validation.IsDNS1123Subdomain(v)) > 0 {
 			return types.NewError(types.ErrInvalidEnvironmentVariables,
-				fmt.Sprintf("%s in CNI_ARGS is %q: want a Kubernetes name (lower-case letters, digits, '-', '.', at most 253)", field, v), "")
+				fmt.Sprintf("%s in CNI_ARGS is %q: want a Kubernetes name (at most 253 lower-case letters, digits, '-' and '.', a letter or digit before and after each dot)", field, v), "")
 		}
 	}
 	if len(r.UID) > 128 {

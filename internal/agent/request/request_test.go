@@ -40,6 +40,8 @@ func TestParse(t *testing.T) {
 		"half a pod":           {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAMESPACE=a" }, types.ErrInvalidEnvironmentVariables, "K8S_POD_NAME"},
 		"long sandbox":         {Add, func(r *cnicall.Request) { r.ContainerID = strings.Repeat("a", 257) }, types.ErrInvalidEnvironmentVariables, "257"},
 		"bad pod":              {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=B_" }, types.ErrInvalidEnvironmentVariables, `"B_"`},
+		"pod name with a gap":  {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAMESPACE=a;K8S_POD_NAME=b..c" }, types.ErrInvalidEnvironmentVariables, `"b..c"`},
+		"namespace too long":   {Add, func(r *cnicall.Request) { r.Args = "K8S_POD_NAME=b;K8S_POD_NAMESPACE=" + strings.Repeat("a", 254) }, types.ErrInvalidEnvironmentVariables, "at most 253"},
 		"del needs little":     {Del, func(r *cnicall.Request) { r.NetNS, r.Args = "", "" }, 0, ""},
 		"check without result": {Check, nil, types.ErrInvalidNetworkConfig, "prevResult"},
 		"check bad address": {Check, func(r *cnicall.Request) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -174,7 +175,7 @@ func (in *inside) wire(ctx context.Context, own device) error {
 		return fmt.Errorf("set the pod's %s up: %w", name, err)
 	}
 	for _, a := range in.pod.Addresses {
-		addr := &netlink.Addr{IPNet: host(a)}
+		addr := &netlink.Addr{IPNet: netipx.AddrIPNet(a)}
 		if a.Is6() {
 			addr.Flags = unix.IFA_F_NODAD // the VPC gives no address twice
 		}
@@ -205,9 +206,9 @@ func (in *inside) resetMAC(link netlink.Link) error {
 }
 
 func (in *inside) defaultRoute(a netip.Addr, index int) *netlink.Route {
-	all := net.IPNet{IP: make(net.IP, a.BitLen()/8), Mask: net.CIDRMask(0, a.BitLen())}
+	all := netipx.PrefixIPNet(netip.PrefixFrom(a, 0).Masked())
 	return &netlink.Route{
-		LinkIndex: index, Dst: &all, Gw: gateway(in.pod.Own, a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+		LinkIndex: index, Dst: all, Gw: gateway(in.pod.Own, a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 	}
 }
 
@@ -327,10 +328,6 @@ func (d *Datapath) giveBack(ctx context.Context, pod datapath.Pod) error {
 // nodeName is what an ENI's device is called after its return: nothing else on the
 // node has the name, and it is as long as a name may be (IFNAMSIZ − 1).
 func nodeName(mac net.HardwareAddr) string { return "eni" + hex.EncodeToString(mac) }
-
-func host(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-}
 
 // gateway is the vSwitch's of an address's family, or the zero Addr.
 func gateway(e *datapath.ENI, a netip.Addr) netip.Addr {

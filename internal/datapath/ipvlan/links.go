@@ -14,6 +14,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -235,8 +236,8 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 			return fmt.Errorf("list addresses of the pod's %s: %w", link.Attrs().Name, err)
 		}
 		for _, addr := range addrs {
-			a, ok := netip.AddrFromSlice(addr.IP)
-			if !ok || a.Unmap().IsLinkLocalUnicast() || only.IsValid() && a.Unmap() != only {
+			a, ok := netipx.FromStdIP(addr.IP)
+			if !ok || a.IsLinkLocalUnicast() || only.IsValid() && a != only {
 				continue
 			}
 			if err := h.AddrDel(link, &addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !missing(err) {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/suite"
@@ -176,7 +177,7 @@ func (f *floor) add(p *suite.Pod) error {
 	}
 	i, j := host.Attrs().Index, inner.Attrs().Index
 	errs = append(errs,
-		h.RouteAdd(&netlink.Route{Table: TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: hostNet(p.V4), Src: f.n.V4.AsSlice()}),
+		h.RouteAdd(&netlink.Route{Table: TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: netipx.AddrIPNet(p.V4), Src: f.n.V4.AsSlice()}),
 		h.NeighAdd(neighbour(p.V4, podMAC(name), i)),
 		f.nft.SetAddElements(podsMap(nftTable(), mapPods4), f.element(p)),
 		f.nft.Flush(),

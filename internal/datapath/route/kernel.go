@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/kernel"
@@ -160,20 +161,11 @@ func noFamily(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// hostNet is the single address as a network, as netlink wants it.
-func hostNet(a netip.Addr) *net.IPNet {
-	return &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}
-}
-
-func ipNet(p netip.Prefix) *net.IPNet {
-	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
-}
-
 func defaultNet(family int) *net.IPNet {
 	if family == netlink.FAMILY_V4 {
-		return &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+		return netipx.PrefixIPNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
 	}
-	return &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+	return netipx.PrefixIPNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 }
 
 func familyOf(a netip.Addr) int {
@@ -190,13 +182,10 @@ func familyName(family int) string {
 	return "IPv6"
 }
 
-// addrFrom is the address in a netlink answer, IPv4 never as ::ffff:a.b.c.d.
+// addrFrom is the address in a netlink answer, or the zero Addr.
 func addrFrom(ip net.IP) netip.Addr {
-	a, ok := netip.AddrFromSlice(ip)
-	if !ok {
-		return netip.Addr{}
-	}
-	return a.Unmap()
+	a, _ := netipx.FromStdIP(ip)
+	return a
 }
 
 // hostRouteDst is the address a host route leads to, or the zero Addr.

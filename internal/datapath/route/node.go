@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -383,7 +384,7 @@ func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error)
 func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(gateway4.AsSlice()) }
 
 func eniAddress() *netlink.Addr {
-	return &netlink.Addr{IPNet: hostNet(gateway4), Scope: unix.RT_SCOPE_HOST}
+	return &netlink.Addr{IPNet: netipx.AddrIPNet(gateway4), Scope: unix.RT_SCOPE_HOST}
 }
 
 // releaseDevices takes our address from devices that were ENIs, as our routes or

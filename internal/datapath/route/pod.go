@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
@@ -206,7 +207,7 @@ func (w wiring) hasIPv6() bool {
 func (w wiring) hostRoute(a netip.Addr, index int) *netlink.Route {
 	r := &netlink.Route{
 		Family: familyOf(a), Table: TableLocal, Protocol: Protocol, Type: unix.RTN_UNICAST,
-		LinkIndex: index, Dst: hostNet(a),
+		LinkIndex: index, Dst: netipx.AddrIPNet(a),
 	}
 	source := w.source6
 	if a.Is4() {
@@ -226,7 +227,7 @@ func (w wiring) podRoutes(a netip.Addr, index int) (routes []netlink.Route) {
 			continue
 		}
 		r := netlink.Route{
-			Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: ipNet(p),
+			Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(p),
 			Gw: gatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 		}
 		if w.pod.Own != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -173,7 +174,7 @@ func AwaitIPv6(ctx context.Context, ph *netlink.Handle, addresses []netip.Addr) 
 		if !a.Is6() {
 			continue
 		}
-		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: hostNet(a)}
+		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: netipx.AddrIPNet(a)}
 		if err := await(ctx, "address "+a.String()+" to be in use in the pod", func() (bool, error) {
 			routes, err := ph.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 			if err != nil {
@@ -210,7 +211,7 @@ const activeTries = 64
 // podAddress is usable at once: nobody else can have it, so there is nothing to
 // detect (duplicate address detection takes seconds).
 func podAddress(a netip.Addr) *netlink.Addr {
-	addr := &netlink.Addr{IPNet: hostNet(a)}
+	addr := &netlink.Addr{IPNet: netipx.AddrIPNet(a)}
 	if a.Is6() {
 		addr.Flags = unix.IFA_F_NODAD
 	}
@@ -255,7 +256,7 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 	index := link.Attrs().Index
 	var errs []error
 	del := func(a netip.Addr) {
-		r := &netlink.Route{Family: familyOf(a), Table: TableLocal, Protocol: Protocol, LinkIndex: index, Dst: hostNet(a)}
+		r := &netlink.Route{Family: familyOf(a), Table: TableLocal, Protocol: Protocol, LinkIndex: index, Dst: netipx.AddrIPNet(a)}
 		if a.Is4() {
 			r.Scope = unix.RT_SCOPE_LINK
 		}

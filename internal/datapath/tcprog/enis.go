@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -41,8 +42,8 @@ func Silent(h *netlink.Handle) (Gateways, error) {
 		for _, n := range neighbours {
 			// A question that is being asked just now counts too: it keeps its flows with
 			// the stack until the next look.
-			if a, ok := netip.AddrFromSlice(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
-				silent[n.LinkIndex] = append(silent[n.LinkIndex], a.Unmap())
+			if a, ok := netipx.FromStdIP(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+				silent[n.LinkIndex] = append(silent[n.LinkIndex], a)
 			}
 		}
 	}

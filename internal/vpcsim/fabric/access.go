@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/kernel"
@@ -120,7 +121,7 @@ func addLocal(path string, a netip.Addr) error {
 			return fmt.Errorf("find lo: %w", err)
 		}
 		return h.AddrReplace(lo, &netlink.Addr{
-			IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())},
+			IPNet: netipx.AddrIPNet(a),
 			Scope: unix.RT_SCOPE_HOST,
 		})
 	})

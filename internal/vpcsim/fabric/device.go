@@ -10,6 +10,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 )
 
@@ -197,7 +198,7 @@ func configurePrimary(guest *netlink.Handle, name string, p *Port, vs *VSwitch) 
 			continue
 		}
 		*done = true
-		addr := &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, a.BitLen())}}
+		addr := &netlink.Addr{IPNet: netipx.PrefixIPNet(netip.PrefixFrom(a, bits))}
 		if a.Is6() {
 			addr.Flags = unix.IFA_F_NODAD
 		}
@@ -213,7 +214,7 @@ func configurePrimary(guest *netlink.Handle, name string, p *Port, vs *VSwitch) 
 		}
 		route := &netlink.Route{
 			LinkIndex: link.Attrs().Index,
-			Dst:       &net.IPNet{IP: all.Addr().AsSlice(), Mask: net.CIDRMask(0, a.BitLen())},
+			Dst:       netipx.PrefixIPNet(all),
 			Gw:        gateway.AsSlice(),
 		}
 		if err := guest.RouteReplace(route); err != nil {
