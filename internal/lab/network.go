@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/plan"
@@ -130,7 +132,7 @@ func (c *Cloud) provisioner() (*provision.Provisioner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a client for the simulated cloud: %w", err)
 	}
-	return &provision.Provisioner{Cloud: client, Region: c.Region, Clock: provision.WallClock{}, Say: func(string) {},
+	return &provision.Provisioner{Cloud: client, Region: c.Region, Clock: clock.RealClock{}, Say: func(string) {},
 		Poll: 50 * time.Millisecond, Patience: time.Minute, Settle: time.Second}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
+	"terway.dev/terway/internal/testutil/testclock"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -366,7 +367,7 @@ func TestTokenFindsWhatListsDoNotShow(t *testing.T) {
 func TestASlowAnswerIsNoProof(t *testing.T) {
 	s := start(t)
 	p := s.provisioner(t)
-	clock := &manual{now: time.Unix(0, 0)}
+	clock := testclock.New(time.Unix(0, 0))
 	p.Cloud, p.Clock = &slowList{p.Cloud, clock, 1}, clock
 	if _, _, err := p.Apply(t.Context(), example()); err != nil {
 		t.Fatal(err)
@@ -378,24 +379,15 @@ func TestASlowAnswerIsNoProof(t *testing.T) {
 // show it then.
 type slowList struct {
 	provision.Cloud
-	clock *manual
+	clock testclock.Clock
 	slow  int
 }
 
 func (c *slowList) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
 	if f.ID != "" && c.slow > 0 {
 		c.slow--
-		return nil, c.clock.Sleep(ctx, time.Minute)
+		c.clock.Step(time.Minute)
+		return nil, nil
 	}
 	return c.Cloud.ListVPCs(ctx, f)
-}
-
-// manual is a clock that nothing but sleeping moves.
-type manual struct{ now time.Time }
-
-func (c *manual) Now() time.Time { return c.now }
-
-func (c *manual) Sleep(_ context.Context, d time.Duration) error {
-	c.now = c.now.Add(d)
-	return nil
 }

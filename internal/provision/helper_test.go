@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/plan"
@@ -126,19 +128,15 @@ func (s *simulator) provisioner(t *testing.T) *provision.Provisioner {
 }
 
 // quick is a clock on which a second passes in a millisecond.
-type quick struct{}
+type quick struct{ clock.RealClock }
 
 var began = time.Now()
 
 func (quick) Now() time.Time { return began.Add(1000 * time.Since(began)) }
 
-func (quick) Sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-time.After(d / 1000):
-	case <-ctx.Done():
-	}
-	return ctx.Err()
-}
+func (quick) After(d time.Duration) <-chan time.Time { return time.After(d / 1000) }
+
+func (quick) Sleep(d time.Duration) { time.Sleep(d / 1000) }
 
 func ranges(s ...string) []netip.Prefix {
 	var all []netip.Prefix

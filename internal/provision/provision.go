@@ -17,6 +17,8 @@ import (
 	"net/netip"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/cloud"
 )
 
@@ -62,34 +64,11 @@ const (
 	RolePod  = "pod"
 )
 
-// Clock is what waiting needs of time.
-type Clock interface {
-	Now() time.Time
-	// Sleep returns early, with the context's error, when ctx ends.
-	Sleep(ctx context.Context, d time.Duration) error
-}
-
-// WallClock is real time.
-type WallClock struct{}
-
-func (WallClock) Now() time.Time { return time.Now() }
-
-func (WallClock) Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
-}
-
 // Provisioner works on one region.
 type Provisioner struct {
 	Cloud  Cloud
 	Region string
-	Clock  Clock
+	Clock  clock.Clock
 	// Say is told what is being done, a line each.
 	Say func(line string)
 	// Poll is how often a state is looked at, Patience how long one may last,
@@ -130,8 +109,10 @@ func (p *Provisioner) wait(ctx context.Context, f func() (done bool, why, err er
 			p.say("waiting (%.0fs): %s", waited.Seconds(), state)
 			said, saidAt = state, now
 		}
-		if err := p.Clock.Sleep(ctx, p.Poll); err != nil {
-			return fmt.Errorf("stopped while waiting: %v: %w", why, err)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stopped while waiting: %v: %w", why, ctx.Err())
+		case <-p.Clock.After(p.Poll):
 		}
 	}
 }

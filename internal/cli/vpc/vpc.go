@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/catalog"
@@ -57,7 +58,7 @@ func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provisio
 		return nil, err
 	}
 	return &provision.Provisioner{
-		Cloud: client, Region: region, Clock: provision.WallClock{},
+		Cloud: client, Region: region, Clock: clock.RealClock{},
 		Poll: provision.DefaultPoll, Patience: provision.DefaultPatience, Settle: provision.DefaultSettle,
 		Say: say,
 	}, nil

@@ -89,8 +89,10 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		c.metrics.retries.WithLabelValues(action, string(cloud.ClassOf(err))).Inc()
 		c.log.Debug("cloud call is repeated", "action", action, "attempt", n, "pause", pause, "error", err)
 		tell(pause, err)
-		if c.clock.Sleep(ctx, pause) != nil {
+		select {
+		case <-ctx.Done():
 			return none, err
+		case <-c.clock.After(pause):
 		}
 		last = err
 	}

@@ -1,7 +1,6 @@
 package alibaba
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -15,6 +14,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/ecs"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
 	"github.com/prometheus/client_golang/prometheus"
+	"k8s.io/utils/clock"
 
 	"terway.dev/terway/internal/cloud"
 )
@@ -45,16 +45,9 @@ type Config struct {
 	// Calls that wait at the same time tell it at the same time.
 	Slow func(Pause)
 	// Clock, Random and Log have sensible defaults; tests bring their own.
-	Clock  Clock
+	Clock  clock.Clock
 	Random func() float64 // uniform in [0,1)
 	Log    *slog.Logger
-}
-
-// Clock is what the client needs of time.
-type Clock interface {
-	Now() time.Time
-	// Sleep returns early, with the context's error, when ctx ends.
-	Sleep(ctx context.Context, d time.Duration) error
 }
 
 // Pause is a time in which a call waits: for its turn, before it is repeated, or for the
@@ -81,7 +74,7 @@ type Client struct {
 	timeout   time.Duration
 	attempts  int
 	slow      func(Pause)
-	clock     Clock
+	clock     clock.Clock
 	random    func() float64
 	log       *slog.Logger
 }
@@ -145,7 +138,7 @@ func New(cfg Config) (*Client, error) {
 		log:       cfg.Log,
 	}
 	if c.clock == nil {
-		c.clock = wallClock{}
+		c.clock = clock.RealClock{}
 	}
 	if c.slow == nil {
 		c.slow = func(Pause) {}
@@ -201,20 +194,4 @@ func orDefault[T comparable](v, def T) T {
 		return def
 	}
 	return v
-}
-
-// wallClock is real time.
-type wallClock struct{}
-
-func (wallClock) Now() time.Time { return time.Now() }
-
-func (wallClock) Sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

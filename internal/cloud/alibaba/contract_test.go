@@ -9,13 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/cloud/cloudtest"
+	"terway.dev/terway/internal/testutil/testclock"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/metadata"
@@ -132,7 +132,7 @@ func (f fixed) Forget(alibaba.Credential)                       {}
 // The roles' credentials are what the simulated cloud gives out and accepts.
 func TestRoles(t *testing.T) {
 	now := time.Now()
-	clock := &shiftedClock{now: now}
+	clock := testclock.New(now)
 	sim, err := vpcsim.New(vpcsim.Options{Seed: 1, Now: clock.Now})
 	if err != nil {
 		t.Fatal(err)
@@ -180,31 +180,8 @@ func TestRoles(t *testing.T) {
 			if _, err := c.DescribeENIs(t.Context(), cloud.ENIFilter{}); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
-			clock.advance(50 * time.Minute)
+			clock.Step(50 * time.Minute)
 			rotate()
 		}
 	}
-}
-
-// shiftedClock stands still until it is advanced; sleeping takes no time.
-type shiftedClock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *shiftedClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *shiftedClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-func (c *shiftedClock) Sleep(ctx context.Context, d time.Duration) error {
-	c.advance(d)
-	return ctx.Err()
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/answers"
 )
 
@@ -87,7 +89,7 @@ func readCredentialFile(what, path string) (string, error) {
 // renewedSource keeps a temporary credential and fetches the next one in time, beside
 // the calls that the old one still signs.
 type renewedSource struct {
-	clock Clock
+	clock clock.Clock
 	cred  *answers.Cache[struct{}, Credential]
 }
 
@@ -104,18 +106,18 @@ const (
 	renewRetry = 5 * time.Second
 )
 
-func newRenewedSource(clock Clock, log *slog.Logger, fetch func(context.Context) (Credential, error)) *renewedSource {
-	if clock == nil {
-		clock = wallClock{}
+func newRenewedSource(c clock.Clock, log *slog.Logger, fetch func(context.Context) (Credential, error)) *renewedSource {
+	if c == nil {
+		c = clock.RealClock{}
 	}
 	if log == nil {
 		log = slog.Default()
 	}
-	s := &renewedSource{clock: clock}
+	s := &renewedSource{clock: c}
 	s.cred = answers.New(answers.Options[struct{}, Credential]{
 		Ask: func(ctx context.Context, keys []struct{}) (map[struct{}]Credential, error) {
 			cred, err := fetch(ctx)
-			if err == nil && !cred.Expires.After(clock.Now()) {
+			if err == nil && !cred.Expires.After(c.Now()) {
 				err = fmt.Errorf("the credential that was fetched expired at %s", cred.Expires.Format(time.RFC3339))
 			}
 			if err != nil {
@@ -129,7 +131,7 @@ func newRenewedSource(clock Clock, log *slog.Logger, fetch func(context.Context)
 		Times: func(c Credential, answered time.Time) (fresh, usable time.Time) {
 			return c.Expires.Add(-min(renewMargin, c.Expires.Sub(answered)/5)), c.Expires
 		},
-		Retry: renewRetry, Now: clock.Now,
+		Retry: renewRetry, Now: c.Now,
 	})
 	return s
 }

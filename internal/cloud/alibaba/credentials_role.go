@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/cloud"
 )
 
@@ -26,7 +28,7 @@ type ECSRoleConfig struct {
 	Role string
 	// Endpoint is the metadata service, by default http://100.100.100.200.
 	Endpoint string
-	Clock    Clock
+	Clock    clock.Clock
 	Log      *slog.Logger
 }
 
@@ -147,7 +149,7 @@ type RRSAConfig struct {
 	Endpoint string
 	Region   string
 	Network  string
-	Clock    Clock
+	Clock    clock.Clock
 	Log      *slog.Logger
 }
 

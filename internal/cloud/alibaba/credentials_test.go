@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/cloud"
 )
 
@@ -59,7 +61,7 @@ type imds struct {
 	refuses int // so many times a session token is refused
 }
 
-func newIMDS(t *testing.T, clock Clock) *imds {
+func newIMDS(t *testing.T, clock clock.Clock) *imds {
 	m := &imds{life: time.Hour, role: "terway"}
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.mu.Lock()
@@ -119,21 +121,21 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 		}
 	}
 	want("STS.1")
-	clock.advance(54 * time.Minute)
+	clock.Step(54 * time.Minute)
 	want("STS.1")
-	clock.advance(2 * time.Minute) // 4 minutes before the end
+	clock.Step(2 * time.Minute) // 4 minutes before the end
 	renewed(t, source, "STS.1", "STS.2")
 
 	// The service is away: the old one is used while it lasts, no longer.
-	clock.advance(57 * time.Minute)
+	clock.Step(57 * time.Minute)
 	m.set(func() { m.broken = true })
 	want("STS.2")
-	clock.advance(4 * time.Minute)
+	clock.Step(4 * time.Minute)
 	if c, err := source.Get(t.Context()); err == nil {
 		t.Fatalf("an expired credential is given: %v", c)
 	}
 	m.set(func() { m.broken = false })
-	clock.advance(renewRetry)
+	clock.Step(renewRetry)
 	want("STS.3")
 
 	source.Forget(Credential{AccessKeyID: "STS.1", SecurityToken: "t1"}) // an old one: nothing to do
@@ -145,9 +147,9 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	m.set(func() { m.life = time.Minute })
 	source.Forget(Credential{AccessKeyID: "STS.4", SecurityToken: "t4"})
 	want("STS.5")
-	clock.advance(40 * time.Second)
+	clock.Step(40 * time.Second)
 	want("STS.5")
-	clock.advance(10 * time.Second)
+	clock.Step(10 * time.Second)
 	renewed(t, source, "STS.5", "STS.6")
 }
 
@@ -203,7 +205,7 @@ func TestRenewalHoldsNoCall(t *testing.T) {
 		}
 	}
 	get()
-	clock.advance(56 * time.Minute) // so that it is good for four more
+	clock.Step(56 * time.Minute) // so that it is good for four more
 	for range 16 {
 		get() // would wait for ever
 	}
@@ -214,7 +216,7 @@ func TestRenewalHoldsNoCall(t *testing.T) {
 	}
 	var again chan error
 	for again == nil { // once the failure is noted, and some time has passed
-		clock.advance(renewRetry / 5)
+		clock.Step(renewRetry / 5)
 		get()
 		select {
 		case again = <-fetches:
@@ -309,7 +311,7 @@ func TestRRSA(t *testing.T) {
 		t.Fatalf("%+v %v", c, err)
 	}
 	writeFile(t, tokenFile, "jwt-2") // kubelet has rotated it
-	clock.advance(58 * time.Minute)
+	clock.Step(58 * time.Minute)
 	renewed(t, source, "STS.1", "STS.2")
 	want := "POST AssumeRoleWithOIDC 2015-04-01 acs:ram::1:role/terway acs:ram::1:oidc-provider/ack jwt-%d terway "
 	if len(forms) != 2 || forms[0] != fmt.Sprintf(want, 1) || forms[1] != fmt.Sprintf(want, 2) {
@@ -317,7 +319,7 @@ func TestRRSA(t *testing.T) {
 	}
 
 	trouble = true
-	clock.advance(2 * time.Hour)
+	clock.Step(2 * time.Hour)
 	_, err = source.Get(t.Context())
 	var e *cloud.Error
 	if !errors.As(credentialError("DescribeInstances", err), &e) || e.Class != cloud.Auth || e.Code != "AuthenticationFail.OIDCToken.Expired" || e.Action != "DescribeInstances" || cloud.Explain(e).Reason != "RoleRefused" {
@@ -326,7 +328,7 @@ func TestRRSA(t *testing.T) {
 	if err := os.Remove(tokenFile); err != nil {
 		t.Fatal(err)
 	}
-	clock.advance(renewRetry)
+	clock.Step(renewRetry)
 	if _, err := source.Get(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no token file: %v", err)
 	}

@@ -2,7 +2,6 @@ package alibaba
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"terway.dev/terway/internal/testutil/testclock"
 )
 
 const (
@@ -21,38 +22,31 @@ const (
 	testSecret = "s3cr3t-of-the-test"
 )
 
-// fakeClock stands still, but for those who sleep.
+// fakeClock stands still, but for those who wait, and remembers for how long they did.
 type fakeClock struct {
+	testclock.Clock
 	mu    sync.Mutex
-	now   time.Time
 	slept []time.Duration
 }
 
 func newFakeClock() *fakeClock {
-	return &fakeClock{now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}
+	return &fakeClock{Clock: testclock.New(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))}
 }
 
-func (c *fakeClock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
+func (c *fakeClock) After(d time.Duration) <-chan time.Time {
+	c.remember(d)
+	return c.Clock.After(d)
 }
 
-func (c *fakeClock) Sleep(ctx context.Context, d time.Duration) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
+func (c *fakeClock) Sleep(d time.Duration) {
+	c.remember(d)
+	c.Clock.Sleep(d)
+}
+
+func (c *fakeClock) remember(d time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
 	c.slept = append(c.slept, d)
-	return nil
-}
-
-func (c *fakeClock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
 }
 
 // answer is what the scripted cloud says; cut drops the connection instead.

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/utils/clock"
+
 	"terway.dev/terway/internal/cloud"
 )
 
@@ -188,7 +190,7 @@ func (l *limiter) takes(n int) time.Duration {
 // wait returns when the call may be made, and says how long that took; before it waits
 // it tells how long that will be, if nobody comes who goes first. It does not begin to
 // wait for a turn that would come after ctx's deadline.
-func (l *limiter) wait(ctx context.Context, clock Clock, tell func(time.Duration)) (time.Duration, error) {
+func (l *limiter) wait(ctx context.Context, clock clock.Clock, tell func(time.Duration)) (time.Duration, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -268,7 +270,7 @@ func (l *limiter) give() {
 }
 
 // dispatch gives turns until nobody waits.
-func (l *limiter) dispatch(clock Clock) {
+func (l *limiter) dispatch(clock clock.Clock) {
 	for {
 		l.mu.Lock()
 		l.count(clock.Now())
@@ -281,7 +283,7 @@ func (l *limiter) dispatch(clock Clock) {
 		// At most a while: the rate may rise.
 		d := min(time.Duration(math.Ceil((1-l.tokens)/l.current*float64(time.Second))), recoverStep)
 		l.mu.Unlock()
-		_ = clock.Sleep(context.Background(), d) // this context does not end
+		clock.Sleep(d)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"k8s.io/utils/clock"
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/cloud"
@@ -34,13 +35,13 @@ func TestThrottlingSlowsAndRecovers(t *testing.T) {
 	if l.rate() != 5 {
 		t.Fatalf("rate %v after one throttling, want 5", l.rate())
 	}
-	clock.advance(slowPause)
+	clock.Step(slowPause)
 	l.slow(clock.Now())
 	if l.rate() != 2.5 {
 		t.Fatalf("rate %v after two, want 2.5", l.rate())
 	}
 	for range 100 {
-		clock.advance(slowPause)
+		clock.Step(slowPause)
 		l.slow(clock.Now())
 	}
 	if l.rate() != 0.2 {
@@ -50,15 +51,15 @@ func TestThrottlingSlowsAndRecovers(t *testing.T) {
 	if l.rate() != 0.2 {
 		t.Fatal("one answer is no recovery")
 	}
-	clock.advance(recoverStep)
+	clock.Step(recoverStep)
 	l.fine(clock.Now())
 	if l.rate() <= 0.2 || l.rate() > 0.25 {
 		t.Fatalf("rate %v after one quiet step", l.rate())
 	}
-	clock.advance(time.Hour)
+	clock.Step(time.Hour)
 	l.fine(clock.Now())
 	l.count(clock.Now())
-	clock.advance(time.Hour)
+	clock.Step(time.Hour)
 	if l.count(clock.Now()); l.rate() != 10 || l.tokens != float64(l.burst) {
 		t.Fatalf("rate %v, burst %v after a quiet hour", l.rate(), l.tokens)
 	}
@@ -104,7 +105,7 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 			case 0:
 				l.slow(clock.Now())
 			case 1:
-				clock.advance(time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(t, "pause")))
+				clock.Step(time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(t, "pause")))
 			case 2:
 				l.fine(clock.Now())
 			default:
@@ -166,7 +167,7 @@ func TestPriorities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(60)
 		for l.tokens > 0 {
-			_, _ = l.wait(t.Context(), wallClock{}, untold)
+			_, _ = l.wait(t.Context(), clock.RealClock{}, untold)
 		}
 		var (
 			mu    sync.Mutex
@@ -175,7 +176,7 @@ func TestPriorities(t *testing.T) {
 		)
 		call := func(ctx context.Context, p cloud.Priority) {
 			wg.Go(func() {
-				if _, err := l.wait(cloud.WithPriority(ctx, p), wallClock{}, untold); err == nil {
+				if _, err := l.wait(cloud.WithPriority(ctx, p), clock.RealClock{}, untold); err == nil {
 					mu.Lock()
 					order = append(order, p)
 					mu.Unlock()
@@ -237,7 +238,7 @@ func TestDeferral(t *testing.T) {
 				mu.Lock()
 				held++
 				mu.Unlock()
-				if _, err := l.wait(ctx, wallClock{}, untold); err != nil {
+				if _, err := l.wait(ctx, clock.RealClock{}, untold); err != nil {
 					t.Error(err)
 				}
 				l.release(ctx)

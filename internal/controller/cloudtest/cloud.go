@@ -6,10 +6,10 @@ package cloudtest
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/testutil/testclock"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -37,7 +37,7 @@ type Cloud struct {
 // Start starts the simulator; it ends with the test. Its time is the clock's.
 func Start(t TB, o vpcsim.Options) *Cloud {
 	t.Helper()
-	c := &Cloud{TB: t, Clock: &Clock{now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	c := &Cloud{TB: t, Clock: &Clock{testclock.New(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))}}
 	o.Seed, o.Now = 1, c.Clock.Now
 	var err error
 	c.Sim, err = vpcsim.New(o)
@@ -105,27 +105,7 @@ func (c *Cloud) Fault(rules ...faults.Rule) {
 func (c *Cloud) Calls(action string) int { return int(c.Sim.Stats().Snapshot()[action].Calls) }
 
 // Clock is the time of a test: nobody really waits.
-type Clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-// Now is the time.
-func (c *Clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
+type Clock struct{ testclock.Clock }
 
 // Pass lets time pass.
-func (c *Clock) Pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// Sleep is what the cloud client waits with.
-func (c *Clock) Sleep(ctx context.Context, d time.Duration) error {
-	c.Pass(d)
-	return ctx.Err()
-}
+func (c *Clock) Pass(d time.Duration) { c.Step(d) }
