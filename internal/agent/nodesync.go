@@ -258,12 +258,12 @@ func (s *NodeSync) nodeAddresses(ctx context.Context) ([]netip.Addr, error) {
 		}
 		ip, err := netip.ParseAddr(a.Address)
 		if err != nil {
-			return nil, fmt.Errorf("Node %s: InternalIP %q is not an address", s.name, a.Address)
+			return nil, fmt.Errorf("InternalIP %q of Node %s is not an address", a.Address, s.name)
 		}
 		out = append(out, ip)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("Node %s has no InternalIP yet", s.name)
+		return nil, fmt.Errorf("no InternalIP yet on Node %s", s.name)
 	}
 	return out, nil
 }

@@ -74,8 +74,6 @@ type ENI struct {
 	Prefixes       []netip.Prefix
 	SecurityGroups []string
 	Tags           map[string]string
-	// CreationTime is RFC 3339; empty if the cloud did not say.
-	CreationTime string
 }
 
 // ENIFilter selects ENIs; empty fields match all.

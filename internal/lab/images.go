@@ -233,9 +233,7 @@ func (img *image) layer() ([]byte, error) {
 		}
 	})
 	// Folders that a runtime or a program expects.
-	for _, d := range []string{"/tmp/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/root/"} {
-		names = append(names, d)
-	}
+	names = append(names, "/tmp/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/root/")
 	slices.Sort(names)
 	made := map[string]bool{"": true, ".": true}
 	var mkdir func(dir string) error

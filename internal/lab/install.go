@@ -111,7 +111,7 @@ func waitPods(ctx context.Context, c kubernetes.Interface) error {
 		}
 		for _, d := range deployments.Items {
 			if d.Status.ReadyReplicas < *d.Spec.Replicas {
-				return fmt.Errorf("Deployment %s: %d of %d pods ready", d.Name, d.Status.ReadyReplicas, *d.Spec.Replicas)
+				return fmt.Errorf("%d of %d pods of Deployment %s are ready", d.Status.ReadyReplicas, *d.Spec.Replicas, d.Name)
 			}
 		}
 		sets, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
@@ -120,7 +120,7 @@ func waitPods(ctx context.Context, c kubernetes.Interface) error {
 		}
 		for _, d := range sets.Items {
 			if d.Status.DesiredNumberScheduled == 0 || d.Status.NumberReady < d.Status.DesiredNumberScheduled {
-				return fmt.Errorf("DaemonSet %s: %d of %d pods ready", d.Name, d.Status.NumberReady, d.Status.DesiredNumberScheduled)
+				return fmt.Errorf("%d of %d pods of DaemonSet %s are ready", d.Status.NumberReady, d.Status.DesiredNumberScheduled, d.Name)
 			}
 		}
 		return nil

@@ -93,7 +93,7 @@ func NodeInit(ctx context.Context, configFile string) error {
 	if err := sv.start(service{name: "containerd", args: []string{"containerd", "-c", c.Options.nodeDir(c.Machine.Name, "containerd.toml")}}); err != nil {
 		return err
 	}
-	if err := c.importImages(ctx, &sv); err != nil {
+	if err := c.importImages(ctx); err != nil {
 		return err
 	}
 	slog.Info("images imported", "after", time.Since(began))
@@ -107,7 +107,7 @@ func NodeInit(ctx context.Context, configFile string) error {
 }
 
 // importImages waits for containerd and loads the images into it.
-func (c *nodeConfig) importImages(ctx context.Context, sv *supervisor) error {
+func (c *nodeConfig) importImages(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("containerd does not answer, see containerd.log"))
 	defer cancel()
 	err := Poll(ctx, 20*time.Millisecond, func() (bool, error) {

@@ -29,7 +29,6 @@ const (
 type vpc struct {
 	t   testing.TB
 	top fabric.Topology
-	dir string
 }
 
 func newVPC(t testing.TB) *vpc {
@@ -53,7 +52,6 @@ type node struct {
 	// shared is the ENI whose addresses pods share, own those that one pod has each.
 	shared *datapath.ENI
 	own    []datapath.ENI
-	pods   int
 }
 
 // node adds an instance with its primary ENI; routed: pods' addresses are led to it by

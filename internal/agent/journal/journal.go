@@ -29,6 +29,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"terway.dev/terway/internal/datapath"
 )
@@ -117,7 +118,7 @@ func Open(dir string) (*Journal, error) {
 	path := filepath.Join(dir, FileName)
 	db, err := openChecked(path)
 	if err != nil {
-		if errors.Is(err, bolt.ErrTimeout) { //nolint:staticcheck // the name of the released module
+		if errors.Is(err, bolterrors.ErrTimeout) {
 			return nil, fmt.Errorf("open journal %s: another process holds it", path)
 		}
 		return nil, fmt.Errorf("open journal %s (if it is damaged, drain the node, remove the file and restart the agent): %w", path, err)

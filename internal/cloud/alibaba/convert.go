@@ -29,7 +29,6 @@ func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
 		VSwitchID:      n.VSwitchId,
 		Zone:           n.ZoneId,
 		SecurityGroups: n.SecurityGroupIds.SecurityGroupId,
-		CreationTime:   n.CreationTime,
 		Tags:           map[string]string{},
 	}
 	if e.ID == "" {

@@ -145,7 +145,7 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	}
 	served, due, err := server.Serving(data, now)
 	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("Secret %s: %w", w.key(), err)
+		return ctrl.Result{}, fmt.Errorf("use Secret %s: %w", w.key(), err)
 	}
 	w.serving.Store(served)
 	return ctrl.Result{RequeueAfter: min(lookEvery, due.Sub(now))}, nil

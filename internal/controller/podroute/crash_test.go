@@ -20,7 +20,6 @@ type cluster struct {
 	instances []string
 	nodes     map[string]int // the instance, by name
 	blocks    map[string]int
-	foreign   string // a block that somebody else has
 }
 
 func newCluster(t *rapid.T, options ...func(*vpcsim.Options)) *cluster {

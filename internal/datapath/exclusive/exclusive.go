@@ -236,7 +236,7 @@ func validate(pod datapath.Pod) error {
 	e := pod.Own
 	switch {
 	case e == nil:
-		return podError(pod, errors.New("Own is missing: must be the ENI that the pod has for itself"))
+		return podError(pod, errors.New("field Own is missing: must be the ENI that the pod has for itself"))
 	case len(e.MAC) != 6 || !strings.EqualFold(e.MAC.String(), pod.ENI):
 		return podError(pod, fmt.Errorf("Own.MAC %q: must be the MAC of the pod's ENI, %s", e.MAC, pod.ENI))
 	case len(e.Gateways) == 0:

@@ -117,7 +117,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 			join(markWithout(MarkMask|ConnMarkByENI|ConnMarkToNode), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
 
 		{source, "a device being removed sends nothing",
-			join(cmpMeta(expr.MetaKeyIIFGROUP, expr.CmpOpEq, groupDying), verdict(expr.VerdictDrop))},
+			join(metaIs(expr.MetaKeyIIFGROUP, groupDying), verdict(expr.VerdictDrop))},
 		{source, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{source, "source belongs to this pod: mark of its ENI",
 			join(family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4), verdict(expr.VerdictAccept))},
@@ -160,12 +160,12 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 			// hook no further one behind that which translates.
 			rule{toNode, "to an address of the node, which IPVS may lead to a pod: note it", join(destLocal(), setCtMark(ConnMarkToNode))},
 			rule{masquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
-				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupPod), verdict(expr.VerdictAccept))},
+				join(metaIs(expr.MetaKeyOIFGROUP, groupPod), verdict(expr.VerdictAccept))},
 			rule{masquerade, "leave with the node's address", join(markIs(slotOutside), masq)},
 			rule{masquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
-				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctStatus(ctDNAT), markIs(0), masq)},
+				join(metaIs(expr.MetaKeyOIFGROUP, groupOwn), ctStatus(ctDNAT), markIs(0), masq)},
 			rule{masquerade, "NodePort by IPVS to a pod with an ENI of its own: the answer must come back through the node",
-				join(cmpMeta(expr.MetaKeyOIFGROUP, expr.CmpOpEq, groupOwn), ctMarkIs(ConnMarkToNode, ConnMarkToNode), markIs(0), masq)})
+				join(metaIs(expr.MetaKeyOIFGROUP, groupOwn), ctMarkIs(ConnMarkToNode, ConnMarkToNode), markIs(0), masq)})
 	}
 
 	var err error
@@ -297,10 +297,10 @@ func jump(chain string) []expr.Any {
 
 func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 
-func cmpMeta(key expr.MetaKey, op expr.CmpOp, value uint32) []expr.Any {
+func metaIs(key expr.MetaKey, value uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: op, Register: 1, Data: native(value)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(value)},
 	}
 }
 

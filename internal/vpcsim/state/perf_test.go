@@ -24,12 +24,11 @@ func big(b *testing.B, n int) (s *state.State, enis []string) {
 	}
 	vpc := must(s.CreateVpc(state.CreateVpcRequest{CidrBlock: "10.0.0.0/8"}))
 	settle()
-	group := must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId, SecurityGroupType: "enterprise"}))
 	const perVSwitch = 1000
 	for first := 0; first < n; first += perVSwitch {
 		vsw := must(s.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc.VpcId, ZoneId: "cn-hangzhou-i", CidrBlock: fmt.Sprintf("10.%d.0.0/16", first/perVSwitch)}))
 		settle()
-		group = must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId, SecurityGroupType: "enterprise"}))
+		group := must(s.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: vpc.VpcId, SecurityGroupType: "enterprise"}))
 		for i := 0; i < min(perVSwitch, n-first); i += 100 {
 			nodes := must(s.RunInstances(state.RunInstancesRequest{InstanceType: "ecs.g6.2xlarge", Amount: ptr(min(100, n-first-i)), VSwitchId: vsw, SecurityGroupId: group}))
 			settle()

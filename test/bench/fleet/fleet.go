@@ -284,18 +284,11 @@ func (n *Node) Delete(pod string) {
 	signal(n.dirty)
 }
 
-// Waiting is how many pods wait; Holding how many have an address.
+// Waiting is how many pods wait.
 func (n *Node) Waiting() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.waiting)
-}
-
-// Holding is how many pods have an address.
-func (n *Node) Holding() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.holds)
 }
 
 // Count is the node's addresses by what they are used for.
