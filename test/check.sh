@@ -1,6 +1,7 @@
 #!/bin/sh
-# Says what is wrong with the tree before any test runs: code that is not formatted or
-# that vet complains about, and files that are not what their sources generate.
+# Says what is wrong with the tree before any test runs: code that is not formatted, that
+# vet or a linter complains about or that nothing calls, and files that are not what their
+# sources generate.
 set -eu
 cd "$(dirname "$0")/.."
 # As make does: what it compiles serves the tests too.
@@ -19,6 +20,24 @@ go vet ./...
 go vet -tags e2e ./test/e2e
 go vet -tags vm ./internal/datapath/...
 go vet -tags bench ./test/bench/... ./internal/vpcsim/fabric
+
+# The linters have a module of their own, with their versions; the product's go.mod does
+# not know them. They read all files, whatever their build tags.
+tags=e2e,vm,bench
+tool() { go tool -modfile=test/tools/go.mod "$@"; }
+
+echo "== staticcheck"
+tool staticcheck -tags $tags ./...
+
+echo "== unparam: parameters and results that nobody needs"
+GOFLAGS="$GOFLAGS -tags=$tags" tool unparam ./...
+
+echo "== deadcode: functions that neither a program nor a test calls"
+dead=$(tool deadcode -test -tags $tags ./...)
+if [ -n "$dead" ]; then
+	echo "$dead" >&2
+	exit 1
+fi
 
 echo "== eBPF objects"
 sh bpf/check.sh
