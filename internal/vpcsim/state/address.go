@@ -35,6 +35,15 @@ func membersOf(p netip.Prefix) []netip.Addr {
 	return members
 }
 
+// addressesOf lists every address an ENI holds: IPv4, each member of a prefix, IPv6.
+func addressesOf(eni *NetworkInterface) []netip.Addr {
+	all := slices.Concat(eni.PrivateIpAddresses, eni.Ipv6Addresses)
+	for _, p := range eni.Ipv4Prefixes {
+		all = append(all, membersOf(p)...)
+	}
+	return all
+}
+
 // usable reports whether a vSwitch can give out an IPv4 address.
 func usable(cidr netip.Prefix, a netip.Addr) bool {
 	if !a.Is4() || !cidr.Contains(a) {

@@ -6,6 +6,11 @@
 // must never start a goroutine, read a clock or draw randomness other than what
 // Options inject, touch a network device, or serve HTTP.
 //
+// # Products
+//
+// The cloud is cut as the real one is: ECS (files ecs*.go) and VPC (vpc*.go), each
+// with its actions, resources and requests. The other files are common to all.
+//
 // # Use
 //
 // Every OpenAPI action is one method. A request struct has the action's

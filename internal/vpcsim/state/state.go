@@ -100,36 +100,6 @@ func ensure[K comparable, V any](m *map[K]V) {
 	}
 }
 
-func (l Limits) withDefaults() Limits {
-	return Limits{
-		VPCs:                    cmp.Or(l.VPCs, 10),
-		VSwitchesPerVPC:         cmp.Or(l.VSwitchesPerVPC, 150),
-		SecondaryCIDRs:          cmp.Or(l.SecondaryCIDRs, 5),
-		PrivateIPsPerVPC:        cmp.Or(l.PrivateIPsPerVPC, 300000),
-		ENIs:                    cmp.Or(l.ENIs, 50000),
-		RouteTablesPerVPC:       cmp.Or(l.RouteTablesPerVPC, 10),
-		RouteEntriesPerTable:    cmp.Or(l.RouteEntriesPerTable, 200),
-		SecurityGroups:          cmp.Or(l.SecurityGroups, 100),
-		SecurityGroupsPerENI:    cmp.Or(l.SecurityGroupsPerENI, 5),
-		RulesPerSecurityGroup:   cmp.Or(l.RulesPerSecurityGroup, 200),
-		RulesPerENI:             cmp.Or(l.RulesPerENI, 1000),
-		GroupRefsPerGroup:       cmp.Or(l.GroupRefsPerGroup, 20),
-		PrivateIPsPerNormal:     cmp.Or(l.PrivateIPsPerNormal, 2000),
-		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
-		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
-		EIPs:                    cmp.Or(l.EIPs, 20),
-	}
-}
-
-// addressesOf lists every address an ENI holds: IPv4, each member of a prefix, IPv6.
-func addressesOf(eni *NetworkInterface) []netip.Addr {
-	all := slices.Concat(eni.PrivateIpAddresses, eni.Ipv6Addresses)
-	for _, p := range eni.Ipv4Prefixes {
-		all = append(all, membersOf(p)...)
-	}
-	return all
-}
-
 // Revision rises with every change.
 func (s *State) Revision() uint64 { return s.data.Revision }
 
@@ -144,29 +114,6 @@ func (s *State) now() time.Time { return s.options.Now().UTC().Round(0) }
 
 // SetTiming changes how long operations take that start from now on.
 func (s *State) SetTiming(t Timing) { s.options.Timing = t }
-
-// OwnerId is the account's id.
-func (s *State) OwnerId() string { return s.options.OwnerId }
-
-// RegionId is the region.
-func (s *State) RegionId() string { return s.options.RegionId }
-
-// Quotas are the account's limits.
-func (s *State) Quotas() Limits { return s.options.Limits }
-
-// DescribeRegions returns the one region.
-func (s *State) DescribeRegions() []Region {
-	return []Region{{RegionId: s.options.RegionId, LocalName: s.options.RegionId}}
-}
-
-// DescribeZones returns the region's zones.
-func (s *State) DescribeZones() []Zone {
-	zones := make([]Zone, 0, len(s.options.Zones))
-	for _, z := range s.options.Zones {
-		zones = append(zones, Zone{ZoneId: z, LocalName: z})
-	}
-	return zones
-}
 
 // sortedKeys returns a map's keys in order, so that nothing depends on the map's.
 func sortedKeys[V any](m map[string]V) []string {

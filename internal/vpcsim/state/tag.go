@@ -5,6 +5,44 @@ import (
 	"strings"
 )
 
+// Tag is a key and value on a resource.
+type Tag struct {
+	Key   string
+	Value string
+}
+
+// TagResource is one tag on one resource, as ListTagResources lists them.
+type TagResource struct {
+	ResourceType string
+	ResourceId   string
+	TagKey       string
+	TagValue     string
+}
+
+// TagResourcesRequest has the parameters of TagResources (ECS and VPC).
+// ResourceType of ECS: instance, eni, securitygroup; of VPC: VPC, VSWITCH,
+// ROUTETABLE; the case does not matter.
+type TagResourcesRequest struct {
+	ResourceType string
+	ResourceId   []string
+	Tag          []Tag
+}
+
+// UntagResourcesRequest has the parameters of UntagResources.
+type UntagResourcesRequest struct {
+	ResourceType string
+	ResourceId   []string
+	TagKey       []string
+	All          bool
+}
+
+// ListTagResourcesRequest has the parameters of ListTagResources.
+type ListTagResourcesRequest struct {
+	ResourceType string
+	ResourceId   []string
+	Tag          []Tag
+}
+
 // maxTagsPerCall is how many tags one call may name.
 const maxTagsPerCall = 20
 

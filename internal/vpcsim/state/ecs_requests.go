@@ -1,5 +1,7 @@
 package state
 
+import "net/netip"
+
 // CreateNetworkInterfaceRequest has the parameters of CreateNetworkInterface.
 type CreateNetworkInterfaceRequest struct {
 	ClientToken                    string
@@ -68,6 +70,13 @@ type AssignPrivateIpAddressesRequest struct {
 	Ipv4PrefixCount                int
 }
 
+// AssignPrivateIpAddressesResult is what AssignPrivateIpAddresses added.
+type AssignPrivateIpAddressesResult struct {
+	NetworkInterfaceId string
+	PrivateIpAddress   []netip.Addr
+	Ipv4Prefix         []netip.Prefix
+}
+
 // UnassignPrivateIpAddressesRequest has the parameters of UnassignPrivateIpAddresses.
 type UnassignPrivateIpAddressesRequest struct {
 	NetworkInterfaceId string
@@ -83,6 +92,12 @@ type AssignIpv6AddressesRequest struct {
 	Ipv6AddressCount   int
 	Ipv6Prefix         []string
 	Ipv6PrefixCount    int
+}
+
+// AssignIpv6AddressesResult is what AssignIpv6Addresses added.
+type AssignIpv6AddressesResult struct {
+	NetworkInterfaceId string
+	Ipv6Address        []netip.Addr
 }
 
 // UnassignIpv6AddressesRequest has the parameters of UnassignIpv6Addresses.
@@ -374,30 +389,6 @@ type JoinSecurityGroupRequest struct {
 	SecurityGroupId    string
 	InstanceId         string
 	NetworkInterfaceId string
-}
-
-// TagResourcesRequest has the parameters of TagResources (ECS and VPC).
-// ResourceType of ECS: instance, eni, securitygroup; of VPC: VPC, VSWITCH,
-// ROUTETABLE; the case does not matter.
-type TagResourcesRequest struct {
-	ResourceType string
-	ResourceId   []string
-	Tag          []Tag
-}
-
-// UntagResourcesRequest has the parameters of UntagResources.
-type UntagResourcesRequest struct {
-	ResourceType string
-	ResourceId   []string
-	TagKey       []string
-	All          bool
-}
-
-// ListTagResourcesRequest has the parameters of ListTagResources.
-type ListTagResourcesRequest struct {
-	ResourceType string
-	ResourceId   []string
-	Tag          []Tag
 }
 
 // ModifySecurityGroupRuleRequest has the parameters of ModifySecurityGroupRule and

@@ -1,0 +1,90 @@
+package state
+
+import "cmp"
+
+// AccountActions are those that each product has, and those on the account as a whole.
+type AccountActions interface {
+	TagResources(TagResourcesRequest) error
+	UntagResources(UntagResourcesRequest) error
+	ListTagResources(ListTagResourcesRequest) ([]TagResource, error)
+	DescribeRegions() []Region
+	DescribeZones() []Zone
+	// Quotas are the account's limits.
+	Quotas() Limits
+}
+
+// Region and Zone are places.
+type Region struct {
+	RegionId  string
+	LocalName string
+}
+
+// Zone is a zone of the region.
+type Zone struct {
+	ZoneId    string
+	LocalName string
+}
+
+// Limits are the account's and the service's quotas.
+type Limits struct {
+	VPCs                    int // per region: 10
+	VSwitchesPerVPC         int // 150
+	SecondaryCIDRs          int // 5
+	PrivateIPsPerVPC        int // 300000
+	ENIs                    int // per region: 50000
+	RouteTablesPerVPC       int // system and custom: 10
+	RouteEntriesPerTable    int // custom entries: 200
+	SecurityGroups          int // per region: 100
+	SecurityGroupsPerENI    int // 5
+	RulesPerSecurityGroup   int // 200
+	RulesPerENI             int // 1000
+	GroupRefsPerGroup       int // normal groups: 20
+	PrivateIPsPerNormal     int // addresses in a normal group: 2000
+	PrivateIPsPerEnterprise int // 65536
+	TagsPerResource         int // 20
+	EIPs                    int // per region: 20
+}
+
+func (l Limits) withDefaults() Limits {
+	return Limits{
+		VPCs:                    cmp.Or(l.VPCs, 10),
+		VSwitchesPerVPC:         cmp.Or(l.VSwitchesPerVPC, 150),
+		SecondaryCIDRs:          cmp.Or(l.SecondaryCIDRs, 5),
+		PrivateIPsPerVPC:        cmp.Or(l.PrivateIPsPerVPC, 300000),
+		ENIs:                    cmp.Or(l.ENIs, 50000),
+		RouteTablesPerVPC:       cmp.Or(l.RouteTablesPerVPC, 10),
+		RouteEntriesPerTable:    cmp.Or(l.RouteEntriesPerTable, 200),
+		SecurityGroups:          cmp.Or(l.SecurityGroups, 100),
+		SecurityGroupsPerENI:    cmp.Or(l.SecurityGroupsPerENI, 5),
+		RulesPerSecurityGroup:   cmp.Or(l.RulesPerSecurityGroup, 200),
+		RulesPerENI:             cmp.Or(l.RulesPerENI, 1000),
+		GroupRefsPerGroup:       cmp.Or(l.GroupRefsPerGroup, 20),
+		PrivateIPsPerNormal:     cmp.Or(l.PrivateIPsPerNormal, 2000),
+		PrivateIPsPerEnterprise: cmp.Or(l.PrivateIPsPerEnterprise, 65536),
+		TagsPerResource:         cmp.Or(l.TagsPerResource, 20),
+		EIPs:                    cmp.Or(l.EIPs, 20),
+	}
+}
+
+// OwnerId is the account's id.
+func (s *State) OwnerId() string { return s.options.OwnerId }
+
+// RegionId is the region.
+func (s *State) RegionId() string { return s.options.RegionId }
+
+// Quotas are the account's limits.
+func (s *State) Quotas() Limits { return s.options.Limits }
+
+// DescribeRegions returns the one region.
+func (s *State) DescribeRegions() []Region {
+	return []Region{{RegionId: s.options.RegionId, LocalName: s.options.RegionId}}
+}
+
+// DescribeZones returns the region's zones.
+func (s *State) DescribeZones() []Zone {
+	zones := make([]Zone, 0, len(s.options.Zones))
+	for _, z := range s.options.Zones {
+		zones = append(zones, Zone{ZoneId: z, LocalName: z})
+	}
+	return zones
+}

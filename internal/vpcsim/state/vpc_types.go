@@ -1,0 +1,133 @@
+package state
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Status values of VPCs, vSwitches, route tables and route entries.
+const (
+	StatusPending   = "Pending"
+	StatusAvailable = "Available"
+	StatusDeleting  = "Deleting"
+)
+
+// VPC is a private network.
+type VPC struct {
+	VpcId               string
+	VpcName             string
+	Description         string
+	RegionId            string
+	Status              string
+	CidrBlock           netip.Prefix
+	SecondaryCidrBlocks []netip.Prefix `json:",omitempty"`
+	UserCidrs           []netip.Prefix `json:",omitempty"`
+	Ipv6CidrBlock       netip.Prefix   `json:",omitzero"` // /56; zero without IPv6
+	VRouterId           string
+	RouteTableIds       []string // the system table first; filled in results
+	VSwitchIds          []string // filled in results
+	ResourceGroupId     string
+	CreationTime        time.Time
+	Tags                []Tag `json:",omitempty"`
+}
+
+// CIDRs returns the primary and the secondary ranges.
+func (v *VPC) CIDRs() []netip.Prefix {
+	return append([]netip.Prefix{v.CidrBlock}, v.SecondaryCidrBlocks...)
+}
+
+// VSwitch is a subnet of a VPC in one zone.
+type VSwitch struct {
+	VSwitchId       string
+	VSwitchName     string
+	Description     string
+	VpcId           string
+	ZoneId          string
+	Status          string
+	CidrBlock       netip.Prefix
+	Ipv6CidrBlock   netip.Prefix `json:",omitzero"` // /64; zero without IPv6
+	RouteTableId    string
+	ResourceGroupId string
+	CreationTime    time.Time
+	Tags            []Tag `json:",omitempty"`
+	// AvailableIpAddressCount is filled in results: what Assign can still take,
+	// a prefix counting as 16.
+	AvailableIpAddressCount int
+	// Full is the fault "no address left": every assignment fails.
+	Full bool `json:",omitempty"`
+}
+
+// Gateway is the vSwitch's IPv4 gateway: the third address from its end.
+func (v *VSwitch) Gateway() netip.Addr {
+	return addrAt(v.CidrBlock, sizeOf(v.CidrBlock)-3)
+}
+
+// Ipv6Gateway is the vSwitch's IPv6 gateway; invalid without IPv6.
+func (v *VSwitch) Ipv6Gateway() netip.Addr {
+	if !v.Ipv6CidrBlock.IsValid() {
+		return netip.Addr{}
+	}
+	return lastAddr6(v.Ipv6CidrBlock, 2)
+}
+
+// VRouter is a VPC's router; it exists with its VPC.
+type VRouter struct {
+	VRouterId     string
+	VpcId         string
+	RegionId      string
+	RouteTableIds []string
+	CreationTime  time.Time
+}
+
+// Route table and entry types, and next-hop types that the simulator routes to.
+const (
+	RouteTableSystem = "System"
+	RouteTableCustom = "Custom"
+
+	RouteEntrySystem = "System"
+	RouteEntryCustom = "Custom"
+
+	NextHopInstance         = "Instance"
+	NextHopNetworkInterface = "NetworkInterface"
+	NextHopLocal            = "local"
+	NextHopService          = "service"
+)
+
+// RouteTable is a route table of a VPC. Each vSwitch uses exactly one.
+type RouteTable struct {
+	RouteTableId    string
+	RouteTableName  string
+	Description     string
+	RouteTableType  string // System, Custom
+	VpcId           string
+	VRouterId       string
+	Status          string
+	VSwitchIds      []string // filled in results: the vSwitches that use it
+	RouteEntries    []RouteEntry
+	ResourceGroupId string
+	CreationTime    time.Time
+	Tags            []Tag `json:",omitempty"`
+}
+
+// RouteEntry is an entry of a route table.
+type RouteEntry struct {
+	RouteEntryId         string
+	RouteEntryName       string
+	Description          string
+	RouteTableId         string
+	DestinationCidrBlock netip.Prefix
+	Type                 string // System, Custom
+	Status               string // Pending, Available, Deleting
+	// NextHopType and NextHopId are the only hop, or the first of NextHops.
+	NextHopType  string
+	NextHopId    string
+	NextHops     []NextHop
+	CreationTime time.Time
+}
+
+// NextHop is where a route entry leads; several make an ECMP group.
+type NextHop struct {
+	NextHopType string
+	NextHopId   string
+	Weight      int
+}
