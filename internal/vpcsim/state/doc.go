@@ -9,7 +9,9 @@
 // # Products
 //
 // The cloud is cut as the real one is: ECS (files ecs*.go) and VPC (vpc*.go), each
-// with its actions, resources and requests. The other files are common to all.
+// with its actions, resources, requests and, in ecs.go and vpc.go, its row of the
+// table of products. The other files are common to all. Another product is a file
+// with such a row, and a line each in products, API, View and few.
 //
 // # Use
 //

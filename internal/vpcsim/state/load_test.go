@@ -42,12 +42,15 @@ func TestLoadOfAnOlderProgram(t *testing.T) {
 func TestLoadRefusesWhatDoesNotFit(t *testing.T) {
 	w := newWorld(t)
 	eni := w.attached(w.instance("ecs.g6.2xlarge"))
+	check(w.StopInstance(state.StopInstanceRequest{InstanceId: eni.InstanceId}))
 	saved := w.saved()
 	for name, replace := range map[string][2]string{
 		"vSwitch":  {`"VSwitchId":"` + w.vsw + `","ZoneId"`, `"VSwitchId":"vsw-x","ZoneId"`},
 		"instance": {`"InstanceId":"` + eni.InstanceId + `","Slot":1`, `"InstanceId":"i-x","Slot":1`},
 		"primary":  {`"Type":"Primary"`, `"Type":"Secondary"`},
 		"table":    {`"RouteTableType":"System"`, `"RouteTableType":"Custom"`},
+		"kind":     {`"Kind":"instance-stop"`, `"Kind":"instance-dream"`},
+		"resource": {`"Kind":"instance-stop"`, `"Kind":"vpc"`},
 	} {
 		broken := strings.Replace(saved, replace[0], replace[1], 1)
 		if broken == saved {

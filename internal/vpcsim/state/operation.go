@@ -5,27 +5,8 @@ import (
 	"time"
 )
 
-// kind is what an operation completes.
+// kind is what an operation completes; the products have the kinds.
 type kind string
-
-const (
-	opENICreate         kind = "eni-create"
-	opENIAttach         kind = "eni-attach"
-	opENIDetach         kind = "eni-detach"
-	opENIDelete         kind = "eni-delete"
-	opVPC               kind = "vpc" // created or changed: becomes Available
-	opVSwitchCreate     kind = "vswitch-create"
-	opVSwitchDelete     kind = "vswitch-delete"
-	opRouteTable        kind = "route-table"
-	opRouteEntryCreate  kind = "route-entry-create"
-	opRouteEntryDelete  kind = "route-entry-delete"
-	opInstancePending   kind = "instance-pending"    // then Stopped
-	opInstancePendingUp kind = "instance-pending-up" // then Starting
-	opInstanceStart     kind = "instance-start"
-	opInstanceStop      kind = "instance-stop"
-	opInstanceReboot    kind = "instance-reboot" // Stopping, then Starting
-	opInstanceRelease   kind = "instance-release"
-)
 
 // operation is work under way on one resource.
 type operation struct {
@@ -64,25 +45,6 @@ func (s *State) cancel(id string) {
 	s.data.Operations = slices.DeleteFunc(s.data.Operations, func(o operation) bool { return o.ID == id })
 }
 
-// vpcBusy says what keeps a VPC from another change of routes or vSwitches: one
-// such operation runs at a time, and the service tells the rest to come again.
-func (s *State) vpcBusy(vpcID string) *Error {
-	for _, o := range s.data.Operations {
-		if o.VpcId != vpcID {
-			continue
-		}
-		switch o.Kind {
-		case opVPC:
-			return badRequest("IncorrectVpcStatus", "The status of VPC %s does not support this operation: %s.", vpcID, StatusPending)
-		case opVSwitchCreate, opVSwitchDelete:
-			return badRequest("IncorrectVSwitchStatus", "VPC %s is busy: the status of vSwitch %s does not support this operation.", vpcID, o.ID)
-		default:
-			return badRequest("TaskConflict", "The operation conflicts with another one that is running in VPC %s: %s of %s.", vpcID, o.Kind, o.ID)
-		}
-	}
-	return nil
-}
-
 // NextDue says when the next operation is due; not ok when none will ever be.
 func (s *State) NextDue() (time.Time, bool) {
 	i := s.earliest()
@@ -107,80 +69,11 @@ func (s *State) Tick(now time.Time) (changed bool) {
 		}
 		o := s.data.Operations[i]
 		s.data.Operations = slices.Delete(s.data.Operations, i, i+1)
-		s.complete(o)
+		s.touch(o.ID)
+		completionOf(o.Kind).finish(s, o)
 		s.changed()
 		changed = true
 	}
 	s.forgetTokens(now)
 	return changed
-}
-
-// complete does an operation's last step. A resource that is gone meanwhile had
-// its operations cancelled, so each lookup finds what it looks for.
-func (s *State) complete(o operation) {
-	s.touch(o.ID)
-	switch o.Kind {
-	case opENICreate:
-		s.data.NetworkInterfaces[o.ID].Status = ENIAvailable
-	case opENIAttach:
-		s.completeAttach(s.data.NetworkInterfaces[o.ID], o.Due)
-	case opENIDetach:
-		s.release(s.data.NetworkInterfaces[o.ID])
-	case opENIDelete:
-		s.removeENI(s.data.NetworkInterfaces[o.ID])
-	case opVPC:
-		s.data.VPCs[o.ID].Status = StatusAvailable
-	case opVSwitchCreate:
-		s.data.VSwitches[o.ID].Status = StatusAvailable
-	case opVSwitchDelete:
-		s.removeVSwitch(o.ID)
-	case opRouteTable:
-		s.data.RouteTables[o.ID].Status = StatusAvailable
-	case opRouteEntryCreate:
-		table, i := s.findRouteEntry(o.ID)
-		table.RouteEntries[i].Status = StatusAvailable
-	case opRouteEntryDelete:
-		table, i := s.findRouteEntry(o.ID)
-		table.RouteEntries = slices.Delete(table.RouteEntries, i, i+1)
-	case opInstancePending:
-		s.data.Instances[o.ID].Status = InstanceStopped
-	case opInstancePendingUp:
-		s.data.Instances[o.ID].Status = InstanceStarting
-		s.start(opInstanceStart, o.ID, o.Due, s.options.Timing.InstanceStart)
-	case opInstanceStart:
-		instance := s.data.Instances[o.ID]
-		instance.Status, instance.StartTime = InstanceRunning, o.Due
-	case opInstanceStop:
-		s.data.Instances[o.ID].Status = InstanceStopped
-	case opInstanceReboot:
-		s.data.Instances[o.ID].Status = InstanceStarting
-		s.start(opInstanceStart, o.ID, o.Due, s.options.Timing.InstanceStart)
-	case opInstanceRelease:
-		s.removeInstance(s.data.Instances[o.ID])
-	}
-}
-
-// SetStuckAttaching makes attachments that are under way or start later stay
-// Attaching; false lets them all finish at their time, or at once if it has passed.
-func (s *State) SetStuckAttaching(stuck bool) {
-	s.data.StuckAttaching = stuck
-	for i := range s.data.Operations {
-		if s.data.Operations[i].Kind == opENIAttach {
-			s.data.Operations[i].Held = stuck
-		}
-	}
-	s.changed()
-}
-
-// SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
-func (s *State) SetStrictDetach(strict bool) {
-	s.data.StrictDetach = strict
-	s.changed()
-}
-
-// SetFailingAttach makes attachments end Available instead of InUse, as a failed
-// hot-plug does.
-func (s *State) SetFailingAttach(fail bool) {
-	s.data.FailingAttach = fail
-	s.changed()
 }

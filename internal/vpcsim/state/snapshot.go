@@ -3,7 +3,6 @@ package state
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -70,87 +69,6 @@ func (s *State) restore(saved []byte, changes [][]byte) error {
 	slices.SortStableFunc(in.Data.Operations, func(a, b operation) int { return a.Due.Compare(b.Due) })
 	s.data, s.index, s.forgetAt = in.Data, newIndex(&in.Data), time.Time{}
 	return nil
-}
-
-// check refuses a saved state whose parts do not fit together: what follows relies on it.
-func (d *data) check() error {
-	broken := func(what, id, why string) error {
-		return fmt.Errorf("the saved state is broken: %s %s %s; start with an empty state directory", what, id, why)
-	}
-	for id, vpc := range d.VPCs {
-		if vpc == nil || !slices.ContainsFunc(slices.Collect(maps.Values(d.RouteTables)), func(t *RouteTable) bool {
-			return t != nil && t.VpcId == id && t.RouteTableType == RouteTableSystem
-		}) {
-			return broken("VPC", id, "has no system route table")
-		}
-	}
-	for id, t := range d.RouteTables {
-		if t == nil || d.VPCs[t.VpcId] == nil {
-			return broken("route table", id, "is in no VPC")
-		}
-	}
-	for id, v := range d.VSwitches {
-		if v == nil || d.VPCs[v.VpcId] == nil || !v.CidrBlock.IsValid() || !v.CidrBlock.Addr().Is4() {
-			return broken("vSwitch", id, "is in no VPC or has no range")
-		}
-	}
-	for id, g := range d.SecurityGroups {
-		if g == nil || d.VPCs[g.VpcId] == nil {
-			return broken("security group", id, "is in no VPC")
-		}
-	}
-	primary := map[string]bool{}
-	for id, e := range d.NetworkInterfaces {
-		switch {
-		case e == nil || e.NetworkInterfaceId != id || d.VSwitches[e.VSwitchId] == nil:
-			return broken("network interface", id, "is in no vSwitch")
-		case e.InstanceId != "" && d.Instances[e.InstanceId] == nil:
-			return broken("network interface", id, "is on an instance that does not exist")
-		case slices.ContainsFunc(e.SecurityGroupIds, func(g string) bool { return d.SecurityGroups[g] == nil }):
-			return broken("network interface", id, "is in a security group that does not exist")
-		case slices.ContainsFunc(e.Ipv4Prefixes, func(p netip.Prefix) bool { return !p.IsValid() || !p.Addr().Is4() }):
-			return broken("network interface", id, "has an IPv4 prefix that is none")
-		}
-		primary[e.InstanceId] = primary[e.InstanceId] || e.Type == ENIPrimary
-	}
-	for id := range d.Instances {
-		if !primary[id] {
-			return broken("instance", id, "has no primary network interface")
-		}
-	}
-	for id, e := range d.EIPs {
-		if e == nil {
-			return broken("EIP", id, "is empty")
-		}
-	}
-	for _, o := range d.Operations {
-		if !d.has(o) {
-			return broken("operation", string(o.Kind), "is about "+o.ID+", which does not exist")
-		}
-	}
-	return nil
-}
-
-// has reports whether the resource of an operation exists.
-func (d *data) has(o operation) bool {
-	switch o.Kind {
-	case opENICreate, opENIAttach, opENIDetach, opENIDelete:
-		return d.NetworkInterfaces[o.ID] != nil
-	case opVPC:
-		return d.VPCs[o.ID] != nil
-	case opVSwitchCreate, opVSwitchDelete:
-		return d.VSwitches[o.ID] != nil
-	case opRouteTable:
-		return d.RouteTables[o.ID] != nil
-	case opRouteEntryCreate, opRouteEntryDelete:
-		for _, t := range d.RouteTables {
-			if slices.ContainsFunc(t.RouteEntries, func(e RouteEntry) bool { return e.RouteEntryId == o.ID }) {
-				return true
-			}
-		}
-		return false
-	}
-	return d.Instances[o.ID] != nil
 }
 
 // attempt is what a call that may fail half-way has made so far.
@@ -223,33 +141,4 @@ func (s *State) atomically(vSwitchIDs, eniIDs []string, work func() error) error
 		return fmt.Errorf("%w; and undoing it failed: %w", err, undo)
 	}
 	return err
-}
-
-// View is a copy of all that a data plane needs, each list by id.
-func (s *State) View() *View {
-	view := &View{Revision: s.data.Revision, RegionId: s.options.RegionId, OwnerId: s.options.OwnerId}
-	for _, id := range sortedKeys(s.data.VPCs) {
-		view.VPCs = append(view.VPCs, s.describeVPC(s.data.VPCs[id]))
-	}
-	for _, id := range sortedKeys(s.data.VSwitches) {
-		view.VSwitches = append(view.VSwitches, s.describeVSwitch(s.data.VSwitches[id]))
-	}
-	for _, id := range sortedKeys(s.data.RouteTables) {
-		view.RouteTables = append(view.RouteTables, s.describeTable(s.data.RouteTables[id]))
-	}
-	for _, id := range sortedKeys(s.data.SecurityGroups) {
-		view.SecurityGroups = append(view.SecurityGroups, s.describeGroup(s.data.SecurityGroups[id]))
-	}
-	for _, id := range sortedKeys(s.data.Instances) {
-		i := s.data.Instances[id]
-		seen := InstanceView{Instance: s.describeInstance(i), Type: s.typeOf(i)}
-		seen.NetworkInterfaces = nil
-		for _, eni := range s.enisOf(id) {
-			if eni.Status == ENIInUse {
-				seen.NetworkInterfaces = append(seen.NetworkInterfaces, eni.clone())
-			}
-		}
-		view.Instances = append(view.Instances, seen)
-	}
-	return view
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"math/rand/v2"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -30,28 +29,18 @@ var _ API = (*State)(nil)
 type data struct {
 	Revision uint64
 	few
-	NetworkInterfaces map[string]*NetworkInterface
-	Instances         map[string]*Instance
-	// Freed are, of each vSwitch, the IPv4 addresses that were held once and are
-	// free, the longest free first.
-	Freed map[string][]netip.Addr
+	vpcMany
+	ecsMany
 	// Operations are under way: by the time they are due, of equals the oldest first.
 	Operations []operation
 	// Tokens are the answers given under a ClientToken, by action and token.
 	Tokens map[string]rememberedAnswer
 }
 
-// few is what an account has few of.
+// few is what an account has few of: Changes saves it as a whole.
 type few struct {
-	VPCs           map[string]*VPC
-	VSwitches      map[string]*VSwitch
-	RouteTables    map[string]*RouteTable
-	SecurityGroups map[string]*SecurityGroup
-	// EIPs are the public addresses of the account.
-	EIPs           map[string]*EIP `json:",omitempty"`
-	StuckAttaching bool
-	FailingAttach  bool
-	StrictDetach   bool `json:",omitempty"`
+	vpcFew
+	ecsFew
 }
 
 // New makes an empty cloud.
@@ -78,26 +67,6 @@ func New(o Options) (*State, error) {
 	s.data.complete()
 	s.index = newIndex(&s.data)
 	return s, nil
-}
-
-// complete makes the maps that are missing: those of an empty cloud, and those that
-// the program that saved the state did not know.
-func (d *data) complete() {
-	ensure(&d.VPCs)
-	ensure(&d.VSwitches)
-	ensure(&d.RouteTables)
-	ensure(&d.NetworkInterfaces)
-	ensure(&d.Instances)
-	ensure(&d.SecurityGroups)
-	ensure(&d.Freed)
-	ensure(&d.EIPs)
-	ensure(&d.Tokens)
-}
-
-func ensure[K comparable, V any](m *map[K]V) {
-	if *m == nil {
-		*m = map[K]V{}
-	}
 }
 
 // Revision rises with every change.

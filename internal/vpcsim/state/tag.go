@@ -88,38 +88,15 @@ type taggable struct {
 // taggables finds the resources of a type: those with the given ids that exist, or
 // all when none is given, by id.
 func (s *State) taggables(resourceType string, ids []string) ([]taggable, error) {
-	switch strings.ToLower(resourceType) {
-	case "":
+	if resourceType == "" {
 		return nil, notFound("MissingParameter.ResourceType", "The parameter - ResourceType should not be null")
-	case "eni":
-		return taggablesOf(s.data.NetworkInterfaces, ids, func(e *NetworkInterface) *[]Tag { return &e.Tags }), nil
-	case "instance":
-		return taggablesOf(s.data.Instances, ids, func(i *Instance) *[]Tag { return &i.Tags }), nil
-	case "securitygroup":
-		return taggablesOf(s.data.SecurityGroups, ids, func(g *SecurityGroup) *[]Tag { return &g.Tags }), nil
-	case "vpc":
-		return taggablesOf(s.data.VPCs, ids, func(v *VPC) *[]Tag { return &v.Tags }), nil
-	case "vswitch":
-		return taggablesOf(s.data.VSwitches, ids, func(v *VSwitch) *[]Tag { return &v.Tags }), nil
-	case "routetable":
-		return taggablesOf(s.data.RouteTables, ids, func(t *RouteTable) *[]Tag { return &t.Tags }), nil
 	}
-	return nil, notFound("InvalidResourceType.NotFound", "The ResourceType provided does not exist in our records: %q.", resourceType)
-}
-
-func taggablesOf[T any](resources map[string]*T, ids []string, tags func(*T) *[]Tag) []taggable {
-	if len(ids) == 0 {
-		ids = sortedKeys(resources)
-	} else {
-		ids = distinct(ids)
-	}
-	all := make([]taggable, 0, len(ids))
-	for _, id := range ids {
-		if r, ok := resources[id]; ok {
-			all = append(all, taggable{id, tags(r)})
+	for _, p := range products {
+		if find := p.tagged[strings.ToLower(resourceType)]; find != nil {
+			return find(&s.data, ids), nil
 		}
 	}
-	return all
+	return nil, notFound("InvalidResourceType.NotFound", "The ResourceType provided does not exist in our records: %q.", resourceType)
 }
 
 // retag changes a resource's tags.
