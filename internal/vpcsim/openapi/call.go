@@ -58,16 +58,6 @@ type action struct {
 // actions are the operations of one API by name.
 type actions map[string]action
 
-// products are the APIs by version.
-func products() map[string]actions {
-	return map[string]actions{
-		"2014-05-26": ecsActions(),
-		"2016-04-28": vpcActions(),
-		"2015-06-12": locationActions(),
-		"2015-04-01": stsActions(),
-	}
-}
-
 // change is an action whose answer has nothing but a RequestId.
 func change[R any](f func(state.API, R) error) action {
 	return action{writes: true, run: func(c *call) (obj, error) {
@@ -113,6 +103,17 @@ func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) str
 	}}
 }
 
+// nothing is the list of a kind of resource that the simulator does not have.
+func nothing(field, wrap string, p paging) action {
+	return action{dryRun: true, run: func(c *call) (obj, error) {
+		pg, e := paginate(c, p, []obj{}, func(obj) string { return "" })
+		if e != nil {
+			return nil, e
+		}
+		return pg.fields(obj{field: in(wrap, same, pg.items)}), nil
+	}}
+}
+
 // obj is a JSON object of an answer.
 type obj map[string]any
 
@@ -149,17 +150,6 @@ func stamp(t time.Time) string {
 		return ""
 	}
 	return t.UTC().Format("2006-01-02T15:04:05Z")
-}
-
-// ecsTags and vpcTags differ in which names they repeat.
-func ecsTags(tags []state.Tag) obj {
-	return in("Tag", func(t state.Tag) obj {
-		return obj{"Key": t.Key, "Value": t.Value, "TagKey": t.Key, "TagValue": t.Value}
-	}, tags)
-}
-
-func vpcTags(tags []state.Tag) obj {
-	return in("Tag", func(t state.Tag) obj { return obj{"Key": t.Key, "Value": t.Value} }, tags)
 }
 
 // merge copies more into o.

@@ -51,8 +51,8 @@ func TestEveryActionIsInTheDocs(t *testing.T) {
 	// The ECS version has the actions of VPC too, which the docs say in one sentence.
 	const ecs, vpc = "2014-05-26", "2016-04-28"
 	maps.Copy(there[ecs], there[vpc])
-	for version, actions := range products() {
-		known := slices.Sorted(maps.Keys(actions))
+	for version, product := range byVersion(products()) {
+		known := slices.Sorted(maps.Keys(product.actions))
 		if want := slices.Sorted(maps.Keys(there[version])); !slices.Equal(known, want) {
 			for _, name := range known {
 				if !there[version][name] {
@@ -60,19 +60,19 @@ func TestEveryActionIsInTheDocs(t *testing.T) {
 				}
 			}
 			for _, name := range want {
-				if _, ok := actions[name]; !ok {
+				if _, ok := product.actions[name]; !ok {
 					t.Errorf("%s %s is in the docs, and not known", version, name)
 				}
 			}
 		}
 		for name := range not[version] {
-			if _, ok := actions[name]; ok {
+			if _, ok := product.actions[name]; ok {
 				t.Errorf("%s %s is known, and the docs say not", version, name)
 			}
 		}
 	}
 	for version := range there {
-		if _, ok := products()[version]; !ok {
+		if _, ok := byVersion(products())[version]; !ok {
 			t.Errorf("the docs have version %s, which is not known", version)
 		}
 	}

@@ -18,10 +18,10 @@ import (
 // In a query "$vpc", "$vsw", "$sg", "$eni", "$trunk", "$i", "$table" and "$rte" stand
 // for what is there.
 func FuzzCalls(f *testing.F) {
-	known := products()
+	known := byVersion(products())
 	var all []struct{ version, action string }
 	for _, version := range slices.Sorted(maps.Keys(known)) {
-		for _, action := range slices.Sorted(maps.Keys(known[version])) {
+		for _, action := range slices.Sorted(maps.Keys(known[version].actions)) {
 			all = append(all, struct{ version, action string }{version, action})
 		}
 	}
@@ -83,7 +83,7 @@ func FuzzCalls(f *testing.F) {
 		}
 		now := noon
 		for range times%3 + 1 {
-			_, err := known[x.version][x.action].run(&call{
+			_, err := known[x.version].actions[x.action].run(&call{
 				api: cloud, params: params, region: "cn-hangzhou", authority: sts.NewAuthority(account), now: noon,
 			})
 			var own *Error

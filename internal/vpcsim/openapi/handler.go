@@ -58,7 +58,7 @@ type Options struct {
 // Handler answers OpenAPI calls at "/".
 type Handler struct {
 	Options
-	products map[string]actions
+	products map[string]product // by version
 	signer   signer
 	throttle *throttle
 }
@@ -68,11 +68,12 @@ func New(o Options) *Handler {
 	if o.Random == nil {
 		o.Random = rand.Reader
 	}
+	all := products()
 	h := &Handler{
 		Options:  o,
-		products: products(),
+		products: byVersion(all),
 		signer:   signer{authority: o.Authority, now: o.Now},
-		throttle: newThrottle(o.Throttle),
+		throttle: newThrottle(o.Throttle, all),
 	}
 	if o.RefuseReplay {
 		h.signer.replay = &replay{seen: map[string]time.Time{}}
@@ -97,7 +98,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if e != nil {
 		status, code = e.Status, e.Code
 		answer = obj{"Code": e.Code, "Message": e.Message, "HostId": r.Host,
-			"Recommend": "https://api.aliyun.com/troubleshoot?q=" + url.QueryEscape(e.Code) + "&product=" + x.product()}
+			"Recommend": "https://api.aliyun.com/troubleshoot?q=" + url.QueryEscape(e.Code) + "&product=" + h.products[x.version].name}
 	}
 	h.Stats.count(x.name(), code, h.Now().Sub(started), x.lost)
 	h.Log.Debug("openapi call", "action", x.action, "version", x.version, "status", status, "code", code,
@@ -142,16 +143,6 @@ func (x *exchange) name() string {
 	return x.action
 }
 
-func (x *exchange) product() string {
-	switch x.version {
-	case "2014-05-26":
-		return "Ecs"
-	case "2016-04-28":
-		return "Vpc"
-	}
-	return ""
-}
-
 func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 	m, e := readMessage(r)
 	if e != nil {
@@ -169,7 +160,7 @@ func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 	if !ok {
 		return nil, errorf(http.StatusBadRequest, "NoSuchVersion", "Specified version %q does not exist.", x.version)
 	}
-	a, ok := product[x.action]
+	a, ok := product.actions[x.action]
 	if !ok {
 		return nil, errorf(http.StatusNotFound, "InvalidAction.NotFound", "Specified api is not found, please check your url and method: there is no action %q in version %s.", x.action, x.version)
 	}

@@ -1,6 +1,8 @@
 package openapi
 
 import (
+	"cmp"
+	"maps"
 	"sync"
 	"time"
 
@@ -17,38 +19,26 @@ type Throttle struct {
 	PerMinute map[string]int
 }
 
-// defaultPerMinute is the rate of an action that is not in perMinute.
-const defaultPerMinute = 1000
-
-// perMinute are the rates that clients of the real service count on (Terway's
+// defaultPerMinute is the rate of an action of which its product says nothing. Those
+// that products name are what clients of the real service count on (Terway's
 // pkg/aliyun/client/ratelimit.go has the same).
-func perMinute(action string) int {
-	switch action {
-	case "AttachNetworkInterface", "CreateNetworkInterface", "DeleteNetworkInterface":
-		return 500
-	case "DescribeNetworkInterfaces":
-		return 800
-	case "DescribeNetworkInterfaceAttribute":
-		return 2000
-	case "DetachNetworkInterface", "DescribeInstanceTypes",
-		"AssignPrivateIpAddresses", "UnassignPrivateIpAddresses", "AssignIpv6Addresses", "UnassignIpv6Addresses":
-		return 400
-	case "DescribeVSwitches":
-		return 300
-	}
-	return defaultPerMinute
-}
+const defaultPerMinute = 1000
 
 // throttle is a token bucket for each action. A bucket holds one minute's calls:
 // the real limits are counted by the minute, so a whole minute's worth may come at once.
 type throttle struct {
+	perMinute map[string]int // what products say of their actions
+
 	mu      sync.Mutex
 	config  Throttle
 	buckets map[string]*rate.Limiter
 }
 
-func newThrottle(c Throttle) *throttle {
-	t := &throttle{}
+func newThrottle(c Throttle, products []product) *throttle {
+	t := &throttle{perMinute: map[string]int{}}
+	for _, p := range products {
+		maps.Copy(t.perMinute, p.perMinute)
+	}
 	t.set(c)
 	return t
 }
@@ -74,7 +64,7 @@ func (t *throttle) allow(action string, now time.Time) bool {
 	if b == nil {
 		n, ok := t.config.PerMinute[action]
 		if !ok {
-			n = perMinute(action)
+			n = cmp.Or(t.perMinute[action], defaultPerMinute)
 		}
 		calls := float64(n) * t.config.Scale
 		b = rate.NewLimiter(rate.Limit(calls/60), max(1, int(calls)))

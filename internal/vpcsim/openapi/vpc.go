@@ -1,8 +1,17 @@
 package openapi
 
 import (
+	"maps"
+
 	"terway.dev/terway/internal/vpcsim/state"
 )
+
+// vpcProduct is VPC 2016-04-28.
+func vpcProduct() product {
+	return product{name: "Vpc", version: "2016-04-28", actions: vpcActions(), perMinute: map[string]int{
+		"DescribeVSwitches": 300,
+	}}
+}
 
 // vpcActions are the operations of VPC 2016-04-28.
 func vpcActions() actions {
@@ -75,14 +84,8 @@ func vpcActions() actions {
 			}, c.api.DescribeZones())}, nil
 		}},
 	}
-	for name, x := range routeActions() {
-		a[name] = x
-	}
-	for name, x := range tagActions() {
-		a[name] = x
-	}
-	for name, x := range publicActions() {
-		a[name] = x
+	for _, more := range []actions{routeActions(), tagActions(), publicActions()} {
+		maps.Copy(a, more)
 	}
 	for _, name := range []string{"DescribeVpcs", "DescribeVpcAttribute", "DescribeVSwitches", "DescribeVSwitchAttributes"} {
 		x := a[name]

@@ -1,15 +1,12 @@
 package openapi
 
 import (
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"net/http/httptest"
 	"net/url"
 	"testing"
 	"time"
-
-	"terway.dev/terway/internal/vpcsim/faults"
 )
 
 // jwt is a token as kubelet projects it; nobody checks its signature here.
@@ -92,52 +89,5 @@ func TestAssumeRoleWithOIDC(t *testing.T) {
 				t.Errorf("code %q, want %q", code, c.code)
 			}
 		})
-	}
-}
-
-func TestThrottleBuckets(t *testing.T) {
-	th := newThrottle(Throttle{PerMinute: map[string]int{"A": 60}})
-	pass := func(action string, calls int, at time.Time) int {
-		n := 0
-		for range calls {
-			if th.allow(action, at) {
-				n++
-			}
-		}
-		return n
-	}
-	if n := pass("A", 100, noon); n != 60 {
-		t.Errorf("%d of 100 calls at once, want a minute's 60", n)
-	}
-	if n := pass("A", 100, noon.Add(10*time.Second)); n != 10 {
-		t.Errorf("%d calls after 10 s more, want 10", n)
-	}
-	if n := pass("AttachNetworkInterface", 1000, noon); n != 500 {
-		t.Errorf("%d calls of another action, want its own 500", n)
-	}
-	th = newThrottle(Throttle{Scale: 0.01})
-	if n := pass("AttachNetworkInterface", 1000, noon); n != 5 {
-		t.Errorf("%d calls at a hundredth of the rate, want 5", n)
-	}
-	th = newThrottle(Throttle{Off: true})
-	if n := pass("AttachNetworkInterface", 1000, noon); n != 1000 {
-		t.Errorf("%d calls with throttling off, want all", n)
-	}
-}
-
-// A client that goes away during an injected delay leaves nothing done.
-func TestGivenUpDuringADelay(t *testing.T) {
-	h := handler(t, func(o *Options) {
-		o.Sleep = func(context.Context, time.Duration) error { return context.Canceled }
-	})
-	if _, err := h.Faults.Add(noon, faults.Rule{Latency: &faults.Latency{Fixed: faults.Duration(time.Hour)}}); err != nil {
-		t.Fatal(err)
-	}
-	q := v1(h, "GET", url.Values{"Action": {"CreateVpc"}, "Version": {"2016-04-28"}})
-	if status, code, _ := ask(t, h, httptest.NewRequest("GET", "http://vpc.test/?"+q.Encode(), nil)); status != 503 || code != "ServiceUnavailable" {
-		t.Errorf("%d %q", status, code)
-	}
-	if n := h.Backend.(memory).cloud.Revision(); n != 0 {
-		t.Errorf("the cloud is at revision %d, want untouched", n)
 	}
 }

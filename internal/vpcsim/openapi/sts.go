@@ -11,25 +11,10 @@ import (
 	"terway.dev/terway/internal/vpcsim/openapi/sts"
 )
 
-// locationActions are what SDKs ask to find a product's endpoint: it is always
-// the one that was asked.
-func locationActions() actions {
-	return actions{"DescribeEndpoints": {run: func(c *call) (obj, error) {
-		service, e := c.required("ServiceCode")
-		if e != nil {
-			return nil, e
-		}
-		return obj{"Success": true, "Endpoints": obj{"Endpoint": []obj{{
-			"Endpoint": c.host, "Id": c.region, "Namespace": "", "SerivceCode": service, // sic
-			"Type": "openAPI", "Protocols": obj{"Protocols": []string{"HTTP"}},
-		}}}}, nil
-	}}}
-}
-
-// stsActions are the token service. Every role exists and may do everything:
-// RAM policies are not modelled (a fault gives Forbidden.RAM).
-func stsActions() actions {
-	return actions{
+// stsProduct is the token service. Every role exists and may do everything: RAM
+// policies are not modelled (a fault gives Forbidden.RAM).
+func stsProduct() product {
+	return product{version: "2015-04-01", actions: actions{
 		"AssumeRoleWithOIDC": {unsigned: true, run: assumeRoleWithOIDC},
 		"AssumeRole":         {run: assumeRole},
 		"GetCallerIdentity": {run: func(c *call) (obj, error) {
@@ -40,7 +25,7 @@ func stsActions() actions {
 			return obj{"AccountId": c.identity.OwnerID, "IdentityType": kind, "Arn": c.identity.ARN(),
 				"PrincipalId": c.identity.OwnerID, "UserId": "", "RoleId": c.identity.Role}, nil
 		}},
-	}
+	}}
 }
 
 // Bounds of DurationSeconds.

@@ -24,17 +24,6 @@ func resourceActions() actions {
 	}
 }
 
-// nothing is the list of a kind of resource that the simulator does not have.
-func nothing(field, wrap string, p paging) action {
-	return action{dryRun: true, run: func(c *call) (obj, error) {
-		pg, e := paginate(c, p, []obj{}, func(obj) string { return "" })
-		if e != nil {
-			return nil, e
-		}
-		return pg.fields(obj{field: in(wrap, same, pg.items)}), nil
-	}}
-}
-
 // usedNames are what instances were made with, of which the simulator knows the name alone.
 func usedNames(c *call, name func(state.Instance) string, wanted string) ([]string, error) {
 	all, err := c.api.DescribeInstances(state.DescribeInstancesRequest{})
@@ -226,48 +215,4 @@ func describeReferences(c *call) (obj, error) {
 		}
 	}
 	return obj{"SecurityGroupReferences": in("SecurityGroupReference", same, references)}, nil
-}
-
-// publicActions are the operations on what leads out of a VPC. The simulated one has
-// no way out: EIPs can be had and are never associated, the rest does not exist.
-func publicActions() actions {
-	return actions{
-		"AllocateEipAddress": create(state.API.AllocateEipAddress, func(e *state.EIP) obj {
-			return obj{"AllocationId": e.AllocationId, "EipAddress": addr(e.IpAddress), "ResourceGroupId": e.ResourceGroupId}
-		}),
-		"ReleaseEipAddress":               change(state.API.ReleaseEipAddress),
-		"AssociateEipAddress":             change(state.API.AssociateEipAddress),
-		"UnassociateEipAddress":           change(state.API.UnassociateEipAddress),
-		"DescribeEipAddresses":            {dryRun: true, run: describeEIPs},
-		"DescribeNatGateways":             nothing("NatGateways", "NatGateway", vpcPaging),
-		"DescribeHaVips":                  nothing("HaVips", "HaVip", vpcPaging),
-		"DescribeNetworkAcls":             {run: describeNetworkACLs},
-		"DescribeCommonBandwidthPackages": nothing("CommonBandwidthPackages", "CommonBandwidthPackage", vpcPaging),
-	}
-}
-
-func describeEIPs(c *call) (obj, error) {
-	a := list(state.API.DescribeEipAddresses, eipPaging, func(e state.EIP) string { return e.AllocationId },
-		"EipAddresses", "EipAddress", func(e state.EIP) obj {
-			return obj{
-				"AllocationId": e.AllocationId, "IpAddress": addr(e.IpAddress), "Name": e.Name, "Description": e.Description,
-				"Status": state.StatusAvailable, "InstanceId": "", "InstanceType": "", "RegionId": c.region,
-				"Bandwidth": e.Bandwidth, "EipBandwidth": e.Bandwidth, "InternetChargeType": e.InternetChargeType,
-				"ChargeType": e.InstanceChargeType, "ISP": e.ISP, "BusinessStatus": "Normal", "Netmode": "public",
-				"ResourceGroupId": e.ResourceGroupId, "AllocationTime": stamp(e.AllocationTime), "Tags": vpcTags(nil),
-			}
-		})
-	return a.run(c)
-}
-
-// describeNetworkACLs is nothing, in the service's own form: its numbers are texts.
-func describeNetworkACLs(c *call) (obj, error) {
-	o, err := nothing("NetworkAcls", "NetworkAcl", vpcPaging).run(c)
-	if err != nil {
-		return nil, err
-	}
-	for _, field := range []string{"PageNumber", "PageSize", "TotalCount"} {
-		o[field] = strconv.Itoa(o[field].(int))
-	}
-	return o, nil
 }

@@ -1,8 +1,6 @@
 package openapi
 
-import (
-	"terway.dev/terway/internal/vpcsim/state"
-)
+import "terway.dev/terway/internal/vpcsim/state"
 
 // routeActions are the route operations. They exist in VPC 2016-04-28 and,
 // for old clients (flannel), in ECS 2014-05-26.
@@ -122,24 +120,4 @@ func showRouteBatch(r *state.RouteEntriesResult) obj {
 		}
 	}
 	return obj{"SuccessCount": r.SuccessCount, "FailedCount": r.FailedCount, "FailedRouteEntries": failed}
-}
-
-// tagActions are the tag operations; ECS and VPC differ only in the resource types.
-func tagActions() actions {
-	return actions{
-		"TagResources":   change(state.API.TagResources),
-		"UntagResources": change(state.API.UntagResources),
-		"ListTagResources": {run: func(c *call) (obj, error) {
-			a := list(state.API.ListTagResources, tagPaging,
-				func(t state.TagResource) string { return t.ResourceId + "\x00" + t.TagKey },
-				"TagResources", "TagResource", func(t state.TagResource) obj {
-					return obj{"ResourceType": t.ResourceType, "ResourceId": t.ResourceId, "TagKey": t.TagKey, "TagValue": t.TagValue}
-				})
-			o, err := a.run(c)
-			if err != nil {
-				return nil, err
-			}
-			return o.only("TagResources", "NextToken"), nil
-		}},
-	}
 }
