@@ -17,7 +17,7 @@ const AdminPrefix = "/_admin"
 // Report is the answer of GET /_admin/stats.
 type Report struct {
 	Actions map[string]openapi.ActionStats `json:"actions"`
-	// Revision is the cloud's, Committed how far it is saved and in the fabric.
+	// Revision is the cloud's, Committed how far it is saved and in the planes.
 	Revision  uint64 `json:"revision"`
 	Committed bool   `json:"committed"`
 }

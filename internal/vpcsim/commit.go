@@ -12,7 +12,7 @@ import (
 
 // How a call runs: under mu the clock is advanced, the faults' conditions are put
 // in and the action is done; then, outside mu, everything up to that revision is
-// saved and applied to the fabric, and only then the caller gets its answer. Calls
+// saved and applied to the planes, and only then the caller gets its answer. Calls
 // that come meanwhile wait for one common commit.
 
 // retryCommit is how long a failed save or Apply rests before it is tried again.
@@ -24,7 +24,7 @@ var _ interface {
 } = (*Server)(nil)
 
 // Write runs f on the state. It returns once all that f saw and did is saved and
-// in the fabric.
+// in the planes.
 func (s *Server) Write(_ context.Context, f func(state.API) error) error {
 	err, clean := s.step(f)
 	if clean {
@@ -33,12 +33,12 @@ func (s *Server) Write(_ context.Context, f func(state.API) error) error {
 	s.poke()
 	// The commit goes on when the caller goes away: half a change helps nobody.
 	if e := s.commit(); e != nil && err == nil {
-		return fmt.Errorf("the change is made, but not in the fabric or not on disk; it is tried again: %w", e)
+		return fmt.Errorf("the change is made, but not in the data plane or not on disk; it is tried again: %w", e)
 	}
 	return err
 }
 
-// Read runs f on the state as it was age ago. What it shows is in the fabric: an
+// Read runs f on the state as it was age ago. What it shows is in the planes: an
 // ENI that reads InUse is a device.
 func (s *Server) Read(_ context.Context, age time.Duration, f func(state.API) error) error {
 	if age > 0 {
@@ -78,7 +78,7 @@ func (s *Server) step(f func(state.API) error) (err error, clean bool) {
 	return err, s.committed == s.cloud.Revision()+1
 }
 
-// commit saves the state and applies it to the fabric.
+// commit saves the state and applies it to the planes.
 func (s *Server) commit() error {
 	s.commits.Lock()
 	defer s.commits.Unlock()
@@ -104,7 +104,7 @@ func (s *Server) commit() error {
 		}
 	}
 	var view *state.View
-	if s.Fabric != nil {
+	if len(s.planes) > 0 {
 		view = s.cloud.View()
 	}
 	s.mu.Unlock()
@@ -115,11 +115,8 @@ func (s *Server) commit() error {
 	if err == nil {
 		s.saved = revision
 	}
-	if s.Fabric != nil && s.applied != revision {
-		e := s.Fabric.Apply(s.ctx, view)
-		if e == nil {
-			e = s.guests.sync(view)
-		}
+	if s.applied != revision {
+		e := s.apply(view)
 		if e == nil {
 			s.applied = revision
 		}
@@ -127,7 +124,7 @@ func (s *Server) commit() error {
 	}
 	if err != nil {
 		if s.ctx.Err() == nil {
-			s.Log.Error("a change of the cloud is not saved or not in the fabric yet", "revision", revision-1, "err", err)
+			s.Log.Error("a change of the cloud is not saved or not in the data plane yet", "revision", revision-1, "err", err)
 		}
 		return err
 	}

@@ -20,6 +20,7 @@ type recorder struct {
 	applying bool
 	views    []*state.View
 	fail     error
+	cloud    vpcsim.Feedback
 	overlap  bool
 }
 
@@ -42,7 +43,7 @@ func (r *recorder) Apply(_ context.Context, v *state.View) error {
 	return nil
 }
 
-func (r *recorder) Notify(func()) {}
+func (r *recorder) Connect(f vpcsim.Feedback) { r.cloud = f }
 
 func (r *recorder) Listen(string, string, string) (net.Listener, error) {
 	return net.Listen("tcp", "127.0.0.1:0")

@@ -1,6 +1,7 @@
 package vpcsim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -18,10 +19,12 @@ import (
 // service.
 const APIAddress = "100.100.100.201"
 
-// guests are the services inside instances: metadata and OpenAPI, without the
-// admin endpoint.
+// guests is the plane of the services inside instances: metadata and OpenAPI, without
+// the admin endpoint. It stands on the fabric.
 type guests struct {
-	server *Server
+	server  *Server
+	cloud   Feedback
+	running sync.WaitGroup
 
 	mu      sync.Mutex
 	open    map[string]*guest
@@ -35,8 +38,11 @@ type guest struct {
 
 func newGuests(s *Server) *guests { return &guests{server: s, open: map[string]*guest{}} }
 
-// sync opens the services of instances that came and closes those of instances that went.
-func (g *guests) sync(view *state.View) error {
+// Connect keeps the way back.
+func (g *guests) Connect(f Feedback) { g.cloud = f }
+
+// Apply opens the services of instances that came and closes those of instances that went.
+func (g *guests) Apply(_ context.Context, view *state.View) error {
 	want := map[string]bool{}
 	var errs []error
 	for _, i := range view.Instances {
@@ -78,7 +84,7 @@ func (g *guests) ensure(id string) error {
 		}
 		h := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)}
 		x.servers = append(x.servers, h)
-		s.running.Go(func() {
+		g.running.Go(func() {
 			err := h.Serve(l)
 			if errors.Is(err, http.ErrServerClosed) {
 				return
@@ -102,28 +108,22 @@ func (g *guests) lost(id string, x *guest) {
 		delete(g.open, id)
 	}
 	g.mu.Unlock()
-	if !again {
-		return
+	if again {
+		g.cloud.Lost()
 	}
-	g.server.lost()
 }
 
-// lost has everything applied again: something of the data plane broke.
-func (s *Server) lost() {
-	s.mu.Lock()
-	s.committed, s.reapply = 0, true
-	s.mu.Unlock()
-	s.poke()
-}
-
-func (g *guests) close() {
+// Close ends all services.
+func (g *guests) Close() error {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.stopped = true
 	for _, x := range g.open {
 		x.close()
 	}
 	g.open = map[string]*guest{}
+	g.mu.Unlock()
+	g.running.Wait()
+	return nil
 }
 
 func (x *guest) close() {

@@ -1,6 +1,6 @@
 // Package vpcsim is the simulated VPC as a running thing: it owns the state under
 // one lock, its clock, its place on disk, the listeners and the order in which a
-// change becomes durable, real in the fabric, and visible to the caller.
+// change becomes durable, real in the data plane, and visible to the caller.
 //
 // It must never decide what the cloud does (package state), how a call looks
 // (package openapi) or how a frame travels (package fabric). The product never
@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,8 +44,11 @@ type Options struct {
 	Timing   state.Timing
 	Limits   state.Limits
 	Catalog  *catalog.Catalog // default: the built-in one
-	// Fabric is the data plane; nil: none. The Server closes it.
+	// Fabric is the first plane, with the instances; nil: none.
 	Fabric Fabric
+	// Planes are the others. They are told of a change in this order, after the fabric,
+	// and closed in the opposite one. The Server closes all planes, also when New fails.
+	Planes []Plane
 	// Faults are there from the start.
 	Faults []faults.Rule
 	// Throttle are the rates of calls.
@@ -68,7 +72,7 @@ type Server struct {
 	stats     *openapi.Stats
 	api       *openapi.Handler
 	store     *store
-	guests    *guests
+	planes    []Plane
 
 	listener net.Listener
 	http     *http.Server
@@ -84,7 +88,7 @@ type Server struct {
 	cloud      *state.State
 	conditions *faults.Conditions // as last put into the cloud; nil: not yet
 	history    []snapshot
-	reapply    bool   // a listener or a device inside an instance is lost
+	reapply    bool   // a plane lost something
 	committed  uint64 // revision plus one; 0: never
 
 	// commits is held while a change is saved and applied, before mu.
@@ -93,7 +97,7 @@ type Server struct {
 	applied uint64
 }
 
-// New loads the state, brings the fabric up to it and starts to serve.
+// New loads the state, brings the planes up to it and starts to serve.
 func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -109,6 +113,10 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{Options: o, wake: make(chan struct{}, 1), stats: openapi.NewStats(), faults: faults.New(o.Seed)}
 	s.ctx, s.stop = context.WithCancel(context.Background())
+	if s.Fabric != nil {
+		s.planes = append(s.planes, s.Fabric, newGuests(s))
+	}
+	s.planes = append(s.planes, s.Planes...)
 	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -144,13 +152,12 @@ func (s *Server) start() error {
 		Backend: s, Authority: s.authority, Faults: s.faults, Stats: s.stats, Throttle: s.Throttle,
 		RegionID: s.cloud.RegionId(), Now: s.Now, Sleep: sleep, RefuseReplay: s.RefuseReplay, Random: s.Random, Log: s.Log,
 	})
-	s.guests = newGuests(s)
-	if s.Fabric != nil {
-		s.Fabric.Notify(s.lost)
+	for _, p := range s.planes {
+		p.Connect(feedback{s})
 	}
 	s.step(nil)
 	if err := s.commit(); err != nil {
-		return fmt.Errorf("bring the fabric up to the saved state: %w", err)
+		return fmt.Errorf("bring the data plane up to the saved state: %w", err)
 	}
 	if s.listener, err = net.Listen("tcp", cmp.Or(s.Listen, "127.0.0.1:0")); err != nil {
 		return fmt.Errorf("listen for API calls: %w", err)
@@ -183,12 +190,9 @@ func (s *Server) Close() error {
 		} else if s.listener != nil {
 			errs = append(errs, s.listener.Close())
 		}
-		if s.guests != nil {
-			s.guests.close()
-		}
 		s.running.Wait()
-		if s.Fabric != nil {
-			errs = append(errs, s.Fabric.Close())
+		for _, p := range slices.Backward(s.planes) {
+			errs = append(errs, p.Close())
 		}
 		errs = append(errs, s.store.close())
 		s.closed = errors.Join(errs...)
@@ -214,7 +218,7 @@ func (s *Server) ZoneIDs() []string {
 	return ids
 }
 
-// View is a copy of the cloud, as the fabric gets it.
+// View is a copy of the cloud, as the planes get it.
 func (s *Server) View() *state.View {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -13,6 +13,9 @@ import (
 // Dataplane is package fabric as a Fabric: it speaks of topologies, the state of views.
 type Dataplane struct{ *fabric.Fabric }
 
+// Connect has a lost port told.
+func (d Dataplane) Connect(f Feedback) { d.Fabric.Notify(f.Lost) }
+
 // Apply makes the data plane what the view says.
 func (d Dataplane) Apply(ctx context.Context, view *state.View) error {
 	t, err := Topology(view)
