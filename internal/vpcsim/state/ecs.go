@@ -81,6 +81,14 @@ type ecsMany struct {
 	Instances         map[string]*Instance
 }
 
+// What the service puts before the ids of its resources.
+const (
+	idENI           = "eni-"
+	idInstance      = "i-"
+	idSecurityGroup = "sg-"
+	idRule          = "sgr-"
+)
+
 const (
 	opENICreate         kind = "eni-create"
 	opENIAttach         kind = "eni-attach"

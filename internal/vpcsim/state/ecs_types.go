@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -178,3 +179,29 @@ func (r *SecurityGroupRule) Ports() (from, to uint16) { return portsOf(r.PortRan
 
 // SourcePorts is Ports for the source.
 func (r *SecurityGroupRule) SourcePorts() (from, to uint16) { return portsOf(r.SourcePortRange) }
+
+func (e *NetworkInterface) clone() NetworkInterface {
+	c := *e
+	c.PrivateIpAddresses = slices.Clone(e.PrivateIpAddresses)
+	c.Ipv4Prefixes = slices.Clone(e.Ipv4Prefixes)
+	c.Ipv6Addresses = slices.Clone(e.Ipv6Addresses)
+	c.SecurityGroupIds = slices.Clone(e.SecurityGroupIds)
+	c.MemberNetworkInterfaceIds = slices.Clone(e.MemberNetworkInterfaceIds)
+	c.Tags = slices.Clone(e.Tags)
+	return c
+}
+
+func (i *Instance) clone() Instance {
+	c := *i
+	c.SecurityGroupIds = slices.Clone(i.SecurityGroupIds)
+	c.Tags = slices.Clone(i.Tags)
+	c.NetworkInterfaces = nil
+	return c
+}
+
+func (g *SecurityGroup) clone() SecurityGroup {
+	c := *g
+	c.Rules = slices.Clone(g.Rules)
+	c.Tags = slices.Clone(g.Tags)
+	return c
+}

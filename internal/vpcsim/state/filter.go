@@ -7,60 +7,6 @@ import (
 	"strings"
 )
 
-func (v *VPC) clone() VPC {
-	c := *v
-	c.SecondaryCidrBlocks = slices.Clone(v.SecondaryCidrBlocks)
-	c.UserCidrs = slices.Clone(v.UserCidrs)
-	c.RouteTableIds = slices.Clone(v.RouteTableIds)
-	c.VSwitchIds = slices.Clone(v.VSwitchIds)
-	c.Tags = slices.Clone(v.Tags)
-	return c
-}
-
-func (v *VSwitch) clone() VSwitch {
-	c := *v
-	c.Tags = slices.Clone(v.Tags)
-	return c
-}
-
-func (t *RouteTable) clone() RouteTable {
-	c := *t
-	c.VSwitchIds = slices.Clone(t.VSwitchIds)
-	c.RouteEntries = make([]RouteEntry, 0, len(t.RouteEntries))
-	for _, e := range t.RouteEntries {
-		e.NextHops = slices.Clone(e.NextHops)
-		c.RouteEntries = append(c.RouteEntries, e)
-	}
-	c.Tags = slices.Clone(t.Tags)
-	return c
-}
-
-func (e *NetworkInterface) clone() NetworkInterface {
-	c := *e
-	c.PrivateIpAddresses = slices.Clone(e.PrivateIpAddresses)
-	c.Ipv4Prefixes = slices.Clone(e.Ipv4Prefixes)
-	c.Ipv6Addresses = slices.Clone(e.Ipv6Addresses)
-	c.SecurityGroupIds = slices.Clone(e.SecurityGroupIds)
-	c.MemberNetworkInterfaceIds = slices.Clone(e.MemberNetworkInterfaceIds)
-	c.Tags = slices.Clone(e.Tags)
-	return c
-}
-
-func (i *Instance) clone() Instance {
-	c := *i
-	c.SecurityGroupIds = slices.Clone(i.SecurityGroupIds)
-	c.Tags = slices.Clone(i.Tags)
-	c.NetworkInterfaces = nil
-	return c
-}
-
-func (g *SecurityGroup) clone() SecurityGroup {
-	c := *g
-	c.Rules = slices.Clone(g.Rules)
-	c.Tags = slices.Clone(g.Tags)
-	return c
-}
-
 // is reports whether a filter is absent or equals the value.
 func is(filter, value string) bool { return filter == "" || filter == value }
 

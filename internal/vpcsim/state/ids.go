@@ -5,20 +5,6 @@ import (
 	"math/rand/v2"
 )
 
-// idPrefix is what the service puts before the ids of a kind.
-const (
-	idVPC           = "vpc-"
-	idVSwitch       = "vsw-"
-	idVRouter       = "vrt-"
-	idRouteTable    = "vtb-"
-	idRouteEntry    = "rte-"
-	idENI           = "eni-"
-	idInstance      = "i-"
-	idSecurityGroup = "sg-"
-	idRule          = "sgr-"
-	idEIP           = "eip-"
-)
-
 // newID draws an id as the service makes them: "bp1" (Hangzhou) and 17 more.
 func (s *State) newID(prefix string) string {
 	const letters = "0123456789abcdefghijklmnopqrstuvwxyz"

@@ -65,6 +65,16 @@ type vpcMany struct {
 	Freed map[string][]netip.Addr
 }
 
+// What the service puts before the ids of its resources.
+const (
+	idVPC        = "vpc-"
+	idVSwitch    = "vsw-"
+	idVRouter    = "vrt-"
+	idRouteTable = "vtb-"
+	idRouteEntry = "rte-"
+	idEIP        = "eip-"
+)
+
 const (
 	opVPC              kind = "vpc" // created or changed: becomes Available
 	opVSwitchCreate    kind = "vswitch-create"

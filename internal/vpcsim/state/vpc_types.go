@@ -2,6 +2,7 @@ package state
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -130,4 +131,32 @@ type NextHop struct {
 	NextHopType string
 	NextHopId   string
 	Weight      int
+}
+
+func (v *VPC) clone() VPC {
+	c := *v
+	c.SecondaryCidrBlocks = slices.Clone(v.SecondaryCidrBlocks)
+	c.UserCidrs = slices.Clone(v.UserCidrs)
+	c.RouteTableIds = slices.Clone(v.RouteTableIds)
+	c.VSwitchIds = slices.Clone(v.VSwitchIds)
+	c.Tags = slices.Clone(v.Tags)
+	return c
+}
+
+func (v *VSwitch) clone() VSwitch {
+	c := *v
+	c.Tags = slices.Clone(v.Tags)
+	return c
+}
+
+func (t *RouteTable) clone() RouteTable {
+	c := *t
+	c.VSwitchIds = slices.Clone(t.VSwitchIds)
+	c.RouteEntries = make([]RouteEntry, 0, len(t.RouteEntries))
+	for _, e := range t.RouteEntries {
+		e.NextHops = slices.Clone(e.NextHops)
+		c.RouteEntries = append(c.RouteEntries, e)
+	}
+	c.Tags = slices.Clone(t.Tags)
+	return c
 }
