@@ -63,7 +63,7 @@ enum counter {
  */
 #define ASK_AGAIN 20000000000ULL
 
-/* numbers.go of the datapath route: bits of the mark that name a pod's ENI. */
+/* internal/datapath/claims/numbers.go: bits of the mark that name a pod's ENI. */
 #define SLOT_MASK 0x0ff00000
 
 /* The agent sets its size. */

@@ -30,10 +30,6 @@ import (
 	"terway.dev/terway/internal/datapath/ipvlan"
 )
 
-// podLinks is how names of the node's ends of pods' links begin in every datapath
-// (package route: hostIfName). They are never ENIs.
-const podLinks = "tw"
-
 type flags struct {
 	nodeName, namespace, kubeconfig  string
 	stateDir, socket                 string
@@ -146,7 +142,7 @@ func run(ctx context.Context, f flags) error {
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
 		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
 		Neighbours: neighbours(f.hostRoot, log),
-		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC(podLinks), HasLink: ipvlan.HasPeer,
+		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC, HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		return err

@@ -10,10 +10,11 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/hostconf"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 func hostOf(root string) hostconf.Host {
-	return hostconf.Host{Root: root, Pods: podLinks, Write: agent.WriteFile}
+	return hostconf.Host{Root: root, Pods: claims.DevicePrefix, Write: agent.WriteFile}
 }
 
 // neighbours keeps the node's network managers off what is Terway's, and returns what says

@@ -3,37 +3,33 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // LinksByMAC lists the links of this network namespace that may be ENIs. The permanent
-// address counts where there is one: a pod may have changed the MAC of its own ENI. Links
-// whose names begin with ownPrefix are the agent's own and left out.
-func LinksByMAC(ownPrefix string) func() (map[string]Device, error) {
-	return func() (map[string]Device, error) {
-		links, err := wholeDump(netlink.LinkList)
-		if err != nil {
-			return nil, fmt.Errorf("list links: %w", err)
-		}
-		out := map[string]Device{}
-		for _, l := range links {
-			at := l.Attrs()
-			mac := at.HardwareAddr
-			if len(at.PermHWAddr) == 6 {
-				mac = at.PermHWAddr
-			}
-			if len(mac) != 6 || route.Stacked(l) || strings.HasPrefix(at.Name, ownPrefix) {
-				continue
-			}
-			out[mac.String()] = Device{Name: at.Name, MTU: at.MTU}
-		}
-		return out, nil
+// address counts where there is one: a pod may have changed the MAC of its own ENI.
+func LinksByMAC() (map[string]Device, error) {
+	links, err := wholeDump(netlink.LinkList)
+	if err != nil {
+		return nil, fmt.Errorf("list links: %w", err)
 	}
+	out := map[string]Device{}
+	for _, l := range links {
+		at := l.Attrs()
+		mac := at.HardwareAddr
+		if len(at.PermHWAddr) == 6 {
+			mac = at.PermHWAddr
+		}
+		if len(mac) != 6 || !linkkind.MayBeENI(l) {
+			continue
+		}
+		out[mac.String()] = Device{Name: at.Name, MTU: at.MTU}
+	}
+	return out, nil
 }
 
 // dumps is how often a dump is tried that changes of links interrupt. Each takes

@@ -253,7 +253,7 @@ func (n *node) start() {
 	}
 	a, err := New(Options{
 		Log: log, Now: time.Now, Journal: j, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 20 * time.Second,
-		Alive: SandboxAlive, Devices: LinksByMAC("tw"), HasLink: ipvlan.HasPeer,
+		Alive: SandboxAlive, Devices: LinksByMAC, HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		n.t.Fatal(err)

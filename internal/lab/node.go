@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // nodeConfig is all that a node's first process needs to know.
@@ -172,7 +173,7 @@ func (o *Options) kubeProxyConfig(m Machine) map[string]any {
 		"mode":             "nftables",
 		"hostnameOverride": m.Name,
 		"detectLocalMode":  "InterfaceNamePrefix",
-		"detectLocal":      map[string]any{"interfaceNamePrefix": "tw"},
+		"detectLocal":      map[string]any{"interfaceNamePrefix": claims.DevicePrefix},
 		// Zero leaves the machine-wide limits of connection tracking alone.
 		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 	}

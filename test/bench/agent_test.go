@@ -123,7 +123,7 @@ func (j *job) run() error {
 	}
 	a, err := agent.New(agent.Options{
 		Exclusive: own, Log: log, Now: time.Now, Journal: state, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 25 * time.Second,
-		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC("tw"), HasLink: ipvlan.HasPeer,
+		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC, HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package imports
 
 import (
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -57,6 +58,11 @@ func TestRules(t *testing.T) {
 			"what a pod says of an ENI is read without asking a cluster or a kernel",
 			[]string{"internal/podeni"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
+		},
+		{
+			"what the datapaths claim is values, which the planner and the configuration use too",
+			[]string{"internal/datapath/claims"},
+			[]string{"k8s.io/", "github.com/", "golang.org/", "net/http", "os/exec"},
 		},
 		{
 			"the cloud's interface knows no SDK",
@@ -116,6 +122,21 @@ func TestRules(t *testing.T) {
 						t.Errorf("%s imports %s: %s", pkg, d, r.why)
 					}
 				}
+			}
+		}
+	}
+}
+
+// Rooms on the ground know no other room of the project but those named here: all that stand
+// on them may use them, and no circle can come of it.
+func TestGround(t *testing.T) {
+	for pkg, below := range map[string][]string{
+		"internal/datapath/claims":   nil,
+		"internal/datapath/linkkind": {"internal/datapath/claims"},
+	} {
+		for _, d := range deps(t, pkg) {
+			if own, ok := strings.CutPrefix(d, module); ok && own != pkg && !slices.Contains(below, own) {
+				t.Errorf("%s imports %s; it may import %q of the project", pkg, own, below)
 			}
 		}
 	}

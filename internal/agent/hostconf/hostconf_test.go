@@ -8,10 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 func newHost(t *testing.T, dirs ...string) Host {
-	h := Host{Root: t.TempDir(), Pods: "tw", Write: func(path string, data []byte, mode fs.FileMode) error {
+	h := Host{Root: t.TempDir(), Pods: claims.DevicePrefix, Write: func(path string, data []byte, mode fs.FileMode) error {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}

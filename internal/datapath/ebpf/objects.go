@@ -5,7 +5,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
@@ -31,8 +31,7 @@ const (
 // maxPods bounds the addresses of local pods: more than any instance type carries.
 const maxPods = 16384
 
-// filters have route.Protocol's number for their priority.
-const filters = tcprog.Filters(route.Protocol)
+const filters = tcprog.Filters(claims.PrefShortcut)
 
 var (
 	podHooks = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromPod}, {Parent: tcprog.Egress, Program: ToPod}}

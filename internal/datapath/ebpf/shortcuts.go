@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -68,7 +69,7 @@ func (s *shortcuts) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	devices, err := tcprog.Devices(h)
 	errs := []error{err}
 	for _, l := range links {
-		if !slices.Contains(devices, l.Attrs().Index) || route.IsPodDevice(l) {
+		if !slices.Contains(devices, l.Attrs().Index) || linkkind.IsPodDevice(l) {
 			continue
 		}
 		if err := filters.Uninstall(h, l.Attrs().Index); err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -60,7 +61,7 @@ func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 	}
 	for _, l := range links {
 		index := l.Attrs().Index
-		if !slices.Contains(devices, index) || route.IsPodDevice(l) || isENI[index] && wanted {
+		if !slices.Contains(devices, index) || linkkind.IsPodDevice(l) || isENI[index] && wanted {
 			continue
 		}
 		found, err := filters.Detach(h, index)

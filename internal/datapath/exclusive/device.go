@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/kernel"
 )
@@ -97,7 +98,7 @@ func (in *inside) find(ctx context.Context) (device, error) {
 	}
 	if in.pod.HostIfName != "" {
 		link, err := in.h.LinkByName(in.pod.IfName)
-		if err == nil && !route.Stacked(link) && len(link.Attrs().PermHWAddr) == 0 {
+		if err == nil && !linkkind.IsStacked(link) && len(link.Attrs().PermHWAddr) == 0 {
 			return device{link, true}, nil
 		}
 		if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
@@ -116,7 +117,7 @@ func byMAC(ctx context.Context, h *netlink.Handle, mac net.HardwareAddr) (netlin
 	}
 	var found netlink.Link
 	for _, l := range links {
-		if route.Stacked(l) {
+		if linkkind.IsStacked(l) {
 			continue
 		}
 		if bytes.Equal(l.Attrs().PermHWAddr, mac) {

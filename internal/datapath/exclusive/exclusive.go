@@ -4,7 +4,7 @@
 // What such a pod still needs the node for (Services, whose addresses kube-proxy
 // translates on the node; the node's own address; probes of the kubelet) goes over a
 // veth beside it, which is package route's work: see datapath.Pod.Own and
-// route.OwnIfName. Whoever syncs the node's other datapath has these pods in its list
+// claims.OwnIfName. Whoever syncs the node's other datapath has these pods in its list
 // too. Pods that share ENIs are that datapath's alone; so a node can have both kinds.
 //
 // The package owns a device only while its pod lives. DelPod brings it back to the

@@ -7,7 +7,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // HasPeer says whether the pod behind a device of the node still has its own device,
@@ -28,7 +29,7 @@ func hasPeer(h *netlink.Handle, name string) (bool, error) {
 	if err != nil || link == nil {
 		return false, err
 	}
-	if link.Type() != "ipvlan" {
+	if link.Type() != linkkind.IPvlan {
 		return true, nil
 	}
 	asked, err := receiverBeside(h, link)
@@ -36,13 +37,13 @@ func hasPeer(h *netlink.Handle, name string) (bool, error) {
 		return true, err // not known to be dead
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: route.TableLocal, LinkIndex: link.Attrs().Index},
+		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: claims.TableLocal, LinkIndex: link.Attrs().Index},
 			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 		if errors.Is(err, unix.EAFNOSUPPORT) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("list routes of table %d: %w", route.TableLocal, err)
+			return false, fmt.Errorf("list routes of table %d: %w", claims.TableLocal, err)
 		}
 		for _, r := range routes {
 			if r.Dst == nil {
@@ -79,7 +80,7 @@ func receiverBeside(h *netlink.Handle, link netlink.Link) (netlink.Link, error) 
 			return nil, fmt.Errorf("list devices: %w", err)
 		}
 		for _, l := range links {
-			if isReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
+			if linkkind.IsReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
 				return l, nil
 			}
 		}

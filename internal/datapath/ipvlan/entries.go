@@ -6,6 +6,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -25,8 +26,7 @@ const (
 	maxSlaves = 16384
 )
 
-// filters have a priority of their own, behind the datapath ebpf's: an ENI may have both.
-const filters = tcprog.Filters(85)
+const filters = tcprog.Filters(claims.PrefIPvlan)
 
 var (
 	eniHooks   = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}

@@ -1,14 +1,10 @@
 package ipvlan
 
 import (
-	"crypto/sha1"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 
@@ -18,17 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 )
-
-var receiverPattern = regexp.MustCompile(`^twv[0-9a-f]{10}$`)
-
-// receiverName follows from the ENI's MAC. The agent knows devices named tw… as ours, and
-// "v" keeps it apart from the pods'.
-func receiverName(mac net.HardwareAddr) string {
-	sum := sha1.Sum(mac)
-	return "twv" + hex.EncodeToString(sum[:])[:10]
-}
 
 // innerIndex is the index of the pod's device in its namespace: of the 44 bits in the
 // name of the node's one as many as there are in an index, above those that the kernel
@@ -46,7 +35,7 @@ func (s *Extension) Receiver(eni route.ENIPlace) string {
 	if !s.active.Load() {
 		return ""
 	}
-	return receiverName(eni.MAC)
+	return claims.ReceiverName(eni.MAC)
 }
 
 // Link implements route.Linker.
@@ -67,10 +56,10 @@ func linkHost(h *netlink.Handle, p route.Place) (netlink.Link, error) {
 		return nil, err
 	}
 	if link != nil {
-		if !route.IsPodDevice(link) {
+		if !linkkind.IsPodDevice(link) {
 			return nil, fmt.Errorf("device %s exists and was not made by this datapath", p.Device)
 		}
-		if isSlave(link, p.ENI) && link.Attrs().ParentIndex == p.ENI.Index && !route.IsDying(link) {
+		if isSlave(link, p.ENI) && link.Attrs().ParentIndex == p.ENI.Index && !linkkind.IsDying(link) {
 			return link, nil
 		}
 		if err := remove(h, link); err != nil {
@@ -78,7 +67,7 @@ func linkHost(h *netlink.Handle, p route.Place) (netlink.Link, error) {
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Group = p.Device, p.ENI.Index, route.GroupPod
+	attrs.Name, attrs.ParentIndex, attrs.Group = p.Device, p.ENI.Index, claims.GroupPod
 	return create(h, h, attrs)
 }
 
@@ -93,7 +82,7 @@ func linkInner(h, ph *netlink.Handle, ns netns.NsHandle, p route.Place) (netlink
 			return nil, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
 				p.NetNS, p.IfName, link.Attrs().HardwareAddr)
 		}
-		if isSlave(link, p.ENI) && !route.IsDying(link) {
+		if isSlave(link, p.ENI) && !linkkind.IsDying(link) {
 			return link, nil
 		}
 		if err := remove(ph, link); err != nil {
@@ -108,11 +97,11 @@ func linkInner(h, ph *netlink.Handle, ns netns.NsHandle, p route.Place) (netlink
 // isSlave says whether a device is one of the ENI's. Its parent cannot be told from within
 // another namespace, but the MAC can.
 func isSlave(l netlink.Link, eni route.ENIPlace) bool {
-	return l.Type() == "ipvlan" && l.Attrs().HardwareAddr.String() == eni.MAC.String()
+	return l.Type() == linkkind.IPvlan && l.Attrs().HardwareAddr.String() == eni.MAC.String()
 }
 
 func isInner(l netlink.Link, device string) bool {
-	return l.Type() == "ipvlan" && l.Attrs().Index == innerIndex(device)
+	return l.Type() == linkkind.IPvlan && l.Attrs().Index == innerIndex(device)
 }
 
 // create makes an ipvlan device with a request in one namespace and finds it in another.
@@ -183,7 +172,7 @@ func inPod(path string, f func(netns.NsHandle, *netlink.Handle) error) error {
 
 // Leave implements route.Linker.
 func (s *Extension) Leave(pod datapath.Pod) (rest func() error, err error) {
-	device := route.HostIfName(pod.Sandbox, pod.IfName)
+	device := claims.HostIfName(pod.Sandbox, pod.IfName)
 	s.forget(device)
 	err = inPod(pod.NetNS, func(ns netns.NsHandle, h *netlink.Handle) error {
 		link, err := find(h, pod.IfName)

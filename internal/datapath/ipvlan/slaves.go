@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -61,7 +63,7 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		if !s.active.Load() {
 			break
 		}
-		wanted[e.Device], wanted[receiverName(e.MAC)] = true, true
+		wanted[e.Device], wanted[claims.ReceiverName(e.MAC)] = true, true
 		r, err := s.prepare(h, e)
 		repairs = append(repairs, r...)
 		if err != nil {
@@ -80,7 +82,7 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 // prepare gives an ENI its receiver and its programs.
 func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, error) {
 	var repairs []string
-	name := receiverName(e.MAC)
+	name := claims.ReceiverName(e.MAC)
 	link, err := find(h, name)
 	if err != nil {
 		return nil, err
@@ -136,14 +138,10 @@ func (s *Extension) directENIs() tcprog.ENIs {
 
 // traces says whether this datapath was at work on the node.
 func traces(h *netlink.Handle, links []netlink.Link) (bool, error) {
-	if slices.ContainsFunc(links, isReceiver) {
+	if slices.ContainsFunc(links, linkkind.IsReceiver) {
 		return true, nil
 	}
 	return filters.Anywhere(h)
-}
-
-func isReceiver(l netlink.Link) bool {
-	return l.Type() == "ipvlan" && receiverPattern.MatchString(l.Attrs().Name)
 }
 
 // clear takes programs and receivers from devices that are not wanted, by name; at the
@@ -155,8 +153,8 @@ func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end 
 	for _, l := range links {
 		name := l.Attrs().Name
 		switch {
-		case wanted[name] || route.IsPodDevice(l):
-		case isReceiver(l):
+		case wanted[name] || linkkind.IsPodDevice(l):
+		case linkkind.IsReceiver(l):
 			errs = append(errs, remove(h, l))
 			repairs = append(repairs, "removed device "+name)
 		case slices.Contains(devices, l.Attrs().Index) && end:
@@ -251,7 +249,7 @@ func (s *Extension) Problems(h *netlink.Handle, p route.Place) ([]string, error)
 	receiver := 0
 	var problems []string
 	if p.ENI.Index != 0 {
-		name := receiverName(p.ENI.MAC)
+		name := claims.ReceiverName(p.ENI.MAC)
 		link, err := find(h, name)
 		if err != nil {
 			return nil, err

@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -40,7 +41,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
 		return strings.HasPrefix(c.Name, "MAC ") || strings.HasPrefix(c.Name, "ARP ") // the ENI's
 	})
-	dev, receiver := p.Wiring.HostIfName, receiverName(n.MAC(1))
+	dev, receiver := p.Wiring.HostIfName, claims.ReceiverName(n.MAC(1))
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
 	table := own(n).slaves.table()
 	change := func(f func(*slavesSlave)) {

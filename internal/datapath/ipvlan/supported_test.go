@@ -22,18 +22,6 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
-func TestReceiverName(t *testing.T) {
-	mac := []byte{0, 0x16, 0x3e, 0, 0, 1}
-	name := receiverName(mac)
-	if !receiverPattern.MatchString(name) || len(name) > 15 || name != receiverName(mac) {
-		t.Errorf("name %q", name)
-	}
-	mac[5] = 2
-	if name == receiverName(mac) {
-		t.Error("two ENIs have one receiver")
-	}
-}
-
 func TestInnerIndex(t *testing.T) {
 	seen := map[int]string{}
 	for _, device := range []string{"tw00000000000", "tw00000000001", "twfffffffffff", "tw8dc4bf1f597"} {

@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/attr"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // link is what counts of a link.
@@ -112,5 +112,5 @@ func (ls *links) gone(b []byte) {
 // eni says that it is an ENI's device and no pod's: those of ipvlan have their ENI's MAC,
 // also while an ADD makes them or a DEL takes them away.
 func (ls *links) eni(l link) bool {
-	return len(l.mac) == 6 && !route.IsPodDeviceName(l.name) && ls.m.ENI(l.hardware())
+	return len(l.mac) == 6 && !claims.IsPodDeviceName(l.name) && ls.m.ENI(l.hardware())
 }

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/attr"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/route"
 )
 
@@ -84,7 +85,7 @@ func parseRoute(b []byte) (r routeEvent, ok bool) {
 	if len(b) < unix.SizeofRtMsg {
 		return r, false
 	}
-	r.table, r.ours = int(b[4]), b[5] == route.Protocol
+	r.table, r.ours = int(b[4]), b[5] == claims.Protocol
 	for kind, v := range attr.Each(attr.After(b, unix.SizeofRtMsg)) {
 		switch kind {
 		case unix.RTA_TABLE:
@@ -93,7 +94,7 @@ func parseRoute(b []byte) (r routeEvent, ok bool) {
 			r.oif = int32(uint32Of(v))
 		}
 	}
-	return r, r.table >= route.TableLocal && r.table <= route.TableLocal+route.MaxENIs
+	return r, r.table >= claims.TableLocal && r.table <= claims.TableLocal+claims.MaxENIs
 }
 
 // routeGone: with its pod a route goes too, and that is not told from here.
@@ -101,7 +102,7 @@ func (ls *links) routeGone(b []byte) {
 	r, ok := parseRoute(b)
 	switch {
 	case !ok || !r.ours:
-	case r.table > route.TableLocal:
+	case r.table > claims.TableLocal:
 		ls.m.tell("a route of an ENI is gone from table %d", r.table)
 	case ls.m.Pod(ls.by[r.oif].name):
 		ls.m.tell("a route of a pod is gone from table %d", r.table)
@@ -124,7 +125,7 @@ func (m *Monitor) ruleGone(b []byte) {
 	for kind, v := range attr.Each(attr.After(b, ruleHeader)) {
 		switch kind {
 		case unix.FRA_PROTOCOL:
-			ours = len(v) > 0 && v[0] == route.Protocol
+			ours = len(v) > 0 && v[0] == claims.Protocol
 		case rulePriority:
 			priority = uint32Of(v)
 		}

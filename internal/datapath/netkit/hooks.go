@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -111,7 +112,7 @@ func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 			return nil, fmt.Errorf("open program %d: %w", a.ID, err)
 		}
 		info, err := program.Info()
-		if err == nil && strings.HasPrefix(info.Name, tcprog.Prefix) {
+		if err == nil && strings.HasPrefix(info.Name, claims.ProgramPrefix) {
 			return program, nil
 		}
 		if err := errors.Join(err, program.Close()); err != nil {

@@ -16,6 +16,7 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -141,12 +142,12 @@ func newFloor(b *testing.B, n *suite.Node) *floor {
 
 func (f *floor) element(p *suite.Pod) []nftables.SetElement {
 	key := make([]byte, unix.IFNAMSIZ)
-	copy(key, hostIfName(p.Spec.Sandbox, "eth0"))
-	return []nftables.SetElement{{Key: append(key, p.V4.AsSlice()...), Val: binaryutil.NativeEndian.PutUint32(markOf(f.slot))}}
+	copy(key, claims.HostIfName(p.Spec.Sandbox, "eth0"))
+	return []nftables.SetElement{{Key: append(key, p.V4.AsSlice()...), Val: binaryutil.NativeEndian.PutUint32(claims.MarkOf(f.slot))}}
 }
 
 func (f *floor) add(p *suite.Pod) error {
-	name := hostIfName(p.Spec.Sandbox, "eth0")
+	name := claims.HostIfName(p.Spec.Sandbox, "eth0")
 	ns, err := netns.GetFromPath(p.Path)
 	if err != nil {
 		return err
@@ -163,9 +164,9 @@ func (f *floor) add(p *suite.Pod) error {
 	}
 	defer ph.Close()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group, attrs.Flags = name, 1500, hostMAC(name), groupPod, net.FlagUp
+	attrs.Name, attrs.MTU, attrs.HardwareAddr, attrs.Group, attrs.Flags = name, 1500, claims.HostMAC(name), claims.GroupPod, net.FlagUp
 	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace, veth.PeerHardwareAddr = "eth0", netlink.NsFd(ns), podMAC(name)
+	veth.PeerName, veth.PeerNamespace, veth.PeerHardwareAddr = "eth0", netlink.NsFd(ns), claims.PodMAC(name)
 	errs := []error{h.LinkAdd(veth)}
 	host, err := h.LinkByName(name)
 	if err != nil {
@@ -177,14 +178,14 @@ func (f *floor) add(p *suite.Pod) error {
 	}
 	i, j := host.Attrs().Index, inner.Attrs().Index
 	errs = append(errs,
-		h.RouteAdd(&netlink.Route{Table: TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: netipx.AddrIPNet(p.V4), Src: f.n.V4.AsSlice()}),
-		h.NeighAdd(neighbour(p.V4, podMAC(name), i)),
+		h.RouteAdd(&netlink.Route{Table: claims.TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: netipx.AddrIPNet(p.V4), Src: f.n.V4.AsSlice()}),
+		h.NeighAdd(neighbour(p.V4, claims.PodMAC(name), i)),
 		f.nft.SetAddElements(podsMap(nftTable(), mapPods4), f.element(p)),
 		f.nft.Flush(),
 		ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}),
 		ph.LinkSetUp(inner),
 		ph.AddrAdd(inner, podAddress(p.V4)),
-		ph.NeighAdd(neighbour(gateway4, hostMAC(name), j)),
+		ph.NeighAdd(neighbour(claims.Gateway4, claims.HostMAC(name), j)),
 		ph.RouteAdd(&(wiring{through: everywhere}.podRoutes(p.V4, j)[0])),
 	)
 	return errors.Join(errs...)
@@ -196,7 +197,7 @@ func (f *floor) del(p *suite.Pod) error {
 		return err
 	}
 	defer h.Close()
-	link, err := h.LinkByName(hostIfName(p.Spec.Sandbox, "eth0"))
+	link, err := h.LinkByName(claims.HostIfName(p.Spec.Sandbox, "eth0"))
 	if err != nil {
 		return err
 	}

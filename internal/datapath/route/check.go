@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // CheckPod implements datapath.Datapath. It changes nothing.
@@ -20,7 +22,7 @@ func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapat
 	if err := validate(pod); err != nil {
 		return err
 	}
-	_, release := d.pods.acquire(hostIfName(pod.Sandbox, pod.IfName))
+	_, release := d.pods.acquire(claims.HostIfName(pod.Sandbox, pod.IfName))
 	defer release()
 	h, err := d.host()
 	if err != nil {
@@ -151,7 +153,7 @@ func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.
 		v.byIndex[l.Attrs().Index] = l
 	}
 	for _, r := range routes {
-		if a := hostRouteDst(r); r.Table == TableLocal && a.IsValid() {
+		if a := hostRouteDst(r); r.Table == claims.TableLocal && a.IsValid() {
 			v.pods[a] = append(v.pods[a], r)
 		}
 	}
@@ -186,7 +188,7 @@ func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey
 // hostProblems names what is missing or wrong on the node's side of a pod.
 func hostProblems(v view, w wiring) []string {
 	link := v.byName[w.name]
-	if link == nil || !IsPodDevice(link) {
+	if link == nil || !linkkind.IsPodDevice(link) {
 		return []string{fmt.Sprintf("device %s on the node is missing", w.name)}
 	}
 	var list []string
@@ -215,7 +217,7 @@ func hostProblems(v view, w wiring) []string {
 		if !slices.ContainsFunc(v.pods[a], func(r netlink.Route) bool {
 			return r.LinkIndex == want.LinkIndex && (want.Src == nil || r.Src.Equal(want.Src))
 		}) {
-			add("route to %s dev %s in table %d is missing", a, w.name, TableLocal)
+			add("route to %s dev %s in table %d is missing", a, w.name, claims.TableLocal)
 		}
 		if n, ok := v.neighs[neighKey{attrs.Index, a}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.podMAC.String()) {
 			add("neighbour %s dev %s is missing", a, w.name)
@@ -281,17 +283,17 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 		}
 		for _, want := range w.podRoutes(a, attrs.Index) {
 			if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
-				return sameDst(r, want) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == gatewayFor(a)
+				return sameDst(r, want) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == claims.GatewayFor(a)
 			}) {
 				to := "default route"
 				if !isDefault(want) {
 					to = "route to " + want.Dst.String()
 				}
-				add("%s via %s of the pod is missing", to, gatewayFor(a))
+				add("%s via %s of the pod is missing", to, claims.GatewayFor(a))
 			}
 		}
-		if n, ok := neighs[neighKey{attrs.Index, gatewayFor(a)}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.hostMAC.String()) {
-			add("neighbour %s of the pod is missing", gatewayFor(a))
+		if n, ok := neighs[neighKey{attrs.Index, claims.GatewayFor(a)}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.hostMAC.String()) {
+			add("neighbour %s of the pod is missing", claims.GatewayFor(a))
 		}
 	}
 	return list, nil

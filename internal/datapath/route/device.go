@@ -6,26 +6,22 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // What a Linker needs so that its devices are a pod's like others.
 
-// GroupPod is the device group of the pods' devices on the node.
-const GroupPod = groupPod
-
-// IsDying says that the device is that of a deleted pod and about to go.
-func IsDying(l netlink.Link) bool { return l.Attrs().Group == groupDying }
-
 // Retire puts a device in a pod among those that DeleteRetired deletes.
 func Retire(h *netlink.Handle, l netlink.Link) error {
-	if err := h.LinkSetGroup(l, groupDying); err != nil && !absent(err) {
+	if err := h.LinkSetGroup(l, claims.GroupDying); err != nil && !absent(err) {
 		return fmt.Errorf("move device %s to the group of dying devices: %w", l.Attrs().Name, err)
 	}
 	return nil
 }
 
 // DeleteRetired deletes what Retire marked in the namespace.
-func DeleteRetired(ns netns.NsHandle) error { return delGroup(ns, groupDying) }
+func DeleteRetired(ns netns.NsHandle) error { return delGroup(ns, claims.GroupDying) }
 
 // EnsureReceiver makes a device beside an ENI's own fit to give the host stack what the
 // ENI receives: it gets what ensureDevice gives the ENI.
@@ -46,10 +42,7 @@ func (d *Datapath) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]strin
 	}
 	added, err := addENIAddress(h, link)
 	if added {
-		repairs = append(repairs, fmt.Sprintf("added %s to %s", gateway4, name))
+		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, name))
 	}
 	return repairs, err
 }
-
-// HostIfName is the name of a pod's device on the node.
-func HostIfName(sandbox, ifName string) string { return hostIfName(sandbox, ifName) }

@@ -5,7 +5,7 @@
 // The number of `ip rule`s depends on the ENIs and never on the pods. A pod is
 // one veth, one route, one neighbour and one map element per address. How a
 // packet travels and how to look at every object is in docs/datapath-route.md;
-// every number the package claims for itself is in numbers.go.
+// every number that it claims for itself is in package claims.
 //
 // The package owns, in the node's network namespace and nowhere else:
 //   - veths named tw<11 hex digits> that carry the MAC made from that name,

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // What others on the node say about forwarded packets. A pod's packets are forwarded, and
@@ -29,10 +30,6 @@ import (
 //
 // Whether a chain that drops has rules that let pods pass cannot be computed here. It counts
 // as if it had when any rule of its table names the pods' devices (tw…).
-
-// podDevices is how names of pods' devices on the node begin, and of the devices by which
-// the host stack receives for them (hostIfName; package ipvlan).
-const podDevices = "tw"
 
 const forwardComment = "terway: packets of pods pass"
 
@@ -187,7 +184,7 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 			Table: chain.Table, Chain: chain, UserData: userdata.AppendString(nil, userdata.TypeComment, forwardComment),
 			Exprs: []expr.Any{
 				&expr.Meta{Key: key, Register: 1},
-				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(podDevices)},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(claims.DevicePrefix)},
 				&expr.Counter{},
 				&expr.Verdict{Kind: expr.VerdictAccept},
 			},
@@ -252,14 +249,14 @@ func obstacleText(chain *nftables.Chain, rules []foreign) string {
 		how = ruleRejects
 	}
 	text := fmt.Sprintf("nftables: chain %s of table %s %s, and no rule of the table names pods' devices (%s*): "+
-		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, tableText(chain.Table), how, podDevices)
+		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, tableText(chain.Table), how, claims.DevicePrefix)
 	switch {
 	case iptablesChain(chain):
 		return text + "do so with: iptables -I FORWARD -i tw+ -j ACCEPT; iptables -I FORWARD -o tw+ -j ACCEPT (ip6tables too)"
 	case strings.HasPrefix(chain.Table.Name, "firewalld"):
 		return text + "let firewalld trust them: firewall-cmd --permanent --zone=trusted --add-interface=tw+ && firewall-cmd --reload"
 	}
-	return text + fmt.Sprintf("add to that chain: iifname \"%[1]s*\" accept; oifname \"%[1]s*\" accept", podDevices)
+	return text + fmt.Sprintf("add to that chain: iifname \"%[1]s*\" accept; oifname \"%[1]s*\" accept", claims.DevicePrefix)
 }
 
 func tableText(t *nftables.Table) string {

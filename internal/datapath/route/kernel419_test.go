@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -256,7 +257,7 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 		{"nat\x00", unix.ENOENT, "NAT in nftables, family ip "},
 		{mapPods6 + "\x00", unix.EOPNOTSUPP, "maps with several types"},
 		{setInside4 + "\x00", unix.EOPNOTSUPP, "sets of intervals"},
-		{TableName + "\x00", unix.EAFNOSUPPORT, "CONFIG_NF_TABLES_INET"},
+		{claims.TableName + "\x00", unix.EAFNOSUPPORT, "CONFIG_NF_TABLES_INET"},
 	} {
 		err := supportsRuleset(rs, func(f func(*nftables.Conn) error) error {
 			conn, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
 )
 
@@ -76,7 +77,7 @@ func legacyObstacles(ns netns.NsHandle) (obstacles []string, err error) {
 			if how, where := form.blocks(info, entries); how != "" {
 				obstacles = append(obstacles, fmt.Sprintf("%[1]s: chain FORWARD %[3]s, and no rule of table filter names pods' devices (%[2]s*): "+
 					"pods may not reach each other. Terway does not write tables of %[1]s; do so with: %[1]s %[4]s FORWARD -i %[2]s+ -j ACCEPT; %[1]s %[4]s FORWARD -o %[2]s+ -j ACCEPT",
-					form.program, podDevices, how, where))
+					form.program, claims.DevicePrefix, how, where))
 			}
 		}
 		return nil
@@ -134,7 +135,7 @@ func (f legacyForm) blocks(info legacyInfo, entries []byte) (how, where string) 
 	first, policy := int(info.HookEntry[forward]), int(info.Underflow[forward]) // the policy is an entry of its own
 	for at := 0; at+f.size <= len(entries); {
 		for _, name := range []int{f.iniface, f.outiface} {
-			if bytes.HasPrefix(entries[at+name:at+name+unix.IFNAMSIZ], []byte(podDevices)) {
+			if bytes.HasPrefix(entries[at+name:at+name+unix.IFNAMSIZ], []byte(claims.DevicePrefix)) {
 				return "", ""
 			}
 		}

@@ -18,6 +18,8 @@ import (
 	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // nft is the tables `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its methods are
@@ -86,14 +88,14 @@ type elements map[elemKey]uint32
 const elementsPerMessage = 200
 
 func nftTable() *nftables.Table {
-	return &nftables.Table{Family: nftables.TableFamilyINet, Name: TableName}
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: claims.TableName}
 }
 
 func natTable(family int) *nftables.Table {
 	if family == netlink.FAMILY_V4 {
-		return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: NATTableName}
+		return &nftables.Table{Family: nftables.TableFamilyIPv4, Name: claims.NATTableName}
 	}
-	return &nftables.Table{Family: nftables.TableFamilyIPv6, Name: NATTableName}
+	return &nftables.Table{Family: nftables.TableFamilyIPv6, Name: claims.NATTableName}
 }
 
 // IsOwnTable reports whether an nftables table, of a family of netfilter (NFPROTO_…), is
@@ -101,9 +103,9 @@ func natTable(family int) *nftables.Table {
 func IsOwnTable(family byte, name string) bool {
 	switch nftables.TableFamily(family) {
 	case nftables.TableFamilyINet:
-		return name == TableName
+		return name == claims.TableName
 	case nftables.TableFamilyIPv4, nftables.TableFamilyIPv6:
-		return name == NATTableName
+		return name == claims.NATTableName
 	}
 	return false
 }
@@ -124,7 +126,7 @@ func (n *nft) put(elems elements) error {
 		err = n.replace(elems)
 	}
 	if err != nil {
-		return fmt.Errorf("add elements %v to table inet %s: %w", elems, TableName, err)
+		return fmt.Errorf("add elements %v to table inet %s: %w", elems, claims.TableName, err)
 	}
 	return nil
 }
@@ -177,7 +179,7 @@ func (n *nft) remove(keys ...elemKey) error {
 		})
 	}
 	if err != nil && !absent(err) {
-		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, TableName, err)
+		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, claims.TableName, err)
 	}
 	return nil
 }
@@ -226,7 +228,7 @@ func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
 			return err
 		}
 		if err := build(c, rs, have, elems, readCounter(c)); err != nil {
-			return fmt.Errorf("write table inet %s: %w", TableName, err)
+			return fmt.Errorf("write table inet %s: %w", claims.TableName, err)
 		}
 		return nil
 	})
@@ -264,11 +266,11 @@ func (n *nft) spoofed() (packets uint64, err error) {
 	err = n.do(func(c *nftables.Conn) error {
 		obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
 		if err != nil {
-			return fmt.Errorf("read counter %s of table inet %s: %w", counterName, TableName, err)
+			return fmt.Errorf("read counter %s of table inet %s: %w", counterName, claims.TableName, err)
 		}
 		counter, ok := counterIn(obj)
 		if !ok {
-			return fmt.Errorf("read counter %s of table inet %s: the answer is a %T", counterName, TableName, obj)
+			return fmt.Errorf("read counter %s of table inet %s: the answer is a %T", counterName, claims.TableName, obj)
 		}
 		packets = counter.Packets
 		return nil
@@ -440,7 +442,7 @@ func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, 
 func compareSets(c *nftables.Conn, rs ruleset) (string, error) {
 	sets, err := c.GetSets(rs.table)
 	if err != nil {
-		return "", fmt.Errorf("list sets of table inet %s: %w", TableName, err)
+		return "", fmt.Errorf("list sets of table inet %s: %w", claims.TableName, err)
 	}
 	for _, want := range []*nftables.Set{
 		podsMap(rs.table, mapPods4), podsMap(rs.table, mapPods6),
@@ -448,10 +450,10 @@ func compareSets(c *nftables.Conn, rs ruleset) (string, error) {
 	} {
 		i := slices.IndexFunc(sets, func(s *nftables.Set) bool { return s.Name == want.Name })
 		if i < 0 {
-			return fmt.Sprintf("set %s of table inet %s is missing", want.Name, TableName), nil
+			return fmt.Sprintf("set %s of table inet %s is missing", want.Name, claims.TableName), nil
 		}
 		if sets[i].KeyType.Bytes != want.KeyType.Bytes || sets[i].IsMap != want.IsMap {
-			return fmt.Sprintf("set %s of table inet %s has another type", want.Name, TableName), nil
+			return fmt.Sprintf("set %s of table inet %s has another type", want.Name, claims.TableName), nil
 		}
 	}
 	for name, ranges := range map[string][]netipx.IPRange{setInside4: rs.inside4, setInside6: rs.inside6} {
@@ -460,7 +462,7 @@ func compareSets(c *nftables.Conn, rs ruleset) (string, error) {
 			return "", fmt.Errorf("list elements of set %s: %w", name, err)
 		}
 		if !sameIntervals(have, intervals(ranges)) {
-			return fmt.Sprintf("set %s of table inet %s has other elements", name, TableName), nil
+			return fmt.Sprintf("set %s of table inet %s has other elements", name, claims.TableName), nil
 		}
 	}
 	return "", nil
@@ -517,11 +519,11 @@ func eachSet(elems elements, f func(*nftables.Set, []nftables.SetElement) error)
 }
 
 func markText(mark uint32) string {
-	slot := int(mark&MarkMask) >> MarkShift
-	if slot == slotStranded {
+	slot := int(mark&claims.MarkMask) >> claims.MarkShift
+	if slot == claims.SlotStranded {
 		return "ENI is gone"
 	}
-	return fmt.Sprintf("table %d", TableLocal+slot)
+	return fmt.Sprintf("table %d", claims.TableLocal+slot)
 }
 
 func readElements(c *nftables.Conn) (elements, error) {
@@ -532,7 +534,7 @@ func readElements(c *nftables.Conn) (elements, error) {
 	}
 	sets, err := c.GetSets(nftTable())
 	if err != nil {
-		return nil, fmt.Errorf("list sets of table inet %s: %w", TableName, err)
+		return nil, fmt.Errorf("list sets of table inet %s: %w", claims.TableName, err)
 	}
 	for _, set := range sets {
 		if (set.Name != mapPods4 && set.Name != mapPods6) || !set.IsMap {

@@ -15,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // ready returns the state of the node, and makes the kernel agree with the node
@@ -144,7 +146,7 @@ func (d *Datapath) ensureForwarding(links []netlink.Link, families []int) ([]str
 			return nil, err
 		}
 		for _, l := range links {
-			if !need || IsPodDevice(l) {
+			if !need || linkkind.IsPodDevice(l) {
 				continue
 			}
 			ra := "ipv6/conf/" + l.Attrs().Name + "/accept_ra"
@@ -166,7 +168,7 @@ func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 	var own []netlink.Route
 	for _, f := range bothFamilies {
 		routes, err := Listed(ctx, familyName(f)+" routes", func() ([]netlink.Route, error) {
-			return h.RouteListFiltered(f, &netlink.Route{Protocol: Protocol},
+			return h.RouteListFiltered(f, &netlink.Route{Protocol: claims.Protocol},
 				netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		})
 		if noFamily(err) {
@@ -176,7 +178,7 @@ func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 			return nil, err
 		}
 		for _, r := range routes {
-			if r.Table >= TableLocal && r.Table <= TableLocal+MaxENIs {
+			if r.Table >= claims.TableLocal && r.Table <= claims.TableLocal+claims.MaxENIs {
 				own = append(own, r)
 			}
 		}
@@ -186,28 +188,19 @@ func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 
 func macKey(mac net.HardwareAddr) string { return strings.ToLower(mac.String()) }
 
-// Stacked reports whether a link is of a kind that has the MAC of a link below it.
-func Stacked(l netlink.Link) bool {
-	switch l.Type() {
-	case "vlan", "ipvlan", "macvlan", "macvtap", "bridge", "bond", "team":
-		return true
-	}
-	return false
-}
-
 // findDevice finds an ENI's link. A MAC may be shared with devices stacked on
 // the ENI, so among several the one with the expected name, else the first that
 // is no such device, is it.
 func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
 	var found netlink.Link
 	for _, l := range links {
-		if macKey(l.Attrs().HardwareAddr) != macKey(eni.MAC) || IsPodDevice(l) {
+		if macKey(l.Attrs().HardwareAddr) != macKey(eni.MAC) || linkkind.IsPodDevice(l) {
 			continue
 		}
 		if l.Attrs().Name == eni.Device {
 			return l, nil
 		}
-		if Stacked(l) {
+		if linkkind.IsStacked(l) {
 			continue
 		}
 		if found == nil {
@@ -246,11 +239,11 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 	byIndex := map[int]int{} // device index → slot
 	taken, routed := map[int]bool{}, map[int]bool{}
 	for _, r := range routes {
-		if r.Table > TableLocal && isDefault(r) && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
+		if r.Table > claims.TableLocal && isDefault(r) && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
 			if _, dup := byIndex[r.LinkIndex]; !dup {
-				byIndex[r.LinkIndex] = r.Table - TableLocal
+				byIndex[r.LinkIndex] = r.Table - claims.TableLocal
 			}
-			routed[r.Table-TableLocal] = true
+			routed[r.Table-claims.TableLocal] = true
 		}
 	}
 	enis := map[string]eniState{}
@@ -280,8 +273,8 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 		s := enis[key]
 		for s.slot = 1; taken[s.slot] || routed[s.slot]; s.slot++ {
 		}
-		if s.slot > MaxENIs {
-			errs = append(errs, fmt.Errorf("ENI with MAC %s: all %d slots are in use", key, MaxENIs))
+		if s.slot > claims.MaxENIs {
+			errs = append(errs, fmt.Errorf("ENI with MAC %s: all %d slots are in use", key, claims.MaxENIs))
 			delete(enis, key)
 			continue
 		}
@@ -326,7 +319,7 @@ func (d *Datapath) ensureDevice(h *netlink.Handle, links []netlink.Link, eni dat
 	}
 	added, err := addENIAddress(h, link)
 	if added {
-		repairs = append(repairs, fmt.Sprintf("added %s to %s", gateway4, s.device))
+		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, s.device))
 	}
 	if err != nil {
 		return fail("prepare", err)
@@ -374,17 +367,17 @@ func (d *Datapath) receiverSysctls(device string) []sysctl {
 func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error) {
 	err = h.AddrAdd(link, eniAddress())
 	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return false, fmt.Errorf("add address %s to %s: %w", gateway4, link.Attrs().Name, err)
+		return false, fmt.Errorf("add address %s to %s: %w", claims.Gateway4, link.Attrs().Name, err)
 	}
 	return err == nil, nil
 }
 
 // IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's
 // device gets.
-func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(gateway4.AsSlice()) }
+func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(claims.Gateway4.AsSlice()) }
 
 func eniAddress() *netlink.Addr {
-	return &netlink.Addr{IPNet: netipx.AddrIPNet(gateway4), Scope: unix.RT_SCOPE_HOST}
+	return &netlink.Addr{IPNet: netipx.AddrIPNet(claims.Gateway4), Scope: unix.RT_SCOPE_HOST}
 }
 
 // releaseDevices takes our address from devices that were ENIs, as our routes or
@@ -398,7 +391,7 @@ func (d *Datapath) releaseDevices(h *netlink.Handle, links []netlink.Link, was m
 			continue
 		}
 		if err := h.AddrDel(link, eniAddress()); err != nil && !absent(err) {
-			errs = append(errs, fmt.Errorf("take %s from %s: %w", gateway4, name, err))
+			errs = append(errs, fmt.Errorf("take %s from %s: %w", claims.Gateway4, name, err))
 			continue
 		}
 		if err := h.LinkSetDown(link); err != nil && !absent(err) {
@@ -417,7 +410,7 @@ func (d *Datapath) releaseDevices(h *netlink.Handle, links []netlink.Link, was m
 func formerDevices(routes []netlink.Route, last nodeState) map[int]bool {
 	was := map[int]bool{}
 	for _, r := range routes {
-		if r.Table > TableLocal && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
+		if r.Table > claims.TableLocal && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
 			was[r.LinkIndex] = true
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/attr"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The rules of others, read for the little that forwarding asks of them. The nftables library
@@ -65,7 +66,7 @@ func (r foreign) comparesPodDevice() bool {
 	return slices.ContainsFunc(r.exprs, func(e expression) bool {
 		op, ok := attr.Big(attr.Get(e.data, unix.NFTA_CMP_OP))
 		return e.name == "cmp" && ok && op == unix.NFT_CMP_EQ &&
-			bytes.HasPrefix(attr.Get(e.data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE), []byte(podDevices))
+			bytes.HasPrefix(attr.Get(e.data, unix.NFTA_CMP_DATA, unix.NFTA_DATA_VALUE), []byte(claims.DevicePrefix))
 	})
 }
 
@@ -103,7 +104,7 @@ func (f *forwarding) chains(ns netns.NsHandle) (list []*nftables.Chain, err erro
 			policy := nftables.ChainPolicy(p)
 			c.Policy = &policy
 		}
-		if c.Table.Name != TableName {
+		if c.Table.Name != claims.TableName {
 			list = append(list, c)
 		}
 	})

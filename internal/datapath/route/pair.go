@@ -3,12 +3,13 @@ package route
 import (
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // Pair is the kind of a pod's two devices, one on the node and one in the pod. All else
@@ -19,12 +20,12 @@ type Pair string
 const (
 	// Veth is a cable with a MAC at each end: the pod and its next hop are permanent
 	// neighbours of each other.
-	Veth Pair = "veth"
+	Veth Pair = linkkind.Veth
 	// Netkit is a pair without MACs and neighbours (mode L3), in which programs of an
 	// Extension decide about each packet. As long as there are none it drops all.
-	Netkit Pair = "netkit"
+	Netkit Pair = linkkind.Netkit
 	// IPvlan are two devices stacked on the pod's ENI, with its MAC. A Linker makes them.
-	IPvlan Pair = "ipvlan"
+	IPvlan Pair = linkkind.IPvlan
 )
 
 func (p Pair) hasMAC() bool { return p != Netkit }
@@ -118,7 +119,7 @@ func (d *Datapath) existingPair(h, ph *netlink.Handle, w wiring) (host, inner ne
 	if err != nil && !absent(err) {
 		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
 	}
-	if host != nil && !IsPodDevice(host) {
+	if host != nil && !linkkind.IsPodDevice(host) {
 		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
 	}
 	inner, err = ph.LinkByName(w.inner)
@@ -127,30 +128,11 @@ func (d *Datapath) existingPair(h, ph *netlink.Handle, w wiring) (host, inner ne
 	}
 	pair := host != nil && inner != nil &&
 		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
-	ours := inner != nil && inner.Type() == string(Veth) && inner.Attrs().HardwareAddr.String() == podMAC(w.name).String()
+	ours := inner != nil && inner.Type() == string(Veth) && inner.Attrs().HardwareAddr.String() == claims.PodMAC(w.name).String()
 	if inner != nil && !pair && !ours {
 		return nil, nil, false, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
 			w.pod.NetNS, w.inner, inner.Attrs().HardwareAddr)
 	}
-	usable = pair && host.Attrs().Group != groupDying && w.pair.problem(host) == ""
+	usable = pair && host.Attrs().Group != claims.GroupDying && w.pair.problem(host) == ""
 	return host, inner, usable, nil
-}
-
-// IsPodDevice says that a link of the node is a pod's: by kind, name, and our group or, if
-// somebody changed that, the MAC that follows from the name, or the alias.
-func IsPodDevice(l netlink.Link) bool {
-	a := l.Attrs()
-	if !hostIfPattern.MatchString(a.Name) {
-		return false
-	}
-	if a.Group == groupPod || a.Group == groupOwn || a.Group == groupDying {
-		return slices.Contains([]Pair{Veth, Netkit, IPvlan}, Pair(l.Type()))
-	}
-	switch Pair(l.Type()) {
-	case Veth:
-		return a.HardwareAddr.String() == hostMAC(a.Name).String()
-	case Netkit, IPvlan: // have no MAC, or the ENI's
-		return strings.HasPrefix(a.Alias, aliasPrefix)
-	}
-	return false
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -81,7 +82,7 @@ func TestSlots(t *testing.T) {
 	}
 	slot := before[n.MAC(2).String()]
 	all := n.IP("rule show") + n.IP("-6 rule show") + n.IP("route show table all") + n.IP("-6 route show table all")
-	for _, trace := range []string{"eth2", fmt.Sprintf("table %d ", TableLocal+slot), fmt.Sprintf("lookup %d", TableLocal+slot)} {
+	for _, trace := range []string{"eth2", fmt.Sprintf("table %d ", claims.TableLocal+slot), fmt.Sprintf("lookup %d", claims.TableLocal+slot)} {
 		if strings.Contains(all, trace) {
 			t.Errorf("%q is still there:\n%s", trace, all)
 		}

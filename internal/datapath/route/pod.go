@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // AddPod implements datapath.Datapath. Everything is written with "replace"
@@ -24,7 +25,7 @@ func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.
 	if err := validate(pod); err != nil {
 		return datapath.Wiring{}, err
 	}
-	name := hostIfName(pod.Sandbox, pod.IfName)
+	name := claims.HostIfName(pod.Sandbox, pod.IfName)
 	p, release := d.pods.acquire(name)
 	defer release()
 
@@ -61,7 +62,7 @@ func (d *Datapath) DelPod(_ context.Context, pod datapath.Pod) error {
 	if pod.Sandbox == "" || pod.IfName == "" {
 		return fmt.Errorf("pod %s/%s: sandbox %q and interface %q must not be empty", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName)
 	}
-	name := hostIfName(pod.Sandbox, pod.IfName)
+	name := claims.HostIfName(pod.Sandbox, pod.IfName)
 	p, release := d.pods.acquire(name)
 	defer release()
 	h, err := d.host()
@@ -142,15 +143,15 @@ func (d *Datapath) newWiring(state nodeState, node datapath.Node, pod datapath.P
 
 func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, error) {
 	w := wiring{
-		pod: pod, name: hostIfName(pod.Sandbox, pod.IfName), pair: Veth,
+		pod: pod, name: claims.HostIfName(pod.Sandbox, pod.IfName), pair: Veth,
 		source4: nodeSource(node, netlink.FAMILY_V4), source6: nodeSource(node, netlink.FAMILY_V6),
 	}
-	w.hostMAC, w.linkMAC, w.podMAC = hostMAC(w.name), hostMAC(w.name), podMAC(w.name)
-	w.inner, w.group = pod.IfName, groupPod
+	w.hostMAC, w.linkMAC, w.podMAC = claims.HostMAC(w.name), claims.HostMAC(w.name), claims.PodMAC(w.name)
+	w.inner, w.group = pod.IfName, claims.GroupPod
 	if pod.Own != nil {
 		// What goes on from the node leaves with the node's address: the pod's is on
 		// an ENI that the node does not have.
-		w.inner, w.group, w.mark, w.mtu = OwnIfName, groupOwn, markOf(slotOutside), pod.Own.MTU
+		w.inner, w.group, w.mark, w.mtu = claims.OwnIfName, claims.GroupOwn, claims.MarkOf(claims.SlotOutside), pod.Own.MTU
 		w.through = nodeRanges(node)
 		return w, nil
 	}
@@ -158,10 +159,10 @@ func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, e
 	eni, ok := state.enis[strings.ToLower(pod.ENI)]
 	if !ok {
 		// Without its ENI the pod still reaches its neighbours on the node.
-		w.mark = markOf(slotStranded)
+		w.mark = claims.MarkOf(claims.SlotStranded)
 		return w, fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", pod.ENI, state.attached())
 	}
-	w.mark, w.mtu, w.eni = markOf(eni.slot), eni.mtu, eni.place()
+	w.mark, w.mtu, w.eni = claims.MarkOf(eni.slot), eni.mtu, eni.place()
 	return w, nil
 }
 
@@ -188,7 +189,7 @@ func (w wiring) elements() elements {
 func (w wiring) result() datapath.Wiring {
 	res := datapath.Wiring{HostIfName: w.name, HostMAC: w.hostMAC, PodMAC: w.podMAC, MTU: w.mtu}
 	for _, a := range w.pod.Addresses {
-		res.Gateways = append(res.Gateways, gatewayFor(a))
+		res.Gateways = append(res.Gateways, claims.GatewayFor(a))
 	}
 	return res
 }
@@ -206,7 +207,7 @@ func (w wiring) hasIPv6() bool {
 // address for local processes.
 func (w wiring) hostRoute(a netip.Addr, index int) *netlink.Route {
 	r := &netlink.Route{
-		Family: familyOf(a), Table: TableLocal, Protocol: Protocol, Type: unix.RTN_UNICAST,
+		Family: familyOf(a), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
 		LinkIndex: index, Dst: netipx.AddrIPNet(a),
 	}
 	source := w.source6
@@ -228,7 +229,7 @@ func (w wiring) podRoutes(a netip.Addr, index int) (routes []netlink.Route) {
 		}
 		r := netlink.Route{
 			Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(p),
-			Gw: gatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+			Gw: claims.GatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 		}
 		if w.pod.Own != nil {
 			r.Src = a.AsSlice()

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
 )
 
@@ -26,7 +27,7 @@ func supported(h *netlink.Handle) error {
 	if err := supportsRules(h); err != nil {
 		return err
 	}
-	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "tw00000000000", TxQLen: -1, Group: groupPod})
+	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "tw00000000000", TxQLen: -1, Group: claims.GroupPod})
 	pair.PeerName = "peer"
 	if err := h.LinkAdd(pair); err != nil {
 		return lacks("veth devices (CONFIG_VETH)", err)
@@ -59,7 +60,7 @@ func anyNode() datapath.Node {
 }
 
 func supportsRules(h *netlink.Handle) error {
-	want := ruleKey{family: netlink.FAMILY_V4, priority: RulePriorityLocal, table: TableLocal}
+	want := ruleKey{family: netlink.FAMILY_V4, priority: claims.RulePriorityLocal, table: claims.TableLocal}
 	if err := h.RuleAdd(want.rule()); err != nil {
 		return lacks("policy routing (CONFIG_IP_MULTIPLE_TABLES)", err)
 	}
@@ -68,7 +69,7 @@ func supportsRules(h *netlink.Handle) error {
 		return fmt.Errorf("list the rules to try with: %w", err)
 	}
 	// An older kernel passes over an attribute that it does not know.
-	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == want.priority && r.Protocol == Protocol }) {
+	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == want.priority && r.Protocol == claims.Protocol }) {
 		return &datapath.UnsupportedError{Feature: "the origin of routing rules (FRA_PROTOCOL, Linux 4.17)", Err: errors.New("a rule comes back without it")}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Whatever ENIs come and go, and whenever the process restarts: no two share a
@@ -31,7 +32,7 @@ func TestSlotsAreUniqueAndStable(t *testing.T) {
 				node.ENIs = append(node.ENIs, eni)
 				links = append(links, &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: 10 + i, Name: fmt.Sprintf("eth%d", i), HardwareAddr: eni.MAC}})
 				if slot := held[macKey(eni.MAC)]; slot != 0 {
-					routes = append(routes, netlink.Route{Table: TableLocal + slot, LinkIndex: 10 + i, Type: unix.RTN_UNICAST})
+					routes = append(routes, netlink.Route{Table: claims.TableLocal + slot, LinkIndex: 10 + i, Type: unix.RTN_UNICAST})
 				}
 			}
 			if rapid.Bool().Draw(t, "restart") {
@@ -108,23 +109,6 @@ func TestInsideRangesMeanTheCIDRs(t *testing.T) {
 				t.Fatalf("interval key %x twice", e.Key)
 			}
 			seen[string(e.Key)] = true
-		}
-	})
-}
-
-func TestNames(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		name := hostIfName(rapid.String().Draw(t, "sandbox"), rapid.String().Draw(t, "interface"))
-		if !hostIfPattern.MatchString(name) || len(name) >= unix.IFNAMSIZ {
-			t.Fatalf("device name %q", name)
-		}
-		for _, mac := range []net.HardwareAddr{hostMAC(name), podMAC(name)} {
-			if len(mac) != 6 || mac[0]&1 != 0 || mac[0]&2 == 0 {
-				t.Fatalf("MAC %s of %s is not a local unicast one", mac, name)
-			}
-		}
-		if hostMAC(name).String() == podMAC(name).String() {
-			t.Fatal("both ends have one MAC")
 		}
 	})
 }

@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // reaper deletes retired devices behind DEL's back. A deletion waits 26 ms for
@@ -101,8 +104,8 @@ func (d *Datapath) deleteDying() error {
 	foreign := false
 	for _, l := range links {
 		switch {
-		case l.Attrs().Group != groupDying:
-		case IsPodDevice(l):
+		case l.Attrs().Group != claims.GroupDying:
+		case linkkind.IsPodDevice(l):
 			ours = append(ours, l)
 		default:
 			foreign = true
@@ -114,7 +117,7 @@ func (d *Datapath) deleteDying() error {
 	d.linkMu.Lock()
 	defer d.linkMu.Unlock()
 	if !foreign {
-		return delGroup(d.ns, groupDying)
+		return delGroup(d.ns, claims.GroupDying)
 	}
 	for _, l := range ours {
 		if err := h.LinkDel(l); err != nil && !absent(err) {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The nftables tables as data: chains, sets and rules for a node. This file only
@@ -110,14 +111,14 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 	exit := base(rs.table, chainExit, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeFilter)
 	rs.rules = []rule{
 		{byMain, "no ENI: follow the node's own routes", setSlot(0)},
-		{byNode, "leave with the node's address", setSlot(slotOutside)},
+		{byNode, "leave with the node's address", setSlot(claims.SlotOutside)},
 		{byENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(MarkMask|ConnMarkByENI|ConnMarkToNode), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
+			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
 		{byENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(MarkMask|ConnMarkByENI|ConnMarkToNode), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
+			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
 
 		{source, "a device being removed sends nothing",
-			join(metaIs(expr.MetaKeyIIFGROUP, groupDying), verdict(expr.VerdictDrop))},
+			join(metaIs(expr.MetaKeyIIFGROUP, claims.GroupDying), verdict(expr.VerdictDrop))},
 		{source, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{source, "source belongs to this pod: mark of its ENI",
 			join(family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4), verdict(expr.VerdictAccept))},
@@ -132,15 +133,15 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 
 		{exit, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
 		{exit, "kube-proxy will masquerade this connection",
-			join(markBits(KubeProxyMasqueradeMark), jump(chainMain))},
+			join(markBits(claims.KubeProxyMasqueradeMark), jump(chainMain))},
 		{exit, "reply of a connection to a node or Service address",
 			join(ctDirection(ctReply), ctStatus(ctDNAT), jump(chainMain))},
 		{exit, "reply of a connection to a node or Service address, by IPVS",
-			join(ctDirection(ctReply), ctMarkIs(ConnMarkToNode, ConnMarkToNode), jump(chainMain))},
+			join(ctDirection(ctReply), ctMarkIs(claims.ConnMarkToNode, claims.ConnMarkToNode), jump(chainMain))},
 		{exit, "only its port was changed: on by its ENI",
-			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(ConnMarkByENI, ConnMarkByENI), jump(chainENI))},
+			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(claims.ConnMarkByENI, claims.ConnMarkByENI), jump(chainENI))},
 		{exit, "only its port was changed, as an older version noted it: on by its ENI",
-			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(MarkMask, connMarkByENIOld), jump(chainENI))},
+			join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(claims.MarkMask, claims.ConnMarkByENIOld), jump(chainENI))},
 		{exit, "connection was masqueraded",
 			join(ctDirection(ctOriginal), ctStatus(ctSNAT), jump(chainMain))},
 	}
@@ -149,7 +150,7 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 	}
 	rs.rules = append(rs.rules,
 		rule{exit, "first packet that leaves by its ENI: note it",
-			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(ConnMarkByENI))},
+			join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(claims.ConnMarkByENI))},
 		rule{exit, "on by its ENI", jump(chainENI)})
 	for _, table := range rs.nat {
 		toNode := base(table, chainToNode, nftables.ChainHookPrerouting, afterDNAT, nftables.ChainTypeNAT)
@@ -158,14 +159,14 @@ func newRuleset(node datapath.Node) (ruleset, error) {
 		rs.rules = append(rs.rules,
 			// The kernel asks chains of NAT only for a connection's first packet, and in a
 			// hook no further one behind that which translates.
-			rule{toNode, "to an address of the node, which IPVS may lead to a pod: note it", join(destLocal(), setCtMark(ConnMarkToNode))},
+			rule{toNode, "to an address of the node, which IPVS may lead to a pod: note it", join(destLocal(), setCtMark(claims.ConnMarkToNode))},
 			rule{masquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
-				join(metaIs(expr.MetaKeyOIFGROUP, groupPod), verdict(expr.VerdictAccept))},
-			rule{masquerade, "leave with the node's address", join(markIs(slotOutside), masq)},
+				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupPod), verdict(expr.VerdictAccept))},
+			rule{masquerade, "leave with the node's address", join(markIs(claims.SlotOutside), masq)},
 			rule{masquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
-				join(metaIs(expr.MetaKeyOIFGROUP, groupOwn), ctStatus(ctDNAT), markIs(0), masq)},
+				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupOwn), ctStatus(ctDNAT), markIs(0), masq)},
 			rule{masquerade, "NodePort by IPVS to a pod with an ENI of its own: the answer must come back through the node",
-				join(metaIs(expr.MetaKeyOIFGROUP, groupOwn), ctMarkIs(ConnMarkToNode, ConnMarkToNode), markIs(0), masq)})
+				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupOwn), ctMarkIs(claims.ConnMarkToNode, claims.ConnMarkToNode), markIs(0), masq)})
 	}
 
 	var err error
@@ -305,7 +306,7 @@ func metaIs(key expr.MetaKey, value uint32) []expr.Any {
 }
 
 func notFromPod() []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^ownGroupBit, expr.CmpOpNeq, groupPod)
+	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^claims.OwnGroupBit, expr.CmpOpNeq, claims.GroupPod)
 }
 
 func family(proto byte) []expr.Any {
@@ -357,14 +358,14 @@ func markBits(bits uint32) []expr.Any {
 }
 
 func markIs(slot int) []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, MarkMask, expr.CmpOpEq, markOf(slot))
+	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, claims.MarkMask, expr.CmpOpEq, claims.MarkOf(slot))
 }
 
 // setSlot replaces the slot and keeps every other bit.
 func setSlot(slot int) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^uint32(MarkMask)), Xor: native(markOf(slot))},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^uint32(claims.MarkMask)), Xor: native(claims.MarkOf(slot))},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/kernel"
 )
 
@@ -25,7 +27,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	s := &syncing{d: d, node: node, desired: map[string]datapath.Pod{}, others: map[string]bool{}}
 	for _, pod := range pods {
 		if !d.own(pod) {
-			s.others[hostIfName(pod.Sandbox, pod.IfName)] = true
+			s.others[claims.HostIfName(pod.Sandbox, pod.IfName)] = true
 			continue
 		}
 		if pod.NetNS == "" {
@@ -40,7 +42,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 			errs = append(errs, err)
 			continue
 		}
-		s.desired[hostIfName(pod.Sandbox, pod.IfName)] = pod
+		s.desired[claims.HostIfName(pod.Sandbox, pod.IfName)] = pod
 	}
 	s.began = d.pods.begin(s.desired)
 
@@ -114,7 +116,7 @@ func (s *syncing) repaired(format string, args ...any) {
 func (s *syncing) sysctls() (errs []error) {
 	err := kernel.InNS(s.d.ns, func() error {
 		for _, name := range slices.Sorted(maps.Keys(s.desired)) {
-			if link := s.view.byName[name]; link == nil || !IsPodDevice(link) {
+			if link := s.view.byName[name]; link == nil || !linkkind.IsPodDevice(link) {
 				continue
 			}
 			pod := s.desired[name]
@@ -210,7 +212,7 @@ func (s *syncing) prune() []error {
 func (s *syncing) leftovers() []string {
 	names := map[string]bool{}
 	for name, link := range s.view.byName {
-		if IsPodDevice(link) {
+		if linkkind.IsPodDevice(link) {
 			names[name] = true
 		}
 	}
@@ -229,7 +231,7 @@ func (s *syncing) removeLeftover(name string) error {
 	p, release := d.pods.acquire(name)
 	defer release()
 	link := s.view.byName[name]
-	if link != nil && link.Attrs().Group == groupDying {
+	if link != nil && link.Attrs().Group == claims.GroupDying {
 		d.reaper.kick()
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Rules and the ENIs' tables. Their number depends on the ENIs alone.
@@ -26,12 +27,12 @@ func eniRoutes(eni datapath.ENI, s eniState) []netlink.Route {
 		if !gw.IsValid() {
 			continue
 		}
-		table := TableLocal + s.slot
+		table := claims.TableLocal + s.slot
 		routes = append(routes,
-			netlink.Route{Family: f, Table: table, Protocol: Protocol, Type: unix.RTN_UNICAST, Dst: defaultNet(f),
+			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNICAST, Dst: defaultNet(f),
 				LinkIndex: s.index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
-			netlink.Route{Family: f, Table: table, Protocol: Protocol, Type: unix.RTN_UNREACHABLE, Dst: defaultNet(f),
-				Priority: metricUnreachable})
+			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNREACHABLE, Dst: defaultNet(f),
+				Priority: claims.MetricUnreachable})
 	}
 	return routes
 }
@@ -87,7 +88,7 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniStat
 		repairs = append(repairs, "added "+routeText(w))
 	}
 	for _, r := range have {
-		if !prune || r.Table == TableLocal {
+		if !prune || r.Table == claims.TableLocal {
 			continue
 		}
 		keep := false
@@ -142,7 +143,7 @@ func keyOf(r netlink.Rule, family int) ruleKey {
 
 func (k ruleKey) rule() *netlink.Rule {
 	r := netlink.NewRule()
-	r.Family, r.Priority, r.Protocol, r.IifName = k.family, k.priority, Protocol, k.iif
+	r.Family, r.Priority, r.Protocol, r.IifName = k.family, k.priority, claims.Protocol, k.iif
 	if k.mask != 0 {
 		mask := k.mask
 		r.Mark, r.Mask = k.mark, &mask
@@ -161,15 +162,15 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 	var want []ruleKey
 	for _, f := range families {
 		want = append(want,
-			ruleKey{family: f, priority: RulePriorityLocal, table: TableLocal},
-			ruleKey{family: f, priority: RulePriorityENI, mark: markOf(slotStranded), mask: MarkMask})
+			ruleKey{family: f, priority: claims.RulePriorityLocal, table: claims.TableLocal},
+			ruleKey{family: f, priority: claims.RulePriorityENI, mark: claims.MarkOf(claims.SlotStranded), mask: claims.MarkMask})
 		for _, mac := range slices.Sorted(maps.Keys(enis)) {
 			s := enis[mac]
 			want = append(want,
-				ruleKey{family: f, priority: RulePriorityENI, mark: markOf(s.slot), mask: MarkMask, table: TableLocal + s.slot},
-				ruleKey{family: f, priority: RulePriorityStray, iif: s.device})
+				ruleKey{family: f, priority: claims.RulePriorityENI, mark: claims.MarkOf(s.slot), mask: claims.MarkMask, table: claims.TableLocal + s.slot},
+				ruleKey{family: f, priority: claims.RulePriorityStray, iif: s.device})
 			for _, name := range s.receivers {
-				want = append(want, ruleKey{family: f, priority: RulePriorityStray, iif: name})
+				want = append(want, ruleKey{family: f, priority: claims.RulePriorityStray, iif: name})
 			}
 		}
 	}
@@ -187,11 +188,11 @@ func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) 
 			return nil, err
 		}
 		for _, r := range rules {
-			if r.Protocol != Protocol {
+			if r.Protocol != claims.Protocol {
 				continue
 			}
 			switch r.Priority {
-			case RulePriorityLocal, RulePriorityStray, RulePriorityENI:
+			case claims.RulePriorityLocal, claims.RulePriorityStray, claims.RulePriorityENI:
 				own[keyOf(r, f)] = true
 			}
 		}

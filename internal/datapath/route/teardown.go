@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // Teardown implements datapath.Datapath. Forwarding stays on and so do the rp_filter and
@@ -59,7 +61,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 func (d *Datapath) removePods(h *netlink.Handle, links []netlink.Link) error {
 	var names []string
 	for _, l := range links {
-		if IsPodDevice(l) {
+		if linkkind.IsPodDevice(l) {
 			names = append(names, l.Attrs().Name)
 		}
 	}

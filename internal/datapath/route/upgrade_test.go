@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -42,9 +43,9 @@ func former(node datapath.Node, oldest bool) (ruleset, error) {
 	if oldest {
 		old = append(old,
 			rule{exit, "only its port was changed: on by its ENI",
-				join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(connMarkByENIOld, connMarkByENIOld), verdict(expr.VerdictAccept))},
+				join(ctDirection(ctOriginal), ctStatus(ctSNAT), ctMarkIs(claims.ConnMarkByENIOld, claims.ConnMarkByENIOld), verdict(expr.VerdictAccept))},
 			rule{exit, "first packet that leaves by its ENI: note it",
-				join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(connMarkByENIOld))})
+				join(ctDirection(ctOriginal), ctStatusNot(ctConfirmed), setCtMark(claims.ConnMarkByENIOld))})
 	}
 	var rules []rule
 	for _, r := range rs.rules {
@@ -185,7 +186,7 @@ func upgrade(t *testing.T, oldest bool) {
 	if got := w.Strict(); got != 0 {
 		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
 	}
-	if got := n.Run("nft", "list", "table", "inet", TableName); strings.Contains(got, "type nat") {
+	if got := n.Run("nft", "list", "table", "inet", claims.TableName); strings.Contains(got, "type nat") {
 		t.Errorf("NAT is still in family inet:\n%s", got)
 	}
 	h, err := own(n).host()

@@ -12,6 +12,9 @@ import (
 	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // wireHost makes the host's side of a pod: the device's settings, the route to
@@ -56,7 +59,7 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 	for _, a := range w.pod.Addresses {
 		r := w.hostRoute(a, attrs.Index)
 		if err := h.RouteReplace(r); err != nil {
-			return fmt.Errorf("add route to %s dev %s src %s in table %d: %w", a, w.name, r.Src, TableLocal, err)
+			return fmt.Errorf("add route to %s dev %s src %s in table %d: %w", a, w.name, r.Src, claims.TableLocal, err)
 		}
 		if !w.pair.hasMAC() {
 			continue
@@ -68,11 +71,9 @@ func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) erro
 	return nil
 }
 
-const aliasPrefix = "pod "
-
 // alias is for people: `ip link` shows whose device it is.
 func (w wiring) alias() string {
-	alias := aliasPrefix + w.pod.Namespace + "/" + w.pod.Name
+	alias := claims.AliasPrefix + w.pod.Namespace + "/" + w.pod.Name
 	if len(alias) > 255 { // IFALIASZ - 1
 		alias = alias[:255]
 	}
@@ -140,13 +141,13 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
 		}
 		if w.pair.hasMAC() {
-			if err := ph.NeighSet(neighbour(gatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
-				return fmt.Errorf("add neighbour %s to the pod's %s: %w", gatewayFor(a), name, err)
+			if err := ph.NeighSet(neighbour(claims.GatewayFor(a), w.hostMAC, attrs.Index)); err != nil {
+				return fmt.Errorf("add neighbour %s to the pod's %s: %w", claims.GatewayFor(a), name, err)
 			}
 		}
 		for _, r := range w.podRoutes(a, attrs.Index) {
 			if err := ph.RouteReplace(&r); err != nil {
-				return fmt.Errorf("add route to %s via %s to the pod's %s: %w", r.Dst, gatewayFor(a), name, err)
+				return fmt.Errorf("add route to %s via %s to the pod's %s: %w", r.Dst, claims.GatewayFor(a), name, err)
 			}
 		}
 	}
@@ -225,7 +226,7 @@ func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr
 	if err != nil && !absent(err) {
 		return fmt.Errorf("look up device %s: %w", name, err)
 	}
-	if link != nil && !IsPodDevice(link) {
+	if link != nil && !linkkind.IsPodDevice(link) {
 		link = nil
 	}
 	var errs []error
@@ -241,7 +242,7 @@ func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr
 	}
 	errs = append(errs, d.removeElements(name, addresses))
 	if link != nil {
-		if err := h.LinkSetGroup(link, groupDying); err != nil && !absent(err) {
+		if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !absent(err) {
 			errs = append(errs, fmt.Errorf("move device %s to the group of dying devices: %w", name, err))
 		} else {
 			d.reaper.kick()
@@ -256,12 +257,12 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 	index := link.Attrs().Index
 	var errs []error
 	del := func(a netip.Addr) {
-		r := &netlink.Route{Family: familyOf(a), Table: TableLocal, Protocol: Protocol, LinkIndex: index, Dst: netipx.AddrIPNet(a)}
+		r := &netlink.Route{Family: familyOf(a), Table: claims.TableLocal, Protocol: claims.Protocol, LinkIndex: index, Dst: netipx.AddrIPNet(a)}
 		if a.Is4() {
 			r.Scope = unix.RT_SCOPE_LINK
 		}
 		if err := h.RouteDel(r); err != nil && !absent(err) {
-			errs = append(errs, fmt.Errorf("remove route to %s dev %s from table %d: %w", a, link.Attrs().Name, TableLocal, err))
+			errs = append(errs, fmt.Errorf("remove route to %s dev %s from table %d: %w", a, link.Attrs().Name, claims.TableLocal, err))
 		}
 	}
 	for _, a := range addresses {
@@ -271,9 +272,9 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 		return errors.Join(errs...)
 	}
 	for _, f := range bothFamilies {
-		routes, err := h.RouteListFiltered(f, &netlink.Route{Table: TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		routes, err := h.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 		if err != nil && !noFamily(err) {
-			return fmt.Errorf("list routes of table %d: %w", TableLocal, err)
+			return fmt.Errorf("list routes of table %d: %w", claims.TableLocal, err)
 		}
 		for _, r := range routes {
 			if a := hostRouteDst(r); a.IsValid() {

@@ -18,15 +18,14 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Filters are one datapath's, known by their priority (what `tc filter show` calls pref)
 // and the program's name. Those of others on the same device run before by theirs; behind
 // ours they run for packets about which ours returns TC_ACT_UNSPEC, and for no other.
 type Filters uint16
-
-// Prefix of the names of programs.
-const Prefix = "tw_"
 
 const handle = 1
 
@@ -81,7 +80,7 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 		return 0, fmt.Errorf("list tc filters: %w", err)
 	}
 	for _, f := range list {
-		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, Prefix) {
+		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, claims.ProgramPrefix) {
 			id = b.Id
 		}
 	}

@@ -1,0 +1,63 @@
+// Package linkkind says which devices of a node are Terway's and which may be an ENI's. Every
+// other package asks it: a second opinion would one day take a pod's device for an ENI.
+//
+// It looks at a device that it is given, and must never ask the kernel or change anything.
+package linkkind
+
+import (
+	"strings"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/claims"
+)
+
+// The kernel's names of the kinds of device that pods have.
+const (
+	Veth   = "veth"
+	Netkit = "netkit"
+	IPvlan = "ipvlan"
+)
+
+// IsPodDevice reports whether a link is the node's end of a pod's devices: by kind, name, and
+// our group or, if somebody changed that, the MAC that follows from the name, or the alias.
+func IsPodDevice(l netlink.Link) bool {
+	a, kind := l.Attrs(), l.Type()
+	if !claims.IsPodDeviceName(a.Name) {
+		return false
+	}
+	switch a.Group {
+	case claims.GroupPod, claims.GroupOwn, claims.GroupDying:
+		return kind == Veth || kind == Netkit || kind == IPvlan
+	}
+	switch kind {
+	case Veth:
+		return a.HardwareAddr.String() == claims.HostMAC(a.Name).String()
+	case Netkit, IPvlan: // have no MAC, or the ENI's
+		return strings.HasPrefix(a.Alias, claims.AliasPrefix)
+	}
+	return false
+}
+
+// IsDying reports whether a device is that of a deleted pod and about to go.
+func IsDying(l netlink.Link) bool { return l.Attrs().Group == claims.GroupDying }
+
+// IsReceiver reports whether the host stack receives by a device for pods of an ENI.
+func IsReceiver(l netlink.Link) bool {
+	return l.Type() == IPvlan && claims.IsReceiverName(l.Attrs().Name)
+}
+
+// IsStacked reports whether a link is of a kind that has the MAC of a link below it.
+func IsStacked(l netlink.Link) bool {
+	switch l.Type() {
+	case "vlan", IPvlan, "macvlan", "macvtap", "bridge", "bond", "team":
+		return true
+	}
+	return false
+}
+
+// MayBeENI reports whether a device may be an ENI's own: no device of ours is, and none that
+// is stacked on another.
+func MayBeENI(l netlink.Link) bool {
+	return !IsStacked(l) && !strings.HasPrefix(l.Attrs().Name, claims.DevicePrefix)
+}
