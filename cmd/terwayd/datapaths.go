@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/datapath/ipvlan"
@@ -21,26 +22,26 @@ import (
 // kernel cannot run it, to remove what an earlier kernel could. They are one: whichever has a
 // node-wide piece changed knows the pods of all.
 func datapaths(log *slog.Logger) (list []datapath.Datapath, lacking map[string]error, err error) {
-	lacking, err = probe(map[string]func() error{route.Name: route.Supported, ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported})
+	lacking, err = probe(map[string]func() error{claims.Route: route.Supported, claims.IPvlan: ipvlan.Supported, claims.Netkit: netkit.Supported, claims.EBPF: ebpf.Supported})
 	if err != nil {
 		return nil, nil, err
 	}
-	has := func(name string) bool { return lacking[name] == nil && lacking[route.Name] == nil }
+	has := func(name string) bool { return lacking[name] == nil && lacking[claims.Route] == nil }
 	options := ebpf.Options{Log: log}
 	var slaves *ipvlan.Extension
-	if has(ipvlan.Name) {
+	if has(claims.IPvlan) {
 		slaves = ipvlan.NewExtension(log, ipvlan.DefaultFlows)
 		options.Beside = append(options.Beside, slaves)
 	}
 	var core *route.Datapath
 	var last datapath.Datapath
 	switch {
-	case !has(ebpf.Name):
+	case !has(claims.EBPF):
 		if core, err = route.New(route.Options{Log: log, Extensions: options.Beside}); err != nil {
 			return nil, nil, fmt.Errorf("datapath route: %w", err)
 		}
 		last = core
-	case has(netkit.Name):
+	case has(claims.Netkit):
 		dp, err := netkit.New(options)
 		if err != nil {
 			return nil, nil, fmt.Errorf("datapath netkit: %w", err)

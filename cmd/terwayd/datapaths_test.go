@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/netkit"
@@ -56,11 +57,11 @@ func TestProbe(t *testing.T) {
 // What this kernel lacks, if anything, it says so that the agent starts.
 func TestProbeOfThisKernel(t *testing.T) {
 	testutil.RequireRoot(t)
-	lacking, err := probe(map[string]func() error{ipvlan.Name: ipvlan.Supported, netkit.Name: netkit.Supported, ebpf.Name: ebpf.Supported, route.Name: route.Supported})
+	lacking, err := probe(map[string]func() error{claims.IPvlan: ipvlan.Supported, claims.Netkit: netkit.Supported, claims.EBPF: ebpf.Supported, claims.Route: route.Supported})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if why := lacking[route.Name]; why != nil {
+	if why := lacking[claims.Route]; why != nil {
 		t.Errorf("route: %v", why)
 	}
 	t.Logf("lacking: %v", lacking)

@@ -36,8 +36,8 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/monitor"
-	"terway.dev/terway/internal/datapath/route"
 )
 
 const waitForController = "the controller has not said yet which ENIs and addresses this node may use (is terway-controller running?)"
@@ -289,7 +289,7 @@ func (a *Agent) chooseLocked() error {
 		return err
 	}
 	asked := a.want.Datapath
-	if asked == "" || asked == "auto" {
+	if asked == "" || asked == claims.Auto {
 		a.dp, a.dpReason = a.Datapaths[0], v1alpha1.ReasonDatapathAuto
 		if len(a.Lacking) > 0 {
 			a.dpReason = v1alpha1.ReasonDatapathAutoLacking
@@ -358,7 +358,7 @@ func PodOf(e *journal.Entry) datapath.Pod {
 		Addresses: e.Addresses, ENI: e.ENI, Own: e.Own, Datapath: e.Datapath,
 	}
 	if p.Datapath == "" || e.Own != nil {
-		p.Datapath = route.Name // written before there were others; or of the veth beside an own ENI
+		p.Datapath = claims.Route // written before there were others; or of the veth beside an own ENI
 	}
 	if e.State == journal.Ready {
 		p.HostIfName = e.HostIfName

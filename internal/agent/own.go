@@ -12,11 +12,9 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/podeni"
 )
-
-// modeExclusive is v1alpha1's spec.mode of a node on which every pod has an ENI of its own.
-const modeExclusive = "exclusive"
 
 // wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
 // each one does, on others those that were given the resource. Those that asked by the
@@ -34,7 +32,7 @@ func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (own, counted,
 	a.mu.Lock()
 	mode, offered := a.want.Mode, a.want.Offered
 	a.mu.Unlock()
-	if mode == modeExclusive {
+	if mode == claims.ModeExclusive {
 		if a.WantsENI == nil || r.Name == "" {
 			return true, false, true, nil
 		}
@@ -185,7 +183,7 @@ func (a *Agent) whyNoENI() string {
 	if room < a.want.OwnENIs {
 		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.OwnENIs-room)
 	}
-	if a.want.Mode == modeExclusive && held >= room {
+	if a.want.Mode == claims.ModeExclusive && held >= room {
 		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.OwnENIs)
 	}
 	switch {

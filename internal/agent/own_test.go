@@ -14,6 +14,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const ownMAC = "00:16:3e:00:00:02"
@@ -144,7 +145,7 @@ func TestAnOwnENIsWayIsNoReasonToRepair(t *testing.T) {
 func TestModeExclusive(t *testing.T) {
 	e, _ := mixed(t)
 	w := e.a.want
-	w.Mode = modeExclusive
+	w.Mode = claims.ModeExclusive
 	e.setWant(w)
 	e.a.WantsENI = nil // nobody is asked
 	if got := e.mustAdd("any"); got != "192.168.40.1/32" {
@@ -219,9 +220,9 @@ func TestAskedByAnnotation(t *testing.T) {
 		"counted":                          {pod: "own1", value: "true", address: "192.168.40.1/32"},
 		"not counted":                      {pod: "shared", value: "true", err: []string{"default/pod-shared", "exclusive-eni", "without the resource aliyun/eni", "admission.enabled", "limits {aliyun/eni: 1}"}},
 		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Want) { w.OwnENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
-		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
+		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
 		"does not ask":                     {pod: "shared", value: "false", address: "192.168.32.1/32"},
-		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = modeExclusive }, address: "192.168.40.1/32"},
+		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
 		"a word, made without the webhook": {pod: "own1", value: "yes", err: []string{"default/pod-own1", "exclusive-eni", `"yes"`, `want "true"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -342,7 +343,7 @@ func TestGivenBeforeNoneWereOffered(t *testing.T) {
 func TestNoENILeftInModeExclusive(t *testing.T) {
 	e, _ := mixed(t)
 	w := e.a.want
-	w.Mode = modeExclusive
+	w.Mode = claims.ModeExclusive
 	e.setWant(w)
 	e.mustAdd("any")
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "only pods that ask for aliyun/eni") || !strings.Contains(err.Msg, "maxPods to 1 ") {
@@ -371,7 +372,7 @@ func TestDelSaysThatThePodWasWired(t *testing.T) {
 func TestUncountedENIs(t *testing.T) {
 	e, _ := mixed(t)
 	w := e.a.want
-	w.Mode = modeExclusive
+	w.Mode = claims.ModeExclusive
 	e.setWant(w)
 	uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
 	e.mustAdd("any")
@@ -397,7 +398,7 @@ func TestUncountedUntilTheKubeletSpeaks(t *testing.T) {
 		for _, restart := range []bool{false, true} {
 			e, _ := mixed(t)
 			w := e.a.want
-			w.Mode = modeExclusive
+			w.Mode = claims.ModeExclusive
 			e.setWant(w)
 			uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
 			speaks := e.a.WantsENI

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // maxMessage is what a condition's message may hold (metav1.Condition).
@@ -41,7 +42,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	if a.dp != nil {
 		st.Datapath = a.dp.Name()
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy)
-		if a.want.Mode == modeExclusive {
+		if a.want.Mode == claims.ModeExclusive {
 			st.Datapath = a.Exclusive.Name()
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
 				"each pod has an ENI of its own; it reaches Services and the node by a veth")

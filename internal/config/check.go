@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/zone"
 )
 
@@ -36,7 +37,7 @@ func (c *Config) check() (errs []error) {
 			errs = append(errs, err)
 		}
 	}
-	if c.Mode == ModeExclusive && c.Datapath != "auto" {
+	if c.Mode == ModeExclusive && c.Datapath != claims.Auto {
 		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, so there is nothing to share among pods, which is what %s is for; want datapath auto, or mode shared", c.Datapath, c.Datapath)
 	}
 	if c.ExclusiveENIs < 0 || c.ExclusiveENIs > maxENIs {

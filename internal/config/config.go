@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/decode"
 )
 
@@ -100,7 +101,7 @@ func document(data []byte) (map[string]any, error) {
 func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
-		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, WarmENIs: 1, Datapath: "auto",
+		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, WarmENIs: 1, Datapath: claims.Auto,
 	}
 	var errs []error
 	known := maps.Clone(raw)

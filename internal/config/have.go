@@ -4,14 +4,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The values that others ask for by name.
 const (
 	NetworkTerway  = "terway"
 	NetworkFlannel = "flannel"
-	ModeShared     = "shared"
-	ModeExclusive  = "exclusive"
+	ModeShared     = claims.ModeShared
+	ModeExclusive  = claims.ModeExclusive
 )
 
 // value is one that a key may have, and whether this version has what it stands for.
@@ -25,7 +27,7 @@ type value struct {
 var choices = map[string][]value{
 	"network":                  {{NetworkTerway, true}, {NetworkFlannel, true}},
 	"mode":                     {{ModeShared, true}, {ModeExclusive, true}},
-	"datapath":                 {{"auto", true}, {"route", true}, {"ebpf", true}, {"ipvlan", true}, {"netkit", true}},
+	"datapath":                 {{claims.Auto, true}, {claims.Route, true}, {claims.EBPF, true}, {claims.IPvlan, true}, {claims.Netkit, true}},
 	"network_policy":           {{"false", true}, {"true", false}},
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},
 }

@@ -7,6 +7,8 @@ import (
 	"unicode"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Keys of the existing Terway's ConfigMap eni-config that hold a file.
@@ -280,7 +282,7 @@ func selection(c *Conversion, v any, row *OldKey) {
 }
 
 func datapath(c *Conversion, v any, row *OldKey) {
-	name, ok := map[string]string{"veth": "route", "ipvlan": "ipvlan", "datapathv2": "ebpf"}[strings.ToLower(fmt.Sprint(v))]
+	name, ok := map[string]string{"veth": claims.Route, "ipvlan": claims.IPvlan, "datapathv2": claims.EBPF}[strings.ToLower(fmt.Sprint(v))]
 	row.To = "datapath"
 	if !ok {
 		row.Outcome, row.To, row.Why = Unsupported, "", "want veth, IPVlan or datapathv2"

@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Status is the network of a cluster.
@@ -181,7 +182,7 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 		n.problem("it has no NodeNetwork: terway-controller has not seen the node, or cannot find its instance; its log says why")
 		return n
 	}
-	n.Mode, n.Datapath, n.Asked = cmp.Or(nn.Spec.Mode, "shared"), nn.Status.Datapath, nn.Spec.Datapath
+	n.Mode, n.Datapath, n.Asked = cmp.Or(nn.Spec.Mode, claims.ModeShared), nn.Status.Datapath, nn.Spec.Datapath
 	if c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady); c != nil {
 		n.Reason, n.Why = c.Reason, c.Message
 		if c.Status != metav1.ConditionTrue || c.Reason == v1alpha1.ReasonDatapathKept {

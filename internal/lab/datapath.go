@@ -7,6 +7,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const (
@@ -17,7 +18,7 @@ const (
 	ExclusiveInstanceType = "ecs.g6.3xlarge"
 
 	// datapathAuto is the configuration's default.
-	datapathAuto = "auto"
+	datapathAuto = claims.Auto
 	// leastENIs is how many ENIs for pods a node in mode exclusive needs: the cluster's
 	// DNS has one, and the checks start two pods on a node.
 	leastENIs = 3

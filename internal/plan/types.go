@@ -5,7 +5,11 @@
 // It is pure: values in, values out. It asks no cloud, reads no file and no clock.
 package plan
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"terway.dev/terway/internal/datapath/claims"
+)
 
 // The values of Plan.Network and Plan.Mode.
 const (
@@ -16,9 +20,9 @@ const (
 	NetworkFlannel = "flannel"
 
 	// ModeShared: pods share the secondary ENIs of their node.
-	ModeShared = "shared"
+	ModeShared = claims.ModeShared
 	// ModeExclusive: each pod has an ENI of its own.
-	ModeExclusive = "exclusive"
+	ModeExclusive = claims.ModeExclusive
 )
 
 // Plan is a cluster's network, as the plan file holds it (YAML or JSON).

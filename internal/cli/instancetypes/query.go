@@ -9,13 +9,14 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/decode"
 )
 
 // The ways to give pods addresses.
 const (
-	modeShared    = "shared"
-	modeExclusive = "exclusive"
+	modeShared    = claims.ModeShared
+	modeExclusive = claims.ModeExclusive
 	modePrefix    = "prefix"
 	modeTrunk     = "trunk"
 )

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/compare"
@@ -61,7 +62,7 @@ root; what else runs on the machine makes the ranges in the table wide.`,
 	f.IntVar(&base.Nodes, "nodes", 3, "how many nodes")
 	f.StringVar(&base.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type")
 	f.StringVar(&zones, "zones", "1", "how many zones, or their names with commas")
-	f.StringSliceVar(&o.Datapaths, "datapath", []string{compare.Auto, "route", config.ModeExclusive}, "how Terway wires pods, a column for each: "+
+	f.StringSliceVar(&o.Datapaths, "datapath", []string{compare.Auto, claims.Route, config.ModeExclusive}, "how Terway wires pods, a column for each: "+
 		strings.Join(config.Choices("datapath"), ", ")+"; or "+config.ModeExclusive+" (an ENI for each pod)")
 	f.StringVar(&base.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	f.IntVar(&o.Rounds, "rounds", 41, "how many rounds of pods and nodes in turns")

@@ -5,11 +5,9 @@ import (
 	"log/slog"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/route"
 )
-
-// Name is the value of NodeNetwork.status.datapath.
-const Name = "ebpf"
 
 var _ datapath.Datapath = (*Datapath)(nil)
 
@@ -57,23 +55,23 @@ func New(o Options) (*Datapath, error) {
 }
 
 // Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return Name }
+func (d *Datapath) Name() string { return claims.EBPF }
 
 // AddPod implements datapath.Datapath.
 func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
 	d.shortcuts.chosen.Store(true)
-	return d.Datapath.AddPod(ctx, node, pod.WiredBy(Name))
+	return d.Datapath.AddPod(ctx, node, pod.WiredBy(claims.EBPF))
 }
 
 // CheckPod implements datapath.Datapath.
 func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(Name))
+	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(claims.EBPF))
 }
 
 // Sync implements datapath.Datapath.
 func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
 	d.shortcuts.chosen.Store(true)
-	return d.Datapath.Sync(ctx, node, datapath.WiredBy(Name, pods))
+	return d.Datapath.Sync(ctx, node, datapath.WiredBy(claims.EBPF, pods))
 }
 
 // Spoofed is the number of packets dropped because a pod sent them with a source address

@@ -9,6 +9,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
@@ -36,7 +37,7 @@ type shortcuts struct {
 }
 
 // Name implements route.Extension.
-func (s *shortcuts) Name() string { return Name }
+func (s *shortcuts) Name() string { return claims.EBPF }
 
 // load loads the programs once. The maps of an agent that ran before are found by what
 // it left on the devices. The caller holds mu.

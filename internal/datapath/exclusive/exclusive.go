@@ -23,11 +23,12 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/route"
 )
 
-// Name is the value of NodeNetwork.status.datapath on a node whose pods have an ENI each.
-const Name = "exclusive"
+// Name of the datapath, for the checks of the lab.
+const Name = claims.Exclusive
 
 var _ datapath.Datapath = (*Datapath)(nil)
 
@@ -79,7 +80,7 @@ func New(o Options) (*Datapath, error) {
 func (d *Datapath) Close() error { return d.ns.Close() }
 
 // Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return Name }
+func (d *Datapath) Name() string { return claims.Exclusive }
 
 // AddPod implements datapath.Datapath. The veth comes first: when the ENI is up in
 // the pod, everything is there.

@@ -7,12 +7,10 @@ import (
 	"sync/atomic"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
-
-// Name is the value of NodeNetwork.status.datapath.
-const Name = "ipvlan"
 
 var _ datapath.Datapath = (*Datapath)(nil)
 
@@ -89,28 +87,28 @@ func New(o Options) (*Datapath, error) {
 }
 
 // Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return Name }
+func (d *Datapath) Name() string { return claims.IPvlan }
 
 // AddPod implements datapath.Datapath.
 func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
 	d.slaves.active.Store(true)
-	return d.Datapath.AddPod(ctx, node, pod.WiredBy(Name))
+	return d.Datapath.AddPod(ctx, node, pod.WiredBy(claims.IPvlan))
 }
 
 // DelPod implements datapath.Datapath.
 func (d *Datapath) DelPod(ctx context.Context, pod datapath.Pod) error {
-	return d.Datapath.DelPod(ctx, pod.WiredBy(Name))
+	return d.Datapath.DelPod(ctx, pod.WiredBy(claims.IPvlan))
 }
 
 // CheckPod implements datapath.Datapath.
 func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(Name))
+	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(claims.IPvlan))
 }
 
 // Sync implements datapath.Datapath.
 func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
 	d.slaves.active.Store(true)
-	return d.Datapath.Sync(ctx, node, datapath.WiredBy(Name, pods))
+	return d.Datapath.Sync(ctx, node, datapath.WiredBy(claims.IPvlan, pods))
 }
 
 // Spoofed is the number of packets dropped because a pod sent them with a source address

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -50,7 +50,7 @@ func TestBothKindsTalk(t *testing.T) {
 	w.Nodes[1].Sync()
 	slave, far := suite.Serving(n.AddPod(1)), suite.Serving(w.Nodes[1].AddPod(1))
 	plain := n.Describe(1)
-	plain.Spec.Datapath = route.Name
+	plain.Spec.Datapath = claims.Route
 	plain.Add()
 	suite.Serving(plain)
 	if repairs := n.Sync(slave, plain); len(repairs) != 0 {

@@ -17,7 +17,7 @@ import (
 )
 
 // Name implements route.Extension.
-func (s *Extension) Name() string { return Name }
+func (s *Extension) Name() string { return claims.IPvlan }
 
 // Pair implements route.Pairer.
 func (s *Extension) Pair() route.Pair { return route.IPvlan }

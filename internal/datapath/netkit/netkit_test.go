@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
@@ -134,7 +135,7 @@ func TestPairOfAnotherKind(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := "veth"
-		if d.Name() == Name {
+		if d.Name() == claims.Netkit {
 			want = "netkit"
 		}
 		if got := kindOf(n, p); got != want {

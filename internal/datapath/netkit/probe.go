@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -17,7 +18,7 @@ import (
 // what kept it from finding out. It tries: it makes a pair and programs it.
 func Supported() error {
 	if err := ebpf.Supported(); err != nil {
-		return fmt.Errorf("it builds on the datapath %s: %w", ebpf.Name, err)
+		return fmt.Errorf("it builds on the datapath %s: %w", claims.EBPF, err)
 	}
 	return ebpf.Try(func(h *netlink.Handle, o *tcprog.Objects) error {
 		pair := &netlink.Netkit{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.NETKIT_MODE_L3}

@@ -15,14 +15,9 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
 )
-
-// Name is the value of NodeNetwork.status.datapath.
-const Name = "route"
-
-// extendedName is a datapath whose pods this one can serve without its Extension.
-const extendedName = "ebpf"
 
 var _ datapath.Datapath = (*Datapath)(nil)
 
@@ -114,7 +109,7 @@ func (d *Datapath) Settle(ctx context.Context) error { return d.reaper.wait(ctx)
 func (d *Datapath) Inside(f func() error) error { return kernel.InNS(d.ns, f) }
 
 // Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return Name }
+func (d *Datapath) Name() string { return claims.Route }
 
 // Spoofed is the number of packets dropped because a pod sent them with a source
 // address that is not its own.

@@ -89,7 +89,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 // own says whether the pod is wired by this datapath or by one that is built on it.
 func (d *Datapath) own(pod datapath.Pod) bool {
 	switch pod.Datapath {
-	case "", Name, extendedName:
+	case "", claims.Route, claims.EBPF: // an ebpf pod without its Extension is one of route
 		return true
 	}
 	return d.extensionOf(pod) != nil

@@ -8,11 +8,12 @@ import (
 	"slices"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 )
 
 // Auto is the datapath that Terway chooses by itself.
-const Auto = "auto"
+const Auto = claims.Auto
 
 // Run starts a lab for each network, for Terway one for each datapath, measures it and
 // takes it down. After an error what was measured before is returned with it.
