@@ -1,21 +1,21 @@
 package agent
 
 import (
-	"errors"
-	"fmt"
+	"context"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // LinksByMAC lists the links of this network namespace that may be ENIs. The permanent
 // address counts where there is one: a pod may have changed the MAC of its own ENI.
 func LinksByMAC() (map[string]Device, error) {
-	links, err := wholeDump(netlink.LinkList)
+	links, err := netlinkx.List(context.Background(), "links", netlink.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, err
 	}
 	out := map[string]Device{}
 	for _, l := range links {
@@ -32,23 +32,6 @@ func LinksByMAC() (map[string]Device, error) {
 	return out, nil
 }
 
-// dumps is how often a dump is tried that changes of links interrupt. Each takes
-// well under a millisecond, a burst of pods changes links for longer.
-const dumps = 100
-
-// wholeDump repeats a netlink dump until nothing changed while it ran.
-func wholeDump[T any](dump func() ([]T, error)) (list []T, err error) {
-	for range dumps {
-		if list, err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return list, err
-}
-
-// nsfsMagic is the type of the file system of namespaces (linux/magic.h: NSFS_MAGIC).
-const nsfsMagic = 0x6e736673
-
 // SandboxAlive reports whether path is a network namespace. A sandbox's path
 // stays behind as an empty file when a runtime is killed between unmounting and
 // removing it; that is a dead one.
@@ -59,6 +42,6 @@ func SandboxAlive(path string) bool {
 		if err == unix.EINTR {
 			continue
 		}
-		return err == nil && fs.Type == nsfsMagic
+		return err == nil && fs.Type == unix.NSFS_MAGIC
 	}
 }

@@ -133,6 +133,9 @@ func TestGround(t *testing.T) {
 	for pkg, below := range map[string][]string{
 		"internal/datapath/claims":   nil,
 		"internal/datapath/linkkind": {"internal/datapath/claims"},
+		"internal/netlinkx":          nil,
+		"internal/datapath/attr":     nil,
+		"internal/datapath/tcprog":   {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
 	} {
 		for _, d := range deps(t, pkg) {
 			if own, ok := strings.CutPrefix(d, module); ok && own != pkg && !slices.Contains(below, own) {

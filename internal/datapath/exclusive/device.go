@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -14,21 +13,20 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // inside is a pod's namespace and the node's, open.
 type inside struct {
 	d    *Datapath
 	pod  datapath.Pod
-	ns   netns.NsHandle
+	ns   *netlinkx.Namespace
 	node *netlink.Handle
 	h    *netlink.Handle
 }
@@ -41,37 +39,30 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// enter opens both namespaces. The error is fs.ErrNotExist when the pod's is gone.
+// enter opens both namespaces. The error is netlinkx.Gone when the pod's is.
 func (d *Datapath) enter(pod datapath.Pod) (*inside, error) {
-	ns, err := netns.GetFromPath(pod.NetNS)
+	ns, err := netlinkx.Enter(pod.NetNS)
 	if err != nil {
-		return nil, fmt.Errorf("open the pod's network namespace %s: %w", pod.NetNS, err)
+		return nil, err
 	}
-	in := &inside{d: d, pod: pod, ns: ns}
-	if ns.Equal(d.ns) {
-		in.close()
-		return nil, fmt.Errorf("network namespace %s is the node's own", pod.NetNS)
+	own, err := ns.Is(d.ns)
+	if err == nil && own {
+		err = fmt.Errorf("network namespace %s is the node's own", pod.NetNS)
 	}
-	// One family: the others that the library would open need modules that some kernels lack.
-	if in.node, err = netlink.NewHandleAt(d.ns, unix.NETLINK_ROUTE); err == nil {
-		in.h, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	var node *netlink.Handle
+	if err == nil {
+		node, err = netlinkx.Open(d.ns)
 	}
 	if err != nil {
-		in.close()
-		return nil, fmt.Errorf("open a netlink socket for %s: %w", pod.NetNS, err)
+		ns.Close()
+		return nil, err
 	}
-	return in, nil
+	return &inside{d: d, pod: pod, ns: ns, node: node, h: ns.Handle}, nil
 }
 
 func (in *inside) close() {
-	if in.h != nil {
-		in.h.Close()
-	}
-	if in.node != nil {
-		in.node.Close()
-	}
-	// Only read; nothing is lost if the descriptor's close fails.
 	in.ns.Close()
+	in.node.Close()
 }
 
 // device is where the pod's ENI is.
@@ -101,7 +92,7 @@ func (in *inside) find(ctx context.Context) (device, error) {
 		if err == nil && !linkkind.IsStacked(link) && len(link.Attrs().PermHWAddr) == 0 {
 			return device{link, true}, nil
 		}
-		if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+		if err != nil && !netlinkx.Gone(err) {
 			return device{}, fmt.Errorf("look for the pod's %s: %w", in.pod.IfName, err)
 		}
 	}
@@ -111,7 +102,7 @@ func (in *inside) find(ctx context.Context) (device, error) {
 // byMAC finds the network card with a MAC: by its permanent address, which nobody can
 // change, else by the one that it has now. Devices stacked on one share its MAC.
 func byMAC(ctx context.Context, h *netlink.Handle, mac net.HardwareAddr) (netlink.Link, error) {
-	links, err := route.Listed(ctx, "devices", h.LinkList)
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +132,7 @@ func (in *inside) wire(ctx context.Context, own device) error {
 		if err := in.node.LinkSetDown(link); err != nil {
 			return fmt.Errorf("set ENI device %s down: %w", link.Attrs().Name, err)
 		}
-		if err := in.node.LinkSetNsFd(link, int(in.ns)); err != nil {
+		if err := in.node.LinkSetNsFd(link, int(in.ns.NS)); err != nil {
 			return fmt.Errorf("move ENI device %s into the pod: %w", link.Attrs().Name, err)
 		}
 		var err error
@@ -223,7 +214,7 @@ func (in *inside) sysctls() error {
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_ra", "0"},
 			struct{ path, value string }{"ipv6/conf/" + name + "/accept_dad", "0"})
 	}
-	return kernel.InNS(in.ns, func() error {
+	return kernel.InNS(in.ns.NS, func() error {
 		for _, s := range list {
 			if err := os.WriteFile(filepath.Join(in.d.procSys, "net", s.path), []byte(s.value), 0); err != nil {
 				return fmt.Errorf("set sysctl net/%s in the pod: %w", s.path, err)
@@ -262,14 +253,14 @@ func (in *inside) problems(ctx context.Context) ([]string, error) {
 		if a.Is6() {
 			family = netlink.FAMILY_V6
 		}
-		addrs, err := route.Listed(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
+		addrs, err := netlinkx.List(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
 		if err != nil {
 			return nil, err
 		}
 		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) }) {
 			list = append(list, fmt.Sprintf("address %s of the pod's %s is missing", a, name))
 		}
-		routes, err := route.Listed(ctx, "routes of the pod", func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
+		routes, err := netlinkx.List(ctx, "routes of the pod", func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
 		if err != nil {
 			return nil, err
 		}
@@ -290,11 +281,11 @@ func (in *inside) problems(ctx context.Context) ([]string, error) {
 // giveBack brings the ENI's device back to the node. What is not there is no error:
 // with the namespace the kernel has brought it back.
 func (d *Datapath) giveBack(ctx context.Context, pod datapath.Pod) error {
-	if !exists(pod.NetNS) {
+	if pod.NetNS == "" {
 		return nil
 	}
 	in, err := d.enter(pod)
-	if errors.Is(err, fs.ErrNotExist) {
+	if netlinkx.Gone(err) {
 		return nil
 	}
 	if err != nil {

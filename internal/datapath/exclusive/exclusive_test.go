@@ -415,6 +415,8 @@ func TestDelToleratesAbsence(t *testing.T) {
 	p.Del()
 	p.Spec.NetNS = ""
 	p.Del()
+	p.Spec.NetNS = suite.LeftFile(t)
+	p.Del()
 	n0.Settle()
 	diff := suite.Difference(before, suite.DumpStable(n0))
 	for _, line := range strings.Split(diff, "\n") {

@@ -1,14 +1,17 @@
 package ipvlan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // HasPeer says whether the pod behind a device of the node still has its own device,
@@ -16,9 +19,9 @@ import (
 // device on the node stays, but the kernel refuses the ENI's receiver an address that
 // another device of the ENI has.
 func HasPeer(name string) (bool, error) {
-	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	h, err := netlinkx.Open(netns.None())
 	if err != nil {
-		return false, fmt.Errorf("open route netlink socket: %w", err)
+		return false, err
 	}
 	defer h.Close()
 	return hasPeer(h, name)
@@ -37,13 +40,15 @@ func hasPeer(h *netlink.Handle, name string) (bool, error) {
 		return true, err // not known to be dead
 	}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := h.RouteListFiltered(family, &netlink.Route{Table: claims.TableLocal, LinkIndex: link.Attrs().Index},
-			netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		routes, err := netlinkx.List(context.Background(), fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(family, &netlink.Route{Table: claims.TableLocal, LinkIndex: link.Attrs().Index},
+				netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		})
 		if errors.Is(err, unix.EAFNOSUPPORT) {
 			continue
 		}
 		if err != nil {
-			return false, fmt.Errorf("list routes of table %d: %w", claims.TableLocal, err)
+			return false, err
 		}
 		for _, r := range routes {
 			if r.Dst == nil {
@@ -71,19 +76,14 @@ func hasPeer(h *netlink.Handle, name string) (bool, error) {
 // receiverBeside is the receiver of the ENI that a device is stacked on. The pod's own
 // device would not do: with its last address taken again the kernel drops its routes.
 func receiverBeside(h *netlink.Handle, link netlink.Link) (netlink.Link, error) {
-	for {
-		links, err := h.LinkList()
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list devices: %w", err)
-		}
-		for _, l := range links {
-			if linkkind.IsReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
-				return l, nil
-			}
-		}
-		return nil, nil
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
+	if err != nil {
+		return nil, err
 	}
+	for _, l := range links {
+		if linkkind.IsReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
+			return l, nil
+		}
+	}
+	return nil, nil
 }

@@ -1,10 +1,10 @@
 package ipvlan
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 
@@ -17,6 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // innerIndex is the index of the pod's device in its namespace: of the 44 bits in the
@@ -119,7 +120,7 @@ func create(h, there *netlink.Handle, attrs netlink.LinkAttrs) (netlink.Link, er
 
 func find(h *netlink.Handle, name string) (netlink.Link, error) {
 	link, err := h.LinkByName(name)
-	if missing(err) {
+	if netlinkx.Gone(err) {
 		return nil, nil
 	}
 	if err != nil {
@@ -129,15 +130,10 @@ func find(h *netlink.Handle, name string) (netlink.Link, error) {
 }
 
 func remove(h *netlink.Handle, link netlink.Link) error {
-	if err := h.LinkDel(link); err != nil && !missing(err) {
+	if err := h.LinkDel(link); err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("delete device %s: %w", link.Attrs().Name, err)
 	}
 	return nil
-}
-
-func missing(err error) bool {
-	var notFound netlink.LinkNotFoundError
-	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
 }
 
 // holder is a pod that has addresses.
@@ -151,30 +147,22 @@ func inPod(path string, f func(netns.NsHandle, *netlink.Handle) error) error {
 	if path == "" {
 		return nil
 	}
-	ns, err := netns.GetFromPath(path)
-	if errors.Is(err, os.ErrNotExist) {
+	pod, err := netlinkx.Enter(path)
+	if netlinkx.Gone(err) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("open the pod's network namespace %s: %w", path, err)
+		return err
 	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if errors.Is(err, unix.EINVAL) {
-		return nil // the file is there, the namespace that was mounted on it is not
-	}
-	if err != nil {
-		return fmt.Errorf("network namespace %s: open route netlink socket: %w", path, err)
-	}
-	defer h.Close()
-	return f(ns, h)
+	defer pod.Close()
+	return f(pod.NS, pod.Handle)
 }
 
 // Leave implements route.Linker.
 func (s *Extension) Leave(pod datapath.Pod) (rest func() error, err error) {
 	device := claims.HostIfName(pod.Sandbox, pod.IfName)
 	s.forget(device)
-	err = inPod(pod.NetNS, func(ns netns.NsHandle, h *netlink.Handle) error {
+	err = inPod(pod.NetNS, func(_ netns.NsHandle, h *netlink.Handle) error {
 		link, err := find(h, pod.IfName)
 		if err != nil || link == nil || !isInner(link, device) {
 			return err
@@ -217,19 +205,20 @@ func (s *Extension) Vacate(device string, a netip.Addr) error {
 // takeAddresses takes one address from a device, or all with the zero Addr.
 func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		addrs, err := h.AddrList(link, family)
+		addrs, err := netlinkx.List(context.Background(), "addresses of the pod's "+link.Attrs().Name,
+			func() ([]netlink.Addr, error) { return h.AddrList(link, family) })
 		if errors.Is(err, unix.EAFNOSUPPORT) {
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("list addresses of the pod's %s: %w", link.Attrs().Name, err)
+			return err
 		}
 		for _, addr := range addrs {
 			a, ok := netipx.FromStdIP(addr.IP)
 			if !ok || a.IsLinkLocalUnicast() || only.IsValid() && a != only {
 				continue
 			}
-			if err := h.AddrDel(link, &addr); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !missing(err) {
+			if err := h.AddrDel(link, &addr); err != nil && !netlinkx.Gone(err) {
 				return fmt.Errorf("take address %s from the pod's %s: %w", a, link.Attrs().Name, err)
 			}
 		}

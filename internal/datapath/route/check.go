@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // CheckPod implements datapath.Datapath. It changes nothing.
@@ -40,7 +41,7 @@ func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapat
 }
 
 func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, pod datapath.Pod) (string, error) {
-	links, err := Listed(ctx, "devices", h.LinkList)
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return "", err
 	}
@@ -169,7 +170,7 @@ func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.
 func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
 	found := map[neighKey]netlink.Neigh{}
 	for _, f := range bothFamilies {
-		list, err := Listed(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
+		list, err := netlinkx.List(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
 		if noFamily(err) {
 			continue
 		}
@@ -233,20 +234,16 @@ func hostProblems(v view, w wiring) []string {
 
 // podProblems names what is missing or wrong inside the pod.
 func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) {
-	ns, err := d.openPodNS(w.pod.NetNS)
+	inside, err := d.enterPod(w.pod.NetNS)
 	if err != nil {
 		return nil, err
 	}
-	defer ns.Close()
-	ph, err := openHandle(ns)
-	if err != nil {
-		return nil, fmt.Errorf("the pod's network namespace %s: %w", w.pod.NetNS, err)
-	}
-	defer ph.Close()
+	defer inside.Close()
+	ph := inside.Handle
 
 	name := w.inner
 	link, err := ph.LinkByName(name)
-	if absent(err) {
+	if netlinkx.Gone(err) {
 		return []string{fmt.Sprintf("device %s of the pod is missing", name)}, nil
 	}
 	if err != nil {
@@ -270,14 +267,14 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 	}
 	for _, a := range w.pod.Addresses {
 		f := familyOf(a)
-		addrs, err := Listed(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
+		addrs, err := netlinkx.List(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
 		if err != nil {
 			return nil, err
 		}
 		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return addrFrom(x.IP) == a }) {
 			add("address %s of the pod's %s is missing", a, name)
 		}
-		routes, err := Listed(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
+		routes, err := netlinkx.List(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
 		if err != nil {
 			return nil, err
 		}

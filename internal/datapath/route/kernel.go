@@ -1,7 +1,6 @@
 package route
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -17,44 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Netlink and /proc helpers that know nothing of pods.
-
-// openHandle opens one route netlink socket in a namespace; netns.None() is the
-// caller's own. The other families that the library would open need modules
-// that some kernels lack.
-func openHandle(ns netns.NsHandle) (*netlink.Handle, error) {
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("open route netlink socket: %w", err)
-	}
-	return h, nil
-}
-
-// Listed repeats a dump that a concurrent change interrupted, and gives up when
-// the context does.
-func Listed[T any](ctx context.Context, what string, dump func() ([]T, error)) ([]T, error) {
-	for {
-		list, err := dump()
-		if err == nil {
-			return list, nil
-		}
-		if !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return nil, fmt.Errorf("list %s: %w", what, err)
-		}
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("list %s: %w", what, context.Cause(ctx))
-		}
-	}
-}
-
-// absent says that a removal failed because there was nothing to remove.
-func absent(err error) bool {
-	var notFound netlink.LinkNotFoundError
-	return errors.As(err, &notFound) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.ENOENT) ||
-		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, os.ErrNotExist)
-}
 
 // delGroup deletes every device of a group with one request: the kernel then
 // waits for RCU once for all of them, not once for each (26 ms).
@@ -68,7 +33,7 @@ func delGroup(ns netns.NsHandle, group uint32) error {
 	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
 	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
 	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
-	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !absent(err) {
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("delete devices of group %#x: %w", group, err)
 	}
 	return nil

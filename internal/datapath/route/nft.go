@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // nft is the tables `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its methods are
@@ -165,7 +166,7 @@ func (n *nft) remove(keys ...elemKey) error {
 		}
 		return c.Flush()
 	})
-	if absent(err) {
+	if netlinkx.Gone(err) {
 		// One missing element undid the whole transaction: remove what there is.
 		err = n.do(func(c *nftables.Conn) error {
 			there, err := present(c, elems)
@@ -178,7 +179,7 @@ func (n *nft) remove(keys ...elemKey) error {
 			return c.Flush()
 		})
 	}
-	if err != nil && !absent(err) {
+	if err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, claims.TableName, err)
 	}
 	return nil
@@ -255,7 +256,7 @@ func (n *nft) deleteTables() error {
 		}
 		return c.Flush()
 	})
-	if err != nil && !absent(err) {
+	if err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("delete nftables tables: %w", err)
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // ready returns the state of the node, and makes the kernel agree with the node
@@ -52,7 +53,7 @@ func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datap
 		}
 	}
 
-	links, err := Listed(ctx, "devices", h.LinkList)
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +168,7 @@ func (d *Datapath) ensureForwarding(links []netlink.Link, families []int) ([]str
 func ownRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) {
 	var own []netlink.Route
 	for _, f := range bothFamilies {
-		routes, err := Listed(ctx, familyName(f)+" routes", func() ([]netlink.Route, error) {
+		routes, err := netlinkx.List(ctx, familyName(f)+" routes", func() ([]netlink.Route, error) {
 			return h.RouteListFiltered(f, &netlink.Route{Protocol: claims.Protocol},
 				netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 		})
@@ -390,11 +391,11 @@ func (d *Datapath) releaseDevices(h *netlink.Handle, links []netlink.Link, was m
 		if !was[index] || isCurrent(enis, index) {
 			continue
 		}
-		if err := h.AddrDel(link, eniAddress()); err != nil && !absent(err) {
+		if err := h.AddrDel(link, eniAddress()); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("take %s from %s: %w", claims.Gateway4, name, err))
 			continue
 		}
-		if err := h.LinkSetDown(link); err != nil && !absent(err) {
+		if err := h.LinkSetDown(link); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("set %s down: %w", name, err))
 			continue
 		}

@@ -2,6 +2,7 @@ package route
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // The rules of others, read for the little that forwarding asks of them. The nftables library
@@ -137,15 +139,11 @@ func (f *forwarding) rules(ns netns.NsHandle, t *nftables.Table) (map[string][]f
 }
 
 // list is ask for a dump, begun anew when a change interrupts it: begin forgets what came before.
-func (f *forwarding) list(ns netns.NsHandle, kind int, body []byte, begin func(), answer func(b []byte)) (err error) {
-	const tries = 10
-	for range tries {
+func (f *forwarding) list(ns netns.NsHandle, kind int, body []byte, begin func(), answer func(b []byte)) error {
+	return netlinkx.Retry(context.Background(), func() error {
 		begin()
-		if err = f.ask(ns, kind, unix.NLM_F_DUMP, body, answer); !errors.Is(err, nl.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return err
+		return f.ask(ns, kind, unix.NLM_F_DUMP, body, answer)
+	})
 }
 
 // ask sends a request of nftables and hands on what answers it.

@@ -10,6 +10,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Pair is the kind of a pod's two devices, one on the node and one in the pod. All else
@@ -94,7 +95,7 @@ func (d *Datapath) ensurePair(h, ph *netlink.Handle, ns netns.NsHandle, w wiring
 			return host, inner, nil
 		}
 		if host != nil {
-			if err := h.LinkDel(host); err != nil && !absent(err) {
+			if err := h.LinkDel(host); err != nil && !netlinkx.Gone(err) {
 				return nil, nil, fmt.Errorf("delete unusable device %s: %w", w.name, err)
 			}
 		}
@@ -116,14 +117,14 @@ func (d *Datapath) ensurePair(h, ph *netlink.Handle, ns netns.NsHandle, w wiring
 // is not ours is an error: it is not ours to remove.
 func (d *Datapath) existingPair(h, ph *netlink.Handle, w wiring) (host, inner netlink.Link, usable bool, err error) {
 	host, err = h.LinkByName(w.name)
-	if err != nil && !absent(err) {
+	if err != nil && !netlinkx.Gone(err) {
 		return nil, nil, false, fmt.Errorf("look up device %s: %w", w.name, err)
 	}
 	if host != nil && !linkkind.IsPodDevice(host) {
 		return nil, nil, false, fmt.Errorf("device %s exists and was not made by this datapath", w.name)
 	}
 	inner, err = ph.LinkByName(w.inner)
-	if err != nil && !absent(err) {
+	if err != nil && !netlinkx.Gone(err) {
 		return nil, nil, false, fmt.Errorf("look up device %s in %s: %w", w.inner, w.pod.NetNS, err)
 	}
 	pair := host != nil && inner != nil &&

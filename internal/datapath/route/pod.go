@@ -17,6 +17,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // AddPod implements datapath.Datapath. Everything is written with "replace"
@@ -259,21 +260,19 @@ func neighbour(a netip.Addr, mac net.HardwareAddr, index int) *netlink.Neigh {
 	}
 }
 
-// openPodNS opens the pod's namespace and makes sure that it is not the node's.
-func (d *Datapath) openPodNS(path string) (netns.NsHandle, error) {
-	ns, err := netns.GetFromPath(path)
+// enterPod opens the pod's namespace and makes sure that it is not the node's.
+func (d *Datapath) enterPod(path string) (*netlinkx.Namespace, error) {
+	ns, err := netlinkx.Enter(path)
 	if err != nil {
-		return ns, fmt.Errorf("open the pod's network namespace %s: %w", path, err)
+		return nil, err
 	}
-	own := d.ns
-	if !own.IsOpen() {
-		if own, err = netns.Get(); err != nil {
-			return ns, errors.Join(fmt.Errorf("open own network namespace: %w", err), ns.Close())
-		}
-		defer own.Close()
+	own, err := ns.Is(d.ns)
+	if err == nil && own {
+		err = fmt.Errorf("network namespace %s is the node's own", path)
 	}
-	if ns.Equal(own) {
-		return ns, errors.Join(fmt.Errorf("network namespace %s is the node's own", path), ns.Close())
+	if err != nil {
+		ns.Close()
+		return nil, err
 	}
 	return ns, nil
 }
@@ -281,22 +280,17 @@ func (d *Datapath) openPodNS(path string) (netns.NsHandle, error) {
 // wire makes every piece of a pod. The host's side comes first, so that the pod
 // is complete when its first packet can leave.
 func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.Node, w wiring) (elements, error) {
-	ns, err := d.openPodNS(w.pod.NetNS)
+	inside, err := d.enterPod(w.pod.NetNS)
 	if err != nil {
 		return nil, err
 	}
-	defer ns.Close()
-	ph, err := openHandle(ns)
-	if err != nil {
-		return nil, fmt.Errorf("the pod's network namespace %s: %w", w.pod.NetNS, err)
-	}
-	defer ph.Close()
+	defer inside.Close()
 
-	host, elems, err := d.write(ctx, h, ph, ns, node, w)
+	host, elems, err := d.write(ctx, h, inside.Handle, inside.NS, node, w)
 	if err != nil {
 		return nil, err
 	}
-	if err := AwaitIPv6(ctx, ph, w.pod.Addresses); err != nil {
+	if err := AwaitIPv6(ctx, inside.Handle, w.pod.Addresses); err != nil {
 		return nil, err
 	}
 	if d.linker(w.pod) != nil {
@@ -336,7 +330,7 @@ func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.Ns
 // last Sync.
 func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node datapath.Node, elems elements) error {
 	err := d.nft.put(elems)
-	if err == nil || !absent(err) {
+	if err == nil || !netlinkx.Gone(err) {
 		return err
 	}
 	d.distrust()

@@ -10,6 +10,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // reaper deletes retired devices behind DEL's back. A deletion waits 26 ms for
@@ -96,7 +97,7 @@ func (d *Datapath) deleteDying() error {
 		return err
 	}
 	defer h.Close()
-	links, err := Listed(context.Background(), "devices", h.LinkList)
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
 	if err != nil {
 		return err
 	}
@@ -120,7 +121,7 @@ func (d *Datapath) deleteDying() error {
 		return delGroup(d.ns, claims.GroupDying)
 	}
 	for _, l := range ours {
-		if err := h.LinkDel(l); err != nil && !absent(err) {
+		if err := h.LinkDel(l); err != nil && !netlinkx.Gone(err) {
 			return fmt.Errorf("delete device %s: %w", l.Attrs().Name, err)
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 var _ datapath.Datapath = (*Datapath)(nil)
@@ -117,7 +118,7 @@ func (d *Datapath) Spoofed() (uint64, error) { return d.nft.spoofed() }
 
 // host opens the netlink socket that one call uses throughout.
 func (d *Datapath) host() (*netlink.Handle, error) {
-	h, err := openHandle(d.ns)
+	h, err := netlinkx.Open(d.ns)
 	if err != nil {
 		return nil, fmt.Errorf("node's network namespace: %w", err)
 	}

@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Sync implements datapath.Datapath. It looks at everything once, writes only
@@ -65,7 +66,7 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	}
 	errs = append(errs, d.forward.obstacles()...)
 
-	links, err := Listed(ctx, "devices", h.LinkList)
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}
@@ -168,7 +169,7 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		} else if err = d.wireHost(s.h, w, link); err == nil {
 			err = errors.Join(d.nft.put(elems), d.extend(s.h, w, link))
 		}
-		if !reachable && absent(err) {
+		if !reachable && netlinkx.Gone(err) {
 			return eniErr // the kernel took the device after its sandbox just now
 		}
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Rules and the ENIs' tables. Their number depends on the ENIs alone.
@@ -99,7 +100,7 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniStat
 		if keep {
 			continue
 		}
-		if err := h.RouteDel(&r); err != nil && !absent(err) {
+		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
 			continue
 		}
@@ -180,7 +181,7 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) {
 	own := map[ruleKey]bool{}
 	for _, f := range bothFamilies {
-		rules, err := Listed(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
+		rules, err := netlinkx.List(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
 		if noFamily(err) {
 			continue
 		}
@@ -223,7 +224,7 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 		if !prune || want[k] {
 			continue
 		}
-		if err := h.RuleDel(k.rule()); err != nil && !absent(err) {
+		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
 			continue
 		}

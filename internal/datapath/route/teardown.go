@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Teardown implements datapath.Datapath. Forwarding stays on and so do the rp_filter and
@@ -22,7 +23,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 		return err
 	}
 	defer h.Close()
-	links, err := Listed(ctx, "devices", h.LinkList)
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return err
 	}
@@ -43,12 +44,12 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 	rules, err := ownRules(ctx, h)
 	errs = append(errs, err)
 	for k := range maps.Keys(rules) {
-		if err := h.RuleDel(k.rule()); err != nil && !absent(err) {
+		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
 		}
 	}
 	for _, r := range routes {
-		if err := h.RouteDel(&r); err != nil && !absent(err) {
+		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // wireHost makes the host's side of a pod: the device's settings, the route to
@@ -223,7 +224,7 @@ func podAddress(a netip.Addr) *netlink.Addr {
 // Whatever is missing is passed over; addresses may be unknown.
 func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr) error {
 	link, err := h.LinkByName(name)
-	if err != nil && !absent(err) {
+	if err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("look up device %s: %w", name, err)
 	}
 	if link != nil && !linkkind.IsPodDevice(link) {
@@ -242,7 +243,7 @@ func (d *Datapath) retire(h *netlink.Handle, name string, addresses []netip.Addr
 	}
 	errs = append(errs, d.removeElements(name, addresses))
 	if link != nil {
-		if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !absent(err) {
+		if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("move device %s to the group of dying devices: %w", name, err))
 		} else {
 			d.reaper.kick()
@@ -261,7 +262,7 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 		if a.Is4() {
 			r.Scope = unix.RT_SCOPE_LINK
 		}
-		if err := h.RouteDel(r); err != nil && !absent(err) {
+		if err := h.RouteDel(r); err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("remove route to %s dev %s from table %d: %w", a, link.Attrs().Name, claims.TableLocal, err))
 		}
 	}
@@ -272,9 +273,11 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 		return errors.Join(errs...)
 	}
 	for _, f := range bothFamilies {
-		routes, err := h.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		routes, err := netlinkx.List(context.Background(), fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		})
 		if err != nil && !noFamily(err) {
-			return fmt.Errorf("list routes of table %d: %w", claims.TableLocal, err)
+			return err
 		}
 		for _, r := range routes {
 			if a := hostRouteDst(r); a.IsValid() {

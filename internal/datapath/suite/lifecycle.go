@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -179,6 +181,16 @@ func concurrentPods(t *testing.T, k Kit) {
 	}
 }
 
+// LeftFile is what stays at a namespace's path when a runtime is killed after it unmounted
+// the namespace and before it removed the file.
+func LeftFile(t testing.TB) string {
+	path := filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 func delPodToleratesAbsence(t *testing.T, k Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -196,6 +208,11 @@ func delPodToleratesAbsence(t *testing.T, k Kit) {
 	q.Remove() // the namespace goes first, and the device with it
 	q.Spec.NetNS = ""
 	q.Del()
+
+	left := n.AddPod(1, "4", "6")
+	left.Remove()
+	left.Spec.NetNS = LeftFile(t)
+	left.Del()
 
 	// Addresses unknown: the device's name is enough.
 	r := n.AddPod(1, "4", "6")

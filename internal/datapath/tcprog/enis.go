@@ -1,6 +1,7 @@
 package tcprog
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // MapENIs is the map in bpf/flows.h of ENIs by which packets may leave directly.
@@ -32,12 +35,12 @@ type Gateways map[int][]netip.Addr
 func Silent(h *netlink.Handle) (Gateways, error) {
 	silent := Gateways{}
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		neighbours, err := listed(func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
+		neighbours, err := netlinkx.List(context.Background(), "neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // a kernel without IPv6
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list neighbours: %w", err)
+			return nil, err
 		}
 		for _, n := range neighbours {
 			// A question that is being asked just now counts too: it keeps its flows with

@@ -11,15 +11,16 @@
 package tcprog
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Filters are one datapath's, known by their priority (what `tc filter show` calls pref)
@@ -72,12 +73,12 @@ func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
 // attached is the id of our program in one place, or 0.
 func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, err error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	list, err := listed(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+	list, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
 	if gone(err) {
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("list tc filters: %w", err)
+		return 0, err
 	}
 	for _, f := range list {
 		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, claims.ProgramPrefix) {
@@ -127,9 +128,9 @@ func (p Filters) Uninstall(h *netlink.Handle, index int) error {
 // block, which the filters of the device do not show while it is empty.
 func inUse(h *netlink.Handle, index int) (bool, error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	qdiscs, err := listed(func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
+	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
 	if err != nil {
-		return false, fmt.Errorf("list qdiscs: %w", err)
+		return false, err
 	}
 	for _, q := range qdiscs {
 		if q.Type() == "clsact" && q.Attrs().IngressBlock != nil {
@@ -137,24 +138,15 @@ func inUse(h *netlink.Handle, index int) (bool, error) {
 		}
 	}
 	for _, parent := range []uint32{Ingress, Egress} {
-		list, err := listed(func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+		list, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
 		if err != nil && !gone(err) {
-			return false, fmt.Errorf("list tc filters: %w", err)
+			return false, err
 		}
 		if len(list) > 0 {
 			return true, nil
 		}
 	}
 	return false, nil
-}
-
-// listed repeats a dump that a change interrupted.
-func listed[T any](dump func() ([]T, error)) ([]T, error) {
-	for {
-		if list, err := dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return list, err
-		}
-	}
 }
 
 // Anywhere says whether any device has a filter of ours.
@@ -183,9 +175,9 @@ func (p Filters) Present(h *netlink.Handle, index int) (bool, error) {
 
 // Devices lists those that may have filters of ours.
 func Devices(h *netlink.Handle) ([]int, error) {
-	qdiscs, err := listed(func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
+	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
 	if err != nil {
-		return nil, fmt.Errorf("list qdiscs: %w", err)
+		return nil, err
 	}
 	var list []int
 	for _, q := range qdiscs {
@@ -198,6 +190,4 @@ func Devices(h *netlink.Handle) ([]int, error) {
 
 // gone says that a device, qdisc or filter was not there. The kernel says EINVAL when a
 // device has no such qdisc.
-func gone(err error) bool {
-	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EINVAL) || errors.Is(err, os.ErrNotExist)
-}
+func gone(err error) bool { return netlinkx.Gone(err) || errors.Is(err, unix.EINVAL) }

@@ -9,6 +9,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Pods is a map with an entry for each address of a pod. Its key is struct addr of
@@ -130,6 +132,5 @@ func (p Pods[V]) Release(h *netlink.Handle, index int, addresses []netip.Addr) e
 // Exists says whether a device is there. If the kernel does not tell, it is.
 func Exists(h *netlink.Handle, index int) bool {
 	_, err := h.LinkByIndex(index)
-	var missing netlink.LinkNotFoundError
-	return !errors.As(err, &missing)
+	return !netlinkx.Gone(err)
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Options say where the fabric is and how strict.
@@ -159,20 +161,16 @@ func (f *Fabric) open() error {
 			return err
 		}
 	}
-	ns, err := netns.GetFromPath(path)
+	ns, err := netlinkx.Enter(path)
 	if err != nil {
-		return fmt.Errorf("open the switch's namespace: %w", err)
+		return fmt.Errorf("the switch: %w", err)
 	}
-	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("netlink in the switch's namespace: %w", err)
-	}
-	if err := f.openProgram(h); err != nil {
-		h.Close()
+	defer ns.NS.Close()
+	if err := f.openProgram(ns.Handle); err != nil {
+		ns.Handle.Close()
 		return err
 	}
-	f.handle = h
+	f.handle = ns.Handle
 	if err := f.watch(); err != nil {
 		f.release()
 		return err

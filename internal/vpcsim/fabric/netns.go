@@ -11,6 +11,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // ownerAlias marks a namespace as ours, on its lo: another program, or a fabric whose
@@ -88,17 +90,12 @@ func removeNS(path string) error {
 // withHandle lends a netlink socket in the namespace. It must not outlive the call: a
 // socket keeps its namespace alive.
 func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) error {
-	ns, err := netns.GetFromPath(path)
+	ns, err := netlinkx.Enter(path)
 	if err != nil {
-		return fmt.Errorf("open the network namespace %s: %w", path, err)
+		return err
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("netlink in the network namespace %s: %w", path, err)
-	}
-	defer h.Close()
-	return fn(h, ns)
+	return fn(ns.Handle, ns.NS)
 }
 
 // ownedNamespaces finds the instances' namespaces of this prefix: path by instance id.

@@ -1,0 +1,111 @@
+// Package netlinkx is how the project uses netlink: it opens sockets, repeats dumps that a
+// change interrupted and tells an object that is gone from trouble.
+//
+// It knows nothing of pods, ENIs or clusters, and must never change anything in the kernel.
+package netlinkx
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Open opens one route netlink socket in a namespace; netns.None() is the caller's
+// own. The other families that the library would open need modules that some
+// kernels lack.
+func Open(ns netns.NsHandle) (*netlink.Handle, error) {
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open route netlink socket: %w", err)
+	}
+	return h, nil
+}
+
+// Namespace is an open network namespace with a route netlink socket in it. Both keep the
+// namespace alive until Close.
+type Namespace struct {
+	*netlink.Handle
+	NS netns.NsHandle
+}
+
+// Enter opens the network namespace at a path. The error is Gone if nothing is there, or
+// only the file that the namespace was mounted on.
+func Enter(path string) (*Namespace, error) {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	h, err := Open(ns)
+	if err == nil {
+		return &Namespace{h, ns}, nil
+	}
+	defer ns.Close() // only read: nothing is lost if it fails
+	var at unix.Statfs_t
+	if unix.Fstatfs(int(ns), &at) == nil && at.Type != unix.NSFS_MAGIC {
+		return nil, fmt.Errorf("open network namespace %s: a file without a namespace mounted on it: %w", path, fs.ErrNotExist)
+	}
+	return nil, fmt.Errorf("network namespace %s: %w", path, err)
+}
+
+// Close lets go of the socket and the namespace.
+func (n *Namespace) Close() {
+	n.Handle.Close()
+	n.NS.Close() // only read
+}
+
+// Is reports whether n and other are one namespace; netns.None() stands for the caller's own.
+func (n *Namespace) Is(other netns.NsHandle) (bool, error) {
+	if !other.IsOpen() {
+		own, err := netns.Get()
+		if err != nil {
+			return false, fmt.Errorf("open own network namespace: %w", err)
+		}
+		defer own.Close()
+		other = own
+	}
+	return n.NS.Equal(other), nil
+}
+
+// tries bounds how often a dump is begun. One of a node full of pods takes some
+// milliseconds, so that many take seconds: longer than a burst of pods changes its links.
+const tries = 1000
+
+// Retry repeats a dump until nothing changed while it ran, the context ends or
+// it was interrupted 1000 times.
+func Retry(ctx context.Context, dump func() error) error {
+	var err error
+	for range tries {
+		if err = dump(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return err
+}
+
+// List is Retry for a dump that gives a list. The error says what was listed.
+func List[T any](ctx context.Context, what string, dump func() ([]T, error)) (list []T, err error) {
+	err = Retry(ctx, func() error {
+		list, err = dump()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", what, err)
+	}
+	return list, nil
+}
+
+// Gone reports whether a request failed because its object, or what that is part of, is not
+// there.
+func Gone(err error) bool {
+	var notFound netlink.LinkNotFoundError
+	return errors.As(err, &notFound) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) ||
+		errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL)
+}
