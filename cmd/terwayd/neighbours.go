@@ -1,8 +1,8 @@
 package main
 
 import (
+	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 
 	"github.com/vishvananda/netlink"
@@ -11,6 +11,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/hostconf"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 func hostOf(root string) hostconf.Host {
@@ -49,9 +50,11 @@ func neighbours(root string, log *slog.Logger) func(device string) []string {
 // primary is the device of the node's default route.
 func primary() (hostconf.Device, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		routes, err := netlinkx.List(context.Background(), "the node's default routes", func() ([]netlink.Route, error) {
+			return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		})
 		if err != nil {
-			return hostconf.Device{}, fmt.Errorf("list the node's default routes: %w", err)
+			return hostconf.Device{}, err
 		}
 		for _, r := range routes {
 			link, err := netlink.LinkByIndex(r.LinkIndex)

@@ -178,11 +178,10 @@ func AwaitIPv6(ctx context.Context, ph *netlink.Handle, addresses []netip.Addr) 
 		}
 		own := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: netipx.AddrIPNet(a)}
 		if err := await(ctx, "address "+a.String()+" to be in use in the pod", func() (bool, error) {
-			routes, err := ph.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
-			if err != nil {
-				return false, fmt.Errorf("list the pod's own addresses: %w", err)
-			}
-			return len(routes) > 0, nil
+			routes, err := netlinkx.List(ctx, "the pod's own addresses", func() ([]netlink.Route, error) {
+				return ph.RouteListFiltered(netlink.FAMILY_V6, own, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+			})
+			return len(routes) > 0, err
 		}); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package fabric
 
 import (
+	"context"
 	"crypto/sha1"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // device is a port in the switch's namespace; its peer is the ENI in the guest.
@@ -41,9 +43,9 @@ func portAlias(eni, instance, mac string) string {
 
 // observe finds the ports that are there and removes unfinished ones.
 func (f *Fabric) observe() error {
-	links, err := f.handle.LinkList()
+	links, err := netlinkx.List(context.Background(), "the ports", f.handle.LinkList)
 	if err != nil {
-		return fmt.Errorf("list the ports: %w", err)
+		return err
 	}
 	f.devices = map[string]*device{}
 	for _, link := range links {
@@ -157,9 +159,9 @@ func (f *Fabric) createVeth(guest *netlink.Handle, ns netns.NsHandle, name strin
 }
 
 func freeName(guest *netlink.Handle, first int) (string, error) {
-	links, err := guest.LinkList()
+	links, err := netlinkx.List(context.Background(), "the guest's devices", guest.LinkList)
 	if err != nil {
-		return "", fmt.Errorf("list the guest's devices: %w", err)
+		return "", err
 	}
 	taken := map[string]bool{}
 	for _, link := range links {

@@ -326,9 +326,9 @@ func (f *Fabric) Destroy() error {
 func (f *Fabric) emptySwitch() error {
 	path := f.switchPath()
 	return withHandle(path, func(h *netlink.Handle, _ netns.NsHandle) error {
-		links, err := h.LinkList()
+		links, err := netlinkx.List(context.Background(), "the ports", h.LinkList)
 		if err != nil {
-			return fmt.Errorf("list the ports: %w", err)
+			return err
 		}
 		for _, link := range links {
 			if link.Attrs().Name == "lo" {

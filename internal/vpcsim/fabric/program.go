@@ -1,12 +1,14 @@
 package fabric
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 const filterName = "vpcsim_fabric"
@@ -36,9 +38,10 @@ func loadSwitch(h *netlink.Handle, lo netlink.Link) (*programObjects, bool, erro
 
 // oldMaps returns all maps of the program on lo, or none.
 func oldMaps(h *netlink.Handle, lo netlink.Link, spec *ebpf.CollectionSpec) (map[string]*ebpf.Map, error) {
-	filters, err := h.FilterList(lo, netlink.HANDLE_MIN_INGRESS)
+	filters, err := netlinkx.List(context.Background(), "the filters of the switch's lo",
+		func() ([]netlink.Filter, error) { return h.FilterList(lo, netlink.HANDLE_MIN_INGRESS) })
 	if err != nil {
-		return nil, fmt.Errorf("list the filters of the switch's lo: %w", err)
+		return nil, err
 	}
 	maps := map[string]*ebpf.Map{}
 	for _, filter := range filters {
