@@ -27,9 +27,6 @@ import (
 	"terway.dev/terway/internal/datapath/route"
 )
 
-// Name of the datapath, for the checks of the lab.
-const Name = claims.Exclusive
-
 var _ datapath.Datapath = (*Datapath)(nil)
 
 // Options of New.

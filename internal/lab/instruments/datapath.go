@@ -8,12 +8,12 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 
 	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/datapath/exclusive"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 )
 
 // Exclusive is the datapath of nodes in mode exclusive, as they report it.
-const Exclusive = exclusive.Name
+const Exclusive = claims.Exclusive
 
 // LookAtNodes takes note of how the nodes give pods their network.
 func (c *Cluster) LookAtNodes(ctx context.Context) error {

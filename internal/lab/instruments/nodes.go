@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/lab"
 )
 
@@ -125,13 +126,12 @@ func specAddresses(nn *v1alpha1.NodeNetwork) []string {
 	return all
 }
 
-// podDevices counts the host's ends of pods on a node: interfaces that Terway names tw…;
-// twv… is one for each ENI with ipvlan.
+// podDevices counts the host's ends of pods on a node.
 func podDevices(m lab.Machine) (int, error) {
 	links, err := Devices(m.NetNS)
 	n := 0
 	for _, l := range links {
-		if name := l.Attrs().Name; strings.HasPrefix(name, "tw") && !strings.HasPrefix(name, "twv") {
+		if linkkind.IsPodDevice(l) {
 			n++
 		}
 	}

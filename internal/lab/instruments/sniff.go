@@ -1,21 +1,22 @@
 package instruments
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Frame is what a check wants to know of an Ethernet frame.
@@ -163,27 +164,12 @@ func parseFrame(b []byte) (f Frame, ok bool) {
 
 // Devices are the links of a network namespace with their counters.
 func Devices(path string) ([]netlink.Link, error) {
-	ns, err := netns.GetFromPath(path)
+	ns, err := netlinkx.Enter(path)
 	if err != nil {
-		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+		return nil, err
 	}
 	defer ns.Close()
-	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return nil, fmt.Errorf("enter network namespace %s: %w", path, err)
-	}
-	defer h.Close()
-	for {
-		links, err := h.LinkList()
-		// The list changed while it was read (netlink's NLM_F_DUMP_INTR).
-		if errors.Is(err, netlink.ErrDumpInterrupted) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list the devices in %s: %w", path, err)
-		}
-		return links, nil
-	}
+	return netlinkx.List(context.Background(), "the devices in "+path, ns.LinkList)
 }
 
 // enis are a node's devices that are network interfaces of the VPC, by name.
@@ -195,7 +181,7 @@ func enis(path string, macs map[string]bool) (map[string]netlink.LinkAttrs, erro
 	found := map[string]netlink.LinkAttrs{}
 	for _, l := range links {
 		// With ipvlan the nodes' ends of pods have the MAC of their interface.
-		if a := l.Attrs(); macs[a.HardwareAddr.String()] && !strings.HasPrefix(a.Name, "tw") {
+		if a := l.Attrs(); macs[a.HardwareAddr.String()] && linkkind.MayBeENI(l) {
 			found[a.Name] = *a
 		}
 	}

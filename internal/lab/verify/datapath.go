@@ -12,6 +12,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 )
@@ -23,7 +24,7 @@ const AllDatapaths = "all"
 func Datapaths() []string {
 	var names []string
 	for _, n := range config.Choices("datapath") {
-		if n != "auto" {
+		if n != claims.Auto {
 			names = append(names, n)
 		}
 	}
@@ -181,7 +182,7 @@ func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 	if c.Status != metav1.ConditionTrue {
 		return c.Reason + ": " + c.Message, nil
 	}
-	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != instruments.Exclusive || s.Mode != config.ModeExclusive && s.Datapath != "auto" && runs != s.Datapath {
+	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != instruments.Exclusive || s.Mode != config.ModeExclusive && s.Datapath != claims.Auto && runs != s.Datapath {
 		return "runs " + runs, nil
 	}
 	return "", nil

@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab/instruments"
 )
 
@@ -27,7 +28,7 @@ const beforeAnnotation = "lab.terway.dev/before-verify"
 // settingOf is the configuration that makes a datapath run.
 func settingOf(datapath string) setting {
 	if datapath == instruments.Exclusive {
-		return setting{Datapath: "auto", Mode: config.ModeExclusive}
+		return setting{Datapath: claims.Auto, Mode: config.ModeExclusive}
 	}
 	return setting{Datapath: datapath, Mode: config.ModeShared}
 }
