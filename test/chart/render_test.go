@@ -317,3 +317,34 @@ func TestControllerIsConfined(t *testing.T) {
 		}
 	}
 }
+
+// A busy node answers every probe late, and containers that are ended for it make it busier:
+// a liveness probe has more than the second that Kubernetes gives it, and is asked again.
+func TestLivenessIsPatient(t *testing.T) {
+	for _, network := range []string{"terway", "flannel"} {
+		probes := 0
+		for name, o := range objects(t, with(network, nil)) {
+			if o.GetKind() != "Deployment" && o.GetKind() != "DaemonSet" {
+				continue
+			}
+			var template struct {
+				Spec struct {
+					Template corev1.PodTemplateSpec `json:"template"`
+				} `json:"spec"`
+			}
+			into(t, o, &template)
+			for _, c := range template.Spec.Template.Spec.Containers {
+				if c.LivenessProbe == nil {
+					continue
+				}
+				probes++
+				if n := c.LivenessProbe.TimeoutSeconds; n < 5 {
+					t.Errorf("%s: %s: a liveness probe may take %d s, want 5", network, name, n)
+				}
+			}
+		}
+		if probes < 2 {
+			t.Errorf("%s: %d liveness probes, want those of controller and agent", network, probes)
+		}
+	}
+}
