@@ -75,7 +75,7 @@ func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
 	}
 	filter := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
 	if _, err := c.GetRules(filter, &nftables.Chain{Table: filter, Name: "FORWARD"}); !unreadable(err) {
-		t.Skipf("the library knows the expression by now (%v): the test needs another", err)
+		t.Fatalf("the library knows the expression by now (%v): the test needs another", err)
 	}
 	_, err = n.TrySync(a, b)
 	if _, obstacles, node := datapath.Sort(err); node != nil || len(obstacles) != 1 || !strings.Contains(obstacles[0], "chain passing of table inet mine drops") {
