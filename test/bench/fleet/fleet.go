@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,6 +74,7 @@ type Node struct {
 	timer      *time.Timer           // for the next address that has rested
 	reported   v1alpha1.NodeNetworkStatus
 	vswitches  map[string]bool
+	enis       int
 }
 
 // wish is a pod that waits.
@@ -227,7 +229,7 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 	}
 	n.generation, n.known, n.minPool = nn.Generation, nn.Spec.Datapath != "", nn.Spec.Pool.Min
 	n.pool.SetCooling(time.Duration(nn.Spec.Pool.CoolingSeconds) * time.Second)
-	n.vswitches = map[string]bool{}
+	n.vswitches, n.enis = map[string]bool{}, len(nn.Spec.ENIs)
 	var offers []pool.Offer
 	for _, e := range nn.Spec.ENIs {
 		n.vswitches[e.VSwitchID] = true
@@ -251,36 +253,36 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 	signal(n.dirty)
 }
 
-// Add is a pod's ADD, which waits as long as it takes; got is called once, with the node's
-// lock held, with the time that the pod waited: 0 if there was an address.
-func (n *Node) Add(pod string, got func(time.Duration)) {
+// Add is the ADD of pods that come at once; each waits as long as it takes. got is called once
+// for each, with the node's lock held, with the time that the pod waited: 0 if there was an
+// address.
+func (n *Node) Add(got func(time.Duration), pods ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	now := time.Now()
-	w := &wish{pod: pod, since: now, got: got}
-	if !n.giveLocked(w, now) {
-		n.waiting = append(n.waiting, w)
-		n.serveLocked(now)
+	for _, pod := range pods {
+		w := &wish{pod: pod, since: now, got: got}
+		if !n.giveLocked(w, now) {
+			n.waiting = append(n.waiting, w)
+			n.serveLocked(now)
+		}
 	}
 	signal(n.dirty)
 }
 
-// Delete is a pod's DEL, or the end of its wait.
-func (n *Node) Delete(pod string) {
+// Delete is the DEL of pods, or the end of their wait.
+func (n *Node) Delete(pods ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if l, ok := n.holds[pod]; ok {
-		delete(n.holds, pod)
-		for _, a := range l.Addresses {
-			n.pool.Free(a, pod, time.Now())
+	for _, pod := range pods {
+		if l, ok := n.holds[pod]; ok {
+			delete(n.holds, pod)
+			for _, a := range l.Addresses {
+				n.pool.Free(a, pod, time.Now())
+			}
 		}
 	}
-	for i, w := range n.waiting {
-		if w.pod == pod {
-			n.waiting = append(n.waiting[:i], n.waiting[i+1:]...)
-			break
-		}
-	}
+	n.waiting = slices.DeleteFunc(n.waiting, func(w *wish) bool { return slices.Contains(pods, w.pod) })
 	signal(n.dirty)
 }
 
@@ -303,6 +305,13 @@ func (n *Node) Uses(vswitch string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.vswitches[vswitch]
+}
+
+// ENIs is how many ENIs the node has, those that come and go included.
+func (n *Node) ENIs() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.enis
 }
 
 // Addresses calls f for each address that a pod holds.
@@ -389,11 +398,16 @@ func texts(in []netip.Addr) (out []string) {
 
 // report writes the status whenever it has changed, as internal/agent's NodeSync does.
 func (n *Node) report(ctx context.Context) {
+	// Agents of a cluster did not all start at one moment, and so do not look at one.
+	first := time.NewTimer(rand.N(lookPeriod))
+	defer first.Stop()
 	tick := time.NewTicker(lookPeriod)
 	defer tick.Stop()
 	for {
 		select {
 		case <-n.dirty:
+		case <-first.C:
+			tick.Reset(lookPeriod)
 		case <-tick.C: // addresses that have rested are told with the next look
 		case <-ctx.Done():
 			return

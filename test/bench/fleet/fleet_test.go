@@ -32,12 +32,12 @@ func word(generation int64, phase v1alpha1.ENIPhase, addresses ...v1alpha1.Addre
 func TestAPodWaitsForAnAddress(t *testing.T) {
 	n := one(t)
 	got := 0
-	n.Add("a/b", func(d time.Duration) {
+	n.Add(func(d time.Duration) {
 		if d == 0 {
 			t.Error("a pod that waited is counted as one that did not")
 		}
 		got++
-	})
+	}, "a/b")
 	if st := n.status(); st.Demand != 1 {
 		t.Errorf("demand %d while one waits", st.Demand)
 	}
@@ -59,7 +59,7 @@ func TestAPodWaitsForAnAddress(t *testing.T) {
 func TestAnAddressIsConfirmedOnlyWhenNoPodHasIt(t *testing.T) {
 	n := one(t)
 	n.take(word(1, v1alpha1.ENIReady, v1alpha1.Address{Address: "10.0.0.1"}, v1alpha1.Address{Address: "10.0.0.2"}))
-	n.Add("a/b", func(time.Duration) {})
+	n.Add(func(time.Duration) {}, "a/b")
 	n.take(word(2, v1alpha1.ENIReady, v1alpha1.Address{Address: "10.0.0.1", Releasing: true}, v1alpha1.Address{Address: "10.0.0.2", Releasing: true}))
 	if st := n.status(); !slices.Equal(st.Released, []string{"10.0.0.2"}) {
 		t.Errorf("released %v", st.Released)

@@ -3,11 +3,14 @@
 package scale
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"terway.dev/terway/test/bench/fleet"
@@ -20,6 +23,28 @@ type waits struct {
 	at     []time.Time // when each got it
 	of     []time.Duration
 	atOnce int
+	groups []group
+}
+
+// group is one node's pods that came at once.
+type group struct {
+	node string
+	// enis are how many the node had before and after.
+	enis [2]int
+	wait time.Duration // of the last pod
+}
+
+// slowest are the groups that waited longest, for people.
+func (w *waits) slowest(n int) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	sorted := slices.Clone(w.groups)
+	slices.SortFunc(sorted, func(a, b group) int { return cmp.Compare(b.wait, a.wait) })
+	var parts []string
+	for _, g := range sorted[:min(n, len(sorted))] {
+		parts = append(parts, fmt.Sprintf("%s %.2f s (ENIs %d, then %d)", g.node, g.wait.Seconds(), g.enis[0], g.enis[1]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (w *waits) got(d time.Duration) {
@@ -72,6 +97,14 @@ type load struct {
 	life         time.Duration
 }
 
+// named are the names of n pods.
+func named(prefix string, n int) (names []string) {
+	for i := range n {
+		names = append(names, fmt.Sprintf("%s-%d", prefix, i))
+	}
+	return names
+}
+
 // run keeps it up for a time, but for nodes that skip names, and waits until every pod has
 // had its address. It says how many pods there were.
 func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) bool) (w *waits, pods int, err error) {
@@ -85,14 +118,22 @@ func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) 
 		if skip != nil && skip(n) {
 			continue
 		}
-		var names []string
-		for range l.group {
-			l.serial++
-			names = append(names, fmt.Sprintf("churn/pod-%d", l.serial))
-			n.Add(names[len(names)-1], w.got)
-		}
+		l.serial++
+		names := named(fmt.Sprintf("churn/group-%d", l.serial), l.group)
+		var longest atomic.Int64
+		g := group{node: n.Name, enis: [2]int{n.ENIs()}}
+		n.Add(func(d time.Duration) {
+			longest.Store(max(longest.Load(), int64(d)))
+			w.got(d)
+		}, names...)
 		pods += l.group
 		ends.Go(func() {
+			defer func() {
+				g.wait, g.enis[1] = time.Duration(longest.Load()), n.ENIs()
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.groups = append(w.groups, g)
+			}()
 			// A pod that waits lives on until it has had its address.
 			for began := time.Now(); time.Since(began) < l.life || n.Waiting() > 0; {
 				select {
@@ -101,9 +142,7 @@ func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) 
 					return
 				}
 			}
-			for _, name := range names {
-				n.Delete(name)
-			}
+			n.Delete(names...)
 		})
 		select {
 		case <-tick.C:
@@ -172,5 +211,6 @@ func (m *measured) churn(ctx context.Context, p *controller, l *load, d time.Dur
 	}
 	m.wrote("churn", wrote, pods)
 	m.progress("churn: %d of %d pods waited, p50 %.2f s, p99 %.2f s; a call takes %.2f s", pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99), call)
+	m.progress("churn: slowest: %s", w.slowest(8))
 	return m.check(ctx)
 }

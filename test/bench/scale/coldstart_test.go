@@ -40,9 +40,7 @@ func (m *measured) coldStart(ctx context.Context) (*controller, error) {
 			case <-ctx.Done():
 				return
 			}
-			for i := range size {
-				n.Add(fmt.Sprintf("default/%s-%d", name, i), w.got)
-			}
+			n.Add(w.got, named("default/"+name, size)...)
 		}()
 	}
 	need := least(m.nodes-m.spare, m.pods, perENI(m.t, m.instanceType))

@@ -32,9 +32,7 @@ func (m *measured) failover(ctx context.Context, leader *controller, waiting int
 	// The last ones: they have rested when the churn comes to them.
 	busy := m.names[max(m.spare, len(m.names)-waiting):]
 	for _, name := range busy {
-		for i := range each {
-			m.agents.Node(name).Add(fmt.Sprintf("failover/%s-%d", name, i), w.got)
-		}
+		m.agents.Node(name).Add(w.got, named("failover/"+name, each)...)
 	}
 	limited, stop := context.WithCancel(ctx)
 	defer stop()
@@ -73,9 +71,7 @@ func (m *measured) failover(ctx context.Context, leader *controller, waiting int
 	m.notes = append(m.notes, fmt.Sprintf("%s, failover: calls until the last pod had its address: %s.", m.name, strings.Join(parts, ", ")))
 	m.progress("failover: the first address %.1f s, the last %.1f s after that", first.Sub(leads).Seconds(), last.Sub(leads).Seconds())
 	for _, name := range busy {
-		for i := range each {
-			m.agents.Node(name).Delete(fmt.Sprintf("failover/%s-%d", name, i))
-		}
+		m.agents.Node(name).Delete(named("failover/"+name, each)...)
 	}
 	return next, m.check(ctx)
 }

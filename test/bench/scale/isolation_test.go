@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -30,15 +31,23 @@ func hang(name, action string, match map[string]string) faults.Rule {
 		Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}}
 }
 
-// want has a node's pods wait for more addresses; it returns what ends their wait.
-func want(n *fleet.Node, prefix string, pods int) func() {
-	for i := range pods {
-		n.Add(fmt.Sprintf("%s/%s-%d", prefix, n.Name, i), func(time.Duration) {})
-	}
+// want has a node's pods wait for more addresses; what it returns waits until they have them,
+// so that what comes next is not measured beside what is made up for, and ends the pods.
+func (m *measured) want(ctx context.Context, prefix string, n *fleet.Node) (end func()) {
+	pods := named(prefix+"/"+n.Name, 10)
+	n.Add(func(time.Duration) {}, pods...)
 	return func() {
-		for i := range pods {
-			n.Delete(fmt.Sprintf("%s/%s-%d", prefix, n.Name, i))
+		ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not in three minutes"))
+		defer cancel()
+		if err := until(ctx, func() string {
+			if waiting := n.Waiting(); waiting > 0 {
+				return fmt.Sprintf("%d pods of %s wait for an address", waiting, n.Name)
+			}
+			return ""
+		}); err != nil {
+			m.progress("after trouble with %s: %v", prefix, err)
 		}
+		n.Delete(pods...)
 	}
 }
 
@@ -70,13 +79,13 @@ func (m *measured) troubles(l *load) []trouble {
 					return nil, nil, err
 				}
 			}
-			ends := []func(){want(n, "node", 10)}
+			var ends []func()
 			for _, name := range names {
 				ends = append(ends, func() { m.cloud.RemoveFault(name) })
 			}
-			return on(n), all(ends), nil
+			return on(n), all(append(ends, m.want(ctx, "node", n))), nil
 		}},
-		{"vswitch", func(_ context.Context, round int) (func(*fleet.Node) bool, func(), error) {
+		{"vswitch", func(ctx context.Context, round int) (func(*fleet.Node) bool, func(), error) {
 			vswitch := m.cloud.pods[zoneIDs[0]][round%vswitchesPerZone]
 			if err := m.cloud.AddFaults(faults.Rule{Name: "vswitch", VSwitchFull: []string{vswitch}}); err != nil {
 				return nil, nil, err
@@ -85,18 +94,18 @@ func (m *measured) troubles(l *load) []trouble {
 			for _, n := range l.nodes {
 				// Few: what they get counts against the account's limit, and so against the others.
 				if n.Uses(vswitch) && len(ends) <= 3 {
-					ends = append(ends, want(n, "vswitch", 10))
+					ends = append(ends, m.want(ctx, "vswitch", n))
 				}
 			}
 			return func(n *fleet.Node) bool { return n.Uses(vswitch) }, all(ends), nil
 		}},
-		{"create", func(_ context.Context, round int) (func(*fleet.Node) bool, func(), error) {
+		{"create", func(ctx context.Context, round int) (func(*fleet.Node) bool, func(), error) {
 			if err := m.cloud.AddFaults(hang("create", "CreateNetworkInterface", nil)); err != nil {
 				return nil, nil, err
 			}
 			ends := []func(){func() { m.cloud.RemoveFault("create") }}
 			for _, name := range m.names[round*troubled : (round+1)*troubled] {
-				ends = append(ends, want(m.agents.Node(name), "create", 10))
+				ends = append(ends, m.want(ctx, "create", m.agents.Node(name)))
 			}
 			return nil, all(ends), nil
 		}},
@@ -113,6 +122,8 @@ func (m *measured) troubles(l *load) []trouble {
 // nothing does.
 func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds int, d time.Duration) error {
 	list := m.troubles(l)
+	// A full vSwitch stays parked for a while after it is full no longer.
+	var earlier func(*fleet.Node) bool
 	for round := range rounds {
 		order := append([]trouble{{name: "none"}}, list...)
 		if round%2 == 1 {
@@ -121,6 +132,7 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 		for _, tr := range order {
 			var concerned func(*fleet.Node) bool
 			end := func() {}
+			before := m.cloud.calls()
 			if tr.begin != nil {
 				var err error
 				if concerned, end, err = tr.begin(ctx, round); err != nil {
@@ -128,8 +140,13 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 				}
 			}
 			limited, cancel := context.WithTimeoutCause(ctx, d+3*time.Minute, errors.New("not in three minutes"))
-			w, pods, err := l.run(limited, d, concerned)
+			was := earlier
+			w, pods, err := l.run(limited, d, func(n *fleet.Node) bool {
+				return concerned != nil && concerned(n) || was != nil && was(n)
+			})
+			earlier = concerned
 			cancel()
+			calls := m.cloud.calls().since(before)
 			end()
 			if err != nil {
 				// A pod that waits for minutes is what this looks for: it goes on with that as the figure.
@@ -143,6 +160,11 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 			m.figure(round, "p99_"+tr.name, w.quantile(0.99))
 			m.progress("trouble with %s, round %d of %d: %d of %d other pods waited, p50 %.2f s, p99 %.2f s",
 				tr.name, round+1, rounds, pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99))
+			var did []string
+			for _, action := range calls.actions() {
+				did = append(did, fmt.Sprintf("%s %d", action, calls[action].Calls))
+			}
+			m.progress("calls: %s; slowest: %s", strings.Join(did, ", "), w.slowest(6))
 			if err := m.settle(ctx); err != nil {
 				m.progress("after trouble with %s: %v", tr.name, err)
 			}
