@@ -5,7 +5,6 @@ package scale
 import (
 	"context"
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -64,11 +63,7 @@ func (m *measured) failover(ctx context.Context, leader *controller, waiting int
 	m.against("failover_last", "s", last.Sub(leads).Seconds(), need.Seconds(), fmt.Sprintf("%d assigns at the limit", len(busy)), report.Goal{})
 	m.against("failover_takeover", "s", leads.Sub(killed).Seconds(), 0, "", report.Goal{})
 	did := m.cloud.calls().since(calls)
-	var parts []string
-	for _, action := range did.actions() {
-		parts = append(parts, fmt.Sprintf("%s %d", action, did[action].Calls))
-	}
-	m.notes = append(m.notes, fmt.Sprintf("%s, failover: calls until the last pod had its address: %s.", m.name, strings.Join(parts, ", ")))
+	m.notes = append(m.notes, fmt.Sprintf("%s, failover: calls until the last pod had its address: %s.", m.name, did))
 	m.progress("failover: the first address %.1f s, the last %.1f s after that", first.Sub(leads).Seconds(), last.Sub(leads).Seconds())
 	for _, name := range busy {
 		m.agents.Node(name).Delete(named("failover/"+name, each)...)

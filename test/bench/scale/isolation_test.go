@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -160,11 +159,7 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 			m.figure(round, "p99_"+tr.name, w.quantile(0.99))
 			m.progress("trouble with %s, round %d of %d: %d of %d other pods waited, p50 %.2f s, p99 %.2f s",
 				tr.name, round+1, rounds, pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99))
-			var did []string
-			for _, action := range calls.actions() {
-				did = append(did, fmt.Sprintf("%s %d", action, calls[action].Calls))
-			}
-			m.progress("calls: %s; slowest: %s", strings.Join(did, ", "), w.slowest(6))
+			m.progress("calls: %s; slowest: %s", calls, w.slowest(6))
 			if err := m.settle(ctx); err != nil {
 				m.progress("after trouble with %s: %v", tr.name, err)
 			}

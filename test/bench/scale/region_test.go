@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -189,6 +190,14 @@ func (c calls) actions() (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+func (c calls) String() string {
+	var parts []string
+	for _, action := range c.actions() {
+		parts = append(parts, fmt.Sprintf("%s %d", action, c[action].Calls))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // addresses are those of all secondary ENIs that are attached, with their instance.
