@@ -15,7 +15,7 @@ LAB ?=
 # Options of "terway-lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit e2e scale test-vm check bench-datapath bench-cni bench-controller bench-fabric generate deps clean
+.PHONY: all build lab lab-down verify compare test unit e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric generate deps clean
 
 all: build
 
@@ -65,6 +65,11 @@ check:
 # DATAPATHS=route,… and ROUNDS=N make less of it.
 bench-datapath:
 	$(GOBENCH) -run '^TestDatapath$$' ./test/bench
+
+# What the eBPF programs cost for a packet. BEFORE=FILE compares with the programs in another
+# object file, and with GATE=1 a goal that is missed is an error.
+bench-packet:
+	$(GOBENCH) -run '^TestPacket$$' ./internal/datapath/ebpf
 
 bench-cni:
 	$(GOBENCH) -run '^TestCNI$$' ./test/bench

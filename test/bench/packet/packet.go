@@ -1,0 +1,204 @@
+// Package packet measures what an eBPF program costs for one packet: processor time of the
+// thread that runs it in the kernel (BPF_PROG_TEST_RUN), the program and what it looks up in
+// the processor's caches.
+//
+// What the kernel's loop around the program costs is not in it: that of a program that does
+// nothing is taken away.
+//
+// Two versions are measured by turns, round by round, so what counts is the ratio of a round
+// and not the figure. Only benchmarks import the package.
+package packet
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/test/bench/report"
+)
+
+// Case is one packet at one program.
+type Case struct {
+	Name    string
+	Program *ebpf.Program
+	Frame   []byte
+	Mark    uint32
+	// Verdict is what the program must return, or the case measures something else.
+	Verdict uint32
+	// Prepare puts the maps right before each measurement; may be nil.
+	Prepare func() error
+}
+
+// Cost is a case of both versions; Before is nil if there is no version before.
+type Cost struct {
+	Name          string
+	Before, After *Case
+	// AtMost is the goal of the ratio; 0 is none.
+	AtMost float64
+}
+
+const (
+	// repeat is how often one call runs the program: each run takes one from the TTL, and
+	// the last must not be the one that expires.
+	repeat = 250
+	// calls are in one measurement.
+	calls = 100
+	// Loopback is the device on which packets arrive: every namespace has it, and its MAC is
+	// zero, as that of a Frame.
+	Loopback = 1
+)
+
+// context is the start of struct __sk_buff (linux/bpf.h).
+type context struct {
+	_              [2]uint32
+	Mark           uint32
+	_              [6]uint32
+	IngressIfindex uint32
+	Ifindex        uint32
+}
+
+func (c *Case) run(times uint32) error {
+	data := slices.Clone(c.Frame)
+	got, err := c.Program.Run(&ebpf.RunOptions{Data: data, Context: context{Mark: c.Mark, Ifindex: Loopback}, Repeat: times})
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.Name, err)
+	}
+	if got != c.Verdict {
+		return fmt.Errorf("%s: the program returned %d, want %d", c.Name, int32(got), int32(c.Verdict))
+	}
+	return nil
+}
+
+// spent is the calling thread's processor time.
+func spent() (time.Duration, error) {
+	var t unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
+		return 0, fmt.Errorf("read the thread's processor time: %w", err)
+	}
+	return time.Duration(t.Nano()), nil
+}
+
+// measure gives nanoseconds for a packet: many runs less as many calls, so that what a call
+// costs beside the program is not in it.
+func (c *Case) measure() (float64, error) {
+	if c.Prepare != nil {
+		if err := c.Prepare(); err != nil {
+			return 0, fmt.Errorf("%s: %w", c.Name, err)
+		}
+	}
+	var took [2]time.Duration
+	for i, times := range []uint32{1, repeat + 1} {
+		start, err := spent()
+		if err != nil {
+			return 0, err
+		}
+		for range calls {
+			if err := c.run(times); err != nil {
+				return 0, err
+			}
+		}
+		end, err := spent()
+		if err != nil {
+			return 0, err
+		}
+		took[i] = end - start
+	}
+	return float64((took[1] - took[0]).Nanoseconds()) / (calls * repeat), nil
+}
+
+// nothing is a case whose program does nothing.
+func nothing(frame []byte) (*Case, error) {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "nothing", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm32(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load a program that does nothing: %w", err)
+	}
+	return &Case{Name: p.String(), Program: p, Frame: frame}, nil
+}
+
+// Number reads a setting of the command.
+func Number(name string, usual int) (int, error) {
+	s := os.Getenv(name)
+	if s == "" {
+		return usual, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("%s=%q: want a number from 1 on", name, s)
+	}
+	return n, nil
+}
+
+// Compare measures all by turns, writes a table, and names those that miss their goal.
+func Compare(w io.Writer, rounds int, costs []Cost) (missed []string, err error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer debug.SetGCPercent(debug.SetGCPercent(-1))
+	before, after := make([][]float64, len(costs)), make([][]float64, len(costs))
+	empty, err := nothing(costs[0].After.Frame)
+	if err != nil {
+		return nil, err
+	}
+	defer empty.Program.Close()
+	for round := range rounds {
+		loop, err := empty.measure()
+		if err != nil {
+			return nil, err
+		}
+		for i, c := range costs {
+			both := []struct {
+				of *Case
+				to *[]float64
+			}{{c.Before, &before[i]}, {c.After, &after[i]}}
+			if round%2 == 1 {
+				slices.Reverse(both)
+			}
+			for _, b := range both {
+				if b.of == nil {
+					continue
+				}
+				ns, err := b.of.measure()
+				if err != nil {
+					return nil, err
+				}
+				*b.to = append(*b.to, ns-loop)
+			}
+		}
+		runtime.GC()
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "packet\tbefore\tafter\tratio\tmiddle half\tgoal")
+	for i, c := range costs {
+		if c.Before == nil {
+			fmt.Fprintf(t, "%s\t\t%.1f ns\n", c.Name, report.Median(after[i]))
+			continue
+		}
+		var ratios []float64
+		for k := range after[i] {
+			ratios = append(ratios, after[i][k]/before[i][k])
+		}
+		slices.Sort(ratios)
+		ratio, goal := report.Median(ratios), report.Goal{AtMost: c.AtMost}
+		verdict := goal.String()
+		if verdict != "" && goal.Met(ratio) {
+			verdict += " met"
+		} else if verdict != "" {
+			verdict += " not met"
+			missed = append(missed, fmt.Sprintf("%s: %.2f of the version before, want at most %.2f", c.Name, ratio, c.AtMost))
+		}
+		fmt.Fprintf(t, "%s\t%.1f ns\t%.1f ns\t%.2f\t%.2f–%.2f\t%s\n", c.Name, report.Median(before[i]), report.Median(after[i]),
+			ratio, ratios[len(ratios)/4], ratios[len(ratios)*3/4], verdict)
+	}
+	return missed, t.Flush()
+}
