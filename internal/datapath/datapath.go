@@ -13,6 +13,8 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Datapath wires pods of one node.
@@ -56,6 +58,22 @@ type Node struct {
 	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
 	// address by the node's own default route.
 	MasqueradeOutside bool
+}
+
+// Families are the address families in use, AF_INET and AF_INET6 in this order: IPv4 rules on
+// a kernel without IPv6 must not fail for it.
+func (n Node) Families() []int {
+	has := func(is func(netip.Addr) bool) bool {
+		return slices.ContainsFunc(n.Addresses, is) || slices.ContainsFunc(n.ENIs, func(e ENI) bool { return slices.ContainsFunc(e.Gateways, is) })
+	}
+	var list []int
+	if has(netip.Addr.Is4) {
+		list = append(list, unix.AF_INET)
+	}
+	if has(netip.Addr.Is6) {
+		list = append(list, unix.AF_INET6)
+	}
+	return list
 }
 
 // Clone shares no memory with the node.

@@ -134,8 +134,19 @@ func TestGround(t *testing.T) {
 		"internal/datapath/claims":   nil,
 		"internal/datapath/linkkind": {"internal/datapath/claims"},
 		"internal/netlinkx":          nil,
+		"internal/sysctl":            {"internal/kernel"},
 		"internal/datapath/attr":     nil,
+		"internal/datapath":          nil,
+		"internal/datapath/nft":      {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
 		"internal/datapath/tcprog":   {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
+		"internal/datapath/firewall": {
+			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
+			"internal/kernel", "internal/netlinkx",
+		},
+		"internal/datapath/routing": {
+			"internal/datapath", "internal/datapath/claims", "internal/datapath/linkkind",
+			"internal/kernel", "internal/netlinkx", "internal/sysctl",
+		},
 	} {
 		for _, d := range deps(t, pkg) {
 			if own, ok := strings.CutPrefix(d, module); ok && own != pkg && !slices.Contains(below, own) {

@@ -8,7 +8,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/routing"
 )
 
 // routeGroups are what the route socket hears.
@@ -68,7 +68,7 @@ func (ls *links) addressGone(b []byte) {
 		return
 	}
 	l, known := ls.by[int32(native.Uint32(b[4:]))]
-	if !known || !ls.eni(l) || !route.IsENIAddress(attr.Get(attr.After(b, ifAddrMessage), unix.IFA_LOCAL)) {
+	if !known || !ls.eni(l) || !routing.IsENIAddress(attr.Get(attr.After(b, ifAddrMessage), unix.IFA_LOCAL)) {
 		return
 	}
 	ls.m.tell("the address of device %s of an ENI is gone", l.name)

@@ -7,7 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/attr"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/firewall"
+	"terway.dev/terway/internal/datapath/nft"
 )
 
 const (
@@ -33,7 +34,7 @@ func (m *Monitor) watchRuleset(ctx context.Context) error {
 // ruleset takes one change of nftables. kube-proxy makes thousands of them: what is not
 // ours is passed over after a look at the first attribute.
 func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
-	if table := attr.Text(attr.Get(attrs, tableName)); route.IsOwnTable(family, table) {
+	if table := attr.Text(attr.Get(attrs, tableName)); nft.IsOwnTable(family, table) {
 		m.ownTable(kind, table, attrs)
 		return
 	}
@@ -43,7 +44,7 @@ func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
 			m.tell("a chain of table %s drops forwarded packets by policy", attr.Text(attr.Get(attrs, tableName)))
 		}
 	case unix.NFT_MSG_DELRULE:
-		if route.IsForwardRule(attr.Get(attrs, unix.NFTA_RULE_USERDATA)) {
+		if firewall.IsForwardRule(attr.Get(attrs, unix.NFTA_RULE_USERDATA)) {
 			m.tell("a rule that accepts forwarded packets is gone from table %s", attr.Text(attr.Get(attrs, tableName)))
 		}
 	}

@@ -137,7 +137,7 @@ func newFloor(b *testing.B, n *suite.Node) *floor {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { _ = conn.CloseLasting() })
-	return &floor{n: n, ns: ns, slot: own(n).state().enis[n.MAC(1).String()].slot, nft: conn}
+	return &floor{n: n, ns: ns, slot: own(n).state().enis[n.MAC(1).String()].Slot, nft: conn}
 }
 
 func (f *floor) element(p *suite.Pod) []nftables.SetElement {
@@ -180,7 +180,7 @@ func (f *floor) add(p *suite.Pod) error {
 	errs = append(errs,
 		h.RouteAdd(&netlink.Route{Table: claims.TableLocal, LinkIndex: i, Scope: unix.RT_SCOPE_LINK, Dst: netipx.AddrIPNet(p.V4), Src: f.n.V4.AsSlice()}),
 		h.NeighAdd(neighbour(p.V4, claims.PodMAC(name), i)),
-		f.nft.SetAddElements(podsMap(nftTable(), mapPods4), f.element(p)),
+		f.nft.SetAddElements(pods4, f.element(p)),
 		f.nft.Flush(),
 		ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}),
 		ph.LinkSetUp(inner),
@@ -202,7 +202,7 @@ func (f *floor) del(p *suite.Pod) error {
 		return err
 	}
 	return errors.Join(
-		f.nft.SetDeleteElements(podsMap(nftTable(), mapPods4), f.element(p)), f.nft.Flush(), h.LinkDel(link))
+		f.nft.SetDeleteElements(pods4, f.element(p)), f.nft.Flush(), h.LinkDel(link))
 }
 
 // BenchmarkSync is a look at 100 pods that finds nothing to repair: what each event that the
@@ -222,4 +222,10 @@ func BenchmarkSync(b *testing.B) {
 			b.Fatalf("repairs %q", repairs)
 		}
 	}
+}
+
+// pods4 is the map of package nft.
+var pods4 = &nftables.Set{
+	Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: claims.TableName}, Name: "pods4", IsMap: true,
+	KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr), DataType: nftables.TypeMark,
 }

@@ -15,7 +15,10 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // CheckPod implements datapath.Datapath. It changes nothing.
@@ -45,12 +48,12 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 	if err != nil {
 		return "", err
 	}
-	routes, err := ownRoutes(ctx, h)
+	routes, err := routing.OwnRoutes(ctx, h)
 	if err != nil {
 		return "", err
 	}
 	// Trouble with other ENIs is not this pod's: newWiring misses only its own.
-	enis, eniErr := d.assign(node, links, routes)
+	enis, eniErr := routing.Assign(node, links, routes, d.state().enis, d.receivers)
 	w, err := d.newWiring(nodeState{enis: enis}, node, pod)
 	if err != nil {
 		return "", errors.Join(err, eniErr)
@@ -75,12 +78,12 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 		}
 	}
 	for _, want := range d.podSysctls(w) {
-		differs, err := differing(d.procSys, d.ns, want)
+		differs, err := sysctl.Differs(d.procSys, d.ns, want)
 		if err != nil {
 			return "", err
 		}
 		if differs {
-			return fmt.Sprintf("sysctl net/%s is not %s", want.path, want.value), nil
+			return fmt.Sprintf("sysctl net/%s is not %s", want.Path, want.Value), nil
 		}
 	}
 	inner, err := d.podProblems(ctx, w)
@@ -95,35 +98,15 @@ func (d *Datapath) firstProblem(ctx context.Context, h *netlink.Handle, node dat
 
 // nodeProblem names the first node-wide piece that a pod of an ENI needs and that
 // is missing.
-func (d *Datapath) nodeProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]eniState, v view, mac string) (string, error) {
-	s, shared := enis[mac]
-	if link := v.byIndex[s.index]; shared && (link == nil || link.Attrs().Flags&net.FlagUp == 0) {
-		return fmt.Sprintf("ENI device %s is down", s.device), nil
+func (d *Datapath) nodeProblem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]routing.ENI, v view, mac string) (string, error) {
+	if problem, err := routing.Problem(ctx, h, node, enis, v.byIndex, v.routes, mac); err != nil || problem != "" {
+		return problem, err
 	}
-	for _, eni := range node.ENIs {
-		if macKey(eni.MAC) != mac {
-			continue
-		}
-		for _, want := range eniRoutes(eni, s) {
-			if !slices.ContainsFunc(v.routes, func(r netlink.Route) bool { return sameRoute(r, want) }) {
-				return routeText(want) + " is missing", nil
-			}
-		}
-	}
-	rules, err := ownRules(ctx, h)
+	rs, err := nft.NewRuleset(node)
 	if err != nil {
 		return "", err
 	}
-	for _, k := range wantedRules(nodeFamilies(node), enis) {
-		if !rules[k] {
-			return k.String() + " is missing", nil
-		}
-	}
-	rs, err := newRuleset(node)
-	if err != nil {
-		return "", err
-	}
-	return d.nft.differs(rs)
+	return d.tables.Differs(rs)
 }
 
 // view is the node's kernel at one moment.
@@ -135,7 +118,7 @@ type view struct {
 	// pods are the routes of the table of local pods, by destination.
 	pods   map[netip.Addr][]netlink.Route
 	neighs map[neighKey]netlink.Neigh
-	elems  elements
+	elems  nft.Elements
 }
 
 type neighKey struct {
@@ -154,7 +137,7 @@ func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.
 		v.byIndex[l.Attrs().Index] = l
 	}
 	for _, r := range routes {
-		if a := hostRouteDst(r); r.Table == claims.TableLocal && a.IsValid() {
+		if a := netlinkx.HostDst(r); r.Table == claims.TableLocal && a.IsValid() {
 			v.pods[a] = append(v.pods[a], r)
 		}
 	}
@@ -162,16 +145,16 @@ func (d *Datapath) look(ctx context.Context, h *netlink.Handle, links []netlink.
 	if v.neighs, err = neighbours(ctx, h, 0); err != nil {
 		return v, err
 	}
-	v.elems, err = d.nft.read()
+	v.elems, err = d.tables.Read()
 	return v, err
 }
 
 // neighbours lists the permanent ones of a device, or of all with index 0.
 func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
 	found := map[neighKey]netlink.Neigh{}
-	for _, f := range bothFamilies {
-		list, err := netlinkx.List(ctx, familyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
-		if noFamily(err) {
+	for _, f := range netlinkx.Families {
+		list, err := netlinkx.List(ctx, netlinkx.FamilyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
+		if netlinkx.NoFamily(err) {
 			continue
 		}
 		if err != nil {
@@ -179,7 +162,7 @@ func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey
 		}
 		for _, n := range list {
 			if n.State&netlink.NUD_PERMANENT != 0 {
-				found[neighKey{n.LinkIndex, addrFrom(n.IP)}] = n
+				found[neighKey{n.LinkIndex, netlinkx.Addr(n.IP)}] = n
 			}
 		}
 	}
@@ -223,7 +206,7 @@ func hostProblems(v view, w wiring) []string {
 		if n, ok := v.neighs[neighKey{attrs.Index, a}]; w.pair.hasMAC() && (!ok || n.HardwareAddr.String() != w.podMAC.String()) {
 			add("neighbour %s dev %s is missing", a, w.name)
 		}
-		if mark, ok := v.elems[elemKey{w.name, a}]; !ok {
+		if mark, ok := v.elems[nft.Key{Device: w.name, Addr: a}]; !ok {
 			add("nftables element (%s, %s) is missing", w.name, a)
 		} else if mark != w.mark {
 			add("nftables element (%s, %s) has mark %#x instead of %#x", w.name, a, mark, w.mark)
@@ -266,12 +249,12 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 		return nil, fmt.Errorf("in the pod: %w", err)
 	}
 	for _, a := range w.pod.Addresses {
-		f := familyOf(a)
+		f := netlinkx.Family(a)
 		addrs, err := netlinkx.List(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return ph.AddrList(link, f) })
 		if err != nil {
 			return nil, err
 		}
-		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return addrFrom(x.IP) == a }) {
+		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return netlinkx.Addr(x.IP) == a }) {
 			add("address %s of the pod's %s is missing", a, name)
 		}
 		routes, err := netlinkx.List(ctx, "routes of the pod", func() ([]netlink.Route, error) { return ph.RouteList(link, f) })
@@ -280,10 +263,10 @@ func (d *Datapath) podProblems(ctx context.Context, w wiring) ([]string, error) 
 		}
 		for _, want := range w.podRoutes(a, attrs.Index) {
 			if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
-				return sameDst(r, want) && r.Type == unix.RTN_UNICAST && addrFrom(r.Gw) == claims.GatewayFor(a)
+				return netlinkx.SameDst(r, want) && r.Type == unix.RTN_UNICAST && netlinkx.Addr(r.Gw) == claims.GatewayFor(a)
 			}) {
 				to := "default route"
-				if !isDefault(want) {
+				if !netlinkx.IsDefault(want) {
 					to = "route to " + want.Dst.String()
 				}
 				add("%s via %s of the pod is missing", to, claims.GatewayFor(a))

@@ -8,6 +8,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/routing"
 )
 
 // Extension adds objects to the pods and ENIs that this datapath wires, for those
@@ -76,13 +77,7 @@ type Place struct {
 }
 
 // ENIPlace is an attached ENI.
-type ENIPlace struct {
-	Device   string
-	Index    int
-	MAC      net.HardwareAddr
-	MTU      int
-	Gateways []netip.Addr
-}
+type ENIPlace = routing.ENI
 
 // extension is the one that the pod asked for, or nil.
 func (d *Datapath) extension(w wiring) Extension {
@@ -102,10 +97,6 @@ func (w wiring) place(link netlink.Link) Place {
 		p.MTU = w.mtu
 	}
 	return p
-}
-
-func (s eniState) place() ENIPlace {
-	return ENIPlace{Device: s.device, Index: s.index, MAC: s.mac, MTU: s.mtu, Gateways: s.gateways}
 }
 
 // extend is the extension's part of a pod.

@@ -3,7 +3,6 @@ package route
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -12,9 +11,11 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/firewall"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -59,7 +60,7 @@ func TestSlots(t *testing.T) {
 	slots := func() map[string]int {
 		m := map[string]int{}
 		for mac, s := range own(n).state().enis {
-			m[mac] = s.slot
+			m[mac] = s.Slot
 		}
 		return m
 	}
@@ -243,20 +244,19 @@ func TestInsideSetsInTheKernel(t *testing.T) {
 	}
 }
 
-// A stacked device shares the ENI's MAC; the ENI is still found, by name or kind.
-func TestFindDevice(t *testing.T) {
-	mac := net.HardwareAddr{0, 0x16, 0x3e, 0, 0, 1}
-	link := func(kind, name string) netlink.Link {
-		return &netlink.GenericLink{LinkType: kind, LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: mac}}
+// Others' rules that cannot be read are an obstacle, whatever the reason, and not the node's
+// failure: pods are served.
+func TestForwardUnreadable(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	d := own(n)
+	good := d.firewall
+	d.firewall = firewall.New(netns.NsHandle(1<<20), d.tables) // no open file
+	_, err := n.TrySync()
+	if pods, obstacles, node := datapath.Sort(err); len(pods) != 0 || len(obstacles) != 1 || node != nil || !strings.Contains(obstacles[0], "generation") {
+		t.Errorf("pods %v, obstacles %q, node %v; want one obstacle that names the generation", pods, obstacles, node)
 	}
-	links := []netlink.Link{link("macvlan", "mv0"), link("", "ens6"), link("veth", "eth1")}
-	for _, c := range []struct{ device, want string }{{"eth1", "eth1"}, {"", "ens6"}, {"gone", "ens6"}} {
-		got, err := findDevice(links, datapath.ENI{ID: "eni-1", MAC: mac, Device: c.device})
-		if err != nil || got.Attrs().Name != c.want {
-			t.Errorf("device %q: got %v, %v, want %s", c.device, got, err, c.want)
-		}
-	}
-	if _, err := findDevice(links, datapath.ENI{ID: "eni-2", MAC: net.HardwareAddr{1, 2, 3, 4, 5, 6}}); err == nil || !strings.Contains(err.Error(), "eni-2") {
-		t.Errorf("missing device: %v", err)
-	}
+	d.firewall = good
+	n.Sync()
 }

@@ -17,6 +17,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -163,14 +164,14 @@ func newWiring(state nodeState, node datapath.Node, pod datapath.Pod) (wiring, e
 		w.mark = claims.MarkOf(claims.SlotStranded)
 		return w, fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", pod.ENI, state.attached())
 	}
-	w.mark, w.mtu, w.eni = claims.MarkOf(eni.slot), eni.mtu, eni.place()
+	w.mark, w.mtu, w.eni = claims.MarkOf(eni.Slot), eni.MTU, eni
 	return w, nil
 }
 
 func (s nodeState) attached() string {
 	var list []string
 	for mac, e := range s.enis {
-		list = append(list, mac+" "+e.device)
+		list = append(list, mac+" "+e.Device)
 	}
 	if len(list) == 0 {
 		return "none"
@@ -179,10 +180,10 @@ func (s nodeState) attached() string {
 	return strings.Join(list, ", ")
 }
 
-func (w wiring) elements() elements {
-	elems := elements{}
+func (w wiring) elements() nft.Elements {
+	elems := nft.Elements{}
 	for _, a := range w.pod.Addresses {
-		elems[elemKey{w.name, a}] = w.mark
+		elems[nft.Key{Device: w.name, Addr: a}] = w.mark
 	}
 	return elems
 }
@@ -208,7 +209,7 @@ func (w wiring) hasIPv6() bool {
 // address for local processes.
 func (w wiring) hostRoute(a netip.Addr, index int) *netlink.Route {
 	r := &netlink.Route{
-		Family: familyOf(a), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
+		Family: netlinkx.Family(a), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
 		LinkIndex: index, Dst: netipx.AddrIPNet(a),
 	}
 	source := w.source6
@@ -229,7 +230,7 @@ func (w wiring) podRoutes(a netip.Addr, index int) (routes []netlink.Route) {
 			continue
 		}
 		r := netlink.Route{
-			Family: familyOf(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(p),
+			Family: netlinkx.Family(a), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(p),
 			Gw: claims.GatewayFor(a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
 		}
 		if w.pod.Own != nil {
@@ -255,7 +256,7 @@ func nodeRanges(node datapath.Node) []netip.Prefix {
 
 func neighbour(a netip.Addr, mac net.HardwareAddr, index int) *netlink.Neigh {
 	return &netlink.Neigh{
-		Family: familyOf(a), LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
+		Family: netlinkx.Family(a), LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
 		IP: a.AsSlice(), HardwareAddr: mac,
 	}
 }
@@ -279,7 +280,7 @@ func (d *Datapath) enterPod(path string) (*netlinkx.Namespace, error) {
 
 // wire makes every piece of a pod. The host's side comes first, so that the pod
 // is complete when its first packet can leave.
-func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.Node, w wiring) (elements, error) {
+func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.Node, w wiring) (nft.Elements, error) {
 	inside, err := d.enterPod(w.pod.NetNS)
 	if err != nil {
 		return nil, err
@@ -300,7 +301,7 @@ func (d *Datapath) wire(ctx context.Context, h *netlink.Handle, node datapath.No
 }
 
 // write makes what wire waits for, one pod after the other: see linkMu.
-func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.NsHandle, node datapath.Node, w wiring) (netlink.Link, elements, error) {
+func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.NsHandle, node datapath.Node, w wiring) (netlink.Link, nft.Elements, error) {
 	d.linkMu.Lock()
 	defer d.linkMu.Unlock()
 	var host, inner netlink.Link
@@ -328,8 +329,8 @@ func (d *Datapath) write(ctx context.Context, h, ph *netlink.Handle, ns netns.Ns
 
 // putElements prepares the node anew if somebody removed the table since the
 // last Sync.
-func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node datapath.Node, elems elements) error {
-	err := d.nft.put(elems)
+func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node datapath.Node, elems nft.Elements) error {
+	err := d.tables.Put(elems)
 	if err == nil || !netlinkx.Gone(err) {
 		return err
 	}
@@ -337,5 +338,5 @@ func (d *Datapath) putElements(ctx context.Context, h *netlink.Handle, node data
 	if _, err := d.ready(ctx, h, node); err != nil {
 		return err
 	}
-	return d.nft.put(elems)
+	return d.tables.Put(elems)
 }

@@ -1,20 +1,15 @@
 package route
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
-	"os"
-	"slices"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/kernel"
 )
 
@@ -24,164 +19,18 @@ import (
 func Supported() error { return kernel.InScratch(supported) }
 
 func supported(h *netlink.Handle) error {
-	if err := supportsRules(h); err != nil {
+	if err := routing.Supported(h); err != nil {
 		return err
 	}
 	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "tw00000000000", TxQLen: -1, Group: claims.GroupPod})
 	pair.PeerName = "peer"
 	if err := h.LinkAdd(pair); err != nil {
-		return lacks("veth devices (CONFIG_VETH)", err)
+		return datapath.Lacks("veth devices (CONFIG_VETH)", err)
 	}
-	own, err := netns.Get()
+	scratch, err := netns.Get()
 	if err != nil {
 		return fmt.Errorf("open the network namespace to try in: %w", err)
 	}
-	defer own.Close()
-	rs, err := newRuleset(anyNode())
-	if err != nil {
-		return err
-	}
-	return supportsRuleset(rs, func(f func(*nftables.Conn) error) error {
-		n := nft{ns: own}
-		return errors.Join(n.do(f), n.close())
-	})
-}
-
-// anyNode needs every rule that there is, of the families that the kernel has.
-func anyNode() datapath.Node {
-	node := datapath.Node{MasqueradeOutside: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
-	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err == nil {
-		node.Addresses = append(node.Addresses, netip.MustParseAddr("2001:db8::1"))
-	}
-	for _, a := range node.Addresses {
-		node.VPCCIDRs = append(node.VPCCIDRs, netip.PrefixFrom(a, a.BitLen()))
-	}
-	return node
-}
-
-func supportsRules(h *netlink.Handle) error {
-	want := ruleKey{family: netlink.FAMILY_V4, priority: claims.RulePriorityLocal, table: claims.TableLocal}
-	if err := h.RuleAdd(want.rule()); err != nil {
-		return lacks("policy routing (CONFIG_IP_MULTIPLE_TABLES)", err)
-	}
-	rules, err := h.RuleList(netlink.FAMILY_V4)
-	if err != nil {
-		return fmt.Errorf("list the rules to try with: %w", err)
-	}
-	// An older kernel passes over an attribute that it does not know.
-	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == want.priority && r.Protocol == claims.Protocol }) {
-		return &datapath.UnsupportedError{Feature: "the origin of routing rules (FRA_PROTOCOL, Linux 4.17)", Err: errors.New("a rule comes back without it")}
-	}
-	return nil
-}
-
-// supportsRuleset writes the whole ruleset, as a node's is written, and if the kernel
-// refuses it finds out by which piece.
-func supportsRuleset(rs ruleset, do func(func(*nftables.Conn) error) error) error {
-	refused := do(func(c *nftables.Conn) error { return build(c, rs, nil, nil, &expr.Counter{}) })
-	if refused == nil {
-		return nil
-	}
-	// Each piece needs those before it: it is one transaction with them.
-	var before []func(*nftables.Conn) error
-	for _, p := range pieces(rs) {
-		before = append(before, p.add)
-		err := do(func(c *nftables.Conn) error {
-			for _, t := range rs.tables()[:p.tables] {
-				c.AddTable(t)
-				c.DelTable(t)
-				c.AddTable(t)
-			}
-			for _, add := range before {
-				if err := add(c); err != nil {
-					return err
-				}
-			}
-			return c.Flush()
-		})
-		if err != nil {
-			return lacks(p.feature, err)
-		}
-	}
-	return lacks("what the nftables tables of Terway need", refused)
-}
-
-type piece struct {
-	feature string
-	tables  int // how many of the ruleset's it needs
-	add     func(*nftables.Conn) error
-}
-
-// pieces are the ruleset in the order in which it can be written, with what a kernel's
-// builder would look for. Versions are those with which a feature came.
-func pieces(rs ruleset) []piece {
-	list := []piece{
-		{"nftables for both families (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", 1, func(*nftables.Conn) error { return nil }},
-		{"maps with several types in a key in nftables (CONFIG_NF_TABLES, Linux 4.1)", 1, func(c *nftables.Conn) error {
-			return errors.Join(c.AddSet(podsMap(rs.table, mapPods4), nil), c.AddSet(podsMap(rs.table, mapPods6), nil))
-		}},
-		{"sets of intervals in nftables (CONFIG_NF_TABLES; before Linux 4.20 CONFIG_NFT_SET_RBTREE)", 1, func(c *nftables.Conn) error {
-			return errors.Join(c.AddSet(insideSet(rs.table, setInside4), intervals(rs.inside4)), c.AddSet(insideSet(rs.table, setInside6), intervals(rs.inside6)))
-		}},
-		{"named counters in nftables (CONFIG_NFT_OBJREF, CONFIG_NFT_COUNTER, Linux 4.10)", 1, func(c *nftables.Conn) error {
-			c.AddObj(spoofedCounter(&expr.Counter{}))
-			return nil
-		}},
-	}
-	for i, table := range rs.tables() {
-		feature := "chains of nftables where packets arrive"
-		if table != rs.table {
-			feature = fmt.Sprintf("NAT in nftables, family %s (CONFIG_NFT_NAT; before Linux 5.1 CONFIG_NFT_CHAIN_NAT_IPV4 and _IPV6)", tableText(table))
-		}
-		list = append(list, piece{feature, i + 1, func(c *nftables.Conn) error {
-			for _, chain := range rs.chains {
-				if chain.Table == table {
-					c.AddChain(chain)
-				}
-			}
-			return nil
-		}})
-		for _, r := range rs.rules {
-			if r.chain.Table != table {
-				continue
-			}
-			list = append(list, piece{featureOf(r), i + 1, func(c *nftables.Conn) error {
-				rule, err := r.nftRule()
-				if err == nil {
-					c.AddRule(rule)
-				}
-				return err
-			}})
-		}
-	}
-	return list
-}
-
-// featureOf names what is newest or most often left out among a rule's expressions.
-func featureOf(r rule) string {
-	feature := fmt.Sprintf("what the nftables rule %q needs", r.purpose)
-	for _, e := range r.exprs {
-		switch e.(type) {
-		case *expr.Ct:
-			feature = "connection tracking in nftables (CONFIG_NFT_CT)"
-		case *expr.Objref:
-			feature = "rules with named counters in nftables (CONFIG_NFT_OBJREF, Linux 4.10)"
-		case *expr.Fib:
-			return "questions to the routing tables in nftables (CONFIG_NFT_FIB_IPV4 and _IPV6, Linux 4.10)"
-		case *expr.Masq:
-			return "masquerade in nftables (CONFIG_NFT_MASQ; before Linux 5.1 CONFIG_NFT_MASQ_IPV4 and _IPV6)"
-		}
-	}
-	return feature
-}
-
-// lacks tells a missing feature from a request that failed for another reason, such as a
-// missing right.
-func lacks(feature string, err error) error {
-	for _, unknown := range []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
-		if errors.Is(err, unknown) {
-			return &datapath.UnsupportedError{Feature: feature, Err: err}
-		}
-	}
-	return fmt.Errorf("try %s: %w", feature, err)
+	defer scratch.Close()
+	return nft.Supported(scratch)
 }

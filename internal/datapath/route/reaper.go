@@ -7,6 +7,9 @@ import (
 	"sync"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
@@ -124,6 +127,24 @@ func (d *Datapath) deleteDying() error {
 		if err := h.LinkDel(l); err != nil && !netlinkx.Gone(err) {
 			return fmt.Errorf("delete device %s: %w", l.Attrs().Name, err)
 		}
+	}
+	return nil
+}
+
+// delGroup deletes every device of a group with one request: the kernel then
+// waits for RCU once for all of them, not once for each (26 ms).
+func delGroup(ns netns.NsHandle, group uint32) error {
+	socket, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open route netlink socket: %w", err)
+	}
+	defer socket.Close()
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, unix.NLM_F_ACK)
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(group)))
+	if _, err := req.Execute(unix.NETLINK_ROUTE, 0); err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("delete devices of group %#x: %w", group, err)
 	}
 	return nil
 }

@@ -5,17 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"maps"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
-	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/firewall"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -41,7 +44,8 @@ type Datapath struct {
 	ns      netns.NsHandle
 	procSys string
 	log     *slog.Logger
-	nft     nft
+	tables  *nft.Tables
+	routing *routing.Node
 	reaper  reaper
 	pods    tracker
 	exts    []Extension
@@ -54,16 +58,13 @@ type Datapath struct {
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, linkMu, nodeMu.
 	syncMu sync.Mutex
-	// forward is what others let pass; syncMu guards it.
-	forward forwarding
+	// firewall is what others let pass; syncMu guards it.
+	firewall *firewall.Firewall
 	// nodeMu makes node-wide changes one after the other.
 	nodeMu sync.Mutex
 	// stateMu guards node, which AddPod reads without waiting for nodeMu.
 	stateMu sync.Mutex
 	node    nodeState
-
-	// reversePath: the node checks the way back on every device; see readReversePath.
-	reversePath atomic.Bool
 }
 
 // New opens the node's namespace and touches nothing in it.
@@ -75,13 +76,14 @@ func New(opts Options) (*Datapath, error) {
 			return nil, fmt.Errorf("open the node's network namespace %s: %w", opts.NetNS, err)
 		}
 	}
-	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, nft: nft{ns: ns}, exts: opts.Extensions}
+	d := &Datapath{ns: ns, procSys: opts.ProcSys, log: opts.Log, tables: nft.New(ns), exts: opts.Extensions}
 	if d.procSys == "" {
 		d.procSys = "/proc/sys"
 	}
 	if d.log == nil {
 		d.log = slog.Default()
 	}
+	d.routing, d.firewall = routing.New(ns, d.procSys), firewall.New(ns, d.tables)
 	d.reaper.delete = d.deleteDying
 	d.reaper.log = d.log
 	return d, nil
@@ -93,9 +95,9 @@ func (d *Datapath) Close(ctx context.Context) error {
 	if err := d.reaper.wait(ctx); err != nil {
 		return err
 	}
-	err := d.nft.close()
+	err := d.tables.Close()
 	d.syncMu.Lock()
-	d.forward.close()
+	d.firewall.Close()
 	d.syncMu.Unlock()
 	if d.ns.IsOpen() {
 		err = errors.Join(err, d.ns.Close())
@@ -114,7 +116,7 @@ func (d *Datapath) Name() string { return claims.Route }
 
 // Spoofed is the number of packets dropped because a pod sent them with a source
 // address that is not its own.
-func (d *Datapath) Spoofed() (uint64, error) { return d.nft.spoofed() }
+func (d *Datapath) Spoofed() (uint64, error) { return d.tables.Spoofed() }
 
 // host opens the netlink socket that one call uses throughout.
 func (d *Datapath) host() (*netlink.Handle, error) {
@@ -130,21 +132,7 @@ func (d *Datapath) host() (*netlink.Handle, error) {
 type nodeState struct {
 	// done is the desired node that the kernel was made to agree with, or nil.
 	done *datapath.Node
-	enis map[string]eniState // by MAC
-}
-
-// eniState is an attached ENI's place in the datapath.
-type eniState struct {
-	slot   int
-	index  int
-	device string
-	mac    net.HardwareAddr
-	mtu    int
-	// receivers are devices, beside its own, by which packets for its pods come to the
-	// host stack.
-	receivers []string
-	// gateways are the vSwitch's.
-	gateways []netip.Addr
+	enis map[string]routing.ENI // by routing.Key
 }
 
 func (d *Datapath) state() nodeState {
@@ -174,9 +162,92 @@ func (s nodeState) agrees(node datapath.Node) bool {
 // nodeSource is the node's address that local processes use towards pods.
 func nodeSource(node datapath.Node, family int) netip.Addr {
 	for _, a := range node.Addresses {
-		if familyOf(a) == family {
+		if netlinkx.Family(a) == family {
 			return a
 		}
 	}
 	return netip.Addr{}
+}
+
+// ready returns the state of the node, and makes the kernel agree with the node
+// first if it was never done or the node changed. AddPod calls it: a pod that
+// arrives before the first Sync, or on a new ENI, need not wait for one. What AddPod was
+// told of the node may be older than what the last Sync was, so nothing is removed.
+func (d *Datapath) ready(ctx context.Context, h *netlink.Handle, node datapath.Node) (nodeState, error) {
+	if s := d.state(); s.agrees(node) {
+		return s, nil
+	}
+	d.nodeMu.Lock()
+	defer d.nodeMu.Unlock()
+	if s := d.state(); s.agrees(node) {
+		return s, nil
+	}
+	repairs, err := d.ensureNode(ctx, h, node, false)
+	for _, r := range repairs {
+		d.log.Info("node prepared for pods", "repair", r)
+	}
+	return d.state(), err
+}
+
+// ensureNode makes the node-wide pieces agree with the node: rules, tables and ENIs, the
+// nftables tables, and what extensions have; and, to prune, removes those of other ENIs. It
+// goes on after an error with one ENI. The caller holds nodeMu.
+func (d *Datapath) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
+	var repairs []string
+	var errs []error
+	note := func(r []string, err error) {
+		repairs = append(repairs, r...)
+		errs = append(errs, err)
+	}
+	seen, err := d.routing.Ensure(ctx, h, node, d.state().enis, d.receivers, prune)
+	note(seen.Repairs, err)
+	if seen.ENIs == nil {
+		return repairs, err
+	}
+	rs, err := nft.NewRuleset(node)
+	if err == nil {
+		var differs string
+		if differs, err = d.tables.Ensure(rs, d.pods.elements()); differs != "" {
+			note([]string{"wrote the nftables tables: " + differs}, nil)
+		}
+	}
+	note(nil, err)
+
+	links := seen.Links
+	if !prune {
+		links = nil // no others than the ENIs are extensions' business
+	}
+	var places []ENIPlace
+	for _, mac := range slices.Sorted(maps.Keys(seen.ENIs)) {
+		places = append(places, seen.ENIs[mac])
+	}
+	for _, ext := range d.exts {
+		note(ext.Sync(h, links, places))
+	}
+
+	err = errors.Join(errs...)
+	state := nodeState{enis: seen.ENIs}
+	if err == nil {
+		done := node.Clone()
+		state.done = &done
+	}
+	d.setState(state)
+	return repairs, err
+}
+
+// receivers are the devices that extensions have beside an ENI's own.
+func (d *Datapath) receivers(eni routing.ENI) (names []string) {
+	for _, ext := range d.exts {
+		if l, ok := ext.(Linker); ok {
+			if name := l.Receiver(eni); name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// EnsureReceiver is routing.Node.EnsureReceiver of this node.
+func (d *Datapath) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
+	return d.routing.EnsureReceiver(h, link)
 }

@@ -14,8 +14,10 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // Sync implements datapath.Datapath. It looks at everything once, writes only
@@ -58,19 +60,19 @@ func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath
 	d.nodeMu.Unlock()
 	errs = append(errs, err)
 	s.repairs = repairs
-	passing, err := d.ensureForward()
+	passing, err := d.firewall.Ensure()
 	s.repairs = append(s.repairs, passing...)
 	if err != nil {
 		// Others' rules that cannot be read or changed are no reason to serve nobody.
 		errs = append(errs, &datapath.Obstacle{What: "whether other programs' firewall rules let pods' packets pass is not known: " + err.Error()})
 	}
-	errs = append(errs, d.forward.obstacles()...)
+	errs = append(errs, d.firewall.Obstacles()...)
 
 	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}
-	routes, err := ownRoutes(ctx, h)
+	routes, err := routing.OwnRoutes(ctx, h)
 	if err != nil {
 		return s.repairs, errors.Join(append(errs, err)...)
 	}
@@ -121,7 +123,7 @@ func (s *syncing) sysctls() (errs []error) {
 				continue
 			}
 			pod := s.desired[name]
-			changed, err := writeSysctls(s.d.procSys, s.d.podSysctls(wiring{pod: pod, name: name}))
+			changed, err := sysctl.Write(s.d.procSys, s.d.podSysctls(wiring{pod: pod, name: name}))
 			s.repairs = append(s.repairs, changed...)
 			if err != nil {
 				errs = append(errs, podError(pod, err))
@@ -167,7 +169,7 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		if reachable && eniErr == nil {
 			_, err = d.wire(ctx, s.h, s.node, w)
 		} else if err = d.wireHost(s.h, w, link); err == nil {
-			err = errors.Join(d.nft.put(elems), d.extend(s.h, w, link))
+			err = errors.Join(d.tables.Put(elems), d.extend(s.h, w, link))
 		}
 		if !reachable && netlinkx.Gone(err) {
 			return eniErr // the kernel took the device after its sandbox just now
@@ -218,7 +220,7 @@ func (s *syncing) leftovers() []string {
 		}
 	}
 	for k := range s.view.elems {
-		names[k.device] = true
+		names[k.Device] = true
 	}
 	maps.DeleteFunc(names, func(name string, _ bool) bool {
 		_, desired := s.desired[name]
@@ -277,8 +279,8 @@ func (s *syncing) removeSurplus(name string) error {
 		}
 	}
 	for k := range s.view.elems {
-		if k.device == name {
-			add(k.addr)
+		if k.Device == name {
+			add(k.Addr)
 		}
 	}
 	if len(surplus) == 0 {

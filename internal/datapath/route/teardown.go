@@ -3,13 +3,12 @@ package route
 import (
 	"context"
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -27,7 +26,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	routes, err := ownRoutes(ctx, h)
+	routes, err := routing.OwnRoutes(ctx, h)
 	if err != nil {
 		return err
 	}
@@ -41,20 +40,7 @@ func (d *Datapath) Teardown(ctx context.Context) error {
 	defer d.nodeMu.Unlock()
 	last := d.state()
 	d.setState(nodeState{})
-	rules, err := ownRules(ctx, h)
-	errs = append(errs, err)
-	for k := range maps.Keys(rules) {
-		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
-		}
-	}
-	for _, r := range routes {
-		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
-		}
-	}
-	_, err = d.releaseDevices(h, links, formerDevices(routes, last), nil)
-	errs = append(errs, err, d.nft.deleteTables(), d.forward.remove(d.ns, &d.nft), d.reaper.wait(ctx))
+	errs = append(errs, d.routing.Teardown(ctx, h, links, routes, last.enis), d.tables.Delete(), d.firewall.Remove(), d.reaper.wait(ctx))
 	return errors.Join(errs...)
 }
 

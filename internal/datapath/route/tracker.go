@@ -4,6 +4,7 @@ import (
 	"sync"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/nft"
 )
 
 // tracker remembers what this process did to pods, by host device name. It
@@ -32,7 +33,7 @@ type tracked struct {
 	// counts the Syncs that had not, before the first that had.
 	seen   bool
 	missed int
-	elems  elements
+	elems  nft.Elements
 }
 
 type phase int
@@ -70,7 +71,7 @@ func (t *tracker) acquire(name string) (*tracked, func()) {
 	}
 }
 
-func (t *tracker) setWired(p *tracked, elems elements) {
+func (t *tracker) setWired(p *tracked, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems = wired, elems
@@ -86,10 +87,10 @@ func (t *tracker) setDeleted(p *tracked) {
 }
 
 // elements of all wired pods.
-func (t *tracker) elements() elements {
+func (t *tracker) elements() nft.Elements {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	all := elements{}
+	all := nft.Elements{}
 	for _, p := range t.pods {
 		if p.phase != wired {
 			continue
@@ -142,7 +143,7 @@ func (t *tracker) mayRemove(p *tracked, began int) bool {
 }
 
 // repaired notes what Sync wrote for a desired pod.
-func (t *tracker) repaired(p *tracked, elems elements) {
+func (t *tracker) repaired(p *tracked, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems, p.seen = wired, elems, true

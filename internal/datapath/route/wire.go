@@ -15,13 +15,15 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // wireHost makes the host's side of a pod: the device's settings, the route to
 // the pod and the pod's MAC.
 func (d *Datapath) wireHost(h *netlink.Handle, w wiring, link netlink.Link) error {
-	if _, err := setSysctls(d.procSys, d.ns, d.podSysctls(w)); err != nil {
+	if _, err := sysctl.Set(d.procSys, d.ns, d.podSysctls(w)); err != nil {
 		return fmt.Errorf("device %s: %w", w.name, err)
 	}
 	attrs := link.Attrs()
@@ -85,15 +87,15 @@ func (w wiring) alias() string {
 // the pod the device has no business with IPv6; with them it needs no address of
 // its own (the pod's next hop is a permanent neighbour), so no detection of
 // duplicates and no multicast on it.
-func (d *Datapath) podSysctls(w wiring) []sysctl {
+func (d *Datapath) podSysctls(w wiring) []sysctl.Setting {
 	v4, v6 := "ipv4/conf/"+w.name+"/", "ipv6/conf/"+w.name+"/"
-	list := append(d.reversePathSysctls(w.name), sysctl{v4 + "forwarding", "1"})
+	list := append(d.routing.ReversePath(w.name), sysctl.Setting{Path: v4 + "forwarding", Value: "1"})
 	if !w.hasIPv6() {
-		return append(list, sysctl{v6 + "disable_ipv6", "1"})
+		return append(list, sysctl.Setting{Path: v6 + "disable_ipv6", Value: "1"})
 	}
 	return append(list,
-		sysctl{v6 + "disable_ipv6", "0"}, sysctl{v6 + "addr_gen_mode", "1"},
-		sysctl{v6 + "accept_ra", "0"}, sysctl{v6 + "forwarding", "1"})
+		sysctl.Setting{Path: v6 + "disable_ipv6", Value: "0"}, sysctl.Setting{Path: v6 + "addr_gen_mode", Value: "1"},
+		sysctl.Setting{Path: v6 + "accept_ra", Value: "0"}, sysctl.Setting{Path: v6 + "forwarding", Value: "1"})
 }
 
 // wirePod makes the pod's side: loopback, addresses, the next hop's MAC and the
@@ -106,13 +108,13 @@ func (d *Datapath) wirePod(ph *netlink.Handle, ns netns.NsHandle, w wiring, link
 	}
 	if w.pod.Own != nil {
 		// Answers to the node's other pods leave by the pod's ENI.
-		if _, err := setSysctls(d.procSys, ns, []sysctl{{"ipv4/conf/" + name + "/rp_filter", "2"}}); err != nil {
+		if _, err := sysctl.Set(d.procSys, ns, []sysctl.Setting{{Path: "ipv4/conf/" + name + "/rp_filter", Value: "2"}}); err != nil {
 			return fmt.Errorf("the pod's %s: %w", name, err)
 		}
 	}
 	if w.hasIPv6() {
 		// A runtime may have turned IPv6 off for new devices.
-		if _, err := setSysctls(d.procSys, ns, []sysctl{{"ipv6/conf/" + name + "/disable_ipv6", "0"}}); err != nil {
+		if _, err := sysctl.Set(d.procSys, ns, []sysctl.Setting{{Path: "ipv6/conf/" + name + "/disable_ipv6", Value: "0"}}); err != nil {
 			return fmt.Errorf("the pod's %s: %w", name, err)
 		}
 	}
@@ -257,7 +259,7 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 	index := link.Attrs().Index
 	var errs []error
 	del := func(a netip.Addr) {
-		r := &netlink.Route{Family: familyOf(a), Table: claims.TableLocal, Protocol: claims.Protocol, LinkIndex: index, Dst: netipx.AddrIPNet(a)}
+		r := &netlink.Route{Family: netlinkx.Family(a), Table: claims.TableLocal, Protocol: claims.Protocol, LinkIndex: index, Dst: netipx.AddrIPNet(a)}
 		if a.Is4() {
 			r.Scope = unix.RT_SCOPE_LINK
 		}
@@ -271,15 +273,15 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 	if len(addresses) > 0 {
 		return errors.Join(errs...)
 	}
-	for _, f := range bothFamilies {
+	for _, f := range netlinkx.Families {
 		routes, err := netlinkx.List(context.Background(), fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
 			return h.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 		})
-		if err != nil && !noFamily(err) {
+		if err != nil && !netlinkx.NoFamily(err) {
 			return err
 		}
 		for _, r := range routes {
-			if a := hostRouteDst(r); a.IsValid() {
+			if a := netlinkx.HostDst(r); a.IsValid() {
 				del(a)
 			}
 		}
@@ -288,20 +290,20 @@ func removeRoutes(h *netlink.Handle, link netlink.Link, addresses []netip.Addr) 
 }
 
 func (d *Datapath) removeElements(name string, addresses []netip.Addr) error {
-	var keys []elemKey
+	var keys []nft.Key
 	for _, a := range addresses {
-		keys = append(keys, elemKey{name, a})
+		keys = append(keys, nft.Key{Device: name, Addr: a})
 	}
 	if len(addresses) == 0 {
-		elems, err := d.nft.read()
+		elems, err := d.tables.Read()
 		if err != nil {
 			return err
 		}
 		for k := range elems {
-			if k.device == name {
+			if k.Device == name {
 				keys = append(keys, k)
 			}
 		}
 	}
-	return d.nft.remove(keys...)
+	return d.tables.Remove(keys...)
 }

@@ -1,4 +1,4 @@
-package route
+package firewall
 
 import (
 	"errors"
@@ -15,26 +15,18 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/nft"
 )
 
-// What others on the node say about forwarded packets. A pod's packets are forwarded, and
-// every base chain at hook forward must let them pass: a verdict "accept" ends one chain,
-// not the others. So there are two cases:
-//
-//   - Chain FORWARD of iptables with policy DROP, as docker sets it. Its rules are a list
-//     that programs share; two of ours at its end accept what comes from or goes to a pod.
-//     At the end, so that rules of others still decide first: only the policy is overruled.
-//     They are there while the policy is DROP.
-//   - A chain that is somebody's own (firewalld's), or iptables' where a rule at the end
-//     rejects all, or iptables-legacy. It is theirs to change; it is named (datapath.Obstacle).
-//
-// Whether a chain that drops has rules that let pods pass cannot be computed here. It counts
-// as if it had when any rule of its table names the pods' devices (tw…).
+// Comment is that of our rules in a chain of iptables.
+const Comment = "terway: packets of pods pass"
 
-const forwardComment = "terway: packets of pods pass"
+// Firewall is what others' rules of one namespace say of pods' packets, as the last look found
+// it. It is not safe for concurrent use.
+type Firewall struct {
+	ns     netns.NsHandle
+	tables *nft.Tables // whose socket writes
 
-// forwarding is what the last look found.
-type forwarding struct {
 	socket *nl.SocketHandle // to read the ruleset by
 
 	generation uint32
@@ -49,26 +41,28 @@ type forwarding struct {
 // which Sync would do more often. A pod that is not reached waits for its cause no longer.
 const legacyPeriod = 10 * time.Second
 
-// ensureForward lets pods' packets pass where we may, and remembers what is in their way.
-// As long as nobody changed the ruleset it costs one small request. The caller holds syncMu.
-func (d *Datapath) ensureForward() ([]string, error) {
-	f := &d.forward
+// New is the firewall of a namespace, which stays the caller's. It asks nothing of the kernel.
+func New(ns netns.NsHandle, tables *nft.Tables) *Firewall { return &Firewall{ns: ns, tables: tables} }
+
+// Ensure lets pods' packets pass where we may, and remembers what is in their way. It says what
+// it changed. As long as nobody changed the ruleset it costs one small request.
+func (f *Firewall) Ensure() ([]string, error) {
 	var errs []error
 	if now := time.Now(); now.Sub(f.legacyLooked) >= legacyPeriod {
 		var err error
-		if f.legacy, err = legacyObstacles(d.ns); err != nil {
+		if f.legacy, err = legacyObstacles(f.ns); err != nil {
 			errs = append(errs, err)
 		}
 		f.legacyLooked = now
 	}
-	generation, err := f.current(d.ns)
+	generation, err := f.current()
 	if err != nil {
 		return nil, errors.Join(append(errs, err)...)
 	}
 	if f.known && f.generation == generation {
 		return nil, errors.Join(errs...)
 	}
-	repairs, obstacles, err := f.look(d.ns, &d.nft)
+	repairs, obstacles, err := f.look()
 	if err == nil {
 		// What we wrote made another generation: the next look is for nothing, but sees
 		// what others did meanwhile.
@@ -77,8 +71,8 @@ func (d *Datapath) ensureForward() ([]string, error) {
 	return repairs, errors.Join(append(errs, err)...)
 }
 
-// obstacles are what is in the pods' packets' way, as errors.
-func (f *forwarding) obstacles() []error {
+// Obstacles are what the last look found in the pods' packets' way, each a datapath.Obstacle.
+func (f *Firewall) Obstacles() []error {
 	var errs []error
 	for _, text := range slices.Concat(f.nft, f.legacy) {
 		errs = append(errs, &datapath.Obstacle{What: text})
@@ -90,23 +84,23 @@ func (f *forwarding) obstacles() []error {
 // of iptables.
 func IsForwardRule(userData []byte) bool {
 	comment, _ := userdata.GetString(userData, userdata.TypeComment)
-	return comment == forwardComment
+	return comment == Comment
 }
 
 // look looks at every chain at hook forward.
-func (f *forwarding) look(ns netns.NsHandle, n *nft) (repairs, obstacles []string, err error) {
-	chains, err := f.chains(ns)
+func (f *Firewall) look() (repairs, obstacles []string, err error) {
+	chains, err := f.chains()
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, chain := range chains {
-		table, err := f.rules(ns, chain.Table)
+		table, err := f.rules(chain.Table)
 		if err != nil {
 			return repairs, obstacles, err
 		}
 		rules := table[chain.Name]
 		if iptablesChain(chain) {
-			repair, err := acceptPods(n, chain, rules)
+			repair, err := acceptPods(f.tables, chain, rules)
 			if err != nil {
 				return repairs, obstacles, err
 			}
@@ -135,8 +129,8 @@ func iptablesChain(c *nftables.Chain) bool {
 }
 
 // acceptPods adds our rules to iptables' chain, or takes them out, as its policy asks for.
-func acceptPods(n *nft, chain *nftables.Chain, rules []foreign) (repair string, err error) {
-	at := fmt.Sprintf("chain FORWARD of table %s", tableText(chain.Table))
+func acceptPods(n *nft.Tables, chain *nftables.Chain, rules []foreign) (repair string, err error) {
+	at := fmt.Sprintf("chain FORWARD of table %s", nft.TableText(chain.Table))
 	ours, want := 0, forwardRules(chain)
 	for _, r := range rules {
 		if r.ours() {
@@ -158,8 +152,8 @@ func acceptPods(n *nft, chain *nftables.Chain, rules []foreign) (repair string, 
 }
 
 // replaceForward takes our rules out of a chain and puts others at its end, at once.
-func replaceForward(n *nft, chain *nftables.Chain, rules []foreign, want []*nftables.Rule) error {
-	return n.do(func(c *nftables.Conn) error {
+func replaceForward(n *nft.Tables, chain *nftables.Chain, rules []foreign, want []*nftables.Rule) error {
+	return n.Do(func(c *nftables.Conn) error {
 		for _, r := range rules {
 			if !r.ours() {
 				continue
@@ -181,7 +175,7 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 	var rules []*nftables.Rule
 	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
 		rules = append(rules, &nftables.Rule{
-			Table: chain.Table, Chain: chain, UserData: userdata.AppendString(nil, userdata.TypeComment, forwardComment),
+			Table: chain.Table, Chain: chain, UserData: userdata.AppendString(nil, userdata.TypeComment, Comment),
 			Exprs: []expr.Any{
 				&expr.Meta{Key: key, Register: 1},
 				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(claims.DevicePrefix)},
@@ -193,20 +187,20 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 	return rules
 }
 
-// remove takes our rules out of every chain.
-func (f *forwarding) remove(ns netns.NsHandle, n *nft) error {
-	chains, err := f.chains(ns)
+// Remove takes our rules out of every chain.
+func (f *Firewall) Remove() error {
+	chains, err := f.chains()
 	errs := []error{err}
 	for _, chain := range chains {
 		if !iptablesChain(chain) {
 			continue
 		}
-		table, err := f.rules(ns, chain.Table)
+		table, err := f.rules(chain.Table)
 		if err == nil && slices.ContainsFunc(table[chain.Name], foreign.ours) {
-			err = replaceForward(n, chain, table[chain.Name], nil)
+			err = replaceForward(f.tables, chain, table[chain.Name], nil)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("remove rules from chain %s of table %s: %w", chain.Name, tableText(chain.Table), err))
+			errs = append(errs, fmt.Errorf("remove rules from chain %s of table %s: %w", chain.Name, nft.TableText(chain.Table), err))
 		}
 	}
 	return errors.Join(errs...)
@@ -249,7 +243,7 @@ func obstacleText(chain *nftables.Chain, rules []foreign) string {
 		how = ruleRejects
 	}
 	text := fmt.Sprintf("nftables: chain %s of table %s %s, and no rule of the table names pods' devices (%s*): "+
-		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, tableText(chain.Table), how, claims.DevicePrefix)
+		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, nft.TableText(chain.Table), how, claims.DevicePrefix)
 	switch {
 	case iptablesChain(chain):
 		return text + "do so with: iptables -I FORWARD -i tw+ -j ACCEPT; iptables -I FORWARD -o tw+ -j ACCEPT (ip6tables too)"
@@ -257,15 +251,4 @@ func obstacleText(chain *nftables.Chain, rules []foreign) string {
 		return text + "let firewalld trust them: firewall-cmd --permanent --zone=trusted --add-interface=tw+ && firewall-cmd --reload"
 	}
 	return text + fmt.Sprintf("add to that chain: iifname \"%[1]s*\" accept; oifname \"%[1]s*\" accept", claims.DevicePrefix)
-}
-
-func tableText(t *nftables.Table) string {
-	family := "inet"
-	switch t.Family {
-	case nftables.TableFamilyIPv4:
-		family = "ip"
-	case nftables.TableFamilyIPv6:
-		family = "ip6"
-	}
-	return family + " " + t.Name
 }

@@ -1,4 +1,4 @@
-package route
+package routing
 
 import (
 	"context"
@@ -21,18 +21,18 @@ import (
 // eniRoutes are the routes of one ENI's table: its gateway, and behind it a route
 // that stops what would otherwise go on to the main table and leave by an ENI
 // that the address does not belong to.
-func eniRoutes(eni datapath.ENI, s eniState) []netlink.Route {
+func eniRoutes(eni datapath.ENI, s ENI) []netlink.Route {
 	var routes []netlink.Route
-	for _, f := range bothFamilies {
+	for _, f := range netlinkx.Families {
 		gw := gatewayOf(eni, f)
 		if !gw.IsValid() {
 			continue
 		}
-		table := claims.TableLocal + s.slot
+		table := claims.TableLocal + s.Slot
 		routes = append(routes,
-			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNICAST, Dst: defaultNet(f),
-				LinkIndex: s.index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
-			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNREACHABLE, Dst: defaultNet(f),
+			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNICAST, Dst: netlinkx.DefaultNet(f),
+				LinkIndex: s.Index, Gw: gw.AsSlice(), Flags: int(netlink.FLAG_ONLINK)},
+			netlink.Route{Family: f, Table: table, Protocol: claims.Protocol, Type: unix.RTN_UNREACHABLE, Dst: netlinkx.DefaultNet(f),
 				Priority: claims.MetricUnreachable})
 	}
 	return routes
@@ -40,7 +40,7 @@ func eniRoutes(eni datapath.ENI, s eniState) []netlink.Route {
 
 // sameRoute compares what we set; the kernel adds more.
 func sameRoute(have, want netlink.Route) bool {
-	if have.Table != want.Table || have.Type != want.Type || have.Family != want.Family || !isDefault(have) {
+	if have.Table != want.Table || have.Type != want.Type || have.Family != want.Family || !netlinkx.IsDefault(have) {
 		return false
 	}
 	if want.Type == unix.RTN_UNREACHABLE {
@@ -49,12 +49,13 @@ func sameRoute(have, want netlink.Route) bool {
 	return have.LinkIndex == want.LinkIndex && have.Gw.Equal(want.Gw)
 }
 
-func routeText(r netlink.Route) string {
+// RouteText is a route for people.
+func RouteText(r netlink.Route) string {
 	if r.Type == unix.RTN_UNREACHABLE {
-		return fmt.Sprintf("%s unreachable default in table %d", familyName(r.Family), r.Table)
+		return fmt.Sprintf("%s unreachable default in table %d", netlinkx.FamilyName(r.Family), r.Table)
 	}
 	dst := "default"
-	if a := hostRouteDst(r); a.IsValid() {
+	if a := netlinkx.HostDst(r); a.IsValid() {
 		dst = a.String()
 	}
 	if r.Gw != nil {
@@ -65,12 +66,12 @@ func routeText(r netlink.Route) string {
 
 // ensureTables adds missing routes of the ENIs' tables and, to prune, removes ours that
 // no ENI wants. have are all our routes as listed before.
-func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniState, have []netlink.Route, prune bool) ([]string, error) {
+func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]ENI, have []netlink.Route, prune bool) ([]string, error) {
 	var repairs []string
 	var errs []error
 	var want []netlink.Route
 	for _, eni := range node.ENIs {
-		if s, ok := enis[macKey(eni.MAC)]; ok {
+		if s, ok := enis[Key(eni.MAC)]; ok {
 			want = append(want, eniRoutes(eni, s)...)
 		}
 	}
@@ -83,10 +84,10 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniStat
 			continue
 		}
 		if err := h.RouteReplace(&w); err != nil {
-			errs = append(errs, fmt.Errorf("add %s: %w", routeText(w), err))
+			errs = append(errs, fmt.Errorf("add %s: %w", RouteText(w), err))
 			continue
 		}
-		repairs = append(repairs, "added "+routeText(w))
+		repairs = append(repairs, "added "+RouteText(w))
 	}
 	for _, r := range have {
 		if !prune || r.Table == claims.TableLocal {
@@ -95,16 +96,16 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]eniStat
 		keep := false
 		for _, w := range want {
 			// A replaced route (same table and metric) is gone already.
-			keep = keep || sameRoute(r, w) || (r.Table == w.Table && r.Family == w.Family && r.Type == w.Type && isDefault(r))
+			keep = keep || sameRoute(r, w) || (r.Table == w.Table && r.Family == w.Family && r.Type == w.Type && netlinkx.IsDefault(r))
 		}
 		if keep {
 			continue
 		}
 		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", routeText(r), err))
+			errs = append(errs, fmt.Errorf("remove %s: %w", RouteText(r), err))
 			continue
 		}
-		repairs = append(repairs, "removed "+routeText(r))
+		repairs = append(repairs, "removed "+RouteText(r))
 	}
 	return repairs, errors.Join(errs...)
 }
@@ -118,7 +119,7 @@ type ruleKey struct {
 }
 
 func (k ruleKey) String() string {
-	s := fmt.Sprintf("%s rule %d", familyName(k.family), k.priority)
+	s := fmt.Sprintf("%s rule %d", netlinkx.FamilyName(k.family), k.priority)
 	if k.mask != 0 {
 		s += fmt.Sprintf(" fwmark %#x/%#x", k.mark, k.mask)
 	}
@@ -159,7 +160,7 @@ func (k ruleKey) rule() *netlink.Rule {
 
 // wantedRules are the rules of a node, in the order in which they may be added:
 // a rule comes after the routes it leads to.
-func wantedRules(families []int, enis map[string]eniState) []ruleKey {
+func wantedRules(families []int, enis map[string]ENI) []ruleKey {
 	var want []ruleKey
 	for _, f := range families {
 		want = append(want,
@@ -168,9 +169,9 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 		for _, mac := range slices.Sorted(maps.Keys(enis)) {
 			s := enis[mac]
 			want = append(want,
-				ruleKey{family: f, priority: claims.RulePriorityENI, mark: claims.MarkOf(s.slot), mask: claims.MarkMask, table: claims.TableLocal + s.slot},
-				ruleKey{family: f, priority: claims.RulePriorityStray, iif: s.device})
-			for _, name := range s.receivers {
+				ruleKey{family: f, priority: claims.RulePriorityENI, mark: claims.MarkOf(s.Slot), mask: claims.MarkMask, table: claims.TableLocal + s.Slot},
+				ruleKey{family: f, priority: claims.RulePriorityStray, iif: s.Device})
+			for _, name := range s.Receivers {
 				want = append(want, ruleKey{family: f, priority: claims.RulePriorityStray, iif: name})
 			}
 		}
@@ -180,9 +181,9 @@ func wantedRules(families []int, enis map[string]eniState) []ruleKey {
 
 func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) {
 	own := map[ruleKey]bool{}
-	for _, f := range bothFamilies {
-		rules, err := netlinkx.List(ctx, familyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
-		if noFamily(err) {
+	for _, f := range netlinkx.Families {
+		rules, err := netlinkx.List(ctx, netlinkx.FamilyName(f)+" rules", func() ([]netlink.Rule, error) { return h.RuleList(f) })
+		if netlinkx.NoFamily(err) {
 			continue
 		}
 		if err != nil {
@@ -201,7 +202,7 @@ func ownRules(ctx context.Context, h *netlink.Handle) (map[ruleKey]bool, error) 
 	return own, nil
 }
 
-func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis map[string]eniState, prune bool) ([]string, error) {
+func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis map[string]ENI, prune bool) ([]string, error) {
 	have, err := ownRules(ctx, h)
 	if err != nil {
 		return nil, err
@@ -231,4 +232,22 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 		repairs = append(repairs, "removed "+k.String())
 	}
 	return repairs, errors.Join(errs...)
+}
+
+// Supported says what the kernel lacks for the rules, or nil. It makes one in a namespace that
+// was made for it.
+func Supported(h *netlink.Handle) error {
+	want := ruleKey{family: netlink.FAMILY_V4, priority: claims.RulePriorityLocal, table: claims.TableLocal}
+	if err := h.RuleAdd(want.rule()); err != nil {
+		return datapath.Lacks("policy routing (CONFIG_IP_MULTIPLE_TABLES)", err)
+	}
+	rules, err := h.RuleList(netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list the rules to try with: %w", err)
+	}
+	// An older kernel passes over an attribute that it does not know.
+	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == want.priority && r.Protocol == claims.Protocol }) {
+		return &datapath.UnsupportedError{Feature: "the origin of routing rules (FRA_PROTOCOL, Linux 4.17)", Err: errors.New("a rule comes back without it")}
+	}
+	return nil
 }

@@ -1,4 +1,4 @@
-package route
+package nft
 
 import (
 	"encoding/binary"
@@ -16,7 +16,6 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/testutil"
 )
 
 // attribute is what Linux 4.19 knows of a netlink attribute (include/uapi/linux/netfilter/
@@ -85,11 +84,11 @@ func upTo(last uint32) (values []uint32) {
 func TestRulesetSuitsLinux419(t *testing.T) {
 	node := datapath.Node{MasqueradeOutside: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		VPCCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("2001:db8::/40")}}
-	rs, err := newRuleset(node)
+	rs, err := NewRuleset(node)
 	if err != nil {
 		t.Fatal(err)
 	}
-	elems := elements{{"tw00000000000", netip.MustParseAddr("192.168.0.1")}: 1, {"tw00000000000", netip.MustParseAddr("2001:db8::2")}: 1}
+	elems := Elements{{Device: "tw00000000000", Addr: netip.MustParseAddr("192.168.0.1")}: 1, {Device: "tw00000000000", Addr: netip.MustParseAddr("2001:db8::2")}: 1}
 	kinds := map[uint16]int{}
 	c := recording(t, func(m netlink.Message) {
 		kind := uint16(m.Header.Type) & 0xff
@@ -232,17 +231,9 @@ func walk(b []byte, f func(kind uint16, value []byte)) {
 	}
 }
 
-// Every kernel that the tests run on can do it; the try leaves nothing.
-func TestSupported(t *testing.T) {
-	testutil.RequireRoot(t)
-	if err := Supported(); err != nil {
-		t.Errorf("the probe says: %v", err)
-	}
-}
-
 // What a kernel refuses is named, not only the number that it answered.
 func TestSupportedNamesWhatIsMissing(t *testing.T) {
-	rs, err := newRuleset(anyNode())
+	rs, err := NewRuleset(anyNode())
 	if err != nil {
 		t.Fatal(err)
 	}

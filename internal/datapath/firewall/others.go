@@ -1,4 +1,4 @@
-package route
+package firewall
 
 import (
 	"bytes"
@@ -15,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/attr"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -73,9 +74,9 @@ func (r foreign) comparesPodDevice() bool {
 }
 
 // current asks for the generation of the nftables ruleset, which changes with each transaction.
-func (f *forwarding) current(ns netns.NsHandle) (generation uint32, err error) {
+func (f *Firewall) current() (generation uint32, err error) {
 	has := false
-	err = f.ask(ns, unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(b []byte) {
+	err = f.ask(unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(b []byte) {
 		if id := attr.Get(b[nfgenHeader:], unix.NFTA_GEN_ID); len(id) == 4 {
 			generation, has = binary.NativeEndian.Uint32(id), true
 		}
@@ -90,8 +91,8 @@ func (f *forwarding) current(ns netns.NsHandle) (generation uint32, err error) {
 }
 
 // chains are those at hook forward that are not ours.
-func (f *forwarding) chains(ns netns.NsHandle) (list []*nftables.Chain, err error) {
-	err = f.list(ns, unix.NFT_MSG_GETCHAIN, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func() { list = nil }, func(b []byte) {
+func (f *Firewall) chains() (list []*nftables.Chain, err error) {
+	err = f.list(unix.NFT_MSG_GETCHAIN, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func() { list = nil }, func(b []byte) {
 		family, attrs := nftables.TableFamily(b[0]), b[nfgenHeader:]
 		hook, ok := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_HOOK, unix.NFTA_HOOK_HOOKNUM))
 		if !ok || hook != unix.NF_INET_FORWARD ||
@@ -117,10 +118,10 @@ func (f *forwarding) chains(ns netns.NsHandle) (list []*nftables.Chain, err erro
 }
 
 // rules are those of a table by chain, in their order; none if the table is gone.
-func (f *forwarding) rules(ns netns.NsHandle, t *nftables.Table) (map[string][]foreign, error) {
+func (f *Firewall) rules(t *nftables.Table) (map[string][]foreign, error) {
 	req := append([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)).Serialize()...)
 	table := map[string][]foreign{}
-	err := f.list(ns, unix.NFT_MSG_GETRULE, req, func() { clear(table) }, func(b []byte) {
+	err := f.list(unix.NFT_MSG_GETRULE, req, func() { clear(table) }, func(b []byte) {
 		attrs := b[nfgenHeader:]
 		r := foreign{userData: attr.Get(attrs, unix.NFTA_RULE_USERDATA)}
 		if h := attr.Get(attrs, unix.NFTA_RULE_HANDLE); len(h) == 8 {
@@ -133,23 +134,23 @@ func (f *forwarding) rules(ns netns.NsHandle, t *nftables.Table) (map[string][]f
 		table[chain] = append(table[chain], r)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list rules of table %s: %w", tableText(t), err)
+		return nil, fmt.Errorf("list rules of table %s: %w", nft.TableText(t), err)
 	}
 	return table, nil
 }
 
 // list is ask for a dump, begun anew when a change interrupts it: begin forgets what came before.
-func (f *forwarding) list(ns netns.NsHandle, kind int, body []byte, begin func(), answer func(b []byte)) error {
+func (f *Firewall) list(kind int, body []byte, begin func(), answer func(b []byte)) error {
 	return netlinkx.Retry(context.Background(), func() error {
 		begin()
-		return f.ask(ns, kind, unix.NLM_F_DUMP, body, answer)
+		return f.ask(kind, unix.NLM_F_DUMP, body, answer)
 	})
 }
 
 // ask sends a request of nftables and hands on what answers it.
-func (f *forwarding) ask(ns netns.NsHandle, kind, flags int, body []byte, answer func(b []byte)) error {
+func (f *Firewall) ask(kind, flags int, body []byte, answer func(b []byte)) error {
 	if f.socket == nil {
-		s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_NETFILTER)
+		s, err := nl.GetNetlinkSocketAt(f.ns, netns.None(), unix.NETLINK_NETFILTER)
 		if err != nil {
 			return fmt.Errorf("open netfilter netlink socket: %w", err)
 		}
@@ -165,12 +166,13 @@ func (f *forwarding) ask(ns netns.NsHandle, kind, flags int, body []byte, answer
 		return true
 	})
 	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
-		f.close() // it may hold answers still
+		f.Close() // it may hold answers still
 	}
 	return err
 }
 
-func (f *forwarding) close() {
+// Close lets go of the socket; the next look begins anew.
+func (f *Firewall) Close() {
 	if f.socket != nil {
 		f.socket.Close()
 		f.socket = nil

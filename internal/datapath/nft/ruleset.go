@@ -1,4 +1,4 @@
-package route
+package nft
 
 import (
 	"crypto/sha256"
@@ -69,8 +69,8 @@ const (
 	ip6Source, ip6Dest = 8, 24
 )
 
-// ruleset is the desired content of the tables for one node, without the pods.
-type ruleset struct {
+// Ruleset is the desired content of the tables for one node, without the pods.
+type Ruleset struct {
 	table *nftables.Table
 	// nat has a table for each family of the node.
 	nat    []*nftables.Table
@@ -88,11 +88,12 @@ type rule struct {
 	exprs   []expr.Any
 }
 
-func (rs ruleset) tables() []*nftables.Table { return append([]*nftables.Table{rs.table}, rs.nat...) }
+func (rs Ruleset) tables() []*nftables.Table { return append([]*nftables.Table{rs.table}, rs.nat...) }
 
-func newRuleset(node datapath.Node) (ruleset, error) {
-	rs := ruleset{table: nftTable()}
-	for _, f := range nodeFamilies(node) {
+// NewRuleset is what a node needs; the error names CIDRs that cannot be merged.
+func NewRuleset(node datapath.Node) (Ruleset, error) {
+	rs := Ruleset{table: nftTable()}
+	for _, f := range node.Families() {
 		rs.nat = append(rs.nat, natTable(f))
 	}
 	accept := nftables.ChainPolicyAccept

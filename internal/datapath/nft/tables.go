@@ -1,4 +1,4 @@
-package route
+package nft
 
 import (
 	"bytes"
@@ -23,9 +23,10 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// nft is the tables `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its methods are
-// transactions: each either happens as a whole or not at all.
-type nft struct {
+// Tables are `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its
+// methods are transactions: each either happens as a whole or not at all. They are safe for
+// concurrent use.
+type Tables struct {
 	ns netns.NsHandle
 	// mu keeps our own transactions and dumps apart; the library's allocation of
 	// set ids is not safe for concurrent use either.
@@ -35,9 +36,13 @@ type nft struct {
 	conn *nftables.Conn
 }
 
-// do runs one transaction or dump. After an error the socket may hold answers to
+// New is the tables of a namespace, which stays the caller's; netns.None() is that of the
+// process. It asks nothing of the kernel.
+func New(ns netns.NsHandle) *Tables { return &Tables{ns: ns} }
+
+// Do runs one transaction or dump, of whatever table. After an error the socket may hold answers to
 // what failed and the library unsent messages, so the next call gets a new one.
-func (n *nft) do(f func(*nftables.Conn) error) error {
+func (n *Tables) Do(f func(*nftables.Conn) error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.conn == nil {
@@ -58,13 +63,14 @@ func (n *nft) do(f func(*nftables.Conn) error) error {
 	return err
 }
 
-func (n *nft) close() error {
+// Close lets go of the socket; the tables stay.
+func (n *Tables) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.closeConn()
 }
 
-func (n *nft) closeConn() error {
+func (n *Tables) closeConn() error {
 	if n.conn == nil {
 		return nil
 	}
@@ -76,13 +82,15 @@ func (n *nft) closeConn() error {
 	return nil
 }
 
-// elemKey is a device of the node and a source address that it may send from.
-type elemKey struct {
-	device string
-	addr   netip.Addr
+// Key is a device of the node and a source address that it may send from.
+type Key struct {
+	Device string
+	Addr   netip.Addr
 }
 
-type elements map[elemKey]uint32
+// Elements are the pods' part of the tables: the mark of what comes from a device with a
+// source address.
+type Elements map[Key]uint32
 
 // elementsPerMessage keeps a message below the 64 KiB of a netlink attribute and
 // a whole node's table below the socket's send buffer.
@@ -99,6 +107,18 @@ func natTable(family int) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv6, Name: claims.NATTableName}
 }
 
+// TableText is a table as nft writes it: family and name.
+func TableText(t *nftables.Table) string {
+	family := "inet"
+	switch t.Family {
+	case nftables.TableFamilyIPv4:
+		family = "ip"
+	case nftables.TableFamilyIPv6:
+		family = "ip6"
+	}
+	return family + " " + t.Name
+}
+
 // IsOwnTable reports whether an nftables table, of a family of netfilter (NFPROTO_…), is
 // one of ours.
 func IsOwnTable(family byte, name string) bool {
@@ -111,13 +131,13 @@ func IsOwnTable(family byte, name string) bool {
 	return false
 }
 
-// put adds elements in one transaction. Elements that are there with another
+// Put adds elements in one transaction. Elements that are there with another
 // mark are replaced.
-func (n *nft) put(elems elements) error {
+func (n *Tables) Put(elems Elements) error {
 	if len(elems) == 0 {
 		return nil
 	}
-	err := n.do(func(c *nftables.Conn) error {
+	err := n.Do(func(c *nftables.Conn) error {
 		if err := eachSet(elems, c.SetAddElements); err != nil {
 			return err
 		}
@@ -134,8 +154,8 @@ func (n *nft) put(elems elements) error {
 
 // replace is for keys that exist with another mark: the kernel changes no
 // element in place, and removes only what is there.
-func (n *nft) replace(elems elements) error {
-	return n.do(func(c *nftables.Conn) error {
+func (n *Tables) replace(elems Elements) error {
+	return n.Do(func(c *nftables.Conn) error {
 		stale, err := present(c, elems)
 		if err != nil {
 			return err
@@ -150,17 +170,17 @@ func (n *nft) replace(elems elements) error {
 	})
 }
 
-// remove takes elements out in one transaction; missing ones, and a missing
+// Remove takes elements out in one transaction; missing ones, and a missing
 // table, are no error.
-func (n *nft) remove(keys ...elemKey) error {
+func (n *Tables) Remove(keys ...Key) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	elems := elements{}
+	elems := Elements{}
 	for _, k := range keys {
 		elems[k] = 0
 	}
-	err := n.do(func(c *nftables.Conn) error {
+	err := n.Do(func(c *nftables.Conn) error {
 		if err := eachSet(elems, c.SetDeleteElements); err != nil {
 			return err
 		}
@@ -168,7 +188,7 @@ func (n *nft) remove(keys ...elemKey) error {
 	})
 	if netlinkx.Gone(err) {
 		// One missing element undid the whole transaction: remove what there is.
-		err = n.do(func(c *nftables.Conn) error {
+		err = n.Do(func(c *nftables.Conn) error {
 			there, err := present(c, elems)
 			if err != nil {
 				return err
@@ -186,12 +206,12 @@ func (n *nft) remove(keys ...elemKey) error {
 }
 
 // present are those of the elements that the kernel has.
-func present(c *nftables.Conn, elems elements) (elements, error) {
+func present(c *nftables.Conn, elems Elements) (Elements, error) {
 	have, err := readElements(c)
 	if err != nil {
 		return nil, err
 	}
-	there := elements{}
+	there := Elements{}
 	for k := range elems {
 		if mark, ok := have[k]; ok {
 			there[k] = mark
@@ -200,21 +220,21 @@ func present(c *nftables.Conn, elems elements) (elements, error) {
 	return there, nil
 }
 
-// read returns the pods' elements; a missing table has none.
-func (n *nft) read() (elems elements, err error) {
-	err = n.do(func(c *nftables.Conn) (err error) {
+// Read returns the pods' elements; a missing table has none.
+func (n *Tables) Read() (elems Elements, err error) {
+	err = n.Do(func(c *nftables.Conn) (err error) {
 		elems, err = readElements(c)
 		return err
 	})
 	return elems, err
 }
 
-// ensure compares the tables with the ruleset and, if anything differs, replaces
+// Ensure compares the tables with the ruleset and, if anything differs, replaces
 // them all in one transaction: no packet sees half of it. extra are
 // elements that must not be lost when the table itself was. It returns what
 // differed, or "".
-func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
-	err = n.do(func(c *nftables.Conn) error {
+func (n *Tables) Ensure(rs Ruleset, extra Elements) (differs string, err error) {
+	err = n.Do(func(c *nftables.Conn) error {
 		var err error
 		if differs, err = compare(c, rs); err != nil || differs == "" {
 			return err
@@ -236,17 +256,18 @@ func (n *nft) ensure(rs ruleset, extra elements) (differs string, err error) {
 	return differs, err
 }
 
-// differs names the first difference to the ruleset, or "".
-func (n *nft) differs(rs ruleset) (differs string, err error) {
-	err = n.do(func(c *nftables.Conn) (err error) {
+// Differs names the first difference to the ruleset, or "".
+func (n *Tables) Differs(rs Ruleset) (differs string, err error) {
+	err = n.Do(func(c *nftables.Conn) (err error) {
 		differs, err = compare(c, rs)
 		return err
 	})
 	return differs, err
 }
 
-func (n *nft) deleteTables() error {
-	err := n.do(func(c *nftables.Conn) error {
+// Delete removes the tables.
+func (n *Tables) Delete() error {
+	err := n.Do(func(c *nftables.Conn) error {
 		have, err := ownTables(c)
 		if err != nil || len(have) == 0 {
 			return err
@@ -262,9 +283,9 @@ func (n *nft) deleteTables() error {
 	return nil
 }
 
-// spoofed is how many packets were dropped for a source that is not the pod's.
-func (n *nft) spoofed() (packets uint64, err error) {
-	err = n.do(func(c *nftables.Conn) error {
+// Spoofed is how many packets were dropped for a source that is not the pod's.
+func (n *Tables) Spoofed() (packets uint64, err error) {
+	err = n.Do(func(c *nftables.Conn) error {
 		obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
 		if err != nil {
 			return fmt.Errorf("read counter %s of table inet %s: %w", counterName, claims.TableName, err)
@@ -304,7 +325,7 @@ func readCounter(c *nftables.Conn) *expr.Counter {
 	return &expr.Counter{}
 }
 
-func build(c *nftables.Conn, rs ruleset, have []*nftables.Table, elems elements, count *expr.Counter) error {
+func build(c *nftables.Conn, rs Ruleset, have []*nftables.Table, elems Elements, count *expr.Counter) error {
 	for _, t := range have {
 		if !among(t, rs.tables()) {
 			c.DelTable(t)
@@ -343,32 +364,32 @@ func build(c *nftables.Conn, rs ruleset, have []*nftables.Table, elems elements,
 }
 
 // compare names the first difference between the kernel's tables and the ruleset.
-func compare(c *nftables.Conn, rs ruleset) (string, error) {
+func compare(c *nftables.Conn, rs Ruleset) (string, error) {
 	tables, err := ownTables(c)
 	if err != nil {
 		return "", err
 	}
 	for _, want := range rs.tables() {
 		if !among(want, tables) {
-			return fmt.Sprintf("table %s is missing", tableText(want)), nil
+			return fmt.Sprintf("table %s is missing", TableText(want)), nil
 		}
 	}
 	for _, have := range tables {
 		if !among(have, rs.tables()) {
-			return fmt.Sprintf("table %s is for a family that the node has not", tableText(have)), nil
+			return fmt.Sprintf("table %s is for a family that the node has not", TableText(have)), nil
 		}
 	}
 	for _, want := range rs.chains {
 		// One by one: kube-proxy may have thousands in the same family.
 		have, err := c.ListChain(want.Table, want.Name)
 		if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) { // the library keeps the text only
-			return fmt.Sprintf("chain %s of table %s is missing", want.Name, tableText(want.Table)), nil
+			return fmt.Sprintf("chain %s of table %s is missing", want.Name, TableText(want.Table)), nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("read nftables chain %s of table %s: %w", want.Name, tableText(want.Table), err)
+			return "", fmt.Errorf("read nftables chain %s of table %s: %w", want.Name, TableText(want.Table), err)
 		}
 		if !sameHook(have, want) {
-			return fmt.Sprintf("chain %s of table %s has another hook, priority or policy", want.Name, tableText(want.Table)), nil
+			return fmt.Sprintf("chain %s of table %s has another hook, priority or policy", want.Name, TableText(want.Table)), nil
 		}
 		if differs, err := compareRules(c, rs, want); err != nil || differs != "" {
 			return differs, err
@@ -404,17 +425,17 @@ func sameHook(have, want *nftables.Chain) bool {
 		have.Type == want.Type && have.Policy != nil && *have.Policy == *want.Policy
 }
 
-// unreadable says that rules are there, but have an expression that the library does not
+// Unreadable says that rules are there, but have an expression that the library does not
 // decode, such as `ct original ip saddr`.
-func unreadable(err error) bool {
+func Unreadable(err error) bool {
 	var refused unix.Errno
 	return err != nil && !errors.As(err, &refused)
 }
 
-func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, error) {
+func compareRules(c *nftables.Conn, rs Ruleset, chain *nftables.Chain) (string, error) {
 	rules, err := c.GetRules(chain.Table, chain)
-	if unreadable(err) {
-		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, tableText(chain.Table)), nil
+	if Unreadable(err) {
+		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, TableText(chain.Table)), nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("list rules of chain %s: %w", chain.Name, err)
@@ -435,12 +456,12 @@ func compareRules(c *nftables.Conn, rs ruleset, chain *nftables.Chain) (string, 
 		want = append(want, comment)
 	}
 	if !slices.Equal(have, want) {
-		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, tableText(chain.Table)), nil
+		return fmt.Sprintf("chain %s of table %s has other rules", chain.Name, TableText(chain.Table)), nil
 	}
 	return "", nil
 }
 
-func compareSets(c *nftables.Conn, rs ruleset) (string, error) {
+func compareSets(c *nftables.Conn, rs Ruleset) (string, error) {
 	sets, err := c.GetSets(rs.table)
 	if err != nil {
 		return "", fmt.Errorf("list sets of table inet %s: %w", claims.TableName, err)
@@ -493,17 +514,17 @@ func sameIntervals(a, b []nftables.SetElement) bool {
 }
 
 // eachSet hands elements to f, split by family and into messages that fit.
-func eachSet(elems elements, f func(*nftables.Set, []nftables.SetElement) error) error {
+func eachSet(elems Elements, f func(*nftables.Set, []nftables.SetElement) error) error {
 	byMap := map[string][]nftables.SetElement{}
 	for k, mark := range elems {
 		name := mapPods4
-		if k.addr.Is6() {
+		if k.Addr.Is6() {
 			name = mapPods6
 		}
 		key := make([]byte, unix.IFNAMSIZ, unix.IFNAMSIZ+16)
-		copy(key, k.device)
+		copy(key, k.Device)
 		byMap[name] = append(byMap[name], nftables.SetElement{
-			Key: append(key, k.addr.AsSlice()...),
+			Key: append(key, k.Addr.AsSlice()...),
 			Val: binaryutil.NativeEndian.PutUint32(mark),
 			// For people, and because nft shows the mark byte-swapped.
 			Comment: markText(mark),
@@ -527,8 +548,8 @@ func markText(mark uint32) string {
 	return fmt.Sprintf("table %d", claims.TableLocal+slot)
 }
 
-func readElements(c *nftables.Conn) (elements, error) {
-	elems := elements{}
+func readElements(c *nftables.Conn) (Elements, error) {
+	elems := Elements{}
 	exists, err := tableExists(c)
 	if err != nil || !exists {
 		return elems, err
@@ -554,7 +575,7 @@ func readElements(c *nftables.Conn) (elements, error) {
 				return nil, fmt.Errorf("list elements of map %s: element %x has no address", set.Name, e.Key)
 			}
 			device := strings.TrimRight(string(e.Key[:unix.IFNAMSIZ]), "\x00")
-			elems[elemKey{device, addr}] = binaryutil.NativeEndian.Uint32(e.Val[:4])
+			elems[Key{device, addr}] = binaryutil.NativeEndian.Uint32(e.Val[:4])
 		}
 	}
 	return elems, nil

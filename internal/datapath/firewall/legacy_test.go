@@ -1,0 +1,103 @@
+package firewall
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/testutil"
+)
+
+// newNode is a namespace and what others' rules in it say.
+func newNode(t *testing.T) (*testutil.NS, *Firewall) {
+	t.Helper()
+	testutil.RequireRoot(t)
+	n := testutil.NewNS(t, "node")
+	ns, err := netns.GetFromPath(n.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tables := nft.New(ns)
+	f := New(ns, tables)
+	t.Cleanup(func() {
+		f.Close()
+		if err := tables.Close(); err != nil {
+			t.Error(err)
+		}
+		ns.Close()
+	})
+	return n, f
+}
+
+// Rules that cannot be read are said to be so, and looked at again.
+func TestUnreadable(t *testing.T) {
+	_, f := newNode(t)
+	if _, err := f.Ensure(); err != nil {
+		t.Fatal(err)
+	}
+	f.socket.Close()
+	if _, err := f.Ensure(); err == nil || !strings.Contains(err.Error(), "generation") {
+		t.Errorf("%v; want an error that names the generation", err)
+	}
+	if _, err := f.Ensure(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Tables of iptables-legacy are read, not written.
+func TestForwardOfIptablesLegacy(t *testing.T) {
+	n, f := newNode(t)
+	obstacles := func() []string {
+		t.Helper()
+		list, err := legacyObstacles(f.ns)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return list
+	}
+	if list := obstacles(); len(list) != 0 {
+		t.Fatalf("a node without tables: %q", list)
+	}
+	for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
+		n.Run(program, "-P", "FORWARD", "ACCEPT") // the kernel's table is made
+		n.Run(program, "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
+		n.Run(program, "-N", "other")
+		n.Run(program, "-A", "FORWARD", "-j", "other")
+		if list := obstacles(); len(list) != 0 {
+			t.Errorf("%s, policy ACCEPT: %q", program, list)
+		}
+		// Rules like those that iptables-services comes with end so.
+		for _, end := range [][]string{{"-j", "REJECT"}, {"-j", "DROP"}} {
+			n.Run(program, append([]string{"-A", "FORWARD"}, end...)...)
+			if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], "by a rule at its end") || !strings.Contains(list[0], program+" -I FORWARD -i tw+ -j ACCEPT") {
+				t.Errorf("%s, %v at the end: %q, want what to do", program, end, list)
+			}
+			n.Run(program, "-I", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+			if list := obstacles(); len(list) != 0 {
+				t.Errorf("%s, %v behind a rule for pods: %q", program, end, list)
+			}
+			n.Run(program, "-D", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+			n.Run(program, append([]string{"-D", "FORWARD"}, end...)...)
+		}
+		// These reject what they match, or not what is forwarded.
+		for _, c := range []string{"FORWARD -i docker0 -j REJECT", "FORWARD -p tcp -j DROP", "FORWARD -m conntrack --ctstate INVALID -j DROP",
+			"INPUT -j REJECT", "OUTPUT -j DROP", "other -j REJECT"} {
+			n.Run(program, append([]string{"-A"}, strings.Fields(c)...)...)
+			if list := obstacles(); len(list) != 0 {
+				t.Errorf("%s -A %s: %q", program, c, list)
+			}
+			n.Run(program, append([]string{"-D"}, strings.Fields(c)...)...)
+		}
+		n.Run(program, "-P", "FORWARD", "DROP")
+		if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], program+" -A FORWARD -i tw+ -j ACCEPT") {
+			t.Errorf("%s, policy DROP: %q, want what to do", program, list)
+		}
+		n.Run(program, "-A", "FORWARD", "-i", "tw+", "-j", "ACCEPT")
+		n.Run(program, "-A", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
+		if list := obstacles(); len(list) != 0 {
+			t.Errorf("%s, with rules for pods: %q", program, list)
+		}
+	}
+}

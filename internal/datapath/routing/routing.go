@@ -1,0 +1,474 @@
+package routing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"go4.org/netipx"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
+)
+
+// ENI is an attached ENI's place on the node.
+type ENI struct {
+	// Slot is the number of its table and mark, from 1.
+	Slot   int
+	Index  int
+	Device string
+	MAC    net.HardwareAddr
+	// MTU is its device's, in bytes.
+	MTU int
+	// Receivers are devices, beside its own, by which packets for its pods come to the
+	// host stack.
+	Receivers []string
+	// Gateways are the vSwitch's.
+	Gateways []netip.Addr
+}
+
+// Node is the network namespace of a node. Who calls it keeps calls apart, but for
+// ReversePath.
+type Node struct {
+	ns      netns.NsHandle
+	procSys string
+	// reversePath: the node checks the way back on every device; see readReversePath.
+	reversePath atomic.Bool
+}
+
+// New is the routing of a namespace, which stays the caller's; procSys is where sysctls are.
+func New(ns netns.NsHandle, procSys string) *Node { return &Node{ns: ns, procSys: procSys} }
+
+// Seen is what a look at the node found.
+type Seen struct {
+	// Links are all of the node's.
+	Links []netlink.Link
+	// ENIs are those that there are, by Key.
+	ENIs map[string]ENI
+	// Repairs says what was repaired, a line for each.
+	Repairs []string
+}
+
+// Ensure makes the node-wide pieces agree with the desired node: sysctls, ENIs, their tables
+// and the rules; and, to prune, removes those of other ENIs. last are the ENIs that this
+// process saw last. receivers are the devices of an ENI by which packets for its pods come,
+// beside its own. It goes on after an error with one ENI.
+func (n *Node) Ensure(ctx context.Context, h *netlink.Handle, node datapath.Node, last map[string]ENI, receivers func(ENI) []string, prune bool) (seen Seen, err error) {
+	var errs []error
+	note := func(r []string, err error) {
+		seen.Repairs = append(seen.Repairs, r...)
+		errs = append(errs, err)
+	}
+	if seen.Links, err = netlinkx.List(ctx, "devices", h.LinkList); err != nil {
+		return seen, err
+	}
+	families := node.Families()
+	note(n.ensureForwarding(seen.Links, families))
+	note(nil, n.readReversePath())
+	routes, err := OwnRoutes(ctx, h)
+	if err != nil {
+		return seen, errors.Join(append(errs, err)...)
+	}
+	was := formerDevices(routes, last)
+	seen.ENIs, err = Assign(node, seen.Links, routes, last, receivers)
+	note(nil, err)
+	for _, eni := range node.ENIs {
+		if s, ok := seen.ENIs[Key(eni.MAC)]; ok {
+			r, mtu, err := n.ensureDevice(h, seen.Links, eni, s)
+			note(r, err)
+			s.MTU = mtu
+			seen.ENIs[Key(eni.MAC)] = s
+		}
+	}
+	note(ensureTables(h, node, seen.ENIs, routes, prune))
+	note(ensureRules(ctx, h, families, seen.ENIs, prune))
+	if prune {
+		note(n.releaseDevices(h, seen.Links, was, seen.ENIs))
+	}
+	return seen, errors.Join(errs...)
+}
+
+// Problem names the first node-wide piece that a pod of the ENI with this MAC needs and that is
+// missing, or "". byIndex are the node's links, routes what OwnRoutes gave.
+func Problem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]ENI, byIndex map[int]netlink.Link, routes []netlink.Route, mac string) (string, error) {
+	s, shared := enis[mac]
+	if link := byIndex[s.Index]; shared && (link == nil || link.Attrs().Flags&net.FlagUp == 0) {
+		return fmt.Sprintf("ENI device %s is down", s.Device), nil
+	}
+	for _, eni := range node.ENIs {
+		if Key(eni.MAC) != mac {
+			continue
+		}
+		for _, want := range eniRoutes(eni, s) {
+			if !slices.ContainsFunc(routes, func(r netlink.Route) bool { return sameRoute(r, want) }) {
+				return RouteText(want) + " is missing", nil
+			}
+		}
+	}
+	rules, err := ownRules(ctx, h)
+	if err != nil {
+		return "", err
+	}
+	for _, k := range wantedRules(node.Families(), enis) {
+		if !rules[k] {
+			return k.String() + " is missing", nil
+		}
+	}
+	return "", nil
+}
+
+// Teardown removes rules, routes, which are those that OwnRoutes gave, and what the ENIs'
+// devices got. Forwarding stays on and so do the rp_filter and accept_ra of ENI devices:
+// others may rely on them by now.
+func (n *Node) Teardown(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route, last map[string]ENI) error {
+	rules, err := ownRules(ctx, h)
+	errs := []error{err}
+	for k := range rules {
+		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
+		}
+	}
+	for _, r := range routes {
+		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", RouteText(r), err))
+		}
+	}
+	_, err = n.releaseDevices(h, links, formerDevices(routes, last), nil)
+	return errors.Join(append(errs, err)...)
+}
+
+// ensureForwarding lets the node forward. Turning IPv6 forwarding on would make
+// the kernel forget default routes learned from router advertisements, so
+// devices that listen to them are told to go on (accept_ra 2) first.
+func (n *Node) ensureForwarding(links []netlink.Link, families []int) ([]string, error) {
+	var list []sysctl.Setting
+	if slices.Contains(families, netlink.FAMILY_V4) {
+		list = append(list, sysctl.Setting{Path: "ipv4/ip_forward", Value: "1"})
+	}
+	if slices.Contains(families, netlink.FAMILY_V6) {
+		forward := sysctl.Setting{Path: "ipv6/conf/all/forwarding", Value: "1"}
+		need, err := sysctl.Differs(n.procSys, n.ns, forward)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range links {
+			if !need || linkkind.IsPodDevice(l) {
+				continue
+			}
+			ra := "ipv6/conf/" + l.Attrs().Name + "/accept_ra"
+			listens, err := sysctl.Differs(n.procSys, n.ns, sysctl.Setting{Path: ra, Value: "0"})
+			if err != nil {
+				return nil, err
+			}
+			if listens {
+				list = append(list, sysctl.Setting{Path: ra, Value: "2"})
+			}
+		}
+		list = append(list, forward)
+	}
+	return sysctl.Set(n.procSys, n.ns, list)
+}
+
+// OwnRoutes lists the routes of our tables that we made.
+func OwnRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) {
+	var own []netlink.Route
+	for _, f := range netlinkx.Families {
+		routes, err := netlinkx.List(ctx, netlinkx.FamilyName(f)+" routes", func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(f, &netlink.Route{Protocol: claims.Protocol},
+				netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
+		})
+		if netlinkx.NoFamily(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range routes {
+			if r.Table >= claims.TableLocal && r.Table <= claims.TableLocal+claims.MaxENIs {
+				own = append(own, r)
+			}
+		}
+	}
+	return own, nil
+}
+
+// Key is how ENIs are called in maps: the MAC in lower case.
+func Key(mac net.HardwareAddr) string { return strings.ToLower(mac.String()) }
+
+// findDevice finds an ENI's link. A MAC may be shared with devices stacked on
+// the ENI, so among several the one with the expected name, else the first that
+// is no such device, is it.
+func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
+	var found netlink.Link
+	for _, l := range links {
+		if Key(l.Attrs().HardwareAddr) != Key(eni.MAC) || linkkind.IsPodDevice(l) {
+			continue
+		}
+		if l.Attrs().Name == eni.Device {
+			return l, nil
+		}
+		if linkkind.IsStacked(l) {
+			continue
+		}
+		if found == nil {
+			found = l
+		}
+	}
+	if found == nil {
+		return nil, fmt.Errorf("ENI %s: no device on this node has its MAC %s", eni.ID, eni.MAC)
+	}
+	return found, nil
+}
+
+// Assign finds the ENIs' devices and gives each ENI a slot.
+func Assign(node datapath.Node, links []netlink.Link, routes []netlink.Route, last map[string]ENI, receivers func(ENI) []string) (map[string]ENI, error) {
+	enis, err := assignSlots(node, links, routes, last)
+	for mac, s := range enis {
+		s.Receivers = receivers(s)
+		enis[mac] = s
+	}
+	return enis, err
+}
+
+// assignSlots gives each ENI that has a device a slot. A slot, once given, stays
+// while the ENI is there: in the process by memory, over a restart by the route
+// in the slot's table. A new ENI gets one that no route is in, whosever it is. It
+// returns what it could assign and an error for the rest.
+func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Route, last map[string]ENI) (map[string]ENI, error) {
+	byIndex := map[int]int{} // device index → slot
+	taken, routed := map[int]bool{}, map[int]bool{}
+	for _, r := range routes {
+		if r.Table > claims.TableLocal && netlinkx.IsDefault(r) && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
+			if _, dup := byIndex[r.LinkIndex]; !dup {
+				byIndex[r.LinkIndex] = r.Table - claims.TableLocal
+			}
+			routed[r.Table-claims.TableLocal] = true
+		}
+	}
+	enis := map[string]ENI{}
+	var errs []error
+	var fresh []string
+	for _, eni := range node.ENIs {
+		key := Key(eni.MAC)
+		link, err := findDevice(links, eni)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		s := ENI{Index: link.Attrs().Index, Device: link.Attrs().Name, MAC: eni.MAC, MTU: link.Attrs().MTU, Gateways: eni.Gateways}
+		s.Slot = last[key].Slot
+		if s.Slot == 0 {
+			s.Slot = byIndex[s.Index]
+		}
+		if s.Slot == 0 || taken[s.Slot] {
+			s.Slot = 0
+			fresh = append(fresh, key)
+		}
+		taken[s.Slot] = true
+		enis[key] = s
+	}
+	delete(taken, 0)
+	for _, key := range fresh {
+		s := enis[key]
+		for s.Slot = 1; taken[s.Slot] || routed[s.Slot]; s.Slot++ {
+		}
+		if s.Slot > claims.MaxENIs {
+			errs = append(errs, fmt.Errorf("ENI with MAC %s: all %d slots are in use", key, claims.MaxENIs))
+			delete(enis, key)
+			continue
+		}
+		taken[s.Slot] = true
+		enis[key] = s
+	}
+	return enis, errors.Join(errs...)
+}
+
+// ensureDevice brings an ENI's device up and returns the MTU it has then.
+//
+// The device needs no address to carry the pods' packets, but without any the
+// kernel's reverse path check is strict whatever mode rp_filter asks for
+// (fib_validate_source, no_addr), and "all" may be set to 1 or 2 on the node. So
+// it gets the pods' next hop with scope host: never a source, never in ARP, in
+// nobody's way.
+func (n *Node) ensureDevice(h *netlink.Handle, links []netlink.Link, eni datapath.ENI, s ENI) ([]string, int, error) {
+	var repairs []string
+	fail := func(what string, err error) ([]string, int, error) {
+		return repairs, s.MTU, fmt.Errorf("ENI %s (%s): %s: %w", eni.ID, s.Device, what, err)
+	}
+	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == s.Index })
+	link := links[i]
+	mtu := link.Attrs().MTU
+	if eni.MTU != 0 && eni.MTU != mtu {
+		if err := h.LinkSetMTU(link, eni.MTU); err != nil {
+			return fail(fmt.Sprintf("set MTU %d", eni.MTU), err)
+		}
+		repairs = append(repairs, fmt.Sprintf("set MTU of %s from %d to %d", s.Device, mtu, eni.MTU))
+		mtu = eni.MTU
+	}
+	changed, err := sysctl.Set(n.procSys, n.ns, n.receiverSysctls(s.Device))
+	repairs = append(repairs, changed...)
+	if err != nil {
+		return fail("set sysctls", err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := h.LinkSetUp(link); err != nil {
+			return fail("set up", err)
+		}
+		repairs = append(repairs, "set "+s.Device+" up")
+	}
+	added, err := addENIAddress(h, link)
+	if added {
+		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, s.Device))
+	}
+	if err != nil {
+		return fail("prepare", err)
+	}
+	return repairs, mtu, nil
+}
+
+// readReversePath notes whether the node checks the way back of what it receives on every
+// device (Documentation/networking/ip-sysctl.rst: the larger of all's rp_filter and the
+// device's counts).
+func (n *Node) readReversePath() error {
+	checks, err := sysctl.Differs(n.procSys, n.ns, sysctl.Setting{Path: "ipv4/conf/all/rp_filter", Value: "0"})
+	if err == nil {
+		n.reversePath.Store(checks)
+	}
+	return err
+}
+
+// ReversePath are the settings by which a device takes pods' packets: the way back is by
+// rules that the kernel's check does not know, so it must not be the strict one (1). Where
+// the node has none at all, neither has the device, and it is told not to look for its own
+// addresses either: with routing rules the kernel would look up a second route for each
+// packet to find them, which is a tenth of what forwarding it takes. Who may send what is
+// decided before, in chain source, and by the VPC.
+func (n *Node) ReversePath(device string) []sysctl.Setting {
+	prefix := "ipv4/conf/" + device + "/"
+	if n.reversePath.Load() {
+		return []sysctl.Setting{{Path: prefix + "rp_filter", Value: "2"}, {Path: prefix + "accept_local", Value: "0"}}
+	}
+	return []sysctl.Setting{{Path: prefix + "rp_filter", Value: "0"}, {Path: prefix + "accept_local", Value: "1"}}
+}
+
+// receiverSysctls are those of a device that receives for pods.
+func (n *Node) receiverSysctls(device string) []sysctl.Setting {
+	prefix := "conf/" + device + "/"
+	return append(n.ReversePath(device), []sysctl.Setting{
+		{Path: "ipv4/" + prefix + "forwarding", Value: "1"},
+		{Path: "ipv6/" + prefix + "accept_ra", Value: "0"},
+		// The cloud hands out the MAC, so the link-local address made from it needs
+		// no detection; without it the gateway is asked for a second later.
+		{Path: "ipv6/" + prefix + "accept_dad", Value: "0"},
+	}...)
+}
+
+func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error) {
+	err = h.AddrAdd(link, eniAddress())
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return false, fmt.Errorf("add address %s to %s: %w", claims.Gateway4, link.Attrs().Name, err)
+	}
+	return err == nil, nil
+}
+
+// IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's
+// device gets.
+func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(claims.Gateway4.AsSlice()) }
+
+func eniAddress() *netlink.Addr {
+	return &netlink.Addr{IPNet: netipx.AddrIPNet(claims.Gateway4), Scope: unix.RT_SCOPE_HOST}
+}
+
+// releaseDevices takes our address from devices that were ENIs, as our routes or
+// our memory say, and are none any more, and sets them down as they were found.
+func (n *Node) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, enis map[string]ENI) ([]string, error) {
+	var repairs []string
+	var errs []error
+	for _, link := range links {
+		index, name := link.Attrs().Index, link.Attrs().Name
+		if !was[index] || isCurrent(enis, index) {
+			continue
+		}
+		if err := h.AddrDel(link, eniAddress()); err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("take %s from %s: %w", claims.Gateway4, name, err))
+			continue
+		}
+		if err := h.LinkSetDown(link); err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("set %s down: %w", name, err))
+			continue
+		}
+		if _, err := sysctl.Set(n.procSys, n.ns, []sysctl.Setting{{Path: "ipv4/conf/" + name + "/accept_local", Value: "0"}}); err != nil {
+			errs = append(errs, err)
+		}
+		repairs = append(repairs, fmt.Sprintf("released device %s: no ENI of this node any more", name))
+	}
+	return repairs, errors.Join(errs...)
+}
+
+// formerDevices are the devices that our routes and our memory call ENIs.
+func formerDevices(routes []netlink.Route, last map[string]ENI) map[int]bool {
+	was := map[int]bool{}
+	for _, r := range routes {
+		if r.Table > claims.TableLocal && r.Type == unix.RTN_UNICAST && r.LinkIndex != 0 {
+			was[r.LinkIndex] = true
+		}
+	}
+	for _, s := range last {
+		was[s.Index] = true
+	}
+	return was
+}
+
+func isCurrent(enis map[string]ENI, index int) bool {
+	for _, s := range enis {
+		if s.Index == index {
+			return true
+		}
+	}
+	return false
+}
+
+// EnsureReceiver makes a device beside an ENI's own fit to give the host stack what the
+// ENI receives: it gets what ensureDevice gives the ENI.
+func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
+	name := link.Attrs().Name
+	// Before it is up: it has the ENI's MAC, and must not make the ENI's own link-local
+	// address of it.
+	list := append(n.receiverSysctls(name), sysctl.Setting{Path: "ipv6/conf/" + name + "/addr_gen_mode", Value: "1"})
+	repairs, err := sysctl.Set(n.procSys, n.ns, list)
+	if err != nil {
+		return repairs, fmt.Errorf("device %s: %w", name, err)
+	}
+	if link.Attrs().Flags&net.FlagUp == 0 {
+		if err := h.LinkSetUp(link); err != nil {
+			return repairs, fmt.Errorf("set %s up: %w", name, err)
+		}
+		repairs = append(repairs, "set "+name+" up")
+	}
+	added, err := addENIAddress(h, link)
+	if added {
+		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, name))
+	}
+	return repairs, err
+}
+
+// gatewayOf is the ENI's vSwitch gateway of a family, or the zero Addr.
+func gatewayOf(eni datapath.ENI, family int) netip.Addr {
+	for _, g := range eni.Gateways {
+		if netlinkx.Family(g) == family {
+			return g
+		}
+	}
+	return netip.Addr{}
+}
