@@ -28,7 +28,7 @@ on 6.12 $d/ipvlan $d/netkit
 on 6.12 -run "$packets" $d/route $d/ebpf
 on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive
 # What Alibaba Cloud Linux 3 has. No tcx, no netkit, another verifier.
-on 5.10 -run "$packets|^TestIPVS|^TestUpgrade" $d/route $d/ebpf
+on 5.10 -run "$packets|^TestIPVS|^TestUpgrade" $d/route $d/ebpf $d/nft
 on 5.10 -run "$packets|$own|^TestKnownFlows" $d/ipvlan $d/exclusive
 # Between the two: how packets go with each.
 on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
