@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables/userdata"
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
@@ -98,23 +99,23 @@ func (f *Firewall) look() (repairs, obstacles []string, err error) {
 		if err != nil {
 			return repairs, obstacles, err
 		}
-		rules := table[chain.Name]
+		rejects := rejectsAll(table, chain.Name)
 		if iptablesChain(chain) {
-			repair, err := acceptPods(f.tables, chain, rules)
+			repair, err := acceptPods(f.tables, chain, table[chain.Name])
 			if err != nil {
 				return repairs, obstacles, err
 			}
 			if repair != "" {
 				repairs = append(repairs, repair)
 			}
-			if !rejectsAll(rules) {
+			if !rejects {
 				continue
 			}
-		} else if !rejectsAll(rules) && !drops(chain) {
+		} else if !rejects && !drops(chain) {
 			continue
 		}
 		if !namesPods(table) {
-			obstacles = append(obstacles, obstacleText(chain, rules))
+			obstacles = append(obstacles, obstacleText(chain, rejects))
 		}
 	}
 	return repairs, obstacles, nil
@@ -206,18 +207,37 @@ func (f *Firewall) Remove() error {
 	return errors.Join(errs...)
 }
 
-// rejectsAll reports whether a rule drops or rejects whatever reaches it, and nothing of
-// ours comes before it.
-func rejectsAll(rules []foreign) bool {
-	for _, r := range rules {
-		if r.ours() {
+// rejectsAll reports whether a chain drops or rejects whatever reaches it, by a rule of its own or
+// of a chain to which it jumps, and nothing of ours comes before it.
+func rejectsAll(table map[string][]foreign, chain string) bool {
+	seen := map[string]bool{} // a chain that has been read once does not reject all
+	var walk func(chain string) bool
+	walk = func(chain string) bool {
+		if seen[chain] {
 			return false
 		}
-		if r.unconditional() {
-			return true
+		seen[chain] = true
+		for _, r := range table[chain] {
+			if r.ours() {
+				return false
+			}
+			switch verdict, to := r.always(); verdict {
+			case nfDrop:
+				return true
+			case unix.NFT_JUMP:
+				if walk(to) {
+					return true
+				}
+			case unix.NFT_GOTO:
+				return walk(to)
+			case unix.NFT_CONTINUE:
+			default: // accept, return, queue: no packet gets further
+				return false
+			}
 		}
+		return false
 	}
-	return false
+	return walk(chain)
 }
 
 // namesPods reports whether a rule of a table, other than ours, compares a device's name with
@@ -237,9 +257,9 @@ const (
 	ruleRejects = "rejects by a rule at its end what the others do not accept"
 )
 
-func obstacleText(chain *nftables.Chain, rules []foreign) string {
+func obstacleText(chain *nftables.Chain, rejects bool) string {
 	how := policyDrops
-	if rejectsAll(rules) {
+	if rejects {
 		how = ruleRejects
 	}
 	text := fmt.Sprintf("nftables: chain %s of table %s %s, and no rule of the table names pods' devices (%s*): "+

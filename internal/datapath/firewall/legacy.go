@@ -34,16 +34,18 @@ type legacyForm struct {
 	domain  int
 	level   int
 
-	iniface, outiface int // in struct ipt_entry
-	target            int // u16: offset of the target
-	size              int // of the entry
+	iniface, outiface int  // in struct ipt_entry
+	flags             int  // u8: of struct ipt_ip
+	isGoto            byte // the flag of a jump that does not come back
+	target            int  // u16: offset of the target
+	size              int  // of the entry
 }
 
 var legacyForms = []legacyForm{
 	{names: "ip_tables_names", program: "iptables-legacy", domain: unix.AF_INET, level: unix.SOL_IP,
-		iniface: 16, outiface: 32, target: 88, size: 112},
+		iniface: 16, outiface: 32, flags: 82, isGoto: 0x02, target: 88, size: 112},
 	{names: "ip6_tables_names", program: "ip6tables-legacy", domain: unix.AF_INET6, level: unix.SOL_IPV6,
-		iniface: 64, outiface: 80, target: 140, size: 168},
+		iniface: 64, outiface: 80, flags: 131, isGoto: 0x04, target: 140, size: 168},
 }
 
 // legacyInfo is struct ipt_getinfo; the arrays are by hook.
@@ -132,47 +134,103 @@ func (f legacyForm) blocks(info legacyInfo, entries []byte) (how, where string) 
 	if info.ValidHooks&(1<<forward) == 0 {
 		return "", ""
 	}
-	first, policy := int(info.HookEntry[forward]), int(info.Underflow[forward]) // the policy is an entry of its own
 	for at := 0; at+f.size <= len(entries); {
 		for _, name := range []int{f.iniface, f.outiface} {
 			if bytes.HasPrefix(entries[at+name:at+name+unix.IFNAMSIZ], []byte(claims.DevicePrefix)) {
 				return "", ""
 			}
 		}
-		switch {
-		case how != "" || at < first || at > policy || !f.rejects(entries[at:]):
-		case at == policy:
-			how, where = policyDrops, "-A"
-		default:
-			how, where = ruleRejects, "-I"
-		}
-		next := int(binary.NativeEndian.Uint16(entries[at+f.target+2:])) // next_offset follows target_offset
+		next := f.next(entries[at:])
 		if next == 0 {
 			break
 		}
 		at += next
 	}
-	return how, where
+	switch at, rejects := f.rejectsAll(entries, int(info.HookEntry[forward]), map[int]bool{}); {
+	case !rejects:
+		return "", ""
+	case at == int(info.Underflow[forward]): // the policy is an entry of its own
+		return policyDrops, "-A"
+	}
+	return ruleRejects, "-I"
 }
 
-// rejects reports whether an entry drops or rejects whatever reaches it: it asks nothing of
-// the packet's header and has no match.
-func (f legacyForm) rejects(entry []byte) bool {
+// next is the length of an entry.
+func (f legacyForm) next(entry []byte) int {
+	return int(binary.NativeEndian.Uint16(entry[f.target+2:])) // next_offset follows target_offset
+}
+
+// Verdicts of the standard target; from 0 they are the offset of an entry to jump to.
+const (
+	legacyDrop     = -1 // -NF_DROP - 1
+	legacyAccept   = -2 // -NF_ACCEPT - 1
+	legacyContinue = -6 // no verdict has this number
+)
+
+// rejectsAll reports whether the chain that begins at an offset drops or rejects whatever reaches it, by an
+// entry of its own (which it names) or of a chain to which that jumps. A chain that is seen does not.
+func (f legacyForm) rejectsAll(entries []byte, at int, seen map[int]bool) (by int, rejects bool) {
+	if seen[at] {
+		return 0, false
+	}
+	seen[at] = true
+	for at >= 0 && at+f.size <= len(entries) {
+		entry, next := entries[at:], f.next(entries[at:])
+		switch verdict, leaves := f.always(entry); {
+		case next == 0:
+			return 0, false
+		case verdict == legacyDrop:
+			return at, true
+		case verdict == legacyContinue, verdict == at+next: // a rule without a target goes to the next
+		case verdict < 0: // accept, return, queue: no packet gets further
+			return 0, false
+		default:
+			if _, rejects := f.rejectsAll(entries, verdict, seen); rejects || leaves {
+				return at, rejects
+			}
+		}
+		at += next
+	}
+	return 0, false
+}
+
+// always is the verdict that an entry has for every packet, and whether a jump is not to come back. It
+// is legacyContinue where the entry asks something of the packet's header or has a match other than
+// a comment. To reject is to drop.
+func (f legacyForm) always(entry []byte) (verdict int, leaves bool) {
 	const (
 		nfcache      = 4  // before target_offset, behind what is asked of the header
-		revision     = 31 // in struct xt_entry_target: a size, and a name of 29 bytes
+		revision     = 31 // in struct xt_entry_match and xt_entry_target: a size, and a name of 29 bytes
 		targetHeader = 32 // struct xt_entry_target
-		standardDrop = -1 // -NF_DROP - 1
 	)
+	name := func(at int) string {
+		name, _, _ := bytes.Cut(entry[at+2:at+revision], []byte{0})
+		return string(name)
+	}
 	target := int(binary.NativeEndian.Uint16(entry[f.target:]))
-	if target != f.size || len(entry) < target+targetHeader+4 || len(bytes.Trim(entry[:f.target-nfcache], "\x00")) > 0 {
-		return false
+	if len(entry) < target+targetHeader+4 {
+		return legacyContinue, false
 	}
-	switch name, _, _ := bytes.Cut(entry[target+2:target+revision], []byte{0}); string(name) {
-	case "": // the standard target: a verdict, or a jump
-		return int32(binary.NativeEndian.Uint32(entry[target+targetHeader:])) == standardDrop
+	leaves = entry[f.flags]&f.isGoto != 0
+	header := bytes.Clone(entry[:f.target-nfcache])
+	header[f.flags] &^= f.isGoto
+	if len(bytes.Trim(header, "\x00")) > 0 {
+		return legacyContinue, false
+	}
+	for at := f.size; at < target; {
+		size := int(binary.NativeEndian.Uint16(entry[at:]))
+		if size < targetHeader || name(at) != "comment" {
+			return legacyContinue, false
+		}
+		at += size
+	}
+	switch name(target) {
+	case "": // the standard target
+		return int(int32(binary.NativeEndian.Uint32(entry[target+targetHeader:]))), leaves
 	case "REJECT":
-		return true
+		return legacyDrop, false
+	case "ERROR": // the head of the next chain, or the table's end
+		return legacyAccept, false
 	}
-	return false
+	return legacyContinue, false
 }

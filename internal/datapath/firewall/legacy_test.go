@@ -3,6 +3,7 @@ package firewall
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netns"
 
@@ -46,6 +47,47 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// A chain rejects too where it jumps to one that does, and a comment is no condition.
+func TestForwardThatJumps(t *testing.T) {
+	n, f := newNode(t)
+	for _, program := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
+		do := func(command string) {
+			t.Helper()
+			n.Run(program, strings.Fields(command)...)
+		}
+		obstacles := func() (list []string) {
+			t.Helper()
+			f.legacyLooked = time.Time{} // as if some time had passed
+			if _, err := f.Ensure(); err != nil {
+				t.Fatal(err)
+			}
+			for _, err := range f.Obstacles() {
+				list = append(list, err.Error())
+			}
+			return list
+		}
+		for _, c := range []string{"-N INNER", "-N OUTER", "-N PASS", "-N LAST", "-A LAST -j REJECT", "-A PASS -j RETURN", "-A PASS -j DROP",
+			"-A OUTER -j PASS", "-A OUTER -p tcp -j INNER", "-A OUTER -m comment --comment onward -j INNER", "-A FORWARD -j OUTER"} {
+			do(c)
+		}
+		if list := obstacles(); len(list) != 0 {
+			t.Errorf("%s: a chain that passes: %q", program, list)
+		}
+		for _, end := range []string{"-j DROP", "-m comment --comment all -j REJECT", "-g LAST"} {
+			do("-A INNER " + end)
+			if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], "chain FORWARD") || !strings.Contains(list[0], "rejects by a rule at its end") {
+				t.Errorf("%s: %s at the end of INNER: %q, want chain FORWARD", program, end, list)
+			}
+			do("-I INNER -j RETURN") // nothing gets to the rule any more
+			if list := obstacles(); len(list) != 0 {
+				t.Errorf("%s: %s behind RETURN: %q", program, end, list)
+			}
+			do("-F INNER")
+		}
+		do("-F")
+	}
+}
+
 // Tables of iptables-legacy are read, not written.
 func TestForwardOfIptablesLegacy(t *testing.T) {
 	n, f := newNode(t)
@@ -83,7 +125,7 @@ func TestForwardOfIptablesLegacy(t *testing.T) {
 		}
 		// These reject what they match, or not what is forwarded.
 		for _, c := range []string{"FORWARD -i docker0 -j REJECT", "FORWARD -p tcp -j DROP", "FORWARD -m conntrack --ctstate INVALID -j DROP",
-			"INPUT -j REJECT", "OUTPUT -j DROP", "other -j REJECT"} {
+			"INPUT -j REJECT", "OUTPUT -j DROP", "other -p tcp -j REJECT"} {
 			n.Run(program, append([]string{"-A"}, strings.Fields(c)...)...)
 			if list := obstacles(); len(list) != 0 {
 				t.Errorf("%s -A %s: %q", program, c, list)

@@ -42,26 +42,38 @@ type expression struct {
 
 func (r foreign) ours() bool { return IsForwardRule(r.userData) }
 
-// unconditional reports whether a rule drops or rejects every packet.
-func (r foreign) unconditional() (rejects bool) {
+// nfDrop is NF_DROP of linux/netfilter.h.
+const nfDrop = 0
+
+// always is the verdict that a rule has for every packet, and the chain of a jump. It is
+// NFT_CONTINUE where the rule asks something of the packet, or has none. To reject is to drop.
+func (r foreign) always() (verdict int32, to string) {
+	verdict = unix.NFT_CONTINUE
 	for _, e := range r.exprs {
 		switch e.name {
 		case "counter", "log":
-		case "reject":
-			rejects = true
-		case "target": // of iptables
-			rejects = attr.Text(attr.Get(e.data, unix.NFTA_TARGET_NAME)) == "REJECT"
-		case "immediate":
-			verdict, ok := attr.Big(attr.Get(e.data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT, unix.NFTA_VERDICT_CODE))
-			if !ok {
-				return false // no verdict: a value for what comes next
+		case "match": // of iptables
+			if attr.Text(attr.Get(e.data, unix.NFTA_MATCH_NAME)) != "comment" {
+				return unix.NFT_CONTINUE, ""
 			}
-			rejects = verdict == 0 // NF_DROP
+		case "reject":
+			verdict = nfDrop
+		case "target": // of iptables
+			if attr.Text(attr.Get(e.data, unix.NFTA_TARGET_NAME)) == "REJECT" {
+				verdict = nfDrop
+			}
+		case "immediate":
+			v := attr.Get(e.data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT)
+			code, ok := attr.Big(attr.Get(v, unix.NFTA_VERDICT_CODE))
+			if !ok {
+				return unix.NFT_CONTINUE, "" // no verdict: a value for what comes next
+			}
+			verdict, to = int32(code), attr.Text(attr.Get(v, unix.NFTA_VERDICT_CHAIN))
 		default:
-			return false
+			return unix.NFT_CONTINUE, ""
 		}
 	}
-	return rejects
+	return verdict, to
 }
 
 // comparesPodDevice reports whether a rule is for devices whose name is that of pods'.
