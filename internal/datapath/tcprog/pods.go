@@ -79,13 +79,15 @@ func (p Pods[V]) Problem(a netip.Addr, want V) (string, error) {
 	return "", nil
 }
 
-// Prune removes addresses whose device is gone, and says how many others there are.
+// Prune removes addresses whose device is gone, and says how many others there are. One that
+// cannot be removed keeps none of the rest.
 // links are those that are known to be there.
 func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []string, left int, err error) {
 	list, err := p.List()
 	if err != nil {
 		return nil, 0, err
 	}
+	var errs []error
 	there := map[int]bool{}
 	for _, l := range links {
 		there[l.Attrs().Index] = true
@@ -96,11 +98,13 @@ func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []strin
 			continue
 		}
 		if err := p.Delete(a); err != nil {
-			return repairs, left, err
+			errs = append(errs, err)
+			left++
+			continue
 		}
 		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: its device is gone", a, p.Name))
 	}
-	return repairs, left, nil
+	return repairs, left, errors.Join(errs...)
 }
 
 // Release removes the addresses of a device, or all that it has if none is named. An
