@@ -144,10 +144,14 @@ func TestResources(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.conn.Close()
-	for name, want := range map[string]bool{"own": true, "gpu": false, "none": false, "absent": false} {
+	for name, want := range map[string]bool{"own": true, "gpu": false, "none": false} {
 		if got, err := r.Has(t.Context(), "default", name); err != nil || got != want {
 			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
 		}
+	}
+	// A kubelet that has just started has not heard of all its pods yet.
+	if got, err := r.Has(t.Context(), "default", "absent"); err == nil || !strings.Contains(err.Error(), "default/absent") {
+		t.Errorf("a pod that is not listed: %v, %v, want an error that names it", got, err)
 	}
 	// A pod that was made anew without the resource, and the one before it.
 	if got, err := r.Has(t.Context(), "default", "anew"); err == nil || !strings.Contains(err.Error(), "default/anew") {

@@ -30,8 +30,9 @@ func NewResources(socket, resource string) (*Resources, error) {
 
 // Has reports whether the pod was given the resource. The kubelet names no UIDs here, and
 // may still list a pod that has ended beside the one of its name that was made anew: while
-// they differ, which of them is asked for is not known, and that is an error. The pod whose
-// sandbox is being made is always in the list.
+// they differ, which of them is asked for is not known, and that is an error. So is a pod that
+// the kubelet does not list: it lists each pod before it makes its sandbox, but one that has just
+// started has not heard of all yet.
 func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -48,6 +49,9 @@ func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, erro
 		default:
 			without++
 		}
+	}
+	if with+without == 0 {
+		return false, fmt.Errorf("the kubelet does not list pod %s/%s yet", namespace, name)
 	}
 	if with > 0 && without > 0 {
 		return false, fmt.Errorf("the kubelet lists %d pods %s/%s, with and without %s: it has not forgotten an earlier one yet", with+without, namespace, name, r.resource)
