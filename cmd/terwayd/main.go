@@ -34,6 +34,7 @@ type flags struct {
 	nodeName, namespace, kubeconfig  string
 	stateDir, socket                 string
 	kubeletDir, hostRoot             string
+	dropIns                          bool
 	cniConfDir, cniBinDir, pluginBin string
 	wait                             time.Duration
 	repairPeriod                     time.Duration
@@ -62,7 +63,8 @@ func main() {
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
 	fl.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, with its device-plugins and pod-resources")
-	fl.StringVar(&f.hostRoot, "host-root", "", "folder that has the node's etc and run, to keep NetworkManager and systemd-networkd off pods' devices by drop-in files; empty to write none")
+	fl.StringVar(&f.hostRoot, "host-root", "", "folder that has the node's etc and run; empty: the agent's own files apart, it touches none of the node")
+	fl.BoolVar(&f.dropIns, "drop-ins", true, "keep NetworkManager and systemd-networkd off pods' devices by files below --host-root; false: remove what an earlier agent wrote")
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
 	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
@@ -141,7 +143,7 @@ func run(ctx context.Context, f flags) error {
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
 		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
-		Neighbours: neighbours(f.hostRoot, log),
+		Neighbours: neighbours(f.hostRoot, f.dropIns, log),
 		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC, HasLink: ipvlan.HasPeer,
 	})
 	if err != nil {

@@ -19,13 +19,24 @@ func hostOf(root string) hostconf.Host {
 }
 
 // neighbours keeps the node's network managers off what is Terway's, and returns what says
-// of an ENI's device that one has it all the same. On a node whose /etc cannot be written
-// the agent works too: what the managers do is repaired and named.
-func neighbours(root string, log *slog.Logger) func(device string) []string {
+// of an ENI's device that one has it all the same. Without dropIns it leaves them alone, and takes
+// back what an agent with dropIns wrote. On a node whose /etc cannot be written the agent works
+// too: what the managers do is repaired and named.
+func neighbours(root string, dropIns bool, log *slog.Logger) func(device string) []string {
 	if root == "" {
 		return nil
 	}
 	host := hostOf(root)
+	if !dropIns {
+		switch removed, err := host.Remove(); {
+		case err != nil:
+			log.Error("files that keep network managers off ENIs are not removed", "error", err)
+		case len(removed) > 0:
+			log.Info("removed files that kept network managers off pods' devices and ENIs; the managers know when they are told: "+
+				"nmcli general reload conf; systemctl restart systemd-networkd", "files", removed)
+		}
+		return nil
+	}
 	device, err := primary()
 	var changed []string
 	if err == nil {

@@ -40,7 +40,8 @@ func teardownCommand(f *flags) *cobra.Command {
 				remove(filepath.Join(f.cniBinDir, "terway")),
 			}
 			if f.hostRoot != "" {
-				errs = append(errs, hostOf(f.hostRoot).Remove())
+				_, err := hostOf(f.hostRoot).Remove()
+				errs = append(errs, err)
 			}
 			// Any of them removes what all have.
 			list, _, err := datapaths(slog.Default())

@@ -76,15 +76,18 @@ func (h Host) Install(primary Device) (changed []string, err error) {
 	return changed, nil
 }
 
-// Remove takes the drop-ins away.
-func (h Host) Remove() error {
+// Remove takes the drop-ins away, and returns those that were there.
+func (h Host) Remove() (removed []string, err error) {
 	var errs []error
 	for _, path := range []string{nmFile, networkdPods, networkdENIs, networkdConf} {
-		if err := os.Remove(filepath.Join(h.Root, path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		switch err := os.Remove(filepath.Join(h.Root, path)); {
+		case err == nil:
+			removed = append(removed, "/"+path)
+		case !errors.Is(err, fs.ErrNotExist):
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return removed, errors.Join(errs...)
 }
 
 func (h Host) files(primary Device) map[string]string {

@@ -62,14 +62,14 @@ func TestInstallOnlyWhereTheProgramIs(t *testing.T) {
 		if changed, err := h.Install(primary); err != nil || len(changed) != 0 {
 			t.Errorf("again: wrote %v, %v", changed, err)
 		}
-		if err := h.Remove(); err != nil {
-			t.Error(err)
+		if removed, err := h.Remove(); err != nil || len(removed) != len(c.want) {
+			t.Errorf("removed %v, %v; want %v", removed, err, c.want)
 		}
 		if left := h.list(t); len(left) != 0 {
 			t.Errorf("after Remove there are %v", left)
 		}
-		if err := h.Remove(); err != nil {
-			t.Errorf("nothing to remove: %v", err)
+		if removed, err := h.Remove(); err != nil || len(removed) != 0 {
+			t.Errorf("nothing to remove: %v, %v", removed, err)
 		}
 	}
 }
