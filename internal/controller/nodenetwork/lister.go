@@ -38,11 +38,13 @@ type runway struct {
 	// the rate limit joins the next, which is the larger for it.
 	gate chan struct{}
 	next *flight // others may still join it
+	// patience is how long a call keeps others from starting; 0: until it ends.
+	patience time.Duration
 }
 
 func newLister(o *Options, tags map[string]string) *lister {
 	return &lister{api: o.Cloud, now: o.Now, window: o.Join, tags: tags, last: o.Settle / 2,
-		byID: runway{gate: make(chan struct{}, flightsByID)}, all: runway{gate: make(chan struct{}, 1)}}
+		byID: runway{gate: make(chan struct{}, flightsByID), patience: overdue}, all: runway{gate: make(chan struct{}, 1)}}
 }
 
 // view is what the cloud said when it was asked at that time.
@@ -93,6 +95,9 @@ const (
 	// flightsByID is how many calls by id are made at a time: with calls of 0.3 s that is half
 	// of what DescribeNetworkInterfaces allows.
 	flightsByID = 2
+	// overdue is how long a call by id counts as one of them: one that hangs holds nobody but
+	// those who joined it.
+	overdue = 3 * time.Second
 	// enisPerPage is how many ENIs a page of the list has (ECS API: DescribeNetworkInterfaces).
 	enisPerPage = 500
 	// aloneAtFirst is how many nodes are asked for one by one before the cluster's size is known.
@@ -174,7 +179,11 @@ func (l *lister) fly(f *flight, from *runway) {
 	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
 	from.gate <- struct{}{}
-	defer func() { <-from.gate }()
+	leave := sync.OnceFunc(func() { <-from.gate })
+	defer leave()
+	if from.patience > 0 {
+		defer time.AfterFunc(from.patience, leave).Stop()
+	}
 	l.mu.Lock()
 	from.next = nil // who comes now needs a later answer
 	filter := cloud.ENIFilter{Tags: l.tags}

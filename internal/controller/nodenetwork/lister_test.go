@@ -89,3 +89,41 @@ func TestManyShareCalls(t *testing.T) {
 		}
 	})
 }
+
+// stuckLists is a cloud that does not answer who asks for some ENIs.
+type stuckLists struct{ cloud.API }
+
+func (stuckLists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
+	if len(f.IDs) == 1 && f.IDs[0] != "eni-good" {
+		<-ctx.Done()
+		return nil, context.Cause(ctx)
+	}
+	return []cloud.ENI{{ID: "eni-good"}}, nil
+}
+
+// However many calls hang, who did not join them is served.
+func TestCallsThatHangHoldNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newSlowLister(stuckLists{})
+		ctx, stop := context.WithCancel(t.Context())
+		var stuck sync.WaitGroup
+		hung := atomic.Int64{}
+		for i := range 5 {
+			stuck.Go(func() {
+				if _, err := l.ids(ctx, []string{fmt.Sprintf("eni-%d", i)}); err != nil {
+					hung.Add(1)
+				}
+			})
+			time.Sleep(4 * time.Second) // each has a call of its own
+		}
+		short, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		v, err := l.ids(short, []string{"eni-good"})
+		if err != nil || v.enis["eni-good"].ID == "" || hung.Load() != 0 {
+			t.Errorf("a node with another ENI: %v; %d of the calls that hang have ended", err, hung.Load())
+		}
+		stop()
+		stuck.Wait()
+		time.Sleep(2 * describeTimeout) // the calls themselves end
+	})
+}
