@@ -26,6 +26,8 @@ const (
 	askRetry = 10 * time.Second
 	// askTimeout bounds an ask, its waits for the rate limit and its repetitions included.
 	askTimeout = time.Minute
+	// askBriefly is how long a node whose spec has an answer already waits for another.
+	askBriefly = 2 * time.Second
 	// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
 	instancesPerCall = 100
 )
@@ -137,9 +139,37 @@ func ofOneInstance(err error) bool {
 	return class == cloud.Invalid || class == cloud.NotFound
 }
 
+// ask gets an answer. Who has one written down from before does not wait for an ask that is under way
+// or failed, and only briefly for a new one: a worker that is held holds other nodes.
+func ask[V any](ctx context.Context, c *answers.Cache[string, V], action, key string, written bool) (V, error) {
+	if !written {
+		return c.Get(ctx, key)
+	}
+	asking, err := c.Asking(key)
+	if asking || unanswered(err) {
+		v, known := c.Peek(key)
+		switch {
+		case known:
+			return v, nil
+		case err == nil:
+			err = unspoken(action, key)
+		}
+		return v, err
+	}
+	short, cancel := context.WithTimeoutCause(ctx, askBriefly, unspoken(action, key))
+	defer cancel()
+	return c.Get(short, key)
+}
+
+// unspoken is that the cloud has not said yet what it was asked.
+func unspoken(action, key string) error {
+	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "no answer yet to what was asked about " + key}
+}
+
 // limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.
-func (k *knowledge) limits(ctx context.Context, name string) (typeLimits, error) {
-	t, err := k.types.Get(ctx, name)
+// written says that the node's spec has the cloud's from before.
+func (k *knowledge) limits(ctx context.Context, name string, written bool) (typeLimits, error) {
+	t, err := ask(ctx, k.types, "DescribeInstanceTypes", name, written)
 	if err == nil {
 		return limitsOf(&t, sourceCloud), nil
 	}
@@ -169,8 +199,9 @@ func (w *work) learn(ctx context.Context, id string) error {
 		return fmt.Errorf("instance %s: %w", id, err)
 	}
 	s := &w.nn.Spec
-	limits, err := w.knowledge.limits(ctx, in.Type)
-	if (err != nil || limits.unasked != nil) && s.InstanceType == in.Type && s.Limits.Source == sourceCloud {
+	written := s.InstanceType == in.Type && s.Limits.Source == sourceCloud
+	limits, err := w.knowledge.limits(ctx, in.Type, written)
+	if (err != nil || limits.unasked != nil) && written {
 		limits, err = limitsOf(&cloud.InstanceType{ENIs: s.Limits.ENIs, IPv4PerENI: s.Limits.AddressesPerENI}, sourceCloud), nil
 		w.again(catalogueLife)
 	}
@@ -178,8 +209,9 @@ func (w *work) learn(ctx context.Context, id string) error {
 		return err
 	}
 	w.facts = &facts{instance: in, limits: limits, old: old}
-	w.vpcCIDRs, err = w.knowledge.vpcs.Get(ctx, in.VPCID)
-	if unanswered(err) && s.VPCID == in.VPCID && len(s.VPCCIDRs) > 0 {
+	written = s.VPCID == in.VPCID && len(s.VPCCIDRs) > 0
+	w.vpcCIDRs, err = ask(ctx, w.knowledge.vpcs, "DescribeVpcAttribute", in.VPCID, written)
+	if unanswered(err) && written {
 		w.vpcCIDRs, err = s.VPCCIDRs, nil
 		w.again(w.Park)
 	}
@@ -187,21 +219,16 @@ func (w *work) learn(ctx context.Context, id string) error {
 }
 
 // instance is the node's, as the cloud said last. If a new process gets no answer it is as the
-// spec has it, and why. That is waited for once.
+// spec has it, and why.
 func (w *work) instance(ctx context.Context, id string) (in cloud.Instance, old, err error) {
-	s, known := &w.nn.Spec, false
+	s := &w.nn.Spec
 	written := s.InstanceID == id && s.InstanceType != "" && s.Zone != "" && s.VPCID != ""
-	if _, err = w.knowledge.instances.Asking(id); written && unanswered(err) {
-		in, known = w.knowledge.instances.Peek(id)
-	} else {
-		in, err = w.knowledge.instances.Get(ctx, id)
-		known = err == nil
-	}
-	switch {
-	case known:
-		return in, nil, nil
-	case !written || !unanswered(err):
+	if in, err = ask(ctx, w.knowledge.instances, "DescribeInstances", id, written); !written || !unanswered(err) {
 		return in, nil, err
+	}
+	// An answer that is on its way is soon there.
+	if asking, _ := w.knowledge.instances.Asking(id); asking {
+		w.again(w.Retry)
 	}
 	w.again(w.Park)
 	return cloud.Instance{ID: id, Type: s.InstanceType, Zone: s.Zone, VPCID: s.VPCID}, err, nil

@@ -1,9 +1,12 @@
 package nodenetwork
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -11,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/answers"
+	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
@@ -280,4 +285,86 @@ func TestIntentWaitsForFacts(t *testing.T) {
 	if after := g.nn("n1").Spec.ENIs; len(after) != len(before) || after[len(after)-1].Token != before[len(before)-1].Token {
 		t.Errorf("ENIs %+v, before %+v", after, before)
 	}
+}
+
+// hanging is a cloud that takes as long as it may to say what instances, types and VPCs are, and fails.
+type hanging struct {
+	cloud.API
+	began, ended atomic.Int64
+}
+
+func (h *hanging) hang(ctx context.Context) error {
+	h.began.Add(1)
+	defer h.ended.Add(1)
+	<-ctx.Done()
+	return &cloud.Error{Action: "Describe", Class: cloud.Transient, Message: ctx.Err().Error()}
+}
+
+func (h *hanging) DescribeInstances(ctx context.Context, _ []string) ([]cloud.Instance, error) {
+	return nil, h.hang(ctx)
+}
+
+func (h *hanging) DescribeInstanceType(ctx context.Context, _ string) (*cloud.InstanceType, error) {
+	return nil, h.hang(ctx)
+}
+
+func (h *hanging) DescribeVPC(ctx context.Context, _ string) (*cloud.VPC, error) {
+	return nil, h.hang(ctx)
+}
+
+// A new leader to whom the cloud does not answer at all serves each node by its spec long before
+// it gives an ask up: no node holds a worker for a minute.
+func TestSilenceHoldsNoWorker(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/24"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	h := &hanging{API: g.API}
+	g.restart()
+	o := g.r.Options
+	o.Go, o.Cloud = nil, h // as outside of tests: beside the reconcile
+	g.r.knowledge = newKnowledge(&o)
+	g.startPods("n1", 5)
+	g.once("n1")
+	if began, ended := h.began.Load(), h.ended.Load(); began == 0 || ended != 0 {
+		t.Errorf("%d asks began, %d ended; want the node served while they are under way", began, ended)
+	}
+	if g.agent("n1"); g.waiting("n1") != 0 {
+		t.Errorf("%d pods wait though the node's ENI has room", g.waiting("n1"))
+	}
+}
+
+func TestAskIsBrief(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failed := &cloud.Error{Class: cloud.Transient}
+		asks := 0
+		c := answers.New(answers.Options[string, int]{
+			Ask: func(ctx context.Context, keys []string) (map[string]int, error) {
+				if asks++; asks == 1 {
+					<-ctx.Done()
+					return nil, failed
+				}
+				return map[string]int{keys[0]: 7}, nil
+			},
+			Life: time.Hour, Retry: askRetry, Timeout: askTimeout, Now: time.Now,
+		})
+		began := time.Now()
+		get := func(at time.Duration) (int, error) {
+			time.Sleep(at - time.Since(began))
+			defer func() {
+				if waited := time.Since(began) - at; waited > askBriefly {
+					t.Errorf("who asks at %s waits %s", at, waited)
+				}
+			}()
+			return ask(t.Context(), c, "Describe", "a", true)
+		}
+		for _, at := range []time.Duration{0, 5 * time.Second, 61 * time.Second} {
+			if _, err := get(at); !unanswered(err) {
+				t.Errorf("at %s: %v, want that there is no answer", at, err)
+			}
+		}
+		get(75 * time.Second) // the next ask begins
+		if v, err := get(76 * time.Second); v != 7 || err != nil {
+			t.Errorf("%d, %v, want the answer", v, err)
+		}
+	})
 }
