@@ -135,7 +135,7 @@ func (w *work) did(action string, err error) (deferred bool) {
 // wait does not wait for that.
 func (w *work) ours(ctx context.Context) (map[string]cloud.ENI, time.Time, error) {
 	first := !w.mem.listed && w.nn.Status.Demand == 0 && w.nn.Status.ENIDemand == 0
-	enis, at, err := w.list.node(ctx, w.name, w.tags(w.name, ""), w.mem.changed, first)
+	enis, at, err := w.list.node(ctx, w.tags(w.name, ""), w.mem.changed, first)
 	if err == nil {
 		w.mem.listed = true
 	}

@@ -98,7 +98,7 @@ func (w *work) create(ctx context.Context) error {
 		}
 		c, err := w.Cloud.CreateENI(w.wanted(ctx), cloud.CreateENIRequest{
 			Token: intent.Token, VSwitchID: intent.VSwitchID, SecurityGroups: groups, SecondaryCount: intent.RequestedAddresses - 1,
-			Name: "terway-" + w.name, Description: "pods of node " + w.name, Tags: tags,
+			Name: fit("terway-"+w.name, maxName), Description: fit("pods of node "+w.name, maxDescription), Tags: tags,
 		})
 		w.did("create", err)
 		w.tried(operation, err)

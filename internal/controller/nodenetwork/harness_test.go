@@ -342,7 +342,7 @@ func (g *rig) enis(node string) []cloud.ENI {
 			for _, t := range n.Tags {
 				tags[t.Key] = t.Value
 			}
-			if tags[TagCluster] == "" || node != "" && tags[TagNode] != node {
+			if tags[TagCluster] == "" || node != "" && tags[TagNode] != nodeTag(node) {
 				continue
 			}
 			e := cloud.ENI{ID: n.NetworkInterfaceId, Status: cloud.ENIStatus(n.Status), InstanceID: n.InstanceId, VSwitchID: n.VSwitchId, Tags: tags}

@@ -70,7 +70,7 @@ func newView(at time.Time, list []cloud.ENI) *view {
 	return v
 }
 
-// of returns the ENIs with a node's tag.
+// of returns the ENIs whose tag names a node so.
 func (v *view) of(node string) map[string]cloud.ENI {
 	out := make(map[string]cloud.ENI, len(v.nodes[node]))
 	for _, id := range v.nodes[node] {
@@ -135,7 +135,7 @@ func (l *lister) fresh(since time.Time) bool {
 // node returns the ENIs with a node's tag, as they were at since or later, and when that
 // was. Doubt about one node costs one call; only where more nodes are asked for at a time
 // than the list of all has pages is it all that are listed.
-func (l *lister) node(ctx context.Context, name string, tags map[string]string, since time.Time, first bool) (map[string]cloud.ENI, time.Time, error) {
+func (l *lister) node(ctx context.Context, tags map[string]string, since time.Time, first bool) (map[string]cloud.ENI, time.Time, error) {
 	l.mu.Lock()
 	most := aloneAtFirst
 	if l.saved != nil {
@@ -147,7 +147,7 @@ func (l *lister) node(ctx context.Context, name string, tags map[string]string, 
 		if err != nil {
 			return nil, time.Time{}, fmt.Errorf("list the cluster's ENIs: %w", err)
 		}
-		return v.of(name), v.at, nil
+		return v.of(tags[TagNode]), v.at, nil
 	}
 	l.alone++
 	at := l.now()
@@ -161,7 +161,7 @@ func (l *lister) node(ctx context.Context, name string, tags map[string]string, 
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("list the node's ENIs: %w", err)
 	}
-	return newView(at, list).of(name), at, nil
+	return newView(at, list).of(tags[TagNode]), at, nil
 }
 
 // start returns the flight that may be joined, and opens it if there is none; l.mu is held.

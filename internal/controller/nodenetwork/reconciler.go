@@ -242,7 +242,7 @@ func (r *Reconciler) warn(obj client.Object, reason, message string) {
 func (r *Reconciler) tags(node, token string) map[string]string {
 	t := map[string]string{TagCreator: creator, TagCluster: r.cluster}
 	if node != "" {
-		t[TagNode] = node
+		t[TagNode] = nodeTag(node)
 	}
 	if token != "" {
 		t[TagToken] = token

@@ -64,9 +64,9 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		return fmt.Errorf("list NodeNetworks: %w", err)
 	}
 	specs := map[string]*v1alpha1.ENI{} // by id, and by token while there is no id
-	names := map[string]bool{}
+	names := map[string]string{}        // of nodes, by their tag
 	for i := range nns.Items {
-		names[nns.Items[i].Name] = true
+		names[nodeTag(nns.Items[i].Name)] = nns.Items[i].Name
 		for j := range nns.Items[i].Spec.ENIs {
 			e := &nns.Items[i].Spec.ENIs[j]
 			if e.ID == "" {
@@ -83,7 +83,8 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	attached := 0
 	for i := range list {
 		c := &list[i]
-		node, token := c.Tags[TagNode], c.Tags[TagToken]
+		node, known := names[c.Tags[TagNode]]
+		token := c.Tags[TagToken]
 		there[c.ID] = true
 		e := specs[c.ID]
 		switch {
@@ -92,7 +93,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			if !same(e, c) {
 				wake[node] = true
 			}
-		case names[node] && c.Status != cloud.ENIDeleting:
+		case known && c.Status != cloud.ENIDeleting:
 			wake[node] = true // its reconcile adopts it
 		case c.Status == cloud.ENIAvailable:
 			first, before := s.orphans[c.ID]
@@ -108,7 +109,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		case c.Status == cloud.ENIInUse:
 			attached++
 			s.Log.Warn("an ENI of this cluster is attached to an instance that is no node of it; detach it, or delete the instance",
-				"eni", c.ID, "instance", c.InstanceID, "node", node)
+				"eni", c.ID, "instance", c.InstanceID, "node", c.Tags[TagNode])
 		}
 	}
 	if err := s.delete(ctx, condemned, orphans); err != nil {
@@ -124,10 +125,9 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			}
 		}
 	}
+	delete(wake, "") // of an ENI whose tag names no node
 	for node := range wake {
-		if names[node] {
-			s.Wake(node)
-		}
+		s.Wake(node)
 	}
 	return nil
 }
@@ -144,7 +144,7 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 			return fmt.Errorf("list NodeNetworks: %w", err)
 		}
 		for i := range nns.Items {
-			has[nns.Items[i].Name] = true
+			has[nodeTag(nns.Items[i].Name)] = true
 			for _, e := range nns.Items[i].Spec.ENIs {
 				has[e.ID], has[e.Token] = true, true
 			}
