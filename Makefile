@@ -50,7 +50,7 @@ e2e:
 
 # The controller, a real API server, the simulated cloud and 200 nodes' agents.
 scale:
-	go test -count=1 -v -timeout 30m -tags bench -run '^(TestTwoHundredNodes|TestLeast)$$' ./test/bench/scale
+	go test -count=1 -v -timeout 30m -tags bench -run '^(TestTwoHundredNodes|TestLeast|TestOwners)$$' ./test/bench/scale
 
 # The datapaths on kernels that this machine may not have, in an emulated one: all of
 # them on one with everything, and what must do without on an older one.

@@ -5,8 +5,9 @@ import (
 )
 
 // NodeNetwork says what of the VPC a node may use and what it uses. It has the
-// node's name. The controller is the only writer of spec, the node's agent the
-// only writer of status, so the two never conflict.
+// node's name. The controller is the only writer of spec and of
+// status.controllerConditions, the node's agent the only writer of the rest of
+// status. Each writes its own fields by name, so the two never conflict.
 //
 // An address goes through these hands:
 //
@@ -109,8 +110,8 @@ type NodeNetworkSpec struct {
 	// +listType=atomic
 	TakenAway []TakenAway `json:"takenAway,omitempty"`
 
-	// Conditions say what the controller cannot do for the node and why
-	// (types AddressesAvailable, LimitsFromCloud, AddressesGone, AgentAlive and NodeGone).
+	// Conditions are what the controller's former version writes here. This one moves them to
+	// status.controllerConditions; see NodeNetwork.ControllerConditions.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -235,7 +236,7 @@ type TakenAway struct {
 	At metav1.Time `json:"at"`
 }
 
-// NodeNetworkStatus is the node's half.
+// NodeNetworkStatus is the node's half, but for ControllerConditions.
 type NodeNetworkStatus struct {
 	// ObservedGeneration is the generation of the spec that the node has acted on.
 	// The controller believes Released only when this is the spec's own generation:
@@ -245,12 +246,15 @@ type NodeNetworkStatus struct {
 	Datapath string `json:"datapath,omitempty"`
 	// Demand is how many pods wait for an address that the node does not have.
 	// +kubebuilder:validation:Minimum=0
+	// +optional
 	Demand int `json:"demand"`
 	// ENIDemand is how many pods wait for an ENI of their own.
 	// +kubebuilder:validation:Minimum=0
+	// +optional
 	ENIDemand int `json:"eniDemand"`
 	// UsedCount is the length of Used.
 	// +kubebuilder:validation:Minimum=0
+	// +optional
 	UsedCount int `json:"usedCount"`
 	// Used are the addresses that pods hold.
 	// +kubebuilder:validation:MaxItems=4096
@@ -279,10 +283,16 @@ type NodeNetworkStatus struct {
 	// not renewed for so long, the agent is dead or stuck. 0: it renews none.
 	// +kubebuilder:validation:Minimum=0
 	LeaseSeconds int `json:"leaseSeconds,omitempty"`
-	// Conditions: Ready (the node can serve pods), DatapathReady.
+	// Conditions are the agent's: Ready (the node can serve pods), DatapathReady.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// ControllerConditions are the controller's, the only field of the status that it writes: what
+	// it cannot do for the node and why (types AddressesAvailable, LimitsFromCloud, AddressesGone,
+	// AgentAlive and NodeGone).
+	// +listType=map
+	// +listMapKey=type
+	ControllerConditions []metav1.Condition `json:"controllerConditions,omitempty"`
 }
 
 // UsedAddress is an address and the pod that holds it.
@@ -296,9 +306,9 @@ type UsedAddress struct {
 }
 
 const (
-	// ConditionReady (status): the node can wire pods.
+	// ConditionReady (the agent's): the node can wire pods.
 	ConditionReady = "Ready"
-	// ConditionDatapathReady (status): the chosen datapath runs; the reason says why it was chosen.
+	// ConditionDatapathReady (the agent's): the chosen datapath runs; the reason says why it was chosen.
 	ConditionDatapathReady = "DatapathReady"
 	// ReasonDatapathAuto and ReasonDatapathAutoLacking (of DatapathReady): auto chose the
 	// fastest there is; the kernel has all, or lacks those that the message names.
@@ -311,22 +321,22 @@ const (
 	// ReasonDatapathObstructed (of DatapathReady, False): it is programmed, but something of
 	// others on the node, which the message names, is in the pods' way.
 	ReasonDatapathObstructed = "Obstructed"
-	// ConditionAddressesAvailable (spec): the controller can get the addresses the node needs.
+	// ConditionAddressesAvailable (the controller's): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"
-	// ConditionLimitsFromCloud (spec): the limits are the cloud's answer. False: they are
+	// ConditionLimitsFromCloud (the controller's): the limits are the cloud's answer. False: they are
 	// the catalogue's, and the message says why.
 	ConditionLimitsFromCloud = "LimitsFromCloud"
 
-	// ConditionAddressesGone (spec) is True while pods have addresses that are on no ENI of
+	// ConditionAddressesGone (the controller's) is True while pods have addresses that are on no ENI of
 	// the node, as its message names them. They have no network and must be made anew.
 	ConditionAddressesGone = "AddressesGone"
-	// ConditionNodeGone (spec) is True while the node has ENIs that are to be given back,
+	// ConditionNodeGone (the controller's) is True while the node has ENIs that are to be given back,
 	// because the Node object is not there, is to be ignored or is another instance now.
 	// The message says what is waited for.
 	ConditionNodeGone = "NodeGone"
 
-	// ConditionAgentAlive (spec) is False while the node's agent does not renew its Lease, and
+	// ConditionAgentAlive (the controller's) is False while the node's agent does not renew its Lease, and
 	// is not there otherwise.
 	ConditionAgentAlive = "AgentAlive"
 

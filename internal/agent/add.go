@@ -197,8 +197,8 @@ func (a *Agent) whyNone(own bool) string {
 	}
 	silence := a.silenceLocked()
 	switch {
-	case a.want.Why != "":
-		s += "; " + a.want.Why
+	case a.whyNoMore != "":
+		s += "; " + a.whyNoMore
 	case silence != "":
 		s += "; " + silence
 	case a.want.Limit > 0 && c.Total >= a.want.Limit:

@@ -95,10 +95,12 @@ type Agent struct {
 	mu      sync.Mutex
 	pool    *pool.Pool
 	entries map[journal.Key]*journal.Entry
-	waiting map[claim]*wish   // pods for which there is no address
-	want    Want              // the controller's last word
-	node    datapath.Node     // derived from want and the devices
-	dp      datapath.Datapath // nil until chosen
+	waiting map[claim]*wish // pods for which there is no address
+	want    Want            // the controller's last word
+	// whyNoMore is why the controller gives no more, as far as it is known; empty: it gives.
+	whyNoMore string
+	node      datapath.Node     // derived from want and the devices
+	dp        datapath.Datapath // nil until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	devices         devicesSeen
@@ -219,6 +221,16 @@ func (a *Agent) SetWant(w Want) error {
 	signal(a.repair)
 	a.forget(left)
 	return nil
+}
+
+// SetWhyNoMore takes the controller's reason for not giving the node more; empty: it gives.
+// Waiting pods hear of it. No more follows from it, so nothing is repaired.
+func (a *Agent) SetWhyNoMore(why string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.whyNoMore != why {
+		a.whyNoMore, a.talk.heard = why, a.Now()
+	}
 }
 
 // lookForDevices takes the devices that there are now, and looks at nothing else.

@@ -117,7 +117,7 @@ func TestWaitingAddIsServedWhenAnAddressComes(t *testing.T) {
 
 func TestControllersReasonReachesThePod(t *testing.T) {
 	e := newEnv(t, 0)
-	e.a.want.Why = "VSwitchFull: vSwitch vsw-1 has no address left"
+	e.a.whyNoMore = "VSwitchFull: vSwitch vsw-1 has no address left"
 	if _, err := e.add("a"); err == nil || !strings.Contains(err.Msg, "VSwitchFull: vSwitch vsw-1") || err.Code != types.ErrTryAgainLater {
 		t.Errorf("error %v, want the controller's reason and code 11", err)
 	}

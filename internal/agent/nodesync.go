@@ -59,6 +59,8 @@ type NodeSync struct {
 	reported   v1alpha1.NodeNetworkStatus
 	reportedTo types.UID
 	certain    bool
+	// bare: the object may have no status yet.
+	bare bool
 }
 
 // word is what the controller and the kubelet say of the node. The journal keeps
@@ -146,12 +148,14 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 		}
 	}
 	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
+	w.Spec.Conditions = nil // said below
 	if w.UID == last.UID && w.Generation < last.Generation {
 		s.agent.Log.Info("an older word than the agent has acted on is passed over: the API server lags behind", "generation", w.Generation, "acted on", last.Generation)
 		return nil
 	}
+	s.agent.SetWhyNoMore(whyNoMore(nn))
 	if !look && equality.Semantic.DeepEqual(w.Spec, s.told.Spec) && w.UID == s.told.UID && w.Generation == s.told.Generation {
-		return nil // our own report
+		return nil // our own report, or the controller's conditions
 	}
 	w.Offered = w.offered() || last.offered()
 	addresses, nodeErr := s.nodeAddresses(ctx)
@@ -290,8 +294,8 @@ func (s *NodeSync) report(ctx context.Context) {
 	}
 }
 
-// write sends the whole status, not a difference to what the cache has: the cache
-// lags behind our own last report, and a difference to it would lose changes.
+// write sends all of the status that is the agent's, not a difference to what the cache
+// has: the cache lags behind our own last report, and a difference to it would lose changes.
 func (s *NodeSync) write(ctx context.Context) error {
 	nn := &v1alpha1.NodeNetwork{}
 	if err := s.cluster.Own.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
@@ -301,7 +305,9 @@ func (s *NodeSync) write(ctx context.Context) error {
 		return err
 	}
 	if s.reportedTo != nn.UID {
+		nn.Status.ControllerConditions = nil
 		s.reportedTo, s.reported, s.certain = nn.UID, nn.Status, true
+		s.bare = equality.Semantic.DeepEqual(nn.Status, v1alpha1.NodeNetworkStatus{})
 	}
 	st := s.agent.Status(s.reported)
 	if s.certain && equality.Semantic.DeepEqual(s.reported, st) {
@@ -313,7 +319,13 @@ func (s *NodeSync) write(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.JSONPatchType, patch))
+	if s.bare {
+		err = s.cluster.Client.Status().Patch(ctx, nn.DeepCopy(), client.RawPatch(types.MergePatchType, []byte(emptyStatus)))
+	}
+	if err == nil {
+		err = s.cluster.Client.Status().Patch(ctx, nn, client.RawPatch(types.JSONPatchType, patch))
+	}
+	s.bare = apierrors.IsInvalid(err)
 	s.agent.Metrics.reported(err)
 	s.agent.reported(st.Demand+st.ENIDemand, err)
 	if s.certain = err == nil; !s.certain {
@@ -323,12 +335,42 @@ func (s *NodeSync) write(ctx context.Context) error {
 	return nil
 }
 
-// statusPatch makes the status exactly st, in the object with that UID: a report that was
-// made for an object must not land in one of the same name that came after it. (A UID in a
-// merge patch would be passed over: the API server takes the status alone.)
+// emptyStatus makes a status where there is none: a JSON patch can add no field to what is
+// not there. Where there is one, the report that follows says the same fields again.
+const emptyStatus = `{"status":{"demand":0,"eniDemand":0,"usedCount":0}}`
+
+// statusPatch makes the agent's part of the status exactly st, in the object with that UID: a
+// report that was made for an object must not land in one of the same name that came after
+// it. (A UID in a merge patch would be passed over: the API server takes the status alone.)
+// What st does not name is the controller's.
 func statusPatch(uid types.UID, st v1alpha1.NodeNetworkStatus) ([]byte, error) {
-	return json.Marshal([]map[string]any{
-		{"op": "test", "path": "/metadata/uid", "value": uid},
-		{"op": "add", "path": "/status", "value": st},
-	})
+	ops := []map[string]any{{"op": "test", "path": "/metadata/uid", "value": uid}}
+	for _, f := range []struct {
+		name  string
+		value any
+	}{
+		{"observedGeneration", st.ObservedGeneration},
+		{"datapath", st.Datapath},
+		{"demand", st.Demand},
+		{"eniDemand", st.ENIDemand},
+		{"usedCount", st.UsedCount},
+		{"used", list(st.Used)},
+		{"cooling", list(st.Cooling)},
+		{"released", list(st.Released)},
+		{"missingENIs", list(st.MissingENIs)},
+		{"uncountedENIs", st.UncountedENIs},
+		{"leaseSeconds", st.LeaseSeconds},
+		{"conditions", list(st.Conditions)},
+	} {
+		ops = append(ops, map[string]any{"op": "add", "path": "/status/" + f.name, "value": f.value})
+	}
+	return json.Marshal(ops)
+}
+
+// list is never null, which the API server takes for no list.
+func list[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
 }

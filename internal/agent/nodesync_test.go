@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -81,6 +83,13 @@ func newAPIServer(t *testing.T, node *corev1.Node, nn *v1alpha1.NodeNetwork) *ap
 		case r.Method == "GET" && r.URL.Path == "/api/v1/nodes/node-1":
 			answer(w, node)
 		case r.Method == "PATCH" && r.URL.Path == networks+"/node-1/status":
+			if r.Header.Get("Content-Type") == string(types.MergePatchType) {
+				if body, err := io.ReadAll(r.Body); err != nil || string(body) != emptyStatus {
+					t.Errorf("merge patch %s (%v), want an empty status alone", body, err)
+				}
+				answer(w, nn)
+				return
+			}
 			var p []map[string]any
 			if err := json.NewDecoder(r.Body).Decode(&p); err != nil {
 				t.Error(err)
@@ -126,11 +135,44 @@ func TestPermissionsThatTheAgentNeeds(t *testing.T) {
 		t.Errorf("the agent asked for more than it may: %v", api.other)
 	}
 	p := api.seen()[0]
-	if len(p) != 2 || p[0]["op"] != "test" || p[0]["value"] != "uid-1" || p[1]["path"] != "/status" {
-		t.Fatalf("patch %v, want the status alone, of that object", p)
+	if p[0]["op"] != "test" || p[0]["path"] != "/metadata/uid" || p[0]["value"] != "uid-1" {
+		t.Fatalf("patch %v, want one of that object", p)
 	}
-	if _, ok := p[1]["value"].(map[string]any)["conditions"]; !ok {
-		t.Errorf("patch %v, want conditions", p)
+	for _, op := range p[1:] {
+		if path, _ := op["path"].(string); !strings.HasPrefix(path, "/status/") || path == "/status/controllerConditions" {
+			t.Errorf("operation %v, want fields of the status, those of the agent alone", op)
+		}
+	}
+}
+
+// Each field of the status is in the agent's report or in what the controller writes, so that
+// one that is added is not forgotten.
+func TestReportNamesAllOfTheAgentsFields(t *testing.T) {
+	raw, err := statusPatch("uid-1", v1alpha1.NodeNetworkStatus{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ops []map[string]any
+	if err := json.Unmarshal(raw, &ops); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, op := range ops[1:] {
+		if op["value"] == nil {
+			t.Errorf("%v: the API server takes no null", op)
+		}
+		got = append(got, strings.TrimPrefix(op["path"].(string), "/status/"))
+	}
+	var want []string
+	for f := range reflect.TypeFor[v1alpha1.NodeNetworkStatus]().Fields() {
+		if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "controllerConditions" {
+			want = append(want, name)
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("the report has %v, want %v", got, want)
 	}
 }
 
@@ -452,6 +494,7 @@ func TestReportIsWrittenOnlyWhenItChanges(t *testing.T) {
 	e := newEnv(t, 1)
 	writes := 0
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	nn.Status.Demand = 1 // it has a status
 	_, c := fakeCluster(t, interceptor.Funcs{
 		SubResourcePatch: func(ctx context.Context, cl client.Client, sub string, obj client.Object, patch client.Patch, opts ...client.SubResourcePatchOption) error {
 			writes++
@@ -468,6 +511,85 @@ func TestReportIsWrittenOnlyWhenItChanges(t *testing.T) {
 	}
 	if writes != 1 {
 		t.Errorf("%d writes of the same status, want 1", writes)
+	}
+}
+
+// A change of what the controller says of the node is heard by waiting pods, and is nothing
+// to write down or to repair; nor does it take back what the agent has confirmed. One of the
+// former version says it in the spec.
+func TestControllersMessageIsNoNewWord(t *testing.T) {
+	e := newEnv(t, 0)
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	take := func(change func(*v1alpha1.NodeNetwork)) {
+		t.Helper()
+		now := &v1alpha1.NodeNetwork{}
+		if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), now); err != nil {
+			t.Fatal(err)
+		}
+		change(now)
+		status := now.Status
+		if err := api.Update(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		now.Status = status
+		if err := api.Status().Update(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.take(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	full := func(message string) []metav1.Condition {
+		return []metav1.Condition{{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionFalse, Reason: "VSwitchFull", Message: message}}
+	}
+	take(func(*v1alpha1.NodeNetwork) {})
+	e.repair()
+	select {
+	case <-e.a.Repairs():
+	default:
+	}
+	if err := e.a.Journal.Close(); err != nil { // whatever is written from here on is an error
+		t.Fatal(err)
+	}
+	for _, message := range []string{"vsw-1", "vsw-2"} {
+		take(func(nn *v1alpha1.NodeNetwork) { nn.Status.ControllerConditions = full(message) })
+		if e.a.whyNoMore != "VSwitchFull: "+message {
+			t.Errorf("the agent says %q of %s", e.a.whyNoMore, message)
+		}
+	}
+	if len(e.a.Repairs()) > 0 {
+		t.Error("a message has the node repaired")
+	}
+	take(func(nn *v1alpha1.NodeNetwork) { nn.Status.ControllerConditions = nil })
+	if e.a.whyNoMore != "" {
+		t.Errorf("the agent still says %q", e.a.whyNoMore)
+	}
+	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.Conditions = full("vsw-3") })
+	if e.a.whyNoMore != "VSwitchFull: vsw-3" {
+		t.Errorf("of a controller of the former version the agent says %q", e.a.whyNoMore)
+	}
+}
+
+// What the controller says in the status outlives the agent's report.
+func TestReportLeavesTheControllersConditions(t *testing.T) {
+	e := newEnv(t, 1)
+	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
+	nn.Status.ControllerConditions = []metav1.Condition{{Type: v1alpha1.ConditionNodeGone, Status: metav1.ConditionTrue, Reason: "NodeGone"}}
+	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
+	s := NewNodeSync(e.a, c, "node-1")
+	e.mustAdd("a")
+	e.repair()
+	if err := s.write(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	got := &v1alpha1.NodeNetwork{}
+	if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Status.ControllerConditions) != 1 || got.Status.UsedCount != 1 || len(got.Status.Conditions) != 2 {
+		t.Errorf("status %+v", got.Status)
 	}
 }
 

@@ -189,8 +189,8 @@ func (a *Agent) whyNoENI() string {
 	switch {
 	case a.want.OwnENIs == 0:
 		return s + "; set exclusive_enis in the ConfigMap eni-config, or run the pod on a node in mode exclusive"
-	case a.want.Why != "":
-		return s + "; " + a.want.Why
+	case a.whyNoMore != "":
+		return s + "; " + a.whyNoMore
 	case total > held:
 		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended)"
 	case total < a.want.OwnENIs && a.silenceLocked() != "":

@@ -124,8 +124,8 @@ func (a *Agent) judgeLocked() (reason, why string) {
 		return "DatapathNotProgrammed", "the datapath is not programmed yet"
 	case !a.wasOK && a.want.MinPool > 0 && len(a.node.ENIs) == 0:
 		why = "no ENI for pods is attached yet"
-		if a.want.Why != "" {
-			why += ": " + a.want.Why
+		if a.whyNoMore != "" {
+			why += ": " + a.whyNoMore
 		}
 		return "NoENI", why
 	}

@@ -19,13 +19,14 @@ func TestStatusVerb(t *testing.T) {
 	e := newEnv(t, 1)
 	full := e.a.want
 	none := full
-	none.ENIs, none.MinPool, none.Why = nil, 1, "QuotaExceeded: no more ENIs"
+	none.ENIs, none.MinPool = nil, 1
 
 	e.kill()
 	e.start()
 	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "controller") {
 		t.Errorf("STATUS before the controller spoke: %v, want code 50 and why", err)
 	}
+	e.a.SetWhyNoMore("QuotaExceeded: no more ENIs")
 	e.setWant(none)
 	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "QuotaExceeded") {
 		t.Errorf("STATUS without an ENI: %v, want code 50 and the controller's reason", err)

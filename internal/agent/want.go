@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -36,8 +37,6 @@ type Want struct {
 	Limit int
 	// Moving: an ENI is on its way in or out.
 	Moving bool
-	// Why is the controller's reason for not giving more; empty when there is none.
-	Why string
 }
 
 // WantENI is an ENI that the node may use.
@@ -82,11 +81,6 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)
 	w.Node.ServiceCIDRs = prefixes("spec.serviceCIDRs", nn.Spec.ServiceCIDRs, &errs)
 	w.Node.HostStackCIDRs = prefixes("spec.hostStackCIDRs", nn.Spec.HostStackCIDRs, &errs)
-	for _, c := range nn.Spec.Conditions {
-		if c.Type == v1alpha1.ConditionAddressesAvailable && c.Status == metav1.ConditionFalse {
-			w.Why = fmt.Sprintf("%s: %s", c.Reason, c.Message)
-		}
-	}
 	seen := map[netip.Addr]string{}
 	for i := range nn.Spec.ENIs {
 		e := &nn.Spec.ENIs[i]
@@ -129,6 +123,15 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		w.ENIs = append(w.ENIs, out)
 	}
 	return w, errors.Join(errs...)
+}
+
+// whyNoMore is the controller's reason for not giving the node more; empty when there is none.
+func whyNoMore(nn *v1alpha1.NodeNetwork) string {
+	c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionAddressesAvailable)
+	if c == nil || c.Status != metav1.ConditionFalse {
+		return ""
+	}
+	return fmt.Sprintf("%s: %s", c.Reason, c.Message)
 }
 
 // offers is how many ENIs for pods of their own the controller lets the node offer. One

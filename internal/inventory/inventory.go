@@ -114,7 +114,7 @@ func (o *Objects) Status() *Status {
 	for name, nn := range networks {
 		n := node(name, nn, agents[name])
 		n.Problems = []string{"the cluster has no such node any more; its ENIs go back when none of its pods can be using them"}
-		if c := meta.FindStatusCondition(nn.Spec.Conditions, v1alpha1.ConditionNodeGone); c != nil {
+		if c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionNodeGone); c != nil {
 			n.Problems = []string{c.Message} // it says until when
 		}
 		st.Nodes = append(st.Nodes, n)
@@ -198,7 +198,7 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	default:
 		n.AgentReady = running
 	}
-	n.Conditions = slices.Concat(nn.Spec.Conditions, nn.Status.Conditions)
+	n.Conditions = slices.Concat(nn.ControllerConditions(), nn.Status.Conditions)
 	said := false
 	for _, c := range n.Conditions {
 		switch c.Type {

@@ -78,7 +78,7 @@ func TestWaitingPods(t *testing.T) {
 		}, true},
 		"nobody waits": {func(n *v1alpha1.NodeNetwork) { n.Status.ENIDemand = 0 }, false},
 		"the reason is told": {func(n *v1alpha1.NodeNetwork) {
-			n.Spec.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionFalse, Reason: "VSwitchFull"}}
+			n.Status.ControllerConditions = []metav1.Condition{{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionFalse, Reason: "VSwitchFull"}}
 		}, false},
 	} {
 		nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{ENIs: []v1alpha1.ENI{*ready.DeepCopy()}},

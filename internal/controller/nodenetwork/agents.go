@@ -197,11 +197,11 @@ func (s *Agents) live(ctx context.Context, name string) (metav1.MicroTime, error
 	return *l.Spec.RenewTime, nil
 }
 
-// judge remembers what is known of an agent, and has its node reconciled if the spec says
-// otherwise.
+// judge remembers what is known of an agent, and has its node reconciled if its conditions
+// say otherwise.
 func (s *Agents) judge(nn *v1alpha1.NodeNetwork, life int32) {
 	s.memories.get(nn.Name).life.Store(life)
-	if (life == lifeSilent) != silent(nn) {
+	if (life == lifeSilent) != silent(nn.ControllerConditions()) {
 		s.look(nn.Name)
 	}
 }
@@ -214,16 +214,16 @@ func (r *Reconciler) look(name string) {
 	}
 }
 
-// silent reports whether the spec says that the agent is.
-func silent(nn *v1alpha1.NodeNetwork) bool {
-	return meta.IsStatusConditionFalse(nn.Spec.Conditions, v1alpha1.ConditionAgentAlive)
+// silent reports whether the controller's conditions say that the agent is.
+func silent(said []metav1.Condition) bool {
+	return meta.IsStatusConditionFalse(said, v1alpha1.ConditionAgentAlive)
 }
 
 // reportAgent writes the condition AgentAlive.
 func (w *work) reportAgent() {
 	switch w.mem.life.Load() {
 	case lifeAlive:
-		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionAgentAlive)
+		w.unsay(v1alpha1.ConditionAgentAlive)
 	case lifeSilent:
 		c := metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired",
 			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",

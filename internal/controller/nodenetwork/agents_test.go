@@ -107,7 +107,7 @@ func TestADeadAgentsNodeIsTainted(t *testing.T) {
 	if got := l.pass(20*time.Second, alive...); !slices.Equal(got, l.names[:1]) {
 		t.Errorf("%v are tainted after a failover", got)
 	}
-	if got := l.pass(20*time.Second, l.names...); len(got) > 0 || silent(l.nn(l.names[0])) {
+	if got := l.pass(20*time.Second, l.names...); len(got) > 0 || silent(l.nn(l.names[0]).ControllerConditions()) {
 		t.Errorf("%v are tainted, all agents live again", got)
 	}
 	// One that dies before it renews its Lease for the first time, on a node that was ready.

@@ -179,7 +179,7 @@ func TestAddressGone(t *testing.T) {
 			}
 		}
 	})[0]
-	if c := meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionAddressesGone); c == nil || !strings.HasSuffix(c.Message, "made anew: default/"+pod+" "+victims[0]) {
+	if c := meta.FindStatusCondition(g.nn("n1").Status.ControllerConditions, v1alpha1.ConditionAddressesGone); c == nil || !strings.HasSuffix(c.Message, "made anew: default/"+pod+" "+victims[0]) {
 		t.Errorf("condition %+v, want one that names %s with %s and no other", c, pod, victims[0])
 	}
 
@@ -190,7 +190,7 @@ func TestAddressGone(t *testing.T) {
 	if has(victims[0]) {
 		t.Errorf("address %s is still in the spec", victims[0])
 	}
-	if c := meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionAddressesGone); c != nil {
+	if c := meta.FindStatusCondition(g.nn("n1").Status.ControllerConditions, v1alpha1.ConditionAddressesGone); c != nil {
 		t.Errorf("condition %+v", c)
 	}
 }

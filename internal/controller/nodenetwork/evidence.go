@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
@@ -158,7 +157,7 @@ func (w *work) tellGone() {
 		pods = append(pods, u.Pod+" "+u.Address)
 	}
 	if len(pods) == 0 {
-		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionAddressesGone)
+		w.unsay(v1alpha1.ConditionAddressesGone)
 		return
 	}
 	slices.Sort(pods)
@@ -167,7 +166,7 @@ func (w *work) tellGone() {
 		pods = append(pods[:gonePods], "…")
 	}
 	message += strings.Join(pods, ", ")
-	was := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionAddressesGone)
+	was := w.said(v1alpha1.ConditionAddressesGone)
 	news := was == nil || was.Message != message
 	w.condition(metav1.Condition{Type: v1alpha1.ConditionAddressesGone, Status: metav1.ConditionTrue, Reason: v1alpha1.ConditionAddressesGone, Message: message})
 	if news {

@@ -32,6 +32,19 @@ func (c fusedClient) Delete(ctx context.Context, obj client.Object, opts ...clie
 	return c.fuse.Do(func() error { return c.WithWatch.Delete(ctx, obj, opts...) })
 }
 
+func (c fusedClient) Status() client.SubResourceWriter {
+	return fusedStatus{c.WithWatch.Status(), c.fuse}
+}
+
+type fusedStatus struct {
+	client.SubResourceWriter
+	fuse *cloudtest.Fuse
+}
+
+func (s fusedStatus) Patch(ctx context.Context, obj client.Object, p client.Patch, opts ...client.SubResourcePatchOption) error {
+	return s.fuse.Do(func() error { return s.SubResourceWriter.Patch(ctx, obj, p, opts...) })
+}
+
 // fusedCloud is the cloud as a controller sees it that may be killed.
 type fusedCloud struct {
 	cloud.API

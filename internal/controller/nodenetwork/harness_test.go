@@ -55,6 +55,8 @@ type rig struct {
 	slow func() bool
 	// churn, if set, starts and stops pods meanwhile.
 	churn func()
+	// former: the agents are of the former version, which replaces the whole status.
+	former bool
 	// serial is the next pod's number.
 	serial int
 }
@@ -311,9 +313,13 @@ func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 		return false
 	}
 	st.Conditions = slices.Clone(live.Status.Conditions)
+	st.ControllerConditions = live.Status.ControllerConditions
 	meta.SetStatusCondition(&st.Conditions, metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, Reason: "Serving"})
 	if equality.Semantic.DeepEqual(st, live.Status) {
 		return false
+	}
+	if g.former {
+		st.ControllerConditions = nil
 	}
 	live.Status = st
 	g.Must(g.kube.Status().Update(context.Background(), live))
@@ -429,7 +435,7 @@ func (g *rig) steady() { g.slow, g.churn = nil, nil }
 
 // condition is AddressesAvailable.
 func (g *rig) condition(name string) metav1.Condition {
-	if c := meta.FindStatusCondition(g.nn(name).Spec.Conditions, v1alpha1.ConditionAddressesAvailable); c != nil {
+	if c := meta.FindStatusCondition(g.nn(name).Status.ControllerConditions, v1alpha1.ConditionAddressesAvailable); c != nil {
 		return *c
 	}
 	return metav1.Condition{}

@@ -21,7 +21,7 @@ import (
 
 // limitsCondition is LimitsFromCloud.
 func (g *rig) limitsCondition(name string) metav1.Condition {
-	if c := meta.FindStatusCondition(g.nn(name).Spec.Conditions, v1alpha1.ConditionLimitsFromCloud); c != nil {
+	if c := meta.FindStatusCondition(g.nn(name).Status.ControllerConditions, v1alpha1.ConditionLimitsFromCloud); c != nil {
 		return *c
 	}
 	return metav1.Condition{}

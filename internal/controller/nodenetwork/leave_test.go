@@ -59,7 +59,7 @@ func (g *rig) register(instance string) {
 }
 
 func (g *rig) gone() *metav1.Condition {
-	return meta.FindStatusCondition(g.nn("n1").Spec.Conditions, v1alpha1.ConditionNodeGone)
+	return meta.FindStatusCondition(g.nn("n1").Status.ControllerConditions, v1alpha1.ConditionNodeGone)
 }
 
 // A cache that lacks the Node takes nothing from it.

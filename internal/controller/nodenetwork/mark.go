@@ -8,21 +8,22 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// serves reports whether a node can have new pods. What a dead agent reported last stands
-// in the status, and counts no more.
-func serves(nn *v1alpha1.NodeNetwork) bool {
-	return meta.IsStatusConditionTrue(nn.Status.Conditions, v1alpha1.ConditionReady) && !silent(nn)
+// serves reports whether a node can have new pods, by its status and what the controller says.
+// What a dead agent reported last stands in the status, and counts no more.
+func serves(st *v1alpha1.NodeNetworkStatus, said []metav1.Condition) bool {
+	return meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReady) && !silent(said)
 }
 
 // mark writes onto the Node what the scheduler must know: the taint until the
 // network is ready, and how many pods it can hold.
 func (w *work) mark(ctx context.Context) error {
-	ready := serves(w.nn)
+	ready := serves(&w.nn.Status, w.mem.conditions.now)
 	n := w.node.DeepCopy()
 	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
 	tainted := slices.ContainsFunc(n.Spec.Taints, is)

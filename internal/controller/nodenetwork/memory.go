@@ -22,6 +22,8 @@ type memory struct {
 	doubt atomic.Bool
 	// life is what is known of the node's agent; Agents sets it.
 	life atomic.Int32
+	// conditions are what the controller says of the node.
+	conditions conditions
 	// generation is that of the spec last written; 0: not read by this process yet.
 	generation int64
 	// written is what this process wrote last.

@@ -90,12 +90,12 @@ func (p *population) Collect(ch chan<- prometheus.Metric) {
 	demand := 0
 	for i := range all.Items {
 		nn := &all.Items[i]
-		if serves(nn) {
+		if serves(&nn.Status, nn.ControllerConditions()) {
 			ready["true"]++
 		} else {
 			ready["false"]++
 		}
-		if c := meta.FindStatusCondition(nn.Spec.Conditions, v1alpha1.ConditionAddressesAvailable); c != nil && c.Status == metav1.ConditionFalse {
+		if c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionAddressesAvailable); c != nil && c.Status == metav1.ConditionFalse {
 			short[c.Reason]++
 		}
 		demand += nn.Status.Demand

@@ -47,8 +47,8 @@ func TestMetrics(t *testing.T) {
 	}
 	// What an agent that does not live said last makes no node ready.
 	nn := g.nn("n1")
-	meta.SetStatusCondition(&nn.Spec.Conditions, metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired"})
-	g.Must(g.kube.Update(context.Background(), nn))
+	meta.SetStatusCondition(&nn.Status.ControllerConditions, metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired"})
+	g.Must(g.kube.Status().Update(context.Background(), nn))
 	if got := counts(); got["terway_nodes/false"] != 1 || got["terway_nodes/true"] != 0 {
 		t.Errorf("with a silent agent: %v", got)
 	}

@@ -27,7 +27,10 @@ func nodeNews(was, is *corev1.Node) bool {
 		!equality.Semantic.DeepEqual(was.Spec, is.Spec) || !equality.Semantic.DeepEqual(was.Status.Addresses, is.Status.Addresses)
 }
 
+// networkNews: what the controller itself says in the status is none.
 func networkNews(was, is *v1alpha1.NodeNetwork) bool {
+	before, now := was.Status, is.Status
+	before.ControllerConditions, now.ControllerConditions = nil, nil
 	return was.Generation != is.Generation || !equality.Semantic.DeepEqual(was.Finalizers, is.Finalizers) ||
-		!equality.Semantic.DeepEqual(was.Status, is.Status)
+		!equality.Semantic.DeepEqual(before, now)
 }

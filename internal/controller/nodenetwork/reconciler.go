@@ -142,6 +142,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	}
 	if nn != nil {
 		w.nn, w.saved = nn, nn.DeepCopy()
+		if w.recall(); len(nn.Spec.Conditions) > 0 { // of the former version
+			if err := w.saveConditions(ctx); err != nil {
+				return ctrl.Result{}, err
+			}
+			nn.Spec.Conditions = nil
+		}
 		// The answer to the write does not say so.
 		if is := mem.written; nn.Generation == is.generation && len(nn.Spec.TakenAway) < is.takenAway {
 			w.outdated.Do(func() { w.warnAll("CRDOutdated", "%s", crdOutdated) })
@@ -157,6 +163,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if errors.As(err, &moved) {
 		mem.doubt.Store(true) // what the cloud did may not be written down
 		mem.generation = 0
+		mem.conditions.of = "" // another leader may have said more
 	}
 	if err != nil && (apierrors.IsConflict(err) || errors.Is(err, errMoved)) {
 		return ctrl.Result{RequeueAfter: r.Poll}, nil
@@ -203,6 +210,7 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		}
 		w.mem.generation = nn.Generation
 		w.nn, w.saved = nn, nn.DeepCopy()
+		w.recall()
 	}
 	return w.run(ctx, instance)
 }
@@ -302,7 +310,7 @@ func (w *work) once(key, message string, tell func(string)) {
 
 // crdOutdated: what a leader must find of its predecessor is lost. Helm installs CRDs and
 // does not upgrade them.
-const crdOutdated = "the API server does not keep spec.takenAway, as the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is new, addresses that were taken away may be offered again after a restart, and agents that are dead are not seen: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
+const crdOutdated = "the API server does not keep spec.takenAway or status.controllerConditions, as the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is new, addresses that were taken away may be offered again after a restart, dead agents may not be seen, and nobody sees why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
 
 // save writes the spec if it has changed, on the condition that it is still the one we
 // know. The status, which the agent writes all the time, is no part of that: with the

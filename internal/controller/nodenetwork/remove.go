@@ -9,7 +9,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -88,6 +87,9 @@ func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	if err := w.save(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
+	if err := w.saveConditions(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
 	return ctrl.Result{RequeueAfter: max(w.next, w.Poll)}, nil
 }
 
@@ -106,7 +108,7 @@ func (w *work) harmless(why reason) string {
 			return why
 		}
 	}
-	c := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+	c := w.said(v1alpha1.ConditionNodeGone)
 	if c == nil {
 		return ""
 	}
@@ -138,10 +140,10 @@ func (w *work) tellLeaving(why reason) {
 	}
 	id, used := w.nn.Spec.InstanceID, len(w.nn.Status.Used)
 	since := w.Now()
-	was := meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+	was := w.said(v1alpha1.ConditionNodeGone)
 	news := was == nil || was.Reason != string(why)
 	if news {
-		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) // the delay begins
+		w.unsay(v1alpha1.ConditionNodeGone) // the delay begins
 	} else {
 		since = was.LastTransitionTime.Time
 	}
@@ -166,11 +168,11 @@ func (w *work) tellLeaving(why reason) {
 // stays takes back what was prepared for a node that left and is there again, and says so
 // if its NodeNetwork is being deleted.
 func (w *work) stays() {
-	if w.mem.goes != "" || meta.FindStatusCondition(w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone) != nil {
+	if w.mem.goes != "" || w.said(v1alpha1.ConditionNodeGone) != nil {
 		w.Log.Info("the node is there again and keeps its ENIs", "node", w.name)
 		w.mem.goes, w.mem.away = "", away{}
 		w.mem.doubt.Store(true) // some may be given back already
-		meta.RemoveStatusCondition(&w.nn.Spec.Conditions, v1alpha1.ConditionNodeGone)
+		w.unsay(v1alpha1.ConditionNodeGone)
 		w.mem.back = true
 		if w.mem.listed {
 			w.takeBack()

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 
@@ -54,6 +53,9 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		return ctrl.Result{}, err
 	}
 	if err := w.mark(ctx); err != nil {
+		return ctrl.Result{}, err
+	}
+	if err := w.saveConditions(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: w.next}, nil
@@ -144,16 +146,6 @@ func (w *work) report() {
 		w.warn(w.node, c.Reason, c.Message)
 		w.warn(w.nn, c.Reason, c.Message)
 	}
-}
-
-// condition sets a condition of the spec and reports whether it has turned False, or
-// is False for another reason: then the user must hear of it.
-func (w *work) condition(c metav1.Condition) (bad bool) {
-	c.LastTransitionTime = metav1.NewTime(w.Now().Truncate(time.Second))
-	was := meta.FindStatusCondition(w.nn.Spec.Conditions, c.Type)
-	news := was == nil || was.Status != c.Status || was.Reason != c.Reason
-	meta.SetStatusCondition(&w.nn.Spec.Conditions, c)
-	return news && c.Status == metav1.ConditionFalse
 }
 
 // parse reads an address of the spec. The API server's schema lets none through

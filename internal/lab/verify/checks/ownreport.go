@@ -51,6 +51,13 @@ var ownReport = verify.Check{
 		if err := agent.Create(ctx, &v1alpha1.NodeNetwork{}, client.DryRunAll); !apierrors.IsForbidden(err) {
 			return "", fmt.Errorf("the agent's credential of %s can make a NodeNetwork, or the answer is no refusal: %w", a.Name, err)
 		}
+		if e.Lab.Options.Network != lab.NetworkFlannel {
+			own := &v1alpha1.NodeNetwork{}
+			own.SetName(a.Name)
+			if err := agent.Patch(ctx, own, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"datapath":"auto"}}`)), client.DryRunAll); !apierrors.IsForbidden(err) {
+				return "", fmt.Errorf("the agent's credential of %s can change the spec of its NodeNetwork, or the answer is no refusal: %w", a.Name, err)
+			}
+		}
 		if err := e.noIgnoreLabel(ctx, a.Name); err != nil {
 			return "", err
 		}

@@ -74,7 +74,7 @@ var vswitchReplaced = verify.Check{
 		if nn, err = e.NodeNetwork(ctx, nb.Name); err != nil {
 			return "", err
 		}
-		c := meta.FindStatusCondition(nn.Spec.Conditions, v1alpha1.ConditionAddressesAvailable)
+		c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionAddressesAvailable)
 		if c == nil || c.Reason == "VSwitchFull" || instruments.WithWords([]string{c.Message}, old) == "" {
 			return "", fmt.Errorf("vSwitch %s is not configured any more and %s has free addresses, but no place for an ENI; the node's condition must name %s and not say that a vSwitch is full: %+v; terwayctl status: %s",
 				old, id, old, c, said)
