@@ -104,10 +104,7 @@ var (
 )
 
 // Journal is an open journal. Its methods may be called concurrently.
-type Journal struct {
-	db *bolt.DB
-	commits
-}
+type Journal struct{ db *bolt.DB }
 
 // Open opens or creates the journal in dir. Only one process can have it open;
 // another gets an error after a short wait.
@@ -123,7 +120,7 @@ func Open(dir string) (*Journal, error) {
 		}
 		return nil, fmt.Errorf("open journal %s (if it is damaged, drain the node, remove the file and restart the agent): %w", path, err)
 	}
-	j := &Journal{db: db, commits: commits{update: db.Update}}
+	j := &Journal{db: db}
 	if err := j.init(path); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -186,7 +183,7 @@ func (j *Journal) Put(e Entry) error {
 	if err != nil {
 		return fmt.Errorf("journal entry %s: %w", e.Key, err)
 	}
-	err = j.commit(func(tx *bolt.Tx) error {
+	err = j.db.Update(func(tx *bolt.Tx) error {
 		for _, a := range e.Addresses {
 			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
 				return err
@@ -207,7 +204,7 @@ func (j *Journal) Free(k Key, addrs []netip.Addr, at time.Time) error {
 	if err != nil {
 		return fmt.Errorf("journal: time %v: %w", at, err)
 	}
-	err = j.commit(func(tx *bolt.Tx) error {
+	err = j.db.Update(func(tx *bolt.Tx) error {
 		if err := tx.Bucket(bucketEntries).Delete([]byte(k.String())); err != nil {
 			return err
 		}
@@ -230,7 +227,7 @@ func (j *Journal) Forget(addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
 	}
-	err := j.commit(func(tx *bolt.Tx) error {
+	err := j.db.Update(func(tx *bolt.Tx) error {
 		for _, a := range addrs {
 			if err := tx.Bucket(bucketFreed).Delete([]byte(a.String())); err != nil {
 				return err
@@ -247,7 +244,7 @@ func (j *Journal) Forget(addrs []netip.Addr) error {
 // SetNode keeps what the controller last said of the node, so that the agent can
 // start while the API server is away. What it means is the caller's business.
 func (j *Journal) SetNode(data []byte) error {
-	err := j.commit(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyNode, data) })
+	err := j.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyNode, data) })
 	if err != nil {
 		return fmt.Errorf("write the node's state to the journal: %w", err)
 	}
