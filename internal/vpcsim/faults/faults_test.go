@@ -37,6 +37,10 @@ func TestWhichCallsAreHit(t *testing.T) {
 		{"every call", Rule{Error: fail}, "A", nil, "xxxxx"},
 		{"another action", Rule{Action: "B", Error: fail}, "A", nil, "....."},
 		{"wildcard", Rule{Action: "Assign*", Error: fail}, "AssignPrivateIpAddresses", nil, "xxxxx"},
+		{"of this product", Rule{Action: "Ecs:A", Error: fail}, "A", nil, "xxxxx"},
+		{"of another product", Rule{Action: "Vpc:A", Error: fail}, "A", nil, "....."},
+		{"all of this product", Rule{Action: "Ecs:*", Error: fail}, "A", nil, "xxxxx"},
+		{"of any product", Rule{Action: "*:A", Error: fail}, "A", nil, "xxxxx"},
 		{"count", Rule{Error: fail, Count: 2}, "A", nil, "xx..."},
 		{"skip", Rule{Error: fail, Skip: 3}, "A", nil, "...xx"},
 		{"skip and count", Rule{Error: fail, Skip: 1, Count: 2}, "A", nil, ".xx.."},
@@ -47,7 +51,7 @@ func TestWhichCallsAreHit(t *testing.T) {
 			s := set(t, 1, c.rule)
 			got := ""
 			for range 5 {
-				if s.Decide(c.action, c.params, start).Error != nil {
+				if s.Decide("Ecs", c.action, c.params, start).Error != nil {
 					got += "x"
 				} else {
 					got += "."
@@ -66,7 +70,7 @@ func TestEffectsAddUp(t *testing.T) {
 		Rule{Name: "b", Latency: &Latency{Fixed: Duration(2 * time.Second)}, Error: &Error{Code: "First", Status: 503}},
 		Rule{Name: "c", Error: &Error{Code: "Second"}, LostAnswer: true, Stale: Duration(time.Minute)},
 	)
-	v := s.Decide("X", nil, start)
+	v := s.Decide("Ecs", "X", nil, start)
 	if v.Delay != 3*time.Second || v.Error.Code != "First" || v.Error.Status != 503 || !v.LostAnswer || v.Stale != time.Minute {
 		t.Errorf("verdict %+v", v)
 	}
@@ -74,7 +78,7 @@ func TestEffectsAddUp(t *testing.T) {
 
 func TestErrorDefaults(t *testing.T) {
 	s := set(t, 1, Rule{Error: &Error{Code: "Throttling"}})
-	if e := s.Decide("X", nil, start).Error; e.Status != 400 || e.Message == "" {
+	if e := s.Decide("Ecs", "X", nil, start).Error; e.Status != 400 || e.Message == "" {
 		t.Errorf("error %+v, want status 400 and a message", e)
 	}
 }
@@ -83,7 +87,7 @@ func TestBursts(t *testing.T) {
 	s := set(t, 1, Rule{Error: &Error{Code: "Throttling"},
 		After: Duration(10 * time.Second), For: Duration(5 * time.Second), Every: Duration(20 * time.Second)})
 	for second, want := range map[int]bool{0: false, 9: false, 10: true, 14: true, 15: false, 29: false, 30: true, 34: true, 35: false, 50: true} {
-		if got := s.Decide("X", nil, start.Add(time.Duration(second)*time.Second)).Error != nil; got != want {
+		if got := s.Decide("Ecs", "X", nil, start.Add(time.Duration(second)*time.Second)).Error != nil; got != want {
 			t.Errorf("second %d: hit %v, want %v", second, got, want)
 		}
 	}
@@ -152,9 +156,9 @@ func TestReproducible(t *testing.T) {
 		}
 		for i := range 50 {
 			if rapid.Bool().Draw(t, "between") {
-				among.Decide("B", nil, start)
+				among.Decide("Ecs", "B", nil, start)
 			}
-			a, b := alone.Decide("A", nil, start), among.Decide("A", nil, start)
+			a, b := alone.Decide("Ecs", "A", nil, start), among.Decide("Ecs", "A", nil, start)
 			if a.Delay != b.Delay {
 				t.Fatalf("call %d: delay %v alone, %v among others", i, a.Delay, b.Delay)
 			}
@@ -166,7 +170,7 @@ func TestProbabilityIsNearlyKept(t *testing.T) {
 	s := set(t, 7, Rule{Probability: half(), LostAnswer: true})
 	hits := 0
 	for range 10000 {
-		if s.Decide("X", nil, start).LostAnswer {
+		if s.Decide("Ecs", "X", nil, start).LostAnswer {
 			hits++
 		}
 	}
@@ -188,7 +192,7 @@ func TestLatencyStaysInItsBounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 20 {
-			if d := int64(s.Decide("X", nil, start).Delay); d < low || d > high {
+			if d := int64(s.Decide("Ecs", "X", nil, start).Delay); d < low || d > high {
 				t.Fatalf("delay %d outside %d–%d", d, low, high)
 			}
 		}
@@ -236,7 +240,7 @@ func TestAdminEndpoint(t *testing.T) {
 	if code, body := call("POST", "/", `[{"name":"slow","action":"Attach*","latency":{"fixed":"1.5s"}},{"lostAnswer":true,"count":1}]`); code != 200 {
 		t.Fatalf("POST: %d %s", code, body)
 	}
-	s.Decide("AttachNetworkInterface", nil, start)
+	s.Decide("Ecs", "AttachNetworkInterface", nil, start)
 	code, body := call("GET", "/", "")
 	var list []Status
 	if err := json.Unmarshal([]byte(body), &list); err != nil || code != 200 {

@@ -26,7 +26,7 @@ func FuzzRules(f *testing.F) {
 			return
 		}
 		for range 3 {
-			v := s.Decide("DescribeInstances", url.Values{"a": {"b"}}, now)
+			v := s.Decide("Ecs", "DescribeInstances", url.Values{"a": {"b"}}, now)
 			if v.Delay < 0 || v.Stale < 0 || v.Error != nil && (v.Error.Status < 400 || v.Error.Code == "") {
 				t.Errorf("%s: %+v", text, v)
 			}

@@ -20,7 +20,8 @@ import (
 type Rule struct {
 	// Name identifies the rule; one is made up when it is empty.
 	Name string `json:"name,omitempty"`
-	// Action is the action's name; "*" and "?" are wildcards, empty is all.
+	// Action is the action's name, which several products may have, or PRODUCT:NAME, for example
+	// "Vpc:CreateVpc"; "*" and "?" are wildcards, empty is all.
 	Action string `json:"action,omitempty"`
 	// Match are parameters the call must have, by their wire names ("NetworkInterfaceId").
 	Match map[string]string `json:"match,omitempty"`
@@ -114,7 +115,7 @@ func (r *Rule) check() error {
 		bad("stuckAttaching, failingAttach, strictDetach and vSwitchFull are not about single calls: want no action, match, probability, skip or count")
 	}
 	if _, err := path.Match(r.Action, ""); err != nil {
-		bad("action %q: want a name with * or ? as wildcards", r.Action)
+		bad("action %q: want a name, or PRODUCT:NAME, with * or ? as wildcards", r.Action)
 	}
 	if p := r.Probability; p != nil && !(*p >= 0 && *p <= 1) {
 		bad("probability %v: want 0–1", *p)

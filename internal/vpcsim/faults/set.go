@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -105,9 +106,9 @@ func (s *Set) List(now time.Time) []Status {
 	return out
 }
 
-// Decide says what happens to a call. Effects of several rules add up; of
+// Decide says what happens to a call of a product's action. Effects of several rules add up; of
 // several errors the first rule's counts.
-func (s *Set) Decide(action string, params url.Values, now time.Time) Verdict {
+func (s *Set) Decide(product, action string, params url.Values, now time.Time) Verdict {
 	var v Verdict
 	if s == nil {
 		return v
@@ -115,7 +116,7 @@ func (s *Set) Decide(action string, params url.Values, now time.Time) Verdict {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.rules {
-		if r.onState() || !r.concerns(action, params) || !r.active(now) || !r.hit() {
+		if r.onState() || !r.concerns(product, action, params) || !r.active(now) || !r.hit() {
 			continue
 		}
 		v.Delay += r.delay()
@@ -174,8 +175,11 @@ func (r *rule) status(now time.Time) Status {
 	return Status{Rule: r.Rule, Seen: r.seen, Hits: r.hits, Active: r.active(now) && !r.spent()}
 }
 
-func (r *rule) concerns(action string, params url.Values) bool {
+func (r *rule) concerns(product, action string, params url.Values) bool {
 	if r.Action != "" {
+		if strings.Contains(r.Action, ":") {
+			action = product + ":" + action
+		}
 		// The pattern was checked when the rule was added.
 		if ok, _ := path.Match(r.Action, action); !ok {
 			return false

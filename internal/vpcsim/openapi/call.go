@@ -52,7 +52,10 @@ type action struct {
 	dryRun bool
 	// waits: while another change of the VPC runs, the call waits instead of being refused.
 	waits bool
-	run   func(*call) (obj, error)
+	// product is whose action it is, where that is not the product that has it: rates and faults
+	// are the same by whichever version it is called.
+	product string
+	run     func(*call) (obj, error)
 }
 
 // actions are the operations of one API by name.

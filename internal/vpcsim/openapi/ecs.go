@@ -27,6 +27,10 @@ func ecsProduct() product {
 // too, as in the real API of that version, for clients older than the VPC API.
 func ecsActions() actions {
 	a := vpcActions()
+	for name, x := range a {
+		x.product = vpcName
+		a[name] = x
+	}
 	for _, more := range []actions{instanceActions(), eniActions(), groupActions(), resourceActions()} {
 		maps.Copy(a, more)
 	}

@@ -10,6 +10,7 @@
 package openapi
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -130,6 +131,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 type exchange struct {
 	host     string
 	version  string
+	product  string // whose action it is
 	action   string
 	known    bool // version and action exist: safe as a metric's label
 	identity sts.Identity
@@ -164,13 +166,13 @@ func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 	if !ok {
 		return nil, errorf(http.StatusNotFound, "InvalidAction.NotFound", "Specified api is not found, please check your url and method: there is no action %q in version %s.", x.action, x.version)
 	}
-	x.known = true
+	x.known, x.product = true, cmp.Or(a.product, product.name)
 	if !a.unsigned {
 		if x.identity, e = h.signer.verify(m); e != nil {
 			return nil, e
 		}
 	}
-	if !h.throttle.allow(x.action, h.Now()) {
+	if !h.throttle.allow(actionOf{x.product, x.action}, h.Now()) {
 		return nil, throttled()
 	}
 	return h.run(r.Context(), m, x, a)
@@ -179,7 +181,7 @@ func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 // run carries out a call that is allowed, with the faults that hit it.
 func (h *Handler) run(ctx context.Context, m *message, x *exchange, a action) (obj, *Error) {
 	params := m.merged()
-	verdict := h.Faults.Decide(x.action, params, h.Now())
+	verdict := h.Faults.Decide(x.product, x.action, params, h.Now())
 	if verdict.Delay > 0 {
 		if err := h.Sleep(ctx, verdict.Delay); err != nil {
 			return nil, errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The call was given up during an injected delay: %v.", err)

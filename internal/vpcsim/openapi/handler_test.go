@@ -32,7 +32,7 @@ func TestGivenUpDuringADelay(t *testing.T) {
 // product does not have.
 func TestRefusalNamesTheProduct(t *testing.T) {
 	h := handler(t)
-	for version, want := range map[string]string{"2014-05-26": "&product=Ecs", "2016-04-28": "&product=Vpc", "2015-04-01": "&product=", "1999-01-01": "&product="} {
+	for version, want := range map[string]string{"2014-05-26": "&product=Ecs", "2016-04-28": "&product=Vpc", "2015-04-01": "&product=Sts", "1999-01-01": "&product="} {
 		for _, action := range []string{"", "DescribeUnicorns", "DescribeRegions"} {
 			q := url.Values{"Action": {action}, "Version": {version}}
 			_, code, answer := ask(t, h, httptest.NewRequest("GET", "http://test/?"+q.Encode(), nil))

@@ -2,13 +2,13 @@ package openapi
 
 // product is one product of the cloud as callers see it.
 type product struct {
-	// name is what answers that refuse a call say of it; empty: nothing.
+	// name is what answers that refuse a call, and fault rules, say of it.
 	name string
 	// version is its API's, which no other product has: a call names the product by it.
 	version string
 	actions actions
 	// perMinute are the rates of actions, calls per minute, where they are not
-	// defaultPerMinute. One action has one rate, whichever product it is asked of.
+	// defaultPerMinute.
 	perMinute map[string]int
 }
 

@@ -2,22 +2,29 @@ package openapi
 
 import "testing"
 
-// A call finds its product by the version alone, and its rate by the action alone.
+// A call finds its product by the version alone, faults and rates their action by the product's
+// name and its own.
 func TestProductsDoNotOverlap(t *testing.T) {
-	versions, rates := map[string]bool{}, map[string]int{}
+	versions, names := map[string]bool{}, map[string]bool{}
 	for _, p := range products() {
 		if versions[p.version] {
 			t.Errorf("two products have the version %s", p.version)
 		}
-		versions[p.version] = true
-		for action, n := range p.perMinute {
-			if _, ok := p.actions[action]; !ok {
-				t.Errorf("version %s has a rate of %s, which it does not have", p.version, action)
+		if names[p.name] || p.name == "" {
+			t.Errorf("version %s has the name %q, want one that no other has", p.version, p.name)
+		}
+		versions[p.version], names[p.name] = true, true
+		for action := range p.perMinute {
+			if a, ok := p.actions[action]; !ok || a.product != "" {
+				t.Errorf("version %s has a rate of %s, which is none of its own actions", p.version, action)
 			}
-			if other, ok := rates[action]; ok && other != n {
-				t.Errorf("%s has the rates %d and %d", action, other, n)
+		}
+	}
+	for _, p := range products() {
+		for action, a := range p.actions {
+			if a.product != "" && !names[a.product] {
+				t.Errorf("%s of version %s is of product %s, which there is not", action, p.version, a.product)
 			}
-			rates[action] = n
 		}
 	}
 }

@@ -14,7 +14,7 @@ import (
 // stsProduct is the token service. Every role exists and may do everything: RAM
 // policies are not modelled (a fault gives Forbidden.RAM).
 func stsProduct() product {
-	return product{version: "2015-04-01", actions: actions{
+	return product{name: "Sts", version: "2015-04-01", actions: actions{
 		"AssumeRoleWithOIDC": {unsigned: true, run: assumeRoleWithOIDC},
 		"AssumeRole":         {run: assumeRole},
 		"GetCallerIdentity": {run: func(c *call) (obj, error) {

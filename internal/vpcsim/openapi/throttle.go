@@ -2,7 +2,6 @@ package openapi
 
 import (
 	"cmp"
-	"maps"
 	"sync"
 	"time"
 
@@ -15,7 +14,8 @@ type Throttle struct {
 	Off bool
 	// Scale multiplies every rate; 0 means 1.
 	Scale float64
-	// PerMinute overrides the rate of single actions, calls per minute.
+	// PerMinute overrides the rate of single actions, calls per minute: by name, or by PRODUCT:NAME
+	// where several products have an action of that name.
 	PerMinute map[string]int
 }
 
@@ -27,17 +27,22 @@ const defaultPerMinute = 1000
 // throttle is a token bucket for each action. A bucket holds one minute's calls:
 // the real limits are counted by the minute, so a whole minute's worth may come at once.
 type throttle struct {
-	perMinute map[string]int // what products say of their actions
+	perMinute map[actionOf]int // what products say of their actions
 
 	mu      sync.Mutex
 	config  Throttle
-	buckets map[string]*rate.Limiter
+	buckets map[actionOf]*rate.Limiter
 }
 
+// actionOf is a product's action.
+type actionOf struct{ product, name string }
+
 func newThrottle(c Throttle, products []product) *throttle {
-	t := &throttle{perMinute: map[string]int{}}
+	t := &throttle{perMinute: map[actionOf]int{}}
 	for _, p := range products {
-		maps.Copy(t.perMinute, p.perMinute)
+		for name, n := range p.perMinute {
+			t.perMinute[actionOf{p.name, name}] = n
+		}
 	}
 	t.set(c)
 	return t
@@ -50,25 +55,22 @@ func (t *throttle) set(c Throttle) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.config, t.buckets = c, map[string]*rate.Limiter{}
+	t.config, t.buckets = c, map[actionOf]*rate.Limiter{}
 }
 
 // allow takes a token of the action.
-func (t *throttle) allow(action string, now time.Time) bool {
+func (t *throttle) allow(a actionOf, now time.Time) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.config.Off {
 		return true
 	}
-	b := t.buckets[action]
+	b := t.buckets[a]
 	if b == nil {
-		n, ok := t.config.PerMinute[action]
-		if !ok {
-			n = cmp.Or(t.perMinute[action], defaultPerMinute)
-		}
+		n := cmp.Or(t.config.PerMinute[a.product+":"+a.name], t.config.PerMinute[a.name], t.perMinute[a], defaultPerMinute)
 		calls := float64(n) * t.config.Scale
 		b = rate.NewLimiter(rate.Limit(calls/60), max(1, int(calls)))
-		t.buckets[action] = b
+		t.buckets[a] = b
 	}
 	return b.AllowN(now, 1)
 }

@@ -6,9 +6,12 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
+// vpcName is the product's name.
+const vpcName = "Vpc"
+
 // vpcProduct is VPC 2016-04-28.
 func vpcProduct() product {
-	return product{name: "Vpc", version: "2016-04-28", actions: vpcActions(), perMinute: map[string]int{
+	return product{name: vpcName, version: "2016-04-28", actions: vpcActions(), perMinute: map[string]int{
 		"DescribeVSwitches": 300,
 	}}
 }

@@ -80,7 +80,7 @@ func (s *State) enisOf(instanceID string) []*NetworkInterface {
 
 // CreateNetworkInterface makes a secondary ENI or a trunk.
 func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*NetworkInterface, error) {
-	return once(s, "CreateNetworkInterface", req.ClientToken, req, func() (*NetworkInterface, error) {
+	return once(s, "Ecs:CreateNetworkInterface", req.ClientToken, req, func() (*NetworkInterface, error) {
 		switch {
 		case req.InstanceType != "" && req.InstanceType != ENISecondary && req.InstanceType != ENITrunk:
 			return nil, invalid("InstanceType", req.InstanceType, "Secondary or Trunk")

@@ -25,7 +25,7 @@ const maxNamedPerCall = 32
 
 // AssignPrivateIpAddresses adds secondary addresses or prefixes to an ENI.
 func (s *State) AssignPrivateIpAddresses(req AssignPrivateIpAddressesRequest) (*AssignPrivateIpAddressesResult, error) {
-	return once(s, "AssignPrivateIpAddresses", req.ClientToken, req, func() (*AssignPrivateIpAddressesResult, error) {
+	return once(s, "Ecs:AssignPrivateIpAddresses", req.ClientToken, req, func() (*AssignPrivateIpAddressesResult, error) {
 		eni, err := s.eni(req.NetworkInterfaceId)
 		if err != nil {
 			return nil, err
@@ -123,7 +123,7 @@ func without[T comparable](all, some []T) []T {
 
 // AssignIpv6Addresses adds IPv6 addresses to an ENI.
 func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6AddressesResult, error) {
-	return once(s, "AssignIpv6Addresses", req.ClientToken, req, func() (*AssignIpv6AddressesResult, error) {
+	return once(s, "Ecs:AssignIpv6Addresses", req.ClientToken, req, func() (*AssignIpv6AddressesResult, error) {
 		if len(req.Ipv6Prefix) > 0 || req.Ipv6PrefixCount > 0 {
 			return nil, noIpv6Prefixes()
 		}

@@ -75,7 +75,7 @@ func (s *State) DeleteInstance(req DeleteInstanceRequest) error {
 
 // DeleteInstances releases several instances, all or none.
 func (s *State) DeleteInstances(req DeleteInstancesRequest) error {
-	_, err := once(s, "DeleteInstances", req.ClientToken, req, func() (bool, error) {
+	_, err := once(s, "Ecs:DeleteInstances", req.ClientToken, req, func() (bool, error) {
 		if len(req.InstanceId) == 0 || len(req.InstanceId) > 100 {
 			return false, badRequest("InvalidParameter", "1 to 100 InstanceId.N must be given, not %d.", len(req.InstanceId))
 		}

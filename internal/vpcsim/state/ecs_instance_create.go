@@ -9,7 +9,7 @@ import (
 
 // RunInstances makes instances and starts them: all, or none.
 func (s *State) RunInstances(req RunInstancesRequest) (instanceIds []string, err error) {
-	return once(s, "RunInstances", req.ClientToken, req, func() ([]string, error) {
+	return once(s, "Ecs:RunInstances", req.ClientToken, req, func() ([]string, error) {
 		amount, least := 1, 1
 		set(&amount, req.Amount)
 		set(&least, req.MinAmount)
@@ -74,7 +74,7 @@ func (s *State) RunInstances(req RunInstancesRequest) (instanceIds []string, err
 
 // CreateInstance makes one instance, which is Stopped when it is made.
 func (s *State) CreateInstance(req CreateInstanceRequest) (instanceId string, err error) {
-	return once(s, "CreateInstance", req.ClientToken, req, func() (string, error) {
+	return once(s, "Ecs:CreateInstance", req.ClientToken, req, func() (string, error) {
 		i := &Instance{
 			InstanceType: req.InstanceType, ZoneId: req.ZoneId, ImageId: req.ImageId,
 			InstanceName: req.InstanceName, HostName: req.HostName, Description: req.Description,

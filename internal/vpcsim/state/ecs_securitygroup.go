@@ -18,7 +18,7 @@ func (s *State) group(id string) (*SecurityGroup, error) {
 
 // CreateSecurityGroup makes a group without rules.
 func (s *State) CreateSecurityGroup(req CreateSecurityGroupRequest) (securityGroupId string, err error) {
-	return once(s, "CreateSecurityGroup", req.ClientToken, req, func() (string, error) {
+	return once(s, "Ecs:CreateSecurityGroup", req.ClientToken, req, func() (string, error) {
 		if req.VpcId == "" {
 			return "", forbidden("InvalidVpcId.NotFound", "vpc id must not empty when only support vpc vm.")
 		}
@@ -90,7 +90,7 @@ func (s *State) ModifySecurityGroupAttribute(req ModifySecurityGroupAttributeReq
 
 // ModifySecurityGroupPolicy changes what happens between members of a normal group.
 func (s *State) ModifySecurityGroupPolicy(req ModifySecurityGroupPolicyRequest) error {
-	_, err := once(s, "ModifySecurityGroupPolicy", req.ClientToken, req, func() (bool, error) {
+	_, err := once(s, "Ecs:ModifySecurityGroupPolicy", req.ClientToken, req, func() (bool, error) {
 		g, err := s.group(req.SecurityGroupId)
 		if err != nil {
 			return false, err

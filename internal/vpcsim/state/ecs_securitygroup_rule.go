@@ -175,7 +175,7 @@ func permissions(many []Permission, one Permission) []Permission {
 }
 
 func (s *State) authorize(action, direction string, req AuthorizeSecurityGroupRequest) error {
-	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+	_, err := once(s, "Ecs:"+action, req.ClientToken, req, func() (bool, error) {
 		g, err := s.group(req.SecurityGroupId)
 		if err != nil {
 			return false, err
@@ -276,7 +276,7 @@ func (s *State) RevokeSecurityGroupEgress(req RevokeSecurityGroupRequest) error 
 }
 
 func (s *State) revoke(action, direction string, req RevokeSecurityGroupRequest) error {
-	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+	_, err := once(s, "Ecs:"+action, req.ClientToken, req, func() (bool, error) {
 		g, err := s.group(req.SecurityGroupId)
 		if err != nil {
 			return false, err
@@ -327,7 +327,7 @@ func (s *State) ModifySecurityGroupEgressRule(req ModifySecurityGroupRuleRequest
 }
 
 func (s *State) modifyRule(action, direction string, req ModifySecurityGroupRuleRequest) error {
-	_, err := once(s, action, req.ClientToken, req, func() (bool, error) {
+	_, err := once(s, "Ecs:"+action, req.ClientToken, req, func() (bool, error) {
 		g, err := s.group(req.SecurityGroupId)
 		if err != nil {
 			return false, err

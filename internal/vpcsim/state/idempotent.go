@@ -22,7 +22,8 @@ type rememberedAnswer struct {
 
 // once does the work of a call with a ClientToken at most once: the same token
 // and parameters get the first answer again, the same token with others is an
-// error. A failed call leaves no trace, so that it can be tried again.
+// error. A failed call leaves no trace, so that it can be tried again. The action is named with its
+// product, as in "Vpc:CreateVpc": another product may have one of that name.
 func once[Request, Answer any](s *State, action, token string, request Request, work func() (Answer, error)) (Answer, error) {
 	var none Answer
 	if token == "" {

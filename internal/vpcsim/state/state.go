@@ -33,7 +33,7 @@ type data struct {
 	ecsMany
 	// Operations are under way: by the time they are due, of equals the oldest first.
 	Operations []operation
-	// Tokens are the answers given under a ClientToken, by action and token.
+	// Tokens are the answers given under a ClientToken, by product, action and token.
 	Tokens map[string]rememberedAnswer
 }
 

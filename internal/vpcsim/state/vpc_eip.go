@@ -26,7 +26,7 @@ var eipRange = netip.MustParsePrefix("203.0.113.0/24")
 
 // AllocateEipAddress gives the account a public address.
 func (s *State) AllocateEipAddress(req AllocateEipAddressRequest) (*EIP, error) {
-	return once(s, "AllocateEipAddress", req.ClientToken, req, func() (*EIP, error) {
+	return once(s, "Vpc:AllocateEipAddress", req.ClientToken, req, func() (*EIP, error) {
 		most := min(s.options.Limits.EIPs, sizeOf(eipRange)-2)
 		if n := len(s.data.EIPs); n >= most {
 			return nil, badRequest("QuotaExceeded.Eip", "The account has %d EIPs, the most it may have.", n)

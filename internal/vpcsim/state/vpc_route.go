@@ -57,7 +57,7 @@ func (s *State) findRouteEntry(id string) (*RouteTable, int) {
 
 // CreateRouteTable makes a custom route table.
 func (s *State) CreateRouteTable(req CreateRouteTableRequest) (routeTableId string, err error) {
-	return once(s, "CreateRouteTable", req.ClientToken, req, func() (string, error) {
+	return once(s, "Vpc:CreateRouteTable", req.ClientToken, req, func() (string, error) {
 		vpc, err := s.vpc(req.VpcId)
 		if err != nil {
 			return "", err
@@ -115,12 +115,8 @@ func (s *State) DeleteRouteTable(req DeleteRouteTableRequest) error {
 
 // AssociateRouteTable makes a vSwitch use a custom route table.
 func (s *State) AssociateRouteTable(req AssociateRouteTableRequest) error {
-	_, err := once(s, "AssociateRouteTable", req.ClientToken, req, func() (bool, error) {
-		t, err := s.table(req.RouteTableId)
-		if err != nil {
-			return false, err
-		}
-		v, err := s.vSwitch(req.VSwitchId)
+	_, err := once(s, "Vpc:AssociateRouteTable", req.ClientToken, req, func() (bool, error) {
+		t, v, err := s.association(req)
 		if err != nil {
 			return false, err
 		}
@@ -134,12 +130,8 @@ func (s *State) AssociateRouteTable(req AssociateRouteTableRequest) error {
 
 // UnassociateRouteTable makes a vSwitch use the system route table again.
 func (s *State) UnassociateRouteTable(req AssociateRouteTableRequest) error {
-	_, err := once(s, "UnassociateRouteTable", req.ClientToken, req, func() (bool, error) {
-		t, err := s.table(req.RouteTableId)
-		if err != nil {
-			return false, err
-		}
-		v, err := s.vSwitch(req.VSwitchId)
+	_, err := once(s, "Vpc:UnassociateRouteTable", req.ClientToken, req, func() (bool, error) {
+		t, v, err := s.association(req)
 		if err != nil {
 			return false, err
 		}
@@ -149,6 +141,16 @@ func (s *State) UnassociateRouteTable(req AssociateRouteTableRequest) error {
 		return true, s.associate(v, s.systemTable(v.VpcId))
 	})
 	return err
+}
+
+// association finds what a request to associate, or no longer, is about.
+func (s *State) association(req AssociateRouteTableRequest) (*RouteTable, *VSwitch, error) {
+	t, err := s.table(req.RouteTableId)
+	if err != nil {
+		return nil, nil, err
+	}
+	v, err := s.vSwitch(req.VSwitchId)
+	return t, v, err
 }
 
 func (s *State) associate(v *VSwitch, t *RouteTable) error {
@@ -259,7 +261,7 @@ func (s *State) insert(t *RouteTable, e *RouteEntry) string {
 
 // CreateRouteEntry adds an entry to a table.
 func (s *State) CreateRouteEntry(req CreateRouteEntryRequest) (routeEntryId string, err error) {
-	return once(s, "CreateRouteEntry", req.ClientToken, req, func() (string, error) {
+	return once(s, "Vpc:CreateRouteEntry", req.ClientToken, req, func() (string, error) {
 		t, err := s.table(req.RouteTableId)
 		if err != nil {
 			return "", err

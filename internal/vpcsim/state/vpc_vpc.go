@@ -34,7 +34,7 @@ func parseVPCRange(parameter, text string) (netip.Prefix, error) {
 
 // CreateVpc makes a VPC with its VRouter and system route table.
 func (s *State) CreateVpc(req CreateVpcRequest) (*CreateVpcResult, error) {
-	return once(s, "CreateVpc", req.ClientToken, req, func() (*CreateVpcResult, error) {
+	return once(s, "Vpc:CreateVpc", req.ClientToken, req, func() (*CreateVpcResult, error) {
 		if req.CidrBlock == "" {
 			req.CidrBlock = "172.16.0.0/12"
 		}

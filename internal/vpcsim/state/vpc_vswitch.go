@@ -29,7 +29,7 @@ func (s *State) vSwitchesOf(vpcID string) []*VSwitch {
 
 // CreateVSwitch makes a vSwitch; it uses the VPC's system route table.
 func (s *State) CreateVSwitch(req CreateVSwitchRequest) (vSwitchId string, err error) {
-	return once(s, "CreateVSwitch", req.ClientToken, req, func() (string, error) {
+	return once(s, "Vpc:CreateVSwitch", req.ClientToken, req, func() (string, error) {
 		vpc, err := s.vpc(req.VpcId)
 		if err != nil {
 			return "", err
