@@ -144,7 +144,7 @@ func (f *Fleet) Start(ctx context.Context, cfg *rest.Config) error {
 			return fmt.Errorf("the agents' watch: %w", err)
 		}
 	}
-	go watch.Start(ctx) //nolint:errcheck // it ends with ctx
+	go watch.Start(ctx) // it ends with ctx
 	if !watch.WaitForCacheSync(ctx) {
 		return fmt.Errorf("the agents' watch: %w", context.Cause(ctx))
 	}

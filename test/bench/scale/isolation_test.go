@@ -30,23 +30,34 @@ func hang(name, action string, match map[string]string) faults.Rule {
 		Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}}
 }
 
-// want has a node's pods wait for more addresses; what it returns waits until they have them,
-// so that what comes next is not measured beside what is made up for, and ends the pods.
-func (m *measured) want(ctx context.Context, prefix string, n *fleet.Node) (end func()) {
-	pods := named(prefix+"/"+n.Name, 10)
-	n.Add(func(time.Duration) {}, pods...)
+// want has pods of nodes wait for more addresses; what it returns waits until they have them,
+// so that what comes next is not measured beside what is made up for, and ends the pods. It waits
+// three minutes for all together; that they were not enough is in the report.
+func (m *measured) want(ctx context.Context, prefix string, nodes ...*fleet.Node) (end func()) {
+	pods := func(n *fleet.Node) []string { return named(prefix+"/"+n.Name, 10) }
+	for _, n := range nodes {
+		n.Add(func(time.Duration) {}, pods(n)...)
+	}
 	return func() {
 		ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not in three minutes"))
 		defer cancel()
 		if err := until(ctx, func() string {
-			if waiting := n.Waiting(); waiting > 0 {
-				return fmt.Sprintf("%d pods of %s wait for an address", waiting, n.Name)
+			waiting, on := 0, []string(nil)
+			for _, n := range nodes {
+				if w := n.Waiting(); w > 0 {
+					waiting, on = waiting+w, append(on, n.Name)
+				}
 			}
-			return ""
+			if waiting == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%d pods of %d nodes wait for an address, the first is %s", waiting, len(on), on[0])
 		}); err != nil {
-			m.progress("after trouble with %s: %v", prefix, err)
+			m.note("after trouble with %s: %v", prefix, err)
 		}
-		n.Delete(pods...)
+		for _, n := range nodes {
+			n.Delete(pods(n)...)
+		}
 	}
 }
 
@@ -89,24 +100,25 @@ func (m *measured) troubles(l *load) []trouble {
 			if err := m.cloud.AddFaults(faults.Rule{Name: "vswitch", VSwitchFull: []string{vswitch}}); err != nil {
 				return nil, nil, err
 			}
-			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }}
+			var nodes []*fleet.Node
 			for _, n := range l.nodes {
 				// Few: what they get counts against the account's limit, and so against the others.
-				if n.Uses(vswitch) && len(ends) <= 3 {
-					ends = append(ends, m.want(ctx, "vswitch", n))
+				if n.Uses(vswitch) && len(nodes) < 3 {
+					nodes = append(nodes, n)
 				}
 			}
+			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }, m.want(ctx, "vswitch", nodes...)}
 			return func(n *fleet.Node) bool { return n.Uses(vswitch) }, all(ends), nil
 		}},
 		{"create", func(ctx context.Context, round int) (func(*fleet.Node) bool, func(), error) {
 			if err := m.cloud.AddFaults(hang("create", "CreateNetworkInterface", nil)); err != nil {
 				return nil, nil, err
 			}
-			ends := []func(){func() { m.cloud.RemoveFault("create") }}
+			var nodes []*fleet.Node
 			for _, name := range m.names[round*troubled : (round+1)*troubled] {
-				ends = append(ends, m.want(ctx, "create", m.agents.Node(name)))
+				nodes = append(nodes, m.agents.Node(name))
 			}
-			return nil, all(ends), nil
+			return nil, all([]func(){func() { m.cloud.RemoveFault("create") }, m.want(ctx, "create", nodes...)}), nil
 		}},
 		{"describe", func(context.Context, int) (func(*fleet.Node) bool, func(), error) {
 			if err := m.cloud.AddFaults(hang("describe", "DescribeVSwitches", nil)); err != nil {
@@ -149,8 +161,7 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 			end()
 			if err != nil {
 				// A pod that waits for minutes is what this looks for: it goes on with that as the figure.
-				m.progress("trouble with %s: %v", tr.name, err)
-				m.notes = append(m.notes, fmt.Sprintf("%s, trouble with %s, round %d: %v", m.name, tr.name, round+1, err))
+				m.note("trouble with %s, round %d: %v", tr.name, round+1, err)
 				w.of = append(w.of, slices.Repeat([]time.Duration{3 * time.Minute}, pods-w.count())...)
 			}
 			if err := p.alive(); err != nil {
@@ -161,7 +172,7 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds
 				tr.name, round+1, rounds, pods-w.atOnce, pods, w.quantile(0.5), w.quantile(0.99))
 			m.progress("calls: %s; slowest: %s", calls, w.slowest(6))
 			if err := m.settle(ctx); err != nil {
-				m.progress("after trouble with %s: %v", tr.name, err)
+				m.note("after trouble with %s, round %d: %v", tr.name, round+1, err)
 			}
 		}
 	}

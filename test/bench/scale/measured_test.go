@@ -33,6 +33,12 @@ func (m *measured) progress(format string, args ...any) {
 	fmt.Printf("%5.0f s  %s: %s\n", time.Since(m.began).Seconds(), m.name, fmt.Sprintf(format, args...))
 }
 
+// note says something now and in the report.
+func (m *measured) note(format string, args ...any) {
+	m.progress(format, args...)
+	m.notes = append(m.notes, m.name+", "+fmt.Sprintf(format, args...))
+}
+
 // figure adds a measured value.
 func (m *measured) figure(round int, metric string, v float64) {
 	m.run.Add(round, report.Key{Datapath: m.name, Metric: metric}, v)
