@@ -128,7 +128,7 @@ func takeOver(ctx context.Context, machine string) (ended bool, unlock func(), e
 		defer f.Close()
 		h, err := readHolder(f)
 		if err != nil || !h.Alive() {
-			return false, nil //nolint:nilerr // it has the lock and has not written yet, or has just ended
+			return false, nil // it has the lock and has not written yet, or has just ended
 		}
 		if h.Name == processUp {
 			ended = true

@@ -65,7 +65,7 @@ func TestMain(m *testing.M) {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	child.Wait() //nolint:errcheck // it was killed
+	child.Wait() // it was killed
 }
 
 // testLock is the machine's lock of a test.
@@ -88,14 +88,14 @@ func startUp(t *testing.T, as string, more ...string) (o *Options, machine strin
 	}
 	t.Cleanup(func() {
 		if cmd.ProcessState == nil {
-			cmd.Process.Kill() //nolint:errcheck // it may have ended
-			cmd.Wait()         //nolint:errcheck // it was killed
+			cmd.Process.Kill() // it may have ended
+			cmd.Wait()         // it was killed
 		}
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
 		t.Fatalf("the process said %q (%v)", line, err)
 	}
-	go io.Copy(io.Discard, out) //nolint:errcheck // nothing more is said
+	go io.Copy(io.Discard, out) // nothing more is said
 	return &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}, testLock(dir), cmd
 }
 

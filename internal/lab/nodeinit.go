@@ -113,7 +113,7 @@ func (c *nodeConfig) importImages(ctx context.Context) error {
 	err := Poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		conn, err := net.Dial("unix", containerdSocket)
 		if err != nil {
-			return false, nil //nolint:nilerr // not yet
+			return false, nil // not yet
 		}
 		return true, conn.Close()
 	})

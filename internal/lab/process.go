@@ -71,7 +71,7 @@ func (o *Options) start(c command) (Process, error) {
 	}
 	pid := cmd.Process.Pid
 	// A process that ends while we still run is reaped here; later, init does it.
-	go cmd.Wait() //nolint:errcheck // how it ended is in its log; whoever waits for its service says so
+	go cmd.Wait() // how it ended is in its log; whoever waits for its service says so
 	start, err := startTime(pid)
 	if err != nil {
 		return Process{}, fmt.Errorf("start %s: it ended at once, see %s: %w", c.name, logPath, err)

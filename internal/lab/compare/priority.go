@@ -32,7 +32,7 @@ func renice(nice int) {
 	}
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			unix.Setpriority(unix.PRIO_PROCESS, tid, nice) //nolint:errcheck // a thread that has ended, or no right to
+			unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // a thread that has ended, or no right to
 		}
 	}
 }
