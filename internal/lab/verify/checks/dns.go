@@ -12,15 +12,7 @@ var dns = verify.Check{
 	Name:  "dns",
 	About: "a pod on each node resolves Services by their long and short names and reaches one by name",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
-		web := e.NewDeployment("web", 1)
-		if err := web.Create(ctx); err != nil {
-			return "", err
-		}
-		svc, err := e.service(ctx, "web")
-		if err != nil {
-			return "", err
-		}
-		backends, err := web.Settle(ctx)
+		svc, backends, err := e.web(ctx, 1)
 		if err != nil {
 			return "", err
 		}

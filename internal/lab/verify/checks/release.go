@@ -37,17 +37,26 @@ var release = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		if err := d.Scale(ctx, 0); err != nil {
-			return "", err
-		}
-		if _, err := d.Settle(ctx); err != nil {
-			return "", err
-		}
-		after, err := e.Consistent(ctx)
+		after, err := e.end(ctx, d)
 		if err != nil {
-			return "", fmt.Errorf("after: %w", err)
+			return "", err
 		}
 		return fmt.Sprintf("addresses in the cloud: %d before, %d with %d pods more, %d after (%s; free %d to %d wanted on each)",
 			instruments.TotalAddresses(before), instruments.TotalAddresses(peak), n, instruments.TotalAddresses(after), instruments.DescribeAccounts(after), after[0].Min, after[0].Max), nil
 	}),
+}
+
+// end ends a Deployment's pods, and says what the cloud has when all is at rest.
+func (e *env) end(ctx context.Context, d *instruments.Deployment) ([]*instruments.Account, error) {
+	if err := d.Scale(ctx, 0); err != nil {
+		return nil, err
+	}
+	if _, err := d.Settle(ctx); err != nil {
+		return nil, err
+	}
+	after, err := e.Consistent(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("after: %w", err)
+	}
+	return after, nil
 }

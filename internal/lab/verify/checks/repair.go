@@ -3,17 +3,12 @@ package checks
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	appsv1 "k8s.io/api/apps/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/util/retry"
 
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
@@ -177,82 +172,4 @@ func (e *env) onNode(node string, args ...string) (string, error) {
 		return string(out), fmt.Errorf("on %s: %s: %w: %s", node, strings.Join(args, " "), err, bytes.TrimSpace(out))
 	}
 	return string(out), nil
-}
-
-const (
-	agentName = "terwayd"
-	// agentAnnotation on the agents' DaemonSet has its arguments from before a check.
-	agentAnnotation = "lab.terway.dev/before-check"
-)
-
-// lookRarely gives the agents a period of their look at the kernel within which no check ends.
-func lookRarely(args []string) []string {
-	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--repair-period=") })
-	return append(args, "--repair-period="+lookPeriod.String())
-}
-
-// changeAgents changes the agents' arguments and waits until all have them.
-func (e *env) changeAgents(ctx context.Context, change func(args []string) []string) error {
-	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
-		args := &d.Spec.Template.Spec.Containers[0].Args
-		if _, noted := d.Annotations[agentAnnotation]; !noted {
-			b, err := json.Marshal(*args)
-			if err != nil {
-				return fmt.Errorf("note what is there: %w", err)
-			}
-			metav1.SetMetaDataAnnotation(&d.ObjectMeta, agentAnnotation, string(b))
-		}
-		*args = change(*args)
-		return nil
-	})
-}
-
-// putAgentsBack undoes changeAgents.
-func (e *env) putAgentsBack(ctx context.Context) error {
-	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
-		note, noted := d.Annotations[agentAnnotation]
-		if !noted {
-			return nil
-		}
-		var args []string
-		if err := json.Unmarshal([]byte(note), &args); err != nil {
-			return fmt.Errorf("annotation %s is %q: want JSON with a list of arguments: %w", agentAnnotation, note, err)
-		}
-		d.Spec.Template.Spec.Containers[0].Args = args
-		delete(d.Annotations, agentAnnotation)
-		return nil
-	})
-}
-
-// putAgentsBackSurely does it after a failure or an interrupt, too.
-func (e *env) putAgentsBackSurely(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
-	defer cancel()
-	return e.putAgentsBack(ctx)
-}
-
-func (e *env) editAgents(ctx context.Context, edit func(*appsv1.DaemonSet) error) error {
-	sets := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem)
-	var d *appsv1.DaemonSet
-	err := retry.RetryOnConflict(retry.DefaultRetry, func() (err error) {
-		if d, err = sets.Get(ctx, agentName, metav1.GetOptions{}); err != nil {
-			return err
-		}
-		if err := edit(d); err != nil {
-			return err
-		}
-		d, err = sets.Update(ctx, d, metav1.UpdateOptions{})
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("change DaemonSet %s: %w", agentName, err)
-	}
-	return e.Poll(ctx, "DaemonSet "+agentName+" to have a ready pod of its last form on each node", func() (bool, error) {
-		now, err := sets.Get(ctx, agentName, metav1.GetOptions{})
-		if err != nil {
-			return false, err
-		}
-		s := now.Status
-		return s.ObservedGeneration >= d.Generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled, nil
-	})
 }

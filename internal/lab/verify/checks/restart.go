@@ -92,15 +92,9 @@ func (e *env) killDuringStart(ctx context.Context, programs ...string) (string, 
 	if err != nil {
 		return "", fmt.Errorf("with all pods: %w", err)
 	}
-	if err := d.Scale(ctx, 0); err != nil {
-		return "", err
-	}
-	if _, err := d.Settle(ctx); err != nil {
-		return "", err
-	}
-	after, err := e.Consistent(ctx)
+	after, err := e.end(ctx, d)
 	if err != nil {
-		return "", fmt.Errorf("after: %w", err)
+		return "", err
 	}
 	return fmt.Sprintf("killed %d × %s when %d of %d pods had an address; all became ready with %d different addresses (%s); after their end %s",
 		killed, program, addressed, replicas, len(pods), instruments.DescribeAccounts(full), instruments.DescribeAccounts(after)), nil

@@ -30,6 +30,20 @@ func (e *env) service(ctx context.Context, name string) (*corev1.Service, error)
 	return svc, nil
 }
 
+// web makes the Service web with some pods behind it.
+func (e *env) web(ctx context.Context, pods int32) (*corev1.Service, []corev1.Pod, error) {
+	d := e.NewDeployment("web", pods)
+	if err := d.Create(ctx); err != nil {
+		return nil, nil, err
+	}
+	svc, err := e.service(ctx, "web")
+	if err != nil {
+		return nil, nil, err
+	}
+	backends, err := d.Settle(ctx)
+	return svc, backends, err
+}
+
 var podToService = verify.Check{
 	Name:  "pod-to-service",
 	About: "a pod reaches a Service's pods on both nodes, itself through it too, with its own address (its node's, if it has an ENI to itself); NodePorts work from the VPC",
@@ -38,15 +52,7 @@ var podToService = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		web := e.NewDeployment("web", 2)
-		if err := web.Create(ctx); err != nil {
-			return "", err
-		}
-		svc, err := e.service(ctx, "web")
-		if err != nil {
-			return "", err
-		}
-		backends, err := web.Settle(ctx)
+		svc, backends, err := e.web(ctx, 2)
 		if err != nil {
 			return "", err
 		}

@@ -1,13 +1,13 @@
 package checks
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,11 +34,61 @@ func (e *env) undo(ctx context.Context) error {
 // faultName is that of the faults that checks add to the cloud.
 const faultName = "lab-verify"
 
-const (
-	controllerName = "terway-controller"
-	// controllerAnnotation on the controller's Deployment has what it was before a check.
-	controllerAnnotation = "lab.terway.dev/before-check"
-)
+// beforeCheck is the annotation of a Deployment or DaemonSet that has what it was before a check.
+const beforeCheck = "lab.terway.dev/before-check"
+
+// note notes what is there, unless it is noted already: then it was changed since.
+func note(o *metav1.ObjectMeta, before any) error {
+	if _, noted := o.Annotations[beforeCheck]; noted {
+		return nil
+	}
+	b, err := json.Marshal(before)
+	if err != nil {
+		return fmt.Errorf("note what is there: %w", err)
+	}
+	metav1.SetMetaDataAnnotation(o, beforeCheck, string(b))
+	return nil
+}
+
+// noted takes the note away and reads it into before; there may be none.
+func noted(o *metav1.ObjectMeta, before any) (bool, error) {
+	text, noted := o.Annotations[beforeCheck]
+	if !noted {
+		return false, nil
+	}
+	if err := json.Unmarshal([]byte(text), before); err != nil {
+		return false, fmt.Errorf("annotation %s is %q: want what a check noted: %w", beforeCheck, text, err)
+	}
+	delete(o.Annotations, beforeCheck)
+	return true, nil
+}
+
+// objects are what a client of one kind of object does.
+type objects[T any] interface {
+	Get(ctx context.Context, name string, o metav1.GetOptions) (T, error)
+	Update(ctx context.Context, object T, o metav1.UpdateOptions) (T, error)
+}
+
+// edit changes an object, whoever else does.
+func edit[T any](ctx context.Context, in objects[T], name string, change func(T) error) (changed T, err error) {
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		object, err := in.Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if err := change(object); err != nil {
+			return err
+		}
+		changed, err = in.Update(ctx, object, metav1.UpdateOptions{})
+		return err
+	})
+	if err != nil {
+		return changed, fmt.Errorf("change %s: %w", name, err)
+	}
+	return changed, nil
+}
+
+const controllerName = "terway-controller"
 
 // controllerBefore is what checks change of the controller's Deployment.
 type controllerBefore struct {
@@ -49,12 +99,8 @@ type controllerBefore struct {
 // changeController changes the controller's Deployment and waits until that is done.
 func (e *env) changeController(ctx context.Context, change func(*appsv1.DeploymentSpec)) error {
 	return e.editController(ctx, func(d *appsv1.Deployment) error {
-		if _, noted := d.Annotations[controllerAnnotation]; !noted {
-			b, err := json.Marshal(controllerBefore{d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Args})
-			if err != nil {
-				return fmt.Errorf("note what is there: %w", err)
-			}
-			metav1.SetMetaDataAnnotation(&d.ObjectMeta, controllerAnnotation, string(b))
+		if err := note(&d.ObjectMeta, controllerBefore{d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Args}); err != nil {
+			return err
 		}
 		change(&d.Spec)
 		return nil
@@ -64,35 +110,20 @@ func (e *env) changeController(ctx context.Context, change func(*appsv1.Deployme
 // putControllerBack undoes changeController.
 func (e *env) putControllerBack(ctx context.Context) error {
 	return e.editController(ctx, func(d *appsv1.Deployment) error {
-		note, noted := d.Annotations[controllerAnnotation]
-		if !noted {
-			return nil
-		}
 		var before controllerBefore
-		if err := json.Unmarshal([]byte(note), &before); err != nil {
-			return fmt.Errorf("annotation %s is %q: want JSON with replicas and args: %w", controllerAnnotation, note, err)
+		ok, err := noted(&d.ObjectMeta, &before)
+		if ok {
+			d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Args = before.Replicas, before.Args
 		}
-		d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Args = before.Replicas, before.Args
-		delete(d.Annotations, controllerAnnotation)
-		return nil
+		return err
 	})
 }
 
-func (e *env) editController(ctx context.Context, edit func(*appsv1.Deployment) error) error {
+func (e *env) editController(ctx context.Context, change func(*appsv1.Deployment) error) error {
 	deployments := e.Client.AppsV1().Deployments(metav1.NamespaceSystem)
-	var d *appsv1.Deployment
-	err := retry.RetryOnConflict(retry.DefaultRetry, func() (err error) {
-		if d, err = deployments.Get(ctx, controllerName, metav1.GetOptions{}); err != nil {
-			return err
-		}
-		if err := edit(d); err != nil {
-			return err
-		}
-		d, err = deployments.Update(ctx, d, metav1.UpdateOptions{})
-		return err
-	})
+	d, err := edit(ctx, deployments, controllerName, change)
 	if err != nil {
-		return fmt.Errorf("change Deployment %s: %w", controllerName, err)
+		return err
 	}
 	return e.Poll(ctx, "Deployment "+controllerName+" to have the pods that it asks for, and no others", func() (bool, error) {
 		now, err := deployments.Get(ctx, controllerName, metav1.GetOptions{})
@@ -115,6 +146,61 @@ func sweepRarely(d *appsv1.DeploymentSpec) {
 	*args = append(*args, "--sweep-period=1h")
 }
 
+const agentName = "terwayd"
+
+// lookRarely gives the agents a period of their look at the kernel within which no check ends.
+func lookRarely(args []string) []string {
+	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--repair-period=") })
+	return append(args, "--repair-period="+lookPeriod.String())
+}
+
+// changeAgents changes the agents' arguments and waits until all have them.
+func (e *env) changeAgents(ctx context.Context, change func(args []string) []string) error {
+	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
+		args := &d.Spec.Template.Spec.Containers[0].Args
+		if err := note(&d.ObjectMeta, *args); err != nil {
+			return err
+		}
+		*args = change(*args)
+		return nil
+	})
+}
+
+// putAgentsBack undoes changeAgents.
+func (e *env) putAgentsBack(ctx context.Context) error {
+	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
+		var args []string
+		ok, err := noted(&d.ObjectMeta, &args)
+		if ok {
+			d.Spec.Template.Spec.Containers[0].Args = args
+		}
+		return err
+	})
+}
+
+// putAgentsBackSurely does it after a failure or an interrupt, too.
+func (e *env) putAgentsBackSurely(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
+	defer cancel()
+	return e.putAgentsBack(ctx)
+}
+
+func (e *env) editAgents(ctx context.Context, change func(*appsv1.DaemonSet) error) error {
+	sets := e.Client.AppsV1().DaemonSets(metav1.NamespaceSystem)
+	d, err := edit(ctx, sets, agentName, change)
+	if err != nil {
+		return err
+	}
+	return e.Poll(ctx, "DaemonSet "+agentName+" to have a ready pod of its last form on each node", func() (bool, error) {
+		now, err := sets.Get(ctx, agentName, metav1.GetOptions{})
+		if err != nil {
+			return false, err
+		}
+		s := now.Status
+		return s.ObservedGeneration >= d.Generation && s.UpdatedNumberScheduled == s.DesiredNumberScheduled && s.NumberReady == s.DesiredNumberScheduled, nil
+	})
+}
+
 // forwardMark is a chain that says that the policy of FORWARD is a check's.
 const forwardMark = "LAB-VERIFY"
 
@@ -122,14 +208,8 @@ const forwardMark = "LAB-VERIFY"
 // puts back the policy from before.
 func (e *env) forward(node string, accept bool) error {
 	iptables := func(args ...string) error {
-		cmd, err := e.Lab.Shell(node, append([]string{"iptables", "-w"}, args...))
-		if err != nil {
-			return err
-		}
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("on %s: iptables %s: %w: %s", node, strings.Join(args, " "), err, bytes.TrimSpace(out))
-		}
-		return nil
+		_, err := e.onNode(node, append([]string{"iptables", "-w"}, args...)...)
+		return err
 	}
 	if accept {
 		if iptables("-n", "-L", forwardMark) != nil {

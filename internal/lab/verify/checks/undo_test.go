@@ -59,7 +59,7 @@ func TestControllerIsPutBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := now()
-	if _, noted := d.Annotations[controllerAnnotation]; noted || *d.Spec.Replicas != 2 || !slices.Equal(d.Spec.Template.Spec.Containers[0].Args, before.Template.Spec.Containers[0].Args) {
+	if _, noted := d.Annotations[beforeCheck]; noted || *d.Spec.Replicas != 2 || !slices.Equal(d.Spec.Template.Spec.Containers[0].Args, before.Template.Spec.Containers[0].Args) {
 		t.Errorf("put back: annotations %v, %+v", d.Annotations, d.Spec)
 	}
 }
