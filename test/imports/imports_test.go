@@ -2,7 +2,11 @@
 package imports
 
 import (
+	"fmt"
+	"maps"
+	"os"
 	"os/exec"
+	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -154,4 +158,131 @@ func TestGround(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestRooms holds the diagram in docs/design.md against the packages that the programs are made of.
+func TestRooms(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/design.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	floors, err := roomsOf(string(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{.ImportPath}} {{join .Imports " "}}{{end}}`, module+"cmd/...", module+"internal/lab/pause").Output()
+	if err != nil {
+		t.Fatalf("go list -deps: %v", err)
+	}
+	imports := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		names := strings.Fields(line)
+		if len(names) == 0 || !strings.HasPrefix(names[0], module) {
+			continue
+		}
+		imports[strings.TrimPrefix(names[0], module)] = nil
+		for _, n := range names[1:] {
+			if to, ours := strings.CutPrefix(n, module); ours {
+				from := strings.TrimPrefix(names[0], module)
+				imports[from] = append(imports[from], to)
+			}
+		}
+	}
+	for _, problem := range wrong(floors, imports) {
+		t.Error(problem)
+	}
+}
+
+// The check sees what it is for.
+func TestWrong(t *testing.T) {
+	doc := "before\n<!-- rooms -->\n```\ncmd        programs\n ↓\nagent  lab   two\ncontroller    one more line\n ↓\nlab/deep  api\n```\n<!-- /rooms -->\n"
+	floors, err := roomsOf(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if fmt.Sprint(floors) != "map[api:0 cmd:2 internal/agent:1 internal/controller:1 internal/lab:1 internal/lab/deep:0]" {
+		t.Fatalf("rooms %v", floors)
+	}
+	for _, c := range []struct {
+		imports map[string][]string
+		says    string
+	}{
+		{map[string][]string{"cmd/x": {"internal/agent", "api/v1"}, "internal/agent": {"internal/lab/deep/er"}, "internal/agent/in": {"internal/agent"},
+			"internal/lab": {}, "internal/controller": {}, "internal/lab/deep/er": {}, "api/v1": {}}, ""},
+		{map[string][]string{"internal/new": nil}, "internal/new is in no room"},
+		{map[string][]string{"internal/agent": {"cmd/x"}}, "internal/agent imports cmd/x"},
+		{map[string][]string{"internal/agent": {"internal/controller"}}, "internal/agent imports internal/controller"},
+		{map[string][]string{"internal/lab/deep": {"internal/lab"}}, "internal/lab/deep imports internal/lab"},
+		{map[string][]string{}, "no package is in room api"},
+	} {
+		got := strings.Join(wrong(floors, c.imports), "\n")
+		if (c.says == "") != (got == "") || !strings.Contains(got, c.says) {
+			t.Errorf("%v: %q, want %q", c.imports, got, c.says)
+		}
+	}
+	for _, doc := range []string{"no block", "<!-- rooms -->\n```\ncmd\ncmd\n```\n<!-- /rooms -->"} {
+		if floors, err := roomsOf(doc); err == nil {
+			t.Errorf("%q is taken for a diagram: %v", doc, floors)
+		}
+	}
+}
+
+// roomsOf are the floors of the rooms in the diagram of a document, from 0 at the ground. A line of rooms is
+// names with two spaces between, and what they are after more; an arrow stands between floors.
+func roomsOf(doc string) (map[string]int, error) {
+	_, block, _ := strings.Cut(doc, "<!-- rooms -->\n```\n")
+	block, _, ok := strings.Cut(block, "```\n<!-- /rooms -->")
+	if !ok {
+		return nil, fmt.Errorf("there is no diagram between <!-- rooms --> and <!-- /rooms -->")
+	}
+	floors := map[string]int{}
+	floor := strings.Count(block, "↓")
+	for line := range strings.Lines(block) {
+		line = strings.TrimSpace(line)
+		if line == "↓" {
+			floor--
+			continue
+		}
+		names, _, _ := strings.Cut(line, "   ")
+		for name := range strings.SplitSeq(names, "  ") {
+			if name != "cmd" && name != "api" {
+				name = "internal/" + name
+			}
+			if _, twice := floors[name]; twice {
+				return nil, fmt.Errorf("the diagram has %s twice", name)
+			}
+			floors[name] = floor
+		}
+	}
+	return floors, nil
+}
+
+// wrong says where packages and what they import are not as the diagram has it.
+func wrong(floors map[string]int, imports map[string][]string) (problems []string) {
+	room := func(pkg string) string {
+		for name := pkg; name != "."; name = path.Dir(name) {
+			if _, ok := floors[name]; ok {
+				return name
+			}
+		}
+		return ""
+	}
+	empty := maps.Clone(floors)
+	for _, pkg := range slices.Sorted(maps.Keys(imports)) {
+		from := room(pkg)
+		if from == "" {
+			problems = append(problems, pkg+" is in no room of the diagram in docs/design.md: put one on the floor above all that it imports")
+			continue
+		}
+		delete(empty, from)
+		for _, i := range imports[pkg] {
+			if to := room(i); to != "" && to != from && floors[to] >= floors[from] {
+				problems = append(problems, fmt.Sprintf("%s imports %s: by the diagram in docs/design.md room %s may know lower floors only, and %s is on floor %d as against %d", pkg, i, from, to, floors[to], floors[from]))
+			}
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(empty)) {
+		problems = append(problems, "no package is in room "+name+" of the diagram in docs/design.md: take it out")
+	}
+	return problems
 }
