@@ -77,14 +77,17 @@ type NodeNetworkSpec struct {
 	// "exclusive" (each pod has an ENI of its own); empty means shared.
 	// +kubebuilder:validation:Enum="";shared;exclusive
 	Mode string `json:"mode,omitempty"`
-	// OwnENIs is how many of the node's ENIs are for pods that have one to themselves.
+	// ExclusiveENIs is how many of the node's ENIs are for pods that have one to themselves.
 	// The others are shared. In mode exclusive it is all but the primary.
+	// +kubebuilder:validation:Minimum=0
+	ExclusiveENIs int `json:"exclusiveENIs,omitempty"`
+	// OwnENIs is ExclusiveENIs under the name of the former version; see FormerNames.
 	// +kubebuilder:validation:Minimum=0
 	OwnENIs int `json:"ownENIs,omitempty"`
 	// OfferedENIs is how many of the extended resource aliyun/eni the node offers:
-	// OwnENIs, less those whose slots shared ENIs or ENIs of others still take or that pods
+	// ExclusiveENIs, less those whose slots shared ENIs or ENIs of others still take or that pods
 	// hold which the scheduler does not count (status.uncountedENIs), and not less than
-	// pods that it counts hold already. Without it the node offers OwnENIs.
+	// pods that it counts hold already. Without it the node offers ExclusiveENIs.
 	// +kubebuilder:validation:Minimum=0
 	OfferedENIs *int `json:"offeredENIs,omitempty"`
 	// HostStackCIDRs are reached through the node's network stack by every pod.
@@ -182,7 +185,9 @@ type ENI struct {
 	MAC       string   `json:"mac,omitempty"`
 	Phase     ENIPhase `json:"phase"`
 	VSwitchID string   `json:"vSwitchID,omitempty"`
-	// Own: the ENI serves one pod, into which the node moves it.
+	// Exclusive: the ENI serves one pod, into which the node moves it.
+	Exclusive bool `json:"exclusive,omitempty"`
+	// Own is Exclusive under the name of the former version; see FormerNames.
 	Own bool `json:"own,omitempty"`
 	// RequestedAddresses is how many addresses, the primary included, the create
 	// call asks for.

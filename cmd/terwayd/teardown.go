@@ -54,7 +54,7 @@ func teardownCommand(f *flags) *cobra.Command {
 				return errors.Join(append(errs, err)...)
 			}
 			for i := range entries {
-				if entries[i].Own != nil {
+				if entries[i].Exclusive != nil {
 					errs = append(errs, own.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
 				}
 			}

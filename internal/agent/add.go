@@ -43,26 +43,26 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
-	own, counted, sure, err := a.wantsOwn(ctx, r)
+	exclusive, counted, sure, err := a.wantsExclusive(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	lease, err := a.take(ctx, k, r, own)
+	lease, err := a.take(ctx, k, r, exclusive)
 	if err != nil {
 		return nil, err
 	}
 	// take waited for it to be chosen.
 	dp, _ := a.datapath()
-	if own {
+	if exclusive {
 		dp = a.Exclusive
 	}
 	e := &journal.Entry{
 		Key: k, Datapath: dp.Name(), State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
-	if own {
+	if exclusive {
 		e.Uncounted, e.Unsure = !counted, !sure
-		if e.Own = a.eni(lease.ENI); e.Own == nil {
+		if e.Exclusive = a.eni(lease.ENI); e.Exclusive == nil {
 			a.putBack(lease, k)
 			return nil, tryAgain("the ENI that the pod was to have is being taken off the node", nil)
 		}
@@ -119,7 +119,7 @@ func (a *Agent) putBack(l pool.Lease, k journal.Key) {
 
 // take gets a free address, waiting for the controller if there is none. It
 // serves nobody before the kernel has agreed with the journal once.
-func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, own bool) (pool.Lease, error) {
+func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exclusive bool) (pool.Lease, error) {
 	start := a.Now()
 	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
 	defer cancel()
@@ -144,8 +144,8 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, own
 		now := a.Now()
 		if a.synced {
 			take := a.pool.Take
-			if own {
-				take = a.pool.TakeOwn
+			if exclusive {
+				take = a.pool.TakeExclusive
 			}
 			if l, ok := take(h, now); ok {
 				delete(a.waiting, c) // nor do others of the pod, of earlier sandboxes
@@ -155,7 +155,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, own
 		}
 		news := false
 		if !waits {
-			waits, news = true, a.waitLocked(c, own)
+			waits, news = true, a.waitLocked(c, exclusive)
 		}
 		wake := a.wake
 		var timer <-chan time.Time
@@ -170,19 +170,19 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, own
 		case <-wake:
 		case <-timer:
 		case <-ctx.Done():
-			return pool.Lease{}, tryAgain(a.whyNone(own), nil)
+			return pool.Lease{}, tryAgain(a.whyNone(exclusive), nil)
 		}
 	}
 }
 
 // whyNone says in plain words why there is no address; pods' events show it.
-func (a *Agent) whyNone(own bool) string {
+func (a *Agent) whyNone(exclusive bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.synced {
 		return "no address for the pod yet: " + a.notOK
 	}
-	if own {
+	if exclusive {
 		return a.whyNoENI()
 	}
 	now := a.Now()

@@ -104,7 +104,7 @@ type Agent struct {
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	devices         devicesSeen
-	// lost are the own ENIs of pods, by MAC, whose device the last Sync found nowhere.
+	// lost are the exclusive ENIs of pods, by MAC, whose device the last Sync found nowhere.
 	lost map[string]bool
 	// stranded are the attachments whose address no ENI has, by since when.
 	stranded map[journal.Key]time.Time
@@ -210,7 +210,7 @@ func (a *Agent) SetWant(w Want) error {
 	if w.Generation != a.want.Generation || !a.want.Known {
 		a.talk.heard = a.Now()
 	}
-	w.Offered = w.Offered || a.want.Offered || w.OwnENIs > 0 || w.Offers > 0
+	w.Offered = w.Offered || a.want.Offered || w.ExclusiveENIs > 0 || w.Offers > 0
 	a.want = w
 	left := a.applyLocked(devices)
 	a.mu.Unlock()
@@ -267,7 +267,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 	a.lookForLocked(devices)
 	for _, e := range a.want.ENIs {
 		d, present := devices[e.MAC.String()]
-		if present && !e.Own {
+		if present && !e.Exclusive {
 			eni := e.ENI
 			eni.Device = d.Name
 			if eni.MTU == 0 {
@@ -276,7 +276,7 @@ func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 			a.node.ENIs = append(a.node.ENIs, eni)
 		}
 		for _, addr := range e.Addresses {
-			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing, Own: e.Own})
+			offers = append(offers, pool.Offer{Address: addr.Address, ENI: e.MAC.String(), Usable: present && e.Ready, Releasing: addr.Releasing, Exclusive: e.Exclusive})
 		}
 	}
 	left = a.pool.Update(offers)
@@ -335,7 +335,7 @@ func (a *Agent) chooseLocked() error {
 
 // datapathOf is the one that serves a pod.
 func (a *Agent) datapathOf(e *journal.Entry) datapath.Datapath {
-	if e.Own != nil {
+	if e.Exclusive != nil {
 		return a.Exclusive
 	}
 	for _, d := range a.Datapaths {
@@ -367,10 +367,10 @@ func holder(e *journal.Entry) pool.Holder {
 func PodOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
-		Addresses: e.Addresses, ENI: e.ENI, Own: e.Own, Datapath: e.Datapath,
+		Addresses: e.Addresses, ENI: e.ENI, Own: e.Exclusive, Datapath: e.Datapath,
 	}
-	if p.Datapath == "" || e.Own != nil {
-		p.Datapath = claims.Route // written before there were others; or of the veth beside an own ENI
+	if p.Datapath == "" || e.Exclusive != nil {
+		p.Datapath = claims.Route // written before there were others; or of the veth beside an exclusive ENI
 	}
 	if e.State == journal.Ready {
 		p.HostIfName = e.HostIfName

@@ -9,8 +9,8 @@ type claim struct{ pod, ifName string }
 
 // wish is what a claim waits for.
 type wish struct {
-	// own: an ENI of its own, not an address of a shared one.
-	own bool
+	// exclusive: an ENI of its own, not an address of a shared one.
+	exclusive bool
 	// adds are the ADDs that wait now. When there are none, the wish lasts until.
 	adds  int
 	until time.Time
@@ -23,15 +23,15 @@ type wish struct {
 const patient = time.Minute
 
 // waitLocked notes that an ADD waits and reports whether that is news.
-func (a *Agent) waitLocked(c claim, own bool) (news bool) {
+func (a *Agent) waitLocked(c claim, exclusive bool) (news bool) {
 	w := a.waiting[c]
 	if w == nil {
 		w = &wish{}
 		a.waiting[c] = w
 		news = true
 	}
-	news = news || w.own != own
-	w.own = own
+	news = news || w.exclusive != exclusive
+	w.exclusive = exclusive
 	w.adds++
 	return news
 }
@@ -52,7 +52,7 @@ func (a *Agent) demandLocked() (addresses, enis int) {
 		switch {
 		case w.adds == 0 && !now.Before(w.until):
 			delete(a.waiting, c)
-		case w.own:
+		case w.exclusive:
 			enis++
 		default:
 			addresses++

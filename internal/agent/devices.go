@@ -11,7 +11,7 @@ import (
 )
 
 // LinksByMAC lists the links of this network namespace that may be ENIs. The permanent
-// address counts where there is one: a pod may have changed the MAC of its own ENI.
+// address counts where there is one: a pod may have changed the MAC of its exclusive ENI.
 func LinksByMAC() (map[string]Device, error) {
 	links, err := netlinkx.List(context.Background(), "links", netlink.LinkList)
 	if err != nil {

@@ -42,7 +42,7 @@ func (a *Agent) lookForLocked(devices map[string]Device) {
 		case there:
 			seen.there[mac] = true
 		case e.Ready:
-			seen.there[mac] = a.devices.there[mac] && (!e.Own || holder != nil)
+			seen.there[mac] = a.devices.there[mac] && (!e.Exclusive || holder != nil)
 			if seen.absent[mac] = a.devices.absent[mac]; seen.absent[mac].IsZero() {
 				seen.absent[mac] = a.Now()
 			}
@@ -51,7 +51,7 @@ func (a *Agent) lookForLocked(devices map[string]Device) {
 	a.devices = seen
 }
 
-// loseLocked takes a Sync's trouble with single pods: which of their own ENIs it found nowhere.
+// loseLocked takes a Sync's trouble with single pods: which of their exclusive ENIs it found nowhere.
 func (a *Agent) loseLocked(troubled []trouble) {
 	a.lost = map[string]bool{}
 	for _, t := range troubled {

@@ -48,7 +48,7 @@ func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
 
 // An ENI that a pod has to itself is on the node, in the pod, or on its way between: only
 // one that is nowhere is missing.
-func TestAnOwnENIWhoseDeviceGoesIsReported(t *testing.T) {
+func TestAnExclusiveENIWhoseDeviceGoesIsReported(t *testing.T) {
 	e, onNode := mixed(t)
 	is := func(when string, want ...string) {
 		t.Helper()
@@ -65,7 +65,7 @@ func TestAnOwnENIWhoseDeviceGoesIsReported(t *testing.T) {
 		e.repair() // the next look knows
 	}
 	e.dp.onAdd = func(at step) {
-		delete(onNode, ownMAC)
+		delete(onNode, exclusiveMAC)
 		e.a.lookForDevices()
 		e.sleep(arrival)
 		is("ADD, " + string(at))
@@ -87,9 +87,9 @@ func TestAnOwnENIWhoseDeviceGoesIsReported(t *testing.T) {
 	}
 	e.del("own1")
 	is("a moment after DEL")
-	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	onNode[exclusiveMAC] = Device{Name: "eth2", MTU: 1500}
 	e.repair()
-	delete(onNode, ownMAC)
+	delete(onNode, exclusiveMAC)
 	e.repair()
 	is("gone from the node a moment ago: a pod may have it by now")
 	e.sleep(arrival)

@@ -77,7 +77,7 @@ type word struct {
 }
 
 // offered says it also of a word from an agent that did not note it.
-func (w word) offered() bool { return w.Offered || offers(&w.Spec) > 0 || w.Spec.OwnENIs > 0 }
+func (w word) offered() bool { return w.Offered || offers(&w.Spec) > 0 || w.Spec.ExclusiveENIs > 0 }
 
 // same compares field by field: DeepEqual cannot look into an address.
 func (w word) same(o word) bool {

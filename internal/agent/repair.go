@@ -285,7 +285,7 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 	}
 	a.wakeLocked()
 	a.mu.Unlock()
-	if e.Own != nil {
+	if e.Exclusive != nil {
 		a.lookForDevices() // that of the ENI is back, of which the monitor says nothing (wantsDevice)
 	}
 	signal(a.dirty)

@@ -24,10 +24,10 @@ type Want struct {
 	// Node is the node-wide part; its ENIs are filled in from the devices.
 	Node datapath.Node
 	ENIs []WantENI
-	// Mode is v1alpha1's spec.mode; OwnENIs how many pods may have an ENI to themselves,
+	// Mode is v1alpha1's spec.mode; ExclusiveENIs how many pods may have an ENI to themselves,
 	// Offers how many of them can have it now.
-	Mode            string
-	OwnENIs, Offers int
+	Mode                  string
+	ExclusiveENIs, Offers int
 	// Offered: the node has offered some before, in this life of the agent or an earlier
 	// one; pods may have been sent here for them.
 	Offered bool
@@ -42,8 +42,8 @@ type Want struct {
 // WantENI is an ENI that the node may use.
 type WantENI struct {
 	datapath.ENI
-	// Own: it is for one pod, whole.
-	Own bool
+	// Exclusive: it is for one pod, whole.
+	Exclusive bool
 	// Ready: attached as far as the controller knows.
 	Ready     bool
 	Addresses []WantAddress
@@ -64,15 +64,15 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 	w := Want{
 		// The controller makes the object first and writes the configuration into it
 		// afterwards: until then it has not said which datapath, nor in which mode.
-		Known:      nn.Spec.Datapath != "",
-		Generation: nn.Generation,
-		Datapath:   nn.Spec.Datapath,
-		Cooling:    time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,
-		MinPool:    nn.Spec.Pool.Min,
-		Mode:       nn.Spec.Mode,
-		OwnENIs:    nn.Spec.OwnENIs,
-		Offers:     offers(&nn.Spec),
-		Limit:      nn.Spec.Limits.MaxPods,
+		Known:         nn.Spec.Datapath != "",
+		Generation:    nn.Generation,
+		Datapath:      nn.Spec.Datapath,
+		Cooling:       time.Duration(max(nn.Spec.Pool.CoolingSeconds, 0)) * time.Second,
+		MinPool:       nn.Spec.Pool.Min,
+		Mode:          nn.Spec.Mode,
+		ExclusiveENIs: nn.Spec.ExclusiveENIs,
+		Offers:        offers(&nn.Spec),
+		Limit:         nn.Spec.Limits.MaxPods,
 		Node: datapath.Node{
 			Addresses:         nodeAddresses,
 			MasqueradeOutside: nn.Spec.MasqueradeOutside,
@@ -100,8 +100,8 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 				CIDRs:    prefixes(at+".cidrs", e.CIDRs, &errs),
 				Gateways: addrs(at+".gateways", e.Gateways, &errs),
 			},
-			Own:   e.Own,
-			Ready: e.Phase == v1alpha1.ENIReady,
+			Exclusive: e.Exclusive,
+			Ready:     e.Phase == v1alpha1.ENIReady,
 		}
 		if len(out.Gateways) == 0 {
 			errs = append(errs, fmt.Errorf("%s.gateways is empty: want the vSwitch's gateway", at))
@@ -140,7 +140,7 @@ func offers(s *v1alpha1.NodeNetworkSpec) int {
 	if s.OfferedENIs != nil {
 		return *s.OfferedENIs
 	}
-	return s.OwnENIs
+	return s.ExclusiveENIs
 }
 
 func prefixes(field string, in []string, errs *[]error) []netip.Prefix {

@@ -45,7 +45,9 @@ type Node struct {
 	ENIs Share `json:"enis"`
 	// Addresses are those of shared ENIs: held by pods, and assigned.
 	Addresses Share `json:"addresses"`
-	// OwnENIs are those that serve one pod: held, and how many the node may have.
+	// ExclusiveENIs are those that serve one pod: held, and how many the node may have.
+	ExclusiveENIs Share `json:"exclusiveENIs"`
+	// OwnENIs are the same, for programs that know the former name.
 	OwnENIs Share `json:"ownENIs"`
 	// Waiting is how many pods wait for an address, or an ENI, that the node does not have.
 	Waiting int `json:"waiting"`
@@ -310,14 +312,14 @@ func (n *Node) count(nn *v1alpha1.NodeNetwork) {
 		used[u.Address] = true
 	}
 	n.ENIs = Share{Used: 1, Total: nn.Spec.Limits.ENIs} // the primary is the node's own
-	n.OwnENIs.Total = nn.Spec.OwnENIs
+	n.ExclusiveENIs.Total = nn.Spec.ExclusiveENIs
 	for _, e := range nn.Spec.ENIs {
 		if e.Phase == v1alpha1.ENIReady || e.Phase == v1alpha1.ENIDetaching {
 			n.ENIs.Used++
 		}
 		share := &n.Addresses
-		if e.Own {
-			share = &n.OwnENIs
+		if e.Exclusive {
+			share = &n.ExclusiveENIs
 		} else {
 			share.Total += len(e.Addresses)
 		}
@@ -327,4 +329,5 @@ func (n *Node) count(nn *v1alpha1.NodeNetwork) {
 			}
 		}
 	}
+	n.OwnENIs = n.ExclusiveENIs
 }

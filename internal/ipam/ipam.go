@@ -67,8 +67,8 @@ type ENI struct {
 	Unknown int
 	// Blocked: the cloud refused it addresses a short while ago; it is not asked.
 	Blocked bool
-	// Own: it serves one pod, whole. It has no address but its primary.
-	Own bool
+	// Exclusive: it serves one pod, whole. It has no address but its primary.
+	Exclusive bool
 }
 
 // VSwitch is where addresses come from.
@@ -95,11 +95,11 @@ const (
 type State struct {
 	// MaxENIs is how many ENIs may serve pods: the type's, less the primary.
 	MaxENIs int
-	// MaxOwn is how many of MaxENIs are for pods that have an ENI of their own; the
+	// MaxExclusive is how many of MaxENIs are for pods that have an ENI of their own; the
 	// rest is shared.
-	MaxOwn int
-	// OwnWarm is how many free ones of these to keep, OwnDemand how many pods wait for one.
-	OwnWarm, OwnDemand int
+	MaxExclusive int
+	// ExclusiveWarm is how many free ones of these to keep, ExclusiveDemand how many pods wait for one.
+	ExclusiveWarm, ExclusiveDemand int
 	// PerENI is how many addresses an ENI may have, its primary included.
 	PerENI    int
 	Min, Max  int // free addresses to keep
@@ -114,8 +114,8 @@ type State struct {
 	// and go in bursts find what the last burst had, and no burst costs calls. 0: at once.
 	Now      time.Time
 	Patience time.Duration
-	// Surplus and OwnSurplus are the last plan's.
-	Surplus, OwnSurplus Surplus
+	// Surplus and ExclusiveSurplus are the last plan's.
+	Surplus, ExclusiveSurplus Surplus
 }
 
 // Surplus is how much more than its due a node has had, of addresses or of ENIs that
@@ -150,7 +150,7 @@ func (s Surplus) due(surplus int, now time.Time, patience time.Duration) (due in
 type Create struct {
 	VSwitch   string
 	Addresses int // the primary included
-	Own       bool
+	Exclusive bool
 }
 
 // Assign asks for N more addresses on an ENI.
@@ -191,8 +191,8 @@ type Plan struct {
 	// Missing is how many addresses the node lacks that Shortage prevents.
 	Missing  int
 	Shortage Shortage
-	// Surplus and OwnSurplus are for the next plan's State.
-	Surplus, OwnSurplus Surplus
+	// Surplus and ExclusiveSurplus are for the next plan's State.
+	Surplus, ExclusiveSurplus Surplus
 }
 
 // Empty reports whether there is nothing to do.
@@ -203,20 +203,20 @@ func (p *Plan) Empty() bool {
 // Compute plans the next steps. Shared ENIs and those that pods have for themselves
 // are planned apart: neither takes the other's slots.
 func Compute(s State) Plan {
-	own, shared := s, s
-	own.ENIs, shared.ENIs = nil, nil
+	exclusive, shared := s, s
+	exclusive.ENIs, shared.ENIs = nil, nil
 	for _, e := range s.ENIs {
-		if e.Own {
-			own.ENIs = append(own.ENIs, e)
+		if e.Exclusive {
+			exclusive.ENIs = append(exclusive.ENIs, e)
 		} else {
 			shared.ENIs = append(shared.ENIs, e)
 		}
 	}
-	// After a change of MaxOwn there may be more of a kind than it allows: until they
+	// After a change of MaxExclusive there may be more of a kind than it allows: until they
 	// are gone, the other kind has less room.
-	own.MaxENIs = OwnRoom(s.MaxENIs, s.MaxOwn, len(shared.ENIs))
-	shared.MaxENIs = s.MaxENIs - max(s.MaxOwn, len(own.ENIs))
-	p := own.planOwn()
+	exclusive.MaxENIs = ExclusiveRoom(s.MaxENIs, s.MaxExclusive, len(shared.ENIs))
+	shared.MaxENIs = s.MaxENIs - max(s.MaxExclusive, len(exclusive.ENIs))
+	p := exclusive.planExclusive()
 	shared.VSwitches = p.taken(s.VSwitches)
 	p.join(shared.planShared())
 	return p

@@ -77,7 +77,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 		}
 		w.available[c.VSwitch] -= c.Addresses
 		w.tokens++
-		w.s.ENIs = append(w.s.ENIs, ENI{Token: string(rune('A' + w.tokens)), VSwitch: c.VSwitch, Requested: c.Addresses, Own: c.Own})
+		w.s.ENIs = append(w.s.ENIs, ENI{Token: string(rune('A' + w.tokens)), VSwitch: c.VSwitch, Requested: c.Addresses, Exclusive: c.Exclusive})
 	}
 	for _, a := range p.Release {
 		if !ok() {
@@ -147,8 +147,8 @@ func (w *world) advance() {
 		for j := range w.s.ENIs[i].Addresses {
 			a := &w.s.ENIs[i].Addresses[j]
 			demand := &w.s.Demand
-			if w.s.ENIs[i].Own {
-				demand = &w.s.OwnDemand
+			if w.s.ENIs[i].Exclusive {
+				demand = &w.s.ExclusiveDemand
 			}
 			if *demand > 0 && w.s.ENIs[i].Phase == Ready && a.Use == Free && !a.Releasing {
 				a.Use = Used
@@ -398,28 +398,28 @@ func TestSurplusIsGivenBackWhenNothingHasNeededIt(t *testing.T) {
 func TestPatienceOfPlans(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	eni := func(token byte, own bool, n int) ENI {
-		e := ENI{Token: string(rune(token)), Phase: Ready, VSwitch: "v1", Own: own}
+		e := ENI{Token: string(rune(token)), Phase: Ready, VSwitch: "v1", Exclusive: own}
 		for i := range n {
 			e.Addresses = append(e.Addresses, Address{Address: netip.AddrFrom4([4]byte{10, 0, token, byte(i)}), Primary: i == 0})
 		}
 		return e
 	}
-	s := State{MaxENIs: 7, MaxOwn: 4, PerENI: 10, Max: 1, Patience: time.Minute, Now: now,
+	s := State{MaxENIs: 7, MaxExclusive: 4, PerENI: 10, Max: 1, Patience: time.Minute, Now: now,
 		ENIs: []ENI{eni('a', false, 5), eni('b', true, 1), eni('c', true, 1), eni('d', true, 1)}}
 	p := Compute(s)
-	if !p.Empty() || p.Surplus != (Surplus{now, 4}) || p.OwnSurplus != (Surplus{now, 2}) {
+	if !p.Empty() || p.Surplus != (Surplus{now, 4}) || p.ExclusiveSurplus != (Surplus{now, 2}) {
 		t.Fatalf("plan %+v", p)
 	}
 	s.Now = now.Add(time.Minute)
 	if again := Compute(s); !again.Empty() {
 		t.Errorf("without memory: plan %+v", again)
 	}
-	s.Surplus, s.OwnSurplus = p.Surplus, p.OwnSurplus
+	s.Surplus, s.ExclusiveSurplus = p.Surplus, p.ExclusiveSurplus
 	if p := Compute(s); len(p.Release) != 4+2 {
 		t.Errorf("after a minute: plan %+v", p)
 	}
 	// ENIs of pods of their own that have no place any more do not wait: shared ones do.
-	s.MaxOwn, s.OwnSurplus, s.Surplus = 1, Surplus{}, Surplus{}
+	s.MaxExclusive, s.ExclusiveSurplus, s.Surplus = 1, Surplus{}, Surplus{}
 	if p := Compute(s); len(p.Release) != 2 {
 		t.Errorf("without room: plan %+v", p)
 	}

@@ -372,15 +372,15 @@ func (a *arm) startAgent(k kind, dir string) {
 	if n.shared != nil {
 		enis = append(enis, *n.shared)
 	} else {
-		j.Spec.Mode, j.Spec.OwnENIs = "exclusive", len(enis)
+		j.Spec.Mode, j.Spec.ExclusiveENIs = "exclusive", len(enis)
 	}
 	for i, e := range enis {
 		eni := v1alpha1.ENI{
-			Token: e.ID, ID: e.ID, MAC: e.MAC.String(), Phase: v1alpha1.ENIReady, Own: n.shared == nil,
+			Token: e.ID, ID: e.ID, MAC: e.MAC.String(), Phase: v1alpha1.ENIReady, Exclusive: n.shared == nil,
 			CIDRs: []string{podsCIDR}, Gateways: []string{e.Gateways[0].String()},
 		}
 		numbers := upTo(250)
-		if eni.Own {
+		if eni.Exclusive {
 			numbers = []int{i + 1}
 		}
 		for _, p := range numbers {

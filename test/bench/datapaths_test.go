@@ -113,7 +113,7 @@ func (e *exclusiveNode) Close(ctx context.Context) error {
 const atOnce = 8
 
 // wire makes the pods with these numbers; own of them, the first ones, have the
-// node's own ENIs.
+// node's exclusive ENIs.
 func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 	dp, err := k.open(n.Path, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -64,8 +64,8 @@ type Entry struct {
 	NetNS     string
 	Addresses []netip.Addr
 	ENI       string // MAC
-	// Own is that ENI if the pod has it to itself.
-	Own *datapath.ENI `json:",omitempty"`
+	// Exclusive is that ENI if the pod has it to itself.
+	Exclusive *datapath.ENI `json:",omitempty"`
 	// Uncounted: it has an ENI to itself that the scheduler did not count, or, if Unsure, of
 	// which that could not be found out.
 	Uncounted  bool   `json:",omitempty"`
@@ -78,6 +78,14 @@ type Entry struct {
 	// Result is the CNI result of Ready entries, in the agent's own version.
 	Result json.RawMessage `json:",omitempty"`
 	Since  time.Time
+}
+
+// stored is an entry as the file has it.
+type stored struct {
+	Entry
+	// Own is Exclusive under the name of the former version, whose agent may have written the
+	// entry, or may come back and read it.
+	Own *datapath.ENI `json:",omitempty"`
 }
 
 // Pod is "namespace/name", or the sandbox if the runtime did not say which pod.
@@ -179,7 +187,7 @@ func (j *Journal) Close() error { return j.db.Close() }
 
 // Put writes an entry; it is on disk when Put returns.
 func (j *Journal) Put(e Entry) error {
-	data, err := json.Marshal(e)
+	data, err := json.Marshal(stored{e, e.Exclusive})
 	if err != nil {
 		return fmt.Errorf("journal entry %s: %w", e.Key, err)
 	}
@@ -268,11 +276,14 @@ func (j *Journal) Load() (entries []Entry, freed map[netip.Addr]time.Time, err e
 	freed = map[netip.Addr]time.Time{}
 	err = j.db.View(func(tx *bolt.Tx) error {
 		if err := tx.Bucket(bucketEntries).ForEach(func(k, v []byte) error {
-			var e Entry
+			var e stored
 			if err := json.Unmarshal(v, &e); err != nil {
 				return fmt.Errorf("entry %s: %w", k, err)
 			}
-			entries = append(entries, e)
+			if e.Exclusive == nil {
+				e.Exclusive = e.Own
+			}
+			entries = append(entries, e.Entry)
 			return nil
 		}); err != nil {
 			return err

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"terway.dev/terway/internal/datapath"
 )
 
 func entry(sandbox, addr string) Entry {
@@ -35,6 +38,42 @@ func open(t *testing.T, dir string) *Journal {
 		}
 	})
 	return j
+}
+
+// An entry of the former version calls Exclusive Own; its agent, should it come back, finds
+// both.
+func TestEntriesOfTheFormerVersion(t *testing.T) {
+	j := open(t, t.TempDir())
+	e := entry("a", "192.168.32.1")
+	e.Exclusive = &datapath.ENI{ID: "eni-2"}
+	if err := j.Put(e); err != nil {
+		t.Fatal(err)
+	}
+	key := []byte(e.Key.String())
+	var raw []byte
+	if err := j.db.Update(func(tx *bolt.Tx) error {
+		b := tx.Bucket(bucketEntries)
+		raw = bytes.Clone(b.Get(key))
+		var fields map[string]any
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return err
+		}
+		if fields["Own"] == nil {
+			t.Errorf("the former version does not know the ENI of %s", raw)
+		}
+		delete(fields, "Exclusive")
+		former, err := json.Marshal(fields)
+		if err != nil {
+			return err
+		}
+		return b.Put(key, former)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	entries, _, err := j.Load()
+	if err != nil || len(entries) != 1 || !reflect.DeepEqual(entries[0], e) {
+		t.Errorf("%+v (%v), want %+v", entries, err, e)
+	}
 }
 
 func TestEntriesSurviveReopening(t *testing.T) {

@@ -21,8 +21,8 @@ type Offer struct {
 	Usable bool
 	// Releasing: the controller wants the address back.
 	Releasing bool
-	// Own: the ENI is for one pod, which gets it whole.
-	Own bool
+	// Exclusive: the ENI is for one pod, which gets it whole.
+	Exclusive bool
 }
 
 // Holder is who holds an address.
@@ -107,21 +107,21 @@ func (p *Pool) Take(h Holder, now time.Time) (l Lease, ok bool) {
 	return p.take(h, false, func(s *slot) bool { return p.free(s, now) })
 }
 
-// TakeOwn gives a holder the addresses of an ENI that it will have to itself. One
+// TakeExclusive gives a holder the addresses of an ENI that it will have to itself. One
 // that still rests is better than none: a node has no more of them than pods that
-// fit, so a pod that is replaced would have to wait for its own ENI.
-func (p *Pool) TakeOwn(h Holder, now time.Time) (l Lease, ok bool) {
+// fit, so a pod that is replaced would have to wait for its exclusive ENI.
+func (p *Pool) TakeExclusive(h Holder, now time.Time) (l Lease, ok bool) {
 	if l, ok = p.take(h, true, func(s *slot) bool { return p.free(s, now) }); ok {
 		return l, ok
 	}
 	return p.take(h, true, func(s *slot) bool { return s.usable() })
 }
 
-func (p *Pool) take(h Holder, own bool, free func(*slot) bool) (l Lease, ok bool) {
+func (p *Pool) take(h Holder, exclusive bool, free func(*slot) bool) (l Lease, ok bool) {
 	type families struct{ v4, v6 family }
 	enis := map[string]*families{}
 	for _, s := range p.slots {
-		if !s.offered || s.offer.Releasing || s.offer.Own != own {
+		if !s.offered || s.offer.Releasing || s.offer.Exclusive != exclusive {
 			continue
 		}
 		e := enis[s.offer.ENI]

@@ -282,7 +282,7 @@ func TestAnENIForOnePodIsGivenWhole(t *testing.T) {
 	p := New()
 	p.SetCooling(time.Minute)
 	own := func(n int) Offer {
-		return Offer{Address: addr(100 + n), ENI: fmt.Sprint("own", n), Usable: true, Own: true}
+		return Offer{Address: addr(100 + n), ENI: fmt.Sprint("own", n), Usable: true, Exclusive: true}
 	}
 	p.Update([]Offer{own(1), own(2), offers(1)[0]})
 	if l, ok := p.Take(Holder{Key: "s"}, t0); !ok || l.Addresses[0] != addr(1) {
@@ -291,19 +291,19 @@ func TestAnENIForOnePodIsGivenWhole(t *testing.T) {
 	if l, ok := p.Take(Holder{Key: "s2"}, t0); ok {
 		t.Errorf("Take gives %v, an ENI that is for one pod", l)
 	}
-	a, ok := p.TakeOwn(Holder{Key: "a"}, t0)
+	a, ok := p.TakeExclusive(Holder{Key: "a"}, t0)
 	if !ok || a.ENI != "own1" {
-		t.Fatalf("TakeOwn gives %v", a)
+		t.Fatalf("TakeExclusive gives %v", a)
 	}
 	p.Free(a.Addresses[0], "a", t0)
 	// The rested one first; then, better than none, the one that rests.
-	if l, _ := p.TakeOwn(Holder{Key: "b"}, t0); l.ENI != "own2" {
-		t.Errorf("TakeOwn gives %v, want the ENI that has rested", l)
+	if l, _ := p.TakeExclusive(Holder{Key: "b"}, t0); l.ENI != "own2" {
+		t.Errorf("TakeExclusive gives %v, want the ENI that has rested", l)
 	}
-	if l, ok := p.TakeOwn(Holder{Key: "c"}, t0); !ok || l.ENI != "own1" {
-		t.Errorf("TakeOwn gives %v, want the ENI that rests", l)
+	if l, ok := p.TakeExclusive(Holder{Key: "c"}, t0); !ok || l.ENI != "own1" {
+		t.Errorf("TakeExclusive gives %v, want the ENI that rests", l)
 	}
-	if l, ok := p.TakeOwn(Holder{Key: "d"}, t0); ok {
-		t.Errorf("TakeOwn gives %v, which is held", l)
+	if l, ok := p.TakeExclusive(Holder{Key: "d"}, t0); ok {
+		t.Errorf("TakeExclusive gives %v, which is held", l)
 	}
 }

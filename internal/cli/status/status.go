@@ -76,7 +76,7 @@ func writeText(w io.Writer, st *inventory.Status) error {
 		if !n.AgentReady {
 			agent = "not ready"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, dash(n.Mode), dash(n.Datapath), agent, n.ENIs, n.Addresses, n.OwnENIs)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, dash(n.Mode), dash(n.Datapath), agent, n.ENIs, n.Addresses, n.ExclusiveENIs)
 	}
 	if err := t.Flush(); err != nil {
 		return err

@@ -91,15 +91,15 @@ func TestWhatEndsAPause(t *testing.T) {
 		change func(*work)
 		ends   bool
 	}{
-		"nothing":         {func(*work) {}, false},
-		"more pods":       {func(w *work) { w.nn.Status.Demand++ }, true},
-		"fewer pods":      {func(w *work) { w.nn.Status.Demand-- }, false},
-		"more own ENIs":   {func(w *work) { w.nn.Status.ENIDemand++ }, true},
-		"fewer own ENIs":  {func(w *work) { w.nn.Status.ENIDemand-- }, false},
-		"configuration":   {func(w *work) { w.cfg = &config.Config{} }, true},
-		"labels":          {func(w *work) { w.node.Labels = map[string]string{"a": "b"} }, true},
-		"instance":        {func(w *work) { w.node.Spec.ProviderID = "cn-hangzhou.i-2" }, true},
-		"node is deleted": {func(w *work) { w.node = nil }, true},
+		"nothing":              {func(*work) {}, false},
+		"more pods":            {func(w *work) { w.nn.Status.Demand++ }, true},
+		"fewer pods":           {func(w *work) { w.nn.Status.Demand-- }, false},
+		"more exclusive ENIs":  {func(w *work) { w.nn.Status.ENIDemand++ }, true},
+		"fewer exclusive ENIs": {func(w *work) { w.nn.Status.ENIDemand-- }, false},
+		"configuration":        {func(w *work) { w.cfg = &config.Config{} }, true},
+		"labels":               {func(w *work) { w.node.Labels = map[string]string{"a": "b"} }, true},
+		"instance":             {func(w *work) { w.node.Spec.ProviderID = "cn-hangzhou.i-2" }, true},
+		"node is deleted":      {func(w *work) { w.node = nil }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := time.Now()

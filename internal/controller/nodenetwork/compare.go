@@ -159,7 +159,7 @@ func (w *work) count(ours map[string]cloud.ENI, at time.Time) {
 			continue
 		}
 		for _, a := range c.Addresses {
-			if !has(e, a) && !e.Own && !takenAway(&w.nn.Spec, e.ID, a, at) {
+			if !has(e, a) && !e.Exclusive && !takenAway(&w.nn.Spec, e.ID, a, at) {
 				w.mem.unknown[e.Token]++
 			}
 		}

@@ -74,7 +74,7 @@ func adoptENI(c cloud.ENI, token string, seg segment, at time.Time) func(*work) 
 		}
 		w.Log.Info("adopting an ENI that the spec does not know", "node", w.name, "eni", c.ID)
 		c.Addresses = slices.DeleteFunc(slices.Clone(c.Addresses), func(a netip.Addr) bool { return takenAway(&w.nn.Spec, c.ID, a, at) })
-		e := v1alpha1.ENI{Token: token, Phase: v1alpha1.ENIAttaching, Own: c.Tags[TagOwn] == "true"}
+		e := v1alpha1.ENI{Token: token, Phase: v1alpha1.ENIAttaching, Exclusive: isExclusive(&c)}
 		fill(&w.nn.Spec, &e, &c, seg)
 		w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 	}
@@ -86,7 +86,7 @@ func adoptENI(c cloud.ENI, token string, seg segment, at time.Time) func(*work) 
 // was attached for is not known.
 func secondENI(c cloud.ENI, seg segment) func(*work) {
 	return func(w *work) {
-		e := v1alpha1.ENI{Token: c.ID, Phase: v1alpha1.ENIDetaching, Own: c.Tags[TagOwn] == "true"}
+		e := v1alpha1.ENI{Token: c.ID, Phase: v1alpha1.ENIDetaching, Exclusive: isExclusive(&c)}
 		if c.Status != cloud.ENIAvailable {
 			e.Phase = v1alpha1.ENIAttaching
 		}
@@ -94,6 +94,11 @@ func secondENI(c cloud.ENI, seg segment) func(*work) {
 		fill(&w.nn.Spec, &e, &c, seg)
 		w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 	}
+}
+
+// isExclusive reports whether an ENI was made for one pod.
+func isExclusive(c *cloud.ENI) bool {
+	return c.Tags[TagExclusive] == "true" || c.Tags[tagOwn] == "true"
 }
 
 // detachedENI has an ENI attached again that somebody detached.
@@ -126,8 +131,8 @@ func addressDifferences(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.E
 	var out []difference
 	id, token := e.ID, e.Token
 	for _, a := range c.Addresses {
-		if has(e, a) || e.Own || takenAway(s, id, a, at) {
-			continue // whoever added it to a pod's own ENI takes it off again
+		if has(e, a) || e.Exclusive || takenAway(s, id, a, at) {
+			continue // whoever added it to a pod's exclusive ENI takes it off again
 		}
 		out = append(out, difference{"new " + id + " " + a.String(), appeared, id, a.String(), func(w *work) {
 			if e := w.spec(token); e != nil {

@@ -70,8 +70,10 @@ const (
 	TagCluster = "terway.dev/cluster"
 	TagNode    = "terway.dev/node"
 	TagToken   = "terway.dev/token"
-	// TagOwn marks an ENI that serves one pod.
-	TagOwn = "terway.dev/own"
+	// TagExclusive marks an ENI that serves one pod.
+	TagExclusive = "terway.dev/exclusive"
+	// tagOwn is TagExclusive under the name of the former version; it is read, not written.
+	tagOwn = "terway.dev/own"
 
 	creator = "terway"
 )

@@ -89,8 +89,8 @@ func (w *work) create(ctx context.Context) error {
 		for k, v := range w.cfg.ENITags {
 			tags[k] = v
 		}
-		if intent.Own {
-			tags[TagOwn] = "true"
+		if intent.Exclusive {
+			tags[TagExclusive] = "true"
 		}
 		groups := w.cfg.SecurityGroups
 		if len(groups) == 0 {

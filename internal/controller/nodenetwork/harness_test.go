@@ -267,29 +267,29 @@ func (g *rig) serve(name string, nn *v1alpha1.NodeNetwork) {
 		if a := g.pods[name][pod]; a != "" {
 			held[a] = true
 		} else {
-			waiting[wantsOwn(pod)] = append(waiting[wantsOwn(pod)], pod)
+			waiting[wantsExclusive(pod)] = append(waiting[wantsExclusive(pod)], pod)
 		}
 	}
 	for _, e := range nn.Spec.ENIs {
 		for _, a := range e.Addresses {
-			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting[e.Own]) > 0 {
-				g.pods[name][waiting[e.Own][0]] = a.Address
-				waiting[e.Own] = waiting[e.Own][1:]
+			if e.Phase == v1alpha1.ENIReady && !a.Releasing && !held[a.Address] && len(waiting[e.Exclusive]) > 0 {
+				g.pods[name][waiting[e.Exclusive][0]] = a.Address
+				waiting[e.Exclusive] = waiting[e.Exclusive][1:]
 			}
 		}
 	}
 	g.hold(name)
 }
 
-// wantsOwn: pods of tests whose names begin with own want an ENI to themselves.
-func wantsOwn(pod string) bool { return strings.HasPrefix(pod, "own") }
+// wantsExclusive: pods of tests whose names begin with own want an ENI to themselves.
+func wantsExclusive(pod string) bool { return strings.HasPrefix(pod, "own") }
 
 // report writes the status that belongs to a spec.
 func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation}
 	held := map[string]string{}
 	for pod, a := range g.pods[name] {
-		if a == "" && wantsOwn(pod) {
+		if a == "" && wantsExclusive(pod) {
 			st.ENIDemand++
 		} else if a == "" {
 			st.Demand++

@@ -77,8 +77,8 @@ type memory struct {
 	told map[string]bool
 
 	missing missing
-	// surplus and ownSurplus are the last plan's.
-	surplus, ownSurplus ipam.Surplus
+	// surplus and exclusiveSurplus are the last plan's.
+	surplus, exclusiveSurplus ipam.Surplus
 }
 
 // written is a spec as it was written, as far as the API server may not have kept it.

@@ -44,9 +44,9 @@ func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 
 // Pods that the scheduler does not count hold ENIs that it must not offer.
 func TestUncountedENIsAreNotOffered(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 1))
+	g := newRig(t, []string{"192.168.32.0/24"}, withExclusive(3, 1))
 	g.addNode("n1", "ecs.g6.2xlarge")
-	g.startOwn("n1", 2)
+	g.startExclusive("n1", 2)
 	g.settle("n1", 2*minute)
 	for uncounted, want := range map[int]int{0: 3, 1: 2, 2: 1, 9: 1} {
 		nn := g.nn("n1")

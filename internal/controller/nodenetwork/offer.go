@@ -21,7 +21,7 @@ func (w *work) offer() {
 	shared, held := 0, 0
 	for _, e := range s.ENIs {
 		switch {
-		case !e.Own:
+		case !e.Exclusive:
 			shared++
 		case slices.ContainsFunc(e.Addresses, func(a v1alpha1.Address) bool { return used[a.Address] }):
 			held++
@@ -29,8 +29,8 @@ func (w *work) offer() {
 	}
 	// The scheduler does not know of these, and would send as many pods too many.
 	uncounted := min(w.nn.Status.UncountedENIs, held)
-	n := ipam.OwnRoom(w.maxENIs(), s.OwnENIs, shared) - uncounted
-	if s.OwnENIs > 0 && w.mem.foreignAt.IsZero() {
+	n := ipam.ExclusiveRoom(w.maxENIs(), s.ExclusiveENIs, shared) - uncounted
+	if s.ExclusiveENIs > 0 && w.mem.foreignAt.IsZero() {
 		// Whose the slots are is not known yet: as before, and no more.
 		before := 0
 		if s.OfferedENIs != nil {
@@ -49,7 +49,7 @@ func (w *work) maxENIs() int { return max(0, w.nn.Spec.Limits.ENIs-1-w.mem.forei
 // so that it never offers theirs, and now and then where there were some.
 func (w *work) lookForForeign(ctx context.Context) error {
 	m := w.mem
-	if m.foreign > 0 && w.Now().Sub(m.foreignAt) >= foreignLife || w.nn.Spec.OwnENIs > 0 && m.foreignAt.IsZero() {
+	if m.foreign > 0 && w.Now().Sub(m.foreignAt) >= foreignLife || w.nn.Spec.ExclusiveENIs > 0 && m.foreignAt.IsZero() {
 		if err := w.countForeign(ctx); err != nil {
 			return err
 		}

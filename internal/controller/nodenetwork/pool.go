@@ -38,8 +38,8 @@ func (w *work) plan(ctx context.Context) error {
 		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 {
 			asking, unknown = w.vswitches.asking(w.facts.instance.VPCID)
 		}
-		w.mem.surplus, w.mem.ownSurplus = p.Surplus, p.OwnSurplus
-		for _, s := range []ipam.Surplus{p.Surplus, p.OwnSurplus} {
+		w.mem.surplus, w.mem.exclusiveSurplus = p.Surplus, p.ExclusiveSurplus
+		for _, s := range []ipam.Surplus{p.Surplus, p.ExclusiveSurplus} {
 			if !s.Since.IsZero() {
 				w.again(max(w.Patience-state.Now.Sub(s.Since), w.Poll))
 			}
@@ -86,14 +86,14 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	out := ipam.State{
 		MaxENIs: w.maxENIs(), PerENI: s.Limits.AddressesPerENI,
 		Min: s.Pool.Min, Max: s.Pool.Max, Demand: st.Demand,
-		MaxOwn: s.OwnENIs, OwnWarm: s.Pool.WarmENIs, OwnDemand: st.ENIDemand,
-		Now: w.Now(), Patience: w.Patience, Surplus: w.mem.surplus, OwnSurplus: w.mem.ownSurplus,
+		MaxExclusive: s.ExclusiveENIs, ExclusiveWarm: s.Pool.WarmENIs, ExclusiveDemand: st.ENIDemand,
+		Now: w.Now(), Patience: w.Patience, Surplus: w.mem.surplus, ExclusiveSurplus: w.mem.exclusiveSurplus,
 		VSwitches: vs, Policy: ipam.Policy(w.cfg.VSwitchSelectionPolicy), Seed: seed.Sum64(),
 	}
 	_, out.NoCreate = w.refused(createOperation)
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
-		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses, Unknown: w.mem.unknown[e.Token], Own: e.Own}
+		pe := ipam.ENI{Token: e.Token, VSwitch: e.VSwitchID, Requested: e.RequestedAddresses, Unknown: w.mem.unknown[e.Token], Exclusive: e.Exclusive}
 		_, pe.Blocked = w.refused(e.Token)
 		switch {
 		case e.Phase == v1alpha1.ENICreating:
@@ -136,12 +136,12 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 	}
 	switch p.Shortage {
 	case ipam.TypeLimit:
-		if s.OwnDemand == 0 && s.Demand == 0 && free(s) > 0 {
+		if s.ExclusiveDemand == 0 && s.Demand == 0 && free(s) > 0 {
 			return
 		}
 		cause := fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with an address of their own, and all are in use",
 			w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods)
-		if l := w.nn.Spec.OwnENIs; l > 0 {
+		if l := w.nn.Spec.ExclusiveENIs; l > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are for pods that have one to themselves", l)
 		}
 		if n := w.mem.foreign; n > 0 {
@@ -179,7 +179,7 @@ func (w *work) noSlot() *cloud.Explanation {
 	for i := range w.nn.Spec.ENIs {
 		e := &w.nn.Spec.ENIs[i]
 		switch {
-		case e.Own || len(e.Addresses) >= w.nn.Spec.Limits.AddressesPerENI:
+		case e.Exclusive || len(e.Addresses) >= w.nn.Spec.Limits.AddressesPerENI:
 		case !slices.Contains(w.cfg.VSwitches[zone], e.VSwitchID):
 			left = append(left, e.VSwitchID)
 		default:
@@ -246,7 +246,7 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 		w.spec(token).Phase = v1alpha1.ENIDetaching
 	}
 	for _, c := range p.Create {
-		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses, Own: c.Own})
+		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses, Exclusive: c.Exclusive})
 	}
 	if err := w.save(ctx); err != nil {
 		return err

@@ -316,6 +316,7 @@ const crdOutdated = "the API server does not keep spec.takenAway or status.contr
 // know. The status, which the agent writes all the time, is no part of that: with the
 // object's version as the lock, a third of the writes of a cold start were in vain.
 func (w *work) save(ctx context.Context) error {
+	w.nn.Spec.FormerNames()
 	if equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) && slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 // that have one to themselves. Its labels come before the configuration.
 func (w *work) split() {
 	s := &w.nn.Spec
-	s.Mode, s.OwnENIs = w.cfg.Mode, w.cfg.ExclusiveENIs
+	s.Mode, s.ExclusiveENIs = w.cfg.Mode, w.cfg.ExclusiveENIs
 	labels := w.node.Labels
 	switch {
 	case labels[LabelMode] == config.ModeExclusive, labels[LabelMode] == "" && labels[labelOldMode] == "eniOnly":
@@ -25,21 +25,21 @@ func (w *work) split() {
 	if v, set := labels[LabelExclusiveENIs]; set {
 		n, err := strconv.Atoi(v)
 		if err == nil && n >= 0 {
-			s.OwnENIs = n
+			s.ExclusiveENIs = n
 		} else {
 			w.once("ExclusiveENIs", v, func(v string) {
-				w.warnAll("LabelInvalid", "label %s is %q: want a number of ENIs; %d is used", LabelExclusiveENIs, v, s.OwnENIs)
+				w.warnAll("LabelInvalid", "label %s is %q: want a number of ENIs; %d is used", LabelExclusiveENIs, v, s.ExclusiveENIs)
 			})
 		}
 	}
 	secondary := max(0, s.Limits.ENIs-1)
-	s.OwnENIs = min(s.OwnENIs, secondary)
+	s.ExclusiveENIs = min(s.ExclusiveENIs, secondary)
 	if s.Mode == config.ModeExclusive {
-		s.OwnENIs = secondary
+		s.ExclusiveENIs = secondary
 		s.Pool.Min, s.Pool.Max = 0, 0
 	}
-	s.Limits.MaxPods = (secondary-s.OwnENIs)*s.Limits.AddressesPerENI + s.OwnENIs
-	s.Pool.WarmENIs = min(w.cfg.WarmENIs, s.OwnENIs)
+	s.Limits.MaxPods = (secondary-s.ExclusiveENIs)*s.Limits.AddressesPerENI + s.ExclusiveENIs
+	s.Pool.WarmENIs = min(w.cfg.WarmENIs, s.ExclusiveENIs)
 }
 
 const (

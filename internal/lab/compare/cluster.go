@@ -67,14 +67,14 @@ func (c *cluster) podSpec() corev1.PodSpec {
 		TerminationGracePeriodSeconds: &grace,
 		Containers:                    []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"pause"}}},
 	}
-	if c.ownENIs() { // the scheduler counts what pods ask for
+	if c.exclusiveENIs() { // the scheduler counts what pods ask for
 		lab.AskForENI(&spec)
 	}
 	return spec
 }
 
-// ownENIs reports whether each pod has an ENI to itself.
-func (c *cluster) ownENIs() bool { return c.Lab.Options.Mode == config.ModeExclusive }
+// exclusiveENIs reports whether each pod has an ENI to itself.
+func (c *cluster) exclusiveENIs() bool { return c.Lab.Options.Mode == config.ModeExclusive }
 
 // room is how many pods with an ENI each can start, as many on each node, with one ENI
 // left on each for a pod more.

@@ -16,7 +16,7 @@ import (
 )
 
 // Where each pod has an ENI, as many start on each node, and one more finds a place on any.
-func TestRoomOfNodesWithOwnENIs(t *testing.T) {
+func TestRoomOfNodesWithExclusiveENIs(t *testing.T) {
 	c := &cluster{instruments.Cluster{Lab: &lab.State{}}}
 	if l := c.podSpec().Containers[0].Resources.Limits; len(l) != 0 {
 		t.Errorf("a pod that shares an ENI asks for %v", l)

@@ -67,7 +67,7 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 		label += " " + n.Datapath
 	}
 	pods := o.Pods
-	if c.ownENIs() {
+	if c.exclusiveENIs() {
 		room, err := c.room(ctx)
 		if err != nil {
 			return nil, err

@@ -76,7 +76,7 @@ func (e *Env) move(ctx context.Context, datapath string) error {
 				return false, err
 			}
 			less, err := e.offers(ctx, nn)
-			if err != nil || less != "" || offered(nn) < nn.Spec.OwnENIs {
+			if err != nil || less != "" || offered(nn) < nn.Spec.ExclusiveENIs {
 				return false, err
 			}
 		}
@@ -89,7 +89,7 @@ func offered(nn *v1alpha1.NodeNetwork) int {
 	if n := nn.Spec.OfferedENIs; n != nil {
 		return *n
 	}
-	return nn.Spec.OwnENIs
+	return nn.Spec.ExclusiveENIs
 }
 
 // moveBack puts back what the lab ran before move, and what a verify that was killed

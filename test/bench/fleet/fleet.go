@@ -243,7 +243,7 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 				continue // the API server's schema lets none through
 			}
 			offers = append(offers, pool.Offer{
-				Address: addr, ENI: e.MAC, Usable: e.Phase == v1alpha1.ENIReady, Own: e.Own,
+				Address: addr, ENI: e.MAC, Usable: e.Phase == v1alpha1.ENIReady, Exclusive: e.Exclusive,
 				Releasing: a.Releasing || e.Phase == v1alpha1.ENIDetaching,
 			})
 		}

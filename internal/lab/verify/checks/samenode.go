@@ -26,7 +26,7 @@ var samePod = verify.Check{
 		}
 		a, b := pods[0], pods[1]
 		if e.Exclusive(m.Name) {
-			return e.sameNodeOwn(ctx, m, a, b)
+			return e.sameNodeExclusive(ctx, m, a, b)
 		}
 		ports, err := e.ports(ctx, m)
 		if err != nil {
@@ -125,9 +125,9 @@ func (e *env) talk(ctx context.Context, a, b corev1.Pod, c *instruments.Capture)
 	return frames, nil
 }
 
-// sameNodeOwn is the check for pods with an ENI each: everything passes the fabric, and
+// sameNodeExclusive is the check for pods with an ENI each: everything passes the fabric, and
 // nothing the pod's veth to the node.
-func (e *env) sameNodeOwn(ctx context.Context, m lab.Machine, a, b corev1.Pod) (string, error) {
+func (e *env) sameNodeExclusive(ctx context.Context, m lab.Machine, a, b corev1.Pod) (string, error) {
 	by, err := e.Carrier(ctx, m, a)
 	if err != nil {
 		return "", err

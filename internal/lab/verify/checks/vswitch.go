@@ -103,7 +103,7 @@ func (e *env) withRoom(ctx context.Context) (best lab.Machine, of *v1alpha1.Node
 		}
 		n := 0
 		for _, eni := range nn.Spec.ENIs {
-			if !eni.Own {
+			if !eni.Exclusive {
 				n += nn.Spec.Limits.AddressesPerENI - len(eni.Addresses)
 			}
 		}

@@ -5,12 +5,14 @@ import (
 	"slices"
 )
 
-// OwnRoom is how many ENIs pods can have for themselves while so many are shared.
-func OwnRoom(maxENIs, maxOwn, shared int) int { return max(0, min(maxOwn, maxENIs-shared)) }
+// ExclusiveRoom is how many ENIs pods can have for themselves while so many are shared.
+func ExclusiveRoom(maxENIs, maxExclusive, shared int) int {
+	return max(0, min(maxExclusive, maxENIs-shared))
+}
 
-// planOwn plans the ENIs that pods have for themselves. There is no pool of
+// planExclusive plans the ENIs that pods have for themselves. There is no pool of
 // addresses here: an ENI is free or it is a pod's.
-func (s State) planOwn() Plan {
+func (s State) planExclusive() Plan {
 	var p Plan
 	var free []*ENI
 	used := 0
@@ -27,13 +29,13 @@ func (s State) planOwn() Plan {
 	// What has no room goes at once: it takes the places of shared ones. Of the rest, one
 	// more than is kept warm may stay: a pod that is replaced finds its ENI.
 	over := max(0, len(free)-room)
-	due, rest := s.OwnSurplus.due(len(free)-over-min(s.OwnWarm+1, room)-s.OwnDemand, s.Now, s.Patience)
-	p.OwnSurplus = rest
-	switch need := s.OwnDemand + min(s.OwnWarm, room) - len(free); {
+	due, rest := s.ExclusiveSurplus.due(len(free)-over-min(s.ExclusiveWarm+1, room)-s.ExclusiveDemand, s.Now, s.Patience)
+	p.ExclusiveSurplus = rest
+	switch need := s.ExclusiveDemand + min(s.ExclusiveWarm, room) - len(free); {
 	case need > 0:
-		p.growOwn(&s, need)
-	case s.OwnDemand == 0:
-		p.shrinkOwn(free, over+due)
+		p.growExclusive(&s, need)
+	case s.ExclusiveDemand == 0:
+		p.shrinkExclusive(free, over+due)
 	}
 	p.finish(&s)
 	return p
@@ -45,7 +47,7 @@ func (e *ENI) used() bool {
 	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Use == Used })
 }
 
-func (p *Plan) growOwn(s *State, need int) {
+func (p *Plan) growExclusive(s *State, need int) {
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
 		if e.Phase == Detaching || !e.leaving() || need <= 0 {
@@ -73,14 +75,14 @@ func (p *Plan) growOwn(s *State, need int) {
 		if v == "" {
 			break
 		}
-		p.Create = append(p.Create, Create{VSwitch: v, Addresses: 1, Own: true})
+		p.Create = append(p.Create, Create{VSwitch: v, Addresses: 1, Exclusive: true})
 		left[v]--
 		need, slots = need-1, slots-1
 	}
-	if need <= 0 || s.OwnDemand == 0 {
+	if need <= 0 || s.ExclusiveDemand == 0 {
 		return // a warm pool that cannot be filled is no trouble while no pod waits
 	}
-	p.Missing = min(need, s.OwnDemand)
+	p.Missing = min(need, s.ExclusiveDemand)
 	switch {
 	case refused:
 		p.Shortage = Refused
@@ -91,8 +93,8 @@ func (p *Plan) growOwn(s *State, need int) {
 	}
 }
 
-// shrinkOwn gives back surplus ENIs that are ready.
-func (p *Plan) shrinkOwn(free []*ENI, surplus int) {
+// shrinkExclusive gives back surplus ENIs that are ready.
+func (p *Plan) shrinkExclusive(free []*ENI, surplus int) {
 	slices.SortStableFunc(free, func(a, b *ENI) int { return cmp.Compare(a.Token, b.Token) })
 	for _, e := range free {
 		if surplus <= 0 || e.Phase != Ready || e.busy() > 0 {

@@ -16,12 +16,12 @@ import (
 	"terway.dev/terway/internal/podeni"
 )
 
-// wantsOwn says whether a pod gets an ENI of its own: on a node in mode exclusive
+// wantsExclusive says whether a pod gets an ENI of its own: on a node in mode exclusive
 // each one does, on others those that were given the resource. Those that asked by the
 // annotation alone were not counted by the scheduler (nothing added the resource when
 // they were made): they get neither an ENI that another pod counts on, nor a shared one. counted says
 // whether the scheduler counted an ENI for it, sure whether that is known.
-func (a *Agent) wantsOwn(ctx context.Context, r *request.Request) (own, counted, sure bool, err error) {
+func (a *Agent) wantsExclusive(ctx context.Context, r *request.Request) (exclusive, counted, sure bool, err error) {
 	asks, err := podeni.Asked(r.Annotations)
 	if err != nil {
 		return false, false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("pod %s/%s: %v", r.Namespace, r.Name, err), "")
@@ -147,7 +147,7 @@ func (a *Agent) eni(mac string) *datapath.ENI {
 // ownerLocked is the attachment that has an ENI, whole; nil if none has.
 func (a *Agent) ownerLocked(mac string) *journal.Entry {
 	for _, e := range a.entries {
-		if e.Own != nil && e.ENI == mac {
+		if e.Exclusive != nil && e.ENI == mac {
 			return e
 		}
 	}
@@ -158,7 +158,7 @@ func (a *Agent) ownerLocked(mac string) *journal.Entry {
 func (a *Agent) uncountedLocked() int {
 	n := 0
 	for _, e := range a.entries {
-		if e.Own != nil && e.Uncounted {
+		if e.Exclusive != nil && e.Uncounted {
 			n++
 		}
 	}
@@ -169,33 +169,33 @@ func (a *Agent) uncountedLocked() int {
 func (a *Agent) whyNoENI() string {
 	total, held, uncounted := 0, 0, a.uncountedLocked()
 	for _, e := range a.want.ENIs {
-		if e.Own {
+		if e.Exclusive {
 			total++
 		}
 	}
 	for _, e := range a.entries {
-		if e.Own != nil {
+		if e.Exclusive != nil {
 			held++
 		}
 	}
-	s := fmt.Sprintf("no ENI for the pod: the node may have %d for pods that have one to themselves; %d are there, pods hold %d of them", a.want.OwnENIs, total, held)
-	room := min(a.want.Offers+uncounted, a.want.OwnENIs)
-	if room < a.want.OwnENIs {
-		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.OwnENIs-room)
+	s := fmt.Sprintf("no ENI for the pod: the node may have %d for pods that have one to themselves; %d are there, pods hold %d of them", a.want.ExclusiveENIs, total, held)
+	room := min(a.want.Offers+uncounted, a.want.ExclusiveENIs)
+	if room < a.want.ExclusiveENIs {
+		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.ExclusiveENIs-room)
 	}
 	if a.want.Mode == claims.ModeExclusive && held >= room {
-		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.OwnENIs)
+		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.ExclusiveENIs)
 	}
 	switch {
-	case a.want.OwnENIs == 0:
+	case a.want.ExclusiveENIs == 0:
 		return s + "; set exclusive_enis in the ConfigMap eni-config, or run the pod on a node in mode exclusive"
 	case a.whyNoMore != "":
 		return s + "; " + a.whyNoMore
 	case total > held:
 		return s + "; one is on its way to the node (being attached, or coming back from a pod that has ended)"
-	case total < a.want.OwnENIs && a.silenceLocked() != "":
+	case total < a.want.ExclusiveENIs && a.silenceLocked() != "":
 		return s + "; " + a.silenceLocked()
-	case total < a.want.OwnENIs:
+	case total < a.want.ExclusiveENIs:
 		return s + "; the controller has not attached more yet"
 	}
 	return s + "; wait for a pod to end"

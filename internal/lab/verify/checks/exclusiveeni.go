@@ -20,10 +20,10 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// ownENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
+// exclusiveENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
 // Where all ENIs are for such pods the node stays as it is.
-var ownENI = verify.Check{
-	Name: "own-eni",
+var exclusiveENI = verify.Check{
+	Name: "exclusive-eni",
 	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
 		"a second one waits for it (in mode exclusive that is pod-limit's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel's pods have no ENIs"},
@@ -61,7 +61,7 @@ var ownENI = verify.Check{
 		if _, err := e.PodOn(ctx, na, nb); err != nil {
 			return "", err
 		}
-		if err := e.reachOwn(ctx, na, nb, addr); err != nil {
+		if err := e.reachExclusive(ctx, na, nb, addr); err != nil {
 			return "", err
 		}
 		measured = fmt.Sprintf("%s on %s is eth0 of a pod on %s that asked by annotation, with %s; pods of both nodes, both nodes and a Service: all answered", eni.ID, eni.MAC, nb.Name, addr)
@@ -146,9 +146,9 @@ func (e *env) takeBack(ctx context.Context, node string) error {
 // insufficientENI is what the scheduler says of a node without a free ENI.
 const insufficientENI = "Insufficient " + v1alpha1.ResourceENI
 
-// reachOwn sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
+// reachExclusive sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
 // those by their addresses and by a Service.
-func (e *env) reachOwn(ctx context.Context, na, nb lab.Machine, addr string) error {
+func (e *env) reachExclusive(ctx context.Context, na, nb lab.Machine, addr string) error {
 	for _, from := range []string{"p1", "p2"} {
 		if who, err := e.Curl(ctx, from, instruments.URL(addr, instruments.HTTPPort, "hostname")); err != nil || who != "own" {
 			return fmt.Errorf("from pod %s to %s: %q, %w", from, addr, who, err)
@@ -220,7 +220,7 @@ func (e *env) offerENIs(ctx context.Context, node string, n int64) error {
 		}
 		left := 0
 		for _, eni := range nn.Spec.ENIs {
-			if eni.Own {
+			if eni.Exclusive {
 				left++
 			}
 		}

@@ -17,12 +17,12 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-const ownMAC = "00:16:3e:00:00:02"
+const exclusiveMAC = "00:16:3e:00:00:02"
 
 // mixed is a node with one shared ENI of one address and one ENI for a pod of its own.
 func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 	e = newEnv(t, 1)
-	onNode = map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}, ownMAC: {Name: "eth2", MTU: 1500}}
+	onNode = map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}, exclusiveMAC: {Name: "eth2", MTU: 1500}}
 	e.configure = func(o *Options) {
 		o.Devices = func() (map[string]Device, error) { return onNode, nil }
 		o.Exclusive = e.dp
@@ -31,9 +31,9 @@ func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 	want := e.a.want
 	e.kill()
 	e.start()
-	mac, _ := net.ParseMAC(ownMAC)
-	want.OwnENIs, want.Offers = 1, 1
-	want.ENIs = append(want.ENIs, WantENI{Ready: true, Own: true,
+	mac, _ := net.ParseMAC(exclusiveMAC)
+	want.ExclusiveENIs, want.Offers = 1, 1
+	want.ENIs = append(want.ENIs, WantENI{Ready: true, Exclusive: true,
 		ENI:       datapath.ENI{ID: "eni-2", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}},
 		Addresses: []WantAddress{{Address: netip.MustParseAddr("192.168.40.1")}}})
 	e.setWant(want)
@@ -58,12 +58,12 @@ func TestAPodThatAsksHasAnENIOfItsOwn(t *testing.T) {
 		t.Errorf("the datapath has %d shared ENIs, want 1", n)
 	}
 	// The device is in the pod now; a restart must still know whose it is.
-	delete(onNode, ownMAC)
+	delete(onNode, exclusiveMAC)
 	e.restart()
 	if again := e.mustAdd("own1"); again != "192.168.40.1/32" {
 		t.Errorf("ADD after a restart answered %s", again)
 	}
-	if own := PodOf(e.a.lookup(e.key("own1"))).Own; own == nil || own.MAC.String() != ownMAC {
+	if own := PodOf(e.a.lookup(e.key("own1"))).Own; own == nil || own.MAC.String() != exclusiveMAC {
 		t.Errorf("after a restart the pod's ENI is %+v", own)
 	}
 }
@@ -71,7 +71,7 @@ func TestAPodThatAsksHasAnENIOfItsOwn(t *testing.T) {
 func TestAPodWaitsForAnENI(t *testing.T) {
 	e, onNode := mixed(t)
 	e.mustAdd("own1")
-	delete(onNode, ownMAC)
+	delete(onNode, exclusiveMAC)
 	e.repair()
 	e.a.WaitForAddress = time.Hour
 	ctx, cancel := context.WithCancel(context.Background())
@@ -98,7 +98,7 @@ func TestAPodWaitsForAnENI(t *testing.T) {
 	if _, err := e.add("own2"); err == nil {
 		t.Error("the ENI was given before its device is back on the node")
 	}
-	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	onNode[exclusiveMAC] = Device{Name: "eth2", MTU: 1500}
 	e.repair()
 	if got := e.mustAdd("own2"); got != "192.168.40.1/32" {
 		t.Errorf("address %s", got)
@@ -107,9 +107,9 @@ func TestAPodWaitsForAnENI(t *testing.T) {
 
 // An ENI that goes into its pod and comes back is no change of the node: nobody looks at all
 // pods for it, and the next pod has it at once all the same.
-func TestAnOwnENIsWayIsNoReasonToRepair(t *testing.T) {
+func TestAnExclusiveENIsWayIsNoReasonToRepair(t *testing.T) {
 	e, onNode := mixed(t)
-	mac, _ := net.ParseMAC(ownMAC)
+	mac, _ := net.ParseMAC(exclusiveMAC)
 	heeds := func(want bool, when string) {
 		t.Helper()
 		if got := e.a.wantsDevice(mac); got != want {
@@ -118,13 +118,13 @@ func TestAnOwnENIsWayIsNoReasonToRepair(t *testing.T) {
 	}
 	heeds(true, "on the node, for no pod yet")
 	e.dp.onAdd = func(at step) {
-		delete(onNode, ownMAC)
+		delete(onNode, exclusiveMAC)
 		heeds(false, "ADD, "+string(at))
 	}
 	e.dp.onDel = func(at step) {
 		heeds(false, "DEL, "+string(at))
 		if at == after {
-			onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+			onNode[exclusiveMAC] = Device{Name: "eth2", MTU: 1500}
 		}
 	}
 	syncs := e.dp.syncs
@@ -187,14 +187,14 @@ func TestAfterARebootNoENIIsHeld(t *testing.T) {
 	e, onNode := mixed(t)
 	e.mustAdd("own1")
 	e.mustAdd("shared")
-	delete(onNode, ownMAC)
+	delete(onNode, exclusiveMAC)
 	e.repair()
 	want := e.a.want
 	e.kill()
 	e.dir = t.TempDir()
 	clear(e.dp.wired)
 	e.dead["/run/netns/own1"], e.dead["/run/netns/shared"] = true, true
-	onNode[ownMAC] = Device{Name: "eth2", MTU: 1500}
+	onNode[exclusiveMAC] = Device{Name: "eth2", MTU: 1500}
 	e.start()
 	e.setWant(want)
 	if st := e.a.Status(v1alpha1.NodeNetworkStatus{}); len(st.Used) != 0 {
@@ -219,7 +219,7 @@ func TestAskedByAnnotation(t *testing.T) {
 	}{
 		"counted":                          {pod: "own1", value: "true", address: "192.168.40.1/32"},
 		"not counted":                      {pod: "shared", value: "true", err: []string{"default/pod-shared", "exclusive-eni", "without the resource aliyun/eni", "admission.enabled", "limits {aliyun/eni: 1}"}},
-		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Want) { w.OwnENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
+		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Want) { w.ExclusiveENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
 		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
 		"does not ask":                     {pod: "shared", value: "false", address: "192.168.32.1/32"},
 		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
@@ -260,7 +260,7 @@ func TestOffersWhatCanBeHad(t *testing.T) {
 	heard := -1
 	e.configure = func(o *Options) { o.OfferENIs = func(n int) { heard = n } }
 	e.restart()
-	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto", OwnENIs: 3}}
+	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto", ExclusiveENIs: 3}}
 	say := func() int {
 		t.Helper()
 		w, err := ParseWant(nn, nil)
@@ -292,7 +292,7 @@ func TestGivenBeforeNoneWereOffered(t *testing.T) {
 		}
 	}
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
-	nn.Spec.Datapath, nn.Spec.OwnENIs = "auto", 1
+	nn.Spec.Datapath, nn.Spec.ExclusiveENIs = "auto", 1
 	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
 	s := NewNodeSync(e.a, c, "node-1")
 	take := func(spec func(*v1alpha1.NodeNetwork)) {
@@ -312,7 +312,7 @@ func TestGivenBeforeNoneWereOffered(t *testing.T) {
 		e.repair()
 	}
 	take(func(*v1alpha1.NodeNetwork) {})
-	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.OwnENIs = 0 })
+	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.ExclusiveENIs = 0 })
 	refused("in the same life")
 	for _, hears := range []string{"hears the controller", "goes by the journal"} {
 		e.kill()
@@ -349,7 +349,7 @@ func TestNoENILeftInModeExclusive(t *testing.T) {
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "only pods that ask for aliyun/eni") || !strings.Contains(err.Msg, "maxPods to 1 ") {
 		t.Errorf("error %v, want who is counted and kubelet's maxPods", err)
 	}
-	w.Offers, w.OwnENIs = 0, 3 // the pod was not counted
+	w.Offers, w.ExclusiveENIs = 0, 3 // the pod was not counted
 	e.setWant(w)
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "the places of 2") {
 		t.Errorf("error %v, want that others take the places", err)

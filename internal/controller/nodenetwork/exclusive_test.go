@@ -3,6 +3,7 @@ package nodenetwork
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -18,12 +19,12 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-func withOwn(n, warm int) option {
+func withExclusive(n, warm int) option {
 	return func(c *config.Config, _ *vpcsim.Options) { c.ExclusiveENIs, c.WarmENIs = n, warm }
 }
 
-// startOwn starts pods that want an ENI each.
-func (g *rig) startOwn(name string, n int) {
+// startExclusive starts pods that want an ENI each.
+func (g *rig) startExclusive(name string, n int) {
 	for range n {
 		g.serial++
 		g.pods[name][fmt.Sprintf("own-%04d", g.serial)] = ""
@@ -31,11 +32,11 @@ func (g *rig) startOwn(name string, n int) {
 	g.agent(name)
 }
 
-// own counts the ENIs for one pod each, and the pods that have one.
-func (g *rig) own(name string) (enis, held int) {
+// exclusive counts the ENIs for one pod each, and the pods that have one.
+func (g *rig) exclusive(name string) (enis, held int) {
 	g.Helper()
 	for _, e := range g.nn(name).Spec.ENIs {
-		if !e.Own {
+		if !e.Exclusive {
 			continue
 		}
 		enis++
@@ -44,37 +45,54 @@ func (g *rig) own(name string) (enis, held int) {
 		}
 	}
 	for pod, a := range g.pods[name] {
-		if wantsOwn(pod) && a != "" {
+		if wantsExclusive(pod) && a != "" {
 			held++
 		}
 	}
 	return enis, held
 }
 
+// An ENI that the former version made is adopted as what it was made for.
+func TestTagsOfExclusiveENIs(t *testing.T) {
+	for tag, want := range map[string]bool{TagExclusive: true, "terway.dev/own": true, TagNode: false} {
+		e := &cloud.ENI{ID: "eni-1", Tags: map[string]string{tag: "true"}}
+		w := &work{Reconciler: &Reconciler{Options: Options{Log: slog.New(slog.DiscardHandler)}}, nn: &v1alpha1.NodeNetwork{}}
+		adoptENI(*e, "token", segment{}, time.Time{})(w)
+		if got := w.nn.Spec.ENIs[0].Exclusive; got != want {
+			t.Errorf("with tag %s: exclusive %t, want %t", tag, got, want)
+		}
+	}
+}
+
 // A node holds both kinds of pods; neither takes the other's ENIs.
 func TestMixedNode(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/19"}, withOwn(2, 1))
+	g := newRig(t, []string{"192.168.32.0/19"}, withExclusive(2, 1))
 	g.addNode("n1", "ecs.g6.2xlarge") // 3 secondary ENIs with 10 addresses each
 	g.settle("n1", minute)
-	if s := g.nn("n1").Spec; s.OwnENIs != 2 || s.Limits.MaxPods != 12 || s.Pool.WarmENIs != 1 {
-		t.Errorf("own ENIs %d, max pods %d, warm %d; want 2, 12, 1", s.OwnENIs, s.Limits.MaxPods, s.Pool.WarmENIs)
+	if s := g.nn("n1").Spec; s.ExclusiveENIs != 2 || s.Limits.MaxPods != 12 || s.Pool.WarmENIs != 1 {
+		t.Errorf("exclusive ENIs %d, max pods %d, warm %d; want 2, 12, 1", s.ExclusiveENIs, s.Limits.MaxPods, s.Pool.WarmENIs)
 	}
-	if enis, _ := g.own("n1"); enis != 1 {
+	if enis, _ := g.exclusive("n1"); enis != 1 {
 		t.Errorf("%d ENIs are warm, want 1", enis)
 	}
+	for _, e := range g.nn("n1").Spec.ENIs {
+		if e.Own != e.Exclusive || g.nn("n1").Spec.OwnENIs != 2 {
+			t.Errorf("an agent of the former version does not know whom ENI %s serves: %+v", e.ID, e)
+		}
+	}
 	g.startPods("n1", 15)
-	g.startOwn("n1", 2)
+	g.startExclusive("n1", 2)
 	g.settle("n1", 2*minute)
-	if enis, held := g.own("n1"); enis != 2 || held != 2 {
+	if enis, held := g.exclusive("n1"); enis != 2 || held != 2 {
 		t.Errorf("%d ENIs for %d pods, want 2 for 2", enis, held)
 	}
 	if st := g.nn("n1").Status; st.Demand != 5 || st.UsedCount != 12 {
 		t.Errorf("%d pods wait and %d addresses are used, want 5 and 12", st.Demand, st.UsedCount)
 	}
-	g.stopPods("n1", 100) // own pods first, then all others
-	g.startOwn("n1", 3)
+	g.stopPods("n1", 100) // exclusive pods first, then all others
+	g.startExclusive("n1", 3)
 	g.settle("n1", 2*minute)
-	if enis, held := g.own("n1"); enis != 2 || held != 2 {
+	if enis, held := g.exclusive("n1"); enis != 2 || held != 2 {
 		t.Errorf("%d ENIs for %d pods, want 2 for 2", enis, held)
 	}
 	if c := g.condition("n1"); c.Reason != "TypeLimit" || !strings.Contains(c.Message, "2 of the ENIs are for pods that have one to themselves") {
@@ -99,16 +117,16 @@ func TestModeExclusive(t *testing.T) {
 				g.Must(g.kube.Update(context.Background(), n))
 			}
 			g.settle("n1", minute)
-			g.startOwn("n1", 3)
+			g.startExclusive("n1", 3)
 			g.settle("n1", 2*minute)
 			nn := g.nn("n1")
-			if nn.Spec.Mode != "exclusive" || nn.Spec.OwnENIs != 3 || nn.Spec.Limits.MaxPods != 3 || len(nn.Spec.ENIs) != 3 || nn.Status.UsedCount != 3 {
+			if nn.Spec.Mode != "exclusive" || nn.Spec.ExclusiveENIs != 3 || nn.Spec.Limits.MaxPods != 3 || len(nn.Spec.ENIs) != 3 || nn.Status.UsedCount != 3 {
 				t.Errorf("spec %+v, %d used", nn.Spec, nn.Status.UsedCount)
 			}
 			// The pods end: one ENI stays warm and one more for the next pod.
 			g.stopPods("n1", 3)
 			g.settle("n1", 3*minute)
-			if enis, _ := g.own("n1"); enis != 2 || len(g.enis("n1")) != 2 {
+			if enis, _ := g.exclusive("n1"); enis != 2 || len(g.enis("n1")) != 2 {
 				t.Errorf("%d ENIs are left, %d in the cloud, want 2", enis, len(g.enis("n1")))
 			}
 			g.agree("n1")
@@ -117,7 +135,7 @@ func TestModeExclusive(t *testing.T) {
 }
 
 func TestWrongLabelsAreSaid(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/19"}, withOwn(1, 0))
+	g := newRig(t, []string{"192.168.32.0/19"}, withExclusive(1, 0))
 	g.addNode("n1", "ecs.g6.2xlarge")
 	n := g.node("n1")
 	n.Labels = map[string]string{LabelMode: "exlusive", LabelExclusiveENIs: "many"}
@@ -128,8 +146,8 @@ func TestWrongLabelsAreSaid(t *testing.T) {
 			t.Errorf("no event names %s", part)
 		}
 	}
-	if s := g.nn("n1").Spec; s.Mode != "shared" || s.OwnENIs != 1 {
-		t.Errorf("mode %s, own ENIs %d; want the configuration's", s.Mode, s.OwnENIs)
+	if s := g.nn("n1").Spec; s.Mode != "shared" || s.ExclusiveENIs != 1 {
+		t.Errorf("mode %s, exclusive ENIs %d; want the configuration's", s.Mode, s.ExclusiveENIs)
 	}
 }
 
@@ -137,7 +155,7 @@ func TestWrongLabelsAreSaid(t *testing.T) {
 // which only the cloud knows; whatever happens, nothing is lost or doubled.
 func TestKilledAnywhereWithBothKinds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"}, withOwn(rapid.IntRange(0, 3).Draw(t, "own"), rapid.IntRange(0, 2).Draw(t, "warm")))
+		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"}, withExclusive(rapid.IntRange(0, 3).Draw(t, "own"), rapid.IntRange(0, 2).Draw(t, "warm")))
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "chance"), 0))
 		g.addNode("n1", "ecs.g6.2xlarge")
 		g.settle("n1", minute)
@@ -147,7 +165,7 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 			case 0:
 				g.startPods("n1", rapid.IntRange(1, 15).Draw(t, "pods"))
 			case 1:
-				g.startOwn("n1", rapid.IntRange(1, 3).Draw(t, "own pods"))
+				g.startExclusive("n1", rapid.IntRange(1, 3).Draw(t, "own pods"))
 			case 2:
 				g.stopPods("n1", rapid.IntRange(1, 20).Draw(t, "gone"))
 			}
@@ -165,12 +183,12 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 		}
 		g.agree("n1")
 		nn := g.nn("n1")
-		enis, held := g.own("n1")
-		if enis > nn.Spec.OwnENIs || len(nn.Spec.ENIs) > nn.Spec.Limits.ENIs-1 {
-			t.Fatalf("%d own ENIs of %d, %d in all", enis, nn.Spec.OwnENIs, len(nn.Spec.ENIs))
+		enis, held := g.exclusive("n1")
+		if enis > nn.Spec.ExclusiveENIs || len(nn.Spec.ENIs) > nn.Spec.Limits.ENIs-1 {
+			t.Fatalf("%d exclusive ENIs of %d, %d in all", enis, nn.Spec.ExclusiveENIs, len(nn.Spec.ENIs))
 		}
-		if n, room := g.offered("n1"), nn.Spec.Limits.ENIs-1-(len(nn.Spec.ENIs)-enis); n > nn.Spec.OwnENIs || n > room || n < held {
-			t.Fatalf("%d ENIs are offered; %d may be, there is room for %d, pods hold %d", n, nn.Spec.OwnENIs, room, held)
+		if n, room := g.offered("n1"), nn.Spec.Limits.ENIs-1-(len(nn.Spec.ENIs)-enis); n > nn.Spec.ExclusiveENIs || n > room || n < held {
+			t.Fatalf("%d ENIs are offered; %d may be, there is room for %d, pods hold %d", n, nn.Spec.ExclusiveENIs, room, held)
 		}
 		if nn.Status.ENIDemand == 0 && enis-held > nn.Spec.Pool.WarmENIs+1 {
 			t.Fatalf("%d free ENIs, want at most %d", enis-held, nn.Spec.Pool.WarmENIs+1)
@@ -180,8 +198,8 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 				t.Fatalf("at rest ENI %s is %s", e.ID, e.Phase)
 			}
 		}
-		if nn.Status.ENIDemand > 0 && enis < nn.Spec.OwnENIs && g.condition("n1").Status != "False" {
-			t.Fatalf("a pod waits for an ENI, %d of %d are there, condition %+v", enis, nn.Spec.OwnENIs, g.condition("n1"))
+		if nn.Status.ENIDemand > 0 && enis < nn.Spec.ExclusiveENIs && g.condition("n1").Status != "False" {
+			t.Fatalf("a pod waits for an ENI, %d of %d are there, condition %+v", enis, nn.Spec.ExclusiveENIs, g.condition("n1"))
 		}
 	})
 }
@@ -204,7 +222,7 @@ func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 		"mode exclusive":        func(n *corev1.Node) { n.Labels = map[string]string{LabelMode: config.ModeExclusive} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			g := newRig(t, []string{"192.168.32.0/19"}, withOwn(0, 1))
+			g := newRig(t, []string{"192.168.32.0/19"}, withExclusive(0, 1))
 			g.addNode("n1", "ecs.g6.2xlarge") // 3 secondary ENIs with 10 addresses each
 			g.settle("n1", minute)
 			g.startPods("n1", 21)
@@ -219,15 +237,15 @@ func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 			if n := g.offered("n1"); n != 0 {
 				t.Errorf("%d ENIs are offered while shared pods hold all", n)
 			}
-			want := g.nn("n1").Spec.OwnENIs
+			want := g.nn("n1").Spec.ExclusiveENIs
 			g.stopPods("n1", 21)
 			g.settle("n1", 5*minute)
 			if got := g.offered("n1"); got != want {
 				t.Errorf("%d ENIs are offered when the shared pods have ended, want %d", got, want)
 			}
-			g.startOwn("n1", g.offered("n1"))
+			g.startExclusive("n1", g.offered("n1"))
 			g.settle("n1", 5*minute)
-			if _, held := g.own("n1"); held != g.offered("n1") {
+			if _, held := g.exclusive("n1"); held != g.offered("n1") {
 				t.Errorf("%d pods have an ENI of %d that are offered", held, g.offered("n1"))
 			}
 			// What pods hold stays offered, also when the node may have none any more.
@@ -251,7 +269,7 @@ func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 // ENIs that others attached are not offered; a new leader knows of them too, and they
 // count again when they are gone.
 func TestForeignENIsAreNotOffered(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 0))
+	g := newRig(t, []string{"192.168.32.0/24"}, withExclusive(3, 0))
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
 	e, err := g.API.CreateENI(context.Background(), cloud.CreateENIRequest{Token: "f", VSwitchID: g.vswitch[1], SecurityGroups: g.groups(instance)})
 	g.Must(err)
@@ -275,7 +293,7 @@ func TestForeignENIsAreNotOffered(t *testing.T) {
 
 // Another plugin's trunk takes one slot, however many members it has.
 func TestMembersOfATrunkTakeNoSlot(t *testing.T) {
-	g := newRig(t, []string{"192.168.32.0/24"}, withOwn(3, 0))
+	g := newRig(t, []string{"192.168.32.0/24"}, withExclusive(3, 0))
 	instance := g.addNode("n1", "ecs.g7.xlarge") // 3 secondary ENIs
 	groups := g.groups(instance)
 	attach := func(kind, trunk string) (id string) {
@@ -301,9 +319,9 @@ func TestMembersOfATrunkTakeNoSlot(t *testing.T) {
 	if n := g.offered("n1"); n != 2 {
 		t.Errorf("%d of 3 ENIs are offered while a trunk takes one slot, want 2", n)
 	}
-	g.startOwn("n1", 2)
+	g.startExclusive("n1", 2)
 	g.settle("n1", 2*minute)
-	if _, held := g.own("n1"); held != 2 {
+	if _, held := g.exclusive("n1"); held != 2 {
 		t.Errorf("%d pods have an ENI, want 2; condition %+v", held, g.condition("n1"))
 	}
 }
