@@ -97,6 +97,11 @@ type load struct {
 	life         time.Duration
 }
 
+// every is how often a group comes.
+func (l *load) every() time.Duration {
+	return time.Duration(float64(l.group) / l.perSecond * float64(time.Second))
+}
+
 // named are the names of n pods.
 func named(prefix string, n int) (names []string) {
 	for i := range n {
@@ -110,7 +115,7 @@ func named(prefix string, n int) (names []string) {
 func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) bool) (w *waits, pods int, err error) {
 	w = &waits{}
 	var ends sync.WaitGroup
-	tick := time.NewTicker(time.Duration(float64(l.group) / l.perSecond * float64(time.Second)))
+	tick := time.NewTicker(l.every())
 	defer tick.Stop()
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		n := l.nodes[l.next%len(l.nodes)]

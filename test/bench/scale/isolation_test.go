@@ -30,13 +30,16 @@ func hang(name, action string, match map[string]string) faults.Rule {
 		Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}}
 }
 
-// want has pods of nodes wait for more addresses; what it returns waits until they have them,
-// so that what comes next is not measured beside what is made up for, and ends the pods. It waits
-// three minutes for all together; that they were not enough is in the report.
-func (m *measured) want(ctx context.Context, prefix string, nodes ...*fleet.Node) (end func()) {
+// want has pods of nodes wait for more addresses, one node after the other as fast as the
+// steady load has its own: all at one moment would be a burst of load, which is not what is
+// asked for here. What it returns waits until they have them, so that what comes next is not
+// measured beside what is made up for, and ends the pods. It waits three minutes for all
+// together; that they were not enough is in the report.
+func (m *measured) want(ctx context.Context, l *load, prefix string, nodes ...*fleet.Node) (end func()) {
 	pods := func(n *fleet.Node) []string { return named(prefix+"/"+n.Name, 10) }
 	for _, n := range nodes {
 		n.Add(func(time.Duration) {}, pods(n)...)
+		time.Sleep(l.every())
 	}
 	return func() {
 		ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not in three minutes"))
@@ -93,7 +96,7 @@ func (m *measured) troubles(l *load) []trouble {
 			for _, name := range names {
 				ends = append(ends, func() { m.cloud.RemoveFault(name) })
 			}
-			return on(n), all(append(ends, m.want(ctx, "node", n))), nil
+			return on(n), all(append(ends, m.want(ctx, l, "node", n))), nil
 		}},
 		{"vswitch", func(ctx context.Context, round int) (func(*fleet.Node) bool, func(), error) {
 			vswitch := m.cloud.pods[zoneIDs[0]][round%vswitchesPerZone]
@@ -107,7 +110,7 @@ func (m *measured) troubles(l *load) []trouble {
 					nodes = append(nodes, n)
 				}
 			}
-			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }, m.want(ctx, "vswitch", nodes...)}
+			ends := []func(){func() { m.cloud.RemoveFault("vswitch") }, m.want(ctx, l, "vswitch", nodes...)}
 			return func(n *fleet.Node) bool { return n.Uses(vswitch) }, all(ends), nil
 		}},
 		{"create", func(ctx context.Context, round int) (func(*fleet.Node) bool, func(), error) {
@@ -118,7 +121,7 @@ func (m *measured) troubles(l *load) []trouble {
 			for _, name := range m.names[round*troubled : (round+1)*troubled] {
 				nodes = append(nodes, m.agents.Node(name))
 			}
-			return nil, all([]func(){func() { m.cloud.RemoveFault("create") }, m.want(ctx, "create", nodes...)}), nil
+			return nil, all([]func(){func() { m.cloud.RemoveFault("create") }, m.want(ctx, l, "create", nodes...)}), nil
 		}},
 		{"describe", func(context.Context, int) (func(*fleet.Node) bool, func(), error) {
 			if err := m.cloud.AddFaults(hang("describe", "DescribeVSwitches", nil)); err != nil {
