@@ -134,8 +134,7 @@ func (m *measured) troubles(l *load) []trouble {
 
 // isolation measures the others' waits while something fails, by turns with a time in which
 // nothing does.
-func (m *measured) isolation(ctx context.Context, p *controller, l *load, rounds int, d time.Duration) error {
-	list := m.troubles(l)
+func (m *measured) isolation(ctx context.Context, p *controller, l *load, list []trouble, rounds int, d time.Duration) error {
 	// A full vSwitch stays parked for a while after it is full no longer.
 	var earlier func(*fleet.Node) bool
 	for round := range rounds {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -128,6 +129,22 @@ func TestController(t *testing.T) {
 	}
 }
 
+// chosen are the troubles that a list names, separated by commas; all without one.
+func chosen(all []trouble, list string) ([]trouble, error) {
+	if list == "" {
+		return all, nil
+	}
+	var some []trouble
+	for _, name := range strings.Split(list, ",") {
+		i := slices.IndexFunc(all, func(tr trouble) bool { return tr.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("TROUBLES=%q: there is no %q; want some of node, vswitch, create and describe, separated by commas", list, name)
+		}
+		some = append(some, all[i])
+	}
+	return some, nil
+}
+
 // all is one size's measurements.
 func (m *measured) all(ctx context.Context, rounds int, window time.Duration) error {
 	p, err := m.coldStart(ctx)
@@ -149,9 +166,13 @@ func (m *measured) all(ctx context.Context, rounds int, window time.Duration) er
 	}
 	// No node has its turn twice: what a group has left there would serve the next.
 	left := len(l.nodes) - m.nodes/10 - l.next
-	windows := window.Seconds() * float64(rounds*(1+len(m.troubles(l))))
+	troubles, err := chosen(m.troubles(l), os.Getenv("TROUBLES"))
+	if err != nil {
+		return err
+	}
+	windows := window.Seconds() * float64(rounds*(1+len(troubles)))
 	l.perSecond = min(l.perSecond, float64(left*l.group)/windows)
-	if err := m.isolation(ctx, p, l, rounds, window); err != nil {
+	if err := m.isolation(ctx, p, l, troubles, rounds, window); err != nil {
 		return err
 	}
 	u, err := useOf(p.cmd.Process.Pid)
