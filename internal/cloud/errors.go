@@ -35,8 +35,8 @@ type Error struct {
 	// Err is what stopped a call that got no answer (a context's error, a
 	// network error), nil otherwise.
 	Err error
-	// After, if not zero, says that the call was not made, as too many were before it,
-	// and when to come again; see WithDeferral.
+	// After, if not zero, says that the call was deferred, as too many were queued before it, and
+	// when to try again; see WithDeferral.
 	After time.Duration
 }
 

@@ -42,9 +42,9 @@ func PriorityOf(ctx context.Context) Priority {
 	return p
 }
 
-// WithDeferral is for a caller that has other work: a call that has too many of its own
-// or a higher priority before it is not made, and its error says when to come again
-// (Deferred). So one action that is slow or much wanted holds few callers.
+// WithDeferral is for a caller that has other work: a call is not made if too many of its own or a
+// higher priority are queued before it, and its error says when to try again (Deferred). So one
+// action that is slow or much wanted holds few callers.
 func WithDeferral(ctx context.Context) context.Context {
 	return context.WithValue(ctx, deferredKey, true)
 }
@@ -55,8 +55,8 @@ func MayDefer(ctx context.Context) bool {
 	return b
 }
 
-// Deferred returns how long to wait before a call is made that was not made because
-// too many were before it. Of joined errors all must be of that kind.
+// Deferred reports whether an error is that of a deferred call, and how long to wait before the
+// call is made again. Of joined errors all must be of that kind.
 func Deferred(err error) (time.Duration, bool) {
 	all := leaves(err, nil)
 	var after time.Duration

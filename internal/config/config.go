@@ -57,7 +57,7 @@ type Config struct {
 	HostStackCIDRs []string `json:"host_stack_cidrs,omitempty"`
 	// Datapath is "auto" or a datapath's name.
 	Datapath string `json:"datapath"`
-	// NetworkPolicy is whether policies are enforced; off, none is even looked at.
+	// NetworkPolicy is whether policies are enforced; when off, they are not read.
 	NetworkPolicy bool `json:"network_policy"`
 	// MasqueradeOutside makes pods leave the VPC with their node's address.
 	MasqueradeOutside bool `json:"masquerade_outside"`

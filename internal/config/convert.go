@@ -19,7 +19,7 @@ type Outcome string
 const (
 	Kept        Outcome = "kept"
 	Renamed     Outcome = "renamed"       // or with another value that means the same
-	Dropped     Outcome = "dropped"       // so it is here anyway, or nothing depends on it
+	Dropped     Outcome = "dropped"       // it is always so here, or nothing depends on it
 	Moved       Outcome = "elsewhere"     // said in another place, by the user
 	Unsupported Outcome = "not supported" // something that the old cluster had is missing
 )
@@ -178,7 +178,7 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 				row.Why += "; did you mean " + near + "?"
 			}
 		case k.idle(doc[name]):
-			row.Outcome, row.Why = Dropped, "so it is here"
+			row.Outcome, row.Why = Dropped, "it is always so here"
 		case k.to != nil:
 			row.Outcome = Kept
 			k.to(c, doc[name], &row)

@@ -74,7 +74,7 @@ func (c *Cloud) Attached(ctx context.Context) (map[netip.Addr]string, error) {
 	return of, nil
 }
 
-// admin asks the simulator's own side.
+// admin calls the simulator's admin endpoint.
 func (c *Cloud) admin(ctx context.Context, method, path string, body []byte) ([]byte, error) {
 	r, err := http.NewRequestWithContext(ctx, method, c.Endpoint+"/_admin"+path, bytes.NewReader(body))
 	if err != nil {

@@ -35,7 +35,7 @@ type target struct {
 	// stamped targets are skipped while their module is unchanged. The product's own
 	// are not: there, Go's build cache knows better.
 	stamped bool
-	// cgo is for a program that does not build without.
+	// cgo is for a program that does not build without it.
 	cgo bool
 }
 
@@ -112,7 +112,7 @@ func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) e
 		}
 	}
 	for i, j := range jobs {
-		// The first time these take long: it is to be seen how many are left.
+		// These take long the first time: progress shows how many are left.
 		title := fmt.Sprintf("build %d of %d: %s", i+1, len(jobs), j.name)
 		if len(jobs) == 1 {
 			title = "build " + j.name

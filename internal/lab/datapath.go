@@ -60,11 +60,11 @@ func (o *Options) checkDatapath() error {
 // maxPods is what the kubelets of an instance type are told with Terway. The kubelet
 // counts pods of the host network too, which take no address.
 //
-// In mode shared it is what the type's secondary interfaces can address, with no
-// allowance for those: one more pod than the type can address would be placed on the
-// node and wait for ever, instead of going to a node with room. In mode exclusive pods
-// ask for their ENI (resource aliyun/eni), which the scheduler counts; so few places
-// are not taken away by the pods of the host network.
+// In mode shared it is what the type's secondary interfaces can address, with no allowance for
+// those: one more pod than the type can address would be placed on the node and wait for ever,
+// instead of going to a node with room. In mode exclusive pods ask for their ENI (resource
+// aliyun/eni), which the scheduler counts; so the pods of the host network do not take the few
+// places.
 func maxPods(types *catalog.Catalog, instanceType, mode string) (int, error) {
 	kind, ok := types.Lookup(instanceType)
 	if !ok {

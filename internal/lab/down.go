@@ -184,9 +184,9 @@ func (o *Options) removeDir() (found bool, err error) {
 	return true, nil
 }
 
-// clearUnmarked takes away what a lab leaves that was killed before its folder had its mark,
-// or after it had it no more: the folder, empty but for what package atomicfile writes on
-// its way to the mark. A folder in which there is anything else is not the lab's.
+// clearUnmarked removes what a lab leaves that was killed before its folder was marked, or after
+// the mark was removed: the folder, empty but for the file by which package atomicfile writes the
+// mark. A folder in which there is anything else is not the lab's.
 func (o *Options) clearUnmarked() (found bool, err error) {
 	entries, err := os.ReadDir(o.Dir)
 	if errors.Is(err, os.ErrNotExist) {

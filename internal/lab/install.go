@@ -40,7 +40,7 @@ func (s *State) chartValues() map[string]any {
 			"cluster_id": ClusterID, "region": s.Cloud.Region, "vswitches": s.Cloud.PodVSwitches,
 			"security_groups": []string{s.Cloud.SecurityGroupID},
 			"min_pool_size":   3, "max_pool_size": 8,
-			// A cluster for trying things out: an address is soon used again.
+			// A cluster for trying things out: addresses can be used again soon.
 			"cooling_seconds": 5,
 			"service_cidr":    s.Options.Plan.ServiceCIDR.String(),
 			"datapath":        s.Options.Datapath,
@@ -59,7 +59,7 @@ func (s *State) chartValues() map[string]any {
 		return values
 	}
 	controller["sweepPeriod"] = "10s"
-	// What pods leave behind is soon seen to go.
+	// A short time, so that one sees addresses and ENIs go back.
 	controller["surplusAfter"] = "5s"
 	return values
 }

@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// AdminPrefix is where the main listener has the simulator's own side: faults,
-// stats, metrics, view, fabric. It needs no key and is not there inside instances.
+// AdminPrefix is the path of the admin endpoint on the main listener: faults, stats, metrics, view,
+// fabric. It needs no key, and instances cannot reach it.
 const AdminPrefix = "/_admin"
 
 // Report is the answer of GET /_admin/stats.

@@ -19,8 +19,8 @@ import (
 // service.
 const APIAddress = "100.100.100.201"
 
-// guests is the plane of the services inside instances: metadata and OpenAPI, without
-// the admin endpoint. It stands on the fabric.
+// guests is the plane of the services inside instances: metadata and OpenAPI, without the admin
+// endpoint. It depends on the fabric.
 type guests struct {
 	server  *Server
 	cloud   Feedback
@@ -38,7 +38,7 @@ type guest struct {
 
 func newGuests(s *Server) *guests { return &guests{server: s, open: map[string]*guest{}} }
 
-// Connect keeps the way back.
+// Connect keeps the Feedback.
 func (g *guests) Connect(f Feedback) { g.cloud = f }
 
 // Apply opens the services of instances that came and closes those of instances that went.

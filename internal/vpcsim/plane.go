@@ -10,7 +10,7 @@ import (
 // Plane is a part of the cloud's data plane. A Server tells its planes, one after the
 // other, what the cloud is; a plane tells the Server by its Feedback what it found out.
 type Plane interface {
-	// Connect gives the plane its way back. It is called once, before the first Apply.
+	// Connect gives the plane its Feedback. It is called once, before the first Apply.
 	Connect(Feedback)
 	// Apply makes the plane what view says; it only reads the view, which others get
 	// too. It is called synchronously after each change, never twice at once, with
@@ -28,15 +28,14 @@ type Feedback interface {
 	// Lost has everything applied again, to all planes: a device or a listener went that
 	// Apply did not take.
 	Lost()
-	// Report runs f on the state: what the plane found out, such as the health of a
-	// backend. If the state changed, the change is saved and applied soon after Report
-	// returned. A plane reports what is new alone, or its own report has it called again
-	// without end.
+	// Report runs f on the state: what the plane found out, such as the health of a backend. If the
+	// state changed, the change is saved and applied soon after Report returned. A plane must
+	// report only what is new: a report that changes the state has the plane called again.
 	Report(f func(state.API) error) error
 }
 
-// Fabric is the plane in which instances are: they are namespaces, ENIs are devices.
-// Package fabric implements it; without one the simulator only answers calls.
+// Fabric is the plane in which instances are network namespaces and ENIs are devices. Package
+// fabric implements it; without one the simulator only answers calls.
 //
 // It reports as lost a device that a guest destroyed with the namespace into which it
 // had moved it, for example: real cards come back to the instance then, and the next
@@ -49,8 +48,8 @@ type Fabric interface {
 	Listen(instanceID, network, addr string) (net.Listener, error)
 }
 
-// apply tells the planes what the cloud is. Those behind one that fails wait for it: they
-// may stand on it.
+// apply tells the planes what the cloud is. Planes after one that fails wait for it: they may
+// depend on it.
 func (s *Server) apply(view *state.View) error {
 	for _, p := range s.planes {
 		if err := p.Apply(s.ctx, view); err != nil {

@@ -18,8 +18,8 @@ import (
 
 // store is a directory with what must survive a restart. A nil *store keeps nothing.
 //
-// The state is in two files: state.json has it whole as it was once, the journal has a line
-// for each change since. A line that a kill cut short was answered to nobody.
+// The state is in two files: state.json has it whole as it was once, the journal has a line for
+// each change since. Nobody got an answer to a change whose line a kill cut short.
 type store struct {
 	dir     string
 	lock    *os.File

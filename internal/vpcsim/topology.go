@@ -10,10 +10,10 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// Dataplane is package fabric as a Fabric: it speaks of topologies, the state of views.
+// Dataplane is package fabric as a Fabric: the fabric takes topologies, the state gives views.
 type Dataplane struct{ *fabric.Fabric }
 
-// Connect has a lost port told.
+// Connect has a lost port reported.
 func (d Dataplane) Connect(f Feedback) { d.Fabric.Notify(f.Lost) }
 
 // Apply makes the data plane what the view says.

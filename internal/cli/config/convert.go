@@ -29,7 +29,7 @@ Standard error gets a table of every key of OLD and what became of it:
 
   kept           the key is ours too
   renamed        another key or value that means the same
-  dropped        so it is here anyway, or nothing depends on it
+  dropped        it is always so here, or nothing depends on it
   elsewhere      to be said in another place; nothing secret is ever printed
   not supported  something that the old cluster had is missing, and what
 

@@ -47,8 +47,8 @@ func (c *Client) AssignAddresses(ctx context.Context, eniID string, n int, token
 // lost only when somebody else takes addresses off the same ENI in between.
 const unassignRounds = 3
 
-// UnassignAddresses implements cloud.API. The cloud refuses a list of which one
-// address is not there; then what the ENI holds is read and the rest taken off.
+// UnassignAddresses implements cloud.API. If one address of the list is not on the ENI, the cloud
+// refuses all; then the ENI is read and those that it has are unassigned.
 func (c *Client) UnassignAddresses(ctx context.Context, eniID string, addrs []netip.Addr) error {
 	const action = "UnassignPrivateIpAddresses"
 	if len(addrs) > cloud.MaxAddressesPerCall {

@@ -19,8 +19,8 @@ const (
 	backoffMax = 8 * time.Second
 )
 
-// A pause is told if it is no shorter than tellFrom and ends after tellAfter; a missing
-// answer after one tellUnanswered-th of the time that it may take.
+// A pause is reported if it is no shorter than tellFrom and ends after tellAfter; a missing answer
+// is reported after one tellUnanswered-th of the time that it may take.
 const (
 	tellFrom       = time.Second
 	tellAfter      = 2 * time.Second

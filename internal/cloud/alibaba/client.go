@@ -41,8 +41,8 @@ type Config struct {
 	RequestTimeout time.Duration
 	// Attempts is how often a call is made at most (8).
 	Attempts int
-	// Slow is told of the pauses in a call that takes long, before each; nil: nobody is.
-	// Calls that wait at the same time tell it at the same time.
+	// Slow is called before each pause in a call that takes long, unless it is nil. Calls that wait
+	// at the same time call it at the same time.
 	Slow func(Pause)
 	// Clock, Random and Log have sensible defaults; tests bring their own.
 	Clock  clock.Clock

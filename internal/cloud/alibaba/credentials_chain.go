@@ -22,10 +22,10 @@ func ChainCredentials() CredentialSource { return &chainSource{places: places()}
 // place is one of the places where a credential may be.
 type place struct {
 	name string
-	// missing says what is not there to look for; empty: the place is worth a look.
+	// missing says why it is useless to try the place; empty: try it.
 	missing func() string
-	// failed says why the place gives nothing, where the SDK's own words may hold a secret
-	// or say nothing; nil: in the SDK's words.
+	// failed says why the place gives nothing, where the SDK's own message may hold a secret or say
+	// nothing; nil: the SDK's message serves.
 	failed func() string
 	open   func() (providers.CredentialsProvider, error)
 }

@@ -111,10 +111,10 @@ type waiter struct {
 // Every fairTurn-th turn goes to the call that has waited longest, whatever its priority.
 const fairTurn = 8
 
-// A call that may be deferred is when as many calls as would take holdFor, and no less
-// than holdMin, are under way. It is told to come again when the queue is half done at
-// the earliest and after deferMax at the latest; four times as many are told to come as
-// there are turns, so that no turn is lost if some do not come.
+// A call that may be deferred is deferred if as many calls as take holdFor, and no fewer than
+// holdMin, are under way. It is told to come again when half of the queue is done at the earliest,
+// and after deferMax at the latest; deferMore times as many calls are told to come as there are
+// turns, so that no turn is lost if some do not come.
 const (
 	holdFor   = 6 * time.Second
 	holdMin   = 32
@@ -187,9 +187,9 @@ func (l *limiter) takes(n int) time.Duration {
 	return time.Duration(math.Ceil(float64(n) / l.current * float64(time.Second)))
 }
 
-// wait returns when the call may be made, and says how long that took; before it waits
-// it tells how long that will be, if nobody comes who goes first. It does not begin to
-// wait for a turn that would come after ctx's deadline.
+// wait returns when the call may be made, and says how long that took; before it waits it reports
+// how long that will be, unless calls of a higher priority come. It does not begin to wait for a
+// turn that would come after ctx's deadline.
 func (l *limiter) wait(ctx context.Context, clock clock.Clock, tell func(time.Duration)) (time.Duration, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err

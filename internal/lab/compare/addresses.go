@@ -56,7 +56,7 @@ func (c *cluster) count(ctx context.Context) (Addresses, error) {
 			if err != nil {
 				return a, fmt.Errorf("node %s: podCIDR: %w", n.Name, err)
 			}
-			// An IPv6 block is never short, and its size no number for a table.
+			// An IPv6 block is never used up, and its size is too large for a table.
 			if p.Addr().Is4() {
 				a.Blocks = append(a.Blocks, s)
 				a.InBlocks += 1 << (32 - p.Bits())

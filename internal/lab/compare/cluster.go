@@ -76,8 +76,8 @@ func (c *cluster) podSpec() corev1.PodSpec {
 // exclusiveENIs reports whether each pod has an ENI to itself.
 func (c *cluster) exclusiveENIs() bool { return c.Lab.Options.Mode == config.ModeExclusive }
 
-// room is how many pods with an ENI each can start, as many on each node, with one ENI
-// left on each for a pod more.
+// room is how many pods with an ENI each can start, as many on each node, with one ENI left on each
+// node for one more pod.
 func (c *cluster) room(ctx context.Context) (int32, error) {
 	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {

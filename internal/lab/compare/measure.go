@@ -19,7 +19,7 @@ type Options struct {
 	// Turn is how long pods, and nodes, stream and send requests in one round; opening
 	// connections takes half of it.
 	Turn time.Duration
-	// Pods are started for the count of addresses, where each has an ENI to itself as
+	// Pods is how many pods are started to count addresses; where each has an ENI to itself, as
 	// many as there are ENIs for.
 	Pods int32
 	// Datapaths of Terway that are measured, one lab for each.
@@ -165,8 +165,8 @@ func measurements() []measurement {
 	}
 }
 
-// measurePath measures pods and nodes in turns; who is first changes each round.
-// Meanwhile the program is before others of the machine, as far as it may be.
+// measurePath measures pods and nodes in turns; who is first changes each round. Meanwhile this
+// program has priority over others of the machine, if it may.
 func measurePath(ctx context.Context, o Options, name string, pods, nodes instruments.Pair) (Path, error) {
 	defer prioritise()()
 	rounds, err := turns(ctx, o, pods, nodes)

@@ -10,9 +10,9 @@ import (
 // urgent is the nice value while speeds are measured.
 const urgent = -19
 
-// prioritise puts this program before others: what else runs on the machine spoils
-// the figures more than it suffers from waiting. It returns the way back. A program
-// that may not do this measures all the same.
+// prioritise raises this program's scheduling priority: other work on the machine spoils the
+// figures more than it suffers from waiting. It returns what restores the priority. A program that
+// may not do this measures all the same.
 func prioritise() (back func()) {
 	was, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {

@@ -10,11 +10,11 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// Fullness is how full a node is, by what limits it.
+// Fullness is how full a node is, by the limit that applies to it.
 type Fullness struct {
-	// Limit is the kubelet's of pods; where each has an ENI, that of ENIs.
+	// Limit is the kubelet's maxPods; where each pod has an ENI, the number of ENIs.
 	Limit int
-	// There are the pods that count.
+	// There is how many pods count against it.
 	There int
 }
 

@@ -125,7 +125,7 @@ func (c *Capture) Stop() ([]Frame, error) {
 	return c.seen, errors.Join(append(c.errs, c.Close())...)
 }
 
-// Close ends a capture of which nothing is to be known any more.
+// Close ends a capture whose frames are not needed.
 func (c *Capture) Close() error {
 	var errs []error
 	for _, f := range c.files {

@@ -147,7 +147,7 @@ func (f *Fabric) open() error {
 	}
 	path := f.switchPath()
 	if !isNS(path) {
-		// No port may say anything by itself: no IPv6 means no router or MLD messages.
+		// No port may send anything by itself: no IPv6 means no router or MLD messages.
 		err := makeNS(path, f.ownerAlias(switchOwner), func() error {
 			for _, which := range []string{"all", "default"} {
 				name := "/proc/sys/net/ipv6/conf/" + which + "/disable_ipv6"

@@ -21,7 +21,7 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// The devices of a namespace whose name somebody removed are in nobody's reach.
+		// Nobody can reach the devices of a namespace whose name was removed.
 		if err := f.removeDevices(func(d *device) bool { return d.instance == in.ID }); err != nil {
 			return err
 		}

@@ -52,8 +52,8 @@ type action struct {
 	dryRun bool
 	// waits: while another change of the VPC runs, the call waits instead of being refused.
 	waits bool
-	// product is whose action it is, where that is not the product that has it: rates and faults
-	// are the same by whichever version it is called.
+	// product is the name of the product to which the action belongs, where another one offers it
+	// too: its rate and faults are the same by whichever version it is called.
 	product string
 	run     func(*call) (obj, error)
 }

@@ -2,7 +2,7 @@ package openapi
 
 // product is one product of the cloud as callers see it.
 type product struct {
-	// name is what answers that refuse a call, and fault rules, say of it.
+	// name is how refusals and fault rules call the product.
 	name string
 	// version is its API's, which no other product has: a call names the product by it.
 	version string

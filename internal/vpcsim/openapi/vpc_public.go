@@ -38,7 +38,7 @@ func describeEIPs(c *call) (obj, error) {
 	return a.run(c)
 }
 
-// describeNetworkACLs is nothing, in the service's own form: its numbers are texts.
+// describeNetworkACLs is an empty list in the service's own form, in which numbers are strings.
 func describeNetworkACLs(c *call) (obj, error) {
 	o, err := nothing("NetworkAcls", "NetworkAcl", vpcPaging).run(c)
 	if err != nil {

@@ -33,7 +33,7 @@ type completion struct {
 	finish func(*State, operation)
 }
 
-// products are those that the cloud has. One stands behind those that it builds on.
+// products are those that the cloud has. A product comes after those that it builds on.
 var products = []product{vpcProduct, ecsProduct}
 
 // completionOf finds the end of an operation; nil for a kind that no product has.

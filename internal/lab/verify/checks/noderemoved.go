@@ -58,7 +58,8 @@ var nodeRemoved = verify.Check{
 			return "", err
 		}
 		back = true
-		// At once: what the node lacks for pods is what keeps them away.
+		// At once: as long as the node cannot run pods, its taints and conditions must keep them
+		// away.
 		answer, err := e.newPodAnswers(ctx, na, nb, block)
 		if err != nil {
 			return "", err

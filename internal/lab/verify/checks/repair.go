@@ -46,8 +46,8 @@ var repair = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		// Probes answer in the pods, and each opens a flow of its own: one that runs would not
-		// notice much where packets go past the host stack.
+		// Probes answer in the pods, and each opens a new flow: an established flow would notice
+		// little where packets bypass the host stack.
 		var there instruments.Echoes
 		defer there.Close()
 		for _, ns := range []string{near, far} {
@@ -80,8 +80,8 @@ var repair = verify.Check{
 	}),
 }
 
-// repairPatience is for a repair that hearing of the change brought; the periodic look is
-// lookPeriod off.
+// repairPatience is how long a repair may take that the kernel's event triggers; the next periodic
+// look is lookPeriod away.
 const (
 	repairPatience = 30 * time.Second
 	lookPeriod     = time.Hour

@@ -22,8 +22,8 @@ const (
 	listsOld = 40 * time.Second
 	// afterRestart is how long the check looks on after the restarts: more than those 10 s.
 	afterRestart = 20 * time.Second
-	// nextBurst is how many pods start then: few enough that no ENI has to be attached, of
-	// which the lists would tell only as late as they are old.
+	// nextBurst is how many pods start then: few enough that no ENI has to be attached: the lists
+	// would show it only after listsOld.
 	nextBurst = 8
 )
 
