@@ -27,7 +27,7 @@ import (
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
-	"terway.dev/terway/internal/datapath/ipvlan"
+	"terway.dev/terway/internal/datapath/kinds"
 )
 
 type flags struct {
@@ -114,11 +114,11 @@ func run(ctx context.Context, f flags) error {
 			log.Error("close journal", "error", err)
 		}
 	}()
-	datapaths, lacking, err := datapaths(log)
+	lacking, err := kinds.Probe()
 	if err != nil {
 		return err
 	}
-	own, err := own(datapaths, log)
+	node, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
 	if err != nil {
 		return err
 	}
@@ -141,10 +141,10 @@ func run(ctx context.Context, f flags) error {
 		leaseDuration = agent.LeaseDuration
 	}
 	a, err := agent.New(agent.Options{
-		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapaths: datapaths, Lacking: lacking, WaitForAddress: f.wait,
-		Exclusive: own, WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
+		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapath: node, WaitForAddress: f.wait,
+		WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
 		Neighbours: neighbours(f.hostRoot, f.dropIns, log),
-		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC, HasLink: ipvlan.HasPeer,
+		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC,
 	})
 	if err != nil {
 		return err
@@ -170,7 +170,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapaths", names(datapaths))
+	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapaths", node.Choices())
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

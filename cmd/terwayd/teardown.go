@@ -12,6 +12,7 @@ import (
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath/kinds"
 )
 
 // teardownCommand undoes what terwayd has done to a node, when Terway leaves it.
@@ -43,22 +44,21 @@ func teardownCommand(f *flags) *cobra.Command {
 				_, err := hostOf(f.hostRoot).Remove()
 				errs = append(errs, err)
 			}
-			// Any of them removes what all have.
-			list, _, err := datapaths(slog.Default())
+			lacking, err := kinds.Probe()
+			if err != nil {
+				return errors.Join(append(errs, err)...)
+			}
+			node, err := kinds.New(kinds.Options{Log: slog.Default(), Lacking: lacking})
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
 			// ENIs that pods have to themselves come back to the node.
-			own, err := own(list, slog.Default())
-			if err != nil {
-				return errors.Join(append(errs, err)...)
-			}
 			for i := range entries {
 				if entries[i].Exclusive != nil {
-					errs = append(errs, own.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
+					errs = append(errs, node.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
 				}
 			}
-			errs = append(errs, list[0].Teardown(cmd.Context()), own.Close())
+			errs = append(errs, node.Teardown(cmd.Context()), node.Close(cmd.Context()))
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}

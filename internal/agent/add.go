@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/agent/pool"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Add wires a pod. The same call again gives the same answer; a call after an
@@ -52,12 +53,12 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		return nil, err
 	}
 	// take waited for it to be chosen.
-	dp, _ := a.datapath()
+	kind := a.nodeNow().Kind
 	if exclusive {
-		dp = a.Exclusive
+		kind = claims.Exclusive
 	}
 	e := &journal.Entry{
-		Key: k, Datapath: dp.Name(), State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
+		Key: k, Datapath: kind, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
 	}
 	if exclusive {
@@ -74,8 +75,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	a.remember(e)
 
 	// Not before the journal is on disk: the node may have got an ENI meanwhile.
-	_, node := a.datapath()
-	wiring, err := dp.AddPod(ctx, node, PodOf(e))
+	wiring, err := a.Datapath.AddPod(ctx, a.nodeNow(), PodOf(e))
 	if err != nil {
 		// The caller may have gone; the clean-up must run all the same.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -101,11 +101,11 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	return res, nil
 }
 
-// datapath is the chosen datapath (nil if none is yet) and the node as it is now.
-func (a *Agent) datapath() (datapath.Datapath, datapath.Node) {
+// nodeNow is the node as it is now, with the kind of new pods, which is empty until one is chosen.
+func (a *Agent) nodeNow() datapath.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.dp, a.node
+	return a.node
 }
 
 func (a *Agent) putBack(l pool.Lease, k journal.Key) {

@@ -47,14 +47,8 @@ type Options struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Journal *journal.Journal
-	// Datapaths are the ones that this agent can run on this node, the preferred first.
-	// The last also serves pods of one that it has not.
-	Datapaths []datapath.Datapath
-	// Exclusive wires pods that have an ENI of their own, beside whichever of Datapaths
-	// runs; the veth of such a pod is package route's.
-	Exclusive datapath.Datapath
-	// Lacking are the others that this agent has, by name, and what the node lacks.
-	Lacking map[string]error
+	// Datapath programs the node, for pods of every kind.
+	Datapath Datapath
 	// WaitForAddress bounds how long an ADD waits for the controller.
 	WaitForAddress time.Duration
 	// Alive reports whether a sandbox's network namespace still exists.
@@ -66,8 +60,6 @@ type Options struct {
 	WantsENI func(ctx context.Context, namespace, name string) (bool, error)
 	// OfferENIs tells the kubelet how many pods can have an ENI of their own; may be nil.
 	OfferENIs func(n int)
-	// HasLink reports whether the pod behind a device of the node still has its own.
-	HasLink func(name string) (bool, error)
 	// Tell makes a warning event on a pod; may be nil. It does not wait.
 	Tell func(pod PodRef, reason, note string)
 	// Neighbours says which other programs of the node have an ENI's device for theirs, and
@@ -77,6 +69,22 @@ type Options struct {
 	LeaseDuration time.Duration
 	// Metrics may be nil.
 	Metrics *Metrics
+}
+
+// Datapath is what the agent asks of a node; node.Node, which says what each call does, is one.
+type Datapath interface {
+	// Choices are the names of the kinds that new pods which share ENIs may be of, the fastest
+	// first and what all build on last.
+	Choices() []string
+	// Lacking says why the node has no other kinds, by name.
+	Lacking() map[string]error
+	AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error)
+	DelPod(ctx context.Context, pod datapath.Pod) error
+	CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error
+	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []string, err error)
+	// Alive reports whether a wired pod still has its device, though its namespace may be out of
+	// sight.
+	Alive(pod datapath.Pod) (bool, error)
 }
 
 // Device is a link of the node that may be an ENI.
@@ -99,8 +107,8 @@ type Agent struct {
 	want    Want            // the controller's last word
 	// whyNoMore is why the controller gives no more, as far as it is known; empty: it gives.
 	whyNoMore string
-	node      datapath.Node     // derived from want and the devices
-	dp        datapath.Datapath // nil until chosen
+	node      datapath.Node // derived from want and the devices
+	kind      string        // of new pods that share ENIs; empty until chosen
 	// dpReason and dpWhy say why this one (condition DatapathReady).
 	dpReason, dpWhy string
 	devices         devicesSeen
@@ -262,7 +270,7 @@ func (a *Agent) forget(left []netip.Addr) {
 func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
 	a.pool.SetCooling(a.want.Cooling)
 	a.node = a.want.Node
-	a.node.ENIs = nil
+	a.node.ENIs, a.node.Kind = nil, a.kind
 	var offers []pool.Offer
 	a.lookForLocked(devices)
 	for _, e := range a.want.ENIs {
@@ -289,61 +297,46 @@ func (a *Agent) wakeLocked() {
 	a.wake = make(chan struct{})
 }
 
-// chooseLocked settles on the datapath for new pods. Each pod keeps the one that wired it.
+// chooseLocked settles on the kind of new pods. Each pod keeps the one that it was wired as.
 func (a *Agent) chooseLocked() error {
-	if len(a.Datapaths) == 0 {
+	choices, lacking := a.Datapath.Choices(), a.Datapath.Lacking()
+	if len(choices) == 0 {
 		return errors.New("this agent has no datapath")
 	}
 	// The last one is what all others build on.
-	if base := a.Datapaths[len(a.Datapaths)-1].Name(); a.Lacking[base] != nil {
-		err := fmt.Errorf("no datapath works on this node: %s, on which all build: %w", base, a.Lacking[base])
+	if base := choices[len(choices)-1]; lacking[base] != nil {
+		err := fmt.Errorf("no datapath works on this node: %s, on which all build: %w", base, lacking[base])
 		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
 		return err
 	}
+	defer func() { a.node.Kind = a.kind }()
 	asked := a.want.Datapath
 	if asked == "" || asked == claims.Auto {
-		a.dp, a.dpReason = a.Datapaths[0], v1alpha1.ReasonDatapathAuto
-		if len(a.Lacking) > 0 {
+		a.kind, a.dpReason = choices[0], v1alpha1.ReasonDatapathAuto
+		if len(lacking) > 0 {
 			a.dpReason = v1alpha1.ReasonDatapathAutoLacking
 		}
-		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.dp.Name()
-		for _, name := range slices.Sorted(maps.Keys(a.Lacking)) {
-			a.dpWhy += fmt.Sprintf("; not %s: %v", name, a.Lacking[name])
+		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.kind
+		for _, name := range slices.Sorted(maps.Keys(lacking)) {
+			a.dpWhy += fmt.Sprintf("; not %s: %v", name, lacking[name])
 		}
 		return nil
 	}
-	var names []string
-	for _, d := range a.Datapaths {
-		if d.Name() == asked {
-			a.dp, a.dpReason, a.dpWhy = d, "Configured", "chosen by spec.datapath"
-			return nil
-		}
-		names = append(names, d.Name())
+	if slices.Contains(choices, asked) {
+		a.kind, a.dpReason, a.dpWhy = asked, "Configured", "chosen by spec.datapath"
+		return nil
 	}
-	err := fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", asked, names)
-	if why := a.Lacking[asked]; why != nil {
-		err = fmt.Errorf("datapath %q does not work on this node: %w; want auto or one of %v", asked, why, names)
+	err := fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", asked, choices)
+	if why := lacking[asked]; why != nil {
+		err = fmt.Errorf("datapath %q does not work on this node: %w; want auto or one of %v", asked, why, choices)
 	}
-	if a.dp == nil {
+	if a.kind == "" {
 		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
 		return err
 	}
 	// A node that serves pods does not stop for it.
-	a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathKept, fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.dp.Name())
+	a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathKept, fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.kind)
 	return nil
-}
-
-// datapathOf is the one that serves a pod.
-func (a *Agent) datapathOf(e *journal.Entry) datapath.Datapath {
-	if e.Exclusive != nil {
-		return a.Exclusive
-	}
-	for _, d := range a.Datapaths {
-		if d.Name() == e.Datapath {
-			return d
-		}
-	}
-	return a.Datapaths[len(a.Datapaths)-1]
 }
 
 func (a *Agent) remember(e *journal.Entry) {
@@ -362,18 +355,21 @@ func holder(e *journal.Entry) pool.Holder {
 	return pool.Holder{Key: e.Key.String(), Pod: e.Pod(), Sandbox: e.Sandbox}
 }
 
-// PodOf is an entry as a datapath sees it. Only a Ready one has a HostIfName: by
-// that Sync knows which pods to leave to the call that is at work on them.
+// PodOf is an entry as the datapath sees it. Only a Ready one counts as wired: the others Sync
+// leaves to the call that is at work on them.
 func PodOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
-		Addresses: e.Addresses, ENI: e.ENI, Own: e.Exclusive, Datapath: e.Datapath,
+		Addresses: e.Addresses, ENI: e.ENI, Exclusive: e.Exclusive, Kind: e.Datapath,
 	}
-	if p.Datapath == "" || e.Exclusive != nil {
-		p.Datapath = claims.Route // written before there were others; or of the veth beside an exclusive ENI
+	switch {
+	case e.Exclusive != nil:
+		p.Kind = claims.Exclusive
+	case p.Kind == "":
+		p.Kind = claims.Route // written before there were others
 	}
 	if e.State == journal.Ready {
-		p.HostIfName = e.HostIfName
+		p.State = datapath.Wired
 	}
 	return p
 }

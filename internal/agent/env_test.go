@@ -27,9 +27,12 @@ type fakeDatapath struct {
 	onAdd, onDel func(step)
 	// deleted is what DelPod was given, by sandbox.
 	deleted map[string]datapath.Pod
-	// name is "fake" if empty.
-	name  string
-	syncs int
+	syncs   int
+	synced  datapath.Node // what the last Sync was told
+	choices []string
+	lacking map[string]error
+	// alive reports whether a pod has a device.
+	alive func(datapath.Pod) (bool, error)
 }
 
 type step string
@@ -39,12 +42,16 @@ const (
 	after  step = "after"  // all done, the agent does not know yet
 )
 
-func (f *fakeDatapath) Name() string {
-	if f.name != "" {
-		return f.name
+func (f *fakeDatapath) Choices() []string {
+	if f.choices != nil {
+		return f.choices
 	}
-	return "fake"
+	return []string{"fake"}
 }
+
+func (f *fakeDatapath) Lacking() map[string]error { return f.lacking }
+
+func (f *fakeDatapath) Alive(p datapath.Pod) (bool, error) { return f.alive(p) }
 
 func (f *fakeDatapath) AddPod(_ context.Context, _ datapath.Node, p datapath.Pod) (datapath.Wiring, error) {
 	if f.onAdd != nil {
@@ -93,14 +100,13 @@ func (f *fakeDatapath) CheckPod(_ context.Context, _ datapath.Node, p datapath.P
 	return nil
 }
 
-func (f *fakeDatapath) Sync(context.Context, datapath.Node, []datapath.Pod) ([]string, error) {
+func (f *fakeDatapath) Sync(_ context.Context, node datapath.Node, _ []datapath.Pod) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.syncs++
+	f.synced = node
 	return nil, f.failSync
 }
-
-func (f *fakeDatapath) Teardown(context.Context) error { return nil }
 
 type env struct {
 	t     *testing.T
@@ -113,9 +119,6 @@ type env struct {
 	links map[string]bool // links whose namespace is alive though not visible
 	// configure, if set, changes the options of the next start.
 	configure func(*Options)
-	// others are datapaths beside dp, less fast.
-	others  []datapath.Datapath
-	lacking map[string]error
 }
 
 const eniMAC = "00:16:3e:00:00:01"
@@ -136,7 +139,7 @@ func (e *env) start() {
 	}
 	e.t.Cleanup(func() { _ = j.Close() }) // a second Close after restart is harmless
 	o := Options{
-		Log: slog.New(slog.DiscardHandler), Journal: j, Datapaths: append([]datapath.Datapath{e.dp}, e.others...), Lacking: e.lacking, WaitForAddress: 50 * time.Millisecond,
+		Log: slog.New(slog.DiscardHandler), Journal: j, Datapath: e.dp, WaitForAddress: 50 * time.Millisecond,
 		Now: func() time.Time { e.mu.Lock(); defer e.mu.Unlock(); return e.now },
 		Alive: func(p string) bool {
 			e.mu.Lock()
@@ -144,11 +147,11 @@ func (e *env) start() {
 			return !e.dead[p]
 		},
 		Devices: func() (map[string]Device, error) { return map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}}, nil },
-		HasLink: func(name string) (bool, error) {
-			e.mu.Lock()
-			defer e.mu.Unlock()
-			return e.links[name], nil
-		},
+	}
+	e.dp.alive = func(p datapath.Pod) (bool, error) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		return e.links["tw"+p.Sandbox], nil
 	}
 	if e.configure != nil {
 		e.configure(&o)

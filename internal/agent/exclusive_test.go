@@ -25,7 +25,6 @@ func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 	onNode = map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}, exclusiveMAC: {Name: "eth2", MTU: 1500}}
 	e.configure = func(o *Options) {
 		o.Devices = func() (map[string]Device, error) { return onNode, nil }
-		o.Exclusive = e.dp
 		o.WantsENI = func(_ context.Context, _, name string) (bool, error) { return strings.HasPrefix(name, "pod-own"), nil }
 	}
 	want := e.a.want
@@ -48,10 +47,10 @@ func TestAPodThatAsksHasAnENIOfItsOwn(t *testing.T) {
 	if got := e.mustAdd("shared"); got == "192.168.40.1/32" {
 		t.Errorf("a pod that did not ask has the ENI")
 	}
-	if own := e.dp.wired["own1"].Own; own == nil || own.ID != "eni-2" || len(own.Gateways) != 1 {
+	if own := e.dp.wired["own1"].Exclusive; own == nil || own.ID != "eni-2" || len(own.Gateways) != 1 {
 		t.Errorf("the datapath was given %+v", own)
 	}
-	if own := e.dp.wired["shared"].Own; own != nil {
+	if own := e.dp.wired["shared"].Exclusive; own != nil {
 		t.Errorf("the datapath was given %+v for a pod that did not ask", own)
 	}
 	if n := len(e.a.node.ENIs); n != 1 {
@@ -63,7 +62,7 @@ func TestAPodThatAsksHasAnENIOfItsOwn(t *testing.T) {
 	if again := e.mustAdd("own1"); again != "192.168.40.1/32" {
 		t.Errorf("ADD after a restart answered %s", again)
 	}
-	if own := PodOf(e.a.lookup(e.key("own1"))).Own; own == nil || own.MAC.String() != exclusiveMAC {
+	if own := PodOf(e.a.lookup(e.key("own1"))).Exclusive; own == nil || own.MAC.String() != exclusiveMAC {
 		t.Errorf("after a restart the pod's ENI is %+v", own)
 	}
 }
@@ -362,8 +361,8 @@ func TestDelSaysThatThePodWasWired(t *testing.T) {
 	e, _ := mixed(t)
 	e.mustAdd("own1")
 	e.del("own1")
-	if got := e.dp.deleted["own1"].HostIfName; got != "twown1" {
-		t.Errorf("DelPod was given the link %q", got)
+	if got := e.dp.deleted["own1"].State; got != datapath.Wired {
+		t.Errorf("DelPod was given the state %v", got)
 	}
 }
 

@@ -10,20 +10,21 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // A node goes from one datapath to another: new pods get the new one, each pod is
-// served by the one that wired it, over a restart too.
+// served as what it was wired as, over a restart too.
 func TestMovingToAnotherDatapath(t *testing.T) {
-	slow := &fakeDatapath{name: "slow", wired: map[string]datapath.Pod{}}
 	e := newEnv(t, 8)
-	e.others = []datapath.Datapath{slow}
+	e.dp.choices = []string{"fake", "slow"}
 	e.restart()
-	wiredBy := func(sandbox string, want *fakeDatapath) {
+	wiredAs := func(sandbox, want string) {
 		t.Helper()
-		if p, ok := want.wired[sandbox]; !ok || p.Datapath != want.Name() {
-			t.Errorf("pod %s is not wired by %s (fake %v, slow %v)", sandbox, want.Name(), e.dp.wired, slow.wired)
+		if p, ok := e.dp.wired[sandbox]; !ok || p.Kind != want {
+			t.Errorf("pod %s is not wired as %s: %v", sandbox, want, e.dp.wired)
 		}
 	}
 	move := func(name string) {
@@ -36,27 +37,27 @@ func TestMovingToAnotherDatapath(t *testing.T) {
 		}
 	}
 	e.mustAdd("a")
-	wiredBy("a", e.dp)
+	wiredAs("a", "fake")
 	move("slow")
 	e.mustAdd("b")
-	wiredBy("a", e.dp)
-	wiredBy("b", slow)
+	wiredAs("a", "fake")
+	wiredAs("b", "slow")
 	e.restart()
-	fast, before := e.dp.syncs, slow.syncs
+	before := e.dp.syncs
 	e.repair()
-	if e.dp.syncs != fast || slow.syncs != before+1 {
-		t.Error("it is the chosen datapath that is synced, for the pods of both")
+	if e.dp.syncs != before+1 || e.dp.synced.Kind != "slow" {
+		t.Errorf("%d syncs with new pods as %q; want one, for the pods of both, with slow", e.dp.syncs-before, e.dp.synced.Kind)
 	}
 	e.del("a")
-	if len(e.dp.wired) != 0 || len(slow.wired) != 1 {
-		t.Errorf("after DEL of a: fake %v, slow %v", e.dp.wired, slow.wired)
+	if len(e.dp.wired) != 1 || e.dp.deleted["a"].Kind != "fake" {
+		t.Errorf("after DEL of a: %v, deleted %v", e.dp.wired, e.dp.deleted)
 	}
 	move("auto")
 	e.mustAdd("c")
-	wiredBy("c", e.dp)
+	wiredAs("c", "fake")
 	e.del("b")
-	if len(slow.wired) != 0 {
-		t.Errorf("after DEL of b: slow %v", slow.wired)
+	if e.dp.deleted["b"].Kind != "slow" {
+		t.Errorf("after DEL of b: deleted %v", e.dp.deleted)
 	}
 }
 
@@ -64,7 +65,7 @@ func TestMovingToAnotherDatapath(t *testing.T) {
 // why; a node that serves goes on.
 func TestLackingDatapath(t *testing.T) {
 	e := newEnv(t, 2)
-	e.lacking = map[string]error{"magic": errors.New("the kernel has no magic")}
+	e.dp.lacking = map[string]error{"magic": errors.New("the kernel has no magic")}
 	e.restart()
 	why := func() string {
 		for _, c := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions {
@@ -103,7 +104,7 @@ func TestLackingAll(t *testing.T) {
 	e := newEnv(t, 2)
 	w := e.a.want
 	e.kill()
-	e.lacking = map[string]error{"fake": &datapath.UnsupportedError{Feature: "nftables", Err: errors.New("protocol not supported")}}
+	e.dp.lacking = map[string]error{"fake": &datapath.UnsupportedError{Feature: "nftables", Err: errors.New("protocol not supported")}}
 	e.start()
 	if err := e.a.SetWant(w); err != nil {
 		t.Fatal(err)
@@ -117,5 +118,26 @@ func TestLackingAll(t *testing.T) {
 	}
 	if _, err := e.add("a"); err == nil {
 		t.Error("a pod was wired")
+	}
+}
+
+// A pod is of the kind that its journal says, in whichever words an earlier agent wrote it.
+func TestPodOf(t *testing.T) {
+	eni := &datapath.ENI{ID: "eni-1"}
+	for _, c := range []struct {
+		entry journal.Entry
+		kind  string
+		state datapath.State
+	}{
+		{journal.Entry{State: journal.Ready, Datapath: claims.IPvlan, HostIfName: "twa"}, claims.IPvlan, datapath.Wired},
+		{journal.Entry{State: journal.Ready}, claims.Route, datapath.Wired}, // from before there were others
+		{journal.Entry{State: journal.Ready, Datapath: claims.Exclusive, Exclusive: eni}, claims.Exclusive, datapath.Wired},
+		{journal.Entry{State: journal.Ready, Exclusive: eni}, claims.Exclusive, datapath.Wired},
+		{journal.Entry{State: journal.Allocating, Datapath: claims.EBPF}, claims.EBPF, datapath.Unwired},
+		{journal.Entry{State: journal.Releasing, Datapath: claims.EBPF, HostIfName: "twa"}, claims.EBPF, datapath.Unwired},
+	} {
+		if p := PodOf(&c.entry); p.Kind != c.kind || p.State != c.state || (p.Exclusive != nil) != (c.entry.Exclusive != nil) {
+			t.Errorf("%+v is %+v, want kind %s in state %v", c.entry, p, c.kind, c.state)
+		}
 	}
 }

@@ -96,17 +96,17 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	}
 	left := a.applyLocked(devices)
 	chosen := a.chooseLocked()
-	dp := a.dp
+	kind := a.kind
 	a.mu.Unlock()
 
 	a.forget(left)
-	if dp == nil {
+	if kind == "" {
 		return chosen
 	}
 	a.note(reasonNotRemoved, a.reap(ctx))
 	a.note(reasonStranded, a.strandedPods())
 	// The kubelet last: it may be slow to answer.
-	return errors.Join(chosen, a.sync(ctx, dp), a.recount(ctx))
+	return errors.Join(chosen, a.sync(ctx), a.recount(ctx))
 }
 
 // judgeLocked says why ADD cannot be served, in a word and in plain words, or
@@ -178,7 +178,7 @@ func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	case e.HostIfName == "":
 		return true, nil
 	}
-	linked, err := a.HasLink(e.HostIfName)
+	linked, err := a.Datapath.Alive(PodOf(e))
 	if err != nil {
 		return false, fmt.Errorf("look for the link of pod %s: %w", e.Pod(), err)
 	}
@@ -189,10 +189,8 @@ func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	return !linked, nil
 }
 
-// sync brings the node to the desired state. The chosen datapath does so for the pods of all
-// (see Options.Datapaths): were others synced too, each would take the node-wide pieces for
-// its own, and one would undo what the other did.
-func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
+// sync brings the node to the desired state.
+func (a *Agent) sync(ctx context.Context) error {
 	a.mu.Lock()
 	node := a.node
 	pods := make([]datapath.Pod, 0, len(a.entries))
@@ -203,26 +201,17 @@ func (a *Agent) sync(ctx context.Context, chosen datapath.Datapath) error {
 	slices.SortFunc(pods, func(x, y datapath.Pod) int {
 		return strings.Compare(x.Sandbox+"/"+x.IfName, y.Sandbox+"/"+y.IfName)
 	})
-	var troubled []trouble
-	var obstacles []string
-	all := []datapath.Datapath{chosen}
-	if a.Exclusive != nil {
-		all = append(all, a.Exclusive) // it forgets by it which pods are gone
+	start := a.Now()
+	repairs, err := a.Datapath.Sync(ctx, node, pods)
+	a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
+	for _, r := range repairs {
+		a.Log.Info("repaired", "datapath", node.Kind, "what", r)
 	}
-	for _, dp := range all {
-		start := a.Now()
-		repairs, err := dp.Sync(ctx, node, pods)
-		a.Metrics.synced(a.Now().Sub(start), len(repairs), err)
-		for _, r := range repairs {
-			a.Log.Info("repaired", "datapath", dp.Name(), "what", r)
-		}
-		single, others, err := datapath.Sort(err)
-		if err != nil {
-			return fmt.Errorf("datapath %s: %w", dp.Name(), err)
-		}
-		troubled = append(troubled, ofPods(single)...)
-		obstacles = append(obstacles, others...)
+	single, obstacles, err := datapath.Sort(err)
+	if err != nil {
+		return fmt.Errorf("datapath %s: %w", node.Kind, err)
 	}
+	troubled := ofPods(single)
 	if a.Neighbours != nil {
 		for _, e := range node.ENIs {
 			obstacles = append(obstacles, a.Neighbours(e.Device)...)
@@ -262,8 +251,10 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 		a.remember(e)
 	}
 	pod := PodOf(e)
-	pod.HostIfName = e.HostIfName // set if it was wired: what is called so in the pod is ours then
-	if err := a.datapathOf(e).DelPod(ctx, pod); err != nil {
+	if e.HostIfName != "" {
+		pod.State = datapath.Wired // it was: what is called so in the pod is ours
+	}
+	if err := a.Datapath.DelPod(ctx, pod); err != nil {
 		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
 	}
 	now := a.Now()

@@ -39,17 +39,17 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		ready.Reason, ready.Message = "Serving", "pods can be wired"
 	}
 	dp := a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotChosen", "no datapath runs yet")
-	if a.dp != nil {
-		st.Datapath = a.dp.Name()
+	if a.kind != "" {
+		st.Datapath = a.kind
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy)
 		if a.want.Mode == claims.ModeExclusive {
-			st.Datapath = a.Exclusive.Name()
+			st.Datapath = claims.Exclusive
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
 				"each pod has an ENI of its own; it reaches Services and the node by a veth")
 		}
 	}
 	switch {
-	case a.dp == nil && a.dpReason != "":
+	case a.kind == "" && a.dpReason != "":
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, a.dpReason, a.dpWhy)
 	case a.failure != "":
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotProgrammed", a.failure)

@@ -93,7 +93,7 @@ func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
 		}},
 		"its link cannot be looked for": {reasonNotRemoved, func(e *env) {
 			e.dead["/run/netns/a"] = true
-			e.a.HasLink = func(string) (bool, error) { return false, errors.New("its ENI is not on the node") }
+			e.dp.alive = func(datapath.Pod) (bool, error) { return false, errors.New("its ENI is not on the node") }
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {

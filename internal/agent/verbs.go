@@ -39,7 +39,7 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	}
 	defer unlock()
 	a.mu.Lock()
-	e, chosen, node := a.entries[k], a.dp, a.node
+	e, node := a.entries[k], a.node
 	a.mu.Unlock()
 	if e == nil || e.State != journal.Ready {
 		return types.NewError(types.ErrUnknownContainer, fmt.Sprintf("sandbox %s, interface %s: the agent has not wired it", k.Sandbox, k.IfName), "")
@@ -62,10 +62,10 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 			return differs("prevResult has no interface %q in sandbox %q", name, sandbox)
 		}
 	}
-	if chosen == nil {
+	if node.Kind == "" {
 		return tryAgain("no datapath is chosen yet", nil)
 	}
-	if err := a.datapathOf(e).CheckPod(ctx, node, PodOf(e)); err != nil {
+	if err := a.Datapath.CheckPod(ctx, node, PodOf(e)); err != nil {
 		return differs("%v", err)
 	}
 	return nil

@@ -28,8 +28,8 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/ipvlan"
+	"terway.dev/terway/internal/datapath/claims"
+	dpnode "terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 )
@@ -247,13 +247,13 @@ func (n *node) start() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	dp, err := route.New(route.Options{Log: log})
+	dp, err := dpnode.New(dpnode.Options{Log: log, Kinds: []dpnode.Kind{route.New()}, Choices: []string{claims.Route}})
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	a, err := New(Options{
-		Log: log, Now: time.Now, Journal: j, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 20 * time.Second,
-		Alive: SandboxAlive, Devices: LinksByMAC, HasLink: ipvlan.HasPeer,
+		Log: log, Now: time.Now, Journal: j, Datapath: dp, WaitForAddress: 20 * time.Second,
+		Alive: SandboxAlive, Devices: LinksByMAC,
 	})
 	if err != nil {
 		n.t.Fatal(err)

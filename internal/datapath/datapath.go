@@ -1,14 +1,14 @@
-// Package datapath is the small interface behind which a node's packets are
-// programmed. One folder below it implements one way (route, ebpf, …).
+// Package datapath is what is said of a node's packets between the agent, which knows what
+// there should be, and package node, which programs it: desired nodes, ENIs and pods, and what
+// went wrong.
 //
-// A datapath owns what it puts into the kernel and nothing else: it finds its
-// objects by its own names, tables, priorities and marks, rebuilds them from the
-// desired state it is given, and removes what is no longer desired. It keeps no
-// state of its own on disk: the agent's journal is the only memory.
+// It is values. The packages below it own what they put into the kernel and nothing else: they
+// find their objects by their own names, tables, priorities and marks, rebuild them from the
+// desired state they are given, and remove what is no longer desired. They keep no state of
+// their own on disk: the agent's journal is the only memory.
 package datapath
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -16,32 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// Datapath wires pods of one node.
-type Datapath interface {
-	// Name is the value of NodeNetwork.status.datapath.
-	Name() string
-	// AddPod wires a pod: after it returns the pod can send and receive. Calling
-	// it again for the same pod gives the same result; after an unfinished call it
-	// starts afresh. Calls for different pods run concurrently.
-	AddPod(ctx context.Context, node Node, pod Pod) (Wiring, error)
-	// DelPod removes what AddPod made. Absence of anything, the pod's namespace
-	// included, is no error. When it returns, no packet reaches the address by way
-	// of this pod any more.
-	DelPod(ctx context.Context, pod Pod) error
-	// CheckPod returns an error that names the first missing or wrong piece.
-	CheckPod(ctx context.Context, node Node, pod Pod) error
-	// Sync makes the kernel agree with the whole desired state: node-wide pieces
-	// (rules, tables, nftables), each ENI's, each pod's host side, and removes
-	// pieces of pods and ENIs that are not in it. It returns one line for each
-	// repair it made. It never touches anything the datapath does not own: pods of
-	// other datapaths (Pod.Datapath) may be in the list and are left alone. A pod
-	// with an empty HostIfName is being wired or unwired by a concurrent call: its
-	// pieces are neither repaired nor removed.
-	Sync(ctx context.Context, node Node, pods []Pod) (repairs []string, err error)
-	// Teardown removes every trace of the datapath from the node.
-	Teardown(ctx context.Context) error
-}
 
 // Node is the node-wide part of the desired state.
 type Node struct {
@@ -55,6 +29,8 @@ type Node struct {
 	// HostStackCIDRs are reached through the node's network stack also by pods whose
 	// packets go past it otherwise (a DNS cache of the node, for example).
 	HostStackCIDRs []netip.Prefix
+	// Kind is that of new pods which share ENIs: what they need is there before the first comes.
+	Kind string
 	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
 	// address by the node's own default route.
 	MasqueradeOutside bool
@@ -115,31 +91,25 @@ type Pod struct {
 	Addresses []netip.Addr
 	// ENI is the MAC of the ENI that carries the addresses.
 	ENI string
-	// Own, if not nil, is that ENI, which the pod has for itself: it is moved into
+	// Exclusive, if not nil, is that ENI, which the pod has for itself: it is moved into
 	// the pod and becomes IfName. Node.ENIs does not list it.
-	Own *ENI
-	// Datapath is the name of the one that wires it; empty means the one that is called.
-	Datapath string
-	// HostIfName is set once wired (Wiring.HostIfName).
-	HostIfName string
+	Exclusive *ENI
+	// Kind is the way in which it is wired, by the name that claims has for it. A pod keeps it.
+	Kind string
+	// State says whether it is wired.
+	State State
 }
 
-// WiredBy is the pod; its datapath is the named one if it does not say which.
-func (p Pod) WiredBy(name string) Pod {
-	if p.Datapath == "" {
-		p.Datapath = name
-	}
-	return p
-}
+// State of a pod's wiring.
+type State int
 
-// WiredBy is that of each pod.
-func WiredBy(name string, pods []Pod) []Pod {
-	list := make([]Pod, len(pods))
-	for i, p := range pods {
-		list[i] = p.WiredBy(name)
-	}
-	return list
-}
+const (
+	// Unwired: not yet wired, or not any more, or a call is at work on it. Its pieces are
+	// neither repaired nor removed.
+	Unwired State = iota
+	// Wired: AddPod has wired it at some time. What is called so in the pod is ours.
+	Wired
+)
 
 // Wiring is what AddPod made.
 type Wiring struct {
@@ -151,7 +121,7 @@ type Wiring struct {
 	Gateways []netip.Addr
 }
 
-// PodError is trouble that Sync has with one pod. The node itself is programmed
+// PodError is trouble that node.Node.Sync has with one pod. The node itself is programmed
 // and can serve others.
 type PodError struct {
 	// Sandbox and IfName are the pod's.

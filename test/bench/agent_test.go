@@ -25,8 +25,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
-	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/ipvlan"
+	dpnode "terway.dev/terway/internal/datapath/node"
 )
 
 // asAgent is set in the process that is a node's agent: a job as JSON.
@@ -105,7 +104,7 @@ func (j *job) run() error {
 	}
 	defer end()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	var dp subject
+	var dp *dpnode.Node
 	for _, k := range kinds() {
 		if k.name == j.Datapath {
 			if dp, err = k.open("", log); err != nil {
@@ -117,13 +116,9 @@ func (j *job) run() error {
 	if err != nil {
 		return err
 	}
-	var own datapath.Datapath
-	if e, ok := dp.(*exclusiveNode); ok {
-		own = e.own
-	}
 	a, err := agent.New(agent.Options{
-		Exclusive: own, Log: log, Now: time.Now, Journal: state, Datapaths: []datapath.Datapath{dp}, WaitForAddress: 25 * time.Second,
-		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC, HasLink: ipvlan.HasPeer,
+		Log: log, Now: time.Now, Journal: state, Datapath: dp, WaitForAddress: 25 * time.Second,
+		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC,
 	})
 	if err != nil {
 		return err

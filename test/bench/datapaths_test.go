@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/exclusive"
 	"terway.dev/terway/internal/datapath/ipvlan"
 	"terway.dev/terway/internal/datapath/netkit"
+	dpnode "terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
@@ -27,17 +29,8 @@ type kind struct {
 	own bool
 	// lacks says why the kernel cannot run it.
 	lacks error
-	// open makes the datapath of the node whose namespace is at the path; empty is the
-	// process's own.
-	open func(netns string, log *slog.Logger) (subject, error)
 	// goals of the metrics that the pods of two nodes reach.
 	goals map[string]report.Goal
-}
-
-// subject is a datapath that can be let go of.
-type subject interface {
-	datapath.Datapath
-	Close(ctx context.Context) error
 }
 
 // kinds are all datapaths, and what they should reach against the host. Those without a
@@ -49,64 +42,30 @@ func kinds() []kind {
 		}
 	}
 	return []kind{
-		{name: "route", open: openRoute, goals: goals(0.85, 1.15)},
-		{name: "ebpf", lacks: ebpf.Supported(), open: openEBPF, goals: goals(0.97, 1.05)},
-		{name: "netkit", lacks: netkit.Supported(), open: openNetkit},
-		{name: "ipvlan", lacks: ipvlan.Supported(), open: openIPvlan},
-		{name: "exclusive", own: true, open: openExclusive, goals: goals(0.99, 1.02)},
+		{name: claims.Route, goals: goals(0.85, 1.15)},
+		{name: claims.EBPF, lacks: ebpf.Supported(), goals: goals(0.97, 1.05)},
+		{name: claims.Netkit, lacks: netkit.Supported()},
+		{name: claims.IPvlan, lacks: ipvlan.Supported()},
+		{name: claims.Exclusive, own: true, goals: goals(0.99, 1.02)},
 	}
 }
 
-func openRoute(netns string, log *slog.Logger) (subject, error) {
-	return route.New(route.Options{NetNS: netns, Log: log})
-}
-
-func openEBPF(netns string, log *slog.Logger) (subject, error) {
-	return ebpf.New(ebpf.Options{NetNS: netns, Log: log})
-}
-
-func openNetkit(netns string, log *slog.Logger) (subject, error) {
-	return netkit.New(ebpf.Options{NetNS: netns, Log: log})
-}
-
-func openIPvlan(netns string, log *slog.Logger) (subject, error) {
-	return ipvlan.New(ipvlan.Options{NetNS: netns, Log: log})
-}
-
-// exclusiveNode is a node with pods of both kinds.
-type exclusiveNode struct {
-	*route.Datapath
-	own *exclusive.Datapath
-}
-
-func openExclusive(netns string, log *slog.Logger) (subject, error) {
-	shared, err := route.New(route.Options{NetNS: netns, Log: log})
-	if err != nil {
-		return nil, err
+// open makes the node whose namespace is at the path; empty is the process's own. It has the
+// kind, what that builds on, and route.
+func (k kind) open(netns string, log *slog.Logger) (*dpnode.Node, error) {
+	list, chosen := []dpnode.Kind{route.New()}, k.name
+	switch k.name {
+	case claims.EBPF:
+		list = append(list, ebpf.New(0))
+	case claims.Netkit:
+		programs := ebpf.New(0)
+		list = append(list, programs, netkit.New(programs))
+	case claims.IPvlan:
+		list = append(list, ipvlan.New(0))
+	case claims.Exclusive:
+		list, chosen = append(list, exclusive.New()), claims.Route
 	}
-	own, err := exclusive.New(exclusive.Options{Beside: shared, NetNS: netns, Log: log})
-	if err != nil {
-		return nil, err
-	}
-	return &exclusiveNode{shared, own}, nil
-}
-
-func (e *exclusiveNode) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	if pod.Own != nil {
-		return e.own.AddPod(ctx, node, pod)
-	}
-	return e.Datapath.AddPod(ctx, node, pod)
-}
-
-func (e *exclusiveNode) DelPod(ctx context.Context, pod datapath.Pod) error {
-	if pod.Own != nil {
-		return e.own.DelPod(ctx, pod)
-	}
-	return e.Datapath.DelPod(ctx, pod)
-}
-
-func (e *exclusiveNode) Close(ctx context.Context) error {
-	return errors.Join(e.own.Close(), e.Datapath.Close(ctx))
+	return dpnode.New(dpnode.Options{NetNS: netns, Log: log, Kinds: list, Choices: []string{chosen}})
 }
 
 // atOnce is how many pods are wired at the same time when many are needed.
@@ -138,14 +97,14 @@ func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 		}
 		pod.Addresses = append(pod.Addresses, n.pod(number))
 		if i < len(n.own) {
-			pod.Own, pod.ENI = &n.own[i], n.own[i].MAC.String()
+			pod.Exclusive, pod.Kind, pod.ENI = &n.own[i], claims.Exclusive, n.own[i].MAC.String()
 		} else {
-			pod.ENI = n.shared.MAC.String()
+			pod.Kind, pod.ENI = dp.Choices()[0], n.shared.MAC.String()
 		}
 		turns <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			_, errs[i] = dp.AddPod(context.Background(), n.desired(), pod)
+			_, errs[i] = dp.AddPod(context.Background(), n.desired(dp.Choices()[0]), pod)
 		})
 	}
 	wg.Wait()

@@ -130,8 +130,9 @@ func (v *vpc) open(nodes ...*node) {
 }
 
 // desired is the node as a datapath is told of it.
-func (n *node) desired() datapath.Node {
+func (n *node) desired(kind string) datapath.Node {
 	d := datapath.Node{
+		Kind:         kind,
 		Addresses:    []netip.Addr{n.V4},
 		VPCCIDRs:     []netip.Prefix{netip.MustParsePrefix(vpcCIDR)},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix("172.21.0.0/20")},

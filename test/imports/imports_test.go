@@ -147,6 +147,17 @@ func TestGround(t *testing.T) {
 			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
 			"internal/kernel", "internal/netlinkx",
 		},
+		"internal/datapath/tracker": {"internal/datapath", "internal/datapath/claims", "internal/datapath/nft", "internal/netlinkx"},
+		"internal/datapath/object": {
+			"internal/datapath", "internal/datapath/claims", "internal/datapath/nft",
+			"internal/kernel", "internal/netlinkx", "internal/sysctl",
+		},
+		// It knows no kind of pod.
+		"internal/datapath/node": {
+			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/firewall", "internal/datapath/linkkind",
+			"internal/datapath/nft", "internal/datapath/object", "internal/datapath/routing", "internal/datapath/tracker",
+			"internal/kernel", "internal/netlinkx", "internal/sysctl",
+		},
 		"internal/datapath/routing": {
 			"internal/datapath", "internal/datapath/claims", "internal/datapath/linkkind",
 			"internal/kernel", "internal/netlinkx", "internal/sysctl",

@@ -23,7 +23,7 @@ d=./internal/datapath
 # with the others.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
-own='^(TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
+own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
 on 6.12 $d/ipvlan $d/netkit
 on 6.12 -run "$packets" $d/route $d/ebpf
 on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive

@@ -20,9 +20,9 @@ const (
 	// AliasPrefix begins the alias of a pod's device; the pod's name follows.
 	AliasPrefix = "pod "
 
-	// OwnIfName is the pod's end of the veth if the pod has an ENI of its own, which
+	// ExclusiveIfName is the pod's end of the veth if the pod has an ENI of its own, which
 	// then is its eth0. Other versions of Terway call it so too.
-	OwnIfName = "veth1"
+	ExclusiveIfName = "veth1"
 )
 
 var (

@@ -61,7 +61,7 @@ func TestNumbersDiffer(t *testing.T) {
 	for what, list := range map[string][]int{
 		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
-		"device groups":               {GroupPod, GroupDying, GroupOwn},
+		"device groups":               {GroupPod, GroupDying, GroupExclusive},
 		"priorities of tc filters":    {PrefShortcut, PrefIPvlan},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
 	} {

@@ -64,12 +64,12 @@ const (
 	// GroupPod and GroupDying are device groups ("tw" in ASCII, then a number).
 	// The first is how nftables knows a pod's veth; a device in the second may
 	// send nothing and is deleted together with all others in it.
-	// GroupOwn is a pod's that has an ENI of its own, and by its veth only the node and
-	// Services. Without the bit OwnGroupBit it is GroupPod: one comparison finds both.
-	GroupPod    = 0x74770001
-	GroupDying  = 0x74770002
-	GroupOwn    = GroupPod | OwnGroupBit
-	OwnGroupBit = 0x100
+	// GroupExclusive is a pod's that has an ENI of its own, and by its veth only the node and
+	// Services. Without the bit ExclusiveGroupBit it is GroupPod: one comparison finds both.
+	GroupPod          = 0x74770001
+	GroupDying        = 0x74770002
+	GroupExclusive    = GroupPod | ExclusiveGroupBit
+	ExclusiveGroupBit = 0x100
 
 	// MetricUnreachable is the metric of the route that stops a packet when its
 	// ENI's own route is missing, so that it cannot leave by another ENI.

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 	"terway.dev/terway/internal/testutil"
@@ -26,7 +27,12 @@ func BenchmarkPod(b *testing.B) {
 	ctx := context.Background()
 	w := kit.NewWorld(b, 2, 1)
 	fast, slow := w.Nodes[0], w.Nodes[1]
-	slow.DP = plainSubject{own(slow)}
+	slow.Desired.Kind = claims.Route // of a node that could do ebpf
+	describe := func(n *suite.Node) *suite.Pod {
+		p := n.Describe(1)
+		p.Spec.Kind = n.Desired.Kind
+		return p
+	}
 	times := map[string][]time.Duration{}
 	timed := func(name string, f func() error) {
 		start := time.Now()
@@ -41,7 +47,7 @@ func BenchmarkPod(b *testing.B) {
 	}
 	for b.Loop() {
 		for name, n := range map[string]*suite.Node{"ebpf": fast, "route": slow} {
-			one := n.Describe(1)
+			one := describe(n)
 			timed(name+"-add", func() error { _, err := n.DP.AddPod(ctx, n.Desired, one.Spec); return err })
 			timed(name+"-del", func() error { return n.DP.DelPod(ctx, one.Spec) })
 			n.Settle()
@@ -49,7 +55,7 @@ func BenchmarkPod(b *testing.B) {
 
 			var pods []*suite.Pod
 			for range burst {
-				pods = append(pods, n.Describe(1))
+				pods = append(pods, describe(n))
 			}
 			timed(name+"-add-50", func() error {
 				errs := make([]error, burst)
@@ -60,6 +66,9 @@ func BenchmarkPod(b *testing.B) {
 				wg.Wait()
 				return errors.Join(errs...)
 			})
+			for _, p := range pods {
+				p.Spec.State = datapath.Wired
+			}
 			timed(name+"-sync-50", func() error { _, err := n.TrySync(pods...); return err })
 			for _, p := range pods {
 				p.Del()
@@ -77,17 +86,6 @@ func BenchmarkPod(b *testing.B) {
 		b.ReportMetric(us("ebpf"+what), "ebpf"+what+"-µs")
 		b.ReportMetric(us("ebpf"+what)/us("route"+what), "ebpf/route"+what)
 	}
-}
-
-// plainSubject is the datapath route of a node that could do ebpf.
-type plainSubject struct{ *Datapath }
-
-func (p plainSubject) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	return p.Route().AddPod(ctx, node, pod)
-}
-
-func (p plainSubject) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	return p.Route().Sync(ctx, node, pods)
 }
 
 // BenchmarkAttach compares what the filters of a pod's device cost with the making of the

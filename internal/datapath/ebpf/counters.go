@@ -3,13 +3,12 @@ package ebpf
 import (
 	"errors"
 
-	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Counters are what the programs have done since their maps were made (tcprog.Counters).
-func (d *Datapath) Counters() (map[string]uint64, error) {
-	counts, err := d.shortcuts.counters()
+func (k *Kind) Counters() (map[string]uint64, error) {
+	counts, err := k.shortcuts.counters()
 	if err == nil && counts == nil {
 		err = errors.New("no shortcuts are loaded")
 	}
@@ -26,12 +25,8 @@ func (s *shortcuts) counters() (map[string]uint64, error) {
 	return tcprog.Counters(s.objects.Maps[mapCounters])
 }
 
-// spoofed are those of the programs and those of the stack.
-func (s *shortcuts) spoofed(core *route.Datapath) (uint64, error) {
-	inStack, err := core.Spoofed()
-	if err != nil {
-		return 0, err
-	}
-	counts, err := s.counters()
-	return inStack + counts["spoofed"], err
+// Spoofed implements node.Kind.
+func (k *Kind) Spoofed() (uint64, error) {
+	counts, err := k.shortcuts.counters()
+	return counts["spoofed"], err
 }

@@ -1,108 +1,90 @@
 package ebpf
 
 import (
-	"context"
-	"log/slog"
+	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/datapath/tcprog"
 )
-
-var _ datapath.Datapath = (*Datapath)(nil)
-
-// Options of New.
-type Options struct {
-	// NetNS, ProcSys and Log are as in route.Options.
-	NetNS   string
-	ProcSys string
-	Log     *slog.Logger
-	// Flows is how many directions of flows are remembered, DefaultFlows if 0.
-	Flows int
-	// Beside are extensions of other datapaths of the node.
-	Beside []route.Extension
-	// Variants are datapaths that are this one with other devices for their pods.
-	Variants []Variant
-}
 
 // DefaultFlows is as many connections as conntrack knows on a node of some size. It
 // takes 30 MB; a flow beyond it costs its eldest neighbour one way through the stack.
 const DefaultFlows = 262144
 
-// Datapath is the datapath route, whose pods get shortcuts. It serves pods that were
-// wired as route too (datapath.Pod.Datapath) and leaves them as they are.
-type Datapath struct {
-	*route.Datapath
+// Kind is that of pods with shortcuts.
+type Kind struct {
+	node.Plain
 	shortcuts *shortcuts
+	// names are those of the kinds whose pods the ENIs' programs serve.
+	names map[string]bool
 }
 
-// New touches nothing of the node yet.
-func New(o Options) (*Datapath, error) {
-	if o.Flows == 0 {
-		o.Flows = DefaultFlows
+// New is the kind; flows is how many directions of flows are remembered, DefaultFlows if 0.
+func New(flows int) *Kind {
+	if flows == 0 {
+		flows = DefaultFlows
 	}
-	s := &shortcuts{flows: o.Flows}
-	extensions := append([]route.Extension{s}, o.Beside...)
-	for _, v := range o.Variants {
-		extensions = append(extensions, variant{s, v})
+	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: &shortcuts{flows: flows}, names: map[string]bool{claims.EBPF: true}}
+}
+
+// Hooks are where a pod's programs run.
+type Hooks interface {
+	// Attach puts programs on the node's end of a pod's pair, or in the place of ours
+	// that are there; no packet passes in between.
+	Attach(h *netlink.Handle, o *tcprog.Objects, index int) error
+	// Wrong names the first program that is not in its place there, or "".
+	Wrong(h *netlink.Handle, o *tcprog.Objects, index int) (string, error)
+}
+
+// Serve lets pods of another kind share the maps and the ENIs' programs, so that the pods of
+// both have shortcuts to each other. It is called before the node starts.
+func (k *Kind) Serve(kind string) { k.names[kind] = true }
+
+// With are the objects of a pod whose programs run at these hooks.
+func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
+	return node.Added{
+		// Without entries they let nothing from the pod pass, so they may come before.
+		First:  []object.Object{podPrograms{k.shortcuts, p, hooks}},
+		Before: []object.Object{podEntries{k.shortcuts, p}},
 	}
-	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extensions: extensions})
-	if err != nil {
-		return nil, err
+}
+
+// Start implements node.Kind.
+func (k *Kind) Start(n *node.Node) { k.shortcuts.inside = n.Inside }
+
+// Choose implements node.Kind.
+func (k *Kind) Choose(kind string) { k.shortcuts.chosen.Store(k.names[kind]) }
+
+// Objects implements node.Kind.
+func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, veth{}) }
+
+// Points implements node.Kind: known flows go from device to device, past what comes to a pod
+// by the node's end of its veth.
+func (k *Kind) Points(p *node.Pod) []node.Point {
+	list := k.Plain.Points(p)
+	for i, at := range list {
+		list[i].Bypassed = at.Device == p.Host && !at.FromPod
 	}
-	s.inside = core.Inside
-	return &Datapath{Datapath: core, shortcuts: s}, nil
+	return list
 }
 
-// Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return claims.EBPF }
-
-// AddPod implements datapath.Datapath.
-func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	d.shortcuts.chosen.Store(true)
-	return d.Datapath.AddPod(ctx, node, pod.WiredBy(claims.EBPF))
+// Sync implements node.Kind.
+func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
+	return k.shortcuts.sync(h, links, enis)
 }
 
-// CheckPod implements datapath.Datapath.
-func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(claims.EBPF))
+// ENIProblem implements node.Kind.
+func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
+	return k.shortcuts.problemOf(h, eni)
 }
 
-// Sync implements datapath.Datapath.
-func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	d.shortcuts.chosen.Store(true)
-	return d.Datapath.Sync(ctx, node, datapath.WiredBy(claims.EBPF, pods))
+// Teardown implements node.Kind.
+func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
+	return k.shortcuts.teardown(h, links)
 }
 
-// Spoofed is the number of packets dropped because a pod sent them with a source address
-// that is not its own: by programs, or by the host stack.
-func (d *Datapath) Spoofed() (uint64, error) {
-	return d.shortcuts.spoofed(d.Datapath)
-}
-
-// Close lets go of the node. Pods stay wired and their shortcuts work.
-func (d *Datapath) Close(ctx context.Context) error {
-	if err := d.Datapath.Close(ctx); err != nil {
-		return err
-	}
-	return d.shortcuts.close()
-}
-
-// Route is the datapath route of the same node. A node whose kernel can do ebpf uses
-// this one also when it is told to use route: its pods of both kinds have one owner.
-func (d *Datapath) Route() datapath.Datapath { return plain{d.Datapath, d.shortcuts} }
-
-type plain struct {
-	*route.Datapath
-	shortcuts *shortcuts
-}
-
-// Spoofed is as that of the datapath ebpf: the node may have pods of both.
-func (p plain) Spoofed() (uint64, error) { return p.shortcuts.spoofed(p.Datapath) }
-
-// Sync implements datapath.Datapath: with the last pod that has shortcuts, the ENIs'
-// programs go.
-func (p plain) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	p.shortcuts.chosen.Store(false)
-	return p.Datapath.Sync(ctx, node, pods)
-}
+// Close implements node.Kind; shortcuts go on working.
+func (k *Kind) Close() error { return k.shortcuts.close() }

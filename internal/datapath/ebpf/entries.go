@@ -3,12 +3,12 @@ package ebpf
 import (
 	"net/netip"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // entries are a pod's in the map of pods, by address.
-func entries(p route.Place) map[netip.Addr]shortcutPod {
+func entries(p node.Place) map[netip.Addr]shortcutPod {
 	list := map[netip.Addr]shortcutPod{}
 	for _, a := range p.Addresses {
 		e := shortcutPod{Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
@@ -26,7 +26,7 @@ func entries(p route.Place) map[netip.Addr]shortcutPod {
 }
 
 // sender is what the pod behind the device may send from.
-func sender(p route.Place) (s shortcutSender) {
+func sender(p node.Place) (s shortcutSender) {
 	for _, a := range p.Addresses {
 		if a.Is4() {
 			s.V4 = addrKey(a)

@@ -7,13 +7,14 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // The maps by index of a device. The caller of each holds mu.
 
-func (s *shortcuts) putSender(p route.Place) error {
+func (s *shortcuts) putSender(p node.Place) error {
 	if err := s.objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
 		return fmt.Errorf("add device %s to map %s: %w", p.Device, mapSenders, err)
 	}
@@ -21,7 +22,7 @@ func (s *shortcuts) putSender(p route.Place) error {
 }
 
 // senderProblem says what is wrong with a device's entry, or "".
-func (s *shortcuts) senderProblem(p route.Place) (string, error) {
+func (s *shortcuts) senderProblem(p node.Place) (string, error) {
 	var have shortcutSender
 	err := s.objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
 	switch {
@@ -74,7 +75,7 @@ func (s *shortcuts) directENIs() tcprog.ENIs {
 }
 
 // prepareENI gives an ENI its programs and its place in the map of ENIs.
-func (s *shortcuts) prepareENI(h *netlink.Handle, eni route.ENIPlace) error {
+func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
 	if err := filters.Attach(h, s.objects, eni.Index, eniHooks); err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (s *shortcuts) prepareENI(h *netlink.Handle, eni route.ENIPlace) error {
 }
 
 // eniProblem names the first piece of an ENI that is missing or wrong, or "".
-func (s *shortcuts) eniProblem(h *netlink.Handle, eni route.ENIPlace) (string, error) {
+func (s *shortcuts) eniProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks)
 	if err != nil || problem == "" {
 		return "", err

@@ -3,108 +3,146 @@ package ebpf
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// Wire implements route.Extension.
-func (s *shortcuts) Wire(h *netlink.Handle, p route.Place) error {
-	return s.wire(h, p, veth{})
+// podEntries are a pod's in the maps: its addresses, and what its device may send from.
+type podEntries struct {
+	s   *shortcuts
+	pod *node.Pod
 }
 
-func (s *shortcuts) wire(h *netlink.Handle, p route.Place, hooks Hooks) error {
-	o, err := s.enter(h, p)
+// Name implements object.Object.
+func (o podEntries) Name() string { return "map entries of device " + o.pod.Host.Name }
+
+// Put implements object.Object. It also sees that the pod's ENI has its programs, after the
+// entries: Sync takes them from the ENIs when the map is empty.
+func (o podEntries) Put(site *object.Site) error {
+	p, err := o.pod.Place(site)
 	if err != nil {
 		return err
 	}
-	if err := hooks.Attach(h, o, p.Index); err != nil {
-		return fmt.Errorf("device %s: %w", p.Device, err)
+	return o.s.enter(site.Node, p)
+}
+
+func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(h); err != nil {
+		return err
+	}
+	for a, pod := range entries(p) {
+		if err := s.table().Put(a, pod); err != nil {
+			return err
+		}
+	}
+	if err := s.putSender(p); err != nil {
+		return err
+	}
+	if index := p.ENI.Index; index != 0 && !s.enis[index] {
+		if err := s.prepareENI(h, p.ENI); err != nil {
+			return fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
+		}
+		s.enis[index] = true
 	}
 	return nil
 }
 
-// enter writes the pod's addresses and its device, and sees that its ENI has its programs: in this
-// order, for Sync takes them from the ENIs when the map is empty.
-func (s *shortcuts) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, error) {
+// Have implements object.Object.
+func (o podEntries) Have(site *object.Site) (string, error) {
+	p, err := o.pod.Place(site)
+	if err != nil || p.Index == 0 {
+		return "", err // what makes the device says so
+	}
+	s := o.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
-		return nil, err
+	if err := s.load(site.Node); err != nil {
+		return "", err
 	}
-	for a, pod := range entries(p) {
-		if err := s.table().Put(a, pod); err != nil {
-			return nil, err
-		}
-	}
-	if err := s.putSender(p); err != nil {
-		return nil, err
-	}
-	if index := p.ENI.Index; index != 0 && !s.enis[index] {
-		if err := s.prepareENI(h, p.ENI); err != nil {
-			return nil, fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
-		}
-		s.enis[index] = true
-	}
-	return s.objects, nil
-}
-
-// Problems implements route.Extension.
-func (s *shortcuts) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
-	return s.problems(h, p, veth{})
-}
-
-func (s *shortcuts) problems(h *netlink.Handle, p route.Place, hooks Hooks) ([]string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
-		return nil, err
-	}
-	var problems []string
 	for a, want := range entries(p) {
-		problem, err := s.table().Problem(a, want)
-		if err != nil {
-			return nil, err
-		}
-		if problem != "" {
-			problems = append(problems, problem)
+		if problem, err := s.table().Problem(a, want); err != nil || problem != "" {
+			return problem, err
 		}
 	}
-	problem, err := s.senderProblem(p)
-	if err != nil {
-		return nil, err
-	}
-	if problem != "" {
-		problems = append(problems, problem)
-	}
-	problem, err = hooks.Wrong(h, s.objects, p.Index)
-	if err != nil {
-		return nil, fmt.Errorf("device %s: %w", p.Device, err)
-	}
-	if problem != "" {
-		problems = append(problems, fmt.Sprintf("device %s: %s", p.Device, problem))
-	}
-	return problems, nil
+	return s.senderProblem(p)
 }
 
-// Unwire implements route.Extension. An address that another device has by now stays.
-func (s *shortcuts) Unwire(h *netlink.Handle, index int, addresses []netip.Addr) error {
+// Del implements object.Object. An address that another device has by now stays.
+func (o podEntries) Del(site *object.Site) error {
+	p, err := o.pod.Place(site)
+	if err != nil {
+		return err
+	}
+	s := o.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil {
-		if there, err := filters.Anywhere(h); err != nil || !there {
+		if there, err := filters.Anywhere(site.Node); err != nil || !there {
 			return err
 		}
-		if err := s.load(h); err != nil {
+		if err := s.load(site.Node); err != nil {
 			return err
 		}
 	}
-	var err error
-	if index != 0 {
-		err = s.deleteSender(uint32(index))
+	if p.Index != 0 {
+		err = s.deleteSender(uint32(p.Index))
 	}
-	return errors.Join(err, s.table().Release(h, index, addresses))
+	return errors.Join(err, s.table().Release(site.Node, p.Index, p.Addresses))
+}
+
+// podPrograms are those of a pod's devices. They go with them.
+type podPrograms struct {
+	s     *shortcuts
+	pod   *node.Pod
+	hooks Hooks
+}
+
+// Name implements object.Object.
+func (o podPrograms) Name() string { return "programs of device " + o.pod.Host.Name }
+
+// Put implements object.Object.
+func (o podPrograms) Put(site *object.Site) error {
+	index, err := site.Index(o.pod.Host)
+	if err != nil {
+		return err
+	}
+	objects, err := o.s.loaded(site.Node)
+	if err != nil {
+		return err
+	}
+	return o.hooks.Attach(site.Node, objects, index)
+}
+
+// Have implements object.Object.
+func (o podPrograms) Have(site *object.Site) (string, error) {
+	index, err := site.Index(o.pod.Host)
+	if err != nil || index == 0 {
+		return "", err
+	}
+	objects, err := o.s.loaded(site.Node)
+	if err != nil {
+		return "", err
+	}
+	problem, err := o.hooks.Wrong(site.Node, objects, index)
+	if err != nil || problem == "" {
+		return "", err
+	}
+	return fmt.Sprintf("device %s: %s", o.pod.Host.Name, problem), nil
+}
+
+// Del implements object.Object.
+func (podPrograms) Del(*object.Site) error { return nil }
+
+// loaded are the objects, which are loaded if they are not yet.
+func (s *shortcuts) loaded(h *netlink.Handle) (*tcprog.Objects, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.load(h)
+	return s.objects, err
 }

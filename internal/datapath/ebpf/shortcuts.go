@@ -9,13 +9,12 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// shortcuts implements route.Extension.
+// shortcuts are the programs and maps of a node, and which devices have them.
 //
 // The map of pods is what makes a pod's address take part, and the map of senders what
 // makes its device accept nothing else; a filter without entries does nothing. So entries
@@ -36,9 +35,6 @@ type shortcuts struct {
 	enis map[int]bool
 }
 
-// Name implements route.Extension.
-func (s *shortcuts) Name() string { return claims.EBPF }
-
 // load loads the programs once. The maps of an agent that ran before are found by what
 // it left on the devices. The caller holds mu.
 func (s *shortcuts) load(h *netlink.Handle) error {
@@ -53,8 +49,8 @@ func (s *shortcuts) load(h *netlink.Handle) error {
 	return nil
 }
 
-// ENIProblem implements route.Extension.
-func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, error) {
+// problemOf names the first piece of an ENI that is missing or wrong, or "".
+func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(h); err != nil {
@@ -63,8 +59,8 @@ func (s *shortcuts) ENIProblem(h *netlink.Handle, eni route.ENIPlace) (string, e
 	return s.eniProblem(h, eni)
 }
 
-// Teardown implements route.Extension.
-func (s *shortcuts) Teardown(h *netlink.Handle, links []netlink.Link) error {
+// teardown removes every trace from ENIs and others' devices.
+func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	devices, err := tcprog.Devices(h)

@@ -12,7 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -258,7 +258,7 @@ func TestOtherVersions(t *testing.T) {
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
 		t.Errorf("repairs %q", repairs)
 	}
-	n.DP = must(New(Options{NetNS: n.Path, Flows: 8192}))
+	n.DP = must(newSubject(suite.Options{NetNS: n.Path}, 8192))
 	if repairs := n.Sync(a, b); len(repairs) < 3 {
 		t.Errorf("repairs %q, want the ENI and both pods", repairs)
 	}
@@ -280,9 +280,12 @@ func must[T any](v T, err error) T {
 func TestRouteBeside(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
-	ebpf, ctx := own(n0), context.Background()
-	route := ebpf.Route()
-	if _, err := route.Sync(ctx, n0.Desired, nil); err != nil {
+	// sync is one of a node whose new pods are of a kind.
+	sync := func(kind string, pods ...*suite.Pod) ([]string, error) {
+		n0.Desired.Kind = kind
+		return n0.TrySync(pods...)
+	}
+	if _, err := sync(claims.Route); err != nil {
 		t.Fatal(err)
 	}
 	n1.Sync()
@@ -295,28 +298,24 @@ func TestRouteBeside(t *testing.T) {
 	}
 	// A node that moves, and whose pods are all route's yet: there is one answer.
 	for i, want := range []int{1, 0, 0} {
-		if repairs, err := ebpf.Sync(ctx, n0.Desired, nil); err != nil || len(repairs) != want {
+		if repairs, err := sync(claims.EBPF); err != nil || len(repairs) != want {
 			t.Errorf("sync %d repairs %q, %v", i, repairs, err)
 		}
 	}
-	if repairs, err := route.Sync(ctx, n0.Desired, nil); err != nil || len(repairs) != 1 || programs("eth1") {
+	if repairs, err := sync(claims.Route); err != nil || len(repairs) != 1 || programs("eth1") {
 		t.Errorf("back to route: %q, %v", repairs, err)
 	}
-	wire := func(dp datapath.Datapath) *suite.Pod {
+	wire := func(kind string) *suite.Pod {
+		n0.Desired.Kind = kind
 		p := n0.Describe(1, "4", "6")
-		p.Spec.Datapath = dp.Name()
-		wiring, err := dp.AddPod(ctx, n0.Desired, p.Spec)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Wiring, p.Spec.HostIfName = wiring, wiring.HostIfName
+		p.Spec.Kind = kind
+		p.Add()
 		return p
 	}
-	slow, fast := wire(route), wire(ebpf)
-	pods := []datapath.Pod{slow.Spec, fast.Spec}
-	for _, dp := range []datapath.Datapath{route, ebpf, route} {
-		if repairs, err := dp.Sync(ctx, n0.Desired, pods); err != nil || len(repairs) != 0 {
-			t.Errorf("%s: Sync repairs %q, %v", dp.Name(), repairs, err)
+	slow, fast := wire(claims.Route), wire(claims.EBPF)
+	for _, kind := range []string{claims.Route, claims.EBPF, claims.Route} {
+		if repairs, err := sync(kind, slow, fast); err != nil || len(repairs) != 0 {
+			t.Errorf("%s: Sync repairs %q, %v", kind, repairs, err)
 		}
 	}
 	if programs(slow.Wiring.HostIfName) || !programs(fast.Wiring.HostIfName) || !programs("eth1") {
@@ -334,16 +333,14 @@ func TestRouteBeside(t *testing.T) {
 		}
 	}
 	// The last one with shortcuts goes, and so do the ENI's programs.
-	if err := route.DelPod(ctx, fast.Spec); err != nil {
-		t.Fatal(err)
-	}
-	if repairs, err := route.Sync(ctx, n0.Desired, pods[:1]); err != nil || len(repairs) != 1 {
+	fast.Del()
+	if repairs, err := sync(claims.Route, slow); err != nil || len(repairs) != 1 {
 		t.Errorf("Sync repairs %q, %v", repairs, err)
 	}
 	if programs("eth1") {
 		t.Error("the ENI kept its programs")
 	}
-	if err := route.CheckPod(ctx, n0.Desired, slow.Spec); err != nil {
+	if err := n0.DP.CheckPod(context.Background(), n0.Desired, slow.Spec); err != nil {
 		t.Error(err)
 	}
 }

@@ -10,6 +10,9 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/featuretest"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -18,15 +21,33 @@ import (
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 var kit = suite.Kit{
+	Kind: claims.EBPF,
 	New: func(o suite.Options) (suite.Subject, error) {
-		return New(Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
+		return newSubject(o, 4096)
 	},
 	Cuts:  func(n *suite.Node, p *suite.Pod) []suite.Cut { return append(suite.RouteCuts(n, p), cuts(n, p)...) },
 	Trace: trace,
 }
 
-// own is the node's datapath as this package knows it.
-func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+// subject is a node with pods of this kind and of route.
+type subject struct {
+	*node.Node
+	kind *Kind
+}
+
+func newSubject(o suite.Options, flows int, features ...node.Feature) (*subject, error) {
+	k := New(flows)
+	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
+	return &subject{n, k}, err
+}
+
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, 4096, f) })
+}
+
+// own is the node's kind as this package knows it.
+func own(n *suite.Node) *Kind { return n.DP.(*subject).kind }
 
 // cuts are the pieces that this datapath adds.
 func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {

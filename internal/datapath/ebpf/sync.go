@@ -8,12 +8,12 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// Sync implements route.Extension.
-func (s *shortcuts) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
+// sync is node.Kind's Sync.
+func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil && !s.chosen.Load() {

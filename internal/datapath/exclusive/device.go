@@ -8,65 +8,25 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
 
 	"github.com/vishvananda/netlink"
-	"go4.org/netipx"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// inside is a pod's namespace and the node's, open.
-type inside struct {
-	d    *Datapath
-	pod  datapath.Pod
-	ns   *netlinkx.Namespace
-	node *netlink.Handle
-	h    *netlink.Handle
-}
+// card is the object of the ENI's device in its pod: that it is there, and under its name.
+type card struct{ pod datapath.Pod }
 
-func exists(path string) bool {
-	if path == "" {
-		return false
-	}
-	_, err := os.Stat(path)
-	return err == nil
-}
+// Name implements object.Object.
+func (o card) Name() string { return "ENI " + o.pod.Exclusive.ID }
 
-// enter opens both namespaces. The error is netlinkx.Gone when the pod's is.
-func (d *Datapath) enter(pod datapath.Pod) (*inside, error) {
-	ns, err := netlinkx.Enter(pod.NetNS)
-	if err != nil {
-		return nil, err
-	}
-	own, err := ns.Is(d.ns)
-	if err == nil && own {
-		err = fmt.Errorf("network namespace %s is the node's own", pod.NetNS)
-	}
-	var node *netlink.Handle
-	if err == nil {
-		node, err = netlinkx.Open(d.ns)
-	}
-	if err != nil {
-		ns.Close()
-		return nil, err
-	}
-	return &inside{d: d, pod: pod, ns: ns, node: node, h: ns.Handle}, nil
-}
+func (o card) eth() object.Device { return object.Device{Name: o.pod.IfName, InPod: true} }
 
-func (in *inside) close() {
-	in.ns.Close()
-	in.node.Close()
-}
-
-// device is where the pod's ENI is.
-type device struct {
+// place is where the pod's ENI is.
+type place struct {
 	link  netlink.Link
 	inPod bool
 }
@@ -74,29 +34,26 @@ type device struct {
 // find looks for the ENI's device: in the pod, else on the node; the error is
 // datapath.ErrNoDevice when it is nowhere. A pod may change the
 // MAC; the device of a wired pod that has no permanent address is then known by its name.
-func (in *inside) find(ctx context.Context) (device, error) {
-	for _, where := range []struct {
-		h     *netlink.Handle
-		inPod bool
-	}{{in.h, true}, {in.node, false}} {
-		link, err := byMAC(ctx, where.h, in.pod.Own.MAC)
-		if err != nil {
-			return device{}, err
-		}
-		if link != nil {
-			return device{link, where.inPod}, nil
-		}
+func find(s *object.Site, pod datapath.Pod) (place, error) {
+	own := pod.Exclusive
+	link, err := byMAC(s.Ctx, s.Pod.Handle, own.MAC)
+	if err != nil || link != nil {
+		return place{link, true}, err
 	}
-	if in.pod.HostIfName != "" {
-		link, err := in.h.LinkByName(in.pod.IfName)
+	link, err = byMAC(s.Ctx, s.Node, own.MAC)
+	if err != nil || link != nil {
+		return place{link, false}, err
+	}
+	if pod.State == datapath.Wired {
+		link, err := s.Pod.LinkByName(pod.IfName)
 		if err == nil && !linkkind.IsStacked(link) && len(link.Attrs().PermHWAddr) == 0 {
-			return device{link, true}, nil
+			return place{link, true}, nil
 		}
 		if err != nil && !netlinkx.Gone(err) {
-			return device{}, fmt.Errorf("look for the pod's %s: %w", in.pod.IfName, err)
+			return place{}, fmt.Errorf("look for the pod's %s: %w", pod.IfName, err)
 		}
 	}
-	return device{}, fmt.Errorf("ENI %s (MAC %s) is %w", in.pod.Own.ID, in.pod.Own.MAC, datapath.ErrNoDevice)
+	return place{}, fmt.Errorf("ENI %s (MAC %s) is %w", own.ID, own.MAC, datapath.ErrNoDevice)
 }
 
 // byMAC finds the network card with a MAC: by its permanent address, which nobody can
@@ -121,198 +78,142 @@ func byMAC(ctx context.Context, h *netlink.Handle, mac net.HardwareAddr) (netlin
 	return found, nil
 }
 
-// wire moves the device into the pod if it is not there, and makes it what it should be.
-func (in *inside) wire(ctx context.Context, own device) error {
-	link, name := own.link, in.pod.IfName
-	if other, err := in.h.LinkByName(name); err == nil && (!own.inPod || other.Attrs().Index != link.Attrs().Index) {
-		return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
-			in.pod.NetNS, name, other.Attrs().HardwareAddr)
+// Slow implements object.Slow: a device moves in an RCU grace period.
+func (card) Slow() {}
+
+// Have implements object.Object.
+func (o card) Have(s *object.Site) (string, error) {
+	if s.Pod == nil {
+		return "", nil
 	}
-	if !own.inPod {
-		if err := in.node.LinkSetDown(link); err != nil {
-			return fmt.Errorf("set ENI device %s down: %w", link.Attrs().Name, err)
+	at, err := find(s, o.pod)
+	if err != nil {
+		return "", err
+	}
+	attrs := at.link.Attrs()
+	if !at.inPod {
+		return fmt.Sprintf("ENI device %s is on the node, not in the pod", attrs.Name), nil
+	}
+	if attrs.Name != o.pod.IfName {
+		return fmt.Sprintf("ENI device of the pod is called %s instead of %s", attrs.Name, o.pod.IfName), nil
+	}
+	s.Found(o.eth(), at.link)
+	if mac := o.pod.Exclusive.MAC; !bytes.Equal(attrs.HardwareAddr, mac) {
+		return fmt.Sprintf("%s has MAC %s instead of %s", o.eth(), attrs.HardwareAddr, mac), nil
+	}
+	return "", nil
+}
+
+// Put implements object.Object. It moves the device into the pod if it is not there.
+func (o card) Put(s *object.Site) error {
+	if s.Pod == nil {
+		return nil
+	}
+	at, err := find(s, o.pod)
+	if err != nil {
+		return err
+	}
+	link, name := at.link, o.pod.IfName
+	if other, err := s.Pod.LinkByName(name); err == nil && (!at.inPod || other.Attrs().Index != link.Attrs().Index) {
+		return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
+			o.pod.NetNS, name, other.Attrs().HardwareAddr)
+	}
+	if !at.inPod {
+		if err := s.Node.LinkSetDown(link); err != nil {
+			return fmt.Errorf("set its device %s down: %w", link.Attrs().Name, err)
 		}
-		if err := in.node.LinkSetNsFd(link, int(in.ns.NS)); err != nil {
-			return fmt.Errorf("move ENI device %s into the pod: %w", link.Attrs().Name, err)
+		if err := s.Node.LinkSetNsFd(link, int(s.Pod.NS)); err != nil {
+			return fmt.Errorf("move its device %s into the pod: %w", link.Attrs().Name, err)
 		}
-		var err error
-		if link, err = byMAC(ctx, in.h, in.pod.Own.MAC); err != nil {
+		if link, err = byMAC(s.Ctx, s.Pod.Handle, o.pod.Exclusive.MAC); err != nil {
 			return err
 		}
 		if link == nil {
-			return fmt.Errorf("ENI %s has gone while it was moved into the pod", in.pod.Own.ID)
+			return errors.New("has gone while it was moved into the pod")
 		}
 	}
-	attrs := link.Attrs()
-	if attrs.Name != name {
-		if err := in.h.LinkSetDown(link); err != nil {
-			return fmt.Errorf("set the pod's %s down: %w", attrs.Name, err)
+	if link.Attrs().Name != name {
+		if err := s.Pod.LinkSetDown(link); err != nil {
+			return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
 		}
-		if err := in.h.LinkSetName(link, name); err != nil {
-			return fmt.Errorf("name the pod's %s %s: %w", attrs.Name, name, err)
+		if err := s.Pod.LinkSetName(link, name); err != nil {
+			return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
 		}
 	}
-	if err := in.resetMAC(link); err != nil {
+	if err := o.resetMAC(s.Pod.Handle, link); err != nil {
 		return err
 	}
-	if err := in.sysctls(); err != nil {
-		return err
+	if link, err = s.Pod.LinkByName(name); err != nil {
+		return fmt.Errorf("find the pod's %s: %w", name, err)
 	}
-	if mtu := in.pod.Own.MTU; mtu != 0 && attrs.MTU != mtu {
-		if err := in.h.LinkSetMTU(link, mtu); err != nil {
-			return fmt.Errorf("set MTU %d of the pod's %s: %w", mtu, name, err)
-		}
-	}
-	if err := in.h.LinkSetUp(link); err != nil {
-		return fmt.Errorf("set the pod's %s up: %w", name, err)
-	}
-	for _, a := range in.pod.Addresses {
-		addr := &netlink.Addr{IPNet: netipx.AddrIPNet(a)}
-		if a.Is6() {
-			addr.Flags = unix.IFA_F_NODAD // the VPC gives no address twice
-		}
-		if err := in.h.AddrReplace(link, addr); err != nil {
-			return fmt.Errorf("add address %s to the pod's %s: %w", a, name, err)
-		}
-		if err := in.h.RouteReplace(in.defaultRoute(a, attrs.Index)); err != nil {
-			return fmt.Errorf("add default route via %s to the pod's %s: %w", gateway(in.pod.Own, a), name, err)
-		}
-	}
+	s.Found(o.eth(), link)
 	return nil
 }
 
 // resetMAC gives the device in the pod the MAC of the ENI again. Not every driver
 // changes it while the device is up.
-func (in *inside) resetMAC(link netlink.Link) error {
-	mac := in.pod.Own.MAC
+func (o card) resetMAC(h *netlink.Handle, link netlink.Link) error {
+	mac := o.pod.Exclusive.MAC
 	if bytes.Equal(link.Attrs().HardwareAddr, mac) {
 		return nil
 	}
-	if err := in.h.LinkSetDown(link); err != nil {
+	if err := h.LinkSetDown(link); err != nil {
 		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
 	}
-	if err := in.h.LinkSetHardwareAddr(link, mac); err != nil {
+	if err := h.LinkSetHardwareAddr(link, mac); err != nil {
 		return fmt.Errorf("set MAC %s of the pod's %s: %w", mac, link.Attrs().Name, err)
 	}
 	return nil
 }
 
-func (in *inside) defaultRoute(a netip.Addr, index int) *netlink.Route {
-	all := netipx.PrefixIPNet(netip.PrefixFrom(a, 0).Masked())
-	return &netlink.Route{
-		LinkIndex: index, Dst: all, Gw: gateway(in.pod.Own, a).AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-	}
-}
-
-// sysctls of the device. Answers to pods of the same node come in by the ENI and go
-// out by it, what the node sends comes in by the veth: no strict check of the reverse path.
-func (in *inside) sysctls() error {
-	name := in.pod.IfName
-	list := []struct{ path, value string }{{"ipv4/conf/" + name + "/rp_filter", "2"}}
-	if slices.ContainsFunc(in.pod.Addresses, netip.Addr.Is6) {
-		list = append(list, struct{ path, value string }{"ipv6/conf/" + name + "/disable_ipv6", "0"},
-			struct{ path, value string }{"ipv6/conf/" + name + "/accept_ra", "0"},
-			struct{ path, value string }{"ipv6/conf/" + name + "/accept_dad", "0"})
-	}
-	return kernel.InNS(in.ns.NS, func() error {
-		for _, s := range list {
-			if err := os.WriteFile(filepath.Join(in.d.procSys, "net", s.path), []byte(s.value), 0); err != nil {
-				return fmt.Errorf("set sysctl net/%s in the pod: %w", s.path, err)
-			}
-		}
-		return nil
-	})
-}
-
-// problems names what is missing or wrong.
-func (in *inside) problems(ctx context.Context) ([]string, error) {
-	own, err := in.find(ctx)
-	if err != nil {
-		return nil, err
-	}
-	name := in.pod.IfName
-	attrs := own.link.Attrs()
-	if !own.inPod {
-		return []string{fmt.Sprintf("ENI device %s is on the node, not in the pod", attrs.Name)}, nil
-	}
-	if attrs.Name != name {
-		return []string{fmt.Sprintf("ENI device of the pod is called %s instead of %s", attrs.Name, name)}, nil
-	}
-	var list []string
-	if mac := in.pod.Own.MAC; !bytes.Equal(attrs.HardwareAddr, mac) {
-		list = append(list, fmt.Sprintf("device %s of the pod has MAC %s instead of %s", name, attrs.HardwareAddr, mac))
-	}
-	if attrs.Flags&net.FlagUp == 0 {
-		list = append(list, fmt.Sprintf("device %s of the pod is down", name))
-	}
-	if mtu := in.pod.Own.MTU; mtu != 0 && attrs.MTU != mtu {
-		list = append(list, fmt.Sprintf("device %s of the pod has MTU %d instead of %d", name, attrs.MTU, mtu))
-	}
-	for _, a := range in.pod.Addresses {
-		family := netlink.FAMILY_V4
-		if a.Is6() {
-			family = netlink.FAMILY_V6
-		}
-		addrs, err := netlinkx.List(ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return in.h.AddrList(own.link, family) })
-		if err != nil {
-			return nil, err
-		}
-		if !slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return x.IP.Equal(a.AsSlice()) }) {
-			list = append(list, fmt.Sprintf("address %s of the pod's %s is missing", a, name))
-		}
-		routes, err := netlinkx.List(ctx, "routes of the pod", func() ([]netlink.Route, error) { return in.h.RouteList(own.link, family) })
-		if err != nil {
-			return nil, err
-		}
-		gw := gateway(in.pod.Own, a)
-		if !slices.ContainsFunc(routes, func(r netlink.Route) bool {
-			ones := 0
-			if r.Dst != nil {
-				ones, _ = r.Dst.Mask.Size()
-			}
-			return ones == 0 && r.Gw.Equal(gw.AsSlice())
-		}) {
-			list = append(list, fmt.Sprintf("default route via %s of the pod is missing", gw))
-		}
-	}
-	return list, nil
-}
-
-// giveBack brings the ENI's device back to the node. What is not there is no error:
+// Del implements object.Object. It brings the ENI's device back to the node and waits for the
+// move, so that the ENI can serve the next pod when it returns. What is not there is no error:
 // with the namespace the kernel has brought it back.
-func (d *Datapath) giveBack(ctx context.Context, pod datapath.Pod) error {
-	if pod.NetNS == "" {
+func (o card) Del(s *object.Site) error {
+	if o.pod.NetNS == "" {
 		return nil
 	}
-	in, err := d.enter(pod)
+	pod, err := netlinkx.Enter(o.pod.NetNS)
 	if netlinkx.Gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer in.close()
-	own, err := in.find(ctx)
-	if errors.Is(err, datapath.ErrNoDevice) || err == nil && !own.inPod {
+	defer pod.Close()
+	own, err := pod.Is(s.NodeNS)
+	if err == nil && own {
+		err = fmt.Errorf("network namespace %s is the node's own", o.pod.NetNS)
+	}
+	if err != nil {
+		return err
+	}
+	node, err := s.OpenNode()
+	if err != nil {
+		return err
+	}
+	defer node.Close()
+	at, err := find(&object.Site{Ctx: s.Ctx, Node: s.Node, Pod: pod}, o.pod)
+	if errors.Is(err, datapath.ErrNoDevice) || err == nil && !at.inPod {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	link := own.link
-	if err := in.h.LinkSetDown(link); err != nil {
+	link := at.link
+	if err := pod.LinkSetDown(link); err != nil {
 		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
 	}
-	if err := in.resetMAC(link); err != nil {
+	if err := o.resetMAC(pod.Handle, link); err != nil {
 		return err
 	}
 	// Its name in the pod is taken on the node.
-	name := nodeName(pod.Own.MAC)
-	if err := in.h.LinkSetName(link, name); err != nil {
+	name := nodeName(o.pod.Exclusive.MAC)
+	if err := pod.LinkSetName(link, name); err != nil {
 		return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
 	}
-	if err := in.h.LinkSetNsFd(link, int(d.ns)); err != nil {
-		return fmt.Errorf("move ENI device %s back to the node: %w", name, err)
+	if err := pod.LinkSetNsFd(link, int(node)); err != nil {
+		return fmt.Errorf("move its device %s back to the node: %w", name, err)
 	}
 	return nil
 }

@@ -3,9 +3,8 @@
 //
 // What such a pod still needs the node for (Services, whose addresses kube-proxy
 // translates on the node; the node's own address; probes of the kubelet) goes over a
-// veth beside it, which is package route's work: see datapath.Pod.Own and
-// claims.OwnIfName. Whoever syncs the node's other datapath has these pods in its list
-// too. Pods that share ENIs are that datapath's alone; so a node can have both kinds.
+// veth beside it (claims.ExclusiveIfName), which is like the devices of other pods: package
+// node's work.
 //
 // The package owns a device only while its pod lives. DelPod brings it back to the
 // node, down and without an address. If the pod's namespace is destroyed first, the
@@ -13,308 +12,99 @@
 package exclusive
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"log/slog"
+	"net/netip"
+	"slices"
 	"strings"
-	"sync"
-
-	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
 )
 
-var _ datapath.Datapath = (*Datapath)(nil)
+// Kind is that of pods with an ENI of their own.
+type Kind struct{ node.Plain }
 
-// Options of New.
-type Options struct {
-	// Beside wires the veth, and keeps it in order: package route.
-	Beside datapath.Datapath
-	// NetNS is the path of the node's network namespace; empty means the one the
-	// process runs in.
-	NetNS string
-	// ProcSys is where sysctls are, "/proc/sys" if empty.
-	ProcSys string
-	// Log may be nil.
-	Log *slog.Logger
-}
+// New is the kind.
+func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}} }
 
-// Datapath implements datapath.Datapath. It is safe for concurrent use; calls for
-// one pod wait for each other.
-type Datapath struct {
-	beside  datapath.Datapath
-	ns      netns.NsHandle
-	procSys string
-	log     *slog.Logger
-	turns   turns
-}
-
-// New touches nothing on the node.
-func New(o Options) (*Datapath, error) {
-	d := &Datapath{beside: o.Beside, procSys: o.ProcSys, log: o.Log}
-	var err error
-	if o.NetNS == "" {
-		d.ns, err = netns.Get()
-	} else {
-		d.ns, err = netns.GetFromPath(o.NetNS)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("open the node's network namespace %s: %w", o.NetNS, err)
-	}
-	if d.procSys == "" {
-		d.procSys = "/proc/sys"
-	}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
-	}
-	return d, nil
-}
-
-// Close lets go of the node's namespace. Pods stay wired.
-func (d *Datapath) Close() error { return d.ns.Close() }
-
-// Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return claims.Exclusive }
-
-// AddPod implements datapath.Datapath. The veth comes first: when the ENI is up in
-// the pod, everything is there.
-func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	if err := validate(pod); err != nil {
-		return datapath.Wiring{}, err
-	}
-	t := d.turns.take(pod)
-	defer t.release()
-	t.setDeleted(false)
-	wiring, err := d.addPod(ctx, node, pod)
-	if err != nil {
-		return datapath.Wiring{}, podError(pod, errors.Join(err, d.giveBack(ctx, pod), d.beside.DelPod(ctx, pod)))
-	}
-	return wiring, nil
-}
-
-func (d *Datapath) addPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	in, err := d.enter(pod)
-	if err != nil {
-		return datapath.Wiring{}, err
-	}
-	defer in.close()
-	own, err := in.find(ctx)
-	if err != nil {
-		return datapath.Wiring{}, err
-	}
-	pod.Own = withMTU(*pod.Own, own.link.Attrs().MTU)
-	wiring, err := d.beside.AddPod(ctx, node, pod)
-	if err != nil {
-		return datapath.Wiring{}, err
-	}
-	if err := in.wire(ctx, own); err != nil {
-		return datapath.Wiring{}, err
-	}
-	if err := route.AwaitIPv6(ctx, in.h, pod.Addresses); err != nil {
-		return datapath.Wiring{}, err
-	}
-	wiring.PodMAC, wiring.MTU, wiring.Gateways = pod.Own.MAC, pod.Own.MTU, pod.Own.Gateways
-	return wiring, nil
-}
-
-// Teardown implements datapath.Datapath. What is on the node goes with the node's other
-// datapath; ENIs come back with their pods, which DelPod undoes.
-func (d *Datapath) Teardown(context.Context) error { return nil }
-
-func withMTU(e datapath.ENI, device int) *datapath.ENI {
-	if e.MTU == 0 {
-		e.MTU = device
-	}
-	return &e
-}
-
-// DelPod implements datapath.Datapath. It waits for the move of the device, so that
-// the ENI can serve the next pod when it returns.
-func (d *Datapath) DelPod(ctx context.Context, pod datapath.Pod) error {
-	t := d.turns.take(pod)
-	defer t.release()
-	t.setDeleted(true)
-	if err := errors.Join(d.giveBack(ctx, pod), d.beside.DelPod(ctx, pod)); err != nil {
-		return podError(pod, err)
-	}
-	return nil
-}
-
-// CheckPod implements datapath.Datapath.
-func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	if err := validate(pod); err != nil {
+// Describe implements node.Kind.
+func (Kind) Describe(p *node.Pod) error {
+	p.Inner.Name, p.Group = claims.ExclusiveIfName, claims.GroupExclusive
+	p.ByNode()
+	// Answers to the node's other pods leave by the pod's ENI.
+	p.Sysctls = append(p.Sysctls, node.InPod("ipv4/conf/"+p.Inner.Name+"/rp_filter", "2"))
+	if err := validate(p.Pod); err != nil {
 		return err
 	}
-	t := d.turns.take(pod)
-	defer t.release()
-	problems, err := d.problems(ctx, pod)
-	if err == nil && len(problems) > 0 {
-		err = errors.New(problems[0])
-	}
-	if err == nil {
-		err = d.beside.CheckPod(ctx, node, pod)
-	}
+	p.MTU = p.Exclusive.MTU
+	p.Wiring.PodMAC, p.Wiring.Gateways = p.Exclusive.MAC, p.Exclusive.Gateways
+	return nil
+}
+
+// Prepare implements node.Kind: the veth gets the MTU of the ENI's device.
+func (Kind) Prepare(s *object.Site, p *node.Pod) error {
+	at, err := find(s, p.Pod)
 	if err != nil {
-		return podError(pod, err)
+		return err
+	}
+	if p.MTU == 0 {
+		p.MTU = at.link.Attrs().MTU
 	}
 	return nil
 }
 
-// problems names what is missing or wrong with the pod's ENI.
-func (d *Datapath) problems(ctx context.Context, pod datapath.Pod) ([]string, error) {
-	in, err := d.enter(pod)
-	if err != nil {
-		return nil, err
+// Objects implements node.Kind: the ENI is in the pod before anything can be sent, and when it
+// is up there, everything is there.
+func (Kind) Objects(p *node.Pod) node.Added {
+	if p.Exclusive == nil {
+		return node.Added{} // nothing is known of its ENI: it comes back with the pod's namespace
 	}
-	defer in.close()
-	return in.problems(ctx)
+	eth := object.Device{Name: p.IfName, InPod: true}
+	var after []object.Object
+	// Answers to pods of the same node come in by the ENI and go out by it, what the node
+	// sends comes in by the veth: no strict check of the reverse path.
+	settings := [][2]string{{"ipv4/conf/" + p.IfName + "/rp_filter", "2"}}
+	if slices.ContainsFunc(p.Addresses, netip.Addr.Is6) {
+		prefix := "ipv6/conf/" + p.IfName + "/"
+		settings = append(settings, [2]string{prefix + "disable_ipv6", "0"}, [2]string{prefix + "accept_ra", "0"}, [2]string{prefix + "accept_dad", "0"})
+	}
+	for _, s := range settings {
+		after = append(after, node.InPod(s[0], s[1]))
+	}
+	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU})
+	for _, a := range p.Addresses {
+		after = append(after, object.Address{On: eth, Address: a},
+			object.Route{On: eth, To: netip.PrefixFrom(a, 0).Masked(), Via: gateway(p.Exclusive, a)})
+	}
+	return node.Added{Before: []object.Object{card{p.Pod}}, After: after}
 }
 
-// Sync implements datapath.Datapath. It looks at the ENIs of pods' own alone: all else
-// is in the Sync of the node's other datapath.
-func (d *Datapath) Sync(ctx context.Context, _ datapath.Node, pods []datapath.Pod) (repairs []string, err error) {
-	d.turns.begin(pods)
-	var errs []error
-	for _, pod := range pods {
-		if pod.Own == nil || pod.HostIfName == "" || !exists(pod.NetNS) {
-			continue // a call is at work, or the agent cleans up after a dead sandbox
-		}
-		done, err := d.repair(ctx, pod)
-		repairs = append(repairs, done...)
-		if err != nil {
-			errs = append(errs, podError(pod, err))
-		}
-	}
-	return repairs, errors.Join(errs...)
+// Points implements node.Kind: the ENI, and the veth for what goes by the node.
+func (k Kind) Points(p *node.Pod) []node.Point {
+	eth := object.Device{Name: p.IfName, InPod: true}
+	return append(k.Plain.Points(p),
+		node.Point{Device: eth, FromPod: true, Removable: true},
+		node.Point{Device: eth, Ingress: true, Removable: true})
 }
 
-func (d *Datapath) repair(ctx context.Context, pod datapath.Pod) (repairs []string, err error) {
-	if err := validate(pod); err != nil {
-		return nil, err
-	}
-	t := d.turns.take(pod)
-	defer t.release()
-	if t.deleted() {
-		return nil, nil // since the list was made
-	}
-	in, err := d.enter(pod)
-	if err != nil {
-		return nil, err
-	}
-	defer in.close()
-	problems, err := in.problems(ctx)
-	if err != nil || len(problems) == 0 {
-		return nil, err
-	}
-	own, err := in.find(ctx)
-	if err == nil {
-		err = in.wire(ctx, own)
-	}
-	if err == nil {
-		err = route.AwaitIPv6(ctx, in.h, pod.Addresses)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("repair %q: %w", problems[0], err)
-	}
-	for _, p := range problems {
-		repairs = append(repairs, fmt.Sprintf("pod %s/%s: %s: repaired", pod.Namespace, pod.Name, p))
-	}
-	return repairs, nil
-}
-
-func podError(pod datapath.Pod, err error) error {
-	return &datapath.PodError{Sandbox: pod.Sandbox, IfName: pod.IfName, Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
-}
-
-// validate checks what only this package uses; the datapath beside it checks the rest.
+// validate checks what only this package uses.
 func validate(pod datapath.Pod) error {
-	e := pod.Own
+	e := pod.Exclusive
 	switch {
 	case e == nil:
-		return podError(pod, errors.New("field Own is missing: must be the ENI that the pod has for itself"))
+		return errors.New("field Exclusive is missing: must be the ENI that the pod has for itself")
 	case len(e.MAC) != 6 || !strings.EqualFold(e.MAC.String(), pod.ENI):
-		return podError(pod, fmt.Errorf("Own.MAC %q: must be the MAC of the pod's ENI, %s", e.MAC, pod.ENI))
+		return fmt.Errorf("Exclusive.MAC %q: must be the MAC of the pod's ENI, %s", e.MAC, pod.ENI)
 	case len(e.Gateways) == 0:
-		return podError(pod, fmt.Errorf("Own.Gateways is empty: must be the vSwitch's gateways"))
+		return errors.New("Exclusive.Gateways is empty: must be the vSwitch's gateways")
 	}
 	for _, a := range pod.Addresses {
 		if !gateway(e, a).IsValid() {
-			return podError(pod, fmt.Errorf("Own.Gateways %v: must have one of the family of address %s", e.Gateways, a))
+			return fmt.Errorf("Exclusive.Gateways %v: must have one of the family of address %s", e.Gateways, a)
 		}
 	}
 	return nil
-}
-
-// turns makes calls for one pod wait for each other, and remembers the pods that
-// were deleted after a Sync's list was made.
-type turns struct {
-	mu   sync.Mutex
-	pods map[key]*turn
-}
-
-type key struct{ sandbox, ifName string }
-
-type turn struct {
-	all   *turns
-	key   key
-	mu    sync.Mutex
-	users int
-	gone  bool
-}
-
-func (ts *turns) take(pod datapath.Pod) *turn {
-	k := key{pod.Sandbox, pod.IfName}
-	ts.mu.Lock()
-	if ts.pods == nil {
-		ts.pods = map[key]*turn{}
-	}
-	t := ts.pods[k]
-	if t == nil {
-		t = &turn{all: ts, key: k}
-		ts.pods[k] = t
-	}
-	t.users++
-	ts.mu.Unlock()
-	t.mu.Lock()
-	return t
-}
-
-func (t *turn) release() {
-	t.mu.Unlock()
-	t.all.mu.Lock()
-	defer t.all.mu.Unlock()
-	t.users--
-	if t.users == 0 && !t.gone {
-		delete(t.all.pods, t.key)
-	}
-}
-
-func (t *turn) setDeleted(gone bool) {
-	t.all.mu.Lock()
-	defer t.all.mu.Unlock()
-	t.gone = gone
-}
-
-func (t *turn) deleted() bool {
-	t.all.mu.Lock()
-	defer t.all.mu.Unlock()
-	return t.gone
-}
-
-// begin forgets deleted pods that a newer list does not have.
-func (ts *turns) begin(pods []datapath.Pod) {
-	listed := map[key]bool{}
-	for _, p := range pods {
-		listed[key{p.Sandbox, p.IfName}] = true
-	}
-	ts.mu.Lock()
-	defer ts.mu.Unlock()
-	for k, t := range ts.pods {
-		if t.gone && !listed[k] && t.users == 0 {
-			delete(ts.pods, k)
-		}
-	}
 }

@@ -10,58 +10,28 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/featuretest"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/testutil"
 )
 
-// subject is a node with both kinds of pods, as an agent drives it.
-type subject struct {
-	*route.Datapath
-	own *Datapath
-}
-
-func (s *subject) of(pod datapath.Pod) datapath.Datapath {
-	if pod.Own != nil {
-		return s.own
-	}
-	return s.Datapath
-}
-
-func (s *subject) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	return s.of(pod).AddPod(ctx, node, pod)
-}
-
-func (s *subject) DelPod(ctx context.Context, pod datapath.Pod) error {
-	return s.of(pod).DelPod(ctx, pod)
-}
-
-func (s *subject) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return s.of(pod).CheckPod(ctx, node, pod)
-}
-
-func (s *subject) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	repairs, err := s.Datapath.Sync(ctx, node, pods)
-	more, err2 := s.own.Sync(ctx, node, pods)
-	return append(repairs, more...), errors.Join(err, err2)
-}
-
-func (s *subject) Close(ctx context.Context) error {
-	return errors.Join(s.own.Close(), s.Datapath.Close(ctx))
-}
-
+// kit is a node with both kinds of pods; those that a test does not say it of share ENIs.
 var kit = suite.Kit{
-	New: func(o suite.Options) (suite.Subject, error) {
-		shared, err := route.New(route.Options{NetNS: o.NetNS, Log: o.Log})
-		if err != nil {
-			return nil, err
-		}
-		own, err := New(Options{Beside: shared, NetNS: o.NetNS, Log: o.Log})
-		if err != nil {
-			return nil, err
-		}
-		return &subject{shared, own}, nil
-	},
+	Kind: claims.Route,
+	New:  func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
+}
+
+func newSubject(o suite.Options, features ...node.Feature) (suite.Subject, error) {
+	return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{New(), node.Plain{KindName: claims.Route}}, Features: features})
+}
+
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	k := kit
+	k.Kind, k.Exclusive = claims.Exclusive, true
+	featuretest.Run(t, k, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
 }
 
 // The suite's table, with pods that have an ENI each.
@@ -73,7 +43,7 @@ func TestSuite(t *testing.T) {
 		shared  = "about ENIs that pods share"
 	)
 	k := kit
-	k.Own = true
+	k.Kind, k.Exclusive = claims.Exclusive, true
 	k.Except = map[string]string{
 		"pods of one node talk without leaving it": vpc,
 		"a spoofed source is dropped in the node":  vpc,
@@ -122,7 +92,7 @@ func describe(n *suite.Node, e int) *suite.Pod {
 	p := n.Describe(e, "4", "6")
 	eni := n.ENI(e)
 	eni.Device = ""
-	p.Spec.Own = &eni
+	p.Spec.Exclusive, p.Spec.Kind = &eni, claims.Exclusive
 	return p
 }
 
@@ -334,7 +304,7 @@ func TestRepair(t *testing.T) {
 		{"route to the node", func() { p.IP("-6 route del " + n0.V6.String()) }, "route to " + n0.V6.String()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p.Spec.Own.MTU = 1500
+			p.Spec.Exclusive.MTU = 1500
 			if err := n0.DP.CheckPod(ctx, n0.Desired, p.Spec); err != nil {
 				t.Fatalf("before: %v", err)
 			}
@@ -439,7 +409,7 @@ func TestConcurrentPods(t *testing.T) {
 		wg.Go(func() {
 			var list []datapath.Pod
 			for _, p := range pods {
-				list = append(list, p.Spec) // without HostIfName: being wired
+				list = append(list, p.Spec) // Unwired: at work
 			}
 			_, errs[len(pods)] = n0.DP.Sync(context.Background(), n0.Desired, list)
 		})
@@ -468,10 +438,10 @@ func TestAddRefuses(t *testing.T) {
 		edit func(*datapath.Pod)
 		want string
 	}{
-		{"another MAC", func(p *datapath.Pod) { p.ENI = n0.MAC(3).String() }, "Own.MAC"},
-		{"no gateway", func(p *datapath.Pod) { p.Own.Gateways = nil }, "Own.Gateways"},
-		{"no gateway of the family", func(p *datapath.Pod) { p.Own.Gateways = p.Own.Gateways[:1] }, "family"},
-		{"not attached", func(p *datapath.Pod) { p.Own.MAC[5], p.ENI = 0xff, "00:16:3e:00:00:ff" }, "neither on the node nor in the pod"},
+		{"another MAC", func(p *datapath.Pod) { p.ENI = n0.MAC(3).String() }, "Exclusive.MAC"},
+		{"no gateway", func(p *datapath.Pod) { p.Exclusive.Gateways = nil }, "Exclusive.Gateways"},
+		{"no gateway of the family", func(p *datapath.Pod) { p.Exclusive.Gateways = p.Exclusive.Gateways[:1] }, "family"},
+		{"not attached", func(p *datapath.Pod) { p.Exclusive.MAC[5], p.ENI = 0xff, "00:16:3e:00:00:ff" }, "neither on the node nor in the pod"},
 		{"namespace gone", func(p *datapath.Pod) { p.NetNS = "/run/netns/none" }, "/run/netns/none"},
 		{"namespace of the node", func(p *datapath.Pod) { p.NetNS = n0.Path }, "the node's own"},
 		{"eth0 taken", func(*datapath.Pod) {}, "already has a device eth0"},

@@ -5,12 +5,13 @@ package exclusive
 import (
 	"testing"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
 // The kernel of the machine at hand may lack IPVS: `make test-vm` runs it on those that have it.
 func TestIPVS(t *testing.T) {
 	k := kit
-	k.Own = true
+	k.Kind, k.Exclusive = claims.Exclusive, true
 	suite.IPVS(t, k)
 }

@@ -9,15 +9,20 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/firewall"
 	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
-var kit = suite.Kit{New: func(o suite.Options) (suite.Subject, error) {
-	return route.New(route.Options{NetNS: o.NetNS, Log: o.Log})
-}}
+var kit = suite.Kit{
+	Kind: claims.Route,
+	New: func(o suite.Options) (suite.Subject, error) {
+		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
+	},
+}
 
 // iptables itself sets the policy, and can list what is in its chain then.
 func TestForwardOfIptables(t *testing.T) {

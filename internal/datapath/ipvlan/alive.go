@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
@@ -14,24 +13,10 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// HasPeer says whether the pod behind a device of the node still has its own device,
-// though its namespace may be out of sight. A veth goes with its other end; an ipvlan
-// device on the node stays, but the kernel refuses the ENI's receiver an address that
-// another device of the ENI has.
-func HasPeer(name string) (bool, error) {
-	h, err := netlinkx.Open(netns.None())
-	if err != nil {
-		return false, err
-	}
-	defer h.Close()
-	return hasPeer(h, name)
-}
-
-func hasPeer(h *netlink.Handle, name string) (bool, error) {
-	link, err := find(h, name)
-	if err != nil || link == nil {
-		return false, err
-	}
+// Alive implements node.Kind. A veth goes with its other end; an ipvlan device on the node
+// stays, but the kernel refuses the ENI's receiver an address that another device of the ENI
+// has.
+func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 	if link.Type() != linkkind.IPvlan {
 		return true, nil
 	}

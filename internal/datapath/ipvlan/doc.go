@@ -1,6 +1,6 @@
-// Package ipvlan is the datapath in which pods sit on their ENI as ipvlan devices (mode
+// Package ipvlan is the kind of pods that sit on their ENI as ipvlan devices (mode
 // L2), so that a known flow has no device between pod and ENI. Node-wide pieces (rules,
-// tables, nftables) are package route's, and to the host stack a pod looks as it does
+// tables, nftables) are package node's, and to the host stack a pod looks as it does
 // there: a device of its own on the node, with a route, a neighbour and its elements.
 //
 //	 pod's namespace               node's namespace
@@ -41,7 +41,7 @@
 // An index also lets the kernel create the device inside the pod's namespace under a name
 // that the node has too.
 //
-// The package owns, beside what package route says of a pod's device and namespace:
+// The package owns, beside what package node says of a pod's device and namespace:
 // devices named twv<10 hex digits>, the programs of bpf/ipvlan.c and their maps, and the
 // filters that hold them. It must never touch other ipvlan devices of an ENI.
 //

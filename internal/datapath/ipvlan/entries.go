@@ -7,7 +7,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
@@ -46,7 +46,7 @@ func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
 
 // entries are a pod's in the map of slaves, by address. receiver is the index of its
 // ENI's receiver.
-func entries(p route.Place, receiver int) map[netip.Addr]slavesSlave {
+func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
 	list := map[netip.Addr]slavesSlave{}
 	for _, a := range p.Addresses {
 		e := slavesSlave{

@@ -1,41 +1,26 @@
 package ipvlan
 
 import (
-	"context"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 
-	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-var _ datapath.Datapath = (*Datapath)(nil)
-
-// Options of New.
-type Options struct {
-	// NetNS, ProcSys and Log are as in route.Options.
-	NetNS   string
-	ProcSys string
-	Log     *slog.Logger
-	// Flows is how many directions of flows are remembered, DefaultFlows if 0.
-	Flows int
-}
-
-// DefaultFlows is as in the datapath ebpf.
+// DefaultFlows is as in the kind ebpf.
 const DefaultFlows = 262144
 
-// Extension is this datapath's part of a node that may run others too. It implements
-// route.Linker.
+// Kind is that of pods with ipvlan devices.
 //
 // Its map of slaves is what makes a pod's address take part: without its entry a pod can
 // send nothing, and what comes for it goes to the host stack. So an entry goes first when
 // a pod goes.
-type Extension struct {
-	core  *route.Datapath
-	log   *slog.Logger
+type Kind struct {
+	node.Plain
+	node  *node.Node
 	flows int
 	// active: the node has such pods or is about to.
 	active atomic.Bool
@@ -50,85 +35,57 @@ type Extension struct {
 	holders map[string]holder
 }
 
-var _ route.Linker = (*Extension)(nil)
-
-// NewExtension is for route.Options or the options of what is built on it; then On.
-func NewExtension(log *slog.Logger, flows int) *Extension {
+// New is the kind; flows is how many directions of flows are remembered, DefaultFlows if 0. Ask
+// Supported before.
+func New(flows int) *Kind {
 	if flows == 0 {
 		flows = DefaultFlows
 	}
-	if log == nil {
-		log = slog.Default()
+	return &Kind{Plain: node.Plain{KindName: claims.IPvlan}, flows: flows}
+}
+
+// Start implements node.Kind.
+func (s *Kind) Start(n *node.Node) { s.node = n }
+
+// Choose implements node.Kind. Pods of the kind stay when new ones are of another.
+func (s *Kind) Choose(kind string) {
+	if kind == claims.IPvlan {
+		s.active.Store(true)
 	}
-	return &Extension{log: log, flows: flows}
 }
 
-// On is the datapath on the node that has the extension.
-func (s *Extension) On(core *route.Datapath) *Datapath {
-	s.core = core
-	return &Datapath{Datapath: core, slaves: s}
-}
-
-// Datapath is the datapath route, whose new pods get ipvlan devices. It serves the node's
-// pods of other kinds too (datapath.Pod.Datapath) and leaves them as they are.
-type Datapath struct {
-	*route.Datapath
-	slaves *Extension
-}
-
-// New touches nothing of the node yet. Ask Supported before.
-func New(o Options) (*Datapath, error) {
-	s := NewExtension(o.Log, o.Flows)
-	core, err := route.New(route.Options{NetNS: o.NetNS, ProcSys: o.ProcSys, Log: o.Log, Extensions: []route.Extension{s}})
-	if err != nil {
-		return nil, err
+// Describe implements node.Kind. Both devices are stacked on the ENI and have its MAC; what the
+// pod sends to others than its next hop is dropped in the pod.
+func (s *Kind) Describe(p *node.Pod) error {
+	err := p.ShareENI()
+	if err == nil {
+		p.LinkMAC, p.PodMAC = p.ENI.MAC, p.ENI.MAC
 	}
-	return s.On(core), nil
+	p.ARP, p.Carrier = true, true
+	p.Vacate = s.vacate(p)
+	return err
 }
 
-// Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return claims.IPvlan }
+// Devices implements node.Kind.
+func (s *Kind) Devices(p *node.Pod) object.Object { return devices{s, p} }
 
-// AddPod implements datapath.Datapath.
-func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	d.slaves.active.Store(true)
-	return d.Datapath.AddPod(ctx, node, pod.WiredBy(claims.IPvlan))
+// Objects implements node.Kind.
+func (s *Kind) Objects(p *node.Pod) node.Added {
+	return node.Added{First: []object.Object{podPrograms{s, p}}, Before: []object.Object{podEntries{s, p}}}
 }
 
-// DelPod implements datapath.Datapath.
-func (d *Datapath) DelPod(ctx context.Context, pod datapath.Pod) error {
-	return d.Datapath.DelPod(ctx, pod.WiredBy(claims.IPvlan))
-}
-
-// CheckPod implements datapath.Datapath.
-func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(claims.IPvlan))
-}
-
-// Sync implements datapath.Datapath.
-func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	d.slaves.active.Store(true)
-	return d.Datapath.Sync(ctx, node, datapath.WiredBy(claims.IPvlan, pods))
-}
-
-// Spoofed is the number of packets dropped because a pod sent them with a source address
-// that is not its own, at the pod's device or in the host stack.
-func (d *Datapath) Spoofed() (uint64, error) {
-	inStack, err := d.Datapath.Spoofed()
-	if err != nil {
-		return 0, err
+// Points implements node.Kind: all that the pod sends and gets passes its own device. Of what
+// comes to it only what the host stack sends passes the node's; known flows come by the ENI.
+func (s *Kind) Points(p *node.Pod) []node.Point {
+	return []node.Point{
+		{Device: p.Host, Bypassed: true},
+		{Device: p.Inner, FromPod: true, Removable: true},
+		{Device: p.Inner, Ingress: true, Removable: true},
 	}
-	counts, err := d.slaves.counters()
-	return inStack + counts["spoofed"], err
 }
 
-// Counters are what the programs have done since their maps were made.
-func (d *Datapath) Counters() (map[string]uint64, error) { return d.slaves.counters() }
-
-// Close lets go of the node. Pods stay wired.
-func (d *Datapath) Close(ctx context.Context) error {
-	if err := d.Datapath.Close(ctx); err != nil {
-		return err
-	}
-	return d.slaves.close()
+// Spoofed implements node.Kind: at the pods' devices.
+func (s *Kind) Spoofed() (uint64, error) {
+	counts, err := s.Counters()
+	return counts["spoofed"], err
 }

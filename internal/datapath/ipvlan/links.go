@@ -9,14 +9,14 @@ import (
 	"strconv"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -26,39 +26,90 @@ import (
 func innerIndex(device string) int {
 	n, err := strconv.ParseUint(device[2:], 16, 64)
 	if err != nil {
-		return 0 // not a name of ours: package route made it from a hash
+		return 0 // not a name of ours: claims made it from a hash
 	}
 	return int(n&(1<<30-1) | 1<<30)
 }
 
-// Receiver implements route.Linker.
-func (s *Extension) Receiver(eni route.ENIPlace) string {
+// Receiver implements node.Kind.
+func (s *Kind) Receiver(eni routing.ENI) string {
 	if !s.active.Load() {
 		return ""
 	}
 	return claims.ReceiverName(eni.MAC)
 }
 
-// Link implements route.Linker.
-func (s *Extension) Link(h, ph *netlink.Handle, ns netns.NsHandle, p route.Place) (host, inner netlink.Link, err error) {
-	// The pod's first: it may belong to others, and then nothing is to be made.
-	if inner, err = linkInner(h, ph, ns, p); err != nil {
-		return nil, nil, err
-	}
-	if host, err = linkHost(h, p); err != nil {
-		return nil, nil, err
-	}
-	return host, inner, nil
+// devices are the two of a pod.
+type devices struct {
+	s   *Kind
+	pod *node.Pod
 }
 
-func linkHost(h *netlink.Handle, p route.Place) (netlink.Link, error) {
-	link, err := find(h, p.Device)
+// Name implements object.Object.
+func (o devices) Name() string { return "ipvlan " + o.pod.Host.Name }
+
+// Have implements object.Object.
+func (o devices) Have(site *object.Site) (string, error) {
+	return node.HaveDevices(site, o.pod, func(l netlink.Link) string {
+		if l.Type() != linkkind.IPvlan {
+			return fmt.Sprintf("is of kind %s instead of %s", l.Type(), linkkind.IPvlan)
+		}
+		return ""
+	})
+}
+
+// Put implements object.Object. A device that is not what it should be is made anew; one that
+// somebody else made in the pod is an error.
+func (o devices) Put(site *object.Site) error {
+	if site.Pod == nil {
+		return nil
+	}
+	// The pod's first: it may belong to others, and then nothing is to be made.
+	inner, err := linkInner(site.Node, site.Pod, o.pod)
+	if err != nil {
+		return err
+	}
+	host, err := linkHost(site.Node, o.pod)
+	if err != nil {
+		return err
+	}
+	site.Found(o.pod.Inner, inner)
+	site.Found(o.pod.Host, host)
+	return nil
+}
+
+// Del implements object.Object. It takes the addresses from the device in the pod, if there is
+// one: from then on nothing reaches it.
+func (o devices) Del(site *object.Site) error {
+	device := o.pod.Host.Name
+	o.s.forget(device)
+	left := inPod(o.pod.NetNS, func(pod *netlinkx.Namespace) error {
+		link, err := object.Find(pod.Handle, o.pod.IfName)
+		if err != nil || link == nil || !isInner(link, device) {
+			return err
+		}
+		if err := takeAddresses(pod.Handle, link, netip.Addr{}); err != nil {
+			return err
+		}
+		if err := pod.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
+			return fmt.Errorf("move device %s to the group of dying devices: %w", link.Attrs().Name, err)
+		}
+		site.Later(func() error {
+			return inPod(o.pod.NetNS, func(pod *netlinkx.Namespace) error { return node.DeleteRetired(pod.NS) })
+		})
+		return nil
+	})
+	return errors.Join(left, o.s.node.Retire(site, o.pod.Host))
+}
+
+func linkHost(h *netlink.Handle, p *node.Pod) (netlink.Link, error) {
+	link, err := object.Find(h, p.Host.Name)
 	if err != nil {
 		return nil, err
 	}
 	if link != nil {
 		if !linkkind.IsPodDevice(link) {
-			return nil, fmt.Errorf("device %s exists and was not made by this datapath", p.Device)
+			return nil, fmt.Errorf("device %s exists and was not made by this datapath", p.Host.Name)
 		}
 		if isSlave(link, p.ENI) && link.Attrs().ParentIndex == p.ENI.Index && !linkkind.IsDying(link) {
 			return link, nil
@@ -68,36 +119,34 @@ func linkHost(h *netlink.Handle, p route.Place) (netlink.Link, error) {
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Group = p.Device, p.ENI.Index, claims.GroupPod
+	attrs.Name, attrs.ParentIndex, attrs.Group = p.Host.Name, p.ENI.Index, claims.GroupPod
 	return create(h, h, attrs)
 }
 
-func linkInner(h, ph *netlink.Handle, ns netns.NsHandle, p route.Place) (netlink.Link, error) {
-	link, err := find(ph, p.IfName)
+func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink.Link, error) {
+	link, err := object.Find(pod.Handle, p.Inner.Name)
 	if err != nil {
 		return nil, err
 	}
-	index := innerIndex(p.Device)
 	if link != nil {
-		if !isInner(link, p.Device) {
-			return nil, fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
-				p.NetNS, p.IfName, link.Attrs().HardwareAddr)
+		if !isInner(link, p.Host.Name) {
+			return nil, node.AlreadyThere(p, link)
 		}
 		if isSlave(link, p.ENI) && !linkkind.IsDying(link) {
 			return link, nil
 		}
-		if err := remove(ph, link); err != nil {
+		if err := remove(pod.Handle, link); err != nil {
 			return nil, err
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Index, attrs.Namespace = p.IfName, p.ENI.Index, index, netlink.NsFd(ns)
-	return create(h, ph, attrs)
+	attrs.Name, attrs.ParentIndex, attrs.Index, attrs.Namespace = p.Inner.Name, p.ENI.Index, innerIndex(p.Host.Name), netlink.NsFd(pod.NS)
+	return create(h, pod.Handle, attrs)
 }
 
 // isSlave says whether a device is one of the ENI's. Its parent cannot be told from within
 // another namespace, but the MAC can.
-func isSlave(l netlink.Link, eni route.ENIPlace) bool {
+func isSlave(l netlink.Link, eni routing.ENI) bool {
 	return l.Type() == linkkind.IPvlan && l.Attrs().HardwareAddr.String() == eni.MAC.String()
 }
 
@@ -118,17 +167,6 @@ func create(h, there *netlink.Handle, attrs netlink.LinkAttrs) (netlink.Link, er
 	return link, nil
 }
 
-func find(h *netlink.Handle, name string) (netlink.Link, error) {
-	link, err := h.LinkByName(name)
-	if netlinkx.Gone(err) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look up device %s: %w", name, err)
-	}
-	return link, nil
-}
-
 func remove(h *netlink.Handle, link netlink.Link) error {
 	if err := h.LinkDel(link); err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("delete device %s: %w", link.Attrs().Name, err)
@@ -143,7 +181,7 @@ type holder struct {
 }
 
 // inPod opens a pod's namespace; without one there is nothing to do.
-func inPod(path string, f func(netns.NsHandle, *netlink.Handle) error) error {
+func inPod(path string, f func(*netlinkx.Namespace) error) error {
 	if path == "" {
 		return nil
 	}
@@ -155,51 +193,31 @@ func inPod(path string, f func(netns.NsHandle, *netlink.Handle) error) error {
 		return err
 	}
 	defer pod.Close()
-	return f(pod.NS, pod.Handle)
+	return f(pod)
 }
 
-// Leave implements route.Linker.
-func (s *Extension) Leave(pod datapath.Pod) (rest func() error, err error) {
-	device := claims.HostIfName(pod.Sandbox, pod.IfName)
-	s.forget(device)
-	err = inPod(pod.NetNS, func(_ netns.NsHandle, h *netlink.Handle) error {
-		link, err := find(h, pod.IfName)
-		if err != nil || link == nil || !isInner(link, device) {
-			return err
-		}
-		if err := takeAddresses(h, link, netip.Addr{}); err != nil {
-			return err
-		}
-		if err := route.Retire(h, link); err != nil {
-			return err
-		}
-		rest = func() error {
-			return inPod(pod.NetNS, func(ns netns.NsHandle, _ *netlink.Handle) error { return route.DeleteRetired(ns) })
+// vacate takes an address of the pod from devices of other pods that still have it. Only pods
+// that this process has wired or seen are known; another's device is no more than a moment from
+// its end.
+func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
+	return func(a netip.Addr) error {
+		for _, held := range s.holdersOf(a) {
+			if held.device == p.Host.Name {
+				continue
+			}
+			err := inPod(held.netns, func(pod *netlinkx.Namespace) error {
+				link, err := object.Find(pod.Handle, held.ifName)
+				if err != nil || link == nil || !isInner(link, held.device) {
+					return err
+				}
+				return takeAddresses(pod.Handle, link, a)
+			})
+			if err != nil {
+				return fmt.Errorf("take address %s from another pod of the ENI: %w", a, err)
+			}
 		}
 		return nil
-	})
-	return rest, err
-}
-
-// Vacate implements route.Linker. Only pods that this process has wired or seen are known;
-// another's device is no more than a moment from its end.
-func (s *Extension) Vacate(device string, a netip.Addr) error {
-	for _, held := range s.holdersOf(a) {
-		if held.device == device {
-			continue
-		}
-		err := inPod(held.netns, func(_ netns.NsHandle, h *netlink.Handle) error {
-			link, err := find(h, held.ifName)
-			if err != nil || link == nil || !isInner(link, held.device) {
-				return err
-			}
-			return takeAddresses(h, link, a)
-		})
-		if err != nil {
-			return fmt.Errorf("take address %s from another pod of the ENI: %w", a, err)
-		}
 	}
-	return nil
 }
 
 // takeAddresses takes one address from a device, or all with the zero Addr.
@@ -226,26 +244,21 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 	return nil
 }
 
-func (s *Extension) hold(p route.Place) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.holdLocked(p)
-}
-
-func (s *Extension) holdLocked(p route.Place) {
+// hold notes what a pod has. The caller holds mu.
+func (s *Kind) hold(p *node.Pod) {
 	if s.holders == nil {
 		s.holders = map[string]holder{}
 	}
-	s.holders[p.Device] = holder{device: p.Device, netns: p.NetNS, ifName: p.IfName, addresses: p.Addresses}
+	s.holders[p.Host.Name] = holder{device: p.Host.Name, netns: p.NetNS, ifName: p.IfName, addresses: p.Addresses}
 }
 
-func (s *Extension) forget(device string) {
+func (s *Kind) forget(device string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.holders, device)
 }
 
-func (s *Extension) holdersOf(a netip.Addr) []holder {
+func (s *Kind) holdersOf(a netip.Addr) []holder {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var list []holder

@@ -50,7 +50,7 @@ func TestBothKindsTalk(t *testing.T) {
 	w.Nodes[1].Sync()
 	slave, far := suite.Serving(n.AddPod(1)), suite.Serving(w.Nodes[1].AddPod(1))
 	plain := n.Describe(1)
-	plain.Spec.Datapath = claims.Route
+	plain.Spec.Kind = claims.Route
 	plain.Add()
 	suite.Serving(plain)
 	if repairs := n.Sync(slave, plain); len(repairs) != 0 {
@@ -65,19 +65,14 @@ func TestBothKindsTalk(t *testing.T) {
 }
 
 // Whether a pod lives can be told from the node though its namespace cannot be seen.
-func TestHasPeer(t *testing.T) {
+func TestAlive(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	p := n.AddPod(1, "4", "6")
-	h, err := handle(n)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
 	ask := func() bool {
 		t.Helper()
-		has, err := hasPeer(h, p.Wiring.HostIfName)
+		has, err := n.DP.(*subject).Alive(p.Spec)
 		if err != nil {
 			t.Fatal(err)
 		}

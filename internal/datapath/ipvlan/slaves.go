@@ -4,26 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// Name implements route.Extension.
-func (s *Extension) Name() string { return claims.IPvlan }
-
-// Pair implements route.Pairer.
-func (s *Extension) Pair() route.Pair { return route.IPvlan }
-
 // load loads the programs once. The caller holds mu.
-func (s *Extension) load(h *netlink.Handle) error {
+func (s *Kind) load(h *netlink.Handle) error {
 	if s.objects != nil {
 		return nil
 	}
@@ -36,12 +30,12 @@ func (s *Extension) load(h *netlink.Handle) error {
 }
 
 // table is the map of pods. The caller holds mu.
-func (s *Extension) table() tcprog.Pods[slavesSlave] {
+func (s *Kind) table() tcprog.Pods[slavesSlave] {
 	return tcprog.Pods[slavesSlave]{Map: s.objects.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
 }
 
-// Sync implements route.Extension.
-func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.ENIPlace) ([]string, error) {
+// Sync implements node.Kind.
+func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil && !s.active.Load() {
@@ -71,7 +65,7 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 		}
 	}
 	for device := range s.holders {
-		if link, err := find(h, device); err == nil && link == nil {
+		if link, err := object.Find(h, device); err == nil && link == nil {
 			delete(s.holders, device)
 		}
 	}
@@ -80,10 +74,10 @@ func (s *Extension) Sync(h *netlink.Handle, links []netlink.Link, enis []route.E
 }
 
 // prepare gives an ENI its receiver and its programs.
-func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, error) {
+func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	var repairs []string
 	name := claims.ReceiverName(e.MAC)
-	link, err := find(h, name)
+	link, err := object.Find(h, name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +95,7 @@ func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, erro
 		}
 		repairs = append(repairs, "made device "+name+" on "+e.Device)
 	}
-	more, err := s.core.EnsureReceiver(h, link)
+	more, err := s.node.EnsureReceiver(h, link)
 	repairs = append(repairs, more...)
 	if err != nil {
 		return repairs, err
@@ -132,8 +126,8 @@ func (s *Extension) prepare(h *netlink.Handle, e route.ENIPlace) ([]string, erro
 }
 
 // directENIs is the map of ENIs by which packets leave directly. The caller holds mu.
-func (s *Extension) directENIs() tcprog.ENIs {
-	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.core.Inside}
+func (s *Kind) directENIs() tcprog.ENIs {
+	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.node.Inside}
 }
 
 // traces says whether this datapath was at work on the node.
@@ -174,8 +168,8 @@ func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end 
 	return repairs, errors.Join(errs...)
 }
 
-// ENIProblem implements route.Extension.
-func (s *Extension) ENIProblem(h *netlink.Handle, e route.ENIPlace) (string, error) {
+// ENIProblem implements node.Kind.
+func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.load(h); err != nil {
@@ -188,45 +182,163 @@ func (s *Extension) ENIProblem(h *netlink.Handle, e route.ENIPlace) (string, err
 	return e.Device + ": " + problem, nil
 }
 
-// Wire implements route.Extension.
-func (s *Extension) Wire(h *netlink.Handle, p route.Place) error {
-	o, err := s.enter(h, p)
+// podEntries are a pod's in the map of slaves. Its ENI is prepared with them.
+type podEntries struct {
+	s   *Kind
+	pod *node.Pod
+}
+
+// Name implements object.Object.
+func (o podEntries) Name() string { return "map entries of device " + o.pod.Host.Name }
+
+// Put implements object.Object.
+func (o podEntries) Put(site *object.Site) error {
+	p, err := o.pod.Place(site)
 	if err != nil {
 		return err
 	}
-	if err := filters.Attach(h, o, p.Index, hostHooks); err != nil {
-		return fmt.Errorf("device %s: %w", p.Device, err)
-	}
-	return inPod(p.NetNS, func(_ netns.NsHandle, ph *netlink.Handle) error {
-		if err := filters.Attach(ph, o, innerIndex(p.Device), innerHooks); err != nil {
-			return fmt.Errorf("device %s of the pod: %w", p.IfName, err)
-		}
-		return nil
-	})
-}
-
-// enter writes the pod's addresses and sees that its ENI is prepared.
-func (s *Extension) enter(h *netlink.Handle, p route.Place) (*tcprog.Objects, error) {
-	s.hold(p)
+	s := o.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
-		return nil, err
+	s.hold(o.pod)
+	if err := s.load(site.Node); err != nil {
+		return err
 	}
-	receiver, err := s.receiver(h, p.ENI)
+	receiver, err := s.receiver(site.Node, p.ENI)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for a, e := range entries(p, receiver) {
 		if err := s.table().Put(a, e); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return s.objects, nil
+	return nil
+}
+
+// Have implements object.Object.
+func (o podEntries) Have(site *object.Site) (string, error) {
+	p, err := o.pod.Place(site)
+	if err != nil || p.Index == 0 {
+		return "", err // what makes the device says so
+	}
+	s := o.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.load(site.Node); err != nil {
+		return "", err
+	}
+	s.hold(o.pod) // known to vacate after a restart too
+	receiver := 0
+	if p.ENI.Index != 0 {
+		name := claims.ReceiverName(p.ENI.MAC)
+		link, err := object.Find(site.Node, name)
+		switch {
+		case err != nil:
+			return "", err
+		case link == nil:
+			return "device " + name + " on the node is missing", nil
+		case link.Attrs().Flags&net.FlagUp == 0:
+			return "device " + name + " is down", nil
+		}
+		receiver = link.Attrs().Index
+	}
+	for a, want := range entries(p, receiver) {
+		if problem, err := s.table().Problem(a, want); err != nil || problem != "" {
+			return problem, err
+		}
+	}
+	return "", nil
+}
+
+// Del implements object.Object. An address that another device has by now stays.
+func (o podEntries) Del(site *object.Site) error {
+	p, err := o.pod.Place(site)
+	if err != nil {
+		return err
+	}
+	s := o.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.objects == nil {
+		if there, err := filters.Anywhere(site.Node); err != nil || !there {
+			return err
+		}
+		if err := s.load(site.Node); err != nil {
+			return err
+		}
+	}
+	return s.table().Release(site.Node, p.Index, p.Addresses)
+}
+
+// podPrograms are those of a pod's two devices. They go with them.
+type podPrograms struct {
+	s   *Kind
+	pod *node.Pod
+}
+
+// Name implements object.Object.
+func (o podPrograms) Name() string { return "programs of device " + o.pod.Host.Name }
+
+// Put implements object.Object.
+func (o podPrograms) Put(site *object.Site) error {
+	objects, err := o.s.loaded(site.Node)
+	if err != nil {
+		return err
+	}
+	index, err := site.Index(o.pod.Host)
+	if err != nil {
+		return err
+	}
+	if err := filters.Attach(site.Node, objects, index, hostHooks); err != nil || site.Pod == nil {
+		return err
+	}
+	if err := filters.Attach(site.Pod.Handle, objects, innerIndex(o.pod.Host.Name), innerHooks); err != nil {
+		return fmt.Errorf("device %s of the pod: %w", o.pod.IfName, err)
+	}
+	return nil
+}
+
+// Have implements object.Object.
+func (o podPrograms) Have(site *object.Site) (string, error) {
+	objects, err := o.s.loaded(site.Node)
+	if err != nil {
+		return "", err
+	}
+	index, err := site.Index(o.pod.Host)
+	if err != nil || index == 0 {
+		return "", err
+	}
+	problem, err := filters.Wrong(site.Node, objects, index, hostHooks)
+	if err != nil {
+		return "", fmt.Errorf("device %s: %w", o.pod.Host.Name, err)
+	}
+	if problem != "" {
+		return fmt.Sprintf("device %s: %s", o.pod.Host.Name, problem), nil
+	}
+	if site.Pod == nil {
+		return "", nil
+	}
+	problem, err = filters.Wrong(site.Pod.Handle, objects, innerIndex(o.pod.Host.Name), innerHooks)
+	if err != nil || problem == "" {
+		return "", err
+	}
+	return fmt.Sprintf("device %s of the pod: %s", o.pod.IfName, problem), nil
+}
+
+// Del implements object.Object.
+func (podPrograms) Del(*object.Site) error { return nil }
+
+// loaded are the objects, which are loaded if they are not yet.
+func (s *Kind) loaded(h *netlink.Handle) (*tcprog.Objects, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.load(h)
+	return s.objects, err
 }
 
 // receiver is the index of an ENI's receiver. The caller holds mu.
-func (s *Extension) receiver(h *netlink.Handle, e route.ENIPlace) (int, error) {
+func (s *Kind) receiver(h *netlink.Handle, e routing.ENI) (int, error) {
 	if e.Index == 0 {
 		return 0, nil // the ENI is gone
 	}
@@ -239,75 +351,8 @@ func (s *Extension) receiver(h *netlink.Handle, e route.ENIPlace) (int, error) {
 	return s.enis[e.Index], nil
 }
 
-// Problems implements route.Extension.
-func (s *Extension) Problems(h *netlink.Handle, p route.Place) ([]string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
-		return nil, err
-	}
-	receiver := 0
-	var problems []string
-	if p.ENI.Index != 0 {
-		name := claims.ReceiverName(p.ENI.MAC)
-		link, err := find(h, name)
-		if err != nil {
-			return nil, err
-		}
-		if link == nil {
-			return []string{"device " + name + " on the node is missing"}, nil
-		}
-		if link.Attrs().Flags&net.FlagUp == 0 {
-			problems = append(problems, "device "+name+" is down")
-		}
-		receiver = link.Attrs().Index
-	}
-	for a, want := range entries(p, receiver) {
-		problem, err := s.table().Problem(a, want)
-		if err != nil {
-			return nil, err
-		}
-		if problem != "" {
-			problems = append(problems, problem)
-		}
-	}
-	problem, err := filters.Wrong(h, s.objects, p.Index, hostHooks)
-	if err != nil {
-		return nil, fmt.Errorf("device %s: %w", p.Device, err)
-	}
-	if problem != "" {
-		problems = append(problems, fmt.Sprintf("device %s: %s", p.Device, problem))
-	}
-	err = inPod(p.NetNS, func(_ netns.NsHandle, ph *netlink.Handle) error {
-		problem, err := filters.Wrong(ph, s.objects, innerIndex(p.Device), innerHooks)
-		if problem != "" {
-			problems = append(problems, fmt.Sprintf("device %s of the pod: %s", p.IfName, problem))
-		}
-		return err
-	})
-	if err == nil {
-		s.holdLocked(p) // known to Vacate after a restart too
-	}
-	return problems, err
-}
-
-// Unwire implements route.Extension. An address that another device has by now stays.
-func (s *Extension) Unwire(h *netlink.Handle, index int, addresses []netip.Addr) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects == nil {
-		if there, err := filters.Anywhere(h); err != nil || !there {
-			return err
-		}
-		if err := s.load(h); err != nil {
-			return err
-		}
-	}
-	return s.table().Release(h, index, addresses)
-}
-
-// Teardown implements route.Extension.
-func (s *Extension) Teardown(h *netlink.Handle, links []netlink.Link) error {
+// Teardown implements node.Kind.
+func (s *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.active.Store(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -315,7 +360,8 @@ func (s *Extension) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	return errors.Join(err, s.unload())
 }
 
-func (s *Extension) counters() (map[string]uint64, error) {
+// Counters are what the programs have done since their maps were made.
+func (s *Kind) Counters() (map[string]uint64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects == nil {
@@ -324,14 +370,15 @@ func (s *Extension) counters() (map[string]uint64, error) {
 	return tcprog.Counters(s.objects.Maps[mapCounters])
 }
 
-func (s *Extension) close() error {
+// Close implements node.Kind; pods stay wired.
+func (s *Kind) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.unload()
 }
 
 // unload lets go of the objects; what filters hold stays.
-func (s *Extension) unload() error {
+func (s *Kind) unload() error {
 	o := s.objects
 	s.objects, s.enis = nil, nil
 	if o == nil {

@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/featuretest"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
@@ -24,16 +26,32 @@ import (
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 var kit = suite.Kit{
-	New: func(o suite.Options) (suite.Subject, error) {
-		return New(Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
-	},
+	Kind:        claims.IPvlan,
+	New:         func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
 	Cuts:        cuts,
 	Trace:       trace,
 	GoesWithENI: true,
 }
 
-// own is the node's datapath as this package knows it.
-func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+// subject is a node with pods of this kind and of route.
+type subject struct {
+	*node.Node
+	kind *Kind
+}
+
+func newSubject(o suite.Options, features ...node.Feature) (*subject, error) {
+	k := New(4096)
+	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
+	return &subject{n, k}, err
+}
+
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+}
+
+// own is the node's kind as this package knows it.
+func own(n *suite.Node) *Kind { return n.DP.(*subject).kind }
 
 // cuts are those of route, but for what cannot be changed about an ipvlan device, and the
 // pieces that this datapath adds.
@@ -43,7 +61,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 	})
 	dev, receiver := p.Wiring.HostIfName, claims.ReceiverName(n.MAC(1))
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	table := own(n).slaves.table()
+	table := own(n).table()
 	change := func(f func(*slavesSlave)) {
 		e, _, err := table.Get(p.V4)
 		if err != nil {
@@ -115,7 +133,7 @@ func trace(n *suite.Node) (string, error) {
 			}
 		}
 	}
-	s := own(n).slaves
+	s := own(n)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.objects != nil {

@@ -27,7 +27,7 @@ func IsPodDevice(l netlink.Link) bool {
 		return false
 	}
 	switch a.Group {
-	case claims.GroupPod, claims.GroupOwn, claims.GroupDying:
+	case claims.GroupPod, claims.GroupExclusive, claims.GroupDying:
 		return kind == Veth || kind == Netkit || kind == IPvlan
 	}
 	switch kind {

@@ -19,7 +19,7 @@ func TestWhoseALinkIs(t *testing.T) {
 		is
 	}{
 		"a pod's veth":                          {Veth, netlink.LinkAttrs{Name: pod, Group: claims.GroupPod}, is{pod: true}},
-		"one beside an ENI of its own":          {Veth, netlink.LinkAttrs{Name: pod, Group: claims.GroupOwn}, is{pod: true}},
+		"one beside an ENI of its own":          {Veth, netlink.LinkAttrs{Name: pod, Group: claims.GroupExclusive}, is{pod: true}},
 		"one that is about to go":               {Netkit, netlink.LinkAttrs{Name: pod, Group: claims.GroupDying}, is{pod: true, dying: true}},
 		"its group changed, its MAC stayed":     {Veth, netlink.LinkAttrs{Name: pod, HardwareAddr: claims.HostMAC(pod)}, is{pod: true}},
 		"its group and its MAC changed":         {Veth, netlink.LinkAttrs{Name: pod, HardwareAddr: foreign, Alias: claims.AliasPrefix + "a/b"}, is{}},

@@ -18,13 +18,16 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/attr"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
 var kit = suite.Kit{
+	Kind: claims.Route,
 	New: func(o suite.Options) (suite.Subject, error) {
-		return route.New(route.Options{NetNS: o.NetNS, Log: o.Log})
+		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
 	},
 }
 
@@ -166,14 +169,14 @@ func (w *watched) add(families ...string) *suite.Pod {
 	p := w.AddPod(1, families...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.pods[p.Spec.HostIfName] = p
+	w.pods[p.Wiring.HostIfName] = p
 	return p
 }
 
 func (w *watched) del(p *suite.Pod) {
 	w.t.Helper()
 	w.mu.Lock()
-	delete(w.pods, p.Spec.HostIfName)
+	delete(w.pods, p.Wiring.HostIfName)
 	w.mu.Unlock()
 	p.Del()
 }
@@ -190,7 +193,7 @@ func TestRepairs(t *testing.T) {
 		suite.Serve(x.NS, suite.At(x.V6, 80))
 	}
 	w.settle()
-	device := p.Spec.HostIfName
+	device := p.Wiring.HostIfName
 	for _, c := range []struct {
 		name  string
 		cut   func()

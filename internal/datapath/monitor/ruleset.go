@@ -72,7 +72,7 @@ func drops(attrs []byte) bool {
 }
 
 // elementDevice is the device in the key of the first element that has one: an element of
-// a map of pods (package route: elemKey). Elements of other sets have shorter keys.
+// a map of pods (package nft: Key). Elements of other sets have shorter keys.
 func elementDevice(attrs []byte) string {
 	for _, element := range attr.Each(attr.Get(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 		key := attr.Get(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)

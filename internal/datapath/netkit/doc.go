@@ -1,7 +1,7 @@
-// Package netkit is the datapath ebpf with netkit devices in the place of veths: the
+// Package netkit is the kind of pod of ebpf with netkit devices in the place of veths: the
 // programs run inside the device, while the pod is still sending, and not after a queue.
 // What a program finds out about a flow, the maps, the ENIs' programs and everything of
-// the host stack is the datapath ebpf's and route's; pods of all three share them.
+// the host stack is package ebpf's and node's; pods of all three share them.
 //
 // A pod's pair is in mode L3 (no MAC, no ARP, no neighbours) and its policy is blackhole:
 // a pair without programs passes nothing, so a pod cannot send or receive before it is

@@ -11,12 +11,19 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/testutil"
 )
 
-// own is the node's datapath as this package knows it.
-func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+// subject is a node with pods of this kind, of ebpf and of route.
+type subject struct {
+	*node.Node
+	programs *ebpf.Kind
+}
+
+// own are the programs of the node.
+func own(n *suite.Node) *ebpf.Kind { return n.DP.(*subject).programs }
 
 // cuts are those of route, but for the MACs and neighbours that a pair does not have, and
 // the pieces that this datapath adds.

@@ -1,51 +1,88 @@
 package netkit
 
 import (
-	"context"
+	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 )
 
-var _ datapath.Datapath = (*Datapath)(nil)
-
-// Datapath is the datapath ebpf, whose new pods get netkit devices. It serves the node's
-// pods of ebpf and route too (datapath.Pod.Datapath) and leaves them as they are.
-type Datapath struct {
-	*ebpf.Datapath
+// Kind is that of pods with netkit devices.
+type Kind struct {
+	node.Plain
+	programs *ebpf.Kind
+	hooks    *hooks
 }
 
-// New touches nothing of the node yet. Ask Supported before.
-func New(o ebpf.Options) (*Datapath, error) {
-	h := &hooks{}
-	o.Variants = append(o.Variants, ebpf.Variant{Name: claims.Netkit, Pair: route.Netkit, Hooks: h})
-	core, err := ebpf.New(o)
-	if err != nil {
-		return nil, err
+// New is the kind beside the one that has its programs and maps; the node has both. Ask
+// Supported before.
+func New(programs *ebpf.Kind) *Kind {
+	programs.Serve(claims.Netkit)
+	return &Kind{Plain: node.Plain{KindName: claims.Netkit}, programs: programs, hooks: &hooks{}}
+}
+
+// Start implements node.Kind.
+func (k *Kind) Start(n *node.Node) { k.hooks.inside = n.Inside }
+
+// Describe implements node.Kind.
+func (k *Kind) Describe(p *node.Pod) error {
+	err := p.ShareENI()
+	p.NoMAC()
+	return err
+}
+
+// Devices implements node.Kind: a pair without MACs and neighbours (mode L3), which drops all
+// as long as there are no programs in it.
+func (k *Kind) Devices(p *node.Pod) object.Object {
+	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Wrong: wrong, New: func(host, inner netlink.LinkAttrs) netlink.Link {
+		pair := &netlink.Netkit{
+			LinkAttrs: host, Mode: netlink.NETKIT_MODE_L3,
+			Policy: netlink.NETKIT_POLICY_BLACKHOLE, PeerPolicy: netlink.NETKIT_POLICY_BLACKHOLE,
+			// Marks are not to pass between the namespaces. Kernels that do not know this
+			// never let them.
+			Scrub: netlink.NETKIT_SCRUB_DEFAULT, PeerScrub: netlink.NETKIT_SCRUB_DEFAULT,
+		}
+		pair.SetPeerAttrs(&inner)
+		return pair
+	}}
+}
+
+// wrong says what of the node's device only a new one can put right, or "".
+func wrong(host netlink.Link) string {
+	pair, ok := host.(*netlink.Netkit)
+	switch {
+	case !ok:
+		return ""
+	case !pair.IsPrimary():
+		return "is the pod's end of its pair"
+	case pair.Mode != netlink.NETKIT_MODE_L3:
+		return "is not in mode L3"
+	case pair.Policy != netlink.NETKIT_POLICY_BLACKHOLE || pair.PeerPolicy != netlink.NETKIT_POLICY_BLACKHOLE:
+		return "lets packets pass without a program: its policy is not blackhole"
+	case pair.SupportsScrub() && (pair.Scrub != netlink.NETKIT_SCRUB_DEFAULT || pair.PeerScrub != netlink.NETKIT_SCRUB_DEFAULT):
+		return "lets marks pass: its scrub is not default"
 	}
-	h.inside = core.Inside
-	return &Datapath{core}, nil
+	return ""
 }
 
-// Name implements datapath.Datapath.
-func (d *Datapath) Name() string { return claims.Netkit }
+// Objects implements node.Kind.
+func (k *Kind) Objects(p *node.Pod) node.Added { return k.programs.With(p, k.hooks) }
 
-// AddPod implements datapath.Datapath.
-func (d *Datapath) AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
-	return d.Datapath.AddPod(ctx, node, pod.WiredBy(claims.Netkit))
+// Points implements node.Kind. Programs of the pair decide before the node's device sees a
+// packet: it sees none of a known flow.
+func (k *Kind) Points(p *node.Pod) []node.Point {
+	list := k.Plain.Points(p)
+	for i, at := range list {
+		list[i].Bypassed = at.Device == p.Host
+	}
+	return list
 }
 
-// CheckPod implements datapath.Datapath.
-func (d *Datapath) CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error {
-	return d.Datapath.CheckPod(ctx, node, pod.WiredBy(claims.Netkit))
+// ENIProblem implements node.Kind.
+func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
+	return k.programs.ENIProblem(h, eni)
 }
-
-// Sync implements datapath.Datapath.
-func (d *Datapath) Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) ([]string, error) {
-	return d.Datapath.Sync(ctx, node, datapath.WiredBy(claims.Netkit, pods))
-}
-
-// EBPF is the datapath ebpf of the same node: its pods of all kinds have one owner.
-func (d *Datapath) EBPF() datapath.Datapath { return d.Datapath }

@@ -15,23 +15,18 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// wire adds a pod by a datapath of the node.
-func wire(t *testing.T, n *suite.Node, dp datapath.Datapath) *suite.Pod {
+// wire adds a pod of a kind.
+func wire(t *testing.T, n *suite.Node, kind string) *suite.Pod {
 	t.Helper()
 	p := n.Describe(1, "4", "6")
-	p.Spec.Datapath = dp.Name()
-	wiring, err := dp.AddPod(context.Background(), n.Desired, p.Spec)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Wiring, p.Spec.HostIfName = wiring, wiring.HostIfName
+	p.Spec.Kind = kind
+	p.Add()
 	p.Echo(7)
 	return p
 }
@@ -65,25 +60,24 @@ func watched(t *testing.T, n *suite.Node) func() int {
 func TestPodsOfAllKindsBeside(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
-	dp, ctx := own(n0), context.Background()
-	datapaths := []datapath.Datapath{dp, dp.EBPF(), dp.Route()}
+	ctx := context.Background()
+	kinds := []string{claims.Netkit, claims.EBPF, claims.Route}
 	n0.Sync()
 	n1.Sync()
-	far := wire(t, n1, own(n1))
+	far := wire(t, n1, claims.Netkit)
 	pods := []*suite.Pod{}
-	var specs []datapath.Pod
-	for _, d := range datapaths {
-		p := wire(t, n0, d)
-		pods, specs = append(pods, p), append(specs, p.Spec)
+	for _, kind := range kinds {
+		pods = append(pods, wire(t, n0, kind))
 	}
 	for i, want := range []string{"netkit", "veth", "veth"} {
 		if got := kindOf(n0, pods[i]); got != want {
-			t.Errorf("the pod of %s has a %s, want a %s", datapaths[i].Name(), got, want)
+			t.Errorf("the pod of %s has a %s, want a %s", kinds[i], got, want)
 		}
 	}
-	for _, d := range datapaths {
-		if repairs, err := d.Sync(ctx, n0.Desired, specs); err != nil || len(repairs) != 0 {
-			t.Errorf("%s: Sync repairs %q, %v", d.Name(), repairs, err)
+	for _, kind := range kinds {
+		n0.Desired.Kind = kind
+		if repairs, err := n0.TrySync(pods...); err != nil || len(repairs) != 0 {
+			t.Errorf("%s: Sync repairs %q, %v", kind, repairs, err)
 		}
 	}
 	forwarded := watched(t, n0)
@@ -99,20 +93,20 @@ func TestPodsOfAllKindsBeside(t *testing.T) {
 				before := forwarded()
 				suite.Talk(t, from.NS, c.network, suite.At(c.to, 7), 60)
 				passed := forwarded() - before
-				slow := from.Spec.Datapath == "route" || to.Spec.Datapath == "route"
+				slow := from.Spec.Kind == "route" || to.Spec.Kind == "route"
 				// The first packets, and what the kernels acknowledge meanwhile.
 				if few := passed < 20; few == slow {
-					t.Errorf("%s → %s by %s: %d packets of 60 exchanges passed the host stack", from.Spec.Datapath, to.Spec.Datapath, c.network, passed)
+					t.Errorf("%s → %s by %s: %d packets of 60 exchanges passed the host stack", from.Spec.Kind, to.Spec.Kind, c.network, passed)
 				}
 			}
 		}
 	}
-	for i, p := range pods {
-		if err := datapaths[2-i].CheckPod(ctx, n0.Desired, p.Spec); err != nil {
-			t.Errorf("%s: %v", p.Spec.Datapath, err)
+	for _, p := range pods {
+		if err := n0.DP.CheckPod(ctx, n0.Desired, p.Spec); err != nil {
+			t.Errorf("%s: %v", p.Spec.Kind, err)
 		}
-		if err := datapaths[2-i].DelPod(ctx, p.Spec); err != nil {
-			t.Errorf("%s: %v", p.Spec.Datapath, err)
+		if err := n0.DP.DelPod(ctx, p.Spec); err != nil {
+			t.Errorf("%s: %v", p.Spec.Kind, err)
 		}
 	}
 	n0.Settle()
@@ -127,19 +121,19 @@ func TestPairOfAnotherKind(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	peer := wire(t, n, own(n))
-	p := wire(t, n, own(n).Route())
-	for _, d := range []datapath.Datapath{own(n), own(n).EBPF(), own(n)} {
-		p.Spec.Datapath = d.Name()
-		if _, err := d.AddPod(context.Background(), n.Desired, p.Spec); err != nil {
+	peer := wire(t, n, claims.Netkit)
+	p := wire(t, n, claims.Route)
+	for _, kind := range []string{claims.Netkit, claims.EBPF, claims.Netkit} {
+		p.Spec.Kind = kind
+		if _, err := n.DP.AddPod(context.Background(), n.Desired, p.Spec); err != nil {
 			t.Fatal(err)
 		}
 		want := "veth"
-		if d.Name() == claims.Netkit {
+		if kind == claims.Netkit {
 			want = "netkit"
 		}
 		if got := kindOf(n, p); got != want {
-			t.Errorf("%s: the pod has a %s", d.Name(), got)
+			t.Errorf("%s: the pod has a %s", kind, got)
 		}
 		suite.Talk(t, p.NS, "tcp", suite.At(peer.V4, 7), 5)
 	}
@@ -150,7 +144,7 @@ func TestNothingPassesWithoutPrograms(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	a, b := wire(t, n, own(n)), wire(t, n, own(n))
+	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
 	for _, from := range places {
 		suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), 5)
 		take(n, a, from)
@@ -167,7 +161,7 @@ func TestThePodCannotOpenItsPair(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	p := wire(t, n, own(n))
+	p := wire(t, n, claims.Netkit)
 	if err := setPolicy(p.NS, "eth0", netlink.NETKIT_POLICY_FORWARD); !errors.Is(err, unix.EACCES) {
 		t.Errorf("set the policy by the pod's end: %v, want %v", err, unix.EACCES)
 	}
@@ -195,7 +189,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	a, b := wire(t, n, own(n)), wire(t, n, own(n))
+	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
 	k := suite.StartTalk(t, a.NS, "tcp", suite.At(b.V4, 7))
 	k.More(5)
 	learned := func() uint64 {

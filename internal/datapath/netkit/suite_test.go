@@ -8,6 +8,8 @@ package netkit
 import (
 	"testing"
 
+	"terway.dev/terway/internal/datapath/featuretest"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -20,3 +22,8 @@ func TestSupported(t *testing.T) {
 
 // The suite's table against this datapath.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
+
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+}

@@ -7,15 +7,16 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/testutil"
 )
 
 var kit = suite.Kit{
-	New: func(o suite.Options) (suite.Subject, error) {
-		return New(ebpf.Options{NetNS: o.NetNS, Log: o.Log, Flows: 4096})
-	},
+	Kind:  claims.Netkit,
+	New:   func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
 	Cuts:  cuts,
 	Trace: trace,
 	NoMAC: true,
@@ -44,4 +45,12 @@ func TestKernelWithoutNetkit(t *testing.T) {
 	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
 		t.Errorf("the refused pod left:\n%s", diff)
 	}
+}
+
+func newSubject(o suite.Options, features ...node.Feature) (*subject, error) {
+	programs := ebpf.New(4096)
+	n, err := node.New(node.Options{
+		NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, New(programs), node.Plain{KindName: claims.Route}}, Features: features,
+	})
+	return &subject{n, programs}, err
 }

@@ -165,9 +165,9 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupPod), verdict(expr.VerdictAccept))},
 			rule{masquerade, "leave with the node's address", join(markIs(claims.SlotOutside), masq)},
 			rule{masquerade, "NodePort to a pod with an ENI of its own: the answer must come back through the node",
-				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupOwn), ctStatus(ctDNAT), markIs(0), masq)},
+				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupExclusive), ctStatus(ctDNAT), markIs(0), masq)},
 			rule{masquerade, "NodePort by IPVS to a pod with an ENI of its own: the answer must come back through the node",
-				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupOwn), ctMarkIs(claims.ConnMarkToNode, claims.ConnMarkToNode), markIs(0), masq)})
+				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupExclusive), ctMarkIs(claims.ConnMarkToNode, claims.ConnMarkToNode), markIs(0), masq)})
 	}
 
 	var err error
@@ -307,7 +307,7 @@ func metaIs(key expr.MetaKey, value uint32) []expr.Any {
 }
 
 func notFromPod() []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^claims.OwnGroupBit, expr.CmpOpNeq, claims.GroupPod)
+	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^claims.ExclusiveGroupBit, expr.CmpOpNeq, claims.GroupPod)
 }
 
 func family(proto byte) []expr.Any {

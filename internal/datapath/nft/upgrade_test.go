@@ -12,14 +12,18 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/netlinkx"
 )
 
-var kit = suite.Kit{New: func(o suite.Options) (suite.Subject, error) {
-	return route.New(route.Options{NetNS: o.NetNS, Log: o.Log})
-}}
+var kit = suite.Kit{
+	Kind: claims.Route,
+	New: func(o suite.Options) (suite.Subject, error) {
+		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
+	},
+}
 
 // inside are tables of our own and a netlink socket in a node.
 func inside(t *testing.T, n *suite.Node) (*nft.Tables, *netlink.Handle) {

@@ -3,28 +3,31 @@ package route
 import (
 	"testing"
 
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/featuretest"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
-// The suite's table against this datapath.
+// The suite's table against this kind.
 func TestSuite(t *testing.T) {
 	suite.Run(t, kit)
 }
 
 var kit = suite.Kit{
-	New: func(o suite.Options) (suite.Subject, error) {
-		return New(Options{NetNS: o.NetNS, Log: o.Log})
-	},
+	Kind: claims.Route,
+	New:  func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
 	Cuts: suite.RouteCuts,
 	Except: map[string]string{
 		"sources are checked without nftables": "nothing else knows the pods' sources",
 	},
 }
 
-func newWorld(t testing.TB, nodes, enis int) *suite.World {
-	t.Helper()
-	return kit.NewWorld(t, nodes, enis)
+func newSubject(o suite.Options, features ...node.Feature) (suite.Subject, error) {
+	return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{New()}, Features: features})
 }
 
-// own is the node's datapath as this package knows it.
-func own(n *suite.Node) *Datapath { return n.DP.(*Datapath) }
+// A feature has its objects on pods of this kind.
+func TestFeature(t *testing.T) {
+	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+}

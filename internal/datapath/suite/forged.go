@@ -19,7 +19,7 @@ import (
 
 // toNode is the pod's device that leads to the node.
 func (p *Pod) toNode() string {
-	if p.Node.w.kit.Own {
+	if p.Node.w.kit.Exclusive {
 		return "veth1"
 	}
 	return p.Spec.IfName

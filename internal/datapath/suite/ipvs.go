@@ -113,7 +113,7 @@ func ipvsIntoTheNode(t *testing.T, k Kit) {
 	w.Assign(n0, 0, VirtualIP)
 	for _, c := range intoNodes(w, n0, n1, near, far, n1.AddPod(1)) {
 		t.Run(c.name, func(t *testing.T) {
-			if k.Own && c.endpoint == near {
+			if k.Exclusive && c.endpoint == near {
 				c.seen = n0.V4 // the answer must come back through the node
 			}
 			n0.KubeProxyIPVS(ipvsServices(c.endpoint, c.local, false)...)
@@ -129,7 +129,7 @@ func ipvsPodToService(t *testing.T, k Kit) {
 	for _, c := range fromPods(n0, client, near, far) {
 		t.Run(c.name, func(t *testing.T) {
 			seen := c.seen
-			if k.Own {
+			if k.Exclusive {
 				seen = n0.V4 // the answer must come back through the node
 			}
 			n0.KubeProxyIPVS(ipvsServices(c.endpoint, false, c.masqAll)...)

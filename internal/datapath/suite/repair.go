@@ -112,7 +112,43 @@ func syncOfDeadSandbox(t *testing.T, k Kit) {
 	n.Sync(p)
 	p.Spec.NetNS = ""
 	n.Sync(p)
-	if _, err := n.TrySync(&Pod{Spec: datapath.Pod{Sandbox: "s", IfName: "eth0", Name: "odd"}}); err == nil || !strings.Contains(err.Error(), "odd") {
+	if _, err := n.TrySync(&Pod{Spec: datapath.Pod{Sandbox: "s", IfName: "eth0", Name: "odd", Kind: k.Kind}}); err == nil || !strings.Contains(err.Error(), "odd") {
 		t.Errorf("a pod without an address: %v", err)
+	}
+}
+
+// A pod that is being wired, or unwired, is left to the call that is at work on it.
+func syncWithAPodAtWork(t *testing.T, k Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	// Not begun yet: the list is older than the call.
+	early := n.Describe(1)
+	before := DumpStable(n)
+	for range 3 {
+		if repairs := n.Sync(early); len(repairs) != 0 {
+			t.Errorf("a pod that is being wired is repaired: %q", repairs)
+		}
+	}
+	if diff := Difference(before, DumpStable(n)); diff != "" {
+		t.Errorf("Sync wired a pod:\n%s", diff)
+	}
+	// At work: what there is of it already is neither repaired nor removed.
+	p := n.AddPod(1)
+	n.IP("link set " + p.Wiring.HostIfName + " down")
+	p.Spec.State = datapath.Unwired
+	before = DumpStable(n)
+	n.DP = n.NewDatapath() // which knows no more than the list
+	for range 3 {
+		if repairs := n.Sync(early, p); len(repairs) != 0 {
+			t.Errorf("a pod that is at work is repaired: %q", repairs)
+		}
+	}
+	if diff := Difference(before, DumpStable(n)); diff != "" {
+		t.Errorf("Sync changed a pod that is at work:\n%s", diff)
+	}
+	p.Spec.State = datapath.Wired
+	if repairs := n.Sync(early, p); len(repairs) == 0 {
+		t.Error("a wired pod is not repaired")
 	}
 }

@@ -20,9 +20,13 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// Subject is the datapath under test.
+// Subject is the node under test: package node's, with the kind of pod in question.
 type Subject interface {
-	datapath.Datapath
+	AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error)
+	DelPod(ctx context.Context, pod datapath.Pod) error
+	CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error
+	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []string, err error)
+	Teardown(ctx context.Context) error
 	// Settle waits for what DelPod left to the background.
 	Settle(ctx context.Context) error
 	// Close lets go of the node; pods stay wired.
@@ -38,8 +42,10 @@ type Options struct {
 	Log   *slog.Logger
 }
 
-// Kit is one datapath, as the suite needs it.
+// Kit is one kind of pod, as the suite needs it.
 type Kit struct {
+	// Kind is the name of that of the pods, and of the node's new ones.
+	Kind string
 	// New makes the datapath for a node: at first and, on a node that one ran on
 	// before, after a restart.
 	New func(Options) (Subject, error)
@@ -51,8 +57,8 @@ type Kit struct {
 	GoesWithENI bool
 	// NoMAC: pods' devices have none.
 	NoMAC bool
-	// Own: each pod has an ENI to itself, plugged in for it, whichever the scenario names.
-	Own bool
+	// Exclusive: each pod has an ENI to itself, plugged in for it, whichever the scenario names.
+	Exclusive bool
 	// Except are scenarios that are about what the datapath has not, and why.
 	Except map[string]string
 }
@@ -141,6 +147,7 @@ func Scenarios() []Scenario {
 		{"restart in mid-traffic", restartInMidTraffic},
 		{"each piece is noticed and repaired", eachPieceIsNoticedAndRepaired},
 		{"Sync with an old list", syncWithAnOldList},
+		{"Sync leaves a pod at work alone", syncWithAPodAtWork},
 		{"Sync of a dead sandbox", syncOfDeadSandbox},
 	}
 }

@@ -145,9 +145,10 @@ func (w *World) addNode(i, enis int) *Node {
 		VPCCIDRs:     []netip.Prefix{netip.MustParsePrefix(VPCCIDR), netip.MustParsePrefix("2001:db8::/40")},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(ServiceCIDR)},
 	}
-	if w.kit.Own { // who is routed by address must know them all
+	if w.kit.Exclusive { // who is routed by address must know them all
 		n.Desired.ServiceCIDRs = append(n.Desired.ServiceCIDRs, netip.MustParsePrefix(ServiceCIDR6))
 	}
+	n.Desired.Kind = w.kit.Kind
 	for e := range enis {
 		n.Desired.ENIs = append(n.Desired.ENIs, n.ENI(e+1))
 	}
@@ -227,7 +228,7 @@ const firstOwn = 100
 func (n *Node) Describe(e int, families ...string) *Pod {
 	n.w.t.Helper()
 	n.pods++
-	if n.w.kit.Own {
+	if n.w.kit.Exclusive {
 		e = firstOwn + n.pods
 		n.Plug(e)
 	}
@@ -236,12 +237,12 @@ func (n *Node) Describe(e int, families ...string) *Pod {
 	p.V6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x:%x", n.number+1, n.pods))
 	p.Spec = datapath.Pod{
 		Sandbox: "sandbox-" + p.Name, IfName: "eth0", NetNS: p.Path, Namespace: "default", Name: p.Name,
-		ENI: n.MAC(e).String(),
+		ENI: n.MAC(e).String(), Kind: n.w.kit.Kind,
 	}
-	if n.w.kit.Own {
+	if n.w.kit.Exclusive {
 		eni := n.ENI(e)
 		eni.Device = "" // whatever it is called by now
-		p.Spec.Own = &eni
+		p.Spec.Exclusive = &eni
 	}
 	if len(families) == 0 {
 		families = []string{"4"}
@@ -273,7 +274,7 @@ func (p *Pod) Add() {
 		t.Fatalf("AddPod: %v", err)
 	}
 	p.Wiring = w
-	p.Spec.HostIfName = w.HostIfName
+	p.Spec.State = datapath.Wired
 	p.Node.w.awaitPort(p.Port)
 }
 

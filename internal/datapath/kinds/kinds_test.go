@@ -1,4 +1,4 @@
-package main
+package kinds
 
 import (
 	"errors"
@@ -12,10 +12,6 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/ipvlan"
-	"terway.dev/terway/internal/datapath/netkit"
-	"terway.dev/terway/internal/datapath/route"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -57,7 +53,7 @@ func TestProbe(t *testing.T) {
 // What this kernel lacks, if anything, it says so that the agent starts.
 func TestProbeOfThisKernel(t *testing.T) {
 	testutil.RequireRoot(t)
-	lacking, err := probe(map[string]func() error{claims.IPvlan: ipvlan.Supported, claims.Netkit: netkit.Supported, claims.EBPF: ebpf.Supported, claims.Route: route.Supported})
+	lacking, err := Probe()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,4 +61,34 @@ func TestProbeOfThisKernel(t *testing.T) {
 		t.Errorf("route: %v", why)
 	}
 	t.Logf("lacking: %v", lacking)
+}
+
+// A node has every kind that its kernel can run, and serves pods of the others as far as it can.
+func TestNew(t *testing.T) {
+	why := errors.New("not here")
+	for _, c := range []struct {
+		lacking []string
+		choices string
+	}{
+		{nil, "[netkit ebpf ipvlan route]"},
+		{[]string{claims.Netkit}, "[ebpf ipvlan route]"},
+		{[]string{claims.IPvlan}, "[netkit ebpf route]"},
+		{[]string{claims.EBPF}, "[ipvlan route]"},
+		{[]string{claims.Route}, "[route]"}, // to remove what there was
+	} {
+		lacking := map[string]error{}
+		for _, name := range c.lacking {
+			lacking[name] = why
+		}
+		n, err := New(Options{Lacking: lacking})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(n.Choices()); got != c.choices || len(n.Lacking()) != len(c.lacking) {
+			t.Errorf("without %v new pods may be of %s, want %s", c.lacking, got, c.choices)
+		}
+		if err := n.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
 }

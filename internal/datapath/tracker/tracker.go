@@ -1,26 +1,27 @@
-package route
-
-import (
-	"sync"
-
-	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/nft"
-)
-
-// tracker remembers what this process did to pods, by host device name. It
-// settles the races between Sync, whose list of pods was made a moment ago, and
+// Package tracker remembers what this process did to a node's pods, by the name of the node's
+// device. It settles the races between a Sync, whose list of pods was made a moment ago, and
 // AddPod and DelPod, which know better:
 //   - a pod deleted since is not repaired back to life,
 //   - a pod added since is not removed as a leftover.
 //
-// It also keeps the elements of wired pods, so that a lost nftables table can be
-// written again as a whole.
-type tracker struct {
+// It also keeps the nftables elements of wired pods, so that a lost table can be written again
+// as a whole. It asks no kernel.
+package tracker
+
+import (
+	"sync"
+
+	"terway.dev/terway/internal/datapath/nft"
+)
+
+// Tracker is of one node. Its zero value knows nothing.
+type Tracker struct {
 	mu   sync.Mutex
-	pods map[string]*tracked
+	pods map[string]*Pod
 }
 
-type tracked struct {
+// Pod is what is known of one, while its turn is held.
+type Pod struct {
 	// lock makes calls for one pod wait for each other. users counts who holds or
 	// waits for it; without users, and idle, the entry goes.
 	lock  sync.Mutex
@@ -44,16 +45,16 @@ const (
 	deleted              // DelPod removed it; a Sync's list may still have it
 )
 
-// acquire waits for the pod's turn; the caller calls the function it returns
+// Acquire waits for the pod's turn; the caller calls the function it returns
 // when done.
-func (t *tracker) acquire(name string) (*tracked, func()) {
+func (t *Tracker) Acquire(name string) (*Pod, func()) {
 	t.mu.Lock()
 	if t.pods == nil {
-		t.pods = map[string]*tracked{}
+		t.pods = map[string]*Pod{}
 	}
 	p := t.pods[name]
 	if p == nil {
-		p = &tracked{}
+		p = &Pod{}
 		t.pods[name] = p
 	}
 	p.users++
@@ -71,7 +72,8 @@ func (t *tracker) acquire(name string) (*tracked, func()) {
 	}
 }
 
-func (t *tracker) setWired(p *tracked, elems nft.Elements) {
+// SetWired notes that AddPod wired the pod with these elements.
+func (t *Tracker) SetWired(p *Pod, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems = wired, elems
@@ -79,15 +81,16 @@ func (t *tracker) setWired(p *tracked, elems nft.Elements) {
 	p.seen, p.missed = false, 0
 }
 
-func (t *tracker) setDeleted(p *tracked) {
+// SetDeleted notes that DelPod is at work, or done.
+func (t *Tracker) SetDeleted(p *Pod) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems = deleted, nil
 	p.version++
 }
 
-// elements of all wired pods.
-func (t *tracker) elements() nft.Elements {
+// Elements are those of all wired pods.
+func (t *Tracker) Elements() nft.Elements {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	all := nft.Elements{}
@@ -102,15 +105,15 @@ func (t *tracker) elements() nft.Elements {
 	return all
 }
 
-// begin notes that a Sync with these pods starts. It returns the version of each
+// Begin notes that a Sync with these pods starts. It returns the version of each
 // pod, by which the Sync later sees that the pod was changed meanwhile.
-func (t *tracker) begin(desired map[string]datapath.Pod) map[string]int {
+func (t *Tracker) Begin(listed func(device string) bool) map[string]int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	versions := map[string]int{}
 	for name, p := range t.pods {
 		versions[name] = p.version
-		_, want := desired[name]
+		want := listed(name)
 		switch {
 		case p.phase == deleted && !want && p.users == 0:
 			delete(t.pods, name)
@@ -125,32 +128,32 @@ func (t *tracker) begin(desired map[string]datapath.Pod) map[string]int {
 	return versions
 }
 
-// mayRepair says whether Sync may wire the pod: it was not deleted, and nobody
+// MayRepair says whether Sync may wire the pod: it was not deleted, and nobody
 // changed it since the Sync began.
-func (t *tracker) mayRepair(p *tracked, began int) bool {
+func (t *Tracker) MayRepair(p *Pod, began int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return p.phase != deleted && p.version == began
 }
 
-// mayRemove says whether Sync may remove a pod that is not in its list. One that
+// MayRemove says whether Sync may remove a pod that is not in its list. One that
 // this process wired and that no list had so far may be too new for the list: it
 // gets a second chance.
-func (t *tracker) mayRemove(p *tracked, began int) bool {
+func (t *Tracker) MayRemove(p *Pod, began int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return p.version == began && (p.phase != wired || p.seen || p.missed > 1)
 }
 
-// repaired notes what Sync wrote for a desired pod.
-func (t *tracker) repaired(p *tracked, elems nft.Elements) {
+// Repaired notes what Sync wrote for a desired pod.
+func (t *Tracker) Repaired(p *Pod, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems, p.seen = wired, elems, true
 }
 
-// removed forgets a leftover.
-func (t *tracker) removed(p *tracked) {
+// Removed forgets a leftover.
+func (t *Tracker) Removed(p *Pod) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.phase, p.elems = idle, nil

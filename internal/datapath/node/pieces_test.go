@@ -1,4 +1,4 @@
-package route
+package node
 
 import (
 	"errors"
@@ -10,12 +10,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/firewall"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/suite"
 )
 
@@ -152,14 +152,14 @@ func TestSysctlsArePods(t *testing.T) {
 	}
 }
 
-// stubborn is an extension that cannot take down a pod.
-type stubborn struct{ Extension }
+// stubborn is a kind that cannot take down a pod.
+type stubborn struct{ Plain }
 
-func (stubborn) Name() string { return "stubborn" }
-func (stubborn) Sync(*netlink.Handle, []netlink.Link, []ENIPlace) ([]string, error) {
-	return nil, nil
-}
-func (stubborn) Unwire(*netlink.Handle, int, []netip.Addr) error { return errors.New("no") }
+func (stubborn) Objects(*Pod) Added { return Added{Before: []object.Object{stays{}}} }
+
+type stays struct{ object.Loopback }
+
+func (stays) Del(*object.Site) error { return errors.New("no") }
 
 // What cannot be removed of a pod that is gone is no reason to serve no others.
 func TestLeftoverThatStays(t *testing.T) {
@@ -168,7 +168,7 @@ func TestLeftoverThatStays(t *testing.T) {
 	n.Sync()
 	gone := n.AddPod(1)
 	n.DP = n.NewDatapath() // a restart: what is not in the journal is a leftover
-	own(n).exts = []Extension{stubborn{}}
+	own(n).kinds = []Kind{stubborn{}}
 	_, err := n.TrySync()
 	pods, obstacles, node := datapath.Sort(err)
 	if len(pods) != 0 || len(obstacles) != 1 || !strings.Contains(obstacles[0], gone.Wiring.HostIfName) || node != nil {
@@ -207,7 +207,7 @@ func TestSyncLeavesPodsOfOthersAlone(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	p, other := n.AddPod(1), n.AddPod(1)
-	other.Spec.Datapath = "of a newer version"
+	other.Spec.Kind = "of a newer version"
 	n.IP("link set " + other.Wiring.HostIfName + " mtu 1400")
 	n.DP = n.NewDatapath()
 	before := suite.DumpStable(n)

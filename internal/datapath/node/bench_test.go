@@ -1,9 +1,10 @@
-package route
+package node
 
 import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite"
 )
@@ -24,7 +26,7 @@ import (
 // requests for the same kernel objects, without a check, a lock or an error
 // message, in the same run and turn by turn. It reports medians.
 //
-//	go test -run '^$' -bench Pod ./internal/datapath/route
+//	go test -run '^$' -bench Pod ./internal/datapath/node
 func BenchmarkPod(b *testing.B) {
 	w := newWorld(b, 1, 1)
 	n := w.Nodes[0]
@@ -97,6 +99,9 @@ func BenchmarkBurst(b *testing.B) {
 			return took
 		}
 		adds += each(func(p *suite.Pod) error { _, err := n.DP.AddPod(ctx, n.Desired, p.Spec); return err })
+		for _, p := range pods {
+			p.Spec.State = datapath.Wired
+		}
 		start := time.Now()
 		if repairs := n.Sync(pods...); len(repairs) != 0 {
 			b.Fatalf("repairs %q", repairs)
@@ -184,9 +189,9 @@ func (f *floor) add(p *suite.Pod) error {
 		f.nft.Flush(),
 		ph.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}),
 		ph.LinkSetUp(inner),
-		ph.AddrAdd(inner, podAddress(p.V4)),
+		ph.AddrAdd(inner, &netlink.Addr{IPNet: netipx.AddrIPNet(p.V4)}),
 		ph.NeighAdd(neighbour(claims.Gateway4, claims.HostMAC(name), j)),
-		ph.RouteAdd(&(wiring{through: everywhere}.podRoutes(p.V4, j)[0])),
+		ph.RouteAdd(&netlink.Route{LinkIndex: j, Dst: netipx.PrefixIPNet(everywhere[0]), Gw: claims.Gateway4.AsSlice(), Flags: int(netlink.FLAG_ONLINK)}),
 	)
 	return errors.Join(errs...)
 }
@@ -228,4 +233,8 @@ func BenchmarkSync(b *testing.B) {
 var pods4 = &nftables.Set{
 	Table: &nftables.Table{Family: nftables.TableFamilyINet, Name: claims.TableName}, Name: "pods4", IsMap: true,
 	KeyType: nftables.MustConcatSetType(nftables.TypeIFName, nftables.TypeIPAddr), DataType: nftables.TypeMark,
+}
+
+func neighbour(a netip.Addr, mac net.HardwareAddr, index int) *netlink.Neigh {
+	return &netlink.Neigh{Family: netlink.FAMILY_V4, LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST, IP: a.AsSlice(), HardwareAddr: mac}
 }

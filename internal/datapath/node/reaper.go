@@ -1,4 +1,4 @@
-package route
+package node
 
 import (
 	"context"
@@ -94,8 +94,8 @@ func (r *reaper) wait(ctx context.Context) error {
 
 // deleteDying deletes the devices of the dying group: together if all are ours,
 // one by one if somebody put a device of theirs into it.
-func (d *Datapath) deleteDying() error {
-	h, err := d.host()
+func (n *Node) deleteDying() error {
+	h, err := n.host()
 	if err != nil {
 		return err
 	}
@@ -118,10 +118,10 @@ func (d *Datapath) deleteDying() error {
 	if len(ours) == 0 {
 		return nil
 	}
-	d.linkMu.Lock()
-	defer d.linkMu.Unlock()
+	n.linkMu.Lock()
+	defer n.linkMu.Unlock()
 	if !foreign {
-		return delGroup(d.ns, claims.GroupDying)
+		return deleteGroup(n.ns, claims.GroupDying)
 	}
 	for _, l := range ours {
 		if err := h.LinkDel(l); err != nil && !netlinkx.Gone(err) {
@@ -131,9 +131,9 @@ func (d *Datapath) deleteDying() error {
 	return nil
 }
 
-// delGroup deletes every device of a group with one request: the kernel then
+// deleteGroup deletes every device of a group with one request: the kernel then
 // waits for RCU once for all of them, not once for each (26 ms).
-func delGroup(ns netns.NsHandle, group uint32) error {
+func deleteGroup(ns netns.NsHandle, group uint32) error {
 	socket, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open route netlink socket: %w", err)
@@ -148,3 +148,7 @@ func delGroup(ns netns.NsHandle, group uint32) error {
 	}
 	return nil
 }
+
+// DeleteRetired deletes what Retire, or a kind, put into the group of dying devices in a
+// namespace where all of that group are ours.
+func DeleteRetired(ns netns.NsHandle) error { return deleteGroup(ns, claims.GroupDying) }

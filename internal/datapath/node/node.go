@@ -1,0 +1,327 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/firewall"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/datapath/tracker"
+	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// Options of New.
+type Options struct {
+	// NetNS is the path of the node's network namespace; empty means the one the
+	// process runs in.
+	NetNS string
+	// ProcSys is where sysctls are, "/proc/sys" if empty.
+	ProcSys string
+	// Kinds are all that the node's pods may be of. A pod of another is left alone.
+	Kinds []Kind
+	// Choices are the names of those that new pods which share ENIs may be of, the fastest
+	// first; the others serve pods that an earlier agent wired.
+	Choices []string
+	// Lacking says why the node has no other kinds, by name.
+	Lacking map[string]error
+	// Features of the node.
+	Features []Feature
+	// Log receives repairs and background failures; nil means slog.Default().
+	Log *slog.Logger
+}
+
+// Node programs one node. It is safe for concurrent use; calls for one pod wait for each other.
+type Node struct {
+	ns       netns.NsHandle
+	procSys  string
+	log      *slog.Logger
+	tables   *nft.Tables
+	routing  *routing.Node
+	reaper   reaper
+	pods     tracker.Tracker
+	kinds    []Kind
+	features []Feature
+	choices  []string
+	lacking  map[string]error
+
+	// linkMu is held while pods' devices are made or deleted. The kernel does that one
+	// after the other anyway (RTNL), but a thread that writes a sysctl of a device does
+	// not sleep until its turn comes: it tries again and again (addrconf_sysctl_disable),
+	// and a burst of pods would keep all processors busy with it.
+	linkMu sync.Mutex
+	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
+	// turn, linkMu, nodeMu.
+	syncMu sync.Mutex
+	// firewall is what others let pass; syncMu guards it.
+	firewall *firewall.Firewall
+	// nodeMu makes node-wide changes one after the other.
+	nodeMu sync.Mutex
+	// stateMu guards last, which AddPod reads without waiting for nodeMu.
+	stateMu sync.Mutex
+	last    nodeState
+}
+
+// New opens the node's namespace and touches nothing in it.
+func New(opts Options) (*Node, error) {
+	ns := netns.None()
+	if opts.NetNS != "" {
+		var err error
+		if ns, err = netns.GetFromPath(opts.NetNS); err != nil {
+			return nil, fmt.Errorf("open the node's network namespace %s: %w", opts.NetNS, err)
+		}
+	}
+	n := &Node{
+		ns: ns, procSys: opts.ProcSys, log: opts.Log, tables: nft.New(ns),
+		kinds: opts.Kinds, features: opts.Features, choices: opts.Choices, lacking: opts.Lacking,
+	}
+	if n.procSys == "" {
+		n.procSys = "/proc/sys"
+	}
+	if n.log == nil {
+		n.log = slog.Default()
+	}
+	n.routing, n.firewall = routing.New(ns, n.procSys), firewall.New(ns, n.tables)
+	n.reaper.delete = n.deleteDying
+	n.reaper.log = n.log
+	for _, k := range n.kinds {
+		k.Start(n)
+	}
+	return n, nil
+}
+
+// Close waits until devices of deleted pods are gone, then lets go of the
+// node's namespace. Pods stay wired.
+func (n *Node) Close(ctx context.Context) error {
+	if err := n.reaper.wait(ctx); err != nil {
+		return err
+	}
+	errs := []error{n.tables.Close()}
+	n.syncMu.Lock()
+	n.firewall.Close()
+	n.syncMu.Unlock()
+	for _, k := range n.kinds {
+		errs = append(errs, k.Close())
+	}
+	if n.ns.IsOpen() {
+		errs = append(errs, n.ns.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Settle waits until devices of deleted pods are gone.
+func (n *Node) Settle(ctx context.Context) error { return n.reaper.wait(ctx) }
+
+// Inside runs f on a thread that is in the node's namespace, for what no socket can do.
+func (n *Node) Inside(f func() error) error { return kernel.InNS(n.ns, f) }
+
+// Choices are the names of the kinds that new pods which share ENIs may be of, the fastest
+// first.
+func (n *Node) Choices() []string { return n.choices }
+
+// Lacking says why the node has no other kinds, by name.
+func (n *Node) Lacking() map[string]error { return n.lacking }
+
+// Spoofed is the number of packets dropped because a pod sent them with a source
+// address that is not its own: by the host stack or by programs.
+func (n *Node) Spoofed() (uint64, error) {
+	sum, err := n.tables.Spoofed()
+	for _, k := range n.kinds {
+		if err != nil {
+			break
+		}
+		var more uint64
+		more, err = k.Spoofed()
+		sum += more
+	}
+	return sum, err
+}
+
+// Alive reports whether a wired pod still has its device, though its namespace may be out of
+// sight.
+func (n *Node) Alive(pod datapath.Pod) (bool, error) {
+	h, err := n.host()
+	if err != nil {
+		return false, err
+	}
+	defer h.Close()
+	link, err := object.Find(h, claims.HostIfName(pod.Sandbox, pod.IfName))
+	if err != nil || link == nil {
+		return false, err
+	}
+	kind := n.kind(pod.Kind)
+	if kind == nil {
+		return true, nil // whoever knows it may know better
+	}
+	return kind.Alive(h, link)
+}
+
+// kind is the one of that name, or nil.
+func (n *Node) kind(name string) Kind {
+	for _, k := range n.kinds {
+		if k.Name() == name {
+			return k
+		}
+	}
+	return nil
+}
+
+func (n *Node) names() (names []string) {
+	for _, k := range n.kinds {
+		names = append(names, k.Name())
+	}
+	return names
+}
+
+// host opens the netlink socket that one call uses throughout.
+func (n *Node) host() (*netlink.Handle, error) {
+	h, err := netlinkx.Open(n.ns)
+	if err != nil {
+		return nil, fmt.Errorf("node's network namespace: %w", err)
+	}
+	return h, nil
+}
+
+// nodeState is what the last look at the node found: enough to wire a pod
+// without looking again.
+type nodeState struct {
+	// done is the desired node that the kernel was made to agree with, or nil.
+	done *datapath.Node
+	enis map[string]routing.ENI // by routing.Key
+}
+
+func (n *Node) state() nodeState {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	return n.last
+}
+
+func (n *Node) setState(s nodeState) {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	n.last = s
+}
+
+// distrust makes the next AddPod look at the node again.
+func (n *Node) distrust() {
+	n.stateMu.Lock()
+	defer n.stateMu.Unlock()
+	n.last.done = nil
+}
+
+// agrees says that the kernel was made to agree with just this node.
+func (s nodeState) agrees(node datapath.Node) bool {
+	return s.done != nil && reflect.DeepEqual(*s.done, node)
+}
+
+// nodeSource is the node's address that local processes use towards pods.
+func nodeSource(node datapath.Node, family int) netip.Addr {
+	for _, a := range node.Addresses {
+		if netlinkx.Family(a) == family {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// ready returns the state of the node, and makes the kernel agree with the node
+// first if it was never done or the node changed. AddPod calls it: a pod that
+// arrives before the first Sync, or on a new ENI, need not wait for one. What AddPod was
+// told of the node may be older than what the last Sync was, so nothing is removed.
+func (n *Node) ready(ctx context.Context, h *netlink.Handle, node datapath.Node) (nodeState, error) {
+	if s := n.state(); s.agrees(node) {
+		return s, nil
+	}
+	n.nodeMu.Lock()
+	defer n.nodeMu.Unlock()
+	if s := n.state(); s.agrees(node) {
+		return s, nil
+	}
+	repairs, err := n.ensureNode(ctx, h, node, false)
+	for _, r := range repairs {
+		n.log.Info("node prepared for pods", "repair", r)
+	}
+	return n.state(), err
+}
+
+// ensureNode makes the node-wide pieces agree with the node: rules, tables and ENIs, the
+// nftables tables, and what kinds and features have; and, to prune, removes those of other ENIs. It
+// goes on after an error with one ENI. The caller holds nodeMu.
+func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
+	var repairs []string
+	var errs []error
+	note := func(r []string, err error) {
+		repairs = append(repairs, r...)
+		errs = append(errs, err)
+	}
+	for _, k := range n.kinds {
+		k.Choose(node.Kind)
+	}
+	seen, err := n.routing.Ensure(ctx, h, node, n.state().enis, n.receivers, prune)
+	note(seen.Repairs, err)
+	if seen.ENIs == nil {
+		return repairs, err
+	}
+	rs, err := nft.NewRuleset(node)
+	if err == nil {
+		var differs string
+		if differs, err = n.tables.Ensure(rs, n.pods.Elements()); differs != "" {
+			note([]string{"wrote the nftables tables: " + differs}, nil)
+		}
+	}
+	note(nil, err)
+
+	links := seen.Links
+	if !prune {
+		links = nil // no others than the ENIs are the kinds' business
+	}
+	var places []routing.ENI
+	for _, mac := range slices.Sorted(maps.Keys(seen.ENIs)) {
+		places = append(places, seen.ENIs[mac])
+	}
+	for _, k := range n.kinds {
+		note(k.Sync(h, links, places))
+	}
+
+	for _, f := range n.features {
+		note(f.Sync(h, node))
+	}
+
+	err = errors.Join(errs...)
+	state := nodeState{enis: seen.ENIs}
+	if err == nil {
+		done := node.Clone()
+		state.done = &done
+	}
+	n.setState(state)
+	return repairs, err
+}
+
+// receivers are the devices that kinds have beside an ENI's own.
+func (n *Node) receivers(eni routing.ENI) (names []string) {
+	for _, k := range n.kinds {
+		if name := k.Receiver(eni); name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// EnsureReceiver is routing.Node.EnsureReceiver of this node.
+func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
+	return n.routing.EnsureReceiver(h, link)
+}

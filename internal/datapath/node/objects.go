@@ -1,0 +1,280 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
+)
+
+// objects are all that there is in the kernel for a pod, in the order in which it is put. The
+// node's side comes first, so that the pod is complete when its first packet can leave.
+type objects struct {
+	// devices, what a kind puts there first, and what is set of the node's one.
+	devices []object.Object
+	// reach is how packets find the pod and its ENI, by address.
+	reach []object.Object
+	// added is what the kind and the features have there.
+	added []object.Object
+	// inside is the pod's side.
+	inside []object.Object
+	// after is what the kind has when all else is there.
+	after []object.Object
+}
+
+func (o objects) all() []object.Object {
+	return slices.Concat(o.devices, o.reach, o.added, o.inside, o.after)
+}
+
+func (n *Node) objects(p *Pod) (o objects) {
+	kinds := []Kind{p.kind}
+	if p.kind == nil { // nobody knows of which kind it is: it can only be deleted
+		kinds = n.kinds
+	}
+	if p.kind != nil {
+		o.devices = append(o.devices, p.kind.Devices(p))
+	} else {
+		o.devices = append(o.devices, Veth(p))
+	}
+	o.reach = n.reach(p)
+	var points []Point
+	for _, k := range kinds {
+		added := k.Objects(p)
+		o.devices = append(o.devices, added.First...)
+		o.added, o.after = append(o.added, added.Before...), append(o.after, added.After...)
+		points = append(points, k.Points(p)...)
+	}
+	o.devices = append(o.devices, n.hostSysctls(p)...)
+	o.devices = append(o.devices, object.Settings{
+		Device: p.Host, MAC: p.LinkMAC, MTU: p.MTU, Group: p.Group, NoARP: !p.ARP, Alias: p.alias(),
+	})
+	for _, f := range n.features {
+		o.added = append(o.added, f.Objects(p, points)...)
+	}
+	o.inside = inside(p)
+	return o
+}
+
+func (n *Node) reach(p *Pod) (list []object.Object) {
+	for _, a := range p.Addresses {
+		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: nodeSource(p.want, netlinkx.Family(a))})
+		if p.PodMAC != nil {
+			list = append(list, object.Neighbour{On: p.Host, Address: a, MAC: p.PodMAC})
+		}
+	}
+	return append(list, elements{n, p})
+}
+
+// hostSysctls are for the node's device alone. Without IPv6 addresses in the pod the device has
+// no business with IPv6; with them it needs no address of its own (the pod's next hop is a
+// permanent neighbour), so no detection of duplicates and no multicast on it.
+func (n *Node) hostSysctls(p *Pod) []object.Object {
+	v4, v6 := "ipv4/conf/"+p.Host.Name+"/", "ipv6/conf/"+p.Host.Name+"/"
+	list := append(n.routing.ReversePath(p.Host.Name), sysctl.Setting{Path: v4 + "forwarding", Value: "1"})
+	if !p.HasIPv6() {
+		list = append(list, sysctl.Setting{Path: v6 + "disable_ipv6", Value: "1"})
+	} else {
+		list = append(list,
+			sysctl.Setting{Path: v6 + "disable_ipv6", Value: "0"}, sysctl.Setting{Path: v6 + "addr_gen_mode", Value: "1"},
+			sysctl.Setting{Path: v6 + "accept_ra", Value: "0"}, sysctl.Setting{Path: v6 + "forwarding", Value: "1"})
+	}
+	out := make([]object.Object, len(list))
+	for i, s := range list {
+		out[i] = object.Sysctl{Setting: s}
+	}
+	return out
+}
+
+// inside is the pod's side: loopback, addresses, the next hop's MAC and routes.
+func inside(p *Pod) []object.Object {
+	list := []object.Object{object.Loopback{}}
+	for _, s := range p.Sysctls {
+		list = append(list, s)
+	}
+	if p.HasIPv6() { // a runtime may have turned IPv6 off for new devices
+		list = append(list, InPod("ipv6/conf/"+p.Inner.Name+"/disable_ipv6", "0"))
+	}
+	list = append(list, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU})
+	for _, a := range p.Addresses {
+		list = append(list, object.Address{On: p.Inner, Address: a, Vacate: p.Vacate})
+		if p.HostMAC != nil {
+			list = append(list, object.Neighbour{On: p.Inner, Address: claims.GatewayFor(a), MAC: p.HostMAC})
+		}
+		for _, to := range p.Through {
+			if to.Addr().Is4() != a.Is4() {
+				continue
+			}
+			r := object.Route{On: p.Inner, To: to, Via: claims.GatewayFor(a)}
+			if p.FromAddress {
+				r.Source = a
+			}
+			list = append(list, r)
+		}
+	}
+	return list
+}
+
+// InPod is a setting of the pod's namespace.
+func InPod(path, value string) object.Sysctl {
+	return object.Sysctl{InPod: true, Setting: sysctl.Setting{Path: path, Value: value}}
+}
+
+// alias is for people: `ip link` shows whose device it is.
+func (p *Pod) alias() string {
+	alias := claims.AliasPrefix + p.Pod.Namespace + "/" + p.Pod.Name
+	if len(alias) > 255 { // IFALIASZ - 1
+		alias = alias[:255]
+	}
+	return alias
+}
+
+// elements are a pod's in the nftables tables, one for each address.
+type elements struct {
+	node *Node
+	pod  *Pod
+}
+
+// Name implements object.Object.
+func (o elements) Name() string { return "nftables elements of " + o.pod.Host.Name }
+
+// Have implements object.Object.
+func (o elements) Have(s *object.Site) (string, error) {
+	for _, a := range o.pod.Addresses {
+		name := o.pod.Host.Name
+		if mark, ok := s.View.Elements[nft.Key{Device: name, Addr: a}]; !ok {
+			return fmt.Sprintf("nftables element (%s, %s) is missing", name, a), nil
+		} else if mark != o.pod.Mark {
+			return fmt.Sprintf("nftables element (%s, %s) has mark %#x instead of %#x", name, a, mark, o.pod.Mark), nil
+		}
+	}
+	return "", nil
+}
+
+// Put implements object.Object. It prepares the node anew if somebody removed the table since
+// the last Sync.
+func (o elements) Put(s *object.Site) error {
+	elems := o.pod.elements()
+	err := o.node.tables.Put(elems)
+	if err == nil || !netlinkx.Gone(err) {
+		return err
+	}
+	o.node.distrust()
+	if _, err := o.node.ready(s.Ctx, s.Node, o.pod.want); err != nil {
+		return err
+	}
+	return o.node.tables.Put(elems)
+}
+
+// Del implements object.Object.
+func (o elements) Del(*object.Site) error {
+	return o.node.tables.Remove(slices.Collect(maps.Keys(o.pod.elements()))...)
+}
+
+// addressesOf are those that a device has, as routes and elements say.
+func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
+	found := map[netip.Addr]bool{}
+	elems, err := n.tables.Read()
+	if err != nil {
+		return nil, err
+	}
+	for k := range elems {
+		if k.Device == name {
+			found[k.Addr] = true
+		}
+	}
+	index, err := s.Index(object.Device{Name: name})
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range netlinkx.Families {
+		if index == 0 {
+			break
+		}
+		routes, err := netlinkx.List(s.Ctx, fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
+			return s.Node.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		})
+		if err != nil && !netlinkx.NoFamily(err) {
+			return nil, err
+		}
+		for _, r := range routes {
+			if a := netlinkx.HostDst(r); a.IsValid() {
+				found[a] = true
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare), nil
+}
+
+// site is where the objects of one call are; the pod's namespace is still to be entered.
+func (n *Node) site(ctx context.Context, h *netlink.Handle) *object.Site {
+	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.later}
+}
+
+// wire puts every object of a pod that is new, or added again.
+func (n *Node) wire(s *object.Site, p *Pod) error {
+	var err error
+	if s.Pod, err = n.enterPod(p.NetNS); err != nil {
+		return err
+	}
+	if err := p.kind.Prepare(s, p); err != nil {
+		return err
+	}
+	_, err = n.put(s, p, n.objects(p).all())
+	return err
+}
+
+// put puts objects and waits until they are in use; done is how many of them all there were
+// before the first that failed. Pods follow each other for most of it: see linkMu.
+func (n *Node) put(s *object.Site, p *Pod, list []object.Object) (done int, err error) {
+	slow := func(o object.Object) bool { _, is := o.(object.Slow); return is }
+	for done < len(list) && err == nil {
+		var some int
+		if slow(list[done]) {
+			some, err = object.Put(s, list[done:done+1])
+		} else {
+			end := slices.IndexFunc(list[done:], slow)
+			if end < 0 {
+				end = len(list) - done
+			}
+			n.linkMu.Lock()
+			some, err = object.Put(s, list[done:done+end])
+			n.linkMu.Unlock()
+		}
+		done += some
+	}
+	if err != nil || s.Pod == nil {
+		return done, err
+	}
+	if err := awaitIPv6(s.Ctx, s.Pod.Handle, p.Addresses); err != nil {
+		return done, err
+	}
+	index, err := s.Index(p.Host)
+	if err != nil || p.Carrier || index == 0 {
+		return done, err // from the start, or not looked for
+	}
+	return done, awaitActive(s.Ctx, s.Node, p.Host.Name, index)
+}
+
+// Retire puts a pod's device on the node among those that may send nothing and are deleted
+// together, in the background.
+func (n *Node) Retire(s *object.Site, d object.Device) error {
+	link, err := object.Find(s.Node, d.Name)
+	if err != nil || link == nil || !linkkind.IsPodDevice(link) {
+		return err
+	}
+	if err := s.Node.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("move device %s to the group of dying devices: %w", d.Name, err)
+	}
+	n.reaper.kick()
+	return nil
+}

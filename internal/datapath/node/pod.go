@@ -1,0 +1,306 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sort"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// Pod is what one pod should look like in the kernel.
+type Pod struct {
+	datapath.Pod
+	// Host is the node's device, Inner the pod's other end of it.
+	Host, Inner object.Device
+	// HostMAC is that of the pod's next hop, LinkMAC that of the node's device, nearly always
+	// the same. All are nil if the devices have none.
+	HostMAC, LinkMAC, PodMAC net.HardwareAddr
+	// MTU in bytes; 0 if it does not matter.
+	MTU int
+	// Mark is what packets of the pod get, Group the node's device.
+	Mark, Group uint32
+	// ENI is zero if the pod's ENI is not attached to the node.
+	ENI routing.ENI
+	// ARP: the node's device takes part in ARP and ND. Whoever is behind it is a permanent
+	// neighbour, and the kernel would make an entry in the node's table, which is one for all
+	// devices, for each sender that a pod makes up.
+	ARP bool
+	// Through are the ranges for which the pod's end is the way out; FromAddress: with the
+	// pod's address as their source, where it is another device's.
+	Through     []netip.Prefix
+	FromAddress bool
+	// Sysctls are settings inside the pod, beside those that every pod has.
+	Sysctls []object.Sysctl
+	// Vacate takes an address from devices of other pods that still have it; may be nil.
+	Vacate func(netip.Addr) error
+	// Carrier: the node's device has a carrier from the start, whatever the other end is.
+	Carrier bool
+	// Wiring is what AddPod answers, but for what follows from the above.
+	Wiring datapath.Wiring
+
+	node  *Node
+	state nodeState
+	want  datapath.Node
+	kind  Kind
+}
+
+// describe is what the pod should look like; after an error as far as it goes. A pod whose kind
+// is not known can be deleted.
+func (n *Node) describe(state nodeState, want datapath.Node, pod datapath.Pod) (*Pod, error) {
+	p := n.bare(claims.HostIfName(pod.Sandbox, pod.IfName), pod.Addresses)
+	p.Pod, p.state, p.want = pod, state, want
+	p.Inner.Name = pod.IfName
+	if p.kind = n.kind(pod.Kind); p.kind == nil {
+		return p, fmt.Errorf("kind %q is none that this node has; want one of %q", pod.Kind, n.names())
+	}
+	return p, p.kind.Describe(p)
+}
+
+// bare is a pod of which nothing is known but its device and addresses.
+func (n *Node) bare(device string, addresses []netip.Addr) *Pod {
+	return &Pod{
+		Pod:  datapath.Pod{Addresses: addresses},
+		Host: object.Device{Name: device}, Inner: object.Device{InPod: true},
+		HostMAC: claims.HostMAC(device), LinkMAC: claims.HostMAC(device), PodMAC: claims.PodMAC(device),
+		Group: claims.GroupPod, Through: everywhere, node: n,
+	}
+}
+
+// ShareENI makes the pod one that shares its ENI with others. Without its ENI, which is an
+// error, it still reaches its neighbours on the node.
+func (p *Pod) ShareENI() error {
+	eni, ok := p.state.enis[strings.ToLower(p.Pod.ENI)]
+	if !ok {
+		p.Mark = claims.MarkOf(claims.SlotStranded)
+		return fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", p.Pod.ENI, p.state.attached())
+	}
+	p.Mark, p.MTU, p.ENI = claims.MarkOf(eni.Slot), eni.MTU, eni
+	return nil
+}
+
+// ByNode makes the pod one that has another way out: by its device it reaches Services, the
+// node itself, and what the node serves on other addresses. What goes on from the node leaves
+// with the node's address.
+func (p *Pod) ByNode() {
+	p.Mark, p.Through, p.FromAddress = claims.MarkOf(claims.SlotOutside), nodeRanges(p.want), true
+}
+
+// NoMAC makes the pod one whose devices have no MAC and so no neighbours.
+func (p *Pod) NoMAC() { p.HostMAC, p.LinkMAC, p.PodMAC = nil, nil, nil }
+
+// HasIPv6 reports whether the pod has an IPv6 address.
+func (p *Pod) HasIPv6() bool {
+	for _, a := range p.Addresses {
+		if a.Is6() {
+			return true
+		}
+	}
+	return false
+}
+
+func (s nodeState) attached() string {
+	var list []string
+	for mac, e := range s.enis {
+		list = append(list, mac+" "+e.Device)
+	}
+	if len(list) == 0 {
+		return "none"
+	}
+	sort.Strings(list)
+	return strings.Join(list, ", ")
+}
+
+func (p *Pod) elements() nft.Elements {
+	elems := nft.Elements{}
+	for _, a := range p.Addresses {
+		elems[nft.Key{Device: p.Host.Name, Addr: a}] = p.Mark
+	}
+	return elems
+}
+
+func (p *Pod) answer() datapath.Wiring {
+	w := p.Wiring
+	w.HostIfName, w.HostMAC = p.Host.Name, p.HostMAC
+	if w.PodMAC == nil {
+		w.PodMAC = p.PodMAC
+	}
+	if w.MTU == 0 {
+		w.MTU = p.MTU
+	}
+	if w.Gateways == nil {
+		for _, a := range p.Addresses {
+			w.Gateways = append(w.Gateways, claims.GatewayFor(a))
+		}
+	}
+	return w
+}
+
+// AddPod wires a pod: after it returns the pod can send and receive. Calling it again for the
+// same pod gives the same result; after an unfinished call it starts afresh. Calls for different
+// pods run concurrently. Errors are a datapath.PodError.
+func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
+	if err := validate(pod); err != nil {
+		return datapath.Wiring{}, err
+	}
+	turn, release := n.pods.Acquire(claims.HostIfName(pod.Sandbox, pod.IfName))
+	defer release()
+
+	h, err := n.host()
+	if err != nil {
+		return datapath.Wiring{}, podError(pod, err)
+	}
+	defer h.Close()
+	state, nodeErr := n.ready(ctx, h, want)
+	p, err := n.describe(state, want, pod)
+	if err != nil {
+		return datapath.Wiring{}, podError(pod, errors.Join(err, nodeErr))
+	}
+	if nodeErr != nil { // another ENI's trouble does not keep this pod away
+		n.log.Warn("node is not fully prepared", "error", nodeErr)
+	}
+	site := n.site(ctx, h)
+	defer site.Close()
+	if err := n.wire(site, p); err != nil {
+		// Nothing half-made stays: the address may go to another pod.
+		return datapath.Wiring{}, podError(pod, errors.Join(append([]error{err}, object.Del(site, n.objects(p).all())...)...))
+	}
+	n.pods.SetWired(turn, p.elements())
+	return p.answer(), nil
+}
+
+// DelPod removes what AddPod made. Absence of anything, the pod's namespace included, is no
+// error. When it returns, no packet reaches the address by way of this pod any more: route and
+// element go first, then the device is put among those that may send nothing. The device itself
+// is deleted in the background.
+func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
+	if pod.Sandbox == "" || pod.IfName == "" {
+		return fmt.Errorf("pod %s/%s: sandbox %q and interface %q must not be empty", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName)
+	}
+	name := claims.HostIfName(pod.Sandbox, pod.IfName)
+	turn, release := n.pods.Acquire(name)
+	defer release()
+	h, err := n.host()
+	if err != nil {
+		return podError(pod, err)
+	}
+	defer h.Close()
+	n.pods.SetDeleted(turn)
+	site := n.site(ctx, h)
+	if len(pod.Addresses) == 0 {
+		if pod.Addresses, err = n.addressesOf(site, name); err != nil {
+			return podError(pod, err)
+		}
+	}
+	p, _ := n.describe(n.state(), datapath.Node{}, pod) // what is not there any more need not be known
+	if err := errors.Join(object.Del(site, n.objects(p).all())...); err != nil {
+		return podError(pod, err)
+	}
+	return nil
+}
+
+func podError(pod datapath.Pod, err error) error {
+	return &datapath.PodError{Sandbox: pod.Sandbox, IfName: pod.IfName, Err: fmt.Errorf("pod %s/%s (sandbox %s, %s): %w", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName, err)}
+}
+
+func validate(pod datapath.Pod) error {
+	bad := func(field string, value any, right string) error {
+		return podError(pod, fmt.Errorf("%s %q: must be %s", field, fmt.Sprint(value), right))
+	}
+	switch {
+	case pod.Sandbox == "":
+		return bad("Sandbox", pod.Sandbox, "the runtime's sandbox id")
+	case pod.IfName == "" || len(pod.IfName) >= unix.IFNAMSIZ || strings.ContainsAny(pod.IfName, "/:% ") || pod.IfName[0] == '.':
+		return bad("IfName", pod.IfName, "a device name of 1 to 15 characters")
+	case pod.NetNS == "":
+		return bad("NetNS", pod.NetNS, "the path of the pod's network namespace")
+	case len(pod.Addresses) == 0 || len(pod.Addresses) > 2:
+		return bad("Addresses", pod.Addresses, "one address, or one of each family")
+	case len(pod.Addresses) == 2 && pod.Addresses[0].Is4() == pod.Addresses[1].Is4():
+		return bad("Addresses", pod.Addresses, "of different families")
+	}
+	for _, a := range pod.Addresses {
+		if !a.IsValid() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() {
+			return bad("Addresses", a, "a plain IPv4 or IPv6 address")
+		}
+	}
+	if _, err := net.ParseMAC(pod.ENI); err != nil {
+		return bad("ENI", pod.ENI, "the MAC of the ENI that carries the addresses")
+	}
+	return nil
+}
+
+var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
+
+// nodeRanges are what a pod with an ENI of its own reaches through the node:
+// Services, the node itself, and what the node serves on other addresses.
+func nodeRanges(node datapath.Node) []netip.Prefix {
+	list := slices.Concat(node.ServiceCIDRs, node.HostStackCIDRs)
+	for _, a := range node.Addresses {
+		list = append(list, netip.PrefixFrom(a, a.BitLen()))
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return slices.Compact(list)
+}
+
+// enterPod opens the pod's namespace and makes sure that it is not the node's.
+func (n *Node) enterPod(path string) (*netlinkx.Namespace, error) {
+	ns, err := netlinkx.Enter(path)
+	if err != nil {
+		return nil, err
+	}
+	own, err := ns.Is(n.ns)
+	if err == nil && own {
+		err = fmt.Errorf("network namespace %s is the node's own", path)
+	}
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	return ns, nil
+}
+
+// Place is a wired pod as programs need it.
+type Place struct {
+	// Device and Index are the node's end of the pod's devices; the index is 0 if it is gone.
+	Device string
+	Index  int
+	// IfName is the other end in the pod.
+	IfName string
+	// MTU in bytes.
+	MTU int
+	// HostMAC and PodMAC are nil if the devices have none.
+	HostMAC, PodMAC net.HardwareAddr
+	Addresses       []netip.Addr
+	// ENI is zero if the pod's ENI is not attached.
+	ENI routing.ENI
+}
+
+// Place is where the pod's devices are.
+func (p *Pod) Place(s *object.Site) (Place, error) {
+	at := Place{
+		Device: p.Host.Name, IfName: p.Inner.Name, HostMAC: p.HostMAC, PodMAC: p.PodMAC,
+		Addresses: p.Addresses, ENI: p.ENI, MTU: p.MTU,
+	}
+	link, err := s.Link(p.Host)
+	if err != nil || link == nil {
+		return at, err
+	}
+	at.Index = link.Attrs().Index
+	if at.MTU == 0 {
+		at.MTU = link.Attrs().MTU
+	}
+	return at, nil
+}

@@ -1,0 +1,68 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// Teardown removes every trace from the node; an ENI that is in a pod comes back by DelPod
+// alone. Forwarding stays on and so do the rp_filter and
+// accept_ra of ENI devices: others may rely on them by now.
+func (n *Node) Teardown(ctx context.Context) error {
+	n.syncMu.Lock()
+	defer n.syncMu.Unlock()
+	h, err := n.host()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	links, err := netlinkx.List(ctx, "devices", h.LinkList)
+	if err != nil {
+		return err
+	}
+	routes, err := routing.OwnRoutes(ctx, h)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	errs = append(errs, n.removePods(ctx, h, links))
+	for _, f := range n.features {
+		errs = append(errs, f.Teardown(h))
+	}
+	for _, k := range n.kinds {
+		errs = append(errs, k.Teardown(h, links))
+	}
+
+	n.nodeMu.Lock()
+	defer n.nodeMu.Unlock()
+	last := n.state()
+	n.setState(nodeState{})
+	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove(), n.reaper.wait(ctx))
+	return errors.Join(errs...)
+}
+
+// removePods takes every pod's device out of service, whoever made it.
+func (n *Node) removePods(ctx context.Context, h *netlink.Handle, links []netlink.Link) error {
+	var names []string
+	for _, l := range links {
+		if linkkind.IsPodDevice(l) {
+			names = append(names, l.Attrs().Name)
+		}
+	}
+	slices.Sort(names)
+	var errs []error
+	for _, name := range names {
+		turn, release := n.pods.Acquire(name)
+		n.pods.Removed(turn)
+		errs = append(errs, n.removeUnknown(n.site(ctx, h), name))
+		release()
+	}
+	return errors.Join(errs...)
+}

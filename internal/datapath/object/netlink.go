@@ -1,0 +1,374 @@
+package object
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
+)
+
+// Sysctl is a setting of one of the two namespaces. In the pod's it is put with the pod, and
+// is the pod's to change from then on.
+type Sysctl struct {
+	stays
+	InPod bool
+	sysctl.Setting
+}
+
+// Name implements Object.
+func (o Sysctl) Name() string { return "sysctl net/" + o.Path }
+
+// Have implements Object; View.ReadSysctls has read it.
+func (o Sysctl) Have(s *Site) (string, error) {
+	v := s.View.sysctls[o.Path]
+	if o.InPod || !v.differs {
+		return "", v.err
+	}
+	return fmt.Sprintf("sysctl net/%s is not %s", o.Path, o.Value), nil
+}
+
+// Put implements Object.
+func (o Sysctl) Put(s *Site) error { return o.write(s, []sysctl.Setting{o.Setting}) }
+
+func (o Sysctl) write(s *Site, list []sysctl.Setting) error {
+	ns := s.NodeNS
+	if o.InPod {
+		if s.Pod == nil {
+			return nil
+		}
+		ns = s.Pod.NS
+	}
+	_, err := sysctl.Set(s.ProcSys, ns, list)
+	return err
+}
+
+// Settings are those of a device that is there, which is up when they are put.
+type Settings struct {
+	stays
+	Device
+	// MAC is not looked at if nil, MTU and Group are not if 0, and Alias if "".
+	MAC   net.HardwareAddr
+	MTU   int
+	Group uint32
+	// NoARP: it takes no part in ARP and ND.
+	NoARP bool
+	// Alias is for people: `ip link` shows it. It is no reason for a repair.
+	Alias string
+}
+
+// Name implements Object.
+func (o Settings) Name() string { return o.String() }
+
+// Have implements Object.
+func (o Settings) Have(s *Site) (string, error) {
+	link, err := s.Link(o.Device)
+	if err != nil || link == nil {
+		return "", err // what makes the device says so
+	}
+	at := link.Attrs()
+	switch {
+	case o.Group != 0 && at.Group != o.Group:
+		return fmt.Sprintf("%s is in group %#x instead of %#x", o, at.Group, o.Group), nil
+	case o.MAC != nil && at.HardwareAddr.String() != o.MAC.String():
+		return fmt.Sprintf("%s has MAC %s instead of %s", o, at.HardwareAddr, o.MAC), nil
+	case o.MTU != 0 && at.MTU != o.MTU:
+		return fmt.Sprintf("%s has MTU %d instead of %d", o, at.MTU, o.MTU), nil
+	case at.Flags&net.FlagUp == 0:
+		return fmt.Sprintf("%s is down", o), nil
+	case o.NoARP && at.RawFlags&unix.IFF_NOARP == 0:
+		return fmt.Sprintf("%s answers ARP", o), nil
+	}
+	return "", nil
+}
+
+// Put implements Object.
+func (o Settings) Put(s *Site) error {
+	h := s.handle(o.Device)
+	link, err := s.Link(o.Device)
+	if err != nil || h == nil {
+		return err
+	}
+	if link == nil {
+		return errors.New("it is not there")
+	}
+	at := link.Attrs()
+	if o.MAC != nil && at.HardwareAddr.String() != o.MAC.String() {
+		if err := h.LinkSetHardwareAddr(link, o.MAC); err != nil {
+			return fmt.Errorf("set MAC %s: %w", o.MAC, err)
+		}
+	}
+	if o.MTU != 0 && at.MTU != o.MTU {
+		if err := h.LinkSetMTU(link, o.MTU); err != nil {
+			return fmt.Errorf("set MTU %d: %w", o.MTU, err)
+		}
+	}
+	if o.Group != 0 && at.Group != o.Group {
+		if err := h.LinkSetGroup(link, int(o.Group)); err != nil {
+			return fmt.Errorf("set group %#x: %w", o.Group, err)
+		}
+	}
+	// Before the device is up, and before its neighbours are written: the kernel forgets
+	// them when this changes.
+	if o.NoARP && at.RawFlags&unix.IFF_NOARP == 0 {
+		if err := h.LinkSetARPOff(link); err != nil {
+			return fmt.Errorf("turn ARP off: %w", err)
+		}
+	}
+	if o.Alias != "" && at.Alias != o.Alias {
+		if err := h.LinkSetAlias(link, o.Alias); err != nil {
+			return fmt.Errorf("set alias %q: %w", o.Alias, err)
+		}
+	}
+	if at.Flags&net.FlagUp == 0 {
+		if err := h.LinkSetUp(link); err != nil {
+			return fmt.Errorf("set up: %w", err)
+		}
+	}
+	return nil
+}
+
+// Loopback is lo of the pod, up. The pod may set it down again.
+type Loopback struct{ stays }
+
+// Name implements Object.
+func (Loopback) Name() string { return "lo of the pod" }
+
+// Have implements Object.
+func (Loopback) Have(*Site) (string, error) { return "", nil }
+
+// Put implements Object.
+func (Loopback) Put(s *Site) error {
+	if s.Pod == nil {
+		return nil
+	}
+	if err := s.Pod.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
+		return fmt.Errorf("set up: %w", err)
+	}
+	return nil
+}
+
+// PodRoute leads to a pod: it is a host route in the table of local pods.
+type PodRoute struct {
+	On      Device
+	Address netip.Addr
+	// Source is the node's address that local processes use, if any.
+	Source netip.Addr
+}
+
+// Name implements Object.
+func (o PodRoute) Name() string {
+	return fmt.Sprintf("route to %s dev %s in table %d", o.Address, o.On.Name, claims.TableLocal)
+}
+
+func (o PodRoute) route(index int) *netlink.Route {
+	r := &netlink.Route{
+		Family: netlinkx.Family(o.Address), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
+		LinkIndex: index, Dst: netipx.AddrIPNet(o.Address),
+	}
+	if o.Address.Is4() {
+		r.Scope = unix.RT_SCOPE_LINK
+	}
+	return r
+}
+
+// Have implements Object.
+func (o PodRoute) Have(s *Site) (string, error) {
+	index, err := s.Index(o.On)
+	if err != nil {
+		return "", err
+	}
+	if index != 0 && slices.ContainsFunc(s.View.Pods[o.Address], func(r netlink.Route) bool {
+		return r.LinkIndex == index && (!o.Source.IsValid() || netlinkx.Addr(r.Src) == o.Source)
+	}) {
+		return "", nil
+	}
+	return o.Name() + " is missing", nil
+}
+
+// Put implements Object.
+func (o PodRoute) Put(s *Site) error {
+	index, err := s.Index(o.On)
+	if err != nil {
+		return err
+	}
+	r := o.route(index)
+	if o.Source.IsValid() {
+		r.Src = o.Source.AsSlice()
+	}
+	return s.Node.RouteReplace(r)
+}
+
+// Del implements Object. It names the device: the address may already be another pod's, whose
+// route must stay.
+func (o PodRoute) Del(s *Site) error {
+	index, err := s.Index(o.On)
+	if err != nil || index == 0 {
+		return err
+	}
+	if err := s.Node.RouteDel(o.route(index)); err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("remove: %w", err)
+	}
+	return nil
+}
+
+// Route is a route in the pod's main table, by a device of the pod.
+type Route struct {
+	stays
+	On  Device
+	To  netip.Prefix
+	Via netip.Addr
+	// Source may be left out.
+	Source netip.Addr
+}
+
+// Name implements Object.
+func (o Route) Name() string {
+	to := "default route"
+	if o.To.Bits() != 0 {
+		to = "route to " + o.To.String()
+	}
+	return fmt.Sprintf("%s via %s of the pod", to, o.Via)
+}
+
+func (o Route) route(index int) netlink.Route {
+	r := netlink.Route{
+		Family: netlinkx.Family(o.Via), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(o.To),
+		Gw: o.Via.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+	}
+	if o.Source.IsValid() {
+		r.Src = o.Source.AsSlice()
+	}
+	return r
+}
+
+// Have implements Object.
+func (o Route) Have(s *Site) (string, error) {
+	link, err := s.Link(o.On)
+	if err != nil || link == nil {
+		return "", err
+	}
+	routes, err := s.routes(link, netlinkx.Family(o.Via))
+	if err != nil {
+		return "", err
+	}
+	want := o.route(link.Attrs().Index)
+	if slices.ContainsFunc(routes, func(r netlink.Route) bool {
+		return netlinkx.SameDst(r, want) && r.Type == unix.RTN_UNICAST && netlinkx.Addr(r.Gw) == o.Via
+	}) {
+		return "", nil
+	}
+	return o.Name() + " is missing", nil
+}
+
+// Put implements Object.
+func (o Route) Put(s *Site) error {
+	index, err := s.Index(o.On)
+	if err != nil || s.Pod == nil {
+		return err
+	}
+	r := o.route(index)
+	return s.Pod.RouteReplace(&r)
+}
+
+// Neighbour is a permanent one: nobody is asked for it.
+type Neighbour struct {
+	stays
+	On      Device
+	Address netip.Addr
+	MAC     net.HardwareAddr
+}
+
+// Name implements Object.
+func (o Neighbour) Name() string {
+	if o.On.InPod {
+		return fmt.Sprintf("neighbour %s of the pod", o.Address)
+	}
+	return fmt.Sprintf("neighbour %s dev %s", o.Address, o.On.Name)
+}
+
+// Have implements Object.
+func (o Neighbour) Have(s *Site) (string, error) {
+	index, err := s.Index(o.On)
+	if err != nil || s.handle(o.On) == nil || index == 0 {
+		return "", err
+	}
+	n, ok, err := s.neighbour(o.On, index, o.Address)
+	if err != nil || ok && n.HardwareAddr.String() == o.MAC.String() {
+		return "", err
+	}
+	return o.Name() + " is missing", nil
+}
+
+// Put implements Object.
+func (o Neighbour) Put(s *Site) error {
+	h := s.handle(o.On)
+	index, err := s.Index(o.On)
+	if err != nil || h == nil {
+		return err
+	}
+	return h.NeighSet(&netlink.Neigh{
+		Family: netlinkx.Family(o.Address), LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
+		IP: o.Address.AsSlice(), HardwareAddr: o.MAC,
+	})
+}
+
+// Address is the pod's.
+type Address struct {
+	stays
+	On      Device
+	Address netip.Addr
+	// Vacate takes it from another device that has it, where the kernel gives an address to
+	// one device alone; it may be nil.
+	Vacate func(netip.Addr) error
+}
+
+// Name implements Object.
+func (o Address) Name() string {
+	return fmt.Sprintf("address %s of the pod's %s", o.Address, o.On.Name)
+}
+
+// Have implements Object.
+func (o Address) Have(s *Site) (string, error) {
+	link, err := s.Link(o.On)
+	if err != nil || link == nil {
+		return "", err
+	}
+	addrs, err := s.addresses(link, netlinkx.Family(o.Address))
+	if err != nil || slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return netlinkx.Addr(x.IP) == o.Address }) {
+		return "", err
+	}
+	return o.Name() + " is missing", nil
+}
+
+// Put implements Object.
+func (o Address) Put(s *Site) error {
+	link, err := s.Link(o.On)
+	if err != nil || s.Pod == nil {
+		return err
+	}
+	// It is usable at once: nobody else can have it, so there is nothing to detect
+	// (duplicate address detection takes seconds).
+	addr := &netlink.Addr{IPNet: netipx.AddrIPNet(o.Address)}
+	if o.Address.Is6() {
+		addr.Flags = unix.IFA_F_NODAD
+	}
+	err = s.Pod.AddrAdd(link, addr)
+	if o.Vacate != nil && errors.Is(err, unix.EADDRINUSE) {
+		if err = o.Vacate(o.Address); err == nil {
+			err = s.Pod.AddrAdd(link, addr)
+		}
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add: %w", err)
+	}
+	return nil
+}
