@@ -208,7 +208,7 @@ func TestEachValueCounts(t *testing.T) {
 		"agent.cniBinDir":             {to: "/opt/cni/other"},
 		"agent.kubeletDir":            {to: "/data/kubelet", off: flannel},
 		"agent.netnsDir":              {to: "/run/netns", off: flannel},
-		"agent.hostDropIns":           {to: false, same: flannel},
+		"agent.hostDropIns":           {to: false, off: flannel},
 		"agent.extraArgs":             {to: []any{"--cni-version=1.0.0"}},
 		"agent.resources":             {to: resources, off: flannel},
 	}
