@@ -2,14 +2,18 @@ package checks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -21,48 +25,102 @@ import (
 
 var ownReport = verify.Check{
 	Name:  "own-report",
-	About: "with an agent's credential, or that of a pod of kube-flannel, nobody can report for another node",
+	About: "with an agent's credential, or that of a pod of kube-flannel, nobody can report for another node, nor with the same account's token that is of no pod",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		a, b, err := e.TwoNodes()
 		if err != nil {
 			return "", err
 		}
+		flannel := e.Lab.Options.Network == lab.NetworkFlannel
 		agent, err := e.asAgent(a)
 		if err != nil {
 			return "", err
 		}
-		report := func(node string) error {
+		report := func(as client.Client, node string) error {
 			var o client.Object = &v1alpha1.NodeNetwork{}
-			if e.Lab.Options.Network == lab.NetworkFlannel {
+			if flannel {
 				o = &corev1.Node{}
 			}
 			o.SetName(node)
-			return agent.Status().Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"status":{"demand":0}}`)), client.DryRunAll)
+			return as.Status().Patch(ctx, o, client.RawPatch(types.MergePatchType, []byte(`{"status":{"demand":0}}`)), client.DryRunAll)
 		}
-		if err := report(a.Name); err != nil {
+		if err := report(agent, a.Name); err != nil {
 			return "", fmt.Errorf("the agent's credential of %s cannot report for %s: %w", a.Name, a.Name, err)
 		}
-		switch err := report(b.Name); {
-		case err == nil:
-			return "", fmt.Errorf("the agent's credential of %s can report for %s", a.Name, b.Name)
-		case !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err), !strings.Contains(err.Error(), "its own node"):
-			return "", fmt.Errorf("with the agent's credential of %s a report for %s gives an answer that is no refusal: %w", a.Name, b.Name, err)
+		if err := refused(report(agent, b.Name), "its own node"); err != nil {
+			return "", fmt.Errorf("with the agent's credential of %s a report for %s: %w", a.Name, b.Name, err)
+		}
+		// What kubectl create token gives says of no node whose pod uses it.
+		podless, err := e.asPodless(ctx)
+		if err != nil {
+			return "", err
+		}
+		for _, m := range []lab.Machine{a, b} {
+			if err := refused(report(podless, m.Name), "its own node"); err != nil {
+				return "", fmt.Errorf("with a token of the agents' account that is of no pod, a report for %s: %w", m.Name, err)
+			}
 		}
 		if err := agent.Create(ctx, &v1alpha1.NodeNetwork{}, client.DryRunAll); !apierrors.IsForbidden(err) {
 			return "", fmt.Errorf("the agent's credential of %s can make a NodeNetwork, or the answer is no refusal: %w", a.Name, err)
 		}
-		if e.Lab.Options.Network != lab.NetworkFlannel {
+		leases := ""
+		if !flannel {
 			own := &v1alpha1.NodeNetwork{}
 			own.SetName(a.Name)
 			if err := agent.Patch(ctx, own, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"datapath":"auto"}}`)), client.DryRunAll); !apierrors.IsForbidden(err) {
 				return "", fmt.Errorf("the agent's credential of %s can change the spec of its NodeNetwork, or the answer is no refusal: %w", a.Name, err)
 			}
+			if err := ownLease(ctx, agent, podless, a.Name, b.Name); err != nil {
+				return "", err
+			}
+			leases = fmt.Sprintf(", of Leases its own alone accepted (%s's and the controller's refused)", b.Name)
 		}
 		if err := e.noIgnoreLabel(ctx, a.Name); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("with the agent's token of %s: a report for %s accepted, for %s refused, a new NodeNetwork refused; its kubelet cannot label the Node to be ignored", a.Name, a.Name, b.Name), nil
+		return fmt.Sprintf("with the agent's token of %s: a report for %s accepted, for %s refused, a new NodeNetwork refused%s; with a token of no pod: reports refused; "+
+			"its kubelet cannot label the Node to be ignored", a.Name, a.Name, b.Name, leases), nil
 	}),
+}
+
+// refused returns what is wrong with an answer that should be a refusal with these words, nil
+// if nothing is.
+func refused(err error, words string) error {
+	switch {
+	case err == nil:
+		return errors.New("accepted, want it refused")
+	case !apierrors.IsForbidden(err) && !apierrors.IsInvalid(err), !strings.Contains(err.Error(), words):
+		return fmt.Errorf("the answer is no refusal that says %q: %w", words, err)
+	}
+	return nil
+}
+
+// ownLease tries Leases: with one of another node an agent would make that node's look alive, with the
+// controller's it would take the lead.
+func ownLease(ctx context.Context, agent, podless client.Client, node, other string) error {
+	renew := func(as client.Client, name string) error {
+		l := &coordinationv1.Lease{}
+		l.Namespace, l.Name = metav1.NamespaceSystem, name
+		return as.Patch(ctx, l, client.RawPatch(types.MergePatchType, []byte(`{"spec":{"leaseDurationSeconds":40}}`)), client.DryRunAll)
+	}
+	own := v1alpha1.LeaseName(node)
+	if err := renew(agent, own); err != nil {
+		return fmt.Errorf("the agent's credential of %s cannot renew Lease %s: %w", node, own, err)
+	}
+	for _, name := range []string{v1alpha1.LeaseName(other), controllerName} {
+		if err := refused(renew(agent, name), "its own Lease"); err != nil {
+			return fmt.Errorf("with the agent's credential of %s, to renew Lease %s: %w", node, name, err)
+		}
+	}
+	if err := refused(renew(podless, own), "its own Lease"); err != nil {
+		return fmt.Errorf("with a token of the agents' account that is of no pod, to renew Lease %s: %w", own, err)
+	}
+	foreign := &coordinationv1.Lease{}
+	foreign.Namespace, foreign.Name = metav1.NamespaceSystem, v1alpha1.LeaseName("lab-verify-no-such-node")
+	if err := refused(agent.Create(ctx, foreign, client.DryRunAll), "its own Lease"); err != nil {
+		return fmt.Errorf("with the agent's credential of %s, to make Lease %s: %w", node, foreign.Name, err)
+	}
+	return nil
 }
 
 // noIgnoreLabel tries what a kubelet may do to its own Node's labels.
@@ -84,9 +142,9 @@ func (e *env) noIgnoreLabel(ctx context.Context, node string) error {
 	if err := label("example.com/lab", "true"); err != nil {
 		return fmt.Errorf("the kubelet of %s cannot set a label that is nobody's: %w", node, err)
 	}
-	for key, value := range map[string]string{"type": "virtual-kubelet", "network.terway.dev/ignore": "true"} {
-		if err := label(key, value); err == nil || !strings.Contains(err.Error(), "leaves it alone") {
-			return fmt.Errorf("the kubelet of %s labels its Node %s=%s: the answer is no refusal by the chart's policy: %w", node, key, value, err)
+	for key, value := range map[string]string{"type": "virtual-kubelet", "network.terway.dev/ignore": "true", "k8s.aliyun.com/ignore-by-terway": "true"} {
+		if err := refused(label(key, value), "leaves it alone"); err != nil {
+			return fmt.Errorf("the kubelet of %s labels its Node %s=%s: %w", node, key, value, err)
 		}
 	}
 	return nil
@@ -111,11 +169,30 @@ func (e *env) asAgent(m lab.Machine) (client.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's token on %s: %w", m.Name, err)
 	}
+	return e.withToken(string(token))
+}
+
+// asPodless is a client with a token of the same service account that is bound to no pod.
+func (e *env) asPodless(ctx context.Context) (client.Client, error) {
+	account := "terwayd"
+	if e.Lab.Options.Network == lab.NetworkFlannel {
+		account = "flannel"
+	}
+	const least = 600 // seconds; the API server gives none for less
+	r, err := e.Client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).CreateToken(ctx, account,
+		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: new(int64(least))}}, metav1.CreateOptions{})
+	if err != nil {
+		return nil, fmt.Errorf("ask for a token of service account %s: %w", account, err)
+	}
+	return e.withToken(r.Status.Token)
+}
+
+func (e *env) withToken(token string) (client.Client, error) {
 	admin, err := e.Lab.Options.RESTConfig()
 	if err != nil {
 		return nil, err
 	}
 	cfg := rest.AnonymousClientConfig(admin)
-	cfg.BearerToken = string(token)
+	cfg.BearerToken = token
 	return client.New(cfg, client.Options{Scheme: e.Objects.Scheme()})
 }
