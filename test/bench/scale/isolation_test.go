@@ -64,7 +64,9 @@ func (m *measured) want(ctx context.Context, l *load, prefix string, nodes ...*f
 	}
 }
 
-// troubled is how many nodes want what fails: more than the controller has workers.
+// troubled is how many nodes want what fails: fewer than the controller has workers (512), and
+// than the calls of CreateNetworkInterface that may be under way before the client puts any off
+// (50). So what others feel is that calls hang and fail, not that a queue is full.
 const troubled = 20
 
 func (m *measured) troubles(l *load) []trouble {
