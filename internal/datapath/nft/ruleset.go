@@ -18,10 +18,11 @@ import (
 )
 
 // The nftables tables as data: chains, sets and rules for a node. This file only
-// describes; nft.go puts it into the kernel and compares.
+// describes; tables.go puts it into the kernel and compares.
 //
 // Nothing here is newer than Linux 4.19: no nat chain in family inet (5.2), no flag of
-// concatenated keys (5.6). TestRulesetSuitsLinux419 looks at what is sent.
+// concatenated keys (5.6). TestRulesetSuitsLinux419 and TestMessagesSuitLinux419 look at what
+// is sent.
 //
 // A connection's way out is decided by its first packet and then follows
 // conntrack: what was NATed keeps leaving the way it was NATed for, whatever

@@ -27,7 +27,7 @@ import (
 // methods are transactions: each either happens as a whole or not at all. They are safe for
 // concurrent use.
 type Tables struct {
-	ns netns.NsHandle
+	options []nftables.ConnOption
 	// mu keeps our own transactions and dumps apart; the library's allocation of
 	// set ids is not safe for concurrent use either.
 	mu sync.Mutex
@@ -38,7 +38,13 @@ type Tables struct {
 
 // New is the tables of a namespace, which stays the caller's; netns.None() is that of the
 // process. It asks nothing of the kernel.
-func New(ns netns.NsHandle) *Tables { return &Tables{ns: ns} }
+func New(ns netns.NsHandle) *Tables {
+	n := &Tables{options: []nftables.ConnOption{nftables.AsLasting()}}
+	if ns.IsOpen() {
+		n.options = append(n.options, nftables.WithNetNSFd(int(ns)))
+	}
+	return n
+}
 
 // Do runs one transaction or dump, of whatever table. After an error the socket may hold answers to
 // what failed and the library unsent messages, so the next call gets a new one.
@@ -46,11 +52,7 @@ func (n *Tables) Do(f func(*nftables.Conn) error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.conn == nil {
-		opts := []nftables.ConnOption{nftables.AsLasting()}
-		if n.ns.IsOpen() {
-			opts = append(opts, nftables.WithNetNSFd(int(n.ns)))
-		}
-		c, err := nftables.New(opts...)
+		c, err := nftables.New(n.options...)
 		if err != nil {
 			return fmt.Errorf("open nftables netlink socket: %w", err)
 		}
