@@ -19,7 +19,10 @@ import (
 
 // tools are the programs that tests call in the guest, with their shared libraries.
 // Busybox stands in for everything else.
-var tools = []string{"ip", "tc", "nft", "ipvsadm"}
+var tools = []string{"ip", "tc", "nft", "ipvsadm", "iptables", "ip6tables", "iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"}
+
+// plugins are folders of what these programs open themselves: iptables' matches and targets.
+const plugins = "/usr/lib/*/xtables"
 
 // Where things are in the guest.
 const (
@@ -57,6 +60,13 @@ func writeInitrd(ctx context.Context, file string, k kernel, program string, j j
 		if err := a.tool(ctx, t); err != nil {
 			return errors.Join(err, a.close())
 		}
+	}
+	dirs, err := filepath.Glob(plugins)
+	if err != nil {
+		return errors.Join(err, a.close())
+	}
+	for _, d := range dirs {
+		a.tree(d, d)
 	}
 	a.copy(guestProgram, program, 0o755)
 	a.tree(guestDir+"/testdata", "testdata")

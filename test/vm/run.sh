@@ -24,14 +24,19 @@ d=./internal/datapath
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
 own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
+# How a datapath gets on with others on the node, and through its own end.
+others='^TestSuite$/^(FORWARD|a chain of|marks of|forged|each piece|restart)'
 on 6.12 $d/ipvlan $d/netkit
 on 6.12 -run "$packets" $d/route $d/ebpf
 on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive
 # What Alibaba Cloud Linux 3 has. No tcx, no netkit, another verifier.
-on 5.10 -run "$packets|^TestIPVS|^TestUpgrade" $d/route $d/ebpf $d/nft
+on 5.10 -run "$packets|$others|^TestIPVS|^TestUpgrade" $d/route $d/ebpf $d/nft
 on 5.10 -run "$packets|$own|^TestKnownFlows" $d/ipvlan $d/exclusive
+on 5.10 $d/monitor $d/firewall
 # Between the two: how packets go with each.
 on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
+# What ADD and DEL cost, as ratios: route's to the bare requests, ebpf's to route's.
+on 5.10 -run '^$' -bench '^BenchmarkPod$' -benchtime 5x $d/route $d/ebpf
 # What the filters of a pod cost, in units of its device: docs/benchmarks.md.
 for kernel in 5.10 6.1; do
 	on $kernel -run '^$' -bench '^BenchmarkAttach$' -benchtime 30x $d/ebpf
