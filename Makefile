@@ -66,10 +66,10 @@ check:
 bench-datapath:
 	$(GOBENCH) -run '^TestDatapath$$' ./test/bench
 
-# What the eBPF programs cost for a packet. BEFORE=FILE compares with the programs in another
-# object file, and with GATE=1 a goal that is missed is an error.
+# What the eBPF programs cost for a packet. BEFORE=DIR compares with the programs in object
+# files of another version, and with GATE=1 a goal that is missed is an error.
 bench-packet:
-	$(GOBENCH) -run '^TestPacket$$' ./internal/datapath/ebpf
+	$(GOBENCH) -p 1 -run '^TestPacket$$' ./internal/datapath/ebpf ./internal/datapath/ipvlan
 
 bench-cni:
 	$(GOBENCH) -run '^TestCNI$$' ./test/bench

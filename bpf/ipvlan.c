@@ -6,18 +6,17 @@
  * sent with the ENI's own MAC as destination; any other frame of a pod leaves by the
  * parent. The pods' next hops have MACs of their own, so whatever a pod sends passes the
  * ENI's egress, where it is given to the host stack as coming from the pod's device on
- * the node, unless its flow is known to go directly (flows.h).
+ * the node, unless its flow is known to go directly (connection.h).
  */
 #include "ipvlan.h"
 
 /* The agent sets its size. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1024);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct addr);
+	__type(key, __u32);
 	__type(value, struct slave);
-} tw_slaves_1 SEC(".maps");
+} tw_slaves_2 SEC(".maps");
 
 #define ETH_DST 0
 #define ETH_SRC ETH_ALEN
@@ -33,9 +32,10 @@ ALWAYS_INLINE void local_mac(__u8 *mac)
 	mac[5] = 1;
 }
 
+/* By an address, IPv4 mapped. */
 ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 {
-	return bpf_map_lookup_elem(&tw_slaves_1, a);
+	return pod_at(&tw_slaves_2, number_of(a, 0), a, 0);
 }
 
 /*
@@ -45,11 +45,11 @@ ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 SEC("tc")
 int tw_from_slave(struct __sk_buff *skb)
 {
-	struct addr src, dst;
+	struct addr src = {}, dst = {};
 	struct slave *s;
 	__u8 to[ETH_ALEN];
 
-	if (!addresses(skb, &src, &dst) || is_chatter(&src))
+	if (skb->vlan_present || !addresses(skb, &src, &dst) || is_chatter(&src))
 		return TC_ACT_SHOT;
 	s = slave_of(&src);
 	if (!s || s->inner != skb->ifindex) {
@@ -65,82 +65,101 @@ int tw_from_slave(struct __sk_buff *skb)
 
 ALWAYS_INLINE int to_stack(struct __sk_buff *skb, const struct slave *s, __u32 ifindex)
 {
-	/* The token of a packet that asks, or none: redirected, it keeps its tc_index. */
-	skb->tc_index = skb->tc_classid;
+	/* Redirected, it keeps its tc_index: what it asks with, or 0. */
 	if (bpf_skb_store_bytes(skb, ETH_DST, s->eni_mac, ETH_ALEN, 0))
 		return TC_ACT_SHOT;
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
 }
 
-/* Whether the packet may go past the stack, which also answers what is too big or too old. */
-ALWAYS_INLINE int passes(struct __sk_buff *skb, struct packet *p, const struct slave *by)
-{
-	return is_direct(skb, p) && p->ttl > 1 && fits(skb, p, by->mtu);
-}
-
-ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct slave *to)
+ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const struct slave *to, const int v4)
 {
 	__u8 macs[2 * ETH_ALEN];
 
 	__builtin_memcpy(macs, to->eni_mac, ETH_ALEN);
 	local_mac(macs + ETH_SRC);
-	if (decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, ETH_DST, macs, sizeof(macs), 0))
+	if (decrement_ttl(skb, p, v4) || bpf_skb_store_bytes(skb, ETH_DST, macs, sizeof(macs), 0))
 		return TC_ACT_SHOT;
 	count(TO_POD);
 	return bpf_redirect(to->eni, BPF_F_INGRESS);
 }
 
-ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, const struct slave *from)
+ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, const struct slave *from, const int v4)
 {
-	struct bpf_redir_neigh hop = { .nh_family = p->v4 ? AF_INET : AF_INET6 };
+	struct bpf_redir_neigh hop = { .nh_family = v4 ? AF_INET : AF_INET6 };
 
-	if (p->v4)
+	if (v4)
 		hop.ipv4_nh = from->gateway.w[3];
 	else
 		__builtin_memcpy(hop.ipv6_nh, &from->gateway, sizeof(hop.ipv6_nh));
-	if (decrement_ttl(skb, p))
+	if (decrement_ttl(skb, p, v4))
 		return TC_ACT_SHOT;
 	count(TO_ENI);
 	return bpf_redirect_neigh(from->eni, &hop, sizeof(hop), 0);
+}
+
+ALWAYS_INLINE int sent(struct __sk_buff *skb, const int v4)
+{
+	struct addr src = {}, dst = {};
+	struct slave *s, *to;
+	__u8 mac[ETH_ALEN];
+	struct packet p;
+	struct found f;
+	union key k;
+	int understood = read_packet(skb, &p, v4) && p.by_end;
+
+	if (understood) {
+		key_of(&k, &p, v4);
+		find(&f, &k, v4);
+		s = end(&tw_slaves_2, f.c, p.second, &p.src, 1, v4);
+	} else {
+		s = addresses(skb, &src, &dst) ? slave_of(&src) : NULL;
+	}
+	if (!s || bpf_skb_load_bytes(skb, ETH_DST, mac, sizeof(mac)) || !mac_equal(mac, s->next_hop))
+		return TC_ACT_UNSPEC;
+	skb->tc_index = 0;
+	if (!understood)
+		return to_stack(skb, s, s->host);
+	to = f.c ? end(&tw_slaves_2, f.c, !p.second, &p.dst, 0, v4) : NULL;
+	/* The stack also answers what is too big or too old. */
+	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : s->mtu) ||
+	    (!to && !leads_on(s->eni)))
+		return to_stack(skb, s, s->host);
+	return to ? into_pod(skb, &p, to, v4) : out_of_eni(skb, &p, s, v4);
 }
 
 /* What leaves by the ENI: from its pods, or from the host stack. */
 SEC("tc")
 int tw_slaves_eni(struct __sk_buff *skb)
 {
-	struct addr src, dst;
-	struct slave *s, *to;
-	struct packet p;
-	__u8 mac[ETH_ALEN];
-
 	/* The host stack's carry the mark of an ENI, and a pod's none. */
-	if (skb->mark & SLOT_MASK) {
-		learn(skb);
+	if (skb->mark & slot_mask) {
+		learn(skb, 0);
 		return TC_ACT_UNSPEC;
 	}
-	if (!addresses(skb, &src, &dst))
-		return TC_ACT_UNSPEC;
-	s = slave_of(&src);
-	if (!s || bpf_skb_load_bytes(skb, ETH_DST, mac, sizeof(mac)) || !mac_equal(mac, s->next_hop))
-		return TC_ACT_UNSPEC;
-	to = slave_of(&dst);
-	if (!read_packet(skb, &p) || !passes(skb, &p, to ? to : s) || (!to && !leads_on(s->eni)))
-		return to_stack(skb, s, s->host);
-	return to ? into_pod(skb, &p, to) : out_of_eni(skb, &p, s);
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return sent(skb, 1);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return sent(skb, 0);
+	return TC_ACT_UNSPEC;
 }
 
-/* What the VPC delivers, or another pod of the node directly. */
-SEC("tc")
-int tw_eni_slaves(struct __sk_buff *skb)
+ALWAYS_INLINE int delivered(struct __sk_buff *skb, const int v4)
 {
-	struct addr src, dst;
+	struct addr src = {}, dst = {};
+	__u8 macs[2 * ETH_ALEN], local[ETH_ALEN];
 	struct packet p;
 	struct slave *to;
-	__u8 macs[2 * ETH_ALEN], local[ETH_ALEN];
+	struct found f;
+	union key k;
+	int understood = read_packet(skb, &p, v4);
 
-	if (skb->pkt_type != 0 /* PACKET_HOST */ || !addresses(skb, &src, &dst))
-		return TC_ACT_UNSPEC;
-	to = slave_of(&dst);
+	if (understood) {
+		key_of(&k, &p, v4);
+		find(&f, &k, v4);
+		to = end(&tw_slaves_2, f.c, !p.second, &p.dst, 1, v4);
+	} else {
+		to = addresses(skb, &src, &dst) ? slave_of(&dst) : NULL;
+	}
 	if (!to)
 		return TC_ACT_UNSPEC;
 	if (bpf_skb_load_bytes(skb, ETH_DST, macs, sizeof(macs)))
@@ -151,11 +170,25 @@ int tw_eni_slaves(struct __sk_buff *skb)
 	/* Sent to the pod by the host stack, and ipvlan found no pod. */
 	if (mac_equal(macs + ETH_SRC, to->eni_mac))
 		return TC_ACT_SHOT;
-	if (!read_packet(skb, &p) || !passes(skb, &p, to))
+	skb->tc_index = 0;
+	if (!understood || !is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to->mtu))
 		return to_stack(skb, to, to->receiver);
-	if (decrement_ttl(skb, &p))
+	if (decrement_ttl(skb, &p, v4))
 		return TC_ACT_SHOT;
 	count(TO_POD);
+	return TC_ACT_UNSPEC; /* ipvlan gives it to the pod */
+}
+
+/* What the VPC delivers, or another pod of the node directly. */
+SEC("tc")
+int tw_eni_slaves(struct __sk_buff *skb)
+{
+	if (skb->pkt_type != 0 /* PACKET_HOST */)
+		return TC_ACT_UNSPEC;
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return delivered(skb, 1);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return delivered(skb, 0);
 	return TC_ACT_UNSPEC;
 }
 
@@ -163,7 +196,8 @@ int tw_eni_slaves(struct __sk_buff *skb)
 SEC("tc")
 int tw_to_slave(struct __sk_buff *skb)
 {
-	learn(skb);
+	learn(skb, 1);
+	skb->tc_index = 0;
 	return TC_ACT_UNSPEC;
 }
 

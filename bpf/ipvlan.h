@@ -2,10 +2,11 @@
 /* Types of the datapath ipvlan, shared with internal/datapath/ipvlan as those of shortcut.h. */
 #pragma once
 
-#include "flows.h"
+#include "connection.h"
 
 /* An address of a local pod that has ipvlan devices. */
 struct slave {
+	struct addr addr;    /* zero: the entry is nobody's */
 	__u32 host;          /* the node's device of the pair: what the host stack knows the pod by */
 	__u32 inner;         /* the pod's, by its index there, which no other pod has */
 	__u32 eni;           /* the parent of both */

@@ -1,12 +1,8 @@
 package ebpf
 
-import (
-	"errors"
+import "errors"
 
-	"terway.dev/terway/internal/datapath/tcprog"
-)
-
-// Counters are what the programs have done since their maps were made (tcprog.Counters).
+// Counters are what the programs have done since their maps were made (tcprog.Objects.Counters).
 func (k *Kind) Counters() (map[string]uint64, error) {
 	counts, err := k.shortcuts.counters()
 	if err == nil && counts == nil {
@@ -22,7 +18,7 @@ func (s *shortcuts) counters() (map[string]uint64, error) {
 	if s.objects == nil {
 		return nil, nil
 	}
-	return tcprog.Counters(s.objects.Maps[mapCounters])
+	return s.objects.Counters()
 }
 
 // Spoofed implements node.Kind.

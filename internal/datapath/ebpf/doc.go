@@ -4,7 +4,7 @@
 // (bpf/shortcut.c). So whatever the stack does to a flow, kube-proxy's translation above
 // all, it goes on doing; and whatever is missing here costs speed and nothing else.
 //
-// The package owns the programs of bpf/shortcut.c, their three maps and the tc filters
+// The package owns the programs of bpf/shortcut.c, their maps and the tc filters
 // that hold them on veths and ENIs (package tcprog), and nothing else: veths, rules,
 // routes and nftables are package node's.
 package ebpf

@@ -10,10 +10,6 @@ import (
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// DefaultFlows is as many connections as conntrack knows on a node of some size. It
-// takes 30 MB; a flow beyond it costs its eldest neighbour one way through the stack.
-const DefaultFlows = 262144
-
 // Kind is that of pods with shortcuts.
 type Kind struct {
 	node.Plain
@@ -22,12 +18,9 @@ type Kind struct {
 	names map[string]bool
 }
 
-// New is the kind; flows is how many directions of flows are remembered, DefaultFlows if 0.
-func New(flows int) *Kind {
-	if flows == 0 {
-		flows = DefaultFlows
-	}
-	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: &shortcuts{flows: flows}, names: map[string]bool{claims.EBPF: true}}
+// New is the kind; connections is how many of IPv4 are remembered (tcprog.SizesFor).
+func New(connections int) *Kind {
+	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: &shortcuts{connections: connections}, names: map[string]bool{claims.EBPF: true}}
 }
 
 // Hooks are where a pod's programs run.

@@ -11,7 +11,7 @@ import (
 func entries(p node.Place) map[netip.Addr]shortcutPod {
 	list := map[netip.Addr]shortcutPod{}
 	for _, a := range p.Addresses {
-		e := shortcutPod{Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
+		e := shortcutPod{Addr: addrKey(a), Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
 		copy(e.Macs[:6], p.PodMAC)
 		copy(e.Macs[6:], p.HostMAC)
 		for _, gateway := range p.ENI.Gateways {

@@ -16,10 +16,8 @@ const (
 	fromENI = "tw_from_eni"
 	toENI   = "tw_to_eni"
 
-	mapPods     = "tw_pods_1"
-	mapSenders  = "tw_senders_1"
-	mapFlows    = "tw_flows_1"
-	mapCounters = "tw_counters_1"
+	mapEnds    = "tw_ends_1"
+	mapSenders = "tw_senders_1"
 )
 
 // Programs that datapaths beside this one put on their pods' devices.
@@ -38,20 +36,26 @@ var (
 	eniHooks = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}
 )
 
-func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
+func load(h *netlink.Handle, sizes tcprog.Sizes) (*tcprog.Objects, error) {
 	spec, err := loadShortcut()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
-	spec.Maps[mapPods].MaxEntries = maxPods
+	spec.Maps[tcprog.MapPods].MaxEntries = maxPods
+	spec.Maps[mapEnds].MaxEntries = maxPods
 	spec.Maps[mapSenders].MaxEntries = maxPods
-	spec.Maps[mapFlows].MaxEntries = uint32(flows)
+	sizes.Set(spec)
+	if err := tcprog.SetConstants(spec); err != nil {
+		return nil, err
+	}
 	return filters.Load(h, spec)
 }
 
-// table is the map of pods. The caller holds mu.
-func (s *shortcuts) table() tcprog.Pods[shortcutPod] {
-	return tcprog.Pods[shortcutPod]{Map: s.objects.Maps[mapPods], Name: mapPods, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
+// table are the entries of pods. The caller holds mu.
+func (s *shortcuts) table() tcprog.Pods[shortcutPod] { return table(s.objects) }
+
+func table(o *tcprog.Objects) tcprog.Pods[shortcutPod] {
+	return tcprog.Pods[shortcutPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
 }
 
 // veth are the Hooks of a pod with a veth.

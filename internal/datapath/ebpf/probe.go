@@ -20,7 +20,7 @@ func Supported() error {
 // Try loads the programs and calls f in a network namespace made for it.
 func Try(f func(h *netlink.Handle, o *tcprog.Objects) error) error {
 	return kernel.InScratch(func(h *netlink.Handle) error {
-		o, err := load(h, 16)
+		o, err := load(h, tcprog.SizesOf(16))
 		if err != nil {
 			return tcprog.Lacking(tcprog.NeedsPrograms, err)
 		}

@@ -18,32 +18,60 @@ type shortcutAddr struct {
 	W [4]uint32
 }
 
-type shortcutFlow struct {
-	_     structs.HostLayout
-	Since uint64
-	State uint32
-	Pad   uint32
+type shortcutConnection struct {
+	_      structs.HostLayout
+	Since  uint64
+	Pod    [2]uint16
+	State  uint8
+	Opener uint8
+	Seen   uint8
+	Asker  uint8
 }
 
-type shortcutFlowKey struct {
+type shortcutCounter uint32
+
+const (
+	shortcutCounterTO_ENI    shortcutCounter = 0
+	shortcutCounterTO_POD    shortcutCounter = 1
+	shortcutCounterASKED     shortcutCounter = 2
+	shortcutCounterLEARNED   shortcutCounter = 3
+	shortcutCounterFORGOTTEN shortcutCounter = 4
+	shortcutCounterSPOOFED   shortcutCounter = 5
+	shortcutCounterCOUNTERS  shortcutCounter = 6
+)
+
+type shortcutKey4 struct {
 	_     structs.HostLayout
-	Src   shortcutAddr
-	Dst   shortcutAddr
-	Sport uint16
-	Dport uint16
+	Addr  [2]uint32
+	Port  [2]uint16
 	Proto uint8
-	Pad   [3]uint8
+	Zero  [3]uint8
+}
+
+type shortcutKey6 struct {
+	_     structs.HostLayout
+	Addr  [2]shortcutAddr
+	Port  [2]uint16
+	Proto uint8
+	Zero  [3]uint8
+}
+
+type shortcutNode struct {
+	_        structs.HostLayout
+	AskAgain uint64
+	Secret   uint64
 }
 
 type shortcutPod struct {
 	_       structs.HostLayout
+	Addr    shortcutAddr
 	Ifindex uint32
 	Mtu     uint32
 	Eni     uint32
 	EniMtu  uint32
 	Gateway shortcutAddr
 	Macs    [12]uint8
-	Pad     uint32
+	Zero    uint32
 }
 
 type shortcutSender struct {
@@ -57,15 +85,21 @@ type shortcutSender struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	shortcutMapTwCounters1   = "tw_counters_1"
+	shortcutMapTwEnds1       = "tw_ends_1"
 	shortcutMapTwEnis1       = "tw_enis_1"
-	shortcutMapTwFlows1      = "tw_flows_1"
-	shortcutMapTwPods1       = "tw_pods_1"
+	shortcutMapTwKnown41     = "tw_known4_1"
+	shortcutMapTwKnown61     = "tw_known6_1"
+	shortcutMapTwNode1       = "tw_node_1"
+	shortcutMapTwPending41   = "tw_pending4_1"
+	shortcutMapTwPending61   = "tw_pending6_1"
+	shortcutMapTwPods2       = "tw_pods_2"
 	shortcutMapTwSenders1    = "tw_senders_1"
 	shortcutProgTwFromEni    = "tw_from_eni"
 	shortcutProgTwFromNetkit = "tw_from_netkit"
 	shortcutProgTwFromPod    = "tw_from_pod"
 	shortcutProgTwToEni      = "tw_to_eni"
 	shortcutProgTwToPod      = "tw_to_pod"
+	shortcutVarSlotMask      = "slot_mask"
 )
 
 // loadShortcut returns the embedded CollectionSpec for shortcut.
@@ -122,9 +156,14 @@ type shortcutProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type shortcutMapSpecs struct {
 	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
+	TwEnds1     *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
-	TwFlows1    *ebpf.MapSpec `ebpf:"tw_flows_1"`
-	TwPods1     *ebpf.MapSpec `ebpf:"tw_pods_1"`
+	TwKnown41   *ebpf.MapSpec `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.MapSpec `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.MapSpec `ebpf:"tw_node_1"`
+	TwPending41 *ebpf.MapSpec `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.MapSpec `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.MapSpec `ebpf:"tw_pods_2"`
 	TwSenders1  *ebpf.MapSpec `ebpf:"tw_senders_1"`
 }
 
@@ -132,6 +171,7 @@ type shortcutMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type shortcutVariableSpecs struct {
+	SlotMask *ebpf.VariableSpec `ebpf:"slot_mask"`
 }
 
 // shortcutObjects contains all objects after they have been loaded into the kernel.
@@ -155,18 +195,28 @@ func (o *shortcutObjects) Close() error {
 // It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type shortcutMaps struct {
 	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
+	TwEnds1     *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
-	TwFlows1    *ebpf.Map `ebpf:"tw_flows_1"`
-	TwPods1     *ebpf.Map `ebpf:"tw_pods_1"`
+	TwKnown41   *ebpf.Map `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.Map `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.Map `ebpf:"tw_node_1"`
+	TwPending41 *ebpf.Map `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.Map `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.Map `ebpf:"tw_pods_2"`
 	TwSenders1  *ebpf.Map `ebpf:"tw_senders_1"`
 }
 
 func (m *shortcutMaps) Close() error {
 	return _ShortcutClose(
 		m.TwCounters1,
+		m.TwEnds1,
 		m.TwEnis1,
-		m.TwFlows1,
-		m.TwPods1,
+		m.TwKnown41,
+		m.TwKnown61,
+		m.TwNode1,
+		m.TwPending41,
+		m.TwPending61,
+		m.TwPods2,
 		m.TwSenders1,
 	)
 }
@@ -175,6 +225,7 @@ func (m *shortcutMaps) Close() error {
 //
 // It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
 type shortcutVariables struct {
+	SlotMask *ebpf.Variable `ebpf:"slot_mask"`
 }
 
 // shortcutPrograms contains all programs after they have been loaded into the kernel.

@@ -20,7 +20,7 @@ import (
 // makes its device accept nothing else; a filter without entries does nothing. So entries
 // go first when a pod goes, and a pod whose entries are lost is served by the stack.
 type shortcuts struct {
-	flows int
+	connections int
 	// inside runs a function in the node's namespace.
 	inside func(func() error) error
 	// chosen: the node's datapath is ebpf, so its ENIs have their programs before the
@@ -41,9 +41,16 @@ func (s *shortcuts) load(h *netlink.Handle) error {
 	if s.objects != nil {
 		return nil
 	}
-	o, err := load(h, s.flows)
+	sizes, err := tcprog.SizesFor(s.connections)
 	if err != nil {
 		return err
+	}
+	o, err := load(h, sizes)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.inside(o.FollowConntrack), upgrade(o)); err != nil {
+		return errors.Join(err, o.Close())
 	}
 	s.objects, s.enis = o, map[int]bool{}
 	return nil

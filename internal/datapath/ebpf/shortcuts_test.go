@@ -2,6 +2,7 @@ package ebpf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -89,16 +90,36 @@ func TestWhatIsDirect(t *testing.T) {
 // clearFlows forgets all flows, as eviction would.
 func clearFlows(t *testing.T, n *suite.Node) {
 	t.Helper()
-	m := own(n).shortcuts.objects.Maps[mapFlows]
-	var key shortcutFlowKey
-	var value shortcutFlow
-	var keys []shortcutFlowKey
-	for it := m.Iterate(); it.Next(&key, &value); {
-		keys = append(keys, key)
+	for name := range tables {
+		for key := range connections(t, n, name) {
+			_ = own(n).shortcuts.objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
+		}
 	}
-	for _, k := range keys {
-		_ = m.Delete(k) // the programs may have been faster
+}
+
+// tables are those of connections, and the size of their keys.
+var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1": 40, "tw_pending6_1": 40}
+
+// connections are a table's, by key. One that is written while the table is walked may be met
+// again and again.
+func connections(t *testing.T, n *suite.Node, name string) map[string]tcprog.Connection {
+	t.Helper()
+	return connectionsIn(t, own(n).shortcuts.objects, name)
+}
+
+func connectionsIn(t *testing.T, o *tcprog.Objects, name string) map[string]tcprog.Connection {
+	t.Helper()
+	list := map[string]tcprog.Connection{}
+	key := make([]byte, tables[name])
+	var value tcprog.Connection
+	it := o.Maps[name].Iterate()
+	for it.Next(&key, &value) {
+		list[string(key)] = value
 	}
+	if err := it.Err(); err != nil && !errors.Is(err, bpf.ErrIterationAborted) {
+		t.Fatal(err)
+	}
+	return list
 }
 
 // A flow that is forgotten asks again and carries on; also where kube-proxy drops what
@@ -165,17 +186,10 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := own(n).shortcuts.objects.Maps[mapFlows]
-	// An entry that is written while the map is walked may be met again and again.
-	flows := map[shortcutFlowKey]shortcutFlow{}
-	var key shortcutFlowKey
-	var value shortcutFlow
-	for it := m.Iterate(); it.Next(&key, &value); {
-		flows[key] = value
-	}
+	flows := connections(t, n, "tw_known4_1")
 	for key, value := range flows {
 		value.Since = 0
-		if err := m.Put(key, value); err != nil {
+		if err := own(n).shortcuts.objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -185,8 +199,34 @@ func TestOldFlowsAskAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.End(t)
-	if len(flows) != 2 || after["asked"]-before["asked"] < 1 {
-		t.Errorf("%d directions were made old, %d packets asked again", len(flows), after["asked"]-before["asked"])
+	if len(flows) != 1 || after["asked"]-before["asked"] < 1 {
+		t.Errorf("%d connections were made old, %d packets asked again", len(flows), after["asked"]-before["asked"])
+	}
+}
+
+// The time after which it asks again follows the node's connection tracking.
+func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	type node struct{ AskAgain, Secret uint64 }
+	read := func() (v node) {
+		t.Helper()
+		if err := own(n).shortcuts.objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	usual := read()
+	if usual.AskAgain == 0 || usual.Secret == 0 {
+		t.Fatalf("the programs know %+v", usual)
+	}
+	for seconds, want := range map[string]uint64{"9": usual.AskAgain * 9 / 30, "30": usual.AskAgain, "300": usual.AskAgain} {
+		n.Sysctl("netfilter/nf_conntrack_udp_timeout", seconds)
+		n.Sync()
+		if got := read(); got.AskAgain != want || got.Secret != usual.Secret {
+			t.Errorf("with %s s: %+v, want %d ticks and the same secret", seconds, got, want)
+		}
 	}
 }
 

@@ -35,8 +35,8 @@ type subject struct {
 	kind *Kind
 }
 
-func newSubject(o suite.Options, flows int, features ...node.Feature) (*subject, error) {
-	k := New(flows)
+func newSubject(o suite.Options, connections int, features ...node.Feature) (*subject, error) {
+	k := New(connections)
 	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
 	return &subject{n, k}, err
 }

@@ -16,13 +16,23 @@ import (
 func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.objects == nil && !s.chosen.Load() {
+	again := s.objects != nil
+	if !again && !s.chosen.Load() {
 		if there, err := filters.Anywhere(h); err != nil || !there {
 			return nil, err
 		}
 	}
 	if err := s.load(h); err != nil {
 		return nil, err
+	}
+	if again {
+		if err := s.inside(s.objects.FollowConntrack); err != nil {
+			return nil, err
+		}
+		// The Sync before has replaced what programs there were of another version.
+		if err := s.objects.Upgrade(true); err != nil {
+			return nil, err
+		}
 	}
 	devices, err := tcprog.Devices(h)
 	if err != nil {

@@ -50,6 +50,7 @@ func TestSuite(t *testing.T) {
 		"a spoofed flow is dropped in the node":    vpc,
 		"a deleted pod is unreachable at once":     vpc,
 		"sources are checked without nftables":     "by the veth, nothing else knows the pods' sources",
+		suite.FloodStallsNobody:                    "it remembers no connection",
 		"masquerade outside":                       vpc,
 		"FORWARD drops by policy":                  vpc,
 		"a chain of others drops":                  vpc,

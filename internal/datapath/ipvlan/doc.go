@@ -30,7 +30,7 @@
 //     direct. It cannot come in by the ENI (ipvlan would take it) nor by the pod's
 //     device (it is not from the pod), hence one receiver device for each ENI.
 //   - A new flow always asks the stack, and goes directly once the stack sent it on as it
-//     was (bpf/flows.h). So Services, NodePorts, hostPorts, the node's own addresses,
+//     was (bpf/connection.h). So Services, NodePorts, hostPorts, the node's own addresses,
 //     addresses that a node-local daemon put on the node, masquerade: all that the stack
 //     answers or translates stays with it, IPv4 and IPv6, and no list of CIDRs is kept.
 //   - Devices of a pod's namespace vanish with it, and with their ENI: a pod whose ENI is

@@ -11,16 +11,14 @@ import (
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// Names of programs and maps in bpf/ipvlan.c and bpf/flows.h.
+// Names of programs and maps in bpf/ipvlan.c.
 const (
 	fromSlave = "tw_from_slave"
 	toSlave   = "tw_to_slave"
 	fromENI   = "tw_eni_slaves"
 	toENI     = "tw_slaves_eni"
 
-	mapSlaves   = "tw_slaves_1"
-	mapFlows    = "tw_flows_1"
-	mapCounters = "tw_counters_1"
+	mapSlaves = "tw_slaves_2"
 
 	// maxSlaves bounds the addresses of local pods: more than any instance type carries.
 	maxSlaves = 16384
@@ -34,13 +32,17 @@ var (
 	innerHooks = []tcprog.Hook{{Parent: tcprog.Egress, Program: fromSlave}}
 )
 
-func load(h *netlink.Handle, flows int) (*tcprog.Objects, error) {
+func load(h *netlink.Handle, sizes tcprog.Sizes) (*tcprog.Objects, error) {
 	spec, err := loadSlaves()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
+	spec.Maps[tcprog.MapPods].MaxEntries = maxSlaves
 	spec.Maps[mapSlaves].MaxEntries = maxSlaves
-	spec.Maps[mapFlows].MaxEntries = uint32(flows)
+	sizes.Set(spec)
+	if err := tcprog.SetConstants(spec); err != nil {
+		return nil, err
+	}
 	return filters.Load(h, spec)
 }
 
@@ -50,7 +52,7 @@ func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
 	list := map[netip.Addr]slavesSlave{}
 	for _, a := range p.Addresses {
 		e := slavesSlave{
-			Host: uint32(p.Index), Inner: uint32(innerIndex(p.Device)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
+			Addr: addrKey(a), Host: uint32(p.Index), Inner: uint32(innerIndex(p.Device)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
 			Mtu: uint32(p.ENI.MTU),
 		}
 		copy(e.NextHop[:], p.HostMAC)

@@ -10,9 +10,6 @@ import (
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// DefaultFlows is as in the kind ebpf.
-const DefaultFlows = 262144
-
 // Kind is that of pods with ipvlan devices.
 //
 // Its map of slaves is what makes a pod's address take part: without its entry a pod can
@@ -20,8 +17,9 @@ const DefaultFlows = 262144
 // a pod goes.
 type Kind struct {
 	node.Plain
-	node  *node.Node
-	flows int
+	node *node.Node
+	// connections is as in New.
+	connections int
 	// active: the node has such pods or is about to.
 	active atomic.Bool
 
@@ -35,13 +33,9 @@ type Kind struct {
 	holders map[string]holder
 }
 
-// New is the kind; flows is how many directions of flows are remembered, DefaultFlows if 0. Ask
-// Supported before.
-func New(flows int) *Kind {
-	if flows == 0 {
-		flows = DefaultFlows
-	}
-	return &Kind{Plain: node.Plain{KindName: claims.IPvlan}, flows: flows}
+// New is the kind; connections is as in the kind ebpf. Ask Supported before.
+func New(connections int) *Kind {
+	return &Kind{Plain: node.Plain{KindName: claims.IPvlan}, connections: connections}
 }
 
 // Start implements node.Kind.

@@ -28,7 +28,7 @@ func probe(h *netlink.Handle) error {
 	if err := h.LinkAdd(slave); err != nil {
 		return tcprog.Lacking("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err)
 	}
-	o, err := load(h, 1)
+	o, err := load(h, tcprog.SizesOf(1))
 	if err != nil {
 		return tcprog.Lacking(tcprog.NeedsPrograms, err)
 	}

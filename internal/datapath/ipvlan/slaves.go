@@ -21,30 +21,51 @@ func (s *Kind) load(h *netlink.Handle) error {
 	if s.objects != nil {
 		return nil
 	}
-	o, err := load(h, s.flows)
+	sizes, err := tcprog.SizesFor(s.connections)
 	if err != nil {
 		return err
+	}
+	o, err := load(h, sizes)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(s.node.Inside(o.FollowConntrack), upgrade(o)); err != nil {
+		return errors.Join(err, o.Close())
 	}
 	s.objects, s.enis = o, map[int]int{}
 	return nil
 }
 
-// table is the map of pods. The caller holds mu.
+// table are the entries of pods. The caller holds mu.
 func (s *Kind) table() tcprog.Pods[slavesSlave] {
-	return tcprog.Pods[slavesSlave]{Map: s.objects.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
+	return table(s.objects)
+}
+
+func table(o *tcprog.Objects) tcprog.Pods[slavesSlave] {
+	return tcprog.Pods[slavesSlave]{Objects: o, Map: o.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
 }
 
 // Sync implements node.Kind.
 func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.objects == nil && !s.active.Load() {
+	again := s.objects != nil
+	if !again && !s.active.Load() {
 		if there, err := traces(h, links); err != nil || !there {
 			return nil, err
 		}
 	}
 	if err := s.load(h); err != nil {
 		return nil, err
+	}
+	if again {
+		if err := s.node.Inside(s.objects.FollowConntrack); err != nil {
+			return nil, err
+		}
+		// The Sync before has replaced what programs there were of another version.
+		if err := s.objects.Upgrade(true); err != nil {
+			return nil, err
+		}
 	}
 	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err}
@@ -367,7 +388,7 @@ func (s *Kind) Counters() (map[string]uint64, error) {
 	if s.objects == nil {
 		return nil, nil // nothing has happened yet
 	}
-	return tcprog.Counters(s.objects.Maps[mapCounters])
+	return s.objects.Counters()
 }
 
 // Close implements node.Kind; pods stay wired.

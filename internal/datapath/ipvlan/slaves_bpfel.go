@@ -18,25 +18,53 @@ type slavesAddr struct {
 	W [4]uint32
 }
 
-type slavesFlow struct {
-	_     structs.HostLayout
-	Since uint64
-	State uint32
-	Pad   uint32
+type slavesConnection struct {
+	_      structs.HostLayout
+	Since  uint64
+	Pod    [2]uint16
+	State  uint8
+	Opener uint8
+	Seen   uint8
+	Asker  uint8
 }
 
-type slavesFlowKey struct {
+type slavesCounter uint32
+
+const (
+	slavesCounterTO_ENI    slavesCounter = 0
+	slavesCounterTO_POD    slavesCounter = 1
+	slavesCounterASKED     slavesCounter = 2
+	slavesCounterLEARNED   slavesCounter = 3
+	slavesCounterFORGOTTEN slavesCounter = 4
+	slavesCounterSPOOFED   slavesCounter = 5
+	slavesCounterCOUNTERS  slavesCounter = 6
+)
+
+type slavesKey4 struct {
 	_     structs.HostLayout
-	Src   slavesAddr
-	Dst   slavesAddr
-	Sport uint16
-	Dport uint16
+	Addr  [2]uint32
+	Port  [2]uint16
 	Proto uint8
-	Pad   [3]uint8
+	Zero  [3]uint8
+}
+
+type slavesKey6 struct {
+	_     structs.HostLayout
+	Addr  [2]slavesAddr
+	Port  [2]uint16
+	Proto uint8
+	Zero  [3]uint8
+}
+
+type slavesNode struct {
+	_        structs.HostLayout
+	AskAgain uint64
+	Secret   uint64
 }
 
 type slavesSlave struct {
 	_        structs.HostLayout
+	Addr     slavesAddr
 	Host     uint32
 	Inner    uint32
 	Eni      uint32
@@ -53,12 +81,18 @@ type slavesSlave struct {
 const (
 	slavesMapTwCounters1  = "tw_counters_1"
 	slavesMapTwEnis1      = "tw_enis_1"
-	slavesMapTwFlows1     = "tw_flows_1"
-	slavesMapTwSlaves1    = "tw_slaves_1"
+	slavesMapTwKnown41    = "tw_known4_1"
+	slavesMapTwKnown61    = "tw_known6_1"
+	slavesMapTwNode1      = "tw_node_1"
+	slavesMapTwPending41  = "tw_pending4_1"
+	slavesMapTwPending61  = "tw_pending6_1"
+	slavesMapTwPods2      = "tw_pods_2"
+	slavesMapTwSlaves2    = "tw_slaves_2"
 	slavesProgTwEniSlaves = "tw_eni_slaves"
 	slavesProgTwFromSlave = "tw_from_slave"
 	slavesProgTwSlavesEni = "tw_slaves_eni"
 	slavesProgTwToSlave   = "tw_to_slave"
+	slavesVarSlotMask     = "slot_mask"
 )
 
 // loadSlaves returns the embedded CollectionSpec for slaves.
@@ -115,14 +149,20 @@ type slavesProgramSpecs struct {
 type slavesMapSpecs struct {
 	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
 	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
-	TwFlows1    *ebpf.MapSpec `ebpf:"tw_flows_1"`
-	TwSlaves1   *ebpf.MapSpec `ebpf:"tw_slaves_1"`
+	TwKnown41   *ebpf.MapSpec `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.MapSpec `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.MapSpec `ebpf:"tw_node_1"`
+	TwPending41 *ebpf.MapSpec `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.MapSpec `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.MapSpec `ebpf:"tw_pods_2"`
+	TwSlaves2   *ebpf.MapSpec `ebpf:"tw_slaves_2"`
 }
 
 // slavesVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type slavesVariableSpecs struct {
+	SlotMask *ebpf.VariableSpec `ebpf:"slot_mask"`
 }
 
 // slavesObjects contains all objects after they have been loaded into the kernel.
@@ -147,16 +187,26 @@ func (o *slavesObjects) Close() error {
 type slavesMaps struct {
 	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
 	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
-	TwFlows1    *ebpf.Map `ebpf:"tw_flows_1"`
-	TwSlaves1   *ebpf.Map `ebpf:"tw_slaves_1"`
+	TwKnown41   *ebpf.Map `ebpf:"tw_known4_1"`
+	TwKnown61   *ebpf.Map `ebpf:"tw_known6_1"`
+	TwNode1     *ebpf.Map `ebpf:"tw_node_1"`
+	TwPending41 *ebpf.Map `ebpf:"tw_pending4_1"`
+	TwPending61 *ebpf.Map `ebpf:"tw_pending6_1"`
+	TwPods2     *ebpf.Map `ebpf:"tw_pods_2"`
+	TwSlaves2   *ebpf.Map `ebpf:"tw_slaves_2"`
 }
 
 func (m *slavesMaps) Close() error {
 	return _SlavesClose(
 		m.TwCounters1,
 		m.TwEnis1,
-		m.TwFlows1,
-		m.TwSlaves1,
+		m.TwKnown41,
+		m.TwKnown61,
+		m.TwNode1,
+		m.TwPending41,
+		m.TwPending61,
+		m.TwPods2,
+		m.TwSlaves2,
 	)
 }
 
@@ -164,6 +214,7 @@ func (m *slavesMaps) Close() error {
 //
 // It can be passed to loadSlavesObjects or ebpf.CollectionSpec.LoadAndAssign.
 type slavesVariables struct {
+	SlotMask *ebpf.Variable `ebpf:"slot_mask"`
 }
 
 // slavesPrograms contains all programs after they have been loaded into the kernel.

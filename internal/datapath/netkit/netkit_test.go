@@ -267,6 +267,36 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	}
 }
 
+// Programs of others behind ours in a pair see what our programs have not decided about, and
+// connections go directly all the same.
+func TestProgramsOfOthersBehindOurs(t *testing.T) {
+	const exchanges = 200
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
+	sent, got := suite.NewOthers(t, -1), suite.NewOthers(t, -1)
+	for _, c := range []struct {
+		at *suite.Pod
+		of suite.Others
+		in place
+	}{{a, sent, places[0]}, {b, got, places[1]}} {
+		if err := n.Do(func() error {
+			return link.RawAttachProgram(link.RawAttachProgramOptions{
+				Target: index(c.at), Program: c.of.Program, Attach: c.in.attach, Anchor: link.Tail(),
+			})
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), exchanges)
+	for name, o := range map[string]suite.Others{"from the pod": sent, "to the pod": got} {
+		if n := o.Seen(t); n == 0 || n >= exchanges/2 && name == "from the pod" {
+			t.Errorf("%s: it saw %d packets of %d exchanges, want the first ones", name, n, exchanges)
+		}
+	}
+}
+
 // index of a pod's device, in the node's namespace.
 func index(p *suite.Pod) int {
 	device, err := netlink.LinkByName(p.Wiring.HostIfName)

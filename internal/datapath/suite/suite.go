@@ -85,6 +85,9 @@ func Run(t *testing.T, k Kit) {
 	}
 }
 
+// FloodStallsNobody is the scenario about what a datapath itself remembers of connections.
+const FloodStallsNobody = "a flood stalls nobody"
+
 // Scenarios is the table.
 func Scenarios() []Scenario {
 	return []Scenario{
@@ -128,6 +131,8 @@ func Scenarios() []Scenario {
 		{"one port at the same time", onePortAtTheSameTime},
 		{"Service at an address of the VPC", serviceAtAnAddressOfTheVPC},
 		{"Services of both families", servicesOfBothFamilies},
+
+		{FloodStallsNobody, floodStallsNobody},
 
 		{"FORWARD drops by policy", forwardPolicyDrop},
 		{"a chain of others drops", forwardChainOfOthers},

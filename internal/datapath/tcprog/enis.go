@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// MapENIs is the map in bpf/flows.h of ENIs by which packets may leave directly.
+// MapENIs is the map in bpf/connection.h of ENIs by which packets may leave directly.
 const MapENIs = "tw_enis_1"
 
 // ENIs is that map. An ENI is in it as long as its device is there, of which the kernel

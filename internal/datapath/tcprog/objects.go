@@ -1,8 +1,10 @@
 package tcprog
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -10,12 +12,19 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // Objects are loaded programs and their maps.
 type Objects struct {
 	Programs map[string]*ebpf.Program
 	Maps     map[string]*ebpf.Map
+
+	// counters are the names of what the programs count, in the map's order.
+	counters []string
+	numbers  *numbers
+	// former are maps of a version before, while it may still be at work.
+	former map[string]*ebpf.Map
 
 	tags map[string]string
 	ids  []ebpf.MapID
@@ -25,42 +34,91 @@ type Objects struct {
 	known map[int]string
 }
 
-// Load loads the programs. Maps that a program on a device in the namespace of h has, of
+// Load loads the programs. Maps that programs on devices in the namespace of h have, of
 // the same name and shape, are used again: what they remember stays. A name of a map
-// therefore carries the version of its shape.
+// therefore carries the version of its shape. Constants are set before (spec.Variables).
 func (p Filters) Load(h *netlink.Handle, spec *ebpf.CollectionSpec) (*Objects, error) {
 	names := map[string]bool{}
 	for name := range spec.Programs {
-		names[name] = true
+		names[kernelName(name)] = true
 	}
 	// Kernels before 5.11 count maps against the limit of locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
 	}
 	have, err := p.find(h, names)
-	defer func() {
-		for _, m := range have {
-			_ = m.Close() // the collection holds a copy
-		}
-	}()
 	if err != nil {
 		return nil, err
 	}
-	keep := map[string]*ebpf.Map{}
-	for name, m := range have {
-		if s := spec.Maps[name]; s != nil && s.Compatible(m) == nil {
-			keep[name] = m
-		}
+	keep, former, err := sort(have, spec)
+	defer closeAll(keep) // the collection holds copies
+	if err != nil {
+		return nil, errors.Join(err, closeAll(former))
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: keep})
 	if err != nil {
-		return nil, fmt.Errorf("load the programs: %w", err)
+		return nil, errors.Join(fmt.Errorf("load the programs: %w", err), closeAll(former))
 	}
-	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, tags: map[string]string{}, known: map[int]string{}}
-	if err := errors.Join(o.bind(), o.identify()); err != nil {
+	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, former: former, tags: map[string]string{}, known: map[int]string{}}
+	o.numbers = &numbers{m: o.Maps[MapPods]}
+	if err := errors.Join(o.bind(), o.identify(), o.nameCounters(spec), o.drawSecret()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
+}
+
+// sort tells maps that a specification can use from those of other versions, and closes what
+// is left. Those of the newest program come first.
+func sort(have []*ebpf.Map, spec *ebpf.CollectionSpec) (keep, former map[string]*ebpf.Map, err error) {
+	keep, former = map[string]*ebpf.Map{}, map[string]*ebpf.Map{}
+	var errs []error
+	for _, m := range have {
+		info, err := m.Info()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("look at map %s: %w", m, err), m.Close())
+			continue
+		}
+		into, s := keep, spec.Maps[info.Name]
+		if s == nil {
+			into = former
+		}
+		if into[info.Name] != nil || s != nil && !usable(m, spec, info.Name) {
+			errs = append(errs, m.Close())
+			continue
+		}
+		into[info.Name] = m
+	}
+	return keep, former, errors.Join(errs...)
+}
+
+// usable says whether a map that is there is what is specified. Of constants the values
+// count too: programs were made with them.
+func usable(m *ebpf.Map, all *ebpf.CollectionSpec, name string) bool {
+	spec := *all.Maps[name]
+	var want []byte
+	for _, v := range all.Variables {
+		if v.SectionName != name {
+			continue
+		}
+		if want == nil {
+			want = make([]byte, spec.ValueSize)
+			spec.Flags |= m.Flags() & unix.BPF_F_MMAPABLE // where the kernel can, they are loaded so
+		}
+		copy(want[v.Offset:], v.Value)
+	}
+	if spec.Compatible(m) != nil {
+		return false
+	}
+	have := make([]byte, spec.ValueSize)
+	return want == nil || m.Lookup(uint32(0), &have) == nil && bytes.Equal(have, want)
+}
+
+func closeAll(maps map[string]*ebpf.Map) error {
+	var errs []error
+	for _, m := range maps {
+		errs = append(errs, m.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // bind lets each program hold all maps, also those that it does not use: whichever is found
@@ -104,10 +162,7 @@ func (o *Objects) Close() error {
 	for _, p := range o.Programs {
 		errs = append(errs, p.Close())
 	}
-	for _, m := range o.Maps {
-		errs = append(errs, m.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, closeAll(o.Maps), closeAll(o.former))...)
 }
 
 // Wrong names the first program that is not in its place on a device, or is another
@@ -183,56 +238,49 @@ func inspect(id int) (loaded, error) {
 // kernelName is what the kernel keeps of a name (BPF_OBJ_NAME_LEN).
 func kernelName(name string) string { return name[:min(len(name), 15)] }
 
-// find opens the maps of the first program with one of the names, on any device.
-func (p Filters) find(h *netlink.Handle, names map[string]bool) (map[string]*ebpf.Map, error) {
-	known := map[string]bool{}
-	for name := range names {
-		known[kernelName(name)] = true
-	}
+// find opens the maps of all programs with one of the names, on any device: of the newest
+// program first, and each once.
+func (p Filters) find(h *netlink.Handle, names map[string]bool) ([]*ebpf.Map, error) {
 	devices, err := Devices(h)
 	if err != nil {
 		return nil, err
 	}
+	programs := map[int]loaded{}
 	for _, index := range devices {
 		for _, parent := range []uint32{Ingress, Egress} {
 			id, err := p.attached(h, index, parent)
 			if err != nil {
 				return nil, fmt.Errorf("device with index %d: %w", index, err)
 			}
-			if id == 0 {
+			if _, seen := programs[id]; id == 0 || seen {
 				continue
 			}
-			l, err := inspect(id)
-			if err != nil {
+			if programs[id], err = inspect(id); err != nil {
 				return nil, err
 			}
-			if known[l.name] && len(l.maps) > 0 {
-				return openMaps(l.maps)
-			}
 		}
 	}
-	return nil, nil
-}
-
-// openMaps opens the maps of a program by name.
-func openMaps(ids []ebpf.MapID) (map[string]*ebpf.Map, error) {
-	maps := map[string]*ebpf.Map{}
-	for _, id := range ids {
-		m, err := ebpf.NewMapFromID(id)
-		if err != nil {
-			return maps, fmt.Errorf("open map %d: %w", id, err)
-		}
-		info, err := m.Info()
-		if err != nil {
-			return maps, errors.Join(fmt.Errorf("look at map %d: %w", id, err), m.Close())
-		}
-		if maps[info.Name] != nil {
-			if err := m.Close(); err != nil {
-				return maps, err
-			}
+	var list []*ebpf.Map
+	opened := map[ebpf.MapID]bool{}
+	ids := slices.Sorted(maps.Keys(programs))
+	for _, id := range slices.Backward(ids) {
+		if !names[programs[id].name] {
 			continue
 		}
-		maps[info.Name] = m
+		for _, m := range programs[id].maps {
+			if opened[m] {
+				continue
+			}
+			opened[m] = true
+			open, err := ebpf.NewMapFromID(m)
+			if err != nil {
+				for _, m := range list {
+					err = errors.Join(err, m.Close())
+				}
+				return nil, fmt.Errorf("open map %d: %w", m, err)
+			}
+			list = append(list, open)
+		}
 	}
-	return maps, nil
+	return list, nil
 }

@@ -13,11 +13,14 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Pods is a map with an entry for each address of a pod. Its key is struct addr of
-// bpf/common.h (see Words), and its value says which device on the node has the address.
+// Pods are entries for the addresses of pods: an array by number, and a map that gives
+// each address its number. The value begins with the address (struct addr of bpf/common.h,
+// see Words), by which a program knows that the entry still is the one that it means, and
+// says which device on the node has the address.
 type Pods[V comparable] struct {
-	Map *ebpf.Map
-	// Name is how the map is called in messages.
+	Objects *Objects
+	Map     *ebpf.Map
+	// Name is how the array is called in messages.
 	Name string
 	// Device is the index of the device that a value names.
 	Device func(V) int
@@ -25,42 +28,68 @@ type Pods[V comparable] struct {
 
 // Put writes an address's entry.
 func (p Pods[V]) Put(a netip.Addr, v V) error {
-	if err := p.Map.Put(Words(a), v); err != nil {
+	number, err := p.Objects.numbers.of(a)
+	if err != nil {
+		return err
+	}
+	fresh := number == 0
+	if fresh {
+		if number, err = p.Objects.numbers.free(p.Map.MaxEntries()); err != nil {
+			return fmt.Errorf("add %s to map %s: %w", a, p.Name, err)
+		}
+	}
+	if err := p.Map.Put(number, v); err != nil {
 		return fmt.Errorf("add %s to map %s: %w", a, p.Name, err)
+	}
+	if fresh {
+		return p.Objects.numbers.set(a, number)
 	}
 	return nil
 }
 
 // Get reads an address's entry; ok is false if there is none.
 func (p Pods[V]) Get(a netip.Addr) (v V, ok bool, err error) {
-	switch err := p.Map.Lookup(Words(a), &v); {
-	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return v, false, nil
-	case err != nil:
-		return v, false, fmt.Errorf("read %s from map %s: %w", a, p.Name, err)
+	number, err := p.Objects.numbers.of(a)
+	if err != nil || number == 0 {
+		return v, false, err
 	}
-	return v, true, nil
+	v, err = p.at(number)
+	var none V
+	return v, v != none, err
+}
+
+func (p Pods[V]) at(number uint32) (v V, err error) {
+	if err := p.Map.Lookup(number, &v); err != nil {
+		return v, fmt.Errorf("read entry %d of map %s: %w", number, p.Name, err)
+	}
+	return v, nil
 }
 
 // Delete removes an address's entry, if there is one.
 func (p Pods[V]) Delete(a netip.Addr) error {
-	if err := p.Map.Delete(Words(a)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	number, err := p.Objects.numbers.of(a)
+	if err != nil || number == 0 {
+		return err
+	}
+	// First what connections find: a number without an entry is nobody's.
+	var none V
+	if err := p.Map.Put(number, none); err != nil {
 		return fmt.Errorf("remove %s from map %s: %w", a, p.Name, err)
 	}
-	return nil
+	return p.Objects.numbers.drop(a, number)
 }
 
 // List reads all entries.
 func (p Pods[V]) List() (map[netip.Addr]V, error) {
-	list := map[netip.Addr]V{}
-	var key [4]uint32
-	var value V
-	it := p.Map.Iterate()
-	for it.Next(&key, &value) {
-		list[Addr(key)] = value
+	all, err := p.Objects.numbers.list()
+	if err != nil {
+		return nil, err
 	}
-	if err := it.Err(); err != nil {
-		return nil, fmt.Errorf("list map %s: %w", p.Name, err)
+	list := map[netip.Addr]V{}
+	for a, number := range all {
+		if list[a], err = p.at(number); err != nil {
+			return nil, err
+		}
 	}
 	return list, nil
 }
@@ -93,7 +122,7 @@ func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []strin
 		there[l.Attrs().Index] = true
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(list), netip.Addr.Compare) {
-		if index := p.Device(list[a]); there[index] || Exists(h, index) {
+		if index := p.Device(list[a]); there[index] || index != 0 && Exists(h, index) {
 			left++
 			continue
 		}

@@ -4,22 +4,45 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 )
 
-// counterNames are in the order of enum counter in bpf/flows.h.
-var counterNames = []string{"to-eni", "to-pod", "asked", "learned", "forgotten", "spoofed"}
+// MapCounters is the map of counters that all programs have.
+const MapCounters = "tw_counters_1"
 
-// Counters reads the map of counters that programs with bpf/flows.h have: packets that
-// left directly by an ENI, packets that went directly into a pod, packets that asked the
-// host stack, flows learned from its answer, flows forgotten because their ports came up
-// again in a translated connection, and packets dropped for a source that is not the pod's.
-func Counters(m *ebpf.Map) (map[string]uint64, error) {
+// nameCounters takes the names of enum counter in bpf/connection.h, the type of the map's
+// keys: TO_ENI is to-eni.
+func (o *Objects) nameCounters(spec *ebpf.CollectionSpec) error {
+	m := spec.Maps[MapCounters]
+	if m == nil {
+		return fmt.Errorf("the programs have no map %s", MapCounters)
+	}
+	names, ok := m.Key.(*btf.Enum)
+	if !ok {
+		return fmt.Errorf("the keys of map %s are %v, want an enum", MapCounters, m.Key)
+	}
+	o.counters = make([]string, m.MaxEntries)
+	for _, v := range names.Values {
+		if v.Value < uint64(len(o.counters)) { // the last one is their number
+			o.counters[v.Value] = strings.ToLower(strings.ReplaceAll(v.Name, "_", "-"))
+		}
+	}
+	return nil
+}
+
+// Counters are what the programs have done since the map was made, by name: packets that
+// left directly by an ENI (to-eni), packets that went directly into a pod (to-pod), packets
+// that asked the host stack (asked), connections learned from its answer (learned),
+// connections forgotten because their ports came up again in a translated one (forgotten),
+// and packets dropped for a source that is not the pod's (spoofed).
+func (o *Objects) Counters() (map[string]uint64, error) {
 	counts := map[string]uint64{}
-	for i, name := range counterNames {
+	for i, name := range o.counters {
 		var perCPU []uint64
-		if err := m.Lookup(uint32(i), &perCPU); err != nil {
+		if err := o.Maps[MapCounters].Lookup(uint32(i), &perCPU); err != nil {
 			return nil, fmt.Errorf("read counter %s: %w", name, err)
 		}
 		for _, n := range perCPU {

@@ -17,13 +17,18 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"testing"
 	"text/tabwriter"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
 )
 
@@ -127,21 +132,52 @@ func nothing(frame []byte) (*Case, error) {
 	return &Case{Name: p.String(), Program: p, Frame: frame}, nil
 }
 
-// Number reads a setting of the command.
-func Number(name string, usual int) (int, error) {
-	s := os.Getenv(name)
-	if s == "" {
-		return usual, nil
+// Verdicts of programs (linux/pkt_cls.h).
+const (
+	Redirected = 7          // TC_ACT_REDIRECT
+	Undecided  = ^uint32(0) // TC_ACT_UNSPEC
+)
+
+// NoWorse is the goal of what should cost as much as before, but for the noise.
+const NoWorse = 1.05
+
+// Run measures what costs gives, in a network namespace of its own. Settings of the command are
+// ROUNDS; BEFORE, a directory with object files of another version; and GATE, with which a
+// missed goal is an error. costs runs on a goroutine that is not the test's.
+func Run(t *testing.T, costs func(h *netlink.Handle, before string) ([]Cost, error)) {
+	t.Helper()
+	testutil.RequireRoot(t)
+	rounds := 41
+	if s := os.Getenv("ROUNDS"); s != "" {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("ROUNDS=%q: want a number from 1 on", s)
+		}
+		rounds = n
 	}
-	n, err := strconv.Atoi(s)
-	if err != nil || n < 1 {
-		return 0, fmt.Errorf("%s=%q: want a number from 1 on", name, s)
+	if err := rlimit.RemoveMemlock(); err != nil {
+		t.Fatal(err)
 	}
-	return n, nil
+	var missed []string
+	if err := kernel.InScratch(func(h *netlink.Handle) (err error) {
+		list, err := costs(h, os.Getenv("BEFORE"))
+		if err != nil {
+			return err
+		}
+		missed, err = compare(os.Stdout, rounds, list)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range missed {
+		if os.Getenv("GATE") != "" {
+			t.Error(m)
+		}
+	}
 }
 
-// Compare measures all by turns, writes a table, and names those that miss their goal.
-func Compare(w io.Writer, rounds int, costs []Cost) (missed []string, err error) {
+// compare measures all by turns, writes a table, and names those that miss their goal.
+func compare(w io.Writer, rounds int, costs []Cost) (missed []string, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))

@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Connections that may pass the host stack by. The first packet of each asks the stack; when it
+ * leaves the stack unchanged the connection may go directly, both ways (shortcut.c).
+ *
+ * A connection is pending until its opener speaks again after an answer (of TCP: SYN, SYN and
+ * ACK, ACK), and is known from then on. Pending ones go directly too, once the stack has answered,
+ * but have a small table of their own: what nobody answers pushes out nothing but its like.
+ *
+ * Changing the shape of a map needs a new name for it: a new agent takes over the maps that it
+ * finds by name.
+ */
+#pragma once
+
+#include "packet.h"
+
+/* Both directions have the same key: the smaller address comes first, or the smaller port. */
+struct key4 {
+	__u32 addr[2];
+	__u16 port[2];
+	__u8 proto;
+	__u8 zero[3];
+};
+
+struct key6 {
+	struct addr addr[2];
+	__u16 port[2];
+	__u8 proto;
+	__u8 zero[3];
+};
+
+union key {
+	struct key4 v4;
+	struct key6 v6;
+};
+
+enum state {
+	STATE_ASKED = 1, /* a packet was given to the host stack, whose answer is not seen yet */
+	STATE_DIRECT = 2 /* the stack sent it on as it came: the next need not ask */
+};
+
+/* What was seen of a connection that goes directly. */
+#define SEEN_ANSWER 1
+#define SEEN_FIN(second) (2 << (second))
+#define SEEN_BOTH_FINS (SEEN_FIN(0) | SEEN_FIN(1))
+#define SEEN_END 8 /* RST, or both FINs: it is pending for its last packets */
+
+struct connection {
+	__u64 since;  /* when the stack last let it through, in the kernel's ticks (jiffies) */
+	__u16 pod[2]; /* numbers of the key's addresses if they are local pods' (tw_pods_2), or 0 */
+	__u8 state;
+	__u8 opener;  /* 1: the second address of the key */
+	__u8 seen;
+	__u8 asker;   /* whose packet the stack has, or had: as opener */
+};
+
+/* Counters' names for people are these, in small letters. */
+enum counter {
+	TO_ENI = 0,
+	TO_POD,
+	ASKED,
+	LEARNED,
+	FORGOTTEN,
+	SPOOFED, /* dropped by a program; the host stack counts what it drops */
+	COUNTERS,
+};
+
+/* What the agent tells the programs while they run. */
+struct node {
+	__u64 ask_again; /* ticks after which connections without a handshake ask again */
+	__u64 secret;    /* drawn when the first programs of a boot are loaded */
+};
+
+/* Bits of the mark that name a pod's ENI. The agent sets it, as it sets the maps' sizes. */
+const volatile __u32 slot_mask;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct key4);
+	__type(value, struct connection);
+} tw_known4_1 SEC(".maps"), tw_pending4_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct key6);
+	__type(value, struct connection);
+} tw_known6_1 SEC(".maps"), tw_pending6_1 SEC(".maps");
+
+/* Numbers of local pods' addresses, from 1 on: where the array of pods has them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, __u32);
+} tw_pods_2 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct node);
+} tw_node_1 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, enum counter);
+	__type(value, __u64);
+} tw_counters_1 SEC(".maps");
+
+/*
+ * ENI devices by their index, whose gateways answer. The kernel takes one out as it takes the
+ * device away, the agent one whose gateway is silent: a packet that is sent there directly
+ * would vanish, where the stack says that nobody is there.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} tw_enis_1 SEC(".maps");
+
+ALWAYS_INLINE int leads_on(__u32 eni)
+{
+	return bpf_map_lookup_elem(&tw_enis_1, &eni) != NULL;
+}
+
+ALWAYS_INLINE void count(enum counter what)
+{
+	__u64 *n = bpf_map_lookup_elem(&tw_counters_1, &what);
+
+	if (n)
+		*n += 1;
+}
+
+ALWAYS_INLINE struct node *node(void)
+{
+	__u32 first = 0;
+
+	return bpf_map_lookup_elem(&tw_node_1, &first);
+}
+
+ALWAYS_INLINE __u32 number_of(const struct addr *a, const int v4)
+{
+	struct addr key = *a;
+	__u32 *n;
+
+	if (v4)
+		addr_from_v4(&key, a->w[3]);
+	n = bpf_map_lookup_elem(&tw_pods_2, &key);
+	return n ? *n : 0;
+}
+
+/* Whether an entry of the array of pods still is this address's. */
+ALWAYS_INLINE int is_at(const struct addr *entry, const struct addr *a, const int v4)
+{
+	return v4 ? entry->w[3] == a->w[3] && entry->w[2] == V4_MAPPED : addr_equal(entry, a);
+}
+
+ALWAYS_INLINE void *known(const int v4)
+{
+	return v4 ? (void *)&tw_known4_1 : (void *)&tw_known6_1;
+}
+
+ALWAYS_INLINE void *pending(const int v4)
+{
+	return v4 ? (void *)&tw_pending4_1 : (void *)&tw_pending6_1;
+}
+
+ALWAYS_INLINE void key_of(union key *k, struct packet *p, const int v4)
+{
+	if (v4) {
+		__u32 src = p->src.w[3], dst = p->dst.w[3];
+
+		p->second = src > dst || (src == dst && p->sport > p->dport);
+		k->v4.addr[0] = p->second ? dst : src;
+		k->v4.addr[1] = p->second ? src : dst;
+		k->v4.port[0] = p->second ? p->dport : p->sport;
+		k->v4.port[1] = p->second ? p->sport : p->dport;
+		k->v4.proto = p->proto;
+		k->v4.zero[0] = k->v4.zero[1] = k->v4.zero[2] = 0;
+		return;
+	}
+	p->second = addr_equal(&p->src, &p->dst) ? p->sport > p->dport : addr_less(&p->dst, &p->src);
+	if (p->second) {
+		k->v6.addr[0] = p->dst;
+		k->v6.addr[1] = p->src;
+		k->v6.port[0] = p->dport;
+		k->v6.port[1] = p->sport;
+	} else {
+		k->v6.addr[0] = p->src;
+		k->v6.addr[1] = p->dst;
+		k->v6.port[0] = p->sport;
+		k->v6.port[1] = p->dport;
+	}
+	k->v6.proto = p->proto;
+	k->v6.zero[0] = k->v6.zero[1] = k->v6.zero[2] = 0;
+}
+
+/* A connection where it was found. */
+struct found {
+	struct connection *c;
+	int known; /* or pending */
+};
+
+ALWAYS_INLINE void find(struct found *f, const union key *k, const int v4)
+{
+	f->known = 1;
+	f->c = bpf_map_lookup_elem(known(v4), k);
+	if (f->c)
+		return;
+	f->known = 0;
+	f->c = bpf_map_lookup_elem(pending(v4), k);
+}
+
+/* The entry of a pod with the number, if the address still is its. The entry begins with it. */
+ALWAYS_INLINE void *pod_at(void *pods, __u32 number, const struct addr *a, const int v4)
+{
+	struct addr *entry = bpf_map_lookup_elem(pods, &number);
+
+	return entry && is_at(entry, a, v4) ? entry : NULL;
+}
+
+/*
+ * The entry of the pod that has the address, by what the connection notes, or else by the
+ * address. What the connection notes may be old: then it is noted anew, once there is a pod.
+ * Without must 0 is not looked up: who comes to the node has no connections from elsewhere.
+ */
+ALWAYS_INLINE void *end(void *pods, struct connection *c, int second, const struct addr *a, const int must, const int v4)
+{
+	__u32 number = c ? c->pod[second & 1] : 0;
+	void *pod = NULL;
+
+	if (c && !number && !must)
+		return NULL;
+	if (number)
+		pod = pod_at(pods, number, a, v4);
+	if (pod)
+		return pod;
+	number = number_of(a, v4);
+	if (c && number && number != c->pod[second & 1])
+		c->pod[second & 1] = number;
+	return number ? pod_at(pods, number, a, v4) : NULL;
+}
+
+/* tc_index of a packet that goes directly and yet passes a program that learns. */
+#define TC_INDEX_DIRECT 1
+
+/*
+ * A packet that asks takes this with it through the stack, as its tc_index, so that its name
+ * when it leaves can be compared with the one that it came with. The tables alone cannot
+ * tell: a translated packet may leave with a name that another connection comes with. One that
+ * did not ask has 0.
+ *
+ * The secret keeps a pod from computing ports with which its translated packets look untranslated.
+ */
+ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
+{
+	struct node *n = node();
+	__u64 h;
+
+	if (!n)
+		return 0;
+	/* Odd constants (xxHash's primes). The sum is of products that need not wait for each other. */
+	h = p->src.w[3] * 0x9E3779B185EBCA87ULL + p->dst.w[3] * 0xC2B2AE3D27D4EB4FULL +
+	    ((__u64)p->proto << 32 | (__u32)p->sport << 16 | p->dport) * 0x165667B19E3779F9ULL;
+	if (!v4)
+		h += p->src.w[0] * 0x85EBCA77C2B2AE63ULL + p->src.w[1] * 0x27D4EB2F165667C5ULL +
+		     p->src.w[2] * 0x9FB21C651E98DF25ULL + p->dst.w[0] * 0xA0761D6478BD642FULL +
+		     p->dst.w[1] * 0xE7037ED1A0B428DBULL + p->dst.w[2] * 0x8EBC6AF09C88C6E3ULL;
+	h = (h ^ h >> 32 ^ n->secret) * 0x9FB21C651E98DF25ULL;
+	h = (h ^ h >> 29) * 0xC2B2AE3D27D4EB4FULL;
+	h >>= 48;
+	return h > TC_INDEX_DIRECT ? h : TC_INDEX_DIRECT + 1;
+}
+
+/* What a packet without an answer for it leaves behind, for it to be recognized. */
+ALWAYS_INLINE void ask(struct __sk_buff *skb, const struct packet *p, const union key *k, struct found *f, const int v4)
+{
+	struct connection *c = f->c;
+	struct connection fresh = { .state = STATE_ASKED, .opener = p->second, .asker = p->second };
+
+	skb->tc_index = token(p, v4);
+	count(ASKED);
+	if (c && c->state == STATE_ASKED && !p->syn) {
+		if (c->asker != p->second)
+			c->asker = p->second;
+		return;
+	}
+	if (p->syn_ack) {
+		fresh.opener = !p->second;
+		fresh.seen = SEEN_ANSWER;
+	}
+	fresh.pod[0] = number_of(p->second ? &p->dst : &p->src, v4);
+	fresh.pod[1] = number_of(p->second ? &p->src : &p->dst, v4);
+	if (c && !p->syn) { /* without a handshake, and old: it is the same one */
+		c->pod[0] = fresh.pod[0];
+		c->pod[1] = fresh.pod[1];
+		c->asker = p->second;
+		c->state = STATE_ASKED;
+		return;
+	}
+	if (c && f->known) /* its ports come up again */
+		bpf_map_delete_elem(known(v4), k);
+	bpf_map_update_elem(pending(v4), k, &fresh, BPF_ANY);
+}
+
+/* A pending connection goes on. */
+ALWAYS_INLINE void handshake(const struct packet *p, const union key *k, struct connection *c, const int v4)
+{
+	if (p->rst)
+		return;
+	if (p->second != c->opener) {
+		if (!(c->seen & SEEN_ANSWER))
+			c->seen |= SEEN_ANSWER;
+	} else if ((c->seen & (SEEN_ANSWER | SEEN_END)) == SEEN_ANSWER) {
+		struct connection made = *c;
+
+		bpf_map_update_elem(known(v4), k, &made, BPF_ANY);
+	}
+}
+
+/* FIN or RST. What comes after the end goes the same way, for a while. */
+ALWAYS_INLINE void closing(const struct packet *p, const union key *k, struct found *f, const int v4)
+{
+	struct connection *c = f->c;
+	struct connection ended;
+
+	if (!p->rst && (c->seen & SEEN_BOTH_FINS) != SEEN_BOTH_FINS)
+		return;
+	if (!f->known) {
+		c->seen |= SEEN_END;
+		/* If this very packet made it known. */
+		bpf_map_delete_elem(known(v4), k);
+		return;
+	}
+	ended = *c;
+	ended.seen |= SEEN_END;
+	bpf_map_delete_elem(known(v4), k);
+	bpf_map_update_elem(pending(v4), k, &ended, BPF_ANY);
+}
+
+/* Whether the packet may go directly. If not, it asks the stack. */
+ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const union key *k, struct found *f, const int v4)
+{
+	struct connection *c = f->c;
+	int direct = c && c->state == STATE_DIRECT && !p->syn;
+
+	if (direct && p->proto != IPPROTO_TCP) {
+		struct node *n = node();
+
+		direct = n && bpf_jiffies64() - c->since < n->ask_again;
+	}
+	if (direct) {
+		if (p->error)
+			return 1;
+		/* Nobody is there. The stack forgets at once what it knows when it sees that. */
+		if (p->rst && !f->known && !(c->seen & SEEN_ANSWER)) {
+			c->seen |= SEEN_END;
+			return 0;
+		}
+		if (p->fin)
+			c->seen |= SEEN_FIN(p->second);
+		if (!f->known)
+			handshake(p, k, c, v4);
+		if (p->fin || p->rst)
+			closing(p, k, f, v4);
+		return 1;
+	}
+	if (!p->error)
+		ask(skb, p, k, f, v4);
+	return 0;
+}
+
+/* A packet leaves the stack, for a pod or by an ENI: is it one that came in like this? */
+ALWAYS_INLINE void learn_family(struct __sk_buff *skb, const int to_pod, const int v4)
+{
+	struct packet p;
+	__u32 number;
+	struct found f;
+	union key k;
+
+	if (!read_packet(skb, &p, v4) || p.error)
+		return;
+	if (skb->tc_index && skb->tc_index == token(&p, v4)) {
+		key_of(&k, &p, v4);
+		find(&f, &k, v4);
+		/*
+		 * Another packet of it was faster. Or nobody came in like this, and the token is another
+		 * packet's by chance: only the answers to it came in, which the stack translates back.
+		 */
+		if (!f.c || f.c->state != STATE_ASKED || f.c->asker != p.second)
+			return;
+		if (to_pod) { /* without its number the way to it would be taken for the ENI's */
+			number = number_of(&p.dst, v4);
+			if (!number)
+				return;
+			f.c->pod[(!p.second) & 1] = number;
+		}
+		f.c->since = bpf_jiffies64();
+		f.c->state = STATE_DIRECT;
+		count(LEARNED);
+		return;
+	}
+	/*
+	 * It came in otherwise and was translated into this. A direct connection of the same name
+	 * is an old one, whose ports are used again: its way would miss the translation.
+	 */
+	if (p.proto == IPPROTO_TCP && !p.syn)
+		return;
+	key_of(&k, &p, v4);
+	find(&f, &k, v4);
+	if (!f.c || f.c->state != STATE_DIRECT)
+		return;
+	bpf_map_delete_elem(known(v4), &k);
+	bpf_map_delete_elem(pending(v4), &k);
+	count(FORGOTTEN);
+}
+
+ALWAYS_INLINE void learn(struct __sk_buff *skb, const int to_pod)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		learn_family(skb, to_pod, 1);
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		learn_family(skb, to_pod, 0);
+}

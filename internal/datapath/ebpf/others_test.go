@@ -1,0 +1,69 @@
+package ebpf
+
+import (
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/tcprog"
+)
+
+// attach puts a program of others behind ours.
+func attach(t *testing.T, o suite.Others, n *suite.Node, device string, parent uint32) {
+	t.Helper()
+	h := must(handle(n))
+	defer h.Close()
+	if err := h.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: index(n, device), Parent: parent, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 90},
+		Fd:          o.Program.FD(), Name: "others", DirectAction: true,
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A filter of others behind ours sees what our programs have not decided about: the packets
+// that the stack gets, in every place. Does it say nothing about them either, connections go
+// directly as without it; does it let through itself what both ends send, all of a connection
+// stays with the stack, and the filter sees all of it.
+func TestFiltersOfOthersBehindOurs(t *testing.T) {
+	const exchanges = 200
+	for _, c := range []struct {
+		name    string
+		verdict int32
+		direct  bool
+	}{{"says nothing", -1, true}, {"lets through", 0, false}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := kit.NewWorld(t, 2, 1)
+			n0, n1 := w.Nodes[0], w.Nodes[1]
+			n0.Sync()
+			n1.Sync()
+			a, near, far := n0.AddPod(1), n0.AddPod(1), n1.AddPod(1)
+			for _, p := range []*suite.Pod{a, near, far} {
+				p.Echo(7)
+			}
+			sent, got, wire, air := suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict)
+			attach(t, sent, n0, a.Wiring.HostIfName, tcprog.Ingress)
+			attach(t, sent, n0, near.Wiring.HostIfName, tcprog.Ingress)
+			attach(t, got, n0, near.Wiring.HostIfName, tcprog.Egress)
+			attach(t, air, n0, "eth1", tcprog.Ingress)
+			attach(t, wire, n0, "eth1", tcprog.Egress)
+			suite.Talk(t, a.NS, "tcp", suite.At(near.V4, 7), exchanges)
+			suite.Talk(t, a.NS, "tcp", suite.At(far.V4, 7), exchanges)
+			suite.Talk(t, far.NS, "tcp", suite.At(a.V4, 7), 1) // its first packet asks at the ENI
+			for name, o := range map[string]suite.Others{"from the pod": sent, "to the pod": got, "from the ENI": air, "to the ENI": wire} {
+				n := o.Seen(t)
+				if n == 0 {
+					t.Errorf("%s: a filter behind ours saw nothing", name)
+				}
+				if few := n < 20; name != "from the ENI" && name != "to the ENI" && few != c.direct {
+					t.Errorf("%s: it saw %d packets of %d exchanges, direct should be %v", name, n, exchanges, c.direct)
+				}
+			}
+			if repairs := n0.Sync(a, near); len(repairs) != 0 {
+				t.Errorf("Sync repairs %q", repairs)
+			}
+		})
+	}
+}

@@ -1,0 +1,139 @@
+package tcprog
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// The version before had one map of flows, tw_flows_1, with an entry for each direction, and
+// each of its programs goes on with it until it is replaced. A young connection that the new
+// ones did not know would stall where packets are dropped that conntrack calls invalid: it has
+// seen its first packet alone.
+
+const formerFlows = "tw_flows_1"
+
+// formerFlowKey and formerFlow are the map's key and value.
+type formerFlowKey struct {
+	Src, Dst     [4]uint32
+	Sport, Dport [2]byte // network byte order
+	Proto        uint8
+	_            [3]uint8
+}
+
+type formerFlow struct {
+	Since uint64
+	State uint32
+	_     uint32
+}
+
+const formerDirect = 2
+
+// Key4, Key6 and Connection are struct key4, key6 and connection of bpf/connection.h.
+type (
+	Key4 struct {
+		Addr  [2]uint32
+		Port  [2][2]byte
+		Proto uint8
+		_     [3]uint8
+	}
+	Key6 struct {
+		Addr  [2][4]uint32
+		Port  [2][2]byte
+		Proto uint8
+		_     [3]uint8
+	}
+	Connection struct {
+		// Since is in ticks of the kernel.
+		Since uint64
+		// Pod are numbers of local pods' addresses.
+		Pod                        [2]uint16
+		State, Opener, Seen, Asker uint8
+	}
+)
+
+// StateDirect is enum state's of a connection that passes the host stack by.
+const StateDirect = 2
+
+// Former is a map of the version before, or nil.
+func (o *Objects) Former(name string) *ebpf.Map { return o.former[name] }
+
+// Upgrade takes over the connections that programs of the version before know; those
+// that the new ones know stay as they are. The entries of pods are to be there already. With
+// last set it lets go of that version's maps.
+func (o *Objects) Upgrade(last bool) error {
+	if len(o.former) == 0 {
+		return nil
+	}
+	var errs []error
+	if flows := o.former[formerFlows]; flows != nil {
+		errs = append(errs, o.takeFlows(flows))
+	}
+	if last {
+		errs = append(errs, closeAll(o.former))
+		o.former = nil
+	}
+	return errors.Join(errs...)
+}
+
+func (o *Objects) takeFlows(flows *ebpf.Map) error {
+	all, err := o.numbers.list()
+	if err != nil {
+		return err
+	}
+	var k formerFlowKey
+	var v formerFlow
+	it := flows.Iterate()
+	for it.Next(&k, &v) {
+		if v.State != formerDirect {
+			continue
+		}
+		back := formerFlowKey{Src: k.Dst, Dst: k.Src, Sport: k.Dport, Dport: k.Sport, Proto: k.Proto}
+		if flows.Lookup(back, &v) != nil || v.State != formerDirect {
+			continue // it is asking
+		}
+		m, key, pods := connectionOf(k)
+		c := Connection{State: StateDirect}
+		for i, a := range pods {
+			c.Pod[i] = uint16(all[a])
+		}
+		// What has no handshake asks again at once: nothing is lost by that.
+		if err := o.Maps[m].Update(key, c, ebpf.UpdateNoExist); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("take over a connection of map %s: %w", formerFlows, err)
+		}
+	}
+	// Its programs are at work: what they push out meanwhile may end the walk.
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list map %s: %w", formerFlows, err)
+	}
+	return nil
+}
+
+// connectionOf is key_of of bpf/connection.h.
+func connectionOf(k formerFlowKey) (name string, key any, pods [2]netip.Addr) {
+	src, dst := Addr(k.Src), Addr(k.Dst)
+	less := func(a, b [4]uint32) bool {
+		for i := 3; i > 0; i-- {
+			if a[i] != b[i] {
+				return a[i] < b[i]
+			}
+		}
+		return a[0] < b[0]
+	}
+	ports := [2][2]byte{k.Sport, k.Dport}
+	addrs := [2][4]uint32{k.Src, k.Dst}
+	pods = [2]netip.Addr{src, dst}
+	if less(k.Dst, k.Src) || k.Src == k.Dst && binary.NativeEndian.Uint16(k.Sport[:]) > binary.NativeEndian.Uint16(k.Dport[:]) {
+		ports[0], ports[1] = ports[1], ports[0]
+		addrs[0], addrs[1] = addrs[1], addrs[0]
+		pods[0], pods[1] = pods[1], pods[0]
+	}
+	if src.Is4() {
+		return "tw_known4_1", Key4{Addr: [2]uint32{addrs[0][3], addrs[1][3]}, Port: ports, Proto: k.Proto}, pods
+	}
+	return "tw_known6_1", Key6{Addr: addrs, Port: ports, Proto: k.Proto}, pods
+}

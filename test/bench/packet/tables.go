@@ -1,0 +1,95 @@
+package packet
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// stateAt and stateDirect are of struct connection and enum state in bpf/connection.h.
+const (
+	stateAt     = 12
+	stateDirect = 2
+)
+
+// Ask empties the tables of connections and lets a program see a packet, whose connection
+// then asks the host stack.
+func Ask(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
+	for _, name := range []string{"tw_known4_1", "tw_known6_1", "tw_pending4_1", "tw_pending6_1"} {
+		if err := each(maps[name], func(key, _ []byte) error { return maps[name].Delete(key) }); err != nil {
+			return err
+		}
+	}
+	_, err := program.Run(&ebpf.RunOptions{Data: frame})
+	return err
+}
+
+// Know is Ask, with the answer that lets the connection go directly, and its handshake.
+func Know(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
+	if err := Ask(maps, program, frame); err != nil {
+		return err
+	}
+	for from, to := range map[string]string{"tw_pending4_1": "tw_known4_1", "tw_pending6_1": "tw_known6_1"} {
+		if err := each(maps[from], func(key, value []byte) error {
+			value[stateAt] = stateDirect
+			return maps[to].Put(key, value)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// each calls f for what a table has, and stops changing it while it looks.
+func each(m *ebpf.Map, f func(key, value []byte) error) error {
+	var entries [][2][]byte
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		entries = append(entries, [2][]byte{append([]byte{}, key...), append([]byte{}, value...)})
+	}
+	errs := []error{it.Err()}
+	for _, e := range entries {
+		errs = append(errs, f(e[0], e[1]))
+	}
+	return errors.Join(errs...)
+}
+
+// NeverAgain keeps connections without a handshake from asking again, for as long as a
+// benchmark runs.
+func NeverAgain(maps map[string]*ebpf.Map) error {
+	return maps["tw_node_1"].Put(uint32(0), struct{ AskAgain, Secret uint64 }{^uint64(0), 1})
+}
+
+// AskFormer and KnowFormer do the same for the version before, whose map of flows had an
+// entry for each direction.
+func AskFormer(flows *ebpf.Map, f Flow) error { return putFormer(flows, f, 1) }
+
+// KnowFormer is described at AskFormer.
+func KnowFormer(flows *ebpf.Map, f Flow) error {
+	return errors.Join(putFormer(flows, f, stateDirect), putFormer(flows, f.Back(), stateDirect))
+}
+
+func putFormer(flows *ebpf.Map, f Flow, state uint32) error {
+	key := make([]byte, 40)
+	for i, end := range []netip.AddrPort{f.From, f.To} {
+		address := end.Addr().As16()
+		copy(key[16*i:], address[:])
+		binary.BigEndian.PutUint16(key[32+2*i:], end.Port())
+	}
+	key[36] = unix.IPPROTO_UDP
+	if f.TCP {
+		key[36] = unix.IPPROTO_TCP
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return err
+	}
+	return flows.Put(key, struct {
+		Since       uint64
+		State, Zero uint32
+	}{uint64(now.Nano()), state, 0})
+}
