@@ -41,7 +41,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	dp := a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotChosen", "no datapath runs yet")
 	if a.kind != "" {
 		st.Datapath = a.kind
-		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy)
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy+room(a.Datapath, a.kind))
 		if a.want.Mode == claims.ModeExclusive {
 			st.Datapath = claims.Exclusive
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
@@ -64,6 +64,17 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	meta.SetStatusCondition(&st.Conditions, ready)
 	meta.SetStatusCondition(&st.Conditions, dp)
 	return st
+}
+
+// room says how many connections a node remembers for pods of a kind, if it has a table of its own
+// for them.
+func room(dp Datapath, kind string) string {
+	if d, ok := dp.(interface{ Room(kind string) string }); ok {
+		if s := d.Room(kind); s != "" {
+			return "; " + s
+		}
+	}
+	return ""
 }
 
 // startGrace is how long an agent may take to find out how the node is.

@@ -1,6 +1,10 @@
 package ebpf
 
-import "errors"
+import (
+	"errors"
+
+	"terway.dev/terway/internal/datapath/tcprog"
+)
 
 // Counters are what the programs have done since their maps were made (tcprog.Objects.Counters).
 func (k *Kind) Counters() (map[string]uint64, error) {
@@ -26,3 +30,6 @@ func (k *Kind) Spoofed() (uint64, error) {
 	counts, err := k.shortcuts.counters()
 	return counts["spoofed"], err
 }
+
+// Room says how many connections are remembered.
+func (k *Kind) Room() string { return tcprog.Room(k.shortcuts.connections) }

@@ -83,3 +83,6 @@ func (s *Kind) Spoofed() (uint64, error) {
 	counts, err := s.Counters()
 	return counts["spoofed"], err
 }
+
+// Room says how many connections are remembered.
+func (s *Kind) Room() string { return tcprog.Room(s.connections) }

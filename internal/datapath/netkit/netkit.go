@@ -86,3 +86,6 @@ func (k *Kind) Points(p *node.Pod) []node.Point {
 func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	return k.programs.ENIProblem(h, eni)
 }
+
+// Room says how many connections are remembered.
+func (k *Kind) Room() string { return k.programs.Room() }

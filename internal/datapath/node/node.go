@@ -151,6 +151,17 @@ func (n *Node) Spoofed() (uint64, error) {
 	return sum, err
 }
 
+// Room says how many connections the node remembers for pods of a kind; empty if only the
+// kernel does.
+func (n *Node) Room(kind string) string {
+	for _, k := range n.kinds {
+		if r, ok := k.(interface{ Room() string }); ok && k.Name() == kind {
+			return r.Room()
+		}
+	}
+	return ""
+}
+
 // Alive reports whether a wired pod still has its device, though its namespace may be out of
 // sight.
 func (n *Node) Alive(pod datapath.Pod) (bool, error) {
