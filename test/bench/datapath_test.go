@@ -4,6 +4,7 @@ package bench
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -12,8 +13,12 @@ import (
 	"terway.dev/terway/test/bench/traffic"
 )
 
-// Suffixes of metrics: pods of one node; pods of two nodes that have many others.
-const sameNode = "_same_node"
+// Suffixes of metrics: pods of one node; pods of two nodes by a Service; pods of two nodes
+// that have many others.
+const (
+	sameNode  = "_same_node"
+	byService = "_service"
+)
 
 func manyPods(pods int) string { return fmt.Sprintf("_%d_pods", pods) }
 
@@ -39,8 +44,28 @@ func beside(group, metric string) report.Key {
 	return report.Key{Datapath: host, Metric: metric + " beside " + group}
 }
 
-// host is the baseline: the nodes' own namespaces, two nodes without any datapath.
-const host = "host"
+// host is the baseline: the nodes' own namespaces, two nodes without any datapath. proxied are
+// two of which each has kube-proxy's rules and so connection tracking, as real ones have.
+const (
+	host    = "host"
+	proxied = "host with kube-proxy and conntrack"
+)
+
+// clusterIP is the Service that a node's kube-proxy knows.
+var clusterIP = netip.MustParseAddr("172.21.0.10")
+
+// kubeProxy gives a node the rules that kube-proxy makes of a Service with one endpoint: DNAT of
+// what pods and the node send, masquerade of what is marked, and a filter that drops what is
+// invalid to conntrack.
+func (n *node) kubeProxy(endpoint netip.Addr) {
+	n.NFT(fmt.Sprintf(`table ip kube-proxy {
+		chain services { ip daddr %s meta l4proto { tcp, udp } dnat to %s; }
+		chain nat-prerouting { type nat hook prerouting priority dstnat; jump services; }
+		chain nat-output { type nat hook output priority -100; jump services; }
+		chain nat-postrouting { type nat hook postrouting priority srcnat; mark and 0x4000 != 0 masquerade fully-random; }
+		chain filter-forward { type filter hook forward priority filter; ct state invalid drop; }
+	}`, clusterIP, endpoint))
+}
 
 // metric is what one measurement of a path gives.
 type metric struct {
@@ -113,6 +138,7 @@ func TestDatapath(t *testing.T) {
 		}
 	}
 	b.finish(comparisons(legs, manyPods(many)), append(notes,
+		"cpu_per_gbit is the figure that counts on a real network card, which is full before the processors are.",
 		fmt.Sprintf("ptp and bridge: containernetworking/plugins %s. With %s: %d pods on each of the two nodes.", version, manyPods(many), many)))
 }
 
@@ -134,6 +160,7 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 		return x, y
 	}
 	host1, host2 := two(false)
+	proxied1, proxied2 := two(false)
 	var pairs []pair
 	for _, k := range list {
 		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: many, suffix: manyPods(many)}} {
@@ -162,6 +189,10 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 	b.progress("%d instances on the fabric", len(all))
 	v.open(all...)
 
+	proxied1.kubeProxy(proxied2.V4)
+	proxied2.kubeProxy(proxied1.V4)
+	legs = append(legs, leg{host, "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}, proxied},
+		leg{proxied, "", traffic.Path{Client: proxied1.NS, Server: proxied2.NS, Address: proxied2.V4}, ""})
 	baseline := func(group string) {
 		legs = append(legs, leg{host, "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}, group})
 	}
@@ -181,7 +212,11 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 		}
 		legs = append(legs, leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}, ""})
 		if p.suffix == "" {
-			same = append(same, leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}, ""})
+			// The node's rules are there for what has no Service too, as kube-proxy's are.
+			p.a.kubeProxy(p.b.pod(1))
+			p.b.kubeProxy(p.a.pod(1))
+			same = append(same, leg{p.k.name, byService, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1), Service: clusterIP}, ""},
+				leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}, ""})
 		} else {
 			// Beside the host is the pair that has a goal, and beside that the one with many pods.
 			legs = append(legs, same...)

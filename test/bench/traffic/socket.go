@@ -147,7 +147,7 @@ func (p Path) dial() (c pair, err error) {
 	}
 	defer unix.Close(l)
 	if err := p.Client.Do(func() (err error) {
-		c.client, err = connect(at, unix.SOCK_STREAM)
+		c.client, err = connect(p.by(at), unix.SOCK_STREAM)
 		return err
 	}); err != nil {
 		return c, fmt.Errorf("in %s: %w", p.Client.Name, err)

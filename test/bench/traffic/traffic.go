@@ -29,6 +29,17 @@ type Path struct {
 	Client, Server *testutil.NS
 	// Address is the server's.
 	Address netip.Addr
+	// Service is the address that the client uses for it, if it is not the server's own: any
+	// port of it leads to the same port of the server.
+	Service netip.Addr
+}
+
+// by is where the client finds what listens there.
+func (p Path) by(at netip.AddrPort) netip.AddrPort {
+	if p.Service.IsValid() {
+		return netip.AddrPortFrom(p.Service, at.Port())
+	}
+	return at
 }
 
 // warmUp is how long traffic flows before it counts.
@@ -196,7 +207,7 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 	}
 	var client int
 	if err := p.Client.Do(func() (err error) {
-		client, err = connect(at, unix.SOCK_DGRAM)
+		client, err = connect(p.by(at), unix.SOCK_DGRAM)
 		return err
 	}); err != nil {
 		return 0, fmt.Errorf("in %s: %w", p.Client.Name, err)
@@ -271,7 +282,7 @@ func (p Path) Connections(window time.Duration) (float64, error) {
 			if !warm && time.Since(began) > warmUp {
 				start, n, warm = time.Now(), 0, true
 			}
-			if err := once(at); err != nil {
+			if err := once(p.by(at)); err != nil {
 				return err
 			}
 		}
