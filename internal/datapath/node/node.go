@@ -64,6 +64,8 @@ type Node struct {
 	// not sleep until its turn comes: it tries again and again (addrconf_sysctl_disable),
 	// and a burst of pods would keep all processors busy with it.
 	linkMu sync.Mutex
+	// batch is opened by the first pod; linkMu guards it.
+	batch *netlinkx.Batch
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, linkMu, nodeMu.
 	syncMu sync.Mutex
@@ -114,6 +116,12 @@ func (n *Node) Close(ctx context.Context) error {
 	n.syncMu.Lock()
 	n.firewall.Close()
 	n.syncMu.Unlock()
+	n.linkMu.Lock()
+	if n.batch != nil {
+		n.batch.Close()
+		n.batch = nil
+	}
+	n.linkMu.Unlock()
 	for _, k := range n.kinds {
 		errs = append(errs, k.Close())
 	}

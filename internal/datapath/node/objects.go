@@ -95,16 +95,24 @@ func (n *Node) hostSysctls(p *Pod) []object.Object {
 	return out
 }
 
+// nodeBatch is the node's socket for several requests at once; the caller holds linkMu.
+func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
+	if n.batch == nil {
+		n.batch, err = netlinkx.NewBatch(n.ns)
+	}
+	return n.batch, err
+}
+
 // inside is the pod's side: loopback, addresses, the next hop's MAC and routes.
 func inside(p *Pod) []object.Object {
-	list := []object.Object{object.Loopback{}}
+	var list []object.Object
 	for _, s := range p.Sysctls {
 		list = append(list, s)
 	}
 	if p.HasIPv6() { // a runtime may have turned IPv6 off for new devices
 		list = append(list, InPod("ipv6/conf/"+p.Inner.Name+"/disable_ipv6", "0"))
 	}
-	list = append(list, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU})
+	list = append(list, object.Loopback{}, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU})
 	for _, a := range p.Addresses {
 		list = append(list, object.Address{On: p.Inner, Address: a, Vacate: p.Vacate})
 		if p.HostMAC != nil {
@@ -217,7 +225,7 @@ func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 
 // site is where the objects of one call are; the pod's namespace is still to be entered.
 func (n *Node) site(ctx context.Context, h *netlink.Handle) *object.Site {
-	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.later}
+	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.later, NodeBatch: n.nodeBatch}
 }
 
 // wire puts every object of a pod that is new, or added again.

@@ -91,50 +91,7 @@ func (o Settings) Have(s *Site) (string, error) {
 }
 
 // Put implements Object.
-func (o Settings) Put(s *Site) error {
-	h := s.handle(o.Device)
-	link, err := s.Link(o.Device)
-	if err != nil || h == nil {
-		return err
-	}
-	if link == nil {
-		return errors.New("it is not there")
-	}
-	at := link.Attrs()
-	if o.MAC != nil && at.HardwareAddr.String() != o.MAC.String() {
-		if err := h.LinkSetHardwareAddr(link, o.MAC); err != nil {
-			return fmt.Errorf("set MAC %s: %w", o.MAC, err)
-		}
-	}
-	if o.MTU != 0 && at.MTU != o.MTU {
-		if err := h.LinkSetMTU(link, o.MTU); err != nil {
-			return fmt.Errorf("set MTU %d: %w", o.MTU, err)
-		}
-	}
-	if o.Group != 0 && at.Group != o.Group {
-		if err := h.LinkSetGroup(link, int(o.Group)); err != nil {
-			return fmt.Errorf("set group %#x: %w", o.Group, err)
-		}
-	}
-	// Before the device is up, and before its neighbours are written: the kernel forgets
-	// them when this changes.
-	if o.NoARP && at.RawFlags&unix.IFF_NOARP == 0 {
-		if err := h.LinkSetARPOff(link); err != nil {
-			return fmt.Errorf("turn ARP off: %w", err)
-		}
-	}
-	if o.Alias != "" && at.Alias != o.Alias {
-		if err := h.LinkSetAlias(link, o.Alias); err != nil {
-			return fmt.Errorf("set alias %q: %w", o.Alias, err)
-		}
-	}
-	if at.Flags&net.FlagUp == 0 {
-		if err := h.LinkSetUp(link); err != nil {
-			return fmt.Errorf("set up: %w", err)
-		}
-	}
-	return nil
-}
+func (o Settings) Put(s *Site) error { return put(s, o) }
 
 // Loopback is lo of the pod, up. The pod may set it down again.
 type Loopback struct{ stays }
@@ -146,15 +103,7 @@ func (Loopback) Name() string { return "lo of the pod" }
 func (Loopback) Have(*Site) (string, error) { return "", nil }
 
 // Put implements Object.
-func (Loopback) Put(s *Site) error {
-	if s.Pod == nil {
-		return nil
-	}
-	if err := s.Pod.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil {
-		return fmt.Errorf("set up: %w", err)
-	}
-	return nil
-}
+func (o Loopback) Put(s *Site) error { return put(s, o) }
 
 // PodRoute leads to a pod: it is a host route in the table of local pods.
 type PodRoute struct {
@@ -195,17 +144,7 @@ func (o PodRoute) Have(s *Site) (string, error) {
 }
 
 // Put implements Object.
-func (o PodRoute) Put(s *Site) error {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return err
-	}
-	r := o.route(index)
-	if o.Source.IsValid() {
-		r.Src = o.Source.AsSlice()
-	}
-	return s.Node.RouteReplace(r)
-}
+func (o PodRoute) Put(s *Site) error { return put(s, o) }
 
 // Del implements Object. It names the device: the address may already be another pod's, whose
 // route must stay.
@@ -239,17 +178,6 @@ func (o Route) Name() string {
 	return fmt.Sprintf("%s via %s of the pod", to, o.Via)
 }
 
-func (o Route) route(index int) netlink.Route {
-	r := netlink.Route{
-		Family: netlinkx.Family(o.Via), Type: unix.RTN_UNICAST, LinkIndex: index, Dst: netipx.PrefixIPNet(o.To),
-		Gw: o.Via.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-	}
-	if o.Source.IsValid() {
-		r.Src = o.Source.AsSlice()
-	}
-	return r
-}
-
 // Have implements Object.
 func (o Route) Have(s *Site) (string, error) {
 	link, err := s.Link(o.On)
@@ -260,7 +188,7 @@ func (o Route) Have(s *Site) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	want := o.route(link.Attrs().Index)
+	want := netlink.Route{Dst: netipx.PrefixIPNet(o.To)}
 	if slices.ContainsFunc(routes, func(r netlink.Route) bool {
 		return netlinkx.SameDst(r, want) && r.Type == unix.RTN_UNICAST && netlinkx.Addr(r.Gw) == o.Via
 	}) {
@@ -270,14 +198,7 @@ func (o Route) Have(s *Site) (string, error) {
 }
 
 // Put implements Object.
-func (o Route) Put(s *Site) error {
-	index, err := s.Index(o.On)
-	if err != nil || s.Pod == nil {
-		return err
-	}
-	r := o.route(index)
-	return s.Pod.RouteReplace(&r)
-}
+func (o Route) Put(s *Site) error { return put(s, o) }
 
 // Neighbour is a permanent one: nobody is asked for it.
 type Neighbour struct {
@@ -309,17 +230,7 @@ func (o Neighbour) Have(s *Site) (string, error) {
 }
 
 // Put implements Object.
-func (o Neighbour) Put(s *Site) error {
-	h := s.handle(o.On)
-	index, err := s.Index(o.On)
-	if err != nil || h == nil {
-		return err
-	}
-	return h.NeighSet(&netlink.Neigh{
-		Family: netlinkx.Family(o.Address), LinkIndex: index, State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST,
-		IP: o.Address.AsSlice(), HardwareAddr: o.MAC,
-	})
-}
+func (o Neighbour) Put(s *Site) error { return put(s, o) }
 
 // Address is the pod's.
 type Address struct {
@@ -351,24 +262,11 @@ func (o Address) Have(s *Site) (string, error) {
 
 // Put implements Object.
 func (o Address) Put(s *Site) error {
-	link, err := s.Link(o.On)
-	if err != nil || s.Pod == nil {
-		return err
-	}
-	// It is usable at once: nobody else can have it, so there is nothing to detect
-	// (duplicate address detection takes seconds).
-	addr := &netlink.Addr{IPNet: netipx.AddrIPNet(o.Address)}
-	if o.Address.Is6() {
-		addr.Flags = unix.IFA_F_NODAD
-	}
-	err = s.Pod.AddrAdd(link, addr)
+	err := put(s, o)
 	if o.Vacate != nil && errors.Is(err, unix.EADDRINUSE) {
 		if err = o.Vacate(o.Address); err == nil {
-			err = s.Pod.AddrAdd(link, addr)
+			err = put(s, o)
 		}
 	}
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("add: %w", err)
-	}
-	return nil
+	return err
 }

@@ -68,8 +68,13 @@ type Site struct {
 	// Later has something done after the call, such as a deletion that waits for RCU.
 	Later func(func() error)
 
-	links  map[Device]netlink.Link
-	inside map[int]*inside
+	// NodeBatch is a socket in the node's namespace for several requests at once, which stays
+	// the caller's.
+	NodeBatch func() (*netlinkx.Batch, error)
+
+	links    map[Device]netlink.Link
+	inside   map[int]*inside
+	podBatch *netlinkx.Batch
 }
 
 // handle is the socket in a device's namespace, or nil.
@@ -148,16 +153,28 @@ func (s *Site) OpenNode() (netns.NsHandle, error) {
 
 // Close leaves the pod's namespace.
 func (s *Site) Close() {
+	if s.podBatch != nil {
+		s.podBatch.Close()
+	}
 	if s.Pod != nil {
 		s.Pod.Close()
 	}
 }
 
 // Put puts a list in order. Sysctls that follow each other are written in one visit to their
-// namespace. done is how many there were before the first that failed.
+// namespace, and what is put by netlink requests to one namespace goes there in one message. done
+// is how many there were before the first that failed.
 func Put(s *Site, list []Object) (done int, err error) {
 	for done < len(list) {
 		n := 1
+		if n := together(list[done:]); n > 1 {
+			some, err := send(s, list[done:done+n])
+			done += some
+			if err != nil {
+				return done, fmt.Errorf("%s: %w", list[done].Name(), err)
+			}
+			continue
+		}
 		if first, ok := list[done].(Sysctl); ok {
 			settings := []sysctl.Setting{first.Setting}
 			for ; done+n < len(list); n++ {
