@@ -344,25 +344,4 @@ const (
 	// ConditionAgentAlive (the controller's) is False while the node's agent does not renew its Lease, and
 	// is not there otherwise.
 	ConditionAgentAlive = "AgentAlive"
-
-	// LabelLease is on the Leases of all agents (LeaseName), in Terway's namespace.
-	LabelLease = "network.terway.dev/agent"
-
-	// TaintNotReady keeps pods away from a node whose network is not ready.
-	TaintNotReady = "network.terway.dev/not-ready"
-	// AnnotationMaxPods is how many pods with an address of their own the node can hold.
-	AnnotationMaxPods = "network.terway.dev/max-pods"
-	// ResourceENI is the extended resource by which a pod asks for an ENI of its own.
-	// Other versions of Terway call it so too.
-	ResourceENI = "aliyun/eni"
-	// AnnotationExclusiveENI on a pod asks for an ENI of its own: "true" or "false". The
-	// admission webhook makes it a request of ResourceENI, which the scheduler counts.
-	AnnotationExclusiveENI = "network.terway.dev/exclusive-eni"
-	// AnnotationPodCIDR on a Node says for which of its blocks the node's CNI plugins are
-	// configured (network: flannel), separated by commas if there is one for each family.
-	// Package agent/flannel writes it; pods that come earlier would have addresses of
-	// another block.
-	AnnotationPodCIDR = "network.terway.dev/pod-cidr"
-	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
-	FinalizerENIs = "network.terway.dev/enis"
 )

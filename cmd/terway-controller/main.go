@@ -41,6 +41,7 @@ import (
 	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // leader is the Lease of the replica that leads.
@@ -91,7 +92,7 @@ func main() {
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
-	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods ask for an ENI of their own with the annotation "+v1alpha1.AnnotationExclusiveENI+"; 0 turns it off")
+	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods ask for an ENI of their own with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are served at once; most of them wait for the cloud")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
@@ -138,7 +139,7 @@ func run(ctx context.Context, f flags) error {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
 	}}
 	// The Leases of agents, and no other's.
-	agents, err := labels.NewRequirement(v1alpha1.LabelLease, selection.Exists, nil)
+	agents, err := labels.NewRequirement(claims.LabelLease, selection.Exists, nil)
 	if err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ func run(ctx context.Context, f flags) error {
 // reconcile, with the same token, so that no worker is held by the pauses between them; with
 // Flannel it is the client that repeats.
 func attempts(network string) int {
-	if network == config.NetworkFlannel {
+	if network == claims.NetworkFlannel {
 		return 0 // the client's default
 	}
 	return 3
@@ -260,7 +261,7 @@ func closed(ch <-chan struct{}) bool {
 // to the nodes' pod CIDRs.
 func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
 	events := mgr.GetEventRecorder("terway-controller")
-	if store.Get().Network == config.NetworkFlannel {
+	if store.Get().Network == claims.NetworkFlannel {
 		if f.routeQuota < 1 {
 			return fmt.Errorf("--route-quota %d: want how many custom entries a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
 		}

@@ -23,10 +23,10 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/kubelet"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/kinds"
 )
 
@@ -122,8 +122,8 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	offer := &kubelet.Plugin{Dir: filepath.Join(f.kubeletDir, "device-plugins"), Resource: v1alpha1.ResourceENI, Log: log}
-	given, err := kubelet.NewResources(filepath.Join(f.kubeletDir, "pod-resources", "kubelet.sock"), v1alpha1.ResourceENI)
+	offer := &kubelet.Plugin{Dir: filepath.Join(f.kubeletDir, "device-plugins"), Resource: claims.ResourceENI, Log: log}
+	given, err := kubelet.NewResources(filepath.Join(f.kubeletDir, "pod-resources", "kubelet.sock"), claims.ResourceENI)
 	if err != nil {
 		return err
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/datapath"
@@ -48,13 +47,13 @@ func (a *Agent) wantsExclusive(ctx context.Context, r *request.Request) (exclusi
 	given := false
 	if offered && a.WantsENI != nil && r.Name != "" {
 		if given, err = a.WantsENI(ctx, r.Namespace, r.Name); err != nil {
-			return false, false, false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", v1alpha1.ResourceENI), err)
+			return false, false, false, tryAgain(fmt.Sprintf("it is not known whether the pod asked for an ENI of its own (resource %s)", claims.ResourceENI), err)
 		}
 	}
 	if asks && !given {
 		return false, false, false, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf(
 			"pod %s/%s asks for an ENI of its own by the annotation %s, but was made without the resource %s (is the chart value admission.enabled true?), so the scheduler did not count one for it: make the pod anew, or with limits {%s: 1}",
-			r.Namespace, r.Name, v1alpha1.AnnotationExclusiveENI, v1alpha1.ResourceENI, v1alpha1.ResourceENI), "")
+			r.Namespace, r.Name, claims.AnnotationExclusiveENI, claims.ResourceENI, claims.ResourceENI), "")
 	}
 	return given, given, true, nil
 }
@@ -184,7 +183,7 @@ func (a *Agent) whyNoENI() string {
 		s += fmt.Sprintf("; shared ENIs, or ENIs that are not Terway's, still take the places of %d", a.want.ExclusiveENIs-room)
 	}
 	if a.want.Mode == claims.ModeExclusive && held >= room {
-		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", v1alpha1.ResourceENI, a.want.ExclusiveENIs)
+		s += fmt.Sprintf("; in mode exclusive each pod takes one, but the scheduler counts only pods that ask for %s: let all ask, or set the kubelet's maxPods to %d and the pods on the node's own network", claims.ResourceENI, a.want.ExclusiveENIs)
 	}
 	switch {
 	case a.want.ExclusiveENIs == 0:

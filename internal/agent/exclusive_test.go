@@ -233,7 +233,7 @@ func TestAskedByAnnotation(t *testing.T) {
 			}
 			in := call(c.pod)
 			in.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"` +
-				v1alpha1.AnnotationExclusiveENI + `":"` + c.value + `"}}}`)
+				claims.AnnotationExclusiveENI + `":"` + c.value + `"}}}`)
 			r := e.do(t.Context(), "ADD", in)
 			if (r.Error != nil) != (c.err != nil) {
 				t.Fatalf("error %v, want one with %q", r.Error, c.err)

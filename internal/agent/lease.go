@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const (
@@ -73,7 +74,7 @@ func (l Lease) renew(ctx context.Context, now time.Time) error {
 	defer cancel()
 	seconds := int32(LeaseDuration / time.Second)
 	lease := &coordinationv1.Lease{
-		ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: v1alpha1.LeaseName(l.Node), Labels: map[string]string{v1alpha1.LabelLease: ""}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: l.Namespace, Name: v1alpha1.LeaseName(l.Node), Labels: map[string]string{claims.LabelLease: ""}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &l.Node, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: now}},
 	}
 	patch, err := json.Marshal(map[string]any{"spec": lease.Spec})

@@ -9,7 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The Lease says that the agent looks at its node, not that its process is there.
@@ -51,7 +51,7 @@ func TestLease(t *testing.T) {
 		if err := api.Get(t.Context(), client.ObjectKey{Namespace: "kube-system", Name: "terwayd-node-1"}, got); err != nil {
 			t.Fatal(err)
 		}
-		if _, ok := got.Labels[v1alpha1.LabelLease]; !ok || !got.Spec.RenewTime.Time.Equal(now) || len(got.OwnerReferences) != 1 || got.OwnerReferences[0].UID != "uid-node" {
+		if _, ok := got.Labels[claims.LabelLease]; !ok || !got.Spec.RenewTime.Time.Equal(now) || len(got.OwnerReferences) != 1 || got.OwnerReferences[0].UID != "uid-node" {
 			t.Fatalf("lease %+v, want one of the Node's, renewed at %v", got, now)
 		}
 	}

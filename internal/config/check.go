@@ -37,7 +37,7 @@ func (c *Config) check() (errs []error) {
 			errs = append(errs, err)
 		}
 	}
-	if c.Mode == ModeExclusive && c.Datapath != claims.Auto {
+	if c.Mode == claims.ModeExclusive && c.Datapath != claims.Auto {
 		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, so there is nothing to share among pods, which is what %s is for; want datapath auto, or mode shared", c.Datapath, c.Datapath)
 	}
 	if c.ExclusiveENIs < 0 || c.ExclusiveENIs > maxENIs {
@@ -56,7 +56,7 @@ func (c *Config) check() (errs []error) {
 		bad("host_stack_cidrs has %d entries: want at most %d", len(c.HostStackCIDRs), maxHostStack)
 	}
 	c.checkFlannel(bad)
-	if len(c.VSwitches) == 0 && c.Network == NetworkTerway {
+	if len(c.VSwitches) == 0 && c.Network == claims.NetworkTerway {
 		bad("vswitches is empty: want the Pod vSwitches by zone, for example {cn-hangzhou-i: [vsw-1]}")
 	}
 	where := map[string]string{}
@@ -131,7 +131,7 @@ func (c *Config) checkServices(bad func(string, ...any)) {
 
 func (c *Config) checkFlannel(bad func(string, ...any)) {
 	c.podRange = netip.Prefix{}
-	if c.Network != NetworkFlannel {
+	if c.Network != claims.NetworkFlannel {
 		if c.PodCIDR != "" {
 			bad("pod_cidr %q: only with network: flannel (Terway's pods have addresses of the vswitches)", c.PodCIDR)
 		}

@@ -101,7 +101,7 @@ func document(data []byte) (map[string]any, error) {
 func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
-		VSwitchSelectionPolicy: "most", Network: NetworkTerway, Mode: ModeShared, WarmENIs: 1, Datapath: claims.Auto,
+		VSwitchSelectionPolicy: "most", Network: claims.NetworkTerway, Mode: claims.ModeShared, WarmENIs: 1, Datapath: claims.Auto,
 	}
 	var errs []error
 	known := maps.Clone(raw)
@@ -120,7 +120,7 @@ func parse(raw map[string]any) (*Config, error) {
 	if _, set := raw["max_pool_size"]; !set {
 		c.MaxPoolSize = max(c.MaxPoolSize, c.MinPoolSize)
 	}
-	if c.Network == NetworkFlannel {
+	if c.Network == claims.NetworkFlannel {
 		errs = append(errs, notWithFlannel(raw)...)
 	}
 	for _, err := range c.check() {

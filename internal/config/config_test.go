@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const good = `
@@ -129,10 +131,10 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if c.MinPoolSize < 0 || c.MaxPoolSize < c.MinPoolSize || (len(c.VSwitches) == 0) != (c.Network == NetworkFlannel) || len(c.ServiceCIDRs()) == 0 {
+		if c.MinPoolSize < 0 || c.MaxPoolSize < c.MinPoolSize || (len(c.VSwitches) == 0) != (c.Network == claims.NetworkFlannel) || len(c.ServiceCIDRs()) == 0 {
 			t.Errorf("accepted %q as %+v", data, c)
 		}
-		if c.Network == NetworkFlannel {
+		if c.Network == claims.NetworkFlannel {
 			return // its defaults are keys that may not be written down
 		}
 		text, err := yaml.Marshal(c)

@@ -8,14 +8,6 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The values that others ask for by name.
-const (
-	NetworkTerway  = "terway"
-	NetworkFlannel = "flannel"
-	ModeShared     = claims.ModeShared
-	ModeExclusive  = claims.ModeExclusive
-)
-
 // value is one that a key may have, and whether this version has what it stands for.
 type value struct {
 	name  string
@@ -25,8 +17,8 @@ type value struct {
 // choices are the values of the keys that have a fixed set of them. It is the only
 // place that says what this version has: one word makes a value usable.
 var choices = map[string][]value{
-	"network":                  {{NetworkTerway, true}, {NetworkFlannel, true}},
-	"mode":                     {{ModeShared, true}, {ModeExclusive, true}},
+	"network":                  {{claims.NetworkTerway, true}, {claims.NetworkFlannel, true}},
+	"mode":                     {{claims.ModeShared, true}, {claims.ModeExclusive, true}},
 	"datapath":                 {{claims.Auto, true}, {claims.Route, true}, {claims.EBPF, true}, {claims.IPvlan, true}, {claims.Netkit, true}},
 	"network_policy":           {{"false", true}, {"true", false}},
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},

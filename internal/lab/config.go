@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/catalog"
-	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -45,7 +45,7 @@ const (
 // The networks that the lab can install.
 const (
 	// NetworkTerway installs Terway from the chart.
-	NetworkTerway = "terway"
+	NetworkTerway = claims.NetworkTerway
 	// NetworkNone installs no network: nodes stay NotReady, for working on the lab itself.
 	NetworkNone = "none"
 )
@@ -108,7 +108,7 @@ func (o *Options) Normalize() error {
 	}
 	if o.InstanceType == "" {
 		o.InstanceType = DefaultInstanceType
-		if o.Mode == config.ModeExclusive {
+		if o.Mode == claims.ModeExclusive {
 			o.InstanceType = ExclusiveInstanceType
 		}
 	}

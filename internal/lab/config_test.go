@@ -8,7 +8,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/catalog/catalogtest"
-	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 func options(zones ...string) Options {
@@ -49,9 +49,9 @@ func TestGivenPlan(t *testing.T) {
 	}
 	for field, spoil := range map[string]func(*Options){
 		"--nodes 3":      func(o *Options) { o.Nodes = 3 },
-		"mode exclusive": func(o *Options) { p := given; p.Mode = plan.ModeExclusive; o.Plan = &p },
+		"mode exclusive": func(o *Options) { p := given; p.Mode = claims.ModeExclusive; o.Plan = &p },
 		"prefixes":       func(o *Options) { p := given; p.Prefixes = true; o.Plan = &p },
-		"is for flannel": func(o *Options) { p := given; p.Network = plan.NetworkFlannel; o.Plan = &p },
+		"is for flannel": func(o *Options) { p := given; p.Network = claims.NetworkFlannel; o.Plan = &p },
 	} {
 		o := with
 		spoil(&o)
@@ -128,10 +128,10 @@ func TestNormalizeNamesTheField(t *testing.T) {
 		"--network":       func(o *Options) { o.Network = "weave" },
 		`--datapath "fast": must be one of auto, route, ebpf, ipvlan, netkit`: func(o *Options) { o.Datapath = "fast" },
 		`--mode "alone": must be one of shared, exclusive`:                    func(o *Options) { o.Mode = "alone" },
-		"--datapath route with --mode exclusive":                              func(o *Options) { o.Datapath, o.Mode = "route", plan.ModeExclusive },
+		"--datapath route with --mode exclusive":                              func(o *Options) { o.Datapath, o.Mode = "route", claims.ModeExclusive },
 		"--datapath route: only with --network terway":                        func(o *Options) { o.Datapath, o.Network = "route", NetworkFlannel },
-		"--mode exclusive: only with --network terway":                        func(o *Options) { o.Mode, o.Network = plan.ModeExclusive, NetworkNone },
-		"--instance-type ecs.g6.large: in mode exclusive":                     func(o *Options) { o.InstanceType, o.Mode = "ecs.g6.large", plan.ModeExclusive },
+		"--mode exclusive: only with --network terway":                        func(o *Options) { o.Mode, o.Network = claims.ModeExclusive, NetworkNone },
+		"--instance-type ecs.g6.large: in mode exclusive":                     func(o *Options) { o.InstanceType, o.Mode = "ecs.g6.large", claims.ModeExclusive },
 	} {
 		o := good
 		o.Plan = nil
@@ -144,13 +144,13 @@ func TestNormalizeNamesTheField(t *testing.T) {
 
 func TestExclusive(t *testing.T) {
 	o := options("cn-hangzhou-i")
-	o.InstanceType, o.Mode = "", plan.ModeExclusive
+	o.InstanceType, o.Mode = "", claims.ModeExclusive
 	if err := o.Normalize(); err != nil {
 		t.Fatal(err)
 	}
 	// Five of the six ENIs are for pods; agent and controller count for the kubelet too.
 	pods, err := o.maxPods()
-	if err != nil || pods != 7 || o.InstanceType != ExclusiveInstanceType || o.Plan.Mode != plan.ModeExclusive {
+	if err != nil || pods != 7 || o.InstanceType != ExclusiveInstanceType || o.Plan.Mode != claims.ModeExclusive {
 		t.Errorf("%d pods (%v) on %s, plan for mode %s", pods, err, o.InstanceType, o.Plan.Mode)
 	}
 	with := Options{Source: "/src"}
@@ -159,7 +159,7 @@ func TestExclusive(t *testing.T) {
 		t.Fatal(err)
 	}
 	config := (&State{Options: with}).chartValues()["eniConfig"].(map[string]any)
-	if config["mode"] != plan.ModeExclusive || config["datapath"] != "auto" {
+	if config["mode"] != claims.ModeExclusive || config["datapath"] != "auto" {
 		t.Errorf("configuration of the plan: %v", config)
 	}
 }

@@ -38,21 +38,21 @@ func (o *Options) checkDatapath() error {
 		switch {
 		case given:
 			return fmt.Errorf("--datapath %s: only with --network %s; leave it out", o.Datapath, NetworkTerway)
-		case o.Mode == config.ModeExclusive:
+		case o.Mode == claims.ModeExclusive:
 			return fmt.Errorf("--mode %s: only with --network %s; leave it out", o.Mode, NetworkTerway)
 		}
 	}
 	if o.Mode == "" {
-		o.Mode = config.ModeShared
+		o.Mode = claims.ModeShared
 	}
 	for _, f := range []struct{ key, value string }{{"datapath", o.Datapath}, {"mode", o.Mode}} {
 		if there := config.Choices(f.key); !slices.Contains(there, f.value) {
 			return fmt.Errorf("--%s %q: must be one of %s", f.key, f.value, strings.Join(there, ", "))
 		}
 	}
-	if given && o.Mode == config.ModeExclusive {
+	if given && o.Mode == claims.ModeExclusive {
 		return fmt.Errorf("--datapath %s with --mode %s: the ENI itself is moved into the pod, nothing is shared; must be %s, or --mode %s",
-			o.Datapath, o.Mode, datapathAuto, config.ModeShared)
+			o.Datapath, o.Mode, datapathAuto, claims.ModeShared)
 	}
 	return nil
 }
@@ -70,7 +70,7 @@ func maxPods(types *catalog.Catalog, instanceType, mode string) (int, error) {
 	if !ok {
 		return 0, fmt.Errorf("--instance-type %q: the catalogue has no such ECS instance type; \"terwayctl instance-types\" lists them, and --catalogue names another catalogue", instanceType)
 	}
-	if mode == config.ModeExclusive {
+	if mode == claims.ModeExclusive {
 		n, ok := kind.MaxPodsExclusive()
 		if !ok || n < leastENIs {
 			return 0, fmt.Errorf("--instance-type %s: in mode %s a node of the lab must hold %d pods, this type holds %d or it is not known; must be one with %d network interfaces or more, such as %s",

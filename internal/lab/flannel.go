@@ -8,11 +8,13 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/sdk/requests"
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
 	corev1 "k8s.io/api/core/v1"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // NetworkFlannel installs upstream Flannel from the chart; the controller writes the
 // VPC's route entries.
-const NetworkFlannel = "flannel"
+const NetworkFlannel = claims.NetworkFlannel
 
 const (
 	// flannelVersion is the one in modules/flannel.

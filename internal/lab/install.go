@@ -17,8 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/yaml"
 
-	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 //go:embed manifests/coredns.yaml
@@ -81,9 +80,9 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 // installDNS makes the cluster's DNS service.
 func (o *Options) installDNS(ctx context.Context) error {
 	limits := "{}"
-	if o.Mode == config.ModeExclusive {
+	if o.Mode == claims.ModeExclusive {
 		// Without it the scheduler would count one pod less on the node than has an ENI.
-		limits = fmt.Sprintf("{limits: {%s: 1}}", v1alpha1.ResourceENI)
+		limits = fmt.Sprintf("{limits: {%s: 1}}", claims.ResourceENI)
 	}
 	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", o.dnsServiceIP().String(), "IMAGE", ImageCoreDNS, "RESOURCES", limits).Replace(corednsManifest)
 	return o.run(ctx, []byte(manifest), o.Bin("kubectl"), "apply", "-f", "-")

@@ -14,6 +14,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 )
@@ -38,14 +39,14 @@ func (o *Options) propose(types *catalog.Catalog) (*plan.Plan, error) {
 // is for trying one by hand.
 func (o *Options) planNetwork() string {
 	if o.Network == NetworkNone {
-		return plan.NetworkTerway
+		return claims.NetworkTerway
 	}
 	return o.Network
 }
 
 // planMode is empty with Flannel, which has no modes.
 func (o *Options) planMode() string {
-	if o.planNetwork() == plan.NetworkFlannel {
+	if o.planNetwork() == claims.NetworkFlannel {
 		return ""
 	}
 	return o.Mode

@@ -10,7 +10,6 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/datapath/claims"
 )
 
@@ -152,7 +151,7 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"resolvConf":             o.nodeDir(m.Name, "resolv.conf"),
 		"providerID":             o.Plan.Region + "." + m.InstanceID,
 		"maxPods":                m.MaxPods,
-		"registerWithTaints":     []map[string]any{{"key": v1alpha1.TaintNotReady, "effect": "NoSchedule"}},
+		"registerWithTaints":     []map[string]any{{"key": claims.TaintNotReady, "effect": "NoSchedule"}},
 		"makeIPTablesUtilChains": false,
 		// The machine's disk and memory are shared by all nodes: none of them is to
 		// evict pods or delete images for what another one uses.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Capacity is what a plan holds. A figure that follows from an instance type
@@ -112,10 +113,10 @@ func (m *measurer) perType() []TypeCapacity {
 		t, _ := m.types.Lookup(name)
 		c := TypeCapacity{
 			Name:   name,
-			Shared: podsOf(t, ModeShared, false), Prefixes: podsOf(t, ModeShared, true), Exclusive: podsOf(t, ModeExclusive, false),
+			Shared: podsOf(t, claims.ModeShared, false), Prefixes: podsOf(t, claims.ModeShared, true), Exclusive: podsOf(t, claims.ModeExclusive, false),
 		}
 		limit := podsOf(t, m.p.Mode, m.p.Prefixes)
-		if m.p.Network == NetworkFlannel {
+		if m.p.Network == claims.NetworkFlannel {
 			limit = catalog.Of(blockHolds(m.p.NodeMask))
 		}
 		c.Here = limit // unknown stays so, whatever the wish
@@ -184,7 +185,7 @@ func (m *measurer) limits() []Limit {
 			Name: "node vSwitch " + z.Node.Name, Holds: Usable(z.Node.CIDR), What: "addresses",
 			Each: one, Nodes: catalog.Of(m.cluster(Usable(z.Node.CIDR), i)),
 		})
-		if m.p.Network == NetworkFlannel {
+		if m.p.Network == claims.NetworkFlannel {
 			continue
 		}
 		usable := 0
@@ -200,7 +201,7 @@ func (m *measurer) limits() []Limit {
 			Each: m.count(pods), Nodes: m.count(m.cluster(m.demand.room(z.Pods), i)),
 		})
 	}
-	if m.p.Network == NetworkFlannel {
+	if m.p.Network == claims.NetworkFlannel {
 		blocks := size(m.p.PodCIDR) >> (32 - m.p.NodeMask)
 		all = append(all,
 			Limit{Name: fmt.Sprintf("pod CIDR %s in blocks of /%d", m.p.PodCIDR, m.p.NodeMask), Holds: blocks, What: "blocks", Each: one, Nodes: catalog.Of(blocks)},

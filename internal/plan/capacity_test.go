@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -38,14 +39,14 @@ func TestCapacity(t *testing.T) {
 		// 10 pods and a pool of 8 on two ENIs.
 		"few pods": {func(r *plan.Request) { r.Nodes.PodsPerNode = 10 }, 19, 105, "security group, normal"},
 		// Three ENIs with an address each, and the node's own.
-		"exclusive": {func(r *plan.Request) { r.Mode = plan.ModeExclusive }, 4, 500, "security group, normal"},
+		"exclusive": {func(r *plan.Request) { r.Mode = claims.ModeExclusive }, 4, 500, "security group, normal"},
 		// 27 prefixes of 16 on three ENIs with their own addresses, and the node's own.
 		"prefixes": {func(r *plan.Request) { r.Prefixes = true }, 27*16 + 3 + 1, 4, "security group, normal"},
 		// 510 whole blocks / 27 = 18.
 		"prefixes, later 5": {func(r *plan.Request) { r.Prefixes, r.Nodes.Max = true, 5 }, 436, 18, "Pod vSwitch pod_switch_192_168_32_0_19"},
-		"flannel":           {func(r *plan.Request) { r.Network = plan.NetworkFlannel }, 1, 200, "route table of the VPC"},
+		"flannel":           {func(r *plan.Request) { r.Network = claims.NetworkFlannel }, 1, 200, "route table of the VPC"},
 		"flannel, small range": {func(r *plan.Request) {
-			r.Network, r.PodCIDR, r.Nodes.PodsPerNode = plan.NetworkFlannel, pfx("10.9.0.0/20"), 200
+			r.Network, r.PodCIDR, r.Nodes.PodsPerNode = claims.NetworkFlannel, pfx("10.9.0.0/20"), 200
 		}, 1, 16, "pod CIDR 10.9.0.0/20 in blocks of /24"},
 	} {
 		r := wish()
@@ -133,7 +134,7 @@ func TestUnknown(t *testing.T) {
 		t.Error("no note says so")
 	}
 	p.Nodes.InstanceTypes = []string{"ecs.g6r.large"}
-	p.Mode = plan.ModeExclusive
+	p.Mode = claims.ModeExclusive
 	if c := plan.Measure(p, catalog.Default()); !c.Types[0].Here.Known {
 		t.Errorf("the ENIs of ecs.g6r.large are known, and so are its exclusive pods: %+v", c.Types[0])
 	}

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/decode"
 	"terway.dev/terway/internal/zone"
 )
@@ -82,11 +83,11 @@ func (c *checker) name(field, name string) {
 func (c *checker) network() {
 	p := c.p
 	switch p.Network {
-	case NetworkTerway:
-		if p.Mode != ModeShared && p.Mode != ModeExclusive {
-			c.bad("mode", quoted(p.Mode), "%s or %s", ModeShared, ModeExclusive)
+	case claims.NetworkTerway:
+		if p.Mode != claims.ModeShared && p.Mode != claims.ModeExclusive {
+			c.bad("mode", quoted(p.Mode), "%s or %s", claims.ModeShared, claims.ModeExclusive)
 		}
-		if p.Prefixes && p.Mode == ModeExclusive {
+		if p.Prefixes && p.Mode == claims.ModeExclusive {
 			c.bad("prefixes", true, "false: a pod with an ENI of its own has that ENI's address")
 		}
 		if p.PodCIDR.IsValid() {
@@ -95,7 +96,7 @@ func (c *checker) network() {
 		if p.NodeMask != 0 {
 			c.bad("nodeMask", p.NodeMask, "nothing: only Flannel's nodes have a block each")
 		}
-	case NetworkFlannel:
+	case claims.NetworkFlannel:
 		if p.Mode != "" {
 			c.bad("mode", quoted(p.Mode), "nothing: Flannel has no modes")
 		}
@@ -103,7 +104,7 @@ func (c *checker) network() {
 			c.bad("prefixes", true, "false: Flannel's pods have no addresses of ENIs")
 		}
 	default:
-		c.bad("network", quoted(p.Network), "%s or %s", NetworkTerway, NetworkFlannel)
+		c.bad("network", quoted(p.Network), "%s or %s", claims.NetworkTerway, claims.NetworkFlannel)
 	}
 	if p.SecurityGroup != GroupNormal && p.SecurityGroup != GroupEnterprise {
 		c.bad("securityGroup", quoted(p.SecurityGroup), "%s or %s", GroupNormal, GroupEnterprise)
@@ -174,7 +175,7 @@ func (c *checker) nodes() {
 		}
 		c.holds(field, name)
 	}
-	if c.p.Network == NetworkFlannel && c.p.NodeMask >= nodeMaskMin && c.p.NodeMask <= nodeMaskMax {
+	if c.p.Network == claims.NetworkFlannel && c.p.NodeMask >= nodeMaskMin && c.p.NodeMask <= nodeMaskMax {
 		if holds := blockHolds(c.p.NodeMask); n.PodsPerNode > holds {
 			c.bad("nodes.podsPerNode", n.PodsPerNode, "at most %d: a node's block is a /%d", holds, c.p.NodeMask)
 		}
@@ -183,7 +184,7 @@ func (c *checker) nodes() {
 
 // holds checks that a type can hold the pods that a node is to hold.
 func (c *checker) holds(field, name string) {
-	if c.p.Network != NetworkTerway {
+	if c.p.Network != claims.NetworkTerway {
 		return
 	}
 	t, _ := c.types.Lookup(name) // a type that is not there has no figures
@@ -202,7 +203,7 @@ func (c *checker) holds(field, name string) {
 
 func (c *checker) how() string {
 	switch {
-	case c.p.Mode == ModeExclusive:
+	case c.p.Mode == claims.ModeExclusive:
 		return "with an ENI each"
 	case c.p.Prefixes:
 		return "on shared ENIs with prefixes"
@@ -234,9 +235,9 @@ func (c *checker) switches() {
 	}
 	for i, z := range p.Zones {
 		switch {
-		case p.Network == NetworkTerway && len(z.Pods) == 0:
+		case p.Network == claims.NetworkTerway && len(z.Pods) == 0:
 			c.bad(fmt.Sprintf("zones[%d].pods", i), "", "a Pod vSwitch in the same zone as the nodes")
-		case p.Network == NetworkFlannel && len(z.Pods) > 0:
+		case p.Network == claims.NetworkFlannel && len(z.Pods) > 0:
 			c.bad(fmt.Sprintf("zones[%d].pods", i), fmt.Sprintf("%d vSwitches", len(z.Pods)), "none: Flannel's pods have addresses of podCIDR")
 		}
 	}
@@ -268,10 +269,10 @@ func (c *checker) fits() {
 // not keep the user from being told that the nodes have none.
 func (c *checker) measurable() bool {
 	p := c.p
-	flannel := p.Network == NetworkFlannel
+	flannel := p.Network == claims.NetworkFlannel
 	switch {
 	case flannel && (!wellFormed(p.PodCIDR) || p.NodeMask < nodeMaskMin || p.NodeMask > nodeMaskMax),
-		!flannel && (p.Network != NetworkTerway || p.Mode != ModeShared && p.Mode != ModeExclusive || p.Prefixes && p.Mode == ModeExclusive),
+		!flannel && (p.Network != claims.NetworkTerway || p.Mode != claims.ModeShared && p.Mode != claims.ModeExclusive || p.Prefixes && p.Mode == claims.ModeExclusive),
 		p.SecurityGroup != GroupNormal && p.SecurityGroup != GroupEnterprise,
 		p.Nodes.Max < p.Nodes.Count, p.Nodes.PodsPerNode < 0, p.Nodes.PodsPerNode >= groupEnterpriseHolds,
 		len(p.Nodes.InstanceTypes) == 0, len(p.Zones) == 0:

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -37,7 +38,7 @@ func TestRules(t *testing.T) {
 		{"no region", func(p *plan.Plan) { p.Region = "" }, "region", "", "cn-hangzhou"},
 		{"network", func(p *plan.Plan) { p.Network = "calico" }, "network", `"calico"`, "terway or flannel"},
 		{"mode", func(p *plan.Plan) { p.Mode = "ipvlan" }, "mode", `"ipvlan"`, "shared or exclusive"},
-		{"prefixes of exclusive ENIs", func(p *plan.Plan) { p.Mode, p.Prefixes = plan.ModeExclusive, true }, "prefixes", "true", "false"},
+		{"prefixes of exclusive ENIs", func(p *plan.Plan) { p.Mode, p.Prefixes = claims.ModeExclusive, true }, "prefixes", "true", "false"},
 		{"pod range without Flannel", func(p *plan.Plan) { p.PodCIDR = pfx("172.20.0.0/16") }, "podCIDR", "172.20.0.0/16", "nothing"},
 		{"node mask without Flannel", func(p *plan.Plan) { p.NodeMask = 26 }, "nodeMask", "26", "nothing"},
 		{"security group", func(p *plan.Plan) { p.SecurityGroup = "basic" }, "securityGroup", `"basic"`, "normal or enterprise"},
@@ -146,7 +147,7 @@ func TestFlannelRules(t *testing.T) {
 		change              func(*plan.Plan)
 		field, value, wants string
 	}{
-		{"mode", func(p *plan.Plan) { p.Mode = plan.ModeShared }, "mode", `"shared"`, "nothing"},
+		{"mode", func(p *plan.Plan) { p.Mode = claims.ModeShared }, "mode", `"shared"`, "nothing"},
 		{"prefixes", func(p *plan.Plan) { p.Prefixes = true }, "prefixes", "true", "false"},
 		{"Pod vSwitch", func(p *plan.Plan) {
 			p.Zones[0].Pods = []plan.VSwitch{{Name: "x", CIDR: pfx("192.168.32.0/19")}}
@@ -163,7 +164,7 @@ func TestFlannelRules(t *testing.T) {
 		{"route entries", func(p *plan.Plan) { p.Nodes.Max = 201 }, "nodes.max", "201", "at most 200: route table"},
 	} {
 		r := wish()
-		r.Network = plan.NetworkFlannel
+		r.Network = claims.NetworkFlannel
 		p := propose(t, r)
 		c.change(p)
 		expect(t, c.name, plan.Check(p, catalog.Default()), c.field, c.value, c.wants)

@@ -4,13 +4,14 @@ import (
 	"sort"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // podsOf is how many pods an instance of the type holds.
 func podsOf(t catalog.Type, mode string, prefixes bool) catalog.Count {
 	count := func(n int, ok bool) catalog.Count { return catalog.Count{N: n, Known: ok} }
 	switch {
-	case mode == ModeExclusive:
+	case mode == claims.ModeExclusive:
 		return count(t.MaxPodsExclusive())
 	case prefixes:
 		return count(t.MaxPodsPrefix())
@@ -51,7 +52,7 @@ func (d demand) total() int { return d.singles + d.blocks*prefixSize }
 // demandOf is the demand of the plan's hungriest node: nodes of all types may be in
 // every zone. Unknown when one type's figures are.
 func demandOf(p *Plan, types Catalog) demand {
-	if p.Network == NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		return demand{known: true}
 	}
 	worst := demand{known: len(p.Nodes.InstanceTypes) > 0}
@@ -81,7 +82,7 @@ func demandOfType(p *Plan, t catalog.Type) demand {
 		return demand{}
 	}
 	switch {
-	case p.Mode == ModeExclusive:
+	case p.Mode == claims.ModeExclusive:
 		return demand{known: true, singles: addresses, spreads: []spread{{addresses, 1, addresses}}}
 	case !p.Prefixes:
 		d := demand{known: true, singles: addresses}

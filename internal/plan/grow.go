@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Growth says which Pod vSwitch a running cluster is to get.
@@ -29,7 +31,7 @@ const GrowthBits = 19
 // is not changed. Whether the result keeps all rules, Check says.
 func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 	var none VSwitch
-	if p.Network != NetworkTerway {
+	if p.Network != claims.NetworkTerway {
 		return nil, none, fmt.Errorf("network %s: only a plan with network terway has Pod vSwitches", p.Network)
 	}
 	at := slices.IndexFunc(p.Zones, func(z Zone) bool { return z.ID == g.Zone })

@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 func seed(t interface{ Fatal(...any) }, zones ...string) *Plan {
@@ -67,7 +68,7 @@ func TestGrowNames(t *testing.T) {
 func TestGrowRefuses(t *testing.T) {
 	p := seed(t, "cn-hangzhou-i")
 	flannel := seed(t, "cn-hangzhou-i")
-	flannel.Network = NetworkFlannel
+	flannel.Network = claims.NetworkFlannel
 	crowded := seed(t, "cn-hangzhou-i")
 	crowded.VPC.Secondary = prefixes("10.1.0.0/28", "10.2.0.0/28", "10.3.0.0/28", "10.4.0.0/28", "10.5.0.0/28")
 	for want, c := range map[string]struct {

@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // builder lays the zones of a plan out in ranges.
@@ -59,7 +61,7 @@ func (b *builder) candidates(yield func(*Plan) bool) {
 
 // larger is a range for the VPC that is twice as large. Flannel's nodes need none.
 func (b *builder) larger(vpc netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
-	if vpc.Bits() == vpcMaskMin || b.base.Network == NetworkFlannel {
+	if vpc.Bits() == vpcMaskMin || b.base.Network == claims.NetworkFlannel {
 		return netip.Prefix{}, false
 	}
 	return free(privateRanges(), vpc.Bits()-1, taken)
@@ -69,7 +71,7 @@ func (b *builder) larger(vpc netip.Prefix, taken []netip.Prefix) (netip.Prefix, 
 // more says so. It reports whether to go on.
 func (b *builder) within(vpc netip.Prefix, more bool, yield func(*Plan) bool) bool {
 	zones := len(b.base.Zones)
-	if b.base.Network == NetworkFlannel {
+	if b.base.Network == claims.NetworkFlannel {
 		unit := max(firstFlannelMask, vpc.Bits()+log2(zones))
 		if s, ok := newShape(vpc, zones, unit, 0, unit); ok && s.front == 0 {
 			return yield(b.plan(s))
@@ -234,7 +236,7 @@ func (b *builder) noSpace() Problems {
 	zones := len(b.base.Zones)
 	if vpc := b.request.VPC; vpc.IsValid() {
 		each := 1
-		if b.base.Network == NetworkTerway && zones <= units(vpc, vSwitchMaskMax) {
+		if b.base.Network == claims.NetworkTerway && zones <= units(vpc, vSwitchMaskMax) {
 			each = 2 // the nodes fit, but there is no secondary range for the pods
 		}
 		ps.bad("vpc.cidr", vpc, "/%d or larger: %s", vSwitchMaskMax-log2(zones*each),

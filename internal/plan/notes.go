@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The kubelet's maxPods unless it is set (KubeletConfiguration), which is also the
@@ -19,7 +20,7 @@ func (m *measurer) notes(c Capacity) []string {
 		switch {
 		case !known:
 			note("%s is not in the catalogue (terwayctl instance-types): what it holds is unknown", name)
-		case m.p.Network == NetworkFlannel:
+		case m.p.Network == claims.NetworkFlannel:
 		case !podsOf(t, m.p.Mode, m.p.Prefixes).Known:
 			note("the catalogue has no figures for %s: what it holds is unknown", name)
 		case len(t.Below()) > 0:
@@ -45,7 +46,7 @@ func (m *measurer) notes(c Capacity) []string {
 			note("Pod vSwitch %s is small: /19 or larger is recommended, /25 the smallest", v.Name)
 		}
 	}
-	if m.p.Network == NetworkFlannel {
+	if m.p.Network == claims.NetworkFlannel {
 		note("the block of a node is a /%d of %d addresses: network, broadcast and bridge have one each", m.p.NodeMask, 1<<(32-m.p.NodeMask))
 	}
 	return notes

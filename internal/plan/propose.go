@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/zone"
 )
 
@@ -15,7 +16,7 @@ type Request struct {
 	// Region; empty: that of the first zone.
 	Region string
 	Zones  []string
-	// Network, and with NetworkTerway Mode; empty: NetworkTerway, ModeShared.
+	// Network, and with claims.NetworkTerway Mode; empty: that, and claims.ModeShared.
 	Network  string
 	Mode     string
 	Prefixes bool
@@ -86,10 +87,10 @@ func skeleton(r Request) (*Plan, Problems) {
 		p.Region = zone.Region(r.Zones[0])
 	}
 	if p.Network == "" {
-		p.Network = NetworkTerway
+		p.Network = claims.NetworkTerway
 	}
-	if p.Mode == "" && p.Network == NetworkTerway {
-		p.Mode = ModeShared
+	if p.Mode == "" && p.Network == claims.NetworkTerway {
+		p.Mode = claims.ModeShared
 	}
 	if p.Nodes.Max == 0 {
 		p.Nodes.Max = p.Nodes.Count
@@ -97,7 +98,7 @@ func skeleton(r Request) (*Plan, Problems) {
 	for _, z := range r.Zones {
 		p.Zones = append(p.Zones, Zone{ID: z})
 	}
-	if p.Network == NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		p.NodeMask = maskFor(p.Nodes.PodsPerNode)
 	}
 	c := checker{p: p, types: r.Types}
@@ -144,7 +145,7 @@ func (c *checker) wishes() {
 		c.service()
 		ranges = append(ranges, named{"serviceCIDR", p.ServiceCIDR})
 	}
-	if p.PodCIDR.IsValid() && p.Network == NetworkFlannel {
+	if p.PodCIDR.IsValid() && p.Network == claims.NetworkFlannel {
 		c.podRange()
 		ranges = append(ranges, named{"podCIDR", p.PodCIDR})
 	}
@@ -176,7 +177,7 @@ func (p *Plan) chooseRanges() Problems {
 	if !p.ServiceCIDR.IsValid() && !p.chooseService() {
 		ps.bad("serviceCIDR", "", "ranges to avoid that leave a private /%d free for it", serviceMaskMax)
 	}
-	if p.Network == NetworkFlannel && !p.PodCIDR.IsValid() && !p.choosePods() {
+	if p.Network == claims.NetworkFlannel && !p.PodCIDR.IsValid() && !p.choosePods() {
 		ps.bad("podCIDR", "", "ranges to avoid that leave a private /%d free for it", podMaskMax)
 	}
 	return ps

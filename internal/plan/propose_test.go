@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -74,7 +75,7 @@ func TestGolden(t *testing.T) {
 	two := wish()
 	two.Zones = append(two.Zones, "cn-hangzhou-j")
 	flannel := wish()
-	flannel.Network = plan.NetworkFlannel
+	flannel.Network = claims.NetworkFlannel
 	avoid := wish()
 	avoid.Avoid = []netip.Prefix{pfx("192.168.0.0/16"), pfx("172.16.0.0/12"), pfx("10.0.0.0/12")}
 	full := wish() // no secondary range while the VPC has room
@@ -150,7 +151,7 @@ func TestNodesAlone(t *testing.T) {
 func TestFlannelMask(t *testing.T) {
 	for pods, mask := range map[int]int{0: 26, 1: 28, 13: 28, 14: 27, 29: 27, 30: 26, 61: 26, 62: 25, 126: 24, 253: 24} {
 		r := wish()
-		r.Network, r.Nodes.PodsPerNode = plan.NetworkFlannel, pods
+		r.Network, r.Nodes.PodsPerNode = claims.NetworkFlannel, pods
 		if got := propose(t, r).NodeMask; got != mask {
 			t.Errorf("%d pods on a node: a block of /%d, want /%d", pods, got, mask)
 		}
@@ -164,9 +165,9 @@ func TestTooBig(t *testing.T) {
 		field, want string
 	}{
 		"security group":  {func(r *plan.Request) { r.Nodes.Max = 3000 }, "nodes.max", "at most 2114: security group"},
-		"route entries":   {func(r *plan.Request) { r.Network, r.Nodes.Max = plan.NetworkFlannel, 201 }, "nodes.max", "at most 200: route table"},
+		"route entries":   {func(r *plan.Request) { r.Network, r.Nodes.Max = claims.NetworkFlannel, 201 }, "nodes.max", "at most 200: route table"},
 		"pods on a node":  {func(r *plan.Request) { r.Nodes.PodsPerNode = 31 }, "nodes.podsPerNode", "at most 30"},
-		"flannel's block": {func(r *plan.Request) { r.Network, r.Nodes.PodsPerNode = plan.NetworkFlannel, 254 }, "nodes.podsPerNode", "at most 253"},
+		"flannel's block": {func(r *plan.Request) { r.Network, r.Nodes.PodsPerNode = claims.NetworkFlannel, 254 }, "nodes.podsPerNode", "at most 253"},
 		"small VPC": {func(r *plan.Request) {
 			r.VPC = pfx("10.0.0.0/28")
 			r.Zones = append(r.Zones, "cn-hangzhou-j", "cn-hangzhou-k")
@@ -188,7 +189,7 @@ func TestTooBig(t *testing.T) {
 		"no figures, prefixes": {func(r *plan.Request) {
 			r.Nodes.InstanceTypes, r.Nodes.PodsPerNode, r.Prefixes = []string{"ecs.g6r.large"}, 10, true
 		}, "nodes.instanceTypes", "a type whose ENIs"},
-		"one ENI each": {func(r *plan.Request) { r.Mode, r.Nodes.PodsPerNode = plan.ModeExclusive, 4 }, "nodes.podsPerNode", "at most 3"},
+		"one ENI each": {func(r *plan.Request) { r.Mode, r.Nodes.PodsPerNode = claims.ModeExclusive, 4 }, "nodes.podsPerNode", "at most 3"},
 	} {
 		r := wish()
 		c.change(&r)
@@ -218,10 +219,10 @@ func drawRequest(t *rapid.T) plan.Request {
 	for i := range rapid.IntRange(1, 12).Draw(t, "zones") {
 		r.Zones = append(r.Zones, "cn-hangzhou-"+string(rune('a'+i)))
 	}
-	r.Network = rapid.SampledFrom([]string{plan.NetworkTerway, plan.NetworkTerway, plan.NetworkFlannel}).Draw(t, "network")
-	if r.Network == plan.NetworkTerway {
-		r.Mode = rapid.SampledFrom([]string{plan.ModeShared, plan.ModeExclusive}).Draw(t, "mode")
-		r.Prefixes = r.Mode == plan.ModeShared && rapid.Bool().Draw(t, "prefixes")
+	r.Network = rapid.SampledFrom([]string{claims.NetworkTerway, claims.NetworkTerway, claims.NetworkFlannel}).Draw(t, "network")
+	if r.Network == claims.NetworkTerway {
+		r.Mode = rapid.SampledFrom([]string{claims.ModeShared, claims.ModeExclusive}).Draw(t, "mode")
+		r.Prefixes = r.Mode == claims.ModeShared && rapid.Bool().Draw(t, "prefixes")
 	}
 	r.Nodes.InstanceTypes = rapid.SliceOfNDistinct(rapid.SampledFrom(types), 1, 3, rapid.ID[string]).Draw(t, "types")
 	r.Nodes.Count = rapid.IntRange(1, 50).Draw(t, "count")
@@ -351,7 +352,7 @@ func withinLimits(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	if taken > min(holds, 60_000) {
 		t.Fatalf("%d addresses are taken, %d at most", taken, min(holds, 60_000))
 	}
-	if p.Network == plan.NetworkFlannel && c.LargestNodes.N > 200 {
+	if p.Network == claims.NetworkFlannel && c.LargestNodes.N > 200 {
 		t.Fatalf("%v nodes, and a route table of 200 entries", c.LargestNodes)
 	}
 }
@@ -359,7 +360,7 @@ func withinLimits(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 // byHand counts the largest cluster's addresses apart from the package, type by type,
 // from the catalogue's figures and the user guide's formulas.
 func byHand(t *rapid.T, p *plan.Plan, c plan.Capacity) {
-	if p.Network == plan.NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		return
 	}
 	nodes, zones := c.LargestNodes.N, len(p.Zones)
@@ -368,7 +369,7 @@ func byHand(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 		enis, each := typ.ENIs.N-1, typ.IPv4PerENI.N
 		holds := enis * each
 		switch {
-		case p.Mode == plan.ModeExclusive:
+		case p.Mode == claims.ModeExclusive:
 			holds = enis
 		case p.Prefixes:
 			holds = enis * (each - 1) * 16

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // placed is a vSwitch with its place in the plan.
@@ -49,7 +51,7 @@ func (c *checker) ranges() {
 
 	c.service()
 	all := append(vpc, named{"serviceCIDR", p.ServiceCIDR})
-	if p.Network == NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		c.podRange()
 		all = append(all, named{"podCIDR", p.PodCIDR})
 	}

@@ -7,22 +7,6 @@ package plan
 
 import (
 	"net/netip"
-
-	"terway.dev/terway/internal/datapath/claims"
-)
-
-// The values of Plan.Network and Plan.Mode.
-const (
-	// NetworkTerway gives pods addresses of the Pod vSwitches.
-	NetworkTerway = "terway"
-	// NetworkFlannel gives pods addresses of a pod CIDR outside the VPC, a block for
-	// each node and a VPC route entry for each block.
-	NetworkFlannel = "flannel"
-
-	// ModeShared: pods share the secondary ENIs of their node.
-	ModeShared = claims.ModeShared
-	// ModeExclusive: each pod has an ENI of its own.
-	ModeExclusive = claims.ModeExclusive
 )
 
 // Plan is a cluster's network, as the plan file holds it (YAML or JSON).
@@ -33,9 +17,9 @@ type Plan struct {
 	Name string `json:"name"`
 	// Region is the cloud region, "cn-hangzhou".
 	Region string `json:"region"`
-	// Network is NetworkTerway or NetworkFlannel.
+	// Network is claims.NetworkTerway or claims.NetworkFlannel.
 	Network string `json:"network"`
-	// Mode is ModeShared or ModeExclusive; empty with Flannel.
+	// Mode is claims.ModeShared or claims.ModeExclusive; empty with Flannel.
 	Mode string `json:"mode,omitempty"`
 	// Prefixes: Terway takes /28 blocks instead of single addresses.
 	Prefixes bool  `json:"prefixes,omitempty"`

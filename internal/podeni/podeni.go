@@ -12,18 +12,18 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Asked says whether the annotations of a pod ask for an ENI of its own.
 func Asked(annotations map[string]string) (bool, error) {
-	switch v, set := annotations[v1alpha1.AnnotationExclusiveENI]; {
+	switch v, set := annotations[claims.AnnotationExclusiveENI]; {
 	case !set || v == "false":
 		return false, nil
 	case v == "true":
 		return true, nil
 	default:
-		return false, fmt.Errorf(`annotation %s: %q: want "true" (an ENI of its own) or "false"`, v1alpha1.AnnotationExclusiveENI, v)
+		return false, fmt.Errorf(`annotation %s: %q: want "true" (an ENI of its own) or "false"`, claims.AnnotationExclusiveENI, v)
 	}
 }
 
@@ -31,14 +31,14 @@ func Asked(annotations map[string]string) (bool, error) {
 // the resource, request and limit 1. A pod without the annotation is never touched, nor
 // one of the host network, which has no interface of its own.
 func Admit(pod *corev1.Pod) (add bool, err error) {
-	if _, set := pod.Annotations[v1alpha1.AnnotationExclusiveENI]; !set || pod.Spec.HostNetwork {
+	if _, set := pod.Annotations[claims.AnnotationExclusiveENI]; !set || pod.Spec.HostNetwork {
 		return false, nil
 	}
 	asks, err := Asked(pod.Annotations)
 	if err != nil {
 		return false, err
 	}
-	found := claims(pod)
+	found := asksOf(pod)
 	if !asks {
 		return false, none(found)
 	}
@@ -53,7 +53,7 @@ type claim struct {
 	request, limit *resource.Quantity
 }
 
-func claims(pod *corev1.Pod) []claim {
+func asksOf(pod *corev1.Pod) []claim {
 	var out []claim
 	list := func(path string, init bool, containers []corev1.Container) {
 		for i, c := range containers {
@@ -69,7 +69,7 @@ func claims(pod *corev1.Pod) []claim {
 }
 
 func amount(r corev1.ResourceList) *resource.Quantity {
-	if q, set := r[v1alpha1.ResourceENI]; set {
+	if q, set := r[claims.ResourceENI]; set {
 		return &q
 	}
 	return nil
@@ -82,7 +82,7 @@ func (c claim) String() string {
 		}
 		return q.String()
 	}
-	return fmt.Sprintf("%s: request of %s %s, limit %s", c.where, v1alpha1.ResourceENI, text(c.request), text(c.limit))
+	return fmt.Sprintf("%s: request of %s %s, limit %s", c.where, claims.ResourceENI, text(c.request), text(c.limit))
 }
 
 // one checks that what the pod asks for by the resource, if anything, is one ENI.
@@ -120,5 +120,5 @@ func contradicts(value string, errs []error) error {
 	if len(errs) == 0 {
 		return nil
 	}
-	return fmt.Errorf("annotation %s is %q, and the pod's resources say something else: %w", v1alpha1.AnnotationExclusiveENI, value, errors.Join(errs...))
+	return fmt.Errorf("annotation %s is %q, and the pod's resources say something else: %w", claims.AnnotationExclusiveENI, value, errors.Join(errs...))
 }

@@ -7,17 +7,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // asks is a container that asks for the resource; "" leaves one out.
 func asks(request, limit string) corev1.Container {
 	c := corev1.Container{Name: "c"}
 	if request != "" {
-		c.Resources.Requests = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse(request)}
+		c.Resources.Requests = corev1.ResourceList{claims.ResourceENI: resource.MustParse(request)}
 	}
 	if limit != "" {
-		c.Resources.Limits = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse(limit)}
+		c.Resources.Limits = corev1.ResourceList{claims.ResourceENI: resource.MustParse(limit)}
 	}
 	return c
 }
@@ -25,7 +25,7 @@ func asks(request, limit string) corev1.Container {
 func pod(value string, containers ...corev1.Container) *corev1.Pod {
 	p := &corev1.Pod{Spec: corev1.PodSpec{Containers: containers}}
 	if value != "" {
-		p.Annotations = map[string]string{v1alpha1.AnnotationExclusiveENI: value}
+		p.Annotations = map[string]string{claims.AnnotationExclusiveENI: value}
 	}
 	return p
 }
@@ -41,7 +41,7 @@ func TestAdmit(t *testing.T) {
 	initFalse := pod("false", plain)
 	initFalse.Spec.InitContainers = []corev1.Container{asks("", "1")}
 	empty := pod("", plain)
-	empty.Annotations = map[string]string{v1alpha1.AnnotationExclusiveENI: ""}
+	empty.Annotations = map[string]string{claims.AnnotationExclusiveENI: ""}
 	for name, c := range map[string]struct {
 		pod *corev1.Pod
 		add bool
@@ -102,13 +102,13 @@ func FuzzAnnotation(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, value string, host bool) {
 		p := pod("", asks("", ""))
-		p.Annotations = map[string]string{v1alpha1.AnnotationExclusiveENI: value}
+		p.Annotations = map[string]string{claims.AnnotationExclusiveENI: value}
 		p.Spec.HostNetwork = host
 		asked, err := Asked(p.Annotations)
 		if right := value == "true" || value == "false"; right != (err == nil) || asked != (value == "true") {
 			t.Errorf("%q: asked %v, error %v", value, asked, err)
 		}
-		if err != nil && !strings.Contains(err.Error(), v1alpha1.AnnotationExclusiveENI) {
+		if err != nil && !strings.Contains(err.Error(), claims.AnnotationExclusiveENI) {
 			t.Errorf("%q: error %q does not name the annotation", value, err)
 		}
 		add, admit := Admit(p)

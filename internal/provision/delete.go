@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // InUse is why a VPC cannot be deleted: what is in it that the plan did not make.
@@ -18,8 +19,7 @@ type InUse struct {
 	Groups    []cloud.SecurityGroup
 }
 
-// tagCluster is on the ENIs that a Terway controller makes.
-const tagCluster = "terway.dev/cluster"
+// claims.TagCluster is on the ENIs that a Terway controller makes.
 
 func (e *InUse) Error() string {
 	var b strings.Builder
@@ -42,7 +42,7 @@ func (e *InUse) Error() string {
 // owner says to whom an ENI belongs.
 func owner(n cloud.ENI) string {
 	var who []string
-	if c := n.Tags[tagCluster]; c != "" {
+	if c := n.Tags[claims.TagCluster]; c != "" {
 		who = append(who, "Terway cluster "+c)
 	}
 	if n.InstanceID != "" {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -46,7 +47,7 @@ func allowed(p *plan.Plan) []netip.Prefix {
 	if p.SecurityGroup == cloud.SecurityGroupEnterprise {
 		all = append(append(all, p.VPC.CIDR), p.VPC.Secondary...)
 	}
-	if p.Network == plan.NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		all = append(all, p.PodCIDR)
 	}
 	return all

@@ -17,6 +17,7 @@ import (
 
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud/alibaba"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/vpcsim"
@@ -149,7 +150,7 @@ func ranges(s ...string) []netip.Prefix {
 // example is a plan of two zones.
 func example() *plan.Plan {
 	return &plan.Plan{
-		Version: plan.Version, Name: "shop", Region: "cn-hangzhou", Network: plan.NetworkTerway, Mode: plan.ModeShared,
+		Version: plan.Version, Name: "shop", Region: "cn-hangzhou", Network: claims.NetworkTerway, Mode: claims.ModeShared,
 		VPC:   plan.VPC{CIDR: netip.MustParsePrefix("192.168.0.0/16")},
 		Nodes: plan.Nodes{Count: 2, Max: 4, InstanceTypes: []string{"ecs.g6.2xlarge"}},
 		Zones: []plan.Zone{
@@ -175,7 +176,7 @@ func full() *plan.Plan {
 
 func flannel() *plan.Plan {
 	p := example()
-	p.Network, p.Mode, p.PodCIDR, p.NodeMask = plan.NetworkFlannel, "", netip.MustParsePrefix("172.20.0.0/16"), 26
+	p.Network, p.Mode, p.PodCIDR, p.NodeMask = claims.NetworkFlannel, "", netip.MustParsePrefix("172.20.0.0/16"), 26
 	for i := range p.Zones {
 		p.Zones[i].Pods = nil
 	}
@@ -224,7 +225,7 @@ func wanted(p *plan.Plan) []string {
 			group += " ingress ALL Accept " + c.String()
 		}
 	}
-	if p.Network == plan.NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		group += " ingress ALL Accept " + p.PodCIDR.String()
 	}
 	all = append(all, group)

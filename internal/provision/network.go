@@ -9,6 +9,7 @@ import (
 	"go4.org/netipx"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -123,12 +124,12 @@ type ENIConfig struct {
 // ENIConfig is what the cluster of a plan needs in its configuration.
 func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 	c := ENIConfig{ClusterID: clusterID(p.Name), Region: p.Region, ServiceCIDR: p.ServiceCIDR.String()}
-	if p.Network == plan.NetworkFlannel {
+	if p.Network == claims.NetworkFlannel {
 		// No ENIs are made, so the configuration takes no security groups.
 		c.Network, c.PodCIDR = p.Network, p.PodCIDR.String()
 		return c
 	}
-	if p.Mode != plan.ModeShared { // the default
+	if p.Mode != claims.ModeShared { // the default
 		c.Mode = p.Mode
 	}
 	for _, g := range n.Groups {

@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -32,7 +33,7 @@ func TestENIConfigIsOne(t *testing.T) {
 		if c.Network != p.Network || c.ServiceCIDR != p.ServiceCIDR.String() {
 			t.Errorf("%s: %s", name, b)
 		}
-		if p.Network == plan.NetworkFlannel {
+		if p.Network == claims.NetworkFlannel {
 			if c.PodRange() != p.PodCIDR {
 				t.Errorf("%s: %s", name, b)
 			}
@@ -57,12 +58,12 @@ func TestENIConfigIsOne(t *testing.T) {
 func TestENIConfigHasTheMode(t *testing.T) {
 	s := start(t)
 	p := example()
-	p.Mode = plan.ModeExclusive
+	p.Mode = claims.ModeExclusive
 	n, _, err := s.provisioner(t).Apply(t.Context(), p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := n.ENIConfig(p); c.Mode != plan.ModeExclusive {
+	if c := n.ENIConfig(p); c.Mode != claims.ModeExclusive {
 		t.Errorf("%+v", c)
 	}
 }

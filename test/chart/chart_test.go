@@ -17,9 +17,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/admit"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const dir = "../../deploy/chart/"
@@ -112,8 +112,8 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || *s.Path != admit.Path {
 			t.Errorf("%s is sent to %+v, want %s of Service %s", w.Name, s, admit.Path, admit.Name)
 		}
-		if len(w.MatchConditions) == 0 || !strings.Contains(w.MatchConditions[0].Expression, v1alpha1.AnnotationExclusiveENI) {
-			t.Errorf("%s is not only for pods with %s: %v", w.Name, v1alpha1.AnnotationExclusiveENI, w.MatchConditions)
+		if len(w.MatchConditions) == 0 || !strings.Contains(w.MatchConditions[0].Expression, claims.AnnotationExclusiveENI) {
+			t.Errorf("%s is not only for pods with %s: %v", w.Name, claims.AnnotationExclusiveENI, w.MatchConditions)
 		}
 	}
 	if len(webhook.Webhooks) == 0 {
@@ -121,8 +121,8 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 	var values string
 	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)
-	if !strings.Contains(values, "annotation "+v1alpha1.AnnotationExclusiveENI+": ") {
-		t.Errorf("values.yaml does not say what the annotation %s is for", v1alpha1.AnnotationExclusiveENI)
+	if !strings.Contains(values, "annotation "+claims.AnnotationExclusiveENI+": ") {
+		t.Errorf("values.yaml does not say what the annotation %s is for", claims.AnnotationExclusiveENI)
 	}
 }
 

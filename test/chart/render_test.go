@@ -3,6 +3,7 @@ package chart
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // renderer is Helm's own library as a program (internal/lab/modules/helm/render): Helm's
@@ -268,6 +271,22 @@ func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	}
 	if c, a := affinity("Deployment terway-controller"), affinity("DaemonSet terwayd"); !reflect.DeepEqual(c, a) {
 		t.Errorf("the controller's %v, the agents' %v", c, a)
+	}
+	agents, err := json.Marshal(affinity("DaemonSet terwayd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := json.Marshal(got["ValidatingAdmissionPolicy terway-ignore-labels"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for label, value := range map[string]string{claims.LabelIgnore: "true", claims.LabelOtherIgnore: "true", claims.LabelNodeType: claims.VirtualNode} {
+		if !strings.Contains(string(agents), fmt.Sprintf(`{"key":%q,"operator":"NotIn","values":[%q]}`, label, value)) {
+			t.Errorf("agents run on nodes with label %s=%s: %s", label, value, agents)
+		}
+		if !strings.Contains(string(policy), fmt.Sprintf("['%s', '%s']", label, value)) {
+			t.Errorf("a kubelet may set label %s=%s: %s", label, value, policy)
+		}
 	}
 	if got["PodDisruptionBudget terway-controller"] == nil {
 		t.Error("no PodDisruptionBudget")

@@ -84,6 +84,11 @@ func TestRules(t *testing.T) {
 			[]string{module + "internal/lab/verify"},
 		},
 		{
+			"the lab looks at a cluster from outside: what it calls as the controllers do is in claims",
+			[]string{"internal/lab", "internal/lab/verify", "internal/lab/verify/checks", "internal/lab/compare", "internal/lab/instruments"},
+			[]string{module + "internal/controller"},
+		},
+		{
 			"the framework of the checks knows none of them, and neither knows the comparison",
 			[]string{"internal/lab/verify", "internal/lab/verify/checks", "internal/lab/instruments"},
 			[]string{module + "internal/lab/compare"},

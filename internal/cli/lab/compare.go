@@ -58,12 +58,12 @@ root; what else runs on the machine makes the ranges in the table wide.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&networks, "networks", []string{lab.NetworkTerway, "flannel"}, "the networks to measure")
+	f.StringSliceVar(&networks, "networks", []string{lab.NetworkTerway, lab.NetworkFlannel}, "the networks to measure")
 	f.IntVar(&base.Nodes, "nodes", 3, "how many nodes")
 	f.StringVar(&base.InstanceType, "instance-type", "ecs.g6.2xlarge", "the nodes' ECS instance type")
 	f.StringVar(&zones, "zones", "1", "how many zones, or their names with commas")
-	f.StringSliceVar(&o.Datapaths, "datapath", []string{compare.Auto, claims.Route, config.ModeExclusive}, "how Terway wires pods, a column for each: "+
-		strings.Join(config.Choices("datapath"), ", ")+"; or "+config.ModeExclusive+" (an ENI for each pod)")
+	f.StringSliceVar(&o.Datapaths, "datapath", []string{compare.Auto, claims.Route, claims.ModeExclusive}, "how Terway wires pods, a column for each: "+
+		strings.Join(config.Choices("datapath"), ", ")+"; or "+claims.ModeExclusive+" (an ENI for each pod)")
 	f.StringVar(&base.Source, "source", "", "Terway's source tree (default: the working directory or above)")
 	f.IntVar(&o.Rounds, "rounds", 41, "how many rounds of pods and nodes in turns")
 	f.DurationVar(&o.Turn, "turn", 100*time.Millisecond, "how long pods, and nodes, stream and send requests in one round")

@@ -82,7 +82,7 @@ func upCommand(dir *string) *cobra.Command {
 	f.StringVar(&planFile, "plan", "", "a network plan (\"terwayctl plan\" makes one): VPC, zones, vSwitches, Service range, and how many nodes of which type")
 	f.StringVar(&o.Catalogue, "catalogue", "", "the table of instance types (`FILE`) that the plan was made with, if it is not the one built in")
 	f.StringVar(&o.Datapath, "datapath", claims.Auto, "how pods are wired: "+strings.Join(config.Choices("datapath"), ", "))
-	f.StringVar(&o.Mode, "mode", config.ModeShared, "whether pods share ENIs: "+config.ModeShared+", or "+config.ModeExclusive+": each has one to itself")
+	f.StringVar(&o.Mode, "mode", claims.ModeShared, "whether pods share ENIs: "+claims.ModeShared+", or "+claims.ModeExclusive+": each has one to itself")
 	f.StringVar(&o.Network, "network", lab.NetworkTerway, "the network plugin to install: terway, flannel, or none")
 	f.BoolVar(&check, "verify", false, "then run those of the checks that take some seconds: "+strings.Join(proof(lab.NetworkTerway), ", ")+" (\"terway-lab verify\" runs all)")
 	f.StringVar(&o.Source, "source", "", "Terway's source tree (default: the working directory or above)")

@@ -17,6 +17,7 @@ import (
 
 	"terway.dev/terway/internal/atomicfile"
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -59,7 +60,7 @@ any wish you get the network of the user guide.`,
 	f.StringVar(&r.Name, "name", "", "name of the VPC (default: made of its range)")
 	f.StringVar(&r.Region, "region", "", "the cloud region (default: that of the first zone)")
 	f.StringSliceVar(&r.Zones, "zone", []string{"cn-hangzhou-i"}, "`ZONES` of the nodes")
-	f.StringVar(&r.Network, "network", plan.NetworkTerway, "terway, or flannel")
+	f.StringVar(&r.Network, "network", claims.NetworkTerway, "terway, or flannel")
 	f.StringVar(&r.Mode, "mode", "", "with Terway: shared (pods share ENIs; the default) or exclusive (an ENI for each pod)")
 	f.BoolVar(&r.Prefixes, "prefixes", false, "with shared ENIs: /28 prefixes in place of single addresses")
 	f.IntVar(&r.Nodes.Count, "nodes", 3, "nodes at first")

@@ -7,6 +7,7 @@ import (
 	"text/tabwriter"
 
 	"terway.dev/terway/internal/catalog"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -74,9 +75,9 @@ func text(w io.Writer, p *plan.Plan, c plan.Capacity) error {
 
 func kind(p *plan.Plan) string {
 	switch {
-	case p.Network == plan.NetworkFlannel:
+	case p.Network == claims.NetworkFlannel:
 		return "Flannel"
-	case p.Mode == plan.ModeExclusive:
+	case p.Mode == claims.ModeExclusive:
 		return "Terway, exclusive ENIs"
 	case p.Prefixes:
 		return "Terway, shared ENIs with prefixes"

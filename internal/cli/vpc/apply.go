@@ -8,7 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"terway.dev/terway/internal/cli/cloudflags"
-	"terway.dev/terway/internal/plan"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/provision"
 )
 
@@ -81,7 +81,7 @@ but differs from the plan is an error that names both.`,
 				return err
 			}
 			fmt.Fprint(out, "\nvalues for Terway's chart (helm -f FILE):\n\n")
-			if err := writeValues(out, config); err != nil || want.Network != plan.NetworkFlannel {
+			if err := writeValues(out, config); err != nil || want.Network != claims.NetworkFlannel {
 				return err
 			}
 			// The blocks are cut by Kubernetes, not by Terway.

@@ -12,7 +12,7 @@ import (
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/podeni"
 )
 
@@ -31,7 +31,7 @@ func Handle(_ context.Context, req admission.Request) admission.Response {
 	}
 	raw, err := withENI(req.Object.Raw)
 	if err != nil {
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("add %s to the pod's first container: %w", v1alpha1.ResourceENI, err))
+		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("add %s to the pod's first container: %w", claims.ResourceENI, err))
 	}
 	return admission.PatchResponseFromRaw(req.Object.Raw, raw)
 }
@@ -56,7 +56,7 @@ func withENI(raw []byte) ([]byte, error) {
 		return nil, errors.New("spec.containers[0] is not an object")
 	}
 	for _, kind := range []string{"limits", "requests"} {
-		if err := unstructured.SetNestedField(first, "1", "resources", kind, v1alpha1.ResourceENI); err != nil {
+		if err := unstructured.SetNestedField(first, "1", "resources", kind, claims.ResourceENI); err != nil {
 			return nil, err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/podeni"
 )
 
@@ -97,7 +97,7 @@ func FuzzHandle(f *testing.F) {
 		if err := json.Unmarshal(out, &pod); err != nil {
 			t.Fatalf("%s: %v", out, err)
 		}
-		q := pod.Spec.Containers[0].Resources.Limits[v1alpha1.ResourceENI]
+		q := pod.Spec.Containers[0].Resources.Limits[claims.ResourceENI]
 		if add, err := podeni.Admit(&pod); add || err != nil || q.Value() != 1 {
 			t.Errorf("%s: asked again: add %v, %v", out, add, err)
 		}

@@ -31,6 +31,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/pages"
 )
 
@@ -262,9 +263,9 @@ func withENIs(c *config.Config, all []user) (errs []error) {
 		errs = append(errs, fmt.Errorf("cluster_id %q: the ENIs of %d nodes (%s, …) carry %q and would be nobody's. Write %q again; only a cluster whose nodes have no ENI may get another",
 			c.ClusterID, len(of), of[0], id, id))
 	}
-	if c.Network == config.NetworkFlannel && len(nodes) > 0 {
+	if c.Network == claims.NetworkFlannel && len(nodes) > 0 {
 		errs = append(errs, fmt.Errorf("network %s: %d nodes (%s, …) have ENIs, whose addresses pods use. Write %s again; another network is another cluster",
-			c.Network, len(nodes), nodes[0], config.NetworkTerway))
+			c.Network, len(nodes), nodes[0], claims.NetworkTerway))
 	}
 	return errs
 }
@@ -276,7 +277,7 @@ func withBlocks(c *config.Config, all []metav1.PartialObjectMetadata) (errs []er
 	var nodes, blocks []string
 	inside := false
 	for _, n := range all {
-		text := n.Annotations[v1alpha1.AnnotationPodCIDR]
+		text := n.Annotations[claims.AnnotationPodCIDR]
 		if text == "" || nodeinfo.Ignored(&n) {
 			continue
 		}
@@ -288,9 +289,9 @@ func withBlocks(c *config.Config, all []metav1.PartialObjectMetadata) (errs []er
 	}
 	switch {
 	case len(nodes) == 0:
-	case c.Network != config.NetworkFlannel:
+	case c.Network != claims.NetworkFlannel:
 		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; another network is another cluster (if no such pod is left, take the annotation %s off the Nodes)",
-			c.Network, len(nodes), nodes[0], config.NetworkFlannel, v1alpha1.AnnotationPodCIDR))
+			c.Network, len(nodes), nodes[0], claims.NetworkFlannel, claims.AnnotationPodCIDR))
 	case !inside:
 		errs = append(errs, fmt.Errorf("pod_cidr %s: the pods of all %d nodes (%s: %s, …) have addresses outside of it and would lose their routes. Write the range again that these blocks were cut from",
 			c.PodRange(), len(nodes), nodes[0], blocks[0]))

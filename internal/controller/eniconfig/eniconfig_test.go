@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const good = "{cluster_id: c1, region: cn-hangzhou, vswitches: {cn-hangzhou-i: [vsw-1]}, service_cidr: 172.21.0.0/20}"
@@ -234,7 +235,7 @@ func (a away) List(ctx context.Context, list client.ObjectList, opts ...client.L
 func TestSettledWithFlannel(t *testing.T) {
 	const flannel = "{cluster_id: c1, region: cn-hangzhou, network: flannel, pod_cidr: %s, service_cidr: 172.21.0.0/20}"
 	node := func(name, block string) *corev1.Node {
-		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{v1alpha1.AnnotationPodCIDR: block}}}
+		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{claims.AnnotationPodCIDR: block}}}
 	}
 	x := newWorld(t)
 	ignored := node("ignored", "10.9.0.0/24")

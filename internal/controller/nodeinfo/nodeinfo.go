@@ -7,13 +7,15 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Ignored reports whether a node is left alone. The chart's policy for
 // nodes' own changes (ignore-labels) and the DaemonSets' affinity name the same ones.
 func Ignored(n metav1.Object) bool {
 	labels := n.GetLabels()
-	return labels["network.terway.dev/ignore"] == "true" || labels["k8s.aliyun.com/ignore-by-terway"] == "true" || labels["type"] == "virtual-kubelet"
+	return labels[claims.LabelIgnore] == "true" || labels[claims.LabelOtherIgnore] == "true" || labels[claims.LabelNodeType] == claims.VirtualNode
 }
 
 // InstanceID is the ECS instance in a node's providerID: "cn-hangzhou.i-…", with

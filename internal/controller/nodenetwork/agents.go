@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 const (
@@ -95,7 +96,7 @@ func (s *Agents) Look(ctx context.Context) error {
 	s.last = now
 
 	leases, nns := &coordinationv1.LeaseList{}, &v1alpha1.NodeNetworkList{}
-	if err := s.Client.List(ctx, leases, client.InNamespace(s.Namespace), client.HasLabels{v1alpha1.LabelLease}, client.UnsafeDisableDeepCopy); err != nil {
+	if err := s.Client.List(ctx, leases, client.InNamespace(s.Namespace), client.HasLabels{claims.LabelLease}, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list Leases: %w", err)
 	}
 	if err := s.Client.List(ctx, nns, client.UnsafeDisableDeepCopy); err != nil {
@@ -227,7 +228,7 @@ func (w *work) reportAgent() {
 	case lifeSilent:
 		c := metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired",
 			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",
-				v1alpha1.LeaseName(w.name), v1alpha1.TaintNotReady)}
+				v1alpha1.LeaseName(w.name), claims.TaintNotReady)}
 		if w.condition(c) {
 			w.warn(w.node, "AgentSilent", c.Message)
 			w.warn(w.nn, "AgentSilent", c.Message)

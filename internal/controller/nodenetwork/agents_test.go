@@ -14,7 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // leases is a cluster whose nodes' agents renew their Leases, and who watches them.
@@ -56,7 +56,7 @@ func (l *leases) watch() {
 func (l *leases) renew(nodes ...string) {
 	l.Helper()
 	for _, name := range nodes {
-		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "terwayd-" + name, Labels: map[string]string{v1alpha1.LabelLease: ""}}}
+		lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "terwayd-" + name, Labels: map[string]string{claims.LabelLease: ""}}}
 		err := l.kube.Get(context.Background(), client.ObjectKeyFromObject(lease), lease)
 		lease.Spec.RenewTime = &metav1.MicroTime{Time: l.Clock.Now()}
 		if err != nil {
@@ -82,7 +82,7 @@ func (l *leases) pass(d time.Duration, renewing ...string) (tainted []string) {
 		}
 	}
 	for _, name := range l.names {
-		if slices.ContainsFunc(l.node(name).Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }) {
+		if slices.ContainsFunc(l.node(name).Spec.Taints, func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }) {
 			tainted = append(tainted, name)
 		}
 	}

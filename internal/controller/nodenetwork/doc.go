@@ -67,7 +67,6 @@ package nodenetwork
 // The tags on every ENI that the controller creates.
 const (
 	TagCreator = "creator"
-	TagCluster = "terway.dev/cluster"
 	TagNode    = "terway.dev/node"
 	TagToken   = "terway.dev/token"
 	// TagExclusive marks an ENI that serves one pod.

@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/state"
 )
@@ -103,11 +104,11 @@ func TestMixedNode(t *testing.T) {
 
 // On a node in mode exclusive no address is shared and no ENI has more than one.
 func TestModeExclusive(t *testing.T) {
-	for _, label := range []struct{ key, value string }{{LabelMode, "exclusive"}, {labelOldMode, "eniOnly"}, {"", ""}} {
+	for _, label := range []struct{ key, value string }{{claims.LabelMode, "exclusive"}, {claims.LabelOtherMode, "eniOnly"}, {"", ""}} {
 		t.Run(label.key, func(t *testing.T) {
 			g := newRig(t, []string{"192.168.32.0/19"}, func(c *config.Config, _ *vpcsim.Options) {
 				if label.key == "" {
-					c.Mode = config.ModeExclusive
+					c.Mode = claims.ModeExclusive
 				}
 			})
 			g.addNode("n1", "ecs.g6.2xlarge")
@@ -138,7 +139,7 @@ func TestWrongLabelsAreSaid(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"}, withExclusive(1, 0))
 	g.addNode("n1", "ecs.g6.2xlarge")
 	n := g.node("n1")
-	n.Labels = map[string]string{LabelMode: "exlusive", LabelExclusiveENIs: "many"}
+	n.Labels = map[string]string{claims.LabelMode: "exlusive", claims.LabelExclusiveENIs: "many"}
 	g.Must(g.kube.Update(context.Background(), n))
 	g.settle("n1", minute)
 	for _, part := range []string{`"exlusive"`, `"many"`} {
@@ -218,8 +219,8 @@ func (g *rig) offered(name string) int {
 // sent there for an ENI that cannot come before those have ended.
 func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Node){
-		"larger exclusive_enis": func(n *corev1.Node) { n.Labels = map[string]string{LabelExclusiveENIs: "2"} },
-		"mode exclusive":        func(n *corev1.Node) { n.Labels = map[string]string{LabelMode: config.ModeExclusive} },
+		"larger exclusive_enis": func(n *corev1.Node) { n.Labels = map[string]string{claims.LabelExclusiveENIs: "2"} },
+		"mode exclusive":        func(n *corev1.Node) { n.Labels = map[string]string{claims.LabelMode: claims.ModeExclusive} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newRig(t, []string{"192.168.32.0/19"}, withExclusive(0, 1))

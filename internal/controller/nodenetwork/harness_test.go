@@ -29,6 +29,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/cloudtest"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/openapi"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -348,7 +349,7 @@ func (g *rig) enis(node string) []cloud.ENI {
 			for _, t := range n.Tags {
 				tags[t.Key] = t.Value
 			}
-			if tags[TagCluster] == "" || node != "" && tags[TagNode] != nodeTag(node) {
+			if tags[claims.TagCluster] == "" || node != "" && tags[TagNode] != nodeTag(node) {
 				continue
 			}
 			e := cloud.ENI{ID: n.NetworkInterfaceId, Status: cloud.ENIStatus(n.Status), InstanceID: n.InstanceId, VSwitchID: n.VSwitchId, Tags: tags}

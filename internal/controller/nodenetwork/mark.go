@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // serves reports whether a node can have new pods, by its status and what the controller says.
@@ -25,21 +26,21 @@ func serves(st *v1alpha1.NodeNetworkStatus, said []metav1.Condition) bool {
 func (w *work) mark(ctx context.Context) error {
 	ready := serves(&w.nn.Status, w.mem.conditions.now)
 	n := w.node.DeepCopy()
-	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
+	is := func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }
 	tainted := slices.ContainsFunc(n.Spec.Taints, is)
 	switch {
 	case ready && tainted:
 		n.Spec.Taints = slices.DeleteFunc(n.Spec.Taints, is)
 	case !ready && !tainted:
-		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: v1alpha1.TaintNotReady, Effect: corev1.TaintEffectNoSchedule})
+		n.Spec.Taints = append(n.Spec.Taints, corev1.Taint{Key: claims.TaintNotReady, Effect: corev1.TaintEffectNoSchedule})
 	}
-	if pods := strconv.Itoa(w.nn.Spec.Limits.MaxPods); w.nn.Spec.Limits.MaxPods > 0 && n.Annotations[v1alpha1.AnnotationMaxPods] != pods {
+	if pods := strconv.Itoa(w.nn.Spec.Limits.MaxPods); w.nn.Spec.Limits.MaxPods > 0 && n.Annotations[claims.AnnotationMaxPods] != pods {
 		if n.Annotations == nil {
 			n.Annotations = map[string]string{}
 		}
-		n.Annotations[v1alpha1.AnnotationMaxPods] = pods
+		n.Annotations[claims.AnnotationMaxPods] = pods
 	}
-	if tainted != ready && n.Annotations[v1alpha1.AnnotationMaxPods] == w.node.Annotations[v1alpha1.AnnotationMaxPods] {
+	if tainted != ready && n.Annotations[claims.AnnotationMaxPods] == w.node.Annotations[claims.AnnotationMaxPods] {
 		return nil
 	}
 	// Taints are one list that others write too: the lock keeps theirs.

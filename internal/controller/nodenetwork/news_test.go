@@ -9,6 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // A change is a reconcile if the reconciler reads what has changed.
@@ -20,7 +21,7 @@ func TestNews(t *testing.T) {
 	}{
 		"heartbeat":  {func(n *corev1.Node) { n.Status.Conditions = []corev1.NodeCondition{{LastHeartbeatTime: now}} }, false},
 		"images":     {func(n *corev1.Node) { n.Status.Images = []corev1.ContainerImage{{SizeBytes: 1}} }, false},
-		"label":      {func(n *corev1.Node) { n.Labels = map[string]string{LabelMode: "shared"} }, true},
+		"label":      {func(n *corev1.Node) { n.Labels = map[string]string{claims.LabelMode: "shared"} }, true},
 		"annotation": {func(n *corev1.Node) { n.Annotations = map[string]string{"a": "b"} }, true},
 		"taint":      {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "k"}} }, true},
 		"address":    {func(n *corev1.Node) { n.Status.Addresses = []corev1.NodeAddress{{Address: "192.168.0.1"}} }, true},

@@ -7,6 +7,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/ipam"
 )
 
@@ -71,7 +72,7 @@ func (w *work) countForeign(ctx context.Context) error {
 	for i := range all {
 		c := &all[i]
 		// One with this node's tags that is not in the spec yet will be adopted.
-		ours := c.Tags[TagCreator] == creator && c.Tags[TagCluster] == w.cluster && c.Tags[TagNode] == nodeTag(w.name) ||
+		ours := c.Tags[TagCreator] == creator && c.Tags[claims.TagCluster] == w.cluster && c.Tags[TagNode] == nodeTag(w.name) ||
 			slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == c.ID })
 		if c.Type != "Primary" && c.Type != "Member" && !ours {
 			n++

@@ -9,8 +9,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/faults"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -24,7 +24,7 @@ func TestNewNode(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
 	g.once("n1")
-	if !slices.ContainsFunc(g.node("n1").Spec.Taints, func(x corev1.Taint) bool { return x.Key == v1alpha1.TaintNotReady }) {
+	if !slices.ContainsFunc(g.node("n1").Spec.Taints, func(x corev1.Taint) bool { return x.Key == claims.TaintNotReady }) {
 		t.Error("no taint before the agent serves")
 	}
 	g.settle("n1", minute)
@@ -42,7 +42,7 @@ func TestNewNode(t *testing.T) {
 	if len(node.Spec.Taints) != 1 || node.Spec.Taints[0].Key != "other" {
 		t.Errorf("taints %v, want only the other one", node.Spec.Taints)
 	}
-	if node.Annotations[v1alpha1.AnnotationMaxPods] == "" {
+	if node.Annotations[claims.AnnotationMaxPods] == "" {
 		t.Error("no max-pods annotation")
 	}
 	if c := g.condition("n1"); c.Status != "True" {

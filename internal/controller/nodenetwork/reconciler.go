@@ -30,6 +30,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Options are what a Reconciler is made of.
@@ -199,7 +200,7 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		w.mem = w.memories.get(w.name)
 		w.mem.config = w.cfg
 		nn := &v1alpha1.NodeNetwork{
-			ObjectMeta: metav1.ObjectMeta{Name: w.name, Finalizers: []string{v1alpha1.FinalizerENIs}},
+			ObjectMeta: metav1.ObjectMeta{Name: w.name, Finalizers: []string{claims.FinalizerENIs}},
 		}
 		if err := w.Client.Create(ctx, nn); err != nil {
 			if apierrors.IsAlreadyExists(err) {
@@ -248,7 +249,7 @@ func (r *Reconciler) warn(obj client.Object, reason, message string) {
 
 // tags selects the cluster's ENIs, of one node and with one token if given.
 func (r *Reconciler) tags(node, token string) map[string]string {
-	t := map[string]string{TagCreator: creator, TagCluster: r.cluster}
+	t := map[string]string{TagCreator: creator, claims.TagCluster: r.cluster}
 	if node != "" {
 		t[TagNode] = nodeTag(node)
 	}

@@ -17,6 +17,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/nodeinfo"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // reason is why a node's ENIs are to be given back.
@@ -246,7 +247,7 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 	if len(left) > 0 {
 		return ctrl.Result{RequeueAfter: w.Poll}, nil
 	}
-	if controllerutil.RemoveFinalizer(w.nn, v1alpha1.FinalizerENIs) {
+	if controllerutil.RemoveFinalizer(w.nn, claims.FinalizerENIs) {
 		if err := w.Client.Update(ctx, w.nn); err != nil {
 			if apierrors.IsConflict(err) {
 				return ctrl.Result{RequeueAfter: w.Poll}, nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // A spec is written over the one that is known, whatever the agent reports meanwhile, and
@@ -39,7 +40,7 @@ func TestSave(t *testing.T) {
 
 	known = g.nn("n1")
 	g.Must(save(func(nn *v1alpha1.NodeNetwork) { nn.Finalizers = append(nn.Finalizers, "example.com/more") }))
-	if f := g.nn("n1").Finalizers; !slices.Contains(f, "example.com/more") || !slices.Contains(f, v1alpha1.FinalizerENIs) {
+	if f := g.nn("n1").Finalizers; !slices.Contains(f, "example.com/more") || !slices.Contains(f, claims.FinalizerENIs) {
 		t.Errorf("finalizers %v", f)
 	}
 }

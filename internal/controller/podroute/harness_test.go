@@ -19,11 +19,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/cloudtest"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim"
 	"terway.dev/terway/internal/vpcsim/openapi"
 	"terway.dev/terway/internal/vpcsim/state"
@@ -203,7 +203,7 @@ func (g *rig) configure(name string, blocks ...string) {
 	g.Helper()
 	n := &corev1.Node{}
 	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: name}, n))
-	n.Annotations = map[string]string{v1alpha1.AnnotationPodCIDR: strings.Join(blocks, ",")}
+	n.Annotations = map[string]string{claims.AnnotationPodCIDR: strings.Join(blocks, ",")}
 	g.Must(g.kube.Update(context.Background(), n))
 }
 

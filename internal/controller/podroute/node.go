@@ -10,10 +10,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/nodeinfo"
 	"terway.dev/terway/internal/controller/podroute/entries"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/pages"
 )
 
@@ -119,7 +119,7 @@ func instanceIDs(nodes []*node) []string {
 }
 
 // configured is for which blocks the node says that its CNI plugins are configured.
-func configured(n *corev1.Node) string { return n.Annotations[v1alpha1.AnnotationPodCIDR] }
+func configured(n *corev1.Node) string { return n.Annotations[claims.AnnotationPodCIDR] }
 
 // gives reports whether the node's plugins give pods addresses of a block: until they are
 // configured for it they give such of the block that the node had before. A node that

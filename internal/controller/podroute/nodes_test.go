@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The life of a cluster's routes: nodes come in a bunch, one goes, one is replaced.
@@ -160,7 +160,7 @@ func TestIgnoredNodes(t *testing.T) {
 		t.Error("the last word of a kubelet whose instance is gone makes no work, or a heartbeat of it does")
 	}
 	plugins := same.DeepCopy()
-	plugins.Annotations = map[string]string{v1alpha1.AnnotationPodCIDR: blockN(2)}
+	plugins.Annotations = map[string]string{claims.AnnotationPodCIDR: blockN(2)}
 	if !matters(n, plugins) {
 		t.Error("plugins that have been configured make no work")
 	}

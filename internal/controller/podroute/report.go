@@ -14,9 +14,9 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/podroute/entries"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // standing is what a node is told: the condition NetworkUnavailable.
@@ -109,7 +109,7 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 			return standing{reason: "RouteTableLeftOut", message: fmt.Sprintf("vSwitch %s of the node's instance uses route table %s, which gets no entries, so the node's pods do not reach those of other nodes; name the table in route_tables, with the others that nodes use", n.vswitch, table)}
 		}
 		if !gives(n.object, s.Block) {
-			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC leads %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, v1alpha1.AnnotationPodCIDR, configured(n.object))}
+			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC leads %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, claims.AnnotationPodCIDR, configured(n.object))}
 		}
 		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
 		if s.Foreign {
@@ -203,7 +203,7 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 // untaint takes away the taint that the kubelet may have registered the node with. The
 // condition keeps pods away as well, but not before somebody has written it.
 func (r *Reconciler) untaint(ctx context.Context, n *node) error {
-	is := func(t corev1.Taint) bool { return t.Key == v1alpha1.TaintNotReady }
+	is := func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }
 	if !slices.ContainsFunc(n.object.Spec.Taints, is) {
 		return nil
 	}
@@ -213,7 +213,7 @@ func (r *Reconciler) untaint(ctx context.Context, n *node) error {
 	// that was made meanwhile.
 	err := r.Client.Patch(ctx, changed, client.MergeFromWithOptions(n.object, client.MergeFromWithOptimisticLock{}))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("take taint %s from node %s: %w", v1alpha1.TaintNotReady, n.object.Name, err)
+		return fmt.Errorf("take taint %s from node %s: %w", claims.TaintNotReady, n.object.Name, err)
 	}
 	n.object = changed
 	return nil

@@ -6,7 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // A node takes pods when its plugins give them addresses of the block that is routed.
@@ -14,9 +14,9 @@ func TestNodeWhosePluginsHaveNoBlock(t *testing.T) {
 	g := newRig(t)
 	i := g.join("n1", 1)
 	g.configure("n1") // nothing yet
-	g.taint("n1", v1alpha1.TaintNotReady, "somebody-elses")
+	g.taint("n1", claims.TaintNotReady, "somebody-elses")
 	g.run(minute)
-	g.tainted("n1", v1alpha1.TaintNotReady, "somebody-elses")
+	g.tainted("n1", claims.TaintNotReady, "somebody-elses")
 	if g.leads(blockN(1)) != i {
 		t.Error("no route while the node's pod of kube-flannel starts")
 	}
@@ -59,14 +59,14 @@ func TestNodeMadeAnewMeanwhile(t *testing.T) {
 		g.beforePatch = nil
 		g.leave("n1")
 		g.register("n1", i)
-		g.taint("n1", v1alpha1.TaintNotReady)
+		g.taint("n1", claims.TaintNotReady)
 	}
 	g.once()
 	if c := g.condition("n1"); g.beforePatch != nil || c.Status == corev1.ConditionFalse {
 		t.Errorf("a Node without a block is told %s: %s", c.Reason, c.Message)
 	}
 	g.run(minute)
-	g.tainted("n1", v1alpha1.TaintNotReady)
+	g.tainted("n1", claims.TaintNotReady)
 	g.want("n1", corev1.ConditionTrue, "NoPodCIDR")
 }
 
@@ -74,7 +74,7 @@ func TestNodeMadeAnewMeanwhile(t *testing.T) {
 func TestTaintsOfOthersStay(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
-	g.taint("n1", v1alpha1.TaintNotReady)
+	g.taint("n1", claims.TaintNotReady)
 	g.afterPatch = func() {
 		if g.condition("n1").Status == corev1.ConditionFalse {
 			g.afterPatch = nil

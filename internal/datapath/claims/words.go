@@ -14,6 +14,15 @@ const (
 	Auto = "auto"
 )
 
+// Networks, as the configuration and plan files call them.
+const (
+	// NetworkTerway gives pods addresses of the Pod vSwitches.
+	NetworkTerway = "terway"
+	// NetworkFlannel gives pods addresses of a pod CIDR outside the VPC, a block for each
+	// node and a VPC route entry for each block.
+	NetworkFlannel = "flannel"
+)
+
 // Modes of a node, as NodeNetwork.spec.mode, the configuration and plan files call them.
 const (
 	// ModeShared: pods share the secondary ENIs of their node.

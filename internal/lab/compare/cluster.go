@@ -14,7 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 )
@@ -74,7 +74,7 @@ func (c *cluster) podSpec() corev1.PodSpec {
 }
 
 // exclusiveENIs reports whether each pod has an ENI to itself.
-func (c *cluster) exclusiveENIs() bool { return c.Lab.Options.Mode == config.ModeExclusive }
+func (c *cluster) exclusiveENIs() bool { return c.Lab.Options.Mode == claims.ModeExclusive }
 
 // room is how many pods with an ENI each can start, as many on each node, with one ENI left on each
 // node for one more pod.

@@ -9,8 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 
-	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 )
@@ -21,7 +20,7 @@ func TestRoomOfNodesWithExclusiveENIs(t *testing.T) {
 	if l := c.podSpec().Containers[0].Resources.Limits; len(l) != 0 {
 		t.Errorf("a pod that shares an ENI asks for %v", l)
 	}
-	c.Lab.Options.Mode = config.ModeExclusive
+	c.Lab.Options.Mode = claims.ModeExclusive
 	own := c.podSpec()
 	client := fake.NewClientset()
 	add := func(name, node string, spec corev1.PodSpec) {
@@ -32,7 +31,7 @@ func TestRoomOfNodesWithExclusiveENIs(t *testing.T) {
 	}
 	for _, name := range []string{"n1", "n2", "n3"} {
 		n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		n.Status.Allocatable = corev1.ResourceList{v1alpha1.ResourceENI: resource.MustParse("3")}
+		n.Status.Allocatable = corev1.ResourceList{claims.ResourceENI: resource.MustParse("3")}
 		if _, err := client.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{}); err != nil {
 			t.Fatal(err)
 		}

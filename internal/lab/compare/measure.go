@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 )
@@ -39,7 +40,7 @@ func (o *Options) Check() error {
 		wrong = append(wrong, fmt.Errorf("--pods %d: want 2 or more", o.Pods))
 	}
 	if len(o.Datapaths) == 0 {
-		wrong = append(wrong, fmt.Errorf("--datapath is empty: want one or more of %s and %s", strings.Join(config.Choices("datapath"), ", "), config.ModeExclusive))
+		wrong = append(wrong, fmt.Errorf("--datapath is empty: want one or more of %s and %s", strings.Join(config.Choices("datapath"), ", "), claims.ModeExclusive))
 	}
 	return errors.Join(wrong...)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 
-	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 )
@@ -38,8 +37,8 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 		for _, d := range datapaths {
 			l := base
 			l.Network, l.Datapath = name, d
-			if d == config.ModeExclusive {
-				l.Datapath, l.Mode = "", config.ModeExclusive
+			if d == claims.ModeExclusive {
+				l.Datapath, l.Mode = "", claims.ModeExclusive
 			}
 			wrong = append(wrong, l.Normalize())
 			labs = append(labs, &l)
@@ -94,7 +93,7 @@ func runEach(labs []*lab.Options, run func(*lab.Options) (*Network, error)) ([]N
 
 // byItself reports whether Terway chooses how pods of the lab are wired.
 func byItself(l *lab.Options) bool {
-	return l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != config.ModeExclusive
+	return l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != claims.ModeExclusive
 }
 
 func runOne(ctx context.Context, l *lab.Options, o Options, progress *lab.Progress) (_ *Network, err error) {

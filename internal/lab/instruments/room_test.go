@@ -8,13 +8,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 )
 
 func TestFullness(t *testing.T) {
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node1"}}
-	node.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("50"), v1alpha1.ResourceENI: resource.MustParse("5")}
+	node.Status.Allocatable = corev1.ResourceList{corev1.ResourcePods: resource.MustParse("50"), claims.ResourceENI: resource.MustParse("5")}
 	pod := func(on string, phase corev1.PodPhase, asks bool) corev1.Pod {
 		p := corev1.Pod{Spec: corev1.PodSpec{NodeName: on, Containers: make([]corev1.Container, 1)}, Status: corev1.PodStatus{Phase: phase}}
 		if asks {

@@ -11,7 +11,6 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/config"
-	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
@@ -124,9 +123,9 @@ func (e *Env) unlabelled(ctx context.Context) error {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	for _, n := range nodes.Items {
-		if v, set := n.Labels[nodenetwork.LabelMode]; set {
+		if v, set := n.Labels[claims.LabelMode]; set {
 			return fmt.Errorf("node %s has the label %s=%s, which comes before the configuration: kubectl label node %s %s-",
-				n.Name, nodenetwork.LabelMode, v, n.Name, nodenetwork.LabelMode)
+				n.Name, claims.LabelMode, v, n.Name, claims.LabelMode)
 		}
 	}
 	return nil
@@ -182,7 +181,7 @@ func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 	if c.Status != metav1.ConditionTrue {
 		return c.Reason + ": " + c.Message, nil
 	}
-	if runs := nn.Status.Datapath; s.Mode == config.ModeExclusive && runs != instruments.Exclusive || s.Mode != config.ModeExclusive && s.Datapath != claims.Auto && runs != s.Datapath {
+	if runs := nn.Status.Datapath; s.Mode == claims.ModeExclusive && runs != instruments.Exclusive || s.Mode != claims.ModeExclusive && s.Datapath != claims.Auto && runs != s.Datapath {
 		return "runs " + runs, nil
 	}
 	return "", nil
@@ -194,9 +193,9 @@ func (e *Env) offers(ctx context.Context, nn *v1alpha1.NodeNetwork) (string, err
 	if err != nil {
 		return "", fmt.Errorf("read node %s: %w", nn.Name, err)
 	}
-	q := node.Status.Allocatable[v1alpha1.ResourceENI]
+	q := node.Status.Allocatable[claims.ResourceENI]
 	if got, want := q.Value(), int64(offered(nn)); got != want {
-		return fmt.Sprintf("offers %d of %s, want %d", got, v1alpha1.ResourceENI, want), nil
+		return fmt.Sprintf("offers %d of %s, want %d", got, claims.ResourceENI, want), nil
 	}
 	return "", nil
 }

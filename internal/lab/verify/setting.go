@@ -28,9 +28,9 @@ const beforeAnnotation = "lab.terway.dev/before-verify"
 // settingOf is the configuration that makes a datapath run.
 func settingOf(datapath string) setting {
 	if datapath == instruments.Exclusive {
-		return setting{Datapath: claims.Auto, Mode: config.ModeExclusive}
+		return setting{Datapath: claims.Auto, Mode: claims.ModeExclusive}
 	}
-	return setting{Datapath: datapath, Mode: config.ModeShared}
+	return setting{Datapath: datapath, Mode: claims.ModeShared}
 }
 
 // put writes the setting into a configuration and returns the one that was there.

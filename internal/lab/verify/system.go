@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // renewedAnnotation on a pod template has a Deployment's pods made anew, as "kubectl
@@ -41,7 +41,7 @@ func (e *Env) renew(ctx context.Context, d *appsv1.Deployment) error {
 	if e.AllExclusive() {
 		eni = "1"
 	}
-	resources := map[string]any{"limits": map[string]any{v1alpha1.ResourceENI: eni}, "requests": map[string]any{v1alpha1.ResourceENI: eni}}
+	resources := map[string]any{"limits": map[string]any{claims.ResourceENI: eni}, "requests": map[string]any{claims.ResourceENI: eni}}
 	patch, err := json.Marshal(map[string]any{"spec": map[string]any{"template": map[string]any{
 		"metadata": map[string]any{"annotations": map[string]string{renewedAnnotation: time.Now().Format(time.RFC3339Nano)}},
 		"spec":     map[string]any{"containers": []any{map[string]any{"name": d.Spec.Template.Spec.Containers[0].Name, "resources": resources}}},

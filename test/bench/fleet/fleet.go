@@ -34,6 +34,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/pool"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // The periods are those of internal/agent's NodeSync.
@@ -180,7 +181,7 @@ func (n *Node) renew(ctx context.Context) error {
 	seconds := int32(agent.LeaseDuration / time.Second)
 	lease := &coordinationv1.Lease{
 		TypeMeta:   metav1.TypeMeta{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease"},
-		ObjectMeta: metav1.ObjectMeta{Namespace: n.fleet.Leases, Name: v1alpha1.LeaseName(n.Name), Labels: map[string]string{v1alpha1.LabelLease: ""}},
+		ObjectMeta: metav1.ObjectMeta{Namespace: n.fleet.Leases, Name: v1alpha1.LeaseName(n.Name), Labels: map[string]string{claims.LabelLease: ""}},
 		Spec:       coordinationv1.LeaseSpec{HolderIdentity: &n.Name, LeaseDurationSeconds: &seconds, RenewTime: &metav1.MicroTime{Time: time.Now()}},
 	}
 	at := []string{"/apis", coordinationv1.SchemeGroupVersion.Group, coordinationv1.SchemeGroupVersion.Version, "namespaces", n.fleet.Leases, "leases"}
@@ -205,7 +206,7 @@ func (n *Node) Open() <-chan struct{} { return n.open }
 
 func (n *Node) look(node *corev1.Node) {
 	for _, t := range node.Spec.Taints {
-		if t.Key == v1alpha1.TaintNotReady {
+		if t.Key == claims.TaintNotReady {
 			return
 		}
 	}

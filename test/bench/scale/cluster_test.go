@@ -36,6 +36,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud/alibaba"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/test/bench/fleet"
 )
@@ -222,7 +223,7 @@ func node(name string, m machine) *corev1.Node {
 		}},
 		Spec: corev1.NodeSpec{
 			ProviderID: regionID + "." + m.id,
-			Taints:     []corev1.Taint{{Key: v1alpha1.TaintNotReady, Effect: corev1.TaintEffectNoSchedule}},
+			Taints:     []corev1.Taint{{Key: claims.TaintNotReady, Effect: corev1.TaintEffectNoSchedule}},
 		},
 		Status: corev1.NodeStatus{
 			Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: m.address.String()}, {Type: corev1.NodeHostName, Address: name}},

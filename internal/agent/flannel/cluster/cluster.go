@@ -13,8 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/flannel"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // Node is a node's object in the API server.
@@ -48,18 +48,18 @@ func (o Node) Tell(ctx context.Context, blocks []netip.Prefix) error {
 		ours = append(ours, b.String())
 	}
 	value := strings.Join(ours, ",")
-	if n.Annotations[v1alpha1.AnnotationPodCIDR] == value {
+	if n.Annotations[claims.AnnotationPodCIDR] == value {
 		return nil
 	}
 	changed := n.DeepCopy()
 	if changed.Annotations == nil {
 		changed.Annotations = map[string]string{}
 	}
-	changed.Annotations[v1alpha1.AnnotationPodCIDR] = value
+	changed.Annotations[claims.AnnotationPodCIDR] = value
 	// The status, as flanneld does: its service account may write nothing else of a Node.
 	// Not into another object of the same name, which may have been made meanwhile.
 	if err := o.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(&n, client.MergeFromWithOptimisticLock{})); err != nil {
-		return fmt.Errorf("write annotation %s of node %s: %w", v1alpha1.AnnotationPodCIDR, o.Name, err)
+		return fmt.Errorf("write annotation %s of node %s: %w", claims.AnnotationPodCIDR, o.Name, err)
 	}
 	return nil
 }

@@ -13,10 +13,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
-	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/flannel"
 	"terway.dev/terway/internal/agent/flannel/cluster"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 func prefixes(list ...string) (all []netip.Prefix) {
@@ -51,7 +51,7 @@ func node(t *testing.T, c client.Client) (n corev1.Node, said string) {
 	if err := c.Get(t.Context(), client.ObjectKey{Name: "n1"}, &n); err != nil {
 		t.Fatal(err)
 	}
-	return n, n.Annotations[v1alpha1.AnnotationPodCIDR]
+	return n, n.Annotations[claims.AnnotationPodCIDR]
 }
 
 func TestTellSaysTheNodesOwnBlocksOnly(t *testing.T) {

@@ -13,8 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"terway.dev/terway/api/v1alpha1"
-	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/instruments"
 	"terway.dev/terway/internal/lab/verify"
@@ -68,7 +67,7 @@ var exclusiveENI = verify.Check{
 		if !mixed {
 			return measured + "; each of those pods has an ENI too; that the one for which none is left waits: see " + podLimitName, nil
 		}
-		return measured + fmt.Sprintf("; the next pod waited (Insufficient %s) and had the ENI after it", v1alpha1.ResourceENI), e.nextWaits(ctx, nb.Name)
+		return measured + fmt.Sprintf("; the next pod waited (Insufficient %s) and had the ENI after it", claims.ResourceENI), e.nextWaits(ctx, nb.Name)
 	}),
 }
 
@@ -78,12 +77,12 @@ var exclusiveENI = verify.Check{
 func (e *env) askByAnnotation(ctx context.Context, name, node string) error {
 	create := func(name, value string, spec corev1.PodSpec, o metav1.CreateOptions) (*corev1.Pod, error) {
 		return e.Client.CoreV1().Pods(e.Namespace).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
-			Name: name, Labels: map[string]string{"app": name}, Annotations: map[string]string{v1alpha1.AnnotationExclusiveENI: value},
+			Name: name, Labels: map[string]string{"app": name}, Annotations: map[string]string{claims.AnnotationExclusiveENI: value},
 		}, Spec: spec}, o)
 	}
 	dry := metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}}
 	spec := instruments.PlainSpec(node)
-	if _, err := create("wrong", "yes", spec, dry); err == nil || !strings.Contains(err.Error(), v1alpha1.AnnotationExclusiveENI+`: "yes"`) {
+	if _, err := create("wrong", "yes", spec, dry); err == nil || !strings.Contains(err.Error(), claims.AnnotationExclusiveENI+`: "yes"`) {
 		return fmt.Errorf("a pod whose annotation is \"yes\" was not refused with the annotation's name and value: %w", cmp.Or(err, errors.New("it was made")))
 	}
 	host := instruments.PlainSpec(node)
@@ -93,15 +92,15 @@ func (e *env) askByAnnotation(ctx context.Context, name, node string) error {
 	if err != nil {
 		return fmt.Errorf("make a pod of the host network: %w", err)
 	}
-	if q, asks := p.Spec.Containers[0].Resources.Limits[v1alpha1.ResourceENI]; asks {
-		return fmt.Errorf("a pod of the host network was given the limit %s %s", v1alpha1.ResourceENI, &q)
+	if q, asks := p.Spec.Containers[0].Resources.Limits[claims.ResourceENI]; asks {
+		return fmt.Errorf("a pod of the host network was given the limit %s %s", claims.ResourceENI, &q)
 	}
 	if p, err = create(name, "true", spec, metav1.CreateOptions{}); err != nil {
 		return fmt.Errorf("create pod %s: %w", name, err)
 	}
 	r := p.Spec.Containers[0].Resources
-	if limit, request := r.Limits[v1alpha1.ResourceENI], r.Requests[v1alpha1.ResourceENI]; limit.Value() != 1 || request.Value() != 1 {
-		return fmt.Errorf("pod %s was made with limit %s %s and request %s, want 1 and 1", name, v1alpha1.ResourceENI, &limit, &request)
+	if limit, request := r.Limits[claims.ResourceENI], r.Requests[claims.ResourceENI]; limit.Value() != 1 || request.Value() != 1 {
+		return fmt.Errorf("pod %s was made with limit %s %s and request %s, want 1 and 1", name, claims.ResourceENI, &limit, &request)
 	}
 	return nil
 }
@@ -144,7 +143,7 @@ func (e *env) takeBack(ctx context.Context, node string) error {
 }
 
 // insufficientENI is what the scheduler says of a node without a free ENI.
-const insufficientENI = "Insufficient " + v1alpha1.ResourceENI
+const insufficientENI = "Insufficient " + claims.ResourceENI
 
 // reachExclusive sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
 // those by their addresses and by a Service.
@@ -204,16 +203,16 @@ func (e *env) offerENIs(ctx context.Context, node string, n int64) error {
 	if n == 0 {
 		value = "null"
 	}
-	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s},"annotations":{%q:%s}}}`, nodenetwork.LabelExclusiveENIs, value, offeredAnnotation, value)
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%s},"annotations":{%q:%s}}}`, claims.LabelExclusiveENIs, value, offeredAnnotation, value)
 	if _, err := e.Client.CoreV1().Nodes().Patch(ctx, node, types.MergePatchType, []byte(patch), metav1.PatchOptions{}); err != nil {
 		return fmt.Errorf("label node %s: %w", node, err)
 	}
-	return e.Poll(ctx, fmt.Sprintf("node %s to offer %d of %s", node, n, v1alpha1.ResourceENI), func() (bool, error) {
+	return e.Poll(ctx, fmt.Sprintf("node %s to offer %d of %s", node, n, claims.ResourceENI), func() (bool, error) {
 		got, err := e.Client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
 		if err != nil {
 			return false, err
 		}
-		q := got.Status.Allocatable[v1alpha1.ResourceENI]
+		q := got.Status.Allocatable[claims.ResourceENI]
 		nn, err := e.NodeNetwork(ctx, node)
 		if err != nil {
 			return false, err

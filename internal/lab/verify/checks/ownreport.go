@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/lab"
 	"terway.dev/terway/internal/lab/verify"
 )
@@ -142,7 +143,7 @@ func (e *env) noIgnoreLabel(ctx context.Context, node string) error {
 	if err := label("example.com/lab", "true"); err != nil {
 		return fmt.Errorf("the kubelet of %s cannot set a label that is nobody's: %w", node, err)
 	}
-	for key, value := range map[string]string{"type": "virtual-kubelet", "network.terway.dev/ignore": "true", "k8s.aliyun.com/ignore-by-terway": "true"} {
+	for key, value := range map[string]string{claims.LabelNodeType: claims.VirtualNode, claims.LabelIgnore: "true", claims.LabelOtherIgnore: "true"} {
 		if err := refused(label(key, value), "leaves it alone"); err != nil {
 			return fmt.Errorf("the kubelet of %s labels its Node %s=%s: %w", node, key, value, err)
 		}
