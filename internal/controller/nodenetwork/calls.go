@@ -141,3 +141,23 @@ func (w *work) ours(ctx context.Context) (map[string]cloud.ENI, time.Time, error
 	}
 	return enis, at, err
 }
+
+// refuse remembers what the cloud refused, so that it is not asked all the time.
+func (w *work) refuse(what string, err error) {
+	x := cloud.Explain(err)
+	w.mem.refused[what] = refusal{x, w.Now().Add(w.Park)}
+	w.Log.Info("not asked again for a while", "node", w.name, "what", what, "reason", x.Reason, "for", w.Park)
+}
+
+// refused returns what the cloud said a short while ago, if it did.
+func (w *work) refused(what string) (cloud.Explanation, bool) {
+	if what == createOperation && w.facts != nil && w.facts.old != nil {
+		return cloud.Explain(w.facts.old), true // see create
+	}
+	r, ok := w.mem.refused[what]
+	if ok && w.Now().Before(r.until) {
+		return r.why, true
+	}
+	delete(w.mem.refused, what)
+	return cloud.Explanation{}, false
+}

@@ -243,10 +243,6 @@ func (r *Reconciler) Wake(name string) {
 	r.look(name)
 }
 
-func (r *Reconciler) warn(obj client.Object, reason, message string) {
-	r.Events.Eventf(obj, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", message)
-}
-
 // tags selects the cluster's ENIs, of one node and with one token if given.
 func (r *Reconciler) tags(node, token string) map[string]string {
 	t := map[string]string{TagCreator: creator, claims.TagCluster: r.cluster}
@@ -292,20 +288,6 @@ type work struct {
 func (w *work) again(d time.Duration) {
 	if w.next == 0 || d < w.next {
 		w.next = d
-	}
-}
-
-// toldMax bounds what is remembered of a node's warnings.
-const toldMax = 100
-
-// once passes a message on if it was not for this key already.
-func (w *work) once(key, message string, tell func(string)) {
-	if k := key + "\x00" + message; !w.mem.told[k] {
-		if len(w.mem.told) >= toldMax {
-			clear(w.mem.told)
-		}
-		w.mem.told[k] = true
-		tell(message)
 	}
 }
 

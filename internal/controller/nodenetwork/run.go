@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -146,53 +145,4 @@ func (w *work) report() {
 		w.warn(w.node, c.Reason, c.Message)
 		w.warn(w.nn, c.Reason, c.Message)
 	}
-}
-
-// parse reads an address of the spec. The API server's schema lets none through
-// that is none; the zero address matches nothing.
-func parse(a string) netip.Addr {
-	addr, err := netip.ParseAddr(a)
-	if err != nil {
-		return netip.Addr{}
-	}
-	return addr
-}
-
-// spec finds an ENI's record by its token, nil if there is none.
-func (w *work) spec(token string) *v1alpha1.ENI {
-	for i := range w.nn.Spec.ENIs {
-		if w.nn.Spec.ENIs[i].Token == token {
-			return &w.nn.Spec.ENIs[i]
-		}
-	}
-	return nil
-}
-
-// refuse remembers what the cloud refused, so that it is not asked all the time.
-func (w *work) refuse(what string, err error) {
-	x := cloud.Explain(err)
-	w.mem.refused[what] = refusal{x, w.Now().Add(w.Park)}
-	w.Log.Info("not asked again for a while", "node", w.name, "what", what, "reason", x.Reason, "for", w.Park)
-}
-
-// refused returns what the cloud said a short while ago, if it did.
-func (w *work) refused(what string) (cloud.Explanation, bool) {
-	if what == createOperation && w.facts != nil && w.facts.old != nil {
-		return cloud.Explain(w.facts.old), true // see create
-	}
-	r, ok := w.mem.refused[what]
-	if ok && w.Now().Before(r.until) {
-		return r.why, true
-	}
-	delete(w.mem.refused, what)
-	return cloud.Explanation{}, false
-}
-
-func (w *work) warnAll(reason, format string, args ...any) {
-	message := fmt.Sprintf(format, args...)
-	w.Log.Warn(message, "node", w.name, "reason", reason)
-	if w.node != nil {
-		w.warn(w.node, reason, message)
-	}
-	w.warn(w.nn, reason, message)
 }

@@ -1,6 +1,8 @@
 package nodenetwork
 
 import (
+	"fmt"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -36,4 +38,33 @@ func (w *work) tellDatapath() {
 	for _, obj := range []client.Object{w.node, w.nn} {
 		w.Events.Eventf(obj, nil, kind, "Datapath"+c.Reason, "Reconcile", "%s", c.Message)
 	}
+}
+
+// warn makes a warning event of one object.
+func (r *Reconciler) warn(obj client.Object, reason, message string) {
+	r.Events.Eventf(obj, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", message)
+}
+
+// toldMax bounds what is remembered of a node's warnings.
+const toldMax = 100
+
+// once passes a message on if it was not for this key already.
+func (w *work) once(key, message string, tell func(string)) {
+	if k := key + "\x00" + message; !w.mem.told[k] {
+		if len(w.mem.told) >= toldMax {
+			clear(w.mem.told)
+		}
+		w.mem.told[k] = true
+		tell(message)
+	}
+}
+
+// warnAll makes a warning event of the Node and of its NodeNetwork, and a line of the log.
+func (w *work) warnAll(reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	w.Log.Warn(message, "node", w.name, "reason", reason)
+	if w.node != nil {
+		w.warn(w.node, reason, message)
+	}
+	w.warn(w.nn, reason, message)
 }
