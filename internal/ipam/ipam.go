@@ -75,6 +75,10 @@ type ENI struct {
 type VSwitch struct {
 	ID        string
 	Available int
+	// Promised is how many more addresses the ENIs that are in it, or are being made in it, can
+	// ask for, those of other nodes too. An ENI cannot leave its vSwitch, so one that is full
+	// of ENIs leaves their nodes short though others have room.
+	Promised int
 	// Unknown: how many are available is not known. ENIs that are there are asked for
 	// addresses all the same; no ENI is created in it.
 	Unknown bool
@@ -86,7 +90,7 @@ type VSwitch struct {
 type Policy string
 
 const (
-	MostAvailable Policy = "most"    // the one with the most free addresses
+	MostAvailable Policy = "most"    // the one with the most free addresses that are not promised
 	Ordered       Policy = "ordered" // the first of the list that has any
 	Random        Policy = "random"  // any that has some; State.Seed says which
 )
@@ -418,15 +422,16 @@ func (e *ENI) leaving() bool {
 
 // pick chooses the vSwitch for a new ENI; "" when none has an address.
 func (s *State) pick(left map[string]int) string {
-	best := ""
+	best, most := "", 0
 	var some []string
 	for _, v := range s.VSwitches {
+		free := left[v.ID] - v.Promised
 		switch {
 		case left[v.ID] <= 0 || v.Unknown:
 		case s.Policy == Random:
 			some = append(some, v.ID)
-		case best == "", s.Policy != Ordered && left[v.ID] > left[best]:
-			best = v.ID
+		case best == "", s.Policy != Ordered && free > most:
+			best, most = v.ID, free
 		}
 	}
 	if len(some) > 0 {

@@ -278,6 +278,14 @@ func TestPlans(t *testing.T) {
 			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: vs},
 			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0] == Create{VSwitch: "v2", Addresses: 3} },
 		},
+		"what ENIs of others can still ask for is not free": {
+			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: []VSwitch{{ID: "v1", Available: 100}, {ID: "v2", Available: 200, Promised: 101}}},
+			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0].VSwitch == "v1" },
+		},
+		"where all is promised what is free is taken": {
+			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: []VSwitch{{ID: "v1", Available: 2, Promised: 300}, {ID: "v2", Available: 9, Promised: 300}}},
+			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0] == Create{VSwitch: "v2", Addresses: 3} },
+		},
 		"ordered takes the first vSwitch": {
 			State{MaxENIs: 3, PerENI: 10, Min: 3, Max: 8, VSwitches: vs, Policy: Ordered},
 			func(p Plan) bool { return len(p.Create) == 1 && p.Create[0].VSwitch == "v1" },

@@ -256,6 +256,6 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 		}
 	}
 	w.Log.Info("all ENIs of the node are given back", "node", w.name)
-	w.memories.forget(w.name)
+	w.forget()
 	return ctrl.Result{}, nil
 }

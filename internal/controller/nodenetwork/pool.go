@@ -28,6 +28,7 @@ func (w *work) plan(ctx context.Context) error {
 			NextStep: "add one to vswitches in the ConfigMap eni-config"}
 	}
 	for {
+		w.promise()
 		state := w.state(w.vswitches.get(w.facts.instance.VPCID, ids))
 		p := ipam.Compute(state)
 		if w.facts.old != nil { // no reason to take anything from the node
@@ -62,6 +63,18 @@ func (w *work) plan(ctx context.Context) error {
 		}
 		// Each round parks at least one vSwitch, so there is a last one.
 	}
+}
+
+// promise notes what the node's shared ENIs can still ask of their vSwitches.
+func (w *work) promise() {
+	of := map[string]int{}
+	for i := range w.nn.Spec.ENIs {
+		e := &w.nn.Spec.ENIs[i]
+		if n := w.nn.Spec.Limits.AddressesPerENI - len(e.Addresses); n > 0 && !e.Exclusive && e.Phase != v1alpha1.ENIDetaching {
+			of[e.VSwitchID] += n
+		}
+	}
+	w.vswitches.promise(w.name, of)
 }
 
 // state is the node as the planner sees it.
@@ -248,6 +261,7 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	for _, c := range p.Create {
 		s.ENIs = append(s.ENIs, v1alpha1.ENI{Token: w.NewToken(), Phase: v1alpha1.ENICreating, VSwitchID: c.VSwitch, RequestedAddresses: c.Addresses, Exclusive: c.Exclusive})
 	}
+	w.promise()
 	if err := w.save(ctx); err != nil {
 		return err
 	}

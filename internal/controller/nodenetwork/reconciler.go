@@ -174,7 +174,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 	if w.nn == nil && (w.node == nil || nodeinfo.Ignored(w.node)) {
-		w.memories.forget(w.name)
+		w.forget()
 		return ctrl.Result{}, nil
 	}
 	if w.nn != nil {
@@ -196,7 +196,7 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 	}
 	if w.nn == nil {
 		// Somebody may have deleted the one that was there: what is in the cloud is adopted.
-		w.memories.forget(w.name)
+		w.forget()
 		w.mem = w.memories.get(w.name)
 		w.mem.config = w.cfg
 		nn := &v1alpha1.NodeNetwork{
@@ -282,6 +282,12 @@ type work struct {
 	// unsure: this look cannot say whether it can; what was said stands.
 	unsure bool
 	next   time.Duration
+}
+
+// forget drops what is remembered of the node.
+func (w *work) forget() {
+	w.memories.forget(w.name)
+	w.vswitches.promise(w.name, nil)
 }
 
 // again asks for the next look after d, if none is due earlier.

@@ -30,6 +30,10 @@ type vswitches struct {
 	mu     sync.Mutex
 	known  map[string]cloud.VSwitch
 	parked map[string]time.Time // until when
+	// promises are how many more addresses each node's ENIs can ask for, by vSwitch; promised
+	// is their sum.
+	promises map[string]map[string]int
+	promised map[string]int
 }
 
 // listed are the vSwitches that a VPC has, as of the time of the answer.
@@ -39,7 +43,8 @@ type listed struct {
 }
 
 func newVSwitches(o *Options) *vswitches {
-	v := &vswitches{now: o.Now, park: o.Park, known: map[string]cloud.VSwitch{}, parked: map[string]time.Time{}}
+	v := &vswitches{now: o.Now, park: o.Park, known: map[string]cloud.VSwitch{}, parked: map[string]time.Time{},
+		promises: map[string]map[string]int{}, promised: map[string]int{}}
 	v.vpcs = answers.New(answers.Options[string, listed]{
 		Ask: func(ctx context.Context, vpcs []string) (map[string]listed, error) {
 			list, err := o.Cloud.ListVSwitches(ctx, vpcs[0])
@@ -71,7 +76,7 @@ func (v *vswitches) get(vpc string, ids []string) []ipam.VSwitch {
 	defer v.mu.Unlock()
 	var out []ipam.VSwitch
 	for _, id := range ids {
-		x := ipam.VSwitch{ID: id, Parked: v.now().Before(v.parked[id]), Unknown: !ok}
+		x := ipam.VSwitch{ID: id, Parked: v.now().Before(v.parked[id]), Unknown: !ok, Promised: v.promised[id]}
 		if l.ids[id] {
 			x.Available = v.known[id].Available
 		}
@@ -145,6 +150,27 @@ func (v *vswitches) take(id string, n int) {
 	if s, ok := v.known[id]; ok {
 		s.Available = max(0, s.Available-n)
 		v.known[id] = s
+	}
+}
+
+// promise notes how many more addresses a node's ENIs can ask for, by vSwitch, in place of what
+// was noted before. It is noted before an ENI is created: many nodes may choose before the first
+// of them has its addresses.
+func (v *vswitches) promise(node string, of map[string]int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, n := range v.promises[node] {
+		if v.promised[id] -= n; v.promised[id] == 0 {
+			delete(v.promised, id)
+		}
+	}
+	if len(of) == 0 {
+		delete(v.promises, node)
+		return
+	}
+	v.promises[node] = of
+	for id, n := range of {
+		v.promised[id] += n
 	}
 }
 
