@@ -36,7 +36,7 @@ on 5.10 $d/monitor $d/firewall
 # Between the two: how packets go with each.
 on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
 # What ADD and DEL cost, as ratios: route's to the bare requests, ebpf's to route's.
-on 5.10 -run '^$' -bench '^BenchmarkPod$' -benchtime 5x $d/node $d/ebpf
+on 5.10 -run '^$' -bench '^BenchmarkPod$' -benchtime 40x $d/node $d/ebpf
 # What the filters of a pod cost, in units of its device: docs/benchmarks.md.
 for kernel in 5.10 6.1; do
 	on $kernel -run '^$' -bench '^BenchmarkAttach$' -benchtime 30x $d/ebpf

@@ -17,15 +17,6 @@ import (
 	"terway.dev/terway/test/bench/packet"
 )
 
-// The ends of what is measured: a local pod, another, one of another node, a Service.
-var (
-	ownPod   = [2]netip.Addr{netip.MustParseAddr("192.168.32.5"), netip.MustParseAddr("2001:db8::5")}
-	nearPod  = [2]netip.Addr{netip.MustParseAddr("192.168.32.9"), netip.MustParseAddr("2001:db8::9")}
-	farPod   = [2]netip.Addr{netip.MustParseAddr("192.168.40.7"), netip.MustParseAddr("2001:db8::1:7")}
-	services = [2]netip.Addr{netip.MustParseAddr("172.21.0.10"), netip.MustParseAddr("fd00:21::10")}
-	gateways = [2]netip.Addr{netip.MustParseAddr("192.168.63.253"), netip.MustParseAddr("2001:db8::fd")}
-)
-
 // version is one set of programs, its maps filled.
 type version struct {
 	programs map[string]*bpf.Program
@@ -93,10 +84,10 @@ func costs(before, after *version) (list []packet.Cost) {
 		port := uint16(40000)
 		flow := func(to netip.Addr, tcp bool) packet.Flow {
 			port++
-			return packet.Flow{From: netip.AddrPortFrom(ownPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
+			return packet.Flow{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
 		}
-		far, near := flow(farPod[i], true), flow(nearPod[i], true)
-		farUDP, service, farService := flow(farPod[i], false), flow(services[i], true), flow(farPod[i], true)
+		far, near := flow(packet.FarPod[i], true), flow(packet.NearPod[i], true)
+		farUDP, service, farService := flow(packet.FarPod[i], false), flow(packet.Services[i], true), flow(packet.FarPod[i], true)
 		for _, program := range []string{fromPod, FromNetkit} {
 			add(family+" TCP to the VPC", program, far, 0, true, hot)
 			add(family+" TCP to a pod here", program, near, 0, true, hot)
@@ -106,7 +97,7 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, hot)
 		add(family+" UDP into a pod", fromENI, farUDP.Back(), 0, true, hot)
 		add(family+" of a Service", fromENI, farService.Back(), 0, false, noWorse)
-		add(strays, fromENI, packet.Flow{From: far.To, To: netip.AddrPortFrom(services[i], 80), TCP: true}, 0, false, 0)
+		add(strays, fromENI, packet.Flow{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, 0)
 		add(family+" past the stack", toENI, far, 0, false, 0)
 		add(family+" by the stack", toENI, far, claims.MarkOf(1), false, noWorse)
 		add(family+" by the stack", ToPod, service.Back(), 0, false, noWorse)
@@ -127,16 +118,16 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 	var errs []error
 	errs = append(errs, o.FollowConntrack())
 	errs = append(errs, o.Maps[tcprog.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
-	for i := range ownPod {
-		for _, a := range []netip.Addr{ownPod[i], nearPod[i]} {
+	for i := range packet.OwnPod {
+		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
 			errs = append(errs, table(o).Put(a, shortcutPod{
-				Addr: addrKey(a), Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: addrKey(gateways[i]),
+				Addr: addrKey(a), Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: addrKey(packet.Gateways[i]),
 			}))
 		}
 	}
 	errs = append(errs, packet.NeverAgain(o.Maps))
 	from := func(f packet.Flow) *bpf.Program {
-		if f.From.Addr() == ownPod[0] || f.From.Addr() == ownPod[1] {
+		if f.From.Addr() == packet.OwnPod[0] || f.From.Addr() == packet.OwnPod[1] {
 			return o.Programs[fromPod]
 		}
 		return o.Programs[fromENI]
@@ -170,9 +161,9 @@ func former(t *testing.T, path string) (*version, error) {
 		Macs                      [12]uint8
 		_                         uint32
 	}
-	for i := range ownPod {
-		p := pod{Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: tcprog.Words(gateways[i])}
-		for _, a := range []netip.Addr{ownPod[i], nearPod[i]} {
+	for i := range packet.OwnPod {
+		p := pod{Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: tcprog.Words(packet.Gateways[i])}
+		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
 			if err := coll.Maps["tw_pods_1"].Put(tcprog.Words(a), p); err != nil {
 				return nil, err
 			}

@@ -17,14 +17,6 @@ import (
 	"terway.dev/terway/test/bench/packet"
 )
 
-// The ends of what is measured: a local pod, another, one of another node, a Service.
-var (
-	ownPod   = [2]netip.Addr{netip.MustParseAddr("192.168.32.5"), netip.MustParseAddr("2001:db8::5")}
-	nearPod  = [2]netip.Addr{netip.MustParseAddr("192.168.32.9"), netip.MustParseAddr("2001:db8::9")}
-	farPod   = [2]netip.Addr{netip.MustParseAddr("192.168.40.7"), netip.MustParseAddr("2001:db8::1:7")}
-	services = [2]netip.Addr{netip.MustParseAddr("172.21.0.10"), netip.MustParseAddr("fd00:21::10")}
-)
-
 // eniMAC is the ENI's and, which no real one is, the pods' next hop's too: a frame that is sent
 // again and again must look the same each time.
 var eniMAC = [6]uint8{2, 0, 0, 0, 0, 1}
@@ -83,10 +75,10 @@ func costs(before, after *version) (list []packet.Cost) {
 		port := uint16(40000)
 		flow := func(to netip.Addr, tcp bool) packet.Flow {
 			port++
-			return packet.Flow{From: netip.AddrPortFrom(ownPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
+			return packet.Flow{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
 		}
-		far, near, udp := flow(farPod[i], true), flow(nearPod[i], true), flow(farPod[i], false)
-		service := flow(services[i], true)
+		far, near, udp := flow(packet.FarPod[i], true), flow(packet.NearPod[i], true), flow(packet.FarPod[i], false)
+		service := flow(packet.Services[i], true)
 		add(family+" TCP", fromSlave, far, 0, true, packet.Undecided)
 		add(family+" TCP to the VPC", toENI, far, 0, true, packet.Redirected)
 		add(family+" TCP to a pod here", toENI, near, 0, true, packet.Redirected)
@@ -111,17 +103,17 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 	var errs []error
 	errs = append(errs, o.Maps[tcprog.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
 	errs = append(errs, packet.NeverAgain(o.Maps))
-	for i := range ownPod {
-		for _, a := range []netip.Addr{ownPod[i], nearPod[i]} {
+	for i := range packet.OwnPod {
+		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
 			errs = append(errs, table(o).Put(a, slavesSlave{
 				Addr: addrKey(a), Host: packet.Loopback, Inner: packet.Loopback, Eni: packet.Loopback, Receiver: packet.Loopback, Mtu: 1500,
-				Gateway: addrKey(farPod[i]), NextHop: eniMAC, EniMac: eniMAC,
+				Gateway: addrKey(packet.FarPod[i]), NextHop: eniMAC, EniMac: eniMAC,
 			}))
 		}
 	}
 	ask := func(f packet.Flow, how func(map[string]*bpf.Map, *bpf.Program, []byte) error) error {
 		program := fromENI
-		if f.From.Addr() == ownPod[0] || f.From.Addr() == ownPod[1] {
+		if f.From.Addr() == packet.OwnPod[0] || f.From.Addr() == packet.OwnPod[1] {
 			program = toENI
 		}
 		return how(o.Maps, o.Programs[program], frame(program, f))
@@ -149,13 +141,13 @@ func former(t *testing.T, path string) (*version, error) {
 		return nil, err
 	}
 	t.Cleanup(coll.Close)
-	for i := range ownPod {
-		for _, a := range []netip.Addr{ownPod[i], nearPod[i]} {
+	for i := range packet.OwnPod {
+		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
 			if err := coll.Maps[formerSlaves].Put(tcprog.Words(a), struct {
 				Host, Inner, Eni, Receiver, Mtu uint32
 				Gateway                         slavesAddr
 				NextHop, EniMac                 [6]uint8
-			}{1, 1, 1, 1, 1500, addrKey(farPod[i]), eniMAC, eniMAC}); err != nil {
+			}{1, 1, 1, 1, 1500, addrKey(packet.FarPod[i]), eniMAC, eniMAC}); err != nil {
 				return nil, err
 			}
 		}

@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -67,7 +66,7 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 	if problem, err := p.kind.ENIProblem(h, p.ENI); err != nil || problem != "" {
 		return problem, err
 	}
-	return n.nodeProblem(ctx, h, want, enis, view, strings.ToLower(pod.ENI))
+	return n.nodeProblem(ctx, h, want, enis, view, routing.KeyOf(pod.ENI))
 }
 
 // nodeProblem names the first node-wide piece that a pod of an ENI needs and that

@@ -276,7 +276,10 @@ func (n *Node) put(s *object.Site, p *Pod, list []object.Object) (done int, err 
 // Retire puts a pod's device on the node among those that may send nothing and are deleted
 // together, in the background.
 func (n *Node) Retire(s *object.Site, d object.Device) error {
-	link, err := object.Find(s.Node, d.Name)
+	link, err := s.Link(d)
+	if err == nil && link == nil { // it may have been made since
+		link, err = object.Find(s.Node, d.Name)
+	}
 	if err != nil || link == nil || !linkkind.IsPodDevice(link) {
 		return err
 	}

@@ -82,7 +82,7 @@ func (n *Node) bare(device string, addresses []netip.Addr) *Pod {
 // ShareENI makes the pod one that shares its ENI with others. Without its ENI, which is an
 // error, it still reaches its neighbours on the node.
 func (p *Pod) ShareENI() error {
-	eni, ok := p.state.enis[strings.ToLower(p.Pod.ENI)]
+	eni, ok := p.state.enis[routing.KeyOf(p.Pod.ENI)]
 	if !ok {
 		p.Mark = claims.MarkOf(claims.SlotStranded)
 		return fmt.Errorf("ENI with MAC %s is not attached to this node (attached: %s)", p.Pod.ENI, p.state.attached())

@@ -204,7 +204,10 @@ func OwnRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 }
 
 // Key is how ENIs are called in maps: the MAC in lower case.
-func Key(mac net.HardwareAddr) string { return strings.ToLower(mac.String()) }
+func Key(mac net.HardwareAddr) string { return mac.String() }
+
+// KeyOf is Key of a MAC as text.
+func KeyOf(mac string) string { return strings.ToLower(mac) }
 
 // findDevice finds an ENI's link. A MAC may be shared with devices stacked on
 // the ENI, so among several the one with the expected name, else the first that

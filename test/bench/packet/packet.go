@@ -12,6 +12,7 @@ package packet
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -30,6 +31,16 @@ import (
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/testutil"
 	"terway.dev/terway/test/bench/report"
+)
+
+// The ends of what is measured: a local pod, another, one of another node, a Service, and the
+// vSwitch's gateways; of each family.
+var (
+	OwnPod   = [2]netip.Addr{netip.MustParseAddr("192.168.32.5"), netip.MustParseAddr("2001:db8::5")}
+	NearPod  = [2]netip.Addr{netip.MustParseAddr("192.168.32.9"), netip.MustParseAddr("2001:db8::9")}
+	FarPod   = [2]netip.Addr{netip.MustParseAddr("192.168.40.7"), netip.MustParseAddr("2001:db8::1:7")}
+	Services = [2]netip.Addr{netip.MustParseAddr("172.21.0.10"), netip.MustParseAddr("fd00:21::10")}
+	Gateways = [2]netip.Addr{netip.MustParseAddr("192.168.63.253"), netip.MustParseAddr("2001:db8::fd")}
 )
 
 // Case is one packet at one program.
