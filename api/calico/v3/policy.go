@@ -14,7 +14,7 @@ type NetworkPolicy struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	Spec NetworkPolicySpec `json:"spec"`
+	Spec PolicySpec `json:"spec"`
 	// Status is what is reported about the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
@@ -29,11 +29,11 @@ type NetworkPolicyList struct {
 	Items           []NetworkPolicy `json:"items"`
 }
 
-// NetworkPolicySpec is what a NetworkPolicy says.
+// PolicySpec is what every policy says.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.selector) || !self.selector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
-type NetworkPolicySpec struct {
+type PolicySpec struct {
 	// Tier is the tier that the policy is in.
 	// +kubebuilder:default=default
 	// +optional
@@ -52,7 +52,7 @@ type NetworkPolicySpec struct {
 	// +listType=atomic
 	// +optional
 	Egress []Rule `json:"egress,omitempty"`
-	// Selector selects the pods of the namespace; empty: all of them.
+	// Selector selects pods: of the namespace if the policy has one; empty: all of them.
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Selector string `json:"selector,omitempty"`
@@ -102,51 +102,14 @@ type GlobalNetworkPolicyList struct {
 
 // GlobalNetworkPolicySpec is what a GlobalNetworkPolicy says.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.selector) || !self.selector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
-// +kubebuilder:validation:XValidation:rule="!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!((has(self.doNotTrack) && self.doNotTrack) && (has(self.preDNAT) && self.preDNAT))",message="preDNAT and doNotTrack exclude each other",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="(!has(self.preDNAT) || !self.preDNAT) || !has(self.egress) || size(self.egress) == 0",message="a policy with preDNAT has no egress rules",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="(!has(self.preDNAT) || !self.preDNAT) || !has(self.types) || !self.types.exists(t, t == 'Egress')",message="a policy with preDNAT is not of type Egress",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="(has(self.applyOnForward) && self.applyOnForward) || ((!has(self.doNotTrack) || !self.doNotTrack) && (!has(self.preDNAT) || !self.preDNAT))",message="preDNAT and doNotTrack need applyOnForward",reason=FieldValueInvalid
 type GlobalNetworkPolicySpec struct {
-	// Tier is the tier that the policy is in.
-	// +kubebuilder:default=default
-	// +optional
-	Tier string `json:"tier,omitempty"`
-	// Order of the policy in its tier, the lowest first; without one it comes last. With equal
-	// orders names decide.
-	// +optional
-	Order *float64 `json:"order,omitempty"`
-	// Ingress rules, in the order in which they are tried.
-	// +kubebuilder:validation:MaxItems=1024
-	// +listType=atomic
-	// +optional
-	Ingress []Rule `json:"ingress,omitempty"`
-	// Egress rules, in the order in which they are tried.
-	// +kubebuilder:validation:MaxItems=1024
-	// +listType=atomic
-	// +optional
-	Egress []Rule `json:"egress,omitempty"`
-	// Selector selects the pods of all namespaces; empty: all of them.
-	// +kubebuilder:validation:MaxLength=1024
-	// +optional
-	Selector string `json:"selector,omitempty"`
-	// Types are the directions in which the policy selects its pods. Without any: Egress if there
-	// are egress rules and no ingress rules, both if there are both, Ingress else.
-	// +kubebuilder:validation:MinItems=1
-	// +kubebuilder:validation:MaxItems=2
-	// +listType=set
-	// +optional
-	Types []PolicyType `json:"types,omitempty"`
-	// ServiceAccountSelector restricts the policy to pods whose service account has such labels.
-	// +kubebuilder:validation:MaxLength=1024
-	// +optional
-	ServiceAccountSelector string `json:"serviceAccountSelector,omitempty"`
-	// PerformanceHints change nothing about what is enforced.
-	// +listType=set
-	// +optional
-	PerformanceHints []PerformanceHint `json:"performanceHints,omitempty"`
+	PolicySpec `json:",inline"`
+
 	// NamespaceSelector restricts the policy to pods of namespaces with such labels.
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
