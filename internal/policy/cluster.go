@@ -13,7 +13,8 @@ type Cluster struct {
 	Services        map[NamespacedName][]Endpoint
 }
 
-// Labels are those of an object of the Kubernetes API.
+// Labels are those that an object of the Kubernetes API has; selectors are asked of them
+// with what is added on the spot (PodLabels and others).
 type Labels = map[string]string
 
 // NamespacedName names an object.

@@ -135,13 +135,13 @@ type AddrSet struct {
 type PodSelector struct {
 	// Namespace, if not "": only pods in it.
 	Namespace string
-	// Namespaces is asked of the labels of the pod's namespace.
+	// Namespaces is asked of Cluster.NamespaceLabels of the pod's namespace.
 	Namespaces *selector.Selector
-	// Pods is asked of the pod's labels.
+	// Pods is asked of Cluster.PodLabels.
 	Pods *selector.Selector
-	// ServiceAccounts, if not nil: the pod's service account has one of these names.
+	// ServiceAccountNames, if not nil: the pod's service account has one of these names.
 	ServiceAccountNames []string
-	// ServiceAccounts is asked of the labels of the pod's service account.
+	// ServiceAccounts is asked of Cluster.ServiceAccountLabels of the pod's service account.
 	ServiceAccounts *selector.Selector
 }
 
@@ -149,19 +149,18 @@ type PodSelector struct {
 type NetworkSetSelector struct {
 	// Namespace, if not "": only NetworkSets in it.
 	Namespace string
-	// Namespaces, if not nil, is asked of the labels of the set's namespace, and
-	// global sets match only if Global is set.
+	// Namespaces is asked of Cluster.NamespaceLabels of a NetworkSet's namespace. It says
+	// nothing of GlobalNetworkSets.
 	Namespaces *selector.Selector
 	// Global: GlobalNetworkSets are candidates.
 	Global bool
 	// Namespaced: NetworkSets are candidates.
 	Namespaced bool
-	// Sets is asked of the set's labels.
+	// Sets is asked of Cluster.NetworkSetLabels.
 	Sets *selector.Selector
 }
 
-// ServiceRef names a Service. With Ports, only the ports of its endpoints are meant
-// where the rule is about the destination.
+// ServiceRef names a Service.
 type ServiceRef struct {
 	Namespace, Name string
 }
