@@ -15,7 +15,7 @@ LAB ?=
 # Options of "terway-lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric generate deps clean
+.PHONY: all build lab lab-down verify compare test unit oracle e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric generate deps clean
 
 all: build
 
@@ -38,12 +38,17 @@ compare: build
 	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
-# tests, the controller with 200 nodes, the datapaths in virtual machines, then the lab
-# end to end.
-test: deps check unit scale test-vm e2e
+# tests, selectors against Calico's parser, the controller with 200 nodes, the datapaths in
+# virtual machines, then the lab end to end.
+test: deps check unit oracle scale test-vm e2e
 
 unit:
 	go test -count=1 ./...
+
+# Selectors against Calico's own parser, in a module of its own: some twenty seconds the
+# first time, two later.
+oracle:
+	go test -C test/oracle -count=1 . -rapid.checks=20000
 
 e2e:
 	go test -count=1 -v -timeout 60m -tags e2e ./test/e2e

@@ -18,8 +18,9 @@ import (
 //	label      = one or more of A-Z a-z 0-9 _ . / -
 //	string     = "'" … "'" | '"' … '"'                      no escapes
 //
-// Between all of these, and within "not in", "starts with" and "ends with", blanks and tabs
-// may stand. "has(", "all(" and "global(" are one word each, up to the parenthesis.
+// Between all of these blanks and tabs may stand. "has(", "all(" and "global(" are one word
+// each, up to the parenthesis; after it, and within "not in", "starts with" and "ends with",
+// lines may end, too, as in Calico of August 2025; newer ones take blanks and tabs alone.
 
 // depth is how deep parentheses may be nested. A selector of 1,024 characters, which is what
 // the API takes, has at most 509.
@@ -110,6 +111,13 @@ func (p *parser) blanks() {
 	}
 }
 
+// spaces skips blanks and ends of lines.
+func (p *parser) spaces() {
+	for p.at < len(p.text) && strings.IndexByte(" \t\n\f\r", p.text[p.at]) >= 0 {
+		p.at++
+	}
+}
+
 // take skips a word if it is next.
 func (p *parser) take(word string) bool {
 	if !strings.HasPrefix(p.text[p.at:], word) {
@@ -167,13 +175,17 @@ func (p *parser) positive() *Selector {
 		p.deep--
 		return s
 	case p.take("has("):
+		p.spaces()
 		key := p.label("a label's name")
+		p.spaces()
 		p.must(")", ") after the label's name")
 		return Has(key)
 	case p.take("all("):
+		p.spaces()
 		p.must(")", ")")
 		return p.all
 	case p.take("global("):
+		p.spaces()
 		p.must(")", ")")
 		if p.global == nil {
 			p.at = start
@@ -190,14 +202,17 @@ func (p *parser) positive() *Selector {
 	case p.take("contains"):
 		return leaf(contains, key, p.string())
 	case p.take("starts"):
+		p.spaces()
 		p.must("with", "starts with")
 		return leaf(starts, key, p.string())
 	case p.take("ends"):
+		p.spaces()
 		p.must("with", "ends with")
 		return leaf(ends, key, p.string())
 	case p.take("in"):
 		return In(key, p.set()...)
 	case p.take("not"):
+		p.spaces()
 		p.must("in", "not in")
 		return Not(In(key, p.set()...))
 	}

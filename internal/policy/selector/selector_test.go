@@ -288,7 +288,7 @@ func TestCanonicalMatchesTheSame(t *testing.T) {
 			t.Fatalf("the opposite's opposite of %s is %s", s, twice)
 		}
 		for range 20 {
-			m := maps3.Draw(t, "labels")
+			m := Map(maps3.Draw(t, "labels"))
 			want := x.matches(m)
 			seen[want]++
 			if s.Matches(m) != want || again.Matches(m) != want || Not(s).Matches(m) == want {
