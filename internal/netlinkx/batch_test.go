@@ -2,6 +2,7 @@ package netlinkx
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,8 +13,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Each request has its own answer, in whatever order and number the kernel gives them, and
-// those behind one that fails are carried out.
+// Each request has its own answer, also where the kernel answers only what it refuses, and those
+// behind one that is refused are carried out.
 func TestBatch(t *testing.T) {
 	testutil.RequireRoot(t)
 	n := testutil.NewNS(t, "batch")
@@ -34,17 +35,35 @@ func TestBatch(t *testing.T) {
 		r.AddData(info)
 		return r
 	}
-	for range 3 {
+	gone := func(err error) bool { return errors.Is(err, unix.ENODEV) && Gone(err) }
+	good := func(err error) bool { return err == nil }
+	for _, c := range []struct {
+		indexes []int32
+		want    []func(error) bool
+	}{
+		{[]int32{9999, 1, 9998}, []func(error) bool{gone, good, gone}},
+		{[]int32{9999, 9998, 1}, []func(error) bool{gone, gone, good}},
+		{[]int32{1, 9999}, []func(error) bool{good, gone}},
+		{[]int32{9999}, []func(error) bool{gone}},
+		{[]int32{1}, []func(error) bool{good}},
+		{nil, nil},
+	} {
 		n.IP("link set lo down")
-		answers, err := b.Do([]*nl.NetlinkRequest{up(9999), up(1), up(9998)})
-		if err != nil {
-			t.Fatal(err)
+		var requests []*nl.NetlinkRequest
+		for _, index := range c.indexes {
+			requests = append(requests, up(index))
 		}
-		if len(answers) != 3 || !errors.Is(answers[0], unix.ENODEV) || answers[1] != nil || !errors.Is(answers[2], unix.ENODEV) || !Gone(answers[0]) {
-			t.Errorf("answers %v, want that the first and the last device are not there", answers)
+		answers, err := b.Do(requests)
+		if err != nil || len(answers) != len(c.want) {
+			t.Fatalf("%v: %v, %v", c.indexes, answers, err)
 		}
-		if out := n.IP("link show lo"); !strings.Contains(out, "UP") {
-			t.Errorf("lo is not up: %s", out)
+		for i, as := range c.want {
+			if !as(answers[i]) {
+				t.Errorf("%v: answers %v", c.indexes, answers)
+			}
+		}
+		if out := n.IP("link show lo"); slices.Contains(c.indexes, 1) && !strings.Contains(out, "UP") {
+			t.Errorf("%v: lo is not up: %s", c.indexes, out)
 		}
 	}
 	var many []*nl.NetlinkRequest
@@ -53,5 +72,29 @@ func TestBatch(t *testing.T) {
 	}
 	if answers, err := b.Do(many); err != nil || errors.Join(answers...) != nil || len(answers) != 100 {
 		t.Errorf("100 requests: %v, %v", answers, err)
+	}
+
+	// What is asked for is answered, also after what was refused; a refusal has the kernel's words.
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = 1
+	r.AddData(info)
+	data, err := b.Ask(r)
+	if err != nil || nl.DeserializeIfInfomsg(data).Index != 1 {
+		t.Errorf("lo: %v, %v", data, err)
+	}
+	info.Index = 9999
+	if _, err := b.Ask(r); !gone(err) {
+		t.Errorf("a device that is not there: %v", err)
+	}
+	mtu := nl.NewNetlinkRequest(unix.RTM_SETLINK, 0)
+	n.IP("link add v type veth peer name w")
+	named := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	mtu.AddData(named)
+	mtu.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("v")))
+	mtu.AddData(nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(1<<20)))
+	answers, err := b.Do([]*nl.NetlinkRequest{mtu})
+	if err != nil || !errors.Is(answers[0], unix.EINVAL) || !strings.Contains(answers[0].Error(), "mtu greater than device maximum") {
+		t.Errorf("an MTU that is too large: %v, %v", answers, err)
 	}
 }

@@ -26,11 +26,15 @@ func Open(ns netns.NsHandle) (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Namespace is an open network namespace with a route netlink socket in it. Both keep the
-// namespace alive until Close.
+// Namespace is an open network namespace, which Close lets go of with the sockets in it. Entering
+// it takes a thread there and back, so each of its sockets is opened when it is first asked for.
+// It is not safe for concurrent use.
 type Namespace struct {
-	*netlink.Handle
 	NS netns.NsHandle
+
+	path   string
+	handle *netlink.Handle
+	batch  *Batch
 }
 
 // Enter opens the network namespace at a path. The error is Gone if nothing is there, or
@@ -40,21 +44,52 @@ func Enter(path string) (*Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
 	}
-	h, err := Open(ns)
-	if err == nil {
-		return &Namespace{h, ns}, nil
-	}
-	defer ns.Close() // only read: nothing is lost if it fails
 	var at unix.Statfs_t
-	if unix.Fstatfs(int(ns), &at) == nil && at.Type != unix.NSFS_MAGIC {
+	if err := unix.Fstatfs(int(ns), &at); err != nil {
+		ns.Close() // only read: nothing is lost if it fails
+		return nil, fmt.Errorf("look at network namespace %s: %w", path, err)
+	}
+	if at.Type != unix.NSFS_MAGIC {
+		ns.Close()
 		return nil, fmt.Errorf("open network namespace %s: a file without a namespace mounted on it: %w", path, fs.ErrNotExist)
 	}
-	return nil, fmt.Errorf("network namespace %s: %w", path, err)
+	return &Namespace{NS: ns, path: path}, nil
 }
 
-// Close lets go of the socket and the namespace.
+// Handle is a route netlink socket in the namespace, the same one each time.
+func (n *Namespace) Handle() (*netlink.Handle, error) {
+	if n.handle != nil {
+		return n.handle, nil
+	}
+	h, err := Open(n.NS)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", n.path, err)
+	}
+	n.handle = h
+	return h, nil
+}
+
+// Batch is Handle for several requests at once.
+func (n *Namespace) Batch() (*Batch, error) {
+	if n.batch != nil {
+		return n.batch, nil
+	}
+	b, err := NewBatch(n.NS)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace %s: %w", n.path, err)
+	}
+	n.batch = b
+	return b, nil
+}
+
+// Close lets go of the sockets and the namespace.
 func (n *Namespace) Close() {
-	n.Handle.Close()
+	if n.handle != nil {
+		n.handle.Close()
+	}
+	if n.batch != nil {
+		n.batch.Close()
+	}
 	n.NS.Close() // only read
 }
 

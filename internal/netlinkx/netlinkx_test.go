@@ -87,8 +87,15 @@ func TestEnter(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer n.Close()
-	if links, err := List(t.Context(), "devices", n.LinkList); err != nil || len(links) == 0 {
+	h, err := n.Handle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if links, err := List(t.Context(), "devices", h.LinkList); err != nil || len(links) == 0 {
 		t.Errorf("devices %v, %v; want lo at least", links, err)
+	}
+	if again, err := n.Handle(); err != nil || again != h {
+		t.Errorf("asked for again it is another socket, %v", err)
 	}
 	if own, err := n.Is(netns.None()); err != nil || !own {
 		t.Errorf("it is the caller's own: %v, %v", own, err)

@@ -157,10 +157,11 @@ func TestGround(t *testing.T) {
 			"internal/datapath", "internal/datapath/claims", "internal/datapath/nft",
 			"internal/kernel", "internal/netlinkx", "internal/sysctl",
 		},
+		"internal/datapath/reaper": {"internal/datapath/claims", "internal/datapath/linkkind", "internal/netlinkx"},
 		// It knows no kind of pod.
 		"internal/datapath/node": {
 			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/firewall", "internal/datapath/linkkind",
-			"internal/datapath/nft", "internal/datapath/object", "internal/datapath/routing", "internal/datapath/tracker",
+			"internal/datapath/nft", "internal/datapath/object", "internal/datapath/reaper", "internal/datapath/routing", "internal/datapath/tracker",
 			"internal/kernel", "internal/netlinkx", "internal/sysctl",
 		},
 		"internal/datapath/routing": {

@@ -13,7 +13,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 	"terway.dev/terway/internal/testutil"
 )
@@ -28,7 +28,7 @@ func BenchmarkPod(b *testing.B) {
 	w := kit.NewWorld(b, 2, 1)
 	fast, slow := w.Nodes[0], w.Nodes[1]
 	slow.Desired.Kind = claims.Route // of a node that could do ebpf
-	describe := func(n *suite.Node) *suite.Pod {
+	describe := func(n *world.Node) *world.Pod {
 		p := n.Describe(1)
 		p.Spec.Kind = n.Desired.Kind
 		return p
@@ -46,14 +46,14 @@ func BenchmarkPod(b *testing.B) {
 		n.Sync()
 	}
 	for b.Loop() {
-		for name, n := range map[string]*suite.Node{"ebpf": fast, "route": slow} {
+		for name, n := range map[string]*world.Node{"ebpf": fast, "route": slow} {
 			one := describe(n)
 			timed(name+"-add", func() error { _, err := n.DP.AddPod(ctx, n.Desired, one.Spec); return err })
 			timed(name+"-del", func() error { return n.DP.DelPod(ctx, one.Spec) })
 			n.Settle()
 			one.Remove()
 
-			var pods []*suite.Pod
+			var pods []*world.Pod
 			for range burst {
 				pods = append(pods, describe(n))
 			}

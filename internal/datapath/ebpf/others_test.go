@@ -6,12 +6,12 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // attach puts a program of others behind ours.
-func attach(t *testing.T, o suite.Others, n *suite.Node, device string, parent uint32) {
+func attach(t *testing.T, o world.Others, n *world.Node, device string, parent uint32) {
 	t.Helper()
 	h := must(handle(n))
 	defer h.Close()
@@ -40,19 +40,19 @@ func TestFiltersOfOthersBehindOurs(t *testing.T) {
 			n0.Sync()
 			n1.Sync()
 			a, near, far := n0.AddPod(1), n0.AddPod(1), n1.AddPod(1)
-			for _, p := range []*suite.Pod{a, near, far} {
+			for _, p := range []*world.Pod{a, near, far} {
 				p.Echo(7)
 			}
-			sent, got, wire, air := suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict), suite.NewOthers(t, c.verdict)
+			sent, got, wire, air := world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict)
 			attach(t, sent, n0, a.Wiring.HostIfName, tcprog.Ingress)
 			attach(t, sent, n0, near.Wiring.HostIfName, tcprog.Ingress)
 			attach(t, got, n0, near.Wiring.HostIfName, tcprog.Egress)
 			attach(t, air, n0, "eth1", tcprog.Ingress)
 			attach(t, wire, n0, "eth1", tcprog.Egress)
-			suite.Talk(t, a.NS, "tcp", suite.At(near.V4, 7), exchanges)
-			suite.Talk(t, a.NS, "tcp", suite.At(far.V4, 7), exchanges)
-			suite.Talk(t, far.NS, "tcp", suite.At(a.V4, 7), 1) // its first packet asks at the ENI
-			for name, o := range map[string]suite.Others{"from the pod": sent, "to the pod": got, "from the ENI": air, "to the ENI": wire} {
+			world.Talk(t, a.NS, "tcp", world.At(near.V4, 7), exchanges)
+			world.Talk(t, a.NS, "tcp", world.At(far.V4, 7), exchanges)
+			world.Talk(t, far.NS, "tcp", world.At(a.V4, 7), 1) // its first packet asks at the ENI
+			for name, o := range map[string]world.Others{"from the pod": sent, "to the pod": got, "from the ENI": air, "to the ENI": wire} {
 				n := o.Seen(t)
 				if n == 0 {
 					t.Errorf("%s: a filter behind ours saw nothing", name)

@@ -14,17 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // watched counts the packets that pass the node's forwarding: those of the host stack.
-func watched(t *testing.T, n *suite.Node) func() int {
+func watched(t *testing.T, n *world.Node) func() int {
 	n.NFT(`table inet watch {
 		counter forwarded { }
 		chain forward { type filter hook forward priority 0; counter name forwarded; }
 	}`)
-	return func() int { return suite.Counter(t, n.NS, "inet", "watch", "forwarded") }
+	return func() int { return world.Counter(t, n.NS, "inet", "watch", "forwarded") }
 }
 
 // The first packets of a flow pass the host stack, the rest does not; whatever is
@@ -35,14 +35,14 @@ func TestWhatIsDirect(t *testing.T) {
 	n0.Sync()
 	n1.Sync()
 	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*suite.Pod{near, far} {
+	for _, p := range []*world.Pod{near, far} {
 		p.Echo(7)
 	}
 	n0.Echo(7)
-	n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
-		suite.Service{ClusterIP: suite.ClusterIP6, Port: 7, Endpoint: near.V6})
-	near4, near6 := suite.At(near.V4, 7), suite.At(near.V6, 7)
-	far4, far6 := suite.At(far.V4, 7), suite.At(far.V6, 7)
+	n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
+		world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: near.V6})
+	near4, near6 := world.At(near.V4, 7), world.At(near.V6, 7)
+	far4, far6 := world.At(far.V4, 7), world.At(far.V6, 7)
 	here, there := watched(t, n0), watched(t, n1)
 	for _, c := range []struct {
 		name, network, to     string
@@ -55,15 +55,15 @@ func TestWhatIsDirect(t *testing.T) {
 		{"other node, IPv6", "tcp", far6, true, true},
 		{"other node, UDP", "udp", far6, true, true},
 		// The peer's node sees an ordinary flow.
-		{"Service", "tcp", suite.At(suite.ClusterIP, 7), false, true},
-		{"Service, UDP", "udp", suite.At(suite.ClusterIP, 7), false, true},
-		{"Service with an endpoint here, IPv6", "tcp", suite.At(suite.ClusterIP6, 7), false, true},
-		{"NodePort", "tcp", suite.At(n0.V4, 30007), false, true},
+		{"Service", "tcp", world.At(world.ClusterIP, 7), false, true},
+		{"Service, UDP", "udp", world.At(world.ClusterIP, 7), false, true},
+		{"Service with an endpoint here, IPv6", "tcp", world.At(world.ClusterIP6, 7), false, true},
+		{"NodePort", "tcp", world.At(n0.V4, 30007), false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			const exchanges = 200
 			wasHere, wasThere := here(), there()
-			suite.Talk(t, a.NS, c.network, c.to, exchanges)
+			world.Talk(t, a.NS, c.network, c.to, exchanges)
 			passedHere, passedThere := here()-wasHere, there()-wasThere
 			// The first packets, and what the kernels acknowledge meanwhile.
 			if few := passedHere < 20; few != c.directHere {
@@ -88,7 +88,7 @@ func TestWhatIsDirect(t *testing.T) {
 }
 
 // clearFlows forgets all flows, as eviction would.
-func clearFlows(t *testing.T, n *suite.Node) {
+func clearFlows(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
 		for key := range connections(t, n, name) {
@@ -102,7 +102,7 @@ var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1
 
 // connections are a table's, by key. One that is written while the table is walked may be met
 // again and again.
-func connections(t *testing.T, n *suite.Node, name string) map[string]tcprog.Connection {
+func connections(t *testing.T, n *world.Node, name string) map[string]tcprog.Connection {
 	t.Helper()
 	return connectionsIn(t, own(n).shortcuts.objects, name)
 }
@@ -140,10 +140,10 @@ func TestForgottenFlowsCarryOn(t *testing.T) {
 			}
 			near.Echo(7)
 			far.Echo(7)
-			var talks []*suite.Talking
-			for _, to := range []string{suite.At(near.V4, 7), suite.At(far.V4, 7), suite.At(far.V6, 7)} {
+			var talks []*world.Talking
+			for _, to := range []string{world.At(near.V4, 7), world.At(far.V4, 7), world.At(far.V6, 7)} {
 				for _, network := range []string{"tcp", "udp"} {
-					talks = append(talks, suite.StartTalk(t, a.NS, network, to))
+					talks = append(talks, world.StartTalk(t, a.NS, network, to))
 				}
 			}
 			before, err := own(n0).Counters()
@@ -180,7 +180,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	n.Sync()
 	a, b := n.AddPod(1), n.AddPod(1)
 	b.Echo(7)
-	k := suite.StartTalk(t, a.NS, "udp", suite.At(b.V4, 7))
+	k := world.StartTalk(t, a.NS, "udp", world.At(b.V4, 7))
 	k.More(20)
 	before, err := own(n).Counters()
 	if err != nil {
@@ -237,7 +237,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 	n.Sync()
 	a, b := n.AddPod(1), n.AddPod(1)
 	b.Echo(7)
-	suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), 5)
+	world.Talk(t, a.NS, "tcp", world.At(b.V4, 7), 5)
 	ids := func() string {
 		out := ""
 		for _, dev := range []string{"eth1", a.Wiring.HostIfName} {
@@ -265,7 +265,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 }
 
 // mapIDs are those that a node's datapath has.
-func mapIDs(n *suite.Node) (ids []bpf.MapID) {
+func mapIDs(n *world.Node) (ids []bpf.MapID) {
 	for _, m := range own(n).shortcuts.objects.Maps {
 		id, _ := must(m.Info()).ID()
 		ids = append(ids, id)
@@ -281,7 +281,7 @@ func TestOtherVersions(t *testing.T) {
 	n.Sync()
 	a, b := n.AddPod(1), n.AddPod(1)
 	b.Echo(7)
-	k := suite.StartTalk(t, a.NS, "tcp", suite.At(b.V4, 7))
+	k := world.StartTalk(t, a.NS, "tcp", world.At(b.V4, 7))
 	h, err := handle(n)
 	if err != nil {
 		t.Fatal(err)
@@ -298,7 +298,7 @@ func TestOtherVersions(t *testing.T) {
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
 		t.Errorf("repairs %q", repairs)
 	}
-	n.DP = must(newSubject(suite.Options{NetNS: n.Path}, 8192))
+	n.DP = must(newSubject(world.Options{NetNS: n.Path}, 8192))
 	if repairs := n.Sync(a, b); len(repairs) < 3 {
 		t.Errorf("repairs %q, want the ENI and both pods", repairs)
 	}
@@ -321,7 +321,7 @@ func TestRouteBeside(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	// sync is one of a node whose new pods are of a kind.
-	sync := func(kind string, pods ...*suite.Pod) ([]string, error) {
+	sync := func(kind string, pods ...*world.Pod) ([]string, error) {
 		n0.Desired.Kind = kind
 		return n0.TrySync(pods...)
 	}
@@ -345,7 +345,7 @@ func TestRouteBeside(t *testing.T) {
 	if repairs, err := sync(claims.Route); err != nil || len(repairs) != 1 || programs("eth1") {
 		t.Errorf("back to route: %q, %v", repairs, err)
 	}
-	wire := func(kind string) *suite.Pod {
+	wire := func(kind string) *world.Pod {
 		n0.Desired.Kind = kind
 		p := n0.Describe(1, "4", "6")
 		p.Spec.Kind = kind
@@ -361,14 +361,14 @@ func TestRouteBeside(t *testing.T) {
 	if programs(slow.Wiring.HostIfName) || !programs(fast.Wiring.HostIfName) || !programs("eth1") {
 		t.Error("programs are not where they belong")
 	}
-	for _, p := range []*suite.Pod{slow, fast, far} {
+	for _, p := range []*world.Pod{slow, fast, far} {
 		p.Echo(7)
 	}
-	for _, from := range []*suite.Pod{slow, fast, far} {
-		for _, to := range []*suite.Pod{slow, fast, far} {
+	for _, from := range []*world.Pod{slow, fast, far} {
+		for _, to := range []*world.Pod{slow, fast, far} {
 			for _, a := range []netip.Addr{to.V4, to.V6} {
-				suite.Talk(t, from.NS, "tcp", suite.At(a, 7), 20)
-				suite.Talk(t, from.NS, "udp", suite.At(a, 7), 20)
+				world.Talk(t, from.NS, "tcp", world.At(a, 7), 20)
+				world.Talk(t, from.NS, "udp", world.At(a, 7), 20)
 			}
 		}
 	}

@@ -14,18 +14,19 @@ import (
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // The suite's table against this datapath.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.EBPF,
-	New: func(o suite.Options) (suite.Subject, error) {
+	New: func(o world.Options) (world.Subject, error) {
 		return newSubject(o, 4096)
 	},
-	Cuts:  func(n *suite.Node, p *suite.Pod) []suite.Cut { return append(suite.RouteCuts(n, p), cuts(n, p)...) },
+	Cuts:  func(n *world.Node, p *world.Pod) []world.Cut { return append(world.RouteCuts(n, p), cuts(n, p)...) },
 	Trace: trace,
 }
 
@@ -35,7 +36,7 @@ type subject struct {
 	kind *Kind
 }
 
-func newSubject(o suite.Options, connections int, features ...node.Feature) (*subject, error) {
+func newSubject(o world.Options, connections int, features ...node.Feature) (*subject, error) {
 	k := New(connections)
 	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
 	return &subject{n, k}, err
@@ -43,14 +44,14 @@ func newSubject(o suite.Options, connections int, features ...node.Feature) (*su
 
 // A feature has its objects on pods of this kind.
 func TestFeature(t *testing.T) {
-	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, 4096, f) })
+	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, 4096, f) })
 }
 
 // own is the node's kind as this package knows it.
-func own(n *suite.Node) *Kind { return n.DP.(*subject).kind }
+func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
 
 // cuts are the pieces that this datapath adds.
-func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
+func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	dev := p.Wiring.HostIfName
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
 	pods := own(n).shortcuts.table()
@@ -64,7 +65,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 			panic(err)
 		}
 	}
-	return []suite.Cut{
+	return []world.Cut{
 		{Name: "program for what the pod sends", Cut: func() { tc("filter del dev " + dev + " ingress pref 84") }, Check: fromPod + " is missing"},
 		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 84") }, Check: ToPod + " is missing"},
 		{Name: "qdisc of the pod", Cut: func() { tc("qdisc del dev " + dev + " clsact") }, Check: fromPod + " is missing"},
@@ -97,7 +98,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 }
 
 // index of a device of the node.
-func index(n *suite.Node, device string) int {
+func index(n *world.Node, device string) int {
 	h, err := handle(n)
 	if err != nil {
 		panic(err)
@@ -107,7 +108,7 @@ func index(n *suite.Node, device string) int {
 }
 
 // handle is a netlink socket in the node.
-func handle(n *suite.Node) (*netlink.Handle, error) {
+func handle(n *world.Node) (*netlink.Handle, error) {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
 		return nil, err
@@ -117,7 +118,7 @@ func handle(n *suite.Node) (*netlink.Handle, error) {
 }
 
 // trace is what runs on which device, and the map of pods.
-func trace(n *suite.Node) (string, error) {
+func trace(n *world.Node) (string, error) {
 	h, err := handle(n)
 	if err != nil {
 		return "", err

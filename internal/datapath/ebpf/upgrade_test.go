@@ -7,14 +7,14 @@ import (
 
 	bpf "github.com/cilium/ebpf"
 
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // downgrade leaves a node as an agent of the version before would: its programs on all
 // devices, its maps filled. testdata/former.o is that version's object file, without debug
 // information.
-func downgrade(t *testing.T, n *suite.Node, pods ...*suite.Pod) {
+func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	t.Helper()
 	check := func(err error) {
 		t.Helper()
@@ -74,18 +74,18 @@ func TestUpgrade(t *testing.T) {
 	n.Sync()
 	n1.Sync()
 	a, near, far := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*suite.Pod{a, near, far} {
+	for _, p := range []*world.Pod{a, near, far} {
 		p.Echo(7)
 	}
 	downgrade(t, n, a, near)
 	n.NFT("table inet k { chain f { type filter hook forward priority 0; ct state new accept; ct state invalid drop; }; }")
-	var talks []*suite.Talking
+	var talks []*world.Talking
 	for _, to := range []netip.Addr{near.V4, near.V6, far.V4, far.V6} {
 		for _, network := range []string{"tcp", "udp"} {
-			talks = append(talks, suite.StartTalk(t, a.NS, network, suite.At(to, 7)))
+			talks = append(talks, world.StartTalk(t, a.NS, network, world.At(to, 7)))
 		}
 	}
-	talks = append(talks, suite.StartTalk(t, far.NS, "tcp", suite.At(a.V4, 7)), suite.StartTalk(t, w.Outside, "tcp", suite.At(a.V4, 7)))
+	talks = append(talks, world.StartTalk(t, far.NS, "tcp", world.At(a.V4, 7)), world.StartTalk(t, w.Outside, "tcp", world.At(a.V4, 7)))
 	for _, k := range talks {
 		k.More(20)
 	}

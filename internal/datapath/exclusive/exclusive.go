@@ -15,27 +15,33 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
+
+	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // Kind is that of pods with an ENI of their own.
-type Kind struct{ node.Plain }
+type Kind struct {
+	node.Plain
+	cards *cards
+}
 
 // New is the kind.
-func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}} }
+func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}, newCards()} }
 
 // Describe implements node.Kind.
 func (Kind) Describe(p *node.Pod) error {
 	p.Inner.Name, p.Group = claims.ExclusiveIfName, claims.GroupExclusive
 	p.ByNode()
 	// Answers to the node's other pods leave by the pod's ENI.
-	p.Sysctls = append(p.Sysctls, node.InPod("ipv4/conf/"+p.Inner.Name+"/rp_filter", "2"))
+	p.Conf = append(p.Conf, sysctl.Setting{Path: "ipv4/conf/" + p.Inner.Name + "/rp_filter", Value: "2"})
 	if err := validate(p.Pod); err != nil {
 		return err
 	}
@@ -45,8 +51,8 @@ func (Kind) Describe(p *node.Pod) error {
 }
 
 // Prepare implements node.Kind: the veth gets the MTU of the ENI's device.
-func (Kind) Prepare(s *object.Site, p *node.Pod) error {
-	at, err := find(s, p.Pod)
+func (k Kind) Prepare(s *object.Site, p *node.Pod) error {
+	at, err := k.cards.find(s, p.Pod)
 	if err != nil {
 		return err
 	}
@@ -58,28 +64,30 @@ func (Kind) Prepare(s *object.Site, p *node.Pod) error {
 
 // Objects implements node.Kind: the ENI is in the pod before anything can be sent, and when it
 // is up there, everything is there.
-func (Kind) Objects(p *node.Pod) node.Added {
+func (k Kind) Objects(p *node.Pod) node.Added {
 	if p.Exclusive == nil {
 		return node.Added{} // nothing is known of its ENI: it comes back with the pod's namespace
 	}
 	eth := object.Device{Name: p.IfName, InPod: true}
 	var after []object.Object
+	if p.HasIPv6() {
+		prefix := "ipv6/conf/" + p.IfName + "/"
+		after = append(after, node.InPod(prefix+"disable_ipv6", "0"), node.InPod(prefix+"accept_ra", "0"), node.InPod(prefix+"accept_dad", "0"))
+	}
 	// Answers to pods of the same node come in by the ENI and go out by it, what the node
 	// sends comes in by the veth: no strict check of the reverse path.
-	settings := [][2]string{{"ipv4/conf/" + p.IfName + "/rp_filter", "2"}}
-	if slices.ContainsFunc(p.Addresses, netip.Addr.Is6) {
-		prefix := "ipv6/conf/" + p.IfName + "/"
-		settings = append(settings, [2]string{prefix + "disable_ipv6", "0"}, [2]string{prefix + "accept_ra", "0"}, [2]string{prefix + "accept_dad", "0"})
-	}
-	for _, s := range settings {
-		after = append(after, node.InPod(s[0], s[1]))
-	}
-	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU})
+	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU, Conf: []sysctl.Setting{{Path: "ipv4/conf/" + p.IfName + "/rp_filter", Value: "2"}}})
 	for _, a := range p.Addresses {
 		after = append(after, object.Address{On: eth, Address: a},
 			object.Route{On: eth, To: netip.PrefixFrom(a, 0).Masked(), Via: gateway(p.Exclusive, a)})
 	}
-	return node.Added{Before: []object.Object{card{p.Pod}}, After: after}
+	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: after}
+}
+
+// Sync implements node.Kind: it notes where the network cards are.
+func (k Kind) Sync(_ *netlink.Handle, links []netlink.Link, _ []routing.ENI) ([]string, error) {
+	k.cards.note(links)
+	return nil, nil
 }
 
 // Points implements node.Kind: the ENI, and the veth for what goes by the node.

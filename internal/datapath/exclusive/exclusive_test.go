@@ -9,21 +9,24 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
 )
 
 // kit is a node with both kinds of pods; those that a test does not say it of share ENIs.
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.Route,
-	New:  func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
+	New:  func(o world.Options) (world.Subject, error) { return newSubject(o) },
 }
 
-func newSubject(o suite.Options, features ...node.Feature) (suite.Subject, error) {
+func newSubject(o world.Options, features ...node.Feature) (world.Subject, error) {
 	return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{New(), node.Plain{KindName: claims.Route}}, Features: features})
 }
 
@@ -31,7 +34,7 @@ func newSubject(o suite.Options, features ...node.Feature) (suite.Subject, error
 func TestFeature(t *testing.T) {
 	k := kit
 	k.Kind, k.Exclusive = claims.Exclusive, true
-	featuretest.Run(t, k, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+	featuretest.Run(t, k, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
 // The suite's table, with pods that have an ENI each.
@@ -78,8 +81,8 @@ func TestSuite(t *testing.T) {
 	suite.Run(t, k)
 }
 
-// world is two nodes; eth1 of each is shared, eth2 and eth3 are for one pod each.
-func world(t *testing.T) (w *suite.World, n0, n1 *suite.Node) {
+// twoNodes are two nodes; eth1 of each is shared, eth2 and eth3 are for one pod each.
+func twoNodes(t *testing.T) (w *world.World, n0, n1 *world.Node) {
 	w = kit.NewWorld(t, 2, 3)
 	for _, n := range w.Nodes {
 		n.Desired.ENIs = n.Desired.ENIs[:1]
@@ -89,7 +92,7 @@ func world(t *testing.T) (w *suite.World, n0, n1 *suite.Node) {
 }
 
 // describe prepares a pod that is to have eth<e> for itself.
-func describe(n *suite.Node, e int) *suite.Pod {
+func describe(n *world.Node, e int) *world.Pod {
 	p := n.Describe(e, "4", "6")
 	eni := n.ENI(e)
 	eni.Device = ""
@@ -97,20 +100,20 @@ func describe(n *suite.Node, e int) *suite.Pod {
 	return p
 }
 
-func add(n *suite.Node, e int) *suite.Pod {
+func add(n *world.Node, e int) *world.Pod {
 	p := describe(n, e)
 	p.Add()
 	return p
 }
 
-func serving(p *suite.Pod) *suite.Pod {
-	suite.Serve(p.NS, suite.At(p.V4, 80))
-	suite.Serve(p.NS, suite.At(p.V6, 80))
+func serving(p *world.Pod) *world.Pod {
+	world.Serve(p.NS, world.At(p.V4, 80))
+	world.Serve(p.NS, world.At(p.V6, 80))
 	return p
 }
 
 func TestTheENIIsThePods(t *testing.T) {
-	_, n0, _ := world(t)
+	_, n0, _ := twoNodes(t)
 	p := add(n0, 2)
 	if out := p.IP("-o link show eth0"); !strings.Contains(out, n0.MAC(2).String()) {
 		t.Errorf("eth0 of the pod is not the ENI: %s", out)
@@ -124,27 +127,27 @@ func TestTheENIIsThePods(t *testing.T) {
 }
 
 func TestEveryoneReachesIt(t *testing.T) {
-	w, n0, n1 := world(t)
+	w, n0, n1 := twoNodes(t)
 	own, near, far := serving(add(n0, 2)), serving(add(n0, 3)), serving(add(n1, 2))
 	shared, farShared := serving(n0.AddPod(1, "4", "6")), serving(n1.AddPod(1, "4", "6"))
-	for _, n := range []*suite.Node{n0, n1} {
-		suite.Serve(n.NS, suite.At(n.V4, 8080))
-		suite.Serve(n.NS, suite.At(n.V6, 8080))
+	for _, n := range []*world.Node{n0, n1} {
+		world.Serve(n.NS, world.At(n.V4, 8080))
+		world.Serve(n.NS, world.At(n.V6, 8080))
 	}
-	for _, to := range []*suite.Pod{near, far, shared, farShared} {
-		suite.MustReach(t, own.NS, suite.At(to.V4, 80), to.NS, own.V4)
-		suite.MustReach(t, own.NS, suite.At(to.V6, 80), to.NS, own.V6)
-		suite.MustReach(t, to.NS, suite.At(own.V4, 80), own.NS, to.V4)
-		suite.MustReach(t, to.NS, suite.At(own.V6, 80), own.NS, to.V6)
+	for _, to := range []*world.Pod{near, far, shared, farShared} {
+		world.MustReach(t, own.NS, world.At(to.V4, 80), to.NS, own.V4)
+		world.MustReach(t, own.NS, world.At(to.V6, 80), to.NS, own.V6)
+		world.MustReach(t, to.NS, world.At(own.V4, 80), own.NS, to.V4)
+		world.MustReach(t, to.NS, world.At(own.V6, 80), own.NS, to.V6)
 	}
-	for _, n := range []*suite.Node{n0, n1} {
-		suite.MustReach(t, n.NS, suite.At(own.V4, 80), own.NS, n.V4)
-		suite.MustReach(t, n.NS, suite.At(own.V6, 80), own.NS, n.V6)
-		suite.MustReach(t, own.NS, suite.At(n.V4, 8080), n.NS, own.V4)
-		suite.MustReach(t, own.NS, suite.At(n.V6, 8080), n.NS, own.V6)
+	for _, n := range []*world.Node{n0, n1} {
+		world.MustReach(t, n.NS, world.At(own.V4, 80), own.NS, n.V4)
+		world.MustReach(t, n.NS, world.At(own.V6, 80), own.NS, n.V6)
+		world.MustReach(t, own.NS, world.At(n.V4, 8080), n.NS, own.V4)
+		world.MustReach(t, own.NS, world.At(n.V6, 8080), n.NS, own.V6)
 	}
-	suite.Serve(w.Outside, suite.OutsideV4+":80")
-	suite.MustReach(t, own.NS, suite.OutsideV4+":80", w.Outside, own.V4)
+	world.Serve(w.Outside, world.OutsideV4+":80")
+	world.MustReach(t, own.NS, world.OutsideV4+":80", w.Outside, own.V4)
 	if got := w.Strict(); got != 0 {
 		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
 	}
@@ -152,25 +155,25 @@ func TestEveryoneReachesIt(t *testing.T) {
 
 // Node and pod meet on the node.
 func TestTheNodeReachesItWithoutTheVPC(t *testing.T) {
-	w, n0, _ := world(t)
+	w, n0, _ := twoNodes(t)
 	own := serving(add(n0, 2))
-	suite.Serve(n0.NS, suite.At(n0.V4, 8080))
+	world.Serve(n0.NS, world.At(n0.V4, 8080))
 	before := w.Crossed()
-	suite.MustReach(t, n0.NS, suite.At(own.V4, 80), own.NS, n0.V4)
-	suite.MustReach(t, own.NS, suite.At(n0.V4, 8080), n0.NS, own.V4)
+	world.MustReach(t, n0.NS, world.At(own.V4, 80), own.NS, n0.V4)
+	world.MustReach(t, own.NS, world.At(n0.V4, 8080), n0.NS, own.V4)
 	if after := w.Crossed(); after != before {
 		t.Errorf("%d packets crossed the VPC", after-before)
 	}
 }
 
 func TestServices(t *testing.T) {
-	w, n0, n1 := world(t)
+	w, n0, n1 := twoNodes(t)
 	own, near, far := serving(add(n0, 2)), serving(add(n0, 3)), serving(add(n1, 2))
 	shared, farShared := serving(n0.AddPod(1, "4", "6")), serving(n1.AddPod(1, "4", "6"))
-	ip := suite.At(suite.ClusterIP, 80)
+	ip := world.At(world.ClusterIP, 80)
 	for _, c := range []struct {
 		name     string
-		from, to *suite.Pod
+		from, to *world.Pod
 		seen     netip.Addr
 	}{
 		// What goes on from the node has the node's address: the pod's is on an ENI
@@ -184,13 +187,13 @@ func TestServices(t *testing.T) {
 		{"shared to an own pod elsewhere", shared, far, shared.V4},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Endpoint: c.to.V4})
-			suite.MustReach(t, c.from.NS, ip, c.to.NS, c.seen)
+			n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, NodePort: 30080, Endpoint: c.to.V4})
+			world.MustReach(t, c.from.NS, ip, c.to.NS, c.seen)
 		})
 	}
 	t.Run("node to an own pod", func(t *testing.T) {
-		n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Endpoint: own.V4})
-		suite.MustReach(t, n0.NS, ip, own.NS, n0.V4)
+		n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, NodePort: 30080, Endpoint: own.V4})
+		world.MustReach(t, n0.NS, ip, own.NS, n0.V4)
 	})
 	for _, c := range []struct {
 		name  string
@@ -202,39 +205,78 @@ func TestServices(t *testing.T) {
 		{"NodePort Local from an own pod elsewhere", true, far.NS}, {"NodePort from an own pod of the node", false, near.NS},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n0.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, NodePort: 30080, Local: c.local, Endpoint: own.V4})
-			suite.MustReach(t, c.from, suite.At(n0.V4, 30080), own.NS, n0.V4)
+			n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, NodePort: 30080, Local: c.local, Endpoint: own.V4})
+			world.MustReach(t, c.from, world.At(n0.V4, 30080), own.NS, n0.V4)
 		})
 	}
 }
 
 func TestDelBringsTheENIBack(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client := n1.AddPod(1)
-	before := suite.DumpStable(n0)
+	before := world.DumpStable(n0)
 	p := serving(add(n0, 2))
-	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(p.V4, 80), p.NS, client.V4)
 	p.Del()
 	p.Del()
-	suite.MustNotReach(t, client.NS, suite.At(p.V4, 80))
+	world.MustNotReach(t, client.NS, world.At(p.V4, 80))
 	n0.Settle()
 	out := n0.IP("-o link show " + nodeName(n0.MAC(2)))
 	if !strings.Contains(out, n0.MAC(2).String()) || strings.Contains(out, "state UP") {
 		t.Errorf("the ENI on the node: %s", out)
 	}
 	n0.IP("link set " + nodeName(n0.MAC(2)) + " name eth2")
-	if diff := suite.Difference(before, suite.DumpStable(n0)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n0)); diff != "" {
 		t.Errorf("the pod left something behind:\n%s", diff)
 	}
 	// The next pod has the ENI, whatever it is called now.
 	n0.IP("link set eth2 name whatever")
 	next := serving(add(n0, 2))
-	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
+}
+
+// The node may have the devices of many pods: a card that was seen once is found without a look at all
+// of them, by whatever name it goes, also after its return.
+func TestTheENIIsFoundAmongMany(t *testing.T) {
+	k := kit
+	var kind Kind
+	k.New = func(o world.Options) (world.Subject, error) {
+		kind = New().(Kind)
+		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{kind, node.Plain{KindName: claims.Route}}})
+	}
+	n := k.NewWorld(t, 1, 2).Nodes[0]
+	n.Desired.ENIs = n.Desired.ENIs[:1]
+	n.Sync()
+	listed, list := 0, kind.cards.list
+	kind.cards.list = func(ctx context.Context, h *netlink.Handle) ([]netlink.Link, error) {
+		listed++
+		return list(ctx, h)
+	}
+	n.IP("link set eth2 name whatever")
+	p := describe(n, 2)
+	for _, name := range []string{"whatever", nodeName(n.MAC(2))} {
+		if out := n.IP("-o link show"); !strings.Contains(out, name+"@") {
+			t.Fatalf("no %s: %s", name, out)
+		}
+		p.Add()
+		p.Del()
+	}
+	if listed != 0 {
+		t.Errorf("all devices of the node were listed %d times", listed)
+	}
+	// Another device has its index by now, and it is elsewhere: it is looked for.
+	kind.cards.note([]netlink.Link{&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "x", HardwareAddr: n.MAC(2), Index: 1}}})
+	n.IP("link set " + nodeName(n.MAC(2)) + " name eth2")
+	p.Add()
+	if listed != 1 {
+		t.Errorf("all devices were listed %d times, want once", listed)
+	}
+	p.Del()
 }
 
 // A pod with NET_ADMIN can change the MAC of its ENI; that must not cost the node the ENI.
 func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client, p := n1.AddPod(1), add(n0, 2)
 	p.IP("link set eth0 address 02:00:00:00:00:02")
 	p.Del()
@@ -242,13 +284,13 @@ func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
 		t.Fatalf("the ENI is not on the node with its MAC: %s", out)
 	}
 	next := serving(add(n0, 2))
-	suite.MustReach(t, client.NS, suite.At(next.V4, 80), next.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 }
 
 // An ENI that is detached from its pod goes with its device. The pod's trouble says so in a way
 // that the agent knows; the other pods are served.
 func TestAnENIThatIsNowhereIsNamed(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client, gone, p := n1.AddPod(1), add(n0, 2), serving(add(n0, 3))
 	gone.IP("link del eth0")
 	_, err := n0.TrySync(gone, p)
@@ -256,11 +298,11 @@ func TestAnENIThatIsNowhereIsNamed(t *testing.T) {
 	if node != nil || len(pods) != 1 || pods[0].Sandbox != gone.Spec.Sandbox || !errors.Is(pods[0], datapath.ErrNoDevice) {
 		t.Errorf("pods %v, node %v; want the one pod's ErrNoDevice", pods, node)
 	}
-	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(p.V4, 80), p.NS, client.V4)
 }
 
 func TestRestartKeepsThePod(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client, p := n1.AddPod(1), serving(add(n0, 2))
 	first := fmt.Sprint(p.Wiring)
 	n0.DP = n0.NewDatapath()
@@ -271,11 +313,11 @@ func TestRestartKeepsThePod(t *testing.T) {
 	if again := fmt.Sprint(p.Wiring); again != first {
 		t.Errorf("second AddPod gives %s, first gave %s", again, first)
 	}
-	suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(p.V4, 80), p.NS, client.V4)
 }
 
 func TestRepair(t *testing.T) {
-	w, n0, n1 := world(t)
+	w, n0, n1 := twoNodes(t)
 	ctx := context.Background()
 	p, far := serving(add(n0, 2)), serving(n1.AddPod(1, "4", "6"))
 	stray := 0 // while every piece was there
@@ -287,7 +329,7 @@ func TestRepair(t *testing.T) {
 		{"down", func() { p.IP("link set eth0 down") }, "eth0 of the pod is down"},
 		{"address", func() { p.IP("addr flush dev eth0") }, "address " + p.V4.String()},
 		{"route", func() { p.IP("route del default") }, "default route"},
-		{"IPv6 route", func() { p.IP("-6 route del default") }, "default route via " + suite.PodGW6},
+		{"IPv6 route", func() { p.IP("-6 route del default") }, "default route via " + world.PodGW6},
 		{"name", func() {
 			p.IP("link set eth0 down")
 			p.IP("link set eth0 name lost")
@@ -301,7 +343,7 @@ func TestRepair(t *testing.T) {
 		{"MAC", func() { p.IP("link set eth0 address 02:00:00:00:00:02") }, "MAC 02:00:00:00:00:02"},
 		{"veth", func() { p.IP("link del veth1") }, "device tw"},
 		{"ARP on the node", func() { n0.IP("link set " + p.Wiring.HostIfName + " arp on") }, "answers ARP"},
-		{"route to Services", func() { p.IP("route del " + suite.ServiceCIDR) }, "route to " + suite.ServiceCIDR},
+		{"route to Services", func() { p.IP("route del " + world.ServiceCIDR) }, "route to " + world.ServiceCIDR},
 		{"route to the node", func() { p.IP("-6 route del " + n0.V6.String()) }, "route to " + n0.V6.String()},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -323,10 +365,10 @@ func TestRepair(t *testing.T) {
 				t.Errorf("second Sync reports %q", repairs)
 			}
 			before := w.Strict()
-			suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
-			suite.MustReach(t, p.NS, suite.At(far.V6, 80), far.NS, p.V6)
-			suite.MustReach(t, n0.NS, suite.At(p.V4, 80), p.NS, n0.V4)
-			suite.MustReach(t, n0.NS, suite.At(p.V6, 80), p.NS, n0.V6)
+			world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
+			world.MustReach(t, p.NS, world.At(far.V6, 80), far.NS, p.V6)
+			world.MustReach(t, n0.NS, world.At(p.V4, 80), p.NS, n0.V4)
+			world.MustReach(t, n0.NS, world.At(p.V6, 80), p.NS, n0.V6)
 			stray += w.Strict() - before
 		})
 	}
@@ -337,7 +379,7 @@ func TestRepair(t *testing.T) {
 
 // Sync's list of pods is a moment old.
 func TestSyncWithAnOldList(t *testing.T) {
-	_, n0, _ := world(t)
+	_, n0, _ := twoNodes(t)
 	p := add(n0, 2)
 	n0.Sync(p)
 	p.Del()
@@ -356,11 +398,11 @@ func TestSyncWithAnOldList(t *testing.T) {
 
 // A crash may leave the device anywhere on its way.
 func TestAddGoesOnWhereACrashStopped(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client := n1.AddPod(1)
-	for name, crash := range map[string]func(*suite.Pod){
-		"moved, not named": func(p *suite.Pod) { n0.IP("link set eth2 netns " + p.Name) },
-		"named, not up": func(p *suite.Pod) {
+	for name, crash := range map[string]func(*world.Pod){
+		"moved, not named": func(p *world.Pod) { n0.IP("link set eth2 netns " + p.Name) },
+		"named, not up": func(p *world.Pod) {
 			n0.IP("link set eth2 netns " + p.Name)
 			p.IP("link set eth2 name eth0")
 		},
@@ -370,7 +412,7 @@ func TestAddGoesOnWhereACrashStopped(t *testing.T) {
 			crash(p)
 			p.Add()
 			serving(p)
-			suite.MustReach(t, client.NS, suite.At(p.V4, 80), p.NS, client.V4)
+			world.MustReach(t, client.NS, world.At(p.V4, 80), p.NS, client.V4)
 			p.Del()
 			n0.IP("link set " + nodeName(n0.MAC(2)) + " name eth2")
 		})
@@ -378,18 +420,18 @@ func TestAddGoesOnWhereACrashStopped(t *testing.T) {
 }
 
 func TestDelToleratesAbsence(t *testing.T) {
-	_, n0, _ := world(t)
-	before := suite.DumpStable(n0)
+	_, n0, _ := twoNodes(t)
+	before := world.DumpStable(n0)
 	describe(n0, 2).Del()
 	p := add(n0, 3)
 	p.Remove() // the test's device is a veth and goes with the namespace
 	p.Del()
 	p.Spec.NetNS = ""
 	p.Del()
-	p.Spec.NetNS = suite.LeftFile(t)
+	p.Spec.NetNS = world.LeftFile(t)
 	p.Del()
 	n0.Settle()
-	diff := suite.Difference(before, suite.DumpStable(n0))
+	diff := world.Difference(before, world.DumpStable(n0))
 	for _, line := range strings.Split(diff, "\n") {
 		if line != "" && !strings.Contains(line, "eth3") {
 			t.Errorf("left behind: %s", line)
@@ -398,9 +440,9 @@ func TestDelToleratesAbsence(t *testing.T) {
 }
 
 func TestConcurrentPods(t *testing.T) {
-	_, n0, n1 := world(t)
+	_, n0, n1 := twoNodes(t)
 	client := n1.AddPod(1)
-	pods := []*suite.Pod{describe(n0, 2), describe(n0, 3)}
+	pods := []*world.Pod{describe(n0, 2), describe(n0, 3)}
 	for range 5 {
 		var wg sync.WaitGroup
 		errs := make([]error, 2*len(pods))
@@ -419,8 +461,8 @@ func TestConcurrentPods(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, p := range pods {
-			l := p.Listen("tcp", suite.At(p.V4, 80))
-			conn, err := client.Dial("tcp", "", suite.At(p.V4, 80), suite.Patience)
+			l := p.Listen("tcp", world.At(p.V4, 80))
+			conn, err := client.Dial("tcp", "", world.At(p.V4, 80), world.Patience)
 			if err != nil {
 				t.Error(err)
 			} else {
@@ -433,7 +475,7 @@ func TestConcurrentPods(t *testing.T) {
 }
 
 func TestAddRefuses(t *testing.T) {
-	_, n0, _ := world(t)
+	_, n0, _ := twoNodes(t)
 	for _, c := range []struct {
 		name string
 		edit func(*datapath.Pod)
@@ -452,14 +494,17 @@ func TestAddRefuses(t *testing.T) {
 			if c.name == "eth0 taken" {
 				p.IP("link add eth0 type veth peer name other")
 			}
-			before := suite.DumpStable(n0)
+			before := world.DumpStable(n0)
 			c.edit(&p.Spec)
 			_, err := n0.DP.AddPod(context.Background(), n0.Desired, p.Spec)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), p.Name) {
 				t.Errorf("error %v, want one that names the pod and %q", err, c.want)
 			}
+			if err := n0.DP.DelPod(context.Background(), p.Spec); err != nil {
+				t.Errorf("a refused pod cannot be deleted: %v", err)
+			}
 			n0.Settle()
-			if diff := suite.Difference(before, suite.DumpStable(n0)); diff != "" {
+			if diff := world.Difference(before, world.DumpStable(n0)); diff != "" {
 				t.Errorf("a refused pod left:\n%s", diff)
 			}
 		})

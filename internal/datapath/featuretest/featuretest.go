@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -152,7 +152,8 @@ func (o qdisc) at(s *object.Site) (*netlink.Handle, netlink.Link, error) {
 	case err != nil || link == nil:
 		return nil, nil, err
 	case o.on.InPod:
-		return s.Pod.Handle, link, nil
+		h, err := s.Pod.Handle()
+		return h, link, err
 	}
 	return s.Node, link, nil
 }
@@ -189,9 +190,9 @@ func (qdisc) Del(*object.Site) error { return nil }
 
 // Run shows the feature on pods of the kit's kind: added, found missing, repaired, and gone with
 // the pod. make is a node as the kit makes it, with the feature.
-func Run(t *testing.T, k suite.Kit, make func(suite.Options, node.Feature) (suite.Subject, error)) {
+func Run(t *testing.T, k world.Kit, make func(world.Options, node.Feature) (world.Subject, error)) {
 	var f *feature
-	k.New = func(o suite.Options) (suite.Subject, error) {
+	k.New = func(o world.Options) (world.Subject, error) {
 		f = &feature{netns: o.NetNS}
 		return make(o, f)
 	}
@@ -268,8 +269,8 @@ func Run(t *testing.T, k suite.Kit, make func(suite.Options, node.Feature) (suit
 			t.Errorf("after Sync: %v", err)
 		}
 	}
-	far := suite.Serving(n.AddPod(1, "4", "6"))
-	suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
+	far := world.Serving(n.AddPod(1, "4", "6"))
+	world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
 
 	p.Del()
 	n.Settle()

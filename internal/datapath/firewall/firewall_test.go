@@ -14,12 +14,12 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.Route,
-	New: func(o suite.Options) (suite.Subject, error) {
+	New: func(o world.Options) (world.Subject, error) {
 		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
 	},
 }
@@ -30,15 +30,15 @@ func TestForwardOfIptables(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
-	suite.Serve(b.NS, suite.At(b.V4, 80))
-	suite.Serve(b.NS, suite.At(b.V6, 80))
+	world.Serve(b.NS, world.At(b.V4, 80))
+	world.Serve(b.NS, world.At(b.V6, 80))
 	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
 		n.Run(program, "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
 		n.Run(program, "-P", "FORWARD", "DROP")
 	}
 	n.Sync(a, b)
-	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
-	suite.MustReach(t, a.NS, suite.At(b.V6, 80), b.NS, a.V6)
+	world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(b.V6, 80), b.NS, a.V6)
 	for _, program := range []string{"iptables-nft", "ip6tables-nft"} {
 		list := n.Run(program, "-S", "FORWARD")
 		want := []string{
@@ -63,7 +63,7 @@ func TestForwardOfIptables(t *testing.T) {
 	n.Run("iptables-nft", "-I", "FORWARD", "-i", "tw+", "-j", "ACCEPT")
 	n.Run("iptables-nft", "-I", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
 	n.Sync(a, b)
-	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
 	if err := n.DP.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := n.AddPod(1, "4"), n.AddPod(1, "4")
-	suite.Serve(b.NS, suite.At(b.V4, 80))
+	world.Serve(b.NS, world.At(b.V4, 80))
 	n.NFT(`table ip filter { chain FORWARD { type filter hook forward priority 0; policy drop; ct original ip saddr 10.9.9.9 accept; }; }
 		table inet mine { chain passing { type filter hook forward priority 0; policy drop; ct original ip saddr 10.9.9.9 accept; }; }`)
 	ns, err := netns.GetFromPath(n.Path)
@@ -103,7 +103,7 @@ func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
 	if repairs := n.Sync(a, b); len(repairs) != 0 {
 		t.Errorf("second Sync repairs %q", repairs)
 	}
-	suite.MustReach(t, a.NS, suite.At(b.V4, 80), b.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
 	if err := n.DP.Teardown(context.Background()); err != nil {
 		t.Error(err)
 	}

@@ -5,7 +5,7 @@ package ipvlan
 import (
 	"testing"
 
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/ipvs"
 )
 
-func TestIPVS(t *testing.T) { suite.IPVS(t, kit) }
+func TestIPVS(t *testing.T) { ipvs.Run(t, kit) }

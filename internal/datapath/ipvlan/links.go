@@ -16,6 +16,7 @@ import (
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/reaper"
 	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -83,19 +84,24 @@ func (o devices) Put(site *object.Site) error {
 func (o devices) Del(site *object.Site) error {
 	device := o.pod.Host.Name
 	o.s.forget(device)
-	left := inPod(o.pod.NetNS, func(pod *netlinkx.Namespace) error {
-		link, err := object.Find(pod.Handle, o.pod.IfName)
+	left := inPod(o.pod.NetNS, func(h *netlink.Handle) error {
+		link, err := object.Find(h, o.pod.IfName)
 		if err != nil || link == nil || !isInner(link, device) {
 			return err
 		}
-		if err := takeAddresses(pod.Handle, link, netip.Addr{}); err != nil {
+		if err := takeAddresses(h, link, netip.Addr{}); err != nil {
 			return err
 		}
-		if err := pod.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
+		if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
 			return fmt.Errorf("move device %s to the group of dying devices: %w", link.Attrs().Name, err)
 		}
 		site.Later(func() error {
-			return inPod(o.pod.NetNS, func(pod *netlinkx.Namespace) error { return node.DeleteRetired(pod.NS) })
+			pod, err := enter(o.pod.NetNS)
+			if err != nil || pod == nil {
+				return err
+			}
+			defer pod.Close()
+			return reaper.DeleteRetired(pod.NS)
 		})
 		return nil
 	})
@@ -124,7 +130,11 @@ func linkHost(h *netlink.Handle, p *node.Pod) (netlink.Link, error) {
 }
 
 func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink.Link, error) {
-	link, err := object.Find(pod.Handle, p.Inner.Name)
+	inPod, err := pod.Handle()
+	if err != nil {
+		return nil, err
+	}
+	link, err := object.Find(inPod, p.Inner.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -135,13 +145,13 @@ func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink
 		if isSlave(link, p.ENI) && !linkkind.IsDying(link) {
 			return link, nil
 		}
-		if err := remove(pod.Handle, link); err != nil {
+		if err := remove(inPod, link); err != nil {
 			return nil, err
 		}
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex, attrs.Index, attrs.Namespace = p.Inner.Name, p.ENI.Index, innerIndex(p.Host.Name), netlink.NsFd(pod.NS)
-	return create(h, pod.Handle, attrs)
+	return create(h, inPod, attrs)
 }
 
 // isSlave says whether a device is one of the ENI's. Its parent cannot be told from within
@@ -180,20 +190,30 @@ type holder struct {
 	addresses             []netip.Addr
 }
 
-// inPod opens a pod's namespace; without one there is nothing to do.
-func inPod(path string, f func(*netlinkx.Namespace) error) error {
+// enter opens a pod's namespace; nil if it has none.
+func enter(path string) (*netlinkx.Namespace, error) {
 	if path == "" {
-		return nil
+		return nil, nil
 	}
 	pod, err := netlinkx.Enter(path)
 	if netlinkx.Gone(err) {
-		return nil
+		return nil, nil
 	}
-	if err != nil {
+	return pod, err
+}
+
+// inPod lends a socket in a pod's namespace; without one there is nothing to do.
+func inPod(path string, f func(*netlink.Handle) error) error {
+	pod, err := enter(path)
+	if err != nil || pod == nil {
 		return err
 	}
 	defer pod.Close()
-	return f(pod)
+	h, err := pod.Handle()
+	if err != nil {
+		return err
+	}
+	return f(h)
 }
 
 // vacate takes an address of the pod from devices of other pods that still have it. Only pods
@@ -205,12 +225,12 @@ func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
 			if held.device == p.Host.Name {
 				continue
 			}
-			err := inPod(held.netns, func(pod *netlinkx.Namespace) error {
-				link, err := object.Find(pod.Handle, held.ifName)
+			err := inPod(held.netns, func(h *netlink.Handle) error {
+				link, err := object.Find(h, held.ifName)
 				if err != nil || link == nil || !isInner(link, held.device) {
 					return err
 				}
-				return takeAddresses(pod.Handle, link, a)
+				return takeAddresses(h, link, a)
 			})
 			if err != nil {
 				return fmt.Errorf("take address %s from another pod of the ENI: %w", a, err)

@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 func TestSupportedHere(t *testing.T) {
@@ -22,16 +22,16 @@ func TestKnownFlowsGoDirectly(t *testing.T) {
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
 	n1.Sync()
-	a, near, far := n0.AddPod(1, "4", "6"), suite.Serving(n0.AddPod(2)), suite.Serving(n1.AddPod(1))
+	a, near, far := n0.AddPod(1, "4", "6"), world.Serving(n0.AddPod(2)), world.Serving(n1.AddPod(1))
 	for _, c := range []struct {
-		to      *suite.Pod
+		to      *world.Pod
 		counter string
 	}{{near, "to-pod"}, {far, "to-eni"}} {
 		before, err := own(n0).Counters()
 		if err != nil {
 			t.Fatal(err)
 		}
-		suite.MustReach(t, a.NS, suite.At(c.to.V4, 80), c.to.NS, a.V4)
+		world.MustReach(t, a.NS, world.At(c.to.V4, 80), c.to.NS, a.V4)
 		after, err := own(n0).Counters()
 		if err != nil {
 			t.Fatal(err)
@@ -48,20 +48,20 @@ func TestBothKindsTalk(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	w.Nodes[1].Sync()
-	slave, far := suite.Serving(n.AddPod(1)), suite.Serving(w.Nodes[1].AddPod(1))
+	slave, far := world.Serving(n.AddPod(1)), world.Serving(w.Nodes[1].AddPod(1))
 	plain := n.Describe(1)
 	plain.Spec.Kind = claims.Route
 	plain.Add()
-	suite.Serving(plain)
+	world.Serving(plain)
 	if repairs := n.Sync(slave, plain); len(repairs) != 0 {
 		t.Errorf("sync repairs %q", repairs)
 	}
-	for _, pair := range [][2]*suite.Pod{{slave, plain}, {plain, slave}, {plain, far}, {far, plain}, {slave, far}, {far, slave}} {
-		suite.MustReach(t, pair[0].NS, suite.At(pair[1].V4, 80), pair[1].NS, pair[0].V4)
+	for _, pair := range [][2]*world.Pod{{slave, plain}, {plain, slave}, {plain, far}, {far, plain}, {slave, far}, {far, slave}} {
+		world.MustReach(t, pair[0].NS, world.At(pair[1].V4, 80), pair[1].NS, pair[0].V4)
 	}
 	plain.Del()
-	suite.MustNotReach(t, far.NS, suite.At(plain.V4, 80))
-	suite.MustReach(t, far.NS, suite.At(slave.V4, 80), slave.NS, far.V4)
+	world.MustNotReach(t, far.NS, world.At(plain.V4, 80))
+	world.MustReach(t, far.NS, world.At(slave.V4, 80), slave.NS, far.V4)
 }
 
 // Whether a pod lives can be told from the node though its namespace cannot be seen.
@@ -78,17 +78,17 @@ func TestAlive(t *testing.T) {
 		}
 		return has
 	}
-	before := suite.DumpStable(n)
+	before := world.DumpStable(n)
 	if !ask() {
 		t.Error("a pod that lives is called dead")
 	}
 	p.Remove()
-	for deadline := time.Now().Add(suite.Patience); ask(); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(world.Patience); ask(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("a pod that died is called alive")
 		}
 	}
-	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("the question left:\n%s", diff)
 	}
 	p.Spec.NetNS = ""

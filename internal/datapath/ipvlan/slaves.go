@@ -314,7 +314,11 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err := filters.Attach(site.Node, objects, index, hostHooks); err != nil || site.Pod == nil {
 		return err
 	}
-	if err := filters.Attach(site.Pod.Handle, objects, innerIndex(o.pod.Host.Name), innerHooks); err != nil {
+	inPod, err := site.Pod.Handle()
+	if err != nil {
+		return err
+	}
+	if err := filters.Attach(inPod, objects, innerIndex(o.pod.Host.Name), innerHooks); err != nil {
 		return fmt.Errorf("device %s of the pod: %w", o.pod.IfName, err)
 	}
 	return nil
@@ -340,7 +344,11 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 	if site.Pod == nil {
 		return "", nil
 	}
-	problem, err = filters.Wrong(site.Pod.Handle, objects, innerIndex(o.pod.Host.Name), innerHooks)
+	inPod, err := site.Pod.Handle()
+	if err != nil {
+		return "", err
+	}
+	problem, err = filters.Wrong(inPod, objects, innerIndex(o.pod.Host.Name), innerHooks)
 	if err != nil || problem == "" {
 		return "", err
 	}

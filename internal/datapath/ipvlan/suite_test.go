@@ -19,15 +19,16 @@ import (
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // The suite's table against this datapath.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind:        claims.IPvlan,
-	New:         func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
+	New:         func(o world.Options) (world.Subject, error) { return newSubject(o) },
 	Cuts:        cuts,
 	Trace:       trace,
 	GoesWithENI: true,
@@ -39,7 +40,7 @@ type subject struct {
 	kind *Kind
 }
 
-func newSubject(o suite.Options, features ...node.Feature) (*subject, error) {
+func newSubject(o world.Options, features ...node.Feature) (*subject, error) {
 	k := New(4096)
 	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
 	return &subject{n, k}, err
@@ -47,16 +48,16 @@ func newSubject(o suite.Options, features ...node.Feature) (*subject, error) {
 
 // A feature has its objects on pods of this kind.
 func TestFeature(t *testing.T) {
-	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
 // own is the node's kind as this package knows it.
-func own(n *suite.Node) *Kind { return n.DP.(*subject).kind }
+func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
 
 // cuts are those of route, but for what cannot be changed about an ipvlan device, and the
 // pieces that this datapath adds.
-func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
-	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
+func cuts(n *world.Node, p *world.Pod) []world.Cut {
+	list := slices.DeleteFunc(world.RouteCuts(n, p), func(c world.Cut) bool {
 		return strings.HasPrefix(c.Name, "MAC ") || strings.HasPrefix(c.Name, "ARP ") // the ENI's
 	})
 	dev, receiver := p.Wiring.HostIfName, claims.ReceiverName(n.MAC(1))
@@ -72,7 +73,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 			panic(err)
 		}
 	}
-	return append(list, []suite.Cut{
+	return append(list, []world.Cut{
 		{Name: "the pod's device", Cut: func() { p.IP("link del eth0") }, Check: "eth0 of the pod"},
 		{Name: "program at the pod's device", Cut: func() { p.Run("tc", strings.Fields("filter del dev eth0 egress pref 85")...) }, Check: fromSlave + " is missing"},
 		{Name: "program for what the pod gets", Cut: func() { tc("filter del dev " + dev + " egress pref 85") }, Check: toSlave + " is missing"},
@@ -94,7 +95,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 }
 
 // handle is a netlink socket in the node.
-func handle(n *suite.Node) (*netlink.Handle, error) {
+func handle(n *world.Node) (*netlink.Handle, error) {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
 		return nil, err
@@ -104,7 +105,7 @@ func handle(n *suite.Node) (*netlink.Handle, error) {
 }
 
 // trace is what runs on which device, and the map of slaves.
-func trace(n *suite.Node) (string, error) {
+func trace(n *world.Node) (string, error) {
 	h, err := handle(n)
 	if err != nil {
 		return "", err

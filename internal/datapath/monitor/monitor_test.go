@@ -21,32 +21,32 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.Route,
-	New: func(o suite.Options) (suite.Subject, error) {
+	New: func(o world.Options) (world.Subject, error) {
 		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
 	},
 }
 
 // watched is a node whose datapath is repaired when the monitor says so, as an agent does.
 type watched struct {
-	*suite.Node
+	*world.Node
 	t       *testing.T
 	m       *Monitor
 	repairs chan struct{}
 
 	mu   sync.Mutex
-	pods map[string]*suite.Pod // by device
+	pods map[string]*world.Pod // by device
 	// block is called when the monitor asks about a device, and can hold it up.
 	block func(device string)
 	why   []string // reasons in the order in which they came
 }
 
-func watch(t *testing.T, n *suite.Node) *watched {
-	w := &watched{Node: n, t: t, repairs: make(chan struct{}, 1), pods: map[string]*suite.Pod{}, block: func(string) {}}
+func watch(t *testing.T, n *world.Node) *watched {
+	w := &watched{Node: n, t: t, repairs: make(chan struct{}, 1), pods: map[string]*world.Pod{}, block: func(string) {}}
 	n.Sync()
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
@@ -115,7 +115,7 @@ func (w *watched) forget() {
 // await waits until each of the reasons has been heard.
 func (w *watched) await(reasons ...string) {
 	w.t.Helper()
-	for deadline := time.Now().Add(suite.Patience); ; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(world.Patience); ; time.Sleep(time.Millisecond) {
 		have := w.reasons()
 		missing := slices.DeleteFunc(slices.Clone(reasons), func(r string) bool { return slices.Contains(have, r) })
 		if len(missing) == 0 {
@@ -133,7 +133,7 @@ func (w *watched) repaired() []string {
 	select {
 	case <-w.repairs:
 		return append(w.sync(), w.settle()...)
-	case <-time.After(suite.Patience):
+	case <-time.After(world.Patience):
 		w.t.Fatalf("no repair was asked for; heard %q", w.reasons())
 		return nil
 	}
@@ -164,7 +164,7 @@ func (w *watched) sync() []string {
 	return w.Sync(pods...)
 }
 
-func (w *watched) add(families ...string) *suite.Pod {
+func (w *watched) add(families ...string) *world.Pod {
 	w.t.Helper()
 	p := w.AddPod(1, families...)
 	w.mu.Lock()
@@ -173,7 +173,7 @@ func (w *watched) add(families ...string) *suite.Pod {
 	return p
 }
 
-func (w *watched) del(p *suite.Pod) {
+func (w *watched) del(p *world.Pod) {
 	w.t.Helper()
 	w.mu.Lock()
 	delete(w.pods, p.Wiring.HostIfName)
@@ -184,13 +184,13 @@ func (w *watched) del(p *suite.Pod) {
 // What somebody takes away is repaired because the monitor heard of it, and nothing but it
 // asks for a repair here.
 func TestRepairs(t *testing.T) {
-	world := kit.NewWorld(t, 2, 1)
-	world.Nodes[1].Sync()
-	w := watch(t, world.Nodes[0])
-	p, far := w.add("4", "6"), world.Nodes[1].AddPod(1, "4", "6")
-	for _, x := range []*suite.Pod{p, far} {
-		suite.Serve(x.NS, suite.At(x.V4, 80))
-		suite.Serve(x.NS, suite.At(x.V6, 80))
+	vpc := kit.NewWorld(t, 2, 1)
+	vpc.Nodes[1].Sync()
+	w := watch(t, vpc.Nodes[0])
+	p, far := w.add("4", "6"), vpc.Nodes[1].AddPod(1, "4", "6")
+	for _, x := range []*world.Pod{p, far} {
+		world.Serve(x.NS, world.At(x.V4, 80))
+		world.Serve(x.NS, world.At(x.V6, 80))
 	}
 	w.settle()
 	device := p.Wiring.HostIfName
@@ -229,11 +229,11 @@ func TestRepairs(t *testing.T) {
 			if repaired := w.repaired(); len(repaired) == 0 {
 				t.Errorf("nothing was repaired; heard %q", w.reasons())
 			}
-			world.Nodes[1].Forget()
-			suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
-			suite.MustReach(t, far.NS, suite.At(p.V4, 80), p.NS, far.V4)
-			suite.MustReach(t, p.NS, suite.At(far.V6, 80), far.NS, p.V6)
-			suite.MustReach(t, w.NS, suite.At(p.V4, 80), p.NS, w.V4)
+			vpc.Nodes[1].Forget()
+			world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
+			world.MustReach(t, far.NS, world.At(p.V4, 80), p.NS, far.V4)
+			world.MustReach(t, p.NS, world.At(far.V6, 80), far.NS, p.V6)
+			world.MustReach(t, w.NS, world.At(p.V4, 80), p.NS, w.V4)
 			w.forget()
 			if repaired := w.sync(); len(repaired) != 0 {
 				t.Errorf("Sync repairs %q, which the monitor had not heard of", repaired)
@@ -256,7 +256,7 @@ func TestPassesOver(t *testing.T) {
 	w.forget()
 
 	for i := range 3 {
-		w.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, Endpoint: stays.V4, NodePort: 30000 + i})
+		w.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: stays.V4, NodePort: 30000 + i})
 		p := w.add("4", "6")
 		w.del(p)
 		w.Settle()

@@ -12,7 +12,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/node"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -23,16 +23,16 @@ type subject struct {
 }
 
 // own are the programs of the node.
-func own(n *suite.Node) *ebpf.Kind { return n.DP.(*subject).programs }
+func own(n *world.Node) *ebpf.Kind { return n.DP.(*subject).programs }
 
 // cuts are those of route, but for the MACs and neighbours that a pair does not have, and
 // the pieces that this datapath adds.
-func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
-	list := slices.DeleteFunc(suite.RouteCuts(n, p), func(c suite.Cut) bool {
+func cuts(n *world.Node, p *world.Pod) []world.Cut {
+	list := slices.DeleteFunc(world.RouteCuts(n, p), func(c world.Cut) bool {
 		return strings.HasPrefix(c.Name, "MAC ") || strings.Contains(c.Name, "neighbour ")
 	})
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	return append(list, []suite.Cut{
+	return append(list, []world.Cut{
 		{Name: "program for what the pod sends", Cut: func() { take(n, p, places[0]) }, Check: ebpf.FromNetkit + " is missing"},
 		{Name: "program for what the pod gets", Cut: func() { take(n, p, places[1]) }, Check: ebpf.ToPod + " is missing"},
 		{Name: "policy", Cut: func() {
@@ -46,7 +46,7 @@ func cuts(n *suite.Node, p *suite.Pod) []suite.Cut {
 }
 
 // take removes the program from a place of a pod's pair.
-func take(n *suite.Node, p *suite.Pod, from place) {
+func take(n *world.Node, p *world.Pod, from place) {
 	err := n.Do(func() error {
 		device, err := netlink.LinkByName(p.Wiring.HostIfName)
 		if err != nil {
@@ -90,7 +90,7 @@ func setPolicy(ns *testutil.NS, name string, policy netlink.NetkitPolicy) error 
 }
 
 // trace is what runs in which pair, and on which other devices.
-func trace(n *suite.Node) (string, error) {
+func trace(n *world.Node) (string, error) {
 	var lines []string
 	err := n.Do(func() error {
 		links, err := netlink.LinkList()

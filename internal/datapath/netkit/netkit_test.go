@@ -17,12 +17,12 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // wire adds a pod of a kind.
-func wire(t *testing.T, n *suite.Node, kind string) *suite.Pod {
+func wire(t *testing.T, n *world.Node, kind string) *world.Pod {
 	t.Helper()
 	p := n.Describe(1, "4", "6")
 	p.Spec.Kind = kind
@@ -31,7 +31,7 @@ func wire(t *testing.T, n *suite.Node, kind string) *suite.Pod {
 	return p
 }
 
-func kindOf(n *suite.Node, p *suite.Pod) (kind string) {
+func kindOf(n *world.Node, p *world.Pod) (kind string) {
 	err := n.Do(func() error {
 		device, err := netlink.LinkByName(p.Wiring.HostIfName)
 		if err == nil {
@@ -46,12 +46,12 @@ func kindOf(n *suite.Node, p *suite.Pod) (kind string) {
 }
 
 // watched counts the packets that pass the node's forwarding: those of the host stack.
-func watched(t *testing.T, n *suite.Node) func() int {
+func watched(t *testing.T, n *world.Node) func() int {
 	n.NFT(`table inet watch {
 		counter forwarded { }
 		chain forward { type filter hook forward priority 0; counter name forwarded; }
 	}`)
-	return func() int { return suite.Counter(t, n.NS, "inet", "watch", "forwarded") }
+	return func() int { return world.Counter(t, n.NS, "inet", "watch", "forwarded") }
 }
 
 // Pods of netkit, ebpf and route on one node talk to each other and to another node's;
@@ -65,7 +65,7 @@ func TestPodsOfAllKindsBeside(t *testing.T) {
 	n0.Sync()
 	n1.Sync()
 	far := wire(t, n1, claims.Netkit)
-	pods := []*suite.Pod{}
+	pods := []*world.Pod{}
 	for _, kind := range kinds {
 		pods = append(pods, wire(t, n0, kind))
 	}
@@ -91,7 +91,7 @@ func TestPodsOfAllKindsBeside(t *testing.T) {
 				to      netip.Addr
 			}{{"tcp", to.V4}, {"udp", to.V6}} {
 				before := forwarded()
-				suite.Talk(t, from.NS, c.network, suite.At(c.to, 7), 60)
+				world.Talk(t, from.NS, c.network, world.At(c.to, 7), 60)
 				passed := forwarded() - before
 				slow := from.Spec.Kind == "route" || to.Spec.Kind == "route"
 				// The first packets, and what the kernels acknowledge meanwhile.
@@ -135,7 +135,7 @@ func TestPairOfAnotherKind(t *testing.T) {
 		if got := kindOf(n, p); got != want {
 			t.Errorf("%s: the pod has a %s", kind, got)
 		}
-		suite.Talk(t, p.NS, "tcp", suite.At(peer.V4, 7), 5)
+		world.Talk(t, p.NS, "tcp", world.At(peer.V4, 7), 5)
 	}
 }
 
@@ -146,10 +146,10 @@ func TestNothingPassesWithoutPrograms(t *testing.T) {
 	n.Sync()
 	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
 	for _, from := range places {
-		suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), 5)
+		world.Talk(t, a.NS, "tcp", world.At(b.V4, 7), 5)
 		take(n, a, from)
-		suite.MustNotReach(t, a.NS, suite.At(b.V4, 7))
-		suite.MustNotReach(t, b.NS, suite.At(a.V4, 7))
+		world.MustNotReach(t, a.NS, world.At(b.V4, 7))
+		world.MustNotReach(t, b.NS, world.At(a.V4, 7))
 		if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], from.program) {
 			t.Errorf("repairs %q", repairs)
 		}
@@ -190,7 +190,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
-	k := suite.StartTalk(t, a.NS, "tcp", suite.At(b.V4, 7))
+	k := world.StartTalk(t, a.NS, "tcp", world.At(b.V4, 7))
 	k.More(5)
 	learned := func() uint64 {
 		counts, err := own(n).Counters()
@@ -275,10 +275,10 @@ func TestProgramsOfOthersBehindOurs(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
-	sent, got := suite.NewOthers(t, -1), suite.NewOthers(t, -1)
+	sent, got := world.NewOthers(t, -1), world.NewOthers(t, -1)
 	for _, c := range []struct {
-		at *suite.Pod
-		of suite.Others
+		at *world.Pod
+		of world.Others
 		in place
 	}{{a, sent, places[0]}, {b, got, places[1]}} {
 		if err := n.Do(func() error {
@@ -289,8 +289,8 @@ func TestProgramsOfOthersBehindOurs(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	suite.Talk(t, a.NS, "tcp", suite.At(b.V4, 7), exchanges)
-	for name, o := range map[string]suite.Others{"from the pod": sent, "to the pod": got} {
+	world.Talk(t, a.NS, "tcp", world.At(b.V4, 7), exchanges)
+	for name, o := range map[string]world.Others{"from the pod": sent, "to the pod": got} {
 		if n := o.Seen(t); n == 0 || n >= exchanges/2 && name == "from the pod" {
 			t.Errorf("%s: it saw %d packets of %d exchanges, want the first ones", name, n, exchanges)
 		}
@@ -298,7 +298,7 @@ func TestProgramsOfOthersBehindOurs(t *testing.T) {
 }
 
 // index of a pod's device, in the node's namespace.
-func index(p *suite.Pod) int {
+func index(p *world.Pod) int {
 	device, err := netlink.LinkByName(p.Wiring.HostIfName)
 	if err != nil {
 		panic(err)

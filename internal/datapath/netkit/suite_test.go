@@ -11,6 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // A kernel that passes the suite is one that Supported accepts.
@@ -25,5 +26,5 @@ func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 // A feature has its objects on pods of this kind.
 func TestFeature(t *testing.T) {
-	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }

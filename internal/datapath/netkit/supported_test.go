@@ -10,13 +10,13 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/node"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
 )
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind:  claims.Netkit,
-	New:   func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
+	New:   func(o world.Options) (world.Subject, error) { return newSubject(o) },
 	Cuts:  cuts,
 	Trace: trace,
 	NoMAC: true,
@@ -37,17 +37,17 @@ func TestKernelWithoutNetkit(t *testing.T) {
 	}
 	n := kit.NewWorld(t, 1, 1).Nodes[0]
 	n.Sync()
-	before := suite.DumpStable(n)
+	before := world.DumpStable(n)
 	p := n.Describe(1)
 	if _, err := n.DP.AddPod(context.Background(), n.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "create netkit") {
 		t.Errorf("AddPod: %v, want an error that says what could not be made", err)
 	}
-	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("the refused pod left:\n%s", diff)
 	}
 }
 
-func newSubject(o suite.Options, features ...node.Feature) (*subject, error) {
+func newSubject(o world.Options, features ...node.Feature) (*subject, error) {
 	programs := ebpf.New(4096)
 	n, err := node.New(node.Options{
 		NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, New(programs), node.Plain{KindName: claims.Route}}, Features: features,

@@ -14,19 +14,19 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/netlinkx"
 )
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.Route,
-	New: func(o suite.Options) (suite.Subject, error) {
+	New: func(o world.Options) (world.Subject, error) {
 		return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{route.New()}})
 	},
 }
 
 // inside are tables of our own and a netlink socket in a node.
-func inside(t *testing.T, n *suite.Node) (*nft.Tables, *netlink.Handle) {
+func inside(t *testing.T, n *world.Node) (*nft.Tables, *netlink.Handle) {
 	t.Helper()
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
@@ -60,10 +60,10 @@ func upgrade(t *testing.T, oldest bool) {
 	n.Sync()
 	n1.Sync()
 	a, near, far := n.AddPod(2, "4", "6"), n.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*suite.Pod{a, near, far} {
+	for _, p := range []*world.Pod{a, near, far} {
 		p.Echo(7)
 	}
-	l := w.Outside.Listen("tcp", suite.OutsideV4+":7")
+	l := w.Outside.Listen("tcp", world.OutsideV4+":7")
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -73,27 +73,27 @@ func upgrade(t *testing.T, oldest bool) {
 			go io.Copy(conn, conn)
 		}
 	}()
-	n.KubeProxy(suite.Service{ClusterIP: suite.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4})
+	n.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4})
 
 	tables, h := inside(t, n)
 	if err := nft.WriteFormer(tables, n.Desired, oldest); err != nil {
 		t.Fatalf("write the former table: %v", err)
 	}
-	for _, p := range []*suite.Pod{a, near} {
+	for _, p := range []*world.Pod{a, near} {
 		dev := p.Wiring.HostIfName
 		n.IPs("link set "+dev+" arp on",
 			"neigh replace "+p.V4.String()+" lladdr "+p.Wiring.PodMAC.String()+" dev "+dev+" nud permanent",
 			"neigh replace "+p.V6.String()+" lladdr "+p.Wiring.PodMAC.String()+" dev "+dev+" nud permanent")
 	}
 
-	talks := []*suite.Talking{
-		suite.StartTalk(t, a.NS, "tcp", suite.At(far.V4, 7)), suite.StartTalk(t, a.NS, "tcp", suite.At(far.V6, 7)),
-		suite.StartTalk(t, a.NS, "tcp", suite.At(near.V4, 7)), suite.StartTalk(t, n.NS, "tcp", suite.At(a.V6, 7)),
-		suite.StartTalk(t, far.NS, "tcp", suite.At(a.V4, 7)), suite.StartTalk(t, w.Outside, "tcp", suite.At(a.V4, 7)),
-		suite.StartTalk(t, w.Outside, "tcp", suite.At(n.V4, 30007)), suite.StartTalk(t, a.NS, "tcp", l.Addr().String()),
+	talks := []*world.Talking{
+		world.StartTalk(t, a.NS, "tcp", world.At(far.V4, 7)), world.StartTalk(t, a.NS, "tcp", world.At(far.V6, 7)),
+		world.StartTalk(t, a.NS, "tcp", world.At(near.V4, 7)), world.StartTalk(t, n.NS, "tcp", world.At(a.V6, 7)),
+		world.StartTalk(t, far.NS, "tcp", world.At(a.V4, 7)), world.StartTalk(t, w.Outside, "tcp", world.At(a.V4, 7)),
+		world.StartTalk(t, w.Outside, "tcp", world.At(n.V4, 30007)), world.StartTalk(t, a.NS, "tcp", l.Addr().String()),
 		// The second looks like the first behind its translation: conntrack changes its port.
-		suite.StartTalkFrom(t, a.NS, suite.At(a.V4, 40007), suite.At(suite.ClusterIP, 7)),
-		suite.StartTalkFrom(t, a.NS, suite.At(a.V4, 40007), suite.At(far.V4, 7)),
+		world.StartTalkFrom(t, a.NS, world.At(a.V4, 40007), world.At(world.ClusterIP, 7)),
+		world.StartTalkFrom(t, a.NS, world.At(a.V4, 40007), world.At(far.V4, 7)),
 	}
 	for _, k := range talks {
 		k.More(5)
@@ -112,7 +112,7 @@ func upgrade(t *testing.T, oldest bool) {
 	if repairs := n.Sync(a, near); len(repairs) != 0 {
 		t.Errorf("second Sync repairs %q", repairs)
 	}
-	for _, p := range []*suite.Pod{a, near} {
+	for _, p := range []*world.Pod{a, near} {
 		if err := n.DP.CheckPod(t.Context(), n.Desired, p.Spec); err != nil {
 			t.Error(err)
 		}

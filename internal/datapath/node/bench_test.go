@@ -19,7 +19,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // BenchmarkPod compares AddPod and DelPod with the floor: the bare netlink
@@ -80,11 +80,11 @@ func BenchmarkBurst(b *testing.B) {
 	rounds := 0
 	for b.Loop() {
 		rounds++
-		var pods []*suite.Pod
+		var pods []*world.Pod
 		for i := range burst {
 			pods = append(pods, n.Describe(1+i%2))
 		}
-		each := func(f func(*suite.Pod) error) time.Duration {
+		each := func(f func(*world.Pod) error) time.Duration {
 			errs := make([]error, burst)
 			var wg sync.WaitGroup
 			start := time.Now()
@@ -98,7 +98,7 @@ func BenchmarkBurst(b *testing.B) {
 			}
 			return took
 		}
-		adds += each(func(p *suite.Pod) error { _, err := n.DP.AddPod(ctx, n.Desired, p.Spec); return err })
+		adds += each(func(p *world.Pod) error { _, err := n.DP.AddPod(ctx, n.Desired, p.Spec); return err })
 		for _, p := range pods {
 			p.Spec.State = datapath.Wired
 		}
@@ -108,7 +108,7 @@ func BenchmarkBurst(b *testing.B) {
 		}
 		syncs += time.Since(start)
 		start = time.Now()
-		dels += each(func(p *suite.Pod) error { return n.DP.DelPod(ctx, p.Spec) })
+		dels += each(func(p *world.Pod) error { return n.DP.DelPod(ctx, p.Spec) })
 		n.Settle()
 		gone += time.Since(start)
 		for _, p := range pods {
@@ -125,13 +125,13 @@ func BenchmarkBurst(b *testing.B) {
 
 // floor is a netlink program without any care.
 type floor struct {
-	n    *suite.Node
+	n    *world.Node
 	ns   netns.NsHandle
 	slot int
 	nft  *nftables.Conn
 }
 
-func newFloor(b *testing.B, n *suite.Node) *floor {
+func newFloor(b *testing.B, n *world.Node) *floor {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
 		b.Fatal(err)
@@ -145,13 +145,13 @@ func newFloor(b *testing.B, n *suite.Node) *floor {
 	return &floor{n: n, ns: ns, slot: own(n).state().enis[n.MAC(1).String()].Slot, nft: conn}
 }
 
-func (f *floor) element(p *suite.Pod) []nftables.SetElement {
+func (f *floor) element(p *world.Pod) []nftables.SetElement {
 	key := make([]byte, unix.IFNAMSIZ)
 	copy(key, claims.HostIfName(p.Spec.Sandbox, "eth0"))
 	return []nftables.SetElement{{Key: append(key, p.V4.AsSlice()...), Val: binaryutil.NativeEndian.PutUint32(claims.MarkOf(f.slot))}}
 }
 
-func (f *floor) add(p *suite.Pod) error {
+func (f *floor) add(p *world.Pod) error {
 	name := claims.HostIfName(p.Spec.Sandbox, "eth0")
 	ns, err := netns.GetFromPath(p.Path)
 	if err != nil {
@@ -196,7 +196,7 @@ func (f *floor) add(p *suite.Pod) error {
 	return errors.Join(errs...)
 }
 
-func (f *floor) del(p *suite.Pod) error {
+func (f *floor) del(p *world.Pod) error {
 	h, err := netlink.NewHandleAt(f.ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return err
@@ -217,7 +217,7 @@ func BenchmarkSync(b *testing.B) {
 	w := newWorld(b, 1, 2)
 	n := w.Nodes[0]
 	n.Sync()
-	var list []*suite.Pod
+	var list []*world.Pod
 	for i := range pods {
 		list = append(list, n.AddPod(1+i%2))
 	}

@@ -26,7 +26,7 @@ func (n *Node) CheckPod(ctx context.Context, want datapath.Node, pod datapath.Po
 	if err != nil {
 		return podError(pod, err)
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	problem, err := n.firstProblem(ctx, h, want, pod)
 	if err == nil && problem != "" {
 		err = errors.New(problem)

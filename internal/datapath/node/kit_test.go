@@ -3,22 +3,22 @@ package node
 import (
 	"testing"
 
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // kit is of the kind that all others build on. The suite's table runs with each kind, in its
 // package.
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: "plain",
-	New: func(o suite.Options) (suite.Subject, error) {
+	New: func(o world.Options) (world.Subject, error) {
 		return New(Options{NetNS: o.NetNS, Log: o.Log, Kinds: []Kind{Plain{"plain"}}})
 	},
 }
 
-func newWorld(t testing.TB, nodes, enis int) *suite.World {
+func newWorld(t testing.TB, nodes, enis int) *world.World {
 	t.Helper()
 	return kit.NewWorld(t, nodes, enis)
 }
 
 // own is the node as this package knows it.
-func own(n *suite.Node) *Node { return n.DP.(*Node) }
+func own(n *world.Node) *Node { return n.DP.(*Node) }

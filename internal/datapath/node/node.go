@@ -19,6 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath/firewall"
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/reaper"
 	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tracker"
 	"terway.dev/terway/internal/kernel"
@@ -52,7 +53,7 @@ type Node struct {
 	log      *slog.Logger
 	tables   *nft.Tables
 	routing  *routing.Node
-	reaper   reaper
+	reaper   *reaper.Reaper
 	pods     tracker.Tracker
 	kinds    []Kind
 	features []Feature
@@ -73,6 +74,9 @@ type Node struct {
 	firewall *firewall.Firewall
 	// nodeMu makes node-wide changes one after the other.
 	nodeMu sync.Mutex
+	// idleMu guards idle, sockets in the node's namespace that no call uses.
+	idleMu sync.Mutex
+	idle   []*netlink.Handle
 	// stateMu guards last, which AddPod reads without waiting for nodeMu.
 	stateMu sync.Mutex
 	last    nodeState
@@ -98,8 +102,7 @@ func New(opts Options) (*Node, error) {
 		n.log = slog.Default()
 	}
 	n.routing, n.firewall = routing.New(ns, n.procSys), firewall.New(ns, n.tables)
-	n.reaper.delete = n.deleteDying
-	n.reaper.log = n.log
+	n.reaper = reaper.New(ns, &n.linkMu, n.log)
 	for _, k := range n.kinds {
 		k.Start(n)
 	}
@@ -109,7 +112,7 @@ func New(opts Options) (*Node, error) {
 // Close waits until devices of deleted pods are gone, then lets go of the
 // node's namespace. Pods stay wired.
 func (n *Node) Close(ctx context.Context) error {
-	if err := n.reaper.wait(ctx); err != nil {
+	if err := n.reaper.Wait(ctx); err != nil {
 		return err
 	}
 	errs := []error{n.tables.Close()}
@@ -125,6 +128,12 @@ func (n *Node) Close(ctx context.Context) error {
 	for _, k := range n.kinds {
 		errs = append(errs, k.Close())
 	}
+	n.idleMu.Lock()
+	for _, h := range n.idle {
+		h.Close()
+	}
+	n.idle = nil
+	n.idleMu.Unlock()
 	if n.ns.IsOpen() {
 		errs = append(errs, n.ns.Close())
 	}
@@ -132,7 +141,7 @@ func (n *Node) Close(ctx context.Context) error {
 }
 
 // Settle waits until devices of deleted pods are gone.
-func (n *Node) Settle(ctx context.Context) error { return n.reaper.wait(ctx) }
+func (n *Node) Settle(ctx context.Context) error { return n.reaper.Wait(ctx) }
 
 // Inside runs f on a thread that is in the node's namespace, for what no socket can do.
 func (n *Node) Inside(f func() error) error { return kernel.InNS(n.ns, f) }
@@ -177,7 +186,7 @@ func (n *Node) Alive(pod datapath.Pod) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	link, err := object.Find(h, claims.HostIfName(pod.Sandbox, pod.IfName))
 	if err != nil || link == nil {
 		return false, err
@@ -206,13 +215,33 @@ func (n *Node) names() (names []string) {
 	return names
 }
 
-// host opens the netlink socket that one call uses throughout.
+// mostIdle is how many sockets are kept for the next calls: as many as are often at work at once.
+const mostIdle = 4
+
+// host is the netlink socket that one call uses throughout, and then gives back.
 func (n *Node) host() (*netlink.Handle, error) {
+	n.idleMu.Lock()
+	defer n.idleMu.Unlock()
+	if last := len(n.idle) - 1; last >= 0 {
+		h := n.idle[last]
+		n.idle = n.idle[:last]
+		return h, nil
+	}
 	h, err := netlinkx.Open(n.ns)
 	if err != nil {
 		return nil, fmt.Errorf("node's network namespace: %w", err)
 	}
 	return h, nil
+}
+
+func (n *Node) giveBack(h *netlink.Handle) {
+	n.idleMu.Lock()
+	defer n.idleMu.Unlock()
+	if len(n.idle) < mostIdle {
+		n.idle = append(n.idle, h)
+		return
+	}
+	h.Close()
 }
 
 // nodeState is what the last look at the node found: enough to wire a pod

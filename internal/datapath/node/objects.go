@@ -54,9 +54,10 @@ func (n *Node) objects(p *Pod) (o objects) {
 		o.added, o.after = append(o.added, added.Before...), append(o.after, added.After...)
 		points = append(points, k.Points(p)...)
 	}
-	o.devices = append(o.devices, n.hostSysctls(p)...)
+	o.devices = append(o.devices, hostSysctls(p)...)
 	o.devices = append(o.devices, object.Settings{
 		Device: p.Host, MAC: p.LinkMAC, MTU: p.MTU, Group: p.Group, NoARP: !p.ARP, Alias: p.alias(),
+		Conf: append(n.routing.ReversePath(p.Host.Name), sysctl.Setting{Path: "ipv4/conf/" + p.Host.Name + "/forwarding", Value: "1"}),
 	})
 	for _, f := range n.features {
 		o.added = append(o.added, f.Objects(p, points)...)
@@ -75,18 +76,17 @@ func (n *Node) reach(p *Pod) (list []object.Object) {
 	return append(list, elements{n, p})
 }
 
-// hostSysctls are for the node's device alone. Without IPv6 addresses in the pod the device has
-// no business with IPv6; with them it needs no address of its own (the pod's next hop is a
-// permanent neighbour), so no detection of duplicates and no multicast on it.
-func (n *Node) hostSysctls(p *Pod) []object.Object {
-	v4, v6 := "ipv4/conf/"+p.Host.Name+"/", "ipv6/conf/"+p.Host.Name+"/"
-	list := append(n.routing.ReversePath(p.Host.Name), sysctl.Setting{Path: v4 + "forwarding", Value: "1"})
-	if !p.HasIPv6() {
-		list = append(list, sysctl.Setting{Path: v6 + "disable_ipv6", Value: "1"})
-	} else {
-		list = append(list,
-			sysctl.Setting{Path: v6 + "disable_ipv6", Value: "0"}, sysctl.Setting{Path: v6 + "addr_gen_mode", Value: "1"},
-			sysctl.Setting{Path: v6 + "accept_ra", Value: "0"}, sysctl.Setting{Path: v6 + "forwarding", Value: "1"})
+// hostSysctls are for the node's device alone, before it is up. Without IPv6 addresses in the pod the
+// device has no business with IPv6; with them it needs no address of its own (the pod's next hop is
+// a permanent neighbour), so no detection of duplicates and no multicast on it.
+func hostSysctls(p *Pod) []object.Object {
+	v6 := "ipv6/conf/" + p.Host.Name + "/"
+	list := []sysctl.Setting{{Path: v6 + "disable_ipv6", Value: "1"}}
+	if p.HasIPv6() {
+		list = []sysctl.Setting{
+			{Path: v6 + "disable_ipv6", Value: "0"}, {Path: v6 + "addr_gen_mode", Value: "1"},
+			{Path: v6 + "accept_ra", Value: "0"}, {Path: v6 + "forwarding", Value: "1"},
+		}
 	}
 	out := make([]object.Object, len(list))
 	for i, s := range list {
@@ -106,13 +106,10 @@ func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
 // inside is the pod's side: loopback, addresses, the next hop's MAC and routes.
 func inside(p *Pod) []object.Object {
 	var list []object.Object
-	for _, s := range p.Sysctls {
-		list = append(list, s)
-	}
 	if p.HasIPv6() { // a runtime may have turned IPv6 off for new devices
 		list = append(list, InPod("ipv6/conf/"+p.Inner.Name+"/disable_ipv6", "0"))
 	}
-	list = append(list, object.Loopback{}, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU})
+	list = append(list, object.Loopback{}, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU, Conf: p.Conf})
 	for _, a := range p.Addresses {
 		list = append(list, object.Address{On: p.Inner, Address: a, Vacate: p.Vacate})
 		if p.HostMAC != nil {
@@ -225,7 +222,7 @@ func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 
 // site is where the objects of one call are; the pod's namespace is still to be entered.
 func (n *Node) site(ctx context.Context, h *netlink.Handle) *object.Site {
-	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.later, NodeBatch: n.nodeBatch}
+	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.Later, NodeBatch: n.nodeBatch}
 }
 
 // wire puts every object of a pod that is new, or added again.
@@ -263,14 +260,10 @@ func (n *Node) put(s *object.Site, p *Pod, list []object.Object) (done int, err 
 	if err != nil || s.Pod == nil {
 		return done, err
 	}
-	if err := awaitIPv6(s.Ctx, s.Pod.Handle, p.Addresses); err != nil {
+	if err := object.AwaitIPv6(s, p.Addresses); err != nil || p.Carrier {
 		return done, err
 	}
-	index, err := s.Index(p.Host)
-	if err != nil || p.Carrier || index == 0 {
-		return done, err // from the start, or not looked for
-	}
-	return done, awaitActive(s.Ctx, s.Node, p.Host.Name, index)
+	return done, object.AwaitActive(s, p.Host)
 }
 
 // Retire puts a pod's device on the node among those that may send nothing and are deleted
@@ -283,9 +276,5 @@ func (n *Node) Retire(s *object.Site, d object.Device) error {
 	if err != nil || link == nil || !linkkind.IsPodDevice(link) {
 		return err
 	}
-	if err := s.Node.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
-		return fmt.Errorf("move device %s to the group of dying devices: %w", d.Name, err)
-	}
-	n.reaper.kick()
-	return nil
+	return n.reaper.Retire(s.Node, link)
 }

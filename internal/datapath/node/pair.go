@@ -85,7 +85,7 @@ func (o *Pair) Put(s *object.Site) error {
 		err = h.LinkAdd(link)
 	}
 	if err != nil {
-		return fmt.Errorf("create %s with peer %s in %s: %w", o.Kind, p.Inner.Name, p.NetNS, err)
+		return fmt.Errorf("create %s of MTU %d and group %#x with peer %s in %s: %w", o.Kind, p.MTU, p.Group, p.Inner.Name, p.NetNS, err)
 	}
 	made, err := h.LinkByName(p.Host.Name)
 	if err != nil {
@@ -110,7 +110,11 @@ func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 	if host != nil && !linkkind.IsPodDevice(host) {
 		return false, fmt.Errorf("device %s exists and was not made by this datapath", p.Host.Name)
 	}
-	inner, err := object.Find(s.Pod.Handle, p.Inner.Name)
+	inPod, err := s.Pod.Handle()
+	if err != nil {
+		return false, err
+	}
+	inner, err := object.Find(inPod, p.Inner.Name)
 	if err != nil {
 		return false, err
 	}

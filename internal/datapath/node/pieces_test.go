@@ -16,7 +16,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/firewall"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // The VPC's check is what makes the test above mean something.
@@ -26,10 +26,10 @@ func TestWorldDropsSourceOnWrongENI(t *testing.T) {
 	n0.Sync()
 	n1.Sync()
 	a, b := n0.AddPod(1), n1.AddPod(1)
-	suite.Serve(b.NS, suite.At(b.V4, 80))
+	world.Serve(b.NS, world.At(b.V4, 80))
 	// The pod's address leaves by the other ENI.
 	n0.IP(fmt.Sprintf("rule add pref 590 from %s lookup %s", a.V4, n0.Table(2)))
-	suite.MustNotReach(t, a.NS, suite.At(b.V4, 80))
+	world.MustNotReach(t, a.NS, world.At(b.V4, 80))
 	if w.Strict() == 0 {
 		t.Error("the VPC dropped nothing")
 	}
@@ -42,7 +42,7 @@ func TestCounterSurvivesRebuild(t *testing.T) {
 	n.Sync()
 	p := n.AddPod(1)
 	p.IP("addr add 192.168.40.99/32 dev eth0")
-	suite.SendFrom(t, p.NS, "192.168.40.99:0", suite.At(n.V4, 9))
+	world.SendFrom(t, p.NS, "192.168.40.99:0", world.At(n.V4, 9))
 	n.NFT("flush chain inet terway exit")
 	if repairs := n.Sync(p); len(repairs) != 1 {
 		t.Errorf("repairs %q", repairs)
@@ -107,11 +107,11 @@ func TestTableLostBetweenSyncs(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	w.Nodes[1].Sync()
-	p, far := n.AddPod(1), suite.Serving(w.Nodes[1].AddPod(1))
+	p, far := n.AddPod(1), world.Serving(w.Nodes[1].AddPod(1))
 	n.NFT("delete table inet terway")
 	q := n.AddPod(1)
-	suite.MustReach(t, q.NS, suite.At(far.V4, 80), far.NS, q.V4)
-	suite.MustReach(t, p.NS, suite.At(far.V4, 80), far.NS, p.V4)
+	world.MustReach(t, q.NS, world.At(far.V4, 80), far.NS, q.V4)
+	world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
 }
 
 // One pod's device that does not take a sysctl is that pod's trouble, and keeps nothing else
@@ -120,20 +120,20 @@ func TestSysctlsArePods(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	a, b := n.AddPod(1), n.AddPod(1)
+	a, b := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
 	d := own(n)
 	d.procSys = t.TempDir() // a file that is not there is passed over
-	file := func(p *suite.Pod, name string) string {
-		return filepath.Join(d.procSys, "net/ipv4/conf", p.Wiring.HostIfName, name)
+	file := func(p *world.Pod, name string) string {
+		return filepath.Join(d.procSys, "net/ipv6/conf", p.Wiring.HostIfName, name)
 	}
-	for _, p := range []*suite.Pod{a, b} {
+	for _, p := range []*world.Pod{a, b} {
 		if err := os.MkdirAll(file(p, ""), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(file(p, "forwarding"), []byte("0"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Mkdir(file(p, "rp_filter"), 0o755); err != nil { // cannot be written
+		if err := os.Mkdir(file(p, "accept_ra"), 0o755); err != nil { // cannot be written
 			t.Fatal(err)
 		}
 	}
@@ -145,7 +145,7 @@ func TestSysctlsArePods(t *testing.T) {
 	if len(repairs) != 2 {
 		t.Errorf("repairs %q", repairs)
 	}
-	for _, p := range []*suite.Pod{a, b} {
+	for _, p := range []*world.Pod{a, b} {
 		if got, err := os.ReadFile(file(p, "forwarding")); err != nil || string(got) != "1" {
 			t.Errorf("forwarding of %s is %q, %v", p.Name, got, err)
 		}
@@ -181,7 +181,7 @@ func TestSyncRemovesLeftovers(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	keep := n.AddPod(1)
-	before := suite.DumpStable(n)
+	before := world.DumpStable(n)
 	n.AddPod(1, "4", "6")
 	vanished := n.AddPod(1, "4", "6")
 	vanished.Remove()
@@ -193,7 +193,7 @@ func TestSyncRemovesLeftovers(t *testing.T) {
 	if repairs := n.Sync(keep); len(repairs) == 0 {
 		t.Error("Sync reports nothing")
 	}
-	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("leftovers:\n%s", diff)
 	}
 	if repairs := n.Sync(keep); len(repairs) != 0 {
@@ -210,13 +210,13 @@ func TestSyncLeavesPodsOfOthersAlone(t *testing.T) {
 	other.Spec.Kind = "of a newer version"
 	n.IP("link set " + other.Wiring.HostIfName + " mtu 1400")
 	n.DP = n.NewDatapath()
-	before := suite.DumpStable(n)
+	before := world.DumpStable(n)
 	for range 3 {
 		if repairs := n.Sync(p, other); len(repairs) != 0 {
 			t.Errorf("Sync repairs %q", repairs)
 		}
 	}
-	if diff := suite.Difference(before, suite.DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("it changed:\n%s", diff)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // Pod is what one pod should look like in the kernel.
@@ -42,8 +43,8 @@ type Pod struct {
 	// pod's address as their source, where it is another device's.
 	Through     []netip.Prefix
 	FromAddress bool
-	// Sysctls are settings inside the pod, beside those that every pod has.
-	Sysctls []object.Sysctl
+	// Conf are settings of the pod's end (object.Settings).
+	Conf []sysctl.Setting
 	// Vacate takes an address from devices of other pods that still have it; may be nil.
 	Vacate func(netip.Addr) error
 	// Carrier: the node's device has a carrier from the start, whatever the other end is.
@@ -162,7 +163,7 @@ func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod)
 	if err != nil {
 		return datapath.Wiring{}, podError(pod, err)
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	state, nodeErr := n.ready(ctx, h, want)
 	p, err := n.describe(state, want, pod)
 	if err != nil {
@@ -196,7 +197,7 @@ func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
 	if err != nil {
 		return podError(pod, err)
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	n.pods.SetDeleted(turn)
 	site := n.site(ctx, h)
 	if len(pod.Addresses) == 0 {

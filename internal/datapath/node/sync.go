@@ -54,7 +54,7 @@ func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod
 	if err != nil {
 		return nil, err
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	s.h = h
 	n.nodeMu.Lock()
 	repairs, err := n.ensureNode(ctx, h, want, true)
@@ -245,7 +245,7 @@ func (s *syncing) removeLeftover(ctx context.Context, name string) error {
 	defer release()
 	link := s.view.ByName[name]
 	if link != nil && linkkind.IsDying(link) {
-		n.reaper.kick()
+		n.reaper.Kick()
 		return nil
 	}
 	if !n.pods.MayRemove(turn, s.began[name]) {

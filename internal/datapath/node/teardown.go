@@ -22,7 +22,7 @@ func (n *Node) Teardown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer h.Close()
+	defer n.giveBack(h)
 	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {
 		return err
@@ -44,7 +44,7 @@ func (n *Node) Teardown(ctx context.Context) error {
 	defer n.nodeMu.Unlock()
 	last := n.state()
 	n.setState(nodeState{})
-	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove(), n.reaper.wait(ctx))
+	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove(), n.reaper.Wait(ctx))
 	return errors.Join(errs...)
 }
 

@@ -40,18 +40,34 @@ func (o Sysctl) Have(s *Site) (string, error) {
 }
 
 // Put implements Object.
-func (o Sysctl) Put(s *Site) error { return o.write(s, []sysctl.Setting{o.Setting}) }
+func (o Sysctl) Put(s *Site) error {
+	_, err := writeSysctls(s, []Object{o})
+	return err
+}
 
-func (o Sysctl) write(s *Site, list []sysctl.Setting) error {
+// writeSysctls writes those that a list begins with and that are of one namespace, n, in one visit
+// to it; done is n, or 0 after an error.
+func writeSysctls(s *Site, list []Object) (done int, err error) {
+	var settings []sysctl.Setting
+	first := list[0].(Sysctl)
+	for _, o := range list {
+		next, ok := o.(Sysctl)
+		if !ok || next.InPod != first.InPod {
+			break
+		}
+		settings = append(settings, next.Setting)
+	}
 	ns := s.NodeNS
-	if o.InPod {
+	if first.InPod {
 		if s.Pod == nil {
-			return nil
+			return len(settings), nil
 		}
 		ns = s.Pod.NS
 	}
-	_, err := sysctl.Set(s.ProcSys, ns, list)
-	return err
+	if _, err := sysctl.Set(s.ProcSys, ns, settings); err != nil {
+		return 0, err // it names those that failed
+	}
+	return len(settings), nil
 }
 
 // Settings are those of a device that is there, which is up when they are put.
@@ -66,6 +82,10 @@ type Settings struct {
 	NoARP bool
 	// Alias is for people: `ip link` shows it. It is no reason for a repair.
 	Alias string
+	// Conf are settings of the device below net/ipv4/conf: those of devconf. They are put by
+	// netlink, with all the rest: no file is opened, which the kernel would have to make for
+	// a device that is new. In the pod they are the pod's to change from then on.
+	Conf []sysctl.Setting
 }
 
 // Name implements Object.
@@ -89,6 +109,11 @@ func (o Settings) Have(s *Site) (string, error) {
 		return fmt.Sprintf("%s is down", o), nil
 	case o.NoARP && at.RawFlags&unix.IFF_NOARP == 0:
 		return fmt.Sprintf("%s answers ARP", o), nil
+	}
+	for _, c := range o.Conf {
+		if problem, err := (Sysctl{InPod: o.InPod, Setting: c}).Have(s); err != nil || problem != "" {
+			return problem, err
+		}
 	}
 	return "", nil
 }
@@ -222,7 +247,7 @@ func (o Neighbour) Name() string {
 // Have implements Object.
 func (o Neighbour) Have(s *Site) (string, error) {
 	index, err := s.Index(o.On)
-	if err != nil || s.handle(o.On) == nil || index == 0 {
+	if err != nil || index == 0 {
 		return "", err
 	}
 	n, ok, err := s.neighbour(o.On, index, o.Address)

@@ -17,7 +17,6 @@ import (
 
 	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
-	"terway.dev/terway/internal/sysctl"
 )
 
 // Object is one thing in the kernel that a pod needs. What is in the pod's namespace is passed
@@ -72,20 +71,19 @@ type Site struct {
 	// the caller's.
 	NodeBatch func() (*netlinkx.Batch, error)
 
-	links    map[Device]netlink.Link
-	inside   map[int]*inside
-	podBatch *netlinkx.Batch
+	links  map[Device]netlink.Link
+	inside map[int]*inside
 }
 
 // handle is the socket in a device's namespace, or nil.
-func (s *Site) handle(d Device) *netlink.Handle {
+func (s *Site) handle(d Device) (*netlink.Handle, error) {
 	if !d.InPod {
-		return s.Node
+		return s.Node, nil
 	}
 	if s.Pod == nil {
-		return nil
+		return nil, nil
 	}
-	return s.Pod.Handle
+	return s.Pod.Handle()
 }
 
 // Found notes a device that was made or found.
@@ -106,9 +104,9 @@ func (s *Site) Link(d Device) (netlink.Link, error) {
 		s.Found(d, l)
 		return l, nil
 	}
-	h := s.handle(d)
-	if h == nil {
-		return nil, nil
+	h, err := s.handle(d)
+	if err != nil || h == nil {
+		return nil, err
 	}
 	l, err := Find(h, d.Name)
 	if err == nil {
@@ -153,9 +151,6 @@ func (s *Site) OpenNode() (netns.NsHandle, error) {
 
 // Close leaves the pod's namespace.
 func (s *Site) Close() {
-	if s.podBatch != nil {
-		s.podBatch.Close()
-	}
 	if s.Pod != nil {
 		s.Pod.Close()
 	}
@@ -165,42 +160,30 @@ func (s *Site) Close() {
 // namespace, and what is put by netlink requests to one namespace goes there in one message. done
 // is how many there were before the first that failed.
 func Put(s *Site, list []Object) (done int, err error) {
-	for done < len(list) {
-		n := 1
-		if n := together(list[done:]); n > 1 {
-			some, err := send(s, list[done:done+n])
-			done += some
-			if err != nil {
-				return done, fmt.Errorf("%s: %w", list[done].Name(), err)
-			}
-			continue
-		}
-		if first, ok := list[done].(Sysctl); ok {
-			settings := []sysctl.Setting{first.Setting}
-			for ; done+n < len(list); n++ {
-				next, ok := list[done+n].(Sysctl)
-				if !ok || next.InPod != first.InPod {
-					break
-				}
-				settings = append(settings, next.Setting)
-			}
-			err = first.write(s, settings)
-		} else {
-			err = list[done].Put(s)
-		}
-		if err != nil {
-			return done, fmt.Errorf("%s: %w", list[done].Name(), err)
+	for done < len(list) && err == nil {
+		var n int
+		if requests := together(list[done:]); requests > 0 {
+			n, err = send(s, list[done:done+requests])
+		} else if _, ok := list[done].(Sysctl); ok {
+			n, err = writeSysctls(s, list[done:])
+		} else if err = list[done].Put(s); err == nil {
+			n = 1
+		} else if _, is := list[done].(requester); !is { // else the error says so
+			err = named(list[done], err)
 		}
 		done += n
 	}
-	return done, nil
+	return done, err
 }
+
+// named is an error that says of which object it is.
+func named(o Object, err error) error { return fmt.Errorf("%s: %w", o.Name(), err) }
 
 // Del takes a list away, the last first, and goes on after an error.
 func Del(s *Site, list []Object) (errs []error) {
 	for i := len(list) - 1; i >= 0; i-- {
 		if err := list[i].Del(s); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", list[i].Name(), err))
+			errs = append(errs, named(list[i], err))
 		}
 	}
 	return errs

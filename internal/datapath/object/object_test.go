@@ -103,4 +103,7 @@ func TestSysctls(t *testing.T) {
 	if got := have(list[2]); got != "" {
 		t.Errorf("one that fails kept another: %q", got)
 	}
+	if done, err := Put(s, []Object{of("last"), of("refused")}); done != 0 || err == nil || !strings.Contains(err.Error(), "set sysctl net/refused to 1") || strings.Contains(err.Error(), "net/last") {
+		t.Errorf("%d were put, %v; want an error that names the one that was refused alone", done, err)
+	}
 }

@@ -1,9 +1,7 @@
 package object
 
 import (
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -14,13 +12,16 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// requester is an Object that is put by requests to one namespace, of which many are sent at
-// once; none if it is right already.
+// requester is an Object that is put by a request to one namespace, of which many are sent at
+// once.
 type requester interface {
 	Object
 	// at is its device.
 	at() Device
-	requests(*Site) ([]*nl.NetlinkRequest, error)
+	// request is nil if the object is right already.
+	request(*Site) (*nl.NetlinkRequest, error)
+	// wants is what the request asks for beside what the name says, for errors; or "".
+	wants() string
 }
 
 // together is how many objects of a list are put by one message, from its beginning; 0 if the
@@ -41,7 +42,7 @@ func together(list []Object) (n int) {
 }
 
 // send puts requesters of one namespace by one message. done is how many there were before the
-// first that failed.
+// first that failed, or before those that are to be put again.
 func send(s *Site, list []Object) (done int, err error) {
 	in := list[0].(requester).at()
 	if in.InPod && s.Pod == nil {
@@ -50,14 +51,13 @@ func send(s *Site, list []Object) (done int, err error) {
 	var all []*nl.NetlinkRequest
 	var of []int // which object a request is of
 	for i, o := range list {
-		requests, err := o.(requester).requests(s)
+		r, err := o.(requester).request(s)
 		if err != nil {
-			return 0, fmt.Errorf("%s: %w", o.Name(), err)
+			return 0, named(o, err)
 		}
-		for range requests {
-			of = append(of, i)
+		if r != nil {
+			all, of = append(all, r), append(of, i)
 		}
-		all = append(all, requests...)
 	}
 	if len(all) == 0 {
 		return len(list), nil
@@ -66,14 +66,23 @@ func send(s *Site, list []Object) (done int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	answers, err := b.Do(all)
+	refused, err := b.Do(all)
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("%s and what follows it: %w", list[0].Name(), err)
 	}
-	for i, answer := range answers {
-		if answer != nil {
-			return of[i], answer
+	for i, err := range refused {
+		if err == nil {
+			continue
 		}
+		o := list[of[i]]
+		if settings, ok := o.(Settings); ok {
+			if err = settings.oneByOne(s, b); err == nil {
+				return of[i] + 1, nil // what follows may have failed for it
+			}
+		} else if wants := o.(requester).wants(); wants != "" {
+			err = fmt.Errorf("set %s: %w", wants, err)
+		}
+		return of[i], named(o, err)
 	}
 	return len(list), nil
 }
@@ -83,14 +92,7 @@ func (s *Site) batch(d Device) (*netlinkx.Batch, error) {
 	if !d.InPod {
 		return s.NodeBatch()
 	}
-	if s.podBatch == nil {
-		b, err := netlinkx.NewBatch(s.Pod.NS)
-		if err != nil {
-			return nil, err
-		}
-		s.podBatch = b
-	}
-	return s.podBatch, nil
+	return s.Pod.Batch()
 }
 
 // put is the Put of a requester.
@@ -107,56 +109,17 @@ func request(kind, flags int, parts ...nl.NetlinkRequestData) *nl.NetlinkRequest
 	return r
 }
 
-func (o Settings) at() Device { return o.Device }
-
-func (o Settings) requests(s *Site) ([]*nl.NetlinkRequest, error) {
-	link, err := s.Link(o.Device)
-	if err != nil {
-		return nil, err
-	}
-	if link == nil {
-		return nil, errors.New("it is not there")
-	}
-	have := link.Attrs()
-	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	info.Index = int32(have.Index)
-	parts := []nl.NetlinkRequestData{info}
-	if o.MAC != nil && have.HardwareAddr.String() != o.MAC.String() {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_ADDRESS, o.MAC))
-	}
-	if o.MTU != 0 && have.MTU != o.MTU {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(o.MTU))))
-	}
-	if o.Group != 0 && have.Group != o.Group {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(o.Group)))
-	}
-	if o.Alias != "" && have.Alias != o.Alias {
-		parts = append(parts, nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(o.Alias)))
-	}
-	// At once: the kernel forgets neighbours when ARP is turned off.
-	if o.NoARP && have.RawFlags&unix.IFF_NOARP == 0 {
-		info.Flags, info.Change = info.Flags|unix.IFF_NOARP, info.Change|unix.IFF_NOARP
-	}
-	if have.Flags&net.FlagUp == 0 {
-		info.Flags, info.Change = info.Flags|unix.IFF_UP, info.Change|unix.IFF_UP
-	}
-	if len(parts) == 1 && info.Change == 0 {
-		return nil, nil
-	}
-	return []*nl.NetlinkRequest{request(unix.RTM_SETLINK, 0, parts...)}, nil
-}
-
 func (Loopback) at() Device { return Device{Name: "lo", InPod: true} }
 
-func (Loopback) requests(*Site) ([]*nl.NetlinkRequest, error) {
-	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
-	info.Index, info.Flags, info.Change = 1, unix.IFF_UP, unix.IFF_UP
-	return []*nl.NetlinkRequest{request(unix.RTM_SETLINK, 0, info)}, nil
+func (Loopback) request(*Site) (*nl.NetlinkRequest, error) {
+	return linkRequest(1, []change{up}), nil
 }
+
+func (Loopback) wants() string { return up.what }
 
 func (o PodRoute) at() Device { return o.On }
 
-func (o PodRoute) requests(s *Site) ([]*nl.NetlinkRequest, error) {
+func (o PodRoute) request(s *Site) (*nl.NetlinkRequest, error) {
 	index, err := s.Index(o.On)
 	if err != nil {
 		return nil, err
@@ -165,17 +128,28 @@ func (o PodRoute) requests(s *Site) ([]*nl.NetlinkRequest, error) {
 	if o.Address.Is4() {
 		scope = unix.RT_SCOPE_LINK
 	}
-	return []*nl.NetlinkRequest{routeRequest(netip.PrefixFrom(o.Address, o.Address.BitLen()), netip.Addr{}, o.Source, index, claims.TableLocal, claims.Protocol, scope, 0)}, nil
+	return routeRequest(netip.PrefixFrom(o.Address, o.Address.BitLen()), netip.Addr{}, o.Source, index, claims.TableLocal, claims.Protocol, scope, 0), nil
 }
+
+func (o PodRoute) wants() string { return sourceText(o.Source) }
 
 func (o Route) at() Device { return o.On }
 
-func (o Route) requests(s *Site) ([]*nl.NetlinkRequest, error) {
+func (o Route) request(s *Site) (*nl.NetlinkRequest, error) {
 	index, err := s.Index(o.On)
 	if err != nil {
 		return nil, err
 	}
-	return []*nl.NetlinkRequest{routeRequest(o.To, o.Via, o.Source, index, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, uint32(netlink.FLAG_ONLINK))}, nil
+	return routeRequest(o.To, o.Via, o.Source, index, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, uint32(netlink.FLAG_ONLINK)), nil
+}
+
+func (o Route) wants() string { return sourceText(o.Source) }
+
+func sourceText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return "source address " + a.String()
 }
 
 // routeRequest replaces a route. An address that is not valid is left out.
@@ -199,19 +173,21 @@ func routeRequest(to netip.Prefix, via, source netip.Addr, index, table int, pro
 
 func (o Neighbour) at() Device { return o.On }
 
-func (o Neighbour) requests(s *Site) ([]*nl.NetlinkRequest, error) {
+func (o Neighbour) request(s *Site) (*nl.NetlinkRequest, error) {
 	index, err := s.Index(o.On)
 	if err != nil {
 		return nil, err
 	}
 	msg := &netlink.Ndmsg{Family: uint8(netlinkx.Family(o.Address)), Index: uint32(index), State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST}
-	return []*nl.NetlinkRequest{request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
-		nl.NewRtAttr(unix.NDA_DST, o.Address.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, o.MAC))}, nil
+	return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
+		nl.NewRtAttr(unix.NDA_DST, o.Address.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, o.MAC)), nil
 }
+
+func (o Neighbour) wants() string { return "MAC " + o.MAC.String() }
 
 func (o Address) at() Device { return o.On }
 
-func (o Address) requests(s *Site) ([]*nl.NetlinkRequest, error) {
+func (o Address) request(s *Site) (*nl.NetlinkRequest, error) {
 	index, err := s.Index(o.On)
 	if err != nil {
 		return nil, err
@@ -223,6 +199,8 @@ func (o Address) requests(s *Site) ([]*nl.NetlinkRequest, error) {
 	if o.Address.Is6() {
 		msg.IfAddrmsg.Flags |= unix.IFA_F_NODAD
 	}
-	return []*nl.NetlinkRequest{request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
-		nl.NewRtAttr(unix.IFA_LOCAL, o.Address.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, o.Address.AsSlice()))}, nil
+	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
+		nl.NewRtAttr(unix.IFA_LOCAL, o.Address.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, o.Address.AsSlice())), nil
 }
+
+func (o Address) wants() string { return "" }

@@ -65,13 +65,28 @@ func (v *View) ReadSysctls(procSys string, ns netns.NsHandle, list []Object) err
 	v.sysctls = map[string]value{}
 	return kernel.InNS(ns, func() error {
 		for _, o := range list {
-			if s, ok := o.(Sysctl); ok && !s.InPod {
-				differs, err := sysctl.Differs(procSys, netns.None(), s.Setting)
+			for _, s := range ofNode(o) {
+				differs, err := sysctl.Differs(procSys, netns.None(), s)
 				v.sysctls[s.Path] = value{differs, err}
 			}
 		}
 		return nil
 	})
+}
+
+// ofNode are an object's sysctls of the node's namespace.
+func ofNode(o Object) []sysctl.Setting {
+	switch o := o.(type) {
+	case Sysctl:
+		if !o.InPod {
+			return []sysctl.Setting{o.Setting}
+		}
+	case Settings:
+		if !o.InPod {
+			return o.Conf
+		}
+	}
+	return nil
 }
 
 // neighbours lists the permanent ones of a device, or of all with index 0.
@@ -119,7 +134,11 @@ func (s *Site) neighbour(d Device, index int, a netip.Addr) (n netlink.Neigh, ok
 	}
 	in := s.look(index)
 	if in.neighs == nil {
-		if in.neighs, err = neighbours(s.Ctx, s.Pod.Handle, index); err != nil {
+		h, err := s.Pod.Handle()
+		if err != nil {
+			return n, false, err
+		}
+		if in.neighs, err = neighbours(s.Ctx, h, index); err != nil {
 			return n, false, fmt.Errorf("in the pod: %w", err)
 		}
 	}
@@ -132,7 +151,11 @@ func (s *Site) addresses(link netlink.Link, family int) (list []netlink.Addr, er
 	if list, ok := in.addrs[family]; ok {
 		return list, nil
 	}
-	in.addrs[family], err = netlinkx.List(s.Ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return s.Pod.AddrList(link, family) })
+	h, err := s.Pod.Handle()
+	if err != nil {
+		return nil, err
+	}
+	in.addrs[family], err = netlinkx.List(s.Ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return h.AddrList(link, family) })
 	return in.addrs[family], err
 }
 
@@ -141,6 +164,10 @@ func (s *Site) routes(link netlink.Link, family int) (list []netlink.Route, err 
 	if list, ok := in.routes[family]; ok {
 		return list, nil
 	}
-	in.routes[family], err = netlinkx.List(s.Ctx, "routes of the pod", func() ([]netlink.Route, error) { return s.Pod.RouteList(link, family) })
+	h, err := s.Pod.Handle()
+	if err != nil {
+		return nil, err
+	}
+	in.routes[family], err = netlinkx.List(s.Ctx, "routes of the pod", func() ([]netlink.Route, error) { return h.RouteList(link, family) })
 	return in.routes[family], err
 }

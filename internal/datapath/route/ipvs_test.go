@@ -5,8 +5,8 @@ package route
 import (
 	"testing"
 
-	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/ipvs"
 )
 
 // The kernel of the machine at hand may lack IPVS: `make test-vm` runs it on those that have it.
-func TestIPVS(t *testing.T) { suite.IPVS(t, kit) }
+func TestIPVS(t *testing.T) { ipvs.Run(t, kit) }

@@ -7,6 +7,7 @@ import (
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // The suite's table against this kind.
@@ -14,21 +15,21 @@ func TestSuite(t *testing.T) {
 	suite.Run(t, kit)
 }
 
-var kit = suite.Kit{
+var kit = world.Kit{
 	Kind: claims.Route,
-	New:  func(o suite.Options) (suite.Subject, error) { return newSubject(o) },
-	Cuts: suite.RouteCuts,
+	New:  func(o world.Options) (world.Subject, error) { return newSubject(o) },
+	Cuts: world.RouteCuts,
 	Except: map[string]string{
 		"sources are checked without nftables": "nothing else knows the pods' sources",
 		suite.FloodStallsNobody:                "what it remembers is connection tracking's",
 	},
 }
 
-func newSubject(o suite.Options, features ...node.Feature) (suite.Subject, error) {
+func newSubject(o world.Options, features ...node.Feature) (world.Subject, error) {
 	return node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{New()}, Features: features})
 }
 
 // A feature has its objects on pods of this kind.
 func TestFeature(t *testing.T) {
-	featuretest.Run(t, kit, func(o suite.Options, f node.Feature) (suite.Subject, error) { return newSubject(o, f) })
+	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }

@@ -2,8 +2,6 @@ package suite
 
 import (
 	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,134 +10,32 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite/world"
 )
-
-// What a pod can do that writes its own frames (CAP_NET_RAW, which container runtimes give
-// by default).
-
-// toNode is the pod's device that leads to the node.
-func (p *Pod) toNode() string {
-	if p.Node.w.kit.Exclusive {
-		return "veth1"
-	}
-	return p.Spec.IfName
-}
-
-// SendFrame sends what follows a frame's addresses and type by the device that leads to
-// the node.
-func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) {
-	t := p.Node.w.t
-	t.Helper()
-	frame := make([]byte, 12, 14+len(payload)) // pairs without MACs have zeros
-	copy(frame, dst)
-	copy(frame[6:], p.Wiring.PodMAC)
-	frame = append(binary.BigEndian.AppendUint16(frame, etherType), payload...)
-	if err := p.Do(func() error {
-		device, err := net.InterfaceByName(p.toNode())
-		if err != nil {
-			return err
-		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		// Without the protocol some kernels take it from the frame, and not with every device.
-		protocol := etherType<<8 | etherType>>8 // network byte order
-		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: device.Index, Halen: 6})
-		if errors.Is(err, unix.ENOBUFS) {
-			return nil // a program in the pod's device has dropped it
-		}
-		return err
-	}); err != nil {
-		t.Fatalf("send a frame from %s: %v", p.Name, err)
-	}
-}
-
-// sum is the Internet checksum (RFC 1071) of bytes, the last of which may lack its partner.
-func sum(b []byte) uint16 {
-	var s uint32
-	for i, x := range b {
-		s += uint32(x) << (8 * (1 - i%2))
-	}
-	for s>>16 != 0 {
-		s = s&0xffff + s>>16
-	}
-	return ^uint16(s)
-}
-
-// fragments are a UDP datagram in two IP packets.
-func fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
-	udp := make([]byte, 8, 8+len(data))
-	binary.BigEndian.PutUint16(udp, from.Port())
-	binary.BigEndian.PutUint16(udp[2:], to.Port())
-	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
-	udp = append(udp, data...)
-	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
-	pseudo := append(append([]byte{}, src...), dst...)
-	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_UDP), uint16(len(udp)))
-	binary.BigEndian.PutUint16(udp[6:], sum(append(pseudo, udp...)))
-	half := len(udp) / 2 &^ 7 // offsets count in units of 8 bytes
-	for i, part := range [][]byte{udp[:half], udp[half:]} {
-		if from.Addr().Is4() {
-			h := make([]byte, 20)
-			h[0], h[8], h[9] = 0x45, 64, unix.IPPROTO_UDP
-			binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(part)))
-			binary.BigEndian.PutUint16(h[4:], id)
-			binary.BigEndian.PutUint16(h[6:], [2]uint16{0x2000, uint16(half / 8)}[i])
-			copy(h[12:], src)
-			copy(h[16:], dst)
-			binary.BigEndian.PutUint16(h[10:], sum(h))
-			parts[i] = append(h, part...)
-			continue
-		}
-		h := make([]byte, 48)
-		h[0], h[6], h[7] = 0x60, unix.IPPROTO_FRAGMENT, 64
-		binary.BigEndian.PutUint16(h[4:], uint16(8+len(part)))
-		copy(h[8:], src)
-		copy(h[24:], dst)
-		h[40] = unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(h[42:], [2]uint16{1, uint16(half)}[i])
-		binary.BigEndian.PutUint32(h[44:], uint32(id))
-		parts[i] = append(h, part...)
-	}
-	if from.Addr().Is4() {
-		return unix.ETH_P_IP, parts
-	}
-	return unix.ETH_P_IPV6, parts
-}
-
-func (n *Node) spoofed() uint64 {
-	n.w.t.Helper()
-	count, err := n.DP.Spoofed()
-	if err != nil {
-		n.w.t.Fatal(err)
-	}
-	return count
-}
 
 // A pod cannot put its data into another pod's datagram: a fragment with a source that is
 // not its own never meets that one's.
-func spoofedFragmentIsDropped(t *testing.T, k Kit) {
+func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	victim, thief, target := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
 	for _, c := range []struct{ stolen, to netip.Addr }{{victim.V4, target.V4}, {victim.V6, target.V6}} {
-		inbox := target.ListenPacket("udp", At(c.to, 9))
+		inbox := target.ListenPacket("udp", world.At(c.to, 9))
 		from, to := netip.AddrPortFrom(c.stolen, 5555), netip.AddrPortFrom(c.to, 9)
 		mine, theirs := bytes.Repeat([]byte{'V'}, 1000), bytes.Repeat([]byte{'E'}, 1000)
-		before := n.spoofed()
-		etherType, mixed := fragments(from, to, 777, append(mine, theirs...))
+		before := n.Spoofed()
+		etherType, mixed := world.Fragments(from, to, 777, append(mine, theirs...))
 		thief.SendFrame(thief.Wiring.HostMAC, etherType, mixed[1])
 		victim.SendFrame(victim.Wiring.HostMAC, etherType, mixed[0])
 		// What the victim sends itself arrives, so silence before it is not chance.
 		own := bytes.Repeat([]byte{'V'}, 2000)
-		etherType, whole := fragments(from, to, 778, own)
+		etherType, whole := world.Fragments(from, to, 778, own)
 		for _, part := range whole {
 			victim.SendFrame(victim.Wiring.HostMAC, etherType, part)
 		}
-		if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		buf := make([]byte, 4096)
@@ -150,7 +46,7 @@ func spoofedFragmentIsDropped(t *testing.T, k Kit) {
 		if got := buf[:size]; !bytes.Equal(got, own) {
 			t.Errorf("%s → %s: %d bytes arrived, %d of them by another pod", from, to, size, bytes.Count(got, []byte{'E'}))
 		}
-		if after := n.spoofed(); after != before+1 {
+		if after := n.Spoofed(); after != before+1 {
 			t.Errorf("%s → %s: %d packets were counted as spoofed, want 1", from, to, after-before)
 		}
 	}
@@ -158,12 +54,12 @@ func spoofedFragmentIsDropped(t *testing.T, k Kit) {
 
 // The node believes nothing that a pod says by ARP: its table of neighbours is one for
 // the whole machine.
-func forgedARPMakesNoNeighbours(t *testing.T, k Kit) {
+func forgedARPMakesNoNeighbours(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	p := n.AddPod(1)
-	Serve(n.NS, At(n.V4, 8080))
+	world.Serve(n.NS, world.At(n.V4, 8080))
 	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for i := range 50 {
 		who := append([]byte{0, 1, 8, 0, 6, 4, 0, 1}, 0x02, 0, 0, 0, 0, byte(i)) // a request by this MAC
@@ -172,7 +68,7 @@ func forgedARPMakesNoNeighbours(t *testing.T, k Kit) {
 		p.SendFrame(broadcast, unix.ETH_P_ARP, who)
 	}
 	// Behind them on the same way.
-	MustReach(t, p.NS, At(n.V4, 8080), n.NS, p.V4)
+	world.MustReach(t, p.NS, world.At(n.V4, 8080), n.NS, p.V4)
 	if out := n.IP("neigh show"); strings.Contains(out, "10.99.0.") {
 		t.Errorf("the node has %d neighbours that a pod made up", strings.Count(out, "10.99.0."))
 	}
@@ -180,24 +76,24 @@ func forgedARPMakesNoNeighbours(t *testing.T, k Kit) {
 
 // Somebody flushes nftables: until it is repaired, who has programs still stops sources
 // that are not the pod's.
-func sourcesAreCheckedWithoutNFTables(t *testing.T, k Kit) {
+func sourcesAreCheckedWithoutNFTables(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	w.Nodes[1].Sync()
 	a, b, far := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
-	before := n.spoofed()
+	before := n.Spoofed()
 	n.NFT("flush ruleset")
 	sent := uint64(0)
 	for i, c := range []struct{ stolen, own, to netip.Addr }{
 		{far.V4, a.V4, b.V4}, {far.V6, a.V6, b.V6}, {n.V4, a.V4, b.V4},
 	} {
 		a.IP(fmt.Sprintf("addr add %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
-		inbox := b.ListenPacket("udp", At(c.to, 9+i))
-		SendFrom(t, a.NS, At(c.stolen, 0), At(c.to, 9+i))
+		inbox := b.ListenPacket("udp", world.At(c.to, 9+i))
+		world.SendFrom(t, a.NS, world.At(c.stolen, 0), world.At(c.to, 9+i))
 		sent++
-		SendFrom(t, a.NS, At(c.own, 0), At(c.to, 9+i))
-		if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		world.SendFrom(t, a.NS, world.At(c.own, 0), world.At(c.to, 9+i))
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		_, from, err := inbox.ReadFrom(make([]byte, 8))
@@ -209,14 +105,14 @@ func sourcesAreCheckedWithoutNFTables(t *testing.T, k Kit) {
 		}
 	}
 	n.Sync(a, b)
-	if got := n.spoofed() - before; got != sent {
+	if got := n.Spoofed() - before; got != sent {
 		t.Errorf("%d packets were counted as spoofed, want %d", got, sent)
 	}
 }
 
 // Others on the node have marks too. wg-quick restores those of connections for all of UDP,
 // Tailscale clears its bits for connections that are going on.
-func marksOfOthers(t *testing.T, k Kit) {
+func marksOfOthers(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
@@ -233,26 +129,26 @@ func marksOfOthers(t *testing.T, k Kit) {
 		n.NFT(others)
 	}
 	near, far := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*Pod{near, far} {
+	for _, p := range []*world.Pod{near, far} {
 		p.Echo(7)
 	}
 	n0.Echo(7)
-	n0.KubeProxy(Service{ClusterIP: ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
-		Service{ClusterIP: ClusterIP6, Port: 7, Endpoint: far.V6})
+	n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
+		world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: far.V6})
 	for e := 1; e <= 2; e++ {
 		p := n0.AddPod(e, "4", "6")
 		p.Echo(7)
 		for _, network := range []string{"udp", "tcp"} {
 			for _, to := range []string{
-				At(far.V4, 7), At(far.V6, 7), At(near.V4, 7), At(near.V6, 7), At(n0.V4, 7),
-				At(ClusterIP, 7), At(ClusterIP6, 7),
+				world.At(far.V4, 7), world.At(far.V6, 7), world.At(near.V4, 7), world.At(near.V6, 7), world.At(n0.V4, 7),
+				world.At(world.ClusterIP, 7), world.At(world.ClusterIP6, 7),
 			} {
-				Talk(t, p.NS, network, to, 5)
+				world.Talk(t, p.NS, network, to, 5)
 			}
-			Talk(t, far.NS, network, At(p.V4, 7), 5)
-			Talk(t, far.NS, network, At(p.V6, 7), 5)
-			Talk(t, w.Outside, network, At(p.V4, 7), 5)
-			Talk(t, w.Outside, network, At(n0.V4, 30007), 5)
+			world.Talk(t, far.NS, network, world.At(p.V4, 7), 5)
+			world.Talk(t, far.NS, network, world.At(p.V6, 7), 5)
+			world.Talk(t, w.Outside, network, world.At(p.V4, 7), 5)
+			world.Talk(t, w.Outside, network, world.At(n0.V4, 30007), 5)
 		}
 	}
 	if got := w.Strict(); got != 0 {

@@ -7,25 +7,23 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // dockersForward makes FORWARD as iptables-nft does, with a rule of docker's.
-func (n *Node) dockersForward() {
-	n.w.t.Helper()
+func dockersForward(n *world.Node) {
 	n.NFT(`
 		table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }
 		table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }`)
 }
 
 // forwardPolicy does what iptables -P FORWARD does.
-func (n *Node) forwardPolicy(policy string) {
-	n.w.t.Helper()
+func forwardPolicy(n *world.Node, policy string) {
 	n.NFT(strings.ReplaceAll("chain ip filter FORWARD { policy %; }\nchain ip6 filter FORWARD { policy %; }", "%", policy))
 }
 
 // ruleset is what nft lists of families, counters left out.
-func (n *Node) ruleset(families ...string) (text string) {
-	n.w.t.Helper()
+func ruleset(n *world.Node, families ...string) (text string) {
 	for _, f := range families {
 		text += n.Run("nft", "-s", "list", "table", f, "filter")
 	}
@@ -34,19 +32,19 @@ func (n *Node) ruleset(families ...string) (text string) {
 
 // Docker sets the policy of FORWARD to DROP. Pods go on; what others have in the chain is as
 // before when the policy is, and when the datapath leaves the node.
-func forwardPolicyDrop(t *testing.T, k Kit) {
+func forwardPolicyDrop(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n, other := w.Nodes[0], w.Nodes[1]
 	n.Desired.MasqueradeOutside = true
 	n.Sync()
 	other.Sync()
 	a, b, far := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), other.AddPod(1, "4", "6")
-	n.dockersForward()
-	before := n.ruleset("ip", "ip6")
+	dockersForward(n)
+	before := ruleset(n, "ip", "ip6")
 	if repairs := n.Sync(a, b); len(repairs) != 0 {
 		t.Errorf("Sync with a FORWARD chain that accepts: %q", repairs)
 	}
-	n.forwardPolicy("drop")
+	forwardPolicy(n, "drop")
 	repairs := n.Sync(a, b)
 	if len(repairs) != 2 || !strings.Contains(strings.Join(repairs, " "), "ip6 filter") {
 		t.Errorf("Sync repairs %q, want both families' FORWARD", repairs)
@@ -54,42 +52,42 @@ func forwardPolicyDrop(t *testing.T, k Kit) {
 	if repairs := n.Sync(a, b); len(repairs) != 0 {
 		t.Errorf("second Sync repairs %q", repairs)
 	}
-	for _, p := range []*Pod{a, b, far} {
-		Serve(p.NS, At(p.V4, 80))
-		Serve(p.NS, At(p.V6, 80))
+	for _, p := range []*world.Pod{a, b, far} {
+		world.Serve(p.NS, world.At(p.V4, 80))
+		world.Serve(p.NS, world.At(p.V6, 80))
 	}
-	Serve(w.Outside, At(netip.MustParseAddr(OutsideV4), 80))
-	MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
-	MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
-	MustReach(t, a.NS, At(far.V4, 80), far.NS, a.V4)
-	MustReach(t, far.NS, At(a.V4, 80), a.NS, far.V4)
-	MustReach(t, far.NS, At(a.V6, 80), a.NS, far.V6)
-	MustReach(t, a.NS, At(netip.MustParseAddr(OutsideV4), 80), w.Outside, n.V4)
+	world.Serve(w.Outside, world.At(netip.MustParseAddr(world.OutsideV4), 80))
+	world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(b.V6, 80), b.NS, a.V6)
+	world.MustReach(t, a.NS, world.At(far.V4, 80), far.NS, a.V4)
+	world.MustReach(t, far.NS, world.At(a.V4, 80), a.NS, far.V4)
+	world.MustReach(t, far.NS, world.At(a.V6, 80), a.NS, far.V6)
+	world.MustReach(t, a.NS, world.At(netip.MustParseAddr(world.OutsideV4), 80), w.Outside, n.V4)
 
-	n.forwardPolicy("accept")
+	forwardPolicy(n, "accept")
 	n.Sync(a, b)
-	if after := n.ruleset("ip", "ip6"); after != before {
+	if after := ruleset(n, "ip", "ip6"); after != before {
 		t.Errorf("with the policy back, the ruleset is\n%s\nand was\n%s", after, before)
 	}
-	n.forwardPolicy("drop")
+	forwardPolicy(n, "drop")
 	n.Sync(a, b)
 	if err := n.DP.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	if after := n.ruleset("ip", "ip6"); after != strings.ReplaceAll(before, "policy accept", "policy drop") {
+	if after := ruleset(n, "ip", "ip6"); after != strings.ReplaceAll(before, "policy accept", "policy drop") {
 		t.Errorf("after Teardown the ruleset is\n%s\nand was, with policy accept,\n%s", after, before)
 	}
 }
 
 // Nobody can overrule another's chain that drops: it is named, with what to do, and doing so
 // helps. Chains that have nothing to do with it are not named.
-func forwardChainOfOthers(t *testing.T, k Kit) {
+func forwardChainOfOthers(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := n.AddPod(1), n.AddPod(1)
-	Serve(b.NS, At(b.V4, 80))
-	n.KubeProxy(Service{ClusterIP: ClusterIP, Endpoint: b.V4})
+	world.Serve(b.NS, world.At(b.V4, 80))
+	n.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: b.V4})
 	n.NFT(`table inet mine {
 chain arriving { type filter hook input priority 0; policy drop; accept; }
 chain passing { type filter hook forward priority 0; ct state invalid drop; }
@@ -110,12 +108,12 @@ chain passing { type filter hook forward priority 0; ct state invalid drop; }
 					t.Errorf("Sync: repairs %q, node %v, pods %v, obstacles %q; want one that says %q", repairs, node, pods, obstacles, c.says)
 				}
 			}
-			if _, err := Ask(a.NS, At(b.V4, 80)); err == nil {
+			if _, err := world.Ask(a.NS, world.At(b.V4, 80)); err == nil {
 				t.Error("the chain does not drop: the test is wrong")
 			}
 			n.NFT(c.helps)
 			n.Sync(a, b)
-			MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
+			world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
 			n.NFT("delete table " + strings.Fields(c.drops)[1] + " " + strings.Fields(c.drops)[2])
 		})
 	}

@@ -4,21 +4,20 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-func teardownAndAgain(t *testing.T, k Kit) {
+func teardownAndAgain(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	w.Nodes[1].Sync()
-	old, far := n.AddPod(1), Serving(w.Nodes[1].AddPod(1))
+	old, far := n.AddPod(1), world.Serving(w.Nodes[1].AddPod(1))
 	if err := n.DP.Teardown(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -32,18 +31,18 @@ func teardownAndAgain(t *testing.T, k Kit) {
 		t.Errorf("accept_local of the ENI is %s after the teardown, was 0", got)
 	}
 	p := n.AddPod(1) // no Sync before it
-	MustReach(t, p.NS, At(far.V4, 80), far.NS, p.V4)
+	world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
 	if repairs := n.Sync(p); len(repairs) != 0 {
 		t.Errorf("sync repairs %q", repairs)
 	}
 }
 
-func addPodTwiceAndAfterRestart(t *testing.T, k Kit) {
+func addPodTwiceAndAfterRestart(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n := w.Nodes[0]
 	p := n.AddPod(2, "4", "6") // without any Sync before
 	other := w.Nodes[1].AddPod(1)
-	first, before := p.Wiring, DumpStable(n)
+	first, before := p.Wiring, world.DumpStable(n)
 	p.Add()
 	if fmt.Sprint(first) != fmt.Sprint(p.Wiring) {
 		t.Errorf("second AddPod gives %+v, first gave %+v", p.Wiring, first)
@@ -53,22 +52,22 @@ func addPodTwiceAndAfterRestart(t *testing.T, k Kit) {
 		t.Errorf("sync after a restart repairs %q", repairs)
 	}
 	p.Add()
-	if diff := Difference(before, DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("repeated AddPod and restart changed:\n%s", diff)
 	}
-	Serving(p)
-	MustReach(t, other.NS, At(p.V4, 80), p.NS, other.V4)
+	world.Serving(p)
+	world.MustReach(t, other.NS, world.At(p.V4, 80), p.NS, other.V4)
 	if k.NoMAC != (len(first.PodMAC) == 0) || k.NoMAC != (len(first.HostMAC) == 0) || first.HostIfName == "" || len(first.Gateways) != 2 || first.MTU != 1500 {
 		t.Errorf("wiring %+v", first)
 	}
 }
 
 // An ENI that vanishes under its pods stops their way out, not their node's.
-func strandedPod(t *testing.T, k Kit) {
+func strandedPod(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n := w.Nodes[0]
 	n.Sync()
-	p, neighbour, far, late := n.AddPod(2), Serving(n.AddPod(1)), w.Nodes[1].AddPod(1), n.Describe(2)
+	p, neighbour, far, late := n.AddPod(2), world.Serving(n.AddPod(1)), w.Nodes[1].AddPod(1), n.Describe(2)
 	n.IP("link del eth2")
 	n.Desired.ENIs = n.Desired.ENIs[:1]
 	_, err := n.TrySync(p, neighbour)
@@ -76,10 +75,10 @@ func strandedPod(t *testing.T, k Kit) {
 		t.Errorf("sync: %v, want an error that names the pod and the ENI", err)
 	}
 	if !k.GoesWithENI {
-		MustReach(t, p.NS, At(neighbour.V4, 80), neighbour.NS, p.V4)
+		world.MustReach(t, p.NS, world.At(neighbour.V4, 80), neighbour.NS, p.V4)
 	}
 	strict := w.Strict()
-	_, err = Ask(p.NS, At(far.V4, 80))
+	_, err = world.Ask(p.NS, world.At(far.V4, 80))
 	if err == nil || !strings.Contains(err.Error(), "unreachable") {
 		t.Errorf("to another node: %v, want unreachable at once", err)
 	}
@@ -96,14 +95,14 @@ func strandedPod(t *testing.T, k Kit) {
 
 // What AddPod is told of the node may be older than what a Sync was told: the pods of ENIs
 // that it does not know go on, also on a new agent that has not seen them yet.
-func addPodWithAnotherListOfENIs(t *testing.T, k Kit) {
+func addPodWithAnotherListOfENIs(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 3)
 	n := w.Nodes[0]
 	all := n.Desired.ENIs
 	n.Desired.ENIs = all[:2]
 	n.Sync()
-	p, far := Serving(n.AddPod(2)), Serving(w.Nodes[1].AddPod(1))
-	pods := []*Pod{p}
+	p, far := world.Serving(n.AddPod(2)), world.Serving(w.Nodes[1].AddPod(1))
+	pods := []*world.Pod{p}
 	for _, c := range []struct {
 		knows, there []datapath.ENI
 		eni          int
@@ -116,13 +115,13 @@ func addPodWithAnotherListOfENIs(t *testing.T, k Kit) {
 			q := n.AddPod(c.eni)
 			pods = append(pods, q)
 			n.Desired.ENIs = c.there
-			for _, here := range []*Pod{p, q} {
-				MustReach(t, here.NS, At(far.V4, 80), far.NS, here.V4)
+			for _, here := range []*world.Pod{p, q} {
+				world.MustReach(t, here.NS, world.At(far.V4, 80), far.NS, here.V4)
 				if err := n.DP.CheckPod(context.Background(), n.Desired, here.Spec); err != nil {
 					t.Errorf("AddPod was told of %d ENIs of %d: %v", len(c.knows), len(c.there), err)
 				}
 			}
-			MustReach(t, far.NS, At(p.V4, 80), p.NS, far.V4)
+			world.MustReach(t, far.NS, world.At(p.V4, 80), p.NS, far.V4)
 			n.DP = n.NewDatapath()
 		}
 	}
@@ -131,21 +130,21 @@ func addPodWithAnotherListOfENIs(t *testing.T, k Kit) {
 	}
 	n.Desired.ENIs = all[:1]
 	_, _ = n.TrySync(pods...) // its error names the pods without an ENI
-	if _, err := Ask(p.NS, At(far.V4, 80)); err == nil {
+	if _, err := world.Ask(p.NS, world.At(far.V4, 80)); err == nil {
 		t.Error("a pod talks by an ENI that a Sync was to remove")
 	}
 }
 
-func concurrentPods(t *testing.T, k Kit) {
+func concurrentPods(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 2)
 	n := w.Nodes[0]
 	n.Sync()
-	before := DumpStable(n)
-	var pods []*Pod
+	before := world.DumpStable(n)
+	var pods []*world.Pod
 	for i := range 50 {
 		pods = append(pods, n.Describe(1+i%2, "4", "6"))
 	}
-	each := func(f func(*Pod) error) {
+	each := func(f func(*world.Pod) error) {
 		t.Helper()
 		var wg sync.WaitGroup
 		errs := make([]error, len(pods))
@@ -163,7 +162,7 @@ func concurrentPods(t *testing.T, k Kit) {
 			}
 		}
 	}
-	each(func(p *Pod) error {
+	each(func(p *world.Pod) error {
 		_, err := n.DP.AddPod(context.Background(), n.Desired, p.Spec)
 		return err
 	})
@@ -172,32 +171,22 @@ func concurrentPods(t *testing.T, k Kit) {
 			t.Error(err)
 		}
 	}
-	Serving(pods[49])
-	MustReach(t, pods[0].NS, At(pods[49].V4, 80), pods[49].NS, pods[0].V4)
-	each(func(p *Pod) error { return n.DP.DelPod(context.Background(), p.Spec) })
+	world.Serving(pods[49])
+	world.MustReach(t, pods[0].NS, world.At(pods[49].V4, 80), pods[49].NS, pods[0].V4)
+	each(func(p *world.Pod) error { return n.DP.DelPod(context.Background(), p.Spec) })
 	n.Settle()
-	if diff := Difference(before, DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("pods left something behind:\n%s", diff)
 	}
 }
 
-// LeftFile is what stays at a namespace's path when a runtime is killed after it unmounted
-// the namespace and before it removed the file.
-func LeftFile(t testing.TB) string {
-	path := filepath.Join(t.TempDir(), "netns")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func delPodToleratesAbsence(t *testing.T, k Kit) {
+func delPodToleratesAbsence(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	never := n.Describe(1)
 	never.Del() // before anything of the datapath exists
 	n.Sync()
-	before := DumpStable(n)
+	before := world.DumpStable(n)
 	never.Del()
 
 	p := n.AddPod(1, "4", "6")
@@ -211,20 +200,20 @@ func delPodToleratesAbsence(t *testing.T, k Kit) {
 
 	left := n.AddPod(1, "4", "6")
 	left.Remove()
-	left.Spec.NetNS = LeftFile(t)
+	left.Spec.NetNS = world.LeftFile(t)
 	left.Del()
 
 	// Addresses unknown: the device's name is enough.
 	r := n.AddPod(1, "4", "6")
 	r.Spec.Addresses = nil
 	r.Del()
-	if diff := Difference(before, DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("pods left something behind:\n%s", diff)
 	}
 }
 
 // An address moves to a new pod while the old one's device still exists.
-func addressReuse(t *testing.T, k Kit) {
+func addressReuse(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -233,16 +222,16 @@ func addressReuse(t *testing.T, k Kit) {
 	next.V4 = old.V4
 	next.Spec.Addresses = []netip.Addr{old.V4}
 	next.Add()
-	Serving(next)
-	MustReach(t, client.NS, At(next.V4, 80), next.NS, client.V4)
+	world.Serving(next)
+	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 	old.Del() // late, and must not take the new pod's route
-	MustReach(t, client.NS, At(next.V4, 80), next.NS, client.V4)
+	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 	if repairs := n.Sync(client, next); len(repairs) != 0 {
 		t.Errorf("sync repairs %q", repairs)
 	}
 }
 
-func addPodRefuses(t *testing.T, k Kit) {
+func addPodRefuses(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -266,14 +255,20 @@ func addPodRefuses(t *testing.T, k Kit) {
 		{"device of others in the pod", func(p *datapath.Pod) { p.NetNS = taken.Path }, "already has a device eth0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			before := DumpStable(n)
+			before := world.DumpStable(n)
 			pod := n.Describe(1).Spec
 			c.edit(&pod)
 			_, err := n.DP.AddPod(context.Background(), n.Desired, pod)
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), pod.Name) {
 				t.Errorf("error %v, want one that names the pod and %q", err, c.want)
 			}
-			if diff := Difference(before, DumpStable(n)); diff != "" {
+			// Whoever was refused is deleted, as often as it takes.
+			if pod.Sandbox != "" {
+				if err := n.DP.DelPod(context.Background(), pod); err != nil {
+					t.Errorf("a refused pod cannot be deleted: %v", err)
+				}
+			}
+			if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 				t.Errorf("a refused pod left:\n%s", diff)
 			}
 		})
@@ -285,7 +280,7 @@ func addPodRefuses(t *testing.T, k Kit) {
 
 // The node keeps its default routes from router advertisements when IPv6
 // forwarding is turned on for the pods.
-func forwardingKeepsRouterAdvertisements(t *testing.T, k Kit) {
+func forwardingKeepsRouterAdvertisements(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sysctl("ipv4/ip_forward", "0")
@@ -300,7 +295,7 @@ func forwardingKeepsRouterAdvertisements(t *testing.T, k Kit) {
 	}
 }
 
-func rulesDoNotGrowWithPods(t *testing.T, k Kit) {
+func rulesDoNotGrowWithPods(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 2)
 	n := w.Nodes[0]
 	n.Sync()
@@ -308,15 +303,15 @@ func rulesDoNotGrowWithPods(t *testing.T, k Kit) {
 		return strings.Count(n.IP("rule show"), "\n") + strings.Count(n.IP("-6 rule show"), "\n")
 	}
 	before := rules()
-	var pods []*Pod
+	var pods []*world.Pod
 	for i := range 100 {
 		pods = append(pods, n.AddPod(1+i%2))
 	}
 	if after := rules(); after != before {
 		t.Errorf("%d rules with no pod, %d with 100", before, after)
 	}
-	first, last := pods[0], Serving(pods[99])
-	MustReach(t, first.NS, At(last.V4, 80), last.NS, first.V4)
+	first, last := pods[0], world.Serving(pods[99])
+	world.MustReach(t, first.NS, world.At(last.V4, 80), last.NS, first.V4)
 	if repairs := n.Sync(pods...); len(repairs) != 0 {
 		t.Errorf("sync of a sound node repairs %q", repairs)
 	}

@@ -8,35 +8,37 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-func podsOfOneNodeTalkWithoutLeavingIt(t *testing.T, k Kit) {
+func podsOfOneNodeTalkWithoutLeavingIt(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 2)
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := n.AddPod(1, "4", "6"), n.AddPod(2, "4", "6")
-	Serve(b.NS, At(b.V4, 80))
-	Serve(b.NS, At(b.V6, 80))
+	world.Serve(b.NS, world.At(b.V4, 80))
+	world.Serve(b.NS, world.At(b.V6, 80))
 	before := w.Crossed()
-	MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
-	MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
+	world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(b.V6, 80), b.NS, a.V6)
 	if after := w.Crossed(); after != before {
 		t.Errorf("%d packets of the pods left the node", after-before)
 	}
 }
 
-func podsOfTwoNodesTalkByTheirENI(t *testing.T, k Kit) {
+func podsOfTwoNodesTalkByTheirENI(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
 	n1.Sync()
 	for e := 1; e <= 2; e++ {
 		a, b := n0.AddPod(e, "4", "6"), n1.AddPod(3-e, "4", "6")
-		Serve(b.NS, At(b.V4, 80))
-		Serve(b.NS, At(b.V6, 80))
+		world.Serve(b.NS, world.At(b.V4, 80))
+		world.Serve(b.NS, world.At(b.V6, 80))
 		before := w.Crossed()
-		MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
-		MustReach(t, a.NS, At(b.V6, 80), b.NS, a.V6)
+		world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+		world.MustReach(t, a.NS, world.At(b.V6, 80), b.NS, a.V6)
 		if w.Crossed() == before {
 			t.Error("no packet of the pods crossed the VPC: the test is blind")
 		}
@@ -46,32 +48,32 @@ func podsOfTwoNodesTalkByTheirENI(t *testing.T, k Kit) {
 	}
 }
 
-func nodeAndPods(t *testing.T, k Kit) {
+func nodeAndPods(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
 	n1.Sync()
 	a, b := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*Pod{a, b} {
-		Serve(p.NS, At(p.V4, 80))
-		Serve(p.NS, At(p.V6, 80))
+	for _, p := range []*world.Pod{a, b} {
+		world.Serve(p.NS, world.At(p.V4, 80))
+		world.Serve(p.NS, world.At(p.V6, 80))
 	}
 	for _, n := range w.Nodes {
-		Serve(n.NS, At(n.V4, 8080))
-		Serve(n.NS, At(n.V6, 8080))
+		world.Serve(n.NS, world.At(n.V4, 8080))
+		world.Serve(n.NS, world.At(n.V6, 8080))
 	}
 	before := w.Crossed()
-	MustReach(t, n0.NS, At(a.V4, 80), a.NS, n0.V4)
-	MustReach(t, n0.NS, At(a.V6, 80), a.NS, n0.V6)
-	MustReach(t, a.NS, At(n0.V4, 8080), n0.NS, a.V4)
-	MustReach(t, a.NS, At(n0.V6, 8080), n0.NS, a.V6)
+	world.MustReach(t, n0.NS, world.At(a.V4, 80), a.NS, n0.V4)
+	world.MustReach(t, n0.NS, world.At(a.V6, 80), a.NS, n0.V6)
+	world.MustReach(t, a.NS, world.At(n0.V4, 8080), n0.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(n0.V6, 8080), n0.NS, a.V6)
 	if after := w.Crossed(); after != before {
 		t.Errorf("node and own pod: %d packets left the node", after-before)
 	}
-	MustReach(t, n0.NS, At(b.V4, 80), b.NS, n0.V4)
-	MustReach(t, n0.NS, At(b.V6, 80), b.NS, n0.V6)
-	MustReach(t, a.NS, At(n1.V4, 8080), n1.NS, a.V4)
-	MustReach(t, a.NS, At(n1.V6, 8080), n1.NS, a.V6)
+	world.MustReach(t, n0.NS, world.At(b.V4, 80), b.NS, n0.V4)
+	world.MustReach(t, n0.NS, world.At(b.V6, 80), b.NS, n0.V6)
+	world.MustReach(t, a.NS, world.At(n1.V4, 8080), n1.NS, a.V4)
+	world.MustReach(t, a.NS, world.At(n1.V6, 8080), n1.NS, a.V6)
 	if got := w.Strict(); got != 0 {
 		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
 	}
@@ -79,7 +81,7 @@ func nodeAndPods(t *testing.T, k Kit) {
 
 // A node may ask for strict reverse path checks; that must not cost its pods
 // their traffic, though the way to a peer is the primary ENI's in the main table.
-func reversePathFilterOfTheNode(t *testing.T, k Kit) {
+func reversePathFilterOfTheNode(t *testing.T, k world.Kit) {
 	for _, mode := range []string{"0", "1", "2"} {
 		t.Run("all="+mode, func(t *testing.T) {
 			w := k.NewWorld(t, 2, 1)
@@ -90,18 +92,18 @@ func reversePathFilterOfTheNode(t *testing.T, k Kit) {
 				n.Sync()
 			}
 			a, b := w.Nodes[0].AddPod(1), w.Nodes[1].AddPod(1)
-			Serve(b.NS, At(b.V4, 80))
-			Serve(a.NS, At(a.V4, 80))
-			MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
-			MustReach(t, w.Nodes[1].NS, At(a.V4, 80), a.NS, w.Nodes[1].V4)
+			world.Serve(b.NS, world.At(b.V4, 80))
+			world.Serve(a.NS, world.At(a.V4, 80))
+			world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+			world.MustReach(t, w.Nodes[1].NS, world.At(a.V4, 80), a.NS, w.Nodes[1].V4)
 			// Somebody changes it under running pods: the next Sync sees to them.
 			for _, later := range []string{"1", "0", "2"} {
-				for i, p := range []*Pod{a, b} {
+				for i, p := range []*world.Pod{a, b} {
 					w.Nodes[i].Sysctl("ipv4/conf/all/rp_filter", later)
 					w.Nodes[i].Sync(p)
 				}
-				MustReach(t, a.NS, At(b.V4, 80), b.NS, a.V4)
-				MustReach(t, b.NS, At(a.V4, 80), a.NS, b.V4)
+				world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
+				world.MustReach(t, b.NS, world.At(a.V4, 80), a.NS, b.V4)
 				if repairs := w.Nodes[0].Sync(a); len(repairs) != 0 {
 					t.Errorf("all=%s: second Sync reports %q", later, repairs)
 				}
@@ -118,7 +120,7 @@ func reversePathFilterOfTheNode(t *testing.T, k Kit) {
 	}
 }
 
-func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
+func spoofedSourceIsDroppedInTheNode(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -129,12 +131,12 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
 		bits := fmt.Sprintf("/%d", c.stolen.BitLen())
 		// On lo: some devices refuse an address that another one has.
 		a.IP("addr add " + c.stolen.String() + bits + " dev lo nodad")
-		inbox := target.ListenPacket("udp", At(c.target, 9+i))
+		inbox := target.ListenPacket("udp", world.At(c.target, 9+i))
 		before, err := n.DP.Spoofed()
 		if err != nil {
 			t.Fatal(err)
 		}
-		SendFrom(t, a.NS, At(c.stolen, 0), At(c.target, 9+i))
+		world.SendFrom(t, a.NS, world.At(c.stolen, 0), world.At(c.target, 9+i))
 		after, err := n.DP.Spoofed()
 		if err != nil {
 			t.Fatal(err)
@@ -143,8 +145,8 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
 			t.Errorf("from %s: %d packets were counted as spoofed, want 1", c.stolen, after-before)
 		}
 		// What the pod may send comes through, so the silence above was not chance.
-		SendFrom(t, a.NS, At(c.own, 0), At(c.target, 9+i))
-		if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		world.SendFrom(t, a.NS, world.At(c.own, 0), world.At(c.target, 9+i))
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
 			t.Fatal(err)
 		}
 		_, from, err := inbox.ReadFrom(make([]byte, 8))
@@ -157,23 +159,23 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k Kit) {
 	}
 }
 
-func deletedPodIsUnreachableAtOnce(t *testing.T, k Kit) {
+func deletedPodIsUnreachableAtOnce(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
 	n1.Sync()
 	a, b, c := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	Serve(a.NS, At(a.V4, 80))
-	Serve(a.NS, At(a.V6, 80))
-	MustReach(t, c.NS, At(a.V4, 80), a.NS, c.V4)
+	world.Serve(a.NS, world.At(a.V4, 80))
+	world.Serve(a.NS, world.At(a.V6, 80))
+	world.MustReach(t, c.NS, world.At(a.V4, 80), a.NS, c.V4)
 	a.Del()
 	// Peers are told, not left waiting: the packet does not go back into the VPC.
-	for _, from := range []*Pod{c, b} {
+	for _, from := range []*world.Pod{c, b} {
 		for _, to := range []netip.Addr{a.V4, a.V6} {
 			if from == b && to.Is6() {
 				continue // one family shows it for the way out of the node
 			}
-			_, err := Ask(from.NS, At(to, 80))
+			_, err := world.Ask(from.NS, world.At(to, 80))
 			if err == nil {
 				t.Errorf("%s still reaches %s", from.Name, to)
 			}
@@ -186,23 +188,23 @@ func deletedPodIsUnreachableAtOnce(t *testing.T, k Kit) {
 
 // A pod's running flow is nobody else's: another pod that sends in its name is stopped,
 // though the flow is known.
-func spoofedFlowIsDroppedInTheNode(t *testing.T, k Kit) {
+func spoofedFlowIsDroppedInTheNode(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
 	n1.Sync()
 	thief, victim := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6")
-	for _, target := range []*Pod{n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")} {
+	for _, target := range []*world.Pod{n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")} {
 		for _, c := range []struct{ stolen, target netip.Addr }{{victim.V4, target.V4}, {victim.V6, target.V6}} {
-			inbox := target.ListenPacket("udp", At(c.target, 7))
-			go reflect(inbox)
-			flow := established(t, victim, c.target)
+			inbox := target.ListenPacket("udp", world.At(c.target, 7))
+			go world.Reflect(inbox)
+			flow := world.Established(t, victim, c.target)
 			before, err := n0.DP.Spoofed()
 			if err != nil {
 				t.Fatal(err)
 			}
 			thief.IP(fmt.Sprintf("addr replace %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
-			SendFrom(t, thief.NS, flow.LocalAddr().String(), At(c.target, 7))
+			world.SendFrom(t, thief.NS, flow.LocalAddr().String(), world.At(c.target, 7))
 			after, err := n0.DP.Spoofed()
 			if err != nil {
 				t.Fatal(err)

@@ -4,12 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"syscall"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -17,7 +15,7 @@ import (
 // the port can be used again.
 func asked(t testing.TB, from *testutil.NS, source, address string, server *testutil.NS) {
 	t.Helper()
-	conn, err := from.Dial("tcp", source, address, Patience)
+	conn, err := from.Dial("tcp", source, address, world.Patience)
 	if err != nil {
 		t.Errorf("%s from %s → %s: %v", from.Name, source, address, err)
 		return
@@ -27,7 +25,7 @@ func asked(t testing.TB, from *testutil.NS, source, address string, server *test
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
 		t.Fatal(err)
 	}
-	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(world.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -48,27 +46,27 @@ func asked(t testing.TB, from *testutil.NS, source, address string, server *test
 
 // A client uses the same port of its own for an endpoint and for a Service that leads
 // to it, in turn: each connection is its own, though all look alike to the endpoint.
-func onePortForServiceAndEndpoint(t *testing.T, k Kit) {
+func onePortForServiceAndEndpoint(t *testing.T, k world.Kit) {
 	// Conntrack, too, takes them apart as long as it remembers; then it does not.
 	for _, forget := range []bool{false, true} {
 		t.Run(fmt.Sprintf("conntrack forgets: %v", forget), func(t *testing.T) { onePort(t, k, forget) })
 	}
 }
 
-func onePort(t *testing.T, k Kit, forget bool) {
-	_, n0, n1 := servicesWorld(t, k)
+func onePort(t *testing.T, k world.Kit, forget bool) {
+	_, n0, n1 := world.ServicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, endpoint := range []*Pod{near, far} {
-		Serve(endpoint.NS, At(endpoint.V4, 80))
-		Serve(endpoint.NS, At(endpoint.V6, 80))
-		n0.KubeProxy(Service{ClusterIP: ClusterIP, Endpoint: endpoint.V4}, Service{ClusterIP: ClusterIP6, Endpoint: endpoint.V6})
+	for _, endpoint := range []*world.Pod{near, far} {
+		world.Serve(endpoint.NS, world.At(endpoint.V4, 80))
+		world.Serve(endpoint.NS, world.At(endpoint.V6, 80))
+		n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: endpoint.V4}, world.Service{ClusterIP: world.ClusterIP6, Endpoint: endpoint.V6})
 		for range 2 {
 			for _, c := range []struct {
 				source string
 				to     []string
 			}{
-				{At(client.V4, 40001), []string{At(endpoint.V4, 80), At(ClusterIP, 80)}},
-				{At(client.V6, 40001), []string{At(endpoint.V6, 80), At(ClusterIP6, 80)}},
+				{world.At(client.V4, 40001), []string{world.At(endpoint.V4, 80), world.At(world.ClusterIP, 80)}},
+				{world.At(client.V6, 40001), []string{world.At(endpoint.V6, 80), world.At(world.ClusterIP6, 80)}},
 			} {
 				for _, to := range c.to {
 					asked(t, client.NS, c.source, to, endpoint.NS)
@@ -83,23 +81,23 @@ func onePort(t *testing.T, k Kit, forget bool) {
 
 // Two connections at once from one port of the client's, to an endpoint and to a Service
 // that leads to it: conntrack gives one of them another port towards the endpoint.
-func onePortAtTheSameTime(t *testing.T, k Kit) {
-	_, n0, n1 := servicesWorld(t, k)
+func onePortAtTheSameTime(t *testing.T, k world.Kit) {
+	_, n0, n1 := world.ServicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for i, endpoint := range []*Pod{near, far} {
+	for i, endpoint := range []*world.Pod{near, far} {
 		endpoint.Echo(7)
-		n0.KubeProxy(Service{ClusterIP: ClusterIP, Port: 7, Endpoint: endpoint.V4}, Service{ClusterIP: ClusterIP6, Port: 7, Endpoint: endpoint.V6})
+		n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, Endpoint: endpoint.V4}, world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: endpoint.V6})
 		for j, c := range []struct {
 			source netip.Addr
 			to     []netip.Addr
 		}{
-			{client.V4, []netip.Addr{endpoint.V4, ClusterIP}}, {client.V4, []netip.Addr{ClusterIP, endpoint.V4}},
-			{client.V6, []netip.Addr{endpoint.V6, ClusterIP6}}, {client.V6, []netip.Addr{ClusterIP6, endpoint.V6}},
+			{client.V4, []netip.Addr{endpoint.V4, world.ClusterIP}}, {client.V4, []netip.Addr{world.ClusterIP, endpoint.V4}},
+			{client.V6, []netip.Addr{endpoint.V6, world.ClusterIP6}}, {client.V6, []netip.Addr{world.ClusterIP6, endpoint.V6}},
 		} {
 			port := 41000 + 10*i + j
-			var talks []*Talking
+			var talks []*world.Talking
 			for _, to := range c.to {
-				k := StartTalkFrom(t, client.NS, At(c.source, port), At(to, 7))
+				k := world.StartTalkFrom(t, client.NS, world.At(c.source, port), world.At(to, 7))
 				k.More(20)
 				talks = append(talks, k)
 			}
@@ -113,74 +111,55 @@ func onePortAtTheSameTime(t *testing.T, k Kit) {
 	}
 }
 
-// sharing connects from a port that other connections use too.
-func sharing(ns *testutil.NS, source, to string) (conn net.Conn, err error) {
-	err = ns.Do(func() error {
-		local, err := net.ResolveTCPAddr("tcp", source)
-		if err != nil {
-			return err
-		}
-		d := net.Dialer{LocalAddr: local, Timeout: Patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
-			if failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); failed != nil {
-				return failed
-			}
-			return err
-		}}
-		conn, err = d.Dial("tcp", to)
-		return err
-	})
-	return conn, err
-}
-
 // An address of the VPC becomes a Service and stops being one: the next connection,
 // and for UDP the next while, goes by what is so then.
-func serviceAtAnAddressOfTheVPC(t *testing.T, k Kit) {
-	_, n0, n1 := servicesWorld(t, k)
-	client, holder, near, far := n0.AddPod(1), Serving(n1.AddPod(1)), Serving(n0.AddPod(1)), Serving(n1.AddPod(1))
-	to := At(holder.V4, 80)
-	MustReach(t, client.NS, to, holder.NS, client.V4)
-	for _, endpoint := range []*Pod{near, far} {
-		n0.KubeProxy(Service{ClusterIP: holder.V4, Endpoint: endpoint.V4})
-		MustReach(t, client.NS, to, endpoint.NS, client.V4)
+func serviceAtAnAddressOfTheVPC(t *testing.T, k world.Kit) {
+	_, n0, n1 := world.ServicesWorld(t, k)
+	client, holder, near, far := n0.AddPod(1), world.Serving(n1.AddPod(1)), world.Serving(n0.AddPod(1)), world.Serving(n1.AddPod(1))
+	to := world.At(holder.V4, 80)
+	world.MustReach(t, client.NS, to, holder.NS, client.V4)
+	for _, endpoint := range []*world.Pod{near, far} {
+		n0.KubeProxy(world.Service{ClusterIP: holder.V4, Endpoint: endpoint.V4})
+		world.MustReach(t, client.NS, to, endpoint.NS, client.V4)
 	}
 	n0.KubeProxy()
-	MustReach(t, client.NS, to, holder.NS, client.V4)
+	world.MustReach(t, client.NS, to, holder.NS, client.V4)
 	// An address that nobody in the VPC has.
-	n0.KubeProxy(Service{ClusterIP: VirtualIP, Endpoint: near.V4})
-	MustReach(t, client.NS, At(VirtualIP, 80), near.NS, client.V4)
+	n0.KubeProxy(world.Service{ClusterIP: world.VirtualIP, Endpoint: near.V4})
+	world.MustReach(t, client.NS, world.At(world.VirtualIP, 80), near.NS, client.V4)
 }
 
 // Services of both families, TCP and UDP, with the endpoint here and elsewhere, long
 // enough for packets to take another way than the first.
-func servicesOfBothFamilies(t *testing.T, k Kit) {
-	w, n0, n1 := servicesWorld(t, k)
+func servicesOfBothFamilies(t *testing.T, k world.Kit) {
+	w, n0, n1 := world.ServicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, endpoint := range []*Pod{near, far, client} {
+	for _, endpoint := range []*world.Pod{near, far, client} {
 		for _, local := range []bool{false, true} {
 			if local && endpoint == far {
 				continue
 			}
 			n0.KubeProxy(
-				Service{ClusterIP: ClusterIP, Port: 7, NodePort: 30007, Local: local, Endpoint: endpoint.V4},
-				Service{ClusterIP: ClusterIP6, Port: 7, NodePort: 30007, Local: local, Endpoint: endpoint.V6})
+				world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Local: local, Endpoint: endpoint.V4},
+				world.Service{ClusterIP: world.ClusterIP6, Port: 7, NodePort: 30007, Local: local, Endpoint: endpoint.V6})
 			name := fmt.Sprintf("endpoint %s, local %v", endpoint.Name, local)
 			t.Run(name, func(t *testing.T) {
-				for _, address := range []string{At(endpoint.V4, 7), At(endpoint.V6, 7)} {
+				for _, address := range []string{world.At(endpoint.V4, 7), world.At(endpoint.V6, 7)} {
 					l := endpoint.ListenPacket("udp", address)
 					defer l.Close()
-					go reflect(l)
+					go world.Reflect(l)
 					tcp := endpoint.Listen("tcp", address)
 					defer tcp.Close()
-					go acceptAll(tcp)
+					go world.AcceptAll(tcp)
 				}
-				var talks []*Talking
+				var talks []*world.Talking
 				for _, network := range []string{"tcp", "udp"} {
 					talks = append(talks,
-						StartTalk(t, client.NS, network, At(ClusterIP, 7)), StartTalk(t, client.NS, network, At(ClusterIP6, 7)),
-						StartTalk(t, n0.NS, network, At(ClusterIP, 7)),
-						StartTalk(t, w.Outside, network, At(n0.V4, 30007)), StartTalk(t, w.Outside, network, At(n0.V6, 30007)))
+						world.StartTalk(t, client.NS, network, world.At(world.ClusterIP, 7)), world.StartTalk(t, client.NS, network, world.At(world.ClusterIP6, 7)),
+						world.StartTalk(t, n0.NS, network, world.At(world.ClusterIP, 7)),
+						world.StartTalk(t, w.Outside, network, world.At(n0.V4, 30007)), world.StartTalk(t, w.Outside, network, world.At(n0.V6, 30007)))
 					if !local {
-						talks = append(talks, StartTalk(t, far.NS, network, At(n0.V4, 30007)))
+						talks = append(talks, world.StartTalk(t, far.NS, network, world.At(n0.V4, 30007)))
 					}
 				}
 				for _, k := range talks {
@@ -191,15 +170,5 @@ func servicesOfBothFamilies(t *testing.T, k Kit) {
 				}
 			})
 		}
-	}
-}
-
-func acceptAll(l net.Listener) {
-	for {
-		conn, err := l.Accept()
-		if err != nil {
-			return // closed
-		}
-		go copyBack(conn)
 	}
 }

@@ -6,20 +6,21 @@ import (
 	"testing"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // Each piece is taken away once: CheckPod names it, Sync puts it back and says
 // so, and then the pod's packets flow again.
-func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
+func eachPieceIsNoticedAndRepaired(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
 	n.Desired.MasqueradeOutside = true
 	n.Sync()
 	w.Nodes[1].Sync()
 	p, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
-	for _, x := range []*Pod{p, far} {
-		Serve(x.NS, At(x.V4, 80))
-		Serve(x.NS, At(x.V6, 80))
+	for _, x := range []*world.Pod{p, far} {
+		world.Serve(x.NS, world.At(x.V4, 80))
+		world.Serve(x.NS, world.At(x.V6, 80))
 	}
 	// Packets with a source on the wrong ENI that left while every piece was there. While
 	// one is missing, what is left of an earlier connection may go astray.
@@ -45,10 +46,10 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
 				t.Errorf("second Sync reports %q", repairs)
 			}
 			before := w.Strict()
-			MustReach(t, p.NS, At(far.V4, 80), far.NS, p.V4)
-			MustReach(t, far.NS, At(p.V4, 80), p.NS, far.V4)
-			MustReach(t, n.NS, At(p.V4, 80), p.NS, n.V4)
-			MustReach(t, far.NS, At(p.V6, 80), p.NS, far.V6)
+			world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
+			world.MustReach(t, far.NS, world.At(p.V4, 80), p.NS, far.V4)
+			world.MustReach(t, n.NS, world.At(p.V4, 80), p.NS, n.V4)
+			world.MustReach(t, far.NS, world.At(p.V6, 80), p.NS, far.V6)
 			stray += w.Strict() - before
 			if t.Failed() {
 				t.FailNow()
@@ -61,7 +62,7 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k Kit) {
 }
 
 // Sync's list of pods is always a moment old.
-func syncWithAnOldList(t *testing.T, k Kit) {
+func syncWithAnOldList(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -102,7 +103,7 @@ func syncWithAnOldList(t *testing.T, k Kit) {
 }
 
 // The journal may hold a pod whose sandbox died: nothing to repair, no error.
-func syncOfDeadSandbox(t *testing.T, k Kit) {
+func syncOfDeadSandbox(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -112,39 +113,39 @@ func syncOfDeadSandbox(t *testing.T, k Kit) {
 	n.Sync(p)
 	p.Spec.NetNS = ""
 	n.Sync(p)
-	if _, err := n.TrySync(&Pod{Spec: datapath.Pod{Sandbox: "s", IfName: "eth0", Name: "odd", Kind: k.Kind}}); err == nil || !strings.Contains(err.Error(), "odd") {
+	if _, err := n.TrySync(&world.Pod{Spec: datapath.Pod{Sandbox: "s", IfName: "eth0", Name: "odd", Kind: k.Kind}}); err == nil || !strings.Contains(err.Error(), "odd") {
 		t.Errorf("a pod without an address: %v", err)
 	}
 }
 
 // A pod that is being wired, or unwired, is left to the call that is at work on it.
-func syncWithAPodAtWork(t *testing.T, k Kit) {
+func syncWithAPodAtWork(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	// Not begun yet: the list is older than the call.
 	early := n.Describe(1)
-	before := DumpStable(n)
+	before := world.DumpStable(n)
 	for range 3 {
 		if repairs := n.Sync(early); len(repairs) != 0 {
 			t.Errorf("a pod that is being wired is repaired: %q", repairs)
 		}
 	}
-	if diff := Difference(before, DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("Sync wired a pod:\n%s", diff)
 	}
 	// At work: what there is of it already is neither repaired nor removed.
 	p := n.AddPod(1)
 	n.IP("link set " + p.Wiring.HostIfName + " down")
 	p.Spec.State = datapath.Unwired
-	before = DumpStable(n)
+	before = world.DumpStable(n)
 	n.DP = n.NewDatapath() // which knows no more than the list
 	for range 3 {
 		if repairs := n.Sync(early, p); len(repairs) != 0 {
 			t.Errorf("a pod that is at work is repaired: %q", repairs)
 		}
 	}
-	if diff := Difference(before, DumpStable(n)); diff != "" {
+	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("Sync changed a pod that is at work:\n%s", diff)
 	}
 	p.Spec.State = datapath.Wired

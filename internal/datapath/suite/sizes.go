@@ -7,10 +7,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite/world"
 )
 
 // A router in the VPC that cannot pass a large packet says so to the pod.
-func fragmentationNeededReachesThePod(t *testing.T, k Kit) {
+func fragmentationNeededReachesThePod(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
@@ -20,18 +22,18 @@ func fragmentationNeededReachesThePod(t *testing.T, k Kit) {
 	w.Fabric.IP(fmt.Sprintf("-6 route replace %s dev %s mtu 1300", b.V6, n1.Port(1)))
 	for _, to := range []netip.Addr{b.V4, b.V6} {
 		t.Run(to.String(), func(t *testing.T) {
-			conn, err := a.Dial("udp", "", At(to, 9), Patience)
+			conn, err := a.Dial("udp", "", world.At(to, 9), world.Patience)
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			option(t, conn, to.Is4(), unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
-			fails(t, conn, 1400, unix.EMSGSIZE)
+			world.SetOption(t, conn, to.Is4(), unix.IP_MTU_DISCOVER, unix.IPV6_MTU_DISCOVER, unix.IP_PMTUDISC_DO)
+			world.Fails(t, conn, 1400, unix.EMSGSIZE)
 		})
 	}
 }
 
-func eniMTU(t *testing.T, k Kit) {
+func eniMTU(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Desired.ENIs[0].MTU = 1400

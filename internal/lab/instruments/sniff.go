@@ -169,7 +169,11 @@ func Devices(path string) ([]netlink.Link, error) {
 		return nil, err
 	}
 	defer ns.Close()
-	return netlinkx.List(context.Background(), "the devices in "+path, ns.LinkList)
+	h, err := ns.Handle()
+	if err != nil {
+		return nil, err
+	}
+	return netlinkx.List(context.Background(), "the devices in "+path, h.LinkList)
 }
 
 // enis are a node's devices that are network interfaces of the VPC, by name.

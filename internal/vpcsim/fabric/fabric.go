@@ -165,12 +165,16 @@ func (f *Fabric) open() error {
 	if err != nil {
 		return fmt.Errorf("the switch: %w", err)
 	}
-	defer ns.NS.Close()
-	if err := f.openProgram(ns.Handle); err != nil {
-		ns.Handle.Close()
+	defer ns.Close()
+	h, err := netlinkx.Open(ns.NS) // which stays
+	if err != nil {
+		return fmt.Errorf("the switch: %w", err)
+	}
+	if err := f.openProgram(h); err != nil {
+		h.Close()
 		return err
 	}
-	f.handle = ns.Handle
+	f.handle = h
 	if err := f.watch(); err != nil {
 		f.release()
 		return err

@@ -95,7 +95,11 @@ func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) err
 		return err
 	}
 	defer ns.Close()
-	return fn(ns.Handle, ns.NS)
+	h, err := ns.Handle()
+	if err != nil {
+		return err
+	}
+	return fn(h, ns.NS)
 }
 
 // ownedNamespaces finds the instances' namespaces of this prefix: path by instance id.

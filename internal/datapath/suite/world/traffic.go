@@ -1,4 +1,4 @@
-package suite
+package world
 
 import (
 	"bufio"
@@ -117,14 +117,14 @@ func SendFrom(t testing.TB, ns *testutil.NS, source, to string) {
 	}
 }
 
-func accept(l net.Listener) (net.Conn, error) {
+func Accept(l net.Listener) (net.Conn, error) {
 	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(Patience)); err != nil {
 		return nil, err
 	}
 	return l.Accept()
 }
 
-func exchange(t *testing.T, a, b net.Conn) {
+func Exchange(t *testing.T, a, b net.Conn) {
 	t.Helper()
 	buf := make([]byte, 4)
 	for _, pair := range [][2]net.Conn{{a, b}, {b, a}, {a, b}} {
@@ -140,7 +140,7 @@ func exchange(t *testing.T, a, b net.Conn) {
 	}
 }
 
-func exchangeUDP(t *testing.T, conn net.Conn) {
+func ExchangeUDP(t *testing.T, conn net.Conn) {
 	t.Helper()
 	defer conn.Close()
 	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {

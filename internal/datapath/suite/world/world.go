@@ -1,4 +1,4 @@
-package suite
+package world
 
 import (
 	"context"
@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -352,4 +354,24 @@ func (n *Node) Settle() {
 	if err := n.DP.Settle(ctx); err != nil {
 		n.w.t.Fatal(err)
 	}
+}
+
+// Spoofed is DP.Spoofed, which must work.
+func (n *Node) Spoofed() uint64 {
+	n.w.t.Helper()
+	count, err := n.DP.Spoofed()
+	if err != nil {
+		n.w.t.Fatal(err)
+	}
+	return count
+}
+
+// LeftFile is what stays at a namespace's path when a runtime is killed after it unmounted
+// the namespace and before it removed the file.
+func LeftFile(t testing.TB) string {
+	path := filepath.Join(t.TempDir(), "netns")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }

@@ -1,0 +1,144 @@
+package object
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strconv"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// devconf are the kernel's numbers of what Settings.Conf may set (linux/ip.h, IPV4_DEVCONF_…).
+var devconf = map[string]int{"forwarding": 1, "rp_filter": 8, "accept_local": 23}
+
+// change is one setting of a device: an attribute of RTM_SETLINK, a flag (IFF_…) that it gets, or
+// a number of devconf with a value.
+type change struct {
+	// what is the setting and the value that it gets, for people.
+	what  string
+	attr  *nl.RtAttr
+	flag  uint32
+	conf  int
+	value uint32
+}
+
+var up = change{what: "it up", flag: unix.IFF_UP}
+
+// changes are what differs from what the device has. Conf, which netlink does not show, is asked for
+// always: the device may be newer than the view.
+func (o Settings) changes(have *netlink.LinkAttrs) (list []change, err error) {
+	attr := func(kind int, data []byte, format string, value any) {
+		list = append(list, change{what: fmt.Sprintf(format, value), attr: nl.NewRtAttr(kind, data)})
+	}
+	if o.MAC != nil && have.HardwareAddr.String() != o.MAC.String() {
+		attr(unix.IFLA_ADDRESS, o.MAC, "MAC %s", o.MAC)
+	}
+	if o.MTU != 0 && have.MTU != o.MTU {
+		attr(unix.IFLA_MTU, nl.Uint32Attr(uint32(o.MTU)), "MTU %d", o.MTU)
+	}
+	if o.Group != 0 && have.Group != o.Group {
+		attr(unix.IFLA_GROUP, nl.Uint32Attr(o.Group), "group %#x", o.Group)
+	}
+	if o.Alias != "" && have.Alias != o.Alias {
+		attr(unix.IFLA_IFALIAS, []byte(o.Alias), "alias %q", o.Alias)
+	}
+	if o.NoARP && have.RawFlags&unix.IFF_NOARP == 0 {
+		list = append(list, change{what: "ARP off", flag: unix.IFF_NOARP})
+	}
+	if have.Flags&net.FlagUp == 0 {
+		list = append(list, up)
+	}
+	for _, c := range o.Conf {
+		number, known := devconf[path.Base(c.Path)]
+		value, err := strconv.ParseUint(c.Value, 10, 32)
+		if !known || err != nil {
+			return nil, fmt.Errorf("sysctl net/%s to %q: must be a number, of one of %v", c.Path, c.Value, devconf)
+		}
+		list = append(list, change{what: fmt.Sprintf("sysctl net/%s to %s", c.Path, c.Value), conf: number, value: uint32(value)})
+	}
+	return list, nil
+}
+
+// linkRequest asks for changes of a device at once: the kernel forgets neighbours when ARP is turned
+// off, and tells others of the device once.
+func linkRequest(index int, list []change) *nl.NetlinkRequest {
+	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	info.Index = int32(index)
+	r := request(unix.RTM_SETLINK, 0, info)
+	spec := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	conf := spec.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
+	for _, c := range list {
+		switch {
+		case c.attr != nil:
+			r.AddData(c.attr)
+		case c.flag != 0:
+			info.Flags, info.Change = info.Flags|c.flag, info.Change|c.flag
+		default:
+			conf.AddRtAttr(c.conf, nl.Uint32Attr(c.value))
+		}
+	}
+	if slices.ContainsFunc(list, func(c change) bool { return c.conf != 0 }) {
+		r.AddData(spec)
+	}
+	return r
+}
+
+func (o Settings) at() Device { return o.Device }
+
+func (o Settings) wants() string { return "" }
+
+// find is the device, which is there.
+func (o Settings) find(s *Site) (*netlink.LinkAttrs, error) {
+	link, err := s.Link(o.Device)
+	if err == nil && link == nil {
+		err = errors.New("it is not there")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return link.Attrs(), nil
+}
+
+func (o Settings) request(s *Site) (*nl.NetlinkRequest, error) {
+	have, err := o.find(s)
+	if err != nil {
+		return nil, err
+	}
+	list, err := o.changes(have)
+	if err != nil || len(list) == 0 {
+		return nil, err
+	}
+	return linkRequest(have.Index, list), nil
+}
+
+// oneByOne asks for each change alone after all were refused together: of many in one request the
+// kernel does not say which one it refuses, and those behind it are not carried out.
+func (o Settings) oneByOne(s *Site, b *netlinkx.Batch) error {
+	have, err := o.find(s)
+	if err != nil {
+		return err
+	}
+	list, err := o.changes(have)
+	if err != nil {
+		return err
+	}
+	var all []*nl.NetlinkRequest
+	for _, c := range list {
+		all = append(all, linkRequest(have.Index, []change{c}))
+	}
+	refused, err := b.Do(all)
+	errs := []error{err}
+	for i, err := range refused {
+		if err != nil {
+			errs = append(errs, fmt.Errorf("set %s: %w", list[i].what, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,175 @@
+// Package reaper deletes the devices of deleted pods behind DEL's back. DEL puts a device among
+// those that may send nothing (Retire), and answers; a deletion waits 26 ms for RCU however many
+// devices it takes, so it takes all that are there.
+//
+// It must never delete a device that is not a pod's.
+package reaper
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// Reaper is one of a node. A goroutine runs only while there is something to delete; a failure is
+// logged, and tried again when somebody who finds a device by its group kicks. It is safe for
+// concurrent use.
+type Reaper struct {
+	ns   netns.NsHandle
+	lock sync.Locker
+	log  *slog.Logger
+
+	mu    sync.Mutex
+	again bool
+	// more is to be done once, beside the devices.
+	more []func() error
+	// done is closed when the running goroutine ends; nil while none runs.
+	done chan struct{}
+}
+
+// New is the reaper of the node whose namespace it is; netns.None() is the process's own. It holds the
+// lock while it deletes.
+func New(ns netns.NsHandle, lock sync.Locker, log *slog.Logger) *Reaper {
+	return &Reaper{ns: ns, lock: lock, log: log}
+}
+
+// Retire puts a pod's device on the node among those that may send nothing and are deleted
+// together, in the background. h is a socket in the node's namespace.
+func (r *Reaper) Retire(h *netlink.Handle, link netlink.Link) error {
+	if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("move device %s to the group of dying devices: %w", link.Attrs().Name, err)
+	}
+	r.Kick()
+	return nil
+}
+
+// Kick says that there is something to delete.
+func (r *Reaper) Kick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = true
+	if r.done == nil {
+		r.done = make(chan struct{})
+		go r.run()
+	}
+}
+
+// Later has one more thing done.
+func (r *Reaper) Later(f func() error) {
+	r.mu.Lock()
+	r.more = append(r.more, f)
+	r.mu.Unlock()
+	r.Kick()
+}
+
+func (r *Reaper) run() {
+	for {
+		r.mu.Lock()
+		if !r.again {
+			close(r.done)
+			r.done = nil
+			r.mu.Unlock()
+			return
+		}
+		r.again = false
+		more := r.more
+		r.more = nil
+		r.mu.Unlock()
+		for _, f := range more {
+			if err := f(); err != nil {
+				r.log.Warn("a deleted pod's device is still there; it goes with the pod's namespace", "error", err)
+			}
+		}
+		if err := r.deleteDying(); err != nil {
+			r.log.Warn("devices of deleted pods are still there; the next sync tries again", "error", err)
+		}
+	}
+}
+
+// Wait returns when nothing is being deleted.
+func (r *Reaper) Wait(ctx context.Context) error {
+	for {
+		r.mu.Lock()
+		done := r.done
+		r.mu.Unlock()
+		if done == nil {
+			return nil
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for devices of deleted pods to go: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// deleteDying deletes the devices of the dying group: together if all are ours,
+// one by one if somebody put a device of theirs into it.
+func (r *Reaper) deleteDying() error {
+	h, err := netlinkx.Open(r.ns)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
+	if err != nil {
+		return err
+	}
+	var ours []netlink.Link
+	foreign := false
+	for _, l := range links {
+		switch {
+		case l.Attrs().Group != claims.GroupDying:
+		case linkkind.IsPodDevice(l):
+			ours = append(ours, l)
+		default:
+			foreign = true
+		}
+	}
+	if len(ours) == 0 {
+		return nil
+	}
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	if !foreign {
+		return DeleteRetired(r.ns)
+	}
+	for _, l := range ours {
+		if err := h.LinkDel(l); err != nil && !netlinkx.Gone(err) {
+			return fmt.Errorf("delete device %s: %w", l.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// DeleteRetired deletes what is in the group of dying devices of a namespace where all of that group
+// are ours, with one request: the kernel then waits for RCU once for all of them, not once for
+// each (26 ms).
+func DeleteRetired(ns netns.NsHandle) error {
+	b, err := netlinkx.NewBatch(ns)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	req := nl.NewNetlinkRequest(unix.RTM_DELLINK, 0)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(claims.GroupDying)))
+	refused, err := b.Do([]*nl.NetlinkRequest{req})
+	if err == nil {
+		err = refused[0]
+	}
+	if err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("delete devices of group %#x: %w", claims.GroupDying, err)
+	}
+	return nil
+}

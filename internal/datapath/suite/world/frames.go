@@ -1,0 +1,181 @@
+package world
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// flooded is how many SYNs a flood has, each from another port or to another one: as many as
+// a small node remembers connections.
+const flooded = 131072
+
+// syn is an IP packet that asks for a TCP connection.
+func syn(from, to netip.AddrPort) []byte {
+	tcp := make([]byte, 20)
+	binary.BigEndian.PutUint16(tcp, from.Port())
+	binary.BigEndian.PutUint16(tcp[2:], to.Port())
+	tcp[12], tcp[13] = 0x50, 0x02
+	binary.BigEndian.PutUint16(tcp[14:], 1000)
+	pseudo := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_TCP), uint16(len(tcp)))
+	binary.BigEndian.PutUint16(tcp[16:], sum(append(pseudo, tcp...)))
+	ip := make([]byte, 20)
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(tcp)))
+	copy(ip[12:], from.Addr().AsSlice())
+	copy(ip[16:], to.Addr().AsSlice())
+	binary.BigEndian.PutUint16(ip[10:], sum(ip))
+	return append(ip, tcp...)
+}
+
+// Flood sends SYNs for two ports on which nobody listens, as fast as it can, by a namespace's
+// eth0.
+func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr) {
+	t.Helper()
+	if err := ns.Do(func() error {
+		device, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		header := make([]byte, 12) // pairs without MACs have zeros
+		copy(header, gateway)
+		copy(header[6:], device.HardwareAddr)
+		header = binary.BigEndian.AppendUint16(header, unix.ETH_P_IP)
+		const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // network byte order
+		at := &unix.SockaddrLinklayer{Protocol: ip, Ifindex: device.Index, Halen: 6}
+		for i := range flooded {
+			packet := syn(netip.AddrPortFrom(from, uint16(i)), netip.AddrPortFrom(to, uint16(81+i>>16)))
+			if err := unix.Sendto(fd, append(header, packet...), 0, at); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatalf("flood %s from %s: %v", to, ns.Name, err)
+	}
+}
+
+// MACOf is the MAC of a namespace's device.
+func MACOf(t testing.TB, ns *testutil.NS, device string) net.HardwareAddr {
+	t.Helper()
+	words := strings.Fields(ns.IP("link show dev " + device))
+	for i, word := range words[:len(words)-1] {
+		if word == "link/ether" {
+			mac, err := net.ParseMAC(words[i+1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return mac
+		}
+	}
+	t.Fatalf("device %s of %s has no MAC: %q", device, ns.Name, words)
+	return nil
+}
+
+// What a pod can do that writes its own frames (CAP_NET_RAW, which container runtimes give
+// by default).
+
+// toNode is the pod's device that leads to the node.
+func (p *Pod) toNode() string {
+	if p.Node.w.kit.Exclusive {
+		return "veth1"
+	}
+	return p.Spec.IfName
+}
+
+// SendFrame sends what follows a frame's addresses and type by the device that leads to
+// the node.
+func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) {
+	t := p.Node.w.t
+	t.Helper()
+	frame := make([]byte, 12, 14+len(payload)) // pairs without MACs have zeros
+	copy(frame, dst)
+	copy(frame[6:], p.Wiring.PodMAC)
+	frame = append(binary.BigEndian.AppendUint16(frame, etherType), payload...)
+	if err := p.Do(func() error {
+		device, err := net.InterfaceByName(p.toNode())
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		// Without the protocol some kernels take it from the frame, and not with every device.
+		protocol := etherType<<8 | etherType>>8 // network byte order
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: device.Index, Halen: 6})
+		if errors.Is(err, unix.ENOBUFS) {
+			return nil // a program in the pod's device has dropped it
+		}
+		return err
+	}); err != nil {
+		t.Fatalf("send a frame from %s: %v", p.Name, err)
+	}
+}
+
+// sum is the Internet checksum (RFC 1071) of bytes, the last of which may lack its partner.
+func sum(b []byte) uint16 {
+	var s uint32
+	for i, x := range b {
+		s += uint32(x) << (8 * (1 - i%2))
+	}
+	for s>>16 != 0 {
+		s = s&0xffff + s>>16
+	}
+	return ^uint16(s)
+}
+
+// Fragments are a UDP datagram in two IP packets.
+func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
+	udp := make([]byte, 8, 8+len(data))
+	binary.BigEndian.PutUint16(udp, from.Port())
+	binary.BigEndian.PutUint16(udp[2:], to.Port())
+	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
+	udp = append(udp, data...)
+	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
+	pseudo := append(append([]byte{}, src...), dst...)
+	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_UDP), uint16(len(udp)))
+	binary.BigEndian.PutUint16(udp[6:], sum(append(pseudo, udp...)))
+	half := len(udp) / 2 &^ 7 // offsets count in units of 8 bytes
+	for i, part := range [][]byte{udp[:half], udp[half:]} {
+		if from.Addr().Is4() {
+			h := make([]byte, 20)
+			h[0], h[8], h[9] = 0x45, 64, unix.IPPROTO_UDP
+			binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(part)))
+			binary.BigEndian.PutUint16(h[4:], id)
+			binary.BigEndian.PutUint16(h[6:], [2]uint16{0x2000, uint16(half / 8)}[i])
+			copy(h[12:], src)
+			copy(h[16:], dst)
+			binary.BigEndian.PutUint16(h[10:], sum(h))
+			parts[i] = append(h, part...)
+			continue
+		}
+		h := make([]byte, 48)
+		h[0], h[6], h[7] = 0x60, unix.IPPROTO_FRAGMENT, 64
+		binary.BigEndian.PutUint16(h[4:], uint16(8+len(part)))
+		copy(h[8:], src)
+		copy(h[24:], dst)
+		h[40] = unix.IPPROTO_UDP
+		binary.BigEndian.PutUint16(h[42:], [2]uint16{1, uint16(half)}[i])
+		binary.BigEndian.PutUint32(h[44:], uint32(id))
+		parts[i] = append(h, part...)
+	}
+	if from.Addr().Is4() {
+		return unix.ETH_P_IP, parts
+	}
+	return unix.ETH_P_IPV6, parts
+}

@@ -1,0 +1,186 @@
+package world
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/testutil"
+)
+
+// Echo answers on a port of each of the pod's addresses, TCP and UDP, with what it gets.
+func (p *Pod) Echo(port int) {
+	for _, a := range p.Spec.Addresses {
+		EchoOn(p.NS, At(a, port))
+		go Reflect(p.ListenPacket("udp", At(a, port)))
+	}
+}
+
+// Echo does so on the node's addresses.
+func (n *Node) Echo(port int) {
+	for _, a := range []netip.Addr{n.V4, n.V6} {
+		EchoOn(n.NS, At(a, port))
+		go Reflect(n.ListenPacket("udp", At(a, port)))
+	}
+}
+
+// EchoOn sends back what it gets, on each TCP connection until the test ends.
+func EchoOn(ns *testutil.NS, address string) { go AcceptAll(ns.Listen("tcp", address)) }
+
+func copyBack(conn net.Conn) {
+	defer conn.Close()
+	_, _ = io.Copy(conn, conn)
+}
+
+// Bulk sends megabytes to an echo and wants them back as they were: large packets pass
+// whole or in parts, with good checksums.
+func Bulk(t testing.TB, from *testutil.NS, address string) {
+	t.Helper()
+	conn, err := from.Dial("tcp", "", address, Patience)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(10 * Patience)); err != nil {
+		t.Error(err)
+		return
+	}
+	const size = 4 << 20
+	sent, got := sha256.New(), sha256.New()
+	failed := make(chan error, 1)
+	go func() {
+		source := rand.NewChaCha8([32]byte{byte(size >> 20)})
+		_, err := io.CopyN(io.MultiWriter(conn, sent), source, size)
+		failed <- err
+	}()
+	_, err = io.CopyN(got, conn, size)
+	if err := errors.Join(err, <-failed); err != nil {
+		t.Errorf("%s → %s: %v", from.Name, address, err)
+		return
+	}
+	if !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
+		t.Errorf("%s → %s: what came back is not what was sent", from.Name, address)
+	}
+}
+
+// Talking exchanges a line again and again until it is stopped; each must be answered.
+type Talking struct {
+	name string
+	conn net.Conn
+	stop chan struct{}
+	n    atomic.Int64
+	err  error
+	wg   sync.WaitGroup
+}
+
+// StartTalk connects to an echo and begins.
+func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talking {
+	t.Helper()
+	conn, err := from.Dial(network, "", address, Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return talkOn(fmt.Sprintf("%s %s → %s", network, from.Name, address), conn)
+}
+
+// StartTalkFrom does so by TCP from a port that other connections may have too.
+func StartTalkFrom(t testing.TB, from *testutil.NS, source, address string) *Talking {
+	t.Helper()
+	conn, err := sharing(from, source, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return talkOn(fmt.Sprintf("%s (%s) → %s", from.Name, source, address), conn)
+}
+
+func talkOn(name string, conn net.Conn) *Talking {
+	k := &Talking{name: name, conn: conn, stop: make(chan struct{})}
+	k.wg.Go(func() {
+		buf := make([]byte, 4)
+		for k.err == nil {
+			select {
+			case <-k.stop:
+				return
+			default:
+			}
+			if k.err = conn.SetDeadline(time.Now().Add(Patience)); k.err == nil {
+				if _, k.err = conn.Write([]byte("ping")); k.err == nil {
+					_, k.err = io.ReadFull(conn, buf)
+				}
+			}
+			k.n.Add(1)
+		}
+	})
+	return k
+}
+
+// More waits until there were so many more exchanges, or none will come.
+func (k *Talking) More(exchanges int64) {
+	start := k.n.Load()
+	for deadline := time.Now().Add(2 * Patience); k.n.Load() < start+exchanges && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// Talk is so many exchanges on one connection.
+func Talk(t testing.TB, from *testutil.NS, network, address string, exchanges int64) {
+	t.Helper()
+	k := StartTalk(t, from, network, address)
+	k.More(exchanges)
+	k.End(t)
+}
+
+// End stops it and says what went wrong.
+func (k *Talking) End(t testing.TB) {
+	t.Helper()
+	close(k.stop)
+	k.wg.Wait()
+	if k.err != nil {
+		t.Errorf("%s: after %d exchanges: %v", k.name, k.n.Load(), k.err)
+	}
+	if err := k.conn.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// sharing connects from a port that other connections use too.
+func sharing(ns *testutil.NS, source, to string) (conn net.Conn, err error) {
+	err = ns.Do(func() error {
+		local, err := net.ResolveTCPAddr("tcp", source)
+		if err != nil {
+			return err
+		}
+		d := net.Dialer{LocalAddr: local, Timeout: Patience, Control: func(_, _ string, c syscall.RawConn) (err error) {
+			if failed := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1) }); failed != nil {
+				return failed
+			}
+			return err
+		}}
+		conn, err = d.Dial("tcp", to)
+		return err
+	})
+	return conn, err
+}
+
+func AcceptAll(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		go copyBack(conn)
+	}
+}
