@@ -56,6 +56,7 @@ func (w *work) plan(ctx context.Context) error {
 		case len(ids) > 0:
 			w.shortage(&p, &state)
 		}
+		w.vswitches.wait(w.name, w.fullVSwitches(&p, &state))
 		err := w.apply(ctx, &p)
 		var stop *specError
 		if cloud.ClassOf(err) != cloud.VSwitchFull || errors.As(err, &stop) || !isCloud(err) {
@@ -63,6 +64,25 @@ func (w *work) plan(ctx context.Context) error {
 		}
 		// Each round parks at least one vSwitch, so there is a last one.
 	}
+}
+
+// fullVSwitches are those of which an address would help a pod that waits: where the node's ENIs
+// have room, and where a new ENI may be made.
+func (w *work) fullVSwitches(p *ipam.Plan, s *ipam.State) (ids []string) {
+	if s.Demand == 0 || p.Shortage != ipam.VSwitchFull && p.Shortage != ipam.NoENISlot {
+		return nil
+	}
+	for _, e := range s.ENIs {
+		if e.Phase == ipam.Ready && !e.Exclusive && len(e.Addresses)+e.Unknown < s.PerENI {
+			ids = append(ids, e.VSwitch)
+		}
+	}
+	if len(s.ENIs) < s.MaxENIs {
+		for _, v := range s.VSwitches {
+			ids = append(ids, v.ID)
+		}
+	}
+	return ids
 }
 
 // promise notes what the node's shared ENIs can still ask of their vSwitches.
@@ -362,7 +382,7 @@ func (w *work) unassign(ctx context.Context, u ipam.Unassign) error {
 	if err != nil {
 		return fmt.Errorf("unassign %v from ENI %s: %w", u.Addresses, e.ID, err)
 	}
-	w.vswitches.take(e.VSwitchID, -len(u.Addresses))
+	w.vswitches.giveBack(e.VSwitchID, len(u.Addresses))
 	w.takeAway(e.ID, u.Addresses)
 	e.Addresses = slices.DeleteFunc(e.Addresses, func(a v1alpha1.Address) bool { return slices.Contains(u.Addresses, parse(a.Address)) })
 	return w.save(ctx)

@@ -145,7 +145,7 @@ func TestNobodyWaitsForFigures(t *testing.T) {
 	var answers []func() // that the cloud gives later
 	o := g.r.Options
 	o.Go = func(f func()) { answers = append(answers, f) }
-	g.r.vswitches = newVSwitches(&o)
+	g.r.vswitches = newVSwitches(&o, g.r.look)
 	give := func() {
 		for _, f := range answers {
 			f()
@@ -252,5 +252,67 @@ func TestLeftAlone(t *testing.T) {
 	}
 	if !g.events.Has("ProviderIDInvalid") {
 		t.Errorf("events %v", g.events.All())
+	}
+}
+
+// Pods that wait for an address of a full vSwitch get one as soon as another node gives one
+// back, and not when the vSwitch is asked again by itself.
+func TestAddressesThatComeBack(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/28"}) // 12 addresses for Pods
+	for _, name := range []string{"n1", "n2"} {
+		g.addNode(name, "ecs.g6.2xlarge")
+		g.settle(name, minute)
+	}
+	g.startPods("n1", 8)
+	g.settle("n1", minute)
+	g.startPods("n2", 8)
+	g.settle("n2", minute)
+	if c := g.condition("n2"); c.Reason != "VSwitchFull" {
+		t.Fatalf("condition %+v", c)
+	}
+	waited := g.waiting("n2")
+	if waited == 0 {
+		t.Fatal("no pod waits")
+	}
+	full := g.Clock.Now()
+	g.r.drain()
+	g.stopPods("n1", 8)
+	for g.waiting("n2") > 0 {
+		if g.Clock.Now().Sub(full) > 20*minute {
+			t.Fatalf("%d pods wait still", g.waiting("n2"))
+		}
+		before := g.Calls("UnassignPrivateIpAddresses")
+		g.r.vswitches.full(g.vswitch[1]) // as the cloud has told another node a moment ago
+		g.once("n1")
+		g.agent("n1")
+		if g.Calls("UnassignPrivateIpAddresses") == before {
+			if slices.Contains(g.r.drain(), "n2") {
+				t.Fatal("woken for nothing")
+			}
+			g.Clock.Pass(minute / 4)
+			continue
+		}
+		if !slices.Contains(g.r.drain(), "n2") {
+			t.Fatal("addresses came back, and nobody looks at the node that waits for them")
+		}
+		g.once("n2")
+		g.agent("n2")
+		if now := g.waiting("n2"); now == waited {
+			t.Fatalf("%d pods wait still after addresses came back", now)
+		} else {
+			waited = now
+		}
+	}
+}
+
+// drain returns the nodes that were to be looked at.
+func (r *Reconciler) drain() (names []string) {
+	for {
+		select {
+		case e := <-r.wake:
+			names = append(names, e.Object.GetName())
+		default:
+			return names
+		}
 	}
 }

@@ -95,7 +95,6 @@ func New(o Options) *Reconciler {
 	}
 	r := &Reconciler{
 		Options:   o,
-		vswitches: newVSwitches(&o),
 		knowledge: newKnowledge(&o),
 		sightings: newSightings(&o),
 		memories:  memories{now: o.Now, of: map[string]*memory{}},
@@ -104,6 +103,7 @@ func New(o Options) *Reconciler {
 		changed:   make(chan event.GenericEvent, 1),
 		cluster:   o.Config.Get().ClusterID,
 	}
+	r.vswitches = newVSwitches(&o, r.look)
 	o.Config.OnChange(r.configChanged)
 	r.list = newLister(&r.Options, r.tags("", ""))
 	return r
@@ -288,6 +288,7 @@ type work struct {
 func (w *work) forget() {
 	w.memories.forget(w.name)
 	w.vswitches.promise(w.name, nil)
+	w.vswitches.wait(w.name, nil)
 }
 
 // again asks for the next look after d, if none is due earlier.

@@ -34,6 +34,10 @@ type vswitches struct {
 	// is their sum.
 	promises map[string]map[string]int
 	promised map[string]int
+	// short are the nodes on which pods wait for an address of a full vSwitch.
+	short map[string]map[string]bool
+	// look asks for a node to be reconciled.
+	look func(node string)
 }
 
 // listed are the vSwitches that a VPC has, as of the time of the answer.
@@ -42,9 +46,9 @@ type listed struct {
 	at  time.Time
 }
 
-func newVSwitches(o *Options) *vswitches {
+func newVSwitches(o *Options, look func(node string)) *vswitches {
 	v := &vswitches{now: o.Now, park: o.Park, known: map[string]cloud.VSwitch{}, parked: map[string]time.Time{},
-		promises: map[string]map[string]int{}, promised: map[string]int{}}
+		promises: map[string]map[string]int{}, promised: map[string]int{}, short: map[string]map[string]bool{}, look: look}
 	v.vpcs = answers.New(answers.Options[string, listed]{
 		Ask: func(ctx context.Context, vpcs []string) (map[string]listed, error) {
 			list, err := o.Cloud.ListVSwitches(ctx, vpcs[0])
@@ -143,13 +147,51 @@ func (v *vswitches) vSwitch(id string) (cloud.VSwitch, bool) {
 	return s, ok
 }
 
-// take counts n addresses off; with n below zero they come back.
+// take counts n addresses off.
 func (v *vswitches) take(id string, n int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.count(id, -n)
+}
+
+// giveBack counts n addresses that the cloud has taken back. A vSwitch that was full has these
+// now: as many of the nodes that wait for one look again.
+func (v *vswitches) giveBack(id string, n int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.count(id, n)
+	delete(v.parked, id)
+	for node := range v.short[id] {
+		if n--; n < 0 {
+			return
+		}
+		delete(v.short[id], node)
+		v.look(node)
+	}
+}
+
+func (v *vswitches) count(id string, n int) {
 	if s, ok := v.known[id]; ok {
-		s.Available = max(0, s.Available-n)
+		s.Available = max(0, s.Available+n)
 		v.known[id] = s
+	}
+}
+
+// wait notes in which vSwitches a node looks for addresses for waiting pods in vain, in place
+// of what was noted before.
+func (v *vswitches) wait(node string, ids []string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for id, nodes := range v.short {
+		if delete(nodes, node); len(nodes) == 0 {
+			delete(v.short, id)
+		}
+	}
+	for _, id := range ids {
+		if v.short[id] == nil {
+			v.short[id] = map[string]bool{}
+		}
+		v.short[id][node] = true
 	}
 }
 

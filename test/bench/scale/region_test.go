@@ -20,7 +20,8 @@ import (
 
 const (
 	regionID = "cn-hangzhou"
-	// vswitchesPerZone is as many as a large user has: 150,000 pods do not fit into fewer.
+	// vswitchesPerZone is as many as a large user has. As a plan would have it, they hold all that
+	// the nodes' ENIs can grow to: an ENI whose vSwitch is full leaves its node short.
 	vswitchesPerZone = 16
 	// groupsOfNodes: a security group of the kind enterprise holds 65,536 addresses.
 	groupsOfNodes = 8
@@ -86,7 +87,7 @@ func (r *region) fill(ctx context.Context, instances int, instanceType string) e
 	}
 	next := 0
 	vswitch := func(zone string) (id string, err error) {
-		block := fmt.Sprintf("10.%d.%d.0/20", next/16, next%16*16)
+		block := fmt.Sprintf("10.%d.%d.0/19", next/8, next%8*32)
 		next++
 		err = make(func(api state.API) error {
 			id, err = api.CreateVSwitch(state.CreateVSwitchRequest{VpcId: vpc, ZoneId: zone, CidrBlock: block})
