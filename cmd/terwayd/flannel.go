@@ -47,7 +47,7 @@ func flannelCommand(f *flags) *cobra.Command {
 			ctrllog.SetLogger(logr.FromSlogHandler(log.Handler()))
 			n := &flannel.Node{
 				SubnetFile: subnetFile, ConfDir: f.cniConfDir, BinDir: f.cniBinDir, PluginDir: pluginDir, CNIVersion: cniVersion,
-				Tell:     cluster.Node{Client: client, Name: f.nodeName}.Tell,
+				Publish:  cluster.Node{Client: client, Name: f.nodeName}.Publish,
 				Outdated: filepath.Join(filepath.Dir(subnetFile), "outdated"), Now: time.Now,
 				Write: agent.WriteFile, Log: log,
 			}

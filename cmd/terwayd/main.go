@@ -132,7 +132,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	tell, err := agent.PodEvents(ctx, cfg, f.nodeName)
+	podEvent, err := agent.PodEvents(ctx, cfg, f.nodeName)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func run(ctx context.Context, f flags) error {
 	}
 	a, err := agent.New(agent.Options{
 		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapath: node, WaitForAddress: f.wait,
-		WantsENI: given.Has, OfferENIs: offer.Set, Tell: tell, LeaseDuration: leaseDuration,
+		WantsENI: given.Has, OfferENIs: offer.Set, PodEvent: podEvent, LeaseDuration: leaseDuration,
 		Neighbours: neighbours(f.hostRoot, f.dropIns, log),
 		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC,
 	})

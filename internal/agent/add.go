@@ -18,13 +18,13 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Add wires a pod. The same call again gives the same answer; a call after an
-// unfinished one starts afresh.
+// Add wires a pod. A repeated call returns the stored result; a call after an unfinished one cleans
+// up and starts over.
 func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, error) {
 	k := journal.Key{Sandbox: r.ContainerID, IfName: r.IfName}
 	unlock, err := a.keys.lock(ctx, k)
 	if err != nil {
-		return nil, tryAgain("another call for this sandbox is at work", err)
+		return nil, tryAgain("another call for this sandbox is in progress", err)
 	}
 	defer unlock()
 
@@ -52,7 +52,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	// take waited for it to be chosen.
+	// The kind is chosen before take returns.
 	kind := a.nodeNow().Kind
 	if exclusive {
 		kind = claims.Exclusive
@@ -65,7 +65,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		e.Uncounted, e.Unsure = !counted, !sure
 		if e.Exclusive = a.eni(lease.ENI); e.Exclusive == nil {
 			a.putBack(lease, k)
-			return nil, tryAgain("the ENI that the pod was to have is being taken off the node", nil)
+			return nil, tryAgain("the ENI chosen for the pod is being detached from the node", nil)
 		}
 	}
 	if err := a.Journal.Put(*e); err != nil {
@@ -74,15 +74,15 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	}
 	a.remember(e)
 
-	// Not before the journal is on disk: the node may have got an ENI meanwhile.
+	// The journal is on disk before the node is read: the node may have got an ENI in the meantime.
 	wiring, err := a.Datapath.AddPod(ctx, a.nodeNow(), PodOf(e))
 	if err != nil {
-		// The caller may have gone; the clean-up must run all the same.
+		// The caller may be gone; the clean-up runs anyway.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
 		err = fmt.Errorf("wire pod %s: %w", e.Pod(), err)
 		if left := a.release(undo, e, noCool); left != nil {
-			return nil, fmt.Errorf("%w; the agent goes on cleaning up after it: %w", err, left)
+			return nil, fmt.Errorf("%w; the agent continues the clean-up: %w", err, left)
 		}
 		return nil, err
 	}
@@ -101,7 +101,8 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	return res, nil
 }
 
-// nodeNow is the node as it is now, with the kind of new pods, which is empty until one is chosen.
+// nodeNow returns the current desired node. Its Kind is the kind of new pods, empty until one is
+// chosen.
 func (a *Agent) nodeNow() datapath.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -117,19 +118,19 @@ func (a *Agent) putBack(l pool.Lease, k journal.Key) {
 	a.wakeLocked()
 }
 
-// take gets a free address, waiting for the controller if there is none. It
-// serves nobody before the kernel has agreed with the journal once.
+// take returns a free address, or waits until the controller assigns one. It returns none before
+// the first successful Sync.
 func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exclusive bool) (pool.Lease, error) {
 	start := a.Now()
 	ctx, cancel := context.WithTimeout(ctx, a.WaitForAddress)
 	defer cancel()
-	c, waits := claim{pod(k, r), k.IfName}, false
+	c, waits := waiter{pod(k, r), k.IfName}, false
 	defer func() {
 		if !waits {
 			return
 		}
 		a.mu.Lock()
-		a.waitedLocked(c)
+		a.endWaitLocked(c)
 		a.mu.Unlock()
 		signal(a.dirty)
 		a.Metrics.waited(a.Now().Sub(start))
@@ -148,14 +149,14 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 				take = a.pool.TakeExclusive
 			}
 			if l, ok := take(h, now); ok {
-				delete(a.waiting, c) // nor do others of the pod, of earlier sandboxes
+				delete(a.waiting, c) // earlier sandboxes of the pod do not wait either
 				a.mu.Unlock()
 				return l, nil
 			}
 		}
 		news := false
 		if !waits {
-			waits, news = true, a.waitLocked(c, exclusive)
+			waits, news = true, a.beginWaitLocked(c, exclusive)
 		}
 		wake := a.wake
 		var timer <-chan time.Time
@@ -164,7 +165,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 		}
 		a.mu.Unlock()
 		if news {
-			signal(a.dirty) // the demand has grown: say so at once
+			signal(a.dirty) // the demand has grown: report it at once
 		}
 		select {
 		case <-wake:
@@ -175,7 +176,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 	}
 }
 
-// whyNone says in plain words why there is no address; pods' events show it.
+// whyNone explains why there is no address; pods' events show the text.
 func (a *Agent) whyNone(exclusive bool) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -189,7 +190,7 @@ func (a *Agent) whyNone(exclusive bool) string {
 	c := a.pool.Count(now)
 	s := fmt.Sprintf("no address for the pod: the node has %d (%d used, %d resting after use, %d on their way back to the cloud", c.Total, c.Used, c.Cooling, c.Releasing)
 	if c.Unusable > 0 {
-		s += fmt.Sprintf(", %d on ENIs that are still being attached", c.Unusable)
+		s += fmt.Sprintf(", %d on ENIs that are being attached", c.Unusable)
 	}
 	s += ")"
 	if at, ok := a.pool.NextCooled(now); ok {
@@ -201,8 +202,8 @@ func (a *Agent) whyNone(exclusive bool) string {
 		s += "; " + a.whyNoMore
 	case silence != "":
 		s += "; " + silence
-	case a.want.Limit > 0 && c.Total >= a.want.Limit:
-		s += fmt.Sprintf("; TypeLimit: the instance type allows %d pods with an address of their own", a.want.Limit)
+	case a.desired.Limit > 0 && c.Total >= a.desired.Limit:
+		s += fmt.Sprintf("; TypeLimit: the instance type allows %d pods with their own address", a.desired.Limit)
 	default:
 		s += "; the controller has not assigned more yet"
 	}
@@ -211,7 +212,7 @@ func (a *Agent) whyNone(exclusive bool) string {
 
 // result is the CNI result of a wired pod.
 func result(r *request.Request, e *journal.Entry, w datapath.Wiring) *types100.Result {
-	pod := 1 // the pod's end in Interfaces
+	pod := 1 // index of the pod's end in Interfaces
 	res := &types100.Result{
 		CNIVersion: types100.ImplementedSpecVersion,
 		Interfaces: []*types100.Interface{
@@ -237,7 +238,7 @@ func result(r *request.Request, e *journal.Entry, w datapath.Wiring) *types100.R
 	return res
 }
 
-// pod names the pod of a call as the journal's entries do.
+// pod returns the pod's name as the journal's entries have it.
 func pod(k journal.Key, r *request.Request) string {
 	e := journal.Entry{Key: k, Namespace: r.Namespace, Name: r.Name}
 	return e.Pod()

@@ -1,24 +1,23 @@
 // Package agent is terwayd: it answers the CNI plugin, keeps the journal, drives
 // the datapath and reports to the controller.
 //
-// One rule holds everywhere: the journal is written before the kernel is touched
-// and before anybody is answered. No lock is held while waiting, while the disk
-// is written or while the kernel is programmed, except the one of the attachment
-// at hand; so a slow pod never stops another.
+// The journal is written before the kernel is touched and before a call is answered. While the
+// agent waits, writes to disk or programs the kernel it holds no lock but the one of the attachment
+// in question, so a slow pod does not delay others.
 //
-// And these, each of which was learnt:
+// More rules:
 //
-//   - Order is judged by what is durable, not by what this process has seen: no word of the
-//     controller is acted on that is older than the journal's (NodeSync.last), and a report
-//     is for the one object that it was made for.
-//   - One pod's trouble is never the node's. What cannot be wired, repaired or taken down of
-//     a pod is its own trouble, with an event (note); only what concerns all counts against
-//     the node, because a node that is not ready loses all its pods.
-//   - Demand is the pod's, not the attempt's: it outlives the kubelet's pause (demand.go).
-//   - What is said of life must be true: the Lease is renewed only while the repair loop comes
-//     round (lease.go).
-//   - Who waits is told why, as far as the node can know: the controller's reason, that it does
-//     not answer, or that it cannot be reached (talk.go).
+//   - Order is judged by what is durable, not by what this process has seen. The agent ignores a
+//     NodeNetwork that is older than the one in the journal (NodeSync.last), and writes a report
+//     only to the object that it was made for.
+//   - A problem of one pod does not make the node unready. If a pod cannot be wired, repaired or
+//     removed, the pod gets an event (setProblems). Only a problem that concerns all pods counts
+//     against the node, because an unready node loses all its pods.
+//   - Demand belongs to the pod, not to the attempt: it outlives the kubelet's pause between two
+//     attempts (demand.go).
+//   - The Lease is renewed only while the repair loop makes progress (lease.go).
+//   - A waiting pod is told the reason as far as the node can know it: the controller's reason, that
+//     the controller does not answer, or that it cannot be reached (contact.go).
 package agent
 
 import (
@@ -40,50 +39,50 @@ import (
 	"terway.dev/terway/internal/datapath/monitor"
 )
 
-const waitForController = "the controller has not said yet which ENIs and addresses this node may use (is terway-controller running?)"
+const waitForController = "the controller has not assigned ENIs and addresses to this node yet (is terway-controller running?)"
 
-// Options are what an Agent is made of.
+// Options configure an Agent.
 type Options struct {
 	Log     *slog.Logger
 	Now     func() time.Time
 	Journal *journal.Journal
-	// Datapath programs the node, for pods of every kind.
+	// Datapath programs the node for pods of every kind.
 	Datapath Datapath
 	// WaitForAddress bounds how long an ADD waits for the controller.
 	WaitForAddress time.Duration
 	// Alive reports whether a sandbox's network namespace still exists.
 	Alive func(netns string) bool
-	// Devices finds the node's links that may be ENIs, by MAC.
+	// Devices returns the node's links that may be ENIs, by MAC.
 	Devices func() (map[string]Device, error)
-	// WantsENI reports whether a pod asked for an ENI of its own (resource aliyun/eni).
-	// It is asked only on a node that offers some, or has offered some.
+	// WantsENI reports whether a pod requested an exclusive ENI (resource aliyun/eni). It is called
+	// only on a node that offers some, or has offered some.
 	WantsENI func(ctx context.Context, namespace, name string) (bool, error)
-	// OfferENIs tells the kubelet how many pods can have an ENI of their own; may be nil.
+	// OfferENIs tells the kubelet how many pods can have an exclusive ENI; may be nil.
 	OfferENIs func(n int)
-	// Tell makes a warning event on a pod; may be nil. It does not wait.
-	Tell func(pod PodRef, reason, note string)
-	// Neighbours says which other programs of the node have an ENI's device for theirs, and
-	// what to do about it; may be nil.
+	// PodEvent records a warning event on a pod; may be nil. It does not block.
+	PodEvent func(pod PodRef, reason, note string)
+	// Neighbours returns which other programs of the node manage an ENI's device, and how to stop
+	// them; may be nil.
 	Neighbours func(device string) []string
-	// LeaseDuration is how long the agent's Lease is good; 0 if it has none.
+	// LeaseDuration is how long the agent's Lease is valid; 0 if it has none.
 	LeaseDuration time.Duration
 	// Metrics may be nil.
 	Metrics *Metrics
 }
 
-// Datapath is what the agent asks of a node; node.Node, which says what each call does, is one.
+// Datapath is what the agent needs of a node; node.Node implements it and documents each call.
 type Datapath interface {
-	// Choices are the names of the kinds that new pods which share ENIs may be of, the fastest
-	// first and what all build on last.
+	// Choices are the names of the kinds that new pods with shared ENIs may be of: the fastest
+	// first, and last the one on which all others build.
 	Choices() []string
-	// Lacking says why the node has no other kinds, by name.
+	// Lacking returns why the node cannot run the other kinds, by name.
 	Lacking() map[string]error
 	AddPod(ctx context.Context, node datapath.Node, pod datapath.Pod) (datapath.Wiring, error)
 	DelPod(ctx context.Context, pod datapath.Pod) error
 	CheckPod(ctx context.Context, node datapath.Node, pod datapath.Pod) error
 	Sync(ctx context.Context, node datapath.Node, pods []datapath.Pod) (repairs []string, err error)
-	// Alive reports whether a wired pod still has its device, though its namespace may be out of
-	// sight.
+	// Alive reports whether a wired pod still has its device. The device may exist while the path
+	// of the pod's namespace is hidden from the agent.
 	Alive(pod datapath.Pod) (bool, error)
 }
 
@@ -103,44 +102,45 @@ type Agent struct {
 	mu      sync.Mutex
 	pool    *pool.Pool
 	entries map[journal.Key]*journal.Entry
-	waiting map[claim]*wish // pods for which there is no address
-	want    Want            // the controller's last word
-	// whyNoMore is why the controller gives no more, as far as it is known; empty: it gives.
+	waiting map[waiter]*demand // pods that wait for an address
+	desired Desired            // desired state, from the controller
+	// whyNoMore is why the controller assigns no more, as far as it is known; empty if it does.
 	whyNoMore string
-	node      datapath.Node // derived from want and the devices
-	kind      string        // of new pods that share ENIs; empty until chosen
-	// dpReason and dpWhy say why this one (condition DatapathReady).
+	node      datapath.Node // derived from desired and the devices
+	kind      string        // of new pods with shared ENIs; empty until chosen
+	// dpReason and dpWhy say why this kind was chosen (condition DatapathReady).
 	dpReason, dpWhy string
 	devices         devicesSeen
-	// lost are the exclusive ENIs of pods, by MAC, whose device the last Sync found nowhere.
+	// lost are the exclusive ENIs of pods, by MAC, whose device the last Sync did not find.
 	lost map[string]bool
-	// stranded are the attachments whose address no ENI has, by since when.
+	// stranded are the attachments whose address is on no ENI, with the time at which that was
+	// first seen.
 	stranded map[journal.Key]time.Time
-	talk     talk
-	// troubled are the attachments of pods in trouble, by its kind.
-	troubled  map[string]map[journal.Key]bool
-	obstacles []string // what of others on the node is in the pods' way
-	synced    bool     // the kernel has agreed with us at least once
-	wasOK     bool     // ADD could be served at some time
-	failed    int      // repairs in a row that failed
-	failure   string   // the last one's error
-	// notOK is why ADD cannot be served, empty when it can; notOKReason is it in a word.
+	contact  contact
+	// problems are the attachments of pods with a problem, by event reason.
+	problems  map[string]map[journal.Key]bool
+	obstacles []string // what other programs of the node do that may break pods' traffic
+	synced    bool     // one Sync has succeeded
+	wasOK     bool     // ADD could be served at least once
+	failed    int      // number of repairs in a row that failed
+	failure   string   // error of the last failed repair
+	// notOK is why ADD cannot be served, empty when it can; notOKReason is the condition reason.
 	notOK, notOKReason string
 	began              time.Time     // when the agent was made
-	looked             time.Time     // when the repair loop last came round
-	closing            bool          // the agent is stopping: nobody waits any more
+	looked             time.Time     // when the repair loop last completed a round or began to wait
+	closing            bool          // the agent is stopping: waiting calls fail at once
 	wake               chan struct{} // closed and replaced when an address may have become free
 	dirty              chan struct{} // capacity 1: the status to report has changed
 	repair             chan struct{} // capacity 1: look at the kernel now
 }
 
-// New restores an agent from its journal. It touches no kernel object yet.
+// New restores an agent from its journal. It does not touch the kernel.
 func New(o Options) (*Agent, error) {
 	a := &Agent{
 		Options: o,
 		pool:    pool.New(),
 		entries: map[journal.Key]*journal.Entry{},
-		waiting: map[claim]*wish{},
+		waiting: map[waiter]*demand{},
 		notOK:   waitForController, notOKReason: "WaitingForController",
 		wake:   make(chan struct{}),
 		dirty:  make(chan struct{}, 1),
@@ -155,7 +155,7 @@ func New(o Options) (*Agent, error) {
 	a.began = now
 	for addr, at := range freed {
 		if at.After(now) {
-			at = now // the clock was set back: rest the usual time, not longer
+			at = now // the clock was set back: limit the rest to the usual time
 		}
 		if err := a.pool.Restore(addr, "", nil, at); err != nil {
 			return nil, err
@@ -164,8 +164,8 @@ func New(o Options) (*Agent, error) {
 	for i := range entries {
 		e := &entries[i]
 		if e.State == journal.Allocating {
-			// The agent that was at it is dead, so the runtime never had an answer:
-			// the next repair undoes what there may be.
+			// The agent that worked on it is dead, so the runtime got no answer: the next repair
+			// removes what was made.
 			e.State = journal.Releasing
 		}
 		a.entries[e.Key] = e
@@ -179,21 +179,21 @@ func New(o Options) (*Agent, error) {
 	return a, nil
 }
 
-// Dirty signals that the status has changed; Repairs that the kernel should be looked at.
+// Dirty signals that the status has changed, Repairs that the kernel has to be compared now.
 func (a *Agent) Dirty() <-chan struct{}   { return a.dirty }
 func (a *Agent) Repairs() <-chan struct{} { return a.repair }
 
-// Poke asks for a repair now.
+// Poke requests a repair now.
 func (a *Agent) Poke() { signal(a.repair) }
 
-// Ready reports whether ADD can be served, and if not why.
+// Ready reports whether ADD can be served, and if not, why.
 func (a *Agent) Ready() (ok bool, why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.notOK == "", a.notOK
 }
 
-// Close lets calls that wait for an address fail at once, so that the agent can stop.
+// Close makes calls that wait for an address fail at once, so that the agent can stop.
 func (a *Agent) Close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -201,25 +201,25 @@ func (a *Agent) Close() {
 	a.wakeLocked()
 }
 
-// Healthy reports whether the repair loop still comes round.
+// Healthy reports whether the repair loop makes progress.
 func (a *Agent) Healthy(within time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.Now().Sub(a.looked) < within
 }
 
-// SetWant takes the controller's word.
-func (a *Agent) SetWant(w Want) error {
+// SetDesired stores and applies the desired state.
+func (a *Agent) SetDesired(w Desired) error {
 	devices, err := a.Devices()
 	if err != nil {
 		return fmt.Errorf("list the node's devices: %w", err)
 	}
 	a.mu.Lock()
-	if w.Generation != a.want.Generation || !a.want.Known {
-		a.talk.heard = a.Now()
+	if w.Generation != a.desired.Generation || !a.desired.Known {
+		a.contact.heard = a.Now()
 	}
-	w.Offered = w.Offered || a.want.Offered || w.ExclusiveENIs > 0 || w.Offers > 0
-	a.want = w
+	w.Offered = w.Offered || a.desired.Offered || w.ExclusiveENIs > 0 || w.Offers > 0
+	a.desired = w
 	left := a.applyLocked(devices)
 	a.mu.Unlock()
 	if a.OfferENIs != nil {
@@ -231,25 +231,25 @@ func (a *Agent) SetWant(w Want) error {
 	return nil
 }
 
-// SetWhyNoMore takes the controller's reason for not giving the node more; empty: it gives.
-// Waiting pods hear of it. No more follows from it, so nothing is repaired.
+// SetWhyNoMore stores the controller's reason for assigning no more to the node; empty if it does
+// assign. Waiting pods see the reason. It needs no repair.
 func (a *Agent) SetWhyNoMore(why string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.whyNoMore != why {
-		a.whyNoMore, a.talk.heard = why, a.Now()
+		a.whyNoMore, a.contact.heard = why, a.Now()
 	}
 }
 
-// lookForDevices takes the devices that there are now, and looks at nothing else.
-func (a *Agent) lookForDevices() {
+// refreshDevices lists the node's devices again, and nothing else.
+func (a *Agent) refreshDevices() {
 	devices, err := a.Devices()
 	if err != nil {
-		a.Poke() // whose error is noted
+		a.Poke() // the repair reports the error
 		return
 	}
 	a.mu.Lock()
-	if !a.want.Known {
+	if !a.desired.Known {
 		a.mu.Unlock()
 		return
 	}
@@ -258,22 +258,22 @@ func (a *Agent) lookForDevices() {
 	a.forget(left)
 }
 
-// forget has the journal forget addresses that left. What it keeps are times at which
-// addresses rest that the node has no longer.
+// forget removes addresses that left the node from the journal, which keeps the times until which
+// they rest.
 func (a *Agent) forget(left []netip.Addr) {
 	if err := a.Journal.Forget(left); err != nil {
-		a.Log.Warn("the journal keeps what it could forget", "addresses", left, "error", err)
+		a.Log.Warn("cannot remove addresses that left the node from the journal", "addresses", left, "error", err)
 	}
 }
 
-// applyLocked derives the pool and the node from want and the devices.
+// applyLocked derives the pool and the node from the desired state and the devices.
 func (a *Agent) applyLocked(devices map[string]Device) (left []netip.Addr) {
-	a.pool.SetCooling(a.want.Cooling)
-	a.node = a.want.Node
+	a.pool.SetCooling(a.desired.Cooling)
+	a.node = a.desired.Node
 	a.node.ENIs, a.node.Kind = nil, a.kind
 	var offers []pool.Offer
-	a.lookForLocked(devices)
-	for _, e := range a.want.ENIs {
+	a.recordDevicesLocked(devices)
+	for _, e := range a.desired.ENIs {
 		d, present := devices[e.MAC.String()]
 		if present && !e.Exclusive {
 			eni := e.ENI
@@ -297,26 +297,26 @@ func (a *Agent) wakeLocked() {
 	a.wake = make(chan struct{})
 }
 
-// chooseLocked settles on the kind of new pods. Each pod keeps the one that it was wired as.
+// chooseLocked chooses the kind of new pods. A pod keeps the kind with which it was wired.
 func (a *Agent) chooseLocked() error {
 	choices, lacking := a.Datapath.Choices(), a.Datapath.Lacking()
 	if len(choices) == 0 {
 		return errors.New("this agent has no datapath")
 	}
-	// The last one is what all others build on.
+	// All kinds build on the last one.
 	if base := choices[len(choices)-1]; lacking[base] != nil {
-		err := fmt.Errorf("no datapath works on this node: %s, on which all build: %w", base, lacking[base])
+		err := fmt.Errorf("no datapath works on this node: all of them need %s: %w", base, lacking[base])
 		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
 		return err
 	}
 	defer func() { a.node.Kind = a.kind }()
-	asked := a.want.Datapath
+	asked := a.desired.Datapath
 	if asked == "" || asked == claims.Auto {
 		a.kind, a.dpReason = choices[0], v1alpha1.ReasonDatapathAuto
 		if len(lacking) > 0 {
 			a.dpReason = v1alpha1.ReasonDatapathAutoLacking
 		}
-		a.dpWhy = "auto takes the fastest datapath that this agent and kernel have: " + a.kind
+		a.dpWhy = "auto takes the fastest datapath that this agent and kernel support: " + a.kind
 		for _, name := range slices.Sorted(maps.Keys(lacking)) {
 			a.dpWhy += fmt.Sprintf("; not %s: %v", name, lacking[name])
 		}
@@ -326,7 +326,7 @@ func (a *Agent) chooseLocked() error {
 		a.kind, a.dpReason, a.dpWhy = asked, "Configured", "chosen by spec.datapath"
 		return nil
 	}
-	err := fmt.Errorf("datapath %q is not one that this agent has: want auto or one of %v", asked, choices)
+	err := fmt.Errorf("datapath %q is not known to this agent: want auto or one of %v", asked, choices)
 	if why := lacking[asked]; why != nil {
 		err = fmt.Errorf("datapath %q does not work on this node: %w; want auto or one of %v", asked, why, choices)
 	}
@@ -334,8 +334,8 @@ func (a *Agent) chooseLocked() error {
 		a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathRefused, err.Error()
 		return err
 	}
-	// A node that serves pods does not stop for it.
-	a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathKept, fmt.Sprintf("%v; until the agent starts again new pods get %s", err, a.kind)
+	// A node that serves pods goes on serving.
+	a.dpReason, a.dpWhy = v1alpha1.ReasonDatapathKept, fmt.Sprintf("%v; until the agent is restarted new pods get %s", err, a.kind)
 	return nil
 }
 
@@ -355,8 +355,8 @@ func holder(e *journal.Entry) pool.Holder {
 	return pool.Holder{Key: e.Key.String(), Pod: e.Pod(), Sandbox: e.Sandbox}
 }
 
-// PodOf is an entry as the datapath sees it. Only a Ready one counts as wired: the others Sync
-// leaves to the call that is at work on them.
+// PodOf converts an entry for the datapath. Only a Ready entry counts as wired: Sync leaves the
+// others to the call that works on them.
 func PodOf(e *journal.Entry) datapath.Pod {
 	p := datapath.Pod{
 		Sandbox: e.Sandbox, IfName: e.IfName, NetNS: e.NetNS, Namespace: e.Namespace, Name: e.Name,
@@ -366,7 +366,7 @@ func PodOf(e *journal.Entry) datapath.Pod {
 	case e.Exclusive != nil:
 		p.Kind = claims.Exclusive
 	case p.Kind == "":
-		p.Kind = claims.Route // written before there were others
+		p.Kind = claims.Route // written by a version that had no other kinds
 	}
 	if e.State == journal.Ready {
 		p.State = datapath.Wired

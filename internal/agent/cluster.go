@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// Scheme knows the types that the agent reads and writes.
+// Scheme returns the types that the agent reads and writes.
 func Scheme() (*runtime.Scheme, error) {
 	s := runtime.NewScheme()
 	if err := corev1.AddToScheme(s); err != nil {
@@ -32,8 +32,8 @@ func Scheme() (*runtime.Scheme, error) {
 	return s, nil
 }
 
-// known are the types, with a fixed mapping: the usual one asks the API server which
-// resources there are.
+// known returns the types with a fixed REST mapping; the default mapper would ask the API server
+// for its resources.
 func known() (*runtime.Scheme, meta.RESTMapper, error) {
 	scheme, err := Scheme()
 	if err != nil {
@@ -46,7 +46,7 @@ func known() (*runtime.Scheme, meta.RESTMapper, error) {
 	return scheme, mapper, nil
 }
 
-// NodeClient makes a client for the objects of a node. It asks nothing of the API server.
+// NodeClient makes a client for the objects of a node. It does not call the API server.
 func NodeClient(cfg *rest.Config) (client.Client, error) {
 	scheme, mapper, err := known()
 	if err != nil {
@@ -59,9 +59,8 @@ func NodeClient(cfg *rest.Config) (client.Client, error) {
 	return c, nil
 }
 
-// Connect makes the clients. It asks nothing of the API server, so that an agent
-// can start while that is away. The watch is of one object, whatever the size of
-// the cluster.
+// Connect makes the clients. It does not call the API server, so an agent can start while the API
+// server is unreachable. The watch covers one object, whatever the size of the cluster.
 func Connect(cfg *rest.Config, nodeName string) (Cluster, error) {
 	scheme, mapper, err := known()
 	if err != nil {

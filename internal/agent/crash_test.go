@@ -34,11 +34,11 @@ func TestCrashAnywhere(t *testing.T) {
 		e.want(addresses)
 		e.a.WaitForAddress = 0
 
-		answered := map[string]string{} // what the runtime was told, by sandbox
+		answered := map[string]string{} // the addresses that the runtime got, by sandbox
 		var sandboxes []string
 		pick := func() string { return rapid.SampledFrom(sandboxes).Draw(rt, "sandbox") }
 
-		// run makes a call that may be killed at a step. It says whether it was answered.
+		// run makes a call that may be killed at a step. It returns whether the call was answered.
 		run := func(killed bool, hook *func(step), call func() cnicall.Reply) (r cnicall.Reply) {
 			at := step("")
 			if killed {

@@ -2,31 +2,31 @@ package agent
 
 import "time"
 
-// claim is what waits for an address: a pod's interface. It is not the sandbox's: when an
-// ADD has failed the runtime takes the sandbox down, DEL included, and the kubelet tries
-// again with another one.
-type claim struct{ pod, ifName string }
+// waiter is what waits for an address: a pod's interface. It is not tied to a sandbox: after a
+// failed ADD the runtime removes the sandbox, with a DEL, and the kubelet tries again with a new
+// one.
+type waiter struct{ pod, ifName string }
 
-// wish is what a claim waits for.
-type wish struct {
-	// exclusive: an ENI of its own, not an address of a shared one.
+// demand is what a waiter needs.
+type demand struct {
+	// exclusive: an exclusive ENI, not an address of a shared one.
 	exclusive bool
-	// adds are the ADDs that wait now. When there are none, the wish lasts until.
+	// adds is the number of ADDs that wait now. When it is 0, the demand expires at until.
 	adds  int
 	until time.Time
 }
 
-// patient is how long a pod's wish outlives an ADD that failed for want of an address. The
-// kubelet pauses between two attempts, 10 s and more (it syncs a failed pod after its
-// backOffPeriod, 10 s, with jitter, when a worker is free): if the wish ended with the
-// attempt, what is made for the pod would be given back meanwhile, just before it comes.
-const patient = time.Minute
+// demandTTL is how long a pod's demand outlives an ADD that failed because no address was free. The
+// kubelet pauses 10 s or more between two attempts (it syncs a failed pod after its backOffPeriod,
+// 10 s with jitter, when a worker is free). If the demand ended with the attempt, the controller
+// would give back what it has made for the pod just before the next attempt.
+const demandTTL = time.Minute
 
-// waitLocked notes that an ADD waits and reports whether that is news.
-func (a *Agent) waitLocked(c claim, exclusive bool) (news bool) {
+// beginWaitLocked records that an ADD waits and reports whether the demand has changed.
+func (a *Agent) beginWaitLocked(c waiter, exclusive bool) (news bool) {
 	w := a.waiting[c]
 	if w == nil {
-		w = &wish{}
+		w = &demand{}
 		a.waiting[c] = w
 		news = true
 	}
@@ -36,16 +36,16 @@ func (a *Agent) waitLocked(c claim, exclusive bool) (news bool) {
 	return news
 }
 
-// waitedLocked notes that an ADD waits no longer.
-func (a *Agent) waitedLocked(c claim) {
+// endWaitLocked records that an ADD no longer waits.
+func (a *Agent) endWaitLocked(c waiter) {
 	if w := a.waiting[c]; w != nil && w.adds > 0 {
 		w.adds--
-		w.until = a.Now().Add(patient)
+		w.until = a.Now().Add(demandTTL)
 	}
 }
 
-// demandLocked is how many pods wait for an address, and how many for an ENI. It forgets
-// those that have not come again.
+// demandLocked returns how many pods wait for an address, and how many for an exclusive ENI. It
+// forgets expired demand.
 func (a *Agent) demandLocked() (addresses, enis int) {
 	now := a.Now()
 	for c, w := range a.waiting {

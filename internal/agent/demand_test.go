@@ -40,9 +40,8 @@ func TestClientThatGoesAwayStopsWaiting(t *testing.T) {
 	<-done
 }
 
-// The kubelet pauses between two attempts, and each has a sandbox of its own, which the
-// runtime takes down when the attempt has failed. What is made for the pod meanwhile is
-// still for it.
+// The kubelet pauses between two attempts, and each attempt has its own sandbox, which the runtime
+// removes when the attempt has failed. What the controller makes in the pause stays for the pod.
 func TestAPodsDemandOutlivesThePauseBetweenAttempts(t *testing.T) {
 	attempt := func(e *env, sandbox string) *cnicall.Error {
 		in := call(sandbox)
@@ -71,16 +70,16 @@ func TestAPodsDemandOutlivesThePauseBetweenAttempts(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n := demand(e); n != 0 {
-		t.Errorf("demand %d when the pod has its address, want 0", n)
+		t.Errorf("demand %d after the pod got its address, want 0", n)
 	}
-	// A pod that does not come again is not waited for longer than a minute.
+	// The demand of a pod that does not try again ends after a minute.
 	e.want(0)
 	if err := attempt(e, "fourth"); err == nil {
 		t.Fatal("there was an address")
 	}
-	e.sleep(patient)
+	e.sleep(demandTTL)
 	if n := demand(e); n != 0 {
-		t.Errorf("demand %d for a pod that has not come again, want 0", n)
+		t.Errorf("demand %d for a pod that has not tried again, want 0", n)
 	}
 }
 

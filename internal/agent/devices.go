@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// LinksByMAC lists the links of this network namespace that may be ENIs. The permanent
-// address counts where there is one: a pod may have changed the MAC of its exclusive ENI.
+// LinksByMAC lists the links of this network namespace that may be ENIs. It prefers the permanent
+// address: a pod may have changed the MAC of its exclusive ENI.
 func LinksByMAC() (map[string]Device, error) {
 	links, err := netlinkx.List(context.Background(), "links", netlink.LinkList)
 	if err != nil {
@@ -32,9 +32,8 @@ func LinksByMAC() (map[string]Device, error) {
 	return out, nil
 }
 
-// SandboxAlive reports whether path is a network namespace. A sandbox's path
-// stays behind as an empty file when a runtime is killed between unmounting and
-// removing it; that is a dead one.
+// SandboxAlive reports whether path is a network namespace. When a runtime is killed between
+// unmounting and removing a sandbox's path, an empty file stays behind; that sandbox is dead.
 func SandboxAlive(path string) bool {
 	var fs unix.Statfs_t
 	for {

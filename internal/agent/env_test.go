@@ -17,18 +17,17 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// fakeDatapath remembers what is wired. It is a stand-in below unit tests; the
-// real datapath and plugin are driven in the privileged tests.
+// fakeDatapath records what is wired. The privileged tests run the real datapath and plugin.
 type fakeDatapath struct {
 	mu                         sync.Mutex
 	wired                      map[string]datapath.Pod
 	failAdd, failDel, failSync error
-	// onAdd and onDel are called at the steps of AddPod and DelPod.
+	// onAdd and onDel are called at each step of AddPod and DelPod.
 	onAdd, onDel func(step)
-	// deleted is what DelPod was given, by sandbox.
+	// deleted has DelPod's arguments, by sandbox.
 	deleted map[string]datapath.Pod
 	syncs   int
-	synced  datapath.Node // what the last Sync was told
+	synced  datapath.Node // the argument of the last Sync
 	choices []string
 	lacking map[string]error
 	// alive reports whether a pod has a device.
@@ -58,7 +57,7 @@ func (f *fakeDatapath) AddPod(_ context.Context, _ datapath.Node, p datapath.Pod
 		f.onAdd(before)
 	}
 	f.mu.Lock()
-	f.wired[p.Sandbox] = p // an unfinished ADD leaves something behind
+	f.wired[p.Sandbox] = p // an unfinished ADD leaves wiring behind
 	fail := f.failAdd
 	f.mu.Unlock()
 	if fail != nil {
@@ -130,7 +129,7 @@ func newEnv(t *testing.T, addresses int) *env {
 	return e
 }
 
-// start opens the agent; called again it is a restart after a kill.
+// start starts the agent; a second call is a restart after a kill.
 func (e *env) start() {
 	e.t.Helper()
 	j, err := journal.Open(e.dir)
@@ -163,7 +162,7 @@ func (e *env) start() {
 	e.a = a
 }
 
-// kill ends the agent as a kill does: nothing is tidied up.
+// kill ends the agent without any clean-up.
 func (e *env) kill() {
 	e.t.Helper()
 	if err := e.a.Journal.Close(); err != nil {
@@ -173,15 +172,15 @@ func (e *env) kill() {
 
 func (e *env) restart() {
 	e.t.Helper()
-	want := e.a.want
+	want := e.a.desired
 	e.kill()
 	e.start()
-	e.setWant(want)
+	e.setDesired(want)
 }
 
-func (e *env) setWant(w Want) {
+func (e *env) setDesired(w Desired) {
 	e.t.Helper()
-	if err := e.a.SetWant(w); err != nil {
+	if err := e.a.SetDesired(w); err != nil {
 		e.t.Fatal(err)
 	}
 	e.repair()
@@ -190,13 +189,13 @@ func (e *env) setWant(w Want) {
 func (e *env) want(addresses int) {
 	e.t.Helper()
 	mac, _ := net.ParseMAC(eniMAC)
-	w := Want{Known: true, Datapath: "auto", Cooling: time.Minute, Limit: addresses}
-	eni := WantENI{Ready: true, ENI: datapath.ENI{ID: "eni-1", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}}}
+	w := Desired{Known: true, Datapath: "auto", Cooling: time.Minute, Limit: addresses}
+	eni := DesiredENI{Ready: true, ENI: datapath.ENI{ID: "eni-1", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}}}
 	for i := range addresses {
-		eni.Addresses = append(eni.Addresses, WantAddress{Address: netip.AddrFrom4([4]byte{192, 168, byte(32 + i/250), byte(1 + i%250)})})
+		eni.Addresses = append(eni.Addresses, DesiredAddress{Address: netip.AddrFrom4([4]byte{192, 168, byte(32 + i/250), byte(1 + i%250)})})
 	}
-	w.ENIs = []WantENI{eni}
-	e.setWant(w)
+	w.ENIs = []DesiredENI{eni}
+	e.setDesired(w)
 }
 
 func call(sandbox string) cnicall.Request {
@@ -205,13 +204,13 @@ func call(sandbox string) cnicall.Request {
 		Config: []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway"}`)}
 }
 
-// do asks as the plugin does.
+// do makes a call as the plugin does.
 func (e *env) do(ctx context.Context, verb string, in cnicall.Request) cnicall.Reply {
 	in.Verb = verb
 	return e.a.Answer(ctx, in)
 }
 
-// says whether an error has the code and names the text.
+// says reports whether an error has the code and contains the text.
 func says(err *cnicall.Error, code uint, text string) bool {
 	return err != nil && err.Code == code && strings.Contains(err.Msg, text)
 }

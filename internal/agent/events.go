@@ -12,8 +12,8 @@ import (
 	"k8s.io/client-go/tools/events"
 )
 
-// PodEvents returns what makes warning events on pods, until ctx is done. An event that
-// the API server does not take is lost: the log has what it said.
+// PodEvents returns a function that records warning events on pods until ctx is done. An event that
+// the API server rejects is lost; the log has its text.
 func PodEvents(ctx context.Context, cfg *rest.Config, node string) (func(pod PodRef, reason, note string), error) {
 	c, err := eventsv1.NewForConfig(cfg)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 
 const exclusiveMAC = "00:16:3e:00:00:02"
 
-// mixed is a node with one shared ENI of one address and one ENI for a pod of its own.
+// mixed is a node with one shared ENI of one address and one exclusive ENI.
 func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 	e = newEnv(t, 1)
 	onNode = map[string]Device{eniMAC: {Name: "eth1", MTU: 1500}, exclusiveMAC: {Name: "eth2", MTU: 1500}}
@@ -27,15 +27,15 @@ func mixed(t *testing.T) (e *env, onNode map[string]Device) {
 		o.Devices = func() (map[string]Device, error) { return onNode, nil }
 		o.WantsENI = func(_ context.Context, _, name string) (bool, error) { return strings.HasPrefix(name, "pod-own"), nil }
 	}
-	want := e.a.want
+	want := e.a.desired
 	e.kill()
 	e.start()
 	mac, _ := net.ParseMAC(exclusiveMAC)
 	want.ExclusiveENIs, want.Offers = 1, 1
-	want.ENIs = append(want.ENIs, WantENI{Ready: true, Exclusive: true,
+	want.ENIs = append(want.ENIs, DesiredENI{Ready: true, Exclusive: true,
 		ENI:       datapath.ENI{ID: "eni-2", MAC: mac, Gateways: []netip.Addr{netip.MustParseAddr("192.168.63.253")}},
-		Addresses: []WantAddress{{Address: netip.MustParseAddr("192.168.40.1")}}})
-	e.setWant(want)
+		Addresses: []DesiredAddress{{Address: netip.MustParseAddr("192.168.40.1")}}})
+	e.setDesired(want)
 	return e, onNode
 }
 
@@ -104,15 +104,15 @@ func TestAPodWaitsForAnENI(t *testing.T) {
 	}
 }
 
-// An ENI that goes into its pod and comes back is no change of the node: nobody looks at all
-// pods for it, and the next pod has it at once all the same.
+// Moving an ENI into its pod and back does not change the node: it causes no repair, and the next
+// pod can have the ENI at once.
 func TestAnExclusiveENIsWayIsNoReasonToRepair(t *testing.T) {
 	e, onNode := mixed(t)
 	mac, _ := net.ParseMAC(exclusiveMAC)
 	heeds := func(want bool, when string) {
 		t.Helper()
 		if got := e.a.wantsDevice(mac); got != want {
-			t.Errorf("%s: the device's changes ask for a repair: %v, want %v", when, got, want)
+			t.Errorf("%s: the device's changes request a repair: %v, want %v", when, got, want)
 		}
 	}
 	heeds(true, "on the node, for no pod yet")
@@ -132,21 +132,21 @@ func TestAnExclusiveENIsWayIsNoReasonToRepair(t *testing.T) {
 			t.Errorf("address %s", got)
 		}
 		heeds(true, "in the pod")
-		e.a.lookForDevices()
+		e.a.refreshDevices()
 		e.del("own1")
 		heeds(true, "back")
 	}
 	if e.dp.syncs != syncs {
-		t.Errorf("%d looks at all pods, want none", e.dp.syncs-syncs)
+		t.Errorf("%d repairs, want none", e.dp.syncs-syncs)
 	}
 }
 
 func TestModeExclusive(t *testing.T) {
 	e, _ := mixed(t)
-	w := e.a.want
+	w := e.a.desired
 	w.Mode = claims.ModeExclusive
-	e.setWant(w)
-	e.a.WantsENI = nil // nobody is asked
+	e.setDesired(w)
+	e.a.WantsENI = nil // must not be called
 	if got := e.mustAdd("any"); got != "192.168.40.1/32" {
 		t.Errorf("address %s, want the ENI's", got)
 	}
@@ -154,48 +154,50 @@ func TestModeExclusive(t *testing.T) {
 
 func TestNobodyKnowsWhetherThePodAsked(t *testing.T) {
 	e, _ := mixed(t)
-	e.a.WantsENI = func(context.Context, string, string) (bool, error) { return false, errors.New("kubelet is silent") }
-	if _, err := e.add("own1"); err == nil || !strings.Contains(err.Msg+err.Details, "kubelet is silent") || !strings.Contains(err.Msg, "aliyun/eni") {
-		t.Errorf("error %v, want what could not be found out and why", err)
+	e.a.WantsENI = func(context.Context, string, string) (bool, error) {
+		return false, errors.New("the kubelet does not answer")
+	}
+	if _, err := e.add("own1"); err == nil || !strings.Contains(err.Msg+err.Details, "the kubelet does not answer") || !strings.Contains(err.Msg, "aliyun/eni") {
+		t.Errorf("error %v, want what is unknown and why", err)
 	}
 	if len(e.dp.wired) != 0 {
 		t.Error("the pod was wired all the same")
 	}
 }
 
-// An ADD may come before a starting agent has heard of the controller: the pod that
-// asked for an ENI must not end with an address of a shared one.
+// An ADD may arrive before a starting agent has the desired state: a pod that requests an exclusive
+// ENI must not get an address of a shared one.
 func TestAddBeforeTheControllersWord(t *testing.T) {
 	e, _ := mixed(t)
-	want := e.a.want
+	want := e.a.desired
 	e.kill()
 	e.start()
 	e.a.WaitForAddress = time.Minute
 	got := make(chan string, 1)
 	go func() { a, _ := e.add("own1"); got <- a }()
 	time.Sleep(50 * time.Millisecond) // long enough for a wrong decision
-	e.setWant(want)
+	e.setDesired(want)
 	if a := <-got; a != "192.168.40.1/32" {
 		t.Errorf("address %s, want the ENI's", a)
 	}
 }
 
-// A reboot ends every sandbox, empties /run with the journal in it, and finds the ENIs'
-// devices on the node again: nothing of the pods before may keep an ENI.
+// A reboot ends every sandbox, empties /run with the journal, and returns the ENIs' devices to the
+// node: no earlier pod may keep an ENI.
 func TestAfterARebootNoENIIsHeld(t *testing.T) {
 	e, onNode := mixed(t)
 	e.mustAdd("own1")
 	e.mustAdd("shared")
 	delete(onNode, exclusiveMAC)
 	e.repair()
-	want := e.a.want
+	want := e.a.desired
 	e.kill()
 	e.dir = t.TempDir()
 	clear(e.dp.wired)
 	e.dead["/run/netns/own1"], e.dead["/run/netns/shared"] = true, true
 	onNode[exclusiveMAC] = Device{Name: "eth2", MTU: 1500}
 	e.start()
-	e.setWant(want)
+	e.setDesired(want)
 	if st := e.a.Status(v1alpha1.NodeNetworkStatus{}); len(st.Used) != 0 {
 		t.Errorf("in use after the reboot: %v", st.Used)
 	}
@@ -207,29 +209,29 @@ func TestAfterARebootNoENIIsHeld(t *testing.T) {
 	}
 }
 
-// A pod that asks by the annotation must have been counted by the scheduler, which the
-// resource says. What it never gets is a shared address without a word.
+// A pod with the annotation must have been counted by the scheduler, which the resource shows.
+// Otherwise it gets an error, never a shared address.
 func TestAskedByAnnotation(t *testing.T) {
 	for name, c := range map[string]struct {
 		pod, value string
-		want       func(*Want)
+		want       func(*Desired)
 		address    string
 		err        []string
 	}{
 		"counted":                          {pod: "own1", value: "true", address: "192.168.40.1/32"},
 		"not counted":                      {pod: "shared", value: "true", err: []string{"default/pod-shared", "exclusive-eni", "without the resource aliyun/eni", "admission.enabled", "limits {aliyun/eni: 1}"}},
-		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Want) { w.ExclusiveENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
-		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
+		"not counted, nothing is offered":  {pod: "shared", value: "true", want: func(w *Desired) { w.ExclusiveENIs, w.Offers = 0, 0 }, err: []string{"without the resource aliyun/eni"}},
+		"not counted, every pod has one":   {pod: "any", value: "true", want: func(w *Desired) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
 		"does not ask":                     {pod: "shared", value: "false", address: "192.168.32.1/32"},
-		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Want) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
-		"a word, made without the webhook": {pod: "own1", value: "yes", err: []string{"default/pod-own1", "exclusive-eni", `"yes"`, `want "true"`}},
+		"does not ask, every pod has one":  {pod: "any", value: "false", want: func(w *Desired) { w.Mode = claims.ModeExclusive }, address: "192.168.40.1/32"},
+		"yes, created without the webhook": {pod: "own1", value: "yes", err: []string{"default/pod-own1", "exclusive-eni", `"yes"`, `want "true"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, _ := mixed(t)
 			if c.want != nil {
-				w := e.a.want
+				w := e.a.desired
 				c.want(&w)
-				e.setWant(w)
+				e.setDesired(w)
 			}
 			in := call(c.pod)
 			in.Config = []byte(`{"cniVersion":"1.1.0","name":"terway","type":"terway","runtimeConfig":{"io.kubernetes.cri.pod-annotations":{"` +
@@ -253,7 +255,7 @@ func TestAskedByAnnotation(t *testing.T) {
 	}
 }
 
-// The kubelet hears what can be had now, not what the node may have one day.
+// The kubelet is told how many ENIs pods can have now, not how many the node may have later.
 func TestOffersWhatCanBeHad(t *testing.T) {
 	e := newEnv(t, 0)
 	heard := -1
@@ -262,15 +264,15 @@ func TestOffersWhatCanBeHad(t *testing.T) {
 	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto", ExclusiveENIs: 3}}
 	say := func() int {
 		t.Helper()
-		w, err := ParseWant(nn, nil)
+		w, err := ParseDesired(nn, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		e.setWant(w)
+		e.setDesired(w)
 		return heard
 	}
 	if n := say(); n != 3 {
-		t.Errorf("a controller without the figure: %d are offered, want all 3", n)
+		t.Errorf("a controller from before that field: %d are offered, want all 3", n)
 	}
 	for _, want := range []int{0, 2} {
 		nn.Spec.OfferedENIs = &want
@@ -280,8 +282,8 @@ func TestOffersWhatCanBeHad(t *testing.T) {
 	}
 }
 
-// A pod that was counted before the node's ENIs for such pods went to 0 waits with the
-// reason; it never has a shared address without a word. A restart changes nothing.
+// A pod that was counted before the node's exclusive ENIs went to 0 gets an error with the reason,
+// never a shared address. A restart does not change that.
 func TestGivenBeforeNoneWereOffered(t *testing.T) {
 	e, _ := mixed(t)
 	refused := func(when string) {
@@ -305,30 +307,30 @@ func TestGivenBeforeNoneWereOffered(t *testing.T) {
 		if err := api.Update(t.Context(), got); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.take(t.Context(), false); err != nil {
+		if err := s.receive(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 		e.repair()
 	}
 	take(func(*v1alpha1.NodeNetwork) {})
 	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.ExclusiveENIs = 0 })
-	refused("in the same life")
-	for _, hears := range []string{"hears the controller", "goes by the journal"} {
+	refused("in the same process")
+	for _, hears := range []string{"reads the NodeNetwork", "uses the journal"} {
 		e.kill()
 		e.start()
 		s = NewNodeSync(e.a, c, "node-1")
-		if hears == "hears the controller" {
+		if hears == "reads the NodeNetwork" {
 			take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.Pool.Max++ })
-		} else if err := s.recall(); err != nil {
+		} else if err := s.restoreSaved(); err != nil {
 			t.Fatal(err)
 		}
 		e.repair()
-		refused("an agent that started again and " + hears)
+		refused("a restarted agent that " + hears)
 	}
 	if a := e.mustAdd("shared"); a != "192.168.32.1/32" {
 		t.Errorf("a pod that did not ask has %s", a)
 	}
-	// On a node that never offered one, ADD costs no question.
+	// On a node that never offered one, ADD does not call the kubelet.
 	plain := newEnv(t, 1)
 	plain.a.WantsENI = func(context.Context, string, string) (bool, error) {
 		t.Error("the kubelet was asked")
@@ -337,26 +339,26 @@ func TestGivenBeforeNoneWereOffered(t *testing.T) {
 	plain.mustAdd("own1")
 }
 
-// In mode exclusive pods that did not ask take ENIs too, and the scheduler does not
-// count them: the error says what to set.
+// In mode exclusive, pods that did not request an ENI take ENIs too, and the scheduler does not count
+// them: the error says what to set.
 func TestNoENILeftInModeExclusive(t *testing.T) {
 	e, _ := mixed(t)
-	w := e.a.want
+	w := e.a.desired
 	w.Mode = claims.ModeExclusive
-	e.setWant(w)
+	e.setDesired(w)
 	e.mustAdd("any")
 	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "only pods that ask for aliyun/eni") || !strings.Contains(err.Msg, "maxPods to 1 ") {
 		t.Errorf("error %v, want who is counted and kubelet's maxPods", err)
 	}
 	w.Offers, w.ExclusiveENIs = 0, 3 // the pod was not counted
-	e.setWant(w)
-	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "the places of 2") {
-		t.Errorf("error %v, want that others take the places", err)
+	e.setDesired(w)
+	if _, err := e.add("other"); err == nil || !strings.Contains(err.Msg, "the slots of 2") {
+		t.Errorf("error %v, want that others occupy the slots", err)
 	}
 }
 
-// A pod may have changed its device beyond recognition but for the name; that the name is
-// ours is known by what AddPod answered.
+// A pod may have changed all of its device but the name. AddPod returned the name, so it is known to
+// be Terway's.
 func TestDelSaysThatThePodWasWired(t *testing.T) {
 	e, _ := mixed(t)
 	e.mustAdd("own1")
@@ -366,13 +368,13 @@ func TestDelSaysThatThePodWasWired(t *testing.T) {
 	}
 }
 
-// A pod on a node in mode exclusive that did not ask takes an ENI that the scheduler counts
-// on: the controller is told of how many.
+// On a node in mode exclusive a pod that did not request an ENI takes one that the scheduler counts
+// as free: the agent reports how many.
 func TestUncountedENIs(t *testing.T) {
 	e, _ := mixed(t)
-	w := e.a.want
+	w := e.a.desired
 	w.Mode = claims.ModeExclusive
-	e.setWant(w)
+	e.setDesired(w)
 	uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
 	e.mustAdd("any")
 	if n := uncounted(); n != 1 {
@@ -390,18 +392,20 @@ func TestUncountedENIs(t *testing.T) {
 	}
 }
 
-// What a silent kubelet did not say of a pod is found out when it speaks again, once, also
-// by an agent that started meanwhile.
+// If the kubelet did not answer for a pod, it is asked again, once it answers; also by an agent that
+// was restarted in between.
 func TestUncountedUntilTheKubeletSpeaks(t *testing.T) {
 	for name, want := range map[string]int{"own1": 0, "any": 1} {
 		for _, restart := range []bool{false, true} {
 			e, _ := mixed(t)
-			w := e.a.want
+			w := e.a.desired
 			w.Mode = claims.ModeExclusive
-			e.setWant(w)
+			e.setDesired(w)
 			uncounted := func() int { return e.a.Status(v1alpha1.NodeNetworkStatus{}).UncountedENIs }
 			speaks := e.a.WantsENI
-			silent := func(context.Context, string, string) (bool, error) { return false, errors.New("kubelet is silent") }
+			silent := func(context.Context, string, string) (bool, error) {
+				return false, errors.New("the kubelet does not answer")
+			}
 			e.a.WantsENI = silent
 			if e.mustAdd(name); uncounted() != 1 {
 				t.Fatalf("%s: %d ENIs are uncounted while it is not known, want 1", name, uncounted())

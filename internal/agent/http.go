@@ -13,18 +13,18 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// stuck is after how long without a round the repair loop counts as hanging.
-// One round includes a Sync of a full node and the clean-up of dead pods.
+// stuck is how long the repair loop may go without completing a round. One round includes a Sync of
+// a full node and the clean-up of dead pods.
 const stuck = 2 * time.Minute
 
-// Handler serves what operators look at: /metrics, /healthz (the process works:
-// for a liveness probe) and /readyz (pods can be wired: for a readiness probe).
+// Handler serves /metrics, /healthz (liveness: the process makes progress) and /readyz (readiness:
+// pods can be wired).
 func Handler(a *Agent, g prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		if !a.Healthy(stuck) {
-			http.Error(w, fmt.Sprintf("the repair loop has not come round for %v", stuck), http.StatusServiceUnavailable)
+			http.Error(w, fmt.Sprintf("the repair loop has completed no round for %v", stuck), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")
@@ -39,7 +39,7 @@ func Handler(a *Agent, g prometheus.Gatherer) http.Handler {
 	return mux
 }
 
-// DebugHandler serves profiles. It is for a socket that root alone can open.
+// DebugHandler serves profiles. It belongs on a socket that only root can open.
 func DebugHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
@@ -53,7 +53,7 @@ func DebugHandler() http.Handler {
 // ServeHTTP serves h on l until ctx is done.
 func ServeHTTP(ctx context.Context, l net.Listener, h http.Handler) error {
 	s := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second}
-	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // the listener's end is the only news
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // Close's error says no more than that the listener is closed
 	defer stop()
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err

@@ -52,6 +52,6 @@ func TestPages(t *testing.T) {
 	e.start()
 	h = Handler(e.a, r)
 	if code, body := get("/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "controller") {
-		t.Errorf("/readyz before the controller spoke: %d %q", code, body)
+		t.Errorf("/readyz before there is a desired state: %d %q", code, body)
 	}
 }

@@ -29,7 +29,7 @@ func Conflist(socket, version string) ([]byte, error) {
 		"cniVersion": version,
 		"name":       "terway",
 		"plugins": []map[string]any{
-			// The runtime adds the pod's annotations; one that cannot leaves them out.
+			// The runtime adds the pod's annotations; one without this capability leaves them out.
 			{"type": "terway", "socket": socket, "capabilities": map[string]bool{request.CapabilityAnnotations: true}},
 			{"type": "portmap", "capabilities": map[string]bool{"portMappings": true}},
 		},
@@ -48,8 +48,8 @@ func WriteFile(path string, data []byte, mode fs.FileMode) error {
 	return atomicfile.Write(path, data, mode)
 }
 
-// InstallPlugin puts the plugin where the runtime looks for it. A plugin that is
-// running is not disturbed: the file is replaced, not written.
+// InstallPlugin copies the plugin to where the runtime looks for it. A running plugin is not
+// disturbed: the file is replaced, not overwritten.
 func InstallPlugin(from, dir string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {

@@ -7,13 +7,13 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 )
 
-// keyLocks orders the calls for one attachment and lets others run beside them.
+// keyLocks serialises the calls for one attachment; calls for others run concurrently.
 type keyLocks struct {
 	mu   sync.Mutex
-	held map[journal.Key]chan struct{} // closed when the holder is done
+	held map[journal.Key]chan struct{} // closed when the lock is released
 }
 
-// lock waits until nobody else is at work on k.
+// lock waits until no other call holds k.
 func (l *keyLocks) lock(ctx context.Context, k journal.Key) (unlock func(), err error) {
 	for {
 		unlock, busy := l.take(k)
@@ -28,7 +28,7 @@ func (l *keyLocks) lock(ctx context.Context, k journal.Key) (unlock func(), err 
 	}
 }
 
-// try takes k if nobody is at work on it.
+// try locks k if no other call holds it.
 func (l *keyLocks) try(k journal.Key) (unlock func(), ok bool) {
 	unlock, busy := l.take(k)
 	return unlock, busy == nil

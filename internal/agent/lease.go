@@ -19,16 +19,16 @@ import (
 )
 
 const (
-	// LeaseDuration is how long the agent's Lease is good, leaseRenewal how often it is
-	// renewed: as the kubelet does with the node's own (nodeLeaseDurationSeconds 40, a quarter
-	// of it). It costs the API server as much again: one small write each 10 s.
+	// LeaseDuration is how long the agent's Lease is valid, leaseRenewal how often it is renewed:
+	// the same times as for the kubelet's Lease of the node (nodeLeaseDurationSeconds 40, a quarter
+	// of it). It adds the same load to the API server: one small write every 10 s.
 	LeaseDuration = 40 * time.Second
 	leaseRenewal  = LeaseDuration / 4
 )
 
-// Lease is the agent's sign of life. It is renewed only while the agent makes progress, so
-// that one that hangs, crashes before it has looked at the node, or is not there at all is
-// seen: the controller keeps pods away from its node.
+// Lease is the agent's heartbeat. It is renewed only while the agent makes progress, so the
+// controller detects an agent that hangs, crashes before it has checked the node, or does not run,
+// and keeps pods away from its node.
 type Lease struct {
 	Client          client.Client
 	Namespace, Node string
@@ -38,9 +38,9 @@ type Lease struct {
 func (l Lease) Run(ctx context.Context, a *Agent) {
 	said := ""
 	for {
-		pause := time.Second // a starting agent says so as soon as it can
+		pause := time.Second // renew soon after the start
 		if a.progresses() {
-			pause = leaseRenewal + rand.N(leaseRenewal/5) // not all nodes at once
+			pause = leaseRenewal + rand.N(leaseRenewal/5) // spread the nodes' renewals
 			err := l.renew(ctx, a.Now())
 			switch {
 			case err == nil:
@@ -49,7 +49,7 @@ func (l Lease) Run(ctx context.Context, a *Agent) {
 				pause = retryPause
 				if err.Error() != said {
 					said = err.Error()
-					a.Log.Warn("the agent's Lease cannot be renewed", "error", err)
+					a.Log.Warn("cannot renew the agent's Lease", "error", err)
 				}
 			}
 		}
@@ -61,7 +61,7 @@ func (l Lease) Run(ctx context.Context, a *Agent) {
 	}
 }
 
-// progresses reports whether the agent has looked at its node, and goes on doing so.
+// progresses reports whether the agent has checked its node once, and continues to.
 func (a *Agent) progresses() bool {
 	a.mu.Lock()
 	starting := a.startingLocked()
@@ -92,7 +92,7 @@ func (l Lease) renew(ctx context.Context, now time.Time) error {
 	if err := l.Client.Get(ctx, client.ObjectKey{Name: l.Node}, node); err != nil {
 		return fmt.Errorf("read Node %s: %w", l.Node, err)
 	}
-	// It goes with the Node.
+	// The Lease is deleted with the Node.
 	lease.OwnerReferences = []metav1.OwnerReference{{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: node.UID}}
 	if err := l.Client.Create(ctx, lease); err != nil {
 		return fmt.Errorf("create Lease %s/%s: %w", l.Namespace, lease.Name, err)

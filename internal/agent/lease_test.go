@@ -12,18 +12,18 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The Lease says that the agent looks at its node, not that its process is there.
+// The Lease means that the agent makes progress, not only that its process exists.
 func TestOnlyAnAgentThatMakesProgressRenewsItsLease(t *testing.T) {
 	e := newEnv(t, 1)
-	want := e.a.want
+	want := e.a.desired
 	e.kill()
 	e.start()
 	if e.a.progresses() {
-		t.Error("an agent that has not looked yet renews its Lease")
+		t.Error("an agent that has not checked its node yet renews its Lease")
 	}
-	e.setWant(want)
+	e.setDesired(want)
 	if !e.a.progresses() {
-		t.Error("an agent that has looked does not renew its Lease")
+		t.Error("an agent that has checked its node does not renew its Lease")
 	}
 	e.sleep(stuck)
 	if e.a.progresses() {
@@ -32,7 +32,7 @@ func TestOnlyAnAgentThatMakesProgressRenewsItsLease(t *testing.T) {
 	e.dp.failSync = errors.New("no such table")
 	_ = e.a.Repair(t.Context())
 	if !e.a.progresses() {
-		t.Error("an agent that finds trouble is no dead one: it reports the trouble")
+		t.Error("an agent that finds a problem is alive: it must renew its Lease")
 	}
 }
 
@@ -52,7 +52,7 @@ func TestLease(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, ok := got.Labels[claims.LabelLease]; !ok || !got.Spec.RenewTime.Time.Equal(now) || len(got.OwnerReferences) != 1 || got.OwnerReferences[0].UID != "uid-node" {
-			t.Fatalf("lease %+v, want one of the Node's, renewed at %v", got, now)
+			t.Fatalf("lease %+v, want one owned by the Node, renewed at %v", got, now)
 		}
 	}
 }

@@ -21,7 +21,7 @@ type Metrics struct {
 	reports *prometheus.CounterVec
 }
 
-// seconds are bucket bounds from a warm ADD (milliseconds) to a kubelet's patience.
+// seconds are bucket bounds, from a warm ADD (milliseconds) to the kubelet's timeout.
 var seconds = []float64{.001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5, 10, 20, 30, 60, 120}
 
 // NewMetrics makes the measurements and registers them.
@@ -96,7 +96,7 @@ func outcome(err error) string {
 	return "ok"
 }
 
-// Collector shows the pool as it is when it is scraped.
+// Collector returns a collector that reads the pool when it is scraped.
 func (a *Agent) Collector() prometheus.Collector {
 	return &poolCollector{
 		agent:     a,

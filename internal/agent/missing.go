@@ -12,28 +12,28 @@ import (
 )
 
 const (
-	// arrival is how long the device of an ENI that the controller calls attached may take to
-	// appear on the node before it counts as missing. Hot-plugging takes a second or two.
+	// arrival is how long the device of an attached ENI may take to appear on the node before it
+	// counts as missing. Hot-plugging takes a second or two.
 	arrival = 10 * time.Second
-	// strandedAfter is how long a pod's address must be on no ENI before the pod is told: a
-	// NodeNetwork that is made anew has no ENIs until the controller has found them again,
-	// which takes it as long as the cloud's lists lag, and a look or two.
+	// strandedAfter is how long a pod's address must be on no ENI before the pod gets an event: a
+	// NodeNetwork that is created again has no ENIs until the controller has found them, which
+	// takes as long as the cloud's lists lag, and a reconcile or two.
 	strandedAfter = time.Minute
 )
 
-// devicesSeen is what has been seen of the devices of ENIs, by MAC.
+// devicesSeen records when devices of ENIs were seen, by MAC.
 type devicesSeen struct {
 	there  map[string]bool
 	absent map[string]time.Time
 }
 
-// lookForLocked notes which devices there are. One that was there and is not any more was
-// taken off the node; one that was not there yet may be on its way. An ENI that a pod has, or
-// is being given, is there unless the last Sync found it nowhere. One that none has may just
-// have come back from a pod: the list of devices may be of before.
-func (a *Agent) lookForLocked(devices map[string]Device) {
+// recordDevicesLocked records which devices exist. A device that was seen and is gone was detached;
+// one that was never seen may still be on its way. An ENI that a pod has, or is being given, counts
+// as present unless the last Sync did not find it. The ENI of no pod may just have come back from
+// one: the list of devices may be older than that.
+func (a *Agent) recordDevicesLocked(devices map[string]Device) {
 	seen := devicesSeen{map[string]bool{}, map[string]time.Time{}}
-	for _, e := range a.want.ENIs {
+	for _, e := range a.desired.ENIs {
 		mac := e.MAC.String()
 		_, there := devices[mac]
 		holder := a.ownerLocked(mac)
@@ -51,19 +51,20 @@ func (a *Agent) lookForLocked(devices map[string]Device) {
 	a.devices = seen
 }
 
-// loseLocked takes a Sync's trouble with single pods: which of their exclusive ENIs it found nowhere.
-func (a *Agent) loseLocked(troubled []trouble) {
+// recordLostLocked records which exclusive ENIs the last Sync did not find, from its errors of
+// single pods.
+func (a *Agent) recordLostLocked(found []podProblem) {
 	a.lost = map[string]bool{}
-	for _, t := range troubled {
+	for _, t := range found {
 		if e := a.entries[t.key]; e != nil && errors.Is(t.err, datapath.ErrNoDevice) {
 			a.lost[e.ENI] = true
 		}
 	}
 }
 
-// missingLocked are the ENIs whose device should be on the node, or in its pod, and is not.
+// missingLocked returns the ENIs whose device should be on the node, or in its pod, and is not.
 func (a *Agent) missingLocked() (ids []string) {
-	for _, e := range a.want.ENIs {
+	for _, e := range a.desired.ENIs {
 		mac := e.MAC.String()
 		since, absent := a.devices.absent[mac]
 		if absent && (a.devices.there[mac] || a.Now().Sub(since) >= arrival) {
@@ -74,13 +75,13 @@ func (a *Agent) missingLocked() (ids []string) {
 	return ids
 }
 
-// strandedPods are the pods whose address has been on no ENI of the node for a while.
-// Whatever the cause, they have no network, and nobody but their owner can help them.
-func (a *Agent) strandedPods() (list []trouble) {
+// strandedPods returns the pods whose address has been on no ENI of the node for a while. Whatever
+// the cause, they have no network, and only their owner can recreate them.
+func (a *Agent) strandedPods() (list []podProblem) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	there := map[netip.Addr]bool{}
-	for _, e := range a.want.ENIs {
+	for _, e := range a.desired.ENIs {
 		for _, addr := range e.Addresses {
 			there[addr.Address] = !addr.Gone
 		}
@@ -95,7 +96,7 @@ func (a *Agent) strandedPods() (list []trouble) {
 			since[key] = a.Now()
 		}
 		if a.Now().Sub(since[key]) >= strandedAfter {
-			list = append(list, trouble{key, fmt.Errorf("no ENI of the node has the pod's address %s any more (it was taken away in the cloud): the pod has no network; delete it, so that it is made anew", e.Addresses[i])})
+			list = append(list, podProblem{key, fmt.Errorf("the pod's address %s is no longer on any ENI of the node (it was removed in the cloud): the pod has no network; delete it, so that it is recreated", e.Addresses[i])})
 		}
 	}
 	a.stranded = since

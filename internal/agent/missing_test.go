@@ -18,7 +18,7 @@ func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
 	e.restart()
 	missing := func() []string { return e.a.Status(v1alpha1.NodeNetworkStatus{}).MissingENIs }
 	if m := missing(); m != nil {
-		t.Errorf("missing %v: it may be on its way", m)
+		t.Errorf("missing %v: the device may appear soon", m)
 	}
 	onNode[eniMAC] = Device{Name: "eth1"}
 	e.repair()
@@ -27,16 +27,16 @@ func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
 	if m := missing(); !slices.Equal(m, []string{"eni-1"}) {
 		t.Errorf("missing %v at once when the device went, want eni-1", m)
 	}
-	w := e.a.want
+	w := e.a.desired
 	w.ENIs = slices.Clone(w.ENIs)
 	w.ENIs[0].Ready = false
-	e.setWant(w)
+	e.setDesired(w)
 	if m := missing(); m != nil {
 		t.Errorf("missing %v: the controller attaches it again", m)
 	}
 	w.ENIs = slices.Clone(w.ENIs)
 	w.ENIs[0].Ready = true
-	e.setWant(w)
+	e.setDesired(w)
 	if m := missing(); m != nil {
 		t.Errorf("missing %v just after it was attached", m)
 	}
@@ -46,8 +46,7 @@ func TestAnENIWhoseDeviceGoesIsReported(t *testing.T) {
 	}
 }
 
-// An ENI that a pod has to itself is on the node, in the pod, or on its way between: only
-// one that is nowhere is missing.
+// An exclusive ENI is on the node, in the pod, or being moved: it is missing only if it is nowhere.
 func TestAnExclusiveENIWhoseDeviceGoesIsReported(t *testing.T) {
 	e, onNode := mixed(t)
 	is := func(when string, want ...string) {
@@ -61,12 +60,12 @@ func TestAnExclusiveENIWhoseDeviceGoesIsReported(t *testing.T) {
 		if err != nil {
 			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "own1", IfName: "eth0", Err: fmt.Errorf("ENI eni-2: %w", err)})
 		}
-		e.repair() // finds it out
-		e.repair() // the next look knows
+		e.repair() // records it
+		e.repair() // the next repair uses it
 	}
 	e.dp.onAdd = func(at step) {
 		delete(onNode, exclusiveMAC)
-		e.a.lookForDevices()
+		e.a.refreshDevices()
 		e.sleep(arrival)
 		is("ADD, " + string(at))
 	}
@@ -75,13 +74,13 @@ func TestAnExclusiveENIWhoseDeviceGoesIsReported(t *testing.T) {
 	e.repair()
 	is("in the pod")
 	lost(errors.New("no route"))
-	is("in the pod, which has other trouble")
+	is("in the pod, which has another problem")
 	lost(datapath.ErrNoDevice)
 	is("detached from the pod", "eni-2")
 	lost(nil)
 	is("attached again, and in the pod")
 	e.dp.onDel = func(at step) {
-		e.a.lookForDevices()
+		e.a.refreshDevices()
 		e.sleep(arrival)
 		is("DEL, " + string(at))
 	}
@@ -96,28 +95,28 @@ func TestAnExclusiveENIWhoseDeviceGoesIsReported(t *testing.T) {
 	is("gone from the node", "eni-2")
 }
 
-// Whatever took a pod's address away, the pod is told, once; what is back in time is not
-// worth an event.
+// Whatever removed a pod's address, the pod gets one event; an address that is back in time causes
+// none.
 func TestAPodWhoseAddressIsGoneIsTold(t *testing.T) {
 	e := newEnv(t, 2)
-	var told []string
+	var events []string
 	e.configure = func(o *Options) {
-		o.Tell = func(pod PodRef, reason, note string) {
-			told = append(told, fmt.Sprint(pod.Name, " ", reason, " ", note))
+		o.PodEvent = func(pod PodRef, reason, note string) {
+			events = append(events, fmt.Sprint(pod.Name, " ", reason, " ", note))
 		}
 	}
 	e.restart()
 	addr, _, _ := strings.Cut(e.mustAdd("a"), "/")
-	full := e.a.want
+	full := e.a.desired
 	none := full
 	none.ENIs = nil
-	e.setWant(none)
+	e.setDesired(none)
 	e.sleep(strandedAfter / 2)
-	e.setWant(full)
+	e.setDesired(full)
 	e.sleep(strandedAfter)
 	e.repair()
-	if len(told) > 0 {
-		t.Errorf("told %q of an address that is back", told)
+	if len(events) > 0 {
+		t.Errorf("events %q for an address that is back", events)
 	}
 	gone := full
 	gone.ENIs = slices.Clone(full.ENIs)
@@ -125,14 +124,14 @@ func TestAPodWhoseAddressIsGoneIsTold(t *testing.T) {
 	for i := range gone.ENIs[0].Addresses {
 		gone.ENIs[0].Addresses[i].Gone = true
 	}
-	for _, w := range []Want{gone, none, gone} {
-		e.setWant(w)
+	for _, w := range []Desired{gone, none, gone} {
+		e.setDesired(w)
 		e.sleep(strandedAfter)
 		e.repair()
 		e.repair()
 	}
-	if len(told) != 1 || !strings.HasPrefix(told[0], "pod-a "+reasonStranded) || !strings.Contains(told[0], addr) || !strings.Contains(told[0], "delete it") {
-		t.Errorf("told %q, want the pod's name, its address and what to do, once", told)
+	if len(events) != 1 || !strings.HasPrefix(events[0], "pod-a "+reasonStranded) || !strings.Contains(events[0], addr) || !strings.Contains(events[0], "delete it") {
+		t.Errorf("events %q, want the pod's name, its address and what to do, once", events)
 	}
 	if ok, why := e.a.Ready(); !ok {
 		t.Errorf("the node is not ready: %s", why)
@@ -158,21 +157,21 @@ func TestAWaitingPodHearsThatTheControllerIsSilent(t *testing.T) {
 	if s := why(e); !strings.Contains(s, silent+" for 20s") {
 		t.Errorf("after %v: %s", answerTime, s)
 	}
-	w := e.a.want
+	w := e.a.desired
 	w.Generation++
-	e.setWant(w)
+	e.setDesired(w)
 	if s := why(e); strings.Contains(s, silent) {
-		t.Errorf("when it has just said something: %s", s)
+		t.Errorf("just after a change: %s", s)
 	}
 	w.Generation, w.Moving = w.Generation+1, true
-	e.setWant(w)
+	e.setDesired(w)
 	e.sleep(answerTime)
 	if s := why(e); strings.Contains(s, silent) {
 		t.Errorf("while an ENI is being attached: %s", s)
 	}
 	e.sleep(movingTime)
 	if s := why(e); !strings.Contains(s, silent) {
-		t.Errorf("when an ENI has been on its way for %v: %s", movingTime, s)
+		t.Errorf("when an ENI has been attaching for %v: %s", movingTime, s)
 	}
 	e.a.reported(1, errors.New("connection refused"))
 	if s := why(e); !strings.Contains(s, "cannot be written: connection refused") {

@@ -15,8 +15,8 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// A node goes from one datapath to another: new pods get the new one, each pod is
-// served as what it was wired as, over a restart too.
+// When a node changes its datapath, new pods get the new kind, and existing pods keep theirs, also
+// after a restart.
 func TestMovingToAnotherDatapath(t *testing.T) {
 	e := newEnv(t, 8)
 	e.dp.choices = []string{"fake", "slow"}
@@ -29,9 +29,9 @@ func TestMovingToAnotherDatapath(t *testing.T) {
 	}
 	move := func(name string) {
 		t.Helper()
-		w := e.a.want
+		w := e.a.desired
 		w.Datapath = name
-		e.setWant(w)
+		e.setDesired(w)
 		if got := e.a.Status(v1alpha1.NodeNetworkStatus{}).Datapath; name != "auto" && got != name {
 			t.Errorf("status says %s, want %s", got, name)
 		}
@@ -61,8 +61,8 @@ func TestMovingToAnotherDatapath(t *testing.T) {
 	}
 }
 
-// What a kernel lacks is said to who asks for it; auto takes what there is and says
-// why; a node that serves goes on.
+// A datapath that the kernel does not support is refused with the reason; auto takes a supported one
+// and says why; a node that serves pods continues to.
 func TestLackingDatapath(t *testing.T) {
 	e := newEnv(t, 2)
 	e.dp.lacking = map[string]error{"magic": errors.New("the kernel has no magic")}
@@ -78,35 +78,35 @@ func TestLackingDatapath(t *testing.T) {
 	if got := why(); !strings.HasPrefix(got, "True AutoLacking: ") || !strings.Contains(got, "not magic: the kernel has no magic") {
 		t.Errorf("auto: condition %q", got)
 	}
-	w := e.a.want
+	w := e.a.desired
 	w.Datapath = "magic"
-	e.setWant(w)
+	e.setDesired(w)
 	if got := why(); !strings.HasPrefix(got, "True KeptWhileRunning: ") || !strings.Contains(got, "no magic") || !strings.Contains(got, "fake") {
-		t.Errorf("asked while running: condition %q", got)
+		t.Errorf("configured while running: condition %q", got)
 	}
 	e.mustAdd("a")
 	e.kill()
 	e.start()
-	if err := e.a.SetWant(w); err != nil {
+	if err := e.a.SetDesired(w); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), "does not work on this node: the kernel has no magic") {
-		t.Errorf("asked at start: %v", err)
+		t.Errorf("configured at start: %v", err)
 	}
 	if got := why(); !strings.HasPrefix(got, "False Refused: ") || !strings.Contains(got, "no magic") {
-		t.Errorf("asked at start: condition %q", got)
+		t.Errorf("configured at start: condition %q", got)
 	}
 }
 
-// A kernel that cannot do what all datapaths build on wires nobody, and the node's condition
-// names what it lacks instead of what it answered to the attempt.
+// A kernel without what all datapaths need wires no pod, and the node's condition names what is
+// missing, not the kernel's error.
 func TestLackingAll(t *testing.T) {
 	e := newEnv(t, 2)
-	w := e.a.want
+	w := e.a.desired
 	e.kill()
 	e.dp.lacking = map[string]error{"fake": &datapath.UnsupportedError{Feature: "nftables", Err: errors.New("protocol not supported")}}
 	e.start()
-	if err := e.a.SetWant(w); err != nil {
+	if err := e.a.SetDesired(w); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), "this kernel lacks nftables") {
@@ -121,7 +121,7 @@ func TestLackingAll(t *testing.T) {
 	}
 }
 
-// A pod is of the kind that its journal says, in whichever words an earlier agent wrote it.
+// A pod's kind is the one in its journal entry, in the format of any earlier version.
 func TestPodOf(t *testing.T) {
 	eni := &datapath.ENI{ID: "eni-1"}
 	for _, c := range []struct {
@@ -130,7 +130,7 @@ func TestPodOf(t *testing.T) {
 		state datapath.State
 	}{
 		{journal.Entry{State: journal.Ready, Datapath: claims.IPvlan, HostIfName: "twa"}, claims.IPvlan, datapath.Wired},
-		{journal.Entry{State: journal.Ready}, claims.Route, datapath.Wired}, // from before there were others
+		{journal.Entry{State: journal.Ready}, claims.Route, datapath.Wired}, // written when there was no other kind
 		{journal.Entry{State: journal.Ready, Datapath: claims.Exclusive, Exclusive: eni}, claims.Exclusive, datapath.Wired},
 		{journal.Entry{State: journal.Ready, Exclusive: eni}, claims.Exclusive, datapath.Wired},
 		{journal.Entry{State: journal.Allocating, Datapath: claims.EBPF}, claims.EBPF, datapath.Unwired},

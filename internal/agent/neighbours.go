@@ -13,10 +13,10 @@ import (
 	"terway.dev/terway/internal/datapath/monitor"
 )
 
-// The agent beside other programs of the node: what they take away is repaired at once,
-// what is in the pods' way and not ours to change is named in the status.
+// The agent and other programs of the node: what they remove is repaired at once; what breaks the
+// pods' traffic and is not Terway's to change is named in the status.
 
-// newMonitor watches the network namespace that the agent runs in.
+// newMonitor watches the network namespace in which the agent runs.
 func (a *Agent) newMonitor() *monitor.Monitor {
 	return monitor.New(monitor.Options{
 		NetNS: netns.None(), Log: a.Log,
@@ -24,23 +24,24 @@ func (a *Agent) newMonitor() *monitor.Monitor {
 	})
 }
 
-// Watch lets changes that somebody makes in the kernel be repaired at once, until ctx is done.
+// Watch repairs at once what another program changes in the kernel, until ctx is done.
 func (a *Agent) Watch(ctx context.Context) { a.monitor.Run(ctx) }
 
-// wantsDevice reports whether a device with this MAC is one of the node's ENIs for pods,
-// as the controller says, and none that a call brings into its pod or back just now: that
-// changes nothing of the node, and a repair looks at all pods.
+// wantsDevice reports whether a device with this MAC is one of the node's ENIs for pods, according
+// to the desired state. An ENI that a call is moving into its pod or back does not count: the
+// node's state does not depend on it, and a repair compares all pods.
 func (a *Agent) wantsDevice(mac net.HardwareAddr) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !slices.ContainsFunc(a.want.ENIs, func(e WantENI) bool { return bytes.Equal(e.MAC, mac) }) {
+	if !slices.ContainsFunc(a.desired.ENIs, func(e DesiredENI) bool { return bytes.Equal(e.MAC, mac) }) {
 		return false
 	}
 	owner := a.ownerLocked(mac.String())
 	return owner == nil || owner.State == journal.Ready
 }
 
-// hasPodDevice reports whether a pod that is wired, and not about to go, has this device on the node.
+// hasPodDevice reports whether this is the node's device of a pod that is wired and not being
+// released.
 func (a *Agent) hasPodDevice(name string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -52,14 +53,14 @@ func (a *Agent) hasPodDevice(name string) bool {
 	return false
 }
 
-// obstructLocked takes what the last look found in the pods' way.
-func (a *Agent) obstructLocked(found []string) {
+// setObstaclesLocked stores the obstacles that the last repair found.
+func (a *Agent) setObstaclesLocked(found []string) {
 	if what := a.monitor.Contended(); what != "" {
-		found = append(found, "something on this node changes again and again what Terway made, and it is repaired more slowly for that: "+what+
-			". Which program it is, its log or `nft monitor` may say; keep it off Terway's devices, rules and tables")
+		found = append(found, "another program on this node keeps changing what Terway made, so repairs are delayed: "+what+
+			". Its log or `nft monitor` may show which program it is; keep it away from Terway's devices, rules and tables")
 	}
 	if len(found) > 0 && !slices.Equal(found, a.obstacles) {
-		a.Log.Warn("other programs of this node are in the pods' way", "what", strings.Join(found, "; "))
+		a.Log.Warn("other programs of this node may break pods' traffic", "what", strings.Join(found, "; "))
 	}
 	a.obstacles = found
 }

@@ -20,42 +20,42 @@ import (
 )
 
 const (
-	// statusPause is the least time between two reports: a burst of pods is one
-	// report, and a waiting pod's demand is heard within this time.
+	// statusPause is the least time between two reports: a burst of pods causes one report, and a
+	// waiting pod's demand is reported within this time.
 	statusPause = 100 * time.Millisecond
-	// retryPause is how long a failed report or read waits.
+	// retryPause is the pause after a failed report or read.
 	retryPause = time.Second
-	// callTimeout bounds one call of the API server.
+	// callTimeout bounds one call to the API server.
 	callTimeout = 10 * time.Second
-	// nodePeriod is how often the node's own addresses are looked at.
+	// nodePeriod is how often the node's own addresses are read.
 	nodePeriod = time.Minute
-	// patience is how long a starting agent waits for the API server before it
-	// goes by what it was told before it stopped.
+	// patience is how long a starting agent waits for the API server before it uses the desired
+	// state in the journal.
 	patience = 3 * time.Second
 )
 
 // Cluster is what NodeSync needs of the API server.
 type Cluster struct {
-	// Client writes, and reads what must be fresh.
+	// Client writes, and reads what must not be stale.
 	Client client.Client
-	// Own is the last seen state of the node's NodeNetwork; reading it costs no call.
+	// Own reads the node's NodeNetwork from a cache.
 	Own client.Reader
-	// Watch calls changed whenever Own has something new, until ctx is done.
+	// Watch calls changed whenever Own has a new version, until ctx is done.
 	Watch func(ctx context.Context, changed func()) error
 }
 
-// NodeSync carries the controller's word to the agent and the agent's report back.
+// NodeSync passes the desired state to the agent, and writes the agent's report.
 type NodeSync struct {
 	agent   *Agent
 	name    string
 	cluster Cluster
 
-	// told is the controller's last word, of this life of the agent.
-	told word
-	// before is the last word of the one before, as the journal has it, read once.
-	before *word
-	// reported is the status that the API server has from us in the object
-	// reportedTo; certain is false when the outcome of a write is not known.
+	// received is the last desired state that this process has received and applied.
+	received desiredState
+	// saved is the last desired state of the previous process, read once from the journal.
+	saved *desiredState
+	// reported is the last status written, in the object reportedTo; certain is false when the
+	// outcome of a write is unknown.
 	reported   v1alpha1.NodeNetworkStatus
 	reportedTo types.UID
 	certain    bool
@@ -63,29 +63,30 @@ type NodeSync struct {
 	bare bool
 }
 
-// word is what the controller and the kubelet say of the node. The journal keeps
-// it, so that an agent that starts while the API server is away can serve. It is
-// written before it is acted on: an address that the agent has given back is
-// marked so in the word that it finds when it starts again.
-type word struct {
+// desiredState is what the controller and the kubelet say about the node. The journal keeps it, so
+// that an agent that starts while the API server is unreachable can serve. It is written before it
+// is applied: a restarted agent finds the addresses marked that it has given back.
+type desiredState struct {
 	UID        types.UID
 	Generation int64
 	Spec       v1alpha1.NodeNetworkSpec
 	Addresses  []netip.Addr
-	// Offered: since it booted, the node has offered ENIs for pods of their own.
+	// Offered: since it booted, the node has offered exclusive ENIs.
 	Offered bool `json:",omitempty"`
 }
 
-// offered says it also of a word from an agent that did not note it.
-func (w word) offered() bool { return w.Offered || offers(&w.Spec) > 0 || w.Spec.ExclusiveENIs > 0 }
+// offered also covers a desiredState written by an agent that did not record it.
+func (w desiredState) offered() bool {
+	return w.Offered || offers(&w.Spec) > 0 || w.Spec.ExclusiveENIs > 0
+}
 
-// same compares field by field: DeepEqual cannot look into an address.
-func (w word) same(o word) bool {
+// same compares by field: DeepEqual cannot compare netip addresses.
+func (w desiredState) same(o desiredState) bool {
 	return w.UID == o.UID && w.Generation == o.Generation && w.Offered == o.Offered && slices.Equal(w.Addresses, o.Addresses) &&
 		equality.Semantic.DeepEqual(w.Spec, o.Spec)
 }
 
-// NewNodeSync asks nothing of the API server yet.
+// NewNodeSync does not call the API server.
 func NewNodeSync(a *Agent, c Cluster, nodeName string) *NodeSync {
 	return &NodeSync{agent: a, name: nodeName, cluster: c}
 }
@@ -95,7 +96,7 @@ func (s *NodeSync) Run(ctx context.Context) error {
 	changed := make(chan struct{}, 1)
 	stopped := make(chan error, 1)
 	go func() { stopped <- s.cluster.Watch(ctx, func() { signal(changed) }) }()
-	// Until there is an object nothing can be reported, and Own cannot be read.
+	// Until the object exists nothing can be reported, and Own has nothing to read.
 	startReports := sync.OnceFunc(func() { go s.report(ctx) })
 
 	impatient := time.NewTimer(patience)
@@ -108,14 +109,14 @@ func (s *NodeSync) Run(ctx context.Context) error {
 		select {
 		case <-changed:
 			startReports()
-			err = s.take(ctx, false)
+			err = s.receive(ctx, false)
 		case <-again:
-			err = s.take(ctx, true)
+			err = s.receive(ctx, true)
 		case <-node.C:
-			err = s.take(ctx, true)
-			signal(s.agent.dirty) // what is to be reported may follow from the time alone
+			err = s.receive(ctx, true)
+			signal(s.agent.dirty) // the report may change with time alone
 		case <-impatient.C:
-			err = s.recall()
+			err = s.restoreSaved()
 		case err := <-stopped:
 			return err
 		case <-ctx.Done():
@@ -123,39 +124,39 @@ func (s *NodeSync) Run(ctx context.Context) error {
 		}
 		again = nil
 		if err != nil && ctx.Err() == nil {
-			s.agent.Log.Warn("the controller's word cannot be taken; trying again", "error", err)
+			s.agent.Log.Warn("cannot apply NodeNetwork; trying again", "error", err)
 			again = time.After(retryPause)
 		}
 	}
 }
 
-// take hands the controller's word to the agent if it differs from the last.
-// look makes it look at the node's addresses even if it does not.
-func (s *NodeSync) take(ctx context.Context, look bool) error {
+// receive passes the NodeNetwork to the agent if it differs from the last one. If refresh is set it
+// also reads the node's addresses when nothing differs.
+func (s *NodeSync) receive(ctx context.Context, refresh bool) error {
 	nn := &v1alpha1.NodeNetwork{}
 	if err := s.cluster.Own.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
 		if apierrors.IsNotFound(err) {
-			return nil // not made yet, or deleted: pods keep what they have
+			return nil // not created yet, or deleted: pods keep what they have
 		}
 		return fmt.Errorf("read NodeNetwork %s: %w", s.name, err)
 	}
 	last := s.last()
 	if last.UID != "" && nn.UID != last.UID {
-		// Generations do not say which of two objects of one name is the older, and what is
-		// watched may be an API server that lags behind: only a read past every cache does.
+		// Generations do not order two objects of one name, and the watched API server may lag
+		// behind: only a live read tells.
 		if err := s.live(ctx, nn); err != nil {
 			return client.IgnoreNotFound(err)
 		}
 	}
-	w := word{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.told.Addresses}
-	w.Spec.Conditions = nil // said below
+	w := desiredState{UID: nn.UID, Generation: nn.Generation, Spec: nn.Spec, Addresses: s.received.Addresses}
+	w.Spec.Conditions = nil // read by whyNoMore
 	if w.UID == last.UID && w.Generation < last.Generation {
-		s.agent.Log.Info("an older word than the agent has acted on is passed over: the API server lags behind", "generation", w.Generation, "acted on", last.Generation)
+		s.agent.Log.Info("ignoring a NodeNetwork that is older than the one applied: the API server lags behind", "generation", w.Generation, "applied", last.Generation)
 		return nil
 	}
 	s.agent.SetWhyNoMore(whyNoMore(nn))
-	if !look && equality.Semantic.DeepEqual(w.Spec, s.told.Spec) && w.UID == s.told.UID && w.Generation == s.told.Generation {
-		return nil // our own report, or the controller's conditions
+	if !refresh && equality.Semantic.DeepEqual(w.Spec, s.received.Spec) && w.UID == s.received.UID && w.Generation == s.received.Generation {
+		return nil // a change of the agent's own report, or of the controller's conditions
 	}
 	w.Offered = w.offered() || last.offered()
 	addresses, nodeErr := s.nodeAddresses(ctx)
@@ -165,7 +166,7 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 	case len(w.Addresses) == 0:
 		return nodeErr
 	}
-	if w.same(s.told) {
+	if w.same(s.received) {
 		return nodeErr
 	}
 	raw, err := json.Marshal(w)
@@ -178,7 +179,7 @@ func (s *NodeSync) take(ctx context.Context, look bool) error {
 	return errors.Join(nodeErr, s.apply(w))
 }
 
-// live reads the node's NodeNetwork from the API server itself.
+// live reads the node's NodeNetwork from the API server, not from a cache.
 func (s *NodeSync) live(ctx context.Context, nn *v1alpha1.NodeNetwork) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -189,62 +190,62 @@ func (s *NodeSync) live(ctx context.Context, nn *v1alpha1.NodeNetwork) error {
 	return nil
 }
 
-// recall goes by what the journal kept, if nothing was heard since the start.
-func (s *NodeSync) recall() error {
-	if s.told.UID != "" {
+// restoreSaved applies the desired state in the journal if none was received since the start.
+func (s *NodeSync) restoreSaved() error {
+	if s.received.UID != "" {
 		return nil
 	}
 	w := s.last()
 	if w.UID == "" {
 		return nil
 	}
-	s.agent.Log.Warn("nothing heard from the API server; going by what the controller said before the agent stopped", "generation", w.Generation)
+	s.agent.Log.Warn("no answer from the API server; using the NodeNetwork that was applied before the agent stopped", "generation", w.Generation)
 	return s.apply(w)
 }
 
-// kept is the word in the journal, empty if there is none.
-func (s *NodeSync) kept() (w word, err error) {
+// loadSaved reads the desired state in the journal, empty if there is none.
+func (s *NodeSync) loadSaved() (w desiredState, err error) {
 	raw, err := s.agent.Journal.Node()
 	if err != nil || raw == nil {
-		return word{}, err
+		return desiredState{}, err
 	}
 	if err := json.Unmarshal(raw, &w); err != nil {
-		return word{}, fmt.Errorf("the node's state in the journal: %w", err)
+		return desiredState{}, fmt.Errorf("the node's state in the journal: %w", err)
 	}
 	return w, nil
 }
 
-// last is the word that the agent has acted on last, in this life or the one before. Order
-// is judged by it, not by what this life has heard: an address that was given back since an
-// older word may be another node's. Of one that cannot be read nothing is known, but that
-// the node may have offered ENIs: then each ADD asks the kubelet.
-func (s *NodeSync) last() word {
-	if s.told.UID != "" {
-		return s.told
+// last returns the desired state that was applied last, by this process or the one before. Order is
+// judged by it, not by what this process has received: an address that was given back may be
+// another node's by now. If it cannot be read, only Offered is assumed: each ADD then asks the
+// kubelet.
+func (s *NodeSync) last() desiredState {
+	if s.received.UID != "" {
+		return s.received
 	}
-	if s.before == nil {
-		w, err := s.kept()
+	if s.saved == nil {
+		w, err := s.loadSaved()
 		if err != nil {
-			s.agent.Log.Error("what the controller said before the agent stopped cannot be read", "error", err)
-			w = word{Offered: true}
+			s.agent.Log.Error("cannot read the NodeNetwork that was applied before the agent stopped", "error", err)
+			w = desiredState{Offered: true}
 		}
-		s.before = &w
+		s.saved = &w
 	}
-	return *s.before
+	return *s.saved
 }
 
-func (s *NodeSync) apply(w word) error {
+func (s *NodeSync) apply(w desiredState) error {
 	nn := &v1alpha1.NodeNetwork{Spec: w.Spec}
 	nn.Generation = w.Generation
-	want, err := ParseWant(nn, w.Addresses)
+	want, err := ParseDesired(nn, w.Addresses)
 	if err != nil {
 		s.agent.Log.Error("NodeNetwork has parts that cannot be used; they are left out", "error", err)
 	}
 	want.Offered = w.offered()
-	if err := s.agent.SetWant(want); err != nil {
+	if err := s.agent.SetDesired(want); err != nil {
 		return err
 	}
-	s.told = w
+	s.received = w
 	return nil
 }
 
@@ -272,7 +273,7 @@ func (s *NodeSync) nodeAddresses(ctx context.Context) ([]netip.Addr, error) {
 	return out, nil
 }
 
-// report writes the agent's half of NodeNetwork whenever it changes.
+// report writes the agent's part of the status whenever it changes.
 func (s *NodeSync) report(ctx context.Context) {
 	for {
 		select {
@@ -294,13 +295,13 @@ func (s *NodeSync) report(ctx context.Context) {
 	}
 }
 
-// write sends all of the status that is the agent's, not a difference to what the cache
-// has: the cache lags behind our own last report, and a difference to it would lose changes.
+// write sends all of the agent's part of the status, not a diff against the cache: the cache lags
+// behind the agent's own last report, so a diff would lose changes.
 func (s *NodeSync) write(ctx context.Context) error {
 	nn := &v1alpha1.NodeNetwork{}
 	if err := s.cluster.Own.Get(ctx, client.ObjectKey{Name: s.name}, nn); err != nil {
 		if apierrors.IsNotFound(err) {
-			return nil // the controller has not made it yet; its arrival makes us dirty
+			return nil // not created yet; its arrival signals dirty
 		}
 		return err
 	}
@@ -335,14 +336,13 @@ func (s *NodeSync) write(ctx context.Context) error {
 	return nil
 }
 
-// emptyStatus makes a status where there is none: a JSON patch can add no field to what is
-// not there. Where there is one, the report that follows says the same fields again.
+// emptyStatus creates a status where there is none: a JSON patch cannot add a field to a missing
+// object. The report that follows writes the same fields again.
 const emptyStatus = `{"status":{"demand":0,"eniDemand":0,"usedCount":0}}`
 
-// statusPatch makes the agent's part of the status exactly st, in the object with that UID: a
-// report that was made for an object must not land in one of the same name that came after
-// it. (A UID in a merge patch would be passed over: the API server takes the status alone.)
-// What st does not name is the controller's.
+// statusPatch sets the agent's part of the status to st, in the object with that UID: a report must
+// not land in a later object of the same name. (In a merge patch the UID would be ignored: the API
+// server reads only the status.) It leaves fields that are not in st to the controller.
 func statusPatch(uid types.UID, st v1alpha1.NodeNetworkStatus) ([]byte, error) {
 	ops := []map[string]any{{"op": "test", "path": "/metadata/uid", "value": uid}}
 	for _, f := range []struct {
@@ -367,7 +367,7 @@ func statusPatch(uid types.UID, st v1alpha1.NodeNetworkStatus) ([]byte, error) {
 	return json.Marshal(ops)
 }
 
-// list is never null, which the API server takes for no list.
+// list never returns nil: the API server does not accept null for a list.
 func list[T any](l []T) []T {
 	if l == nil {
 		return []T{}

@@ -10,9 +10,9 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// A change of what the controller says of the node is heard by waiting pods, and is nothing
-// to write down or to repair; nor does it take back what the agent has confirmed. One of the
-// former version says it in the spec.
+// A change of the controller's conditions reaches waiting pods. It causes no write to the journal and
+// no repair, and does not revert what the agent has confirmed. A controller of the previous version
+// has the conditions in the spec.
 func TestControllersMessageIsNoNewWord(t *testing.T) {
 	e := newEnv(t, 0)
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
@@ -33,7 +33,7 @@ func TestControllersMessageIsNoNewWord(t *testing.T) {
 		if err := api.Status().Update(t.Context(), now); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.take(t.Context(), false); err != nil {
+		if err := s.receive(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -46,17 +46,17 @@ func TestControllersMessageIsNoNewWord(t *testing.T) {
 	case <-e.a.Repairs():
 	default:
 	}
-	if err := e.a.Journal.Close(); err != nil { // whatever is written from here on is an error
+	if err := e.a.Journal.Close(); err != nil { // a write from here on fails
 		t.Fatal(err)
 	}
 	for _, message := range []string{"vsw-1", "vsw-2"} {
 		take(func(nn *v1alpha1.NodeNetwork) { nn.Status.ControllerConditions = full(message) })
 		if e.a.whyNoMore != "VSwitchFull: "+message {
-			t.Errorf("the agent says %q of %s", e.a.whyNoMore, message)
+			t.Errorf("the agent says %q for %s", e.a.whyNoMore, message)
 		}
 	}
 	if len(e.a.Repairs()) > 0 {
-		t.Error("a message has the node repaired")
+		t.Error("a message causes a repair")
 	}
 	take(func(nn *v1alpha1.NodeNetwork) { nn.Status.ControllerConditions = nil })
 	if e.a.whyNoMore != "" {
@@ -64,11 +64,11 @@ func TestControllersMessageIsNoNewWord(t *testing.T) {
 	}
 	take(func(nn *v1alpha1.NodeNetwork) { nn.Spec.Conditions = full("vsw-3") })
 	if e.a.whyNoMore != "VSwitchFull: vsw-3" {
-		t.Errorf("of a controller of the former version the agent says %q", e.a.whyNoMore)
+		t.Errorf("with a controller of the previous version the agent says %q", e.a.whyNoMore)
 	}
 }
 
-// What the controller says in the status outlives the agent's report.
+// The controller's conditions in the status outlive the agent's report.
 func TestReportLeavesTheControllersConditions(t *testing.T) {
 	e := newEnv(t, 1)
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))

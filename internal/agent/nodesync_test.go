@@ -47,8 +47,8 @@ func nodeObjects(generation int64, addresses ...string) (*corev1.Node, *v1alpha1
 	}, nn
 }
 
-// apiServer is as much of one as the agent may use. Any other request is refused,
-// and noted: the agent must do with the permissions that its chart asks for.
+// apiServer implements the requests that the agent may make. It rejects and records any other
+// request: the agent must need no more than the permissions in the chart.
 type apiServer struct {
 	*httptest.Server
 	mu      sync.Mutex
@@ -132,7 +132,7 @@ func TestPermissionsThatTheAgentNeeds(t *testing.T) {
 		t.Error(err)
 	}
 	if len(api.other) > 0 {
-		t.Errorf("the agent asked for more than it may: %v", api.other)
+		t.Errorf("the agent made requests that it has no permission for: %v", api.other)
 	}
 	p := api.seen()[0]
 	if p[0]["op"] != "test" || p[0]["path"] != "/metadata/uid" || p[0]["value"] != "uid-1" {
@@ -145,8 +145,8 @@ func TestPermissionsThatTheAgentNeeds(t *testing.T) {
 	}
 }
 
-// Each field of the status is in the agent's report or in what the controller writes, so that
-// one that is added is not forgotten.
+// Each field of the status is written by the agent or by the controller, so a new field is not
+// forgotten.
 func TestReportNamesAllOfTheAgentsFields(t *testing.T) {
 	raw, err := statusPatch("uid-1", v1alpha1.NodeNetworkStatus{})
 	if err != nil {
@@ -159,7 +159,7 @@ func TestReportNamesAllOfTheAgentsFields(t *testing.T) {
 	var got []string
 	for _, op := range ops[1:] {
 		if op["value"] == nil {
-			t.Errorf("%v: the API server takes no null", op)
+			t.Errorf("%v: the API server accepts no null", op)
 		}
 		got = append(got, strings.TrimPrefix(op["path"].(string), "/status/"))
 	}
@@ -204,8 +204,8 @@ func unversioned(node *corev1.Node, nn *v1alpha1.NodeNetwork) (*corev1.Node, *v1
 	return node, nn
 }
 
-// An API server that lags behind says what is no longer so: an address that was
-// confirmed as released would be given to a pod.
+// An API server that lags behind returns an old spec: an address that was confirmed as released would
+// be given to a pod.
 func TestOlderWordIsIgnored(t *testing.T) {
 	e := newEnv(t, 0)
 	node, nn := unversioned(nodeObjects(5, "192.168.32.1", "192.168.32.2"))
@@ -226,47 +226,47 @@ func TestOlderWordIsIgnored(t *testing.T) {
 		if err := api.Update(t.Context(), got); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.take(t.Context(), false); err != nil {
+		if err := s.receive(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
 	}
 	take(5, 1)
 	take(4, 3)
 	if got := e.a.total(); got != 1 {
-		t.Errorf("%d addresses after an older word, want 1", got)
+		t.Errorf("%d addresses after an older generation, want 1", got)
 	}
 	take(6, 2)
 	if got := e.a.total(); got != 2 {
-		t.Errorf("%d addresses after a newer word, want 2", got)
+		t.Errorf("%d addresses after a newer generation, want 2", got)
 	}
 
-	// A restarted agent that hears nothing goes by the last word that it acted on.
+	// A restarted agent without an API server uses the generation that it applied last.
 	e.kill()
 	e.start()
 	s = NewNodeSync(e.a, c, "node-1")
-	if err := s.recall(); err != nil {
+	if err := s.restoreSaved(); err != nil {
 		t.Fatal(err)
 	}
-	if got := e.a.total(); got != 2 || s.told.Generation != 6 {
-		t.Errorf("recalled %d addresses of generation %d, want 2 of 6", got, s.told.Generation)
+	if got := e.a.total(); got != 2 || s.received.Generation != 6 {
+		t.Errorf("restored %d addresses of generation %d, want 2 of 6", got, s.received.Generation)
 	}
 
-	// Nor does one that hears an older word first: its list may come from another API server.
+	// A restarted agent also ignores an older generation that it reads first, perhaps from another API server.
 	e.kill()
 	e.start()
 	s = NewNodeSync(e.a, c, "node-1")
 	take(5, 1)
-	if got := e.a.total(); got != 0 || s.told.Generation != 0 {
-		t.Errorf("%d addresses of generation %d after a restart, want none before generation 6 or the journal's", got, s.told.Generation)
+	if got := e.a.total(); got != 0 || s.received.Generation != 0 {
+		t.Errorf("%d addresses of generation %d after a restart, want none before generation 6 or the journal's", got, s.received.Generation)
 	}
-	if w, err := s.kept(); err != nil || w.Generation != 6 {
+	if w, err := s.loadSaved(); err != nil || w.Generation != 6 {
 		t.Errorf("the journal has generation %d (%v), want 6", w.Generation, err)
 	}
 	take(7, 3)
 	if got := e.a.total(); got != 3 {
 		t.Errorf("%d addresses of generation 7, want 3", got)
 	}
-	// Another object of the name counts anew.
+	// A new object of the same name starts its own generations.
 	got := &v1alpha1.NodeNetwork{}
 	if err := api.Get(t.Context(), client.ObjectKeyFromObject(nn), got); err != nil {
 		t.Fatal(err)
@@ -282,13 +282,13 @@ func TestOlderWordIsIgnored(t *testing.T) {
 	e.kill()
 	e.start()
 	s = NewNodeSync(e.a, c, "node-1")
-	if err := s.take(t.Context(), false); err != nil || e.a.total() != 1 {
+	if err := s.receive(t.Context(), false); err != nil || e.a.total() != 1 {
 		t.Errorf("%d addresses of the new object (%v), want 1", e.a.total(), err)
 	}
 }
 
-// The word of an object that was deleted, heard again from an API server that lags behind,
-// does not win over that of the object which came after it; nor does it in the next life.
+// A deleted object, read again from an API server that lags behind, does not replace the object that
+// came after it; not after a restart either.
 func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
 	e := newEnv(t, 0)
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
@@ -314,7 +314,7 @@ func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
 	}
 	take := func() {
 		t.Helper()
-		if err := s.take(t.Context(), false); err != nil {
+		if err := s.receive(t.Context(), false); err != nil {
 			t.Error(err)
 		}
 	}
@@ -323,12 +323,12 @@ func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
 	_, before := unversioned(nodeObjects(9, "192.168.32.1", "192.168.32.2", "192.168.32.3"))
 	seen = before
 	take()
-	is("the earlier object's word", 1, "uid-2")
+	is("the earlier object", 1, "uid-2")
 	away = true
-	if err := s.take(t.Context(), false); err == nil {
-		t.Error("which object is the later cannot be known, and that is no error")
+	if err := s.receive(t.Context(), false); err == nil {
+		t.Error("no error, though it is unknown which object is newer")
 	}
-	is("the API server cannot be asked", 1, "uid-2")
+	is("the API server does not answer", 1, "uid-2")
 	away = false
 	if err := api.Delete(t.Context(), nn.DeepCopy()); err != nil {
 		t.Fatal(err)
@@ -341,16 +341,16 @@ func TestWordOfAnEarlierObjectIsIgnored(t *testing.T) {
 		t.Fatal(err)
 	}
 	take()
-	is("there is another, not heard of yet", 2, "uid-3")
+	is("a new object, not in the cache yet", 2, "uid-3")
 	e.kill()
 	e.start()
 	s = NewNodeSync(e.a, c, "node-1")
 	take()
-	is("an agent that started again", 2, "uid-3")
+	is("a restarted agent", 2, "uid-3")
 }
 
-// A start at which nothing is wrong logs no warning: the agent has looked at the node, and
-// so has something to report, before it watches.
+// A normal start logs no warning: the agent has checked the node, and so has a report, before the
+// watch starts.
 func TestStartWarnsOfNothing(t *testing.T) {
 	var log bytes.Buffer
 	e := newEnv(t, 0)
@@ -404,7 +404,7 @@ func TestReportIsForItsObject(t *testing.T) {
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
 	api, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
 	lags := *nn.DeepCopy()
-	lags.UID = "uid-0" // the cache still has the one before
+	lags.UID = "uid-0" // the cache still has the previous object
 	c.Own = interceptor.NewClient(api, interceptor.Funcs{Get: func(_ context.Context, _ client.WithWatch, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
 		lags.DeepCopyInto(obj.(*v1alpha1.NodeNetwork))
 		return nil
@@ -424,24 +424,24 @@ func TestReportIsForItsObject(t *testing.T) {
 	}
 }
 
-// The node's addresses are looked at again and again, mostly for nothing.
+// The node's addresses are read periodically, and mostly have not changed.
 func TestLookingAgainFindsNothingNew(t *testing.T) {
 	e := newEnv(t, 0)
 	node, nn := unversioned(nodeObjects(1, "192.168.32.1"))
 	_, c := fakeCluster(t, interceptor.Funcs{}, node, nn)
 	s := NewNodeSync(e.a, c, "node-1")
 	for range 3 {
-		if err := s.take(t.Context(), true); err != nil {
+		if err := s.receive(t.Context(), true); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if len(s.told.Addresses) == 0 || s.told.Generation != 1 {
-		t.Errorf("told %+v, want the node's addresses and generation 1", s.told)
+	if len(s.received.Addresses) == 0 || s.received.Generation != 1 {
+		t.Errorf("received %+v, want the node's addresses and generation 1", s.received)
 	}
 }
 
-// A report whose answer was lost may have been written or not: what is true now
-// must be written again even if it equals what was written before.
+// A report whose answer was lost may have been written or not: the current status must be written
+// again even if it equals the last known one.
 func TestReportWithLostAnswerIsRepeated(t *testing.T) {
 	e := newEnv(t, 1)
 	lost := false
@@ -470,7 +470,7 @@ func TestReportWithLostAnswerIsRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.want(1) // no cooling to be reported
-	e.a.want.Cooling = 0
+	e.a.desired.Cooling = 0
 	e.repair()
 	e.mustAdd("a")
 	lost = true
@@ -486,7 +486,7 @@ func TestReportWithLostAnswerIsRepeated(t *testing.T) {
 		t.Fatal(err)
 	}
 	if used() != 0 {
-		t.Error("the report says that an address is used which is free")
+		t.Error("the report lists a free address as used")
 	}
 }
 
@@ -514,12 +514,12 @@ func TestReportIsWrittenOnlyWhenItChanges(t *testing.T) {
 	}
 }
 
-// The controller makes the object with the instance alone, and says how pods are to be
-// wired a moment later: an agent that took the first for its word would choose by itself.
+// The controller creates the object with only the instance, and writes the datapath a moment later:
+// an agent that applied the first version would choose a datapath by itself.
 func TestHalfAWordIsNone(t *testing.T) {
 	for datapath, want := range map[string]bool{"": false, "auto": true, "route": true} {
 		nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{InstanceID: "i-1", Datapath: datapath}}
-		if w, err := ParseWant(nn, nil); err != nil || w.Known != want {
+		if w, err := ParseDesired(nn, nil); err != nil || w.Known != want {
 			t.Errorf("datapath %q: known %t (%v), want %t", datapath, w.Known, err, want)
 		}
 	}

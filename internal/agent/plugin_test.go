@@ -77,9 +77,9 @@ func TestPodsLife(t *testing.T) {
 	}
 }
 
-// checkNotices breaks something in the pod and expects CHECK to say so. The agent
-// may repair the pod before CHECK has looked: then sound, which says nothing of
-// a broken pod, must say something, and the pod is broken again.
+// checkNotices breaks something in the pod and expects CHECK to report it. The agent may repair the
+// pod before CHECK runs: then sound, which prints nothing for a broken pod, prints something, and the
+// pod is broken again.
 func (s *sandbox) checkNotices(t *testing.T, c *libcni.NetworkConfigList, broken, sound string) {
 	t.Helper()
 	for range 20 {
@@ -162,7 +162,7 @@ func TestStatusAndGCThroughLibcni(t *testing.T) {
 	}
 	used(3)
 	keep := []types.GCAttachment{{ContainerID: pods[1].rt.ContainerID, IfName: "eth0"}}
-	// libcni itself sends a DEL for what is in its cache; the agent must do without.
+	// libcni sends a DEL for what is in its cache; the agent must not depend on that.
 	if err := os.RemoveAll(n.dir + "/cache"); err != nil {
 		t.Fatal(err)
 	}
@@ -211,7 +211,7 @@ func TestChainedPortmap(t *testing.T) {
 	}
 }
 
-// An ADD waits for the address, and for the device that carries it.
+// An ADD waits for an address, and for the device of its ENI.
 func TestHotPlug(t *testing.T) {
 	if !isNode(t) {
 		return
@@ -227,15 +227,15 @@ func TestHotPlug(t *testing.T) {
 		done <- err
 	}()
 	n.eventually("the demand in the report", func(nn *v1alpha1.NodeNetwork) bool { return nn.Status.Demand == 1 })
-	n.assign(1) // the cloud says so, the device is still on its way
-	n.eventually("the agent to have heard of the address", func(*v1alpha1.NodeNetwork) bool {
+	n.assign(1) // the cloud has assigned it, the device is not on the node yet
+	n.eventually("the agent to know the address", func(*v1alpha1.NodeNetwork) bool {
 		n.agent.mu.Lock()
 		defer n.agent.mu.Unlock()
 		return n.agent.pool.Count(time.Now()).Unusable == 1
 	})
 	select {
 	case err := <-done:
-		t.Fatalf("ADD answered before the ENI was there: %v", err)
+		t.Fatalf("ADD answered before the ENI was on the node: %v", err)
 	default:
 	}
 	n.plug(1)
@@ -245,8 +245,8 @@ func TestHotPlug(t *testing.T) {
 	n.eventually("the demand to be gone", func(nn *v1alpha1.NodeNetwork) bool { return nn.Status.Demand == 0 && nn.Status.UsedCount == 1 })
 }
 
-// A burst of pods; the agent is stopped in the middle of it and started again.
-// The kubelet makes a new sandbox after a failure.
+// The agent is stopped and restarted during a burst of pods. After a failure the kubelet creates a new
+// sandbox.
 func TestBurstWithRestart(t *testing.T) {
 	if !isNode(t) {
 		return
@@ -267,7 +267,7 @@ func TestBurstWithRestart(t *testing.T) {
 	var mu sync.Mutex
 	seen := map[netip.Addr]string{}
 	var took []time.Duration
-	burst := make(chan struct{}, 30) // the plugin is a process: as many at once as the machine bears
+	burst := make(chan struct{}, 30) // the plugin is a process: bound the number that run at once
 	half := make(chan struct{})
 	var wg sync.WaitGroup
 	for i, b := range boxes {
@@ -327,8 +327,8 @@ func TestBurstWithRestart(t *testing.T) {
 	n.eventually("no address in use", func(nn *v1alpha1.NodeNetwork) bool { return nn.Status.UsedCount == 0 })
 }
 
-// The agent is away and comes back while the API server is away: pods keep their
-// network, and new ones get addresses.
+// The agent is restarted while the API server is unreachable: pods keep their network, and new ones
+// get addresses.
 func TestRestartWithoutAPIServer(t *testing.T) {
 	if !isNode(t) {
 		return

@@ -13,13 +13,12 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// tolerated is how many repairs in a row may fail before the node counts as not
-// ready. A dump that raced with a change must not evict pods; a kernel that
-// cannot be programmed must not get new ones.
+// tolerated is how many repairs in a row may fail before the node counts as not ready. A dump that
+// raced with a change must not evict pods; a kernel that cannot be programmed must get no new ones.
 const tolerated = 3
 
-// RepairLoop repairs at once when asked, and every period in any case. Requests
-// within pause of each other are one repair. ready is called after each.
+// RepairLoop repairs at once when requested, and once every period. Requests within pause of each
+// other cause one repair. It calls ready after each repair.
 func (a *Agent) RepairLoop(ctx context.Context, period, pause time.Duration, ready func(ok bool) error) {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
@@ -42,7 +41,8 @@ func (a *Agent) RepairLoop(ctx context.Context, period, pause time.Duration, rea
 	}
 }
 
-// awaitRepair waits for the next round. Waiting is no hanging, however long the period is.
+// awaitRepair waits for the next round. The wait does not count as hanging, however long the period
+// is.
 func (a *Agent) awaitRepair(ctx context.Context, tick <-chan time.Time) bool {
 	alive := time.NewTicker(stuck / 4)
 	defer alive.Stop()
@@ -62,9 +62,9 @@ func (a *Agent) awaitRepair(ctx context.Context, tick <-chan time.Time) bool {
 	}
 }
 
-// Repair makes pool, journal and kernel agree: attachments whose sandbox is gone
-// are freed, the datapath is brought to the desired state, and readiness is
-// decided. It is called at start, on change and every few seconds.
+// Repair makes pool, journal and kernel agree: it frees attachments whose sandbox is gone, brings
+// the datapath to the desired state, and decides readiness. It runs at start, after a change and
+// periodically.
 func (a *Agent) Repair(ctx context.Context) error {
 	err := a.repairOnce(ctx)
 	a.mu.Lock()
@@ -90,7 +90,7 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 		return fmt.Errorf("list the node's devices: %w", err)
 	}
 	a.mu.Lock()
-	if !a.want.Known {
+	if !a.desired.Known {
 		a.mu.Unlock()
 		return nil
 	}
@@ -103,26 +103,26 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 	if kind == "" {
 		return chosen
 	}
-	a.note(reasonNotRemoved, a.reap(ctx))
-	a.note(reasonStranded, a.strandedPods())
-	// The kubelet last: it may be slow to answer.
+	a.setProblems(reasonNotRemoved, a.reap(ctx))
+	a.setProblems(reasonStranded, a.strandedPods())
+	// The kubelet comes last: it may be slow to answer.
 	return errors.Join(chosen, a.sync(ctx), a.recount(ctx))
 }
 
-// judgeLocked says why ADD cannot be served, in a word and in plain words, or
-// nothing.
+// judgeLocked returns why ADD cannot be served, as a condition reason and a message; both are empty
+// if it can.
 //
-// That no address is free is no reason: the node would become NotReady and lose
-// the pods it has. Nor is a lost ENI once the node has served pods.
+// That no address is free is not a reason: the node would become NotReady and lose its pods. Nor is
+// a lost ENI once the node has served pods.
 func (a *Agent) judgeLocked() (reason, why string) {
 	switch {
-	case !a.want.Known:
+	case !a.desired.Known:
 		return "WaitingForController", waitForController
 	case !a.synced && a.failure != "", a.failed >= tolerated:
 		return "DatapathFailed", a.failure
 	case !a.synced:
 		return "DatapathNotProgrammed", "the datapath is not programmed yet"
-	case !a.wasOK && a.want.MinPool > 0 && len(a.node.ENIs) == 0:
+	case !a.wasOK && a.desired.MinPool > 0 && len(a.node.ENIs) == 0:
 		why = "no ENI for pods is attached yet"
 		if a.whyNoMore != "" {
 			why += ": " + a.whyNoMore
@@ -132,10 +132,10 @@ func (a *Agent) judgeLocked() (reason, why string) {
 	return "", ""
 }
 
-// reap frees attachments that were given back but not undone, and those whose
-// sandbox is gone because the runtime or the node died before DEL. What cannot be freed
-// is those pods' trouble: the others are served.
-func (a *Agent) reap(ctx context.Context) (left []trouble) {
+// reap frees attachments that are being released, and those whose sandbox disappeared without a DEL
+// because the runtime or the node died. An attachment that cannot be freed is a problem of that
+// pod: the others are served.
+func (a *Agent) reap(ctx context.Context) (left []podProblem) {
 	a.mu.Lock()
 	all := make([]*journal.Entry, 0, len(a.entries))
 	for _, e := range a.entries {
@@ -145,19 +145,19 @@ func (a *Agent) reap(ctx context.Context) (left []trouble) {
 	for _, e := range all {
 		gone, err := a.gone(e)
 		if err != nil {
-			left = append(left, trouble{e.Key, err})
+			left = append(left, podProblem{e.Key, err})
 		}
 		if err != nil || !gone {
 			continue
 		}
 		unlock, ok := a.keys.try(e.Key)
 		if !ok {
-			continue // an ADD or DEL is at work on it
+			continue // an ADD or DEL works on it
 		}
-		if a.lookup(e.Key) == e { // else somebody changed it meanwhile
+		if a.lookup(e.Key) == e { // else it has changed since the list was made
 			a.Log.Info("freeing the address of a pod sandbox that is gone", "pod", e.Pod(), "sandbox", e.Sandbox, "addresses", e.Addresses, "state", e.State)
 			if err := a.release(ctx, e, cool); err != nil {
-				left = append(left, trouble{e.Key, err})
+				left = append(left, podProblem{e.Key, err})
 			}
 		}
 		unlock()
@@ -165,10 +165,9 @@ func (a *Agent) reap(ctx context.Context) (left []trouble) {
 	return left
 }
 
-// gone reports whether nobody will ever use the attachment again. A pod whose
-// namespace's path cannot be seen, but whose device still has its other end, is
-// alive: the path is hidden (a mount that does not propagate into the agent's
-// container), and freeing would cut off every pod of the node.
+// gone reports whether the attachment will never be used again. A pod whose namespace's path is not
+// visible, but whose device still has its peer, is alive: the path is hidden (a mount that does not
+// propagate into the agent's container), and freeing would cut off every pod of the node.
 func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	switch {
 	case e.State == journal.Releasing:
@@ -180,16 +179,16 @@ func (a *Agent) gone(e *journal.Entry) (bool, error) {
 	}
 	linked, err := a.Datapath.Alive(PodOf(e))
 	if err != nil {
-		return false, fmt.Errorf("look for the link of pod %s: %w", e.Pod(), err)
+		return false, fmt.Errorf("find the link of pod %s: %w", e.Pod(), err)
 	}
 	if linked {
-		a.Log.Warn("the network namespace of a sandbox cannot be seen, but its link exists; the address is kept",
+		a.Log.Warn("the network namespace of a sandbox is not visible, but its link exists; the address is kept",
 			"pod", e.Pod(), "sandbox", e.Sandbox, "netns", e.NetNS, "link", e.HostIfName)
 	}
 	return !linked, nil
 }
 
-// sync brings the node to the desired state.
+// sync brings the kernel to the desired state.
 func (a *Agent) sync(ctx context.Context) error {
 	a.mu.Lock()
 	node := a.node
@@ -211,17 +210,17 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("datapath %s: %w", node.Kind, err)
 	}
-	troubled := ofPods(single)
+	found := podProblems(single)
 	if a.Neighbours != nil {
 		for _, e := range node.ENIs {
 			obstacles = append(obstacles, a.Neighbours(e.Device)...)
 		}
 	}
-	// One pod that cannot be repaired is no reason to stop serving the others.
-	a.note(reasonNotRepaired, troubled)
+	// One pod that cannot be repaired does not stop the node from serving the others.
+	a.setProblems(reasonNotRepaired, found)
 	a.mu.Lock()
-	a.loseLocked(troubled)
-	a.obstructLocked(obstacles)
+	a.recordLostLocked(found)
+	a.setObstaclesLocked(obstacles)
 	first := !a.synced
 	a.synced = true
 	if first {
@@ -231,20 +230,20 @@ func (a *Agent) sync(ctx context.Context) error {
 	return nil
 }
 
-// Whether freed addresses cool: those that a pod may have used do.
+// Whether freed addresses cool: only those that a pod may have used.
 const (
 	cool   = true
 	noCool = false
 )
 
-// release undoes an attachment; the caller holds its key. The addresses rest
-// from the moment at which no packet can reach the pod any more. If it fails the
-// entry stays, in state Releasing, and the repair loop goes on with it.
+// release undoes an attachment; the caller holds its key. The addresses cool from the moment at
+// which no packet can reach the pod any more. If it fails, the entry stays in state Releasing and
+// the repair loop continues.
 func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error {
 	if e.State != journal.Releasing {
-		// In memory first, so that no Sync repairs what is being undone. The disk
-		// need not know unless it fails: an undone pod in the journal is undone
-		// again by the runtime's next DEL or when its namespace is gone.
+		// In memory first, so that no Sync repairs what is being removed. The journal is written
+		// only on failure: a removed pod in the journal is removed again by the runtime's next DEL
+		// or when its namespace is gone.
 		undoing := *e
 		undoing.State = journal.Releasing
 		e = &undoing
@@ -252,7 +251,7 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 	}
 	pod := PodOf(e)
 	if e.HostIfName != "" {
-		pod.State = datapath.Wired // it was: what is called so in the pod is ours
+		pod.State = datapath.Wired // it was wired, so the devices with these names in the pod are Terway's
 	}
 	if err := a.Datapath.DelPod(ctx, pod); err != nil {
 		return errors.Join(fmt.Errorf("unwire pod %s: %w", e.Pod(), err), a.Journal.Put(*e))
@@ -277,7 +276,7 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 	a.wakeLocked()
 	a.mu.Unlock()
 	if e.Exclusive != nil {
-		a.lookForDevices() // that of the ENI is back, of which the monitor says nothing (wantsDevice)
+		a.refreshDevices() // the ENI's device is back, which the monitor ignores (wantsDevice)
 	}
 	signal(a.dirty)
 	return nil

@@ -15,8 +15,8 @@ import (
 	"terway.dev/terway/internal/cnicall/server"
 )
 
-// Listen opens the socket: mode 0600 in a directory of mode 0700, so that root
-// alone can ask for addresses. A socket that a killed agent left is replaced.
+// Listen opens the socket with mode 0600 in a directory of mode 0700, so that only root can request
+// addresses. It replaces a socket that a killed agent left.
 func Listen(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -37,11 +37,11 @@ func Listen(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// finish is how long calls at work may go on when the agent stops.
+// finish is how long running calls may continue when the agent stops.
 const finish = 5 * time.Second
 
-// Serve answers the plugin until ctx is done. Then calls that wait for an
-// address fail at once (the runtime tries again), those that wire a pod finish.
+// Serve answers the plugin until ctx is done. Then calls that wait for an address fail at once (the
+// runtime tries again); calls that wire a pod finish.
 func Serve(ctx context.Context, l net.Listener, a *Agent) error {
 	defer context.AfterFunc(ctx, a.Close)()
 	return server.Serve(ctx, l, finish, a.Answer)

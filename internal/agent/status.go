@@ -12,17 +12,17 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// maxMessage is what a condition's message may hold (metav1.Condition).
+// maxMessage is the maximum length of a condition's message (metav1.Condition).
 const maxMessage = 32768
 
-// Status is what the controller is told. Conditions keep the transition times of prev.
+// Status returns the agent's report. Conditions keep the transition times of prev.
 func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.Now()
 	used, cooling, released := a.pool.Report(now)
 	st := v1alpha1.NodeNetworkStatus{
-		ObservedGeneration: a.want.Generation,
+		ObservedGeneration: a.desired.Generation,
 		UsedCount:          len(used),
 		Cooling:            strs(cooling),
 		Released:           strs(released),
@@ -42,10 +42,10 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	if a.kind != "" {
 		st.Datapath = a.kind
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy+room(a.Datapath, a.kind))
-		if a.want.Mode == claims.ModeExclusive {
+		if a.desired.Mode == claims.ModeExclusive {
 			st.Datapath = claims.Exclusive
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
-				"each pod has an ENI of its own; it reaches Services and the node by a veth")
+				"each pod has an exclusive ENI; it reaches Services and the node by a veth")
 		}
 	}
 	switch {
@@ -66,7 +66,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	return st
 }
 
-// room says how many connections a node remembers for pods of a kind, if it has a table of its own
+// room returns how many connections a node can track for pods of a kind, if the kind has a table
 // for them.
 func room(dp Datapath, kind string) string {
 	if d, ok := dp.(interface{ Room(kind string) string }); ok {
@@ -77,18 +77,18 @@ func room(dp Datapath, kind string) string {
 	return ""
 }
 
-// startGrace is how long an agent may take to find out how the node is.
+// startGrace is how long an agent may take to find out the node's state.
 const startGrace = time.Minute
 
-// startingLocked: the agent has not found out yet how the node is. What the one before it
-// reported stands until then: else each restart would keep pods away from the node.
+// startingLocked reports whether the agent has not found out the node's state yet. Until then the
+// report of the previous agent stands: otherwise each restart would keep pods away from the node.
 func (a *Agent) startingLocked() bool {
 	return !a.synced && a.failure == "" && a.Now().Sub(a.began) < startGrace
 }
 
 func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {
 	c := metav1.Condition{Type: kind, Status: metav1.ConditionFalse, Reason: reason, Message: clip(message, maxMessage),
-		ObservedGeneration: a.want.Generation, LastTransitionTime: metav1.NewTime(a.Now())}
+		ObservedGeneration: a.desired.Generation, LastTransitionTime: metav1.NewTime(a.Now())}
 	if ok {
 		c.Status = metav1.ConditionTrue
 	}

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// An agent that was just started has not looked at the node: what was reported before
-// stands until it has, be that good or bad.
+// An agent that has just started has not checked the node: the previous report stands until it has,
+// good or bad.
 func TestRestartReportsNothingYet(t *testing.T) {
 	e := newEnv(t, 3)
 	prev := e.a.Status(v1alpha1.NodeNetworkStatus{})
@@ -27,7 +27,7 @@ func TestRestartReportsNothingYet(t *testing.T) {
 		t.Errorf("after the restart: datapath %q, %+v", st.Datapath, st.Conditions)
 	}
 	e.dp.failSync = errors.New("no netlink")
-	if err := e.a.SetWant(Want{Known: true, Datapath: "auto"}); err != nil {
+	if err := e.a.SetDesired(Desired{Known: true, Datapath: "auto"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.a.Repair(context.Background()); err == nil {
@@ -38,7 +38,7 @@ func TestRestartReportsNothingYet(t *testing.T) {
 	}
 }
 
-// One that cannot find out does not pass for ready for ever.
+// An agent that cannot check its node does not stay ready for ever.
 func TestRestartThatHangsIsReported(t *testing.T) {
 	e := newEnv(t, 3)
 	prev := e.a.Status(v1alpha1.NodeNetworkStatus{})

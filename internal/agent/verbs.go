@@ -15,12 +15,12 @@ import (
 	"terway.dev/terway/internal/cnicall"
 )
 
-// Del undoes Add. What is not there is no error.
+// Del undoes Add. A missing attachment is no error.
 func (a *Agent) Del(ctx context.Context, r *request.Request) error {
 	k := journal.Key{Sandbox: r.ContainerID, IfName: r.IfName}
 	unlock, err := a.keys.lock(ctx, k)
 	if err != nil {
-		return tryAgain("another call for this sandbox is at work", err)
+		return tryAgain("another call for this sandbox is in progress", err)
 	}
 	defer unlock()
 	e := a.lookup(k)
@@ -30,12 +30,12 @@ func (a *Agent) Del(ctx context.Context, r *request.Request) error {
 	return a.release(ctx, e, cool)
 }
 
-// Check says what of Add's work is missing or wrong.
+// Check returns an error that names what is missing or wrong of what Add made.
 func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	k := journal.Key{Sandbox: r.ContainerID, IfName: r.IfName}
 	unlock, err := a.keys.lock(ctx, k)
 	if err != nil {
-		return tryAgain("another call for this sandbox is at work", err)
+		return tryAgain("another call for this sandbox is in progress", err)
 	}
 	defer unlock()
 	a.mu.Lock()
@@ -71,7 +71,7 @@ func (a *Agent) Check(ctx context.Context, r *request.Request) error {
 	return nil
 }
 
-// GC undoes every Add of the network whose attachment is not valid any more.
+// GC undoes every Add of the network whose attachment is no longer valid.
 func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 	valid := map[journal.Key]bool{}
 	for _, v := range r.Valid {
@@ -89,7 +89,7 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 	for _, e := range stale {
 		unlock, ok := a.keys.try(e.Key)
 		if !ok {
-			continue // an ADD or DEL is at work: newer than the list of what is valid
+			continue // an ADD or DEL works on it: it is newer than the list of valid attachments
 		}
 		if a.lookup(e.Key) == e {
 			errs = append(errs, a.release(ctx, e, cool))
@@ -99,16 +99,16 @@ func (a *Agent) GC(ctx context.Context, r *request.Request) error {
 	return errors.Join(errs...)
 }
 
-// codeDiffers is CHECK's error when the parties do not agree (100 and above are
-// the plugin's own codes in the CNI specification).
+// codeDiffers is CHECK's error when kernel, journal and request differ (the CNI specification
+// leaves codes from 100 on to the plugin).
 const codeDiffers = 100
 
 func differs(format string, args ...any) error {
 	return types.NewError(codeDiffers, fmt.Sprintf(format, args...), "")
 }
 
-// Serving says whether ADD can be served; codes as the CNI specification has them
-// for STATUS.
+// Serving returns an error if ADD cannot be served, with the codes that the CNI specification
+// defines for STATUS.
 func (a *Agent) Serving() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -116,17 +116,17 @@ func (a *Agent) Serving() error {
 	case a.notOK == "":
 		return nil
 	case a.synced && a.failed >= tolerated:
-		return types.NewError(types.ErrLimitedConnectivity, "the node's network cannot be kept in order: "+a.notOK, "")
+		return types.NewError(types.ErrLimitedConnectivity, "the node's network cannot be repaired: "+a.notOK, "")
 	}
 	return types.NewError(types.ErrPluginNotAvailable, "the node's network is not ready: "+a.notOK, "")
 }
 
-// Answer validates a call of the plugin, does it, and turns the outcome into a reply.
+// Answer validates a call of the plugin, executes it, and converts the outcome to a reply.
 func (a *Agent) Answer(ctx context.Context, in cnicall.Request) cnicall.Reply {
 	r, bad := request.Parse(in)
 	if bad != nil {
 		a.Metrics.called(request.Verb(in.Verb), 0, bad)
-		a.Log.Warn("CNI call refused", "verb", in.Verb, "error", bad)
+		a.Log.Warn("CNI call rejected", "verb", in.Verb, "error", bad)
 		return failed(bad)
 	}
 	start := a.Now()
@@ -163,7 +163,7 @@ func (a *Agent) do(ctx context.Context, r *request.Request) (*types100.Result, e
 		return nil, a.Check(ctx, r)
 	case request.GC:
 		return nil, a.GC(ctx, r)
-	default: // Parse has no other
+	default: // Parse accepts no other
 		return nil, a.Serving()
 	}
 }

@@ -37,7 +37,7 @@ func TestDelIsIdempotentAndRestsTheAddress(t *testing.T) {
 	if _, err := e.add("b"); err == nil || !strings.Contains(err.Msg, "1 resting") || !strings.Contains(err.Msg, "1m0s") {
 		t.Errorf("ADD while the address rests: %v, want the reason and the time", err)
 	}
-	e.restart() // the rest is remembered
+	e.restart() // the cooling time is in the journal
 	if _, err := e.add("b"); err == nil {
 		t.Error("restart shortened the rest")
 	}
@@ -61,8 +61,8 @@ func TestFailedWiringLeavesNothing(t *testing.T) {
 	e.mustAdd("a")
 }
 
-// A pod whose namespace cannot be seen, but whose link is alive, keeps its address:
-// the agent's view of the mounts is wrong, not the pod.
+// A pod whose namespace is not visible, but whose link is alive, keeps its address: the agent's view of
+// the mounts is wrong, not the pod.
 func TestHiddenSandboxIsKept(t *testing.T) {
 	e := newEnv(t, 1)
 	e.mustAdd("a")

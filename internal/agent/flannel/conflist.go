@@ -6,16 +6,16 @@ import (
 	"slices"
 )
 
-// ConflistName is the name that upstream's manifest gives the file.
+// ConflistName is the file name in upstream's manifest.
 const ConflistName = "10-flannel.conflist"
 
-// plugins are the programs that the configuration names.
+// plugins are the programs named in the configuration.
 var plugins = []string{"bridge", "host-local", "portmap"}
 
-// versions of the CNI specification that those plugins (v1.9) and runtimes share.
+// versions are the CNI versions that these plugins (v1.9) and the runtimes share.
 var versions = []string{"1.1.0", "1.0.0"}
 
-// CheckVersion says whether the configuration can be written in a CNI version.
+// CheckVersion returns an error if the configuration cannot be written in a CNI version.
 func CheckVersion(version string) error {
 	if !slices.Contains(versions, version) {
 		return fmt.Errorf("CNI version %q: want one of %v", version, versions)
@@ -23,8 +23,8 @@ func CheckVersion(version string) error {
 	return nil
 }
 
-// Conflist is the CNI configuration for a node: what flannel's own plugin would hand to
-// bridge, written down, and portmap for hostPorts.
+// Conflist returns a node's CNI configuration: the configuration that flannel's own plugin would
+// pass to bridge, and portmap for hostPorts.
 func Conflist(s *Subnet, version string) ([]byte, error) {
 	if err := CheckVersion(version); err != nil {
 		return nil, err
@@ -44,18 +44,19 @@ func Conflist(s *Subnet, version string) ([]byte, error) {
 	}
 	return json.MarshalIndent(map[string]any{
 		"cniVersion": version,
-		// The names of upstream's manifest: host-local keeps its state under the first.
+		// The names are those of upstream's manifest: host-local stores its state under the first
+		// one.
 		"name": "cbr0",
 		"plugins": []map[string]any{
 			{
 				"type": "bridge", "bridge": "cni0",
 				"isDefaultGateway": true,
-				// A node that registers again may have another block.
+				// A node that registers again may get another block.
 				"forceAddress": true,
-				// A pod reaches itself through its Service.
+				// A pod can reach itself through its Service.
 				"hairpinMode": true,
 				"mtu":         s.MTU,
-				// Once is enough.
+				// Masquerade in one place only.
 				"ipMasq": !s.Masquerade,
 				"ipam":   map[string]any{"type": "host-local", "ranges": ranges, "routes": routes},
 			},

@@ -28,11 +28,11 @@ func TestConflistGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(got) != string(want) {
-		t.Errorf("got:\n%s\nwant (UPDATE=1 writes it anew):\n%s", got, want)
+		t.Errorf("got:\n%s\nwant (UPDATE=1 rewrites it):\n%s", got, want)
 	}
 }
 
-// What the runtime's own library makes of it.
+// The runtime's own library parses the configuration.
 func TestRuntimeReadsConflist(t *testing.T) {
 	s, err := Parse([]byte(file))
 	if err != nil {
@@ -56,12 +56,12 @@ func TestRuntimeReadsConflist(t *testing.T) {
 		}
 	}
 	if _, err := Conflist(s, "0.3.1"); err == nil {
-		t.Error("CNI version 0.3.1 was taken")
+		t.Error("CNI version 0.3.1 was accepted")
 	}
 }
 
-// No file can end in a configuration that the runtime does not read, or in one that
-// says more than the file's values.
+// Every file that Parse accepts results in a configuration that the runtime reads and that contains
+// no more than the file's values.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(file))
 	f.Add([]byte("FLANNEL_IPV6_NETWORK=fd00:20::/56\nFLANNEL_IPV6_SUBNET=fd00:20:0:1::1/64\nFLANNEL_MTU=1280\nFLANNEL_IPMASQ=false\n"))

@@ -14,51 +14,50 @@ import (
 	"time"
 )
 
-// Node keeps a node's CNI configuration as flanneld's file says.
+// Node keeps a node's CNI configuration in step with flanneld's file.
 type Node struct {
-	// SubnetFile is flanneld's.
+	// SubnetFile is the file that flanneld writes.
 	SubnetFile string
 	// ConfDir and BinDir are where the runtime looks for configurations and plugins.
 	ConfDir, BinDir string
-	// PluginDir has the plugins to install.
+	// PluginDir holds the plugins to install.
 	PluginDir string
 	// CNIVersion of the configuration.
 	CNIVersion string
-	// Write replaces a file in one step, if it has other contents (agent.WriteFile).
+	// Write replaces a file in one step if its contents differ (agent.WriteFile).
 	Write func(path string, data []byte, mode fs.FileMode) error
-	// Tell says in the cluster for which blocks the plugins are configured; ErrBlock if
-	// the cluster gave the node others (package cluster).
-	Tell func(ctx context.Context, blocks []netip.Prefix) error
-	// Outdated is a file beside flanneld's that is there while flanneld works with a block
-	// that is not the node's: the kubelet starts it anew then, and it reads the new one.
+	// Publish writes into the cluster for which blocks the plugins are configured. It returns
+	// ErrBlock if the Node has other blocks (package cluster).
+	Publish func(ctx context.Context, blocks []netip.Prefix) error
+	// Outdated is a file beside flanneld's. It exists while flanneld uses a block that is not the
+	// node's: the kubelet then restarts flanneld, which reads the new block.
 	Outdated string
 	Now      func() time.Time
 	Log      *slog.Logger
 
-	// state is what the last look found: nil before it.
+	// state is the result of the last check, empty if all is well: nil before the first.
 	state atomic.Pointer[string]
-	// asked are the blocks that the cluster was last asked about, at askedAt; untold is why
-	// it does not know of them, failures how often in a row it was not told.
-	asked    []netip.Prefix
-	askedAt  time.Time
-	failures int
-	untold   error
+	// published are the blocks that were last published, at publishedAt; publishErr is why the
+	// cluster does not know them, failures the number of failed attempts in a row.
+	published   []netip.Prefix
+	publishedAt time.Time
+	failures    int
+	publishErr  error
 }
 
-// ErrBlock says that flanneld works with a block that is not the node's.
+// ErrBlock means that flanneld uses a block that is not the node's.
 var ErrBlock = errors.New("flanneld's block is not the node's")
 
 const (
-	// lookAgain is how long the cluster's word about the node's blocks is good. A Node
-	// object that is deleted and made again may have others.
+	// lookAgain is how long a published block counts as current. A Node that is deleted and created
+	// again may have other blocks.
 	lookAgain = time.Minute
-	// callTimeout is how long a call to the API server may keep the files from being
-	// looked at.
+	// callTimeout bounds a call to the API server, which delays the next check of the files.
 	callTimeout = 5 * time.Second
 )
 
-// Install puts the plugins where the runtime looks for them. Those of the same name that
-// are there already are replaced: the configuration is known to work with these.
+// Install copies the plugins to where the runtime looks for them. It replaces plugins of the same
+// name: the configuration is tested with these versions.
 func (n *Node) Install() error {
 	for _, name := range plugins {
 		data, err := os.ReadFile(filepath.Join(n.PluginDir, name))
@@ -72,7 +71,7 @@ func (n *Node) Install() error {
 	return nil
 }
 
-// Run looks at every tick.
+// Run checks at every tick.
 func (n *Node) Run(ctx context.Context, tick <-chan time.Time) {
 	for {
 		n.Look(ctx)
@@ -84,13 +83,12 @@ func (n *Node) Run(ctx context.Context, tick <-chan time.Time) {
 	}
 }
 
-// Look compares file, configuration and what the cluster knows. A file that is missing or
-// wrong leaves the configuration as it is: pods that are there must still be taken down
-// with it.
+// Look compares flanneld's file, the configuration and what is published. If the file is missing or
+// invalid the configuration stays as it is: running pods need it to be deleted.
 func (n *Node) Look(ctx context.Context) {
 	s, err := n.Sync()
 	if err == nil {
-		err = n.tell(ctx, s.Blocks())
+		err = n.publish(ctx, s.Blocks())
 	}
 	now := ""
 	if err != nil {
@@ -100,27 +98,26 @@ func (n *Node) Look(ctx context.Context) {
 		return
 	}
 	if err != nil {
-		n.Log.Warn("pods that start on this node have to wait", "reason", err)
+		n.Log.Warn("new pods on this node have to wait", "reason", err)
 		return
 	}
-	n.Log.Info("CNI configuration is there, and the cluster knows", "blocks", n.asked, "file", filepath.Join(n.ConfDir, ConflistName))
+	n.Log.Info("CNI configuration is there, and the cluster knows", "blocks", n.published, "file", filepath.Join(n.ConfDir, ConflistName))
 }
 
-// Waits says why pods that start on the node have to wait, or nothing, as the last look
-// found it.
+// Waits returns why new pods on the node have to wait, as of the last check; empty if they do not.
 func (n *Node) Waits() string {
 	if s := n.state.Load(); s != nil {
 		return *s
 	}
-	return "nothing has been looked at yet"
+	return "the configuration has not been checked yet"
 }
 
-// Sync writes the configuration, if flanneld's file asks for another one than is there,
-// and returns what the file says.
+// Sync writes the configuration if it differs from what flanneld's file asks for, and returns the
+// contents of the file.
 func (n *Node) Sync() (*Subnet, error) {
 	data, err := os.ReadFile(n.SubnetFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not there: flanneld has not written it yet", n.SubnetFile)
+		return nil, fmt.Errorf("%s does not exist: flanneld has not written it yet", n.SubnetFile)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read flanneld's file: %w", err)
@@ -136,48 +133,48 @@ func (n *Node) Sync() (*Subnet, error) {
 	return s, n.Write(filepath.Join(n.ConfDir, ConflistName), conf, 0o644)
 }
 
-// tell tells the cluster what the plugins are configured for: when that is news, every
-// minute, and after a failure ever less often. What the cluster knows it still knows when
-// it cannot be asked.
-func (n *Node) tell(ctx context.Context, blocks []netip.Prefix) error {
+// publish publishes the blocks: when they change, every minute, and after a failure with growing
+// pauses. When the API server cannot be reached, blocks that were published before count as
+// published.
+func (n *Node) publish(ctx context.Context, blocks []netip.Prefix) error {
 	wait := lookAgain
 	if n.failures > 0 {
 		wait = min(wait, time.Second<<min(n.failures-1, 6))
 	}
 	now := n.Now()
-	news := !slices.Equal(blocks, n.asked)
-	if !news && now.Sub(n.askedAt) < wait {
-		return n.untold
+	news := !slices.Equal(blocks, n.published)
+	if !news && now.Sub(n.publishedAt) < wait {
+		return n.publishErr
 	}
 	call, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err := n.Tell(call, blocks)
-	n.asked, n.askedAt, n.failures = blocks, now, n.failures+1
+	err := n.Publish(call, blocks)
+	n.published, n.publishedAt, n.failures = blocks, now, n.failures+1
 	switch {
 	case err == nil:
-		n.failures, n.untold = 0, n.outdated(false)
+		n.failures, n.publishErr = 0, n.outdated(false)
 	case errors.Is(err, ErrBlock):
-		n.untold = errors.Join(err, n.outdated(true))
-	case news: // another flanneld's
-		n.untold = errors.Join(err, n.outdated(false))
-	case n.untold != nil:
-		n.untold = err
+		n.publishErr = errors.Join(err, n.outdated(true))
+	case news: // the blocks of another flanneld
+		n.publishErr = errors.Join(err, n.outdated(false))
+	case n.publishErr != nil:
+		n.publishErr = err
 	default:
-		n.Log.Warn("the cluster could not be asked for the node's blocks", "error", err)
+		n.Log.Warn("cannot read the node's blocks from the cluster", "error", err)
 	}
-	return n.untold
+	return n.publishErr
 }
 
-// outdated has flanneld started anew, or not.
+// outdated creates the file that makes the kubelet restart flanneld, or removes it.
 func (n *Node) outdated(yes bool) error {
 	if yes {
 		if err := n.Write(n.Outdated, nil, 0o644); err != nil {
-			return fmt.Errorf("have flanneld started anew: %w", err)
+			return fmt.Errorf("request a restart of flanneld: %w", err)
 		}
 		return nil
 	}
 	if err := os.Remove(n.Outdated); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("keep flanneld from being started anew: %w", err)
+		return fmt.Errorf("withdraw the request to restart flanneld: %w", err)
 	}
 	return nil
 }

@@ -14,13 +14,13 @@ import (
 	"terway.dev/terway/internal/agent/flannel"
 )
 
-// newNode is a node of three folders.
+// newNode returns a Node with its folders.
 func newNode(t *testing.T) *flannel.Node {
 	dir := t.TempDir()
 	n := &flannel.Node{
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"), Outdated: filepath.Join(dir, "run", "outdated"), ConfDir: filepath.Join(dir, "net.d"), BinDir: filepath.Join(dir, "bin"),
 		PluginDir: filepath.Join(dir, "plugins"), CNIVersion: "1.1.0", Write: agent.WriteFile, Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		Tell: func(context.Context, []netip.Prefix) error { return nil },
+		Publish: func(context.Context, []netip.Prefix) error { return nil },
 	}
 	for _, d := range []string{filepath.Dir(n.SubnetFile), n.PluginDir} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -63,7 +63,7 @@ func TestSyncFollowsTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("172.20.1.0/24")
-	// A broken file does not take a node's pods the way to be taken down.
+	// A broken file leaves the configuration in place, which running pods need for DEL.
 	write(t, n.SubnetFile, "FLANNEL_NETWORK=172.20.0.0/16\n")
 	if _, err := n.Sync(); err == nil || !strings.Contains(err.Error(), "FLANNEL_SUBNET") {
 		t.Fatalf("half a file: %v", err)
@@ -97,14 +97,14 @@ func TestRunIsReadyWithTheFile(t *testing.T) {
 		n.Run(ctx, tick)
 		close(done)
 	}()
-	tick <- time.Time{} // the first look is over
+	tick <- time.Time{} // the first check is done
 	tick <- time.Time{}
 	if n.Waits() == "" {
 		t.Error("ready without a file")
 	}
 	write(t, n.SubnetFile, file)
 	tick <- time.Time{}
-	tick <- time.Time{} // taken when the look before it is over
+	tick <- time.Time{} // received after the check before it is done
 	if why := n.Waits(); why != "" {
 		t.Errorf("not ready with the file: %s", why)
 	}

@@ -1,11 +1,11 @@
-// Package flannel makes the CNI configuration of a node whose pods are Flannel's: the
-// official bridge, host-local and portmap plugins, configured from the file in which
-// flanneld says which block of the pod CIDR the node has.
+// Package flannel makes the CNI configuration of a node whose pods use Flannel: the official
+// bridge, host-local and portmap plugins, configured from the file in which flanneld writes the
+// node's block of the pod CIDR.
 //
-// It owns that configuration, the copies of those plugins on the node, and the file that
-// asks for flanneld to be started anew. It must never touch the kernel, the cluster or the
-// cloud: flanneld makes the node's NAT rules, the plugins wire the pods, package cluster
-// tells the cluster, the controller writes the VPC's routes.
+// It owns that configuration, the copies of those plugins on the node, and the file that requests a
+// restart of flanneld. It must not touch the kernel, the cluster or the cloud: flanneld makes the
+// node's NAT rules, the plugins wire the pods, package cluster publishes the blocks, the controller
+// writes the VPC's routes.
 package flannel
 
 import (
@@ -16,17 +16,17 @@ import (
 	"strings"
 )
 
-// Subnet is what flanneld's file says about the node.
+// Subnet is the contents of flanneld's file.
 type Subnet struct {
-	// Ranges are one for each family, IPv4 first.
+	// Ranges has one entry for each family, IPv4 first.
 	Ranges []Range
 	// MTU of the pods.
 	MTU int
-	// Masquerade is set when flanneld itself masquerades what leaves the pod CIDR.
+	// Masquerade is true if flanneld itself masquerades what leaves the pod CIDR.
 	Masquerade bool
 }
 
-// Range is a family's share.
+// Range is the part of one family.
 type Range struct {
 	// Network is the pod CIDR of the whole cluster, Block the node's part of it.
 	Network, Block netip.Prefix
@@ -34,7 +34,7 @@ type Range struct {
 	Gateway netip.Addr
 }
 
-// Blocks are the node's, IPv4 first.
+// Blocks returns the node's blocks, IPv4 first.
 func (s *Subnet) Blocks() (all []netip.Prefix) {
 	for _, r := range s.Ranges {
 		all = append(all, r.Block)
@@ -42,16 +42,16 @@ func (s *Subnet) Blocks() (all []netip.Prefix) {
 	return all
 }
 
-// The smallest MTUs that the protocols allow (RFC 791's 576 is what every host takes,
-// RFC 8200) and the largest packet of either.
+// The smallest MTUs that the protocols allow (576, which every host accepts, RFC 791; RFC 8200) and
+// the largest packet of either.
 const (
 	minMTU4 = 576
 	minMTU6 = 1280
 	maxMTU  = 65535
 )
 
-// Parse reads flanneld's subnet file (flannel's pkg/subnet, WriteSubnetFile). The error
-// names every problem. Keys that it does not know are another version's and no problem.
+// Parse reads flanneld's subnet file (flannel's pkg/subnet, WriteSubnetFile). The error names every
+// problem. Unknown keys are ignored: another version may write them.
 func Parse(data []byte) (*Subnet, error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -67,7 +67,7 @@ func Parse(data []byte) (*Subnet, error) {
 			continue
 		}
 		if _, twice := values[k]; twice {
-			bad("%.80s is there twice", k)
+			bad("%.80s occurs twice", k)
 		}
 		values[k] = v
 	}
@@ -109,8 +109,8 @@ func Parse(data []byte) (*Subnet, error) {
 	return s, nil
 }
 
-// parseRange reads a family's two values: "172.20.0.0/16" and "172.20.1.1/24", the
-// block with its first address.
+// parseRange reads the two values of a family: "172.20.0.0/16" and "172.20.1.1/24", the block with
+// its first address.
 func parseRange(family, network, block string) (Range, error) {
 	want6 := family == "FLANNEL_IPV6_"
 	n, err := netip.ParsePrefix(network)
@@ -121,7 +121,7 @@ func parseRange(family, network, block string) (Range, error) {
 	if err != nil || b.Addr().Is6() != want6 || b.Addr().Is4In6() || b.Addr() != b.Masked().Addr().Next() {
 		return Range{}, fmt.Errorf("%sSUBNET %.80q: want the node's block with its first address, for example %s", family, block, example(want6, "172.20.1.1/24", "fd00:20:0:1::1/64"))
 	}
-	// The bridge and at least one pod need an address, IPv4's broadcast address is none.
+	// The bridge and at least one pod need an address; IPv4's broadcast address is not usable.
 	if b.Bits() > b.Addr().BitLen()-2 {
 		return Range{}, fmt.Errorf("%sSUBNET %s: the block has no address for a pod", family, block)
 	}

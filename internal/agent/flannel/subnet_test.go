@@ -70,7 +70,7 @@ func TestParseNamesEveryProblem(t *testing.T) {
 		{"block without room", with("FLANNEL_SUBNET", "172.20.1.1/31"), []string{"no address for a pod"}},
 		{"MTU too small", with("FLANNEL_MTU", "68"), []string{`FLANNEL_MTU "68": want 576 to 65535`}},
 		{"MTU too small for IPv6", with("FLANNEL_MTU", "1000") + "FLANNEL_IPV6_NETWORK=fd00::/56\nFLANNEL_IPV6_SUBNET=fd00::1/64\n", []string{"want 1280 to 65535"}},
-		{"twice", file + file, []string{"FLANNEL_MTU is there twice"}},
+		{"twice", file + file, []string{"FLANNEL_MTU occurs twice"}},
 		{"newline in a value", with("FLANNEL_IPMASQ", "true\"}"), []string{"FLANNEL_IPMASQ"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -87,7 +87,7 @@ func TestParseNamesEveryProblem(t *testing.T) {
 	}
 }
 
-// Every block of every network that flanneld can be given is read as it was written.
+// Every block of every network that flanneld can have is read as it was written.
 func TestParseReadsWhatFlanneldWrites(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		networkBits := rapid.IntRange(8, 28).Draw(t, "network bits")

@@ -1,13 +1,13 @@
-// Package hostconf keeps the node's own network managers, NetworkManager and
-// systemd-networkd, off the devices of pods and ENIs, by files in their drop-in folders,
-// and says when one of them manages an ENI all the same.
+// Package hostconf keeps the node's network managers, NetworkManager and systemd-networkd, away
+// from the devices of pods and ENIs by drop-in files, and reports when one of them manages an ENI
+// anyway.
 //
-// Left alone they take an ENI that is plugged in for a device of theirs: they ask for an
-// address by DHCP, put a default route by it into the node's main table, and set it down when
-// nobody answers. networkd also removes, when it starts, routes and rules that it did not make.
+// Without the files a network manager configures an ENI that is plugged in: it requests an address
+// by DHCP, adds a default route to the node's main table, and sets the device down when DHCP does
+// not answer. When networkd starts it also removes routes and rules that it did not make.
 //
-// Files are written only where the program's folder is. The programs are not told: they read
-// the files when they start or are asked to reload.
+// Files are written only where the program's folder exists. The programs are not reloaded: they
+// read the files when they start or are asked to reload.
 package hostconf
 
 import (
@@ -23,23 +23,23 @@ import (
 	"strings"
 )
 
-// Files below the host's root. A name that begins with a low number comes before what a
-// distribution or cloud-init wrote for all devices (networkd takes the first file that matches).
+// Files below the host's root. Names begin with a low number, so they sort before files of a
+// distribution or of cloud-init that match all devices (networkd uses the first file that matches).
 const (
 	nmDir     = "etc/NetworkManager"
 	nmFile    = nmDir + "/conf.d/84-terway.conf"
-	nmDevices = "run/NetworkManager/devices" // NetworkManager's state, a file for each device
+	nmDevices = "run/NetworkManager/devices" // NetworkManager's state, one file for each device
 
 	networkdDir   = "etc/systemd/network"
 	networkdPods  = networkdDir + "/05-terway-pods.network"
 	networkdENIs  = networkdDir + "/05-terway-enis.network"
 	networkdConf  = "etc/systemd/networkd.conf.d/84-terway.conf"
-	networkdLinks = "run/systemd/netif/links" // networkd's state, a file for each device
+	networkdLinks = "run/systemd/netif/links" // networkd's state, one file for each device
 )
 
 const written = "# Written by terwayd at its start and removed by `terwayd teardown`.\n"
 
-// Driver of an ENI's device on Alibaba Cloud.
+// driver of an ENI's device on Alibaba Cloud.
 const driver = "virtio_net"
 
 // Device is a network device of the node.
@@ -48,18 +48,18 @@ type Device struct {
 	MAC  net.HardwareAddr
 }
 
-// Host is the node as the agent's container sees it.
+// Host is the node as seen from the agent's container.
 type Host struct {
 	// Root is the folder that has the host's etc and run.
 	Root string
-	// Pods is how names of pods' devices begin.
+	// Pods is the prefix of the names of pods' devices.
 	Pods string
-	// Write replaces a file in one step and makes its folder.
+	// Write replaces a file in one step and creates its folder.
 	Write func(path string, data []byte, mode fs.FileMode) error
 }
 
-// Install writes the drop-ins. Every device with the driver of ENIs but the primary one, by
-// which the node itself talks, counts as an ENI. It returns what it wrote or changed.
+// Install writes the drop-ins. Every device with the driver of ENIs counts as an ENI, except the
+// primary one, which carries the node's own traffic. It returns the files that it wrote or changed.
 func (h Host) Install(primary Device) (changed []string, err error) {
 	files := h.files(primary)
 	for _, path := range slices.Sorted(maps.Keys(files)) {
@@ -69,14 +69,14 @@ func (h Host) Install(primary Device) (changed []string, err error) {
 			continue
 		}
 		if err := h.Write(at, []byte(content), 0o644); err != nil {
-			return changed, fmt.Errorf("keep a network manager off pods' devices: %w", err)
+			return changed, fmt.Errorf("write a network manager's drop-in for pods' devices: %w", err)
 		}
 		changed = append(changed, "/"+path)
 	}
 	return changed, nil
 }
 
-// Remove takes the drop-ins away, and returns those that were there.
+// Remove removes the drop-ins, and returns those that existed.
 func (h Host) Remove() (removed []string, err error) {
 	var errs []error
 	for _, path := range []string{nmFile, networkdPods, networkdENIs, networkdConf} {
@@ -93,7 +93,7 @@ func (h Host) Remove() (removed []string, err error) {
 func (h Host) files(primary Device) map[string]string {
 	files := map[string]string{}
 	if h.has(nmDir) {
-		files[nmFile] = written + `# Another device that NetworkManager should manage: in a file with a later name, put
+		files[nmFile] = written + `# To let NetworkManager manage another device: in a file with a later name, put
 #   [keyfile]
 #   unmanaged-devices+=except:interface-name:NAME
 [keyfile]
@@ -101,7 +101,7 @@ unmanaged-devices+=interface-name:` + h.Pods + `*;driver:` + driver + `;except:m
 	}
 	if h.has(networkdDir) {
 		files[networkdPods] = written + "[Match]\nName=" + h.Pods + "*\n\n[Link]\nUnmanaged=yes\n"
-		files[networkdENIs] = written + "# Another device that networkd should manage: in a file with an earlier name.\n" +
+		files[networkdENIs] = written + "# To let networkd manage another device: use a file with an earlier name.\n" +
 			"[Match]\nDriver=" + driver + "\nName=!" + primary.Name + "\n\n[Link]\nUnmanaged=yes\n"
 		files[networkdConf] = written + "[Network]\nManageForeignRoutes=no\nManageForeignRoutingPolicyRules=no\n"
 	}
@@ -113,8 +113,8 @@ func (h Host) has(dir string) bool {
 	return err == nil && at.IsDir()
 }
 
-// Managed says of each ENI's device (its name, and its index in the kernel) that a network
-// manager has it, and what to do.
+// Managed reports whether a network manager manages an ENI's device (given by its name and its
+// index in the kernel), and what to do.
 func (h Host) Managed(name string, index int) (obstacles []string) {
 	at := fmt.Sprint(index)
 	if value(filepath.Join(h.Root, nmDevices, at), "managed") == "true" {
@@ -130,7 +130,7 @@ func (h Host) Managed(name string, index int) (obstacles []string) {
 	return obstacles
 }
 
-// value is that of a key in a file of lines key=value, or empty.
+// value returns the value of a key in a file of lines key=value, or "".
 func value(path, key string) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

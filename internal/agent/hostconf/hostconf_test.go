@@ -74,7 +74,7 @@ func TestInstallOnlyWhereTheProgramIs(t *testing.T) {
 	}
 }
 
-// The node's own device stays with its manager.
+// The network managers keep the node's own device.
 func TestThePrimaryDeviceIsLeftAlone(t *testing.T) {
 	h := newHost(t, nmDir, networkdDir)
 	if _, err := h.Install(primary); err != nil {
@@ -114,7 +114,7 @@ func TestManaged(t *testing.T) {
 			t.Errorf("NetworkManager %q, networkd %q: %q, want %q", c.nm, c.networkd, got, c.says)
 		}
 		if other := h.Managed("eth2", 6); len(other) != 0 {
-			t.Errorf("of a device that nobody knows: %q", other)
+			t.Errorf("an unknown device: %q", other)
 		}
 	}
 }

@@ -1,19 +1,16 @@
-// Package journal is the agent's memory of which pod holds which address. It is
-// written and synced before the container runtime gets its answer, so that a
-// kill at any instruction loses no address and gives none to two pods.
+// Package journal is the agent's checkpoint: it stores which pod has which address. An entry is
+// written and synced before the container runtime gets its answer, so a kill at any instruction
+// loses no address and gives none to two pods.
 //
-// It owns one bbolt file. It must never decide anything: what an entry means is
-// the caller's business.
+// It owns one bbolt file. It makes no decisions: the caller knows what an entry means.
 //
-// The file's place is /run, which is in memory on a node: the journal lives as long as
-// what it describes. It outlives the agent, killed at any instruction, and ends with the
-// boot, as every pod's sandbox does. There, what is written is as safe as it can be at
-// once; on a disk each ADD would wait four times for it, and a busy disk would keep pods
-// from starting. Both are right; only the time differs.
+// The file is in /run, which is in memory on a node. The journal outlives the agent and ends with
+// the boot, as every pod's sandbox does, and a write to memory needs no wait. On a disk each ADD
+// would wait for four syncs, and a busy disk would delay pods. A directory on a disk works too; it
+// is only slower.
 //
-// A damaged file is refused, not rebuilt: the kernel knows a pod's address but
-// not its sandbox, and a guess would end in two pods with one address. Pods that
-// run keep their network meanwhile.
+// A damaged file is refused, not rebuilt: the kernel knows a pod's address but not its sandbox, and
+// a guess could give one address to two pods. Running pods keep their network in the meantime.
 package journal
 
 import (
@@ -42,13 +39,13 @@ type Key struct {
 
 func (k Key) String() string { return k.Sandbox + "/" + k.IfName }
 
-// State is how far an attachment has come.
+// State is the progress of an attachment.
 type State string
 
 const (
 	// Allocating: the address is taken, the wiring may be in any state.
 	Allocating State = "allocating"
-	// Ready: the pod is wired; the runtime has the answer or can have it again.
+	// Ready: the pod is wired; the runtime has the result or can get it again.
 	Ready State = "ready"
 	// Releasing: the runtime has given the attachment back; the wiring may be in any state.
 	Releasing State = "releasing"
@@ -64,31 +61,31 @@ type Entry struct {
 	NetNS     string
 	Addresses []netip.Addr
 	ENI       string // MAC
-	// Exclusive is that ENI if the pod has it to itself.
+	// Exclusive is that ENI if it is an exclusive one.
 	Exclusive *datapath.ENI `json:",omitempty"`
-	// Uncounted: it has an ENI to itself that the scheduler did not count, or, if Unsure, of
-	// which that could not be found out.
+	// Uncounted: the pod has an exclusive ENI that the scheduler did not count, or, if Unsure, for
+	// which it is unknown whether it was counted.
 	Uncounted  bool   `json:",omitempty"`
 	Unsure     bool   `json:",omitempty"`
 	HostIfName string `json:",omitempty"`
-	// Datapath is the name of the one that wired the pod.
+	// Datapath is the name of the kind with which the pod was wired.
 	Datapath string `json:",omitempty"`
-	// Network is the CNI network's name, by which GC tells its attachments from others'.
+	// Network is the CNI network's name. GC frees only attachments of its own network.
 	Network string
 	// Result is the CNI result of Ready entries, in the agent's own version.
 	Result json.RawMessage `json:",omitempty"`
 	Since  time.Time
 }
 
-// stored is an entry as the file has it.
+// stored is an entry as it is in the file.
 type stored struct {
 	Entry
-	// Own is Exclusive under the name of the former version, whose agent may have written the
-	// entry, or may come back and read it.
+	// Own is Exclusive under the name that the previous version used. An agent of that version may
+	// have written the entry, or may read it after a downgrade.
 	Own *datapath.ENI `json:",omitempty"`
 }
 
-// Pod is "namespace/name", or the sandbox if the runtime did not say which pod.
+// Pod returns "namespace/name", or the sandbox if the runtime did not name the pod.
 func (e *Entry) Pod() string {
 	if e.Name == "" {
 		return "sandbox " + e.Sandbox
@@ -96,11 +93,11 @@ func (e *Entry) Pod() string {
 	return e.Namespace + "/" + e.Name
 }
 
-// FileName is the journal in its directory.
+// FileName is the journal's file name in its directory.
 const FileName = "journal.db"
 
-// version is the layout of the file. A file of another version is refused:
-// guessing would give addresses twice.
+// version is the layout of the file. A file of another version is refused: a wrong guess would give
+// an address twice.
 const version = "1"
 
 var (
@@ -114,8 +111,8 @@ var (
 // Journal is an open journal. Its methods may be called concurrently.
 type Journal struct{ db *bolt.DB }
 
-// Open opens or creates the journal in dir. Only one process can have it open;
-// another gets an error after a short wait.
+// Open opens or creates the journal in dir. Only one process can have it open; a second one gets an
+// error after a short wait.
 func Open(dir string) (*Journal, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("create state directory: %w", err)
@@ -149,19 +146,19 @@ func (j *Journal) init(path string) error {
 		case "":
 			return meta.Put(keyVersion, []byte(version))
 		default:
-			return fmt.Errorf("journal %s has layout version %s, this agent knows %s: run the agent that wrote it", path, v, version)
+			return fmt.Errorf("journal %s has layout version %s, this agent reads %s: run the agent that wrote it", path, v, version)
 		}
 	})
 }
 
-// openChecked opens the file and looks at every page of it. bbolt maps the file
-// and trusts it, so a damaged page shows as a panic or a fault.
+// openChecked opens the file and checks every page. bbolt maps the file and trusts it, so a damaged
+// page causes a panic or a fault.
 func openChecked(path string) (db *bolt.DB, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			// The database is in an unknown state: even its Close may fault. The
-			// process ends on this error, and with it the lock on the file.
+			// The database is in an unknown state: even its Close may fault. The process ends on
+			// this error, which releases the lock on the file.
 			db, err = nil, fmt.Errorf("the file is damaged: %v", r)
 		}
 	}()
@@ -171,7 +168,7 @@ func openChecked(path string) (db *bolt.DB, err error) {
 	}
 	err = db.View(func(tx *bolt.Tx) error {
 		var errs []error
-		for e := range tx.Check() { // to its end: it runs beside us on the same map
+		for e := range tx.Check() { // read all: the check runs concurrently on the same map
 			errs = append(errs, e)
 		}
 		return errors.Join(errs...)
@@ -205,8 +202,7 @@ func (j *Journal) Put(e Entry) error {
 	return nil
 }
 
-// Free removes an entry and remembers when its addresses became free. Removing
-// what is not there is no error.
+// Free removes an entry and stores when its addresses became free. A missing entry is no error.
 func (j *Journal) Free(k Key, addrs []netip.Addr, at time.Time) error {
 	stamp, err := at.MarshalBinary()
 	if err != nil {
@@ -229,8 +225,8 @@ func (j *Journal) Free(k Key, addrs []netip.Addr, at time.Time) error {
 	return nil
 }
 
-// Forget drops the times at which addresses became free, for addresses that the
-// node has no longer.
+// Forget removes the times at which addresses became free, for addresses that the node no longer
+// has.
 func (j *Journal) Forget(addrs []netip.Addr) error {
 	if len(addrs) == 0 {
 		return nil
@@ -249,8 +245,8 @@ func (j *Journal) Forget(addrs []netip.Addr) error {
 	return nil
 }
 
-// SetNode keeps what the controller last said of the node, so that the agent can
-// start while the API server is away. What it means is the caller's business.
+// SetNode stores the node's last desired state, so that the agent can start while the API server is
+// unreachable. The caller knows what it means.
 func (j *Journal) SetNode(data []byte) error {
 	err := j.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketMeta).Put(keyNode, data) })
 	if err != nil {
@@ -259,7 +255,7 @@ func (j *Journal) SetNode(data []byte) error {
 	return nil
 }
 
-// Node is what SetNode kept; nil if nothing.
+// Node returns what SetNode stored; nil if nothing.
 func (j *Journal) Node() (data []byte, err error) {
 	err = j.db.View(func(tx *bolt.Tx) error {
 		data = bytes.Clone(tx.Bucket(bucketMeta).Get(keyNode))
@@ -271,7 +267,7 @@ func (j *Journal) Node() (data []byte, err error) {
 	return data, nil
 }
 
-// Load returns all entries, by key, and when each freed address became free.
+// Load returns all entries, sorted by key, and the time at which each freed address became free.
 func (j *Journal) Load() (entries []Entry, freed map[netip.Addr]time.Time, err error) {
 	freed = map[netip.Addr]time.Time{}
 	err = j.db.View(func(tx *bolt.Tx) error {

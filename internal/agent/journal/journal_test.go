@@ -40,8 +40,7 @@ func open(t *testing.T, dir string) *Journal {
 	return j
 }
 
-// An entry of the former version calls Exclusive Own; its agent, should it come back, finds
-// both.
+// The previous version wrote Exclusive as Own; an agent of that version finds both after a downgrade.
 func TestEntriesOfTheFormerVersion(t *testing.T) {
 	j := open(t, t.TempDir())
 	e := entry("a", "192.168.32.1")
@@ -59,7 +58,7 @@ func TestEntriesOfTheFormerVersion(t *testing.T) {
 			return err
 		}
 		if fields["Own"] == nil {
-			t.Errorf("the former version does not know the ENI of %s", raw)
+			t.Errorf("the previous version cannot read the ENI of %s", raw)
 		}
 		delete(fields, "Exclusive")
 		former, err := json.Marshal(fields)
@@ -213,8 +212,8 @@ func TestBadChangeFailsAlone(t *testing.T) {
 	}
 }
 
-// Whatever is done to the file, Open either refuses it with advice or the
-// entries can be read: never a crash.
+// However the file is damaged, Open either rejects it with advice or the entries can be read; it
+// never crashes.
 func TestDamagedPagesAreRefusedNotFatal(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "journal.db")

@@ -15,7 +15,7 @@ import (
 	resources "k8s.io/kubelet/pkg/apis/podresources/v1"
 )
 
-// fakeKubelet speaks the kubelet's side; the real one is in the lab's checks.
+// fakeKubelet implements the kubelet's side; the lab's checks use the real one.
 type fakeKubelet struct {
 	plugins.UnimplementedRegistrationServer
 	resources.UnimplementedPodResourcesListerServer
@@ -100,7 +100,7 @@ func TestPluginRegistersReportsAndSurvivesTheKubelet(t *testing.T) {
 			}
 		}
 	}
-	// A kubelet that starts anew removes every plugin's socket.
+	// A restarted kubelet removes every plugin's socket.
 	if err := os.Remove(filepath.Join(dir, r.Endpoint)); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,7 @@ func TestResources(t *testing.T) {
 			{Name: "side"}, {Name: "main", Devices: []*resources.ContainerDevices{{ResourceName: resource, DeviceIds: ids}}}}}
 	}
 	k.pods = []*resources.PodResources{with("own", "aliyun/eni", "eni-0"), with("gpu", "example.com/gpu", "0"), with("none", "aliyun/eni"),
-		with("anew", "aliyun/eni", "eni-1"), with("anew", "aliyun/eni")}
+		with("twice", "aliyun/eni", "eni-1"), with("twice", "aliyun/eni")}
 	r, err := NewResources(filepath.Join(dir, kubeletName), "aliyun/eni")
 	if err != nil {
 		t.Fatal(err)
@@ -149,12 +149,12 @@ func TestResources(t *testing.T) {
 			t.Errorf("%s: %v, %v, want %v", name, got, err, want)
 		}
 	}
-	// A kubelet that has just started has not heard of all its pods yet.
+	// A kubelet that has just started does not know all its pods yet.
 	if got, err := r.Has(t.Context(), "default", "absent"); err == nil || !strings.Contains(err.Error(), "default/absent") {
 		t.Errorf("a pod that is not listed: %v, %v, want an error that names it", got, err)
 	}
-	// A pod that was made anew without the resource, and the one before it.
-	if got, err := r.Has(t.Context(), "default", "anew"); err == nil || !strings.Contains(err.Error(), "default/anew") {
+	// A pod that was recreated without the resource, and the one before it.
+	if got, err := r.Has(t.Context(), "default", "twice"); err == nil || !strings.Contains(err.Error(), "default/twice") {
 		t.Errorf("two pods of one name that differ: %v, %v, want an error that names them", got, err)
 	}
 	k.server.Stop()

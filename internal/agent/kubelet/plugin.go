@@ -1,9 +1,9 @@
-// Package kubelet is what the agent says to the node's kubelet and asks of it: that
-// the node has ENIs which a pod can have to itself (the extended resource aliyun/eni,
-// by the device plugin API), and which pods were given one (by the pod resources API).
+// Package kubelet connects the agent to the node's kubelet: the device plugin API advertises how
+// many pods can have an exclusive ENI (the extended resource aliyun/eni), the pod resources API
+// lists which pods were given one.
 //
-// It owns one socket in the kubelet's folder of device plugins. It decides nothing:
-// how many ENIs there are is the controller's word.
+// It owns one socket in the kubelet's folder of device plugins. It makes no decisions: the
+// controller says how many ENIs there are.
 package kubelet
 
 import (
@@ -24,20 +24,19 @@ import (
 )
 
 const (
-	// socketName is ours in the kubelet's folder.
+	// socketName is the plugin's socket in the kubelet's folder.
 	socketName = "terway-eni.sock"
-	// kubeletName is the kubelet's (device plugin API: KubeletSocket).
+	// kubeletName is the kubelet's socket (device plugin API: KubeletSocket).
 	kubeletName = "kubelet.sock"
-	// lookEvery is how often the plugin looks whether the kubelet has restarted. A
-	// kubelet that starts removes the sockets of all plugins, and waits for them to
-	// register again.
+	// lookEvery is how often the plugin checks whether the kubelet has restarted. A kubelet that
+	// starts removes the sockets of all plugins, and waits for them to register again.
 	lookEvery = time.Second
-	// callTimeout bounds a call of the kubelet.
+	// callTimeout bounds a call to the kubelet.
 	callTimeout = 10 * time.Second
 )
 
-// Plugin advertises a resource with a number of equal devices. A device stands for
-// the right to one ENI: which one is settled when the pod is wired.
+// Plugin advertises a resource with a number of equal devices. A device stands for the right to one
+// ENI: the ENI is chosen when the pod is wired.
 type Plugin struct {
 	// Dir is the kubelet's folder of device plugins, /var/lib/kubelet/device-plugins.
 	Dir      string
@@ -51,8 +50,8 @@ type Plugin struct {
 	api.UnimplementedDevicePluginServer
 }
 
-// Set says how many there are. Before the first call, and while it is 0 and never
-// was more, the kubelet hears nothing.
+// Set sets how many devices there are. The plugin does not register before the first call, nor
+// while the number has always been 0.
 func (p *Plugin) Set(n int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -76,8 +75,7 @@ func (p *Plugin) state() (int, <-chan struct{}) {
 	return p.count, p.changed
 }
 
-// Run serves until ctx is done. A kubelet that is not there, or does not want the
-// plugin, is asked again.
+// Run serves until ctx is done. It retries when the kubelet is not there or rejects the plugin.
 func (p *Plugin) Run(ctx context.Context) {
 	for {
 		n, changed := p.state()
@@ -164,7 +162,7 @@ func dial(socket string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-// GetDevicePluginOptions implements the device plugin API: nothing beyond the least.
+// GetDevicePluginOptions implements the device plugin API: no options.
 func (p *Plugin) GetDevicePluginOptions(context.Context, *api.Empty) (*api.DevicePluginOptions, error) {
 	return &api.DevicePluginOptions{}, nil
 }
@@ -188,8 +186,8 @@ func (p *Plugin) ListAndWatch(_ *api.Empty, stream grpc.ServerStreamingServer[ap
 	}
 }
 
-// Allocate implements the device plugin API. Nothing is to be done in the container:
-// the ENI comes with the pod's network.
+// Allocate implements the device plugin API. It adds nothing to the container: the ENI comes with
+// the pod's network.
 func (p *Plugin) Allocate(_ context.Context, r *api.AllocateRequest) (*api.AllocateResponse, error) {
 	out := &api.AllocateResponse{}
 	for range r.ContainerRequests {

@@ -11,15 +11,15 @@ import (
 // maxAnswer bounds the kubelet's answer, as its own client does (16 MiB).
 const maxAnswer = 16 << 20
 
-// Resources asks the kubelet which pods were given a resource. The kubelet has
-// settled that before it makes a pod's sandbox, and it knows without the API server.
+// Resources asks the kubelet which pods were given a resource. The kubelet decides that before it
+// creates a pod's sandbox, and needs no API server to answer.
 type Resources struct {
 	conn     *grpc.ClientConn
 	resource string
 }
 
-// NewResources asks at the kubelet's socket of pod resources,
-// /var/lib/kubelet/pod-resources/kubelet.sock. It connects when asked.
+// NewResources uses the kubelet's pod resources socket,
+// /var/lib/kubelet/pod-resources/kubelet.sock. It connects at the first call.
 func NewResources(socket, resource string) (*Resources, error) {
 	conn, err := dial(socket)
 	if err != nil {
@@ -28,11 +28,11 @@ func NewResources(socket, resource string) (*Resources, error) {
 	return &Resources{conn: conn, resource: resource}, nil
 }
 
-// Has reports whether the pod was given the resource. The kubelet names no UIDs here, and
-// may still list a pod that has ended beside the one of its name that was made anew: while
-// they differ, which of them is asked for is not known, and that is an error. So is a pod that
-// the kubelet does not list: it lists each pod before it makes its sandbox, but one that has just
-// started has not heard of all yet.
+// Has reports whether the pod was given the resource. The kubelet returns no UIDs here, and may
+// still list an ended pod beside a new one of the same name: if they differ in the resource, Has
+// returns an error. It also returns an error for a pod that the kubelet does not list: the kubelet
+// lists each pod before it creates its sandbox, but a kubelet that has just started may not know
+// all pods yet.
 func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
@@ -54,7 +54,7 @@ func (r *Resources) Has(ctx context.Context, namespace, name string) (bool, erro
 		return false, fmt.Errorf("the kubelet does not list pod %s/%s yet", namespace, name)
 	}
 	if with > 0 && without > 0 {
-		return false, fmt.Errorf("the kubelet lists %d pods %s/%s, with and without %s: it has not forgotten an earlier one yet", with+without, namespace, name, r.resource)
+		return false, fmt.Errorf("the kubelet lists %d pods %s/%s, with and without %s: it still lists an earlier one", with+without, namespace, name, r.resource)
 	}
 	return with > 0, nil
 }

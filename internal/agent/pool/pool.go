@@ -1,8 +1,8 @@
-// Package pool is the node's addresses in memory: which may be given to a pod,
-// which pods hold, which rest, which go back to the cloud.
+// Package pool holds the node's addresses in memory: which are free for pods, which pods hold,
+// which cool, which go back to the cloud.
 //
-// It is pure: it touches no kernel, no file, no API server and no clock. Its
-// owner writes the journal before it acts on what the pool says.
+// It is pure: it uses no kernel, no file, no API server and no clock. The caller writes the journal
+// before it acts on the pool's answers.
 package pool
 
 import (
@@ -12,20 +12,20 @@ import (
 	"time"
 )
 
-// Offer is an address that the controller lets the node use.
+// Offer is an address that the node may use.
 type Offer struct {
 	Address netip.Addr
 	// ENI is the MAC of the interface that carries it.
 	ENI string
 	// Usable: the ENI's device is on the node.
 	Usable bool
-	// Releasing: the controller wants the address back.
+	// Releasing: the controller is taking the address back.
 	Releasing bool
-	// Exclusive: the ENI is for one pod, which gets it whole.
+	// Exclusive: the ENI is for one pod.
 	Exclusive bool
 }
 
-// Holder is who holds an address.
+// Holder is the attachment that holds an address.
 type Holder struct {
 	Key     string // the attachment: sandbox/interface
 	Pod     string // namespace/name
@@ -40,11 +40,11 @@ type Lease struct {
 
 type slot struct {
 	offer   Offer
-	offered bool      // in the controller's last word
+	offered bool      // in the desired state
 	holder  *Holder   // nil when free
-	freed   time.Time // when it began to rest; zero: never held
-	last    time.Time // when it last came back, rest or not: the order of use
-	given   bool      // released for good: confirmed to the controller
+	freed   time.Time // when it began to cool; zero: never held
+	last    time.Time // when it last came back, used or not: the order of use
+	given   bool      // given back: confirmed to the controller
 }
 
 // Pool is not safe for concurrent use; its owner holds a mutex.
@@ -56,11 +56,11 @@ type Pool struct {
 // New returns an empty pool.
 func New() *Pool { return &Pool{slots: map[netip.Addr]*slot{}} }
 
-// SetCooling says how long a freed address rests.
+// SetCooling sets how long a freed address rests.
 func (p *Pool) SetCooling(d time.Duration) { p.cooling = d }
 
-// Restore puts back what the journal remembers: an address that a pod holds, or
-// the time at which one became free.
+// Restore puts back what the journal has stored: an address that a pod holds, or the time at which
+// an address became free.
 func (p *Pool) Restore(a netip.Addr, eni string, h *Holder, freed time.Time) error {
 	s := p.slot(a)
 	if s.holder != nil {
@@ -73,8 +73,8 @@ func (p *Pool) Restore(a netip.Addr, eni string, h *Holder, freed time.Time) err
 	return nil
 }
 
-// Update takes the controller's word on which addresses there are. It returns
-// the addresses that left: neither offered nor held any more.
+// Update sets which addresses the node may use. It returns the addresses that left the pool:
+// neither offered nor held any more.
 func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
 	for _, s := range p.slots {
 		s.offered = false
@@ -82,7 +82,7 @@ func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
 	for _, o := range offers {
 		s := p.slot(o.Address)
 		if !o.Releasing {
-			// The controller changed its mind; until it does, a confirmation stands.
+			// The controller may have changed its mind; until the next offer a confirmation stands.
 			s.given = false
 		}
 		s.offer, s.offered = o, true
@@ -100,16 +100,15 @@ func (p *Pool) Update(offers []Offer) (left []netip.Addr) {
 	return left
 }
 
-// Take gives a holder the longest-rested free address, and one of each other
-// family of the same ENI. ok is false when there is none. A holder that has
-// addresses already must not take more.
+// Take gives a holder the free address that has rested longest, and one of each other family of the
+// same ENI. ok is false when there is none. A holder must not have addresses already.
 func (p *Pool) Take(h Holder, now time.Time) (l Lease, ok bool) {
 	return p.take(h, false, func(s *slot) bool { return p.free(s, now) })
 }
 
-// TakeExclusive gives a holder the addresses of an ENI that it will have to itself. One
-// that still rests is better than none: a node has no more of them than pods that
-// fit, so a pod that is replaced would have to wait for its exclusive ENI.
+// TakeExclusive gives a holder the addresses of an exclusive ENI. An address that still cools may
+// be taken if there is no other: a node has no more exclusive ENIs than pods that need them, so a
+// replaced pod would have to wait for its own.
 func (p *Pool) TakeExclusive(h Holder, now time.Time) (l Lease, ok bool) {
 	if l, ok = p.take(h, true, func(s *slot) bool { return p.free(s, now) }); ok {
 		return l, ok
@@ -164,7 +163,7 @@ func (p *Pool) take(h Holder, exclusive bool, free func(*slot) bool) (l Lease, o
 // family is what an ENI has of one address family.
 type family struct {
 	has  bool  // any address at all
-	best *slot // the one to give next
+	best *slot // the address to give next
 }
 
 // before orders by how long an address has been out of use, then by address.
@@ -175,16 +174,16 @@ func (s *slot) before(o *slot) bool {
 	return s.offer.Address.Less(o.offer.Address)
 }
 
-// Free takes an address back from the attachment with that key; it rests from
-// now on. An address held by another, or by nobody, is left alone.
+// Free takes an address back from the attachment with that key; it cools from now on. An address
+// held by another attachment, or by none, is left alone.
 func (p *Pool) Free(a netip.Addr, key string, now time.Time) {
 	if s := p.back(a, key, now); s != nil {
 		s.freed = now
 	}
 }
 
-// Return takes back an address that no pod has used: it need not rest, but the
-// others are used before it.
+// Return takes back an address that no pod has used: it need not cool, but other free addresses are
+// used first.
 func (p *Pool) Return(a netip.Addr, key string, now time.Time) {
 	p.back(a, key, now)
 }
@@ -204,12 +203,12 @@ func (p *Pool) back(a netip.Addr, key string, now time.Time) *slot {
 	return s
 }
 
-// Count is how many addresses are in which state.
+// Count is the number of addresses in each state.
 type Count struct {
 	Total, Used, Free, Cooling, Releasing, Unusable int
 }
 
-// Count counts at now.
+// Count counts the addresses at a time.
 func (p *Pool) Count(now time.Time) Count {
 	var c Count
 	for _, s := range p.slots {
@@ -230,7 +229,7 @@ func (p *Pool) Count(now time.Time) Count {
 	return c
 }
 
-// NextCooled is when the next resting address can be used; ok is false when none rests.
+// NextCooled returns when the next cooling address can be used; ok is false when none cools.
 func (p *Pool) NextCooled(now time.Time) (at time.Time, ok bool) {
 	for _, s := range p.slots {
 		if s.holder != nil || s.given || !s.offered || !s.offer.Usable || !p.cools(s, now) {
@@ -249,15 +248,15 @@ type Used struct {
 	Holder
 }
 
-// Report is what the controller is told, each list in the order of addresses.
+// Report returns the lists for the controller, each sorted by address.
 func (p *Pool) Report(now time.Time) (used []Used, cooling, released []netip.Addr) {
 	for a, s := range p.slots {
 		switch {
 		case s.holder != nil:
 			used = append(used, Used{a, *s.holder})
 		case p.cools(s, now):
-			// Also one that is to go back: once it has left, the cloud may give it
-			// to another node at once, so it rests here first.
+			// This includes an address that goes back: as soon as it leaves, the cloud may give it
+			// to another node, so it cools here first.
 			cooling = append(cooling, a)
 		case s.given:
 			released = append(released, a)
@@ -271,7 +270,7 @@ func (p *Pool) Report(now time.Time) (used []Used, cooling, released []netip.Add
 
 func (p *Pool) free(s *slot, now time.Time) bool { return s.usable() && !p.cools(s, now) }
 
-// usable: a pod could have it, but that it may still rest.
+// usable reports whether a pod could have the address, apart from cooling.
 func (s *slot) usable() bool {
 	return s.offered && s.offer.Usable && !s.offer.Releasing && !s.given && s.holder == nil
 }

@@ -140,7 +140,7 @@ func TestDualStackTakesBothFamiliesOfOneENI(t *testing.T) {
 	v6 := func(i int) netip.Addr { return netip.MustParseAddr(fmt.Sprintf("2001:db8::%d", i)) }
 	p := New()
 	p.Update([]Offer{
-		{Address: addr(1), ENI: "one", Usable: true}, // its family 6 is all in use
+		{Address: addr(1), ENI: "one", Usable: true}, // all its IPv6 addresses are in use
 		{Address: v6(1), ENI: "one", Usable: true},
 		{Address: addr(2), ENI: "one", Usable: true},
 		{Address: addr(3), ENI: "two", Usable: true},
@@ -160,7 +160,7 @@ func TestDualStackTakesBothFamiliesOfOneENI(t *testing.T) {
 	}
 }
 
-// TestPoolModel runs random histories against a plain model of who holds what.
+// TestPoolModel compares random histories with a simple model of which holder has which address.
 func TestPoolModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const cooling = 30 * time.Second
@@ -187,7 +187,7 @@ func TestPoolModel(t *testing.T) {
 				p.Update(list)
 				for a := range freed {
 					if _, ok := offered[a]; !ok {
-						delete(freed, a) // it left the node; its next life starts fresh
+						delete(freed, a) // it left the node; if it comes back it has no history
 					}
 				}
 			},
@@ -241,7 +241,7 @@ func TestPoolModel(t *testing.T) {
 				}
 				for _, a := range released {
 					if !offered[a].Releasing {
-						t.Fatalf("%s confirmed though nobody asked for it", a)
+						t.Fatalf("%s confirmed though the controller did not ask for it", a)
 					}
 				}
 				c := p.Count(now)
@@ -296,7 +296,7 @@ func TestAnENIForOnePodIsGivenWhole(t *testing.T) {
 		t.Fatalf("TakeExclusive gives %v", a)
 	}
 	p.Free(a.Addresses[0], "a", t0)
-	// The rested one first; then, better than none, the one that rests.
+	// First the address that has rested; then the one that still cools.
 	if l, _ := p.TakeExclusive(Holder{Key: "b"}, t0); l.ENI != "own2" {
 		t.Errorf("TakeExclusive gives %v, want the ENI that has rested", l)
 	}

@@ -1,5 +1,5 @@
-// Package request is the edge at which CNI calls are validated, once: whatever
-// comes out of Parse is safe to use as a key, a path and a name.
+// Package request validates CNI calls, once, where they enter the agent: what Parse returns is safe
+// to use as a key, a path and a name.
 package request
 
 import (
@@ -30,8 +30,7 @@ const (
 
 var verbs = []Verb{Add, Del, Check, Status, GC}
 
-// since are the versions of the CNI specification that first had a verb, of those that
-// not all of cnicall.Versions have.
+// since has the first CNI version that knows a verb, for verbs that some of cnicall.Versions lack.
 var since = map[Verb]string{Check: "0.4.0", Status: "1.1.0", GC: "1.1.0"}
 
 // Attachment names one interface of one sandbox, as GC lists it.
@@ -48,10 +47,10 @@ type Request struct {
 	NetNS       string // cleaned absolute path; may be empty for DEL, STATUS and GC
 	CNIVersion  string
 	Network     string // the network's name
-	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…); empty when the
-	// runtime is not Kubernetes'.
+	// Namespace, Name and UID are the pod's (CNI_ARGS K8S_POD_…); empty when the caller is not
+	// Kubernetes.
 	Namespace, Name, UID string
-	// Annotations are the pod's, of ADD; empty when the runtime does not tell them.
+	// Annotations are the pod's, only for ADD; empty when the runtime does not pass them.
 	Annotations map[string]string
 	// PrevAddresses are the addresses of the previous result; CHECK compares them.
 	PrevAddresses []netip.Addr
@@ -61,8 +60,8 @@ type Request struct {
 	Valid []Attachment
 }
 
-// CapabilityAnnotations is the capability by which container runtimes hand plugins
-// the pod's annotations (containerd: annotations.PodAnnotations; CRI-O has the same).
+// CapabilityAnnotations is the capability by which container runtimes pass the pod's annotations
+// (containerd: annotations.PodAnnotations; CRI-O has the same).
 const CapabilityAnnotations = "io.kubernetes.cri.pod-annotations"
 
 type config struct {
@@ -70,10 +69,10 @@ type config struct {
 	Name       string      `json:"name"`
 	Type       string      `json:"type"`
 	PrevResult *prevResult `json:"prevResult"`
-	// Runtime is raw, because only ADD needs it and nothing may stop a DEL.
+	// Runtime is raw: only ADD needs it, and it must not make a DEL fail.
 	Runtime json.RawMessage `json:"runtimeConfig"`
-	// Valid is raw to tell null, which is what libcni makes of no attachments,
-	// from an absent list.
+	// Valid is raw to distinguish null, which libcni writes for no attachments, from a missing
+	// list.
 	Valid json.RawMessage `json:"cni.dev/valid-attachments"`
 }
 
@@ -87,10 +86,10 @@ type prevResult struct {
 	} `json:"interfaces"`
 }
 
-// maxContainerID bounds what becomes a key on disk; runtimes use 64 characters.
+// maxContainerID bounds a key on disk; runtimes use 64 characters.
 const maxContainerID = 256
 
-// Parse validates a call. The error names the field, its value and what would be right.
+// Parse validates a call. An error names the field, its value and what is valid.
 func Parse(in cnicall.Request) (*Request, *types.Error) {
 	verb := Verb(in.Verb)
 	if !slices.Contains(verbs, verb) {
@@ -118,7 +117,7 @@ func Parse(in cnicall.Request) (*Request, *types.Error) {
 	case GC:
 		if len(c.Valid) == 0 {
 			return nil, types.NewError(types.ErrInvalidNetworkConfig,
-				"cni.dev/valid-attachments is missing: GC without the list of what is valid would take every pod's address", "")
+				"cni.dev/valid-attachments is missing: GC without the list of valid attachments would free every pod's address", "")
 		}
 		if err := json.Unmarshal(c.Valid, &r.Valid); err != nil {
 			return nil, types.NewError(types.ErrInvalidNetworkConfig,
@@ -153,7 +152,7 @@ func Parse(in cnicall.Request) (*Request, *types.Error) {
 		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_NETNS is empty: want the path of the pod's network namespace", "")
 	}
 	if verb == Del {
-		return r, nil // nothing else is needed, and nothing else may stop a DEL
+		return r, nil // a DEL needs nothing else, and nothing else may make it fail
 	}
 	if err := r.pod(in.Args); err != nil {
 		return nil, err
@@ -178,7 +177,7 @@ func (r *Request) pod(args string) *types.Error {
 	}
 	if r.Namespace == "" && r.Name == "" {
 		r.UID = ""
-		return nil // not Kubernetes: a runtime of another kind, or a tool
+		return nil // not Kubernetes
 	}
 	for field, v := range map[string]string{"K8S_POD_NAMESPACE": r.Namespace, "K8S_POD_NAME": r.Name} {
 		if len(validation.IsDNS1123Subdomain(v)) > 0 {
@@ -197,7 +196,7 @@ func (r *Request) annotations(raw json.RawMessage) *types.Error {
 		return nil
 	}
 	var c struct {
-		// The name is CapabilityAnnotations.
+		// The key is CapabilityAnnotations.
 		Annotations map[string]string `json:"io.kubernetes.cri.pod-annotations"`
 	}
 	if err := json.Unmarshal(raw, &c); err != nil {
@@ -210,7 +209,7 @@ func (r *Request) annotations(raw json.RawMessage) *types.Error {
 func (r *Request) prev(p *prevResult) *types.Error {
 	if p == nil {
 		if r.Verb == Check {
-			return types.NewError(types.ErrInvalidNetworkConfig, "prevResult is missing: CHECK compares with the result of ADD", "")
+			return types.NewError(types.ErrInvalidNetworkConfig, "prevResult is missing: CHECK needs the result of ADD", "")
 		}
 		return nil
 	}

@@ -1,6 +1,6 @@
-// Package cluster tells the cluster for which blocks a node's CNI plugins are configured.
+// Package cluster publishes in the Node for which blocks its CNI plugins are configured.
 //
-// It owns the annotation AnnotationPodCIDR of Nodes, and must never write anything else.
+// It owns the annotation AnnotationPodCIDR of Nodes, and must not write anything else.
 package cluster
 
 import (
@@ -17,21 +17,21 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Node is a node's object in the API server.
+// Node is a Node in the API server.
 type Node struct {
 	Client client.Client
 	Name   string
 }
 
-// Tell writes into the Node which blocks its plugins are configured for. If the Node has
-// others now, nothing is written and the error is a flannel.ErrBlock.
-func (o Node) Tell(ctx context.Context, blocks []netip.Prefix) error {
+// Publish writes into the Node for which blocks its plugins are configured. If the Node's spec has
+// other blocks, nothing is written and the error is a flannel.ErrBlock.
+func (o Node) Publish(ctx context.Context, blocks []netip.Prefix) error {
 	var n corev1.Node
 	if err := o.Client.Get(ctx, client.ObjectKey{Name: o.Name}, &n); err != nil {
 		return fmt.Errorf("read node %s: %w", o.Name, err)
 	}
 	if len(n.Spec.PodCIDRs) == 0 {
-		// flanneld would not find one either, if it were started anew.
+		// A restarted flanneld would not find one either.
 		return fmt.Errorf("node %s has no block yet (spec.podCIDRs)", o.Name)
 	}
 	var nodes []netip.Prefix
@@ -56,8 +56,8 @@ func (o Node) Tell(ctx context.Context, blocks []netip.Prefix) error {
 		changed.Annotations = map[string]string{}
 	}
 	changed.Annotations[claims.AnnotationPodCIDR] = value
-	// The status, as flanneld does: its service account may write nothing else of a Node.
-	// Not into another object of the same name, which may have been made meanwhile.
+	// Patch the status, as flanneld does: its service account may write nothing else of a Node. The
+	// optimistic lock keeps the patch off a newer object of the same name.
 	if err := o.Client.Status().Patch(ctx, changed, client.MergeFromWithOptions(&n, client.MergeFromWithOptimisticLock{})); err != nil {
 		return fmt.Errorf("write annotation %s of node %s: %w", claims.AnnotationPodCIDR, o.Name, err)
 	}

@@ -45,7 +45,7 @@ func api(t *testing.T, before func(client.Client), blocks ...string) client.Clie
 		}}).Build()
 }
 
-// node is what the API server has of n1, and what it says of its blocks.
+// node returns Node n1 of the API server, and its annotation with the blocks.
 func node(t *testing.T, c client.Client) (n corev1.Node, said string) {
 	t.Helper()
 	if err := c.Get(t.Context(), client.ObjectKey{Name: "n1"}, &n); err != nil {
@@ -57,7 +57,7 @@ func node(t *testing.T, c client.Client) (n corev1.Node, said string) {
 func TestTellSaysTheNodesOwnBlocksOnly(t *testing.T) {
 	c := api(t, nil, "172.20.1.0/24", "fd00:20:0:1::/64")
 	n1 := cluster.Node{Client: c, Name: "n1"}
-	err := n1.Tell(t.Context(), prefixes("172.20.9.0/24"))
+	err := n1.Publish(t.Context(), prefixes("172.20.9.0/24"))
 	if !errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "172.20.9.0/24") || !strings.Contains(err.Error(), "172.20.1.0/24") {
 		t.Errorf("another block than the node's: %v", err)
 	}
@@ -68,37 +68,36 @@ func TestTellSaysTheNodesOwnBlocksOnly(t *testing.T) {
 		"172.20.1.0/24":                  prefixes("172.20.1.0/24"),
 		"172.20.1.0/24,fd00:20:0:1::/64": prefixes("172.20.1.0/24", "fd00:20:0:1::/64"),
 	} {
-		err := n1.Tell(t.Context(), list)
+		err := n1.Publish(t.Context(), list)
 		if _, said := node(t, c); err != nil || said != blocks {
 			t.Errorf("%s: the node says %q, %v", blocks, said, err)
 		}
 	}
 	before, said := node(t, c)
-	if err := n1.Tell(t.Context(), prefixes(strings.Split(said, ",")...)); err != nil {
+	if err := n1.Publish(t.Context(), prefixes(strings.Split(said, ",")...)); err != nil {
 		t.Error(err)
 	}
 	if after, _ := node(t, c); after.ResourceVersion != before.ResourceVersion {
-		t.Error("what the node says already was written again")
+		t.Error("an annotation that was right was written again")
 	}
-	if err := (cluster.Node{Client: c, Name: "n2"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil || errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "n2") {
-		t.Errorf("a node that is not there: %v", err)
+	if err := (cluster.Node{Client: c, Name: "n2"}).Publish(t.Context(), prefixes("172.20.1.0/24")); err == nil || errors.Is(err, flannel.ErrBlock) || !strings.Contains(err.Error(), "n2") {
+		t.Errorf("a missing node: %v", err)
 	}
 }
 
-// A Node without a block, or with one that is written with host bits, does not make
-// flanneld's a wrong one.
+// A Node without a block, or with one that has host bits set, does not make flanneld's block wrong.
 func TestTellWithoutABlock(t *testing.T) {
 	for want, blocks := range map[string][]string{"has no block yet": nil, "": {"172.20.1.5/24"}} {
 		c := api(t, nil, blocks...)
-		err := cluster.Node{Client: c, Name: "n1"}.Tell(t.Context(), prefixes("172.20.1.0/24"))
+		err := cluster.Node{Client: c, Name: "n1"}.Publish(t.Context(), prefixes("172.20.1.0/24"))
 		if errors.Is(err, flannel.ErrBlock) || (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("a node with %q: %v", blocks, err)
 		}
 	}
 }
 
-// A Node object that is made anew between reading and writing must not get the word that
-// was meant for the one before.
+// A Node that is deleted and created again between read and write must not get the annotation of the
+// earlier one.
 func TestTellDoesNotWriteIntoAnother(t *testing.T) {
 	c := api(t, func(c client.Client) {
 		ctx := context.Background()
@@ -114,7 +113,7 @@ func TestTellDoesNotWriteIntoAnother(t *testing.T) {
 			t.Error(err)
 		}
 	}, "172.20.1.0/24")
-	if err := (cluster.Node{Client: c, Name: "n1"}).Tell(t.Context(), prefixes("172.20.1.0/24")); err == nil {
+	if err := (cluster.Node{Client: c, Name: "n1"}).Publish(t.Context(), prefixes("172.20.1.0/24")); err == nil {
 		t.Error("no error")
 	}
 	if _, s := node(t, c); s != "" {

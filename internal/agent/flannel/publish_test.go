@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/agent/flannel"
 )
 
-// cluster is one that answers what it is made to, and a clock.
+// cluster is a Node whose Publish returns a given error, with a clock.
 type cluster struct {
 	*flannel.Node
 	now    time.Time
@@ -25,15 +25,14 @@ type cluster struct {
 func newCluster(t *testing.T) *cluster {
 	c := &cluster{Node: newNode(t), now: time.Unix(1e9, 0)}
 	c.Now = func() time.Time { return c.now }
-	c.Tell = func(_ context.Context, blocks []netip.Prefix) error {
+	c.Publish = func(_ context.Context, blocks []netip.Prefix) error {
 		c.calls = append(c.calls, fmt.Sprint(blocks))
 		return c.answer
 	}
 	return c
 }
 
-// looks has the node look for so many seconds, once in each, and returns what the cluster
-// was told.
+// looks checks once a second for so many seconds, and returns the published blocks.
 func (c *cluster) looks(t *testing.T, seconds int) []string {
 	c.calls = nil
 	for range seconds {
@@ -48,7 +47,7 @@ func (c *cluster) block(t *testing.T, address string) {
 	write(t, c.SubnetFile, strings.ReplaceAll(file, "172.20.1.1", address))
 }
 
-// outdated says whether flanneld is to be started anew.
+// outdated reports whether a restart of flanneld is requested.
 func (c *cluster) outdated() bool {
 	_, err := os.Stat(c.Outdated)
 	return err == nil
@@ -57,42 +56,42 @@ func (c *cluster) outdated() bool {
 func TestTheClusterIsTold(t *testing.T) {
 	c := newCluster(t)
 	if calls := c.looks(t, 5); len(calls) != 0 || !strings.Contains(c.Waits(), "flanneld has not written it yet") {
-		t.Errorf("without a file: told %q, waits: %s", calls, c.Waits())
+		t.Errorf("without a file: published %q, waits: %s", calls, c.Waits())
 	}
 	c.block(t, "172.20.1.1")
 	if calls := c.looks(t, 60); !slices.Equal(calls, []string{"[172.20.1.0/24]"}) || c.Waits() != "" {
-		t.Errorf("the first minute: told %q, waits: %s", calls, c.Waits())
+		t.Errorf("the first minute: published %q, waits: %s", calls, c.Waits())
 	}
 	if calls := c.looks(t, 60); len(calls) != 1 {
-		t.Errorf("the second minute: told %q, want one more", calls)
+		t.Errorf("the second minute: published %q, want one more", calls)
 	}
 	c.block(t, "172.20.9.1")
 	if calls := c.looks(t, 1); !slices.Equal(calls, []string{"[172.20.9.0/24]"}) {
-		t.Errorf("another block: told %q", calls)
+		t.Errorf("another block: published %q", calls)
 	}
 }
 
 func TestTheClusterIsAway(t *testing.T) {
 	c := newCluster(t)
-	c.answer = errors.New("the API server is away")
+	c.answer = errors.New("the API server is unreachable")
 	c.block(t, "172.20.1.1")
-	// 1, 2, 4, … seconds after one another, then one in a minute.
+	// After 1, 2, 4, … seconds, then once a minute.
 	if n := len(c.looks(t, 300)); n < 8 || n > 11 {
-		t.Errorf("asked %d times in five minutes", n)
+		t.Errorf("%d calls in five minutes", n)
 	}
-	if !strings.Contains(c.Waits(), "the API server is away") || c.outdated() {
+	if !strings.Contains(c.Waits(), "the API server is unreachable") || c.outdated() {
 		t.Errorf("waits: %s, outdated %t", c.Waits(), c.outdated())
 	}
 	c.answer = nil
 	if c.looks(t, 64); c.Waits() != "" {
 		t.Errorf("after it came back: %s", c.Waits())
 	}
-	// What it knows it knows.
-	c.answer = errors.New("the API server is away")
+	// Blocks that were published count as published.
+	c.answer = errors.New("the API server is unreachable")
 	if n := len(c.looks(t, 300)); c.Waits() != "" || c.outdated() || n < 8 {
-		t.Errorf("waits: %s, outdated %t, asked %d times", c.Waits(), c.outdated(), n)
+		t.Errorf("waits: %s, outdated %t, %d calls", c.Waits(), c.outdated(), n)
 	}
-	// Of another block it knows nothing.
+	// Another block is not published yet.
 	c.block(t, "172.20.9.1")
 	if c.looks(t, 1); c.Waits() == "" {
 		t.Error("another block: does not wait")
@@ -107,12 +106,12 @@ func TestFlanneldWithAnOldBlockIsStartedAnew(t *testing.T) {
 	if c.looks(t, 60); !c.outdated() || !strings.Contains(c.Waits(), "it has another") {
 		t.Fatalf("outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
-	// It stays so while the cluster cannot be asked.
-	c.answer = errors.New("the API server is away")
+	// It stays so while the API server is unreachable.
+	c.answer = errors.New("the API server is unreachable")
 	if c.looks(t, 60); !c.outdated() || c.Waits() == "" {
 		t.Errorf("outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
-	// The new flanneld is not ended, whether the cluster answers or not.
+	// The new flanneld is not restarted, whether the API server answers or not.
 	c.block(t, "172.20.9.1")
 	if c.looks(t, 1); c.outdated() || c.Waits() == "" {
 		t.Errorf("the new one's file: outdated %t, waits: %s", c.outdated(), c.Waits())
@@ -121,7 +120,7 @@ func TestFlanneldWithAnOldBlockIsStartedAnew(t *testing.T) {
 	if c.looks(t, 60); c.outdated() || c.Waits() != "" {
 		t.Errorf("in the end: outdated %t, waits: %s", c.outdated(), c.Waits())
 	}
-	// The Node is made again once more, and has its old block after all.
+	// The Node is created again, with its old block.
 	c.answer = flannel.ErrBlock
 	c.looks(t, 60)
 	c.answer = nil

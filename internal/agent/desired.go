@@ -14,56 +14,56 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// Want is the controller's word, validated: what the node may use and how.
-type Want struct {
-	// Known is false until the controller has spoken.
+// Desired is the validated desired state: what the node may use and how.
+type Desired struct {
+	// Known is false until the controller has written the spec.
 	Known      bool
 	Generation int64
 	Datapath   string
 	Cooling    time.Duration
 	// Node is the node-wide part; its ENIs are filled in from the devices.
 	Node datapath.Node
-	ENIs []WantENI
-	// Mode is v1alpha1's spec.mode; ExclusiveENIs how many pods may have an ENI to themselves,
-	// Offers how many of them can have it now.
+	ENIs []DesiredENI
+	// Mode is v1alpha1's spec.mode; ExclusiveENIs is how many pods may have an exclusive ENI,
+	// Offers how many of them can have one now.
 	Mode                  string
 	ExclusiveENIs, Offers int
-	// Offered: the node has offered some before, in this life of the agent or an earlier
-	// one; pods may have been sent here for them.
+	// Offered: the node has offered exclusive ENIs before, in this process or an earlier one; pods
+	// may have been scheduled here for them.
 	Offered bool
 	// MinPool is how many free addresses the controller keeps assigned.
 	MinPool int
-	// Limit is how many pods the type allows.
+	// Limit is how many pods the instance type allows.
 	Limit int
-	// Moving: an ENI is on its way in or out.
+	// Moving: an ENI is being attached or detached.
 	Moving bool
 }
 
-// WantENI is an ENI that the node may use.
-type WantENI struct {
+// DesiredENI is an ENI that the node may use.
+type DesiredENI struct {
 	datapath.ENI
-	// Exclusive: it is for one pod, whole.
+	// Exclusive: it is for one pod.
 	Exclusive bool
 	// Ready: attached as far as the controller knows.
 	Ready     bool
-	Addresses []WantAddress
+	Addresses []DesiredAddress
 }
 
-// WantAddress is an address that pods may have.
-type WantAddress struct {
+// DesiredAddress is an address that pods may have.
+type DesiredAddress struct {
 	Address   netip.Addr
 	Releasing bool
-	// Gone: it is not on the ENI any more, or will not be in a moment.
+	// Gone: it is no longer on the ENI, or about to be removed.
 	Gone bool
 }
 
-// ParseWant validates a NodeNetwork and the node's addresses. What is wrong is
-// left out and named in the error; the rest is usable.
-func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, error) {
+// ParseDesired validates a NodeNetwork and the node's addresses. It leaves out what is invalid and
+// names it in the error; the rest is usable.
+func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired, error) {
 	var errs []error
-	w := Want{
-		// The controller makes the object first and writes the configuration into it
-		// afterwards: until then it has not said which datapath, nor in which mode.
+	w := Desired{
+		// The controller creates the object before it writes the configuration into it: until then
+		// datapath and mode are unknown.
 		Known:         nn.Spec.Datapath != "",
 		Generation:    nn.Generation,
 		Datapath:      nn.Spec.Datapath,
@@ -86,7 +86,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 		e := &nn.Spec.ENIs[i]
 		w.Moving = w.Moving || e.Phase != v1alpha1.ENIReady
 		if e.ID == "" || e.MAC == "" || e.Phase == v1alpha1.ENICreating {
-			continue // not there yet
+			continue // not attached yet
 		}
 		at := fmt.Sprintf("spec.enis[%s]", e.ID)
 		mac, err := net.ParseMAC(e.MAC)
@@ -94,7 +94,7 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 			errs = append(errs, fmt.Errorf("%s.mac %q: want six bytes in hexadecimal", at, e.MAC))
 			continue
 		}
-		out := WantENI{
+		out := DesiredENI{
 			ENI: datapath.ENI{
 				ID: e.ID, MAC: mac,
 				CIDRs:    prefixes(at+".cidrs", e.CIDRs, &errs),
@@ -118,14 +118,15 @@ func ParseWant(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Want, erro
 				continue
 			}
 			seen[a] = e.ID
-			out.Addresses = append(out.Addresses, WantAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning || e.Phase == v1alpha1.ENIDetaching})
+			out.Addresses = append(out.Addresses, DesiredAddress{Address: a, Releasing: ad.Releasing || e.Phase == v1alpha1.ENIDetaching, Gone: ad.Unassigning || e.Phase == v1alpha1.ENIDetaching})
 		}
 		w.ENIs = append(w.ENIs, out)
 	}
 	return w, errors.Join(errs...)
 }
 
-// whyNoMore is the controller's reason for not giving the node more; empty when there is none.
+// whyNoMore returns the controller's reason for not assigning more to the node; empty if there is
+// none.
 func whyNoMore(nn *v1alpha1.NodeNetwork) string {
 	c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionAddressesAvailable)
 	if c == nil || c.Status != metav1.ConditionFalse {
@@ -134,8 +135,8 @@ func whyNoMore(nn *v1alpha1.NodeNetwork) string {
 	return fmt.Sprintf("%s: %s", c.Reason, c.Message)
 }
 
-// offers is how many ENIs for pods of their own the controller lets the node offer. One
-// that is older than the figure gives only the most that the node may have.
+// offers returns how many exclusive ENIs the node may advertise. A controller from before that
+// field writes only how many the node may have.
 func offers(s *v1alpha1.NodeNetworkSpec) int {
 	if s.OfferedENIs != nil {
 		return *s.OfferedENIs

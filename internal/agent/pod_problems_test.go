@@ -17,28 +17,28 @@ import (
 
 func TestStatusVerb(t *testing.T) {
 	e := newEnv(t, 1)
-	full := e.a.want
+	full := e.a.desired
 	none := full
 	none.ENIs, none.MinPool = nil, 1
 
 	e.kill()
 	e.start()
 	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "controller") {
-		t.Errorf("STATUS before the controller spoke: %v, want code 50 and why", err)
+		t.Errorf("STATUS before there is a desired state: %v, want code 50 and why", err)
 	}
 	e.a.SetWhyNoMore("QuotaExceeded: no more ENIs")
-	e.setWant(none)
+	e.setDesired(none)
 	if err := e.status(); !says(err, types.ErrPluginNotAvailable, "QuotaExceeded") {
 		t.Errorf("STATUS without an ENI: %v, want code 50 and the controller's reason", err)
 	}
-	e.setWant(full)
+	e.setDesired(full)
 	if err := e.status(); err != nil {
 		t.Errorf("STATUS of a ready node: %v", err)
 	}
-	// A node that becomes NotReady loses its pods: neither a lost ENI, nor a full
-	// pool, nor one failed look at the kernel is worth that.
+	// A node that becomes NotReady loses its pods: a lost ENI, a full pool or one failed repair must not
+	// cause that.
 	e.mustAdd("a")
-	e.setWant(none)
+	e.setDesired(none)
 	if err := e.status(); err != nil {
 		t.Errorf("STATUS after the ENI went: %v", err)
 	}
@@ -64,7 +64,7 @@ func TestStatusVerb(t *testing.T) {
 func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
 	e := &env{t: t, dir: t.TempDir(), dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, dead: map[string]bool{}, links: map[string]bool{}}
 	e.start()
-	if err := e.a.SetWant(Want{Known: true, Datapath: "magic"}); err != nil {
+	if err := e.a.SetDesired(Desired{Known: true, Datapath: "magic"}); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.a.Repair(context.Background()); err == nil || !strings.Contains(err.Error(), `"magic"`) || !strings.Contains(err.Error(), "fake") {
@@ -77,12 +77,12 @@ func TestUnknownDatapathSaysWhatThereIs(t *testing.T) {
 	}
 }
 
-// A pod that cannot be wired, or a dead one that cannot be unwired, must not cost the
-// other pods their node. It hears of it once.
-func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
+// A pod that cannot be repaired, or a dead one that cannot be removed, must not make the node unready
+// for other pods. The pod gets one event.
+func TestPodProblemKeepsNodeReady(t *testing.T) {
 	for name, c := range map[string]struct {
-		reason  string
-		trouble func(*env)
+		reason string
+		damage func(*env)
 	}{
 		"its ENI is lost": {reasonNotRepaired, func(e *env) {
 			e.dp.failSync = errors.Join(&datapath.PodError{Sandbox: "a", IfName: "eth0", Err: errors.New("its ENI is not on the node")})
@@ -91,30 +91,30 @@ func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
 			e.dead["/run/netns/a"] = true
 			e.dp.failDel = errors.New("its ENI is not on the node")
 		}},
-		"its link cannot be looked for": {reasonNotRemoved, func(e *env) {
+		"its link cannot be listed": {reasonNotRemoved, func(e *env) {
 			e.dead["/run/netns/a"] = true
 			e.dp.alive = func(datapath.Pod) (bool, error) { return false, errors.New("its ENI is not on the node") }
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnv(t, 3)
-			var told []string
+			var events []string
 			e.configure = func(o *Options) {
-				o.Tell = func(pod PodRef, reason, note string) {
-					told = append(told, fmt.Sprintf("%s/%s %s: %s", pod.Namespace, pod.Name, reason, note))
+				o.PodEvent = func(pod PodRef, reason, note string) {
+					events = append(events, fmt.Sprintf("%s/%s %s: %s", pod.Namespace, pod.Name, reason, note))
 				}
 			}
 			e.restart()
 			e.mustAdd("a")
-			c.trouble(e)
+			c.damage(e)
 			for range tolerated + 1 {
 				e.repair()
 			}
 			if ok, why := e.a.Ready(); !ok {
 				t.Errorf("the node is not ready: %s", why)
 			}
-			if len(told) != 1 || !strings.HasPrefix(told[0], "default/pod-a "+c.reason+": ") || !strings.Contains(told[0], "its ENI is not on the node") {
-				t.Errorf("the pod was told %q", told)
+			if len(events) != 1 || !strings.HasPrefix(events[0], "default/pod-a "+c.reason+": ") || !strings.Contains(events[0], "its ENI is not on the node") {
+				t.Errorf("events on the pod: %q", events)
 			}
 			e.mustAdd("b")
 			e.restart()
@@ -123,7 +123,7 @@ func TestOnePodsTroubleIsNotTheNodes(t *testing.T) {
 	}
 }
 
-// What others on the node do is named where people look, and the node goes on.
+// Obstacles are named in the condition, and the node continues to serve.
 func TestObstaclesAreNamed(t *testing.T) {
 	e := newEnv(t, 2)
 	e.dp.failSync = errors.Join(&datapath.Obstacle{What: "chain forward drops"})
@@ -148,6 +148,6 @@ func TestObstaclesAreNamed(t *testing.T) {
 	e.dp.failSync = nil
 	e.repair()
 	if c := condition(); c.Status != metav1.ConditionTrue {
-		t.Errorf("DatapathReady is %+v, and nothing is in the way any more", c)
+		t.Errorf("DatapathReady is %+v, and there is no obstacle any more", c)
 	}
 }
