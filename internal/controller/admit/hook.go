@@ -16,7 +16,7 @@ import (
 	"terway.dev/terway/internal/podeni"
 )
 
-// Handle answers the API server about a pod that is about to be made.
+// Handle answers a request about a pod that is being created.
 func Handle(_ context.Context, req admission.Request) admission.Response {
 	var pod corev1.Pod
 	if err := json.Unmarshal(req.Object.Raw, &pod); err != nil {
@@ -36,9 +36,8 @@ func Handle(_ context.Context, req admission.Request) admission.Response {
 	return admission.PatchResponseFromRaw(req.Object.Raw, raw)
 }
 
-// withENI is the pod with the resource in its first container. The pod is not read into
-// its Go type and written again: a newer API server may know fields that this program
-// does not, and they would be lost.
+// withENI returns the pod with the resource in its first container. The pod is not decoded into its
+// Go type: fields of a newer API server, which this program does not know, would be lost.
 func withENI(raw []byte) ([]byte, error) {
 	var pod map[string]any
 	if err := utiljson.Unmarshal(raw, &pod); err != nil {

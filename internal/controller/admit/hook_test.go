@@ -18,7 +18,7 @@ func review(raw string) admission.Request {
 	return admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Object: runtime.RawExtension{Raw: []byte(raw)}}}
 }
 
-// asks is a pod in the words of the API server, with what this program does not know.
+// asks is a pod as the API server encodes it, with fields that this program does not know.
 const asks = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","annotations":{"network.terway.dev/exclusive-eni":"VALUE"}},` +
 	`"spec":{"newField":9007199254740993,"containers":[{"name":"a","future":{"x":1},"resources":RESOURCES},{"name":"b","resources":{}}]}}`
 
@@ -32,8 +32,8 @@ func patches(t *testing.T, value, resources string) (string, admission.Response)
 	return string(b), r
 }
 
-// What is changed is the resource and nothing else, above all not what a newer API
-// server knows and this program does not.
+// Only the resource is changed; fields that a newer API server knows and this program does not are
+// kept.
 func TestHandleAddsTheResourceOnly(t *testing.T) {
 	for name, c := range map[string]struct {
 		resources string
@@ -75,8 +75,8 @@ func TestHandleRefuses(t *testing.T) {
 	}
 }
 
-// A pod that was let in with the resource added is let in as it is: the API server may
-// ask again. Nothing makes the webhook fall over.
+// A pod that already has the resource is allowed unchanged: the API server may call again. No input
+// makes the webhook panic.
 func FuzzHandle(f *testing.F) {
 	f.Add([]byte(asks))
 	for _, value := range []string{"true", "false", "", "1"} {
@@ -99,7 +99,7 @@ func FuzzHandle(f *testing.F) {
 		}
 		q := pod.Spec.Containers[0].Resources.Limits[claims.ResourceENI]
 		if add, err := podeni.Admit(&pod); add || err != nil || q.Value() != 1 {
-			t.Errorf("%s: asked again: add %v, %v", out, add, err)
+			t.Errorf("%s: second call: add %v, %v", out, add, err)
 		}
 	})
 }

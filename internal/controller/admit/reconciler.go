@@ -27,9 +27,9 @@ import (
 	"terway.dev/terway/internal/controller/certs"
 )
 
-// Options are what a Webhook is made of.
+// Options configure a Webhook.
 type Options struct {
-	// Namespace is that of the Secret and the Service.
+	// Namespace of the Secret and the Service.
 	Namespace string
 	// Host is the address to listen on; empty means all.
 	Host string
@@ -38,7 +38,7 @@ type Options struct {
 	Now  func() time.Time
 }
 
-// Webhook serves, and keeps its certificate.
+// Webhook serves requests and renews its certificate.
 type Webhook struct {
 	Options
 	client client.Client
@@ -47,10 +47,10 @@ type Webhook struct {
 	serving atomic.Pointer[tls.Certificate]
 }
 
-// lookEvery is how often the certificates are looked at when nothing changes.
+// lookEvery is how often the certificates are checked when nothing changes.
 const lookEvery = 12 * time.Hour
 
-// New makes a Webhook. Cached goes into the manager's options, then comes SetupWithManager.
+// New makes a Webhook. Pass Cached to the manager's options, then call SetupWithManager.
 func New(o Options) *Webhook {
 	w := &Webhook{Options: o}
 	w.server = webhook.NewServer(webhook.Options{Host: o.Host, Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
@@ -60,7 +60,7 @@ func New(o Options) *Webhook {
 	return w
 }
 
-// Cached are the two objects that are looked at: no others are, or may be.
+// Cached returns the two objects that the Webhook may read.
 func (w *Webhook) Cached() map[client.Object]cache.ByObject {
 	name := fields.OneTermEqualSelector("metadata.name", Name)
 	return map[client.Object]cache.ByObject{
@@ -69,7 +69,7 @@ func (w *Webhook) Cached() map[client.Object]cache.ByObject {
 	}
 }
 
-// SetupWithManager has the webhook served and the certificate kept, on all replicas.
+// SetupWithManager serves the webhook and renews the certificate, on all replicas.
 func (w *Webhook) SetupWithManager(mgr ctrl.Manager) error {
 	w.client = mgr.GetClient()
 	if err := mgr.Add(w.server); err != nil {
@@ -91,12 +91,12 @@ func (w *Webhook) key() types.NamespacedName {
 	return types.NamespacedName{Namespace: w.Namespace, Name: Name}
 }
 
-// certs has the name that the API server expects in the certificate.
+// certs returns the server with the host name that the API server expects in the certificate.
 func (w *Webhook) certs() certs.Server {
 	return certs.Server{Name: Name, Host: Name + "." + w.Namespace + ".svc"}
 }
 
-// Ready says whether pods can be sent here.
+// Ready reports whether the webhook can answer requests.
 func (w *Webhook) Ready(r *http.Request) error {
 	if w.serving.Load() == nil {
 		return w.noCertificate()
@@ -115,8 +115,8 @@ func (w *Webhook) noCertificate() error {
 	return fmt.Errorf("the admission webhook has no certificate: the Secret %s, which the chart makes, has not been read", w.key())
 }
 
-// Reconcile makes the Secret, what is served and what the API server trusts agree, in
-// that order: each follows from the one before, so a kill between them costs nothing.
+// Reconcile updates the Secret, then what is served, then what the API server trusts. Each step
+// follows from the one before, so a kill between them does no harm.
 func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	var s corev1.Secret
 	if err := w.client.Get(ctx, w.key(), &s); apierrors.IsNotFound(err) {
@@ -132,7 +132,7 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	}
 	if why != "" {
 		s.Data = data
-		// The resource version says whether another replica was faster.
+		// The resource version detects that another replica was faster.
 		if err := w.client.Update(ctx, &s); apierrors.IsConflict(err) {
 			return ctrl.Result{RequeueAfter: time.Second}, nil
 		} else if err != nil {
@@ -151,11 +151,11 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	return ctrl.Result{RequeueAfter: min(lookEvery, due.Sub(now))}, nil
 }
 
-// trust tells the API server which certificates are ours.
+// trust writes our certificates into the MutatingWebhookConfiguration.
 func (w *Webhook) trust(ctx context.Context, bundle []byte) error {
 	var c admissionv1.MutatingWebhookConfiguration
 	if err := w.client.Get(ctx, types.NamespacedName{Name: Name}, &c); apierrors.IsNotFound(err) {
-		return nil // it is told when it is there
+		return nil // its creation starts the next reconcile
 	} else if err != nil {
 		return fmt.Errorf("read MutatingWebhookConfiguration %s: %w", Name, err)
 	}

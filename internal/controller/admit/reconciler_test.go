@@ -30,17 +30,17 @@ import (
 	"terway.dev/terway/internal/controller/certs"
 )
 
-// host is the name that the API server calls the webhook by.
+// host is the name by which the API server calls the webhook.
 const host = Name + ".ns.svc"
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// world is the two objects that the chart makes, replicas of the controller, and a clock.
+// world has the two objects that the chart creates, replicas of the controller, and a clock.
 type world struct {
 	kube     client.WithWatch
 	now      time.Time
 	replicas []*Webhook
-	// burn is how many writes succeed until the writer is killed; -1: all of them.
+	// burn is how many writes succeed before the writer is killed; -1: all of them.
 	burn int
 }
 
@@ -81,7 +81,7 @@ func (w *world) replica() *Webhook {
 	return r
 }
 
-// secret and configuration are as the chart makes them.
+// secret and configuration are as the chart creates them.
 func (w *world) secret() *corev1.Secret {
 	return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: Name}}
 }
@@ -103,7 +103,7 @@ func (w *world) setBundle(b []byte) error {
 	return w.kube.Update(context.Background(), c)
 }
 
-// call is a TLS handshake as the API server does it with a replica.
+// call is a TLS handshake as the API server makes it with a replica.
 func (w *world) call(r *Webhook) error {
 	c := w.configuration()
 	if err := w.kube.Get(context.Background(), client.ObjectKeyFromObject(c), c); err != nil {
@@ -140,8 +140,8 @@ func (w *world) reconcile(t failer, r *Webhook) ctrl.Result {
 
 type failer interface{ Fatalf(string, ...any) }
 
-// Replicas come, go and are killed between any two writes; certificates are turned
-// meanwhile. A replica that is ready is one that the API server trusts, at any time.
+// Replicas start, stop and are killed between any two writes, while certificates turn. At any time,
+// a replica that is ready is trusted by the API server.
 func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newWorld(3)
@@ -158,7 +158,7 @@ func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 				}
 				w.replicas[i] = w.replica()
 			case 1:
-				// A replica that hears nothing for longer is not a replica.
+				// A replica without an API server for longer does not count.
 				w.now = w.now.Add(time.Duration(rapid.Int64Range(0, int64(certs.TurnEvery/2)).Draw(t, "time")))
 				for i := range seen {
 					if w.now.Sub(seen[i]) >= certs.TurnEvery/2 {
@@ -182,7 +182,7 @@ func TestTheAPIServerTrustsEveryReplica(t *testing.T) {
 	})
 }
 
-// What somebody else does to the two objects is put right.
+// Changes of the two objects by others are reverted.
 func TestPutRight(t *testing.T) {
 	ctx := t.Context()
 	for name, harm := range map[string]func(w *world) error{
@@ -223,7 +223,7 @@ func TestPutRight(t *testing.T) {
 	}
 }
 
-// Of replicas that start together one makes the certificates, and the others wait for it.
+// Of replicas that start together one creates the certificates, and the others wait for it.
 func TestOneReplicaIsFaster(t *testing.T) {
 	w := newWorld(2)
 	slow := w.replicas[1]
@@ -281,8 +281,8 @@ func TestWithoutTheObjects(t *testing.T) {
 	}
 }
 
-// A manager that runs answers the API server as far as a pod and its patch, over TLS
-// with the certificate that the API server trusts; and not before it can is it ready.
+// A running manager serves the API server over TLS with the certificate that the API server trusts,
+// up to a pod and its patch; it is not ready before.
 func TestServed(t *testing.T) {
 	w := newWorld(1)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -292,7 +292,7 @@ func TestServed(t *testing.T) {
 	address := l.Addr().String()
 	hook := New(Options{Namespace: "ns", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port, Log: slog.New(slog.DiscardHandler), Now: time.Now})
 	l.Close()
-	// Its own client asks an API server that is not there.
+	// The manager's own client uses an API server that does not exist.
 	mgr, err := ctrl.NewManager(&rest.Config{Host: "http://127.0.0.1:1"}, ctrl.Options{Metrics: metricsserver.Options{BindAddress: "0"}})
 	if err != nil {
 		t.Fatal(err)

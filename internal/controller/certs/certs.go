@@ -1,9 +1,8 @@
-// Package certs renews the self-signed certificates of a server that runs in several
-// replicas: the admission webhook's. They are kept in a Secret, which all replicas read and
-// write; no replica leads.
+// Package certs renews the self-signed certificates of a server that runs in several replicas: the
+// admission webhook. They are in a Secret, which all replicas read and write; no replica leads.
 //
-// It is pure: the Secret's data and the time in, the data as it must be out. It must never
-// let clients trust less than what some replica may still serve.
+// It is pure: it takes the Secret's data and the time, and returns the data as it must be. Clients
+// must always trust every certificate that some replica may still serve.
 package certs
 
 import (
@@ -24,14 +23,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// The Secret holds two self-signed certificates with their keys: the one that is served
-// and the next one, which clients trust long before it is needed. So a turn needs no
-// waiting and nobody is refused during one.
+// The Secret holds two self-signed certificates with their keys: the one that is served and the
+// next one, which clients trust long before it is served. So a turn needs no wait, and no client is
+// refused during one.
 const (
 	keyCert, keyKey         = corev1.TLSCertKey, corev1.TLSPrivateKeyKey
 	keyNextCert, keyNextKey = "next.crt", "next.key"
-	// Trust is the key of all certificates that clients shall trust, in PEM: both, and those
-	// that were served before until they expire, for a replica may not have heard of a turn yet.
+	// Trust is the key of all certificates that clients must trust, in PEM: both, and earlier ones
+	// until they expire, because a replica may not have seen the turn yet.
 	Trust = "ca.crt"
 )
 
@@ -39,24 +38,24 @@ const (
 	// TurnEvery is the age at which the next certificate becomes the one that is served.
 	// It is retired at twice that age at most.
 	TurnEvery = 180 * 24 * time.Hour
-	// lifetime leaves a server that was away another TurnEvery.
+	// lifetime leaves another TurnEvery to a server that was not running.
 	lifetime = 3 * TurnEvery
 	// early is how far the clocks of clients and server may differ.
 	early = time.Hour
 )
 
-// Server is whose certificates they are.
+// Server describes the server of the certificates.
 type Server struct {
 	// Name is the certificates' common name, for people.
 	Name string
-	// Host is the DNS name that clients call the server by.
+	// Host is the DNS name that clients use.
 	Host string
 }
 
 // pair is a certificate with its key, in PEM.
 type pair struct{ cert, key []byte }
 
-// use is the pair as TLS needs it; an error if it is not fit to be served at that time.
+// use returns the pair for TLS, or an error if it must not be served at that time.
 func (p pair) use(host string, now time.Time) (*tls.Certificate, error) {
 	c, err := tls.X509KeyPair(p.cert, p.key)
 	if err != nil {
@@ -71,8 +70,7 @@ func (p pair) use(host string, now time.Time) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// newPair makes a certificate that signs itself: it is its own authority, and its key
-// can make no other certificate that anybody trusts.
+// newPair makes a self-signed certificate: it is its own authority, and its key cannot sign others.
 func (s Server) newPair(now time.Time) (pair, error) {
 	fail := func(err error) (pair, error) { return pair{}, fmt.Errorf("make a certificate for %s: %w", s.Host, err) }
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -102,8 +100,8 @@ func (s Server) newPair(now time.Time) (pair, error) {
 	}, nil
 }
 
-// Turn is the Secret's data as it must be at a time, whatever it is now; why says what
-// was done to it and is empty if it is right already.
+// Turn returns the Secret's data as it must be at a time, whatever it is now; why is what was
+// changed, empty if nothing.
 func (s Server) Turn(data map[string][]byte, now time.Time) (out map[string][]byte, why string, err error) {
 	served, next := pairs(data)
 	old, bad := served.use(s.Host, now)
@@ -126,7 +124,7 @@ func (s Server) Turn(data map[string][]byte, now time.Time) (out map[string][]by
 		served = next
 		renew(&next)
 	case !now.Before(due(old, coming)):
-		why = "its time has come: the next one is served"
+		why = "it was due: the next one is served"
 		served = next
 		renew(&next)
 	}
@@ -135,13 +133,13 @@ func (s Server) Turn(data map[string][]byte, now time.Time) (out map[string][]by
 	}
 	trust := bundle(now, data[Trust], served.cert, next.cert)
 	if why == "" && !bytes.Equal(trust, data[Trust]) {
-		why = "what clients shall trust was not complete"
+		why = "the list of trusted certificates was not complete"
 	}
 	return map[string][]byte{keyCert: served.cert, keyKey: served.key, keyNextCert: next.cert, keyNextKey: next.key, Trust: trust}, why, nil
 }
 
-// Serving is the certificate to serve at a time, and until when: then the next Turn is due.
-// It is an error if the data is not what Turn has made for that time.
+// Serving returns the certificate to serve at a time, and until when: the next Turn is due then. It
+// is an error if the data is not what Turn has returned for that time.
 func (s Server) Serving(data map[string][]byte, now time.Time) (*tls.Certificate, time.Time, error) {
 	p, n := pairs(data)
 	served, err := p.use(s.Host, now)
@@ -156,9 +154,9 @@ func pairs(data map[string][]byte) (served, next pair) {
 	return pair{data[keyCert], data[keyKey]}, pair{data[keyNextCert], data[keyNextKey]}
 }
 
-// due is when the next certificate is to be served: at its age, or sooner if the one that is
-// served would be retired too late otherwise, as when its successor was lost and made anew;
-// but not before everybody has heard of it.
+// due is when the next certificate is to be served: when the served one reaches its age, or earlier
+// if that would retire it too late, as when its successor was lost and made again; but not before
+// everybody trusts the next one.
 func due(served, next *tls.Certificate) time.Time {
 	made := next.Leaf.NotBefore.Add(early)
 	at := made.Add(TurnEvery)
@@ -171,8 +169,8 @@ func due(served, next *tls.Certificate) time.Time {
 	return at
 }
 
-// bundle joins certificates in PEM, each once, without those that have expired and
-// without what is no certificate.
+// bundle joins certificates in PEM, each once, without expired ones and without what is not a
+// certificate.
 func bundle(now time.Time, parts ...[]byte) []byte {
 	var seen [][]byte
 	var out bytes.Buffer

@@ -16,10 +16,10 @@ var server = Server{Name: "terway-webhook", Host: host}
 
 var start = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Whatever is in the Secret, and however long nobody looked: afterwards there is one
-// certificate to serve and one to come, both trusted, and nothing more to do. Where
-// somebody looked in time, nobody is refused: what is served was trusted before, and
-// what was served before is trusted still.
+// Whatever is in the Secret, and however late Turn is called: afterwards there is one certificate
+// to serve and a next one, both trusted, and nothing more to do. If Turn was called in time, no
+// client is refused: what is served was trusted before, and what was served before is still
+// trusted.
 func TestTurn(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := start
@@ -94,7 +94,7 @@ func TestTurn(t *testing.T) {
 	})
 }
 
-// trusts says whether the API server, with those certificates, accepts another.
+// trusts reports whether the API server, with those certificates, accepts another.
 func trusts(bundle []byte, c *x509.Certificate, now time.Time) bool {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(bundle)
@@ -113,8 +113,8 @@ func TestTurnOfAnotherName(t *testing.T) {
 	}
 }
 
-// The Secret's contents are anybody's who may write it: nothing makes the controller
-// fall over, and the API server never gets what it could not read.
+// Anybody with access may write anything into the Secret: no contents make the controller panic,
+// and the API server never gets a bundle that it cannot read.
 func FuzzBundle(f *testing.F) {
 	p, err := server.newPair(start)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Package cloudtest is what the tests of controllers have in common: the simulated cloud
-// behind the real client, a clock for which nobody waits, events that are kept, and a
-// fuse that kills a controller at work. It knows no controller. Only tests import it.
+// Package cloudtest has what the tests of controllers share: the simulated cloud behind the real
+// client, a fake clock, recorded events, and a fuse that kills a controller in the middle of its
+// work. It knows no controller. Only tests import it.
 package cloudtest
 
 import (
@@ -23,10 +23,10 @@ type TB interface {
 	Cleanup(func())
 }
 
-// Zone is where everything is.
+// Zone is the zone of all objects.
 const Zone = "cn-hangzhou-i"
 
-// Cloud is the simulator, and the client that a controller calls it with.
+// Cloud is the simulator, and the client with which a controller calls it.
 type Cloud struct {
 	TB
 	Clock *Clock
@@ -34,7 +34,7 @@ type Cloud struct {
 	API   *alibaba.Client
 }
 
-// Start starts the simulator; it ends with the test. Its time is the clock's.
+// Start starts the simulator, which ends with the test. It uses the clock's time.
 func Start(t TB, o vpcsim.Options) *Cloud {
 	t.Helper()
 	c := &Cloud{TB: t, Clock: &Clock{testclock.New(time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC))}}
@@ -81,13 +81,13 @@ func (c *Cloud) Network(cidr string, vswitchCIDRs ...string) (vpc string, vswitc
 	return vpc, vswitches, group
 }
 
-// Write changes what the cloud holds, past its API.
+// Write changes what the cloud holds, without its API.
 func (c *Cloud) Write(f func(state.API) error) {
 	c.Helper()
 	c.Must(c.Sim.Write(context.Background(), f))
 }
 
-// Must ends the test with an error.
+// Must fails the test on an error.
 func (c *Cloud) Must(err error) {
 	c.Helper()
 	if err != nil {
@@ -95,7 +95,7 @@ func (c *Cloud) Must(err error) {
 	}
 }
 
-// Fault orders faults.
+// Fault sets faults.
 func (c *Cloud) Fault(rules ...faults.Rule) {
 	c.Helper()
 	c.Must(c.Sim.AddFaults(rules...))
@@ -104,8 +104,8 @@ func (c *Cloud) Fault(rules ...faults.Rule) {
 // Calls counts the calls of an action so far.
 func (c *Cloud) Calls(action string) int { return int(c.Sim.Stats().Snapshot()[action].Calls) }
 
-// Clock is the time of a test: nobody really waits.
+// Clock is the fake clock of a test.
 type Clock struct{ testclock.Clock }
 
-// Pass lets time pass.
+// Pass advances the clock.
 func (c *Clock) Pass(d time.Duration) { c.Step(d) }

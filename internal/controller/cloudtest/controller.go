@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// Events keeps a controller's events, each as "kind type reason note (name)".
+// Events records a controller's events, each as "kind type reason note (name)".
 type Events struct {
 	mu  sync.Mutex
 	all []string
@@ -24,14 +24,14 @@ func (e *Events) Eventf(regarding runtime.Object, _ runtime.Object, eventtype, r
 	e.all = append(e.all, fmt.Sprintf("%T %s %s %s (%s)", regarding, eventtype, reason, fmt.Sprintf(note, args...), regarding.(client.Object).GetName()))
 }
 
-// All are the events so far.
+// All returns the events so far.
 func (e *Events) All() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Clone(e.all)
 }
 
-// Count is how many events have all the parts in them.
+// Count returns how many events contain all the parts.
 func (e *Events) Count(parts ...string) int {
 	n := 0
 	for _, s := range e.All() {
@@ -42,13 +42,13 @@ func (e *Events) Count(parts ...string) int {
 	return n
 }
 
-// Has says whether an event has a part in it.
+// Has reports whether an event contains a part.
 func (e *Events) Has(part string) bool { return e.Count(part) > 0 }
 
-// ErrCrash is what a controller gets that was killed.
+// ErrCrash is the error of every call of a killed controller.
 var ErrCrash = errors.New("crashed")
 
-// Fuse kills a controller. The zero one never does.
+// Fuse kills a controller. The zero Fuse never does.
 type Fuse struct {
 	mu   sync.Mutex
 	lit  bool
@@ -56,22 +56,22 @@ type Fuse struct {
 	last bool
 }
 
-// Light lets so many more calls of the cloud, or writes to the API server, be made; then
-// all fail. The last one may still be carried out, with its answer lost.
+// Light lets so many more calls to the cloud, or writes to the API server, pass; then all fail.
+// With last set, the last one is carried out but its answer is lost.
 func (f *Fuse) Light(calls int, last bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lit, f.left, f.last = true, calls, last
 }
 
-// Burnt says whether the controller is killed.
+// Burnt reports whether the controller is killed.
 func (f *Fuse) Burnt() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.lit && f.left == 0
 }
 
-// Do makes a call, or not.
+// Do makes a call, unless the controller is killed.
 func (f *Fuse) Do(call func() error) error {
 	made, answered := f.pass()
 	if !made {

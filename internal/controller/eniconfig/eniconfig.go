@@ -1,10 +1,9 @@
-// Package eniconfig keeps the cluster's configuration in force: it reads the
-// ConfigMap eni-config, and again whenever that changes.
+// Package eniconfig applies the cluster's configuration: it reads the ConfigMap eni-config at the
+// start and after each change.
 //
-// It owns the config.Store that all other parts of the controller ask. It must
-// never put in force what is not wholly right, or what a running cluster cannot
-// become: then the configuration stays as it is, and log, an event on the
-// ConfigMap and a metric say why.
+// It owns the config.Store from which all other parts of the controller read the configuration. It
+// never applies a configuration that has an error, or that a running cluster cannot change to: then
+// the last one stays in force, and the log, an event on the ConfigMap and a metric give the reason.
 package eniconfig
 
 import (
@@ -35,19 +34,19 @@ import (
 	"terway.dev/terway/internal/pages"
 )
 
-// Options are what a Watcher is made of.
+// Options configure a Watcher.
 type Options struct {
-	// Client may be a cache; Live reads past it.
+	// Client may be a cache; Live is not.
 	Client, Live client.Reader
 	Namespace    string
 	Events       events.EventRecorder
 	Log          *slog.Logger
-	// Metrics is where the metrics are registered; nil means nowhere.
+	// Metrics is where the metrics are registered; nil for nowhere.
 	Metrics prometheus.Registerer
-	// Leads reports whether this process is the one that speaks: events of all
-	// replicas would say the same.
+	// Leads reports whether this process is the leader: only the leader records events, or all
+	// replicas would record the same.
 	Leads func() bool
-	// Retry is how often a missing or wrong configuration is looked at again at the start.
+	// Retry is how often a missing or invalid configuration is read again at the start.
 	Retry time.Duration
 }
 
@@ -58,13 +57,13 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	store   *config.Store // nil until there is a configuration
-	problem string        // of the ConfigMap as it was last read; "" if it is right
+	problem string        // of the ConfigMap as last read; "" if it is valid
 }
 
-// New makes a Watcher. First comes next.
+// New makes a Watcher. Call First next.
 func New(o Options) *Watcher {
 	w := &Watcher{Options: o, problem: "the ConfigMap " + config.ConfigMapName + " has not been read yet", good: prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "terway_controller_config_last_reload_successful", Help: "1 if the ConfigMap eni-config as it is now is in force, 0 if it was refused.",
+		Name: "terway_controller_config_last_reload_successful", Help: "1 if the current ConfigMap eni-config is in force, 0 if it was rejected.",
 	})}
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(w.good)
@@ -72,17 +71,16 @@ func New(o Options) *Watcher {
 	return w
 }
 
-// errWrong is a configuration that cannot be taken, unlike an API server that does
-// not answer.
+// errWrong is an invalid configuration, as opposed to an API server that does not answer.
 type errWrong struct{ error }
 
-// First waits until there is a configuration that is right, saying meanwhile what
-// is wrong. It does not give up: a process that ends would be started again more
-// and more slowly, and take minutes to see that all is well.
+// First waits until there is a valid configuration, and reports meanwhile what is wrong. It does
+// not give up: a process that exits is restarted with growing delays, and would take minutes to see
+// that the configuration is valid.
 func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
-	// What contradicts the nodes is compared with all of them again when it changes. The
-	// nodes may change as well, which is looked for more and more rarely: just when somebody
-	// has made a mistake, each replica of a large cluster would list all of it all the time.
+	// A configuration that contradicts the nodes is compared with all nodes again when it changes.
+	// The nodes may change too, but they are listed with growing pauses: otherwise each replica of
+	// a large cluster would list all nodes continuously while the mistake lasts.
 	var contradicted struct {
 		version     string // of the ConfigMap
 		err         error
@@ -116,8 +114,8 @@ func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
 			w.good.Set(1)
 			return w.store, nil
 		}
-		w.refuse(m, err, true, "nothing is done until it is right")
-		// An API server that does not answer is asked again like a wrong ConfigMap.
+		w.reject(m, err, true, "nothing is done until it is valid")
+		// An API server that does not answer is retried like an invalid ConfigMap.
 		select {
 		case <-time.After(w.Retry):
 		case <-ctx.Done():
@@ -126,12 +124,12 @@ func (w *Watcher) First(ctx context.Context) (*config.Store, error) {
 	}
 }
 
-// maxLooks is after how many looks at a ConfigMap that contradicts the nodes these are
-// listed again at the latest; maxLooksBlind is the same where they could not be listed: an
-// API server that is back is not to be waited for.
+// maxLooks is after how many reads of a ConfigMap that contradicts the nodes these are listed again
+// at the latest; maxLooksBlind is the same after a failed list, so that a recovered API server is
+// noticed soon.
 const maxLooks, maxLooksBlind = 150, 4
 
-// Ready is a readiness check: is there a configuration?
+// Ready is a readiness check: it fails while there is no configuration.
 func (w *Watcher) Ready(*http.Request) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -141,8 +139,8 @@ func (w *Watcher) Ready(*http.Request) error {
 	return nil
 }
 
-// SetupWithManager has every change of the ConfigMap read, on all replicas: who
-// becomes the leader must know the configuration in force.
+// SetupWithManager reads every change of the ConfigMap, on all replicas: a new leader must know the
+// configuration in force.
 func (w *Watcher) SetupWithManager(mgr ctrl.Manager) error {
 	everywhere := false
 	return ctrl.NewControllerManagedBy(mgr).
@@ -152,7 +150,7 @@ func (w *Watcher) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(w)
 }
 
-// Reconcile puts the ConfigMap in force, if it is right.
+// Reconcile applies the ConfigMap if it is valid.
 func (w *Watcher) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	m, c, err := w.read(ctx, w.Client)
 	old := w.store.Get()
@@ -162,11 +160,11 @@ func (w *Watcher) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 		}
 	}
 	if errors.As(err, new(errWrong)) {
-		w.refuse(m, err, w.Leads(), "the last one that was right stays in force")
-		return ctrl.Result{}, nil // the next change brings us back
+		w.reject(m, err, w.Leads(), "the last valid one stays in force")
+		return ctrl.Result{}, nil // the next change starts a reconcile
 	}
 	if err != nil {
-		return ctrl.Result{}, err // ask again
+		return ctrl.Result{}, err // try again
 	}
 	w.mu.Lock()
 	was := w.problem
@@ -176,7 +174,7 @@ func (w *Watcher) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	changes := config.Diff(old, c)
 	if len(changes) == 0 {
 		if was != "" {
-			w.Log.Info("the ConfigMap is right again, and what is in force")
+			w.Log.Info("the ConfigMap is valid again, and equal to the configuration in force")
 		}
 		return ctrl.Result{}, nil
 	}
@@ -187,12 +185,12 @@ func (w *Watcher) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	}
 	w.Log.Info("a new configuration is in force", "changes", strings.Join(lines, "; "))
 	if w.Leads() {
-		w.tell(m, corev1.EventTypeNormal, "ConfigurationChanged", "in force now: "+strings.Join(lines, "; "))
+		w.event(m, corev1.EventTypeNormal, "ConfigurationChanged", "in force now: "+strings.Join(lines, "; "))
 	}
 	return ctrl.Result{}, nil
 }
 
-// read returns the ConfigMap, even if it is wrong or not there, and what it says.
+// read returns the ConfigMap, even if it is invalid or missing, and its configuration.
 func (w *Watcher) read(ctx context.Context, from client.Reader) (*corev1.ConfigMap, *config.Config, error) {
 	m := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.Namespace, Name: config.ConfigMapName}}
 	name := client.ObjectKeyFromObject(m)
@@ -209,10 +207,10 @@ func (w *Watcher) read(ctx context.Context, from client.Reader) (*corev1.ConfigM
 	return m, c, nil
 }
 
-// settled says in what a first configuration contradicts what nodes have: what a running
-// controller refuses, a restart must not let through.
+// settled returns in what a first configuration contradicts the existing nodes: what a running
+// controller rejects, a restart must not accept.
 func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
-	// Of nodes only labels and annotations are looked at; of the others little is kept.
+	// Only labels and annotations of Nodes are read, to use little memory.
 	var nodes []metav1.PartialObjectMetadata
 	all := &metav1.PartialObjectMetadataList{}
 	all.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NodeList"))
@@ -237,7 +235,7 @@ func (w *Watcher) settled(ctx context.Context, c *config.Config) error {
 	return nil
 }
 
-// user is a node that has ENIs, of a cluster.
+// user is a node that has ENIs, and their cluster id.
 type user struct{ node, cluster string }
 
 func usersOf(all []v1alpha1.NodeNetwork) (out []user) {
@@ -249,7 +247,7 @@ func usersOf(all []v1alpha1.NodeNetwork) (out []user) {
 	return out
 }
 
-// withENIs says in what a configuration contradicts the nodes' ENIs.
+// withENIs returns in what a configuration contradicts the nodes' ENIs.
 func withENIs(c *config.Config, all []user) (errs []error) {
 	other := map[string][]string{} // nodes by their ENIs' cluster
 	var nodes []string
@@ -260,19 +258,19 @@ func withENIs(c *config.Config, all []user) (errs []error) {
 		}
 	}
 	for id, of := range other {
-		errs = append(errs, fmt.Errorf("cluster_id %q: the ENIs of %d nodes (%s, …) carry %q and would be nobody's. Write %q again; only a cluster whose nodes have no ENI may get another",
+		errs = append(errs, fmt.Errorf("cluster_id %q: the ENIs of %d nodes (%s, …) carry %q and would belong to no cluster. Write %q again; the id may change only while no node has an ENI",
 			c.ClusterID, len(of), of[0], id, id))
 	}
 	if c.Network == claims.NetworkFlannel && len(nodes) > 0 {
-		errs = append(errs, fmt.Errorf("network %s: %d nodes (%s, …) have ENIs, whose addresses pods use. Write %s again; another network is another cluster",
+		errs = append(errs, fmt.Errorf("network %s: %d nodes (%s, …) have ENIs, whose addresses pods use. Write %s again; a cluster cannot change its network",
 			c.Network, len(nodes), nodes[0], claims.NetworkTerway))
 	}
 	return errs
 }
 
-// withBlocks says in what a configuration contradicts the blocks for which Flannel's plugins
-// are configured on nodes. One node with another block than the rest is no reason to stop:
-// podroute says so of it.
+// withBlocks returns in what a configuration contradicts the blocks for which Flannel's plugins are
+// configured on nodes. A single node with a block outside is no reason to reject it: podroute
+// reports that node.
 func withBlocks(c *config.Config, all []metav1.PartialObjectMetadata) (errs []error) {
 	var nodes, blocks []string
 	inside := false
@@ -290,17 +288,17 @@ func withBlocks(c *config.Config, all []metav1.PartialObjectMetadata) (errs []er
 	switch {
 	case len(nodes) == 0:
 	case c.Network != claims.NetworkFlannel:
-		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; another network is another cluster (if no such pod is left, take the annotation %s off the Nodes)",
+		errs = append(errs, fmt.Errorf("network %s: the pods of %d nodes (%s, …) have addresses of Flannel's blocks. Write %s again; a cluster cannot change its network (if no such pod is left, remove the annotation %s from the Nodes)",
 			c.Network, len(nodes), nodes[0], claims.NetworkFlannel, claims.AnnotationPodCIDR))
 	case !inside:
-		errs = append(errs, fmt.Errorf("pod_cidr %s: the pods of all %d nodes (%s: %s, …) have addresses outside of it and would lose their routes. Write the range again that these blocks were cut from",
+		errs = append(errs, fmt.Errorf("pod_cidr %s: the pods of all %d nodes (%s: %s, …) have addresses outside of it and would lose their routes. Write the range again from which these blocks were taken",
 			c.PodRange(), len(nodes), nodes[0], blocks[0]))
 	}
 	return errs
 }
 
-// refuse says why the ConfigMap is not taken, once.
-func (w *Watcher) refuse(m *corev1.ConfigMap, err error, speak bool, then string) {
+// reject logs, and records as an event, why the ConfigMap is not applied, once.
+func (w *Watcher) reject(m *corev1.ConfigMap, err error, speak bool, then string) {
 	w.good.Set(0)
 	text := err.Error()
 	w.mu.Lock()
@@ -314,14 +312,14 @@ func (w *Watcher) refuse(m *corev1.ConfigMap, err error, speak bool, then string
 		w.Log.Error("no new configuration; "+then, "problem", line)
 	}
 	if speak && errors.As(err, new(errWrong)) {
-		w.tell(m, corev1.EventTypeWarning, "ConfigurationRefused", then+": "+strings.ReplaceAll(text, "\n", "; "))
+		w.event(m, corev1.EventTypeWarning, "ConfigurationRefused", then+": "+strings.ReplaceAll(text, "\n", "; "))
 	}
 }
 
-// noteLimit is how long an event's text may be, in bytes (events.k8s.io/v1: note).
+// noteLimit is the maximum length of an event's text, in bytes (events.k8s.io/v1: note).
 const noteLimit = 1024
 
-func (w *Watcher) tell(m *corev1.ConfigMap, kind, reason, text string) {
+func (w *Watcher) event(m *corev1.ConfigMap, kind, reason, text string) {
 	const more = " … (all of it is in the controller's log)"
 	if len(text) > noteLimit {
 		text = strings.ToValidUTF8(text[:noteLimit-len(more)], "") + more

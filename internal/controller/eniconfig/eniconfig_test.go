@@ -98,7 +98,8 @@ func (x *world) expect(event string) {
 	}
 }
 
-// At the start it waits, tells each new problem once, is not ready, and goes on.
+// At the start it waits, reports each new problem once, and is not ready until the configuration is
+// valid.
 func TestFirst(t *testing.T) {
 	x := newWorld(t)
 	done := make(chan struct{})
@@ -109,7 +110,7 @@ func TestFirst(t *testing.T) {
 			t.Errorf("%v, %v", store, err)
 		}
 	}()
-	x.expect("Warning ConfigurationRefused nothing is done until it is right: there is no ConfigMap ns/eni-config")
+	x.expect("Warning ConfigurationRefused nothing is done until it is valid: there is no ConfigMap ns/eni-config")
 	if err := x.w.Ready(nil); err == nil || !strings.Contains(err.Error(), "there is no ConfigMap") {
 		t.Errorf("readiness: %v", err)
 	}
@@ -132,7 +133,7 @@ func TestFirst(t *testing.T) {
 	}
 }
 
-// The first one must not contradict what nodes have.
+// The first configuration must not contradict what nodes have.
 func TestSettled(t *testing.T) {
 	node := func(name, cluster string, enis ...v1alpha1.ENI) *v1alpha1.NodeNetwork {
 		return &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.NodeNetworkSpec{ClusterID: cluster, ENIs: enis}}
@@ -169,8 +170,8 @@ func (l *lister) List(ctx context.Context, list client.ObjectList, opts ...clien
 	return l.Reader.List(ctx, list, opts...)
 }
 
-// While a configuration contradicts the nodes the cluster is not listed all the time; that
-// the nodes have changed is seen after a while.
+// While a configuration contradicts the nodes, the cluster is not listed continuously; a change of
+// the nodes is noticed after a while.
 func TestSettledListsRarely(t *testing.T) {
 	x := newWorld(t)
 	n1 := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "n1"}, Spec: v1alpha1.NodeNetworkSpec{ClusterID: "c0", ENIs: []v1alpha1.ENI{{Token: "t"}}}}
@@ -186,13 +187,13 @@ func TestSettledListsRarely(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 	if n := counted.lists.Load(); n > 2*8 {
-		t.Errorf("%d lists in 100 looks", n)
+		t.Errorf("%d lists in 100 reads", n)
 	}
 	x.must(x.kube.Delete(context.Background(), n1))
 	x.must(<-done)
 }
 
-// reader tells of each look at the ConfigMap.
+// reader calls a function at each read of the ConfigMap.
 type reader struct {
 	client.Reader
 	look func()
@@ -203,7 +204,7 @@ func (r reader) Get(ctx context.Context, key client.ObjectKey, obj client.Object
 	return r.Reader.Get(ctx, key, obj, opts...)
 }
 
-// An API server that could not list the nodes for long is asked again soon once it is back.
+// After a long outage of the API server, the nodes are listed soon once it is back.
 func TestSettledAfterAnOutage(t *testing.T) {
 	x := newWorld(t)
 	x.put(good)
@@ -214,11 +215,11 @@ func TestSettledAfterAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if looks > back+4 {
-		t.Errorf("the configuration was taken after %d looks, the API server was back at %d", looks, back)
+		t.Errorf("the configuration was applied after %d reads, the API server was back at %d", looks, back)
 	}
 }
 
-// away is an API server that lists nothing for a while.
+// away is an API server whose lists fail for a while.
 type away struct {
 	client.Reader
 	now func() bool
@@ -231,7 +232,7 @@ func (a away) List(ctx context.Context, list client.ObjectList, opts ...client.L
 	return a.Reader.List(ctx, list, opts...)
 }
 
-// Nor the blocks that Flannel's pods have their addresses of.
+// Nor the blocks from which Flannel's pods have their addresses.
 func TestSettledWithFlannel(t *testing.T) {
 	const flannel = "{cluster_id: c1, region: cn-hangzhou, network: flannel, pod_cidr: %s, service_cidr: 172.21.0.0/20}"
 	node := func(name, block string) *corev1.Node {
@@ -256,7 +257,7 @@ func TestSettledWithFlannel(t *testing.T) {
 	if err := <-done; err == nil {
 		t.Error("it was taken")
 	}
-	// One node of several may be wrong.
+	// A single node of several may be wrong.
 	x.put(fmt.Sprintf(flannel, "172.20.0.0/16"))
 	x.must(x.kube.Create(context.Background(), node("n2", "10.9.1.0/24")))
 	if _, err := x.w.First(context.Background()); err != nil {
@@ -264,7 +265,8 @@ func TestSettledWithFlannel(t *testing.T) {
 	}
 }
 
-// A wrong one changes nothing and is told once; replicas that do not lead are silent.
+// An invalid configuration changes nothing and is reported once; replicas that do not lead report
+// nothing.
 func TestReconcile(t *testing.T) {
 	x := newWorld(t)
 	x.put(good)
@@ -275,11 +277,11 @@ func TestReconcile(t *testing.T) {
 	for range 3 {
 		x.reconcile()
 	}
-	x.expect("Warning ConfigurationRefused the last one that was right stays in force: \"colour\" is not a key")
+	x.expect("Warning ConfigurationRefused the last valid one stays in force: \"colour\" is not a key")
 	if v := x.metric(); v != 0 || store.Get() != first {
 		t.Errorf("the metric is %v", v)
 	}
-	// Back to what is in force: no change, but no fault any more.
+	// Back to the configuration in force: no change, and no problem any more.
 	x.put(good)
 	x.reconcile()
 	if v := x.metric(); v != 1 || store.Get() != first {

@@ -1,5 +1,4 @@
-// Package nodeinfo reads what the controllers need out of a Node object. It owns
-// no state and must never call anything.
+// Package nodeinfo reads what the controllers need from a Node. It has no state and makes no calls.
 package nodeinfo
 
 import (
@@ -11,15 +10,15 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Ignored reports whether a node is left alone. The chart's policy for
-// nodes' own changes (ignore-labels) and the DaemonSets' affinity name the same ones.
+// Ignored reports whether Terway must ignore a node. The chart's admission policy for nodes' own
+// changes (ignore-labels) and the DaemonSets' affinity use the same labels.
 func Ignored(n metav1.Object) bool {
 	labels := n.GetLabels()
 	return labels[claims.LabelIgnore] == "true" || labels[claims.LabelOtherIgnore] == "true" || labels[claims.LabelNodeType] == claims.VirtualNode
 }
 
-// InstanceID is the ECS instance in a node's providerID: "cn-hangzhou.i-…", with
-// or without "alicloud://" in front.
+// InstanceID returns the ECS instance in a node's providerID: "cn-hangzhou.i-…", with or without
+// "alicloud://" in front.
 func InstanceID(providerID string) (string, error) {
 	_, id, ok := strings.Cut(strings.TrimPrefix(providerID, "alicloud://"), ".")
 	if !ok || !strings.HasPrefix(id, "i-") || strings.ContainsAny(id, "./ ") {

@@ -18,55 +18,54 @@ import (
 )
 
 const (
-	// silencedAtOnce is how many agents one look may find silent. Looks are seconds apart, so
-	// a mistake that concerns all nodes can be seen before it has tainted all of them.
+	// silencedAtOnce is how many agents one check may find silent. Checks are seconds apart, so a
+	// mistake that concerns all nodes can be noticed before all of them are tainted.
 	silencedAtOnce = 10
-	// tooManySilent, in hundredths of the nodes, and from fewSilent on: then it is not the
-	// agents but what is between them and the API server, and no more nodes are tainted. The
-	// node lifecycle controller has the same figures (unhealthyZoneThreshold 0.55, and three
-	// nodes).
+	// tooManySilent is a share of the nodes in hundredths, which counts from fewSilent nodes on:
+	// above it the cause is not the agents but the connection to the API server, and no more nodes
+	// are tainted. The node lifecycle controller uses the same figures (unhealthyZoneThreshold
+	// 0.55, three nodes).
 	tooManySilent = 55
 	fewSilent     = 3
 )
 
-// Agents watches the Leases of the nodes' agents. An agent that has not renewed its Lease
-// for as long as that is good is dead or stuck, and its node is tainted until it does again.
+// Agents watches the Leases of the nodes' agents. An agent that does not renew its Lease for its
+// duration is dead or stuck, and its node is tainted until it does.
 //
-// When a Lease was renewed is observed by the controller's own clock. It begins to count
-// when the controller begins to look, and again when the API server could not be asked:
-// the agents could not renew then either.
+// The controller's own clock measures when a Lease was renewed. It starts when the controller
+// starts to watch, and again after the API server could not be reached: the agents could not renew
+// then either.
 type Agents struct {
 	*Reconciler
-	// Namespace of the Leases, Leader the controller's own in it.
+	// Namespace of the Leases; Leader is the controller's own Lease in it.
 	Namespace, Leader string
 	Period            time.Duration
 
 	seen map[string]renewal
-	// sure is since when what was observed is worth something, last when the API
-	// server answered last.
+	// sure is since when the observations are valid, last when the API server last answered.
 	sure, last time.Time
 	many       bool
 }
 
-// renewal is a Lease's last one.
+// renewal is the last renewal of a Lease.
 type renewal struct {
 	time metav1.MicroTime
-	// at is when it was first seen; moved: there was another one before.
+	// at is when it was first seen; moved: an earlier renewal was seen before it.
 	at    time.Time
 	moved bool
 }
 
 // What is known of an agent (memory.life).
 const (
-	lifeUnknown int32 = iota // what was said of it stands
+	lifeUnknown int32 = iota // the condition stays as it is
 	lifeAlive
 	lifeSilent
 )
 
-// NeedLeaderElection: only the leader looks.
+// NeedLeaderElection: only the leader watches.
 func (s *Agents) NeedLeaderElection() bool { return true }
 
-// Start looks until ctx is done.
+// Start checks periodically until ctx is done.
 func (s *Agents) Start(ctx context.Context) error {
 	tick := time.NewTicker(s.Period)
 	defer tick.Stop()
@@ -82,15 +81,15 @@ func (s *Agents) Start(ctx context.Context) error {
 	}
 }
 
-// Look compares once.
+// Look checks all Leases once.
 func (s *Agents) Look(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, max(s.Period, time.Second))
 	defer cancel()
 	now := s.Now()
 	if _, err := s.live(ctx, s.Leader); err != nil {
-		return fmt.Errorf("ask the API server: %w", err)
+		return fmt.Errorf("query the API server: %w", err)
 	}
-	if now.Sub(s.last) > 3*s.Period { // not there, blind, or asleep, until now
+	if now.Sub(s.last) > 3*s.Period { // the API server or this process was not available until now
 		s.sure = now
 	}
 	s.last = now
@@ -113,7 +112,7 @@ func (s *Agents) Look(ctx context.Context) error {
 	for i := range nns.Items {
 		nn := &nns.Items[i]
 		if nn.Status.LeaseSeconds == 0 || !nn.DeletionTimestamp.IsZero() {
-			s.judge(nn, lifeAlive) // as far as anybody can know
+			s.judge(nn, lifeAlive) // as far as is known
 			continue
 		}
 		is := s.observe(nn.Name, renewed[v1alpha1.LeaseName(nn.Name)], now)
@@ -128,7 +127,7 @@ func (s *Agents) Look(ctx context.Context) error {
 	s.seen = seen
 	many := len(old) >= fewSilent && len(old)*100 > len(seen)*tooManySilent
 	if many && !s.many {
-		s.Log.Error("most agents do not renew their Leases: no more nodes are tainted for it; look at the way from the nodes to the API server, and at the pods of terwayd", "silent", len(old), "nodes", len(seen))
+		s.Log.Error("most agents do not renew their Leases: no more nodes are tainted for that; check the connection from the nodes to the API server, and the pods of terwayd", "silent", len(old), "nodes", len(seen))
 	}
 	if s.many = many; many {
 		return nil
@@ -136,8 +135,8 @@ func (s *Agents) Look(ctx context.Context) error {
 	return s.silent(ctx, old)
 }
 
-// silent judges agents whose Lease is old, those that have been silent longest first and a
-// few at a time.
+// silent judges agents whose Lease has expired, those that are silent longest first, and a few at a
+// time.
 func (s *Agents) silent(ctx context.Context, old []*v1alpha1.NodeNetwork) error {
 	slices.SortFunc(old, func(a, b *v1alpha1.NodeNetwork) int {
 		return cmp.Or(s.seen[a.Name].at.Compare(s.seen[b.Name].at), cmp.Compare(a.Name, b.Name))
@@ -165,7 +164,7 @@ func (s *Agents) silent(ctx context.Context, old []*v1alpha1.NodeNetwork) error 
 	return nil
 }
 
-// observe takes a Lease's renewal as the cache has it; zero if there is none.
+// observe records a Lease's renewal as it is in the cache; zero if there is no Lease.
 func (s *Agents) observe(node string, t metav1.MicroTime, now time.Time) renewal {
 	is, before := s.seen[node]
 	switch {
@@ -177,7 +176,7 @@ func (s *Agents) observe(node string, t metav1.MicroTime, now time.Time) renewal
 	return is
 }
 
-// silence is for how long an agent is known not to have renewed its Lease.
+// silence returns for how long an agent is known not to have renewed its Lease.
 func (s *Agents) silence(r renewal, now time.Time) time.Duration {
 	since := r.at
 	if s.sure.After(since) {
@@ -186,7 +185,7 @@ func (s *Agents) silence(r renewal, now time.Time) time.Duration {
 	return now.Sub(since)
 }
 
-// live reads past the cache when a Lease was renewed; zero if there is none.
+// live reads from the API server when a Lease was renewed; zero if there is none.
 func (s *Agents) live(ctx context.Context, name string) (metav1.MicroTime, error) {
 	l := &coordinationv1.Lease{}
 	if err := s.Live.Get(ctx, client.ObjectKey{Namespace: s.Namespace, Name: name}, l); client.IgnoreNotFound(err) != nil {
@@ -198,8 +197,8 @@ func (s *Agents) live(ctx context.Context, name string) (metav1.MicroTime, error
 	return *l.Spec.RenewTime, nil
 }
 
-// judge remembers what is known of an agent, and has its node reconciled if its conditions
-// say otherwise.
+// judge records what is known of an agent, and requests a reconcile of its node if the conditions
+// differ.
 func (s *Agents) judge(nn *v1alpha1.NodeNetwork, life int32) {
 	s.memories.get(nn.Name).life.Store(life)
 	if (life == lifeSilent) != silent(nn.ControllerConditions()) {
@@ -207,15 +206,15 @@ func (s *Agents) judge(nn *v1alpha1.NodeNetwork, life int32) {
 	}
 }
 
-// look asks for a node to be reconciled.
+// look requests a reconcile of a node.
 func (r *Reconciler) look(name string) {
 	select {
 	case r.wake <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: name}}}:
-	default: // the queue is full: whoever asks asks again
+	default: // the queue is full: the caller tries again later
 	}
 }
 
-// silent reports whether the controller's conditions say that the agent is.
+// silent reports whether the controller's conditions say that the agent is silent.
 func silent(said []metav1.Condition) bool {
 	return meta.IsStatusConditionFalse(said, v1alpha1.ConditionAgentAlive)
 }
@@ -224,12 +223,12 @@ func silent(said []metav1.Condition) bool {
 func (w *work) reportAgent() {
 	switch w.mem.life.Load() {
 	case lifeAlive:
-		w.unsay(v1alpha1.ConditionAgentAlive)
+		w.removeCondition(v1alpha1.ConditionAgentAlive)
 	case lifeSilent:
 		c := metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired",
-			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s: it is dead, stuck or not there; pods that run keep their network, new ones are kept away (taint %s). Look at the node's pod of terwayd, and whether the node reaches the API server",
+			Message: fmt.Sprintf("the node's agent, terwayd, does not renew its Lease %s: it is dead, stuck or not there; running pods keep their network, new ones are kept away (taint %s). Check the node's pod of terwayd, and whether the node reaches the API server",
 				v1alpha1.LeaseName(w.name), claims.TaintNotReady)}
-		if w.condition(c) {
+		if w.setCondition(c) {
 			w.warn(w.node, "AgentSilent", c.Message)
 			w.warn(w.nn, "AgentSilent", c.Message)
 		}

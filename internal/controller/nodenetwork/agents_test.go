@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// leases is a cluster whose nodes' agents renew their Leases, and who watches them.
+// leases is a cluster whose nodes' agents renew their Leases, with the watcher.
 type leases struct {
 	*rig
 	agents *Agents
@@ -40,7 +40,7 @@ func withLeases(t *testing.T, nodes int) *leases {
 	return l
 }
 
-// watch has another leader look.
+// watch starts a new leader's watcher.
 func (l *leases) watch() {
 	l.restart()
 	l.r.Live = interceptor.NewClient(l.kube, interceptor.Funcs{Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, obj client.Object, opts ...client.GetOption) error {
@@ -67,7 +67,7 @@ func (l *leases) renew(nodes ...string) {
 	}
 }
 
-// pass lets time pass in which these agents renew, and says which nodes are tainted then.
+// pass advances the clock while these agents renew, and returns the nodes that are tainted then.
 func (l *leases) pass(d time.Duration, renewing ...string) (tainted []string) {
 	l.Helper()
 	for end := l.Clock.Now().Add(d); l.Clock.Now().Before(end); l.Clock.Pass(5 * time.Second) {
@@ -102,7 +102,7 @@ func TestADeadAgentsNodeIsTainted(t *testing.T) {
 	if !l.events.Has("AgentSilent") {
 		t.Error("no event names it")
 	}
-	// Another leader knows no better at first, and leaves it as it is.
+	// A new leader knows no more at first, and changes nothing.
 	l.watch()
 	if got := l.pass(20*time.Second, alive...); !slices.Equal(got, l.names[:1]) {
 		t.Errorf("%v are tainted after a failover", got)
@@ -110,7 +110,7 @@ func TestADeadAgentsNodeIsTainted(t *testing.T) {
 	if got := l.pass(20*time.Second, l.names...); len(got) > 0 || silent(l.nn(l.names[0]).ControllerConditions()) {
 		t.Errorf("%v are tainted, all agents live again", got)
 	}
-	// One that dies before it renews its Lease for the first time, on a node that was ready.
+	// An agent that dies before its first renewal, on a node that was ready.
 	l.Must(l.kube.Delete(context.Background(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "kube-system", Name: "terwayd-" + l.names[2]}}))
 	l.watch()
 	if got := l.pass(time.Minute, l.names[0], l.names[1], l.names[3]); !slices.Equal(got, l.names[2:3]) {
@@ -121,13 +121,13 @@ func TestADeadAgentsNodeIsTainted(t *testing.T) {
 func TestNoMassTainting(t *testing.T) {
 	l := withLeases(t, fewSilent-1)
 	l.renew(l.names...)
-	// A new leader finds Leases that are old: it was not there to see them renewed.
+	// A new leader finds old Leases: it has not seen when they were renewed.
 	l.Clock.Pass(time.Hour)
 	l.watch()
 	if got := l.pass(30 * time.Second); len(got) > 0 {
-		t.Errorf("%v are tainted on the word of a new leader", got)
+		t.Errorf("%v are tainted by a new leader", got)
 	}
-	// The API server was away: nobody could renew.
+	// The API server was unreachable: no agent could renew.
 	l.pass(20*time.Second, l.names...)
 	l.away = true
 	l.pass(5 * time.Minute)
@@ -135,7 +135,7 @@ func TestNoMassTainting(t *testing.T) {
 	if got := l.pass(20 * time.Second); len(got) > 0 {
 		t.Errorf("%v are tainted as soon as the API server is back", got)
 	}
-	// Most agents at once: it is not they.
+	// Most agents at once: the agents are not the cause.
 	l = withLeases(t, 4)
 	l.pass(20*time.Second, l.names...)
 	if got := l.pass(5*time.Minute, l.names[0]); len(got) > 0 {
@@ -143,7 +143,7 @@ func TestNoMassTainting(t *testing.T) {
 	}
 }
 
-// A Lease that the cache does not have yet was renewed.
+// A Lease that is not in the cache yet was renewed.
 func TestACacheThatLagsTaintsNothing(t *testing.T) {
 	l := withLeases(t, 1)
 	l.renew(l.names...)
@@ -157,6 +157,6 @@ func TestACacheThatLagsTaintsNothing(t *testing.T) {
 		return c.List(ctx, list, opts...)
 	}})
 	if got := l.pass(5*time.Minute, l.names...); len(got) > 0 {
-		t.Errorf("%v are tainted on the word of a cache", got)
+		t.Errorf("%v are tainted because of a cache", got)
 	}
 }

@@ -13,20 +13,20 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// How long answers are fresh. An instance can change its type while it is stopped, a VPC
-// can get another range; neither is urgent. With a new configuration VPCs are looked at
-// again: its vSwitches may be in a new range (forgetRanges).
+// How long answers are fresh. An instance can change its type while it is stopped, a VPC can get
+// another range; neither is urgent. After a change of the configuration VPCs are read again: its
+// vSwitches may be in a new range (forgetRanges).
 const (
 	instanceLife  = 30 * time.Minute
 	vpcLife       = 10 * time.Minute
 	typeLife      = 24 * time.Hour
 	catalogueLife = 10 * time.Minute // ask the cloud again soon
 
-	// askRetry is how long a failed ask is not repeated, whichever node wants it.
+	// askRetry is the pause after a failed query, whichever node needs it.
 	askRetry = 10 * time.Second
-	// askTimeout bounds an ask, its waits for the rate limit and its repetitions included.
+	// askTimeout bounds a query, including its waits for the rate limit and its retries.
 	askTimeout = time.Minute
-	// askBriefly is how long a node whose spec has an answer already waits for another.
+	// askBriefly is how long a node waits for a query if its spec has an earlier answer.
 	askBriefly = 2 * time.Second
 	// instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
 	instancesPerCall = 100
@@ -36,13 +36,13 @@ const (
 type facts struct {
 	instance cloud.Instance
 	limits   typeLimits
-	// old is why the instance is only what the spec has from before, without addresses and
-	// security groups; nil: it is what the cloud said.
+	// old is why the instance has only what the spec has stored, without addresses and security
+	// groups; nil if the cloud has answered.
 	old error
 }
 
-// typeLimits are what an instance type allows, and why they are the catalogue's;
-// nil: they are the cloud's.
+// typeLimits are what an instance type allows, and why they are the catalogue's; nil if they are
+// the cloud's.
 type typeLimits struct {
 	v1alpha1.Limits
 	unasked *cloud.Explanation
@@ -54,11 +54,11 @@ const (
 	sourceCatalogue = "catalogue"
 )
 
-// knowledge is what all nodes share of instances, types and VPCs.
+// knowledge caches what all nodes share about instances, types and VPCs.
 type knowledge struct {
 	catalogue func(string) (cloud.InstanceType, bool)
 	instances *answers.Cache[string, cloud.Instance]
-	// addresses are those of an instance's ENIs that serve no pods, by its id.
+	// addresses are those of an instance's ENIs that serve no pods, by instance id.
 	addresses *answers.Cache[string, []netip.Addr]
 	types     *answers.Cache[string, cloud.InstanceType]
 	vpcs      *answers.Cache[string, []string]
@@ -67,7 +67,7 @@ type knowledge struct {
 func newKnowledge(o *Options) *knowledge {
 	return &knowledge{
 		catalogue: o.Catalogue,
-		// A new leader asks for all nodes' instances: many for each call.
+		// A new leader needs all nodes' instances: many ids in each call.
 		instances: answers.New(answers.Options[string, cloud.Instance]{
 			Ask: func(ctx context.Context, ids []string) (map[string]cloud.Instance, error) {
 				list, err := o.Cloud.DescribeInstances(ctx, ids)
@@ -88,7 +88,7 @@ func newKnowledge(o *Options) *knowledge {
 			Divide: ofOneInstance,
 			Life:   instanceLife, Retry: askRetry, Timeout: askTimeout, Join: o.Join, Batch: instancesPerCall, Now: o.Now, Go: o.Go,
 		}),
-		// Asked for by few: a kubelet mostly has the instance's primary address.
+		// Few nodes need this: a kubelet mostly uses the instance's primary address.
 		addresses: answers.New(answers.Options[string, []netip.Addr]{
 			Ask: func(ctx context.Context, ids []string) (map[string][]netip.Addr, error) {
 				list, err := o.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: ids[0]})
@@ -109,7 +109,7 @@ func newKnowledge(o *Options) *knowledge {
 			Ask: func(ctx context.Context, names []string) (map[string]cloud.InstanceType, error) {
 				t, err := o.Cloud.DescribeInstanceType(ctx, names[0])
 				if err != nil {
-					o.Log.Warn("limits are what they were or the catalogue's, the cloud did not answer", "type", names[0], "error", err)
+					o.Log.Warn("using old limits or the catalogue's, the cloud did not answer", "type", names[0], "error", err)
 					return nil, err
 				}
 				return map[string]cloud.InstanceType{names[0]: *t}, nil
@@ -133,14 +133,16 @@ func newKnowledge(o *Options) *knowledge {
 	}
 }
 
-// ofOneInstance: one id that is malformed or forbidden must not spoil the others' answers.
+// ofOneInstance reports whether an error concerns one id, malformed or forbidden, which must not
+// fail the query for the others.
 func ofOneInstance(err error) bool {
 	class := cloud.ClassOf(err)
 	return class == cloud.Invalid || class == cloud.NotFound
 }
 
-// ask gets an answer. Who has one written down from before does not wait for an ask that is under way
-// or failed, and only briefly for a new one: a worker that is held holds other nodes.
+// ask returns a cached answer or queries the cloud. With written set, the spec has an earlier
+// answer: then ask does not wait for a query that is running or has failed, and only briefly for a
+// new one, because a waiting worker delays other nodes.
 func ask[V any](ctx context.Context, c *answers.Cache[string, V], action, key string, written bool) (V, error) {
 	if !written {
 		return c.Get(ctx, key)
@@ -152,22 +154,22 @@ func ask[V any](ctx context.Context, c *answers.Cache[string, V], action, key st
 		case known:
 			return v, nil
 		case err == nil:
-			err = unspoken(action, key)
+			err = noAnswer(action, key)
 		}
 		return v, err
 	}
-	short, cancel := context.WithTimeoutCause(ctx, askBriefly, unspoken(action, key))
+	short, cancel := context.WithTimeoutCause(ctx, askBriefly, noAnswer(action, key))
 	defer cancel()
 	return c.Get(short, key)
 }
 
-// unspoken is that the cloud has not said yet what it was asked.
-func unspoken(action, key string) error {
-	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "no answer yet to what was asked about " + key}
+// noAnswer is the error while the cloud has not answered a query.
+func noAnswer(action, key string) error {
+	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "no answer yet about " + key}
 }
 
-// limits of an instance type: the cloud's, or the catalogue's when the cloud does not answer.
-// written says that the node's spec has the cloud's from before.
+// limits returns the limits of an instance type: the cloud's, or the catalogue's when the cloud
+// does not answer. written: the node's spec has an earlier answer of the cloud.
 func (k *knowledge) limits(ctx context.Context, name string, written bool) (typeLimits, error) {
 	t, err := ask(ctx, k.types, "DescribeInstanceTypes", name, written)
 	if err == nil {
@@ -187,12 +189,11 @@ func limitsOf(t *cloud.InstanceType, source string) typeLimits {
 	return typeLimits{Limits: v1alpha1.Limits{ENIs: t.ENIs, AddressesPerENI: t.IPv4PerENI, MaxPods: max(0, t.ENIs-1) * t.IPv4PerENI, Source: source}}
 }
 
-// forgetRanges has every VPC asked for its ranges anew; until it answers they are
-// what they were.
+// forgetRanges makes every VPC's ranges be read again; until then the old ones are used.
 func (k *knowledge) forgetRanges() { k.vpcs.ExpireAll() }
 
-// learn finds out about the node's instance and its VPC. Old facts are better than none:
-// what a new process cannot ask for is what its predecessor wrote into the spec.
+// learn finds out about the node's instance and its VPC. Old facts are better than none: what a new
+// process cannot query, it reads from the spec.
 func (w *work) learn(ctx context.Context, id string) error {
 	in, old, err := w.instance(ctx, id)
 	if err != nil {
@@ -218,15 +219,15 @@ func (w *work) learn(ctx context.Context, id string) error {
 	return err
 }
 
-// instance is the node's, as the cloud said last. If a new process gets no answer it is as the
-// spec has it, and why.
+// instance returns the node's instance, as the cloud last described it. If a new process gets no
+// answer, it returns the instance as stored in the spec, and the reason as old.
 func (w *work) instance(ctx context.Context, id string) (in cloud.Instance, old, err error) {
 	s := &w.nn.Spec
 	written := s.InstanceID == id && s.InstanceType != "" && s.Zone != "" && s.VPCID != ""
 	if in, err = ask(ctx, w.knowledge.instances, "DescribeInstances", id, written); !written || !unanswered(err) {
 		return in, nil, err
 	}
-	// An answer that is on its way is soon there.
+	// A running query is about to end.
 	if asking, _ := w.knowledge.instances.Asking(id); asking {
 		w.again(w.Retry)
 	}
@@ -234,8 +235,8 @@ func (w *work) instance(ctx context.Context, id string) (in cloud.Instance, old,
 	return cloud.Instance{ID: id, Type: s.InstanceType, Zone: s.Zone, VPCID: s.VPCID}, err, nil
 }
 
-// unanswered reports whether an error is that the cloud does not answer, or not to us: it says
-// nothing of what was asked for.
+// unanswered reports whether an error means that the cloud did not answer, or refused us: it says
+// nothing about the object.
 func unanswered(err error) bool {
 	switch cloud.ClassOf(err) {
 	case cloud.Transient, cloud.Throttled, cloud.Auth:
@@ -261,18 +262,18 @@ func (w *work) settings() {
 	w.split()
 }
 
-// sourceOfLimits tells the user where the node's limits are from: with the
-// catalogue's a node may hold fewer pods than the cloud allows, or ask for more.
+// sourceOfLimits reports the source of the node's limits: with the catalogue's a node may hold
+// fewer pods than the cloud allows, or try to have more.
 func (w *work) sourceOfLimits() {
 	c := metav1.Condition{Type: v1alpha1.ConditionLimitsFromCloud, Status: metav1.ConditionTrue, Reason: sourceCloud,
-		Message: "ENIs and addresses per ENI are what the cloud says of the instance type"}
+		Message: "ENIs and addresses per ENI are what the cloud reports for the instance type"}
 	if why := w.facts.limits.unasked; why != nil {
 		c.Status, c.Reason = metav1.ConditionFalse, why.Reason
 		c.Message = fmt.Sprintf("limits of %s are the catalogue's because the cloud did not give them: %s (asked again every %s)",
 			w.facts.instance.Type, why, catalogueLife)
 		w.again(catalogueLife)
 	}
-	if w.condition(c) {
+	if w.setCondition(c) {
 		w.warn(w.node, "LimitsFromCatalogue", c.Message)
 		w.warn(w.nn, "LimitsFromCatalogue", c.Message)
 	}

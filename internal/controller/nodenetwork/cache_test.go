@@ -27,8 +27,8 @@ func (g *rig) limitsCondition(name string) metav1.Condition {
 	return metav1.Condition{}
 }
 
-// A cloud that does not say what a type allows: the node works with the catalogue's
-// figures, its user is told why, and the cloud's count as soon as it answers.
+// When the cloud does not return what a type allows, the node uses the catalogue's figures, the
+// condition says why, and the cloud's figures are used as soon as it answers.
 func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.Fault(faults.Rule{Name: "silent", Action: "DescribeInstanceTypes", Error: &faults.Error{Code: "Forbidden.RAM", Status: 403}})
@@ -48,15 +48,15 @@ func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 		}
 	}
 	if g.free("n1") != 2 || g.condition("n1").Status != metav1.ConditionTrue {
-		t.Errorf("%d addresses are free, condition %+v: the node must work meanwhile", g.free("n1"), g.condition("n1"))
+		t.Errorf("%d addresses are free, condition %+v: the node must work without it", g.free("n1"), g.condition("n1"))
 	}
 
-	// Within ten minutes it is not asked again, and nobody is told again.
+	// Within ten minutes there is no new query and no new event.
 	g.once("n1") // settling has let time pass
 	told, asked := len(g.events.All()), g.Calls("DescribeInstanceTypes")
 	g.Clock.Pass(time.Minute)
 	if wait, _ := g.once("n1"); wait == 0 || wait > catalogueLife {
-		t.Errorf("looks again after %s, want at most %s", wait, catalogueLife)
+		t.Errorf("the next reconcile is after %s, want at most %s", wait, catalogueLife)
 	}
 	if len(g.events.All()) != told || g.Calls("DescribeInstanceTypes") != asked {
 		t.Errorf("%d more events, %d more calls within a minute", len(g.events.All())-told, g.Calls("DescribeInstanceTypes")-asked)
@@ -70,7 +70,7 @@ func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 	}
 }
 
-// What the cloud said once counts more than the catalogue.
+// An earlier answer of the cloud takes precedence over the catalogue.
 func TestOldAnswerBeforeTheCatalogue(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -83,7 +83,8 @@ func TestOldAnswerBeforeTheCatalogue(t *testing.T) {
 	}
 }
 
-// While the cloud does not answer, what it said serves, and it is not asked by each reconcile.
+// While the cloud does not answer, its earlier answers are used, and not every reconcile queries
+// it.
 func TestOldFactsServe(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -117,8 +118,8 @@ func TestOldFactsServe(t *testing.T) {
 	}
 }
 
-// A controller that has never heard of the vSwitches' figures still assigns addresses to
-// ENIs that are there.
+// A controller that does not know the vSwitches' free addresses still assigns addresses to existing
+// ENIs.
 func TestUnknownFiguresStopNoAssignment(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -146,7 +147,7 @@ func TestUnknownFiguresStopNoAssignment(t *testing.T) {
 	}
 }
 
-// However many vSwitches are configured and nodes ask, their figures are one list.
+// However many vSwitches are configured and nodes need them, they are one list.
 func TestVSwitchesAreOneList(t *testing.T) {
 	var cidrs []string
 	for i := range 13 {
@@ -164,7 +165,7 @@ func TestVSwitchesAreOneList(t *testing.T) {
 	}
 }
 
-// silence lets the cloud not answer what is asked of it about instances, types and VPCs.
+// silence makes the cloud not answer queries about instances, types and VPCs.
 func (g *rig) silence() {
 	g.Helper()
 	for _, action := range []string{"DescribeInstances", "DescribeInstanceTypes", "DescribeVpcAttribute"} {
@@ -182,8 +183,8 @@ func (g *rig) waiting(name string) (n int) {
 	return n
 }
 
-// A new leader to whom the cloud does not say what a node is goes on with what its predecessor
-// wrote down: ENIs that are there get addresses. None is made, and nothing is taken away.
+// A new leader to which the cloud does not describe a node uses what its predecessor wrote into the
+// spec: existing ENIs get addresses. No ENI is created, and nothing is taken away.
 func TestSpecServesANewLeader(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -201,7 +202,7 @@ func TestSpecServesANewLeader(t *testing.T) {
 		t.Errorf("facts %+v, before %+v", after, before)
 	}
 	if c := g.limitsCondition("n1"); c.Status != metav1.ConditionTrue {
-		t.Errorf("the limits are the cloud's, though it was not asked now: %+v", c)
+		t.Errorf("the limits are the cloud's, though it was not queried now: %+v", c)
 	}
 
 	made, asked := g.Calls("CreateNetworkInterface"), g.Calls("DescribeInstances")
@@ -233,8 +234,8 @@ func TestSpecServesANewLeader(t *testing.T) {
 	g.agree("n1")
 }
 
-// What the spec says is not enough where another Node names the instance too, nor where the
-// cloud says that it is not there.
+// The spec is not enough where another Node names the instance too, nor where the cloud says that
+// the instance does not exist.
 func TestSpecDoesNotServe(t *testing.T) {
 	for name, f := range map[string]func(*rig){
 		"another Node": func(g *rig) {
@@ -261,8 +262,8 @@ func TestSpecDoesNotServe(t *testing.T) {
 	}
 }
 
-// An ENI that was to be made, and may have been, waits for what it is made of: the token is for
-// one request only.
+// The intent of an ENI that may have been created waits until all parameters are known: the token
+// is for one request only.
 func TestIntentWaitsForFacts(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -287,7 +288,8 @@ func TestIntentWaitsForFacts(t *testing.T) {
 	}
 }
 
-// hanging is a cloud that takes as long as it may to say what instances, types and VPCs are, and fails.
+// hanging is a cloud whose queries about instances, types and VPCs take as long as they may, and
+// then fail.
 type hanging struct {
 	cloud.API
 	began, ended atomic.Int64
@@ -312,8 +314,8 @@ func (h *hanging) DescribeVPC(ctx context.Context, _ string) (*cloud.VPC, error)
 	return nil, h.hang(ctx)
 }
 
-// A new leader to whom the cloud does not answer at all serves each node by its spec long before
-// it gives an ask up: no node holds a worker for a minute.
+// A new leader without any answer of the cloud serves each node by its spec long before a query
+// times out: no node blocks a worker for a minute.
 func TestSilenceHoldsNoWorker(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")

@@ -19,8 +19,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// reconciles lets a node be reconciled as it asks for, and at each of the agent's reports,
-// for a while.
+// reconciles reconciles a node when it is due, and at each report of the agent, for a while.
 func (g *rig) reconciles(name string, d time.Duration) {
 	g.Helper()
 	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {
@@ -33,7 +32,7 @@ func (g *rig) reconciles(name string, d time.Duration) {
 	}
 }
 
-// What fails is tried more slowly each time, and at once when the node wants more.
+// What fails is tried again with growing pauses, and at once when the node needs more.
 func TestFailuresAreTriedMoreSlowly(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -51,7 +50,7 @@ func TestFailuresAreTriedMoreSlowly(t *testing.T) {
 	before = g.Calls("AssignPrivateIpAddresses")
 	g.startPods("n1", 1)
 	if g.once("n1"); g.Calls("AssignPrivateIpAddresses") == before {
-		t.Error("another pod waits, and the cloud is not asked")
+		t.Error("another pod waits, and the cloud is not called")
 	}
 	g.Sim.RemoveFault("away")
 	g.settle("n1", 5*minute)
@@ -60,7 +59,7 @@ func TestFailuresAreTriedMoreSlowly(t *testing.T) {
 	}
 }
 
-// On a node whose demand moves each second a failing action is tried as slowly as on others.
+// On a node whose demand changes every second, a failing action is retried as slowly as on others.
 func TestFailuresWhileTheDemandMoves(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -84,8 +83,8 @@ func TestFailuresWhileTheDemandMoves(t *testing.T) {
 	}
 }
 
-// A pause ends before its time, but not before Retry, if the node wants more than when it
-// began or may have it by something new.
+// A pause ends early, but not before Retry, if the node needs more than when it began or a setting
+// has changed.
 func TestWhatEndsAPause(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*work)
@@ -112,7 +111,7 @@ func TestWhatEndsAPause(t *testing.T) {
 			now = now.Add(w.Retry - 1)
 			c.change(w)
 			if !w.paused("assign") || w.next > backoffMax || c.ends != (w.next == 1) {
-				t.Errorf("before Retry has passed: comes again in %s", w.next)
+				t.Errorf("before Retry has passed: the next reconcile is in %s", w.next)
 			}
 			now = now.Add(1)
 			if got := !w.paused("assign"); got != c.ends {
@@ -157,7 +156,7 @@ func (l *lists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.EN
 	return l.API.DescribeENIs(ctx, f)
 }
 
-// Doubt about one node is settled by that node's ENIs.
+// A comparison of one node lists that node's ENIs.
 func TestOneBadNodeDoesNotListTheCluster(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	for i := range 3 {
@@ -206,8 +205,8 @@ func (busy) CreateENI(ctx context.Context, _ cloud.CreateENIRequest) (*cloud.ENI
 	return nil, &cloud.Error{Action: "CreateNetworkInterface", Class: cloud.Throttled, After: 7 * time.Second}
 }
 
-// A call that is deferred is made when it is told to be, and is no failure; if pods wait
-// for it, the node says so after a while.
+// A deferred call is made when it is due, and is no failure; if pods wait for it, the condition
+// says so after a while.
 func TestDeferredCalls(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -215,7 +214,7 @@ func TestDeferredCalls(t *testing.T) {
 	g.r.Cloud = busy{api}
 	for range 5 {
 		if wait, _ := g.once("n1"); wait > 7*time.Second {
-			t.Errorf("comes again in %v", wait)
+			t.Errorf("the next reconcile is in %v", wait)
 		}
 		g.Clock.Pass(7 * time.Second)
 	}
@@ -228,7 +227,7 @@ func TestDeferredCalls(t *testing.T) {
 	g.startPods("n1", 1)
 	for _, says := range []string{"", "", "RateLimited", "RateLimited"} {
 		if wait, _ := g.once("n1"); wait != 7*time.Second {
-			t.Errorf("comes again in %v, which is not when it was told to", wait)
+			t.Errorf("the next reconcile is in %v, not when the call is due", wait)
 		}
 		if c := g.condition("n1"); c.Reason != says {
 			t.Errorf("condition %+v, want the reason %q", c, says)
@@ -255,7 +254,7 @@ func (c lateCache) List(ctx context.Context, list client.ObjectList, o ...client
 	return c.Client.List(ctx, list, o...)
 }
 
-// The sweep reads the cache, but deletes nothing on its word.
+// The sweep reads the cache, but does not delete because of it.
 func TestSweepBelievesNoCache(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -284,7 +283,8 @@ func TestSweepBelievesNoCache(t *testing.T) {
 	}
 }
 
-// Calls for which pods wait come first in the cloud client's queue, what is given back last.
+// Calls for which pods wait come first in the cloud client's queue, calls that give something back
+// come last.
 func TestPrioritiesOfCalls(t *testing.T) {
 	w := &work{nn: &v1alpha1.NodeNetwork{}}
 	if p := cloud.PriorityOf(w.wanted(t.Context())); p != cloud.Refill {

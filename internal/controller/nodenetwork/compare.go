@@ -10,20 +10,20 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// errBlind says that the cloud could not be compared with the spec.
+// errBlind means that the cloud could not be compared with the spec.
 var errBlind = errors.New("the node's ENIs in the cloud are not known")
 
-// compare makes the spec agree with the cloud, if there is doubt. What of the cloud's
-// word is believed, and when, says evidence.go.
+// compare makes the spec agree with the cloud, if a comparison is needed. evidence.go decides which
+// differences are acted on, and when.
 func (w *work) compare(ctx context.Context) (err error) {
-	w.lookAgain()
-	if !w.mem.doubt.Swap(false) {
+	w.compareIfTaken()
+	if !w.mem.needsCompare.Swap(false) {
 		return nil
 	}
 	settled := false
 	defer func() {
-		if err != nil || !settled { // also when what is below panics
-			w.mem.doubt.Store(true)
+		if err != nil || !settled { // also after a panic below
+			w.mem.needsCompare.Store(true)
 		}
 	}()
 	settled, err = w.compareNow(ctx)
@@ -55,9 +55,9 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	}
 
 	settled, w.mem.adopting = true, false
-	suspects := map[string]time.Time{}
+	firstSeen := map[string]time.Time{}
 	for _, d := range all {
-		first, before := w.mem.suspects[d.key]
+		first, before := w.mem.firstSeen[d.key]
 		if !before {
 			first = at
 		}
@@ -66,11 +66,11 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 			w.metrics.differences.Inc()
 			continue
 		}
-		suspects[d.key] = first
+		firstSeen[d.key] = first
 		settled = false
 		w.mem.adopting = w.mem.adopting || d.kind == appeared && d.thing == d.eni
 	}
-	w.mem.suspects = suspects
+	w.mem.firstSeen = firstSeen
 	w.mem.forgetCalls(w.Now())
 	w.count(ours, at)
 	if w.mem.back {
@@ -83,7 +83,7 @@ func (w *work) compareNow(ctx context.Context) (settled bool, err error) {
 	return settled, w.save(ctx)
 }
 
-// readAgain looks once more, by id, at ENIs of which a list says other than the spec.
+// readAgain reads by id the ENIs for which a list differs from the spec.
 func (w *work) readAgain(ctx context.Context, ids []string, ours map[string]cloud.ENI) error {
 	v, err := w.list.ids(ctx, ids)
 	if err != nil {
@@ -99,8 +99,8 @@ func (w *work) readAgain(ctx context.Context, ids []string, ours map[string]clou
 	return nil
 }
 
-// untagged adds ENIs of the spec that the list by tag does not have: somebody may
-// have taken the tags off.
+// untagged adds ENIs of the spec that are missing in the list by tag: somebody may have removed the
+// tags.
 func (w *work) untagged(ctx context.Context, ours map[string]cloud.ENI) error {
 	var missing []string
 	for _, e := range w.nn.Spec.ENIs {
@@ -126,7 +126,7 @@ func (w *work) untagged(ctx context.Context, ours map[string]cloud.ENI) error {
 // segment is what the node must know of a vSwitch.
 type segment struct{ cidrs, gateways []string }
 
-// gateways tells what must be known to adopt ENIs. The vSwitches of those in the spec are
+// gateways returns the segments that are needed to adopt ENIs. Those of vSwitches in the spec are
 // known from there.
 func (w *work) gateways(ctx context.Context, enis map[string]cloud.ENI) (map[string]segment, error) {
 	out := map[string]segment{}
@@ -148,8 +148,8 @@ func (w *work) gateways(ctx context.Context, enis map[string]cloud.ENI) (map[str
 	return out, nil
 }
 
-// count notes what is in the cloud and not in the spec: it takes room. And what is in
-// the spec and not in the cloud: it serves nobody.
+// count records what is in the cloud but not in the spec, which uses slots and addresses, and what
+// is in the spec but not in the cloud, which serves no pod.
 func (w *work) count(ours map[string]cloud.ENI, at time.Time) {
 	w.mem.unknown, w.mem.lacking = map[string]int{}, map[string]bool{}
 	for i := range w.nn.Spec.ENIs {

@@ -18,48 +18,48 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// conditions are what the controller says of a node, in status.controllerConditions. What
-// this process has said rules: the cache may lag behind it, and an agent of the former
-// version, which replaces the whole status, takes it away with each report.
+// conditions are the controller's conditions of a node, in status.controllerConditions. What this
+// process has written takes precedence over the cache, which may lag; an agent of the previous
+// version, which replaces the whole status, removes them with each report.
 type conditions struct {
-	// of is the object that they are of.
+	// of is the UID of their object.
 	of  types.UID
 	now []metav1.Condition
-	// written is what the API server took last, in the object's version.
+	// written is what the API server last accepted, in the object's version.
 	written []metav1.Condition
 	version string
 }
 
-// recall takes up what was said of a node before this process came, or by a controller of
-// the former version since.
-func (w *work) recall() {
+// loadConditions reads the conditions that were written before this process started, or since by a
+// controller of the previous version.
+func (w *work) loadConditions() {
 	c := &w.mem.conditions
 	if c.of != w.nn.UID || len(w.nn.Spec.Conditions) > 0 {
 		*c = conditions{of: w.nn.UID, now: slices.Clone(w.nn.ControllerConditions())}
 	}
 }
 
-// condition sets a condition and reports whether it has turned False, or is False for
-// another reason: then the user must hear of it.
-func (w *work) condition(c metav1.Condition) (bad bool) {
+// setCondition sets a condition and reports whether it has become False, or is False for another
+// reason: then an event is due.
+func (w *work) setCondition(c metav1.Condition) (bad bool) {
 	c.LastTransitionTime = metav1.NewTime(w.Now().Truncate(time.Second))
-	was := w.said(c.Type)
+	was := w.findCondition(c.Type)
 	news := was == nil || was.Status != c.Status || was.Reason != c.Reason
 	meta.SetStatusCondition(&w.mem.conditions.now, c)
 	return news && c.Status == metav1.ConditionFalse
 }
 
-// said is a condition as it stands, nil if there is none of the type.
-func (w *work) said(kind string) *metav1.Condition {
+// findCondition returns a current condition, nil if there is none of the type.
+func (w *work) findCondition(kind string) *metav1.Condition {
 	return meta.FindStatusCondition(w.mem.conditions.now, kind)
 }
 
-// unsay removes a condition.
-func (w *work) unsay(kind string) {
+// removeCondition removes a condition.
+func (w *work) removeCondition(kind string) {
 	meta.RemoveStatusCondition(&w.mem.conditions.now, kind)
 }
 
-// saveConditions writes the conditions if the API server has others. The patch names no other
+// saveConditions writes the conditions if the API server has others. The patch contains no other
 // field of the status: the rest is the agent's.
 func (w *work) saveConditions(ctx context.Context) error {
 	c := &w.mem.conditions
@@ -76,12 +76,13 @@ func (w *work) saveConditions(ctx context.Context) error {
 	}
 	out := &v1alpha1.NodeNetwork{}
 	out.Name = w.name
-	// Strict: else an API server whose CRD does not know the field says yes and drops it.
+	// Strict: else an API server whose CRD does not have the field would accept the patch and drop
+	// it.
 	err = w.Client.Status().Patch(ctx, out, client.RawPatch(types.MergePatchType, patch), client.FieldValidation(metav1.FieldValidationStrict))
 	switch {
 	case err != nil && strings.Contains(err.Error(), `unknown field "status.controllerConditions"`):
 		w.outdated.Do(func() { w.warnAll("CRDOutdated", "%s", crdOutdated) })
-		return nil // this process knows what it has said, and goes on
+		return nil // this process still has the conditions in memory
 	case err != nil:
 		return fmt.Errorf("write the conditions of NodeNetwork %s: %w", w.name, err)
 	}

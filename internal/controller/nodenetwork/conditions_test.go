@@ -16,8 +16,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// What the controller says of a node changes no generation, so the node's confirmations
-// stay good, and the agent's conditions stand beside it.
+// The controller's conditions change no generation, so the node's confirmations stay valid, and the
+// agent's conditions are kept.
 func TestConditionsLeaveTheGeneration(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.large")
@@ -44,12 +44,12 @@ func TestConditionsLeaveTheGeneration(t *testing.T) {
 		}
 	}
 	if said[0] == said[1] || len(generations) != 1 {
-		t.Errorf("said %v, in generations %v; want two reasons in one", said, generations)
+		t.Errorf("reasons %v, in generations %v; want two reasons in one", said, generations)
 	}
 }
 
-// A NodeNetwork of the former version has the conditions in its spec. They are moved, with
-// the time since when they are so.
+// A NodeNetwork of the previous version has the conditions in its spec. They are moved with their
+// transition times.
 func TestConditionsInTheSpecAreMoved(t *testing.T) {
 	g, _ := running(t)
 	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
@@ -69,8 +69,8 @@ func TestConditionsInTheSpecAreMoved(t *testing.T) {
 	}
 }
 
-// An agent of the former version replaces the whole status with each report. What the
-// controller said is there again, and is as old as it was.
+// An agent of the previous version replaces the whole status with each report. The controller's
+// conditions are written again, with their transition times.
 func TestConditionsOutliveTheFormerAgent(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.former = true
@@ -92,7 +92,8 @@ func TestConditionsOutliveTheFormerAgent(t *testing.T) {
 	g.rest("n1")
 }
 
-// Where the CRD is older than the controller, it goes on without, and says what to do.
+// Where the CRD is older than the controller, the controller works without the fields, and says
+// what to do.
 func TestConditionsWithoutTheField(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.r.Client = fusedClient{WithWatch: interceptor.NewClient(g.kube, interceptor.Funcs{

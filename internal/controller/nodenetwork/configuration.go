@@ -13,23 +13,23 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// configChanged has all nodes served with the new configuration.
+// configChanged makes all nodes be reconciled with the new configuration.
 func (r *Reconciler) configChanged() {
 	r.vswitches.review()
 	r.knowledge.forgetRanges()
 	select {
 	case r.changed <- event.GenericEvent{Object: &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: "all"}}}:
-	default: // the event that waits serves this change too
+	default: // the pending event serves this change too
 	}
 }
 
-// everyNode asks for all nodes, by their NodeNetworks: one without is asked for by
-// its Node anyway.
+// everyNode requests all nodes that have a NodeNetwork: one without is requested by its Node
+// anyway.
 func (r *Reconciler) everyNode(ctx context.Context, _ client.Object) []reconcile.Request {
 	var all v1alpha1.NodeNetworkList
 	if err := r.Client.List(ctx, &all, client.UnsafeDisableDeepCopy); err != nil {
-		r.Log.Error("list NodeNetworks to configure them anew", "error", err)
-		time.AfterFunc(r.Retry, r.configChanged) // a node at rest would not ask by itself
+		r.Log.Error("list NodeNetworks to apply the new configuration", "error", err)
+		time.AfterFunc(r.Retry, r.configChanged) // an idle node has no other reason to reconcile
 		return nil
 	}
 	out := make([]reconcile.Request, 0, len(all.Items))
@@ -39,9 +39,9 @@ func (r *Reconciler) everyNode(ctx context.Context, _ client.Object) []reconcile
 	return out
 }
 
-// forgive forgets what the cloud refused under another configuration, so that what
-// is new is asked for at once: a right vSwitch in place of one that does not exist.
-func (w *work) forgive() {
+// forgetRefusals forgets what the cloud refused under another configuration, so that the new one is
+// tried at once: a right vSwitch in place of one that does not exist.
+func (w *work) forgetRefusals() {
 	if w.mem.config != w.cfg {
 		clear(w.mem.refused)
 		w.mem.config = w.cfg

@@ -19,8 +19,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// reloading gives the rig its configuration by way of the ConfigMap, as the
-// controller has it.
+// reloading gives the rig its configuration through the ConfigMap, as the controller gets it.
 type reloading struct {
 	*rig
 	watcher *eniconfig.Watcher
@@ -52,8 +51,7 @@ func (g *reloading) configMap(c *config.Config) *corev1.ConfigMap {
 	}
 }
 
-// edit changes the ConfigMap, has it read, and returns the nodes that are to be
-// served again.
+// edit changes the ConfigMap, lets the controller read it, and returns the nodes to be reconciled.
 func (g *reloading) edit(change func(*config.Config)) (nodes []string) {
 	g.Helper()
 	c := *g.store.Get()
@@ -71,8 +69,8 @@ func (g *reloading) edit(change func(*config.Config)) (nodes []string) {
 	return nodes
 }
 
-// A full Pod vSwitch says so; another one in the ConfigMap is used for the very
-// next address, by the reconciler that runs.
+// A full Pod vSwitch is reported; another one in the ConfigMap is used for the next address,
+// without a restart.
 func TestVSwitchAdded(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/28", "192.168.33.0/24"}, func(g *rig) { g.cfg.VSwitches[zone] = g.vswitch[1:2] })
 	first, second := g.vswitch[1], g.vswitch[2]
@@ -108,7 +106,7 @@ func TestVSwitchAdded(t *testing.T) {
 		t.Error("no ENI in the new vSwitch")
 	}
 	if g.r != running {
-		t.Error("the controller was started anew")
+		t.Error("the controller was restarted")
 	}
 	if !g.events.Has("*v1.ConfigMap Normal ConfigurationChanged in force now: vswitches:") {
 		t.Errorf("events %v", g.events.All())
@@ -116,8 +114,8 @@ func TestVSwitchAdded(t *testing.T) {
 	g.agree("n1")
 }
 
-// The Pod vSwitch is replaced by another while the node has all the ENIs that it may have:
-// pods wait for what the old one does not give any more, and the node says just that.
+// The Pod vSwitch is replaced by another while the node has all the ENIs that it may have: pods
+// wait because the old one gives no more addresses, and the condition says so.
 func TestVSwitchReplaced(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24", "192.168.33.0/24"}, func(g *rig) { g.cfg.VSwitches[zone] = g.vswitch[1:2] })
 	first, second := g.vswitch[1], g.vswitch[2]
@@ -130,7 +128,7 @@ func TestVSwitchReplaced(t *testing.T) {
 	if n := g.nn("n1").Status.Demand; n == 0 {
 		t.Fatal("no pod waits")
 	}
-	if c := g.condition("n1"); c.Reason != "NoENISlot" || !strings.Contains(c.Message, "does not name any more ("+first+")") || !strings.Contains(c.Message, "write "+first+" there again") {
+	if c := g.condition("n1"); c.Reason != "NoENISlot" || !strings.Contains(c.Message, "no longer names ("+first+")") || !strings.Contains(c.Message, "add "+first+" there again") {
 		t.Errorf("condition %+v", c)
 	}
 	// The step that it names helps.
@@ -139,7 +137,7 @@ func TestVSwitchReplaced(t *testing.T) {
 	if n := g.nn("n1").Status.Demand; n != 0 {
 		t.Errorf("%d pods wait: %+v", n, g.condition("n1"))
 	}
-	// Both are named, and the one that the ENI is in is full.
+	// Both are named, and the one with the ENI is full.
 	g.stopPods("n1", limit-1)
 	g.settle("n1", 3*minute)
 	g.Fault(faults.Rule{Action: "AssignPrivateIpAddresses", Error: &faults.Error{Code: "InvalidVSwitchId.IpNotEnough", Status: 403}})
@@ -150,8 +148,7 @@ func TestVSwitchReplaced(t *testing.T) {
 	}
 }
 
-// What the cloud refused under the old configuration is asked for at once under
-// the new one.
+// What the cloud refused under the old configuration is tried at once under the new one.
 func TestMistakeMended(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(g *rig) { g.cfg.SecurityGroups = []string{"sg-nowhere"} })
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -162,7 +159,7 @@ func TestMistakeMended(t *testing.T) {
 	before := g.Calls("CreateNetworkInterface")
 	g.once("n1")
 	if g.Calls("CreateNetworkInterface") != before {
-		t.Fatal("what was refused is asked all the time: this test proves nothing")
+		t.Fatal("a refused call is repeated continuously: this test proves nothing")
 	}
 	g.edit(func(c *config.Config) { c.SecurityGroups = nil })
 	g.once("n1")
@@ -175,8 +172,8 @@ func TestMistakeMended(t *testing.T) {
 	}
 }
 
-// The pool's size is the nodes' without further ado; a configuration that is wrong,
-// or that a running cluster cannot have, changes nothing and says why.
+// A new pool size reaches the nodes without a restart; an invalid configuration, or one that a
+// running cluster cannot change to, changes nothing and is reported.
 func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -212,11 +209,11 @@ func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 	if g.store.Get() != inForce || g.nn("n1").Spec.Pool.Min != 6 {
 		t.Error("what was in force changed")
 	}
-	// A restarted controller must not let through what the running one refused.
+	// A restarted controller must not accept what the running one rejected.
 	if id := g.nn("n1").Spec.ClusterID; id != "c1" {
 		t.Errorf("the ENIs' cluster is recorded as %q", id)
 	}
-	// And it goes on with the next that is right.
+	// It applies the next valid one.
 	g.edit(func(c *config.Config) { c.MinPoolSize = 3 })
 	g.settle("n1", minute)
 	if p := g.nn("n1").Spec.Pool; p.Min != 3 {
@@ -224,8 +221,8 @@ func TestPoolGrowsAndNonsenseDoesNot(t *testing.T) {
 	}
 }
 
-// A vSwitch that did not exist under the old configuration is looked for again
-// under the new one, not half a minute later.
+// A vSwitch that did not exist under the old configuration is queried again under the new one at
+// once, not half a minute later.
 func TestVSwitchesLookedAtAgain(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
 	look := func() int {
@@ -238,12 +235,12 @@ func TestVSwitchesLookedAtAgain(t *testing.T) {
 	}
 	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
 	if look() == 0 {
-		t.Error("the cloud is not asked again")
+		t.Error("the cloud is not queried again")
 	}
 }
 
-// A new vSwitch may be in a new range of the VPC ("vpc grow" of a full one). Every
-// node hears of the range with it: what is in the VPC is never masqueraded.
+// A new vSwitch may be in a new range of the VPC ("vpc grow" of a full one). Every node gets the
+// range with it: traffic within the VPC is never masqueraded.
 func TestNewRangeOfTheVPC(t *testing.T) {
 	g := newReloading(t, []string{"192.168.32.0/24"}, func(*rig) {})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -264,7 +261,7 @@ func TestNewRangeOfTheVPC(t *testing.T) {
 	if g.Calls("DescribeInstances") != instances {
 		t.Error("a new configuration asks for every instance")
 	}
-	// A VPC that cannot be read is what it was.
+	// A VPC that cannot be read keeps its ranges.
 	g.Fault(faults.Rule{Action: "DescribeVpcAttribute", Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
 	g.edit(func(c *config.Config) { c.MinPoolSize = 1 })
 	g.once("n1")

@@ -21,7 +21,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// rest lets a node come to rest and checks that nothing was lost or doubled.
+// rest reconciles a node until nothing changes, and checks that nothing was lost or doubled.
 func (g *rig) rest(name string) {
 	g.Helper()
 	sweeper := &Sweeper{Reconciler: g.r, Age: time.Minute}
@@ -34,7 +34,7 @@ func (g *rig) rest(name string) {
 	g.agree(name)
 	nn := g.nn(name)
 	if nn.Status.Demand == 0 {
-		// The primary address of an ENI in use cannot be given back.
+		// The primary address of an ENI in use cannot be unassigned.
 		least := min(nn.Spec.Pool.Min, nn.Spec.Limits.MaxPods-len(nn.Status.Used))
 		if n := g.free(name); n < least || n > nn.Spec.Pool.Max+len(nn.Spec.ENIs) {
 			g.Fatalf("%d free at rest, want %d to %d; spec %+v", n, least, nn.Spec.Pool.Max, nn.Spec.ENIs)
@@ -47,9 +47,9 @@ func (g *rig) rest(name string) {
 	}
 }
 
-// Whenever the controller is killed, its successor finishes the work: no address
-// is lost, none is given to a pod that is not assigned, none is taken from a pod
-// (the agent of the rig checks both at each step).
+// Whenever the controller is killed, its successor finishes the work: no address is lost, none is
+// given to a pod before it is assigned, none is taken from a pod (the rig's agent checks both at
+// each step).
 func TestKilledAnywhere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"})
@@ -73,7 +73,7 @@ func TestKilledAnywhere(t *testing.T) {
 	})
 }
 
-// With all kinds of trouble in the cloud the same holds.
+// The same holds with all kinds of faults in the cloud.
 func TestTroubledCloud(t *testing.T) {
 	share := func(p float64) *float64 { return &p }
 	rapid.Check(t, func(t *rapid.T) {
@@ -111,7 +111,7 @@ func TestTroubledCloud(t *testing.T) {
 	})
 }
 
-// A new leader adopts what its predecessor made and did not write down.
+// A new leader adopts what its predecessor created but did not record.
 func TestAdoption(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -132,7 +132,8 @@ func TestAdoption(t *testing.T) {
 	}
 }
 
-// An address that the cloud lost stays while a pod has it, and the node says so.
+// An address that is gone in the cloud stays in the spec while a pod has it, and the condition says
+// so.
 func TestAddressGone(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -179,11 +180,11 @@ func TestAddressGone(t *testing.T) {
 			}
 		}
 	})[0]
-	if c := meta.FindStatusCondition(g.nn("n1").Status.ControllerConditions, v1alpha1.ConditionAddressesGone); c == nil || !strings.HasSuffix(c.Message, "made anew: default/"+pod+" "+victims[0]) {
+	if c := meta.FindStatusCondition(g.nn("n1").Status.ControllerConditions, v1alpha1.ConditionAddressesGone); c == nil || !strings.HasSuffix(c.Message, "recreated: default/"+pod+" "+victims[0]) {
 		t.Errorf("condition %+v, want one that names %s with %s and no other", c, pod, victims[0])
 	}
 
-	// Once its pod has ended nobody gets it any more: hold would notice.
+	// After its pod has ended no other pod gets it: hold would notice.
 	maps.DeleteFunc(g.pods["n1"], func(_, a string) bool { return a == victims[0] })
 	g.startPods("n1", 8)
 	g.settle("n1", minute)
@@ -195,7 +196,7 @@ func TestAddressGone(t *testing.T) {
 	}
 }
 
-// An ENI that somebody detached is attached again, one that was deleted is replaced.
+// A detached ENI is attached again, a deleted one is replaced.
 func TestENIMeddledWith(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -264,8 +265,8 @@ func TestSweep(t *testing.T) {
 	}
 }
 
-// The cloud does not answer: what the node has keeps serving, the node says so,
-// and goes on when the cloud is back.
+// While the cloud does not answer, existing addresses continue to serve, the condition says so, and
+// the work continues when the cloud is back.
 func TestCloudAway(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -295,7 +296,7 @@ func TestCloudAway(t *testing.T) {
 	g.agree("n1")
 }
 
-// Slots of the instance that others' ENIs take are not counted on.
+// Slots of the instance that ENIs of others use are not counted on.
 func TestForeignENIs(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -348,8 +349,8 @@ func TestListsAreShared(t *testing.T) {
 	}
 }
 
-// An answer is lost although the client asked twice: the call is repeated with
-// its token, and pods need not wait until the addresses are found on the ENI.
+// When an answer is lost, also after the client's retry, the call is repeated with its token, and
+// pods need not wait until the addresses are found on the ENI.
 func TestLostAnswer(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")

@@ -10,20 +10,20 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// difference is one thing in which spec and cloud disagree. It holds ids and values and
-// no pointer into the spec: the fix of another difference moves the spec's records.
+// difference is one difference between spec and cloud. It holds ids and values and no pointer into
+// the spec: fixing another difference moves the spec's records.
 type difference struct {
-	// key names it, the same each time it is seen.
+	// key identifies it: the same each time it is seen.
 	key  string
 	kind kind
-	// eni is the id of the ENI that it is about; thing is the ENI's id or the address.
+	// eni is the id of the ENI that it concerns; thing is the ENI's id or the address.
 	eni, thing string
 	// fix makes the spec agree.
 	fix func(*work)
 }
 
-// differences lists in what spec and cloud disagree, in a stable order. at is when the
-// cloud was asked.
+// differences lists the differences between spec and cloud, in a stable order. at is when the cloud
+// was queried.
 func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segment, at time.Time) []difference {
 	s := &w.nn.Spec
 	used := map[string]bool{}
@@ -35,7 +35,7 @@ func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segmen
 	for _, e := range s.ENIs {
 		ids[e.Token] = e.ID
 		if e.ID == "" || e.Phase == v1alpha1.ENIDetaching {
-			continue // repeated with its token; on its way out
+			continue // repeated with its token, or being removed
 		}
 		c, there := ours[e.ID]
 		if !there {
@@ -53,7 +53,7 @@ func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segmen
 		switch {
 		case token == "" || c.Status == cloud.ENIDeleting || first == id:
 		case slices.ContainsFunc(s.ENIs, func(e v1alpha1.ENI) bool { return e.ID == id }):
-		case known && first == "": // an intent is repeated with its token and finds it
+		case known && first == "": // the intent is repeated with its token and finds the ENI
 		case c.InstanceID != "" && c.InstanceID != s.InstanceID: // the sweep reports it
 		case takenAway(s, id, netip.Addr{}, at):
 		case known:
@@ -66,13 +66,13 @@ func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segmen
 	return out
 }
 
-// adoptENI takes an ENI into the spec that has the node's tags.
+// adoptENI takes an ENI with the node's tags into the spec.
 func adoptENI(c cloud.ENI, token string, seg segment, at time.Time) func(*work) {
 	return func(w *work) {
 		if w.spec(token) != nil {
 			token = c.ID // two ENIs with the tag of one token: each has a record
 		}
-		w.Log.Info("adopting an ENI that the spec does not know", "node", w.name, "eni", c.ID)
+		w.Log.Info("adopting an ENI that is not in the spec", "node", w.name, "eni", c.ID)
 		c.Addresses = slices.DeleteFunc(slices.Clone(c.Addresses), func(a netip.Addr) bool { return takenAway(&w.nn.Spec, c.ID, a, at) })
 		e := v1alpha1.ENI{Token: token, Phase: v1alpha1.ENIAttaching, Exclusive: isExclusive(&c)}
 		fill(&w.nn.Spec, &e, &c, seg)
@@ -80,10 +80,9 @@ func adoptENI(c cloud.ENI, token string, seg segment, at time.Time) func(*work) 
 	}
 }
 
-// secondENI is of an ENI whose token the record of another one has: the cloud had
-// forgotten the token when the call was repeated, and made another. The first is given
-// back; no node was told of its addresses. One that is attached is adopted, as what it
-// was attached for is not known.
+// secondENI is for an ENI whose token belongs to the record of another one: the cloud had forgotten
+// the token when the call was repeated, and created a second one. It is given back; no node knows
+// its addresses. One that is attached is adopted, because it is unknown why it was attached.
 func secondENI(c cloud.ENI, seg segment) func(*work) {
 	return func(w *work) {
 		e := v1alpha1.ENI{Token: c.ID, Phase: v1alpha1.ENIDetaching, Exclusive: isExclusive(&c)}
@@ -101,7 +100,7 @@ func isExclusive(c *cloud.ENI) bool {
 	return c.Tags[TagExclusive] == "true" || c.Tags[tagOwn] == "true"
 }
 
-// detachedENI has an ENI attached again that somebody detached.
+// detachedENI attaches an ENI again that somebody detached.
 func detachedENI(token string, status cloud.ENIStatus) func(*work) {
 	return func(w *work) {
 		e := w.spec(token)
@@ -113,15 +112,15 @@ func detachedENI(token string, status cloud.ENIStatus) func(*work) {
 	}
 }
 
-// goneENI drops an ENI that is not in the cloud any more. Pods that have its
-// addresses have no network; only their owner can help them.
+// goneENI drops an ENI that is no longer in the cloud. Pods with its addresses have no network;
+// only their owner can recreate them.
 func goneENI(token string) func(*work) {
 	return func(w *work) {
 		e := w.spec(token)
 		if e == nil {
 			return
 		}
-		w.warnAll("ENIGone", "ENI %s is not in the cloud any more; pods with its addresses must be made anew", e.ID)
+		w.warnAll("ENIGone", "ENI %s is no longer in the cloud; pods with its addresses must be recreated", e.ID)
 		w.takeAway(e.ID, nil)
 		w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.Token == token })
 	}
@@ -132,11 +131,11 @@ func addressDifferences(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.E
 	id, token := e.ID, e.Token
 	for _, a := range c.Addresses {
 		if has(e, a) || e.Exclusive || takenAway(s, id, a, at) {
-			continue // whoever added it to a pod's exclusive ENI takes it off again
+			continue // whoever added it to a pod's exclusive ENI must remove it
 		}
 		out = append(out, difference{"new " + id + " " + a.String(), appeared, id, a.String(), func(w *work) {
 			if e := w.spec(token); e != nil {
-				w.Log.Info("adopting an address that the spec does not know", "node", w.name, "eni", id, "address", a)
+				w.Log.Info("adopting an address that is not in the spec", "node", w.name, "eni", id, "address", a)
 				claim(&w.nn.Spec, e, []netip.Addr{a})
 			}
 		}})
@@ -153,24 +152,23 @@ func addressDifferences(s *v1alpha1.NodeNetworkSpec, e *v1alpha1.ENI, c *cloud.E
 	return out
 }
 
-// goneUsed is of an address that a pod has and the cloud has not. It stays in the spec
-// while the pod believes to have it. It never serves another: there is no way back from
-// unassigning.
+// goneUsed is for an address that a pod has and the cloud does not. It stays in the spec while the
+// pod has it, and never serves another pod: unassigning cannot be undone.
 func goneUsed(token, address string) func(*work) {
 	return func(w *work) {
 		if a := w.address(token, address); a != nil {
 			a.Releasing, a.Unassigning = true, true
-			w.warnAll("AddressGone", "address %s is not on ENI %s in the cloud any more; the pod that has it must be made anew", address, w.spec(token).ID)
+			w.warnAll("AddressGone", "address %s is no longer on ENI %s in the cloud; the pod that has it must be recreated", address, w.spec(token).ID)
 		}
 	}
 }
 
-// goneFree takes an address out of service that the cloud does not have: the node is asked
-// to stop using it, as with any other. A pod may have it since the node last reported.
+// goneFree takes an address out of service that the cloud does not have: the node is asked to
+// release it, like any other. A pod may have got it since the node last reported.
 func goneFree(token, address string) func(*work) {
 	return func(w *work) {
 		if a := w.address(token, address); a != nil {
-			w.Log.Warn("an address that no pod has is not in the cloud any more", "node", w.name, "address", address, "eni", w.spec(token).ID)
+			w.Log.Warn("a free address is no longer in the cloud", "node", w.name, "address", address, "eni", w.spec(token).ID)
 			a.Releasing = true
 		}
 	}

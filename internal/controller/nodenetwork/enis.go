@@ -11,17 +11,17 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// stuckAfter is when an ENI that is being attached is no longer waited for: other
-// ENIs are used, and the node is told. Real attachments take seconds.
+// stuckAfter is how long an ENI may take to attach: then other ENIs are used, and the node's
+// condition says so. An attachment takes seconds.
 const stuckAfter = 2 * time.Minute
 
-// foreignLife is after what time others' ENIs are counted again, if there are any.
+// foreignLife is after what time the ENIs of others are counted again, if there are any.
 const foreignLife = 5 * time.Minute
 
-// createOperation names new ENIs among what the cloud refuses.
+// createOperation is the key for new ENIs among what the cloud refused.
 const createOperation = "create an ENI"
 
-// move brings every ENI that is on its way a step further.
+// move advances every ENI that is being attached or removed.
 func (w *work) move(ctx context.Context) error {
 	errs := []error{w.create(ctx)}
 	var stop *specError
@@ -57,7 +57,7 @@ func (w *work) move(ctx context.Context) error {
 			gone = append(gone, e.ID)
 		case !there:
 			w.again(w.Poll)
-			w.mem.doubt.Store(true) // just created and not listed yet, or gone: compare decides
+			w.mem.needsCompare.Store(true) // just created and not listed yet, or gone: compare decides
 		case e.Phase == v1alpha1.ENIDetaching:
 			errs = append(errs, w.giveBack(ctx, &c))
 		default:
@@ -74,7 +74,7 @@ func (w *work) move(ctx context.Context) error {
 	return errors.Join(append(errs, w.save(ctx))...)
 }
 
-// create carries out recorded intents, if it is known what an ENI is made of.
+// create carries out recorded intents, if all parameters of an ENI are known.
 func (w *work) create(ctx context.Context) error {
 	if w.facts.old != nil {
 		return nil
@@ -127,26 +127,26 @@ func (w *work) create(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// notCreated decides what becomes of an intent that failed. Where the cloud said
-// plainly that there is nothing, the intent goes, so that the next plan may
-// choose another vSwitch; where that is open it stays, with its token. Should an
-// ENI be there all the same, it is found by its tags.
+// notCreated decides what happens to an intent that failed. If the cloud answered that nothing was
+// created, the intent is removed, so that the next plan may choose another vSwitch. If that is
+// unknown, the intent stays with its token. If an ENI was created after all, it is found by its
+// tags.
 func (w *work) notCreated(intent *v1alpha1.ENI, err error) {
 	switch cloud.ClassOf(err) {
 	case cloud.VSwitchFull:
 		w.vswitches.full(intent.VSwitchID)
 	case cloud.Quota, cloud.Auth, cloud.Invalid, cloud.NotFound:
-		w.refuse(createOperation, err)
+		w.rememberRefusal(createOperation, err)
 	default:
 		return
 	}
 	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.Token == intent.Token })
 }
 
-// attach brings a new ENI a step nearer to service.
+// attach advances the attachment of a new ENI.
 func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error {
 	now, soon := w.Now(), w.Poll
-	if w.inUse(e) { // somebody detached it: its pods are cut off meanwhile
+	if w.inUse(e) { // somebody detached it: its pods have no network now
 		soon /= 4
 	}
 	at := w.mem.attaching[e.Token]
@@ -166,7 +166,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		delete(w.mem.attaching, e.Token)
 		e.Phase = v1alpha1.ENIReady
 		if len(c.Addresses) != len(e.Addresses) {
-			w.mem.doubt.Store(true)
+			w.mem.needsCompare.Store(true)
 		}
 	case cloud.ENIAvailable:
 		if now.Before(at.next) {
@@ -174,7 +174,7 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 			return nil
 		}
 		at.attempts++
-		// An attachment that fails ends in Available again: more slowly each time.
+		// A failed attachment ends in Available again: retry with growing pauses.
 		at.next = now.Add(min(w.Poll<<min(at.attempts, 10), w.Park))
 		err := w.Cloud.AttachENI(w.wanted(ctx), e.ID, w.nn.Spec.InstanceID)
 		if w.did("attach", err) {
@@ -188,8 +188,8 @@ func (w *work) attach(ctx context.Context, e *v1alpha1.ENI, c *cloud.ENI) error 
 		}
 		w.again(max(at.next.Sub(now), w.Poll))
 		if cloud.ClassOf(err) == cloud.Quota && !w.inUse(e) {
-			// Somebody else's ENIs take the instance's slots. This one is in the way.
-			w.refuse(createOperation, err)
+			// ENIs of others use the instance's slots. This one has no slot.
+			w.rememberRefusal(createOperation, err)
 			e.Phase = v1alpha1.ENIDetaching
 			return errors.Join(fmt.Errorf("attach ENI %s to %s: %w", e.ID, w.nn.Spec.InstanceID, err), w.countForeign(ctx))
 		}
@@ -205,14 +205,14 @@ func (w *work) inUse(e *v1alpha1.ENI) bool {
 	return slices.ContainsFunc(w.nn.Status.Used, func(u v1alpha1.UsedAddress) bool { return has(e, parse(u.Address)) })
 }
 
-// stuck reports whether an ENI has been on its way for too long.
+// stuck reports whether an ENI takes too long to attach.
 func (w *work) stuck(e *v1alpha1.ENI) bool {
 	at := w.mem.attaching[e.Token]
 	return e.Phase == v1alpha1.ENIAttaching && at != nil && w.Now().Sub(at.since) > stuckAfter
 }
 
-// giveBack brings an ENI one step nearer to its end. A call that has shown nothing yet is
-// made again more slowly each time: the list may be old.
+// giveBack advances the removal of an ENI. A call without a visible effect is repeated with growing
+// pauses: the list may be old.
 func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
 	l := w.mem.leaving[c.ID]
 	if l == nil || l.status != c.Status {
@@ -221,7 +221,7 @@ func (w *work) giveBack(ctx context.Context, c *cloud.ENI) error {
 	}
 	if c.Status != cloud.ENIInUse && c.Status != cloud.ENIAvailable {
 		w.again(w.Poll)
-		return nil // on its way; the next look decides
+		return nil // in progress; the next reconcile decides
 	}
 	if wait := l.next.Sub(w.Now()); wait > 0 {
 		w.again(max(wait, w.Poll))

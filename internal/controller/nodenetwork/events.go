@@ -11,9 +11,10 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// tellDatapath makes an event of what the node's kernel lacks for a datapath, or what on the
-// node is in the pods' way, once for each change. The agent, which finds it out, makes events of single pods alone.
-func (w *work) tellDatapath() {
+// reportDatapath records an event for what the node's kernel lacks for a datapath, or for obstacles
+// on the node, once for each change. The agent, which detects them, has RBAC only for events of
+// pods.
+func (w *work) reportDatapath() {
 	c := meta.FindStatusCondition(w.nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
 	if c == nil {
 		return
@@ -22,10 +23,10 @@ func (w *work) tellDatapath() {
 	switch c.Reason {
 	case v1alpha1.ReasonDatapathRefused, v1alpha1.ReasonDatapathKept, v1alpha1.ReasonDatapathObstructed:
 	case v1alpha1.ReasonDatapathAutoLacking:
-		kind = corev1.EventTypeNormal // it works, less fast
+		kind = corev1.EventTypeNormal // it works, but not with the fastest datapath
 	default:
 		if c.Status == metav1.ConditionTrue {
-			w.mem.datapath = "" // all is well; what is False for a while changes no choice
+			w.mem.datapath = "" // all is well; a condition that is False for a while changes no choice
 		}
 		return
 	}
@@ -40,26 +41,26 @@ func (w *work) tellDatapath() {
 	}
 }
 
-// warn makes a warning event of one object.
+// warn records a warning event on one object.
 func (r *Reconciler) warn(obj client.Object, reason, message string) {
 	r.Events.Eventf(obj, nil, corev1.EventTypeWarning, reason, "Reconcile", "%s", message)
 }
 
-// toldMax bounds what is remembered of a node's warnings.
-const toldMax = 100
+// maxWarned bounds the number of remembered warnings of a node.
+const maxWarned = 100
 
-// once passes a message on if it was not for this key already.
+// once passes a message on, unless it was passed on before with this key.
 func (w *work) once(key, message string, tell func(string)) {
-	if k := key + "\x00" + message; !w.mem.told[k] {
-		if len(w.mem.told) >= toldMax {
-			clear(w.mem.told)
+	if k := key + "\x00" + message; !w.mem.warned[k] {
+		if len(w.mem.warned) >= maxWarned {
+			clear(w.mem.warned)
 		}
-		w.mem.told[k] = true
+		w.mem.warned[k] = true
 		tell(message)
 	}
 }
 
-// warnAll makes a warning event of the Node and of its NodeNetwork, and a line of the log.
+// warnAll records a warning event on the Node and on its NodeNetwork, and logs it.
 func (w *work) warnAll(reason, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
 	w.Log.Warn(message, "node", w.name, "reason", reason)

@@ -10,8 +10,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// A user hears of a datapath that the kernel lacks by an event of the Node, once for
-// each change.
+// A datapath that the kernel lacks causes an event of the Node, once for each change.
 func TestDatapathEvents(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")

@@ -21,9 +21,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// However spec and cloud differ, and in whatever order the differences are mended: in the
-// end each address is in the record of the ENI that has it and of no other, and none that
-// the cloud lacks is offered.
+// However spec and cloud differ, and in whatever order the differences are fixed: in the end each
+// address is in the record of its ENI and of no other, and none that the cloud lacks is offered.
 func TestDifferencesMendEachOther(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		chance := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "chance"), 0))
@@ -123,7 +122,7 @@ func TestDifferencesMendEachOther(t *testing.T) {
 	})
 }
 
-// Whatever ends a comparison, the doubt is there for the next one.
+// However a comparison ends, needsCompare is set for the next one.
 func TestDoubtOutlivesAPanic(t *testing.T) {
 	w := &work{Reconciler: &Reconciler{}, mem: newMemory(time.Now()), nn: &v1alpha1.NodeNetwork{}} // without a lister
 	func() {
@@ -134,12 +133,12 @@ func TestDoubtOutlivesAPanic(t *testing.T) {
 		}()
 		_ = w.compare(t.Context())
 	}()
-	if !w.mem.doubt.Load() {
+	if !w.mem.needsCompare.Load() {
 		t.Error("the next reconcile would plan on what was not compared")
 	}
 }
 
-// offeredGone are addresses that the spec offers to pods and the cloud does not have.
+// offeredGone returns addresses that the spec offers to pods and the cloud does not have.
 func (g *rig) offeredGone(name string) (out []string) {
 	assigned := g.assigned(name)
 	for _, e := range g.nn(name).Spec.ENIs {
@@ -152,8 +151,8 @@ func (g *rig) offeredGone(name string) (out []string) {
 	return out
 }
 
-// While the cloud's lists are old, and the controller is restarted again and again, no
-// address is offered that it took away. ENIs on their way out are not detached over and over.
+// While the cloud's lists are old and the controller is restarted repeatedly, no address is offered
+// that it took away, and ENIs that are being removed are not detached repeatedly.
 func TestOldListsOverRestarts(t *testing.T) {
 	for _, stale := range []time.Duration{40 * time.Second, 100 * time.Second} {
 		g := newRig(t, []string{"192.168.32.0/24"})
@@ -188,8 +187,8 @@ func TestOldListsOverRestarts(t *testing.T) {
 	}
 }
 
-// A free address that somebody took off is not offered once it was seen twice, and pods
-// get another.
+// A free address that somebody removed is not offered after two reads showed it, and pods get
+// another.
 func TestVanishedAddressIsNotOffered(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -214,8 +213,7 @@ func TestVanishedAddressIsNotOffered(t *testing.T) {
 	g.agree("n1")
 }
 
-// Two ENIs with one token: what came of the first call, which the spec never knew, is
-// given back.
+// With two ENIs for one token, the one of the first call, which is not in the spec, is given back.
 func TestENIMadeTwice(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -269,6 +267,6 @@ func TestOutdatedCRD(t *testing.T) {
 	g.turns(5*minute, true)
 	n := g.events.Count("*v1.Node Warning CRDOutdated")
 	if n != 1 || g.nn("n1").Status.Demand > 0 {
-		t.Errorf("told %d times, status %+v", n, g.nn("n1").Status)
+		t.Errorf("%d events, status %+v", n, g.nn("n1").Status)
 	}
 }

@@ -33,7 +33,7 @@ func (g *rig) startExclusive(name string, n int) {
 	g.agent(name)
 }
 
-// exclusive counts the ENIs for one pod each, and the pods that have one.
+// exclusive counts the exclusive ENIs, and the pods that have one.
 func (g *rig) exclusive(name string) (enis, held int) {
 	g.Helper()
 	for _, e := range g.nn(name).Spec.ENIs {
@@ -53,7 +53,7 @@ func (g *rig) exclusive(name string) (enis, held int) {
 	return enis, held
 }
 
-// An ENI that the former version made is adopted as what it was made for.
+// An ENI that the previous version created is adopted with its use.
 func TestTagsOfExclusiveENIs(t *testing.T) {
 	for tag, want := range map[string]bool{TagExclusive: true, "terway.dev/own": true, TagNode: false} {
 		e := &cloud.ENI{ID: "eni-1", Tags: map[string]string{tag: "true"}}
@@ -96,13 +96,13 @@ func TestMixedNode(t *testing.T) {
 	if enis, held := g.exclusive("n1"); enis != 2 || held != 2 {
 		t.Errorf("%d ENIs for %d pods, want 2 for 2", enis, held)
 	}
-	if c := g.condition("n1"); c.Reason != "TypeLimit" || !strings.Contains(c.Message, "2 of the ENIs are for pods that have one to themselves") {
+	if c := g.condition("n1"); c.Reason != "TypeLimit" || !strings.Contains(c.Message, "2 of the ENIs are exclusive") {
 		t.Errorf("condition %+v", c)
 	}
 	g.agree("n1")
 }
 
-// On a node in mode exclusive no address is shared and no ENI has more than one.
+// On a node in mode exclusive no address is shared, and each ENI has one address.
 func TestModeExclusive(t *testing.T) {
 	for _, label := range []struct{ key, value string }{{claims.LabelMode, "exclusive"}, {claims.LabelOtherMode, "eniOnly"}, {"", ""}} {
 		t.Run(label.key, func(t *testing.T) {
@@ -152,8 +152,8 @@ func TestWrongLabelsAreSaid(t *testing.T) {
 	}
 }
 
-// A killed controller's successor knows which ENIs are for one pod, also those of
-// which only the cloud knows; whatever happens, nothing is lost or doubled.
+// A killed controller's successor knows which ENIs are exclusive, also those that are not in the
+// spec; nothing is lost or doubled.
 func TestKilledAnywhereWithBothKinds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newRig(t, []string{"192.168.32.0/26", "192.168.33.0/28"}, withExclusive(rapid.IntRange(0, 3).Draw(t, "own"), rapid.IntRange(0, 2).Draw(t, "warm")))
@@ -205,7 +205,7 @@ func TestKilledAnywhereWithBothKinds(t *testing.T) {
 	})
 }
 
-// offered is what the scheduler may count on.
+// offered returns how many ENIs the scheduler may count on.
 func (g *rig) offered(name string) int {
 	g.Helper()
 	n := g.nn(name).Spec.OfferedENIs
@@ -215,8 +215,8 @@ func (g *rig) offered(name string) int {
 	return *n
 }
 
-// When exclusive_enis rises on a node whose ENIs are full of shared pods, no pod may be
-// sent there for an ENI that cannot come before those have ended.
+// When exclusive_enis rises on a node whose ENIs are full of shared pods, no pod may be scheduled
+// there for an ENI that cannot be attached before those have ended.
 func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Node){
 		"larger exclusive_enis": func(n *corev1.Node) { n.Labels = map[string]string{claims.LabelExclusiveENIs: "2"} },
@@ -267,8 +267,8 @@ func TestFullOfSharedPodsOffersNoMore(t *testing.T) {
 	}
 }
 
-// ENIs that others attached are not offered; a new leader knows of them too, and they
-// count again when they are gone.
+// Slots of ENIs that others attached are not offered; a new leader counts them too, and they are
+// offered again when those ENIs are gone.
 func TestForeignENIsAreNotOffered(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"}, withExclusive(3, 0))
 	instance := g.addNode("n1", "ecs.g6.2xlarge")

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/controller/cloudtest"
 )
 
-// fusedClient is the API server as a controller sees it that may be killed.
+// fusedClient is an API server client of a controller that may be killed.
 type fusedClient struct {
 	client.WithWatch
 	fuse *cloudtest.Fuse
@@ -45,7 +45,7 @@ func (s fusedStatus) Patch(ctx context.Context, obj client.Object, p client.Patc
 	return s.fuse.Do(func() error { return s.SubResourceWriter.Patch(ctx, obj, p, opts...) })
 }
 
-// fusedCloud is the cloud as a controller sees it that may be killed.
+// fusedCloud is a cloud client of a controller that may be killed.
 type fusedCloud struct {
 	cloud.API
 	fuse *cloudtest.Fuse

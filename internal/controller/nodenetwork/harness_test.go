@@ -51,12 +51,12 @@ type rig struct {
 	vswitch []string
 	// pods of each node, by name, with their address; "" waits.
 	pods map[string]map[string]string
-	// seen is the spec that the agent knows; slow, if set, is whether it does a step.
+	// seen is the spec that the agent knows; slow, if set, decides whether it makes a step.
 	seen map[string]*v1alpha1.NodeNetwork
 	slow func() bool
 	// churn, if set, starts and stops pods meanwhile.
 	churn func()
-	// former: the agents are of the former version, which replaces the whole status.
+	// former: the agents are of the previous version, which replaces the whole status.
 	former bool
 	// serial is the next pod's number.
 	serial int
@@ -93,8 +93,7 @@ func newRig(t cloudtest.TB, podCIDRs []string, options ...option) *rig {
 	return g
 }
 
-// generations makes the fake API server name objects and count changes of the spec, as a
-// real one does.
+// generations makes the fake API server set UIDs and count changes of the spec, as a real one does.
 func generations() interceptor.Funcs {
 	var uids atomic.Int64
 	return interceptor.Funcs{
@@ -179,14 +178,14 @@ func (g *rig) addNode(name, instanceType string) (instance string) {
 	return instance
 }
 
-// addresses are what the kubelet of an instance reports.
+// addresses are those that the kubelet of an instance reports.
 func (g *rig) addresses(instance string) corev1.NodeStatus {
 	g.Helper()
 	in := g.instance(instance)
 	return corev1.NodeStatus{Addresses: []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "host"}, {Type: corev1.NodeInternalIP, Address: in.Addresses[0].String()}}}
 }
 
-// instance is what the cloud says of one.
+// instance returns an instance of the cloud.
 func (g *rig) instance(id string) cloud.Instance {
 	g.Helper()
 	list, err := g.API.DescribeInstances(context.Background(), []string{id})
@@ -217,7 +216,7 @@ func request(node string) ctrl.Request {
 	return ctrl.Request{NamespacedName: types.NamespacedName{Name: node}}
 }
 
-// once reconciles a node once; a crash is no failure of the test.
+// once reconciles a node once; a crash does not fail the test.
 func (g *rig) once(name string) (time.Duration, bool) {
 	res, err := g.r.Reconcile(context.Background(), request(name))
 	if err != nil && !errors.Is(err, cloudtest.ErrCrash) {
@@ -226,10 +225,9 @@ func (g *rig) once(name string) (time.Duration, bool) {
 	return res.RequeueAfter, err != nil
 }
 
-// agent does what the node's agent does: it looks at the spec, gives waiting pods
-// free addresses, confirms releases and reports. A slow agent does not do all of
-// it at each turn, so that it acts on a spec that has changed since, and reports
-// late. It reports whether the status has changed.
+// agent does what the node's agent does: it reads the spec, gives waiting pods free addresses,
+// confirms releases and reports. A slow agent does not do all of it at each turn, so it acts on an
+// old spec and reports late. It returns whether the status has changed.
 func (g *rig) agent(name string) bool {
 	g.Helper()
 	turn := func() bool { return g.slow == nil || g.slow() }
@@ -249,7 +247,7 @@ func (g *rig) agent(name string) bool {
 	return turn() && g.report(name, nn)
 }
 
-// hold checks that what pods have is theirs in the cloud.
+// hold checks that the pods' addresses are assigned in the cloud.
 func (g *rig) hold(name string) {
 	g.Helper()
 	assigned := g.assigned(name)
@@ -282,10 +280,10 @@ func (g *rig) serve(name string, nn *v1alpha1.NodeNetwork) {
 	g.hold(name)
 }
 
-// wantsExclusive: pods of tests whose names begin with own want an ENI to themselves.
+// wantsExclusive: pods of tests whose names begin with own request an exclusive ENI.
 func wantsExclusive(pod string) bool { return strings.HasPrefix(pod, "own") }
 
-// report writes the status that belongs to a spec.
+// report writes the status for a spec.
 func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 	st := v1alpha1.NodeNetworkStatus{ObservedGeneration: nn.Generation}
 	held := map[string]string{}
@@ -327,7 +325,7 @@ func (g *rig) report(name string, nn *v1alpha1.NodeNetwork) bool {
 	return true
 }
 
-// assigned are the addresses that the cloud has on the node's secondary ENIs.
+// assigned returns the addresses that the cloud has on the node's secondary ENIs.
 func (g *rig) assigned(name string) map[string]bool {
 	out := map[string]bool{}
 	for _, e := range g.enis(name) {
@@ -338,7 +336,7 @@ func (g *rig) assigned(name string) map[string]bool {
 	return out
 }
 
-// enis are the cloud's ENIs of a node ("" of all), told past client and faults.
+// enis returns the cloud's ENIs of a node ("": of all), without client and faults.
 func (g *rig) enis(node string) []cloud.ENI {
 	g.Helper()
 	var out []cloud.ENI
@@ -361,8 +359,7 @@ func (g *rig) enis(node string) []cloud.ENI {
 	return out
 }
 
-// settle lets controller and agent work until nothing changes any more, for as
-// long as it takes but at most for limit of the test's time.
+// settle runs controller and agent until nothing changes, for at most limit of the test's time.
 func (g *rig) settle(name string, limit time.Duration) {
 	g.Helper()
 	end := g.Clock.Now().Add(limit)
@@ -419,7 +416,7 @@ func (g *rig) removePods(name string, n int) {
 	}
 }
 
-// unsteady makes agent and pods do as they like, in ways that chance chooses.
+// unsteady makes agent and pods behave randomly.
 func (g *rig) unsteady(name string, chance *rand.Rand, slow int) {
 	g.slow = func() bool { return chance.IntN(4) >= slow }
 	g.churn = func() {
@@ -459,7 +456,7 @@ func (g *rig) free(name string) int {
 	return n
 }
 
-// agree checks that cloud and spec hold the same.
+// agree checks that cloud and spec have the same contents.
 func (g *rig) agree(name string) {
 	g.Helper()
 	want := g.assigned(name)

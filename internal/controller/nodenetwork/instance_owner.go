@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/controller/nodeinfo"
 )
 
-// indexInstance finds Nodes by the instance that they name.
+// indexInstance indexes Nodes by the instance that they name.
 const indexInstance = "terway.instance"
 
 func instanceOf(o client.Object) []string {
@@ -25,33 +25,33 @@ func instanceOf(o client.Object) []string {
 	return []string{id}
 }
 
-// ownsInstance reports whether the instance that the Node names is the Node's. A kubelet
-// chooses the providerID that it registers with, so ENIs could be attached to any instance
-// of the account: an ENI of the instance that serves no pods must have the Node's InternalIP,
-// and of several Nodes that can say so the oldest has it. A node that is not told so gets nothing, and nothing is taken
-// from it. A kubelet that lies about both its instance and its InternalIP is not found out
-// unless that instance has a Node.
+// ownsInstance reports whether the instance that the Node names belongs to it. A kubelet chooses
+// the providerID that it registers with, so ENIs could be attached to any instance of the account.
+// Therefore an ENI of the instance that serves no pods must have the Node's InternalIP, and of
+// several such Nodes the oldest owns the instance. Another node gets nothing, and nothing is taken
+// from it. A kubelet that lies about both its instance and its InternalIP is detected only if that
+// instance has a Node.
 func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 	in := &w.facts.instance
 	mine := internalIPs(w.node)
 	if len(mine) == 0 {
-		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoInternalIP",
+		w.problem = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoInternalIP",
 			Cause:    fmt.Sprintf("Node %s has no InternalIP, so it is not known whether instance %s is its own", w.name, in.ID),
 			NextStep: "the kubelet's --node-ip or the cloud controller manager sets it"}
 		return false, nil
 	}
 	if w.facts.old != nil {
-		in.Addresses = mine // as was found before the spec was written
+		in.Addresses = mine // as found before the spec was written
 	}
 	if own, err := w.has(ctx, in, mine); err != nil {
 		return false, err
 	} else if !own {
-		// It may have been given another address since it was asked for: the next look knows.
+		// It may have got another address since the query: the next query shows it.
 		w.knowledge.instances.Expire(in.ID)
 		w.knowledge.addresses.Expire(in.ID)
-		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "InstanceNotOfNode",
+		w.problem = &cloud.Explanation{Class: cloud.Invalid, Reason: "InstanceNotOfNode",
 			Cause:    fmt.Sprintf("Node %s (InternalIP %s) names instance %s in its providerID, which has %s, and no other ENI with the Node's address but those for pods", w.name, join(mine), in.ID, join(in.Addresses)),
-			NextStep: "give the node's kubelet the --provider-id of its own instance, and a --node-ip that this has, and register it again"}
+			NextStep: "give the node's kubelet the --provider-id of its own instance, and a --node-ip that the instance has, and register it again"}
 		return false, nil
 	}
 	var all corev1.NodeList
@@ -61,7 +61,7 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 	for i := range all.Items {
 		n := &all.Items[i]
 		if n.Name != w.name && w.facts.old != nil {
-			return false, w.facts.old // whose it is hangs on its addresses
+			return false, w.facts.old // the owner cannot be determined without its addresses
 		}
 		if n.Name == w.name || !older(n, w.node) {
 			continue
@@ -71,9 +71,9 @@ func (w *work) ownsInstance(ctx context.Context) (bool, error) {
 			return false, err
 		}
 		if claimed {
-			w.trouble = &cloud.Explanation{Class: cloud.Conflict, Reason: "InstanceClaimed",
+			w.problem = &cloud.Explanation{Class: cloud.Conflict, Reason: "InstanceClaimed",
 				Cause:    fmt.Sprintf("Nodes %s and %s both name instance %s; the older one, %s, has it", n.Name, w.name, in.ID, n.Name),
-				NextStep: "delete the Node that is not the instance's, or mend its --provider-id"}
+				NextStep: "delete the Node that is not the instance's, or correct its --provider-id"}
 			return false, nil
 		}
 	}

@@ -54,19 +54,20 @@ func TestInstanceOfAnotherNode(t *testing.T) {
 	}
 }
 
-// told is a cloud that says of instances, and of one instance's ENIs, what the test says.
-type told struct {
+// answering is a cloud that returns the test's answers about instances, and about one instance's
+// ENIs.
+type answering struct {
 	cloud.API
 	instance func(*cloud.Instance)
 	enis     func([]cloud.ENI) []cloud.ENI
 }
 
-func (c *told) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
+func (c *answering) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
 	list, err := c.API.DescribeENIs(ctx, f)
 	return c.enis(list), err
 }
 
-func (c *told) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
+func (c *answering) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
 	list, err := c.API.DescribeInstances(ctx, ids)
 	for i := range list {
 		c.instance(&list[i])
@@ -74,15 +75,15 @@ func (c *told) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Ins
 	return list, err
 }
 
-// An instance that was given another address, or another ENI with it, is its Node's as soon
-// as the cloud says so, not when what was known of it is old.
+// An instance that got another address, or another ENI with it, belongs to its Node as soon as the
+// cloud says so, not when the cached answer expires.
 func TestInstanceWithAnotherAddress(t *testing.T) {
 	for _, by := range []string{"instance", "ENIs"} {
 		t.Run(by, func(t *testing.T) {
 			g := newRig(t, []string{"192.168.32.0/24"})
 			g.addNode("n1", "ecs.g6.2xlarge")
 			right, o := "", g.r.Options
-			o.Cloud = &told{o.Cloud, func(in *cloud.Instance) {
+			o.Cloud = &answering{o.Cloud, func(in *cloud.Instance) {
 				if right != "instance" {
 					in.Addresses = []netip.Addr{netip.MustParseAddr("192.168.31.250")}
 				}
@@ -107,8 +108,8 @@ func TestInstanceWithAnotherAddress(t *testing.T) {
 	}
 }
 
-// A kubelet may have the address of another ENI of its instance than the primary one, but
-// not one that serves pods.
+// A kubelet may use the address of another ENI of its instance than the primary one, but not one
+// that serves pods.
 func TestNodeWithTheAddressOfASecondaryENI(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -135,10 +136,10 @@ func TestNodeWithTheAddressOfASecondaryENI(t *testing.T) {
 			g.once("n1")
 		}
 		if n := g.Calls("DescribeNetworkInterfaces"); n != calls {
-			t.Errorf("%d calls in 20 looks at a node at rest, %d before", n-calls, calls-before)
+			t.Errorf("%d calls in 20 reconciles of an idle node, %d before", n-calls, calls-before)
 		}
 	}
-	// Another Node of the same instance that has its primary address came later.
+	// A newer Node of the same instance has its primary address.
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2", CreationTimestamp: metav1.NewTime(time.Now().Add(time.Hour))},
 		Spec: g.node("n1").Spec, Status: g.addresses(instance)}
 	g.Must(g.kube.Create(context.Background(), n))

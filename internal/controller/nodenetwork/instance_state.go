@@ -11,41 +11,40 @@ import (
 // The state of an ECS instance that matters here (ECS API: DescribeInstances, Status).
 const instanceStopped = "Stopped"
 
-// away is what the cloud said of the instance of a node that has left.
+// away records the cloud's answers about the instance of a node that has left.
 type away struct {
-	// answers counts those that were heard, next is when another one is wanted: only one to
-	// a question of then or later is heard. looks are those since, in vain.
+	// answers counts the answers, next is when another one is due: an answer counts only if its
+	// query started then or later. looks counts the reconciles since that got none.
 	answers, looks int
 	next           time.Time
-	// last is why the instance does not run by the last answer; "": it runs.
+	// last is why the instance does not run according to the last answer; "" if it runs.
 	last string
 }
 
-// sighting is the cloud's answer to the question for one instance.
-type sighting struct {
+// instanceAnswer is the cloud's answer for one instance.
+type instanceAnswer struct {
 	asked time.Time
-	// away is why it does not run; "": it does.
+	// away is why it does not run; "" if it does.
 	away string
 }
 
-// newSightings asks for the instances of nodes that have left: whoever deletes Nodes may
-// delete a thousand, which are ten calls. What is known of running nodes' instances would
-// not do: it may be old.
-func newSightings(o *Options) *answers.Cache[string, sighting] {
-	return answers.New(answers.Options[string, sighting]{
-		Ask: func(ctx context.Context, ids []string) (map[string]sighting, error) {
+// newInstanceAnswers queries the instances of nodes that have left. A thousand deleted Nodes need
+// ten calls. The cache for running nodes' instances does not serve here: it may be old.
+func newInstanceAnswers(o *Options) *answers.Cache[string, instanceAnswer] {
+	return answers.New(answers.Options[string, instanceAnswer]{
+		Ask: func(ctx context.Context, ids []string) (map[string]instanceAnswer, error) {
 			at := o.Now()
 			list, err := o.Cloud.DescribeInstances(cloud.WithPriority(ctx, cloud.GiveBack), ids)
 			if err != nil && (len(ids) > 1 || cloud.ClassOf(err) != cloud.NotFound) {
-				o.Log.Warn("ask for the instances of nodes that are gone", "asked for", len(ids), "error", err)
+				o.Log.Warn("describe the instances of nodes that are gone", "asked for", len(ids), "error", err)
 				return nil, err
 			}
-			out := map[string]sighting{}
+			out := map[string]instanceAnswer{}
 			for _, id := range ids {
-				out[id] = sighting{at, "instance " + id + " does not exist"}
+				out[id] = instanceAnswer{at, "instance " + id + " does not exist"}
 			}
 			for _, in := range list {
-				s := sighting{asked: at}
+				s := instanceAnswer{asked: at}
 				if in.Status == instanceStopped {
 					s.away = "instance " + in.ID + " is stopped"
 				}
@@ -58,9 +57,9 @@ func newSightings(o *Options) *answers.Cache[string, sighting] {
 	})
 }
 
-// instanceAway says that the instance does not run, if two answers of the cloud in a row
-// say so: a list may lack it once, or be older than its start. It is asked more rarely each
-// time, and no worker waits for the answer.
+// instanceAway returns why the instance does not run, if two answers of the cloud in a row say so:
+// one list may lack it, or be older than its start. It queries with growing pauses, and no worker
+// waits for the answer.
 func (w *work) instanceAway() string {
 	id, m := w.nn.Spec.InstanceID, &w.mem.away
 	if id == "" {
@@ -73,9 +72,9 @@ func (w *work) instanceAway() string {
 		w.again(wait)
 		return ""
 	}
-	s, ok := w.sightings.Known(id)
+	s, ok := w.instanceAnswers.Known(id)
 	if !ok || s.asked.Before(m.next) {
-		s, ok = w.sightings.Peek(id)
+		s, ok = w.instanceAnswers.Peek(id)
 	}
 	if !ok || s.asked.Before(m.next) {
 		w.again(w.Poll << min(m.looks, 5))

@@ -20,19 +20,19 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// reason is why a node's ENIs are to be given back.
+// reason is why a node's ENIs are being given back.
 type reason string
 
 const (
 	nodeGone    reason = "NodeGone"
 	nodeIgnored reason = "NodeIgnored"
-	// nodeInUse: it is to be ignored, and pods have its addresses.
+	// nodeInUse: the node is to be ignored, and pods have its addresses.
 	nodeInUse     reason = "NodeIgnoredWithPods"
 	otherInstance reason = "InstanceChanged"
 )
 
-// leaves says why the node's ENIs are to be given back; "" if they are not. That somebody
-// deleted the NodeNetwork is no reason: its node needs them.
+// leaves returns why the node's ENIs are to be given back; "" if they are not. A deleted
+// NodeNetwork is no reason: its node needs the ENIs.
 func (w *work) leaves() reason {
 	switch {
 	case w.node == nil:
@@ -49,8 +49,8 @@ func (w *work) leaves() reason {
 	return ""
 }
 
-// readNode asks the API server for the Node: a cache that lags, or does not have it yet,
-// is no reason to take a node's ENIs.
+// readNode reads the Node from the API server: a stale or incomplete cache is no reason to take a
+// node's ENIs.
 func (w *work) readNode(ctx context.Context) error {
 	node := &corev1.Node{}
 	err := w.Live.Get(ctx, client.ObjectKey{Name: w.name}, node)
@@ -65,8 +65,8 @@ func (w *work) readNode(ctx context.Context) error {
 	return nil
 }
 
-// leave gives a node's ENIs back as soon as that harms no pod. Until then it asks the
-// node to give up what no pod has, and tells what it waits for.
+// leave gives a node's ENIs back as soon as that harms no pod. Until then it asks the node to
+// release what no pod has, and reports what it waits for.
 func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	if w.mem.goes == "" {
 		goes := w.harmless(why)
@@ -84,7 +84,7 @@ func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	if w.mem.goes != "" {
 		return w.remove(ctx)
 	}
-	w.tellLeaving(why)
+	w.reportLeaving(why)
 	if err := w.save(ctx); err != nil {
 		return ctrl.Result{}, err
 	}
@@ -94,13 +94,13 @@ func (w *work) leave(ctx context.Context, why reason) (ctrl.Result, error) {
 	return ctrl.Result{RequeueAfter: max(w.next, w.Poll)}, nil
 }
 
-// harmless says why no pod is harmed when the node's ENIs are given back; "" if one may be.
+// harmless returns why giving the node's ENIs back harms no pod; "" if it may harm one.
 func (w *work) harmless(why reason) string {
 	if why == nodeInUse {
-		w.again(w.Park) // news of the node or its pods comes by itself
-		return ""       // the label is a slip, or its pods end first
+		w.again(w.Park) // a change of the node or its pods triggers a reconcile
+		return ""       // the label is a mistake, or its pods end first
 	}
-	// After a change of the instance the new one's agent writes the status.
+	// After a change of the instance, the new instance's agent writes the status.
 	if why != otherInstance && w.releaseAll() {
 		return "the node has confirmed that no pod has an address of them"
 	}
@@ -109,7 +109,7 @@ func (w *work) harmless(why reason) string {
 			return why
 		}
 	}
-	c := w.said(v1alpha1.ConditionNodeGone)
+	c := w.findCondition(v1alpha1.ConditionNodeGone)
 	if c == nil {
 		return ""
 	}
@@ -120,7 +120,7 @@ func (w *work) harmless(why reason) string {
 	return fmt.Sprintf("%s have passed", w.GoneDelay)
 }
 
-// releaseAll asks the node to give up all its addresses, and reports whether it has.
+// releaseAll asks the node to release all its addresses, and reports whether it has.
 func (w *work) releaseAll() bool {
 	st := &w.nn.Status
 	confirmed := len(st.Used) == 0 && st.ObservedGeneration == w.nn.Generation
@@ -134,17 +134,17 @@ func (w *work) releaseAll() bool {
 	return confirmed || len(w.nn.Spec.ENIs) == 0
 }
 
-// tellLeaving says in a condition and an event what is going to happen, and when.
-func (w *work) tellLeaving(why reason) {
+// reportLeaving says in a condition and an event what will happen, and when.
+func (w *work) reportLeaving(why reason) {
 	if len(w.nn.Spec.ENIs) == 0 {
 		return
 	}
 	id, used := w.nn.Spec.InstanceID, len(w.nn.Status.Used)
 	since := w.Now()
-	was := w.said(v1alpha1.ConditionNodeGone)
+	was := w.findCondition(v1alpha1.ConditionNodeGone)
 	news := was == nil || was.Reason != string(why)
 	if news {
-		w.unsay(v1alpha1.ConditionNodeGone) // the delay begins
+		w.removeCondition(v1alpha1.ConditionNodeGone) // the delay starts
 	} else {
 		since = was.LastTransitionTime.Time
 	}
@@ -154,26 +154,26 @@ func (w *work) tellLeaving(why reason) {
 	case nodeGone:
 		message = fmt.Sprintf("Node %s is gone, but instance %s has %d ENIs, and %d pods have addresses of them. They are kept until %s, or until the instance is stopped or deleted, or the node's agent has confirmed; if the Node comes back it keeps them", w.name, id, len(w.nn.Spec.ENIs), used, at)
 	case otherInstance:
-		message = fmt.Sprintf("Node %s names another instance than %s, which has %d ENIs of this name. They are kept until %s, or until that instance is stopped or deleted; the new one gets none before", w.name, id, len(w.nn.Spec.ENIs), at)
+		message = fmt.Sprintf("Node %s names another instance than %s, which has %d ENIs of this node. They are kept until %s, or until that instance is stopped or deleted; the new one gets none before", w.name, id, len(w.nn.Spec.ENIs), at)
 	case nodeInUse:
-		message = fmt.Sprintf("Node %s has a label by which Terway is to leave it alone, but %d pods have addresses of its ENIs. They are kept; take the label off, or end these pods, or delete the Node", w.name, used)
+		message = fmt.Sprintf("Node %s has a label that makes Terway ignore it, but %d pods have addresses of its ENIs. They are kept; remove the label, or delete these pods, or delete the Node", w.name, used)
 	case nodeIgnored:
-		message = fmt.Sprintf("Node %s has a label by which Terway is to leave it alone. Its ENIs are given back when its agent has confirmed that no pod has an address of them, or at %s", w.name, at)
+		message = fmt.Sprintf("Node %s has a label that makes Terway ignore it. Its ENIs are given back when its agent has confirmed that no pod has an address of them, or at %s", w.name, at)
 	}
-	w.condition(metav1.Condition{Type: v1alpha1.ConditionNodeGone, Status: metav1.ConditionTrue, Reason: string(why), Message: message})
+	w.setCondition(metav1.Condition{Type: v1alpha1.ConditionNodeGone, Status: metav1.ConditionTrue, Reason: string(why), Message: message})
 	if news {
 		w.warnAll(string(why), "%s", message)
 	}
 }
 
-// stays takes back what was prepared for a node that left and is there again, and says so
+// stays reverts what was prepared for a node that had left and exists again, and records an event
 // if its NodeNetwork is being deleted.
 func (w *work) stays() {
-	if w.mem.goes != "" || w.said(v1alpha1.ConditionNodeGone) != nil {
-		w.Log.Info("the node is there again and keeps its ENIs", "node", w.name)
+	if w.mem.goes != "" || w.findCondition(v1alpha1.ConditionNodeGone) != nil {
+		w.Log.Info("the node exists again and keeps its ENIs", "node", w.name)
 		w.mem.goes, w.mem.away = "", away{}
-		w.mem.doubt.Store(true) // some may be given back already
-		w.unsay(v1alpha1.ConditionNodeGone)
+		w.mem.needsCompare.Store(true) // some may have been given back
+		w.removeCondition(v1alpha1.ConditionNodeGone)
 		w.mem.back = true
 		if w.mem.listed {
 			w.takeBack()
@@ -181,14 +181,14 @@ func (w *work) stays() {
 	}
 	if !w.nn.DeletionTimestamp.IsZero() {
 		w.once("Deleted", string(w.nn.UID), func(string) {
-			w.warnAll("NodeNetworkDeleted", "somebody has deleted the NodeNetwork of Node %s, which is there; it is kept and goes on serving, and goes when the Node is deleted", w.name)
+			w.warnAll("NodeNetworkDeleted", "somebody has deleted the NodeNetwork of Node %s, which exists; it is kept and continues to serve, and is deleted with the Node", w.name)
 		})
 	}
 }
 
-// takeBack offers again what the node was asked to give up when it left, but what the cloud
-// does not have; what is too much is marked again. A process that has not compared the node
-// yet does not know why an address is marked.
+// takeBack offers again what the node was asked to release when it left, except what the cloud does
+// not have; the next plan releases surplus again. A process that has not compared the node yet does
+// not know why an address is marked.
 func (w *work) takeBack() {
 	for i := range w.nn.Spec.ENIs {
 		for j := range w.nn.Spec.ENIs[i].Addresses {
@@ -199,19 +199,19 @@ func (w *work) takeBack() {
 	}
 }
 
-// isGoing reports whether a NodeNetwork that is being deleted has nothing that may serve
-// again: its node left, and has come back too late for its ENIs.
+// isGoing reports whether a NodeNetwork that is being deleted has nothing left that can serve: its
+// node left, and has come back too late for its ENIs.
 func (w *work) isGoing() bool {
 	enis := w.nn.Spec.ENIs
 	return !w.nn.DeletionTimestamp.IsZero() && len(enis) > 0 &&
 		!slices.ContainsFunc(enis, func(e v1alpha1.ENI) bool { return e.Phase != v1alpha1.ENIDetaching })
 }
 
-// remove gives everything back of a node that has left. The spec says so first: should the
-// node come back meanwhile, nothing is offered to its pods that goes. The finalizer goes
-// last, when the cloud has none of its ENIs.
+// remove gives back everything of a node that has left. The spec is written first: if the node
+// comes back meanwhile, its pods are offered nothing that is being removed. The finalizer is
+// removed last, when the cloud has none of the node's ENIs.
 func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
-	// What was being created is found by its tag.
+	// ENIs that were being created are found by their tag.
 	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == "" })
 	for i := range w.nn.Spec.ENIs {
 		w.nn.Spec.ENIs[i].Phase = v1alpha1.ENIDetaching
@@ -221,7 +221,7 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 	}
 	if w.nn.DeletionTimestamp.IsZero() {
 		w.Log.Info("giving back the ENIs of a node", "node", w.name, "because", w.mem.goes)
-		// The precondition: not one that was made anew since.
+		// The UID keeps the patch from a NodeNetwork that was created since.
 		return ctrl.Result{}, client.IgnoreNotFound(w.Client.Delete(ctx, w.nn, client.Preconditions{UID: &w.nn.UID}))
 	}
 	if w.paused("list") {

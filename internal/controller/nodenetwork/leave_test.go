@@ -41,7 +41,7 @@ func running(t *testing.T) (g *rig, instance string) {
 	return g, instance
 }
 
-// turns lets the controller work for a time, and the agent if it is there.
+// turns runs the controller for a time, and the agent if there is one.
 func (g *rig) turns(d time.Duration, agent bool) {
 	g.Helper()
 	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {
@@ -73,7 +73,7 @@ func TestCacheWithoutTheNode(t *testing.T) {
 	}
 }
 
-// A Node that is deleted and registers again keeps its ENIs; nothing is made for it.
+// A Node that is deleted and registers again keeps its ENIs; no new ones are created.
 func TestNodeRegistersAgain(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		g, instance := running(t)
@@ -100,8 +100,8 @@ func TestNodeRegistersAgain(t *testing.T) {
 	}
 }
 
-// The ENIs of a node that is gone go when its agent has confirmed, when its instance does
-// not run any more, or after the delay.
+// The ENIs of a node that is gone are given back when its agent has confirmed, when its instance no
+// longer runs, or after the delay.
 func TestNodeGoesWithPods(t *testing.T) {
 	for name, c := range map[string]struct {
 		happens func(g *rig, instance string)
@@ -146,7 +146,7 @@ func TestNodeGoesWithPods(t *testing.T) {
 	}
 }
 
-// A label that says that Terway is to leave a node alone takes nothing from its pods.
+// A label that makes Terway ignore a node takes nothing from its pods.
 func TestIgnoreLabelOnARunningNode(t *testing.T) {
 	g, _ := running(t)
 	n := g.node("n1")
@@ -163,8 +163,8 @@ func TestIgnoreLabelOnARunningNode(t *testing.T) {
 	}
 }
 
-// Somebody deletes the NodeNetwork of a node that runs: it goes on serving. When it goes
-// all the same, by force, the new one adopts what is there.
+// When somebody deletes the NodeNetwork of a running node, it continues to serve. If it is deleted
+// by force, the new one adopts what exists.
 func TestNodeNetworkDeleted(t *testing.T) {
 	g, _ := running(t)
 	ids := func() (out []string) {
@@ -195,8 +195,8 @@ func TestNodeNetworkDeleted(t *testing.T) {
 	g.rest("n1")
 }
 
-// Nodes go and come back while the controller is killed again and again: no running pod
-// loses its address (turns looks at each step), and in the end all agrees.
+// Nodes leave and come back while the controller is killed repeatedly: no running pod loses its
+// address (turns checks at each step), and in the end cloud and spec agree.
 func TestKilledWhileNodesComeAndGo(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		g := newRig(t, []string{"192.168.32.0/24"})
@@ -248,8 +248,8 @@ func TestKilledWhileNodesComeAndGo(t *testing.T) {
 	})
 }
 
-// The name is given to another instance. The old one's ENIs go when it does, or after the
-// delay; the agent of the new one cannot confirm for it.
+// The name is given to another instance. The old one's ENIs are given back when it is gone, or
+// after the delay; the new one's agent cannot confirm for it.
 func TestAnotherInstance(t *testing.T) {
 	for _, runs := range []bool{false, true} {
 		g, instance := running(t)
@@ -280,7 +280,7 @@ func TestAnotherInstance(t *testing.T) {
 	}
 }
 
-// asked is a cloud that counts the questions for instances, and changes the answers.
+// asked is a cloud that counts the queries for instances, and changes the answers.
 type asked struct {
 	cloud.API
 	ids    [][]string
@@ -293,18 +293,17 @@ func (c *asked) DescribeInstances(ctx context.Context, ids []string) ([]cloud.In
 	return c.answer(len(c.ids), list), err
 }
 
-// asks has the instances of nodes that left asked for by way of c.
+// asks makes the queries for the instances of nodes that left use c.
 func (g *rig) asks(c *asked, change ...func(*Options)) {
 	o := g.r.Options
 	c.API, o.Cloud = o.Cloud, c
 	for _, f := range change {
 		f(&o)
 	}
-	g.r.sightings = newSightings(&o)
+	g.r.instanceAnswers = newInstanceAnswers(&o)
 }
 
-// One answer by which the instance of a Node that is gone does not run takes nothing from
-// its pods.
+// A single answer that the instance of a deleted Node does not run takes nothing from its pods.
 func TestInstanceIsAwayOnce(t *testing.T) {
 	for what, change := range map[string]func([]cloud.Instance) []cloud.Instance{
 		"missing": func([]cloud.Instance) []cloud.Instance { return nil },
@@ -325,7 +324,7 @@ func TestInstanceIsAwayOnce(t *testing.T) {
 			g.Must(g.kube.Delete(context.Background(), g.node("n1")))
 			g.turns(3*minute, true)
 			if len(c.ids) < 3 || !g.nn("n1").DeletionTimestamp.IsZero() {
-				t.Fatalf("asked %d times, NodeNetwork %+v", len(c.ids), g.nn("n1"))
+				t.Fatalf("%d queries, NodeNetwork %+v", len(c.ids), g.nn("n1"))
 			}
 			g.register(instance)
 			g.turns(minute, true)
@@ -334,8 +333,8 @@ func TestInstanceIsAwayOnce(t *testing.T) {
 	}
 }
 
-// Many Nodes that are deleted are few calls, and no worker waits for an answer. An answer
-// to a question from before counts for none.
+// Many deleted Nodes are few calls, and no worker waits for an answer. The answer to an earlier
+// query does not count.
 func TestManyNodesGo(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	var names []string
@@ -370,7 +369,7 @@ func TestManyNodesGo(t *testing.T) {
 		flights[0]()
 		flights = nil
 		if n := len(c.ids); n != ask+1 || len(c.ids[ask]) != len(names) {
-			t.Errorf("asked for %v", c.ids)
+			t.Errorf("queried %v", c.ids)
 		}
 	}
 	for _, name := range names {
@@ -383,12 +382,12 @@ func TestManyNodesGo(t *testing.T) {
 		}
 	}
 	if len(flights) > 0 || len(c.ids) > 2 {
-		t.Errorf("asked for %v", c.ids)
+		t.Errorf("queried %v", c.ids)
 	}
 }
 
-// A Node that registers again while the cloud is asked for its instance keeps its ENIs, the
-// delay notwithstanding.
+// A Node that registers again while its instance is being queried keeps its ENIs, even after the
+// delay.
 func TestNodeRegistersAgainAtTheLastMoment(t *testing.T) {
 	g, instance := running(t)
 	g.Must(g.kube.Delete(context.Background(), g.node("n1")))
@@ -409,7 +408,7 @@ func TestNodeRegistersAgainAtTheLastMoment(t *testing.T) {
 	g.rest("n1")
 }
 
-// A label on a node with pods, which may stay for days, is no work.
+// A label on a node with pods, which may stay for days, causes no work.
 func TestIgnoredNodeIsLookedAtRarely(t *testing.T) {
 	g, _ := running(t)
 	n := g.node("n1")
@@ -417,12 +416,12 @@ func TestIgnoredNodeIsLookedAtRarely(t *testing.T) {
 	g.Must(g.kube.Update(context.Background(), n))
 	g.once("n1")
 	if wait, _ := g.once("n1"); wait < g.r.Park {
-		t.Errorf("it is looked at every %s", wait)
+		t.Errorf("it is reconciled every %s", wait)
 	}
 }
 
-// A Node that is back is never offered an address that was found to be gone in the cloud,
-// also while the cloud cannot be asked and by a new leader; the others it has again.
+// A Node that is back is never offered an address that was found to be gone in the cloud, also
+// while the cloud does not answer and by a new leader; it gets the others back.
 func TestNodeIsBackWithoutAnAddress(t *testing.T) {
 	for _, restart := range []bool{false, true} {
 		g, instance := running(t)
@@ -480,8 +479,8 @@ func TestNodeIsBackWithoutAnAddress(t *testing.T) {
 	}
 }
 
-// While the cloud is away the ENIs of a node that left are tried again by pauses of this
-// package's own, which are short, and what has been said is said once.
+// While the cloud does not answer, removal of a departed node's ENIs is retried with this package's
+// own short pauses, and each message is recorded once.
 func TestNodeGoesWhileTheCloudIsAway(t *testing.T) {
 	g, _ := running(t)
 	clear(g.pods["n1"])
@@ -491,7 +490,7 @@ func TestNodeGoesWhileTheCloudIsAway(t *testing.T) {
 	for end := g.Clock.Now().Add(time.Hour); g.Clock.Now().Before(end); {
 		wait, _ := g.once("n1") // an error would leave the time to the work queue
 		if g.agent("n1"); wait > backoffMax {
-			t.Fatalf("comes again after %s", wait)
+			t.Fatalf("the next reconcile is after %s", wait)
 		}
 		g.Clock.Pass(max(wait, time.Second))
 	}

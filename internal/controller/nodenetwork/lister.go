@@ -11,31 +11,31 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// lister makes one DescribeNetworkInterfaces call of what many nodes ask at
-// nearly the same time: a hundred nodes that wait for an ENI, or that a new
-// leader compares with the cloud, cost one list, not a hundred.
+// lister makes one DescribeNetworkInterfaces call of what many nodes query at nearly the same time:
+// a hundred nodes that wait for an ENI, or that a new leader compares with the cloud, need one
+// list, not a hundred.
 type lister struct {
 	api cloud.API
 	now func() time.Time
 	// window is how long a call waits for others to join.
 	window time.Duration
 	tags   map[string]string // of the cluster's ENIs
-	// last is how long a list of all ENIs serves those who come later; one that took longer
-	// serves as long as it took.
+	// last is how long a list of all ENIs serves later callers; a list that took longer serves as
+	// long as it took.
 	last time.Duration
 
 	mu    sync.Mutex
-	byID  runway
-	all   runway
+	byID  flights
+	all   flights
 	saved *view
-	// alone is how many nodes' ENIs are being asked for node by node.
+	// alone is the number of queries for one node's ENIs in progress.
 	alone int
 }
 
-// runway is where calls of one kind start.
-type runway struct {
-	// gate is open for few calls at a time: who comes while they are under way or wait for
-	// the rate limit joins the next, which is the larger for it.
+// flights starts the calls of one kind.
+type flights struct {
+	// gate admits few calls at a time. A caller that comes while they run or wait for the rate
+	// limit joins the next call, which becomes larger.
 	gate chan struct{}
 	next *flight // others may still join it
 	// patience is how long a call keeps others from starting; 0: until it ends.
@@ -44,18 +44,18 @@ type runway struct {
 
 func newLister(o *Options, tags map[string]string) *lister {
 	return &lister{api: o.Cloud, now: o.Now, window: o.Join, tags: tags, last: o.Settle / 2,
-		byID: runway{gate: make(chan struct{}, flightsByID), patience: overdue}, all: runway{gate: make(chan struct{}, 1)}}
+		byID: flights{gate: make(chan struct{}, flightsByID), patience: overdue}, all: flights{gate: make(chan struct{}, 1)}}
 }
 
-// view is what the cloud said when it was asked at that time.
+// view is the cloud's answer to a query made at that time.
 type view struct {
 	at time.Time
-	// until is how long it serves who comes later; it counts from the answer, which may
-	// have been many pages in coming.
+	// until is how long it serves later callers; it counts from the answer, which may consist of
+	// many pages.
 	until time.Time
 	enis  map[string]cloud.ENI // by id
-	// nodes has them by the node that their tag names, so that a new leader does not walk
-	// all ENIs for each node.
+	// nodes has them by the node in their tag, so that a new leader does not scan all ENIs for each
+	// node.
 	nodes map[string][]string
 }
 
@@ -70,7 +70,7 @@ func newView(at time.Time, list []cloud.ENI) *view {
 	return v
 }
 
-// of returns the ENIs whose tag names a node so.
+// of returns the ENIs whose tag names a node.
 func (v *view) of(node string) map[string]cloud.ENI {
 	out := make(map[string]cloud.ENI, len(v.nodes[node]))
 	for _, id := range v.nodes[node] {
@@ -79,7 +79,7 @@ func (v *view) of(node string) map[string]cloud.ENI {
 	return out
 }
 
-// flight is one call for many.
+// flight is one call for many callers.
 type flight struct {
 	ids  map[string]bool
 	done chan struct{}
@@ -87,20 +87,20 @@ type flight struct {
 	err  error
 }
 
-// describeTimeout bounds a list of many pages, whoever asked first and may have gone. How
-// long one page may take is the client's affair.
+// describeTimeout bounds a list of many pages, also when the first caller has gone. The client
+// bounds a single page.
 const describeTimeout = 10 * time.Minute
 
 const (
-	// flightsByID is how many calls by id are made at a time: with calls of 0.3 s that is half
-	// of what DescribeNetworkInterfaces allows.
+	// flightsByID is how many calls by id run at a time: with 0.3 s for a call that is half of the
+	// rate that DescribeNetworkInterfaces allows.
 	flightsByID = 2
-	// overdue is how long a call by id counts as one of them: one that hangs holds nobody but
-	// those who joined it.
+	// overdue is how long a call by id counts as one of them: one that hangs delays only its own
+	// callers.
 	overdue = 3 * time.Second
 	// enisPerPage is how many ENIs a page of the list has (ECS API: DescribeNetworkInterfaces).
 	enisPerPage = 500
-	// aloneAtFirst is how many nodes are asked for one by one before the cluster's size is known.
+	// aloneAtFirst is how many nodes are queried individually before the cluster's size is known.
 	aloneAtFirst = 20
 )
 
@@ -115,7 +115,7 @@ func (l *lister) ids(ctx context.Context, ids []string) (*view, error) {
 	return f.wait(ctx)
 }
 
-// cluster returns all ENIs with the cluster's tag, as they were at since or later.
+// cluster returns all ENIs with the cluster's tag, as of since or later.
 func (l *lister) cluster(ctx context.Context, since time.Time) (*view, error) {
 	l.mu.Lock()
 	if l.fresh(since) {
@@ -127,14 +127,14 @@ func (l *lister) cluster(ctx context.Context, since time.Time) (*view, error) {
 	return f.wait(ctx)
 }
 
-// fresh reports whether the last list of all serves; l.mu is held.
+// fresh reports whether the last list of all ENIs can be used; l.mu is held.
 func (l *lister) fresh(since time.Time) bool {
 	return l.saved != nil && !l.saved.at.Before(since) && l.now().Before(l.saved.until)
 }
 
-// node returns the ENIs with a node's tag, as they were at since or later, and when that
-// was. Doubt about one node costs one call; only where more nodes are asked for at a time
-// than the list of all has pages is it all that are listed.
+// node returns the ENIs with a node's tag, as of since or later, and the time of the answer. A
+// query for one node is one call. If more nodes are queried at a time than the list of all ENIs has
+// pages, all are listed.
 func (l *lister) node(ctx context.Context, tags map[string]string, since time.Time, first bool) (map[string]cloud.ENI, time.Time, error) {
 	l.mu.Lock()
 	most := aloneAtFirst
@@ -164,9 +164,9 @@ func (l *lister) node(ctx context.Context, tags map[string]string, since time.Ti
 	return newView(at, list).of(tags[TagNode]), at, nil
 }
 
-// start returns the flight that may be joined, and opens it if there is none; l.mu is held.
-// Many wait for it: it has nobody's deadline or priority.
-func (l *lister) start(from *runway) *flight {
+// start returns the flight that may be joined, and starts one if there is none; l.mu is held. It
+// has no caller's deadline or priority, because many wait for it.
+func (l *lister) start(from *flights) *flight {
 	if from.next == nil {
 		f := &flight{ids: map[string]bool{}, done: make(chan struct{})}
 		from.next = f
@@ -175,7 +175,7 @@ func (l *lister) start(from *runway) *flight {
 	return from.next
 }
 
-func (l *lister) fly(f *flight, from *runway) {
+func (l *lister) fly(f *flight, from *flights) {
 	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
 	defer cancel()
 	from.gate <- struct{}{}
@@ -185,7 +185,7 @@ func (l *lister) fly(f *flight, from *runway) {
 		defer time.AfterFunc(from.patience, leave).Stop()
 	}
 	l.mu.Lock()
-	from.next = nil // who comes now needs a later answer
+	from.next = nil // later callers need a later answer
 	filter := cloud.ENIFilter{Tags: l.tags}
 	if from == &l.byID {
 		filter = cloud.ENIFilter{IDs: slices.Sorted(maps.Keys(f.ids))}

@@ -37,8 +37,8 @@ func newSlowLister(api cloud.API) *lister {
 	return newLister(&Options{Cloud: api, Now: time.Now, Join: 50 * time.Millisecond, Settle: 10 * time.Second}, nil)
 }
 
-// A list of all that takes longer than it serves in the usual case serves who comes after it,
-// and not only those who came before it was asked for.
+// A list of all ENIs that takes longer than it is usually used serves later callers too, not only
+// those that came before it started.
 func TestALongListServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &slowLists{takes: 20 * time.Second}
@@ -56,7 +56,7 @@ func TestALongListServes(t *testing.T) {
 		if at := get(); at != first || api.all.Load() != 1 {
 			t.Errorf("15 s after the answer there were %d lists; want the one that is there", api.all.Load())
 		}
-		// Who has changed something since it was asked for needs another.
+		// A caller that has changed something since its start needs another.
 		if v, err := l.cluster(t.Context(), first.Add(time.Second)); err != nil || v.at == first {
 			t.Errorf("a list from before a change serves: %v", err)
 		}
@@ -67,8 +67,8 @@ func TestALongListServes(t *testing.T) {
 	})
 }
 
-// However many ask for ENIs one after the other, few calls are under way, and each takes
-// what has come meanwhile.
+// However many queries for ENIs come one after the other, few calls run at a time, and each takes
+// the queries that came meanwhile.
 func TestManyShareCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		api := &slowLists{takes: 300 * time.Millisecond}
@@ -90,7 +90,7 @@ func TestManyShareCalls(t *testing.T) {
 	})
 }
 
-// stuckLists is a cloud that does not answer who asks for some ENIs.
+// stuckLists is a cloud that does not answer queries for some ENIs.
 type stuckLists struct{ cloud.API }
 
 func (stuckLists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
@@ -101,7 +101,7 @@ func (stuckLists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.
 	return []cloud.ENI{{ID: "eni-good"}}, nil
 }
 
-// However many calls hang, who did not join them is served.
+// However many calls hang, other callers are served.
 func TestCallsThatHangHoldNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newSlowLister(stuckLists{})

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// counters are what the reconciler counts. No label has a node's name in it: the
-// number of series must not grow with the cluster.
+// counters are the reconciler's metrics. No label contains a node's name: the number of series must
+// not grow with the cluster.
 type counters struct {
 	actions     *prometheus.CounterVec
 	differences prometheus.Counter
@@ -35,7 +35,7 @@ func newCounters(reg prometheus.Registerer, c client.Reader, leads func() bool) 
 	}
 	if reg != nil {
 		unread := prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not there.",
+			Name: "terway_controller_unread_total", Help: "How often nodes, ENIs and addresses could not be counted because the cache was not available.",
 		})
 		reg.MustRegister(m.actions, m.differences, m.orphans, unread, &population{client: c, leads: leads, unread: unread})
 	}
@@ -50,8 +50,8 @@ func (m *counters) did(action string, err error) {
 	m.actions.WithLabelValues(action, outcome).Inc()
 }
 
-// population counts nodes, ENIs and addresses when it is asked, from the cache. Only the
-// leader does, so that a sum over all replicas is right.
+// population counts nodes, ENIs and addresses in the cache at each scrape. Only the leader does, so
+// that a sum over all replicas is right.
 type population struct {
 	client client.Reader
 	leads  func() bool
@@ -72,7 +72,7 @@ func (p *population) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// listTimeout bounds a scrape while the cache is not there yet.
+// listTimeout bounds a scrape while the cache is not available yet.
 const listTimeout = 2 * time.Second
 
 func (p *population) Collect(ch chan<- prometheus.Metric) {

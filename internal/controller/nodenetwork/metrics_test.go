@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// The metrics count what is there, and no series has a node's name.
+// The metrics count what exists, and no series has a node's name.
 func TestMetrics(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -45,7 +45,7 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("%s is %v, want %v; all: %v", key, v, want, got)
 		}
 	}
-	// What an agent that does not live said last makes no node ready.
+	// The last report of a dead agent makes no node ready.
 	nn := g.nn("n1")
 	meta.SetStatusCondition(&nn.Status.ControllerConditions, metav1.Condition{Type: v1alpha1.ConditionAgentAlive, Status: metav1.ConditionFalse, Reason: "LeaseExpired"})
 	g.Must(g.kube.Status().Update(context.Background(), nn))

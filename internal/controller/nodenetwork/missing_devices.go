@@ -6,35 +6,35 @@ import (
 	"time"
 )
 
-// missing is what a node's agent last said of devices that are not there.
+// missing records the devices that the node's agent last reported as missing.
 type missing struct {
 	enis string
-	// looked is how often the cloud was asked because of it, next when it is due again.
+	// looked counts the comparisons because of it, next is when another one is due.
 	looked int
 	next   time.Time
 }
 
-// longestLook is the longest pause between two looks at ENIs whose device is missing.
+// longestLook is the longest pause between two comparisons because of missing devices.
 const longestLook = time.Minute
 
-// deviceMissing reports whether the node's agent says that an ENI's device is not there. A
-// report that was made for an older spec says nothing of what was attached since.
+// deviceMissing reports whether the node's agent reports an ENI's device as missing. A report for
+// an older spec says nothing about what was attached since.
 func (w *work) deviceMissing(eni string) bool {
 	st := &w.nn.Status
 	return st.ObservedGeneration == w.nn.Generation && slices.Contains(st.MissingENIs, eni)
 }
 
-// heedMissing has the node compared with the cloud at once when a device goes away: somebody
-// may have detached the ENI. A list that lags may not say so yet: it is asked again, ever less
-// often while the device stays away.
-func (w *work) heedMissing() {
+// compareIfMissing requests a comparison with the cloud when a device disappears: somebody may have
+// detached the ENI. A list may not show that yet, so the comparison is repeated with growing pauses
+// while the device is missing.
+func (w *work) compareIfMissing() {
 	m := &w.mem.missing
 	switch {
 	case len(w.nn.Status.MissingENIs) == 0:
 		*m = missing{}
 		return
 	case w.nn.Status.ObservedGeneration != w.nn.Generation:
-		return // it will say again what is so under this spec
+		return // the agent reports again under this spec
 	}
 	now := w.Now()
 	if enis := strings.Join(w.nn.Status.MissingENIs, " "); enis != m.enis {
@@ -42,7 +42,7 @@ func (w *work) heedMissing() {
 		*m = missing{enis: enis}
 	}
 	if !now.Before(m.next) {
-		w.mem.doubt.Store(true)
+		w.mem.needsCompare.Store(true)
 		m.next = now.Add(min(w.Poll<<min(m.looked, 10), longestLook))
 		m.looked++
 	}

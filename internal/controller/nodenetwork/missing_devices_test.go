@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// An ENI that somebody detaches is attached again when the agent says that its device has
-// gone, without a sweep and without waiting for a second list.
+// A detached ENI is attached again when the agent reports that its device is missing, without a
+// sweep and without waiting for a second list.
 func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -23,7 +23,7 @@ func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 	})
 	g.Clock.Pass(3 * time.Second)
 	if g.once("n1"); g.nn("n1").Spec.ENIs[0].Phase != v1alpha1.ENIReady {
-		t.Fatal("nobody has said anything yet")
+		t.Fatal("no device is missing yet")
 	}
 	nn := g.nn("n1")
 	nn.Status.MissingENIs = []string{eni}
@@ -33,7 +33,7 @@ func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 		t.Fatalf("the ENI is %s, want it to be attached again", p)
 	}
 	if wait >= g.r.Poll {
-		t.Errorf("looked at again after %s, although pods are cut off", wait)
+		t.Errorf("the next reconcile is after %s, although pods are cut off", wait)
 	}
 	g.settle("n1", minute)
 	g.agree("n1")
@@ -42,7 +42,7 @@ func TestAMissingDeviceHasTheNodeComparedAtOnce(t *testing.T) {
 	}
 }
 
-// Pods that the scheduler does not count hold ENIs that it must not offer.
+// ENIs of pods that the scheduler does not count must not be offered.
 func TestUncountedENIsAreNotOffered(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"}, withExclusive(3, 1))
 	g.addNode("n1", "ecs.g6.2xlarge")

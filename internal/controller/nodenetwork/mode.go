@@ -6,8 +6,8 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// split says how the node's ENIs are divided between pods that share one and pods
-// that have one to themselves. Its labels come before the configuration.
+// split divides the node's ENIs into shared and exclusive ones. The node's labels override the
+// configuration.
 func (w *work) split() {
 	s := &w.nn.Spec
 	s.Mode, s.ExclusiveENIs = w.cfg.Mode, w.cfg.ExclusiveENIs

@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 )
 
-// How long texts of an ENI may be (ECS API, CreateNetworkInterface: NetworkInterfaceName,
+// Maximum lengths of an ENI's texts (ECS API, CreateNetworkInterface: NetworkInterfaceName,
 // Description, Tag.N.Value). A Node's name may have 253 characters.
 const (
 	maxName        = 128
@@ -13,11 +13,11 @@ const (
 	maxTagValue    = 128
 )
 
-// nodeTag is how the tag TagNode names a node.
+// nodeTag returns the value of the tag TagNode for a node.
 func nodeTag(node string) string { return fit(node, maxTagValue) }
 
-// fit is a text of at most so many characters: one that is too long ends in a hash of the whole,
-// which keeps it apart from others that begin alike. Texts are ASCII, as names of Nodes are.
+// fit returns a text of at most so many characters: a longer one is cut and ends in a hash of the
+// whole, which distinguishes texts with the same beginning. Texts are ASCII, as names of Nodes are.
 func fit(text string, most int) string {
 	if len(text) <= most {
 		return text

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Nodes whose names are as long as Kubernetes allows, and differ at their ends only, get ENIs, find
+// Nodes with the longest names that Kubernetes allows, which differ only at the end, get ENIs, find
 // them again after a restart, and give them back.
 func TestLongNodeNames(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})

@@ -14,74 +14,75 @@ import (
 	"terway.dev/terway/internal/ipam"
 )
 
-// memory is what the process remembers of a node. Nothing in it is needed for
-// safety: a new process starts without it, and then compares with the cloud.
-// Only the node's reconcile touches it, except doubt, which the sweep sets too.
+// memory is what the process remembers of a node. Safety does not depend on it: a new process
+// starts without it, and compares with the cloud. Only the node's reconcile uses it, except
+// needsCompare, which the sweep sets too.
 type memory struct {
-	// doubt: the cloud must be compared with the spec before the next plan.
-	doubt atomic.Bool
+	// needsCompare: the cloud must be compared with the spec before the next plan.
+	needsCompare atomic.Bool
 	// life is what is known of the node's agent; Agents sets it.
 	life atomic.Int32
-	// conditions are what the controller says of the node.
+	// conditions are the controller's conditions of the node.
 	conditions conditions
-	// generation is that of the spec last written; 0: not read by this process yet.
+	// generation of the spec last written; 0: this process has not read the object yet.
 	generation int64
 	// written is what this process wrote last.
 	written written
-	// changed is when the last call that changes the node's ENIs ended. An older
-	// list of ENIs says nothing.
+	// changed is when the last call that changes the node's ENIs ended. An older list of ENIs is
+	// ignored.
 	changed time.Time
-	// suspects are differences between cloud and spec, by when they were first seen.
-	suspects map[string]time.Time
-	// born is when this process first saw the node; calls are when it put ENIs (by id)
-	// and addresses there.
+	// firstSeen has the differences between cloud and spec, with the time at which each was first
+	// seen.
+	firstSeen map[string]time.Time
+	// born is when this process first saw the node; calls has the times at which it created ENIs
+	// (by id) and assigned addresses.
 	born  time.Time
 	calls map[string]time.Time
-	// goes is why the ENIs of a node that has left are being given back; "": they are not.
-	// away is what the cloud says of its instance meanwhile.
+	// goes is why the ENIs of a node that has left are being given back, "" if they are not; away
+	// has the cloud's answers about its instance.
 	goes string
 	away away
-	// back: the node was leaving and is there again; what it was asked to give up is taken back.
+	// back: the node was leaving and exists again; takeBack is due.
 	back bool
-	// adopting: ENIs are in the cloud that the spec does not know and that may be adopted.
+	// adopting: the cloud has ENIs that are not in the spec and may be adopted.
 	adopting bool
 	// lacking are addresses of the spec that the cloud does not have.
 	lacking map[string]bool
-	// unknown is how many addresses of an ENI (by token) are suspects to be adopted.
+	// unknown is how many addresses of an ENI (by token) may have to be adopted.
 	unknown map[string]int
-	// assigns are calls whose outcome is open, by the ENI's token.
+	// assigns are calls with an unknown outcome, by the ENI's token.
 	assigns map[string]assignCall
-	// attaching are ENIs on their way, by token; leaving are those on their way out, by id.
+	// attaching are ENIs that are being attached, by token; leaving are those being removed, by id.
 	attaching map[string]*attaching
 	leaving   map[string]*leaving
-	// config is the configuration that the node was last served with.
+	// config is the configuration with which the node was last reconciled.
 	config *config.Config
-	// refused are what the cloud does not give for a while: createOperation or an ENI's token.
+	// refused is what the cloud refused a while ago: createOperation or an ENI's token.
 	refused map[string]refusal
-	// pauses are of operations that failed, by name; wish is what the node wanted last.
+	// pauses are those of failed operations, by name; needs is what the node needed last.
 	pauses map[string]*pause
-	wish   wish
+	needs  needs
 	// listed: the node was compared with the cloud once.
 	listed bool
-	// troubles counts how often in a row the node could not have what it needs.
-	troubles int
-	// behind is since when pods wait and all calls for them are deferred; zero: it is not so.
+	// failedRounds counts the reconciles in a row in which the node could not have what it needs.
+	failedRounds int
+	// behind is since when pods wait and all calls for them are deferred; zero if they are not.
 	behind time.Time
-	// foreign is how many slots of the instance ENIs take that are not ours, as counted at
+	// foreign is how many slots of the instance are used by ENIs of others, as counted at
 	// foreignAt; zero: not counted yet.
 	foreign   int
 	foreignAt time.Time
-	// datapath is what was last told of the node's datapath.
+	// datapath is the last reported state of the node's datapath.
 	datapath string
-	// told are warnings that were given already.
-	told map[string]bool
+	// warned are warnings that were already recorded.
+	warned map[string]bool
 
 	missing missing
 	// surplus and exclusiveSurplus are the last plan's.
 	surplus, exclusiveSurplus ipam.Surplus
 }
 
-// written is a spec as it was written, as far as the API server may not have kept it.
+// written is a spec as it was written, with fields that the API server may not have stored.
 type written struct {
 	generation int64
 	takenAway  int
@@ -93,21 +94,21 @@ type assignCall struct {
 	token string
 }
 
-// attaching is an ENI's way into service.
+// attaching is the attachment of an ENI.
 type attaching struct {
 	since    time.Time
 	attempts int
 	next     time.Time // of the next AttachENI call
 }
 
-// leaving is an ENI's way out of service.
+// leaving is the removal of an ENI.
 type leaving struct {
-	status   cloud.ENIStatus // in which the calls were made
+	status   cloud.ENIStatus // the status in which the calls were made
 	attempts int
 	next     time.Time // of the next call
 }
 
-// refusal is what the cloud said, and until when it is believed.
+// refusal is what the cloud refused, and until when it is not tried again.
 type refusal struct {
 	why   cloud.Explanation
 	until time.Time
@@ -116,14 +117,14 @@ type refusal struct {
 func newMemory(now time.Time) *memory {
 	m := &memory{
 		born: now, calls: map[string]time.Time{}, lacking: map[string]bool{}, leaving: map[string]*leaving{},
-		suspects: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
-		attaching: map[string]*attaching{}, refused: map[string]refusal{}, told: map[string]bool{}, pauses: map[string]*pause{},
+		firstSeen: map[string]time.Time{}, unknown: map[string]int{}, assigns: map[string]assignCall{},
+		attaching: map[string]*attaching{}, refused: map[string]refusal{}, warned: map[string]bool{}, pauses: map[string]*pause{},
 	}
-	m.doubt.Store(true)
+	m.needsCompare.Store(true)
 	return m
 }
 
-// memories are those of all nodes.
+// memories has the memory of each node.
 type memories struct {
 	now func() time.Time
 	mu  sync.Mutex
@@ -145,7 +146,7 @@ func (m *memories) forget(node string) {
 	delete(m.of, node)
 }
 
-// forgetGone drops what is remembered of ENIs that the node does not have any more.
+// forgetGone drops what is remembered of ENIs that the node no longer has.
 func (m *memory) forgetGone(enis []v1alpha1.ENI) {
 	gone := func(token string) bool {
 		return !slices.ContainsFunc(enis, func(e v1alpha1.ENI) bool { return e.Token == token })

@@ -9,7 +9,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// What is remembered of ENIs goes with them, for a node may live long.
+// What is remembered of ENIs is forgotten with them, because a node may live long.
 func TestMemoryOfENIsThatAreGone(t *testing.T) {
 	m := newMemory(time.Now())
 	for _, token := range []string{"there", "gone"} {

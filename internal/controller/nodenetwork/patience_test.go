@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// serveFor lets controller and agent work for so long, looking at least every five seconds.
+// serveFor runs controller and agent for so long, with a step at least every five seconds.
 func (g *rig) serveFor(name string, long time.Duration) {
 	g.Helper()
 	for end := g.Clock.Now().Add(long); g.Clock.Now().Before(end); {
@@ -20,9 +20,9 @@ func (g *rig) serveFor(name string, long time.Duration) {
 	}
 }
 
-// An ENI that takes longer than an ADD waits comes when its pods are between two attempts.
-// Agents that keep their demand for a minute would do; what is there for pods is not given
-// back in the pause of those that do not, either.
+// An ENI that takes longer to attach than an ADD waits arrives when its pods are between two
+// attempts. It is not given back in that pause; not even with agents that do not keep their demand
+// for a minute.
 func TestWhatIsMadeForWaitingPodsOutlivesThePause(t *testing.T) {
 	slow := func(_ *config.Config, o *vpcsim.Options) {
 		o.Timing = state.Timing{CreateENI: time.Second, AttachENI: 28 * time.Second, DetachENI: 2 * time.Second, DeleteENI: time.Second}
@@ -70,7 +70,7 @@ func TestWhatIsMadeForWaitingPodsOutlivesThePause(t *testing.T) {
 	}
 }
 
-// Pods that come and go in bursts cost calls once; what they do not need any more goes.
+// Pods that start and stop in bursts cost calls once; what they no longer need is given back.
 func TestBurstsCostCallsOnce(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"}, func(c *config.Config, _ *vpcsim.Options) { c.MinPoolSize, c.MaxPoolSize = 3, 8 })
 	g.r.Patience = 5 * time.Minute
@@ -94,7 +94,7 @@ func TestBurstsCostCallsOnce(t *testing.T) {
 	if n := g.free("n1"); n > 8+len(g.nn("n1").Spec.ENIs) { // an ENI's primary may stay
 		t.Errorf("%d free addresses a quarter of an hour after the last burst, want 8", n)
 	}
-	// A new controller begins to wait anew, and then gives back as well.
+	// A new controller starts its wait over, and then gives back as well.
 	burst()
 	g.restart()
 	g.r.Patience = 5 * time.Minute

@@ -14,16 +14,16 @@ import (
 	"terway.dev/terway/internal/ipam"
 )
 
-// plan computes what the node should have and brings it nearer. A vSwitch that
-// turns out to be full is parked, and the others are tried at once.
+// plan computes what the node should have and brings it closer. A vSwitch that turns out to be full
+// is parked, and the others are tried at once.
 func (w *work) plan(ctx context.Context) error {
 	if w.mem.adopting {
-		return nil // a new ENI would take the place of one that is there
+		return nil // a new ENI would take the slot of an existing one
 	}
 	zone := w.facts.instance.Zone
 	ids := w.cfg.VSwitches[zone]
 	if len(ids) == 0 {
-		w.trouble = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoVSwitchInZone",
+		w.problem = &cloud.Explanation{Class: cloud.Invalid, Reason: "NoVSwitchInZone",
 			Cause:    fmt.Sprintf("the configuration names no Pod vSwitch in zone %s", zone),
 			NextStep: "add one to vswitches in the ConfigMap eni-config"}
 	}
@@ -35,7 +35,7 @@ func (w *work) plan(ctx context.Context) error {
 			p.Release, p.Unassign, p.Detach = nil, nil, nil
 		}
 		var asking bool
-		var unknown error // why the vSwitches' figures are not known
+		var unknown error // why the vSwitches' free addresses are unknown
 		if p.Shortage == ipam.VSwitchFull && len(ids) > 0 {
 			asking, unknown = w.vswitches.asking(w.facts.instance.VPCID)
 		}
@@ -47,12 +47,12 @@ func (w *work) plan(ctx context.Context) error {
 		}
 		switch w.unsure = asking; {
 		case asking:
-			// The figures may be old, or not known yet: what they allow is done now, the rest
-			// when new ones are there. Nobody waits for them here.
+			// The figures may be old, or not known yet: what they allow is done now, the rest when
+			// new ones arrive. A reconcile does not wait for them.
 			w.again(w.Poll)
 		case unknown != nil:
 			why := cloud.Explain(unknown)
-			w.trouble = &why
+			w.problem = &why
 		case len(ids) > 0:
 			w.shortage(&p, &state)
 		}
@@ -62,12 +62,12 @@ func (w *work) plan(ctx context.Context) error {
 		if cloud.ClassOf(err) != cloud.VSwitchFull || errors.As(err, &stop) || !isCloud(err) {
 			return errors.Join(err, unknown)
 		}
-		// Each round parks at least one vSwitch, so there is a last one.
+		// Each round parks at least one vSwitch, so the loop ends.
 	}
 }
 
-// fullVSwitches are those of which an address would help a pod that waits: where the node's ENIs
-// have room, and where a new ENI may be made.
+// fullVSwitches returns the vSwitches of which an address would help a waiting pod: those of ENIs
+// with room, and those in which a new ENI may be created.
 func (w *work) fullVSwitches(p *ipam.Plan, s *ipam.State) (ids []string) {
 	if s.Demand == 0 || p.Shortage != ipam.VSwitchFull && p.Shortage != ipam.NoENISlot {
 		return nil
@@ -85,7 +85,7 @@ func (w *work) fullVSwitches(p *ipam.Plan, s *ipam.State) (ids []string) {
 	return ids
 }
 
-// promise notes what the node's shared ENIs can still ask of their vSwitches.
+// promise records how many more addresses the node's shared ENIs can take from their vSwitches.
 func (w *work) promise() {
 	of := map[string]int{}
 	for i := range w.nn.Spec.ENIs {
@@ -97,7 +97,7 @@ func (w *work) promise() {
 	w.vswitches.promise(w.name, of)
 }
 
-// state is the node as the planner sees it.
+// state returns the node as the planner needs it.
 func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	s, st := &w.nn.Spec, &w.nn.Status
 	used, cooling, released := map[string]bool{}, map[string]bool{}, map[string]bool{}
@@ -107,8 +107,8 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	for _, a := range st.Cooling {
 		cooling[a] = true
 	}
-	// A confirmation counts only if the node has seen the spec as it is now: an
-	// older one may have been taken back since.
+	// A confirmation counts only if the node has seen the current spec: it may have been reverted
+	// since an older one.
 	if st.ObservedGeneration == w.nn.Generation {
 		for _, a := range st.Released {
 			released[a] = true
@@ -135,7 +135,7 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 			pe.Phase = ipam.Attaching
 		case e.Phase == v1alpha1.ENIReady:
 			pe.Phase = ipam.Ready
-		default: // takes a slot and serves nobody
+		default: // uses a slot and serves no pod
 			pe.Phase = ipam.Detaching
 		}
 		for _, a := range e.Addresses {
@@ -155,14 +155,14 @@ func (w *work) state(vs []ipam.VSwitch) ipam.State {
 	return out
 }
 
-// shortage says why pods wait, or why the next one will. A pool below its
-// minimum is no trouble yet on a node that is nearly full by its type.
+// shortage sets the reason why pods wait, or why the next one will. A pool below its minimum is not
+// yet a problem on a node that is nearly full by its type.
 func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
-	w.trouble = nil
+	w.problem = nil
 	l := w.nn.Spec.Limits
 	for i := range w.nn.Spec.ENIs {
 		if e := &w.nn.Spec.ENIs[i]; w.stuck(e) {
-			w.trouble = &cloud.Explanation{Class: cloud.Conflict, Reason: "ENIStuck",
+			w.problem = &cloud.Explanation{Class: cloud.Conflict, Reason: "ENIStuck",
 				Cause:    fmt.Sprintf("ENI %s is still being attached after %s", e.ID, stuckAfter),
 				NextStep: "look at the ENI in the ECS console; if it stays, detach it or restart the instance"}
 		}
@@ -172,15 +172,15 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 		if s.ExclusiveDemand == 0 && s.Demand == 0 && free(s) > 0 {
 			return
 		}
-		cause := fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with an address of their own, and all are in use",
+		cause := fmt.Sprintf("instance type %s allows %d ENIs with %d addresses each, %d pods with their own address, and all are in use",
 			w.nn.Spec.InstanceType, l.ENIs, l.AddressesPerENI, l.MaxPods)
 		if l := w.nn.Spec.ExclusiveENIs; l > 0 {
-			cause += fmt.Sprintf("; %d of the ENIs are for pods that have one to themselves", l)
+			cause += fmt.Sprintf("; %d of the ENIs are exclusive", l)
 		}
 		if n := w.mem.foreign; n > 0 {
 			cause += fmt.Sprintf("; %d of the ENIs are not Terway's", n)
 		}
-		w.trouble = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit), Cause: cause,
+		w.problem = &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.TypeLimit), Cause: cause,
 			NextStep: "wait for a pod to end, or add a node or a larger instance type"}
 	case ipam.VSwitchFull:
 		zone, ids := w.nn.Spec.Zone, w.cfg.VSwitches[w.nn.Spec.Zone]
@@ -188,24 +188,24 @@ func (w *work) shortage(p *ipam.Plan, s *ipam.State) {
 		if no := w.vswitches.useless(w.nn.Spec.VPCID, ids, zone); len(no) > 0 {
 			cause += "; " + strings.Join(no, ", ")
 		}
-		w.trouble = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,
+		w.problem = &cloud.Explanation{Class: cloud.VSwitchFull, Reason: string(ipam.VSwitchFull), Cause: cause,
 			NextStep: "add a Pod vSwitch in this zone to vswitches in the ConfigMap eni-config (terwayctl vpc grow does)"}
 	case ipam.NoENISlot:
-		w.trouble = w.noSlot()
+		w.problem = w.noSlot()
 	case ipam.Refused:
 		if why, ok := w.refused(createOperation); ok {
-			w.trouble = &why
+			w.problem = &why
 		}
 		for _, e := range w.nn.Spec.ENIs {
 			if why, ok := w.refused(e.Token); ok {
-				w.trouble = &why
+				w.problem = &why
 			}
 		}
 	}
 }
 
-// noSlot says of a node whose ENIs have room, but in vSwitches that give none, while others
-// would, which those are.
+// noSlot explains the shortage of a node whose ENIs have room only in vSwitches that give no
+// addresses, while other vSwitches have some.
 func (w *work) noSlot() *cloud.Explanation {
 	zone := w.nn.Spec.Zone
 	var left, full []string
@@ -219,13 +219,13 @@ func (w *work) noSlot() *cloud.Explanation {
 			full = append(full, e.VSwitchID)
 		}
 	}
-	x := &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.NoENISlot), Cause: fmt.Sprintf("all %d ENIs that the node may have for pods are there", w.maxENIs())}
+	x := &cloud.Explanation{Class: cloud.Quota, Reason: string(ipam.NoENISlot), Cause: fmt.Sprintf("the node has all %d ENIs that it may have for pods", w.maxENIs())}
 	names := func(ids []string) string {
 		return strings.Join(slices.Compact(slices.Sorted(slices.Values(ids))), ", ")
 	}
 	if len(left) > 0 {
-		x.Cause += fmt.Sprintf("; those with room are in vSwitches that vswitches in the ConfigMap eni-config does not name any more (%s), and get no addresses there", names(left))
-		x.NextStep = fmt.Sprintf("write %s there again, beside the others, or drain the node, so that its ENIs go back and new ones are made in the vSwitches that are named", names(left))
+		x.Cause += fmt.Sprintf("; those with room are in vSwitches that vswitches in the ConfigMap eni-config no longer names (%s), and get no addresses there", names(left))
+		x.NextStep = fmt.Sprintf("add %s there again, or drain the node, so that its ENIs go back and new ones are made in the vSwitches that are named", names(left))
 	}
 	if len(full) > 0 {
 		x.Cause += fmt.Sprintf("; those with room are in vSwitches that have no address left (%s)", names(full))
@@ -249,8 +249,8 @@ func free(s *ipam.State) int {
 	return n
 }
 
-// apply carries a plan out: first what is written down, then what the cloud is
-// asked, the addresses that pods wait for before all else.
+// apply carries out a plan: first it writes the spec, then it calls the cloud, with the addresses
+// that pods wait for first.
 func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	if p.Empty() {
 		return nil
@@ -315,8 +315,8 @@ func (w *work) apply(ctx context.Context, p *ipam.Plan) error {
 	return errors.Join(errs...)
 }
 
-// repeatAssigns makes those calls again of which it is not known whether they
-// succeeded: with their token they give what they gave then.
+// repeatAssigns repeats the calls with an unknown outcome: with the same token they return the same
+// addresses.
 func (w *work) repeatAssigns(ctx context.Context) error {
 	w.mem.forgetGone(w.nn.Spec.ENIs)
 	var errs []error
@@ -353,10 +353,10 @@ func (w *work) assign(ctx context.Context, token string, call assignCall) error 
 		case cloud.Transient, cloud.Throttled:
 			w.mem.assigns[token] = call
 			w.tried(operation, err)
-		case cloud.Conflict: // another operation on this ENI: soon
+		case cloud.Conflict: // another operation on this ENI is running: retry soon
 			w.tried(operation, err)
 		default:
-			w.refuse(token, err)
+			w.rememberRefusal(token, err)
 		}
 		return fmt.Errorf("assign %d addresses to ENI %s: %w", call.n, e.ID, err)
 	}

@@ -18,8 +18,8 @@ import (
 
 const minute = time.Minute
 
-// A new node gets its minimum, the figure for the kubelet, and loses the taint
-// when its agent serves; others' taints stay.
+// A new node gets its minimum, the figure for the kubelet, and loses the taint when its agent
+// serves; others' taints stay.
 func TestNewNode(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	instance := g.addNode("n1", "ecs.g6.2xlarge")
@@ -51,7 +51,7 @@ func TestNewNode(t *testing.T) {
 	g.agree("n1")
 }
 
-// Demand is followed at once, the surplus goes back, and nothing is lost.
+// Demand is met at once, the surplus is given back, and nothing is lost.
 func TestUpAndDown(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -70,7 +70,7 @@ func TestUpAndDown(t *testing.T) {
 	if n := len(g.assigned("n1")); n > 4 {
 		t.Errorf("the cloud has %d addresses, want at most 4", n)
 	}
-	// Where nothing is to be done nothing is asked.
+	// Without work there are no calls.
 	before := g.Calls("DescribeNetworkInterfaces") + g.Calls("AssignPrivateIpAddresses")
 	for range 5 {
 		g.once("n1")
@@ -80,8 +80,8 @@ func TestUpAndDown(t *testing.T) {
 	}
 }
 
-// At the type's limit the next pod waits, the node says why, and the pod starts
-// when another ends.
+// At the type's limit the next pod waits, the condition says why, and the pod starts when another
+// ends.
 func TestTypeLimit(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.large")
@@ -105,8 +105,8 @@ func TestTypeLimit(t *testing.T) {
 	}
 }
 
-// A full vSwitch is parked and the others serve; when all are full the node says
-// so, does not ask all the time, and goes on when there is room again.
+// A full vSwitch is parked and the others serve; when all are full the condition says so, the cloud
+// is not called continuously, and addresses are assigned when there is room again.
 func TestFullVSwitches(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/28", "192.168.33.0/28"}, func(c *config.Config, _ *vpcsim.Options) { c.VSwitchSelectionPolicy = "ordered" })
 	g.addNode("n1", "ecs.g6.2xlarge")
@@ -138,8 +138,8 @@ func TestFullVSwitches(t *testing.T) {
 	g.agree("n1")
 }
 
-// While the cloud does not say how many addresses there are, no reconcile waits for it: what
-// the old figures allow is done, and the node says what it said before.
+// While the cloud does not return the vSwitches' free addresses, no reconcile waits for it: what
+// the old figures allow is done, and the condition stays.
 func TestNobodyWaitsForFigures(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/28"})
 	var answers []func() // that the cloud gives later
@@ -156,10 +156,10 @@ func TestNobodyWaitsForFigures(t *testing.T) {
 	g.once("n1")
 	g.agent("n1")
 	if wait, _ := g.once("n1"); wait == 0 || wait > g.r.Poll {
-		t.Errorf("looked at again after %s, want %s at most", wait, g.r.Poll)
+		t.Errorf("the next reconcile is after %s, want %s at most", wait, g.r.Poll)
 	}
 	if c := g.condition("n1"); c.Status == "False" || len(answers) != 1 {
-		t.Fatalf("condition %+v while nothing is known; asked %d times", c, len(answers))
+		t.Fatalf("condition %+v while nothing is known; %d queries", c, len(answers))
 	}
 	give()
 	g.settle("n1", minute)
@@ -186,11 +186,11 @@ func TestNobodyWaitsForFigures(t *testing.T) {
 		t.Errorf("condition %+v, events %v", c, g.events.All()[said:])
 	}
 	if len(answers) != 1 {
-		t.Errorf("asked %d times, want once", len(answers))
+		t.Errorf("%d queries, want one", len(answers))
 	}
 }
 
-// A vSwitch of the configuration that does not exist does not stop the others.
+// A configured vSwitch that does not exist does not stop the others.
 func TestUnknownVSwitch(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/28"})
 	g.cfg.VSwitches[zone] = append([]string{"vsw-nowhere"}, g.cfg.VSwitches[zone]...)
@@ -206,7 +206,7 @@ func TestUnknownVSwitch(t *testing.T) {
 	}
 }
 
-// Everything goes when the node goes, also when its instance is gone already.
+// Everything is given back when the node is gone, also when its instance is gone already.
 func TestNodeGoes(t *testing.T) {
 	for _, gone := range []bool{false, true} {
 		g := newRig(t, []string{"192.168.32.0/19"})
@@ -232,7 +232,7 @@ func TestNodeGoes(t *testing.T) {
 	}
 }
 
-// Nodes that are marked to be ignored, or are no instance, are left alone.
+// Nodes with the label to ignore them, or without an instance, are left alone.
 func TestLeftAlone(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/19"})
 	g.addNode("n1", "ecs.g6.2xlarge")

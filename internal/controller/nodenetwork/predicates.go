@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 )
 
-// changes lets those updates through that change what the reconciler reads: with 5,000
-// nodes a kubelet's heartbeats alone would be 17 reconciles a second.
+// changes passes updates that change what the reconciler reads: with 5,000 nodes the kubelets'
+// heartbeats alone would cause 17 reconciles a second.
 func changes[T client.Object](news func(was, is T) bool) predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		was, ok := e.ObjectOld.(T)
@@ -20,14 +20,14 @@ func changes[T client.Object](news func(was, is T) bool) predicate.Predicate {
 	}}
 }
 
-// nodeNews: labels, annotations and spec say how the node is to be served, its addresses
-// whose instance it is. Conditions, images and capacity say nothing here.
+// nodeNews: labels, annotations and spec determine how the node is served, its addresses which
+// instance it owns. Conditions, images and capacity do not matter here.
 func nodeNews(was, is *corev1.Node) bool {
 	return !equality.Semantic.DeepEqual(was.Labels, is.Labels) || !equality.Semantic.DeepEqual(was.Annotations, is.Annotations) ||
 		!equality.Semantic.DeepEqual(was.Spec, is.Spec) || !equality.Semantic.DeepEqual(was.Status.Addresses, is.Status.Addresses)
 }
 
-// networkNews: what the controller itself says in the status is none.
+// networkNews ignores the controller's own part of the status.
 func networkNews(was, is *v1alpha1.NodeNetwork) bool {
 	before, now := was.Status, is.Status
 	before.ControllerConditions, now.ControllerConditions = nil, nil

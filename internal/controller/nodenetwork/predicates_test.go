@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// A change is a reconcile if the reconciler reads what has changed.
+// A change causes a reconcile if the reconciler reads what has changed.
 func TestNews(t *testing.T) {
 	now := metav1.Now()
 	for name, c := range map[string]struct {

@@ -10,9 +10,9 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// Many nodes choose the vSwitch of their ENI before the first of them has its addresses, and
-// fill their ENIs later. An ENI cannot leave its vSwitch, so the vSwitches must be chosen by
-// what the ENIs can come to hold, not by what they hold yet: here both have just enough.
+// Many nodes choose the vSwitch of their ENI before the first of them has its addresses, and fill
+// their ENIs later. An ENI cannot leave its vSwitch, so vSwitches must be chosen by how many
+// addresses the ENIs can have, not by how many they have: here both have just enough.
 func TestENIsAreSpreadByWhatTheyCanHold(t *testing.T) {
 	const nodes, perENI = 24, 10 // an ecs.g6.xlarge has 10 addresses for each of its ENIs
 	g := newRig(t, []string{"192.168.32.0/25", "192.168.33.0/25"}, func(c *config.Config, _ *vpcsim.Options) { c.MinPoolSize, c.MaxPoolSize = 0, 0 })
@@ -48,7 +48,7 @@ func TestENIsAreSpreadByWhatTheyCanHold(t *testing.T) {
 			t.Errorf("%s: %d pods wait, %d ENIs; want all on one", name, nn.Status.Demand, len(nn.Spec.ENIs))
 		}
 	}
-	// What is filled, and what is gone, promises nothing.
+	// A full ENI, and one that is gone, promises nothing.
 	v := g.r.vswitches
 	if len(v.promised) > 0 || len(v.promises) > 0 {
 		t.Errorf("promised %v by %v, want nothing", v.promised, v.promises)

@@ -33,58 +33,57 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Options are what a Reconciler is made of.
+// Options configure a Reconciler.
 type Options struct {
 	Client client.Client
-	// Live reads past the cache.
+	// Live reads from the API server, not from a cache.
 	Live   client.Reader
 	Cloud  cloud.API
 	Config *config.Store
 	Events events.EventRecorder
 	Log    *slog.Logger
 	Now    func() time.Time
-	// NewToken gives client tokens that never repeat.
+	// NewToken returns client tokens that never repeat.
 	NewToken func() string
-	// Catalogue knows an instance type's limits when the cloud does not answer.
+	// Catalogue has an instance type's limits for when the cloud does not answer.
 	Catalogue func(instanceType string) (cloud.InstanceType, bool)
-	// Metrics is where the metrics are registered; nil means nowhere.
+	// Metrics is where the metrics are registered; nil for nowhere.
 	Metrics prometheus.Registerer
-	// Poll is how often an ENI on its way is looked at, Retry how long a failed
-	// call waits, Park how long a full vSwitch or another refusal is not asked again.
+	// Poll is how often an ENI that is being attached or removed is checked, Retry the pause after
+	// a failed call, Park the pause for a full vSwitch or another refusal.
 	Poll, Retry, Park time.Duration
-	// Settle is how long a difference between spec and cloud must last before it
-	// is believed; longer than the cloud's lists may lag.
+	// Settle is how long a difference between spec and cloud must last before it is acted on;
+	// longer than the cloud's lists may lag.
 	Settle time.Duration
-	// GoneDelay is how long the ENIs of a node are kept that is gone, while its instance
-	// runs and pods have their addresses; longer than Kubernetes takes to delete the pods
-	// of a node that is gone.
+	// GoneDelay is how long the ENIs of a node that is gone are kept while its instance runs and
+	// pods have their addresses; longer than Kubernetes takes to delete the pods of such a node.
 	GoneDelay time.Duration
-	// Patience is how long addresses and ENIs must have been more than a node keeps before
-	// they are given back; a new process begins anew. See ipam.State.
+	// Patience is how long addresses and ENIs must have been surplus before they are given back; a
+	// new process starts over. See ipam.State.
 	Patience time.Duration
-	// Join is how long a list of ENIs waits for other nodes to join in.
+	// Join is how long a list of ENIs waits for other nodes to join.
 	Join time.Duration
-	// Leads says whether this process leads; nil: it does.
+	// Leads reports whether this process leads; nil: it does.
 	Leads func() bool
-	// Go runs what is asked beside the reconciles, by default in a goroutine.
+	// Go runs queries beside the reconciles, by default in a goroutine.
 	Go func(func())
 }
 
 // Reconciler gives nodes their ENIs and addresses.
 type Reconciler struct {
 	Options
-	list      *lister
-	vswitches *vswitches
-	knowledge *knowledge
-	sightings *answers.Cache[string, sighting]
-	memories  memories
-	metrics   *counters
-	wake      chan event.GenericEvent
+	list            *lister
+	vswitches       *vswitches
+	knowledge       *knowledge
+	instanceAnswers *answers.Cache[string, instanceAnswer]
+	memories        memories
+	metrics         *counters
+	wake            chan event.GenericEvent
 	// changed holds one event while a new configuration has not reached all nodes.
 	changed chan event.GenericEvent
-	// outdated tells once that the CRD is older than the controller.
+	// outdated records once that the CRD is older than the controller.
 	outdated sync.Once
-	// cluster tags the ENIs; no configuration changes it.
+	// cluster tags the ENIs; the configuration does not change it.
 	cluster string
 }
 
@@ -94,14 +93,14 @@ func New(o Options) *Reconciler {
 		o.Leads = func() bool { return true }
 	}
 	r := &Reconciler{
-		Options:   o,
-		knowledge: newKnowledge(&o),
-		sightings: newSightings(&o),
-		memories:  memories{now: o.Now, of: map[string]*memory{}},
-		metrics:   newCounters(o.Metrics, o.Client, o.Leads),
-		wake:      make(chan event.GenericEvent, 1024),
-		changed:   make(chan event.GenericEvent, 1),
-		cluster:   o.Config.Get().ClusterID,
+		Options:         o,
+		knowledge:       newKnowledge(&o),
+		instanceAnswers: newInstanceAnswers(&o),
+		memories:        memories{now: o.Now, of: map[string]*memory{}},
+		metrics:         newCounters(o.Metrics, o.Client, o.Leads),
+		wake:            make(chan event.GenericEvent, 1024),
+		changed:         make(chan event.GenericEvent, 1),
+		cluster:         o.Config.Get().ClusterID,
 	}
 	r.vswitches = newVSwitches(&o, r.look)
 	o.Config.OnChange(r.configChanged)
@@ -109,7 +108,8 @@ func New(o Options) *Reconciler {
 	return r
 }
 
-// SetupWithManager registers the reconciler; workers nodes are served at once.
+// SetupWithManager registers the reconciler; it reconciles as many nodes at once as there are
+// workers.
 func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 	if err := mgr.GetFieldIndexer().IndexField(context.Background(), &corev1.Node{}, indexInstance, instanceOf); err != nil {
 		return fmt.Errorf("index Nodes by instance: %w", err)
@@ -124,7 +124,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager, workers int) error {
 		Complete(r)
 }
 
-// Reconcile brings one node a step further.
+// Reconcile advances one node.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	node := &corev1.Node{}
 	nodeErr := r.Client.Get(ctx, req.NamespacedName, node)
@@ -137,19 +137,19 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	w := &work{Reconciler: r, cfg: r.Config.Get(), mem: mem, name: req.Name}
-	w.forgive()
+	w.forgetRefusals()
 	if nodeErr == nil {
 		w.node = node
 	}
 	if nn != nil {
 		w.nn, w.saved = nn, nn.DeepCopy()
-		if w.recall(); len(nn.Spec.Conditions) > 0 { // of the former version
+		if w.loadConditions(); len(nn.Spec.Conditions) > 0 { // written by a controller of the previous version
 			if err := w.saveConditions(ctx); err != nil {
 				return ctrl.Result{}, err
 			}
 			nn.Spec.Conditions = nil
 		}
-		// The answer to the write does not say so.
+		// The answer to the write does not show that.
 		if is := mem.written; nn.Generation == is.generation && len(nn.Spec.TakenAway) < is.takenAway {
 			w.outdated.Do(func() { w.warnAll("CRDOutdated", "%s", crdOutdated) })
 		}
@@ -162,9 +162,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	res, err := w.reconcile(ctx)
 	var moved *specError
 	if errors.As(err, &moved) {
-		mem.doubt.Store(true) // what the cloud did may not be written down
+		mem.needsCompare.Store(true) // changes in the cloud may not be in the spec
 		mem.generation = 0
-		mem.conditions.of = "" // another leader may have said more
+		mem.conditions.of = "" // another leader may have written conditions
 	}
 	if err != nil && (apierrors.IsConflict(err) || errors.Is(err, errMoved)) {
 		return ctrl.Result{RequeueAfter: r.Poll}, nil
@@ -182,7 +182,7 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 			return w.leave(ctx, why)
 		}
 		if w.isGoing() {
-			return w.remove(ctx) // and one is made anew
+			return w.remove(ctx) // and a new one is created
 		}
 		w.stays()
 	}
@@ -192,10 +192,10 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 			err = errors.New("the node has no providerID, so its ECS instance is not known; the cloud controller manager or kubelet's --provider-id sets it")
 		}
 		w.once("ProviderID", err.Error(), func(message string) { w.warn(w.node, "ProviderIDInvalid", message) })
-		return ctrl.Result{}, nil // the node's next change brings us back
+		return ctrl.Result{}, nil // the node's next change starts a reconcile
 	}
 	if w.nn == nil {
-		// Somebody may have deleted the one that was there: what is in the cloud is adopted.
+		// Somebody may have deleted the old one: what is in the cloud is adopted.
 		w.forget()
 		w.mem = w.memories.get(w.name)
 		w.mem.config = w.cfg
@@ -204,21 +204,21 @@ func (w *work) reconcile(ctx context.Context) (ctrl.Result, error) {
 		}
 		if err := w.Client.Create(ctx, nn); err != nil {
 			if apierrors.IsAlreadyExists(err) {
-				w.mem.generation = 0 // the cache lags: read past it
+				w.mem.generation = 0 // the cache lags: read the API server
 				return ctrl.Result{RequeueAfter: w.Poll}, nil
 			}
 			return ctrl.Result{}, fmt.Errorf("create NodeNetwork %s: %w", w.name, err)
 		}
 		w.mem.generation = nn.Generation
 		w.nn, w.saved = nn, nn.DeepCopy()
-		w.recall()
+		w.loadConditions()
 	}
 	return w.run(ctx, instance)
 }
 
-// read returns the NodeNetwork, nil if there is none. The cache may lag behind
-// our own last write, and a plan made on an old spec would be carried out twice;
-// then, and the first time, the API server is asked.
+// read returns the NodeNetwork, nil if there is none. The cache may lag behind our own last write,
+// and a plan based on an old spec would be carried out twice; then, and the first time, the API
+// server is read.
 func (r *Reconciler) read(ctx context.Context, name string, mem *memory) (*v1alpha1.NodeNetwork, error) {
 	nn := &v1alpha1.NodeNetwork{}
 	key := client.ObjectKey{Name: name}
@@ -237,13 +237,13 @@ func (r *Reconciler) read(ctx context.Context, name string, mem *memory) (*v1alp
 	return nn, nil
 }
 
-// Wake asks for a node to be compared with the cloud and reconciled.
+// Wake requests that a node be compared with the cloud and reconciled.
 func (r *Reconciler) Wake(name string) {
-	r.memories.get(name).doubt.Store(true)
+	r.memories.get(name).needsCompare.Store(true)
 	r.look(name)
 }
 
-// tags selects the cluster's ENIs, of one node and with one token if given.
+// tags returns the tags that select the cluster's ENIs, of one node and with one token if given.
 func (r *Reconciler) tags(node, token string) map[string]string {
 	t := map[string]string{TagCreator: creator, claims.TagCluster: r.cluster}
 	if node != "" {
@@ -255,11 +255,11 @@ func (r *Reconciler) tags(node, token string) map[string]string {
 	return t
 }
 
-// errMoved says that the spec was written by somebody else, which means that
-// another leader is at work or a user edited it: start over.
-var errMoved = errors.New("the spec has changed under our hands")
+// errMoved means that somebody else wrote the spec: another leader, or a user. The reconcile starts
+// over.
+var errMoved = errors.New("the spec was changed by somebody else")
 
-// specError is a failure to write the spec: nothing more may be done on its base.
+// specError is a failure to write the spec: nothing more may be done based on it.
 type specError struct{ err error }
 
 func (e *specError) Error() string { return e.err.Error() }
@@ -271,15 +271,15 @@ type work struct {
 	cfg   *config.Config
 	name  string
 	mem   *memory
-	node  *corev1.Node          // nil: the node is gone, which the API server itself has said if there is a NodeNetwork
-	nn    *v1alpha1.NodeNetwork // what we want it to be; nil: there is none yet
-	saved *v1alpha1.NodeNetwork // what the API server has
+	node  *corev1.Node          // nil: the node is gone, which the API server has confirmed if there is a NodeNetwork
+	nn    *v1alpha1.NodeNetwork // its desired version; nil: it does not exist yet
+	saved *v1alpha1.NodeNetwork // its version in the API server
 	facts *facts
 	// vpcCIDRs are the ranges of the instance's VPC.
 	vpcCIDRs []string
-	// trouble is why the node cannot have what it needs.
-	trouble *cloud.Explanation
-	// unsure: this look cannot say whether it can; what was said stands.
+	// problem is why the node cannot have what it needs.
+	problem *cloud.Explanation
+	// unsure: this reconcile does not know whether it can; the condition stays.
 	unsure bool
 	next   time.Duration
 }
@@ -291,27 +291,27 @@ func (w *work) forget() {
 	w.vswitches.wait(w.name, nil)
 }
 
-// again asks for the next look after d, if none is due earlier.
+// again requests the next reconcile after d, unless one is due earlier.
 func (w *work) again(d time.Duration) {
 	if w.next == 0 || d < w.next {
 		w.next = d
 	}
 }
 
-// crdOutdated: what a leader must find of its predecessor is lost. Helm installs CRDs and
-// does not upgrade them.
-const crdOutdated = "the API server does not keep spec.takenAway or status.controllerConditions, as the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is new, addresses that were taken away may be offered again after a restart, dead agents may not be seen, and nobody sees why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
+// crdOutdated: without these fields a leader does not find what its predecessor recorded. Helm
+// installs CRDs but does not upgrade them.
+const crdOutdated = "the API server does not store spec.takenAway or status.controllerConditions, because the CustomResourceDefinition of NodeNetworks is older than terway-controller; until it is upgraded, addresses that were taken away may be offered again after a restart, dead agents may not be detected, and it is not visible why a node gets no addresses: kubectl apply --server-side --force-conflicts -f the chart's folder crds"
 
-// save writes the spec if it has changed, on the condition that it is still the one we
-// know. The status, which the agent writes all the time, is no part of that: with the
-// object's version as the lock, a third of the writes of a cold start were in vain.
+// save writes the spec if it has changed, on the condition that it is still the one we know. The
+// status, which the agent writes often, is not part of the condition: with the object's resource
+// version as the condition, a third of the writes of a cold start failed.
 func (w *work) save(ctx context.Context) error {
 	w.nn.Spec.FormerNames()
 	if equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) && slices.Equal(w.nn.Finalizers, w.saved.Finalizers) {
 		return nil
 	}
 	if !equality.Semantic.DeepEqual(w.nn.Spec, w.saved.Spec) {
-		w.forgetTaken() // not worth a write of its own
+		w.forgetTaken() // not worth its own write
 	}
 	change := []map[string]any{
 		{"op": "test", "path": "/metadata/uid", "value": w.saved.UID},
@@ -325,7 +325,7 @@ func (w *work) save(ctx context.Context) error {
 	if err != nil {
 		return &specError{fmt.Errorf("write NodeNetwork %s: %w", w.name, err)}
 	}
-	// Empty: decoding the answer leaves what it does not name.
+	// Empty: decoding keeps fields that the answer lacks.
 	out := &v1alpha1.NodeNetwork{ObjectMeta: metav1.ObjectMeta{Name: w.name}}
 	err = w.Client.Patch(ctx, out, client.RawPatch(types.JSONPatchType, patch))
 	if err == nil {
@@ -334,7 +334,7 @@ func (w *work) save(ctx context.Context) error {
 		w.nn, w.saved = out, out.DeepCopy()
 		return nil
 	}
-	// Which operation failed is only in the message's words: look.
+	// Only the message says which operation failed, so read the object.
 	live := &v1alpha1.NodeNetwork{}
 	if e := w.Live.Get(ctx, client.ObjectKeyFromObject(w.nn), live); e == nil && (live.UID != w.saved.UID || live.Generation != w.saved.Generation) {
 		return &specError{errMoved}

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/ipam"
 )
 
-// offer writes how many pods with an ENI of their own the scheduler may send to the node.
-// It is what the planner would attach, so that no pod waits for an ENI that cannot come.
+// offer writes how many pods with an exclusive ENI the scheduler may assign to the node: as many as
+// the planner would attach ENIs, so that no pod waits for an ENI that cannot be attached.
 func (w *work) offer() {
 	s := &w.nn.Spec
 	used := map[string]bool{}
@@ -28,11 +28,11 @@ func (w *work) offer() {
 			held++
 		}
 	}
-	// The scheduler does not know of these, and would send as many pods too many.
+	// The scheduler does not count these, and would assign as many pods too many.
 	uncounted := min(w.nn.Status.UncountedENIs, held)
 	n := ipam.ExclusiveRoom(w.maxENIs(), s.ExclusiveENIs, shared) - uncounted
 	if s.ExclusiveENIs > 0 && w.mem.foreignAt.IsZero() {
-		// Whose the slots are is not known yet: as before, and no more.
+		// The owners of the slots are not known yet: keep the number, or lower it.
 		before := 0
 		if s.OfferedENIs != nil {
 			before = *s.OfferedENIs
@@ -43,11 +43,11 @@ func (w *work) offer() {
 	s.OfferedENIs = &n
 }
 
-// maxENIs is how many ENIs may serve pods.
+// maxENIs returns how many ENIs may serve pods.
 func (w *work) maxENIs() int { return max(0, w.nn.Spec.Limits.ENIs-1-w.mem.foreign) }
 
-// lookForForeign counts others' ENIs where it matters: once on a node that offers ENIs,
-// so that it never offers theirs, and now and then where there were some.
+// lookForForeign counts the ENIs of others where it matters: once on a node that offers ENIs, so
+// that their slots are not offered, and periodically where there were some.
 func (w *work) lookForForeign(ctx context.Context) error {
 	m := w.mem
 	if m.foreign > 0 && w.Now().Sub(m.foreignAt) >= foreignLife || w.nn.Spec.ExclusiveENIs > 0 && m.foreignAt.IsZero() {
@@ -61,8 +61,8 @@ func (w *work) lookForForeign(ctx context.Context) error {
 	return nil
 }
 
-// countForeign counts the instance's ENIs that take a slot and are not ours. The primary one
-// is no slot for pods, and members of a trunk take none: only the trunk does.
+// countForeign counts the instance's ENIs that use a slot and are not ours. The primary ENI uses no
+// slot for pods; members of a trunk use none, only the trunk does.
 func (w *work) countForeign(ctx context.Context) error {
 	all, err := w.Cloud.DescribeENIs(ctx, cloud.ENIFilter{InstanceID: w.nn.Spec.InstanceID})
 	if err != nil {
@@ -71,7 +71,7 @@ func (w *work) countForeign(ctx context.Context) error {
 	n := 0
 	for i := range all {
 		c := &all[i]
-		// One with this node's tags that is not in the spec yet will be adopted.
+		// An ENI with this node's tags that is not in the spec yet will be adopted.
 		ours := c.Tags[TagCreator] == creator && c.Tags[claims.TagCluster] == w.cluster && c.Tags[TagNode] == nodeTag(w.name) ||
 			slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == c.ID })
 		if c.Type != "Primary" && c.Type != "Member" && !ours {

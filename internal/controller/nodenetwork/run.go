@@ -13,10 +13,10 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// run brings the node a step further and says when to look again. What the cloud
-// refuses does not end it: the node is told, and what it has keeps serving.
+// run advances the node and returns when to reconcile again. A refusal of the cloud is not an
+// error: the node's condition has the reason, and existing addresses continue to serve.
 func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
-	w.hear()
+	w.retryOnNews()
 	deferred := false
 	if err := w.steps(ctx, instance); err != nil {
 		var stop *specError
@@ -26,9 +26,9 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 		if _, deferred = cloud.Deferred(err); deferred {
 			w.behind(err)
 		} else {
-			if w.trouble == nil {
+			if w.problem == nil {
 				x := cloud.Explain(err)
-				w.trouble = &x
+				w.problem = &x
 			}
 			w.Log.Warn("the cloud refused", "node", w.name, "error", err)
 		}
@@ -36,17 +36,17 @@ func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 	if !deferred {
 		w.mem.behind = time.Time{}
 	}
-	if w.trouble != nil && !deferred { // what is deferred was told when to come again
-		// What helps is mostly news, of the node or of the configuration.
-		w.again(min(w.Retry<<min(w.mem.troubles, 10), w.Park))
-		w.mem.troubles++
+	if w.problem != nil && !deferred { // a deferred call has said when to try again
+		// Mostly a change of the node or of the configuration helps.
+		w.again(min(w.Retry<<min(w.mem.failedRounds, 10), w.Park))
+		w.mem.failedRounds++
 	} else if !w.unsure {
-		w.mem.troubles = 0
+		w.mem.failedRounds = 0
 	}
 	w.report()
 	w.reportAgent()
-	w.tellGone()
-	w.tellDatapath()
+	w.reportGonePods()
+	w.reportDatapath()
 	w.offer()
 	if err := w.save(ctx); err != nil {
 		return ctrl.Result{}, err
@@ -80,7 +80,7 @@ func (w *work) steps(ctx context.Context, instance string) error {
 	if err := w.save(ctx); err != nil {
 		return err
 	}
-	w.heedMissing()
+	w.compareIfMissing()
 	var errs []error
 	var stop *specError
 	for _, step := range []func(context.Context) error{w.repeatAssigns, w.compare, w.move, w.plan} {
@@ -92,21 +92,21 @@ func (w *work) steps(ctx context.Context, instance string) error {
 			if isCloud(err) {
 				errs = append(errs, err)
 			}
-			return errors.Join(errs...) // no plan on what is not known
+			return errors.Join(errs...) // no plan without known facts
 		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// behindAfter is how long pods of a node wait for calls that are deferred, until it is said.
+// behindAfter is how long pods of a node wait for deferred calls before the condition says so.
 const behindAfter = 10 * time.Second
 
-// behind says why pods wait when all that the node needs was deferred: other nodes' calls
-// are before its own. A pool that waits is no trouble.
+// behind sets the reason why pods wait when all calls for the node were deferred behind other
+// nodes' calls. A pool that waits is not a problem.
 func (w *work) behind(err error) {
 	var e *cloud.Error
-	if w.unsure = w.trouble == nil; !w.unsure || !errors.As(err, &e) {
+	if w.unsure = w.problem == nil; !w.unsure || !errors.As(err, &e) {
 		return
 	}
 	if w.nn.Status.Demand+w.nn.Status.ENIDemand == 0 {
@@ -120,28 +120,28 @@ func (w *work) behind(err error) {
 		return
 	}
 	why := cloud.Explain(err)
-	why.Cause = fmt.Sprintf("calls of %s for other nodes are before this node's, and the account's rate limit lets no more through", e.Action)
-	w.trouble = &why
+	why.Cause = fmt.Sprintf("calls of %s for other nodes come first, and the account's rate limit allows no more", e.Action)
+	w.problem = &why
 }
 
-// isCloud reports whether the cloud said no, or did not answer.
+// isCloud reports whether the cloud refused, or did not answer.
 func isCloud(err error) bool {
 	var e *cloud.Error
 	return errors.As(err, &e)
 }
 
-// report writes the condition AddressesAvailable, and events when it turns False
-// or for another reason.
+// report writes the condition AddressesAvailable, and an event when it becomes False or its reason
+// changes.
 func (w *work) report() {
-	if w.unsure && w.trouble == nil {
+	if w.unsure && w.problem == nil {
 		return
 	}
 	c := metav1.Condition{Type: v1alpha1.ConditionAddressesAvailable, Status: metav1.ConditionTrue, Reason: "Sufficient",
 		Message: "the node gets the addresses it asks for"}
-	if w.trouble != nil {
-		c.Status, c.Reason, c.Message = metav1.ConditionFalse, w.trouble.Reason, w.trouble.String()
+	if w.problem != nil {
+		c.Status, c.Reason, c.Message = metav1.ConditionFalse, w.problem.Reason, w.problem.String()
 	}
-	if w.condition(c) {
+	if w.setCondition(c) {
 		w.warn(w.node, c.Reason, c.Message)
 		w.warn(w.nn, c.Reason, c.Message)
 	}

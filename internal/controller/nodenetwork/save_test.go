@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// A spec is written over the one that is known, whatever the agent reports meanwhile, and
-// over no other.
+// A spec is written only over the version that the process knows, whatever the agent reports
+// meanwhile.
 func TestSave(t *testing.T) {
 	g := newRig(t, []string{"192.168.32.0/24"})
 	g.addNode("n1", "ecs.g6.large")

@@ -11,9 +11,8 @@ import (
 	"terway.dev/terway/internal/ipam"
 )
 
-// A confirmation belongs to the spec that the node had seen. An address that was
-// marked, confirmed, kept after all, given to a pod and marked again must not be
-// unassigned on the strength of the first confirmation.
+// A confirmation belongs to the spec that the node has seen. An address that was marked, confirmed,
+// kept, given to a pod and marked again must not be unassigned because of the first confirmation.
 func TestOldConfirmation(t *testing.T) {
 	w := &work{Reconciler: &Reconciler{Options: Options{Now: time.Now}}, cfg: &config.Config{}, mem: newMemory(time.Now()), nn: &v1alpha1.NodeNetwork{}}
 	w.nn.Spec.ENIs = []v1alpha1.ENI{{Token: "t", ID: "eni-1", Phase: v1alpha1.ENIReady, PrimaryAddress: "10.0.0.1",
@@ -34,8 +33,8 @@ func TestOldConfirmation(t *testing.T) {
 	}
 }
 
-// The cloud gives an address again as soon as it is free: the record of the ENI
-// that had it before must not have it any longer.
+// The cloud may reassign an address as soon as it is free: the record of the ENI that had it before
+// must drop it.
 func TestClaim(t *testing.T) {
 	s := &v1alpha1.NodeNetworkSpec{ENIs: []v1alpha1.ENI{
 		{Token: "a", Addresses: []v1alpha1.Address{{Address: "10.0.0.1"}, {Address: "10.0.0.2", Releasing: true, Unassigning: true}}},
@@ -47,7 +46,7 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// A node that is being compared sees each kind of difference.
+// The comparison of a node finds each kind of difference.
 func TestDifferences(t *testing.T) {
 	a := netip.MustParseAddr
 	s := &v1alpha1.NodeNetworkSpec{InstanceID: "i-1", ENIs: []v1alpha1.ENI{

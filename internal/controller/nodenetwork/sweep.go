@@ -14,16 +14,15 @@ import (
 	"terway.dev/terway/internal/pages"
 )
 
-// Sweeper looks for differences between the cloud and all specs, with one list
-// of the cluster's ENIs. It runs apart from allocation, so that neither can stop
-// the other.
+// Sweeper finds differences between the cloud and all specs, with one list of the cluster's ENIs.
+// It runs independently of allocation, so that neither can block the other.
 type Sweeper struct {
 	*Reconciler
 	Period time.Duration
-	// Age is how long an ENI that no spec knows is left alone.
+	// Age is how long an ENI that is in no spec is left alone.
 	Age time.Duration
 
-	// orphans are ENIs that no spec knew in the last sweep, by when that began.
+	// orphans are ENIs that were in no spec at the last sweep, with the time since when.
 	orphans map[string]time.Time
 }
 
@@ -46,10 +45,9 @@ func (s *Sweeper) Start(ctx context.Context) error {
 	}
 }
 
-// Sweep compares once. A node whose ENIs differ from its spec is woken. An ENI
-// that no spec has known for two sweeps and for Age, and that is attached to
-// nothing, is deleted. One that is attached to an instance that is no node is
-// left alone and reported: somebody may be looking at that instance.
+// Sweep compares once. It wakes a node whose ENIs differ from its spec. It deletes an ENI that was
+// in no spec for two sweeps and for Age, and that is not attached. An orphan that is attached to an
+// instance that is no node is left alone and reported: somebody may be using that instance.
 func (s *Sweeper) Sweep(ctx context.Context) error {
 	now := s.Now()
 	ctx = cloud.WithPriority(ctx, cloud.GiveBack)
@@ -57,8 +55,8 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the cluster's ENIs: %w", err)
 	}
-	// The cache is good enough to wake nodes and to suspect; what is to be deleted is looked
-	// for in the API server's own list.
+	// The cache is good enough to wake nodes and to find orphans; before an ENI is deleted, the API
+	// server's own list is read.
 	var nns v1alpha1.NodeNetworkList
 	if err := s.Client.List(ctx, &nns, client.UnsafeDisableDeepCopy); err != nil {
 		return fmt.Errorf("list NodeNetworks: %w", err)
@@ -108,7 +106,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			condemned = append(condemned, c)
 		case c.Status == cloud.ENIInUse:
 			attached++
-			s.Log.Warn("an ENI of this cluster is attached to an instance that is no node of it; detach it, or delete the instance",
+			s.Log.Warn("an ENI of this cluster is attached to an instance that is not a node of the cluster; detach it, or delete the instance",
 				"eni", c.ID, "instance", c.InstanceID, "node", c.Tags[TagNode])
 		}
 	}
@@ -125,15 +123,15 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 			}
 		}
 	}
-	delete(wake, "") // of an ENI whose tag names no node
+	delete(wake, "") // from an ENI whose tag names no node
 	for node := range wake {
 		s.Wake(node)
 	}
 	return nil
 }
 
-// delete deletes ENIs that no node has by what the API server says, too. Those that are
-// gone are no orphans any more.
+// delete deletes ENIs that no spec has according to the API server either. Deleted ENIs are no
+// longer orphans.
 func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans map[string]time.Time) error {
 	if len(condemned) == 0 {
 		return nil
@@ -167,8 +165,8 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 	return nil
 }
 
-// same reports whether a Ready ENI has the addresses its record has; one on its
-// way is looked at anyway.
+// same reports whether a Ready ENI has the addresses in its record; an ENI in another phase is
+// checked anyway.
 func same(e *v1alpha1.ENI, c *cloud.ENI) bool {
 	if e.Phase != v1alpha1.ENIReady {
 		return true

@@ -15,14 +15,14 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// serves reports whether a node can have new pods, by its status and what the controller says.
-// What a dead agent reported last stands in the status, and counts no more.
+// serves reports whether a node can have new pods, by its status and the controller's conditions.
+// The status of a dead agent stays as it last was, and does not count.
 func serves(st *v1alpha1.NodeNetworkStatus, said []metav1.Condition) bool {
 	return meta.IsStatusConditionTrue(st.Conditions, v1alpha1.ConditionReady) && !silent(said)
 }
 
-// mark writes onto the Node what the scheduler must know: the taint until the
-// network is ready, and how many pods it can hold.
+// mark writes onto the Node what the scheduler needs: the taint until the network is ready, and how
+// many pods the node can hold.
 func (w *work) mark(ctx context.Context) error {
 	ready := serves(&w.nn.Status, w.mem.conditions.now)
 	n := w.node.DeepCopy()
@@ -43,7 +43,7 @@ func (w *work) mark(ctx context.Context) error {
 	if tainted != ready && n.Annotations[claims.AnnotationMaxPods] == w.node.Annotations[claims.AnnotationMaxPods] {
 		return nil
 	}
-	// Taints are one list that others write too: the lock keeps theirs.
+	// Others write to the list of taints too: the lock keeps theirs.
 	err := w.Client.Patch(ctx, n, client.MergeFromWithOptions(w.node, client.MergeFromWithOptimisticLock{}))
 	if err != nil && client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("mark node %s: %w", n.Name, err)

@@ -13,15 +13,15 @@ import (
 )
 
 const (
-	// freshFor is how long an answer about vSwitches' free addresses is used before the
-	// next one is fetched. Meanwhile what the controller takes is counted off.
+	// freshFor is how long the free addresses of vSwitches are used before they are read again. In
+	// between, the controller subtracts what it takes.
 	freshFor = 30 * time.Second
-	// askAgain is how soon a VPC is asked for a vSwitch that was not there.
+	// askAgain is how soon a VPC is queried again for a vSwitch that did not exist.
 	askAgain = 5 * time.Second
 )
 
-// vswitches remembers the vSwitches of the VPCs: their ranges, their free addresses, and
-// which were full. A VPC's are one list, of few pages, however many are configured.
+// vswitches caches the vSwitches of the VPCs: their ranges, their free addresses, and which are
+// full. A VPC's vSwitches are one list of few pages, however many are configured.
 type vswitches struct {
 	now  func() time.Time
 	park time.Duration
@@ -30,17 +30,17 @@ type vswitches struct {
 	mu     sync.Mutex
 	known  map[string]cloud.VSwitch
 	parked map[string]time.Time // until when
-	// promises are how many more addresses each node's ENIs can ask for, by vSwitch; promised
-	// is their sum.
+	// promises are how many more addresses each node's ENIs can take, by vSwitch; promised is the
+	// sum.
 	promises map[string]map[string]int
 	promised map[string]int
 	// short are the nodes on which pods wait for an address of a full vSwitch.
 	short map[string]map[string]bool
-	// look asks for a node to be reconciled.
+	// look requests a reconcile of a node.
 	look func(node string)
 }
 
-// listed are the vSwitches that a VPC has, as of the time of the answer.
+// listed are the vSwitches of a VPC at the time of the answer.
 type listed struct {
 	ids map[string]bool
 	at  time.Time
@@ -72,8 +72,8 @@ func (v *vswitches) learn(list []cloud.VSwitch) listed {
 	return l
 }
 
-// get returns vSwitches of a VPC in the order of ids, as far as they are known; it waits
-// for nothing. One that does not exist has no address.
+// get returns vSwitches of a VPC in the order of ids, as far as they are known; it does not wait. A
+// vSwitch that does not exist has no address.
 func (v *vswitches) get(vpc string, ids []string) []ipam.VSwitch {
 	l, ok := v.vpcs.Peek(vpc)
 	v.mu.Lock()
@@ -89,8 +89,8 @@ func (v *vswitches) get(vpc string, ids []string) []ipam.VSwitch {
 	return out
 }
 
-// asking reports whether a VPC's figures are being fetched, as they are old or not known.
-// The error is that nothing is known at all, as the last ask failed.
+// asking reports whether a VPC's vSwitches are being read, because the figures are old or unknown.
+// It returns an error if nothing is known and the last query failed.
 func (v *vswitches) asking(vpc string) (bool, error) {
 	now, err := v.vpcs.Asking(vpc)
 	if _, known := v.vpcs.Known(vpc); known || now {
@@ -99,11 +99,11 @@ func (v *vswitches) asking(vpc string) (bool, error) {
 	return false, err
 }
 
-// review has the cloud asked anew about every vSwitch: one that did not exist may
-// be there. Those that it said are full stay parked, whatever is configured.
+// review reads every vSwitch again: one that did not exist may exist now. Full ones stay parked,
+// whatever is configured.
 func (v *vswitches) review() { v.vpcs.ExpireAll() }
 
-// useless names those of the ids that can serve no node of the zone, and why.
+// useless returns those of the ids that can serve no node of the zone, with the reason.
 func (v *vswitches) useless(vpc string, ids []string, zone string) []string {
 	l, ok := v.vpcs.Known(vpc)
 	if !ok {
@@ -147,7 +147,7 @@ func (v *vswitches) vSwitch(id string) (cloud.VSwitch, bool) {
 	return s, ok
 }
 
-// take counts n addresses off.
+// take subtracts n free addresses.
 func (v *vswitches) take(id string, n int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -177,8 +177,8 @@ func (v *vswitches) count(id string, n int) {
 	}
 }
 
-// wait notes in which vSwitches a node looks for addresses for waiting pods in vain, in place
-// of what was noted before.
+// wait records in which full vSwitches a node needs addresses for waiting pods, replacing the last
+// record.
 func (v *vswitches) wait(node string, ids []string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -195,8 +195,8 @@ func (v *vswitches) wait(node string, ids []string) {
 	}
 }
 
-// promise notes how many more addresses a node's ENIs can ask for, by vSwitch, in place of what
-// was noted before. It is noted before an ENI is created: many nodes may choose before the first
+// promise records how many more addresses a node's ENIs can take, by vSwitch, replacing the last
+// record. It is called before an ENI is created: many nodes may choose a vSwitch before the first
 // of them has its addresses.
 func (v *vswitches) promise(node string, of map[string]int) {
 	v.mu.Lock()
@@ -216,17 +216,17 @@ func (v *vswitches) promise(node string, of map[string]int) {
 	}
 }
 
-// full parks a vSwitch that the cloud said is full.
+// full parks a vSwitch that is full according to the cloud.
 func (v *vswitches) full(id string) {
 	v.mu.Lock()
 	v.parked[id] = v.now().Add(v.park)
 	vpc := v.known[id].VPCID
 	v.mu.Unlock()
-	v.vpcs.Expire(vpc) // it is asked again before it is used
+	v.vpcs.Expire(vpc) // read again before it is used
 }
 
-// gateway is the vSwitch's gateway: the third address from its end (VPC
-// documentation: the first and the last three addresses are reserved).
+// gateway returns the vSwitch's gateway: the third address from the end (VPC documentation: the
+// first and the last three addresses are reserved).
 func gateway(p netip.Prefix) netip.Addr {
 	b := p.Masked().Addr().As4()
 	n := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])

@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// cluster is nodes that come and go by chance, and who should have which block.
+// cluster has nodes that come and go at random, and which node should have which block.
 type cluster struct {
 	*rig
 	t         *rapid.T
@@ -31,7 +31,7 @@ func newCluster(t *rapid.T, options ...func(*vpcsim.Options)) *cluster {
 	return c
 }
 
-// change lets a node come, go, or come back as another instance or with another block.
+// change makes a node come, go, or come back as another instance or with another block.
 func (c *cluster) change() {
 	for range rapid.IntRange(1, 4).Draw(c.t, "changes") {
 		n := rapid.IntRange(0, 4).Draw(c.t, "node")
@@ -43,14 +43,14 @@ func (c *cluster) change() {
 		}
 		if rapid.IntRange(0, 3).Draw(c.t, "goes") > 0 {
 			c.nodes[name] = rapid.IntRange(0, 4).Draw(c.t, "instance")
-			// Blocks of different nodes never meet here; package entries tests that.
+			// Blocks of different nodes never overlap here; package entries tests that.
 			c.blocks[name] = n*10 + rapid.IntRange(0, 2).Draw(c.t, "block")
 			c.register(name, c.instances[c.nodes[name]], blockN(c.blocks[name]))
 		}
 	}
 }
 
-// rest lets the controller finish and checks that the table is what the nodes want.
+// rest lets the controller finish and checks that the table is what the nodes need.
 func (c *cluster) rest() {
 	c.Helper()
 	c.restart()
@@ -84,7 +84,7 @@ func TestKilledAnywhere(t *testing.T) {
 	})
 }
 
-// With all kinds of trouble in the cloud the same holds.
+// The same holds with all kinds of faults in the cloud.
 func TestTroubledCloud(t *testing.T) {
 	share := func(p float64) *float64 { return &p }
 	kinds := []faults.Rule{
@@ -102,7 +102,7 @@ func TestTroubledCloud(t *testing.T) {
 		c := newCluster(t, func(o *vpcsim.Options) { o.Seed = seed })
 		for range rapid.IntRange(1, 5).Draw(t, "rounds") {
 			k := rapid.SampledFrom(kinds).Draw(t, "fault")
-			// A list that is old hides what moves, and so does the client's own repetition.
+			// An old list hides entries that are changing, and so does the client's own retry.
 			c.stale = k.Stale > 0 || k.LostAnswer
 			c.Fault(k)
 			c.change()

@@ -17,10 +17,9 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// What the controller writes carries packets: pods behind two real instances reach
-// each other with their own addresses, and not any more when a node is gone.
-// SourceDestCheck of the instances' primary ENIs is off, as it is by default, and
-// the VPC drops whatever source no route entry leads back to (Strict).
+// The controller's entries carry packets: pods behind two real instances reach each other with
+// their own addresses, until a node is gone. SourceDestCheck of the instances' primary ENIs is off,
+// the default, and the VPC drops any source to which no route entry leads back (Strict).
 func TestPacketsFollowTheEntries(t *testing.T) {
 	testutil.RequireRoot(t)
 	f, err := fabric.New(fabric.Options{Prefix: fmt.Sprintf("pr%08x-", rand.Uint32()), Strict: true, Logger: slog.New(slog.DiscardHandler)})

@@ -29,8 +29,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// fusedCloud is the cloud as a controller sees it that may be killed. It checks
-// that the VPC is left in peace while it works on something.
+// fusedCloud is a cloud client of a controller that may be killed. It checks that the controller
+// makes no call while the VPC is making a change.
 type fusedCloud struct {
 	*alibaba.Client
 	g *rig
@@ -48,8 +48,7 @@ func (c fusedCloud) DeleteRouteEntries(ctx context.Context, table string, list [
 	return f, err
 }
 
-// DescribeInstances leaves out instances that are said to be hidden, and refuses ids that are
-// malformed.
+// DescribeInstances leaves out hidden instances, and refuses malformed ids.
 func (c fusedCloud) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
 	c.g.asked = append(c.g.asked, ids)
 	if slices.Contains(ids, malformed) {
@@ -59,10 +58,10 @@ func (c fusedCloud) DescribeInstances(ctx context.Context, ids []string) ([]clou
 	return slices.DeleteFunc(all, func(in cloud.Instance) bool { return c.g.hidden[in.ID] }), err
 }
 
-// malformed is an instance's id that the cloud refuses.
+// malformed is an instance id that the cloud refuses.
 const malformed = "i-!"
 
-// fusedClient is the API server as a controller sees it that may be killed.
+// fusedClient is an API server client of a controller that may be killed.
 type fusedClient struct {
 	client.WithWatch
 	g    *rig
@@ -86,7 +85,7 @@ func (s fusedStatus) Patch(ctx context.Context, obj client.Object, p client.Patc
 	if s.g.beforePatch != nil {
 		s.g.beforePatch()
 	}
-	// As the API server does: a patch that names a UID is for that object only.
+	// As in the API server, a patch with a UID is for that object only.
 	var said struct{ Metadata struct{ UID types.UID } }
 	data, err := p.Data(obj)
 	s.g.Must(err)
@@ -112,14 +111,14 @@ type rig struct {
 	r      *Reconciler
 	fuse   *cloudtest.Fuse
 	quota  int
-	// stale lists make it possible that the controller does not see what is moving.
+	// stale lists may hide from the controller what is changing.
 	stale bool
-	// hidden instances are in no list: the simulator, like the service, does not
-	// release an instance that an entry leads to.
+	// hidden instances are in no list: the simulator, like the service, does not release an
+	// instance to which an entry leads.
 	hidden map[string]bool
-	// asked are the ids of each question for instances.
+	// asked has the ids of each query for instances.
 	asked [][]string
-	// mute is the node whose condition the API server does not take.
+	// mute is the node whose condition the API server rejects.
 	mute string
 	// beforePatch and afterPatch run when a node's condition is written.
 	beforePatch, afterPatch func()
@@ -198,7 +197,7 @@ func (g *rig) register(name, instance string, blocks ...string) {
 	}
 }
 
-// configure is what the node's kube-flannel says that the plugins are configured for.
+// configure sets the blocks for which the node's plugins are configured.
 func (g *rig) configure(name string, blocks ...string) {
 	g.Helper()
 	n := &corev1.Node{}
@@ -247,7 +246,7 @@ func (g *rig) leave(name string) {
 	g.Must(g.kube.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}))
 }
 
-// ready is what the node's kubelet says, or what is said when it says nothing.
+// ready sets the Node's condition Ready.
 func (g *rig) ready(name string, status corev1.ConditionStatus) {
 	g.Helper()
 	n := &corev1.Node{}
@@ -275,7 +274,7 @@ func (g *rig) want(name string, status corev1.ConditionStatus, reason string) {
 	}
 }
 
-// tables are the VPC's route tables, told past client and faults.
+// tables returns the VPC's route tables, without client and faults.
 func (g *rig) tables() (all []state.RouteTable) {
 	g.Helper()
 	g.Must(g.Sim.Read(context.Background(), 0, func(s state.API) (err error) {
@@ -285,7 +284,7 @@ func (g *rig) tables() (all []state.RouteTable) {
 	return all
 }
 
-// custom are a table's custom entries.
+// custom returns a table's custom entries.
 func (g *rig) custom(table int) (all []state.RouteEntry) {
 	g.Helper()
 	for _, e := range g.tables()[table].RouteEntries {
@@ -296,7 +295,7 @@ func (g *rig) custom(table int) (all []state.RouteEntry) {
 	return all
 }
 
-// leads says where the system table leads a range: instance, or "" without an entry.
+// leads returns the instance to which the system table routes a range, or "" without an entry.
 func (g *rig) leads(block string) string {
 	g.Helper()
 	for _, e := range g.custom(0) {
@@ -307,7 +306,7 @@ func (g *rig) leads(block string) string {
 	return ""
 }
 
-// mutation checks that no entry is on its way when the controller changes something.
+// mutation checks that no entry is changing when the controller changes something.
 func (g *rig) mutation() {
 	if g.stale {
 		return
@@ -321,7 +320,7 @@ func (g *rig) mutation() {
 	}
 }
 
-// foreign makes an entry that is not the cluster's.
+// foreign creates an entry that is not the cluster's.
 func (g *rig) foreign(block, instance, name string) {
 	g.Helper()
 	table := g.tables()[0].RouteTableId
@@ -333,7 +332,7 @@ func (g *rig) foreign(block, instance, name string) {
 	g.Write(func(state.API) error { return nil })
 }
 
-// once reconciles once; a crash is no failure of the test.
+// once reconciles once; a crash does not fail the test.
 func (g *rig) once() (time.Duration, bool) {
 	g.Helper()
 	res, err := g.r.Reconcile(context.Background(), work)
@@ -343,7 +342,7 @@ func (g *rig) once() (time.Duration, bool) {
 	return res.RequeueAfter, err != nil || g.fuse.Burnt()
 }
 
-// run lets the controller work for just so long; a crash is followed by a successor.
+// run runs the controller for exactly so long; a crash is followed by a successor.
 func (g *rig) run(d time.Duration) {
 	g.Helper()
 	for end := g.Clock.Now().Add(d); g.Clock.Now().Before(end); {

@@ -12,33 +12,33 @@ import (
 // instancesPerCall is how many ids one DescribeInstances call takes (ECS API).
 const instancesPerCall = 100
 
-// instances knows which instances exist, and in which VPC. What it knows serves on when
-// the cloud does not answer, but says of no instance any more that it is gone.
+// instances knows which instances exist, and in which VPC. When the cloud does not answer, its last
+// answers are used, except that no instance counts as gone.
 type instances struct {
 	cloud Cloud
 	now   func() time.Time
-	// settle is how long an instance must be missing before that is believed:
-	// lists may be old. fresh is how long an answer is good.
+	// settle is how long an instance must be missing before it counts as gone: lists may be old.
+	// fresh is how long an answer is used.
 	settle, fresh time.Duration
 	backoff       func(failures int) time.Duration
 	known         map[string]*instance
-	ask           ask
+	query         query
 }
 
-// instance is what the cloud last said of one.
+// instance is the cloud's last answer for one instance.
 type instance struct {
 	asked   time.Time
 	vpc     string // empty: never seen
 	vswitch string
 	missing time.Time // since when; zero: not missing
-	// own is how asks failed for what is wrong with this id.
-	own ask
-	// err is why the last ask had no answer; nil: it had one, or there was none yet.
+	// own is the outcome of queries that failed because of this id.
+	own query
+	// err is why the last query had no answer; nil: it had one, or there was none yet.
 	err error
 }
 
-// learn asks for the instances that it does not know well enough, and forgets all
-// others. It returns when to ask again; zero: when the answers are not fresh any more.
+// learn queries the instances that are not known well enough, and forgets all others. It returns
+// when to query again; zero: when the answers are no longer fresh.
 func (s *instances) learn(ctx context.Context, ids []string) (again time.Duration) {
 	now := s.now()
 	keep := map[string]*instance{}
@@ -54,15 +54,15 @@ func (s *instances) learn(ctx context.Context, ids []string) (again time.Duratio
 		keep[id] = in
 	}
 	s.known = keep
-	// Those of which nothing is known come first: others have old answers.
+	// Unknown instances come first: the others have old answers.
 	slices.SortStableFunc(want, func(a, b string) int { return len(keep[a].vpc) - len(keep[b].vpc) })
 	switch {
 	case len(want) == 0:
-		s.ask = ask{}
-	case s.ask.rests(now):
-		s.fail(want, s.ask.err)
+		s.query = query{}
+	case s.query.backsOff(now):
+		s.fail(want, s.query.err)
 	default:
-		s.ask.went(s.askFor(ctx, want), s.now(), s.backoff)
+		s.query.record(s.askFor(ctx, want), s.now(), s.backoff)
 	}
 	now = s.now()
 	soon := func(d time.Duration) {
@@ -70,7 +70,7 @@ func (s *instances) learn(ctx context.Context, ids []string) (again time.Duratio
 			again = d
 		}
 	}
-	soon(s.ask.again.Sub(now))
+	soon(s.query.again.Sub(now))
 	for _, in := range keep {
 		soon(in.own.again.Sub(now))
 		if !in.missing.IsZero() {
@@ -80,10 +80,10 @@ func (s *instances) learn(ctx context.Context, ids []string) (again time.Duratio
 	return again
 }
 
-// wants reports whether an instance is to be asked for.
+// wants reports whether an instance is to be queried.
 func (s *instances) wants(in *instance, now time.Time) bool {
 	switch {
-	case in.own.rests(now):
+	case in.own.backsOff(now):
 		return false
 	case in.err != nil || in.asked.IsZero() || now.Sub(in.asked) >= s.fresh:
 		return true
@@ -91,7 +91,7 @@ func (s *instances) wants(in *instance, now time.Time) bool {
 	return !in.missing.IsZero() && now.Sub(in.missing) < s.settle || s.due(in, now)
 }
 
-// askFor asks for instances until there is no answer: what the cloud said before counts.
+// askFor queries instances, until a query fails: answers before that are kept.
 func (s *instances) askFor(ctx context.Context, ids []string) error {
 	for at := 0; at < len(ids); at += instancesPerCall {
 		if err := s.askOnce(ctx, ids[at:min(at+instancesPerCall, len(ids))]); err != nil {
@@ -102,15 +102,15 @@ func (s *instances) askFor(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// askOnce asks with one call. If it is refused for what is wrong with one id, the others are
-// asked for without that one.
+// askOnce makes one call. If it is refused because of one id, it queries the others without that
+// id.
 func (s *instances) askOnce(ctx context.Context, ids []string) error {
 	found, err := s.cloud.DescribeInstances(ctx, ids)
-	now := s.now() // an answer is as old as itself: the question may have waited for its turn
+	now := s.now() // an answer is as old as the call: it may have waited for the rate limit
 	switch {
 	case err == nil:
 	case !itsOwn(err):
-		return fmt.Errorf("look for the nodes' instances: %w", err)
+		return fmt.Errorf("describe the nodes' instances: %w", err)
 	case len(ids) > 1:
 		if err := s.askOnce(ctx, ids[:len(ids)/2]); err != nil {
 			return err
@@ -119,7 +119,7 @@ func (s *instances) askOnce(ctx context.Context, ids []string) error {
 	default:
 		in := s.known[ids[0]]
 		in.err = err
-		in.own.went(err, now, s.backoff)
+		in.own.record(err, now, s.backoff)
 		return nil
 	}
 	there := map[string]cloud.Instance{}
@@ -128,7 +128,7 @@ func (s *instances) askOnce(ctx context.Context, ids []string) error {
 	}
 	for _, id := range ids {
 		in := s.known[id]
-		in.asked, in.err, in.own = now, nil, ask{}
+		in.asked, in.err, in.own = now, nil, query{}
 		if x, ok := there[id]; ok {
 			in.vpc, in.vswitch, in.missing = x.VPCID, x.VSwitchID, time.Time{}
 		} else if in.missing.IsZero() {
@@ -138,27 +138,28 @@ func (s *instances) askOnce(ctx context.Context, ids []string) error {
 	return nil
 }
 
-// fail notes that there was no answer.
+// fail records that there was no answer.
 func (s *instances) fail(ids []string, err error) {
 	for _, id := range ids {
 		s.known[id].err = err
 	}
 }
 
-// due reports whether an instance was last asked for before its absence could be believed.
+// due reports whether the last query for an instance was too early to decide that it is gone.
 func (s *instances) due(in *instance, now time.Time) bool {
 	believed := in.missing.Add(s.settle)
 	return !in.missing.IsZero() && !now.Before(believed) && in.asked.Before(believed)
 }
 
-// doubt makes the next learn ask for an instance.
-func (s *instances) doubt(id string) {
+// recheck makes the next learn query an instance.
+func (s *instances) recheck(id string) {
 	if in := s.known[id]; in != nil {
 		in.asked = time.Time{}
 	}
 }
 
-// where an instance is, by the last answer; empty when it was never seen.
+// where returns the VPC and vSwitch of an instance, by the last answer; empty when it was never
+// seen.
 func (s *instances) where(id string) (vpc, vswitch string) {
 	if in := s.known[id]; in != nil {
 		return in.vpc, in.vswitch
@@ -172,7 +173,7 @@ func (s *instances) gone(id string) bool {
 	return in != nil && !in.missing.IsZero() && in.asked.Sub(in.missing) >= s.settle
 }
 
-// failed says why an instance could not be asked for the last time.
+// failed returns why the last query for an instance failed.
 func (s *instances) failed(id string) error {
 	if in := s.known[id]; in != nil {
 		return in.err

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// An instance that is gone loses its entry, though its Node is still there; one
-// that a list forgot for a moment does not.
+// An instance that is gone loses its entry, though its Node still exists; an instance that is
+// missing in one list does not.
 func TestInstanceGone(t *testing.T) {
 	g := newRig(t)
 	a, b := g.join("n1", 1), g.join("n2", 2)
@@ -26,7 +26,7 @@ func TestInstanceGone(t *testing.T) {
 	clear(g.hidden)
 	g.run(minute)
 	if g.Calls("DescribeInstances") < before+3 {
-		t.Error("instances that were missing are not asked for again")
+		t.Error("instances that were missing are not queried again")
 	}
 	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.Calls("DeleteRouteEntries") != 0 {
 		t.Fatal("an old list made entries go")
@@ -41,7 +41,7 @@ func TestInstanceGone(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
-// The first list that a controller reads lacks an instance for a moment: its node goes on.
+// The first list that a controller reads lacks an instance for a moment: its node keeps its route.
 func TestFirstListLacksAnInstance(t *testing.T) {
 	g := newRig(t)
 	g.join("n0", 0)
@@ -59,8 +59,7 @@ func TestFirstListLacksAnInstance(t *testing.T) {
 	}
 }
 
-// That an instance is gone is found out by the entry that cannot lead to it, not at the
-// next look at everything.
+// A missing instance is noticed because its entry cannot be created, before the next resync.
 func TestInstanceGoneMeanwhile(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -79,8 +78,8 @@ func TestInstanceGoneMeanwhile(t *testing.T) {
 	g.want("n2", corev1.ConditionTrue, "InstanceGone")
 }
 
-// A list that lacks instances whose kubelets report, for whatever reason, cuts off
-// nobody; it is told. Without the kubelet's word the entry goes.
+// A list that lacks instances whose kubelets are alive, for whatever reason, cuts off no pod; it is
+// reported. Without a live kubelet the entry is deleted.
 func TestInstanceGoneOfALiveNode(t *testing.T) {
 	g := newRig(t)
 	a, b := g.join("n1", 1), g.join("n2", 2)
@@ -92,7 +91,7 @@ func TestInstanceGoneOfALiveNode(t *testing.T) {
 	if g.leads(blockN(1)) != a || g.leads(blockN(2)) != b || g.Calls("DeleteRouteEntries") != 0 {
 		t.Fatalf("entries %+v", g.custom(0))
 	}
-	// It was said, and keeps no pods away: the routes are there.
+	// It is reported, and keeps no pods away: the routes exist.
 	g.want("n1", corev1.ConditionFalse, "InstanceGone")
 	if n := g.Calls("DescribeInstances"); n > 12 {
 		t.Errorf("%d lists of instances in 20 minutes", n)

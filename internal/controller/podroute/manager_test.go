@@ -9,7 +9,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 )
 
-// The controller can be registered with a manager; the API server is not asked yet.
+// The controller can be registered with a manager; that does not call the API server.
 func TestSetup(t *testing.T) {
 	again := true // the test may run more than once in a process: -count
 	mgr, err := ctrl.NewManager(&rest.Config{Host: "http://127.0.0.1:1"}, ctrl.Options{

@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
 
-// gauges are the last plan and the calls so far. No label has a node's name in it:
-// the number of series must not grow with the cluster.
+// gauges are metrics of the last plan and of the calls so far. No label contains a node's name: the
+// number of series must not grow with the cluster.
 type gauges struct {
 	calls   *prometheus.CounterVec
 	changes *prometheus.CounterVec
@@ -23,9 +23,9 @@ type gauges struct {
 
 var (
 	entriesDesc = prometheus.NewDesc("terway_route_entries",
-		"Entries of a route table: wanted by nodes, own (with the cluster's mark), right (own and as wanted), foreign (inside the pod CIDR, not own), custom (all that count against the quota), planned (custom when all is done), moving (on their way).",
+		"Entries of a route table: wanted by nodes, own (with the cluster's mark), right (own and as wanted), foreign (inside the pod CIDR, not own), custom (all that count against the quota), planned (custom after all changes), moving (being created or deleted).",
 		[]string{"table", "kind"}, nil)
-	quotaDesc = prometheus.NewDesc("terway_route_quota", "How many custom entries a route table may have, as the controller was told.", nil, nil)
+	quotaDesc = prometheus.NewDesc("terway_route_quota", "How many custom entries a route table may have, as configured.", nil, nil)
 	nodesDesc = prometheus.NewDesc("terway_route_nodes", "Nodes by the reason of their condition NetworkUnavailable.", []string{"state"}, nil)
 )
 
@@ -68,8 +68,8 @@ func (m *gauges) show(p entries.Plan, quota int) {
 	m.plan, m.quota = p, quota
 }
 
-// stand takes note of how many nodes stand how.
-func (m *gauges) stand(nodes map[string]int) {
+// setNodes sets the number of nodes in each state.
+func (m *gauges) setNodes(nodes map[string]int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.nodes = nodes
@@ -91,7 +91,7 @@ func (m *gauges) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, c := range m.plan.Changes {
 		if c.Table == "" {
-			continue // no table has been found yet
+			continue // no table is known yet
 		}
 		send(entriesDesc, m.plan.Wanted, c.Table, "wanted")
 		send(entriesDesc, c.Own, c.Table, "own")

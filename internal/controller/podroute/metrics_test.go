@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// The metrics say what is there, and no series has a node's name.
+// The metrics count what exists, and no series has a node's name.
 func TestMetrics(t *testing.T) {
 	g := newRig(t)
 	reg := prometheus.NewPedanticRegistry()

@@ -17,18 +17,18 @@ import (
 	"terway.dev/terway/internal/pages"
 )
 
-// node is a Node, what the plan knows of it, and why that is not more.
+// node is a Node, its part of the plan, and what keeps it from a route.
 type node struct {
 	object   *corev1.Node
 	pure     entries.Node
 	instance string
 	vswitch  string
-	// fault, if it has a reason, is said in place of the plan's word.
+	// fault, if it has a reason, is reported in place of the plan's state.
 	fault standing
 }
 
-// nodes returns the nodes that pods may run on, the oldest first: of two that
-// claim the same block the older one has it.
+// nodes returns the nodes that pods may run on, the oldest first: of two nodes with the same block
+// the older one has it.
 func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 	var list corev1.NodeList
 	if err := r.Client.List(ctx, &list); err != nil {
@@ -46,7 +46,7 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 				// Without an instance its blocks are held: their entries stay as they are.
 				r.left = append(r.left, entries.Node{Name: name, Blocks: blocks(n.object)})
 				said["ignored/"+name] = true
-				r.voice.warn("ignored/"+name, name, "NodeIgnored", fmt.Sprintf("Node %s has a label by which Terway is to leave it alone, but its pods have routes: their entries stay as long as the Node is there", name))
+				r.notifier.warn("ignored/"+name, name, "NodeIgnored", fmt.Sprintf("Node %s has a label that makes Terway ignore it, but its pods have routes: their entries stay as long as the Node exists", name))
 			}
 			continue
 		}
@@ -62,16 +62,16 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 		}
 		all = append(all, n)
 	}
-	r.voice.only(said, "ignored/")
+	r.notifier.only(said, "ignored/")
 	slices.SortFunc(all, func(a, b *node) int {
 		return cmp.Or(a.object.CreationTimestamp.Compare(b.object.CreationTimestamp.Time), cmp.Compare(a.object.Name, b.object.Name))
 	})
 	return all, nil
 }
 
-// unseen returns a Node that the API server has otherwise than the cache and that an entry
-// to be deleted is of; nil if there is none. It reads all Nodes past the cache, once for each
-// call that deletes: a cache that lags does not know which Nodes it lacks, and no selector
+// unseen returns a Node whose version in the API server differs from the cache and to which an
+// entry to be deleted belongs; nil if there is none. It reads all Nodes from the API server, once
+// for each call that deletes: a stale cache does not know which Nodes it lacks, and no selector
 // finds Nodes by their blocks.
 func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev1.Node, error) {
 	for page, err := range pages.Of(ctx, r.Live, &corev1.NodeList{}) {
@@ -93,7 +93,7 @@ func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev
 	return nil, nil
 }
 
-// blocks are a node's pod CIDRs, as far as they are ranges.
+// blocks returns a node's pod CIDRs, without those that do not parse.
 func blocks(n *corev1.Node) []netip.Prefix {
 	list := n.Spec.PodCIDRs
 	if len(list) == 0 && n.Spec.PodCIDR != "" {
@@ -118,13 +118,13 @@ func instanceIDs(nodes []*node) []string {
 	return ids
 }
 
-// configured is for which blocks the node says that its CNI plugins are configured.
+// configured returns the blocks for which the node's CNI plugins are configured, according to its
+// annotation.
 func configured(n *corev1.Node) string { return n.Annotations[claims.AnnotationPodCIDR] }
 
 // gives reports whether the node's plugins give pods addresses of a block: until they are
-// configured for it they give such of the block that the node had before. A node that
-// takes pods and does not say anything is left alone: a version of the chart that does not
-// write it runs there.
+// configured for it, they use the node's earlier block. A node that takes pods and has no
+// annotation is left alone: it runs a version of the chart that does not write it.
 func gives(n *corev1.Node, block netip.Prefix) bool {
 	says := configured(n)
 	if says == "" {
@@ -133,17 +133,16 @@ func gives(n *corev1.Node, block netip.Prefix) bool {
 	return slices.Contains(strings.Split(says, ","), block.String())
 }
 
-// routed reports whether a node was told that its routes are there.
+// routed reports whether a node's condition says that its routes exist.
 func routed(n *corev1.Node) bool {
 	c := condition(n)
 	return c != nil && c.Status == corev1.ConditionFalse
 }
 
-// home is the cluster's VPC: that of the oldest node that has its routes, else of the
-// oldest whose instance exists. A node that is in another VPC may outlive all older ones;
-// the controller's next start must not take it for the cluster, nor while the cloud does not
-// say where the others are.
-func (r *Reconciler) home(nodes []*node) (vpc string) {
+// clusterVPC returns the cluster's VPC: that of the oldest node that has its routes, else of the
+// oldest whose instance exists. A node in another VPC may outlive all older ones; the controller's
+// next start must not use its VPC, nor while the cloud does not say where the other instances are.
+func (r *Reconciler) clusterVPC(nodes []*node) (vpc string) {
 	sure := true
 	for _, n := range nodes {
 		at, _ := r.instances.where(n.instance)
@@ -164,11 +163,11 @@ func (r *Reconciler) home(nodes []*node) (vpc string) {
 	return vpc
 }
 
-// place says where each node's instance is, by the last answer. The VPC that was found
-// first stays.
-func (r *Reconciler) place(nodes []*node) {
+// locate sets where each node's instance is, by the last answer. The VPC that was found first
+// stays.
+func (r *Reconciler) locate(nodes []*node) {
 	if r.vpc == "" {
-		if r.vpc = r.home(nodes); r.vpc != "" {
+		if r.vpc = r.clusterVPC(nodes); r.vpc != "" {
 			r.Log.Info("the cluster's VPC", "vpc", r.vpc)
 		}
 	}
@@ -180,7 +179,7 @@ func (r *Reconciler) place(nodes []*node) {
 		vpc, vswitch := r.instances.where(n.instance)
 		err := r.instances.failed(n.instance)
 		if r.vpc == "" && err == nil {
-			err = r.instances.ask.err // the cluster's VPC hangs on others
+			err = r.instances.query.err // the cluster's VPC depends on the other instances
 		}
 		switch {
 		case err != nil && r.instances.gone(n.instance):
@@ -191,10 +190,9 @@ func (r *Reconciler) place(nodes []*node) {
 			n.fault = standing{unsure: true, reason: x.Reason, message: fmt.Sprintf("no route yet, as it is not known whether instance %s is in the cluster's VPC: %s", n.instance, x)}
 			continue
 		case r.instances.gone(n.instance) && alive(n.object):
-			// One of the two is wrong. If it is the list (of another region, or cut
-			// down to what the account may see), all nodes lose their routes at once, or
-			// take no pods any more.
-			n.fault = standing{ready: routed(n.object), reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet reports, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
+			// One of the two is wrong. If it is the list (of another region, or limited to what the
+			// account may see), all nodes would lose their routes at once, or take no more pods.
+			n.fault = standing{ready: routed(n.object), reason: string(entries.Destroyed), message: fmt.Sprintf("the cloud does not list instance %s, but its kubelet is alive, so the node's route entries stay as they are; check the controller's region and permissions, or delete the Node object", n.instance)}
 			continue
 		case r.instances.gone(n.instance):
 			n.pure.Gone = true
@@ -202,15 +200,15 @@ func (r *Reconciler) place(nodes []*node) {
 		case vpc == "" || r.vpc == "":
 			continue
 		case vpc != r.vpc:
-			n.pure.Gone = true // as far as this VPC's tables go
-			n.fault = standing{reason: "InstanceInOtherVPC", message: fmt.Sprintf("instance %s is in VPC %s, the cluster's other nodes are in %s, whose route tables cannot lead to it", n.instance, vpc, r.vpc)}
+			n.pure.Gone = true // for this VPC's tables
+			n.fault = standing{reason: "InstanceInOtherVPC", message: fmt.Sprintf("instance %s is in VPC %s, the cluster's other nodes are in %s, whose route tables cannot have it as a target", n.instance, vpc, r.vpc)}
 			continue
 		}
 		n.pure.Instance, n.vswitch = n.instance, vswitch
 	}
 }
 
-// alive reports whether a node's kubelet says that it works.
+// alive reports whether a node's kubelet reports that it is ready.
 func alive(n *corev1.Node) bool {
 	for _, c := range n.Status.Conditions {
 		if c.Type == corev1.NodeReady {
@@ -220,8 +218,8 @@ func alive(n *corev1.Node) bool {
 	return false
 }
 
-// kept reports whether a node was told that its instance is gone: then it hangs on the
-// kubelet's word whether its entries stay.
+// kept reports whether a node's condition says that its instance is gone: then the kubelet's state
+// decides whether its entries stay.
 func kept(n *corev1.Node) bool {
 	c := condition(n)
 	return c != nil && c.Reason == string(entries.Destroyed)

@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The life of a cluster's routes: nodes come in a bunch, one goes, one is replaced.
+// The life of a cluster's routes: several nodes join at once, one leaves, one is replaced.
 func TestNodesComeAndGo(t *testing.T) {
 	g := newRig(t)
 	ids := map[string]string{}
@@ -65,7 +65,7 @@ func TestNodesComeAndGo(t *testing.T) {
 	}
 }
 
-// A node says what is wrong with it, and the others have their routes.
+// A node's condition says what is wrong with it, and the others have their routes.
 func TestNodesWithATrouble(t *testing.T) {
 	g := newRig(t)
 	good := g.join("good", 1)
@@ -90,7 +90,7 @@ func TestNodesWithATrouble(t *testing.T) {
 			t.Errorf("%d events %s of node %s, want 1", n, reason, name)
 		}
 	}
-	// What was wrong is put right.
+	// What was wrong is corrected.
 	g.leave("good")
 	n := &corev1.Node{}
 	g.Must(g.kube.Get(context.Background(), types.NamespacedName{Name: "no-block"}, n))
@@ -102,8 +102,8 @@ func TestNodesWithATrouble(t *testing.T) {
 	g.want("no-block", corev1.ConditionFalse, "RouteCreated")
 }
 
-// A node of another VPC that outlives all older ones is still not the cluster, whichever
-// controller looks.
+// A node of another VPC that outlives all older ones does not determine the cluster's VPC, for any
+// controller.
 func TestNodeOfAnotherVPCGrowsOld(t *testing.T) {
 	g := newRig(t)
 	g.join("first", 1)
@@ -124,18 +124,18 @@ func TestNodeOfAnotherVPCGrowsOld(t *testing.T) {
 	}
 }
 
-// Without anything known of the VPC nodes are told why, and nothing is done.
+// While nothing is known of the VPC the conditions say so, and nothing is done.
 func TestNoInstanceIsKnown(t *testing.T) {
 	g := newRig(t)
 	g.register("n1", "", blockN(1))
 	g.run(minute)
 	g.want("n1", corev1.ConditionTrue, "ProviderIDInvalid")
 	if g.Calls("DescribeRouteTableList")+g.Calls("CreateRouteEntries") != 0 {
-		t.Error("asked for tables of no VPC")
+		t.Error("listed the tables of no VPC")
 	}
 }
 
-// Ignored nodes get no route and no condition, and heartbeats make no work.
+// Ignored nodes get no route and no condition, and heartbeats cause no work.
 func TestIgnoredNodes(t *testing.T) {
 	g := newRig(t)
 	g.join("virtual", 1)
@@ -150,14 +150,14 @@ func TestIgnoredNodes(t *testing.T) {
 	same := n.DeepCopy()
 	same.Status.Conditions = append(same.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeReady, Status: corev1.ConditionTrue})
 	if matters(n, same) {
-		t.Error("a heartbeat makes work")
+		t.Error("a heartbeat causes a reconcile")
 	}
 	gone := same.DeepCopy()
 	gone.Status.Conditions = append(gone.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: "InstanceGone"})
 	silent := gone.DeepCopy()
 	silent.Status.Conditions[len(silent.Status.Conditions)-2].Status = corev1.ConditionUnknown
 	if matters(gone, gone.DeepCopy()) || !matters(gone, silent) {
-		t.Error("the last word of a kubelet whose instance is gone makes no work, or a heartbeat of it does")
+		t.Error("the end of a kubelet whose instance is gone causes no reconcile, or its heartbeat does")
 	}
 	plugins := same.DeepCopy()
 	plugins.Annotations = map[string]string{claims.AnnotationPodCIDR: blockN(2)}
@@ -170,7 +170,7 @@ func TestIgnoredNodes(t *testing.T) {
 	}
 }
 
-// A label that says that a node is to be ignored does not cut off the pods that it has.
+// A label that makes Terway ignore a node does not cut off its pods.
 func TestIgnoredNodeWithRoutes(t *testing.T) {
 	g := newRig(t)
 	instance := g.join("n1", 1)
@@ -206,7 +206,7 @@ func (c lagging) List(ctx context.Context, list client.ObjectList, opts ...clien
 	return nil
 }
 
-// paged is an API server that gives one Node for a page.
+// paged is an API server that returns one Node for each page.
 type paged struct{ client.Reader }
 
 func (p paged) List(ctx context.Context, list client.ObjectList, opts ...client.ListOption) error {
@@ -224,7 +224,7 @@ func (p paged) List(ctx context.Context, list client.ObjectList, opts ...client.
 	return nil
 }
 
-// Entries are not deleted on the word of a cache.
+// Entries are not deleted because of a cache.
 func TestCacheWithoutANode(t *testing.T) {
 	g := newRig(t)
 	ids := []string{g.join("n1", 1), g.join("n2", 2)}

@@ -15,8 +15,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// The cloud cannot be read: nothing is changed, new nodes take no pods and say why, it is
-// said once.
+// While the cloud cannot be read nothing is changed, new nodes take no pods and their conditions
+// say why; an event is recorded once.
 func TestCloudAway(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -40,13 +40,13 @@ func TestCloudAway(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
-// away lets the cloud not answer an action.
+// away makes the cloud not answer an action.
 func (g *rig) away(action string) {
 	g.Helper()
 	g.Fault(faults.Rule{Name: "away", Action: action, Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}})
 }
 
-// atOnce is by how much something rises when the controller is woken ten times in a row.
+// atOnce returns by how much something rises when the controller is woken ten times in a row.
 func (g *rig) atOnce(count func() int) int {
 	g.Helper()
 	g.once()
@@ -67,8 +67,8 @@ func (g *rig) give(name string, n int) {
 	g.configure(name, blockN(n))
 }
 
-// The cloud does not say where instances are: what it said of the others serves, and the
-// node of which it said nothing yet says why it waits.
+// While the cloud does not say where instances are, its earlier answers are used, and the condition
+// of a node without one says why it waits.
 func TestInstancesAreNotListed(t *testing.T) {
 	g := newRig(t)
 	first, late := g.join("n1", 1), g.instance()
@@ -93,17 +93,17 @@ func TestInstancesAreNotListed(t *testing.T) {
 	if g.events.Count("n4", "CloudTrouble") != 1 || g.events.Count("ConfigMap", "CloudTrouble") != 1 {
 		t.Errorf("events %v", g.events.All())
 	}
-	// Whoever wakes the controller, a question that has just failed is not repeated.
+	// Whatever wakes the controller, a query that has just failed is not repeated.
 	if n := g.atOnce(func() int { return len(g.asked) }); n > 1 {
-		t.Errorf("asked %d times at once", n)
+		t.Errorf("%d queries at once", n)
 	}
 	g.Sim.RemoveFault("away")
 	g.run(2 * minute)
 	g.want("n4", corev1.ConditionFalse, "RouteCreated")
 }
 
-// The cloud does not list the VPC's tables: those that it listed before serve. A controller
-// that has never heard of them changes nothing, and nodes say why.
+// While the cloud does not list the VPC's tables, the earlier list is used. A controller without
+// one changes nothing, and conditions say why.
 func TestTablesAreNotListed(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -132,7 +132,7 @@ func TestTablesAreNotListed(t *testing.T) {
 	g.want("n3", corev1.ConditionFalse, "RouteCreated")
 }
 
-// Tables whose entries cannot be read are not changed; nodes that wait say why.
+// Tables whose entries cannot be read are not changed; conditions of waiting nodes say why.
 func TestTablesAreNotRead(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -153,7 +153,7 @@ func TestTablesAreNotRead(t *testing.T) {
 	g.want("n3", corev1.ConditionTrue, "PodCIDRClaimed")
 }
 
-// An id that the cloud refuses is its node's trouble alone.
+// An id that the cloud refuses affects only its node.
 func TestMalformedInstance(t *testing.T) {
 	g := newRig(t)
 	g.register("bad", malformed, blockN(9))
@@ -169,15 +169,15 @@ func TestMalformedInstance(t *testing.T) {
 		t.Errorf("%d events: %v", n, g.events.All())
 	}
 	if len(g.asked) > 40 {
-		t.Errorf("asked %d times in ten minutes", len(g.asked))
+		t.Errorf("%d queries in ten minutes", len(g.asked))
 	}
 	if n := g.atOnce(func() int { return len(g.asked) }); n > 1 {
-		t.Errorf("asked %d times at once", n)
+		t.Errorf("%d queries at once", n)
 	}
 }
 
-// That an instance is gone is not believed any more while the cloud does not answer: its node
-// may lose its kubelet's word for the same reason.
+// An instance no longer counts as gone while the cloud does not answer: its node may lose its
+// kubelet for the same reason.
 func TestInstanceGoneBeforeAnOutage(t *testing.T) {
 	g := newRig(t)
 	id := g.join("n1", 1)
@@ -191,7 +191,7 @@ func TestInstanceGoneBeforeAnOutage(t *testing.T) {
 	g.ready("n1", corev1.ConditionUnknown)
 	g.run(10 * minute)
 	if g.leads(blockN(1)) != id {
-		t.Error("an entry went on the word of an old answer")
+		t.Error("an entry was deleted because of an old answer")
 	}
 	g.want("n1", corev1.ConditionFalse, "InstanceGone")
 	g.Sim.RemoveFault("away")
@@ -218,8 +218,8 @@ func TestHomeIsNotGuessed(t *testing.T) {
 		{err: &cloud.Error{Class: cloud.Invalid}, want: "vpc-2"},
 	} {
 		g.r.instances.known = map[string]*instance{"i-old": {vpc: x.vpc, err: x.err}, "i-elsewhere": {vpc: "vpc-2"}}
-		if got := g.r.home(nodes); got != x.want {
-			t.Errorf("%+v: home is %q", x, got)
+		if got := g.r.clusterVPC(nodes); got != x.want {
+			t.Errorf("%+v: clusterVPC is %q", x, got)
 		}
 	}
 }
@@ -237,8 +237,8 @@ func (c *slowCloud) DescribeInstances(context.Context, []string) ([]cloud.Instan
 	return nil, nil
 }
 
-// An answer is as old as itself, however long its question waited: two that came shortly
-// after each other are one.
+// An answer is as old as its call, however long the call waited: two calls shortly after each other
+// are one answer.
 func TestAgeOfAnAnswer(t *testing.T) {
 	g := newRig(t)
 	s := g.r.instances
@@ -246,7 +246,7 @@ func TestAgeOfAnAnswer(t *testing.T) {
 	s.learn(t.Context(), []string{"i-1"})
 	s.learn(t.Context(), []string{"i-1"})
 	if s.gone("i-1") {
-		t.Error("gone, on the word of two answers of the same moment")
+		t.Error("gone, because of two answers of the same moment")
 	}
 	g.Clock.Pass(s.settle)
 	s.learn(t.Context(), []string{"i-1"})

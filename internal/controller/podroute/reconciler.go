@@ -36,90 +36,90 @@ import (
 // CreateRouteEntries: "A route table can contain up to 200 custom route entries").
 const DefaultQuota = 200
 
-// Cloud is what podroute asks of the cloud.
+// Cloud is what podroute needs of the cloud.
 type Cloud interface {
 	cloud.RouteAPI
 	// DescribeInstances returns those of the instances that exist.
 	DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error)
 }
 
-// Options are what a Reconciler is made of.
+// Options configure a Reconciler.
 type Options struct {
 	Client client.Client
-	// Live reads past the cache.
+	// Live reads from the API server, not from a cache.
 	Live   client.Reader
 	Cloud  Cloud
 	Config *config.Store
 	Events events.EventRecorder
-	// Subject is the object of events that are about no single node.
+	// Subject is the object of events that concern no single node.
 	Subject runtime.Object
 	Log     *slog.Logger
 	Now     func() time.Time
 	Random  func() float64 // uniform in [0,1)
-	// Metrics is where the metrics are registered; nil means nowhere.
+	// Metrics is where the metrics are registered; nil for nowhere.
 	Metrics prometheus.Registerer
-	// Quota is how many custom entries a table may have. It is only used to warn:
-	// the cloud decides.
+	// Quota is how many custom entries a table may have. It is only used for warnings: the cloud
+	// decides.
 	Quota int
-	// Join is how long the first change of a node waits for others, Poll how often
-	// an operation of the VPC is looked at, Retry the first pause after a conflict
-	// and Park the longest, Settle how long an instance must be missing before that
-	// is believed, Resync how often all is compared.
+	// Join is how long the first change of a node waits for others, Poll how often an operation of
+	// the VPC is checked, Retry the first pause after a conflict and Park the longest, Settle how
+	// long an instance must be missing before it counts as gone, Resync how often everything is
+	// compared.
 	Join, Poll, Retry, Park, Settle, Resync time.Duration
 }
 
-// Reconciler keeps the route entries of the nodes' pod CIDRs.
+// Reconciler keeps the route entries of the nodes' pod CIDRs up to date.
 type Reconciler struct {
 	Options
 	instances *instances
 	metrics   *gauges
 	steps     steps
-	voice     voice
+	notifier  notifier
 
-	// seen are the Nodes that the reconcile that runs knows, by name; left are those that
-	// are to be ignored but have their routes.
+	// seen are the Nodes that the current reconcile knows, by name; left are ignored ones that have
+	// routes.
 	seen map[string]*corev1.Node
 	left []entries.Node
-	// cfg is the configuration of the reconcile that runs.
+	// cfg is the configuration of the current reconcile.
 	cfg *config.Config
-	// changed holds one event while a new configuration has not been looked at.
+	// changed holds one event while a new configuration has not been read.
 	changed chan event.GenericEvent
 
-	// vpc is the cluster's. listed are its tables, as the cloud listed them at listedAt;
-	// tables are those of them that get entries, and uses is which table a vSwitch uses.
+	// vpc is the cluster's. listed are its tables, as the cloud listed them at listedAt; tables are
+	// those of them that get entries, and uses has the table that each vSwitch uses.
 	vpc      string
 	listed   []cloud.RouteTable
 	listedAt time.Time
 	tables   []string
 	uses     map[string]string
-	// listing and reading are how asking for the tables and for their entries went.
-	listing, reading ask
-	// blind is why the reconcile that runs does not know the tables' entries.
+	// listing and reading are the outcomes of listing the tables and of reading their entries.
+	listing, reading query
+	// blind is why the current reconcile does not know the tables' entries.
 	blind error
-	// untold counts failures to tell nodes in a row.
-	untold int
+	// markFailures counts the failures in a row to write nodes' conditions.
+	markFailures int
 }
 
 // New makes a reconciler.
 func New(o Options) *Reconciler {
 	r := &Reconciler{
-		Options: o,
-		changed: make(chan event.GenericEvent, 1),
-		metrics: newGauges(o.Metrics),
-		steps:   steps{batch: entries.MaxBatch, refused: map[place]refusal{}},
-		voice:   voice{events: o.Events, subject: o.Subject, log: o.Log, said: map[string]string{}},
+		Options:  o,
+		changed:  make(chan event.GenericEvent, 1),
+		metrics:  newGauges(o.Metrics),
+		steps:    steps{batch: entries.MaxBatch, refused: map[entryKey]refusal{}},
+		notifier: notifier{events: o.Events, subject: o.Subject, log: o.Log, last: map[string]string{}},
 	}
 	r.instances = &instances{cloud: o.Cloud, now: o.Now, settle: o.Settle, fresh: o.Resync, backoff: r.backoff}
 	o.Config.OnChange(func() {
 		select {
 		case r.changed <- event.GenericEvent{Object: &corev1.Node{}}:
-		default: // the event that waits serves this change too
+		default: // the pending event serves this change too
 		}
 	})
 	return r
 }
 
-// work is the one item of work.
+// work is the only work item.
 var work = reconcile.Request{NamespacedName: types.NamespacedName{Name: "vpc"}}
 
 // SetupWithManager registers the reconciler.
@@ -141,33 +141,33 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Complete(r)
 }
 
-// matters reports whether a node's change is one of what is read of it: heartbeats are not.
+// matters reports whether a node's change concerns what is read of it: heartbeats do not.
 func matters(old, now *corev1.Node) bool {
 	return old.Spec.ProviderID != now.Spec.ProviderID || !slices.Equal(blocks(old), blocks(now)) ||
 		nodeinfo.Ignored(old) != nodeinfo.Ignored(now) || configured(old) != configured(now) || !equality.Semantic.DeepEqual(condition(old), condition(now)) ||
 		kept(now) && alive(old) != alive(now)
 }
 
-// Reconcile brings the VPC's tables a step nearer to what the nodes need.
+// Reconcile brings the VPC's tables closer to what the nodes need.
 func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	if now := r.Config.Get(); r.cfg != now {
-		r.cfg, r.listedAt, r.listing = now, time.Time{}, ask{} // other tables, perhaps
+		r.cfg, r.listedAt, r.listing = now, time.Time{}, query{} // the tables may be others
 	}
 	nodes, err := r.nodes(ctx)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	// A node that was never looked at takes no pods until its routes are there,
-	// whatever the cloud answers. One that cannot be told keeps no other from its routes.
-	var untold error
+	// A new node takes no pods until its routes exist, whatever the cloud answers. A failure to
+	// write one node's condition keeps no other node from its routes.
+	var markErr error
 	for _, n := range nodes {
 		if condition(n.object) == nil {
-			untold = errors.Join(untold, r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been looked at yet"}))
+			markErr = errors.Join(markErr, r.mark(ctx, n, standing{reason: string(entries.Waiting), message: "the node's route entries have not been checked yet"}))
 		}
 	}
 	again := r.instances.learn(ctx, instanceIDs(nodes))
-	r.hear("instances", r.instances.ask.err)
-	r.place(nodes)
+	r.reportUnanswered("instances", r.instances.query.err)
+	r.locate(nodes)
 	tables := r.read(ctx)
 	mark := entries.Cluster{PodCIDR: r.cfg.PodRange(), Mark: Mark(r.cfg.ClusterID), Quota: r.Quota}
 	plan := entries.Make(mark, append(pure(nodes), r.left...), tables)
@@ -176,39 +176,39 @@ func (r *Reconciler) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result
 		wait = min(wait, again)
 	}
 	if r.blind != nil { // nothing is changed
-		untold = r.tell(ctx, plan, nodes)
+		markErr = r.markNodes(ctx, plan, nodes)
 	} else {
 		r.steps.forget(plan)
 		r.metrics.show(plan, r.Quota)
-		untold = r.tell(ctx, plan, nodes)
-		r.report(plan)
+		markErr = r.markNodes(ctx, plan, nodes)
+		r.reportTables(plan)
 		if r.vpc != "" {
 			wait = min(wait, r.step(ctx, plan))
-			untold = r.tell(ctx, plan, nodes) // what the call said is news
-			r.report(plan)
+			markErr = r.markNodes(ctx, plan, nodes) // the call may have changed nodes' states
+			r.reportTables(plan)
 		}
 	}
-	if r.untold++; untold == nil {
-		r.untold = 0
+	if r.markFailures++; markErr == nil {
+		r.markFailures = 0
 	} else {
-		r.Log.Warn("nodes that could not be told how they stand", "error", untold)
-		wait = min(wait, r.backoff(r.untold))
+		r.Log.Warn("cannot write the condition NetworkUnavailable of nodes", "error", markErr)
+		wait = min(wait, r.backoff(r.markFailures))
 	}
 	return ctrl.Result{RequeueAfter: wait}, nil
 }
 
-// hear says, once, that the cloud does not answer a question.
-func (r *Reconciler) hear(question string, err error) {
+// reportUnanswered records an event, once, while the cloud does not answer a query.
+func (r *Reconciler) reportUnanswered(question string, err error) {
 	if err == nil {
-		r.voice.quiet(question)
+		r.notifier.clear(question)
 		return
 	}
 	x := cloud.Explain(err)
-	r.voice.warn(question, x.Reason, x.Reason, fmt.Sprintf("%v; %s", err, x.NextStep))
+	r.notifier.warn(question, x.Reason, x.Reason, fmt.Sprintf("%v; %s", err, x.NextStep))
 }
 
-// read returns the tables that get entries, or takes note of why they are not known. Without
-// a VPC there is nothing to read yet, and nothing is in the table.
+// read returns the tables that get entries, or sets blind if they cannot be read. Without a VPC
+// there is nothing to read, and there are no tables.
 func (r *Reconciler) read(ctx context.Context) []entries.Table {
 	none := []entries.Table{{}}
 	if r.blind = nil; r.vpc == "" {
@@ -216,31 +216,31 @@ func (r *Reconciler) read(ctx context.Context) []entries.Table {
 	}
 	tables := none
 	if r.blind = r.choose(ctx); r.blind == nil {
-		if !r.reading.rests(r.Now()) {
+		if !r.reading.backsOff(r.Now()) {
 			var err error
 			tables, err = r.contents(ctx)
-			r.reading.went(err, r.Now(), r.backoff)
+			r.reading.record(err, r.Now(), r.backoff)
 		}
 		r.blind = r.reading.err
 	}
-	trouble := r.blind
-	if trouble == nil {
-		trouble = r.listing.err
+	problem := r.blind
+	if problem == nil {
+		problem = r.listing.err
 	}
-	r.hear("tables", trouble)
+	r.reportUnanswered("tables", problem)
 	if r.blind != nil {
 		return none
 	}
 	return tables
 }
 
-// choose finds the tables that get entries. While the cloud does not list the VPC's tables,
-// those that it listed before serve. The error is that they are not known, or that one which
-// the configuration names is none of them.
+// choose selects the tables that get entries. While the cloud does not list the VPC's tables, the
+// last list is used. It returns an error if there is no list, or if a configured table is not in
+// it.
 func (r *Reconciler) choose(ctx context.Context) error {
 	now, err := r.Now(), r.listing.err
 	old := err != nil || r.listedAt.IsZero() || now.Sub(r.listedAt) >= r.Resync
-	asks := old && !r.listing.rests(now)
+	asks := old && !r.listing.backsOff(now)
 	if asks {
 		var all []cloud.RouteTable
 		if all, err = r.Cloud.DescribeRouteTables(ctx, r.vpc); err != nil {
@@ -270,7 +270,7 @@ func (r *Reconciler) choose(ctx context.Context) error {
 			Message: fmt.Sprintf("VPC %s has no route table %s", r.vpc, strings.Join(missing, ", "))}
 	}
 	if asks {
-		r.listing.went(err, r.Now(), r.backoff)
+		r.listing.record(err, r.Now(), r.backoff)
 	}
 	if !known {
 		return err
@@ -297,7 +297,7 @@ func (r *Reconciler) contents(ctx context.Context) ([]entries.Table, error) {
 	return tables, nil
 }
 
-// entry is a cloud's entry as the plan sees it.
+// entry converts a cloud's entry for the plan.
 func entry(e cloud.RouteEntry) entries.Entry {
 	out := entries.Entry{ID: e.ID, Destination: e.Destination, Name: e.Name, Custom: e.Custom}
 	if len(e.NextHops) == 1 && e.NextHops[0].Type == cloud.NextHopInstance {
@@ -307,7 +307,7 @@ func entry(e cloud.RouteEntry) entries.Entry {
 	case cloud.RouteAvailable, cloud.RouteCreated:
 	case cloud.RouteDeleting:
 		out.Phase = entries.Going
-	default: // Pending, Creating, and what else may come
+	default: // Pending, Creating, and unknown states
 		out.Phase = entries.Coming
 	}
 	return out

@@ -19,21 +19,21 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// standing is what a node is told: the condition NetworkUnavailable.
+// standing is the condition NetworkUnavailable to be written to a node.
 type standing struct {
 	ready bool
-	// unsure: the cloud has not said. A node that was told that its routes are there goes on
-	// being told what it was.
+	// unsure: the cloud has not answered. A node whose routes exist according to its condition
+	// keeps the condition.
 	unsure          bool
 	reason, message string
 }
 
-// tell tells nodes how they stand.
-func (r *Reconciler) tell(ctx context.Context, plan entries.Plan, nodes []*node) error {
-	var untold error
+// markNodes writes the nodes' conditions.
+func (r *Reconciler) markNodes(ctx context.Context, plan entries.Plan, nodes []*node) error {
+	var markErr error
 	states := map[string]int{}
 	for _, n := range nodes {
-		s := r.stand(plan, n)
+		s := r.standingOf(plan, n)
 		if c := condition(n.object); s.unsure && routed(n.object) {
 			s = standing{ready: true, reason: c.Reason, message: c.Message}
 		}
@@ -42,18 +42,18 @@ func (r *Reconciler) tell(ctx context.Context, plan entries.Plan, nodes []*node)
 		if err == nil && s.ready {
 			err = r.untaint(ctx, n)
 		}
-		untold = errors.Join(untold, err)
+		markErr = errors.Join(markErr, err)
 	}
-	r.metrics.stand(states)
-	return untold
+	r.metrics.setNodes(states)
+	return markErr
 }
 
-// report tells who looks after the cluster what is in the way.
-func (r *Reconciler) report(plan entries.Plan) {
+// reportTables records events about the tables: foreign entries, failed deletions, quotas.
+func (r *Reconciler) reportTables(plan entries.Plan) {
 	said := map[string]bool{}
 	say := func(key, news, reason, message string) {
 		said[key] = true
-		r.voice.warn(key, news, reason, message)
+		r.notifier.warn(key, news, reason, message)
 	}
 	for _, ch := range plan.Changes {
 		if len(ch.Foreign) > 0 {
@@ -66,10 +66,10 @@ func (r *Reconciler) report(plan entries.Plan) {
 			if len(list) > mostListed {
 				list = append(list[:mostListed], "…")
 			}
-			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that nobody needs", ch.Table, len(ch.Foreign), r.cfg.PodRange(), Mark(r.cfg.ClusterID), strings.Join(list, ", ")))
+			say("foreign/"+ch.Table, news, string(entries.Obstacle), fmt.Sprintf("route table %s has %d entries inside the pod CIDR %s that are not this cluster's (those are named %q): %s; they are left alone: delete those that are not needed", ch.Table, len(ch.Foreign), r.cfg.PodRange(), Mark(r.cfg.ClusterID), strings.Join(list, ", ")))
 		}
 		for _, e := range ch.Delete {
-			if f, ok := r.steps.refused[place{ch.Table, e.Destination}]; ok && !passes(f.why.Class) {
+			if f, ok := r.steps.refused[entryKey{ch.Table, e.Destination}]; ok && !passes(f.why.Class) {
 				say("delete/"+ch.Table, f.why.Reason, f.why.Reason, fmt.Sprintf("route table %s: the entry for %s (%s), which no node needs, cannot be deleted: %s", ch.Table, e.Destination, e.ID, f.why))
 				break
 			}
@@ -83,22 +83,22 @@ func (r *Reconciler) report(plan entries.Plan) {
 			say(key, "RouteQuotaNear", "RouteQuotaNear", fmt.Sprintf("route table %s has %d custom entries of %d that its quota allows; %s", ch.Table, max(ch.Custom, ch.Planned), r.Quota, next))
 		}
 	}
-	r.voice.only(said, "foreign/", "delete/", "quota/")
+	r.notifier.only(said, "foreign/", "delete/", "quota/")
 }
 
-// notConfigured is the reason of a node that has its routes, and whose pods would get
-// addresses of another block or none.
+// notConfigured is the reason of a node that has its routes, but whose pods would get addresses of
+// another block or none.
 const notConfigured = "CNINotConfigured"
 
-// stand is what a node is told.
-func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
+// standingOf returns the condition of a node.
+func (r *Reconciler) standingOf(plan entries.Plan, n *node) standing {
 	s := plan.Nodes[n.object.Name]
 	if n.fault.reason != "" {
 		return n.fault
 	}
 	if r.blind != nil && (s.State == entries.Waiting || s.State == entries.Claimed) {
 		x := cloud.Explain(r.blind)
-		return standing{unsure: true, reason: x.Reason, message: fmt.Sprintf("whether there is a route for %s is not known: %s", s.Block, x)}
+		return standing{unsure: true, reason: x.Reason, message: fmt.Sprintf("it is not known whether there is a route for %s: %s", s.Block, x)}
 	}
 	not := func(format string, args ...any) standing {
 		return standing{reason: string(s.State), message: fmt.Sprintf(format, args...)}
@@ -109,11 +109,11 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 			return standing{reason: "RouteTableLeftOut", message: fmt.Sprintf("vSwitch %s of the node's instance uses route table %s, which gets no entries, so the node's pods do not reach those of other nodes; name the table in route_tables, with the others that nodes use", n.vswitch, table)}
 		}
 		if !gives(n.object, s.Block) {
-			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC leads %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, claims.AnnotationPodCIDR, configured(n.object))}
+			return standing{reason: notConfigured, message: fmt.Sprintf("the VPC routes %s to instance %s, but the node's CNI plugins are not configured for it (annotation %s: %q); the node's pod of kube-flannel does that when it starts", s.Block, n.instance, claims.AnnotationPodCIDR, configured(n.object))}
 		}
-		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC leads %s to instance %s", s.Block, n.instance)}
+		out := standing{ready: true, reason: string(entries.Routed), message: fmt.Sprintf("the VPC routes %s to instance %s", s.Block, n.instance)}
 		if s.Foreign {
-			out.message += ", by an entry that is not this cluster's and that it does not look after"
+			out.message += ", by an entry that is not this cluster's and that Terway does not maintain"
 		}
 		return out
 	case entries.NoBlock:
@@ -123,7 +123,7 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 	case entries.Claimed:
 		return not("the node's pod CIDR %s overlaps that of node %s, which keeps it; delete the Node object of one of them, so that it gets another", s.Block, s.Other)
 	case entries.Obstacle:
-		return not("route table %s leads %s elsewhere with the entry %s (%q), which is not this cluster's; delete that entry, or the Node object, so that it gets another pod CIDR", s.Table, s.Block, s.Entry.ID, s.Entry.Name)
+		return not("route table %s routes %s elsewhere by the entry %s (%q), which is not this cluster's; delete that entry, or the Node object, so that it gets another pod CIDR", s.Table, s.Block, s.Entry.ID, s.Entry.Name)
 	case entries.Destroyed:
 		return not("instance %s does not exist; delete the Node object", n.instance)
 	case entries.Unknown:
@@ -137,14 +137,14 @@ func (r *Reconciler) stand(plan entries.Plan, n *node) standing {
 		}
 	}
 	for _, e := range plan.Moving() {
-		if e.Name != Mark(r.cfg.ClusterID) { // our own take a moment
-			return not("no route for %s yet: the VPC works on the entry %s for %s, which is not this cluster's, and does one thing at a time", s.Block, e.ID, e.Destination)
+		if e.Name != Mark(r.cfg.ClusterID) { // the cluster's own are done soon
+			return not("no route for %s yet: the VPC is changing the entry %s for %s, which is not this cluster's, and makes one change at a time", s.Block, e.ID, e.Destination)
 		}
 	}
-	return not("the VPC does not lead %s to instance %s yet", s.Block, n.instance)
+	return not("the VPC does not route %s to instance %s yet", s.Block, n.instance)
 }
 
-// condition is a node's NetworkUnavailable, nil if it has none.
+// condition returns a node's NetworkUnavailable, nil if it has none.
 func condition(n *corev1.Node) *corev1.NodeCondition {
 	for i := range n.Status.Conditions {
 		if n.Status.Conditions[i].Type == corev1.NodeNetworkUnavailable {
@@ -154,7 +154,7 @@ func condition(n *corev1.Node) *corev1.NodeCondition {
 	return nil
 }
 
-// mark writes the condition, and an event when its reason is another one.
+// mark writes the condition, and an event when its reason has changed.
 func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 	c := corev1.NodeCondition{Type: corev1.NodeNetworkUnavailable, Status: corev1.ConditionTrue, Reason: s.reason, Message: s.message}
 	if s.ready {
@@ -177,8 +177,8 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 	} else {
 		changed.Status.Conditions = append(changed.Status.Conditions, c)
 	}
-	// A strategic patch names this condition only: the kubelet writes others. It names the
-	// object's UID too, so that another Node of the same name, made meanwhile, is not told.
+	// A strategic patch contains this condition only: the kubelet writes others. It also contains
+	// the object's UID, so that it does not reach a newer Node of the same name.
 	from := n.object.DeepCopy()
 	from.UID = ""
 	if err := r.Client.Status().Patch(ctx, changed, client.StrategicMergeFrom(from)); err != nil {
@@ -200,8 +200,8 @@ func (r *Reconciler) mark(ctx context.Context, n *node, s standing) error {
 	return nil
 }
 
-// untaint takes away the taint that the kubelet may have registered the node with. The
-// condition keeps pods away as well, but not before somebody has written it.
+// untaint removes the taint with which the kubelet may have registered the node. The condition
+// keeps pods away as well, but only after it is written.
 func (r *Reconciler) untaint(ctx context.Context, n *node) error {
 	is := func(t corev1.Taint) bool { return t.Key == claims.TaintNotReady }
 	if !slices.ContainsFunc(n.object.Spec.Taints, is) {
@@ -209,46 +209,46 @@ func (r *Reconciler) untaint(ctx context.Context, n *node) error {
 	}
 	changed := n.object.DeepCopy()
 	changed.Spec.Taints = slices.DeleteFunc(changed.Spec.Taints, is)
-	// Taints are one list that others write too: the lock keeps theirs, and those of a Node
-	// that was made meanwhile.
+	// Others write to the list of taints too: the lock keeps theirs, and those of a newer Node of
+	// the same name.
 	err := r.Client.Patch(ctx, changed, client.MergeFromWithOptions(n.object, client.MergeFromWithOptimisticLock{}))
 	if client.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("take taint %s from node %s: %w", claims.TaintNotReady, n.object.Name, err)
+		return fmt.Errorf("remove taint %s from node %s: %w", claims.TaintNotReady, n.object.Name, err)
 	}
 	n.object = changed
 	return nil
 }
 
-// mostListed is how many entries an event names.
+// mostListed is how many entries an event lists.
 const mostListed = 5
 
-// voice says things that are about no single node, once each.
-type voice struct {
+// notifier records events that concern no single node, once each.
+type notifier struct {
 	events  events.EventRecorder
 	subject runtime.Object
 	log     *slog.Logger
-	said    map[string]string // the last news, by what it is about
+	last    map[string]string // the last news by key
 }
 
-// warn says something unless the last news of it were the same.
-func (v *voice) warn(key, news, reason, message string) {
-	if was, ok := v.said[key]; ok && was == news {
+// warn records an event unless the last news for the key were the same.
+func (n *notifier) warn(key, news, reason, message string) {
+	if was, ok := n.last[key]; ok && was == news {
 		return
 	}
-	v.said[key] = news
-	v.log.Warn(message, "reason", reason)
-	v.events.Eventf(v.subject, nil, corev1.EventTypeWarning, reason, "Route", "%s", message)
+	n.last[key] = news
+	n.log.Warn(message, "reason", reason)
+	n.events.Eventf(n.subject, nil, corev1.EventTypeWarning, reason, "Route", "%s", message)
 }
 
-// quiet forgets what was said, so that it is said anew when it comes back.
-func (v *voice) quiet(key string) { delete(v.said, key) }
+// clear forgets the news for a key, so that they are recorded again when they come back.
+func (n *notifier) clear(key string) { delete(n.last, key) }
 
-// only forgets what begins with one of the prefixes and is not among the keys.
-func (v *voice) only(keys map[string]bool, prefixes ...string) {
-	for key := range v.said {
+// only forgets the keys that begin with one of the prefixes and are not in keys.
+func (n *notifier) only(keys map[string]bool, prefixes ...string) {
+	for key := range n.last {
 		for _, p := range prefixes {
 			if strings.HasPrefix(key, p) && !keys[key] {
-				delete(v.said, key)
+				delete(n.last, key)
 			}
 		}
 	}

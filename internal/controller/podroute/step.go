@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/controller/podroute/entries"
 )
 
-// place is where an entry is: a table has a destination once.
-type place struct {
+// entryKey identifies an entry: a table has a destination once.
+type entryKey struct {
 	table       string
 	destination netip.Prefix
 }
@@ -24,30 +24,31 @@ type refusal struct {
 	times int
 }
 
-// steps is what is remembered between two calls. It only paces: with all of it
-// lost, a refused call is made once more.
+// steps is what is remembered between two calls. It only paces them: without it, a refused call is
+// made once more.
 type steps struct {
-	// batch is how many entries the next call may have. A call that is refused as a
-	// whole is cut in half until the entry that cannot be is alone.
+	// batch is how many entries the next call may have. A call that is refused as a whole is halved
+	// until the refused entry is alone.
 	batch   int
-	refused map[place]refusal
+	refused map[entryKey]refusal
 	// busy is why no call is made before then.
 	busy refusal
 	// aside lets others go first once: the deletions of the last call were refused.
 	aside bool
-	// called is when the last call was made, moving since when something is on its way.
+	// called is when the last call was made, moving since when an entry is being created or
+	// deleted.
 	called, moving time.Time
 }
 
-// forget drops what was refused and nobody wants any more.
+// forget drops refusals of entries that are no longer needed.
 func (s *steps) forget(p entries.Plan) {
-	live := map[place]bool{}
+	live := map[entryKey]bool{}
 	for _, ch := range p.Changes {
 		for _, w := range ch.Create {
-			live[place{ch.Table, w.Destination}] = true
+			live[entryKey{ch.Table, w.Destination}] = true
 		}
 		for _, e := range ch.Delete {
-			live[place{ch.Table, e.Destination}] = true
+			live[entryKey{ch.Table, e.Destination}] = true
 		}
 	}
 	for p := range s.refused {
@@ -60,15 +61,14 @@ func (s *steps) forget(p entries.Plan) {
 	}
 }
 
-// step makes the call that comes next, if one may be made now, and says when to
-// come again.
+// step makes the next call, if one may be made now, and returns when to reconcile again.
 func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration {
 	now := r.Now()
 	if len(plan.Moving()) > 0 {
 		if r.steps.moving.IsZero() {
 			r.steps.moving = now
 		}
-		// What takes long is looked at less often.
+		// A slow operation is checked less often.
 		return max(r.Poll, min(r.Park/4, now.Sub(r.steps.moving)/8))
 	}
 	r.steps.moving = time.Time{}
@@ -76,7 +76,7 @@ func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration 
 		return d
 	}
 	wait := r.Resync
-	// A list may be old: what was changed is looked at once more.
+	// A list may be old: read what was changed once more.
 	if d := r.steps.called.Add(r.Settle).Sub(now); d > 0 {
 		wait = d
 	}
@@ -88,7 +88,7 @@ func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration 
 		}
 	}
 	skip := func(table string, destination netip.Prefix, create bool) bool {
-		return create && full[table] || now.Before(r.steps.refused[place{table, destination}].until)
+		return create && full[table] || now.Before(r.steps.refused[entryKey{table, destination}].until)
 	}
 	next, ok := plan.Next(r.steps.batch, func(table string, destination netip.Prefix, create bool) bool {
 		return !create && r.steps.aside || skip(table, destination, create)
@@ -100,13 +100,13 @@ func (r *Reconciler) step(ctx context.Context, plan entries.Plan) time.Duration 
 		return wait
 	}
 	if len(next.Delete) > 0 {
-		// A cache that lags, or is not whole yet, is no reason to cut a node's pods off.
+		// A stale or incomplete cache is no reason to cut off a node's pods.
 		switch n, err := r.unseen(ctx, next.Delete); {
 		case err != nil:
 			r.Log.Warn("route entries are not deleted yet", "error", err)
 			return r.Retry
 		case n != nil:
-			r.Log.Warn("route entries are not deleted yet: the cache does not have the node as it is", "node", n.Name)
+			r.Log.Warn("route entries are not deleted yet: the node in the cache is not up to date", "node", n.Name)
 			return r.Retry
 		}
 	}
@@ -129,16 +129,17 @@ func (r *Reconciler) create(ctx context.Context, s entries.Step) time.Duration {
 	failures, err := r.Cloud.CreateRouteEntries(ctx, s.Table, list)
 	for _, f := range failures {
 		if cloud.CodeOf(f.Err) == "InvalidNextHopId.NotFound" {
-			r.instances.doubt(instance[f.Destination])
+			r.instances.recheck(instance[f.Destination])
 		}
 	}
 	return r.after("create", s.Table, all, failures, err)
 }
 
-// maxDescription is how long an entry's description may be (VPC API: RouteEntries.N.Description).
+// maxDescription is the maximum length of an entry's description (VPC API:
+// RouteEntries.N.Description).
 const maxDescription = 256
 
-// describe is for people who look at the table; nothing depends on it.
+// describe returns a description for people who read the table; nothing depends on it.
 func describe(node string) string {
 	s := "pods of node " + node
 	return s[:min(len(s), maxDescription)]
@@ -166,7 +167,7 @@ func (r *Reconciler) delete(ctx context.Context, s entries.Step) time.Duration {
 	return r.after("delete", s.Table, all, failures, err)
 }
 
-// after draws the conclusions from a call, and says when to come again.
+// after evaluates the outcome of a call, and returns when to reconcile again.
 func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []cloud.RouteFailure, err error) time.Duration {
 	r.metrics.called(action, err, len(all)-len(failures), failures)
 	if err == nil {
@@ -177,7 +178,7 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 		switch class := cloud.ClassOf(err); {
 		case passes(class):
 			return r.pause(err)
-		case len(all) > 1 && class != cloud.Auth: // what is not allowed is so for a part too
+		case len(all) > 1 && class != cloud.Auth: // a permission that is missing is missing for a part too
 			r.steps.batch = max(1, min(r.steps.batch, len(all))/2)
 			return r.Poll
 		}
@@ -189,7 +190,7 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 	for _, f := range failures {
 		x := cloud.Explain(f.Err)
 		r.Log.Warn("route entry refused", "action", action, "table", table, "destination", f.Destination, "error", f.Err)
-		at := place{table, f.Destination}
+		at := entryKey{table, f.Destination}
 		again := refusal{why: x, until: r.Now().Add(r.Park)}
 		if passes(x.Class) {
 			stuck++
@@ -199,13 +200,13 @@ func (r *Reconciler) after(action, table string, all []netip.Prefix, failures []
 		r.steps.refused[at] = again
 	}
 	if stuck == len(all) {
-		return r.pause(failures[0].Err) // it is the VPC that is busy
+		return r.pause(failures[0].Err) // the VPC is busy
 	}
 	r.steps.busy = refusal{}
 	return r.Poll
 }
 
-// passes reports whether what the cloud said is over by itself soon.
+// passes reports whether a refusal is over by itself soon.
 func passes(class cloud.Class) bool {
 	return class == cloud.Conflict || class == cloud.Throttled || class == cloud.Transient
 }
@@ -218,19 +219,19 @@ func (r *Reconciler) pause(err error) time.Duration {
 	return d
 }
 
-// backoff is the pause after so many failures in a row: exponential, between half
-// and all of it, as another cluster of the VPC may do the same.
+// backoff is the pause after so many failures in a row: exponential with jitter between half and
+// all of it, because another cluster of the VPC may do the same.
 func (r *Reconciler) backoff(times int) time.Duration {
 	d := min(r.Park, r.Retry<<min(times-1, 16))
 	return d/2 + time.Duration(r.Random()*float64(d/2))
 }
 
-// why says what kept an entry from being there at the last call; not ok if nothing did.
+// why returns what kept an entry from being created at the last call; not ok if nothing did.
 func (s *steps) why(ch entries.Change, destination netip.Prefix) (cloud.Explanation, bool) {
-	if f, ok := s.refused[place{ch.Table, destination}]; ok {
+	if f, ok := s.refused[entryKey{ch.Table, destination}]; ok {
 		return f.why, true
 	}
-	// Of a table that is full the cloud is asked with one entry, for all that it lacks.
+	// A full table is tried with one entry, on behalf of all that it lacks.
 	lacks := slices.ContainsFunc(ch.Create, func(w entries.Wanted) bool { return w.Destination == destination })
 	if x, full := s.full(ch.Table); full && lacks {
 		return x, true
@@ -238,7 +239,7 @@ func (s *steps) why(ch entries.Change, destination netip.Prefix) (cloud.Explanat
 	return s.busy.why, s.busy.times > 0
 }
 
-// full says why a table has no room, if the cloud said that it has none.
+// full returns why a table has no room, if the cloud said that it has none.
 func (s *steps) full(table string) (cloud.Explanation, bool) {
 	for at, f := range s.refused {
 		if at.table == table && f.why.Class == cloud.Quota {

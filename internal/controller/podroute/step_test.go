@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// The quota is reported before it is hit, and clearly when it is; entries of nodes
-// that go make room.
+// The quota is reported before it is reached, and when it is; entries of nodes that leave make
+// room.
 func TestQuota(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Limits.RouteEntriesPerTable = 10 })
 	g.quota = 10
@@ -52,7 +52,7 @@ func TestQuota(t *testing.T) {
 	if n := g.Calls("CreateRouteEntries") - before; n > 11 {
 		t.Errorf("%d calls in ten minutes for a table that is full", n)
 	}
-	// The next of these calls has just failed: a new node makes none, room that is there does.
+	// The next of these calls has just failed: a new node causes none, new room does.
 	for n := g.Calls("CreateRouteEntries"); g.Calls("CreateRouteEntries") == n; {
 		wait, _ := g.once()
 		g.Clock.Pass(wait)
@@ -73,8 +73,8 @@ func TestQuota(t *testing.T) {
 	}
 }
 
-// A call that is refused as a whole because the table has no room for all of it: as many
-// entries are made as fit.
+// If a call is refused as a whole because the table has no room for all of it, as many entries are
+// created as fit.
 func TestQuotaOfAWholeCall(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Limits.RouteEntriesPerTable = 2 })
 	g.Fault(faults.Rule{Action: "CreateRouteEntries", Match: map[string]string{"RouteEntries.3.DstCidrBlock": blockN(2)}, Error: &faults.Error{Code: "QuotaExceeded"}})
@@ -88,9 +88,9 @@ func TestQuotaOfAWholeCall(t *testing.T) {
 	g.want("n3", corev1.ConditionTrue, "RouteQuota")
 }
 
-// Entries that cannot be deleted keep others from nothing.
+// Entries that cannot be deleted block nothing.
 func TestDeletionIsRefused(t *testing.T) {
-	for code, told := range map[string]int{"Forbidden.RAM": 1, "IncorrcetRouteEntryStatus": 0, "OperationDenied": 1} {
+	for code, events := range map[string]int{"Forbidden.RAM": 1, "IncorrcetRouteEntryStatus": 0, "OperationDenied": 1} {
 		g := newRig(t)
 		for i := range 3 {
 			g.join(fmt.Sprintf("n%d", i), i)
@@ -110,8 +110,8 @@ func TestDeletionIsRefused(t *testing.T) {
 		if n := g.Calls("DeleteRouteEntries") - before; n < 6 || n > 60 {
 			t.Errorf("%s: %d calls in ten minutes", code, n)
 		}
-		if n := g.events.Count("ConfigMap", "cannot be deleted"); n != told {
-			t.Errorf("%s: %d events, want %d: %v", code, n, told, g.events.All())
+		if n := g.events.Count("ConfigMap", "cannot be deleted"); n != events {
+			t.Errorf("%s: %d events, want %d: %v", code, n, events, g.events.All())
 		}
 		g.Sim.RemoveFault("refused")
 		g.run(2 * minute)
@@ -121,8 +121,8 @@ func TestDeletionIsRefused(t *testing.T) {
 	}
 }
 
-// Somebody works on the VPC all the time: calls are repeated, ever more slowly,
-// and go through when it is over. Nodes say what they wait for.
+// While somebody changes the VPC continuously, calls are repeated with growing pauses, and succeed
+// when it is over. Conditions say what nodes wait for.
 func TestConflicts(t *testing.T) {
 	for _, code := range []string{"TaskConflict", "IncorrectRouteEntryStatus", "OperationConflict", "IncorrectVpcStatus", "IncorrectVSwitchStatus",
 		"OperationFailed.DistibuteLock", "LastTokenProcessing", "SystemBusy", "Throttling", "Throttling.User"} {
@@ -145,8 +145,8 @@ func TestConflicts(t *testing.T) {
 	}
 }
 
-// A vSwitch that is being made keeps the VPC busy for real: every entry of the
-// batch fails, with success on top.
+// A vSwitch that is being created really keeps the VPC busy: every entry of the batch fails, in a
+// response that reports success.
 func TestBusyVPC(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 90 * time.Second })
 	g.Clock.Pass(2 * minute)
@@ -168,7 +168,7 @@ func TestBusyVPC(t *testing.T) {
 		t.Errorf("when it is over: entries %+v", g.custom(0))
 	}
 	if g.events.Has("cannot be deleted") {
-		t.Errorf("what is over soon is told: %v", g.events.All())
+		t.Errorf("a conflict that is over soon is reported: %v", g.events.All())
 	}
 }
 
@@ -194,8 +194,8 @@ func TestBusyVPCIsLeftInPeace(t *testing.T) {
 	}
 }
 
-// What kept calls from being made is forgotten with the last thing that was wanted: the
-// next node does not wait for it.
+// What kept calls from being made is forgotten when nothing is wanted any more: the next node does
+// not wait for it.
 func TestPauseEndsWithTheNeed(t *testing.T) {
 	g := newRig(t)
 	g.Fault(faults.Rule{Name: "busy", Action: "CreateRouteEntries", Error: &faults.Error{Code: "TaskConflict"}})
@@ -223,7 +223,7 @@ func TestPauseEndsWithTheNeed(t *testing.T) {
 	}
 }
 
-// An entry of somebody else that is on its way is waited for, and nodes say so.
+// The controller waits for an entry of somebody else that is changing, and conditions say so.
 func TestSomebodyElsesEntryMoves(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.RouteEntry = minute })
 	other := g.instance()
@@ -239,7 +239,7 @@ func TestSomebodyElsesEntryMoves(t *testing.T) {
 	}
 }
 
-// An entry that is on its way for ever is not looked at every second for ever.
+// An entry that stays in a transition for ever is not checked every second for ever.
 func TestSomebodyElsesEntryIsStuck(t *testing.T) {
 	g := newRig(t, func(o *vpcsim.Options) { o.Timing.RouteEntry = 100 * minute })
 	g.foreign("10.1.0.0/16", g.instance(), "theirs")
@@ -250,7 +250,7 @@ func TestSomebodyElsesEntryIsStuck(t *testing.T) {
 	}
 }
 
-// The answer is lost although the client asked twice: what was done is seen in the table.
+// If an answer is lost, also after the client's retry, the table shows what was done.
 func TestLostAnswers(t *testing.T) {
 	g := newRig(t)
 	g.Fault(faults.Rule{Action: "CreateRouteEntries", LostAnswer: true, Count: 2})
@@ -268,7 +268,7 @@ func TestLostAnswers(t *testing.T) {
 	}
 }
 
-// A batch of which one entry cannot be: the others are made, that one says why.
+// If one entry of a batch cannot be created, the others are, and that one's node says why.
 func TestPartOfABatchFails(t *testing.T) {
 	g := newRig(t)
 	table := g.tables()[0].RouteTableId
@@ -295,8 +295,8 @@ func TestPartOfABatchFails(t *testing.T) {
 	}
 }
 
-// A call that the cloud refuses as a whole because of one entry is cut until that
-// entry is alone.
+// A call that the cloud refuses as a whole because of one entry is halved until that entry is
+// alone.
 func TestWholeBatchRefused(t *testing.T) {
 	g := newRig(t)
 	for i := range 8 {

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// A node is deleted and registered again while lists still show the entry that has gone
-// meanwhile: the table is looked at once more, and soon.
+// A node is deleted and registered again while lists still show the deleted entry: the table is
+// read once more, soon.
 func TestListIsOldAfterAChange(t *testing.T) {
 	g := newRig(t)
 	id := g.join("n1", 1)
@@ -95,7 +95,7 @@ func TestSeveralTables(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
-// A table that is deleted while the controller runs is missed at once, and said once.
+// A table that is deleted while the controller runs is noticed at once, and reported once.
 func TestTableDeleted(t *testing.T) {
 	g := newRig(t)
 	var table string
@@ -115,7 +115,8 @@ func TestTableDeleted(t *testing.T) {
 	}
 }
 
-// A vSwitch that uses a table without entries: its nodes' pods reach nobody, and say so.
+// If a vSwitch uses a table without entries, its nodes' pods reach no other node, and the condition
+// says so.
 func TestTableOfAVSwitch(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -150,7 +151,7 @@ func TestTableOfAVSwitch(t *testing.T) {
 	g.restart()
 	g.run(minute)
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
-	// Only the table that one vSwitch uses: the other's node says so.
+	// Only the table of one vSwitch: the other's node reports it.
 	g.cfg.RouteTables = []string{table}
 	g.restart()
 	g.run(minute)
@@ -158,8 +159,7 @@ func TestTableOfAVSwitch(t *testing.T) {
 	g.want("n2", corev1.ConditionFalse, "RouteCreated")
 }
 
-// A table that the configuration gets while the controller runs has the entries soon,
-// not at the next look at everything.
+// A table that is added to the configuration gets the entries soon, not at the next resync.
 func TestTableAdded(t *testing.T) {
 	g := newRig(t)
 	g.Write(func(s state.API) error {

@@ -1,8 +1,7 @@
-// Package entries says which entries a cluster's route tables should have: what
-// to create, what to delete, what is in the way. It owns the rules of ownership,
-// of nodes that claim the same block, and of what comes next when only one
-// operation of the VPC may run. It is pure: it must never call anything, and it
-// never names an entry for deletion that does not carry the cluster's mark.
+// Package entries computes which entries a cluster's route tables should have: what to create, what
+// to delete, which other entries conflict. It owns the rules of ownership, of nodes with the same
+// block, and of the order of changes when only one operation of the VPC may run. It is pure and
+// makes no calls, and it never proposes to delete an entry without the cluster's mark.
 package entries
 
 import (
@@ -17,7 +16,7 @@ const MaxBatch = 50
 
 // Cluster is what all nodes have in common.
 type Cluster struct {
-	// PodCIDR is the range that nodes' blocks are from.
+	// PodCIDR is the range of the nodes' blocks.
 	PodCIDR netip.Prefix
 	// Mark is the name of the cluster's entries.
 	Mark string
@@ -28,27 +27,27 @@ type Cluster struct {
 // Node is a node that may have pods.
 type Node struct {
 	Name string
-	// Blocks are the node's pod CIDRs; those of another family than PodCIDR are not looked at.
+	// Blocks are the node's pod CIDRs; those of another family than PodCIDR are ignored.
 	Blocks []netip.Prefix
-	// Instance is where the blocks lead. Empty: not known for sure, so what a table
-	// has for the blocks stays as it is.
+	// Instance is the target of the blocks' routes. Empty: not known for sure, so existing entries
+	// for the blocks stay as they are.
 	Instance string
-	// Perhaps is the instance that the node names, sure or not: an entry that leads to it
+	// Perhaps is the instance that the node names, verified or not: an entry with it as its target
 	// is this node's.
 	Perhaps string
-	// Gone nodes have lost their instance: they claim nothing.
+	// Gone: the node's instance does not exist; it claims no block.
 	Gone bool
 }
 
-// Phase is where an entry is in its life.
+// Phase is the phase of an entry's life.
 type Phase int
 
 const (
 	// Settled entries are in effect.
 	Settled Phase = iota
-	// Coming entries will be in effect.
+	// Coming entries are being created.
 	Coming
-	// Going entries will vanish.
+	// Going entries are being deleted.
 	Going
 )
 
@@ -57,7 +56,7 @@ type Entry struct {
 	ID          string
 	Destination netip.Prefix
 	Name        string
-	// Instance is the one instance that the entry leads to; empty if it leads elsewhere.
+	// Instance is the one instance to which the entry leads; empty if its target is something else.
 	Instance string
 	// Custom entries count against the quota.
 	Custom bool
@@ -77,31 +76,31 @@ type Wanted struct {
 	Node        string
 }
 
-// State is how a node stands. The values are reasons of events and conditions.
+// State is the state of a node's routes. The values are reasons of events and conditions.
 type State string
 
 const (
-	Routed    State = "RouteCreated"   // every table leads the node's blocks to it
-	Waiting   State = "NoRouteCreated" // an entry is missing or on its way
+	Routed    State = "RouteCreated"   // every table routes the node's blocks to it
+	Waiting   State = "NoRouteCreated" // an entry is missing or being created
 	NoBlock   State = "NoPodCIDR"
 	Outside   State = "PodCIDROutside" // a block is not inside the cluster's pod CIDR
 	Claimed   State = "PodCIDRClaimed" // a block overlaps that of another node
-	Obstacle  State = "RouteInTheWay"  // an entry that is not the cluster's leads a block elsewhere
+	Obstacle  State = "RouteInTheWay"  // an entry that is not the cluster's routes a block elsewhere
 	Unknown   State = "InstanceUnknown"
 	Destroyed State = "InstanceGone"
 )
 
-// Standing is a node's state, and what there is to say about it.
+// Standing is a node's state with details.
 type Standing struct {
 	State State
-	// Block is the one that State is about.
+	// Block is the block that State is about.
 	Block netip.Prefix
 	// Other is the node that has the block (Claimed).
 	Other string
-	// Table and Entry are what is in the way (Obstacle).
+	// Table and Entry are the conflicting entry (Obstacle).
 	Table string
 	Entry Entry
-	// Foreign says that a Routed node's entry is not the cluster's.
+	// Foreign: the entry of a Routed node is not the cluster's.
 	Foreign bool
 }
 
@@ -110,18 +109,18 @@ type Change struct {
 	Table  string
 	Delete []Entry
 	Create []Wanted
-	// Moving are the entries, whoever's, that are coming or going.
+	// Moving are the entries, of any owner, that are being created or deleted.
 	Moving []Entry
 	// Foreign are the entries inside the pod CIDR that are not the cluster's.
 	Foreign []Entry
-	// Own are the cluster's entries, and Right those of them which are as wanted.
+	// Own are the cluster's entries, and Right those of them that are as wanted.
 	Own, Right int
-	// Custom is how many custom entries count against the quota now, Planned when
-	// all changes are made.
+	// Custom is how many custom entries count against the quota now, Planned how many will after
+	// all changes.
 	Custom, Planned int
 }
 
-// Plan is what the tables need and how the nodes stand.
+// Plan is what the tables need, and the state of the nodes.
 type Plan struct {
 	Changes []Change // one for each table, in the order of the tables
 	Nodes   map[string]Standing
@@ -129,9 +128,8 @@ type Plan struct {
 	Wanted int
 }
 
-// Make compares nodes with tables. Of nodes with overlapping blocks the one that
-// an entry of the cluster leads to already keeps its block, else the one that
-// comes first in the list.
+// Make compares nodes with tables. Of nodes with overlapping blocks, one to which an entry of the
+// cluster already leads keeps its block, else the one that comes first in the list.
 func Make(c Cluster, nodes []Node, tables []Table) Plan {
 	p := Plan{Nodes: map[string]Standing{}}
 	wanted, held := claims(c, nodes, tables, p.Nodes)
@@ -152,8 +150,8 @@ func Inside(outer, p netip.Prefix) bool {
 	return p.IsValid() && p.Bits() >= outer.Bits() && outer.Contains(p.Addr())
 }
 
-// claims finds who has which block: the entries that each table should have, and
-// the blocks whose entries stay as they are. It notes the state of nodes that have none.
+// claims determines which node has which block: it returns the entries that each table should have,
+// and the blocks whose entries stay as they are. It sets the state of nodes that have no block.
 func claims(c Cluster, nodes []Node, tables []Table, standing map[string]Standing) (wanted map[netip.Prefix]Wanted, held []netip.Prefix) {
 	leads := map[netip.Prefix]map[string]bool{}
 	for _, t := range tables {
@@ -222,7 +220,7 @@ func claims(c Cluster, nodes []Node, tables []Table, standing map[string]Standin
 	return wanted, held
 }
 
-// compare finds what one table needs.
+// compare returns what one table needs.
 func compare(c Cluster, t Table, wanted map[netip.Prefix]Wanted, held []netip.Prefix, standing map[string]Standing) Change {
 	ch := Change{Table: t.ID}
 	lacks := map[netip.Prefix]Wanted{}

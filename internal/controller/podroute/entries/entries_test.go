@@ -83,7 +83,7 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// A node that waits for an entry of one table says what is in the way in another.
+// A node that waits for an entry of one table reports the conflicting entry in another.
 func TestTwoTables(t *testing.T) {
 	foreign := own(1, "i-x")
 	foreign.Name = "theirs"
@@ -95,7 +95,7 @@ func TestTwoTables(t *testing.T) {
 	}
 }
 
-// The API takes no more entries in one call, whatever batch is asked for.
+// The API accepts no more entries in one call, whatever batch is requested.
 func TestNextIsNoLargerThanTheAPITakes(t *testing.T) {
 	var nodes []Node
 	for i := range 60 {
@@ -129,7 +129,7 @@ func TestSkip(t *testing.T) {
 	}
 }
 
-// world is tables that do as they are told, but slowly, and nodes that come and go.
+// world has tables whose changes take time, and nodes that come and go.
 type world struct {
 	t      *rapid.T
 	nodes  []Node
@@ -172,8 +172,8 @@ func draw(t *rapid.T) *world {
 	return w
 }
 
-// sharedInstance reports whether two nodes have one instance. Where such nodes' blocks overlap,
-// an entry that one of them asked for leads to the other as well, and the plan may change.
+// sharedInstance reports whether two nodes have one instance. Where such nodes' blocks overlap, an
+// entry for one of them leads to the other as well, and the plan may change.
 func (w *world) sharedInstance() bool {
 	seen := map[string]bool{}
 	for _, n := range w.nodes {
@@ -187,7 +187,7 @@ func (w *world) sharedInstance() bool {
 
 func (w *world) id() string { w.serial++; return fmt.Sprintf("rte-%d", w.serial) }
 
-// finish ends what the VPC is working on.
+// finish completes what the VPC is working on.
 func (w *world) finish() {
 	for i := range w.tables {
 		t := &w.tables[i]
@@ -225,8 +225,8 @@ func (w *world) do(s Step, batch int) {
 	}
 }
 
-// Whatever nodes and tables are like, following the plan ends, never touches what
-// is somebody else's, and then every node is routed or has a reason why not.
+// For any nodes and tables, following the plan ends, never touches entries of others, and in the
+// end every node is routed or has a reason why not.
 func TestFollowingThePlanEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := draw(t)
@@ -284,7 +284,7 @@ func TestFollowingThePlanEnds(t *testing.T) {
 	})
 }
 
-// check looks at the end as a pedestrian would: where does each block lead?
+// check computes the expected end state naively: where does each block lead?
 func (w *world) check(p Plan) {
 	for _, n := range w.nodes {
 		s, ok := p.Nodes[n.Name]

@@ -5,19 +5,17 @@ import (
 	"slices"
 )
 
-// Step is the one operation that comes next: entries of one table, to be created
-// or to be deleted.
+// Step is the next operation: entries of one table, to be created or to be deleted.
 type Step struct {
 	Table  string
 	Delete []Entry
 	Create []Wanted
 }
 
-// Next returns the operation that comes next, at most batch entries of it; not ok
-// when there is nothing to do, or when an entry is still on its way: a VPC does
-// one operation at a time. Entries in the way go first, and what is deleted makes
-// room in a table that is full. skip names entries that are not to be created, or
-// deleted, now.
+// Next returns the next operation, with at most batch entries; not ok when there is nothing to do,
+// or while an entry is being created or deleted: a VPC runs one operation at a time. Conflicting
+// entries are deleted first, which also makes room in a full table. skip names entries that must
+// not be created, or deleted, now.
 func (p Plan) Next(batch int, skip func(table string, destination netip.Prefix, create bool) bool) (Step, bool) {
 	batch = max(1, min(batch, MaxBatch))
 	if len(p.Moving()) > 0 {
@@ -49,7 +47,7 @@ func (p Plan) Next(batch int, skip func(table string, destination netip.Prefix, 
 	return Step{}, false
 }
 
-// Moving are the entries that the VPC is still working on.
+// Moving returns the entries that the VPC is still creating or deleting.
 func (p Plan) Moving() []Entry {
 	var all []Entry
 	for _, ch := range p.Changes {
@@ -58,7 +56,7 @@ func (p Plan) Moving() []Entry {
 	return all
 }
 
-// Level is how near a table is to its quota.
+// Level is how close a table is to its quota.
 type Level int
 
 const (
@@ -67,10 +65,10 @@ const (
 	Over        // not all entries fit
 )
 
-// nearPercent of a quota is when it is reported, before it is hit.
+// nearPercent of a quota is reported, before the quota is reached.
 const nearPercent = 80
 
-// Level says how near the table is to the quota.
+// Level returns how close the table is to the quota.
 func (ch Change) Level(quota int) Level {
 	n := max(ch.Custom, ch.Planned)
 	switch {

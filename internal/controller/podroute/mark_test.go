@@ -28,11 +28,11 @@ func TestNodeWhosePluginsHaveNoBlock(t *testing.T) {
 	g.run(minute)
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 	g.tainted("n1", "somebody-elses")
-	// A version of the chart that says nothing: what takes pods goes on taking them.
+	// A version of the chart without the annotation: a node that takes pods continues to.
 	g.configure("n1")
 	g.run(10 * minute)
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
-	// flanneld works with another block.
+	// flanneld uses another block.
 	g.configure("n1", blockN(9), "fd00:20:0:1::/64")
 	g.run(10 * minute)
 	g.want("n1", corev1.ConditionTrue, "CNINotConfigured")
@@ -47,8 +47,8 @@ func TestNodeWhosePluginsHaveNoBlock(t *testing.T) {
 	g.want("n1", corev1.ConditionFalse, "RouteCreated")
 }
 
-// A Node that is made again while its predecessor is told is a new one: it keeps its taint
-// and is told for itself.
+// A Node that is created while the condition of its predecessor is being written is a new one: it
+// keeps its taint and gets its own condition.
 func TestNodeMadeAnewMeanwhile(t *testing.T) {
 	g := newRig(t)
 	i := g.join("n1", 1)
@@ -63,14 +63,14 @@ func TestNodeMadeAnewMeanwhile(t *testing.T) {
 	}
 	g.once()
 	if c := g.condition("n1"); g.beforePatch != nil || c.Status == corev1.ConditionFalse {
-		t.Errorf("a Node without a block is told %s: %s", c.Reason, c.Message)
+		t.Errorf("a Node without a block has %s: %s", c.Reason, c.Message)
 	}
 	g.run(minute)
 	g.tainted("n1", claims.TaintNotReady)
 	g.want("n1", corev1.ConditionTrue, "NoPodCIDR")
 }
 
-// A taint that somebody gives a node meanwhile stays.
+// A taint that somebody adds to a node meanwhile stays.
 func TestTaintsOfOthersStay(t *testing.T) {
 	g := newRig(t)
 	g.join("n1", 1)
@@ -88,7 +88,7 @@ func TestTaintsOfOthersStay(t *testing.T) {
 	g.tainted("n1", "somebody-elses")
 }
 
-// A node whose condition cannot be written keeps no other from its routes.
+// A node whose condition cannot be written keeps no other node from its routes.
 func TestNodeThatCannotBeTold(t *testing.T) {
 	g := newRig(t)
 	g.join("mute", 1)
@@ -103,7 +103,7 @@ func TestNodeThatCannotBeTold(t *testing.T) {
 		t.Errorf("%d lists in ten minutes", n)
 	}
 	if wait, _ := g.once(); wait > minute {
-		t.Errorf("it is told again in %s", wait)
+		t.Errorf("the next reconcile is in %s", wait)
 	}
 	g.mute = ""
 	g.run(2 * minute)
