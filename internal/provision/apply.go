@@ -14,12 +14,12 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// Apply makes the cloud agree with a plan that plan.Check finds no fault with. The
-// second result is what was done, one line each; none: all was there.
+// Apply makes the cloud agree with a plan in which plan.Check finds no error. The second result
+// lists what was done, one line each; it is empty if nothing was missing.
 func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []string, error) {
 	var done []string
-	// What was made may still be missing in the next look, as lists lag behind; making
-	// it again with the same token does no harm.
+	// Lists lag behind: what was created may be missing in the next list. Creating it again with
+	// the same token does no harm.
 	const rounds = 5
 	for range rounds {
 		w, err := p.settle(ctx, want.Name)
@@ -33,7 +33,7 @@ func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []s
 		if len(changes) == 0 {
 			return network(w, want.Name, p.Region), done, nil
 		}
-		if len(done) == 0 { // nothing is made for a plan that cannot be made whole
+		if len(done) == 0 { // nothing is created for a plan that cannot be completed
 			if err := p.zonesExist(ctx, changes); err != nil {
 				return nil, nil, err
 			}
@@ -54,10 +54,10 @@ func (p *Provisioner) Apply(ctx context.Context, want *plan.Plan) (*Network, []s
 			done = append(done, line)
 		}
 	}
-	return nil, done, fmt.Errorf("the cloud does not show all that was made for plan %q; run the command again", want.Name)
+	return nil, done, fmt.Errorf("the cloud does not list everything that was created for plan %q; run the command again", want.Name)
 }
 
-// Preview says what Apply would do.
+// Preview returns what Apply would do.
 func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]string, error) {
 	w, err := p.observe(ctx, want.Name)
 	if err != nil {
@@ -74,7 +74,7 @@ func (p *Provisioner) Preview(ctx context.Context, want *plan.Plan) ([]string, e
 	return lines, err
 }
 
-// zonesExist says which zones of vSwitches that are to be made the region does not have.
+// zonesExist returns an error that names the zones of new vSwitches that the region does not have.
 func (p *Provisioner) zonesExist(ctx context.Context, changes []change) error {
 	var zones []string
 	for _, c := range changes {
@@ -98,10 +98,10 @@ func (p *Provisioner) zonesExist(ctx context.Context, changes []change) error {
 	return errors.Join(errs...)
 }
 
-// target is what the next changes refer to.
+// target has the ids to which the next changes refer.
 type target struct{ vpc, group string }
 
-// do makes one change and waits until it is there.
+// do makes one change and waits until it is in effect.
 func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *target) (err error) {
 	switch {
 	case c.vpc:
@@ -146,13 +146,12 @@ func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *tar
 	return err
 }
 
-// create makes a resource and waits until it is Available; state says how it is, ""
-// that the cloud does not list it.
+// create creates a resource and waits until it is Available; state returns its status, "" if the
+// cloud does not list it.
 //
-// The token follows from what is made, so that whoever makes it again, after a lost
-// answer or a kill, gets the same resource. But the cloud remembers the token of a
-// resource that has been deleted since, and answers with its id: then the next token
-// is due. Lists may lag behind, so a resource is believed to be gone only after a while.
+// The token is derived from the resource, so another run, after a lost answer or a kill, gets the
+// same resource. But the cloud keeps the token of a deleted resource and answers with its id: then
+// the next token is used. Lists may lag behind, so a resource counts as deleted only after a while.
 func (p *Provisioner) create(ctx context.Context, what []string, make func(token string) (string, error), state func(id string) (string, error)) (string, error) {
 	const generations = 10
 	for n := range generations {
@@ -171,7 +170,7 @@ func (p *Provisioner) create(ctx context.Context, what []string, make func(token
 		gone := errors.New("gone")
 		seen := false
 		err = p.wait(ctx, func() (bool, error, error) {
-			asked := p.Clock.Now() // not when it answers: that may take long
+			asked := p.Clock.Now() // the time of the call: the answer may take long
 			s, err := state(id)
 			switch {
 			case err != nil:
@@ -185,18 +184,18 @@ func (p *Provisioner) create(ctx context.Context, what []string, make func(token
 			return s == cloud.StatusAvailable, fmt.Errorf("%s is %s", id, s), nil
 		})
 		if errors.Is(err, gone) {
-			p.say("%s was deleted before; a new one is made", id)
+			p.say("%s was deleted before; creating a new one", id)
 			continue
 		}
 		return id, err
 	}
-	return "", fmt.Errorf("%s was made and deleted too often today", what[0])
+	return "", fmt.Errorf("%s was created and deleted too often today", what[0])
 }
 
-// codeTokenSpent is the cloud's answer when the first call with a token has failed.
+// codeTokenSpent is the cloud's error when the first call with a token has failed.
 const codeTokenSpent = "IdempotentFailed"
 
-// token is the client token of the nth try to make a thing (at most 64 characters).
+// token returns the client token of the nth attempt to create a resource (at most 64 characters).
 func (p *Provisioner) token(what []string, n int) string {
 	sum := sha256.Sum256([]byte(strings.Join(append([]string{p.Region, fmt.Sprint(n)}, what...), "\x00")))
 	return "terway-" + hex.EncodeToString(sum[:20])

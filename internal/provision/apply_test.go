@@ -23,7 +23,7 @@ func plans() map[string]*plan.Plan {
 	return map[string]*plan.Plan{"two zones": example(), "secondary range, enterprise": full(), "flannel": flannel()}
 }
 
-// The plans of these tests are ones that the command would accept.
+// The command would accept the plans of these tests.
 func TestPlansAreSound(t *testing.T) {
 	for name, p := range plans() {
 		if ps := plan.Check(p, types()); len(ps) > 0 {
@@ -35,7 +35,7 @@ func TestPlansAreSound(t *testing.T) {
 func TestApplyMakesThePlanOnce(t *testing.T) {
 	for name, p := range plans() {
 		t.Run(name, func(t *testing.T) {
-			// As slow as a cloud may be, in the time of the test's clock.
+			// The slowest simulator, in the time of the test's clock.
 			s := start(t, func(o *vpcsim.Options) {
 				o.Timing = state.Timing{VPC: 5 * time.Millisecond, VSwitch: 5 * time.Millisecond}
 			})
@@ -64,7 +64,7 @@ func TestApplyMakesThePlanOnce(t *testing.T) {
 	}
 }
 
-// Nothing is made for a plan with a zone that is not there.
+// Nothing is created for a plan with a zone that does not exist.
 func TestApplyWithoutTheZone(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -78,7 +78,7 @@ func TestApplyWithoutTheZone(t *testing.T) {
 	same(t, "after both", s.inventory(t), []string{})
 }
 
-// Killed at any call, before or after the cloud did its work, the next run finishes
+// After a kill at any call, before or after the cloud has carried it out, the next run completes
 // exactly the plan.
 func TestApplyIsFinishedByTheNextRun(t *testing.T) {
 	p := full()
@@ -86,7 +86,7 @@ func TestApplyIsFinishedByTheNextRun(t *testing.T) {
 		for k := 0; ; k++ {
 			s := start(t)
 			_, _, err := s.provisioner(t).Apply(s.wire.cutAfter(t, k, late), p)
-			if s.wire.mend() <= k { // it was done before
+			if s.wire.mend() <= k { // done before the cut
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -109,7 +109,7 @@ func TestApplyIsFinishedByTheNextRun(t *testing.T) {
 	}
 }
 
-// Whatever goes wrong on the way and heals, some runs make exactly the plan.
+// Whatever temporary faults occur, several runs result in exactly the plan.
 func TestApplyInTrouble(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		all := plans()
@@ -155,7 +155,8 @@ func TestApplyInTrouble(t *testing.T) {
 	})
 }
 
-// What is there but differs is named with both values, all at once, and nothing is changed.
+// Resources that differ from the plan are named with both values, all at once, and nothing is
+// changed.
 func TestApplyRefusesWhatDiffers(t *testing.T) {
 	s := start(t)
 	if _, _, err := s.provisioner(t).Apply(t.Context(), example()); err != nil {
@@ -193,7 +194,7 @@ func TestApplyRefusesWhatDiffers(t *testing.T) {
 
 func TestApplyLeavesOthersAlone(t *testing.T) {
 	s := start(t)
-	// A VPC of the same name and range that nobody has tagged, and another plan's.
+	// A VPC of the same name and range without a tag, and another plan's.
 	s.write(t, func(a state.API) error {
 		_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", VpcName: "shop"})
 		return err
@@ -216,8 +217,8 @@ func TestApplyLeavesOthersAlone(t *testing.T) {
 	same(t, "the plan deleted", s.inventory(t), before)
 }
 
-// A range that somebody else has given to the VPC is nobody's business, unless it is where
-// the plan has its Services or pods.
+// A range that somebody else has added to the VPC is ignored, unless the plan has its Services or
+// pods in it.
 func TestApplyBesideAForeignRange(t *testing.T) {
 	s := start(t)
 	p := flannel()
@@ -244,7 +245,7 @@ func TestApplyBesideAForeignRange(t *testing.T) {
 	}
 }
 
-// A vSwitch of somebody else in the plan's range: refused, until it is given to the plan.
+// A vSwitch of somebody else in the plan's range is refused, until it has the plan's tag.
 func TestApplyTakesOverWhatIsTagged(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -289,7 +290,7 @@ func TestTwoVPCsOfOnePlan(t *testing.T) {
 	}
 }
 
-// The cloud remembers the token of what was deleted; the plan is made anew all the same.
+// The cloud keeps the token of a deleted resource; the plan is created again anyway.
 func TestMadeAgainAfterDelete(t *testing.T) {
 	s := start(t)
 	for range 3 {
@@ -304,7 +305,7 @@ func TestMadeAgainAfterDelete(t *testing.T) {
 	}
 }
 
-// The cloud remembers the token of a call that failed, too: the next one is due.
+// The cloud also keeps the token of a failed call: the next token is used.
 func TestMadeAgainAfterAFailedCall(t *testing.T) {
 	s := start(t)
 	for _, action := range []string{"CreateVpc", "CreateVSwitch", "CreateSecurityGroup"} {
@@ -318,7 +319,7 @@ func TestMadeAgainAfterAFailedCall(t *testing.T) {
 	same(t, "afterwards", s.inventory(t), wanted(example()))
 }
 
-// A vSwitch that somebody is deleting is still listed: it is waited for, and made anew.
+// A vSwitch that is being deleted is still listed: the run waits for it, and creates a new one.
 func TestApplyWaitsForWhatIsBeingDeleted(t *testing.T) {
 	s := start(t, func(o *vpcsim.Options) { o.Timing = state.Timing{VSwitch: 20 * time.Millisecond} })
 	n, _, err := s.provisioner(t).Apply(t.Context(), example())
@@ -329,7 +330,7 @@ func TestApplyWaitsForWhatIsBeingDeleted(t *testing.T) {
 		return a.DeleteVSwitch(state.DeleteVSwitchRequest{VSwitchId: n.ByCIDR(ranges("192.168.32.0/19")[0]).ID})
 	})
 	if _, done, err := s.provisioner(t).Apply(t.Context(), example()); err != nil || len(done) != 1 {
-		t.Errorf("did %q, %v; want the vSwitch made anew", done, err)
+		t.Errorf("did %q, %v; want a new vSwitch", done, err)
 	}
 	same(t, "afterwards", s.inventory(t), wanted(example()))
 }
@@ -342,13 +343,13 @@ func TestApplySaysWhatTheCloudRefuses(t *testing.T) {
 	}
 }
 
-// A list that lags behind does not show the VPC of a killed run: the token finds it.
+// A list that lags behind lacks the VPC of a killed run: the token finds it.
 func TestTokenFindsWhatListsDoNotShow(t *testing.T) {
 	s := start(t)
 	if err := s.AddFaults(faults.Rule{Action: "DescribeVpcs", Count: 3, Stale: faults.Duration(10 * time.Second)}); err != nil {
 		t.Fatal(err)
 	}
-	// The first call looks for the VPC, the second for the zones, the third makes it.
+	// The first call lists VPCs, the second lists zones, the third creates the VPC.
 	if _, _, err := s.provisioner(t).Apply(s.wire.cutAfter(t, 2, true), example()); err == nil {
 		t.Fatal("the killed run says that it succeeded")
 	}
@@ -362,8 +363,8 @@ func TestTokenFindsWhatListsDoNotShow(t *testing.T) {
 	same(t, "after the second run", s.inventory(t), wanted(example()))
 }
 
-// An answer that was under way for long says how things were when it was asked for,
-// not that what is not in it is gone: else there would be two VPCs.
+// A slow answer shows the state at the time of the call, so what it lacks need not be deleted:
+// otherwise there would be two VPCs.
 func TestASlowAnswerIsNoProof(t *testing.T) {
 	s := start(t)
 	p := s.provisioner(t)
@@ -375,8 +376,7 @@ func TestASlowAnswerIsNoProof(t *testing.T) {
 	same(t, "afterwards", s.inventory(t), wanted(example()))
 }
 
-// slowList is a cloud that takes a minute for the first looks at a VPC, and does not
-// show it then.
+// slowList is a cloud whose first lists of a VPC take a minute and lack it.
 type slowList struct {
 	provision.Cloud
 	clock testclock.Clock

@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// InUse is why a VPC cannot be deleted: what is in it that the plan did not make.
+// InUse is why a VPC cannot be deleted: what is in it that does not belong to the plan.
 type InUse struct {
 	VPC       string
 	ENIs      []cloud.ENI
@@ -19,7 +19,7 @@ type InUse struct {
 	Groups    []cloud.SecurityGroup
 }
 
-// claims.TagCluster is on the ENIs that a Terway controller makes.
+// claims.TagCluster is on the ENIs that a Terway controller creates.
 
 func (e *InUse) Error() string {
 	var b strings.Builder
@@ -39,7 +39,7 @@ func (e *InUse) Error() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// owner says to whom an ENI belongs.
+// owner returns to whom an ENI belongs.
 func owner(n cloud.ENI) string {
 	var who []string
 	if c := n.Tags[claims.TagCluster]; c != "" {
@@ -64,7 +64,7 @@ func named(name string, tags map[string]string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// Doomed says what Delete would delete, one line each; an *InUse error when it would refuse.
+// Doomed returns what Delete would delete, one line each, or an *InUse error if it would refuse.
 func (p *Provisioner) Doomed(ctx context.Context, name string) ([]string, error) {
 	w, err := p.observe(ctx, name)
 	if err != nil || w.vpc == nil {
@@ -81,13 +81,13 @@ func (p *Provisioner) Doomed(ctx context.Context, name string) ([]string, error)
 	return lines, p.inUse(ctx, w, name)
 }
 
-// inUse says what keeps a VPC from being deleted.
+// inUse returns an error that names what keeps a VPC from being deleted.
 func (p *Provisioner) inUse(ctx context.Context, w *world, name string) error {
 	enis, err := p.Cloud.DescribeENIs(ctx, cloud.ENIFilter{VPCID: w.vpc.ID})
 	if err != nil {
 		return fmt.Errorf("list the ENIs of %s: %w", w.vpc.ID, err)
 	}
-	// What is being deleted is waited for with the vSwitch that it is in.
+	// ENIs that are being deleted do not count: the deletion of their vSwitch waits for them.
 	enis = slices.DeleteFunc(enis, func(n cloud.ENI) bool { return n.Status == cloud.ENIDeleting })
 	use := &InUse{VPC: w.vpc.ID, ENIs: enis}
 	for _, v := range w.vswitches {
@@ -106,8 +106,8 @@ func (p *Provisioner) inUse(ctx context.Context, w *world, name string) error {
 	return nil
 }
 
-// Delete deletes what Apply made for the plan, and nothing else. It refuses, with an
-// *InUse, before it has deleted anything. The result is what was deleted.
+// Delete deletes what Apply created for the plan, and nothing else. It refuses with an *InUse
+// before it has deleted anything. It returns what was deleted.
 func (p *Provisioner) Delete(ctx context.Context, name string) ([]string, error) {
 	w, err := p.settle(ctx, name)
 	if err != nil || w.vpc == nil {

@@ -91,7 +91,8 @@ func TestDeleteInsists(t *testing.T) {
 			t.Errorf("%s: %v", code, err)
 		}
 		same(t, code, s.inventory(t), []string{})
-		// Twelve answers in a row are one state, which is told once, and again after ten seconds.
+		// Twelve answers in a row are one state, which is reported once, and again after ten
+		// seconds.
 		n := 0
 		for state := range said {
 			if strings.Contains(state, "DeleteVpc: "+code) {
@@ -99,12 +100,12 @@ func TestDeleteInsists(t *testing.T) {
 			}
 		}
 		if n != 1 {
-			t.Errorf("%s: the wait for the VPC was told as %d states, want 1: %v", code, n, said)
+			t.Errorf("%s: the wait for the VPC was reported as %d states, want 1: %v", code, n, said)
 		}
 	}
 }
 
-// listening is a cloud whose last answer to a deletion of a vSwitch is known.
+// listening is a cloud that records the last answer to a deletion of a vSwitch.
 type listening struct {
 	provision.Cloud
 	last *cloud.Error
@@ -116,8 +117,8 @@ func (l *listening) DeleteVSwitch(ctx context.Context, id string) error {
 	return err
 }
 
-// TestDeleteGivesUp: the error has the last answer with the id of its request, which the
-// cloud's support asks for.
+// TestDeleteGivesUp: the error has the last answer with its request id, which the cloud's support
+// asks for.
 func TestDeleteGivesUp(t *testing.T) {
 	s, _ := applied(t)
 	if err := s.AddFaults(faults.Rule{Action: "DeleteVSwitch", Count: 1000, Error: &faults.Error{Code: "DependencyViolation"}}); err != nil {
@@ -176,7 +177,7 @@ func TestDeleteRefusesWhatIsInUse(t *testing.T) {
 	}
 }
 
-// An ENI that its owner has deleted a moment ago is no reason to give up.
+// An ENI that was deleted a moment ago does not make Delete fail.
 func TestDeleteWaitsForWhatIsBeingDeleted(t *testing.T) {
 	s, n := applied(t, func(o *vpcsim.Options) { o.Timing.DeleteENI = 20 * time.Millisecond })
 	var eni string
@@ -196,7 +197,7 @@ func TestDeleteWaitsForWhatIsBeingDeleted(t *testing.T) {
 	same(t, "afterwards", s.inventory(t), []string{})
 }
 
-// unfiltered is a cloud that lists every VPC, whatever tag is asked for.
+// unfiltered is a cloud that lists every VPC, whatever tag is requested.
 type unfiltered struct{ provision.Cloud }
 
 func (c unfiltered) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
@@ -204,7 +205,7 @@ func (c unfiltered) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VP
 	return c.Cloud.ListVPCs(ctx, f)
 }
 
-// What nobody has tagged is not that of a plan without a name.
+// Resources without a tag do not belong to a plan without a name.
 func TestAPlanWithoutANameOwnsNothing(t *testing.T) {
 	s := start(t)
 	s.write(t, func(a state.API) error {

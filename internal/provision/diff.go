@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// change is one thing that is missing in the cloud: exactly one of the fields is set.
+// change is one thing that the cloud lacks: exactly one of the fields is set.
 type change struct {
 	vpc   bool
 	cidr  netip.Prefix
@@ -20,13 +20,13 @@ type change struct {
 	allow netip.Prefix
 }
 
-// vswitch is one of the plan's, with where it belongs.
+// vswitch is a vSwitch of the plan with its zone and role.
 type vswitch struct {
 	plan.VSwitch
 	zone, role string
 }
 
-// vswitches are the plan's vSwitches, nodes' before pods' in each zone.
+// vswitches returns the plan's vSwitches, nodes' before pods' in each zone.
 func vswitches(p *plan.Plan) []vswitch {
 	var all []vswitch
 	for _, z := range p.Zones {
@@ -38,10 +38,9 @@ func vswitches(p *plan.Plan) []vswitch {
 	return all
 }
 
-// allowed are the ranges that the security group must let in beside its own
-// members. The members of a normal group reach each other anyway, those of an
-// enterprise group do not; and a pod of Flannel sends with an address that is no
-// member's.
+// allowed returns the ranges that the security group must accept beside its own members. The
+// members of a normal group reach each other anyway, those of an enterprise group do not; and a pod
+// of Flannel sends with an address that no member has.
 func allowed(p *plan.Plan) []netip.Prefix {
 	var all []netip.Prefix
 	if p.SecurityGroup == cloud.SecurityGroupEnterprise {
@@ -53,8 +52,8 @@ func allowed(p *plan.Plan) []netip.Prefix {
 	return all
 }
 
-// diff says what is missing in the cloud, in the order in which it can be made. What
-// is there but differs is an error; all of them are named at once.
+// diff returns what the cloud lacks, in the order in which it can be created. Resources that differ
+// are an error, which names all of them.
 func diff(p *plan.Plan, w *world) ([]change, error) {
 	var all []change
 	if w.vpc == nil {
@@ -68,13 +67,14 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 		bad("VPC %s has the range %s, the plan says vpc.cidr %s: a VPC's range cannot be changed; correct the plan, or delete the VPC", w.vpc.ID, w.vpc.CIDRs[0], p.VPC.CIDR)
 	}
 	for _, c := range w.vpc.CIDRs[1:] {
-		// Others may give the VPC ranges, but not over what the plan has beside it.
+		// Others may add ranges to the VPC, but none that overlaps the plan's ranges outside the
+		// VPC.
 		for _, beside := range []struct {
 			key string
 			netip.Prefix
 		}{{"serviceCIDR", p.ServiceCIDR}, {"podCIDR", p.PodCIDR}} {
 			if beside.Overlaps(c) {
-				bad("VPC %s has the range %s, which overlaps the plan's %s %s: choose another one, or take the range out of the VPC", w.vpc.ID, c, beside.key, beside.Prefix)
+				bad("VPC %s has the range %s, which overlaps the plan's %s %s: choose another one, or remove the range from the VPC", w.vpc.ID, c, beside.key, beside.Prefix)
 			}
 		}
 	}
@@ -108,7 +108,7 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 			}
 		}
 	default:
-		bad("%d security groups of VPC %s carry the tag %s=%s: %s and %s; take the tag off all but one", len(groups), w.vpc.ID, TagPlan, p.Name, groups[0].ID, groups[1].ID)
+		bad("%d security groups of VPC %s carry the tag %s=%s: %s and %s; remove the tag from all but one", len(groups), w.vpc.ID, TagPlan, p.Name, groups[0].ID, groups[1].ID)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -116,9 +116,9 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 	return all, nil
 }
 
-// find returns the cloud's vSwitch that is the plan's, nil if it is still to be
-// made. Ranges are unique in a VPC and never change, so they tell vSwitches apart;
-// by its name a vSwitch is known whose range the plan has changed.
+// find returns the cloud's vSwitch that is the plan's, nil if it has to be created. A range is
+// unique in a VPC and never changes, so it identifies a vSwitch; a vSwitch whose range the plan has
+// changed is found by its name.
 func find(v vswitch, w *world, name string) (*cloud.VSwitch, error) {
 	for i := range w.vswitches {
 		there := &w.vswitches[i]
@@ -148,7 +148,7 @@ func changed(v vswitch, there *cloud.VSwitch) error {
 	return fmt.Errorf("vSwitch %s: %s has the range %s, the plan says %s: a vSwitch's range cannot be changed; correct the plan, or delete the vSwitch", v.Name, there.ID, there.CIDR, v.CIDR)
 }
 
-// describe says a change in words.
+// describe returns a line that describes a change.
 func (c change) describe(p *plan.Plan) string {
 	switch {
 	case c.vpc:
@@ -160,5 +160,5 @@ func (c change) describe(p *plan.Plan) string {
 	case c.group:
 		return fmt.Sprintf("create security group %s (%s)", p.Name, p.SecurityGroup)
 	}
-	return fmt.Sprintf("let everything from %s into the security group", c.allow)
+	return fmt.Sprintf("allow everything from %s in the security group", c.allow)
 }

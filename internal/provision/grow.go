@@ -15,11 +15,11 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// PlanFile is a plan on disk. A growth that is under way has a record beside it, so
-// that a command which was killed is finished by the next one.
+// PlanFile is a plan on disk. A growth in progress has a record beside it, so that the next command
+// completes what a killed one began.
 type PlanFile struct {
 	Path string
-	// Types is for plan.Check.
+	// Types is passed to plan.Check.
 	Types plan.Catalog
 }
 
@@ -43,7 +43,7 @@ func (f *PlanFile) check(p *plan.Plan) error {
 	return nil
 }
 
-// Save replaces the plan at once.
+// Save replaces the plan in one step.
 func (f *PlanFile) Save(p *plan.Plan) error {
 	b, err := p.Marshal()
 	if err != nil {
@@ -56,11 +56,11 @@ func (f *PlanFile) Save(p *plan.Plan) error {
 	return atomicfile.Write(f.Path, b, mode)
 }
 
-// growing is the record of a growth under way.
+// growing is the record of a growth in progress.
 type growing struct {
 	Zone    string       `json:"zone"`
 	VSwitch plan.VSwitch `json:"vSwitch"`
-	// Secondary is the range that the VPC gets for it, if it gets one.
+	// Secondary is the range that the VPC gets for it, if any.
 	Secondary netip.Prefix `json:"secondary,omitzero"`
 }
 
@@ -81,7 +81,7 @@ func (f *PlanFile) underWay() (*growing, error) {
 	return &g, nil
 }
 
-// Forget gives a growth under way up, for good: there is no VPC any more that it was for.
+// Forget removes the record of a growth: the VPC that it was for does not exist any more.
 func (f *PlanFile) Forget() error {
 	if err := os.Remove(f.record()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the record of an earlier grow: %w", err)
@@ -89,32 +89,32 @@ func (f *PlanFile) Forget() error {
 	return nil
 }
 
-// Cluster is one that is to use what Grow adds.
+// Cluster is a cluster that is to use what Grow adds.
 type Cluster struct {
-	// VSwitches are those that it uses, Services its Service ranges.
+	// VSwitches are the vSwitches that it uses, Services its Service ranges.
 	VSwitches []string
 	Services  []netip.Prefix
 	// Adopt makes it use one more.
 	Adopt func(ctx context.Context, zone, id string) error
 }
 
-// Grown is what Grow did.
+// Grown is the result of Grow.
 type Grown struct {
 	Zone    string
 	VSwitch VSwitch
-	// Resumed: an earlier Grow was finished, or the cluster got a vSwitch that the plan
-	// had already; no other was added.
+	// Resumed: an earlier Grow was completed, or the cluster got a vSwitch that the plan already
+	// had; no new one was added.
 	Resumed bool
 	// Plan is the plan with the vSwitch, Network what exists now.
 	Plan    *plan.Plan
 	Network *Network
 }
 
-// Grow adds a Pod vSwitch to a plan whose VPC exists: in the plan's file first, then
-// in the cloud, and last it tells the cluster, if there is one (nil: none). A vSwitch
-// that the plan has and the cluster does not use comes before a new one. What ask says
-// of the VPC is filled in here.
-func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cluster *Cluster) (*Grown, error) {
+// Grow adds a Pod vSwitch to a plan whose VPC exists: first to the plan's file, then to the cloud,
+// then to the cluster's configuration, if there is a cluster (nil: none). A vSwitch of the plan
+// that the cluster does not use yet is taken before a new one. Grow fills in what request lacks
+// about the VPC.
+func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, request plan.Growth, cluster *Cluster) (*Grown, error) {
 	want, err := f.Load()
 	if err != nil {
 		return nil, err
@@ -127,24 +127,24 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	if err != nil {
 		return nil, err
 	}
-	if w.vpc == nil { // an earlier grow may have been for one that was deleted since
+	if w.vpc == nil { // an earlier grow may have been for a VPC that was deleted since
 		return nil, fmt.Errorf("plan %q has no VPC yet: run \"terwayctl vpc apply %s\"", want.Name, f.Path)
 	}
 	resumed := g != nil
 	switch {
-	case resumed && (g.Zone != ask.Zone || !meets(g.VSwitch, ask)):
-		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone, and for no other range or mask, first, or give it up: delete %s, and take the vSwitch %s out of the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
+	case resumed && (g.Zone != request.Zone || !meets(g.VSwitch, request)):
+		return nil, fmt.Errorf("an earlier grow of zone %s with %s is not finished: run the command for that zone, and for no other range or mask, first, or abandon it: delete %s, and remove the vSwitch %s from the plan", g.Zone, g.VSwitch.CIDR, f.record(), g.VSwitch.Name)
 	case resumed:
-		p.say("an earlier grow is finished: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
+		p.say("completing an earlier grow: vSwitch %s (%s)", g.VSwitch.Name, g.VSwitch.CIDR)
 	default:
-		if g = p.unused(want, w, ask, cluster); g != nil {
+		if g = p.unused(want, w, request, cluster); g != nil {
 			resumed = true
-			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no other is made", g.VSwitch.Name, g.VSwitch.CIDR)
-		} else if g, err = f.choose(want, w, ask, cluster); err != nil {
+			p.say("the cluster does not use vSwitch %s (%s) of the plan yet: it gets this one, and no new one is created", g.VSwitch.Name, g.VSwitch.CIDR)
+		} else if g, err = f.choose(want, w, request, cluster); err != nil {
 			return nil, err
 		}
-		// VPC and cluster may have it before this command knows: the next run must not
-		// take that for the answer to another wish.
+		// VPC and cluster may have it before this command returns: the next run must not take it
+		// for the answer to another request.
 		if err = f.note(g); err != nil {
 			return nil, err
 		}
@@ -154,15 +154,15 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	}
 	n, _, err := p.Apply(ctx, want)
 	if err != nil {
-		return nil, fmt.Errorf("%w\nrun the command again to go on", err)
+		return nil, fmt.Errorf("%w\nrun the command again to continue", err)
 	}
 	there := n.ByCIDR(g.VSwitch.CIDR)
 	if there == nil {
-		return nil, fmt.Errorf("the vSwitch %s was made and is not in the VPC any more", g.VSwitch.CIDR)
+		return nil, fmt.Errorf("the vSwitch %s was created but is no longer in the VPC", g.VSwitch.CIDR)
 	}
 	if cluster != nil {
 		if err := cluster.Adopt(ctx, g.Zone, there.ID); err != nil {
-			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to go on", err, there.ID)
+			return nil, fmt.Errorf("%w\nthe vSwitch %s exists; run the command again to continue", err, there.ID)
 		}
 	}
 	if err := f.Forget(); err != nil {
@@ -171,19 +171,18 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, ask plan.Growth, cl
 	return &Grown{Zone: g.Zone, VSwitch: *there, Resumed: resumed, Plan: want, Network: n}, nil
 }
 
-// meets reports whether a vSwitch is such as is asked for.
-func meets(v plan.VSwitch, ask plan.Growth) bool {
-	if ask.CIDR.IsValid() {
-		return v.CIDR == ask.CIDR
+// meets reports whether a vSwitch meets a request.
+func meets(v plan.VSwitch, request plan.Growth) bool {
+	if request.CIDR.IsValid() {
+		return v.CIDR == request.CIDR
 	}
-	return ask.Bits == 0 || v.CIDR.Bits() == ask.Bits
+	return request.Bits == 0 || v.CIDR.Bits() == request.Bits
 }
 
-// unused is the zone's first Pod vSwitch of the plan that the cluster does not use: an
-// earlier Grow was not told of the cluster, or somebody has written it into the plan.
-// One that is full would help nobody, and one of another range or mask than is asked for
-// is not what the user wants now.
-func (p *Provisioner) unused(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) *growing {
+// unused returns the zone's first Pod vSwitch of the plan that the cluster does not use: an earlier
+// Grow had no cluster, or somebody added it to the plan. It skips full ones, and those with another
+// range or mask than requested.
+func (p *Provisioner) unused(want *plan.Plan, w *world, request plan.Growth, cluster *Cluster) *growing {
 	if cluster == nil {
 		return nil
 	}
@@ -195,66 +194,66 @@ func (p *Provisioner) unused(want *plan.Plan, w *world, ask plan.Growth, cluster
 	for _, z := range want.Zones {
 		for _, v := range z.Pods {
 			switch {
-			case z.ID != ask.Zone || used(v):
-			case meets(v, ask):
+			case z.ID != request.Zone || used(v):
+			case meets(v, request):
 				return &growing{Zone: z.ID, VSwitch: v}
 			default:
-				wish := fmt.Sprintf("a /%d", ask.Bits)
-				if ask.CIDR.IsValid() {
-					wish = ask.CIDR.String()
+				requested := fmt.Sprintf("a /%d", request.Bits)
+				if request.CIDR.IsValid() {
+					requested = request.CIDR.String()
 				}
-				p.say("vSwitch %s (%s) of the plan, which the cluster does not use, is passed over: %s is asked for", v.Name, v.CIDR, wish)
+				p.say("vSwitch %s (%s) of the plan, which the cluster does not use, is skipped: the request is for %s", v.Name, v.CIDR, requested)
 			}
 		}
 	}
 	return nil
 }
 
-// choose finds a range.
-func (f *PlanFile) choose(want *plan.Plan, w *world, ask plan.Growth, cluster *Cluster) (*growing, error) {
+// choose chooses a range.
+func (f *PlanFile) choose(want *plan.Plan, w *world, request plan.Growth, cluster *Cluster) (*growing, error) {
 	planned := vswitches(want)
 	for _, v := range w.vswitches {
-		ask.Taken = append(ask.Taken, v.CIDR)
+		request.Taken = append(request.Taken, v.CIDR)
 		if !slices.ContainsFunc(planned, func(o vswitch) bool { return o.CIDR == v.CIDR }) {
-			ask.VSwitches++
+			request.VSwitches++
 		}
 	}
 	for _, c := range w.vpc.CIDRs {
 		known := c == want.VPC.CIDR || slices.Contains(want.VPC.Secondary, c)
 		if !known {
-			ask.Ranges++
+			request.Ranges++
 		}
 		switch {
 		case known:
-		case ask.CIDR.IsValid() && c.Overlaps(ask.CIDR):
-			return nil, fmt.Errorf("range %s: the VPC has the range %s, which the plan does not have; put it under vpc.secondary in %s first", ask.CIDR, c, f.Path)
+		case request.CIDR.IsValid() && c.Overlaps(request.CIDR):
+			return nil, fmt.Errorf("range %s: the VPC has the range %s, which the plan does not have; add it to vpc.secondary in %s first", request.CIDR, c, f.Path)
 		default:
-			ask.Taken = append(ask.Taken, c)
+			request.Taken = append(request.Taken, c)
 		}
 	}
-	if cluster != nil { // whose Service range may be another than the plan's
+	if cluster != nil { // its Service range may differ from the plan's
 		for _, c := range cluster.Services {
-			if ask.CIDR.IsValid() && c.Overlaps(ask.CIDR) {
-				return nil, fmt.Errorf("range %s overlaps the cluster's Service range %s: choose another range", ask.CIDR, c)
+			if request.CIDR.IsValid() && c.Overlaps(request.CIDR) {
+				return nil, fmt.Errorf("range %s overlaps the cluster's Service range %s: choose another range", request.CIDR, c)
 			}
 		}
-		ask.Taken = append(ask.Taken, cluster.Services...)
+		request.Taken = append(request.Taken, cluster.Services...)
 	}
-	grown, v, err := want.Grow(ask)
+	grown, v, err := want.Grow(request)
 	if err != nil {
 		return nil, err
 	}
 	if err := f.check(grown); err != nil {
 		return nil, err
 	}
-	g := &growing{Zone: ask.Zone, VSwitch: v}
+	g := &growing{Zone: request.Zone, VSwitch: v}
 	if n := len(want.VPC.Secondary); len(grown.VPC.Secondary) > n {
 		g.Secondary = grown.VPC.Secondary[n]
 	}
 	return g, nil
 }
 
-// note records what is under way.
+// note writes the record.
 func (f *PlanFile) note(g *growing) error {
 	b, err := json.Marshal(g)
 	if err != nil {
@@ -263,7 +262,7 @@ func (f *PlanFile) note(g *growing) error {
 	return atomicfile.Write(f.record(), append(b, '\n'), 0o644)
 }
 
-// enter puts what is recorded into the plan's file.
+// enter adds what is recorded to the plan's file.
 func (f *PlanFile) enter(want *plan.Plan, g *growing) (*plan.Plan, error) {
 	grown := *want
 	if g.Secondary.IsValid() && !slices.Contains(want.VPC.Secondary, g.Secondary) {
@@ -271,7 +270,7 @@ func (f *PlanFile) enter(want *plan.Plan, g *growing) (*plan.Plan, error) {
 	}
 	at := slices.IndexFunc(want.Zones, func(z plan.Zone) bool { return z.ID == g.Zone })
 	if at < 0 {
-		return nil, fmt.Errorf("%s: the plan has no zone %s any more, for which %s says that a vSwitch is being made", f.Path, g.Zone, f.record())
+		return nil, fmt.Errorf("%s: the plan no longer has zone %s, for which %s records a vSwitch", f.Path, g.Zone, f.record())
 	}
 	if slices.Contains(want.Zones[at].Pods, g.VSwitch) {
 		return want, nil

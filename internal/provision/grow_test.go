@@ -38,7 +38,7 @@ func load(t *testing.T, f *provision.PlanFile) *plan.Plan {
 	return p
 }
 
-// uses is a cluster that uses every Pod vSwitch of the plan.
+// uses returns a cluster that uses every Pod vSwitch of the plan.
 func uses(t *testing.T, s *simulator, f *provision.PlanFile) *provision.Cluster {
 	t.Helper()
 	p := load(t, f)
@@ -57,7 +57,7 @@ func uses(t *testing.T, s *simulator, f *provision.PlanFile) *provision.Cluster 
 	return c
 }
 
-// tidy: nothing is left beside the plan.
+// tidy checks that no file is left beside the plan.
 func tidy(t *testing.T, f *provision.PlanFile) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(f.Path))
@@ -70,18 +70,18 @@ func TestGrow(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
 	for i, want := range []string{"192.168.128.0/19", "192.168.160.0/19", "192.168.192.0/19", "192.168.224.0/19", "10.0.0.0/19", "10.0.32.0/19"} {
-		var told string
+		var adopted string
 		c := uses(t, s, f)
 		c.Adopt = func(_ context.Context, zone, id string) error {
-			told = zone + " " + id
+			adopted = zone + " " + id
 			return nil
 		}
 		g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if g.VSwitch.CIDR.String() != want || g.Resumed || told != "cn-hangzhou-i "+g.VSwitch.ID || !strings.HasPrefix(g.VSwitch.ID, "vsw-") {
-			t.Errorf("grow number %d: %+v, the cluster was told %q; want %s", i+1, g.VSwitch, told, want)
+		if g.VSwitch.CIDR.String() != want || g.Resumed || adopted != "cn-hangzhou-i "+g.VSwitch.ID || !strings.HasPrefix(g.VSwitch.ID, "vsw-") {
+			t.Errorf("grow number %d: %+v, the cluster got %q; want %s", i+1, g.VSwitch, adopted, want)
 		}
 		if c := g.Network.ENIConfig(g.Plan).VSwitches["cn-hangzhou-i"]; len(c) != i+2 || c[i+1] != g.VSwitch.ID {
 			t.Errorf("grow number %d: eni-config has %v", i+1, c)
@@ -95,8 +95,8 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// Killed at any call, or before the cluster was told: the next grow finishes that one
-// and adds no other.
+// After a kill at any call, or before the cluster's configuration is changed, the next grow
+// completes that one and adds no other.
 func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 	crowded := func(t *testing.T) (*simulator, *provision.PlanFile) {
 		s := start(t)
@@ -120,7 +120,7 @@ func TestGrowIsFinishedByTheNextRun(t *testing.T) {
 			ctx := s.wire.cutAfter(t, k, late)
 			_, err := s.provisioner(t).Grow(ctx, f, ask, c)
 			if err == nil {
-				t.Fatal("grow succeeded although the cluster was not told")
+				t.Fatal("grow succeeded although the cluster was not changed")
 			}
 			calls := s.wire.mend()
 			began, err := os.Stat(f.Path + ".growing")
@@ -172,8 +172,8 @@ func TestGrowFinishesTheOldOneFirst(t *testing.T) {
 	}
 }
 
-// A secondary range that somebody else has given to the VPC is not in the plan, and
-// yet nothing may overlap it.
+// A secondary range that somebody else has added to the VPC is not in the plan, and nothing may
+// overlap it.
 func TestGrowBesideAForeignRange(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -188,7 +188,7 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 	})
 	ask := plan.Growth{Zone: "cn-hangzhou-i", CIDR: netip.MustParsePrefix("10.0.0.0/24")}
 	if _, err := s.provisioner(t).Grow(t.Context(), f, ask, nil); err == nil || !strings.Contains(err.Error(), "10.0.0.0/20, which the plan does not have") {
-		t.Errorf("%v: want to be told of the range", err)
+		t.Errorf("%v: want an error that names the range", err)
 	}
 	tidy(t, f)
 	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil)
@@ -197,7 +197,7 @@ func TestGrowBesideAForeignRange(t *testing.T) {
 	}
 }
 
-// Who may read the plan's file stays as it was.
+// The mode of the plan's file is kept.
 func TestGrowKeepsTheFilesMode(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -212,8 +212,8 @@ func TestGrowKeepsTheFilesMode(t *testing.T) {
 	}
 }
 
-// What others have in the VPC counts for the cloud's limits: what it would refuse is
-// refused before the plan has it.
+// What others have in the VPC counts for the cloud's limits: what the cloud would refuse is
+// rejected before it is in the plan.
 func TestGrowCountsWhatIsForeign(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -252,8 +252,8 @@ func TestGrowCountsWhatIsForeign(t *testing.T) {
 	refused(ask, "has 150 vSwitches already")
 }
 
-// What the plan has and the cluster does not use comes first: grown without the
-// cluster, or written into the plan by hand. Only then another one is made.
+// vSwitches of the plan that the cluster does not use come first: from a grow without the cluster,
+// or added to the plan by hand. Only then a new one is created.
 func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -279,7 +279,7 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 		}
 		tidy(t, f)
 	}
-	// Who asks for a range gets that one, and no other of the plan's.
+	// A request for a range gets that range, and no other vSwitch of the plan.
 	ask = plan.Growth{Zone: "cn-hangzhou-j", CIDR: ranges("192.168.202.0/24")[0]}
 	if g, err := s.provisioner(t).Grow(t.Context(), f, ask, c); err != nil || g.VSwitch.CIDR != ask.CIDR || g.Resumed {
 		t.Errorf("%+v, %v: want %s, new", g, err, ask.CIDR)
@@ -291,8 +291,8 @@ func TestGrowGivesTheClusterThePlans(t *testing.T) {
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
 }
 
-// Who asks for a mask gets a vSwitch with that mask: one of the plan with another is passed
-// over, and the user is told.
+// A request for a mask gets a vSwitch with that mask: one of the plan with another mask is skipped,
+// and the user is told.
 func TestGrowPassesOverAnotherMask(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -315,17 +315,17 @@ func TestGrowPassesOverAnotherMask(t *testing.T) {
 		if err != nil || g.VSwitch.CIDR.String() != want.cidr || g.Resumed != want.resumed {
 			t.Fatalf("%+v, %v: want %+v", g, err, want)
 		}
-		if n := strings.Count(strings.Join(said, "\n"), "passed over"); n != 1 || !strings.Contains(strings.Join(said, "\n"), "vSwitch small (192.168.200.0/28) of the plan, which the cluster does not use, is passed over: a /24 is asked for") {
-			t.Errorf("it says %q, want that small is passed over, and nothing else", said)
+		if n := strings.Count(strings.Join(said, "\n"), "skipped"); n != 1 || !strings.Contains(strings.Join(said, "\n"), "vSwitch small (192.168.200.0/28) of the plan, which the cluster does not use, is skipped: the request is for a /24") {
+			t.Errorf("it says %q, want that small is skipped, and nothing else", said)
 		}
 	}
-	// Without a wish it is the next.
+	// Without a requested range or mask it is the next one.
 	if g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, c); err != nil || g.VSwitch.CIDR.String() != "192.168.200.0/28" {
 		t.Errorf("%+v, %v: want 192.168.200.0/28", g, err)
 	}
 }
 
-// A vSwitch of the plan that is full already would help the cluster with nothing.
+// A vSwitch of the plan that is already full is of no use to the cluster.
 func TestGrowPassesOverWhatIsFull(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -343,14 +343,14 @@ func TestGrowPassesOverWhatIsFull(t *testing.T) {
 		}
 		return nil
 	})
-	// Any mask will do: it is passed over because it is full.
+	// Any mask matches: it is skipped because it is full.
 	g, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i"}, c)
 	if err != nil || g.Resumed || g.VSwitch.ID == full.VSwitch.ID {
 		t.Errorf("%+v, %v: want another vSwitch than the full one", g, err)
 	}
 }
 
-// The cluster took the vSwitch and the answer was lost: the next run adds no other.
+// The cluster got the vSwitch but the answer was lost: the next run adds no other.
 func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -374,7 +374,7 @@ func TestGrowAdoptsOnceThoughTheAnswerIsLost(t *testing.T) {
 	same(t, "the plan's", s.inventory(t), wanted(load(t, f)))
 }
 
-// The cluster's Service range may be another than the plan's: nothing may overlap it.
+// The cluster's Service range may differ from the plan's: nothing may overlap it.
 func TestGrowBesideTheClustersServices(t *testing.T) {
 	s := start(t)
 	f := onDisk(t, s, example())
@@ -405,13 +405,13 @@ func TestGrowNeedsAVPC(t *testing.T) {
 	grow := func() {
 		t.Helper()
 		if _, err := s.provisioner(t).Grow(t.Context(), f, plan.Growth{Zone: "cn-hangzhou-i", Bits: 19}, nil); err == nil || !strings.Contains(err.Error(), "vpc apply") {
-			t.Errorf("%v: want to be told to apply first", err)
+			t.Errorf("%v: want the advice to apply first", err)
 		}
 		same(t, "afterwards", s.inventory(t), []string{})
 	}
 	grow()
 	tidy(t, f)
-	// Nor is a growth finished whose VPC was deleted since.
+	// A growth whose VPC was deleted since is not completed.
 	if err := os.WriteFile(f.Path+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"pod-i-2","cidr":"192.168.128.0/19"}}`), 0o644); err != nil {
 		t.Fatal(err)
 	}

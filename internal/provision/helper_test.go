@@ -24,7 +24,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// simulator is a simulated cloud behind a wire that can be cut.
+// simulator is a simulated cloud behind a connection that can be cut.
 type simulator struct {
 	*vpcsim.Server
 	wire *wire
@@ -48,16 +48,16 @@ func start(t *testing.T, change ...func(*vpcsim.Options)) *simulator {
 	return &simulator{s, newWire(t, s.Endpoint())}
 }
 
-// wire hands calls on to the cloud and can stop doing so, as a kill -9 of the
-// caller would: at the call that is the last, before or after the cloud did its work.
+// wire forwards calls to the cloud and can stop doing so, like a kill -9 of the caller: at the last
+// call, before or after the cloud carried it out.
 type wire struct {
 	*httptest.Server
 	to *url.URL
 
 	mu    sync.Mutex
 	calls int
-	// limit is how many calls get through (−1: all); then done is called. With late
-	// the cloud does the work of the next one, and nobody hears of it.
+	// limit is how many calls get through (−1: all); then done is called. With late, the cloud
+	// carries out the next call, but its answer is lost.
 	limit int
 	late  bool
 	done  func()
@@ -90,7 +90,7 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		defer rsp.Body.Close()
 		if !cut {
 			rw.WriteHeader(rsp.StatusCode)
-			_, _ = io.Copy(rw, rsp.Body) // the client sees a short answer
+			_, _ = io.Copy(rw, rsp.Body) // the client gets a truncated answer
 			return
 		}
 	}
@@ -98,8 +98,8 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
-// cutAfter lets n calls through and kills the caller at the next one; the result
-// is the caller's life.
+// cutAfter lets n calls through and kills the caller at the next one; the returned context ends
+// with the caller.
 func (w *wire) cutAfter(t *testing.T, n int, late bool) context.Context {
 	ctx, cancel := context.WithCancel(t.Context())
 	w.mu.Lock()
@@ -115,7 +115,7 @@ func (w *wire) mend() (calls int) {
 	return calls
 }
 
-// provisioner is one run of the program; it remembers nothing of the last one.
+// provisioner is one run of the program; it keeps nothing of the last one.
 func (s *simulator) provisioner(t *testing.T) *provision.Provisioner {
 	t.Helper()
 	a := s.Account()
@@ -183,7 +183,7 @@ func flannel() *plan.Plan {
 	return p
 }
 
-// inventory is all that the cloud holds, in words without ids, sorted.
+// inventory returns all that the cloud holds, as text without ids, sorted.
 func (s *simulator) inventory(t *testing.T) []string {
 	t.Helper()
 	all := []string{}
@@ -214,7 +214,7 @@ func sorted(tags []state.Tag) []string {
 	return all
 }
 
-// wanted is the inventory of a plan.
+// wanted returns the inventory of a plan.
 func wanted(p *plan.Plan) []string {
 	own := "creator=terway terway.dev/plan=" + p.Name
 	secondary := p.VPC.Secondary

@@ -15,13 +15,13 @@ import (
 
 // Network is what exists of a plan.
 type Network struct {
-	// Plan is empty for a VPC that no plan made.
+	// Plan is empty for a VPC without a plan.
 	Plan      string    `json:"plan,omitempty"`
 	Region    string    `json:"region"`
 	VPC       VPC       `json:"vpc"`
 	VSwitches []VSwitch `json:"vswitches"`
 	Groups    []Group   `json:"securityGroups"`
-	// Free are the parts of the VPC's ranges that no vSwitch has.
+	// Free are the parts of the VPC's ranges that are in no vSwitch.
 	Free []netip.Prefix `json:"free"`
 }
 
@@ -38,10 +38,10 @@ type VSwitch struct {
 	Name string       `json:"name"`
 	Zone string       `json:"zone"`
 	CIDR netip.Prefix `json:"cidr"`
-	// Role is RoleNode, RolePod or empty; Own is set if the plan made it.
+	// Role is RoleNode, RolePod or empty; Own is set if it belongs to the plan.
 	Role string `json:"role,omitempty"`
 	Own  bool   `json:"own"`
-	// Addresses is how many the range has for ENIs, Free how many of them can be had.
+	// Addresses is how many the range has for ENIs, Free how many of them are free.
 	Addresses int `json:"addresses"`
 	Free      int `json:"free"`
 }
@@ -70,20 +70,20 @@ func network(w *world, name, region string) *Network {
 	for _, g := range w.groups {
 		n.Groups = append(n.Groups, Group{ID: g.ID, Name: g.Name, Type: g.Type, Own: owned(g.Tags, name), Free: g.Free})
 	}
-	if set, err := free.IPSet(); err == nil { // it has seen valid prefixes only
+	if set, err := free.IPSet(); err == nil { // all prefixes are valid
 		n.Free = set.Prefixes()
 	}
 	return n
 }
 
-// Show says what exists of a plan; an error if nothing does.
+// Show returns what exists of a plan; an error if nothing does.
 func (p *Provisioner) Show(ctx context.Context, name string) (*Network, error) {
 	w, err := p.observe(ctx, name)
 	if err != nil {
 		return nil, err
 	}
 	if w.vpc == nil {
-		return nil, fmt.Errorf("no VPC of %s carries the tag %s=%s: \"terwayctl vpc apply\" makes one from a plan", p.Region, TagPlan, name)
+		return nil, fmt.Errorf("no VPC of %s carries the tag %s=%s: \"terwayctl vpc apply\" creates one from a plan", p.Region, TagPlan, name)
 	}
 	return network(w, name, p.Region), nil
 }
@@ -121,11 +121,11 @@ type ENIConfig struct {
 	PodCIDR        string              `json:"pod_cidr,omitempty"`
 }
 
-// ENIConfig is what the cluster of a plan needs in its configuration.
+// ENIConfig returns what the cluster of a plan needs in its configuration.
 func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 	c := ENIConfig{ClusterID: clusterID(p.Name), Region: p.Region, ServiceCIDR: p.ServiceCIDR.String()}
 	if p.Network == claims.NetworkFlannel {
-		// No ENIs are made, so the configuration takes no security groups.
+		// No ENIs are created, so the configuration has no security groups.
 		c.Network, c.PodCIDR = p.Network, p.PodCIDR.String()
 		return c
 	}
@@ -148,8 +148,8 @@ func (n *Network) ENIConfig(p *plan.Plan) ENIConfig {
 	return c
 }
 
-// clusterID makes a cluster's id of a plan's name, which may have characters that the
-// configuration's cluster_id may not.
+// clusterID derives a cluster id from a plan's name, which may have characters that the
+// configuration's cluster_id may not have.
 func clusterID(name string) string {
 	id := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.' {
@@ -161,7 +161,7 @@ func clusterID(name string) string {
 	return id[:min(len(id), most)]
 }
 
-// ByCIDR finds a vSwitch by its range.
+// ByCIDR returns the vSwitch with a range.
 func (n *Network) ByCIDR(c netip.Prefix) *VSwitch {
 	for i := range n.VSwitches {
 		if n.VSwitches[i].CIDR == c {

@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// What apply prints is a configuration that the controller takes.
+// The output of apply is a configuration that the controller accepts.
 func TestENIConfigIsOne(t *testing.T) {
 	for name, p := range plans() {
 		s := start(t)
@@ -54,7 +54,7 @@ func TestENIConfigIsOne(t *testing.T) {
 	}
 }
 
-// A cluster must not silently get another mode than its plan counts on.
+// A cluster must not silently get another mode than its plan is made for.
 func TestENIConfigHasTheMode(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -68,7 +68,7 @@ func TestENIConfigHasTheMode(t *testing.T) {
 	}
 }
 
-// Whatever a plan is called, the cluster's id is one that the configuration takes.
+// For any plan's name, the cluster id is one that the configuration accepts.
 func TestClusterIDIsOne(t *testing.T) {
 	s := start(t)
 	p := example()
@@ -99,7 +99,7 @@ func TestClusterIDIsOne(t *testing.T) {
 func TestShow(t *testing.T) {
 	s := start(t)
 	if _, err := s.provisioner(t).Show(t.Context(), "shop"); err == nil {
-		t.Error("nothing was made, and it is shown")
+		t.Error("nothing exists, and it is shown")
 	}
 	p := example()
 	if _, _, err := s.provisioner(t).Apply(t.Context(), p); err != nil {

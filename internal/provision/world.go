@@ -13,20 +13,20 @@ import (
 
 // world is what the cloud holds of a plan.
 type world struct {
-	// vpc is nil when there is none; all else is empty then.
+	// vpc is nil when there is none; everything else is empty then.
 	vpc *cloud.VPC
-	// vswitches and groups are all of the VPC, the plan's and others', by range and by id.
+	// vswitches and groups are all in the VPC, the plan's and others', by range and by id.
 	vswitches []cloud.VSwitch
 	groups    []cloud.SecurityGroup
-	// allowed are the ranges that the plan's groups let in, by group id.
+	// allowed are the ranges that the plan's groups accept, by group id.
 	allowed map[string][]netip.Prefix
 }
 
-// owned reports whether a resource carries the plan's tag. A plan without a name owns
-// nothing: what nobody has tagged is somebody else's.
+// owned reports whether a resource has the plan's tag. A plan without a name owns nothing:
+// resources without a tag belong to somebody else.
 func owned(tags map[string]string, name string) bool { return name != "" && tags[TagPlan] == name }
 
-// tags are put on what a plan makes.
+// tags returns the tags of a plan's resources.
 func tags(name string) map[string]string {
 	return map[string]string{TagPlan: name, TagCreator: valueCreator}
 }
@@ -35,9 +35,9 @@ func tags(name string) map[string]string {
 func (p *Provisioner) observe(ctx context.Context, name string) (*world, error) {
 	all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{Tags: map[string]string{TagPlan: name}})
 	if err != nil {
-		return nil, fmt.Errorf("look for the VPC of plan %q: %w", name, err)
+		return nil, fmt.Errorf("find the VPC of plan %q: %w", name, err)
 	}
-	// The answer's tags count, not that the cloud has filtered.
+	// The tags in the answer count, not the cloud's filter.
 	all = slices.DeleteFunc(all, func(v cloud.VPC) bool { return !owned(v.Tags, name) })
 	switch len(all) {
 	case 0:
@@ -50,7 +50,7 @@ func (p *Provisioner) observe(ctx context.Context, name string) (*world, error) 
 		ids = append(ids, v.ID)
 	}
 	slices.Sort(ids)
-	return nil, fmt.Errorf("%d VPCs of %s carry the tag %s=%s: %s; take the tag off all but the right one", len(all), p.Region, TagPlan, name, strings.Join(ids, ", "))
+	return nil, fmt.Errorf("%d VPCs of %s carry the tag %s=%s: %s; remove the tag from all but the right one", len(all), p.Region, TagPlan, name, strings.Join(ids, ", "))
 }
 
 // look reads what is in a VPC.
@@ -81,8 +81,8 @@ func (w *world) ownGroups(name string) []cloud.SecurityGroup {
 	return slices.DeleteFunc(slices.Clone(w.groups), func(g cloud.SecurityGroup) bool { return !owned(g.Tags, name) })
 }
 
-// moving says what is on its way from one state to another; nil: nothing is. A
-// VPC that is Pending takes no vSwitch, and a vSwitch that is Deleting keeps its range.
+// moving returns what is changing its state; nil: nothing is. A Pending VPC accepts no vSwitch, and
+// a Deleting vSwitch keeps its range.
 func (w *world) moving() error {
 	if w.vpc == nil {
 		return nil
@@ -98,7 +98,7 @@ func (w *world) moving() error {
 	return nil
 }
 
-// settle observes until nothing is on its way.
+// settle observes until nothing is changing.
 func (p *Provisioner) settle(ctx context.Context, name string) (w *world, err error) {
 	err = p.wait(ctx, func() (bool, error, error) {
 		if w, err = p.observe(ctx, name); err != nil {

@@ -28,7 +28,7 @@ one of a new secondary range when the VPC is full. FILE is rewritten. With
 --kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
 too, and the controller uses it without a restart. If the plan has a Pod vSwitch in
 ZONE that the cluster does not use, the cluster gets that one, and no other is made;
-with --bits or --cidr only one with that mask or range, others are passed over.
+with --bits or --cidr only one with that mask or range, others are skipped.
 
 An interrupted run is finished by the next one, which adds no other vSwitch; until
 then FILE.growing says what is under way.`,

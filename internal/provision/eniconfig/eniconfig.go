@@ -1,6 +1,5 @@
-// Package eniconfig adds a Pod vSwitch to the configuration of a running cluster, the
-// ConfigMap eni-config. It changes nothing else in it, and must never write what the
-// controller would refuse.
+// Package eniconfig adds a Pod vSwitch to the configuration of a running cluster, the ConfigMap
+// eni-config. It changes nothing else in it, and never writes what the controller would reject.
 package eniconfig
 
 import (
@@ -17,12 +16,12 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-// AddVSwitch puts a vSwitch behind the others of its zone.
+// AddVSwitch appends a vSwitch to those of its zone.
 func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err error) {
 	if _, err := config.Parse(data); err != nil {
 		return nil, false, fmt.Errorf("the configuration is not valid as it is:\n%w", err)
 	}
-	// Keys that this program does not know stay as they are.
+	// Keys that this program does not know are kept.
 	var raw map[string]any
 	if err := yaml.Unmarshal(data, &raw); err != nil {
 		return nil, false, fmt.Errorf("the configuration is not YAML: %w", err)
@@ -46,9 +45,9 @@ func AddVSwitch(data []byte, zone, id string) (out []byte, changed bool, err err
 	return out, true, nil
 }
 
-// Cluster reads what a cluster uses that is to have a vSwitch of a VPC. It says why the
-// cluster may not: it is in another region, or none of its vSwitches is among those of
-// the VPC. A kubeconfig is easily that of another cluster.
+// Cluster reads which vSwitches and Service range a cluster uses that is to get a vSwitch of a VPC.
+// It returns an error if the cluster is in another region, or none of its vSwitches is in the VPC:
+// the kubeconfig may be that of another cluster.
 func Cluster(ctx context.Context, c kubernetes.Interface, namespace, region string, vswitches []string, say func(string)) (*provision.Cluster, error) {
 	m, err := c.CoreV1().ConfigMaps(namespace).Get(ctx, config.ConfigMapName, metav1.GetOptions{})
 	if err != nil {

@@ -73,7 +73,7 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// A vSwitch must not get into the configuration of a cluster elsewhere.
+// A vSwitch must not get into the configuration of another cluster.
 func TestCluster(t *testing.T) {
 	for want, c := range map[string]struct {
 		namespace, region, data string
@@ -98,8 +98,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// Whatever the ConfigMap has: what is written is a configuration, with one vSwitch more
-// and nothing else that is different.
+// Whatever the ConfigMap contains, the result is a configuration with one more vSwitch and no other
+// difference.
 func FuzzAddVSwitch(f *testing.F) {
 	f.Add([]byte(before), "cn-hangzhou-i", "vsw-2")
 	f.Add([]byte("{cluster_id: c, region: r, network: flannel, pod_cidr: 10.0.0.0/16, service_cidr: 172.21.0.0/20}"), "z", "vsw-1")
