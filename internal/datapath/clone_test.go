@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// fill sets everything in v, of whatever type, to something that is not zero.
+// fill sets everything in v, of any type, to something that is not zero.
 func fill(t *testing.T, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Slice:
@@ -15,7 +15,7 @@ func fill(t *testing.T, v reflect.Value) {
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if v.Field(i).CanSet() { // addresses have no public fields, and are values
+			if v.Field(i).CanSet() { // addresses have no exported fields, and are values
 				fill(t, v.Field(i))
 			}
 		}
@@ -32,7 +32,7 @@ func fill(t *testing.T, v reflect.Value) {
 	}
 }
 
-// shared names the first memory that two values have in common.
+// shared names the first memory that two values share.
 func shared(a, b reflect.Value, path string) string {
 	switch a.Kind() {
 	case reflect.Slice:

@@ -1,11 +1,9 @@
-// Package datapath is what is said of a node's packets between the agent, which knows what
-// there should be, and package node, which programs it: desired nodes, ENIs and pods, and what
-// went wrong.
+// Package datapath has the values that the agent, which knows the desired state, passes to package
+// node, which programs it: desired nodes, ENIs and pods, and errors.
 //
-// It is values. The packages below it own what they put into the kernel and nothing else: they
-// find their objects by their own names, tables, priorities and marks, rebuild them from the
-// desired state they are given, and remove what is no longer desired. They keep no state of
-// their own on disk: the agent's journal is the only memory.
+// The packages below it own what they put into the kernel and nothing else: they find their objects
+// by their own names, tables, priorities and marks, rebuild them from the desired state, and remove
+// what is no longer desired. They store nothing on disk: the agent's journal is the only memory.
 package datapath
 
 import (
@@ -26,18 +24,19 @@ type Node struct {
 	// VPCCIDRs and ServiceCIDRs are never masqueraded.
 	VPCCIDRs     []netip.Prefix
 	ServiceCIDRs []netip.Prefix
-	// HostStackCIDRs are reached through the node's network stack also by pods whose
-	// packets go past it otherwise (a DNS cache of the node, for example).
+	// HostStackCIDRs are reached through the node's network stack, also by pods whose packets
+	// bypass it otherwise (a DNS cache of the node, for example).
 	HostStackCIDRs []netip.Prefix
-	// Kind is that of new pods which share ENIs: what they need is there before the first comes.
+	// Kind is the kind of new pods with shared ENIs: what it needs on the node is made before the
+	// first pod starts.
 	Kind string
-	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's
-	// address by the node's own default route.
+	// MasqueradeOutside makes pod traffic to anywhere else leave with the node's address by the
+	// node's own default route.
 	MasqueradeOutside bool
 }
 
-// Families are the address families in use, AF_INET and AF_INET6 in this order: IPv4 rules on
-// a kernel without IPv6 must not fail for it.
+// Families returns the address families in use, AF_INET and AF_INET6 in this order: IPv4 must not
+// fail on a kernel without IPv6.
 func (n Node) Families() []int {
 	has := func(is func(netip.Addr) bool) bool {
 		return slices.ContainsFunc(n.Addresses, is) || slices.ContainsFunc(n.ENIs, func(e ENI) bool { return slices.ContainsFunc(e.Gateways, is) })
@@ -52,7 +51,7 @@ func (n Node) Families() []int {
 	return list
 }
 
-// Clone shares no memory with the node.
+// Clone returns a copy that shares no memory with the node.
 func (n Node) Clone() Node {
 	n.Addresses, n.ENIs = slices.Clone(n.Addresses), slices.Clone(n.ENIs)
 	n.VPCCIDRs, n.ServiceCIDRs, n.HostStackCIDRs = slices.Clone(n.VPCCIDRs), slices.Clone(n.ServiceCIDRs), slices.Clone(n.HostStackCIDRs)
@@ -63,16 +62,16 @@ func (n Node) Clone() Node {
 	return n
 }
 
-// ENI is a secondary network interface that is a device of the node.
+// ENI is a secondary network interface with a device on the node.
 type ENI struct {
 	ID  string
 	MAC net.HardwareAddr
 	// CIDRs and Gateways are the vSwitch's, pairwise.
 	CIDRs    []netip.Prefix
 	Gateways []netip.Addr
-	// Device is the link's name, found by MAC.
+	// Device is the name of the link with the ENI's MAC.
 	Device string
-	// MTU in bytes; 0 means the device's own.
+	// MTU in bytes; 0 keeps the device's own.
 	MTU int
 }
 
@@ -91,12 +90,12 @@ type Pod struct {
 	Addresses []netip.Addr
 	// ENI is the MAC of the ENI that carries the addresses.
 	ENI string
-	// Exclusive, if not nil, is that ENI, which the pod has for itself: it is moved into
-	// the pod and becomes IfName. Node.ENIs does not list it.
+	// Exclusive, if not nil, is that ENI, which only this pod uses: it is moved into the pod and
+	// becomes IfName. Node.ENIs does not list it.
 	Exclusive *ENI
-	// Kind is the way in which it is wired, by the name that claims has for it. A pod keeps it.
+	// Kind is the kind with which the pod is wired, by its name in package claims. A pod keeps it.
 	Kind string
-	// State says whether it is wired.
+	// State is the state of the wiring.
 	State State
 }
 
@@ -104,10 +103,10 @@ type Pod struct {
 type State int
 
 const (
-	// Unwired: not yet wired, or not any more, or a call is at work on it. Its pieces are
-	// neither repaired nor removed.
+	// Unwired: not wired yet, no longer wired, or a call works on it. It is neither repaired nor
+	// removed.
 	Unwired State = iota
-	// Wired: AddPod has wired it at some time. What is called so in the pod is ours.
+	// Wired: AddPod has wired it. Devices with our names in the pod are Terway's.
 	Wired
 )
 
@@ -121,8 +120,8 @@ type Wiring struct {
 	Gateways []netip.Addr
 }
 
-// PodError is trouble that node.Node.Sync has with one pod. The node itself is programmed
-// and can serve others.
+// PodError is a problem of node.Node.Sync with one pod. The node itself is programmed and can serve
+// other pods.
 type PodError struct {
 	// Sandbox and IfName are the pod's.
 	Sandbox, IfName string
@@ -132,17 +131,17 @@ type PodError struct {
 func (e *PodError) Error() string { return e.Err.Error() }
 func (e *PodError) Unwrap() error { return e.Err }
 
-// ErrNoDevice is in a PodError if the ENI that the pod has for itself has no device any more.
+// ErrNoDevice is in a PodError if the pod's exclusive ENI no longer has a device.
 var ErrNoDevice = errors.New("neither on the node nor in the pod")
 
-// Obstacle is something on the node that is in pods' way and that a datapath may not change,
-// or could not: What says what it is and what to do about it. The node is programmed.
+// Obstacle is something on the node that may break pods' traffic and that Terway must not or could
+// not change: What says what it is and what to do about it. The node is programmed.
 type Obstacle struct{ What string }
 
 func (o *Obstacle) Error() string { return o.What }
 
-// Sort takes an error of Sync apart: trouble of single pods, obstacles, and the rest, which
-// is the node's.
+// Sort splits an error of Sync into problems of single pods, obstacles, and the rest, which
+// concerns the node.
 func Sort(err error) (pods []*PodError, obstacles []string, node error) {
 	switch e := err.(type) {
 	case nil:

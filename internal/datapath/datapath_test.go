@@ -8,7 +8,7 @@ import (
 
 func TestSort(t *testing.T) {
 	pod, drop, node := &PodError{Sandbox: "a", IfName: "eth0", Err: errors.New("pod a: ENI gone")}, &Obstacle{"FORWARD drops"}, errors.New("no nft table")
-	own := fmt.Errorf("while syncing: %w", pod) // somebody added a meaning of their own
+	own := fmt.Errorf("while syncing: %w", pod) // wrapped with context
 	for _, c := range []struct {
 		err             error
 		pods, obstacles int

@@ -7,9 +7,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// UnsupportedError says what a node's kernel lacks for a datapath.
+// UnsupportedError names what a node's kernel lacks for a datapath.
 type UnsupportedError struct {
-	// Feature is what a kernel's builder would look for.
+	// Feature is the name of the feature or configuration option.
 	Feature string
 	Err     error
 }
@@ -20,9 +20,9 @@ func (e *UnsupportedError) Error() string {
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// Lacks makes an UnsupportedError of what a kernel answers when it does not know something, and
-// tells it from a request that failed for another reason, such as a
-// missing right.
+// Lacks returns an UnsupportedError if err is what a kernel answers when it does not know a
+// request, and otherwise err with context: the request may have failed for another reason, such as
+// a missing permission.
 func Lacks(feature string, err error) error {
 	for _, unknown := range []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
 		if errors.Is(err, unknown) {

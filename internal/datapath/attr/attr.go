@@ -1,5 +1,5 @@
-// Package attr reads netlink attributes and allocates nothing: there are thousands of them in
-// what the kernel says of kube-proxy's rules.
+// Package attr reads netlink attributes without allocations: a dump of kube-proxy's rules has many
+// thousands of them.
 package attr
 
 import (
@@ -10,10 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Align is the place of what follows n bytes of a netlink message (NLMSG_ALIGN, NLA_ALIGN).
+// Align is the offset of what follows n bytes of a netlink message (NLMSG_ALIGN, NLA_ALIGN).
 func Align(n int) int { return (n + 3) &^ 3 }
 
-// Each are the attributes in b: of a message after its fixed part, or of a nested attribute.
+// Each returns the attributes in b: of a message after its fixed part, or of a nested attribute.
 func Each(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
 		for len(b) >= unix.SizeofNlAttr {
@@ -30,11 +30,11 @@ func Each(b []byte) iter.Seq2[uint16, []byte] {
 	}
 }
 
-// After is the message without its fixed part of that length.
+// After returns the message without its fixed part of that length.
 func After(b []byte, fixed int) []byte { return b[min(len(b), Align(fixed)):] }
 
-// Get is the first attribute that the path of kinds leads to, from attribute to nested
-// attribute; nil if there is none.
+// Get returns the first attribute at a path of kinds, from attribute to nested attribute; nil if
+// there is none.
 func Get(b []byte, path ...uint16) []byte {
 	for _, kind := range path {
 		b = first(b, kind)
@@ -51,13 +51,14 @@ func first(b []byte, kind uint16) []byte {
 	return nil
 }
 
-// Text is a string as netlink has it.
+// Text returns a string in netlink's form.
 func Text(b []byte) string {
 	s, _, _ := bytes.Cut(b, []byte{0})
 	return string(s)
 }
 
-// Big is a number of four bytes in network order, as nftables has all; ok is false if b is none.
+// Big returns a number of four bytes in network order, which all nftables numbers are; ok is false
+// if b is none.
 func Big(b []byte) (n uint32, ok bool) {
 	if len(b) != 4 {
 		return 0, false

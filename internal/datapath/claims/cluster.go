@@ -1,19 +1,19 @@
 package claims
 
-// What Terway claims among the names on objects of Kubernetes. The chart must write some of
-// them out; test/chart compares.
+// Names that Terway uses on objects of Kubernetes. The chart repeats some of them; test/chart
+// compares.
 const (
 	// LabelMode on a Node is its mode, shared or exclusive.
 	LabelMode = "network.terway.dev/mode"
 	// LabelExclusiveENIs on a Node is exclusive_enis for this node.
 	LabelExclusiveENIs = "network.terway.dev/exclusive-enis"
-	// LabelOtherMode with the value OtherModeExclusive is what other versions of Terway call
-	// mode exclusive.
+	// LabelOtherMode with the value OtherModeExclusive is how other versions of Terway label a node
+	// in mode exclusive.
 	LabelOtherMode     = "k8s.aliyun.com/exclusive-mode-eni-type"
 	OtherModeExclusive = "eniOnly"
 
-	// LabelIgnore on a Node, "true", has Terway leave it alone; LabelOtherIgnore is what other
-	// versions call it, and LabelNodeType with VirtualNode is on nodes that are no machines.
+	// LabelIgnore on a Node, "true", makes Terway ignore it; LabelOtherIgnore is the label of other
+	// versions, and LabelNodeType with VirtualNode is on nodes that are no machines.
 	LabelIgnore      = "network.terway.dev/ignore"
 	LabelOtherIgnore = "k8s.aliyun.com/ignore-by-terway"
 	LabelNodeType    = "type"
@@ -24,24 +24,23 @@ const (
 
 	// TaintNotReady keeps pods away from a node whose network is not ready.
 	TaintNotReady = "network.terway.dev/not-ready"
-	// AnnotationMaxPods on a Node is how many pods with an address of their own it can hold.
+	// AnnotationMaxPods on a Node is how many pods with their own address it can hold.
 	AnnotationMaxPods = "network.terway.dev/max-pods"
 	// AnnotationPodCIDR on a Node says for which of its blocks the node's CNI plugins are
-	// configured (network: flannel), separated by commas if there is one for each family.
-	// Package agent/flannel writes it; pods that come earlier would have addresses of
-	// another block.
+	// configured (network: flannel), separated by a comma if there is one for each family. Package
+	// agent/flannel writes it; pods that start earlier would have addresses of another block.
 	AnnotationPodCIDR = "network.terway.dev/pod-cidr"
 
-	// ResourceENI is the extended resource by which a pod asks for an ENI of its own.
-	// Other versions of Terway call it so too.
+	// ResourceENI is the extended resource by which a pod requests an exclusive ENI. Other versions
+	// of Terway use the same name.
 	ResourceENI = "aliyun/eni"
-	// AnnotationExclusiveENI on a pod asks for an ENI of its own: "true" or "false". The
-	// admission webhook makes it a request of ResourceENI, which the scheduler counts.
+	// AnnotationExclusiveENI on a pod requests an exclusive ENI: "true" or "false". The admission
+	// webhook turns it into a request of ResourceENI, which the scheduler counts.
 	AnnotationExclusiveENI = "network.terway.dev/exclusive-eni"
 
 	// FinalizerENIs keeps a NodeNetwork until its ENIs are gone from the cloud.
 	FinalizerENIs = "network.terway.dev/enis"
 )
 
-// TagCluster is on all that the controller makes in the cloud; its value is cluster_id.
+// TagCluster is on everything that the controller creates in the cloud; its value is cluster_id.
 const TagCluster = "terway.dev/cluster"

@@ -1,10 +1,10 @@
-// Package claims has what Terway claims for itself among what others use too, and the words
-// for it: on a node the names of devices, rule priorities, table numbers, marks, device groups
-// and priorities of tc filters; in the cluster the keys of labels, annotations and taints, the
-// extended resource; and the names of networks, modes and datapaths. Nothing of it is said a
-// second time elsewhere.
+// Package claims has the names and numbers that Terway uses in places that it shares with other
+// programs: on a node the names of devices, rule priorities, table numbers, marks, device groups
+// and priorities of tc filters; in the cluster the keys of labels, annotations and taints, and the
+// extended resource. It also has the names of networks, modes and datapaths. No other package
+// repeats them.
 //
-// It is values and the functions that make them, and must never ask the kernel or import
-// another package of the project: the planner, the configuration and the controllers use it too. Package
-// linkkind says which devices are ours.
+// It contains values and the functions that make them, calls no kernel and imports no other package
+// of the project: the planner, the configuration and the controllers use it too. Package linkkind
+// tells which devices are Terway's.
 package claims

@@ -47,7 +47,7 @@ func TestNamesOfPodsAndReceiversDiffer(t *testing.T) {
 		}
 	}
 	if IsReceiverName(pod) || IsPodDeviceName(receiver) {
-		t.Errorf("%s and %s are taken for one another", pod, receiver)
+		t.Errorf("%s and %s have the same form", pod, receiver)
 	}
 	for _, name := range []string{"eth1", "tw", "tw0", pod + "0", pod[:12], strings.ToUpper(pod), "x" + pod[1:]} {
 		if IsPodDeviceName(name) || IsReceiverName(name) {
@@ -56,7 +56,7 @@ func TestNamesOfPodsAndReceiversDiffer(t *testing.T) {
 	}
 }
 
-// What is told apart by a number has its own.
+// Numbers that distinguish things are different.
 func TestNumbersDiffer(t *testing.T) {
 	for what, list := range map[string][]int{
 		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
@@ -68,7 +68,7 @@ func TestNumbersDiffer(t *testing.T) {
 		seen := map[int]bool{}
 		for _, n := range list {
 			if seen[n] {
-				t.Errorf("%s: %#x stands twice", what, n)
+				t.Errorf("%s: %#x occurs twice", what, n)
 			}
 			seen[n] = true
 		}

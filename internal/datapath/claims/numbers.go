@@ -2,21 +2,21 @@ package claims
 
 import "net/netip"
 
-// The numbers that the datapaths claim for themselves on a node. Changing one needs
-// a migration: what an older version made is found by these numbers.
+// The numbers that Terway uses on a node. Changing one needs a migration: what an older version
+// made is found by these numbers.
 const (
 	// TableLocal holds one host route for each local pod. The ENI in slot n
 	// (1…MaxENIs) has table TableLocal+n.
 	TableLocal = 2100
-	// MaxENIs is the number of slots; slots above it have meanings of their own.
+	// MaxENIs is the number of slots for ENIs; slots above it have other meanings.
 	MaxENIs = 253
 
-	// RulePriorityLocal finds local pods before anything else is asked, except
-	// the kernel's own table of local addresses (priority 0).
+	// RulePriorityLocal finds local pods before anything else, except the kernel's own table of
+	// local addresses (priority 0).
 	RulePriorityLocal = 500
-	// RulePriorityStray stops what arrives through a secondary ENI for an address
-	// no local pod has (any more): without it the packet would follow the node's
-	// default route back into the VPC and could loop.
+	// RulePriorityStray rejects what arrives through a secondary ENI for an address that no local
+	// pod has (any more): without it the packet would follow the node's default route back into the
+	// VPC and could loop.
 	RulePriorityStray = 550
 	// RulePriorityENI sends a marked packet to the table of its ENI.
 	RulePriorityENI = 600
@@ -25,47 +25,46 @@ const (
 	// objects without it are never touched. 84 is free in iproute2's rt_protos.
 	Protocol = 84
 
-	// PrefShortcut and PrefIPvlan are the priorities of tc filters (pref in `tc filter
-	// show`) that hold the programs of bpf/shortcut.c and of bpf/ipvlan.c: an ENI may have
-	// both. Filters of others run before or after by theirs.
+	// PrefShortcut and PrefIPvlan are the priorities of tc filters (pref in `tc filter show`) with
+	// the programs of bpf/shortcut.c and of bpf/ipvlan.c: an ENI may have both. Filters of others
+	// run before or after them by their own priorities.
 	PrefShortcut = 84
 	PrefIPvlan   = 85
 
-	// MarkShift and MarkMask place the slot in the packet's mark. kube-proxy uses
-	// 0x4000 and 0x8000, portmap 0x2000: they do not meet. Tailscale's mask is
-	// 0x00ff0000, but it knows two values in it that no slot has; docs/datapath-route.md
-	// has a table of others.
+	// MarkShift and MarkMask are the bits of the packet's mark that hold the slot. kube-proxy uses
+	// 0x4000 and 0x8000, portmap 0x2000: they do not overlap. Tailscale's mask is 0x00ff0000, but
+	// it uses only two values, which no slot has; docs/datapath-route.md has a table of others.
 	MarkShift = 20
 	MarkMask  = 0x0ff00000
-	// SlotStranded marks packets of a pod whose ENI is not attached: local
-	// traffic goes on, the rest is answered "unreachable" at once.
+	// SlotStranded marks packets of a pod whose ENI is not attached: local traffic continues, the
+	// rest is answered "unreachable" at once.
 	SlotStranded = 254
 	// SlotOutside marks first packets that leave with the node's address.
 	SlotOutside = 255
 
-	// ConnMarkByENI is the bit of a connection's mark that says that its first packet
-	// left by its pod's ENI. Conntrack gives a connection that would look like another
-	// a new source port; without the bit that could not be told from masquerade. It is
-	// outside MarkMask: others restore a packet's mark from its connection's (wg-quick
-	// does for all of UDP), and it must not be taken for a slot then.
+	// ConnMarkByENI is the bit of a connection's mark that means that its first packet left by its
+	// pod's ENI. Conntrack may give a connection a new source port to keep it distinct from
+	// another; without the bit that could not be distinguished from masquerade. It is outside
+	// MarkMask: others restore a packet's mark from its connection's (wg-quick does for all of
+	// UDP), and it must not be read as a slot then.
 	ConnMarkByENI = 0x10000000
-	// ConnMarkToNode is the bit that says that a connection was made to an address of the
-	// node, and was not translated by netfilter. If a pod answers it, IPVS has translated,
-	// which conntrack's status does not tell.
+	// ConnMarkToNode is the bit that means that a connection was made to an address of the node,
+	// and was not translated by netfilter. If a pod answers it, IPVS has translated it, which
+	// conntrack's status does not show.
 	ConnMarkToNode = 0x20000000
-	// ConnMarkByENIOld is what versions before had for it, with nothing else in MarkMask.
-	// Connections may be older than an upgrade.
+	// ConnMarkByENIOld is the mark that earlier versions used for it, with nothing else in
+	// MarkMask. Connections may be older than an upgrade.
 	ConnMarkByENIOld = 0x00100000
 
-	// KubeProxyMasqueradeMark is the bit by which kube-proxy asks for masquerade
-	// (its --iptables-masquerade-bit / nftables.masqueradeBit, default 14).
+	// KubeProxyMasqueradeMark is the bit by which kube-proxy requests masquerade (its
+	// --iptables-masquerade-bit / nftables.masqueradeBit, default 14).
 	KubeProxyMasqueradeMark = 0x4000
 
-	// GroupPod and GroupDying are device groups ("tw" in ASCII, then a number).
-	// The first is how nftables knows a pod's veth; a device in the second may
-	// send nothing and is deleted together with all others in it.
-	// GroupExclusive is a pod's that has an ENI of its own, and by its veth only the node and
-	// Services. Without the bit ExclusiveGroupBit it is GroupPod: one comparison finds both.
+	// GroupPod and GroupDying are device groups ("tw" in ASCII, then a number). The first is how
+	// nftables recognises a pod's veth; a device in the second must not send and is deleted
+	// together with all others in it. GroupExclusive is the group of the veth of a pod with an
+	// exclusive ENI, which carries only traffic with the node and Services. Without the bit
+	// ExclusiveGroupBit it equals GroupPod: one comparison matches both.
 	GroupPod          = 0x74770001
 	GroupDying        = 0x74770002
 	GroupExclusive    = GroupPod | ExclusiveGroupBit
@@ -77,22 +76,22 @@ const (
 
 	// TableName is the nftables table, of family inet.
 	TableName = "terway"
-	// NATTableName are those of families ip and ip6: NAT in inet is newer than they are.
+	// NATTableName is the name of the tables of families ip and ip6: older kernels have no NAT in
+	// inet.
 	NATTableName = "terway-nat"
 )
 
-// The pods' next hops. Nobody answers ARP or ND for them: they are permanent
-// neighbours. Gateway4 is also put on each ENI device with scope host, so a pod can
-// ping it.
+// The pods' next hops. Nothing answers ARP or ND for them: they are permanent neighbours. Gateway4
+// is also added to each ENI device with scope host, so a pod can ping it.
 var (
 	Gateway4 = netip.MustParseAddr("169.254.1.1")
 	Gateway6 = netip.MustParseAddr("fe80::1")
 )
 
-// MarkOf is the mark of packets that leave by the ENI in a slot.
+// MarkOf returns the mark of packets that leave by the ENI in a slot.
 func MarkOf(slot int) uint32 { return uint32(slot) << MarkShift }
 
-// GatewayFor is the next hop that a pod has for an address's family.
+// GatewayFor returns a pod's next hop for an address's family.
 func GatewayFor(a netip.Addr) netip.Addr {
 	if a.Is4() {
 		return Gateway4

@@ -19,34 +19,36 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 )
 
-// Comment is that of our rules in a chain of iptables.
+// Comment is in the user data of our rules in a chain of iptables.
 const Comment = "terway: packets of pods pass"
 
-// Firewall is what others' rules of one namespace say of pods' packets, as the last look found
-// it. It is not safe for concurrent use.
+// Firewall has the state of other programs' rules in one namespace, as last read. It is not safe
+// for concurrent use.
 type Firewall struct {
 	ns     netns.NsHandle
-	tables *nft.Tables // whose socket writes
+	tables *nft.Tables // its socket writes
 
-	socket *nl.SocketHandle // to read the ruleset by
+	socket *nl.SocketHandle // reads the ruleset
 
 	generation uint32
-	known      bool // the generation is that of the last look
+	known      bool // the generation is that of the last read
 	nft        []string
 
 	legacyLooked time.Time
 	legacy       []string
 }
 
-// legacyPeriod: iptables-legacy tells nobody of changes, and its table is read as a whole,
-// which Sync would do more often. A pod that is not reached waits for its cause no longer.
+// legacyPeriod is how often iptables-legacy is read: it sends no notifications, and its table is
+// read as a whole, which is too much for every Sync. An unreachable pod waits this long for its
+// cause to be reported.
 const legacyPeriod = 10 * time.Second
 
-// New is the firewall of a namespace, which stays the caller's. It asks nothing of the kernel.
+// New returns the firewall of a namespace, which the caller keeps open. It does not read the
+// kernel.
 func New(ns netns.NsHandle, tables *nft.Tables) *Firewall { return &Firewall{ns: ns, tables: tables} }
 
-// Ensure lets pods' packets pass where we may, and remembers what is in their way. It says what
-// it changed. As long as nobody changed the ruleset it costs one small request.
+// Ensure makes chains accept pods' packets where Terway may change them, and records the obstacles.
+// It returns what it changed. While nobody changes the ruleset it costs one small request.
 func (f *Firewall) Ensure() ([]string, error) {
 	var errs []error
 	if now := time.Now(); now.Sub(f.legacyLooked) >= legacyPeriod {
@@ -65,14 +67,14 @@ func (f *Firewall) Ensure() ([]string, error) {
 	}
 	repairs, obstacles, err := f.look()
 	if err == nil {
-		// What we wrote made another generation: the next look is for nothing, but sees
-		// what others did meanwhile.
+		// Our own change made a new generation: the next call reads everything again, and sees what
+		// others changed meanwhile.
 		f.generation, f.known, f.nft = generation, len(repairs) == 0, obstacles
 	}
 	return repairs, errors.Join(append(errs, err)...)
 }
 
-// Obstacles are what the last look found in the pods' packets' way, each a datapath.Obstacle.
+// Obstacles returns the obstacles of the last read, each a datapath.Obstacle.
 func (f *Firewall) Obstacles() []error {
 	var errs []error
 	for _, text := range slices.Concat(f.nft, f.legacy) {
@@ -81,14 +83,13 @@ func (f *Firewall) Obstacles() []error {
 	return errs
 }
 
-// IsForwardRule reports whether a rule's user data say that it is one of ours in a chain
-// of iptables.
+// IsForwardRule reports whether a rule's user data mark it as one of ours in a chain of iptables.
 func IsForwardRule(userData []byte) bool {
 	comment, _ := userdata.GetString(userData, userdata.TypeComment)
 	return comment == Comment
 }
 
-// look looks at every chain at hook forward.
+// look reads every chain at hook forward.
 func (f *Firewall) look() (repairs, obstacles []string, err error) {
 	chains, err := f.chains()
 	if err != nil {
@@ -129,7 +130,7 @@ func iptablesChain(c *nftables.Chain) bool {
 	return c.Name == "FORWARD" && c.Table.Name == "filter" && c.Table.Family != nftables.TableFamilyINet
 }
 
-// acceptPods adds our rules to iptables' chain, or takes them out, as its policy asks for.
+// acceptPods adds our rules to iptables' chain, or removes them, depending on its policy.
 func acceptPods(n *nft.Tables, chain *nftables.Chain, rules []foreign) (repair string, err error) {
 	at := fmt.Sprintf("chain FORWARD of table %s", nft.TableText(chain.Table))
 	ours, want := 0, forwardRules(chain)
@@ -147,12 +148,12 @@ func acceptPods(n *nft.Tables, chain *nftables.Chain, rules []foreign) (repair s
 		repair, want = at+" accepts by policy: removed the rules that accept pods' packets", nil
 	}
 	if err := replaceForward(n, chain, rules, want); err != nil {
-		return "", fmt.Errorf("%s: let pods' packets pass: %w", at, err)
+		return "", fmt.Errorf("%s: accept pods' packets: %w", at, err)
 	}
 	return repair, nil
 }
 
-// replaceForward takes our rules out of a chain and puts others at its end, at once.
+// replaceForward removes our rules from a chain and adds others at its end, in one transaction.
 func replaceForward(n *nft.Tables, chain *nftables.Chain, rules []foreign, want []*nftables.Rule) error {
 	return n.Do(func(c *nftables.Conn) error {
 		for _, r := range rules {
@@ -170,8 +171,8 @@ func replaceForward(n *nft.Tables, chain *nftables.Chain, rules []foreign, want 
 	})
 }
 
-// forwardRules are `-i tw+ -j ACCEPT` and `-o tw+ -j ACCEPT`, written as iptables-nft does,
-// which lists only what it could have written itself.
+// forwardRules returns `-i tw+ -j ACCEPT` and `-o tw+ -j ACCEPT`, in the form of iptables-nft,
+// which lists only rules in its own form.
 func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 	var rules []*nftables.Rule
 	for _, key := range []expr.MetaKey{expr.MetaKeyIIFNAME, expr.MetaKeyOIFNAME} {
@@ -188,7 +189,7 @@ func forwardRules(chain *nftables.Chain) []*nftables.Rule {
 	return rules
 }
 
-// Remove takes our rules out of every chain.
+// Remove removes our rules from every chain.
 func (f *Firewall) Remove() error {
 	chains, err := f.chains()
 	errs := []error{err}
@@ -207,10 +208,10 @@ func (f *Firewall) Remove() error {
 	return errors.Join(errs...)
 }
 
-// rejectsAll reports whether a chain drops or rejects whatever reaches it, by a rule of its own or
-// of a chain to which it jumps, and nothing of ours comes before it.
+// rejectsAll reports whether a chain drops or rejects whatever reaches it, by its own rule or by
+// one of a chain to which it jumps, without a rule of ours before.
 func rejectsAll(table map[string][]foreign, chain string) bool {
-	seen := map[string]bool{} // a chain that has been read once does not reject all
+	seen := map[string]bool{} // a chain that was already visited does not reject all
 	var walk func(chain string) bool
 	walk = func(chain string) bool {
 		if seen[chain] {
@@ -231,7 +232,7 @@ func rejectsAll(table map[string][]foreign, chain string) bool {
 			case unix.NFT_GOTO:
 				return walk(to)
 			case unix.NFT_CONTINUE:
-			default: // accept, return, queue: no packet gets further
+			default: // accept, return, queue: no packet goes on
 				return false
 			}
 		}
@@ -240,8 +241,8 @@ func rejectsAll(table map[string][]foreign, chain string) bool {
 	return walk(chain)
 }
 
-// namesPods reports whether a rule of a table, other than ours, compares a device's name with
-// that of pods' devices.
+// namesPods reports whether a rule of a table, other than ours, compares a device's name with the
+// names of pods' devices.
 func namesPods(table map[string][]foreign) bool {
 	for _, rules := range table {
 		if slices.ContainsFunc(rules, func(r foreign) bool { return !r.ours() && r.comparesPodDevice() }) {
@@ -251,7 +252,7 @@ func namesPods(table map[string][]foreign) bool {
 	return false
 }
 
-// How a chain is in the way.
+// How a chain blocks packets.
 const (
 	policyDrops = "drops by policy what its rules do not accept"
 	ruleRejects = "rejects by a rule at its end what the others do not accept"
@@ -266,9 +267,9 @@ func obstacleText(chain *nftables.Chain, rejects bool) string {
 		"pods may not reach each other. Terway cannot overrule it; ", chain.Name, nft.TableText(chain.Table), how, claims.DevicePrefix)
 	switch {
 	case iptablesChain(chain):
-		return text + "do so with: iptables -I FORWARD -i tw+ -j ACCEPT; iptables -I FORWARD -o tw+ -j ACCEPT (ip6tables too)"
+		return text + "run: iptables -I FORWARD -i tw+ -j ACCEPT; iptables -I FORWARD -o tw+ -j ACCEPT (ip6tables too)"
 	case strings.HasPrefix(chain.Table.Name, "firewalld"):
-		return text + "let firewalld trust them: firewall-cmd --permanent --zone=trusted --add-interface=tw+ && firewall-cmd --reload"
+		return text + "make firewalld trust them: firewall-cmd --permanent --zone=trusted --add-interface=tw+ && firewall-cmd --reload"
 	}
 	return text + fmt.Sprintf("add to that chain: iifname \"%[1]s*\" accept; oifname \"%[1]s*\" accept", claims.DevicePrefix)
 }

@@ -24,7 +24,7 @@ var kit = world.Kit{
 	},
 }
 
-// iptables itself sets the policy, and can list what is in its chain then.
+// iptables itself sets the policy, and can still list the chain then.
 func TestForwardOfIptables(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -50,7 +50,7 @@ func TestForwardOfIptables(t *testing.T) {
 			t.Errorf("%s -S FORWARD:\n%s\nwant\n%s", program, got, strings.Join(want, "\n"))
 		}
 	}
-	n.Run("iptables-nft", "-A", "FORWARD", "-j", "REJECT") // behind ours: it changes nothing
+	n.Run("iptables-nft", "-A", "FORWARD", "-j", "REJECT") // after ours: it changes nothing
 	if repairs := n.Sync(a, b); len(repairs) != 0 {
 		t.Errorf("Sync repairs %q", repairs)
 	}
@@ -72,8 +72,8 @@ func TestForwardOfIptables(t *testing.T) {
 	}
 }
 
-// Whatever others have in FORWARD, known to the nftables library or not: pods pass, and at the
-// datapath's end nothing of ours is left.
+// Whatever rules others have in FORWARD, known to the nftables library or not: pods' packets are
+// accepted, and after Teardown nothing of ours is left.
 func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -93,7 +93,7 @@ func TestForwardWithRulesThatTheLibraryDoesNotKnow(t *testing.T) {
 	}
 	filter := &nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"}
 	if _, err := c.GetRules(filter, &nftables.Chain{Table: filter, Name: "FORWARD"}); !nft.Unreadable(err) {
-		t.Fatalf("the library knows the expression by now (%v): the test needs another", err)
+		t.Fatalf("the library decodes the expression now (%v): the test needs another", err)
 	}
 	_, err = n.TrySync(a, b)
 	if _, obstacles, node := datapath.Sort(err); node != nil || len(obstacles) != 1 || !strings.Contains(obstacles[0], "chain passing of table inet mine drops") {

@@ -17,17 +17,17 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// iptables-legacy keeps its tables where nftables does not see them. They are read by
-// getsockopt, as the program does; they are not written: who writes replaces the whole table,
-// and the lock that programs share for it is a file of the host.
+// nftables does not show the tables of iptables-legacy. They are read by getsockopt, as
+// iptables-legacy does. They are not written: a write replaces the whole table, and the lock that
+// programs share for it is a file of the host.
 
-// From linux/netfilter_ipv4/ip_tables.h and …_ipv6/ip6_tables.h; the two have the same numbers.
+// From linux/netfilter_ipv4/ip_tables.h and …_ipv6/ip6_tables.h; the numbers are the same in both.
 const (
 	soGetInfo    = 64
 	soGetEntries = 65
 )
 
-// legacyForm is where a family's structs have their fields (64-bit).
+// legacyForm has the offsets of fields in a family's structs (64-bit).
 type legacyForm struct {
 	names   string // the file that names the tables in use
 	program string
@@ -36,7 +36,7 @@ type legacyForm struct {
 
 	iniface, outiface int  // in struct ipt_entry
 	flags             int  // u8: of struct ipt_ip
-	isGoto            byte // the flag of a jump that does not come back
+	isGoto            byte // the flag of a jump that does not return
 	target            int  // u16: offset of the target
 	size              int  // of the entry
 }
@@ -48,7 +48,7 @@ var legacyForms = []legacyForm{
 		iniface: 64, outiface: 80, flags: 131, isGoto: 0x04, target: 140, size: 168},
 }
 
-// legacyInfo is struct ipt_getinfo; the arrays are by hook.
+// legacyInfo is struct ipt_getinfo; the arrays are indexed by hook.
 type legacyInfo struct {
 	Name       [32]byte
 	ValidHooks uint32
@@ -61,7 +61,7 @@ type legacyInfo struct {
 func legacyObstacles(ns netns.NsHandle) (obstacles []string, err error) {
 	err = kernel.InNS(ns, func() error {
 		for _, form := range legacyForms {
-			// Asking the kernel for a table that nobody uses would load it.
+			// Reading a table that nobody uses would make the kernel load it.
 			names, err := os.ReadFile("/proc/thread-self/net/" + form.names)
 			if errors.Is(err, os.ErrNotExist) {
 				continue
@@ -78,7 +78,7 @@ func legacyObstacles(ns netns.NsHandle) (obstacles []string, err error) {
 			}
 			if how, where := form.blocks(info, entries); how != "" {
 				obstacles = append(obstacles, fmt.Sprintf("%[1]s: chain FORWARD %[3]s, and no rule of table filter names pods' devices (%[2]s*): "+
-					"pods may not reach each other. Terway does not write tables of %[1]s; do so with: %[1]s %[4]s FORWARD -i %[2]s+ -j ACCEPT; %[1]s %[4]s FORWARD -o %[2]s+ -j ACCEPT",
+					"pods may not reach each other. Terway does not write tables of %[1]s; run: %[1]s %[4]s FORWARD -i %[2]s+ -j ACCEPT; %[1]s %[4]s FORWARD -o %[2]s+ -j ACCEPT",
 					form.program, claims.DevicePrefix, how, where))
 			}
 		}
@@ -87,7 +87,7 @@ func legacyObstacles(ns netns.NsHandle) (obstacles []string, err error) {
 	return obstacles, err
 }
 
-// read gets the table. One that changes meanwhile is read again.
+// read reads the table, again if it changes meanwhile.
 func (f legacyForm) read() (info legacyInfo, entries []byte, err error) {
 	fd, err := unix.Socket(f.domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 	if err != nil {
@@ -114,7 +114,7 @@ func (f legacyForm) read() (info legacyInfo, entries []byte, err error) {
 			return info, nil, err
 		}
 	}
-	return info, nil, errors.New("it does not stop changing")
+	return info, nil, errors.New("it keeps changing")
 }
 
 func (f legacyForm) get(fd, option int, buf []byte) error {
@@ -127,8 +127,8 @@ func (f legacyForm) get(fd, option int, buf []byte) error {
 	return nil
 }
 
-// blocks says how FORWARD drops or rejects what none of its other rules accepts, and by which
-// command a rule gets before that; nothing if it does not, or a rule names pods' devices.
+// blocks returns how FORWARD drops or rejects what none of its other rules accepts, and the command
+// that adds a rule before that; empty if it does not, or if a rule names pods' devices.
 func (f legacyForm) blocks(info legacyInfo, entries []byte) (how, where string) {
 	const forward = unix.NF_INET_FORWARD
 	if info.ValidHooks&(1<<forward) == 0 {
@@ -149,26 +149,27 @@ func (f legacyForm) blocks(info legacyInfo, entries []byte) (how, where string) 
 	switch at, rejects := f.rejectsAll(entries, int(info.HookEntry[forward]), map[int]bool{}); {
 	case !rejects:
 		return "", ""
-	case at == int(info.Underflow[forward]): // the policy is an entry of its own
+	case at == int(info.Underflow[forward]): // the policy is an entry
 		return policyDrops, "-A"
 	}
 	return ruleRejects, "-I"
 }
 
-// next is the length of an entry.
+// next returns the length of an entry.
 func (f legacyForm) next(entry []byte) int {
 	return int(binary.NativeEndian.Uint16(entry[f.target+2:])) // next_offset follows target_offset
 }
 
-// Verdicts of the standard target; from 0 they are the offset of an entry to jump to.
+// Verdicts of the standard target; from 0 on they are the offset of an entry to jump to.
 const (
 	legacyDrop     = -1 // -NF_DROP - 1
 	legacyAccept   = -2 // -NF_ACCEPT - 1
 	legacyContinue = -6 // no verdict has this number
 )
 
-// rejectsAll reports whether the chain that begins at an offset drops or rejects whatever reaches it, by an
-// entry of its own (which it names) or of a chain to which that jumps. A chain that is seen does not.
+// rejectsAll reports whether the chain that begins at an offset drops or rejects whatever reaches it,
+// by its own entry (which it returns) or by one of a chain to which it jumps. A chain that was already
+// visited does not.
 func (f legacyForm) rejectsAll(entries []byte, at int, seen map[int]bool) (by int, rejects bool) {
 	if seen[at] {
 		return 0, false
@@ -181,8 +182,8 @@ func (f legacyForm) rejectsAll(entries []byte, at int, seen map[int]bool) (by in
 			return 0, false
 		case verdict == legacyDrop:
 			return at, true
-		case verdict == legacyContinue, verdict == at+next: // a rule without a target goes to the next
-		case verdict < 0: // accept, return, queue: no packet gets further
+		case verdict == legacyContinue, verdict == at+next: // a rule without a target continues with the next
+		case verdict < 0: // accept, return, queue: no packet goes on
 			return 0, false
 		default:
 			if _, rejects := f.rejectsAll(entries, verdict, seen); rejects || leaves {
@@ -194,12 +195,12 @@ func (f legacyForm) rejectsAll(entries []byte, at int, seen map[int]bool) (by in
 	return 0, false
 }
 
-// always is the verdict that an entry has for every packet, and whether a jump is not to come back. It
-// is legacyContinue where the entry asks something of the packet's header or has a match other than
-// a comment. To reject is to drop.
+// always returns the verdict that an entry has for every packet, and whether a jump does not
+// return. It is legacyContinue where the entry compares the packet's header or has a match other
+// than a comment. Rejecting counts as dropping.
 func (f legacyForm) always(entry []byte) (verdict int, leaves bool) {
 	const (
-		nfcache      = 4  // before target_offset, behind what is asked of the header
+		nfcache      = 4  // before target_offset, after the header match
 		revision     = 31 // in struct xt_entry_match and xt_entry_target: a size, and a name of 29 bytes
 		targetHeader = 32 // struct xt_entry_target
 	)

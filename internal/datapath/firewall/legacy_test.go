@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// newNode is a namespace and what others' rules in it say.
+// newNode returns a namespace and the firewall of it.
 func newNode(t *testing.T) (*testutil.NS, *Firewall) {
 	t.Helper()
 	testutil.RequireRoot(t)
@@ -32,7 +32,7 @@ func newNode(t *testing.T) (*testutil.NS, *Firewall) {
 	return n, f
 }
 
-// Rules that cannot be read are said to be so, and looked at again.
+// Rules that cannot be read are reported, and read again.
 func TestUnreadable(t *testing.T) {
 	_, f := newNode(t)
 	if _, err := f.Ensure(); err != nil {
@@ -47,7 +47,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// A chain rejects too where it jumps to one that does, and a comment is no condition.
+// A chain also rejects where it jumps to one that does, and a comment is no condition.
 func TestForwardThatJumps(t *testing.T) {
 	n, f := newNode(t)
 	for _, program := range []string{"iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"} {
@@ -78,7 +78,7 @@ func TestForwardThatJumps(t *testing.T) {
 			if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], "chain FORWARD") || !strings.Contains(list[0], "rejects by a rule at its end") {
 				t.Errorf("%s: %s at the end of INNER: %q, want chain FORWARD", program, end, list)
 			}
-			do("-I INNER -j RETURN") // nothing gets to the rule any more
+			do("-I INNER -j RETURN") // no packet reaches the rule any more
 			if list := obstacles(); len(list) != 0 {
 				t.Errorf("%s: %s behind RETURN: %q", program, end, list)
 			}
@@ -103,14 +103,14 @@ func TestForwardOfIptablesLegacy(t *testing.T) {
 		t.Fatalf("a node without tables: %q", list)
 	}
 	for _, program := range []string{"iptables-legacy", "ip6tables-legacy"} {
-		n.Run(program, "-P", "FORWARD", "ACCEPT") // the kernel's table is made
+		n.Run(program, "-P", "FORWARD", "ACCEPT") // creates the kernel's table
 		n.Run(program, "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
 		n.Run(program, "-N", "other")
 		n.Run(program, "-A", "FORWARD", "-j", "other")
 		if list := obstacles(); len(list) != 0 {
 			t.Errorf("%s, policy ACCEPT: %q", program, list)
 		}
-		// Rules like those that iptables-services comes with end so.
+		// The default rules of iptables-services end like this.
 		for _, end := range [][]string{{"-j", "REJECT"}, {"-j", "DROP"}} {
 			n.Run(program, append([]string{"-A", "FORWARD"}, end...)...)
 			if list := obstacles(); len(list) != 1 || !strings.Contains(list[0], "by a rule at its end") || !strings.Contains(list[0], program+" -I FORWARD -i tw+ -j ACCEPT") {
@@ -123,7 +123,7 @@ func TestForwardOfIptablesLegacy(t *testing.T) {
 			n.Run(program, "-D", "FORWARD", "-o", "tw+", "-j", "ACCEPT")
 			n.Run(program, append([]string{"-D", "FORWARD"}, end...)...)
 		}
-		// These reject what they match, or not what is forwarded.
+		// These reject what they match, or packets that are not forwarded.
 		for _, c := range []string{"FORWARD -i docker0 -j REJECT", "FORWARD -p tcp -j DROP", "FORWARD -m conntrack --ctstate INVALID -j DROP",
 			"INPUT -j REJECT", "OUTPUT -j DROP", "other -p tcp -j REJECT"} {
 			n.Run(program, append([]string{"-A"}, strings.Fields(c)...)...)

@@ -19,22 +19,22 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// The rules of others, read for the little that forwarding asks of them. The nftables library
-// reads a rule as a whole or not at all, and there is always an expression that it does not
-// know; nor does it pass over chains that are not at hook forward, of which kube-proxy has
-// thousands.
+// Reads other programs' rules, only as far as needed for forwarding. The nftables library decodes a
+// rule completely or not at all, and some expressions are always unknown to it; nor does it skip
+// chains that are not at hook forward, of which kube-proxy has thousands.
 
 // nfgenHeader is the length of struct nfgenmsg: family, version, resource id.
 const nfgenHeader = 4
 
-// foreign is a rule in a chain that is not ours; the rule may be.
+// foreign is a rule in a chain of another program; the rule may be ours.
 type foreign struct {
 	handle   uint64
 	userData []byte
 	exprs    []expression
 }
 
-// expression is one of a rule's: its kind, and attributes that the kind gives their meaning.
+// expression is an expression of a rule: its kind, and attributes whose meaning depends on the
+// kind.
 type expression struct {
 	name string
 	data []byte
@@ -45,8 +45,8 @@ func (r foreign) ours() bool { return IsForwardRule(r.userData) }
 // nfDrop is NF_DROP of linux/netfilter.h.
 const nfDrop = 0
 
-// always is the verdict that a rule has for every packet, and the chain of a jump. It is
-// NFT_CONTINUE where the rule asks something of the packet, or has none. To reject is to drop.
+// always returns the verdict that a rule has for every packet, and the chain of a jump. It is
+// NFT_CONTINUE where the rule compares the packet, or has no verdict. Rejecting counts as dropping.
 func (r foreign) always() (verdict int32, to string) {
 	verdict = unix.NFT_CONTINUE
 	for _, e := range r.exprs {
@@ -66,7 +66,7 @@ func (r foreign) always() (verdict int32, to string) {
 			v := attr.Get(e.data, unix.NFTA_IMMEDIATE_DATA, unix.NFTA_DATA_VERDICT)
 			code, ok := attr.Big(attr.Get(v, unix.NFTA_VERDICT_CODE))
 			if !ok {
-				return unix.NFT_CONTINUE, "" // no verdict: a value for what comes next
+				return unix.NFT_CONTINUE, "" // no verdict: a value for the next expression
 			}
 			verdict, to = int32(code), attr.Text(attr.Get(v, unix.NFTA_VERDICT_CHAIN))
 		default:
@@ -76,7 +76,7 @@ func (r foreign) always() (verdict int32, to string) {
 	return verdict, to
 }
 
-// comparesPodDevice reports whether a rule is for devices whose name is that of pods'.
+// comparesPodDevice reports whether a rule matches the names of pods' devices.
 func (r foreign) comparesPodDevice() bool {
 	return slices.ContainsFunc(r.exprs, func(e expression) bool {
 		op, ok := attr.Big(attr.Get(e.data, unix.NFTA_CMP_OP))
@@ -85,7 +85,7 @@ func (r foreign) comparesPodDevice() bool {
 	})
 }
 
-// current asks for the generation of the nftables ruleset, which changes with each transaction.
+// current returns the generation of the nftables ruleset, which changes with each transaction.
 func (f *Firewall) current() (generation uint32, err error) {
 	has := false
 	err = f.ask(unix.NFT_MSG_GETGEN, 0, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(b []byte) {
@@ -97,12 +97,12 @@ func (f *Firewall) current() (generation uint32, err error) {
 		err = errors.New("the answer has none")
 	}
 	if err != nil {
-		return 0, fmt.Errorf("ask for the generation of the nftables ruleset: %w", err)
+		return 0, fmt.Errorf("read the generation of the nftables ruleset: %w", err)
 	}
 	return generation, nil
 }
 
-// chains are those at hook forward that are not ours.
+// chains returns the chains at hook forward that are not ours.
 func (f *Firewall) chains() (list []*nftables.Chain, err error) {
 	err = f.list(unix.NFT_MSG_GETCHAIN, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func() { list = nil }, func(b []byte) {
 		family, attrs := nftables.TableFamily(b[0]), b[nfgenHeader:]
@@ -129,7 +129,7 @@ func (f *Firewall) chains() (list []*nftables.Chain, err error) {
 	return list, nil
 }
 
-// rules are those of a table by chain, in their order; none if the table is gone.
+// rules returns the rules of a table by chain, in order; none if the table is gone.
 func (f *Firewall) rules(t *nftables.Table) (map[string][]foreign, error) {
 	req := append([]byte{byte(t.Family), unix.NFNETLINK_V0, 0, 0}, nl.NewRtAttr(unix.NFTA_RULE_TABLE, nl.ZeroTerminated(t.Name)).Serialize()...)
 	table := map[string][]foreign{}
@@ -151,7 +151,7 @@ func (f *Firewall) rules(t *nftables.Table) (map[string][]foreign, error) {
 	return table, nil
 }
 
-// list is ask for a dump, begun anew when a change interrupts it: begin forgets what came before.
+// list makes a dump, and repeats it when a change interrupts it: begin discards the results so far.
 func (f *Firewall) list(kind int, body []byte, begin func(), answer func(b []byte)) error {
 	return netlinkx.Retry(context.Background(), func() error {
 		begin()
@@ -159,7 +159,7 @@ func (f *Firewall) list(kind int, body []byte, begin func(), answer func(b []byt
 	})
 }
 
-// ask sends a request of nftables and hands on what answers it.
+// ask sends a request of nftables and passes each answer to a function.
 func (f *Firewall) ask(kind, flags int, body []byte, answer func(b []byte)) error {
 	if f.socket == nil {
 		s, err := nl.GetNetlinkSocketAt(f.ns, netns.None(), unix.NETLINK_NETFILTER)
@@ -178,12 +178,12 @@ func (f *Firewall) ask(kind, flags int, body []byte, answer func(b []byte)) erro
 		return true
 	})
 	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) {
-		f.Close() // it may hold answers still
+		f.Close() // it may still hold answers
 	}
 	return err
 }
 
-// Close lets go of the socket; the next look begins anew.
+// Close closes the socket; the next read opens a new one.
 func (f *Firewall) Close() {
 	if f.socket != nil {
 		f.socket.Close()

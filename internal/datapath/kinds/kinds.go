@@ -1,5 +1,5 @@
-// Package kinds puts a node together: it finds out which kinds of pod the node's kernel can run,
-// and makes a node of package node with all of them. It is the one package that knows every kind.
+// Package kinds assembles a node: it determines which kinds of pod the node's kernel supports, and
+// makes a node of package node with all of them. It is the only package that knows every kind.
 package kinds
 
 import (
@@ -24,14 +24,14 @@ import (
 type Options struct {
 	// NetNS is the path of the node's network namespace; empty means the process's own.
 	NetNS string
-	// Lacking are kinds that are not to be there, and why; see Probe.
+	// Lacking are kinds that must not be used, with the reason; see Probe.
 	Lacking map[string]error
 	Log     *slog.Logger
 }
 
-// New is a node with every kind that its kernel can run. New pods may be of any that shares
-// ENIs, the fastest first. The last of them is what all build on; it is there also if the kernel
-// cannot run it, to remove what an earlier kernel could.
+// New returns a node with every kind that its kernel supports. New pods may be of any kind with
+// shared ENIs, the fastest first. All build on the last one; it is included even if the kernel does
+// not support it, to remove what was made under an earlier kernel.
 func New(o Options) (*node.Node, error) {
 	has := func(name string) bool { return o.Lacking[name] == nil && o.Lacking[claims.Route] == nil }
 	list := []node.Kind{route.New(), exclusive.New()}
@@ -45,7 +45,7 @@ func New(o Options) (*node.Node, error) {
 		}
 		choices = append(choices, claims.EBPF)
 	} else {
-		// A pod that was wired with programs is one of route without them.
+		// A pod that was wired with programs is a pod of route without them.
 		list = append(list, node.Plain{KindName: claims.EBPF})
 	}
 	if has(claims.IPvlan) {
@@ -57,9 +57,9 @@ func New(o Options) (*node.Node, error) {
 	})
 }
 
-// Probe says what the kernel lacks for each kind that it cannot run. Any other trouble, such as
-// memory that is short, is an error: it says nothing of the kernel, and what is found out here
-// holds until the agent starts again.
+// Probe returns what the kernel lacks for each kind that it does not support. Any other failure,
+// such as lack of memory, is an error: it says nothing about the kernel, and the result is used
+// until the agent is restarted.
 func Probe() (lacking map[string]error, err error) {
 	return probe(map[string]func() error{
 		claims.Route: route.Supported, claims.IPvlan: ipvlan.Supported, claims.Netkit: netkit.Supported, claims.EBPF: ebpf.Supported,
@@ -81,8 +81,8 @@ func probe(supported map[string]func() error) (lacking map[string]error, err err
 	return lacking, errors.Join(errs...)
 }
 
-// lacks tells what a kernel says of something that it does not know from other trouble.
-// Of a program that its verifier does not follow it says EACCES or E2BIG too, with a reason.
+// lacks distinguishes an answer of a kernel that lacks a feature from other errors. For a program
+// that its verifier cannot handle the answer may also be EACCES or E2BIG, with a reason.
 func lacks(err error) bool {
 	var unsupported *datapath.UnsupportedError
 	if errors.As(err, &unsupported) || errors.Is(err, bpf.ErrNotSupported) {

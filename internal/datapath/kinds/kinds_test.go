@@ -15,8 +15,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// A kernel that lacks something never gets it; memory that is short or a right that is
-// missing is not the kernel's, and must not choose the node's datapath for the agent's life.
+// A kernel that lacks a feature never gets it; lack of memory or of a permission is not the
+// kernel's, and must not determine the node's datapath until the agent restarts.
 func TestProbe(t *testing.T) {
 	verifier := func(cause error, log ...string) error {
 		return fmt.Errorf("load the programs: %w", &bpf.VerifierError{Cause: cause, Log: log})
@@ -26,7 +26,7 @@ func TestProbe(t *testing.T) {
 		lacks bool
 	}{
 		"a feature that is named":               {&datapath.UnsupportedError{Feature: "netkit", Err: unix.EOPNOTSUPP}, true},
-		"the same of what it builds on":         {fmt.Errorf("it builds on: %w", &datapath.UnsupportedError{Feature: "tc", Err: unix.EPERM}), true},
+		"the same for what it needs":            {fmt.Errorf("it needs: %w", &datapath.UnsupportedError{Feature: "tc", Err: unix.EPERM}), true},
 		"the library knows":                     {fmt.Errorf("map: %w", bpf.ErrNotSupported), true},
 		"a filter that is not built in":         {errors.Join(fmt.Errorf("filter: %w", unix.ENOENT), nil), true},
 		"no bpf at all":                         {fmt.Errorf("bpf: %w", unix.ENOSYS), true},
@@ -35,7 +35,7 @@ func TestProbe(t *testing.T) {
 		"a program that is too long":            {verifier(unix.E2BIG, "BPF program is too large"), true},
 		"no memory":                             {fmt.Errorf("map: %w", unix.ENOMEM), false},
 		"no memory in the verifier":             {verifier(unix.ENOMEM, "processed 10 insns"), false},
-		"no right":                              {fmt.Errorf("map: %w", unix.EPERM), false},
+		"no permission":                         {fmt.Errorf("map: %w", unix.EPERM), false},
 		"no right, said without a reason":       {verifier(unix.EACCES), false},
 		"a namespace that cannot be made":       {fmt.Errorf("make a network namespace: %w", unix.ENOSPC), false},
 		"something that nobody thought of here": {io.ErrUnexpectedEOF, false},
@@ -50,7 +50,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// What this kernel lacks, if anything, it says so that the agent starts.
+// If this kernel lacks something, Probe says so, and the agent starts.
 func TestProbeOfThisKernel(t *testing.T) {
 	testutil.RequireRoot(t)
 	lacking, err := Probe()
@@ -63,7 +63,7 @@ func TestProbeOfThisKernel(t *testing.T) {
 	t.Logf("lacking: %v", lacking)
 }
 
-// A node has every kind that its kernel can run, and serves pods of the others as far as it can.
+// A node has every kind that its kernel supports, and serves pods of the others as far as it can.
 func TestNew(t *testing.T) {
 	why := errors.New("not here")
 	for _, c := range []struct {
@@ -74,7 +74,7 @@ func TestNew(t *testing.T) {
 		{[]string{claims.Netkit}, "[ebpf ipvlan route]"},
 		{[]string{claims.IPvlan}, "[netkit ebpf route]"},
 		{[]string{claims.EBPF}, "[ipvlan route]"},
-		{[]string{claims.Route}, "[route]"}, // to remove what there was
+		{[]string{claims.Route}, "[route]"}, // to remove what was made before
 	} {
 		lacking := map[string]error{}
 		for _, name := range c.lacking {

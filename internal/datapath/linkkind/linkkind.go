@@ -1,7 +1,7 @@
-// Package linkkind says which devices of a node are Terway's and which may be an ENI's. Every
-// other package asks it: a second opinion would one day take a pod's device for an ENI.
+// Package linkkind tells which devices of a node are Terway's and which may be an ENI. All other
+// packages use it: with a second definition a pod's device could one day be taken for an ENI.
 //
-// It looks at a device that it is given, and must never ask the kernel or change anything.
+// It examines a given device, reads nothing from the kernel and changes nothing.
 package linkkind
 
 import (
@@ -19,8 +19,9 @@ const (
 	IPvlan = "ipvlan"
 )
 
-// IsPodDevice reports whether a link is the node's end of a pod's devices: by kind, name, and
-// our group or, if somebody changed that, the MAC that follows from the name, or the alias.
+// IsPodDevice reports whether a link is the node's end of a pod's devices: by kind and name, and by
+// our group or, if somebody changed that, by the MAC that is derived from the name, or by the
+// alias.
 func IsPodDevice(l netlink.Link) bool {
 	a, kind := l.Attrs(), l.Type()
 	if !claims.IsPodDeviceName(a.Name) {
@@ -39,10 +40,10 @@ func IsPodDevice(l netlink.Link) bool {
 	return false
 }
 
-// IsDying reports whether a device is that of a deleted pod and about to go.
+// IsDying reports whether a device belonged to a deleted pod and is about to be deleted.
 func IsDying(l netlink.Link) bool { return l.Attrs().Group == claims.GroupDying }
 
-// IsReceiver reports whether the host stack receives by a device for pods of an ENI.
+// IsReceiver reports whether the host stack receives packets for pods of an ENI by this device.
 func IsReceiver(l netlink.Link) bool {
 	return l.Type() == IPvlan && claims.IsReceiverName(l.Attrs().Name)
 }
@@ -56,8 +57,8 @@ func IsStacked(l netlink.Link) bool {
 	return false
 }
 
-// MayBeENI reports whether a device may be an ENI's own: no device of ours is, and none that
-// is stacked on another.
+// MayBeENI reports whether a device may be an ENI: it is not ours, and not stacked on another
+// device.
 func MayBeENI(l netlink.Link) bool {
 	return !IsStacked(l) && !strings.HasPrefix(l.Attrs().Name, claims.DevicePrefix)
 }

@@ -9,10 +9,10 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// link is what counts of a link.
+// link has the properties of a link that count.
 type link struct {
 	name   string
-	mac    string // six bytes; the permanent one if there is one: a pod may change that of its own ENI
+	mac    string // six bytes; the permanent one if there is one: a pod may change the MAC of its exclusive ENI
 	up     bool
 	mtu    uint32
 	group  uint32
@@ -21,7 +21,7 @@ type link struct {
 
 func (l link) hardware() net.HardwareAddr { return net.HardwareAddr(l.mac) }
 
-// links are those of the namespace by index, as the kernel has told of them.
+// links has the links of the namespace by index, as the kernel reported them.
 type links struct {
 	m  *Monitor
 	by map[int32]link
@@ -29,7 +29,7 @@ type links struct {
 
 // parseLink reads RTM_NEWLINK and RTM_DELLINK.
 func parseLink(b []byte) (index int32, l link, ok bool) {
-	// A bridge speaks of its ports by messages of a family of its own.
+	// A bridge reports its ports in messages of another family.
 	if len(b) < unix.SizeofIfInfomsg || b[0] != unix.AF_UNSPEC {
 		return 0, link{}, false
 	}
@@ -65,7 +65,7 @@ func uint32Of(v []byte) uint32 {
 	return native.Uint32(v)
 }
 
-// changed takes a link as it is now.
+// changed records the new state of a link.
 func (ls *links) changed(b []byte) {
 	index, now, ok := parseLink(b)
 	if !ok {
@@ -78,17 +78,17 @@ func (ls *links) changed(b []byte) {
 	case ls.eni(now) || known && ls.eni(was):
 		switch {
 		case !known:
-			ls.m.tell("device %s of an ENI appeared", now.name)
+			ls.m.report("device %s of an ENI appeared", now.name)
 		case was.up && !now.up:
-			ls.m.tell("device %s of an ENI went down", now.name)
-		case now.up && !was.up: // the kernel forgot its routes when it went down
-			ls.m.tell("device %s of an ENI came up", now.name)
+			ls.m.report("device %s of an ENI went down", now.name)
+		case now.up && !was.up: // its routes were removed when it went down
+			ls.m.report("device %s of an ENI came up", now.name)
 		default:
-			ls.m.tell("device %s of an ENI changed", now.name)
+			ls.m.report("device %s of an ENI changed", now.name)
 		}
-	case !known: // a pod's is made by its ADD
+	case !known: // its ADD makes a pod's device
 	case ls.m.Pod(was.name) || ls.m.Pod(now.name):
-		ls.m.tell("device %s of a pod changed", was.name)
+		ls.m.report("device %s of a pod changed", was.name)
 	}
 }
 
@@ -103,14 +103,14 @@ func (ls *links) gone(b []byte) {
 	delete(ls.by, index)
 	switch {
 	case ls.eni(last):
-		ls.m.tell("device %s of an ENI is gone", last.name)
+		ls.m.report("device %s of an ENI is gone", last.name)
 	case ls.m.Pod(last.name):
-		ls.m.tell("device %s of a pod is gone", last.name)
+		ls.m.report("device %s of a pod is gone", last.name)
 	}
 }
 
-// eni says that it is an ENI's device and no pod's: those of ipvlan have their ENI's MAC,
-// also while an ADD makes them or a DEL takes them away.
+// eni reports whether it is an ENI's device and not a pod's: ipvlan devices have their ENI's MAC,
+// also while an ADD creates or a DEL removes them.
 func (ls *links) eni(l link) bool {
 	return len(l.mac) == 6 && !claims.IsPodDeviceName(l.name) && ls.m.ENI(l.hardware())
 }

@@ -14,14 +14,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket that cannot be opened is tried ever less often, and the log has each cause once; one
-// that the kernel has overrun is opened anew at once.
+// A socket that cannot be opened is tried again with growing pauses, and the log has each cause
+// once; one that the kernel has overrun is opened again at once.
 func TestASocketThatBreaks(t *testing.T) {
 	refused, short := errors.New("operation not permitted"), errors.New("too many open files")
 	overrun := fmt.Errorf("read netlink messages: %w", unix.ENOBUFS)
 	for name, c := range map[string]struct {
-		watch       func(n int) error // the nth try, from 1
-		least, most int               // tries in a day
+		watch       func(n int) error // the nth attempt, from 1
+		least, most int               // attempts in a day
 		lines       int               // warnings
 	}{
 		"cannot be opened":     {watch: func(int) error { return refused }, least: 24 * 60, most: 24*60 + 20, lines: 1},

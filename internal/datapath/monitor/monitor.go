@@ -15,47 +15,47 @@ import (
 
 // Defaults of Options.
 const (
-	// DefaultCoalesce is long enough for what one command does: `ip route flush` of a
-	// table, `nft flush ruleset`, a link down and up.
+	// DefaultCoalesce is long enough for the changes of one command: `ip route flush` of a table,
+	// `nft flush ruleset`, a link down and up.
 	DefaultCoalesce = 20 * time.Millisecond
 	DefaultSlowest  = 5 * time.Second
 )
 
 const (
-	// again is how long to wait before listening anew with a socket that broke. As long as
-	// none can be opened, or each breaks soon, it is twice as long each time, up to seldom.
+	// again is the pause before a broken socket is opened again. While none can be opened, or each
+	// breaks soon, the pause doubles each time, up to seldom.
 	again  = 100 * time.Millisecond
 	seldom = time.Minute
 )
 
-// Options of New. Its functions are called from the monitor's goroutines, one call at a
-// time for each socket, and must not wait for long: meanwhile the kernel's messages pile up.
+// Options of New. Its functions are called from the monitor's goroutines, one call at a time for
+// each socket, and must return soon: the kernel's messages queue up meanwhile.
 type Options struct {
-	// NetNS is the node's network namespace; netns.None() is the process's own. It stays
-	// open until Run is back.
+	// NetNS is the node's network namespace; netns.None() is the process's own. It must stay open
+	// until Run returns.
 	NetNS netns.NsHandle
 	// ENI reports whether a device with this MAC is, or should be, one of the node's ENIs.
 	ENI func(mac net.HardwareAddr) bool
-	// Pod reports whether a pod that is wired, and is not about to go, has this device on the node.
+	// Pod reports whether a pod that is wired and not being released has this device on the node.
 	Pod func(device string) bool
-	// Repair asks for a repair and does not wait for it.
+	// Repair requests a repair and does not wait for it.
 	Repair func()
-	// Coalesce, Slowest: see the defaults, which 0 means.
+	// Coalesce, Slowest: 0 means the default.
 	Coalesce, Slowest time.Duration
-	// Log is told of sockets that broke, and why repairs were asked for (debug).
+	// Log gets broken sockets, and the reasons of repairs (debug).
 	Log *slog.Logger
 }
 
 // Monitor watches one namespace.
 type Monitor struct {
 	Options
-	news chan struct{} // capacity 1: the pacer has been told something
+	news chan struct{} // capacity 1: there is a new event
 
 	mu    sync.Mutex
 	pacer pacer
 }
 
-// New makes a Monitor that does nothing until Run.
+// New makes a Monitor; Run starts it.
 func New(o Options) *Monitor {
 	if o.Coalesce == 0 {
 		o.Coalesce = DefaultCoalesce
@@ -69,8 +69,8 @@ func New(o Options) *Monitor {
 	return &Monitor{Options: o, news: make(chan struct{}, 1), pacer: pacer{coalesce: o.Coalesce, slowest: o.Slowest}}
 }
 
-// Run watches until ctx is done. A socket that breaks, or that the kernel has overrun
-// (ENOBUFS), is opened anew, and as something may have been missed a repair is asked for.
+// Run watches until ctx is done. A socket that breaks, or that the kernel has overrun (ENOBUFS), is
+// opened again, and a repair is requested because events may have been missed.
 func (m *Monitor) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { m.listen(ctx, "route", m.watchRoute) })
@@ -79,7 +79,7 @@ func (m *Monitor) Run(ctx context.Context) {
 	wg.Wait()
 }
 
-// Contended names what somebody else changes again and again, or is empty.
+// Contended returns what somebody else changes repeatedly; empty if nothing.
 func (m *Monitor) Contended() string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -100,10 +100,10 @@ func (m *Monitor) listen(ctx context.Context, name string, watch func(context.Co
 		}
 		switch {
 		case overrun:
-			m.Log.Debug("more changes than the monitor could read: looking at everything", "socket", name)
+			m.Log.Debug("more changes than the monitor could read: requesting a repair", "socket", name)
 		case err.Error() != said:
 			said = err.Error()
-			m.Log.Warn("the monitor's netlink socket broke, or cannot be opened; it is tried again and again, until then only the periodic look repairs", "socket", name, "error", err)
+			m.Log.Warn("the monitor's netlink socket broke, or cannot be opened; the monitor keeps trying, until then only the periodic repair runs", "socket", name, "error", err)
 		}
 		select {
 		case <-time.After(pause):
@@ -116,13 +116,13 @@ func (m *Monitor) listen(ctx context.Context, name string, watch func(context.Co
 	}
 }
 
-// subscribed is called once a socket listens: what happened before was not heard.
-func (m *Monitor) subscribed(name string) { m.tell("the %s monitor began to listen", name) }
+// subscribed records that a socket listens: events before were missed.
+func (m *Monitor) subscribed(name string) { m.report("the %s monitor began to listen", name) }
 
-// tell notes a reason to repair.
-func (m *Monitor) tell(format string, args ...any) {
+// report records a reason to repair.
+func (m *Monitor) report(format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
-	m.Log.Debug("a change that asks for a repair", "what", what)
+	m.Log.Debug("a change requests a repair", "what", what)
 	m.mu.Lock()
 	m.pacer.note(time.Now(), what)
 	m.mu.Unlock()
@@ -147,7 +147,7 @@ func (m *Monitor) pace(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		select { // what came meanwhile is in the same repair
+		select { // later events belong to the same repair
 		case <-m.news:
 		default:
 		}

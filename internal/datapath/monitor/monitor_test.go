@@ -31,7 +31,7 @@ var kit = world.Kit{
 	},
 }
 
-// watched is a node whose datapath is repaired when the monitor says so, as an agent does.
+// watched is a node that is repaired when the monitor requests it, as an agent does.
 type watched struct {
 	*world.Node
 	t       *testing.T
@@ -40,9 +40,9 @@ type watched struct {
 
 	mu   sync.Mutex
 	pods map[string]*world.Pod // by device
-	// block is called when the monitor asks about a device, and can hold it up.
+	// block is called when the monitor calls ENI or Pod, and can delay it.
 	block func(device string)
-	why   []string // reasons in the order in which they came
+	why   []string // reasons in order
 }
 
 func watch(t *testing.T, n *world.Node) *watched {
@@ -54,7 +54,7 @@ func watch(t *testing.T, n *world.Node) *watched {
 	}
 	w.m = New(Options{
 		NetNS: ns, Log: slog.New(recorder{w}),
-		Slowest: DefaultCoalesce, // a test is in a hurry
+		Slowest: DefaultCoalesce, // keeps the test short
 		ENI: func(mac net.HardwareAddr) bool {
 			return slices.ContainsFunc(n.Desired.ENIs, func(e datapath.ENI) bool { return slices.Equal(e.MAC, mac) })
 		},
@@ -82,7 +82,7 @@ func watch(t *testing.T, n *world.Node) *watched {
 	return w
 }
 
-// recorder takes the monitor's reasons from its log.
+// recorder collects the monitor's reasons from its log.
 type recorder struct{ w *watched }
 
 func (recorder) Enabled(context.Context, slog.Level) bool { return true }
@@ -112,7 +112,7 @@ func (w *watched) forget() {
 	w.why = nil
 }
 
-// await waits until each of the reasons has been heard.
+// await waits until each of the reasons has occurred.
 func (w *watched) await(reasons ...string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(world.Patience); ; time.Sleep(time.Millisecond) {
@@ -122,25 +122,25 @@ func (w *watched) await(reasons ...string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			w.t.Fatalf("the monitor did not hear of %q, only of %q", missing, have)
+			w.t.Fatalf("the monitor did not report %q, only %q", missing, have)
 		}
 	}
 }
 
-// repaired waits until the monitor has asked for a repair, and settles.
+// repaired waits until the monitor has requested a repair, and settles.
 func (w *watched) repaired() []string {
 	w.t.Helper()
 	select {
 	case <-w.repairs:
 		return append(w.sync(), w.settle()...)
 	case <-time.After(world.Patience):
-		w.t.Fatalf("no repair was asked for; heard %q", w.reasons())
+		w.t.Fatalf("no repair was requested; reported %q", w.reasons())
 		return nil
 	}
 }
 
-// settle repairs until the monitor has nothing more to say: what it heard of what Sync did
-// itself must come to an end.
+// settle repairs until the monitor requests no more: repairs because of Sync's own changes must
+// end.
 func (w *watched) settle() (repaired []string) {
 	w.t.Helper()
 	const enough = 10
@@ -152,7 +152,7 @@ func (w *watched) settle() (repaired []string) {
 			return repaired
 		}
 	}
-	w.t.Fatalf("%d repairs and no end: %q; heard %q", enough, repaired, w.reasons())
+	w.t.Fatalf("%d repairs and no end: %q; reported %q", enough, repaired, w.reasons())
 	return nil
 }
 
@@ -181,8 +181,7 @@ func (w *watched) del(p *world.Pod) {
 	p.Del()
 }
 
-// What somebody takes away is repaired because the monitor heard of it, and nothing but it
-// asks for a repair here.
+// What somebody removes is repaired because of the monitor: nothing else requests a repair here.
 func TestRepairs(t *testing.T) {
 	vpc := kit.NewWorld(t, 2, 1)
 	vpc.Nodes[1].Sync()
@@ -227,7 +226,7 @@ func TestRepairs(t *testing.T) {
 			c.cut()
 			w.await(c.heard)
 			if repaired := w.repaired(); len(repaired) == 0 {
-				t.Errorf("nothing was repaired; heard %q", w.reasons())
+				t.Errorf("nothing was repaired; reported %q", w.reasons())
 			}
 			vpc.Nodes[1].Forget()
 			world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
@@ -236,19 +235,19 @@ func TestRepairs(t *testing.T) {
 			world.MustReach(t, w.NS, world.At(p.V4, 80), p.NS, w.V4)
 			w.forget()
 			if repaired := w.sync(); len(repaired) != 0 {
-				t.Errorf("Sync repairs %q, which the monitor had not heard of", repaired)
+				t.Errorf("Sync repairs %q, which the monitor had not reported", repaired)
 			}
 		})
 	}
 }
 
-// restoreRules are the kernel's own, which `ip rule flush` takes too.
+// restoreRules restores the kernel's own rules, which `ip rule flush` removes too.
 func restoreRules(w *watched) {
 	w.IP("rule add priority 32766 lookup main")
 	w.IP("-6 rule add priority 32766 lookup main")
 }
 
-// Pods that come and go, kube-proxy and docker: none of it is a reason to look.
+// ADDs and DELs, kube-proxy and docker cause no repair.
 func TestPassesOver(t *testing.T) {
 	w := watch(t, kit.NewWorld(t, 1, 1).Nodes[0])
 	stays := w.add()
@@ -261,7 +260,8 @@ func TestPassesOver(t *testing.T) {
 		w.del(p)
 		w.Settle()
 	}
-	// With ipvlan a pod's device has its ENI's MAC, before its ADD is done and after its DEL has begun.
+	// With ipvlan a pod's device has its ENI's MAC, before its ADD is done and after its DEL has
+	// begun.
 	w.IPs("link add tw0000000beef address "+w.MAC(1).String()+" type veth peer name twpeer", "link set tw0000000beef up", "link del tw0000000beef")
 	w.IPs("link add docker0 type bridge", "link add veth0 type veth peer name veth1", "link set veth0 master docker0", "link set veth0 up",
 		"addr add 172.17.0.1/16 dev docker0", "link set docker0 up", "link del veth0", "rule add priority 100 lookup 100", "route add 10.0.0.0/8 dev docker0 table 100")
@@ -272,11 +272,11 @@ func TestPassesOver(t *testing.T) {
 	w.NFT("add chain inet terway others")
 	w.await("a rule with priority 500 is gone", "table terway was changed")
 	if got := w.reasons(); len(got) != 2 {
-		t.Errorf("the monitor took these for reasons to repair: %q", got)
+		t.Errorf("the monitor reported these as reasons to repair: %q", got)
 	}
 }
 
-// A new ENI's device, one that goes, and one that is moved away.
+// A new ENI's device, one that is removed, and one that is moved away.
 func TestDevicesOfENIs(t *testing.T) {
 	w := watch(t, kit.NewWorld(t, 1, 2).Nodes[0])
 	w.forget()
@@ -290,14 +290,14 @@ func TestDevicesOfENIs(t *testing.T) {
 	}
 }
 
-// More than the socket can hold while nobody reads: the monitor listens anew and asks for a
-// look at everything.
+// More messages than the socket can hold while nobody reads: the monitor opens it again and
+// requests a repair.
 func TestOverrun(t *testing.T) {
 	w := watch(t, kit.NewWorld(t, 1, 1).Nodes[0])
 	blocked, free := make(chan struct{}), make(chan struct{})
 	var once sync.Once
 	unblock := sync.OnceFunc(func() { close(free) })
-	t.Cleanup(unblock) // before the monitor is waited for
+	t.Cleanup(unblock) // before the wait for the monitor
 	w.mu.Lock()
 	w.block = func(device string) {
 		if device == "block" {
@@ -321,7 +321,7 @@ func TestOverrun(t *testing.T) {
 	w.await("a rule with priority 500 is gone")
 }
 
-// BenchmarkPassedOver is a rule of kube-proxy.
+// BenchmarkPassedOver handles a rule of kube-proxy.
 func BenchmarkPassedOver(b *testing.B) {
 	m := New(Options{Pod: func(string) bool { return false }, ENI: func(net.HardwareAddr) bool { return false }})
 	attr := func(kind uint16, v []byte) []byte {

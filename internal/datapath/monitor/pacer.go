@@ -9,27 +9,27 @@ import (
 	"time"
 )
 
-// pacer decides how long a repair waits after the event that asks for it.
+// pacer decides how long a repair waits after the event that requests it.
 type pacer struct {
 	coalesce, slowest time.Duration
 
-	// streak is how many repairs followed each other without a quiet time between them.
+	// streak is the number of repairs without a quiet time between them.
 	streak int
 	due    time.Time      // of the last repair
-	why    map[string]int // the streak's reasons, and how often
+	why    map[string]int // the streak's reasons, and how often each occurred
 }
 
 const (
-	// swift repairs of a streak are not slowed down: a hot-plugged ENI or `nft flush
-	// ruleset` takes two or three, the echo of the repair included.
+	// swift repairs of a streak are not delayed: a hot-plugged ENI or `nft flush ruleset` causes
+	// two or three, including those for the repair's own changes.
 	swift = 4
 	// quiet is how long nothing must happen, beyond the wait itself, for a streak to end.
 	quiet = time.Second
-	// most is how many different reasons are remembered.
+	// most is how many different reasons are recorded.
 	most = 32
 )
 
-// note takes an event.
+// note records an event.
 func (p *pacer) note(now time.Time, what string) {
 	if p.over(now) {
 		p.streak, p.why = 0, map[string]int{}
@@ -39,7 +39,7 @@ func (p *pacer) note(now time.Time, what string) {
 	}
 }
 
-// next is how long the repair waits that is asked for now.
+// next returns how long a repair that is requested now waits.
 func (p *pacer) next(now time.Time) time.Duration {
 	p.streak++
 	d := p.wait()
@@ -57,12 +57,12 @@ func (p *pacer) wait() time.Duration {
 	return d
 }
 
-// over says that the streak's last repair was long ago.
+// over reports whether the streak's last repair was long ago.
 func (p *pacer) over(now time.Time) bool { return now.Sub(p.due) > p.wait()+quiet }
 
-// contended names what is changed again and again, the most frequent first, once repairs
-// wait for it longer than anybody should. What happens once to each of many things (ENIs that
-// are plugged in one after the other) is no contention.
+// contended returns what is changed repeatedly, the most frequent first, once repairs are delayed
+// for longer than is acceptable. An event that occurs once for each of many objects (ENIs that are
+// plugged in one after the other) is no contention.
 func (p *pacer) contended(now time.Time) string {
 	if p.wait() < min(quiet, p.slowest) || p.streak <= swift || p.over(now) {
 		return ""

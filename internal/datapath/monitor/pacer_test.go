@@ -20,7 +20,7 @@ func TestPacer(t *testing.T) {
 	if d := event("rule"); d != DefaultCoalesce {
 		t.Errorf("the first event waits %s, want %s", d, DefaultCoalesce)
 	}
-	// Seldom: none waits longer, however many there are.
+	// Rare events: none waits longer, however many there are.
 	for range 50 {
 		now = now.Add(2 * time.Second)
 		if d := event("rule"); d != DefaultCoalesce {
@@ -30,7 +30,7 @@ func TestPacer(t *testing.T) {
 			t.Fatalf("contended: %q", c)
 		}
 	}
-	// Again and again, as soon as it is repaired.
+	// Repeated changes, as soon as they are repaired.
 	now = now.Add(time.Minute)
 	repairs, from := 0, now
 	for now.Sub(from) < time.Minute {
@@ -44,7 +44,7 @@ func TestPacer(t *testing.T) {
 	if c := p.contended(now); !strings.Contains(c, "rule (") || !strings.Contains(c, "route (") {
 		t.Errorf("contended: %q, want both reasons", c)
 	}
-	// Many things, each of which happens once or twice, are nobody's fight.
+	// Events that occur once or twice for each of many objects are no contention.
 	now = now.Add(time.Minute)
 	for i := range 30 {
 		event(fmt.Sprintf("device eth%d of an ENI appeared", i))
@@ -53,7 +53,7 @@ func TestPacer(t *testing.T) {
 			t.Fatalf("contended by ENIs that come: %q", c)
 		}
 	}
-	// It is over.
+	// After the contention.
 	now = now.Add(time.Minute)
 	if c := p.contended(now); c != "" {
 		t.Errorf("contended a minute later: %q", c)

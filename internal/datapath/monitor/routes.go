@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// routeGroups are what the route socket hears.
+// routeGroups are the groups of the route socket.
 var routeGroups = []uint{
 	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR,
 	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
@@ -62,7 +62,7 @@ func (m *Monitor) watchRoute(ctx context.Context) error {
 	})
 }
 
-// addressGone: without an address of ours the kernel's reverse path check on an ENI is strict.
+// addressGone: without our address the kernel's reverse path check on an ENI is strict.
 func (ls *links) addressGone(b []byte) {
 	if len(b) < ifAddrMessage {
 		return
@@ -71,10 +71,10 @@ func (ls *links) addressGone(b []byte) {
 	if !known || !ls.eni(l) || !routing.IsENIAddress(attr.Get(attr.After(b, ifAddrMessage), unix.IFA_LOCAL)) {
 		return
 	}
-	ls.m.tell("the address of device %s of an ENI is gone", l.name)
+	ls.m.report("the address of device %s of an ENI is gone", l.name)
 }
 
-// routeEvent is what counts of a route.
+// routeEvent has the properties of a route that count.
 type routeEvent struct {
 	table int
 	ours  bool
@@ -97,22 +97,22 @@ func parseRoute(b []byte) (r routeEvent, ok bool) {
 	return r, r.table >= claims.TableLocal && r.table <= claims.TableLocal+claims.MaxENIs
 }
 
-// routeGone: with its pod a route goes too, and that is not told from here.
+// routeGone: a pod's route is removed with the pod, which the message does not show.
 func (ls *links) routeGone(b []byte) {
 	r, ok := parseRoute(b)
 	switch {
 	case !ok || !r.ours:
 	case r.table > claims.TableLocal:
-		ls.m.tell("a route of an ENI is gone from table %d", r.table)
+		ls.m.report("a route of an ENI is gone from table %d", r.table)
 	case ls.m.Pod(ls.by[r.oif].name):
-		ls.m.tell("a route of a pod is gone from table %d", r.table)
+		ls.m.report("a route of a pod is gone from table %d", r.table)
 	}
 }
 
-// routeNew: somebody put a route of his in the place of one of ours.
+// routeNew: somebody replaced one of our routes.
 func (ls *links) routeNew(b []byte, replaces bool) {
 	if r, ok := parseRoute(b); ok && !r.ours && replaces {
-		ls.m.tell("a route in table %d was replaced", r.table)
+		ls.m.report("a route in table %d was replaced", r.table)
 	}
 }
 
@@ -131,11 +131,11 @@ func (m *Monitor) ruleGone(b []byte) {
 		}
 	}
 	if ours {
-		m.tell("a rule with priority %d is gone", priority)
+		m.report("a rule with priority %d is gone", priority)
 	}
 }
 
-// netconf: systemd-sysctl sets what sysctl.d says for each new device, a moment after us.
+// netconf: systemd-sysctl applies sysctl.d to each new device, a moment after us.
 func (ls *links) netconf(b []byte) {
 	const header = 1 // struct netconfmsg is the family
 	if len(b) < header {
@@ -154,8 +154,8 @@ func (ls *links) netconf(b []byte) {
 	switch l, known := ls.by[index]; {
 	case !counts:
 	case index == netconfAll:
-		ls.m.tell("rp_filter or forwarding of all devices was set")
+		ls.m.report("rp_filter or forwarding of all devices was set")
 	case known && ls.eni(l):
-		ls.m.tell("rp_filter or forwarding of device %s of an ENI was set", l.name)
+		ls.m.report("rp_filter or forwarding of device %s of an ENI was set", l.name)
 	}
 }

@@ -13,8 +13,8 @@ import (
 
 const (
 	nfgenHeader = 4 // struct nfgenmsg: family, version, resource id
-	// tableName is the attribute that names the table in the messages of tables, chains,
-	// rules, sets, elements, objects: it is 1 in each.
+	// tableName is the attribute with the table's name in messages about tables, chains, rules,
+	// sets, elements and objects: it is 1 in each.
 	tableName = unix.NFTA_TABLE_NAME
 )
 
@@ -31,8 +31,8 @@ func (m *Monitor) watchRuleset(ctx context.Context) error {
 	})
 }
 
-// ruleset takes one change of nftables. kube-proxy makes thousands of them: what is not
-// ours is passed over after a look at the first attribute.
+// ruleset handles one change of nftables. kube-proxy makes thousands of them: a change of another
+// table is skipped after its first attribute.
 func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
 	if table := attr.Text(attr.Get(attrs, tableName)); nft.IsOwnTable(family, table) {
 		m.ownTable(kind, table, attrs)
@@ -41,11 +41,11 @@ func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
 	switch kind {
 	case unix.NFT_MSG_NEWCHAIN:
 		if drops(attrs) {
-			m.tell("a chain of table %s drops forwarded packets by policy", attr.Text(attr.Get(attrs, tableName)))
+			m.report("a chain of table %s drops forwarded packets by policy", attr.Text(attr.Get(attrs, tableName)))
 		}
 	case unix.NFT_MSG_DELRULE:
 		if firewall.IsForwardRule(attr.Get(attrs, unix.NFTA_RULE_USERDATA)) {
-			m.tell("a rule that accepts forwarded packets is gone from table %s", attr.Text(attr.Get(attrs, tableName)))
+			m.report("a rule that accepts forwarded packets is gone from table %s", attr.Text(attr.Get(attrs, tableName)))
 		}
 	}
 }
@@ -53,26 +53,25 @@ func (m *Monitor) ruleset(kind uint16, family byte, attrs []byte) {
 func (m *Monitor) ownTable(kind uint16, table string, attrs []byte) {
 	switch kind {
 	case unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWSETELEM:
-		// With a new table of ours; with a pod.
+		// A new table of ours is being written, or a pod is added.
 	case unix.NFT_MSG_DELSETELEM:
 		if device := elementDevice(attrs); device == "" || m.Pod(device) {
-			m.tell("elements are gone from table %s", table)
+			m.report("elements are gone from table %s", table)
 		}
 	default:
-		m.tell("table %s was changed", table)
+		m.report("table %s was changed", table)
 	}
 }
 
-// drops reports whether a chain is hooked where packets are forwarded and drops what its
-// rules let through.
+// drops reports whether a chain is at hook forward and drops by policy.
 func drops(attrs []byte) bool {
 	hook, hooked := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_HOOK, unix.NFTA_HOOK_HOOKNUM))
 	policy, has := attr.Big(attr.Get(attrs, unix.NFTA_CHAIN_POLICY))
 	return hooked && hook == unix.NF_INET_FORWARD && has && policy == 0 // NF_DROP
 }
 
-// elementDevice is the device in the key of the first element that has one: an element of
-// a map of pods (package nft: Key). Elements of other sets have shorter keys.
+// elementDevice returns the device in the key of the first element that has one: an element of a
+// map of pods (package nft: Key). Elements of other sets have shorter keys.
 func elementDevice(attrs []byte) string {
 	for _, element := range attr.Each(attr.Get(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 		key := attr.Get(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE)

@@ -17,16 +17,16 @@ import (
 
 var native = binary.NativeEndian
 
-// receiveBuffer holds what the kernel says while we are not reading: kube-proxy's change
-// of some ten thousand rules.
+// receiveBuffer holds unread messages of the kernel: as many as kube-proxy's change of some ten
+// thousand rules causes.
 const receiveBuffer = 4 << 20
 
-// message is what the kernel sends at most at once: a page or NLMSG_GOODSIZE, and the
-// element lists of one nftables transaction (64 KiB for an attribute).
+// message is the most that the kernel sends at once: a page or NLMSG_GOODSIZE, and the element
+// lists of one nftables transaction (64 KiB for an attribute).
 const message = 128 << 10
 
-// socket is a netlink socket that hears groups. There is one in the netlink library too;
-// it allocates a buffer for each message, which is too much for kube-proxy's.
+// socket is a netlink socket that is subscribed to groups. The netlink library has one too, but it
+// allocates a buffer for each message, which is too much for kube-proxy's changes.
 type socket struct {
 	file *os.File
 	raw  syscall.RawConn
@@ -41,7 +41,7 @@ func listenTo(ns netns.NsHandle, protocol int, groups ...uint) (*socket, error) 
 			return fmt.Errorf("open netlink socket: %w", err)
 		}
 		file := os.NewFile(uintptr(fd), "netlink")
-		// Without the right to force it, as much as net.core.rmem_max allows.
+		// Without the permission to force it, as much as net.core.rmem_max allows.
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, receiveBuffer); err != nil {
 			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
 			if err != nil {
@@ -65,7 +65,7 @@ func listenTo(ns netns.NsHandle, protocol int, groups ...uint) (*socket, error) 
 	return s, err
 }
 
-// each hands every message to f, which must not keep it, until ctx is done or reading fails.
+// each passes every message to f, which must not keep it, until ctx is done or reading fails.
 func (s *socket) each(ctx context.Context, f func(h syscall.NlMsghdr, data []byte)) error {
 	stop := context.AfterFunc(ctx, func() { s.file.Close() })
 	defer func() {
@@ -85,7 +85,7 @@ func (s *socket) each(ctx context.Context, f func(h syscall.NlMsghdr, data []byt
 				Seq: native.Uint32(rest[8:]), Pid: native.Uint32(rest[12:]),
 			}
 			if h.Len < unix.NLMSG_HDRLEN || int(h.Len) > len(rest) {
-				break // cut short: it was longer than the buffer
+				break // truncated: it was longer than the buffer
 			}
 			f(h, rest[unix.NLMSG_HDRLEN:h.Len])
 			rest = rest[min(len(rest), attr.Align(int(h.Len))):]
@@ -101,7 +101,7 @@ func (s *socket) read() (n int, err error) {
 			if err == unix.EINTR {
 				continue
 			}
-			// Anybody in the namespace may send to our port; only the kernel's port is 0.
+			// Any process in the namespace may send to our port; only the kernel's port is 0.
 			if sender, ok := from.(*unix.SockaddrNetlink); err == nil && (!ok || sender.Pid != 0) {
 				continue
 			}
@@ -114,7 +114,7 @@ func (s *socket) read() (n int, err error) {
 	return n, err
 }
 
-// ask sends a dump request; the answer comes between the other messages.
+// ask sends a dump request; the answer arrives between other messages.
 func (s *socket) ask(kind uint16, body []byte) error {
 	req := make([]byte, unix.NLMSG_HDRLEN, unix.NLMSG_HDRLEN+len(body))
 	native.PutUint32(req, uint32(unix.NLMSG_HDRLEN+len(body)))

@@ -16,31 +16,31 @@ import (
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// hooks are the two places for programs in a pair. Both are asked for by the index of the
-// node's end.
+// hooks attaches programs at the two attach points of a pair. Both are addressed by the index of
+// the node's end.
 //
-// The programs are attached to the device itself and not by a bpf_link: a link would need
-// a pin to outlive the agent, and a pin somebody to remove it.
+// The programs are attached to the device itself and not by a bpf_link: a link would need a pin to
+// outlive the agent, and somebody would have to remove the pin.
 type hooks struct {
-	// inside runs a function in the node's namespace: the kernel looks for the device in
-	// the caller's.
+	// inside runs a function in the node's namespace: the kernel looks the device up in the
+	// caller's namespace.
 	inside func(func() error) error
 }
 
 var _ ebpf.Hooks = (*hooks)(nil)
 
-// place is one direction through the pair. The programs run as the other end sends.
-type place struct {
+// attachPoint is one direction through the pair. The programs run when the other end sends.
+type attachPoint struct {
 	attach  bpf.AttachType
 	program string
 }
 
-var places = []place{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
+var attachPoints = []attachPoint{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
 
-// Attach implements ebpf.Hooks. A program that runs already is left alone.
+// Attach implements ebpf.Hooks. A program that already runs is left alone.
 func (k *hooks) Attach(_ *netlink.Handle, o *tcprog.Objects, index int) error {
 	return k.inside(func() error {
-		for _, p := range places {
+		for _, p := range attachPoints {
 			if err := put(index, p, o.Programs[p.program]); err != nil {
 				return fmt.Errorf("attach program %s: %w", p.program, err)
 			}
@@ -49,7 +49,7 @@ func (k *hooks) Attach(_ *netlink.Handle, o *tcprog.Objects, index int) error {
 	})
 }
 
-func put(index int, p place, program *bpf.Program) error {
+func put(index int, p attachPoint, program *bpf.Program) error {
 	old, err := ours(index, p.attach)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func put(index int, p place, program *bpf.Program) error {
 	}
 	err = link.RawAttachProgram(options)
 	if errors.Is(err, unix.EEXIST) {
-		return nil // the very same program
+		return nil // the same program
 	}
 	return err
 }
@@ -69,7 +69,7 @@ func put(index int, p place, program *bpf.Program) error {
 // Wrong implements ebpf.Hooks.
 func (k *hooks) Wrong(_ *netlink.Handle, o *tcprog.Objects, index int) (problem string, err error) {
 	err = k.inside(func() error {
-		for _, p := range places {
+		for _, p := range attachPoints {
 			id, err := held(index, p)
 			if err != nil {
 				return err
@@ -83,8 +83,8 @@ func (k *hooks) Wrong(_ *netlink.Handle, o *tcprog.Objects, index int) (problem 
 	return problem, err
 }
 
-// held is the id of the program of ours in a place, or 0.
-func held(index int, p place) (int, error) {
+// held returns the id of our program at an attach point, or 0.
+func held(index int, p attachPoint) (int, error) {
 	program, err := ours(index, p.attach)
 	if err != nil || program == nil {
 		return 0, err
@@ -93,15 +93,15 @@ func held(index int, p place) (int, error) {
 	return id, errors.Join(err, program.Close())
 }
 
-// ours opens the program of ours in a place, or gives nil. Programs of others may be
-// there as well.
+// ours opens our program at an attach point, or returns nil. There may be programs of others as
+// well.
 func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 	there, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask what runs at %s: %w", attach, err)
+		return nil, fmt.Errorf("query the programs at %s: %w", attach, err)
 	}
 	for _, a := range there.Programs {
 		program, err := bpf.NewProgramFromID(a.ID)
@@ -116,7 +116,7 @@ func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 			return program, nil
 		}
 		if err := errors.Join(err, program.Close()); err != nil {
-			return nil, fmt.Errorf("look at program %d: %w", a.ID, err)
+			return nil, fmt.Errorf("read program %d: %w", a.ID, err)
 		}
 	}
 	return nil, nil
@@ -125,11 +125,11 @@ func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 func idOf(p *bpf.Program) (int, error) {
 	info, err := p.Info()
 	if err != nil {
-		return 0, fmt.Errorf("look at program: %w", err)
+		return 0, fmt.Errorf("read program: %w", err)
 	}
 	id, ok := info.ID()
 	if !ok {
-		return 0, errors.New("the kernel does not tell a program's id")
+		return 0, errors.New("the kernel does not return the program's id")
 	}
 	return int(id), nil
 }

@@ -22,19 +22,19 @@ type subject struct {
 	programs *ebpf.Kind
 }
 
-// own are the programs of the node.
+// own has the programs of the node.
 func own(n *world.Node) *ebpf.Kind { return n.DP.(*subject).programs }
 
-// cuts are those of route, but for the MACs and neighbours that a pair does not have, and
-// the pieces that this datapath adds.
+// cuts are those of route, without the MACs and neighbours that a pair does not have, and those of
+// this kind's objects.
 func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	list := slices.DeleteFunc(world.RouteCuts(n, p), func(c world.Cut) bool {
 		return strings.HasPrefix(c.Name, "MAC ") || strings.Contains(c.Name, "neighbour ")
 	})
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
 	return append(list, []world.Cut{
-		{Name: "program for what the pod sends", Cut: func() { take(n, p, places[0]) }, Check: ebpf.FromNetkit + " is missing"},
-		{Name: "program for what the pod gets", Cut: func() { take(n, p, places[1]) }, Check: ebpf.ToPod + " is missing"},
+		{Name: "program for what the pod sends", Cut: func() { take(n, p, attachPoints[0]) }, Check: ebpf.FromNetkit + " is missing"},
+		{Name: "program for what the pod gets", Cut: func() { take(n, p, attachPoints[1]) }, Check: ebpf.ToPod + " is missing"},
 		{Name: "policy", Cut: func() {
 			if err := setPolicy(n.NS, p.Wiring.HostIfName, netlink.NETKIT_POLICY_FORWARD); err != nil {
 				panic(err)
@@ -45,8 +45,8 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	}...)
 }
 
-// take removes the program from a place of a pod's pair.
-func take(n *world.Node, p *world.Pod, from place) {
+// take removes the program from an attach point of a pod's pair.
+func take(n *world.Node, p *world.Pod, from attachPoint) {
 	err := n.Do(func() error {
 		device, err := netlink.LinkByName(p.Wiring.HostIfName)
 		if err != nil {
@@ -69,7 +69,7 @@ func take(n *world.Node, p *world.Pod, from place) {
 	}
 }
 
-// setPolicy changes what a pair does with packets that no program decided about.
+// setPolicy sets what a pair does with packets for which no program decides.
 func setPolicy(ns *testutil.NS, name string, policy netlink.NetkitPolicy) error {
 	return ns.Do(func() error {
 		device, err := netlink.LinkByName(name)
@@ -89,7 +89,7 @@ func setPolicy(ns *testutil.NS, name string, policy netlink.NetkitPolicy) error 
 	})
 }
 
-// trace is what runs in which pair, and on which other devices.
+// trace lists which programs run in which pair, and on which other devices.
 func trace(n *world.Node) (string, error) {
 	var lines []string
 	err := n.Do(func() error {
@@ -100,7 +100,7 @@ func trace(n *world.Node) (string, error) {
 		for _, l := range links {
 			name, index := l.Attrs().Name, l.Attrs().Index
 			if l.Type() == "netkit" {
-				for _, p := range places {
+				for _, p := range attachPoints {
 					id, err := held(index, p)
 					if err != nil {
 						return err

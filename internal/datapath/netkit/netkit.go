@@ -11,15 +11,15 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// Kind is that of pods with netkit devices.
+// Kind is the kind of pods with netkit devices.
 type Kind struct {
 	node.Plain
 	programs *ebpf.Kind
 	hooks    *hooks
 }
 
-// New is the kind beside the one that has its programs and maps; the node has both. Ask
-// Supported before.
+// New returns the kind for a node that also has the kind ebpf, which owns the programs and maps.
+// Call Supported before.
 func New(programs *ebpf.Kind) *Kind {
 	programs.Serve(claims.Netkit)
 	return &Kind{Plain: node.Plain{KindName: claims.Netkit}, programs: programs, hooks: &hooks{}}
@@ -35,15 +35,15 @@ func (k *Kind) Describe(p *node.Pod) error {
 	return err
 }
 
-// Devices implements node.Kind: a pair without MACs and neighbours (mode L3), which drops all
-// as long as there are no programs in it.
+// Devices implements node.Kind: a pair without MACs and neighbours (mode L3), which drops
+// everything while it has no programs.
 func (k *Kind) Devices(p *node.Pod) object.Object {
 	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Wrong: wrong, New: func(host, inner netlink.LinkAttrs) netlink.Link {
 		pair := &netlink.Netkit{
 			LinkAttrs: host, Mode: netlink.NETKIT_MODE_L3,
 			Policy: netlink.NETKIT_POLICY_BLACKHOLE, PeerPolicy: netlink.NETKIT_POLICY_BLACKHOLE,
-			// Marks are not to pass between the namespaces. Kernels that do not know this
-			// never let them.
+			// Marks must not pass between the namespaces. Kernels without this attribute never pass
+			// them.
 			Scrub: netlink.NETKIT_SCRUB_DEFAULT, PeerScrub: netlink.NETKIT_SCRUB_DEFAULT,
 		}
 		pair.SetPeerAttrs(&inner)
@@ -51,7 +51,7 @@ func (k *Kind) Devices(p *node.Pod) object.Object {
 	}}
 }
 
-// wrong says what of the node's device only a new one can put right, or "".
+// wrong returns what is wrong with the node's device and needs a new one, or "".
 func wrong(host netlink.Link) string {
 	pair, ok := host.(*netlink.Netkit)
 	switch {
@@ -62,9 +62,9 @@ func wrong(host netlink.Link) string {
 	case pair.Mode != netlink.NETKIT_MODE_L3:
 		return "is not in mode L3"
 	case pair.Policy != netlink.NETKIT_POLICY_BLACKHOLE || pair.PeerPolicy != netlink.NETKIT_POLICY_BLACKHOLE:
-		return "lets packets pass without a program: its policy is not blackhole"
+		return "passes packets without a program: its policy is not blackhole"
 	case pair.SupportsScrub() && (pair.Scrub != netlink.NETKIT_SCRUB_DEFAULT || pair.PeerScrub != netlink.NETKIT_SCRUB_DEFAULT):
-		return "lets marks pass: its scrub is not default"
+		return "passes marks: its scrub is not default"
 	}
 	return ""
 }
@@ -72,8 +72,8 @@ func wrong(host netlink.Link) string {
 // Objects implements node.Kind.
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.programs.With(p, k.hooks) }
 
-// Points implements node.Kind. Programs of the pair decide before the node's device sees a
-// packet: it sees none of a known flow.
+// Points implements node.Kind. Programs of the pair run before the node's device sees a packet: the
+// device sees none of a known flow.
 func (k *Kind) Points(p *node.Pod) []node.Point {
 	list := k.Plain.Points(p)
 	for i, at := range list {
@@ -87,5 +87,5 @@ func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	return k.programs.ENIProblem(h, eni)
 }
 
-// Room says how many connections are remembered.
+// Room returns how many connections can be tracked.
 func (k *Kind) Room() string { return k.programs.Room() }

@@ -45,7 +45,7 @@ func kindOf(n *world.Node, p *world.Pod) (kind string) {
 	return kind
 }
 
-// watched counts the packets that pass the node's forwarding: those of the host stack.
+// watched counts the packets that the node forwards in the host stack.
 func watched(t *testing.T, n *world.Node) func() int {
 	n.NFT(`table inet watch {
 		counter forwarded { }
@@ -54,9 +54,9 @@ func watched(t *testing.T, n *world.Node) func() int {
 	return func() int { return world.Counter(t, n.NS, "inet", "watch", "forwarded") }
 }
 
-// Pods of netkit, ebpf and route on one node talk to each other and to another node's;
-// those with programs do so directly, whichever devices they have. The node moves from one
-// datapath to another and its pods stay what they are.
+// Pods of netkit, ebpf and route on one node talk to each other and to another node's; those with
+// programs use the fast path, whichever devices they have. The node's datapath is changed, and its
+// pods keep their kind.
 func TestPodsOfAllKindsBeside(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
@@ -94,7 +94,7 @@ func TestPodsOfAllKindsBeside(t *testing.T) {
 				world.Talk(t, from.NS, c.network, world.At(c.to, 7), 60)
 				passed := forwarded() - before
 				slow := from.Spec.Kind == "route" || to.Spec.Kind == "route"
-				// The first packets, and what the kernels acknowledge meanwhile.
+				// The first packets, and acknowledgements of the kernels meanwhile.
 				if few := passed < 20; few == slow {
 					t.Errorf("%s → %s by %s: %d packets of 60 exchanges passed the host stack", from.Spec.Kind, to.Spec.Kind, c.network, passed)
 				}
@@ -115,8 +115,8 @@ func TestPodsOfAllKindsBeside(t *testing.T) {
 	}
 }
 
-// The other kind of device under the name of a pod's is replaced: what an ADD left that
-// did not come to its end before the node was moved.
+// A device of the other kind under the name of a pod's device is replaced: an unfinished ADD left
+// it before the node's datapath was changed.
 func TestPairOfAnotherKind(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -145,7 +145,7 @@ func TestNothingPassesWithoutPrograms(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := wire(t, n, claims.Netkit), wire(t, n, claims.Netkit)
-	for _, from := range places {
+	for _, from := range attachPoints {
 		world.Talk(t, a.NS, "tcp", world.At(b.V4, 7), 5)
 		take(n, a, from)
 		world.MustNotReach(t, a.NS, world.At(b.V4, 7))
@@ -156,7 +156,7 @@ func TestNothingPassesWithoutPrograms(t *testing.T) {
 	}
 }
 
-// What may configure the pod's namespace cannot change what the pair does.
+// With the right to configure the pod's namespace one cannot change what the pair does.
 func TestThePodCannotOpenItsPair(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -165,13 +165,13 @@ func TestThePodCannotOpenItsPair(t *testing.T) {
 	if err := setPolicy(p.NS, "eth0", netlink.NETKIT_POLICY_FORWARD); !errors.Is(err, unix.EACCES) {
 		t.Errorf("set the policy by the pod's end: %v, want %v", err, unix.EACCES)
 	}
-	for _, place := range places {
+	for _, at := range attachPoints {
 		err := p.Do(func() error {
 			inner, err := netlink.LinkByName("eth0")
 			if err != nil {
 				return err
 			}
-			_, err = link.QueryPrograms(link.QueryOptions{Target: inner.Attrs().Index, Attach: place.attach})
+			_, err = link.QueryPrograms(link.QueryOptions{Target: inner.Attrs().Index, Attach: at.attach})
 			return err
 		})
 		if !errors.Is(err, unix.EACCES) {
@@ -183,8 +183,8 @@ func TestThePodCannotOpenItsPair(t *testing.T) {
 	}
 }
 
-// A new agent takes over programs and maps as they are. Another version of a program is
-// replaced in its place; a program of others in the pair stays.
+// A new agent takes over programs and maps as they are. Another version of a program is replaced at
+// its attach point; a program of others in the pair stays.
 func TestRestartAndOtherVersions(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -225,7 +225,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	}
 	defer others.Close()
 	programs := func() (ids []bpf.ProgramID) {
-		for _, p := range places {
+		for _, p := range attachPoints {
 			there, err := link.QueryPrograms(link.QueryOptions{Target: index(a), Attach: p.attach})
 			if err != nil {
 				t.Fatal(err)
@@ -238,13 +238,13 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	}
 	err = n.Do(func() error {
 		if err := link.RawAttachProgram(link.RawAttachProgramOptions{
-			Target: index(a), Program: others, Attach: places[0].attach, Anchor: link.Head(),
+			Target: index(a), Program: others, Attach: attachPoints[0].attach, Anchor: link.Head(),
 		}); err != nil {
 			return err
 		}
-		// A program of ours in the wrong place is another version of the right one.
+		// A program of ours at the wrong attach point is another version of the right one.
 		return ebpf.Try(func(_ *netlink.Handle, o *tcprog.Objects) error {
-			return n.Do(func() error { return put(index(a), places[0], o.Programs[ebpf.ToPod]) })
+			return n.Do(func() error { return put(index(a), attachPoints[0], o.Programs[ebpf.ToPod]) })
 		})
 	})
 	if err != nil {
@@ -267,8 +267,8 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	}
 }
 
-// Programs of others behind ours in a pair see what our programs have not decided about, and
-// connections go directly all the same.
+// Programs of others behind ours in a pair see packets for which our programs have not decided, and
+// connections use the fast path anyway.
 func TestProgramsOfOthersBehindOurs(t *testing.T) {
 	const exchanges = 200
 	w := kit.NewWorld(t, 1, 1)
@@ -279,8 +279,8 @@ func TestProgramsOfOthersBehindOurs(t *testing.T) {
 	for _, c := range []struct {
 		at *world.Pod
 		of world.Others
-		in place
-	}{{a, sent, places[0]}, {b, got, places[1]}} {
+		in attachPoint
+	}{{a, sent, attachPoints[0]}, {b, got, attachPoints[1]}} {
 		if err := n.Do(func() error {
 			return link.RawAttachProgram(link.RawAttachProgramOptions{
 				Target: index(c.at), Program: c.of.Program, Attach: c.in.attach, Anchor: link.Tail(),
@@ -306,5 +306,5 @@ func index(p *world.Pod) int {
 	return device.Attrs().Index
 }
 
-// passOn says nothing about a packet: TC_ACT_UNSPEC, which netkit calls NETKIT_NEXT.
+// passOn decides nothing about a packet: TC_ACT_UNSPEC, which netkit calls NETKIT_NEXT.
 var passOn = asm.Instructions{asm.Mov.Imm32(asm.R0, -1), asm.Return()}

@@ -14,11 +14,11 @@ import (
 	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// Supported says why this kernel cannot run the datapath, or nil: an UnsupportedError, or
-// what kept it from finding out. It tries: it makes a pair and programs it.
+// Supported returns why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError,
+// or the error that prevented the test. It creates a pair and attaches programs.
 func Supported() error {
 	if err := ebpf.Supported(); err != nil {
-		return fmt.Errorf("it builds on the datapath %s: %w", claims.EBPF, err)
+		return fmt.Errorf("it needs the datapath %s: %w", claims.EBPF, err)
 	}
 	return ebpf.Try(func(h *netlink.Handle, o *tcprog.Objects) error {
 		pair := &netlink.Netkit{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.NETKIT_MODE_L3}
@@ -31,7 +31,7 @@ func Supported() error {
 		}
 		made, err := h.LinkByName(pair.Name)
 		if err != nil {
-			return fmt.Errorf("find the netkit device to try with: %w", err)
+			return fmt.Errorf("find the netkit device for the test: %w", err)
 		}
 		here := &hooks{inside: func(f func() error) error { return f() }}
 		if err := here.Attach(h, o, made.Attrs().Index); err != nil {
@@ -41,7 +41,7 @@ func Supported() error {
 	})
 }
 
-// lacking tells a missing feature, to which the kernel has one answer, from other trouble.
+// lacking distinguishes a missing feature, for which the kernel has one error, from other errors.
 func lacking(feature string, answer, err error) error {
 	if errors.Is(err, answer) || errors.Is(err, bpf.ErrNotSupported) {
 		return &datapath.UnsupportedError{Feature: feature, Err: err}

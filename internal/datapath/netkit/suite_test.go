@@ -1,7 +1,6 @@
 //go:build vm
 
-// The kernel of the machine at hand may lack netkit: `make test-vm` runs these on one
-// that has it.
+// The local kernel may lack netkit: `make test-vm` runs these on one that has it.
 
 package netkit
 
@@ -21,7 +20,7 @@ func TestSupported(t *testing.T) {
 	}
 }
 
-// The suite's table against this datapath.
+// The suite's table for this kind.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 // A feature has its objects on pods of this kind.

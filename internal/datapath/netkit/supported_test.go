@@ -22,9 +22,8 @@ var kit = world.Kit{
 	NoMAC: true,
 }
 
-// A kernel without netkit is told from trouble with finding out, and a pod that asks for
-// it all the same gets an error and leaves nothing. The tests with the tag vm show what
-// is so on a kernel with it.
+// On a kernel without netkit the error names the feature, and a pod of this kind gets an error and
+// leaves nothing. The tests with the tag vm cover kernels with it.
 func TestKernelWithoutNetkit(t *testing.T) {
 	testutil.RequireRoot(t)
 	err := Supported()

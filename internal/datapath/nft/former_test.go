@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// WriteFormer writes what versions before had for a node, with the elements that are there.
+// WriteFormer writes what earlier versions had for a node, with the existing elements.
 func WriteFormer(n *Tables, node datapath.Node, oldest bool) error {
 	rs, err := former(node, oldest)
 	if err != nil {
@@ -21,9 +21,9 @@ func WriteFormer(n *Tables, node datapath.Node, oldest bool) error {
 	return writeFormer(n, rs)
 }
 
-// former is the table as versions before wrote it: NAT in family inet too, and nothing
-// of IPVS. The oldest had chain source behind conntrack's defragmentation, the
-// note on a connection inside the mask of slots, and no chain by-eni.
+// former is the table as earlier versions wrote it: NAT in family inet too, and no rules for IPVS.
+// The oldest had chain source after conntrack's defragmentation, the bit of a connection inside the
+// mask of slots, and no chain by-eni.
 func former(node datapath.Node, oldest bool) (Ruleset, error) {
 	rs, err := NewRuleset(node)
 	if err != nil {
@@ -69,7 +69,7 @@ func former(node datapath.Node, oldest bool) (Ruleset, error) {
 	return rs, nil
 }
 
-// writeFormer writes what former says, with the flag that versions before gave to the maps.
+// writeFormer writes the result of former, with the flag that earlier versions gave to the maps.
 func writeFormer(n *Tables, rs Ruleset) error {
 	return n.Do(func(c *nftables.Conn) error {
 		elems, err := readElements(c)

@@ -9,7 +9,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// The merged ranges hold an address exactly if one of the CIDRs does.
+// The merged ranges contain an address exactly if one of the CIDRs does.
 func TestInsideRangesMeanTheCIDRs(t *testing.T) {
 	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
 		if rapid.Bool().Draw(t, "IPv6") {
@@ -40,7 +40,7 @@ func TestInsideRangesMeanTheCIDRs(t *testing.T) {
 		if got != want {
 			t.Fatalf("%s inside: %v, want %v", a, got, want)
 		}
-		// The kernel refuses a key that is both a start and an end.
+		// The kernel rejects a key that is both a start and an end.
 		seen := map[string]bool{}
 		for _, e := range append(intervals(v4), intervals(v6)...) {
 			if seen[string(e.Key)] {

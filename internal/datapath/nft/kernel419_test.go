@@ -20,16 +20,16 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// attribute is what Linux 4.19 knows of a netlink attribute (include/uapi/linux/netfilter/
-// nf_tables.h and the policies in net/netfilter of that version).
+// attribute describes what Linux 4.19 accepts for a netlink attribute
+// (include/uapi/linux/netfilter/nf_tables.h and the policies in net/netfilter of that version).
 type attribute struct {
 	name   string
 	nested map[uint16]attribute
-	// flags, if not 0, are the bits that a big-endian number may have.
+	// flags, if not 0, are the allowed bits of a big-endian number.
 	flags uint32
-	// values, if any, are those that a big-endian number may have.
+	// values, if any, are the allowed values of a big-endian number.
 	values []uint32
-	list   bool // the same nested attribute again and again
+	list   bool // the same nested attribute repeatedly
 }
 
 var (
@@ -39,7 +39,7 @@ var (
 		unix.NFTA_SET_ELEM_KEY: {name: "key", nested: dataAttrs}, unix.NFTA_SET_ELEM_DATA: {name: "data", nested: dataAttrs},
 		unix.NFTA_SET_ELEM_FLAGS: {name: "flags", flags: unix.NFT_SET_ELEM_INTERVAL_END}, unix.NFTA_SET_ELEM_USERDATA: {name: "userdata"},
 	}
-	// expressions419 have their data's attributes.
+	// expressions419 has the attributes of their data.
 	expressions419 = map[string]map[uint16]attribute{
 		"immediate": {unix.NFTA_IMMEDIATE_DREG: {name: "dreg"}, unix.NFTA_IMMEDIATE_DATA: {name: "data", nested: dataAttrs}},
 		"bitwise": {unix.NFTA_BITWISE_SREG: {name: "sreg"}, unix.NFTA_BITWISE_DREG: {name: "dreg"}, unix.NFTA_BITWISE_LEN: {name: "len"},
@@ -92,8 +92,8 @@ func upTo(last uint32) (values []uint32) {
 	return values
 }
 
-// What a node's tables are written with is known to Linux 4.19, which is not at hand to ask.
-// TestMessagesSuitLinux419 looks at what is sent later.
+// Linux 4.19 knows everything with which a node's tables are written; that kernel is not available
+// for a test. TestMessagesSuitLinux419 checks what is sent later.
 func TestRulesetSuitsLinux419(t *testing.T) {
 	node := datapath.Node{MasqueradeOutside: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")},
 		VPCCIDRs: []netip.Prefix{netip.MustParsePrefix("192.168.0.0/16"), netip.MustParsePrefix("2001:db8::/40")}}
@@ -106,7 +106,7 @@ func TestRulesetSuitsLinux419(t *testing.T) {
 	c := recording(t, func(m netlink.Message) {
 		kind := uint16(m.Header.Type) & 0xff
 		if uint16(m.Header.Type)>>8 != unix.NFNL_SUBSYS_NFTABLES {
-			return // the beginning and the end of the transaction
+			return // begin and end of the transaction
 		}
 		kinds[kind]++
 		for _, p := range newer(m) {
@@ -118,12 +118,12 @@ func TestRulesetSuitsLinux419(t *testing.T) {
 	}
 	for _, kind := range []uint16{unix.NFT_MSG_NEWTABLE, unix.NFT_MSG_DELTABLE, unix.NFT_MSG_NEWCHAIN, unix.NFT_MSG_NEWSET, unix.NFT_MSG_NEWSETELEM, unix.NFT_MSG_NEWOBJ, unix.NFT_MSG_NEWRULE} {
 		if kinds[kind] == 0 {
-			t.Errorf("no message of kind %d was looked at", kind)
+			t.Errorf("no message of kind %d was checked", kind)
 		}
 	}
 }
 
-// The layout of versions before needs a newer kernel: the test above would have said so.
+// The layout of earlier versions needs a newer kernel: the test above would have found it.
 func TestFormerRulesetDidNotSuitLinux419(t *testing.T) {
 	rs, err := former(anyNode(), false)
 	if err != nil {
@@ -147,7 +147,7 @@ func TestFormerRulesetDidNotSuitLinux419(t *testing.T) {
 	}
 }
 
-// recording is a connection that tells what would be sent.
+// recording is a connection that records what would be sent.
 func recording(t *testing.T, see func(netlink.Message)) *nftables.Conn {
 	c, err := nftables.New(nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
 		for _, m := range req {
@@ -161,14 +161,14 @@ func recording(t *testing.T, see func(netlink.Message)) *nftables.Conn {
 	return c
 }
 
-// Watched is the tables of a namespace whose messages are looked at on their way to the kernel:
-// what Linux 4.19 does not know of them fails the test. Of the kinds that are known all must come.
+// Watched returns the tables of a namespace whose messages are checked on their way to the kernel:
+// what Linux 4.19 does not know fails the test. Each known kind must occur.
 func Watched(t *testing.T, ns netns.NsHandle) *Tables {
 	kinds := map[uint16]bool{}
 	var kernel *netlink.Conn
 	n := New(ns)
 	n.options = append(n.options,
-		nftables.WithSockOptions(func(*netlink.Conn) (err error) { // for each new socket a new one to the kernel
+		nftables.WithSockOptions(func(*netlink.Conn) (err error) { // each new socket has its own connection to the kernel
 			if kernel != nil {
 				if err := kernel.Close(); err != nil {
 					return err
@@ -178,17 +178,17 @@ func Watched(t *testing.T, ns netns.NsHandle) *Tables {
 			return err
 		}),
 		nftables.WithTestDial(func(req []netlink.Message) ([]netlink.Message, error) {
-			if len(req) == 0 { // an answer is asked for
+			if len(req) == 0 { // only an answer is read
 				answers, err := kernel.Receive()
 				for i := range answers {
 					answers[i].Header.PID = nltest.PID
-					answers[i].Header.Flags &^= netlink.Multi // it is whole
+					answers[i].Header.Flags &^= netlink.Multi // it is complete
 				}
 				return answers, err
 			}
 			for _, m := range req {
 				if uint16(m.Header.Type)>>8 != unix.NFNL_SUBSYS_NFTABLES {
-					continue // the beginning and the end of a transaction
+					continue // begin and end of a transaction
 				}
 				kinds[uint16(m.Header.Type)&0xff] = true
 				for _, p := range newer(m) {
@@ -204,14 +204,14 @@ func Watched(t *testing.T, ns netns.NsHandle) *Tables {
 		}
 		for kind := range messages419 {
 			if !kinds[kind] {
-				t.Errorf("no message of kind %d was looked at", kind)
+				t.Errorf("no message of kind %d was checked", kind)
 			}
 		}
 	})
 	return n
 }
 
-// newer says what of a message Linux 4.19 does not know.
+// newer returns what of a message Linux 4.19 does not know.
 func newer(m netlink.Message) (problems []string) {
 	kind, family := uint16(m.Header.Type)&0xff, m.Data[0]
 	known, ok := messages419[kind]
@@ -287,7 +287,7 @@ func walk(b []byte, f func(kind uint16, value []byte)) {
 	for len(b) >= 4 {
 		size := int(binary.NativeEndian.Uint16(b))
 		if size < 4 || size > len(b) {
-			f(0xffff, nil) // known to nobody
+			f(0xffff, nil) // unknown to every kernel
 			return
 		}
 		f(binary.NativeEndian.Uint16(b[2:])&^(unix.NLA_F_NESTED|unix.NLA_F_NET_BYTEORDER), b[4:size])
@@ -295,7 +295,7 @@ func walk(b []byte, f func(kind uint16, value []byte)) {
 	}
 }
 
-// What a kernel refuses is named, not only the number that it answered.
+// What a kernel rejects is named, not only its error number.
 func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	rs, err := NewRuleset(anyNode())
 	if err != nil {
@@ -336,6 +336,6 @@ func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	err = supportsRuleset(rs, func(func(*nftables.Conn) error) error { return unix.EPERM })
 	var lacks *datapath.UnsupportedError
 	if err == nil || errors.As(err, &lacks) {
-		t.Errorf("a missing right: %v, want no UnsupportedError", err)
+		t.Errorf("a missing permission: %v, want no UnsupportedError", err)
 	}
 }

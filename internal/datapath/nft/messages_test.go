@@ -13,9 +13,9 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// All that is sent by the socket of the tables, from a node's beginning to its end, is known to
-// Linux 4.19: also what package firewall sends by it. (That package reads by a socket of its own,
-// with three requests older than that.)
+// Linux 4.19 knows everything that is sent by the socket of the tables, from a node's beginning to
+// its end, including what package firewall sends by it. (That package reads by its own socket, with
+// three older requests.)
 func TestMessagesSuitLinux419(t *testing.T) {
 	host := testutil.NewNS(t, "node")
 	ns, err := netns.GetFromPath(host.Path)

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// Supported says what the kernel lacks for the tables, or nil: a datapath.UnsupportedError, or
-// what kept it from finding out. It writes them into a namespace that was made for it.
+// Supported returns what the kernel lacks for the tables, or nil: a datapath.UnsupportedError, or
+// the error that prevented the test. It writes them into a namespace that was made for the test.
 func Supported(scratch netns.NsHandle) error {
 	rs, err := NewRuleset(anyNode())
 	if err != nil {
@@ -26,7 +26,7 @@ func Supported(scratch netns.NsHandle) error {
 	})
 }
 
-// anyNode needs every rule that there is, of the families that the kernel has.
+// anyNode returns a node that needs every rule, for the families of the kernel.
 func anyNode() datapath.Node {
 	node := datapath.Node{MasqueradeOutside: true, Addresses: []netip.Addr{netip.MustParseAddr("192.0.2.1")}}
 	if _, err := os.Stat("/proc/thread-self/net/if_inet6"); err == nil {
@@ -38,14 +38,14 @@ func anyNode() datapath.Node {
 	return node
 }
 
-// supportsRuleset writes the whole ruleset, as a node's is written, and if the kernel
-// refuses it finds out by which piece.
+// supportsRuleset writes the whole ruleset, as for a node, and if the kernel rejects it determines
+// which piece it rejects.
 func supportsRuleset(rs Ruleset, do func(func(*nftables.Conn) error) error) error {
 	refused := do(func(c *nftables.Conn) error { return build(c, rs, nil, nil, &expr.Counter{}) })
 	if refused == nil {
 		return nil
 	}
-	// Each piece needs those before it: it is one transaction with them.
+	// Each piece needs those before it: they are in one transaction.
 	var before []func(*nftables.Conn) error
 	for _, p := range pieces(rs) {
 		before = append(before, p.add)
@@ -66,17 +66,17 @@ func supportsRuleset(rs Ruleset, do func(func(*nftables.Conn) error) error) erro
 			return datapath.Lacks(p.feature, err)
 		}
 	}
-	return datapath.Lacks("what the nftables tables of Terway need", refused)
+	return datapath.Lacks("what Terway's nftables tables need", refused)
 }
 
 type piece struct {
 	feature string
-	tables  int // how many of the ruleset's it needs
+	tables  int // how many of the ruleset's tables it needs
 	add     func(*nftables.Conn) error
 }
 
-// pieces are the ruleset in the order in which it can be written, with what a kernel's
-// builder would look for. Versions are those with which a feature came.
+// pieces returns the ruleset in the order in which it can be written, with the names of kernel
+// features. Versions are those in which a feature appeared.
 func pieces(rs Ruleset) []piece {
 	list := []piece{
 		{"nftables for both families (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", 1, func(*nftables.Conn) error { return nil }},
@@ -120,7 +120,7 @@ func pieces(rs Ruleset) []piece {
 	return list
 }
 
-// featureOf names what is newest or most often left out among a rule's expressions.
+// featureOf names the newest or most often missing feature among a rule's expressions.
 func featureOf(r rule) string {
 	feature := fmt.Sprintf("what the nftables rule %q needs", r.purpose)
 	for _, e := range r.exprs {

@@ -17,16 +17,15 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The nftables tables as data: chains, sets and rules for a node. This file only
-// describes; tables.go puts it into the kernel and compares.
+// The nftables tables as data: chains, sets and rules for a node. tables.go writes them into the
+// kernel and compares.
 //
-// Nothing here is newer than Linux 4.19: no nat chain in family inet (5.2), no flag of
-// concatenated keys (5.6). TestRulesetSuitsLinux419 and TestMessagesSuitLinux419 look at what
-// is sent.
+// Nothing here is newer than Linux 4.19: no nat chain in family inet (5.2), no flag of concatenated
+// keys (5.6). TestRulesetSuitsLinux419 and TestMessagesSuitLinux419 check what is sent.
 //
-// A connection's way out is decided by its first packet and then follows
-// conntrack: what was NATed keeps leaving the way it was NATed for, whatever
-// changes in the configuration meanwhile.
+// A connection's way out is decided by its first packet and then follows conntrack: a NATed
+// connection continues to leave as its NAT requires, whatever changes in the configuration
+// meanwhile.
 
 const (
 	chainSource     = "source"
@@ -34,7 +33,7 @@ const (
 	chainMain       = "by-main"
 	chainOutside    = "by-node"
 	chainENI        = "by-eni"
-	chainMasquerade = "as-node" // nft cannot be told the name "masquerade"
+	chainMasquerade = "as-node" // nft does not accept the name "masquerade"
 	chainToNode     = "to-node"
 
 	mapPods4    = "pods4"
@@ -43,13 +42,13 @@ const (
 	setInside6  = "inside6"
 	counterName = "spoofed"
 
-	// afterDNAT: kube-proxy and portmap have chosen the destination and asked for
-	// masquerade, the route is not yet looked up.
+	// afterDNAT: kube-proxy and portmap have chosen the destination and requested masquerade; the
+	// route is not looked up yet.
 	afterDNAT = nftables.ChainPriority(-90)
 
-	// beforeDefrag is NF_IP_PRI_RAW_BEFORE_DEFRAG (linux/netfilter_ipv4.h; IPv6 has the
-	// same). Conntrack puts fragments together at -400, whatever device each came by: a
-	// pod's fragment with another pod's source has to be gone before.
+	// beforeDefrag is NF_IP_PRI_RAW_BEFORE_DEFRAG (linux/netfilter_ipv4.h; IPv6 has the same).
+	// Conntrack reassembles fragments at -400, whatever device each came from: a pod's fragment
+	// with another pod's source has to be dropped before.
 	beforeDefrag = nftables.ChainPriority(-450)
 )
 
@@ -81,8 +80,8 @@ type Ruleset struct {
 	inside4, inside6 []netipx.IPRange
 }
 
-// rule is one rule with the comment that names its purpose. The comment carries
-// a fingerprint of the expressions, so that comparing comments compares rules.
+// rule is one rule with a comment that names its purpose. The comment contains a fingerprint of the
+// expressions, so that comparing comments compares rules.
 type rule struct {
 	chain   *nftables.Chain
 	purpose string
@@ -91,7 +90,7 @@ type rule struct {
 
 func (rs Ruleset) tables() []*nftables.Table { return append([]*nftables.Table{rs.table}, rs.nat...) }
 
-// NewRuleset is what a node needs; the error names CIDRs that cannot be merged.
+// NewRuleset returns the ruleset of a node; the error names CIDRs that cannot be merged.
 func NewRuleset(node datapath.Node) (Ruleset, error) {
 	rs := Ruleset{table: nftTable()}
 	for _, f := range node.Families() {
@@ -159,8 +158,8 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 		masquerade := base(table, chainMasquerade, nftables.ChainHookPostrouting, *nftables.ChainPriorityNATSource, nftables.ChainTypeNAT)
 		masq := []expr.Any{&expr.Masq{FullyRandom: true}}
 		rs.rules = append(rs.rules,
-			// The kernel asks chains of NAT only for a connection's first packet, and in a
-			// hook no further one behind that which translates.
+			// The kernel evaluates NAT chains only for a connection's first packet, and stops after
+			// the chain that translates.
 			rule{toNode, "to an address of the node, which IPVS may lead to a pod: note it", join(destLocal(), setCtMark(claims.ConnMarkToNode))},
 			rule{masquerade, "to a pod that shares ENIs: its answer comes back through the node anyway",
 				join(metaIs(expr.MetaKeyOIFGROUP, claims.GroupPod), verdict(expr.VerdictAccept))},
@@ -176,7 +175,7 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 	return rs, err
 }
 
-// outsideRules exist for a family only if the node has an address of it to give.
+// outsideRules returns rules of a family only if the node has an address of it.
 func outsideRules(node datapath.Node, exit *nftables.Chain) []rule {
 	var rules []rule
 	for _, f := range []struct {
@@ -210,8 +209,7 @@ func hasAddress(node datapath.Node, is func(netip.Addr) bool) bool {
 	return false
 }
 
-// insideRanges merges the VPC's and the Services' CIDRs: an interval set refuses
-// overlapping ones.
+// insideRanges merges the VPC's and the Services' CIDRs: an interval set rejects overlapping ones.
 func insideRanges(node datapath.Node) (v4, v6 []netipx.IPRange, err error) {
 	var b netipx.IPSetBuilder
 	for _, list := range [][]netip.Prefix{node.VPCCIDRs, node.ServiceCIDRs} {
@@ -233,7 +231,7 @@ func insideRanges(node datapath.Node) (v4, v6 []netipx.IPRange, err error) {
 	return v4, v6, nil
 }
 
-// comment is the rule's purpose and the fingerprint of what it does.
+// comment returns the rule's purpose and the fingerprint of its expressions.
 func (r rule) comment() (string, error) {
 	h := sha256.New()
 	for _, e := range r.exprs {
@@ -264,11 +262,11 @@ func podsMap(table *nftables.Table, name string) *nftables.Set {
 	}
 	return &nftables.Set{
 		Table: table, Name: name, IsMap: true,
-		// Not Concatenation: that flag is for intervals in such keys. Without it the kernel
-		// sees a key of that many bytes, and nft the two types by its number.
+		// No flag Concatenation: it is for intervals in such keys. Without it the kernel sees a key
+		// of that many bytes, and nft sees the two types in its type number.
 		KeyType:  nftables.MustConcatSetType(nftables.TypeIFName, key),
 		DataType: nftables.TypeMark,
-		// The library cannot say that the mark is in host byte order.
+		// The library cannot declare the mark as host byte order.
 		Comment: "nft shows the mark with its bytes swapped",
 	}
 }
@@ -281,8 +279,8 @@ func insideSet(table *nftables.Table, name string) *nftables.Set {
 	return &nftables.Set{Table: table, Name: name, Interval: true, KeyType: key}
 }
 
-// Expressions. Register 1 is 16 bytes wide, so a device's name fills it and the
-// address of a concatenated key goes into register 2.
+// Expressions. Register 1 is 16 bytes wide, so a device's name fills it and the address of a
+// concatenated key goes into register 2.
 
 func join(parts ...[]expr.Any) []expr.Any {
 	var all []expr.Any
@@ -318,13 +316,13 @@ func family(proto byte) []expr.Any {
 	}
 }
 
-// markWithout says that the mark has no other bits than these.
+// markWithout matches a mark that has no bits other than these.
 func markWithout(bits uint32) []expr.Any {
 	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, ^bits, expr.CmpOpEq, 0)
 }
 
-// markFromMap sets the whole mark. Kernels before 6.13 cannot put a looked up value beside
-// bits that are there.
+// markFromMap sets the whole mark. Kernels before 6.13 cannot combine a looked up value with
+// existing bits.
 func markFromMap(name string, offset, length uint32) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
@@ -395,7 +393,7 @@ func setCtMark(bit uint32) []expr.Any {
 	}
 }
 
-// destLocal says that the destination is one of the node's own addresses.
+// destLocal matches a destination that is one of the node's own addresses.
 func destLocal() []expr.Any {
 	return []expr.Any{
 		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},

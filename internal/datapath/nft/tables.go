@@ -23,21 +23,21 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Tables are `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Its
-// methods are transactions: each either happens as a whole or not at all. They are safe for
+// Tables are `inet terway`, `ip terway-nat` and `ip6 terway-nat` of one network namespace. Each
+// method is one transaction: it takes effect as a whole or not at all. Methods are safe for
 // concurrent use.
 type Tables struct {
 	options []nftables.ConnOption
-	// mu keeps our own transactions and dumps apart; the library's allocation of
-	// set ids is not safe for concurrent use either.
+	// mu serialises our own transactions and dumps; the library's allocation of set ids is not safe
+	// for concurrent use either.
 	mu sync.Mutex
 	// conn stays open between calls: closing an nftables socket waits until the
 	// kernel has freed what was deleted, an RCU grace period (5 to 15 ms).
 	conn *nftables.Conn
 }
 
-// New is the tables of a namespace, which stays the caller's; netns.None() is that of the
-// process. It asks nothing of the kernel.
+// New returns the tables of a namespace, which the caller keeps open; netns.None() is that of the
+// process. It does not read the kernel.
 func New(ns netns.NsHandle) *Tables {
 	n := &Tables{options: []nftables.ConnOption{nftables.AsLasting()}}
 	if ns.IsOpen() {
@@ -46,8 +46,8 @@ func New(ns netns.NsHandle) *Tables {
 	return n
 }
 
-// Do runs one transaction or dump, of whatever table. After an error the socket may hold answers to
-// what failed and the library unsent messages, so the next call gets a new one.
+// Do runs one transaction or dump, of any table. After an error the socket may hold answers to the
+// failed request and the library unsent messages, so the next call uses a new one.
 func (n *Tables) Do(f func(*nftables.Conn) error) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -65,7 +65,7 @@ func (n *Tables) Do(f func(*nftables.Conn) error) error {
 	return err
 }
 
-// Close lets go of the socket; the tables stay.
+// Close closes the socket; the tables stay.
 func (n *Tables) Close() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -90,12 +90,11 @@ type Key struct {
 	Addr   netip.Addr
 }
 
-// Elements are the pods' part of the tables: the mark of what comes from a device with a
-// source address.
+// Elements are the pods' part of the tables: the mark for a device and a source address.
 type Elements map[Key]uint32
 
-// elementsPerMessage keeps a message below the 64 KiB of a netlink attribute and
-// a whole node's table below the socket's send buffer.
+// elementsPerMessage keeps a message below the 64 KiB of a netlink attribute and a whole node's
+// table below the socket's send buffer.
 const elementsPerMessage = 200
 
 func nftTable() *nftables.Table {
@@ -109,7 +108,7 @@ func natTable(family int) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyIPv6, Name: claims.NATTableName}
 }
 
-// TableText is a table as nft writes it: family and name.
+// TableText returns a table as nft writes it: family and name.
 func TableText(t *nftables.Table) string {
 	family := "inet"
 	switch t.Family {
@@ -121,8 +120,7 @@ func TableText(t *nftables.Table) string {
 	return family + " " + t.Name
 }
 
-// IsOwnTable reports whether an nftables table, of a family of netfilter (NFPROTO_…), is
-// one of ours.
+// IsOwnTable reports whether an nftables table, of a netfilter family (NFPROTO_…), is one of ours.
 func IsOwnTable(family byte, name string) bool {
 	switch nftables.TableFamily(family) {
 	case nftables.TableFamilyINet:
@@ -133,8 +131,7 @@ func IsOwnTable(family byte, name string) bool {
 	return false
 }
 
-// Put adds elements in one transaction. Elements that are there with another
-// mark are replaced.
+// Put adds elements in one transaction. Existing elements with another mark are replaced.
 func (n *Tables) Put(elems Elements) error {
 	if len(elems) == 0 {
 		return nil
@@ -154,8 +151,8 @@ func (n *Tables) Put(elems Elements) error {
 	return nil
 }
 
-// replace is for keys that exist with another mark: the kernel changes no
-// element in place, and removes only what is there.
+// replace is for keys that exist with another mark: the kernel does not change elements in place,
+// and removes only existing ones.
 func (n *Tables) replace(elems Elements) error {
 	return n.Do(func(c *nftables.Conn) error {
 		stale, err := present(c, elems)
@@ -172,8 +169,7 @@ func (n *Tables) replace(elems Elements) error {
 	})
 }
 
-// Remove takes elements out in one transaction; missing ones, and a missing
-// table, are no error.
+// Remove removes elements in one transaction; missing ones, and a missing table, are no error.
 func (n *Tables) Remove(keys ...Key) error {
 	if len(keys) == 0 {
 		return nil
@@ -189,7 +185,7 @@ func (n *Tables) Remove(keys ...Key) error {
 		return c.Flush()
 	})
 	if netlinkx.Gone(err) {
-		// One missing element undid the whole transaction: remove what there is.
+		// One missing element aborts the whole transaction: remove those that exist.
 		err = n.Do(func(c *nftables.Conn) error {
 			there, err := present(c, elems)
 			if err != nil {
@@ -207,7 +203,7 @@ func (n *Tables) Remove(keys ...Key) error {
 	return nil
 }
 
-// present are those of the elements that the kernel has.
+// present returns those of the elements that the kernel has.
 func present(c *nftables.Conn, elems Elements) (Elements, error) {
 	have, err := readElements(c)
 	if err != nil {
@@ -231,10 +227,9 @@ func (n *Tables) Read() (elems Elements, err error) {
 	return elems, err
 }
 
-// Ensure compares the tables with the ruleset and, if anything differs, replaces
-// them all in one transaction: no packet sees half of it. extra are
-// elements that must not be lost when the table itself was. It returns what
-// differed, or "".
+// Ensure compares the tables with the ruleset and, if anything differs, replaces them all in one
+// transaction, so no packet sees a partial ruleset. extra are elements that must be written if the
+// table itself was lost. It returns what differed, or "".
 func (n *Tables) Ensure(rs Ruleset, extra Elements) (differs string, err error) {
 	err = n.Do(func(c *nftables.Conn) error {
 		var err error
@@ -285,7 +280,7 @@ func (n *Tables) Delete() error {
 	return nil
 }
 
-// Spoofed is how many packets were dropped for a source that is not the pod's.
+// Spoofed returns how many packets were dropped for a source that is not the pod's.
 func (n *Tables) Spoofed() (packets uint64, err error) {
 	err = n.Do(func(c *nftables.Conn) error {
 		obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
@@ -315,7 +310,7 @@ func counterIn(obj nftables.Obj) (*expr.Counter, bool) {
 	return counter, ok
 }
 
-// readCounter lets the count survive a rebuild; without a counter it starts anew.
+// readCounter reads the count, so that it survives a rebuild; without a counter it starts at 0.
 func readCounter(c *nftables.Conn) *expr.Counter {
 	obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
 	if err != nil {
@@ -378,13 +373,13 @@ func compare(c *nftables.Conn, rs Ruleset) (string, error) {
 	}
 	for _, have := range tables {
 		if !among(have, rs.tables()) {
-			return fmt.Sprintf("table %s is for a family that the node has not", TableText(have)), nil
+			return fmt.Sprintf("table %s is of a family that the node does not use", TableText(have)), nil
 		}
 	}
 	for _, want := range rs.chains {
 		// One by one: kube-proxy may have thousands in the same family.
 		have, err := c.ListChain(want.Table, want.Name)
-		if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) { // the library keeps the text only
+		if err != nil && strings.HasSuffix(err.Error(), unix.ENOENT.Error()) { // the library keeps only the text
 			return fmt.Sprintf("chain %s of table %s is missing", want.Name, TableText(want.Table)), nil
 		}
 		if err != nil {
@@ -404,7 +399,7 @@ func among(t *nftables.Table, list []*nftables.Table) bool {
 	return slices.ContainsFunc(list, func(l *nftables.Table) bool { return l.Family == t.Family && l.Name == t.Name })
 }
 
-// ownTables are those of ours that there are.
+// ownTables returns those of our tables that exist.
 func ownTables(c *nftables.Conn) ([]*nftables.Table, error) {
 	tables, err := c.ListTables()
 	if err != nil {
@@ -427,8 +422,8 @@ func sameHook(have, want *nftables.Chain) bool {
 		have.Type == want.Type && have.Policy != nil && *have.Policy == *want.Policy
 }
 
-// Unreadable says that rules are there, but have an expression that the library does not
-// decode, such as `ct original ip saddr`.
+// Unreadable reports whether rules exist, but have an expression that the library does not decode,
+// such as `ct original ip saddr`.
 func Unreadable(err error) bool {
 	var refused unix.Errno
 	return err != nil && !errors.As(err, &refused)
@@ -492,8 +487,8 @@ func compareSets(c *nftables.Conn, rs Ruleset) (string, error) {
 	return "", nil
 }
 
-// intervals writes ranges as the kernel has them: the first address, and the
-// first one after the last.
+// intervals returns ranges in the kernel's form: the first address, and the first one after the
+// last.
 func intervals(ranges []netipx.IPRange) []nftables.SetElement {
 	var elems []nftables.SetElement
 	for _, r := range ranges {
@@ -515,7 +510,7 @@ func sameIntervals(a, b []nftables.SetElement) bool {
 	})
 }
 
-// eachSet hands elements to f, split by family and into messages that fit.
+// eachSet passes elements to f, split by family and into messages that fit.
 func eachSet(elems Elements, f func(*nftables.Set, []nftables.SetElement) error) error {
 	byMap := map[string][]nftables.SetElement{}
 	for k, mark := range elems {
@@ -528,7 +523,7 @@ func eachSet(elems Elements, f func(*nftables.Set, []nftables.SetElement) error)
 		byMap[name] = append(byMap[name], nftables.SetElement{
 			Key: append(key, k.Addr.AsSlice()...),
 			Val: binaryutil.NativeEndian.PutUint32(mark),
-			// For people, and because nft shows the mark byte-swapped.
+			// For people, because nft shows the mark byte-swapped.
 			Comment: markText(mark),
 		})
 	}

@@ -25,7 +25,7 @@ var kit = world.Kit{
 	},
 }
 
-// inside are tables of our own and a netlink socket in a node.
+// inside returns our tables and a netlink socket in a node.
 func inside(t *testing.T, n *world.Node) (*nft.Tables, *netlink.Handle) {
 	t.Helper()
 	ns, err := netns.GetFromPath(n.Path)
@@ -46,8 +46,8 @@ func inside(t *testing.T, n *world.Node) (*nft.Tables, *netlink.Handle) {
 	return tables, h
 }
 
-// A node that an older version left is put right by the first Sync, and connections of every
-// way out go on. (TCP's: while a device's ARP is turned off a packet may be lost.)
+// The first Sync repairs a node that an older version left, and connections of every way out
+// continue. (TCP's: while a device's ARP is turned off a packet may be lost.)
 func TestUpgradeInPlace(t *testing.T) {
 	t.Run("from the version before", func(t *testing.T) { upgrade(t, false) })
 	t.Run("from the oldest", func(t *testing.T) { upgrade(t, true) })
@@ -91,7 +91,7 @@ func upgrade(t *testing.T, oldest bool) {
 		world.StartTalk(t, a.NS, "tcp", world.At(near.V4, 7)), world.StartTalk(t, n.NS, "tcp", world.At(a.V6, 7)),
 		world.StartTalk(t, far.NS, "tcp", world.At(a.V4, 7)), world.StartTalk(t, w.Outside, "tcp", world.At(a.V4, 7)),
 		world.StartTalk(t, w.Outside, "tcp", world.At(n.V4, 30007)), world.StartTalk(t, a.NS, "tcp", l.Addr().String()),
-		// The second looks like the first behind its translation: conntrack changes its port.
+		// The second one equals the first after its translation: conntrack changes its port.
 		world.StartTalkFrom(t, a.NS, world.At(a.V4, 40007), world.At(world.ClusterIP, 7)),
 		world.StartTalkFrom(t, a.NS, world.At(a.V4, 40007), world.At(far.V4, 7)),
 	}

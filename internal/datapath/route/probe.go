@@ -13,9 +13,9 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Supported says why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError,
-// or what kept it from finding out. It tries: it makes a rule, a pod's device and the
-// nftables tables in a network namespace of its own.
+// Supported returns why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError,
+// or the error that prevented the test. It creates a rule, a pod's device and the nftables tables
+// in a network namespace of its own.
 func Supported() error { return kernel.InScratch(supported) }
 
 func supported(h *netlink.Handle) error {
@@ -29,7 +29,7 @@ func supported(h *netlink.Handle) error {
 	}
 	scratch, err := netns.Get()
 	if err != nil {
-		return fmt.Errorf("open the network namespace to try in: %w", err)
+		return fmt.Errorf("open the network namespace for the test: %w", err)
 	}
 	defer scratch.Close()
 	return nft.Supported(scratch)

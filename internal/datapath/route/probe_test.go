@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Every kernel that the tests run on can do it; the try leaves nothing.
+// Every kernel on which the tests run supports it; the probe leaves nothing.
 func TestSupported(t *testing.T) {
 	testutil.RequireRoot(t)
 	if err := Supported(); err != nil {

@@ -1,6 +1,6 @@
-// Package route is the kind of pod that any supported kernel can run: a veth for each pod and
-// policy routing on the node, by the host stack alone. All of that is what every pod has
-// (package node); this package says whether the kernel can do it.
+// Package route is the kind of pod that every supported kernel can run: a veth for each pod and
+// policy routing on the node, by the host stack alone. Package node implements all of that for
+// every kind of pod; this package tests whether the kernel supports it.
 package route
 
 import (
@@ -8,5 +8,5 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 )
 
-// New is the kind.
+// New returns the kind.
 func New() node.Kind { return node.Plain{KindName: claims.Route} }

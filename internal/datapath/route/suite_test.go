@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// The suite's table against this kind.
+// The suite's table for this kind.
 func TestSuite(t *testing.T) {
 	suite.Run(t, kit)
 }

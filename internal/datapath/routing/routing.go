@@ -22,48 +22,47 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// ENI is an attached ENI's place on the node.
+// ENI is an attached ENI on the node.
 type ENI struct {
 	// Slot is the number of its table and mark, from 1.
 	Slot   int
 	Index  int
 	Device string
 	MAC    net.HardwareAddr
-	// MTU is its device's, in bytes.
+	// MTU of its device, in bytes.
 	MTU int
-	// Receivers are devices, beside its own, by which packets for its pods come to the
-	// host stack.
+	// Receivers are devices, beside its own, by which the host stack receives packets for its pods.
 	Receivers []string
 	// Gateways are the vSwitch's.
 	Gateways []netip.Addr
 }
 
-// Node is the network namespace of a node. Who calls it keeps calls apart, but for
-// ReversePath.
+// Node is the network namespace of a node. The caller serialises calls, except ReversePath.
 type Node struct {
 	ns      netns.NsHandle
 	procSys string
-	// reversePath: the node checks the way back on every device; see readReversePath.
+	// reversePath: the node has a reverse path check on every device; see readReversePath.
 	reversePath atomic.Bool
 }
 
-// New is the routing of a namespace, which stays the caller's; procSys is where sysctls are.
+// New returns the routing of a namespace, which the caller keeps open; procSys is where sysctls
+// are.
 func New(ns netns.NsHandle, procSys string) *Node { return &Node{ns: ns, procSys: procSys} }
 
-// Seen is what a look at the node found.
+// Seen is the state that Ensure found.
 type Seen struct {
-	// Links are all of the node's.
+	// Links are all links of the node.
 	Links []netlink.Link
-	// ENIs are those that there are, by Key.
+	// ENIs are the existing ones, by Key.
 	ENIs map[string]ENI
-	// Repairs says what was repaired, a line for each.
+	// Repairs has one line for each repair.
 	Repairs []string
 }
 
-// Ensure makes the node-wide pieces agree with the desired node: sysctls, ENIs, their tables
-// and the rules; and, to prune, removes those of other ENIs. last are the ENIs that this
-// process saw last. receivers are the devices of an ENI by which packets for its pods come,
-// beside its own. It goes on after an error with one ENI.
+// Ensure makes the node-wide objects agree with the desired node: sysctls, ENIs, their tables and
+// the rules; with prune it also removes those of other ENIs. last are the ENIs that this process
+// saw last. receivers returns the devices, beside an ENI's own, by which packets for its pods
+// arrive. It continues after an error with one ENI.
 func (n *Node) Ensure(ctx context.Context, h *netlink.Handle, node datapath.Node, last map[string]ENI, receivers func(ENI) []string, prune bool) (seen Seen, err error) {
 	var errs []error
 	note := func(r []string, err error) {
@@ -99,8 +98,8 @@ func (n *Node) Ensure(ctx context.Context, h *netlink.Handle, node datapath.Node
 	return seen, errors.Join(errs...)
 }
 
-// Problem names the first node-wide piece that a pod of the ENI with this MAC needs and that is
-// missing, or "". byIndex are the node's links, routes what OwnRoutes gave.
+// Problem names the first missing node-wide object that a pod of the ENI with this MAC needs, or
+// "". byIndex are the node's links, routes the result of OwnRoutes.
 func Problem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis map[string]ENI, byIndex map[int]netlink.Link, routes []netlink.Route, mac string) (string, error) {
 	s, shared := enis[mac]
 	if link := byIndex[s.Index]; shared && (link == nil || link.Attrs().Flags&net.FlagUp == 0) {
@@ -128,9 +127,9 @@ func Problem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis ma
 	return "", nil
 }
 
-// Teardown removes rules, routes, which are those that OwnRoutes gave, and what the ENIs'
-// devices got. Forwarding stays on and so do the rp_filter and accept_ra of ENI devices:
-// others may rely on them by now.
+// Teardown removes rules, routes (the result of OwnRoutes), and what was added to the ENIs'
+// devices. Forwarding stays on, and so do rp_filter and accept_ra of ENI devices: others may rely
+// on them by now.
 func (n *Node) Teardown(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route, last map[string]ENI) error {
 	rules, err := ownRules(ctx, h)
 	errs := []error{err}
@@ -148,9 +147,8 @@ func (n *Node) Teardown(ctx context.Context, h *netlink.Handle, links []netlink.
 	return errors.Join(append(errs, err)...)
 }
 
-// ensureForwarding lets the node forward. Turning IPv6 forwarding on would make
-// the kernel forget default routes learned from router advertisements, so
-// devices that listen to them are told to go on (accept_ra 2) first.
+// ensureForwarding turns forwarding on. With IPv6 forwarding the kernel would drop default routes
+// learned from router advertisements, so devices that accept these get accept_ra 2 first.
 func (n *Node) ensureForwarding(links []netlink.Link, families []int) ([]string, error) {
 	var list []sysctl.Setting
 	if slices.Contains(families, netlink.FAMILY_V4) {
@@ -180,7 +178,7 @@ func (n *Node) ensureForwarding(links []netlink.Link, families []int) ([]string,
 	return sysctl.Set(n.procSys, n.ns, list)
 }
 
-// OwnRoutes lists the routes of our tables that we made.
+// OwnRoutes lists Terway's routes in Terway's tables.
 func OwnRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) {
 	var own []netlink.Route
 	for _, f := range netlinkx.Families {
@@ -203,15 +201,14 @@ func OwnRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 	return own, nil
 }
 
-// Key is how ENIs are called in maps: the MAC in lower case.
+// Key is the key of an ENI in maps: the MAC in lower case.
 func Key(mac net.HardwareAddr) string { return mac.String() }
 
 // KeyOf is Key of a MAC as text.
 func KeyOf(mac string) string { return strings.ToLower(mac) }
 
-// findDevice finds an ENI's link. A MAC may be shared with devices stacked on
-// the ENI, so among several the one with the expected name, else the first that
-// is no such device, is it.
+// findDevice finds an ENI's link. Devices stacked on the ENI may have its MAC too, so among several
+// the one with the expected name wins, otherwise the first unstacked device.
 func findDevice(links []netlink.Link, eni datapath.ENI) (netlink.Link, error) {
 	var found netlink.Link
 	for _, l := range links {
@@ -244,10 +241,9 @@ func Assign(node datapath.Node, links []netlink.Link, routes []netlink.Route, la
 	return enis, err
 }
 
-// assignSlots gives each ENI that has a device a slot. A slot, once given, stays
-// while the ENI is there: in the process by memory, over a restart by the route
-// in the slot's table. A new ENI gets one that no route is in, whosever it is. It
-// returns what it could assign and an error for the rest.
+// assignSlots gives each ENI that has a device a slot. A slot stays while the ENI is there: within
+// the process by memory, over a restart by the route in the slot's table. A new ENI gets a slot
+// whose table has no route of anybody. It returns what it could assign and an error for the rest.
 func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Route, last map[string]ENI) (map[string]ENI, error) {
 	byIndex := map[int]int{} // device index → slot
 	taken, routed := map[int]bool{}, map[int]bool{}
@@ -299,11 +295,10 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 
 // ensureDevice brings an ENI's device up and returns the MTU it has then.
 //
-// The device needs no address to carry the pods' packets, but without any the
-// kernel's reverse path check is strict whatever mode rp_filter asks for
-// (fib_validate_source, no_addr), and "all" may be set to 1 or 2 on the node. So
-// it gets the pods' next hop with scope host: never a source, never in ARP, in
-// nobody's way.
+// The device needs no address to carry the pods' packets, but without any address the kernel's
+// reverse path check is strict whatever rp_filter says (fib_validate_source, no_addr), and "all"
+// may be set to 1 or 2 on the node. So it gets the pods' next hop with scope host, which is never a
+// source and never in ARP.
 func (n *Node) ensureDevice(h *netlink.Handle, links []netlink.Link, eni datapath.ENI, s ENI) ([]string, int, error) {
 	var repairs []string
 	fail := func(what string, err error) ([]string, int, error) {
@@ -340,9 +335,9 @@ func (n *Node) ensureDevice(h *netlink.Handle, links []netlink.Link, eni datapat
 	return repairs, mtu, nil
 }
 
-// readReversePath notes whether the node checks the way back of what it receives on every
-// device (Documentation/networking/ip-sysctl.rst: the larger of all's rp_filter and the
-// device's counts).
+// readReversePath determines whether the node has a reverse path check on every device
+// (Documentation/networking/ip-sysctl.rst: the larger value of all's rp_filter and the device's
+// counts).
 func (n *Node) readReversePath() error {
 	checks, err := sysctl.Differs(n.procSys, n.ns, sysctl.Setting{Path: "ipv4/conf/all/rp_filter", Value: "0"})
 	if err == nil {
@@ -351,12 +346,11 @@ func (n *Node) readReversePath() error {
 	return err
 }
 
-// ReversePath are the settings by which a device takes pods' packets: the way back is by
-// rules that the kernel's check does not know, so it must not be the strict one (1). Where
-// the node has none at all, neither has the device, and it is told not to look for its own
-// addresses either: with routing rules the kernel would look up a second route for each
-// packet to find them, which is a tenth of what forwarding it takes. Who may send what is
-// decided before, in chain source, and by the VPC.
+// ReversePath returns the settings with which a device accepts pods' packets: the way back is by
+// rules that the kernel's check does not consider, so the check must not be strict (1). If the node
+// has no check, the device has none either, and does not compare sources with its own addresses:
+// with routing rules the kernel would look up a second route for each packet, which is a tenth of
+// the cost of forwarding it. Chain source and the VPC check sources.
 func (n *Node) ReversePath(device string) []sysctl.Setting {
 	prefix := "ipv4/conf/" + device + "/"
 	if n.reversePath.Load() {
@@ -365,14 +359,14 @@ func (n *Node) ReversePath(device string) []sysctl.Setting {
 	return []sysctl.Setting{{Path: prefix + "rp_filter", Value: "0"}, {Path: prefix + "accept_local", Value: "1"}}
 }
 
-// receiverSysctls are those of a device that receives for pods.
+// receiverSysctls returns the settings of a device that receives for pods.
 func (n *Node) receiverSysctls(device string) []sysctl.Setting {
 	prefix := "conf/" + device + "/"
 	return append(n.ReversePath(device), []sysctl.Setting{
 		{Path: "ipv4/" + prefix + "forwarding", Value: "1"},
 		{Path: "ipv6/" + prefix + "accept_ra", Value: "0"},
-		// The cloud hands out the MAC, so the link-local address made from it needs
-		// no detection; without it the gateway is asked for a second later.
+		// The cloud assigns the MAC, so the link-local address derived from it needs no duplicate
+		// address detection, which would delay neighbour discovery of the gateway by a second.
 		{Path: "ipv6/" + prefix + "accept_dad", Value: "0"},
 	}...)
 }
@@ -385,16 +379,16 @@ func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error)
 	return err == nil, nil
 }
 
-// IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's
-// device gets.
+// IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's device
+// gets.
 func IsENIAddress(raw []byte) bool { return net.IP(raw).Equal(claims.Gateway4.AsSlice()) }
 
 func eniAddress() *netlink.Addr {
 	return &netlink.Addr{IPNet: netipx.AddrIPNet(claims.Gateway4), Scope: unix.RT_SCOPE_HOST}
 }
 
-// releaseDevices takes our address from devices that were ENIs, as our routes or
-// our memory say, and are none any more, and sets them down as they were found.
+// releaseDevices removes our address from devices that were ENIs, according to our routes or our
+// memory, and are none any more, and sets them down, as they were.
 func (n *Node) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, enis map[string]ENI) ([]string, error) {
 	var repairs []string
 	var errs []error
@@ -404,7 +398,7 @@ func (n *Node) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[i
 			continue
 		}
 		if err := h.AddrDel(link, eniAddress()); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("take %s from %s: %w", claims.Gateway4, name, err))
+			errs = append(errs, fmt.Errorf("remove %s from %s: %w", claims.Gateway4, name, err))
 			continue
 		}
 		if err := h.LinkSetDown(link); err != nil && !netlinkx.Gone(err) {
@@ -414,12 +408,12 @@ func (n *Node) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[i
 		if _, err := sysctl.Set(n.procSys, n.ns, []sysctl.Setting{{Path: "ipv4/conf/" + name + "/accept_local", Value: "0"}}); err != nil {
 			errs = append(errs, err)
 		}
-		repairs = append(repairs, fmt.Sprintf("released device %s: no ENI of this node any more", name))
+		repairs = append(repairs, fmt.Sprintf("released device %s: no longer an ENI of this node", name))
 	}
 	return repairs, errors.Join(errs...)
 }
 
-// formerDevices are the devices that our routes and our memory call ENIs.
+// formerDevices returns the devices that are ENIs according to our routes and our memory.
 func formerDevices(routes []netlink.Route, last map[string]ENI) map[int]bool {
 	was := map[int]bool{}
 	for _, r := range routes {
@@ -442,12 +436,12 @@ func isCurrent(enis map[string]ENI, index int) bool {
 	return false
 }
 
-// EnsureReceiver makes a device beside an ENI's own fit to give the host stack what the
-// ENI receives: it gets what ensureDevice gives the ENI.
+// EnsureReceiver configures a device beside an ENI's own so that the host stack can receive by it:
+// with the settings that ensureDevice gives the ENI.
 func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
 	name := link.Attrs().Name
-	// Before it is up: it has the ENI's MAC, and must not make the ENI's own link-local
-	// address of it.
+	// Before it is up: it has the ENI's MAC, and must not derive the ENI's own link-local address
+	// from it.
 	list := append(n.receiverSysctls(name), sysctl.Setting{Path: "ipv6/conf/" + name + "/addr_gen_mode", Value: "1"})
 	repairs, err := sysctl.Set(n.procSys, n.ns, list)
 	if err != nil {
@@ -466,7 +460,7 @@ func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, e
 	return repairs, err
 }
 
-// gatewayOf is the ENI's vSwitch gateway of a family, or the zero Addr.
+// gatewayOf returns the ENI's vSwitch gateway of a family, or the zero Addr.
 func gatewayOf(eni datapath.ENI, family int) netip.Addr {
 	for _, g := range eni.Gateways {
 		if netlinkx.Family(g) == family {

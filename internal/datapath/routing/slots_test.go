@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Whatever ENIs come and go, and whenever the process restarts: no two share a
-// slot, and one that stays keeps its own.
+// Whatever ENIs come and go, and whenever the process restarts: no two share a slot, and one that
+// stays keeps its own.
 func TestSlotsAreUniqueAndStable(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		const kinds = 12

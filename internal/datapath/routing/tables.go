@@ -16,11 +16,11 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Rules and the ENIs' tables. Their number depends on the ENIs alone.
+// Rules and the ENIs' tables. Their number depends only on the ENIs.
 
-// eniRoutes are the routes of one ENI's table: its gateway, and behind it a route
-// that stops what would otherwise go on to the main table and leave by an ENI
-// that the address does not belong to.
+// eniRoutes returns the routes of one ENI's table: its gateway, and after it a route that stops
+// packets which would otherwise continue to the main table and leave by an ENI that does not have
+// the source address.
 func eniRoutes(eni datapath.ENI, s ENI) []netlink.Route {
 	var routes []netlink.Route
 	for _, f := range netlinkx.Families {
@@ -49,7 +49,7 @@ func sameRoute(have, want netlink.Route) bool {
 	return have.LinkIndex == want.LinkIndex && have.Gw.Equal(want.Gw)
 }
 
-// RouteText is a route for people.
+// RouteText formats a route.
 func RouteText(r netlink.Route) string {
 	if r.Type == unix.RTN_UNREACHABLE {
 		return fmt.Sprintf("%s unreachable default in table %d", netlinkx.FamilyName(r.Family), r.Table)
@@ -64,8 +64,8 @@ func RouteText(r netlink.Route) string {
 	return fmt.Sprintf("route %s in table %d", dst, r.Table)
 }
 
-// ensureTables adds missing routes of the ENIs' tables and, to prune, removes ours that
-// no ENI wants. have are all our routes as listed before.
+// ensureTables adds missing routes of the ENIs' tables and, with prune, removes ours of no ENI.
+// have are all our routes as listed before.
 func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]ENI, have []netlink.Route, prune bool) ([]string, error) {
 	var repairs []string
 	var errs []error
@@ -110,7 +110,7 @@ func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]ENI, ha
 	return repairs, errors.Join(errs...)
 }
 
-// ruleKey is what tells our rules apart.
+// ruleKey identifies one of our rules.
 type ruleKey struct {
 	family, priority int
 	table            int
@@ -158,8 +158,8 @@ func (k ruleKey) rule() *netlink.Rule {
 	return r
 }
 
-// wantedRules are the rules of a node, in the order in which they may be added:
-// a rule comes after the routes it leads to.
+// wantedRules returns the rules of a node, in the order in which they may be added: a rule comes
+// after the routes to which it leads.
 func wantedRules(families []int, enis map[string]ENI) []ruleKey {
 	var want []ruleKey
 	for _, f := range families {
@@ -234,8 +234,8 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 	return repairs, errors.Join(errs...)
 }
 
-// Supported says what the kernel lacks for the rules, or nil. It makes one in a namespace that
-// was made for it.
+// Supported returns what the kernel lacks for the rules, or nil. It makes a rule in a namespace
+// that was made for the test.
 func Supported(h *netlink.Handle) error {
 	want := ruleKey{family: netlink.FAMILY_V4, priority: claims.RulePriorityLocal, table: claims.TableLocal}
 	if err := h.RuleAdd(want.rule()); err != nil {
@@ -243,9 +243,9 @@ func Supported(h *netlink.Handle) error {
 	}
 	rules, err := h.RuleList(netlink.FAMILY_V4)
 	if err != nil {
-		return fmt.Errorf("list the rules to try with: %w", err)
+		return fmt.Errorf("list the rules of the test: %w", err)
 	}
-	// An older kernel passes over an attribute that it does not know.
+	// An older kernel ignores an attribute that it does not know.
 	if !slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Priority == want.priority && r.Protocol == claims.Protocol }) {
 		return &datapath.UnsupportedError{Feature: "the origin of routing rules (FRA_PROTOCOL, Linux 4.17)", Err: errors.New("a rule comes back without it")}
 	}

@@ -1,11 +1,12 @@
-// Package tracker remembers what this process did to a node's pods, by the name of the node's
-// device. It settles the races between a Sync, whose list of pods was made a moment ago, and
-// AddPod and DelPod, which know better:
-//   - a pod deleted since is not repaired back to life,
-//   - a pod added since is not removed as a leftover.
+// Package tracker records what this process did to a node's pods, by the name of the node's device.
+// It resolves the races between a Sync, whose list of pods was made a moment ago, and AddPod and
+// DelPod, which are newer:
 //
-// It also keeps the nftables elements of wired pods, so that a lost table can be written again
-// as a whole. It asks no kernel.
+//   - a pod that was deleted since is not wired again,
+//   - a pod that was added since is not removed as a leftover.
+//
+// It also keeps the nftables elements of wired pods, so that a lost table can be written as a
+// whole. It does not read the kernel.
 package tracker
 
 import (
@@ -14,24 +15,24 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 )
 
-// Tracker is of one node. Its zero value knows nothing.
+// Tracker is for one node. Its zero value is empty.
 type Tracker struct {
 	mu   sync.Mutex
 	pods map[string]*Pod
 }
 
-// Pod is what is known of one, while its turn is held.
+// Pod is the state of one pod; the caller holds its lock.
 type Pod struct {
-	// lock makes calls for one pod wait for each other. users counts who holds or
-	// waits for it; without users, and idle, the entry goes.
+	// lock serialises calls for one pod. users counts who holds or waits for it; the entry is
+	// removed when it has no users and is idle.
 	lock  sync.Mutex
 	users int
 
 	phase phase
 	// version grows with every AddPod and DelPod.
 	version int
-	// seen says that a Sync had the pod in its list since it was added; missed
-	// counts the Syncs that had not, before the first that had.
+	// seen: a Sync had the pod in its list since it was added; missed counts the Syncs before that
+	// had not.
 	seen   bool
 	missed int
 	elems  nft.Elements
@@ -45,8 +46,7 @@ const (
 	deleted              // DelPod removed it; a Sync's list may still have it
 )
 
-// Acquire waits for the pod's turn; the caller calls the function it returns
-// when done.
+// Acquire locks the pod; the caller calls the returned function when done.
 func (t *Tracker) Acquire(name string) (*Pod, func()) {
 	t.mu.Lock()
 	if t.pods == nil {
@@ -72,7 +72,7 @@ func (t *Tracker) Acquire(name string) (*Pod, func()) {
 	}
 }
 
-// SetWired notes that AddPod wired the pod with these elements.
+// SetWired records that AddPod wired the pod with these elements.
 func (t *Tracker) SetWired(p *Pod, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,7 +81,7 @@ func (t *Tracker) SetWired(p *Pod, elems nft.Elements) {
 	p.seen, p.missed = false, 0
 }
 
-// SetDeleted notes that DelPod is at work, or done.
+// SetDeleted records that DelPod is running, or done.
 func (t *Tracker) SetDeleted(p *Pod) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -89,7 +89,7 @@ func (t *Tracker) SetDeleted(p *Pod) {
 	p.version++
 }
 
-// Elements are those of all wired pods.
+// Elements returns the elements of all wired pods.
 func (t *Tracker) Elements() nft.Elements {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -105,8 +105,8 @@ func (t *Tracker) Elements() nft.Elements {
 	return all
 }
 
-// Begin notes that a Sync with these pods starts. It returns the version of each
-// pod, by which the Sync later sees that the pod was changed meanwhile.
+// Begin records that a Sync with these pods starts. It returns the version of each pod, by which
+// the Sync later detects changes since.
 func (t *Tracker) Begin(listed func(device string) bool) map[string]int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -128,24 +128,23 @@ func (t *Tracker) Begin(listed func(device string) bool) map[string]int {
 	return versions
 }
 
-// MayRepair says whether Sync may wire the pod: it was not deleted, and nobody
-// changed it since the Sync began.
+// MayRepair reports whether Sync may wire the pod: it was not deleted, and not changed since the
+// Sync began.
 func (t *Tracker) MayRepair(p *Pod, began int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return p.phase != deleted && p.version == began
 }
 
-// MayRemove says whether Sync may remove a pod that is not in its list. One that
-// this process wired and that no list had so far may be too new for the list: it
-// gets a second chance.
+// MayRemove reports whether Sync may remove a pod that is not in its list. A pod that this process
+// wired and that no list had so far may be newer than the list: it is kept once.
 func (t *Tracker) MayRemove(p *Pod, began int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return p.version == began && (p.phase != wired || p.seen || p.missed > 1)
 }
 
-// Repaired notes what Sync wrote for a desired pod.
+// Repaired records what Sync wrote for a desired pod.
 func (t *Tracker) Repaired(p *Pod, elems nft.Elements) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
