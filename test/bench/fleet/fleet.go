@@ -378,7 +378,7 @@ func (n *Node) status() v1alpha1.NodeNetworkStatus {
 	}
 	ready := n.known && (n.usable || n.minPool == 0)
 	condition(v1alpha1.ConditionReady, ready, [2]string{"Serving", "pods can be wired"}, [2]string{"NoENI", "no ENI for pods is attached yet"})
-	condition(v1alpha1.ConditionDatapathReady, n.known, [2]string{v1alpha1.ReasonDatapathAuto, "auto takes the fastest datapath that this agent and kernel have: route"},
+	condition(v1alpha1.ConditionDatapathReady, n.known, [2]string{v1alpha1.ReasonDatapathAuto, "auto takes the fastest datapath that this agent and kernel support: route"},
 		[2]string{"NotChosen", "no datapath runs yet"})
 	return st
 }
