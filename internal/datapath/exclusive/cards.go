@@ -15,14 +15,14 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// cards are the network cards of a node, ENIs among them. The kernel finds no device by its MAC, and
-// a list of all of them has one of each pod: so the cards' indexes are kept from each list that was
-// made anyway. It is safe for concurrent use.
+// cards has the indexes of a node's network cards, including ENIs. The kernel cannot look up a
+// device by its MAC, and a list of all devices includes those of every pod, so the indexes are kept
+// from each list that was made anyway. It is safe for concurrent use.
 type cards struct {
 	list func(context.Context, *netlink.Handle) ([]netlink.Link, error)
 
 	mu sync.Mutex
-	// index is by MAC as text; what it says may be old.
+	// index is keyed by the MAC as text; entries may be out of date.
 	index map[string]int
 }
 
@@ -32,7 +32,7 @@ func newCards() *cards {
 	}}
 }
 
-// note keeps where the cards among a node's devices are; without devices, what was known stays.
+// note records the indexes of the cards among a node's devices; without devices, the entries stay.
 func (c *cards) note(links []netlink.Link) {
 	if links == nil {
 		return
@@ -48,7 +48,7 @@ func (c *cards) note(links []netlink.Link) {
 	c.index = index
 }
 
-// macOf is a card's permanent address, which nobody can change, or else the one that it has now.
+// macOf returns a card's permanent address, which nobody can change, or else its current one.
 func macOf(l netlink.Link) net.HardwareAddr {
 	if own := l.Attrs().PermHWAddr; len(own) > 0 {
 		return own
@@ -84,8 +84,8 @@ func (c *cards) onNode(s *object.Site, mac net.HardwareAddr) (netlink.Link, erro
 	return withMAC(links, mac), nil
 }
 
-// withMAC is the card with a MAC among devices: with the permanent address, else with the one that it
-// has now. Devices stacked on one share its MAC.
+// withMAC returns the card with a MAC among devices: by the permanent address, else by the current
+// one. Devices stacked on a card share its MAC.
 func withMAC(links []netlink.Link, mac net.HardwareAddr) (found netlink.Link) {
 	for _, l := range links {
 		if linkkind.IsStacked(l) {
@@ -107,37 +107,37 @@ func byMAC(ctx context.Context, h *netlink.Handle, mac net.HardwareAddr) (netlin
 	return withMAC(links, mac), err
 }
 
-// place is where the pod's ENI is.
-type place struct {
+// location is where the pod's ENI is.
+type location struct {
 	link  netlink.Link
 	inPod bool
 }
 
-// find looks for the ENI's device: in the pod, else on the node; the error is
-// datapath.ErrNoDevice when it is nowhere. A pod may change the
-// MAC; the device of a wired pod that has no permanent address is then known by its name.
-func (c *cards) find(s *object.Site, pod datapath.Pod) (place, error) {
+// find finds the ENI's device in the pod, else on the node; the error is datapath.ErrNoDevice when
+// it is in neither. A pod may change the MAC; the device of a wired pod that has no permanent
+// address is then found by its name.
+func (c *cards) find(s *object.Site, pod datapath.Pod) (location, error) {
 	own := pod.Exclusive
 	inPod, err := s.Pod.Handle()
 	if err != nil {
-		return place{}, err
+		return location{}, err
 	}
 	link, err := byMAC(s.Ctx, inPod, own.MAC)
 	if err != nil || link != nil {
-		return place{link, true}, err
+		return location{link, true}, err
 	}
 	link, err = c.onNode(s, own.MAC)
 	if err != nil || link != nil {
-		return place{link, false}, err
+		return location{link, false}, err
 	}
 	if pod.State == datapath.Wired {
 		link, err := inPod.LinkByName(pod.IfName)
 		if err == nil && !linkkind.IsStacked(link) && len(link.Attrs().PermHWAddr) == 0 {
-			return place{link, true}, nil
+			return location{link, true}, nil
 		}
 		if err != nil && !netlinkx.Gone(err) {
-			return place{}, fmt.Errorf("look for the pod's %s: %w", pod.IfName, err)
+			return location{}, fmt.Errorf("find the pod's %s: %w", pod.IfName, err)
 		}
 	}
-	return place{}, fmt.Errorf("ENI %s (MAC %s) is %w", own.ID, own.MAC, datapath.ErrNoDevice)
+	return location{}, fmt.Errorf("ENI %s (MAC %s) is %w", own.ID, own.MAC, datapath.ErrNoDevice)
 }

@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// card is the object of the ENI's device in its pod: that it is there, and under its name.
+// card is the object of the ENI's device in its pod, with the right name.
 type card struct {
 	cards *cards
 	pod   datapath.Pod
@@ -26,7 +26,7 @@ func (o card) Name() string { return "ENI " + o.pod.Exclusive.ID }
 
 func (o card) eth() object.Device { return object.Device{Name: o.pod.IfName, InPod: true} }
 
-// Slow implements object.Slow: a device moves in an RCU grace period.
+// Slow implements object.Slow: moving a device takes an RCU grace period.
 func (card) Slow() {}
 
 // Have implements object.Object.
@@ -81,7 +81,7 @@ func (o card) Put(s *object.Site) error {
 			return err
 		}
 		if link == nil {
-			return errors.New("has gone while it was moved into the pod")
+			return errors.New("disappeared while it was being moved into the pod")
 		}
 	}
 	if link.Attrs().Name != name {
@@ -102,8 +102,8 @@ func (o card) Put(s *object.Site) error {
 	return nil
 }
 
-// resetMAC gives the device in the pod the MAC of the ENI again. Not every driver
-// changes it while the device is up.
+// resetMAC gives the device in the pod the MAC of the ENI again. Not every driver changes it while
+// the device is up.
 func (o card) resetMAC(h *netlink.Handle, link netlink.Link) error {
 	mac := o.pod.Exclusive.MAC
 	if bytes.Equal(link.Attrs().HardwareAddr, mac) {
@@ -118,9 +118,9 @@ func (o card) resetMAC(h *netlink.Handle, link netlink.Link) error {
 	return nil
 }
 
-// Del implements object.Object. It brings the ENI's device back to the node and waits for the
-// move, so that the ENI can serve the next pod when it returns. What is not there is no error:
-// with the namespace the kernel has brought it back.
+// Del implements object.Object. It moves the ENI's device back to the node and waits for the move,
+// so that the ENI can serve the next pod when it returns. A missing device is no error: the kernel
+// moved it back with the namespace's end.
 func (o card) Del(s *object.Site) error {
 	if o.pod.NetNS == "" {
 		return nil
@@ -134,7 +134,7 @@ func (o card) Del(s *object.Site) error {
 	}
 	defer pod.Close()
 	if own, err := pod.Is(s.NodeNS); err != nil || own {
-		return err // AddPod refuses the node's own: what is there is no pod's
+		return err // AddPod rejects the node's own namespace: no device there is a pod's
 	}
 	node, err := s.OpenNode()
 	if err != nil {
@@ -159,7 +159,7 @@ func (o card) Del(s *object.Site) error {
 	if err := o.resetMAC(inPod, link); err != nil {
 		return err
 	}
-	// Its name in the pod is taken on the node.
+	// Its name in the pod is in use on the node.
 	name := nodeName(o.pod.Exclusive.MAC)
 	if err := inPod.LinkSetName(link, name); err != nil {
 		return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
@@ -170,11 +170,11 @@ func (o card) Del(s *object.Site) error {
 	return nil
 }
 
-// nodeName is what an ENI's device is called after its return: nothing else on the
-// node has the name, and it is as long as a name may be (IFNAMSIZ − 1).
+// nodeName returns the name of an ENI's device after its return: no other device on the node has
+// the name, and it has the maximum length (IFNAMSIZ − 1).
 func nodeName(mac net.HardwareAddr) string { return "eni" + hex.EncodeToString(mac) }
 
-// gateway is the vSwitch's of an address's family, or the zero Addr.
+// gateway returns the vSwitch's gateway of an address's family, or the zero Addr.
 func gateway(e *datapath.ENI, a netip.Addr) netip.Addr {
 	for _, g := range e.Gateways {
 		if g.Is4() == a.Is4() {

@@ -1,14 +1,13 @@
-// Package exclusive gives a pod an ENI of its own: the device is moved into the
-// pod and becomes its eth0. Nothing of the node is between the pod and the VPC.
+// Package exclusive is the kind of pods with an exclusive ENI: the device is moved into the pod and
+// becomes its eth0. Nothing of the node is between the pod and the VPC.
 //
-// What such a pod still needs the node for (Services, whose addresses kube-proxy
-// translates on the node; the node's own address; probes of the kubelet) goes over a
-// veth beside it (claims.ExclusiveIfName), which is like the devices of other pods: package
-// node's work.
+// A veth beside it (claims.ExclusiveIfName), like that of other pods and made by package node,
+// connects such a pod with what it still needs the node for: Services, whose addresses kube-proxy
+// translates on the node; the node's own address; probes of the kubelet.
 //
-// The package owns a device only while its pod lives. DelPod brings it back to the
-// node, down and without an address. If the pod's namespace is destroyed first, the
-// kernel moves a network card back to the node by itself.
+// The package owns a device only while its pod lives. DelPod moves it back to the node, down and
+// without an address. If the pod's namespace is destroyed first, the kernel moves a network card
+// back to the node by itself.
 package exclusive
 
 import (
@@ -27,13 +26,13 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// Kind is that of pods with an ENI of their own.
+// Kind is the kind of pods with an exclusive ENI.
 type Kind struct {
 	node.Plain
 	cards *cards
 }
 
-// New is the kind.
+// New returns the kind.
 func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}, newCards()} }
 
 // Describe implements node.Kind.
@@ -62,11 +61,11 @@ func (k Kind) Prepare(s *object.Site, p *node.Pod) error {
 	return nil
 }
 
-// Objects implements node.Kind: the ENI is in the pod before anything can be sent, and when it
-// is up there, everything is there.
+// Objects implements node.Kind: the ENI is moved into the pod before anything can be sent, and set
+// up last.
 func (k Kind) Objects(p *node.Pod) node.Added {
 	if p.Exclusive == nil {
-		return node.Added{} // nothing is known of its ENI: it comes back with the pod's namespace
+		return node.Added{} // its ENI is unknown: it comes back with the end of the pod's namespace
 	}
 	eth := object.Device{Name: p.IfName, InPod: true}
 	var after []object.Object
@@ -74,8 +73,8 @@ func (k Kind) Objects(p *node.Pod) node.Added {
 		prefix := "ipv6/conf/" + p.IfName + "/"
 		after = append(after, node.InPod(prefix+"disable_ipv6", "0"), node.InPod(prefix+"accept_ra", "0"), node.InPod(prefix+"accept_dad", "0"))
 	}
-	// Answers to pods of the same node come in by the ENI and go out by it, what the node
-	// sends comes in by the veth: no strict check of the reverse path.
+	// Answers to pods of the same node arrive by the ENI and leave by it, packets of the node
+	// arrive by the veth: the reverse path check must not be strict.
 	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU, Conf: []sysctl.Setting{{Path: "ipv4/conf/" + p.IfName + "/rp_filter", Value: "2"}}})
 	for _, a := range p.Addresses {
 		after = append(after, object.Address{On: eth, Address: a},
@@ -84,13 +83,13 @@ func (k Kind) Objects(p *node.Pod) node.Added {
 	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: after}
 }
 
-// Sync implements node.Kind: it notes where the network cards are.
+// Sync implements node.Kind: it records the indexes of the network cards.
 func (k Kind) Sync(_ *netlink.Handle, links []netlink.Link, _ []routing.ENI) ([]string, error) {
 	k.cards.note(links)
 	return nil, nil
 }
 
-// Points implements node.Kind: the ENI, and the veth for what goes by the node.
+// Points implements node.Kind: the ENI, and the veth for traffic through the node.
 func (k Kind) Points(p *node.Pod) []node.Point {
 	eth := object.Device{Name: p.IfName, InPod: true}
 	return append(k.Plain.Points(p),
@@ -98,7 +97,7 @@ func (k Kind) Points(p *node.Pod) []node.Point {
 		node.Point{Device: eth, Ingress: true, Removable: true})
 }
 
-// validate checks what only this package uses.
+// validate checks the fields that only this package uses.
 func validate(pod datapath.Pod) error {
 	e := pod.Exclusive
 	switch {

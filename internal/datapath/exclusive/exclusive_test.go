@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// kit is a node with both kinds of pods; those that a test does not say it of share ENIs.
+// kit is a node with both kinds of pods; by default a test's pods share ENIs.
 var kit = world.Kit{
 	Kind: claims.Route,
 	New:  func(o world.Options) (world.Subject, error) { return newSubject(o) },
@@ -37,7 +37,7 @@ func TestFeature(t *testing.T) {
 	featuretest.Run(t, k, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
-// The suite's table, with pods that have an ENI each.
+// The suite's table, with pods that have an exclusive ENI.
 func TestSuite(t *testing.T) {
 	const (
 		vpc     = "pods talk through the VPC, which takes the node's place in it"
@@ -81,7 +81,7 @@ func TestSuite(t *testing.T) {
 	suite.Run(t, k)
 }
 
-// twoNodes are two nodes; eth1 of each is shared, eth2 and eth3 are for one pod each.
+// twoNodes returns two nodes; eth1 of each is shared, eth2 and eth3 are exclusive.
 func twoNodes(t *testing.T) (w *world.World, n0, n1 *world.Node) {
 	w = kit.NewWorld(t, 2, 3)
 	for _, n := range w.Nodes {
@@ -91,7 +91,7 @@ func twoNodes(t *testing.T) (w *world.World, n0, n1 *world.Node) {
 	return w, w.Nodes[0], w.Nodes[1]
 }
 
-// describe prepares a pod that is to have eth<e> for itself.
+// describe prepares a pod that is to get eth<e> as its exclusive ENI.
 func describe(n *world.Node, e int) *world.Pod {
 	p := n.Describe(e, "4", "6")
 	eni := n.ENI(e)
@@ -153,7 +153,7 @@ func TestEveryoneReachesIt(t *testing.T) {
 	}
 }
 
-// Node and pod meet on the node.
+// Traffic between node and pod stays on the node.
 func TestTheNodeReachesItWithoutTheVPC(t *testing.T) {
 	w, n0, _ := twoNodes(t)
 	own := serving(add(n0, 2))
@@ -176,8 +176,8 @@ func TestServices(t *testing.T) {
 		from, to *world.Pod
 		seen     netip.Addr
 	}{
-		// What goes on from the node has the node's address: the pod's is on an ENI
-		// that the node does not have.
+		// Traffic that continues from the node has the node's address: the pod's is on an ENI that
+		// is not on the node.
 		{"own to a pod elsewhere", own, far, n0.V4},
 		{"own to a shared pod elsewhere", own, farShared, n0.V4},
 		{"own to an own pod of the node", own, near, n0.V4},
@@ -229,14 +229,14 @@ func TestDelBringsTheENIBack(t *testing.T) {
 	if diff := world.Difference(before, world.DumpStable(n0)); diff != "" {
 		t.Errorf("the pod left something behind:\n%s", diff)
 	}
-	// The next pod has the ENI, whatever it is called now.
+	// The next pod gets the ENI, whatever its name is now.
 	n0.IP("link set eth2 name whatever")
 	next := serving(add(n0, 2))
 	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 }
 
-// The node may have the devices of many pods: a card that was seen once is found without a look at all
-// of them, by whatever name it goes, also after its return.
+// The node may have the devices of many pods: a card that was seen once is found without a list of
+// them, under any name, also after its return.
 func TestTheENIIsFoundAmongMany(t *testing.T) {
 	k := kit
 	var kind Kind
@@ -264,7 +264,7 @@ func TestTheENIIsFoundAmongMany(t *testing.T) {
 	if listed != 0 {
 		t.Errorf("all devices of the node were listed %d times", listed)
 	}
-	// Another device has its index by now, and it is elsewhere: it is looked for.
+	// Another device has its index now, and the card has another: it is searched.
 	kind.cards.note([]netlink.Link{&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: "x", HardwareAddr: n.MAC(2), Index: 1}}})
 	n.IP("link set " + nodeName(n.MAC(2)) + " name eth2")
 	p.Add()
@@ -274,7 +274,8 @@ func TestTheENIIsFoundAmongMany(t *testing.T) {
 	p.Del()
 }
 
-// A pod with NET_ADMIN can change the MAC of its ENI; that must not cost the node the ENI.
+// A pod with NET_ADMIN can change the MAC of its ENI; the node must not lose the ENI because of
+// that.
 func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
 	_, n0, n1 := twoNodes(t)
 	client, p := n1.AddPod(1), add(n0, 2)
@@ -287,8 +288,8 @@ func TestDelBringsAnENIWithAnotherMACBack(t *testing.T) {
 	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 }
 
-// An ENI that is detached from its pod goes with its device. The pod's trouble says so in a way
-// that the agent knows; the other pods are served.
+// When an ENI is detached from its pod, its device is gone. The pod's error tells the agent so, and
+// the other pods are served.
 func TestAnENIThatIsNowhereIsNamed(t *testing.T) {
 	_, n0, n1 := twoNodes(t)
 	client, gone, p := n1.AddPod(1), add(n0, 2), serving(add(n0, 3))
@@ -320,7 +321,7 @@ func TestRepair(t *testing.T) {
 	w, n0, n1 := twoNodes(t)
 	ctx := context.Background()
 	p, far := serving(add(n0, 2)), serving(n1.AddPod(1, "4", "6"))
-	stray := 0 // while every piece was there
+	stray := 0 // while no object was missing
 	for _, c := range []struct {
 		name string
 		cut  func()
@@ -335,7 +336,7 @@ func TestRepair(t *testing.T) {
 			p.IP("link set eth0 name lost")
 		}, "called lost"},
 		{"back on the node", func() {
-			p.IP("link set eth0 down") // older kernels rename no device that is up
+			p.IP("link set eth0 down") // older kernels cannot rename a device that is up
 			p.IP("link set eth0 name stray0")
 			p.IP("link set stray0 netns " + n0.Name)
 		}, "on the node"},
@@ -377,7 +378,7 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// Sync's list of pods is a moment old.
+// Sync's list of pods may be out of date.
 func TestSyncWithAnOldList(t *testing.T) {
 	_, n0, _ := twoNodes(t)
 	p := add(n0, 2)
@@ -396,7 +397,7 @@ func TestSyncWithAnOldList(t *testing.T) {
 	}
 }
 
-// A crash may leave the device anywhere on its way.
+// A crash may leave the device at any point of its move.
 func TestAddGoesOnWhereACrashStopped(t *testing.T) {
 	_, n0, n1 := twoNodes(t)
 	client := n1.AddPod(1)
@@ -424,7 +425,7 @@ func TestDelToleratesAbsence(t *testing.T) {
 	before := world.DumpStable(n0)
 	describe(n0, 2).Del()
 	p := add(n0, 3)
-	p.Remove() // the test's device is a veth and goes with the namespace
+	p.Remove() // the test's device is a veth and is deleted with the namespace
 	p.Del()
 	p.Spec.NetNS = ""
 	p.Del()
@@ -452,7 +453,7 @@ func TestConcurrentPods(t *testing.T) {
 		wg.Go(func() {
 			var list []datapath.Pod
 			for _, p := range pods {
-				list = append(list, p.Spec) // Unwired: at work
+				list = append(list, p.Spec) // Unwired: a call works on it
 			}
 			_, errs[len(pods)] = n0.DP.Sync(context.Background(), n0.Desired, list)
 		})

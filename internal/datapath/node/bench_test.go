@@ -22,9 +22,9 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// BenchmarkPod compares AddPod and DelPod with the floor: the bare netlink
-// requests for the same kernel objects, without a check, a lock or an error
-// message, in the same run and turn by turn. It reports medians.
+// BenchmarkPod compares AddPod and DelPod with the floor: the bare netlink requests for the same
+// kernel objects, without checks, locks or error messages, in turn in the same run. It reports
+// medians.
 //
 //	go test -run '^$' -bench Pod ./internal/datapath/node
 func BenchmarkPod(b *testing.B) {
@@ -69,7 +69,7 @@ func BenchmarkPod(b *testing.B) {
 	b.ReportMetric(us(floorDel), "floor-del-µs")
 }
 
-// BenchmarkBurst is a node's worth of pods at once, and all of them gone again.
+// BenchmarkBurst adds as many pods at once as a node holds, and deletes all of them.
 func BenchmarkBurst(b *testing.B) {
 	const burst = 100
 	w := newWorld(b, 1, 2)
@@ -123,7 +123,7 @@ func BenchmarkBurst(b *testing.B) {
 	b.ReportMetric(ms(gone), "devices-gone-ms")
 }
 
-// floor is a netlink program without any care.
+// floor is a netlink program without any checks.
 type floor struct {
 	n    *world.Node
 	ns   netns.NsHandle
@@ -210,8 +210,8 @@ func (f *floor) del(p *world.Pod) error {
 		f.nft.SetDeleteElements(pods4, f.element(p)), f.nft.Flush(), h.LinkDel(link))
 }
 
-// BenchmarkSync is a look at 100 pods that finds nothing to repair: what each event that the
-// monitor takes for one of ours costs at least.
+// BenchmarkSync is a Sync of 100 pods that finds nothing to repair: the minimum cost of each event
+// that the monitor takes for one of ours.
 func BenchmarkSync(b *testing.B) {
 	const pods = 100
 	w := newWorld(b, 1, 2)

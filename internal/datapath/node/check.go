@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// CheckPod returns an error that names the first missing or wrong piece of a pod. It changes
+// CheckPod returns an error that names the first missing or wrong object of a pod. It changes
 // nothing.
 func (n *Node) CheckPod(ctx context.Context, want datapath.Node, pod datapath.Pod) error {
 	if err := validate(pod); err != nil {
@@ -42,7 +42,7 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 	if err != nil {
 		return "", err
 	}
-	// Trouble with other ENIs is not this pod's: describe misses only its own.
+	// Errors of other ENIs do not concern this pod: describe reports only its own.
 	enis, eniErr := routing.Assign(want, view.Links, view.Routes, n.state().enis, n.receivers)
 	p, err := n.describe(nodeState{enis: enis}, want, pod)
 	if err != nil {
@@ -69,8 +69,7 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 	return n.nodeProblem(ctx, h, want, enis, view, routing.KeyOf(pod.ENI))
 }
 
-// nodeProblem names the first node-wide piece that a pod of an ENI needs and that
-// is missing.
+// nodeProblem names the first missing node-wide object that a pod of an ENI needs.
 func (n *Node) nodeProblem(ctx context.Context, h *netlink.Handle, want datapath.Node, enis map[string]routing.ENI, v *object.View, mac string) (string, error) {
 	if problem, err := routing.Problem(ctx, h, want, enis, v.ByIndex, v.Routes, mac); err != nil || problem != "" {
 		return problem, err
@@ -82,7 +81,7 @@ func (n *Node) nodeProblem(ctx context.Context, h *netlink.Handle, want datapath
 	return n.tables.Differs(rs)
 }
 
-// look is the node's kernel now.
+// look reads the node's kernel now.
 func (n *Node) look(ctx context.Context, h *netlink.Handle) (*object.View, error) {
 	links, err := netlinkx.List(ctx, "devices", h.LinkList)
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// kit is of the kind that all others build on. The suite's table runs with each kind, in its
+// kit is of the kind on which all others build. The suite's table runs with each kind, in its
 // package.
 var kit = world.Kit{
 	Kind: "plain",
@@ -20,5 +20,5 @@ func newWorld(t testing.TB, nodes, enis int) *world.World {
 	return kit.NewWorld(t, nodes, enis)
 }
 
-// own is the node as this package knows it.
+// own returns the node as this package's type.
 func own(n *world.Node) *Node { return n.DP.(*Node) }

@@ -17,18 +17,18 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// objects are all that there is in the kernel for a pod, in the order in which it is put. The
-// node's side comes first, so that the pod is complete when its first packet can leave.
+// objects are all kernel objects of a pod, in the order in which they are put. The node's side
+// comes first, so that the pod is complete when its first packet can leave.
 type objects struct {
-	// devices, what a kind puts there first, and what is set of the node's one.
+	// devices are the devices, what a kind adds first, and the settings of the node's device.
 	devices []object.Object
-	// reach is how packets find the pod and its ENI, by address.
+	// reach has the routes and neighbours by which packets find the pod and its ENI, by address.
 	reach []object.Object
-	// added is what the kind and the features have there.
+	// added is what the kind and the features add.
 	added []object.Object
 	// inside is the pod's side.
 	inside []object.Object
-	// after is what the kind has when all else is there.
+	// after is what the kind adds when all else exists.
 	after []object.Object
 }
 
@@ -38,7 +38,7 @@ func (o objects) all() []object.Object {
 
 func (n *Node) objects(p *Pod) (o objects) {
 	kinds := []Kind{p.kind}
-	if p.kind == nil { // nobody knows of which kind it is: it can only be deleted
+	if p.kind == nil { // its kind is unknown: it can only be deleted
 		kinds = n.kinds
 	}
 	if p.kind != nil {
@@ -76,9 +76,9 @@ func (n *Node) reach(p *Pod) (list []object.Object) {
 	return append(list, elements{n, p})
 }
 
-// hostSysctls are for the node's device alone, before it is up. Without IPv6 addresses in the pod the
-// device has no business with IPv6; with them it needs no address of its own (the pod's next hop is
-// a permanent neighbour), so no detection of duplicates and no multicast on it.
+// hostSysctls are only for the node's device, before it is up. Without IPv6 addresses in the pod
+// the device needs no IPv6; with them it needs no address of its own (the pod's next hop is a
+// permanent neighbour), so there is no duplicate address detection and no multicast on it.
 func hostSysctls(p *Pod) []object.Object {
 	v6 := "ipv6/conf/" + p.Host.Name + "/"
 	list := []sysctl.Setting{{Path: v6 + "disable_ipv6", Value: "1"}}
@@ -95,7 +95,7 @@ func hostSysctls(p *Pod) []object.Object {
 	return out
 }
 
-// nodeBatch is the node's socket for several requests at once; the caller holds linkMu.
+// nodeBatch returns the node's socket for several requests at once; the caller holds linkMu.
 func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
 	if n.batch == nil {
 		n.batch, err = netlinkx.NewBatch(n.ns)
@@ -103,7 +103,7 @@ func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
 	return n.batch, err
 }
 
-// inside is the pod's side: loopback, addresses, the next hop's MAC and routes.
+// inside returns the pod's side: loopback, addresses, the next hop's MAC and routes.
 func inside(p *Pod) []object.Object {
 	var list []object.Object
 	if p.HasIPv6() { // a runtime may have turned IPv6 off for new devices
@@ -129,12 +129,12 @@ func inside(p *Pod) []object.Object {
 	return list
 }
 
-// InPod is a setting of the pod's namespace.
+// InPod returns a setting of the pod's namespace.
 func InPod(path, value string) object.Sysctl {
 	return object.Sysctl{InPod: true, Setting: sysctl.Setting{Path: path, Value: value}}
 }
 
-// alias is for people: `ip link` shows whose device it is.
+// alias is for people: `ip link` shows the pod of a device.
 func (p *Pod) alias() string {
 	alias := claims.AliasPrefix + p.Pod.Namespace + "/" + p.Pod.Name
 	if len(alias) > 255 { // IFALIASZ - 1
@@ -143,7 +143,7 @@ func (p *Pod) alias() string {
 	return alias
 }
 
-// elements are a pod's in the nftables tables, one for each address.
+// elements are a pod's elements in the nftables tables, one for each address.
 type elements struct {
 	node *Node
 	pod  *Pod
@@ -165,8 +165,8 @@ func (o elements) Have(s *object.Site) (string, error) {
 	return "", nil
 }
 
-// Put implements object.Object. It prepares the node anew if somebody removed the table since
-// the last Sync.
+// Put implements object.Object. It prepares the node again if somebody removed the table since the
+// last Sync.
 func (o elements) Put(s *object.Site) error {
 	elems := o.pod.elements()
 	err := o.node.tables.Put(elems)
@@ -185,7 +185,7 @@ func (o elements) Del(*object.Site) error {
 	return o.node.tables.Remove(slices.Collect(maps.Keys(o.pod.elements()))...)
 }
 
-// addressesOf are those that a device has, as routes and elements say.
+// addressesOf returns the addresses of a device, according to routes and elements.
 func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 	found := map[netip.Addr]bool{}
 	elems, err := n.tables.Read()
@@ -220,7 +220,7 @@ func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare), nil
 }
 
-// site is where the objects of one call are; the pod's namespace is still to be entered.
+// site returns the Site of one call; the pod's namespace is not opened yet.
 func (n *Node) site(ctx context.Context, h *netlink.Handle) *object.Site {
 	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.Later, NodeBatch: n.nodeBatch}
 }
@@ -238,8 +238,8 @@ func (n *Node) wire(s *object.Site, p *Pod) error {
 	return err
 }
 
-// put puts objects and waits until they are in use; done is how many of them all there were
-// before the first that failed. Pods follow each other for most of it: see linkMu.
+// put puts objects and waits until they are in use; done is how many came before the first that
+// failed. Pods are serialised for most of it: see linkMu.
 func (n *Node) put(s *object.Site, p *Pod, list []object.Object) (done int, err error) {
 	slow := func(o object.Object) bool { _, is := o.(object.Slow); return is }
 	for done < len(list) && err == nil {
@@ -266,11 +266,11 @@ func (n *Node) put(s *object.Site, p *Pod, list []object.Object) (done int, err 
 	return done, object.AwaitActive(s, p.Host)
 }
 
-// Retire puts a pod's device on the node among those that may send nothing and are deleted
-// together, in the background.
+// Retire moves a pod's device on the node to the group of devices that must not send and are
+// deleted together, in the background.
 func (n *Node) Retire(s *object.Site, d object.Device) error {
 	link, err := s.Link(d)
-	if err == nil && link == nil { // it may have been made since
+	if err == nil && link == nil { // it may have been created since
 		link, err = object.Find(s.Node, d.Name)
 	}
 	if err != nil || link == nil || !linkkind.IsPodDevice(link) {

@@ -19,7 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// The VPC's check is what makes the test above mean something.
+// The test above depends on the VPC's source check.
 func TestWorldDropsSourceOnWrongENI(t *testing.T) {
 	w := newWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
@@ -35,7 +35,7 @@ func TestWorldDropsSourceOnWrongENI(t *testing.T) {
 	}
 }
 
-// Spoofed packets are counted on when the table is written anew.
+// The count of spoofed packets continues when the table is rewritten.
 func TestCounterSurvivesRebuild(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -52,8 +52,8 @@ func TestCounterSurvivesRebuild(t *testing.T) {
 	}
 }
 
-// A slot stays with its ENI over restarts, whatever the order of the ENIs, and a
-// vanished ENI's is cleaned up.
+// An ENI keeps its slot over restarts, whatever the order of the ENIs, and a detached ENI's slot is
+// cleaned up.
 func TestSlots(t *testing.T) {
 	w := newWorld(t, 1, 3)
 	n := w.Nodes[0]
@@ -74,7 +74,7 @@ func TestSlots(t *testing.T) {
 		t.Errorf("slots %v became %v over a restart", before, slots())
 	}
 
-	// eth2 is unplugged.
+	// eth2 is detached.
 	n.IP("link del eth2")
 	n.Desired.ENIs = slices.DeleteFunc(n.Desired.ENIs, func(e datapath.ENI) bool { return e.Device == "eth2" })
 	repairs := n.Sync(p)
@@ -100,8 +100,8 @@ func TestSlots(t *testing.T) {
 	}
 }
 
-// A pod that was wired before a restart must survive the loss of the table
-// before the first Sync has told the new process of it.
+// A pod that was wired before a restart must survive the loss of the table before the first Sync of
+// the new process.
 func TestTableLostBetweenSyncs(t *testing.T) {
 	w := newWorld(t, 2, 1)
 	n := w.Nodes[0]
@@ -114,15 +114,15 @@ func TestTableLostBetweenSyncs(t *testing.T) {
 	world.MustReach(t, p.NS, world.At(far.V4, 80), far.NS, p.V4)
 }
 
-// One pod's device that does not take a sysctl is that pod's trouble, and keeps nothing else
-// from being set, of that pod or of others.
+// A sysctl that one pod's device rejects is an error of that pod, and prevents no other setting, of
+// that pod or of others.
 func TestSysctlsArePods(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
 	a, b := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
 	d := own(n)
-	d.procSys = t.TempDir() // a file that is not there is passed over
+	d.procSys = t.TempDir() // a missing file is skipped
 	file := func(p *world.Pod, name string) string {
 		return filepath.Join(d.procSys, "net/ipv6/conf", p.Wiring.HostIfName, name)
 	}
@@ -140,7 +140,7 @@ func TestSysctlsArePods(t *testing.T) {
 	repairs, err := n.TrySync(a, b)
 	pods, obstacles, node := datapath.Sort(err)
 	if len(pods) != 2 || pods[0].Sandbox == pods[1].Sandbox || len(obstacles) != 0 || node != nil {
-		t.Errorf("pods %v, obstacles %q, node %v; want trouble of each pod alone", pods, obstacles, node)
+		t.Errorf("pods %v, obstacles %q, node %v; want one error for each pod", pods, obstacles, node)
 	}
 	if len(repairs) != 2 {
 		t.Errorf("repairs %q", repairs)
@@ -152,7 +152,7 @@ func TestSysctlsArePods(t *testing.T) {
 	}
 }
 
-// stubborn is a kind that cannot take down a pod.
+// stubborn is a kind that cannot delete a pod.
 type stubborn struct{ Plain }
 
 func (stubborn) Objects(*Pod) Added { return Added{Before: []object.Object{stays{}}} }
@@ -161,7 +161,7 @@ type stays struct{ object.Loopback }
 
 func (stays) Del(*object.Site) error { return errors.New("no") }
 
-// What cannot be removed of a pod that is gone is no reason to serve no others.
+// Leftovers of a pod that cannot be removed do not stop the node from serving others.
 func TestLeftoverThatStays(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -201,7 +201,7 @@ func TestSyncRemovesLeftovers(t *testing.T) {
 	}
 }
 
-// A pod whose datapath this agent does not have is neither repaired nor a leftover.
+// A pod whose kind this agent does not have is neither repaired nor a leftover.
 func TestSyncLeavesPodsOfOthersAlone(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -221,8 +221,8 @@ func TestSyncLeavesPodsOfOthersAlone(t *testing.T) {
 	}
 }
 
-// CIDRs that overlap, touch, or reach the last address are what they are for the
-// kernel too: a second Sync finds nothing to do.
+// CIDRs that overlap, touch, or reach the last address are the same for the kernel: a second Sync
+// finds nothing to do.
 func TestInsideSetsInTheKernel(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -244,8 +244,8 @@ func TestInsideSetsInTheKernel(t *testing.T) {
 	}
 }
 
-// Others' rules that cannot be read are an obstacle, whatever the reason, and not the node's
-// failure: pods are served.
+// Other programs' rules that cannot be read are an obstacle, whatever the reason, and not the
+// node's failure: pods are served.
 func TestForwardUnreadable(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]

@@ -21,35 +21,35 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// Pod is what one pod should look like in the kernel.
+// Pod is the desired kernel state of one pod.
 type Pod struct {
 	datapath.Pod
-	// Host is the node's device, Inner the pod's other end of it.
+	// Host is the node's device, Inner its peer in the pod.
 	Host, Inner object.Device
-	// HostMAC is that of the pod's next hop, LinkMAC that of the node's device, nearly always
+	// HostMAC is the MAC of the pod's next hop, LinkMAC that of the node's device, nearly always
 	// the same. All are nil if the devices have none.
 	HostMAC, LinkMAC, PodMAC net.HardwareAddr
 	// MTU in bytes; 0 if it does not matter.
 	MTU int
-	// Mark is what packets of the pod get, Group the node's device.
+	// Mark is set on the pod's packets, Group on the node's device.
 	Mark, Group uint32
 	// ENI is zero if the pod's ENI is not attached to the node.
 	ENI routing.ENI
-	// ARP: the node's device takes part in ARP and ND. Whoever is behind it is a permanent
-	// neighbour, and the kernel would make an entry in the node's table, which is one for all
-	// devices, for each sender that a pod makes up.
+	// ARP: the node's device takes part in ARP and ND. The pod behind it is a permanent neighbour;
+	// with ARP the kernel would make an entry in the node's only neighbour table for each sender
+	// that a pod forges.
 	ARP bool
-	// Through are the ranges for which the pod's end is the way out; FromAddress: with the
-	// pod's address as their source, where it is another device's.
+	// Through are the ranges that are reached by the pod's end; FromAddress: with the pod's address
+	// as their source, if that is on another device.
 	Through     []netip.Prefix
 	FromAddress bool
 	// Conf are settings of the pod's end (object.Settings).
 	Conf []sysctl.Setting
-	// Vacate takes an address from devices of other pods that still have it; may be nil.
+	// Vacate removes an address from devices of other pods that still have it; may be nil.
 	Vacate func(netip.Addr) error
-	// Carrier: the node's device has a carrier from the start, whatever the other end is.
+	// Carrier: the node's device has a carrier from the start, whatever its peer's state.
 	Carrier bool
-	// Wiring is what AddPod answers, but for what follows from the above.
+	// Wiring is AddPod's result, without what follows from the fields above.
 	Wiring datapath.Wiring
 
 	node  *Node
@@ -58,19 +58,19 @@ type Pod struct {
 	kind  Kind
 }
 
-// describe is what the pod should look like; after an error as far as it goes. A pod whose kind
-// is not known can be deleted.
+// describe returns the desired state of a pod; after an error as far as it is known. A pod of an
+// unknown kind can be deleted.
 func (n *Node) describe(state nodeState, want datapath.Node, pod datapath.Pod) (*Pod, error) {
 	p := n.bare(claims.HostIfName(pod.Sandbox, pod.IfName), pod.Addresses)
 	p.Pod, p.state, p.want = pod, state, want
 	p.Inner.Name = pod.IfName
 	if p.kind = n.kind(pod.Kind); p.kind == nil {
-		return p, fmt.Errorf("kind %q is none that this node has; want one of %q", pod.Kind, n.names())
+		return p, fmt.Errorf("kind %q: this node does not have it; want one of %q", pod.Kind, n.names())
 	}
 	return p, p.kind.Describe(p)
 }
 
-// bare is a pod of which nothing is known but its device and addresses.
+// bare returns a pod of which only the device and the addresses are known.
 func (n *Node) bare(device string, addresses []netip.Addr) *Pod {
 	return &Pod{
 		Pod:  datapath.Pod{Addresses: addresses},
@@ -80,8 +80,8 @@ func (n *Node) bare(device string, addresses []netip.Addr) *Pod {
 	}
 }
 
-// ShareENI makes the pod one that shares its ENI with others. Without its ENI, which is an
-// error, it still reaches its neighbours on the node.
+// ShareENI makes the pod one with a shared ENI. Without its ENI, which is an error, it still
+// reaches other pods on the node.
 func (p *Pod) ShareENI() error {
 	eni, ok := p.state.enis[routing.KeyOf(p.Pod.ENI)]
 	if !ok {
@@ -92,8 +92,8 @@ func (p *Pod) ShareENI() error {
 	return nil
 }
 
-// ByNode makes the pod one that has another way out: by its device it reaches Services, the
-// node itself, and what the node serves on other addresses. What goes on from the node leaves
+// ByNode makes the pod one with another way out: by this device it reaches Services, the node
+// itself, and what the node serves on other addresses. Packets that continue from the node leave
 // with the node's address.
 func (p *Pod) ByNode() {
 	p.Mark, p.Through, p.FromAddress = claims.MarkOf(claims.SlotOutside), nodeRanges(p.want), true
@@ -149,9 +149,9 @@ func (p *Pod) answer() datapath.Wiring {
 	return w
 }
 
-// AddPod wires a pod: after it returns the pod can send and receive. Calling it again for the
-// same pod gives the same result; after an unfinished call it starts afresh. Calls for different
-// pods run concurrently. Errors are a datapath.PodError.
+// AddPod wires a pod: after it returns the pod can send and receive. A repeated call for the same
+// pod gives the same result; after an unfinished call it starts over. Calls for different pods run
+// concurrently. Errors are a datapath.PodError.
 func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod) (datapath.Wiring, error) {
 	if err := validate(pod); err != nil {
 		return datapath.Wiring{}, err
@@ -169,23 +169,23 @@ func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod)
 	if err != nil {
 		return datapath.Wiring{}, podError(pod, errors.Join(err, nodeErr))
 	}
-	if nodeErr != nil { // another ENI's trouble does not keep this pod away
+	if nodeErr != nil { // an error of another ENI does not concern this pod
 		n.log.Warn("node is not fully prepared", "error", nodeErr)
 	}
 	site := n.site(ctx, h)
 	defer site.Close()
 	if err := n.wire(site, p); err != nil {
-		// Nothing half-made stays: the address may go to another pod.
+		// Nothing partial stays: the address may be given to another pod.
 		return datapath.Wiring{}, podError(pod, errors.Join(append([]error{err}, object.Del(site, n.objects(p).all())...)...))
 	}
 	n.pods.SetWired(turn, p.elements())
 	return p.answer(), nil
 }
 
-// DelPod removes what AddPod made. Absence of anything, the pod's namespace included, is no
-// error. When it returns, no packet reaches the address by way of this pod any more: route and
-// element go first, then the device is put among those that may send nothing. The device itself
-// is deleted in the background.
+// DelPod removes what AddPod made. Missing objects, and a missing namespace, are no error. When it
+// returns, no packet reaches the address through this pod any more: route and element are removed
+// first, then the device is moved to the group that must not send. The device itself is deleted in
+// the background.
 func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
 	if pod.Sandbox == "" || pod.IfName == "" {
 		return fmt.Errorf("pod %s/%s: sandbox %q and interface %q must not be empty", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName)
@@ -205,7 +205,7 @@ func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
 			return podError(pod, err)
 		}
 	}
-	p, _ := n.describe(n.state(), datapath.Node{}, pod) // what is not there any more need not be known
+	p, _ := n.describe(n.state(), datapath.Node{}, pod) // what no longer exists need not be known
 	if err := errors.Join(object.Del(site, n.objects(p).all())...); err != nil {
 		return podError(pod, err)
 	}
@@ -245,8 +245,8 @@ func validate(pod datapath.Pod) error {
 
 var everywhere = []netip.Prefix{netip.PrefixFrom(netip.IPv4Unspecified(), 0), netip.PrefixFrom(netip.IPv6Unspecified(), 0)}
 
-// nodeRanges are what a pod with an ENI of its own reaches through the node:
-// Services, the node itself, and what the node serves on other addresses.
+// nodeRanges are the ranges that a pod with an exclusive ENI reaches through the node: Services,
+// the node itself, and what the node serves on other addresses.
 func nodeRanges(node datapath.Node) []netip.Prefix {
 	list := slices.Concat(node.ServiceCIDRs, node.HostStackCIDRs)
 	for _, a := range node.Addresses {

@@ -18,15 +18,14 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Sync makes the kernel agree with the whole desired state: node-wide pieces, each ENI's, each
-// pod's, and removes pieces of pods and ENIs that are not in it. It returns one line for each
-// repair it made. It never touches anything that is not the node's own: pods of a kind that
-// this node has not may be in the list and are left alone. So are those that are not wired
-// (datapath.Pod.State): a call is at work on them.
+// Sync makes the kernel agree with the whole desired state: node-wide objects, each ENI's, each
+// pod's. It removes objects of pods and ENIs that are not desired. It returns one line for each
+// repair. It does not touch what is not the node's own: pods of unknown kinds may be in the list
+// and are left alone. So are those that are not wired (datapath.Pod.State): a call works on them.
 //
-// It looks at everything once, writes only what differs, and goes on after an error with one
-// pod or ENI (datapath.Sort). The list of pods may be a moment old: what AddPod and DelPod did
-// since stands (see package tracker).
+// It reads everything once, writes only what differs, and continues after an error with one pod or
+// ENI (datapath.Sort). The list of pods may be out of date: what AddPod and DelPod did since has
+// precedence (see package tracker).
 func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod) ([]string, error) {
 	n.syncMu.Lock()
 	defer n.syncMu.Unlock()
@@ -64,8 +63,9 @@ func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod
 	passing, err := n.firewall.Ensure()
 	s.repairs = append(s.repairs, passing...)
 	if err != nil {
-		// Others' rules that cannot be read or changed are no reason to serve nobody.
-		errs = append(errs, &datapath.Obstacle{What: "whether other programs' firewall rules let pods' packets pass is not known: " + err.Error()})
+		// Other programs' rules that cannot be read or changed do not stop the node from serving
+		// pods.
+		errs = append(errs, &datapath.Obstacle{What: "it is not known whether other programs' firewall rules accept pods' packets: " + err.Error()})
 	}
 	errs = append(errs, n.firewall.Obstacles()...)
 
@@ -90,19 +90,19 @@ type syncing struct {
 	h       *netlink.Handle
 	want    datapath.Node
 	desired map[string]*desired
-	// others are the device names of pods of a kind that is not known here.
+	// others are the device names of pods of unknown kinds.
 	others  map[string]bool
 	began   map[string]int
 	view    *object.View
 	repairs []string
 }
 
-// desired is a pod of the list, with what there should be for it.
+// desired is a pod of the list, with its objects.
 type desired struct {
 	pod     datapath.Pod
 	p       *Pod
 	objects []object.Object
-	// err says what of the pod is not there.
+	// err is what could not be described of the pod.
 	err error
 }
 
@@ -139,8 +139,8 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	}
 	reachable := netnsExists(d.pod.NetNS)
 	if s.view.ByName[name] == nil && (!reachable || d.err != nil) {
-		// A dead sandbox is the agent's to clean up. A pod that must be made anew
-		// needs its ENI for it.
+		// The agent cleans up after a dead sandbox. A pod that has to be recreated needs its ENI
+		// for that.
 		return d.err
 	}
 	site := n.site(ctx, s.h)
@@ -154,10 +154,10 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	}
 	problems, first, errs := s.compare(site, d)
 	if len(problems) > 0 {
-		// And all that comes behind it: an object may rest on those before.
+		// Later objects are put too, because they may depend on this one.
 		done, err := n.put(site, d.p, d.objects[first:])
 		done += first
-		if err != nil && !(site.Pod == nil && netlinkx.Gone(err)) { // else the kernel took the device after its sandbox just now
+		if err != nil && !(site.Pod == nil && netlinkx.Gone(err)) { // else the kernel deleted the device with its sandbox just now
 			errs = append(errs, fmt.Errorf("repair %q: %w", problems[first], err))
 		}
 		for i := first; i < done; i++ {
@@ -172,8 +172,8 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	return errors.Join(append(errs, d.err)...)
 }
 
-// compare asks each object of a pod. problems are by the object's place in the list, first is
-// the first of them. What cannot be told is not put either.
+// compare checks each object of a pod. problems are keyed by the object's index in the list, first
+// is the first of them. An object that cannot be checked is not put either.
 func (s *syncing) compare(site *object.Site, d *desired) (problems map[int]string, first int, errs []error) {
 	problems, first = map[int]string{}, len(d.objects)
 	var known []object.Object
@@ -208,8 +208,8 @@ func (s *syncing) prune(ctx context.Context) []error {
 	var errs []error
 	for _, name := range s.leftovers() {
 		if err := s.removeLeftover(ctx, name); err != nil {
-			// Nobody's pod, and no reason to serve nobody.
-			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("what is left of a pod that is gone, with device %s, cannot be removed: %v; it is tried again", name, err)})
+			// It belongs to no pod, and does not stop the node from serving others.
+			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("what is left of a deleted pod, device %s, cannot be removed: %v; the next repair tries again", name, err)})
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
@@ -220,8 +220,7 @@ func (s *syncing) prune(ctx context.Context) []error {
 	return errs
 }
 
-// leftovers are the device names that something of ours carries and no desired
-// pod has.
+// leftovers returns the names of devices that appear in our objects and that no desired pod has.
 func (s *syncing) leftovers() []string {
 	names := map[string]bool{}
 	for name, link := range s.view.ByName {
@@ -263,7 +262,7 @@ func (s *syncing) removeLeftover(ctx context.Context, name string) error {
 	return nil
 }
 
-// removeUnknown deletes a pod of which there is only its device, or what carries its name.
+// removeUnknown deletes a pod of which only the device is known, or objects with its name.
 func (n *Node) removeUnknown(site *object.Site, name string) error {
 	addresses, err := n.addressesOf(site, name)
 	if err != nil {
@@ -272,8 +271,8 @@ func (n *Node) removeUnknown(site *object.Site, name string) error {
 	return errors.Join(object.Del(site, n.objects(n.bare(name, addresses)).all())...)
 }
 
-// removeSurplus removes routes and elements of addresses that a desired pod has
-// not, or has no more.
+// removeSurplus removes routes and elements of addresses that a desired pod does not have (any
+// more).
 func (s *syncing) removeSurplus(ctx context.Context, name string) error {
 	n, pod := s.n, s.desired[name].pod
 	if pod.State != datapath.Wired {

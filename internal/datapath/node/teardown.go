@@ -12,9 +12,8 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Teardown removes every trace from the node; an ENI that is in a pod comes back by DelPod
-// alone. Forwarding stays on and so do the rp_filter and
-// accept_ra of ENI devices: others may rely on them by now.
+// Teardown removes everything from the node; only DelPod moves an ENI out of a pod. Forwarding
+// stays on, and so do rp_filter and accept_ra of ENI devices: others may rely on them by now.
 func (n *Node) Teardown(ctx context.Context) error {
 	n.syncMu.Lock()
 	defer n.syncMu.Unlock()
@@ -48,7 +47,7 @@ func (n *Node) Teardown(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// removePods takes every pod's device out of service, whoever made it.
+// removePods puts every pod's device out of use, whoever made it.
 func (n *Node) removePods(ctx context.Context, h *netlink.Handle, links []netlink.Link) error {
 	var names []string
 	for _, l := range links {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AwaitActive waits until a device of the node that is up is active, if it is there: the end of a
+// AwaitActive waits until a device of the node that is up is active, if it exists: the end of a
 // pair that came up first had no carrier then, and the kernel activates it later, from a work
-// queue. What is sent to it until then is lost, and a connection's first packet with it costs a
-// second. Asking for the device makes newer kernels catch up at once.
+// queue. Packets that are sent to it before are lost, and losing a connection's first packet costs
+// a second. Reading the device makes newer kernels activate it at once.
 func AwaitActive(s *Site, d Device) error {
 	index, err := s.Index(d)
 	if err != nil || index == 0 {
@@ -24,14 +24,14 @@ func AwaitActive(s *Site, d Device) error {
 	return await(s.Ctx, d.String()+" to be active (is the other end up?)", func() (bool, error) {
 		link, err := s.Node.LinkByIndex(index)
 		if err != nil {
-			return false, fmt.Errorf("look at %s: %w", d, err)
+			return false, fmt.Errorf("read %s: %w", d, err)
 		}
 		return link.Attrs().OperState == netlink.OperUp, nil
 	})
 }
 
-// AwaitIPv6 waits until the pod's IPv6 addresses are its own: the kernel takes them into use from a
-// work queue too, also without duplicate address detection.
+// AwaitIPv6 waits until the pod's IPv6 addresses are usable: the kernel activates them from a work
+// queue too, also without duplicate address detection.
 func AwaitIPv6(s *Site, addresses []netip.Addr) error {
 	for _, a := range addresses {
 		if !a.Is6() || s.Pod == nil {
@@ -45,13 +45,13 @@ func AwaitIPv6(s *Site, addresses []netip.Addr) error {
 			way := &nl.RtMsg{RtMsg: unix.RtMsg{Family: unix.AF_INET6, Dst_len: 128}}
 			answer, err := b.Ask(request(unix.RTM_GETROUTE, 0, way, nl.NewRtAttr(unix.RTA_DST, a.AsSlice())))
 			if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) {
-				return false, nil // there is no way at all yet
+				return false, nil // there is no route at all yet
 			}
 			if err == nil && len(answer) < unix.SizeofRtMsg {
 				err = fmt.Errorf("an answer of %d bytes", len(answer))
 			}
 			if err != nil {
-				return false, fmt.Errorf("ask the pod for its way to %s: %w", a, err)
+				return false, fmt.Errorf("look up the pod's route to %s: %w", a, err)
 			}
 			return nl.DeserializeRtMsg(answer).Type == unix.RTN_LOCAL, nil
 		}); err != nil {
@@ -62,22 +62,22 @@ func AwaitIPv6(s *Site, addresses []netip.Addr) error {
 }
 
 const (
-	// firstPause is about what a work queue takes that has nothing else to do.
+	// firstPause is about the time of an idle work queue.
 	firstPause = 50 * time.Microsecond
-	// longestPause bounds what a device that comes late costs beyond.
+	// longestPause bounds the extra wait for a device that is late.
 	longestPause = 32 * time.Millisecond
-	// patience is how long something is waited for.
+	// patience is the longest wait.
 	patience = 2 * time.Second
 )
 
-// await asks until it is so, a little later each time.
+// await polls with growing pauses until a condition holds.
 func await(ctx context.Context, what string, so func() (bool, error)) error {
 	for waited, pause := time.Duration(0), firstPause; ; waited, pause = waited+pause, min(2*pause, longestPause) {
 		if ok, err := so(); ok || err != nil {
 			return err
 		}
 		if waited >= patience {
-			return fmt.Errorf("waited in vain for %s", what)
+			return fmt.Errorf("timed out while waiting for %s", what)
 		}
 		timer := time.NewTimer(pause)
 		select {

@@ -16,8 +16,8 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// Sysctl is a setting of one of the two namespaces. In the pod's it is put with the pod, and
-// is the pod's to change from then on.
+// Sysctl is a setting of one of the two namespaces. In the pod's it is put with the pod; the pod
+// may change it afterwards.
 type Sysctl struct {
 	stays
 	InPod bool
@@ -27,7 +27,7 @@ type Sysctl struct {
 // Name implements Object.
 func (o Sysctl) Name() string { return "sysctl net/" + o.Path }
 
-// Have implements Object; View.ReadSysctls has read it.
+// Have implements Object; View.ReadSysctls has read the value.
 func (o Sysctl) Have(s *Site) (string, error) {
 	if o.InPod {
 		return "", nil
@@ -45,8 +45,8 @@ func (o Sysctl) Put(s *Site) error {
 	return err
 }
 
-// writeSysctls writes those that a list begins with and that are of one namespace, n, in one visit
-// to it; done is n, or 0 after an error.
+// writeSysctls writes the sysctls at the beginning of a list that are of one namespace, n of them,
+// in one visit to it; done is n, or 0 after an error.
 func writeSysctls(s *Site, list []Object) (done int, err error) {
 	var settings []sysctl.Setting
 	first := list[0].(Sysctl)
@@ -70,21 +70,21 @@ func writeSysctls(s *Site, list []Object) (done int, err error) {
 	return len(settings), nil
 }
 
-// Settings are those of a device that is there, which is up when they are put.
+// Settings are those of an existing device, which is set up when they are put.
 type Settings struct {
 	stays
 	Device
-	// MAC is not looked at if nil, MTU and Group are not if 0, and Alias if "".
+	// MAC is ignored if nil, MTU and Group if 0, and Alias if "".
 	MAC   net.HardwareAddr
 	MTU   int
 	Group uint32
-	// NoARP: it takes no part in ARP and ND.
+	// NoARP: the device takes no part in ARP and ND.
 	NoARP bool
-	// Alias is for people: `ip link` shows it. It is no reason for a repair.
+	// Alias is for people: `ip link` shows it. A difference causes no repair.
 	Alias string
 	// Conf are settings of the device below net/ipv4/conf: those of devconf. They are put by
-	// netlink, with all the rest: no file is opened, which the kernel would have to make for
-	// a device that is new. In the pod they are the pod's to change from then on.
+	// netlink with all the rest: the kernel need not create and open a file of a new device. The
+	// pod may change those of its devices afterwards.
 	Conf []sysctl.Setting
 }
 
@@ -95,7 +95,7 @@ func (o Settings) Name() string { return o.String() }
 func (o Settings) Have(s *Site) (string, error) {
 	link, err := s.Link(o.Device)
 	if err != nil || link == nil {
-		return "", err // what makes the device says so
+		return "", err // the object that makes the device reports it
 	}
 	at := link.Attrs()
 	switch {
@@ -133,7 +133,7 @@ func (Loopback) Have(*Site) (string, error) { return "", nil }
 // Put implements Object.
 func (o Loopback) Put(s *Site) error { return put(s, o) }
 
-// PodRoute leads to a pod: it is a host route in the table of local pods.
+// PodRoute is the host route to a pod in the table of local pods.
 type PodRoute struct {
 	On      Device
 	Address netip.Addr
@@ -174,7 +174,7 @@ func (o PodRoute) Have(s *Site) (string, error) {
 // Put implements Object.
 func (o PodRoute) Put(s *Site) error { return put(s, o) }
 
-// Del implements Object. It names the device: the address may already be another pod's, whose
+// Del implements Object. It includes the device: the address may already be another pod's, whose
 // route must stay.
 func (o PodRoute) Del(s *Site) error {
 	index, err := s.Index(o.On)
@@ -228,7 +228,7 @@ func (o Route) Have(s *Site) (string, error) {
 // Put implements Object.
 func (o Route) Put(s *Site) error { return put(s, o) }
 
-// Neighbour is a permanent one: nobody is asked for it.
+// Neighbour is a permanent neighbour: it needs no ARP or ND.
 type Neighbour struct {
 	stays
 	On      Device
@@ -260,13 +260,13 @@ func (o Neighbour) Have(s *Site) (string, error) {
 // Put implements Object.
 func (o Neighbour) Put(s *Site) error { return put(s, o) }
 
-// Address is the pod's.
+// Address is an address of the pod.
 type Address struct {
 	stays
 	On      Device
 	Address netip.Addr
-	// Vacate takes it from another device that has it, where the kernel gives an address to
-	// one device alone; it may be nil.
+	// Vacate removes it from another device that has it, for kernels' device types that allow an
+	// address on only one device; it may be nil.
 	Vacate func(netip.Addr) error
 }
 

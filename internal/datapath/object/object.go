@@ -1,11 +1,10 @@
-// Package object is a pod's network as data: what there is in the kernel for a pod is a list
-// of objects, each of which can say whether it is as it should be, be put, and be taken away.
-// Adding a pod puts the list in order, checking finds the first that is missing, repairing puts
-// from the first that is missing on, and deleting goes the list backwards.
+// Package object describes a pod's network as data: a list of kernel objects, each of which can be
+// checked, put, and deleted. Adding a pod puts the list in order, checking finds the first object
+// that is missing, repairing puts the objects from the first missing one on, and deleting goes
+// through the list in reverse.
 //
-// The package has the objects that netlink and /proc/sys know; nftables elements, programs and
-// entries of maps are those of the packages that own them. An object must never touch what its
-// fields do not name.
+// The package has the objects of netlink and /proc/sys; nftables elements, programs and map entries
+// are in the packages that own them. An object must not touch anything that its fields do not name.
 package object
 
 import (
@@ -19,21 +18,20 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Object is one thing in the kernel that a pod needs. What is in the pod's namespace is passed
-// over, without an error, at a Site that has none.
+// Object is one thing in the kernel that a pod needs. At a Site without the pod's namespace,
+// objects inside the pod are skipped without an error.
 type Object interface {
 	// Name is for people.
 	Name() string
-	// Have says, in a sentence, what is missing or wrong, or "". It changes nothing.
+	// Have returns what is missing or wrong, in a sentence, or "". It changes nothing.
 	Have(*Site) (problem string, err error)
-	// Put makes the object, or makes it right. Those before it in its list are there.
+	// Put makes the object, or corrects it. The objects before it in its list exist.
 	Put(*Site) error
-	// Del takes it away. That it is not there, or what it is a part of, is no error.
+	// Del deletes it. A missing object, or a missing parent, is no error.
 	Del(*Site) error
 }
 
-// Slow is an Object whose Put waits for the kernel long enough that other pods need not wait
-// with it.
+// Slow is an Object whose Put waits for the kernel so long that other pods should not wait with it.
 type Slow interface {
 	Object
 	Slow()
@@ -52,30 +50,30 @@ func (d Device) String() string {
 	return "device " + d.Name
 }
 
-// Site is where a pod's objects are, for one call: two namespaces and what was found in them.
+// Site is the context of one call for a pod: its two namespaces and what was found in them.
 type Site struct {
 	Ctx context.Context
 	// Node is a socket in the node's namespace, NodeNS; netns.None() is the process's own.
 	Node   *netlink.Handle
 	NodeNS netns.NsHandle
-	// Pod is nil if the pod's namespace is gone or out of sight.
+	// Pod is nil if the pod's namespace is gone or not visible.
 	Pod *netlinkx.Namespace
 	// ProcSys is where sysctls are.
 	ProcSys string
-	// View is the node at one moment, which Have looks at.
+	// View is the state of the node at one moment, which Have reads.
 	View *View
-	// Later has something done after the call, such as a deletion that waits for RCU.
+	// Later runs a function after the call, such as a deletion that waits for RCU.
 	Later func(func() error)
 
-	// NodeBatch is a socket in the node's namespace for several requests at once, which stays
-	// the caller's.
+	// NodeBatch returns a socket in the node's namespace for several requests at once; the caller
+	// keeps it.
 	NodeBatch func() (*netlinkx.Batch, error)
 
 	links  map[Device]netlink.Link
 	inside map[int]*inside
 }
 
-// handle is the socket in a device's namespace, or nil.
+// handle returns the socket in a device's namespace, or nil.
 func (s *Site) handle(d Device) (*netlink.Handle, error) {
 	if !d.InPod {
 		return s.Node, nil
@@ -86,7 +84,7 @@ func (s *Site) handle(d Device) (*netlink.Handle, error) {
 	return s.Pod.Handle()
 }
 
-// Found notes a device that was made or found.
+// Found records a device that was made or found.
 func (s *Site) Found(d Device, l netlink.Link) {
 	if s.links == nil {
 		s.links = map[Device]netlink.Link{}
@@ -94,7 +92,7 @@ func (s *Site) Found(d Device, l netlink.Link) {
 	s.links[d] = l
 }
 
-// Link is a device, or nil if there is none. It is looked for once.
+// Link returns a device, or nil if there is none. It is looked up once.
 func (s *Site) Link(d Device) (netlink.Link, error) {
 	if l, ok := s.links[d]; ok {
 		return l, nil
@@ -115,7 +113,7 @@ func (s *Site) Link(d Device) (netlink.Link, error) {
 	return l, err
 }
 
-// Index is a device's, 0 if there is none.
+// Index returns a device's index, 0 if there is none.
 func (s *Site) Index(d Device) (int, error) {
 	l, err := s.Link(d)
 	if err != nil || l == nil {
@@ -124,7 +122,7 @@ func (s *Site) Index(d Device) (int, error) {
 	return l.Attrs().Index, nil
 }
 
-// Find is the device of that name, or nil.
+// Find returns the device with a name, or nil.
 func Find(h *netlink.Handle, name string) (netlink.Link, error) {
 	l, err := h.LinkByName(name)
 	if netlinkx.Gone(err) {
@@ -136,7 +134,7 @@ func Find(h *netlink.Handle, name string) (netlink.Link, error) {
 	return l, nil
 }
 
-// OpenNode opens the node's namespace itself, for what wants a file.
+// OpenNode opens the node's namespace, for callers that need a file.
 func (s *Site) OpenNode() (netns.NsHandle, error) {
 	var ns netns.NsHandle
 	err := kernel.InNS(s.NodeNS, func() (err error) {
@@ -149,16 +147,16 @@ func (s *Site) OpenNode() (netns.NsHandle, error) {
 	return ns, nil
 }
 
-// Close leaves the pod's namespace.
+// Close closes the pod's namespace.
 func (s *Site) Close() {
 	if s.Pod != nil {
 		s.Pod.Close()
 	}
 }
 
-// Put puts a list in order. Sysctls that follow each other are written in one visit to their
-// namespace, and what is put by netlink requests to one namespace goes there in one message. done
-// is how many there were before the first that failed.
+// Put puts a list in order. Consecutive sysctls are written in one visit to their namespace, and
+// consecutive netlink requests to one namespace are sent in one message. done is how many objects
+// came before the first that failed.
 func Put(s *Site, list []Object) (done int, err error) {
 	for done < len(list) && err == nil {
 		var n int
@@ -168,7 +166,7 @@ func Put(s *Site, list []Object) (done int, err error) {
 			n, err = writeSysctls(s, list[done:])
 		} else if err = list[done].Put(s); err == nil {
 			n = 1
-		} else if _, is := list[done].(requester); !is { // else the error says so
+		} else if _, is := list[done].(requester); !is { // else the error names it already
 			err = named(list[done], err)
 		}
 		done += n
@@ -176,10 +174,10 @@ func Put(s *Site, list []Object) (done int, err error) {
 	return done, err
 }
 
-// named is an error that says of which object it is.
+// named returns an error that names its object.
 func named(o Object, err error) error { return fmt.Errorf("%s: %w", o.Name(), err) }
 
-// Del takes a list away, the last first, and goes on after an error.
+// Del deletes a list in reverse order, and continues after an error.
 func Del(s *Site, list []Object) (errs []error) {
 	for i := len(list) - 1; i >= 0; i-- {
 		if err := list[i].Del(s); err != nil {
@@ -189,7 +187,7 @@ func Del(s *Site, list []Object) (errs []error) {
 	return errs
 }
 
-// stays is for what goes with its device, or is not looked at there.
+// stays is embedded by objects that are deleted with their device, or not deleted.
 type stays struct{}
 
 func (stays) Del(*Site) error { return nil }

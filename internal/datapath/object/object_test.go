@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// step is an object that writes down what is done with it.
+// step is an object that records its calls.
 type step struct {
 	name string
 	fail error
@@ -27,7 +27,7 @@ func (s step) Put(*Site) error            { *s.log = append(*s.log, "put "+s.nam
 func (s step) Del(*Site) error            { *s.log = append(*s.log, "del "+s.name); return s.fail }
 func (s step) failing(with string) Object { s.fail = errors.New(with); return s }
 
-// A list is put in order up to the first that fails, and is deleted backwards whatever fails.
+// A list is put in order up to the first that fails, and is deleted in reverse whatever fails.
 func TestOrder(t *testing.T) {
 	var log []string
 	a, b, c := step{name: "a", log: &log}, step{name: "b", log: &log}, step{name: "c", log: &log}
@@ -53,7 +53,7 @@ func prefixed(prefix string, list []string) (out []string) {
 	return out
 }
 
-// Sysctls that follow each other are all written, whichever of them fails, and count together.
+// Consecutive sysctls are all written, whichever of them fails, and count together.
 func TestSysctls(t *testing.T) {
 	s := &Site{ProcSys: t.TempDir(), NodeNS: netns.None()}
 	file := func(name string) string { return filepath.Join(s.ProcSys, "net", name) }

@@ -12,20 +12,20 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// requester is an Object that is put by a request to one namespace, of which many are sent at
+// requester is an Object that is put by a request to one namespace; several of them are sent at
 // once.
 type requester interface {
 	Object
-	// at is its device.
+	// at returns its device.
 	at() Device
-	// request is nil if the object is right already.
+	// request returns nil if the object is already right.
 	request(*Site) (*nl.NetlinkRequest, error)
-	// wants is what the request asks for beside what the name says, for errors; or "".
+	// wants returns what the request sets beside what the name says, for errors; or "".
 	wants() string
 }
 
-// together is how many objects of a list are put by one message, from its beginning; 0 if the
-// first is not one of them.
+// together returns how many objects at the beginning of a list are put by one message; 0 if the
+// first is not a requester.
 func together(list []Object) (n int) {
 	var inPod bool
 	for ; n < len(list); n++ {
@@ -34,22 +34,22 @@ func together(list []Object) (n int) {
 			break
 		}
 		if a, ok := list[n].(Address); ok && a.Vacate != nil {
-			break // it may need a second try
+			break // it may need a second attempt
 		}
 		inPod = r.at().InPod
 	}
 	return n
 }
 
-// send puts requesters of one namespace by one message. done is how many there were before the
-// first that failed, or before those that are to be put again.
+// send puts requesters of one namespace in one message. done is how many came before the first that
+// failed, or before those that must be put again.
 func send(s *Site, list []Object) (done int, err error) {
 	in := list[0].(requester).at()
 	if in.InPod && s.Pod == nil {
 		return len(list), nil
 	}
 	var all []*nl.NetlinkRequest
-	var of []int // which object a request is of
+	var of []int // which object a request belongs to
 	for i, o := range list {
 		r, err := o.(requester).request(s)
 		if err != nil {
@@ -77,7 +77,7 @@ func send(s *Site, list []Object) (done int, err error) {
 		o := list[of[i]]
 		if settings, ok := o.(Settings); ok {
 			if err = settings.oneByOne(s, b); err == nil {
-				return of[i] + 1, nil // what follows may have failed for it
+				return of[i] + 1, nil // later requests may have failed because of it
 			}
 		} else if wants := o.(requester).wants(); wants != "" {
 			err = fmt.Errorf("set %s: %w", wants, err)
@@ -87,7 +87,7 @@ func send(s *Site, list []Object) (done int, err error) {
 	return len(list), nil
 }
 
-// batch is the socket for a device's namespace.
+// batch returns the socket for a device's namespace.
 func (s *Site) batch(d Device) (*netlinkx.Batch, error) {
 	if !d.InPod {
 		return s.NodeBatch()
@@ -152,7 +152,7 @@ func sourceText(a netip.Addr) string {
 	return "source address " + a.String()
 }
 
-// routeRequest replaces a route. An address that is not valid is left out.
+// routeRequest returns a request that replaces a route. An invalid address is left out.
 func routeRequest(to netip.Prefix, via, source netip.Addr, index, table int, protocol, scope uint8, flags uint32) *nl.NetlinkRequest {
 	msg := nl.NewRtMsg()
 	msg.Family, msg.Dst_len, msg.Protocol, msg.Scope, msg.Type, msg.Flags = uint8(netlinkx.Family(to.Addr())), uint8(to.Bits()), protocol, scope, unix.RTN_UNICAST, flags
@@ -194,8 +194,8 @@ func (o Address) request(s *Site) (*nl.NetlinkRequest, error) {
 	}
 	msg := nl.NewIfAddrmsg(netlinkx.Family(o.Address))
 	msg.Index, msg.Prefixlen = uint32(index), uint8(o.Address.BitLen())
-	// It is usable at once: nobody else can have it, so there is nothing to detect
-	// (duplicate address detection takes seconds).
+	// It is usable at once: no other host can have it, so duplicate address detection, which takes
+	// seconds, is not needed.
 	if o.Address.Is6() {
 		msg.IfAddrmsg.Flags |= unix.IFA_F_NODAD
 	}

@@ -15,13 +15,13 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// devconf are the kernel's numbers of what Settings.Conf may set (linux/ip.h, IPV4_DEVCONF_…).
+// devconf has the kernel's numbers of the settings in Settings.Conf (linux/ip.h, IPV4_DEVCONF_…).
 var devconf = map[string]int{"forwarding": 1, "rp_filter": 8, "accept_local": 23}
 
-// change is one setting of a device: an attribute of RTM_SETLINK, a flag (IFF_…) that it gets, or
-// a number of devconf with a value.
+// change is one setting of a device: an attribute of RTM_SETLINK, a flag (IFF_…) to set, or a
+// number of devconf with a value.
 type change struct {
-	// what is the setting and the value that it gets, for people.
+	// what names the setting and its value, for people.
 	what  string
 	attr  *nl.RtAttr
 	flag  uint32
@@ -31,8 +31,8 @@ type change struct {
 
 var up = change{what: "it up", flag: unix.IFF_UP}
 
-// changes are what differs from what the device has. Conf, which netlink does not show, is asked for
-// always: the device may be newer than the view.
+// changes returns the differences to the device's settings. Conf, which netlink does not show, is
+// always requested: the device may be newer than the view.
 func (o Settings) changes(have *netlink.LinkAttrs) (list []change, err error) {
 	attr := func(kind int, data []byte, format string, value any) {
 		list = append(list, change{what: fmt.Sprintf(format, value), attr: nl.NewRtAttr(kind, data)})
@@ -66,8 +66,8 @@ func (o Settings) changes(have *netlink.LinkAttrs) (list []change, err error) {
 	return list, nil
 }
 
-// linkRequest asks for changes of a device at once: the kernel forgets neighbours when ARP is turned
-// off, and tells others of the device once.
+// linkRequest makes all changes of a device in one request: the kernel forgets neighbours when ARP
+// is turned off, and notifies others of the device once.
 func linkRequest(index int, list []change) *nl.NetlinkRequest {
 	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	info.Index = int32(index)
@@ -94,7 +94,7 @@ func (o Settings) at() Device { return o.Device }
 
 func (o Settings) wants() string { return "" }
 
-// find is the device, which is there.
+// find returns the device, which must exist.
 func (o Settings) find(s *Site) (*netlink.LinkAttrs, error) {
 	link, err := s.Link(o.Device)
 	if err == nil && link == nil {
@@ -118,8 +118,8 @@ func (o Settings) request(s *Site) (*nl.NetlinkRequest, error) {
 	return linkRequest(have.Index, list), nil
 }
 
-// oneByOne asks for each change alone after all were refused together: of many in one request the
-// kernel does not say which one it refuses, and those behind it are not carried out.
+// oneByOne makes each change separately after all were rejected together: for many in one request
+// the kernel does not say which one it rejects, and skips the later ones.
 func (o Settings) oneByOne(s *Site, b *netlinkx.Batch) error {
 	have, err := o.find(s)
 	if err != nil {

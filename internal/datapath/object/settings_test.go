@@ -16,7 +16,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// site is a node with a device v, and a pod with its other end w.
+// site is a node with a device v, and a pod with its peer w.
 func site(t *testing.T) (s *Site, node, pod *testutil.NS) {
 	t.Helper()
 	testutil.RequireRoot(t)
@@ -41,7 +41,7 @@ func site(t *testing.T) (s *Site, node, pod *testutil.NS) {
 
 var v = Device{Name: "v"}
 
-// What a device is to have is there after one request, and seen to be there.
+// One request makes all settings of a device, and Have sees them.
 func TestSettings(t *testing.T) {
 	s, node, _ := site(t)
 	want := Settings{
@@ -76,7 +76,7 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: %s", when, got)
 		}
 	}
-	put("of a new device") // nobody has looked at it
+	put("of a new device") // no Have was called before
 	for _, c := range [][2]string{
 		{"link set v address 02:00:00:00:00:01", "MAC"}, {"link set v mtu 1300", "MTU"}, {"link set v group 8", "group"},
 		{"link set v arp on", "ARP"}, {"link set v down", "down"},
@@ -107,8 +107,8 @@ func TestSettings(t *testing.T) {
 	}
 }
 
-// A setting that the kernel refuses is named, with the value and the kernel's answer. It keeps none of
-// the others of its device from being set.
+// A setting that the kernel rejects is named, with the value and the kernel's error. It prevents
+// none of the other settings of its device.
 func TestRefused(t *testing.T) {
 	s, node, pod := site(t)
 	settings := Settings{Device: v, MTU: 1 << 20, Group: 7, Alias: "whose", Conf: []sysctl.Setting{{Path: "ipv4/conf/v/rp_filter", Value: "2"}}}
@@ -148,7 +148,8 @@ func TestRefused(t *testing.T) {
 		}
 	}
 
-	// Together refused, one by one not: what follows is put, though it failed at first.
+	// Together they are rejected, one by one not: the later object is put, though it failed at
+	// first.
 	node.IP("link set v down")
 	pod.IP("link set w down")
 	s.links = map[Device]netlink.Link{}
@@ -165,7 +166,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// The pod's address is the pod's when the wait is over.
+// The pod's address is usable when the wait is over.
 func TestAwaitIPv6(t *testing.T) {
 	s, _, pod := site(t)
 	w := Device{Name: "w", InPod: true}

@@ -15,18 +15,18 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// View is a node's kernel at one moment: one dump for each kind of object, however many pods
-// there are.
+// View is the state of a node's kernel at one moment: one dump for each kind of object, however
+// many pods there are.
 type View struct {
 	Links   []netlink.Link
 	ByName  map[string]netlink.Link
 	ByIndex map[int]netlink.Link
-	// Routes are ours, of all our tables.
+	// Routes are our routes, of all our tables.
 	Routes []netlink.Route
 	// Pods are the routes of the table of local pods, by destination.
 	Pods map[netip.Addr][]netlink.Route
 
-	// Elements are the pods' in the nftables tables.
+	// Elements are the pods' elements in the nftables tables.
 	Elements nft.Elements
 
 	neighs  map[neighKey]netlink.Neigh
@@ -43,7 +43,7 @@ type value struct {
 	err     error
 }
 
-// Look makes a view of links, routes and elements that were listed already.
+// Look makes a view from links, routes and elements that were already listed.
 func Look(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route, elems nft.Elements) (*View, error) {
 	v := &View{Links: links, ByName: map[string]netlink.Link{}, ByIndex: map[int]netlink.Link{}, Routes: routes, Elements: elems, Pods: map[netip.Addr][]netlink.Route{}}
 	for _, l := range links {
@@ -60,7 +60,7 @@ func Look(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes [
 	return v, err
 }
 
-// ReadSysctls reads those of the node's namespace that are in a list, in one visit to it.
+// ReadSysctls reads the sysctls of the node's namespace that are in a list, in one visit to it.
 func (v *View) ReadSysctls(procSys string, ns netns.NsHandle, list []Object) error {
 	v.sysctls = map[string]value{}
 	return kernel.InNS(ns, func() error {
@@ -74,7 +74,7 @@ func (v *View) ReadSysctls(procSys string, ns netns.NsHandle, list []Object) err
 	})
 }
 
-// ofNode are an object's sysctls of the node's namespace.
+// ofNode returns an object's sysctls of the node's namespace.
 func ofNode(o Object) []sysctl.Setting {
 	switch o := o.(type) {
 	case Sysctl:
@@ -89,7 +89,7 @@ func ofNode(o Object) []sysctl.Setting {
 	return nil
 }
 
-// neighbours lists the permanent ones of a device, or of all with index 0.
+// neighbours lists the permanent neighbours of a device, or of all devices with index 0.
 func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
 	found := map[neighKey]netlink.Neigh{}
 	for _, f := range netlinkx.Families {
@@ -109,7 +109,7 @@ func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey
 	return found, nil
 }
 
-// inside is a device of the pod with what it has; each part is read when it is asked for.
+// inside is the state of a device in the pod; each part is read when it is needed.
 type inside struct {
 	neighs map[neighKey]netlink.Neigh
 	addrs  map[int][]netlink.Addr
@@ -126,7 +126,7 @@ func (s *Site) look(index int) *inside {
 	return s.inside[index]
 }
 
-// neighbour is a permanent one of a device.
+// neighbour returns a permanent neighbour of a device.
 func (s *Site) neighbour(d Device, index int, a netip.Addr) (n netlink.Neigh, ok bool, err error) {
 	if !d.InPod {
 		n, ok = s.View.neighs[neighKey{index, a}]

@@ -1,8 +1,8 @@
-// Package reaper deletes the devices of deleted pods behind DEL's back. DEL puts a device among
-// those that may send nothing (Retire), and answers; a deletion waits 26 ms for RCU however many
-// devices it takes, so it takes all that are there.
+// Package reaper deletes the devices of deleted pods in the background. DEL moves a device to a
+// group that must not send (Retire), and answers; a deletion waits 26 ms for RCU however many
+// devices it deletes, so it deletes all devices of the group.
 //
-// It must never delete a device that is not a pod's.
+// It must not delete a device that is not a pod's.
 package reaper
 
 import (
@@ -21,9 +21,9 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Reaper is one of a node. A goroutine runs only while there is something to delete; a failure is
-// logged, and tried again when somebody who finds a device by its group kicks. It is safe for
-// concurrent use.
+// Reaper works for one node. A goroutine runs only while there is something to delete; a failure is
+// logged, and tried again after the next Kick, by a caller that finds devices by their group. It is
+// safe for concurrent use.
 type Reaper struct {
 	ns   netns.NsHandle
 	lock sync.Locker
@@ -31,20 +31,20 @@ type Reaper struct {
 
 	mu    sync.Mutex
 	again bool
-	// more is to be done once, beside the devices.
+	// more are functions to run once, beside the deletion.
 	more []func() error
 	// done is closed when the running goroutine ends; nil while none runs.
 	done chan struct{}
 }
 
-// New is the reaper of the node whose namespace it is; netns.None() is the process's own. It holds the
-// lock while it deletes.
+// New returns the reaper of the node with this namespace; netns.None() is the process's own. It
+// holds the lock while it deletes.
 func New(ns netns.NsHandle, lock sync.Locker, log *slog.Logger) *Reaper {
 	return &Reaper{ns: ns, lock: lock, log: log}
 }
 
-// Retire puts a pod's device on the node among those that may send nothing and are deleted
-// together, in the background. h is a socket in the node's namespace.
+// Retire moves a pod's device on the node to the group of devices that must not send and are
+// deleted together, in the background. h is a socket in the node's namespace.
 func (r *Reaper) Retire(h *netlink.Handle, link netlink.Link) error {
 	if err := h.LinkSetGroup(link, claims.GroupDying); err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("move device %s to the group of dying devices: %w", link.Attrs().Name, err)
@@ -53,7 +53,7 @@ func (r *Reaper) Retire(h *netlink.Handle, link netlink.Link) error {
 	return nil
 }
 
-// Kick says that there is something to delete.
+// Kick starts a deletion.
 func (r *Reaper) Kick() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -64,7 +64,7 @@ func (r *Reaper) Kick() {
 	}
 }
 
-// Later has one more thing done.
+// Later runs a function once, in the background.
 func (r *Reaper) Later(f func() error) {
 	r.mu.Lock()
 	r.more = append(r.more, f)
@@ -87,11 +87,11 @@ func (r *Reaper) run() {
 		r.mu.Unlock()
 		for _, f := range more {
 			if err := f(); err != nil {
-				r.log.Warn("a deleted pod's device is still there; it goes with the pod's namespace", "error", err)
+				r.log.Warn("a deleted pod's device still exists; it is deleted with the pod's namespace", "error", err)
 			}
 		}
 		if err := r.deleteDying(); err != nil {
-			r.log.Warn("devices of deleted pods are still there; the next sync tries again", "error", err)
+			r.log.Warn("devices of deleted pods still exist; the next Sync tries again", "error", err)
 		}
 	}
 }
@@ -113,8 +113,8 @@ func (r *Reaper) Wait(ctx context.Context) error {
 	}
 }
 
-// deleteDying deletes the devices of the dying group: together if all are ours,
-// one by one if somebody put a device of theirs into it.
+// deleteDying deletes the devices of the dying group: together if all are ours, one by one if
+// somebody else put a device into it.
 func (r *Reaper) deleteDying() error {
 	h, err := netlinkx.Open(r.ns)
 	if err != nil {
@@ -152,9 +152,8 @@ func (r *Reaper) deleteDying() error {
 	return nil
 }
 
-// DeleteRetired deletes what is in the group of dying devices of a namespace where all of that group
-// are ours, with one request: the kernel then waits for RCU once for all of them, not once for
-// each (26 ms).
+// DeleteRetired deletes all devices of the dying group of a namespace, which must all be ours, with
+// one request: the kernel waits for RCU (26 ms) once for all of them.
 func DeleteRetired(ns netns.NsHandle) error {
 	b, err := netlinkx.NewBatch(ns)
 	if err != nil {

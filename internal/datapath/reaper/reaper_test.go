@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// What is retired goes, all of it and nothing else, whoever else uses the group; and what is to be done
-// beside it is done.
+// All retired devices are deleted and nothing else, whoever else uses the group; and functions
+// passed to Later run.
 func TestReaper(t *testing.T) {
 	testutil.RequireRoot(t)
 	for _, foreign := range []bool{false, true} {
