@@ -1,6 +1,6 @@
-// Package featuretest shows the seam of package node for features: Run drives a trivial feature
-// on the pods of one kind. Each kind's package calls it; a feature of the product can be read
-// beside it as an example.
+// Package featuretest tests the interface of package node for features: Run uses a small example
+// feature on the pods of one kind. Each kind's package calls it; the feature also serves as an
+// example for real ones.
 //
 // Only tests import it.
 package featuretest
@@ -24,8 +24,8 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// feature puts, for each pod, an element with the name of its device into a set of nftables,
-// and a queueing discipline at each point where packets go out by a device.
+// feature puts, for each pod, an element with the name of its device into an nftables set, and a
+// queueing discipline at each point where packets leave by a device.
 type feature struct {
 	netns string
 	// points are those of the last pod.
@@ -93,7 +93,7 @@ func (f *feature) Teardown(*netlink.Handle) error {
 	return err
 }
 
-// element is a pod's in the set.
+// element is a pod's element in the set.
 type element struct {
 	f      *feature
 	device string
@@ -138,7 +138,7 @@ func (o element) Del(*object.Site) error {
 	return err
 }
 
-// qdisc is at a device of the pod, and goes with it.
+// qdisc is on a device of the pod, and is deleted with it.
 type qdisc struct{ on object.Device }
 
 const kind = "pfifo"
@@ -178,7 +178,7 @@ func (o qdisc) Put(s *object.Site) error {
 		return err
 	}
 	if link == nil {
-		return errors.New("the device is not there")
+		return errors.New("the device does not exist")
 	}
 	return h.QdiscReplace(&netlink.GenericQdisc{QdiscType: kind, QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: link.Attrs().Index, Parent: netlink.HANDLE_ROOT, Handle: netlink.MakeHandle(0x54, 0),
@@ -188,8 +188,8 @@ func (o qdisc) Put(s *object.Site) error {
 // Del implements object.Object.
 func (qdisc) Del(*object.Site) error { return nil }
 
-// Run shows the feature on pods of the kit's kind: added, found missing, repaired, and gone with
-// the pod. make is a node as the kit makes it, with the feature.
+// Run tests the feature on pods of the kit's kind: it is added, found missing, repaired, and
+// deleted with the pod. make returns a node like the kit's, with the feature.
 func Run(t *testing.T, k world.Kit, make func(world.Options, node.Feature) (world.Subject, error)) {
 	var f *feature
 	k.New = func(o world.Options) (world.Subject, error) {
@@ -281,7 +281,7 @@ func Run(t *testing.T, k world.Kit, make func(world.Options, node.Feature) (worl
 	n.Sync()
 	n.Settle()
 	if got := elements(); len(got) != 0 {
-		t.Errorf("pods that nobody knows kept elements: %q", got)
+		t.Errorf("unknown pods kept elements: %q", got)
 	}
 	if err := n.DP.Teardown(context.Background()); err != nil {
 		t.Fatal(err)

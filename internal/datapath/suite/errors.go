@@ -12,8 +12,8 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// Errors about a flow that has long been running reach who sent the packet: the peer's
-// port is closed, a router's link is too small, the hops are used up.
+// Errors about an established flow reach the sender: the peer's port is closed, a router's link has
+// a smaller MTU, the hop limit is reached.
 func icmpErrorsArrive(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
 	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
@@ -43,8 +43,8 @@ func icmpErrorsArrive(t *testing.T, k world.Kit) {
 	}
 }
 
-// An ENI vanishes under a flow that has long been running: the pod is told at once, and
-// not only when somebody has looked at the node.
+// When an ENI disappears under an established flow, the pod gets an error at once, not only after
+// the next Sync.
 func vanishedENIIsUnreachable(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n := w.Nodes[0]
@@ -64,9 +64,9 @@ func vanishedENIIsUnreachable(t *testing.T, k world.Kit) {
 	}
 }
 
-// The gateway of an ENI does not answer any more: once a Sync has seen it the pod is told, and
-// when the gateway is back its flows go on. Its pods are wired right all the time: a runtime may
-// kill a pod for which CHECK fails.
+// When the gateway of an ENI does not answer any more, the pod gets an error after the next Sync,
+// and its flows continue when the gateway is back. CheckPod finds no error all the time: a runtime
+// may kill a pod for which CHECK fails.
 func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n, port := w.Nodes[0], w.Nodes[0].Port(1)
@@ -81,13 +81,13 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 		flows = append(flows, conn)
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
-		n.Sysctl(family+"/neigh/eth1/retrans_time_ms", "100") // not a second for each of three questions
+		n.Sysctl(family+"/neigh/eth1/retrans_time_ms", "100") // instead of a second for each of three requests
 	}
 	w.Fabric.IPs("link set "+port+" arp off", "addr del "+world.PodGW6+"/128 dev "+port)
 	n.IP("neigh flush dev eth1")
 	n.IP("-6 neigh flush dev eth1")
 	for _, conn := range flows {
-		_, _ = conn.Write([]byte("x")) // the gateway is asked for
+		_, _ = conn.Write([]byte("x")) // triggers a request for the gateway
 	}
 	check := func(when string) {
 		t.Helper()
@@ -95,20 +95,20 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 			t.Errorf("%s: CheckPod: %v", when, err)
 		}
 	}
-	check("the gateway is silent")
+	check("the gateway does not answer")
 	n.Sync(p)
-	check("the gateway is silent, which Sync has seen")
+	check("the gateway does not answer, after Sync")
 	for _, conn := range flows {
 		world.Fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
 	}
 	w.Fabric.IPs("link set "+port+" arp on", "addr add "+world.PodGW6+"/128 dev "+port+" nodad")
-	w.Assign(n, 1, p.V4, p.V6) // the fabric has forgotten the pod
+	w.Assign(n, 1, p.V4, p.V6) // the fabric has lost the pod's address
 	for _, conn := range flows {
 		world.Answered(t, conn)
 	}
 	check("the gateway is back")
 	n.Sync(p)
-	check("the gateway is back, which Sync has seen")
+	check("the gateway is back, after Sync")
 	for _, conn := range flows {
 		world.Answered(t, conn)
 	}
@@ -117,8 +117,8 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	}
 }
 
-// Pods of one node whose ENIs have different MTUs, and an ENI whose MTU is smaller than
-// the pod's device: the sender is told.
+// Pods of one node whose ENIs have different MTUs, and an ENI whose MTU is smaller than the pod's
+// device: the sender gets an error.
 func smallerMTUOfAnotherPod(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 2)
 	n := w.Nodes[0]
@@ -135,7 +135,7 @@ func smallerMTUOfAnotherPod(t *testing.T, k world.Kit) {
 	}
 }
 
-// The node is a router, one hop, for each packet of a flow alike.
+// The node is a router, one hop, for every packet of a flow.
 func nodeIsOneHop(t *testing.T, k world.Kit) {
 	_, n0, n1 := world.ServicesWorld(t, k)
 	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")

@@ -12,9 +12,9 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// SYNs that nobody answers, from wherever, cost no connection of others a moment: neither
-// one that was opened just now nor one that connection tracking has forgotten, and also where
-// kube-proxy drops what is invalid to it.
+// SYNs without an answer, from any source, do not delay other connections: neither a new one nor
+// one whose conntrack entry has expired, also where kube-proxy drops packets that are invalid for
+// conntrack.
 func floodStallsNobody(t *testing.T, k world.Kit) {
 	for _, strict := range []bool{false, true} {
 		t.Run(fmt.Sprintf("invalid packets are dropped: %v", strict), func(t *testing.T) {
@@ -77,7 +77,7 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 	}
 }
 
-// exchanged is one exchange with an echo.
+// exchanged is one exchange with an echo server.
 func exchanged(t testing.TB, conn net.Conn, when string) {
 	t.Helper()
 	if err := conn.SetDeadline(time.Now().Add(world.Patience)); err != nil {

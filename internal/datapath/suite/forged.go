@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// A pod cannot put its data into another pod's datagram: a fragment with a source that is
-// not its own never meets that one's.
+// A pod cannot put data into another pod's datagram: a fragment with another pod's source is never
+// reassembled with that pod's fragments.
 func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -29,7 +29,7 @@ func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 		etherType, mixed := world.Fragments(from, to, 777, append(mine, theirs...))
 		thief.SendFrame(thief.Wiring.HostMAC, etherType, mixed[1])
 		victim.SendFrame(victim.Wiring.HostMAC, etherType, mixed[0])
-		// What the victim sends itself arrives, so silence before it is not chance.
+		// The victim's own fragments arrive, so the silence before is no accident.
 		own := bytes.Repeat([]byte{'V'}, 2000)
 		etherType, whole := world.Fragments(from, to, 778, own)
 		for _, part := range whole {
@@ -52,8 +52,7 @@ func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 	}
 }
 
-// The node believes nothing that a pod says by ARP: its table of neighbours is one for
-// the whole machine.
+// The node ignores what a pod claims by ARP: it has one neighbour table for the whole machine.
 func forgedARPMakesNoNeighbours(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -67,15 +66,15 @@ func forgedARPMakesNoNeighbours(t *testing.T, k world.Kit) {
 		who = append(append(who, make([]byte, 6)...), n.V4.AsSlice()...)
 		p.SendFrame(broadcast, unix.ETH_P_ARP, who)
 	}
-	// Behind them on the same way.
+	// Sent after them on the same path.
 	world.MustReach(t, p.NS, world.At(n.V4, 8080), n.NS, p.V4)
 	if out := n.IP("neigh show"); strings.Contains(out, "10.99.0.") {
-		t.Errorf("the node has %d neighbours that a pod made up", strings.Count(out, "10.99.0."))
+		t.Errorf("the node has %d neighbours that a pod forged", strings.Count(out, "10.99.0."))
 	}
 }
 
-// Somebody flushes nftables: until it is repaired, who has programs still stops sources
-// that are not the pod's.
+// After a flush of nftables and until its repair, kinds with programs still drop sources that are
+// not the pod's.
 func sourcesAreCheckedWithoutNFTables(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
@@ -110,8 +109,8 @@ func sourcesAreCheckedWithoutNFTables(t *testing.T, k world.Kit) {
 	}
 }
 
-// Others on the node have marks too. wg-quick restores those of connections for all of UDP,
-// Tailscale clears its bits for connections that are going on.
+// Other programs on the node use marks too. wg-quick restores those of connections for all of UDP,
+// Tailscale clears its bits for established connections.
 func marksOfOthers(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]

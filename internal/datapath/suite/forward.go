@@ -10,19 +10,19 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// dockersForward makes FORWARD as iptables-nft does, with a rule of docker's.
+// dockersForward makes chain FORWARD as iptables-nft does, with a rule of docker.
 func dockersForward(n *world.Node) {
 	n.NFT(`
 		table ip filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }
 		table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy accept; iifname "docker0" accept; }; }`)
 }
 
-// forwardPolicy does what iptables -P FORWARD does.
+// forwardPolicy does the same as iptables -P FORWARD.
 func forwardPolicy(n *world.Node, policy string) {
 	n.NFT(strings.ReplaceAll("chain ip filter FORWARD { policy %; }\nchain ip6 filter FORWARD { policy %; }", "%", policy))
 }
 
-// ruleset is what nft lists of families, counters left out.
+// ruleset returns nft's list of families, without counters.
 func ruleset(n *world.Node, families ...string) (text string) {
 	for _, f := range families {
 		text += n.Run("nft", "-s", "list", "table", f, "filter")
@@ -30,8 +30,8 @@ func ruleset(n *world.Node, families ...string) (text string) {
 	return text
 }
 
-// Docker sets the policy of FORWARD to DROP. Pods go on; what others have in the chain is as
-// before when the policy is, and when the datapath leaves the node.
+// Docker sets the policy of FORWARD to DROP. Pods' traffic continues; the chain is as before after
+// the policy is restored, and after Teardown.
 func forwardPolicyDrop(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n, other := w.Nodes[0], w.Nodes[1]
@@ -79,8 +79,8 @@ func forwardPolicyDrop(t *testing.T, k world.Kit) {
 	}
 }
 
-// Nobody can overrule another's chain that drops: it is named, with what to do, and doing so
-// helps. Chains that have nothing to do with it are not named.
+// A chain of another program that drops cannot be overruled: it is reported with the remedy, and
+// the remedy helps. Chains that do not drop are not reported.
 func forwardChainOfOthers(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -101,7 +101,7 @@ chain passing { type filter hook forward priority 0; ct state invalid drop; }
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n.NFT(c.drops)
-			for range 2 { // remembered as long as nobody changes anything
+			for range 2 { // the result is kept until somebody changes the ruleset
 				repairs, err := n.TrySync(a, b)
 				pods, obstacles, node := datapath.Sort(err)
 				if node != nil || pods != nil || len(repairs) != 0 || len(obstacles) != 1 || !strings.Contains(obstacles[0], c.says) {

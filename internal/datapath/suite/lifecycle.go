@@ -62,7 +62,7 @@ func addPodTwiceAndAfterRestart(t *testing.T, k world.Kit) {
 	}
 }
 
-// An ENI that vanishes under its pods stops their way out, not their node's.
+// When an ENI disappears under its pods they cannot leave the node, but still reach it.
 func strandedPod(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
 	n := w.Nodes[0]
@@ -83,7 +83,7 @@ func strandedPod(t *testing.T, k world.Kit) {
 		t.Errorf("to another node: %v, want unreachable at once", err)
 	}
 	if w.Strict() != strict {
-		t.Error("packets left by an ENI that the address does not belong to")
+		t.Error("packets left by an ENI without the pod's address")
 	}
 	if err := n.DP.CheckPod(context.Background(), n.Desired, p.Spec); err == nil {
 		t.Error("CheckPod finds nothing wrong")
@@ -93,8 +93,8 @@ func strandedPod(t *testing.T, k world.Kit) {
 	}
 }
 
-// What AddPod is told of the node may be older than what a Sync was told: the pods of ENIs
-// that it does not know go on, also on a new agent that has not seen them yet.
+// AddPod's list of ENIs may be older than the last Sync's: the pods of ENIs that are not in it keep
+// working, also with a new agent that has not seen them yet.
 func addPodWithAnotherListOfENIs(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 3)
 	n := w.Nodes[0]
@@ -118,7 +118,7 @@ func addPodWithAnotherListOfENIs(t *testing.T, k world.Kit) {
 			for _, here := range []*world.Pod{p, q} {
 				world.MustReach(t, here.NS, world.At(far.V4, 80), far.NS, here.V4)
 				if err := n.DP.CheckPod(context.Background(), n.Desired, here.Spec); err != nil {
-					t.Errorf("AddPod was told of %d ENIs of %d: %v", len(c.knows), len(c.there), err)
+					t.Errorf("AddPod with %d ENIs of %d: %v", len(c.knows), len(c.there), err)
 				}
 			}
 			world.MustReach(t, far.NS, world.At(p.V4, 80), p.NS, far.V4)
@@ -129,9 +129,9 @@ func addPodWithAnotherListOfENIs(t *testing.T, k world.Kit) {
 		t.Errorf("Sync repairs %q", repairs)
 	}
 	n.Desired.ENIs = all[:1]
-	_, _ = n.TrySync(pods...) // its error names the pods without an ENI
+	_, _ = n.TrySync(pods...) // the error names the pods without an ENI
 	if _, err := world.Ask(p.NS, world.At(far.V4, 80)); err == nil {
-		t.Error("a pod talks by an ENI that a Sync was to remove")
+		t.Error("a pod still uses an ENI that Sync should have removed")
 	}
 }
 
@@ -151,7 +151,7 @@ func concurrentPods(t *testing.T, k world.Kit) {
 		for i, p := range pods {
 			wg.Go(func() { errs[i] = f(p) })
 		}
-		// A Sync with an old, empty list runs into it all and must not matter.
+		// A Sync with an old, empty list runs at the same time and must not interfere.
 		if _, err := n.DP.Sync(context.Background(), n.Desired, nil); err != nil {
 			t.Errorf("Sync: %v", err)
 		}
@@ -184,7 +184,7 @@ func delPodToleratesAbsence(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	never := n.Describe(1)
-	never.Del() // before anything of the datapath exists
+	never.Del() // before any object exists
 	n.Sync()
 	before := world.DumpStable(n)
 	never.Del()
@@ -194,7 +194,7 @@ func delPodToleratesAbsence(t *testing.T, k world.Kit) {
 	p.Del()
 
 	q := n.AddPod(1, "4", "6")
-	q.Remove() // the namespace goes first, and the device with it
+	q.Remove() // the namespace is deleted first, and the device with it
 	q.Spec.NetNS = ""
 	q.Del()
 
@@ -203,7 +203,7 @@ func delPodToleratesAbsence(t *testing.T, k world.Kit) {
 	left.Spec.NetNS = world.LeftFile(t)
 	left.Del()
 
-	// Addresses unknown: the device's name is enough.
+	// Without addresses: the device's name is enough.
 	r := n.AddPod(1, "4", "6")
 	r.Spec.Addresses = nil
 	r.Del()
@@ -212,7 +212,7 @@ func delPodToleratesAbsence(t *testing.T, k world.Kit) {
 	}
 }
 
-// An address moves to a new pod while the old one's device still exists.
+// An address is given to a new pod while the old one's device still exists.
 func addressReuse(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -224,7 +224,7 @@ func addressReuse(t *testing.T, k world.Kit) {
 	next.Add()
 	world.Serving(next)
 	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
-	old.Del() // late, and must not take the new pod's route
+	old.Del() // late, and must not remove the new pod's route
 	world.MustReach(t, client.NS, world.At(next.V4, 80), next.NS, client.V4)
 	if repairs := n.Sync(client, next); len(repairs) != 0 {
 		t.Errorf("sync repairs %q", repairs)
@@ -262,14 +262,14 @@ func addPodRefuses(t *testing.T, k world.Kit) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), pod.Name) {
 				t.Errorf("error %v, want one that names the pod and %q", err, c.want)
 			}
-			// Whoever was refused is deleted, as often as it takes.
+			// A rejected pod can be deleted, also repeatedly.
 			if pod.Sandbox != "" {
 				if err := n.DP.DelPod(context.Background(), pod); err != nil {
-					t.Errorf("a refused pod cannot be deleted: %v", err)
+					t.Errorf("a rejected pod cannot be deleted: %v", err)
 				}
 			}
 			if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
-				t.Errorf("a refused pod left:\n%s", diff)
+				t.Errorf("a rejected pod left:\n%s", diff)
 			}
 		})
 	}
@@ -278,8 +278,8 @@ func addPodRefuses(t *testing.T, k world.Kit) {
 	}
 }
 
-// The node keeps its default routes from router advertisements when IPv6
-// forwarding is turned on for the pods.
+// The node keeps its default routes from router advertisements when IPv6 forwarding is turned on
+// for the pods.
 func forwardingKeepsRouterAdvertisements(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]

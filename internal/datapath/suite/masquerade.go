@@ -20,13 +20,13 @@ func masqueradeOutside(t *testing.T, k world.Kit) {
 	world.MustReach(t, a.NS, out, w.Outside, a.V4)
 
 	n.Desired.MasqueradeOutside = true
-	// The VPC's IPv6 range of the test holds the outside too; without it, outside
-	// is outside.
+	// The VPC's IPv6 range of the test includes the outside too; without it, the outside is outside
+	// the VPC.
 	n.Desired.VPCCIDRs = []netip.Prefix{netip.MustParsePrefix(world.VPCCIDR), netip.MustParsePrefix("2001:db8::/44")}
 	n.Sync(a)
 	world.MustReach(t, a.NS, out, w.Outside, n.V4)
 	world.MustReach(t, a.NS, out6, w.Outside, n.V6)
-	// Who comes from outside is answered by the address that was asked.
+	// A client outside gets its answer from the address that it called.
 	world.MustReach(t, w.Outside, world.At(a.V4, 80), a.NS, netip.MustParseAddr(world.OutsideV4))
 
 	n.Desired.MasqueradeOutside = false
@@ -37,8 +37,8 @@ func masqueradeOutside(t *testing.T, k world.Kit) {
 	}
 }
 
-// A long connection outlives a change of the configuration: its way out was
-// decided by its first packet.
+// A long connection survives a change of the configuration: its first packet determines its way
+// out.
 func masqueradeKeepsConnections(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]

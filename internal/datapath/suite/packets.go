@@ -79,8 +79,8 @@ func nodeAndPods(t *testing.T, k world.Kit) {
 	}
 }
 
-// A node may ask for strict reverse path checks; that must not cost its pods
-// their traffic, though the way to a peer is the primary ENI's in the main table.
+// A node may have strict reverse path checks; its pods' traffic must still work, though the route
+// to a peer in the main table is by the primary ENI.
 func reversePathFilterOfTheNode(t *testing.T, k world.Kit) {
 	for _, mode := range []string{"0", "1", "2"} {
 		t.Run("all="+mode, func(t *testing.T) {
@@ -96,7 +96,7 @@ func reversePathFilterOfTheNode(t *testing.T, k world.Kit) {
 			world.Serve(a.NS, world.At(a.V4, 80))
 			world.MustReach(t, a.NS, world.At(b.V4, 80), b.NS, a.V4)
 			world.MustReach(t, w.Nodes[1].NS, world.At(a.V4, 80), a.NS, w.Nodes[1].V4)
-			// Somebody changes it under running pods: the next Sync sees to them.
+			// Somebody changes it under running pods: the next Sync corrects the devices.
 			for _, later := range []string{"1", "0", "2"} {
 				for i, p := range []*world.Pod{a, b} {
 					w.Nodes[i].Sysctl("ipv4/conf/all/rp_filter", later)
@@ -129,7 +129,7 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k world.Kit) {
 		{victim.V4, a.V4, target.V4}, {victim.V6, a.V6, target.V6}, {n.V4, a.V4, target.V4},
 	} {
 		bits := fmt.Sprintf("/%d", c.stolen.BitLen())
-		// On lo: some devices refuse an address that another one has.
+		// On lo: some devices reject an address that another device has.
 		a.IP("addr add " + c.stolen.String() + bits + " dev lo nodad")
 		inbox := target.ListenPacket("udp", world.At(c.target, 9+i))
 		before, err := n.DP.Spoofed()
@@ -144,7 +144,7 @@ func spoofedSourceIsDroppedInTheNode(t *testing.T, k world.Kit) {
 		if after != before+1 {
 			t.Errorf("from %s: %d packets were counted as spoofed, want 1", c.stolen, after-before)
 		}
-		// What the pod may send comes through, so the silence above was not chance.
+		// Packets with the pod's own source arrive, so the silence above is no accident.
 		world.SendFrom(t, a.NS, world.At(c.own, 0), world.At(c.target, 9+i))
 		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
 			t.Fatal(err)
@@ -169,11 +169,11 @@ func deletedPodIsUnreachableAtOnce(t *testing.T, k world.Kit) {
 	world.Serve(a.NS, world.At(a.V6, 80))
 	world.MustReach(t, c.NS, world.At(a.V4, 80), a.NS, c.V4)
 	a.Del()
-	// Peers are told, not left waiting: the packet does not go back into the VPC.
+	// Peers get an error and do not time out: the packet does not go back into the VPC.
 	for _, from := range []*world.Pod{c, b} {
 		for _, to := range []netip.Addr{a.V4, a.V6} {
 			if from == b && to.Is6() {
-				continue // one family shows it for the way out of the node
+				continue // one family is enough for the node's own way out
 			}
 			_, err := world.Ask(from.NS, world.At(to, 80))
 			if err == nil {
@@ -186,8 +186,8 @@ func deletedPodIsUnreachableAtOnce(t *testing.T, k world.Kit) {
 	}
 }
 
-// A pod's running flow is nobody else's: another pod that sends in its name is stopped,
-// though the flow is known.
+// Another pod that sends with the addresses of an established flow is blocked, though the flow is
+// known.
 func spoofedFlowIsDroppedInTheNode(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]

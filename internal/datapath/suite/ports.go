@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// asked connects from a port of one's own, asks Serve once and lets go at once, so that
+// asked connects from a given port, makes one request to Serve and resets the connection, so that
 // the port can be used again.
 func asked(t testing.TB, from *testutil.NS, source, address string, server *testutil.NS) {
 	t.Helper()
@@ -44,10 +44,10 @@ func asked(t testing.TB, from *testutil.NS, source, address string, server *test
 	}
 }
 
-// A client uses the same port of its own for an endpoint and for a Service that leads
-// to it, in turn: each connection is its own, though all look alike to the endpoint.
+// A client uses the same source port for an endpoint and for a Service with that endpoint, in turn:
+// each connection is distinct, though all look the same to the endpoint.
 func onePortForServiceAndEndpoint(t *testing.T, k world.Kit) {
-	// Conntrack, too, takes them apart as long as it remembers; then it does not.
+	// Conntrack distinguishes them too while it has the entries, and no longer.
 	for _, forget := range []bool{false, true} {
 		t.Run(fmt.Sprintf("conntrack forgets: %v", forget), func(t *testing.T) { onePort(t, k, forget) })
 	}
@@ -79,8 +79,8 @@ func onePort(t *testing.T, k world.Kit, forget bool) {
 	}
 }
 
-// Two connections at once from one port of the client's, to an endpoint and to a Service
-// that leads to it: conntrack gives one of them another port towards the endpoint.
+// Two connections at the same time from one client port, to an endpoint and to a Service with that
+// endpoint: conntrack gives one of them another port towards the endpoint.
 func onePortAtTheSameTime(t *testing.T, k world.Kit) {
 	_, n0, n1 := world.ServicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
@@ -111,8 +111,8 @@ func onePortAtTheSameTime(t *testing.T, k world.Kit) {
 	}
 }
 
-// An address of the VPC becomes a Service and stops being one: the next connection,
-// and for UDP the next while, goes by what is so then.
+// An address of the VPC becomes a Service and stops being one: the next connection, and UDP after a
+// while, follows the current state.
 func serviceAtAnAddressOfTheVPC(t *testing.T, k world.Kit) {
 	_, n0, n1 := world.ServicesWorld(t, k)
 	client, holder, near, far := n0.AddPod(1), world.Serving(n1.AddPod(1)), world.Serving(n0.AddPod(1)), world.Serving(n1.AddPod(1))
@@ -124,13 +124,13 @@ func serviceAtAnAddressOfTheVPC(t *testing.T, k world.Kit) {
 	}
 	n0.KubeProxy()
 	world.MustReach(t, client.NS, to, holder.NS, client.V4)
-	// An address that nobody in the VPC has.
+	// An address that no device in the VPC has.
 	n0.KubeProxy(world.Service{ClusterIP: world.VirtualIP, Endpoint: near.V4})
 	world.MustReach(t, client.NS, world.At(world.VirtualIP, 80), near.NS, client.V4)
 }
 
-// Services of both families, TCP and UDP, with the endpoint here and elsewhere, long
-// enough for packets to take another way than the first.
+// Services of both families, TCP and UDP, with a local and a remote endpoint, with connections long
+// enough for packets after the first to take another path.
 func servicesOfBothFamilies(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
 	client, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")

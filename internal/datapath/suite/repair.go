@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// Each piece is taken away once: CheckPod names it, Sync puts it back and says
-// so, and then the pod's packets flow again.
+// Each object is removed once: CheckPod names it, Sync restores and reports it, and then the pod's
+// packets flow again.
 func eachPieceIsNoticedAndRepaired(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
@@ -22,8 +22,8 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k world.Kit) {
 		world.Serve(x.NS, world.At(x.V4, 80))
 		world.Serve(x.NS, world.At(x.V6, 80))
 	}
-	// Packets with a source on the wrong ENI that left while every piece was there. While
-	// one is missing, what is left of an earlier connection may go astray.
+	// Counts packets with a source on the wrong ENI that left while no object was missing. While
+	// one is missing, packets of an earlier connection may take a wrong path.
 	stray := 0
 	for _, c := range k.Cuts(n, p) {
 		t.Run(c.Name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func eachPieceIsNoticedAndRepaired(t *testing.T, k world.Kit) {
 	}
 }
 
-// Sync's list of pods is always a moment old.
+// Sync's list of pods is always somewhat old.
 func syncWithAnOldList(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -86,23 +86,23 @@ func syncWithAnOldList(t *testing.T, k world.Kit) {
 		t.Fatal(err)
 	}
 	n.Sync(p)
-	n.Sync() // it was in a list and is not any more: a leftover
+	n.Sync() // it was in a list and no longer is: a leftover
 	n.Settle()
 	if err := check(); err == nil {
 		t.Fatal("a leftover stayed")
 	}
 
-	// Added and never listed: not new for ever.
+	// Added and never listed: it does not count as new for ever.
 	p.Add()
 	n.Sync()
 	n.Sync()
 	n.Settle()
 	if err := check(); err == nil {
-		t.Fatal("a pod that no list has stayed")
+		t.Fatal("a pod that is in no list stayed")
 	}
 }
 
-// The journal may hold a pod whose sandbox died: nothing to repair, no error.
+// The journal may have a pod whose sandbox died: nothing to repair, no error.
 func syncOfDeadSandbox(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -118,12 +118,12 @@ func syncOfDeadSandbox(t *testing.T, k world.Kit) {
 	}
 }
 
-// A pod that is being wired, or unwired, is left to the call that is at work on it.
+// A pod that is being wired, or unwired, is left to the call that works on it.
 func syncWithAPodAtWork(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	// Not begun yet: the list is older than the call.
+	// Not started yet: the list is older than the call.
 	early := n.Describe(1)
 	before := world.DumpStable(n)
 	for range 3 {
@@ -134,19 +134,19 @@ func syncWithAPodAtWork(t *testing.T, k world.Kit) {
 	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
 		t.Errorf("Sync wired a pod:\n%s", diff)
 	}
-	// At work: what there is of it already is neither repaired nor removed.
+	// In progress: existing objects are neither repaired nor removed.
 	p := n.AddPod(1)
 	n.IP("link set " + p.Wiring.HostIfName + " down")
 	p.Spec.State = datapath.Unwired
 	before = world.DumpStable(n)
-	n.DP = n.NewDatapath() // which knows no more than the list
+	n.DP = n.NewDatapath() // which has no state but the list
 	for range 3 {
 		if repairs := n.Sync(early, p); len(repairs) != 0 {
-			t.Errorf("a pod that is at work is repaired: %q", repairs)
+			t.Errorf("a pod in progress is repaired: %q", repairs)
 		}
 	}
 	if diff := world.Difference(before, world.DumpStable(n)); diff != "" {
-		t.Errorf("Sync changed a pod that is at work:\n%s", diff)
+		t.Errorf("Sync changed a pod in progress:\n%s", diff)
 	}
 	p.Spec.State = datapath.Wired
 	if repairs := n.Sync(early, p); len(repairs) == 0 {

@@ -28,8 +28,8 @@ func nodeToService(t *testing.T, k world.Kit) {
 	}
 }
 
-// A pod reaches itself by its Service: the packet turns round in the node, with
-// the node's address, and the pod is not told to take another way.
+// A pod reaches itself through its Service: the packet turns around in the node, with the node's
+// address, and the pod gets no ICMP redirect.
 func hairpin(t *testing.T, k world.Kit) {
 	_, n0, _ := world.ServicesWorld(t, k)
 	p := world.Serving(n0.AddPod(1))
@@ -60,8 +60,8 @@ func nodePort(t *testing.T, k world.Kit) {
 	}
 }
 
-// A connection carries on after its first packet: kube-proxy's mark is on that
-// one only, the NAT is on all.
+// A connection continues after its first packet: only that one has kube-proxy's mark, but all are
+// translated.
 func masqueradedConnectionsCarryOn(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
 	near, far := n0.AddPod(1), n1.AddPod(1)
@@ -95,8 +95,8 @@ func masqueradedConnectionsCarryOn(t *testing.T, k world.Kit) {
 	}
 }
 
-// hostPort as the portmap plugin writes it: DNAT of the node's port, masquerade
-// (mark 0x2000) for the pod that calls itself.
+// hostPort writes the rules of the portmap plugin: DNAT of the node's port, masquerade (mark
+// 0x2000) for the pod that calls itself.
 func hostPort(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
 	p, other, far := world.Serving(n0.AddPod(1)), n0.AddPod(1), n1.AddPod(1)
@@ -116,8 +116,8 @@ func hostPort(t *testing.T, k world.Kit) {
 	world.MustReach(t, p.NS, world.At(n0.V4, 8088), p.NS, n0.V4)
 }
 
-// With masquerade for outside, a Service whose endpoint is outside the VPC is
-// outside too: the decision is made after the DNAT.
+// With masquerade for outside, a Service whose endpoint is outside the VPC is outside too: the
+// decision is made after the DNAT.
 func serviceWithEndpointOutside(t *testing.T, k world.Kit) {
 	w, n0, _ := world.ServicesWorld(t, k)
 	n0.Desired.MasqueradeOutside = true
@@ -129,7 +129,7 @@ func serviceWithEndpointOutside(t *testing.T, k world.Kit) {
 	world.MustReach(t, client.NS, world.At(world.ClusterIP, 80), w.Outside, n0.V4)
 }
 
-// DNS is UDP: a question by Service and its answer.
+// DNS is UDP: a query through a Service and its answer.
 func dnsOverService(t *testing.T, k world.Kit) {
 	_, n0, n1 := world.ServicesWorld(t, k)
 	client := n0.AddPod(1)

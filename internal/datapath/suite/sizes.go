@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// A router in the VPC that cannot pass a large packet says so to the pod.
+// A router in the VPC that cannot forward a large packet sends an ICMP error to the pod.
 func fragmentationNeededReachesThePod(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]

@@ -28,8 +28,8 @@ func bulkArrivesWhole(t *testing.T, k world.Kit) {
 	world.Bulk(t, a.NS, world.At(world.ClusterIP, 7))
 }
 
-// The agent restarts, again and again, and connections of all kinds do not notice: not
-// one request of TCP or UDP goes unanswered.
+// The agent restarts repeatedly, and no connection is affected: every request by TCP or UDP is
+// answered.
 func restartInMidTraffic(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
 	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
@@ -52,7 +52,7 @@ func restartInMidTraffic(t *testing.T, k world.Kit) {
 	for range 5 {
 		n0.DP = n0.NewDatapath()
 		n0.Sync(a, near)
-		// Others come and go meanwhile.
+		// Other pods are added and deleted meanwhile.
 		n0.AddPod(1, "4", "6").Del()
 	}
 	for _, k := range talks {

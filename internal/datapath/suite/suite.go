@@ -1,12 +1,12 @@
-// Package suite is what every datapath must do, as one table of scenarios on real
-// kernels' namespaces. A datapath's test gives it a Kit and calls Run; what only one
-// datapath has (its tables, its programs) that one tests itself.
+// Package suite tests what every datapath must do, as one table of scenarios in network namespaces.
+// A datapath's test passes a Kit to Run; what is specific to one datapath (its tables, its
+// programs) is tested in its own package.
 //
-// A scenario looks from outside: who answers whom, seen as whom, what the VPC dropped,
-// what is left behind. It knows no mark, table or program.
+// A scenario observes from outside: which server answers, which client address it sees, what the
+// VPC drops, what is left behind. It uses no mark, table or program.
 //
-// It needs root, and the programs ip (iproute2) and nft; nothing else (IPVS is beside it). So a test binary
-// that holds it can run in a virtual machine which has a kernel and those two.
+// It needs root, and only the programs ip (iproute2) and nft (IPVS is in a package of its own). So
+// a test binary with it can run in a virtual machine that has a kernel and those two.
 //
 // Only tests import it.
 package suite
@@ -18,13 +18,13 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// Scenario is one thing that every datapath does.
+// Scenario is one thing that every datapath must do.
 type Scenario struct {
 	Name string
 	run  func(t *testing.T, k world.Kit)
 }
 
-// Run is the whole suite as subtests.
+// Run runs the whole suite as subtests.
 func Run(t *testing.T, k world.Kit) {
 	for name := range k.Except {
 		if !slices.ContainsFunc(Scenarios(), func(s Scenario) bool { return s.Name == name }) {
@@ -40,7 +40,7 @@ func Run(t *testing.T, k world.Kit) {
 	}
 }
 
-// FloodStallsNobody is the scenario about what a datapath itself remembers of connections.
+// FloodStallsNobody is the scenario about a datapath's own table of connections.
 const FloodStallsNobody = "a flood stalls nobody"
 
 // Scenarios is the table.

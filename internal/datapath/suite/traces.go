@@ -40,7 +40,7 @@ func nothingOfOthersIsTouchedAndNothingIsLeft(t *testing.T, k world.Kit) {
 	}
 }
 
-// foreign puts things of others on a node, close to ours in number and name.
+// foreign adds objects of other programs to a node, similar to ours in number and name.
 func foreign(n *world.Node) {
 	n.IP("rule add pref 500 from 10.1.0.0/16 lookup 2100")
 	n.IP("rule add pref 512 to 10.2.0.0/16 lookup main")

@@ -1,5 +1,5 @@
-// Package ipvs is what a datapath must do where kube-proxy runs in ipvs mode. It is no part of package
-// suite's table, for few kernels have IPVS: it needs one, and the program ipvsadm.
+// Package ipvs tests a datapath with kube-proxy in ipvs mode. It is not part of package suite's
+// table, because few kernels have IPVS: it needs such a kernel, and the program ipvsadm.
 //
 // Only tests import it.
 package ipvs
@@ -12,14 +12,14 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Run is all of it as subtests.
+// Run runs all of it as subtests.
 func Run(t *testing.T, k world.Kit) {
 	t.Run("into the node", func(t *testing.T) { intoTheNode(t, k) })
 	t.Run("pod to Service", func(t *testing.T) { podToService(t, k) })
 	t.Run("node to Service and hairpin", func(t *testing.T) { nodeAndHairpin(t, k) })
 }
 
-// services are one for whoever asks who it is, and one for long talks.
+// services returns a Service for short requests, and one for long connections.
 func services(endpoint *world.Pod, local, masqAll bool) []world.Service {
 	return []world.Service{
 		{ClusterIP: world.ClusterIP, Port: 80, NodePort: 30080, Local: local, Endpoint: endpoint.V4, MasqAll: masqAll},
@@ -27,8 +27,8 @@ func services(endpoint *world.Pod, local, masqAll bool) []world.Service {
 	}
 }
 
-// reaches says who answers, and whom it sees, and that connections go on after their first
-// packets.
+// reaches checks which endpoint answers, which client address it sees, and that connections
+// continue after their first packets.
 func reaches(t *testing.T, from *testutil.NS, to netip.Addr, who, talk int, endpoint *world.Pod, seen netip.Addr) {
 	t.Helper()
 	world.MustReach(t, from, world.At(to, who), endpoint.NS, seen)
@@ -46,8 +46,8 @@ func newWorld(t *testing.T, k world.Kit) (w *world.World, n0, n1 *world.Node, ne
 	return w, n0, n1, near, far
 }
 
-// Replies of pods leave as the node, by eth0, though conntrack says of them what it says of
-// untranslated ones.
+// Replies of pods leave with the node's address, by eth0, though conntrack shows the connections as
+// untranslated.
 func intoTheNode(t *testing.T, k world.Kit) {
 	w, n0, n1, near, far := newWorld(t, k)
 	w.Assign(n0, 0, world.VirtualIP)
@@ -74,7 +74,7 @@ func podToService(t *testing.T, k world.Kit) {
 			}
 			n0.KubeProxyIPVS(services(c.Endpoint, false, c.MasqAll)...)
 			reaches(t, client.NS, world.ClusterIP, 80, 7, c.Endpoint, seen)
-			// The endpoint itself, by the same path, is another connection.
+			// A direct connection to the endpoint, on the same path, is another connection.
 			world.MustReach(t, client.NS, world.At(c.Endpoint.V4, 80), c.Endpoint.NS, client.V4)
 		})
 	}

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// Cut takes one piece away.
+// Cut removes one object.
 type Cut struct {
 	Name string
 	Cut  func()
-	// Check is what CheckPod's error then holds; empty if it cannot matter to a pod.
+	// Check is part of CheckPod's error then; empty if a pod does not depend on the object.
 	Check string
 }
 
-// RouteCuts are the pieces of the datapath route, on which others build: one pod's, its
-// ENI's (eth1) and the node's.
+// RouteCuts are the objects of the datapath route, on which others build: one pod's, its ENI's
+// (eth1) and the node's.
 func RouteCuts(n *Node, p *Pod) []Cut {
 	dev, table := p.Wiring.HostIfName, n.Table(1)
 	element := fmt.Sprintf("element inet terway pods4 { %q . %s", dev, p.V4)
@@ -72,7 +72,7 @@ func RouteCuts(n *Node, p *Pod) []Cut {
 	}
 }
 
-// Table is the routing table of eth<e> in datapaths that have one for each ENI.
+// Table returns the routing table of eth<e> in datapaths that have one for each ENI.
 func (n *Node) Table(e int) string {
 	n.w.t.Helper()
 	for _, line := range strings.Split(n.IP("route show table all default"), "\n") {

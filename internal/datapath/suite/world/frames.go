@@ -13,11 +13,11 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// flooded is how many SYNs a flood has, each from another port or to another one: as many as
-// a small node remembers connections.
+// flooded is the number of SYNs in a flood, each from another port or to another one: as many as a
+// small node can track connections.
 const flooded = 131072
 
-// syn is an IP packet that asks for a TCP connection.
+// syn returns an IP packet that opens a TCP connection.
 func syn(from, to netip.AddrPort) []byte {
 	tcp := make([]byte, 20)
 	binary.BigEndian.PutUint16(tcp, from.Port())
@@ -36,8 +36,7 @@ func syn(from, to netip.AddrPort) []byte {
 	return append(ip, tcp...)
 }
 
-// Flood sends SYNs for two ports on which nobody listens, as fast as it can, by a namespace's
-// eth0.
+// Flood sends SYNs to two ports without a listener, as fast as possible, by a namespace's eth0.
 func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr) {
 	t.Helper()
 	if err := ns.Do(func() error {
@@ -68,7 +67,7 @@ func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to net
 	}
 }
 
-// MACOf is the MAC of a namespace's device.
+// MACOf returns the MAC of a namespace's device.
 func MACOf(t testing.TB, ns *testutil.NS, device string) net.HardwareAddr {
 	t.Helper()
 	words := strings.Fields(ns.IP("link show dev " + device))
@@ -85,8 +84,8 @@ func MACOf(t testing.TB, ns *testutil.NS, device string) net.HardwareAddr {
 	return nil
 }
 
-// What a pod can do that writes its own frames (CAP_NET_RAW, which container runtimes give
-// by default).
+// The following can be done by a pod that writes its own frames (CAP_NET_RAW, which container
+// runtimes give by default).
 
 // toNode is the pod's device that leads to the node.
 func (p *Pod) toNode() string {
@@ -96,8 +95,7 @@ func (p *Pod) toNode() string {
 	return p.Spec.IfName
 }
 
-// SendFrame sends what follows a frame's addresses and type by the device that leads to
-// the node.
+// SendFrame sends a payload in a frame by the device that leads to the node.
 func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) {
 	t := p.Node.w.t
 	t.Helper()
@@ -115,7 +113,7 @@ func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) 
 			return err
 		}
 		defer unix.Close(fd)
-		// Without the protocol some kernels take it from the frame, and not with every device.
+		// Without the protocol some kernels read it from the frame, but not for every device.
 		protocol := etherType<<8 | etherType>>8 // network byte order
 		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: device.Index, Halen: 6})
 		if errors.Is(err, unix.ENOBUFS) {
@@ -127,7 +125,7 @@ func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) 
 	}
 }
 
-// sum is the Internet checksum (RFC 1071) of bytes, the last of which may lack its partner.
+// sum returns the Internet checksum (RFC 1071) of bytes; the last byte may be unpaired.
 func sum(b []byte) uint16 {
 	var s uint32
 	for i, x := range b {
@@ -139,7 +137,7 @@ func sum(b []byte) uint16 {
 	return ^uint16(s)
 }
 
-// Fragments are a UDP datagram in two IP packets.
+// Fragments returns a UDP datagram in two IP packets.
 func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
 	udp := make([]byte, 8, 8+len(data))
 	binary.BigEndian.PutUint16(udp, from.Port())

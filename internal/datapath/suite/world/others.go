@@ -7,7 +7,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// Others is an eBPF program of somebody else, which counts the packets that it sees.
+// Others is an eBPF program of another user, which counts the packets that it sees.
 type Others struct {
 	Program *bpf.Program
 	seen    *bpf.Map
@@ -42,7 +42,7 @@ func NewOthers(t testing.TB, verdict int32) Others {
 	return Others{program, seen}
 }
 
-// Seen is how many packets it has seen.
+// Seen returns how many packets it has seen.
 func (o Others) Seen(t testing.TB) (packets uint64) {
 	t.Helper()
 	if err := o.seen.Lookup(uint32(0), &packets); err != nil {

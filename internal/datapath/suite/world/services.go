@@ -13,11 +13,11 @@ import (
 // kubeIPVS is the device that has the addresses of Services.
 const kubeIPVS = "kube-ipvs0"
 
-// KubeProxyIPVS does what kube-proxy in ipvs mode does for Services of IPv4 over TCP and
-// UDP: the addresses of Services, and VirtualIP as a load balancer's, are the node's own by
-// a dummy device; IPVS leads each of them and the NodePort to the endpoint; what hides the
-// client's address is still netfilter's. (kube-proxy writes those rules with iptables and
-// ipset; they are at the same hooks and priorities.)
+// KubeProxyIPVS does what kube-proxy in ipvs mode does for IPv4 Services over TCP and UDP: the
+// addresses of Services, and VirtualIP as a load balancer's, are the node's own on a dummy device;
+// IPVS forwards each of them and the NodePort to the endpoint; netfilter still hides the client's
+// address. (kube-proxy writes those rules with iptables and ipset, at the same hooks and
+// priorities.)
 func (n *Node) KubeProxyIPVS(services ...Service) {
 	n.w.t.Helper()
 	if !strings.Contains(n.IP("-o link show"), kubeIPVS+":") {
@@ -72,8 +72,7 @@ func (n *Node) KubeProxyIPVS(services ...Service) {
 	}`, services4.String(), marks.String(), own.String()))
 }
 
-// Service is what kube-proxy is told of one Service with one endpoint; its addresses
-// are of one family.
+// Service describes one Service with one endpoint for kube-proxy; its addresses are of one family.
 type Service struct {
 	ClusterIP netip.Addr
 	// Port is the Service's and the endpoint's, 80 if 0.
@@ -84,17 +83,17 @@ type Service struct {
 	MasqAll  bool
 }
 
-// ClusterIP and ClusterIP6 are in the Service CIDRs, VirtualIP is an address of the VPC
-// that only kube-proxy knows (a load balancer's).
+// ClusterIP and ClusterIP6 are in the Service CIDRs, VirtualIP is an address of the VPC that only
+// kube-proxy knows (a load balancer's).
 var (
 	ClusterIP  = netip.MustParseAddr("172.21.0.10")
 	ClusterIP6 = netip.MustParseAddr("fd00:21::10")
 	VirtualIP  = netip.MustParseAddr("192.168.32.200")
 )
 
-// KubeProxy writes the rules that kube-proxy in nftables mode makes of Services, for
-// TCP and UDP: DNAT in prerouting and output, the mark 0x4000 where the client's address
-// must be hidden, masquerade of marked packets.
+// KubeProxy writes the rules of kube-proxy in nftables mode for Services, for TCP and UDP: DNAT in
+// prerouting and output, the mark 0x4000 where the client's address must be hidden, masquerade of
+// marked packets.
 func (n *Node) KubeProxy(services ...Service) {
 	n.w.t.Helper()
 	n.kubeProxy("ip", n.V4, slices.DeleteFunc(slices.Clone(services), func(s Service) bool { return s.ClusterIP.Is6() }))
@@ -153,7 +152,7 @@ func ServicesWorld(t *testing.T, k Kit) (w *World, n0, n1 *Node) {
 	return w, n0, n1
 }
 
-// FromPod is a way from a pod to a Service, and whom its endpoint sees.
+// FromPod is a path from a pod to a Service, with the client address that its endpoint sees.
 type FromPod struct {
 	Name     string
 	Endpoint *Pod
@@ -161,7 +160,7 @@ type FromPod struct {
 	Seen     netip.Addr
 }
 
-// FromPods are the ways from a pod of a node to endpoints on that node and on another.
+// FromPods are the paths from a pod of a node to endpoints on that node and on another.
 func FromPods(n *Node, client, near, far *Pod) []FromPod {
 	return []FromPod{
 		{"endpoint on the node", near, false, client.V4},
@@ -171,7 +170,7 @@ func FromPods(n *Node, client, near, far *Pod) []FromPod {
 	}
 }
 
-// IntoNode is a way to a Service by a node's port, and whom its endpoint sees.
+// IntoNode is a path to a Service by a node's port, with the client address that its endpoint sees.
 type IntoNode struct {
 	Name     string
 	From     *testutil.NS
@@ -180,13 +179,13 @@ type IntoNode struct {
 	Seen     netip.Addr
 }
 
-// IntoNodes are the ways into n0, where near is; far and client are pods of n1.
+// IntoNodes are the paths into n0, where near is; far and client are pods of n1.
 func IntoNodes(w *World, n0, n1 *Node, near, far, client *Pod) []IntoNode {
 	outside := netip.MustParseAddr(OutsideV4)
 	return []IntoNode{
 		{"outside, local endpoint", w.Outside, near, false, n0.V4},
 		{"outside, remote endpoint", w.Outside, far, false, n0.V4},
-		// No masquerade: the reply must still leave as the node, by eth0.
+		// No masquerade: the reply must still leave with the node's address, by eth0.
 		{"outside, externalTrafficPolicy Local", w.Outside, near, true, outside},
 		{"another node, externalTrafficPolicy Local", n1.NS, near, true, n1.V4},
 		{"a pod of another node, externalTrafficPolicy Local", client.NS, near, true, client.V4},

@@ -34,7 +34,7 @@ func SetOption(t testing.TB, conn any, is4 bool, v4, v6, value int) {
 	}
 }
 
-// Fails sends datagrams until one fails with an error that an ICMP message brought.
+// Fails sends datagrams until one fails with an error from an ICMP message.
 func Fails(t testing.TB, conn net.Conn, size int, want ...error) {
 	t.Helper()
 	var err error
@@ -47,7 +47,7 @@ func Fails(t testing.TB, conn net.Conn, size int, want ...error) {
 	t.Errorf("%s → %s: %d bytes: the sender never got %q (last error %v)", conn.LocalAddr(), conn.RemoteAddr(), size, want, err)
 }
 
-// Established is a UDP flow of which several packets went both ways.
+// Established returns a UDP flow in which several packets were sent both ways.
 func Established(t testing.TB, from *Pod, to netip.Addr) net.Conn {
 	t.Helper()
 	conn, err := from.Dial("udp", "", At(to, 7), Patience)
@@ -100,7 +100,7 @@ func Reflect(inbox net.PacketConn) {
 	}
 }
 
-// Hops is what is left of the next datagram's TTL or hop limit.
+// Hops returns the TTL or hop limit of the next datagram as received.
 func Hops(t testing.TB, inbox *net.UDPConn) int {
 	t.Helper()
 	if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
@@ -118,7 +118,7 @@ func Hops(t testing.TB, inbox *net.UDPConn) int {
 	return int(binary.NativeEndian.Uint32(messages[0].Data))
 }
 
-// Ping asks for echoes and wants as many answers.
+// Ping sends echo requests and expects as many answers.
 func Ping(t testing.TB, from *testutil.NS, to netip.Addr) {
 	t.Helper()
 	network, request := "ip4:icmp", byte(8)
@@ -150,7 +150,7 @@ func Ping(t testing.TB, from *testutil.NS, to netip.Addr) {
 			}
 			reply := buf[:n]
 			if to.Is4() && n > 20 {
-				reply = reply[20:] // behind the IP header
+				reply = reply[20:] // after the IP header
 			}
 			// An echo reply of either family.
 			if len(reply) >= 8 && (reply[0] == 0 || reply[0] == 129) && reply[4] == 0x12 && reply[7] == sequence {

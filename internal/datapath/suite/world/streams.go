@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Echo answers on a port of each of the pod's addresses, TCP and UDP, with what it gets.
+// Echo echoes on a port of each of the pod's addresses, TCP and UDP.
 func (p *Pod) Echo(port int) {
 	for _, a := range p.Spec.Addresses {
 		EchoOn(p.NS, At(a, port))
@@ -28,7 +28,7 @@ func (p *Pod) Echo(port int) {
 	}
 }
 
-// Echo does so on the node's addresses.
+// Echo does the same on the node's addresses.
 func (n *Node) Echo(port int) {
 	for _, a := range []netip.Addr{n.V4, n.V6} {
 		EchoOn(n.NS, At(a, port))
@@ -36,7 +36,7 @@ func (n *Node) Echo(port int) {
 	}
 }
 
-// EchoOn sends back what it gets, on each TCP connection until the test ends.
+// EchoOn sends back what it receives, on each TCP connection until the test ends.
 func EchoOn(ns *testutil.NS, address string) { go AcceptAll(ns.Listen("tcp", address)) }
 
 func copyBack(conn net.Conn) {
@@ -44,8 +44,8 @@ func copyBack(conn net.Conn) {
 	_, _ = io.Copy(conn, conn)
 }
 
-// Bulk sends megabytes to an echo and wants them back as they were: large packets pass
-// whole or in parts, with good checksums.
+// Bulk sends megabytes to an echo server and compares the answer: large packets arrive whole or in
+// parts, with valid checksums.
 func Bulk(t testing.TB, from *testutil.NS, address string) {
 	t.Helper()
 	conn, err := from.Dial("tcp", "", address, Patience)
@@ -76,7 +76,7 @@ func Bulk(t testing.TB, from *testutil.NS, address string) {
 	}
 }
 
-// Talking exchanges a line again and again until it is stopped; each must be answered.
+// Talking exchanges a line repeatedly until it is stopped; each must be answered.
 type Talking struct {
 	name string
 	conn net.Conn
@@ -86,7 +86,7 @@ type Talking struct {
 	wg   sync.WaitGroup
 }
 
-// StartTalk connects to an echo and begins.
+// StartTalk connects to an echo server and starts.
 func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talking {
 	t.Helper()
 	conn, err := from.Dial(network, "", address, Patience)
@@ -127,7 +127,7 @@ func talkOn(name string, conn net.Conn) *Talking {
 	return k
 }
 
-// More waits until there were so many more exchanges, or none will come.
+// More waits for so many more exchanges, or until none can come.
 func (k *Talking) More(exchanges int64) {
 	start := k.n.Load()
 	for deadline := time.Now().Add(2 * Patience); k.n.Load() < start+exchanges && time.Now().Before(deadline); {
@@ -135,7 +135,7 @@ func (k *Talking) More(exchanges int64) {
 	}
 }
 
-// Talk is so many exchanges on one connection.
+// Talk makes so many exchanges on one connection.
 func Talk(t testing.TB, from *testutil.NS, network, address string, exchanges int64) {
 	t.Helper()
 	k := StartTalk(t, from, network, address)
@@ -143,7 +143,7 @@ func Talk(t testing.TB, from *testutil.NS, network, address string, exchanges in
 	k.End(t)
 }
 
-// End stops it and says what went wrong.
+// End stops it and returns the error, if any.
 func (k *Talking) End(t testing.TB) {
 	t.Helper()
 	close(k.stop)

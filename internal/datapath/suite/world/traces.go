@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// DumpStable is Dump without what the kernel does on its own a moment later: the
-// operational state of a device, and IPv6 addresses coming and becoming usable.
+// DumpStable is Dump without what the kernel changes by itself a moment later: the operational
+// state of a device, and IPv6 addresses that appear and become usable.
 func DumpStable(n *Node) string {
 	n.w.t.Helper()
 	n.Settle()
@@ -24,19 +24,19 @@ func DumpStable(n *Node) string {
 	}
 	var keep []string
 	for _, l := range strings.Split(Dump(n), "\n") {
-		if strings.HasPrefix(l, "anycast ") { // comes and goes with forwarding
+		if strings.HasPrefix(l, "anycast ") { // appears and disappears with forwarding
 			continue
 		}
-		// A device that was up once keeps the qdisc it got then.
+		// A device that was up once keeps the qdisc that it got then.
 		l = strings.Replace(l, " qdisc noop ", " qdisc noqueue ", 1)
-		// An address may have come since they were looked at.
+		// An address may have appeared since they were read.
 		l = strings.Replace(l, " tentative ", " ", 1)
 		keep = append(keep, operState.ReplaceAllString(l, ""))
 	}
 	return strings.Join(keep, "\n")
 }
 
-// unfinishedIPv6 says what of the node's IPv6 addresses is still to come; "": nothing.
+// unfinishedIPv6 returns which of the node's IPv6 addresses are still missing; "": none.
 func unfinishedIPv6(n *Node) string {
 	addrs := n.IP("-6 -o addr show")
 	if strings.Contains(addrs, "tentative") {
@@ -60,7 +60,7 @@ func unfinishedIPv6(n *Node) string {
 
 var operState = regexp.MustCompile(`NO-CARRIER,|,LOWER_UP| state [A-Z]+`)
 
-// Dump is everything of a namespace that a datapath could change, as text.
+// Dump returns everything in a namespace that a datapath could change, as text.
 func Dump(n *Node) string {
 	n.w.t.Helper()
 	var b strings.Builder
@@ -83,7 +83,7 @@ func Dump(n *Node) string {
 	return b.String()
 }
 
-// Difference shows the lines that only one of two dumps has.
+// Difference returns the lines that are in only one of two dumps.
 func Difference(before, after string) string {
 	a, b := strings.Split(before, "\n"), strings.Split(after, "\n")
 	var out []string

@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Serve answers each line of each TCP connection with its own name and the client's
-// address as it sees it.
+// Serve answers each line of each TCP connection with its own name and the client's address as it
+// sees it.
 func Serve(ns *testutil.NS, address string) {
 	l := ns.Listen("tcp", address)
 	go func() {
@@ -35,14 +35,14 @@ func Serve(ns *testutil.NS, address string) {
 	}()
 }
 
-// Answer is what Serve said.
+// Answer is Serve's answer.
 type Answer struct{ Server, Client string }
 
-// Patience is how long a connection may take before it counts as none.
+// Patience is how long a connection may take before it counts as failed.
 const Patience = 3 * time.Second
 
-// Ask connects, asks three times and returns the last answer. The server has closed the
-// connection, too, when it returns: nothing of it is on its way any more.
+// Ask connects, makes three requests and returns the last answer. The server has closed the
+// connection, too, when it returns: none of its packets are in flight any more.
 func Ask(ns *testutil.NS, address string) (a Answer, err error) {
 	conn, err := ns.Dial("tcp", "", address, Patience)
 	if err != nil {
@@ -72,7 +72,7 @@ func Ask(ns *testutil.NS, address string) (a Answer, err error) {
 	return a, nil
 }
 
-// MustReach asserts who answers and as whom the client is seen.
+// MustReach asserts which server answers and which client address it sees.
 func MustReach(t testing.TB, from *testutil.NS, address string, server *testutil.NS, client netip.Addr) {
 	t.Helper()
 	got, err := Ask(from, address)
@@ -85,7 +85,7 @@ func MustReach(t testing.TB, from *testutil.NS, address string, server *testutil
 	}
 }
 
-// MustNotReach asserts that nobody answers.
+// MustNotReach asserts that no server answers.
 func MustNotReach(t testing.TB, from *testutil.NS, address string) {
 	t.Helper()
 	conn, err := from.Dial("tcp", "", address, 500*time.Millisecond)
@@ -95,16 +95,16 @@ func MustNotReach(t testing.TB, from *testutil.NS, address string) {
 	}
 }
 
-// At is the address with the port, as Dial wants it.
+// At returns the address with the port, as Dial needs it.
 func At(a netip.Addr, port int) string { return netip.AddrPortFrom(a, uint16(port)).String() }
 
-// Serving lets the pod answer on port 80.
+// Serving makes the pod answer on port 80.
 func Serving(p *Pod) *Pod {
 	Serve(p.NS, At(p.V4, 80))
 	return p
 }
 
-// SendFrom sends one datagram with a source address that the pod gave itself.
+// SendFrom sends one datagram with a forged source address.
 func SendFrom(t testing.TB, ns *testutil.NS, source, to string) {
 	t.Helper()
 	conn, err := ns.Dial("udp", source, to, Patience)
@@ -156,10 +156,10 @@ func ExchangeUDP(t *testing.T, conn net.Conn) {
 	}
 }
 
-// Crossed is how many packets with a pod's source left a node.
+// Crossed returns how many packets with a pod's source left a node.
 func (w *World) Crossed() int { return Counter(w.t, w.Fabric, "inet", "vpc", "crossed") }
 
-// Strict is how many packets the VPC dropped for a source on the wrong ENI.
+// Strict returns how many packets the VPC dropped for a source on the wrong ENI.
 func (w *World) Strict() int { return Counter(w.t, w.Fabric, "inet", "vpc", "strict") }
 
 // Counter reads a named counter of nftables.

@@ -20,11 +20,11 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Addresses of the World; pods have theirs from 192.168.40.0/21 on.
+// Addresses of the World; pods have addresses from 192.168.40.0/21 on.
 const (
 	VPCCIDR     = "192.168.0.0/16"
 	ServiceCIDR = "172.21.0.0/20"
-	// ServiceCIDR6 is told only to datapaths that need it.
+	// ServiceCIDR6 is configured only in datapaths that need it.
 	ServiceCIDR6 = "fd00:21::/112"
 	NodeGW       = "192.168.31.253"
 	PodGW        = "192.168.63.253"
@@ -34,10 +34,10 @@ const (
 	OutsideV6    = "2001:db8:ffff::10"
 )
 
-// World is a small VPC out of namespaces: Fabric is a router that delivers by address
-// and drops a source which is not the port's, as the cloud does; each node has
-// eth0 (its own address) and ENIs eth1… (bare, as hot-plugged); Outside is a
-// host beyond the VPC. Nothing in it learns: who has an address is told to it.
+// World is a small VPC of namespaces: Fabric is a router that delivers by address and drops a
+// source that is not the port's, as the cloud does; each node has eth0 (its own address) and ENIs
+// eth1… (without addresses, as hot-plugged); Outside is a host outside the VPC. Nothing is learned:
+// addresses are assigned explicitly.
 type World struct {
 	t       testing.TB
 	kit     Kit
@@ -53,12 +53,12 @@ type Node struct {
 	number int
 	V4, V6 netip.Addr
 	DP     Subject
-	// Desired is what the datapath is told of the node; a test may change it.
+	// Desired is the desired node of the datapath; a test may change it.
 	Desired datapath.Node
 	pods    int
 }
 
-// Pod is a pod's namespace and what the datapath is told of it.
+// Pod is a pod's namespace and the datapath's description of it.
 type Pod struct {
 	*testutil.NS
 	Spec   datapath.Pod
@@ -147,7 +147,7 @@ func (w *World) addNode(i, enis int) *Node {
 		VPCCIDRs:     []netip.Prefix{netip.MustParsePrefix(VPCCIDR), netip.MustParsePrefix("2001:db8::/40")},
 		ServiceCIDRs: []netip.Prefix{netip.MustParsePrefix(ServiceCIDR)},
 	}
-	if w.kit.Exclusive { // who is routed by address must know them all
+	if w.kit.Exclusive { // routing by address needs all of them
 		n.Desired.ServiceCIDRs = append(n.Desired.ServiceCIDRs, netip.MustParsePrefix(ServiceCIDR6))
 	}
 	n.Desired.Kind = w.kit.Kind
@@ -158,7 +158,7 @@ func (w *World) addNode(i, enis int) *Node {
 	return n
 }
 
-// Plug makes an ENI appear on the node as eth<e>, down and without an address.
+// Plug adds an ENI to the node as eth<e>, down and without an address.
 func (n *Node) Plug(e int) {
 	n.w.t.Helper()
 	f, port := n.w.Fabric, n.Port(e)
@@ -171,15 +171,15 @@ func (n *Node) Plug(e int) {
 	f.IPs("link set "+port+" up", "addr add "+gw+"/128 dev "+port+" nodad")
 }
 
-// Port is the fabric's device behind eth<e>.
+// Port returns the fabric's device behind eth<e>.
 func (n *Node) Port(e int) string { return fmt.Sprintf("n%de%d", n.number, e) }
 
-// MAC is eth<e>'s.
+// MAC returns the MAC of eth<e>.
 func (n *Node) MAC(e int) net.HardwareAddr {
 	return net.HardwareAddr{0x00, 0x16, 0x3e, 0, byte(n.number), byte(e)}
 }
 
-// ENI is eth<e> as the datapath is told of it.
+// ENI returns eth<e> as the datapath's ENI.
 func (n *Node) ENI(e int) datapath.ENI {
 	return datapath.ENI{
 		ID: fmt.Sprintf("eni-n%de%d", n.number, e), MAC: n.MAC(e), Device: fmt.Sprintf("eth%d", e),
@@ -188,7 +188,7 @@ func (n *Node) ENI(e int) datapath.ENI {
 	}
 }
 
-// NewDatapath is what a restart of the agent does.
+// NewDatapath makes a new datapath, as a restart of the agent does.
 func (n *Node) NewDatapath() Subject {
 	n.w.t.Helper()
 	dp, err := n.w.kit.New(Options{NetNS: n.Path, Log: slog.New(slog.DiscardHandler)})
@@ -205,7 +205,7 @@ func (n *Node) NewDatapath() Subject {
 	return dp
 }
 
-// Assign tells the VPC that an ENI has addresses.
+// Assign assigns addresses to an ENI in the VPC.
 func (w *World) Assign(n *Node, e int, addrs ...netip.Addr) {
 	w.t.Helper()
 	var ip []string
@@ -223,10 +223,10 @@ func (w *World) Assign(n *Node, e int, addrs ...netip.Addr) {
 	w.Fabric.NFT(nft.String())
 }
 
-// firstOwn is the number before those of ENIs that are plugged in for one pod.
+// firstOwn is the number before those of exclusive ENIs.
 const firstOwn = 100
 
-// Describe prepares a pod with its namespace and addresses, unwired.
+// Describe prepares a pod with its namespace and addresses, not wired.
 func (n *Node) Describe(e int, families ...string) *Pod {
 	n.w.t.Helper()
 	n.pods++
@@ -243,7 +243,7 @@ func (n *Node) Describe(e int, families ...string) *Pod {
 	}
 	if n.w.kit.Exclusive {
 		eni := n.ENI(e)
-		eni.Device = "" // whatever it is called by now
+		eni.Device = "" // its name may have changed
 		p.Spec.Exclusive = &eni
 	}
 	if len(families) == 0 {
@@ -280,9 +280,9 @@ func (p *Pod) Add() {
 	p.Node.w.awaitPort(p.Port)
 }
 
-// awaitPort waits until the fabric's end of an ENI is active. The kernel activates it some
-// time after the ENI is up, from a work queue, and what it sends until then is lost, which is
-// no datapath's doing.
+// awaitPort waits until the fabric's end of an ENI is active. The kernel activates it some time
+// after the ENI is up, from a work queue, and packets that it sends until then are lost, which is
+// not the datapath's fault.
 func (w *World) awaitPort(port string) {
 	w.t.Helper()
 	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
@@ -308,7 +308,7 @@ func (p *Pod) Del() {
 	}
 }
 
-// Sync must work and returns the repairs.
+// Sync must succeed and returns the repairs.
 func (n *Node) Sync(pods ...*Pod) []string {
 	n.w.t.Helper()
 	repairs, err := n.TrySync(pods...)
@@ -327,7 +327,7 @@ func (n *Node) TrySync(pods ...*Pod) ([]string, error) {
 	return n.DP.Sync(context.Background(), n.Desired, list)
 }
 
-// Forget lets the node's connection tracking forget all, as time would.
+// Forget flushes the node's connection tracking, as if its entries had expired.
 func (n *Node) Forget() {
 	n.w.t.Helper()
 	if err := n.Do(func() error {
@@ -356,7 +356,7 @@ func (n *Node) Settle() {
 	}
 }
 
-// Spoofed is DP.Spoofed, which must work.
+// Spoofed is DP.Spoofed, which must succeed.
 func (n *Node) Spoofed() uint64 {
 	n.w.t.Helper()
 	count, err := n.DP.Spoofed()
@@ -366,8 +366,8 @@ func (n *Node) Spoofed() uint64 {
 	return count
 }
 
-// LeftFile is what stays at a namespace's path when a runtime is killed after it unmounted
-// the namespace and before it removed the file.
+// LeftFile is what stays at a namespace's path when a runtime is killed after it unmounted the
+// namespace and before it removed the file.
 func LeftFile(t testing.TB) string {
 	path := filepath.Join(t.TempDir(), "netns")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
