@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"net/netip"
 	"reflect"
 	"testing"
 )
@@ -66,5 +67,57 @@ func TestCloneOfANode(t *testing.T) {
 	}
 	if s := shared(reflect.ValueOf(n), reflect.ValueOf(c), "Node"); s != "" {
 		t.Errorf("%s is shared with the clone", s)
+	}
+}
+
+// leaves calls f with each part of v that has no parts, after it is changed, and changes it back.
+func leaves(t *testing.T, v reflect.Value, path string, f func(path string)) {
+	old := reflect.New(v.Type()).Elem()
+	old.Set(v)
+	defer v.Set(old)
+	switch v.Interface().(type) {
+	case netip.Addr:
+		v.Set(reflect.ValueOf(netip.MustParseAddr("192.0.2.7")))
+		f(path)
+		return
+	case netip.Prefix:
+		v.Set(reflect.ValueOf(netip.MustParsePrefix("192.0.2.7/31")))
+		f(path)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Slice:
+		for i := range v.Len() {
+			leaves(t, v.Index(i), path+"[]", f)
+		}
+		v.Set(v.Slice(0, v.Len()-1))
+		f(path + ", shorter")
+	case reflect.Struct:
+		for i := range v.NumField() {
+			leaves(t, v.Field(i), path+"."+v.Type().Field(i).Name, f)
+		}
+	default:
+		v.SetZero()
+		f(path)
+	}
+}
+
+// Two nodes are alike as long as nothing of one differs.
+func TestEqualNodes(t *testing.T) {
+	var n Node
+	fill(t, reflect.ValueOf(&n).Elem())
+	c := n.Clone()
+	if !n.Equal(c) || !n.Equal(n) {
+		t.Errorf("%+v is not %+v", n, c)
+	}
+	parts := 0
+	leaves(t, reflect.ValueOf(&c).Elem(), "Node", func(path string) {
+		parts++
+		if n.Equal(c) || c.Equal(n) {
+			t.Errorf("another %s makes no difference", path)
+		}
+	})
+	if !n.Equal(c) || parts < 20 {
+		t.Errorf("after %d parts %+v is not %+v", parts, n, c)
 	}
 }

@@ -51,6 +51,18 @@ func (n Node) Families() []int {
 	return list
 }
 
+// Equal reports whether both are to be programmed alike. Every ADD asks.
+func (n Node) Equal(o Node) bool {
+	return n.Kind == o.Kind && n.MasqueradeOutside == o.MasqueradeOutside && slices.Equal(n.Addresses, o.Addresses) &&
+		slices.Equal(n.VPCCIDRs, o.VPCCIDRs) && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs) && slices.Equal(n.HostStackCIDRs, o.HostStackCIDRs) &&
+		slices.EqualFunc(n.ENIs, o.ENIs, ENI.equal)
+}
+
+func (e ENI) equal(o ENI) bool {
+	return e.ID == o.ID && e.Device == o.Device && e.MTU == o.MTU && slices.Equal(e.MAC, o.MAC) &&
+		slices.Equal(e.CIDRs, o.CIDRs) && slices.Equal(e.Gateways, o.Gateways)
+}
+
 // Clone returns a copy that shares no memory with the node.
 func (n Node) Clone() Node {
 	n.Addresses, n.ENIs = slices.Clone(n.Addresses), slices.Clone(n.ENIs)

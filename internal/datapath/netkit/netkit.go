@@ -2,6 +2,7 @@ package netkit
 
 import (
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
@@ -38,16 +39,15 @@ func (k *Kind) Describe(p *node.Pod) error {
 // Devices implements node.Kind: a pair without MACs and neighbours (mode L3), which drops
 // everything while it has no programs.
 func (k *Kind) Devices(p *node.Pod) object.Object {
-	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Wrong: wrong, New: func(host, inner netlink.LinkAttrs) netlink.Link {
-		pair := &netlink.Netkit{
-			LinkAttrs: host, Mode: netlink.NETKIT_MODE_L3,
-			Policy: netlink.NETKIT_POLICY_BLACKHOLE, PeerPolicy: netlink.NETKIT_POLICY_BLACKHOLE,
-			// Marks must not pass between the namespaces. Kernels without this attribute never pass
-			// them.
-			Scrub: netlink.NETKIT_SCRUB_DEFAULT, PeerScrub: netlink.NETKIT_SCRUB_DEFAULT,
-		}
-		pair.SetPeerAttrs(&inner)
-		return pair
+	value := func(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
+	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Wrong: wrong, Peer: nl.IFLA_NETKIT_PEER_INFO, Data: []*nl.RtAttr{
+		value(nl.IFLA_NETKIT_MODE, uint32(netlink.NETKIT_MODE_L3)),
+		value(nl.IFLA_NETKIT_POLICY, uint32(netlink.NETKIT_POLICY_BLACKHOLE)),
+		value(nl.IFLA_NETKIT_PEER_POLICY, uint32(netlink.NETKIT_POLICY_BLACKHOLE)),
+		// Marks must not pass between the namespaces. Kernels without this attribute never pass
+		// them.
+		value(nl.IFLA_NETKIT_SCRUB, uint32(netlink.NETKIT_SCRUB_DEFAULT)),
+		value(nl.IFLA_NETKIT_PEER_SCRUB, uint32(netlink.NETKIT_SCRUB_DEFAULT)),
 	}}
 }
 

@@ -2,6 +2,7 @@ package node
 
 import (
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/linkkind"
@@ -153,10 +154,5 @@ func (Plain) Close() error { return nil }
 // Veth is a cable with a MAC at each end: the pod and its next hop are permanent neighbours of
 // each other.
 func Veth(p *Pod) *Pair {
-	return &Pair{Pod: p, Kind: linkkind.Veth, New: func(host, inner netlink.LinkAttrs) netlink.Link {
-		veth := netlink.NewVeth(host)
-		veth.PeerName, veth.PeerNamespace = inner.Name, inner.Namespace
-		veth.PeerHardwareAddr, veth.PeerMTU = inner.HardwareAddr, uint32(inner.MTU)
-		return veth
-	}}
+	return &Pair{Pod: p, Kind: linkkind.Veth, Peer: nl.VETH_INFO_PEER}
 }

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"reflect"
 	"slices"
 	"sync"
 
@@ -273,7 +272,7 @@ func (n *Node) distrust() {
 
 // agrees says that the kernel was made to agree with just this node.
 func (s nodeState) agrees(node datapath.Node) bool {
-	return s.done != nil && reflect.DeepEqual(*s.done, node)
+	return s.done != nil && s.done.Equal(node)
 }
 
 // nodeSource is the node's address that local processes use towards pods.

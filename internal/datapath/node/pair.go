@@ -3,8 +3,10 @@ package node
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
@@ -19,8 +21,9 @@ type Pair struct {
 	Pod *Pod
 	// Kind is the kernel's name of it.
 	Kind string
-	// New is a pair, down, of two ends with these attributes.
-	New func(host, inner netlink.LinkAttrs) netlink.Link
+	// Peer is the attribute of IFLA_INFO_DATA that describes the other end, Data are more of them.
+	Peer int
+	Data []*nl.RtAttr
 	// Wrong says what of the node's end only a new pair can put right, or ""; may be nil.
 	Wrong func(netlink.Link) string
 }
@@ -68,35 +71,80 @@ func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (strin
 
 // Put implements object.Object. A pair that is not what it should be is deleted and made anew.
 func (o *Pair) Put(s *object.Site) error {
-	p, h := o.Pod, s.Node
+	p := o.Pod
 	if s.Pod == nil {
 		return nil // what is left of it on the node is all that there is to put right
 	}
-	host, inner := netlink.NewLinkAttrs(), netlink.NewLinkAttrs()
-	host.Name, host.MTU, host.HardwareAddr, host.Group = p.Host.Name, p.MTU, p.HostMAC, p.Group
-	inner.Name, inner.MTU, inner.HardwareAddr, inner.Namespace = p.Inner.Name, p.MTU, p.PodMAC, netlink.NsFd(s.Pod.NS)
-	link := o.New(host, inner)
-	err := h.LinkAdd(link)
+	b, err := s.NodeBatch()
+	if err != nil {
+		return err
+	}
+	err = o.make(s, b)
 	if errors.Is(err, unix.EEXIST) {
 		usable, wrong := o.existing(s)
 		if wrong != nil || usable {
 			return wrong
 		}
-		err = h.LinkAdd(link)
+		err = o.make(s, b)
 	}
 	if err != nil {
 		return fmt.Errorf("create %s of MTU %d and group %#x with peer %s in %s: %w", o.Kind, p.MTU, p.Group, p.Inner.Name, p.NetNS, err)
 	}
-	made, err := h.LinkByName(p.Host.Name)
+	made, err := o.find(b)
 	if err != nil {
 		return fmt.Errorf("find new device %s: %w", p.Host.Name, err)
 	}
 	s.Found(p.Host, made)
 	// The node's end says which index the other one has, and all else of it was just asked for.
-	peer := inner
-	peer.Index, peer.MTU = made.Attrs().ParentIndex, made.Attrs().MTU
-	s.Found(p.Inner, &netlink.Device{LinkAttrs: peer})
+	s.Found(p.Inner, &netlink.Device{LinkAttrs: netlink.LinkAttrs{
+		Name: p.Inner.Name, Index: made.Attrs().ParentIndex, MTU: made.Attrs().MTU, HardwareAddr: p.PodMAC,
+	}})
 	return nil
+}
+
+// make asks for both ends, down.
+func (o *Pair) make(s *object.Site, b *netlinkx.Batch) error {
+	p := o.Pod
+	end := func(d object.Device, mac net.HardwareAddr) (list []*nl.RtAttr) {
+		list = append(list, nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(d.Name)))
+		if p.MTU != 0 {
+			list = append(list, nl.NewRtAttr(unix.IFLA_MTU, nl.Uint32Attr(uint32(p.MTU))))
+		}
+		if mac != nil {
+			list = append(list, nl.NewRtAttr(unix.IFLA_ADDRESS, mac))
+		}
+		return list
+	}
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated(o.Kind))
+	data := info.AddRtAttr(nl.IFLA_INFO_DATA, nil)
+	for _, a := range o.Data {
+		data.AddChild(a)
+	}
+	peer := data.AddRtAttr(o.Peer, nil)
+	nl.NewIfInfomsgChild(peer, unix.AF_UNSPEC)
+	for _, a := range append(end(p.Inner, p.PodMAC), nl.NewRtAttr(unix.IFLA_NET_NS_FD, nl.Uint32Attr(uint32(s.Pod.NS)))) {
+		peer.AddChild(a)
+	}
+	r := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	for _, a := range append(end(p.Host, p.HostMAC), nl.NewRtAttr(unix.IFLA_GROUP, nl.Uint32Attr(p.Group)), info) {
+		r.AddData(a)
+	}
+	refused, err := b.Do([]*nl.NetlinkRequest{r})
+	return errors.Join(append(refused, err)...)
+}
+
+// find looks for the node's end.
+func (o *Pair) find(b *netlinkx.Batch) (netlink.Link, error) {
+	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
+	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	r.AddData(nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated(o.Pod.Host.Name)))
+	answer, err := b.Ask(r)
+	if err != nil {
+		return nil, err
+	}
+	return netlink.LinkDeserialize(nil, answer)
 }
 
 // existing looks at what kept the pair from being created, and makes room for it if it is not
