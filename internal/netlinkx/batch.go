@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -13,10 +14,11 @@ import (
 
 // Batch is a route netlink socket by which several requests are sent at once: the kernel works
 // at them in order, and the caller changes over to it once and not for each.
-// It is not safe for concurrent use.
+// It is safe for concurrent use.
 type Batch struct {
 	socket *nl.NetlinkSocket
-	last   uint32 // sequence number
+	mu     sync.Mutex
+	last   uint32 // sequence number; mu guards it, and whose answers are read
 }
 
 // NewBatch opens one in a namespace; netns.None() is the caller's own.
@@ -41,6 +43,8 @@ func (b *Batch) Do(requests []*nl.NetlinkRequest) (refused []error, err error) {
 	if len(requests) == 0 {
 		return nil, nil
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	before := b.last
 	for i, r := range requests {
 		r.Flags |= unix.NLM_F_REQUEST
@@ -74,6 +78,8 @@ func (b *Batch) Do(requests []*nl.NetlinkRequest) (refused []error, err error) {
 // Ask sends one request and returns the first message of the kernel's answer.
 func (b *Batch) Ask(r *nl.NetlinkRequest) ([]byte, error) {
 	r.Flags |= unix.NLM_F_REQUEST
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if err := b.send([]*nl.NetlinkRequest{r}); err != nil {
 		return nil, err
 	}
@@ -95,7 +101,7 @@ func (b *Batch) Ask(r *nl.NetlinkRequest) ([]byte, error) {
 	}
 }
 
-// send numbers the requests and sends them.
+// send numbers the requests and sends them; the caller holds mu.
 func (b *Batch) send(requests []*nl.NetlinkRequest) error {
 	var message []byte
 	for _, r := range requests {
@@ -110,7 +116,7 @@ func (b *Batch) send(requests []*nl.NetlinkRequest) error {
 }
 
 // receive takes one datagram of answers. The kernel works at requests while they are sent, so it
-// is there. An answer to a request that is refused has the request in it.
+// is there. An answer to a request that is refused has the request in it. The caller holds mu.
 func (b *Batch) receive() ([]syscall.NetlinkMessage, error) {
 	buffer := make([]byte, 8192)
 	for {

@@ -154,7 +154,7 @@ func TestGround(t *testing.T) {
 		},
 		"internal/datapath/tracker": {"internal/datapath", "internal/datapath/claims", "internal/datapath/nft", "internal/netlinkx"},
 		"internal/datapath/object": {
-			"internal/datapath", "internal/datapath/claims", "internal/datapath/nft",
+			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
 			"internal/kernel", "internal/netlinkx", "internal/sysctl",
 		},
 		"internal/datapath/reaper": {"internal/datapath/claims", "internal/datapath/linkkind", "internal/netlinkx"},

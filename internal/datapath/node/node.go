@@ -64,8 +64,6 @@ type Node struct {
 	// not sleep until its turn comes: it tries again and again (addrconf_sysctl_disable),
 	// and a burst of pods would keep all processors busy with it.
 	linkMu sync.Mutex
-	// batch is opened by the first pod; linkMu guards it.
-	batch *netlinkx.Batch
 	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
 	// turn, linkMu, nodeMu.
 	syncMu sync.Mutex
@@ -73,9 +71,11 @@ type Node struct {
 	firewall *firewall.Firewall
 	// nodeMu makes node-wide changes one after the other.
 	nodeMu sync.Mutex
-	// idleMu guards idle, sockets in the node's namespace that no call uses.
+	// idleMu guards idle, sockets in the node's namespace that no call uses, and batch, which all
+	// share and the first pod opens.
 	idleMu sync.Mutex
 	idle   []*netlink.Handle
+	batch  *netlinkx.Batch
 	// stateMu guards last, which AddPod reads without waiting for nodeMu.
 	stateMu sync.Mutex
 	last    nodeState
@@ -118,12 +118,6 @@ func (n *Node) Close(ctx context.Context) error {
 	n.syncMu.Lock()
 	n.firewall.Close()
 	n.syncMu.Unlock()
-	n.linkMu.Lock()
-	if n.batch != nil {
-		n.batch.Close()
-		n.batch = nil
-	}
-	n.linkMu.Unlock()
 	for _, k := range n.kinds {
 		errs = append(errs, k.Close())
 	}
@@ -132,6 +126,10 @@ func (n *Node) Close(ctx context.Context) error {
 		h.Close()
 	}
 	n.idle = nil
+	if n.batch != nil {
+		n.batch.Close()
+		n.batch = nil
+	}
 	n.idleMu.Unlock()
 	if n.ns.IsOpen() {
 		errs = append(errs, n.ns.Close())

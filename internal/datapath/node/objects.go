@@ -95,8 +95,10 @@ func hostSysctls(p *Pod) []object.Object {
 	return out
 }
 
-// nodeBatch returns the node's socket for several requests at once; the caller holds linkMu.
+// nodeBatch returns the node's socket for several requests at once.
 func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
+	n.idleMu.Lock()
+	defer n.idleMu.Unlock()
 	if n.batch == nil {
 		n.batch, err = netlinkx.NewBatch(n.ns)
 	}

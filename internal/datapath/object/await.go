@@ -10,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/attr"
 )
 
 // AwaitActive waits until a device of the node that is up is active, if it exists: the end of a
@@ -21,12 +23,19 @@ func AwaitActive(s *Site, d Device) error {
 	if err != nil || index == 0 {
 		return err
 	}
+	b, err := s.NodeBatch()
+	if err != nil {
+		return err
+	}
 	return await(s.Ctx, d.String()+" to be active (is the other end up?)", func() (bool, error) {
-		link, err := s.Node.LinkByIndex(index)
+		info := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		info.Index = int32(index)
+		answer, err := b.Ask(request(unix.RTM_GETLINK, 0, info, nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats))))
 		if err != nil {
 			return false, fmt.Errorf("read %s: %w", d, err)
 		}
-		return link.Attrs().OperState == netlink.OperUp, nil
+		state := attr.Get(attr.After(answer, unix.SizeofIfInfomsg), unix.IFLA_OPERSTATE)
+		return len(state) > 0 && netlink.LinkOperState(state[0]) == netlink.OperUp, nil
 	})
 }
 
@@ -60,6 +69,9 @@ func AwaitIPv6(s *Site, addresses []netip.Addr) error {
 	}
 	return nil
 }
+
+// skipStats keeps counters out of an answer about a device (RTEXT_FILTER_SKIP_STATS).
+const skipStats = 1 << 3
 
 const (
 	// firstPause is about the time of an idle work queue.
