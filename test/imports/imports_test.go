@@ -109,6 +109,26 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
+			"policies are compiled without asking a cluster or a kernel",
+			[]string{"internal/policy/compile"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "os/exec"},
+		},
+		{
+			"the tables share nothing but the model with what they are held against",
+			[]string{"internal/policy/compile"},
+			[]string{module + "internal/policy/naive", module + "internal/policy/policytest"},
+		},
+		{
+			"what tables are held against shares nothing but the model with them, or with chance",
+			[]string{"internal/policy/naive"},
+			[]string{module + "internal/policy/compile", module + "internal/policy/policytest", module + "internal/policy/translate"},
+		},
+		{
+			"chance knows no engine",
+			[]string{"internal/policy/policytest"},
+			[]string{module + "internal/policy/compile", module + "internal/policy/naive"},
+		},
+		{
 			"certificates are renewed without asking a cluster: every server of ours can share it",
 			[]string{"internal/controller/certs"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/controller/admit"},
@@ -187,7 +207,8 @@ func TestRooms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{.ImportPath}} {{join .Imports " "}}{{end}}`, module+"cmd/...", module+"internal/lab/pause").Output()
+	out, err := exec.Command("go", "list", "-deps", "-f", `{{if not .Standard}}{{.ImportPath}} {{join .Imports " "}}{{end}}`,
+		module+"cmd/...", module+"internal/lab/pause", module+"internal/policy/...").Output()
 	if err != nil {
 		t.Fatalf("go list -deps: %v", err)
 	}

@@ -427,3 +427,22 @@ func (a *about) said(key string) (kids []*Selector, possible bool) {
 	}
 	return kids, true
 }
+
+// Keys are the labels that a selector asks for, sorted.
+func (s *Selector) Keys() []string {
+	var keys []string
+	var add func(*Selector)
+	add = func(s *Selector) {
+		if s.key != "" {
+			keys = append(keys, s.key)
+		}
+		for _, k := range s.of {
+			add(k)
+		}
+	}
+	if s != nil {
+		add(s)
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}

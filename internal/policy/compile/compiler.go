@@ -1,0 +1,577 @@
+package compile
+
+import (
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"terway.dev/terway/internal/policy"
+)
+
+// A Budget is the most that one rule set may have. Beyond it its pods fail closed.
+type Budget struct {
+	// Atoms that have a table of their own.
+	Atoms int
+	// Spans of all its tables.
+	Spans int
+}
+
+// DefaultBudget is below what the kernel's maps of a node hold: 1M peers, of which a node
+// with 16 such rule sets would have all.
+var DefaultBudget = Budget{Atoms: 1 << 16, Spans: 1 << 18}
+
+// A Compiler holds a cluster's policies and objects, and the tables that are made of them. It
+// is for one goroutine at a time.
+type Compiler struct {
+	budget  Budget
+	facts   facts
+	tiers   []*tier
+	objects map[policy.Ref]*object
+
+	selectors     map[string]*podSelector
+	selectorIndex index[*podSelector]
+	classes       map[string]*class
+	classIndex    index[*class]
+	mentioned     map[string]struct{} // labels
+
+	pods map[policy.NamespacedName]*pod
+	// byNode, byPortName are the pods of a node, and those with a port of a name. choosy are those
+	// whose policies ask something of the pod itself, which may be about other objects.
+	byNode     map[string]map[*pod]struct{}
+	byPortName map[string]map[*pod]struct{}
+	choosy     map[*pod]struct{}
+
+	terms map[string]*term
+	// liveNodes and liveSets are the live terms about nodes and network sets.
+	liveNodes, liveSets map[*term]struct{}
+	asking              uint64
+
+	addresses addresses
+	ranges    [families][]addrRange
+	atoms     map[Hash]*atom
+	ruleSets  map[Hash]*ruleSet
+	closed    map[*ruleSet]struct{}
+	tables    map[Hash]*sharedTable
+}
+
+// New is a Compiler of nothing: no policies, no objects.
+func New(budget Budget) *Compiler {
+	c := &Compiler{
+		budget:        budget,
+		facts:         newFacts(),
+		objects:       map[policy.Ref]*object{},
+		selectors:     map[string]*podSelector{},
+		selectorIndex: index[*podSelector]{},
+		classes:       map[string]*class{},
+		classIndex:    index[*class]{},
+		mentioned:     map[string]struct{}{},
+		pods:          map[policy.NamespacedName]*pod{},
+		byNode:        map[string]map[*pod]struct{}{},
+		byPortName:    map[string]map[*pod]struct{}{},
+		choosy:        map[*pod]struct{}{},
+		terms:         map[string]*term{},
+		liveNodes:     map[*term]struct{}{},
+		liveSets:      map[*term]struct{}{},
+		addresses:     newAddresses(),
+		atoms:         map[Hash]*atom{},
+		ruleSets:      map[Hash]*ruleSet{},
+		closed:        map[*ruleSet]struct{}{},
+		tables:        map[Hash]*sharedTable{},
+	}
+	for f, all := range allOf {
+		a := c.atom(nil)
+		a.count[f]++
+		c.ranges[f] = []addrRange{{all.Addr(), a}}
+	}
+	return c
+}
+
+// Compile is a Compiler of a Set and a Cluster.
+func Compile(set policy.Set, cluster policy.Cluster, budget Budget) (*Compiler, error) {
+	c := New(budget)
+	_, err := c.Apply(All(set, cluster))
+	return c, err
+}
+
+// A batch is what is still to be done for a Delta.
+type batch struct {
+	c         *Compiler
+	pods      map[*pod]struct{} // may have other rule sets
+	classes   map[*class]struct{}
+	addresses map[netip.Addr]struct{} // may be in other atoms
+	sets      map[*term]struct{}      // of network sets, may have other networks
+	dissolved []*object
+	born      map[*ruleSet]struct{}
+	left      map[*ruleSet]struct{} // by pods
+	atoms     map[*atom][families]int
+	nodes     map[string]struct{} // whose part is another
+}
+
+func (b *batch) markAddress(a netip.Addr) { b.addresses[a] = struct{}{} }
+
+func (b *batch) markPod(p *pod) {
+	for _, a := range p.Addresses {
+		b.markAddress(a)
+	}
+}
+
+// reorder marks a class that other policies select, or in another order.
+func (b *batch) reorder(cl *class) {
+	cl.objects = nil
+	cl.ruleSets = [2][families]*ruleSet{}
+	maps.Copy(b.pods, cl.pods)
+}
+
+// touch marks the nodes that can tell by a term.
+func (b *batch) touch(t *term) {
+	for n := range t.at {
+		b.nodes[n] = struct{}{}
+	}
+}
+
+func (b *batch) touchRuleSet(rs *ruleSet) {
+	for n := range rs.nodes {
+		b.nodes[n] = struct{}{}
+	}
+}
+
+// told marks the nodes that can tell that an address is now in another atom.
+func (b *batch) told(was, now *atom) {
+	traits := map[*trait]int{}
+	for by, a := range []*atom{was, now} {
+		if a == nil {
+			continue
+		}
+		for _, t := range a.traits {
+			if was == nil || now == nil {
+				// Where only networks tell, the ranges say it already.
+				if !t.term.ranged() {
+					traits[t] = 1
+				}
+				continue
+			}
+			traits[t] += 2*by - 1
+		}
+	}
+	for t, n := range traits {
+		if n != 0 {
+			b.touch(t.term)
+		}
+	}
+}
+
+// Apply makes the change. It returns the names of the nodes whose part may be another now:
+// others have theirs as it was. An error says that the Delta cannot be; nothing is changed then.
+func (c *Compiler) Apply(d Delta) (nodes []string, err error) {
+	if err := c.check(d); err != nil {
+		return nil, err
+	}
+	b := &batch{
+		c: c, pods: map[*pod]struct{}{}, classes: map[*class]struct{}{}, addresses: map[netip.Addr]struct{}{},
+		sets: map[*term]struct{}{}, born: map[*ruleSet]struct{}{}, left: map[*ruleSet]struct{}{},
+		atoms: map[*atom][families]int{}, nodes: map[string]struct{}{},
+	}
+	if d.Tiers != nil {
+		c.setTiers(b, d.Tiers)
+	}
+	for _, p := range d.Policies {
+		c.setPolicy(b, p)
+	}
+	c.setFacts(b, d)
+	for cl := range b.classes {
+		if len(cl.pods) > 0 && c.askAll(cl) {
+			b.reorder(cl)
+			for p := range cl.pods {
+				b.markPod(p)
+			}
+		}
+	}
+	for p := range b.pods {
+		c.choose(b, p)
+	}
+	on, off := c.settle(b)
+	c.recutAll(b, on, off)
+	for a := range b.addresses {
+		c.place(b, a)
+	}
+	c.fill(b)
+	for _, t := range off {
+		t.traits = nil
+	}
+	for _, o := range b.dissolved {
+		c.dissolve(o)
+	}
+	return slices.Sorted(maps.Keys(b.nodes)), nil
+}
+
+func (c *Compiler) setPolicy(b *batch, ch Change) {
+	was := c.objects[ch.Ref]
+	var hash Hash
+	if ch.Policy != nil {
+		hash = hashOf(*ch.Policy)
+	}
+	if was != nil {
+		if ch.Policy != nil && was.hash == hash && was.tier.name == ch.Tier && was.tier.at(was) == ch.Index {
+			return
+		}
+		for cl := range was.subject.classes {
+			b.reorder(cl)
+		}
+		was.tier.remove(was)
+		delete(was.subject.subjects, was)
+		delete(c.objects, ch.Ref)
+		b.dissolved = append(b.dissolved, was)
+	}
+	if ch.Policy == nil {
+		return
+	}
+	o := c.object(*ch.Policy, hash)
+	for _, t := range c.tiers {
+		if t.name == ch.Tier {
+			t.insert(ch.Index, o)
+		}
+	}
+	c.objects[ch.Ref] = o
+	o.subject.subjects[o] = struct{}{}
+	c.ask(o.subject, b.reorder)
+}
+
+func (c *Compiler) setFacts(b *batch, d Delta) {
+	f := &c.facts
+	others := len(d.Namespaces)+len(d.ServiceAccounts)+len(d.Nodes)+len(d.NetworkSets)+len(d.Services) > 0
+	if len(d.Namespaces)+len(d.NetworkSets) > 0 {
+		// What a selector of sets selects is looked at when all is in place.
+		maps.Copy(b.sets, c.liveSets)
+	}
+	for name, labels := range d.Namespaces {
+		if labels == nil {
+			delete(f.Namespaces, name)
+		} else {
+			f.Namespaces[name] = labels
+		}
+		for cl := range c.classIndex[place{name, ""}] {
+			b.classes[cl] = struct{}{}
+		}
+	}
+	for cl := range b.classes {
+		c.index(cl)
+	}
+	for name, labels := range d.ServiceAccounts {
+		if labels == nil {
+			delete(f.ServiceAccounts, name)
+		} else {
+			f.ServiceAccounts[name] = labels
+		}
+		for cl := range c.classIndex[place{name.Namespace, accountPlace(name.Name)}] {
+			b.classes[cl] = struct{}{}
+		}
+	}
+	for name, n := range d.Nodes {
+		if n != nil && n == f.Nodes[name] {
+			continue
+		}
+		for _, by := range []*policy.Node{f.Nodes[name], n} {
+			if by == nil {
+				continue
+			}
+			for _, a := range by.Addresses {
+				r := c.addresses.at(a)
+				if by == n {
+					r.nodes = append(r.nodes, n)
+				} else {
+					r.nodes = slices.DeleteFunc(r.nodes, func(o *policy.Node) bool { return o == by })
+				}
+				b.markAddress(a)
+			}
+		}
+		if n == nil {
+			delete(f.Nodes, name)
+		} else {
+			f.Nodes[name] = n
+		}
+	}
+	for name, s := range d.NetworkSets {
+		if s == nil {
+			delete(f.NetworkSets, name)
+		} else {
+			f.NetworkSets[name] = s
+		}
+	}
+	for name, endpoints := range d.Services {
+		c.setService(b, name, endpoints)
+	}
+	for name, p := range d.Pods {
+		c.setPod(b, name, p)
+	}
+	if others {
+		maps.Copy(b.pods, c.choosy)
+	}
+}
+
+// setService changes what only one of the old and the new endpoints has.
+func (c *Compiler) setService(b *batch, name policy.NamespacedName, endpoints []policy.Endpoint) {
+	by := map[policy.Endpoint]int{}
+	for _, e := range c.facts.Services[name] {
+		by[e] |= 1
+	}
+	for _, e := range endpoints {
+		by[e] |= 2
+	}
+	for e, in := range by {
+		if in == 3 {
+			continue
+		}
+		r := c.addresses.at(e.Address)
+		mine := serviceEndpoint{name, portKey{e.Protocol, e.Port}}
+		if in == 1 {
+			r.services = slices.DeleteFunc(r.services, func(o serviceEndpoint) bool { return o == mine })
+		} else {
+			r.services = append(r.services, mine)
+		}
+		b.markAddress(e.Address)
+	}
+	if endpoints == nil {
+		delete(c.facts.Services, name)
+	} else {
+		c.facts.Services[name] = endpoints
+	}
+}
+
+func (c *Compiler) setPod(b *batch, name policy.NamespacedName, now *policy.Pod) {
+	was := c.pods[name]
+	if was != nil && now != nil && reflect.DeepEqual(was.Pod, now) {
+		return
+	}
+	if was != nil {
+		b.pods[was] = struct{}{}
+		b.markPod(was)
+		if was.class != nil {
+			b.nodes[was.Node] = struct{}{}
+		}
+		c.declassify(was)
+		delete(c.choosy, was)
+		for _, a := range was.Addresses {
+			if r := c.addresses.all[a]; r != nil {
+				r.pods = slices.DeleteFunc(r.pods, func(p *pod) bool { return p == was })
+			}
+		}
+		unset(c.byNode, was.Node, was)
+		for _, n := range was.Ports {
+			unset(c.byPortName, n.Name, was)
+		}
+		delete(c.pods, name)
+		delete(c.facts.Pods, name)
+	}
+	if now == nil {
+		return
+	}
+	p := &pod{Pod: now}
+	c.pods[name] = p
+	c.facts.Pods[name] = now
+	if !judged(now) {
+		return
+	}
+	b.pods[p] = struct{}{}
+	b.markPod(p)
+	b.nodes[p.Node] = struct{}{}
+	c.classify(p)
+	for _, a := range p.Addresses {
+		r := c.addresses.at(a)
+		r.pods = append(r.pods, p)
+	}
+	set(c.byNode, p.Node, p)
+	for _, n := range p.Ports {
+		set(c.byPortName, n.Name, p)
+	}
+}
+
+func set[K comparable](m map[K]map[*pod]struct{}, k K, p *pod) {
+	if m[k] == nil {
+		m[k] = map[*pod]struct{}{}
+	}
+	m[k][p] = struct{}{}
+}
+
+func unset[K comparable](m map[K]map[*pod]struct{}, k K, p *pod) {
+	if delete(m[k], p); len(m[k]) == 0 {
+		delete(m, k)
+	}
+}
+
+// settle lets rule sets go that no pod has any more, and finds the terms that begin and
+// cease to be live.
+func (c *Compiler) settle(b *batch) (on, off []*term) {
+	terms := map[*term]struct{}{}
+	for rs := range b.born {
+		for t := range rs.asks {
+			if t.users == nil {
+				t.users = map[*ruleSet]struct{}{}
+			}
+			t.users[rs] = struct{}{}
+			terms[t] = struct{}{}
+		}
+	}
+	for rs := range b.left {
+		if rs.pods > 0 {
+			continue
+		}
+		rs.dead = true
+		delete(c.ruleSets, rs.name)
+		c.strip(rs)
+		for t := range rs.asks {
+			delete(t.users, rs)
+			terms[t] = struct{}{}
+		}
+	}
+	for t := range terms {
+		switch live := len(t.users) > 0; {
+		case live && !t.live:
+			on = append(on, t)
+		case !live && t.live:
+			off = append(off, t)
+		}
+	}
+	for _, t := range off {
+		c.concerns(b, t)
+		t.live = false
+		delete(c.liveNodes, t)
+		delete(c.liveSets, t)
+	}
+	for _, t := range on {
+		t.live = true
+		switch t.about {
+		case aboutNodes:
+			c.liveNodes[t] = struct{}{}
+		case aboutSets:
+			c.liveSets[t] = struct{}{}
+		}
+		c.concerns(b, t)
+	}
+	for _, t := range off {
+		if t.about == aboutPods {
+			c.rest(t.pods)
+		}
+	}
+	for _, o := range b.dissolved {
+		c.rest(o.subject)
+	}
+	return on, off
+}
+
+// concerns marks the single addresses for which a term holds.
+func (c *Compiler) concerns(b *batch, t *term) {
+	switch t.about {
+	case aboutPods:
+		c.ask(t.pods, func(cl *class) {
+			for p := range cl.pods {
+				b.markPod(p)
+			}
+		})
+	case aboutNodes:
+		for _, n := range c.facts.Nodes {
+			if matchesNode(t.nodes, n) {
+				for _, a := range n.Addresses {
+					b.markAddress(a)
+				}
+			}
+		}
+	case aboutService, aboutServicePort:
+		for _, e := range c.facts.Services[t.service] {
+			b.markAddress(e.Address)
+		}
+	case aboutPortName:
+		for p := range c.byPortName[t.name] {
+			b.markPod(p)
+		}
+	}
+}
+
+// recutAll brings the ranges to what live terms about networks say now.
+func (c *Compiler) recutAll(b *batch, on, off []*term) {
+	var list [families][]cut
+	cut := func(t *term, by int) {
+		for f := range families {
+			list[f] = cuts(list[f], f, t, t.nets, by)
+		}
+	}
+	fresh := map[*term]struct{}{}
+	for _, t := range off {
+		if t.ranged() {
+			cut(t, -1)
+		}
+	}
+	for _, t := range on {
+		if t.ranged() {
+			fresh[t] = struct{}{}
+			if t.about == aboutSets {
+				t.nets = ipSet(c.facts.nets(t.sets)...)
+			}
+			cut(t, 1)
+		}
+	}
+	for t := range b.sets {
+		if _, ok := fresh[t]; ok || !t.live {
+			continue
+		}
+		if nets := ipSet(c.facts.nets(t.sets)...); !nets.Equal(t.nets) {
+			cut(t, -1)
+			t.nets = nets
+			cut(t, 1)
+			b.touch(t)
+		}
+	}
+	for f := range families {
+		c.recut(b, f, list[f])
+	}
+}
+
+// fill brings the tables to what atoms and rule sets there are now.
+func (c *Compiler) fill(b *batch) {
+	again := map[*ruleSet]struct{}{}
+	each := func(came bool, do func(*ruleSet, *atom)) {
+		for a, was := range b.atoms {
+			for f := range families {
+				if had, has := was[f] > 0, a.count[f] > 0; had == has || has != came {
+					continue
+				}
+				seen := map[*ruleSet]struct{}{}
+				for _, t := range a.traits {
+					if t.term.holdsForAll(a.kind, f) {
+						continue
+					}
+					for rs := range t.term.users {
+						if _, ok := seen[rs]; ok || rs.family != f {
+							continue
+						}
+						seen[rs] = struct{}{}
+						if _, born := b.born[rs]; born {
+							continue
+						}
+						b.touchRuleSet(rs)
+						if rs.closed {
+							again[rs] = struct{}{}
+						} else {
+							do(rs, a)
+						}
+					}
+				}
+			}
+		}
+	}
+	each(false, c.drop)
+	each(true, c.add)
+	for rs := range b.born {
+		again[rs] = struct{}{}
+	}
+	for rs := range again {
+		if !rs.dead {
+			c.build(rs)
+		}
+	}
+	for a := range b.atoms {
+		if a.count == [families]int{} {
+			c.forget(a)
+		}
+	}
+}

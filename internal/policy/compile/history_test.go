@@ -1,0 +1,304 @@
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"reflect"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/policytest"
+)
+
+// A history is a cluster that changes, and a Compiler that is told of each change.
+type history struct {
+	policytest.World
+	set     policy.Set
+	cluster policy.Cluster
+	c       *Compiler
+}
+
+func newHistory(w policytest.World, budget Budget) *history {
+	h := &history{World: w, set: w.Set(), cluster: w.Cluster(), c: New(budget)}
+	return h
+}
+
+// step changes one to three things.
+func (h *history) step() Delta {
+	d := Delta{}
+	for range 1 + h.IntN(3) {
+		switch h.IntN(10) {
+		case 0, 1, 2:
+			h.policy(&d)
+		case 3, 4, 5:
+			i := h.IntN(len(policytest.PodNames()))
+			h.pod(&d, i)
+		case 6:
+			put(h, &d.Namespaces, h.cluster.Namespaces, policytest.Namespaces[h.IntN(3)], h.Labels)
+		case 7:
+			if h.IntN(2) == 0 {
+				put(h, &d.ServiceAccounts, h.cluster.ServiceAccounts, h.AccountName(), h.Labels)
+			} else {
+				n := policytest.Nodes[h.IntN(2)]
+				put(h, &d.Nodes, h.cluster.Nodes, n, func() *policy.Node { return h.Node(n) })
+			}
+		case 8:
+			put(h, &d.NetworkSets, h.cluster.NetworkSets, h.SetName(), h.NetworkSet)
+		case 9:
+			put(h, &d.Services, h.cluster.Services, h.ServiceName(), h.Endpoints)
+		}
+	}
+	if h.IntN(8) == 0 {
+		h.tiers(&d)
+	}
+	return d
+}
+
+func (h *history) pod(d *Delta, i int) {
+	name := policytest.PodNames()[i]
+	put(h, &d.Pods, h.cluster.Pods, name, func() *policy.Pod { return h.Pod(i) })
+}
+
+// put sets one thing in the cluster and the delta, or takes it out.
+func put[K comparable, V any](h *history, delta *map[K]V, in map[K]V, k K, make_ func() V) {
+	if *delta == nil {
+		*delta = map[K]V{}
+	}
+	if h.IntN(3) == 0 {
+		var none V
+		(*delta)[k] = none
+		delete(in, k)
+		return
+	}
+	v := make_()
+	(*delta)[k], in[k] = v, v
+}
+
+func (h *history) policy(d *Delta) {
+	t := &h.set.Tiers[h.IntN(len(h.set.Tiers))]
+	ref := policy.Ref{Kind: "NetworkPolicy", Namespace: "blue", Name: fmt.Sprintf("p%d-%d", h.IntN(3), h.IntN(3))}
+	var p *policy.Policy
+	for i := range h.set.Tiers {
+		from := &h.set.Tiers[i]
+		from.Policies = slices.DeleteFunc(slices.Clone(from.Policies), func(was policy.Policy) bool {
+			if was.Ref == ref && h.IntN(4) == 0 {
+				p = &was // it only moves
+			}
+			return was.Ref == ref
+		})
+	}
+	if h.IntN(4) == 0 {
+		d.Policies = append(d.Policies, Change{Ref: ref})
+		return
+	}
+	if p == nil {
+		made := h.Policy(ref.Name)
+		p = &made
+	}
+	at := h.IntN(len(t.Policies) + 1)
+	t.Policies = slices.Insert(t.Policies, at, *p)
+	d.Policies = append(d.Policies, Change{ref, p, t.Name, at})
+}
+
+// tiers changes a default, or the order, or adds a tier, or takes an empty one out.
+func (h *history) tiers(d *Delta) {
+	tiers := h.set.Tiers
+	switch h.IntN(4) {
+	case 0:
+		tiers[h.IntN(len(tiers))].Default = h.Default()
+	case 1:
+		i, j := h.IntN(len(tiers)), h.IntN(len(tiers))
+		tiers[i], tiers[j] = tiers[j], tiers[i]
+	case 2:
+		for _, name := range policytest.TierNames {
+			if !slices.ContainsFunc(tiers, func(t policy.Tier) bool { return t.Name == name }) {
+				tiers = slices.Insert(tiers, h.IntN(len(tiers)+1), policy.Tier{Name: name, Default: h.Default()})
+				break
+			}
+		}
+	case 3:
+		i := h.IntN(len(tiers))
+		used := slices.ContainsFunc(d.Policies, func(c Change) bool { return c.Tier == tiers[i].Name })
+		if len(tiers) > 1 && len(tiers[i].Policies) == 0 && !used {
+			tiers = slices.Delete(tiers, i, i+1)
+		}
+	}
+	h.set.Tiers = tiers
+	d.Tiers = []policy.Tier{}
+	for _, t := range tiers {
+		d.Tiers = append(d.Tiers, policy.Tier{Name: t.Name, Default: t.Default})
+	}
+}
+
+// parts are what nodes get.
+func (c *Compiler) parts() map[string]*Node {
+	parts := map[string]*Node{}
+	for _, n := range policytest.Nodes {
+		parts[n] = c.ForNode(n)
+	}
+	return parts
+}
+
+// sizes are what is left of anything that should go when nobody needs it.
+func (c *Compiler) sizes() string {
+	live, traits := 0, 0
+	for _, t := range c.terms {
+		if t.live {
+			live++
+		}
+		for _, tr := range t.traits {
+			for a := range t.atoms {
+				if slices.Contains(a.traits, tr) {
+					traits++
+				}
+			}
+		}
+	}
+	uses := 0
+	for _, t := range c.tables {
+		uses += t.uses
+	}
+	at := map[string]int{}
+	for _, t := range c.terms {
+		for n, k := range t.at {
+			at[n] += k
+		}
+	}
+	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
+		len(c.objects), len(c.selectors), c.asked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
+		len(c.atoms), len(c.ruleSets), len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
+}
+
+func (c *Compiler) asked() (n int) {
+	for _, s := range c.selectors {
+		if s.asked {
+			n++
+		}
+	}
+	return n
+}
+
+// same compares a Compiler that has a history with one that has none.
+func (h *history) same() error {
+	anew, err := Compile(h.set, h.cluster, h.c.budget)
+	if err != nil {
+		return err
+	}
+	if got, want := h.c.sizes(), anew.sizes(); got != want {
+		return fmt.Errorf("after its history there are\n%s\nanew\n%s", got, want)
+	}
+	if got, want := h.c.parts(), anew.parts(); !reflect.DeepEqual(got, want) {
+		for n := range got {
+			if !reflect.DeepEqual(got[n], want[n]) {
+				return fmt.Errorf("after its history %s has\n%s\nanew\n%s", n, got[n].but(want[n]), want[n].but(got[n]))
+			}
+		}
+	}
+	if got, want := h.c.Errors(), anew.Errors(); !reflect.DeepEqual(got, want) {
+		return fmt.Errorf("after its history the errors are %v, anew %v", got, want)
+	}
+	return nil
+}
+
+// These tests make clusters by the ten thousand and keep none: collecting garbage as often as
+// the product does would be half of their time.
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(800)
+	m.Run()
+}
+
+func TestAHistoryLeavesWhatCompilingMakes(t *testing.T) {
+	const shards, histories = 4, 2_500
+	for shard := range uint64(shards) {
+		t.Run(fmt.Sprint(shard), func(t *testing.T) {
+			t.Parallel()
+			named, changed := 0, 0
+			for seed := shard * histories; seed < (shard+1)*histories; seed++ {
+				n, c, err := live(seed)
+				if err != nil {
+					t.Fatalf("seed %d: %v", seed, err)
+				}
+				named, changed = named+n, changed+c
+			}
+			t.Logf("Apply named a node as having another part %d times; it had in %d of them", named, changed)
+			if changed < histories || named > changed*5/4 {
+				t.Errorf("nodes were named %d times, with reason %d times: want some for each history, and few without reason", named, changed)
+			}
+		})
+	}
+}
+
+// live lets a cluster have a history. It returns how often Apply said that a node has another
+// part, and how often it was so.
+func live(seed uint64) (named, changed int, err error) {
+	budget := DefaultBudget
+	if seed%5 == 0 {
+		budget = Budget{Atoms: 6, Spans: 60} // some rule sets are beyond it
+	}
+	h := newHistory(policytest.World{Source: rand.New(rand.NewPCG(seed, 3))}, budget)
+	if _, err := h.c.Apply(All(h.set, h.cluster)); err != nil {
+		return 0, 0, err
+	}
+	h.cluster = copyCluster(h.cluster)
+	parts := h.c.parts()
+	for range 1 + h.IntN(6) {
+		d := h.step()
+		nodes, err := h.c.Apply(d)
+		if err != nil {
+			return 0, 0, err
+		}
+		before := parts
+		parts = h.c.parts()
+		for n, part := range parts {
+			is := !reflect.DeepEqual(before[n], part)
+			if is && !slices.Contains(nodes, n) {
+				return 0, 0, fmt.Errorf("Apply of %+v named %v, and %s had\n%s\nand has\n%s", d, nodes, n, before[n].but(part), part.but(before[n]))
+			}
+			if is {
+				changed++
+			}
+		}
+		named += len(nodes)
+		if h.IntN(5) == 0 {
+			if err := h.same(); err != nil {
+				return 0, 0, err
+			}
+		}
+	}
+	return named, changed, h.same()
+}
+
+func copyCluster(c policy.Cluster) policy.Cluster {
+	return policy.Cluster{
+		Namespaces: maps.Clone(c.Namespaces), ServiceAccounts: maps.Clone(c.ServiceAccounts), Pods: maps.Clone(c.Pods),
+		Nodes: maps.Clone(c.Nodes), NetworkSets: maps.Clone(c.NetworkSets), Services: maps.Clone(c.Services),
+	}
+}
+
+// but is what a part has that another has not.
+func (n *Node) but(other *Node) string {
+	var b strings.Builder
+	less(&b, "endpoint", n.Endpoints, other.Endpoints)
+	less(&b, "rule set", n.RuleSets, other.RuleSets)
+	less(&b, "address", n.Addresses, other.Addresses)
+	less(&b, "peer", n.Peers, other.Peers)
+	less(&b, "table", n.Tables, other.Tables)
+	for f := range n.Ranges {
+		if !slices.Equal(n.Ranges[f], other.Ranges[f]) {
+			fmt.Fprintf(&b, "ranges %v\n", n.Ranges[f])
+		}
+	}
+	return b.String()
+}
+
+func less[K comparable, V any](b *strings.Builder, what string, m, other map[K]V) {
+	for k, v := range m {
+		if o, ok := other[k]; !ok || !reflect.DeepEqual(v, o) {
+			fmt.Fprintf(b, "%s %v: %+v\n", what, k, v)
+		}
+	}
+}

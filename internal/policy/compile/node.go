@@ -1,0 +1,209 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"terway.dev/terway/internal/policy"
+)
+
+// A Node is a node's part: what its own pods' rules can tell apart and nothing else. Everything
+// but endpoints and addresses is named by what it says, so what a node has already is known by
+// its name; and what a name stands for never changes.
+type Node struct {
+	Endpoints map[policy.NamespacedName]Endpoint
+	RuleSets  map[Hash]RuleSet
+	// Addresses are single ones, which go before Ranges.
+	Addresses map[netip.Addr]Place
+	// Ranges are all addresses of a family in order: IPv4, IPv6.
+	Ranges [2][]Range
+	// Peers say which table a rule set has for an atom beside its default table.
+	Peers  map[Peer]Hash
+	Tables map[Hash]*Table
+}
+
+// An Endpoint is a pod of the node whose connections are judged.
+type Endpoint struct {
+	Addresses []netip.Addr
+	// RuleSets by direction, and for IPv4 and IPv6. Zero: it has no address of the family, and
+	// nothing passes.
+	RuleSets [2][2]Hash
+}
+
+// A RuleSet is all that policies say of one direction and family of a pod.
+type RuleSet struct {
+	// Defaults are the tables for what is no pod, and for pods.
+	Defaults [2]Hash
+	// Selected: a policy selects the pod. Otherwise all is allowed.
+	Selected bool
+	// Closed: the rule set is beyond the budget, and nothing new passes.
+	Closed bool
+}
+
+// A Place is where an address is.
+type Place struct {
+	Atom Hash
+	Pod  bool // which of the default tables it starts from
+}
+
+// A Range begins at From and ends where the next one begins. The zero Atom: nothing that
+// rules tell apart.
+type Range struct {
+	From netip.Addr
+	Atom Hash
+}
+
+// A Peer is a rule set and an atom.
+type Peer struct{ RuleSet, Atom Hash }
+
+// closedName is what the rule set of endpoints that fail closed is called.
+var closedName = func() Hash {
+	d := digest("closed")
+	return d.sum()
+}()
+
+// ForNode is a node's part. It costs what the part has, and one walk over the ranges.
+func (c *Compiler) ForNode(name string) *Node {
+	n := &Node{
+		Endpoints: map[policy.NamespacedName]Endpoint{},
+		RuleSets:  map[Hash]RuleSet{},
+		Addresses: map[netip.Addr]Place{},
+		Peers:     map[Peer]Hash{},
+		Tables:    map[Hash]*Table{},
+	}
+	ruleSets := map[*ruleSet]struct{}{}
+	asked := map[*term]struct{}{}
+	for p := range c.byNode[name] {
+		e := Endpoint{Addresses: p.Addresses}
+		for d, families := range p.ruleSets {
+			for f, rs := range families {
+				if rs == nil {
+					continue
+				}
+				e.RuleSets[d][f] = rs.name
+				if rs.closed {
+					e.RuleSets[d][f] = closedName
+				}
+				ruleSets[rs] = struct{}{}
+			}
+		}
+		n.Endpoints[p.NamespacedName] = e
+	}
+	for rs := range ruleSets {
+		r := RuleSet{Selected: rs.selected(), Closed: rs.closed}
+		for k, t := range rs.defaults {
+			r.Defaults[k] = t.Hash
+			n.Tables[t.Hash] = t
+		}
+		if rs.closed {
+			n.RuleSets[closedName] = r
+			continue
+		}
+		n.RuleSets[rs.name] = r
+		for t := range rs.asks {
+			asked[t] = struct{}{}
+		}
+	}
+	// An atom is here what is left of its traits.
+	atoms := map[*atom]Place{}
+	place := func(a *atom) Place {
+		p, ok := atoms[a]
+		if ok {
+			return p
+		}
+		var traits []*trait
+		for _, t := range a.traits {
+			if _, ok := asked[t.term]; ok {
+				traits = append(traits, t)
+				p.Pod = p.Pod || t.term.allPods()
+			}
+		}
+		if len(traits) > 0 {
+			p.Atom = hashTraits(traits)
+		}
+		atoms[a] = p
+		return p
+	}
+	for t := range asked {
+		if t.ranged() {
+			continue // the ranges say it
+		}
+		for a := range t.atoms {
+			p := place(a)
+			for address := range a.addresses {
+				n.Addresses[address] = p
+			}
+		}
+	}
+	for f := range families {
+		for _, r := range c.ranges[f] {
+			p := place(r.atom)
+			if k := len(n.Ranges[f]); k == 0 || n.Ranges[f][k-1].Atom != p.Atom {
+				n.Ranges[f] = append(n.Ranges[f], Range{r.from, p.Atom})
+			}
+		}
+	}
+	for rs := range ruleSets {
+		for a, o := range rs.of {
+			if o.table != nil {
+				n.Peers[Peer{rs.name, place(a).Atom}] = o.table.Hash
+				n.Tables[o.table.Hash] = o.table
+			}
+		}
+	}
+	return n
+}
+
+// A BudgetError says that pods fail closed because their rules are beyond the budget.
+type BudgetError struct {
+	// Policy is that of the pods' policies which has most rules.
+	Policy    policy.Ref
+	Direction policy.Direction
+	IPv6      bool
+	Rules     int // of all the pods' policies
+	Budget    Budget
+	Pods      []policy.NamespacedName
+}
+
+func (e *BudgetError) Error() string {
+	family := "IPv4"
+	if e.IPv6 {
+		family = "IPv6"
+	}
+	return fmt.Sprintf("%s: with the other policies of its pods its %s rules for %s (%d of them) make more than %d tables or %d intervals, "+
+		"so that nothing new passes at %d pods, %s among them: use fewer rules, or wider selectors and networks, or select fewer of the pods",
+		e.Policy, e.Direction, family, e.Rules, e.Budget.Atoms, e.Budget.Spans, len(e.Pods), e.Pods[0])
+}
+
+// Errors are the rule sets whose pods fail closed, by policy.
+func (c *Compiler) Errors() []*BudgetError {
+	var out []*BudgetError
+	for rs := range c.closed {
+		e := &BudgetError{Direction: rs.direction, IPv6: rs.family == v6, Budget: c.budget}
+		rules := map[policy.Ref]int{}
+		for i, cl := range rs.clauses {
+			if cl.rule == i {
+				rules[cl.id.Policy]++
+				e.Rules++
+			}
+		}
+		for ref, n := range rules {
+			if was := rules[e.Policy]; n > was || n == was && ref.String() < e.Policy.String() {
+				e.Policy = ref
+			}
+		}
+		for node := range rs.nodes {
+			for p := range c.byNode[node] {
+				if p.ruleSets[rs.direction][rs.family] == rs {
+					e.Pods = append(e.Pods, p.NamespacedName)
+				}
+			}
+		}
+		slices.SortFunc(e.Pods, func(a, b policy.NamespacedName) int { return strings.Compare(a.String(), b.String()) })
+		out = append(out, e)
+	}
+	slices.SortFunc(out, func(a, b *BudgetError) int { return strings.Compare(a.Error(), b.Error()) })
+	return out
+}

@@ -1,0 +1,182 @@
+package compile
+
+import (
+	"slices"
+	"sort"
+
+	"terway.dev/terway/internal/policy"
+)
+
+// A layer is a clause as painting sees it: in what follows, layers that come first cover
+// those that come later.
+type layer struct {
+	clause  int // of the rule set
+	tier    int // of the rule set
+	level   uint16
+	action  policy.Action
+	numbers []interval
+	sources []interval // nil: all
+}
+
+// A painter makes lines of layers. Each number is decided by the first layer that covers
+// it: whoever paints later meets only what is left, so a line costs what its layers' ends cost,
+// not their product.
+type painter struct {
+	rs *ruleSet
+	// complete: what no layer decides is decided by its tier's default or by there being no
+	// more tiers. Otherwise nothing is said of it.
+	complete bool
+	after    []uint16 // levels of what tiers do by default, and of what none decides
+}
+
+// logs are the Log rules on a way, the last first.
+type logs struct {
+	before *logs
+	clause int
+}
+
+func (p painter) line(layers []layer) Line { return p.paint(layers, false) }
+
+func (p painter) paint(layers []layer, bySource bool) Line {
+	shape := func(l *layer) []interval {
+		switch {
+		case !bySource:
+			return l.numbers
+		case l.sources != nil:
+			return l.sources
+		}
+		return everything
+	}
+	if len(layers) == 0 && !p.complete {
+		return nil
+	}
+	// Cells are the numbers that no layer tells apart.
+	starts := make([]int, 1, 2*len(layers)+2)
+	for i := range layers {
+		for _, s := range shape(&layers[i]) {
+			starts = append(starts, int(s.from), int(s.to)+1)
+		}
+	}
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
+	if starts[len(starts)-1] > 0xffff {
+		starts = starts[:len(starts)-1]
+	}
+	n := len(starts)
+	cell := func(number int) int { return sort.SearchInts(starts, number) }
+
+	spans := make([]Span, n)
+	notes := make([]*logs, n)
+	done := make([]bool, n)
+	if !bySource {
+		p.split(layers, starts, spans, done)
+	}
+	// next is where the first cell that is open in this tier is, from each cell on.
+	next := make([]int32, n+1)
+	open := func(i int) int {
+		for int(next[i]) != i {
+			next[i] = next[next[i]]
+			i = int(next[i])
+		}
+		return i
+	}
+	tier := func(t int, layers []layer) {
+		next[n] = int32(n)
+		for i := n - 1; i >= 0; i-- {
+			next[i] = int32(i)
+			if done[i] {
+				next[i] = next[i+1]
+			}
+		}
+		for k := range layers {
+			l := &layers[k]
+			for _, s := range shape(l) {
+				last := cell(int(s.to) + 1)
+				for i := open(cell(int(s.from))); i < last; i = open(i + 1) {
+					switch l.action {
+					case policy.Log:
+						notes[i] = p.rs.note(notes[i], l.clause)
+						continue
+					case policy.Allow, policy.Deny:
+						spans[i] = Span{Level: l.level, Decision: p.rs.byRule(l.clause, notes[i])}
+						done[i] = true
+					}
+					next[i] = int32(i + 1)
+				}
+			}
+		}
+		if p.complete && p.rs.tiers[t].action == policy.Deny {
+			for i := open(0); i < n; i = open(i + 1) {
+				spans[i] = Span{Level: p.after[t], Decision: p.rs.byTier(t, notes[i])}
+				done[i] = true
+			}
+		}
+	}
+	if p.complete {
+		for t := range p.rs.tiers {
+			k := 0
+			for k < len(layers) && layers[k].tier == t {
+				k++
+			}
+			tier(t, layers[:k])
+			layers = layers[k:]
+		}
+		for i := range spans {
+			if !done[i] {
+				spans[i] = Span{Level: p.after[len(p.rs.tiers)], Decision: p.rs.byNone(notes[i])}
+			}
+		}
+	} else {
+		tier(0, layers)
+	}
+	var line Line
+	for i, s := range spans {
+		s.From = uint16(starts[i])
+		line = line.append(s)
+	}
+	if bySource {
+		return line
+	}
+	return line.trimmed()
+}
+
+// split decides by source port the cells that a layer with source ports covers.
+func (p painter) split(layers []layer, starts []int, spans []Span, done []bool) {
+	if !slices.ContainsFunc(layers, func(l layer) bool { return l.sources != nil }) {
+		return
+	}
+	type event struct{ cell, layer int }
+	var events []event // a layer begins, or ends if it has begun
+	for i := range layers {
+		for _, s := range layers[i].numbers {
+			events = append(events, event{sort.SearchInts(starts, int(s.from)), i}, event{sort.SearchInts(starts, int(s.to)+1), i})
+		}
+	}
+	slices.SortStableFunc(events, func(a, b event) int { return a.cell - b.cell })
+	var active []int // sorted
+	for i := range starts {
+		for len(events) > 0 && events[0].cell == i {
+			at, on := slices.BinarySearch(active, events[0].layer)
+			if on {
+				active = slices.Delete(active, at, at+1)
+			} else {
+				active = slices.Insert(active, at, events[0].layer)
+			}
+			events = events[1:]
+		}
+		if !slices.ContainsFunc(active, func(k int) bool { return layers[k].sources != nil }) {
+			continue
+		}
+		here := make([]layer, len(active))
+		for j, k := range active {
+			here[j] = layers[k]
+		}
+		line := p.paint(here, true)
+		done[i] = true
+		if len(line) == 1 {
+			spans[i] = line[0]
+		} else {
+			spans[i] = Span{Sources: &line}
+		}
+	}
+}

@@ -1,0 +1,215 @@
+package compile
+
+import (
+	"slices"
+
+	"terway.dev/terway/internal/policy"
+)
+
+// A Class is a kind of protocol that a table has spans for, over the one number that its
+// connections are told apart by first.
+type Class uint8
+
+// The classes.
+const (
+	TCP    Class = iota // destination port
+	UDP                 // destination port
+	SCTP                // destination port
+	ICMP                // type << 8 | code
+	ICMPv6              // type << 8 | code
+	Other               // the protocol's IP number
+	classes
+)
+
+// ClassOf is the class of a protocol.
+func ClassOf(protocol uint8) Class {
+	switch protocol {
+	case policy.TCPProtocol:
+		return TCP
+	case policy.UDPProtocol:
+		return UDP
+	case policy.SCTPProtocol:
+		return SCTP
+	case policy.ICMPProtocol:
+		return ICMP
+	case policy.ICMPv6Protocol:
+		return ICMPv6
+	}
+	return Other
+}
+
+// protocols are the IP numbers of the classes that have ports.
+var protocols = [...]uint8{TCP: policy.TCPProtocol, UDP: policy.UDPProtocol, SCTP: policy.SCTPProtocol}
+
+// An interval has both its ends.
+type interval struct{ from, to uint16 }
+
+var everything = []interval{{0, 0xffff}}
+
+// merged sorts intervals and joins those that touch. It changes the list.
+func merged(list []interval) []interval {
+	slices.SortFunc(list, func(a, b interval) int { return int(a.from) - int(b.from) })
+	out := list[:0]
+	for _, i := range list {
+		if n := len(out); n > 0 && int(i.from) <= int(out[n-1].to)+1 {
+			out[n-1].to = max(out[n-1].to, i.to)
+		} else {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// without is list less not, both merged.
+func without(list, not []interval) []interval {
+	if len(not) == 0 {
+		return list
+	}
+	var out []interval
+	for _, i := range list {
+		from, rest := i.from, true
+		for _, n := range not {
+			if n.to < from || n.from > i.to {
+				continue
+			}
+			if n.from > from {
+				out = append(out, interval{from, n.from - 1})
+			}
+			if n.to >= i.to {
+				rest = false
+				break
+			}
+			from = n.to + 1
+		}
+		if rest {
+			out = append(out, interval{from, i.to})
+		}
+	}
+	return out
+}
+
+// A region is what traffic a clause matches: for each class the numbers, and for those that
+// have ports the source ports; nil: all.
+type region struct {
+	numbers [classes][]interval
+	sources [len(protocols)][]interval
+}
+
+func (r *region) empty() bool {
+	return !slices.ContainsFunc(r.numbers[:], func(n []interval) bool { return len(n) > 0 })
+}
+
+// allTraffic is the region of a rule that says nothing of traffic.
+var allTraffic = func() *region {
+	r := &region{}
+	for c := range r.numbers {
+		r.numbers[c] = everything
+	}
+	return r
+}()
+
+// ends are what the pods at the ends of a connection make of names: the numbers of a named
+// port of a protocol, and the ports that the destination has in a Service.
+type ends struct {
+	source, destination func(name string, protocol uint8) []uint16
+	service             func(name policy.NamespacedName, protocol uint8) []uint16
+}
+
+// regionOf is what one alternative of a rule matches between these ends.
+func regionOf(t *policy.Traffic, e ends) *region {
+	r := &region{}
+	has := func(protocol uint8) bool { return t.Protocols == nil || t.Protocols[protocol] }
+	onlyPorts := asksPorts(t) || t.DestinationService != nil
+	for class, protocol := range protocols {
+		if !has(protocol) || t.ICMP != nil {
+			continue
+		}
+		list := func(ports []policy.Port, resolve func(string, uint8) []uint16) []interval {
+			var out []interval
+			for _, p := range ports {
+				if p.Name == "" {
+					if p.From <= p.To {
+						out = append(out, interval{p.From, p.To})
+					}
+					continue
+				}
+				for _, n := range resolve(p.Name, protocol) {
+					out = append(out, interval{n, n})
+				}
+			}
+			return merged(out)
+		}
+		numbers := everything
+		if t.DestinationPorts != nil {
+			numbers = list(t.DestinationPorts, e.destination)
+		}
+		numbers = without(numbers, list(t.NotDestinationPorts, e.destination))
+		if t.DestinationService != nil {
+			var in []interval
+			for _, n := range e.service(policy.NamespacedName(*t.DestinationService), protocol) {
+				in = append(in, interval{n, n})
+			}
+			numbers = without(numbers, without(everything, merged(in)))
+		}
+		if t.SourcePorts != nil || len(t.NotSourcePorts) > 0 {
+			sources := everything
+			if t.SourcePorts != nil {
+				sources = list(t.SourcePorts, e.source)
+			}
+			switch sources = without(sources, list(t.NotSourcePorts, e.source)); {
+			case len(sources) == 0:
+				numbers = nil
+			case sources[0] != everything[0]:
+				r.sources[class] = sources
+			}
+		}
+		r.numbers[class] = numbers
+	}
+	if onlyPorts {
+		return r
+	}
+	for class, protocol := range map[Class]uint8{ICMP: policy.ICMPProtocol, ICMPv6: policy.ICMPv6Protocol} {
+		if !has(protocol) {
+			continue
+		}
+		r.numbers[class] = everything
+		if t.ICMP != nil {
+			r.numbers[class] = icmp(*t.ICMP)
+		}
+		if t.NotICMP != nil {
+			r.numbers[class] = without(r.numbers[class], icmp(*t.NotICMP))
+		}
+	}
+	if t.ICMP == nil {
+		var others []interval
+		for n := range 256 {
+			// Nobody asks here about protocols of other classes: they go on what is before.
+			matches, k := has(uint8(n)), len(others)
+			follows := k > 0 && int(others[k-1].to) == n-1
+			switch {
+			case follows && (matches || ClassOf(uint8(n)) != Other):
+				others[k-1].to = uint16(n)
+			case matches && ClassOf(uint8(n)) == Other:
+				others = append(others, interval{uint16(n), uint16(n)})
+			}
+		}
+		if k := len(others); k > 0 && others[k-1].to == 255 {
+			others[k-1].to = 0xffff
+		}
+		r.numbers[Other] = others
+	}
+	return r
+}
+
+func icmp(i policy.ICMP) []interval {
+	first := uint16(i.Type) << 8
+	if i.Code == -1 {
+		return []interval{{first, first | 0xff}}
+	}
+	return []interval{{first | uint16(i.Code), first | uint16(i.Code)}}
+}
+
+// asksPorts says whether only protocols with ports can match.
+func asksPorts(t *policy.Traffic) bool {
+	return t.SourcePorts != nil || t.DestinationPorts != nil || len(t.NotSourcePorts) > 0 || len(t.NotDestinationPorts) > 0
+}
