@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// serveHealth answers /healthz and /readyz until ctx is done. It is not the
-// manager's, because the process is healthy while it waits for a configuration,
-// and not ready; why not is in the answer.
+// serveHealth answers /healthz and /readyz until ctx is done. The manager's own health server is
+// not used: the process is healthy, but not ready, while it waits for a configuration; the answer
+// says why.
 func serveHealth(ctx context.Context, address string, ready []func(*http.Request) error, failed func(error)) error {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -29,7 +29,7 @@ func serveHealth(ctx context.Context, address string, ready []func(*http.Request
 		fmt.Fprintln(w, "ok")
 	})
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
-	context.AfterFunc(ctx, func() { _ = s.Close() }) // nobody waits for an answer of a process that ends
+	context.AfterFunc(ctx, func() { _ = s.Close() }) // the process ends: no request has to be finished
 	go func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			failed(fmt.Errorf("serve health: %w", err))

@@ -6,14 +6,14 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// requestsAtOnce is how many requests the controller has under way at the API server.
-// Workers are many, as most of them wait for the cloud; when the cloud answers all at once
-// (a cold start, a failover) each would write at once. An API server that is small or busy
-// then takes so long for all of them that the controller loses its own Lease. With these many
-// its time for a request sets the pace: 32 that take 10 ms each are 3,200 a second.
+// requestsAtOnce is how many requests the controller sends to the API server at the same time.
+// There are many workers, because most of them wait for the cloud; when the cloud answers many at
+// once (a cold start, a failover) all would write at the same time. A small or busy API server
+// would then take so long that the controller loses its own Lease. With this limit the API server's
+// latency sets the rate: 32 that take 10 ms each are 3,200 a second.
 const requestsAtOnce = 32
 
-// bounded is a configuration whose clients share requestsAtOnce.
+// bounded returns a configuration whose clients share requestsAtOnce.
 func bounded(c *rest.Config) *rest.Config {
 	c = rest.CopyConfig(c)
 	slots := make(chan struct{}, requestsAtOnce)
@@ -21,7 +21,7 @@ func bounded(c *rest.Config) *rest.Config {
 	return c
 }
 
-// inFlight lets a request through when there is a slot. Watches, which stay, take none.
+// inFlight passes a request when there is a slot. Watches, which stay open, need none.
 type inFlight struct {
 	next  http.RoundTripper
 	slots chan struct{}

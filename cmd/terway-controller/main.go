@@ -44,7 +44,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// leader is the Lease of the replica that leads.
+// leader is the Lease of the leading replica.
 const leader = "terway-controller"
 
 type flags struct {
@@ -80,7 +80,7 @@ func main() {
 	fl := cmd.Flags()
 	fl.StringVar(&f.credentials, "credentials", "secret", "where the cloud credential comes from: secret, ecs-role or rrsa")
 	fl.StringVar(&f.secretDir, "secret-dir", "/etc/terway/credentials", "secret: directory with the files access-key-id and access-key-secret")
-	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: the one that the metadata service names)")
+	fl.StringVar(&f.role, "role", "", "ecs-role: the RAM role's name (default: from the metadata service)")
 	fl.StringVar(&f.roleARN, "role-arn", os.Getenv("ALIBABA_CLOUD_ROLE_ARN"), "rrsa: ARN of the RAM role")
 	fl.StringVar(&f.providerARN, "oidc-provider-arn", os.Getenv("ALIBABA_CLOUD_OIDC_PROVIDER_ARN"), "rrsa: ARN of the OIDC provider")
 	fl.StringVar(&f.tokenFile, "oidc-token-file", os.Getenv("ALIBABA_CLOUD_OIDC_TOKEN_FILE"), "rrsa: the service account's token")
@@ -92,17 +92,17 @@ func main() {
 	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the ConfigMap eni-config and of the leader election lease (default: $POD_NAMESPACE)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
-	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods ask for an ENI of their own with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
-	fl.IntVar(&f.workers, "workers", 512, "how many nodes are served at once; most of them wait for the cloud")
-	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, to warn in time; the cloud enforces its own figure")
+	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
+	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")
+	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, for warnings; the cloud enforces its own quota")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
-	fl.DurationVar(&f.patience, "surplus-after", 5*time.Minute, "how long addresses above max_pool_size, and free ENIs for pods of their own, stay on a node before they are given back: pods that come and go in bursts find them again, and bursts cost no calls of the cloud")
-	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is left alone")
-	fl.DurationVar(&f.goneDelay, "node-gone-delay", 5*time.Minute, "how long the ENIs are kept of a node that is gone, while its instance runs and pods have their addresses; at least a minute, as Kubernetes deletes such pods only after a while")
-	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is good")
+	fl.DurationVar(&f.patience, "surplus-after", 5*time.Minute, "how long addresses above max_pool_size, and surplus free exclusive ENIs, stay on a node before they are given back, so that repeated bursts of pods need no calls to the cloud")
+	fl.DurationVar(&f.orphanAge, "orphan-age", 5*time.Minute, "how long an ENI of the cluster that no node has is kept")
+	fl.DurationVar(&f.goneDelay, "node-gone-delay", 5*time.Minute, "how long the ENIs of a node that is gone are kept while its instance runs and pods have their addresses; at least a minute, because Kubernetes deletes such pods only after a while")
+	fl.DurationVar(&f.leaseDuration, "lease-duration", 15*time.Second, "leader election: how long a lease is valid")
 	fl.DurationVar(&f.renew, "lease-renew-deadline", 10*time.Second, "leader election: how long the leader tries to renew")
-	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: how often it is tried")
-	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: how many calls a minute of an action of the cloud's API are made at most, in place of the default (docs/configuration.md, rate limits)")
+	fl.DurationVar(&f.retryLease, "lease-retry-period", 2*time.Second, "leader election: pause between attempts")
+	fl.StringToIntVar(&f.limits, "cloud-limits", nil, "ACTION=N,…: the most calls a minute of an action of the cloud's API, instead of the default (docs/configuration.md, rate limits)")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	if err := cmd.ExecuteContext(ctrl.SetupSignalHandler()); err != nil {
@@ -133,12 +133,12 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("no kubeconfig and no service account: %w", err)
 	}
-	rest.QPS = -1 // the API server's own pace sets it, see requestsAtOnce
-	// No other ConfigMap is looked at, or may be.
+	rest.QPS = -1 // the API server's latency limits the rate, see requestsAtOnce
+	// The controller reads no other ConfigMap, and has no permission to.
 	cached := map[client.Object]cache.ByObject{&corev1.ConfigMap{}: {
 		Namespaces: map[string]cache.Config{f.namespace: {FieldSelector: fields.OneTermEqualSelector("metadata.name", config.ConfigMapName)}},
 	}}
-	// The Leases of agents, and no other's.
+	// Only the agents' Leases.
 	agents, err := labels.NewRequirement(claims.LabelLease, selection.Exists, nil)
 	if err != nil {
 		return err
@@ -150,12 +150,12 @@ func run(ctx context.Context, f flags) error {
 		Scheme:                  scheme,
 		Cache:                   cache.Options{ByObject: cached},
 		Metrics:                 metricsserver.Options{BindAddress: f.metricsAddress},
-		HealthProbeBindAddress:  "0", // serveHealth: it is asked before the manager runs
+		HealthProbeBindAddress:  "0", // serveHealth: it is needed before the manager runs
 		LeaderElection:          true,
 		LeaderElectionID:        leader,
 		LeaderElectionNamespace: f.namespace,
 		LeaderElectionConfig:    rest, // the Lease waits for no other request
-		// The process ends right after: a successor need not wait for the lease.
+		// The process exits right after: a successor need not wait for the lease to expire.
 		LeaderElectionReleaseOnCancel: true,
 		LeaseDuration:                 &f.leaseDuration,
 		RenewDeadline:                 &f.renew,
@@ -183,11 +183,11 @@ func run(ctx context.Context, f flags) error {
 	if err := serveHealth(ctx, f.healthAddress, ready, cancel); err != nil {
 		return err
 	}
-	// Before the manager takes part in the election of a leader: one that has no
-	// configuration must not keep one that has from leading.
+	// Before the leader election: a replica without a configuration must not lead in place of one
+	// that has it.
 	store, err := watcher.First(ctx)
 	if errors.Is(err, context.Canceled) {
-		return nil // told to end
+		return nil // stopped by a signal
 	}
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func run(ctx context.Context, f flags) error {
 	if err := network(mgr, f, store, api, log); err != nil {
 		return err
 	}
-	log.Info("terway-controller runs", "cluster", cfg.ClusterID, "region", cfg.Region)
+	log.Info("terway-controller is running", "cluster", cfg.ClusterID, "region", cfg.Region)
 	if err := mgr.Start(ctx); err != nil {
 		return err
 	}
@@ -225,9 +225,9 @@ func run(ctx context.Context, f flags) error {
 	return nil
 }
 
-// attempts is how often a call is made at most. A node's calls are repeated by its next
-// reconcile, with the same token, so that no worker is held by the pauses between them; with
-// Flannel it is the client that repeats.
+// attempts is how often a call is made at most. A node's calls are repeated by its next reconcile,
+// with the same token, so no worker waits in the pauses between them; with Flannel the client
+// repeats.
 func attempts(network string) int {
 	if network == claims.NetworkFlannel {
 		return 0 // the client's default
@@ -235,7 +235,7 @@ func attempts(network string) int {
 	return 3
 }
 
-// webhook puts the admission webhook into the manager's options; nil if it is turned off.
+// webhook adds the admission webhook to the manager's options; nil if it is turned off.
 func webhook(f flags, o *ctrl.Options, log *slog.Logger) (*admit.Webhook, error) {
 	switch {
 	case f.webhookPort == 0:
@@ -257,13 +257,13 @@ func closed(ch <-chan struct{}) bool {
 	}
 }
 
-// network registers what gives pods their network: ENIs with addresses, or routes
-// to the nodes' pod CIDRs.
+// network registers the controllers for the pods' network: ENIs with addresses, or routes to the
+// nodes' pod CIDRs.
 func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client, log *slog.Logger) error {
 	events := mgr.GetEventRecorder("terway-controller")
 	if store.Get().Network == claims.NetworkFlannel {
 		if f.routeQuota < 1 {
-			return fmt.Errorf("--route-quota %d: want how many custom entries a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
+			return fmt.Errorf("--route-quota %d: want the number of custom entries that a route table may have, %d by default", f.routeQuota, podroute.DefaultQuota)
 		}
 		return podroute.New(podroute.Options{
 			Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store, Events: events,
@@ -306,7 +306,7 @@ func credentials(f flags, region string, log *slog.Logger) (alibaba.CredentialSo
 	return nil, fmt.Errorf("--credentials %q: want secret, ecs-role or rrsa", f.credentials)
 }
 
-// fromCatalogue is the limits that were known when this program was built.
+// fromCatalogue returns the limits that were known when this program was built.
 func fromCatalogue(name string) (cloud.InstanceType, bool) {
 	t, ok := catalog.Lookup(name)
 	if !ok || !t.ENIs.Known || !t.IPv4PerENI.Known {

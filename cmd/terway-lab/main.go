@@ -1,6 +1,5 @@
-// Command terway-lab is for who develops Terway or tries it: it runs a cluster on a
-// simulated VPC on this machine, the checks and measurements on it, and the simulated
-// VPC alone.
+// Command terway-lab is for developers and for trying Terway: it runs a cluster on a simulated VPC
+// on this machine, checks and measurements on it, and the simulated VPC alone.
 package main
 
 import (
@@ -20,7 +19,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// What a library notes is not for the user; what is wrong is in the errors.
+	// Libraries' log messages are not for the user; errors say what is wrong.
 	log.SetLogger(logr.Discard())
 	root := lab.NewCommand()
 	root.SilenceUsage, root.SilenceErrors = true, true

@@ -1,8 +1,8 @@
 // Command terway is the CNI plugin. The container runtime executes it for each
 // pod; it relays the call to terwayd, the node's agent, and prints the answer.
 //
-// It is executed for every pod, so it is as small as it can be: the agent, which runs
-// already, validates the call (package request).
+// It is executed for every pod, so it is as small as possible: the running agent validates the call
+// (package request).
 package main
 
 import (
@@ -20,13 +20,13 @@ import (
 
 const (
 	defaultSocket = "/run/terway/terway.sock"
-	// timeout is longer than the agent waits for an address and shorter than the
-	// kubelet waits for the runtime (2 min).
+	// timeout is longer than the agent waits for an address and shorter than the kubelet waits for
+	// the runtime (2 min).
 	timeout = 110 * time.Second
-	// restart is how long an agent may be away without anybody noticing. A STATUS
-	// that fails makes the node NotReady, and its pods leave their Services.
+	// restart is how long an agent may not answer without an error. A STATUS that fails makes the
+	// node NotReady, and its pods are removed from their Services.
 	restart = 5 * time.Second
-	// redial is the pause between attempts to reach an agent that restarts.
+	// redial is the pause between attempts to reach an agent that is restarting.
 	redial = 50 * time.Millisecond
 )
 
@@ -36,7 +36,7 @@ func main() {
 		out, _ = json.Marshal(struct {
 			CNIVersion string `json:"cniVersion"`
 			*cnicall.Error
-		}{newest(), err}) // strings and a number: it cannot fail
+		}{newest(), err}) // strings and a number: encoding cannot fail
 	}
 	if _, bad := os.Stdout.Write(out); err != nil || bad != nil {
 		if bad != nil {
@@ -48,7 +48,7 @@ func main() {
 
 func newest() string { return cnicall.Versions[len(cnicall.Versions)-1] }
 
-// run does a CNI verb and returns what goes to standard output.
+// run executes a CNI verb and returns what goes to standard output.
 func run(verb string, stdin io.Reader) ([]byte, *cnicall.Error) {
 	if verb == "" {
 		fmt.Fprintf(os.Stderr, "terway: pods with VPC addresses\nA CNI plugin, which container runtimes execute. Versions of CNI: %s\n", strings.Join(cnicall.Versions, ", "))
@@ -94,9 +94,9 @@ func run(verb string, stdin io.Reader) ([]byte, *cnicall.Error) {
 	return reply.Result, reply.Error
 }
 
-// noAnswer is the CNI error code when no answer came. The runtime may try every verb again:
-// ADD and DEL are idempotent, and a DEL that the agent has not confirmed must be repeated
-// or the address would be lost; so DEL is an error, too.
+// noAnswer is the CNI error code when there was no answer. The runtime may repeat every verb: ADD
+// and DEL are idempotent. A DEL that the agent has not confirmed must be repeated, or the address
+// would be lost, so DEL is an error too.
 func noAnswer(verb string) uint {
 	if verb == "STATUS" {
 		return cnicall.CodeNotAvailable
@@ -104,8 +104,8 @@ func noAnswer(verb string) uint {
 	return cnicall.CodeTryAgainLater
 }
 
-// ask calls the agent; while that is being restarted it tries again. Every verb is
-// idempotent, so a call whose answer got lost may be made once more.
+// ask calls the agent, and tries again while it is being restarted. Every verb is idempotent, so a
+// call whose answer was lost may be repeated.
 func ask(ctx context.Context, socket string, r cnicall.Request) (cnicall.Reply, error) {
 	var broken time.Time
 	for {

@@ -1,5 +1,5 @@
-// Command terwayctl is the operator's tool: it plans networks, makes them in the cloud,
-// checks configurations and looks into a cluster.
+// Command terwayctl is the operator's tool: it plans networks, creates them in the cloud, checks
+// configurations and shows the state of a cluster.
 package main
 
 import (
@@ -23,7 +23,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// What a library notes is not for the operator; what is wrong is in the errors.
+	// Libraries' log messages are not for the operator; errors say what is wrong.
 	log.SetLogger(logr.Discard())
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "terwayctl:", err)

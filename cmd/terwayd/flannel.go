@@ -20,13 +20,13 @@ import (
 	"terway.dev/terway/internal/agent/flannel/cluster"
 )
 
-// flannelCommand runs beside upstream's flanneld on nodes whose pods are Flannel's.
+// flannelCommand runs beside upstream's flanneld on nodes whose pods use Flannel.
 func flannelCommand(f *flags) *cobra.Command {
 	var subnetFile, pluginDir, cniVersion, healthAddress string
 	var period time.Duration
 	cmd := &cobra.Command{
 		Use:   "flannel-cni",
-		Short: "Write the CNI configuration of a node that runs Flannel, from flanneld's file, and tell the cluster",
+		Short: "Write the CNI configuration of a node that runs Flannel, from flanneld's file, and publish its block in the Node",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if period <= 0 {
@@ -81,7 +81,7 @@ func flannelCommand(f *flags) *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes; beside it a file \"outdated\" asks for flanneld to be started anew")
+	fl.StringVar(&subnetFile, "subnet-file", "/run/flannel/subnet.env", "the file that flanneld writes; a file \"outdated\" beside it requests a restart of flanneld")
 	fl.StringVar(&pluginDir, "plugin-dir", "/usr/lib/cni", "directory of the CNI plugins to install into --cni-bin-dir")
 	fl.StringVar(&cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
 	fl.StringVar(&healthAddress, "health-address", "127.0.0.1:10362", "address of /healthz and /readyz")

@@ -55,7 +55,7 @@ func main() {
 	}
 	fl := cmd.Flags()
 	fl.StringVar(&f.nodeName, "node-name", os.Getenv("NODE_NAME"), "the node's name in Kubernetes (default: $NODE_NAME)")
-	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the agent's Lease, by which the controller sees that the agent lives (default: $POD_NAMESPACE); empty: there is none")
+	fl.StringVar(&f.namespace, "namespace", os.Getenv("POD_NAMESPACE"), "namespace of the agent's Lease, by which the controller sees that the agent is alive (default: $POD_NAMESPACE); empty: no Lease")
 	fl.StringVar(&f.kubeconfig, "kubeconfig", "", "kubeconfig file (default: the pod's service account)")
 	fl.StringVar(&f.stateDir, "state-dir", "/run/terway/state", "directory of the journal; must outlive the agent, not the node's boot")
 	fl.StringVar(&f.socket, "socket", "/run/terway/terway.sock", "socket on which the CNI plugin calls")
@@ -63,16 +63,16 @@ func main() {
 	fl.StringVar(&f.cniBinDir, "cni-bin-dir", "/opt/cni/bin", "directory in which the container runtime looks for CNI plugins")
 	fl.StringVar(&f.pluginBin, "plugin-binary", "/usr/bin/terway", "the CNI plugin to install into --cni-bin-dir")
 	fl.StringVar(&f.kubeletDir, "kubelet-dir", "/var/lib/kubelet", "the kubelet's folder, with its device-plugins and pod-resources")
-	fl.StringVar(&f.hostRoot, "host-root", "", "folder that has the node's etc and run; empty: the agent's own files apart, it touches none of the node")
-	fl.BoolVar(&f.dropIns, "drop-ins", true, "keep NetworkManager and systemd-networkd off pods' devices by files below --host-root; false: remove what an earlier agent wrote")
+	fl.StringVar(&f.hostRoot, "host-root", "", "folder with the node's etc and run; empty: the agent changes no files of the node but its own")
+	fl.BoolVar(&f.dropIns, "drop-ins", true, "keep NetworkManager and systemd-networkd away from pods' devices by files below --host-root; false: remove the files of an earlier agent")
 	fl.DurationVar(&f.wait, "address-wait", 25*time.Second, "how long a pod waits for an address before the attempt fails with the reason")
-	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with what it should be")
+	fl.DurationVar(&f.repairPeriod, "repair-period", 5*time.Second, "how often the kernel is compared with the desired state")
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:10362", "address of /metrics, /healthz and /readyz; off to serve none")
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
-	// What they share with the agent; the rest is the agent's alone.
+	// Shared with the agent; the other flags are the agent's alone.
 	share := func(c *cobra.Command, names ...string) {
 		for _, name := range names {
 			c.Flags().AddFlag(fl.Lookup(name))
@@ -170,7 +170,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	log.Info("terwayd runs", "node", f.nodeName, "socket", f.socket, "datapaths", node.Choices())
+	log.Info("terwayd is running", "node", f.nodeName, "socket", f.socket, "datapaths", node.Choices())
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -178,8 +178,8 @@ func run(ctx context.Context, f flags) error {
 	wg.Go(func() {
 		a.RepairLoop(ctx, f.repairPeriod, 100*time.Millisecond, func(ok bool) error {
 			if !ok {
-				// Pods that run keep their network; the runtime learns from STATUS
-				// that new ones must wait, so the file stays once it is there.
+				// Running pods keep their network, and the runtime learns from STATUS that new ones
+				// must wait, so the file stays once it exists.
 				return nil
 			}
 			return agent.WriteFile(filepath.Join(f.cniConfDir, agent.ConflistName), conflist, 0o644)
@@ -212,7 +212,7 @@ type page struct {
 	h http.Handler
 }
 
-// pages are what the agent shows over HTTP.
+// pages serves the agent's HTTP pages.
 func pages(f flags, a *agent.Agent, g prometheus.Gatherer) (out []page, err error) {
 	if f.metricsAddress != "off" && f.metricsAddress != "" {
 		l, err := net.Listen("tcp", f.metricsAddress)

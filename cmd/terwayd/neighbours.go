@@ -18,10 +18,10 @@ func hostOf(root string) hostconf.Host {
 	return hostconf.Host{Root: root, Pods: claims.DevicePrefix, Write: agent.WriteFile}
 }
 
-// neighbours keeps the node's network managers off what is Terway's, and returns what says
-// of an ENI's device that one has it all the same. Without dropIns it leaves them alone, and takes
-// back what an agent with dropIns wrote. On a node whose /etc cannot be written the agent works
-// too: what the managers do is repaired and named.
+// neighbours keeps the node's network managers away from Terway's devices, and returns a function
+// that reports whether one manages an ENI's device anyway. Without dropIns it removes the files
+// that an agent with dropIns wrote. On a node with a read-only /etc the agent works too: changes by
+// the managers are repaired and reported.
 func neighbours(root string, dropIns bool, log *slog.Logger) func(device string) []string {
 	if root == "" {
 		return nil
@@ -30,9 +30,9 @@ func neighbours(root string, dropIns bool, log *slog.Logger) func(device string)
 	if !dropIns {
 		switch removed, err := host.Remove(); {
 		case err != nil:
-			log.Error("files that keep network managers off ENIs are not removed", "error", err)
+			log.Error("cannot remove the files that keep network managers away from ENIs", "error", err)
 		case len(removed) > 0:
-			log.Info("removed files that kept network managers off pods' devices and ENIs; the managers know when they are told: "+
+			log.Info("removed files that kept network managers away from pods' devices and ENIs; to apply this: "+
 				"nmcli general reload conf; systemctl restart systemd-networkd", "files", removed)
 		}
 		return nil
@@ -43,22 +43,22 @@ func neighbours(root string, dropIns bool, log *slog.Logger) func(device string)
 		changed, err = host.Install(device)
 	}
 	if err != nil {
-		log.Error("the node's network managers are not told to leave ENIs alone", "error", err)
+		log.Error("cannot write the files that keep network managers away from ENIs", "error", err)
 	}
 	if len(changed) > 0 {
-		log.Info("wrote files that keep network managers off pods' devices and ENIs; they hold when the managers are told: "+
+		log.Info("wrote files that keep network managers away from pods' devices and ENIs; to apply them: "+
 			"nmcli general reload conf; systemctl restart systemd-networkd", "files", changed)
 	}
 	return func(device string) []string {
 		link, err := netlink.LinkByName(device)
 		if err != nil {
-			return nil // gone just now: others say so
+			return nil // deleted just now: another part reports it
 		}
 		return host.Managed(device, link.Attrs().Index)
 	}
 }
 
-// primary is the device of the node's default route.
+// primary returns the device of the node's default route.
 func primary() (hostconf.Device, error) {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := netlinkx.List(context.Background(), "the node's default routes", func() ([]netlink.Route, error) {
@@ -75,5 +75,5 @@ func primary() (hostconf.Device, error) {
 			return hostconf.Device{Name: link.Attrs().Name, MAC: link.Attrs().HardwareAddr}, nil
 		}
 	}
-	return hostconf.Device{}, errors.New("the node has no default route: which device is its own, and not an ENI for pods, is not known")
+	return hostconf.Device{}, errors.New("the node has no default route: it is unknown which device is the node's own and not an ENI for pods")
 }

@@ -15,12 +15,12 @@ import (
 	"terway.dev/terway/internal/datapath/kinds"
 )
 
-// teardownCommand undoes what terwayd has done to a node, when Terway leaves it.
+// teardownCommand removes what terwayd has made on a node, for uninstalling Terway.
 func teardownCommand(f *flags) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "teardown",
-		Short: "Remove every trace of Terway from this node (the agent must not run)",
+		Short: "Remove everything of Terway from this node (the agent must not run)",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			j, err := journal.Open(f.stateDir) // fails while an agent runs
@@ -33,9 +33,9 @@ func teardownCommand(f *flags) *cobra.Command {
 				return err
 			}
 			if len(entries) > 0 && !force {
-				return fmt.Errorf("%d pods of this node have addresses, the first is %s: drain the node, or give --force to cut them off", len(entries), entries[0].Pod())
+				return fmt.Errorf("%d pods of this node have addresses, the first is %s: drain the node, or use --force to cut them off", len(entries), entries[0].Pod())
 			}
-			// The configuration first: from here on the runtime starts no pod with Terway.
+			// The configuration first: from now on the runtime starts no pod with Terway.
 			errs := []error{
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
@@ -52,7 +52,7 @@ func teardownCommand(f *flags) *cobra.Command {
 			if err != nil {
 				return errors.Join(append(errs, err)...)
 			}
-			// ENIs that pods have to themselves come back to the node.
+			// Exclusive ENIs are moved back to the node.
 			for i := range entries {
 				if entries[i].Exclusive != nil {
 					errs = append(errs, node.DelPod(cmd.Context(), agent.PodOf(&entries[i])))
@@ -65,7 +65,7 @@ func teardownCommand(f *flags) *cobra.Command {
 			return remove(filepath.Join(f.stateDir, journal.FileName))
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "cut off pods that run")
+	cmd.Flags().BoolVar(&force, "force", false, "cut off running pods")
 	return cmd
 }
 
