@@ -1,6 +1,6 @@
-// Package v1alpha1 holds the Go types of Terway's custom resources. It holds no
-// behaviour: what the fields mean is in their comments, and the API server
-// enforces what can be enforced from the markers beside them.
+// Package v1alpha1 has the Go types of Terway's custom resources. It has no
+// behaviour: the comments say what the fields mean, and the API server
+// enforces the markers beside them.
 //
 // +kubebuilder:object:generate=true
 // +groupName=network.terway.dev

@@ -2,10 +2,9 @@ package v1alpha1
 
 import "encoding/json"
 
-// FormerNames writes what has another name since under the former one too, before the spec is
-// stored: an agent or a controller of the former version knows no other, and would give the
-// addresses of an exclusive ENI to pods that share one. Whoever reads finds all under the
-// present names.
+// FormerNames copies renamed fields to their previous names before the spec is stored: an agent or
+// a controller of the previous version knows only those, and would give the addresses of an
+// exclusive ENI to pods with shared ENIs. Readers find everything under the current names.
 func (s *NodeNetworkSpec) FormerNames() {
 	s.OwnENIs = s.ExclusiveENIs
 	for i := range s.ENIs {
@@ -13,7 +12,7 @@ func (s *NodeNetworkSpec) FormerNames() {
 	}
 }
 
-// UnmarshalJSON reads a spec of this version or of the former one.
+// UnmarshalJSON reads a spec of this version or of the previous one.
 func (s *NodeNetworkSpec) UnmarshalJSON(data []byte) error {
 	type plain NodeNetworkSpec
 	if err := json.Unmarshal(data, (*plain)(s)); err != nil {
@@ -23,7 +22,7 @@ func (s *NodeNetworkSpec) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// UnmarshalJSON reads an ENI of a spec of this version or of the former one.
+// UnmarshalJSON reads an ENI of a spec of this version or of the previous one.
 func (e *ENI) UnmarshalJSON(data []byte) error {
 	type plain ENI
 	if err := json.Unmarshal(data, (*plain)(e)); err != nil {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What the former version stored is read under the present names.
+// What the previous version stored is read under the current names.
 func TestFormerNamesAreRead(t *testing.T) {
 	for name, raw := range map[string]string{
 		"the former version's": `{"spec": {"ownENIs": 2, "enis": [{"token": "a", "phase": "Ready", "own": true}, {"token": "b", "phase": "Ready"}]}}`,
@@ -21,8 +21,8 @@ func TestFormerNamesAreRead(t *testing.T) {
 	}
 }
 
-// An agent of the former version reads what this one's controller stores, and what it no longer
-// says is not there under the former name either.
+// An agent of the previous version reads what the current controller stores, and a field that is
+// removed is removed under its previous name too.
 func TestFormerNamesAreWritten(t *testing.T) {
 	var former struct {
 		OwnENIs int `json:"ownENIs"`

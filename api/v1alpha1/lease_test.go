@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// Every name that a Node may have makes a Lease's name, and no two the same.
+// Every valid name of a Node results in a valid name of a Lease, and no two in the same.
 func TestLeaseName(t *testing.T) {
 	of := map[string]string{}
 	for length := 1; length <= validation.DNS1123SubdomainMaxLength; length++ {

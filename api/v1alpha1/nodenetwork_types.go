@@ -4,16 +4,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// NodeNetwork says what of the VPC a node may use and what it uses. It has the
+// NodeNetwork says which parts of the VPC a node may use and which it uses. It has the
 // node's name. The controller is the only writer of spec and of
 // status.controllerConditions, the node's agent the only writer of the rest of
 // status. Each writes its own fields by name, so the two never conflict.
 //
-// An address goes through these hands:
+// The life of an address:
 //
 //	controller assigns it in the cloud, writes it to spec        (free)
 //	agent gives it to a pod, reports it in status.used            (used)
-//	agent takes it back; it rests for spec.pool.coolingSeconds    (cooling)
+//	agent takes it back; it cools for spec.pool.coolingSeconds    (cooling)
 //	controller marks it releasing                                 (releasing)
 //	agent stops offering it and confirms it in status.released    (released)
 //	controller unassigns it in the cloud and drops it from spec   (gone)
@@ -46,9 +46,9 @@ type NodeNetworkList struct {
 	Items           []NodeNetwork `json:"items"`
 }
 
-// NodeNetworkSpec is the controller's half.
+// NodeNetworkSpec is the controller's part.
 type NodeNetworkSpec struct {
-	// InstanceID is the ECS instance behind the node, for example "i-bp1…".
+	// InstanceID is the node's ECS instance, for example "i-bp1…".
 	// +kubebuilder:validation:Pattern=`^i-[a-zA-Z0-9_-]+$`
 	// +kubebuilder:validation:MaxLength=64
 	InstanceID string `json:"instanceID,omitempty"`
@@ -74,20 +74,20 @@ type NodeNetworkSpec struct {
 	// Datapath is how pods are wired: "auto" or a datapath's name.
 	Datapath string `json:"datapath,omitempty"`
 	// Mode is how pods get their addresses: "shared" (many pods on an ENI) or
-	// "exclusive" (each pod has an ENI of its own); empty means shared.
+	// "exclusive" (each pod has an exclusive ENI); empty means shared.
 	// +kubebuilder:validation:Enum="";shared;exclusive
 	Mode string `json:"mode,omitempty"`
-	// ExclusiveENIs is how many of the node's ENIs are for pods that have one to themselves.
+	// ExclusiveENIs is how many of the node's ENIs are exclusive, each for a single pod.
 	// The others are shared. In mode exclusive it is all but the primary.
 	// +kubebuilder:validation:Minimum=0
 	ExclusiveENIs int `json:"exclusiveENIs,omitempty"`
-	// OwnENIs is ExclusiveENIs under the name of the former version; see FormerNames.
+	// OwnENIs is ExclusiveENIs under its previous name; see FormerNames.
 	// +kubebuilder:validation:Minimum=0
 	OwnENIs int `json:"ownENIs,omitempty"`
 	// OfferedENIs is how many of the extended resource aliyun/eni the node offers:
-	// ExclusiveENIs, less those whose slots shared ENIs or ENIs of others still take or that pods
-	// hold which the scheduler does not count (status.uncountedENIs), and not less than
-	// pods that it counts hold already. Without it the node offers ExclusiveENIs.
+	// ExclusiveENIs, less those whose slots are still used by shared ENIs or ENIs of others, and less
+	// those of pods that the scheduler does not count (status.uncountedENIs), but not less than
+	// counted pods hold already. Without it the node offers ExclusiveENIs.
 	// +kubebuilder:validation:Minimum=0
 	OfferedENIs *int `json:"offeredENIs,omitempty"`
 	// HostStackCIDRs are reached through the node's network stack by every pod.
@@ -108,12 +108,12 @@ type NodeNetworkSpec struct {
 	ENIs []ENI `json:"enis,omitempty"`
 
 	// TakenAway are addresses and ENIs that the controller took away a short while ago. The
-	// cloud's lists may still have them; they are not adopted from there.
+	// cloud's lists may still have them, and they are not adopted from a list.
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	TakenAway []TakenAway `json:"takenAway,omitempty"`
 
-	// Conditions are what the controller's former version writes here. This one moves them to
+	// Conditions are written by a controller of the previous version. The current one moves them to
 	// status.controllerConditions; see NodeNetwork.ControllerConditions.
 	// +listType=map
 	// +listMapKey=type
@@ -128,16 +128,16 @@ type Limits struct {
 	// AddressesPerENI is how many IPv4 addresses one interface may have, its primary included.
 	// +kubebuilder:validation:Minimum=0
 	AddressesPerENI int `json:"addressesPerENI,omitempty"`
-	// MaxPods is how many pods with an address of their own the node can hold:
-	// each shared ENI AddressesPerENI, each ENI for one pod one.
+	// MaxPods is how many pods with their own address the node can hold:
+	// AddressesPerENI on each shared ENI, one on each exclusive ENI.
 	// +kubebuilder:validation:Minimum=0
 	MaxPods int `json:"maxPods,omitempty"`
-	// Source says where the figures are from: "DescribeInstanceTypes" or "catalogue".
+	// Source is the source of the figures: "DescribeInstanceTypes" or "catalogue".
 	// +kubebuilder:validation:Enum=DescribeInstanceTypes;catalogue
 	Source string `json:"source,omitempty"`
 }
 
-// Pool is how many free addresses the node keeps at hand.
+// Pool is how many free addresses the node keeps.
 //
 // +kubebuilder:validation:XValidation:rule="self.min <= self.max",message="pool.min must not be above pool.max"
 type Pool struct {
@@ -147,15 +147,15 @@ type Pool struct {
 	// Max free addresses are kept; more are given back.
 	// +kubebuilder:validation:Minimum=0
 	Max int `json:"max"`
-	// CoolingSeconds is how long a freed address rests before another pod gets it.
+	// CoolingSeconds is how long a freed address cools before another pod gets it.
 	// +kubebuilder:validation:Minimum=0
 	CoolingSeconds int `json:"coolingSeconds"`
-	// WarmENIs is how many free ENIs are kept attached for pods that have one to themselves.
+	// WarmENIs is how many free exclusive ENIs are kept attached.
 	// +kubebuilder:validation:Minimum=0
 	WarmENIs int `json:"warmENIs,omitempty"`
 }
 
-// ENIPhase is where an ENI is on its way into or out of service.
+// ENIPhase is the phase of an ENI's life.
 //
 // +kubebuilder:validation:Enum=Creating;Attaching;Ready;Detaching
 type ENIPhase string
@@ -167,7 +167,7 @@ const (
 	ENIAttaching ENIPhase = "Attaching"
 	// ENIReady means that the ENI is attached; its addresses may be used.
 	ENIReady ENIPhase = "Ready"
-	// ENIDetaching means that the ENI is going away; none of its addresses is used any more.
+	// ENIDetaching means that the ENI is being removed; none of its addresses is used any more.
 	ENIDetaching ENIPhase = "Detaching"
 )
 
@@ -180,17 +180,17 @@ type ENI struct {
 	Token string `json:"token"`
 	// ID is the cloud's id ("eni-…"); empty until the create call was answered.
 	ID string `json:"id,omitempty"`
-	// MAC is by what the node finds the device.
+	// MAC is the address by which the node finds the device.
 	// +kubebuilder:validation:Format=mac
 	MAC       string   `json:"mac,omitempty"`
 	Phase     ENIPhase `json:"phase"`
 	VSwitchID string   `json:"vSwitchID,omitempty"`
 	// Exclusive: the ENI serves one pod, into which the node moves it.
 	Exclusive bool `json:"exclusive,omitempty"`
-	// Own is Exclusive under the name of the former version; see FormerNames.
+	// Own is Exclusive under its previous name; see FormerNames.
 	Own bool `json:"own,omitempty"`
 	// RequestedAddresses is how many addresses, the primary included, the create
-	// call asks for.
+	// call requests.
 	// +kubebuilder:validation:Minimum=0
 	RequestedAddresses int `json:"requestedAddresses,omitempty"`
 	// CIDRs are the vSwitch's address ranges (IPv4 first).
@@ -222,8 +222,8 @@ type Address struct {
 	Address string `json:"address"`
 	// Releasing asks the node to stop using the address; see NodeNetwork.
 	Releasing bool `json:"releasing,omitempty"`
-	// Unassigning means that the node has confirmed and the controller takes the
-	// address off the ENI: there is no way back.
+	// Unassigning means that the node has confirmed and the controller unassigns the
+	// address from the ENI: this cannot be undone.
 	Unassigning bool `json:"unassigning,omitempty"`
 }
 
@@ -231,21 +231,21 @@ type Address struct {
 type TakenAway struct {
 	// ENI is the id of the ENI.
 	ENI string `json:"eni"`
-	// Addresses were taken off it; none means that the whole ENI was deleted.
+	// Addresses were unassigned from it; none means that the whole ENI was deleted.
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:items:MaxLength=45
 	// +kubebuilder:validation:items:XValidation:rule="isIP(self)",message="must be an IP address"
 	// +listType=atomic
 	Addresses []string `json:"addresses,omitempty"`
-	// At is when the cloud had said yes.
+	// At is when the cloud had carried out the call.
 	At metav1.Time `json:"at"`
 }
 
-// NodeNetworkStatus is the node's half, but for ControllerConditions.
+// NodeNetworkStatus is the agent's part, except ControllerConditions.
 type NodeNetworkStatus struct {
-	// ObservedGeneration is the generation of the spec that the node has acted on.
-	// The controller believes Released only when this is the spec's own generation:
-	// an older confirmation may have been taken back since.
+	// ObservedGeneration is the generation of the spec that the agent has applied.
+	// The controller uses Released only when this is the spec's current generation:
+	// an older confirmation may have been reverted since.
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Datapath is the datapath in use, with the reason in condition DatapathReady.
 	Datapath string `json:"datapath,omitempty"`
@@ -253,7 +253,7 @@ type NodeNetworkStatus struct {
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	Demand int `json:"demand"`
-	// ENIDemand is how many pods wait for an ENI of their own.
+	// ENIDemand is how many pods wait for an exclusive ENI.
 	// +kubebuilder:validation:Minimum=0
 	// +optional
 	ENIDemand int `json:"eniDemand"`
@@ -266,33 +266,33 @@ type NodeNetworkStatus struct {
 	// +listType=map
 	// +listMapKey=address
 	Used []UsedAddress `json:"used,omitempty"`
-	// Cooling are addresses that no pod holds any more and that are not offered yet.
+	// Cooling are addresses that no pod holds any more and that are not used again yet.
 	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Cooling []string `json:"cooling,omitempty"`
-	// Released are addresses with Releasing set that the node has given up for good.
+	// Released are addresses with Releasing set that the node does not use any more.
 	// +kubebuilder:validation:MaxItems=4096
 	// +listType=set
 	Released []string `json:"released,omitempty"`
-	// MissingENIs are the ids of ENIs that the spec says are Ready and whose device is not on
-	// the node, nor in the pod that has the ENI to itself: it has gone away, or has not come.
+	// MissingENIs are the ids of ENIs that are Ready according to the spec and whose device is
+	// neither on the node nor in the pod of an exclusive ENI: it disappeared, or never appeared.
 	// The controller compares the node with the cloud at once.
 	// +kubebuilder:validation:MaxItems=128
 	// +listType=set
 	MissingENIs []string `json:"missingENIs,omitempty"`
-	// UncountedENIs is how many ENIs are held by pods that did not ask for one by the resource
+	// UncountedENIs is how many ENIs are held by pods that did not request the resource
 	// aliyun/eni, so that the scheduler does not count them (mode exclusive).
 	// +kubebuilder:validation:Minimum=0
 	UncountedENIs int `json:"uncountedENIs,omitempty"`
-	// LeaseSeconds says that the agent renews a Lease, and how long it is good: when it was
-	// not renewed for so long, the agent is dead or stuck. 0: it renews none.
+	// LeaseSeconds is how long the agent's Lease is valid: when it was not renewed
+	// for so long, the agent is dead or stuck. 0: the agent renews none.
 	// +kubebuilder:validation:Minimum=0
 	LeaseSeconds int `json:"leaseSeconds,omitempty"`
 	// Conditions are the agent's: Ready (the node can serve pods), DatapathReady.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// ControllerConditions are the controller's, the only field of the status that it writes: what
+	// ControllerConditions are the controller's, and the only field of the status that it writes: what
 	// it cannot do for the node and why (types AddressesAvailable, LimitsFromCloud, AddressesGone,
 	// AgentAlive and NodeGone).
 	// +listType=map
@@ -316,15 +316,15 @@ const (
 	// ConditionDatapathReady (the agent's): the chosen datapath runs; the reason says why it was chosen.
 	ConditionDatapathReady = "DatapathReady"
 	// ReasonDatapathAuto and ReasonDatapathAutoLacking (of DatapathReady): auto chose the
-	// fastest there is; the kernel has all, or lacks those that the message names.
+	// fastest one; the kernel supports all, or lacks those that the message names.
 	ReasonDatapathAuto        = "Auto"
 	ReasonDatapathAutoLacking = "AutoLacking"
 	// ReasonDatapathRefused and ReasonDatapathKept (of DatapathReady): the node cannot run the
-	// datapath that spec asks for and says why. It serves no pods; or it goes on with the one it has.
+	// datapath of the spec; the message says why. It serves no pods; or it keeps the current one.
 	ReasonDatapathRefused = "Refused"
 	ReasonDatapathKept    = "KeptWhileRunning"
-	// ReasonDatapathObstructed (of DatapathReady, False): it is programmed, but something of
-	// others on the node, which the message names, is in the pods' way.
+	// ReasonDatapathObstructed (of DatapathReady, False): it is programmed, but another program
+	// on the node, which the message names, may break pods' traffic.
 	ReasonDatapathObstructed = "Obstructed"
 	// ConditionAddressesAvailable (the controller's): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
@@ -334,14 +334,14 @@ const (
 	ConditionLimitsFromCloud = "LimitsFromCloud"
 
 	// ConditionAddressesGone (the controller's) is True while pods have addresses that are on no ENI of
-	// the node, as its message names them. They have no network and must be made anew.
+	// the node, which its message names. They have no network and must be recreated.
 	ConditionAddressesGone = "AddressesGone"
 	// ConditionNodeGone (the controller's) is True while the node has ENIs that are to be given back,
-	// because the Node object is not there, is to be ignored or is another instance now.
-	// The message says what is waited for.
+	// because the Node object does not exist, is to be ignored or names another instance now.
+	// The message says what the controller waits for.
 	ConditionNodeGone = "NodeGone"
 
 	// ConditionAgentAlive (the controller's) is False while the node's agent does not renew its Lease, and
-	// is not there otherwise.
+	// does not exist otherwise.
 	ConditionAgentAlive = "AgentAlive"
 )

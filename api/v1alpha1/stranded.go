@@ -1,15 +1,14 @@
 package v1alpha1
 
-// Stranded are the addresses that pods hold and that no ENI of the node has: the ENI or the
-// address was taken away behind the controller's back. Such a pod has no network, and only
-// being made anew helps it. It follows from the two halves of the NodeNetwork, so for a
-// moment after a change of either it may name one that is not.
+// Stranded returns the addresses that pods hold and that are on no ENI of the node: somebody else
+// removed the ENI or the address. Such a pod has no network and must be recreated. It compares
+// spec and status, so for a moment after a change of either it may return an address wrongly.
 func (nn *NodeNetwork) Stranded() []UsedAddress {
 	there := map[string]bool{}
 	for i := range nn.Spec.ENIs {
 		e := &nn.Spec.ENIs[i]
 		for _, a := range e.Addresses {
-			// What is on its way out was confirmed by the node, or is gone already.
+			// An address that is being removed was confirmed by the node, or is gone already.
 			there[a.Address] = !a.Unassigning && e.Phase != ENIDetaching
 		}
 	}
