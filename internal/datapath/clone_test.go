@@ -70,7 +70,7 @@ func TestCloneOfANode(t *testing.T) {
 	}
 }
 
-// leaves calls f with each part of v that has no parts, after it is changed, and changes it back.
+// leaves calls f with each leaf of v after changing it, and then restores it.
 func leaves(t *testing.T, v reflect.Value, path string, f func(path string)) {
 	old := reflect.New(v.Type()).Elem()
 	old.Set(v)
@@ -102,7 +102,7 @@ func leaves(t *testing.T, v reflect.Value, path string, f func(path string)) {
 	}
 }
 
-// Two nodes are alike as long as nothing of one differs.
+// Two nodes are equal exactly if no leaf differs.
 func TestEqualNodes(t *testing.T) {
 	var n Node
 	fill(t, reflect.ValueOf(&n).Elem())

@@ -51,7 +51,7 @@ func (n Node) Families() []int {
 	return list
 }
 
-// Equal reports whether both are to be programmed alike. Every ADD asks.
+// Equal reports whether both nodes are programmed in the same way. Every ADD calls it.
 func (n Node) Equal(o Node) bool {
 	return n.Kind == o.Kind && n.MasqueradeOutside == o.MasqueradeOutside && slices.Equal(n.Addresses, o.Addresses) &&
 		slices.Equal(n.VPCCIDRs, o.VPCCIDRs) && slices.Equal(n.ServiceCIDRs, o.ServiceCIDRs) && slices.Equal(n.HostStackCIDRs, o.HostStackCIDRs) &&

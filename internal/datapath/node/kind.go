@@ -10,91 +10,91 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// Kind is a way to wire a pod. It need not care for order and races: a call for a pod holds the
-// pod's turn, a call for the node its lock. A Kind that embeds Plain says only where it differs.
+// Kind is a way to wire a pod. Calls are serialised: those for a pod hold the pod's lock, those for
+// the node the node's lock. A Kind that embeds Plain implements only the differences.
 type Kind interface {
-	// Name is what pods (datapath.Pod.Kind) and NodeNetwork.status.datapath call it.
+	// Name is the kind's name in datapath.Pod.Kind and NodeNetwork.status.datapath.
 	Name() string
 	// Start is called once, with the node that has the kind.
 	Start(*Node)
-	// Choose says of which kind the node's new pods are: ENIs can be prepared for them.
+	// Choose sets the kind of the node's new pods: ENIs can be prepared for it.
 	Choose(kind string)
-	// Describe completes what a pod should look like. After an error, which names what is
-	// wrong or not there, the pod can be described as far as it goes.
+	// Describe completes the desired state of a pod. After an error, which names what is wrong or
+	// missing, the pod is described as far as possible.
 	Describe(*Pod) error
-	// Prepare looks at what a new pod needs, before anything is made.
+	// Prepare reads what a new pod needs, before anything is made.
 	Prepare(*object.Site, *Pod) error
-	// Devices are the pod's two devices. To delete them is to put the node's one among those
-	// that may send nothing and are deleted together (Node.Retire).
+	// Devices are the pod's two devices. Deleting them moves the node's device to the group of
+	// devices that must not send and are deleted together (Node.Retire).
 	Devices(*Pod) object.Object
-	// Objects are what the kind adds.
+	// Objects are the objects that the kind adds.
 	Objects(*Pod) Added
 	// Points are where others may attach to a pod.
 	Points(*Pod) []Point
-	// Alive reports whether the pod behind a device of the node still has its own, though its
-	// namespace may be out of sight.
+	// Alive reports whether the pod behind a device of the node still has its own device, though
+	// its namespace may not be visible.
 	Alive(h *netlink.Handle, link netlink.Link) (bool, error)
 
-	// Receiver is the device, beside its own, by which the host stack gets what the VPC
-	// delivers to pods of an ENI; empty if there is none.
+	// Receiver returns the device, beside the ENI's own, by which the host stack receives what the
+	// VPC delivers to pods of the ENI; empty if there is none.
 	Receiver(routing.ENI) string
-	// Sync makes the ENIs' pieces right, removes what belongs to devices that are gone and
-	// what others of the links have, and says what it repaired.
+	// Sync corrects the kind's objects on ENIs, removes those of devices that are gone and those on
+	// other links, and returns what it repaired.
 	Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error)
-	// ENIProblem names the first piece of an ENI that is missing or wrong, or "".
+	// ENIProblem names the first missing or wrong object of an ENI, or "".
 	ENIProblem(*netlink.Handle, routing.ENI) (string, error)
-	// Spoofed counts packets that programs dropped for a source that is not the pod's.
+	// Spoofed returns how many packets programs dropped for a source that is not the pod's.
 	Spoofed() (uint64, error)
-	// Teardown removes every trace from the node, but for pods.
+	// Teardown removes everything from the node, except pods.
 	Teardown(*netlink.Handle, []netlink.Link) error
-	// Close lets go of the node; pods stay wired.
+	// Close releases the node; pods stay wired.
 	Close() error
 }
 
-// Added is what a kind adds to a pod.
+// Added are the objects that a kind adds to a pod.
 type Added struct {
-	// First are put when the devices have just been made, and are down: what the kernel needs
-	// time for.
+	// First are put when the devices have just been made, and are down: for objects that take the
+	// kernel some time.
 	First []object.Object
 	// Before are put when the node's side is complete and the pod cannot send yet.
 	Before []object.Object
-	// After are put when all else is there.
+	// After are put last.
 	After []object.Object
 }
 
-// Feature adds something to the pods of every kind. The calls are ordered as a Kind's are.
+// Feature adds objects to the pods of every kind. Its calls are serialised like a Kind's.
 type Feature interface {
 	// Name is for people.
 	Name() string
-	// Sync makes what the feature has on the node once right, before any pod is looked at, and
-	// says what it repaired.
+	// Sync corrects the feature's node-wide objects, before it handles pods, and returns what it
+	// repaired.
 	Sync(h *netlink.Handle, node datapath.Node) ([]string, error)
-	// Objects are a pod's. They are put when the node's side is complete and the pod cannot
-	// send yet, and are there until the pod is deleted. Of a pod that nobody knows any more,
-	// which is to be deleted, only the name of its device and its addresses are known.
+	// Objects returns a pod's objects. They are put when the node's side is complete and the pod
+	// cannot send yet, and stay until the pod is deleted. Of an unknown pod, which is to be
+	// deleted, only the name of its device and its addresses are known.
 	Objects(*Pod, []Point) []object.Object
-	// Teardown removes every trace from the node.
+	// Teardown removes everything from the node.
 	Teardown(*netlink.Handle) error
 }
 
-// Point is a place at one of a pod's devices that sees packets of the pod.
+// Point is an attach point at one of a pod's devices, where packets of the pod pass.
 type Point struct {
-	// Device is on the node or in the pod, and is there when a feature's objects are put. Its
-	// queueing discipline and its tc filters are free to use, but for the priorities of tc
-	// filters that package claims has for our own.
+	// Device is on the node or in the pod, and exists when a feature's objects are put. Its
+	// queueing discipline and tc filters may be used, except the priorities of tc filters in
+	// package claims.
 	Device object.Device
-	// FromPod: it sees what the pod sends, else what comes to the pod.
+	// FromPod: packets from the pod pass here, else packets to the pod.
 	FromPod bool
-	// Ingress says that these packets come in by the device, else they go out by it.
+	// Ingress: these packets arrive by the device, else they leave by it.
 	Ingress bool
-	// Removable: a pod that may configure its own network (CAP_NET_ADMIN) can take away what
-	// is put there.
+	// Removable: a pod that may configure its own network (CAP_NET_ADMIN) can remove what is
+	// attached.
 	Removable bool
-	// Bypassed: packets of a flow that is known to go directly may not pass here.
+	// Bypassed: packets of flows on the fast path may not pass here.
 	Bypassed bool
 }
 
-// Plain is the kind that all others build on: the two ends of a veth, and nothing else.
+// Plain is the kind on which all others build: a veth, and nothing else.
 type Plain struct{ KindName string }
 
 var _ Kind = Plain{}
@@ -108,7 +108,7 @@ func (Plain) Start(*Node) {}
 // Choose implements Kind.
 func (Plain) Choose(string) {}
 
-// Describe implements Kind: the pod shares an ENI, which the node must have.
+// Describe implements Kind: the pod uses a shared ENI, which the node must have.
 func (Plain) Describe(p *Pod) error { return p.ShareENI() }
 
 // Prepare implements Kind.
@@ -120,7 +120,7 @@ func (Plain) Devices(p *Pod) object.Object { return Veth(p) }
 // Objects implements Kind.
 func (Plain) Objects(*Pod) Added { return Added{} }
 
-// Points implements Kind: the node's end, out of the pod's reach, and the pod's own.
+// Points implements Kind: the node's end, which the pod cannot reach, and the pod's own.
 func (Plain) Points(p *Pod) []Point {
 	return []Point{
 		{Device: p.Host, FromPod: true, Ingress: true},
@@ -130,7 +130,7 @@ func (Plain) Points(p *Pod) []Point {
 	}
 }
 
-// Alive implements Kind: a veth goes with its other end.
+// Alive implements Kind: a veth is deleted with its peer.
 func (Plain) Alive(*netlink.Handle, netlink.Link) (bool, error) { return true, nil }
 
 // Receiver implements Kind.
@@ -151,7 +151,7 @@ func (Plain) Teardown(*netlink.Handle, []netlink.Link) error { return nil }
 // Close implements Kind.
 func (Plain) Close() error { return nil }
 
-// Veth is a cable with a MAC at each end: the pod and its next hop are permanent neighbours of
+// Veth returns a pair with a MAC at each end: the pod and its next hop are permanent neighbours of
 // each other.
 func Veth(p *Pod) *Pair {
 	return &Pair{Pod: p, Kind: linkkind.Veth, Peer: nl.VETH_INFO_PEER}

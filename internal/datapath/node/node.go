@@ -27,17 +27,16 @@ import (
 
 // Options of New.
 type Options struct {
-	// NetNS is the path of the node's network namespace; empty means the one the
-	// process runs in.
+	// NetNS is the path of the node's network namespace; empty means the process's own.
 	NetNS string
 	// ProcSys is where sysctls are, "/proc/sys" if empty.
 	ProcSys string
-	// Kinds are all that the node's pods may be of. A pod of another is left alone.
+	// Kinds are all kinds that the node's pods may be of. A pod of another kind is left alone.
 	Kinds []Kind
-	// Choices are the names of those that new pods which share ENIs may be of, the fastest
-	// first; the others serve pods that an earlier agent wired.
+	// Choices are the names of the kinds of new pods with shared ENIs, the fastest first; the
+	// others serve pods that an earlier agent wired.
 	Choices []string
-	// Lacking says why the node has no other kinds, by name.
+	// Lacking has the reasons why the node has no other kinds, by name.
 	Lacking map[string]error
 	// Features of the node.
 	Features []Feature
@@ -45,7 +44,7 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Node programs one node. It is safe for concurrent use; calls for one pod wait for each other.
+// Node programs one node. It is safe for concurrent use; calls for one pod are serialised.
 type Node struct {
 	ns       netns.NsHandle
 	procSys  string
@@ -59,19 +58,18 @@ type Node struct {
 	choices  []string
 	lacking  map[string]error
 
-	// linkMu is held while pods' devices are made or deleted. The kernel does that one
-	// after the other anyway (RTNL), but a thread that writes a sysctl of a device does
-	// not sleep until its turn comes: it tries again and again (addrconf_sysctl_disable),
-	// and a burst of pods would keep all processors busy with it.
+	// linkMu is held while pods' devices are made or deleted. The kernel serialises that anyway
+	// (RTNL), but a thread that writes a sysctl of a device does not sleep while it waits: it
+	// retries (addrconf_sysctl_disable), and a burst of pods would keep all processors busy with
+	// that.
 	linkMu sync.Mutex
-	// syncMu makes runs of Sync follow each other. Order of locks: syncMu, a pod's
-	// turn, linkMu, nodeMu.
+	// syncMu serialises runs of Sync. Order of locks: syncMu, a pod's lock, linkMu, nodeMu.
 	syncMu sync.Mutex
-	// firewall is what others let pass; syncMu guards it.
+	// firewall has the state of other programs' rules; syncMu guards it.
 	firewall *firewall.Firewall
-	// nodeMu makes node-wide changes one after the other.
+	// nodeMu serialises node-wide changes.
 	nodeMu sync.Mutex
-	// idleMu guards idle, sockets in the node's namespace that no call uses, and batch, which all
+	// idleMu guards idle, the unused sockets in the node's namespace, and batch, which all calls
 	// share and the first pod opens.
 	idleMu sync.Mutex
 	idle   []*netlink.Handle
@@ -81,7 +79,7 @@ type Node struct {
 	last    nodeState
 }
 
-// New opens the node's namespace and touches nothing in it.
+// New opens the node's namespace and changes nothing in it.
 func New(opts Options) (*Node, error) {
 	ns := netns.None()
 	if opts.NetNS != "" {
@@ -108,8 +106,8 @@ func New(opts Options) (*Node, error) {
 	return n, nil
 }
 
-// Close waits until devices of deleted pods are gone, then lets go of the
-// node's namespace. Pods stay wired.
+// Close waits until devices of deleted pods are gone, then closes the node's namespace. Pods stay
+// wired.
 func (n *Node) Close(ctx context.Context) error {
 	if err := n.reaper.Wait(ctx); err != nil {
 		return err
@@ -140,18 +138,17 @@ func (n *Node) Close(ctx context.Context) error {
 // Settle waits until devices of deleted pods are gone.
 func (n *Node) Settle(ctx context.Context) error { return n.reaper.Wait(ctx) }
 
-// Inside runs f on a thread that is in the node's namespace, for what no socket can do.
+// Inside runs f on a thread that is in the node's namespace, for operations without a socket.
 func (n *Node) Inside(f func() error) error { return kernel.InNS(n.ns, f) }
 
-// Choices are the names of the kinds that new pods which share ENIs may be of, the fastest
-// first.
+// Choices returns the names of the kinds of new pods with shared ENIs, the fastest first.
 func (n *Node) Choices() []string { return n.choices }
 
-// Lacking says why the node has no other kinds, by name.
+// Lacking returns why the node has no other kinds, by name.
 func (n *Node) Lacking() map[string]error { return n.lacking }
 
-// Spoofed is the number of packets dropped because a pod sent them with a source
-// address that is not its own: by the host stack or by programs.
+// Spoofed returns the number of packets with a source that is not the pod's, dropped by the host
+// stack or by programs.
 func (n *Node) Spoofed() (uint64, error) {
 	sum, err := n.tables.Spoofed()
 	for _, k := range n.kinds {
@@ -165,8 +162,8 @@ func (n *Node) Spoofed() (uint64, error) {
 	return sum, err
 }
 
-// Room says how many connections the node remembers for pods of a kind; empty if only the
-// kernel does.
+// Room returns how many connections the node can track for pods of a kind; empty if only the kernel
+// does.
 func (n *Node) Room(kind string) string {
 	for _, k := range n.kinds {
 		if r, ok := k.(interface{ Room() string }); ok && k.Name() == kind {
@@ -176,8 +173,7 @@ func (n *Node) Room(kind string) string {
 	return ""
 }
 
-// Alive reports whether a wired pod still has its device, though its namespace may be out of
-// sight.
+// Alive reports whether a wired pod still has its device, though its namespace may not be visible.
 func (n *Node) Alive(pod datapath.Pod) (bool, error) {
 	h, err := n.host()
 	if err != nil {
@@ -190,12 +186,12 @@ func (n *Node) Alive(pod datapath.Pod) (bool, error) {
 	}
 	kind := n.kind(pod.Kind)
 	if kind == nil {
-		return true, nil // whoever knows it may know better
+		return true, nil // another version's kind: assume that it is alive
 	}
 	return kind.Alive(h, link)
 }
 
-// kind is the one of that name, or nil.
+// kind returns the kind with a name, or nil.
 func (n *Node) kind(name string) Kind {
 	for _, k := range n.kinds {
 		if k.Name() == name {
@@ -212,10 +208,10 @@ func (n *Node) names() (names []string) {
 	return names
 }
 
-// mostIdle is how many sockets are kept for the next calls: as many as are often at work at once.
+// mostIdle is how many sockets are kept for later calls: as many as are often in use at once.
 const mostIdle = 4
 
-// host is the netlink socket that one call uses throughout, and then gives back.
+// host returns the netlink socket that one call uses throughout, and then gives back.
 func (n *Node) host() (*netlink.Handle, error) {
 	n.idleMu.Lock()
 	defer n.idleMu.Unlock()
@@ -241,10 +237,9 @@ func (n *Node) giveBack(h *netlink.Handle) {
 	h.Close()
 }
 
-// nodeState is what the last look at the node found: enough to wire a pod
-// without looking again.
+// nodeState is the state of the node as last read: enough to wire a pod without reading again.
 type nodeState struct {
-	// done is the desired node that the kernel was made to agree with, or nil.
+	// done is the desired node to which the kernel was last brought, or nil.
 	done *datapath.Node
 	enis map[string]routing.ENI // by routing.Key
 }
@@ -261,19 +256,19 @@ func (n *Node) setState(s nodeState) {
 	n.last = s
 }
 
-// distrust makes the next AddPod look at the node again.
+// distrust makes the next AddPod read the node again.
 func (n *Node) distrust() {
 	n.stateMu.Lock()
 	defer n.stateMu.Unlock()
 	n.last.done = nil
 }
 
-// agrees says that the kernel was made to agree with just this node.
+// agrees reports whether the kernel was brought to exactly this node.
 func (s nodeState) agrees(node datapath.Node) bool {
 	return s.done != nil && s.done.Equal(node)
 }
 
-// nodeSource is the node's address that local processes use towards pods.
+// nodeSource returns the node's address that local processes use towards pods.
 func nodeSource(node datapath.Node, family int) netip.Addr {
 	for _, a := range node.Addresses {
 		if netlinkx.Family(a) == family {
@@ -283,10 +278,9 @@ func nodeSource(node datapath.Node, family int) netip.Addr {
 	return netip.Addr{}
 }
 
-// ready returns the state of the node, and makes the kernel agree with the node
-// first if it was never done or the node changed. AddPod calls it: a pod that
-// arrives before the first Sync, or on a new ENI, need not wait for one. What AddPod was
-// told of the node may be older than what the last Sync was, so nothing is removed.
+// ready returns the state of the node, and first brings the kernel to the node if that was not done
+// or the node changed. AddPod calls it: a pod that arrives before the first Sync, or on a new ENI,
+// need not wait for one. AddPod's node may be older than the last Sync's, so nothing is removed.
 func (n *Node) ready(ctx context.Context, h *netlink.Handle, node datapath.Node) (nodeState, error) {
 	if s := n.state(); s.agrees(node) {
 		return s, nil
@@ -303,9 +297,9 @@ func (n *Node) ready(ctx context.Context, h *netlink.Handle, node datapath.Node)
 	return n.state(), err
 }
 
-// ensureNode makes the node-wide pieces agree with the node: rules, tables and ENIs, the
-// nftables tables, and what kinds and features have; and, to prune, removes those of other ENIs. It
-// goes on after an error with one ENI. The caller holds nodeMu.
+// ensureNode brings the node-wide objects to the desired state: rules, tables and ENIs, the
+// nftables tables, and those of kinds and features; with prune it also removes those of other ENIs.
+// It continues after an error with one ENI. The caller holds nodeMu.
 func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.Node, prune bool) ([]string, error) {
 	var repairs []string
 	var errs []error
@@ -332,7 +326,7 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 
 	links := seen.Links
 	if !prune {
-		links = nil // no others than the ENIs are the kinds' business
+		links = nil // kinds handle only the ENIs' links
 	}
 	var places []routing.ENI
 	for _, mac := range slices.Sorted(maps.Keys(seen.ENIs)) {
@@ -356,7 +350,7 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	return repairs, err
 }
 
-// receivers are the devices that kinds have beside an ENI's own.
+// receivers returns the devices that kinds have beside an ENI's own.
 func (n *Node) receivers(eni routing.ENI) (names []string) {
 	for _, k := range n.kinds {
 		if name := k.Receiver(eni); name != "" {

@@ -16,15 +16,16 @@ import (
 )
 
 // Pair is the object of both devices of a pod, which are made by one request: the pod's end is
-// in its namespace from the start.
+// created in its namespace.
 type Pair struct {
 	Pod *Pod
-	// Kind is the kernel's name of it.
+	// Kind is the kernel's name of the kind of device.
 	Kind string
-	// Peer is the attribute of IFLA_INFO_DATA that describes the other end, Data are more of them.
+	// Peer is the attribute of IFLA_INFO_DATA that describes the other end, Data are further
+	// attributes.
 	Peer int
 	Data []*nl.RtAttr
-	// Wrong says what of the node's end only a new pair can put right, or ""; may be nil.
+	// Wrong returns what is wrong with the node's end and needs a new pair, or ""; may be nil.
 	Wrong func(netlink.Link) string
 }
 
@@ -33,7 +34,7 @@ func (o *Pair) Name() string {
 	return o.Pod.Host.String()
 }
 
-// problem says what of the node's end only a new pair can put right, or "".
+// problem returns what is wrong with the node's end and needs a new pair, or "".
 func (o *Pair) problem(host netlink.Link) string {
 	if host.Type() != o.Kind {
 		return fmt.Sprintf("is of kind %s instead of %s", host.Type(), o.Kind)
@@ -47,7 +48,8 @@ func (o *Pair) problem(host netlink.Link) string {
 // Have implements object.Object.
 func (o *Pair) Have(s *object.Site) (string, error) { return HaveDevices(s, o.Pod, o.problem) }
 
-// HaveDevices says what of a pod's two devices is missing, or what wrong says of the node's.
+// HaveDevices returns which of a pod's two devices is missing, or what wrong returns for the
+// node's.
 func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (string, error) {
 	host, err := s.Link(p.Host)
 	if err != nil {
@@ -69,11 +71,11 @@ func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (strin
 	return fmt.Sprintf("device %s of the pod is missing", p.Inner.Name), nil
 }
 
-// Put implements object.Object. A pair that is not what it should be is deleted and made anew.
+// Put implements object.Object. A wrong pair is deleted and made again.
 func (o *Pair) Put(s *object.Site) error {
 	p := o.Pod
 	if s.Pod == nil {
-		return nil // what is left of it on the node is all that there is to put right
+		return nil // only the node's end is left, and it is right
 	}
 	b, err := s.NodeBatch()
 	if err != nil {
@@ -95,14 +97,14 @@ func (o *Pair) Put(s *object.Site) error {
 		return fmt.Errorf("find new device %s: %w", p.Host.Name, err)
 	}
 	s.Found(p.Host, made)
-	// The node's end says which index the other one has, and all else of it was just asked for.
+	// The node's end has the index of the other one, which was just made as requested.
 	s.Found(p.Inner, &netlink.Device{LinkAttrs: netlink.LinkAttrs{
 		Name: p.Inner.Name, Index: made.Attrs().ParentIndex, MTU: made.Attrs().MTU, HardwareAddr: p.PodMAC,
 	}})
 	return nil
 }
 
-// make asks for both ends, down.
+// make requests both ends, down.
 func (o *Pair) make(s *object.Site, b *netlinkx.Batch) error {
 	p := o.Pod
 	end := func(d object.Device, mac net.HardwareAddr) (list []*nl.RtAttr) {
@@ -135,7 +137,7 @@ func (o *Pair) make(s *object.Site, b *netlinkx.Batch) error {
 	return errors.Join(append(refused, err)...)
 }
 
-// find looks for the node's end.
+// find finds the node's end.
 func (o *Pair) find(b *netlinkx.Batch) (netlink.Link, error) {
 	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	r.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
@@ -147,8 +149,8 @@ func (o *Pair) find(b *netlinkx.Batch) (netlink.Link, error) {
 	return netlink.LinkDeserialize(nil, answer)
 }
 
-// existing looks at what kept the pair from being created, and makes room for it if it is not
-// usable. A device in the pod that is not ours is an error: it is not ours to remove.
+// existing examines what prevented the creation of the pair, and deletes it if it is not usable. A
+// device in the pod that is not ours is an error, and is not removed.
 func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 	p := o.Pod
 	host, err := object.Find(s.Node, p.Host.Name)
@@ -185,7 +187,7 @@ func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 	return false, nil
 }
 
-// AlreadyThere is the error of a device of others in the pod that has the name of the pod's.
+// AlreadyThere is the error for a device in the pod that is not ours and has the name of the pod's.
 func AlreadyThere(p *Pod, link netlink.Link) error {
 	return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
 		p.NetNS, link.Attrs().Name, link.Attrs().HardwareAddr)
