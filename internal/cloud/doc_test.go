@@ -43,13 +43,13 @@ next step. The *class* is what the controller does about it.
 
 | class | what the controller does |
 |---|---|
-| NotFound | takes the resource for gone and plans again |
-| Conflict | waits for the resource, then looks again |
+| NotFound | treats the resource as gone and plans again |
+| Conflict | waits for the resource, then checks again |
 | Throttled | calls this action less often, for all nodes, and repeats |
-| Quota | stops asking for more, says so on the node, tries again at long intervals |
+| Quota | requests no more, reports it on the node, tries again at long intervals |
 | VSwitchFull | parks the vSwitch and uses another one of the zone |
-| Auth | fetches the credential anew once, then says so and tries again at long intervals |
-| Invalid | does not repeat the call, says so |
+| Auth | fetches the credential again once, then reports it and tries again at long intervals |
+| Invalid | does not repeat the call, reports it |
 | Transient | repeats with growing pauses |
 
 `)

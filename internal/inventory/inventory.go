@@ -224,11 +224,11 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	}
 	n.count(nn)
 	if ids := nn.Status.MissingENIs; len(ids) > 0 {
-		n.problem("the devices of %s are not on the node, although the controller takes them for attached: it looks what the cloud says", few(ids))
+		n.problem("the devices of %s are not on the node, although they are attached according to the controller: it compares the node with the cloud", few(ids))
 	}
 	n.lost(nn)
 	if n.Waiting = nn.Status.Demand + nn.Status.ENIDemand; n.Waiting > 0 && !said && !underWay(nn) {
-		n.problem("%s for an address or an ENI, and terway-controller does nothing about it and has not said why; its log may", waits(n.Waiting))
+		n.problem("%s for an address or an ENI, and terway-controller has neither acted nor given a reason; its log may", waits(n.Waiting))
 	}
 	return n
 }
@@ -284,16 +284,16 @@ func (n *Node) lost(nn *v1alpha1.NodeNetwork) {
 	switch len(names) {
 	case 0:
 	case 1:
-		n.problem("pod %s has an address that is on no ENI of the node: nobody can reach it; delete it, so that it is made anew with another", names[0])
+		n.problem("pod %s has an address that is on no ENI of the node: nobody can reach it; delete it, so that it is recreated with another", names[0])
 	default:
-		n.problem("%d pods have addresses that are on no ENI of the node: nobody can reach them; delete them, so that they are made anew with others: %s", len(names), few(names))
+		n.problem("%d pods have addresses that are on no ENI of the node: nobody can reach them; delete them, so that they are recreated with others: %s", len(names), few(names))
 	}
 }
 
 // agent says whether the agent's pod runs: what a dead agent reported last stays.
 func (n *Node) agent(p *corev1.Pod) bool {
 	if p == nil {
-		n.problem("it has no pod of terwayd, the agent: what is said of the node may be old")
+		n.problem("it has no pod of terwayd, the agent: the information about the node may be old")
 		return false
 	}
 	for _, c := range p.Status.Conditions {
@@ -301,7 +301,7 @@ func (n *Node) agent(p *corev1.Pod) bool {
 			return true
 		}
 	}
-	n.problem("its agent, pod %s/%s, is not ready: what is said of the node may be old", p.Namespace, p.Name)
+	n.problem("its agent, pod %s/%s, is not ready: the information about the node may be old", p.Namespace, p.Name)
 	return false
 }
 

@@ -18,7 +18,7 @@ func TestExplain(t *testing.T) {
 		"\ninterrupted: run the command again":                                         &cloud.Error{Class: cloud.Transient, Err: context.Canceled},
 		"run the command again in a minute":                                            &cloud.Error{Class: cloud.Throttled, Code: "Throttling.User"},
 		"check that this machine reaches the endpoint":                                 &cloud.Error{Class: cloud.Transient, Err: io.EOF},
-		"\nthe access key's secret does not fit the access key":                        &cloud.Error{Class: cloud.Auth, Code: "SignatureDoesNotMatch"},
+		"\nthe access key's secret does not match the access key":                      &cloud.Error{Class: cloud.Auth, Code: "SignatureDoesNotMatch"},
 		": do this": &cloud.Error{Class: cloud.Auth, Code: "Forbidden.RAM"},
 	} {
 		if got := Explain(fmt.Errorf("look: %w", err), "do this"); !strings.Contains(got.Error(), want) || !errors.Is(got, err) {
