@@ -15,7 +15,7 @@ LAB ?=
 # Options of "terway-lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit oracle e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy fuzz-policy generate deps clean
+.PHONY: all build lab lab-down verify compare test unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy fuzz-policy generate deps clean
 
 all: build
 
@@ -38,9 +38,9 @@ compare: build
 	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
 # Everything: is what is generated current, is the code in order, unit and privileged
-# tests, selectors against Calico's parser, the controller with 200 nodes, the datapaths in
-# virtual machines, then the lab end to end.
-test: deps check unit oracle scale test-vm e2e
+# tests, selectors against Calico's parser, policies' CRDs and the controller with 200 nodes on
+# a real API server, the datapaths in virtual machines, then the lab end to end.
+test: deps check unit oracle api scale test-vm e2e
 
 unit:
 	go test -count=1 ./...
@@ -52,6 +52,10 @@ oracle:
 
 e2e:
 	go test -count=1 -v -timeout 60m -tags e2e ./test/e2e
+
+# The CRDs of policies on a real API server.
+api:
+	go test -count=1 -v -timeout 30m -tags e2e ./test/api
 
 # The controller, a real API server, the simulated cloud and 200 nodes' agents.
 scale:

@@ -20,6 +20,7 @@ go vet ./...
 go vet -tags e2e ./test/e2e
 go vet -tags vm ./internal/datapath/...
 go vet -tags bench ./test/bench/... ./internal/vpcsim/fabric
+go vet -C test/oracle ./...
 
 # The linters have a module of their own, with their versions; the product's go.mod does
 # not know them. They read all files, whatever their build tags.
@@ -47,7 +48,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 # In a copy, so that a check never changes the tree.
 tar -c --exclude=./bin --exclude=./.git . | tar -x -C "$work"
-(cd "$work" && go generate ./api/... ./internal/cloud/...)
+(cd "$work" && go generate ./api/... ./internal/cloud/... ./internal/policy/...)
 status=0
 for file in $(cd "$work" && find api deploy docs internal/cloud -type f); do
 	if ! cmp -s "$work/$file" "$file"; then

@@ -72,9 +72,15 @@ func TestMain(m *testing.M) {
 // render returns the templates' texts with these values, or Helm's error.
 func (r *renderer) render(t *testing.T, values map[string]any) (map[string]string, string) {
 	t.Helper()
+	return r.renderIn(t, values, nil)
+}
+
+// renderIn renders for a cluster that has these kinds ("GROUP/VERSION/KIND") and objects.
+func (r *renderer) renderIn(t *testing.T, values map[string]any, apis []string, objects ...map[string]any) (map[string]string, string) {
+	t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := json.NewEncoder(r.in).Encode(values); err != nil {
+	if err := json.NewEncoder(r.in).Encode(map[string]any{"values": values, "apis": apis, "objects": objects}); err != nil {
 		t.Fatal(err)
 	}
 	line, err := r.out.ReadBytes('\n')
@@ -99,6 +105,11 @@ func objects(t *testing.T, values map[string]any) map[string]*unstructured.Unstr
 	if problem != "" {
 		t.Fatalf("%v: %s", values, problem)
 	}
+	return parsed(t, files)
+}
+
+func parsed(t *testing.T, files map[string]string) map[string]*unstructured.Unstructured {
+	t.Helper()
 	out := map[string]*unstructured.Unstructured{}
 	for name, text := range files {
 		for _, doc := range strings.Split(text, "\n---") {
@@ -202,6 +213,7 @@ func TestEachValueCounts(t *testing.T) {
 		"controller.resources":        {to: resources},
 		"admission.enabled":           {to: false, same: flannel},
 		"admission.port":              {to: 10366, off: flannel},
+		"policy.enabled":              {to: true, off: flannel},
 		"flannel.image.repository":    {to: "r.example/flannel", off: terway},
 		"flannel.image.tag":           {to: "v9", off: terway},
 		"flannel.nftables":            {to: false, off: terway},

@@ -42,8 +42,18 @@ type TierSpec struct {
 	Order *float64 `json:"order,omitempty"`
 	// DefaultAction is what becomes of a connection of a pod that a policy of the tier
 	// selects, if no rule of the tier decides: Deny, or Pass to the next tier.
-	// +kubebuilder:validation:Enum=Deny;Pass
 	// +kubebuilder:default=Deny
 	// +optional
-	DefaultAction *Action `json:"defaultAction,omitempty"`
+	DefaultAction *DefaultAction `json:"defaultAction,omitempty"`
 }
+
+// DefaultAction is what becomes of a connection at the end of a tier: Deny, or Pass.
+//
+// +kubebuilder:validation:Enum=Deny;Pass
+type DefaultAction string
+
+// The default actions.
+const (
+	DefaultDeny DefaultAction = "Deny"
+	DefaultPass DefaultAction = "Pass"
+)

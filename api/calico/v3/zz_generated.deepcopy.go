@@ -1061,7 +1061,7 @@ func (in *TierSpec) DeepCopyInto(out *TierSpec) {
 	}
 	if in.DefaultAction != nil {
 		in, out := &in.DefaultAction, &out.DefaultAction
-		*out = new(Action)
+		*out = new(DefaultAction)
 		**out = **in
 	}
 }

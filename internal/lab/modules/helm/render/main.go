@@ -1,6 +1,7 @@
-// Render renders a chart with Helm's library: it reads values as JSON, one set a line,
-// and answers each with a line of JSON, {"files": {template: text}} or {"error": text}.
-// No cluster is asked: lookup finds nothing.
+// Render renders a chart with Helm's library: it reads lines of JSON, {"values": …, "apis":
+// ["GROUP/VERSION/KIND", …], "objects": [{…}, …]}, and answers each with a line,
+// {"files": {template: text}} or {"error": text}. No cluster is asked: Capabilities have
+// these kinds beside Kubernetes' own, and lookup finds these objects.
 //
 //	render CHART-FOLDER
 package main
@@ -11,11 +12,18 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"helm.sh/helm/v4/pkg/chart/common"
 	"helm.sh/helm/v4/pkg/chart/common/util"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
 	"helm.sh/helm/v4/pkg/engine"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/fake"
 )
 
 func main() {
@@ -25,8 +33,8 @@ func main() {
 	}
 	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
-		var values map[string]any
-		err := in.Decode(&values)
+		var ask question
+		err := in.Decode(&ask)
 		if errors.Is(err, io.EOF) {
 			return
 		}
@@ -35,7 +43,7 @@ func main() {
 			Error string            `json:"error,omitempty"`
 		}
 		if err == nil {
-			answer.Files, err = render(os.Args[1], values)
+			answer.Files, err = render(os.Args[1], ask)
 		}
 		if err != nil {
 			answer.Error = err.Error()
@@ -47,14 +55,34 @@ func main() {
 	}
 }
 
-func render(dir string, values map[string]any) (map[string]string, error) {
+type question struct {
+	Values  map[string]any   `json:"values"`
+	APIs    []string         `json:"apis"`
+	Objects []map[string]any `json:"objects"`
+}
+
+func render(dir string, ask question) (map[string]string, error) {
 	chart, err := loader.LoadDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	all, err := util.ToRenderValues(chart, values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, common.DefaultCapabilities)
+	capabilities := common.DefaultCapabilities.Copy()
+	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), ask.APIs...)
+	all, err := util.ToRenderValues(chart, ask.Values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, capabilities)
 	if err != nil {
 		return nil, err
 	}
-	return engine.Render(chart, all)
+	var objects []runtime.Object
+	for _, o := range ask.Objects {
+		objects = append(objects, &unstructured.Unstructured{Object: o})
+	}
+	return engine.RenderWithClientProvider(chart, all, cluster{fake.NewSimpleDynamicClient(runtime.NewScheme(), objects...)})
+}
+
+// cluster is what lookup asks.
+type cluster struct{ client dynamic.Interface }
+
+func (c cluster) GetClientFor(apiVersion, kind string) (dynamic.NamespaceableResourceInterface, bool, error) {
+	resource, _ := meta.UnsafeGuessKindToResource(schema.FromAPIVersionAndKind(apiVersion, kind))
+	return c.client.Resource(resource), !slices.Contains([]string{"APIService", "CustomResourceDefinition"}, kind), nil
 }

@@ -1,0 +1,143 @@
+package chart
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	v3 "terway.dev/terway/api/calico/v3"
+)
+
+func init() {
+	for _, err := range []error{apiextensionsv1.AddToScheme(scheme.Scheme), v3.AddToScheme(scheme.Scheme)} {
+		if err != nil {
+			panic(err)
+		}
+	}
+}
+
+const calicoTier = "projectcalico.org/v3/Tier"
+
+func crd(name, release string) map[string]any {
+	return map[string]any{
+		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+		"metadata": map[string]any{"name": name, "annotations": map[string]any{"meta.helm.sh/release-name": release}},
+	}
+}
+
+// The kinds of policies are installed when they are asked for, as they were generated, and
+// outlive the chart: with a kind all its objects go.
+func TestPolicyKinds(t *testing.T) {
+	for name := range objects(t, with("terway", nil)) {
+		if strings.HasPrefix(name, "CustomResourceDefinition ") || strings.HasPrefix(name, "Tier ") {
+			t.Errorf("without policy.enabled there is %s", name)
+		}
+	}
+	on := with("terway", map[string]any{"policy.enabled": true})
+	got := objects(t, on)
+	files, err := filepath.Glob(dir + "policy/*.yaml")
+	if err != nil || len(files) < 11 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want apiextensionsv1.CustomResourceDefinition
+		if err := yaml.UnmarshalStrict(text, &want); err != nil {
+			t.Fatalf("%s: %v", file, err)
+		}
+		var have apiextensionsv1.CustomResourceDefinition
+		into(t, got["CustomResourceDefinition "+want.Name], &have)
+		if have.Annotations["helm.sh/resource-policy"] != "keep" {
+			t.Errorf("%s goes with the chart", want.Name)
+		}
+		delete(have.Annotations, "helm.sh/resource-policy")
+		a, err := yaml.Marshal(have)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := yaml.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if string(a) != string(b) {
+			t.Errorf("%s is not what is in %s", want.Name, file)
+		}
+		if strings.HasPrefix(want.Spec.Group, "crd.") {
+			t.Errorf("%s: clients that find Calico's private group do not use the other", want.Name)
+		}
+	}
+}
+
+// Tiers come with the first upgrade after their kind, with what they are in Calico.
+func TestPolicyTiers(t *testing.T) {
+	on := with("terway", map[string]any{"policy.enabled": true})
+	for name := range objects(t, on) {
+		if strings.HasPrefix(name, "Tier ") {
+			t.Errorf("%s is in the first installation: Helm would refuse all of it", name)
+		}
+	}
+	texts, problem := helm.renderIn(t, on, []string{calicoTier})
+	if problem != "" {
+		t.Fatal(problem)
+	}
+	got := parsed(t, texts)
+	for name, want := range map[string]v3.TierSpec{
+		"default":       {Order: new(1_000_000.0), DefaultAction: new(v3.DefaultDeny)},
+		"kube-admin":    {Order: new(1_000.0), DefaultAction: new(v3.DefaultPass)},
+		"kube-baseline": {Order: new(10_000_000.0), DefaultAction: new(v3.DefaultPass)},
+	} {
+		var tier v3.Tier
+		into(t, got["Tier "+name], &tier)
+		if *tier.Spec.Order != *want.Order || *tier.Spec.DefaultAction != *want.DefaultAction || tier.Annotations["helm.sh/resource-policy"] != "keep" {
+			t.Errorf("tier %s is %+v", name, tier)
+		}
+	}
+}
+
+// Where another Calico serves the API the chart stops, and leaves the other kind to whom
+// it belongs.
+func TestPolicyOfOthers(t *testing.T) {
+	on := with("terway", map[string]any{"policy.enabled": true})
+	service := func(s map[string]any) map[string]any {
+		spec := map[string]any{"group": "projectcalico.org", "version": "v3"}
+		if s != nil {
+			spec["service"] = s
+		}
+		return map[string]any{"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": map[string]any{"name": "v3.projectcalico.org"}, "spec": spec}
+	}
+	if _, problem := helm.renderIn(t, on, nil, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); !strings.Contains(problem, "is served by Service calico-apiserver/calico-api: another Calico owns it") {
+		t.Errorf("beside Calico's API server the chart says %q", problem)
+	}
+	if _, problem := helm.renderIn(t, with("terway", nil), nil, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); problem != "" {
+		t.Errorf("without policies the chart says %q", problem)
+	}
+	const cnp = "clusternetworkpolicies.policy.networking.k8s.io"
+	for release, installed := range map[string]bool{"terway": true, "": false, "other": false} {
+		// The API server makes an APIService without a Service for a kind.
+		texts, problem := helm.renderIn(t, on, []string{calicoTier}, service(nil), crd(cnp, release), crd("tiers.projectcalico.org", release))
+		if problem != "" {
+			t.Errorf("beside kinds of release %q the chart says %q", release, problem)
+			continue
+		}
+		got := parsed(t, texts)
+		if there := got["CustomResourceDefinition "+cnp] != nil; there != installed {
+			t.Errorf("ClusterNetworkPolicy of release %q: in the chart %v, want %v", release, there, installed)
+		}
+		// Helm itself refuses to take what is another release's.
+		if got["CustomResourceDefinition tiers.projectcalico.org"] == nil {
+			t.Errorf("the kind Tier of release %q is left out", release)
+		}
+	}
+	if !slices.Contains(keys(objects(t, on)), "CustomResourceDefinition "+cnp) {
+		t.Errorf("there is no %s", cnp)
+	}
+}
