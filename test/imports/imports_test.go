@@ -109,6 +109,16 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
+			"what policies mean is said of values and of objects, whoever read them",
+			[]string{"internal/policy", "internal/policy/selector", "internal/policy/translate", "internal/policy/manifest", "internal/policy/lint"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
+		},
+		{
+			"what objects mean does not depend on who judges by it",
+			[]string{"internal/policy/translate"},
+			[]string{module + "internal/policy/compile", module + "internal/policy/naive", module + "internal/config"},
+		},
+		{
 			"policies are compiled without asking a cluster or a kernel",
 			[]string{"internal/policy/compile"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "os/exec"},

@@ -1,0 +1,83 @@
+package lint_test
+
+import (
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/policy/lint"
+	"terway.dev/terway/internal/policy/manifest"
+	"terway.dev/terway/internal/policy/translate"
+)
+
+const pods = `
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {containers: [{name: web, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: proxy, namespace: shop, labels: {app: proxy}}
+spec: {hostNetwork: true, containers: []}
+status: {podIP: 192.168.0.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: dns, namespace: kube-system, labels: {k8s-app: kube-dns}}
+spec: {containers: [{name: dns, ports: [{name: dns, containerPort: 53, protocol: UDP}]}]}
+status: {podIP: 10.0.2.1}
+---
+`
+
+func policyOf(kind, spec string) string {
+	version := map[string]string{"NetworkPolicy": "networking.k8s.io/v1", "GlobalNetworkPolicy": "projectcalico.org/v3", "ClusterNetworkPolicy": "policy.networking.k8s.io/v1beta1"}[kind]
+	return "apiVersion: " + version + "\nkind: " + kind + "\nmetadata: {name: it, namespace: shop}\nspec: " + spec + "\n"
+}
+
+// Each check sees what it is for, and nothing where all is as it should be.
+func TestLint(t *testing.T) {
+	const open = "to: [{namespaceSelector: {}}]"
+	for _, c := range []struct{ name, text, want string }{
+		{"nothing", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]}"), ""},
+		{"all pods, some of the host's network", policyOf("NetworkPolicy", "{podSelector: {}}"), ""},
+		{"refused", policyOf("GlobalNetworkPolicy", "{selector: app}"), `GlobalNetworkPolicy shop/it: spec.selector: "app": want selector "app" has the end at position 4`},
+		{"no pods", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: wbe}}}"), `NetworkPolicy shop/it: selects no pod (no-pods)`},
+		{"host network", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: proxy}}}"), `selects shop/proxy of the host's network, for which no policy holds (host-network)`},
+		{"named port", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: https}]}]}"), `spec.ingress[0]: port "https": no pod that the policy selects has a port`},
+		{"named port of another protocol", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http, protocol: UDP}]}]}"), `port "http": no pod that the policy selects has a port of this name and protocol (named-port)`},
+		{"named port at the other end", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{"+open+", ports: [{port: dns, protocol: UDP}]}]}"), ""},
+		{"never: except", policyOf("NetworkPolicy", "{podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/9, 10.128.0.0/9]}}]}]}"), `spec.ingress[0]: never matches: no address of the other end: what is excluded is all of the networks (never-matches)`},
+		{"never: selector", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, source: {selector: a == 'b' && a == 'c'}}]}"), `never matches: no address of the other end: the selectors contradict themselves`},
+		{"never: family", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, ipVersion: 6, source: {nets: [10.0.0.0/8]}}]}"), `the networks are not of IPv6`},
+		{"never: own", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, destination: {nets: [10.0.0.0/8], notNets: [0.0.0.0/0]}}]}"), `never matches: no address of the pod: what is excluded`},
+		{"never: ports", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, protocol: TCP, destination: {ports: [80, '90:99'], notPorts: ['80:100']}}]}"), `never matches: all ports are excluded`},
+		{"never: protocol", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, protocol: TCP, notProtocol: 6}]}"), `never matches: the protocol is excluded`},
+		{"shadowed by all", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Log}, {action: Allow}, {action: Deny, protocol: TCP}]}"), `spec.ingress[2]: is never reached: rule 1 matches everything (shadowed)`},
+		{"shadowed by the same", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Pass, protocol: TCP, source: {selector: a == 'b' || a == 'c'}}, {action: Deny, protocol: 6, source: {selector: \"a in {'c', 'b'}\"}}]}"), `spec.ingress[1]: is never reached: rule 0 matches the same`},
+		{"metadata, allowed", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32]}}]}]}"), `spec.egress[0]: leaves out 169.254.169.254 but not 100.100.100.200, where Alibaba Cloud has the metadata of instances (metadata)`},
+		{"metadata, both", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32, 100.100.100.200/32]}}]}]}"), ""},
+		{"metadata, denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}]}"), `denies 169.254.169.254, and the policy does not deny 100.100.100.200`},
+		{"metadata, both denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}, {action: Deny, to: [{networks: [100.100.100.200/32]}]}]}"), ""},
+		{"probes", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Deny, source: {nets: [100.64.0.0/10]}}, {action: Allow}]}"), `spec.ingress[0]: denies nothing: policy_allow_load_balancer_probes lets 100.64.0.0/10 in`},
+		{"dns", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}"), `NetworkPolicy shop/it: shop/web cannot ask the cluster's DNS (kube-system/dns, UDP 53) (dns)`},
+		{"dns, by rule", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]}"), `ClusterNetworkPolicy shop/it: shop/web cannot ask`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, err := manifest.NewReader()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Read([]byte(pods + c.text)); err != nil {
+				t.Fatal(err)
+			}
+			got := lint.Lint(r.Objects, translate.Options{AllowLoadBalancerProbes: true})
+			switch {
+			case c.want == "" && len(got) > 0:
+				t.Errorf("found %v", got)
+			case c.want != "" && (len(got) != 1 || !strings.Contains(got[0].String(), c.want)):
+				t.Errorf("found %v, want %s", got, c.want)
+			}
+		})
+	}
+}

@@ -1,0 +1,161 @@
+// Package manifest reads objects of policies, and of what they are about, from YAML: what a
+// user applies, or saves with "kubectl get … -o yaml".
+//
+// It knows which kinds there are and where they go. What they mean is translate's.
+package manifest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
+
+	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/policy/translate"
+)
+
+// A Reader gathers objects.
+type Reader struct {
+	Objects translate.Objects
+	// Skipped counts objects that say nothing of policies, by kind.
+	Skipped map[string]int
+
+	decoder runtime.Decoder
+}
+
+// NewReader makes a Reader without objects.
+func NewReader() (*Reader, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{
+		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, cnpv1.AddToScheme, v3.AddToScheme,
+	} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register kinds: %w", err)
+		}
+	}
+	return &Reader{
+		Skipped: map[string]int{},
+		decoder: serializer.NewCodecFactory(scheme, serializer.EnableStrict).UniversalDeserializer(),
+	}, nil
+}
+
+// Folder reads all files of a folder, and of those in it, that end with .yaml, .yml or .json.
+func (r *Reader) Folder(files fs.FS) error {
+	var errs []error
+	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !slices.Contains([]string{".yaml", ".yml", ".json"}, path.Ext(name)) {
+			return err
+		}
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			return err
+		}
+		if err := r.Read(text); err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
+		}
+		return nil
+	})
+	return errors.Join(append(errs, err)...)
+}
+
+// Read reads documents of YAML or JSON; a List's items count as documents. An object with a
+// field that its kind does not have is an error; one of a kind without meaning for policies is
+// counted.
+func (r *Reader) Read(text []byte) error {
+	docs := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
+	for n := 1; ; n++ {
+		doc, err := docs.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = r.document(doc)
+		}
+		if err != nil {
+			return fmt.Errorf("document %d: %w", n, err)
+		}
+	}
+}
+
+func (r *Reader) document(doc []byte) error {
+	json, err := yaml.ToJSON(doc)
+	if err != nil {
+		return err
+	}
+	if s := string(bytes.TrimSpace(json)); s == "null" || s == "" {
+		return nil // comments
+	}
+	var kind metav1.TypeMeta
+	if err := yaml.Unmarshal(json, &kind); err != nil {
+		return err
+	}
+	object, _, err := r.decoder.Decode(json, nil, nil)
+	if runtime.IsNotRegisteredError(err) {
+		r.Skipped[kind.Kind]++
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return r.add(object)
+}
+
+func (r *Reader) add(object runtime.Object) error {
+	o := &r.Objects
+	switch x := object.(type) {
+	case *corev1.List:
+		for i := range x.Items {
+			if err := r.document(x.Items[i].Raw); err != nil {
+				return fmt.Errorf("item %d: %w", i+1, err)
+			}
+		}
+	case *networkingv1.NetworkPolicy:
+		o.NetworkPolicies = append(o.NetworkPolicies, x)
+	case *cnpv1.ClusterNetworkPolicy:
+		o.ClusterNetworkPolicies = append(o.ClusterNetworkPolicies, x)
+	case *v3.NetworkPolicy:
+		o.CalicoPolicies = append(o.CalicoPolicies, x)
+	case *v3.GlobalNetworkPolicy:
+		o.GlobalNetworkPolicies = append(o.GlobalNetworkPolicies, x)
+	case *v3.Tier:
+		o.Tiers = append(o.Tiers, x)
+	case *v3.StagedNetworkPolicy:
+		o.StagedNetworkPolicies = append(o.StagedNetworkPolicies, x)
+	case *v3.StagedGlobalNetworkPolicy:
+		o.StagedGlobalNetworkPolicies = append(o.StagedGlobalNetworkPolicies, x)
+	case *v3.StagedKubernetesNetworkPolicy:
+		o.StagedKubernetesNetworkPolicies = append(o.StagedKubernetesNetworkPolicies, x)
+	case *corev1.Namespace:
+		o.Namespaces = append(o.Namespaces, x)
+	case *corev1.ServiceAccount:
+		o.ServiceAccounts = append(o.ServiceAccounts, x)
+	case *corev1.Pod:
+		o.Pods = append(o.Pods, x)
+	case *corev1.Node:
+		o.Nodes = append(o.Nodes, x)
+	case *discoveryv1.EndpointSlice:
+		o.EndpointSlices = append(o.EndpointSlices, x)
+	case *v3.NetworkSet:
+		o.NetworkSets = append(o.NetworkSets, x)
+	case *v3.GlobalNetworkSet:
+		o.GlobalNetworkSets = append(o.GlobalNetworkSets, x)
+	case *v3.HostEndpoint:
+		o.HostEndpoints = append(o.HostEndpoints, x)
+	default:
+		r.Skipped[object.GetObjectKind().GroupVersionKind().Kind]++
+	}
+	return nil
+}

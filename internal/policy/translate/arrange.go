@@ -1,0 +1,157 @@
+package translate
+
+import (
+	"cmp"
+	"math"
+	"net/netip"
+	"slices"
+	"strings"
+
+	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/policy"
+)
+
+// The tiers that are always there, as Calico has them, whether or not there are Tier objects
+// of these names. Tiers between them are the users'.
+const (
+	TierAdmin    = "kube-admin"    // ClusterNetworkPolicies of tier Admin
+	TierDefault  = "default"       // NetworkPolicies, and Calico's that name no tier
+	TierBaseline = "kube-baseline" // ClusterNetworkPolicies of tier Baseline
+)
+
+// KubernetesOrder is the order of NetworkPolicies in TierDefault, as Calico has it: policies of
+// lower order come before them, those of higher order after.
+const KubernetesOrder = 1000
+
+// TierProbes is the tier that Options.AllowLoadBalancerProbes makes, before all others.
+const TierProbes = "load-balancer-probes"
+
+// LoadBalancerProbes is where the health checks of Alibaba Cloud's load balancers are from.
+var LoadBalancerProbes = netip.MustParsePrefix("100.64.0.0/10")
+
+// Options are settings of the cluster.
+type Options struct {
+	// AllowLoadBalancerProbes is policy_allow_load_balancer_probes: every pod may be reached
+	// from LoadBalancerProbes, whatever policies say. Without it only rules allow that.
+	AllowLoadBalancerProbes bool
+}
+
+// A Placed is a policy and its place.
+type Placed struct {
+	Policy policy.Policy
+	Tier   string
+	// Order in the tier, the lowest first; +Inf: last.
+	Order float64
+}
+
+// field is where a policy of this kind has its tier.
+const fieldTier = "spec.tier"
+
+type tier struct {
+	policy.Tier
+	order    float64
+	policies []Placed
+}
+
+// builtin are the tiers that are always there.
+func builtin() map[string]*tier {
+	return map[string]*tier{
+		TierAdmin:    {Tier: policy.Tier{Name: TierAdmin, Default: policy.Pass}, order: 1_000},
+		TierDefault:  {Tier: policy.Tier{Name: TierDefault, Default: policy.Deny}, order: 1_000_000},
+		TierBaseline: {Tier: policy.Tier{Name: TierBaseline, Default: policy.Pass}, order: 10_000_000},
+	}
+}
+
+// Arrange puts policies into tiers and in order. Tiers go by order and name; policies of a
+// tier by order, then by name without the tier's ("default.x" is "x"), namespace and kind.
+// A tier without policies is left out. The Notes are about tiers that are not as their
+// objects say, and policies of tiers that are not there.
+func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note) {
+	var notes []Note
+	all := builtin()
+	for _, t := range tiers {
+		r := report{ref: policy.Ref{Kind: KindTier, Name: t.Name}}
+		order, action := math.Inf(1), policy.Deny
+		if t.Spec.Order != nil {
+			order = *t.Spec.Order
+		}
+		if a := t.Spec.DefaultAction; a != nil {
+			switch *a {
+			case v3.DefaultDeny:
+			case v3.DefaultPass:
+				action = policy.Pass
+			default:
+				r.refuse("spec.defaultAction", *a, "Deny or Pass")
+			}
+		}
+		if ours := all[t.Name]; ours != nil {
+			if order != ours.order {
+				r.note(Partly, "spec.order", order, "this tier's order is always "+formatOrder(ours.order))
+			}
+			if action != ours.Default {
+				r.note(Partly, "spec.defaultAction", action, "this tier's default action is always "+ours.Default.String())
+			}
+		} else if t.Name == TierProbes {
+			r.refuse("metadata.name", t.Name, "another name: this one is used for policy_allow_load_balancer_probes")
+		} else if !r.refused() {
+			all[t.Name] = &tier{Tier: policy.Tier{Name: t.Name, Default: action}, order: order}
+		}
+		notes = append(notes, r.notes...)
+	}
+	ingress := false
+	for _, p := range policies {
+		t := all[p.Tier]
+		if t == nil {
+			r := report{ref: p.Policy.Ref}
+			r.refuse(fieldTier, p.Tier, "the name of a Tier that is there; until it is, the policy is not applied")
+			notes = append(notes, r.notes...)
+			continue
+		}
+		t.policies = append(t.policies, p)
+		ingress = ingress || p.Policy.Directions[policy.Ingress]
+	}
+	var set policy.Set
+	if ingress && o.AllowLoadBalancerProbes {
+		set.Tiers = append(set.Tiers, probes())
+	}
+	var used []*tier
+	for _, t := range all {
+		if len(t.policies) > 0 {
+			used = append(used, t)
+		}
+	}
+	slices.SortFunc(used, func(a, b *tier) int { return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.Name, b.Name)) })
+	for _, t := range used {
+		slices.SortFunc(t.policies, func(a, b Placed) int {
+			x, y := a.Policy.Ref, b.Policy.Ref
+			return cmp.Or(
+				cmp.Compare(a.Order, b.Order),
+				strings.Compare(bare(x.Name, t.Name), bare(y.Name, t.Name)),
+				strings.Compare(x.Namespace, y.Namespace),
+				strings.Compare(x.Kind, y.Kind),
+				strings.Compare(x.Name, y.Name),
+			)
+		})
+		for _, p := range t.policies {
+			t.Policies = append(t.Policies, p.Policy)
+		}
+		set.Tiers = append(set.Tiers, t.Tier)
+	}
+	return set, notes
+}
+
+// bare is a policy's name without its tier's, which Calico up to 3.31 demands before it.
+func bare(name, tier string) string { return strings.TrimPrefix(name, tier+".") }
+
+// probes is what the load balancers' health checks are allowed by.
+func probes() policy.Tier {
+	p := policy.Policy{
+		Ref:        policy.Ref{Kind: KindSetting, Name: "policy_allow_load_balancer_probes"},
+		Directions: [2]bool{policy.Ingress: true},
+	}
+	p.Rules[policy.Ingress] = []policy.Rule{{
+		Action: policy.Allow,
+		Peers:  []policy.Match{{In: []policy.AddrSet{{Nets: []netip.Prefix{LoadBalancerProbes}}}}},
+	}}
+	return policy.Tier{Name: TierProbes, Default: policy.Pass, Policies: []policy.Policy{p}}
+}

@@ -1,0 +1,196 @@
+package translate
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/policy"
+)
+
+// Cluster is what policies are about, of objects of the API alone. Of running pods with the
+// same address the youngest has it: objects of pods that went are read before they are gone.
+func Cluster(o Objects) (policy.Cluster, []Note) {
+	c := policy.Cluster{
+		Namespaces:      map[string]policy.Labels{},
+		ServiceAccounts: map[policy.NamespacedName]policy.Labels{},
+		Pods:            map[policy.NamespacedName]*policy.Pod{},
+		Nodes:           map[string]*policy.Node{},
+		NetworkSets:     map[policy.NamespacedName]*policy.NetworkSet{},
+		Services:        map[policy.NamespacedName][]policy.Endpoint{},
+	}
+	var notes []Note
+	for _, n := range o.Namespaces {
+		c.Namespaces[n.Name] = n.Labels
+	}
+	for _, a := range o.ServiceAccounts {
+		c.ServiceAccounts[policy.NamespacedName{Namespace: a.Namespace, Name: a.Name}] = a.Labels
+	}
+	for _, n := range o.Nodes {
+		c.Nodes[n.Name] = Node(n)
+	}
+	pods := slices.Clone(o.Pods)
+	slices.SortFunc(pods, func(a, b *corev1.Pod) int {
+		return cmp.Or(b.CreationTimestamp.Compare(a.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	has := map[netip.Addr]*policy.Pod{}
+	for _, object := range pods {
+		p := Pod(object)
+		c.Pods[p.NamespacedName] = p
+		if p.HostNetwork || p.Ended {
+			continue
+		}
+		p.Addresses = slices.DeleteFunc(p.Addresses, func(a netip.Addr) bool {
+			other := has[a]
+			if other == nil {
+				has[a] = p
+				return false
+			}
+			r := report{ref: ref(KindPod, object)}
+			r.note(Partly, "status.podIPs", a, "the pod "+other.String()+" is younger and has this address")
+			notes = append(notes, r.notes...)
+			return true
+		})
+	}
+	for _, s := range o.EndpointSlices {
+		if service := s.Labels[discoveryv1.LabelServiceName]; service != "" {
+			name := policy.NamespacedName{Namespace: s.Namespace, Name: service}
+			c.Services[name] = append(c.Services[name], Endpoints(s)...)
+		}
+	}
+	set := func(kind string, o interface {
+		GetNamespace() string
+		GetName() string
+		GetLabels() map[string]string
+	}, nets []string) {
+		r := report{ref: ref(kind, o)}
+		c.NetworkSets[policy.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}] = &policy.NetworkSet{Labels: o.GetLabels(), Nets: r.setNets(nets)}
+		notes = append(notes, r.notes...)
+	}
+	for _, s := range o.NetworkSets {
+		set(KindNetworkSet, s, s.Spec.Nets)
+	}
+	for _, s := range o.GlobalNetworkSets {
+		set(KindGlobalNetworkSet, s, s.Spec.Nets)
+	}
+	for _, h := range o.HostEndpoints {
+		s, more := HostEndpoint(h)
+		// No object has a name with a slash.
+		c.NetworkSets[policy.NamespacedName{Name: "hostendpoint/" + h.Name}] = s
+		notes = append(notes, more...)
+	}
+	return c, notes
+}
+
+// setNets are the networks of a set; what is none is left out, and said.
+func (r *report) setNets(list []string) (nets []netip.Prefix) {
+	for i, text := range list {
+		if n, ok := networkOrAddress(text); ok {
+			nets = append(nets, n)
+		} else {
+			r.note(Partly, item("spec.nets", i), text, "is left out: want an address, or a network such as 192.168.0.0/16 or 2001:db8::/32")
+		}
+	}
+	return nets
+}
+
+// HostEndpoint is what selectors see of an interface of a node: its labels and the addresses
+// that it is expected to have, as if it were a GlobalNetworkSet. What goes to and from
+// the node itself is not judged.
+func HostEndpoint(h *v3.HostEndpoint) (*policy.NetworkSet, []Note) {
+	r := report{ref: ref(KindHostEndpoint, h)}
+	s := &policy.NetworkSet{Labels: h.Labels}
+	for i, text := range h.Spec.ExpectedIPs {
+		if a, ok := address(text); ok {
+			s.Nets = append(s.Nets, netip.PrefixFrom(a, a.BitLen()))
+		} else {
+			r.note(Partly, item("spec.expectedIPs", i), text, "is left out: want an address")
+		}
+	}
+	r.note(Partly, "spec.node", h.Spec.Node, "what goes to and from the node itself is not judged; selectors of rules find spec.expectedIPs by the object's labels")
+	return s, r.notes
+}
+
+// Node is what policies know of a node.
+func Node(n *corev1.Node) *policy.Node {
+	node := &policy.Node{Labels: n.Labels}
+	for _, a := range n.Status.Addresses {
+		if addr, ok := address(a.Address); ok && !slices.Contains(node.Addresses, addr) {
+			node.Addresses = append(node.Addresses, addr)
+		}
+	}
+	return node
+}
+
+// Pod is what policies know of a pod.
+func Pod(p *corev1.Pod) *policy.Pod {
+	pod := &policy.Pod{
+		NamespacedName: policy.NamespacedName{Namespace: p.Namespace, Name: p.Name},
+		Labels:         p.Labels,
+		ServiceAccount: cmp.Or(p.Spec.ServiceAccountName, "default"),
+		Node:           p.Spec.NodeName,
+		HostNetwork:    p.Spec.HostNetwork,
+		Ended:          p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed,
+	}
+	texts := []string{p.Status.PodIP}
+	for _, ip := range p.Status.PodIPs {
+		texts = append(texts, ip.IP)
+	}
+	for _, text := range texts {
+		if a, ok := address(text); ok && !slices.Contains(pod.Addresses, a) {
+			pod.Addresses = append(pod.Addresses, a)
+		}
+	}
+	// Init containers that run beside the others serve ports as well.
+	containers := slices.Clone(p.Spec.Containers)
+	for _, c := range p.Spec.InitContainers {
+		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			containers = append(containers, c)
+		}
+	}
+	for _, c := range containers {
+		for _, port := range c.Ports {
+			protocol := port.Protocol
+			if protocol == "" {
+				protocol = corev1.ProtocolTCP
+			}
+			if number, ok := kubernetesProtocol(&protocol); ok && port.Name != "" {
+				pod.Ports = append(pod.Ports, policy.NamedPort{Name: port.Name, Protocol: number, Port: uint16(port.ContainerPort)})
+			}
+		}
+	}
+	return pod
+}
+
+// Endpoints are the addresses and ports of a slice, ready or not: a Service may send to those
+// that are not.
+func Endpoints(s *discoveryv1.EndpointSlice) (list []policy.Endpoint) {
+	ports := []policy.Endpoint{}
+	for _, p := range s.Ports {
+		if number, ok := kubernetesProtocol(p.Protocol); ok && p.Port != nil {
+			ports = append(ports, policy.Endpoint{Protocol: number, Port: uint16(*p.Port)})
+		}
+	}
+	if len(ports) == 0 {
+		// Its addresses are the Service's all the same.
+		ports = []policy.Endpoint{{}}
+	}
+	for _, e := range s.Endpoints {
+		for _, text := range e.Addresses {
+			a, ok := address(text) // not a name
+			if !ok {
+				continue
+			}
+			for _, p := range ports {
+				p.Address = a
+				list = append(list, p)
+			}
+		}
+	}
+	return list
+}

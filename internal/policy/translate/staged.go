@@ -1,0 +1,44 @@
+package translate
+
+import (
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	v3 "terway.dev/terway/api/calico/v3"
+)
+
+// WithStaged is what there would be if every staged policy were enforced: Set puts its policy
+// in the place of the one with its name, Delete takes that one away; Learn and Ignore do
+// nothing.
+func (o Objects) WithStaged() Objects {
+	for _, s := range o.StagedNetworkPolicies {
+		p := &v3.NetworkPolicy{ObjectMeta: s.ObjectMeta, Spec: s.Spec.PolicySpec}
+		o.CalicoPolicies = stage(o.CalicoPolicies, p, s.Spec.StagedAction)
+	}
+	for _, s := range o.StagedGlobalNetworkPolicies {
+		p := &v3.GlobalNetworkPolicy{ObjectMeta: s.ObjectMeta, Spec: s.Spec.GlobalNetworkPolicySpec}
+		o.GlobalNetworkPolicies = stage(o.GlobalNetworkPolicies, p, s.Spec.StagedAction)
+	}
+	for _, s := range o.StagedKubernetesNetworkPolicies {
+		p := &networkingv1.NetworkPolicy{ObjectMeta: s.ObjectMeta, Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: s.Spec.PodSelector, Ingress: s.Spec.Ingress, Egress: s.Spec.Egress, PolicyTypes: s.Spec.PolicyTypes,
+		}}
+		o.NetworkPolicies = stage(o.NetworkPolicies, p, s.Spec.StagedAction)
+	}
+	return o
+}
+
+func stage[T metav1.Object](list []T, p T, action v3.StagedAction) []T {
+	if action == v3.StagedLearn || action == v3.StagedIgnore {
+		return list
+	}
+	list = slices.DeleteFunc(slices.Clone(list), func(other T) bool {
+		return other.GetName() == p.GetName() && other.GetNamespace() == p.GetNamespace()
+	})
+	if action == v3.StagedDelete {
+		return list
+	}
+	return append(list, p)
+}
