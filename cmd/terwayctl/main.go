@@ -16,6 +16,7 @@ import (
 	"terway.dev/terway/internal/cli/config"
 	"terway.dev/terway/internal/cli/instancetypes"
 	"terway.dev/terway/internal/cli/plan"
+	"terway.dev/terway/internal/cli/policy"
 	"terway.dev/terway/internal/cli/status"
 	"terway.dev/terway/internal/cli/vpc"
 )
@@ -42,6 +43,7 @@ func newCommand() *cobra.Command {
 		config.NewCommand(),
 		instancetypes.NewCommand(),
 		plan.NewCommand(),
+		policy.NewCommand(),
 		status.NewCommand(),
 		vpc.NewCommand(),
 		moved("lab"),

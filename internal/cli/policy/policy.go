@@ -1,0 +1,111 @@
+// Package policy is the command "terwayctl policy": what is wrong with policies, and what
+// they say of a connection. It reads folders of manifests and prints; what policies mean is
+// internal/policy's.
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"terway.dev/terway/internal/policy/lint"
+	"terway.dev/terway/internal/policy/manifest"
+	"terway.dev/terway/internal/policy/translate"
+)
+
+// NewCommand makes "terwayctl policy".
+func NewCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "What is wrong with network policies, and what they say of a connection",
+		Args:  cobra.NoArgs,
+	}
+	cmd.AddCommand(lintCommand(), traceCommand())
+	return cmd
+}
+
+// source is where objects are from.
+type source struct {
+	offline string
+	options translate.Options
+}
+
+func (s *source) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it")
+	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, "allow-load-balancer-probes", true, "policy_allow_load_balancer_probes of the cluster's configuration")
+	if err := cmd.MarkFlagRequired("offline"); err != nil {
+		panic(err)
+	}
+}
+
+func (s *source) read(stderr io.Writer) (translate.Objects, error) {
+	if info, err := os.Stat(s.offline); err != nil {
+		return translate.Objects{}, fmt.Errorf("--offline: %w", err)
+	} else if !info.IsDir() {
+		return translate.Objects{}, fmt.Errorf("--offline %s: is a file: want the folder that it is in", s.offline)
+	}
+	r, err := manifest.NewReader()
+	if err != nil {
+		return translate.Objects{}, err
+	}
+	if err := r.Folder(os.DirFS(s.offline)); err != nil {
+		return translate.Objects{}, fmt.Errorf("--offline %s: %w", s.offline, err)
+	}
+	for _, kind := range slices.Sorted(maps.Keys(r.Skipped)) {
+		fmt.Fprintf(stderr, "not read: %d %s, of which no policy speaks\n", r.Skipped[kind], kind)
+	}
+	return r.Objects, nil
+}
+
+func lintCommand() *cobra.Command {
+	var from source
+	cmd := &cobra.Command{
+		Use:   "lint --offline DIR",
+		Short: "Find what is probably not meant in policies",
+		Long: `Finds what is probably not meant in policies, and what is not enforced as it is written.
+Each finding names the object, the field and the check:
+
+  not-as-written  refused, or not enforced as it is written
+  never-matches   a rule that matches no connection
+  shadowed        a rule behind one that takes all that it matches
+  no-pods         a policy that selects no pod
+  host-network    a policy that selects pods of the host's network, for which none holds
+  named-port      the name of a port that no pod has
+  dns             pods that cannot ask the cluster's DNS
+  metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
+  probes          a rule against health checks that a setting lets in before it
+
+What is about pods is asked only if there are pods in DIR; with namespaces, service accounts
+and nodes as well the answers are those of the cluster. If there is a finding, the command fails.`,
+		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
+  terwayctl policy lint --offline policies`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o, err := from.read(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if len(o.Pods) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "there are no pods: what is about them is not asked")
+			}
+			found := lint.Lint(o, from.options)
+			for _, f := range found {
+				fmt.Fprintln(cmd.OutOrStdout(), f)
+			}
+			if len(found) > 0 {
+				return fmt.Errorf("%d findings", len(found))
+			}
+			if n := len(o.NetworkPolicies) + len(o.ClusterNetworkPolicies) + len(o.CalicoPolicies) + len(o.GlobalNetworkPolicies); n == 0 {
+				return errors.New("there are no policies in " + from.offline)
+			}
+			return nil
+		},
+	}
+	from.flags(cmd)
+	return cmd
+}

@@ -1,0 +1,113 @@
+package policy_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"terway.dev/terway/internal/cli/policy"
+)
+
+const cluster = `
+apiVersion: v1
+kind: List
+items:
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web, namespace: shop, labels: {app: web}}
+  spec: {containers: []}
+  status: {podIP: 10.0.0.1}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: db, namespace: shop, labels: {app: db}}
+  spec: {containers: []}
+  status: {podIP: 10.0.0.2}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: proxy, namespace: shop}
+  spec: {containers: [], hostNetwork: true}
+  status: {podIP: 192.168.0.1}
+- apiVersion: apps/v1
+  kind: Deployment
+  metadata: {name: web, namespace: shop}
+`
+
+const policies = `
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress: [{from: [{podSelector: {matchLabels: {app: web}}}], ports: [{port: 5432}]}]
+---
+apiVersion: projectcalico.org/v3
+kind: GlobalNetworkPolicy
+metadata: {name: log}
+spec: {order: 1, types: [Egress], selector: app == 'web', egress: [{action: Log}, {action: Pass}]}
+`
+
+// run is what a user sees of "terwayctl policy ARGS", with these files in the folder DIR.
+func run(t *testing.T, files map[string]string, args ...string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	cmd := policy.NewCommand()
+	cmd.SetArgs(append(args, "--offline", dir))
+	cmd.SetOut(&out)
+	cmd.SetErr(&out)
+	cmd.SilenceUsage, cmd.SilenceErrors = true, true
+	err := cmd.ExecuteContext(t.Context())
+	return strings.ReplaceAll(out.String(), dir, "DIR"), err
+}
+
+func TestTrace(t *testing.T) {
+	files := map[string]string{"cluster.yaml": cluster, "policies.yml": policies, "notes.txt": "no: [YAML"}
+	for _, c := range []struct{ from, to, port, want, problem string }{
+		{"shop/web", "shop/db", "tcp/5432", `not read: 1 Deployment, of which no policy speaks
+shop/web (10.0.0.1) to shop/db (10.0.0.2)
+egress at shop/web: logged by GlobalNetworkPolicy log, egress rule 0
+egress at shop/web: allow: no policy selects the pod for it, or all pass it on
+ingress at shop/db: allow: NetworkPolicy shop/db, ingress rule 0, in tier default
+`, ""},
+		{"198.51.100.7", "10.0.0.2", "5432", "egress at 198.51.100.7: no policy holds there\ningress at shop/db: deny: the end of tier default: policies of it select the pod, and no rule matches\n", "ingress at shop/db is denied"},
+		{"shop/proxy", "shop/db", "tcp/5432", "egress at shop/proxy (host's network): no policy holds there\n", "ingress at shop/db is denied"},
+		{"shop/db", "shop/proxy", "icmp/8", "egress at shop/db: allow:", ""},
+		{"shop/gone", "db", "tcp", "", "--port \"tcp\": want for example tcp/80, udp/53, icmp/8 or 47/0\n--from shop/gone: there is no such pod in the folder\n--to \"db\": want NAMESPACE/NAME of a pod, or an address"},
+		{"2001:db8::1", "shop/db", "80", "", "2001:db8::1 and shop/db have no addresses of one family"},
+	} {
+		out, err := run(t, files, "trace", "--from", c.from, "--to", c.to, "--port", c.port)
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if !strings.Contains(out, c.want) || problem != c.problem {
+			t.Errorf("%s to %s, %s:\n%s%q, want\n%s%q", c.from, c.to, c.port, out, problem, c.want, c.problem)
+		}
+	}
+}
+
+func TestLint(t *testing.T) {
+	out, err := run(t, map[string]string{"a.yaml": cluster, "b.yaml": policies}, "lint")
+	if err != nil || out != "not read: 1 Deployment, of which no policy speaks\n" {
+		t.Errorf("%s%v", out, err)
+	}
+	out, err = run(t, map[string]string{"b.json": `{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "x"}, "spec": {"selector": "a = 'b'"}}`}, "lint")
+	if err == nil || err.Error() != "1 findings" || out != "there are no pods: what is about them is not asked\n"+
+		`GlobalNetworkPolicy x: spec.selector: "a = 'b'": want selector "a = 'b'" has "= 'b'" at position 3: want ==, !=, in, not in, contains, starts with or ends with, after a label's name (refused) (not-as-written)`+"\n" {
+		t.Errorf("%s%v", out, err)
+	}
+	out, err = run(t, map[string]string{"b.yaml": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec: {podSelector: {}, ingres: []}\n"}, "lint")
+	if err == nil || !strings.Contains(err.Error(), `b.yaml: document 1: strict decoding error: unknown field "spec.ingres"`) {
+		t.Errorf("%s%v", out, err)
+	}
+	if out, err = run(t, nil, "lint"); err == nil || !strings.Contains(err.Error(), "there are no policies in ") {
+		t.Errorf("%s%v", out, err)
+	}
+}
