@@ -75,7 +75,7 @@ func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (strin
 func (o *Pair) Put(s *object.Site) error {
 	p := o.Pod
 	if s.Pod == nil {
-		return nil // only the node's end is left, and it is right
+		return nil // no pair can be made without the pod's namespace
 	}
 	b, err := s.NodeBatch()
 	if err != nil {
