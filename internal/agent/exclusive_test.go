@@ -161,7 +161,7 @@ func TestNobodyKnowsWhetherThePodAsked(t *testing.T) {
 		t.Errorf("error %v, want what is unknown and why", err)
 	}
 	if len(e.dp.wired) != 0 {
-		t.Error("the pod was wired all the same")
+		t.Error("the pod was wired anyway")
 	}
 }
 
@@ -246,7 +246,7 @@ func TestAskedByAnnotation(t *testing.T) {
 				}
 			}
 			if c.err != nil && len(e.dp.wired) != 0 {
-				t.Error("the pod was wired all the same")
+				t.Error("the pod was wired anyway")
 			}
 			if c.address != "" && !strings.Contains(string(r.Result), c.address) {
 				t.Errorf("result %s, want %s", r.Result, c.address)

@@ -274,9 +274,9 @@ func TestOlderWordIsIgnored(t *testing.T) {
 	if err := api.Delete(t.Context(), got); err != nil {
 		t.Fatal(err)
 	}
-	_, anew := unversioned(nodeObjects(1, "192.168.32.9"))
-	anew.UID = "uid-2"
-	if err := api.Create(t.Context(), anew); err != nil {
+	_, fresh := unversioned(nodeObjects(1, "192.168.32.9"))
+	fresh.UID = "uid-2"
+	if err := api.Create(t.Context(), fresh); err != nil {
 		t.Fatal(err)
 	}
 	e.kill()

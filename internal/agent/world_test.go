@@ -224,7 +224,7 @@ func (n *node) eventually(what string, is func(*v1alpha1.NodeNetwork) bool) {
 	deadline := time.Now().Add(30 * time.Second)
 	for !is(n.network()) {
 		if time.Now().After(deadline) {
-			n.t.Fatalf("waited in vain for %s; status %+v", what, n.network().Status)
+			n.t.Fatalf("timed out waiting for %s; status %+v", what, n.network().Status)
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
@@ -418,7 +418,7 @@ func (s *sandbox) reaches(address string) error {
 	return c.Close()
 }
 
-// listen accepts connections and tells where each came from.
+// listen accepts connections and reports the source of each.
 func listen(t *testing.T, in *testutil.NS, address string) (from <-chan string) {
 	t.Helper()
 	var l net.Listener

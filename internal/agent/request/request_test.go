@@ -93,7 +93,7 @@ func TestAnnotations(t *testing.T) {
 	}
 	in.Config = valid().Config
 	if r, err := Parse(in); err != nil || r.Annotations != nil {
-		t.Errorf("of a runtime that tells none: %+v, %v", r, err)
+		t.Errorf("a runtime that passes none: %+v, %v", r, err)
 	}
 }
 

@@ -187,12 +187,12 @@ func TestPutRight(t *testing.T) {
 	ctx := t.Context()
 	for name, harm := range map[string]func(w *world) error{
 		"the Secret is emptied": func(w *world) error { return w.kube.Update(ctx, w.secret()) },
-		"the Secret is made anew": func(w *world) error {
+		"the Secret is recreated": func(w *world) error {
 			return errors.Join(w.kube.Delete(ctx, w.secret()), w.kube.Create(ctx, w.secret()))
 		},
 		"caBundle is gone":    func(w *world) error { return w.setBundle(nil) },
 		"caBundle is another": func(w *world) error { return w.setBundle([]byte("x")) },
-		"the configuration is made anew": func(w *world) error {
+		"the configuration is recreated": func(w *world) error {
 			return errors.Join(w.kube.Delete(ctx, w.configuration()), w.kube.Create(ctx, w.configuration()))
 		},
 	} {

@@ -53,13 +53,13 @@ func TestLimitsFallBackToTheCatalogue(t *testing.T) {
 
 	// Within ten minutes there is no new query and no new event.
 	g.once("n1") // settling has let time pass
-	told, asked := len(g.events.All()), g.Calls("DescribeInstanceTypes")
+	events, asked := len(g.events.All()), g.Calls("DescribeInstanceTypes")
 	g.Clock.Pass(time.Minute)
 	if wait, _ := g.once("n1"); wait == 0 || wait > catalogueLife {
 		t.Errorf("the next reconcile is after %s, want at most %s", wait, catalogueLife)
 	}
-	if len(g.events.All()) != told || g.Calls("DescribeInstanceTypes") != asked {
-		t.Errorf("%d more events, %d more calls within a minute", len(g.events.All())-told, g.Calls("DescribeInstanceTypes")-asked)
+	if len(g.events.All()) != events || g.Calls("DescribeInstanceTypes") != asked {
+		t.Errorf("%d more events, %d more calls within a minute", len(g.events.All())-events, g.Calls("DescribeInstanceTypes")-asked)
 	}
 
 	g.Sim.RemoveFault("silent")

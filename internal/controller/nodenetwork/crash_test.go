@@ -219,7 +219,7 @@ func TestENIMeddledWith(t *testing.T) {
 	g.Clock.Pass(10 * time.Second)
 	clear(g.pods["n1"])
 	g.Must(sweeper.Sweep(context.Background()))
-	for range 40 { // the pods' owner makes them anew; the agent learns of the loss by the spec
+	for range 40 { // the pods' owner recreates them; the agent sees the loss in the spec
 		wait, _ := g.once("n1")
 		g.Clock.Pass(max(wait, time.Second))
 		g.agent("n1")
@@ -283,7 +283,7 @@ func TestCloudAway(t *testing.T) {
 	if n := len(g.events.All()); n > 4 {
 		t.Errorf("%d events in a minute: %v", n, g.events.All())
 	}
-	g.restart() // also when nobody remembers anything
+	g.restart() // also without the memory of the process
 	g.settle("n1", minute)
 	if len(g.nn("n1").Spec.ENIs) != 1 {
 		t.Error("a new leader that cannot reach the cloud changed the node's ENIs")

@@ -50,13 +50,13 @@ func (r *Reconciler) warn(obj client.Object, reason, message string) {
 const maxWarned = 100
 
 // once passes a message on, unless it was passed on before with this key.
-func (w *work) once(key, message string, tell func(string)) {
+func (w *work) once(key, message string, pass func(string)) {
 	if k := key + "\x00" + message; !w.mem.warned[k] {
 		if len(w.mem.warned) >= maxWarned {
 			clear(w.mem.warned)
 		}
 		w.mem.warned[k] = true
-		tell(message)
+		pass(message)
 	}
 }
 

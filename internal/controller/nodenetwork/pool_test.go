@@ -282,7 +282,7 @@ func TestAddressesThatComeBack(t *testing.T) {
 			t.Fatalf("%d pods wait still", g.waiting("n2"))
 		}
 		before := g.Calls("UnassignPrivateIpAddresses")
-		g.r.vswitches.full(g.vswitch[1]) // as the cloud has told another node a moment ago
+		g.r.vswitches.full(g.vswitch[1]) // as the cloud answered another node a moment ago
 		g.once("n1")
 		g.agent("n1")
 		if g.Calls("UnassignPrivateIpAddresses") == before {
@@ -293,7 +293,7 @@ func TestAddressesThatComeBack(t *testing.T) {
 			continue
 		}
 		if !slices.Contains(g.r.drain(), "n2") {
-			t.Fatal("addresses came back, and nobody looks at the node that waits for them")
+			t.Fatal("addresses came back, and the node that waits for them is not reconciled")
 		}
 		g.once("n2")
 		g.agent("n2")

@@ -26,7 +26,7 @@ func TestNews(t *testing.T) {
 		"taint":      {func(n *corev1.Node) { n.Spec.Taints = []corev1.Taint{{Key: "k"}} }, true},
 		"address":    {func(n *corev1.Node) { n.Status.Addresses = []corev1.NodeAddress{{Address: "192.168.0.1"}} }, true},
 		"deletion":   {func(n *corev1.Node) { n.DeletionTimestamp = &now }, true},
-		"made anew":  {func(n *corev1.Node) { n.UID = "other" }, true},
+		"recreated":  {func(n *corev1.Node) { n.UID = "other" }, true},
 	} {
 		was, is := &corev1.Node{}, &corev1.Node{}
 		c.change(is)
