@@ -126,8 +126,8 @@ type Agent struct {
 	failure   string   // error of the last failed repair
 	// notOK is why ADD cannot be served, empty when it can; notOKReason is the condition reason.
 	notOK, notOKReason string
-	began              time.Time     // when the agent was made
-	looked             time.Time     // when the repair loop last completed a round or began to wait
+	started            time.Time     // when the agent was made
+	lastRound          time.Time     // when the repair loop last completed a round or began to wait
 	closing            bool          // the agent is stopping: waiting calls fail at once
 	wake               chan struct{} // closed and replaced when an address may have become free
 	dirty              chan struct{} // capacity 1: the status to report has changed
@@ -152,7 +152,7 @@ func New(o Options) (*Agent, error) {
 		return nil, err
 	}
 	now := o.Now()
-	a.began = now
+	a.started = now
 	for addr, at := range freed {
 		if at.After(now) {
 			at = now // the clock was set back: limit the rest to the usual time
@@ -183,8 +183,8 @@ func New(o Options) (*Agent, error) {
 func (a *Agent) Dirty() <-chan struct{}   { return a.dirty }
 func (a *Agent) Repairs() <-chan struct{} { return a.repair }
 
-// Poke requests a repair now.
-func (a *Agent) Poke() { signal(a.repair) }
+// RequestRepair requests a repair now.
+func (a *Agent) RequestRepair() { signal(a.repair) }
 
 // Ready reports whether ADD can be served, and if not, why.
 func (a *Agent) Ready() (ok bool, why string) {
@@ -205,7 +205,7 @@ func (a *Agent) Close() {
 func (a *Agent) Healthy(within time.Duration) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.Now().Sub(a.looked) < within
+	return a.Now().Sub(a.lastRound) < within
 }
 
 // SetDesired stores and applies the desired state.
@@ -245,7 +245,7 @@ func (a *Agent) SetWhyNoMore(why string) {
 func (a *Agent) refreshDevices() {
 	devices, err := a.Devices()
 	if err != nil {
-		a.Poke() // the repair reports the error
+		a.RequestRepair() // the repair reports the error
 		return
 	}
 	a.mu.Lock()

@@ -20,7 +20,7 @@ import (
 func (a *Agent) newMonitor() *monitor.Monitor {
 	return monitor.New(monitor.Options{
 		NetNS: netns.None(), Log: a.Log,
-		ENI: a.wantsDevice, Pod: a.hasPodDevice, Repair: a.Poke,
+		ENI: a.wantsDevice, Pod: a.hasPodDevice, Repair: a.RequestRepair,
 	})
 }
 

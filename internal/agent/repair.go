@@ -56,7 +56,7 @@ func (a *Agent) awaitRepair(ctx context.Context, tick <-chan time.Time) bool {
 			return true
 		case <-alive.C:
 			a.mu.Lock()
-			a.looked = a.Now()
+			a.lastRound = a.Now()
 			a.mu.Unlock()
 		}
 	}
@@ -78,7 +78,7 @@ func (a *Agent) Repair(ctx context.Context) error {
 	if a.notOK == "" {
 		a.wasOK = true
 	}
-	a.looked = a.Now()
+	a.lastRound = a.Now()
 	a.mu.Unlock()
 	signal(a.dirty)
 	return err

@@ -83,7 +83,7 @@ const startGrace = time.Minute
 // startingLocked reports whether the agent has not found out the node's state yet. Until then the
 // report of the previous agent stands: otherwise each restart would keep pods away from the node.
 func (a *Agent) startingLocked() bool {
-	return !a.synced && a.failure == "" && a.Now().Sub(a.began) < startGrace
+	return !a.synced && a.failure == "" && a.Now().Sub(a.started) < startGrace
 }
 
 func (a *Agent) conditionLocked(kind string, ok bool, reason, message string) metav1.Condition {

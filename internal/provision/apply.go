@@ -117,7 +117,7 @@ func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *tar
 			return "", err
 		})
 	case c.cidr.IsValid():
-		err = p.insist(ctx, func() error { return p.Cloud.AddCIDR(ctx, at.vpc, c.cidr) })
+		err = p.retryWhileBusy(ctx, func() error { return p.Cloud.AddCIDR(ctx, at.vpc, c.cidr) })
 	case c.vsw != nil:
 		labels := maps.Clone(tags(want.Name))
 		labels[TagRole] = c.vsw.role
@@ -141,7 +141,7 @@ func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *tar
 			return "", err
 		})
 	default:
-		err = p.insist(ctx, func() error { return p.Cloud.AllowFrom(ctx, at.group, c.allow) })
+		err = p.retryWhileBusy(ctx, func() error { return p.Cloud.AllowFrom(ctx, at.group, c.allow) })
 	}
 	return err
 }
@@ -156,7 +156,7 @@ func (p *Provisioner) create(ctx context.Context, what []string, make func(token
 	const generations = 10
 	for n := range generations {
 		var id string
-		err := p.insist(ctx, func() (err error) {
+		err := p.retryWhileBusy(ctx, func() (err error) {
 			id, err = make(p.token(what, n))
 			return err
 		})

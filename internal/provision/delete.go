@@ -64,8 +64,8 @@ func named(name string, tags map[string]string) string {
 	return fmt.Sprintf("%q", name)
 }
 
-// Doomed returns what Delete would delete, one line each, or an *InUse error if it would refuse.
-func (p *Provisioner) Doomed(ctx context.Context, name string) ([]string, error) {
+// PreviewDelete returns what Delete would delete, one line each, or an *InUse error if it would refuse.
+func (p *Provisioner) PreviewDelete(ctx context.Context, name string) ([]string, error) {
 	w, err := p.observe(ctx, name)
 	if err != nil || w.vpc == nil {
 		return nil, err
@@ -119,7 +119,7 @@ func (p *Provisioner) Delete(ctx context.Context, name string) ([]string, error)
 	var done []string
 	step := func(what, id string, remove func(context.Context, string) error, gone func() (bool, error)) error {
 		p.say("delete %s %s", what, id)
-		if err := p.insist(ctx, func() error { return remove(ctx, id) }); err != nil {
+		if err := p.retryWhileBusy(ctx, func() error { return remove(ctx, id) }); err != nil {
 			return fmt.Errorf("delete %s %s: %w", what, id, err)
 		}
 		if err := p.wait(ctx, func() (bool, error, error) {

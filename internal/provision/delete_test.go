@@ -28,7 +28,7 @@ func applied(t *testing.T, change ...func(*vpcsim.Options)) (*simulator, *provis
 
 func TestDeleteLeavesNothing(t *testing.T) {
 	s, _ := applied(t, func(o *vpcsim.Options) { o.Timing.VSwitch = 5 * time.Millisecond })
-	doomed, err := s.provisioner(t).Doomed(t.Context(), "shop")
+	preview, err := s.provisioner(t).PreviewDelete(t.Context(), "shop")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,12 +37,12 @@ func TestDeleteLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	same(t, "after delete", s.inventory(t), []string{})
-	if len(doomed) != len(done) {
-		t.Errorf("%q was said, %q was done", doomed, done)
+	if len(preview) != len(done) {
+		t.Errorf("the preview is %q, deleted was %q", preview, done)
 	}
 	for i, line := range done {
-		if i < len(doomed) && !strings.HasPrefix(doomed[i], line) {
-			t.Errorf("%q was said, %q was done", doomed[i], line)
+		if i < len(preview) && !strings.HasPrefix(preview[i], line) {
+			t.Errorf("the preview is %q, deleted was %q", preview[i], line)
 		}
 	}
 	if done, err := s.provisioner(t).Delete(t.Context(), "shop"); err != nil || len(done) > 0 {
@@ -72,7 +72,7 @@ func TestDeleteIsFinishedByTheNextRun(t *testing.T) {
 	}
 }
 
-func TestDeleteInsists(t *testing.T) {
+func TestDeleteRetries(t *testing.T) {
 	for _, code := range []string{"DependencyViolation", "DependencyViolation.NatGateway", "DependencyViolation.Whatever", "IncorrectVSwitchStatus", "TaskConflict", "OperationFailed.DistibuteLock"} {
 		s, _ := applied(t)
 		for _, action := range []string{"DeleteVSwitch", "DeleteSecurityGroup", "DeleteVpc"} {

@@ -66,7 +66,7 @@ type growing struct {
 
 func (f *PlanFile) record() string { return f.Path + ".growing" }
 
-func (f *PlanFile) underWay() (*growing, error) {
+func (f *PlanFile) loadRecord() (*growing, error) {
 	b, err := os.ReadFile(f.record())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -119,7 +119,7 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, request plan.Growth
 	if err != nil {
 		return nil, err
 	}
-	g, err := f.underWay()
+	g, err := f.loadRecord()
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (p *Provisioner) Grow(ctx context.Context, f *PlanFile, request plan.Growth
 			return nil, err
 		}
 	}
-	if want, err = f.enter(want, g); err != nil {
+	if want, err = f.addToPlan(want, g); err != nil {
 		return nil, err
 	}
 	n, _, err := p.Apply(ctx, want)
@@ -262,8 +262,8 @@ func (f *PlanFile) note(g *growing) error {
 	return atomicfile.Write(f.record(), append(b, '\n'), 0o644)
 }
 
-// enter adds what is recorded to the plan's file.
-func (f *PlanFile) enter(want *plan.Plan, g *growing) (*plan.Plan, error) {
+// addToPlan adds what is recorded to the plan's file.
+func (f *PlanFile) addToPlan(want *plan.Plan, g *growing) (*plan.Plan, error) {
 	grown := *want
 	if g.Secondary.IsValid() && !slices.Contains(want.VPC.Secondary, g.Secondary) {
 		grown.VPC.Secondary = append(slices.Clone(want.VPC.Secondary), g.Secondary)

@@ -113,8 +113,8 @@ func (p *Provisioner) wait(ctx context.Context, f func() (done bool, why, err er
 	}
 }
 
-// insist repeats f while the cloud refuses it because of something else.
-func (p *Provisioner) insist(ctx context.Context, f func() error) error {
+// retryWhileBusy repeats f while the cloud refuses it because of something else.
+func (p *Provisioner) retryWhileBusy(ctx context.Context, f func() error) error {
 	return p.wait(ctx, func() (done bool, busy, err error) {
 		err = f()
 		var answer *cloud.Error

@@ -38,7 +38,7 @@ With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
 			}
 			out := cmd.OutOrStdout()
 			if !yes {
-				lines, err := p.Doomed(cmd.Context(), name)
+				lines, err := p.PreviewDelete(cmd.Context(), name)
 				if err != nil {
 					return explained(err)
 				}

@@ -140,8 +140,8 @@ func TestLife(t *testing.T) {
 
 	o.fails("delete PLAN", "give --yes")
 	out, _, err = o.run("delete PLAN -o json")
-	var doomed struct{ WouldDelete []string }
-	if jsonErr := json.Unmarshal([]byte(out), &doomed); err == nil || jsonErr != nil || len(doomed.WouldDelete) != 5 {
+	var preview struct{ WouldDelete []string }
+	if jsonErr := json.Unmarshal([]byte(out), &preview); err == nil || jsonErr != nil || len(preview.WouldDelete) != 5 {
 		t.Errorf("delete -o json without --yes: %v, %v\n%s", err, jsonErr, out)
 	}
 	o.does("show PLAN", "shop-pod-2")

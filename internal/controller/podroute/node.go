@@ -73,7 +73,7 @@ func (r *Reconciler) nodes(ctx context.Context) ([]*node, error) {
 // entry to be deleted belongs; nil if there is none. It reads all Nodes from the API server, once
 // for each call that deletes: a stale cache does not know which Nodes it lacks, and no selector
 // finds Nodes by their blocks.
-func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev1.Node, error) {
+func (r *Reconciler) unseen(ctx context.Context, condemned []entries.Entry) (*corev1.Node, error) {
 	for page, err := range pages.Of(ctx, r.Live, &corev1.NodeList{}) {
 		if err != nil {
 			return nil, fmt.Errorf("list nodes before route entries are deleted: %w", err)
@@ -84,7 +84,7 @@ func (r *Reconciler) unseen(ctx context.Context, doomed []entries.Entry) (*corev
 				continue
 			}
 			for _, b := range blocks(n) {
-				if slices.ContainsFunc(doomed, func(e entries.Entry) bool { return e.Destination.Overlaps(b) }) {
+				if slices.ContainsFunc(condemned, func(e entries.Entry) bool { return e.Destination.Overlaps(b) }) {
 					return n, nil
 				}
 			}
