@@ -64,7 +64,7 @@ func server(t *testing.T) client.Client {
 		t.Fatal(err)
 	}
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v3.AddToScheme, cnpv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v3.AddToScheme, cnpv1.Install} {
 		if err := add(scheme); err != nil {
 			t.Fatal(err)
 		}

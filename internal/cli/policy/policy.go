@@ -31,12 +31,14 @@ func NewCommand() *cobra.Command {
 
 // source is where objects are from.
 type source struct {
-	offline string
-	options translate.Options
+	offline   string
+	namespace string
+	options   translate.Options
 }
 
 func (s *source) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it")
+	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
 	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, "allow-load-balancer-probes", true, "policy_allow_load_balancer_probes of the cluster's configuration")
 	if err := cmd.MarkFlagRequired("offline"); err != nil {
 		panic(err)
@@ -53,6 +55,7 @@ func (s *source) read(stderr io.Writer) (translate.Objects, error) {
 	if err != nil {
 		return translate.Objects{}, err
 	}
+	r.Namespace = s.namespace
 	if err := r.Folder(os.DirFS(s.offline)); err != nil {
 		return translate.Objects{}, fmt.Errorf("--offline %s: %w", s.offline, err)
 	}

@@ -107,6 +107,10 @@ func TestLint(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), `b.yaml: document 1: strict decoding error: unknown field "spec.ingres"`) {
 		t.Errorf("%s%v", out, err)
 	}
+	text := map[string]string{"p.yaml": "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: x}\nspec: {podSelector: {matchLabels: {app: wbe}}}\n", "a.yaml": cluster}
+	if out, err = run(t, text, "lint", "-n", "shop"); err == nil || !strings.Contains(out, "NetworkPolicy shop/x: selects no pod (no-pods)") {
+		t.Errorf("%s%v", out, err)
+	}
 	if out, err = run(t, nil, "lint"); err == nil || !strings.Contains(err.Error(), "there are no policies in ") {
 		t.Errorf("%s%v", out, err)
 	}

@@ -30,6 +30,9 @@ import (
 // A Reader gathers objects.
 type Reader struct {
 	Objects translate.Objects
+	// Namespace is where objects go that name none and need one, as with kubectl. "": they
+	// stay without.
+	Namespace string
 	// Skipped counts objects that say nothing of policies, by kind.
 	Skipped map[string]int
 
@@ -40,7 +43,7 @@ type Reader struct {
 func NewReader() (*Reader, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
-		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, cnpv1.AddToScheme, v3.AddToScheme,
+		corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme, cnpv1.Install, v3.AddToScheme,
 	} {
 		if err := add(scheme); err != nil {
 			return nil, fmt.Errorf("register kinds: %w", err)
@@ -115,6 +118,13 @@ func (r *Reader) document(doc []byte) error {
 
 func (r *Reader) add(object runtime.Object) error {
 	o := &r.Objects
+	switch x := object.(type) {
+	case *networkingv1.NetworkPolicy, *v3.NetworkPolicy, *v3.StagedNetworkPolicy, *v3.StagedKubernetesNetworkPolicy,
+		*corev1.ServiceAccount, *corev1.Pod, *discoveryv1.EndpointSlice, *v3.NetworkSet:
+		if m := x.(metav1.Object); m.GetNamespace() == "" {
+			m.SetNamespace(r.Namespace)
+		}
+	}
 	switch x := object.(type) {
 	case *corev1.List:
 		for i := range x.Items {
