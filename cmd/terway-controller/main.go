@@ -32,6 +32,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
+	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/catalog"
 	"terway.dev/terway/internal/cloud"
@@ -41,6 +42,7 @@ import (
 	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
+	"terway.dev/terway/internal/controller/tiers"
 	"terway.dev/terway/internal/datapath/claims"
 )
 
@@ -58,6 +60,7 @@ type flags struct {
 	namespace                        string
 	metricsAddress, healthAddress    string
 	webhookPort                      int
+	policy                           bool
 	workers                          int
 	routeQuota                       int
 	sweep, orphanAge                 time.Duration
@@ -93,6 +96,7 @@ func main() {
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
+	fl.BoolVar(&f.policy, "policy", false, "make the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, for warnings; the cloud enforces its own quota")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
@@ -127,6 +131,9 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if err := v3.AddToScheme(scheme); err != nil {
 		return err
 	}
 	rest, err := ctrl.GetConfig()
@@ -214,6 +221,11 @@ func run(ctx context.Context, f flags) error {
 	}
 	if err := network(mgr, f, store, api, log); err != nil {
 		return err
+	}
+	if f.policy {
+		if err := mgr.Add(&tiers.Keeper{Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Log: log, Period: time.Minute, Retry: 2 * time.Second}); err != nil {
+			return err
+		}
 	}
 	log.Info("terway-controller is running", "cluster", cfg.ClusterID, "region", cfg.Region)
 	if err := mgr.Start(ctx); err != nil {

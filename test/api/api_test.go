@@ -25,7 +25,9 @@ import (
 	"sigs.k8s.io/yaml"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/controller/tiers"
 	"terway.dev/terway/internal/lab"
+	"terway.dev/terway/internal/policy/translate"
 )
 
 // kinds are those that the chart installs with policy.enabled.
@@ -45,8 +47,23 @@ var kinds = map[string]client.Object{
 
 func TestPolicies(t *testing.T) {
 	kube := server(t)
+	t.Run("the tiers that the controller makes", func(t *testing.T) { makesTiers(t, kube) })
 	t.Run("every field survives", func(t *testing.T) { survives(t, kube) })
 	t.Run("what is wrong is refused", func(t *testing.T) { refuses(t, kube) })
+}
+
+// makesTiers has the controller make its tiers, twice, and leaves none.
+func makesTiers(t *testing.T, kube client.Client) {
+	for range 2 {
+		if err := (&tiers.Keeper{Live: kube, Client: kube}).Keep(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tier := range translate.Builtin() {
+		if err := kube.Delete(t.Context(), tier); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func server(t *testing.T) client.Client {

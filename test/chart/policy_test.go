@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -22,8 +24,6 @@ func init() {
 	}
 }
 
-const calicoTier = "projectcalico.org/v3/Tier"
-
 func crd(name, release string) map[string]any {
 	return map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -35,7 +35,7 @@ func crd(name, release string) map[string]any {
 // outlive the chart: with a kind all its objects go.
 func TestPolicyKinds(t *testing.T) {
 	for name := range objects(t, with("terway", nil)) {
-		if strings.HasPrefix(name, "CustomResourceDefinition ") || strings.HasPrefix(name, "Tier ") {
+		if strings.HasPrefix(name, "CustomResourceDefinition ") {
 			t.Errorf("without policy.enabled there is %s", name)
 		}
 	}
@@ -77,28 +77,20 @@ func TestPolicyKinds(t *testing.T) {
 	}
 }
 
-// Tiers come with the first upgrade after their kind, with what they are in Calico.
+// The controller may make the tiers that Helm cannot, and is told to, if their kind is there.
 func TestPolicyTiers(t *testing.T) {
-	on := with("terway", map[string]any{"policy.enabled": true})
-	for name := range objects(t, on) {
-		if strings.HasPrefix(name, "Tier ") {
-			t.Errorf("%s is in the first installation: Helm would refuse all of it", name)
-		}
-	}
-	texts, problem := helm.renderIn(t, on, []string{calicoTier})
-	if problem != "" {
-		t.Fatal(problem)
-	}
-	got := parsed(t, texts)
-	for name, want := range map[string]v3.TierSpec{
-		"default":       {Order: new(1_000_000.0), DefaultAction: new(v3.DefaultDeny)},
-		"kube-admin":    {Order: new(1_000.0), DefaultAction: new(v3.DefaultPass)},
-		"kube-baseline": {Order: new(10_000_000.0), DefaultAction: new(v3.DefaultPass)},
-	} {
-		var tier v3.Tier
-		into(t, got["Tier "+name], &tier)
-		if *tier.Spec.Order != *want.Order || *tier.Spec.DefaultAction != *want.DefaultAction || tier.Annotations["helm.sh/resource-policy"] != "keep" {
-			t.Errorf("tier %s is %+v", name, tier)
+	for _, on := range []bool{true, false} {
+		got := objects(t, with("terway", map[string]any{"policy.enabled": on}))
+		var role rbacv1.ClusterRole
+		into(t, got["ClusterRole terway-controller"], &role)
+		may := slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
+			return slices.Equal(r.APIGroups, []string{v3.GroupVersion.Group}) && slices.Equal(r.Resources, []string{"tiers"}) && slices.Equal(r.Verbs, []string{"list", "create"})
+		})
+		var controller appsv1.Deployment
+		into(t, got["Deployment terway-controller"], &controller)
+		told := slices.Contains(controller.Spec.Template.Spec.Containers[0].Args, "--policy")
+		if may != on || told != on {
+			t.Errorf("policy.enabled: %v: the controller may make tiers: %v, is told to: %v", on, may, told)
 		}
 	}
 }
@@ -114,16 +106,16 @@ func TestPolicyOfOthers(t *testing.T) {
 		}
 		return map[string]any{"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": map[string]any{"name": "v3.projectcalico.org"}, "spec": spec}
 	}
-	if _, problem := helm.renderIn(t, on, nil, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); !strings.Contains(problem, "is served by Service calico-apiserver/calico-api: another Calico owns it") {
+	if _, problem := helm.renderIn(t, on, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); !strings.Contains(problem, "is served by Service calico-apiserver/calico-api: another Calico owns it") {
 		t.Errorf("beside Calico's API server the chart says %q", problem)
 	}
-	if _, problem := helm.renderIn(t, with("terway", nil), nil, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); problem != "" {
+	if _, problem := helm.renderIn(t, with("terway", nil), service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); problem != "" {
 		t.Errorf("without policies the chart says %q", problem)
 	}
 	const cnp = "clusternetworkpolicies.policy.networking.k8s.io"
 	for release, installed := range map[string]bool{"terway": true, "": false, "other": false} {
 		// The API server makes an APIService without a Service for a kind.
-		texts, problem := helm.renderIn(t, on, []string{calicoTier}, service(nil), crd(cnp, release), crd("tiers.projectcalico.org", release))
+		texts, problem := helm.renderIn(t, on, service(nil), crd(cnp, release), crd("tiers.projectcalico.org", release))
 		if problem != "" {
 			t.Errorf("beside kinds of release %q the chart says %q", release, problem)
 			continue

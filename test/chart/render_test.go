@@ -72,15 +72,15 @@ func TestMain(m *testing.M) {
 // render returns the templates' texts with these values, or Helm's error.
 func (r *renderer) render(t *testing.T, values map[string]any) (map[string]string, string) {
 	t.Helper()
-	return r.renderIn(t, values, nil)
+	return r.renderIn(t, values)
 }
 
-// renderIn renders for a cluster that has these kinds ("GROUP/VERSION/KIND") and objects.
-func (r *renderer) renderIn(t *testing.T, values map[string]any, apis []string, objects ...map[string]any) (map[string]string, string) {
+// renderIn renders for a cluster that has these objects.
+func (r *renderer) renderIn(t *testing.T, values map[string]any, objects ...map[string]any) (map[string]string, string) {
 	t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := json.NewEncoder(r.in).Encode(map[string]any{"values": values, "apis": apis, "objects": objects}); err != nil {
+	if err := json.NewEncoder(r.in).Encode(map[string]any{"values": values, "objects": objects}); err != nil {
 		t.Fatal(err)
 	}
 	line, err := r.out.ReadBytes('\n')

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/internal/policy"
 )
@@ -53,13 +55,34 @@ type tier struct {
 	policies []Placed
 }
 
-// builtin are the tiers that are always there.
-func builtin() map[string]*tier {
-	return map[string]*tier{
-		TierAdmin:    {Tier: policy.Tier{Name: TierAdmin, Default: policy.Pass}, order: 1_000},
-		TierDefault:  {Tier: policy.Tier{Name: TierDefault, Default: policy.Deny}, order: 1_000_000},
-		TierBaseline: {Tier: policy.Tier{Name: TierBaseline, Default: policy.Pass}, order: 10_000_000},
+// Builtin are the objects of the tiers that are always there.
+func Builtin() []*v3.Tier {
+	one := func(name string, order float64, action v3.DefaultAction) *v3.Tier {
+		return &v3.Tier{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v3.TierSpec{Order: &order, DefaultAction: &action}}
 	}
+	return []*v3.Tier{
+		one(TierAdmin, 1_000, v3.DefaultPass),
+		one(TierDefault, 1_000_000, v3.DefaultDeny),
+		one(TierBaseline, 10_000_000, v3.DefaultPass),
+	}
+}
+
+// read reads a Tier.
+func (r *report) read(t *v3.Tier) *tier {
+	out := &tier{Tier: policy.Tier{Name: t.Name, Default: policy.Deny}, order: math.Inf(1)}
+	if t.Spec.Order != nil {
+		out.order = *t.Spec.Order
+	}
+	if a := t.Spec.DefaultAction; a != nil {
+		switch *a {
+		case v3.DefaultDeny:
+		case v3.DefaultPass:
+			out.Default = policy.Pass
+		default:
+			r.refuse("spec.defaultAction", *a, "Deny or Pass")
+		}
+	}
+	return out
 }
 
 // Arrange puts policies into tiers and in order. Tiers go by order and name; policies of a
@@ -68,33 +91,24 @@ func builtin() map[string]*tier {
 // objects say, and policies of tiers that are not there.
 func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note) {
 	var notes []Note
-	all := builtin()
-	for _, t := range tiers {
-		r := report{ref: policy.Ref{Kind: KindTier, Name: t.Name}}
-		order, action := math.Inf(1), policy.Deny
-		if t.Spec.Order != nil {
-			order = *t.Spec.Order
-		}
-		if a := t.Spec.DefaultAction; a != nil {
-			switch *a {
-			case v3.DefaultDeny:
-			case v3.DefaultPass:
-				action = policy.Pass
-			default:
-				r.refuse("spec.defaultAction", *a, "Deny or Pass")
-			}
-		}
+	all := map[string]*tier{}
+	for _, t := range Builtin() {
+		all[t.Name] = (&report{}).read(t)
+	}
+	for _, object := range tiers {
+		r := report{ref: policy.Ref{Kind: KindTier, Name: object.Name}}
+		t := r.read(object)
 		if ours := all[t.Name]; ours != nil {
-			if order != ours.order {
-				r.note(Partly, "spec.order", order, "this tier's order is always "+formatOrder(ours.order))
+			if t.order != ours.order {
+				r.note(Partly, "spec.order", t.order, "this tier's order is always "+formatOrder(ours.order))
 			}
-			if action != ours.Default {
-				r.note(Partly, "spec.defaultAction", action, "this tier's default action is always "+ours.Default.String())
+			if t.Default != ours.Default {
+				r.note(Partly, "spec.defaultAction", t.Default, "this tier's default action is always "+ours.Default.String())
 			}
 		} else if t.Name == TierProbes {
 			r.refuse("metadata.name", t.Name, "another name: this one is used for policy_allow_load_balancer_probes")
 		} else if !r.refused() {
-			all[t.Name] = &tier{Tier: policy.Tier{Name: t.Name, Default: action}, order: order}
+			all[t.Name] = t
 		}
 		notes = append(notes, r.notes...)
 	}

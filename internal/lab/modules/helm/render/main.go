@@ -1,7 +1,6 @@
-// Render renders a chart with Helm's library: it reads lines of JSON, {"values": …, "apis":
-// ["GROUP/VERSION/KIND", …], "objects": [{…}, …]}, and answers each with a line,
-// {"files": {template: text}} or {"error": text}. No cluster is asked: Capabilities have
-// these kinds beside Kubernetes' own, and lookup finds these objects.
+// Render renders a chart with Helm's library: it reads lines of JSON, {"values": …,
+// "objects": [{…}, …]}, and answers each with a line, {"files": {template: text}} or
+// {"error": text}. No cluster is asked: lookup finds these objects.
 //
 //	render CHART-FOLDER
 package main
@@ -57,7 +56,6 @@ func main() {
 
 type question struct {
 	Values  map[string]any   `json:"values"`
-	APIs    []string         `json:"apis"`
 	Objects []map[string]any `json:"objects"`
 }
 
@@ -66,9 +64,7 @@ func render(dir string, ask question) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	capabilities := common.DefaultCapabilities.Copy()
-	capabilities.APIVersions = append(slices.Clone(capabilities.APIVersions), ask.APIs...)
-	all, err := util.ToRenderValues(chart, ask.Values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, capabilities)
+	all, err := util.ToRenderValues(chart, ask.Values, common.ReleaseOptions{Name: "terway", Namespace: "kube-system", Revision: 1, IsInstall: true}, common.DefaultCapabilities)
 	if err != nil {
 		return nil, err
 	}
