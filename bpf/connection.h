@@ -23,7 +23,7 @@ struct key4 {
 };
 
 struct key6 {
-	struct addr addr[2];
+	__u64 addr[2][2];
 	__u16 port[2];
 	__u8 proto;
 	__u8 zero[3];
@@ -97,6 +97,18 @@ struct {
 	__type(value, __u32);
 } tw_pods_2 SEC(".maps");
 
+/*
+ * A bit for each end of an address, its last two bytes, that a local pod's has: what is for
+ * nobody here is told from the rest without a search.
+ */
+#define SUFFIXES (1 << 16)
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SUFFIXES / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} tw_suffixes_1 SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -143,21 +155,38 @@ ALWAYS_INLINE struct node *node(void)
 	return bpf_map_lookup_elem(&tw_node_1, &first);
 }
 
-ALWAYS_INLINE __u32 number_of(const struct addr *a, const int v4)
+ALWAYS_INLINE int may_be_local(const union ip *a, const int v4)
 {
-	struct addr key = *a;
-	__u32 *n;
+	__u32 suffix = v4 ? a->v4 >> 16 : a->v6[1] >> 48, at = suffix / 64; /* both little-endian */
+	__u64 *bits = bpf_map_lookup_elem(&tw_suffixes_1, &at);
 
-	if (v4)
-		addr_from_v4(&key, a->w[3]);
-	n = bpf_map_lookup_elem(&tw_pods_2, &key);
+	return bits && *bits >> suffix % 64 & 1;
+}
+
+ALWAYS_INLINE __u32 number_at(const struct addr *a)
+{
+	__u32 *n = bpf_map_lookup_elem(&tw_pods_2, a);
+
 	return n ? *n : 0;
 }
 
-/* Whether an entry of the array of pods still is this address's. */
-ALWAYS_INLINE int is_at(const struct addr *entry, const struct addr *a, const int v4)
+ALWAYS_INLINE __u32 number_of(const union ip *a, const int v4)
 {
-	return v4 ? entry->w[3] == a->w[3] && entry->w[2] == V4_MAPPED : addr_equal(entry, a);
+	struct addr key;
+
+	if (v4)
+		addr_from_v4(&key, a->v4);
+	else
+		__builtin_memcpy(&key, a, sizeof(key));
+	return number_at(&key);
+}
+
+/* Whether an entry of the array of pods still is this address's. */
+ALWAYS_INLINE int is_at(const struct addr *entry, const union ip *a, const int v4)
+{
+	const half *halves = (const half *)entry;
+
+	return v4 ? entry->w[3] == a->v4 && entry->w[2] == V4_MAPPED : halves[0] == a->v6[0] && halves[1] == a->v6[1];
 }
 
 ALWAYS_INLINE void *known(const int v4)
@@ -170,35 +199,59 @@ ALWAYS_INLINE void *pending(const int v4)
 	return v4 ? (void *)&tw_pending4_1 : (void *)&tw_pending6_1;
 }
 
+/* The order is one of 32-bit words, the last first: each half of an IPv6 address has two. */
 ALWAYS_INLINE void key_of(union key *k, struct packet *p, const int v4)
 {
-	if (v4) {
-		__u32 src = p->src.w[3], dst = p->dst.w[3];
+	const union ip *src = &p->src, *dst = &p->dst;
 
-		p->second = src > dst || (src == dst && p->sport > p->dport);
-		k->v4.addr[0] = p->second ? dst : src;
-		k->v4.addr[1] = p->second ? src : dst;
+	if (v4)
+		p->second = src->v4 != dst->v4 ? src->v4 > dst->v4 : p->sport > p->dport;
+	else if (src->v6[1] != dst->v6[1])
+		p->second = src->v6[1] > dst->v6[1];
+	else
+		p->second = src->v6[0] != dst->v6[0] ? src->v6[0] > dst->v6[0] : p->sport > p->dport;
+	if (v4) {
+		k->v4.addr[0] = p->second ? dst->v4 : src->v4;
+		k->v4.addr[1] = p->second ? src->v4 : dst->v4;
 		k->v4.port[0] = p->second ? p->dport : p->sport;
 		k->v4.port[1] = p->second ? p->sport : p->dport;
 		k->v4.proto = p->proto;
 		k->v4.zero[0] = k->v4.zero[1] = k->v4.zero[2] = 0;
 		return;
 	}
-	p->second = addr_equal(&p->src, &p->dst) ? p->sport > p->dport : addr_less(&p->dst, &p->src);
 	if (p->second) {
-		k->v6.addr[0] = p->dst;
-		k->v6.addr[1] = p->src;
+		__builtin_memcpy(k->v6.addr[0], dst, sizeof(*dst));
+		__builtin_memcpy(k->v6.addr[1], src, sizeof(*src));
 		k->v6.port[0] = p->dport;
 		k->v6.port[1] = p->sport;
 	} else {
-		k->v6.addr[0] = p->src;
-		k->v6.addr[1] = p->dst;
+		__builtin_memcpy(k->v6.addr[0], src, sizeof(*src));
+		__builtin_memcpy(k->v6.addr[1], dst, sizeof(*dst));
 		k->v6.port[0] = p->sport;
 		k->v6.port[1] = p->dport;
 	}
 	k->v6.proto = p->proto;
 	k->v6.zero[0] = k->v6.zero[1] = k->v6.zero[2] = 0;
 }
+
+/* An address of a key. Which is tested and not computed: Linux 5.10 reads no part of the stack by a variable. */
+ALWAYS_INLINE void ip_of(union ip *a, const union key *k, int second, const int v4)
+{
+	if (v4)
+		a->v4 = second ? k->v4.addr[1] : k->v4.addr[0];
+	else if (second)
+		__builtin_memcpy(a, k->v6.addr[1], sizeof(*a));
+	else
+		__builtin_memcpy(a, k->v6.addr[0], sizeof(*a));
+}
+
+/*
+ * What is done few times in a connection (RARELY) gets the key and not the packet, which the
+ * compiler then keeps in registers: the key names both ends, and these bits beside TCP's flags say
+ * the rest.
+ */
+#define OF_SECOND 0x100 /* the sender is the second address of the key */
+#define OF_KNOWN 0x200  /* the connection is, or is pending */
 
 /* A connection where it was found. */
 struct found {
@@ -217,33 +270,47 @@ ALWAYS_INLINE void find(struct found *f, const union key *k, const int v4)
 }
 
 /* The entry of a pod with the number, if the address still is its. The entry begins with it. */
-ALWAYS_INLINE void *pod_at(void *pods, __u32 number, const struct addr *a, const int v4)
+ALWAYS_INLINE void *pod_at(void *pods, __u32 number, const union ip *a, const int v4)
 {
 	struct addr *entry = bpf_map_lookup_elem(pods, &number);
 
 	return entry && is_at(entry, a, v4) ? entry : NULL;
 }
 
+/* By the address. What the connection notes may be old: then it is noted anew, once there is a pod. */
+ALWAYS_INLINE void *search(void *pods, struct connection *c, const union key *k, int second, const int v4)
+{
+	__u32 number;
+	union ip a;
+
+	ip_of(&a, k, second, v4);
+	number = number_of(&a, v4);
+	if (!number)
+		return NULL;
+	if (c && number != c->pod[second & 1])
+		c->pod[second & 1] = number;
+	return pod_at(pods, number, &a, v4);
+}
+RARELY(void *, search, (void *pods, struct connection *c, const union key *k, int second), pods, c, k, second)
+
 /*
- * The entry of the pod that has the address, by what the connection notes, or else by the
- * address. What the connection notes may be old: then it is noted anew, once there is a pod.
- * Without must 0 is not looked up: who comes to the node has no connections from elsewhere.
+ * The entry of the pod that has the key's address a, by what the connection notes, or else by the
+ * address. Without must 0 is not looked up: who comes to the node has no connections from elsewhere.
  */
-ALWAYS_INLINE void *end(void *pods, struct connection *c, int second, const struct addr *a, const int must, const int v4)
+ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, int second, const union ip *a,
+			const int must, const int v4)
 {
 	__u32 number = c ? c->pod[second & 1] : 0;
-	void *pod = NULL;
+	void *pod;
 
-	if (c && !number && !must)
-		return NULL;
-	if (number)
+	if (number) {
 		pod = pod_at(pods, number, a, v4);
-	if (pod)
-		return pod;
-	number = number_of(a, v4);
-	if (c && number && number != c->pod[second & 1])
-		c->pod[second & 1] = number;
-	return number ? pod_at(pods, number, a, v4) : NULL;
+		if (pod)
+			return pod;
+	} else if (c && !must) {
+		return NULL;
+	}
+	return v4 ? search4(pods, c, k, second) : search6(pods, c, k, second);
 }
 
 /* tc_index of a packet that goes directly and yet passes a program that learns. */
@@ -259,18 +326,17 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, int second, const stru
  */
 ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 {
+	__u64 h = ((__u64)p->proto << 32 | (__u32)p->sport << 16 | p->dport) * 0x165667B19E3779F9ULL;
 	struct node *n = node();
-	__u64 h;
 
 	if (!n)
 		return 0;
 	/* Odd constants (xxHash's primes). The sum is of products that need not wait for each other. */
-	h = p->src.w[3] * 0x9E3779B185EBCA87ULL + p->dst.w[3] * 0xC2B2AE3D27D4EB4FULL +
-	    ((__u64)p->proto << 32 | (__u32)p->sport << 16 | p->dport) * 0x165667B19E3779F9ULL;
-	if (!v4)
-		h += p->src.w[0] * 0x85EBCA77C2B2AE63ULL + p->src.w[1] * 0x27D4EB2F165667C5ULL +
-		     p->src.w[2] * 0x9FB21C651E98DF25ULL + p->dst.w[0] * 0xA0761D6478BD642FULL +
-		     p->dst.w[1] * 0xE7037ED1A0B428DBULL + p->dst.w[2] * 0x8EBC6AF09C88C6E3ULL;
+	if (v4)
+		h += p->src.v4 * 0x9E3779B185EBCA87ULL + p->dst.v4 * 0xC2B2AE3D27D4EB4FULL;
+	else
+		h += p->src.v6[0] * 0x85EBCA77C2B2AE63ULL + p->src.v6[1] * 0x9E3779B185EBCA87ULL +
+		     p->dst.v6[0] * 0xA0761D6478BD642FULL + p->dst.v6[1] * 0xC2B2AE3D27D4EB4FULL;
 	h = (h ^ h >> 32 ^ n->secret) * 0x9FB21C651E98DF25ULL;
 	h = (h ^ h >> 29) * 0xC2B2AE3D27D4EB4FULL;
 	h >>= 48;
@@ -278,42 +344,43 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 }
 
 /* What a packet without an answer for it leaves behind, for it to be recognized. */
-ALWAYS_INLINE void ask(struct __sk_buff *skb, const struct packet *p, const union key *k, struct found *f, const int v4)
+ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const int v4)
 {
-	struct connection *c = f->c;
-	struct connection fresh = { .state = STATE_ASKED, .opener = p->second, .asker = p->second };
+	const int second = !!(of & OF_SECOND);
+	struct connection fresh = { .state = STATE_ASKED, .opener = second, .asker = second };
+	union ip a;
 
-	skb->tc_index = token(p, v4);
-	count(ASKED);
-	if (c && c->state == STATE_ASKED && !p->syn) {
-		if (c->asker != p->second)
-			c->asker = p->second;
+	if (c && c->state == STATE_ASKED && !is_syn(of)) {
+		c->asker = second;
 		return;
 	}
-	if (p->syn_ack) {
-		fresh.opener = !p->second;
+	if ((of & (TCPHDR_SYN | TCPHDR_ACK)) == (TCPHDR_SYN | TCPHDR_ACK)) {
+		fresh.opener = !second;
 		fresh.seen = SEEN_ANSWER;
 	}
-	fresh.pod[0] = number_of(p->second ? &p->dst : &p->src, v4);
-	fresh.pod[1] = number_of(p->second ? &p->src : &p->dst, v4);
-	if (c && !p->syn) { /* without a handshake, and old: it is the same one */
+	ip_of(&a, k, 0, v4);
+	fresh.pod[0] = number_of(&a, v4);
+	ip_of(&a, k, 1, v4);
+	fresh.pod[1] = number_of(&a, v4);
+	if (c && !is_syn(of)) { /* without a handshake, and old: it is the same one */
 		c->pod[0] = fresh.pod[0];
 		c->pod[1] = fresh.pod[1];
-		c->asker = p->second;
+		c->asker = second;
 		c->state = STATE_ASKED;
 		return;
 	}
-	if (c && f->known) /* its ports come up again */
+	if (c && of & OF_KNOWN) /* its ports come up again */
 		bpf_map_delete_elem(known(v4), k);
 	bpf_map_update_elem(pending(v4), k, &fresh, BPF_ANY);
 }
+RARELY(void, ask, (const union key *k, struct connection *c, __u32 of), k, c, of)
 
 /* A pending connection goes on. */
-ALWAYS_INLINE void handshake(const struct packet *p, const union key *k, struct connection *c, const int v4)
+ALWAYS_INLINE void handshake(const union key *k, struct connection *c, __u32 of, const int v4)
 {
-	if (p->rst)
+	if (of & TCPHDR_RST)
 		return;
-	if (p->second != c->opener) {
+	if (!!(of & OF_SECOND) != c->opener) {
 		if (!(c->seen & SEEN_ANSWER))
 			c->seen |= SEEN_ANSWER;
 	} else if ((c->seen & (SEEN_ANSWER | SEEN_END)) == SEEN_ANSWER) {
@@ -324,14 +391,13 @@ ALWAYS_INLINE void handshake(const struct packet *p, const union key *k, struct 
 }
 
 /* FIN or RST. What comes after the end goes the same way, for a while. */
-ALWAYS_INLINE void closing(const struct packet *p, const union key *k, struct found *f, const int v4)
+ALWAYS_INLINE void closing(const union key *k, struct connection *c, __u32 of, const int v4)
 {
-	struct connection *c = f->c;
 	struct connection ended;
 
-	if (!p->rst && (c->seen & SEEN_BOTH_FINS) != SEEN_BOTH_FINS)
+	if (!(of & TCPHDR_RST) && (c->seen & SEEN_BOTH_FINS) != SEEN_BOTH_FINS)
 		return;
-	if (!f->known) {
+	if (!(of & OF_KNOWN)) {
 		c->seen |= SEEN_END;
 		/* If this very packet made it known. */
 		bpf_map_delete_elem(known(v4), k);
@@ -343,11 +409,31 @@ ALWAYS_INLINE void closing(const struct packet *p, const union key *k, struct fo
 	bpf_map_update_elem(pending(v4), k, &ended, BPF_ANY);
 }
 
-/* Whether the packet may go directly. If not, it asks the stack. */
-ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const union key *k, struct found *f, const int v4)
+/* A packet of a connection's begin or end. 0 if it goes by the stack all the same. */
+ALWAYS_INLINE int progress(const union key *k, struct connection *c, __u32 of, const int v4)
 {
+	/* Nobody is there. The stack forgets at once what it knows when it sees that. */
+	if (of & TCPHDR_RST && !(of & OF_KNOWN) && !(c->seen & SEEN_ANSWER)) {
+		c->seen |= SEEN_END;
+		return 0;
+	}
+	if (of & TCPHDR_FIN)
+		c->seen |= SEEN_FIN(!!(of & OF_SECOND));
+	if (!(of & OF_KNOWN))
+		handshake(k, c, of, v4);
+	if (of & (TCPHDR_FIN | TCPHDR_RST))
+		closing(k, c, of, v4);
+	return 1;
+}
+RARELY(int, progress, (const union key *k, struct connection *c, __u32 of), k, c, of)
+
+/* Whether the packet may go directly. If not, it asks the stack. */
+ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const union key *k, const struct found *f,
+			    const int v4)
+{
+	__u32 of = p->tcp | (p->second ? OF_SECOND : 0) | (f->known ? OF_KNOWN : 0);
 	struct connection *c = f->c;
-	int direct = c && c->state == STATE_DIRECT && !p->syn;
+	int direct = c && c->state == STATE_DIRECT && !is_syn(p->tcp);
 
 	if (direct && p->proto != IPPROTO_TCP) {
 		struct node *n = node();
@@ -355,69 +441,90 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 		direct = n && bpf_jiffies64() - c->since < n->ask_again;
 	}
 	if (direct) {
-		if (p->error)
+		if (p->error || (f->known && !(p->tcp & (TCPHDR_FIN | TCPHDR_RST))))
 			return 1;
-		/* Nobody is there. The stack forgets at once what it knows when it sees that. */
-		if (p->rst && !f->known && !(c->seen & SEEN_ANSWER)) {
-			c->seen |= SEEN_END;
-			return 0;
-		}
-		if (p->fin)
-			c->seen |= SEEN_FIN(p->second);
-		if (!f->known)
-			handshake(p, k, c, v4);
-		if (p->fin || p->rst)
-			closing(p, k, f, v4);
-		return 1;
+		return v4 ? progress4(k, c, of) : progress6(k, c, of);
 	}
-	if (!p->error)
-		ask(skb, p, k, f, v4);
+	if (p->error)
+		return 0;
+	skb->tc_index = token(p, v4);
+	count(ASKED);
+	/* What the stack translates asks with each packet: that is noted already. */
+	if (c && c->state == STATE_ASKED && c->asker == p->second && !is_syn(p->tcp))
+		return 0;
+	if (v4)
+		ask4(k, c, of);
+	else
+		ask6(k, c, of);
 	return 0;
 }
+
+/* The stack has sent a packet on as it came in. */
+ALWAYS_INLINE void answered(const union key *k, int second, const int to_pod, const int v4)
+{
+	struct found f;
+	__u32 number;
+	union ip dst;
+
+	find(&f, k, v4);
+	/*
+	 * Another packet of it was faster. Or nobody came in like this, and the token is another
+	 * packet's by chance: only the answers to it came in, which the stack translates back.
+	 */
+	if (!f.c || f.c->state != STATE_ASKED || f.c->asker != second)
+		return;
+	if (to_pod) { /* without its number the way to it would be taken for the ENI's */
+		ip_of(&dst, k, !second, v4);
+		number = number_of(&dst, v4);
+		if (!number)
+			return;
+		f.c->pod[(!second) & 1] = number;
+	}
+	f.c->since = bpf_jiffies64();
+	f.c->state = STATE_DIRECT;
+	count(LEARNED);
+}
+RARELY(void, answered, (const union key *k, int second, int to_pod), k, second, to_pod)
+
+/* The stack has sent on what came in otherwise. A direct connection of that name is gone. */
+ALWAYS_INLINE void forget(const union key *k, const int v4)
+{
+	struct found f;
+
+	find(&f, k, v4);
+	if (!f.c || f.c->state != STATE_DIRECT)
+		return;
+	bpf_map_delete_elem(known(v4), k);
+	bpf_map_delete_elem(pending(v4), k);
+	count(FORGOTTEN);
+}
+RARELY(void, forget, (const union key *k), k)
 
 /* A packet leaves the stack, for a pod or by an ENI: is it one that came in like this? */
 ALWAYS_INLINE void learn_family(struct __sk_buff *skb, const int to_pod, const int v4)
 {
 	struct packet p;
-	__u32 number;
-	struct found f;
 	union key k;
+	int same;
 
-	if (!read_packet(skb, &p, v4) || p.error)
+	if (read_headers(skb, &p, v4) != WHAT_CONNECTION)
 		return;
-	if (skb->tc_index && skb->tc_index == token(&p, v4)) {
-		key_of(&k, &p, v4);
-		find(&f, &k, v4);
-		/*
-		 * Another packet of it was faster. Or nobody came in like this, and the token is another
-		 * packet's by chance: only the answers to it came in, which the stack translates back.
-		 */
-		if (!f.c || f.c->state != STATE_ASKED || f.c->asker != p.second)
-			return;
-		if (to_pod) { /* without its number the way to it would be taken for the ENI's */
-			number = number_of(&p.dst, v4);
-			if (!number)
-				return;
-			f.c->pod[(!p.second) & 1] = number;
-		}
-		f.c->since = bpf_jiffies64();
-		f.c->state = STATE_DIRECT;
-		count(LEARNED);
-		return;
-	}
+	same = skb->tc_index && skb->tc_index == token(&p, v4);
 	/*
 	 * It came in otherwise and was translated into this. A direct connection of the same name
 	 * is an old one, whose ports are used again: its way would miss the translation.
 	 */
-	if (p.proto == IPPROTO_TCP && !p.syn)
+	if (!same && p.proto == IPPROTO_TCP && !is_syn(p.tcp))
 		return;
 	key_of(&k, &p, v4);
-	find(&f, &k, v4);
-	if (!f.c || f.c->state != STATE_DIRECT)
-		return;
-	bpf_map_delete_elem(known(v4), &k);
-	bpf_map_delete_elem(pending(v4), &k);
-	count(FORGOTTEN);
+	if (same && v4)
+		answered4(&k, p.second, to_pod);
+	else if (same)
+		answered6(&k, p.second, to_pod);
+	else if (v4)
+		forget4(&k);
+	else
+		forget6(&k);
 }
 
 ALWAYS_INLINE void learn(struct __sk_buff *skb, const int to_pod)

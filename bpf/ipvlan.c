@@ -35,7 +35,20 @@ ALWAYS_INLINE void local_mac(__u8 *mac)
 /* By an address, IPv4 mapped. */
 ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 {
-	return pod_at(&tw_slaves_2, number_of(a, 0), a, 0);
+	__u32 number = number_at(a);
+	struct slave *s = number ? bpf_map_lookup_elem(&tw_slaves_2, &number) : NULL;
+
+	return s && addr_equal(&s->addr, a) ? s : NULL;
+}
+
+/* By the header alone, of what has no connection. */
+ALWAYS_INLINE struct slave *slave_in(struct __sk_buff *skb, const int to)
+{
+	struct addr src = {}, dst = {};
+
+	if (!addresses(skb, &src, &dst))
+		return NULL;
+	return slave_of(to ? &dst : &src);
 }
 
 /*
@@ -47,7 +60,7 @@ int tw_from_slave(struct __sk_buff *skb)
 {
 	struct addr src = {}, dst = {};
 	struct slave *s;
-	__u8 to[ETH_ALEN];
+	__u8 *to;
 
 	if (skb->vlan_present || !addresses(skb, &src, &dst) || is_chatter(&src))
 		return TC_ACT_SHOT;
@@ -56,7 +69,8 @@ int tw_from_slave(struct __sk_buff *skb)
 		count(SPOOFED);
 		return TC_ACT_SHOT;
 	}
-	if (bpf_skb_load_bytes(skb, ETH_DST, to, sizeof(to)) || !mac_equal(to, s->next_hop))
+	to = bytes_at(skb, ETH_DST, ETH_ALEN);
+	if (!to || !mac_equal(to, s->next_hop))
 		return TC_ACT_SHOT;
 	/* A mark of the pod's must not pass for one of the node's. */
 	skb->mark = 0;
@@ -97,29 +111,41 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	return bpf_redirect_neigh(from->eni, &hop, sizeof(hop), 0);
 }
 
+/* Whether the frame is for the pod's next hop. */
+ALWAYS_INLINE int is_for_hop(struct __sk_buff *skb, const struct slave *from)
+{
+	__u8 *mac = bytes_at(skb, ETH_DST, ETH_ALEN);
+
+	return mac && mac_equal(mac, from->next_hop);
+}
+
+/* What a pod sends and has no connection. */
+static __noinline int sent_otherwise(struct __sk_buff *skb)
+{
+	struct slave *s = slave_in(skb, 0);
+
+	if (!s || !is_for_hop(skb, s))
+		return TC_ACT_UNSPEC;
+	skb->tc_index = 0;
+	return to_stack(skb, s, s->host);
+}
+
 ALWAYS_INLINE int sent(struct __sk_buff *skb, const int v4)
 {
-	struct addr src = {}, dst = {};
 	struct slave *s, *to;
-	__u8 mac[ETH_ALEN];
 	struct packet p;
 	struct found f;
 	union key k;
-	int understood = read_packet(skb, &p, v4) && p.by_end;
 
-	if (understood) {
-		key_of(&k, &p, v4);
-		find(&f, &k, v4);
-		s = end(&tw_slaves_2, f.c, p.second, &p.src, 1, v4);
-	} else {
-		s = addresses(skb, &src, &dst) ? slave_of(&src) : NULL;
-	}
-	if (!s || bpf_skb_load_bytes(skb, ETH_DST, mac, sizeof(mac)) || !mac_equal(mac, s->next_hop))
+	if (!read_packet(skb, &p, v4) || !p.by_end)
+		return sent_otherwise(skb);
+	key_of(&k, &p, v4);
+	find(&f, &k, v4);
+	s = end(&tw_slaves_2, f.c, &k, p.second, &p.src, 1, v4);
+	if (!s || !is_for_hop(skb, s))
 		return TC_ACT_UNSPEC;
 	skb->tc_index = 0;
-	if (!understood)
-		return to_stack(skb, s, s->host);
-	to = f.c ? end(&tw_slaves_2, f.c, !p.second, &p.dst, 0, v4) : NULL;
+	to = f.c ? end(&tw_slaves_2, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 	/* The stack also answers what is too big or too old. */
 	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : s->mtu) ||
 	    (!to && !leads_on(s->eni)))
@@ -143,35 +169,55 @@ int tw_slaves_eni(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* What becomes of a frame for a pod that does not come from the VPC; TC_ACT_UNSPEC if it does. */
+ALWAYS_INLINE int of_this_node(struct __sk_buff *skb, const struct slave *to)
+{
+	__u8 *mac = bytes_at(skb, ETH_SRC, ETH_ALEN), local[ETH_ALEN];
+
+	local_mac(local);
+	if (mac && mac_equal(mac, local))
+		return TC_ACT_OK; /* ipvlan gives it to the pod */
+	/* Sent to the pod by the host stack, and ipvlan found no pod. */
+	return !mac || mac_equal(mac, to->eni_mac) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+/* What is for a pod and has no connection. */
+static __noinline int delivered_otherwise(struct __sk_buff *skb)
+{
+	struct slave *to = slave_in(skb, 1);
+	int verdict;
+
+	if (!to)
+		return TC_ACT_UNSPEC;
+	verdict = of_this_node(skb, to);
+	if (verdict != TC_ACT_UNSPEC)
+		return verdict;
+	skb->tc_index = 0;
+	return to_stack(skb, to, to->receiver);
+}
+
 ALWAYS_INLINE int delivered(struct __sk_buff *skb, const int v4)
 {
-	struct addr src = {}, dst = {};
-	__u8 macs[2 * ETH_ALEN], local[ETH_ALEN];
 	struct packet p;
 	struct slave *to;
 	struct found f;
 	union key k;
-	int understood = read_packet(skb, &p, v4);
+	int verdict;
 
-	if (understood) {
-		key_of(&k, &p, v4);
-		find(&f, &k, v4);
-		to = end(&tw_slaves_2, f.c, !p.second, &p.dst, 1, v4);
-	} else {
-		to = addresses(skb, &src, &dst) ? slave_of(&dst) : NULL;
-	}
+	if (!read_packet(skb, &p, v4))
+		return delivered_otherwise(skb);
+	if (!may_be_local(&p.dst, v4))
+		return TC_ACT_UNSPEC;
+	key_of(&k, &p, v4);
+	find(&f, &k, v4);
+	to = end(&tw_slaves_2, f.c, &k, !p.second, &p.dst, 1, v4);
 	if (!to)
 		return TC_ACT_UNSPEC;
-	if (bpf_skb_load_bytes(skb, ETH_DST, macs, sizeof(macs)))
-		return TC_ACT_SHOT;
-	local_mac(local);
-	if (mac_equal(macs + ETH_SRC, local))
-		return TC_ACT_OK; /* ipvlan gives it to the pod */
-	/* Sent to the pod by the host stack, and ipvlan found no pod. */
-	if (mac_equal(macs + ETH_SRC, to->eni_mac))
-		return TC_ACT_SHOT;
+	verdict = of_this_node(skb, to);
+	if (verdict != TC_ACT_UNSPEC)
+		return verdict;
 	skb->tc_index = 0;
-	if (!understood || !is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to->mtu))
+	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to->mtu))
 		return to_stack(skb, to, to->receiver);
 	if (decrement_ttl(skb, &p, v4))
 		return TC_ACT_SHOT;

@@ -22,20 +22,32 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETERPROB 12
 #define IP_FRAGMENT 0x3fff /* more fragments, or an offset: not IP_DF */
+/* Flags of TCP, in the byte that has them. */
+#define TCPHDR_FIN 0x01
+#define TCPHDR_SYN 0x02
+#define TCPHDR_RST 0x04
+#define TCPHDR_ACK 0x10
+
+/* An address in network byte order, in as few steps as its family takes to copy and compare. */
+union ip {
+	__u32 v4;
+	__u64 v6[2];
+};
+
+/* Half of an IPv6 address, wherever it is: the kernels that this runs on read unaligned ones. */
+typedef __u64 __attribute__((may_alias)) half;
 
 struct packet {
 	/*
-	 * Ends of the connection, in the direction of this packet. Of IPv4 only the last word is
-	 * set. An ICMP error's are those of the connection that it is about, as if the end that
-	 * could not be reached had sent it. ICMP echo: both ports are the id.
+	 * Ends of the connection, in the direction of this packet. An ICMP error's are those of the
+	 * connection that it is about, as if the end that could not be reached had sent it. ICMP echo:
+	 * both ports are the id.
 	 */
-	struct addr src, dst;
+	union ip src, dst;
 	__u16 sport, dport;
 	__u8 proto;
 	__u8 second;  /* the sender is the second address of the key (connection.h) */
-	__u8 syn;     /* the first of a TCP connection */
-	__u8 syn_ack; /* and its answer */
-	__u8 fin, rst;
+	__u8 tcp;     /* TCP's flags */
 	__u8 error;   /* an ICMP error */
 	__u8 by_end;  /* 0: an ICMP error of a router, not of the end itself */
 	__u8 ttl;
@@ -60,22 +72,34 @@ ALWAYS_INLINE void *bytes_at(struct __sk_buff *skb, __u32 offset, __u32 size)
 	return data + offset + size <= end ? data + offset : NULL;
 }
 
-ALWAYS_INLINE int same_addr(const struct addr *a, const struct addr *b, const int v4)
+ALWAYS_INLINE int same_ip(const union ip *a, const union ip *b, const int v4)
 {
-	return v4 ? a->w[3] == b->w[3] : addr_equal(a, b);
+	return v4 ? a->v4 == b->v4 : a->v6[0] == b->v6[0] && a->v6[1] == b->v6[1];
+}
+
+ALWAYS_INLINE int is_mapped(const union ip *a)
+{
+	return !a->v6[0] && (__u32)a->v6[1] == V4_MAPPED;
+}
+
+/* The first packet of a TCP connection. */
+ALWAYS_INLINE int is_syn(__u32 flags)
+{
+	return (flags & (TCPHDR_SYN | TCPHDR_ACK)) == TCPHDR_SYN;
 }
 
 /* Ends and protocol of an IP header without options and fragments, else 0. */
-ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, const int v4, struct addr *src, struct addr *dst,
-			  struct packet *p)
+ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, struct packet *p, const int v4)
 {
+	const half *ends;
+
 	if (v4) {
 		struct iphdr *ip = bytes_at(skb, at, sizeof(*ip));
 
 		if (!ip || *(__u8 *)ip != 0x45 || (ip->frag_off & bpf_htons(IP_FRAGMENT)))
 			return 0;
-		src->w[3] = ip->saddr;
-		dst->w[3] = ip->daddr;
+		p->src.v4 = ip->saddr;
+		p->dst.v4 = ip->daddr;
 		p->proto = ip->protocol;
 		p->ttl = ip->ttl;
 		p->check = ip->check;
@@ -87,14 +111,17 @@ ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, const int v4, struct 
 
 	if (!ip || ip->version != 6)
 		return 0;
-	__builtin_memcpy(src, &ip->saddr, sizeof(*src));
-	__builtin_memcpy(dst, &ip->daddr, sizeof(*dst));
+	ends = (const half *)&ip->saddr;
+	p->src.v6[0] = ends[0];
+	p->src.v6[1] = ends[1];
+	p->dst.v6[0] = ends[2];
+	p->dst.v6[1] = ends[3];
 	p->proto = ip->nexthdr;
 	p->ttl = ip->hop_limit;
 	p->ip[0] = ((__u32 *)ip)[0];
 	p->ip[1] = ((__u32 *)ip)[1];
 	/* To the maps they would be IPv4's; nobody has such an address on a wire. */
-	return !is_v4(src) && !is_v4(dst);
+	return !is_mapped(&p->src) && !is_mapped(&p->dst);
 }
 
 /* The ports behind an IP header that is read; 0 if there are none. */
@@ -133,30 +160,48 @@ ALWAYS_INLINE int is_error(__u8 proto, __u8 type, const int v4)
 	return proto == IPPROTO_ICMPV6 && type < ICMPV6_ECHO_REQUEST;
 }
 
+/*
+ * Makes of a function two that are not inlined, one for each family, of the same name with 4 or 6
+ * behind it: what few packets do is not to be in the way of the rest.
+ */
+#define RARELY(type, name, params, ...)                                            \
+	static __noinline type name##4 params { return name(__VA_ARGS__, 1); } \
+	static __noinline type name##6 params { return name(__VA_ARGS__, 0); }
+
+/* The packet that an ICMP error quotes. */
+ALWAYS_INLINE int read_quoted(struct __sk_buff *skb, struct packet *q, const int v4)
+{
+	const __u32 ip = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr), at = ETH_HLEN + ip + 8;
+
+	return readable(skb, at + ip + 8) && read_ip(skb, at, q, v4) && read_ports(skb, at + ip, q);
+}
+RARELY(int, read_quoted, (struct __sk_buff *skb, struct packet *q), skb, q)
+
 /* An error belongs to the connection of the packet that it quotes, whose direction it turns. */
 ALWAYS_INLINE int read_error(struct __sk_buff *skb, struct packet *p, const int v4)
 {
-	const __u32 ip = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr), quoted = ETH_HLEN + ip + 8;
-	struct packet outer = *p;
-	__u16 port;
+	struct packet q;
 
-	if (!readable(skb, quoted + ip + 8) || !read_ip(skb, quoted, v4, &p->dst, &p->src, p) ||
-	    !same_addr(&p->dst, &outer.dst, v4) || !read_ports(skb, quoted + ip, p))
+	if (!(v4 ? read_quoted4(skb, &q) : read_quoted6(skb, &q)) || !same_ip(&q.src, &p->dst, v4))
 		return 0;
-	port = p->sport;
-	p->sport = p->dport;
-	p->dport = port;
-	p->ttl = outer.ttl;
-	p->check = outer.check;
-	p->ip[0] = outer.ip[0];
-	p->ip[1] = outer.ip[1];
+	p->by_end = same_ip(&q.dst, &p->src, v4);
+	p->src = q.dst;
+	p->dst = q.src;
+	p->sport = q.dport;
+	p->dport = q.sport;
+	p->proto = q.proto;
 	p->error = 1;
-	p->by_end = same_addr(&p->src, &outer.src, v4);
 	return 1;
 }
 
-/* 1 if the packet has a connection that may go directly. The compiler makes one for each family. */
-ALWAYS_INLINE int read_packet(struct __sk_buff *skb, struct packet *p, const int v4)
+/* What a packet is to a program. */
+enum what {
+	WHAT_ELSE,       /* the host stack's */
+	WHAT_CONNECTION, /* of a connection that may go directly */
+	WHAT_ERROR,      /* an ICMP error, whose connection is not read yet */
+};
+
+ALWAYS_INLINE enum what read_headers(struct __sk_buff *skb, struct packet *p, const int v4)
 {
 	const __u32 ip = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr), at = ETH_HLEN + ip;
 	struct tcphdr *tcp;
@@ -164,54 +209,59 @@ ALWAYS_INLINE int read_packet(struct __sk_buff *skb, struct packet *p, const int
 
 	__builtin_memset(p, 0, sizeof(*p));
 	if (skb->vlan_present)
-		return 0;
+		return WHAT_ELSE;
 	if (!readable(skb, at + sizeof(*tcp)) && !readable(skb, at + 8))
-		return 0;
-	if (!read_ip(skb, ETH_HLEN, v4, &p->src, &p->dst, p))
-		return 0;
+		return WHAT_ELSE;
+	if (!read_ip(skb, ETH_HLEN, p, v4))
+		return WHAT_ELSE;
 	p->headers = ip + 8;
 	p->by_end = 1;
 	p->outer = p->proto;
 	if (p->proto == IPPROTO_TCP) {
 		tcp = bytes_at(skb, at, sizeof(*tcp));
 		if (!tcp)
-			return 0;
+			return WHAT_ELSE;
 		p->sport = tcp->source;
 		p->dport = tcp->dest;
-		p->syn = tcp->syn && !tcp->ack;
-		p->syn_ack = tcp->syn && tcp->ack;
-		p->fin = tcp->fin;
-		p->rst = tcp->rst;
+		p->tcp = ((__u8 *)tcp)[13];
 		p->headers = ip + tcp->doff * 4;
-		return 1;
+		return WHAT_CONNECTION;
 	}
 	type = bytes_at(skb, at, 1);
 	if (!type)
-		return 0;
+		return WHAT_ELSE;
 	if (is_error(p->proto, *type, v4))
-		return read_error(skb, p, v4);
-	return read_ports(skb, at, p);
+		return WHAT_ERROR;
+	return read_ports(skb, at, p) ? WHAT_CONNECTION : WHAT_ELSE;
+}
+
+/* 1 if the packet has a connection that may go directly. The compiler makes one for each family. */
+ALWAYS_INLINE int read_packet(struct __sk_buff *skb, struct packet *p, const int v4)
+{
+	enum what what = read_headers(skb, p, v4);
+
+	return what == WHAT_ERROR ? read_error(skb, p, v4) : what == WHAT_CONNECTION;
 }
 
 /* The addresses alone, of fragments and unknown protocols too, IPv4 mapped; else 0. */
 ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr *dst)
 {
-	if (skb->protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr ip;
+	if (skb->protocol == bpf_htons(ETH_P_IP) && readable(skb, ETH_HLEN + sizeof(struct iphdr))) {
+		struct iphdr *ip = bytes_at(skb, ETH_HLEN, sizeof(*ip));
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		if (!ip)
 			return 0;
-		addr_from_v4(src, ip.saddr);
-		addr_from_v4(dst, ip.daddr);
+		addr_from_v4(src, ip->saddr);
+		addr_from_v4(dst, ip->daddr);
 		return 1;
 	}
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr ip;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6) && readable(skb, ETH_HLEN + sizeof(struct ipv6hdr))) {
+		struct ipv6hdr *ip = bytes_at(skb, ETH_HLEN, sizeof(*ip));
 
-		if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)))
+		if (!ip)
 			return 0;
-		__builtin_memcpy(src, &ip.saddr, sizeof(*src));
-		__builtin_memcpy(dst, &ip.daddr, sizeof(*dst));
+		__builtin_memcpy(src, &ip->saddr, sizeof(*src));
+		__builtin_memcpy(dst, &ip->daddr, sizeof(*dst));
 		return !is_v4(src) && !is_v4(dst);
 	}
 	return 0;
@@ -227,9 +277,12 @@ ALWAYS_INLINE int is_chatter(const struct addr *src)
 /* Whether the packet, or each segment of it, passes a device of this MTU. */
 ALWAYS_INLINE int fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 {
+	/* Volatile, or the compiler has one instruction read what it keeps of p or this: the verifier allows no such. */
+	__u32 length = *(volatile __u32 *)&skb->len;
+
 	if (skb->gso_size)
 		return skb->gso_size + p->headers <= mtu;
-	return skb->len - ETH_HLEN <= mtu;
+	return length - ETH_HLEN <= mtu;
 }
 
 /* What stands behind the TTL in an IPv4 header, and the TTL, one less. */

@@ -82,7 +82,7 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
  * its rules can be flushed, and it hears ARP. A device that is not in the map is not judged here,
  * and an address that is lost from tw_pods_2 still is the pod's.
  */
-ALWAYS_INLINE int without_shortcut(struct __sk_buff *skb)
+static __noinline int without_shortcut(struct __sk_buff *skb)
 {
 	__u32 device = skb->ifindex;
 	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
@@ -111,10 +111,10 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
 		return without_shortcut(skb);
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
-	pod = end(&tw_ends_1, f.c, p.second, &p.src, 1, v4);
+	pod = end(&tw_ends_1, f.c, &k, p.second, &p.src, 1, v4);
 	if (!pod || pod->ifindex != skb->ifindex)
 		return without_shortcut(skb);
-	to = f.c ? end(&tw_ends_1, f.c, !p.second, &p.dst, 0, v4) : NULL;
+	to = f.c ? end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 	if (!is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
 	return to ? into_pod(skb, &p, to, by, v4) : out_of_eni(skb, &p, pod, v4);
@@ -157,11 +157,11 @@ ALWAYS_INLINE int from_eni(struct __sk_buff *skb, const int v4)
 	struct pod *to;
 	union key k;
 
-	if (!read_packet(skb, &p, v4))
+	if (!read_packet(skb, &p, v4) || !may_be_local(&p.dst, v4))
 		return TC_ACT_UNSPEC;
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
-	to = end(&tw_ends_1, f.c, !p.second, &p.dst, 1, v4);
+	to = end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 1, v4);
 	/* It may be for a pod of another kind, whose filter comes next. */
 	if (!to || !is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;

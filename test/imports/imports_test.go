@@ -69,6 +69,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/", "github.com/", "golang.org/", "net/http", "os/exec"},
 		},
 		{
+			"eBPF objects are loaded alike whoever holds them, tc or netkit",
+			[]string{"internal/datapath/bpfobj"},
+			[]string{"github.com/vishvananda/"},
+		},
+		{
 			"the cloud's interface knows no SDK",
 			[]string{"internal/cloud"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},
@@ -177,7 +182,11 @@ func TestGround(t *testing.T) {
 		"internal/datapath/attr":     nil,
 		"internal/datapath":          nil,
 		"internal/datapath/nft":      {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
-		"internal/datapath/tcprog":   {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
+		"internal/datapath/bpfobj":   {"internal/datapath"},
+		"internal/datapath/tcfilter": {"internal/datapath", "internal/datapath/bpfobj", "internal/datapath/claims", "internal/netlinkx"},
+		"internal/datapath/fastpath": {
+			"internal/datapath", "internal/datapath/bpfobj", "internal/datapath/claims", "internal/datapath/tcfilter", "internal/netlinkx",
+		},
 		"internal/datapath/firewall": {
 			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
 			"internal/kernel", "internal/netlinkx",

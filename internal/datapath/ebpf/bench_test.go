@@ -12,9 +12,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -105,7 +105,7 @@ func BenchmarkAttach(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	err := Try(func(h *netlink.Handle, o *tcprog.Objects) error {
+	err := Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
 		for b.Loop() {
 			pair := netlink.NewVeth(netlink.LinkAttrs{Name: fmt.Sprintf("v%d", len(times["veth"])), TxQLen: -1})
 			pair.PeerName = "p" + pair.Name

@@ -5,6 +5,6 @@
 // all, it goes on doing; and whatever is missing here costs speed and nothing else.
 //
 // The package owns the programs of bpf/shortcut.c, their maps and the tc filters
-// that hold them on veths and ENIs (package tcprog), and nothing else: veths, rules,
+// that hold them on veths and ENIs (package tcfilter), and nothing else: veths, rules,
 // routes and nftables are package node's.
 package ebpf

@@ -3,11 +3,11 @@ package ebpf
 import (
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Kind is that of pods with shortcuts.
@@ -18,18 +18,18 @@ type Kind struct {
 	names map[string]bool
 }
 
-// New is the kind; connections is how many of IPv4 are remembered (tcprog.SizesFor).
+// New is the kind; connections is how many of IPv4 are remembered (fastpath.SizesFor).
 func New(connections int) *Kind {
-	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: &shortcuts{connections: connections}, names: map[string]bool{claims.EBPF: true}}
+	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: newShortcuts(connections), names: map[string]bool{claims.EBPF: true}}
 }
 
 // Hooks are where a pod's programs run.
 type Hooks interface {
 	// Attach puts programs on the node's end of a pod's pair, or in the place of ours
 	// that are there; no packet passes in between.
-	Attach(h *netlink.Handle, o *tcprog.Objects, index int) error
+	Attach(h *netlink.Handle, o *bpfobj.Objects, index int) error
 	// Wrong names the first program that is not in its place there, or "".
-	Wrong(h *netlink.Handle, o *tcprog.Objects, index int) (string, error)
+	Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
 }
 
 // Serve lets pods of another kind share the maps and the ENIs' programs, so that the pods of
@@ -46,7 +46,7 @@ func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 }
 
 // Start implements node.Kind.
-func (k *Kind) Start(n *node.Node) { k.shortcuts.inside = n.Inside }
+func (k *Kind) Start(n *node.Node) { k.shortcuts.Inside = n.Inside }
 
 // Choose implements node.Kind.
 func (k *Kind) Choose(kind string) { k.shortcuts.chosen.Store(k.names[kind]) }
@@ -80,4 +80,4 @@ func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 }
 
 // Close implements node.Kind; shortcuts go on working.
-func (k *Kind) Close() error { return k.shortcuts.close() }
+func (k *Kind) Close() error { return k.shortcuts.Close() }

@@ -3,8 +3,8 @@ package ebpf
 import (
 	"net/netip"
 
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // entries are a pod's in the map of pods, by address.
@@ -37,4 +37,4 @@ func sender(p node.Place) (s shortcutSender) {
 	return s
 }
 
-func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: tcprog.Words(a)} }
+func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: fastpath.Words(a)} }

@@ -7,15 +7,15 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
-// The maps by index of a device. The caller of each holds mu.
+// The maps by index of a device. The caller of each holds the lock.
 
 func (s *shortcuts) putSender(p node.Place) error {
-	if err := s.objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
+	if err := s.Objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
 		return fmt.Errorf("add device %s to map %s: %w", p.Device, mapSenders, err)
 	}
 	return nil
@@ -24,7 +24,7 @@ func (s *shortcuts) putSender(p node.Place) error {
 // senderProblem says what is wrong with a device's entry, or "".
 func (s *shortcuts) senderProblem(p node.Place) (string, error) {
 	var have shortcutSender
-	err := s.objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
+	err := s.Objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
 	switch {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
 		return fmt.Sprintf("entry of %s in map %s is missing", p.Device, mapSenders), nil
@@ -37,7 +37,7 @@ func (s *shortcuts) senderProblem(p node.Place) (string, error) {
 }
 
 func (s *shortcuts) deleteSender(index uint32) error {
-	if err := s.objects.Maps[mapSenders].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := s.Objects.Maps[mapSenders].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("remove device with index %d from map %s: %w", index, mapSenders, err)
 	}
 	return nil
@@ -53,9 +53,9 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 	var gone []uint32
 	var index uint32
 	var value shortcutSender
-	it := s.objects.Maps[mapSenders].Iterate()
+	it := s.Objects.Maps[mapSenders].Iterate()
 	for it.Next(&index, &value) {
-		if !there[index] && !tcprog.Exists(h, int(index)) {
+		if !there[index] && !fastpath.Exists(h, int(index)) {
 			gone = append(gone, index)
 		}
 	}
@@ -69,26 +69,21 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 	return errors.Join(errs...)
 }
 
-// directENIs is the map of ENIs by which packets leave directly.
-func (s *shortcuts) directENIs() tcprog.ENIs {
-	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.inside}
-}
-
 // prepareENI gives an ENI its programs and its place in the map of ENIs.
 func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
-	if err := filters.Attach(h, s.objects, eni.Index, eniHooks); err != nil {
+	if err := filters.Attach(h, s.Objects.Objects, eni.Index, eniHooks); err != nil {
 		return err
 	}
-	silent, err := tcprog.Silent(h)
+	silent, err := fastpath.Silent(h)
 	if err == nil {
-		_, err = s.directENIs().Update(silent, eni.Device, eni.Index, eni.Gateways)
+		_, err = s.ENIs().Update(silent, eni.Device, eni.Index, eni.Gateways)
 	}
 	return err
 }
 
 // eniProblem names the first piece of an ENI that is missing or wrong, or "".
 func (s *shortcuts) eniProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
-	problem, err := filters.Wrong(h, s.objects, eni.Index, eniHooks)
+	problem, err := filters.Wrong(h, s.Objects.Objects, eni.Index, eniHooks)
 	if err != nil || problem == "" {
 		return "", err
 	}

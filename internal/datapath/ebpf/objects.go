@@ -5,8 +5,10 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // Names of programs and maps in bpf/shortcut.c. A map's name carries the version of its
@@ -26,47 +28,39 @@ const (
 	ToPod      = "tw_to_pod"
 )
 
-// maxPods bounds the addresses of local pods: more than any instance type carries.
-const maxPods = 16384
-
-const filters = tcprog.Filters(claims.PrefShortcut)
+const filters = tcfilter.Filters(claims.PrefShortcut)
 
 var (
-	podHooks = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromPod}, {Parent: tcprog.Egress, Program: ToPod}}
-	eniHooks = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}
+	podHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}
+	eniHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
 )
 
-func load(h *netlink.Handle, sizes tcprog.Sizes) (*tcprog.Objects, error) {
+func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	spec, err := loadShortcut()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
-	spec.Maps[tcprog.MapPods].MaxEntries = maxPods
-	spec.Maps[mapEnds].MaxEntries = maxPods
-	spec.Maps[mapSenders].MaxEntries = maxPods
-	sizes.Set(spec)
-	if err := tcprog.SetConstants(spec); err != nil {
-		return nil, err
-	}
-	return filters.Load(h, spec)
+	spec.Maps[mapEnds].MaxEntries = fastpath.MaxPods
+	spec.Maps[mapSenders].MaxEntries = fastpath.MaxPods
+	return fastpath.Load(h, filters, spec, sizes)
 }
 
-// table are the entries of pods. The caller holds mu.
-func (s *shortcuts) table() tcprog.Pods[shortcutPod] { return table(s.objects) }
+// table are the entries of pods. The caller holds the lock.
+func (s *shortcuts) table() fastpath.Pods[shortcutPod] { return table(s.Objects) }
 
-func table(o *tcprog.Objects) tcprog.Pods[shortcutPod] {
-	return tcprog.Pods[shortcutPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
+func table(o *fastpath.Objects) fastpath.Pods[shortcutPod] {
+	return fastpath.Pods[shortcutPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
 }
 
 // veth are the Hooks of a pod with a veth.
 type veth struct{}
 
 // Attach implements Hooks.
-func (veth) Attach(h *netlink.Handle, o *tcprog.Objects, index int) error {
+func (veth) Attach(h *netlink.Handle, o *bpfobj.Objects, index int) error {
 	return filters.Attach(h, o, index, podHooks)
 }
 
 // Wrong implements Hooks.
-func (veth) Wrong(h *netlink.Handle, o *tcprog.Objects, index int) (string, error) {
+func (veth) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error) {
 	return filters.Wrong(h, o, index, podHooks)
 }

@@ -7,7 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // attach puts a program of others behind ours.
@@ -44,11 +44,11 @@ func TestFiltersOfOthersBehindOurs(t *testing.T) {
 				p.Echo(7)
 			}
 			sent, got, wire, air := world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict), world.NewOthers(t, c.verdict)
-			attach(t, sent, n0, a.Wiring.HostIfName, tcprog.Ingress)
-			attach(t, sent, n0, near.Wiring.HostIfName, tcprog.Ingress)
-			attach(t, got, n0, near.Wiring.HostIfName, tcprog.Egress)
-			attach(t, air, n0, "eth1", tcprog.Ingress)
-			attach(t, wire, n0, "eth1", tcprog.Egress)
+			attach(t, sent, n0, a.Wiring.HostIfName, tcfilter.Ingress)
+			attach(t, sent, n0, near.Wiring.HostIfName, tcfilter.Ingress)
+			attach(t, got, n0, near.Wiring.HostIfName, tcfilter.Egress)
+			attach(t, air, n0, "eth1", tcfilter.Ingress)
+			attach(t, wire, n0, "eth1", tcfilter.Egress)
 			world.Talk(t, a.NS, "tcp", world.At(near.V4, 7), exchanges)
 			world.Talk(t, a.NS, "tcp", world.At(far.V4, 7), exchanges)
 			world.Talk(t, far.NS, "tcp", world.At(a.V4, 7), 1) // its first packet asks at the ENI

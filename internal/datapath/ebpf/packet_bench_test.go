@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/test/bench/packet"
 )
 
@@ -110,14 +110,14 @@ const undecided = packet.Undecided
 
 // current are the programs of this tree.
 func current(t *testing.T, h *netlink.Handle) (*version, error) {
-	o, err := load(h, tcprog.SizesOf(131072))
+	o, err := load(h, fastpath.SizesOf(131072))
 	if err != nil {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = o.Close() })
 	var errs []error
 	errs = append(errs, o.FollowConntrack())
-	errs = append(errs, o.Maps[tcprog.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
+	errs = append(errs, o.Maps[fastpath.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
 	for i := range packet.OwnPod {
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
 			errs = append(errs, table(o).Put(a, shortcutPod{
@@ -162,9 +162,9 @@ func former(t *testing.T, path string) (*version, error) {
 		_                         uint32
 	}
 	for i := range packet.OwnPod {
-		p := pod{Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: tcprog.Words(packet.Gateways[i])}
+		p := pod{Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: fastpath.Words(packet.Gateways[i])}
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
-			if err := coll.Maps["tw_pods_1"].Put(tcprog.Words(a), p); err != nil {
+			if err := coll.Maps["tw_pods_1"].Put(fastpath.Words(a), p); err != nil {
 				return nil, err
 			}
 		}

@@ -8,7 +8,6 @@ import (
 
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // podEntries are a pod's in the maps: its addresses, and what its device may send from.
@@ -31,17 +30,12 @@ func (o podEntries) Put(site *object.Site) error {
 }
 
 func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
+	s.Lock()
+	defer s.Unlock()
+	if err := s.Load(h); err != nil {
 		return err
 	}
-	for a, pod := range entries(p) {
-		if err := s.table().Put(a, pod); err != nil {
-			return err
-		}
-	}
-	if err := s.putSender(p); err != nil {
+	if err := errors.Join(s.table().PutAll(entries(p)), s.putSender(p)); err != nil {
 		return err
 	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
@@ -60,15 +54,13 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 		return "", err // what makes the device says so
 	}
 	s := o.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(site.Node); err != nil {
+	s.Lock()
+	defer s.Unlock()
+	if err := s.Load(site.Node); err != nil {
 		return "", err
 	}
-	for a, want := range entries(p) {
-		if problem, err := s.table().Problem(a, want); err != nil || problem != "" {
-			return problem, err
-		}
+	if problem, err := s.table().Wrong(entries(p)); err != nil || problem != "" {
+		return problem, err
 	}
 	return s.senderProblem(p)
 }
@@ -80,15 +72,10 @@ func (o podEntries) Del(site *object.Site) error {
 		return err
 	}
 	s := o.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects == nil {
-		if there, err := filters.Anywhere(site.Node); err != nil || !there {
-			return err
-		}
-		if err := s.load(site.Node); err != nil {
-			return err
-		}
+	s.Lock()
+	defer s.Unlock()
+	if there, err := s.Find(site.Node); err != nil || !there {
+		return err
 	}
 	if p.Index != 0 {
 		err = s.deleteSender(uint32(p.Index))
@@ -112,7 +99,7 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err != nil {
 		return err
 	}
-	objects, err := o.s.loaded(site.Node)
+	objects, err := o.s.Loaded(site.Node)
 	if err != nil {
 		return err
 	}
@@ -125,7 +112,7 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 	if err != nil || index == 0 {
 		return "", err
 	}
-	objects, err := o.s.loaded(site.Node)
+	objects, err := o.s.Loaded(site.Node)
 	if err != nil {
 		return "", err
 	}
@@ -138,11 +125,3 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 
 // Del implements object.Object.
 func (podPrograms) Del(*object.Site) error { return nil }
-
-// loaded are the objects, which are loaded if they are not yet.
-func (s *shortcuts) loaded(h *netlink.Handle) (*tcprog.Objects, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := s.load(h)
-	return s.objects, err
-}

@@ -50,7 +50,7 @@ type shortcutKey4 struct {
 
 type shortcutKey6 struct {
 	_     structs.HostLayout
-	Addr  [2]shortcutAddr
+	Addr  [2][2]uint64
 	Port  [2]uint16
 	Proto uint8
 	Zero  [3]uint8
@@ -94,6 +94,7 @@ const (
 	shortcutMapTwPending61   = "tw_pending6_1"
 	shortcutMapTwPods2       = "tw_pods_2"
 	shortcutMapTwSenders1    = "tw_senders_1"
+	shortcutMapTwSuffixes1   = "tw_suffixes_1"
 	shortcutProgTwFromEni    = "tw_from_eni"
 	shortcutProgTwFromNetkit = "tw_from_netkit"
 	shortcutProgTwFromPod    = "tw_from_pod"
@@ -165,6 +166,7 @@ type shortcutMapSpecs struct {
 	TwPending61 *ebpf.MapSpec `ebpf:"tw_pending6_1"`
 	TwPods2     *ebpf.MapSpec `ebpf:"tw_pods_2"`
 	TwSenders1  *ebpf.MapSpec `ebpf:"tw_senders_1"`
+	TwSuffixes1 *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
 }
 
 // shortcutVariableSpecs contains global variables before they are loaded into the kernel.
@@ -204,6 +206,7 @@ type shortcutMaps struct {
 	TwPending61 *ebpf.Map `ebpf:"tw_pending6_1"`
 	TwPods2     *ebpf.Map `ebpf:"tw_pods_2"`
 	TwSenders1  *ebpf.Map `ebpf:"tw_senders_1"`
+	TwSuffixes1 *ebpf.Map `ebpf:"tw_suffixes_1"`
 }
 
 func (m *shortcutMaps) Close() error {
@@ -218,6 +221,7 @@ func (m *shortcutMaps) Close() error {
 		m.TwPending61,
 		m.TwPods2,
 		m.TwSenders1,
+		m.TwSuffixes1,
 	)
 }
 

@@ -4,14 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // shortcuts are the programs and maps of a node, and which devices have them.
@@ -20,47 +20,25 @@ import (
 // makes its device accept nothing else; a filter without entries does nothing. So entries
 // go first when a pod goes, and a pod whose entries are lost is served by the stack.
 type shortcuts struct {
-	connections int
-	// inside runs a function in the node's namespace.
-	inside func(func() error) error
+	fastpath.Loader
 	// chosen: the node's datapath is ebpf, so its ENIs have their programs before the
 	// first pod comes.
 	chosen atomic.Bool
-
-	// mu guards all below and makes changes of the map of pods follow each other.
-	mu sync.Mutex
-	// objects is nil until they are needed.
-	objects *tcprog.Objects
-	// enis have their programs, as far as we know.
+	// enis have their programs, as far as we know. The lock guards them too.
 	enis map[int]bool
 }
 
-// load loads the programs once. The maps of an agent that ran before are found by what
-// it left on the devices. The caller holds mu.
-func (s *shortcuts) load(h *netlink.Handle) error {
-	if s.objects != nil {
-		return nil
+func newShortcuts(connections int) *shortcuts {
+	return &shortcuts{
+		Loader: fastpath.Loader{Filters: filters, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]bool{},
 	}
-	sizes, err := tcprog.SizesFor(s.connections)
-	if err != nil {
-		return err
-	}
-	o, err := load(h, sizes)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(s.inside(o.FollowConntrack), upgrade(o)); err != nil {
-		return errors.Join(err, o.Close())
-	}
-	s.objects, s.enis = o, map[int]bool{}
-	return nil
 }
 
 // problemOf names the first piece of an ENI that is missing or wrong, or "".
 func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
+	s.Lock()
+	defer s.Unlock()
+	if err := s.Load(h); err != nil {
 		return "", err
 	}
 	return s.eniProblem(h, eni)
@@ -68,9 +46,10 @@ func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error
 
 // teardown removes every trace from ENIs and others' devices.
 func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	devices, err := tcprog.Devices(h)
+	s.Lock()
+	defer s.Unlock()
+	clear(s.enis)
+	devices, err := tcfilter.Devices(h)
 	errs := []error{err}
 	for _, l := range links {
 		if !slices.Contains(devices, l.Attrs().Index) || linkkind.IsPodDevice(l) {
@@ -80,21 +59,5 @@ func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
 			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
 		}
 	}
-	return errors.Join(append(errs, s.unload())...)
-}
-
-func (s *shortcuts) close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.unload()
-}
-
-// unload lets go of the objects; what filters hold stays.
-func (s *shortcuts) unload() error {
-	o := s.objects
-	s.objects, s.enis = nil, nil
-	if o == nil {
-		return nil
-	}
-	return o.Close()
+	return errors.Join(append(errs, s.Unload())...)
 }

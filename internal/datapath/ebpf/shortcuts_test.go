@@ -14,8 +14,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // watched counts the packets that pass the node's forwarding: those of the host stack.
@@ -92,7 +93,7 @@ func clearFlows(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
 		for key := range connections(t, n, name) {
-			_ = own(n).shortcuts.objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
+			_ = own(n).shortcuts.Objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
 		}
 	}
 }
@@ -102,16 +103,16 @@ var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1
 
 // connections are a table's, by key. One that is written while the table is walked may be met
 // again and again.
-func connections(t *testing.T, n *world.Node, name string) map[string]tcprog.Connection {
+func connections(t *testing.T, n *world.Node, name string) map[string]fastpath.Connection {
 	t.Helper()
-	return connectionsIn(t, own(n).shortcuts.objects, name)
+	return connectionsIn(t, own(n).shortcuts.Objects, name)
 }
 
-func connectionsIn(t *testing.T, o *tcprog.Objects, name string) map[string]tcprog.Connection {
+func connectionsIn(t *testing.T, o *fastpath.Objects, name string) map[string]fastpath.Connection {
 	t.Helper()
-	list := map[string]tcprog.Connection{}
+	list := map[string]fastpath.Connection{}
 	key := make([]byte, tables[name])
-	var value tcprog.Connection
+	var value fastpath.Connection
 	it := o.Maps[name].Iterate()
 	for it.Next(&key, &value) {
 		list[string(key)] = value
@@ -189,7 +190,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	flows := connections(t, n, "tw_known4_1")
 	for key, value := range flows {
 		value.Since = 0
-		if err := own(n).shortcuts.objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
+		if err := own(n).shortcuts.Objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -212,7 +213,7 @@ func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
 	type node struct{ AskAgain, Secret uint64 }
 	read := func() (v node) {
 		t.Helper()
-		if err := own(n).shortcuts.objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
+		if err := own(n).shortcuts.Objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
 			t.Fatal(err)
 		}
 		return v
@@ -266,7 +267,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 
 // mapIDs are those that a node's datapath has.
 func mapIDs(n *world.Node) (ids []bpf.MapID) {
-	for _, m := range own(n).shortcuts.objects.Maps {
+	for _, m := range own(n).shortcuts.Objects.Maps {
 		id, _ := must(m.Info()).ID()
 		ids = append(ids, id)
 	}
@@ -291,8 +292,8 @@ func TestOtherVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	odd := []tcprog.Hook{{Parent: tcprog.Ingress, Program: ToPod}}
-	if err := filters.Attach(h, own(n).shortcuts.objects, link.Attrs().Index, odd); err != nil {
+	odd := []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: ToPod}}
+	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, link.Attrs().Index, odd); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -403,12 +404,12 @@ func TestLeftovers(t *testing.T) {
 	defer h.Close()
 	for _, dev := range []string{"eth0", "eth2"} {
 		link := must(h.LinkByName(dev))
-		if err := filters.Attach(h, s.objects, link.Attrs().Index, eniHooks); err != nil {
+		if err := filters.Attach(h, s.Objects.Objects, link.Attrs().Index, eniHooks); err != nil {
 			t.Fatal(err)
 		}
 		others := &netlink.BpfFilter{
-			FilterAttrs: netlink.FilterAttrs{LinkIndex: link.Attrs().Index, Parent: tcprog.Ingress, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 7},
-			Fd:          s.objects.Programs[toENI].FD(), Name: "others", DirectAction: true,
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: link.Attrs().Index, Parent: tcfilter.Ingress, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 7},
+			Fd:          s.Objects.Programs[toENI].FD(), Name: "others", DirectAction: true,
 		}
 		if err := h.FilterAdd(others); err != nil {
 			t.Fatal(err)
@@ -449,7 +450,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	n.Sync()
 	h := must(handle(n))
 	defer h.Close()
-	if err := filters.Attach(h, own(n).shortcuts.objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	has := func(device string) bool {
@@ -459,7 +460,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	if repairs := fmt.Sprint(n.Sync()); !strings.Contains(repairs, "removed programs from eth3") || !has("eth3") {
 		t.Errorf("an ENI that has gone has its qdisc: %v; repairs %s", has("eth3"), repairs)
 	}
-	if err := filters.Attach(h, own(n).shortcuts.objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.DP.Teardown(context.Background()); err != nil {

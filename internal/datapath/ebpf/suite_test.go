@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // The suite's table against this datapath.
@@ -78,17 +78,17 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 			}
 		}, Check: "entry " + p.V6.String()},
 		{Name: "entry of the pod's device", Cut: func() {
-			if err := own(n).shortcuts.objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
+			if err := own(n).shortcuts.Objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "address of the pod's device", Cut: func() {
-			if err := own(n).shortcuts.objects.Maps[mapSenders].Put(uint32(index(n, dev)), shortcutSender{}); err != nil {
+			if err := own(n).shortcuts.Objects.Maps[mapSenders].Put(uint32(index(n, dev)), shortcutSender{}); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "entry of the ENI", Cut: func() {
-			if err := own(n).shortcuts.directENIs().Map.Delete(uint32(index(n, "eth1"))); err != nil {
+			if err := own(n).shortcuts.ENIs().Map.Delete(uint32(index(n, "eth1"))); err != nil {
 				panic(err)
 			}
 		}},
@@ -128,7 +128,7 @@ func trace(n *world.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	devices, err := tcprog.Devices(h)
+	devices, err := tcfilter.Devices(h)
 	if err != nil {
 		return "", err
 	}
@@ -139,7 +139,7 @@ func trace(n *world.Node) (string, error) {
 			continue
 		}
 		lines = append(lines, "clsact on "+name)
-		for _, parent := range []uint32{tcprog.Ingress, tcprog.Egress} {
+		for _, parent := range []uint32{tcfilter.Ingress, tcfilter.Egress} {
 			list, err := h.FilterList(l, parent)
 			if err != nil {
 				return "", err
@@ -150,9 +150,9 @@ func trace(n *world.Node) (string, error) {
 		}
 	}
 	s := own(n).shortcuts
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects != nil {
+	s.Lock()
+	defer s.Unlock()
+	if s.Objects != nil {
 		pods, err := s.table().List()
 		if err != nil {
 			return "", err
@@ -162,7 +162,7 @@ func trace(n *world.Node) (string, error) {
 		}
 		var device uint32
 		var value shortcutSender
-		for it := s.objects.Maps[mapSenders].Iterate(); it.Next(&device, &value); {
+		for it := s.Objects.Maps[mapSenders].Iterate(); it.Next(&device, &value); {
 			lines = append(lines, fmt.Sprintf("sender %d %+v", device, value))
 		}
 	}

@@ -7,43 +7,29 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // sync is node.Kind's Sync.
 func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	again := s.objects != nil
-	if !again && !s.chosen.Load() {
-		if there, err := filters.Anywhere(h); err != nil || !there {
-			return nil, err
-		}
-	}
-	if err := s.load(h); err != nil {
+	s.Lock()
+	defer s.Unlock()
+	if there, err := s.Refresh(h, s.chosen.Load()); err != nil || !there {
 		return nil, err
 	}
-	if again {
-		if err := s.inside(s.objects.FollowConntrack); err != nil {
-			return nil, err
-		}
-		// The Sync before has replaced what programs there were of another version.
-		if err := s.objects.Upgrade(true); err != nil {
-			return nil, err
-		}
-	}
-	devices, err := tcprog.Devices(h)
+	devices, err := tcfilter.Devices(h)
 	if err != nil {
 		return nil, err
 	}
 	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err, s.pruneSenders(h, links)}
 	wanted := s.chosen.Load() || pods > 0 || err != nil
-	s.enis = map[int]bool{}
+	clear(s.enis)
 	isENI := map[int]bool{}
-	silent, err := tcprog.Silent(h)
+	silent, err := fastpath.Silent(h)
 	if err != nil {
 		return repairs, errors.Join(append(errs, err)...)
 	}
@@ -52,14 +38,14 @@ func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing
 		if !wanted {
 			continue
 		}
-		problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+		problem, err := filters.Wrong(h, s.Objects.Objects, e.Index, eniHooks)
 		if err == nil && problem != "" {
 			repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
 			err = s.prepareENI(h, e)
 		}
 		if err == nil {
 			var done string
-			if done, err = s.directENIs().Update(silent, e.Device, e.Index, e.Gateways); done != "" {
+			if done, err = s.ENIs().Update(silent, e.Device, e.Index, e.Gateways); done != "" {
 				repairs = append(repairs, done)
 			}
 		}

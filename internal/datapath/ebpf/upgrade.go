@@ -3,15 +3,14 @@ package ebpf
 import (
 	"fmt"
 
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/fastpath"
 )
 
 // formerPods is the map of the version before from a pod's address to what is now in mapEnds.
 const formerPods = "tw_pods_1"
 
-// upgrade takes over what programs of the version before know, so that none of their
-// connections stands still.
-func upgrade(o *tcprog.Objects) error {
+// upgrade takes over the entries of pods that programs of the version before have.
+func upgrade(o *fastpath.Objects) error {
 	pods := o.Former(formerPods)
 	if pods == nil {
 		return nil
@@ -28,12 +27,12 @@ func upgrade(o *tcprog.Objects) error {
 		now := shortcutPod{
 			Addr: key, Ifindex: was.Ifindex, Mtu: was.Mtu, Eni: was.Eni, EniMtu: was.EniMtu, Gateway: was.Gateway, Macs: was.Macs,
 		}
-		if err := table(o).Put(tcprog.Addr(key.W), now); err != nil {
+		if err := table(o).Put(fastpath.Addr(key.W), now); err != nil {
 			return err
 		}
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("list map %s: %w", formerPods, err)
 	}
-	return o.Upgrade(false)
+	return nil
 }

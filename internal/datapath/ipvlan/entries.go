@@ -7,8 +7,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // Names of programs and maps in bpf/ipvlan.c.
@@ -19,31 +20,23 @@ const (
 	toENI     = "tw_slaves_eni"
 
 	mapSlaves = "tw_slaves_2"
-
-	// maxSlaves bounds the addresses of local pods: more than any instance type carries.
-	maxSlaves = 16384
 )
 
-const filters = tcprog.Filters(claims.PrefIPvlan)
+const filters = tcfilter.Filters(claims.PrefIPvlan)
 
 var (
-	eniHooks   = []tcprog.Hook{{Parent: tcprog.Ingress, Program: fromENI}, {Parent: tcprog.Egress, Program: toENI}}
-	hostHooks  = []tcprog.Hook{{Parent: tcprog.Egress, Program: toSlave}}
-	innerHooks = []tcprog.Hook{{Parent: tcprog.Egress, Program: fromSlave}}
+	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
+	hostHooks  = []tcfilter.Hook{{Parent: tcfilter.Egress, Program: toSlave}}
+	innerHooks = []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}}
 )
 
-func load(h *netlink.Handle, sizes tcprog.Sizes) (*tcprog.Objects, error) {
+func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	spec, err := loadSlaves()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
-	spec.Maps[tcprog.MapPods].MaxEntries = maxSlaves
-	spec.Maps[mapSlaves].MaxEntries = maxSlaves
-	sizes.Set(spec)
-	if err := tcprog.SetConstants(spec); err != nil {
-		return nil, err
-	}
-	return filters.Load(h, spec)
+	spec.Maps[mapSlaves].MaxEntries = fastpath.MaxPods
+	return fastpath.Load(h, filters, spec, sizes)
 }
 
 // entries are a pod's in the map of slaves, by address. receiver is the index of its
@@ -67,4 +60,4 @@ func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
 	return list
 }
 
-func addrKey(a netip.Addr) slavesAddr { return slavesAddr{W: tcprog.Words(a)} }
+func addrKey(a netip.Addr) slavesAddr { return slavesAddr{W: fastpath.Words(a)} }

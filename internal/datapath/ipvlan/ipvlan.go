@@ -1,13 +1,12 @@
 package ipvlan
 
 import (
-	"sync"
 	"sync/atomic"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Kind is that of pods with ipvlan devices.
@@ -18,15 +17,11 @@ import (
 type Kind struct {
 	node.Plain
 	node *node.Node
-	// connections is as in New.
-	connections int
 	// active: the node has such pods or is about to.
 	active atomic.Bool
 
-	// mu guards all below and makes changes of the map follow each other.
-	mu sync.Mutex
-	// objects is nil until they are needed.
-	objects *tcprog.Objects
+	// fast has the objects; its lock guards all below too.
+	fast fastpath.Loader
 	// enis that are prepared, as far as we know, with the index of the receiver.
 	enis map[int]int
 	// holders are the pods that this process has wired or seen, by device on the node.
@@ -35,11 +30,14 @@ type Kind struct {
 
 // New is the kind; connections is as in the kind ebpf. Ask Supported before.
 func New(connections int) *Kind {
-	return &Kind{Plain: node.Plain{KindName: claims.IPvlan}, connections: connections}
+	return &Kind{
+		Plain: node.Plain{KindName: claims.IPvlan},
+		fast:  fastpath.Loader{Filters: filters, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]int{},
+	}
 }
 
 // Start implements node.Kind.
-func (s *Kind) Start(n *node.Node) { s.node = n }
+func (s *Kind) Start(n *node.Node) { s.node, s.fast.Inside = n, n.Inside }
 
 // Choose implements node.Kind. Pods of the kind stay when new ones are of another.
 func (s *Kind) Choose(kind string) {
@@ -85,4 +83,4 @@ func (s *Kind) Spoofed() (uint64, error) {
 }
 
 // Room says how many connections are remembered.
-func (s *Kind) Room() string { return tcprog.Room(s.connections) }
+func (s *Kind) Room() string { return fastpath.Room(s.fast.Connections) }

@@ -264,7 +264,7 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 	return nil
 }
 
-// hold notes what a pod has. The caller holds mu.
+// hold notes what a pod has. The caller holds the lock.
 func (s *Kind) hold(p *node.Pod) {
 	if s.holders == nil {
 		s.holders = map[string]holder{}
@@ -273,14 +273,14 @@ func (s *Kind) hold(p *node.Pod) {
 }
 
 func (s *Kind) forget(device string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.fast.Lock()
+	defer s.fast.Unlock()
 	delete(s.holders, device)
 }
 
 func (s *Kind) holdersOf(a netip.Addr) []holder {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.fast.Lock()
+	defer s.fast.Unlock()
 	var list []holder
 	for _, held := range s.holders {
 		if slices.Contains(held.addresses, a) {

@@ -13,7 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/test/bench/packet"
 )
 
@@ -95,13 +95,13 @@ func costs(before, after *version) (list []packet.Cost) {
 
 // current are the programs of this tree.
 func current(t *testing.T, h *netlink.Handle) (*version, error) {
-	o, err := load(h, tcprog.SizesOf(131072))
+	o, err := load(h, fastpath.SizesOf(131072))
 	if err != nil {
 		return nil, err
 	}
 	t.Cleanup(func() { _ = o.Close() })
 	var errs []error
-	errs = append(errs, o.Maps[tcprog.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
+	errs = append(errs, o.Maps[fastpath.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
 	errs = append(errs, packet.NeverAgain(o.Maps))
 	for i := range packet.OwnPod {
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
@@ -143,7 +143,7 @@ func former(t *testing.T, path string) (*version, error) {
 	t.Cleanup(coll.Close)
 	for i := range packet.OwnPod {
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
-			if err := coll.Maps[formerSlaves].Put(tcprog.Words(a), struct {
+			if err := coll.Maps[formerSlaves].Put(fastpath.Words(a), struct {
 				Host, Inner, Eni, Receiver, Mtu uint32
 				Gateway                         slavesAddr
 				NextHop, EniMac                 [6]uint8
@@ -152,7 +152,7 @@ func former(t *testing.T, path string) (*version, error) {
 			}
 		}
 	}
-	if err := coll.Maps[tcprog.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)); err != nil {
+	if err := coll.Maps[fastpath.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)); err != nil {
 		return nil, err
 	}
 	return &version{

@@ -5,7 +5,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/bpfobj"
+	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/kernel"
 )
 
@@ -17,7 +19,7 @@ func probe(h *netlink.Handle) error {
 	parent := netlink.NewVeth(netlink.LinkAttrs{Name: "parent", TxQLen: -1})
 	parent.PeerName = "peer"
 	if err := h.LinkAdd(parent); err != nil {
-		return tcprog.Lacking("veth devices (CONFIG_VETH)", err)
+		return bpfobj.Lacking("veth devices (CONFIG_VETH)", err)
 	}
 	link, err := h.LinkByName("parent")
 	if err != nil {
@@ -26,15 +28,15 @@ func probe(h *netlink.Handle) error {
 	index := link.Attrs().Index
 	slave := &netlink.IPVlan{LinkAttrs: netlink.LinkAttrs{Name: "slave", TxQLen: -1, ParentIndex: index}, Mode: netlink.IPVLAN_MODE_L2}
 	if err := h.LinkAdd(slave); err != nil {
-		return tcprog.Lacking("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err)
+		return bpfobj.Lacking("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err)
 	}
-	o, err := load(h, tcprog.SizesOf(1))
+	o, err := load(h, fastpath.SizesOf(1))
 	if err != nil {
-		return tcprog.Lacking(tcprog.NeedsPrograms, err)
+		return bpfobj.Lacking(bpfobj.Needs, err)
 	}
 	defer o.Close()
-	if err := filters.Attach(h, o, index, eniHooks); err != nil {
-		return tcprog.Lacking(tcprog.NeedsFilters, err)
+	if err := filters.Attach(h, o.Objects, index, eniHooks); err != nil {
+		return bpfobj.Lacking(tcfilter.Needs, err)
 	}
 	return nil
 }

@@ -9,67 +9,35 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// load loads the programs once. The caller holds mu.
-func (s *Kind) load(h *netlink.Handle) error {
-	if s.objects != nil {
-		return nil
-	}
-	sizes, err := tcprog.SizesFor(s.connections)
-	if err != nil {
-		return err
-	}
-	o, err := load(h, sizes)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(s.node.Inside(o.FollowConntrack), upgrade(o)); err != nil {
-		return errors.Join(err, o.Close())
-	}
-	s.objects, s.enis = o, map[int]int{}
-	return nil
+// table are the entries of pods. The caller holds the lock.
+func (s *Kind) table() fastpath.Pods[slavesSlave] {
+	return table(s.fast.Objects)
 }
 
-// table are the entries of pods. The caller holds mu.
-func (s *Kind) table() tcprog.Pods[slavesSlave] {
-	return table(s.objects)
-}
-
-func table(o *tcprog.Objects) tcprog.Pods[slavesSlave] {
-	return tcprog.Pods[slavesSlave]{Objects: o, Map: o.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
+func table(o *fastpath.Objects) fastpath.Pods[slavesSlave] {
+	return fastpath.Pods[slavesSlave]{Objects: o, Map: o.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
 }
 
 // Sync implements node.Kind.
 func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	again := s.objects != nil
-	if !again && !s.active.Load() {
-		if there, err := traces(h, links); err != nil || !there {
-			return nil, err
-		}
-	}
-	if err := s.load(h); err != nil {
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	// A receiver is a trace of it too.
+	must := s.active.Load() || slices.ContainsFunc(links, linkkind.IsReceiver)
+	if there, err := s.fast.Refresh(h, must); err != nil || !there {
 		return nil, err
-	}
-	if again {
-		if err := s.node.Inside(s.objects.FollowConntrack); err != nil {
-			return nil, err
-		}
-		// The Sync before has replaced what programs there were of another version.
-		if err := s.objects.Upgrade(true); err != nil {
-			return nil, err
-		}
 	}
 	repairs, pods, err := s.table().Prune(h, links)
 	errs := []error{err}
-	s.enis = map[int]int{}
+	clear(s.enis)
 	wanted := map[string]bool{}
 	if pods > 0 {
 		s.active.Store(true)
@@ -90,7 +58,7 @@ func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 			delete(s.holders, device)
 		}
 	}
-	r, err := clear(h, links, wanted, false)
+	r, err := sweep(h, links, wanted, false)
 	return append(repairs, r...), errors.Join(append(errs, err)...)
 }
 
@@ -121,21 +89,21 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	if err != nil {
 		return repairs, err
 	}
-	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+	problem, err := filters.Wrong(h, s.fast.Objects.Objects, e.Index, eniHooks)
 	if err != nil {
 		return repairs, err
 	}
 	if problem != "" {
-		if err := filters.Attach(h, s.objects, e.Index, eniHooks); err != nil {
+		if err := filters.Attach(h, s.fast.Objects.Objects, e.Index, eniHooks); err != nil {
 			return repairs, err
 		}
 		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
 	}
-	silent, err := tcprog.Silent(h)
+	silent, err := fastpath.Silent(h)
 	if err != nil {
 		return repairs, err
 	}
-	done, err := s.directENIs().Update(silent, e.Device, e.Index, e.Gateways)
+	done, err := s.fast.ENIs().Update(silent, e.Device, e.Index, e.Gateways)
 	if err != nil {
 		return repairs, err
 	}
@@ -146,23 +114,10 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	return repairs, nil
 }
 
-// directENIs is the map of ENIs by which packets leave directly. The caller holds mu.
-func (s *Kind) directENIs() tcprog.ENIs {
-	return tcprog.ENIs{Map: s.objects.Maps[tcprog.MapENIs], Inside: s.node.Inside}
-}
-
-// traces says whether this datapath was at work on the node.
-func traces(h *netlink.Handle, links []netlink.Link) (bool, error) {
-	if slices.ContainsFunc(links, linkkind.IsReceiver) {
-		return true, nil
-	}
-	return filters.Anywhere(h)
-}
-
-// clear takes programs and receivers from devices that are not wanted, by name; at the
+// sweep takes programs and receivers from devices that are not wanted, by name; at the
 // datapath's end, where it is the last to have something there, the qdiscs too.
-func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) ([]string, error) {
-	devices, err := tcprog.Devices(h)
+func sweep(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) ([]string, error) {
+	devices, err := tcfilter.Devices(h)
 	errs := []error{err}
 	var repairs []string
 	for _, l := range links {
@@ -191,12 +146,12 @@ func clear(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end 
 
 // ENIProblem implements node.Kind.
 func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(h); err != nil {
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	if err := s.fast.Load(h); err != nil {
 		return "", err
 	}
-	problem, err := filters.Wrong(h, s.objects, e.Index, eniHooks)
+	problem, err := filters.Wrong(h, s.fast.Objects.Objects, e.Index, eniHooks)
 	if err != nil || problem == "" {
 		return "", err
 	}
@@ -219,22 +174,17 @@ func (o podEntries) Put(site *object.Site) error {
 		return err
 	}
 	s := o.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.fast.Lock()
+	defer s.fast.Unlock()
 	s.hold(o.pod)
-	if err := s.load(site.Node); err != nil {
+	if err := s.fast.Load(site.Node); err != nil {
 		return err
 	}
 	receiver, err := s.receiver(site.Node, p.ENI)
 	if err != nil {
 		return err
 	}
-	for a, e := range entries(p, receiver) {
-		if err := s.table().Put(a, e); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.table().PutAll(entries(p, receiver))
 }
 
 // Have implements object.Object.
@@ -244,9 +194,9 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 		return "", err // what makes the device says so
 	}
 	s := o.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.load(site.Node); err != nil {
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	if err := s.fast.Load(site.Node); err != nil {
 		return "", err
 	}
 	s.hold(o.pod) // known to vacate after a restart too
@@ -264,12 +214,7 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 		}
 		receiver = link.Attrs().Index
 	}
-	for a, want := range entries(p, receiver) {
-		if problem, err := s.table().Problem(a, want); err != nil || problem != "" {
-			return problem, err
-		}
-	}
-	return "", nil
+	return s.table().Wrong(entries(p, receiver))
 }
 
 // Del implements object.Object. An address that another device has by now stays.
@@ -279,15 +224,10 @@ func (o podEntries) Del(site *object.Site) error {
 		return err
 	}
 	s := o.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects == nil {
-		if there, err := filters.Anywhere(site.Node); err != nil || !there {
-			return err
-		}
-		if err := s.load(site.Node); err != nil {
-			return err
-		}
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	if there, err := s.fast.Find(site.Node); err != nil || !there {
+		return err
 	}
 	return s.table().Release(site.Node, p.Index, p.Addresses)
 }
@@ -303,7 +243,7 @@ func (o podPrograms) Name() string { return "programs of device " + o.pod.Host.N
 
 // Put implements object.Object.
 func (o podPrograms) Put(site *object.Site) error {
-	objects, err := o.s.loaded(site.Node)
+	objects, err := o.s.fast.Loaded(site.Node)
 	if err != nil {
 		return err
 	}
@@ -326,7 +266,7 @@ func (o podPrograms) Put(site *object.Site) error {
 
 // Have implements object.Object.
 func (o podPrograms) Have(site *object.Site) (string, error) {
-	objects, err := o.s.loaded(site.Node)
+	objects, err := o.s.fast.Loaded(site.Node)
 	if err != nil {
 		return "", err
 	}
@@ -358,20 +298,12 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 // Del implements object.Object.
 func (podPrograms) Del(*object.Site) error { return nil }
 
-// loaded are the objects, which are loaded if they are not yet.
-func (s *Kind) loaded(h *netlink.Handle) (*tcprog.Objects, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	err := s.load(h)
-	return s.objects, err
-}
-
-// receiver is the index of an ENI's receiver. The caller holds mu.
+// receiver is the index of an ENI's receiver. The caller holds the lock.
 func (s *Kind) receiver(h *netlink.Handle, e routing.ENI) (int, error) {
 	if e.Index == 0 {
 		return 0, nil // the ENI is gone
 	}
-	if index := s.enis[e.Index]; index != 0 && tcprog.Exists(h, index) {
+	if index := s.enis[e.Index]; index != 0 && fastpath.Exists(h, index) {
 		return index, nil
 	}
 	if _, err := s.prepare(h, e); err != nil {
@@ -383,35 +315,16 @@ func (s *Kind) receiver(h *netlink.Handle, e routing.ENI) (int, error) {
 // Teardown implements node.Kind.
 func (s *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.active.Store(false)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, err := clear(h, links, nil, true)
-	return errors.Join(err, s.unload())
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	_, err := sweep(h, links, nil, true)
+	clear(s.enis)
+	return errors.Join(err, s.fast.Unload())
 }
 
-// Counters are what the programs have done since their maps were made.
-func (s *Kind) Counters() (map[string]uint64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects == nil {
-		return nil, nil // nothing has happened yet
-	}
-	return s.objects.Counters()
-}
+// Counters are what the programs have done since their maps were made, nil if nothing has
+// happened yet.
+func (s *Kind) Counters() (map[string]uint64, error) { return s.fast.Counters() }
 
 // Close implements node.Kind; pods stay wired.
-func (s *Kind) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.unload()
-}
-
-// unload lets go of the objects; what filters hold stays.
-func (s *Kind) unload() error {
-	o := s.objects
-	s.objects, s.enis = nil, nil
-	if o == nil {
-		return nil
-	}
-	return o.Close()
-}
+func (s *Kind) Close() error { return s.fast.Close() }

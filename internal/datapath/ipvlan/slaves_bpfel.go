@@ -50,7 +50,7 @@ type slavesKey4 struct {
 
 type slavesKey6 struct {
 	_     structs.HostLayout
-	Addr  [2]slavesAddr
+	Addr  [2][2]uint64
 	Port  [2]uint16
 	Proto uint8
 	Zero  [3]uint8
@@ -88,6 +88,7 @@ const (
 	slavesMapTwPending61  = "tw_pending6_1"
 	slavesMapTwPods2      = "tw_pods_2"
 	slavesMapTwSlaves2    = "tw_slaves_2"
+	slavesMapTwSuffixes1  = "tw_suffixes_1"
 	slavesProgTwEniSlaves = "tw_eni_slaves"
 	slavesProgTwFromSlave = "tw_from_slave"
 	slavesProgTwSlavesEni = "tw_slaves_eni"
@@ -156,6 +157,7 @@ type slavesMapSpecs struct {
 	TwPending61 *ebpf.MapSpec `ebpf:"tw_pending6_1"`
 	TwPods2     *ebpf.MapSpec `ebpf:"tw_pods_2"`
 	TwSlaves2   *ebpf.MapSpec `ebpf:"tw_slaves_2"`
+	TwSuffixes1 *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
 }
 
 // slavesVariableSpecs contains global variables before they are loaded into the kernel.
@@ -194,6 +196,7 @@ type slavesMaps struct {
 	TwPending61 *ebpf.Map `ebpf:"tw_pending6_1"`
 	TwPods2     *ebpf.Map `ebpf:"tw_pods_2"`
 	TwSlaves2   *ebpf.Map `ebpf:"tw_slaves_2"`
+	TwSuffixes1 *ebpf.Map `ebpf:"tw_suffixes_1"`
 }
 
 func (m *slavesMaps) Close() error {
@@ -207,6 +210,7 @@ func (m *slavesMaps) Close() error {
 		m.TwPending61,
 		m.TwPods2,
 		m.TwSlaves2,
+		m.TwSuffixes1,
 	)
 }
 

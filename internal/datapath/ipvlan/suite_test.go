@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // The suite's table against this datapath.
@@ -115,7 +115,7 @@ func trace(n *world.Node) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	devices, err := tcprog.Devices(h)
+	devices, err := tcfilter.Devices(h)
 	if err != nil {
 		return "", err
 	}
@@ -124,7 +124,7 @@ func trace(n *world.Node) (string, error) {
 		if !slices.Contains(devices, l.Attrs().Index) {
 			continue
 		}
-		for _, parent := range []uint32{tcprog.Ingress, tcprog.Egress} {
+		for _, parent := range []uint32{tcfilter.Ingress, tcfilter.Egress} {
 			list, err := h.FilterList(l, parent)
 			if err != nil {
 				return "", err
@@ -135,9 +135,9 @@ func trace(n *world.Node) (string, error) {
 		}
 	}
 	s := own(n)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.objects != nil {
+	s.fast.Lock()
+	defer s.fast.Unlock()
+	if s.fast.Objects != nil {
 		list, err := s.table().List()
 		if err != nil {
 			return "", err

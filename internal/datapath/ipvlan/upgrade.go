@@ -3,16 +3,15 @@ package ipvlan
 import (
 	"fmt"
 
-	"terway.dev/terway/internal/datapath/tcprog"
+	"terway.dev/terway/internal/datapath/fastpath"
 )
 
 // formerSlaves is the map of the version before from a pod's address to what is now in
 // mapSlaves.
 const formerSlaves = "tw_slaves_1"
 
-// upgrade takes over what programs of the version before know, so that none of their
-// connections stands still.
-func upgrade(o *tcprog.Objects) error {
+// upgrade takes over the entries of pods that programs of the version before have.
+func upgrade(o *fastpath.Objects) error {
 	slaves := o.Former(formerSlaves)
 	if slaves == nil {
 		return nil
@@ -29,12 +28,12 @@ func upgrade(o *tcprog.Objects) error {
 			Addr: key, Host: was.Host, Inner: was.Inner, Eni: was.Eni, Receiver: was.Receiver, Mtu: was.Mtu,
 			Gateway: was.Gateway, NextHop: was.NextHop, EniMac: was.EniMac,
 		}
-		if err := table(o).Put(tcprog.Addr(key.W), now); err != nil {
+		if err := table(o).Put(fastpath.Addr(key.W), now); err != nil {
 			return err
 		}
 	}
 	if err := it.Err(); err != nil {
 		return fmt.Errorf("list map %s: %w", formerSlaves, err)
 	}
-	return o.Upgrade(false)
+	return nil
 }

@@ -11,9 +11,9 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // hooks attaches programs at the two attach points of a pair. Both are addressed by the index of
@@ -38,7 +38,7 @@ type attachPoint struct {
 var attachPoints = []attachPoint{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
 
 // Attach implements ebpf.Hooks. A program that already runs is left alone.
-func (k *hooks) Attach(_ *netlink.Handle, o *tcprog.Objects, index int) error {
+func (k *hooks) Attach(_ *netlink.Handle, o *bpfobj.Objects, index int) error {
 	return k.inside(func() error {
 		for _, p := range attachPoints {
 			if err := put(index, p, o.Programs[p.program]); err != nil {
@@ -67,7 +67,7 @@ func put(index int, p attachPoint, program *bpf.Program) error {
 }
 
 // Wrong implements ebpf.Hooks.
-func (k *hooks) Wrong(_ *netlink.Handle, o *tcprog.Objects, index int) (problem string, err error) {
+func (k *hooks) Wrong(_ *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
 	err = k.inside(func() error {
 		for _, p := range attachPoints {
 			id, err := held(index, p)

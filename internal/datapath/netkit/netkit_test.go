@@ -15,10 +15,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // wire adds a pod of a kind.
@@ -243,7 +243,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 			return err
 		}
 		// A program of ours at the wrong attach point is another version of the right one.
-		return ebpf.Try(func(_ *netlink.Handle, o *tcprog.Objects) error {
+		return ebpf.Try(func(_ *netlink.Handle, o *bpfobj.Objects) error {
 			return n.Do(func() error { return put(index(a), attachPoints[0], o.Programs[ebpf.ToPod]) })
 		})
 	})

@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
-	"terway.dev/terway/internal/datapath/tcprog"
 )
 
 // Supported returns why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError,
@@ -20,7 +20,7 @@ func Supported() error {
 	if err := ebpf.Supported(); err != nil {
 		return fmt.Errorf("it needs the datapath %s: %w", claims.EBPF, err)
 	}
-	return ebpf.Try(func(h *netlink.Handle, o *tcprog.Objects) error {
+	return ebpf.Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
 		pair := &netlink.Netkit{LinkAttrs: netlink.NewLinkAttrs(), Mode: netlink.NETKIT_MODE_L3}
 		pair.Name = "primary"
 		peer := netlink.NewLinkAttrs()

@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"encoding/binary"
@@ -59,28 +59,13 @@ type (
 // StateDirect is enum state's of a connection that passes the host stack by.
 const StateDirect = 2
 
-// Former is a map of the version before, or nil.
-func (o *Objects) Former(name string) *ebpf.Map { return o.former[name] }
-
-// Upgrade takes over the connections that programs of the version before know; those
-// that the new ones know stay as they are. The entries of pods are to be there already. With
-// last set it lets go of that version's maps.
-func (o *Objects) Upgrade(last bool) error {
-	if len(o.former) == 0 {
+// takeConnections takes over the connections that programs of the version before know; those
+// that the new ones know stay as they are. The entries of pods are to be there already.
+func (o *Objects) takeConnections() error {
+	flows := o.Former(formerFlows)
+	if flows == nil {
 		return nil
 	}
-	var errs []error
-	if flows := o.former[formerFlows]; flows != nil {
-		errs = append(errs, o.takeFlows(flows))
-	}
-	if last {
-		errs = append(errs, closeAll(o.former))
-		o.former = nil
-	}
-	return errors.Join(errs...)
-}
-
-func (o *Objects) takeFlows(flows *ebpf.Map) error {
 	all, err := o.numbers.list()
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"errors"
@@ -47,6 +47,16 @@ func (p Pods[V]) Put(a netip.Addr, v V) error {
 	return nil
 }
 
+// PutAll writes entries.
+func (p Pods[V]) PutAll(entries map[netip.Addr]V) error {
+	for a, v := range entries {
+		if err := p.Put(a, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Get reads an address's entry; ok is false if there is none.
 func (p Pods[V]) Get(a netip.Addr) (v V, ok bool, err error) {
 	number, err := p.Objects.numbers.of(a)
@@ -76,7 +86,7 @@ func (p Pods[V]) Delete(a netip.Addr) error {
 	if err := p.Map.Put(number, none); err != nil {
 		return fmt.Errorf("remove %s from map %s: %w", a, p.Name, err)
 	}
-	return p.Objects.numbers.drop(a, number)
+	return p.Objects.numbers.drop(a)
 }
 
 // List reads all entries.
@@ -94,16 +104,18 @@ func (p Pods[V]) List() (map[netip.Addr]V, error) {
 	return list, nil
 }
 
-// Problem says what is wrong with an address's entry, or "".
-func (p Pods[V]) Problem(a netip.Addr, want V) (string, error) {
-	have, ok, err := p.Get(a)
-	switch {
-	case err != nil:
-		return "", err
-	case !ok:
-		return fmt.Sprintf("entry %s of map %s is missing", a, p.Name), nil
-	case have != want:
-		return fmt.Sprintf("entry %s of map %s is wrong", a, p.Name), nil
+// Wrong says what is wrong with one of the entries, or "".
+func (p Pods[V]) Wrong(entries map[netip.Addr]V) (string, error) {
+	for a, want := range entries {
+		have, ok, err := p.Get(a)
+		switch {
+		case err != nil:
+			return "", err
+		case !ok:
+			return fmt.Sprintf("entry %s of map %s is missing", a, p.Name), nil
+		case have != want:
+			return fmt.Sprintf("entry %s of map %s is wrong", a, p.Name), nil
+		}
 	}
 	return "", nil
 }

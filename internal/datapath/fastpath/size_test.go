@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import "testing"
 

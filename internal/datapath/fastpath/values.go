@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"encoding/binary"
@@ -10,27 +10,27 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// MapCounters is the map of counters that all programs have.
-const MapCounters = "tw_counters_1"
+// mapCounters is the map of counters that all programs have.
+const mapCounters = "tw_counters_1"
 
-// nameCounters takes the names of enum counter in bpf/connection.h, the type of the map's
+// countersOf takes the names of enum counter in bpf/connection.h, the type of the map's
 // keys: TO_ENI is to-eni.
-func (o *Objects) nameCounters(spec *ebpf.CollectionSpec) error {
-	m := spec.Maps[MapCounters]
+func countersOf(spec *ebpf.CollectionSpec) ([]string, error) {
+	m := spec.Maps[mapCounters]
 	if m == nil {
-		return fmt.Errorf("the programs have no map %s", MapCounters)
+		return nil, fmt.Errorf("the programs have no map %s", mapCounters)
 	}
-	names, ok := m.Key.(*btf.Enum)
+	enum, ok := m.Key.(*btf.Enum)
 	if !ok {
-		return fmt.Errorf("the keys of map %s are %v, want an enum", MapCounters, m.Key)
+		return nil, fmt.Errorf("the keys of map %s are %v, want an enum", mapCounters, m.Key)
 	}
-	o.counters = make([]string, m.MaxEntries)
-	for _, v := range names.Values {
-		if v.Value < uint64(len(o.counters)) { // the last one is their number
-			o.counters[v.Value] = strings.ToLower(strings.ReplaceAll(v.Name, "_", "-"))
+	names := make([]string, m.MaxEntries)
+	for _, v := range enum.Values {
+		if v.Value < uint64(len(names)) { // the last one is their number
+			names[v.Value] = strings.ToLower(strings.ReplaceAll(v.Name, "_", "-"))
 		}
 	}
-	return nil
+	return names, nil
 }
 
 // Counters are what the programs have done since the map was made, by name: packets that
@@ -42,7 +42,7 @@ func (o *Objects) Counters() (map[string]uint64, error) {
 	counts := map[string]uint64{}
 	for i, name := range o.counters {
 		var perCPU []uint64
-		if err := o.Maps[MapCounters].Lookup(uint32(i), &perCPU); err != nil {
+		if err := o.Maps[mapCounters].Lookup(uint32(i), &perCPU); err != nil {
 			return nil, fmt.Errorf("read counter %s: %w", name, err)
 		}
 		for _, n := range perCPU {

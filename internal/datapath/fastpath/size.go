@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"fmt"
@@ -53,8 +53,8 @@ func connections(cores int, memory uint64) int {
 	return int(min(uint64(max(cores*perCore, least)), memory/share/entry))
 }
 
-// Set sets the sizes of a specification's maps.
-func (s Sizes) Set(spec *ebpf.CollectionSpec) {
+// set sets the sizes of a specification's maps.
+func (s Sizes) set(spec *ebpf.CollectionSpec) {
 	spec.Maps["tw_known4_1"].MaxEntries, spec.Maps["tw_known6_1"].MaxEntries = s.Known4, s.Known6
 	spec.Maps["tw_pending4_1"].MaxEntries, spec.Maps["tw_pending6_1"].MaxEntries = s.Pending4, s.Pending6
 }

@@ -1,4 +1,4 @@
-package tcprog
+package bpfobj
 
 import (
 	"errors"
@@ -10,11 +10,8 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// What the probes of several datapaths ask for.
-const (
-	NeedsPrograms = "eBPF programs for tc with redirect_neigh and redirect_peer (Linux 5.10)"
-	NeedsFilters  = "tc filters with eBPF (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF, Linux 4.5)"
-)
+// Needs is what a kernel lacks that does not load the programs.
+const Needs = "eBPF programs for tc with redirect_neigh and redirect_peer (Linux 5.10)"
 
 // Lacking makes an error of a request that failed a datapath.UnsupportedError if it says
 // that the kernel has not got the feature. A missing right, or memory that is short, says

@@ -1,17 +1,20 @@
-package tcprog
+// Package bpfobj loads eBPF programs and their maps, and finds the maps again that programs in
+// the kernel have, whoever holds these: the package knows neither tc nor netkit.
+//
+// Nothing is pinned. A program holds its maps, all of its object's, so whichever program is
+// left, all maps are.
+package bpfobj
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/rlimit"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,9 +23,6 @@ type Objects struct {
 	Programs map[string]*ebpf.Program
 	Maps     map[string]*ebpf.Map
 
-	// counters are the names of what the programs count, in the map's order.
-	counters []string
-	numbers  *numbers
 	// former are maps of a version before, while it may still be at work.
 	former map[string]*ebpf.Map
 
@@ -34,10 +34,11 @@ type Objects struct {
 	known map[int]string
 }
 
-// Load loads the programs. Maps that programs on devices in the namespace of h have, of
-// the same name and shape, are used again: what they remember stays. A name of a map
-// therefore carries the version of its shape. Constants are set before (spec.Variables).
-func (p Filters) Load(h *netlink.Handle, spec *ebpf.CollectionSpec) (*Objects, error) {
+// Load loads the programs. Maps of programs that run, if these have names of the
+// specification's, and of the same name and shape, are used again: what they remember stays. A
+// name of a map therefore carries the version of its shape. Constants are set before
+// (spec.Variables).
+func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error) {
 	names := map[string]bool{}
 	for name := range spec.Programs {
 		names[kernelName(name)] = true
@@ -46,7 +47,7 @@ func (p Filters) Load(h *netlink.Handle, spec *ebpf.CollectionSpec) (*Objects, e
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
 	}
-	have, err := p.find(h, names)
+	have, err := mapsOf(running, names)
 	if err != nil {
 		return nil, err
 	}
@@ -60,8 +61,7 @@ func (p Filters) Load(h *netlink.Handle, spec *ebpf.CollectionSpec) (*Objects, e
 		return nil, errors.Join(fmt.Errorf("load the programs: %w", err), closeAll(former))
 	}
 	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, former: former, tags: map[string]string{}, known: map[int]string{}}
-	o.numbers = &numbers{m: o.Maps[MapPods]}
-	if err := errors.Join(o.bind(), o.identify(), o.nameCounters(spec), o.drawSecret()); err != nil {
+	if err := errors.Join(o.bind(), o.identify()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
@@ -156,28 +156,24 @@ func (o *Objects) identify() error {
 	return nil
 }
 
-// Close lets go of the objects; what filters hold stays.
+// Former is a map that the programs found have and the specification has not, or nil: one of
+// a version before, which may still be at work.
+func (o *Objects) Former(name string) *ebpf.Map { return o.former[name] }
+
+// DropFormer lets go of these maps.
+func (o *Objects) DropFormer() error {
+	err := closeAll(o.former)
+	o.former = nil
+	return err
+}
+
+// Close lets go of the objects; what runs stays.
 func (o *Objects) Close() error {
 	var errs []error
 	for _, p := range o.Programs {
 		errs = append(errs, p.Close())
 	}
 	return errors.Join(append(errs, closeAll(o.Maps), closeAll(o.former))...)
-}
-
-// Wrong names the first program that is not in its place on a device, or is another
-// version than ours, or "".
-func (p Filters) Wrong(h *netlink.Handle, o *Objects, index int, hooks []Hook) (string, error) {
-	for _, k := range hooks {
-		id, err := p.attached(h, index, k.Parent)
-		if err != nil {
-			return "", err
-		}
-		if problem, err := o.Check(k.Program, id); err != nil || problem != "" {
-			return problem, err
-		}
-	}
-	return "", nil
 }
 
 // Check says what is wrong if the program with that id (0: none) runs where one of ours
@@ -191,7 +187,7 @@ func (o *Objects) Check(program string, id int) (string, error) {
 	if o.known[id] == program {
 		return "", nil
 	}
-	l, err := inspect(id)
+	l, err := inspect(ebpf.ProgramID(id))
 	if err != nil {
 		return "", err
 	}
@@ -202,8 +198,8 @@ func (o *Objects) Check(program string, id int) (string, error) {
 	return "", nil
 }
 
-// runs says whether what a filter holds is our program of that name, with all our maps. It
-// need not be the same object: the code is.
+// runs says whether what runs is our program of that name, with all our maps. It need not be
+// the same object: the code is.
 func (o *Objects) runs(l loaded, name string) bool {
 	if l.name != kernelName(name) || l.tag != o.tags[name] {
 		return false
@@ -211,15 +207,15 @@ func (o *Objects) runs(l loaded, name string) bool {
 	return !slices.ContainsFunc(o.ids, func(id ebpf.MapID) bool { return !slices.Contains(l.maps, id) })
 }
 
-// loaded is a program that a filter holds.
+// loaded is a program in the kernel.
 type loaded struct {
 	name, tag string
 	maps      []ebpf.MapID
 }
 
 // inspect looks at a program in the kernel; a program that is gone is the zero one.
-func inspect(id int) (loaded, error) {
-	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+func inspect(id ebpf.ProgramID) (loaded, error) {
+	p, err := ebpf.NewProgramFromID(id)
 	if errors.Is(err, os.ErrNotExist) {
 		return loaded{}, nil
 	}
@@ -238,48 +234,34 @@ func inspect(id int) (loaded, error) {
 // kernelName is what the kernel keeps of a name (BPF_OBJ_NAME_LEN).
 func kernelName(name string) string { return name[:min(len(name), 15)] }
 
-// find opens the maps of all programs with one of the names, on any device: of the newest
-// program first, and each once.
-func (p Filters) find(h *netlink.Handle, names map[string]bool) ([]*ebpf.Map, error) {
-	devices, err := Devices(h)
-	if err != nil {
-		return nil, err
-	}
-	programs := map[int]loaded{}
-	for _, index := range devices {
-		for _, parent := range []uint32{Ingress, Egress} {
-			id, err := p.attached(h, index, parent)
-			if err != nil {
-				return nil, fmt.Errorf("device with index %d: %w", index, err)
-			}
-			if _, seen := programs[id]; id == 0 || seen {
-				continue
-			}
-			if programs[id], err = inspect(id); err != nil {
-				return nil, err
-			}
-		}
-	}
+// mapsOf opens the maps of the programs with one of the names: of the newest first, and each
+// once.
+func mapsOf(running []ebpf.ProgramID, names map[string]bool) ([]*ebpf.Map, error) {
 	var list []*ebpf.Map
 	opened := map[ebpf.MapID]bool{}
-	ids := slices.Sorted(maps.Keys(programs))
-	for _, id := range slices.Backward(ids) {
-		if !names[programs[id].name] {
+	running = slices.Compact(slices.Sorted(slices.Values(running)))
+	for _, id := range slices.Backward(running) {
+		l, err := inspect(id)
+		if err == nil && !names[l.name] {
 			continue
 		}
-		for _, m := range programs[id].maps {
+		for _, m := range l.maps {
 			if opened[m] {
 				continue
 			}
 			opened[m] = true
-			open, err := ebpf.NewMapFromID(m)
-			if err != nil {
-				for _, m := range list {
-					err = errors.Join(err, m.Close())
-				}
-				return nil, fmt.Errorf("open map %d: %w", m, err)
+			var open *ebpf.Map
+			if open, err = ebpf.NewMapFromID(m); err != nil {
+				err = fmt.Errorf("open map %d: %w", m, err)
+				break
 			}
 			list = append(list, open)
+		}
+		if err != nil {
+			for _, m := range list {
+				err = errors.Join(err, m.Close())
+			}
+			return nil, err
 		}
 	}
 	return list, nil

@@ -1,4 +1,4 @@
-package tcprog
+package bpfobj
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 )
 
 func TestLacking(t *testing.T) {
-	if err := Lacking(NeedsFilters, nil); err != nil {
+	if err := Lacking(Needs, nil); err != nil {
 		t.Error(err)
 	}
 	for _, c := range []struct {
@@ -27,7 +27,7 @@ func TestLacking(t *testing.T) {
 		{unix.EPERM, false},
 		{unix.ENOMEM, false},
 	} {
-		err := Lacking(NeedsPrograms, c.err)
+		err := Lacking(Needs, c.err)
 		var unsupported *datapath.UnsupportedError
 		if got := errors.As(err, &unsupported); got != c.lacks || !errors.Is(err, c.err) || !strings.Contains(err.Error(), "Linux 5.10") {
 			t.Errorf("%v: %v, want unsupported %v", c.err, err, c.lacks)

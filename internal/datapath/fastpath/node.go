@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"crypto/rand"
@@ -10,10 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
-
-	"terway.dev/terway/internal/datapath/claims"
 )
 
 // mapNode has one entry, what the agent tells the programs while they run.
@@ -119,17 +116,4 @@ func tick() (time.Duration, error) {
 		return 0, fmt.Errorf("a tick takes %d ns, want more than 0", t.Nano())
 	}
 	return time.Duration(t.Nano()), nil
-}
-
-// SetConstants sets what programs have from package claims.
-func SetConstants(spec *ebpf.CollectionSpec) error {
-	const name = "slot_mask"
-	v := spec.Variables[name]
-	if v == nil {
-		return fmt.Errorf("the programs have no constant %s", name)
-	}
-	if err := v.Set(uint32(claims.MarkMask)); err != nil {
-		return fmt.Errorf("set constant %s: %w", name, err)
-	}
-	return nil
 }

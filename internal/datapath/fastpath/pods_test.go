@@ -1,4 +1,4 @@
-package tcprog
+package fastpath
 
 import (
 	"net/netip"
@@ -7,6 +7,7 @@ import (
 
 	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/testutil"
 )
@@ -17,6 +18,7 @@ func newPods(t *testing.T, limit uint32) Pods[uint32] {
 	var made []*bpf.Map
 	for _, spec := range []*bpf.MapSpec{
 		{Type: bpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: limit}, {Type: bpf.Hash, KeySize: 16, ValueSize: 4, MaxEntries: limit},
+		{Type: bpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1024},
 	} {
 		m, err := bpf.NewMap(spec)
 		if err != nil {
@@ -25,7 +27,11 @@ func newPods(t *testing.T, limit uint32) Pods[uint32] {
 		t.Cleanup(func() { _ = m.Close() })
 		made = append(made, m)
 	}
-	return Pods[uint32]{Objects: &Objects{numbers: &numbers{m: made[1]}}, Map: made[0], Name: "pods", Device: func(v uint32) int { return int(v) }}
+	n, err := newNumbers(made[1], made[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Pods[uint32]{Objects: &Objects{numbers: n}, Map: made[0], Name: "pods", Device: func(v uint32) int { return int(v) }}
 }
 
 // A number that has become free is given out as late as can be, and none is given out twice:
@@ -54,7 +60,10 @@ func TestNumbers(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A new agent knows what the one before gave out.
-	pods.Objects.numbers = &numbers{m: pods.Objects.numbers.m}
+	var err error
+	if pods.Objects.numbers, err = newNumbers(pods.Objects.numbers.pods, pods.Objects.numbers.suffixes); err != nil {
+		t.Fatal(err)
+	}
 	if got := []uint32{put(4), put(5), put(2)}; got[0] != 4 || got[1] != 1 || got[2] != 2 {
 		t.Errorf("numbers %v, want 4 before 1, and 2 as before", got)
 	}
@@ -65,6 +74,60 @@ func TestNumbers(t *testing.T) {
 	if err != nil || len(list) != 4 || list[address(5)] != 5 {
 		t.Errorf("entries %v, %v", list, err)
 	}
+}
+
+// The map of suffixes has a bit for each address that is there, and no other: without its bit a
+// pod's packets take the slow path, and with too many those for nobody cost a search.
+func TestSuffixes(t *testing.T) {
+	testutil.RequireRoot(t)
+	rapid.Check(t, func(r *rapid.T) {
+		pods := newPods(t, 64)
+		n := pods.Objects.numbers
+		address := rapid.Custom(func(r *rapid.T) netip.Addr {
+			// Few enough to meet again, and of both families in the same words.
+			b := netip.MustParseAddr(rapid.SampledFrom([]string{"192.0.2.0", "198.51.100.0", "2001:db8::"}).Draw(r, "prefix")).AsSlice()
+			b[len(b)-2], b[len(b)-1] = rapid.ByteMax(2).Draw(r, "last but one"), rapid.SampledFrom([]byte{0, 1, 255}).Draw(r, "last")
+			a, _ := netip.AddrFromSlice(b)
+			return a
+		})
+		there := map[netip.Addr]bool{}
+		r.Repeat(map[string]func(*rapid.T){
+			"put": func(r *rapid.T) {
+				a := address.Draw(r, "address")
+				if err := pods.Put(a, 1); err != nil {
+					r.Fatal(err)
+				}
+				there[a] = true
+			},
+			"delete": func(r *rapid.T) {
+				a := address.Draw(r, "address")
+				if err := pods.Delete(a); err != nil {
+					r.Fatal(err)
+				}
+				delete(there, a)
+			},
+			"restart": func(r *rapid.T) {
+				again, err := newNumbers(n.pods, n.suffixes)
+				if err != nil {
+					r.Fatal(err)
+				}
+				n, pods.Objects.numbers = again, again
+			},
+			"": func(r *rapid.T) {
+				want := map[uint32]uint64{0: 0, 4: 0, 1020: 0, 1023: 0} // the addresses' words, and another
+				for a := range there {
+					word, bit := suffix(a)
+					want[word] |= 1 << bit
+				}
+				for word, bits := range want {
+					var have uint64
+					if err := n.suffixes.Lookup(word, &have); err != nil || have != bits {
+						r.Fatalf("word %d is %x, want %x (%v)", word, have, bits, err)
+					}
+				}
+			},
+		})
+	})
 }
 
 func TestPruneGoesOnPastWhatItCannotRemove(t *testing.T) {

@@ -1,14 +1,13 @@
-// Package tcprog holds eBPF programs on devices with tc filters, for every datapath that
-// has programs, and finds again what an agent that ran before left there.
+// Package tcfilter holds eBPF programs on devices with tc filters, each kind of pod's in a slot
+// of its own (pref), and says what runs there.
 //
-// Nothing is pinned. A filter holds its program, a program its maps, a device its
-// filters: they outlive the agent and go with the devices, whatever kills whom. The
-// filters are of tc's old kind (clsact) on every kernel: the newer tcx waits for an RCU
-// grace period (10 ms and more) under the kernel's one lock for network devices with each
-// attachment; a pod's ADD is done in a tenth of that.
+// A filter holds its program, a device its filters: they outlive the agent and go with the
+// devices, whatever kills whom. The filters are of tc's old kind (clsact) on every kernel: the
+// newer tcx waits for an RCU grace period (10 ms and more) under the kernel's one lock for
+// network devices with each attachment; a pod's ADD is done in a tenth of that.
 //
 // The package must never touch a filter that is not its own (see Filters).
-package tcprog
+package tcfilter
 
 import (
 	"context"
@@ -16,19 +15,24 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Filters are one datapath's, known by their priority (what `tc filter show` calls pref)
+// Filters are one kind's, known by their priority (what `tc filter show` calls pref)
 // and the program's name. Those of others on the same device run before by theirs; behind
 // ours they run for packets about which ours returns TC_ACT_UNSPEC, and for no other.
 type Filters uint16
 
 const handle = 1
+
+// Needs is what a kernel lacks that refuses a filter.
+const Needs = "tc filters with eBPF (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF, Linux 4.5)"
 
 // Ingress and Egress are the two hooks of a device.
 const (
@@ -44,7 +48,7 @@ type Hook struct {
 
 // Attach puts programs on a device, or others in the place of those that are there; no
 // packet passes in between.
-func (p Filters) Attach(h *netlink.Handle, o *Objects, index int, hooks []Hook) error {
+func (p Filters) Attach(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) error {
 	if err := h.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add qdisc clsact: %w", err)
 	}
@@ -88,6 +92,42 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 	return id, nil
 }
 
+// Wrong names the first program that is not in its place on a device, or is another
+// version than ours, or "".
+func (p Filters) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
+	for _, k := range hooks {
+		id, err := p.attached(h, index, k.Parent)
+		if err != nil {
+			return "", err
+		}
+		if problem, err := o.Check(k.Program, id); err != nil || problem != "" {
+			return problem, err
+		}
+	}
+	return "", nil
+}
+
+// Programs are those of our filters, on any device.
+func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
+	devices, err := Devices(h)
+	if err != nil {
+		return nil, err
+	}
+	var list []ebpf.ProgramID
+	for _, index := range devices {
+		for _, parent := range []uint32{Ingress, Egress} {
+			id, err := p.attached(h, index, parent)
+			if err != nil {
+				return nil, fmt.Errorf("device with index %d: %w", index, err)
+			}
+			if id != 0 {
+				list = append(list, ebpf.ProgramID(id))
+			}
+		}
+	}
+	return list, nil
+}
+
 // Detach takes our filters from a device. The qdisc stays: nothing tells whether another
 // agent is about to put a filter there, and it would go with the qdisc unnoticed. Empty, it
 // costs nothing.
@@ -109,7 +149,7 @@ func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 }
 
 // Uninstall takes our filters from a device, and the qdisc if nobody else uses it. It is for
-// the datapath's end alone: see Detach.
+// the kind's end alone: see Detach.
 func (p Filters) Uninstall(h *netlink.Handle, index int) error {
 	found, err := p.Detach(h, index)
 	if err != nil || !found {
@@ -151,26 +191,8 @@ func inUse(h *netlink.Handle, index int) (bool, error) {
 
 // Anywhere says whether any device has a filter of ours.
 func (p Filters) Anywhere(h *netlink.Handle) (bool, error) {
-	devices, err := Devices(h)
-	if err != nil {
-		return false, err
-	}
-	for _, index := range devices {
-		if there, err := p.Present(h, index); err != nil || there {
-			return there, err
-		}
-	}
-	return false, nil
-}
-
-// Present says whether a device has a filter of ours.
-func (p Filters) Present(h *netlink.Handle, index int) (bool, error) {
-	for _, parent := range []uint32{Ingress, Egress} {
-		if id, err := p.attached(h, index, parent); err != nil || id != 0 {
-			return id != 0, err
-		}
-	}
-	return false, nil
+	list, err := p.Programs(h)
+	return len(list) > 0, err
 }
 
 // Devices lists those that may have filters of ours.
