@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
@@ -28,6 +29,7 @@ var kit = world.Kit{
 	},
 	Cuts:  func(n *world.Node, p *world.Pod) []world.Cut { return append(world.RouteCuts(n, p), cuts(n, p)...) },
 	Trace: trace,
+	Known: fastpathtest.Known(filters),
 }
 
 // subject is a node with pods of this kind and of route.

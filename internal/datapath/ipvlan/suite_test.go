@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite"
@@ -31,6 +32,7 @@ var kit = world.Kit{
 	New:         func(o world.Options) (world.Subject, error) { return newSubject(o) },
 	Cuts:        cuts,
 	Trace:       trace,
+	Known:       fastpathtest.Known(filters),
 	GoesWithENI: true,
 }
 

@@ -9,8 +9,10 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -19,6 +21,7 @@ var kit = world.Kit{
 	New:   func(o world.Options) (world.Subject, error) { return newSubject(o) },
 	Cuts:  cuts,
 	Trace: trace,
+	Known: fastpathtest.Known(tcfilter.Filters(claims.PrefShortcut)),
 	NoMAC: true,
 }
 

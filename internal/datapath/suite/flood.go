@@ -1,7 +1,6 @@
 package suite
 
 import (
-	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -12,16 +11,29 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// SYNs without an answer, from any source, do not delay other connections: neither a new one nor
-// one whose conntrack entry has expired, also where kube-proxy drops packets that are invalid for
-// conntrack.
+// unanswered is the number of SYNs in a flood to which the receiver sends nothing: several times the
+// connections that a node of the suite remembers. Conntrack keeps the entries of unanswered SYNs
+// longest, so it is less than world.Flooded.
+const unanswered = world.Flooded / 4
+
+// SYNs to ports without a listener, from any source, do not delay other connections: neither a new
+// one nor one whose conntrack entry has expired, also where kube-proxy drops packets that are
+// invalid for conntrack. The SYNs are answered by RST or dropped by the receiver. The datapath keeps
+// what it remembers of established connections.
 func floodStallsNobody(t *testing.T, k world.Kit) {
-	for _, strict := range []bool{false, true} {
-		t.Run(fmt.Sprintf("invalid packets are dropped: %v", strict), func(t *testing.T) {
+	for _, c := range []struct {
+		name           string
+		strict, silent bool
+	}{
+		{name: "RST"},
+		{name: "RST, invalid packets are dropped", strict: true},
+		{name: "no answer, invalid packets are dropped", strict: true, silent: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			w, n0, n1 := world.ServicesWorld(t, k)
 			for _, n := range w.Nodes {
 				n.NFT("table inet k { chain f { type filter hook forward priority 0; ct state new accept; }; }")
-				if strict {
+				if c.strict {
 					n.NFT("add rule inet k f ct state invalid drop")
 				}
 			}
@@ -30,9 +42,16 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 			for _, p := range []*world.Pod{a, near, far} {
 				p.Echo(7)
 			}
+			syns := world.Flooded
+			if c.silent {
+				syns = unanswered
+				for _, p := range []*world.Pod{bystander, near, far} {
+					p.NFT("table inet silent { chain in { type filter hook input priority 0; tcp dport { 81, 82 } drop; }; }")
+				}
+			}
 			open := func() (list []net.Conn) {
 				t.Helper()
-				for _, c := range []struct {
+				for _, to := range []struct {
 					from    *testutil.NS
 					network string
 					to      string
@@ -40,7 +59,7 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 					{a.NS, "tcp", world.At(near.V4, 7)}, {a.NS, "tcp", world.At(far.V4, 7)}, {a.NS, "tcp", world.At(near.V6, 7)}, {a.NS, "tcp", world.At(far.V6, 7)},
 					{far.NS, "tcp", world.At(a.V4, 7)}, {w.Outside, "tcp", world.At(a.V4, 7)}, {a.NS, "udp", world.At(near.V4, 7)}, {a.NS, "udp", world.At(far.V4, 7)},
 				} {
-					conn, err := c.from.Dial(c.network, "", c.to, world.Patience)
+					conn, err := to.from.Dial(to.network, "", to.to, world.Patience)
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -68,13 +87,36 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 				{"from a pod to one of another node", bystander.NS, bystander.Wiring.HostMAC, bystander.V4, far.V4},
 			} {
 				young := open()
-				world.Flood(t, f.ns, f.gateway, f.from, f.to)
+				known := knownTo(t, k, n0)
+				if k.Known != nil && len(known) < len(young)+len(old) {
+					t.Errorf("before a flood %s the node knows %d connections, want at least %d", f.name, len(known), len(young)+len(old))
+				}
+				world.Flood(t, f.ns, f.gateway, f.from, f.to, syns)
+				for key := range knownTo(t, k, n0) {
+					delete(known, key)
+				}
+				if len(known) != 0 {
+					t.Errorf("a flood %s evicted %d known connections", f.name, len(known))
+				}
 				for _, conn := range append(young, old...) {
 					exchanged(t, conn, "after a flood "+f.name)
 				}
 			}
 		})
 	}
+}
+
+// knownTo returns what Known does, nil without it.
+func knownTo(t testing.TB, k world.Kit, n *world.Node) map[string]bool {
+	t.Helper()
+	if k.Known == nil {
+		return nil
+	}
+	list, err := k.Known(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
 }
 
 // exchanged is one exchange with an echo server.

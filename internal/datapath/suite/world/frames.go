@@ -7,15 +7,16 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/testutil"
 )
 
-// flooded is the number of SYNs in a flood, each from another port or to another one: as many as a
+// Flooded is the number of SYNs in a flood, each from another port or to another one: as many as a
 // small node can track connections.
-const flooded = 131072
+const Flooded = 131072
 
 // syn returns an IP packet that opens a TCP connection.
 func syn(from, to netip.AddrPort) []byte {
@@ -36,8 +37,8 @@ func syn(from, to netip.AddrPort) []byte {
 	return append(ip, tcp...)
 }
 
-// Flood sends SYNs to two ports without a listener, as fast as possible, by a namespace's eth0.
-func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr) {
+// Flood sends as many SYNs, at most Flooded, to two ports without a listener, as fast as possible, by a namespace's eth0.
+func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr, syns int) {
 	t.Helper()
 	if err := ns.Do(func() error {
 		device, err := net.InterfaceByName("eth0")
@@ -55,9 +56,13 @@ func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to net
 		header = binary.BigEndian.AppendUint16(header, unix.ETH_P_IP)
 		const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // network byte order
 		at := &unix.SockaddrLinklayer{Protocol: ip, Ifindex: device.Index, Halen: 6}
-		for i := range flooded {
+		for i := range syns {
 			packet := syn(netip.AddrPortFrom(from, uint16(i)), netip.AddrPortFrom(to, uint16(81+i>>16)))
-			if err := unix.Sendto(fd, append(header, packet...), 0, at); err != nil {
+			err := unix.Sendto(fd, append(header, packet...), 0, at)
+			for ; errors.Is(err, unix.ENOBUFS); err = unix.Sendto(fd, append(header, packet...), 0, at) {
+				time.Sleep(time.Millisecond) // a queue is full
+			}
+			if err != nil {
 				return err
 			}
 		}

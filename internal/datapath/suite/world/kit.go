@@ -48,6 +48,9 @@ type Kit struct {
 	Cuts func(n *Node, p *Pod) []Cut
 	// Trace describes what of the datapath ip and nft do not show; may be nil.
 	Trace func(n *Node) (string, error)
+	// Known returns the keys of the established connections that the datapath itself remembers; nil
+	// if it remembers none.
+	Known func(n *Node) (map[string]bool, error)
 	// GoesWithENI: a pod's device disappears with its ENI, so the pod reaches no neighbours then.
 	GoesWithENI bool
 	// NoMAC: pods' devices have no MAC.

@@ -1,0 +1,76 @@
+// Package fastpathtest looks into the tables of bpf/connection.h from outside, as programs on a
+// node's devices have them. Only tests import it.
+package fastpathtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/datapath/tcfilter"
+)
+
+// Known gives the keys of the connections that are known, and not pending, to the newest
+// program that the filters hold: Kit.Known of a kind.
+func Known(filters tcfilter.Filters) func(*world.Node) (map[string]bool, error) {
+	return func(n *world.Node) (map[string]bool, error) {
+		ns, err := netns.GetFromPath(n.Path)
+		if err != nil {
+			return nil, err
+		}
+		defer ns.Close()
+		h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+		if err != nil {
+			return nil, err
+		}
+		defer h.Close()
+		programs, err := filters.Programs(h)
+		if err != nil || len(programs) == 0 {
+			return nil, errors.Join(err, fmt.Errorf("%d programs", len(programs)))
+		}
+		p, err := ebpf.NewProgramFromID(slices.Max(programs))
+		if err != nil {
+			return nil, err
+		}
+		defer p.Close()
+		info, err := p.Info()
+		if err != nil {
+			return nil, err
+		}
+		ids, _ := info.MapIDs()
+		known := map[string]bool{}
+		for _, id := range ids {
+			m, err := ebpf.NewMapFromID(id)
+			if err != nil {
+				return nil, err
+			}
+			err = keys(m, known)
+			if err := errors.Join(err, m.Close()); err != nil {
+				return nil, err
+			}
+		}
+		return known, nil
+	}
+}
+
+func keys(m *ebpf.Map, into map[string]bool) error {
+	info, err := m.Info()
+	if err != nil || info.Name != "tw_known4_1" && info.Name != "tw_known6_1" {
+		return err
+	}
+	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
+	it := m.Iterate()
+	for it.Next(&key, &value) {
+		into[string(key)] = true
+	}
+	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
+		return fmt.Errorf("list map %s: %w", info.Name, err)
+	}
+	return nil
+}

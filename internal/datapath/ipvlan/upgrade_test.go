@@ -1,0 +1,73 @@
+//go:build vm
+
+package ipvlan
+
+import (
+	"testing"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/bpfobj"
+	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
+	"terway.dev/terway/internal/datapath/suite/world"
+)
+
+// downgrade leaves a node as an agent of the version before would: its programs on all
+// devices, its maps filled. testdata/former.o is that version's object file, without debug
+// information.
+func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	former := fastpathtest.Former(t, "testdata/former.o")
+	h, err := handle(n)
+	check(err)
+	defer h.Close()
+	index := func(device string) int {
+		t.Helper()
+		link, err := h.LinkByName(device)
+		check(err)
+		return link.Attrs().Index
+	}
+	eni := index("eth1")
+	for _, p := range pods {
+		for _, a := range p.Spec.Addresses {
+			e, ok, err := own(n).table().Get(a)
+			check(err)
+			if !ok {
+				t.Fatalf("%s has no entry", a)
+			}
+			check(former.Maps[formerSlaves].Put(fastpath.Words(a), struct {
+				Host, Inner, Eni, Receiver, Mtu uint32
+				Gateway                         slavesAddr
+				NextHop, EniMac                 [6]uint8
+			}{e.Host, e.Inner, e.Eni, e.Receiver, e.Mtu, e.Gateway, e.NextHop, e.EniMac}))
+		}
+	}
+	check(n.Do(func() error { return former.Maps[fastpath.MapENIs].Put(uint32(eni), uint32(eni)) }))
+	check(n.DP.Close(t.Context()))
+	o := &bpfobj.Objects{Programs: former.Programs}
+	check(filters.Attach(h, o, eni, eniHooks))
+	for _, p := range pods {
+		check(filters.Attach(h, o, index(p.Wiring.HostIfName), hostHooks))
+		ns, err := netns.GetFromPath(p.Path)
+		check(err)
+		inner, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+		check(err)
+		check(filters.Attach(inner, o, innerIndex(p.Wiring.HostIfName), innerHooks))
+		inner.Close()
+		check(ns.Close())
+	}
+}
+
+// Connections that programs of the version before let pass the host stack by go on doing so.
+func TestUpgrade(t *testing.T) {
+	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).fast }, downgrade)
+}
