@@ -12,7 +12,12 @@ type atom struct {
 	hash   Hash
 	traits []*trait // by hash
 	kind   kind
-	// count is how many single addresses and ranges of each family are in it.
+	// base is the atom of addresses that have nothing but the networks they are in and that
+	// they are a pod's: what a rule set says of an atom of which it asks nothing more. A base
+	// is its own.
+	base *atom
+	// count is how many single addresses and ranges of each family are in it, or have it as
+	// base.
 	count [families]int
 	// addresses are the single ones.
 	addresses map[netip.Addr]struct{}
@@ -61,16 +66,26 @@ func (c *Compiler) atom(traits []*trait) *atom {
 	a := c.atoms[h]
 	if a == nil {
 		a = &atom{hash: h, traits: traits, addresses: map[netip.Addr]struct{}{}}
+		c.atoms[h] = a
+		var base []*trait
+		for _, t := range traits {
+			if t.term.ranged() || t.term.allPods() {
+				base = append(base, t)
+			}
+		}
+		a.base = c.atom(base)
 		for _, t := range traits {
 			if t.term.allPods() {
 				a.kind = pods
+			}
+			if t.term.ranged() && a != a.base {
+				continue // its base says it
 			}
 			if t.term.atoms == nil {
 				t.term.atoms = map[*atom]struct{}{}
 			}
 			t.term.atoms[a] = struct{}{}
 		}
-		c.atoms[h] = a
 	}
 	return a
 }
@@ -81,6 +96,9 @@ func (b *batch) count(a *atom, f family, by int) {
 		b.atoms[a] = a.count
 	}
 	a.count[f] += by
+	if a != a.base {
+		b.count(a.base, f, by)
+	}
 }
 
 // forget takes out an atom that has no more addresses.

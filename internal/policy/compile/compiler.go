@@ -537,7 +537,7 @@ func (c *Compiler) fill(b *batch) {
 				}
 				seen := map[*ruleSet]struct{}{}
 				for _, t := range a.traits {
-					if t.term.holdsForAll(a.kind, f) {
+					if t.term.holdsForAll(a.kind, f) || t.term.ranged() && a != a.base {
 						continue
 					}
 					for rs := range t.term.users {

@@ -113,7 +113,7 @@ func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a n
 	rs := c.ruleSets[h]
 	if rs == nil {
 		rs = &ruleSet{
-			name: h, direction: d, family: f, ports: ports, services: services, simple: true,
+			name: h, direction: d, family: f, ports: ports, services: services,
 			asks: map[*term][]int32{},
 		}
 		for _, o := range objects {
@@ -142,7 +142,6 @@ func (rs *ruleSet) append(cl *clause) {
 		rule = rs.clauses[i-1].rule
 	}
 	rs.clauses = append(rs.clauses, ruleClause{clause: cl, tier: len(rs.tiers) - 1, rule: rule})
-	rs.simple = rs.simple && (cl.action == policy.Allow || cl.action == policy.Deny)
 	cl.terms(func(t *term) {
 		if of := rs.asks[t]; len(of) == 0 || of[len(of)-1] != int32(i) {
 			rs.asks[t] = append(of, int32(i))

@@ -20,8 +20,8 @@ type Packet struct {
 
 // Lookup is the row of Verdicts for a packet. It is what the kernel's program does, step by
 // step: the address's atom from a hash map or by a search in the ranges, the rule set's
-// table for the atom, a search for the number in it, and the same in the default table if what
-// was found does not win against everything.
+// table for the atom or else for its base, a search for the number in it, and the same in the
+// default table if what was found does not win against everything.
 func (m *Maps) Lookup(p Packet) uint32 {
 	e := &m.Endpoints[p.Endpoint]
 	f := familyOf(p.Peer)
@@ -32,6 +32,7 @@ func (m *Maps) Lookup(p Packet) uint32 {
 	at, ok := m.Addresses[p.Peer.As16()]
 	if !ok {
 		at.Atom = m.rangeAtom(p.Peer)
+		at.Base = at.Atom
 	}
 	class, number := ClassOf(p.Protocol), uint16(p.Protocol)
 	switch class {
@@ -41,7 +42,11 @@ func (m *Maps) Lookup(p Packet) uint32 {
 		number = uint16(p.ICMPType)<<8 | uint16(p.ICMPCode)
 	}
 	verdict, said := uint32(0), false
-	if table := m.Peers[PeerKey{rs, at.Atom}]; at.Atom != 0 && table != 0 {
+	table, ok := m.Peers[PeerKey{rs, at.Atom}]
+	if !ok && at.Base != at.Atom {
+		table = m.Peers[PeerKey{rs, at.Base}]
+	}
+	if table != 0 {
 		verdict, said = m.find(m.Tables[table][class], number, p.SourcePort)
 		if said && m.Verdicts[verdict].Level == levelFinal {
 			return verdict

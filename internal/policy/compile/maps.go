@@ -23,7 +23,7 @@ type Maps struct {
 	Addresses map[[16]byte]AddressRow // IPv4: mapped
 	Ranges4   []Range4
 	Ranges6   []Range6
-	Peers     map[PeerKey]uint32 // table
+	Peers     map[PeerKey]uint32 // table; 0: none, and none of the base
 	Tables    []TableRow
 	Spans     []SpanRow
 	// Sources are the lines by source port that spans point to.
@@ -49,10 +49,10 @@ const (
 	SelectedEgress
 )
 
-// An AddressRow is 8 bytes.
+// An AddressRow is 12 bytes.
 type AddressRow struct {
-	Atom uint32
-	Kind uint32 // 0, 1: a pod
+	Atom, Base uint32
+	Kind       uint32 // 0, 1: a pod
 }
 
 // A Range4 is 8 bytes.
@@ -218,7 +218,7 @@ func (n *Node) Maps() *Maps {
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(n.Addresses), netip.Addr.Compare) {
 		p := n.Addresses[a]
-		row := AddressRow{Atom: atom(p.Atom)}
+		row := AddressRow{Atom: atom(p.Atom), Base: atom(p.Base)}
 		if p.Pod {
 			row.Kind = uint32(pods)
 		}

@@ -19,7 +19,8 @@ type Node struct {
 	Addresses map[netip.Addr]Place
 	// Ranges are all addresses of a family in order: IPv4, IPv6.
 	Ranges [2][]Range
-	// Peers say which table a rule set has for an atom beside its default table.
+	// Peers say which table a rule set has for an atom beside its default table; zero: none,
+	// whatever it has for the atom's base.
 	Peers  map[Peer]Hash
 	Tables map[Hash]*Table
 }
@@ -45,6 +46,8 @@ type RuleSet struct {
 // A Place is where an address is.
 type Place struct {
 	Atom Hash
+	// Base says what rule sets say that have no Peers entry for Atom. It may be the same.
+	Base Hash
 	Pod  bool // which of the default tables it starts from
 }
 
@@ -108,7 +111,8 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	// An atom is here what is left of its traits.
 	atoms := map[*atom]Place{}
-	place := func(a *atom) Place {
+	var place func(a *atom) Place
+	place = func(a *atom) Place {
 		p, ok := atoms[a]
 		if ok {
 			return p
@@ -122,6 +126,9 @@ func (c *Compiler) ForNode(name string) *Node {
 		}
 		if len(traits) > 0 {
 			p.Atom = hashTraits(traits)
+		}
+		if p.Base = p.Atom; a != a.base {
+			p.Base = place(a.base).Atom
 		}
 		atoms[a] = p
 		return p
@@ -147,9 +154,13 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	for rs := range ruleSets {
 		for a, o := range rs.of {
-			if o.table != nil {
-				n.Peers[Peer{rs.name, place(a).Atom}] = o.table.Hash
+			p := Peer{rs.name, place(a).Atom}
+			switch {
+			case o.table != nil:
+				n.Peers[p] = o.table.Hash
 				n.Tables[o.table.Hash] = o.table
+			case a != a.base && rs.of[a.base] != nil && rs.of[a.base].table != nil:
+				n.Peers[p] = Hash{}
 			}
 		}
 	}

@@ -112,22 +112,22 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 			}
 		}
 	}
-	if p.complete {
-		for t := range p.rs.tiers {
-			k := 0
-			for k < len(layers) && layers[k].tier == t {
-				k++
-			}
-			tier(t, layers[:k])
-			layers = layers[k:]
+	for t := range p.rs.tiers {
+		k := 0
+		for k < len(layers) && layers[k].tier == t {
+			k++
 		}
+		if k > 0 || p.complete {
+			tier(t, layers[:k])
+		}
+		layers = layers[k:]
+	}
+	if p.complete {
 		for i := range spans {
 			if !done[i] {
 				spans[i] = Span{Level: p.after[len(p.rs.tiers)], Decision: p.rs.byNone(notes[i])}
 			}
 		}
-	} else {
-		tier(0, layers)
 	}
 	var line Line
 	for i, s := range spans {

@@ -18,9 +18,13 @@ import (
 // So there is no product of atoms and wide rules, and equal tables of different rule sets
 // are often one.
 //
-// Where a rule passes or logs, what decides depends on all rules before. Then, and where a
-// wide rule does not hold for an atom after all (its peers have a NotIn), the atom's table
-// is made of all rules, and has what is not as the default table says, at level 0.
+// Where a rule that an atom meets beside wide ones passes or logs, or a wide one logs, what
+// decides depends on all rules before. Then, and where a wide rule does not hold for an atom
+// after all (its peers have a NotIn), the atom's table is made of all rules, and has what is
+// not as the default table says, at level 0.
+//
+// An atom of which a rule set asks nothing beyond its base has the table of its base. So a
+// network in many rules (all but 10.0.0.0/8 …) makes no table for each atom of pods in it.
 type ruleSet struct {
 	name      Hash
 	direction policy.Direction
@@ -28,12 +32,13 @@ type ruleSet struct {
 	tiers     []tierPart
 	clauses   []ruleClause
 	asks      map[*term][]int32 // the clauses that ask a term
-	simple    bool              // no rule passes or logs
 	// ports and services are what the pods' own address has of the ports that the clauses name.
 	ports    []policy.NamedPort
 	services []serviceEndpoint
 
 	wide     [kinds][]bool
+	passes   [kinds][]int32 // wide clauses that pass
+	logs     [kinds]bool    // a wide clause logs
 	levels   [kinds][]uint16
 	defaults [kinds]*Table
 	// of has the tables of atoms that have one beside the default table.
@@ -145,7 +150,7 @@ func (c *Compiler) prepare(rs *ruleSet) {
 		rs.levels[k] = make([]uint16, len(rs.clauses))
 		level, before := levelFirst, true // levels begin with a wide one
 		next := func(wide bool) uint16 {
-			if wide != before && rs.simple {
+			if wide != before {
 				level++
 			}
 			before = wide
@@ -158,6 +163,10 @@ func (c *Compiler) prepare(rs *ruleSet) {
 				cl := &rs.clauses[i]
 				rs.wide[k][i] = len(cl.named) == 0 && cl.meets(func(t *term) bool { return t.holdsForAll(k, rs.family) })
 				rs.levels[k][i] = next(rs.wide[k][i])
+				if rs.wide[k][i] && cl.action == policy.Pass {
+					rs.passes[k] = append(rs.passes[k], int32(i))
+				}
+				rs.logs[k] = rs.logs[k] || rs.wide[k][i] && cl.action == policy.Log
 			}
 			if part.action == policy.Deny {
 				after[t] = next(true)
@@ -269,13 +278,15 @@ func (c *Compiler) add(rs *ruleSet, a *atom) {
 	var d digest
 	d.num(int(a.kind))
 	var narrow []*trait
+	own := a == a.base
 	for _, t := range a.traits {
 		if _, asked := rs.asks[t.term]; asked && !t.term.holdsForAll(a.kind, rs.family) {
 			narrow = append(narrow, t)
+			own = own || !t.term.ranged()
 			d.hash(t.hash)
 		}
 	}
-	if len(narrow) == 0 {
+	if len(narrow) == 0 || !own {
 		return
 	}
 	name := d.sum()
@@ -329,7 +340,7 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 	asked = slices.Compact(asked)
 
 	var layers []ruleLayer // those that match, in place of what the default table has of them
-	whole, differs := !rs.simple, false
+	whole, differs := rs.logs[a.kind], false
 	for _, i := range asked {
 		cl := &rs.clauses[i]
 		wide, matches := rs.wide[a.kind][i], cl.meets(holds)
@@ -341,9 +352,10 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 		if wide && (!matches || slices.ContainsFunc(cl.unnamed, holds)) {
 			whole, differs = true, true
 		}
-		if matches {
-			differs = differs || !wide
-			if !wide || whole {
+		if matches && !wide {
+			differs = true
+			whole = whole || cl.action == policy.Pass || cl.action == policy.Log
+			if !whole {
 				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], r})
 			}
 		}
@@ -352,6 +364,11 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 		return &Table{}
 	}
 	if !whole {
+		// What wide rules pass on, the rules after them in the tier never see.
+		for _, i := range rs.passes[a.kind] {
+			layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], rs.regionFor(int(i), nil)})
+		}
+		slices.SortStableFunc(layers, func(a, b ruleLayer) int { return a.clause - b.clause })
 		return rs.paint(layers, &painter{rs: rs})
 	}
 	layers = layers[:0]
@@ -398,6 +415,7 @@ func (c *Compiler) strip(rs *ruleSet) {
 		}
 	}
 	rs.of, rs.overlays, rs.spans, rs.closed = nil, nil, 0, false
+	rs.passes, rs.logs = [kinds][]int32{}, [kinds]bool{}
 	delete(c.closed, rs)
 }
 

@@ -32,7 +32,7 @@ type term struct {
 	wide [families]bool
 
 	traits map[portKey]*trait
-	atoms  map[*atom]struct{}
+	atoms  map[*atom]struct{} // that have a trait of it; of a ranged term, only bases
 	users  map[*ruleSet]struct{}
 	at     map[string]int // how many rule sets that ask it a node has
 
