@@ -245,6 +245,9 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 		maps.Copy(b.sets, c.liveSets)
 	}
 	for name, labels := range d.Namespaces {
+		if maps.Equal(labels, f.Namespaces[name]) {
+			continue
+		}
 		if labels == nil {
 			delete(f.Namespaces, name)
 		} else {
@@ -258,6 +261,9 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 		c.index(cl)
 	}
 	for name, labels := range d.ServiceAccounts {
+		if maps.Equal(labels, f.ServiceAccounts[name]) {
+			continue
+		}
 		if labels == nil {
 			delete(f.ServiceAccounts, name)
 		} else {
@@ -268,7 +274,7 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 		}
 	}
 	for name, n := range d.Nodes {
-		if n != nil && n == f.Nodes[name] {
+		if n != nil && reflect.DeepEqual(n, f.Nodes[name]) {
 			continue
 		}
 		for _, by := range []*policy.Node{f.Nodes[name], n} {
@@ -548,11 +554,10 @@ func (c *Compiler) fill(b *batch) {
 						if _, born := b.born[rs]; born {
 							continue
 						}
-						b.touchRuleSet(rs)
-						if rs.closed {
+						// Nodes that can tell know it by the address or by the term.
+						if do(rs, a); rs.closed {
 							again[rs] = struct{}{}
-						} else {
-							do(rs, a)
+							b.touchRuleSet(rs)
 						}
 					}
 				}

@@ -26,7 +26,9 @@ func name(ns, n int) policy.NamespacedName {
 	return policy.NamespacedName{Namespace: fmt.Sprintf("ns%d", ns), Name: fmt.Sprintf("pod%d", n)}
 }
 
-func address(n int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}) }
+func address(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+}
 
 func app(n int) *policy.PodSelector {
 	return &policy.PodSelector{Pods: selector.In("app", fmt.Sprintf("app%d", n))}
@@ -79,7 +81,7 @@ func TestPolicyTenThousandRules(t *testing.T) {
 			r.Traffic[0].SourcePorts = []policy.Port{{From: uint16(i), To: uint16(i + 100)}}
 			return r
 		}},
-		{"nested networks", func(i int) policy.Rule {
+		{"nested networks, beyond the budget", func(i int) policy.Rule {
 			return policy.Rule{Action: action(i), Peers: peer(policy.AddrSet{Nets: []netip.Prefix{netip.PrefixFrom(address(i<<12), 8+i%25).Masked()}}), Traffic: tcp(port(i))}
 		}},
 	} {
@@ -173,7 +175,7 @@ func networkPolicy(ns, i, at int) policy.Policy {
 	if i%10 == 0 {
 		p.Rules[policy.Ingress] = append(p.Rules[policy.Ingress], policy.Rule{Action: policy.Allow, Number: 2, Peers: []policy.Match{
 			{In: []policy.AddrSet{{Pods: &policy.PodSelector{Namespace: name(ns, 0).Namespace}}}},
-			{In: []policy.AddrSet{{Pods: &policy.PodSelector{Namespaces: selector.In("team", fmt.Sprint(i % 7)), Pods: selector.In("app", "app3")}}}},
+			{In: []policy.AddrSet{{Pods: &policy.PodSelector{Namespaces: selector.In("team", fmt.Sprint(i%7)), Pods: selector.In("app", "app3")}}}},
 		}})
 	}
 	return p
