@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Connections that may pass the host stack by. The first packet of each asks the stack; when it
- * leaves the stack unchanged the connection may go directly, both ways (shortcut.c).
+ * Connections on the fast path. The first packet of each takes the slow path, through the host stack;
+ * when it leaves the host stack unchanged the connection takes the fast path, in both directions
+ * (shortcut.c).
  *
- * A connection is pending until its opener speaks again after an answer (of TCP: SYN, SYN and
- * ACK, ACK), and is known from then on. Pending ones go directly too, once the stack has answered,
- * but have a small table of their own: what nobody answers pushes out nothing but its like.
+ * A connection is pending until its opener sends again after an answer (TCP: SYN, SYN-ACK, ACK), and
+ * known from then on. Pending connections take the fast path too, but have a small table of their own:
+ * connections without an answer evict only each other.
  *
- * Changing the shape of a map needs a new name for it: a new agent takes over the maps that it
- * finds by name.
+ * A map of another shape needs another name: a new agent uses the maps that it finds by name.
  */
 #pragma once
 
@@ -35,43 +35,43 @@ union key {
 };
 
 enum state {
-	STATE_ASKED = 1, /* a packet was given to the host stack, whose answer is not seen yet */
-	STATE_DIRECT = 2 /* the stack sent it on as it came: the next need not ask */
+	STATE_ASKED = 1, /* a packet is in the host stack, or was translated or dropped there */
+	STATE_DIRECT = 2 /* the host stack forwarded a packet unchanged: the fast path */
 };
 
-/* What was seen of a connection that goes directly. */
+/* What was seen of a connection on the fast path. */
 #define SEEN_ANSWER 1
 #define SEEN_FIN(second) (2 << (second))
 #define SEEN_BOTH_FINS (SEEN_FIN(0) | SEEN_FIN(1))
-#define SEEN_END 8 /* RST, or both FINs: it is pending for its last packets */
+#define SEEN_END 8 /* RST, or both FINs: the entry is pending for the last packets */
 
 struct connection {
-	__u64 since;  /* when the stack last let it through, in the kernel's ticks (jiffies) */
+	__u64 since;  /* when the host stack last forwarded a packet, in the kernel's ticks (jiffies) */
 	__u16 pod[2]; /* numbers of the key's addresses if they are local pods' (tw_pods_2), or 0 */
 	__u8 state;
 	__u8 opener;  /* 1: the second address of the key */
 	__u8 seen;
-	__u8 asker;   /* whose packet the stack has, or had: as opener */
+	__u8 asker;   /* the sender of the packet in the host stack, as opener */
 };
 
-/* Counters' names for people are these, in small letters. */
+/* The agent shows these names in small letters. */
 enum counter {
 	TO_ENI = 0,
 	TO_POD,
 	ASKED,
 	LEARNED,
 	FORGOTTEN,
-	SPOOFED, /* dropped by a program; the host stack counts what it drops */
+	SPOOFED, /* dropped by a program; the host stack counts its own drops */
 	COUNTERS,
 };
 
-/* What the agent tells the programs while they run. */
+/* Settings that programs read while they run. */
 struct node {
-	__u64 ask_again; /* ticks after which connections without a handshake ask again */
-	__u64 secret;    /* drawn when the first programs of a boot are loaded */
+	__u64 ask_again; /* ticks after which connections without a handshake take the slow path again */
+	__u64 secret;    /* random, one for each boot */
 };
 
-/* Bits of the mark that name a pod's ENI. The agent sets it, as it sets the maps' sizes. */
+/* Bits of the mark for a pod's ENI. The agent sets them and the maps' sizes. */
 const volatile __u32 slot_mask;
 
 struct {
@@ -88,7 +88,7 @@ struct {
 	__type(value, struct connection);
 } tw_known6_1 SEC(".maps"), tw_pending6_1 SEC(".maps");
 
-/* Numbers of local pods' addresses, from 1 on: where the array of pods has them. */
+/* Numbers of local pods' addresses, from 1: indexes of the array of pods. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1024);
@@ -98,8 +98,8 @@ struct {
 } tw_pods_2 SEC(".maps");
 
 /*
- * A bit for each end of an address, its last two bytes, that a local pod's has: what is for
- * nobody here is told from the rest without a search.
+ * A bit for each value of an address's last two bytes, set if a local pod's address has it: packets for
+ * nobody here need no other lookup.
  */
 #define SUFFIXES (1 << 16)
 struct {
@@ -124,9 +124,9 @@ struct {
 } tw_counters_1 SEC(".maps");
 
 /*
- * ENI devices by their index, whose gateways answer. The kernel takes one out as it takes the
- * device away, the agent one whose gateway is silent: a packet that is sent there directly
- * would vanish, where the stack says that nobody is there.
+ * Indexes of ENI devices whose gateways answer. The kernel removes a device's entry with the device,
+ * the agent one whose gateway does not answer: the fast path would lose packets, where the host stack
+ * reports that the destination is unreachable.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
@@ -234,7 +234,7 @@ ALWAYS_INLINE void key_of(union key *k, struct packet *p, const int v4)
 	k->v6.zero[0] = k->v6.zero[1] = k->v6.zero[2] = 0;
 }
 
-/* An address of a key. Which is tested and not computed: Linux 5.10 reads no part of the stack by a variable. */
+/* An address of a key. Linux 5.10 refuses reads of the stack at a variable offset, so second is tested. */
 ALWAYS_INLINE void ip_of(union ip *a, const union key *k, int second, const int v4)
 {
 	if (v4)
@@ -246,9 +246,9 @@ ALWAYS_INLINE void ip_of(union ip *a, const union key *k, int second, const int 
 }
 
 /*
- * What is done few times in a connection (RARELY) gets the key and not the packet, which the
- * compiler then keeps in registers: the key names both ends, and these bits beside TCP's flags say
- * the rest.
+ * Functions for few packets of a connection (RARELY) get the key and not the packet, so that the
+ * compiler keeps the packet in registers: the key has both ends, and these bits beside TCP's flags the
+ * rest.
  */
 #define OF_SECOND 0x100 /* the sender is the second address of the key */
 #define OF_KNOWN 0x200  /* the connection is, or is pending */
@@ -277,7 +277,7 @@ ALWAYS_INLINE void *pod_at(void *pods, __u32 number, const union ip *a, const in
 	return entry && is_at(entry, a, v4) ? entry : NULL;
 }
 
-/* By the address. What the connection notes may be old: then it is noted anew, once there is a pod. */
+/* The entry by the address. It replaces an old number in the connection. */
 ALWAYS_INLINE void *search(void *pods, struct connection *c, const union key *k, int second, const int v4)
 {
 	__u32 number;
@@ -294,8 +294,8 @@ ALWAYS_INLINE void *search(void *pods, struct connection *c, const union key *k,
 RARELY(void *, search, (void *pods, struct connection *c, const union key *k, int second), pods, c, k, second)
 
 /*
- * The entry of the pod that has the key's address a, by what the connection notes, or else by the
- * address. Without must 0 is not looked up: who comes to the node has no connections from elsewhere.
+ * The entry of the pod with the key's address a, by the connection's number or else by the address.
+ * Without must a number 0 means no pod: a pod that comes to the node has no connections from before.
  */
 ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, int second, const union ip *a,
 			const int must, const int v4)
@@ -313,16 +313,15 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, in
 	return v4 ? search4(pods, c, k, second) : search6(pods, c, k, second);
 }
 
-/* tc_index of a packet that goes directly and yet passes a program that learns. */
+/* tc_index of a packet of the fast path that passes a learning program (netkit). */
 #define TC_INDEX_DIRECT 1
 
 /*
- * A packet that asks takes this with it through the stack, as its tc_index, so that its name
- * when it leaves can be compared with the one that it came with. The tables alone cannot
- * tell: a translated packet may leave with a name that another connection comes with. One that
- * did not ask has 0.
+ * A hash of the 5-tuple, the tc_index of a packet in the host stack: the packet was translated if its
+ * 5-tuple does not match the hash when it leaves. The tables alone do not show that: a translated packet
+ * may leave with the 5-tuple of another connection. Other packets have tc_index 0.
  *
- * The secret keeps a pod from computing ports with which its translated packets look untranslated.
+ * The secret prevents that a pod computes ports with which its translated packets match.
  */
 ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 {
@@ -331,7 +330,7 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 
 	if (!n)
 		return 0;
-	/* Odd constants (xxHash's primes). The sum is of products that need not wait for each other. */
+	/* Odd constants (xxHash's primes). The products do not depend on each other. */
 	if (v4)
 		h += p->src.v4 * 0x9E3779B185EBCA87ULL + p->dst.v4 * 0xC2B2AE3D27D4EB4FULL;
 	else
@@ -343,7 +342,7 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 	return h > TC_INDEX_DIRECT ? h : TC_INDEX_DIRECT + 1;
 }
 
-/* What a packet without an answer for it leaves behind, for it to be recognized. */
+/* Records a packet that goes to the host stack. */
 ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const int v4)
 {
 	const int second = !!(of & OF_SECOND);
@@ -362,7 +361,7 @@ ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const
 	fresh.pod[0] = number_of(&a, v4);
 	ip_of(&a, k, 1, v4);
 	fresh.pod[1] = number_of(&a, v4);
-	if (c && !is_syn(of)) { /* without a handshake, and old: it is the same one */
+	if (c && !is_syn(of)) { /* an old connection without a handshake */
 		c->pod[0] = fresh.pod[0];
 		c->pod[1] = fresh.pod[1];
 		c->asker = second;
@@ -375,7 +374,7 @@ ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const
 }
 RARELY(void, ask, (const union key *k, struct connection *c, __u32 of), k, c, of)
 
-/* A pending connection goes on. */
+/* A packet of a pending connection. */
 ALWAYS_INLINE void handshake(const union key *k, struct connection *c, __u32 of, const int v4)
 {
 	if (of & TCPHDR_RST)
@@ -390,7 +389,7 @@ ALWAYS_INLINE void handshake(const union key *k, struct connection *c, __u32 of,
 	}
 }
 
-/* FIN or RST. What comes after the end goes the same way, for a while. */
+/* FIN or RST. The last packets of a connection take the same path. */
 ALWAYS_INLINE void closing(const union key *k, struct connection *c, __u32 of, const int v4)
 {
 	struct connection ended;
@@ -409,10 +408,10 @@ ALWAYS_INLINE void closing(const union key *k, struct connection *c, __u32 of, c
 	bpf_map_update_elem(pending(v4), k, &ended, BPF_ANY);
 }
 
-/* A packet of a connection's begin or end. 0 if it goes by the stack all the same. */
+/* A packet at the begin or end of a connection on the fast path. 0: it takes the slow path. */
 ALWAYS_INLINE int progress(const union key *k, struct connection *c, __u32 of, const int v4)
 {
-	/* Nobody is there. The stack forgets at once what it knows when it sees that. */
+	/* Refused. Conntrack deletes its entry at once if it sees the RST. */
 	if (of & TCPHDR_RST && !(of & OF_KNOWN) && !(c->seen & SEEN_ANSWER)) {
 		c->seen |= SEEN_END;
 		return 0;
@@ -427,7 +426,7 @@ ALWAYS_INLINE int progress(const union key *k, struct connection *c, __u32 of, c
 }
 RARELY(int, progress, (const union key *k, struct connection *c, __u32 of), k, c, of)
 
-/* Whether the packet may go directly. If not, it asks the stack. */
+/* 1 if the packet takes the fast path. If not, it is recorded for the slow path. */
 ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const union key *k, const struct found *f,
 			    const int v4)
 {
@@ -449,7 +448,7 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 		return 0;
 	skb->tc_index = token(p, v4);
 	count(ASKED);
-	/* What the stack translates asks with each packet: that is noted already. */
+	/* Each packet of a translated connection comes here. */
 	if (c && c->state == STATE_ASKED && c->asker == p->second && !is_syn(p->tcp))
 		return 0;
 	if (v4)
@@ -459,7 +458,7 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 	return 0;
 }
 
-/* The stack has sent a packet on as it came in. */
+/* The host stack has forwarded a packet unchanged. */
 ALWAYS_INLINE void answered(const union key *k, int second, const int to_pod, const int v4)
 {
 	struct found f;
@@ -468,12 +467,12 @@ ALWAYS_INLINE void answered(const union key *k, int second, const int to_pod, co
 
 	find(&f, k, v4);
 	/*
-	 * Another packet of it was faster. Or nobody came in like this, and the token is another
-	 * packet's by chance: only the answers to it came in, which the stack translates back.
+	 * Another packet was faster. Or the token matches by chance, and only the answers came in like
+	 * this, which the host stack translates back.
 	 */
 	if (!f.c || f.c->state != STATE_ASKED || f.c->asker != second)
 		return;
-	if (to_pod) { /* without its number the way to it would be taken for the ENI's */
+	if (to_pod) { /* without its number packets to it would leave by the ENI */
 		ip_of(&dst, k, !second, v4);
 		number = number_of(&dst, v4);
 		if (!number)
@@ -486,7 +485,7 @@ ALWAYS_INLINE void answered(const union key *k, int second, const int to_pod, co
 }
 RARELY(void, answered, (const union key *k, int second, int to_pod), k, second, to_pod)
 
-/* The stack has sent on what came in otherwise. A direct connection of that name is gone. */
+/* The host stack has translated a packet into this 5-tuple. A connection with it on the fast path has ended. */
 ALWAYS_INLINE void forget(const union key *k, const int v4)
 {
 	struct found f;
@@ -500,7 +499,7 @@ ALWAYS_INLINE void forget(const union key *k, const int v4)
 }
 RARELY(void, forget, (const union key *k), k)
 
-/* A packet leaves the stack, for a pod or by an ENI: is it one that came in like this? */
+/* A packet leaves the host stack, to a pod or by an ENI: was it translated? */
 ALWAYS_INLINE void learn_family(struct __sk_buff *skb, const int to_pod, const int v4)
 {
 	struct packet p;
@@ -511,8 +510,8 @@ ALWAYS_INLINE void learn_family(struct __sk_buff *skb, const int to_pod, const i
 		return;
 	same = skb->tc_index && skb->tc_index == token(&p, v4);
 	/*
-	 * It came in otherwise and was translated into this. A direct connection of the same name
-	 * is an old one, whose ports are used again: its way would miss the translation.
+	 * It was translated. A connection with this 5-tuple on the fast path is an old one, whose ports are
+	 * used again: the fast path would miss the translation.
 	 */
 	if (!same && p.proto == IPPROTO_TCP && !is_syn(p.tcp))
 		return;

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The datapath ipvlan (internal/datapath/ipvlan/doc.go draws it).
+ * The datapath ipvlan (drawn in internal/datapath/ipvlan/doc.go).
  *
- * ipvlan delivers a frame by its IP address when it comes from the wire, or when it is
- * sent with the ENI's own MAC as destination; any other frame of a pod leaves by the
- * parent. The pods' next hops have MACs of their own, so whatever a pod sends passes the
- * ENI's egress, where it is given to the host stack as coming from the pod's device on
- * the node, unless its flow is known to go directly (connection.h).
+ * ipvlan delivers a frame by its IP address if it comes from the wire, or has the ENI's own MAC as
+ * destination; any other frame of a pod leaves by the parent. The pods' next hops have MACs of their
+ * own, so all frames of a pod pass the ENI's egress. There they take the fast path, or go to the host
+ * stack as if received by the pod's device on the node (connection.h).
  */
 #include "ipvlan.h"
 
@@ -22,8 +21,8 @@ struct {
 #define ETH_SRC ETH_ALEN
 
 /*
- * Source of frames that one pod of the node sends directly to another, for the ENI's
- * ingress. The VPC delivers from its gateway's MAC.
+ * Source MAC of frames on the fast path between pods of the node, for the ENI's ingress. Frames from the
+ * VPC have its gateway's MAC.
  */
 ALWAYS_INLINE void local_mac(__u8 *mac)
 {
@@ -41,7 +40,7 @@ ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 	return s && addr_equal(&s->addr, a) ? s : NULL;
 }
 
-/* By the header alone, of what has no connection. */
+/* The pod by a packet's IP header alone. */
 ALWAYS_INLINE struct slave *slave_in(struct __sk_buff *skb, const int to)
 {
 	struct addr src = {}, dst = {};
@@ -52,8 +51,8 @@ ALWAYS_INLINE struct slave *slave_in(struct __sk_buff *skb, const int to)
 }
 
 /*
- * What a pod sends, at its own device, in its own namespace: its addresses, to its next
- * hop, and nothing else. This is the one place that knows which pod it is.
+ * Packets from a pod, at its own device in its own namespace: only those with its source and to its next
+ * hop pass. Only this attach point shows which pod has sent a packet.
  */
 SEC("tc")
 int tw_from_slave(struct __sk_buff *skb)
@@ -72,14 +71,14 @@ int tw_from_slave(struct __sk_buff *skb)
 	to = bytes_at(skb, ETH_DST, ETH_ALEN);
 	if (!to || !mac_equal(to, s->next_hop))
 		return TC_ACT_SHOT;
-	/* A mark of the pod's must not pass for one of the node's. */
+	/* A mark that the pod has set must not be taken for the node's. */
 	skb->mark = 0;
 	return TC_ACT_UNSPEC;
 }
 
 ALWAYS_INLINE int to_stack(struct __sk_buff *skb, const struct slave *s, __u32 ifindex)
 {
-	/* Redirected, it keeps its tc_index: what it asks with, or 0. */
+	/* A redirected packet keeps its tc_index. */
 	if (bpf_skb_store_bytes(skb, ETH_DST, s->eni_mac, ETH_ALEN, 0))
 		return TC_ACT_SHOT;
 	return bpf_redirect(ifindex, BPF_F_INGRESS);
@@ -119,7 +118,7 @@ ALWAYS_INLINE int is_for_hop(struct __sk_buff *skb, const struct slave *from)
 	return mac && mac_equal(mac, from->next_hop);
 }
 
-/* What a pod sends and has no connection. */
+/* Packets from a pod that are not parsed. */
 static __noinline int sent_otherwise(struct __sk_buff *skb)
 {
 	struct slave *s = slave_in(skb, 0);
@@ -146,18 +145,18 @@ ALWAYS_INLINE int sent(struct __sk_buff *skb, const int v4)
 		return TC_ACT_UNSPEC;
 	skb->tc_index = 0;
 	to = f.c ? end(&tw_slaves_2, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
-	/* The stack also answers what is too big or too old. */
+	/* The host stack answers packets that are too big or at TTL 1. */
 	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : s->mtu) ||
 	    (!to && !leads_on(s->eni)))
 		return to_stack(skb, s, s->host);
 	return to ? into_pod(skb, &p, to, v4) : out_of_eni(skb, &p, s, v4);
 }
 
-/* What leaves by the ENI: from its pods, or from the host stack. */
+/* Packets that leave by the ENI, of its pods or of the host stack. */
 SEC("tc")
 int tw_slaves_eni(struct __sk_buff *skb)
 {
-	/* The host stack's carry the mark of an ENI, and a pod's none. */
+	/* Packets of the host stack have an ENI's mark, packets of a pod have none. */
 	if (skb->mark & slot_mask) {
 		learn(skb, 0);
 		return TC_ACT_UNSPEC;
@@ -169,19 +168,19 @@ int tw_slaves_eni(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* What becomes of a frame for a pod that does not come from the VPC; TC_ACT_UNSPEC if it does. */
+/* The verdict for a frame to a pod that does not come from the VPC; TC_ACT_UNSPEC if it does. */
 ALWAYS_INLINE int of_this_node(struct __sk_buff *skb, const struct slave *to)
 {
 	__u8 *mac = bytes_at(skb, ETH_SRC, ETH_ALEN), local[ETH_ALEN];
 
 	local_mac(local);
 	if (mac && mac_equal(mac, local))
-		return TC_ACT_OK; /* ipvlan gives it to the pod */
-	/* Sent to the pod by the host stack, and ipvlan found no pod. */
+		return TC_ACT_OK; /* ipvlan delivers it to the pod */
+	/* The host stack has sent it to the pod, but ipvlan has no device with the address. */
 	return !mac || mac_equal(mac, to->eni_mac) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-/* What is for a pod and has no connection. */
+/* Packets to a pod that are not parsed. */
 static __noinline int delivered_otherwise(struct __sk_buff *skb)
 {
 	struct slave *to = slave_in(skb, 1);
@@ -222,10 +221,10 @@ ALWAYS_INLINE int delivered(struct __sk_buff *skb, const int v4)
 	if (decrement_ttl(skb, &p, v4))
 		return TC_ACT_SHOT;
 	count(TO_POD);
-	return TC_ACT_UNSPEC; /* ipvlan gives it to the pod */
+	return TC_ACT_UNSPEC; /* ipvlan delivers it to the pod */
 }
 
-/* What the VPC delivers, or another pod of the node directly. */
+/* Packets from the VPC, or from another pod of the node on the fast path. */
 SEC("tc")
 int tw_eni_slaves(struct __sk_buff *skb)
 {
@@ -238,7 +237,7 @@ int tw_eni_slaves(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* What the host stack sends to a pod, on the node's device of the pair. */
+/* Packets from the host stack to a pod, at the pod's device on the node. */
 SEC("tc")
 int tw_to_slave(struct __sk_buff *skb)
 {

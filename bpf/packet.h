@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading a packet, once for every kind of pod: its connection's addresses and ports, what it
- * does to the connection, and what is to be known to forward it. What is not understood here is
- * the host stack's: fragments, IP options, extension headers, VLAN tags, other protocols.
+ * The parser of packets for every kind of pod: the connection's addresses and ports, TCP's flags, and
+ * the fields that forwarding needs. Everything else takes the slow path: fragments, IP options,
+ * extension headers, VLAN tags, other protocols.
  */
 #pragma once
 
@@ -28,20 +28,19 @@
 #define TCPHDR_RST 0x04
 #define TCPHDR_ACK 0x10
 
-/* An address in network byte order, in as few steps as its family takes to copy and compare. */
+/* An address in network byte order, as the largest words of its family: few steps to copy and compare it. */
 union ip {
 	__u32 v4;
 	__u64 v6[2];
 };
 
-/* Half of an IPv6 address, wherever it is: the kernels that this runs on read unaligned ones. */
+/* Half of an IPv6 address at any alignment, which x86 and ARM64 can read. */
 typedef __u64 __attribute__((may_alias)) half;
 
 struct packet {
 	/*
-	 * Ends of the connection, in the direction of this packet. An ICMP error's are those of the
-	 * connection that it is about, as if the end that could not be reached had sent it. ICMP echo:
-	 * both ports are the id.
+	 * Ends of the connection, in the direction of this packet. An ICMP error has those of the connection
+	 * that it is about, as if the unreachable end had sent it. ICMP echo: both ports are the id.
 	 */
 	union ip src, dst;
 	__u16 sport, dport;
@@ -52,12 +51,12 @@ struct packet {
 	__u8 by_end;  /* 0: an ICMP error of a router, not of the end itself */
 	__u8 ttl;
 	__u16 check;  /* of the IPv4 header */
-	__u8 outer;   /* protocol in the IP header: an error's is not its connection's */
+	__u8 outer;   /* protocol in the IP header; an ICMP error's connection has another */
 	__u32 ip[2];   /* the first bytes of the IP header: up to the TTL, or with the hop limit */
 	__u32 headers; /* bytes up to the payload, for the size of a segment */
 };
 
-/* Makes the first bytes readable. The packet's pointers are to be loaded again. */
+/* Makes the first bytes readable. Pointers into the packet must be loaded again. */
 ALWAYS_INLINE int readable(struct __sk_buff *skb, __u32 bytes)
 {
 	if ((void *)(long)skb->data + bytes <= (void *)(long)skb->data_end)
@@ -120,7 +119,7 @@ ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, struct packet *p, con
 	p->ttl = ip->hop_limit;
 	p->ip[0] = ((__u32 *)ip)[0];
 	p->ip[1] = ((__u32 *)ip)[1];
-	/* To the maps they would be IPv4's; nobody has such an address on a wire. */
+	/* The maps would take them for IPv4 addresses; no packet may have such addresses. */
 	return !is_mapped(&p->src) && !is_mapped(&p->dst);
 }
 
@@ -161,8 +160,8 @@ ALWAYS_INLINE int is_error(__u8 proto, __u8 type, const int v4)
 }
 
 /*
- * Makes of a function two that are not inlined, one for each family, of the same name with 4 or 6
- * behind it: what few packets do is not to be in the way of the rest.
+ * Makes two functions of one, for IPv4 and IPv6, with 4 and 6 behind the name, that are not inlined:
+ * code that few packets run stays out of the code for the rest.
  */
 #define RARELY(type, name, params, ...)                                            \
 	static __noinline type name##4 params { return name(__VA_ARGS__, 1); } \
@@ -177,7 +176,7 @@ ALWAYS_INLINE int read_quoted(struct __sk_buff *skb, struct packet *q, const int
 }
 RARELY(int, read_quoted, (struct __sk_buff *skb, struct packet *q), skb, q)
 
-/* An error belongs to the connection of the packet that it quotes, whose direction it turns. */
+/* An ICMP error belongs to the connection of the packet that it quotes, in the reverse direction. */
 ALWAYS_INLINE int read_error(struct __sk_buff *skb, struct packet *p, const int v4)
 {
 	struct packet q;
@@ -196,8 +195,8 @@ ALWAYS_INLINE int read_error(struct __sk_buff *skb, struct packet *p, const int 
 
 /* What a packet is to a program. */
 enum what {
-	WHAT_ELSE,       /* the host stack's */
-	WHAT_CONNECTION, /* of a connection that may go directly */
+	WHAT_ELSE,       /* takes the slow path */
+	WHAT_CONNECTION, /* of a connection that may take the fast path */
 	WHAT_ERROR,      /* an ICMP error, whose connection is not read yet */
 };
 
@@ -235,7 +234,7 @@ ALWAYS_INLINE enum what read_headers(struct __sk_buff *skb, struct packet *p, co
 	return read_ports(skb, at, p) ? WHAT_CONNECTION : WHAT_ELSE;
 }
 
-/* 1 if the packet has a connection that may go directly. The compiler makes one for each family. */
+/* 1 if the packet has a connection that may take the fast path. The compiler makes one for each family. */
 ALWAYS_INLINE int read_packet(struct __sk_buff *skb, struct packet *p, const int v4)
 {
 	enum what what = read_headers(skb, p, v4);
@@ -267,7 +266,7 @@ ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr
 	return 0;
 }
 
-/* Link-local and unspecified sources of IPv6: neighbours are permanent, nobody listens. */
+/* Link-local and unspecified sources of IPv6: neighbour entries are permanent, so such packets have no receiver. */
 ALWAYS_INLINE int is_chatter(const struct addr *src)
 {
 	return (src->w[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000) ||
@@ -277,7 +276,7 @@ ALWAYS_INLINE int is_chatter(const struct addr *src)
 /* Whether the packet, or each segment of it, passes a device of this MTU. */
 ALWAYS_INLINE int fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 {
-	/* Volatile, or the compiler has one instruction read what it keeps of p or this: the verifier allows no such. */
+	/* Volatile: else one instruction may read a field of skb or of p, which the verifier refuses. */
 	__u32 length = *(volatile __u32 *)&skb->len;
 
 	if (skb->gso_size)
@@ -285,7 +284,7 @@ ALWAYS_INLINE int fits(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 	return length - ETH_HLEN <= mtu;
 }
 
-/* What stands behind the TTL in an IPv4 header, and the TTL, one less. */
+/* The TTL in an IPv4 header and the fields after it. */
 struct hop4 {
 	__u8 ttl, proto;
 	__u16 check;
@@ -301,7 +300,7 @@ ALWAYS_INLINE void next_hop4(struct hop4 *to, const struct packet *p)
 	to->check = (__u16)(sum + (sum >= 0xffff));
 }
 
-/* The node is a hop, as it is for the first packet, which the stack routed. */
+/* The node is a hop on the fast path as on the slow path. */
 ALWAYS_INLINE int decrement_ttl(struct __sk_buff *skb, const struct packet *p, const int v4)
 {
 	struct hop4 part;
@@ -316,8 +315,8 @@ ALWAYS_INLINE int decrement_ttl(struct __sk_buff *skb, const struct packet *p, c
 }
 
 /*
- * As decrement_ttl, with new MACs, in one call. For what a pod sends: no device has summed that
- * up (CHECKSUM_COMPLETE), so the sum need not follow.
+ * decrement_ttl with new MACs, in one call. For packets that a pod sends: they have no checksum of a
+ * device (CHECKSUM_COMPLETE) to update.
  */
 ALWAYS_INLINE int forward(struct __sk_buff *skb, const struct packet *p, const __u8 *macs, const int v4)
 {
@@ -340,8 +339,8 @@ ALWAYS_INLINE int forward(struct __sk_buff *skb, const struct packet *p, const _
 }
 
 /*
- * As forward, in place. Nobody else has what a device has just received, so it need not be made
- * writable first; what a pod's TCP sends is shared with its queue.
+ * forward in place. A packet that a device has just received is not shared, so it is writable; a packet
+ * that a pod's TCP sends is shared with the socket's queue.
  */
 ALWAYS_INLINE int forward_in_place(struct __sk_buff *skb, const struct packet *p, const __u8 *macs, const int v4)
 {

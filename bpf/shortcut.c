@@ -1,16 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The datapaths ebpf and netkit: shortcuts past the node's host stack.
+ * The datapaths ebpf and netkit: a fast path past the host stack.
  *
- * A flow's first packet always asks the host stack: it goes the way of the datapath route,
- * through netfilter and the routing rules. If it leaves the node again with the addresses
- * and ports that it came with, nobody translated it or kept it, and the flow and its reply
- * go directly from then on. Everything that the stack has to do with (Services, NodePorts,
- * hostPorts, masquerade, the node itself) never leaves unchanged and so never becomes direct.
+ * A connection's first packet takes the slow path, as in the datapath route: through netfilter and the
+ * routing rules. If it leaves the host stack with the addresses and ports that it came with, it was
+ * not translated, and the connection takes the fast path in both directions. Services, NodePorts,
+ * hostPorts, masquerade and the node's own addresses stay on the slow path: their packets do not leave
+ * unchanged.
  *
- * What is not understood, too big, a fragment or about to expire goes to the stack, always;
- * what a pod sends with another source than its own is dropped.
- * A lost entry costs one question (docs/datapaths.md: "When a flow's entry is lost").
+ * Packets that are not parsed, too big, fragments or at TTL 1 take the slow path. A packet of a pod with
+ * another source than the pod's is dropped.
+ * A lost entry costs one packet on the slow path (docs/datapaths.md).
  */
 #include "shortcut.h"
 
@@ -31,10 +31,10 @@ struct {
 	__type(value, struct sender);
 } tw_senders_1 SEC(".maps");
 
-/* Where a packet for a pod comes from: that is how it changes over to the pod. */
+/* Where a packet for a pod comes from, which says how to redirect it. */
 enum origin {
 	BY_VETH,
-	BY_NETKIT, /* it is being sent, not received: it cannot change over to the peer's side */
+	BY_NETKIT, /* it is being sent, not received: bpf_redirect_peer does not work */
 	BY_ENI,
 };
 
@@ -78,9 +78,9 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 }
 
 /*
- * What has no shortcut: the stack's, if the source is the pod's. The stack checks that too, but
- * its rules can be flushed, and it hears ARP. A device that is not in the map is not judged here,
- * and an address that is lost from tw_pods_2 still is the pod's.
+ * A packet without a fast path: it takes the slow path if the source is the pod's. The host stack checks
+ * that too, but its rules can be flushed, and it accepts ARP. The sources of a device that is not in
+ * the map are not checked; an address that is missing in tw_pods_2 is still the pod's.
  */
 static __noinline int without_shortcut(struct __sk_buff *skb)
 {
@@ -121,8 +121,8 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
 }
 
 /*
- * A packet that the stack gets has a tc_index that is ours: the pod may have sent one along.
- * For somebody else's MAC, or everybody's, is nothing that goes directly.
+ * The pod may have set a tc_index, which is not to be taken for a token. Packets to another MAC, and
+ * broadcasts, have no fast path.
  */
 ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 {
@@ -136,14 +136,14 @@ ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 	return without_shortcut(skb);
 }
 
-/* What a pod sends, on the node's end of its veth. */
+/* Packets from a pod, at the node's end of its veth. */
 SEC("tc")
 int tw_from_pod(struct __sk_buff *skb)
 {
 	return from_pod(skb, BY_VETH);
 }
 
-/* What a pod with a netkit device sends, while it is being sent. */
+/* Packets from a pod with a netkit device, while it sends. */
 SEC("tc")
 int tw_from_netkit(struct __sk_buff *skb)
 {
@@ -162,13 +162,13 @@ ALWAYS_INLINE int from_eni(struct __sk_buff *skb, const int v4)
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
 	to = end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 1, v4);
-	/* It may be for a pod of another kind, whose filter comes next. */
+	/* It may be for a pod of another kind, whose filter is next. */
 	if (!to || !is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
 	return into_pod(skb, &p, to, BY_ENI, v4);
 }
 
-/* What the VPC delivers. */
+/* Packets from the VPC. */
 SEC("tc")
 int tw_from_eni(struct __sk_buff *skb)
 {
@@ -181,7 +181,7 @@ int tw_from_eni(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* What the stack sends to a pod, which need not know what its packet was asked. */
+/* Packets from the host stack to a pod, which does not get the tc_index. */
 SEC("tc")
 int tw_to_pod(struct __sk_buff *skb)
 {
@@ -191,7 +191,7 @@ int tw_to_pod(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* What leaves by an ENI; without a mark it came directly and not from the stack. */
+/* Packets that leave by an ENI; those of the fast path have no mark. */
 SEC("tc")
 int tw_to_eni(struct __sk_buff *skb)
 {

@@ -10,13 +10,12 @@ import (
 	"terway.dev/terway/internal/datapath"
 )
 
-// Needs is what a kernel lacks that does not load the programs.
+// Needs is the feature that a kernel lacks if it refuses the programs.
 const Needs = "eBPF programs for tc with redirect_neigh and redirect_peer (Linux 5.10)"
 
-// Lacking makes an error of a request that failed a datapath.UnsupportedError if it says
-// that the kernel has not got the feature. A missing right, or memory that is short, says
-// nothing of the kernel. Of a program that its verifier does not follow the kernel says
-// EACCES or E2BIG, with a reason.
+// Lacking returns a datapath.UnsupportedError if the error of a request means that the kernel lacks
+// the feature, and another error if it does not: a missing right or a lack of memory says nothing
+// about the kernel. A program that the verifier refuses gives EACCES or E2BIG, with a log.
 func Lacking(feature string, err error) error {
 	if err == nil {
 		return nil

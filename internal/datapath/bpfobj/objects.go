@@ -1,8 +1,8 @@
-// Package bpfobj loads eBPF programs and their maps, and finds the maps again that programs in
-// the kernel have, whoever holds these: the package knows neither tc nor netkit.
+// Package bpfobj loads eBPF programs and maps, and opens the maps again that programs in the kernel
+// have. It does not depend on how programs are attached (tc, netkit).
 //
-// Nothing is pinned. A program holds its maps, all of its object's, so whichever program is
-// left, all maps are.
+// Nothing is pinned. Each program holds all maps of its object, so all maps exist while one program
+// does.
 package bpfobj
 
 import (
@@ -23,21 +23,20 @@ type Objects struct {
 	Programs map[string]*ebpf.Program
 	Maps     map[string]*ebpf.Map
 
-	// former are maps of a version before, while it may still be at work.
+	// former are maps of the former version, whose programs may still run.
 	former map[string]*ebpf.Map
 
 	tags map[string]string
 	ids  []ebpf.MapID
 
 	mu sync.Mutex
-	// known are the ids of programs in the kernel that are ours, by name.
+	// known are the ids of programs in the kernel that are ours, with their names.
 	known map[int]string
 }
 
-// Load loads the programs. Maps of programs that run, if these have names of the
-// specification's, and of the same name and shape, are used again: what they remember stays. A
-// name of a map therefore carries the version of its shape. Constants are set before
-// (spec.Variables).
+// Load loads the programs of a specification. Maps of running programs with the same names are used
+// again if their shape is the same: their entries stay. So a map's name contains the version of its
+// shape. Constants must be set before (spec.Variables).
 func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error) {
 	names := map[string]bool{}
 	for name := range spec.Programs {
@@ -67,8 +66,8 @@ func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error)
 	return o, nil
 }
 
-// sort tells maps that a specification can use from those of other versions, and closes what
-// is left. Those of the newest program come first.
+// sort separates maps that the specification can use from those of other versions, and closes the
+// rest. Maps of the newest program come first.
 func sort(have []*ebpf.Map, spec *ebpf.CollectionSpec) (keep, former map[string]*ebpf.Map, err error) {
 	keep, former = map[string]*ebpf.Map{}, map[string]*ebpf.Map{}
 	var errs []error
@@ -91,8 +90,8 @@ func sort(have []*ebpf.Map, spec *ebpf.CollectionSpec) (keep, former map[string]
 	return keep, former, errors.Join(errs...)
 }
 
-// usable says whether a map that is there is what is specified. Of constants the values
-// count too: programs were made with them.
+// usable reports whether a map has the specified shape. Maps of constants must have the same values
+// too: programs were compiled with them.
 func usable(m *ebpf.Map, all *ebpf.CollectionSpec, name string) bool {
 	spec := *all.Maps[name]
 	var want []byte
@@ -121,8 +120,8 @@ func closeAll(maps map[string]*ebpf.Map) error {
 	return errors.Join(errs...)
 }
 
-// bind lets each program hold all maps, also those that it does not use: whichever is found
-// later, all maps are.
+// bind makes each program hold all maps, also those that it does not use: any program is enough to
+// open all maps again.
 func (o *Objects) bind() error {
 	for program, p := range o.Programs {
 		for name, m := range o.Maps {
@@ -156,18 +155,18 @@ func (o *Objects) identify() error {
 	return nil
 }
 
-// Former is a map that the programs found have and the specification has not, or nil: one of
-// a version before, which may still be at work.
+// Former returns a map of running programs that the specification does not have, or nil: one of the
+// former version, whose programs may still use it.
 func (o *Objects) Former(name string) *ebpf.Map { return o.former[name] }
 
-// DropFormer lets go of these maps.
+// DropFormer closes these maps.
 func (o *Objects) DropFormer() error {
 	err := closeAll(o.former)
 	o.former = nil
 	return err
 }
 
-// Close lets go of the objects; what runs stays.
+// Close closes the objects; what is attached stays.
 func (o *Objects) Close() error {
 	var errs []error
 	for _, p := range o.Programs {
@@ -176,8 +175,8 @@ func (o *Objects) Close() error {
 	return errors.Join(append(errs, closeAll(o.Maps), closeAll(o.former))...)
 }
 
-// Check says what is wrong if the program with that id (0: none) runs where one of ours
-// should, or "".
+// Check returns the problem if the program with this id (0: none) runs where the named program
+// should run, or "".
 func (o *Objects) Check(program string, id int) (string, error) {
 	if id == 0 {
 		return "program " + program + " is missing", nil
@@ -198,8 +197,8 @@ func (o *Objects) Check(program string, id int) (string, error) {
 	return "", nil
 }
 
-// runs says whether what runs is our program of that name, with all our maps. It need not be
-// the same object: the code is.
+// runs reports whether a program in the kernel is the named program with all our maps: the same
+// code, not necessarily the same object.
 func (o *Objects) runs(l loaded, name string) bool {
 	if l.name != kernelName(name) || l.tag != o.tags[name] {
 		return false
@@ -213,7 +212,7 @@ type loaded struct {
 	maps      []ebpf.MapID
 }
 
-// inspect looks at a program in the kernel; a program that is gone is the zero one.
+// inspect reads a program in the kernel, the zero value if it no longer exists.
 func inspect(id ebpf.ProgramID) (loaded, error) {
 	p, err := ebpf.NewProgramFromID(id)
 	if errors.Is(err, os.ErrNotExist) {
@@ -231,11 +230,11 @@ func inspect(id ebpf.ProgramID) (loaded, error) {
 	return loaded{name: info.Name, tag: info.Tag, maps: maps}, nil
 }
 
-// kernelName is what the kernel keeps of a name (BPF_OBJ_NAME_LEN).
+// kernelName is the part of a name that the kernel keeps (BPF_OBJ_NAME_LEN).
 func kernelName(name string) string { return name[:min(len(name), 15)] }
 
-// mapsOf opens the maps of the programs with one of the names: of the newest first, and each
-// once.
+// mapsOf opens the maps of running programs with one of the names, those of the newest program
+// first, each once.
 func mapsOf(running []ebpf.ProgramID, names map[string]bool) ([]*ebpf.Map, error) {
 	var list []*ebpf.Map
 	opened := map[ebpf.MapID]bool{}

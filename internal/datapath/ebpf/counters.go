@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/datapath/fastpath"
 )
 
-// Counters are what the programs have done since their maps were made (fastpath.Objects.Counters).
+// Counters returns fastpath.Objects.Counters, an error if nothing is loaded.
 func (k *Kind) Counters() (map[string]uint64, error) {
 	counts, err := k.shortcuts.Counters()
 	if err == nil && counts == nil {
@@ -21,5 +21,5 @@ func (k *Kind) Spoofed() (uint64, error) {
 	return counts["spoofed"], err
 }
 
-// Room says how many connections are remembered.
+// Room describes the size of the connection tables.
 func (k *Kind) Room() string { return fastpath.Room(k.shortcuts.Connections) }

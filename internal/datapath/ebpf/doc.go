@@ -1,10 +1,9 @@
-// Package ebpf is the kind of pod of route with shortcuts: eBPF programs on the node's end of
-// each pod's veth and on each ENI let the packets of a flow pass the host stack by, once
-// the stack has shown with the flow's first packet that it would send it on unchanged
-// (bpf/shortcut.c). So whatever the stack does to a flow, kube-proxy's translation above
-// all, it goes on doing; and whatever is missing here costs speed and nothing else.
+// Package ebpf is the kind of pod of route with a fast path: eBPF programs on the node's end of
+// each pod's veth and on each ENI forward a connection's packets past the host stack, after the
+// host stack has forwarded its first packet unchanged (bpf/shortcut.c). What the host stack
+// changes, such as kube-proxy's NAT, stays on the slow path. A missing program or entry costs speed
+// and nothing else.
 //
-// The package owns the programs of bpf/shortcut.c, their maps and the tc filters
-// that hold them on veths and ENIs (package tcfilter), and nothing else: veths, rules,
-// routes and nftables are package node's.
+// The package owns the programs of bpf/shortcut.c, their maps and the tc filters on veths and ENIs
+// (package tcfilter). Veths, rules, routes and nftables belong to package node.
 package ebpf

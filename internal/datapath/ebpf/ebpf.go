@@ -10,36 +10,38 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// Kind is that of pods with shortcuts.
+// Kind is the kind of pods with a veth and a fast path.
 type Kind struct {
 	node.Plain
 	shortcuts *shortcuts
-	// names are those of the kinds whose pods the ENIs' programs serve.
+	// names are the kinds whose pods the ENIs' programs serve.
 	names map[string]bool
 }
 
-// New is the kind; connections is how many of IPv4 are remembered (fastpath.SizesFor).
+// New returns the kind; connections is the number of IPv4 connections in the table
+// (fastpath.SizesFor).
 func New(connections int) *Kind {
 	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: newShortcuts(connections), names: map[string]bool{claims.EBPF: true}}
 }
 
-// Hooks are where a pod's programs run.
+// Hooks attaches a pod's programs.
 type Hooks interface {
-	// Attach puts programs on the node's end of a pod's pair, or in the place of ours
-	// that are there; no packet passes in between.
+	// Attach attaches programs to the node's end of a pod's pair, and replaces ours that are there,
+	// each atomically.
 	Attach(h *netlink.Handle, o *bpfobj.Objects, index int) error
-	// Wrong names the first program that is not in its place there, or "".
+	// Wrong returns what is wrong with the first program that is missing or has another version, or
+	// "".
 	Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
 }
 
-// Serve lets pods of another kind share the maps and the ENIs' programs, so that the pods of
-// both have shortcuts to each other. It is called before the node starts.
+// Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between
+// the kinds take the fast path. It must be called before the node starts.
 func (k *Kind) Serve(kind string) { k.names[kind] = true }
 
-// With are the objects of a pod whose programs run at these hooks.
+// With returns the objects of a pod whose programs are attached by these hooks.
 func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 	return node.Added{
-		// Without entries they let nothing from the pod pass, so they may come before.
+		// Without entries the programs use the slow path alone, so they may come first.
 		First:  []object.Object{podPrograms{k.shortcuts, p, hooks}},
 		Before: []object.Object{podEntries{k.shortcuts, p}},
 	}
@@ -54,8 +56,8 @@ func (k *Kind) Choose(kind string) { k.shortcuts.chosen.Store(k.names[kind]) }
 // Objects implements node.Kind.
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, veth{}) }
 
-// Points implements node.Kind: known flows go from device to device, past what comes to a pod
-// by the node's end of its veth.
+// Points implements node.Kind: packets on the fast path to the pod bypass the node's end of its
+// veth.
 func (k *Kind) Points(p *node.Pod) []node.Point {
 	list := k.Plain.Points(p)
 	for i, at := range list {
@@ -79,5 +81,5 @@ func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	return k.shortcuts.teardown(h, links)
 }
 
-// Close implements node.Kind; shortcuts go on working.
+// Close implements node.Kind; the fast path goes on working.
 func (k *Kind) Close() error { return k.shortcuts.Close() }

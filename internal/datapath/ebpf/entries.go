@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 )
 
-// entries are a pod's in the map of pods, by address.
+// entries returns a pod's entries in the map of pods, by address.
 func entries(p node.Place) map[netip.Addr]shortcutPod {
 	list := map[netip.Addr]shortcutPod{}
 	for _, a := range p.Addresses {
@@ -16,7 +16,7 @@ func entries(p node.Place) map[netip.Addr]shortcutPod {
 		copy(e.Macs[6:], p.HostMAC)
 		for _, gateway := range p.ENI.Gateways {
 			if gateway.Is4() == a.Is4() {
-				// Without a gateway of the address's family the ENI is of no use to it.
+				// Without a gateway of the address's family the address cannot use the ENI.
 				e.Eni, e.EniMtu, e.Gateway = uint32(p.ENI.Index), uint32(p.ENI.MTU), addrKey(gateway)
 			}
 		}
@@ -25,7 +25,7 @@ func entries(p node.Place) map[netip.Addr]shortcutPod {
 	return list
 }
 
-// sender is what the pod behind the device may send from.
+// sender returns the sources that the device's pod may use.
 func sender(p node.Place) (s shortcutSender) {
 	for _, a := range p.Addresses {
 		if a.Is4() {

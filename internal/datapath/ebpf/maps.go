@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// The maps by index of a device. The caller of each holds the lock.
+// The maps by index of a device. The caller of each function holds the lock.
 
 func (s *shortcuts) putSender(p node.Place) error {
 	if err := s.Objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
@@ -21,7 +21,7 @@ func (s *shortcuts) putSender(p node.Place) error {
 	return nil
 }
 
-// senderProblem says what is wrong with a device's entry, or "".
+// senderProblem returns what is wrong with a device's entry, or "".
 func (s *shortcuts) senderProblem(p node.Place) (string, error) {
 	var have shortcutSender
 	err := s.Objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
@@ -43,8 +43,8 @@ func (s *shortcuts) deleteSender(index uint32) error {
 	return nil
 }
 
-// pruneSenders removes devices that are gone. It is no repair: they send nothing, and a pod
-// whose device was made anew leaves one. links are known to be there.
+// pruneSenders removes devices that no longer exist. That is no repair: they send nothing, and a
+// pod whose device was made again leaves an entry. links are devices that exist.
 func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error {
 	there := map[uint32]bool{}
 	for _, l := range links {
@@ -69,7 +69,7 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 	return errors.Join(errs...)
 }
 
-// prepareENI gives an ENI its programs and its place in the map of ENIs.
+// prepareENI attaches the programs of an ENI and adds it to the map of ENIs.
 func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
 	if err := filters.Attach(h, s.Objects.Objects, eni.Index, eniHooks); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
 	return err
 }
 
-// eniProblem names the first piece of an ENI that is missing or wrong, or "".
+// eniProblem returns the first problem of an ENI, or "".
 func (s *shortcuts) eniProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	problem, err := filters.Wrong(h, s.Objects.Objects, eni.Index, eniHooks)
 	if err != nil || problem == "" {

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// Names of programs and maps in bpf/shortcut.c. A map's name carries the version of its
-// shape: one of another shape is not taken over.
+// Names of programs and maps in bpf/shortcut.c. A map's name contains the version of its shape:
+// only a map of the same shape is used again.
 const (
 	fromPod = "tw_from_pod"
 	fromENI = "tw_from_eni"
@@ -22,7 +22,7 @@ const (
 	mapSenders = "tw_senders_1"
 )
 
-// Programs that datapaths beside this one put on their pods' devices.
+// Programs that package netkit attaches to its pods' devices.
 const (
 	FromNetkit = "tw_from_netkit"
 	ToPod      = "tw_to_pod"
@@ -45,14 +45,14 @@ func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	return fastpath.Load(h, filters, spec, sizes)
 }
 
-// table are the entries of pods. The caller holds the lock.
+// table returns the entries of pods. The caller holds the lock.
 func (s *shortcuts) table() fastpath.Pods[shortcutPod] { return table(s.Objects) }
 
 func table(o *fastpath.Objects) fastpath.Pods[shortcutPod] {
 	return fastpath.Pods[shortcutPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
 }
 
-// veth are the Hooks of a pod with a veth.
+// veth implements Hooks for a pod with a veth.
 type veth struct{}
 
 // Attach implements Hooks.

@@ -10,7 +10,8 @@ import (
 	"terway.dev/terway/internal/datapath/object"
 )
 
-// podEntries are a pod's in the maps: its addresses, and what its device may send from.
+// podEntries are a pod's entries in the maps: its addresses, and the sources that its device may
+// use.
 type podEntries struct {
 	s   *shortcuts
 	pod *node.Pod
@@ -19,8 +20,8 @@ type podEntries struct {
 // Name implements object.Object.
 func (o podEntries) Name() string { return "map entries of device " + o.pod.Host.Name }
 
-// Put implements object.Object. It also sees that the pod's ENI has its programs, after the
-// entries: Sync takes them from the ENIs when the map is empty.
+// Put implements object.Object. It also attaches the programs of the pod's ENI, after the entries:
+// Sync removes these programs when the map is empty.
 func (o podEntries) Put(site *object.Site) error {
 	p, err := o.pod.Place(site)
 	if err != nil {
@@ -65,7 +66,7 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 	return s.senderProblem(p)
 }
 
-// Del implements object.Object. An address that another device has by now stays.
+// Del implements object.Object. An address that another device has in the meantime stays.
 func (o podEntries) Del(site *object.Site) error {
 	p, err := o.pod.Place(site)
 	if err != nil {
@@ -83,7 +84,7 @@ func (o podEntries) Del(site *object.Site) error {
 	return errors.Join(err, s.table().Release(site.Node, p.Index, p.Addresses))
 }
 
-// podPrograms are those of a pod's devices. They go with them.
+// podPrograms are the programs of a pod's device, which disappear with it.
 type podPrograms struct {
 	s     *shortcuts
 	pod   *node.Pod

@@ -11,15 +11,15 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Supported says why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError,
-// or what kept it from finding out. It tries: it attaches the programs to a loopback.
+// Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
+// and another error if the test failed. It attaches the programs to a loopback.
 func Supported() error {
 	return Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
 		return bpfobj.Lacking(tcfilter.Needs, veth{}.Attach(h, o, loopback))
 	})
 }
 
-// Try loads the programs and calls f in a network namespace made for it.
+// Try loads the programs in a new network namespace and calls f there.
 func Try(f func(h *netlink.Handle, o *bpfobj.Objects) error) error {
 	return kernel.InScratch(func(h *netlink.Handle) error {
 		o, err := load(h, fastpath.SizesOf(16))
@@ -30,5 +30,5 @@ func Try(f func(h *netlink.Handle, o *bpfobj.Objects) error) error {
 	})
 }
 
-// loopback is the index of lo in every namespace.
+// loopback is the index of lo in each namespace.
 const loopback = 1

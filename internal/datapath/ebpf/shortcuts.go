@@ -14,17 +14,17 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// shortcuts are the programs and maps of a node, and which devices have them.
+// shortcuts are the programs and maps of a node, and the devices that have them.
 //
-// The map of pods is what makes a pod's address take part, and the map of senders what
-// makes its device accept nothing else; a filter without entries does nothing. So entries
-// go first when a pod goes, and a pod whose entries are lost is served by the stack.
+// The map of pods gives a pod's address the fast path, and the map of senders makes its device
+// refuse other sources; a filter without entries does nothing. So a pod's entries are deleted
+// first, and a pod without entries takes the slow path.
 type shortcuts struct {
 	fastpath.Loader
-	// chosen: the node's datapath is ebpf, so its ENIs have their programs before the
-	// first pod comes.
+	// chosen: new pods of the node are of this kind, so its ENIs have programs before the first
+	// pod.
 	chosen atomic.Bool
-	// enis have their programs, as far as we know. The lock guards them too.
+	// enis are those known to have their programs. The lock guards them too.
 	enis map[int]bool
 }
 
@@ -34,7 +34,7 @@ func newShortcuts(connections int) *shortcuts {
 	}
 }
 
-// problemOf names the first piece of an ENI that is missing or wrong, or "".
+// problemOf returns the first problem of an ENI, or "".
 func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error) {
 	s.Lock()
 	defer s.Unlock()
@@ -44,7 +44,7 @@ func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error
 	return s.eniProblem(h, eni)
 }
 
-// teardown removes every trace from ENIs and others' devices.
+// teardown removes the programs from ENIs and devices that are not pods'.
 func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.Lock()
 	defer s.Unlock()

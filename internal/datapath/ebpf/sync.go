@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// sync is node.Kind's Sync.
+// sync implements node.Kind's Sync.
 func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.Lock()
 	defer s.Unlock()

@@ -6,10 +6,10 @@ import (
 	"terway.dev/terway/internal/datapath/fastpath"
 )
 
-// formerPods is the map of the version before from a pod's address to what is now in mapEnds.
+// formerPods is the former version's map from a pod's address to what is now in mapEnds.
 const formerPods = "tw_pods_1"
 
-// upgrade takes over the entries of pods that programs of the version before have.
+// upgrade copies the former version's entries of pods.
 func upgrade(o *fastpath.Objects) error {
 	pods := o.Former(formerPods)
 	if pods == nil {

@@ -14,21 +14,22 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// MapENIs is the map in bpf/connection.h of ENIs by which packets may leave directly.
+// MapENIs is the map of ENIs that the fast path may send by, in bpf/connection.h.
 const MapENIs = "tw_enis_1"
 
-// ENIs is that map. An ENI is in it as long as its device is there, of which the kernel
-// takes care, and none of its gateways is silent: what goes through the host stack then is
-// told so. Sync keeps it; CHECK says nothing of it, because a pod whose ENI is not in it
-// lacks nothing: its packets take the longer way, for a while after its gateway is back, too.
+// ENIs writes that map. An ENI is in it while its device exists, which the kernel sees to, and
+// while its gateways answer ARP and ND: otherwise packets take the slow path, where the host stack
+// reports that the destination is unreachable. Sync updates the map. CHECK ignores it: packets of a
+// pod whose ENI is not in it take the slow path and arrive.
 type ENIs struct {
 	Map *ebpf.Map
-	// Inside runs a function in the node's namespace: the kernel looks for the device in
-	// the caller's.
+	// Inside runs a function in the node's namespace: the kernel looks the device up in the
+	// caller's namespace.
 	Inside func(func() error) error
 }
 
-// Gateways that were asked for their MAC and have not answered, by ENI device.
+// Gateways are those whose MAC the kernel asked for without an answer, by the index of the ENI's
+// device.
 type Gateways map[int][]netip.Addr
 
 // Silent lists them.
@@ -43,8 +44,8 @@ func Silent(h *netlink.Handle) (Gateways, error) {
 			return nil, err
 		}
 		for _, n := range neighbours {
-			// A question that is being asked just now counts too: it keeps its flows with
-			// the stack until the next look.
+			// A request without an answer yet counts too: its connections take the slow path until
+			// the next Sync.
 			if a, ok := netipx.FromStdIP(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
 				silent[n.LinkIndex] = append(silent[n.LinkIndex], a)
 			}
@@ -53,7 +54,7 @@ func Silent(h *netlink.Handle) (Gateways, error) {
 	return silent, nil
 }
 
-// of is the first of an ENI's gateways that is silent, or the zero Addr.
+// of returns the first of an ENI's gateways that does not answer, or the zero Addr.
 func (g Gateways) of(index int, gateways []netip.Addr) netip.Addr {
 	for _, a := range g[index] {
 		for _, gateway := range gateways {
@@ -65,7 +66,7 @@ func (g Gateways) of(index int, gateways []netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// Update puts an ENI in or takes it out, and says what it did, or "".
+// Update adds or removes an ENI and returns what it did, or "".
 func (e ENIs) Update(silent Gateways, device string, index int, gateways []netip.Addr) (string, error) {
 	has, err := e.has(index)
 	if err != nil {

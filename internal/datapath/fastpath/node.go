@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mapNode has one entry, what the agent tells the programs while they run.
+// mapNode has one entry: settings that programs read while they run.
 const mapNode = "tw_node_1"
 
 // node is struct node of bpf/connection.h.
 type node struct {
-	// AskAgain is in ticks of the kernel (jiffies).
+	// AskAgain is in the kernel's ticks (jiffies).
 	AskAgain uint64
 	Secret   uint64
 }
@@ -37,8 +37,8 @@ func (o *Objects) setNode(n node) error {
 	return nil
 }
 
-// drawSecret fills the map if it is new. It then stays for as long as any program has it, so
-// packets that are on their way while programs are replaced keep their tokens.
+// drawSecret writes the secret if the map is new. The secret stays while any program has the map,
+// so the tokens of packets in flight stay valid while programs are replaced.
 func (o *Objects) drawSecret() error {
 	n, err := o.node()
 	if err != nil || n.Secret != 0 {
@@ -52,19 +52,18 @@ func (o *Objects) drawSecret() error {
 	return o.setNode(n)
 }
 
-// conntrackTimeouts are the sysctls below net/ that say for how long conntrack remembers
-// what has no handshake.
+// conntrackTimeouts are the sysctls below net/ for the lifetime of conntrack entries without a
+// handshake.
 var conntrackTimeouts = []string{
 	"netfilter/nf_conntrack_udp_timeout", "netfilter/nf_conntrack_icmp_timeout", "netfilter/nf_conntrack_icmpv6_timeout",
 }
 
-// usualTimeout is what these are if nobody sets them.
+// usualTimeout is the kernel's default of all three.
 const usualTimeout = 30 * time.Second
 
-// FollowConntrack makes connections without a handshake ask again when two thirds of the
-// least time are over for which the network namespace that it is called in remembers them: a
-// connection that goes directly is always known to conntrack, which keeps translated ones
-// apart from it.
+// FollowConntrack makes connections without a handshake take the slow path again after two thirds
+// of the shortest conntrack timeout of the network namespace that it is called in. So conntrack
+// knows each connection on the fast path, and gives no translated connection the same 5-tuple.
 func (o *Objects) FollowConntrack() error {
 	least, err := leastTimeout("/proc/sys/net/")
 	if err != nil {
@@ -105,8 +104,7 @@ func leastTimeout(dir string) (time.Duration, error) {
 	return least, nil
 }
 
-// tick is how long one of the kernel's is: the resolution of its coarse clocks
-// (clock_getres(2)).
+// tick is the length of a kernel tick: the resolution of the coarse clocks (clock_getres(2)).
 func tick() (time.Duration, error) {
 	var t unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &t); err != nil {

@@ -9,24 +9,23 @@ import (
 )
 
 const (
-	// MapPods is the map in bpf/connection.h from a local pod's address to its number.
+	// MapPods is the map from a local pod's address to its number, in bpf/connection.h.
 	MapPods = "tw_pods_2"
-	// mapSuffixes is the one of what such addresses end in.
+	// mapSuffixes is the bitmap of the last two bytes of these addresses.
 	mapSuffixes = "tw_suffixes_1"
 )
 
-// numbers gives addresses of pods their numbers: places in an array that a program reads
-// without a search. Connections note them, so one that has become free is given out as
-// late as can be.
+// numbers assigns a number to each pod address: its index in an array, which a program reads
+// without a lookup by address. Connections have the numbers of their ends, so a freed number is
+// used again as late as possible.
 type numbers struct {
 	pods, suffixes *ebpf.Map
-	// all are those that are given out.
+	// all are the assigned numbers.
 	all  map[netip.Addr]uint32
 	last uint32
 }
 
-// newNumbers takes over those that are given out in the map, and writes what their addresses end
-// in.
+// newNumbers reads the numbers from the map and writes the bitmap.
 func newNumbers(pods, suffixes *ebpf.Map) (n *numbers, err error) {
 	n = &numbers{pods: pods, suffixes: suffixes}
 	if n.all, err = n.list(); err != nil {
@@ -46,7 +45,7 @@ func newNumbers(pods, suffixes *ebpf.Map) (n *numbers, err error) {
 	return n, nil
 }
 
-// of is an address's number, 0 if it has none.
+// of returns an address's number, 0 if it has none.
 func (n *numbers) of(a netip.Addr) (number uint32, err error) {
 	err = n.pods.Lookup(Words(a), &number)
 	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -55,7 +54,7 @@ func (n *numbers) of(a netip.Addr) (number uint32, err error) {
 	return number, nil
 }
 
-// list is all addresses that have numbers.
+// list returns all addresses with their numbers.
 func (n *numbers) list() (map[netip.Addr]uint32, error) {
 	all := map[netip.Addr]uint32{}
 	var key [4]uint32
@@ -70,15 +69,14 @@ func (n *numbers) list() (map[netip.Addr]uint32, error) {
 	return all, nil
 }
 
-// suffix is the end of an address, as may_be_local in bpf/connection.h has it: which bit of
-// which word.
+// suffix is the position of an address in the bitmap, as in may_be_local of bpf/connection.h.
 func suffix(a netip.Addr) (word, bit uint32) {
 	b := a.As16()
 	end := uint32(b[15])<<8 | uint32(b[14])
 	return end / 64, end % 64
 }
 
-// mark writes the word of the map of suffixes that an address has its bit in.
+// mark writes the word of the bitmap that an address is in.
 func (n *numbers) mark(a netip.Addr) error {
 	word, _ := suffix(a)
 	var bits uint64
@@ -97,7 +95,7 @@ func (n *numbers) write(word uint32, bits uint64) error {
 	return nil
 }
 
-// free chooses a number below the limit that nobody has.
+// free returns an unused number below the limit.
 func (n *numbers) free(limit uint32) (uint32, error) {
 	used := map[uint32]bool{0: true}
 	for _, number := range n.all {
@@ -112,7 +110,7 @@ func (n *numbers) free(limit uint32) (uint32, error) {
 	return 0, fmt.Errorf("all %d numbers for addresses of pods are taken", limit-1)
 }
 
-// set gives the address a number that was free.
+// set assigns a free number to the address.
 func (n *numbers) set(a netip.Addr, number uint32) error {
 	n.all[a] = number
 	if err := n.mark(a); err != nil {
@@ -124,7 +122,7 @@ func (n *numbers) set(a netip.Addr, number uint32) error {
 	return nil
 }
 
-// drop takes the address's number back.
+// drop removes the address and frees its number.
 func (n *numbers) drop(a netip.Addr) error {
 	if err := n.pods.Delete(Words(a)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("remove %s from map %s: %w", a, MapPods, err)

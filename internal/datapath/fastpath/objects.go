@@ -1,9 +1,8 @@
-// Package fastpath is the agent's side of bpf/connection.h, for every kind of pod whose known
-// connections pass the host stack by: tables of connections and their sizes, numbers and entries
-// of local pods, ENIs by which packets may leave, counters, and what the agent tells programs
-// while they run.
+// Package fastpath is the agent's side of bpf/connection.h, for every kind of pod with a fast path:
+// the tables of connections and their sizes, numbers and entries of local pods, ENIs that the fast
+// path may send by, counters, and settings that programs read while they run.
 //
-// It knows no program of a kind's, nor where these run (packages ebpf, netkit, ipvlan).
+// It knows no kind's programs and not where they are attached (packages ebpf, netkit, ipvlan).
 package fastpath
 
 import (
@@ -19,18 +18,18 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// MaxPods bounds the addresses of local pods: more than any instance type carries.
+// MaxPods is the largest number of local pods' addresses: more than any instance type supports.
 const MaxPods = 16384
 
-// Objects are a kind's, with the maps of bpf/connection.h among them.
+// Objects are a kind's programs and maps, among them those of bpf/connection.h.
 type Objects struct {
 	*bpfobj.Objects
-	// counters are the names of what the programs count, in the map's order.
+	// counters are the counters' names, in the map's order.
 	counters []string
 	numbers  *numbers
 }
 
-// Load loads a kind's objects; what programs held by its filters remember stays.
+// Load loads a kind's programs. It uses the maps of programs that the kind's filters hold.
 func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec, sizes Sizes) (*Objects, error) {
 	spec.Maps[MapPods].MaxEntries = MaxPods
 	sizes.set(spec)
@@ -60,25 +59,26 @@ func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec
 	return o, nil
 }
 
-// Loader has a kind's objects on a node, from when they are first needed.
+// Loader loads a kind's objects on a node when they are first needed.
 type Loader struct {
 	// Filters hold the kind's programs.
 	Filters tcfilter.Filters
-	// Connections is how many of IPv4 are remembered (SizesFor).
+	// Connections is the number of IPv4 connections in the table (SizesFor).
 	Connections int
-	// Open is Load for the kind, Upgrade takes over what programs of the version before know.
+	// Open loads the kind's objects; Upgrade copies pods' entries of the former version.
 	Open    func(*netlink.Handle, Sizes) (*Objects, error)
 	Upgrade func(*Objects) error
 	// Inside runs a function in the node's namespace.
 	Inside func(func() error) error
 
-	// The lock guards what is below, and makes changes of the maps follow each other.
+	// The lock guards the field below and serialises changes of the maps.
 	sync.Mutex
 	// Objects is nil until they are needed.
 	Objects *Objects
 }
 
-// Load loads the objects if they are not. The caller of this and of the next four holds the lock.
+// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, ENIs and Unload
+// holds the lock.
 func (l *Loader) Load(h *netlink.Handle) error {
 	if l.Objects != nil {
 		return nil
@@ -98,8 +98,8 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	return nil
 }
 
-// Find is Load if the kind has programs on the node, or the objects are loaded. If not, there
-// is nothing to take away.
+// Find calls Load if the objects are loaded or the kind has programs on the node. Otherwise there
+// is nothing to delete.
 func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 	if l.Objects == nil {
 		if there, err := l.Filters.Anywhere(h); err != nil || !there {
@@ -109,9 +109,9 @@ func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 	return true, l.Load(h)
 }
 
-// Refresh is what Sync begins with: Load if it must be, else Find. Objects that were loaded
-// before follow the node's settings and take a last time from the version before, all of whose
-// programs the Sync before has replaced.
+// Refresh begins a Sync: it calls Load if must is set, else Find. Objects that were loaded before
+// follow the node's settings and copy connections of the former version a last time: the Sync
+// before has replaced all its programs.
 func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	if l.Objects != nil {
 		return true, errors.Join(l.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
@@ -122,10 +122,10 @@ func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	return l.Find(h)
 }
 
-// ENIs is the map of those by which packets leave directly.
+// ENIs returns the map of ENIs that the fast path may send by.
 func (l *Loader) ENIs() ENIs { return ENIs{Map: l.Objects.Maps[MapENIs], Inside: l.Inside} }
 
-// Unload lets go of the objects; what filters hold stays.
+// Unload closes the objects; programs and maps that filters hold stay.
 func (l *Loader) Unload() error {
 	o := l.Objects
 	l.Objects = nil
@@ -135,7 +135,7 @@ func (l *Loader) Unload() error {
 	return o.Close()
 }
 
-// Loaded are the objects, which are loaded if they are not.
+// Loaded returns the objects, and loads them if need be.
 func (l *Loader) Loaded(h *netlink.Handle) (*bpfobj.Objects, error) {
 	l.Lock()
 	defer l.Unlock()
@@ -145,14 +145,14 @@ func (l *Loader) Loaded(h *netlink.Handle) (*bpfobj.Objects, error) {
 	return l.Objects.Objects, nil
 }
 
-// Close is Unload.
+// Close calls Unload.
 func (l *Loader) Close() error {
 	l.Lock()
 	defer l.Unlock()
 	return l.Unload()
 }
 
-// Counters are those of the objects (Objects.Counters), nil while nothing is loaded.
+// Counters returns Objects.Counters, nil if nothing is loaded.
 func (l *Loader) Counters() (map[string]uint64, error) {
 	l.Lock()
 	defer l.Unlock()

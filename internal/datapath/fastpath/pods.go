@@ -13,16 +13,16 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Pods are entries for the addresses of pods: an array by number, and a map that gives
-// each address its number. The value begins with the address (struct addr of bpf/common.h,
-// see Words), by which a program knows that the entry still is the one that it means, and
-// says which device on the node has the address.
+// Pods are the entries of pods' addresses: an array indexed by number, and a map from address to
+// number. An entry begins with its address (struct addr of bpf/common.h, see Words), by which a
+// program sees that the number still belongs to the address. It names the address's device on the
+// node.
 type Pods[V comparable] struct {
 	Objects *Objects
 	Map     *ebpf.Map
-	// Name is how the array is called in messages.
+	// Name is the array's name in messages.
 	Name string
-	// Device is the index of the device that a value names.
+	// Device returns the index of an entry's device.
 	Device func(V) int
 }
 
@@ -81,7 +81,7 @@ func (p Pods[V]) Delete(a netip.Addr) error {
 	if err != nil || number == 0 {
 		return err
 	}
-	// First what connections find: a number without an entry is nobody's.
+	// The array first: connections use it. An empty entry is nobody's.
 	var none V
 	if err := p.Map.Put(number, none); err != nil {
 		return fmt.Errorf("remove %s from map %s: %w", a, p.Name, err)
@@ -104,7 +104,7 @@ func (p Pods[V]) List() (map[netip.Addr]V, error) {
 	return list, nil
 }
 
-// Wrong says what is wrong with one of the entries, or "".
+// Wrong returns what is wrong with the first wrong entry, or "".
 func (p Pods[V]) Wrong(entries map[netip.Addr]V) (string, error) {
 	for a, want := range entries {
 		have, ok, err := p.Get(a)
@@ -120,9 +120,8 @@ func (p Pods[V]) Wrong(entries map[netip.Addr]V) (string, error) {
 	return "", nil
 }
 
-// Prune removes addresses whose device is gone, and says how many others there are. One that
-// cannot be removed keeps none of the rest.
-// links are those that are known to be there.
+// Prune removes addresses whose device no longer exists, and returns how many addresses are left.
+// It goes on after an address that it cannot remove. links are devices that exist.
 func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []string, left int, err error) {
 	list, err := p.List()
 	if err != nil {
@@ -148,8 +147,8 @@ func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []strin
 	return repairs, left, errors.Join(errs...)
 }
 
-// Release removes the addresses of a device, or all that it has if none is named. An
-// address that another device has by now stays.
+// Release removes the given addresses of a device, or all that it has if none is given. An address
+// that another device has in the meantime stays.
 func (p Pods[V]) Release(h *netlink.Handle, index int, addresses []netip.Addr) error {
 	if len(addresses) == 0 {
 		list, err := p.List()
@@ -174,7 +173,7 @@ func (p Pods[V]) Release(h *netlink.Handle, index int, addresses []netip.Addr) e
 	return errors.Join(errs...)
 }
 
-// Exists says whether a device is there. If the kernel does not tell, it is.
+// Exists reports whether a device exists, true if the kernel returns another error.
 func Exists(h *netlink.Handle, index int) bool {
 	_, err := h.LinkByIndex(index)
 	return !netlinkx.Gone(err)

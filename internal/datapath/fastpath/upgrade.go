@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The version before had one map of flows, tw_flows_1, with an entry for each direction, and
-// each of its programs goes on with it until it is replaced. A young connection that the new
-// ones did not know would stall where packets are dropped that conntrack calls invalid: it has
+// The former version had one map, tw_flows_1, with an entry for each direction of a connection.
+// Each of its programs uses that map until it is replaced. A young connection that the new programs
+// do not know would stall where packets that conntrack calls invalid are dropped: conntrack has
 // seen its first packet alone.
 
 const formerFlows = "tw_flows_1"
@@ -48,19 +48,19 @@ type (
 		_     [3]uint8
 	}
 	Connection struct {
-		// Since is in ticks of the kernel.
+		// Since is in the kernel's ticks.
 		Since uint64
-		// Pod are numbers of local pods' addresses.
+		// Pod are the numbers of the ends' addresses, 0 if not a local pod's.
 		Pod                        [2]uint16
 		State, Opener, Seen, Asker uint8
 	}
 )
 
-// StateDirect is enum state's of a connection that passes the host stack by.
+// StateDirect is the state of a connection on the fast path, of enum state.
 const StateDirect = 2
 
-// takeConnections takes over the connections that programs of the version before know; those
-// that the new ones know stay as they are. The entries of pods are to be there already.
+// takeConnections copies connections of the former version's map that the new maps lack. The pods'
+// entries must exist.
 func (o *Objects) takeConnections() error {
 	flows := o.Former(formerFlows)
 	if flows == nil {
@@ -86,12 +86,12 @@ func (o *Objects) takeConnections() error {
 		for i, a := range pods {
 			c.Pod[i] = uint16(all[a])
 		}
-		// What has no handshake asks again at once: nothing is lost by that.
+		// Connections without a handshake take the slow path once, without loss.
 		if err := o.Maps[m].Update(key, c, ebpf.UpdateNoExist); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("take over a connection of map %s: %w", formerFlows, err)
 		}
 	}
-	// Its programs are at work: what they push out meanwhile may end the walk.
+	// Programs still use the map: their evictions may end the iteration.
 	if err := it.Err(); err != nil && !errors.Is(err, ebpf.ErrIterationAborted) {
 		return fmt.Errorf("list map %s: %w", formerFlows, err)
 	}

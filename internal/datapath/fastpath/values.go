@@ -10,11 +10,11 @@ import (
 	"github.com/cilium/ebpf/btf"
 )
 
-// mapCounters is the map of counters that all programs have.
+// mapCounters is the map of counters.
 const mapCounters = "tw_counters_1"
 
-// countersOf takes the names of enum counter in bpf/connection.h, the type of the map's
-// keys: TO_ENI is to-eni.
+// countersOf returns the names of enum counter in bpf/connection.h, the type of the map's keys:
+// TO_ENI becomes to-eni.
 func countersOf(spec *ebpf.CollectionSpec) ([]string, error) {
 	m := spec.Maps[mapCounters]
 	if m == nil {
@@ -33,11 +33,10 @@ func countersOf(spec *ebpf.CollectionSpec) ([]string, error) {
 	return names, nil
 }
 
-// Counters are what the programs have done since the map was made, by name: packets that
-// left directly by an ENI (to-eni), packets that went directly into a pod (to-pod), packets
-// that asked the host stack (asked), connections learned from its answer (learned),
-// connections forgotten because their ports came up again in a translated one (forgotten),
-// and packets dropped for a source that is not the pod's (spoofed).
+// Counters returns the counts since the map was made, by name: packets that the fast path sent by
+// an ENI (to-eni) and into a pod (to-pod), packets on the slow path (asked), connections that moved
+// to the fast path (learned), connections whose ports came up again in a translated one
+// (forgotten), packets dropped for a source that is not the pod's (spoofed).
 func (o *Objects) Counters() (map[string]uint64, error) {
 	counts := map[string]uint64{}
 	for i, name := range o.counters {
@@ -52,7 +51,7 @@ func (o *Objects) Counters() (map[string]uint64, error) {
 	return counts, nil
 }
 
-// Words are struct addr of bpf/common.h: IPv4 is mapped into IPv6, all in network byte order.
+// Words returns struct addr of bpf/common.h: IPv4 is mapped into IPv6, in network byte order.
 func Words(a netip.Addr) (words [4]uint32) {
 	b := a.As16()
 	for i := range words {
@@ -61,7 +60,7 @@ func Words(a netip.Addr) (words [4]uint32) {
 	return words
 }
 
-// Addr is the address of Words.
+// Addr is the inverse of Words.
 func Addr(words [4]uint32) netip.Addr {
 	var b [16]byte
 	for i, w := range words {

@@ -13,9 +13,9 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Alive implements node.Kind. A veth goes with its other end; an ipvlan device on the node
-// stays, but the kernel refuses the ENI's receiver an address that another device of the ENI
-// has.
+// Alive implements node.Kind. A veth disappears with its other end; an ipvlan device on the node
+// stays, but the kernel refuses to give the ENI's receiver an address that another device of the
+// ENI has.
 func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 	if link.Type() != linkkind.IPvlan {
 		return true, nil
@@ -58,8 +58,8 @@ func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 	return false, nil
 }
 
-// receiverBeside is the receiver of the ENI that a device is stacked on. The pod's own
-// device would not do: with its last address taken again the kernel drops its routes.
+// receiverBeside returns the receiver on the same ENI as a device. The pod's device on the node
+// cannot be used instead: the kernel drops its routes with its last address.
 func receiverBeside(h *netlink.Handle, link netlink.Link) (netlink.Link, error) {
 	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
 	if err != nil {

@@ -39,7 +39,7 @@ func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	return fastpath.Load(h, filters, spec, sizes)
 }
 
-// entries are a pod's in the map of slaves, by address. receiver is the index of its
+// entries returns a pod's entries in the map of slaves, by address. receiver is the index of its
 // ENI's receiver.
 func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
 	list := map[netip.Addr]slavesSlave{}

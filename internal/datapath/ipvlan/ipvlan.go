@@ -9,26 +9,25 @@ import (
 	"terway.dev/terway/internal/datapath/object"
 )
 
-// Kind is that of pods with ipvlan devices.
+// Kind is the kind of pods with ipvlan devices.
 //
-// Its map of slaves is what makes a pod's address take part: without its entry a pod can
-// send nothing, and what comes for it goes to the host stack. So an entry goes first when
-// a pod goes.
+// Its map of slaves gives a pod's address access: a pod without an entry cannot send, and packets
+// to it take the slow path. So a pod's entries are deleted first.
 type Kind struct {
 	node.Plain
 	node *node.Node
-	// active: the node has such pods or is about to.
+	// active: the node has such pods, or its new pods are of this kind.
 	active atomic.Bool
 
-	// fast has the objects; its lock guards all below too.
+	// fast loads the objects; its lock guards the fields below too.
 	fast fastpath.Loader
-	// enis that are prepared, as far as we know, with the index of the receiver.
+	// enis are the prepared ENIs, with the index of the receiver.
 	enis map[int]int
-	// holders are the pods that this process has wired or seen, by device on the node.
+	// holders are the pods that this process has wired or checked, by device on the node.
 	holders map[string]holder
 }
 
-// New is the kind; connections is as in the kind ebpf. Ask Supported before.
+// New returns the kind; connections is as in package ebpf. Call Supported before.
 func New(connections int) *Kind {
 	return &Kind{
 		Plain: node.Plain{KindName: claims.IPvlan},
@@ -39,15 +38,15 @@ func New(connections int) *Kind {
 // Start implements node.Kind.
 func (s *Kind) Start(n *node.Node) { s.node, s.fast.Inside = n, n.Inside }
 
-// Choose implements node.Kind. Pods of the kind stay when new ones are of another.
+// Choose implements node.Kind. Existing pods keep the kind when new ones are of another.
 func (s *Kind) Choose(kind string) {
 	if kind == claims.IPvlan {
 		s.active.Store(true)
 	}
 }
 
-// Describe implements node.Kind. Both devices are stacked on the ENI and have its MAC; what the
-// pod sends to others than its next hop is dropped in the pod.
+// Describe implements node.Kind. Both devices are on top of the ENI and have its MAC; frames of the
+// pod to others than its next hop are dropped in the pod.
 func (s *Kind) Describe(p *node.Pod) error {
 	err := p.ShareENI()
 	if err == nil {
@@ -66,8 +65,8 @@ func (s *Kind) Objects(p *node.Pod) node.Added {
 	return node.Added{First: []object.Object{podPrograms{s, p}}, Before: []object.Object{podEntries{s, p}}}
 }
 
-// Points implements node.Kind: all that the pod sends and gets passes its own device. Of what
-// comes to it only what the host stack sends passes the node's; known flows come by the ENI.
+// Points implements node.Kind: all packets of the pod pass its own device. Its device on the node
+// sees only what the host stack sends to it; the fast path delivers by the ENI.
 func (s *Kind) Points(p *node.Pod) []node.Point {
 	return []node.Point{
 		{Device: p.Host, Bypassed: true},
@@ -76,11 +75,11 @@ func (s *Kind) Points(p *node.Pod) []node.Point {
 	}
 }
 
-// Spoofed implements node.Kind: at the pods' devices.
+// Spoofed implements node.Kind: it counts at the pods' devices.
 func (s *Kind) Spoofed() (uint64, error) {
 	counts, err := s.Counters()
 	return counts["spoofed"], err
 }
 
-// Room says how many connections are remembered.
+// Room describes the size of the connection tables.
 func (s *Kind) Room() string { return fastpath.Room(s.fast.Connections) }

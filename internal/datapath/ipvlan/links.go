@@ -21,9 +21,8 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// innerIndex is the index of the pod's device in its namespace: of the 44 bits in the
-// name of the node's one as many as there are in an index, above those that the kernel
-// gives out by itself.
+// innerIndex returns the index of the pod's device in its namespace: as many of the 44 bits in the
+// name of the node's device as an index has, above those that the kernel assigns.
 func innerIndex(device string) int {
 	n, err := strconv.ParseUint(device[2:], 16, 64)
 	if err != nil {
@@ -40,7 +39,7 @@ func (s *Kind) Receiver(eni routing.ENI) string {
 	return claims.ReceiverName(eni.MAC)
 }
 
-// devices are the two of a pod.
+// devices are a pod's two devices.
 type devices struct {
 	s   *Kind
 	pod *node.Pod
@@ -59,13 +58,13 @@ func (o devices) Have(site *object.Site) (string, error) {
 	})
 }
 
-// Put implements object.Object. A device that is not what it should be is made anew; one that
-// somebody else made in the pod is an error.
+// Put implements object.Object. It makes a wrong device again; a device in the pod that this agent
+// did not make is an error.
 func (o devices) Put(site *object.Site) error {
 	if site.Pod == nil {
 		return nil
 	}
-	// The pod's first: it may belong to others, and then nothing is to be made.
+	// The pod's first: if it belongs to others, nothing must be made.
 	inner, err := linkInner(site.Node, site.Pod, o.pod)
 	if err != nil {
 		return err
@@ -79,8 +78,8 @@ func (o devices) Put(site *object.Site) error {
 	return nil
 }
 
-// Del implements object.Object. It takes the addresses from the device in the pod, if there is
-// one: from then on nothing reaches it.
+// Del implements object.Object. It removes the addresses from the device in the pod, if there is
+// one: from then on it gets no packets.
 func (o devices) Del(site *object.Site) error {
 	device := o.pod.Host.Name
 	o.s.forget(device)
@@ -154,8 +153,8 @@ func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink
 	return create(h, inPod, attrs)
 }
 
-// isSlave says whether a device is one of the ENI's. Its parent cannot be told from within
-// another namespace, but the MAC can.
+// isSlave reports whether a device belongs to the ENI. Another namespace does not show its parent,
+// but its MAC.
 func isSlave(l netlink.Link, eni routing.ENI) bool {
 	return l.Type() == linkkind.IPvlan && l.Attrs().HardwareAddr.String() == eni.MAC.String()
 }
@@ -164,7 +163,7 @@ func isInner(l netlink.Link, device string) bool {
 	return l.Type() == linkkind.IPvlan && l.Attrs().Index == innerIndex(device)
 }
 
-// create makes an ipvlan device with a request in one namespace and finds it in another.
+// create makes an ipvlan device by a request in one namespace and finds it in another.
 func create(h, there *netlink.Handle, attrs netlink.LinkAttrs) (netlink.Link, error) {
 	err := h.LinkAdd(&netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2, Flag: netlink.IPVLAN_FLAG_BRIDGE})
 	if err != nil {
@@ -190,7 +189,7 @@ type holder struct {
 	addresses             []netip.Addr
 }
 
-// enter opens a pod's namespace; nil if it has none.
+// enter opens a pod's namespace, nil if it does not exist.
 func enter(path string) (*netlinkx.Namespace, error) {
 	if path == "" {
 		return nil, nil
@@ -202,7 +201,7 @@ func enter(path string) (*netlinkx.Namespace, error) {
 	return pod, err
 }
 
-// inPod lends a socket in a pod's namespace; without one there is nothing to do.
+// inPod calls f with a socket in a pod's namespace, if the namespace exists.
 func inPod(path string, f func(*netlink.Handle) error) error {
 	pod, err := enter(path)
 	if err != nil || pod == nil {
@@ -216,9 +215,8 @@ func inPod(path string, f func(*netlink.Handle) error) error {
 	return f(h)
 }
 
-// vacate takes an address of the pod from devices of other pods that still have it. Only pods
-// that this process has wired or seen are known; another's device is no more than a moment from
-// its end.
+// vacate removes an address of the pod from devices of other pods. It knows only pods that this
+// process has wired or checked; another pod's device is about to be deleted.
 func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
 	return func(a netip.Addr) error {
 		for _, held := range s.holdersOf(a) {
@@ -240,7 +238,7 @@ func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
 	}
 }
 
-// takeAddresses takes one address from a device, or all with the zero Addr.
+// takeAddresses removes one address from a device, or all if only is the zero Addr.
 func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error {
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		addrs, err := netlinkx.List(context.Background(), "addresses of the pod's "+link.Attrs().Name,
@@ -264,7 +262,7 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 	return nil
 }
 
-// hold notes what a pod has. The caller holds the lock.
+// hold remembers a pod's addresses. The caller holds the lock.
 func (s *Kind) hold(p *node.Pod) {
 	if s.holders == nil {
 		s.holders = map[string]holder{}

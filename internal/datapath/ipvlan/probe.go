@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Supported says why this kernel cannot run the datapath, or nil: a datapath.UnsupportedError, or
-// what kept it from finding out. It tries in a network namespace of its own.
+// Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
+// and another error if the test failed. It tries in a network namespace of its own.
 func Supported() error { return kernel.InScratch(probe) }
 
 func probe(h *netlink.Handle) error {

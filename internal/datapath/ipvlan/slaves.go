@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// table are the entries of pods. The caller holds the lock.
+// table returns the entries of pods. The caller holds the lock.
 func (s *Kind) table() fastpath.Pods[slavesSlave] {
 	return table(s.fast.Objects)
 }
@@ -30,7 +30,7 @@ func table(o *fastpath.Objects) fastpath.Pods[slavesSlave] {
 func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.fast.Lock()
 	defer s.fast.Unlock()
-	// A receiver is a trace of it too.
+	// A receiver shows that the node has had such pods.
 	must := s.active.Load() || slices.ContainsFunc(links, linkkind.IsReceiver)
 	if there, err := s.fast.Refresh(h, must); err != nil || !there {
 		return nil, err
@@ -62,7 +62,7 @@ func (s *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 	return append(repairs, r...), errors.Join(append(errs, err)...)
 }
 
-// prepare gives an ENI its receiver and its programs.
+// prepare makes an ENI's receiver and attaches the ENI's programs.
 func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	var repairs []string
 	name := claims.ReceiverName(e.MAC)
@@ -114,8 +114,8 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	return repairs, nil
 }
 
-// sweep takes programs and receivers from devices that are not wanted, by name; at the
-// datapath's end, where it is the last to have something there, the qdiscs too.
+// sweep removes programs and receivers from devices whose name is not wanted, at the end of the
+// kind the qdiscs too.
 func sweep(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) ([]string, error) {
 	devices, err := tcfilter.Devices(h)
 	errs := []error{err}
@@ -158,7 +158,7 @@ func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
 	return e.Device + ": " + problem, nil
 }
 
-// podEntries are a pod's in the map of slaves. Its ENI is prepared with them.
+// podEntries are a pod's entries in the map of slaves. Put also prepares its ENI.
 type podEntries struct {
 	s   *Kind
 	pod *node.Pod
@@ -217,7 +217,7 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 	return s.table().Wrong(entries(p, receiver))
 }
 
-// Del implements object.Object. An address that another device has by now stays.
+// Del implements object.Object. An address that another device has in the meantime stays.
 func (o podEntries) Del(site *object.Site) error {
 	p, err := o.pod.Place(site)
 	if err != nil {
@@ -232,7 +232,7 @@ func (o podEntries) Del(site *object.Site) error {
 	return s.table().Release(site.Node, p.Index, p.Addresses)
 }
 
-// podPrograms are those of a pod's two devices. They go with them.
+// podPrograms are the programs of a pod's two devices, which disappear with them.
 type podPrograms struct {
 	s   *Kind
 	pod *node.Pod
@@ -298,7 +298,7 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 // Del implements object.Object.
 func (podPrograms) Del(*object.Site) error { return nil }
 
-// receiver is the index of an ENI's receiver. The caller holds the lock.
+// receiver returns the index of an ENI's receiver. The caller holds the lock.
 func (s *Kind) receiver(h *netlink.Handle, e routing.ENI) (int, error) {
 	if e.Index == 0 {
 		return 0, nil // the ENI is gone
@@ -322,8 +322,7 @@ func (s *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	return errors.Join(err, s.fast.Unload())
 }
 
-// Counters are what the programs have done since their maps were made, nil if nothing has
-// happened yet.
+// Counters returns fastpath.Objects.Counters, nil if nothing is loaded.
 func (s *Kind) Counters() (map[string]uint64, error) { return s.fast.Counters() }
 
 // Close implements node.Kind; pods stay wired.

@@ -6,11 +6,10 @@ import (
 	"terway.dev/terway/internal/datapath/fastpath"
 )
 
-// formerSlaves is the map of the version before from a pod's address to what is now in
-// mapSlaves.
+// formerSlaves is the former version's map from a pod's address to what is now in mapSlaves.
 const formerSlaves = "tw_slaves_1"
 
-// upgrade takes over the entries of pods that programs of the version before have.
+// upgrade copies the former version's entries of pods.
 func upgrade(o *fastpath.Objects) error {
 	slaves := o.Former(formerSlaves)
 	if slaves == nil {

@@ -1,12 +1,12 @@
-// Package tcfilter holds eBPF programs on devices with tc filters, each kind of pod's in a slot
-// of its own (pref), and says what runs there.
+// Package tcfilter attaches eBPF programs to devices by tc filters. Each kind of pod has a slot
+// (pref) of its own.
 //
-// A filter holds its program, a device its filters: they outlive the agent and go with the
-// devices, whatever kills whom. The filters are of tc's old kind (clsact) on every kernel: the
-// newer tcx waits for an RCU grace period (10 ms and more) under the kernel's one lock for
-// network devices with each attachment; a pod's ADD is done in a tenth of that.
+// A device holds its filters and a filter its program: they outlive the agent and disappear with
+// the device. The filters are of tc's older type (clsact) on every kernel: tcx waits for an RCU
+// grace period (10 ms and more) for each attachment, with the kernel's lock for network devices
+// held; a whole ADD takes a tenth of that.
 //
-// The package must never touch a filter that is not its own (see Filters).
+// The package must never touch a filter of others (see Filters).
 package tcfilter
 
 import (
@@ -24,30 +24,29 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Filters are one kind's, known by their priority (what `tc filter show` calls pref)
-// and the program's name. Those of others on the same device run before by theirs; behind
-// ours they run for packets about which ours returns TC_ACT_UNSPEC, and for no other.
+// Filters are one kind's filters, known by their priority (pref in `tc filter show`) and the
+// program's name prefix. Filters of others on the device run before them by a smaller pref; those
+// with a larger pref see the packets for which our program returns TC_ACT_UNSPEC, and no others.
 type Filters uint16
 
 const handle = 1
 
-// Needs is what a kernel lacks that refuses a filter.
+// Needs is the feature that a kernel lacks if it refuses a filter.
 const Needs = "tc filters with eBPF (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF, Linux 4.5)"
 
-// Ingress and Egress are the two hooks of a device.
+// Ingress and Egress are a device's two attach points.
 const (
 	Ingress = netlink.HANDLE_MIN_INGRESS
 	Egress  = netlink.HANDLE_MIN_EGRESS
 )
 
-// Hook is one end of one device where a program runs.
+// Hook is an attach point of a device and the name of its program.
 type Hook struct {
 	Parent  uint32
 	Program string
 }
 
-// Attach puts programs on a device, or others in the place of those that are there; no
-// packet passes in between.
+// Attach attaches programs to a device and replaces ours that are there, each atomically.
 func (p Filters) Attach(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) error {
 	if err := h.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add qdisc clsact: %w", err)
@@ -74,7 +73,7 @@ func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
 	}}
 }
 
-// attached is the id of our program in one place, or 0.
+// attached returns the id of our program at an attach point, or 0.
 func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, err error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	list, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
@@ -92,8 +91,7 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 	return id, nil
 }
 
-// Wrong names the first program that is not in its place on a device, or is another
-// version than ours, or "".
+// Wrong returns what is wrong with the first program that is missing or has another version, or "".
 func (p Filters) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
 	for _, k := range hooks {
 		id, err := p.attached(h, index, k.Parent)
@@ -107,7 +105,7 @@ func (p Filters) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []
 	return "", nil
 }
 
-// Programs are those of our filters, on any device.
+// Programs returns the ids of the programs of our filters on all devices.
 func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	devices, err := Devices(h)
 	if err != nil {
@@ -128,9 +126,8 @@ func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	return list, nil
 }
 
-// Detach takes our filters from a device. The qdisc stays: nothing tells whether another
-// agent is about to put a filter there, and it would go with the qdisc unnoticed. Empty, it
-// costs nothing.
+// Detach removes our filters from a device. The qdisc stays: another agent may be about to add a
+// filter, which would disappear with it. An empty qdisc costs nothing.
 func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 	for _, parent := range []uint32{Ingress, Egress} {
 		id, err := p.attached(h, index, parent)
@@ -148,8 +145,8 @@ func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 	return found, nil
 }
 
-// Uninstall takes our filters from a device, and the qdisc if nobody else uses it. It is for
-// the kind's end alone: see Detach.
+// Uninstall removes our filters from a device, and the qdisc if nobody else uses it. It is for the
+// end of the kind on a node alone: see Detach.
 func (p Filters) Uninstall(h *netlink.Handle, index int) error {
 	found, err := p.Detach(h, index)
 	if err != nil || !found {
@@ -164,8 +161,8 @@ func (p Filters) Uninstall(h *netlink.Handle, index int) error {
 	return nil
 }
 
-// inUse says whether a device's clsact has filters, or shares them with other devices by a
-// block, which the filters of the device do not show while it is empty.
+// inUse reports whether a device's clsact has filters, or a block shared with other devices, which
+// the device's filters do not show while it is empty.
 func inUse(h *netlink.Handle, index int) (bool, error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
@@ -189,13 +186,13 @@ func inUse(h *netlink.Handle, index int) (bool, error) {
 	return false, nil
 }
 
-// Anywhere says whether any device has a filter of ours.
+// Anywhere reports whether any device has a filter of ours.
 func (p Filters) Anywhere(h *netlink.Handle) (bool, error) {
 	list, err := p.Programs(h)
 	return len(list) > 0, err
 }
 
-// Devices lists those that may have filters of ours.
+// Devices returns the indexes of devices with a clsact qdisc.
 func Devices(h *netlink.Handle) ([]int, error) {
 	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
 	if err != nil {
@@ -210,6 +207,6 @@ func Devices(h *netlink.Handle) ([]int, error) {
 	return list, nil
 }
 
-// gone says that a device, qdisc or filter was not there. The kernel says EINVAL when a
-// device has no such qdisc.
+// gone reports whether a device, qdisc or filter does not exist. The kernel returns EINVAL for a
+// device without the qdisc.
 func gone(err error) bool { return netlinkx.Gone(err) || errors.Is(err, unix.EINVAL) }
