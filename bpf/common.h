@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What every program here needs: kernel types, helpers, one address type for IPv4 and IPv6. */
+/* Common to all programs: kernel types, helpers, one address type for IPv4 and IPv6. */
 #pragma once
 
 #include <linux/bpf.h>
@@ -36,7 +36,7 @@ ALWAYS_INLINE int addr_equal(const struct addr *a, const struct addr *b)
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
 }
 
-/* Any total order will do: it only has to be the same for both directions of a flow. */
+/* Any total order works: it only has to be the same for both directions of a flow. */
 ALWAYS_INLINE int addr_less(const struct addr *a, const struct addr *b)
 {
 	if (a->w[3] != b->w[3])
@@ -55,7 +55,7 @@ ALWAYS_INLINE int addr_in(const struct addr *a, const struct addr *net, const st
 	       (a->w[2] & mask->w[2]) == net->w[2] && (a->w[3] & mask->w[3]) == net->w[3];
 }
 
-/* Byte by byte: the addresses are unaligned, and the compiler would call a memcmp that is not there. */
+/* Byte by byte: the addresses are unaligned, and memcmp, which the compiler would call, does not exist. */
 ALWAYS_INLINE int mac_equal(const __u8 *a, const __u8 *b)
 {
 	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];

@@ -181,7 +181,7 @@ ALWAYS_INLINE __u32 number_of(const union ip *a, const int v4)
 	return number_at(&key);
 }
 
-/* Whether an entry of the array of pods still is this address's. */
+/* Whether an entry of the array of pods still belongs to this address. */
 ALWAYS_INLINE int is_at(const struct addr *entry, const union ip *a, const int v4)
 {
 	const half *halves = (const half *)entry;
@@ -199,7 +199,7 @@ ALWAYS_INLINE void *pending(const int v4)
 	return v4 ? (void *)&tw_pending4_1 : (void *)&tw_pending6_1;
 }
 
-/* The order is one of 32-bit words, the last first: each half of an IPv6 address has two. */
+/* Compares 32-bit words, the last one first: each half of an IPv6 address has two. */
 ALWAYS_INLINE void key_of(union key *k, struct packet *p, const int v4)
 {
 	const union ip *src = &p->src, *dst = &p->dst;
@@ -251,9 +251,9 @@ ALWAYS_INLINE void ip_of(union ip *a, const union key *k, int second, const int 
  * rest.
  */
 #define OF_SECOND 0x100 /* the sender is the second address of the key */
-#define OF_KNOWN 0x200  /* the connection is, or is pending */
+#define OF_KNOWN 0x200  /* the connection is known, not pending */
 
-/* A connection where it was found. */
+/* A connection, and the table in which it was found. */
 struct found {
 	struct connection *c;
 	int known; /* or pending */
@@ -269,7 +269,7 @@ ALWAYS_INLINE void find(struct found *f, const union key *k, const int v4)
 	f->c = bpf_map_lookup_elem(pending(v4), k);
 }
 
-/* The entry of a pod with the number, if the address still is its. The entry begins with it. */
+/* The entry of the pod with a number, if it still belongs to the address, with which the entry begins. */
 ALWAYS_INLINE void *pod_at(void *pods, __u32 number, const union ip *a, const int v4)
 {
 	struct addr *entry = bpf_map_lookup_elem(pods, &number);
@@ -368,7 +368,7 @@ ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const
 		c->state = STATE_ASKED;
 		return;
 	}
-	if (c && of & OF_KNOWN) /* its ports come up again */
+	if (c && of & OF_KNOWN) /* a new connection with the same ports */
 		bpf_map_delete_elem(known(v4), k);
 	bpf_map_update_elem(pending(v4), k, &fresh, BPF_ANY);
 }
@@ -398,7 +398,7 @@ ALWAYS_INLINE void closing(const union key *k, struct connection *c, __u32 of, c
 		return;
 	if (!(of & OF_KNOWN)) {
 		c->seen |= SEEN_END;
-		/* If this very packet made it known. */
+		/* If this packet made it known. */
 		bpf_map_delete_elem(known(v4), k);
 		return;
 	}

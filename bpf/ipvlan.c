@@ -31,7 +31,7 @@ ALWAYS_INLINE void local_mac(__u8 *mac)
 	mac[5] = 1;
 }
 
-/* By an address, IPv4 mapped. */
+/* The entry of an address, IPv4 mapped. */
 ALWAYS_INLINE struct slave *slave_of(const struct addr *a)
 {
 	__u32 number = number_at(a);

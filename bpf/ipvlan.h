@@ -6,13 +6,13 @@
 
 /* An address of a local pod that has ipvlan devices. */
 struct slave {
-	struct addr addr;    /* zero: the entry is nobody's */
-	__u32 host;          /* the node's device of the pair: what the host stack knows the pod by */
-	__u32 inner;         /* the pod's, by its index there, which no other pod has */
+	struct addr addr;    /* zero: the entry is unused */
+	__u32 host;          /* the pod's device on the node */
+	__u32 inner;         /* index of the device in the pod, unique on the node */
 	__u32 eni;           /* the parent of both */
-	__u32 receiver;      /* the device by which the host stack gets what the VPC delivers */
+	__u32 receiver;      /* the device by which the host stack receives from the VPC */
 	__u32 mtu;           /* of the ENI and so of the pod */
 	struct addr gateway; /* of the ENI's vSwitch, of the address's family */
-	__u8 next_hop[6];    /* MAC that the pod sends to, for this pod alone */
+	__u8 next_hop[6];    /* MAC of the pod's next hop, unique to this pod */
 	__u8 eni_mac[6];
 };

@@ -15,7 +15,7 @@
 
 #define AF_INET 2
 #define AF_INET6 10
-/* linux/icmp.h, which drags in the C library. */
+/* From linux/icmp.h, which needs the C library. */
 #define ICMP_ECHOREPLY 0
 #define ICMP_DEST_UNREACH 3
 #define ICMP_ECHO 8
@@ -123,7 +123,7 @@ ALWAYS_INLINE int read_ip(struct __sk_buff *skb, __u32 at, struct packet *p, con
 	return !is_mapped(&p->src) && !is_mapped(&p->dst);
 }
 
-/* The ports behind an IP header that is read; 0 if there are none. */
+/* The ports after a parsed IP header; 0 if there are none. */
 ALWAYS_INLINE int read_ports(struct __sk_buff *skb, __u32 at, struct packet *p)
 {
 	__u16 *ports = bytes_at(skb, at, 8);
@@ -193,7 +193,7 @@ ALWAYS_INLINE int read_error(struct __sk_buff *skb, struct packet *p, const int 
 	return 1;
 }
 
-/* What a packet is to a program. */
+/* How a program treats a packet. */
 enum what {
 	WHAT_ELSE,       /* takes the slow path */
 	WHAT_CONNECTION, /* of a connection that may take the fast path */
@@ -242,7 +242,7 @@ ALWAYS_INLINE int read_packet(struct __sk_buff *skb, struct packet *p, const int
 	return what == WHAT_ERROR ? read_error(skb, p, v4) : what == WHAT_CONNECTION;
 }
 
-/* The addresses alone, of fragments and unknown protocols too, IPv4 mapped; else 0. */
+/* Only the addresses, also of fragments and unknown protocols, IPv4 mapped; else 0. */
 ALWAYS_INLINE int addresses(struct __sk_buff *skb, struct addr *src, struct addr *dst)
 {
 	if (skb->protocol == bpf_htons(ETH_P_IP) && readable(skb, ETH_HLEN + sizeof(struct iphdr))) {

@@ -47,7 +47,7 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 		return TC_ACT_UNSPEC;
 	if (by == BY_ENI)
 		failed = forward_in_place(skb, p, pod->macs, v4);
-	else if (by == BY_NETKIT && !(pod->macs[0] | pod->macs[5])) /* netkit to netkit: there are none */
+	else if (by == BY_NETKIT && !(pod->macs[0] | pod->macs[5])) /* netkit to netkit: there are no MACs */
 		failed = decrement_ttl(skb, p, v4);
 	else
 		failed = forward(skb, p, pod->macs, v4);

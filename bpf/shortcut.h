@@ -7,7 +7,7 @@
 
 #include "connection.h"
 
-/* What the pod behind a device may send from; the unspecified address where it has none. */
+/* The source addresses of the pod behind a device; the unspecified address where it has none. */
 struct sender {
 	struct addr v4;
 	struct addr v6;
@@ -15,10 +15,10 @@ struct sender {
 
 /* A local pod's address. */
 struct pod {
-	struct addr addr;    /* zero: the entry is nobody's */
+	struct addr addr;    /* zero: the entry is unused */
 	__u32 ifindex;       /* the node's end of its veth or netkit pair */
 	__u32 mtu;           /* of the pod */
-	__u32 eni;           /* ifindex of its ENI; 0: there is none, the stack says so to the pod */
+	__u32 eni;           /* ifindex of its ENI; 0: there is none, and the stack sends an error */
 	__u32 eni_mtu;
 	struct addr gateway; /* of the ENI's vSwitch, of the address's family */
 	__u8 macs[12];       /* the pod's, then its next hop's: a delivered frame's addresses; 0 with netkit */

@@ -101,7 +101,7 @@ func usable(m *ebpf.Map, all *ebpf.CollectionSpec, name string) bool {
 		}
 		if want == nil {
 			want = make([]byte, spec.ValueSize)
-			spec.Flags |= m.Flags() & unix.BPF_F_MMAPABLE // where the kernel can, they are loaded so
+			spec.Flags |= m.Flags() & unix.BPF_F_MMAPABLE // kernels that support it load them so
 		}
 		copy(want[v.Offset:], v.Value)
 	}

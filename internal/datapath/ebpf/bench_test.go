@@ -18,8 +18,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// BenchmarkPod compares AddPod and DelPod with those of route, in the same run and turn
-// by turn, one pod and a burst of 50. It reports medians.
+// BenchmarkPod compares AddPod and DelPod with those of route, in turn in the same run, for one pod
+// and for a burst of 50. It reports medians.
 //
 //	go test -run '^$' -bench Pod ./internal/datapath/ebpf
 func BenchmarkPod(b *testing.B) {
@@ -27,7 +27,7 @@ func BenchmarkPod(b *testing.B) {
 	ctx := context.Background()
 	w := kit.NewWorld(b, 2, 1)
 	fast, slow := w.Nodes[0], w.Nodes[1]
-	slow.Desired.Kind = claims.Route // of a node that could do ebpf
+	slow.Desired.Kind = claims.Route // on a node that supports ebpf
 	describe := func(n *world.Node) *world.Pod {
 		p := n.Describe(1)
 		p.Spec.Kind = n.Desired.Kind
@@ -88,10 +88,10 @@ func BenchmarkPod(b *testing.B) {
 	}
 }
 
-// BenchmarkAttach compares what the filters of a pod's device cost with the making of the
-// device, in the same run and turn by turn: a ratio of medians, which says something of the
-// kernel also where the processor is emulated. Before Linux 5.16 each direction's first
-// filter waits for the kernel's RCU callbacks.
+// BenchmarkAttach compares the cost of the filters of a pod's device with the creation of the
+// device, in turn in the same run: a ratio of medians, which is meaningful for a kernel also with
+// an emulated processor. Before Linux 5.16 each direction's first filter waits for the kernel's RCU
+// callbacks.
 //
 //	go test -run '^$' -bench Attach -benchtime 30x ./internal/datapath/ebpf
 func BenchmarkAttach(b *testing.B) {

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// attach puts a program of others behind ours.
+// attach attaches a program of others after ours.
 func attach(t *testing.T, o world.Others, n *world.Node, device string, parent uint32) {
 	t.Helper()
 	h := must(handle(n))
@@ -23,10 +23,10 @@ func attach(t *testing.T, o world.Others, n *world.Node, device string, parent u
 	}
 }
 
-// A filter of others behind ours sees what our programs have not decided about: the packets
-// that the stack gets, in every place. Does it say nothing about them either, connections go
-// directly as without it; does it let through itself what both ends send, all of a connection
-// stays with the stack, and the filter sees all of it.
+// A filter of others after ours sees packets that our programs do not decide: those on the slow
+// path, at every attach point. If it decides nothing either, connections use the fast path as
+// without it; if it accepts packets of both ends itself, all packets of a connection stay on the
+// slow path, and the filter sees all of them.
 func TestFiltersOfOthersBehindOurs(t *testing.T) {
 	const exchanges = 200
 	for _, c := range []struct {
@@ -51,7 +51,7 @@ func TestFiltersOfOthersBehindOurs(t *testing.T) {
 			attach(t, wire, n0, "eth1", tcfilter.Egress)
 			world.Talk(t, a.NS, "tcp", world.At(near.V4, 7), exchanges)
 			world.Talk(t, a.NS, "tcp", world.At(far.V4, 7), exchanges)
-			world.Talk(t, far.NS, "tcp", world.At(a.V4, 7), 1) // its first packet asks at the ENI
+			world.Talk(t, far.NS, "tcp", world.At(a.V4, 7), 1) // its first packet takes the slow path at the ENI
 			for name, o := range map[string]world.Others{"from the pod": sent, "to the pod": got, "from the ENI": air, "to the ENI": wire} {
 				n := o.Seen(t)
 				if n == 0 {

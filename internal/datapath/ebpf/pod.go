@@ -52,7 +52,7 @@ func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
 func (o podEntries) Have(site *object.Site) (string, error) {
 	p, err := o.pod.Place(site)
 	if err != nil || p.Index == 0 {
-		return "", err // what makes the device says so
+		return "", err // the object that makes the device reports it
 	}
 	s := o.s
 	s.Lock()

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Every kernel that the tests run on can do it; the try leaves this namespace as it is.
+// Every kernel on which the tests run supports it; the probe leaves this namespace unchanged.
 func TestSupported(t *testing.T) {
 	testutil.RequireRoot(t)
 	before, err := os.Readlink("/proc/self/ns/net")

@@ -19,7 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// watched counts the packets that pass the node's forwarding: those of the host stack.
+// watched counts the packets that the node forwards in the host stack.
 func watched(t *testing.T, n *world.Node) func() int {
 	n.NFT(`table inet watch {
 		counter forwarded { }
@@ -28,8 +28,8 @@ func watched(t *testing.T, n *world.Node) func() int {
 	return func() int { return world.Counter(t, n.NS, "inet", "watch", "forwarded") }
 }
 
-// The first packets of a flow pass the host stack, the rest does not; whatever is
-// translated stays with the stack.
+// The first packets of a flow pass the host stack, the rest bypass it; translated flows stay on the
+// slow path.
 func TestWhatIsDirect(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
@@ -66,7 +66,7 @@ func TestWhatIsDirect(t *testing.T) {
 			wasHere, wasThere := here(), there()
 			world.Talk(t, a.NS, c.network, c.to, exchanges)
 			passedHere, passedThere := here()-wasHere, there()-wasThere
-			// The first packets, and what the kernels acknowledge meanwhile.
+			// The first packets, and acknowledgements of the kernels meanwhile.
 			if few := passedHere < 20; few != c.directHere {
 				t.Errorf("of %d exchanges %d packets passed the own node's stack; direct should be %v", exchanges, passedHere, c.directHere)
 			}
@@ -88,7 +88,7 @@ func TestWhatIsDirect(t *testing.T) {
 	}
 }
 
-// clearFlows forgets all flows, as eviction would.
+// clearFlows deletes all flows, as eviction would.
 func clearFlows(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
@@ -98,11 +98,11 @@ func clearFlows(t *testing.T, n *world.Node) {
 	}
 }
 
-// tables are those of connections, and the size of their keys.
+// tables are the tables of connections, with the size of their keys.
 var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1": 40, "tw_pending6_1": 40}
 
-// connections are a table's, by key. One that is written while the table is walked may be met
-// again and again.
+// connections returns a table's connections by key. One that is written during the walk may occur
+// repeatedly.
 func connections(t *testing.T, n *world.Node, name string) map[string]fastpath.Connection {
 	t.Helper()
 	return connectionsIn(t, own(n).shortcuts.Objects, name)
@@ -123,8 +123,8 @@ func connectionsIn(t *testing.T, o *fastpath.Objects, name string) map[string]fa
 	return list
 }
 
-// A flow that is forgotten asks again and carries on; also where kube-proxy drops what
-// conntrack calls invalid, once conntrack has forgotten the flow's first packet.
+// A flow whose entry is lost takes the slow path and continues; also where kube-proxy drops what is
+// invalid for conntrack, after conntrack's entry for the flow's first packet has expired.
 func TestForgottenFlowsCarryOn(t *testing.T) {
 	for _, strict := range []bool{false, true} {
 		t.Run(fmt.Sprintf("invalid packets are dropped: %v", strict), func(t *testing.T) {
@@ -174,7 +174,7 @@ func TestForgottenFlowsCarryOn(t *testing.T) {
 	}
 }
 
-// A flow without a handshake asks again from time to time.
+// A flow without a handshake takes the slow path periodically.
 func TestOldFlowsAskAgain(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -205,7 +205,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	}
 }
 
-// The time after which it asks again follows the node's connection tracking.
+// That period follows the node's conntrack timeouts.
 func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -265,7 +265,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 	}
 }
 
-// mapIDs are those that a node's datapath has.
+// mapIDs returns the ids of the maps of a node's datapath.
 func mapIDs(n *world.Node) (ids []bpf.MapID) {
 	for _, m := range own(n).shortcuts.Objects.Maps {
 		id, _ := must(m.Info()).ID()
@@ -275,7 +275,7 @@ func mapIDs(n *world.Node) (ids []bpf.MapID) {
 	return ids
 }
 
-// A program of another version is replaced; maps of another size are made anew.
+// A program of another version is replaced; maps of another size are made again.
 func TestOtherVersions(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
@@ -317,11 +317,11 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// Pods of both datapaths on one node; the node goes from one to the other and back.
+// Pods of both kinds on one node; the node's datapath is changed and changed back.
 func TestRouteBeside(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
-	// sync is one of a node whose new pods are of a kind.
+	// sync runs Sync on a node with this kind for new pods.
 	sync := func(kind string, pods ...*world.Pod) ([]string, error) {
 		n0.Desired.Kind = kind
 		return n0.TrySync(pods...)
@@ -337,7 +337,7 @@ func TestRouteBeside(t *testing.T) {
 	if programs("eth1") {
 		t.Error("route put programs on the ENI")
 	}
-	// A node that moves, and whose pods are all route's yet: there is one answer.
+	// A node that changes its datapath while all its pods are of route: the result is unambiguous.
 	for i, want := range []int{1, 0, 0} {
 		if repairs, err := sync(claims.EBPF); err != nil || len(repairs) != want {
 			t.Errorf("sync %d repairs %q, %v", i, repairs, err)
@@ -373,7 +373,7 @@ func TestRouteBeside(t *testing.T) {
 			}
 		}
 	}
-	// The last one with shortcuts goes, and so do the ENI's programs.
+	// The last pod with a fast path is deleted, and so are the ENI's programs.
 	fast.Del()
 	if repairs, err := sync(claims.Route, slow); err != nil || len(repairs) != 1 {
 		t.Errorf("Sync repairs %q, %v", repairs, err)
@@ -386,8 +386,8 @@ func TestRouteBeside(t *testing.T) {
 	}
 }
 
-// What a killed agent left: an entry without a device, programs on a device that is no
-// ENI any more. What others have on the same devices stays.
+// Leftovers of a killed agent: an entry without a device, programs on a device that is no longer an
+// ENI. Objects of others on the same devices stay.
 func TestLeftovers(t *testing.T) {
 	w := kit.NewWorld(t, 1, 2)
 	n := w.Nodes[0]
@@ -440,9 +440,9 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-// A qdisc is taken away at the datapath's end alone, and not if others may use it: while
-// the node is in service somebody may be about to put a filter there, and a block that is
-// shared with other devices shows no filter as long as it is empty.
+// A qdisc is removed only at teardown, and not if others may use it: while the node is in service
+// another program may be about to add a filter, and a block that is shared with other devices shows
+// no filter while it is empty.
 func TestQdiscsOfOthers(t *testing.T) {
 	w := kit.NewWorld(t, 1, 3)
 	n := w.Nodes[0]

@@ -19,7 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// The suite's table against this datapath.
+// The suite's table for this kind.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 var kit = world.Kit{
@@ -49,10 +49,10 @@ func TestFeature(t *testing.T) {
 	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, 4096, f) })
 }
 
-// own is the node's kind as this package knows it.
+// own returns the node's kind as this package's type.
 func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
 
-// cuts are the pieces that this datapath adds.
+// cuts are those of this kind's objects.
 func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	dev := p.Wiring.HostIfName
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
@@ -99,7 +99,7 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	}
 }
 
-// index of a device of the node.
+// index returns the index of a device of the node.
 func index(n *world.Node, device string) int {
 	h, err := handle(n)
 	if err != nil {
@@ -109,7 +109,7 @@ func index(n *world.Node, device string) int {
 	return must(h.LinkByName(device)).Attrs().Index
 }
 
-// handle is a netlink socket in the node.
+// handle returns a netlink socket in the node.
 func handle(n *world.Node) (*netlink.Handle, error) {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
@@ -119,7 +119,7 @@ func handle(n *world.Node) (*netlink.Handle, error) {
 	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 }
 
-// trace is what runs on which device, and the map of pods.
+// trace lists which programs run on which device, and the map of pods.
 func trace(n *world.Node) (string, error) {
 	h, err := handle(n)
 	if err != nil {

@@ -76,7 +76,7 @@ func (e ENIs) Update(silent Gateways, device string, index int, gateways []netip
 	switch {
 	case has && quiet.IsValid():
 		if err := e.Map.Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return "", fmt.Errorf("take %s out of map %s: %w", device, MapENIs, err)
+			return "", fmt.Errorf("remove %s from map %s: %w", device, MapENIs, err)
 		}
 		return fmt.Sprintf("took %s out of map %s: its gateway %s does not answer", device, MapENIs, quiet), nil
 	case !has && !quiet.IsValid():

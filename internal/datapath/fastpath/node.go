@@ -48,7 +48,7 @@ func (o *Objects) drawSecret() error {
 	if _, err := rand.Read(b[:]); err != nil {
 		return fmt.Errorf("draw a secret: %w", err)
 	}
-	n.Secret = binary.NativeEndian.Uint64(b[:]) | 1 // 0 is none
+	n.Secret = binary.NativeEndian.Uint64(b[:]) | 1 // 0 means none
 	return o.setNode(n)
 }
 
@@ -108,7 +108,7 @@ func leastTimeout(dir string) (time.Duration, error) {
 func tick() (time.Duration, error) {
 	var t unix.Timespec
 	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &t); err != nil {
-		return 0, fmt.Errorf("ask for the length of a tick: %w", err)
+		return 0, fmt.Errorf("read the length of a tick: %w", err)
 	}
 	if t.Nano() <= 0 {
 		return 0, fmt.Errorf("a tick takes %d ns, want more than 0", t.Nano())

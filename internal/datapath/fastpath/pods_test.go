@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// newPods are entries whose value is the device alone.
+// newPods returns entries whose value is only the device.
 func newPods(t *testing.T, limit uint32) Pods[uint32] {
 	t.Helper()
 	var made []*bpf.Map
@@ -34,8 +34,8 @@ func newPods(t *testing.T, limit uint32) Pods[uint32] {
 	return Pods[uint32]{Objects: &Objects{numbers: n}, Map: made[0], Name: "pods", Device: func(v uint32) int { return int(v) }}
 }
 
-// A number that has become free is given out as late as can be, and none is given out twice:
-// connections note them.
+// A free number is reused as late as possible, and none is assigned twice: connections contain
+// them.
 func TestNumbers(t *testing.T) {
 	testutil.RequireRoot(t)
 	pods := newPods(t, 5)
@@ -59,7 +59,7 @@ func TestNumbers(t *testing.T) {
 	if err := pods.Delete(address(1)); err != nil {
 		t.Fatal(err)
 	}
-	// A new agent knows what the one before gave out.
+	// A new agent knows the numbers that the previous one assigned.
 	var err error
 	if pods.Objects.numbers, err = newNumbers(pods.Objects.numbers.pods, pods.Objects.numbers.suffixes); err != nil {
 		t.Fatal(err)
@@ -76,15 +76,15 @@ func TestNumbers(t *testing.T) {
 	}
 }
 
-// The map of suffixes has a bit for each address that is there, and no other: without its bit a
-// pod's packets take the slow path, and with too many those for nobody cost a search.
+// The map of suffixes has a bit for each existing address, and no other: without its bit a pod's
+// packets take the slow path, and with too many bits packets for unknown addresses cost a lookup.
 func TestSuffixes(t *testing.T) {
 	testutil.RequireRoot(t)
 	rapid.Check(t, func(r *rapid.T) {
 		pods := newPods(t, 64)
 		n := pods.Objects.numbers
 		address := rapid.Custom(func(r *rapid.T) netip.Addr {
-			// Few enough to meet again, and of both families in the same words.
+			// Few enough to collide, and of both families in the same words.
 			b := netip.MustParseAddr(rapid.SampledFrom([]string{"192.0.2.0", "198.51.100.0", "2001:db8::"}).Draw(r, "prefix")).AsSlice()
 			b[len(b)-2], b[len(b)-1] = rapid.ByteMax(2).Draw(r, "last but one"), rapid.SampledFrom([]byte{0, 1, 255}).Draw(r, "last")
 			a, _ := netip.AddrFromSlice(b)
@@ -140,7 +140,7 @@ func TestPruneGoesOnPastWhatItCannotRemove(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if frozen { // nobody can change its entries any more
+		if frozen { // its entries cannot be changed any more
 			if err := pods.Map.Freeze(); err != nil {
 				t.Fatal(err)
 			}

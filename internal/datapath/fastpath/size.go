@@ -41,7 +41,7 @@ func SizesFor(number int) (Sizes, error) {
 	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return Sizes{}, fmt.Errorf("ask for the machine's memory: %w", err)
+		return Sizes{}, fmt.Errorf("read the machine's memory: %w", err)
 	}
 	return SizesOf(connections(runtime.NumCPU(), info.Totalram*uint64(info.Unit))), nil
 }

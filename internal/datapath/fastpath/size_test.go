@@ -10,7 +10,7 @@ func TestConnections(t *testing.T) {
 		want   int
 	}{
 		{1, 1 * gib, 65536},   // memory
-		{2, 4 * gib, 131072},  // the least
+		{2, 4 * gib, 131072},  // the minimum
 		{8, 16 * gib, 262144}, // cores
 		{64, 256 * gib, 1 << 21},
 		{64, 64 * gib, 1 << 21},

@@ -79,7 +79,7 @@ func (o *Objects) takeConnections() error {
 		}
 		back := formerFlowKey{Src: k.Dst, Dst: k.Src, Sport: k.Dport, Dport: k.Sport, Proto: k.Proto}
 		if flows.Lookup(back, &v) != nil || v.State != formerDirect {
-			continue // it is asking
+			continue // it is on the slow path
 		}
 		m, key, pods := connectionOf(k)
 		c := Connection{State: StateDirect}

@@ -26,7 +26,7 @@ func countersOf(spec *ebpf.CollectionSpec) ([]string, error) {
 	}
 	names := make([]string, m.MaxEntries)
 	for _, v := range enum.Values {
-		if v.Value < uint64(len(names)) { // the last one is their number
+		if v.Value < uint64(len(names)) { // the last one is the number of counters
 			names[v.Value] = strings.ToLower(strings.ReplaceAll(v.Name, "_", "-"))
 		}
 	}

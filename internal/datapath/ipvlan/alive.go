@@ -48,10 +48,10 @@ func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 				return true, nil
 			}
 			if err != nil {
-				return false, fmt.Errorf("ask who has %s: %w", r.Dst, err)
+				return false, fmt.Errorf("try whether %s is in use: %w", r.Dst, err)
 			}
 			if err := h.AddrDel(asked, addr); err != nil {
-				return false, fmt.Errorf("take %s from %s again: %w", r.Dst, asked.Attrs().Name, err)
+				return false, fmt.Errorf("remove %s from %s: %w", r.Dst, asked.Attrs().Name, err)
 			}
 		}
 	}

@@ -1,7 +1,7 @@
-// Package ipvlan is the kind of pods that sit on their ENI as ipvlan devices (mode
-// L2), so that a known flow has no device between pod and ENI. Node-wide pieces (rules,
-// tables, nftables) are package node's, and to the host stack a pod looks as it does
-// there: a device of its own on the node, with a route, a neighbour and its elements.
+// Package ipvlan is the kind of pods with ipvlan devices (mode L2) on their ENI, so that a known
+// flow has no device between pod and ENI. Node-wide objects (rules, tables, nftables) belong to
+// package node, and to the host stack a pod looks like other pods: a device on the node, with a
+// route, a neighbour and its elements.
 //
 //	 pod's namespace               node's namespace
 //	┌───────────────┐  pair       ┌───────────────────────────────────────────────┐
@@ -15,38 +15,37 @@
 //	                              │         else → comes in by twv3c4d… (receiver)│
 //	                              └───────────────────────────────────────────────┘
 //
-// What ipvlan does, and what follows from it:
-//   - All devices of an ENI have its MAC. A frame to that MAC goes to the device that has
-//     the IP address; if none has, it is received by the ENI. Any other unicast frame of
-//     a pod leaves by the ENI, past its tc egress hook. So the pod's next hop has a MAC
-//     of its own, and the hook sees all that the pod sends.
-//   - The host stack cannot send to a pod by the ENI: that would leave. Hence a device on
-//     the node too; it could be one for all pods, but one for each makes a pod the same
-//     thing as in route: its source is checked, it is taken out of use, repaired and
-//     removed by the same code.
-//   - What the VPC delivers for a pod's address ipvlan gives to the pod, past the host
-//     stack, though it may be the answer to what the stack translated. So the ingress hook
-//     comes first and gives the packet to the stack unless its flow is known to be
-//     direct. It cannot come in by the ENI (ipvlan would take it) nor by the pod's
-//     device (it is not from the pod), hence one receiver device for each ENI.
-//   - A new flow always asks the stack, and goes directly once the stack sent it on as it
-//     was (bpf/connection.h). So Services, NodePorts, hostPorts, the node's own addresses,
-//     addresses that a node-local daemon put on the node, masquerade: all that the stack
-//     answers or translates stays with it, IPv4 and IPv6, and no list of CIDRs is kept.
-//   - Devices of a pod's namespace vanish with it, and with their ENI: a pod whose ENI is
-//     detached has no device any more.
+// Properties of ipvlan, and their consequences:
 //
-// The pod's device has an index that follows from the pod's key and that no other pod of
-// the node has: by it the program at the device knows whose source addresses are right.
-// An index also lets the kernel create the device inside the pod's namespace under a name
-// that the node has too.
+//   - All devices of an ENI have its MAC. A frame to that MAC is delivered to the device that has the
+//     IP address; if none has, the ENI receives it. Any other unicast frame of a pod leaves by the ENI,
+//     through its tc egress hook. So the pod's next hop has its own MAC, and the hook sees everything
+//     that the pod sends.
+//   - The host stack cannot send to a pod by the ENI: that would leave the node. So there is a device
+//     on the node too. One for all pods would be enough, but with one for each a pod looks as in route:
+//     the same code checks its source, and retires, repairs and deletes it.
+//   - ipvlan delivers what the VPC sends to a pod's address to the pod, bypassing the host stack, though
+//     it may be the answer to a translated packet. So the ingress hook runs first and passes the packet
+//     to the stack unless its flow is known. It cannot enter the stack by the ENI (ipvlan would take
+//     it) nor by the pod's device (it is not from the pod), so there is one receiver device for each
+//     ENI.
+//   - A new flow always takes the slow path, and the fast path once the stack has forwarded it unchanged
+//     (bpf/connection.h). So Services, NodePorts, hostPorts, the node's own addresses, addresses of
+//     node-local daemons, masquerade: everything that the stack answers or translates stays with it,
+//     IPv4 and IPv6, without a list of CIDRs.
+//   - Devices of a pod's namespace are deleted with it, and with their ENI: a pod whose ENI is detached
+//     has no device any more.
 //
-// The package owns, beside what package node says of a pod's device and namespace:
-// devices named twv<10 hex digits>, the programs of bpf/ipvlan.c and their maps, and the
-// filters that hold them. It must never touch other ipvlan devices of an ENI.
+// The pod's device has an index that is derived from the pod's key and unique on the node: it tells
+// the program at the device which source addresses are right. An explicit index also lets the
+// kernel create the device inside the pod's namespace under a name that exists on the node too.
 //
-// Limits: mode shared only. Pods reach no more than their next hop on layer 2 (no
-// multicast, no broadcast). A pod that may configure its own network (CAP_NET_ADMIN)
-// can take the program from its device, or make another device on the ENI, and then send
-// from addresses of its ENI's other pods; the VPC drops all others.
+// Beside what package node owns of a pod's device and namespace, the package owns: devices named
+// twv<10 hex digits>, the programs of bpf/ipvlan.c and their maps, and the filters that hold them.
+// It must not touch other ipvlan devices of an ENI.
+//
+// Limits: only mode shared. On layer 2 pods reach only their next hop (no multicast, no broadcast).
+// A pod that may configure its own network (CAP_NET_ADMIN) can remove the program from its device,
+// or create another device on the ENI, and then send from addresses of its ENI's other pods; the
+// VPC drops all others.
 package ipvlan

@@ -26,7 +26,7 @@ import (
 func innerIndex(device string) int {
 	n, err := strconv.ParseUint(device[2:], 16, 64)
 	if err != nil {
-		return 0 // not a name of ours: claims made it from a hash
+		return 0 // not one of our names, which are made from a hash
 	}
 	return int(n&(1<<30-1) | 1<<30)
 }
@@ -183,7 +183,7 @@ func remove(h *netlink.Handle, link netlink.Link) error {
 	return nil
 }
 
-// holder is a pod that has addresses.
+// holder is a pod with addresses.
 type holder struct {
 	device, netns, ifName string
 	addresses             []netip.Addr
@@ -231,7 +231,7 @@ func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
 				return takeAddresses(h, link, a)
 			})
 			if err != nil {
-				return fmt.Errorf("take address %s from another pod of the ENI: %w", a, err)
+				return fmt.Errorf("remove address %s from another pod of the ENI: %w", a, err)
 			}
 		}
 		return nil
@@ -255,7 +255,7 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 				continue
 			}
 			if err := h.AddrDel(link, &addr); err != nil && !netlinkx.Gone(err) {
-				return fmt.Errorf("take address %s from the pod's %s: %w", a, link.Attrs().Name, err)
+				return fmt.Errorf("remove address %s from the pod's %s: %w", a, link.Attrs().Name, err)
 			}
 		}
 	}

@@ -16,7 +16,7 @@ func TestSupportedHere(t *testing.T) {
 	}
 }
 
-// A flow that the stack leaves alone passes it by, to the VPC and to a pod of the node.
+// A flow that the stack forwards unchanged bypasses it, to the VPC and to a pod of the node.
 func TestKnownFlowsGoDirectly(t *testing.T) {
 	w := kit.NewWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
@@ -42,7 +42,7 @@ func TestKnownFlowsGoDirectly(t *testing.T) {
 	}
 }
 
-// A pod that was wired as route and one of this datapath share an ENI.
+// A pod that was wired as route and one of this kind share an ENI.
 func TestBothKindsTalk(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
@@ -64,7 +64,7 @@ func TestBothKindsTalk(t *testing.T) {
 	world.MustReach(t, far.NS, world.At(slave.V4, 80), slave.NS, far.V4)
 }
 
-// Whether a pod lives can be told from the node though its namespace cannot be seen.
+// The node can determine whether a pod is alive whose namespace is not visible.
 func TestAlive(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]

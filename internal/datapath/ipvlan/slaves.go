@@ -191,7 +191,7 @@ func (o podEntries) Put(site *object.Site) error {
 func (o podEntries) Have(site *object.Site) (string, error) {
 	p, err := o.pod.Place(site)
 	if err != nil || p.Index == 0 {
-		return "", err // what makes the device says so
+		return "", err // the object that makes the device reports it
 	}
 	s := o.s
 	s.fast.Lock()
@@ -199,7 +199,7 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 	if err := s.fast.Load(site.Node); err != nil {
 		return "", err
 	}
-	s.hold(o.pod) // known to vacate after a restart too
+	s.hold(o.pod) // so that vacate knows them after a restart too
 	receiver := 0
 	if p.ENI.Index != 0 {
 		name := claims.ReceiverName(p.ENI.MAC)

@@ -1,7 +1,6 @@
 //go:build vm
 
-// The kernel of the machine at hand may lack ipvlan: `make test-vm` runs these on one
-// that has it.
+// The local kernel may lack ipvlan: `make test-vm` runs these on one that has it.
 
 package ipvlan
 
@@ -24,7 +23,7 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// The suite's table against this datapath.
+// The suite's table for this kind.
 func TestSuite(t *testing.T) { suite.Run(t, kit) }
 
 var kit = world.Kit{
@@ -53,11 +52,11 @@ func TestFeature(t *testing.T) {
 	featuretest.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
 }
 
-// own is the node's kind as this package knows it.
+// own returns the node's kind as this package's type.
 func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
 
-// cuts are those of route, but for what cannot be changed about an ipvlan device, and the
-// pieces that this datapath adds.
+// cuts are those of route, without what cannot be changed about an ipvlan device, and those of this
+// kind's objects.
 func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	list := slices.DeleteFunc(world.RouteCuts(n, p), func(c world.Cut) bool {
 		return strings.HasPrefix(c.Name, "MAC ") || strings.HasPrefix(c.Name, "ARP ") // the ENI's
@@ -96,7 +95,7 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	}...)
 }
 
-// handle is a netlink socket in the node.
+// handle returns a netlink socket in the node.
 func handle(n *world.Node) (*netlink.Handle, error) {
 	ns, err := netns.GetFromPath(n.Path)
 	if err != nil {
@@ -106,7 +105,7 @@ func handle(n *world.Node) (*netlink.Handle, error) {
 	return netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 }
 
-// trace is what runs on which device, and the map of slaves.
+// trace lists which programs run on which device, and the map of slaves.
 func trace(n *world.Node) (string, error) {
 	h, err := handle(n)
 	if err != nil {

@@ -9,12 +9,12 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// A kernel without a feature is told from trouble with finding out.
+// A kernel without a feature is distinguished from a failed test.
 func TestSupportedNamesWhatIsMissing(t *testing.T) {
 	testutil.RequireRoot(t)
 	err := Supported()
 	if err == nil {
-		return // this kernel has it all, as the tests with the tag vm show
+		return // this kernel supports all, which the tests with the tag vm cover
 	}
 	var lacks *datapath.UnsupportedError
 	if !errors.As(err, &lacks) || lacks.Feature == "" || !strings.Contains(err.Error(), lacks.Feature) {

@@ -15,9 +15,8 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// downgrade leaves a node as an agent of the version before would: its programs on all
-// devices, its maps filled. testdata/former.o is that version's object file, without debug
-// information.
+// downgrade leaves a node as an agent of the previous version would: its programs on all devices,
+// its maps filled. testdata/former.o is that version's object file, without debug information.
 func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	t.Helper()
 	check := func(err error) {
@@ -67,7 +66,7 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	}
 }
 
-// Connections that programs of the version before let pass the host stack by go on doing so.
+// Connections on the fast path of the previous version's programs stay on it.
 func TestUpgrade(t *testing.T) {
 	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).fast }, downgrade)
 }

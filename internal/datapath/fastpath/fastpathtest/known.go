@@ -1,5 +1,5 @@
-// Package fastpathtest looks into the tables of bpf/connection.h from outside, as programs on a
-// node's devices have them. Only tests import it.
+// Package fastpathtest reads the tables of bpf/connection.h from outside, through the programs on a
+// node's devices. Only tests import it.
 package fastpathtest
 
 import (
@@ -16,8 +16,8 @@ import (
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
-// Known gives the keys of the connections that are known, and not pending, to the newest
-// program that the filters hold: Kit.Known of a kind.
+// Known returns the keys of the connections that are known, and not pending, to the newest program
+// in the filters: Kit.Known of a kind.
 func Known(filters tcfilter.Filters) func(*world.Node) (map[string]bool, error) {
 	return func(n *world.Node) (map[string]bool, error) {
 		ns, err := netns.GetFromPath(n.Path)

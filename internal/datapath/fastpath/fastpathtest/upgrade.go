@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// Former loads an object file of the version before as its agent did: each program holds all
+// Former loads an object file of the previous version as its agent did: each program holds all
 // maps.
 func Former(t *testing.T, file string) *ebpf.Collection {
 	t.Helper()
@@ -34,9 +34,9 @@ func Former(t *testing.T, file string) *ebpf.Collection {
 	return former
 }
 
-// Upgrade is the test that a node with programs and maps of the version before, which downgrade
-// leaves on it, gets the new ones, and no connection stands still: connection tracking has seen
-// nothing but the first packet of each, and what it calls invalid is dropped.
+// Upgrade tests that a node with programs and maps of the previous version, made by downgrade, gets
+// the current ones, and no connection stalls: conntrack has seen only the first packet of each, and
+// packets that are invalid for it are dropped.
 func Upgrade(t *testing.T, k world.Kit, of func(*world.Node) *fastpath.Loader, downgrade func(t *testing.T, n *world.Node, pods ...*world.Pod)) {
 	w := k.NewWorld(t, 2, 1)
 	n, n1 := w.Nodes[0], w.Nodes[1]
