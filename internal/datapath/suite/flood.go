@@ -1,11 +1,9 @@
 package suite
 
 import (
-	"io"
 	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
@@ -66,7 +64,7 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 					t.Cleanup(func() { _ = conn.Close() })
 					list = append(list, conn)
 					for range 3 {
-						exchanged(t, conn, "before any flood")
+						world.Exchanged(t, conn, "before any flood")
 					}
 				}
 				return list
@@ -99,7 +97,7 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 					t.Errorf("a flood %s evicted %d known connections", f.name, len(known))
 				}
 				for _, conn := range append(young, old...) {
-					exchanged(t, conn, "after a flood "+f.name)
+					world.Exchanged(t, conn, "after a flood "+f.name)
 				}
 			}
 		})
@@ -117,19 +115,4 @@ func knownTo(t testing.TB, k world.Kit, n *world.Node) map[string]bool {
 		t.Fatal(err)
 	}
 	return list
-}
-
-// exchanged is one exchange with an echo server.
-func exchanged(t testing.TB, conn net.Conn, when string) {
-	t.Helper()
-	if err := conn.SetDeadline(time.Now().Add(world.Patience)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Write([]byte("ping")); err != nil {
-		t.Errorf("%s: %s → %s: %v", when, conn.LocalAddr(), conn.RemoteAddr(), err)
-		return
-	}
-	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
-		t.Errorf("%s: %s → %s: %v", when, conn.LocalAddr(), conn.RemoteAddr(), err)
-	}
 }

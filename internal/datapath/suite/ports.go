@@ -2,47 +2,11 @@ package suite
 
 import (
 	"fmt"
-	"net"
 	"net/netip"
 	"testing"
-	"time"
 
 	"terway.dev/terway/internal/datapath/suite/world"
-	"terway.dev/terway/internal/testutil"
 )
-
-// asked connects from a given port, makes one request to Serve and resets the connection, so that
-// the port can be used again.
-func asked(t testing.TB, from *testutil.NS, source, address string, server *testutil.NS) {
-	t.Helper()
-	conn, err := from.Dial("tcp", source, address, world.Patience)
-	if err != nil {
-		t.Errorf("%s from %s → %s: %v", from.Name, source, address, err)
-		return
-	}
-	defer conn.Close()
-	// Close resets the connection instead of leaving it in TIME_WAIT.
-	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.SetDeadline(time.Now().Add(world.Patience)); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		if _, err := fmt.Fprintln(conn, "who is it?"); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 128)
-		n, err := conn.Read(buf)
-		if err != nil {
-			t.Errorf("%s from %s → %s: %v", from.Name, source, address, err)
-			return
-		}
-		if got := string(buf[:n]); len(got) < len(server.Name) || got[:len(server.Name)] != server.Name {
-			t.Errorf("%s from %s → %s: answered by %q, want %s", from.Name, source, address, got, server.Name)
-		}
-	}
-}
 
 // A client uses the same source port for an endpoint and for a Service with that endpoint, in turn:
 // each connection is distinct, though all look the same to the endpoint.
@@ -69,7 +33,7 @@ func onePort(t *testing.T, k world.Kit, forget bool) {
 				{world.At(client.V6, 40001), []string{world.At(endpoint.V6, 80), world.At(world.ClusterIP6, 80)}},
 			} {
 				for _, to := range c.to {
-					asked(t, client.NS, c.source, to, endpoint.NS)
+					world.AskFrom(t, client.NS, c.source, to, endpoint.NS)
 					if forget {
 						n0.Forget()
 					}

@@ -180,3 +180,51 @@ func Counter(t testing.TB, ns *testutil.NS, family, table, name string) int {
 	t.Fatalf("no counter in %s", out)
 	return 0
 }
+
+// AskFrom connects from a given port, makes one request to Serve and resets the connection, so that
+// the port can be used again.
+func AskFrom(t testing.TB, from *testutil.NS, source, address string, server *testutil.NS) {
+	t.Helper()
+	conn, err := from.Dial("tcp", source, address, Patience)
+	if err != nil {
+		t.Errorf("%s from %s → %s: %v", from.Name, source, address, err)
+		return
+	}
+	defer conn.Close()
+	// Close resets the connection instead of leaving it in TIME_WAIT.
+	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := fmt.Fprintln(conn, "who is it?"); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, 128)
+		n, err := conn.Read(buf)
+		if err != nil {
+			t.Errorf("%s from %s → %s: %v", from.Name, source, address, err)
+			return
+		}
+		if got := string(buf[:n]); len(got) < len(server.Name) || got[:len(server.Name)] != server.Name {
+			t.Errorf("%s from %s → %s: answered by %q, want %s", from.Name, source, address, got, server.Name)
+		}
+	}
+}
+
+// Exchanged is one exchange with an echo server.
+func Exchanged(t testing.TB, conn net.Conn, when string) {
+	t.Helper()
+	if err := conn.SetDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("ping")); err != nil {
+		t.Errorf("%s: %s → %s: %v", when, conn.LocalAddr(), conn.RemoteAddr(), err)
+		return
+	}
+	if _, err := io.ReadFull(conn, make([]byte, 4)); err != nil {
+		t.Errorf("%s: %s → %s: %v", when, conn.LocalAddr(), conn.RemoteAddr(), err)
+	}
+}
