@@ -41,6 +41,9 @@ type Selector struct {
 	values []string // in, notIn: sorted, each once; contains, starts, ends and their opposites: one
 	of     []*Selector
 	text   string
+	// not is the opposite, whose own not this is: to make it anew at each level of a nested
+	// selector would cost the square of its length.
+	not *Selector
 }
 
 // op is what a Selector asks. Each has its opposite.
@@ -72,10 +75,17 @@ func All() *Selector { return constant(true) }
 func None() *Selector { return constant(false) }
 
 func constant(matches bool) *Selector {
+	yes, no := pair(&Selector{op: all, text: "all()"}, &Selector{op: none, text: "!all()"})
 	if matches {
-		return &Selector{op: all, text: "all()"}
+		return yes
 	}
-	return &Selector{op: none, text: "!all()"}
+	return no
+}
+
+// pair makes two selectors each other's opposites.
+func pair(a, b *Selector) (*Selector, *Selector) {
+	a.not, b.not = b, a
+	return a, b
 }
 
 // In matches labels that have the key with one of the values. Of what cannot be written as
@@ -99,17 +109,7 @@ func Not(s *Selector) *Selector {
 	if s == nil {
 		return None()
 	}
-	switch s.op {
-	case all, none:
-		return constant(s.op == none)
-	case and, or:
-		kids := make([]*Selector, len(s.of))
-		for i, k := range s.of {
-			kids[i] = Not(k)
-		}
-		return join(opposite[s.op], kids)
-	}
-	return leaf(opposite[s.op], s.key, s.values...)
+	return s.not
 }
 
 // And matches what all of them match.
@@ -301,6 +301,19 @@ func byName(requirements map[string]Requirement) []Requirement {
 
 // leaf makes a condition on one label.
 func leaf(o op, key string, values ...string) *Selector {
+	// Every value contains, starts and ends with nothing.
+	switch o {
+	case contains, starts, ends:
+		if values[0] == "" {
+			return leaf(has, key)
+		}
+	}
+	s, _ := pair(condition(o, key, values), condition(opposite[o], key, values))
+	return s
+}
+
+// condition writes a condition on one label.
+func condition(o op, key string, values []string) *Selector {
 	s := &Selector{op: o, key: key, values: values}
 	switch {
 	case o == has:
@@ -318,10 +331,6 @@ func leaf(o op, key string, values ...string) *Selector {
 		}
 		s.text = key + map[op]string{in: " in {", notIn: " not in {"}[o] + strings.Join(list, ", ") + "}"
 	default:
-		// Every value contains, starts and ends with nothing.
-		if values[0] == "" {
-			return leaf(map[bool]op{true: has, false: absent}[o < opposite[o]], key)
-		}
 		s.text = key + words[o] + quoted(values[0])
 		if o == notContains || o == notStarts || o == notEnds {
 			s.text = "!" + s.text
@@ -345,6 +354,15 @@ func quoted(value string) string {
 
 // join makes a conjunction or a list of alternatives of two or more.
 func join(o op, kids []*Selector) *Selector {
+	nots := make([]*Selector, len(kids))
+	for i, k := range kids {
+		nots[i] = k.not
+	}
+	s, _ := pair(joined(o, kids), joined(opposite[o], nots))
+	return s
+}
+
+func joined(o op, kids []*Selector) *Selector {
 	kids = sorted(kids)
 	text := make([]string, len(kids))
 	for i, k := range kids {
