@@ -1,4 +1,5 @@
-// Package oracle holds what the product says against what Calico says.
+// Package oracle holds what the product says against what others say: selectors against Calico,
+// NetworkPolicies against cyclonus.
 package oracle
 
 import (

@@ -28,7 +28,7 @@ func NetworkPolicy(np *networkingv1.NetworkPolicy) (*Placed, []Note) {
 	if p.Subject.Pods, err = selector.FromKubernetes(&np.Spec.PodSelector, "spec.podSelector"); err != nil {
 		r.refuse("spec.podSelector", "", err.Error())
 	}
-	if np.Spec.PolicyTypes == nil {
+	if len(np.Spec.PolicyTypes) == 0 {
 		p.Directions = [2]bool{policy.Ingress: true, policy.Egress: len(np.Spec.Egress) > 0}
 	}
 	for i, t := range np.Spec.PolicyTypes {
