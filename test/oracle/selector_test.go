@@ -1,5 +1,5 @@
-// Package oracle holds what the product says against what others say: selectors against Calico,
-// NetworkPolicies against cyclonus.
+// Package oracle holds what the product says against what others say: selectors, and what they
+// select in rules, against Calico; NetworkPolicies against cyclonus.
 package oracle
 
 import (
