@@ -81,7 +81,7 @@ func (p Pods[V]) Delete(a netip.Addr) error {
 	if err != nil || number == 0 {
 		return err
 	}
-	// The array first: connections use it. An empty entry is nobody's.
+	// The array first: connections use it. An empty entry is unused.
 	var none V
 	if err := p.Map.Put(number, none); err != nil {
 		return fmt.Errorf("remove %s from map %s: %w", a, p.Name, err)
