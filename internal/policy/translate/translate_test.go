@@ -456,8 +456,15 @@ func random(seed uint64) translate.Objects {
 			}
 			tcp := intstr.FromString("TCP")
 			*s = v3.Rule{Action: v3.Action(pick("Allow", "Deny", "Pass", "Log")), Protocol: &tcp}
-			c.Fill(&s.Source)
-			c.Fill(&s.Destination)
+			switch r.IntN(4) {
+			case 0:
+				c.Fill(&s.Source)
+				c.Fill(&s.Destination)
+			case 1:
+				c.Fill(&s.Destination)
+			default:
+				c.Fill(&s.Source)
+			}
 		},
 		func(s *v3.EntityRule, c randfill.Continue) {
 			switch r.IntN(16) {
