@@ -64,7 +64,7 @@ func (h *history) pod(d *Delta, i int) {
 }
 
 // put sets one thing in the cluster and the delta, or takes it out.
-func put[K comparable, V any](h *history, delta *map[K]V, in map[K]V, k K, make_ func() V) {
+func put[K comparable, V any](h *history, delta *map[K]V, in map[K]V, k K, newOne func() V) {
 	if *delta == nil {
 		*delta = map[K]V{}
 	}
@@ -74,7 +74,7 @@ func put[K comparable, V any](h *history, delta *map[K]V, in map[K]V, k K, make_
 		delete(in, k)
 		return
 	}
-	v := make_()
+	v := newOne()
 	(*delta)[k], in[k] = v, v
 }
 

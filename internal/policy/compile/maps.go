@@ -114,10 +114,10 @@ func numbers[K comparable, R any](first R) *numbering[K, R] {
 	return &numbering[K, R]{map[K]uint32{}, []R{first}}
 }
 
-func (n *numbering[K, R]) row(k K, make_ func() R) uint32 {
+func (n *numbering[K, R]) row(k K, newOne func() R) uint32 {
 	i, ok := n.of[k]
 	if !ok {
-		row := make_()
+		row := newOne()
 		i = uint32(len(n.rows))
 		n.of[k] = i
 		n.rows = append(n.rows, row)

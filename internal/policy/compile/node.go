@@ -111,8 +111,8 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	// An atom is here what is left of its traits.
 	atoms := map[*atom]Place{}
-	var place func(a *atom) Place
-	place = func(a *atom) Place {
+	var project func(*atom) Place
+	project = func(a *atom) Place {
 		p, ok := atoms[a]
 		if ok {
 			return p
@@ -128,7 +128,7 @@ func (c *Compiler) ForNode(name string) *Node {
 			p.Atom = hashTraits(traits)
 		}
 		if p.Base = p.Atom; a != a.base {
-			p.Base = place(a.base).Atom
+			p.Base = project(a.base).Atom
 		}
 		atoms[a] = p
 		return p
@@ -138,7 +138,7 @@ func (c *Compiler) ForNode(name string) *Node {
 			continue // the ranges say it
 		}
 		for a := range t.atoms {
-			p := place(a)
+			p := project(a)
 			for address := range a.addresses {
 				n.Addresses[address] = p
 			}
@@ -146,7 +146,7 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	for f := range families {
 		for _, r := range c.ranges[f] {
-			p := place(r.atom)
+			p := project(r.atom)
 			if k := len(n.Ranges[f]); k == 0 || n.Ranges[f][k-1].Atom != p.Atom {
 				n.Ranges[f] = append(n.Ranges[f], Range{r.from, p.Atom})
 			}
@@ -154,7 +154,7 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	for rs := range ruleSets {
 		for a, o := range rs.of {
-			p := Peer{rs.name, place(a).Atom}
+			p := Peer{rs.name, project(a).Atom}
 			switch {
 			case o.table != nil:
 				n.Peers[p] = o.table.Hash

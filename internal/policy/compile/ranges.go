@@ -8,8 +8,8 @@ import (
 	"go4.org/netipx"
 )
 
-// A span of addresses begins at from and ends where the next one begins. Ranges are all
-// addresses of a family, in order, each with the atom of an address in it that nobody has.
+// An addrRange begins at from and ends where the next one begins. Together they are all
+// addresses of a family, each range with the atom of an address in it that nobody has.
 type addrRange struct {
 	from netip.Addr
 	atom *atom

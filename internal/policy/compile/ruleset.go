@@ -117,13 +117,13 @@ func (rs *ruleSet) byNone(notes *logs) *Decision {
 	})
 }
 
-func (rs *ruleSet) decision(what int, notes *logs, make_ func() policy.Decision) *Decision {
+func (rs *ruleSet) decision(what int, notes *logs, newOne func() policy.Decision) *Decision {
 	if notes == nil {
 		if rs.plain == nil {
 			rs.plain = make([]*Decision, len(rs.clauses)+len(rs.tiers)+1)
 		}
 		if rs.plain[what] == nil {
-			rs.plain[what] = newDecision(make_())
+			rs.plain[what] = newDecision(newOne())
 		}
 		return rs.plain[what]
 	}
@@ -132,7 +132,7 @@ func (rs *ruleSet) decision(what int, notes *logs, make_ func() policy.Decision)
 	}
 	d := rs.more[noted{what, notes}]
 	if d == nil {
-		of := make_()
+		of := newOne()
 		for n := notes; n != nil; n = n.before {
 			of.Logs = append(of.Logs, rs.clauses[n.clause].id)
 		}

@@ -44,10 +44,10 @@ func pick[T any](w World, list ...T) T { return list[w.IntN(len(list))] }
 // oneIn is true once in n times.
 func (w World) oneIn(n int) bool { return w.IntN(n) == n-1 }
 
-func some[T any](w World, most int, make_ func() T) []T {
+func some[T any](w World, most int, newOne func() T) []T {
 	list := make([]T, w.IntN(most+1))
 	for i := range list {
-		list[i] = make_()
+		list[i] = newOne()
 	}
 	return list
 }

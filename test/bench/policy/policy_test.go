@@ -76,6 +76,12 @@ func TestPolicyTenThousandRules(t *testing.T) {
 			}
 			return policy.Rule{Action: action(i / 2), Peers: peer(policy.AddrSet{Pods: app(i)})}
 		}},
+		{"a tenth pass, for pods; the others for anyone", func(i int) policy.Rule {
+			if i%10 == 0 {
+				return policy.Rule{Action: policy.Pass, Peers: peer(policy.AddrSet{Pods: app(i)}), Traffic: tcp(policy.Port{From: 0, To: uint16(i)})}
+			}
+			return policy.Rule{Action: action(i / 2), Traffic: tcp(port(i))}
+		}},
 		{"source ports", func(i int) policy.Rule {
 			r := policy.Rule{Action: action(i), Traffic: tcp(port(i))}
 			r.Traffic[0].SourcePorts = []policy.Port{{From: uint16(i), To: uint16(i + 100)}}

@@ -1,0 +1,27 @@
+package compile
+
+import (
+	"encoding/binary"
+	"testing"
+)
+
+// Rows are what the kernel's maps hold: their sizes are its programs' too.
+func TestSizesOfRows(t *testing.T) {
+	for what, row := range map[string]struct {
+		row  any
+		size int
+	}{
+		"endpoint": {EndpointRow{}, 56},
+		"address":  {AddressRow{}, 12},
+		"range4":   {Range4{}, 8},
+		"range6":   {Range6{}, 24},
+		"peer":     {PeerKey{}, 8},
+		"table":    {TableRow{}, 48},
+		"span":     {SpanRow{}, 8},
+		"verdict":  {VerdictRow{}, 16},
+	} {
+		if got := binary.Size(row.row); got != row.size {
+			t.Errorf("%s: %d bytes, want %d", what, got, row.size)
+		}
+	}
+}
