@@ -51,6 +51,7 @@ type Compiler struct {
 	ranges    [families][]addrRange
 	atoms     map[Hash]*atom
 	ruleSets  map[Hash]*ruleSet
+	horizons  map[Hash]*horizon
 	closed    map[*ruleSet]struct{}
 	tables    map[Hash]*sharedTable
 }
@@ -76,6 +77,7 @@ func New(budget Budget) *Compiler {
 		addresses:     newAddresses(),
 		atoms:         map[Hash]*atom{},
 		ruleSets:      map[Hash]*ruleSet{},
+		horizons:      map[Hash]*horizon{},
 		closed:        map[*ruleSet]struct{}{},
 		tables:        map[Hash]*sharedTable{},
 	}
@@ -103,6 +105,7 @@ type batch struct {
 	sets      map[*term]struct{}      // of network sets, may have other networks
 	dissolved []*object
 	born      map[*ruleSet]struct{}
+	horizons  []*horizon            // new ones
 	left      map[*ruleSet]struct{} // by pods
 	atoms     map[*atom][families]int
 	nodes     map[string]struct{} // whose part is another
@@ -410,6 +413,7 @@ func unset[K comparable](m map[K]map[*pod]struct{}, k K, p *pod) {
 func (c *Compiler) settle(b *batch) (on, off []*term) {
 	terms := map[*term]struct{}{}
 	for rs := range b.born {
+		c.join(b, rs)
 		for t := range rs.asks {
 			if t.users == nil {
 				t.users = map[*ruleSet]struct{}{}
@@ -425,6 +429,7 @@ func (c *Compiler) settle(b *batch) (on, off []*term) {
 		rs.dead = true
 		delete(c.ruleSets, rs.name)
 		c.strip(rs)
+		c.leave(rs)
 		for t := range rs.asks {
 			delete(t.users, rs)
 			terms[t] = struct{}{}
@@ -535,37 +540,53 @@ func (c *Compiler) recutAll(b *batch, on, off []*term) {
 // fill brings the tables to what atoms and rule sets there are now.
 func (c *Compiler) fill(b *batch) {
 	again := map[*ruleSet]struct{}{}
-	each := func(came bool, do func(*ruleSet, *atom)) {
-		for a, was := range b.atoms {
-			for f := range families {
-				if had, has := was[f] > 0, a.count[f] > 0; had == has || has != came {
+	// Nodes that can tell atoms apart know of them by their addresses and terms.
+	changed := func(rs *ruleSet) {
+		if rs.closed {
+			again[rs] = struct{}{}
+			b.touchRuleSet(rs)
+		}
+	}
+	came, gone := map[*atom][families]bool{}, map[*atom][families]bool{}
+	for a, was := range b.atoms {
+		var here, away [families]bool
+		for f := range families {
+			had, has := was[f] > 0, a.count[f] > 0
+			here[f], away[f] = has && !had, had && !has
+		}
+		if here != [families]bool{} {
+			came[a] = here
+		}
+		if away != [families]bool{} {
+			gone[a] = away
+		}
+	}
+	each := func(atoms map[*atom][families]bool, do func(*ruleSet, *atom)) {
+		for a, of := range atoms {
+			if a == a.base {
+				continue
+			}
+			seen := map[*ruleSet]struct{}{}
+			for _, t := range a.traits {
+				if t.term.ranged() || t.term.allPods() {
 					continue
 				}
-				seen := map[*ruleSet]struct{}{}
-				for _, t := range a.traits {
-					if t.term.holdsForAll(a.kind, f) || t.term.ranged() && a != a.base {
+				for rs := range t.term.users {
+					if _, ok := seen[rs]; ok || !of[rs.family] {
 						continue
 					}
-					for rs := range t.term.users {
-						if _, ok := seen[rs]; ok || rs.family != f {
-							continue
-						}
-						seen[rs] = struct{}{}
-						if _, born := b.born[rs]; born {
-							continue
-						}
-						// Nodes that can tell know it by the address or by the term.
-						if do(rs, a); rs.closed {
-							again[rs] = struct{}{}
-							b.touchRuleSet(rs)
-						}
+					seen[rs] = struct{}{}
+					if _, born := b.born[rs]; !born {
+						do(rs, a)
+						changed(rs)
 					}
 				}
 			}
 		}
 	}
-	each(false, c.drop)
-	each(true, c.add)
+	each(gone, c.drop)
+	each(came, c.add)
+	c.look(b, came, gone, changed)
 	for rs := range b.born {
 		again[rs] = struct{}{}
 	}

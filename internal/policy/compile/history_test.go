@@ -158,7 +158,10 @@ func (c *Compiler) sizes() string {
 			}
 		}
 	}
-	uses := 0
+	uses, seen, sights := 0, 0, 0
+	for _, h := range c.horizons {
+		seen, sights = seen+len(h.seen), sights+len(h.count)
+	}
 	for _, t := range c.tables {
 		uses += t.uses
 	}
@@ -168,9 +171,9 @@ func (c *Compiler) sizes() string {
 			at[n] += k
 		}
 	}
-	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
+	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d horizons that see %d of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
 		len(c.objects), len(c.selectors), c.asked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
-		len(c.atoms), len(c.ruleSets), len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
+		len(c.atoms), len(c.ruleSets), len(c.horizons), sights, seen, len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
 }
 
 func (c *Compiler) asked() (n int) {

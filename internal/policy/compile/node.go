@@ -159,8 +159,17 @@ func (c *Compiler) ForNode(name string) *Node {
 			case o.table != nil:
 				n.Peers[p] = o.table.Hash
 				n.Tables[o.table.Hash] = o.table
-			case a != a.base && rs.of[a.base] != nil && rs.of[a.base].table != nil:
+			case rs.base(a.base) != nil:
 				n.Peers[p] = Hash{}
+			}
+		}
+		if rs.horizon == nil {
+			continue
+		}
+		for a := range rs.horizon.seen {
+			if t := rs.base(a); t != nil {
+				n.Peers[Peer{rs.name, project(a).Atom}] = t.Hash
+				n.Tables[t.Hash] = t
 			}
 		}
 	}

@@ -44,9 +44,12 @@ type ruleSet struct {
 	// of has the tables of atoms that have one beside the default table.
 	of       map[*atom]*overlay
 	overlays map[Hash]*overlay // by the traits that matter here
-	spans    int               // of all its tables
-	closed   bool              // the budget is exceeded: it has no tables
-	dead     bool
+	// bases are the tables of bases, by what its horizon sees of them; nil: none.
+	bases   map[Hash]*Table
+	horizon *horizon // nil: it asks for no networks
+	spans   int      // of all its tables
+	closed  bool     // the budget is exceeded: it has no tables
+	dead    bool
 
 	plain []*Decision // by rules, tiers and nothing, without logs
 	more  map[noted]*Decision
@@ -191,9 +194,7 @@ func (c *Compiler) prepare(rs *ruleSet) {
 		rs.defaults[k] = c.share(t)
 		rs.spans += t.spans
 	}
-	if rs.spans > c.budget.Spans {
-		c.close(rs)
-	}
+	c.watch(rs)
 }
 
 type ruleLayer struct {
@@ -270,15 +271,16 @@ func (rs *ruleSet) regionFor(clause int, traits []*trait) *region {
 	}})
 }
 
-// add gives an atom the table that it has beside the default table.
+// add gives an atom the table that it has beside the default table, if the rule set asks more
+// of it than of its base.
 func (c *Compiler) add(rs *ruleSet, a *atom) {
-	if rs.closed || rs.of[a] != nil {
+	if rs.closed || rs.of[a] != nil || a == a.base {
 		return
 	}
 	var d digest
 	d.num(int(a.kind))
 	var narrow []*trait
-	own := a == a.base
+	own := false
 	for _, t := range a.traits {
 		if _, asked := rs.asks[t.term]; asked && !t.term.holdsForAll(a.kind, rs.family) {
 			narrow = append(narrow, t)
@@ -286,7 +288,7 @@ func (c *Compiler) add(rs *ruleSet, a *atom) {
 			d.hash(t.hash)
 		}
 	}
-	if len(narrow) == 0 || !own {
+	if !own {
 		return
 	}
 	name := d.sum()
@@ -304,7 +306,12 @@ func (c *Compiler) add(rs *ruleSet, a *atom) {
 	}
 	o.atoms++
 	rs.of[a] = o
-	if rs.spans > c.budget.Spans || len(rs.of) > c.budget.Atoms {
+	c.watch(rs)
+}
+
+// watch closes a rule set that is beyond the budget.
+func (c *Compiler) watch(rs *ruleSet) {
+	if rs.spans > c.budget.Spans || len(rs.of)+len(rs.bases) > c.budget.Atoms {
 		c.close(rs)
 	}
 }
@@ -414,7 +421,12 @@ func (c *Compiler) strip(rs *ruleSet) {
 			c.unshare(o.table)
 		}
 	}
-	rs.of, rs.overlays, rs.spans, rs.closed = nil, nil, 0, false
+	for _, t := range rs.bases {
+		if t != nil {
+			c.unshare(t)
+		}
+	}
+	rs.of, rs.overlays, rs.bases, rs.spans, rs.closed = nil, nil, nil, 0, false
 	rs.passes, rs.logs = [kinds][]int32{}, [kinds]bool{}
 	delete(c.closed, rs)
 }
@@ -424,16 +436,21 @@ func (c *Compiler) build(rs *ruleSet) {
 	c.strip(rs)
 	c.prepare(rs)
 	for t := range rs.asks {
-		if rs.closed {
-			return
-		}
-		if t.about == aboutNets && t.wide[rs.family] || t.allPods() {
-			continue // what has only these starts from them
+		if t.ranged() || t.allPods() {
+			continue // bases have it, or the default tables
 		}
 		for a := range t.atoms {
+			if rs.closed {
+				return
+			}
 			if a.count[rs.family] > 0 {
 				c.add(rs, a)
 			}
+		}
+	}
+	if rs.horizon != nil {
+		for a, sight := range rs.horizon.seen {
+			c.addBase(rs, sight, a)
 		}
 	}
 }

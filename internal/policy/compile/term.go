@@ -34,7 +34,9 @@ type term struct {
 	traits map[portKey]*trait
 	atoms  map[*atom]struct{} // that have a trait of it; of a ranged term, only bases
 	users  map[*ruleSet]struct{}
-	at     map[string]int // how many rule sets that ask it a node has
+	// horizons are of rule sets that ask the term, if it is ranged.
+	horizons map[*horizon]struct{}
+	at       map[string]int // how many rule sets that ask it a node has
 
 	// mark is the number of the question in which the term holds. See Compiler.ask.
 	mark uint64

@@ -1,0 +1,198 @@
+package compile
+
+import (
+	"slices"
+	"strings"
+)
+
+// A horizon is rule sets of a family that ask for the same networks. Of a base they all see the
+// same, however many they are: when networks elsewhere are cut, none of them is looked at.
+type horizon struct {
+	key      Hash
+	family   family
+	terms    map[*term]struct{} // ranged, and not wide in the family
+	ruleSets map[*ruleSet]struct{}
+	// seen is what is seen of each base, if anything; count, of how many bases that is so.
+	seen  map[*atom]Hash
+	count map[Hash]int
+}
+
+// join puts a rule set into its horizon.
+func (c *Compiler) join(b *batch, rs *ruleSet) {
+	var terms []*term
+	for t := range rs.asks {
+		if t.ranged() && !t.holdsForAll(others, rs.family) {
+			terms = append(terms, t)
+		}
+	}
+	if len(terms) == 0 {
+		return
+	}
+	slices.SortFunc(terms, func(a, b *term) int { return strings.Compare(a.key, b.key) })
+	var d digest
+	d.num(int(rs.family))
+	for _, t := range terms {
+		d.str(t.key)
+	}
+	key := d.sum()
+	h := c.horizons[key]
+	if h == nil {
+		h = &horizon{
+			key: key, family: rs.family, terms: map[*term]struct{}{},
+			ruleSets: map[*ruleSet]struct{}{}, seen: map[*atom]Hash{}, count: map[Hash]int{},
+		}
+		c.horizons[key] = h
+		for _, t := range terms {
+			h.terms[t] = struct{}{}
+			if t.horizons == nil {
+				t.horizons = map[*horizon]struct{}{}
+			}
+			t.horizons[h] = struct{}{}
+		}
+		b.horizons = append(b.horizons, h)
+	}
+	rs.horizon = h
+	h.ruleSets[rs] = struct{}{}
+}
+
+// leave takes a rule set out of its horizon.
+func (c *Compiler) leave(rs *ruleSet) {
+	h := rs.horizon
+	if h == nil {
+		return
+	}
+	if delete(h.ruleSets, rs); len(h.ruleSets) > 0 {
+		return
+	}
+	delete(c.horizons, h.key)
+	for t := range h.terms {
+		delete(t.horizons, h)
+	}
+}
+
+// sight is what the horizon sees of a base; false: nothing.
+func (h *horizon) sight(a *atom) (Hash, bool) {
+	var d digest
+	d.num(int(a.kind))
+	any := false
+	for _, t := range a.traits {
+		if _, ok := h.terms[t.term]; ok {
+			d.hash(t.hash)
+			any = true
+		}
+	}
+	return d.sum(), any
+}
+
+// come notes a base that has addresses now. It says whether nothing like it was seen before.
+func (h *horizon) come(a *atom) (Hash, bool) {
+	s, any := h.sight(a)
+	if _, had := h.seen[a]; had || !any {
+		return s, false
+	}
+	h.seen[a] = s
+	h.count[s]++
+	return s, h.count[s] == 1
+}
+
+// gone notes a base that has no more addresses. It says whether nothing like it is seen any more.
+func (h *horizon) gone(a *atom) (Hash, bool) {
+	s, had := h.seen[a]
+	if !had {
+		return s, false
+	}
+	delete(h.seen, a)
+	if h.count[s]--; h.count[s] > 0 {
+		return s, false
+	}
+	delete(h.count, s)
+	return s, true
+}
+
+// look brings horizons to what bases there are now, and gives and takes tables where that
+// shows or hides something.
+func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed func(*ruleSet)) {
+	for _, h := range b.horizons {
+		for t := range h.terms {
+			for a := range t.atoms {
+				if a.count[h.family] > 0 {
+					h.come(a)
+				}
+			}
+		}
+	}
+	each := func(atoms map[*atom][families]bool, do func(*horizon, *atom)) {
+		for a, of := range atoms {
+			if a != a.base {
+				continue
+			}
+			for _, t := range a.traits {
+				for h := range t.term.horizons {
+					if of[h.family] {
+						do(h, a)
+					}
+				}
+			}
+		}
+	}
+	each(came, func(h *horizon, a *atom) {
+		if s, is := h.come(a); is {
+			for rs := range h.ruleSets {
+				if _, born := b.born[rs]; !born {
+					c.addBase(rs, s, a)
+					changed(rs)
+				}
+			}
+		}
+	})
+	each(gone, func(h *horizon, a *atom) {
+		if s, is := h.gone(a); is {
+			for rs := range h.ruleSets {
+				c.dropBase(rs, s)
+				changed(rs)
+			}
+		}
+	})
+}
+
+// addBase gives a rule set the table for what it sees of bases like this one.
+func (c *Compiler) addBase(rs *ruleSet, sight Hash, a *atom) {
+	if _, has := rs.bases[sight]; has || rs.closed {
+		return
+	}
+	var narrow []*trait
+	for _, t := range a.traits {
+		if _, ok := rs.horizon.terms[t.term]; ok {
+			narrow = append(narrow, t)
+		}
+	}
+	if rs.bases == nil {
+		rs.bases = map[Hash]*Table{}
+	}
+	rs.bases[sight] = nil
+	if t := c.overlay(rs, a, narrow); !t.empty() {
+		rs.bases[sight] = c.share(t)
+		rs.spans += t.spans
+	}
+	c.watch(rs)
+}
+
+func (c *Compiler) dropBase(rs *ruleSet, sight Hash) {
+	if t := rs.bases[sight]; t != nil {
+		rs.spans -= t.spans
+		c.unshare(t)
+	}
+	delete(rs.bases, sight)
+}
+
+// base is the table that a rule set has for a base, or nil.
+func (rs *ruleSet) base(a *atom) *Table {
+	if rs.horizon == nil {
+		return nil
+	}
+	s, ok := rs.horizon.seen[a]
+	if !ok {
+		return nil
+	}
+	return rs.bases[s]
+}
