@@ -248,7 +248,7 @@ func live(seed uint64) (named, changed int, err error) {
 	}
 	h.cluster = copyCluster(h.cluster)
 	parts := h.c.parts()
-	for range 1 + h.IntN(6) {
+	for range 1 + h.IntN(4) {
 		d := h.step()
 		nodes, err := h.c.Apply(d)
 		if err != nil {
@@ -266,7 +266,7 @@ func live(seed uint64) (named, changed int, err error) {
 			}
 		}
 		named += len(nodes)
-		if h.IntN(5) == 0 {
+		if h.IntN(8) == 0 {
 			if err := h.same(); err != nil {
 				return 0, 0, err
 			}

@@ -65,9 +65,6 @@ func (t *term) holdsForAll(k kind, f family) bool {
 
 func (t *term) allPods() bool { return t.about == aboutPods && t.pods.all }
 
-// numbered says that a term holds with numbers: see trait.
-func (t *term) numbered() bool { return t.about == aboutPortName || t.about == aboutServicePort }
-
 // portKey is a port of a protocol (IP number). Zero for terms without.
 type portKey struct {
 	protocol uint8
