@@ -33,9 +33,14 @@
 // Tiers, Pass, defaults and not-matches are gone. Source ports are a second line behind an
 // interval. See ruleSet for how a product of rules and atoms is avoided.
 //
+// An atom's base is what is left of it without what is known of its addresses alone: the
+// networks that they are in, and whether a pod has them. A rule set that asks nothing more of
+// an atom has its base's table for it, so that "all but 10.0.0.0/8" makes one table, and not
+// one for each kind of pod in 10.0.0.0/8.
+//
 // A packet then costs: one search for the address's atom in a hash map, and where nobody has
-// the address one in sorted ranges; one for the table of (rule set, atom); one in its line;
-// and, unless the table had the last word, one in the default table's line.
+// the address one in sorted ranges; one or two for the table of (rule set, atom or base); one
+// in its line; and, unless the table had the last word, one in the default table's line.
 //
 // # What a change costs
 //
@@ -45,7 +50,8 @@
 // atom that is there. An atom that is new costs a table for each rule set that names one
 // of its terms. A policy costs the rule sets of the pods that it selects, and, if its terms
 // are new, the addresses that they hold for. A change of networks writes the sorted ranges
-// anew, as the kernel's array must be. Relabelling a namespace costs its pods.
+// anew, as the kernel's array must be; rule sets that do not ask for them are not looked at (see
+// horizon). Relabelling a namespace costs its pods.
 //
 // # What a node gets
 //
