@@ -39,7 +39,7 @@ type source struct {
 func (s *source) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it")
 	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
-	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, "allow-load-balancer-probes", true, "policy_allow_load_balancer_probes of the cluster's configuration")
+	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, "allow-load-balancer-probes", true, "let health checks of load balancers (100.64.0.0/10) in before any policy")
 	if err := cmd.MarkFlagRequired("offline"); err != nil {
 		panic(err)
 	}
@@ -81,7 +81,7 @@ Each finding names the object, the field and the check:
   named-port      the name of a port that no pod has
   dns             pods that cannot ask the cluster's DNS
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
-  probes          a rule against health checks that a setting lets in before it
+  probes          a rule against health checks that --allow-load-balancer-probes lets in before it
 
 What is about pods is asked only if there are pods in DIR; with namespaces, service accounts
 and nodes as well the answers are those of the cluster. If there is a finding, the command fails.`,
