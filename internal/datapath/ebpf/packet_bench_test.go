@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	bpf "github.com/cilium/ebpf"
@@ -50,7 +51,7 @@ const (
 const redirected = packet.Redirected
 
 // strays are packets from the VPC for addresses that no pod has.
-const strays = "for nobody here"
+const strays = " for nobody here"
 
 func costs(before, after *version) (list []packet.Cost) {
 	add := func(name, program string, f packet.Flow, mark uint32, direct bool, goal float64) {
@@ -64,7 +65,7 @@ func costs(before, after *version) (list []packet.Cost) {
 			}
 			verdict := uint32(redirected)
 			switch {
-			case name == strays:
+			case strings.HasSuffix(name, strays):
 				verdict = undecided
 			case !direct:
 				verdict = side.v.undecided[program]
@@ -97,7 +98,7 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, hot)
 		add(family+" UDP into a pod", fromENI, farUDP.Back(), 0, true, hot)
 		add(family+" of a Service", fromENI, farService.Back(), 0, false, noWorse)
-		add(strays, fromENI, packet.Flow{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, 0)
+		add(family+strays, fromENI, packet.Flow{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, noWorse)
 		add(family+" past the stack", toENI, far, 0, false, 0)
 		add(family+" by the stack", toENI, far, claims.MarkOf(1), false, noWorse)
 		add(family+" by the stack", ToPod, service.Back(), 0, false, noWorse)

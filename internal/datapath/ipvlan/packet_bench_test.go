@@ -88,6 +88,7 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, packet.Undecided)
 		add(family+" UDP into a pod", fromENI, udp.Back(), 0, true, packet.Undecided)
 		add(family+" of a Service", fromENI, service.Back(), 0, false, packet.Redirected)
+		add(family+" for nobody here", fromENI, packet.Flow{From: far.To, To: service.To, TCP: true}, 0, false, packet.Undecided)
 		add(family+" by the stack", toSlave, service.Back(), 0, false, packet.Undecided)
 	}
 	return list
