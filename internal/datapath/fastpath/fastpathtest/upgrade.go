@@ -1,6 +1,7 @@
 package fastpathtest
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -55,6 +56,20 @@ func Upgrade(t *testing.T, k world.Kit, of func(*world.Node) *fastpath.Loader, d
 		}
 	}
 	talks = append(talks, world.StartTalk(t, far.NS, "tcp", world.At(a.V4, 7)), world.StartTalk(t, w.Outside, "tcp", world.At(a.V4, 7)))
+	// The next packet of these comes from the opener, after the programs have been replaced: conntrack,
+	// which has seen their SYN alone, calls it invalid unless the new programs know the connection.
+	var idle []net.Conn
+	for _, to := range []netip.Addr{near.V4, near.V6, far.V4, far.V6} {
+		conn, err := a.Dial("tcp", "", world.At(to, 7), world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		for range 3 {
+			world.Exchanged(t, conn, "before the upgrade")
+		}
+		idle = append(idle, conn)
+	}
 	more := func() {
 		for _, k := range talks {
 			k.More(20)
@@ -64,6 +79,9 @@ func Upgrade(t *testing.T, k world.Kit, of func(*world.Node) *fastpath.Loader, d
 	n.DP = n.NewDatapath()
 	if repairs := strings.Join(n.Sync(a, near), "\n"); strings.Count(repairs, "another version") != 3 {
 		t.Errorf("repairs:\n%s\nwant the programs of the ENI and of both pods, and nothing else", repairs)
+	}
+	for _, conn := range idle {
+		world.Exchanged(t, conn, "after the upgrade")
 	}
 	more()
 	if repairs := n.Sync(a, near); len(repairs) != 0 {
