@@ -350,6 +350,8 @@ func TestDeltasThatCannotBe(t *testing.T) {
 	p := ingress()
 	q := p
 	q.Ref.Name = "q"
+	bad := ingress(from(7, policy.Allow, []policy.Match{{NotIn: []policy.AddrSet{{Nets: []netip.Prefix{{}}}}}}))
+	mapped := netip.MustParseAddr("::ffff:192.0.2.1")
 	for _, c := range []struct {
 		d    Delta
 		says string
@@ -361,6 +363,13 @@ func TestDeltasThatCannotBe(t *testing.T) {
 		{Delta{Tiers: []policy.Tier{}}, `tier "default" goes with 1 policies`},
 		{Delta{Tiers: []policy.Tier{{Name: "default", Default: policy.Deny}, {Name: "default", Default: policy.Deny}}}, "twice"},
 		{Delta{Tiers: []policy.Tier{{Name: "default", Default: policy.Log}}}, "want deny or pass"},
+		{Delta{Pods: map[policy.NamespacedName]*policy.Pod{{Namespace: "a", Name: "b"}: {Addresses: []netip.Addr{{}}}}}, `pod a/b: address "invalid IP"`},
+		{Delta{Pods: map[policy.NamespacedName]*policy.Pod{{Namespace: "a", Name: "b"}: {Addresses: []netip.Addr{mapped}}}}, "not mapped"},
+		{Delta{Pods: map[policy.NamespacedName]*policy.Pod{{Namespace: "a", Name: "b"}: {Addresses: []netip.Addr{mapped.Unmap(), mapped.Unmap().Next()}}}}, "want one of a family"},
+		{Delta{Nodes: map[string]*policy.Node{"n": {Addresses: []netip.Addr{mapped}}}}, "node n: address"},
+		{Delta{Services: map[policy.NamespacedName][]policy.Endpoint{{Name: "s"}: {{}}}}, "service /s: endpoint"},
+		{Delta{NetworkSets: map[policy.NamespacedName]*policy.NetworkSet{{Name: "s"}: {Nets: []netip.Prefix{{}}}}}, "network set /s: network"},
+		{Delta{Policies: []Change{{Ref: bad.Ref, Policy: &bad, Tier: "default"}}}, "p, ingress rule 7: network"},
 	} {
 		compiler := compiled(t, tiered(p), webs(2))
 		before := compiler.sizes()

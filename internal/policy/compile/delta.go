@@ -1,10 +1,6 @@
 package compile
 
-import (
-	"fmt"
-
-	"terway.dev/terway/internal/policy"
-)
+import "terway.dev/terway/internal/policy"
 
 // A Delta is what has changed. What it holds belongs to the Compiler from then on, and must
 // not be changed.
@@ -52,53 +48,4 @@ func All(set policy.Set, cluster policy.Cluster) Delta {
 		}
 	}
 	return d
-}
-
-// check says what cannot be so, before anything is changed.
-func (c *Compiler) check(d Delta) error {
-	count := map[string]int{}
-	kept := map[string]bool{}
-	for _, t := range c.tiers {
-		count[t.name], kept[t.name] = len(t.objects), d.Tiers == nil
-	}
-	for _, t := range d.Tiers {
-		if kept[t.Name] {
-			return fmt.Errorf("tier %q is there twice", t.Name)
-		}
-		if t.Default != policy.Deny && t.Default != policy.Pass {
-			return fmt.Errorf("tier %q has the default %s: want deny or pass", t.Name, t.Default)
-		}
-		kept[t.Name] = true
-	}
-	in := map[policy.Ref]string{}
-	for _, p := range d.Policies {
-		was, ok := in[p.Ref]
-		if o := c.objects[p.Ref]; !ok && o != nil {
-			was = o.tier.name
-		}
-		if was != "" {
-			count[was]--
-		}
-		in[p.Ref] = ""
-		if p.Policy == nil {
-			continue
-		}
-		if !kept[p.Tier] {
-			return fmt.Errorf("%s is in tier %q, which is not there", p.Ref, p.Tier)
-		}
-		if p.Ref != p.Policy.Ref {
-			return fmt.Errorf("%s takes the place of %s: one object's place is its own", p.Policy.Ref, p.Ref)
-		}
-		if p.Index < 0 || p.Index > count[p.Tier] {
-			return fmt.Errorf("%s has index %d in tier %q: want 0 to %d", p.Ref, p.Index, p.Tier, count[p.Tier])
-		}
-		count[p.Tier]++
-		in[p.Ref] = p.Tier
-	}
-	for name, n := range count {
-		if n > 0 && !kept[name] {
-			return fmt.Errorf("tier %q goes with %d policies in it", name, n)
-		}
-	}
-	return nil
 }

@@ -127,7 +127,7 @@ func serviceKey(n policy.NamespacedName) string { return "service " + n.String()
 
 func servicePortKey(n policy.NamespacedName) string { return "service port " + n.String() }
 
-// ipSet is the union of networks. Prefixes from outside were checked by whoever read them.
+// ipSet is the union of networks, which check has seen.
 func ipSet(nets ...netip.Prefix) *netipx.IPSet {
 	var b netipx.IPSetBuilder
 	for _, n := range nets {
