@@ -36,8 +36,8 @@ type Compiler struct {
 	mentioned     map[string]struct{} // labels
 
 	pods map[policy.NamespacedName]*pod
-	// byNode, byPortName are the pods of a node, and those with a port of a name. choosy are those
-	// whose policies ask something of the pod itself, which may be about other objects.
+	// byNode, byPortName are the pods of a node, and those with a port of a name. choosy are
+	// those whose policies ask whether they are in network sets themselves.
 	byNode     map[string]map[*pod]struct{}
 	byPortName map[string]map[*pod]struct{}
 	choosy     map[*pod]struct{}
@@ -112,6 +112,14 @@ type batch struct {
 }
 
 func (b *batch) markAddress(a netip.Addr) { b.addresses[a] = struct{}{} }
+
+// markOwner marks an address and the pods that have it: their policies may ask what it is.
+func (b *batch) markOwner(a netip.Addr, r *address) {
+	b.markAddress(a)
+	for _, p := range r.pods {
+		b.pods[p] = struct{}{}
+	}
+}
 
 func (b *batch) markPod(p *pod) {
 	for _, a := range p.Addresses {
@@ -242,10 +250,10 @@ func (c *Compiler) setPolicy(b *batch, ch Change) {
 
 func (c *Compiler) setFacts(b *batch, d Delta) {
 	f := &c.facts
-	others := len(d.Namespaces)+len(d.ServiceAccounts)+len(d.Nodes)+len(d.NetworkSets)+len(d.Services) > 0
 	if len(d.Namespaces)+len(d.NetworkSets) > 0 {
 		// What a selector of sets selects is looked at when all is in place.
 		maps.Copy(b.sets, c.liveSets)
+		maps.Copy(b.pods, c.choosy)
 	}
 	for name, labels := range d.Namespaces {
 		if maps.Equal(labels, f.Namespaces[name]) {
@@ -291,7 +299,7 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 				} else {
 					r.nodes = slices.DeleteFunc(r.nodes, func(o *policy.Node) bool { return o == by })
 				}
-				b.markAddress(a)
+				b.markOwner(a, r)
 			}
 		}
 		if n == nil {
@@ -313,8 +321,8 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 	for name, p := range d.Pods {
 		c.setPod(b, name, p)
 	}
-	if others {
-		maps.Copy(b.pods, c.choosy)
+	for cl := range b.classes {
+		maps.Copy(b.pods, cl.pods) // their policies may ask for these labels of themselves
 	}
 }
 
@@ -338,7 +346,7 @@ func (c *Compiler) setService(b *batch, name policy.NamespacedName, endpoints []
 		} else {
 			r.services = append(r.services, mine)
 		}
-		b.markAddress(e.Address)
+		b.markOwner(e.Address, r)
 	}
 	if endpoints == nil {
 		delete(c.facts.Services, name)

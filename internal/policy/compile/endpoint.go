@@ -77,7 +77,7 @@ func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a n
 	if rs := p.class.ruleSets[d][f]; !own && rs != nil && !rs.dead {
 		return rs
 	}
-	if own {
+	if slices.ContainsFunc(objects, func(o *object) bool { return o.ownSets[d] }) {
 		c.choosy[p] = struct{}{}
 	}
 	var name digest

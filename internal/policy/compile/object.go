@@ -18,6 +18,8 @@ type object struct {
 	clauses [2][]*clause
 	// own: the rules of a direction ask something of the pod itself.
 	own [2]bool
+	// ownSets: they ask whether it is in network sets.
+	ownSets [2]bool
 }
 
 func (o *object) compare(other *object) int {
@@ -114,10 +116,16 @@ func (c *Compiler) object(p policy.Policy, hash Hash) *object {
 				cl := c.clause(r, policy.RuleID{Policy: p.Ref, Direction: direction, Number: r.Number}, t)
 				o.clauses[d] = append(o.clauses[d], cl)
 				o.own[d] = o.own[d] || cl.self != nil || cl.ownPorts
+				o.ownSets[d] = o.ownSets[d] || asksSets(r.Self)
 			}
 		}
 	}
 	return o
+}
+
+func asksSets(m policy.Match) bool {
+	is := func(s policy.AddrSet) bool { return s.NetworkSets != nil }
+	return slices.ContainsFunc(m.In, is) || slices.ContainsFunc(m.NotIn, is)
 }
 
 func (c *Compiler) dissolve(o *object) {
