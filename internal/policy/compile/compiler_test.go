@@ -115,6 +115,35 @@ func TestWideAndNarrowRulesAreNoProduct(t *testing.T) {
 	}
 }
 
+func TestRulesThatPassAreNoProduct(t *testing.T) {
+	const n = 500
+	var rules []policy.Rule
+	for i := range n {
+		rules = append(rules,
+			from(2*i, policy.Deny, nil, policy.Port{From: uint16(10 * i), To: uint16(10*i + 4)}),
+			from(2*i+1, policy.Pass, podsOf(web(i))))
+	}
+	last := ingress(from(0, policy.Allow, nil, policy.Port{From: 40, To: 49}))
+	last.Ref.Name = "last"
+	set := policy.Set{Tiers: []policy.Tier{
+		{Name: "first", Default: policy.Deny, Policies: []policy.Policy{ingress(rules...)}},
+		{Name: "last", Default: policy.Deny, Policies: []policy.Policy{last}},
+	}}
+	c := compiled(t, set, webs(n))
+	if m := c.ForNode("node").Maps(); len(m.Peers) != n || len(m.Spans) > 12*n {
+		t.Errorf("%d wide rules and %d that pass make %d peers and %d spans", n, n, len(m.Peers), len(m.Spans))
+	}
+	for port, want := range map[uint16]policy.Decision{
+		23: {Action: policy.Deny, Reason: policy.ByRule, Tier: "first", Rule: policy.RuleID{Policy: ingress().Ref, Number: 4}}, // before rule 7 passes
+		43: {Action: policy.Allow, Reason: policy.ByRule, Tier: "last", Rule: policy.RuleID{Policy: last.Ref}},                 // rule 8 would deny
+		53: {Action: policy.Deny, Reason: policy.ByTier, Tier: "last"},
+	} {
+		if d := ask(c, webPod(0), "10.0.0.3", port); !reflect.DeepEqual(d, want) {
+			t.Errorf("port %d: %+v, want %+v", port, d, want)
+		}
+	}
+}
+
 func TestPodsWithTheSameRulesShareThem(t *testing.T) {
 	cluster := webs(100)
 	all := ingress(from(0, policy.Allow, podsOf(web(1))))

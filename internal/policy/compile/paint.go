@@ -13,6 +13,7 @@ type layer struct {
 	clause  int // of the rule set
 	tier    int // of the rule set
 	level   uint16
+	wide    bool // the default table has it too
 	action  policy.Action
 	numbers []interval
 	sources []interval // nil: all
@@ -24,7 +25,9 @@ type layer struct {
 type painter struct {
 	rs *ruleSet
 	// complete: what no layer decides is decided by its tier's default or by there being no
-	// more tiers. Otherwise nothing is said of it.
+	// more tiers. Otherwise only what narrow layers decide is said, and what comes of it where they
+	// pass: all that follows then has the level of the layer that passed. Wide layers are there
+	// for that, and because what they pass on, layers after them in the tier never see.
 	complete bool
 	after    []uint16 // levels of what tiers do by default, and of what none decides
 }
@@ -47,7 +50,7 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 		}
 		return everything
 	}
-	if len(layers) == 0 && !p.complete {
+	if !p.complete && !bySource && !slices.ContainsFunc(layers, func(l layer) bool { return !l.wide }) {
 		return nil
 	}
 	// Cells are the numbers that no layer tells apart.
@@ -80,16 +83,22 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 		}
 		return i
 	}
-	tier := func(t int, layers []layer) {
+	// passed are the levels of narrow layers that passed; 0: none did.
+	passed := make([]uint16, n)
+	tier := func(t int, layers []layer, ofPassed bool) {
+		whole := p.complete || ofPassed
 		next[n] = int32(n)
 		for i := n - 1; i >= 0; i-- {
 			next[i] = int32(i)
-			if done[i] {
+			if done[i] || passed[i] > 0 != ofPassed {
 				next[i] = next[i+1]
 			}
 		}
 		for k := range layers {
 			l := &layers[k]
+			if !whole && l.wide && l.action != policy.Pass {
+				continue
+			}
 			for _, s := range shape(l) {
 				last := cell(int(s.to) + 1)
 				for i := open(cell(int(s.from))); i < last; i = open(i + 1) {
@@ -99,15 +108,25 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 						continue
 					case policy.Allow, policy.Deny:
 						spans[i] = Span{Level: l.level, Decision: p.rs.byRule(l.clause, notes[i])}
+						if ofPassed {
+							spans[i].Level = passed[i]
+						}
 						done[i] = true
+					case policy.Pass:
+						if !whole && !l.wide {
+							passed[i] = l.level
+						}
 					}
 					next[i] = int32(i + 1)
 				}
 			}
 		}
-		if p.complete && p.rs.tiers[t].action == policy.Deny {
+		if whole && p.rs.tiers[t].action == policy.Deny {
 			for i := open(0); i < n; i = open(i + 1) {
-				spans[i] = Span{Level: p.after[t], Decision: p.rs.byTier(t, notes[i])}
+				spans[i] = Span{Level: passed[i], Decision: p.rs.byTier(t, notes[i])}
+				if !ofPassed {
+					spans[i].Level = p.after[t]
+				}
 				done[i] = true
 			}
 		}
@@ -117,16 +136,21 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 		for k < len(layers) && layers[k].tier == t {
 			k++
 		}
+		if slices.ContainsFunc(passed, func(level uint16) bool { return level > 0 }) {
+			tier(t, layers[:k], true) // before the others: these passed in tiers before
+		}
 		if k > 0 || p.complete {
-			tier(t, layers[:k])
+			tier(t, layers[:k], false)
 		}
 		layers = layers[k:]
 	}
-	if p.complete {
-		for i := range spans {
-			if !done[i] {
-				spans[i] = Span{Level: p.after[len(p.rs.tiers)], Decision: p.rs.byNone(notes[i])}
-			}
+	for i := range spans {
+		switch {
+		case done[i]:
+		case p.complete:
+			spans[i] = Span{Level: p.after[len(p.rs.tiers)], Decision: p.rs.byNone(notes[i])}
+		case passed[i] > 0:
+			spans[i] = Span{Level: passed[i], Decision: p.rs.byNone(notes[i])}
 		}
 	}
 	var line Line

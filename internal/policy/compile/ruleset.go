@@ -18,10 +18,12 @@ import (
 // So there is no product of atoms and wide rules, and equal tables of different rule sets
 // are often one.
 //
-// Where a rule that an atom meets beside wide ones passes or logs, or a wide one logs, what
-// decides depends on all rules before. Then, and where a wide rule does not hold for an atom
-// after all (its peers have a NotIn), the atom's table is made of all rules, and has what is
-// not as the default table says, at level 0.
+// Where a rule that an atom meets beside wide ones passes, the atom's table has what all rules
+// of the tiers that follow make of it, at the level of the rule that passes.
+//
+// Where rules log, what is decided depends on all rules before. Then, and where a wide rule
+// does not hold for an atom after all (its peers have a NotIn), the atom's table is made of
+// all rules, and has what is not as the default table says, at level 0.
 //
 // An atom of which a rule set asks nothing beyond its base has the table of its base. So a
 // network in many rules (all but 10.0.0.0/8 …) makes no table for each atom of pods in it.
@@ -187,7 +189,7 @@ func (c *Compiler) prepare(rs *ruleSet) {
 		var layers []ruleLayer
 		for i := range rs.clauses {
 			if rs.wide[k][i] {
-				layers = append(layers, ruleLayer{i, rs.levels[k][i], rs.regionFor(i, nil)})
+				layers = append(layers, ruleLayer{i, rs.levels[k][i], true, rs.regionFor(i, nil)})
 			}
 		}
 		t := rs.paint(layers, &painter{rs: rs, complete: true, after: after})
@@ -200,6 +202,7 @@ func (c *Compiler) prepare(rs *ruleSet) {
 type ruleLayer struct {
 	clause int
 	level  uint16
+	wide   bool
 	region *region
 }
 
@@ -218,7 +221,7 @@ func (rs *ruleSet) paint(of []ruleLayer, p *painter) *Table {
 			if hasSources(class) {
 				sources = l.region.sources[class]
 			}
-			layers = append(layers, layer{l.clause, cl.tier, l.level, cl.action, l.region.numbers[class], sources})
+			layers = append(layers, layer{l.clause, cl.tier, l.level, l.wide, cl.action, l.region.numbers[class], sources})
 		}
 		t.Lines[class] = p.line(layers)
 	}
@@ -348,6 +351,7 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 
 	var layers []ruleLayer // those that match, in place of what the default table has of them
 	whole, differs := rs.logs[a.kind], false
+	passing := len(rs.tiers) // the first tier in which a narrow rule passes
 	for _, i := range asked {
 		cl := &rs.clauses[i]
 		wide, matches := rs.wide[a.kind][i], cl.meets(holds)
@@ -361,9 +365,12 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 		}
 		if matches && !wide {
 			differs = true
-			whole = whole || cl.action == policy.Pass || cl.action == policy.Log
+			whole = whole || cl.action == policy.Log
+			if cl.action == policy.Pass {
+				passing = min(passing, cl.tier)
+			}
 			if !whole {
-				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], r})
+				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], false, r})
 			}
 		}
 	}
@@ -371,9 +378,15 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 		return &Table{}
 	}
 	if !whole {
-		// What wide rules pass on, the rules after them in the tier never see.
 		for _, i := range rs.passes[a.kind] {
-			layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], rs.regionFor(int(i), nil)})
+			if rs.clauses[i].tier <= passing {
+				layers = append(layers, ruleLayer{int(i), rs.levels[a.kind][i], true, rs.regionFor(int(i), nil)})
+			}
+		}
+		for i := range rs.clauses {
+			if rs.wide[a.kind][i] && rs.clauses[i].tier > passing {
+				layers = append(layers, ruleLayer{i, rs.levels[a.kind][i], true, rs.regionFor(i, nil)})
+			}
 		}
 		slices.SortStableFunc(layers, func(a, b ruleLayer) int { return a.clause - b.clause })
 		return rs.paint(layers, &painter{rs: rs})
@@ -386,7 +399,7 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 			matches = cl.meets(holds)
 		}
 		if matches {
-			layers = append(layers, ruleLayer{i, levelFinal, rs.regionFor(i, narrow)})
+			layers = append(layers, ruleLayer{i, levelFinal, false, rs.regionFor(i, narrow)})
 		}
 	}
 	t := rs.paint(layers, &painter{rs: rs, complete: true, after: make([]uint16, len(rs.tiers)+1)})
