@@ -10,11 +10,13 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/testutil"
 )
 
@@ -106,6 +108,11 @@ func BenchmarkAttach(b *testing.B) {
 		}
 	}
 	err := Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
+		batch, err := netlinkx.NewBatch(netns.None())
+		if err != nil {
+			return err
+		}
+		defer batch.Close()
 		for b.Loop() {
 			pair := netlink.NewVeth(netlink.LinkAttrs{Name: fmt.Sprintf("v%d", len(times["veth"])), TxQLen: -1})
 			pair.PeerName = "p" + pair.Name
@@ -114,7 +121,7 @@ func BenchmarkAttach(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			timed("attach", func() error { return veth{}.Attach(h, o, link.Attrs().Index) })
+			timed("attach", func() error { return veth{}.Attach(batch, o, link.Attrs().Index) })
 		}
 		return nil
 	})

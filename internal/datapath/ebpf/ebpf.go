@@ -8,6 +8,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Kind is the kind of pods with a veth and a fast path.
@@ -28,7 +29,7 @@ func New(connections int) *Kind {
 type Hooks interface {
 	// Attach attaches programs to the node's end of a pod's pair, and replaces ours that are there,
 	// each atomically.
-	Attach(h *netlink.Handle, o *bpfobj.Objects, index int) error
+	Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error
 	// Wrong returns what is wrong with the first program that is missing or has another version, or
 	// "".
 	Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
@@ -48,7 +49,7 @@ func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 }
 
 // Start implements node.Kind.
-func (k *Kind) Start(n *node.Node) { k.shortcuts.Inside = n.Inside }
+func (k *Kind) Start(n *node.Node) { k.shortcuts.Inside, k.shortcuts.Batch = n.Inside, n.Batch }
 
 // Choose implements node.Kind.
 func (k *Kind) Choose(kind string) { k.shortcuts.chosen.Store(k.names[kind]) }

@@ -71,7 +71,11 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 
 // prepareENI attaches the programs of an ENI and adds it to the map of ENIs.
 func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
-	if err := filters.Attach(h, s.Objects.Objects, eni.Index, eniHooks); err != nil {
+	b, err := s.Batch()
+	if err != nil {
+		return err
+	}
+	if err := filters.Attach(b, s.Objects.Objects, eni.Index, eniHooks); err != nil {
 		return err
 	}
 	silent, err := fastpath.Silent(h)

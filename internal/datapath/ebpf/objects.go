@@ -9,6 +9,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Names of programs and maps in bpf/shortcut.c. A map's name contains the version of its shape:
@@ -56,8 +57,8 @@ func table(o *fastpath.Objects) fastpath.Pods[shortcutPod] {
 type veth struct{}
 
 // Attach implements Hooks.
-func (veth) Attach(h *netlink.Handle, o *bpfobj.Objects, index int) error {
-	return filters.Attach(h, o, index, podHooks)
+func (veth) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error {
+	return filters.Attach(b, o, index, podHooks)
 }
 
 // Wrong implements Hooks.

@@ -104,7 +104,11 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err != nil {
 		return err
 	}
-	return o.hooks.Attach(site.Node, objects, index)
+	b, err := site.NodeBatch()
+	if err != nil {
+		return err
+	}
+	return o.hooks.Attach(b, objects, index)
 }
 
 // Have implements object.Object.

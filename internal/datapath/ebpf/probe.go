@@ -4,18 +4,25 @@ import (
 	"errors"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
 // and another error if the test failed. It attaches the programs to a loopback.
 func Supported() error {
-	return Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
-		return bpfobj.Lacking(tcfilter.Needs, veth{}.Attach(h, o, loopback))
+	return Try(func(_ *netlink.Handle, o *bpfobj.Objects) error {
+		b, err := netlinkx.NewBatch(netns.None())
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		return bpfobj.Lacking(tcfilter.Needs, veth{}.Attach(b, o, loopback))
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcfilter"
 )
@@ -293,7 +294,7 @@ func TestOtherVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd := []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: ToPod}}
-	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, link.Attrs().Index, odd); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, link.Attrs().Index, odd); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -404,7 +405,7 @@ func TestLeftovers(t *testing.T) {
 	defer h.Close()
 	for _, dev := range []string{"eth0", "eth2"} {
 		link := must(h.LinkByName(dev))
-		if err := filters.Attach(h, s.Objects.Objects, link.Attrs().Index, eniHooks); err != nil {
+		if err := filters.Attach(fastpathtest.Batch(t, n.NS), s.Objects.Objects, link.Attrs().Index, eniHooks); err != nil {
 			t.Fatal(err)
 		}
 		others := &netlink.BpfFilter{
@@ -450,7 +451,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	n.Sync()
 	h := must(handle(n))
 	defer h.Close()
-	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	has := func(device string) bool {
@@ -460,7 +461,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	if repairs := fmt.Sprint(n.Sync()); !strings.Contains(repairs, "removed programs from eth3") || !has("eth3") {
 		t.Errorf("an ENI that has gone has its qdisc: %v; repairs %s", has("eth3"), repairs)
 	}
-	if err := filters.Attach(h, own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.DP.Teardown(context.Background()); err != nil {

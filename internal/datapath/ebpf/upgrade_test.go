@@ -43,13 +43,11 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	}
 	check(n.Do(func() error { return former.Maps[fastpath.MapENIs].Put(eni, eni) }))
 	check(n.DP.Close(t.Context()))
-	h, err := handle(n)
-	check(err)
-	defer h.Close()
+	b := fastpathtest.Batch(t, n.NS)
 	o := &bpfobj.Objects{Programs: former.Programs}
-	check(filters.Attach(h, o, int(eni), eniHooks))
+	check(filters.Attach(b, o, int(eni), eniHooks))
 	for _, p := range pods {
-		check(filters.Attach(h, o, index(n, p.Wiring.HostIfName), podHooks))
+		check(filters.Attach(b, o, index(n, p.Wiring.HostIfName), podHooks))
 	}
 }
 

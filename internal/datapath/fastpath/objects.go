@@ -16,6 +16,7 @@ import (
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/tcfilter"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // MaxPods is the largest number of local pods' addresses: more than any instance type supports.
@@ -70,6 +71,8 @@ type Loader struct {
 	Upgrade func(*Objects) error
 	// Inside runs a function in the node's namespace.
 	Inside func(func() error) error
+	// Batch returns a socket in the node's namespace for several requests at once.
+	Batch func() (*netlinkx.Batch, error)
 
 	// The lock guards the field below and serialises changes of the maps.
 	sync.Mutex

@@ -36,7 +36,7 @@ func New(connections int) *Kind {
 }
 
 // Start implements node.Kind.
-func (s *Kind) Start(n *node.Node) { s.node, s.fast.Inside = n, n.Inside }
+func (s *Kind) Start(n *node.Node) { s.node, s.fast.Inside, s.fast.Batch = n, n.Inside, n.Batch }
 
 // Choose implements node.Kind. Existing pods keep the kind when new ones are of another.
 func (s *Kind) Choose(kind string) {

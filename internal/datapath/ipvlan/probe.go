@@ -4,11 +4,13 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/kernel"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
@@ -35,7 +37,12 @@ func probe(h *netlink.Handle) error {
 		return bpfobj.Lacking(bpfobj.Needs, err)
 	}
 	defer o.Close()
-	if err := filters.Attach(h, o.Objects, index, eniHooks); err != nil {
+	b, err := netlinkx.NewBatch(netns.None())
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if err := filters.Attach(b, o.Objects, index, eniHooks); err != nil {
 		return bpfobj.Lacking(tcfilter.Needs, err)
 	}
 	return nil

@@ -94,7 +94,11 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 		return repairs, err
 	}
 	if problem != "" {
-		if err := filters.Attach(h, s.fast.Objects.Objects, e.Index, eniHooks); err != nil {
+		b, err := s.fast.Batch()
+		if err != nil {
+			return repairs, err
+		}
+		if err := filters.Attach(b, s.fast.Objects.Objects, e.Index, eniHooks); err != nil {
 			return repairs, err
 		}
 		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
@@ -251,10 +255,14 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err != nil {
 		return err
 	}
-	if err := filters.Attach(site.Node, objects, index, hostHooks); err != nil || site.Pod == nil {
+	b, err := site.NodeBatch()
+	if err != nil {
 		return err
 	}
-	inPod, err := site.Pod.Handle()
+	if err := filters.Attach(b, objects, index, hostHooks); err != nil || site.Pod == nil {
+		return err
+	}
+	inPod, err := site.Pod.Batch()
 	if err != nil {
 		return err
 	}

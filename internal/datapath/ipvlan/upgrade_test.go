@@ -5,10 +5,6 @@ package ipvlan
 import (
 	"testing"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
-
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
@@ -52,17 +48,11 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	}
 	check(n.Do(func() error { return former.Maps[fastpath.MapENIs].Put(uint32(eni), uint32(eni)) }))
 	check(n.DP.Close(t.Context()))
-	o := &bpfobj.Objects{Programs: former.Programs}
-	check(filters.Attach(h, o, eni, eniHooks))
+	o, b := &bpfobj.Objects{Programs: former.Programs}, fastpathtest.Batch(t, n.NS)
+	check(filters.Attach(b, o, eni, eniHooks))
 	for _, p := range pods {
-		check(filters.Attach(h, o, index(p.Wiring.HostIfName), hostHooks))
-		ns, err := netns.GetFromPath(p.Path)
-		check(err)
-		inner, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-		check(err)
-		check(filters.Attach(inner, o, innerIndex(p.Wiring.HostIfName), innerHooks))
-		inner.Close()
-		check(ns.Close())
+		check(filters.Attach(b, o, index(p.Wiring.HostIfName), hostHooks))
+		check(filters.Attach(fastpathtest.Batch(t, p.NS), o, innerIndex(p.Wiring.HostIfName), innerHooks))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // hooks attaches programs at the two attach points of a pair. Both are addressed by the index of
@@ -38,7 +39,7 @@ type attachPoint struct {
 var attachPoints = []attachPoint{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
 
 // Attach implements ebpf.Hooks. A program that already runs is left alone.
-func (k *hooks) Attach(_ *netlink.Handle, o *bpfobj.Objects, index int) error {
+func (k *hooks) Attach(_ *netlinkx.Batch, o *bpfobj.Objects, index int) error {
 	return k.inside(func() error {
 		for _, p := range attachPoints {
 			if err := put(index, p, o.Programs[p.program]); err != nil {

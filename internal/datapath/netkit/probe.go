@@ -34,7 +34,7 @@ func Supported() error {
 			return fmt.Errorf("find the netkit device for the test: %w", err)
 		}
 		here := &hooks{inside: func(f func() error) error { return f() }}
-		if err := here.Attach(h, o, made.Attrs().Index); err != nil {
+		if err := here.Attach(nil, o, made.Attrs().Index); err != nil {
 			return lacking("eBPF programs in netkit devices (BPF_NETKIT_PRIMARY and _PEER, Linux 6.8)", unix.EINVAL, err)
 		}
 		return nil

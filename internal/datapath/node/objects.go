@@ -95,8 +95,8 @@ func hostSysctls(p *Pod) []object.Object {
 	return out
 }
 
-// nodeBatch returns the node's socket for several requests at once.
-func (n *Node) nodeBatch() (_ *netlinkx.Batch, err error) {
+// Batch returns the node's socket for several requests at once, which stays the node's.
+func (n *Node) Batch() (_ *netlinkx.Batch, err error) {
 	n.idleMu.Lock()
 	defer n.idleMu.Unlock()
 	if n.batch == nil {
@@ -224,7 +224,7 @@ func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 
 // site returns the Site of one call; the pod's namespace is not opened yet.
 func (n *Node) site(ctx context.Context, h *netlink.Handle) *object.Site {
-	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.Later, NodeBatch: n.nodeBatch}
+	return &object.Site{Ctx: ctx, Node: h, NodeNS: n.ns, ProcSys: n.procSys, Later: n.reaper.Later, NodeBatch: n.Batch}
 }
 
 // wire puts every object of a pod that is new, or added again.

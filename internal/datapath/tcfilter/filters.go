@@ -17,6 +17,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/bpfobj"
@@ -46,19 +47,41 @@ type Hook struct {
 	Program string
 }
 
-// Attach attaches programs to a device and replaces ours that are there, each atomically.
-func (p Filters) Attach(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) error {
-	if err := h.QdiscAdd(clsact(index)); err != nil && !errors.Is(err, unix.EEXIST) {
+// Attach attaches programs to a device and replaces ours that are there, each atomically. All of it
+// is one message; b is a socket in the device's network namespace.
+func (p Filters) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int, hooks []Hook) error {
+	all := []*nl.NetlinkRequest{tcRequest(unix.RTM_NEWQDISC, unix.NLM_F_CREATE|unix.NLM_F_EXCL, "clsact",
+		&nl.TcMsg{Ifindex: int32(index), Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT})}
+	for _, k := range hooks {
+		f := tcRequest(unix.RTM_NEWTFILTER, unix.NLM_F_CREATE, "bpf",
+			&nl.TcMsg{Ifindex: int32(index), Handle: handle, Parent: k.Parent, Info: netlink.MakeHandle(uint16(p), nl.Swap16(unix.ETH_P_ALL))})
+		options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
+		options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(o.Programs[k.Program].FD())))
+		options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(k.Program))
+		options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(nl.TCA_BPF_FLAG_ACT_DIRECT))
+		f.AddData(options)
+		all = append(all, f)
+	}
+	refused, err := b.Do(all)
+	if err != nil {
+		return fmt.Errorf("attach programs: %w", err)
+	}
+	if err := refused[0]; err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("add qdisc clsact: %w", err)
 	}
-	for _, k := range hooks {
-		f := p.filter(index, k.Parent)
-		f.Fd, f.Name, f.DirectAction = o.Programs[k.Program].FD(), k.Program, true
-		if err := h.FilterReplace(f); err != nil {
+	for i, k := range hooks {
+		if err := refused[i+1]; err != nil {
 			return fmt.Errorf("attach program %s: %w", k.Program, err)
 		}
 	}
 	return nil
+}
+
+func tcRequest(kind, flags int, what string, at *nl.TcMsg) *nl.NetlinkRequest {
+	r := nl.NewNetlinkRequest(kind, flags)
+	r.AddData(at)
+	r.AddData(nl.NewRtAttr(nl.TCA_KIND, nl.ZeroTerminated(what)))
+	return r
 }
 
 func clsact(index int) *netlink.Clsact {

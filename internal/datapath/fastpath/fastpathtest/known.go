@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -14,7 +15,24 @@ import (
 
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcfilter"
+	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/testutil"
 )
+
+// Batch opens a socket in a namespace for several requests at once, until the end of the test.
+func Batch(t testing.TB, at *testutil.NS) *netlinkx.Batch {
+	t.Helper()
+	ns, err := netlinkx.Enter(at.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ns.Close)
+	b, err := ns.Batch()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
 
 // Known returns the keys of the connections that are known, and not pending, to the newest program
 // in the filters: Kit.Known of a kind.
