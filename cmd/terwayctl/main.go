@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -28,7 +29,11 @@ func main() {
 	log.SetLogger(logr.Discard())
 	if err := newCommand().ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "terwayctl:", err)
-		os.Exit(1)
+		status := 1
+		if with := (interface{ ExitStatus() int })(nil); errors.As(err, &with) {
+			status = with.ExitStatus()
+		}
+		os.Exit(status)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package policy is the command "terwayctl policy": what is wrong with policies, and what
-// they say of a connection. It reads folders of manifests and prints; what policies mean is
+// Package policy is the command "terwayctl policy": what is wrong with policies, what they say
+// of a connection, and what changes if others are applied. It reads folders of manifests and prints; what policies mean is
 // internal/policy's.
 package policy
 
@@ -22,10 +22,10 @@ import (
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "What is wrong with network policies, and what they say of a connection",
+		Short: "What is wrong with network policies, what they say of a connection, and what would change",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(lintCommand(), traceCommand())
+	cmd.AddCommand(lintCommand(), traceCommand(), previewCommand())
 	return cmd
 }
 

@@ -1,8 +1,6 @@
 package translate
 
 import (
-	"slices"
-
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,9 +32,7 @@ func stage[T metav1.Object](list []T, p T, action v3.StagedAction) []T {
 	if action == v3.StagedLearn || action == v3.StagedIgnore {
 		return list
 	}
-	list = slices.DeleteFunc(slices.Clone(list), func(other T) bool {
-		return other.GetName() == p.GetName() && other.GetNamespace() == p.GetNamespace()
-	})
+	list, _ = take(list, p)
 	if action == v3.StagedDelete {
 		return list
 	}

@@ -1,0 +1,321 @@
+package policy
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/manifest"
+	"terway.dev/terway/internal/policy/preview"
+	"terway.dev/terway/internal/policy/translate"
+)
+
+// A CutError says that a preview takes away what was allowed.
+type CutError struct{ Changes int }
+
+func (e *CutError) Error() string { return fmt.Sprintf("%d changes cut what was allowed", e.Changes) }
+
+// ExitStatus is the program's.
+func (e *CutError) ExitStatus() int { return 2 }
+
+func previewCommand() *cobra.Command {
+	var from source
+	var files, gone []string
+	var staged bool
+	var output string
+	cmd := &cobra.Command{
+		Use:   "preview --offline DIR -f FILE",
+		Short: "What would be cut and opened if policies were applied",
+		Long: `Compares what the manifests of DIR say with what they would say if the policies, tiers and
+network sets of FILE were applied: those that are new, and those that take the place of one
+with their name. Each line is a change: from whom to whom, which traffic, and what decides
+before and after. It is exact: the compiled tables are compared, no connection is tried.
+
+  cut     it was allowed, and is denied
+  opened  it was denied, and is allowed
+
+Pods are grouped by their owner (a Deployment's or another's name), or else by label
+app.kubernetes.io/name, k8s-app or app; where not all of a group change alike, the line names
+the pods. "nodes" are nodes and pods of their network, "outside" are all other addresses.
+Addresses and ports are those of pods behind Services. What pods and nodes DIR has are all
+that are asked of: a pod that is not there, or has no address, is not in the answer.
+
+Staged policies of FILE change nothing without --staged; with it they are applied by their
+stagedAction. Those of DIR change nothing.
+
+The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
+		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
+  terwayctl policy preview --offline policies -f new.yaml
+  terwayctl policy preview --offline policies -f staged.yaml --staged -o json
+  terwayctl policy preview --offline policies --delete NetworkPolicy/shop/db`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if output != "" && output != "json" {
+				return fmt.Errorf("-o %q: want json, or nothing for text", output)
+			}
+			if len(files) == 0 && len(gone) == 0 {
+				return errors.New("want -f FILE of what is applied, --delete of what goes, or both")
+			}
+			before, err := from.read(cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			after, err := from.changed(before, files, gone, staged, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			changes, err := compare(before, after, from.options, cmd.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				err = printJSON(cmd.OutOrStdout(), changes)
+			} else {
+				err = printText(cmd.OutOrStdout(), changes)
+			}
+			if cut := cuts(changes); err == nil && cut > 0 {
+				return &CutError{cut}
+			}
+			return err
+		},
+	}
+	from.flags(cmd)
+	f := cmd.Flags()
+	f.StringArrayVarP(&files, "filename", "f", nil, "the YAML or JSON `FILE` of what is applied; may come again")
+	f.StringArrayVar(&gone, "delete", nil, "an object that goes, before FILE is applied: `KIND/[NAMESPACE/]NAME`, as in NetworkPolicy/shop/db; may come again")
+	f.BoolVar(&staged, "staged", false, "apply the staged policies of FILE")
+	f.StringVarP(&output, "output", "o", "", "`FORMAT`: json")
+	return cmd
+}
+
+// changed is what becomes of the objects.
+func (s *source) changed(o translate.Objects, files, gone []string, staged bool, stderr io.Writer) (translate.Objects, error) {
+	for _, text := range gone {
+		ref, err := refOf(text, s.namespace)
+		if err != nil {
+			return o, err
+		}
+		rest, there := o.Without(ref)
+		if !there {
+			return o, fmt.Errorf("--delete %s: there is no %s in the folder", text, ref)
+		}
+		o = rest
+	}
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return o, fmt.Errorf("-f: %w", err)
+		}
+		r, err := manifest.NewReader()
+		if err != nil {
+			return o, err
+		}
+		r.Namespace = s.namespace
+		if err := r.Read(text); err != nil {
+			return o, fmt.Errorf("-f %s: %w", name, err)
+		}
+		n := r.Objects
+		if len(r.Skipped)+len(n.Namespaces)+len(n.ServiceAccounts)+len(n.Pods)+len(n.Nodes)+len(n.EndpointSlices)+len(n.HostEndpoints) > 0 {
+			return o, fmt.Errorf("-f %s: has objects of other kinds: want policies, tiers and network sets", name)
+		}
+		o = o.With(n)
+		switch n := len(n.StagedNetworkPolicies) + len(n.StagedGlobalNetworkPolicies) + len(n.StagedKubernetesNetworkPolicies); {
+		case staged:
+			o.StagedNetworkPolicies, o.StagedGlobalNetworkPolicies, o.StagedKubernetesNetworkPolicies =
+				r.Objects.StagedNetworkPolicies, r.Objects.StagedGlobalNetworkPolicies, r.Objects.StagedKubernetesNetworkPolicies
+			o = o.WithStaged()
+		case n > 0:
+			fmt.Fprintf(stderr, "-f %s: %d staged policies change nothing: --staged applies them\n", name, n)
+		}
+	}
+	return o, nil
+}
+
+// deletable are the kinds of --delete.
+var deletable = []string{
+	translate.KindNetworkPolicy, translate.KindClusterNetworkPolicy, translate.KindCalicoPolicy, translate.KindGlobalNetworkPolicy,
+	translate.KindTier, translate.KindNetworkSet, translate.KindGlobalNetworkSet,
+}
+
+func refOf(text, namespace string) (policy.Ref, error) {
+	parts := strings.Split(text, "/")
+	i := slices.IndexFunc(deletable, func(kind string) bool { return strings.EqualFold(kind, parts[0]) })
+	if i < 0 || len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
+		return policy.Ref{}, fmt.Errorf("--delete %q: want KIND/[NAMESPACE/]NAME; kinds are %s", text, strings.Join(deletable, ", "))
+	}
+	ref := policy.Ref{Kind: deletable[i], Name: parts[len(parts)-1]}
+	switch ref.Kind {
+	case translate.KindNetworkPolicy, translate.KindCalicoPolicy, translate.KindNetworkSet:
+		if ref.Namespace = namespace; len(parts) == 3 {
+			ref.Namespace = parts[1]
+		}
+	default:
+		if len(parts) == 3 {
+			return ref, fmt.Errorf("--delete %q: want %s/NAME: the kind has no namespaces", text, ref.Kind)
+		}
+	}
+	return ref, nil
+}
+
+func compare(before, after translate.Objects, options translate.Options, stderr io.Writer) ([]preview.Change, error) {
+	var worlds [2]preview.World
+	was := map[string]bool{}
+	var refused []error
+	for i, o := range []translate.Objects{before, after} {
+		cluster, notes := translate.Cluster(o)
+		set, more := translate.Policies(o, options)
+		worlds[i] = preview.World{Set: set, Cluster: cluster}
+		for _, n := range append(more, notes...) {
+			text := n.String()
+			switch {
+			case was[text]:
+			case i == 1 && n.Severity == translate.Refused:
+				refused = append(refused, errors.New(text))
+			default:
+				fmt.Fprintln(stderr, text)
+			}
+			was[text] = true
+		}
+	}
+	// What is refused is not applied, so there is nothing to say of it.
+	if err := errors.Join(refused...); err != nil {
+		return nil, err
+	}
+	without, asked := 0, 0
+	for _, p := range worlds[0].Cluster.Pods {
+		switch {
+		case p.HostNetwork || p.Ended:
+		case len(p.Addresses) == 0:
+			without++
+		default:
+			asked++
+		}
+	}
+	if without > 0 {
+		fmt.Fprintf(stderr, "not asked of: %d pods without an address\n", without)
+	}
+	if asked == 0 {
+		return nil, errors.New("there are no pods with an address in the folder: save them with \"kubectl get pods -A -o yaml\"")
+	}
+	owners := map[policy.NamespacedName]string{}
+	for _, p := range before.Pods {
+		owners[policy.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = groupOf(p)
+	}
+	return preview.Compare(worlds[0], worlds[1], func(p *policy.Pod) string { return p.Namespace + "/" + owners[p.NamespacedName] })
+}
+
+// groupOf is the name that a pod has in common with others like it.
+func groupOf(p *corev1.Pod) string {
+	if c := metav1.GetControllerOf(p); c != nil {
+		if hash := p.Labels["pod-template-hash"]; c.Kind == "ReplicaSet" && hash != "" {
+			return strings.TrimSuffix(c.Name, "-"+hash)
+		}
+		return c.Name
+	}
+	for _, label := range []string{"app.kubernetes.io/name", "k8s-app", "app"} {
+		if v := p.Labels[label]; v != "" {
+			return v
+		}
+	}
+	return p.Name
+}
+
+func cuts(changes []preview.Change) (n int) {
+	for _, c := range changes {
+		if c.Cut() {
+			n++
+		}
+	}
+	return n
+}
+
+func word(c preview.Change) string {
+	if c.Cut() {
+		return "cut"
+	}
+	return "opened"
+}
+
+func familyName(c preview.Change) string {
+	if c.Family == 0 {
+		return ""
+	}
+	return fmt.Sprintf("IPv%d", c.Family)
+}
+
+func printText(w io.Writer, changes []preview.Change) error {
+	if len(changes) == 0 {
+		_, err := fmt.Fprintln(w, "nothing changes")
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "CHANGE\tFROM\tTO\tTRAFFIC\tBEFORE\tAFTER")
+	for _, c := range changes {
+		traffic := c.Traffic.String()
+		if f := familyName(c); f != "" {
+			traffic += " (" + f + ")"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", word(c), c.From.Name, c.To.Name, traffic, strings.Join(c.Before.Strings(), "; "), strings.Join(c.After.Strings(), "; "))
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	cut := cuts(changes)
+	_, err := fmt.Fprintf(w, "%d cut, %d opened\n", cut, len(changes)-cut)
+	return err
+}
+
+type jsonEnd struct {
+	Name     string   `json:"name"`
+	Pods     []string `json:"pods,omitempty"`
+	Hosts    []string `json:"hosts,omitempty"`
+	Networks []string `json:"networks,omitempty"`
+}
+
+type jsonVerdict struct {
+	Verdict string   `json:"verdict"`
+	By      []string `json:"by"`
+}
+
+type jsonChange struct {
+	Change  string      `json:"change"`
+	From    jsonEnd     `json:"from"`
+	To      jsonEnd     `json:"to"`
+	Family  string      `json:"family,omitempty"`
+	Traffic []string    `json:"traffic"`
+	Before  jsonVerdict `json:"before"`
+	After   jsonVerdict `json:"after"`
+}
+
+func printJSON(w io.Writer, changes []preview.Change) error {
+	end := func(e preview.End) jsonEnd {
+		return jsonEnd{e.Name, texts(e.Pods), texts(e.Hosts), texts(e.Networks)}
+	}
+	verdict := func(v preview.Verdict) jsonVerdict { return jsonVerdict{v.Action.String(), v.Strings()} }
+	list := make([]jsonChange, 0, len(changes))
+	for _, c := range changes {
+		list = append(list, jsonChange{word(c), end(c.From), end(c.To), familyName(c), c.Traffic.Strings(), verdict(c.Before), verdict(c.After)})
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(struct {
+		Changes []jsonChange `json:"changes"`
+	}{list})
+}
+
+func texts[T fmt.Stringer](list []T) (out []string) {
+	for _, v := range list {
+		out = append(out, v.String())
+	}
+	return out
+}
