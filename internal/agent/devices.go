@@ -4,7 +4,6 @@ import (
 	"context"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/netlinkx"
@@ -32,15 +31,13 @@ func LinksByMAC() (map[string]Device, error) {
 	return out, nil
 }
 
-// SandboxAlive reports whether path is a network namespace. When a runtime is killed between
-// unmounting and removing a sandbox's path, an empty file stays behind; that sandbox is dead.
+// SandboxAlive reports whether there is a network namespace at path, true if the kernel does not
+// tell. When a runtime is killed between unmounting and removing a sandbox's path, an empty file
+// stays behind; that sandbox is dead.
 func SandboxAlive(path string) bool {
-	var fs unix.Statfs_t
-	for {
-		err := unix.Statfs(path, &fs)
-		if err == unix.EINTR {
-			continue
-		}
-		return err == nil && fs.Type == unix.NSFS_MAGIC
+	ns, err := netlinkx.Enter(path)
+	if err == nil {
+		ns.Close()
 	}
+	return !netlinkx.Gone(err)
 }

@@ -10,8 +10,10 @@ import (
 	"terway.dev/terway/internal/datapath/routing"
 )
 
-// Kind is a way to wire a pod. Calls are serialised: those for a pod hold the pod's lock, those for
-// the node the node's lock. A Kind that embeds Plain implements only the differences.
+// Kind is a way to wire a pod. Choose, Sync and Teardown hold the node's lock, Prepare and the
+// methods of objects their pod's. Describe, Devices, Objects and Points only describe: they read and
+// change nothing in the kernel, and may be called for the same pod at the same time, as may all the
+// others. A Kind that embeds Plain implements only the differences.
 type Kind interface {
 	// Name is the kind's name in datapath.Pod.Kind and NodeNetwork.status.datapath.
 	Name() string
@@ -62,7 +64,7 @@ type Added struct {
 	After []object.Object
 }
 
-// Feature adds objects to the pods of every kind. Its calls are serialised like a Kind's.
+// Feature adds objects to the pods of every kind. Its calls hold the locks that a Kind's do.
 type Feature interface {
 	// Name is for people.
 	Name() string

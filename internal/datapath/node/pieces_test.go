@@ -10,13 +10,16 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/firewall"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/sysctl"
 )
 
 // The test above depends on the VPC's source check.
@@ -259,4 +262,104 @@ func TestForwardUnreadable(t *testing.T) {
 	}
 	d.firewall = good
 	n.Sync()
+}
+
+// settings is a kind with sysctls of the node's device beside those that every pod has.
+type settings struct{ Plain }
+
+func (settings) Objects(p *Pod) Added {
+	one := func(name string) []object.Object {
+		return []object.Object{object.Sysctl{Setting: sysctl.Setting{Path: "ipv4/conf/" + p.Host.Name + "/" + name, Value: "1"}}}
+	}
+	return Added{Before: one("log_martians"), After: one("proxy_arp_pvlan")}
+}
+
+// Sync and CheckPod see the sysctls of all objects of a pod, whoever adds them.
+func TestSysctlsOfKinds(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	own(n).kinds = []Kind{settings{Plain{"plain"}}}
+	n.Sync()
+	p := n.AddPod(1)
+	if repairs := n.Sync(p); len(repairs) != 0 {
+		t.Errorf("Sync of a new pod repairs %q", repairs)
+	}
+	for _, name := range []string{"log_martians", "proxy_arp_pvlan"} {
+		path := "ipv4/conf/" + p.Wiring.HostIfName + "/" + name
+		n.Sysctl(path, "0")
+		if err := n.DP.CheckPod(t.Context(), n.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("CheckPod: %v, want %s", err, path)
+		}
+		if repairs := n.Sync(p); len(repairs) != 1 || !strings.Contains(repairs[0], path) {
+			t.Errorf("Sync repairs %q, want %s", repairs, path)
+		}
+	}
+}
+
+// A pod's namespace that is no longer mounted is gone, though its file is there: Sync repairs what
+// it can see, and the agent removes the pod.
+func TestSyncWithALeftFile(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1)
+	p.Spec.NetNS = world.LeftFile(t)
+	n.IP("link set " + p.Wiring.HostIfName + " down")
+	if repairs := n.Sync(p); len(repairs) == 0 {
+		t.Error("Sync repairs nothing")
+	}
+	p.Remove()
+	n.Sync(p)
+}
+
+// locked is a kind, and a feature, that looks whether the node's lock is held.
+type locked struct {
+	Plain
+	node  *Node
+	calls []string
+	free  bool
+}
+
+func (k *locked) note(call string) {
+	k.calls = append(k.calls, call)
+	if k.node.nodeMu.TryLock() {
+		k.node.nodeMu.Unlock()
+		k.free = true
+	}
+}
+
+func (k *locked) Choose(string) { k.note("choose") }
+
+func (k *locked) Sync(*netlink.Handle, []netlink.Link, []routing.ENI) ([]string, error) {
+	k.note("sync")
+	return nil, nil
+}
+
+func (k *locked) Teardown(*netlink.Handle, []netlink.Link) error { k.note("teardown"); return nil }
+
+type lockedFeature struct{ k *locked }
+
+func (lockedFeature) Name() string                          { return "locked" }
+func (lockedFeature) Objects(*Pod, []Point) []object.Object { return nil }
+func (f lockedFeature) Teardown(*netlink.Handle) error      { f.k.note("teardown"); return nil }
+func (f lockedFeature) Sync(*netlink.Handle, datapath.Node) ([]string, error) {
+	f.k.note("sync")
+	return nil, nil
+}
+
+// No two calls that concern the whole node are made at once: an ADD may prepare the node while it
+// is torn down.
+func TestKindsHoldTheNodesLock(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	k := &locked{Plain: Plain{"plain"}, node: own(n)}
+	own(n).kinds, own(n).features = []Kind{k}, []Feature{lockedFeature{k}}
+	n.AddPod(1)
+	n.Sync()
+	if err := n.DP.Teardown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(k.calls); k.free || got != "[choose sync sync choose sync sync teardown teardown]" {
+		t.Errorf("calls %s, without the lock: %v", got, k.free)
+	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -110,18 +109,18 @@ func (s *syncing) repaired(format string, args ...any) {
 	s.repairs = append(s.repairs, fmt.Sprintf(format, args...))
 }
 
-// describe lists the objects of all pods, and reads the sysctls of all in one visit to the
+// describe lists the objects of all wired pods, and reads their sysctls in one visit to the
 // namespace.
 func (s *syncing) describe() error {
 	state := s.n.state()
 	var all []object.Object
-	for name, d := range s.desired {
-		d.p, d.err = s.n.describe(state, s.want, d.pod)
-		o := s.n.objects(d.p)
-		d.objects = o.all()
-		if link := s.view.ByName[name]; d.pod.State == datapath.Wired && link != nil && linkkind.IsPodDevice(link) {
-			all = append(all, o.devices...)
+	for _, d := range s.desired {
+		if d.pod.State != datapath.Wired {
+			continue
 		}
+		d.p, d.err = s.n.describe(state, s.want, d.pod)
+		d.objects = s.n.objects(d.p).all()
+		all = append(all, d.objects...)
 	}
 	return s.view.ReadSysctls(s.n.procSys, s.n.ns, all)
 }
@@ -137,20 +136,17 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	if !n.pods.MayRepair(turn, s.began[name]) {
 		return nil
 	}
-	reachable := netnsExists(d.pod.NetNS)
-	if s.view.ByName[name] == nil && (!reachable || d.err != nil) {
-		// The agent cleans up after a dead sandbox. A pod that has to be recreated needs its ENI
-		// for that.
-		return d.err
-	}
 	site := n.site(ctx, s.h)
 	site.View = s.view
 	defer site.Close()
-	if reachable {
-		var err error
-		if site.Pod, err = n.enterPod(d.pod.NetNS); err != nil {
-			return errors.Join(d.err, err)
-		}
+	var err error
+	if site.Pod, err = n.enterPod(d.pod.NetNS); err != nil && !netlinkx.Gone(err) {
+		return errors.Join(d.err, err)
+	}
+	if s.view.ByName[name] == nil && (site.Pod == nil || d.err != nil) {
+		// The agent cleans up after a dead sandbox. A pod that has to be recreated needs its ENI
+		// for that.
+		return d.err
 	}
 	problems, first, errs := s.compare(site, d)
 	if len(problems) > 0 {
@@ -193,14 +189,6 @@ func (s *syncing) compare(site *object.Site, d *desired) (problems map[int]strin
 	}
 	d.objects = known
 	return problems, first, errs
-}
-
-func netnsExists(path string) bool {
-	if path == "" {
-		return false
-	}
-	_, err := os.Stat(path)
-	return err == nil
 }
 
 // prune removes what belongs to no desired pod.

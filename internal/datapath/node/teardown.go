@@ -30,20 +30,23 @@ func (n *Node) Teardown(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(n.removePods(ctx, h, links), n.teardown(ctx, h, links, routes), n.reaper.Wait(ctx))
+}
+
+// teardown removes the node-wide objects.
+func (n *Node) teardown(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route) error {
+	n.nodeMu.Lock()
+	defer n.nodeMu.Unlock()
 	var errs []error
-	errs = append(errs, n.removePods(ctx, h, links))
 	for _, f := range n.features {
 		errs = append(errs, f.Teardown(h))
 	}
 	for _, k := range n.kinds {
 		errs = append(errs, k.Teardown(h, links))
 	}
-
-	n.nodeMu.Lock()
-	defer n.nodeMu.Unlock()
 	last := n.state()
 	n.setState(nodeState{})
-	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove(), n.reaper.Wait(ctx))
+	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove())
 	return errors.Join(errs...)
 }
 

@@ -32,7 +32,10 @@ func (o Sysctl) Have(s *Site) (string, error) {
 	if o.InPod {
 		return "", nil
 	}
-	v := s.View.sysctls[o.Path]
+	v, read := s.View.sysctls[o.Path]
+	if !read {
+		return "", fmt.Errorf("%s: not read (View.ReadSysctls)", o.Name())
+	}
 	if !v.differs {
 		return "", v.err
 	}
