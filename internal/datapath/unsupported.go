@@ -3,8 +3,6 @@ package datapath
 import (
 	"errors"
 	"fmt"
-
-	"golang.org/x/sys/unix"
 )
 
 // UnsupportedError names what a node's kernel lacks for a datapath.
@@ -20,12 +18,15 @@ func (e *UnsupportedError) Error() string {
 
 func (e *UnsupportedError) Unwrap() error { return e.Err }
 
-// Lacks returns an UnsupportedError if err is what a kernel answers when it does not know a
-// request, and otherwise err with context: the request may have failed for another reason, such as
-// a missing permission.
-func Lacks(feature string, err error) error {
-	for _, unknown := range []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
-		if errors.Is(err, unknown) {
+// Lacks returns an UnsupportedError if the error of a request is one of the answers of kernels
+// without the feature, and otherwise the error with context: the request may have failed for another
+// reason, such as a missing permission or a lack of memory, which says nothing about the kernel.
+func Lacks(feature string, err error, answers ...error) error {
+	if err == nil {
+		return nil
+	}
+	for _, answer := range answers {
+		if errors.Is(err, answer) {
 			return &UnsupportedError{Feature: feature, Err: err}
 		}
 	}

@@ -57,13 +57,29 @@ func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error)
 	}
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{MapReplacements: keep})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("load the programs: %w", err), closeAll(former))
+		return nil, errors.Join(fmt.Errorf("load the programs: %w", refusal(err)), closeAll(former))
 	}
 	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, former: former, tags: map[string]string{}, known: map[int]string{}}
 	if err := errors.Join(o.bind(), o.identify()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
+}
+
+// Needs is the feature that a kernel lacks if Load fails with one of Answers.
+const Needs = "eBPF programs for tc with redirect_neigh and redirect_peer (Linux 5.10)"
+
+// Answers are those of kernels that cannot run the programs.
+var Answers = []error{ebpf.ErrNotSupported, unix.EOPNOTSUPP, unix.ENOSYS, unix.EINVAL}
+
+// refusal adds ErrNotSupported to the error for a program that the verifier refuses: EACCES or
+// E2BIG, and a log. Without a log they have another reason, such as a missing permission.
+func refusal(err error) error {
+	var refused *ebpf.VerifierError
+	if errors.As(err, &refused) && len(refused.Log) > 0 && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)) {
+		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
+	}
+	return err
 }
 
 // sort separates maps that the specification can use from those of other versions, and closes the

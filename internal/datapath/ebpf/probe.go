@@ -6,6 +6,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
@@ -22,7 +23,7 @@ func Supported() error {
 			return err
 		}
 		defer b.Close()
-		return bpfobj.Lacking(tcfilter.Needs, veth{}.Attach(b, o, loopback))
+		return datapath.Lacks(tcfilter.Needs, veth{}.Attach(b, o, loopback), tcfilter.Answers...)
 	})
 }
 
@@ -31,7 +32,7 @@ func Try(f func(h *netlink.Handle, o *bpfobj.Objects) error) error {
 	return kernel.InScratch(func(h *netlink.Handle) error {
 		o, err := load(h, fastpath.SizesOf(16))
 		if err != nil {
-			return bpfobj.Lacking(bpfobj.Needs, err)
+			return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 		}
 		return errors.Join(f(h, o.Objects), o.Close())
 	})

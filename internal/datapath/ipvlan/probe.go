@@ -5,7 +5,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
@@ -21,7 +23,7 @@ func probe(h *netlink.Handle) error {
 	parent := netlink.NewVeth(netlink.LinkAttrs{Name: "parent", TxQLen: -1})
 	parent.PeerName = "peer"
 	if err := h.LinkAdd(parent); err != nil {
-		return bpfobj.Lacking("veth devices (CONFIG_VETH)", err)
+		return datapath.Lacks("veth devices (CONFIG_VETH)", err, unix.EOPNOTSUPP)
 	}
 	link, err := h.LinkByName("parent")
 	if err != nil {
@@ -30,11 +32,11 @@ func probe(h *netlink.Handle) error {
 	index := link.Attrs().Index
 	slave := &netlink.IPVlan{LinkAttrs: netlink.LinkAttrs{Name: "slave", TxQLen: -1, ParentIndex: index}, Mode: netlink.IPVLAN_MODE_L2}
 	if err := h.LinkAdd(slave); err != nil {
-		return bpfobj.Lacking("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err)
+		return datapath.Lacks("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err, unix.EOPNOTSUPP)
 	}
 	o, err := load(h, fastpath.SizesOf(1))
 	if err != nil {
-		return bpfobj.Lacking(bpfobj.Needs, err)
+		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 	}
 	defer o.Close()
 	b, err := netlinkx.NewBatch(netns.None())
@@ -42,8 +44,5 @@ func probe(h *netlink.Handle) error {
 		return err
 	}
 	defer b.Close()
-	if err := filters.Attach(b, o.Objects, index, eniHooks); err != nil {
-		return bpfobj.Lacking(tcfilter.Needs, err)
-	}
-	return nil
+	return datapath.Lacks(tcfilter.Needs, filters.Attach(b, o.Objects, index, eniHooks), tcfilter.Answers...)
 }

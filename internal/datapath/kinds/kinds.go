@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	bpf "github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
-
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
@@ -70,32 +67,14 @@ func probe(supported map[string]func() error) (lacking map[string]error, err err
 	lacking = map[string]error{}
 	var errs []error
 	for name, try := range supported {
+		var lacks *datapath.UnsupportedError
 		switch why := try(); {
 		case why == nil:
-		case lacks(why):
+		case errors.As(why, &lacks):
 			lacking[name] = why
 		default:
 			errs = append(errs, fmt.Errorf("find out whether this kernel can run datapath %s: %w", name, why))
 		}
 	}
 	return lacking, errors.Join(errs...)
-}
-
-// lacks distinguishes an answer of a kernel that lacks a feature from other errors. For a program
-// that its verifier cannot handle the answer may also be EACCES or E2BIG, with a reason.
-func lacks(err error) bool {
-	var unsupported *datapath.UnsupportedError
-	if errors.As(err, &unsupported) || errors.Is(err, bpf.ErrNotSupported) {
-		return true
-	}
-	var refused *bpf.VerifierError
-	if errors.As(err, &refused) && len(refused.Log) > 0 && (errors.Is(err, unix.EACCES) || errors.Is(err, unix.E2BIG)) {
-		return true
-	}
-	for _, unknown := range []error{unix.EOPNOTSUPP, unix.ENOSYS, unix.ENOENT, unix.EINVAL} {
-		if errors.Is(err, unknown) {
-			return true
-		}
-	}
-	return false
 }

@@ -1,7 +1,6 @@
 package netkit
 
 import (
-	"errors"
 	"fmt"
 
 	bpf "github.com/cilium/ebpf"
@@ -27,24 +26,14 @@ func Supported() error {
 		peer.Name = "peer"
 		pair.SetPeerAttrs(&peer)
 		if err := h.LinkAdd(pair); err != nil {
-			return lacking("netkit devices (CONFIG_NETKIT, Linux 6.8)", unix.EOPNOTSUPP, err)
+			return datapath.Lacks("netkit devices (CONFIG_NETKIT, Linux 6.8)", err, unix.EOPNOTSUPP)
 		}
 		made, err := h.LinkByName(pair.Name)
 		if err != nil {
 			return fmt.Errorf("find the netkit device for the test: %w", err)
 		}
 		here := &hooks{inside: func(f func() error) error { return f() }}
-		if err := here.Attach(nil, o, made.Attrs().Index); err != nil {
-			return lacking("eBPF programs in netkit devices (BPF_NETKIT_PRIMARY and _PEER, Linux 6.8)", unix.EINVAL, err)
-		}
-		return nil
+		err = here.Attach(nil, o, made.Attrs().Index)
+		return datapath.Lacks("eBPF programs in netkit devices (BPF_NETKIT_PRIMARY and _PEER, Linux 6.8)", err, unix.EINVAL, bpf.ErrNotSupported)
 	})
-}
-
-// lacking distinguishes a missing feature, for which the kernel has one error, from other errors.
-func lacking(feature string, answer, err error) error {
-	if errors.Is(err, answer) || errors.Is(err, bpf.ErrNotSupported) {
-		return &datapath.UnsupportedError{Feature: feature, Err: err}
-	}
-	return fmt.Errorf("try %s: %w", feature, err)
 }

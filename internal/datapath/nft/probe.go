@@ -9,6 +9,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 )
@@ -38,6 +39,9 @@ func anyNode() datapath.Node {
 	return node
 }
 
+// answers are those of kernels without nftables, or without what a piece needs.
+var answers = []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT}
+
 // supportsRuleset writes the whole ruleset, as for a node, and if the kernel rejects it determines
 // which piece it rejects.
 func supportsRuleset(rs Ruleset, do func(func(*nftables.Conn) error) error) error {
@@ -63,10 +67,10 @@ func supportsRuleset(rs Ruleset, do func(func(*nftables.Conn) error) error) erro
 			return c.Flush()
 		})
 		if err != nil {
-			return datapath.Lacks(p.feature, err)
+			return datapath.Lacks(p.feature, err, answers...)
 		}
 	}
-	return datapath.Lacks("what Terway's nftables tables need", refused)
+	return datapath.Lacks("what Terway's nftables tables need", refused, answers...)
 }
 
 type piece struct {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
@@ -25,7 +26,7 @@ func supported(h *netlink.Handle) error {
 	pair := netlink.NewVeth(netlink.LinkAttrs{Name: "tw00000000000", TxQLen: -1, Group: claims.GroupPod})
 	pair.PeerName = "peer"
 	if err := h.LinkAdd(pair); err != nil {
-		return datapath.Lacks("veth devices (CONFIG_VETH)", err)
+		return datapath.Lacks("veth devices (CONFIG_VETH)", err, unix.EOPNOTSUPP)
 	}
 	scratch, err := netns.Get()
 	if err != nil {

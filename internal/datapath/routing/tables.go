@@ -239,7 +239,7 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 func Supported(h *netlink.Handle) error {
 	want := ruleKey{family: netlink.FAMILY_V4, priority: claims.RulePriorityLocal, table: claims.TableLocal}
 	if err := h.RuleAdd(want.rule()); err != nil {
-		return datapath.Lacks("policy routing (CONFIG_IP_MULTIPLE_TABLES)", err)
+		return datapath.Lacks("policy routing (CONFIG_IP_MULTIPLE_TABLES)", err, unix.EOPNOTSUPP, unix.EAFNOSUPPORT)
 	}
 	rules, err := h.RuleList(netlink.FAMILY_V4)
 	if err != nil {

@@ -32,8 +32,11 @@ type Filters uint16
 
 const handle = 1
 
-// Needs is the feature that a kernel lacks if it refuses a filter.
+// Needs is the feature that a kernel lacks if Attach fails with one of Answers.
 const Needs = "tc filters with eBPF (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF, Linux 4.5)"
+
+// Answers are those of kernels that do not know the qdisc, the filter or one of its attributes.
+var Answers = []error{unix.EOPNOTSUPP, unix.ENOENT, unix.EINVAL}
 
 // Ingress and Egress are a device's two attach points.
 const (
