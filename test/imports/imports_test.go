@@ -176,46 +176,49 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Rooms on the ground know no other room of the project but those named here: all that stand
-// on them may use them, and no circle can come of it.
+// Rooms on the ground know no other room of the project but those named here and what these may
+// know: all that stand on them may use them, and no circle can come of it.
 func TestGround(t *testing.T) {
-	for pkg, below := range map[string][]string{
-		"internal/datapath/claims":   nil,
-		"internal/datapath/linkkind": {"internal/datapath/claims"},
-		"internal/netlinkx":          nil,
-		"internal/sysctl":            {"internal/kernel"},
-		"internal/datapath/attr":     nil,
-		"internal/datapath":          nil,
-		"internal/datapath/nft":      {"internal/datapath", "internal/datapath/claims", "internal/netlinkx"},
-		"internal/datapath/bpfobj":   {"internal/datapath"},
-		"internal/datapath/tcfilter": {"internal/datapath", "internal/datapath/bpfobj", "internal/datapath/claims", "internal/netlinkx"},
-		"internal/datapath/fastpath": {
-			"internal/datapath", "internal/datapath/bpfobj", "internal/datapath/claims", "internal/datapath/tcfilter", "internal/netlinkx",
-		},
-		"internal/datapath/firewall": {
-			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
-			"internal/kernel", "internal/netlinkx",
-		},
-		"internal/datapath/tracker": {"internal/datapath", "internal/datapath/claims", "internal/datapath/nft", "internal/netlinkx"},
-		"internal/datapath/object": {
-			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/nft",
-			"internal/kernel", "internal/netlinkx", "internal/sysctl",
-		},
-		"internal/datapath/reaper": {"internal/datapath/claims", "internal/datapath/linkkind", "internal/netlinkx"},
-		// It knows no kind of pod.
-		"internal/datapath/node": {
-			"internal/datapath", "internal/datapath/attr", "internal/datapath/claims", "internal/datapath/firewall", "internal/datapath/linkkind",
-			"internal/datapath/nft", "internal/datapath/object", "internal/datapath/reaper", "internal/datapath/routing", "internal/datapath/tracker",
-			"internal/kernel", "internal/netlinkx", "internal/sysctl",
-		},
-		"internal/datapath/routing": {
-			"internal/datapath", "internal/datapath/claims", "internal/datapath/linkkind",
-			"internal/kernel", "internal/netlinkx", "internal/sysctl",
-		},
-	} {
-		for _, d := range deps(t, pkg) {
-			if own, ok := strings.CutPrefix(d, module); ok && own != pkg && !slices.Contains(below, own) {
-				t.Errorf("%s imports %s; it may import %q of the project", pkg, own, below)
+	ground := map[string]string{ // below internal
+		"kernel":            "",
+		"netlinkx":          "",
+		"sysctl":            "kernel",
+		"datapath":          "",
+		"datapath/claims":   "",
+		"datapath/attr":     "",
+		"datapath/linkkind": "datapath/claims",
+		"datapath/nft":      "datapath datapath/claims netlinkx",
+		"datapath/bpfobj":   "datapath",
+		"datapath/tcfilter": "datapath/bpfobj datapath/claims netlinkx",
+		"datapath/fastpath": "datapath/tcfilter",
+		"datapath/firewall": "datapath/attr datapath/nft kernel",
+		"datapath/tracker":  "datapath/nft",
+		"datapath/object":   "datapath/attr datapath/nft sysctl",
+		"datapath/reaper":   "datapath/linkkind netlinkx",
+		"datapath/routing":  "datapath datapath/linkkind netlinkx sysctl",
+		"datapath/monitor":  "datapath/firewall datapath/routing",
+		// It knows no kind of pod,
+		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tracker",
+		// and a kind knows no other, but for the one that it builds on.
+		"datapath/route":     "datapath/node",
+		"datapath/exclusive": "datapath/node",
+		"datapath/ebpf":      "datapath/node datapath/fastpath",
+		"datapath/ipvlan":    "datapath/node datapath/fastpath",
+		"datapath/netkit":    "datapath/ebpf",
+		"datapath/kinds":     "datapath/route datapath/exclusive datapath/netkit datapath/ipvlan",
+	}
+	var below func(pkg string) []string
+	below = func(pkg string) []string {
+		list := []string{pkg}
+		for _, p := range strings.Fields(ground[pkg]) {
+			list = append(list, below(p)...)
+		}
+		return list
+	}
+	for pkg := range ground {
+		for _, d := range deps(t, "internal/"+pkg) {
+			if own, ok := strings.CutPrefix(d, module+"internal/"); ok && !slices.Contains(below(pkg), own) {
+				t.Errorf("%s imports %s; it may import %q of the project", pkg, own, below(pkg)[1:])
 			}
 		}
 	}
