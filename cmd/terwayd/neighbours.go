@@ -60,11 +60,11 @@ func neighbours(root string, dropIns bool, log *slog.Logger) func(device string)
 
 // primary returns the device of the node's default route.
 func primary() (hostconf.Device, error) {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+	for _, family := range netlinkx.Families {
 		routes, err := netlinkx.List(context.Background(), "the node's default routes", func() ([]netlink.Route, error) {
 			return netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
 		})
-		if err != nil {
+		if err != nil && !netlinkx.NoFamily(err) {
 			return hostconf.Device{}, err
 		}
 		for _, r := range routes {

@@ -34,6 +34,16 @@ func Family(a netip.Addr) int {
 	return netlink.FAMILY_V6
 }
 
+// OfFamily is the first address of a family, or the zero Addr.
+func OfFamily(list []netip.Addr, family int) netip.Addr {
+	for _, a := range list {
+		if Family(a) == family {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
 // FamilyName is a family for people.
 func FamilyName(family int) string {
 	if family == netlink.FAMILY_V4 {

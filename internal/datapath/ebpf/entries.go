@@ -3,8 +3,11 @@ package ebpf
 import (
 	"net/netip"
 
+	"github.com/vishvananda/netlink"
+
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // entries returns a pod's entries in the map of pods, by address.
@@ -14,11 +17,9 @@ func entries(p node.Place) map[netip.Addr]shortcutPod {
 		e := shortcutPod{Addr: addrKey(a), Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
 		copy(e.Macs[:6], p.PodMAC)
 		copy(e.Macs[6:], p.HostMAC)
-		for _, gateway := range p.ENI.Gateways {
-			if gateway.Is4() == a.Is4() {
-				// Without a gateway of the address's family the address cannot use the ENI.
-				e.Eni, e.EniMtu, e.Gateway = uint32(p.ENI.Index), uint32(p.ENI.MTU), addrKey(gateway)
-			}
+		// Without a gateway of the address's family the address cannot use the ENI.
+		if gateway := netlinkx.OfFamily(p.ENI.Gateways, netlinkx.Family(a)); gateway.IsValid() {
+			e.Eni, e.EniMtu, e.Gateway = uint32(p.ENI.Index), uint32(p.ENI.MTU), addrKey(gateway)
 		}
 		list[a] = e
 	}
@@ -26,15 +27,8 @@ func entries(p node.Place) map[netip.Addr]shortcutPod {
 }
 
 // sender returns the sources that the device's pod may use.
-func sender(p node.Place) (s shortcutSender) {
-	for _, a := range p.Addresses {
-		if a.Is4() {
-			s.V4 = addrKey(a)
-		} else {
-			s.V6 = addrKey(a)
-		}
-	}
-	return s
+func sender(p node.Place) shortcutSender {
+	return shortcutSender{V4: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V4)), V6: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V6))}
 }
 
 func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: fastpath.Words(a)} }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 
@@ -173,13 +172,3 @@ func (o card) Del(s *object.Site) error {
 // nodeName returns the name of an ENI's device after its return: no other device on the node has
 // the name, and it has the maximum length (IFNAMSIZ − 1).
 func nodeName(mac net.HardwareAddr) string { return "eni" + hex.EncodeToString(mac) }
-
-// gateway returns the vSwitch's gateway of an address's family, or the zero Addr.
-func gateway(e *datapath.ENI, a netip.Addr) netip.Addr {
-	for _, g := range e.Gateways {
-		if g.Is4() == a.Is4() {
-			return g
-		}
-	}
-	return netip.Addr{}
-}

@@ -23,6 +23,7 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/sysctl"
 )
 
@@ -78,7 +79,7 @@ func (k Kind) Objects(p *node.Pod) node.Added {
 	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU, Conf: []sysctl.Setting{{Path: "ipv4/conf/" + p.IfName + "/rp_filter", Value: "2"}}})
 	for _, a := range p.Addresses {
 		after = append(after, object.Address{On: eth, Address: a},
-			object.Route{On: eth, To: netip.PrefixFrom(a, 0).Masked(), Via: gateway(p.Exclusive, a)})
+			object.Route{On: eth, To: netip.PrefixFrom(a, 0).Masked(), Via: netlinkx.OfFamily(p.Exclusive.Gateways, netlinkx.Family(a))})
 	}
 	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: after}
 }
@@ -109,7 +110,7 @@ func validate(pod datapath.Pod) error {
 		return errors.New("Exclusive.Gateways is empty: must be the vSwitch's gateways")
 	}
 	for _, a := range pod.Addresses {
-		if !gateway(e, a).IsValid() {
+		if !netlinkx.OfFamily(e.Gateways, netlinkx.Family(a)).IsValid() {
 			return fmt.Errorf("Exclusive.Gateways %v: must have one of the family of address %s", e.Gateways, a)
 		}
 	}

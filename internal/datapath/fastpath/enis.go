@@ -5,11 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
-	"go4.org/netipx"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -35,18 +34,15 @@ type Gateways map[int][]netip.Addr
 // Silent lists them.
 func Silent(h *netlink.Handle) (Gateways, error) {
 	silent := Gateways{}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+	for _, family := range netlinkx.Families {
 		neighbours, err := netlinkx.List(context.Background(), "neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
-		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
+		if err != nil && !netlinkx.NoFamily(err) {
 			return nil, err
 		}
 		for _, n := range neighbours {
 			// A request without an answer yet counts too: its connections take the slow path until
 			// the next Sync.
-			if a, ok := netipx.FromStdIP(n.IP); ok && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
+			if a := netlinkx.Addr(n.IP); a.IsValid() && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
 				silent[n.LinkIndex] = append(silent[n.LinkIndex], a)
 			}
 		}
@@ -57,10 +53,8 @@ func Silent(h *netlink.Handle) (Gateways, error) {
 // of returns the first of an ENI's gateways that does not answer, or the zero Addr.
 func (g Gateways) of(index int, gateways []netip.Addr) netip.Addr {
 	for _, a := range g[index] {
-		for _, gateway := range gateways {
-			if a == gateway {
-				return a
-			}
+		if slices.Contains(gateways, a) {
+			return a
 		}
 	}
 	return netip.Addr{}

@@ -6,10 +6,11 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
+	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -24,35 +25,24 @@ func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 	if err != nil || asked == nil {
 		return true, err // not known to be dead
 	}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		routes, err := netlinkx.List(context.Background(), fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
-			return h.RouteListFiltered(family, &netlink.Route{Table: claims.TableLocal, LinkIndex: link.Attrs().Index},
-				netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
-		})
-		if errors.Is(err, unix.EAFNOSUPPORT) {
-			continue
+	addresses, err := routing.PodAddresses(context.Background(), h, link.Attrs().Index)
+	if err != nil {
+		return false, err
+	}
+	for _, a := range addresses {
+		addr := &netlink.Addr{IPNet: netipx.AddrIPNet(a)}
+		if a.Is6() {
+			addr.Flags = unix.IFA_F_NODAD
+		}
+		err := h.AddrAdd(asked, addr)
+		if errors.Is(err, unix.EADDRINUSE) {
+			return true, nil
 		}
 		if err != nil {
-			return false, err
+			return false, fmt.Errorf("try whether %s is in use: %w", a, err)
 		}
-		for _, r := range routes {
-			if r.Dst == nil {
-				continue
-			}
-			addr := &netlink.Addr{IPNet: r.Dst}
-			if family == netlink.FAMILY_V6 {
-				addr.Flags = unix.IFA_F_NODAD
-			}
-			err := h.AddrAdd(asked, addr)
-			if errors.Is(err, unix.EADDRINUSE) {
-				return true, nil
-			}
-			if err != nil {
-				return false, fmt.Errorf("try whether %s is in use: %w", r.Dst, err)
-			}
-			if err := h.AddrDel(asked, addr); err != nil {
-				return false, fmt.Errorf("remove %s from %s: %w", r.Dst, asked.Attrs().Name, err)
-			}
+		if err := h.AddrDel(asked, addr); err != nil {
+			return false, fmt.Errorf("remove %s from %s: %w", a, asked.Attrs().Name, err)
 		}
 	}
 	return false, nil

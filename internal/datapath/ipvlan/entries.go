@@ -10,6 +10,7 @@ import (
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/tcfilter"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // Names of programs and maps in bpf/ipvlan.c.
@@ -46,15 +47,10 @@ func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
 	for _, a := range p.Addresses {
 		e := slavesSlave{
 			Addr: addrKey(a), Host: uint32(p.Index), Inner: uint32(innerIndex(p.Device)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
-			Mtu: uint32(p.ENI.MTU),
+			Mtu: uint32(p.ENI.MTU), Gateway: addrKey(netlinkx.OfFamily(p.ENI.Gateways, netlinkx.Family(a))),
 		}
 		copy(e.NextHop[:], p.HostMAC)
 		copy(e.EniMac[:], p.ENI.MAC)
-		for _, gateway := range p.ENI.Gateways {
-			if gateway.Is4() == a.Is4() {
-				e.Gateway = addrKey(gateway)
-			}
-		}
 		list[a] = e
 	}
 	return list

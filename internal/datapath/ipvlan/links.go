@@ -9,8 +9,6 @@ import (
 	"strconv"
 
 	"github.com/vishvananda/netlink"
-	"go4.org/netipx"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
@@ -240,18 +238,15 @@ func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
 
 // takeAddresses removes one address from a device, or all if only is the zero Addr.
 func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error {
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+	for _, family := range netlinkx.Families {
 		addrs, err := netlinkx.List(context.Background(), "addresses of the pod's "+link.Attrs().Name,
 			func() ([]netlink.Addr, error) { return h.AddrList(link, family) })
-		if errors.Is(err, unix.EAFNOSUPPORT) {
-			continue
-		}
-		if err != nil {
+		if err != nil && !netlinkx.NoFamily(err) {
 			return err
 		}
 		for _, addr := range addrs {
-			a, ok := netipx.FromStdIP(addr.IP)
-			if !ok || a.IsLinkLocalUnicast() || only.IsValid() && a != only {
+			a := netlinkx.Addr(addr.IP)
+			if !a.IsValid() || a.IsLinkLocalUnicast() || only.IsValid() && a != only {
 				continue
 			}
 			if err := h.AddrDel(link, &addr); err != nil && !netlinkx.Gone(err) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -266,16 +265,6 @@ func (n *Node) distrust() {
 // agrees reports whether the kernel was brought to exactly this node.
 func (s nodeState) agrees(node datapath.Node) bool {
 	return s.done != nil && s.done.Equal(node)
-}
-
-// nodeSource returns the node's address that local processes use towards pods.
-func nodeSource(node datapath.Node, family int) netip.Addr {
-	for _, a := range node.Addresses {
-		if netlinkx.Family(a) == family {
-			return a
-		}
-	}
-	return netip.Addr{}
 }
 
 // ready returns the state of the node, and first brings the kernel to the node if that was not done

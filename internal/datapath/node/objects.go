@@ -13,6 +13,7 @@ import (
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/sysctl"
 )
@@ -68,7 +69,7 @@ func (n *Node) objects(p *Pod) (o objects) {
 
 func (n *Node) reach(p *Pod) (list []object.Object) {
 	for _, a := range p.Addresses {
-		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: nodeSource(p.want, netlinkx.Family(a))})
+		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: netlinkx.OfFamily(p.want.Addresses, netlinkx.Family(a))})
 		if p.PodMAC != nil {
 			list = append(list, object.Neighbour{On: p.Host, Address: a, MAC: p.PodMAC})
 		}
@@ -203,20 +204,13 @@ func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range netlinkx.Families {
-		if index == 0 {
-			break
-		}
-		routes, err := netlinkx.List(s.Ctx, fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
-			return s.Node.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
-		})
-		if err != nil && !netlinkx.NoFamily(err) {
+	if index != 0 {
+		routed, err := routing.PodAddresses(s.Ctx, s.Node, index)
+		if err != nil {
 			return nil, err
 		}
-		for _, r := range routes {
-			if a := netlinkx.HostDst(r); a.IsValid() {
-				found[a] = true
-			}
+		for _, a := range routed {
+			found[a] = true
 		}
 	}
 	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare), nil

@@ -201,6 +201,24 @@ func OwnRoutes(ctx context.Context, h *netlink.Handle) ([]netlink.Route, error) 
 	return own, nil
 }
 
+// PodAddresses returns the addresses that the table of local pods routes to a device.
+func PodAddresses(ctx context.Context, h *netlink.Handle, index int) (list []netip.Addr, err error) {
+	for _, f := range netlinkx.Families {
+		routes, err := netlinkx.List(ctx, fmt.Sprintf("routes of table %d", claims.TableLocal), func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(f, &netlink.Route{Table: claims.TableLocal, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+		})
+		if err != nil && !netlinkx.NoFamily(err) {
+			return nil, err
+		}
+		for _, r := range routes {
+			if a := netlinkx.HostDst(r); a.IsValid() {
+				list = append(list, a)
+			}
+		}
+	}
+	return list, nil
+}
+
 // Key is the key of an ENI in maps: the MAC in lower case.
 func Key(mac net.HardwareAddr) string { return mac.String() }
 
@@ -458,14 +476,4 @@ func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, e
 		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, name))
 	}
 	return repairs, err
-}
-
-// gatewayOf returns the ENI's vSwitch gateway of a family, or the zero Addr.
-func gatewayOf(eni datapath.ENI, family int) netip.Addr {
-	for _, g := range eni.Gateways {
-		if netlinkx.Family(g) == family {
-			return g
-		}
-	}
-	return netip.Addr{}
 }

@@ -24,7 +24,7 @@ import (
 func eniRoutes(eni datapath.ENI, s ENI) []netlink.Route {
 	var routes []netlink.Route
 	for _, f := range netlinkx.Families {
-		gw := gatewayOf(eni, f)
+		gw := netlinkx.OfFamily(eni.Gateways, f)
 		if !gw.IsValid() {
 			continue
 		}
