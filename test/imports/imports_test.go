@@ -190,7 +190,7 @@ func TestGround(t *testing.T) {
 		"datapath/nft":      "datapath datapath/claims netlinkx",
 		"datapath/bpfobj":   "datapath",
 		"datapath/tcfilter": "datapath/bpfobj datapath/claims netlinkx",
-		"datapath/fastpath": "datapath/tcfilter",
+		"datapath/fastpath": "datapath/routing datapath/tcfilter",
 		"datapath/firewall": "datapath/attr datapath/nft kernel",
 		"datapath/tracker":  "datapath/nft",
 		"datapath/object":   "datapath/attr datapath/nft sysctl",

@@ -42,9 +42,9 @@ func (k *Kind) Serve(kind string) { k.names[kind] = true }
 // With returns the objects of a pod whose programs are attached by these hooks.
 func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 	return node.Added{
-		// Without entries the programs use the slow path alone, so they may come first.
-		First:  []object.Object{podPrograms{k.shortcuts, p, hooks}},
-		Before: []object.Object{podEntries{k.shortcuts, p}},
+		// Without entries of addresses the programs use the slow path alone, so they may come first.
+		First: []object.Object{podPrograms{k.shortcuts, p, hooks}},
+		Reach: []object.Object{podEntries{k.shortcuts, p}},
 	}
 }
 
@@ -74,7 +74,7 @@ func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 
 // ENIProblem implements node.Kind.
 func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
-	return k.shortcuts.problemOf(h, eni)
+	return k.shortcuts.ENIProblem(h, eni)
 }
 
 // Teardown implements node.Kind.

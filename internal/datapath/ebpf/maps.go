@@ -9,7 +9,6 @@ import (
 
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
-	"terway.dev/terway/internal/datapath/routing"
 )
 
 // The maps by index of a device. The caller of each function holds the lock.
@@ -67,29 +66,4 @@ func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error 
 		errs = append(errs, s.deleteSender(index))
 	}
 	return errors.Join(errs...)
-}
-
-// prepareENI attaches the programs of an ENI and adds it to the map of ENIs.
-func (s *shortcuts) prepareENI(h *netlink.Handle, eni routing.ENI) error {
-	b, err := s.Batch()
-	if err != nil {
-		return err
-	}
-	if err := filters.Attach(b, s.Objects.Objects, eni.Index, eniHooks); err != nil {
-		return err
-	}
-	silent, err := fastpath.Silent(h)
-	if err == nil {
-		_, err = s.ENIs().Update(silent, eni.Device, eni.Index, eni.Gateways)
-	}
-	return err
-}
-
-// eniProblem returns the first problem of an ENI, or "".
-func (s *shortcuts) eniProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
-	problem, err := filters.Wrong(h, s.Objects.Objects, eni.Index, eniHooks)
-	if err != nil || problem == "" {
-		return "", err
-	}
-	return eni.Device + ": " + problem, nil
 }

@@ -1,7 +1,6 @@
 package ebpf
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/vishvananda/netlink"
@@ -10,8 +9,7 @@ import (
 	"terway.dev/terway/internal/datapath/object"
 )
 
-// podEntries are a pod's entries in the maps: its addresses, and the sources that its device may
-// use.
+// podEntries are the entries of a pod's addresses.
 type podEntries struct {
 	s   *shortcuts
 	pod *node.Pod
@@ -36,11 +34,11 @@ func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
 	if err := s.Load(h); err != nil {
 		return err
 	}
-	if err := errors.Join(s.table().PutAll(entries(p)), s.putSender(p)); err != nil {
+	if err := s.table().PutAll(entries(p)); err != nil {
 		return err
 	}
 	if index := p.ENI.Index; index != 0 && !s.enis[index] {
-		if err := s.prepareENI(h, p.ENI); err != nil {
+		if _, err := s.PrepareENI(h, p.ENI); err != nil {
 			return fmt.Errorf("ENI device %s: %w", p.ENI.Device, err)
 		}
 		s.enis[index] = true
@@ -60,10 +58,7 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 	if err := s.Load(site.Node); err != nil {
 		return "", err
 	}
-	if problem, err := s.table().Wrong(entries(p)); err != nil || problem != "" {
-		return problem, err
-	}
-	return s.senderProblem(p)
+	return s.table().Wrong(entries(p))
 }
 
 // Del implements object.Object. An address that another device has in the meantime stays.
@@ -78,13 +73,11 @@ func (o podEntries) Del(site *object.Site) error {
 	if there, err := s.Find(site.Node); err != nil || !there {
 		return err
 	}
-	if p.Index != 0 {
-		err = s.deleteSender(uint32(p.Index))
-	}
-	return errors.Join(err, s.table().Release(site.Node, p.Index, p.Addresses))
+	return s.table().Release(site.Node, p.Index, p.Addresses)
 }
 
-// podPrograms are the programs of a pod's device, which disappear with it.
+// podPrograms are the programs of a pod's device, which disappear with it, and the entry of the
+// sources that the device may use.
 type podPrograms struct {
 	s     *shortcuts
 	pod   *node.Pod
@@ -96,7 +89,7 @@ func (o podPrograms) Name() string { return "programs of device " + o.pod.Host.N
 
 // Put implements object.Object.
 func (o podPrograms) Put(site *object.Site) error {
-	index, err := site.Index(o.pod.Host)
+	p, err := o.pod.Place(site)
 	if err != nil {
 		return err
 	}
@@ -108,25 +101,46 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err != nil {
 		return err
 	}
-	return o.hooks.Attach(b, objects, index)
+	if err := o.hooks.Attach(b, objects, p.Index); err != nil {
+		return err
+	}
+	o.s.Lock()
+	defer o.s.Unlock()
+	return o.s.putSender(p)
 }
 
 // Have implements object.Object.
 func (o podPrograms) Have(site *object.Site) (string, error) {
-	index, err := site.Index(o.pod.Host)
-	if err != nil || index == 0 {
+	p, err := o.pod.Place(site)
+	if err != nil || p.Index == 0 {
 		return "", err
 	}
 	objects, err := o.s.Loaded(site.Node)
 	if err != nil {
 		return "", err
 	}
-	problem, err := o.hooks.Wrong(site.Node, objects, index)
-	if err != nil || problem == "" {
+	problem, err := o.hooks.Wrong(site.Node, objects, p.Index)
+	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("device %s: %s", o.pod.Host.Name, problem), nil
+	if problem != "" {
+		return fmt.Sprintf("device %s: %s", o.pod.Host.Name, problem), nil
+	}
+	o.s.Lock()
+	defer o.s.Unlock()
+	return o.s.senderProblem(p)
 }
 
 // Del implements object.Object.
-func (podPrograms) Del(*object.Site) error { return nil }
+func (o podPrograms) Del(site *object.Site) error {
+	index, err := site.Index(o.pod.Host)
+	if err != nil || index == 0 {
+		return err
+	}
+	o.s.Lock()
+	defer o.s.Unlock()
+	if there, err := o.s.Find(site.Node); err != nil || !there {
+		return err
+	}
+	return o.s.deleteSender(uint32(index))
+}

@@ -2,16 +2,12 @@ package ebpf
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // shortcuts are the programs and maps of a node, and the devices that have them.
@@ -30,18 +26,8 @@ type shortcuts struct {
 
 func newShortcuts(connections int) *shortcuts {
 	return &shortcuts{
-		Loader: fastpath.Loader{Filters: filters, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]bool{},
+		Loader: fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]bool{},
 	}
-}
-
-// problemOf returns the first problem of an ENI, or "".
-func (s *shortcuts) problemOf(h *netlink.Handle, eni routing.ENI) (string, error) {
-	s.Lock()
-	defer s.Unlock()
-	if err := s.Load(h); err != nil {
-		return "", err
-	}
-	return s.eniProblem(h, eni)
 }
 
 // teardown removes the programs from ENIs and devices that are not pods'.
@@ -49,15 +35,6 @@ func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.Lock()
 	defer s.Unlock()
 	clear(s.enis)
-	devices, err := tcfilter.Devices(h)
-	errs := []error{err}
-	for _, l := range links {
-		if !slices.Contains(devices, l.Attrs().Index) || linkkind.IsPodDevice(l) {
-			continue
-		}
-		if err := filters.Uninstall(h, l.Attrs().Index); err != nil {
-			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
-		}
-	}
-	return errors.Join(append(errs, s.Unload())...)
+	_, err := filters.Sweep(h, links, linkkind.IsPodDevice, true)
+	return errors.Join(err, s.Unload())
 }

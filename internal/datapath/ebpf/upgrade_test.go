@@ -33,12 +33,7 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 			if !ok {
 				t.Fatalf("%s has no entry", a)
 			}
-			check(former.Maps[formerPods].Put(fastpath.Words(a), struct {
-				Ifindex, Mtu, Eni, EniMtu uint32
-				Gateway                   shortcutAddr
-				Macs                      [12]uint8
-				Pad                       uint32
-			}{e.Ifindex, e.Mtu, e.Eni, e.EniMtu, e.Gateway, e.Macs, 0}))
+			check(former.Maps[formerPods].Put(fastpath.Words(a), formerPod{Ifindex: e.Ifindex, Mtu: e.Mtu, Eni: e.Eni, EniMtu: e.EniMtu, Gateway: e.Gateway, Macs: e.Macs}))
 		}
 	}
 	check(n.Do(func() error { return former.Maps[fastpath.MapENIs].Put(eni, eni) }))

@@ -10,6 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -27,13 +28,13 @@ type ENIs struct {
 	Inside func(func() error) error
 }
 
-// Gateways are those whose MAC the kernel asked for without an answer, by the index of the ENI's
-// device.
-type Gateways map[int][]netip.Addr
+// silentGateways are those whose MAC the kernel asked for without an answer, by the index of the
+// ENI's device.
+type silentGateways map[int][]netip.Addr
 
-// Silent lists them.
-func Silent(h *netlink.Handle) (Gateways, error) {
-	silent := Gateways{}
+// listSilent lists them.
+func listSilent(h *netlink.Handle) (silentGateways, error) {
+	silent := silentGateways{}
 	for _, family := range netlinkx.Families {
 		neighbours, err := netlinkx.List(context.Background(), "neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
 		if err != nil && !netlinkx.NoFamily(err) {
@@ -50,34 +51,25 @@ func Silent(h *netlink.Handle) (Gateways, error) {
 	return silent, nil
 }
 
-// of returns the first of an ENI's gateways that does not answer, or the zero Addr.
-func (g Gateways) of(index int, gateways []netip.Addr) netip.Addr {
-	for _, a := range g[index] {
-		if slices.Contains(gateways, a) {
-			return a
-		}
-	}
-	return netip.Addr{}
-}
-
-// Update adds or removes an ENI and returns what it did, or "".
-func (e ENIs) Update(silent Gateways, device string, index int, gateways []netip.Addr) (string, error) {
-	has, err := e.has(index)
+// update adds or removes an ENI and returns what it did, or "".
+func (e ENIs) update(silent silentGateways, eni routing.ENI) (string, error) {
+	has, err := e.has(eni.Index)
 	if err != nil {
 		return "", err
 	}
-	quiet := silent.of(index, gateways)
+	index := uint32(eni.Index)
+	quiet := slices.IndexFunc(eni.Gateways, func(a netip.Addr) bool { return slices.Contains(silent[eni.Index], a) })
 	switch {
-	case has && quiet.IsValid():
-		if err := e.Map.Delete(uint32(index)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return "", fmt.Errorf("remove %s from map %s: %w", device, MapENIs, err)
+	case has && quiet >= 0:
+		if err := e.Map.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return "", fmt.Errorf("remove %s from map %s: %w", eni.Device, MapENIs, err)
 		}
-		return fmt.Sprintf("took %s out of map %s: its gateway %s does not answer", device, MapENIs, quiet), nil
-	case !has && !quiet.IsValid():
-		if err := e.Inside(func() error { return e.Map.Put(uint32(index), uint32(index)) }); err != nil {
-			return "", fmt.Errorf("put %s into map %s: %w", device, MapENIs, err)
+		return fmt.Sprintf("took %s out of map %s: its gateway %s does not answer", eni.Device, MapENIs, eni.Gateways[quiet]), nil
+	case !has && quiet < 0:
+		if err := e.Inside(func() error { return e.Map.Put(index, index) }); err != nil {
+			return "", fmt.Errorf("put %s into map %s: %w", eni.Device, MapENIs, err)
 		}
-		return fmt.Sprintf("put %s into map %s", device, MapENIs), nil
+		return fmt.Sprintf("put %s into map %s", eni.Device, MapENIs), nil
 	}
 	return "", nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -62,8 +63,9 @@ func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec
 
 // Loader loads a kind's objects on a node when they are first needed.
 type Loader struct {
-	// Filters hold the kind's programs.
-	Filters tcfilter.Filters
+	// Filters hold the kind's programs, ENIHooks are those of each ENI.
+	Filters  tcfilter.Filters
+	ENIHooks []tcfilter.Hook
 	// Connections is the number of IPv4 connections in the table (SizesFor).
 	Connections int
 	// Open loads the kind's objects; Upgrade copies pods' entries of the former version.
@@ -74,14 +76,16 @@ type Loader struct {
 	// Batch returns a socket in the node's namespace for several requests at once.
 	Batch func() (*netlinkx.Batch, error)
 
-	// The lock guards the field below and serialises changes of the maps.
+	// The lock guards the fields below and serialises changes of the maps.
 	sync.Mutex
 	// Objects is nil until they are needed.
 	Objects *Objects
+	// silent are those that the last Sync saw.
+	silent silentGateways
 }
 
-// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, ENIs and Unload
-// holds the lock.
+// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, PrepareENI, ENIs
+// and Unload holds the lock.
 func (l *Loader) Load(h *netlink.Handle) error {
 	if l.Objects != nil {
 		return nil
@@ -116,13 +120,55 @@ func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 // follow the node's settings and copy connections of the former version a last time: the Sync
 // before has replaced all its programs.
 func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
-	if l.Objects != nil {
-		return true, errors.Join(l.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
+	switch {
+	case l.Objects != nil:
+		there, err = true, errors.Join(l.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
+	case must:
+		there, err = true, l.Load(h)
+	default:
+		there, err = l.Find(h)
 	}
-	if must {
-		return true, l.Load(h)
+	if err == nil && there {
+		l.silent, err = listSilent(h)
 	}
-	return l.Find(h)
+	return there, err
+}
+
+// PrepareENI attaches the programs of an ENI and adds it to the map of ENIs, or removes it, as its
+// gateways answered at the last Sync. It returns what it repaired.
+func (l *Loader) PrepareENI(h *netlink.Handle, e routing.ENI) (repairs []string, err error) {
+	problem, err := l.Filters.Wrong(h, l.Objects.Objects, e.Index, l.ENIHooks)
+	if err != nil {
+		return nil, err
+	}
+	if problem != "" {
+		b, err := l.Batch()
+		if err != nil {
+			return nil, err
+		}
+		if err := l.Filters.Attach(b, l.Objects.Objects, e.Index, l.ENIHooks); err != nil {
+			return nil, err
+		}
+		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
+	}
+	done, err := l.ENIs().update(l.silent, e)
+	if done != "" && problem == "" { // else it is part of the same repair
+		repairs = append(repairs, done)
+	}
+	return repairs, err
+}
+
+// ENIProblem returns the first problem of an ENI's programs, or "".
+func (l *Loader) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
+	objects, err := l.Loaded(h)
+	if err != nil {
+		return "", err
+	}
+	problem, err := l.Filters.Wrong(h, objects, e.Index, l.ENIHooks)
+	if err != nil || problem == "" {
+		return "", err
+	}
+	return e.Device + ": " + problem, nil
 }
 
 // ENIs returns the map of ENIs that the fast path may send by.

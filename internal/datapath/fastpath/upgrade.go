@@ -56,6 +56,27 @@ type (
 	}
 )
 
+// CopyFormer copies the entries of pods in a map of the former version, from a pod's address (struct
+// addr of bpf/common.h), if running programs have the map.
+func CopyFormer[W any, V comparable](o *Objects, former string, to Pods[V], entry func(key [4]uint32, was W) V) error {
+	m := o.Former(former)
+	if m == nil {
+		return nil
+	}
+	var key [4]uint32
+	var was W
+	it := m.Iterate()
+	for it.Next(&key, &was) {
+		if err := to.Put(Addr(key), entry(key, was)); err != nil {
+			return err
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("list map %s: %w", former, err)
+	}
+	return nil
+}
+
 // StateDirect is the state of a connection on the fast path, of enum state.
 const StateDirect = 2
 

@@ -3,10 +3,13 @@ package ipvlan
 import (
 	"sync/atomic"
 
+	"github.com/vishvananda/netlink"
+
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/routing"
 )
 
 // Kind is the kind of pods with ipvlan devices.
@@ -31,7 +34,7 @@ type Kind struct {
 func New(connections int) *Kind {
 	return &Kind{
 		Plain: node.Plain{KindName: claims.IPvlan},
-		fast:  fastpath.Loader{Filters: filters, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]int{},
+		fast:  fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]int{},
 	}
 }
 
@@ -62,7 +65,7 @@ func (s *Kind) Devices(p *node.Pod) object.Object { return devices{s, p} }
 
 // Objects implements node.Kind.
 func (s *Kind) Objects(p *node.Pod) node.Added {
-	return node.Added{First: []object.Object{podPrograms{s, p}}, Before: []object.Object{podEntries{s, p}}}
+	return node.Added{First: []object.Object{podPrograms{s, p}}, Reach: []object.Object{podEntries{s, p}}}
 }
 
 // Points implements node.Kind: all packets of the pod pass its own device. Its device on the node
@@ -73,6 +76,11 @@ func (s *Kind) Points(p *node.Pod) []node.Point {
 		{Device: p.Inner, FromPod: true, Removable: true},
 		{Device: p.Inner, Ingress: true, Removable: true},
 	}
+}
+
+// ENIProblem implements node.Kind.
+func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
+	return s.fast.ENIProblem(h, e)
 }
 
 // Spoofed implements node.Kind: it counts at the pods' devices.

@@ -144,11 +144,7 @@ func former(t *testing.T, path string) (*version, error) {
 	t.Cleanup(coll.Close)
 	for i := range packet.OwnPod {
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
-			if err := coll.Maps[formerSlaves].Put(fastpath.Words(a), struct {
-				Host, Inner, Eni, Receiver, Mtu uint32
-				Gateway                         slavesAddr
-				NextHop, EniMac                 [6]uint8
-			}{1, 1, 1, 1, 1500, addrKey(packet.FarPod[i]), eniMAC, eniMAC}); err != nil {
+			if err := coll.Maps[formerSlaves].Put(fastpath.Words(a), formerSlave{1, 1, 1, 1, 1500, addrKey(packet.FarPod[i]), eniMAC, eniMAC}); err != nil {
 				return nil, err
 			}
 		}

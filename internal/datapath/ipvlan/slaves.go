@@ -14,7 +14,6 @@ import (
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/datapath/tcfilter"
 )
 
 // table returns the entries of pods. The caller holds the lock.
@@ -89,30 +88,10 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	if err != nil {
 		return repairs, err
 	}
-	problem, err := filters.Wrong(h, s.fast.Objects.Objects, e.Index, eniHooks)
+	more, err = s.fast.PrepareENI(h, e)
+	repairs = append(repairs, more...)
 	if err != nil {
 		return repairs, err
-	}
-	if problem != "" {
-		b, err := s.fast.Batch()
-		if err != nil {
-			return repairs, err
-		}
-		if err := filters.Attach(b, s.fast.Objects.Objects, e.Index, eniHooks); err != nil {
-			return repairs, err
-		}
-		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
-	}
-	silent, err := fastpath.Silent(h)
-	if err != nil {
-		return repairs, err
-	}
-	done, err := s.fast.ENIs().Update(silent, e.Device, e.Index, e.Gateways)
-	if err != nil {
-		return repairs, err
-	}
-	if done != "" {
-		repairs = append(repairs, done)
 	}
 	s.enis[e.Index] = link.Attrs().Index
 	return repairs, nil
@@ -120,46 +99,18 @@ func (s *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 
 // sweep removes programs and receivers from devices whose name is not wanted, at the end of the
 // kind the qdiscs too.
-func sweep(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) ([]string, error) {
-	devices, err := tcfilter.Devices(h)
-	errs := []error{err}
-	var repairs []string
+func sweep(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) (repairs []string, err error) {
+	var errs []error
 	for _, l := range links {
-		name := l.Attrs().Name
-		switch {
-		case wanted[name] || linkkind.IsPodDevice(l):
-		case linkkind.IsReceiver(l):
+		if name := l.Attrs().Name; linkkind.IsReceiver(l) && !wanted[name] {
 			errs = append(errs, remove(h, l))
 			repairs = append(repairs, "removed device "+name)
-		case slices.Contains(devices, l.Attrs().Index) && end:
-			if err := filters.Uninstall(h, l.Attrs().Index); err != nil {
-				errs = append(errs, fmt.Errorf("device %s: %w", name, err))
-			}
-		case slices.Contains(devices, l.Attrs().Index):
-			found, err := filters.Detach(h, l.Attrs().Index)
-			if err != nil {
-				errs = append(errs, fmt.Errorf("device %s: %w", name, err))
-			}
-			if found {
-				repairs = append(repairs, "removed programs from "+name)
-			}
 		}
 	}
-	return repairs, errors.Join(errs...)
-}
-
-// ENIProblem implements node.Kind.
-func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
-	s.fast.Lock()
-	defer s.fast.Unlock()
-	if err := s.fast.Load(h); err != nil {
-		return "", err
-	}
-	problem, err := filters.Wrong(h, s.fast.Objects.Objects, e.Index, eniHooks)
-	if err != nil || problem == "" {
-		return "", err
-	}
-	return e.Device + ": " + problem, nil
+	more, err := filters.Sweep(h, links, func(l netlink.Link) bool {
+		return wanted[l.Attrs().Name] || linkkind.IsPodDevice(l) || linkkind.IsReceiver(l)
+	}, end)
+	return append(repairs, more...), errors.Join(append(errs, err)...)
 }
 
 // podEntries are a pod's entries in the map of slaves. Put also prepares its ENI.

@@ -39,11 +39,7 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 			if !ok {
 				t.Fatalf("%s has no entry", a)
 			}
-			check(former.Maps[formerSlaves].Put(fastpath.Words(a), struct {
-				Host, Inner, Eni, Receiver, Mtu uint32
-				Gateway                         slavesAddr
-				NextHop, EniMac                 [6]uint8
-			}{e.Host, e.Inner, e.Eni, e.Receiver, e.Mtu, e.Gateway, e.NextHop, e.EniMac}))
+			check(former.Maps[formerSlaves].Put(fastpath.Words(a), formerSlave{e.Host, e.Inner, e.Eni, e.Receiver, e.Mtu, e.Gateway, e.NextHop, e.EniMac}))
 		}
 	}
 	check(n.Do(func() error { return former.Maps[fastpath.MapENIs].Put(uint32(eni), uint32(eni)) }))

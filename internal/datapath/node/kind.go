@@ -58,6 +58,9 @@ type Added struct {
 	// First are put when the devices have just been made, and are down: for objects that take the
 	// kernel some time.
 	First []object.Object
+	// Reach have the pod's addresses: they are put after the node's routes to it, and deleted for an
+	// address that a pod does not have any more, while it stays.
+	Reach []object.Object
 	// Before are put when the node's side is complete and the pod cannot send yet.
 	Before []object.Object
 	// After are put last.

@@ -23,7 +23,8 @@ import (
 type objects struct {
 	// devices are the devices, what a kind adds first, and the settings of the node's device.
 	devices []object.Object
-	// reach has the routes and neighbours by which packets find the pod and its ENI, by address.
+	// reach has, by address, the routes and neighbours by which packets find the pod and its ENI, and
+	// what a kind adds to them.
 	reach []object.Object
 	// added is what the kind and the features add.
 	added []object.Object
@@ -47,11 +48,12 @@ func (n *Node) objects(p *Pod) (o objects) {
 	} else {
 		o.devices = append(o.devices, Veth(p))
 	}
-	o.reach = n.reach(p)
+	o.reach = reach(p)
 	var points []Point
 	for _, k := range kinds {
 		added := k.Objects(p)
 		o.devices = append(o.devices, added.First...)
+		o.reach = append(o.reach, added.Reach...)
 		o.added, o.after = append(o.added, added.Before...), append(o.after, added.After...)
 		points = append(points, k.Points(p)...)
 	}
@@ -67,14 +69,14 @@ func (n *Node) objects(p *Pod) (o objects) {
 	return o
 }
 
-func (n *Node) reach(p *Pod) (list []object.Object) {
+func reach(p *Pod) (list []object.Object) {
 	for _, a := range p.Addresses {
 		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: netlinkx.OfFamily(p.want.Addresses, netlinkx.Family(a))})
 		if p.PodMAC != nil {
 			list = append(list, object.Neighbour{On: p.Host, Address: a, MAC: p.PodMAC})
 		}
 	}
-	return append(list, elements{n, p})
+	return append(list, elements{p})
 }
 
 // hostSysctls are only for the node's device, before it is up. Without IPv6 addresses in the pod
@@ -147,10 +149,7 @@ func (p *Pod) alias() string {
 }
 
 // elements are a pod's elements in the nftables tables, one for each address.
-type elements struct {
-	node *Node
-	pod  *Pod
-}
+type elements struct{ pod *Pod }
 
 // Name implements object.Object.
 func (o elements) Name() string { return "nftables elements of " + o.pod.Host.Name }
@@ -171,21 +170,21 @@ func (o elements) Have(s *object.Site) (string, error) {
 // Put implements object.Object. It prepares the node again if somebody removed the table since the
 // last Sync.
 func (o elements) Put(s *object.Site) error {
-	elems := o.pod.elements()
-	err := o.node.tables.Put(elems)
+	elems, n := o.pod.elements(), o.pod.node
+	err := n.tables.Put(elems)
 	if err == nil || !netlinkx.Gone(err) {
 		return err
 	}
-	o.node.distrust()
-	if _, err := o.node.ready(s.Ctx, s.Node, o.pod.want); err != nil {
+	n.distrust()
+	if _, err := n.ready(s.Ctx, s.Node, o.pod.want); err != nil {
 		return err
 	}
-	return o.node.tables.Put(elems)
+	return n.tables.Put(elems)
 }
 
 // Del implements object.Object.
 func (o elements) Del(*object.Site) error {
-	return o.node.tables.Remove(slices.Collect(maps.Keys(o.pod.elements()))...)
+	return o.pod.node.tables.Remove(slices.Collect(maps.Keys(o.pod.elements()))...)
 }
 
 // addressesOf returns the addresses of a device, according to routes and elements.

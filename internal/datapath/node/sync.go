@@ -259,10 +259,10 @@ func (n *Node) removeUnknown(site *object.Site, name string) error {
 	return errors.Join(object.Del(site, n.objects(n.bare(name, addresses)).all())...)
 }
 
-// removeSurplus removes routes and elements of addresses that a desired pod does not have (any
-// more).
+// removeSurplus removes what leads to a desired pod by addresses that it does not have (any more).
 func (s *syncing) removeSurplus(ctx context.Context, name string) error {
-	n, pod := s.n, s.desired[name].pod
+	n, d := s.n, s.desired[name]
+	pod := d.pod
 	if pod.State != datapath.Wired {
 		return nil
 	}
@@ -296,7 +296,9 @@ func (s *syncing) removeSurplus(ctx context.Context, name string) error {
 		return nil
 	}
 	slices.SortFunc(surplus, netip.Addr.Compare)
-	if err := errors.Join(object.Del(n.site(ctx, s.h), n.reach(n.bare(name, surplus)))...); err != nil {
+	other := *d.p
+	other.Addresses = surplus
+	if err := errors.Join(object.Del(n.site(ctx, s.h), n.objects(&other).reach)...); err != nil {
 		return err
 	}
 	s.repaired("pod %s/%s: removed addresses %v that are not its own", pod.Namespace, pod.Name, surplus)

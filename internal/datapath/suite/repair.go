@@ -118,6 +118,27 @@ func syncOfDeadSandbox(t *testing.T, k world.Kit) {
 	}
 }
 
+// Nothing on the node leads to an address that a pod does not have any more.
+func syncOfPodWithFewerAddresses(t *testing.T, k world.Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p, near := n.AddPod(1, "4", "6"), world.Serving(n.AddPod(1))
+	p.Spec.Addresses = p.Spec.Addresses[:1]
+	if repairs := strings.Join(n.Sync(p, near), "\n"); !strings.Contains(repairs, p.V6.String()) {
+		t.Errorf("repairs:\n%s\nwant that %s is removed", repairs, p.V6)
+	}
+	for line := range strings.Lines(world.DumpStable(n)) {
+		if strings.Contains(line, p.V6.String()) {
+			t.Errorf("%s stayed", line)
+		}
+	}
+	if repairs := n.Sync(p, near); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
+	}
+	world.MustReach(t, p.NS, world.At(near.V4, 80), near.NS, p.V4)
+}
+
 // A pod that is being wired, or unwired, is left to the call that works on it.
 func syncWithAPodAtWork(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)

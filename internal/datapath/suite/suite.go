@@ -109,5 +109,6 @@ func Scenarios() []Scenario {
 		{"Sync with an old list", syncWithAnOldList},
 		{"Sync leaves a pod at work alone", syncWithAPodAtWork},
 		{"Sync of a dead sandbox", syncOfDeadSandbox},
+		{"Sync of a pod with fewer addresses", syncOfPodWithFewerAddresses},
 	}
 }

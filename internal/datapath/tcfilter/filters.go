@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -152,9 +153,9 @@ func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	return list, nil
 }
 
-// Detach removes our filters from a device. The qdisc stays: another agent may be about to add a
+// detach removes our filters from a device. The qdisc stays: another agent may be about to add a
 // filter, which would disappear with it. An empty qdisc costs nothing.
-func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
+func (p Filters) detach(h *netlink.Handle, index int) (found bool, err error) {
 	for _, parent := range []uint32{Ingress, Egress} {
 		id, err := p.attached(h, index, parent)
 		if err != nil {
@@ -171,20 +172,46 @@ func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 	return found, nil
 }
 
-// Uninstall removes our filters from a device, and the qdisc if nobody else uses it. It is for the
-// end of the kind on a node alone: see Detach.
-func (p Filters) Uninstall(h *netlink.Handle, index int) error {
-	found, err := p.Detach(h, index)
-	if err != nil || !found {
-		return err
+// uninstall removes our filters from a device, and the qdisc if nobody else uses it.
+func (p Filters) uninstall(h *netlink.Handle, index int) (found bool, err error) {
+	if found, err = p.detach(h, index); err != nil || !found {
+		return found, err
 	}
 	if used, err := inUse(h, index); err != nil || used {
-		return err
+		return true, err
 	}
 	if err := h.QdiscDel(clsact(index)); err != nil && !gone(err) {
-		return fmt.Errorf("remove qdisc clsact: %w", err)
+		return true, fmt.Errorf("remove qdisc clsact: %w", err)
 	}
-	return nil
+	return true, nil
+}
+
+// Sweep removes our filters from devices that need not keep them and returns what it did; at the end
+// of the kind on a node it removes qdiscs too that nobody else uses. It continues after an error
+// with one device.
+func (p Filters) Sweep(h *netlink.Handle, links []netlink.Link, keep func(netlink.Link) bool, end bool) (repairs []string, err error) {
+	devices, err := Devices(h)
+	if err != nil {
+		return nil, err
+	}
+	remove := p.detach
+	if end {
+		remove = p.uninstall
+	}
+	var errs []error
+	for _, l := range links {
+		if !slices.Contains(devices, l.Attrs().Index) || keep(l) {
+			continue
+		}
+		found, err := remove(h, l.Attrs().Index)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("device %s: %w", l.Attrs().Name, err))
+		}
+		if found {
+			repairs = append(repairs, "removed programs from "+l.Attrs().Name)
+		}
+	}
+	return repairs, errors.Join(errs...)
 }
 
 // inUse reports whether a device's clsact has filters, or a block shared with other devices, which
