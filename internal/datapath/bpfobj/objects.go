@@ -191,9 +191,9 @@ func (o *Objects) Close() error {
 	return errors.Join(append(errs, closeAll(o.Maps), closeAll(o.former))...)
 }
 
-// Check returns the problem if the program with this id (0: none) runs where the named program
+// Problem returns the problem if the program with this id (0: none) runs where the named program
 // should run, or "".
-func (o *Objects) Check(program string, id int) (string, error) {
+func (o *Objects) Problem(program string, id int) (string, error) {
 	if id == 0 {
 		return "program " + program + " is missing", nil
 	}

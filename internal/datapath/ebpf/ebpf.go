@@ -30,9 +30,9 @@ type Hooks interface {
 	// Attach attaches programs to the node's end of a pod's pair, and replaces ours that are there,
 	// each atomically.
 	Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error
-	// Wrong returns what is wrong with the first program that is missing or has another version, or
+	// Problem returns what is wrong with the first program that is missing or has another version, or
 	// "".
-	Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
+	Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
 }
 
 // Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between

@@ -11,7 +11,7 @@ import (
 )
 
 // entries returns a pod's entries in the map of pods, by address.
-func entries(p node.Place) map[netip.Addr]shortcutPod {
+func entries(p node.Endpoint) map[netip.Addr]shortcutPod {
 	list := map[netip.Addr]shortcutPod{}
 	for _, a := range p.Addresses {
 		e := shortcutPod{Addr: addrKey(a), Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
@@ -27,7 +27,7 @@ func entries(p node.Place) map[netip.Addr]shortcutPod {
 }
 
 // sender returns the sources that the device's pod may use.
-func sender(p node.Place) shortcutSender {
+func sender(p node.Endpoint) shortcutSender {
 	return shortcutSender{V4: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V4)), V6: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V6))}
 }
 

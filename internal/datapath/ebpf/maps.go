@@ -13,7 +13,7 @@ import (
 
 // The maps by index of a device. The caller of each function holds the lock.
 
-func (s *shortcuts) putSender(p node.Place) error {
+func (s *shortcuts) putSender(p node.Endpoint) error {
 	if err := s.Objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
 		return fmt.Errorf("add device %s to map %s: %w", p.Device, mapSenders, err)
 	}
@@ -21,7 +21,7 @@ func (s *shortcuts) putSender(p node.Place) error {
 }
 
 // senderProblem returns what is wrong with a device's entry, or "".
-func (s *shortcuts) senderProblem(p node.Place) (string, error) {
+func (s *shortcuts) senderProblem(p node.Endpoint) (string, error) {
 	var have shortcutSender
 	err := s.Objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
 	switch {

@@ -61,7 +61,7 @@ func (veth) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error {
 	return filters.Attach(b, o, index, podHooks)
 }
 
-// Wrong implements Hooks.
-func (veth) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error) {
-	return filters.Wrong(h, o, index, podHooks)
+// Problem implements Hooks.
+func (veth) Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error) {
+	return filters.Problem(h, o, index, podHooks)
 }

@@ -21,14 +21,14 @@ func (o podEntries) Name() string { return "map entries of device " + o.pod.Host
 // Put implements object.Object. It also attaches the programs of the pod's ENI, after the entries:
 // Sync removes these programs when the map is empty.
 func (o podEntries) Put(site *object.Site) error {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil {
 		return err
 	}
 	return o.s.enter(site.Node, p)
 }
 
-func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
+func (s *shortcuts) enter(h *netlink.Handle, p node.Endpoint) error {
 	s.Lock()
 	defer s.Unlock()
 	if err := s.Load(h); err != nil {
@@ -48,7 +48,7 @@ func (s *shortcuts) enter(h *netlink.Handle, p node.Place) error {
 
 // Have implements object.Object.
 func (o podEntries) Have(site *object.Site) (string, error) {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil || p.Index == 0 {
 		return "", err // the object that makes the device reports it
 	}
@@ -58,12 +58,12 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 	if err := s.Load(site.Node); err != nil {
 		return "", err
 	}
-	return s.table().Wrong(entries(p))
+	return s.table().Problem(entries(p))
 }
 
 // Del implements object.Object. An address that another device has in the meantime stays.
 func (o podEntries) Del(site *object.Site) error {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (o podPrograms) Name() string { return "programs of device " + o.pod.Host.N
 
 // Put implements object.Object.
 func (o podPrograms) Put(site *object.Site) error {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (o podPrograms) Put(site *object.Site) error {
 
 // Have implements object.Object.
 func (o podPrograms) Have(site *object.Site) (string, error) {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil || p.Index == 0 {
 		return "", err
 	}
@@ -119,7 +119,7 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	problem, err := o.hooks.Wrong(site.Node, objects, p.Index)
+	problem, err := o.hooks.Problem(site.Node, objects, p.Index)
 	if err != nil {
 		return "", err
 	}

@@ -137,7 +137,7 @@ func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 // PrepareENI attaches the programs of an ENI and adds it to the map of ENIs, or removes it, as its
 // gateways answered at the last Sync. It returns what it repaired.
 func (l *Loader) PrepareENI(h *netlink.Handle, e routing.ENI) (repairs []string, err error) {
-	problem, err := l.Filters.Wrong(h, l.Objects.Objects, e.Index, l.ENIHooks)
+	problem, err := l.Filters.Problem(h, l.Objects.Objects, e.Index, l.ENIHooks)
 	if err != nil {
 		return nil, err
 	}
@@ -164,7 +164,7 @@ func (l *Loader) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	problem, err := l.Filters.Wrong(h, objects, e.Index, l.ENIHooks)
+	problem, err := l.Filters.Problem(h, objects, e.Index, l.ENIHooks)
 	if err != nil || problem == "" {
 		return "", err
 	}

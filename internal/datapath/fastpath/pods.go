@@ -104,8 +104,8 @@ func (p Pods[V]) List() (map[netip.Addr]V, error) {
 	return list, nil
 }
 
-// Wrong returns what is wrong with the first wrong entry, or "".
-func (p Pods[V]) Wrong(entries map[netip.Addr]V) (string, error) {
+// Problem returns what is wrong with the first wrong entry, or "".
+func (p Pods[V]) Problem(entries map[netip.Addr]V) (string, error) {
 	for a, want := range entries {
 		have, ok, err := p.Get(a)
 		switch {

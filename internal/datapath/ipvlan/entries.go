@@ -42,7 +42,7 @@ func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 
 // entries returns a pod's entries in the map of slaves, by address. receiver is the index of its
 // ENI's receiver.
-func entries(p node.Place, receiver int) map[netip.Addr]slavesSlave {
+func entries(p node.Endpoint, receiver int) map[netip.Addr]slavesSlave {
 	list := map[netip.Addr]slavesSlave{}
 	for _, a := range p.Addresses {
 		e := slavesSlave{

@@ -124,7 +124,7 @@ func (o podEntries) Name() string { return "map entries of device " + o.pod.Host
 
 // Put implements object.Object.
 func (o podEntries) Put(site *object.Site) error {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func (o podEntries) Put(site *object.Site) error {
 
 // Have implements object.Object.
 func (o podEntries) Have(site *object.Site) (string, error) {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil || p.Index == 0 {
 		return "", err // the object that makes the device reports it
 	}
@@ -169,12 +169,12 @@ func (o podEntries) Have(site *object.Site) (string, error) {
 		}
 		receiver = link.Attrs().Index
 	}
-	return s.table().Wrong(entries(p, receiver))
+	return s.table().Problem(entries(p, receiver))
 }
 
 // Del implements object.Object. An address that another device has in the meantime stays.
 func (o podEntries) Del(site *object.Site) error {
-	p, err := o.pod.Place(site)
+	p, err := o.pod.Endpoint(site)
 	if err != nil {
 		return err
 	}
@@ -233,7 +233,7 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 	if err != nil || index == 0 {
 		return "", err
 	}
-	problem, err := filters.Wrong(site.Node, objects, index, hostHooks)
+	problem, err := filters.Problem(site.Node, objects, index, hostHooks)
 	if err != nil {
 		return "", fmt.Errorf("device %s: %w", o.pod.Host.Name, err)
 	}
@@ -247,7 +247,7 @@ func (o podPrograms) Have(site *object.Site) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	problem, err = filters.Wrong(inPod, objects, innerIndex(o.pod.Host.Name), innerHooks)
+	problem, err = filters.Problem(inPod, objects, innerIndex(o.pod.Host.Name), innerHooks)
 	if err != nil || problem == "" {
 		return "", err
 	}

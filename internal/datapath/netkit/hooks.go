@@ -67,15 +67,15 @@ func put(index int, p attachPoint, program *bpf.Program) error {
 	return err
 }
 
-// Wrong implements ebpf.Hooks.
-func (k *hooks) Wrong(_ *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
+// Problem implements ebpf.Hooks.
+func (k *hooks) Problem(_ *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
 	err = k.inside(func() error {
 		for _, p := range attachPoints {
 			id, err := held(index, p)
 			if err != nil {
 				return err
 			}
-			if problem, err = o.Check(p.program, id); err != nil || problem != "" {
+			if problem, err = o.Problem(p.program, id); err != nil || problem != "" {
 				return err
 			}
 		}

@@ -40,7 +40,7 @@ func (k *Kind) Describe(p *node.Pod) error {
 // everything while it has no programs.
 func (k *Kind) Devices(p *node.Pod) object.Object {
 	value := func(kind int, v uint32) *nl.RtAttr { return nl.NewRtAttr(kind, nl.Uint32Attr(v)) }
-	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Wrong: wrong, Peer: nl.IFLA_NETKIT_PEER_INFO, Data: []*nl.RtAttr{
+	return &node.Pair{Pod: p, Kind: linkkind.Netkit, Problem: problem, Peer: nl.IFLA_NETKIT_PEER_INFO, Data: []*nl.RtAttr{
 		value(nl.IFLA_NETKIT_MODE, uint32(netlink.NETKIT_MODE_L3)),
 		value(nl.IFLA_NETKIT_POLICY, uint32(netlink.NETKIT_POLICY_BLACKHOLE)),
 		value(nl.IFLA_NETKIT_PEER_POLICY, uint32(netlink.NETKIT_POLICY_BLACKHOLE)),
@@ -51,8 +51,8 @@ func (k *Kind) Devices(p *node.Pod) object.Object {
 	}}
 }
 
-// wrong returns what is wrong with the node's device and needs a new one, or "".
-func wrong(host netlink.Link) string {
+// problem returns what is wrong with the node's device and needs a new one, or "".
+func problem(host netlink.Link) string {
 	pair, ok := host.(*netlink.Netkit)
 	switch {
 	case !ok:

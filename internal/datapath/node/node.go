@@ -317,12 +317,12 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	if !prune {
 		links = nil // kinds handle only the ENIs' links
 	}
-	var places []routing.ENI
+	var enis []routing.ENI
 	for _, mac := range slices.Sorted(maps.Keys(seen.ENIs)) {
-		places = append(places, seen.ENIs[mac])
+		enis = append(enis, seen.ENIs[mac])
 	}
 	for _, k := range n.kinds {
-		note(k.Sync(h, links, places))
+		note(k.Sync(h, links, enis))
 	}
 
 	for _, f := range n.features {

@@ -25,8 +25,8 @@ type Pair struct {
 	// attributes.
 	Peer int
 	Data []*nl.RtAttr
-	// Wrong returns what is wrong with the node's end and needs a new pair, or ""; may be nil.
-	Wrong func(netlink.Link) string
+	// Problem returns what is wrong with the node's end and needs a new pair, or ""; may be nil.
+	Problem func(netlink.Link) string
 }
 
 // Name implements object.Object.
@@ -39,10 +39,10 @@ func (o *Pair) problem(host netlink.Link) string {
 	if host.Type() != o.Kind {
 		return fmt.Sprintf("is of kind %s instead of %s", host.Type(), o.Kind)
 	}
-	if o.Wrong == nil {
+	if o.Problem == nil {
 		return ""
 	}
-	return o.Wrong(host)
+	return o.Problem(host)
 }
 
 // Have implements object.Object.

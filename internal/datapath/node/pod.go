@@ -273,8 +273,8 @@ func (n *Node) enterPod(path string) (*netlinkx.Namespace, error) {
 	return ns, nil
 }
 
-// Place is a wired pod as programs need it.
-type Place struct {
+// Endpoint is a wired pod as programs need it.
+type Endpoint struct {
 	// Device and Index are the node's end of the pod's devices; the index is 0 if it is gone.
 	Device string
 	Index  int
@@ -289,9 +289,9 @@ type Place struct {
 	ENI routing.ENI
 }
 
-// Place is where the pod's devices are.
-func (p *Pod) Place(s *object.Site) (Place, error) {
-	at := Place{
+// Endpoint describes the pod by its devices on the node now.
+func (p *Pod) Endpoint(s *object.Site) (Endpoint, error) {
+	at := Endpoint{
 		Device: p.Host.Name, IfName: p.Inner.Name, HostMAC: p.HostMAC, PodMAC: p.PodMAC,
 		Addresses: p.Addresses, ENI: p.ENI, MTU: p.MTU,
 	}

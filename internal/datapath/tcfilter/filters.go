@@ -118,14 +118,14 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 	return id, nil
 }
 
-// Wrong returns what is wrong with the first program that is missing or has another version, or "".
-func (p Filters) Wrong(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
+// Problem returns what is wrong with the first program that is missing or has another version, or "".
+func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
 	for _, k := range hooks {
 		id, err := p.attached(h, index, k.Parent)
 		if err != nil {
 			return "", err
 		}
-		if problem, err := o.Check(k.Program, id); err != nil || problem != "" {
+		if problem, err := o.Problem(k.Program, id); err != nil || problem != "" {
 			return problem, err
 		}
 	}
