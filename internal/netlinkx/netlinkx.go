@@ -40,7 +40,7 @@ type Namespace struct {
 }
 
 // Enter opens the network namespace at a path. The error is Gone if nothing is there, or
-// only the file that the namespace was mounted on.
+// only the file that the namespace was mounted on, and for an empty path.
 func Enter(path string) (*Namespace, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {

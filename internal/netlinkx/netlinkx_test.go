@@ -73,7 +73,7 @@ func TestEnterWhatIsNoNamespace(t *testing.T) {
 	if err := os.WriteFile(left, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{left, left + "-not"} {
+	for _, path := range []string{left, left + "-not", ""} {
 		if n, err := Enter(path); err == nil || !Gone(err) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v, %v; want an error that says it is gone", path, n, err)
 		}

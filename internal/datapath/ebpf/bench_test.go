@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
@@ -107,12 +106,7 @@ func BenchmarkAttach(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	err := Try(func(h *netlink.Handle, o *bpfobj.Objects) error {
-		batch, err := netlinkx.NewBatch(netns.None())
-		if err != nil {
-			return err
-		}
-		defer batch.Close()
+	err := Try(func(h *netlink.Handle, batch *netlinkx.Batch, o *bpfobj.Objects) error {
 		for b.Loop() {
 			pair := netlink.NewVeth(netlink.LinkAttrs{Name: fmt.Sprintf("v%d", len(times["veth"])), TxQLen: -1})
 			pair.PeerName = "p" + pair.Name

@@ -17,24 +17,24 @@ import (
 // Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
 // and another error if the test failed. It attaches the programs to a loopback.
 func Supported() error {
-	return Try(func(_ *netlink.Handle, o *bpfobj.Objects) error {
-		b, err := netlinkx.NewBatch(netns.None())
-		if err != nil {
-			return err
-		}
-		defer b.Close()
+	return Try(func(_ *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error {
 		return datapath.Lacks(tcfilter.Needs, veth{}.Attach(b, o, loopback), tcfilter.Answers...)
 	})
 }
 
 // Try loads the programs in a new network namespace and calls f there.
-func Try(f func(h *netlink.Handle, o *bpfobj.Objects) error) error {
+func Try(f func(h *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error) error {
 	return kernel.InScratch(func(h *netlink.Handle) error {
+		b, err := netlinkx.NewBatch(netns.None())
+		if err != nil {
+			return err
+		}
+		defer b.Close()
 		o, err := load(h, fastpath.SizesOf(16))
 		if err != nil {
 			return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 		}
-		return errors.Join(f(h, o.Objects), o.Close())
+		return errors.Join(f(h, b, o.Objects), o.Close())
 	})
 }
 

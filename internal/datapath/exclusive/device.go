@@ -121,9 +121,6 @@ func (o card) resetMAC(h *netlink.Handle, link netlink.Link) error {
 // so that the ENI can serve the next pod when it returns. A missing device is no error: the kernel
 // moved it back with the namespace's end.
 func (o card) Del(s *object.Site) error {
-	if o.pod.NetNS == "" {
-		return nil
-	}
 	pod, err := netlinkx.Enter(o.pod.NetNS)
 	if netlinkx.Gone(err) {
 		return nil

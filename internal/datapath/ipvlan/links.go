@@ -189,9 +189,6 @@ type holder struct {
 
 // enter opens a pod's namespace, nil if it does not exist.
 func enter(path string) (*netlinkx.Namespace, error) {
-	if path == "" {
-		return nil, nil
-	}
 	pod, err := netlinkx.Enter(path)
 	if netlinkx.Gone(err) {
 		return nil, nil

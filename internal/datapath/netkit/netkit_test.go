@@ -19,6 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // wire adds a pod of a kind.
@@ -243,7 +244,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 			return err
 		}
 		// A program of ours at the wrong attach point is another version of the right one.
-		return ebpf.Try(func(_ *netlink.Handle, o *bpfobj.Objects) error {
+		return ebpf.Try(func(_ *netlink.Handle, _ *netlinkx.Batch, o *bpfobj.Objects) error {
 			return n.Do(func() error { return put(index(a), attachPoints[0], o.Programs[ebpf.ToPod]) })
 		})
 	})

@@ -278,8 +278,6 @@ type Endpoint struct {
 	// Device and Index are the node's end of the pod's devices; the index is 0 if it is gone.
 	Device string
 	Index  int
-	// IfName is the other end in the pod.
-	IfName string
 	// MTU in bytes.
 	MTU int
 	// HostMAC and PodMAC are nil if the devices have none.
@@ -292,7 +290,7 @@ type Endpoint struct {
 // Endpoint describes the pod by its devices on the node now.
 func (p *Pod) Endpoint(s *object.Site) (Endpoint, error) {
 	at := Endpoint{
-		Device: p.Host.Name, IfName: p.Inner.Name, HostMAC: p.HostMAC, PodMAC: p.PodMAC,
+		Device: p.Host.Name, HostMAC: p.HostMAC, PodMAC: p.PodMAC,
 		Addresses: p.Addresses, ENI: p.ENI, MTU: p.MTU,
 	}
 	link, err := s.Link(p.Host)
