@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/fastpath/fastpathtest"
 	"terway.dev/terway/internal/datapath/featuretest"
 	"terway.dev/terway/internal/datapath/node"
@@ -90,7 +91,7 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "entry of the ENI", Cut: func() {
-			if err := own(n).shortcuts.ENIs().Map.Delete(uint32(index(n, "eth1"))); err != nil {
+			if err := own(n).shortcuts.Objects.Maps[fastpath.MapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
 				panic(err)
 			}
 		}},

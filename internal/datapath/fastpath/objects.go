@@ -15,7 +15,6 @@ import (
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
-	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -84,8 +83,8 @@ type Loader struct {
 	silent silentGateways
 }
 
-// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, PrepareENI, ENIs
-// and Unload holds the lock.
+// Load loads the objects unless they are loaded. The caller of Load, Find, Refresh, PrepareENI and
+// Unload holds the lock.
 func (l *Loader) Load(h *netlink.Handle) error {
 	if l.Objects != nil {
 		return nil
@@ -133,46 +132,6 @@ func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	}
 	return there, err
 }
-
-// PrepareENI attaches the programs of an ENI and adds it to the map of ENIs, or removes it, as its
-// gateways answered at the last Sync. It returns what it repaired.
-func (l *Loader) PrepareENI(h *netlink.Handle, e routing.ENI) (repairs []string, err error) {
-	problem, err := l.Filters.Problem(h, l.Objects.Objects, e.Index, l.ENIHooks)
-	if err != nil {
-		return nil, err
-	}
-	if problem != "" {
-		b, err := l.Batch()
-		if err != nil {
-			return nil, err
-		}
-		if err := l.Filters.Attach(b, l.Objects.Objects, e.Index, l.ENIHooks); err != nil {
-			return nil, err
-		}
-		repairs = append(repairs, fmt.Sprintf("attached programs to %s: %s", e.Device, problem))
-	}
-	done, err := l.ENIs().update(l.silent, e)
-	if done != "" && problem == "" { // else it is part of the same repair
-		repairs = append(repairs, done)
-	}
-	return repairs, err
-}
-
-// ENIProblem returns the first problem of an ENI's programs, or "".
-func (l *Loader) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
-	objects, err := l.Loaded(h)
-	if err != nil {
-		return "", err
-	}
-	problem, err := l.Filters.Problem(h, objects, e.Index, l.ENIHooks)
-	if err != nil || problem == "" {
-		return "", err
-	}
-	return e.Device + ": " + problem, nil
-}
-
-// ENIs returns the map of ENIs that the fast path may send by.
-func (l *Loader) ENIs() ENIs { return ENIs{Map: l.Objects.Maps[MapENIs], Inside: l.Inside} }
 
 // Unload closes the objects; programs and maps that filters hold stay.
 func (l *Loader) Unload() error {
