@@ -54,7 +54,7 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 		return "", err
 	}
 	defer site.Close()
-	list := n.objects(p).all()
+	list := n.objects(p)
 	if err := view.ReadSysctls(n.procSys, n.ns, list); err != nil {
 		return "", err
 	}

@@ -18,57 +18,34 @@ import (
 	"terway.dev/terway/internal/sysctl"
 )
 
-// objects are all kernel objects of a pod, in the order in which they are put. The node's side
+// objects returns all kernel objects of a pod, in the order in which they are put. The node's side
 // comes first, so that the pod is complete when its first packet can leave.
-type objects struct {
-	// devices are the devices, what a kind adds first, and the settings of the node's device.
-	devices []object.Object
-	// reach has, by address, the routes and neighbours by which packets find the pod and its ENI, and
-	// what a kind adds to them.
-	reach []object.Object
-	// added is what the kind and the features add.
-	added []object.Object
-	// inside is the pod's side.
-	inside []object.Object
-	// after is what the kind adds when all else exists.
-	after []object.Object
-}
-
-func (o objects) all() []object.Object {
-	return slices.Concat(o.devices, o.reach, o.added, o.inside, o.after)
-}
-
-func (n *Node) objects(p *Pod) (o objects) {
-	kinds := []Kind{p.kind}
-	if p.kind == nil { // its kind is unknown: it can only be deleted
-		kinds = n.kinds
-	}
+func (n *Node) objects(p *Pod) []object.Object {
+	kinds, devices := n.kinds, []object.Object{Veth(p)} // if its kind is unknown, it can only be deleted
 	if p.kind != nil {
-		o.devices = append(o.devices, p.kind.Devices(p))
-	} else {
-		o.devices = append(o.devices, Veth(p))
+		kinds, devices = []Kind{p.kind}, []object.Object{p.kind.Devices(p)}
 	}
-	o.reach = reach(p)
+	ways := reach(p)
+	var added, after []object.Object
 	var points []Point
 	for _, k := range kinds {
-		added := k.Objects(p)
-		o.devices = append(o.devices, added.First...)
-		o.reach = append(o.reach, added.Reach...)
-		o.added, o.after = append(o.added, added.Before...), append(o.after, added.After...)
+		a := k.Objects(p)
+		devices, ways = append(devices, a.First...), append(ways, a.Reach...)
+		added, after = append(added, a.Before...), append(after, a.After...)
 		points = append(points, k.Points(p)...)
 	}
-	o.devices = append(o.devices, hostSysctls(p)...)
-	o.devices = append(o.devices, object.Settings{
+	devices = append(devices, hostSysctls(p)...)
+	devices = append(devices, object.Settings{
 		Device: p.Host, MAC: p.LinkMAC, MTU: p.MTU, Group: p.Group, NoARP: !p.ARP, Alias: p.alias(),
 		Conf: append(n.routing.ReversePath(p.Host.Name), sysctl.Setting{Path: "ipv4/conf/" + p.Host.Name + "/forwarding", Value: "1"}),
 	})
 	for _, f := range n.features {
-		o.added = append(o.added, f.Objects(p, points)...)
+		added = append(added, f.Objects(p, points)...)
 	}
-	o.inside = inside(p)
-	return o
+	return slices.Concat(devices, ways, added, inside(p), after)
 }
 
+// reach returns the routes, neighbours and elements by which packets find the pod and its ENI.
 func reach(p *Pod) (list []object.Object) {
 	for _, a := range p.Addresses {
 		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: netlinkx.OfFamily(p.want.Addresses, netlinkx.Family(a))})
@@ -229,7 +206,7 @@ func (n *Node) wire(s *object.Site, p *Pod) error {
 	if err := p.kind.Prepare(s, p); err != nil {
 		return err
 	}
-	_, err = n.put(s, p, n.objects(p).all())
+	_, err = n.put(s, p, n.objects(p))
 	return err
 }
 

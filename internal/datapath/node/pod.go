@@ -176,7 +176,7 @@ func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod)
 	defer site.Close()
 	if err := n.wire(site, p); err != nil {
 		// Nothing partial stays: the address may be given to another pod.
-		return datapath.Wiring{}, podError(pod, errors.Join(append([]error{err}, object.Del(site, n.objects(p).all())...)...))
+		return datapath.Wiring{}, podError(pod, errors.Join(append([]error{err}, object.Del(site, n.objects(p))...)...))
 	}
 	n.pods.SetWired(turn, p.elements())
 	return p.answer(), nil
@@ -206,7 +206,7 @@ func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
 		}
 	}
 	p, _ := n.describe(n.state(), datapath.Node{}, pod) // what no longer exists need not be known
-	if err := errors.Join(object.Del(site, n.objects(p).all())...); err != nil {
+	if err := errors.Join(object.Del(site, n.objects(p))...); err != nil {
 		return podError(pod, err)
 	}
 	return nil

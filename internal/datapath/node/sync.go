@@ -119,7 +119,7 @@ func (s *syncing) describe() error {
 			continue
 		}
 		d.p, d.err = s.n.describe(state, s.want, d.pod)
-		d.objects = s.n.objects(d.p).all()
+		d.objects = s.n.objects(d.p)
 		all = append(all, d.objects...)
 	}
 	return s.view.ReadSysctls(s.n.procSys, s.n.ns, all)
@@ -256,7 +256,7 @@ func (n *Node) removeUnknown(site *object.Site, name string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(object.Del(site, n.objects(n.bare(name, addresses)).all())...)
+	return errors.Join(object.Del(site, n.objects(n.bare(name, addresses)))...)
 }
 
 // removeSurplus removes what leads to a desired pod by addresses that it does not have (any more).
@@ -298,7 +298,7 @@ func (s *syncing) removeSurplus(ctx context.Context, name string) error {
 	slices.SortFunc(surplus, netip.Addr.Compare)
 	other := *d.p
 	other.Addresses = surplus
-	if err := errors.Join(object.Del(n.site(ctx, s.h), n.objects(&other).reach)...); err != nil {
+	if err := errors.Join(object.Del(n.site(ctx, s.h), slices.Concat(reach(&other), other.kind.Objects(&other).Reach))...); err != nil {
 		return err
 	}
 	s.repaired("pod %s/%s: removed addresses %v that are not its own", pod.Namespace, pod.Name, surplus)
