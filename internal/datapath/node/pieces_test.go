@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -361,5 +362,34 @@ func TestKindsHoldTheNodesLock(t *testing.T) {
 	}
 	if got := fmt.Sprint(k.calls); k.free || got != "[choose sync sync choose sync sync teardown teardown]" {
 		t.Errorf("calls %s, without the lock: %v", got, k.free)
+	}
+}
+
+// Teardown waits for devices of deleted pods without the node's lock: an ADD that makes devices, which
+// their deletion waits for, may need it.
+func TestTeardownWaitsUnlocked(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.AddPod(1)
+	d := own(n)
+	d.linkMu.Lock() // as an ADD does
+	done := make(chan error, 1)
+	go func() { done <- n.DP.Teardown(t.Context()) }()
+	free := func() bool {
+		if d.state().done != nil || !d.nodeMu.TryLock() {
+			return false
+		}
+		d.nodeMu.Unlock()
+		return true
+	}
+	for deadline := time.Now().Add(world.Patience); !free(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Error("the node's lock is held")
+			break
+		}
+	}
+	d.linkMu.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
