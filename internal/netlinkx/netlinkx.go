@@ -1,9 +1,9 @@
 // Package netlinkx is how the project uses netlink: it opens sockets and namespaces, sends several
-// requests at once, repeats dumps that a change interrupted, and distinguishes an object that is gone
-// from other errors.
+// requests at once, repeats dumps that a change interrupted, and distinguishes an object that is
+// gone from other errors.
 //
-// It knows nothing of pods, ENIs or clusters, and must never change anything in the kernel but what a
-// caller's request does.
+// It knows nothing of pods, ENIs or clusters, and must never change anything in the kernel but by a
+// caller's request.
 package netlinkx
 
 import (

@@ -4,7 +4,8 @@ import "terway.dev/terway/internal/datapath/fastpath"
 
 const formerPods = "tw_pods_1"
 
-// formerPod is a value of the former version's map formerPods, from a pod's address to what is now in mapEnds.
+// formerPod is a value of formerPods, the former version's map from a pod's address to what is now
+// in mapEnds.
 type formerPod struct {
 	Ifindex, Mtu, Eni, EniMtu uint32
 	Gateway                   shortcutAddr

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -66,8 +67,7 @@ func (o card) Put(s *object.Site) error {
 	}
 	link, name := at.link, o.pod.IfName
 	if other, err := inPod.LinkByName(name); err == nil && (!at.inPod || other.Attrs().Index != link.Attrs().Index) {
-		return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
-			o.pod.NetNS, name, other.Attrs().HardwareAddr)
+		return node.AlreadyThere(o.pod, other)
 	}
 	if !at.inPod {
 		if err := s.Node.LinkSetDown(link); err != nil {
@@ -132,11 +132,11 @@ func (o card) Del(s *object.Site) error {
 	if own, err := pod.Is(s.NodeNS); err != nil || own {
 		return err // AddPod rejects the node's own namespace: no device there is a pod's
 	}
-	node, err := s.OpenNode()
+	back, err := s.OpenNode()
 	if err != nil {
 		return err
 	}
-	defer node.Close()
+	defer back.Close()
 	inPod, err := pod.Handle()
 	if err != nil {
 		return err
@@ -160,7 +160,7 @@ func (o card) Del(s *object.Site) error {
 	if err := inPod.LinkSetName(link, name); err != nil {
 		return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
 	}
-	if err := inPod.LinkSetNsFd(link, int(node)); err != nil {
+	if err := inPod.LinkSetNsFd(link, int(back)); err != nil {
 		return fmt.Errorf("move its device %s back to the node: %w", name, err)
 	}
 	return nil

@@ -137,7 +137,7 @@ func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink
 	}
 	if link != nil {
 		if !isInner(link, p.Host.Name) {
-			return nil, node.AlreadyThere(p, link)
+			return nil, node.AlreadyThere(p.Pod, link)
 		}
 		if isSlave(link, p.ENI) && !linkkind.IsDying(link) {
 			return link, nil

@@ -4,8 +4,8 @@ import "terway.dev/terway/internal/datapath/fastpath"
 
 const formerSlaves = "tw_slaves_1"
 
-// formerSlave is a value of the former version's map formerSlaves, from a pod's address to what is now in
-// mapSlaves.
+// formerSlave is a value of formerSlaves, the former version's map from a pod's address to what is
+// now in mapSlaves.
 type formerSlave struct {
 	Host, Inner, Eni, Receiver, Mtu uint32
 	Gateway                         slavesAddr

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/object"
@@ -172,7 +173,7 @@ func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 		host.Attrs().ParentIndex == inner.Attrs().Index && inner.Attrs().ParentIndex == host.Attrs().Index
 	ours := inner != nil && inner.Type() == linkkind.Veth && inner.Attrs().HardwareAddr.String() == claims.PodMAC(p.Host.Name).String()
 	if inner != nil && !pair && !ours {
-		return false, AlreadyThere(p, inner)
+		return false, AlreadyThere(p.Pod, inner)
 	}
 	if pair && !linkkind.IsDying(host) && o.problem(host) == "" {
 		s.Found(p.Host, host)
@@ -188,7 +189,7 @@ func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 }
 
 // AlreadyThere is the error for a device in the pod that is not ours and has the name of the pod's.
-func AlreadyThere(p *Pod, link netlink.Link) error {
+func AlreadyThere(p datapath.Pod, link netlink.Link) error {
 	return fmt.Errorf("the pod's network namespace %s already has a device %s with MAC %s that was not made by this datapath",
 		p.NetNS, link.Attrs().Name, link.Attrs().HardwareAddr)
 }

@@ -365,8 +365,8 @@ func TestKindsHoldTheNodesLock(t *testing.T) {
 	}
 }
 
-// Teardown waits for devices of deleted pods without the node's lock: an ADD that makes devices, which
-// their deletion waits for, may need it.
+// Teardown waits for devices of deleted pods without the node's lock: an ADD that makes devices,
+// which their deletion waits for, may need it.
 func TestTeardownWaitsUnlocked(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	n := w.Nodes[0]

@@ -37,7 +37,8 @@ type ENI struct {
 	Gateways []netip.Addr
 }
 
-// Node is the network namespace of a node. The caller serialises calls, except ReversePath.
+// Node is the network namespace of a node. The caller serialises calls, except ReversePath and
+// EnsureReceiver.
 type Node struct {
 	ns      netns.NsHandle
 	procSys string

@@ -118,7 +118,8 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 	return id, nil
 }
 
-// Problem returns what is wrong with the first program that is missing or has another version, or "".
+// Problem returns what is wrong with the first program that is missing or has another version, or
+// "".
 func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
 	for _, k := range hooks {
 		id, err := p.attached(h, index, k.Parent)
