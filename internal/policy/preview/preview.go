@@ -32,8 +32,8 @@ type Change struct {
 // Cut says whether the Change takes away what was allowed; otherwise it allows what was denied.
 func (c Change) Cut() bool { return c.Before.Action == policy.Allow }
 
-// An End is whom connections are from, or go to: all pods of a group of which both worlds say
-// the same, nodes, or addresses of neither.
+// An End is whom connections are from, or go to, as far as they change alike: pods of a group,
+// nodes, or addresses of neither.
 type End struct {
 	Name string
 	// Pods, in order; nil for other ends.
@@ -87,7 +87,7 @@ func (v Verdict) Strings() (list []string) {
 // Group names a pod's group; pods of one group are one End where they can be. An error is one of
 // package compile: a cluster that cannot be.
 func Compare(before, after World, group func(*policy.Pod) string) ([]Change, error) {
-	c := &comparer{answers: map[question][]answer{}}
+	c := &comparer{answers: map[question][]answer{}, count: map[string]int{}, hostNames: map[netip.Addr]string{}}
 	for i, w := range []World{before, after} {
 		n, err := tables(w)
 		if err != nil {
@@ -149,9 +149,16 @@ type stand struct {
 // unit is an End all of whose addresses stand alike.
 type unit struct {
 	End
-	id     string // tells ends apart, whatever the family
+	group  string // of what it may be one End with others
 	stands [families]stand
 }
+
+// The groups of units that are no pods; a group of pods begins otherwise.
+const (
+	groupHosts   = "hosts"
+	groupOutside = "outside"
+	groupPods    = "pods "
+)
 
 // ask is the tables that a rule set has for an address; the zero value: nobody judges.
 type ask struct{ table, byDefault compile.Hash }
@@ -169,6 +176,13 @@ type comparer struct {
 	nodes   [2]*compile.Node
 	units   []*unit
 	answers map[question][]answer
+	// count has how many units each group of pods has; hostNames what addresses of hosts are
+	// called, and hostCount how many there are.
+	count     map[string]int
+	hostNames map[netip.Addr]string
+	hostCount [families]int
+	// taken are networks in which every address is a pod's or a node's.
+	taken netipx.IPSetBuilder
 }
 
 func (c *comparer) stand(a netip.Addr) stand {
@@ -201,7 +215,6 @@ func (c *comparer) pods(cluster policy.Cluster, group func(*policy.Pod) string) 
 		stands [families]stand
 	}
 	units := map[key]*unit{}
-	groups := map[string][]*unit{}
 	for _, name := range slices.SortedFunc(maps.Keys(cluster.Pods), compareNames) {
 		p := cluster.Pods[name]
 		if !judged(p) || len(p.Addresses) == 0 {
@@ -223,24 +236,12 @@ func (c *comparer) pods(cluster policy.Cluster, group func(*policy.Pod) string) 
 		}
 		u := units[k]
 		if u == nil {
-			u = &unit{id: "pod " + name.String(), stands: k.stands}
+			u = &unit{group: groupPods + k.group, stands: k.stands}
 			units[k] = u
 			c.units = append(c.units, u)
-			groups[k.group] = append(groups[k.group], u)
+			c.count[u.group]++
 		}
 		u.Pods = append(u.Pods, name)
-	}
-	for name, units := range groups {
-		for _, u := range units {
-			if u.Name = name; len(units) == 1 {
-				continue
-			}
-			var names []string
-			for _, p := range u.Pods {
-				names = append(names, p.Name)
-			}
-			u.Name = fmt.Sprintf("%s (%s)", name, list(names, 3))
-		}
 	}
 }
 
@@ -259,7 +260,7 @@ func list(names []string, most int) string {
 // hosts makes units of nodes, and returns the addresses that pods and nodes have.
 func (c *comparer) hosts(cluster policy.Cluster) *netipx.IPSet {
 	var known netipx.IPSetBuilder
-	names := map[netip.Addr]string{}
+	names := c.hostNames
 	for name, p := range cluster.Pods {
 		for _, a := range p.Addresses {
 			switch {
@@ -277,37 +278,22 @@ func (c *comparer) hosts(cluster policy.Cluster) *netipx.IPSet {
 	}
 	pods, _ := known.IPSet()
 	units := map[[families]stand]*unit{}
-	var total [families]int
 	for _, a := range slices.SortedFunc(maps.Keys(names), netip.Addr.Compare) {
 		known.Add(a)
 		if pods.Contains(a) {
 			continue
 		}
 		f := familyOf(a)
-		total[f]++
+		c.hostCount[f]++
 		var k [families]stand
 		k[f] = c.stand(a)
 		u := units[k]
 		if u == nil {
-			u = &unit{stands: k}
+			u = &unit{group: groupHosts, stands: k}
 			units[k] = u
 			c.units = append(c.units, u)
 		}
 		u.Hosts = append(u.Hosts, a)
-	}
-	for _, u := range units {
-		var who []string
-		for _, a := range u.Hosts {
-			if !slices.Contains(who, names[a]) {
-				who = append(who, names[a])
-			}
-		}
-		slices.Sort(who)
-		u.Name = "node " + list(who, 3)
-		if len(u.Hosts) == total[familyOf(u.Hosts[0])] {
-			u.Name, who = "nodes", nil
-		}
-		u.id = "host " + strings.Join(who, ", ")
 	}
 	set, _ := known.IPSet()
 	return set
@@ -382,49 +368,39 @@ func (c *comparer) outsideOf(f int, s stand, b *netipx.IPSetBuilder, known *neti
 	rest := *b
 	rest.RemoveSet(known)
 	if free, _ := rest.IPSet(); len(free.Ranges()) == 0 {
+		c.taken.AddSet(set)
 		return
 	}
-	var others netipx.IPSetBuilder
-	others.AddPrefix(everywhere[f])
-	others.RemoveSet(set)
-	without, _ := others.IPSet()
-	u := &unit{End: End{Name: "outside", Networks: set.Prefixes()}}
-	texts := func(of []netip.Prefix) (out []string) {
-		for _, p := range of {
-			if p.IsSingleIP() {
-				out = append(out, p.Addr().String())
-			} else {
-				out = append(out, p.String())
-			}
-		}
-		return out
-	}
-	switch not := without.Prefixes(); {
-	case len(not) == 0:
-	case len(not) < len(u.Networks):
-		u.Name += " except " + list(texts(not), 4)
-		u.id = strings.Join(texts(u.Networks), " ")
-	default:
-		u.Name += " " + list(texts(u.Networks), 4)
-		u.id = strings.Join(texts(u.Networks), " ")
-	}
-	u.id = "outside " + u.id
+	u := &unit{group: groupOutside, End: End{Networks: set.Prefixes()}}
 	u.stands[f] = s
 	c.units = append(c.units, u)
 }
 
+// same is what changes may have in common: from or to being one unit, or all that may be joined.
+type same struct {
+	from, to      string
+	family        uint8
+	traffic       string
+	before, after Verdict
+}
+
+// row is a Change before its ends have names: from each of these units to each of those.
+type row struct {
+	from, to []int // of the comparer's units
+	Change
+}
+
+func (r row) same(from, to string) same {
+	return same{from, to, r.Family, r.Traffic.String(), r.Before, r.After}
+}
+
 // pairs asks of every two ends, of which at least one is judged.
-func (c *comparer) pairs() (found []Change) {
-	type pair struct{ from, to, traffic string }
-	type row struct {
-		pair
-		before, after Verdict
-	}
-	merged := map[row]int{} // in found, of the family before
+func (c *comparer) pairs() []Change {
+	var rows []row
 	for f := range families {
-		for _, from := range c.units {
-			for _, to := range c.units {
-				if from.Pods == nil && to.Pods == nil || !from.stands[f].has || !to.stands[f].has || from == to && len(from.Pods) == 1 {
+		for i, from := range c.units {
+			for j, to := range c.units {
+				if from.Pods == nil && to.Pods == nil || !from.stands[f].has || !to.stands[f].has {
 					continue
 				}
 				family := uint8(4 + 2*f)
@@ -432,24 +408,130 @@ func (c *comparer) pairs() (found []Change) {
 					family = 0
 				}
 				for _, a := range c.ask(from.stands[f], to.stands[f], from.Pods != nil, to.Pods != nil) {
-					ch := Change{from.End, to.End, family, a.traffic, a.before, a.after}
-					r := row{pair{from.id, to.id, a.traffic.String()}, a.before, a.after}
-					if i, ok := merged[r]; ok && family != 0 {
-						other := &found[i]
-						other.Family = 0
-						other.From.join(from.End)
-						other.To.join(to.End)
-						continue
-					}
-					if family == 4 {
-						merged[r] = len(found)
-					}
-					found = append(found, ch)
+					rows = append(rows, row{[]int{i}, []int{j}, Change{Family: family, Traffic: a.traffic, Before: a.before, After: a.after}})
 				}
 			}
 		}
 	}
-	return found
+	// Units of one group to the same unit are one end, and then units of one group from the
+	// same end.
+	rows = join(rows, func(r row) same { return r.same(c.units[r.from[0]].group, fmt.Sprint(r.to)) }, func(r *row, o row) { r.from = append(r.from, o.from...) })
+	rows = join(rows, func(r row) same { return r.same(fmt.Sprint(r.from), c.units[r.to[0]].group) }, func(r *row, o row) { r.to = append(r.to, o.to...) })
+	var found []row
+	for _, r := range rows {
+		r.From, r.To = c.end(r.from), c.end(r.to)
+		if len(r.From.Pods) == 1 && slices.Equal(r.From.Pods, r.To.Pods) {
+			continue // a pod to itself
+		}
+		found = append(found, r)
+	}
+	found = join(found, func(r row) same {
+		k := r.same(c.id(r.from, r.From), c.id(r.to, r.To))
+		if k.family == 4 {
+			k.family = 6 // of both families, these can be one
+		}
+		return k
+	}, func(r *row, o row) {
+		r.Family = 0
+		r.From.join(o.From)
+		r.To.join(o.To)
+	})
+	var changes []Change
+	for _, r := range found {
+		changes = append(changes, r.Change)
+	}
+	return changes
+}
+
+// join makes one of rows that have a key in common.
+func join(rows []row, key func(row) same, add func(*row, row)) (out []row) {
+	at := map[same]int{}
+	for _, r := range rows {
+		k := key(r)
+		if i, ok := at[k]; ok {
+			add(&out[i], r)
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, r)
+	}
+	return out
+}
+
+// id tells ends apart, whatever the family.
+func (c *comparer) id(units []int, e End) string {
+	if e.Pods != nil {
+		return fmt.Sprint(units)
+	}
+	return e.Name
+}
+
+// end is one End of units of one group, and of one family if they are no pods.
+func (c *comparer) end(units []int) (e End) {
+	var nets netipx.IPSetBuilder
+	for _, i := range units {
+		u := c.units[i]
+		e.Pods = append(e.Pods, u.Pods...)
+		e.Hosts = append(e.Hosts, u.Hosts...)
+		for _, n := range u.Networks {
+			nets.AddPrefix(n)
+		}
+	}
+	switch group := c.units[units[0]].group; group {
+	case groupHosts:
+		slices.SortFunc(e.Hosts, netip.Addr.Compare)
+		e.Name = "nodes"
+		if len(e.Hosts) < c.hostCount[familyOf(e.Hosts[0])] {
+			var who []string
+			for _, a := range e.Hosts {
+				who = append(who, c.hostNames[a])
+			}
+			slices.Sort(who)
+			e.Name += " " + list(slices.Compact(who), 3)
+		}
+	case groupOutside:
+		set, _ := nets.IPSet()
+		e.Networks = set.Prefixes()
+		e.Name = c.outsideName(e.Networks, set)
+	default:
+		slices.SortFunc(e.Pods, compareNames)
+		e.Name = strings.TrimPrefix(group, groupPods)
+		if len(units) < c.count[group] {
+			var names []string
+			for _, p := range e.Pods {
+				names = append(names, p.Name)
+			}
+			e.Name += fmt.Sprintf(" (%s)", list(names, 3))
+		}
+	}
+	return e
+}
+
+// outsideName names networks, or those that are left out, whichever is less.
+func (c *comparer) outsideName(nets []netip.Prefix, set *netipx.IPSet) string {
+	var others netipx.IPSetBuilder
+	others.AddPrefix(everywhere[familyOf(nets[0].Addr())])
+	others.RemoveSet(set)
+	taken, _ := c.taken.IPSet()
+	others.RemoveSet(taken)
+	rest, _ := others.IPSet()
+	except := rest.Prefixes()
+	what := ""
+	switch {
+	case len(except) == 0:
+		return "outside"
+	case len(except) < len(nets):
+		nets, what = except, "except "
+	}
+	var texts []string
+	for _, p := range nets {
+		if p.IsSingleIP() {
+			texts = append(texts, p.Addr().String())
+		} else {
+			texts = append(texts, p.String())
+		}
+	}
+	return "outside " + what + list(texts, 4)
 }
 
 // lacks says whether the end is of pods without an address of the family.

@@ -287,9 +287,9 @@ func TestEnds(t *testing.T) {
 	}
 	why := "ingress allow by no policy → ingress deny by the end of tier default"
 	want := map[string]bool{}
-	for _, from := range []string{"nodes", "outside 203.0.113.9", "outside except 10.0.0.0/30, 203.0.113.0/24", "shop/web (xweb-2)"} {
-		for _, to := range []string{"shop/db", "shop/web (web-1)", "shop/web (xweb-2)"} {
-			want[from+" → "+to] = from != to // a pod to itself
+	for _, from := range []string{"nodes", "outside except 10.0.0.0/30, 203.0.113.0/29, 203.0.113.8, 203.0.113.10/31 and 5 more", "shop/web (xweb-2)"} {
+		for _, to := range []string{"shop/db", "shop/web"} {
+			want[from+" → "+to] = true
 		}
 	}
 	var last string
@@ -301,7 +301,6 @@ func TestEnds(t *testing.T) {
 		delete(want, name)
 		last = name
 	}
-	delete(want, "shop/web (xweb-2) → shop/web (xweb-2)")
 	if len(want) > 0 {
 		t.Errorf("nothing is said of %v", want)
 	}
