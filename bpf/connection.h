@@ -2,7 +2,7 @@
 /*
  * Connections on the fast path. The first packet of each takes the slow path, through the host stack;
  * when it leaves the host stack unchanged the connection takes the fast path, in both directions
- * (shortcut.c).
+ * (fastpath.c).
  *
  * A connection is pending until its opener sends again after an answer (TCP: SYN, SYN-ACK, ACK), and
  * known from then on. Pending connections take the fast path too, but have a small table of their own:

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Types of the datapath ipvlan, shared with internal/datapath/ipvlan as those of shortcut.h. */
+/* Types of the datapath ipvlan, shared with internal/datapath/ipvlan as those of fastpath.h. */
 #pragma once
 
 #include "connection.h"

@@ -62,7 +62,7 @@ func TestNumbersDiffer(t *testing.T) {
 		"slots":                       {MaxENIs, SlotStranded, SlotOutside},
 		"rule priorities":             {RulePriorityLocal, RulePriorityStray, RulePriorityENI},
 		"device groups":               {GroupPod, GroupDying, GroupExclusive},
-		"priorities of tc filters":    {PrefShortcut, PrefIPvlan},
+		"priorities of tc filters":    {PrefEBPF, PrefIPvlan},
 		"bits of a connection's mark": {ConnMarkByENI, ConnMarkToNode},
 	} {
 		seen := map[int]bool{}

@@ -25,11 +25,11 @@ const (
 	// objects without it are never touched. 84 is free in iproute2's rt_protos.
 	Protocol = 84
 
-	// PrefShortcut and PrefIPvlan are the priorities of tc filters (pref in `tc filter show`) with
-	// the programs of bpf/shortcut.c and of bpf/ipvlan.c: an ENI may have both. Filters of others
+	// PrefEBPF and PrefIPvlan are the priorities of tc filters (pref in `tc filter show`) with
+	// the programs of bpf/fastpath.c and of bpf/ipvlan.c: an ENI may have both. Filters of others
 	// run before or after them by their own priorities.
-	PrefShortcut = 84
-	PrefIPvlan   = 85
+	PrefEBPF   = 84
+	PrefIPvlan = 85
 
 	// MarkShift and MarkMask are the bits of the packet's mark that hold the slot. kube-proxy uses
 	// 0x4000 and 0x8000, portmap 0x2000: they do not overlap. Tailscale's mask is 0x00ff0000, but

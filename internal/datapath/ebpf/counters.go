@@ -8,18 +8,18 @@ import (
 
 // Counters returns fastpath.Objects.Counters, an error if nothing is loaded.
 func (k *Kind) Counters() (map[string]uint64, error) {
-	counts, err := k.shortcuts.Counters()
+	counts, err := k.fast.Counters()
 	if err == nil && counts == nil {
-		err = errors.New("no shortcuts are loaded")
+		err = errors.New("no programs are loaded")
 	}
 	return counts, err
 }
 
 // Spoofed implements node.Kind.
 func (k *Kind) Spoofed() (uint64, error) {
-	counts, err := k.shortcuts.Counters()
+	counts, err := k.fast.Counters()
 	return counts["spoofed"], err
 }
 
 // Room describes the size of the connection tables.
-func (k *Kind) Room() string { return fastpath.Room(k.shortcuts.Connections) }
+func (k *Kind) Room() string { return fastpath.Room(k.fast.Connections) }

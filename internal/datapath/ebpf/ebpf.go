@@ -14,7 +14,7 @@ import (
 // Kind is the kind of pods with a veth and a fast path.
 type Kind struct {
 	node.Plain
-	shortcuts *shortcuts
+	fast *fastPath
 	// names are the kinds whose pods the ENIs' programs serve.
 	names map[string]bool
 }
@@ -22,7 +22,7 @@ type Kind struct {
 // New returns the kind; connections is the number of IPv4 connections in the table
 // (fastpath.SizesFor).
 func New(connections int) *Kind {
-	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, shortcuts: newShortcuts(connections), names: map[string]bool{claims.EBPF: true}}
+	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, fast: newFastPath(connections), names: map[string]bool{claims.EBPF: true}}
 }
 
 // Hooks attaches a pod's programs.
@@ -43,16 +43,16 @@ func (k *Kind) Serve(kind string) { k.names[kind] = true }
 func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 	return node.Added{
 		// Without entries of addresses the programs use the slow path alone, so they may come first.
-		First: []object.Object{podPrograms{k.shortcuts, p, hooks}},
-		Reach: []object.Object{podEntries{k.shortcuts, p}},
+		First: []object.Object{podPrograms{k.fast, p, hooks}},
+		Reach: []object.Object{podEntries{k.fast, p}},
 	}
 }
 
 // Start implements node.Kind.
-func (k *Kind) Start(n *node.Node) { k.shortcuts.Inside, k.shortcuts.Batch = n.Inside, n.Batch }
+func (k *Kind) Start(n *node.Node) { k.fast.Inside, k.fast.Batch = n.Inside, n.Batch }
 
 // Choose implements node.Kind.
-func (k *Kind) Choose(kind string) { k.shortcuts.chosen.Store(k.names[kind]) }
+func (k *Kind) Choose(kind string) { k.fast.chosen.Store(k.names[kind]) }
 
 // Objects implements node.Kind.
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, veth{}) }
@@ -69,18 +69,18 @@ func (k *Kind) Points(p *node.Pod) []node.Point {
 
 // Sync implements node.Kind.
 func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
-	return k.shortcuts.sync(h, links, enis)
+	return k.fast.sync(h, links, enis)
 }
 
 // ENIProblem implements node.Kind.
 func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
-	return k.shortcuts.ENIProblem(h, eni)
+	return k.fast.ENIProblem(h, eni)
 }
 
 // Teardown implements node.Kind.
 func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
-	return k.shortcuts.teardown(h, links)
+	return k.fast.teardown(h, links)
 }
 
 // Close implements node.Kind; the fast path goes on working.
-func (k *Kind) Close() error { return k.shortcuts.Close() }
+func (k *Kind) Close() error { return k.fast.Close() }

@@ -11,10 +11,10 @@ import (
 )
 
 // entries returns a pod's entries in the map of pods, by address.
-func entries(p node.Endpoint) map[netip.Addr]shortcutPod {
-	list := map[netip.Addr]shortcutPod{}
+func entries(p node.Endpoint) map[netip.Addr]fastpathPod {
+	list := map[netip.Addr]fastpathPod{}
 	for _, a := range p.Addresses {
-		e := shortcutPod{Addr: addrKey(a), Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
+		e := fastpathPod{Addr: addrKey(a), Ifindex: uint32(p.Index), Mtu: uint32(p.MTU)}
 		copy(e.Macs[:6], p.PodMAC)
 		copy(e.Macs[6:], p.HostMAC)
 		// Without a gateway of the address's family the address cannot use the ENI.
@@ -27,8 +27,8 @@ func entries(p node.Endpoint) map[netip.Addr]shortcutPod {
 }
 
 // sender returns the sources that the device's pod may use.
-func sender(p node.Endpoint) shortcutSender {
-	return shortcutSender{V4: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V4)), V6: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V6))}
+func sender(p node.Endpoint) fastpathSender {
+	return fastpathSender{V4: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V4)), V6: addrKey(netlinkx.OfFamily(p.Addresses, netlink.FAMILY_V6))}
 }
 
-func addrKey(a netip.Addr) shortcutAddr { return shortcutAddr{W: fastpath.Words(a)} }
+func addrKey(a netip.Addr) fastpathAddr { return fastpathAddr{W: fastpath.Words(a)} }

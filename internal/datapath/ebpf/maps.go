@@ -13,7 +13,7 @@ import (
 
 // The maps by index of a device. The caller of each function holds the lock.
 
-func (s *shortcuts) putSender(p node.Endpoint) error {
+func (s *fastPath) putSender(p node.Endpoint) error {
 	if err := s.Objects.Maps[mapSenders].Put(uint32(p.Index), sender(p)); err != nil {
 		return fmt.Errorf("add device %s to map %s: %w", p.Device, mapSenders, err)
 	}
@@ -21,8 +21,8 @@ func (s *shortcuts) putSender(p node.Endpoint) error {
 }
 
 // senderProblem returns what is wrong with a device's entry, or "".
-func (s *shortcuts) senderProblem(p node.Endpoint) (string, error) {
-	var have shortcutSender
+func (s *fastPath) senderProblem(p node.Endpoint) (string, error) {
+	var have fastpathSender
 	err := s.Objects.Maps[mapSenders].Lookup(uint32(p.Index), &have)
 	switch {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
@@ -35,7 +35,7 @@ func (s *shortcuts) senderProblem(p node.Endpoint) (string, error) {
 	return "", nil
 }
 
-func (s *shortcuts) deleteSender(index uint32) error {
+func (s *fastPath) deleteSender(index uint32) error {
 	if err := s.Objects.Maps[mapSenders].Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("remove device with index %d from map %s: %w", index, mapSenders, err)
 	}
@@ -44,14 +44,14 @@ func (s *shortcuts) deleteSender(index uint32) error {
 
 // pruneSenders removes devices that no longer exist. That is no repair: they send nothing, and a
 // pod whose device was made again leaves an entry. links are devices that exist.
-func (s *shortcuts) pruneSenders(h *netlink.Handle, links []netlink.Link) error {
+func (s *fastPath) pruneSenders(h *netlink.Handle, links []netlink.Link) error {
 	there := map[uint32]bool{}
 	for _, l := range links {
 		there[uint32(l.Attrs().Index)] = true
 	}
 	var gone []uint32
 	var index uint32
-	var value shortcutSender
+	var value fastpathSender
 	it := s.Objects.Maps[mapSenders].Iterate()
 	for it.Next(&index, &value) {
 		if !there[index] && !fastpath.Exists(h, int(index)) {

@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Names of programs and maps in bpf/shortcut.c. A map's name contains the version of its shape:
+// Names of programs and maps in bpf/fastpath.c. A map's name contains the version of its shape:
 // only a map of the same shape is used again.
 const (
 	fromPod = "tw_from_pod"
@@ -29,7 +29,7 @@ const (
 	ToPod      = "tw_to_pod"
 )
 
-const filters = tcfilter.Filters(claims.PrefShortcut)
+const filters = tcfilter.Filters(claims.PrefEBPF)
 
 var (
 	podHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}
@@ -37,7 +37,7 @@ var (
 )
 
 func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
-	spec, err := loadShortcut()
+	spec, err := loadFastpath()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
@@ -47,10 +47,10 @@ func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 }
 
 // table returns the entries of pods. The caller holds the lock.
-func (s *shortcuts) table() fastpath.Pods[shortcutPod] { return table(s.Objects) }
+func (s *fastPath) table() fastpath.Pods[fastpathPod] { return table(s.Objects) }
 
-func table(o *fastpath.Objects) fastpath.Pods[shortcutPod] {
-	return fastpath.Pods[shortcutPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p shortcutPod) int { return int(p.Ifindex) }}
+func table(o *fastpath.Objects) fastpath.Pods[fastpathPod] {
+	return fastpath.Pods[fastpathPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p fastpathPod) int { return int(p.Ifindex) }}
 }
 
 // veth implements Hooks for a pod with a veth.

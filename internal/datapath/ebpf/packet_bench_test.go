@@ -34,7 +34,7 @@ func TestPacket(t *testing.T) {
 		if err != nil || dir == "" {
 			return costs(nil, after), err
 		}
-		before, err := former(t, filepath.Join(dir, "shortcut_bpfel.o"))
+		before, err := former(t, filepath.Join(dir, "fastpath_bpfel.o"))
 		if err != nil {
 			return nil, err
 		}
@@ -121,7 +121,7 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 	errs = append(errs, o.Maps[fastpath.MapENIs].Put(uint32(packet.Loopback), uint32(packet.Loopback)))
 	for i := range packet.OwnPod {
 		for _, a := range []netip.Addr{packet.OwnPod[i], packet.NearPod[i]} {
-			errs = append(errs, table(o).Put(a, shortcutPod{
+			errs = append(errs, table(o).Put(a, fastpathPod{
 				Addr: addrKey(a), Ifindex: packet.Loopback, Mtu: 1500, Eni: packet.Loopback, EniMtu: 1500, Gateway: addrKey(packet.Gateways[i]),
 			}))
 		}

@@ -11,7 +11,7 @@ import (
 
 // podEntries are the entries of a pod's addresses.
 type podEntries struct {
-	s   *shortcuts
+	s   *fastPath
 	pod *node.Pod
 }
 
@@ -28,7 +28,7 @@ func (o podEntries) Put(site *object.Site) error {
 	return o.s.enter(site.Node, p)
 }
 
-func (s *shortcuts) enter(h *netlink.Handle, p node.Endpoint) error {
+func (s *fastPath) enter(h *netlink.Handle, p node.Endpoint) error {
 	s.Lock()
 	defer s.Unlock()
 	if err := s.Load(h); err != nil {
@@ -79,7 +79,7 @@ func (o podEntries) Del(site *object.Site) error {
 // podPrograms are the programs of a pod's device, which disappear with it, and the entry of the
 // sources that the device may use.
 type podPrograms struct {
-	s     *shortcuts
+	s     *fastPath
 	pod   *node.Pod
 	hooks Hooks
 }

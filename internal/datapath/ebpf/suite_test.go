@@ -57,8 +57,8 @@ func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
 func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	dev := p.Wiring.HostIfName
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	pods := own(n).shortcuts.table()
-	change := func(f func(*shortcutPod)) {
+	pods := own(n).fast.table()
+	change := func(f func(*fastpathPod)) {
 		e, _, err := pods.Get(p.V4)
 		if err != nil {
 			panic(err)
@@ -81,22 +81,22 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 			}
 		}, Check: "entry " + p.V6.String()},
 		{Name: "entry of the pod's device", Cut: func() {
-			if err := own(n).shortcuts.Objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
+			if err := own(n).fast.Objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "address of the pod's device", Cut: func() {
-			if err := own(n).shortcuts.Objects.Maps[mapSenders].Put(uint32(index(n, dev)), shortcutSender{}); err != nil {
+			if err := own(n).fast.Objects.Maps[mapSenders].Put(uint32(index(n, dev)), fastpathSender{}); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "entry of the ENI", Cut: func() {
-			if err := own(n).shortcuts.Objects.Maps[fastpath.MapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
+			if err := own(n).fast.Objects.Maps[fastpath.MapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
 				panic(err)
 			}
 		}},
-		{Name: "device in the entry", Cut: func() { change(func(e *shortcutPod) { e.Ifindex = 1 }) }, Check: "entry " + p.V4.String()},
-		{Name: "ENI in the entry", Cut: func() { change(func(e *shortcutPod) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
+		{Name: "device in the entry", Cut: func() { change(func(e *fastpathPod) { e.Ifindex = 1 }) }, Check: "entry " + p.V4.String()},
+		{Name: "ENI in the entry", Cut: func() { change(func(e *fastpathPod) { e.Eni = 1 }) }, Check: "entry " + p.V4.String()},
 	}
 }
 
@@ -152,7 +152,7 @@ func trace(n *world.Node) (string, error) {
 			}
 		}
 	}
-	s := own(n).shortcuts
+	s := own(n).fast
 	s.Lock()
 	defer s.Unlock()
 	if s.Objects != nil {
@@ -164,7 +164,7 @@ func trace(n *world.Node) (string, error) {
 			lines = append(lines, fmt.Sprintf("pod %s %+v", a, e))
 		}
 		var device uint32
-		var value shortcutSender
+		var value fastpathSender
 		for it := s.Objects.Maps[mapSenders].Iterate(); it.Next(&device, &value); {
 			lines = append(lines, fmt.Sprintf("sender %d %+v", device, value))
 		}

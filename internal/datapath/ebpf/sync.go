@@ -11,7 +11,7 @@ import (
 )
 
 // sync implements node.Kind's Sync.
-func (s *shortcuts) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
+func (s *fastPath) sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
 	s.Lock()
 	defer s.Unlock()
 	if there, err := s.Refresh(h, s.chosen.Load()); err != nil || !there {

@@ -8,16 +8,16 @@ const formerPods = "tw_pods_1"
 // in mapEnds.
 type formerPod struct {
 	Ifindex, Mtu, Eni, EniMtu uint32
-	Gateway                   shortcutAddr
+	Gateway                   fastpathAddr
 	Macs                      [12]uint8
 	_                         uint32
 }
 
 // upgrade copies the former version's entries of pods.
 func upgrade(o *fastpath.Objects) error {
-	return fastpath.CopyFormer(o, formerPods, table(o), func(key [4]uint32, was formerPod) shortcutPod {
-		return shortcutPod{
-			Addr: shortcutAddr{W: key}, Ifindex: was.Ifindex, Mtu: was.Mtu, Eni: was.Eni, EniMtu: was.EniMtu, Gateway: was.Gateway, Macs: was.Macs,
+	return fastpath.CopyFormer(o, formerPods, table(o), func(key [4]uint32, was formerPod) fastpathPod {
+		return fastpathPod{
+			Addr: fastpathAddr{W: key}, Ifindex: was.Ifindex, Mtu: was.Mtu, Eni: was.Eni, EniMtu: was.EniMtu, Gateway: was.Gateway, Macs: was.Macs,
 		}
 	})
 }

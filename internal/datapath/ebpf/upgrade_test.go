@@ -21,10 +21,10 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	}
 	former := fastpathtest.Former(t, "testdata/former.o")
 	eni := uint32(index(n, "eth1"))
-	s := own(n).shortcuts
+	s := own(n).fast
 	for _, p := range pods {
 		device := uint32(index(n, p.Wiring.HostIfName))
-		var sender shortcutSender
+		var sender fastpathSender
 		check(s.Objects.Maps[mapSenders].Lookup(device, &sender))
 		check(former.Maps[mapSenders].Put(device, sender))
 		for _, a := range p.Spec.Addresses {
@@ -48,5 +48,5 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 
 // Connections on the fast path of the previous version's programs stay on it.
 func TestUpgrade(t *testing.T) {
-	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).shortcuts.Loader }, downgrade)
+	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).fast.Loader }, downgrade)
 }

@@ -21,7 +21,7 @@ var kit = world.Kit{
 	New:   func(o world.Options) (world.Subject, error) { return newSubject(o) },
 	Cuts:  cuts,
 	Trace: trace,
-	Known: fastpathtest.Known(tcfilter.Filters(claims.PrefShortcut)),
+	Known: fastpathtest.Known(tcfilter.Filters(claims.PrefEBPF)),
 	NoMAC: true,
 }
 

@@ -10,12 +10,12 @@ import (
 	"terway.dev/terway/internal/datapath/linkkind"
 )
 
-// shortcuts are the programs and maps of a node, and the devices that have them.
+// fastPath is the programs and maps of a node, and the devices that have them.
 //
 // The map of pods gives a pod's address the fast path, and the map of senders makes its device
 // refuse other sources; a filter without entries does nothing. So a pod's entries are deleted
 // first, and a pod without entries takes the slow path.
-type shortcuts struct {
+type fastPath struct {
 	fastpath.Loader
 	// chosen: new pods of the node are of this kind, so its ENIs have programs before the first
 	// pod.
@@ -24,14 +24,14 @@ type shortcuts struct {
 	enis map[int]bool
 }
 
-func newShortcuts(connections int) *shortcuts {
-	return &shortcuts{
+func newFastPath(connections int) *fastPath {
+	return &fastPath{
 		Loader: fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]bool{},
 	}
 }
 
 // teardown removes the programs from ENIs and devices that are not pods'.
-func (s *shortcuts) teardown(h *netlink.Handle, links []netlink.Link) error {
+func (s *fastPath) teardown(h *netlink.Handle, links []netlink.Link) error {
 	s.Lock()
 	defer s.Unlock()
 	clear(s.enis)

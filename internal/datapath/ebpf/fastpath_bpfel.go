@@ -13,12 +13,12 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-type shortcutAddr struct {
+type fastpathAddr struct {
 	_ structs.HostLayout
 	W [4]uint32
 }
 
-type shortcutConnection struct {
+type fastpathConnection struct {
 	_      structs.HostLayout
 	Since  uint64
 	Pod    [2]uint16
@@ -28,19 +28,19 @@ type shortcutConnection struct {
 	Asker  uint8
 }
 
-type shortcutCounter uint32
+type fastpathCounter uint32
 
 const (
-	shortcutCounterTO_ENI    shortcutCounter = 0
-	shortcutCounterTO_POD    shortcutCounter = 1
-	shortcutCounterASKED     shortcutCounter = 2
-	shortcutCounterLEARNED   shortcutCounter = 3
-	shortcutCounterFORGOTTEN shortcutCounter = 4
-	shortcutCounterSPOOFED   shortcutCounter = 5
-	shortcutCounterCOUNTERS  shortcutCounter = 6
+	fastpathCounterTO_ENI    fastpathCounter = 0
+	fastpathCounterTO_POD    fastpathCounter = 1
+	fastpathCounterASKED     fastpathCounter = 2
+	fastpathCounterLEARNED   fastpathCounter = 3
+	fastpathCounterFORGOTTEN fastpathCounter = 4
+	fastpathCounterSPOOFED   fastpathCounter = 5
+	fastpathCounterCOUNTERS  fastpathCounter = 6
 )
 
-type shortcutKey4 struct {
+type fastpathKey4 struct {
 	_     structs.HostLayout
 	Addr  [2]uint32
 	Port  [2]uint16
@@ -48,7 +48,7 @@ type shortcutKey4 struct {
 	Zero  [3]uint8
 }
 
-type shortcutKey6 struct {
+type fastpathKey6 struct {
 	_     structs.HostLayout
 	Addr  [2][2]uint64
 	Port  [2]uint16
@@ -56,75 +56,75 @@ type shortcutKey6 struct {
 	Zero  [3]uint8
 }
 
-type shortcutNode struct {
+type fastpathNode struct {
 	_        structs.HostLayout
 	AskAgain uint64
 	Secret   uint64
 }
 
-type shortcutPod struct {
+type fastpathPod struct {
 	_       structs.HostLayout
-	Addr    shortcutAddr
+	Addr    fastpathAddr
 	Ifindex uint32
 	Mtu     uint32
 	Eni     uint32
 	EniMtu  uint32
-	Gateway shortcutAddr
+	Gateway fastpathAddr
 	Macs    [12]uint8
 	Zero    uint32
 }
 
-type shortcutSender struct {
+type fastpathSender struct {
 	_  structs.HostLayout
-	V4 shortcutAddr
-	V6 shortcutAddr
+	V4 fastpathAddr
+	V6 fastpathAddr
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	shortcutMapTwCounters1   = "tw_counters_1"
-	shortcutMapTwEnds1       = "tw_ends_1"
-	shortcutMapTwEnis1       = "tw_enis_1"
-	shortcutMapTwKnown41     = "tw_known4_1"
-	shortcutMapTwKnown61     = "tw_known6_1"
-	shortcutMapTwNode1       = "tw_node_1"
-	shortcutMapTwPending41   = "tw_pending4_1"
-	shortcutMapTwPending61   = "tw_pending6_1"
-	shortcutMapTwPods2       = "tw_pods_2"
-	shortcutMapTwSenders1    = "tw_senders_1"
-	shortcutMapTwSuffixes1   = "tw_suffixes_1"
-	shortcutProgTwFromEni    = "tw_from_eni"
-	shortcutProgTwFromNetkit = "tw_from_netkit"
-	shortcutProgTwFromPod    = "tw_from_pod"
-	shortcutProgTwToEni      = "tw_to_eni"
-	shortcutProgTwToPod      = "tw_to_pod"
-	shortcutVarSlotMask      = "slot_mask"
+	fastpathMapTwCounters1   = "tw_counters_1"
+	fastpathMapTwEnds1       = "tw_ends_1"
+	fastpathMapTwEnis1       = "tw_enis_1"
+	fastpathMapTwKnown41     = "tw_known4_1"
+	fastpathMapTwKnown61     = "tw_known6_1"
+	fastpathMapTwNode1       = "tw_node_1"
+	fastpathMapTwPending41   = "tw_pending4_1"
+	fastpathMapTwPending61   = "tw_pending6_1"
+	fastpathMapTwPods2       = "tw_pods_2"
+	fastpathMapTwSenders1    = "tw_senders_1"
+	fastpathMapTwSuffixes1   = "tw_suffixes_1"
+	fastpathProgTwFromEni    = "tw_from_eni"
+	fastpathProgTwFromNetkit = "tw_from_netkit"
+	fastpathProgTwFromPod    = "tw_from_pod"
+	fastpathProgTwToEni      = "tw_to_eni"
+	fastpathProgTwToPod      = "tw_to_pod"
+	fastpathVarSlotMask      = "slot_mask"
 )
 
-// loadShortcut returns the embedded CollectionSpec for shortcut.
-func loadShortcut() (*ebpf.CollectionSpec, error) {
-	reader := bytes.NewReader(_ShortcutBytes)
+// loadFastpath returns the embedded CollectionSpec for fastpath.
+func loadFastpath() (*ebpf.CollectionSpec, error) {
+	reader := bytes.NewReader(_FastpathBytes)
 	spec, err := ebpf.LoadCollectionSpecFromReader(reader)
 	if err != nil {
-		return nil, fmt.Errorf("can't load shortcut: %w", err)
+		return nil, fmt.Errorf("can't load fastpath: %w", err)
 	}
 
 	return spec, err
 }
 
-// loadShortcutObjects loads shortcut and converts it into a struct.
+// loadFastpathObjects loads fastpath and converts it into a struct.
 //
 // The following types are suitable as obj argument:
 //
-//	*shortcutObjects
-//	*shortcutPrograms
-//	*shortcutMaps
+//	*fastpathObjects
+//	*fastpathPrograms
+//	*fastpathMaps
 //
 // See ebpf.CollectionSpec.LoadAndAssign documentation for details.
-func loadShortcutObjects(obj any, opts *ebpf.CollectionOptions) error {
-	spec, err := loadShortcut()
+func loadFastpathObjects(obj any, opts *ebpf.CollectionOptions) error {
+	spec, err := loadFastpath()
 	if err != nil {
 		return err
 	}
@@ -132,19 +132,19 @@ func loadShortcutObjects(obj any, opts *ebpf.CollectionOptions) error {
 	return spec.LoadAndAssign(obj, opts)
 }
 
-// shortcutSpecs contains maps and programs before they are loaded into the kernel.
+// fastpathSpecs contains maps and programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type shortcutSpecs struct {
-	shortcutProgramSpecs
-	shortcutMapSpecs
-	shortcutVariableSpecs
+type fastpathSpecs struct {
+	fastpathProgramSpecs
+	fastpathMapSpecs
+	fastpathVariableSpecs
 }
 
-// shortcutProgramSpecs contains programs before they are loaded into the kernel.
+// fastpathProgramSpecs contains programs before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type shortcutProgramSpecs struct {
+type fastpathProgramSpecs struct {
 	TwFromEni    *ebpf.ProgramSpec `ebpf:"tw_from_eni"`
 	TwFromNetkit *ebpf.ProgramSpec `ebpf:"tw_from_netkit"`
 	TwFromPod    *ebpf.ProgramSpec `ebpf:"tw_from_pod"`
@@ -152,10 +152,10 @@ type shortcutProgramSpecs struct {
 	TwToPod      *ebpf.ProgramSpec `ebpf:"tw_to_pod"`
 }
 
-// shortcutMapSpecs contains maps before they are loaded into the kernel.
+// fastpathMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type shortcutMapSpecs struct {
+type fastpathMapSpecs struct {
 	TwCounters1 *ebpf.MapSpec `ebpf:"tw_counters_1"`
 	TwEnds1     *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1     *ebpf.MapSpec `ebpf:"tw_enis_1"`
@@ -169,33 +169,33 @@ type shortcutMapSpecs struct {
 	TwSuffixes1 *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
 }
 
-// shortcutVariableSpecs contains global variables before they are loaded into the kernel.
+// fastpathVariableSpecs contains global variables before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
-type shortcutVariableSpecs struct {
+type fastpathVariableSpecs struct {
 	SlotMask *ebpf.VariableSpec `ebpf:"slot_mask"`
 }
 
-// shortcutObjects contains all objects after they have been loaded into the kernel.
+// fastpathObjects contains all objects after they have been loaded into the kernel.
 //
-// It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
-type shortcutObjects struct {
-	shortcutPrograms
-	shortcutMaps
-	shortcutVariables
+// It can be passed to loadFastpathObjects or ebpf.CollectionSpec.LoadAndAssign.
+type fastpathObjects struct {
+	fastpathPrograms
+	fastpathMaps
+	fastpathVariables
 }
 
-func (o *shortcutObjects) Close() error {
-	return _ShortcutClose(
-		&o.shortcutPrograms,
-		&o.shortcutMaps,
+func (o *fastpathObjects) Close() error {
+	return _FastpathClose(
+		&o.fastpathPrograms,
+		&o.fastpathMaps,
 	)
 }
 
-// shortcutMaps contains all maps after they have been loaded into the kernel.
+// fastpathMaps contains all maps after they have been loaded into the kernel.
 //
-// It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
-type shortcutMaps struct {
+// It can be passed to loadFastpathObjects or ebpf.CollectionSpec.LoadAndAssign.
+type fastpathMaps struct {
 	TwCounters1 *ebpf.Map `ebpf:"tw_counters_1"`
 	TwEnds1     *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1     *ebpf.Map `ebpf:"tw_enis_1"`
@@ -209,8 +209,8 @@ type shortcutMaps struct {
 	TwSuffixes1 *ebpf.Map `ebpf:"tw_suffixes_1"`
 }
 
-func (m *shortcutMaps) Close() error {
-	return _ShortcutClose(
+func (m *fastpathMaps) Close() error {
+	return _FastpathClose(
 		m.TwCounters1,
 		m.TwEnds1,
 		m.TwEnis1,
@@ -225,17 +225,17 @@ func (m *shortcutMaps) Close() error {
 	)
 }
 
-// shortcutVariables contains all global variables after they have been loaded into the kernel.
+// fastpathVariables contains all global variables after they have been loaded into the kernel.
 //
-// It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
-type shortcutVariables struct {
+// It can be passed to loadFastpathObjects or ebpf.CollectionSpec.LoadAndAssign.
+type fastpathVariables struct {
 	SlotMask *ebpf.Variable `ebpf:"slot_mask"`
 }
 
-// shortcutPrograms contains all programs after they have been loaded into the kernel.
+// fastpathPrograms contains all programs after they have been loaded into the kernel.
 //
-// It can be passed to loadShortcutObjects or ebpf.CollectionSpec.LoadAndAssign.
-type shortcutPrograms struct {
+// It can be passed to loadFastpathObjects or ebpf.CollectionSpec.LoadAndAssign.
+type fastpathPrograms struct {
 	TwFromEni    *ebpf.Program `ebpf:"tw_from_eni"`
 	TwFromNetkit *ebpf.Program `ebpf:"tw_from_netkit"`
 	TwFromPod    *ebpf.Program `ebpf:"tw_from_pod"`
@@ -243,8 +243,8 @@ type shortcutPrograms struct {
 	TwToPod      *ebpf.Program `ebpf:"tw_to_pod"`
 }
 
-func (p *shortcutPrograms) Close() error {
-	return _ShortcutClose(
+func (p *fastpathPrograms) Close() error {
+	return _FastpathClose(
 		p.TwFromEni,
 		p.TwFromNetkit,
 		p.TwFromPod,
@@ -253,7 +253,7 @@ func (p *shortcutPrograms) Close() error {
 	)
 }
 
-func _ShortcutClose(closers ...io.Closer) error {
+func _FastpathClose(closers ...io.Closer) error {
 	for _, closer := range closers {
 		if err := closer.Close(); err != nil {
 			return err
@@ -264,5 +264,5 @@ func _ShortcutClose(closers ...io.Closer) error {
 
 // Do not access this directly.
 //
-//go:embed shortcut_bpfel.o
-var _ShortcutBytes []byte
+//go:embed fastpath_bpfel.o
+var _FastpathBytes []byte

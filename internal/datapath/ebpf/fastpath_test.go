@@ -94,7 +94,7 @@ func clearFlows(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
 		for key := range connections(t, n, name) {
-			_ = own(n).shortcuts.Objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
+			_ = own(n).fast.Objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
 		}
 	}
 }
@@ -106,7 +106,7 @@ var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1
 // repeatedly.
 func connections(t *testing.T, n *world.Node, name string) map[string]fastpath.Connection {
 	t.Helper()
-	return connectionsIn(t, own(n).shortcuts.Objects, name)
+	return connectionsIn(t, own(n).fast.Objects, name)
 }
 
 func connectionsIn(t *testing.T, o *fastpath.Objects, name string) map[string]fastpath.Connection {
@@ -191,7 +191,7 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	flows := connections(t, n, "tw_known4_1")
 	for key, value := range flows {
 		value.Since = 0
-		if err := own(n).shortcuts.Objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
+		if err := own(n).fast.Objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -214,7 +214,7 @@ func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
 	type node struct{ AskAgain, Secret uint64 }
 	read := func() (v node) {
 		t.Helper()
-		if err := own(n).shortcuts.Objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
+		if err := own(n).fast.Objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
 			t.Fatal(err)
 		}
 		return v
@@ -268,7 +268,7 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 
 // mapIDs returns the ids of the maps of a node's datapath.
 func mapIDs(n *world.Node) (ids []bpf.MapID) {
-	for _, m := range own(n).shortcuts.Objects.Maps {
+	for _, m := range own(n).fast.Objects.Maps {
 		id, _ := must(m.Info()).ID()
 		ids = append(ids, id)
 	}
@@ -294,7 +294,7 @@ func TestOtherVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd := []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: ToPod}}
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, link.Attrs().Index, odd); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, link.Attrs().Index, odd); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -394,8 +394,8 @@ func TestLeftovers(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	p := n.AddPod(1)
-	s := own(n).shortcuts
-	if err := s.table().Put(netip.MustParseAddr("192.168.40.99"), shortcutPod{Ifindex: 9999}); err != nil {
+	s := own(n).fast
+	if err := s.table().Put(netip.MustParseAddr("192.168.40.99"), fastpathPod{Ifindex: 9999}); err != nil {
 		t.Fatal(err)
 	}
 	h, err := handle(n)
@@ -451,7 +451,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	n.Sync()
 	h := must(handle(n))
 	defer h.Close()
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	has := func(device string) bool {
@@ -461,7 +461,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	if repairs := fmt.Sprint(n.Sync()); !strings.Contains(repairs, "removed programs from eth3") || !has("eth3") {
 		t.Errorf("an ENI that has gone has its qdisc: %v; repairs %s", has("eth3"), repairs)
 	}
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).shortcuts.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.DP.Teardown(context.Background()); err != nil {

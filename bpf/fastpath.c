@@ -12,7 +12,7 @@
  * another source than the pod's is dropped.
  * A lost entry costs one packet on the slow path (docs/datapaths.md).
  */
-#include "shortcut.h"
+#include "fastpath.h"
 
 /* The agent sets its size. */
 struct {
@@ -82,7 +82,7 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
  * that too, but its rules can be flushed, and it accepts ARP. The sources of a device that is not in
  * the map are not checked; an address that is missing in tw_pods_2 is still the pod's.
  */
-static __noinline int without_shortcut(struct __sk_buff *skb)
+static __noinline int on_slow_path(struct __sk_buff *skb)
 {
 	__u32 device = skb->ifindex;
 	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
@@ -108,12 +108,12 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
 	union key k;
 
 	if (!read_packet(skb, &p, v4) || !p.by_end)
-		return without_shortcut(skb);
+		return on_slow_path(skb);
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
 	pod = end(&tw_ends_1, f.c, &k, p.second, &p.src, 1, v4);
 	if (!pod || pod->ifindex != skb->ifindex)
-		return without_shortcut(skb);
+		return on_slow_path(skb);
 	to = f.c ? end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 	if (!is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
@@ -133,7 +133,7 @@ ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 		if (skb->protocol == bpf_htons(ETH_P_IPV6))
 			return from_pod_family(skb, by, 0);
 	}
-	return without_shortcut(skb);
+	return on_slow_path(skb);
 }
 
 /* Packets from a pod, at the node's end of its veth. */
