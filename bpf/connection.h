@@ -458,6 +458,16 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 	return 0;
 }
 
+/*
+ * A packet of a connection on the fast path that the fast path cannot forward. It gets a token too: a
+ * packet without one ends a connection with its 5-tuple (forget).
+ */
+ALWAYS_INLINE void onto_slow_path(struct __sk_buff *skb, const struct packet *p, const int v4)
+{
+	skb->tc_index = token(p, v4);
+	count(ASKED);
+}
+
 /* The host stack has forwarded a packet unchanged. */
 ALWAYS_INLINE void answered(const union key *k, int second, const int to_pod, const int v4)
 {

@@ -43,8 +43,10 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 {
 	int failed;
 
-	if (p->ttl <= 1 || !fits(skb, p, pod->mtu))
+	if (p->ttl <= 1 || !fits(skb, p, pod->mtu)) {
+		onto_slow_path(skb, p, v4);
 		return TC_ACT_UNSPEC;
+	}
 	if (by == BY_ENI)
 		failed = forward_in_place(skb, p, pod->macs, v4);
 	else if (by == BY_NETKIT && !(pod->macs[0] | pod->macs[5])) /* netkit to netkit: there are no MACs */
@@ -65,8 +67,10 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 {
 	struct bpf_redir_neigh hop = { .nh_family = v4 ? AF_INET : AF_INET6 };
 
-	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !leads_on(pod->eni))
+	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !leads_on(pod->eni)) {
+		onto_slow_path(skb, p, v4);
 		return TC_ACT_UNSPEC;
+	}
 	if (v4)
 		hop.ipv4_nh = pod->gateway.w[3];
 	else

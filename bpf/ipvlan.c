@@ -146,9 +146,12 @@ ALWAYS_INLINE int sent(struct __sk_buff *skb, const int v4)
 	skb->tc_index = 0;
 	to = f.c ? end(&tw_slaves_2, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 	/* The host stack answers packets that are too big or at TTL 1. */
-	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : s->mtu) ||
-	    (!to && !leads_on(s->eni)))
+	if (!is_direct(skb, &p, &k, &f, v4))
 		return to_stack(skb, s, s->host);
+	if (p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : s->mtu) || (!to && !leads_on(s->eni))) {
+		onto_slow_path(skb, &p, v4);
+		return to_stack(skb, s, s->host);
+	}
 	return to ? into_pod(skb, &p, to, v4) : out_of_eni(skb, &p, s, v4);
 }
 
@@ -216,8 +219,12 @@ ALWAYS_INLINE int delivered(struct __sk_buff *skb, const int v4)
 	if (verdict != TC_ACT_UNSPEC)
 		return verdict;
 	skb->tc_index = 0;
-	if (!is_direct(skb, &p, &k, &f, v4) || p.ttl <= 1 || !fits(skb, &p, to->mtu))
+	if (!is_direct(skb, &p, &k, &f, v4))
 		return to_stack(skb, to, to->receiver);
+	if (p.ttl <= 1 || !fits(skb, &p, to->mtu)) {
+		onto_slow_path(skb, &p, v4);
+		return to_stack(skb, to, to->receiver);
+	}
 	if (decrement_ttl(skb, &p, v4))
 		return TC_ACT_SHOT;
 	count(TO_POD);

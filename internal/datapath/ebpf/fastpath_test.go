@@ -89,8 +89,8 @@ func TestWhatIsDirect(t *testing.T) {
 	}
 }
 
-// clearFlows deletes all flows, as eviction would.
-func clearFlows(t *testing.T, n *world.Node) {
+// clearConnections deletes all connections, as eviction would.
+func clearConnections(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
 		for key := range connections(t, n, name) {
@@ -155,7 +155,7 @@ func TestForgottenFlowsCarryOn(t *testing.T) {
 			for range 5 {
 				for _, n := range w.Nodes {
 					n.Forget()
-					clearFlows(t, n)
+					clearConnections(t, n)
 				}
 				for _, k := range talks {
 					k.More(50)
