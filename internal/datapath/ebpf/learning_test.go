@@ -118,6 +118,30 @@ func TestPacketsOnTheSlowPathForgetNothing(t *testing.T) {
 	}
 }
 
+// IPv6 packets with IPv4 addresses that are mapped are dropped where the pod sends them: they ask the
+// host stack nothing, also with the addresses and ports of an IPv4 connection on the fast path.
+func TestMappedAddressesAskNothing(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, near := n.AddPod(1), n.AddPod(1)
+	near.Echo(7)
+	conn := world.Established(t, a, near.V4)
+	from := netip.MustParseAddrPort(conn.LocalAddr().String())
+	mapped := func(a netip.Addr) netip.Addr { return netip.AddrFrom16(a.As16()) }
+	before := counts(t, n)
+	const frames = 5
+	for range frames {
+		etherType, packet := world.Datagram(netip.AddrPortFrom(mapped(from.Addr()), from.Port()), netip.AddrPortFrom(mapped(near.V4), 7), []byte("mapped"))
+		a.SendFrame(a.Wiring.HostMAC, etherType, packet)
+	}
+	world.Exchanged(t, conn, "after them, on the same path")
+	after := counts(t, n)
+	if after["spoofed"]-before["spoofed"] != frames || after["asked"] != before["asked"] {
+		t.Errorf("of %d frames %d were dropped, and %d asked", frames, after["spoofed"]-before["spoofed"], after["asked"]-before["asked"])
+	}
+}
+
 // marker is a program of others behind a pod's, at the node's end of its veth: it notes the token
 // that a packet has got and puts another in its place.
 type marker struct {

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
@@ -48,6 +49,64 @@ func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 		}
 		if after := n.Spoofed(); after != before+1 {
 			t.Errorf("%s → %s: %d packets were counted as spoofed, want 1", from, to, after-before)
+		}
+	}
+}
+
+// Frames that a router drops arrive nowhere, neither in a pod of the node nor in the VPC, though their
+// connection is established: frames with a VLAN tag, frames for another MAC or for all, and IPv4
+// addresses that are mapped into IPv6.
+func oddFramesAreDropped(t *testing.T, k world.Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	a, near, far := n0.AddPod(1), n0.AddPod(1), n1.AddPod(1)
+	next, stranger := a.Wiring.HostMAC, net.HardwareAddr{0x02, 0, 0, 0, 0, 0x77}
+	broadcast := net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+	mapped := func(a netip.Addr) netip.Addr { return netip.AddrFrom16(a.As16()) }
+	for _, to := range []*world.Pod{near, far} {
+		to.Echo(7)
+		conn := world.Established(t, a, to.V4)
+		from, at := netip.MustParseAddrPort(conn.LocalAddr().String()), netip.AddrPortFrom(to.V4, 7)
+		// The VPC drops some of these frames itself, so it is watched where they would enter it.
+		watches := []*world.Watch{world.NewWatch(t, w.Fabric), world.NewWatch(t, to.NS)}
+		send := func(mac net.HardwareAddr, name string) {
+			etherType, packet := world.Datagram(from, at, []byte(name))
+			a.SendFrame(mac, etherType, packet)
+		}
+		odd := map[string]func(name string){
+			"a mapped address": func(name string) {
+				etherType, packet := world.Datagram(netip.AddrPortFrom(mapped(from.Addr()), from.Port()), netip.AddrPortFrom(mapped(at.Addr()), at.Port()), []byte(name))
+				a.SendFrame(next, etherType, packet)
+			},
+			"a VLAN tag": func(name string) {
+				etherType, packet := world.Datagram(from, at, []byte(name))
+				tag := binary.BigEndian.AppendUint16([]byte{0, 5}, etherType)
+				a.SendFrame(next, unix.ETH_P_8021Q, append(tag, packet...))
+			},
+		}
+		if !k.NoMAC {
+			odd["another MAC"] = func(name string) { send(stranger, name) }
+			odd["the broadcast MAC"] = func(name string) { send(broadcast, name) }
+		}
+		for name, frame := range odd {
+			for range 5 {
+				frame(name)
+			}
+		}
+		// Sent after them on the same path.
+		send(next, "a right frame")
+		if !watches[1].Await("a right frame") {
+			t.Fatalf("%s → %s: a right frame did not arrive", from, at)
+		}
+		world.Exchanged(t, conn, "after the odd frames")
+		for name := range odd {
+			for _, watch := range watches {
+				if watch.Has(name) {
+					t.Errorf("%s → %s: frames with %s were forwarded", from, at, name)
+				}
+			}
 		}
 	}
 }

@@ -53,6 +53,7 @@ func Scenarios() []Scenario {
 		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
 		{"a spoofed flow is dropped in the node", spoofedFlowIsDroppedInTheNode},
 		{"a spoofed fragment is dropped in the node", spoofedFragmentIsDropped},
+		{"odd frames are dropped", oddFramesAreDropped},
 		{"forged ARP makes no neighbours", forgedARPMakesNoNeighbours},
 		{"sources are checked without nftables", sourcesAreCheckedWithoutNFTables},
 		{"marks of others", marksOfOthers},

@@ -142,17 +142,44 @@ func sum(b []byte) uint16 {
 	return ^uint16(s)
 }
 
+// udp returns a UDP datagram without its IP header.
+func udp(from, to netip.AddrPort, data []byte) []byte {
+	datagram := make([]byte, 8, 8+len(data))
+	binary.BigEndian.PutUint16(datagram, from.Port())
+	binary.BigEndian.PutUint16(datagram[2:], to.Port())
+	binary.BigEndian.PutUint16(datagram[4:], uint16(8+len(data)))
+	datagram = append(datagram, data...)
+	pseudo := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
+	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_UDP), uint16(len(datagram)))
+	binary.BigEndian.PutUint16(datagram[6:], sum(append(pseudo, datagram...)))
+	return datagram
+}
+
+// Datagram returns a UDP datagram in an IP packet. IPv4 addresses that are mapped into IPv6 make an
+// IPv6 packet.
+func Datagram(from, to netip.AddrPort, data []byte) (etherType uint16, packet []byte) {
+	datagram := udp(from, to, data)
+	if from.Addr().Is4() {
+		h := make([]byte, 20)
+		h[0], h[8], h[9] = 0x45, 64, unix.IPPROTO_UDP
+		binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(datagram)))
+		copy(h[12:], from.Addr().AsSlice())
+		copy(h[16:], to.Addr().AsSlice())
+		binary.BigEndian.PutUint16(h[10:], sum(h))
+		return unix.ETH_P_IP, append(h, datagram...)
+	}
+	h := make([]byte, 40)
+	h[0], h[6], h[7] = 0x60, unix.IPPROTO_UDP, 64
+	binary.BigEndian.PutUint16(h[4:], uint16(len(datagram)))
+	copy(h[8:], from.Addr().AsSlice())
+	copy(h[24:], to.Addr().AsSlice())
+	return unix.ETH_P_IPV6, append(h, datagram...)
+}
+
 // Fragments returns a UDP datagram in two IP packets.
 func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
-	udp := make([]byte, 8, 8+len(data))
-	binary.BigEndian.PutUint16(udp, from.Port())
-	binary.BigEndian.PutUint16(udp[2:], to.Port())
-	binary.BigEndian.PutUint16(udp[4:], uint16(8+len(data)))
-	udp = append(udp, data...)
+	udp := udp(from, to, data)
 	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
-	pseudo := append(append([]byte{}, src...), dst...)
-	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_UDP), uint16(len(udp)))
-	binary.BigEndian.PutUint16(udp[6:], sum(append(pseudo, udp...)))
 	half := len(udp) / 2 &^ 7 // offsets count in units of 8 bytes
 	for i, part := range [][]byte{udp[:half], udp[half:]} {
 		if from.Addr().Is4() {
@@ -181,4 +208,49 @@ func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint1
 		return unix.ETH_P_IP, parts
 	}
 	return unix.ETH_P_IPV6, parts
+}
+
+// Watch is what passes a namespace's devices.
+type Watch struct {
+	fd   int
+	seen []byte
+}
+
+// NewWatch notes every frame that a namespace's devices send or receive from now on.
+func NewWatch(t testing.TB, ns *testutil.NS) *Watch {
+	t.Helper()
+	w := &Watch{fd: -1}
+	if err := ns.Do(func() (err error) {
+		const all = unix.ETH_P_ALL << 8 // network byte order
+		if w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, all); err != nil {
+			return err
+		}
+		return unix.SetsockoptInt(w.fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 1<<22)
+	}); err != nil {
+		t.Fatalf("watch %s: %v", ns.Name, err)
+	}
+	t.Cleanup(func() { _ = unix.Close(w.fd) })
+	return w
+}
+
+// Has reports whether a frame with these bytes has passed.
+func (w *Watch) Has(text string) bool {
+	buf := make([]byte, 1<<16)
+	for {
+		n, _, err := unix.Recvfrom(w.fd, buf, 0)
+		if err != nil {
+			return strings.Contains(string(w.seen), text)
+		}
+		w.seen = append(w.seen, buf[:n]...)
+	}
+}
+
+// Await reports whether it passes within Patience.
+func (w *Watch) Await(text string) bool {
+	for deadline := time.Now().Add(Patience); !w.Has(text); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			return false
+		}
+	}
+	return true
 }
