@@ -28,17 +28,38 @@ func syn(from, to netip.AddrPort) []byte {
 	pseudo := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
 	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_TCP), uint16(len(tcp)))
 	binary.BigEndian.PutUint16(tcp[16:], sum(append(pseudo, tcp...)))
-	ip := make([]byte, 20)
-	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_TCP
-	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+len(tcp)))
-	copy(ip[12:], from.Addr().AsSlice())
-	copy(ip[16:], to.Addr().AsSlice())
-	binary.BigEndian.PutUint16(ip[10:], sum(ip))
-	return append(ip, tcp...)
+	return append(header(from.Addr(), to.Addr(), unix.IPPROTO_TCP, len(tcp)), tcp...)
 }
 
-// Flood sends as many SYNs, at most Flooded, to two ports without a listener, as fast as possible, by a namespace's eth0.
-func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr, syns int) {
+// header returns an IP header.
+func header(from, to netip.Addr, protocol byte, payload int) []byte {
+	if from.Is4() {
+		h := make([]byte, 20)
+		h[0], h[8], h[9] = 0x45, 64, protocol
+		binary.BigEndian.PutUint16(h[2:], uint16(len(h)+payload))
+		copy(h[12:], from.AsSlice())
+		copy(h[16:], to.AsSlice())
+		binary.BigEndian.PutUint16(h[10:], sum(h))
+		return h
+	}
+	h := make([]byte, 40)
+	h[0], h[6], h[7] = 0x60, protocol, 64
+	binary.BigEndian.PutUint16(h[4:], uint16(payload))
+	copy(h[8:], from.AsSlice())
+	copy(h[24:], to.AsSlice())
+	return h
+}
+
+func etherTypeOf(a netip.Addr) uint16 {
+	if a.Is4() {
+		return unix.ETH_P_IP
+	}
+	return unix.ETH_P_IPV6
+}
+
+// Flood sends Flooded SYNs to two ports without a listener, as fast as possible, by a namespace's
+// eth0.
+func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to netip.Addr) {
 	t.Helper()
 	if err := ns.Do(func() error {
 		device, err := net.InterfaceByName("eth0")
@@ -53,10 +74,10 @@ func Flood(t testing.TB, ns *testutil.NS, gateway net.HardwareAddr, from, to net
 		header := make([]byte, 12) // pairs without MACs have zeros
 		copy(header, gateway)
 		copy(header[6:], device.HardwareAddr)
-		header = binary.BigEndian.AppendUint16(header, unix.ETH_P_IP)
-		const ip = unix.ETH_P_IP>>8 | unix.ETH_P_IP&0xff<<8 // network byte order
-		at := &unix.SockaddrLinklayer{Protocol: ip, Ifindex: device.Index, Halen: 6}
-		for i := range syns {
+		etherType := etherTypeOf(from)
+		header = binary.BigEndian.AppendUint16(header, etherType)
+		at := &unix.SockaddrLinklayer{Protocol: etherType<<8 | etherType>>8 /* network byte order */, Ifindex: device.Index, Halen: 6}
+		for i := range Flooded {
 			packet := syn(netip.AddrPortFrom(from, uint16(i)), netip.AddrPortFrom(to, uint16(81+i>>16)))
 			err := unix.Sendto(fd, append(header, packet...), 0, at)
 			for ; errors.Is(err, unix.ENOBUFS); err = unix.Sendto(fd, append(header, packet...), 0, at) {
@@ -159,21 +180,7 @@ func udp(from, to netip.AddrPort, data []byte) []byte {
 // IPv6 packet.
 func Datagram(from, to netip.AddrPort, data []byte) (etherType uint16, packet []byte) {
 	datagram := udp(from, to, data)
-	if from.Addr().Is4() {
-		h := make([]byte, 20)
-		h[0], h[8], h[9] = 0x45, 64, unix.IPPROTO_UDP
-		binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(datagram)))
-		copy(h[12:], from.Addr().AsSlice())
-		copy(h[16:], to.Addr().AsSlice())
-		binary.BigEndian.PutUint16(h[10:], sum(h))
-		return unix.ETH_P_IP, append(h, datagram...)
-	}
-	h := make([]byte, 40)
-	h[0], h[6], h[7] = 0x60, unix.IPPROTO_UDP, 64
-	binary.BigEndian.PutUint16(h[4:], uint16(len(datagram)))
-	copy(h[8:], from.Addr().AsSlice())
-	copy(h[24:], to.Addr().AsSlice())
-	return unix.ETH_P_IPV6, append(h, datagram...)
+	return etherTypeOf(from.Addr()), append(header(from.Addr(), to.Addr(), unix.IPPROTO_UDP, len(datagram)), datagram...)
 }
 
 // Fragments returns a UDP datagram in two IP packets.
@@ -204,10 +211,7 @@ func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint1
 		binary.BigEndian.PutUint32(h[44:], uint32(id))
 		parts[i] = append(h, part...)
 	}
-	if from.Addr().Is4() {
-		return unix.ETH_P_IP, parts
-	}
-	return unix.ETH_P_IPV6, parts
+	return etherTypeOf(from.Addr()), parts
 }
 
 // Watch is what passes a namespace's devices.

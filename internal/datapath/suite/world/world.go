@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/testutil"
@@ -330,21 +329,10 @@ func (n *Node) TrySync(pods ...*Pod) ([]string, error) {
 // Forget flushes the node's connection tracking, as if its entries had expired.
 func (n *Node) Forget() {
 	n.w.t.Helper()
-	if err := n.Do(func() error {
-		for _, f := range []netlink.InetFamily{unix.AF_INET, unix.AF_INET6} {
-			if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, f, everything{}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}); err != nil {
+	if err := n.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }); err != nil {
 		n.w.t.Fatalf("forget the connections of %s: %v", n.Name, err)
 	}
 }
-
-type everything struct{}
-
-func (everything) MatchConntrackFlow(*netlink.ConntrackFlow) bool { return true }
 
 // Settle waits for background deletions.
 func (n *Node) Settle() {
