@@ -471,3 +471,27 @@ func TestQdiscsOfOthers(t *testing.T) {
 		t.Errorf("after the end, qdiscs: eth0 %v, whose block is shared; eth1 %v and eth2 %v", has("eth0"), has("eth1"), has("eth2"))
 	}
 }
+
+// A gateway that the kernel asks for its MAC when Sync comes leaves its ENI on the fast path: where
+// kube-proxy drops packets that conntrack calls invalid, young connections would stall on the slow
+// path. One that the kernel has given up does not.
+func TestGatewayIsAsked(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	p := n.AddPod(1, "4", "6")
+	for _, g := range []string{world.PodGW, world.PodGW6} {
+		n.IP("neigh replace " + g + " dev eth1 nud incomplete")
+		if repairs := n.Sync(p); len(repairs) != 0 {
+			t.Errorf("%s is asked: Sync repairs %q", g, repairs)
+		}
+		n.IP("neigh replace " + g + " dev eth1 nud failed")
+		if repairs := fmt.Sprint(n.Sync(p)); !strings.Contains(repairs, g+" does not answer") {
+			t.Errorf("%s has not answered: Sync repairs %s", g, repairs)
+		}
+		n.IP("neigh replace " + g + " lladdr 02:00:00:00:00:07 dev eth1 nud reachable")
+		if repairs := fmt.Sprint(n.Sync(p)); !strings.Contains(repairs, "put eth1 into map") {
+			t.Errorf("%s has answered: Sync repairs %s", g, repairs)
+		}
+	}
+}

@@ -100,7 +100,7 @@ func TestPacketsOnTheSlowPathForgetNothing(t *testing.T) {
 		t.Fatalf("%d connections are known, want %d", len(was), len(conns))
 	}
 	eni := uint32(index(n, "eth1"))
-	if err := own(n).fast.ENIs().Map.Delete(eni); err != nil {
+	if err := own(n).fast.Objects.Maps[fastpath.MapENIs].Delete(eni); err != nil {
 		t.Fatal(err)
 	}
 	exchange("without the ENI")

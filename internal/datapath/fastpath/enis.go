@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -15,10 +16,11 @@ import (
 )
 
 // MapENIs is the map of ENIs that the fast path may send by, in bpf/connection.h. An ENI is in it
-// while its device exists, which the kernel sees to, and while its gateways answer ARP and ND:
-// otherwise packets take the slow path, where the host stack reports that the destination is
-// unreachable. Sync updates the map. CHECK ignores it: packets of a pod whose ENI is not in it take
-// the slow path and arrive.
+// while its device exists, which the kernel sees to, and unless one of its gateways does not answer
+// ARP or ND: then packets take the slow path, where the host stack reports that the destination is
+// unreachable. A gateway that is being asked does not count: the kernel keeps packets of both paths
+// for the answer. Sync updates the map. CHECK ignores it: packets of a pod whose ENI is not in it
+// take the slow path and arrive.
 const MapENIs = "tw_enis_1"
 
 // PrepareENI attaches the programs of an ENI and adds it to the map of ENIs, or removes it, as its
@@ -58,27 +60,61 @@ func (l *Loader) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
 	return e.Device + ": " + problem, nil
 }
 
-// silentGateways are those whose MAC the kernel asked for without an answer, by the index of the
-// ENI's device.
+// silentGateways are those that do not answer, by the index of the ENI's device.
 type silentGateways map[int][]netip.Addr
 
-// listSilent lists them.
-func listSilent(h *netlink.Handle) (silentGateways, error) {
-	silent := silentGateways{}
+// asking is how long the kernel asks for a MAC before the neighbour is FAILED: three requests, one
+// second apart (mcast_solicit, retrans_time_ms).
+const asking = 3 * time.Second
+
+// waits are the gateways without a MAC, and since when: the zero Time if the kernel has given one
+// up. Packets make the kernel ask again, so a dead gateway is mostly INCOMPLETE, like a new one.
+type waits map[gateway]time.Time
+
+type gateway struct {
+	eni     int
+	address netip.Addr
+}
+
+// silent notes the neighbours without a MAC, by state, and returns those that do not answer: FAILED
+// ones, INCOMPLETE ones that were FAILED and have had no MAC since, and those that have been
+// INCOMPLETE for longer than one answer takes.
+func (w *waits) silent(states map[gateway]int, now time.Time) silentGateways {
+	list, next := silentGateways{}, waits{}
+	for g, state := range states {
+		since, ok := (*w)[g]
+		switch {
+		case state&netlink.NUD_FAILED != 0:
+			since = time.Time{}
+		case state&netlink.NUD_INCOMPLETE == 0:
+			continue
+		case !ok:
+			since = now
+		}
+		next[g] = since
+		if now.Sub(since) > asking {
+			list[g.eni] = append(list[g.eni], g.address)
+		}
+	}
+	*w = next
+	return list
+}
+
+// neighbours returns the states of the node's neighbours.
+func neighbours(h *netlink.Handle) (map[gateway]int, error) {
+	states := map[gateway]int{}
 	for _, family := range netlinkx.Families {
-		neighbours, err := netlinkx.List(context.Background(), "neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
+		list, err := netlinkx.List(context.Background(), "neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, family) })
 		if err != nil && !netlinkx.NoFamily(err) {
 			return nil, err
 		}
-		for _, n := range neighbours {
-			// A request without an answer yet counts too: its connections take the slow path until
-			// the next Sync.
-			if a := netlinkx.Addr(n.IP); a.IsValid() && n.State&(netlink.NUD_INCOMPLETE|netlink.NUD_FAILED) != 0 {
-				silent[n.LinkIndex] = append(silent[n.LinkIndex], a)
+		for _, n := range list {
+			if a := netlinkx.Addr(n.IP); a.IsValid() {
+				states[gateway{n.LinkIndex, a}] = n.State
 			}
 		}
 	}
-	return silent, nil
+	return states, nil
 }
 
 // updateENI adds an ENI to the map or removes it, and returns what it did, or "".

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -79,7 +80,8 @@ type Loader struct {
 	sync.Mutex
 	// Objects is nil until they are needed.
 	Objects *Objects
-	// silent are those that the last Sync saw.
+	// waits and silent are what the last Sync saw.
+	waits  waits
 	silent silentGateways
 }
 
@@ -127,10 +129,14 @@ func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	default:
 		there, err = l.Find(h)
 	}
-	if err == nil && there {
-		l.silent, err = listSilent(h)
+	if err != nil || !there {
+		return there, err
 	}
-	return there, err
+	states, err := neighbours(h)
+	if err == nil {
+		l.silent = l.waits.silent(states, time.Now())
+	}
+	return true, err
 }
 
 // Unload closes the objects; programs and maps that filters hold stay.

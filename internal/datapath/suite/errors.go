@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -64,8 +66,8 @@ func vanishedENIIsUnreachable(t *testing.T, k world.Kit) {
 	}
 }
 
-// When the gateway of an ENI does not answer any more, the pod gets an error after the next Sync,
-// and its flows continue when the gateway is back. CheckPod finds no error all the time: a runtime
+// When the gateway of an ENI does not answer any more and the kernel has given it up, the pod gets an
+// error after the next Sync, and its connections continue when the gateway is back. CheckPod finds no error all the time: a runtime
 // may kill a pod for which CHECK fails.
 func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
@@ -96,6 +98,11 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 		}
 	}
 	check("the gateway does not answer")
+	for deadline := time.Now().Add(world.Patience); strings.Count(n.IP("neigh show dev eth1")+n.IP("-6 neigh show dev eth1"), "FAILED") < 2; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the kernel does not give the gateways up")
+		}
+	}
 	n.Sync(p)
 	check("the gateway does not answer, after Sync")
 	for _, conn := range flows {
