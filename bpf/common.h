@@ -36,7 +36,7 @@ ALWAYS_INLINE int addr_equal(const struct addr *a, const struct addr *b)
 	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
 }
 
-/* Any total order works: it only has to be the same for both directions of a flow. */
+/* Any total order works: it only has to be the same for both directions of a connection. */
 ALWAYS_INLINE int addr_less(const struct addr *a, const struct addr *b)
 {
 	if (a->w[3] != b->w[3])

@@ -29,7 +29,7 @@ func watched(t *testing.T, n *world.Node) func() int {
 	return func() int { return world.Counter(t, n.NS, "inet", "watch", "forwarded") }
 }
 
-// The first packets of a flow pass the host stack, the rest bypass it; translated flows stay on the
+// The first packets of a connection pass the host stack, the rest bypass it; translated ones stay on the
 // slow path.
 func TestWhatIsDirect(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
@@ -56,7 +56,7 @@ func TestWhatIsDirect(t *testing.T) {
 		{"other node", "tcp", far4, true, true},
 		{"other node, IPv6", "tcp", far6, true, true},
 		{"other node, UDP", "udp", far6, true, true},
-		// The peer's node sees an ordinary flow.
+		// The peer's node sees an ordinary connection.
 		{"Service", "tcp", world.At(world.ClusterIP, 7), false, true},
 		{"Service, UDP", "udp", world.At(world.ClusterIP, 7), false, true},
 		{"Service with an endpoint here, IPv6", "tcp", world.At(world.ClusterIP6, 7), false, true},
@@ -124,9 +124,9 @@ func connectionsIn(t *testing.T, o *fastpath.Objects, name string) map[string]fa
 	return list
 }
 
-// A flow whose entry is lost takes the slow path and continues; also where kube-proxy drops what is
-// invalid for conntrack, after conntrack's entry for the flow's first packet has expired.
-func TestForgottenFlowsCarryOn(t *testing.T) {
+// A connection whose entry is lost takes the slow path and continues; also where kube-proxy drops what is
+// invalid for conntrack, after conntrack's entry for its first packet has expired.
+func TestForgottenConnectionsCarryOn(t *testing.T) {
 	for _, strict := range []bool{false, true} {
 		t.Run(fmt.Sprintf("invalid packets are dropped: %v", strict), func(t *testing.T) {
 			w := kit.NewWorld(t, 2, 1)
@@ -169,14 +169,14 @@ func TestForgottenFlowsCarryOn(t *testing.T) {
 				k.End(t)
 			}
 			if learned := after["learned"] - before["learned"]; learned < uint64(len(talks)) {
-				t.Errorf("%d flows were learned again, want each of %d at least once", learned, len(talks))
+				t.Errorf("%d connections were learned again, want each of %d at least once", learned, len(talks))
 			}
 		})
 	}
 }
 
-// A flow without a handshake takes the slow path periodically.
-func TestOldFlowsAskAgain(t *testing.T) {
+// A connection without a handshake takes the slow path periodically.
+func TestOldConnectionsAskAgain(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -188,8 +188,8 @@ func TestOldFlowsAskAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	flows := connections(t, n, "tw_known4_1")
-	for key, value := range flows {
+	old := connections(t, n, "tw_known4_1")
+	for key, value := range old {
 		value.Since = 0
 		if err := own(n).fast.Objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
@@ -201,8 +201,8 @@ func TestOldFlowsAskAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.End(t)
-	if len(flows) != 1 || after["asked"]-before["asked"] < 1 {
-		t.Errorf("%d connections were made old, %d packets asked again", len(flows), after["asked"]-before["asked"])
+	if len(old) != 1 || after["asked"]-before["asked"] < 1 {
+		t.Errorf("%d connections were made old, %d packets asked again", len(old), after["asked"]-before["asked"])
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package ipvlan is the kind of pods with ipvlan devices (mode L2) on their ENI, so that a known
-// flow has no device between pod and ENI. Node-wide objects (rules, tables, nftables) belong to
+// Package ipvlan is the kind of pods with ipvlan devices (mode L2) on their ENI, so that the
+// fast path has no device between pod and ENI. Node-wide objects (rules, tables, nftables) belong to
 // package node, and to the host stack a pod looks like other pods: a device on the node, with a
 // route, a neighbour and its elements.
 //
@@ -9,9 +9,9 @@
 //	│  │ from_slave │             │   │ to_slave (learns)                         │
 //	└──┼────────────┘             │   ▼                                           │
 //	   │ ipvlan                   │ ENI (parent of all of them)                   │
-//	   └──────────────────────────┼─► slaves_eni: known flow → VPC, or a local pod │
+//	   └──────────────────────────┼─► slaves_eni: fast path → VPC, or a local pod  │
 //	                              │         else → comes in by tw1a2b…            │
-//	   ◄── ipvlan, by address ────┼── eni_slaves: known flow, or from a local pod │
+//	   ◄── ipvlan, by address ────┼── eni_slaves: fast path, or from a local pod  │
 //	                              │         else → comes in by twv3c4d… (receiver)│
 //	                              └───────────────────────────────────────────────┘
 //
@@ -26,10 +26,10 @@
 //     the same code checks its source, and retires, repairs and deletes it.
 //   - ipvlan delivers what the VPC sends to a pod's address to the pod, bypassing the host stack, though
 //     it may be the answer to a translated packet. So the ingress hook runs first and passes the packet
-//     to the stack unless its flow is known. It cannot enter the stack by the ENI (ipvlan would take
+//     to the stack unless its connection is on the fast path. It cannot enter the stack by the ENI (ipvlan would take
 //     it) nor by the pod's device (it is not from the pod), so there is one receiver device for each
 //     ENI.
-//   - A new flow always takes the slow path, and the fast path once the stack has forwarded it unchanged
+//   - A new connection always takes the slow path, and the fast path once the stack has forwarded it unchanged
 //     (bpf/connection.h). So Services, NodePorts, hostPorts, the node's own addresses, addresses of
 //     node-local daemons, masquerade: everything that the stack answers or translates stays with it,
 //     IPv4 and IPv6, without a list of CIDRs.

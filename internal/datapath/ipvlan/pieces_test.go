@@ -16,8 +16,8 @@ func TestSupportedHere(t *testing.T) {
 	}
 }
 
-// A flow that the stack forwards unchanged bypasses it, to the VPC and to a pod of the node.
-func TestKnownFlowsGoDirectly(t *testing.T) {
+// A connection that the stack forwards unchanged bypasses it, to the VPC and to a pod of the node.
+func TestKnownConnectionsGoDirectly(t *testing.T) {
 	w := kit.NewWorld(t, 2, 2)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()

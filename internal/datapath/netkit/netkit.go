@@ -73,7 +73,7 @@ func problem(host netlink.Link) string {
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.programs.With(p, k.hooks) }
 
 // Points implements node.Kind. Programs of the pair run before the node's device sees a packet: the
-// device sees none of a known flow.
+// device sees none of the fast path.
 func (k *Kind) Points(p *node.Pod) []node.Point {
 	list := k.Plain.Points(p)
 	for i, at := range list {

@@ -202,7 +202,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 	}
 	before := learned()
 	if before == 0 {
-		t.Fatal("no flow was learned: the test is blind")
+		t.Fatal("no connection was learned: the test is blind")
 	}
 	for range 3 {
 		if err := n.DP.Close(context.Background()); err != nil {
@@ -215,7 +215,7 @@ func TestRestartAndOtherVersions(t *testing.T) {
 		k.More(5)
 	}
 	if got := learned(); got != before {
-		t.Errorf("%d flows were learned, %d before the restarts", got, before)
+		t.Errorf("%d connections were learned, %d before the restarts", got, before)
 	}
 
 	others, err := bpf.NewProgram(&bpf.ProgramSpec{

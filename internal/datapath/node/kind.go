@@ -95,7 +95,7 @@ type Point struct {
 	// Removable: a pod that may configure its own network (CAP_NET_ADMIN) can remove what is
 	// attached.
 	Removable bool
-	// Bypassed: packets of flows on the fast path may not pass here.
+	// Bypassed: packets on the fast path may not pass here.
 	Bypassed bool
 }
 

@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// Errors about an established flow reach the sender: the peer's port is closed, a router's link has
+// Errors about an established connection reach the sender: the peer's port is closed, a router's link has
 // a smaller MTU, the hop limit is reached.
 func icmpErrorsArrive(t *testing.T, k world.Kit) {
 	w, n0, n1 := world.ServicesWorld(t, k)
@@ -45,7 +45,7 @@ func icmpErrorsArrive(t *testing.T, k world.Kit) {
 	}
 }
 
-// When an ENI disappears under an established flow, the pod gets an error at once, not only after
+// When an ENI disappears under an established connection, the pod gets an error at once, not only after
 // the next Sync.
 func vanishedENIIsUnreachable(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 2)
@@ -53,15 +53,15 @@ func vanishedENIIsUnreachable(t *testing.T, k world.Kit) {
 	n.Sync()
 	w.Nodes[1].Sync()
 	p, far := n.AddPod(2, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
-	var flows []net.Conn
+	var conns []net.Conn
 	for _, address := range []netip.Addr{far.V4, far.V6} {
 		go world.Reflect(far.ListenPacket("udp", world.At(address, 7)))
 		conn := world.Established(t, p, address)
 		world.SetOption(t, conn, address.Is4(), unix.IP_RECVERR, unix.IPV6_RECVERR, 1)
-		flows = append(flows, conn)
+		conns = append(conns, conn)
 	}
 	n.IP("link del eth2")
-	for _, conn := range flows {
+	for _, conn := range conns {
 		world.Fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
 	}
 }
@@ -75,12 +75,12 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	n.Sync()
 	w.Nodes[1].Sync()
 	p, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
-	var flows []net.Conn
+	var conns []net.Conn
 	for _, address := range []netip.Addr{far.V4, far.V6} {
 		go world.Reflect(far.ListenPacket("udp", world.At(address, 7)))
 		conn := world.Established(t, p, address)
 		world.SetOption(t, conn, address.Is4(), unix.IP_RECVERR, unix.IPV6_RECVERR, 1)
-		flows = append(flows, conn)
+		conns = append(conns, conn)
 	}
 	for _, family := range []string{"ipv4", "ipv6"} {
 		n.Sysctl(family+"/neigh/eth1/retrans_time_ms", "100") // instead of a second for each of three requests
@@ -88,7 +88,7 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	w.Fabric.IPs("link set "+port+" arp off", "addr del "+world.PodGW6+"/128 dev "+port)
 	n.IP("neigh flush dev eth1")
 	n.IP("-6 neigh flush dev eth1")
-	for _, conn := range flows {
+	for _, conn := range conns {
 		_, _ = conn.Write([]byte("x")) // triggers a request for the gateway
 	}
 	check := func(when string) {
@@ -105,18 +105,18 @@ func silentGatewayIsUnreachable(t *testing.T, k world.Kit) {
 	}
 	n.Sync(p)
 	check("the gateway does not answer, after Sync")
-	for _, conn := range flows {
+	for _, conn := range conns {
 		world.Fails(t, conn, 10, unix.EHOSTUNREACH, unix.ENETUNREACH)
 	}
 	w.Fabric.IPs("link set "+port+" arp on", "addr add "+world.PodGW6+"/128 dev "+port+" nodad")
 	w.Assign(n, 1, p.V4, p.V6) // the fabric has lost the pod's address
-	for _, conn := range flows {
+	for _, conn := range conns {
 		world.Answered(t, conn)
 	}
 	check("the gateway is back")
 	n.Sync(p)
 	check("the gateway is back, after Sync")
-	for _, conn := range flows {
+	for _, conn := range conns {
 		world.Answered(t, conn)
 	}
 	if repairs := n.Sync(p); len(repairs) != 0 {
@@ -142,7 +142,7 @@ func smallerMTUOfAnotherPod(t *testing.T, k world.Kit) {
 	}
 }
 
-// The node is a router, one hop, for every packet of a flow.
+// The node is a router, one hop, for every packet of a connection.
 func nodeIsOneHop(t *testing.T, k world.Kit) {
 	_, n0, n1 := world.ServicesWorld(t, k)
 	a, near, far := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")

@@ -186,9 +186,9 @@ func deletedPodIsUnreachableAtOnce(t *testing.T, k world.Kit) {
 	}
 }
 
-// Another pod that sends with the addresses of an established flow is blocked, though the flow is
+// Another pod that sends with the addresses of an established connection is blocked, though the connection is
 // known.
-func spoofedFlowIsDroppedInTheNode(t *testing.T, k world.Kit) {
+func spoofedConnectionIsDroppedInTheNode(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
@@ -198,19 +198,19 @@ func spoofedFlowIsDroppedInTheNode(t *testing.T, k world.Kit) {
 		for _, c := range []struct{ stolen, target netip.Addr }{{victim.V4, target.V4}, {victim.V6, target.V6}} {
 			inbox := target.ListenPacket("udp", world.At(c.target, 7))
 			go world.Reflect(inbox)
-			flow := world.Established(t, victim, c.target)
+			conn := world.Established(t, victim, c.target)
 			before, err := n0.DP.Spoofed()
 			if err != nil {
 				t.Fatal(err)
 			}
 			thief.IP(fmt.Sprintf("addr replace %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
-			world.SendFrom(t, thief.NS, flow.LocalAddr().String(), world.At(c.target, 7))
+			world.SendFrom(t, thief.NS, conn.LocalAddr().String(), world.At(c.target, 7))
 			after, err := n0.DP.Spoofed()
 			if err != nil {
 				t.Fatal(err)
 			}
 			if after != before+1 {
-				t.Errorf("%s → %s by another pod: %d packets were counted as spoofed, want 1", flow.LocalAddr(), c.target, after-before)
+				t.Errorf("%s → %s by another pod: %d packets were counted as spoofed, want 1", conn.LocalAddr(), c.target, after-before)
 			}
 		}
 	}

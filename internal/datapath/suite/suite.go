@@ -51,7 +51,7 @@ func Scenarios() []Scenario {
 		{"node and pods", nodeAndPods},
 		{"reverse path filter of the node", reversePathFilterOfTheNode},
 		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
-		{"a spoofed flow is dropped in the node", spoofedFlowIsDroppedInTheNode},
+		{"a spoofed connection is dropped in the node", spoofedConnectionIsDroppedInTheNode},
 		{"a spoofed fragment is dropped in the node", spoofedFragmentIsDropped},
 		{"odd frames are dropped", oddFramesAreDropped},
 		{"forged ARP makes no neighbours", forgedARPMakesNoNeighbours},

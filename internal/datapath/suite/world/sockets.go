@@ -47,7 +47,7 @@ func Fails(t testing.TB, conn net.Conn, size int, want ...error) {
 	t.Errorf("%s → %s: %d bytes: the sender never got %q (last error %v)", conn.LocalAddr(), conn.RemoteAddr(), size, want, err)
 }
 
-// Established returns a UDP flow in which several packets were sent both ways.
+// Established returns a UDP connection in which several packets were sent both ways.
 func Established(t testing.TB, from *Pod, to netip.Addr) net.Conn {
 	t.Helper()
 	conn, err := from.Dial("udp", "", At(to, 7), Patience)

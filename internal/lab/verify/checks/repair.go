@@ -46,7 +46,7 @@ var repair = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		// Probes answer in the pods, and each opens a new flow: an established flow would notice
+		// Probes answer in the pods, and each opens a new connection: an established one would notice
 		// little where packets bypass the host stack.
 		var there instruments.Echoes
 		defer there.Close()
