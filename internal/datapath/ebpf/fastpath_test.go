@@ -100,7 +100,7 @@ func clearConnections(t *testing.T, n *world.Node) {
 }
 
 // tables are the tables of connections, with the size of their keys.
-var tables = map[string]int{"tw_known4_1": 16, "tw_pending4_1": 16, "tw_known6_1": 40, "tw_pending6_1": 40}
+var tables = map[string]int{fastpath.MapKnown4: 16, fastpath.MapPending4: 16, fastpath.MapKnown6: 40, fastpath.MapPending6: 40}
 
 // connections returns a table's connections by key. One that is written during the walk may occur
 // repeatedly.
@@ -188,10 +188,10 @@ func TestOldConnectionsAskAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := connections(t, n, "tw_known4_1")
+	old := connections(t, n, fastpath.MapKnown4)
 	for key, value := range old {
 		value.Since = 0
-		if err := own(n).fast.Objects.Maps["tw_known4_1"].Put([]byte(key), value); err != nil {
+		if err := own(n).fast.Objects.Maps[fastpath.MapKnown4].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -211,10 +211,9 @@ func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
 	w := kit.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
-	type node struct{ AskAgain, Secret uint64 }
-	read := func() (v node) {
+	read := func() (v fastpathNode) {
 		t.Helper()
-		if err := own(n).fast.Objects.Maps["tw_node_1"].Lookup(uint32(0), &v); err != nil {
+		if err := own(n).fast.Objects.Maps[fastpathMapTwNode1].Lookup(uint32(0), &v); err != nil {
 			t.Fatal(err)
 		}
 		return v

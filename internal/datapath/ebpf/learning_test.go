@@ -86,7 +86,7 @@ func TestPacketsOnTheSlowPathForgetNothing(t *testing.T) {
 	exchange("at first")
 	known := func() []string {
 		return slices.Sorted(maps.Keys(maps.Collect(func(yield func(string, bool) bool) {
-			for _, table := range []string{"tw_known4_1", "tw_known6_1"} {
+			for _, table := range []string{fastpath.MapKnown4, fastpath.MapKnown6} {
 				for key, c := range connections(t, n, table) {
 					if c.State == fastpath.StateDirect && !yield(key, true) {
 						return
@@ -209,7 +209,7 @@ func TestTokensOfOthersAreNotBelieved(t *testing.T) {
 	w.Nodes[1].Sync()
 	a, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
 	m := newMarker(t, n, a.Wiring.HostIfName)
-	secrets := own(n).fast.Objects.Maps["tw_node_1"]
+	secrets := own(n).fast.Objects.Maps[fastpathMapTwNode1]
 	for _, ends := range [][2]netip.Addr{{a.V4, far.V4}, {a.V6, far.V6}} {
 		t.Run(ends[0].String(), func(t *testing.T) {
 			inbox := far.ListenPacket("udp", world.At(ends[1], 9)) // it answers nothing
@@ -265,7 +265,7 @@ func TestTokensOfOthersAreNotBelieved(t *testing.T) {
 // boot draws another secret.
 func boot(t *testing.T, node *bpf.Map) {
 	t.Helper()
-	var v struct{ AskAgain, Secret uint64 }
+	var v fastpathNode
 	if err := node.Lookup(uint32(0), &v); err != nil {
 		t.Fatal(err)
 	}

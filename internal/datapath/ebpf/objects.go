@@ -15,18 +15,18 @@ import (
 // Names of programs and maps in bpf/fastpath.c. A map's name contains the version of its shape:
 // only a map of the same shape is used again.
 const (
-	fromPod = "tw_from_pod"
-	fromENI = "tw_from_eni"
-	toENI   = "tw_to_eni"
+	fromPod = fastpathProgTwFromPod
+	fromENI = fastpathProgTwFromEni
+	toENI   = fastpathProgTwToEni
 
-	mapEnds    = "tw_ends_1"
-	mapSenders = "tw_senders_1"
+	mapEnds    = fastpathMapTwEnds1
+	mapSenders = fastpathMapTwSenders1
 )
 
 // Programs that package netkit attaches to its pods' devices.
 const (
-	FromNetkit = "tw_from_netkit"
-	ToPod      = "tw_to_pod"
+	FromNetkit = fastpathProgTwFromNetkit
+	ToPod      = fastpathProgTwToPod
 )
 
 const filters = tcfilter.Filters(claims.PrefEBPF)

@@ -21,7 +21,7 @@ import (
 // unreachable. A gateway that is being asked does not count: the kernel keeps packets of both paths
 // for the answer. Sync updates the map. CHECK ignores it: packets of a pod whose ENI is not in it
 // take the slow path and arrive.
-const MapENIs = "tw_enis_1"
+const MapENIs = tablesMapTwEnis1
 
 // PrepareENI attaches the programs of an ENI and adds it to the map of ENIs, or removes it, as its
 // gateways answered at the last Sync. It returns what it repaired.

@@ -14,23 +14,16 @@ import (
 )
 
 // mapNode has one entry: settings that programs read while they run.
-const mapNode = "tw_node_1"
+const mapNode = tablesMapTwNode1
 
-// node is struct node of bpf/connection.h.
-type node struct {
-	// AskAgain is in the kernel's ticks (jiffies).
-	AskAgain uint64
-	Secret   uint64
-}
-
-func (o *Objects) node() (n node, err error) {
+func (o *Objects) node() (n tablesNode, err error) {
 	if err := o.Maps[mapNode].Lookup(uint32(0), &n); err != nil {
 		return n, fmt.Errorf("read map %s: %w", mapNode, err)
 	}
 	return n, nil
 }
 
-func (o *Objects) setNode(n node) error {
+func (o *Objects) setNode(n tablesNode) error {
 	if err := o.Maps[mapNode].Put(uint32(0), n); err != nil {
 		return fmt.Errorf("write map %s: %w", mapNode, err)
 	}

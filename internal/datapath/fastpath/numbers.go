@@ -10,9 +10,9 @@ import (
 
 const (
 	// MapPods is the map from a local pod's address to its number, in bpf/connection.h.
-	MapPods = "tw_pods_2"
+	MapPods = tablesMapTwPods2
 	// mapSuffixes is the bitmap of the last two bytes of these addresses.
-	mapSuffixes = "tw_suffixes_1"
+	mapSuffixes = tablesMapTwSuffixes1
 )
 
 // numbers assigns a number to each pod address: its index in an array, which a program reads

@@ -20,6 +20,21 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
+// The tables of connections.
+const (
+	MapKnown4   = tablesMapTwKnown41
+	MapKnown6   = tablesMapTwKnown61
+	MapPending4 = tablesMapTwPending41
+	MapPending6 = tablesMapTwPending61
+)
+
+// Connection is a table's value. Since is in the kernel's ticks; Pod are the numbers of the ends'
+// addresses, 0 if not a local pod's.
+type Connection = tablesConnection
+
+// StateDirect is the state of a connection on the fast path.
+const StateDirect = uint8(tablesStateSTATE_DIRECT)
+
 // MaxPods is the largest number of local pods' addresses: more than any instance type supports.
 const MaxPods = 16384
 
@@ -35,7 +50,7 @@ type Objects struct {
 func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec, sizes Sizes) (*Objects, error) {
 	spec.Maps[MapPods].MaxEntries = MaxPods
 	sizes.set(spec)
-	const constant = "slot_mask"
+	const constant = tablesVarSlotMask
 	if v := spec.Variables[constant]; v == nil {
 		return nil, fmt.Errorf("the programs have no constant %s", constant)
 	} else if err := v.Set(uint32(claims.MarkMask)); err != nil {

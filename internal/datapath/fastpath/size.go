@@ -53,8 +53,8 @@ func connections(cores int, memory uint64) int {
 
 // set writes the sizes into a specification.
 func (s Sizes) set(spec *ebpf.CollectionSpec) {
-	spec.Maps["tw_known4_1"].MaxEntries, spec.Maps["tw_known6_1"].MaxEntries = s.Known4, s.Known6
-	spec.Maps["tw_pending4_1"].MaxEntries, spec.Maps["tw_pending6_1"].MaxEntries = s.Pending4, s.Pending6
+	spec.Maps[MapKnown4].MaxEntries, spec.Maps[MapKnown6].MaxEntries = s.Known4, s.Known6
+	spec.Maps[MapPending4].MaxEntries, spec.Maps[MapPending6].MaxEntries = s.Pending4, s.Pending6
 }
 
 // String describes the sizes for people.

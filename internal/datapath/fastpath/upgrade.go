@@ -33,29 +33,6 @@ type formerFlow struct {
 
 const formerDirect = 2
 
-// Key4, Key6 and Connection are struct key4, key6 and connection of bpf/connection.h.
-type (
-	Key4 struct {
-		Addr  [2]uint32
-		Port  [2][2]byte
-		Proto uint8
-		_     [3]uint8
-	}
-	Key6 struct {
-		Addr  [2][4]uint32
-		Port  [2][2]byte
-		Proto uint8
-		_     [3]uint8
-	}
-	Connection struct {
-		// Since is in the kernel's ticks.
-		Since uint64
-		// Pod are the numbers of the ends' addresses, 0 if not a local pod's.
-		Pod                        [2]uint16
-		State, Opener, Seen, Asker uint8
-	}
-)
-
 // CopyFormer copies the entries of pods in a map of the former version, from a pod's address (struct
 // addr of bpf/common.h), if running programs have the map.
 func CopyFormer[W any, V comparable](o *Objects, former string, to Pods[V], entry func(key [4]uint32, was W) V) error {
@@ -76,9 +53,6 @@ func CopyFormer[W any, V comparable](o *Objects, former string, to Pods[V], entr
 	}
 	return nil
 }
-
-// StateDirect is the state of a connection on the fast path, of enum state.
-const StateDirect = 2
 
 // takeConnections copies connections of the former version's map that the new maps lack. The pods'
 // entries must exist.
@@ -130,16 +104,19 @@ func connectionOf(k formerFlowKey) (name string, key any, pods [2]netip.Addr) {
 		}
 		return a[0] < b[0]
 	}
-	ports := [2][2]byte{k.Sport, k.Dport}
+	ports := [2]uint16{binary.NativeEndian.Uint16(k.Sport[:]), binary.NativeEndian.Uint16(k.Dport[:])}
 	addrs := [2][4]uint32{k.Src, k.Dst}
 	pods = [2]netip.Addr{src, dst}
-	if less(k.Dst, k.Src) || k.Src == k.Dst && binary.NativeEndian.Uint16(k.Sport[:]) > binary.NativeEndian.Uint16(k.Dport[:]) {
+	if less(k.Dst, k.Src) || k.Src == k.Dst && ports[0] > ports[1] {
 		ports[0], ports[1] = ports[1], ports[0]
 		addrs[0], addrs[1] = addrs[1], addrs[0]
 		pods[0], pods[1] = pods[1], pods[0]
 	}
 	if src.Is4() {
-		return "tw_known4_1", Key4{Addr: [2]uint32{addrs[0][3], addrs[1][3]}, Port: ports, Proto: k.Proto}, pods
+		return MapKnown4, tablesKey4{Addr: [2]uint32{addrs[0][3], addrs[1][3]}, Port: ports, Proto: k.Proto}, pods
 	}
-	return "tw_known6_1", Key6{Addr: addrs, Port: ports, Proto: k.Proto}, pods
+	halves := func(a [4]uint32) [2]uint64 {
+		return [2]uint64{uint64(a[1])<<32 | uint64(a[0]), uint64(a[3])<<32 | uint64(a[2])}
+	}
+	return MapKnown6, tablesKey6{Addr: [2][2]uint64{halves(addrs[0]), halves(addrs[1])}, Port: ports, Proto: k.Proto}, pods
 }

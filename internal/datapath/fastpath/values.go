@@ -11,7 +11,7 @@ import (
 )
 
 // mapCounters is the map of counters.
-const mapCounters = "tw_counters_1"
+const mapCounters = tablesMapTwCounters1
 
 // countersOf returns the names of enum counter in bpf/connection.h, the type of the map's keys:
 // TO_ENI becomes to-eni.

@@ -15,12 +15,12 @@ import (
 
 // Names of programs and maps in bpf/ipvlan.c.
 const (
-	fromSlave = "tw_from_slave"
-	toSlave   = "tw_to_slave"
-	fromENI   = "tw_eni_slaves"
-	toENI     = "tw_slaves_eni"
+	fromSlave = slavesProgTwFromSlave
+	toSlave   = slavesProgTwToSlave
+	fromENI   = slavesProgTwEniSlaves
+	toENI     = slavesProgTwSlavesEni
 
-	mapSlaves = "tw_slaves_2"
+	mapSlaves = slavesMapTwSlaves2
 )
 
 const filters = tcfilter.Filters(claims.PrefIPvlan)

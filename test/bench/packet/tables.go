@@ -4,21 +4,21 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath/fastpath"
 )
 
-// stateAt and stateDirect are of struct connection and enum state in bpf/connection.h.
-const (
-	stateAt     = 12
-	stateDirect = 2
-)
+// stateAt is the offset of a connection's state in its entry.
+const stateAt = unsafe.Offsetof(fastpath.Connection{}.State)
 
 // Ask empties the tables of connections and lets a program see a packet, whose connection
 // then asks the host stack.
 func Ask(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
-	for _, name := range []string{"tw_known4_1", "tw_known6_1", "tw_pending4_1", "tw_pending6_1"} {
+	for _, name := range []string{fastpath.MapKnown4, fastpath.MapKnown6, fastpath.MapPending4, fastpath.MapPending6} {
 		if err := each(maps[name], func(key, _ []byte) error { return maps[name].Delete(key) }); err != nil {
 			return err
 		}
@@ -32,9 +32,9 @@ func Know(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error 
 	if err := Ask(maps, program, frame); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{"tw_pending4_1": "tw_known4_1", "tw_pending6_1": "tw_known6_1"} {
+	for from, to := range map[string]string{fastpath.MapPending4: fastpath.MapKnown4, fastpath.MapPending6: fastpath.MapKnown6} {
 		if err := each(maps[from], func(key, value []byte) error {
-			value[stateAt] = stateDirect
+			value[stateAt] = fastpath.StateDirect
 			return maps[to].Put(key, value)
 		}); err != nil {
 			return err
@@ -70,7 +70,7 @@ func AskFormer(flows *ebpf.Map, f Flow) error { return putFormer(flows, f, 1) }
 
 // KnowFormer is described at AskFormer.
 func KnowFormer(flows *ebpf.Map, f Flow) error {
-	return errors.Join(putFormer(flows, f, stateDirect), putFormer(flows, f.Back(), stateDirect))
+	return errors.Join(putFormer(flows, f, 2), putFormer(flows, f.Back(), 2))
 }
 
 func putFormer(flows *ebpf.Map, f Flow, state uint32) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/datapath/tcfilter"
 	"terway.dev/terway/internal/netlinkx"
@@ -79,7 +80,7 @@ func Known(filters tcfilter.Filters) func(*world.Node) (map[string]bool, error) 
 
 func keys(m *ebpf.Map, into map[string]bool) error {
 	info, err := m.Info()
-	if err != nil || info.Name != "tw_known4_1" && info.Name != "tw_known6_1" {
+	if err != nil || info.Name != fastpath.MapKnown4 && info.Name != fastpath.MapKnown6 {
 		return err
 	}
 	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
