@@ -5,6 +5,7 @@ import (
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
@@ -36,8 +37,12 @@ type Hooks interface {
 }
 
 // Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between
-// the kinds take the fast path. It must be called before the node starts.
-func (k *Kind) Serve(kind string) { k.names[kind] = true }
+// the kinds take the fast path. A new agent finds the maps by that kind's programs too. It must be
+// called before the node starts.
+func (k *Kind) Serve(kind string, programs fastpath.Running) {
+	k.names[kind] = true
+	k.fast.Others = append(k.fast.Others, programs)
+}
 
 // With returns the objects of a pod whose programs are attached by these hooks.
 func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {

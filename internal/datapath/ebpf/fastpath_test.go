@@ -265,6 +265,32 @@ func TestRestartKeepsMapsAndPrograms(t *testing.T) {
 	}
 }
 
+// A new agent finds the maps by the programs of any kind that uses them, also when tc holds none.
+func TestMapsAreFoundByOtherKinds(t *testing.T) {
+	w := kit.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a := n.AddPod(1)
+	held := must(own(n).fast.Objects.Programs[ToPod].Clone()) // as a netkit pair holds it
+	defer held.Close()
+	maps := mapIDs(n)
+	for _, device := range []string{"eth1", a.Wiring.HostIfName} {
+		n.Run("tc", "qdisc", "del", "dev", device, "clsact")
+	}
+	if err := n.DP.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n.DP = n.NewDatapath()
+	own(n).Serve("another", func(*netlink.Handle) ([]bpf.ProgramID, error) {
+		id, _ := must(held.Info()).ID()
+		return []bpf.ProgramID{id}, nil
+	})
+	n.Sync(a)
+	if now := mapIDs(n); !slices.Equal(maps, now) {
+		t.Errorf("maps %v became %v", maps, now)
+	}
+}
+
 // mapIDs returns the ids of the maps of a node's datapath.
 func mapIDs(n *world.Node) (ids []bpf.MapID) {
 	for _, m := range own(n).fast.Objects.Maps {

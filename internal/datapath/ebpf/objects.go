@@ -3,6 +3,7 @@ package ebpf
 import (
 	"fmt"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/bpfobj"
@@ -36,14 +37,14 @@ var (
 	eniHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
 )
 
-func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	spec, err := loadFastpath()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	spec.Maps[mapEnds].MaxEntries = fastpath.MaxPods
 	spec.Maps[mapSenders].MaxEntries = fastpath.MaxPods
-	return fastpath.Load(h, filters, spec, sizes)
+	return fastpath.Load(running, spec, sizes)
 }
 
 // table returns the entries of pods. The caller holds the lock.

@@ -30,7 +30,7 @@ func Try(f func(h *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error) 
 			return err
 		}
 		defer b.Close()
-		o, err := load(h, fastpath.SizesOf(16))
+		o, err := load(nil, fastpath.SizesOf(16))
 		if err != nil {
 			return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 		}

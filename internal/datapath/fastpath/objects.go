@@ -46,8 +46,8 @@ type Objects struct {
 	numbers  *numbers
 }
 
-// Load loads a kind's programs. It uses the maps of programs that the kind's filters hold.
-func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec, sizes Sizes) (*Objects, error) {
+// Load loads a kind's programs. It uses the maps of its running programs.
+func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes) (*Objects, error) {
 	spec.Maps[MapPods].MaxEntries = MaxPods
 	sizes.set(spec)
 	const constant = tablesVarSlotMask
@@ -57,10 +57,6 @@ func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec
 		return nil, fmt.Errorf("set constant %s: %w", constant, err)
 	}
 	counters, err := countersOf(spec)
-	if err != nil {
-		return nil, err
-	}
-	running, err := filters.Programs(h)
 	if err != nil {
 		return nil, err
 	}
@@ -76,15 +72,21 @@ func Load(h *netlink.Handle, filters tcfilter.Filters, spec *ebpf.CollectionSpec
 	return o, nil
 }
 
+// Running lists running programs at one type of attach point of the node's devices.
+type Running func(h *netlink.Handle) ([]ebpf.ProgramID, error)
+
 // Loader loads a kind's objects on a node when they are first needed.
 type Loader struct {
 	// Filters hold the kind's programs, ENIHooks are those of each ENI.
 	Filters  tcfilter.Filters
 	ENIHooks []tcfilter.Hook
+	// Others list programs of the same objects that are not held by filters.
+	Others []Running
 	// Connections is the number of IPv4 connections in the table (SizesFor).
 	Connections int
-	// Open loads the kind's objects; Upgrade copies pods' entries of the former version.
-	Open    func(*netlink.Handle, Sizes) (*Objects, error)
+	// Open loads the kind's objects, with the maps of running programs; Upgrade copies pods' entries
+	// of the former version.
+	Open    func(running []ebpf.ProgramID, sizes Sizes) (*Objects, error)
 	Upgrade func(*Objects) error
 	// Inside runs a function in the node's namespace.
 	Inside func(func() error) error
@@ -110,7 +112,11 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	o, err := l.Open(h, sizes)
+	running, err := l.running(h)
+	if err != nil {
+		return err
+	}
+	o, err := l.Open(running, sizes)
 	if err != nil {
 		return err
 	}
@@ -121,11 +127,25 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	return nil
 }
 
+// running lists the kind's programs on the node, wherever they are attached.
+func (l *Loader) running(h *netlink.Handle) ([]ebpf.ProgramID, error) {
+	list, err := l.Filters.Programs(h)
+	for _, others := range l.Others {
+		if err != nil {
+			return nil, err
+		}
+		var more []ebpf.ProgramID
+		more, err = others(h)
+		list = append(list, more...)
+	}
+	return list, err
+}
+
 // Find calls Load if the objects are loaded or the kind has programs on the node. Otherwise there
 // is nothing to delete.
 func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 	if l.Objects == nil {
-		if there, err := l.Filters.Anywhere(h); err != nil || !there {
+		if running, err := l.running(h); err != nil || len(running) == 0 {
 			return false, err
 		}
 	}

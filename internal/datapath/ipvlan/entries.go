@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 
-	"github.com/vishvananda/netlink"
+	"github.com/cilium/ebpf"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
@@ -31,13 +31,13 @@ var (
 	innerHooks = []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}}
 )
 
-func load(h *netlink.Handle, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	spec, err := loadSlaves()
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
 	spec.Maps[mapSlaves].MaxEntries = fastpath.MaxPods
-	return fastpath.Load(h, filters, spec, sizes)
+	return fastpath.Load(running, spec, sizes)
 }
 
 // entries returns a pod's entries in the map of slaves, by address. receiver is the index of its

@@ -34,7 +34,7 @@ func probe(h *netlink.Handle) error {
 	if err := h.LinkAdd(slave); err != nil {
 		return datapath.Lacks("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err, unix.EOPNOTSUPP)
 	}
-	o, err := load(h, fastpath.SizesOf(1))
+	o, err := load(nil, fastpath.SizesOf(1))
 	if err != nil {
 		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 	}

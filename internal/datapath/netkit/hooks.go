@@ -1,6 +1,7 @@
 package netkit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -82,6 +84,32 @@ func (k *hooks) Problem(_ *netlink.Handle, o *bpfobj.Objects, index int) (proble
 		return nil
 	})
 	return problem, err
+}
+
+// running returns the ids of our programs in all pods' pairs.
+func (k *hooks) running(h *netlink.Handle) (list []bpf.ProgramID, err error) {
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
+	if err != nil {
+		return nil, err
+	}
+	err = k.inside(func() error {
+		for _, l := range links {
+			if l.Type() != linkkind.Netkit || !linkkind.IsPodDevice(l) {
+				continue
+			}
+			for _, p := range attachPoints {
+				id, err := held(l.Attrs().Index, p)
+				if err != nil {
+					return fmt.Errorf("device %s: %w", l.Attrs().Name, err)
+				}
+				if id != 0 {
+					list = append(list, bpf.ProgramID(id))
+				}
+			}
+		}
+		return nil
+	})
+	return list, err
 }
 
 // held returns the id of our program at an attach point, or 0.

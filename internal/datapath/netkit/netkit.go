@@ -22,8 +22,9 @@ type Kind struct {
 // New returns the kind for a node that also has the kind ebpf, which owns the programs and maps.
 // Call Supported before.
 func New(programs *ebpf.Kind) *Kind {
-	programs.Serve(claims.Netkit)
-	return &Kind{Plain: node.Plain{KindName: claims.Netkit}, programs: programs, hooks: &hooks{}}
+	k := &Kind{Plain: node.Plain{KindName: claims.Netkit}, programs: programs, hooks: &hooks{}}
+	programs.Serve(claims.Netkit, k.hooks.running)
+	return k
 }
 
 // Start implements node.Kind.

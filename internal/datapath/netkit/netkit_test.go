@@ -214,6 +214,16 @@ func TestRestartAndOtherVersions(t *testing.T) {
 		}
 		k.More(5)
 	}
+	// Without the ENI's filters the pairs alone hold the maps.
+	n.Run("tc", "qdisc", "del", "dev", "eth1", "clsact")
+	if err := n.DP.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	n.DP = n.NewDatapath()
+	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "attached programs to eth1") {
+		t.Errorf("Sync without the ENI's filters repairs %q", repairs)
+	}
+	k.More(5)
 	if got := learned(); got != before {
 		t.Errorf("%d connections were learned, %d before the restarts", got, before)
 	}

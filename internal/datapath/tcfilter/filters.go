@@ -240,12 +240,6 @@ func inUse(h *netlink.Handle, index int) (bool, error) {
 	return false, nil
 }
 
-// Anywhere reports whether any device has a filter of ours.
-func (p Filters) Anywhere(h *netlink.Handle) (bool, error) {
-	list, err := p.Programs(h)
-	return len(list) > 0, err
-}
-
 // Devices returns the indexes of devices with a clsact qdisc.
 func Devices(h *netlink.Handle) ([]int, error) {
 	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(nil) })
