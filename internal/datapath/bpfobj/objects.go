@@ -2,7 +2,7 @@
 // have. It does not depend on how programs are attached (tc, netkit).
 //
 // Nothing is pinned. Each program holds all maps of its object, so all maps exist while one program
-// does.
+// does. Several objects can share maps: then a program of any of them is enough.
 package bpfobj
 
 import (
@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -34,24 +35,27 @@ type Objects struct {
 	known map[int]string
 }
 
-// Load loads the programs of a specification. Maps of running programs with the same names are used
-// again if their shape is the same: their entries stay. So a map's name contains the version of its
-// shape. Constants must be set before (spec.Variables).
-func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error) {
-	names := map[string]bool{}
-	for name := range spec.Programs {
-		names[kernelName(name)] = true
-	}
+// Load loads the programs of a specification. Constants must be set before (spec.Variables).
+//
+// It shares the maps of other loaded objects that have the same names, which must have the same
+// shape; its programs hold all maps of these objects. Maps of running programs are used again if
+// name and shape are the same: their entries stay. So a map's name contains the version of its
+// shape. The running programs are those of this object, in any version, and of objects that share
+// maps with it.
+func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID, others ...*Objects) (*Objects, error) {
 	// Kernels before 5.11 count maps against the limit of locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, fmt.Errorf("lift the limit of locked memory: %w", err)
 	}
-	have, err := mapsOf(running, names)
+	have, err := mapsOf(running)
 	if err != nil {
 		return nil, err
 	}
 	keep, former, err := sort(have, spec)
 	defer closeAll(keep) // the collection holds copies
+	if err == nil {
+		err = share(keep, spec, others)
+	}
 	if err != nil {
 		return nil, errors.Join(err, closeAll(former))
 	}
@@ -60,7 +64,11 @@ func Load(spec *ebpf.CollectionSpec, running []ebpf.ProgramID) (*Objects, error)
 		return nil, errors.Join(fmt.Errorf("load the programs: %w", refusal(err)), closeAll(former))
 	}
 	o := &Objects{Programs: coll.Programs, Maps: coll.Maps, former: former, tags: map[string]string{}, known: map[int]string{}}
-	if err := errors.Join(o.bind(), o.identify()); err != nil {
+	err = errors.Join(o.bind(o.Maps), o.identify())
+	for _, other := range others {
+		err = errors.Join(err, o.bind(other.Maps))
+	}
+	if err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
@@ -80,6 +88,33 @@ func refusal(err error) error {
 		return fmt.Errorf("%w: %w", ebpf.ErrNotSupported, err)
 	}
 	return err
+}
+
+// share puts the maps of other objects that the specification has too in the place of those of
+// running programs. Each object has its own sections (.rodata).
+func share(keep map[string]*ebpf.Map, spec *ebpf.CollectionSpec, others []*Objects) error {
+	for _, o := range others {
+		for name, m := range o.Maps {
+			if spec.Maps[name] == nil || strings.HasPrefix(name, ".") {
+				continue
+			}
+			if err := spec.Maps[name].Compatible(m); err != nil {
+				return fmt.Errorf("share map %s: %w", name, err)
+			}
+			again, err := m.Clone()
+			if err != nil {
+				return fmt.Errorf("share map %s: %w", name, err)
+			}
+			if old := keep[name]; old != nil {
+				err = old.Close()
+			}
+			keep[name] = again
+			if err != nil {
+				return fmt.Errorf("close map %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // sort separates maps that the specification can use from those of other versions, and closes the
@@ -136,11 +171,11 @@ func closeAll(maps map[string]*ebpf.Map) error {
 	return errors.Join(errs...)
 }
 
-// bind makes each program hold all maps, also those that it does not use: any program is enough to
-// open all maps again.
-func (o *Objects) bind() error {
+// bind makes each program hold all these maps, also those that it does not use: any program is
+// enough to open all maps again.
+func (o *Objects) bind(maps map[string]*ebpf.Map) error {
 	for program, p := range o.Programs {
-		for name, m := range o.Maps {
+		for name, m := range maps {
 			if err := p.BindMap(m); err != nil {
 				return fmt.Errorf("bind map %s to program %s: %w", name, program, err)
 			}
@@ -249,17 +284,13 @@ func inspect(id ebpf.ProgramID) (loaded, error) {
 // kernelName is the part of a name that the kernel keeps (BPF_OBJ_NAME_LEN).
 func kernelName(name string) string { return name[:min(len(name), 15)] }
 
-// mapsOf opens the maps of running programs with one of the names, those of the newest program
-// first, each once.
-func mapsOf(running []ebpf.ProgramID, names map[string]bool) ([]*ebpf.Map, error) {
+// mapsOf opens the maps of running programs, those of the newest program first, each once.
+func mapsOf(running []ebpf.ProgramID) ([]*ebpf.Map, error) {
 	var list []*ebpf.Map
 	opened := map[ebpf.MapID]bool{}
 	running = slices.Compact(slices.Sorted(slices.Values(running)))
 	for _, id := range slices.Backward(running) {
 		l, err := inspect(id)
-		if err == nil && !names[l.name] {
-			continue
-		}
 		for _, m := range l.maps {
 			if opened[m] {
 				continue
