@@ -98,9 +98,6 @@ func share(keep map[string]*ebpf.Map, spec *ebpf.CollectionSpec, others []*Objec
 			if spec.Maps[name] == nil || strings.HasPrefix(name, ".") {
 				continue
 			}
-			if err := spec.Maps[name].Compatible(m); err != nil {
-				return fmt.Errorf("share map %s: %w", name, err)
-			}
 			again, err := m.Clone()
 			if err != nil {
 				return fmt.Errorf("share map %s: %w", name, err)

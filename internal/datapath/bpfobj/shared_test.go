@@ -123,7 +123,7 @@ func TestSharedMapsHaveOneShape(t *testing.T) {
 	if err == nil {
 		_ = o.Close()
 	}
-	if err == nil || !strings.Contains(err.Error(), "share map tw_pods_9") || !strings.Contains(err.Error(), "MaxEntries") {
+	if err == nil || !strings.Contains(err.Error(), "tw_pods_9") || !strings.Contains(err.Error(), "MaxEntries") {
 		t.Errorf("error %v, want one that names the map and the sizes", err)
 	}
 }
