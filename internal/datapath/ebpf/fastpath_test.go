@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	bpf "github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
@@ -171,6 +172,55 @@ func TestForgottenConnectionsCarryOn(t *testing.T) {
 			if learned := after["learned"] - before["learned"]; learned < uint64(len(talks)) {
 				t.Errorf("%d connections were learned again, want each of %d at least once", learned, len(talks))
 			}
+		})
+	}
+}
+
+// A young connection whose entry is lost, where packets that conntrack calls invalid are dropped: it
+// goes on when its other end sends, whose packets are not invalid, or else when conntrack's entry
+// for its SYN has expired.
+func TestYoungConnectionsCarryOn(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		second bool // the other end sends first
+	}{{"the opener sends", false}, {"the other end sends", true}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := kit.NewWorld(t, 1, 1)
+			n := w.Nodes[0]
+			n.Sync()
+			a, b := n.AddPod(1), n.AddPod(1)
+			n.NFT("table inet k { chain f { type filter hook forward priority 0; ct state new accept; ct state invalid drop; }; }")
+			if !c.second {
+				n.Sysctl("netfilter/nf_conntrack_tcp_timeout_syn_sent", "2") // instead of 120
+			}
+			l := b.Listen("tcp", world.At(b.V4, 9))
+			opener, err := a.Dial("tcp", "", world.At(b.V4, 9), world.Patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer opener.Close()
+			other, err := world.Accept(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer other.Close()
+			world.Exchange(t, opener, other)
+			time.Sleep(300 * time.Millisecond) // for a delayed acknowledgement, which the other end sends
+			clearConnections(t, n)
+			if c.second {
+				world.Exchange(t, other, opener)
+				return
+			}
+			if _, err := opener.Write([]byte("ping")); err != nil {
+				t.Fatal(err)
+			}
+			if err := other.SetDeadline(time.Now().Add(10 * world.Patience)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := other.Read(make([]byte, 4)); err != nil {
+				t.Errorf("after conntrack's entry has expired: %v", err)
+			}
+			world.Exchange(t, opener, other)
 		})
 	}
 }
