@@ -21,8 +21,8 @@ import (
 // version is one set of programs, its maps filled.
 type version struct {
 	programs map[string]*bpf.Program
-	// known makes a flow one that goes directly; asking one that the stack keeps.
-	known, asking func(packet.Flow) error
+	// known makes a connection one that goes directly; asking one that the stack keeps.
+	known, asking func(packet.Tuple) error
 	// undecided is what a program returns that leaves a packet to the stack.
 	undecided map[string]uint32
 }
@@ -54,7 +54,7 @@ const redirected = packet.Redirected
 const strays = " for nobody here"
 
 func costs(before, after *version) (list []packet.Cost) {
-	add := func(name, program string, f packet.Flow, mark uint32, direct bool, goal float64) {
+	add := func(name, program string, f packet.Tuple, mark uint32, direct bool, goal float64) {
 		c := packet.Cost{Name: program + ": " + name, AtMost: goal}
 		for _, side := range []struct {
 			v  *version
@@ -83,12 +83,12 @@ func costs(before, after *version) (list []packet.Cost) {
 	}
 	for i, family := range []string{"IPv4", "IPv6"} {
 		port := uint16(40000)
-		flow := func(to netip.Addr, tcp bool) packet.Flow {
+		tuple := func(to netip.Addr, tcp bool) packet.Tuple {
 			port++
-			return packet.Flow{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
+			return packet.Tuple{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
 		}
-		far, near := flow(packet.FarPod[i], true), flow(packet.NearPod[i], true)
-		farUDP, service, farService := flow(packet.FarPod[i], false), flow(packet.Services[i], true), flow(packet.FarPod[i], true)
+		far, near := tuple(packet.FarPod[i], true), tuple(packet.NearPod[i], true)
+		farUDP, service, farService := tuple(packet.FarPod[i], false), tuple(packet.Services[i], true), tuple(packet.FarPod[i], true)
 		for _, program := range []string{fromPod, FromNetkit} {
 			add(family+" TCP to the VPC", program, far, 0, true, hot)
 			add(family+" TCP to a pod here", program, near, 0, true, hot)
@@ -98,7 +98,7 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, hot)
 		add(family+" UDP into a pod", fromENI, farUDP.Back(), 0, true, hot)
 		add(family+" of a Service", fromENI, farService.Back(), 0, false, noWorse)
-		add(family+strays, fromENI, packet.Flow{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, noWorse)
+		add(family+strays, fromENI, packet.Tuple{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, noWorse)
 		add(family+" past the stack", toENI, far, 0, false, 0)
 		add(family+" by the stack", toENI, far, claims.MarkOf(1), false, noWorse)
 		add(family+" by the stack", ToPod, service.Back(), 0, false, noWorse)
@@ -127,7 +127,7 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 		}
 	}
 	errs = append(errs, packet.NeverAgain(o.Maps))
-	from := func(f packet.Flow) *bpf.Program {
+	from := func(f packet.Tuple) *bpf.Program {
 		if f.From.Addr() == packet.OwnPod[0] || f.From.Addr() == packet.OwnPod[1] {
 			return o.Programs[fromPod]
 		}
@@ -135,8 +135,8 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 	}
 	return &version{
 		programs:  o.Programs,
-		asking:    func(f packet.Flow) error { return packet.Ask(o.Maps, from(f), f.Frame(packet.ACK)) },
-		known:     func(f packet.Flow) error { return packet.Know(o.Maps, from(f), f.Frame(packet.ACK)) },
+		asking:    func(f packet.Tuple) error { return packet.Ask(o.Maps, from(f), f.Frame(packet.ACK)) },
+		known:     func(f packet.Tuple) error { return packet.Know(o.Maps, from(f), f.Frame(packet.ACK)) },
 		undecided: map[string]uint32{fromPod: undecided, FromNetkit: undecided, fromENI: undecided, toENI: undecided, ToPod: undecided},
 	}, errors.Join(errs...)
 }
@@ -176,8 +176,8 @@ func former(t *testing.T, path string) (*version, error) {
 	flows := coll.Maps["tw_flows_1"]
 	return &version{
 		programs:  coll.Programs,
-		asking:    func(f packet.Flow) error { return packet.AskFormer(flows, f) },
-		known:     func(f packet.Flow) error { return packet.KnowFormer(flows, f) },
+		asking:    func(f packet.Tuple) error { return packet.AskFormer(flows, f) },
+		known:     func(f packet.Tuple) error { return packet.KnowFormer(flows, f) },
 		undecided: map[string]uint32{fromPod: 0, FromNetkit: 0, fromENI: 0, toENI: undecided, ToPod: 0},
 	}, nil
 }

@@ -24,7 +24,7 @@ var eniMAC = [6]uint8{2, 0, 0, 0, 0, 1}
 // version is one set of programs, its maps filled.
 type version struct {
 	programs      map[string]*bpf.Program
-	known, asking func(packet.Flow) error
+	known, asking func(packet.Tuple) error
 }
 
 // TestPacket compares the programs with those in the directory BEFORE, if it is given.
@@ -42,7 +42,7 @@ func TestPacket(t *testing.T) {
 	})
 }
 
-func frame(program string, f packet.Flow) []byte {
+func frame(program string, f packet.Tuple) []byte {
 	b := f.Frame(packet.ACK)
 	if program != fromENI { // the VPC's frames are for loopback, where they arrive here
 		copy(b, eniMAC[:])
@@ -51,7 +51,7 @@ func frame(program string, f packet.Flow) []byte {
 }
 
 func costs(before, after *version) (list []packet.Cost) {
-	add := func(name, program string, f packet.Flow, mark uint32, known bool, verdict uint32) {
+	add := func(name, program string, f packet.Tuple, mark uint32, known bool, verdict uint32) {
 		c := packet.Cost{Name: program + ": " + name, AtMost: packet.NoWorse}
 		for _, side := range []struct {
 			v  *version
@@ -73,12 +73,12 @@ func costs(before, after *version) (list []packet.Cost) {
 	}
 	for i, family := range []string{"IPv4", "IPv6"} {
 		port := uint16(40000)
-		flow := func(to netip.Addr, tcp bool) packet.Flow {
+		tuple := func(to netip.Addr, tcp bool) packet.Tuple {
 			port++
-			return packet.Flow{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
+			return packet.Tuple{From: netip.AddrPortFrom(packet.OwnPod[i], port), To: netip.AddrPortFrom(to, 80), TCP: tcp}
 		}
-		far, near, udp := flow(packet.FarPod[i], true), flow(packet.NearPod[i], true), flow(packet.FarPod[i], false)
-		service := flow(packet.Services[i], true)
+		far, near, udp := tuple(packet.FarPod[i], true), tuple(packet.NearPod[i], true), tuple(packet.FarPod[i], false)
+		service := tuple(packet.Services[i], true)
 		add(family+" TCP", fromSlave, far, 0, true, packet.Undecided)
 		add(family+" TCP to the VPC", toENI, far, 0, true, packet.Redirected)
 		add(family+" TCP to a pod here", toENI, near, 0, true, packet.Redirected)
@@ -88,7 +88,7 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, packet.Undecided)
 		add(family+" UDP into a pod", fromENI, udp.Back(), 0, true, packet.Undecided)
 		add(family+" of a Service", fromENI, service.Back(), 0, false, packet.Redirected)
-		add(family+" for nobody here", fromENI, packet.Flow{From: far.To, To: service.To, TCP: true}, 0, false, packet.Undecided)
+		add(family+" for nobody here", fromENI, packet.Tuple{From: far.To, To: service.To, TCP: true}, 0, false, packet.Undecided)
 		add(family+" by the stack", toSlave, service.Back(), 0, false, packet.Undecided)
 	}
 	return list
@@ -112,7 +112,7 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 			}))
 		}
 	}
-	ask := func(f packet.Flow, how func(map[string]*bpf.Map, *bpf.Program, []byte) error) error {
+	ask := func(f packet.Tuple, how func(map[string]*bpf.Map, *bpf.Program, []byte) error) error {
 		program := fromENI
 		if f.From.Addr() == packet.OwnPod[0] || f.From.Addr() == packet.OwnPod[1] {
 			program = toENI
@@ -121,8 +121,8 @@ func current(t *testing.T, h *netlink.Handle) (*version, error) {
 	}
 	return &version{
 		programs: o.Programs,
-		asking:   func(f packet.Flow) error { return ask(f, packet.Ask) },
-		known:    func(f packet.Flow) error { return ask(f, packet.Know) },
+		asking:   func(f packet.Tuple) error { return ask(f, packet.Ask) },
+		known:    func(f packet.Tuple) error { return ask(f, packet.Know) },
 	}, errors.Join(errs...)
 }
 
@@ -154,7 +154,7 @@ func former(t *testing.T, path string) (*version, error) {
 	}
 	return &version{
 		programs: coll.Programs,
-		asking:   func(f packet.Flow) error { return packet.AskFormer(coll.Maps["tw_flows_1"], f) },
-		known:    func(f packet.Flow) error { return packet.KnowFormer(coll.Maps["tw_flows_1"], f) },
+		asking:   func(f packet.Tuple) error { return packet.AskFormer(coll.Maps["tw_flows_1"], f) },
+		known:    func(f packet.Tuple) error { return packet.KnowFormer(coll.Maps["tw_flows_1"], f) },
 	}, nil
 }

@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Flow is what a frame belongs to.
-type Flow struct {
+// Tuple is a 5-tuple, in the direction of a frame.
+type Tuple struct {
 	From, To netip.AddrPort
 	// TCP, or UDP.
 	TCP bool
 }
 
 // Back is the other direction.
-func (f Flow) Back() Flow { return Flow{From: f.To, To: f.From, TCP: f.TCP} }
+func (f Tuple) Back() Tuple { return Tuple{From: f.To, To: f.From, TCP: f.TCP} }
 
 // TCP flags.
 const (
@@ -25,7 +25,7 @@ const (
 
 // Frame is one with 64 bytes of data and as many hops to live as there can be. Checksums
 // of TCP and UDP are not there: no program reads them.
-func (f Flow) Frame(flags byte) []byte {
+func (f Tuple) Frame(flags byte) []byte {
 	frame := make([]byte, 12, 200) // no MACs, as loopback has none
 	l4 := make([]byte, 8)
 	proto := byte(unix.IPPROTO_UDP)

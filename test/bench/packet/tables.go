@@ -64,16 +64,16 @@ func NeverAgain(maps map[string]*ebpf.Map) error {
 	return maps["tw_node_1"].Put(uint32(0), struct{ AskAgain, Secret uint64 }{^uint64(0), 1})
 }
 
-// AskFormer and KnowFormer do the same for the version before, whose map of flows had an
+// AskFormer and KnowFormer do the same for the version before, whose map tw_flows_1 had an
 // entry for each direction.
-func AskFormer(flows *ebpf.Map, f Flow) error { return putFormer(flows, f, 1) }
+func AskFormer(flows *ebpf.Map, f Tuple) error { return putFormer(flows, f, 1) }
 
 // KnowFormer is described at AskFormer.
-func KnowFormer(flows *ebpf.Map, f Flow) error {
+func KnowFormer(flows *ebpf.Map, f Tuple) error {
 	return errors.Join(putFormer(flows, f, 2), putFormer(flows, f.Back(), 2))
 }
 
-func putFormer(flows *ebpf.Map, f Flow, state uint32) error {
+func putFormer(flows *ebpf.Map, f Tuple, state uint32) error {
 	key := make([]byte, 40)
 	for i, end := range []netip.AddrPort{f.From, f.To} {
 		address := end.Addr().As16()
