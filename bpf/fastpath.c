@@ -43,10 +43,6 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 {
 	int failed;
 
-	if (p->ttl <= 1 || !fits(skb, p, pod->mtu)) {
-		onto_slow_path(skb, p, v4);
-		return TC_ACT_UNSPEC;
-	}
 	if (by == BY_ENI)
 		failed = forward_in_place(skb, p, pod->macs, v4);
 	else if (by == BY_NETKIT && !(pod->macs[0] | pod->macs[5])) /* netkit to netkit: there are no MACs */
@@ -67,10 +63,6 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 {
 	struct bpf_redir_neigh hop = { .nh_family = v4 ? AF_INET : AF_INET6 };
 
-	if (p->ttl <= 1 || !fits(skb, p, pod->eni_mtu) || !leads_on(pod->eni)) {
-		onto_slow_path(skb, p, v4);
-		return TC_ACT_UNSPEC;
-	}
 	if (v4)
 		hop.ipv4_nh = pod->gateway.w[3];
 	else
@@ -86,7 +78,7 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
  * that too, but its rules can be flushed, and it accepts ARP. The sources of a device that is not in
  * the map are not checked; an address that is missing in tw_pods_2 is still the pod's.
  */
-static __noinline int on_slow_path(struct __sk_buff *skb)
+static __noinline int without_fast_path(struct __sk_buff *skb)
 {
 	__u32 device = skb->ifindex;
 	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
@@ -112,15 +104,19 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
 	union key k;
 
 	if (!read_packet(skb, &p, v4) || !p.by_end)
-		return on_slow_path(skb);
+		return without_fast_path(skb);
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
 	pod = end(&tw_ends_1, f.c, &k, p.second, &p.src, 1, v4);
 	if (!pod || pod->ifindex != skb->ifindex)
-		return on_slow_path(skb);
+		return without_fast_path(skb);
 	to = f.c ? end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 	if (!is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
+	if (p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : pod->eni_mtu) || (!to && !leads_on(pod->eni))) {
+		onto_slow_path(skb, &p, v4);
+		return TC_ACT_UNSPEC;
+	}
 	return to ? into_pod(skb, &p, to, by, v4) : out_of_eni(skb, &p, pod, v4);
 }
 
@@ -137,7 +133,7 @@ ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 		if (skb->protocol == bpf_htons(ETH_P_IPV6))
 			return from_pod_family(skb, by, 0);
 	}
-	return on_slow_path(skb);
+	return without_fast_path(skb);
 }
 
 /* Packets from a pod, at the node's end of its veth. */
@@ -169,6 +165,10 @@ ALWAYS_INLINE int from_eni(struct __sk_buff *skb, const int v4)
 	/* It may be for a pod of another kind, whose filter is next. */
 	if (!to || !is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
+	if (p.ttl <= 1 || !fits(skb, &p, to->mtu)) {
+		onto_slow_path(skb, &p, v4);
+		return TC_ACT_UNSPEC;
+	}
 	return into_pod(skb, &p, to, BY_ENI, v4);
 }
 

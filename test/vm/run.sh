@@ -21,7 +21,7 @@ d=./internal/datapath
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go
 # with the others.
-packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
+packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|odd frames|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
 own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
 # How a datapath gets on with others on the node, and through its own end.

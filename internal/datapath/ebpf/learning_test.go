@@ -56,7 +56,7 @@ func TestTranslatedPacketsForgetNothing(t *testing.T) {
 }
 
 // Packets of a connection on the fast path that go through the host stack, because their ENI is not
-// in the map or they are too big, do not end it.
+// in the map, do not end it.
 func TestPacketsOnTheSlowPathForgetNothing(t *testing.T) {
 	w := kit.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
