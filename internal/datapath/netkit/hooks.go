@@ -94,7 +94,8 @@ func (k *hooks) running(h *netlink.Handle) (list []bpf.ProgramID, err error) {
 	}
 	err = k.inside(func() error {
 		for _, l := range links {
-			if l.Type() != linkkind.Netkit || !linkkind.IsPodDevice(l) {
+			// The kernel shows no programs by a pair's other end.
+			if pair, ok := l.(*netlink.Netkit); !ok || !pair.IsPrimary() || !linkkind.IsPodDevice(l) {
 				continue
 			}
 			for _, p := range attachPoints {
