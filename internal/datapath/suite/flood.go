@@ -20,7 +20,7 @@ func floodStallsNobody(t *testing.T, k world.Kit) {
 		strict, silent bool
 		floods         map[string]bool // by IPv6
 	}{
-		{name: "RST", floods: map[string]bool{outside: true}},
+		{name: "RST", floods: map[string]bool{outside: true, near: false, far: true}},
 		{name: "RST, invalid packets are dropped", strict: true, floods: map[string]bool{outside: false, near: true, far: false}},
 		{name: "no answer", silent: true, floods: map[string]bool{outside: false}},
 		{name: "no answer, invalid packets are dropped", strict: true, silent: true, floods: map[string]bool{outside: true, near: false, far: true}},
