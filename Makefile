@@ -100,7 +100,7 @@ FUZZTIME ?= 1h
 fuzz-policy:
 	go test -run '^$$' -fuzz '^FuzzTablesSayWhatTheModelSays$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./internal/policy/compile
 
-# Writes what is generated anew: deep copies, CRDs, eBPF objects.
+# Writes what is generated anew: deep copies, CRDs, protobuf, eBPF objects.
 generate:
 	go generate ./...
 

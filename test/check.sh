@@ -50,7 +50,7 @@ trap 'rm -rf "$work"' EXIT
 tar -c --exclude=./bin --exclude=./.git . | tar -x -C "$work"
 (cd "$work" && go generate ./api/... ./internal/cloud/... ./internal/policy/...)
 status=0
-for file in $(cd "$work" && find api deploy docs internal/cloud -type f); do
+for file in $(cd "$work" && find api deploy docs internal/cloud internal/policy/wire -type f); do
 	if ! cmp -s "$work/$file" "$file"; then
 		echo "$file is not current: run make generate" >&2
 		status=1

@@ -2,7 +2,8 @@
 # Installs the Debian packages that generators and tests use, if any is missing.
 set -eu
 packages="clang llvm libbpf-dev linux-libc-dev iproute2 nftables iptables ipvsadm conntrack runc curl
-busybox-static tcpdump ethtool iperf3 iputils-ping util-linux qemu-system-x86 kmod binutils xz-utils"
+busybox-static tcpdump ethtool iperf3 iputils-ping util-linux qemu-system-x86 kmod binutils xz-utils
+protobuf-compiler"
 missing=
 for p in $packages; do
 	dpkg-query -W -f '${db:Status-Status}\n' "$p" 2>/dev/null | grep -qx installed || missing="$missing $p"
