@@ -129,6 +129,21 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "os/exec"},
 		},
 		{
+			"hub and nodes meet in what they say: neither knows the other",
+			[]string{"internal/policy/node"},
+			[]string{module + "internal/policy/hub", module + "internal/controller", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/"},
+		},
+		{
+			"the hub is told of a cluster, and reads none",
+			[]string{"internal/policy/hub"},
+			[]string{module + "internal/policy/node", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/"},
+		},
+		{
+			"what hub and nodes say is values",
+			[]string{"internal/policy/wire"},
+			[]string{module + "internal/policy/hub", module + "internal/policy/node", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "os/exec"},
+		},
+		{
 			"the tables share nothing but the model with what they are held against",
 			[]string{"internal/policy/compile"},
 			[]string{module + "internal/policy/naive", module + "internal/policy/policytest"},

@@ -1,0 +1,224 @@
+package hub
+
+import (
+	"crypto/tls"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"k8s.io/utils/clock"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/wire"
+)
+
+// Config is what a Hub needs.
+type Config struct {
+	// Name is the replica's, for people.
+	Name          string
+	Authenticator Authenticator
+	Budget        compile.Budget
+	Log           *slog.Logger
+	Clock         clock.Clock
+}
+
+// A Hub serves a replica's nodes.
+type Hub struct {
+	wire.UnimplementedHubServer
+	Config
+
+	mu       sync.RWMutex
+	compiler *compile.Compiler
+	synced   bool
+	// revision counts what Apply and early addresses changed.
+	revision uint64
+	pods     pods
+	open     openNamespaces
+	opened   []wire.Named
+	sessions map[string]*session // by node
+	// arrived is closed when a pod comes that was not there.
+	arrived chan struct{}
+
+	tables tables
+	stats  stats
+}
+
+// Stats are what a Hub has done.
+type Stats struct {
+	// Nodes that follow now.
+	Nodes int
+	// Refused streams: a token that is not good.
+	Refused uint64
+	// Revisions that were sent, and how many of them nodes refused.
+	Sent, Nacked uint64
+	// Bytes of resources that were sent.
+	Bytes uint64
+}
+
+type stats struct{ refused, sent, nacked, bytes atomic.Uint64 }
+
+// New is a Hub that knows nothing: nodes cannot follow it before the first Apply.
+func New(c Config) *Hub {
+	return &Hub{
+		Config:   c,
+		compiler: compile.New(c.Budget),
+		pods:     newPods(),
+		open:     newOpenNamespaces(),
+		sessions: map[string]*session{},
+		arrived:  make(chan struct{}),
+		tables:   tables{of: map[compile.Hash]*table{}},
+	}
+}
+
+// Server serves the Hub, with TLS alone: a connection without is refused. certificate gives what is
+// served at the time, as a certificate turns while the server runs.
+func (h *Hub) Server(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *grpc.Server {
+	s := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: certificate, MinVersion: tls.VersionTLS13})),
+		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
+		// A node that is gone without a word is found out, and its agent may ask as often.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	wire.RegisterHubServer(s, h)
+	return s
+}
+
+// Apply tells the Hub what has changed. The first Delta has everything. An error says that the
+// Delta cannot be; nothing is changed then.
+func (h *Hub) Apply(d compile.Delta) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	undo := h.pods.tell(&d)
+	nodes, err := h.compiler.Apply(d)
+	if err != nil {
+		undo()
+		return err
+	}
+	h.synced = true
+	h.revision++
+	if h.open.apply(d) {
+		h.opened = wire.EncodeNamespaces(h.open.list())
+		nodes = slices.Collect(maps.Keys(h.sessions))
+	}
+	h.mark(nodes)
+	if len(d.Pods) > 0 {
+		close(h.arrived)
+		h.arrived = make(chan struct{})
+	}
+	return nil
+}
+
+// Stats are what the Hub has done.
+func (h *Hub) Stats() Stats {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return Stats{
+		Nodes: len(h.sessions), Refused: h.stats.refused.Load(),
+		Sent: h.stats.sent.Load(), Nacked: h.stats.nacked.Load(), Bytes: h.stats.bytes.Load(),
+	}
+}
+
+// mark says that nodes' parts are others as of this revision. The caller holds mu.
+func (h *Hub) mark(nodes []string) {
+	for _, n := range nodes {
+		if s := h.sessions[n]; s != nil {
+			s.mark(h.revision)
+		}
+	}
+}
+
+// part is a node's part, and the revision that it is of.
+func (h *Hub) part(node string) (*compile.Node, []wire.Named, uint64) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.compiler.ForNode(node), h.opened, h.revision
+}
+
+// claim gives a pod addresses before the API server knows them, or takes them away. It returns the
+// sessions of nodes whose part is another now, how many such nodes there are without one, and the
+// revision.
+func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.Addr) (follow []*session, elsewhere int, revision uint64, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	before := h.pods.claims[name]
+	d, undo, err := h.pods.claim(name, node, addresses)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	nodes, err := h.compiler.Apply(d)
+	if err != nil {
+		undo()
+		return nil, 0, 0, err
+	}
+	if len(nodes) > 0 {
+		h.revision++
+		h.mark(nodes)
+	}
+	revision = h.revision
+	if len(nodes) == 0 && slices.Equal(before.addresses, addresses) {
+		// It was claimed before, and not every node may have it yet.
+		nodes, revision = before.nodes, before.revision
+	}
+	if len(addresses) > 0 {
+		h.pods.claims[name] = claim{addresses, nodes, revision}
+	}
+	for _, n := range nodes {
+		if s := h.sessions[n]; s != nil {
+			follow = append(follow, s)
+		} else {
+			elsewhere++
+		}
+	}
+	return follow, elsewhere, revision, nil
+}
+
+// tables are encoded once for all streams that have them.
+type tables struct {
+	mu sync.Mutex
+	of map[compile.Hash]*table
+}
+
+type table struct {
+	wire.Named
+	users int
+}
+
+// use is a table's resource; has are those that the caller uses already.
+func (t *tables) use(ct *compile.Table, has map[compile.Hash]struct{}) wire.Named {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.of[ct.Hash]
+	if e == nil {
+		e = &table{Named: wire.EncodeTable(ct)}
+		t.of[ct.Hash] = e
+	}
+	if _, ok := has[ct.Hash]; !ok {
+		has[ct.Hash] = struct{}{}
+		e.users++
+	}
+	return e.Named
+}
+
+// keep gives back all that a caller uses but those of a part; nil: all.
+func (t *tables) keep(part *compile.Node, has map[compile.Hash]struct{}) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for h := range has {
+		if part != nil && part.Tables[h] != nil {
+			continue
+		}
+		delete(has, h)
+		if t.of[h].users--; t.of[h].users == 0 {
+			delete(t.of, h)
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package hub
+
+import (
+	"maps"
+	"slices"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/selector"
+)
+
+// openNamespaces finds the namespaces in which no policy can deny a pod anything, whatever the pod's
+// labels: a pod there may start before its node knows of it. It asks policies' namespaces alone. A
+// policy that denies and may select pods by other than their namespace counts for all that are left.
+type openNamespaces struct {
+	tiers      map[string]policy.Action
+	policies   map[policy.Ref]*placed
+	namespaces map[string]policy.Labels
+	// in counts denying policies by their namespace, by those that select namespaces.
+	in map[string]int
+	by map[string]*selecting
+}
+
+type placed struct {
+	*policy.Policy
+	tier   string
+	counts bool
+}
+
+type selecting struct {
+	*selector.Selector
+	users int
+}
+
+func newOpenNamespaces() openNamespaces {
+	return openNamespaces{
+		map[string]policy.Action{}, map[policy.Ref]*placed{}, map[string]policy.Labels{}, map[string]int{}, map[string]*selecting{},
+	}
+}
+
+// denies says whether a policy can deny: by a rule, or by its tier's default.
+func denies(p *policy.Policy, byDefault policy.Action) bool {
+	for d, rules := range p.Rules {
+		if p.Directions[d] && (byDefault != policy.Pass || slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Deny })) {
+			return true
+		}
+	}
+	return false
+}
+
+// count counts a policy in, or out, and says whether that can change what is open.
+func (o *openNamespaces) count(p *placed, by int) bool {
+	s := p.Subject
+	if s.Namespaces.Never() || s.Pods.Never() {
+		return false
+	}
+	if s.Namespace != "" {
+		was := o.in[s.Namespace]
+		if o.in[s.Namespace] += by; o.in[s.Namespace] == 0 {
+			delete(o.in, s.Namespace)
+		}
+		return was == 0 || was+by == 0
+	}
+	key := s.Namespaces.String()
+	if s.Namespaces.Always() {
+		key = ""
+	}
+	e := o.by[key]
+	if e == nil {
+		e = &selecting{Selector: s.Namespaces}
+		o.by[key] = e
+	}
+	was := e.users
+	if e.users += by; e.users == 0 {
+		delete(o.by, key)
+	}
+	return was == 0 || e.users == 0
+}
+
+// apply takes note of a Delta, and says whether other namespaces may be open now.
+func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
+	set := func(p *placed, counts bool) {
+		if p.counts == counts {
+			return
+		}
+		p.counts = counts
+		by := -1
+		if counts {
+			by = 1
+		}
+		changed = o.count(p, by) || changed
+	}
+	for _, c := range d.Policies {
+		if was := o.policies[c.Ref]; was != nil {
+			set(was, false)
+			delete(o.policies, c.Ref)
+		}
+		if c.Policy != nil {
+			o.policies[c.Ref] = &placed{Policy: c.Policy, tier: c.Tier}
+		}
+	}
+	if d.Tiers != nil {
+		clear(o.tiers)
+		for _, t := range d.Tiers {
+			o.tiers[t.Name] = t.Default
+		}
+		for _, p := range o.policies {
+			set(p, denies(p.Policy, o.tiers[p.tier]))
+		}
+	}
+	for _, c := range d.Policies {
+		if p := o.policies[c.Ref]; p != nil {
+			set(p, denies(p.Policy, o.tiers[p.tier]))
+		}
+	}
+	for name, labels := range d.Namespaces {
+		was, had := o.namespaces[name]
+		if labels == nil {
+			delete(o.namespaces, name)
+			changed = changed || had
+			continue
+		}
+		o.namespaces[name] = labels
+		changed = changed || !had || !maps.Equal(was, labels)
+	}
+	return changed
+}
+
+// list are the namespaces that are open.
+func (o *openNamespaces) list() (open []string) {
+	c := policy.Cluster{Namespaces: o.namespaces}
+	for name := range o.namespaces {
+		labels := c.NamespaceLabels(name)
+		selected := o.in[name] > 0
+		for _, s := range o.by {
+			selected = selected || s.Matches(labels)
+		}
+		if !selected {
+			open = append(open, name)
+		}
+	}
+	return open
+}

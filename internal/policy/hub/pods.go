@@ -1,0 +1,193 @@
+package hub
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+)
+
+// pods are those of the cluster, as they were told, and the addresses that nodes claim for their pods
+// before the API server knows them.
+//
+// An address that a node claims is that pod's until the pod ends or is told to have another. Another pod
+// of the node that is told to have it still, because it is about to be deleted, does not have it any
+// more.
+type pods struct {
+	told    map[policy.NamespacedName]*policy.Pod
+	claims  map[policy.NamespacedName]claim
+	claimed map[netip.Addr]policy.NamespacedName
+	// owners are pods that are told to have an address and to run.
+	owners map[netip.Addr]map[policy.NamespacedName]struct{}
+}
+
+// A claim is what a node said of a pod, and the nodes whose part was another because of it, as of a revision.
+type claim struct {
+	addresses []netip.Addr
+	nodes     []string
+	revision  uint64
+}
+
+func newPods() pods {
+	return pods{
+		map[policy.NamespacedName]*policy.Pod{}, map[policy.NamespacedName]claim{},
+		map[netip.Addr]policy.NamespacedName{}, map[netip.Addr]map[policy.NamespacedName]struct{}{},
+	}
+}
+
+// running says whether policies know the pod by its addresses.
+func running(p *policy.Pod) bool { return p != nil && !p.HostNetwork && !p.Ended }
+
+// tell takes note of the pods of a Delta, and changes them to what they are with claims.
+func (p *pods) tell(d *compile.Delta) (undo func()) {
+	touched := map[policy.NamespacedName]struct{}{}
+	var undos []func()
+	for name, now := range d.Pods {
+		touched[name] = struct{}{}
+		was := p.told[name]
+		undos = append(undos, p.put(name, now))
+		has, ok := p.claims[name]
+		if !ok || running(now) && was != nil && now.Node == was.Node && (len(now.Addresses) == 0 || slices.ContainsFunc(has.addresses, func(a netip.Addr) bool { return slices.Contains(now.Addresses, a) })) {
+			continue
+		}
+		undos = append(undos, p.setClaim(name, claim{}, touched))
+	}
+	if len(touched) > 0 {
+		d.Pods = maps.Clone(d.Pods)
+		for name := range touched {
+			d.Pods[name] = p.effective(name)
+		}
+	}
+	return func() {
+		for _, u := range slices.Backward(undos) {
+			u()
+		}
+	}
+}
+
+// put sets what was told of a pod.
+func (p *pods) put(name policy.NamespacedName, now *policy.Pod) (undo func()) {
+	was := p.told[name]
+	if running(was) {
+		for _, a := range was.Addresses {
+			if delete(p.owners[a], name); len(p.owners[a]) == 0 {
+				delete(p.owners, a)
+			}
+		}
+	}
+	if now == nil {
+		delete(p.told, name)
+	} else {
+		p.told[name] = now
+	}
+	if running(now) {
+		for _, a := range now.Addresses {
+			if p.owners[a] == nil {
+				p.owners[a] = map[policy.NamespacedName]struct{}{}
+			}
+			p.owners[a][name] = struct{}{}
+		}
+	}
+	return func() { p.put(name, was) }
+}
+
+// setClaim sets the addresses that are claimed for a pod. touched gets all pods that may have others now.
+func (p *pods) setClaim(name policy.NamespacedName, now claim, touched map[policy.NamespacedName]struct{}) (undo func()) {
+	was := p.claims[name]
+	for _, a := range was.addresses {
+		delete(p.claimed, a)
+	}
+	delete(p.claims, name)
+	if len(now.addresses) > 0 {
+		p.claims[name] = now
+	}
+	for _, a := range now.addresses {
+		p.claimed[a] = name
+	}
+	touched[name] = struct{}{}
+	for _, a := range slices.Concat(was.addresses, now.addresses) {
+		maps.Copy(touched, p.owners[a])
+	}
+	return func() { p.setClaim(name, was, touched) }
+}
+
+// effective is a pod with what is claimed.
+func (p *pods) effective(name policy.NamespacedName) *policy.Pod {
+	t := p.told[name]
+	if !running(t) {
+		return t
+	}
+	addresses := t.Addresses
+	if len(addresses) == 0 {
+		addresses = p.claims[name].addresses
+	}
+	others := func(a netip.Addr) bool {
+		by, ok := p.claimed[a]
+		return ok && by != name
+	}
+	if slices.ContainsFunc(addresses, others) {
+		addresses = slices.DeleteFunc(slices.Clone(addresses), others)
+	}
+	if slices.Equal(addresses, t.Addresses) {
+		return t
+	}
+	with := *t
+	with.Addresses = addresses
+	return &with
+}
+
+// errNotThere says that nobody has told of a pod.
+type errNotThere policy.NamespacedName
+
+func (e errNotThere) Error() string {
+	return fmt.Sprintf("pod %s is not known: the hub has not seen it in the API server yet", policy.NamespacedName(e))
+}
+
+// claim is the Delta that gives addresses to a pod of a node. None: it has none any more.
+func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.Addr) (d compile.Delta, undo func(), err error) {
+	t := p.told[name]
+	switch {
+	case t == nil:
+		return d, nil, errNotThere(name)
+	case t.Node != node:
+		// What node it is on is nobody else's business.
+		return d, nil, fmt.Errorf("pod %s is not one of node %s", name, node)
+	case !running(t):
+		return d, nil, fmt.Errorf("pod %s has ended, or is of the host's network", name)
+	}
+	touched := map[policy.NamespacedName]struct{}{}
+	var undos []func()
+	undo = func() {
+		for _, u := range slices.Backward(undos) {
+			u()
+		}
+	}
+	for _, a := range addresses {
+		others := maps.Clone(p.owners[a])
+		if by, ok := p.claimed[a]; ok {
+			if others == nil {
+				others = map[policy.NamespacedName]struct{}{}
+			}
+			others[by] = struct{}{}
+		}
+		for o := range others {
+			if p.told[o].Node != node {
+				return d, nil, fmt.Errorf("address %s of pod %s is another's", a, name)
+			}
+		}
+	}
+	for _, a := range addresses {
+		if by, ok := p.claimed[a]; ok && by != name {
+			undos = append(undos, p.setClaim(by, claim{}, touched))
+		}
+	}
+	undos = append(undos, p.setClaim(name, claim{addresses: addresses}, touched))
+	d.Pods = map[policy.NamespacedName]*policy.Pod{}
+	for n := range touched {
+		d.Pods[n] = p.effective(n)
+	}
+	return d, undo, nil
+}

@@ -1,0 +1,448 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/wire"
+)
+
+const (
+	// AddressWait is how long the hub waits for nodes to have a pod's address: of the half second that a pod's
+	// start waits it leaves something to the way.
+	AddressWait = 450 * time.Millisecond
+	// requests of a node that wait at a time; the others wait for them.
+	requests = 64
+	// reviewTimeout is how long the API server may take for a token.
+	reviewTimeout = 10 * time.Second
+)
+
+// A session is a node's stream.
+type session struct {
+	hub    *Hub
+	node   string
+	stream wire.Hub_FollowServer
+	cancel context.CancelCauseFunc
+
+	dirty   chan struct{} // of capacity 1
+	acks    chan *wire.Ack
+	tokens  chan string
+	answers chan *wire.ToNode
+
+	// have is what the node has once it has read what was sent; digest is of it.
+	have   map[wire.Name]struct{}
+	digest wire.Digest
+	tables map[compile.Hash]struct{}
+	// settled: the node has done the last revision that it was sent.
+	settled bool
+
+	mu sync.Mutex
+	// due is the last revision of which the node's part is another, reached is what it has.
+	due, reached uint64
+	// progress is closed when reached has grown.
+	progress chan struct{}
+}
+
+// Follow implements wire.HubServer.
+func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	token, id, err := h.admit(ctx)
+	if err != nil {
+		return err
+	}
+	h.mu.RLock()
+	synced := h.synced
+	h.mu.RUnlock()
+	if !synced {
+		return status.Error(codes.Unavailable, "this replica has not read the cluster yet")
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil || hello.Format == 0 {
+		return status.Errorf(codes.InvalidArgument, "the first message of node %s is %T: want Hello with a format", id.Node, first.Message)
+	}
+	names, err := wire.Names(hello.Have)
+	if err != nil {
+		return status.Errorf(codes.InvalidArgument, "Hello of node %s: %v", id.Node, err)
+	}
+	s := &session{
+		hub: h, node: id.Node, stream: stream, cancel: cancel,
+		dirty: make(chan struct{}, 1), acks: make(chan *wire.Ack), tokens: make(chan string), answers: make(chan *wire.ToNode),
+		have: map[wire.Name]struct{}{}, tables: map[compile.Hash]struct{}{}, progress: make(chan struct{}),
+	}
+	for _, n := range names {
+		if _, twice := s.have[n]; !twice {
+			s.have[n] = struct{}{}
+			s.digest.Add(n)
+		}
+	}
+	if !hello.AddressesOnly {
+		s.enter()
+		defer s.leave()
+	}
+	go s.listen(ctx)
+	h.Log.Debug("a node follows", "node", s.node, "agent", hello.Version, "has", len(names))
+	err = s.run(ctx, token, id.Expires)
+	h.Log.Debug("a node follows no more", "node", s.node, "why", err)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	if _, ok := status.FromError(err); !ok {
+		err = status.FromContextError(err).Err()
+	}
+	return err
+}
+
+// admit finds out who calls.
+func (h *Hub) admit(ctx context.Context) (token string, id Identity, err error) {
+	defer func() {
+		if err != nil {
+			h.stats.refused.Add(1)
+		}
+	}()
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return "", id, status.Error(codes.Unauthenticated, "the connection has no peer")
+	}
+	if _, ok := p.AuthInfo.(credentials.TLSInfo); !ok {
+		return "", id, status.Error(codes.Unauthenticated, "the connection has no TLS")
+	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	header := md.Get("authorization")
+	if len(header) != 1 || !strings.HasPrefix(header[0], "Bearer ") {
+		return "", id, status.Errorf(codes.Unauthenticated, "%d authorization headers: want one, \"Bearer TOKEN\"", len(header))
+	}
+	token = strings.TrimPrefix(header[0], "Bearer ")
+	id, err = h.review(ctx, token)
+	return token, id, err
+}
+
+// review asks whose token it is.
+func (h *Hub) review(ctx context.Context, token string) (Identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
+	defer cancel()
+	id, err := h.Authenticator.Review(ctx, token)
+	var refused *RefusedError
+	switch {
+	case errors.As(err, &refused):
+		h.Log.Warn("a node's token was refused", "why", refused.Why)
+		return id, status.Error(codes.Unauthenticated, refused.Error())
+	case err != nil:
+		return id, status.Errorf(codes.Unavailable, "review the token: %v", err)
+	case !h.Clock.Now().Before(id.Expires):
+		return id, status.Errorf(codes.Unauthenticated, "the token of node %s expired at %s", id.Node, id.Expires.UTC().Format(time.RFC3339))
+	}
+	return id, nil
+}
+
+// enter makes the session its node's.
+func (s *session) enter() {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if was := h.sessions[s.node]; was != nil {
+		was.cancel(status.Errorf(codes.Aborted, "node %s follows by another stream", s.node))
+	}
+	h.sessions[s.node] = s
+	s.mark(h.revision)
+}
+
+func (s *session) leave() {
+	h := s.hub
+	h.mu.Lock()
+	if h.sessions[s.node] == s {
+		delete(h.sessions, s.node)
+	}
+	h.mu.Unlock()
+	h.tables.keep(nil, s.tables)
+}
+
+// mark says that the node's part is another as of a revision.
+func (s *session) mark(revision uint64) {
+	s.mu.Lock()
+	s.due = revision
+	s.mu.Unlock()
+	select {
+	case s.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// reach says that the node has a revision.
+func (s *session) reach(revision uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reached = max(s.reached, revision)
+	close(s.progress)
+	s.progress = make(chan struct{})
+}
+
+// wait waits until the node has a revision.
+func (s *session) wait(ctx context.Context, revision uint64) bool {
+	for {
+		s.mu.Lock()
+		has, progress := s.reached >= revision || s.reached >= s.due, s.progress
+		s.mu.Unlock()
+		if has {
+			return true
+		}
+		select {
+		case <-progress:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// run sends what the node lacks and answers to what it asks. It alone sends.
+func (s *session) run(ctx context.Context, token string, expires time.Time) error {
+	var onTheWay bool
+	var revision uint64
+	expiry := s.hub.Clock.NewTimer(expires.Sub(s.hub.Clock.Now()))
+	defer func() { expiry.Stop() }()
+	renew := func() error {
+		id, err := s.hub.review(ctx, token)
+		if err != nil {
+			return err
+		}
+		if id.Node != s.node {
+			return status.Errorf(codes.Unauthenticated, "the token is of node %s, the stream of node %s", id.Node, s.node)
+		}
+		expiry.Stop()
+		expiry = s.hub.Clock.NewTimer(id.Expires.Sub(s.hub.Clock.Now()))
+		return nil
+	}
+	for {
+		dirty := s.dirty
+		if onTheWay {
+			dirty = nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-dirty:
+			var err error
+			if revision, onTheWay, err = s.push(); err != nil {
+				return err
+			}
+		case a := <-s.acks:
+			// A node that could not do an earlier revision may say that it has done it now.
+			if a.Revision == revision {
+				onTheWay, s.settled = false, a.Refused == ""
+			}
+			if a.Refused != "" {
+				s.hub.stats.nacked.Add(1)
+				s.hub.Log.Warn("a node cannot do what policies say", "node", s.node, "revision", a.Revision, "why", a.Refused)
+			} else if a.Revision <= revision {
+				s.reach(a.Revision)
+			}
+		case m := <-s.answers:
+			if err := s.stream.Send(m); err != nil {
+				return err
+			}
+		case token = <-s.tokens:
+			// While the API server is away, the former token is as good as it was.
+			if err := renew(); err != nil && status.Code(err) != codes.Unavailable {
+				return err
+			}
+		case <-expiry.C():
+			if err := renew(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// push sends the difference between what the node should have and what it has. Nothing is on the way
+// if there is none.
+func (s *session) push() (revision uint64, onTheWay bool, err error) {
+	part, open, revision := s.hub.part(s.node)
+	all := wire.Encode(part, open, func(t *compile.Table) wire.Named { return s.hub.tables.use(t, s.tables) })
+	s.hub.tables.keep(part, s.tables)
+	names := make(map[wire.Name]struct{}, len(all))
+	m, size := &wire.Update{}, 0
+	flush := func() error {
+		if size == 0 {
+			return nil
+		}
+		s.hub.stats.bytes.Add(uint64(size))
+		out := m
+		m, size = &wire.Update{}, 0
+		return s.stream.Send(&wire.ToNode{Message: &wire.ToNode_Update{Update: out}})
+	}
+	add := func(by int) error {
+		if size += by; size >= wire.MaxUpdate {
+			return flush()
+		}
+		return nil
+	}
+	changed := false
+	for _, r := range all {
+		names[r.Name] = struct{}{}
+		if _, ok := s.have[r.Name]; ok {
+			continue
+		}
+		changed = true
+		s.have[r.Name] = struct{}{}
+		s.digest.Add(r.Name)
+		m.Put = append(m.Put, r.Resource)
+		if err := add(len(r.Body)); err != nil {
+			return 0, false, err
+		}
+	}
+	for name := range s.have {
+		if _, ok := names[name]; ok {
+			continue
+		}
+		changed = true
+		delete(s.have, name)
+		s.digest.Add(name)
+		m.Remove = append(m.Remove, name[:])
+		if err := add(len(name)); err != nil {
+			return 0, false, err
+		}
+	}
+	if !changed && s.settled {
+		s.reach(revision)
+		return revision, false, nil
+	}
+	if err := flush(); err != nil {
+		return 0, false, err
+	}
+	s.hub.stats.sent.Add(1)
+	digest := s.digest
+	return revision, true, s.stream.Send(&wire.ToNode{Message: &wire.ToNode_Settled{Settled: &wire.Settled{Revision: revision, Hub: s.hub.Name, Digest: digest[:]}}})
+}
+
+// listen reads what the node says.
+func (s *session) listen(ctx context.Context) {
+	waiting := make(chan struct{}, requests)
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			s.cancel(err)
+			return
+		}
+		// A message that this version does not know is none of these.
+		switch m := m.Message.(type) {
+		case *wire.FromNode_Ack:
+			say(ctx, s.acks, m.Ack)
+		case *wire.FromNode_Token:
+			say(ctx, s.tokens, m.Token.Token)
+		case *wire.FromNode_PodAddress:
+			if !say(ctx, waiting, struct{}{}) {
+				return
+			}
+			go func() {
+				defer func() { <-waiting }()
+				answer := s.hub.podAddress(ctx, s.node, m.PodAddress)
+				say(ctx, s.answers, &wire.ToNode{Message: &wire.ToNode_AddressKnown{AddressKnown: answer}})
+			}()
+		}
+	}
+}
+
+func say[T any](ctx context.Context, to chan<- T, what T) bool {
+	select {
+	case to <- what:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// podAddress takes a pod's address and waits until the nodes whose rules name the pod have it.
+func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *wire.AddressKnown {
+	out := &wire.AddressKnown{Id: m.Id}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	timer := h.Clock.NewTimer(AddressWait)
+	defer timer.Stop()
+	go func() {
+		select {
+		case <-timer.C():
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	addresses, err := podAddresses(m)
+	if err != nil {
+		out.Refused = err.Error()
+		return out
+	}
+	name := policy.NamespacedName{Namespace: m.Namespace, Name: m.Pod}
+	var follow []*session
+	var elsewhere int
+	var revision uint64
+	for {
+		h.mu.RLock()
+		arrived := h.arrived
+		h.mu.RUnlock()
+		follow, elsewhere, revision, err = h.claim(name, node, addresses)
+		var notThere errNotThere
+		if !errors.As(err, &notThere) {
+			break
+		}
+		// The agent may hear of a pod before the hub does.
+		select {
+		case <-arrived:
+			continue
+		case <-ctx.Done():
+		}
+		break
+	}
+	if err != nil {
+		out.Refused = err.Error()
+		return out
+	}
+	out.Elsewhere = uint32(elsewhere)
+	for _, s := range follow {
+		if s.wait(ctx, revision) {
+			out.Nodes++
+		} else {
+			out.Late++
+		}
+	}
+	return out
+}
+
+func podAddresses(m *wire.PodAddress) ([]netip.Addr, error) {
+	if m.Namespace == "" || m.Pod == "" {
+		return nil, fmt.Errorf("address of pod %q in namespace %q: want both names", m.Pod, m.Namespace)
+	}
+	var out []netip.Addr
+	for _, b := range m.Addresses {
+		a, err := wire.Address(b)
+		if err != nil {
+			return nil, fmt.Errorf("pod %s/%s: %w", m.Namespace, m.Pod, err)
+		}
+		if !a.IsGlobalUnicast() {
+			return nil, fmt.Errorf("pod %s/%s: address %s: want one of a host's", m.Namespace, m.Pod, a)
+		}
+		for _, o := range out {
+			if o.Is4() == a.Is4() {
+				return nil, fmt.Errorf("pod %s/%s: addresses %s and %s: want at most one of each family", m.Namespace, m.Pod, o, a)
+			}
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
