@@ -114,7 +114,7 @@ func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
 // admit finds out who calls.
 func (h *Hub) admit(ctx context.Context) (token string, id Identity, err error) {
 	defer func() {
-		if err != nil {
+		if status.Code(err) == codes.Unauthenticated {
 			h.stats.refused.Add(1)
 		}
 	}()
