@@ -150,12 +150,10 @@ func (n *Node) Maps() *Maps {
 		level uint16
 	}
 	verdicts := numbers[leveled](VerdictRow{Action: uint8(policy.Deny)})
-	verdict := func(s Span) uint32 {
-		d := s.Decision
-		return verdicts.row(leveled{d.hash, s.Level}, func() VerdictRow {
-			row := VerdictRow{Action: uint8(d.Action), Level: s.Level, Rule: rule(RuleRow{d.Reason, d.Tier, d.Rule})}
-			// A packet is logged by so many rules at most; the first ones.
-			logs := d.Logs[:min(len(d.Logs), math.MaxUint8)]
+	verdict := func(d *Decision, level uint16) uint32 {
+		return verdicts.row(leveled{d.hash, level}, func() VerdictRow {
+			row := VerdictRow{Action: uint8(d.Action), Level: level, Rule: rule(RuleRow{d.Reason, d.Tier, d.Rule})}
+			logs := d.Logged()
 			if len(logs) > 0 {
 				row.Count, row.Log = uint8(len(logs)), uint32(len(m.Logs))
 			}
@@ -165,35 +163,13 @@ func (n *Node) Maps() *Maps {
 			return row
 		})
 	}
-	var line func(Line) Slice
-	line = func(l Line) Slice {
-		if len(l) == 0 {
-			return Slice{}
-		}
-		rows := make([]SpanRow, len(l))
-		for i, s := range l {
-			rows[i].From = s.From
-			switch {
-			case s.Decision != nil:
-				rows[i].Kind, rows[i].Value = SpanVerdict, verdict(s)
-			case s.Sources != nil:
-				by := line(*s.Sources)
-				rows[i].Kind, rows[i].Value = SpanSources, uint32(len(m.Sources))
-				m.Sources = append(m.Sources, by)
-			}
-		}
-		s := Slice{uint32(len(m.Spans)), uint32(len(rows))}
-		m.Spans = append(m.Spans, rows...)
-		return s
-	}
 	tables := map[Hash]uint32{}
 	for _, h := range sortedHashes(n.Tables) {
-		var row TableRow
-		for class, l := range n.Tables[h].Lines {
-			row[class] = line(l)
-		}
+		row, spans, sources := n.Tables[h].Rows(uint32(len(m.Spans)), uint32(len(m.Sources)), verdict)
 		tables[h] = uint32(len(m.Tables))
 		m.Tables = append(m.Tables, row)
+		m.Spans = append(m.Spans, spans...)
+		m.Sources = append(m.Sources, sources...)
 	}
 	ruleSets := map[Hash]uint32{}
 	for i, h := range sortedHashes(n.RuleSets) {
@@ -206,51 +182,113 @@ func (n *Node) Maps() *Maps {
 		}
 		return atoms[h]
 	}
-	for f, ranges := range n.Ranges {
-		for _, r := range ranges {
-			b := r.From.As16()
-			if family(f) == v4 {
-				m.Ranges4 = append(m.Ranges4, Range4{binary.BigEndian.Uint32(b[12:]), atom(r.Atom)})
-			} else {
-				m.Ranges6 = append(m.Ranges6, Range6{From: [2]uint64{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}, Atom: atom(r.Atom)})
-			}
-		}
+	for _, r := range n.Ranges[v4] {
+		m.Ranges4 = append(m.Ranges4, r.Row4(atom))
+	}
+	for _, r := range n.Ranges[v6] {
+		m.Ranges6 = append(m.Ranges6, r.Row6(atom))
 	}
 	for _, a := range slices.SortedFunc(maps.Keys(n.Addresses), netip.Addr.Compare) {
-		p := n.Addresses[a]
-		row := AddressRow{Atom: atom(p.Atom), Base: atom(p.Base)}
-		if p.Pod {
-			row.Kind = uint32(pods)
-		}
-		m.Addresses[a.As16()] = row
+		m.Addresses[a.As16()] = n.Addresses[a].Row(atom)
 	}
 	for p, table := range n.Peers {
 		m.Peers[PeerKey{ruleSets[p.RuleSet], atom(p.Atom)}] = tables[table]
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(n.Endpoints), compareNames) {
-		e := n.Endpoints[name]
-		var row EndpointRow
-		for d := range e.RuleSets {
-			for f, h := range e.RuleSets[d] {
-				rs, ok := n.RuleSets[h]
-				if !ok || rs.Closed {
-					continue
-				}
-				row.RuleSets[d][f] = ruleSets[h]
-				for k, t := range rs.Defaults {
-					row.Defaults[d][f][k] = tables[t]
-				}
-				if rs.Selected {
-					row.Flags |= SelectedIngress << d
-				}
-			}
-		}
 		m.EndpointOf[name] = uint32(len(m.Endpoints))
-		m.Endpoints = append(m.Endpoints, row)
+		m.Endpoints = append(m.Endpoints, n.EndpointRow(name, func(h Hash) uint32 { return ruleSets[h] }, func(h Hash) uint32 { return tables[h] }))
 	}
 	m.Verdicts, m.Rules = verdicts.rows, rules.rows
 	return m
 }
+
+// EndpointRow is the row of one of the Endpoints. ruleSet and table number what has these names.
+func (n *Node) EndpointRow(name policy.NamespacedName, ruleSet, table func(Hash) uint32) (row EndpointRow) {
+	for d, families := range n.Endpoints[name].RuleSets {
+		for f, h := range families {
+			rs, ok := n.RuleSets[h]
+			if !ok || rs.Closed {
+				continue
+			}
+			row.RuleSets[d][f] = ruleSet(h)
+			for k, t := range rs.Defaults {
+				row.Defaults[d][f][k] = table(t)
+			}
+			if rs.Selected {
+				row.Flags |= SelectedIngress << d
+			}
+		}
+	}
+	return row
+}
+
+// Row is the place as a row. atom numbers the atoms; that of the zero Hash is 0.
+func (p Place) Row(atom func(Hash) uint32) AddressRow {
+	row := AddressRow{Atom: atom(p.Atom), Base: atom(p.Base)}
+	if p.Pod {
+		row.Kind = uint32(pods)
+	}
+	return row
+}
+
+// Row4 is the row of a range of IPv4 addresses. atom is as in Place.Row.
+func (r Range) Row4(atom func(Hash) uint32) Range4 {
+	b := r.From.As4()
+	return Range4{binary.BigEndian.Uint32(b[:]), atom(r.Atom)}
+}
+
+// Row6 is the row of a range of IPv6 addresses.
+func (r Range) Row6(atom func(Hash) uint32) Range6 {
+	b := r.From.As16()
+	return Range6{From: [2]uint64{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}, Atom: atom(r.Atom)}
+}
+
+// Rows are the table as rows, of which the first span and the first line by source port have these numbers.
+// verdict numbers what is decided at a level.
+func (t *Table) Rows(span, source uint32, verdict func(d *Decision, level uint16) uint32) (row TableRow, spans []SpanRow, sources []Slice) {
+	var line func(Line) Slice
+	line = func(l Line) Slice {
+		if len(l) == 0 {
+			return Slice{}
+		}
+		rows := make([]SpanRow, len(l))
+		for i, s := range l {
+			rows[i].From = s.From
+			switch {
+			case s.Decision != nil:
+				rows[i].Kind, rows[i].Value = SpanVerdict, verdict(s.Decision, s.Level)
+			case s.Sources != nil:
+				by := line(*s.Sources)
+				rows[i].Kind, rows[i].Value = SpanSources, source+uint32(len(sources))
+				sources = append(sources, by)
+			}
+		}
+		s := Slice{span + uint32(len(spans)), uint32(len(rows))}
+		spans = append(spans, rows...)
+		return s
+	}
+	for class, l := range t.Lines {
+		row[class] = line(l)
+	}
+	return row, spans, sources
+}
+
+// Size is how many rows Rows gives.
+func (t *Table) Size() (spans, sources int) {
+	for _, l := range t.Lines {
+		spans += len(l)
+		for _, s := range l {
+			if s.Sources != nil {
+				sources++
+				spans += len(*s.Sources)
+			}
+		}
+	}
+	return spans, sources
+}
+
+// Logged are the rules that log: a packet is logged by so many at most, the first ones.
+func (d *Decision) Logged() []policy.RuleID { return d.Logs[:min(len(d.Logs), math.MaxUint8)] }
 
 func compareNames(a, b policy.NamespacedName) int {
 	return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
