@@ -74,6 +74,11 @@ func TestRules(t *testing.T) {
 			[]string{"github.com/vishvananda/"},
 		},
 		{
+			"what policies decide is written into maps, whoever loads and attaches the programs",
+			[]string{"internal/datapath/policymap"},
+			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", module + "internal/datapath/bpfobj", module + "internal/policy/naive"},
+		},
+		{
 			"the cloud's interface knows no SDK",
 			[]string{"internal/cloud"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},

@@ -34,7 +34,7 @@ on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive
 # What Alibaba Cloud Linux 3 has. No tcx, no netkit, another verifier.
 on 5.10 -run "$packets|$others|^TestIPVS|^TestUpgrade" $d/route $d/ebpf $d/nft
 on 5.10 -run "$packets|$own|^TestKnownConnections|^TestUpgrade" $d/ipvlan $d/exclusive
-on 5.10 $d/monitor $d/firewall
+on 5.10 $d/monitor $d/firewall $d/policymap
 # Between the two: how packets go with each.
 on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
 # What ADD and DEL cost, as ratios: route's to the bare requests, ebpf's to route's.

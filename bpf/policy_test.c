@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Programs that ask policy.h, for tests and the benchmark (internal/datapath/policymap/policymaptest): nothing attaches
+ * them. They run by BPF_PROG_TEST_RUN.
+ */
+#include "policy.h"
+
+struct question {
+	__u8 header[ETH_HLEN];
+	__u16 zero;
+	__u32 endpoint;
+	__u32 direction;
+	struct addr own;
+	struct pol_packet packet;
+	struct pol_verdict verdict; /* the answer */
+};
+
+/* Answers the question that the packet is, in the packet. Returns the number of the verdict's row. */
+SEC("tc")
+int tw_pol_ask(struct __sk_buff *skb)
+{
+	struct question *q = bytes_at(skb, 0, sizeof(*q));
+	struct pol_verdict verdict;
+	struct pol_packet packet;
+	__u32 number;
+
+	if (!q)
+		return -1;
+	packet = q->packet;
+	number = policy_decide(q->endpoint, q->direction, &packet, &verdict);
+	q = bytes_at(skb, 0, sizeof(*q));
+	if (!q)
+		return -1;
+	q->verdict = verdict;
+	return number;
+}
+
+/* The number of the endpoint with the question's own address, or 0. */
+SEC("tc")
+int tw_pol_endpoint(struct __sk_buff *skb)
+{
+	struct question *q = bytes_at(skb, 0, sizeof(*q));
+	struct addr own;
+
+	if (!q)
+		return -1;
+	own = q->own;
+	return policy_endpoint(&own);
+}
+
+/*
+ * What the benchmark asks about: peers by chance, each of which has a rule. A word of the peer's address is that of the packet
+ * plus the rule's number, shifted; the destination port is the number plus less than 40.
+ */
+struct bench {
+	__u32 endpoint, direction;
+	__u32 rules, word, shift;
+	struct pol_packet packet;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct bench);
+} bench SEC(".maps");
+
+ALWAYS_INLINE int decisions(int decide)
+{
+	__u32 chance = bpf_get_prandom_u32(), rule;
+	struct bench *b = bpf_map_lookup_elem(&bench, &(__u32){ 0 });
+	struct pol_verdict verdict = {};
+	struct pol_packet packet;
+
+	if (!b || !b->rules)
+		return -1;
+	rule = (chance & 0xffffff) % b->rules;
+	packet = b->packet;
+	packet.destination = rule + (chance >> 24) % 40;
+	rule <<= b->shift & 31;
+	if (b->word == 3)
+		packet.peer.w[3] = bpf_htonl(bpf_ntohl(packet.peer.w[3]) + rule);
+	else
+		packet.peer.w[1] = bpf_htonl(bpf_ntohl(packet.peer.w[1]) + rule);
+	if (decide)
+		return policy_decide(b->endpoint, b->direction, &packet, &verdict);
+	return packet.peer.w[1] + packet.peer.w[3] + packet.destination;
+}
+
+SEC("tc")
+int tw_pol_bench(struct __sk_buff *skb)
+{
+	return decisions(1);
+}
+
+/* What tw_pol_bench costs without the decision. */
+SEC("tc")
+int tw_pol_empty(struct __sk_buff *skb)
+{
+	return decisions(0);
+}
+
+char __license[] SEC("license") = "Dual BSD/GPL";

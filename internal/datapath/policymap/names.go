@@ -1,0 +1,61 @@
+package policymap
+
+// remembered is how many names are known that no verdict has any more. What was decided a moment ago can be named.
+const remembered = 4096
+
+// names have numbers from 0 that are never another's.
+type names[K comparable] struct {
+	next uint32
+	of   map[K]*name[K]
+	by   map[uint32]*name[K]
+	gone []*name[K] // in the order in which they went
+}
+
+type name[K comparable] struct {
+	key    K
+	number uint32
+	uses   int
+}
+
+func newNames[K comparable](first K) names[K] {
+	n := names[K]{of: map[K]*name[K]{}, by: map[uint32]*name[K]{}}
+	n.take(first)
+	return n
+}
+
+// take uses a name once more.
+func (n *names[K]) take(k K) uint32 {
+	e := n.of[k]
+	if e == nil {
+		e = &name[K]{key: k, number: n.next}
+		n.of[k], n.by[e.number] = e, e
+		n.next++
+	}
+	e.uses++
+	return e.number
+}
+
+// release uses it once less.
+func (n *names[K]) release(number uint32) {
+	e := n.by[number]
+	if e.uses--; e.uses > 0 {
+		return
+	}
+	n.gone = append(n.gone, e)
+	if len(n.gone) <= remembered {
+		return
+	}
+	oldest := n.gone[0]
+	n.gone = n.gone[1:]
+	if oldest.uses == 0 && n.by[oldest.number] == oldest {
+		delete(n.of, oldest.key)
+		delete(n.by, oldest.number)
+	}
+}
+
+func (n *names[K]) name(number uint32) (k K, ok bool) {
+	if e := n.by[number]; e != nil {
+		return e.key, true
+	}
+	return k, false
+}

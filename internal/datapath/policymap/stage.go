@@ -1,0 +1,185 @@
+package policymap
+
+import (
+	"encoding/binary"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+)
+
+// stage makes the rows those of a part. What is there already keeps its rows; with anew, tables get new ones, so that
+// there are no gaps between them.
+func (w *Writer) stage(n *compile.Node, anew bool) {
+	for h, t := range w.tableOf {
+		if anew || n.Tables[h] == nil {
+			w.drop(t)
+			delete(w.tableOf, h)
+		}
+	}
+	if anew {
+		w.forget()
+	}
+	for h, t := range n.Tables {
+		if w.tableOf[h] == nil {
+			w.tableOf[h] = w.place(t)
+		}
+	}
+	w.forget()
+	w.tables.trim(w.tableBlocks.rows())
+	w.spans.trim(w.spanBlocks.rows())
+	w.sources.trim(w.sourceBlocks.rows())
+
+	w.ruleSets.begin()
+	w.atoms.begin()
+	w.podNumbers.begin()
+	tableOf := func(h compile.Hash) uint32 {
+		if t := w.tableOf[h]; t != nil {
+			return t.number
+		}
+		return 0
+	}
+	if w.written { // the first Write of this process is over
+		for number := range w.spare {
+			w.podNumbers.give(number, 1)
+		}
+		w.former, w.spare = nil, nil
+	}
+	endpointOf := map[[16]byte]uint32{}
+	for name, e := range n.Endpoints {
+		number := w.podNumber(name, e)
+		w.endpoints.set(number, n.EndpointRow(name, w.ruleSets.number, tableOf))
+		for _, a := range e.Addresses {
+			endpointOf[a.As16()] = number
+		}
+	}
+	w.endpointOf.become(endpointOf)
+	peers := make(map[compile.PeerKey]uint32, len(n.Peers))
+	for p, table := range n.Peers {
+		if _, ok := n.RuleSets[p.RuleSet]; ok {
+			peers[compile.PeerKey{RuleSet: w.ruleSets.number(p.RuleSet), Atom: w.atom(p.Atom)}] = tableOf(table)
+		}
+	}
+	w.peers.become(peers)
+	addresses := make(map[[16]byte]compile.AddressRow, len(n.Addresses))
+	for a, p := range n.Addresses {
+		addresses[a.As16()] = p.Row(w.atom)
+	}
+	w.addresses.become(addresses)
+	for i, r := range n.Ranges[0] {
+		w.ranges4.set(uint32(i), r.Row4(w.atom))
+	}
+	w.ranges4.trim(uint32(len(n.Ranges[0])))
+	for i, r := range n.Ranges[1] {
+		w.ranges6.set(uint32(i), r.Row6(w.atom))
+	}
+	w.ranges6.trim(uint32(len(n.Ranges[1])))
+
+	none := func(uint32) {}
+	w.ruleSets.finish(none)
+	w.atoms.finish(none)
+	w.podNumbers.finish(func(number uint32) { w.endpoints.set(number, compile.EndpointRow{}) })
+	w.endpoints.trim(w.podNumbers.rows())
+}
+
+// podNumber is the number of a pod's endpoint: the one that it has, or that its address had before this process.
+func (w *Writer) podNumber(name policy.NamespacedName, e compile.Endpoint) uint32 {
+	if w.podNumbers.of[name] == nil {
+		for _, a := range e.Addresses {
+			number := w.former[a.As16()]
+			if _, ok := w.spare[number]; ok {
+				delete(w.spare, number)
+				w.podNumbers.assign(name, number)
+				break
+			}
+		}
+	}
+	return w.podNumbers.number(name)
+}
+
+// atom is an atom's number; that of nothing is 0.
+func (w *Writer) atom(h compile.Hash) uint32 {
+	if h == (compile.Hash{}) {
+		return 0
+	}
+	return w.atoms.number(h)
+}
+
+// place gives a table its rows.
+func (w *Writer) place(t *compile.Table) *table {
+	spans, sources := t.Size()
+	p := &table{
+		number:  w.tableBlocks.take(1),
+		spans:   block{w.spanBlocks.take(uint32(spans)), uint32(spans)},
+		sources: block{w.sourceBlocks.take(uint32(sources)), uint32(sources)},
+	}
+	row, spanRows, sourceRows := t.Rows(p.spans.first, p.sources.first, func(d *compile.Decision, level uint16) uint32 {
+		v := w.verdict(d, level)
+		p.verdicts = append(p.verdicts, v)
+		return v.number
+	})
+	w.tables.set(p.number, row)
+	for i, s := range spanRows {
+		w.spans.set(p.spans.first+uint32(i), s)
+	}
+	for i, s := range sourceRows {
+		w.sources.set(p.sources.first+uint32(i), s)
+	}
+	return p
+}
+
+// drop gives them back.
+func (w *Writer) drop(t *table) {
+	w.tableBlocks.give(t.number, 1)
+	w.spanBlocks.give(t.spans.first, t.spans.count)
+	w.sourceBlocks.give(t.sources.first, t.sources.count)
+	for _, v := range t.verdicts {
+		if v.uses--; v.uses == 0 {
+			w.unused[v] = struct{}{}
+		}
+	}
+}
+
+// verdict is that of a decision at a level, used once more.
+func (w *Writer) verdict(d *compile.Decision, level uint16) *verdict {
+	key := verdictKey{action: d.Action, level: level, rule: w.rules.take(compile.RuleRow{Reason: d.Reason, Tier: d.Tier, Rule: d.Rule})}
+	logged := d.Logged()
+	var list []byte
+	for _, l := range logged {
+		list = binary.NativeEndian.AppendUint32(list, w.rules.take(compile.RuleRow{Reason: policy.ByRule, Rule: l}))
+	}
+	key.log = w.logs.take(string(list))
+	v := w.verdictOf[key]
+	if v == nil {
+		v = &verdict{verdictKey: key, number: w.verdictBlocks.take(1), logs: list}
+		w.verdictOf[key] = v
+		w.verdicts.set(v.number, compile.VerdictRow{
+			Action: uint8(d.Action), Count: uint8(len(logged)), Level: level, Rule: key.rule, Log: key.log,
+		})
+	} else {
+		w.unname(v) // it has its names already
+	}
+	v.uses++
+	return v
+}
+
+// unname uses a verdict's names once less.
+func (w *Writer) unname(v *verdict) {
+	for b := v.logs; len(b) > 0; b = b[4:] {
+		w.rules.release(binary.NativeEndian.Uint32(b))
+	}
+	w.logs.release(v.log)
+	w.rules.release(v.rule)
+}
+
+// forget lets verdicts go that no table has any more. Until then those of a table that came for another are the same.
+func (w *Writer) forget() {
+	for v := range w.unused {
+		if v.uses == 0 {
+			w.unname(v)
+			w.verdictBlocks.give(v.number, 1)
+			delete(w.verdictOf, v.verdictKey)
+		}
+	}
+	clear(w.unused)
+	w.verdicts.trim(w.verdictBlocks.rows())
+}

@@ -1,0 +1,394 @@
+package policymap
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+)
+
+// Limits are how many rows the maps may have. They grow to them as they need to.
+type Limits struct {
+	Endpoints, Addresses, Ranges, Peers, Tables, Spans, Sources, Verdicts uint32
+}
+
+// DefaultLimits are those of a node: 4,096 pods, as pods' numbers have 12 bits, and 16 rule sets at the
+// compiler's budget (compile.DefaultBudget).
+var DefaultLimits = Limits{Endpoints: 4096, Addresses: 1 << 20, Ranges: MaxRanges, Peers: 1 << 20, Tables: 1 << 20, Spans: 1 << 22, Sources: 1 << 20, Verdicts: 1 << 20}
+
+// MaxRanges is how many ranges of a family the programs can search (POL_RANGE_STEPS of bpf/policy.h).
+const MaxRanges = 1 << 20
+
+const active = "tw_pol_active_1"
+
+// head is struct pol_head.
+type head struct {
+	Half   uint32
+	Ranges [2]uint32
+	_      uint32
+}
+
+var headShape = ebpf.MapSpec{Name: active, Type: ebpf.Array, KeySize: 4, ValueSize: 16}
+
+// A Writer brings a node's part into the kernel. Its methods may be called at any time.
+type Writer struct {
+	mu sync.Mutex
+
+	outer   *ebpf.Map // tw_pol_active_1
+	heads   [2]*ebpf.Map
+	active  int  // the half that holds
+	held    head // its head
+	written bool // by this Writer
+
+	endpoints  array[compile.EndpointRow]
+	endpointOf hash[[16]byte, uint32]
+	addresses  hash[[16]byte, compile.AddressRow]
+	ranges4    array[compile.Range4]
+	ranges6    array[compile.Range6]
+	peers      hash[compile.PeerKey, uint32]
+	tables     array[compile.TableRow]
+	spans      array[compile.SpanRow]
+	sources    array[compile.Slice]
+	verdicts   array[compile.VerdictRow]
+	stores     []store
+	node       *compile.Node // what holds
+	// former are the endpoints' numbers that another process has given, and spare those that nobody has now: a
+	// packet may still have read one of them.
+	former          map[[16]byte]uint32
+	spare           map[uint32]struct{}
+	podNumbers      numbers[policy.NamespacedName]
+	ruleSets, atoms numbers[compile.Hash]
+	tableOf         map[compile.Hash]*table
+	tableBlocks     blocks
+	spanBlocks      blocks
+	sourceBlocks    blocks
+	verdictOf       map[verdictKey]*verdict
+	verdictBlocks   blocks
+	rules           names[compile.RuleRow]
+	logs            names[string]         // rules' numbers, 4 bytes each
+	unused          map[*verdict]struct{} // verdicts
+}
+
+// A table is where a compile.Table is.
+type table struct {
+	number   uint32
+	spans    block
+	sources  block
+	verdicts []*verdict // one for each span that has one
+}
+
+// verdictKey is what makes verdicts one.
+type verdictKey struct {
+	action policy.Action
+	level  uint16
+	rule   uint32
+	log    uint32
+}
+
+type verdict struct {
+	verdictKey
+	number uint32
+	uses   int
+	logs   []byte // rules' numbers, 4 bytes each
+}
+
+// New is a Writer for the maps of policy.h, which are found by their names and stay the caller's. What they hold
+// stays until the first Write.
+func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
+	if limits.Ranges > MaxRanges {
+		return nil, fmt.Errorf("limit of ranges is %d: want at most %d, as many as the programs can search", limits.Ranges, MaxRanges)
+	}
+	w := &Writer{
+		outer: kernel[active], node: &compile.Node{}, tableOf: map[compile.Hash]*table{}, verdictOf: map[verdictKey]*verdict{},
+		rules: newNames(compile.RuleRow{Reason: policy.Closed}), logs: newNames(""), unused: map[*verdict]struct{}{},
+	}
+	if w.outer == nil {
+		return nil, fmt.Errorf("map %s is not there", active)
+	}
+	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
+	for _, m := range []struct {
+		halves          *halves
+		store           store
+		name            string
+		kind            ebpf.MapType
+		key, row, flags uint32
+		limit           uint32
+	}{
+		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_1", ebpf.Array, 4, 56, growing, limits.Endpoints},
+		{&w.endpointOf.halves, &w.endpointOf, "tw_pol_endof_1", ebpf.Hash, 16, 4, toNeed, 2 * limits.Endpoints},
+		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
+		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
+		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
+		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
+		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
+		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
+		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
+		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
+	} {
+		m.halves.outer = kernel[m.name]
+		if m.halves.outer == nil {
+			return nil, fmt.Errorf("map %s is not there", m.name)
+		}
+		m.halves.shape = &ebpf.MapSpec{Name: m.name, Type: m.kind, KeySize: m.key, ValueSize: m.row, Flags: m.flags}
+		m.halves.limit = m.limit
+		w.stores = append(w.stores, m.store)
+	}
+	half, err := w.holding()
+	if err != nil {
+		return nil, err
+	}
+	w.active = half
+	if err := w.readFormer(); err != nil {
+		return nil, err
+	}
+	for half := range w.heads {
+		m, err := newHalf(&headShape, 1)
+		if err != nil {
+			return nil, errors.Join(err, w.Close())
+		}
+		w.heads[half] = m
+	}
+	w.verdicts.set(0, compile.VerdictRow{Action: uint8(policy.Deny)})
+	w.endpoints.set(0, compile.EndpointRow{})
+	return w, nil
+}
+
+// holding is the half that programs read, which another process may have written.
+func (w *Writer) holding() (int, error) {
+	var id uint32
+	switch err := w.outer.Lookup(uint32(0), &id); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read map %s: %w", active, err)
+	}
+	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+	if err != nil {
+		return 0, fmt.Errorf("open map %d of %s: %w", id, active, err)
+	}
+	defer m.Close()
+	var h head
+	if err := m.Lookup(uint32(0), &h); err != nil {
+		return 0, fmt.Errorf("read map %d of %s: %w", id, active, err)
+	}
+	return int(h.Half & 1), nil
+}
+
+// readFormer reads the endpoints' numbers of the half that holds.
+func (w *Writer) readFormer() error {
+	w.former, w.spare = map[[16]byte]uint32{}, map[uint32]struct{}{}
+	var id uint32
+	switch err := w.endpointOf.outer.Lookup(uint32(w.active), &id); {
+	case errors.Is(err, ebpf.ErrKeyNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read map %s: %w", w.endpointOf.shape.Name, err)
+	}
+	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
+	if err != nil {
+		return fmt.Errorf("open map %d of %s: %w", id, w.endpointOf.shape.Name, err)
+	}
+	defer m.Close()
+	var address [16]byte
+	var number uint32
+	rows := m.Iterate()
+	for rows.Next(&address, &number) {
+		if number == 0 || number >= w.endpoints.limit {
+			continue
+		}
+		w.former[address] = number
+		if _, ok := w.spare[number]; !ok {
+			w.spare[number] = struct{}{}
+			w.podNumbers.claim(number)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read map %d of %s: %w", id, w.endpointOf.shape.Name, err)
+	}
+	return nil
+}
+
+// Close forgets the maps. What they hold stays.
+func (w *Writer) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var errs []error
+	for _, s := range w.stores {
+		errs = append(errs, s.close())
+	}
+	for _, m := range w.heads {
+		if m != nil {
+			errs = append(errs, m.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Write makes a node's part what holds, for all endpoints at once. After an error (FullError: a map cannot hold it) the former one
+// holds for the endpoints that it has, as far as they are still there; others have no number, and nothing passes. The part
+// stays the caller's.
+func (w *Writer) Write(n *compile.Node) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stage(n, false)
+	err := w.commit()
+	if full := (*FullError)(nil); errors.As(err, &full) {
+		w.stage(n, true) // it may fit without gaps
+		err = w.commit()
+	}
+	if err == nil {
+		w.node = own(n)
+		return nil
+	}
+	if !w.written { // the rules that another process has written stay
+		w.stage(&compile.Node{}, true)
+		w.podNumbers = numbers[policy.NamespacedName]{}
+		return errors.Join(err, w.readFormer())
+	}
+	stay := *w.node
+	stay.Endpoints = map[policy.NamespacedName]compile.Endpoint{}
+	for name, was := range w.node.Endpoints {
+		// One with other addresses is another pod of that name.
+		if e, ok := n.Endpoints[name]; ok && slices.Equal(was.Addresses, e.Addresses) {
+			stay.Endpoints[name] = was
+		}
+	}
+	w.stage(&stay, true)
+	w.node = &stay
+	if again := w.commit(); again != nil {
+		return errors.Join(err, fmt.Errorf("close pods that are gone: %w", again))
+	}
+	return err
+}
+
+// own is a copy that stays as it is, whatever is put into the part afterwards.
+func own(n *compile.Node) *compile.Node {
+	c := *n
+	c.Endpoints, c.RuleSets, c.Addresses = maps.Clone(n.Endpoints), maps.Clone(n.RuleSets), maps.Clone(n.Addresses)
+	c.Peers, c.Tables = maps.Clone(n.Peers), maps.Clone(n.Tables)
+	for f := range c.Ranges {
+		c.Ranges[f] = slices.Clone(n.Ranges[f])
+	}
+	return &c
+}
+
+// Endpoint is the number of a pod's endpoint, which it keeps as long as the pod is there, also with the next process's Writer; 0: it
+// has none, and nothing passes. Programs find it by the pod's address (policy_endpoint).
+func (w *Writer) Endpoint(pod policy.NamespacedName) uint32 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e := w.podNumbers.of[pod]; e != nil {
+		return e.number
+	}
+	return 0
+}
+
+// Decision is what a verdict's row says, false if it was never written, or long ago: rules and lists of rules that log have numbers of their
+// own, which are never another's, and the last 4,096 that went are known.
+func (w *Writer) Decision(row compile.VerdictRow) (policy.Decision, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	rule, known := w.rules.name(row.Rule)
+	d := policy.Decision{Action: policy.Action(row.Action), Reason: rule.Reason, Tier: rule.Tier, Rule: rule.Rule}
+	logs, ok := w.logs.name(row.Log)
+	known = known && ok
+	for b := []byte(logs); len(b) > 0; b = b[4:] {
+		rule, ok := w.rules.name(binary.NativeEndian.Uint32(b))
+		known = known && ok
+		d.Logs = append(d.Logs, rule.Rule)
+	}
+	return d, known
+}
+
+// Repair compares what the kernel's maps hold with what they should hold and writes what differs. It returns what differed.
+func (w *Writer) Repair() ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.written {
+		return nil, nil
+	}
+	var differ []string
+	for half := range w.heads {
+		for _, s := range w.stores {
+			d, err := s.check(half)
+			differ = append(differ, d...)
+			if err != nil {
+				return differ, err
+			}
+		}
+	}
+	ok, err := holds(w.outer, 0, w.heads[w.active])
+	if err != nil {
+		return differ, err
+	}
+	var has head
+	if err := w.heads[w.active].Lookup(uint32(0), &has); err != nil {
+		return differ, fmt.Errorf("read the head of half %d: %w", w.active, err)
+	}
+	if want := w.head(w.active); !ok || has != want {
+		differ = append(differ, fmt.Sprintf("%s: not half %d with %d and %d ranges", active, w.active, want.Ranges[0], want.Ranges[1]))
+	}
+	if len(differ) == 0 {
+		return nil, nil
+	}
+	return differ, w.flip()
+}
+
+func (w *Writer) head(half int) head {
+	return head{Half: uint32(half), Ranges: [2]uint32{uint32(len(w.ranges4.rows)), uint32(len(w.ranges6.rows))}}
+}
+
+// commit makes what is staged hold, if it is something else.
+func (w *Writer) commit() error {
+	if w.held == w.head(w.active) && !slices.ContainsFunc(w.stores, func(s store) bool { return s.stale(w.active) }) {
+		return nil
+	}
+	return w.flip()
+}
+
+// flip writes the half that does not hold and makes it hold.
+func (w *Writer) flip() error {
+	half := 1 - w.active
+	if err := w.fill(half); err != nil {
+		return err
+	}
+	if err := w.heads[half].Put(uint32(0), w.head(half)); err != nil {
+		return fmt.Errorf("write the head of half %d: %w", half, err)
+	}
+	// This is the change. The kernel returns when no program reads the former half any more.
+	if err := w.outer.Put(uint32(0), w.heads[half]); err != nil {
+		return fmt.Errorf("make half %d hold: %w", half, err)
+	}
+	w.active, w.written, w.held = half, true, w.head(half)
+	// If that fails, the next change fills the half before it holds, and says what is wrong.
+	_ = w.fill(1 - half)
+	return nil
+}
+
+// fill brings a half, which does not hold, to what should hold.
+func (w *Writer) fill(half int) error {
+	// The kernel waits for all programs for each new map, and can do so for all maps at once.
+	errs := make([]error, len(w.stores))
+	var all sync.WaitGroup
+	for i, s := range w.stores {
+		all.Go(func() { errs[i] = s.fit(half) })
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, s := range w.stores {
+		if err := s.fill(half); err != nil {
+			return err
+		}
+	}
+	return nil
+}
