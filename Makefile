@@ -91,7 +91,8 @@ bench-controller:
 bench-fabric:
 	$(GOBENCH) -run Throughput ./internal/vpcsim/fabric
 
-# What compiling policies costs: 10,000 rules, and one change among 30,000 pods and policies.
+# What compiling policies costs: 10,000 rules, and one change among 30,000 pods and policies;
+# and what a decision costs in the kernel.
 bench-policy:
 	go test -count=1 -v -timeout 30m -tags bench -run '^TestPolicy' ./test/bench/policy
 
