@@ -69,7 +69,11 @@ func (w *work) move(ctx context.Context) error {
 		delete(w.mem.leaving, id)
 	}
 	w.nn.Spec.ENIs = slices.DeleteFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool {
-		return e.Phase == v1alpha1.ENIDetaching && slices.Contains(gone, e.ID)
+		if e.Phase != v1alpha1.ENIDetaching || !slices.Contains(gone, e.ID) {
+			return false
+		}
+		w.vswitches.giveBack(e.VSwitchID, len(e.Addresses))
+		return true
 	})
 	return errors.Join(append(errs, w.save(ctx))...)
 }

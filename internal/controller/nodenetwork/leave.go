@@ -256,6 +256,9 @@ func (w *work) remove(ctx context.Context) (ctrl.Result, error) {
 		}
 	}
 	w.Log.Info("all ENIs of the node are given back", "node", w.name)
+	for _, e := range w.nn.Spec.ENIs {
+		w.vswitches.giveBack(e.VSwitchID, len(e.Addresses))
+	}
 	w.forget()
 	return ctrl.Result{}, nil
 }

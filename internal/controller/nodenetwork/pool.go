@@ -69,7 +69,7 @@ func (w *work) plan(ctx context.Context) error {
 // fullVSwitches returns the vSwitches of which an address would help a waiting pod: those of ENIs
 // with room, and those in which a new ENI may be created.
 func (w *work) fullVSwitches(p *ipam.Plan, s *ipam.State) (ids []string) {
-	if s.Demand == 0 || p.Shortage != ipam.VSwitchFull && p.Shortage != ipam.NoENISlot {
+	if s.Demand+s.ExclusiveDemand == 0 || p.Shortage != ipam.VSwitchFull && p.Shortage != ipam.NoENISlot {
 		return nil
 	}
 	for _, e := range s.ENIs {

@@ -305,6 +305,41 @@ func TestAddressesThatComeBack(t *testing.T) {
 	}
 }
 
+// A pod that waits for an ENI of its own gets one of the full vSwitch when another node's ENI is
+// deleted.
+func TestAnENIThatComesBack(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/28"}, func(c *config.Config, _ *vpcsim.Options) { c.Mode = "exclusive"; c.MaxPoolSize, c.MinPoolSize = 0, 0 })
+	for _, name := range []string{"n1", "n2", "n3", "n4", "n5"} {
+		g.addNode(name, "ecs.g6.2xlarge")
+		g.settle(name, minute)
+		g.startExclusive(name, 3)
+		g.settle(name, minute)
+	}
+	short := g.r.vswitches.short[g.vswitch[1]]
+	if len(short) == 0 {
+		t.Fatal("no node waits for an address of the full vSwitch")
+	}
+	g.r.drain()
+	g.r.vswitches.full(g.vswitch[1])
+	g.pods["n1"] = nil
+	g.settle("n1", 30*minute)
+	if woken := g.r.drain(); !slices.ContainsFunc(woken, func(n string) bool { return n != "n1" }) {
+		t.Errorf("ENIs of n1 are gone, and no node that waits was woken: %v", woken)
+	}
+
+	// The same when a node goes.
+	for _, name := range []string{"n3", "n4", "n5"} {
+		g.settle(name, minute)
+	}
+	g.r.drain()
+	g.pods["n2"] = nil
+	g.Must(g.kube.Delete(context.Background(), g.node("n2")))
+	g.settle("n2", 30*minute)
+	if woken := g.r.drain(); g.nn("n2") != nil || !slices.ContainsFunc(woken, func(n string) bool { return n != "n2" }) {
+		t.Errorf("n2 is gone, and no node that waits was woken: %v", woken)
+	}
+}
+
 // drain returns the nodes that were to be looked at.
 func (r *Reconciler) drain() (names []string) {
 	for {
