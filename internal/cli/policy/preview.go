@@ -66,7 +66,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 			if len(files) == 0 && len(gone) == 0 {
 				return errors.New("want -f FILE of what is applied, --delete of what goes, or both")
 			}
-			before, err := from.read(cmd.ErrOrStderr())
+			before, err := from.read(cmd)
 			if err != nil {
 				return err
 			}
