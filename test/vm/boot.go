@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,8 +28,8 @@ const kernelArguments = "console=ttyS0 loglevel=5 panic=-1 oops=panic reboot=t m
 
 // boot runs the program in a VM of one processor (a second one makes the tests no faster, and
 // an emulated kernel that changes its own code under the other once died of it) and returns its exit code; an error means that there
-// is none. The guest's serial ports: the kernel's log, the program's output, and the
-// exit code.
+// is none. The guest's serial ports: the kernel's log, the program's output, and what
+// listen reads.
 func boot(ctx context.Context, k kernel, m machine, program string, args []string) (code int, err error) {
 	work, err := os.MkdirTemp("", "vm-")
 	if err != nil {
@@ -38,26 +40,41 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 	} else {
 		defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	}
-	initrd, log, exit := filepath.Join(work, "initrd"), filepath.Join(work, "kernel.log"), filepath.Join(work, "exit")
+	initrd, log := filepath.Join(work, "initrd"), filepath.Join(work, "kernel.log")
 	if err := writeInitrd(ctx, initrd, k, program, newJob(args)); err != nil {
 		return 0, fmt.Errorf("make the guest's file system: %w", err)
 	}
 
+	says, port, err := os.Pipe()
+	if err != nil {
+		return 0, fmt.Errorf("make a pipe to the VM: %w", err)
+	}
+	defer says.Close()
+	arguments := kernelArguments
+	if khz := counterKHz(); khz > 0 {
+		arguments += " tsc_early_khz=" + strconv.Itoa(khz)
+	}
 	limited, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
 	qemu := exec.CommandContext(limited, "qemu-system-x86_64",
 		"-accel", "tcg", "-cpu", "max,la57=off", "-m", strconv.Itoa(m.memory),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-		"-serial", "file:"+log, "-serial", "stdio", "-serial", "file:"+exit,
-		"-kernel", k.image, "-initrd", initrd, "-append", kernelArguments)
-	qemu.Stdout, qemu.Stderr = os.Stdout, os.Stderr
+		"-serial", "file:"+log, "-serial", "stdio", "-serial", "file:/proc/self/fd/3",
+		"-kernel", k.image, "-initrd", initrd, "-append", arguments)
+	qemu.Stdout, qemu.Stderr, qemu.ExtraFiles = os.Stdout, os.Stderr, []*os.File{port}
 	qemu.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	ended := qemu.Run()
+	err = qemu.Start()
+	if closed := port.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return 0, fmt.Errorf("start qemu: %w", err)
+	}
+	said := listen(says)
+	ended := qemu.Wait()
 
-	if text, err := os.ReadFile(exit); err == nil {
-		if code, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
-			return code, nil
-		}
+	if said.ended {
+		return said.code, clockError(said.guest, said.here)
 	}
 	why := "the VM ended before the program did"
 	switch {
@@ -69,6 +86,36 @@ func boot(ctx context.Context, k kernel, m machine, program string, args []strin
 		why = fmt.Sprintf("qemu: %v", ended)
 	}
 	return 0, fmt.Errorf("%s; the end of the kernel's log (%s):\n%s", why, k.pkg, tail(log, 40))
+}
+
+// heard is what the guest said of its program.
+type heard struct {
+	ended bool
+	code  int
+	// guest is how long the program ran by the guest's clock, here by this machine's.
+	guest, here time.Duration
+}
+
+// The guest says when the program starts, and when it has ended: how many nanoseconds it
+// ran by the guest's clock, and its exit code.
+const (
+	lineStart = "start"
+	lineEnd   = "end %d %d"
+)
+
+// listen reads what the guest says until the VM ends.
+func listen(r io.Reader) (h heard) {
+	var start time.Time
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		var guest time.Duration
+		var code int
+		if lines.Text() == lineStart {
+			start = time.Now()
+		} else if n, _ := fmt.Sscanf(lines.Text(), lineEnd, &guest, &code); n == 2 {
+			h = heard{ended: true, code: code, guest: guest, here: time.Since(start)}
+		}
+	}
+	return h
 }
 
 // newJob leaves out what would write to this machine's files.

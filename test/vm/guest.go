@@ -9,70 +9,96 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// guest is the VM's first process: it makes the kernel ready, runs the job, reports
-// the exit code and ends the machine.
+// guest is the VM's first process: it makes the kernel ready, runs the job, tells the
+// host how that ended, and ends the machine.
 func guest() {
-	out, err := serial("/dev/ttyS1")
-	code := exitTrouble
-	if err == nil {
-		code, err = work(out)
-	}
-	if err != nil {
-		// The console: there the host looks when it gets no exit code.
+	if err := work(); err != nil {
+		// The console: there the host looks when it is told no exit code.
 		fmt.Fprintln(os.Stderr, "vm:", err)
-	} else if err := report(code); err != nil {
-		fmt.Fprintln(os.Stderr, "vm: report the exit code:", err)
-	}
-	if out != nil {
-		drain(out)
 	}
 	drain(os.Stderr)
 	// With -no-reboot a reset ends QEMU, sooner than powering off would.
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
-func work(out *os.File) (int, error) {
+func work() error {
+	out, err := serial("/dev/ttyS1")
+	if err != nil {
+		return err
+	}
+	defer drain(out)
+	host, err := serial("/dev/ttyS2")
+	if err != nil {
+		return err
+	}
+	defer drain(host)
+	if err := prepare(); err != nil {
+		return err
+	}
+	cmd, err := program(out)
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(host, lineStart+"\n"); err != nil {
+		return fmt.Errorf("tell the host: %w", err)
+	}
+	start := time.Now()
+	err = cmd.Run()
+	code := 0
+	if ended := (*exec.ExitError)(nil); errors.As(err, &ended) {
+		if code = ended.ExitCode(); code < 0 {
+			fmt.Fprintln(out, "vm: the program ended by", ended)
+			code = exitTrouble
+		}
+	} else if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(host, lineEnd+"\n", time.Since(start), code); err != nil {
+		return fmt.Errorf("tell the host: %w", err)
+	}
+	return nil
+}
+
+// prepare makes the kernel ready.
+func prepare() error {
 	if err := mounts(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := loadModules(); err != nil {
-		return 0, err
+		return err
 	}
 	if err := exec.Command("/bin/busybox", "--install", "-s", "/bin").Run(); err != nil {
-		return 0, fmt.Errorf("install busybox: %w", err)
+		return fmt.Errorf("install busybox: %w", err)
 	}
+	if err := os.Setenv("PATH", "/usr/bin:/bin"); err != nil {
+		return err
+	}
+	if lo, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
+		return fmt.Errorf("set lo up: %w: %s", err, lo)
+	}
+	return nil
+}
+
+// program is the job's.
+func program(out *os.File) (*exec.Cmd, error) {
 	var j job
 	text, err := os.ReadFile(guestJob)
 	if err == nil {
 		err = json.Unmarshal(text, &j)
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read the job: %w", err)
+		return nil, fmt.Errorf("read the job: %w", err)
 	}
 	cmd := exec.Command(guestProgram, j.Args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = guestDir, out, out
 	// busybox comes last: it has an ip and a tc of its own.
 	cmd.Env = append([]string{"PATH=/usr/bin:/bin", "HOME=/root", "TMPDIR=/tmp"}, j.Env...)
-	if err := os.Setenv("PATH", "/usr/bin:/bin"); err != nil {
-		return 0, err
-	}
-	if lo, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("set lo up: %w: %s", err, lo)
-	}
-	err = cmd.Run()
-	var ended *exec.ExitError
-	if errors.As(err, &ended) {
-		if code := ended.ExitCode(); code >= 0 {
-			return code, nil
-		}
-		fmt.Fprintln(out, "vm: the program ended by", ended)
-		return exitTrouble, nil
-	}
-	return 0, err
+	return cmd, nil
 }
 
 func mounts() error {
@@ -129,18 +155,6 @@ func serial(port string) (*os.File, error) {
 		return nil, errors.Join(fmt.Errorf("set up serial port %s: %w", port, err), f.Close())
 	}
 	return f, nil
-}
-
-func report(code int) error {
-	f, err := serial("/dev/ttyS2")
-	if err != nil {
-		return err
-	}
-	if _, err := io.WriteString(f, fmt.Sprintln(code)); err != nil {
-		return err
-	}
-	drain(f)
-	return nil
 }
 
 // drain waits until all that was written has left the port.

@@ -1,0 +1,4 @@
+package main
+
+// counter reads the processor's time stamp counter.
+func counter() uint64
