@@ -288,7 +288,7 @@ type NodeNetworkStatus struct {
 	// for so long, the agent is dead or stuck. 0: the agent renews none.
 	// +kubebuilder:validation:Minimum=0
 	LeaseSeconds int `json:"leaseSeconds,omitempty"`
-	// Conditions are the agent's: Ready (the node can serve pods), DatapathReady.
+	// Conditions are the agent's: Ready (the node can serve pods), DatapathReady, PolicyReady.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -326,6 +326,9 @@ const (
 	// ReasonDatapathObstructed (of DatapathReady, False): it is programmed, but another program
 	// on the node, which the message names, may break pods' traffic.
 	ReasonDatapathObstructed = "Obstructed"
+	// ConditionPolicyReady (the agent's) exists while policy is on: the node has what policies say. False: the
+	// message says what it lacks, and which pods start.
+	ConditionPolicyReady = "PolicyReady"
 	// ConditionAddressesAvailable (the controller's): the controller can get the addresses the node needs.
 	// Its reason is one of the Reason constants of package cloud's error table.
 	ConditionAddressesAvailable = "AddressesAvailable"

@@ -40,6 +40,8 @@ type flags struct {
 	repairPeriod                     time.Duration
 	cniVersion                       string
 	metricsAddress, debugSocket      string
+	policyHub, policyDir             string
+	policyToken                      string
 	verbose                          bool
 }
 
@@ -70,6 +72,9 @@ func main() {
 	fl.StringVar(&f.cniVersion, "cni-version", "1.1.0", "CNI version of the configuration that is written (1.0.0 for a runtime that does not know 1.1.0)")
 	fl.StringVar(&f.metricsAddress, "metrics-address", "127.0.0.1:10362", "address of /metrics, /healthz and /readyz; off to serve none")
 	fl.StringVar(&f.debugSocket, "debug-socket", "", "unix socket for profiles (/debug/pprof/); empty to serve none")
+	fl.StringVar(&f.policyHub, "policy-hub", "", "Service of the policy hub in --namespace, with a ConfigMap of the same name that has the certificates to trust; empty: policy is off")
+	fl.StringVar(&f.policyDir, "policy-dir", "/var/lib/terway", "directory of what the policy hub said last; should outlive the node's boot")
+	fl.StringVar(&f.policyToken, "policy-token", "/var/run/secrets/terway-policy/token", "the agent's token for the policy hub, which is read again when it changes")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	// Shared with the agent; the other flags are the agent's alone.
@@ -79,7 +84,7 @@ func main() {
 		}
 		cmd.AddCommand(c)
 	}
-	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root")
+	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -132,7 +137,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	podEvent, err := agent.PodEvents(ctx, cfg, f.nodeName)
+	events, err := agent.RecordEvents(ctx, cfg, f.nodeName)
 	if err != nil {
 		return err
 	}
@@ -140,14 +145,26 @@ func run(ctx context.Context, f flags) error {
 	if f.namespace != "" {
 		leaseDuration = agent.LeaseDuration
 	}
-	a, err := agent.New(agent.Options{
-		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapath: node, WaitForAddress: f.wait,
-		WantsENI: given.Has, OfferENIs: offer.Set, PodEvent: podEvent, LeaseDuration: leaseDuration,
-		Neighbours: neighbours(f.hostRoot, f.dropIns, log),
-		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC,
-	})
+	var a *agent.Agent
+	policies, err := newPolicies(cfg, f, events.Node, func() { a.RequestRepair() }, log)
 	if err != nil {
 		return err
+	}
+	options := agent.Options{
+		Log: log, Now: time.Now, Journal: j, Metrics: metrics, Datapath: node, WaitForAddress: f.wait,
+		WantsENI: given.Has, OfferENIs: offer.Set, PodEvent: events.Pod, LeaseDuration: leaseDuration,
+		Neighbours: neighbours(f.hostRoot, f.dropIns, log),
+		Alive:      agent.SandboxAlive, Devices: agent.LinksByMAC,
+	}
+	if policies != nil {
+		options.Policies = policies
+		registry.MustRegister(policies)
+	}
+	if a, err = agent.New(options); err != nil {
+		return err
+	}
+	if policies != nil {
+		policies.Start()
 	}
 	registry.MustRegister(a.Collector(), collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if err := agent.InstallPlugin(f.pluginBin, f.cniBinDir); err != nil {
@@ -186,6 +203,9 @@ func run(ctx context.Context, f flags) error {
 		})
 	})
 	wg.Go(func() { a.Watch(ctx) })
+	if policies != nil {
+		wg.Go(func() { cancel(policies.Run(ctx)) })
+	}
 	wg.Go(func() { cancel(agent.Serve(ctx, l, a)) })
 	wg.Go(func() { cancel(nodes.Run(ctx)) })
 	wg.Go(func() { offer.Run(ctx) })

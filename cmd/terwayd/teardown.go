@@ -39,6 +39,7 @@ func teardownCommand(f *flags) *cobra.Command {
 			errs := []error{
 				remove(filepath.Join(f.cniConfDir, agent.ConflistName)),
 				remove(filepath.Join(f.cniBinDir, "terway")),
+				remove(filepath.Join(f.policyDir, stateFile)),
 			}
 			if f.hostRoot != "" {
 				_, err := hostOf(f.hostRoot).Remove()

@@ -48,6 +48,9 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
+	if err := a.awaitPolicies(ctx, r.Namespace); err != nil {
+		return nil, err
+	}
 	lease, err := a.take(ctx, k, r, exclusive)
 	if err != nil {
 		return nil, err
@@ -68,19 +71,30 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 			return nil, tryAgain("the ENI chosen for the pod is being detached from the node", nil)
 		}
 	}
+	if err := a.enterPolicies(e); err != nil {
+		a.putBack(lease, k)
+		return nil, err
+	}
 	if err := a.Journal.Put(*e); err != nil {
+		a.leavePolicies(e)
 		a.putBack(lease, k)
 		return nil, err
 	}
 	a.remember(e)
 
-	// The journal is on disk before the node is read: the node may have got an ENI in the meantime.
+	// Other nodes learn the pod's address while it is wired here. The journal is on disk before the
+	// node is read: the node may have got an ENI in the meantime.
+	told := a.tell(ctx, e)
 	wiring, err := a.Datapath.AddPod(ctx, a.nodeNow(), PodOf(e))
+	if err != nil {
+		err = fmt.Errorf("wire pod %s: %w", e.Pod(), err)
+	} else {
+		err = told()
+	}
 	if err != nil {
 		// The caller may be gone; the clean-up runs anyway.
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		err = fmt.Errorf("wire pod %s: %w", e.Pod(), err)
 		if left := a.release(undo, e, noCool); left != nil {
 			return nil, fmt.Errorf("%w; the agent continues the clean-up: %w", err, left)
 		}
@@ -140,7 +154,7 @@ func (a *Agent) take(ctx context.Context, k journal.Key, r *request.Request, exc
 		a.mu.Lock()
 		if a.closing {
 			a.mu.Unlock()
-			return pool.Lease{}, tryAgain("terwayd, the node's network agent, is being restarted", nil)
+			return pool.Lease{}, errClosing
 		}
 		now := a.Now()
 		if a.synced {
@@ -243,6 +257,9 @@ func pod(k journal.Key, r *request.Request) string {
 	e := journal.Entry{Key: k, Namespace: r.Namespace, Name: r.Name}
 	return e.Pod()
 }
+
+// errClosing is the answer to calls that wait when the agent stops.
+var errClosing = tryAgain("terwayd, the node's network agent, is being restarted", nil)
 
 func tryAgain(msg string, cause error) error {
 	details := ""

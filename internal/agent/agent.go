@@ -66,6 +66,8 @@ type Options struct {
 	Neighbours func(device string) []string
 	// LeaseDuration is how long the agent's Lease is valid; 0 if it has none.
 	LeaseDuration time.Duration
+	// Policies are the node's; nil if policy is off.
+	Policies Policies
 	// Metrics may be nil.
 	Metrics *Metrics
 }
@@ -129,6 +131,7 @@ type Agent struct {
 	started            time.Time     // when the agent was made
 	lastRound          time.Time     // when the repair loop last completed a round or began to wait
 	closing            bool          // the agent is stopping: waiting calls fail at once
+	closed             chan struct{} // closed then
 	wake               chan struct{} // closed and replaced when an address may have become free
 	dirty              chan struct{} // capacity 1: the status to report has changed
 	repair             chan struct{} // capacity 1: look at the kernel now
@@ -143,6 +146,7 @@ func New(o Options) (*Agent, error) {
 		waiting: map[waiter]*demand{},
 		notOK:   waitForController, notOKReason: "WaitingForController",
 		wake:   make(chan struct{}),
+		closed: make(chan struct{}),
 		dirty:  make(chan struct{}, 1),
 		repair: make(chan struct{}, 1),
 	}
@@ -176,6 +180,7 @@ func New(o Options) (*Agent, error) {
 			}
 		}
 	}
+	a.restorePolicies()
 	return a, nil
 }
 
@@ -197,6 +202,9 @@ func (a *Agent) Ready() (ok bool, why string) {
 func (a *Agent) Close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if !a.closing {
+		close(a.closed)
+	}
 	a.closing = true
 	a.wakeLocked()
 }

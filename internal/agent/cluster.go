@@ -6,6 +6,7 @@ import (
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -26,6 +27,9 @@ func Scheme() (*runtime.Scheme, error) {
 	if err := coordinationv1.AddToScheme(s); err != nil {
 		return nil, err
 	}
+	if err := discoveryv1.AddToScheme(s); err != nil {
+		return nil, err
+	}
 	if err := v1alpha1.AddToScheme(s); err != nil {
 		return nil, err
 	}
@@ -43,6 +47,8 @@ func known() (*runtime.Scheme, meta.RESTMapper, error) {
 	mapper.Add(v1alpha1.GroupVersion.WithKind("NodeNetwork"), meta.RESTScopeRoot)
 	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
 	mapper.Add(coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
+	mapper.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
 	return scheme, mapper, nil
 }
 

@@ -18,7 +18,8 @@ import (
 
 // TestCrashAnywhere runs random histories of pods in which the agent is killed at
 // any step, and checks after each restart that no address is shared, that the
-// kernel has what the journal has, and at the end that no address was lost.
+// kernel has what the journal has, that policies know the same pods, and at the end that
+// no address was lost.
 func TestCrashAnywhere(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		const addresses = 4
@@ -29,6 +30,11 @@ func TestCrashAnywhere(t *testing.T) {
 		defer os.RemoveAll(dir)
 		e := &env{t: t, dir: dir, dp: &fakeDatapath{wired: map[string]datapath.Pod{}}, now: time.Unix(1_700_000_000, 0),
 			dead: map[string]bool{}, links: map[string]bool{}}
+		var policies *fakePolicies
+		e.configure = func(o *Options) {
+			policies = newFakePolicies()
+			o.Policies = policies
+		}
 		e.start()
 		defer func() { e.kill() }()
 		e.want(addresses)
@@ -138,6 +144,9 @@ func TestCrashAnywhere(t *testing.T) {
 					if !ok || !slices.Contains(p.Addresses, netip.MustParsePrefix(a).Addr()) {
 						rt.Fatalf("%s was answered %s but is wired as %+v", s, a, p)
 					}
+				}
+				if differs := policies.hereAndInTheJournal(e.a); differs != "" {
+					rt.Fatal(differs)
 				}
 				if c := e.a.pool.Count(e.now); c.Total != addresses || c.Used != len(e.a.entries) {
 					rt.Fatalf("pool %+v with %d entries, want %d addresses in all", c, len(e.a.entries), addresses)

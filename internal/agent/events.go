@@ -12,21 +12,36 @@ import (
 	"k8s.io/client-go/tools/events"
 )
 
-// PodEvents returns a function that records warning events on pods until ctx is done. An event that
-// the API server rejects is lost; the log has its text.
-func PodEvents(ctx context.Context, cfg *rest.Config, node string) (func(pod PodRef, reason, note string), error) {
+// Events are functions that record warning events.
+type Events struct {
+	// Pod is Options.PodEvent.
+	Pod func(pod PodRef, reason, note string)
+	// Node records one on the node.
+	Node func(reason, note string)
+}
+
+// RecordEvents returns functions that record events until ctx is done. An event that the API server
+// rejects is lost; the log has its text.
+func RecordEvents(ctx context.Context, cfg *rest.Config, node string) (Events, error) {
 	c, err := eventsv1.NewForConfig(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("client of events: %w", err)
+		return Events{}, fmt.Errorf("client of events: %w", err)
 	}
 	b := events.NewBroadcaster(&events.EventSinkImpl{Interface: c})
 	if err := b.StartRecordingToSinkWithContext(ctx); err != nil {
-		return nil, fmt.Errorf("record events: %w", err)
+		return Events{}, fmt.Errorf("record events: %w", err)
 	}
 	context.AfterFunc(ctx, b.Shutdown)
 	r := b.NewRecorder(scheme.Scheme, "terwayd")
-	return func(pod PodRef, reason, note string) {
-		r.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID)},
-			nil, corev1.EventTypeWarning, reason, "Repair", "%s (node %s)", note, node)
+	return Events{
+		Pod: func(pod PodRef, reason, note string) {
+			r.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Pod", Namespace: pod.Namespace, Name: pod.Name, UID: types.UID(pod.UID)},
+				nil, corev1.EventTypeWarning, reason, "Repair", "%s (node %s)", note, node)
+		},
+		Node: func(reason, note string) {
+			// kubectl describe looks for a node's events by this UID, as the kubelet writes them.
+			r.Eventf(&corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node, UID: types.UID(node)},
+				nil, corev1.EventTypeWarning, reason, "Repair", "%s", clip(note, maxNote))
+		},
 	}, nil
 }

@@ -264,6 +264,7 @@ func (a *Agent) release(ctx context.Context, e *journal.Entry, cool bool) error 
 	if err := a.Journal.Free(e.Key, resting, now); err != nil {
 		return err
 	}
+	a.leavePolicies(e) // before another pod can have the address
 	a.mu.Lock()
 	delete(a.entries, e.Key)
 	for _, addr := range e.Addresses {

@@ -17,6 +17,11 @@ const maxMessage = 32768
 
 // Status returns the agent's report. Conditions keep the transition times of prev.
 func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStatus {
+	var hasPolicies bool
+	var whyPolicies [2]string
+	if a.Policies != nil {
+		hasPolicies, whyPolicies[0], whyPolicies[1] = a.Policies.State()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	now := a.Now()
@@ -57,6 +62,11 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, false, v1alpha1.ReasonDatapathObstructed, strings.Join(a.obstacles, "; "))
 	}
 	st.Conditions = append([]metav1.Condition(nil), prev.Conditions...)
+	if a.Policies == nil {
+		meta.RemoveStatusCondition(&st.Conditions, v1alpha1.ConditionPolicyReady)
+	} else {
+		meta.SetStatusCondition(&st.Conditions, a.conditionLocked(v1alpha1.ConditionPolicyReady, hasPolicies, whyPolicies[0], whyPolicies[1]))
+	}
 	if a.startingLocked() && meta.FindStatusCondition(prev.Conditions, v1alpha1.ConditionReady) != nil {
 		st.Datapath = prev.Datapath
 		return st

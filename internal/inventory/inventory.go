@@ -152,6 +152,23 @@ func (g *SameDatapath) String() string {
 	return fmt.Sprintf("datapath %s on %s: %s", g.Name, few(g.Nodes), g.Why)
 }
 
+// Policy says how many of the nodes with policy on have what policies say, "" if it is on nowhere.
+func (st *Status) Policy() string {
+	on, has := 0, 0
+	for _, n := range st.Nodes {
+		if c := meta.FindStatusCondition(n.Conditions, v1alpha1.ConditionPolicyReady); c != nil {
+			on++
+			if c.Status == metav1.ConditionTrue {
+				has++
+			}
+		}
+	}
+	if on == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%d of %d nodes have what policies say", has, on)
+}
+
 // Verdict is an error if the controller or a node has a problem.
 func (st *Status) Verdict() error {
 	n := 0

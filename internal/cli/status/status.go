@@ -85,6 +85,9 @@ func writeText(w io.Writer, st *inventory.Status) error {
 	for _, g := range st.Datapaths() {
 		fmt.Fprintln(w, g)
 	}
+	if p := st.Policy(); p != "" {
+		fmt.Fprintf(w, "policy: %s\n", p)
+	}
 	for _, p := range st.Controller.Problems {
 		fmt.Fprintf(w, "problem: controller: %s\n", p)
 	}

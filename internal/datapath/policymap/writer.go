@@ -113,31 +113,12 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 	if w.outer == nil {
 		return nil, fmt.Errorf("map %s is not there", active)
 	}
-	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
-	for _, m := range []struct {
-		halves          *halves
-		store           store
-		name            string
-		kind            ebpf.MapType
-		key, row, flags uint32
-		limit           uint32
-	}{
-		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_1", ebpf.Array, 4, 56, growing, limits.Endpoints},
-		{&w.endpointOf.halves, &w.endpointOf, "tw_pol_endof_1", ebpf.Hash, 16, 4, toNeed, 2 * limits.Endpoints},
-		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
-		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
-		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
-		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
-		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
-		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
-		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
-		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
-	} {
+	for _, m := range w.places(limits) {
 		m.halves.outer = kernel[m.name]
 		if m.halves.outer == nil {
 			return nil, fmt.Errorf("map %s is not there", m.name)
 		}
-		m.halves.shape = &ebpf.MapSpec{Name: m.name, Type: m.kind, KeySize: m.key, ValueSize: m.row, Flags: m.flags}
+		m.halves.shape = m.shape()
 		m.halves.limit = m.limit
 		w.stores = append(w.stores, m.store)
 	}
@@ -159,6 +140,38 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 	w.verdicts.set(0, compile.VerdictRow{Action: uint8(policy.Deny)})
 	w.endpoints.set(0, compile.EndpointRow{})
 	return w, nil
+}
+
+// A place is a store and what its map is like.
+type place struct {
+	halves          *halves
+	store           store
+	name            string
+	kind            ebpf.MapType
+	key, row, flags uint32
+	limit           uint32
+}
+
+// shape is that of a half.
+func (p place) shape() *ebpf.MapSpec {
+	return &ebpf.MapSpec{Name: p.name, Type: p.kind, KeySize: p.key, ValueSize: p.row, Flags: p.flags}
+}
+
+// places are those of all maps but tw_pol_active_1.
+func (w *Writer) places(limits Limits) []place {
+	const growing, toNeed = unix.BPF_F_INNER_MAP, unix.BPF_F_NO_PREALLOC
+	return []place{
+		{&w.endpoints.halves, &w.endpoints, "tw_pol_ends_1", ebpf.Array, 4, 56, growing, limits.Endpoints},
+		{&w.endpointOf.halves, &w.endpointOf, "tw_pol_endof_1", ebpf.Hash, 16, 4, toNeed, 2 * limits.Endpoints},
+		{&w.addresses.halves, &w.addresses, "tw_pol_addrs_1", ebpf.Hash, 16, 12, toNeed, limits.Addresses},
+		{&w.ranges4.halves, &w.ranges4, "tw_pol_rng4_1", ebpf.Array, 4, 8, growing, limits.Ranges},
+		{&w.ranges6.halves, &w.ranges6, "tw_pol_rng6_1", ebpf.Array, 4, 24, growing, limits.Ranges},
+		{&w.peers.halves, &w.peers, "tw_pol_peers_1", ebpf.Hash, 8, 4, toNeed, limits.Peers},
+		{&w.tables.halves, &w.tables, "tw_pol_table_1", ebpf.Array, 4, 48, growing, limits.Tables},
+		{&w.spans.halves, &w.spans, "tw_pol_spans_1", ebpf.Array, 4, 8, growing, limits.Spans},
+		{&w.sources.halves, &w.sources, "tw_pol_srcs_1", ebpf.Array, 4, 8, growing, limits.Sources},
+		{&w.verdicts.halves, &w.verdicts, "tw_pol_verd_1", ebpf.Array, 4, 16, growing, limits.Verdicts},
+	}
 }
 
 // holding is the half that programs read, which another process may have written.

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -212,6 +213,30 @@ func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// Again gives the part to the Consumer once more, which may make something else of it now, and returns what it says.
+// While there is no part it does nothing.
+func (c *Client) Again() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.Settled.IsZero() {
+		return nil
+	}
+	c.again(&wire.Keys{})
+	if c.state.Refused != "" {
+		return errors.New(c.state.Refused)
+	}
+	return nil
+}
+
+// again gives the part to the Consumer, and tells the hub if it can be done now. The caller holds mu.
+func (c *Client) again(keys *wire.Keys) {
+	refused := c.state.Refused != ""
+	c.consume(keys)
+	if s := c.stream.Load(); refused && s != nil && s.settled && c.state.Refused == "" {
+		_ = s.send(ack(c.state.Revision, "")) // the one who reads finds out if the stream has ended
+	}
+}
+
 // retry gives the part again to a Consumer that could not do it.
 func (c *Client) retry(ctx context.Context) {
 	wait := applyFirst
@@ -222,10 +247,7 @@ func (c *Client) retry(ctx context.Context) {
 			wait = applyFirst
 		} else {
 			wait = min(2*wait, applyLast)
-			c.consume(nil)
-			if s := c.stream.Load(); s != nil && s.settled && c.state.Refused == "" {
-				_ = s.send(ack(c.state.Revision, "")) // the one who reads finds out if the stream has ended
-			}
+			c.again(nil)
 		}
 		c.mu.Unlock()
 	}

@@ -24,15 +24,19 @@ type Programs struct {
 	*bpfobj.Objects
 }
 
-// Load loads them. Their maps are empty: nothing passes.
-func Load(t testing.TB) *Programs {
+// Load loads them, with maps that are there already. Others are empty: nothing passes.
+func Load(t testing.TB, maps ...map[string]*ebpf.Map) *Programs {
 	t.Helper()
 	testutil.RequireRoot(t)
 	spec, err := loadPrograms()
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := bpfobj.Load(spec, nil)
+	var others []*bpfobj.Objects
+	for _, m := range maps {
+		others = append(others, &bpfobj.Objects{Maps: m})
+	}
+	o, err := bpfobj.Load(spec, nil, others...)
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}

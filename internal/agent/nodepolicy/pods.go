@@ -1,0 +1,102 @@
+package nodepolicy
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+)
+
+// pods are those that are wired here, or about to be, and what was written of them. Its lock is held for
+// nothing else.
+type pods struct {
+	mu sync.Mutex
+	// here has who has an address; a pod may have several.
+	here map[netip.Addr]policy.NamespacedName
+	// said and written have who has an address by the last part, and in the maps.
+	said, written map[netip.Addr]policy.NamespacedName
+}
+
+// enter notes that a pod has addresses from now on. behind: what was written of them is of another pod, or what
+// was said of this one is not written.
+func (p *pods) enter(pod policy.NamespacedName, addresses []netip.Addr) (behind bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.here == nil {
+		p.here = map[netip.Addr]policy.NamespacedName{}
+	}
+	for _, a := range addresses {
+		p.here[a] = pod
+		behind = behind || p.behind(a)
+	}
+	return behind
+}
+
+// leave notes that it has them no more.
+func (p *pods) leave(pod policy.NamespacedName, addresses []netip.Addr) (behind bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range addresses {
+		if p.here[a] == pod {
+			delete(p.here, a)
+		}
+		behind = behind || p.behind(a)
+	}
+	return behind
+}
+
+// behind says whether the maps have of an address what they should not.
+func (p *pods) behind(a netip.Addr) bool {
+	none := policy.NamespacedName{}
+	want := none
+	if said := p.said[a]; said != none && said == p.here[a] {
+		want = said
+	}
+	return p.written[a] != want
+}
+
+// keep leaves of a part's endpoints those of pods that are here.
+func (p *pods) keep(endpoints map[policy.NamespacedName]compile.Endpoint) map[policy.NamespacedName]compile.Endpoint {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.said = map[netip.Addr]policy.NamespacedName{}
+	out := make(map[policy.NamespacedName]compile.Endpoint, len(endpoints))
+	for name, e := range endpoints {
+		for _, a := range e.Addresses {
+			p.said[a] = name
+		}
+		e.Addresses = slices.DeleteFunc(slices.Clone(e.Addresses), func(a netip.Addr) bool { return p.here[a] != name })
+		if len(e.Addresses) > 0 {
+			out[name] = e
+		}
+	}
+	return out
+}
+
+// wrote notes what is in the maps. all: all of it; else of the endpoints that were there, those that are among
+// these.
+func (p *pods) wrote(endpoints map[policy.NamespacedName]compile.Endpoint, all bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.written
+	p.written = map[netip.Addr]policy.NamespacedName{}
+	for name, e := range endpoints {
+		for _, a := range e.Addresses {
+			if all || was[a] == name {
+				p.written[a] = name
+			}
+		}
+	}
+}
+
+// closed says whether nothing passes at the addresses but what was said of the pod.
+func (p *pods) closed(pod policy.NamespacedName, addresses []netip.Addr) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !slices.ContainsFunc(addresses, func(a netip.Addr) bool {
+		has, ok := p.written[a]
+		return ok && has != pod
+	})
+}

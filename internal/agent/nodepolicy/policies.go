@@ -1,0 +1,272 @@
+package nodepolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"k8s.io/utils/clock"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/policymap"
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/node"
+	"terway.dev/terway/internal/policy/wire"
+)
+
+// Options of New.
+type Options struct {
+	// Hub is how the hub is followed; its Consumer is not used.
+	Hub node.Config
+	// Maps returns the maps of bpf/policy.h, and a function that gives them up. A datapath.UnsupportedError
+	// says that the kernel cannot have them.
+	Maps func() (map[string]*ebpf.Map, func() error, error)
+	// Wait is how long a pod's start waits for a hub.
+	Wait time.Duration
+	// Written is called when the first part is in the maps.
+	Written func()
+	// Alarm records a warning event on the node.
+	Alarm func(reason, note string)
+	Log   *slog.Logger
+	Clock clock.Clock
+}
+
+const (
+	// comparePeriod is how often the kernel's maps are compared with what was written.
+	comparePeriod = 30 * time.Second
+	// retryMaps is the pause after maps could not be made.
+	retryMaps = 5 * time.Second
+)
+
+// Reasons of events on the node.
+const (
+	// reasonNotWritten: the maps cannot have what the policies say.
+	reasonNotWritten = "PoliciesNotWritten"
+	// reasonRepaired: somebody else changed the maps.
+	reasonRepaired = "PolicyMapsRepaired"
+	// reasonNotCompared: it is not known whether the maps are right.
+	reasonNotCompared = "PolicyMapsNotCompared"
+)
+
+// Policies are those of the node.
+type Policies struct {
+	Options
+	pods    pods
+	turns   turns
+	again   chan struct{} // of capacity 1: the part has to be written again, because pods came or went
+	kernel  *kernel       // nil: there are no maps yet
+	client  atomic.Pointer[node.Client]
+	written atomic.Bool
+	// told are the pods that started and whose addresses were told, late those that not all nodes had in time.
+	told, late atomic.Uint64
+	// forgetting has room for addresses that are taken back at a time: they must not hold up pods that start.
+	forgetting chan struct{}
+
+	mu sync.Mutex
+	// failure is why there are no maps; nil: there are, or are about to be.
+	failure error
+	// claims are the addresses that the hub was told last, by pod.
+	claims map[policy.NamespacedName][]netip.Addr
+	// alarms are the last note and the number of alarms, by reason.
+	alarms map[string]alarm
+	// size is that of the part that was given last.
+	size struct{ endpoints, ruleSets, addresses int }
+}
+
+// kernel is what is open in the kernel.
+type kernel struct {
+	*policymap.Writer
+	giveUp func() error
+}
+
+type alarm struct {
+	note  string
+	count int
+}
+
+// New does nothing yet: Restore comes next, then Start, and then Run.
+func New(o Options) *Policies {
+	return &Policies{
+		Options: o, again: make(chan struct{}, 1), forgetting: make(chan struct{}, 8),
+		claims: map[policy.NamespacedName][]netip.Addr{}, alarms: map[string]alarm{},
+	}
+}
+
+// Restore is called for each attachment that there is already; the newest of a pod comes last.
+func (p *Policies) Restore(pod policy.NamespacedName, addresses []netip.Addr) {
+	p.pods.enter(pod, addresses)
+	p.claims[pod] = addresses
+}
+
+// Start writes what is on disk into the maps, if there are maps. It comes before anything is done to pods.
+func (p *Policies) Start() {
+	if err := p.open(); err != nil {
+		p.fail(err)
+	}
+}
+
+func (p *Policies) open() error {
+	maps, giveUp, err := p.Maps()
+	if err != nil {
+		return err
+	}
+	w, err := policymap.New(maps, policymap.DefaultLimits)
+	if err != nil {
+		return errors.Join(err, giveUp())
+	}
+	p.kernel = &kernel{w, giveUp}
+	config := p.Hub
+	config.Consumer = consumer{p, w}
+	p.client.Store(node.New(config))
+	return nil
+}
+
+// Run follows the hub until the context is done. Then the maps are given up: without programs that have them the
+// kernel frees them.
+func (p *Policies) Run(ctx context.Context) {
+	if !p.retry(ctx) {
+		return
+	}
+	defer func() {
+		if err := errors.Join(p.kernel.Close(), p.kernel.giveUp()); err != nil {
+			p.Log.Error("give up the policies' maps", "error", err)
+		}
+	}()
+	client := p.client.Load()
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { client.Run(ctx) })
+	all.Go(func() { p.compare(ctx) })
+	all.Go(func() { p.follow(ctx) })
+}
+
+// retry opens the maps if Start could not; false: the context is done. A kernel that cannot have them is not asked
+// again.
+func (p *Policies) retry(ctx context.Context) bool {
+	for p.kernel == nil {
+		var again <-chan time.Time
+		if !p.unsupported() {
+			again = p.Clock.After(retryMaps)
+		}
+		select {
+		case <-again:
+			p.fail(p.open())
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// unsupported says whether the kernel lacks what maps need.
+func (p *Policies) unsupported() bool {
+	var lacks *datapath.UnsupportedError
+	return errors.As(p.failed(), &lacks)
+}
+
+func (p *Policies) failed() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failure
+}
+
+func (p *Policies) fail(err error) {
+	p.mu.Lock()
+	p.failure = err
+	p.mu.Unlock()
+	if err != nil {
+		p.alarm(reasonNotWritten, fmt.Sprintf("the kernel cannot have policies, so no pod starts on this node while policy is on: %v", err))
+	}
+}
+
+// A consumer writes parts.
+type consumer struct {
+	*Policies
+	w *policymap.Writer
+}
+
+// Apply implements node.Consumer.
+func (c consumer) Apply(part *compile.Node, _ *wire.Keys) error {
+	here := *part
+	here.Endpoints = c.pods.keep(part.Endpoints)
+	c.mu.Lock()
+	c.size.endpoints, c.size.ruleSets, c.size.addresses = len(here.Endpoints), len(part.RuleSets), len(part.Addresses)
+	c.mu.Unlock()
+	err := c.w.Write(&here)
+	c.pods.wrote(here.Endpoints, err == nil)
+	if err != nil {
+		c.alarm(reasonNotWritten, fmt.Sprintf("what policies say cannot be written: pods keep the rules that they have, and new pods are closed: %v", err))
+		return err
+	}
+	c.over(reasonNotWritten)
+	if !c.written.Swap(true) {
+		c.Written()
+	}
+	return nil
+}
+
+// follow writes the part again when pods came or went.
+func (p *Policies) follow(ctx context.Context) {
+	for {
+		select {
+		case <-p.again:
+			_ = p.client.Load().Again() // Apply reports what is wrong, and is tried again
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// compare compares the kernel's maps with what was written.
+func (p *Policies) compare(ctx context.Context) {
+	for {
+		select {
+		case <-p.Clock.After(comparePeriod):
+		case <-ctx.Done():
+			return
+		}
+		differ, err := p.kernel.Repair()
+		if len(differ) > 0 {
+			p.alarm(reasonRepaired, fmt.Sprintf("somebody changed the policies' maps; %d differences were repaired: %s", len(differ), strings.Join(differ[:min(3, len(differ))], "; ")))
+		}
+		if err != nil {
+			p.alarm(reasonNotCompared, err.Error())
+		} else {
+			p.over(reasonNotCompared)
+		}
+	}
+}
+
+// alarm logs and counts what is wrong, and records an event if it is something else than before.
+func (p *Policies) alarm(reason, note string) {
+	p.mu.Lock()
+	was := p.alarms[reason]
+	p.alarms[reason] = alarm{note, was.count + 1}
+	p.mu.Unlock()
+	p.Log.Error("policies", "reason", reason, "note", note)
+	if was.note != note {
+		p.Alarm(reason, note)
+	}
+}
+
+// over says that something is wrong no more.
+func (p *Policies) over(reason string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alarms[reason] = alarm{count: p.alarms[reason].count}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

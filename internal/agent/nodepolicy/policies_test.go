@@ -1,0 +1,471 @@
+package nodepolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/prometheus/client_golang/prometheus"
+	clocktesting "k8s.io/utils/clock/testing"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/policymap"
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/policytest"
+)
+
+// What the hub says is what the kernel says, and after each change.
+func TestTheKernelSaysWhatTheHubSays(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	h := serve(t, "a", c.all())
+	name := policytest.Nodes[0]
+	m := newMachine(t, name, h)
+	a := m.start(c.pods(name))
+	<-a.first
+	asked := 0
+	for range 30 {
+		wired, list := c.pods(name), c.connections(name)
+		for pod, addresses := range wired {
+			if err := a.Enter(pod, addresses); err != nil {
+				t.Fatal(err)
+			}
+		}
+		asked += len(list)
+		eventually(t, "the rules", func() error { return a.has(c.ForNode(name), wired, list) })
+		c.change(t, h)
+	}
+	if asked < 500 {
+		t.Errorf("%d connections were asked about: the worlds are too simple", asked)
+	}
+	if alarms := m.alarmed(); len(alarms) > 0 {
+		t.Error(alarms)
+	}
+}
+
+// With no hub, an agent that starts again has the rules of the one before in the maps before it does anything else,
+// whatever the maps had.
+func TestRulesOutliveAgentAndHub(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	h := serve(t, "a", c.all())
+	name := policytest.Nodes[0]
+	m := newMachine(t, name, h)
+	wired, list := c.pods(name), c.connections(name)
+	a := m.start(wired)
+	eventually(t, "the rules", func() error { return a.has(c.ForNode(name), wired, list) })
+	eventually(t, "the file", func() error { _, err := os.Stat(filepath.Join(m.dir, "state")); return err })
+	a.stop()
+	h.server.Stop()
+	m.find()
+	again := newMachine(t, name) // another kernel, as after a boot
+	again.dir = m.dir
+	a = again.start(wired)
+	select {
+	case <-a.first:
+	default:
+		t.Fatal("Start has written nothing")
+	}
+	if err := a.has(c.ForNode(name), wired, list); err != nil {
+		t.Error(err)
+	}
+	if ok, reason, message := a.State(); ok || reason != "HubAway" || !strings.Contains(message, "revision 1 of a") {
+		t.Errorf("%v, %s: %s", ok, reason, message)
+	}
+}
+
+// A pod has the rules of its name and its address as long as it is here; not those of the pod that had the address before,
+// which the hub may still know.
+func TestAnAddressIsItsPods(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	a := m.start(nil)
+	a.follows()
+	old, address := in("shop", "old"), []netip.Addr{addr("10.0.0.7")}
+	if n := m.endpoint("10.0.0.7"); n != 0 {
+		t.Errorf("a pod that is not wired is endpoint %d", n)
+	}
+	enter := func(pod policy.NamespacedName) {
+		t.Helper()
+		if err := a.Enter(pod, address); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enter(old)
+	if m.endpoint("10.0.0.7") == 0 {
+		t.Error("a pod that the hub knows has no endpoint after Enter")
+	}
+	h.server.Stop()
+	m.find()
+	a.Forget(old, address)
+	enter(in("shop", "late"))
+	if n := m.endpoint("10.0.0.7"); n != 0 {
+		t.Errorf("a new pod is endpoint %d, of the pod that had its address before", n)
+	}
+	a.Forget(in("shop", "late"), address)
+	enter(old)
+	if m.endpoint("10.0.0.7") == 0 {
+		t.Error("the former pod has its address again, and no endpoint")
+	}
+	a.Forget(old, address)
+	eventually(t, "the endpoint goes with the pod", func() error {
+		if m.endpoint("10.0.0.7") != 0 {
+			return errNot
+		}
+		return nil
+	})
+}
+
+// tell tells an address until all nodes had it in time: the machine may be slow.
+func (a *agent) tell(pod policy.NamespacedName, addresses []netip.Addr) {
+	a.m.t.Helper()
+	eventually(a.m.t, "nodes know the address", func() error {
+		late := a.late.Load()
+		if err := a.Tell(context.Background(), pod, addresses); err != nil {
+			return err
+		}
+		if a.late.Load() > late {
+			return errNot
+		}
+		return nil
+	})
+}
+
+func fromWeb(own, peer string) policy.Connection {
+	return policy.Connection{Own: addr(own), Peer: addr(peer), Protocol: policy.TCPProtocol, DestinationPort: 5432}
+}
+
+// When Tell returns the pod's own node has its rules, and the node whose rules name it its address. It goes with the pod.
+func TestNodesKnowAPodBeforeItStarts(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m1, m2 := newMachine(t, "node1", h), newMachine(t, "node2", h)
+	one, two := m1.start(nil), m2.start(map[policy.NamespacedName][]netip.Addr{in("shop", "db"): {addr("10.0.0.9")}})
+	one.follows()
+	two.follows()
+	web, address := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}
+	says := func(want policy.Action) error {
+		row, err := m2.decides(fromWeb("10.0.0.9", "10.0.0.5"))
+		if err == nil && policy.Action(row.Action) != want {
+			err = fmt.Errorf("db's node says %s, want %s", policy.Action(row.Action), want)
+		}
+		return err
+	}
+	if err := says(policy.Deny); err != nil {
+		t.Error(err)
+	}
+	ctx := context.Background()
+	if err := one.Await(ctx, "shop"); err != nil {
+		t.Fatal(err)
+	}
+	if err := one.Enter(web, address); err != nil {
+		t.Fatal(err)
+	}
+	if n := m1.endpoint("10.0.0.5"); n != 0 {
+		t.Errorf("before the hub knows it, the pod is endpoint %d: want it closed", n)
+	}
+	one.tell(web, address)
+	if err := says(policy.Allow); err != nil {
+		t.Error(err)
+	}
+	if m1.endpoint("10.0.0.5") == 0 {
+		t.Error("the pod's own node does not know it")
+	}
+	one.Forget(web, address)
+	eventually(t, "the address goes with the pod", func() error { return says(policy.Deny) })
+	eventually(t, "the endpoint goes with the pod", func() error {
+		if m1.endpoint("10.0.0.5") != 0 {
+			return errNot
+		}
+		return nil
+	})
+	// A node that is not there is waited for a while, and counted.
+	two.stop()
+	if err := one.Enter(web, address); err != nil {
+		t.Fatal(err)
+	}
+	late := one.late.Load()
+	if err := one.Tell(ctx, web, address); err != nil || one.late.Load() != late+1 {
+		t.Errorf("%v, %d late after %d: want one more", err, one.late.Load(), late)
+	}
+}
+
+// A new sandbox of a pod has another address when the former one goes.
+func TestANewSandboxKeepsItsAddress(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m1, m2 := newMachine(t, "node1", h), newMachine(t, "node2", h)
+	one, two := m1.start(nil), m2.start(map[policy.NamespacedName][]netip.Addr{in("shop", "db"): {addr("10.0.0.9")}})
+	one.follows()
+	two.follows()
+	web, before, now := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}, []netip.Addr{addr("10.0.0.6")}
+	for _, a := range [][]netip.Addr{before, now} {
+		if err := one.Enter(web, a); err != nil {
+			t.Fatal(err)
+		}
+		one.tell(web, a)
+	}
+	one.Forget(web, before)
+	one.tell(web, now) // what is told of a pod is told in order
+	row, err := m2.decides(fromWeb("10.0.0.9", "10.0.0.6"))
+	if err != nil || policy.Action(row.Action) != policy.Allow || m1.endpoint("10.0.0.6") == 0 {
+		t.Errorf("%+v, %v, endpoint %d: want the new sandbox known", row, err, m1.endpoint("10.0.0.6"))
+	}
+}
+
+// Without a hub a pod starts if by the last revision nothing can be denied to it, and else fails with the cause.
+func TestWithoutAHub(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "hub-a", shop())
+	m := newMachine(t, "node1")
+	a := m.start(nil)
+	ctx := context.Background()
+	fails := func(namespace string, words ...string) {
+		t.Helper()
+		err := a.Await(ctx, namespace)
+		if err == nil {
+			t.Errorf("a pod of namespace %s may start", namespace)
+			return
+		}
+		for _, w := range words {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%q: want %q in it", err, w)
+			}
+		}
+	}
+	fails("other", "no replica of the policy hub has said yet")
+	if _, reason, _ := a.State(); reason != "NoHub" {
+		t.Errorf("reason %s", reason)
+	}
+	if err := a.Enter(in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err == nil {
+		t.Error("a pod may come when nothing is in the maps")
+	}
+	m.find(h)
+	a.follows()
+	if err := a.Await(ctx, "shop"); err != nil {
+		t.Error(err)
+	}
+	h.server.Stop()
+	eventually(t, "the hub is away", func() error {
+		if a.client.Load().Status().Following {
+			return errNot
+		}
+		return nil
+	})
+	if err := a.Await(ctx, "other"); err != nil {
+		t.Errorf("nothing selects a pod of namespace other: %v", err)
+	}
+	if err := a.Tell(ctx, in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err != nil || a.late.Load() != 1 {
+		t.Errorf("%v, %d late", err, a.late.Load())
+	}
+	fails("shop", "no replica of the policy hub answers", "revision 1 of hub-a", "old", `namespace "shop"`)
+	if err := a.Tell(ctx, in("shop", "web"), []netip.Addr{addr("10.0.0.5")}); err == nil {
+		t.Error("a pod that policies may deny something starts without a hub")
+	}
+}
+
+// What somebody else does to the maps is repaired, said and counted.
+func TestMapsAreCompared(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	now := clocktesting.NewFakeClock(time.Now())
+	m.clock = now
+	a := m.start(map[policy.NamespacedName][]netip.Addr{in("shop", "old"): {addr("10.0.0.7")}})
+	a.follows()
+	if m.endpoint("10.0.0.7") == 0 {
+		t.Fatal("the pod has no endpoint")
+	}
+	for _, half := range []uint32{0, 1} {
+		if err := m.programs.Maps["tw_pol_endof_1"].Delete(half); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m.endpoint("10.0.0.7") != 0 {
+		t.Fatal("the map is still there")
+	}
+	eventually(t, "the repair", func() error {
+		if now.HasWaiters() {
+			now.Step(comparePeriod)
+		}
+		if m.endpoint("10.0.0.7") == 0 {
+			return errNot
+		}
+		return nil
+	})
+	eventually(t, "the alarm", func() error {
+		if alarms := m.alarmed(); len(alarms) != 1 || !strings.HasPrefix(alarms[0], "PolicyMapsRepaired: ") || !strings.Contains(alarms[0], "tw_pol_endof_1") {
+			return fmt.Errorf("%q", alarms)
+		}
+		return nil
+	})
+	if v := metric(t, a, "terway_policy_alarms_total", "PolicyMapsRepaired"); v != 1 {
+		t.Errorf("%v alarms are counted", v)
+	}
+}
+
+// metric is a metric's value, with a label.
+func metric(t *testing.T, c prometheus.Collector, name, label string) float64 {
+	t.Helper()
+	r := prometheus.NewPedanticRegistry()
+	r.MustRegister(c)
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			if f.GetName() == name && (label == "" || len(m.Label) == 1 && m.Label[0].GetValue() == label) {
+				return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+			}
+		}
+	}
+	t.Fatalf("there is no metric %s of %q", name, label)
+	return 0
+}
+
+// An agent that ends leaves no maps behind, unless programs have them.
+func TestMapsEndWithTheAgent(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	var ids []ebpf.MapID
+	first := make(chan struct{})
+	o := m.options(first)
+	o.Maps = func() (map[string]*ebpf.Map, func() error, error) {
+		maps, err := policymap.Create()
+		for _, m := range maps {
+			info, err := m.Info()
+			if err != nil {
+				return nil, nil, err
+			}
+			id, _ := info.ID()
+			ids = append(ids, id)
+		}
+		return maps, func() error { return policymap.Close(maps) }, err
+	}
+	a := m.run(o, first, nil)
+	a.follows()
+	open := func() (n int) {
+		for _, id := range ids {
+			if m, err := ebpf.NewMapFromID(id); err == nil {
+				n++
+				_ = m.Close()
+			}
+		}
+		return n
+	}
+	if n := open(); n != len(ids) || n == 0 {
+		t.Fatalf("%d of %d maps are there", n, len(ids))
+	}
+	a.stop()
+	eventually(t, "the maps go", func() error {
+		if n := open(); n > 0 {
+			return fmt.Errorf("%d are there", n)
+		}
+		return nil
+	})
+}
+
+// On a kernel that cannot have policies no pod starts, and the node says why.
+func TestAnOldKernel(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	first := make(chan struct{})
+	o := m.options(first)
+	o.Wait = time.Hour // nothing is waited for
+	tries := 0
+	o.Maps = func() (map[string]*ebpf.Map, func() error, error) {
+		tries++
+		return nil, nil, &datapath.UnsupportedError{Feature: "maps of maps", Err: errors.New("EINVAL")}
+	}
+	a := m.run(o, first, nil)
+	const why = "this kernel lacks maps of maps: EINVAL"
+	if err := a.Await(context.Background(), "other"); err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("%v: want %s", err, why)
+	}
+	if ok, reason, message := a.State(); ok || reason != "KernelLacksFeature" || !strings.Contains(message, why) {
+		t.Errorf("%v, %s: %s", ok, reason, message)
+	}
+	if v := metric(t, a, "terway_policy_following", ""); v != 0 {
+		t.Errorf("terway_policy_following is %v", v)
+	}
+	a.stop()
+	if alarms := m.alarmed(); len(alarms) != 1 || tries != 1 || !strings.Contains(alarms[0], why) {
+		t.Errorf("after %d tries: %q", tries, alarms)
+	}
+}
+
+// Agents and hubs are killed at any moment while pods come and go here and there. In the end the kernel says what the hub says of
+// the pods that are here, and nothing passes at others.
+func TestKilledAtAnyMoment(t *testing.T) {
+	for seed := range uint64(4) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			chance := rand.New(rand.NewPCG(seed, 22))
+			c := newCluster(t, seed)
+			name := policytest.Nodes[0]
+			h := serve(t, "a", c.all())
+			m := newMachine(t, name, h)
+			wired := map[policy.NamespacedName][]netip.Addr{}
+			a := m.start(wired)
+			killed := 0
+			for range 80 {
+				switch chance.IntN(8) {
+				case 0:
+					h.server.Stop()
+					h = serve(t, "b", c.all())
+					m.find(h)
+					killed++
+				case 1:
+					a.stop()
+					a = m.start(wired)
+					killed++
+				case 2, 3, 4: // a pod comes, or goes
+					for pod, addresses := range c.pods(name) {
+						if was := wired[pod]; was != nil {
+							delete(wired, pod)
+							a.Forget(pod, was)
+							break
+						}
+						// The agent enters none before there is something in the maps.
+						if a.Enter(pod, addresses) == nil {
+							wired[pod] = addresses
+						}
+						break
+					}
+				default:
+					c.change(t, h)
+				}
+			}
+			a.follows()
+			for pod, addresses := range c.pods(name) {
+				if chance.IntN(3) > 0 {
+					if err := a.Enter(pod, addresses); err != nil {
+						t.Fatal(err)
+					}
+					wired[pod] = addresses
+				}
+			}
+			list := c.connections(name)
+			open := 0
+			for _, conn := range list {
+				if wired[conn.Pod] != nil {
+					open++
+				}
+			}
+			eventually(t, "the kernel", func() error { return a.has(c.ForNode(name), wired, list) })
+			t.Logf("%d kills; %d of %d connections at pods that are here", killed, open, len(list))
+		})
+	}
+}

@@ -1,0 +1,137 @@
+package nodepolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/node"
+)
+
+// glance is how often a pod that waits looks for a hub.
+const glance = 50 * time.Millisecond
+
+// Await waits until a pod of the namespace may start: the node follows a hub, or by the last revision no policy
+// can deny the pod anything. The error says why it may not.
+func (p *Policies) Await(ctx context.Context, namespace string) error {
+	ctx, cancel := context.WithTimeout(ctx, p.Wait)
+	defer cancel()
+	for {
+		failure := p.failed()
+		if p.unsupported() {
+			return fmt.Errorf("policy is on, and this node cannot have it: %w", failure)
+		}
+		c := p.client.Load()
+		if c != nil && (c.Status().Following || c.Open(namespace)) {
+			return nil
+		}
+		select {
+		case <-p.Clock.After(glance):
+		case <-ctx.Done():
+			if failure != nil {
+				return fmt.Errorf("the node's policies cannot be written: %w", failure)
+			}
+			return fmt.Errorf("%s, and policies may deny a pod of namespace %q something", p.away(), namespace)
+		}
+	}
+}
+
+// away says that no hub answers, and what the node has.
+func (p *Policies) away() string {
+	c := p.client.Load()
+	if c == nil {
+		return "the agent has just started and has not asked a policy hub yet"
+	}
+	s := c.Status()
+	why := s.Error
+	if why == "" {
+		why = "no answer yet"
+	}
+	if s.Settled.IsZero() {
+		return fmt.Sprintf("no replica of the policy hub has said yet what policies say (%s)", why)
+	}
+	return fmt.Sprintf("no replica of the policy hub answers (%s); the node has revision %d of %s, %s old", why, s.Revision, s.Hub, p.Clock.Since(s.Settled).Round(time.Second))
+}
+
+// Enter notes that a pod is about to have addresses here. When it returns nothing passes there but what the hub
+// has said of this pod.
+func (p *Policies) Enter(pod policy.NamespacedName, addresses []netip.Addr) error {
+	if !p.written.Load() {
+		why := "nothing has been written"
+		if c := p.client.Load(); c != nil && c.Status().Refused != "" {
+			why = c.Status().Refused
+		}
+		return fmt.Errorf("the node's policies are not in the kernel yet: %s", why)
+	}
+	if !p.pods.enter(pod, addresses) {
+		return nil
+	}
+	// Maps that are full take no new rules, but those of the pods that are gone go.
+	if err := p.client.Load().Again(); err != nil && !p.pods.closed(pod, addresses) {
+		p.pods.leave(pod, addresses)
+		return fmt.Errorf("close pod %s: %w", pod, err)
+	}
+	return nil
+}
+
+// Tell tells the hub a pod's addresses, and returns when the nodes whose rules name the pod know them, or after
+// node.AddressWait. If the hub is gone meanwhile it does what Await does.
+func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresses []netip.Addr) error {
+	before, done := p.turns.take(pod)
+	defer done()
+	select {
+	case <-before:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	p.mu.Lock()
+	p.claims[pod] = addresses
+	p.mu.Unlock()
+	p.told.Add(1)
+	for {
+		if err := p.Await(ctx, pod.Namespace); err != nil {
+			return err
+		}
+		c := p.client.Load()
+		_, err := c.PodAddress(ctx, pod, addresses...)
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, node.ErrAway) || c.Open(pod.Namespace):
+			p.late.Add(1)
+			p.Log.Warn("a pod starts before all nodes know its address", "pod", pod, "why", err)
+			return nil
+		}
+	}
+}
+
+// Forget notes that a pod has addresses here no more, and tells the hub, later.
+func (p *Policies) Forget(pod policy.NamespacedName, addresses []netip.Addr) {
+	if p.pods.leave(pod, addresses) {
+		signal(p.again)
+	}
+	p.mu.Lock()
+	last := slices.Equal(p.claims[pod], addresses)
+	if last {
+		delete(p.claims, pod)
+	}
+	p.mu.Unlock()
+	c := p.client.Load()
+	if !last || c == nil {
+		return // a newer sandbox of the pod has other addresses
+	}
+	before, done := p.turns.take(pod)
+	go func() {
+		defer done()
+		<-before
+		p.forgetting <- struct{}{}
+		defer func() { <-p.forgetting }()
+		if _, err := c.PodAddress(context.Background(), pod); err != nil {
+			p.Log.Debug("not all nodes know that a pod is gone; they learn it from the API server", "pod", pod, "why", err)
+		}
+	}()
+}
