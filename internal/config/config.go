@@ -59,6 +59,9 @@ type Config struct {
 	Datapath string `json:"datapath"`
 	// NetworkPolicy is whether policies are enforced; when off, they are not read.
 	NetworkPolicy bool `json:"network_policy"`
+	// PolicyAllowLoadBalancerProbes lets the health checks of load balancers (100.64.0.0/10) reach
+	// every pod, whatever policies say; when false only rules do.
+	PolicyAllowLoadBalancerProbes bool `json:"policy_allow_load_balancer_probes"`
 	// MasqueradeOutside makes pods leave the VPC with their node's address.
 	MasqueradeOutside bool `json:"masquerade_outside"`
 
@@ -102,6 +105,7 @@ func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
 		VSwitchSelectionPolicy: "most", Network: claims.NetworkTerway, Mode: claims.ModeShared, WarmENIs: 1, Datapath: claims.Auto,
+		PolicyAllowLoadBalancerProbes: true,
 	}
 	var errs []error
 	known := maps.Clone(raw)

@@ -29,8 +29,11 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.Mode != "shared" || c.NetworkPolicy || c.VSwitchSelectionPolicy != "most" {
+	if c.MinPoolSize != 3 || c.MaxPoolSize != 8 || c.CoolingSeconds != 130 || c.Datapath != "auto" || c.Mode != "shared" || c.NetworkPolicy || !c.PolicyAllowLoadBalancerProbes || c.VSwitchSelectionPolicy != "most" {
 		t.Errorf("defaults %+v", c)
+	}
+	if parsed(t, good+"policy_allow_load_balancer_probes: false").PolicyAllowLoadBalancerProbes {
+		t.Error("policy_allow_load_balancer_probes: false is not read")
 	}
 	if two := parsed(t, strings.Replace(good, "0.0/20", "0.0/20, fd00::/112", 1)).ServiceCIDRs(); len(two) != 2 || two[1].String() != "fd00::/112" {
 		t.Errorf("two Service ranges are %v", two)
@@ -62,6 +65,8 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "eniip_virtual_type: IPVlan":                                "write datapath",
 		good + "disable_network_policy: 'true'":                            "write network_policy",
 		good + "pod_cidr: 172.20.0.0/16":                                   "only with network: flannel",
+		good + "policy_allow_load_balancer_probes: no!":                    `policy_allow_load_balancer_probes "no!": want true or false`,
+		flannel + "policy_allow_load_balancer_probes: true":                "policy_allow_load_balancer_probes: not with network: flannel",
 		strings.Replace(good, "0.0/20", "0.0/20,172.22.0.0/20", 1):         `service_cidr "172.21.0.0/20,172.22.0.0/20": want one range, or`,
 		strings.Replace(good, "172.21.0.0/20", "::ffff:172.21.0.0/116", 1): `service_cidr "::ffff:172.21.0.0/116"`,
 		strings.Replace(flannel, "172.21.0.0/20", "172.20.16.0/20", 1):     `pod_cidr "172.20.0.0/16" overlaps service_cidr 172.20.16.0/20`,

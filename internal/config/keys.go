@@ -29,6 +29,7 @@ var keys = []key{
 	{name: "host_stack_cidrs", terway: true},
 	{name: "datapath", terway: true},
 	{name: "network_policy", terway: true},
+	{name: "policy_allow_load_balancer_probes", terway: true},
 	{name: "vswitches", terway: true},
 	{name: "vswitch_selection_policy", terway: true},
 	{name: "security_groups", terway: true},

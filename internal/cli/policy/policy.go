@@ -6,13 +6,13 @@ package policy
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/policy/lint"
 	"terway.dev/terway/internal/policy/manifest"
 	"terway.dev/terway/internal/policy/translate"
@@ -29,6 +29,9 @@ func NewCommand() *cobra.Command {
 	return cmd
 }
 
+// flagProbes overrides translate.SettingProbes.
+const flagProbes = "allow-load-balancer-probes"
+
 // source is where objects are from.
 type source struct {
 	offline   string
@@ -39,13 +42,14 @@ type source struct {
 func (s *source) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it")
 	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
-	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, "allow-load-balancer-probes", true, "let health checks of load balancers (100.64.0.0/10) in before any policy")
+	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, flagProbes, true, "let health checks of load balancers (100.64.0.0/10) in before any policy; if not given, "+translate.SettingProbes+" of the ConfigMap eni-config in DIR says it")
 	if err := cmd.MarkFlagRequired("offline"); err != nil {
 		panic(err)
 	}
 }
 
-func (s *source) read(stderr io.Writer) (translate.Objects, error) {
+// read reads the folder. What its configuration sets goes into the options, if no flag does.
+func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 	if info, err := os.Stat(s.offline); err != nil {
 		return translate.Objects{}, fmt.Errorf("--offline: %w", err)
 	} else if !info.IsDir() {
@@ -55,14 +59,44 @@ func (s *source) read(stderr io.Writer) (translate.Objects, error) {
 	if err != nil {
 		return translate.Objects{}, err
 	}
-	r.Namespace = s.namespace
+	r.Namespace, r.ConfigMap = s.namespace, config.ConfigMapName
 	if err := r.Folder(os.DirFS(s.offline)); err != nil {
 		return translate.Objects{}, fmt.Errorf("--offline %s: %w", s.offline, err)
 	}
+	if err := s.configure(cmd, r); err != nil {
+		return translate.Objects{}, fmt.Errorf("--offline %s: %w", s.offline, err)
+	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Skipped)) {
-		fmt.Fprintf(stderr, "not read: %d %s, of which no policy speaks\n", r.Skipped[kind], kind)
+		fmt.Fprintf(cmd.ErrOrStderr(), "not read: %d %s, of which no policy speaks\n", r.Skipped[kind], kind)
 	}
 	return r.Objects, nil
+}
+
+// configure reads the options from the configuration of the cluster that the folder is of. The
+// existing Terway's, which has the same name and other keys, says nothing of them.
+func (s *source) configure(cmd *cobra.Command, r *manifest.Reader) error {
+	given := cmd.Flags().Changed(flagProbes)
+	said := "" // by which ConfigMap
+	for _, m := range r.ConfigMaps {
+		if m.Data[config.ConfigMapKey] == "" {
+			r.Skipped["ConfigMap"]++
+			continue
+		}
+		if given {
+			continue
+		}
+		name := m.Namespace + "/" + m.Name
+		c, err := config.FromConfigMap(m.Data)
+		if err != nil {
+			return fmt.Errorf("ConfigMap %s: %w\nwith --%s it is not asked", name, err, flagProbes)
+		}
+		allow := c.PolicyAllowLoadBalancerProbes
+		if said != "" && allow != s.options.AllowLoadBalancerProbes {
+			return fmt.Errorf("ConfigMap %s: %s is %t, and %t in %s: want the ConfigMap of one cluster, or --%s", name, translate.SettingProbes, allow, !allow, said, flagProbes)
+		}
+		s.options.AllowLoadBalancerProbes, said = allow, name
+	}
+	return nil
 }
 
 func lintCommand() *cobra.Command {
@@ -81,7 +115,7 @@ Each finding names the object, the field and the check:
   named-port      the name of a port that no pod has
   dns             pods that cannot ask the cluster's DNS
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
-  probes          a rule against health checks that --allow-load-balancer-probes lets in before it
+  probes          a rule against health checks that policy_allow_load_balancer_probes lets in before it
 
 What is about pods is asked only if there are pods in DIR; with namespaces, service accounts
 and nodes as well the answers are those of the cluster. If there is a finding, the command fails.`,
@@ -89,7 +123,7 @@ and nodes as well the answers are those of the cluster. If there is a finding, t
   terwayctl policy lint --offline policies`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := from.read(cmd.ErrOrStderr())
+			o, err := from.read(cmd)
 			if err != nil {
 				return err
 			}

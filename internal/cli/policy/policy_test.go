@@ -51,6 +51,12 @@ spec: {order: 1, types: [Egress], selector: app == 'web', egress: [{action: Log}
 // run is what a user sees of "terwayctl policy ARGS", with these files in the folder DIR.
 func run(t *testing.T, files map[string]string, args ...string) (string, error) {
 	t.Helper()
+	return runWith(t, "", files, args...)
+}
+
+// runWith is run with a standard input.
+func runWith(t *testing.T, stdin string, files map[string]string, args ...string) (string, error) {
+	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
@@ -60,6 +66,7 @@ func run(t *testing.T, files map[string]string, args ...string) (string, error) 
 	var out bytes.Buffer
 	cmd := policy.NewCommand()
 	cmd.SetArgs(append(args, "--offline", dir))
+	cmd.SetIn(strings.NewReader(stdin))
 	cmd.SetOut(&out)
 	cmd.SetErr(&out)
 	cmd.SilenceUsage, cmd.SilenceErrors = true, true
@@ -113,5 +120,50 @@ func TestLint(t *testing.T) {
 	}
 	if out, err = run(t, nil, "lint"); err == nil || !strings.Contains(err.Error(), "there are no policies in ") {
 		t.Errorf("%s%v", out, err)
+	}
+}
+
+// TestProbes: whether health checks are let in is what the cluster's configuration says, unless
+// the flag says it.
+func TestProbes(t *testing.T) {
+	configuration := func(namespace, more string) string {
+		return `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: eni-config, namespace: ` + namespace + `}
+data:
+  eni-config.yaml: |
+    {cluster_id: c, region: cn-hangzhou, service_cidr: 172.21.0.0/20, vswitches: {cn-hangzhou-i: [vsw-1]}` + more + `}
+`
+	}
+	off := configuration("kube-system", ", policy_allow_load_balancer_probes: false")
+	const old = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: eni-config}\ndata: {eni_conf: '{}'}\n"
+	const other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {eni-config.yaml: '}'}\n"
+	const let, kept = "ingress at shop/db: allow: Setting policy_allow_load_balancer_probes, ingress rule 0, in tier load-balancer-probes", "ingress at shop/db: deny: the end of tier default"
+	for _, c := range []struct {
+		config string
+		args   []string
+		want   string // of the output or of the error
+	}{
+		{"", nil, let},
+		{other, nil, let},
+		{old, nil, let},
+		{configuration("kube-system", ""), nil, let},
+		{off, nil, kept},
+		{old + "---" + off, nil, kept},
+		{off, []string{"--allow-load-balancer-probes"}, let},
+		{"", []string{"--allow-load-balancer-probes=false"}, kept},
+		{off + "---" + configuration("terway", ""), nil, "ConfigMap terway/eni-config: policy_allow_load_balancer_probes is true, and false in kube-system/eni-config: want the ConfigMap of one cluster, or --allow-load-balancer-probes"},
+		{configuration("kube-system", ", colour: red"), nil, `ConfigMap kube-system/eni-config: "colour" is not a key`},
+		{configuration("kube-system", ", colour: red"), []string{"--allow-load-balancer-probes=false"}, kept},
+	} {
+		out, err := run(t, map[string]string{"a.yaml": cluster, "b.yaml": policies, "c.yaml": c.config},
+			append([]string{"trace", "--from", "100.64.0.1", "--to", "shop/db", "--port", "80"}, c.args...)...)
+		if err != nil {
+			out += err.Error()
+		}
+		if !strings.Contains(out, c.want) {
+			t.Errorf("%s%v:\n%s\nwant %q", c.config, c.args, out, c.want)
+		}
 	}
 }

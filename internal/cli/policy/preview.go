@@ -56,6 +56,7 @@ stagedAction. Those of DIR change nothing.
 The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy preview --offline policies -f new.yaml
+  kustomize build . | terwayctl policy preview --offline policies -f -
   terwayctl policy preview --offline policies -f staged.yaml --staged -o json
   terwayctl policy preview --offline policies --delete NetworkPolicy/shop/db`,
 		Args: cobra.NoArgs,
@@ -66,11 +67,11 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 			if len(files) == 0 && len(gone) == 0 {
 				return errors.New("want -f FILE of what is applied, --delete of what goes, or both")
 			}
-			before, err := from.read(cmd.ErrOrStderr())
+			before, err := from.read(cmd)
 			if err != nil {
 				return err
 			}
-			after, err := from.changed(before, files, gone, staged, cmd.ErrOrStderr())
+			after, err := from.changed(cmd, before, files, gone, staged)
 			if err != nil {
 				return err
 			}
@@ -91,7 +92,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 	}
 	from.flags(cmd)
 	f := cmd.Flags()
-	f.StringArrayVarP(&files, "filename", "f", nil, "the YAML or JSON `FILE` of what is applied; may come again")
+	f.StringArrayVarP(&files, "filename", "f", nil, "the YAML or JSON `FILE` of what is applied, - for the standard input; may come again")
 	f.StringArrayVar(&gone, "delete", nil, "an object that goes, before FILE is applied: `KIND/[NAMESPACE/]NAME`, as in NetworkPolicy/shop/db; may come again")
 	f.BoolVar(&staged, "staged", false, "apply the staged policies of FILE")
 	f.StringVarP(&output, "output", "o", "", "`FORMAT`: json")
@@ -99,7 +100,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 }
 
 // changed is what becomes of the objects.
-func (s *source) changed(o translate.Objects, files, gone []string, staged bool, stderr io.Writer) (translate.Objects, error) {
+func (s *source) changed(cmd *cobra.Command, o translate.Objects, files, gone []string, staged bool) (translate.Objects, error) {
 	for _, text := range gone {
 		ref, err := refOf(text, s.namespace)
 		if err != nil {
@@ -112,7 +113,7 @@ func (s *source) changed(o translate.Objects, files, gone []string, staged bool,
 		o = rest
 	}
 	for _, name := range files {
-		text, err := os.ReadFile(name)
+		text, err := readFile(cmd, name)
 		if err != nil {
 			return o, fmt.Errorf("-f: %w", err)
 		}
@@ -129,16 +130,31 @@ func (s *source) changed(o translate.Objects, files, gone []string, staged bool,
 			return o, fmt.Errorf("-f %s: has objects of other kinds: want policies, tiers and network sets", name)
 		}
 		o = o.With(n)
-		switch n := len(n.StagedNetworkPolicies) + len(n.StagedGlobalNetworkPolicies) + len(n.StagedKubernetesNetworkPolicies); {
+		stagedOnes := len(n.StagedNetworkPolicies) + len(n.StagedGlobalNetworkPolicies) + len(n.StagedKubernetesNetworkPolicies)
+		switch {
+		case stagedOnes+len(n.NetworkPolicies)+len(n.ClusterNetworkPolicies)+len(n.CalicoPolicies)+len(n.GlobalNetworkPolicies)+len(n.Tiers)+len(n.NetworkSets)+len(n.GlobalNetworkSets) == 0:
+			return o, fmt.Errorf("-f %s: there is nothing in it: want policies, tiers and network sets", name)
 		case staged:
 			o.StagedNetworkPolicies, o.StagedGlobalNetworkPolicies, o.StagedKubernetesNetworkPolicies =
 				r.Objects.StagedNetworkPolicies, r.Objects.StagedGlobalNetworkPolicies, r.Objects.StagedKubernetesNetworkPolicies
 			o = o.WithStaged()
-		case n > 0:
-			fmt.Fprintf(stderr, "-f %s: %d staged policies change nothing: --staged applies them\n", name, n)
+		case stagedOnes > 0:
+			fmt.Fprintf(cmd.ErrOrStderr(), "-f %s: %d staged policies change nothing: --staged applies them\n", name, stagedOnes)
 		}
 	}
 	return o, nil
+}
+
+// readFile reads a file, or the standard input if its name is "-".
+func readFile(cmd *cobra.Command, name string) ([]byte, error) {
+	if name == "-" {
+		text, err := io.ReadAll(cmd.InOrStdin())
+		if err != nil {
+			return nil, fmt.Errorf("read the standard input: %w", err)
+		}
+		return text, nil
+	}
+	return os.ReadFile(name)
 }
 
 // deletable are the kinds of --delete.

@@ -109,6 +109,12 @@ opened shop/frontend shop/db tcp/5433 ingress deny by the end of tier default in
 		t.Errorf("what is there already: %s%v", out, err)
 	}
 
+	// The standard input is a file too, beside others, of which the last has its way.
+	out, err = runWith(t, wider, both, "preview", "-f", file(t, allowWeb), "-f", "-")
+	if err != nil || !strings.Contains(out, "0 cut, 1 opened\n") {
+		t.Errorf("%s%v", out, err)
+	}
+
 	out, err = run(t, both, "preview", "-o", "json", "-f", file(t, wider))
 	var got, wanted any
 	if bad := json.Unmarshal([]byte(strings.TrimPrefix(out, pending)), &got); bad != nil || err != nil {
@@ -144,6 +150,7 @@ func TestPreviewRefuses(t *testing.T) {
 		{both, nil, "want -f FILE of what is applied, --delete of what goes, or both"},
 		{both, []string{"-o", "yaml", "-f", "x"}, `-o "yaml": want json, or nothing for text`},
 		{both, []string{"-f", "/gone.yaml"}, "-f: open /gone.yaml: no such file"},
+		{both, []string{"-f", "-"}, "-f -: there is nothing in it: want policies, tiers and network sets"},
 		{both, []string{"-f", file(t, shop)}, "has objects of other kinds: want policies, tiers and network sets"},
 		{both, []string{"-f", file(t, strings.Replace(allowWeb, "ingress:", "ingres:", 1))}, `unknown field "spec.ingres"`},
 		{both, []string{"--delete", "Pod/shop/db"}, `--delete "Pod/shop/db": want KIND/[NAMESPACE/]NAME; kinds are NetworkPolicy, `},

@@ -32,7 +32,7 @@ A connection that is denied is an error.`,
   terwayctl policy trace --offline policies --from shop/web --to 10.0.0.9 --port icmp/8`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := from.read(cmd.ErrOrStderr())
+			o, err := from.read(cmd)
 			if err != nil {
 				return err
 			}

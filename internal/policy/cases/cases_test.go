@@ -64,7 +64,7 @@ func run(t *testing.T, a *txtar.Archive) map[bool]int {
 		case "notes":
 			notes = text
 		case "options":
-			options.AllowLoadBalancerProbes = !strings.Contains(text, "allow-load-balancer-probes: false")
+			options.AllowLoadBalancerProbes = !strings.Contains(text, translate.SettingProbes+": false")
 		default:
 			if err := reader.Read(f.Data); err != nil {
 				t.Fatalf("%s: %v", f.Name, err)

@@ -243,7 +243,7 @@ func (l *linter) probes(p policy.Policy) {
 				if r.Action == policy.Deny && slices.ContainsFunc(s.Nets, func(n netip.Prefix) bool {
 					return n.Bits() >= translate.LoadBalancerProbes.Bits() && translate.LoadBalancerProbes.Contains(n.Addr())
 				}) {
-					l.add(p.Ref, fmt.Sprintf("spec.ingress[%d]", r.Number), Probes, "denies nothing: allow-load-balancer-probes lets %s in before any rule", translate.LoadBalancerProbes)
+					l.add(p.Ref, fmt.Sprintf("spec.ingress[%d]", r.Number), Probes, "denies nothing: %s lets %s in before any rule", translate.SettingProbes, translate.LoadBalancerProbes)
 				}
 			}
 		}

@@ -59,7 +59,7 @@ func TestLint(t *testing.T) {
 		{"metadata, both", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32, 100.100.100.200/32]}}]}]}"), ""},
 		{"metadata, denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}]}"), `denies 169.254.169.254, and the policy does not deny 100.100.100.200`},
 		{"metadata, both denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}, {action: Deny, to: [{networks: [100.100.100.200/32]}]}]}"), ""},
-		{"probes", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Deny, source: {nets: [100.64.0.0/10]}}, {action: Allow}]}"), `spec.ingress[0]: denies nothing: allow-load-balancer-probes lets 100.64.0.0/10 in`},
+		{"probes", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Deny, source: {nets: [100.64.0.0/10]}}, {action: Allow}]}"), `spec.ingress[0]: denies nothing: policy_allow_load_balancer_probes lets 100.64.0.0/10 in`},
 		{"dns", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}"), `NetworkPolicy shop/it: shop/web cannot ask the cluster's DNS (kube-system/dns, UDP 53) (dns)`},
 		{"dns, by rule", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]}"), `ClusterNetworkPolicy shop/it: shop/web cannot ask`},
 	} {

@@ -33,6 +33,9 @@ type Reader struct {
 	// Namespace is where objects go that name none and need one, as with kubectl. "": they
 	// stay without.
 	Namespace string
+	// ConfigMap is the name of the ConfigMaps that go into ConfigMaps; all others are skipped.
+	ConfigMap  string
+	ConfigMaps []*corev1.ConfigMap
 	// Skipped counts objects that say nothing of policies, by kind.
 	Skipped map[string]int
 
@@ -120,7 +123,7 @@ func (r *Reader) add(object runtime.Object) error {
 	o := &r.Objects
 	switch x := object.(type) {
 	case *networkingv1.NetworkPolicy, *v3.NetworkPolicy, *v3.StagedNetworkPolicy, *v3.StagedKubernetesNetworkPolicy,
-		*corev1.ServiceAccount, *corev1.Pod, *discoveryv1.EndpointSlice, *v3.NetworkSet:
+		*corev1.ServiceAccount, *corev1.Pod, *corev1.ConfigMap, *discoveryv1.EndpointSlice, *v3.NetworkSet:
 		if m := x.(metav1.Object); m.GetNamespace() == "" {
 			m.SetNamespace(r.Namespace)
 		}
@@ -164,6 +167,12 @@ func (r *Reader) add(object runtime.Object) error {
 		o.GlobalNetworkSets = append(o.GlobalNetworkSets, x)
 	case *v3.HostEndpoint:
 		o.HostEndpoints = append(o.HostEndpoints, x)
+	case *corev1.ConfigMap:
+		if r.ConfigMap == "" || x.Name != r.ConfigMap {
+			r.Skipped[x.Kind]++
+			break
+		}
+		r.ConfigMaps = append(r.ConfigMaps, x)
 	default:
 		r.Skipped[object.GetObjectKind().GroupVersionKind().Kind]++
 	}

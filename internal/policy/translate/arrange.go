@@ -28,13 +28,16 @@ const KubernetesOrder = 1000
 // TierProbes is the tier that Options.AllowLoadBalancerProbes makes, before all others.
 const TierProbes = "load-balancer-probes"
 
+// SettingProbes is the key of the cluster's configuration that is Options.AllowLoadBalancerProbes.
+const SettingProbes = "policy_allow_load_balancer_probes"
+
 // LoadBalancerProbes is where the health checks of Alibaba Cloud's load balancers are from.
 var LoadBalancerProbes = netip.MustParsePrefix("100.64.0.0/10")
 
 // Options are what a cluster sets beside its objects.
 type Options struct {
-	// AllowLoadBalancerProbes is --allow-load-balancer-probes of terwayctl: every pod may be reached
-	// from LoadBalancerProbes, whatever policies say. Without it only rules allow that.
+	// AllowLoadBalancerProbes: every pod may be reached from LoadBalancerProbes, whatever policies
+	// say. Without it only rules allow that.
 	AllowLoadBalancerProbes bool
 }
 
@@ -106,7 +109,7 @@ func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note
 				r.note(Partly, "spec.defaultAction", t.Default, "this tier's default action is always "+ours.Default.String())
 			}
 		} else if t.Name == TierProbes {
-			r.refuse("metadata.name", t.Name, "another name: this one is used for allow-load-balancer-probes")
+			r.refuse("metadata.name", t.Name, "another name: this one is used for "+SettingProbes)
 		} else if !r.refused() {
 			all[t.Name] = t
 		}
@@ -160,7 +163,7 @@ func bare(name, tier string) string { return strings.TrimPrefix(name, tier+".") 
 // probes is what the load balancers' health checks are allowed by.
 func probes() policy.Tier {
 	p := policy.Policy{
-		Ref:        policy.Ref{Kind: KindSetting, Name: "allow-load-balancer-probes"},
+		Ref:        policy.Ref{Kind: KindSetting, Name: SettingProbes},
 		Directions: [2]bool{policy.Ingress: true},
 	}
 	p.Rules[policy.Ingress] = []policy.Rule{{
