@@ -31,8 +31,8 @@ type APIServer struct {
 }
 
 // StartAPIServer builds the programs if the cache has none and starts them; dir holds what
-// they keep and their logs. The caller closes it.
-func StartAPIServer(ctx context.Context, dir string, p *Progress) (*APIServer, error) {
+// they keep and their logs; env is added to their environment. The caller closes it.
+func StartAPIServer(ctx context.Context, dir string, p *Progress, env ...string) (*APIServer, error) {
 	o := &Options{Dir: dir, Nodes: 1, Network: NetworkNone}
 	var err error
 	if o.Zones, err = ParseZones("1"); err != nil {
@@ -54,7 +54,7 @@ func StartAPIServer(ctx context.Context, dir string, p *Progress) (*APIServer, e
 		return nil, err
 	}
 	s := &APIServer{Kubeconfig: o.Kubeconfig(), Etcd: url(ports[0])}
-	etcd, err := startChild(o.path("log", "etcd.log"), append(o.etcdArgs(s.Etcd, url(ports[1])), "--quota-backend-bytes=8589934592"))
+	etcd, err := startChild(o.path("log", "etcd.log"), append(o.etcdArgs(s.Etcd, url(ports[1])), "--quota-backend-bytes=8589934592"), env)
 	if err != nil {
 		return nil, err
 	}
@@ -62,7 +62,7 @@ func StartAPIServer(ctx context.Context, dir string, p *Progress) (*APIServer, e
 	server, err := startChild(o.path("log", "kube-apiserver.log"), append(o.apiServerArgs(s.Etcd),
 		"--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[2]),
 		// Loopback is no address for the Service "kubernetes", and there is nobody to use it.
-		"--endpoint-reconciler-type=none", "--profiling=true"))
+		"--endpoint-reconciler-type=none", "--profiling=true"), env)
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -145,7 +145,7 @@ type child struct {
 	done chan struct{} // closed when it has ended
 }
 
-func startChild(logPath string, args []string) (*child, error) {
+func startChild(logPath string, args, env []string) (*child, error) {
 	if err := os.MkdirAll(filepath.Dir(logPath), 0o755); err != nil {
 		return nil, fmt.Errorf("start %s: %w", args[0], err)
 	}
@@ -155,7 +155,7 @@ func startChild(logPath string, args []string) (*child, error) {
 	}
 	defer log.Close()
 	c := &child{cmd: exec.Command(args[0], args[1:]...), done: make(chan struct{})}
-	c.cmd.Stdout, c.cmd.Stderr, c.cmd.Dir = log, log, "/"
+	c.cmd.Stdout, c.cmd.Stderr, c.cmd.Dir, c.cmd.Env = log, log, "/", append(os.Environ(), env...)
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {

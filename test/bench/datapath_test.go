@@ -163,7 +163,7 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 	proxied1, proxied2 := two(false)
 	var pairs []pair
 	for _, k := range list {
-		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: many, suffix: manyPods(many)}} {
+		for _, p := range []pair{{k: k, pods: 2}, {k: k, pods: 2, suffix: byService}, {k: k, pods: many, suffix: manyPods(many)}} {
 			p.a, p.b = two(false)
 			for _, n := range []*node{p.a, p.b} {
 				numbers := upTo(p.pods)
@@ -178,13 +178,13 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 		}
 	}
 	type plugged struct {
-		name string
-		a, b *node
+		name, plugin string
+		a, b         *node
 	}
 	var others []plugged
-	for _, name := range []string{"ptp", "bridge"} {
-		x, y := two(true)
-		others = append(others, plugged{name, x, y})
+	for _, o := range []plugged{{name: redirects, plugin: "ptp"}, {name: "ptp", plugin: "ptp"}, {name: "bridge", plugin: "bridge"}} {
+		o.a, o.b = two(true)
+		others = append(others, o)
 	}
 	b.progress("%d instances on the fabric", len(all))
 	v.open(all...)
@@ -196,7 +196,7 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 	baseline := func(group string) {
 		legs = append(legs, leg{host, "", traffic.Path{Client: host1.NS, Server: host2.NS, Address: host2.V4}, group})
 	}
-	var same []leg
+	var service, same leg
 	for _, p := range pairs {
 		b.progress("%s: %d pods on each of two nodes", p.k.name, p.pods)
 		x, err := p.a.wire(p.k, upTo(p.pods))
@@ -210,26 +210,35 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 		if p.suffix == "" {
 			baseline(p.k.name)
 		}
-		legs = append(legs, leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}, ""})
-		if p.suffix == "" {
-			// The node's rules are there for what has no Service too, as kube-proxy's are.
+		l := leg{p.k.name, p.suffix, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1)}, ""}
+		switch p.suffix {
+		case "":
+			same = leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}, ""}
+		case byService:
 			p.a.kubeProxy(p.b.pod(1))
 			p.b.kubeProxy(p.a.pod(1))
-			same = append(same, leg{p.k.name, byService, traffic.Path{Client: x[0], Server: y[0], Address: p.b.pod(1), Service: clusterIP}, ""},
-				leg{p.k.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: p.a.pod(2)}, ""})
-		} else {
+			l.path.Service = clusterIP
+			service = l
+			continue
+		}
+		legs = append(legs, l)
+		if p.suffix != "" {
 			// Beside the host is the pair that has a goal, and beside that the one with many pods.
-			legs = append(legs, same...)
-			same = nil
+			legs = append(legs, service, same)
 		}
 	}
 	for _, o := range others {
 		b.progress("%s", o.name)
-		x, inside := o.a.plug(dir, o.name, 2)
-		y, outside := o.b.plug(dir, o.name, 2)
+		x, inside := o.a.plug(dir, o.plugin, 2)
+		y, outside := o.b.plug(dir, o.plugin, 2)
 		baseline(o.name)
-		legs = append(legs, leg{o.name, "", traffic.Path{Client: x[0], Server: y[0], Address: outside[0]}, ""},
-			leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}, ""})
+		legs = append(legs, leg{o.name, "", traffic.Path{Client: x[0], Server: y[0], Address: outside[0]}, ""})
+		if o.name == redirects {
+			o.a.redirect(x[0], inside[0], o.b)
+			o.b.redirect(y[0], outside[0], o.a)
+			continue
+		}
+		legs = append(legs, leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}, ""})
 	}
 	for _, l := range legs {
 		// Few ports: connections that are over must not fill the tables of flows.

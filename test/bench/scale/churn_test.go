@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,13 @@ type waits struct {
 	of     []time.Duration
 	atOnce int
 	groups []group
+	used   []sample
+}
+
+// sample is the processor time by program until a moment.
+type sample struct {
+	at  time.Time
+	cpu map[string]time.Duration
 }
 
 // group is one node's pods that came at once.
@@ -31,6 +39,7 @@ type group struct {
 	node string
 	// enis are how many the node had before and after.
 	enis [2]int
+	came time.Time
 	wait time.Duration // of the last pod
 }
 
@@ -44,7 +53,39 @@ func (w *waits) slowest(n int) string {
 	for _, g := range sorted[:min(n, len(sorted))] {
 		parts = append(parts, fmt.Sprintf("%s %.2f s (ENIs %d, then %d)", g.node, g.wait.Seconds(), g.enis[0], g.enis[1]))
 	}
+	if len(sorted) > 0 {
+		parts = append(parts, "meanwhile "+w.usedWhile(sorted[0].came, sorted[0].came.Add(sorted[0].wait)))
+	}
 	return strings.Join(parts, ", ")
+}
+
+// usedWhile is what the programs took of one CPU at a time: it tells a controller that does nothing
+// from a machine that has nothing left for it.
+func (w *waits) usedWhile(from, to time.Time) string {
+	first := sort.Search(len(w.used), func(i int) bool { return w.used[i].at.After(from) }) - 1
+	last := sort.Search(len(w.used), func(i int) bool { return !w.used[i].at.Before(to) })
+	if first < 0 || last >= len(w.used) {
+		return "no CPU times"
+	}
+	a, b := w.used[first], w.used[last]
+	return shares(a.cpu, b.cpu, b.at.Sub(a.at))
+}
+
+// sample adds the processor times until ctx ends.
+func (w *waits) sample(ctx context.Context, cpu func() map[string]time.Duration) {
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now := sample{time.Now(), cpu()}
+		w.mu.Lock()
+		w.used = append(w.used, now)
+		w.mu.Unlock()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func (w *waits) got(d time.Duration) {
@@ -95,6 +136,8 @@ type load struct {
 	perSecond    float64 // pods
 	group        int
 	life         time.Duration
+	// cpu is the processor time by program so far; nil if nobody asks.
+	cpu func() map[string]time.Duration
 }
 
 // every is how often a group comes.
@@ -114,7 +157,13 @@ func named(prefix string, n int) (names []string) {
 // had its address. It says how many pods there were.
 func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) bool) (w *waits, pods int, err error) {
 	w = &waits{}
-	var ends sync.WaitGroup
+	var ends, samples sync.WaitGroup
+	if l.cpu != nil {
+		sampled, enough := context.WithCancel(ctx)
+		samples.Go(func() { w.sample(sampled, l.cpu) })
+		defer samples.Wait()
+		defer enough()
+	}
 	tick := time.NewTicker(l.every())
 	defer tick.Stop()
 	for end := time.Now().Add(d); time.Now().Before(end); {
@@ -126,7 +175,7 @@ func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) 
 		l.serial++
 		names := named(fmt.Sprintf("churn/group-%d", l.serial), l.group)
 		var longest atomic.Int64
-		g := group{node: n.Name, enis: [2]int{n.ENIs()}}
+		g := group{node: n.Name, enis: [2]int{n.ENIs()}, came: time.Now()}
 		n.Add(func(d time.Duration) {
 			longest.Store(max(longest.Load(), int64(d)))
 			w.got(d)

@@ -60,8 +60,12 @@ type cluster struct {
 func newCluster(t testing.TB, s settings) *cluster {
 	t.Helper()
 	c := &cluster{t: t, dir: tempDir(t)}
+	var env []string
+	if s.gogc > 0 {
+		env = append(env, fmt.Sprintf("GOGC=%d", s.gogc))
+	}
 	var err error
-	if c.api, err = lab.StartAPIServer(t.Context(), filepath.Join(c.dir, "api"), lab.NewProgress(os.Stdout, time.Now)); err != nil {
+	if c.api, err = lab.StartAPIServer(t.Context(), filepath.Join(c.dir, "api"), lab.NewProgress(os.Stdout, time.Now), env...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -82,12 +82,16 @@ func (m *measured) cpu(p *controller) map[string]time.Duration {
 // used notes what the programs took of the machine: where it is nearly all, the machine is
 // what was measured.
 func (m *measured) used(when string, before map[string]time.Duration, p *controller, took time.Duration) {
-	now := m.cpu(p)
+	m.notes = append(m.notes, fmt.Sprintf("%s, %s: of one of %d CPUs: %s.", m.name, when, runtime.NumCPU(), shares(before, m.cpu(p), took)))
+}
+
+// shares is what each program took of one CPU between two moments.
+func shares(before, after map[string]time.Duration, took time.Duration) string {
 	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(now)) {
-		parts = append(parts, fmt.Sprintf("%s %.0f %%", name, 100*(now[name]-before[name]).Seconds()/took.Seconds()))
+	for _, name := range slices.Sorted(maps.Keys(after)) {
+		parts = append(parts, fmt.Sprintf("%s %.0f %%", name, 100*(after[name]-before[name]).Seconds()/took.Seconds()))
 	}
-	m.notes = append(m.notes, fmt.Sprintf("%s, %s: of one of %d CPUs: %s.", m.name, when, runtime.NumCPU(), strings.Join(parts, ", ")))
+	return strings.Join(parts, ", ")
 }
 
 // wrote notes who wrote what to the API server.

@@ -37,6 +37,8 @@ type settings struct {
 	spare int
 	// leases: the agents renew their Leases.
 	leases bool
+	// gogc is the API server's and etcd's, in percent; 0: Go's own.
+	gogc int
 }
 
 func newMeasured(t testing.TB, s settings, run *report.Run) *measured {
@@ -89,7 +91,7 @@ func TestController(t *testing.T) {
 		s := settings{
 			nodes: nodes, pods: int(number(t, "PODS", 30)), instanceType: text("TYPE", "ecs.g7.2xlarge"), cooling: int(number(t, "COOLING", 130)),
 			factor: number(t, "LIMITS_FACTOR", 2), latency: time.Duration(number(t, "LATENCY", 300)) * time.Millisecond,
-			spare: troubled * rounds, leases: float64(nodes) <= number(t, "LEASES", 1000),
+			spare: troubled * rounds, leases: float64(nodes) <= number(t, "LEASES", 1000), gogc: int(number(t, "API_GOGC", 400)),
 		}
 		t.Run(size, func(t *testing.T) {
 			m := newMeasured(t, s, run)
@@ -154,7 +156,8 @@ func (m *measured) all(ctx context.Context, rounds int, window time.Duration) er
 	if p, err = m.failover(ctx, p, m.nodes/10); err != nil {
 		return err
 	}
-	l := &load{perSecond: number(m.t, "CHURN", 50), group: 10, life: 10 * time.Second}
+	l := &load{perSecond: number(m.t, "CHURN", 50), group: 10, life: 10 * time.Second,
+		cpu: func() map[string]time.Duration { return m.cpu(p) }}
 	for _, name := range m.names[m.spare:] {
 		l.nodes = append(l.nodes, m.agents.Node(name))
 	}
