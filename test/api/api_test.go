@@ -46,8 +46,9 @@ var kinds = map[string]client.Object{
 }
 
 func TestPolicies(t *testing.T) {
-	kube := server(t)
+	kube, kubeconfig := server(t)
 	t.Run("the tiers that the controller makes", func(t *testing.T) { makesTiers(t, kube) })
+	t.Run("old objects are moved", func(t *testing.T) { moves(t, kube, kubeconfig) })
 	t.Run("every field survives", func(t *testing.T) { survives(t, kube) })
 	t.Run("what is wrong is refused", func(t *testing.T) { refuses(t, kube) })
 }
@@ -66,7 +67,7 @@ func makesTiers(t *testing.T, kube client.Client) {
 	}
 }
 
-func server(t *testing.T) client.Client {
+func server(t *testing.T) (client.Client, string) {
 	api, err := lab.StartAPIServer(t.Context(), t.TempDir(), lab.NewProgress(os.Stdout, time.Now))
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func server(t *testing.T) client.Client {
 			t.Fatal(err)
 		}
 	}
-	return kube
+	return kube, api.Kubeconfig
 }
 
 // established says whether a CRD serves, and fails if its schema has a fault that the API

@@ -1,6 +1,7 @@
 // Package policy is the command "terwayctl policy": what is wrong with policies, what they say
-// of a connection, and what changes if others are applied. It reads folders of manifests and prints; what policies mean is
-// internal/policy's.
+// of a connection, what changes if others are applied, and how old ones are moved to the API that
+// is served. It reads folders of manifests and prints; migrate alone talks to a cluster. What
+// policies mean is internal/policy's.
 package policy
 
 import (
@@ -15,6 +16,7 @@ import (
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/policy/lint"
 	"terway.dev/terway/internal/policy/manifest"
+	"terway.dev/terway/internal/policy/migrate"
 	"terway.dev/terway/internal/policy/translate"
 )
 
@@ -22,10 +24,10 @@ import (
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "What is wrong with network policies, what they say of a connection, and what would change",
+		Short: "What is wrong with network policies, what they say of a connection, what would change; moves old ones",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(lintCommand(), traceCommand(), previewCommand())
+	cmd.AddCommand(lintCommand(), traceCommand(), previewCommand(), migrateCommand())
 	return cmd
 }
 
@@ -65,6 +67,13 @@ func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 	}
 	if err := s.configure(cmd, r); err != nil {
 		return translate.Objects{}, fmt.Errorf("--offline %s: %w", s.offline, err)
+	}
+	old := map[string]int{}
+	for _, o := range r.Old {
+		old[o.GetKind()]++
+	}
+	for _, kind := range slices.Sorted(maps.Keys(old)) {
+		fmt.Fprintf(cmd.ErrOrStderr(), "not read: %d %s of %s; \"terwayctl policy migrate\" moves what is about policies\n", old[kind], kind, migrate.OldAPI)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Skipped)) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "not read: %d %s, of which no policy speaks\n", r.Skipped[kind], kind)

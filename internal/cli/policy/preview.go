@@ -126,7 +126,7 @@ func (s *source) changed(cmd *cobra.Command, o translate.Objects, files, gone []
 			return o, fmt.Errorf("-f %s: %w", name, err)
 		}
 		n := r.Objects
-		if len(r.Skipped)+len(n.Namespaces)+len(n.ServiceAccounts)+len(n.Pods)+len(n.Nodes)+len(n.EndpointSlices)+len(n.HostEndpoints) > 0 {
+		if len(r.Skipped)+len(r.Old)+len(n.Namespaces)+len(n.ServiceAccounts)+len(n.Pods)+len(n.Nodes)+len(n.EndpointSlices)+len(n.HostEndpoints) > 0 {
 			return o, fmt.Errorf("-f %s: has objects of other kinds: want policies, tiers and network sets", name)
 		}
 		o = o.With(n)

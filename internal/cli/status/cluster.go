@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -19,6 +18,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/inventory"
 	"terway.dev/terway/internal/pages"
 )
@@ -28,35 +28,22 @@ var agentLabels = client.MatchingLabels{"app": "terwayd"}
 
 // cluster is which one is asked, and how.
 type cluster struct {
-	kubeconfig, context, namespace string
-	timeout                        time.Duration
+	kubeflags.Flags
+	namespace string
 	// host is for messages.
 	host string
 }
 
-// connect finds the cluster as kubectl does.
 func (c *cluster) connect() (client.Reader, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = c.kubeconfig
-	cfg, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: c.context}).ClientConfig()
+	cfg, err := c.Config()
 	if err != nil {
-		return nil, c.notThere(err)
+		return nil, err
 	}
 	return c.client(cfg)
 }
 
-func (c *cluster) notThere(err error) error {
-	switch {
-	case clientcmd.IsEmptyConfig(err):
-		return errors.New("no cluster is named: give --kubeconfig, or set KUBECONFIG")
-	case c.kubeconfig != "":
-		return fmt.Errorf("--kubeconfig %s: %w", c.kubeconfig, err)
-	}
-	return fmt.Errorf("read the kubeconfig: %w", err)
-}
-
 func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
-	c.host, cfg.Timeout = cfg.Host, c.timeout
+	c.host = cfg.Host
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return nil, err

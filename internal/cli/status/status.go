@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -59,10 +58,8 @@ and to get the Deployment and the Lease "` + inventory.ControllerName + `" there
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.kubeconfig, "kubeconfig", "", "the cluster's kubeconfig (default: KUBECONFIG, ~/.kube/config, or the pod's own account)")
-	f.StringVar(&c.context, "context", "", "the context of the kubeconfig (default: its current one)")
+	c.Add(f)
 	f.StringVarP(&c.namespace, "namespace", "n", metav1.NamespaceSystem, "where the cluster has Terway")
-	f.DurationVar(&c.timeout, "timeout", 10*time.Second, "how long the cluster may take to answer")
 	f.StringVarP(&output, "output", "o", "text", "text or json")
 	return cmd
 }

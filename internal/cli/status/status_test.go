@@ -158,7 +158,8 @@ func TestErrors(t *testing.T) {
 }
 
 func asked(t *testing.T, cfg *rest.Config) (*inventory.Objects, error) {
-	c := cluster{namespace: "kube-system", timeout: 10 * time.Second}
+	cfg.Timeout = 10 * time.Second
+	c := cluster{namespace: "kube-system"}
 	r, err := c.client(cfg)
 	if err != nil {
 		return nil, err

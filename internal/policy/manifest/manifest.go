@@ -13,17 +13,20 @@ import (
 	"io/fs"
 	"path"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/util/yaml"
 	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/policy/migrate"
 	"terway.dev/terway/internal/policy/translate"
 )
 
@@ -36,6 +39,8 @@ type Reader struct {
 	// ConfigMap is the name of the ConfigMaps that go into ConfigMaps; all others are skipped.
 	ConfigMap  string
 	ConfigMaps []*corev1.ConfigMap
+	// Old are objects of migrate.OldAPI, Calico's private group, whatever their kind.
+	Old []*unstructured.Unstructured
 	// Skipped counts objects that say nothing of policies, by kind.
 	Skipped map[string]int
 
@@ -110,6 +115,9 @@ func (r *Reader) document(doc []byte) error {
 	}
 	object, _, err := r.decoder.Decode(json, nil, nil)
 	if runtime.IsNotRegisteredError(err) {
+		if kind.APIVersion == migrate.OldAPI {
+			return r.old(json)
+		}
 		r.Skipped[kind.Kind]++
 		return nil
 	}
@@ -117,6 +125,29 @@ func (r *Reader) document(doc []byte) error {
 		return err
 	}
 	return r.add(object)
+}
+
+// old keeps an object of the private group, or those of a list of them.
+func (r *Reader) old(json []byte) error {
+	o := &unstructured.Unstructured{}
+	if err := o.UnmarshalJSON(json); err != nil {
+		return err
+	}
+	if !o.IsList() {
+		r.Old = append(r.Old, o)
+		return nil
+	}
+	return o.EachListItem(func(item runtime.Object) error {
+		one, ok := item.(*unstructured.Unstructured)
+		if !ok {
+			return fmt.Errorf("an item of the list is a %T", item)
+		}
+		if one.GetKind() == "" { // as the API server lists them
+			one.SetKind(strings.TrimSuffix(o.GetKind(), "List"))
+		}
+		r.Old = append(r.Old, one)
+		return nil
+	})
 }
 
 func (r *Reader) add(object runtime.Object) error {
