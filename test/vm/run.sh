@@ -1,23 +1,17 @@
 #!/bin/sh
-# Runs the tests of the datapaths in virtual machines (see main.go), two at a time: each
-# has one processor. The tag vm adds the tests that need such a machine's kernel.
+# Runs the tests of the datapaths in virtual machines (see main.go), as many at a time as
+# there are processors: each machine has one. The tag vm adds the tests that need such a
+# machine's kernel.
 # With arguments it runs those alone: run.sh 6.12 -run TestIPVS ./internal/datapath/netkit
 set -eu
 cd "$(dirname "$0")/../.."
 export CGO_ENABLED=0 GOFLAGS=-trimpath
 go build -o bin/vm ./test/vm
-
-on() {
+if [ $# -gt 0 ]; then
 	kernel=$1
 	shift
-	echo "== Linux $kernel: $(bin/vm --kernel "$kernel" fetch)"
-	go test -count=1 -timeout 30m -p 2 -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
-}
-if [ $# -gt 0 ]; then
-	on "$@"
-	exit
+	exec go test -count=1 -timeout 30m -tags vm -exec "$PWD/bin/vm --kernel $kernel" "$@"
 fi
-d=./internal/datapath
 
 # All that a datapath does where this machine's kernel cannot show it, and how packets go
 # with the others.
@@ -28,18 +22,43 @@ own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*
 others='^TestSuite$/^(FORWARD|a chain of|marks of|forged|each piece|restart)'
 # Of the floods those that the rules of kube-proxy make harder: an emulated processor sends a
 # million packets in minutes.
-on 6.12 -skip '^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$' $d/ipvlan $d/netkit
-on 6.12 -run "$packets" $d/route $d/ebpf
-on 6.12 -run "$packets|$own|^TestIPVS" $d/exclusive
-# What Alibaba Cloud Linux 3 has. No tcx, no netkit, another verifier.
-on 5.10 -run "$packets|$others|^TestIPVS|^TestUpgrade" $d/route $d/ebpf $d/nft
-on 5.10 -run "$packets|$own|^TestKnownConnections|^TestUpgrade" $d/ipvlan $d/exclusive
-on 5.10 $d/monitor $d/firewall $d/policymap
-# Between the two: how packets go with each.
-on 6.1 -run '^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)' $d/route $d/ebpf $d/ipvlan
-# What ADD and DEL cost, as ratios: route's to the bare requests, ebpf's to route's.
-on 5.10 -run '^$' -bench '^BenchmarkPod$' -benchtime 40x $d/node $d/ebpf
-# What the filters of a pod cost, in units of its device: docs/benchmarks.md.
-for kernel in 5.10 6.1; do
-	on $kernel -run '^$' -bench '^BenchmarkAttach$' -benchtime 30x $d/ebpf
+easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
+
+# Linux 6.12 has everything. 5.10 is what Alibaba Cloud Linux 3 has: no tcx, no netkit,
+# another verifier. 6.1 is between the two: how packets go with each.
+# BenchmarkPod: what ADD and DEL cost, as ratios: route's to the bare requests, ebpf's to
+# route's. BenchmarkAttach: what the filters of a pod cost, in units of its device:
+# docs/benchmarks.md.
+# Of policymap's random cases a fifth: all are tried outside.
+# The longest first, so that no processor waits for the last one.
+list="
+6.12 ipvlan '-test.skip=$easy'
+6.12 netkit '-test.skip=$easy'
+5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
+5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
+5.10 ebpf '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
+5.10 route '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
+6.12 exclusive '-test.run=$packets|$own|^TestIPVS'
+5.10 exclusive '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
+5.10 ipvlan '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
+6.12 ebpf '-test.run=$packets'
+6.12 route '-test.run=$packets'
+5.10 policymap -test.short
+5.10 monitor
+5.10 firewall
+6.1 ebpf '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
+6.1 ipvlan '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
+6.1 route '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
+5.10 node -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=40x
+5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
+6.1 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
+"
+for kernel in 5.10 6.1 6.12; do
+	echo "== Linux $kernel: $(bin/vm --kernel $kernel fetch)"
 done
+rm -rf bin/vm-tests
+mkdir bin/vm-tests
+# Each is linked once, for all kernels.
+d=./internal/datapath
+go test -c -tags vm -o bin/vm-tests/ $d/ipvlan $d/netkit $d/ebpf $d/route $d/exclusive $d/nft $d/policymap $d/monitor $d/firewall $d/node
+printf '%s' "$list" | xargs -P "$(nproc)" -L 1 sh test/vm/job.sh

@@ -126,8 +126,8 @@ func (a *array[R]) become(rows []R) {
 func TestTheKernelLooksUpAsMapsDo(t *testing.T) {
 	t.Parallel()
 	k := newKernel(t, DefaultLimits)
-	said := map[uint32]int{}
-	for seed := range uint64(150) {
+	said, worlds := map[uint32]int{}, few(150)
+	for seed := range uint64(worlds) {
 		r := chance{rand.New(rand.NewPCG(seed, 16))}
 		m := r.maps()
 		k.endpoints.become(m.Endpoints)
@@ -160,7 +160,7 @@ func TestTheKernelLooksUpAsMapsDo(t *testing.T) {
 		}
 	}
 	t.Log(said)
-	if said[0] > 150*400/2 {
+	if said[0] > worlds*400/2 {
 		t.Error("most packets meet no rule: the rows are too simple")
 	}
 }
