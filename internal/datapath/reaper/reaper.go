@@ -28,6 +28,7 @@ type Reaper struct {
 	ns   netns.NsHandle
 	lock sync.Locker
 	log  *slog.Logger
+	list func(*netlink.Handle) ([]netlink.Link, error)
 
 	mu    sync.Mutex
 	again bool
@@ -40,7 +41,7 @@ type Reaper struct {
 // New returns the reaper of the node with this namespace; netns.None() is the process's own. It
 // holds the lock while it deletes.
 func New(ns netns.NsHandle, lock sync.Locker, log *slog.Logger) *Reaper {
-	return &Reaper{ns: ns, lock: lock, log: log}
+	return &Reaper{ns: ns, lock: lock, log: log, list: (*netlink.Handle).LinkList}
 }
 
 // Retire moves a pod's device on the node to the group of devices that must not send and are
@@ -54,41 +55,40 @@ func (r *Reaper) Retire(h *netlink.Handle, link netlink.Link) error {
 }
 
 // Kick starts a deletion.
-func (r *Reaper) Kick() {
+func (r *Reaper) Kick() { r.start(func() { r.again = true }) }
+
+// Later runs a function once, in the background.
+func (r *Reaper) Later(f func() error) { r.start(func() { r.more = append(r.more, f) }) }
+
+func (r *Reaper) start(note func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.again = true
+	note()
 	if r.done == nil {
 		r.done = make(chan struct{})
 		go r.run()
 	}
 }
 
-// Later runs a function once, in the background.
-func (r *Reaper) Later(f func() error) {
-	r.mu.Lock()
-	r.more = append(r.more, f)
-	r.mu.Unlock()
-	r.Kick()
-}
-
 func (r *Reaper) run() {
 	for {
 		r.mu.Lock()
-		if !r.again {
+		again, more := r.again, r.more
+		r.more = nil
+		if !again && len(more) == 0 {
 			close(r.done)
 			r.done = nil
 			r.mu.Unlock()
 			return
 		}
-		r.again = false
-		more := r.more
-		r.more = nil
 		r.mu.Unlock()
 		for _, f := range more {
 			if err := f(); err != nil {
 				r.log.Warn("a deleted pod's device still exists; it is deleted with the pod's namespace", "error", err)
 			}
+		}
+		if !again {
+			continue
 		}
 		if err := r.deleteDying(); err != nil {
 			r.log.Warn("devices of deleted pods still exist; the next Sync tries again", "error", err)
@@ -114,14 +114,20 @@ func (r *Reaper) Wait(ctx context.Context) error {
 }
 
 // deleteDying deletes the devices of the dying group: together if all are ours, one by one if
-// somebody else put a device into it.
+// somebody else put a device into it. One list of the node's devices serves for all that were retired
+// until the lock was free.
 func (r *Reaper) deleteDying() error {
+	r.lock.Lock()
+	defer r.lock.Unlock()
+	r.mu.Lock()
+	r.again = false
+	r.mu.Unlock()
 	h, err := netlinkx.Open(r.ns)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
+	links, err := netlinkx.List(context.Background(), "devices", func() ([]netlink.Link, error) { return r.list(h) })
 	if err != nil {
 		return err
 	}
@@ -139,8 +145,6 @@ func (r *Reaper) deleteDying() error {
 	if len(ours) == 0 {
 		return nil
 	}
-	r.lock.Lock()
-	defer r.lock.Unlock()
 	if !foreign {
 		return DeleteRetired(r.ns)
 	}

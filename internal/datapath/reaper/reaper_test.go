@@ -9,13 +9,15 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/testutil"
 )
 
-// All retired devices are deleted and nothing else, whoever else uses the group; and functions
-// passed to Later run.
+// All retired devices are deleted and nothing else, whoever else uses the group, after one list of
+// the node's devices; and functions passed to Later run.
 func TestReaper(t *testing.T) {
 	testutil.RequireRoot(t)
 	for _, foreign := range []bool{false, true} {
@@ -41,6 +43,8 @@ func TestReaper(t *testing.T) {
 			}
 			var lock sync.Mutex
 			r := New(ns.NS, &lock, slog.New(slog.DiscardHandler))
+			lists := 0
+			r.list = func(h *netlink.Handle) ([]netlink.Link, error) { lists++; return h.LinkList() }
 			if err := r.Wait(t.Context()); err != nil { // nothing to do
 				t.Fatal(err)
 			}
@@ -74,6 +78,9 @@ func TestReaper(t *testing.T) {
 			}
 			if strings.Contains(out, "another") != foreign {
 				t.Errorf("the device of others:\n%s", out)
+			}
+			if lists != 1 {
+				t.Errorf("the devices were listed %d times, want once", lists)
 			}
 			if done != 1 {
 				t.Errorf("what is to be done beside was done %d times", done)
