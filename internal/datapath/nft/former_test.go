@@ -6,7 +6,6 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
-	"go4.org/netipx"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
@@ -92,7 +91,7 @@ func writeFormer(n *Tables, rs Ruleset) error {
 				return err
 			}
 		}
-		for name, ranges := range map[string][]netipx.IPRange{setInside4: rs.inside4, setInside6: rs.inside6} {
+		for name, ranges := range rs.inside {
 			if err := c.AddSet(insideSet(rs.table, name), intervals(ranges)); err != nil {
 				return err
 			}

@@ -24,10 +24,11 @@ func TestInsideRangesMeanTheCIDRs(t *testing.T) {
 			VPCCIDRs:     rapid.SliceOfN(prefix, 0, 4).Draw(t, "vpc"),
 			ServiceCIDRs: rapid.SliceOfN(prefix, 0, 4).Draw(t, "service"),
 		}
-		v4, v6, err := insideRanges(node)
+		inside, err := insideRanges(node)
 		if err != nil {
 			t.Fatal(err)
 		}
+		v4, v6 := inside[setInside4], inside[setInside6]
 		a := prefix.Draw(t, "address").Addr()
 		want := false
 		for _, p := range append(append([]netip.Prefix{}, node.VPCCIDRs...), node.ServiceCIDRs...) {

@@ -85,10 +85,10 @@ func pieces(rs Ruleset) []piece {
 	list := []piece{
 		{"nftables for both families (CONFIG_NF_TABLES, CONFIG_NF_TABLES_INET)", 1, func(*nftables.Conn) error { return nil }},
 		{"maps with several types in a key in nftables (CONFIG_NF_TABLES, Linux 4.1)", 1, func(c *nftables.Conn) error {
-			return errors.Join(c.AddSet(podsMap(rs.table, mapPods4), nil), c.AddSet(podsMap(rs.table, mapPods6), nil))
+			return rs.addSets(c, rs.sets()[:2])
 		}},
 		{"sets of intervals in nftables (CONFIG_NF_TABLES; before Linux 4.20 CONFIG_NFT_SET_RBTREE)", 1, func(c *nftables.Conn) error {
-			return errors.Join(c.AddSet(insideSet(rs.table, setInside4), intervals(rs.inside4)), c.AddSet(insideSet(rs.table, setInside6), intervals(rs.inside6)))
+			return rs.addSets(c, rs.sets()[2:])
 		}},
 		{"named counters in nftables (CONFIG_NFT_OBJREF, CONFIG_NFT_COUNTER, Linux 4.10)", 1, func(c *nftables.Conn) error {
 			c.AddObj(spoofedCounter(&expr.Counter{}))

@@ -4,7 +4,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -15,6 +17,7 @@ import (
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/netlinkx"
 )
 
 // The nftables tables as data: chains, sets and rules for a node. tables.go writes them into the
@@ -63,10 +66,21 @@ const (
 	ctReply    = 1
 )
 
-// Offsets in the IP headers.
-const (
-	ip4Source, ip4Dest = 12, 16
-	ip6Source, ip6Dest = 8, 24
+// family is what differs between the address families.
+type family struct {
+	number int
+	// proto is NFPROTO_….
+	proto byte
+	// pods and inside are names of a map and a set, key is the type of their addresses.
+	pods, inside string
+	key          nftables.SetDatatype
+	// source and dest are offsets in the IP header, length is that of an address.
+	source, dest, length uint32
+}
+
+var (
+	family4 = family{unix.AF_INET, unix.NFPROTO_IPV4, mapPods4, setInside4, nftables.TypeIPAddr, 12, 16, 4}
+	family6 = family{unix.AF_INET6, unix.NFPROTO_IPV6, mapPods6, setInside6, nftables.TypeIP6Addr, 8, 24, 16}
 )
 
 // Ruleset is the desired content of the tables for one node, without the pods.
@@ -76,8 +90,8 @@ type Ruleset struct {
 	nat    []*nftables.Table
 	chains []*nftables.Chain
 	rules  []rule
-	// inside4 and inside6 are never masqueraded.
-	inside4, inside6 []netipx.IPRange
+	// inside are the ranges that are never masqueraded, by the set's name.
+	inside map[string][]netipx.IPRange
 }
 
 // rule is one rule with a comment that names its purpose. The comment contains a fingerprint of the
@@ -89,6 +103,11 @@ type rule struct {
 }
 
 func (rs Ruleset) tables() []*nftables.Table { return append([]*nftables.Table{rs.table}, rs.nat...) }
+
+// sets returns the maps of pods and the sets of what is inside.
+func (rs Ruleset) sets() []*nftables.Set {
+	return []*nftables.Set{podsMap(rs.table, mapPods4), podsMap(rs.table, mapPods6), insideSet(rs.table, setInside4), insideSet(rs.table, setInside6)}
+}
 
 // NewRuleset returns the ruleset of a node; the error names CIDRs that cannot be merged.
 func NewRuleset(node datapath.Node) (Ruleset, error) {
@@ -114,21 +133,19 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 		{byMain, "no ENI: follow the node's own routes", setSlot(0)},
 		{byNode, "leave with the node's address", setSlot(claims.SlotOutside)},
 		{byENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4))},
+			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), markFromMap(family4))},
 		{byENI, "mark of its ENI again: others may have taken it off",
-			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16))},
+			join(markWithout(claims.MarkMask|claims.ConnMarkByENI|claims.ConnMarkToNode), markFromMap(family6))},
 
 		{source, "a device being removed sends nothing",
 			join(metaIs(expr.MetaKeyIIFGROUP, claims.GroupDying), verdict(expr.VerdictDrop))},
 		{source, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
-		{source, "source belongs to this pod: mark of its ENI",
-			join(family(unix.NFPROTO_IPV4), markFromMap(mapPods4, ip4Source, 4), verdict(expr.VerdictAccept))},
-		{source, "source belongs to this pod: mark of its ENI",
-			join(family(unix.NFPROTO_IPV6), markFromMap(mapPods6, ip6Source, 16), verdict(expr.VerdictAccept))},
+		{source, "source belongs to this pod: mark of its ENI", join(markFromMap(family4), verdict(expr.VerdictAccept))},
+		{source, "source belongs to this pod: mark of its ENI", join(markFromMap(family6), verdict(expr.VerdictAccept))},
 		{source, "link-local IPv6: neighbours are permanent, nothing to hear",
-			join(family(unix.NFPROTO_IPV6), sourceIn(netip.MustParsePrefix("fe80::/10")), verdict(expr.VerdictDrop))},
+			join(sourceIn(netip.MustParsePrefix("fe80::/10")), verdict(expr.VerdictDrop))},
 		{source, "unspecified IPv6 source: address detection, nothing to hear",
-			join(family(unix.NFPROTO_IPV6), sourceIn(netip.MustParsePrefix("::/128")), verdict(expr.VerdictDrop))},
+			join(sourceIn(netip.MustParsePrefix("::/128")), verdict(expr.VerdictDrop))},
 		{source, "not this pod's source: spoofed",
 			join([]expr.Any{&expr.Objref{Type: int(nftables.ObjTypeCounter), Name: counterName}}, verdict(expr.VerdictDrop))},
 
@@ -171,64 +188,41 @@ func NewRuleset(node datapath.Node) (Ruleset, error) {
 	}
 
 	var err error
-	rs.inside4, rs.inside6, err = insideRanges(node)
+	rs.inside, err = insideRanges(node)
 	return rs, err
 }
 
 // outsideRules returns rules of a family only if the node has an address of it.
-func outsideRules(node datapath.Node, exit *nftables.Chain) []rule {
-	var rules []rule
-	for _, f := range []struct {
-		is          func(netip.Addr) bool
-		proto       byte
-		set         string
-		offset, len uint32
-	}{
-		{netip.Addr.Is4, unix.NFPROTO_IPV4, setInside4, ip4Dest, 4},
-		{netip.Addr.Is6, unix.NFPROTO_IPV6, setInside6, ip6Dest, 16},
-	} {
-		if !hasAddress(node, f.is) {
-			continue
+func outsideRules(node datapath.Node, exit *nftables.Chain) (rules []rule) {
+	for _, f := range []family{family4, family6} {
+		if netlinkx.OfFamily(node.Addresses, f.number).IsValid() {
+			rules = append(rules, rule{exit, "first packet to outside the VPC",
+				join(f.is(), ctDirection(ctOriginal), ctStatusNot(ctConfirmed),
+					[]expr.Any{f.address(1, f.dest), &expr.Lookup{SourceRegister: 1, SetName: f.inside, Invert: true}}, jump(chainOutside))})
 		}
-		rules = append(rules, rule{exit, "first packet to outside the VPC",
-			join(family(f.proto), ctDirection(ctOriginal), ctStatusNot(ctConfirmed),
-				[]expr.Any{
-					&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: f.offset, Len: f.len},
-					&expr.Lookup{SourceRegister: 1, SetName: f.set, Invert: true},
-				}, jump(chainOutside))})
 	}
 	return rules
 }
 
-func hasAddress(node datapath.Node, is func(netip.Addr) bool) bool {
-	for _, a := range node.Addresses {
-		if is(a) {
-			return true
-		}
-	}
-	return false
-}
-
 // insideRanges merges the VPC's and the Services' CIDRs: an interval set rejects overlapping ones.
-func insideRanges(node datapath.Node) (v4, v6 []netipx.IPRange, err error) {
+func insideRanges(node datapath.Node) (map[string][]netipx.IPRange, error) {
 	var b netipx.IPSetBuilder
-	for _, list := range [][]netip.Prefix{node.VPCCIDRs, node.ServiceCIDRs} {
-		for _, p := range list {
-			b.AddPrefix(p.Masked())
-		}
+	for _, p := range slices.Concat(node.VPCCIDRs, node.ServiceCIDRs) {
+		b.AddPrefix(p.Masked())
 	}
 	set, err := b.IPSet()
 	if err != nil {
-		return nil, nil, fmt.Errorf("merge VPC and Service CIDRs: %w", err)
+		return nil, fmt.Errorf("merge VPC and Service CIDRs: %w", err)
 	}
+	inside := map[string][]netipx.IPRange{setInside4: nil, setInside6: nil}
 	for _, r := range set.Ranges() {
-		if r.From().Is4() {
-			v4 = append(v4, r)
-		} else {
-			v6 = append(v6, r)
+		f := family4
+		if r.From().Is6() {
+			f = family6
 		}
+		inside[f.inside] = append(inside[f.inside], r)
 	}
-	return v4, v6, nil
+	return inside, nil
 }
 
 // comment returns the rule's purpose and the fingerprint of its expressions.
@@ -256,15 +250,11 @@ func (r rule) nftRule() (*nftables.Rule, error) {
 }
 
 func podsMap(table *nftables.Table, name string) *nftables.Set {
-	key := nftables.TypeIPAddr
-	if name == mapPods6 {
-		key = nftables.TypeIP6Addr
-	}
 	return &nftables.Set{
 		Table: table, Name: name, IsMap: true,
 		// No flag Concatenation: it is for intervals in such keys. Without it the kernel sees a key
 		// of that many bytes, and nft sees the two types in its type number.
-		KeyType:  nftables.MustConcatSetType(nftables.TypeIFName, key),
+		KeyType:  nftables.MustConcatSetType(nftables.TypeIFName, keyOf(name)),
 		DataType: nftables.TypeMark,
 		// The library cannot declare the mark as host byte order.
 		Comment: "nft shows the mark with its bytes swapped",
@@ -272,23 +262,21 @@ func podsMap(table *nftables.Table, name string) *nftables.Set {
 }
 
 func insideSet(table *nftables.Table, name string) *nftables.Set {
-	key := nftables.TypeIPAddr
-	if name == setInside6 {
-		key = nftables.TypeIP6Addr
+	return &nftables.Set{Table: table, Name: name, Interval: true, KeyType: keyOf(name)}
+}
+
+// keyOf returns the type of the addresses in a map or set.
+func keyOf(name string) nftables.SetDatatype {
+	if name == family4.pods || name == family4.inside {
+		return family4.key
 	}
-	return &nftables.Set{Table: table, Name: name, Interval: true, KeyType: key}
+	return family6.key
 }
 
 // Expressions. Register 1 is 16 bytes wide, so a device's name fills it and the address of a
 // concatenated key goes into register 2.
 
-func join(parts ...[]expr.Any) []expr.Any {
-	var all []expr.Any
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	return all
-}
+func join(parts ...[]expr.Any) []expr.Any { return slices.Concat(parts...) }
 
 func verdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
 
@@ -298,50 +286,52 @@ func jump(chain string) []expr.Any {
 
 func native(v uint32) []byte { return binaryutil.NativeEndian.PutUint32(v) }
 
-func metaIs(key expr.MetaKey, value uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: key, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(value)},
-	}
+// Parts of a packet or connection, in register 1.
+func meta(key expr.MetaKey) expr.Any { return &expr.Meta{Key: key, Register: 1} }
+func ct(key expr.CtKey) expr.Any     { return &expr.Ct{Key: key, Register: 1} }
+
+func equal(load expr.Any, data ...byte) []expr.Any {
+	return []expr.Any{load, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: data}}
 }
+
+func metaIs(key expr.MetaKey, value uint32) []expr.Any { return equal(meta(key), native(value)...) }
 
 func notFromPod() []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyIIFGROUP, Register: 1}, 0xffffffff&^claims.ExclusiveGroupBit, expr.CmpOpNeq, claims.GroupPod)
+	return masked(meta(expr.MetaKeyIIFGROUP), 0xffffffff&^claims.ExclusiveGroupBit, expr.CmpOpNeq, claims.GroupPod)
 }
 
-func family(proto byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{proto}},
-	}
+// is matches packets of the family.
+func (f family) is() []expr.Any { return equal(meta(expr.MetaKeyNFPROTO), f.proto) }
+
+// address loads an address in the IP header.
+func (f family) address(register, offset uint32) expr.Any {
+	return &expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.length}
 }
 
 // markWithout matches a mark that has no bits other than these.
 func markWithout(bits uint32) []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, ^bits, expr.CmpOpEq, 0)
+	return masked(meta(expr.MetaKeyMARK), ^bits, expr.CmpOpEq, 0)
 }
 
-// markFromMap sets the whole mark. Kernels before 6.13 cannot combine a looked up value with
-// existing bits.
-func markFromMap(name string, offset, length uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Payload{DestRegister: 2, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: name},
+// markFromMap sets the whole mark of a packet of the family. Kernels before 6.13 cannot combine a
+// looked up value with existing bits.
+func markFromMap(f family) []expr.Any {
+	return append(f.is(),
+		meta(expr.MetaKeyIIFNAME),
+		f.address(2, f.source),
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: f.pods},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
-	}
+	)
 }
 
+// sourceIn matches IPv6 packets with a source in the prefix.
 func sourceIn(p netip.Prefix) []expr.Any {
-	mask := make([]byte, 16)
-	for i := range p.Bits() {
-		mask[i/8] |= 0x80 >> (i % 8)
-	}
-	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: ip6Source, Len: 16},
+	mask := net.CIDRMask(p.Bits(), 128)
+	return append(family6.is(),
+		family6.address(1, family6.source),
 		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 16, Mask: mask, Xor: make([]byte, 16)},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: p.Masked().Addr().AsSlice()},
-	}
+	)
 }
 
 // masked loads `(register & mask)`, all in host byte order.
@@ -354,53 +344,37 @@ func masked(load expr.Any, mask uint32, op expr.CmpOp, value uint32) []expr.Any 
 }
 
 func markBits(bits uint32) []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, bits, expr.CmpOpNeq, 0)
+	return masked(meta(expr.MetaKeyMARK), bits, expr.CmpOpNeq, 0)
 }
 
 func markIs(slot int) []expr.Any {
-	return masked(&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, claims.MarkMask, expr.CmpOpEq, claims.MarkOf(slot))
+	return masked(meta(expr.MetaKeyMARK), claims.MarkMask, expr.CmpOpEq, claims.MarkOf(slot))
 }
 
-// setSlot replaces the slot and keeps every other bit.
+// setBits replaces some bits of what is loaded, stores it, and keeps every other bit.
+func setBits(load expr.Any, mask, bits uint32, store expr.Any) []expr.Any {
+	return []expr.Any{load, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^mask), Xor: native(bits)}, store}
+}
+
 func setSlot(slot int) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyMARK, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^uint32(claims.MarkMask)), Xor: native(claims.MarkOf(slot))},
-		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
-	}
-}
-
-func ctDirection(direction byte) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyDIRECTION, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{direction}},
-	}
-}
-
-func ctStatus(bit uint32) []expr.Any {
-	return masked(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bit, expr.CmpOpNeq, 0)
-}
-
-func ctMarkIs(mask, value uint32) []expr.Any {
-	return masked(&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, mask, expr.CmpOpEq, value)
+	return setBits(meta(expr.MetaKeyMARK), claims.MarkMask, claims.MarkOf(slot), &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1})
 }
 
 func setCtMark(bit uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeyMARK, Register: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(^bit), Xor: native(bit)},
-		&expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1},
-	}
+	return setBits(ct(expr.CtKeyMARK), bit, bit, &expr.Ct{Key: expr.CtKeyMARK, SourceRegister: true, Register: 1})
+}
+
+func ctDirection(direction byte) []expr.Any { return equal(ct(expr.CtKeyDIRECTION), direction) }
+
+func ctStatus(bit uint32) []expr.Any { return masked(ct(expr.CtKeySTATUS), bit, expr.CmpOpNeq, 0) }
+
+func ctStatusNot(bit uint32) []expr.Any { return masked(ct(expr.CtKeySTATUS), bit, expr.CmpOpEq, 0) }
+
+func ctMarkIs(mask, value uint32) []expr.Any {
+	return masked(ct(expr.CtKeyMARK), mask, expr.CmpOpEq, value)
 }
 
 // destLocal matches a destination that is one of the node's own addresses.
 func destLocal() []expr.Any {
-	return []expr.Any{
-		&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: native(unix.RTN_LOCAL)},
-	}
-}
-
-func ctStatusNot(bit uint32) []expr.Any {
-	return masked(&expr.Ct{Key: expr.CtKeySTATUS, Register: 1}, bit, expr.CmpOpEq, 0)
+	return equal(&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, native(unix.RTN_LOCAL)...)
 }

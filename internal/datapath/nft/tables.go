@@ -133,17 +133,9 @@ func IsOwnTable(family byte, name string) bool {
 
 // Put adds elements in one transaction. Existing elements with another mark are replaced.
 func (n *Tables) Put(elems Elements) error {
-	if len(elems) == 0 {
-		return nil
-	}
-	err := n.Do(func(c *nftables.Conn) error {
-		if err := eachSet(elems, c.SetAddElements); err != nil {
-			return err
-		}
-		return c.Flush()
-	})
+	err := n.swap(nil, elems, false)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
-		err = n.replace(elems)
+		err = n.swap(elems, elems, true) // the kernel does not change elements in place
 	}
 	if err != nil {
 		return fmt.Errorf("add elements %v to table inet %s: %w", elems, claims.TableName, err)
@@ -151,51 +143,15 @@ func (n *Tables) Put(elems Elements) error {
 	return nil
 }
 
-// replace is for keys that exist with another mark: the kernel does not change elements in place,
-// and removes only existing ones.
-func (n *Tables) replace(elems Elements) error {
-	return n.Do(func(c *nftables.Conn) error {
-		stale, err := present(c, elems)
-		if err != nil {
-			return err
-		}
-		if err := eachSet(stale, c.SetDeleteElements); err != nil {
-			return err
-		}
-		if err := eachSet(elems, c.SetAddElements); err != nil {
-			return err
-		}
-		return c.Flush()
-	})
-}
-
 // Remove removes elements in one transaction; missing ones, and a missing table, are no error.
 func (n *Tables) Remove(keys ...Key) error {
-	if len(keys) == 0 {
-		return nil
-	}
 	elems := Elements{}
 	for _, k := range keys {
 		elems[k] = 0
 	}
-	err := n.Do(func(c *nftables.Conn) error {
-		if err := eachSet(elems, c.SetDeleteElements); err != nil {
-			return err
-		}
-		return c.Flush()
-	})
+	err := n.swap(elems, nil, false)
 	if netlinkx.Gone(err) {
-		// One missing element aborts the whole transaction: remove those that exist.
-		err = n.Do(func(c *nftables.Conn) error {
-			there, err := present(c, elems)
-			if err != nil {
-				return err
-			}
-			if err := eachSet(there, c.SetDeleteElements); err != nil {
-				return err
-			}
-			return c.Flush()
-		})
+		err = n.swap(elems, nil, true) // one missing element aborts the whole transaction
 	}
 	if err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("remove elements %v from table inet %s: %w", keys, claims.TableName, err)
@@ -203,19 +159,29 @@ func (n *Tables) Remove(keys ...Key) error {
 	return nil
 }
 
-// present returns those of the elements that the kernel has.
-func present(c *nftables.Conn, elems Elements) (Elements, error) {
-	have, err := readElements(c)
-	if err != nil {
-		return nil, err
+// swap removes elements and adds others in one transaction. With existing it removes only those that
+// exist, with their marks.
+func (n *Tables) swap(remove, add Elements, existing bool) error {
+	if len(remove) == 0 && len(add) == 0 {
+		return nil
 	}
-	there := Elements{}
-	for k := range elems {
-		if mark, ok := have[k]; ok {
-			there[k] = mark
+	return n.Do(func(c *nftables.Conn) error {
+		if existing {
+			have, err := readElements(c)
+			if err != nil {
+				return err
+			}
+			maps.DeleteFunc(have, func(k Key, _ uint32) bool { _, listed := remove[k]; return !listed })
+			remove = have
 		}
-	}
-	return there, nil
+		if err := eachSet(remove, c.SetDeleteElements); err != nil {
+			return err
+		}
+		if err := eachSet(add, c.SetAddElements); err != nil {
+			return err
+		}
+		return c.Flush()
+	})
 }
 
 // Read returns the pods' elements; a missing table has none.
@@ -245,7 +211,11 @@ func (n *Tables) Ensure(rs Ruleset, extra Elements) (differs string, err error) 
 		if err != nil {
 			return err
 		}
-		if err := build(c, rs, have, elems, readCounter(c)); err != nil {
+		count, err := readCounter(c)
+		if err != nil {
+			count = &expr.Counter{} // there is none: it starts at 0
+		}
+		if err := build(c, rs, have, elems, count); err != nil {
 			return fmt.Errorf("write table inet %s: %w", claims.TableName, err)
 		}
 		return nil
@@ -283,13 +253,9 @@ func (n *Tables) Delete() error {
 // Spoofed returns how many packets were dropped for a source that is not the pod's.
 func (n *Tables) Spoofed() (packets uint64, err error) {
 	err = n.Do(func(c *nftables.Conn) error {
-		obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
+		counter, err := readCounter(c)
 		if err != nil {
 			return fmt.Errorf("read counter %s of table inet %s: %w", counterName, claims.TableName, err)
-		}
-		counter, ok := counterIn(obj)
-		if !ok {
-			return fmt.Errorf("read counter %s of table inet %s: the answer is a %T", counterName, claims.TableName, obj)
 		}
 		packets = counter.Packets
 		return nil
@@ -301,25 +267,17 @@ func spoofedCounter(value *expr.Counter) *nftables.NamedObj {
 	return &nftables.NamedObj{Table: nftTable(), Name: counterName, Type: nftables.ObjTypeCounter, Obj: value}
 }
 
-func counterIn(obj nftables.Obj) (*expr.Counter, bool) {
-	named, ok := obj.(*nftables.NamedObj)
-	if !ok {
-		return nil, false
-	}
-	counter, ok := named.Obj.(*expr.Counter)
-	return counter, ok
-}
-
-// readCounter reads the count, so that it survives a rebuild; without a counter it starts at 0.
-func readCounter(c *nftables.Conn) *expr.Counter {
+func readCounter(c *nftables.Conn) (*expr.Counter, error) {
 	obj, err := c.GetObject(spoofedCounter(&expr.Counter{}))
 	if err != nil {
-		return &expr.Counter{}
+		return nil, err
 	}
-	if counter, ok := counterIn(obj); ok {
-		return counter
+	if named, ok := obj.(*nftables.NamedObj); ok {
+		if counter, ok := named.Obj.(*expr.Counter); ok {
+			return counter, nil
+		}
 	}
-	return &expr.Counter{}
+	return nil, fmt.Errorf("the answer is a %T", obj)
 }
 
 func build(c *nftables.Conn, rs Ruleset, have []*nftables.Table, elems Elements, count *expr.Counter) error {
@@ -334,15 +292,8 @@ func build(c *nftables.Conn, rs Ruleset, have []*nftables.Table, elems Elements,
 		c.AddTable(t)
 	}
 	c.AddObj(spoofedCounter(count))
-	for _, name := range []string{mapPods4, mapPods6} {
-		if err := c.AddSet(podsMap(rs.table, name), nil); err != nil {
-			return fmt.Errorf("map %s: %w", name, err)
-		}
-	}
-	for name, ranges := range map[string][]netipx.IPRange{setInside4: rs.inside4, setInside6: rs.inside6} {
-		if err := c.AddSet(insideSet(rs.table, name), intervals(ranges)); err != nil {
-			return fmt.Errorf("set %s: %w", name, err)
-		}
+	if err := rs.addSets(c, rs.sets()); err != nil {
+		return err
 	}
 	if err := eachSet(elems, c.SetAddElements); err != nil {
 		return err
@@ -358,6 +309,15 @@ func build(c *nftables.Conn, rs Ruleset, have []*nftables.Table, elems Elements,
 		c.AddRule(rule)
 	}
 	return c.Flush()
+}
+
+func (rs Ruleset) addSets(c *nftables.Conn, sets []*nftables.Set) error {
+	for _, set := range sets {
+		if err := c.AddSet(set, intervals(rs.inside[set.Name])); err != nil {
+			return fmt.Errorf("set %s: %w", set.Name, err)
+		}
+	}
+	return nil
 }
 
 // compare names the first difference between the kernel's tables and the ruleset.
@@ -463,10 +423,7 @@ func compareSets(c *nftables.Conn, rs Ruleset) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("list sets of table inet %s: %w", claims.TableName, err)
 	}
-	for _, want := range []*nftables.Set{
-		podsMap(rs.table, mapPods4), podsMap(rs.table, mapPods6),
-		insideSet(rs.table, setInside4), insideSet(rs.table, setInside6),
-	} {
+	for _, want := range rs.sets() {
 		i := slices.IndexFunc(sets, func(s *nftables.Set) bool { return s.Name == want.Name })
 		if i < 0 {
 			return fmt.Sprintf("set %s of table inet %s is missing", want.Name, claims.TableName), nil
@@ -474,14 +431,15 @@ func compareSets(c *nftables.Conn, rs Ruleset) (string, error) {
 		if sets[i].KeyType.Bytes != want.KeyType.Bytes || sets[i].IsMap != want.IsMap {
 			return fmt.Sprintf("set %s of table inet %s has another type", want.Name, claims.TableName), nil
 		}
-	}
-	for name, ranges := range map[string][]netipx.IPRange{setInside4: rs.inside4, setInside6: rs.inside6} {
-		have, err := c.GetSetElements(insideSet(rs.table, name))
-		if err != nil {
-			return "", fmt.Errorf("list elements of set %s: %w", name, err)
+		if want.IsMap {
+			continue // the pods' elements are compared one by one
 		}
-		if !sameIntervals(have, intervals(ranges)) {
-			return fmt.Sprintf("set %s of table inet %s has other elements", name, claims.TableName), nil
+		have, err := c.GetSetElements(want)
+		if err != nil {
+			return "", fmt.Errorf("list elements of set %s: %w", want.Name, err)
+		}
+		if !sameIntervals(have, intervals(rs.inside[want.Name])) {
+			return fmt.Sprintf("set %s of table inet %s has other elements", want.Name, claims.TableName), nil
 		}
 	}
 	return "", nil
