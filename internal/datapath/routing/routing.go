@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -133,19 +134,10 @@ func Problem(ctx context.Context, h *netlink.Handle, node datapath.Node, enis ma
 // on them by now.
 func (n *Node) Teardown(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route, last map[string]ENI) error {
 	rules, err := ownRules(ctx, h)
-	errs := []error{err}
-	for k := range rules {
-		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
-		}
-	}
-	for _, r := range routes {
-		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", RouteText(r), err))
-		}
-	}
-	_, err = n.releaseDevices(h, links, formerDevices(routes, last), nil)
-	return errors.Join(append(errs, err)...)
+	_, rulesErr := changeRules(h, nil, slices.Collect(maps.Keys(rules)))
+	_, routesErr := changeRoutes(h, nil, routes)
+	_, devicesErr := n.releaseDevices(h, links, formerDevices(routes, last), nil)
+	return errors.Join(err, rulesErr, routesErr, devicesErr)
 }
 
 // ensureForwarding turns forwarding on. With IPv6 forwarding the kernel would drop default routes
@@ -313,45 +305,60 @@ func assignSlots(node datapath.Node, links []netlink.Link, routes []netlink.Rout
 }
 
 // ensureDevice brings an ENI's device up and returns the MTU it has then.
+func (n *Node) ensureDevice(h *netlink.Handle, links []netlink.Link, eni datapath.ENI, s ENI) (repairs []string, mtu int, err error) {
+	link := links[slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == s.Index })]
+	mtu = link.Attrs().MTU
+	if eni.MTU != 0 && eni.MTU != mtu {
+		if err := h.LinkSetMTU(link, eni.MTU); err != nil {
+			return nil, s.MTU, fmt.Errorf("ENI %s (%s): set MTU %d: %w", eni.ID, s.Device, eni.MTU, err)
+		}
+		repairs = append(repairs, fmt.Sprintf("set MTU of %s from %d to %d", s.Device, mtu, eni.MTU))
+		mtu = eni.MTU
+	}
+	more, err := n.receive(h, link)
+	if err != nil {
+		err = fmt.Errorf("ENI %s: %w", eni.ID, err)
+	}
+	return append(repairs, more...), mtu, err
+}
+
+// EnsureReceiver configures a device beside an ENI's own so that the host stack can receive by it.
+func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
+	// It has the ENI's MAC, and must not derive the ENI's own link-local address from it.
+	return n.receive(h, link, sysctl.Setting{Path: "ipv6/conf/" + link.Attrs().Name + "/addr_gen_mode", Value: "1"})
+}
+
+// receive sets a device up that receives for pods, with more settings before it is up.
 //
 // The device needs no address to carry the pods' packets, but without any address the kernel's
 // reverse path check is strict whatever rp_filter says (fib_validate_source, no_addr), and "all"
 // may be set to 1 or 2 on the node. So it gets the pods' next hop with scope host, which is never a
 // source and never in ARP.
-func (n *Node) ensureDevice(h *netlink.Handle, links []netlink.Link, eni datapath.ENI, s ENI) ([]string, int, error) {
-	var repairs []string
-	fail := func(what string, err error) ([]string, int, error) {
-		return repairs, s.MTU, fmt.Errorf("ENI %s (%s): %s: %w", eni.ID, s.Device, what, err)
-	}
-	i := slices.IndexFunc(links, func(l netlink.Link) bool { return l.Attrs().Index == s.Index })
-	link := links[i]
-	mtu := link.Attrs().MTU
-	if eni.MTU != 0 && eni.MTU != mtu {
-		if err := h.LinkSetMTU(link, eni.MTU); err != nil {
-			return fail(fmt.Sprintf("set MTU %d", eni.MTU), err)
-		}
-		repairs = append(repairs, fmt.Sprintf("set MTU of %s from %d to %d", s.Device, mtu, eni.MTU))
-		mtu = eni.MTU
-	}
-	changed, err := sysctl.Set(n.procSys, n.ns, n.receiverSysctls(s.Device))
-	repairs = append(repairs, changed...)
+func (n *Node) receive(h *netlink.Handle, link netlink.Link, more ...sysctl.Setting) ([]string, error) {
+	name := link.Attrs().Name
+	repairs, err := sysctl.Set(n.procSys, n.ns, slices.Concat(n.ReversePath(name), []sysctl.Setting{
+		{Path: "ipv4/conf/" + name + "/forwarding", Value: "1"},
+		{Path: "ipv6/conf/" + name + "/accept_ra", Value: "0"},
+		// The cloud assigns the MAC, so the link-local address derived from it needs no duplicate
+		// address detection, which would delay neighbour discovery of the gateway by a second.
+		{Path: "ipv6/conf/" + name + "/accept_dad", Value: "0"},
+	}, more))
 	if err != nil {
-		return fail("set sysctls", err)
+		return repairs, fmt.Errorf("device %s: %w", name, err)
 	}
 	if link.Attrs().Flags&net.FlagUp == 0 {
 		if err := h.LinkSetUp(link); err != nil {
-			return fail("set up", err)
+			return repairs, fmt.Errorf("set %s up: %w", name, err)
 		}
-		repairs = append(repairs, "set "+s.Device+" up")
+		repairs = append(repairs, "set "+name+" up")
 	}
-	added, err := addENIAddress(h, link)
-	if added {
-		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, s.Device))
+	switch err := h.AddrAdd(link, eniAddress()); {
+	case err == nil:
+		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, name))
+	case !errors.Is(err, unix.EEXIST):
+		return repairs, fmt.Errorf("add address %s to %s: %w", claims.Gateway4, name, err)
 	}
-	if err != nil {
-		return fail("prepare", err)
-	}
-	return repairs, mtu, nil
+	return repairs, nil
 }
 
 // readReversePath determines whether the node has a reverse path check on every device
@@ -371,31 +378,11 @@ func (n *Node) readReversePath() error {
 // with routing rules the kernel would look up a second route for each packet, which is a tenth of
 // the cost of forwarding it. Chain source and the VPC check sources.
 func (n *Node) ReversePath(device string) []sysctl.Setting {
-	prefix := "ipv4/conf/" + device + "/"
+	prefix, check, local := "ipv4/conf/"+device+"/", "0", "1"
 	if n.reversePath.Load() {
-		return []sysctl.Setting{{Path: prefix + "rp_filter", Value: "2"}, {Path: prefix + "accept_local", Value: "0"}}
+		check, local = "2", "0"
 	}
-	return []sysctl.Setting{{Path: prefix + "rp_filter", Value: "0"}, {Path: prefix + "accept_local", Value: "1"}}
-}
-
-// receiverSysctls returns the settings of a device that receives for pods.
-func (n *Node) receiverSysctls(device string) []sysctl.Setting {
-	prefix := "conf/" + device + "/"
-	return append(n.ReversePath(device), []sysctl.Setting{
-		{Path: "ipv4/" + prefix + "forwarding", Value: "1"},
-		{Path: "ipv6/" + prefix + "accept_ra", Value: "0"},
-		// The cloud assigns the MAC, so the link-local address derived from it needs no duplicate
-		// address detection, which would delay neighbour discovery of the gateway by a second.
-		{Path: "ipv6/" + prefix + "accept_dad", Value: "0"},
-	}...)
-}
-
-func addENIAddress(h *netlink.Handle, link netlink.Link) (added bool, err error) {
-	err = h.AddrAdd(link, eniAddress())
-	if err != nil && !errors.Is(err, unix.EEXIST) {
-		return false, fmt.Errorf("add address %s to %s: %w", claims.Gateway4, link.Attrs().Name, err)
-	}
-	return err == nil, nil
+	return []sysctl.Setting{{Path: prefix + "rp_filter", Value: check}, {Path: prefix + "accept_local", Value: local}}
 }
 
 // IsENIAddress reports whether an address, in the kernel's form, is the one that every ENI's device
@@ -411,9 +398,12 @@ func eniAddress() *netlink.Addr {
 func (n *Node) releaseDevices(h *netlink.Handle, links []netlink.Link, was map[int]bool, enis map[string]ENI) ([]string, error) {
 	var repairs []string
 	var errs []error
+	for _, s := range enis {
+		delete(was, s.Index)
+	}
 	for _, link := range links {
-		index, name := link.Attrs().Index, link.Attrs().Name
-		if !was[index] || isCurrent(enis, index) {
+		name := link.Attrs().Name
+		if !was[link.Attrs().Index] {
 			continue
 		}
 		if err := h.AddrDel(link, eniAddress()); err != nil && !netlinkx.Gone(err) {
@@ -444,37 +434,4 @@ func formerDevices(routes []netlink.Route, last map[string]ENI) map[int]bool {
 		was[s.Index] = true
 	}
 	return was
-}
-
-func isCurrent(enis map[string]ENI, index int) bool {
-	for _, s := range enis {
-		if s.Index == index {
-			return true
-		}
-	}
-	return false
-}
-
-// EnsureReceiver configures a device beside an ENI's own so that the host stack can receive by it:
-// with the settings that ensureDevice gives the ENI.
-func (n *Node) EnsureReceiver(h *netlink.Handle, link netlink.Link) ([]string, error) {
-	name := link.Attrs().Name
-	// Before it is up: it has the ENI's MAC, and must not derive the ENI's own link-local address
-	// from it.
-	list := append(n.receiverSysctls(name), sysctl.Setting{Path: "ipv6/conf/" + name + "/addr_gen_mode", Value: "1"})
-	repairs, err := sysctl.Set(n.procSys, n.ns, list)
-	if err != nil {
-		return repairs, fmt.Errorf("device %s: %w", name, err)
-	}
-	if link.Attrs().Flags&net.FlagUp == 0 {
-		if err := h.LinkSetUp(link); err != nil {
-			return repairs, fmt.Errorf("set %s up: %w", name, err)
-		}
-		repairs = append(repairs, "set "+name+" up")
-	}
-	added, err := addENIAddress(h, link)
-	if added {
-		repairs = append(repairs, fmt.Sprintf("added %s to %s", claims.Gateway4, name))
-	}
-	return repairs, err
 }

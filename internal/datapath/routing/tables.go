@@ -64,50 +64,55 @@ func RouteText(r netlink.Route) string {
 	return fmt.Sprintf("route %s in table %d", dst, r.Table)
 }
 
+// reconcile adds what is missing and removes what is left, and goes on after an error. It returns what
+// it did.
+func reconcile[T any](text func(T) string, missing []T, add func(T) error, left []T, remove func(T) error) (repairs []string, err error) {
+	var errs []error
+	for _, x := range missing {
+		if err := add(x); err != nil {
+			errs = append(errs, fmt.Errorf("add %s: %w", text(x), err))
+			continue
+		}
+		repairs = append(repairs, "added "+text(x))
+	}
+	for _, x := range left {
+		if err := remove(x); err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("remove %s: %w", text(x), err))
+			continue
+		}
+		repairs = append(repairs, "removed "+text(x))
+	}
+	return repairs, errors.Join(errs...)
+}
+
+// changeRoutes is reconcile for routes.
+func changeRoutes(h *netlink.Handle, missing, left []netlink.Route) ([]string, error) {
+	return reconcile(RouteText, missing, func(r netlink.Route) error { return h.RouteReplace(&r) }, left, func(r netlink.Route) error { return h.RouteDel(&r) })
+}
+
 // ensureTables adds missing routes of the ENIs' tables and, with prune, removes ours of no ENI.
 // have are all our routes as listed before.
 func ensureTables(h *netlink.Handle, node datapath.Node, enis map[string]ENI, have []netlink.Route, prune bool) ([]string, error) {
-	var repairs []string
-	var errs []error
-	var want []netlink.Route
+	var want, missing, left []netlink.Route
 	for _, eni := range node.ENIs {
 		if s, ok := enis[Key(eni.MAC)]; ok {
 			want = append(want, eniRoutes(eni, s)...)
 		}
 	}
 	for _, w := range want {
-		found := false
-		for _, r := range have {
-			found = found || sameRoute(r, w)
+		if !slices.ContainsFunc(have, func(r netlink.Route) bool { return sameRoute(r, w) }) {
+			missing = append(missing, w)
 		}
-		if found {
-			continue
-		}
-		if err := h.RouteReplace(&w); err != nil {
-			errs = append(errs, fmt.Errorf("add %s: %w", RouteText(w), err))
-			continue
-		}
-		repairs = append(repairs, "added "+RouteText(w))
 	}
 	for _, r := range have {
-		if !prune || r.Table == claims.TableLocal {
-			continue
-		}
-		keep := false
-		for _, w := range want {
+		if prune && r.Table != claims.TableLocal && !slices.ContainsFunc(want, func(w netlink.Route) bool {
 			// A replaced route (same table and metric) is gone already.
-			keep = keep || sameRoute(r, w) || (r.Table == w.Table && r.Family == w.Family && r.Type == w.Type && netlinkx.IsDefault(r))
+			return sameRoute(r, w) || r.Table == w.Table && r.Family == w.Family && r.Type == w.Type && netlinkx.IsDefault(r)
+		}) {
+			left = append(left, r)
 		}
-		if keep {
-			continue
-		}
-		if err := h.RouteDel(&r); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", RouteText(r), err))
-			continue
-		}
-		repairs = append(repairs, "removed "+RouteText(r))
 	}
-	return repairs, errors.Join(errs...)
+	return changeRoutes(h, missing, left)
 }
 
 // ruleKey identifies one of our rules.
@@ -207,31 +212,28 @@ func ensureRules(ctx context.Context, h *netlink.Handle, families []int, enis ma
 	if err != nil {
 		return nil, err
 	}
-	var repairs []string
-	var errs []error
-	want := map[ruleKey]bool{}
+	var missing, left []ruleKey
 	for _, k := range wantedRules(families, enis) {
-		want[k] = true
-		if have[k] {
-			continue
+		if !have[k] {
+			missing = append(missing, k)
 		}
-		if err := h.RuleAdd(k.rule()); err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, fmt.Errorf("add %s: %w", k, err))
-			continue
-		}
-		repairs = append(repairs, "added "+k.String())
+		delete(have, k)
 	}
-	for _, k := range slices.SortedFunc(maps.Keys(have), func(a, b ruleKey) int { return strings.Compare(a.String(), b.String()) }) {
-		if !prune || want[k] {
-			continue
-		}
-		if err := h.RuleDel(k.rule()); err != nil && !netlinkx.Gone(err) {
-			errs = append(errs, fmt.Errorf("remove %s: %w", k, err))
-			continue
-		}
-		repairs = append(repairs, "removed "+k.String())
+	if prune {
+		left = slices.SortedFunc(maps.Keys(have), func(a, b ruleKey) int { return strings.Compare(a.String(), b.String()) })
 	}
-	return repairs, errors.Join(errs...)
+	return changeRules(h, missing, left)
+}
+
+// changeRules is reconcile for rules.
+func changeRules(h *netlink.Handle, missing, left []ruleKey) ([]string, error) {
+	add := func(k ruleKey) error {
+		if err := h.RuleAdd(k.rule()); !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		return nil
+	}
+	return reconcile(ruleKey.String, missing, add, left, func(k ruleKey) error { return h.RuleDel(k.rule()) })
 }
 
 // Supported returns what the kernel lacks for the rules, or nil. It makes a rule in a namespace
