@@ -35,26 +35,13 @@ func parseLink(b []byte) (index int32, l link, ok bool) {
 	}
 	index = int32(native.Uint32(b[4:]))
 	l.up = native.Uint32(b[8:])&unix.IFF_UP != 0
-	for kind, v := range attr.Each(attr.After(b, unix.SizeofIfInfomsg)) {
-		switch kind {
-		case unix.IFLA_IFNAME:
-			l.name = attr.Text(v)
-		case unix.IFLA_ADDRESS:
-			if l.mac == "" {
-				l.mac = string(v)
-			}
-		case unix.IFLA_PERM_ADDRESS:
-			if len(v) == 6 {
-				l.mac = string(v)
-			}
-		case unix.IFLA_MTU:
-			l.mtu = uint32Of(v)
-		case unix.IFLA_GROUP:
-			l.group = uint32Of(v)
-		case unix.IFLA_MASTER:
-			l.master = uint32Of(v)
-		}
+	attrs := attr.After(b, unix.SizeofIfInfomsg)
+	mac := attr.Get(attrs, unix.IFLA_ADDRESS)
+	if own := attr.Get(attrs, unix.IFLA_PERM_ADDRESS); len(own) == 6 {
+		mac = own
 	}
+	l.name, l.mac = attr.Text(attr.Get(attrs, unix.IFLA_IFNAME)), string(mac)
+	l.mtu, l.group, l.master = uint32Of(attr.Get(attrs, unix.IFLA_MTU)), uint32Of(attr.Get(attrs, unix.IFLA_GROUP)), uint32Of(attr.Get(attrs, unix.IFLA_MASTER))
 	return index, l, true
 }
 

@@ -85,14 +85,10 @@ func parseRoute(b []byte) (r routeEvent, ok bool) {
 	if len(b) < unix.SizeofRtMsg {
 		return r, false
 	}
-	r.table, r.ours = int(b[4]), b[5] == claims.Protocol
-	for kind, v := range attr.Each(attr.After(b, unix.SizeofRtMsg)) {
-		switch kind {
-		case unix.RTA_TABLE:
-			r.table = int(uint32Of(v))
-		case unix.RTA_OIF:
-			r.oif = int32(uint32Of(v))
-		}
+	attrs := attr.After(b, unix.SizeofRtMsg)
+	r.table, r.ours, r.oif = int(b[4]), b[5] == claims.Protocol, int32(uint32Of(attr.Get(attrs, unix.RTA_OIF)))
+	if table := attr.Get(attrs, unix.RTA_TABLE); table != nil {
+		r.table = int(uint32Of(table))
 	}
 	return r, r.table >= claims.TableLocal && r.table <= claims.TableLocal+claims.MaxENIs
 }
@@ -117,42 +113,18 @@ func (ls *links) routeNew(b []byte, replaces bool) {
 }
 
 func (m *Monitor) ruleGone(b []byte) {
-	if len(b) < ruleHeader {
-		return
-	}
-	var ours bool
-	var priority uint32
-	for kind, v := range attr.Each(attr.After(b, ruleHeader)) {
-		switch kind {
-		case unix.FRA_PROTOCOL:
-			ours = len(v) > 0 && v[0] == claims.Protocol
-		case rulePriority:
-			priority = uint32Of(v)
-		}
-	}
-	if ours {
-		m.report("a rule with priority %d is gone", priority)
+	attrs := attr.After(b, ruleHeader)
+	if origin := attr.Get(attrs, unix.FRA_PROTOCOL); len(origin) > 0 && origin[0] == claims.Protocol {
+		m.report("a rule with priority %d is gone", uint32Of(attr.Get(attrs, rulePriority)))
 	}
 }
 
 // netconf: systemd-sysctl applies sysctl.d to each new device, a moment after us.
 func (ls *links) netconf(b []byte) {
-	const header = 1 // struct netconfmsg is the family
-	if len(b) < header {
-		return
-	}
-	var index int32
-	var counts bool
-	for kind, v := range attr.Each(attr.After(b, header)) {
-		switch kind {
-		case netconfIfindex:
-			index = int32(uint32Of(v))
-		case netconfForwarding, netconfRPFilter:
-			counts = true
-		}
-	}
+	attrs := attr.After(b, 1) // struct netconfmsg is the family
+	index := int32(uint32Of(attr.Get(attrs, netconfIfindex)))
 	switch l, known := ls.by[index]; {
-	case !counts:
+	case attr.Get(attrs, netconfForwarding) == nil && attr.Get(attrs, netconfRPFilter) == nil:
 	case index == netconfAll:
 		ls.m.report("rp_filter or forwarding of all devices was set")
 	case known && ls.eni(l):
