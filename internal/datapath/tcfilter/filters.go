@@ -94,6 +94,16 @@ func clsact(index int) *netlink.Clsact {
 	}}
 }
 
+// list returns the filters at an attach point, none if the device has no clsact qdisc.
+func list(h *netlink.Handle, index int, parent uint32) ([]netlink.Filter, error) {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	filters, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
+	if gone(err) {
+		return nil, nil
+	}
+	return filters, err
+}
+
 func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
 	return &netlink.BpfFilter{FilterAttrs: netlink.FilterAttrs{
 		LinkIndex: index, Parent: parent, Handle: handle, Protocol: unix.ETH_P_ALL, Priority: uint16(p),
@@ -102,20 +112,13 @@ func (p Filters) filter(index int, parent uint32) *netlink.BpfFilter {
 
 // attached returns the id of our program at an attach point, or 0.
 func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, err error) {
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	list, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
-	if gone(err) {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
-	for _, f := range list {
+	there, err := list(h, index, parent)
+	for _, f := range there {
 		if b, ok := f.(*netlink.BpfFilter); ok && b.Priority == uint16(p) && strings.HasPrefix(b.Name, claims.ProgramPrefix) {
 			id = b.Id
 		}
 	}
-	return id, nil
+	return id, err
 }
 
 // Problem returns what is wrong with the first program that is missing or has another version, or
@@ -223,21 +226,15 @@ func inUse(h *netlink.Handle, index int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	for _, q := range qdiscs {
-		if q.Type() == "clsact" && q.Attrs().IngressBlock != nil {
-			return true, nil
-		}
+	if slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" && q.Attrs().IngressBlock != nil }) {
+		return true, nil
 	}
-	for _, parent := range []uint32{Ingress, Egress} {
-		list, err := netlinkx.List(context.Background(), "tc filters", func() ([]netlink.Filter, error) { return h.FilterList(link, parent) })
-		if err != nil && !gone(err) {
-			return false, err
-		}
-		if len(list) > 0 {
-			return true, nil
-		}
+	in, err := list(h, index, Ingress)
+	if err != nil || len(in) > 0 {
+		return true, err
 	}
-	return false, nil
+	out, err := list(h, index, Egress)
+	return len(out) > 0, err
 }
 
 // Devices returns the indexes of devices with a clsact qdisc.
