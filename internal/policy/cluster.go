@@ -2,19 +2,19 @@ package policy
 
 import "net/netip"
 
-// A Cluster is what rules are asked about. Whoever fills it has checked it: addresses are
-// unmapped, and no two running pods have the same.
+// A Cluster holds the objects that rules are evaluated against. Its producer has checked it:
+// addresses are not IPv4-mapped, and no two running pods share one.
 type Cluster struct {
 	Namespaces      map[string]Labels
 	ServiceAccounts map[NamespacedName]Labels
 	Pods            map[NamespacedName]*Pod
 	Nodes           map[string]*Node
-	NetworkSets     map[NamespacedName]*NetworkSet // namespace "": global
+	NetworkSets     map[NamespacedName]*NetworkSet // the global ones have Namespace ""
 	Services        map[NamespacedName][]Endpoint
 }
 
-// Labels are those that an object of the Kubernetes API has; selectors are asked of them
-// with what is added on the spot (PodLabels and others).
+// Labels are the labels of an object of the Kubernetes API. Selectors are evaluated on these
+// labels plus the generated ones (see PodLabels and the others).
 type Labels = map[string]string
 
 // NamespacedName names an object.
@@ -22,28 +22,28 @@ type NamespacedName struct{ Namespace, Name string }
 
 func (n NamespacedName) String() string { return n.Namespace + "/" + n.Name }
 
-// A Pod is what policies know of one.
+// A Pod has the fields of a pod that policies use.
 type Pod struct {
 	NamespacedName
 	Labels         Labels
 	ServiceAccount string
 	Node           string
-	// Addresses, at most one of each family is usual; none before the pod has one.
+	// Addresses has at most one address of each family, and is empty until the pod has one.
 	Addresses   []netip.Addr
 	HostNetwork bool
-	// Ended: its phase is Succeeded or Failed. Its addresses may be another's.
+	// Ended: the pod's phase is Succeeded or Failed. Another pod may have its addresses now.
 	Ended bool
 	Ports []NamedPort
 }
 
-// A NamedPort is a container's port that has a name.
+// A NamedPort is a named port of a container.
 type NamedPort struct {
 	Name     string
 	Protocol uint8 // IP number
 	Port     uint16
 }
 
-// A Node is what policies know of one.
+// A Node has the fields of a node that policies use.
 type Node struct {
 	Labels    Labels
 	Addresses []netip.Addr
@@ -55,7 +55,7 @@ type NetworkSet struct {
 	Nets   []netip.Prefix
 }
 
-// An Endpoint is one of a Service: an address and a port that the Service sends to.
+// An Endpoint is an endpoint of a Service: an address and port that the Service sends to.
 type Endpoint struct {
 	Address  netip.Addr
 	Protocol uint8 // IP number

@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// The protocols that rules can say more of than their number, which is the IP number.
+// IP numbers of the protocols that have ports, or types and codes.
 const (
 	ICMPProtocol   = 1
 	TCPProtocol    = 6
@@ -14,23 +14,23 @@ const (
 	SCTPProtocol   = 132
 )
 
-// A Connection is what is judged: its first packet, as the pod's network would see it with
-// no address translated on the way.
+// A Connection is what a policy decides about: its first packet, as the pod network sees it,
+// with no address translated.
 type Connection struct {
-	// Pod is where it is judged; for Egress it opens the connection, for Ingress it is
-	// opened to it.
+	// Pod is the pod at which the connection is judged: the one that opens it for Egress, the
+	// one that receives it for Ingress.
 	Pod       NamespacedName
 	Direction Direction
-	// Own is the pod's address, Peer that of the other end, of the same family.
+	// Own is the pod's address, Peer the address of the other end. Both are of the same family.
 	Own, Peer netip.Addr
 	Protocol  uint8 // IP number
-	// SourcePort and DestinationPort are those of TCP, UDP and SCTP.
+	// SourcePort and DestinationPort are set for TCP, UDP and SCTP.
 	SourcePort, DestinationPort uint16
-	// ICMPType and ICMPCode are those of ICMP and ICMPv6.
+	// ICMPType and ICMPCode are set for ICMP and ICMPv6.
 	ICMPType, ICMPCode uint8
 }
 
-// A RuleID names a rule.
+// A RuleID identifies a rule.
 type RuleID struct {
 	Policy    Ref
 	Direction Direction
@@ -41,7 +41,7 @@ func (r RuleID) String() string {
 	return fmt.Sprintf("%s, %s rule %d", r.Policy, r.Direction, r.Number)
 }
 
-// A Reason is why a Decision is what it is.
+// A Reason says what caused a Decision.
 type Reason uint8
 
 // The reasons.
@@ -52,18 +52,19 @@ const (
 	ByRule
 	// ByTier: a policy of the tier selects the pod, and no rule of the tier decided.
 	ByTier
-	// Closed: there are no tables for the pod, so nothing new passes.
+	// Closed: the pod fails closed because there are no tables for it. New connections are
+	// denied.
 	Closed
 )
 
-// A Decision is what a Set says of a Connection.
+// A Decision is the verdict of a Set on a Connection.
 type Decision struct {
 	Action Action // Allow or Deny
 	Reason Reason
-	// Tier decided, for ByRule and ByTier.
+	// Tier that decided, for ByRule and ByTier.
 	Tier string
-	// Rule decided, for ByRule.
+	// Rule that decided, for ByRule.
 	Rule RuleID
-	// Logs are the Log rules on the way to the decision, in order.
+	// Logs are the Log rules that matched before the decision, in order.
 	Logs []RuleID
 }

@@ -1,21 +1,21 @@
-// Package policy is the one model that every policy language is translated into:
-// Kubernetes' NetworkPolicy, Calico's v3 policies and ClusterNetworkPolicy.
+// Package policy is the model that every policy language is translated into: Kubernetes
+// NetworkPolicy, Calico v3 policies and ClusterNetworkPolicy.
 //
-// It owns the words: tiers of policies of rules, what a rule asks of a connection, and
-// the facts of a cluster that rules are about. It holds no algorithm: translate makes a
-// Set of the API's objects, compile makes tables of a Set and a Cluster. It must never
-// import either, nor a Kubernetes client, netlink or a clock.
+// It owns the types: tiers of policies, policies of rules, the conditions of a rule, and the
+// objects of a cluster that rules refer to. It holds no algorithm: package translate makes a
+// Set from the API's objects, package compile makes tables from a Set and a Cluster. It must
+// never import either of them, nor a Kubernetes client, netlink or a clock.
 //
-// How a Set decides. A connection is judged twice: at the pod that opens it (egress), and
-// at the pod that it goes to (ingress); both must allow it. One judgement walks the tiers
-// in order. A tier in which no policy selects the pod for this direction is skipped. In the
-// others the rules of the policies that select the pod are tried in order:
+// How a Set decides. A connection is judged twice: at the pod that opens it (egress), and at
+// the pod that receives it (ingress). Both must allow it. The tiers are evaluated in order. A
+// tier is skipped if none of its policies selects the pod for this direction. In the other
+// tiers the rules of the policies that select the pod are tried in order:
 //
-//   - Allow and Deny end the judgement, over all tiers;
-//   - Pass leaves the tier;
-//   - Log is noted, and the walk goes on;
-//   - after the last rule of a tier its Default holds: Deny, or Pass.
+//   - Allow and Deny decide; no later tier is evaluated;
+//   - Pass continues with the next tier;
+//   - Log records the connection and continues with the next rule;
+//   - after the last rule of a tier its Default applies: Deny, or Pass.
 //
-// After the last tier the connection is allowed. What belongs to an allowed connection
-// (its replies, ICMP errors about it) is not judged.
+// After the last tier the connection is allowed. Packets of an allowed connection (replies,
+// ICMP errors about it) are not judged again.
 package policy

@@ -6,13 +6,13 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// Labels that objects have without anybody writing them. Calico's names: selectors of its
-// users ask for them.
+// Generated labels: selectors see them on every object. The names are Calico's, whose users
+// select by them.
 const (
-	// LabelName is the name of a namespace or a service account, beside its own labels.
+	// LabelName is the name of a namespace or a service account.
 	LabelName = "projectcalico.org/name"
-	// LabelNamespace, LabelOrchestrator and LabelServiceAccount are labels of pods, the first
-	// of NetworkSets too.
+	// LabelNamespace, LabelOrchestrator and LabelServiceAccount are generated for pods;
+	// LabelNamespace for NetworkSets too.
 	LabelNamespace      = "projectcalico.org/namespace"
 	LabelOrchestrator   = "projectcalico.org/orchestrator"
 	LabelServiceAccount = "projectcalico.org/serviceaccount"
@@ -20,30 +20,30 @@ const (
 	// Orchestrator is the value of LabelOrchestrator.
 	Orchestrator = "k8s"
 
-	// The labels of a pod's namespace and of its service account are labels of the pod with
-	// these prefixes; those of its namespace, of a NetworkSet too.
+	// A pod has the labels of its namespace and of its service account with these prefixes. A
+	// NetworkSet has those of its namespace.
 	PrefixNamespace      = "pcns."
 	PrefixServiceAccount = "pcsa."
 )
 
-// The views below are labels as selectors see them: an object's own, and those that are
-// made on the spot. What is made hides what an object itself has of such a name, so that
-// nobody says by a label of his pod that it is in another namespace.
+// The functions below return the labels that selectors see: an object's own labels and the
+// generated ones. A generated label hides an own label of the same name, so that no pod can
+// claim by a label to be in another namespace.
 
-// PodLabels are what PodSelector.Pods is asked of.
+// PodLabels returns the labels that PodSelector.Pods is evaluated on.
 func (c *Cluster) PodLabels(p *Pod) selector.Labels { return podLabels{c, p} }
 
-// NamespaceLabels are what the Namespaces of selectors are asked of.
+// NamespaceLabels returns the labels that the Namespaces of selectors are evaluated on.
 func (c *Cluster) NamespaceLabels(name string) selector.Labels {
 	return named{c.Namespaces[name], name}
 }
 
-// ServiceAccountLabels are what PodSelector.ServiceAccounts is asked of.
+// ServiceAccountLabels returns the labels that PodSelector.ServiceAccounts is evaluated on.
 func (c *Cluster) ServiceAccountLabels(n NamespacedName) selector.Labels {
 	return named{c.ServiceAccounts[n], n.Name}
 }
 
-// NetworkSetLabels are what NetworkSetSelector.Sets is asked of.
+// NetworkSetLabels returns the labels that NetworkSetSelector.Sets is evaluated on.
 func (c *Cluster) NetworkSetLabels(n NamespacedName) selector.Labels { return setLabels{c, n} }
 
 type named struct {

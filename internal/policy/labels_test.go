@@ -6,8 +6,8 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// A pod cannot say by its labels that it is elsewhere, and everybody is found by the labels
-// that nobody wrote.
+// A pod cannot claim by its labels to be elsewhere, and selectors find all objects by the
+// generated labels.
 func TestAutomaticLabels(t *testing.T) {
 	c := &Cluster{
 		Namespaces:      map[string]Labels{"shop": {"team": "red"}},

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// Direction is that of a connection as its pod sees it.
+// Direction is the direction of a connection from the view of the pod.
 type Direction uint8
 
 // The directions.
@@ -23,10 +23,10 @@ func (d Direction) String() string {
 	return "egress"
 }
 
-// Action is what a rule does with a connection that it matches.
+// Action is what happens to a connection that matches a rule.
 type Action uint8
 
-// The actions; package doc says how each goes on.
+// The actions. The package doc says what each does.
 const (
 	Allow Action = iota + 1
 	Deny
@@ -48,39 +48,39 @@ func (a Action) String() string {
 	return fmt.Sprintf("action %d", uint8(a))
 }
 
-// A Set is all that a cluster's policies say: its tiers in the order of evaluation.
+// A Set holds all policies of a cluster: tiers in the order of evaluation.
 type Set struct {
 	Tiers []Tier
 }
 
-// A Tier is a list of policies that are tried one after another.
+// A Tier is an ordered list of policies.
 type Tier struct {
 	Name string
-	// Default holds for a pod that a policy of the tier selects, if no rule of the tier
-	// decides: Deny, or Pass (on to the next tier).
+	// Default applies to a pod that a policy of the tier selects, if no rule of the tier
+	// decides. It is Deny, or Pass (continue with the next tier).
 	Default Action
 	// Policies in the order of evaluation.
 	Policies []Policy
 }
 
-// A Policy is one object of an API.
+// A Policy is one policy object of an API.
 type Policy struct {
 	Ref Ref
 	// Subject selects the pods whose connections are judged.
 	Subject PodSelector
-	// Directions says for which directions the policy selects its subject, whether or not
-	// it has rules for them. Index: Direction.
+	// Directions says for which directions the policy applies to its subject, even if it has no
+	// rules for them. Index: Direction.
 	Directions [2]bool
 	// Rules in the order of evaluation. Index: Direction.
 	Rules [2][]Rule
 }
 
-// A Ref names the object that a policy comes from.
+// A Ref identifies the object that a policy was translated from.
 type Ref struct {
-	// Kind with its group where two groups have the same: "NetworkPolicy",
+	// Kind includes the API group where two groups have the same kind: "NetworkPolicy",
 	// "NetworkPolicy.projectcalico.org", "GlobalNetworkPolicy", "ClusterNetworkPolicy" …
 	Kind      string
-	Namespace string // "" for objects of the cluster
+	Namespace string // "" for cluster-scoped objects
 	Name      string
 }
 
@@ -91,107 +91,108 @@ func (r Ref) String() string {
 	return r.Kind + " " + r.Namespace + "/" + r.Name
 }
 
-// A Rule matches a connection if Family, Self, one of Peers and one of Traffic match.
+// A Rule matches a connection if Family and Self match, one of Peers and one of Traffic.
 type Rule struct {
 	// Number counts the rules of one direction of the object, from 0.
 	Number int
-	// Name is what the object calls the rule, if it does.
+	// Name is the rule's name in the object, if it has one.
 	Name   string
 	Action Action
-	// Family is 4 or 6; 0: both.
+	// Family is 4, 6, or 0 for both.
 	Family uint8
-	// Self is asked of the pod's own address; its zero value matches every pod.
+	// Self must match the pod's own address. The zero value matches every pod.
 	Self Match
-	// Peers are alternatives, asked of the other end's address. Nil: every address;
+	// Peers are alternatives that the other end's address must match. Nil: every address;
 	// empty: none.
 	Peers []Match
 	// Traffic are alternatives. Nil: all traffic; empty: none.
 	Traffic []Traffic
 }
 
-// A Match is a conjunction: it holds for an address that every set of In contains and no set
-// of NotIn.
+// A Match is a conjunction: it matches an address that is in every set of In and in no set of
+// NotIn.
 type Match struct {
 	In    []AddrSet
 	NotIn []AddrSet
 }
 
-// An AddrSet is a set of addresses: the union of what its fields name.
+// An AddrSet is a set of addresses: the union of its fields.
 type AddrSet struct {
-	// Pods: the addresses of the pods selected.
+	// Pods: the addresses of the selected pods.
 	Pods *PodSelector
-	// NetworkSets: the networks of the network sets selected.
+	// NetworkSets: the networks of the selected network sets.
 	NetworkSets *NetworkSetSelector
 	// Nodes: every address of the nodes whose labels match.
 	Nodes *selector.Selector
-	// Service: the addresses of its endpoints.
+	// Service: the addresses of the Service's endpoints.
 	Service *ServiceRef
-	// Nets: these networks, whoever has an address in them, pods and nodes too.
+	// Nets: every address in these networks, also those of pods and nodes.
 	Nets []netip.Prefix
 }
 
-// PodSelector selects pods that have a network of their own and have not ended: all
-// conditions that are set must hold. Pods of the host's network are never selected.
+// PodSelector selects pods for which all conditions that are set hold. It never selects pods of
+// the host network or pods that have ended.
 type PodSelector struct {
-	// Namespace, if not "": only pods in it.
+	// Namespace, if not "": only pods in this namespace.
 	Namespace string
-	// Namespaces is asked of Cluster.NamespaceLabels of the pod's namespace.
+	// Namespaces is evaluated on Cluster.NamespaceLabels of the pod's namespace.
 	Namespaces *selector.Selector
-	// Pods is asked of Cluster.PodLabels.
+	// Pods is evaluated on Cluster.PodLabels.
 	Pods *selector.Selector
 	// ServiceAccountNames, if not nil: the pod's service account has one of these names.
 	ServiceAccountNames []string
-	// ServiceAccounts is asked of Cluster.ServiceAccountLabels of the pod's service account.
+	// ServiceAccounts is evaluated on Cluster.ServiceAccountLabels of the pod's service
+	// account.
 	ServiceAccounts *selector.Selector
 }
 
 // NetworkSetSelector selects Calico's network sets.
 type NetworkSetSelector struct {
-	// Namespace, if not "": only NetworkSets in it.
+	// Namespace, if not "": only NetworkSets in this namespace.
 	Namespace string
-	// Namespaces is asked of Cluster.NamespaceLabels of a NetworkSet's namespace. It says
-	// nothing of GlobalNetworkSets.
+	// Namespaces is evaluated on Cluster.NamespaceLabels of a NetworkSet's namespace.
+	// GlobalNetworkSets ignore it.
 	Namespaces *selector.Selector
-	// Global: GlobalNetworkSets are candidates.
+	// Global includes GlobalNetworkSets.
 	Global bool
-	// Namespaced: NetworkSets are candidates.
+	// Namespaced includes NetworkSets.
 	Namespaced bool
-	// Sets is asked of Cluster.NetworkSetLabels.
+	// Sets is evaluated on Cluster.NetworkSetLabels.
 	Sets *selector.Selector
 }
 
-// ServiceRef names a Service.
+// ServiceRef identifies a Service.
 type ServiceRef struct {
 	Namespace, Name string
 }
 
-// Traffic is a conjunction of conditions on the protocol and what it counts by.
+// Traffic is a conjunction of conditions on protocol, ports, ICMP type and code.
 type Traffic struct {
-	// Protocols holds the protocol's IP number; nil: every protocol.
+	// Protocols are the IP numbers that match; nil: every protocol.
 	Protocols *[256]bool
-	// ICMP is asked of ICMP and ICMPv6; other protocols do not match if it is set.
+	// ICMP must match. If it is set, only ICMP and ICMPv6 match.
 	ICMP *ICMP
-	// NotICMP: what it matches does not match.
+	// NotICMP must not match.
 	NotICMP *ICMP
-	// SourcePorts and DestinationPorts are alternatives each; nil: every port. With any of
-	// them only TCP, UDP and SCTP match.
+	// SourcePorts and DestinationPorts are alternatives; nil: every port. If either is set,
+	// only TCP, UDP and SCTP match.
 	SourcePorts, DestinationPorts []Port
-	// What is in the Not lists does not match.
+	// Ports in the Not lists do not match.
 	NotSourcePorts, NotDestinationPorts []Port
-	// DestinationService: the destination's address and port are an endpoint of the
-	// Service with that protocol.
+	// DestinationService: the destination's address, protocol and port must be an endpoint of
+	// the Service.
 	DestinationService *ServiceRef
 }
 
-// ICMP is a type, and a code if Code is not -1.
+// ICMP matches a type, and a code unless Code is -1.
 type ICMP struct {
 	Type uint8
 	Code int16
 }
 
-// A Port is a range of numbers, or a name that the pod at that end of the connection gives
-// to a port of the connection's protocol. A pod that has no such name, and whatever is no
-// pod, does not match a name.
+// A Port is a range of numbers, or the name of a port. A name stands for the port that the pod
+// at that end of the connection declares under it for the connection's protocol. Ends that
+// declare no such name, or are no pods, do not match.
 type Port struct {
 	From, To uint16
 	Name     string

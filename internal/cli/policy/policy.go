@@ -122,7 +122,7 @@ Each finding names the object, the field and the check:
   no-pods         a policy that selects no pod
   host-network    a policy that selects pods of the host's network, for which none holds
   named-port      the name of a port that no pod has
-  dns             pods that cannot ask the cluster's DNS
+  dns             pods that cannot reach the cluster's DNS
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
   probes          a rule against health checks that policy_allow_load_balancer_probes lets in before it
 

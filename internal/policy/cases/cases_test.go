@@ -1,10 +1,10 @@
-// Package cases holds manifests of policies with questions and answers: may this one talk to
-// that one? They are recipes that users follow, charts that they install, and manifests
-// out of bug reports of other engines, by name in testdata.
+// Package cases tests policy manifests with questions and expected answers: may this pod
+// connect to that one? The cases in testdata are recipes that users follow, charts that they
+// install, and manifests from bug reports of other engines.
 //
-// A case is a text with three parts: who there is, the manifests, and the questions. What
-// stands before the parts says where it is from and what is tricky. Both engines answer: the
-// evaluator that follows the model, and the tables that a node looks up in.
+// A case is a text with three parts: the cluster, the manifests, and the questions. The text
+// before the parts says where the case is from and what is difficult about it. Two engines
+// answer each question: the evaluator of the model, and the tables that a node uses.
 package cases
 
 import (
@@ -47,7 +47,7 @@ func TestCases(t *testing.T) {
 	t.Logf("%d times yes, %d times no", answers[true], answers[false])
 }
 
-// run asks a case's questions and counts the answers.
+// run asks the questions of a case and counts the answers.
 func run(t *testing.T, a *txtar.Archive) map[bool]int {
 	reader, err := manifest.NewReader()
 	if err != nil {
@@ -124,17 +124,17 @@ func run(t *testing.T, a *txtar.Archive) map[bool]int {
 	return answers
 }
 
-// node is where all pods of a case run.
+// node is the name of the node that all pods of a case run on.
 const node = "node"
 
-// engines are who answers.
+// engines are the two engines that answer.
 type engines struct {
 	set     policy.Set
 	cluster policy.Cluster
 	tables  *compile.Maps
 }
 
-// decide asks both.
+// decide asks both engines.
 func (e engines) decide(t *testing.T, c policy.Connection) policy.Decision {
 	t.Helper()
 	d, _ := naive.Decide(e.set, e.cluster, c)
@@ -143,12 +143,12 @@ func (e engines) decide(t *testing.T, c policy.Connection) policy.Decision {
 		Endpoint: m.EndpointOf[c.Pod], Direction: c.Direction, Peer: c.Peer, Protocol: c.Protocol,
 		SourcePort: c.SourcePort, DestinationPort: c.DestinationPort, ICMPType: c.ICMPType, ICMPCode: c.ICMPCode,
 	})); !reflect.DeepEqual(got, d) {
-		t.Errorf("%+v: the tables say %+v, the model %+v", c, got, d)
+		t.Errorf("%+v: the tables give %+v, the model %+v", c, got, d)
 	}
 	return d
 }
 
-// people reads who there is, a line each:
+// people parses the cluster, one object a line:
 //
 //	namespace NAME LABEL=VALUE …
 //	node NAME ADDRESS … LABEL=VALUE …
@@ -219,7 +219,7 @@ func named(text string) policy.NamespacedName {
 	return policy.NamespacedName{Namespace: namespace, Name: name}
 }
 
-// protocol reads "tcp/80", "icmp/8" (the type), "icmp/3.4" (and the code) and "47/0".
+// protocol parses "tcp/80", "icmp/8" (the type), "icmp/3.4" (type and code) and "47/0".
 func protocol(t *testing.T, text string) (uint8, uint16) {
 	name, port, _ := strings.Cut(text, "/")
 	numbers := map[string]uint8{"tcp": policy.TCPProtocol, "udp": policy.UDPProtocol, "sctp": policy.SCTPProtocol, "icmp": policy.ICMPProtocol, "icmpv6": policy.ICMPv6Protocol}
@@ -243,8 +243,9 @@ func protocol(t *testing.T, text string) (uint8, uint16) {
 	return number, uint16(n)
 }
 
-// may asks both ends, as far as they are pods that are judged. A pod is reached at its first
-// address of the family of the other end; SOURCE with a port is ADDRESS@PORT or POD@PORT.
+// may judges a connection at each end that is a pod with policies. The destination is the first
+// address of a pod in the family of the source. A SOURCE with a port is ADDRESS@PORT or
+// POD@PORT.
 func may(t *testing.T, e engines, cluster policy.Cluster, from, to, what string) (bool, string) {
 	from, sourcePort, _ := strings.Cut(from, "@")
 	source, sourceAddrs := end(t, cluster, from)
@@ -293,8 +294,8 @@ func may(t *testing.T, e engines, cluster policy.Cluster, from, to, what string)
 	return true, why
 }
 
-// end is a pod that is judged and its addresses, or addresses alone: those of a pod of the
-// host's network are its node's.
+// end returns a pod with policies and its addresses, or addresses alone. A pod in the host
+// network has the addresses of its node.
 func end(t *testing.T, cluster policy.Cluster, name string) (*policy.Pod, []netip.Addr) {
 	if a, err := netip.ParseAddr(name); err == nil {
 		for _, p := range cluster.Pods {

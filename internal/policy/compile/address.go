@@ -7,9 +7,9 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// An address is one that a pod, a node or a Service's endpoint has.
+// An address is an address of a pod, a node or a Service's endpoint.
 type address struct {
-	pods     []*pod // that have a network of their own and have not ended; usually one
+	pods     []*pod // pods that policies can select and that have the address; usually one
 	nodes    []*policy.Node
 	services []serviceEndpoint
 	atom     *atom
@@ -20,10 +20,10 @@ type serviceEndpoint struct {
 	portKey
 }
 
-// addresses finds single addresses by themselves and by ranges.
+// addresses is an index of single addresses that can be searched by range.
 type addresses struct {
 	all map[netip.Addr]*address
-	// blocks are the addresses by the /24 or /64 they are in.
+	// blocks groups the addresses by their /24 or /64.
 	blocks map[netip.Addr]map[netip.Addr]struct{}
 }
 
@@ -39,7 +39,7 @@ func block(a netip.Addr) netip.Addr {
 	return netip.PrefixFrom(a, bits).Masked().Addr()
 }
 
-// at is the address, new if it was not there.
+// at returns the entry of an address, and makes it if there is none.
 func (as *addresses) at(a netip.Addr) *address {
 	r := as.all[a]
 	if r == nil {
@@ -62,7 +62,8 @@ func (as *addresses) remove(a netip.Addr) {
 	}
 }
 
-// each calls f with the addresses from from up to before until; zero: the family's last.
+// each calls f for the addresses at or after from and before until. A zero until means the end
+// of the family.
 func (as *addresses) each(fam family, from, until netip.Addr, f func(netip.Addr)) {
 	first := block(from)
 	one := until.IsValid() && (block(until) == first || until == nextBlock(first))
@@ -98,7 +99,7 @@ func nextBlock(b netip.Addr) netip.Addr {
 	return next
 }
 
-// traitsOf is what an address has of the live terms.
+// traitsOf returns the traits of an address: the live terms that hold for it.
 func (c *Compiler) traitsOf(a netip.Addr, r *address) []*trait {
 	ranges := c.ranges[familyOf(a)]
 	out := slices.Clone(ranges[rangeAt(ranges, a)].atom.traits)
@@ -134,7 +135,7 @@ func (c *Compiler) traitsOf(a netip.Addr, r *address) []*trait {
 
 func hasPorts(protocol uint8) bool { return ClassOf(protocol) < ICMP }
 
-// place puts a single address into the atom that it is in now.
+// place moves an address to the atom that it now belongs to.
 func (c *Compiler) place(b *batch, a netip.Addr) {
 	r, f := c.addresses.all[a], familyOf(a)
 	if r == nil {

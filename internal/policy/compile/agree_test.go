@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/policy/policytest"
 )
 
-// The shares of connections that come to each end: if most met no rule, agreeing would be
-// easy.
+// The shares of connections with each outcome. If most connections matched no rule, agreement
+// would prove little.
 type shares struct {
 	cases, allowed, denied, passed, byRule, logged int
 }
@@ -41,7 +41,7 @@ func (s *shares) String() string {
 		s.cases, part(s.allowed), part(s.denied), part(s.passed), part(s.byRule), part(s.logged))
 }
 
-// agree asks both of connections in one world.
+// agree compares both engines on connections in one world.
 func agree(t *testing.T, w policytest.World, connections int, s *shares) {
 	set, cluster := w.Set(), w.Cluster()
 	c, err := compile.Compile(set, cluster, compile.DefaultBudget)
@@ -59,7 +59,7 @@ func agree(t *testing.T, w policytest.World, connections int, s *shares) {
 		}
 		want, passed := naive.Decide(set, cluster, conn)
 		if got := lookup(nodes[cluster.Pods[conn.Pod].Node], conn); !reflect.DeepEqual(got, want) {
-			t.Fatalf("%+v\nthe tables say %+v\nthe model says %+v\n\nset %s\n\ncluster %s", conn, got, want, dump(set), dump(cluster))
+			t.Fatalf("%+v\nthe tables give %+v\nthe model gives %+v\n\nset %s\n\ncluster %s", conn, got, want, dump(set), dump(cluster))
 		}
 		s.add(want, passed)
 	}

@@ -6,29 +6,28 @@ import (
 	"slices"
 )
 
-// An atom is a class of addresses that live rules cannot tell apart: those that have the
-// same traits.
+// An atom is a set of addresses that live rules cannot tell apart: all of them have the same
+// traits.
 type atom struct {
 	hash   Hash
-	traits []*trait // by hash
+	traits []*trait // sorted by hash
 	kind   kind
-	// base is the atom of addresses that have nothing but the networks they are in and that
-	// they are a pod's: what a rule set says of an atom of which it asks nothing more. A base
-	// is its own.
+	// base is the atom with the same networks and kind, and no other traits. A rule set that
+	// uses no other trait of an atom uses the table of its base. A base is its own base.
 	base *atom
-	// count is how many single addresses and ranges of each family are in it, or have it as
-	// base.
+	// count is the number of single addresses and ranges of each family in the atom, or in
+	// atoms with this base.
 	count [families]int
-	// addresses are the single ones.
+	// addresses are the single addresses in the atom.
 	addresses map[netip.Addr]struct{}
 }
 
-// A kind says which of a rule set's default tables an address starts from.
+// A kind selects one of a rule set's default tables for an address.
 type kind uint8
 
 const (
-	others kind = iota // nodes, what is outside, and pods that no live rule means as such
-	pods               // pods, if a live rule means all pods
+	others kind = iota // nodes, addresses outside the cluster, and pods if no live rule selects all pods
+	pods               // pods, if a live rule selects all pods
 	kinds
 )
 
@@ -60,7 +59,7 @@ func hashTraits(list []*trait) Hash {
 	return d.sum()
 }
 
-// atom is the atom with these traits, which are sorted.
+// atom returns the atom with these sorted traits.
 func (c *Compiler) atom(traits []*trait) *atom {
 	h := hashTraits(traits)
 	a := c.atoms[h]
@@ -79,7 +78,7 @@ func (c *Compiler) atom(traits []*trait) *atom {
 				a.kind = pods
 			}
 			if t.term.ranged() && a != a.base {
-				continue // its base says it
+				continue // the base has this trait too
 			}
 			if t.term.atoms == nil {
 				t.term.atoms = map[*atom]struct{}{}
@@ -90,7 +89,8 @@ func (c *Compiler) atom(traits []*trait) *atom {
 	return a
 }
 
-// count changes how many addresses of a family an atom has, and remembers how many it had.
+// count adds by to the number of addresses of an atom, and keeps the number from before the
+// batch.
 func (b *batch) count(a *atom, f family, by int) {
 	if _, ok := b.atoms[a]; !ok {
 		b.atoms[a] = a.count
@@ -101,7 +101,7 @@ func (b *batch) count(a *atom, f family, by int) {
 	}
 }
 
-// forget takes out an atom that has no more addresses.
+// forget removes an atom that has no more addresses.
 func (c *Compiler) forget(a *atom) {
 	for _, t := range a.traits {
 		delete(t.term.atoms, a)

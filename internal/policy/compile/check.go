@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// check says what cannot be so, before anything is changed.
+// check validates a Delta before anything is changed.
 func (c *Compiler) check(d Delta) error {
 	if err := c.checkPlaces(d); err != nil {
 		return err
@@ -71,7 +71,7 @@ func checkNets(nets []netip.Prefix) error {
 	return nil
 }
 
-// checkRules looks at what a policy's rules have of networks.
+// checkRules validates the networks in a policy's rules.
 func checkRules(p *policy.Policy) error {
 	for d := range p.Rules {
 		for i := range p.Rules[d] {
@@ -90,7 +90,7 @@ func checkRules(p *policy.Policy) error {
 	return nil
 }
 
-// checkPlaces looks at tiers and the places of policies.
+// checkPlaces validates the tiers, and the tier and index of each policy.
 func (c *Compiler) checkPlaces(d Delta) error {
 	count := map[string]int{}
 	kept := map[string]bool{}

@@ -9,43 +9,45 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// Selectors of pods are asked once for each class of pods: those of a namespace and service
-// account that have the same of the labels which any selector mentions. So a pod like others is
-// asked nothing, however many policies there are; and a class that is new is asked only by
-// selectors that an index finds for it, by its namespace and its labels.
+// Pods are grouped into classes: pods of one namespace and service account with equal values of
+// all labels that a selector mentions. A selector is evaluated once for each class. A pod of a
+// known class costs no evaluation, and a new class is evaluated only by the selectors that an
+// index finds by its namespace and labels.
 
-// A podSelector is a selector of pods of one or many policies.
+// A podSelector is a selector that one or more policies use.
 type podSelector struct {
 	key  string
 	refs int
 	policy.PodSelector
 	all bool // it selects every pod
 
-	// subjects are the policies whose subject it is; term is that it is asked of peers.
+	// subjects are the policies whose subject it is. term is its term, if rules select peers by
+	// it.
 	subjects map[*object]struct{}
 	term     *term
 
-	// asked: classes has the classes that it selects.
+	// asked: classes is kept up to date with the classes that it selects.
 	asked   bool
 	classes map[*class]struct{}
 }
 
-// A class is pods that no selector tells apart.
+// A class is a set of pods that no selector tells apart.
 type class struct {
 	key    string
-	like   *policy.Pod // has what the class has in common
-	places []place     // where the index has it
+	like   *policy.Pod // a pod with what all of the class have in common
+	places []place     // its keys in the index
 	// pods are its members.
 	pods      map[*pod]struct{}
 	selectors map[*podSelector]struct{}
 
-	// objects are the policies that select it, in order; nil: not known yet.
+	// objects are the policies that select the class, in order; nil: not computed yet.
 	objects *[2][]*object
-	// ruleSets are those of pods whose policies ask nothing of the pod itself.
+	// ruleSets are the rule sets of the class's pods, if the policies have no condition on the
+	// pod itself.
 	ruleSets [2][families]*ruleSet
 }
 
-// podSelector is the selector with this content.
+// podSelector returns the selector with this content, and makes it if there is none.
 func (c *Compiler) podSelector(s policy.PodSelector) *podSelector {
 	key := podsKey(s)
 	p := c.selectors[key]
@@ -67,8 +69,8 @@ func (c *Compiler) releaseSelector(p *podSelector) {
 	}
 }
 
-// mention makes labels part of what classes are told apart by. They stay so: that a label is no
-// longer mentioned changes no answer, and policies come back.
+// mention adds label keys that divide pods into classes. They are never removed: an unused key
+// changes no result, and policies often come back.
 func (c *Compiler) mention(keys []string) {
 	var fresh []string
 	for _, k := range keys {
@@ -133,7 +135,8 @@ func (c *Compiler) declassify(p *pod) {
 	}
 }
 
-// An index finds by places: a place is a namespace and one thing in it ("": anywhere, anything).
+// An index finds objects by place. A place is a namespace and a label in it; "" stands for any
+// namespace or any label.
 type index[T comparable] map[place]map[T]struct{}
 
 type place struct{ namespace, what string }
@@ -157,7 +160,7 @@ func accountPlace(name string) string { return "account " + name }
 
 func namespacePlace(key, value string) string { return "namespace " + key + "=" + value }
 
-// index notes where a class is, in its namespace and anywhere.
+// index adds a class at its places, for its namespace and for any namespace.
 func (c *Compiler) index(cl *class) {
 	for _, p := range cl.places {
 		c.classIndex.remove(p, cl)
@@ -179,13 +182,14 @@ func (c *Compiler) index(cl *class) {
 	}
 }
 
-// manyPlaces is from how many values on a selector is not indexed by a label.
+// A label with manyPlaces values or more is not used to index a selector.
 const manyPlaces = 16
 
-// placesFor are the places one of which every class has that a selector selects.
+// placesFor returns places for a selector such that each class it selects has at least one of
+// them.
 func placesFor(s *podSelector) (places []place) {
 	in := func(what string) { places = append(places, place{s.Namespace, what}) }
-	// labels are the fewest values one of which a label must have.
+	// labels returns the shortest list of values of which a label must have one.
 	labels := func(s *selector.Selector, place func(key, value string) string) bool {
 		var best selector.Requirement
 		for _, r := range s.Requires() {
@@ -211,8 +215,8 @@ func placesFor(s *podSelector) (places []place) {
 	return places
 }
 
-// made says whether a label may be made on the spot: the index knows only labels that
-// somebody wrote.
+// made reports whether a label can be a generated one. The index has only labels of the API
+// objects.
 func made(key string) bool {
 	switch key {
 	case policy.LabelName, policy.LabelNamespace, policy.LabelOrchestrator, policy.LabelServiceAccount:
@@ -221,7 +225,7 @@ func made(key string) bool {
 	return strings.HasPrefix(key, policy.PrefixNamespace) || strings.HasPrefix(key, policy.PrefixServiceAccount)
 }
 
-// ask begins to keep which classes a selector selects, and calls changed for each.
+// ask starts to track which classes a selector selects, and calls changed for each of them.
 func (c *Compiler) ask(s *podSelector, changed func(*class)) {
 	if !s.asked {
 		s.asked = true
@@ -240,7 +244,7 @@ func (c *Compiler) ask(s *podSelector, changed func(*class)) {
 	}
 }
 
-// rest ends it, if nobody needs the selector's answers.
+// rest stops tracking if nothing uses the selector's results.
 func (c *Compiler) rest(s *podSelector) {
 	if !s.asked || len(s.subjects) > 0 || s.term != nil && s.term.live {
 		return
@@ -255,7 +259,7 @@ func (c *Compiler) rest(s *podSelector) {
 	clear(s.classes)
 }
 
-// askAll asks all selectors that could select a class, and says whether an answer changed.
+// askAll evaluates all selectors that may select a class, and reports whether a result changed.
 func (c *Compiler) askAll(cl *class) (changed bool) {
 	now := map[*podSelector]struct{}{}
 	for _, p := range cl.places {
@@ -287,7 +291,7 @@ func (c *Compiler) selects(s *podSelector, cl *class) bool {
 
 func matchesNode(s *selector.Selector, n *policy.Node) bool { return s.Matches(selector.Map(n.Labels)) }
 
-// objectsOf are the policies that select the class, in order of evaluation.
+// objectsOf returns the policies that select the class, in order of evaluation.
 func (c *Compiler) objectsOf(cl *class) *[2][]*object {
 	if cl.objects == nil {
 		cl.objects = &[2][]*object{}

@@ -9,20 +9,20 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Budget is the most that one rule set may have. Beyond it its pods fail closed.
+// A Budget limits the size of one rule set. The pods of a larger one fail closed.
 type Budget struct {
-	// Atoms that have a table of their own.
+	// Atoms is the number of atoms with a table of their own.
 	Atoms int
-	// Spans of all its tables.
+	// Spans is the number of spans in all tables.
 	Spans int
 }
 
-// DefaultBudget is below what the kernel's maps of a node hold: 1M peers, of which a node
-// with 16 such rule sets would have all.
+// DefaultBudget keeps a rule set well below the size of a node's maps: 16 rule sets of this
+// size fill the map of 1M peers.
 var DefaultBudget = Budget{Atoms: 1 << 16, Spans: 1 << 18}
 
-// A Compiler holds a cluster's policies and objects, and the tables that are made of them. It
-// is for one goroutine at a time.
+// A Compiler holds a cluster's policies and objects, and the tables made from them. It is not
+// safe for concurrent use.
 type Compiler struct {
 	budget  Budget
 	facts   facts
@@ -33,17 +33,17 @@ type Compiler struct {
 	selectorIndex index[*podSelector]
 	classes       map[string]*class
 	classIndex    index[*class]
-	mentioned     map[string]struct{} // labels
+	mentioned     map[string]struct{} // label keys
 
 	pods map[policy.NamespacedName]*pod
-	// byNode, byPortName are the pods of a node, and those with a port of a name. choosy are
-	// those whose policies ask whether they are in network sets themselves.
+	// byNode has the pods of a node, byPortName the pods with a named port. choosy are the pods
+	// with policies that test whether the pod itself is in a network set.
 	byNode     map[string]map[*pod]struct{}
 	byPortName map[string]map[*pod]struct{}
 	choosy     map[*pod]struct{}
 
 	terms map[string]*term
-	// liveNodes and liveSets are the live terms about nodes and network sets.
+	// liveNodes and liveSets are the live terms for nodes and network sets.
 	liveNodes, liveSets map[*term]struct{}
 	asking              uint64
 
@@ -56,7 +56,7 @@ type Compiler struct {
 	tables    map[Hash]*sharedTable
 }
 
-// New is a Compiler of nothing: no policies, no objects.
+// New returns an empty Compiler.
 func New(budget Budget) *Compiler {
 	c := &Compiler{
 		budget:        budget,
@@ -89,31 +89,32 @@ func New(budget Budget) *Compiler {
 	return c
 }
 
-// Compile is a Compiler of a Set and a Cluster.
+// Compile returns a Compiler of a Set and a Cluster.
 func Compile(set policy.Set, cluster policy.Cluster, budget Budget) (*Compiler, error) {
 	c := New(budget)
 	_, err := c.Apply(All(set, cluster))
 	return c, err
 }
 
-// A batch is what is still to be done for a Delta.
+// A batch is the work that is left to do for a Delta.
 type batch struct {
 	c         *Compiler
-	pods      map[*pod]struct{} // may have other rule sets
+	pods      map[*pod]struct{} // their rule sets may change
 	classes   map[*class]struct{}
-	addresses map[netip.Addr]struct{} // may be in other atoms
-	sets      map[*term]struct{}      // of network sets, may have other networks
+	addresses map[netip.Addr]struct{} // their atoms may change
+	sets      map[*term]struct{}      // for network sets; their networks may change
 	dissolved []*object
 	born      map[*ruleSet]struct{}
 	horizons  []*horizon            // new ones
-	left      map[*ruleSet]struct{} // by pods
+	left      map[*ruleSet]struct{} // that a pod stopped using
 	atoms     map[*atom][families]int
-	nodes     map[string]struct{} // whose part is another
+	nodes     map[string]struct{} // whose part of the tables changes
 }
 
 func (b *batch) markAddress(a netip.Addr) { b.addresses[a] = struct{}{} }
 
-// markOwner marks an address and the pods that have it: their policies may ask what it is.
+// markOwner marks an address, and the pods that have it: their policies may have conditions on
+// it.
 func (b *batch) markOwner(a netip.Addr, r *address) {
 	b.markAddress(a)
 	for _, p := range r.pods {
@@ -127,14 +128,14 @@ func (b *batch) markPod(p *pod) {
 	}
 }
 
-// reorder marks a class that other policies select, or in another order.
+// reorder marks a class whose list of policies changed.
 func (b *batch) reorder(cl *class) {
 	cl.objects = nil
 	cl.ruleSets = [2][families]*ruleSet{}
 	maps.Copy(b.pods, cl.pods)
 }
 
-// touch marks the nodes that can tell by a term.
+// touch marks the nodes that use a term.
 func (b *batch) touch(t *term) {
 	for n := range t.at {
 		b.nodes[n] = struct{}{}
@@ -147,7 +148,7 @@ func (b *batch) touchRuleSet(rs *ruleSet) {
 	}
 }
 
-// told marks the nodes that can tell that an address is now in another atom.
+// told marks the nodes for which an address has moved to another atom.
 func (b *batch) told(was, now *atom) {
 	traits := map[*trait]int{}
 	for by, a := range []*atom{was, now} {
@@ -156,7 +157,7 @@ func (b *batch) told(was, now *atom) {
 		}
 		for _, t := range a.traits {
 			if was == nil || now == nil {
-				// Where only networks tell, the ranges say it already.
+				// Terms for networks need no entry: the ranges have them.
 				if !t.term.ranged() {
 					traits[t] = 1
 				}
@@ -172,8 +173,9 @@ func (b *batch) told(was, now *atom) {
 	}
 }
 
-// Apply makes the change. It returns the names of the nodes whose part may be another now:
-// others have theirs as it was. An error says that the Delta cannot be; nothing is changed then.
+// Apply applies the changes. It returns the names of the nodes whose part may have changed; the
+// parts of all others have not. An error means that the Delta is not valid, and that nothing
+// was changed.
 func (c *Compiler) Apply(d Delta) (nodes []string, err error) {
 	if err := c.check(d); err != nil {
 		return nil, err
@@ -251,7 +253,7 @@ func (c *Compiler) setPolicy(b *batch, ch Change) {
 func (c *Compiler) setFacts(b *batch, d Delta) {
 	f := &c.facts
 	if len(d.Namespaces)+len(d.NetworkSets) > 0 {
-		// What a selector of sets selects is looked at when all is in place.
+		// Network set selectors are evaluated after all objects are updated.
 		maps.Copy(b.sets, c.liveSets)
 		maps.Copy(b.pods, c.choosy)
 	}
@@ -322,11 +324,11 @@ func (c *Compiler) setFacts(b *batch, d Delta) {
 		c.setPod(b, name, p)
 	}
 	for cl := range b.classes {
-		maps.Copy(b.pods, cl.pods) // their policies may ask for these labels of themselves
+		maps.Copy(b.pods, cl.pods) // their policies may have conditions on these labels
 	}
 }
 
-// setService changes what only one of the old and the new endpoints has.
+// setService applies the difference between the old and the new endpoints.
 func (c *Compiler) setService(b *batch, name policy.NamespacedName, endpoints []policy.Endpoint) {
 	by := map[policy.Endpoint]int{}
 	for _, e := range c.facts.Services[name] {
@@ -416,8 +418,8 @@ func unset[K comparable](m map[K]map[*pod]struct{}, k K, p *pod) {
 	}
 }
 
-// settle lets rule sets go that no pod has any more, and finds the terms that begin and
-// cease to be live.
+// settle removes the rule sets that no pod uses any more, and returns the terms that became
+// live and that are no longer live.
 func (c *Compiler) settle(b *batch) (on, off []*term) {
 	terms := map[*term]struct{}{}
 	for rs := range b.born {
@@ -506,7 +508,7 @@ func (c *Compiler) concerns(b *batch, t *term) {
 	}
 }
 
-// recutAll brings the ranges to what live terms about networks say now.
+// recutAll updates the ranges to the live terms for networks.
 func (c *Compiler) recutAll(b *batch, on, off []*term) {
 	var list [families][]cut
 	cut := func(t *term, by int) {
@@ -545,10 +547,10 @@ func (c *Compiler) recutAll(b *batch, on, off []*term) {
 	}
 }
 
-// fill brings the tables to what atoms and rule sets there are now.
+// fill updates the tables to the current atoms and rule sets.
 func (c *Compiler) fill(b *batch) {
 	again := map[*ruleSet]struct{}{}
-	// Nodes that can tell atoms apart know of them by their addresses and terms.
+	// A node needs the addresses and terms of the atoms that its rules tell apart.
 	changed := func(rs *ruleSet) {
 		if rs.closed {
 			again[rs] = struct{}{}

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// What is here is said of no single connection: what is shared, what is not touched, what a change
-// costs, what fails closed. What connections may do is in package cases, by manifests.
+// These tests are about the tables as a whole: what is shared, what a change does not touch,
+// what it costs, what fails closed. Package cases tests which connections are allowed.
 
 func web(n int) *policy.PodSelector {
 	return &policy.PodSelector{Pods: selector.In("app", fmt.Sprintf("web%d", n))}
@@ -36,7 +36,7 @@ func webs(n int) policy.Cluster {
 	return c
 }
 
-// from is an ingress rule for TCP ports.
+// from returns an ingress rule for TCP ports.
 func from(number int, a policy.Action, peers []policy.Match, ports ...policy.Port) policy.Rule {
 	r := policy.Rule{Number: number, Action: a, Peers: peers}
 	if ports != nil {
@@ -57,7 +57,7 @@ func netsOf(nets ...string) []policy.Match {
 	return []policy.Match{{In: []policy.AddrSet{s}}}
 }
 
-// ingress is a policy for web0 in the tier "default".
+// ingress returns a policy for web0 in the tier "default".
 func ingress(rules ...policy.Rule) policy.Policy {
 	p := policy.Policy{Ref: policy.Ref{Kind: "NetworkPolicy", Namespace: "default", Name: "p"}, Subject: *web(0), Directions: [2]bool{true, false}}
 	p.Rules[policy.Ingress] = rules
@@ -86,7 +86,7 @@ func apply(t *testing.T, c *Compiler, d Delta) []string {
 	return nodes
 }
 
-// ask is the decision on TCP from an address to a port of a pod.
+// ask returns the decision on TCP from an address to a port of a pod.
 func ask(c *Compiler, pod *policy.Pod, peer string, port uint16) policy.Decision {
 	m := c.ForNode(pod.Node).Maps()
 	return m.Decision(m.Lookup(Packet{
@@ -108,10 +108,10 @@ func TestWideAndNarrowRulesAreNoProduct(t *testing.T) {
 		t.Errorf("%d wide and %d narrow rules make %d peers and %d spans", n, n, len(m.Peers), len(m.Spans))
 	}
 	if d := ask(c, webPod(0), "10.0.0.3", 23); d.Action != policy.Deny || d.Rule.Number != 4 {
-		t.Errorf("rule 4 stands before the one for the peer: %+v", d)
+		t.Errorf("rule 4 must come before the peer's rule: %+v", d)
 	}
 	if d := ask(c, webPod(0), "10.0.0.3", 43); d.Action != policy.Allow || d.Rule.Number != 7 {
-		t.Errorf("rule 7 for the peer stands before rule 8: %+v", d)
+		t.Errorf("rule 7 for the peer must come before rule 8: %+v", d)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestANodeGetsOnlyWhatItsOwnPodsCanTellApart(t *testing.T) {
 	}
 }
 
-// Whoever makes the tables makes the same ones: a replica, or one that has started anew.
+// Replicas, and a replica after a restart, make the same tables.
 func TestReplicasAgree(t *testing.T) {
 	set := tiered(ingress(from(0, policy.Allow, netsOf("10.0.0.1/32", "192.0.2.0/24")), from(1, policy.Deny, podsOf(web(2)))))
 	one, two := compiled(t, set, webs(5)), New(DefaultBudget)
@@ -184,7 +184,7 @@ func TestReplicasAgree(t *testing.T) {
 	}
 }
 
-// A CIDR matches a pod that has an address in it, also after a restart.
+// A CIDR matches a pod with an address in it, also after a restart.
 func TestANetworkMatchesPods(t *testing.T) {
 	c := compiled(t, tiered(ingress(from(0, policy.Allow, netsOf("10.0.0.1/32")))), webs(3))
 	if d := ask(c, webPod(0), "10.0.0.1", 80); d.Action != policy.Allow {
@@ -212,8 +212,8 @@ func TestAPodThatNoPolicySelectsAnyMoreIsOpen(t *testing.T) {
 	}
 }
 
-// The address of a pod that has ended goes to another pod. Its late deletion takes nothing
-// from that one.
+// The address of a pod that has ended goes to another pod. The late deletion of the first pod
+// does not take the address from the second.
 func TestAnEndedPodsAddressIsAnothers(t *testing.T) {
 	c := compiled(t, tiered(ingress(from(0, policy.Allow, podsOf(web(1))))), webs(2))
 	ended, heir := webPod(1), webPod(2)
@@ -225,7 +225,7 @@ func TestAnEndedPodsAddressIsAnothers(t *testing.T) {
 	put(ended.NamespacedName, ended)
 	put(heir.NamespacedName, heir)
 	if d := ask(c, webPod(0), "10.0.0.1", 80); d.Action != policy.Deny {
-		t.Errorf("the heir of web1's address is taken for web1: %+v", d)
+		t.Errorf("the new owner of web1's address is treated as web1: %+v", d)
 	}
 	heir = webPod(1)
 	heir.Name = "web1-again"
@@ -233,11 +233,11 @@ func TestAnEndedPodsAddressIsAnothers(t *testing.T) {
 	put(heir.NamespacedName, heir)
 	put(ended.NamespacedName, nil)
 	if d := ask(c, webPod(0), "10.0.0.1", 80); d.Action != policy.Allow {
-		t.Errorf("the late deletion takes the new pod's address out: %+v", d)
+		t.Errorf("the late deletion removes the new pod's address: %+v", d)
 	}
 }
 
-// Names of labels, ports, Services and networks are in no space that they share.
+// Equal names of labels, ports, Services and networks do not collide.
 func TestNamesDoNotMeet(t *testing.T) {
 	cluster := webs(3)
 	cluster.Pods[webPod(1).NamespacedName].Labels["http"] = "http"
@@ -279,7 +279,7 @@ func TestPortRangesWithOneStart(t *testing.T) {
 	}
 }
 
-// Tiers pass a connection on over tiers that do not select the pod.
+// Pass skips tiers that do not select the pod.
 func TestPassOverTiersThatAreNotConsecutive(t *testing.T) {
 	pass := ingress(from(0, policy.Pass, podsOf(web(1))), from(1, policy.Deny, nil))
 	pass.Ref.Name = "first"
@@ -305,7 +305,8 @@ func TestPassOverTiersThatAreNotConsecutive(t *testing.T) {
 	}
 }
 
-// One rule set beyond the budget fails closed, says so, leaves others alone, and recovers.
+// A rule set beyond the budget fails closed and is reported, does not affect others, and
+// recovers.
 func TestTheBudget(t *testing.T) {
 	var rules []policy.Rule
 	for i := range 20 {
@@ -346,8 +347,8 @@ func TestTheBudget(t *testing.T) {
 	}
 }
 
-// Of a policy with 2,001 peers nothing is made anew when a pod comes that is like others, and one
-// table when it is like none.
+// With a policy of 2,001 peers, a new pod that is like others makes no table, and a new kind of
+// pod makes one.
 func TestWhatAPodCosts(t *testing.T) {
 	var rules []policy.Rule
 	for i := range 2001 {

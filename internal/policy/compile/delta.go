@@ -2,15 +2,15 @@ package compile
 
 import "terway.dev/terway/internal/policy"
 
-// A Delta is what has changed. What it holds belongs to the Compiler from then on, and must
-// not be changed.
+// A Delta is a set of changes. The Compiler keeps what it holds; the caller must not change it
+// afterwards.
 type Delta struct {
-	// Tiers, if not nil, are the tiers in order, with their defaults and without policies: those
-	// that are not among them go, and must have no policies any more.
+	// Tiers, if not nil, is the new list of tiers in order, with their defaults and without
+	// policies. Tiers that are not in it are removed, and must have no policies.
 	Tiers []policy.Tier
-	// Policies are put in one after another.
+	// Policies are applied in order.
 	Policies []Change
-	// The others hold what an object is now. Nil: it is gone.
+	// The maps hold new versions of objects. Nil deletes the object.
 	Namespaces      map[string]policy.Labels
 	ServiceAccounts map[policy.NamespacedName]policy.Labels
 	Pods            map[policy.NamespacedName]*policy.Pod
@@ -19,18 +19,18 @@ type Delta struct {
 	Services        map[policy.NamespacedName][]policy.Endpoint
 }
 
-// A Change puts a policy in the place of the one with its Ref, if there is one.
+// A Change adds a policy, or replaces the one with the same Ref.
 type Change struct {
 	Ref policy.Ref
-	// Policy is what it says now. Nil: it is gone.
+	// Policy is the new version. Nil deletes the policy.
 	Policy *policy.Policy
-	// Tier and Index are its place: how many policies of the tier are before it, once the
-	// former one is gone.
+	// Tier and Index are its position. Index counts the policies before it in the tier, without
+	// its own old version.
 	Tier  string
 	Index int
 }
 
-// All is the Delta that makes everything of nothing.
+// All returns the Delta that makes an empty Compiler hold all of this.
 func All(set policy.Set, cluster policy.Cluster) Delta {
 	d := Delta{
 		Tiers:           []policy.Tier{},

@@ -7,10 +7,10 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A pod is one of the cluster as it was given. It is an endpoint if policies can select it.
+// A pod is a pod of the cluster. It is an endpoint if policies can select it.
 type pod struct {
 	*policy.Pod
-	class    *class // nil: policies do not select it
+	class    *class // nil: policies cannot select it
 	ruleSets [2][families]*ruleSet
 }
 
@@ -24,7 +24,7 @@ func (p *pod) address(f family) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// choose gives a pod the rule sets that it should have.
+// choose gives a pod its rule sets.
 func (c *Compiler) choose(b *batch, p *pod) {
 	for d := range p.ruleSets {
 		for f := range families {
@@ -49,7 +49,7 @@ func (c *Compiler) choose(b *batch, p *pod) {
 	}
 }
 
-// has counts a pod.
+// has adds by to the number of pods that use the rule set.
 func (rs *ruleSet) has(p *pod, by int) {
 	add := func(to *map[string]int) (had, has bool) {
 		if *to == nil {
@@ -70,7 +70,7 @@ func (rs *ruleSet) has(p *pod, by int) {
 	}
 }
 
-// ruleSetOf is the rule set that a pod should have, new if there is none.
+// ruleSetOf returns the rule set for a pod, and makes it if there is none.
 func (c *Compiler) ruleSetOf(b *batch, p *pod, d policy.Direction, f family, a netip.Addr) *ruleSet {
 	objects := c.objectsOf(p.class)[d]
 	own := slices.ContainsFunc(objects, func(o *object) bool { return o.own[d] })
@@ -149,7 +149,8 @@ func (rs *ruleSet) append(cl *clause) {
 	})
 }
 
-// ownPorts are the pod's named ports that rules name, and the ports that Services have at it.
+// ownPorts returns the pod's named ports that rules use, and the ports at which the pod is an
+// endpoint of a Service.
 func (c *Compiler) ownPorts(p *pod, a netip.Addr, objects []*object, d policy.Direction) (ports []policy.NamedPort, services []serviceEndpoint) {
 	for _, o := range objects {
 		for _, cl := range o.clauses[d] {

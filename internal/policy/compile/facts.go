@@ -8,7 +8,7 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// facts are the cluster's objects as they are now.
+// facts holds the current objects of the cluster.
 type facts struct{ policy.Cluster }
 
 func newFacts() facts {
@@ -22,10 +22,10 @@ func newFacts() facts {
 	}}
 }
 
-// judged says whether a pod is one that policies select.
+// judged reports whether policies can select a pod.
 func judged(p *policy.Pod) bool { return !p.HostNetwork && !p.Ended }
 
-// selects asks a selector of a pod that policies select.
+// selects reports whether a selector selects a pod, which policies can select.
 func (f *facts) selects(s policy.PodSelector, p *policy.Pod) bool {
 	if s.Namespace != "" && s.Namespace != p.Namespace || s.ServiceAccountNames != nil && !slices.Contains(s.ServiceAccountNames, p.ServiceAccount) {
 		return false
@@ -37,7 +37,7 @@ func (f *facts) selects(s policy.PodSelector, p *policy.Pod) bool {
 	return s.ServiceAccounts.Matches(f.ServiceAccountLabels(account))
 }
 
-// nets are the networks of the sets that a selector selects.
+// nets returns the networks of the sets that a selector selects.
 func (f *facts) nets(s *policy.NetworkSetSelector) (nets []netip.Prefix) {
 	for name, set := range f.NetworkSets {
 		if f.selectsNets(s, name) {
@@ -59,7 +59,7 @@ func (f *facts) selectsNets(s *policy.NetworkSetSelector, name policy.Namespaced
 	return s.Sets.Matches(f.NetworkSetLabels(name))
 }
 
-// own says whether a pod's own address is in all sets of a match, and in none that it excludes.
+// own reports whether a pod's own address matches.
 func (c *Compiler) own(m *policy.Match, p *pod, a netip.Addr) bool {
 	for _, s := range m.In {
 		if !c.ownIn(s, p, a) {

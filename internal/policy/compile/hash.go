@@ -8,14 +8,14 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Hash is what things are named by: the first half of the SHA-256 of what they say. The
-// zero Hash names nothing.
+// A Hash names a part by its content: it is the first half of a SHA-256. The zero Hash is no
+// name.
 type Hash [16]byte
 
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
-// digest collects what a Hash is made of. Each value says where it ends, so that different
-// lists of values never give the same bytes.
+// digest collects the bytes to hash. Each value is delimited, so that different lists of values
+// never give equal bytes.
 type digest []byte
 
 func (d *digest) num(n ...int) {

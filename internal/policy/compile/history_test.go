@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/policy/policytest"
 )
 
-// A history is a cluster that changes, and a Compiler that is told of each change.
+// A history is a changing cluster, and a Compiler that gets each change.
 type history struct {
 	policytest.World
 	set     policy.Set
@@ -27,7 +27,7 @@ func newHistory(w policytest.World, budget Budget) *history {
 	return h
 }
 
-// step changes one to three things.
+// step makes one to three changes.
 func (h *history) step() Delta {
 	d := Delta{}
 	for range 1 + h.IntN(3) {
@@ -63,7 +63,7 @@ func (h *history) pod(d *Delta, i int) {
 	put(h, &d.Pods, h.cluster.Pods, name, func() *policy.Pod { return h.Pod(i) })
 }
 
-// put sets one thing in the cluster and the delta, or takes it out.
+// put sets or deletes one object in the cluster and the delta.
 func put[K comparable, V any](h *history, delta *map[K]V, in map[K]V, k K, newOne func() V) {
 	if *delta == nil {
 		*delta = map[K]V{}
@@ -86,7 +86,7 @@ func (h *history) policy(d *Delta) {
 		from := &h.set.Tiers[i]
 		from.Policies = slices.DeleteFunc(slices.Clone(from.Policies), func(was policy.Policy) bool {
 			if was.Ref == ref && h.IntN(4) == 0 {
-				p = &was // it only moves
+				p = &was // only its position changes
 			}
 			return was.Ref == ref
 		})
@@ -104,7 +104,7 @@ func (h *history) policy(d *Delta) {
 	d.Policies = append(d.Policies, Change{ref, p, t.Name, at})
 }
 
-// tiers changes a default, or the order, or adds a tier, or takes an empty one out.
+// tiers changes a default or the order, adds a tier, or removes an empty one.
 func (h *history) tiers(d *Delta) {
 	tiers := h.set.Tiers
 	switch h.IntN(4) {
@@ -134,7 +134,7 @@ func (h *history) tiers(d *Delta) {
 	}
 }
 
-// parts are what nodes get.
+// parts returns the parts of all nodes.
 func (c *Compiler) parts() map[string]*Node {
 	parts := map[string]*Node{}
 	for _, n := range policytest.Nodes {
@@ -143,7 +143,7 @@ func (c *Compiler) parts() map[string]*Node {
 	return parts
 }
 
-// sizes are what is left of anything that should go when nobody needs it.
+// sizes counts what must be removed when it is no longer used.
 func (c *Compiler) sizes() string {
 	live, traits := 0, 0
 	for _, t := range c.terms {
@@ -171,7 +171,7 @@ func (c *Compiler) sizes() string {
 			at[n] += k
 		}
 	}
-	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d horizons that see %d of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
+	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d horizons with %d visible parts of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
 		len(c.objects), len(c.selectors), c.asked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
 		len(c.atoms), len(c.ruleSets), len(c.horizons), sights, seen, len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
 }
@@ -185,30 +185,30 @@ func (c *Compiler) asked() (n int) {
 	return n
 }
 
-// same compares a Compiler that has a history with one that has none.
+// same compares the Compiler with a new one that gets everything at once.
 func (h *history) same() error {
 	anew, err := Compile(h.set, h.cluster, h.c.budget)
 	if err != nil {
 		return err
 	}
 	if got, want := h.c.sizes(), anew.sizes(); got != want {
-		return fmt.Errorf("after its history there are\n%s\nanew\n%s", got, want)
+		return fmt.Errorf("after all changes there are\n%s\nfrom scratch\n%s", got, want)
 	}
 	if got, want := h.c.parts(), anew.parts(); !reflect.DeepEqual(got, want) {
 		for n := range got {
 			if !reflect.DeepEqual(got[n], want[n]) {
-				return fmt.Errorf("after its history %s has\n%s\nanew\n%s", n, got[n].but(want[n]), want[n].but(got[n]))
+				return fmt.Errorf("after all changes %s has\n%s\nfrom scratch\n%s", n, got[n].but(want[n]), want[n].but(got[n]))
 			}
 		}
 	}
 	if got, want := h.c.Errors(), anew.Errors(); !reflect.DeepEqual(got, want) {
-		return fmt.Errorf("after its history the errors are %v, anew %v", got, want)
+		return fmt.Errorf("after all changes the errors are %v, from scratch %v", got, want)
 	}
 	return nil
 }
 
-// These tests make clusters by the ten thousand and keep none: collecting garbage as often as
-// the product does would be half of their time.
+// These tests make tens of thousands of short-lived clusters. With the default setting, garbage
+// collection would take half of their time.
 func TestMain(m *testing.M) {
 	debug.SetGCPercent(800)
 	m.Run()
@@ -227,20 +227,20 @@ func TestAHistoryLeavesWhatCompilingMakes(t *testing.T) {
 				}
 				named, changed = named+n, changed+c
 			}
-			t.Logf("Apply named a node as having another part %d times; it had in %d of them", named, changed)
+			t.Logf("Apply reported that a node's part changed %d times; it had in %d of them", named, changed)
 			if changed < histories || named > changed*5/4 {
-				t.Errorf("nodes were named %d times, with reason %d times: want some for each history, and few without reason", named, changed)
+				t.Errorf("nodes were reported %d times, correctly %d times: want some for each history, and few wrong ones", named, changed)
 			}
 		})
 	}
 }
 
-// live lets a cluster have a history. It returns how often Apply said that a node has another
-// part, and how often it was so.
+// live runs a history. It returns how often Apply reported a changed node, and how often this
+// was correct.
 func live(seed uint64) (named, changed int, err error) {
 	budget := DefaultBudget
 	if seed%5 == 0 {
-		budget = Budget{Atoms: 6, Spans: 60} // some rule sets are beyond it
+		budget = Budget{Atoms: 6, Spans: 60} // some rule sets exceed it
 	}
 	h := newHistory(policytest.World{Source: rand.New(rand.NewPCG(seed, 3))}, budget)
 	if _, err := h.c.Apply(All(h.set, h.cluster)); err != nil {
@@ -259,7 +259,7 @@ func live(seed uint64) (named, changed int, err error) {
 		for n, part := range parts {
 			is := !reflect.DeepEqual(before[n], part)
 			if is && !slices.Contains(nodes, n) {
-				return 0, 0, fmt.Errorf("Apply of %+v named %v, and %s had\n%s\nand has\n%s", d, nodes, n, before[n].but(part), part.but(before[n]))
+				return 0, 0, fmt.Errorf("Apply of %+v reported %v, and %s had\n%s\nand has\n%s", d, nodes, n, before[n].but(part), part.but(before[n]))
 			}
 			if is {
 				changed++
@@ -282,7 +282,7 @@ func copyCluster(c policy.Cluster) policy.Cluster {
 	}
 }
 
-// but is what a part has that another has not.
+// but returns what a part has that the other does not have.
 func (n *Node) but(other *Node) string {
 	var b strings.Builder
 	less(&b, "endpoint", n.Endpoints, other.Endpoints)

@@ -5,19 +5,19 @@ import (
 	"strings"
 )
 
-// A horizon is rule sets of a family that ask for the same networks. Of a base they all see the
-// same, however many they are: when networks elsewhere are cut, none of them is looked at.
+// A horizon is the set of a family's rule sets that use the same networks. All of them see a
+// base in the same way. A change of other networks visits none of them.
 type horizon struct {
 	key      Hash
 	family   family
 	terms    map[*term]struct{} // ranged, and not wide in the family
 	ruleSets map[*ruleSet]struct{}
-	// seen is what is seen of each base, if anything; count, of how many bases that is so.
+	// seen is the visible part of each base that has one; count is the number of bases with it.
 	seen  map[*atom]Hash
 	count map[Hash]int
 }
 
-// join puts a rule set into its horizon.
+// join adds a rule set to its horizon.
 func (c *Compiler) join(b *batch, rs *ruleSet) {
 	var terms []*term
 	for t := range rs.asks {
@@ -55,7 +55,7 @@ func (c *Compiler) join(b *batch, rs *ruleSet) {
 	h.ruleSets[rs] = struct{}{}
 }
 
-// leave takes a rule set out of its horizon.
+// leave removes a rule set from its horizon.
 func (c *Compiler) leave(rs *ruleSet) {
 	h := rs.horizon
 	if h == nil {
@@ -70,7 +70,7 @@ func (c *Compiler) leave(rs *ruleSet) {
 	}
 }
 
-// sight is what the horizon sees of a base; false: nothing.
+// sight returns the part of a base that the horizon sees; false: none.
 func (h *horizon) sight(a *atom) (Hash, bool) {
 	var d digest
 	d.num(int(a.kind))
@@ -84,7 +84,7 @@ func (h *horizon) sight(a *atom) (Hash, bool) {
 	return d.sum(), any
 }
 
-// come notes a base that has addresses now. It says whether nothing like it was seen before.
+// come adds a base that now has addresses. It reports whether its visible part is new.
 func (h *horizon) come(a *atom) (Hash, bool) {
 	s, any := h.sight(a)
 	if _, had := h.seen[a]; had || !any {
@@ -95,7 +95,8 @@ func (h *horizon) come(a *atom) (Hash, bool) {
 	return s, h.count[s] == 1
 }
 
-// gone notes a base that has no more addresses. It says whether nothing like it is seen any more.
+// gone removes a base that has no more addresses. It reports whether its visible part has
+// disappeared.
 func (h *horizon) gone(a *atom) (Hash, bool) {
 	s, had := h.seen[a]
 	if !had {
@@ -109,8 +110,8 @@ func (h *horizon) gone(a *atom) (Hash, bool) {
 	return s, true
 }
 
-// look brings horizons to what bases there are now, and gives and takes tables where that
-// shows or hides something.
+// look updates horizons to the current bases, and adds and removes the tables of visible parts
+// that appeared or disappeared.
 func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed func(*ruleSet)) {
 	for _, h := range b.horizons {
 		for t := range h.terms {
@@ -155,7 +156,7 @@ func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed f
 	})
 }
 
-// addBase gives a rule set the table for what it sees of bases like this one.
+// addBase gives a rule set the table for a visible part, of which a is an example.
 func (c *Compiler) addBase(rs *ruleSet, sight Hash, a *atom) {
 	if _, has := rs.bases[sight]; has || rs.closed {
 		return
@@ -185,7 +186,7 @@ func (c *Compiler) dropBase(rs *ruleSet, sight Hash) {
 	delete(rs.bases, sight)
 }
 
-// base is the table that a rule set has for a base, or nil.
+// base returns the table that a rule set has for a base, or nil.
 func (rs *ruleSet) base(a *atom) *Table {
 	if rs.horizon == nil {
 		return nil

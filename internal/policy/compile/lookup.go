@@ -8,7 +8,7 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Packet is what is looked up: the first one of a connection.
+// A Packet is the first packet of a connection.
 type Packet struct {
 	Endpoint                    uint32
 	Direction                   policy.Direction
@@ -18,10 +18,10 @@ type Packet struct {
 	ICMPType, ICMPCode          uint8
 }
 
-// Lookup is the row of Verdicts for a packet. It is what the kernel's program does, step by
-// step: the address's atom from a hash map or by a search in the ranges, the rule set's
-// table for the atom or else for its base, a search for the number in it, and the same in the
-// default table if what was found does not win against everything.
+// Lookup returns the row of Verdicts for a packet. The eBPF program does the same, step by
+// step: it finds the address's atom in a hash map or in the ranges, the table of the rule set
+// for the atom or else for its base, and the span of the port in it. If that span's decision is
+// not final, it does the same in the default table.
 func (m *Maps) Lookup(p Packet) uint32 {
 	e := &m.Endpoints[p.Endpoint]
 	f := familyOf(p.Peer)
@@ -72,7 +72,7 @@ func (m *Maps) rangeAtom(a netip.Addr) uint32 {
 	})-1].Atom
 }
 
-// find is the verdict of a line, and false if it says nothing of the number.
+// find returns the verdict for a number in a line; false: the line has none.
 func (m *Maps) find(s Slice, number, source uint16) (uint32, bool) {
 	if s.Count == 0 {
 		return 0, false
@@ -89,7 +89,7 @@ func (m *Maps) span(s Slice, number uint16) SpanRow {
 	return rows[sort.Search(len(rows), func(i int) bool { return rows[i].From > number })-1]
 }
 
-// Decision is what a row of Verdicts says.
+// Decision returns the decision in a row of Verdicts.
 func (m *Maps) Decision(verdict uint32) policy.Decision {
 	v := m.Verdicts[verdict]
 	r := m.Rules[v.Rule]

@@ -12,33 +12,32 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// Maps are a node's part as arrays and hash maps, in which everything is named by where it
-// stands: what the kernel's maps hold, word for word. Row 0 of each array means that there
-// is none.
+// Maps is a node's part as arrays and hash maps with the rows of the kernel's maps. Parts refer
+// to each other by row number. Row 0 of each array means "none".
 type Maps struct {
 	Endpoints []EndpointRow
-	// EndpointOf is where a pod's endpoint is.
+	// EndpointOf has the row of a pod's endpoint.
 	EndpointOf map[policy.NamespacedName]uint32
 
-	Addresses map[[16]byte]AddressRow // IPv4: mapped
+	Addresses map[[16]byte]AddressRow // IPv4 addresses are mapped
 	Ranges4   []Range4
 	Ranges6   []Range6
-	Peers     map[PeerKey]uint32 // table; 0: none, and none of the base
+	Peers     map[PeerKey]uint32 // row in Tables; 0: none, and none for the base
 	Tables    []TableRow
 	Spans     []SpanRow
-	// Sources are the lines by source port that spans point to.
+	// Sources are the lines by source port that spans refer to.
 	Sources  []Slice
 	Verdicts []VerdictRow
-	Logs     []uint32 // rules
+	Logs     []uint32 // rows in Rules
 
-	// Rules is what is said of rows outside the kernel: verdicts and logs point to them.
+	// Rules describes rules for people: verdicts and logs refer to its rows.
 	Rules []RuleRow
 }
 
-// An EndpointRow is 56 bytes. Closed: rule set 0.
+// An EndpointRow is 56 bytes. Rule set 0 means closed.
 type EndpointRow struct {
-	RuleSets [2][2]uint32    // direction, family
-	Defaults [2][2][2]uint32 // and kind: the default tables
+	RuleSets [2][2]uint32    // by direction and family
+	Defaults [2][2][2]uint32 // by direction, family and kind
 	Flags    uint32
 	_        uint32
 }
@@ -52,7 +51,7 @@ const (
 // An AddressRow is 12 bytes.
 type AddressRow struct {
 	Atom, Base uint32
-	Kind       uint32 // 0, 1: a pod
+	Kind       uint32 // 1: a pod
 }
 
 // A Range4 is 8 bytes.
@@ -68,10 +67,10 @@ type Range6 struct {
 // A PeerKey is 8 bytes.
 type PeerKey struct{ RuleSet, Atom uint32 }
 
-// A TableRow is 48 bytes: its lines, by Class.
+// A TableRow is 48 bytes: its lines by Class.
 type TableRow [classes]Slice
 
-// A Slice is rows of Spans.
+// A Slice is a range of rows.
 type Slice struct{ First, Count uint32 }
 
 // A SpanRow is 8 bytes.
@@ -82,29 +81,29 @@ type SpanRow struct {
 
 // Kinds of spans.
 const (
-	SpanNothing = iota // it says nothing
+	SpanNothing = iota // no decision
 	SpanVerdict        // Value is a row of Verdicts
 	SpanSources        // Value is a row of Sources
 )
 
-// A VerdictRow is 16 bytes. Row 0 is that of endpoints which are closed.
+// A VerdictRow is 16 bytes. Row 0 is for closed endpoints.
 type VerdictRow struct {
 	Action uint8 // policy.Allow or policy.Deny
-	Count  uint8 // of Logs
+	Count  uint8 // rows of Logs
 	Level  uint16
 	Rule   uint32
-	Log    uint32 // the first of Logs
+	Log    uint32 // first row of Logs
 	_      uint32
 }
 
-// A RuleRow is what decided.
+// A RuleRow describes what decided.
 type RuleRow struct {
 	Reason policy.Reason
 	Tier   string
 	Rule   policy.RuleID
 }
 
-// numbering gives rows to what comes, each once.
+// numbering gives each key a row number, in the order of first use.
 type numbering[K comparable, R any] struct {
 	of   map[K]uint32
 	rows []R
@@ -129,7 +128,7 @@ func sortedHashes[V any](m map[Hash]V) []Hash {
 	return slices.SortedFunc(maps.Keys(m), func(a, b Hash) int { return bytes.Compare(a[:], b[:]) })
 }
 
-// Maps are the rows of a node's part. The same part gives the same rows.
+// Maps returns the rows of a node's part. Equal parts give equal rows.
 func (n *Node) Maps() *Maps {
 	closed := RuleRow{Reason: policy.Closed}
 	m := &Maps{
@@ -202,7 +201,8 @@ func (n *Node) Maps() *Maps {
 	return m
 }
 
-// EndpointRow is the row of one of the Endpoints. ruleSet and table number what has these names.
+// EndpointRow returns the row of one of the Endpoints. ruleSet and table map names to row
+// numbers.
 func (n *Node) EndpointRow(name policy.NamespacedName, ruleSet, table func(Hash) uint32) (row EndpointRow) {
 	for d, families := range n.Endpoints[name].RuleSets {
 		for f, h := range families {
@@ -222,7 +222,7 @@ func (n *Node) EndpointRow(name policy.NamespacedName, ruleSet, table func(Hash)
 	return row
 }
 
-// Row is the place as a row. atom numbers the atoms; that of the zero Hash is 0.
+// Row returns the place as a row. atom maps atoms to numbers, and the zero Hash to 0.
 func (p Place) Row(atom func(Hash) uint32) AddressRow {
 	row := AddressRow{Atom: atom(p.Atom), Base: atom(p.Base)}
 	if p.Pod {
@@ -231,20 +231,20 @@ func (p Place) Row(atom func(Hash) uint32) AddressRow {
 	return row
 }
 
-// Row4 is the row of a range of IPv4 addresses. atom is as in Place.Row.
+// Row4 returns the row of a range of IPv4 addresses. atom is as in Place.Row.
 func (r Range) Row4(atom func(Hash) uint32) Range4 {
 	b := r.From.As4()
 	return Range4{binary.BigEndian.Uint32(b[:]), atom(r.Atom)}
 }
 
-// Row6 is the row of a range of IPv6 addresses.
+// Row6 returns the row of a range of IPv6 addresses. atom is as in Place.Row.
 func (r Range) Row6(atom func(Hash) uint32) Range6 {
 	b := r.From.As16()
 	return Range6{From: [2]uint64{binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])}, Atom: atom(r.Atom)}
 }
 
-// Rows are the table as rows, of which the first span and the first line by source port have these numbers.
-// verdict numbers what is decided at a level.
+// Rows returns the table as rows. The first span and the first line by source port get the
+// given row numbers. verdict maps a decision and its level to a row number.
 func (t *Table) Rows(span, source uint32, verdict func(d *Decision, level uint16) uint32) (row TableRow, spans []SpanRow, sources []Slice) {
 	var line func(Line) Slice
 	line = func(l Line) Slice {
@@ -273,7 +273,7 @@ func (t *Table) Rows(span, source uint32, verdict func(d *Decision, level uint16
 	return row, spans, sources
 }
 
-// Size is how many rows Rows gives.
+// Size returns the number of rows that Rows returns.
 func (t *Table) Size() (spans, sources int) {
 	for _, l := range t.Lines {
 		spans += len(l)
@@ -287,7 +287,7 @@ func (t *Table) Size() (spans, sources int) {
 	return spans, sources
 }
 
-// Logged are the rules that log: a packet is logged by so many at most, the first ones.
+// Logged returns the rules that log. A packet is logged by at most so many, the first ones.
 func (d *Decision) Logged() []policy.RuleID { return d.Logs[:min(len(d.Logs), math.MaxUint8)] }
 
 func compareNames(a, b policy.NamespacedName) int {

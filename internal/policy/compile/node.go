@@ -9,18 +9,18 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Node is a node's part: what its own pods' rules can tell apart and nothing else. Everything
-// but endpoints and addresses is named by what it says, so what a node has already is known by
-// its name; and what a name stands for never changes.
+// A Node is a node's part of the tables: what the rules of its own pods tell apart, and nothing
+// else. All parts except endpoints and addresses are named by a hash of their content. A name
+// never changes its meaning, so a node knows by the names which parts it already has.
 type Node struct {
 	Endpoints map[policy.NamespacedName]Endpoint
 	RuleSets  map[Hash]RuleSet
-	// Addresses are single ones, which go before Ranges.
+	// Addresses are single addresses. They take precedence over Ranges.
 	Addresses map[netip.Addr]Place
-	// Ranges are all addresses of a family in order: IPv4, IPv6.
+	// Ranges cover all addresses of a family in order. Index: 0 IPv4, 1 IPv6.
 	Ranges [2][]Range
-	// Peers say which table a rule set has for an atom beside its default table; zero: none,
-	// whatever it has for the atom's base.
+	// Peers has the table of a rule set for an atom, beside the default table. Zero: there is
+	// none, even if the atom's base has one.
 	Peers  map[Peer]Hash
 	Tables map[Hash]*Table
 }
@@ -28,46 +28,46 @@ type Node struct {
 // An Endpoint is a pod of the node whose connections are judged.
 type Endpoint struct {
 	Addresses []netip.Addr
-	// RuleSets by direction, and for IPv4 and IPv6. Zero: it has no address of the family, and
+	// RuleSets by direction, for IPv4 and IPv6. Zero: the pod has no address of the family, and
 	// nothing passes.
 	RuleSets [2][2]Hash
 }
 
-// A RuleSet is all that policies say of one direction and family of a pod.
+// A RuleSet holds all rules of one direction and family of a pod.
 type RuleSet struct {
-	// Defaults are the tables for what is no pod, and for pods.
+	// Defaults are the default tables for addresses that are no pod's, and for pods.
 	Defaults [2]Hash
 	// Selected: a policy selects the pod. Otherwise all is allowed.
 	Selected bool
-	// Closed: the rule set is beyond the budget, and nothing new passes.
+	// Closed: the rule set is beyond the budget, and no new connection passes.
 	Closed bool
 }
 
-// A Place is where an address is.
+// A Place is the position of an address in the tables.
 type Place struct {
 	Atom Hash
-	// Base says what rule sets say that have no Peers entry for Atom. It may be the same.
+	// Base is used by rule sets without a Peers entry for Atom. It may be equal to Atom.
 	Base Hash
-	Pod  bool // which of the default tables it starts from
+	Pod  bool // selects the default table
 }
 
-// A Range begins at From and ends where the next one begins. The zero Atom: nothing that
-// rules tell apart.
+// A Range starts at From and ends before the next one. The zero Atom means that no rule
+// mentions the addresses.
 type Range struct {
 	From netip.Addr
 	Atom Hash
 }
 
-// A Peer is a rule set and an atom.
+// A Peer is a pair of a rule set and an atom.
 type Peer struct{ RuleSet, Atom Hash }
 
-// closedName is what the rule set of endpoints that fail closed is called.
+// closedName is the name of the rule set of endpoints that fail closed.
 var closedName = func() Hash {
 	d := digest("closed")
 	return d.sum()
 }()
 
-// ForNode is a node's part. It costs what the part has, and one walk over the ranges.
+// ForNode returns a node's part. Its cost grows with the part, plus one pass over the ranges.
 func (c *Compiler) ForNode(name string) *Node {
 	n := &Node{
 		Endpoints: map[policy.NamespacedName]Endpoint{},
@@ -109,7 +109,7 @@ func (c *Compiler) ForNode(name string) *Node {
 			asked[t] = struct{}{}
 		}
 	}
-	// An atom is here what is left of its traits.
+	// Atoms are reduced to the traits that the node uses.
 	atoms := map[*atom]Place{}
 	var project func(*atom) Place
 	project = func(a *atom) Place {
@@ -135,7 +135,7 @@ func (c *Compiler) ForNode(name string) *Node {
 	}
 	for t := range asked {
 		if t.ranged() {
-			continue // the ranges say it
+			continue // the ranges have it
 		}
 		for a := range t.atoms {
 			p := project(a)
@@ -178,11 +178,11 @@ func (c *Compiler) ForNode(name string) *Node {
 
 // A BudgetError says that pods fail closed because their rules are beyond the budget.
 type BudgetError struct {
-	// Policy is that of the pods' policies which has most rules.
+	// Policy is the one with the most rules among the pods' policies.
 	Policy    policy.Ref
 	Direction policy.Direction
 	IPv6      bool
-	Rules     int // of all the pods' policies
+	Rules     int // of all policies of the pods
 	Budget    Budget
 	Pods      []policy.NamespacedName
 }
@@ -197,7 +197,7 @@ func (e *BudgetError) Error() string {
 		e.Policy, e.Direction, family, e.Rules, e.Budget.Atoms, e.Budget.Spans, len(e.Pods), e.Pods[0])
 }
 
-// Errors are the rule sets whose pods fail closed, by policy.
+// Errors returns an error for each policy whose pods fail closed.
 func (c *Compiler) Errors() []*BudgetError {
 	var out []*BudgetError
 	for rs := range c.closed {

@@ -8,17 +8,17 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// An object is a policy as it was given, with its place in the order.
+// An object is a policy with its position in the order.
 type object struct {
 	policy.Policy
-	hash    Hash // of all that it says
+	hash    Hash // of its content
 	tier    *tier
-	order   uint64 // in the tier
+	order   uint64 // position in the tier
 	subject *podSelector
 	clauses [2][]*clause
-	// own: the rules of a direction ask something of the pod itself.
+	// own: the rules of a direction have conditions on the pod itself.
 	own [2]bool
-	// ownSets: they ask whether it is in network sets.
+	// ownSets: the rules test whether the pod itself is in a network set.
 	ownSets [2]bool
 }
 
@@ -27,8 +27,8 @@ func (o *object) compare(other *object) int {
 		bytes.Compare(o.hash[:], other.hash[:]))
 }
 
-// A clause is a rule with one of its alternatives of traffic; of one that names ports of the
-// other end beside numbers there are two.
+// A clause is a rule with one of its Traffic alternatives. An alternative with both names and
+// numbers for the other end's ports becomes two clauses.
 type clause struct {
 	id      policy.RuleID
 	action  policy.Action
@@ -39,16 +39,16 @@ type clause struct {
 	traffic *policy.Traffic // nil: all
 	region  *region         // nil: it depends on a pod
 
-	// named are the terms without which the clause matches no traffic, from the other end's
-	// ports; unnamed are those which take something from it.
+	// named are the terms for named ports of the other end: without one of them the clause
+	// matches no traffic. unnamed are the terms for named ports that are excluded.
 	named, unnamed []*term
 	ownPorts       bool // its region depends on the pod's own ports
 }
 
-// A peer is a policy.Match: in each set of in a term must hold, and in none of notIn.
+// A peer is a policy.Match: a term of each set of in must hold, and none of notIn.
 type peer struct{ in, notIn [][]*term }
 
-// terms calls f with all that the clause asks of the other end.
+// terms calls f for each term of the clause.
 func (cl *clause) terms(f func(*term)) {
 	for _, p := range cl.peers {
 		for _, sets := range [][][]*term{p.in, p.notIn} {
@@ -67,7 +67,7 @@ func (cl *clause) terms(f func(*term)) {
 	}
 }
 
-// meets says whether one of the peers matches what holds for an address.
+// meets reports whether one of the peers matches an address, given the terms that hold for it.
 func (cl *clause) meets(holds func(*term) bool) bool {
 	if cl.anyone {
 		return true
@@ -97,7 +97,8 @@ peers:
 	return false
 }
 
-// object makes one of a policy. Its terms and selectors are held until dissolve.
+// object makes the object of a policy. It keeps references to terms and selectors until
+// dissolve.
 func (c *Compiler) object(p policy.Policy, hash Hash) *object {
 	o := &object{Policy: p, hash: hash}
 	o.subject = c.podSelector(p.Subject)
@@ -137,8 +138,8 @@ func (c *Compiler) dissolve(o *object) {
 	c.releaseSelector(o.subject)
 }
 
-// apart are two alternatives, if one names ports of the other end beside numbers: whoever has no
-// such name needs no table because of it.
+// apart splits an alternative that has both names and numbers for the other end's ports. An end
+// without such a name then needs no table for the name.
 func apart(t *policy.Traffic, d policy.Direction) []*policy.Traffic {
 	ports := t.DestinationPorts
 	if d == policy.Ingress {
@@ -213,7 +214,7 @@ func (c *Compiler) clause(r *policy.Rule, id policy.RuleID, t *policy.Traffic) *
 	return cl
 }
 
-// hashOf is the hash of all that a policy says.
+// hashOf returns the hash of a policy's content.
 func hashOf(p policy.Policy) Hash {
 	var d digest
 	d.str(p.Ref.Kind, p.Ref.Namespace, p.Ref.Name, podsKey(p.Subject))

@@ -7,11 +7,10 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A layer is a clause as painting sees it: in what follows, layers that come first cover
-// those that come later.
+// A layer is a clause as the painter sees it. An earlier layer covers a later one.
 type layer struct {
-	clause  int // of the rule set
-	tier    int // of the rule set
+	clause  int // index in the rule set
+	tier    int // index in the rule set
 	level   uint16
 	wide    bool // the default table has it too
 	action  policy.Action
@@ -19,20 +18,21 @@ type layer struct {
 	sources []interval // nil: all
 }
 
-// A painter makes lines of layers. Each number is decided by the first layer that covers
-// it: whoever paints later meets only what is left, so a line costs what its layers' ends cost,
-// not their product.
+// A painter makes lines from layers. The first layer that covers a number decides it. Later
+// layers only visit the numbers that are left, so the cost of a line grows with the number of
+// layers, not with the product of their intervals.
 type painter struct {
 	rs *ruleSet
-	// complete: what no layer decides is decided by its tier's default or by there being no
-	// more tiers. Otherwise only what narrow layers decide is said, and what comes of it where they
-	// pass: all that follows then has the level of the layer that passed. Wide layers are there
-	// for that, and because what they pass on, layers after them in the tier never see.
+	// complete: numbers that no layer decides are decided by the default of a tier, or allowed
+	// after the last tier. Otherwise the line has only the decisions of narrow layers, and for
+	// traffic that they pass the decisions that follow, at the level of the layer that passed.
+	// Wide layers take part because they affect these decisions, and because traffic that they
+	// pass does not reach the later layers of their tier.
 	complete bool
-	after    []uint16 // levels of what tiers do by default, and of what none decides
+	after    []uint16 // levels of the tiers' defaults, and of "no tier decides"
 }
 
-// logs are the Log rules on a way, the last first.
+// logs is a list of the Log rules that matched, the last one first.
 type logs struct {
 	before *logs
 	clause int
@@ -53,7 +53,7 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 	if !p.complete && !bySource && !slices.ContainsFunc(layers, func(l layer) bool { return !l.wide }) {
 		return nil
 	}
-	// Cells are the numbers that no layer tells apart.
+	// A cell is a range of numbers that no layer tells apart.
 	starts := make([]int, 1, 2*len(layers)+2)
 	for i := range layers {
 		for _, s := range shape(&layers[i]) {
@@ -74,7 +74,7 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 	if !bySource {
 		p.split(layers, starts, spans, done)
 	}
-	// next is where the first cell that is open in this tier is, from each cell on.
+	// next[i] is the first cell from i on that is still open in this tier.
 	next := make([]int32, n+1)
 	open := func(i int) int {
 		for int(next[i]) != i {
@@ -83,7 +83,7 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 		}
 		return i
 	}
-	// passed are the levels of narrow layers that passed; 0: none did.
+	// passed[i] is the level of the narrow layer that passed the cell; 0: none did.
 	passed := make([]uint16, n)
 	tier := func(t int, layers []layer, ofPassed bool) {
 		whole := p.complete || ofPassed
@@ -137,7 +137,7 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 			k++
 		}
 		if slices.ContainsFunc(passed, func(level uint16) bool { return level > 0 }) {
-			tier(t, layers[:k], true) // before the others: these passed in tiers before
+			tier(t, layers[:k], true) // first: these passed in earlier tiers
 		}
 		if k > 0 || p.complete {
 			tier(t, layers[:k], false)
@@ -164,13 +164,13 @@ func (p painter) paint(layers []layer, bySource bool) Line {
 	return line.trimmed()
 }
 
-// split decides by source port the cells that a layer with source ports covers.
+// split decides the cells that a layer with source ports covers, by source port.
 func (p painter) split(layers []layer, starts []int, spans []Span, done []bool) {
 	if !slices.ContainsFunc(layers, func(l layer) bool { return l.sources != nil }) {
 		return
 	}
 	type event struct{ cell, layer int }
-	var events []event // a layer begins, or ends if it has begun
+	var events []event // the start of a layer, or its end if it is active
 	for i := range layers {
 		for _, s := range layers[i].numbers {
 			events = append(events, event{sort.SearchInts(starts, int(s.from)), i}, event{sort.SearchInts(starts, int(s.to)+1), i})

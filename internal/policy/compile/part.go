@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// NewDecision is a Decision that comes from elsewhere.
+// NewDecision makes a Decision that was received from elsewhere.
 func NewDecision(d policy.Decision) (*Decision, error) {
 	if d.Action != policy.Allow && d.Action != policy.Deny {
 		return nil, fmt.Errorf("decision %q: want allow or deny", d.Action)
@@ -22,10 +22,10 @@ func NewDecision(d policy.Decision) (*Decision, error) {
 	return newDecision(d), nil
 }
 
-// Name is a hash of what the Decision says.
+// Name returns the hash of the Decision's content.
 func (d *Decision) Name() Hash { return d.hash }
 
-// NewTable is a Table that comes from elsewhere, under the name that it has there.
+// NewTable makes a Table that was received from elsewhere, with the name that it has there.
 func NewTable(name Hash, lines [classes]Line) (*Table, error) {
 	t := &Table{Hash: name, Lines: lines}
 	for c, l := range lines {
@@ -36,7 +36,7 @@ func NewTable(name Hash, lines [classes]Line) (*Table, error) {
 	return t, nil
 }
 
-// admit says what is wrong with a line, and counts its spans.
+// admit validates a line and counts its spans.
 func (t *Table) admit(l Line, sources bool) error {
 	t.spans += len(l)
 	for i, s := range l {
@@ -60,7 +60,8 @@ func (t *Table) admit(l Line, sources bool) error {
 	return nil
 }
 
-// Complete says what the part names and does not have. Without an error Maps can be made of it.
+// Complete returns an error for the first name that the part refers to and does not contain.
+// Without an error Maps can be called.
 func (n *Node) Complete() error {
 	for name, rs := range n.RuleSets {
 		for _, t := range rs.Defaults {

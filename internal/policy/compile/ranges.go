@@ -8,26 +8,26 @@ import (
 	"go4.org/netipx"
 )
 
-// An addrRange begins at from and ends where the next one begins. Together they are all
-// addresses of a family, each range with the atom of an address in it that nobody has.
+// An addrRange starts at from and ends before the next one. The list covers all addresses of a
+// family. The atom of a range is the one for addresses that no object has.
 type addrRange struct {
 	from netip.Addr
 	atom *atom
 }
 
-// rangeAt is the index of the range that has the address.
+// rangeAt returns the index of the range with the address.
 func rangeAt(ranges []addrRange, a netip.Addr) int {
 	return sort.Search(len(ranges), func(i int) bool { return a.Less(ranges[i].from) }) - 1
 }
 
-// A cut is where networks of a term begin to be or cease to be of interest.
+// A cut is an address at which a term starts or ceases to hold.
 type cut struct {
 	at   netip.Addr
 	term *term
-	by   int // +1: from here on the term holds as of now; -1: from here on no more
+	by   int // +1: the term holds from here on; -1: it no longer does
 }
 
-// cuts are the ends of networks which get (by 1) or lose (by -1) a term.
+// cuts appends the ends of networks for which a term is added (by 1) or removed (by -1).
 func cuts(list []cut, f family, t *term, nets *netipx.IPSet, by int) []cut {
 	for _, r := range nets.Ranges() {
 		if familyOf(r.From()) != f {
@@ -41,8 +41,8 @@ func cuts(list []cut, f family, t *term, nets *netipx.IPSet, by int) []cut {
 	return list
 }
 
-// recut makes the ranges of a family anew in one walk over them and the cuts, and marks the
-// addresses in those that changed.
+// recut rebuilds the ranges of a family in one pass over them and the cuts, and marks the
+// addresses in the ranges that changed.
 func (c *Compiler) recut(b *batch, f family, list []cut) {
 	if len(list) == 0 {
 		return
@@ -50,7 +50,7 @@ func (c *Compiler) recut(b *batch, f family, list []cut) {
 	slices.SortStableFunc(list, func(a, b cut) int { return a.at.Compare(b.at) })
 	was := c.ranges[f]
 	now := make([]addrRange, 0, len(was)+len(list))
-	change := map[*term]int{} // against what the old range says
+	change := map[*term]int{} // compared with the old range
 	for i, r := range was {
 		from := r.from
 		for {

@@ -6,8 +6,8 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Class is a kind of protocol that a table has spans for, over the one number that its
-// connections are told apart by first.
+// A Class is a class of protocols that has its own spans in a table. The spans are over the
+// number after each class below.
 type Class uint8
 
 // The classes.
@@ -21,7 +21,7 @@ const (
 	classes
 )
 
-// ClassOf is the class of a protocol.
+// ClassOf returns the class of a protocol.
 func ClassOf(protocol uint8) Class {
 	switch protocol {
 	case policy.TCPProtocol:
@@ -38,15 +38,15 @@ func ClassOf(protocol uint8) Class {
 	return Other
 }
 
-// protocols are the IP numbers of the classes that have ports.
+// protocols are the IP numbers of the classes with ports.
 var protocols = [...]uint8{TCP: policy.TCPProtocol, UDP: policy.UDPProtocol, SCTP: policy.SCTPProtocol}
 
-// An interval has both its ends.
+// An interval includes both ends.
 type interval struct{ from, to uint16 }
 
 var everything = []interval{{0, 0xffff}}
 
-// merged sorts intervals and joins those that touch. It changes the list.
+// merged sorts intervals and joins adjacent ones. It modifies the list.
 func merged(list []interval) []interval {
 	slices.SortFunc(list, func(a, b interval) int { return int(a.from) - int(b.from) })
 	out := list[:0]
@@ -60,7 +60,7 @@ func merged(list []interval) []interval {
 	return out
 }
 
-// without is list less not, both merged.
+// without returns list minus not. Both are merged.
 func without(list, not []interval) []interval {
 	if len(not) == 0 {
 		return list
@@ -88,8 +88,8 @@ func without(list, not []interval) []interval {
 	return out
 }
 
-// A region is what traffic a clause matches: for each class the numbers, and for those that
-// have ports the source ports; nil: all.
+// A region is the traffic that a clause matches: the numbers of each class, and for classes
+// with ports the source ports (nil: all).
 type region struct {
 	numbers [classes][]interval
 	sources [len(protocols)][]interval
@@ -99,7 +99,7 @@ func (r *region) empty() bool {
 	return !slices.ContainsFunc(r.numbers[:], func(n []interval) bool { return len(n) > 0 })
 }
 
-// allTraffic is the region of a rule that says nothing of traffic.
+// allTraffic is the region of a rule without conditions on traffic.
 var allTraffic = func() *region {
 	r := &region{}
 	for c := range r.numbers {
@@ -108,14 +108,14 @@ var allTraffic = func() *region {
 	return r
 }()
 
-// ends are what the pods at the ends of a connection make of names: the numbers of a named
-// port of a protocol, and the ports that the destination has in a Service.
+// ends resolves names at the two ends of a connection: the numbers of a named port, and the
+// destination's ports in a Service.
 type ends struct {
 	source, destination func(name string, protocol uint8) []uint16
 	service             func(name policy.NamespacedName, protocol uint8) []uint16
 }
 
-// regionOf is what one alternative of a rule matches between these ends.
+// regionOf returns the traffic that one alternative of a rule matches between these ends.
 func regionOf(t *policy.Traffic, e ends) *region {
 	r := &region{}
 	has := func(protocol uint8) bool { return t.Protocols == nil || t.Protocols[protocol] }
@@ -183,7 +183,7 @@ func regionOf(t *policy.Traffic, e ends) *region {
 	if t.ICMP == nil {
 		var others []interval
 		for n := range 256 {
-			// Nobody asks here about protocols of other classes: they go on what is before.
+			// The other classes are done above.
 			matches, k := has(uint8(n)), len(others)
 			follows := k > 0 && int(others[k-1].to) == n-1
 			switch {
@@ -209,7 +209,7 @@ func icmp(i policy.ICMP) []interval {
 	return []interval{{first | uint16(i.Code), first | uint16(i.Code)}}
 }
 
-// asksPorts says whether only protocols with ports can match.
+// asksPorts reports whether only protocols with ports can match.
 func asksPorts(t *policy.Traffic) bool {
 	return t.SourcePorts != nil || t.DestinationPorts != nil || len(t.NotSourcePorts) > 0 || len(t.NotDestinationPorts) > 0
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// Rows are what the kernel's maps hold: their sizes are its programs' too.
+// The kernel's programs use the same row sizes.
 func TestSizesOfRows(t *testing.T) {
 	for what, row := range map[string]struct {
 		row  any

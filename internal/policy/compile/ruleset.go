@@ -6,35 +6,35 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A ruleSet is all that policies say of one direction and family of some pods, in order.
-// Pods of which they say the same have the same one. Its name is what it says; what tables
-// it has for which atoms, the cluster says.
+// A ruleSet holds all rules that apply to some pods in one direction and family, in order. Pods
+// with equal rules share it. Its name depends only on the rules; which atoms need tables
+// depends on the cluster.
 //
 // A rule is wide for a kind of address if it matches every address of the kind, whatever is in
-// the cluster. Wide rules are compiled once, into the kind's default table. A table beside it,
-// which some atoms have, has only what other rules say, and which of the two holds where both
-// speak, their levels say: rules between which none of the other sort stands have one level,
-// and what a tier does by default counts as a wide rule.
-// So there is no product of atoms and wide rules, and equal tables of different rule sets
-// are often one.
+// the cluster. Wide rules are compiled once, into the default table of the kind. The table of
+// an atom has only the other rules. If both tables decide, the level says which one wins: a
+// lower level is an earlier rule. Rules with no rule of the other sort between them share a
+// level, and the default of a tier counts as a wide rule. So wide rules are not repeated for
+// each atom, and tables of different rule sets are often equal.
 //
-// Where a rule that an atom meets beside wide ones passes, the atom's table has what all rules
-// of the tiers that follow make of it, at the level of the rule that passes.
+// If a narrow rule passes, the atom's table has the decisions of all rules in the following
+// tiers, at the level of the rule that passes.
 //
-// Where rules log, what is decided depends on all rules before. Then, and where a wide rule
-// does not hold for an atom after all (its peers have a NotIn), the atom's table is made of
-// all rules, and has what is not as the default table says, at level 0.
+// If rules log, the decision includes all rules before it. In this case, and where a wide rule
+// does not hold for an atom after all (its peers have a NotIn), the atom's table is made from
+// all rules. It has every difference from the default table, at level 0.
 //
-// An atom of which a rule set asks nothing beyond its base has the table of its base. So a
-// network in many rules (all but 10.0.0.0/8 …) makes no table for each atom of pods in it.
+// For an atom with no trait beyond its base that the rule set uses, the table of the base is
+// used. So a network in many rules (all but 10.0.0.0/8 …) needs no table for each atom of pods
+// in it.
 type ruleSet struct {
 	name      Hash
 	direction policy.Direction
 	family    family
 	tiers     []tierPart
 	clauses   []ruleClause
-	asks      map[*term][]int32 // the clauses that ask a term
-	// ports and services are what the pods' own address has of the ports that the clauses name.
+	asks      map[*term][]int32 // the clauses that use a term
+	// ports and services are the ports of the pod itself that the clauses refer to by name.
 	ports    []policy.NamedPort
 	services []serviceEndpoint
 
@@ -43,27 +43,27 @@ type ruleSet struct {
 	logs     [kinds]bool    // a wide clause logs
 	levels   [kinds][]uint16
 	defaults [kinds]*Table
-	// of has the tables of atoms that have one beside the default table.
+	// of has the atoms with a table beside the default table.
 	of       map[*atom]*overlay
-	overlays map[Hash]*overlay // by the traits that matter here
-	// bases are the tables of bases, by what its horizon sees of them; nil: none.
+	overlays map[Hash]*overlay // by the traits that the rule set uses
+	// bases has the tables of bases, by the part that the horizon sees; nil: none.
 	bases   map[Hash]*Table
-	horizon *horizon // nil: it asks for no networks
-	spans   int      // of all its tables
+	horizon *horizon // nil: it uses no networks
+	spans   int      // of all tables
 	closed  bool     // the budget is exceeded: it has no tables
 	dead    bool
 
-	plain []*Decision // by rules, tiers and nothing, without logs
+	plain []*Decision // decisions without logs: by rule, by tier, by none
 	more  map[noted]*Decision
 	notes map[logs]*logs
 
 	pods  int
-	nodes map[string]int // how many pods of a node have it
+	nodes map[string]int // number of pods of a node that use it
 }
 
 type tierPart struct {
 	name   string
-	action policy.Action // its Default
+	action policy.Action // the tier's Default
 }
 
 type ruleClause struct {
@@ -74,7 +74,7 @@ type ruleClause struct {
 
 type overlay struct {
 	name  Hash
-	table *Table // nil: nothing that the default table does not say
+	table *Table // nil: equal to the default table
 	atoms int
 }
 
@@ -83,7 +83,7 @@ type noted struct {
 	notes *logs
 }
 
-// selected says whether any policy selects the pods.
+// selected reports whether a policy selects the pods.
 func (rs *ruleSet) selected() bool { return len(rs.tiers) > 0 }
 
 func (rs *ruleSet) note(before *logs, clause int) *logs {
@@ -101,7 +101,7 @@ func (rs *ruleSet) note(before *logs, clause int) *logs {
 	return rs.notes[l]
 }
 
-// byRule, byTier and byNone are decisions; equal ones are one.
+// byRule, byTier and byNone return decisions; equal ones are shared.
 
 func (rs *ruleSet) byRule(clause int, notes *logs) *Decision {
 	c := &rs.clauses[clause]
@@ -148,12 +148,12 @@ func (rs *ruleSet) decision(what int, notes *logs, newOne func() policy.Decision
 	return d
 }
 
-// prepare finds wide rules and levels, and makes the default tables.
+// prepare finds the wide rules and the levels, and makes the default tables.
 func (c *Compiler) prepare(rs *ruleSet) {
 	for k := range kinds {
 		rs.wide[k] = make([]bool, len(rs.clauses))
 		rs.levels[k] = make([]uint16, len(rs.clauses))
-		level, before := levelFirst, true // levels begin with a wide one
+		level, before := levelFirst, true // the first level is for wide rules
 		next := func(wide bool) uint16 {
 			if wide != before {
 				level++
@@ -206,7 +206,7 @@ type ruleLayer struct {
 	region *region
 }
 
-// paint makes a table; the layers are in order.
+// paint makes a table from ordered layers.
 func (rs *ruleSet) paint(of []ruleLayer, p *painter) *Table {
 	t := &Table{}
 	layers := make([]layer, 0, len(of))
@@ -231,13 +231,13 @@ func (rs *ruleSet) paint(of []ruleLayer, p *painter) *Table {
 
 func hasSources(c Class) bool { return c < ICMP }
 
-// regionFor is what traffic a clause matches with an end of these traits.
+// regionFor returns the traffic that a clause matches if the other end has these traits.
 func (rs *ruleSet) regionFor(clause int, traits []*trait) *region {
 	cl := &rs.clauses[clause]
 	if cl.region != nil {
 		return cl.region
 	}
-	// names are the pod's own, or those of the other end.
+	// names resolves the names of the pod's own ports, or of the other end's.
 	own := func(name string, protocol uint8) (ports []uint16) {
 		for _, p := range rs.ports {
 			if p.Name == name && p.Protocol == protocol {
@@ -274,8 +274,8 @@ func (rs *ruleSet) regionFor(clause int, traits []*trait) *region {
 	}})
 }
 
-// add gives an atom the table that it has beside the default table, if the rule set asks more
-// of it than of its base.
+// add gives an atom a table beside the default table, if the rule set uses more of its traits
+// than the base has.
 func (c *Compiler) add(rs *ruleSet, a *atom) {
 	if rs.closed || rs.of[a] != nil || a == a.base {
 		return
@@ -319,7 +319,7 @@ func (c *Compiler) watch(rs *ruleSet) {
 	}
 }
 
-// drop takes an atom out that has no more addresses.
+// drop removes an atom that has no more addresses.
 func (c *Compiler) drop(rs *ruleSet, a *atom) {
 	o := rs.of[a]
 	if o == nil {
@@ -335,7 +335,7 @@ func (c *Compiler) drop(rs *ruleSet, a *atom) {
 	}
 }
 
-// overlay is the table that an atom has beside the default table, if any.
+// overlay returns the table of an atom beside the default table, or nil.
 func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 	c.asking++
 	for _, t := range a.traits {
@@ -349,7 +349,7 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 	slices.Sort(asked)
 	asked = slices.Compact(asked)
 
-	var layers []ruleLayer // those that match, in place of what the default table has of them
+	var layers []ruleLayer // layers that match, instead of those in the default table
 	whole, differs := rs.logs[a.kind], false
 	passing := len(rs.tiers) // the first tier in which a narrow rule passes
 	for _, i := range asked {
@@ -411,7 +411,7 @@ func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
 	return out
 }
 
-// close lets a rule set fail closed.
+// close makes a rule set fail closed.
 func (c *Compiler) close(rs *ruleSet) {
 	c.strip(rs)
 	rs.closed = true
@@ -421,7 +421,7 @@ func (c *Compiler) close(rs *ruleSet) {
 	}
 }
 
-// strip takes all tables from a rule set.
+// strip removes all tables of a rule set.
 func (c *Compiler) strip(rs *ruleSet) {
 	for _, t := range rs.defaults {
 		if t != nil {
@@ -450,7 +450,7 @@ func (c *Compiler) build(rs *ruleSet) {
 	c.prepare(rs)
 	for t := range rs.asks {
 		if t.ranged() || t.allPods() {
-			continue // bases have it, or the default tables
+			continue // the table of a base or a default table decides
 		}
 		for a := range t.atoms {
 			if rs.closed {
@@ -468,7 +468,7 @@ func (c *Compiler) build(rs *ruleSet) {
 	}
 }
 
-// A shared table counts the rule sets' uses of it.
+// A sharedTable counts its uses by rule sets.
 type sharedTable struct {
 	*Table
 	uses int

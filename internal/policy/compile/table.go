@@ -4,37 +4,36 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A Table says for each class and number what is decided. Tables do not change, and equal
-// ones are one.
+// A Table has the decision for each class and number. Tables are immutable, and equal ones are
+// shared.
 type Table struct {
 	Hash  Hash
 	Lines [classes]Line
-	spans int // of all lines, those by source port too
+	spans int // of all lines, including those by source port
 }
 
-// A Line is spans in the order of where they begin; the first begins at 0, and each ends
-// where the next begins. An empty Line says nothing at all.
+// A Line is a list of spans in order. The first starts at 0, and each ends where the next
+// starts. An empty Line decides nothing.
 type Line []Span
 
-// A Span is what a Table says of some numbers: one of Decision and Sources, or neither, which
-// is nothing.
+// A Span has either Decision or Sources set. With neither, it decides nothing.
 type Span struct {
 	From  uint16
 	Level uint16
-	// Decision holds unless another table of the connection has one of a lower Level.
+	// Decision applies unless the connection's other table has one with a lower Level.
 	Decision *Decision
-	// Sources decide by source port.
+	// Sources decides by source port.
 	Sources *Line
 }
 
-// A Decision is what rules say of some traffic.
+// A Decision is the result of the rules for some traffic.
 type Decision struct {
 	policy.Decision
 	hash Hash
 }
 
-// Levels. A table that a rule set has for an atom stands beside the default table of the
-// atom's kind, and the lower Level wins. Level 0 wins always.
+// Levels. An atom may have a table beside the default table of its kind. If both decide, the
+// lower Level wins. Level 0 always wins.
 const (
 	levelFinal = 0
 	levelFirst = 1
@@ -63,7 +62,7 @@ var closedTable = func() *Table {
 	return t
 }()
 
-// empty says whether the table says nothing.
+// empty reports whether the table decides nothing.
 func (t *Table) empty() bool {
 	for _, l := range t.Lines {
 		if len(l) > 0 {
@@ -73,7 +72,7 @@ func (t *Table) empty() bool {
 	return true
 }
 
-// seal gives the table its name, once it has its lines.
+// seal names the table after its lines are complete.
 func (t *Table) seal() {
 	var b digest
 	var line func(Line)
@@ -100,7 +99,7 @@ func (t *Table) seal() {
 	t.Hash = b.sum()
 }
 
-// says reports whether two spans decide the same, wherever they begin and at whatever level.
+// says reports whether two spans decide the same, ignoring start and level.
 func (s Span) says(o Span) bool {
 	if (s.Decision == nil) != (o.Decision == nil) || (s.Sources == nil) != (o.Sources == nil) {
 		return false
@@ -123,7 +122,7 @@ func (s Span) says(o Span) bool {
 	return true
 }
 
-// append adds a span to the end of a line, unless the last one says the same.
+// append adds a span to a line, unless the last span decides the same.
 func (l Line) append(s Span) Line {
 	if n := len(l); n > 0 && l[n-1].says(s) && l[n-1].Level == s.Level {
 		return l
@@ -131,7 +130,7 @@ func (l Line) append(s Span) Line {
 	return append(l, s)
 }
 
-// trimmed is the line, or nil if it says nothing.
+// trimmed returns the line, or nil if it decides nothing.
 func (l Line) trimmed() Line {
 	if len(l) == 1 && l[0].Decision == nil && l[0].Sources == nil {
 		return nil
@@ -139,7 +138,7 @@ func (l Line) trimmed() Line {
 	return l
 }
 
-// less is what line says where it differs from what the other says. Both are complete.
+// less returns the parts of l that differ from other. Both lines are complete.
 func (l Line) less(other Line) Line {
 	var out Line
 	for i, j := 0, 0; i < len(l); {
@@ -162,7 +161,7 @@ func (l Line) less(other Line) Line {
 	return out.trimmed()
 }
 
-// end is the first number after a span.
+// end returns the first number after a span.
 func end(l Line, i int) int {
 	if i+1 < len(l) {
 		return int(l[i+1].From)

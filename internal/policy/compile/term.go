@@ -12,33 +12,33 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// A term is one thing that rules ask of the other end's address. It is live while a rule set
-// asks it; only then are addresses told apart by it.
+// A term is one condition that rules have on the other end's address. It is live while a rule
+// set uses it. Only live terms divide addresses into atoms.
 type term struct {
-	key   string // terms with equal keys are one
+	key   string // terms with equal keys are shared
 	about about
-	refs  int // clauses of policies that have it
+	refs  int // number of clauses that use it
 	live  bool
 
 	pods    *podSelector
 	sets    *policy.NetworkSetSelector
 	nodes   *selector.Selector
-	service policy.NamespacedName // aboutService, aboutServicePort
-	name    string                // aboutPortName
+	service policy.NamespacedName // for aboutService, aboutServicePort
+	name    string                // for aboutPortName
 
-	// nets are the networks of aboutNets, and of the sets that aboutSets selects now.
+	// nets has the networks of aboutNets, or of the sets that aboutSets selects now.
 	nets *netipx.IPSet
-	// wide: the networks are all addresses of a family.
+	// wide: the networks cover all addresses of the family.
 	wide [families]bool
 
 	traits map[portKey]*trait
-	atoms  map[*atom]struct{} // that have a trait of it; of a ranged term, only bases
+	atoms  map[*atom]struct{} // with a trait of the term; only bases if it is ranged
 	users  map[*ruleSet]struct{}
-	// horizons are of rule sets that ask the term, if it is ranged.
+	// horizons of rule sets that use the term, if it is ranged.
 	horizons map[*horizon]struct{}
-	at       map[string]int // how many rule sets that ask it a node has
+	at       map[string]int // number of a node's rule sets that use it
 
-	// mark is the number of the question in which the term holds. See Compiler.ask.
+	// mark is equal to Compiler.asking while the term holds for the atom that is looked at.
 	mark uint64
 }
 
@@ -54,32 +54,33 @@ const (
 	aboutServicePort
 )
 
-// ranged says that the term is about networks: it holds for addresses that nobody has.
+// ranged reports whether the term is about networks, so that it can hold for addresses that no
+// object has.
 func (t *term) ranged() bool { return t.about == aboutNets || t.about == aboutSets }
 
-// holdsForAll says that the term holds for every address of a kind and family, whatever is in
-// the cluster. It is what a default table starts from.
+// holdsForAll reports whether the term holds for every address of a kind and family, whatever
+// is in the cluster. Such terms are part of the default table.
 func (t *term) holdsForAll(k kind, f family) bool {
 	return t.about == aboutNets && t.wide[f] || k == pods && t.allPods()
 }
 
 func (t *term) allPods() bool { return t.about == aboutPods && t.pods.all }
 
-// portKey is a port of a protocol (IP number). Zero for terms without.
+// portKey is a port and its protocol (IP number). It is zero for terms without ports.
 type portKey struct {
 	protocol uint8
 	port     uint16
 }
 
-// A trait is what an address has of a live term: that it holds, and for the name of a port or
-// the ports of a Service, with which number.
+// A trait says that a live term holds for an address. For a named port or a Service's port it
+// has the port number.
 type trait struct {
 	term *term
 	portKey
 	hash Hash
 }
 
-// has is the trait of the term with this number.
+// has returns the trait of the term with this port.
 func (t *term) has(k portKey) *trait {
 	tr := t.traits[k]
 	if tr == nil {
@@ -95,7 +96,7 @@ func (t *term) has(k portKey) *trait {
 	return tr
 }
 
-// Keys. The first word keeps different things of equal names apart.
+// Keys. The first word separates things of different types with equal names.
 
 func podsKey(s policy.PodSelector) string {
 	names := "any"
@@ -127,7 +128,7 @@ func serviceKey(n policy.NamespacedName) string { return "service " + n.String()
 
 func servicePortKey(n policy.NamespacedName) string { return "service port " + n.String() }
 
-// ipSet is the union of networks, which check has seen.
+// ipSet returns the union of networks that check has accepted.
 func ipSet(nets ...netip.Prefix) *netipx.IPSet {
 	var b netipx.IPSetBuilder
 	for _, n := range nets {
@@ -142,7 +143,7 @@ func ipSet(nets ...netip.Prefix) *netipx.IPSet {
 
 var allOf = [families]netip.Prefix{v4: netip.MustParsePrefix("0.0.0.0/0"), v6: netip.MustParsePrefix("::/0")}
 
-// intern is the term with a key, new if need be.
+// intern returns the term with a key, and makes it if there is none.
 func (c *Compiler) intern(key string, make func() *term) *term {
 	t := c.terms[key]
 	if t == nil {
@@ -154,7 +155,7 @@ func (c *Compiler) intern(key string, make func() *term) *term {
 	return t
 }
 
-// termsOf are the terms of a set of addresses, of which one must hold.
+// termsOf returns the terms of a set of addresses. One of them must hold.
 func (c *Compiler) termsOf(s policy.AddrSet) (terms []*term) {
 	if s.Pods != nil {
 		key := podsKey(*s.Pods)
@@ -187,7 +188,7 @@ func (c *Compiler) termsOf(s policy.AddrSet) (terms []*term) {
 	return terms
 }
 
-// release gives a term back that a clause had.
+// release drops a clause's reference to a term.
 func (c *Compiler) release(t *term) {
 	if t.refs--; t.refs > 0 {
 		return

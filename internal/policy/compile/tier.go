@@ -6,16 +6,16 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A tier has its policies in order. Policies are compared by numbers with gaps between, so that
-// one more moves none of the others.
+// A tier has its policies in order. Each policy has a number, with gaps between, so that a new
+// policy renumbers no other.
 type tier struct {
 	name    string
-	action  policy.Action // its Default
-	index   int           // among the tiers
+	action  policy.Action // the tier's Default
+	index   int           // position among the tiers
 	objects []*object
 }
 
-// gap is the distance of policies that are put in one after the other.
+// gap is the distance between the numbers of policies that are appended one after the other.
 const gap = 1 << 32
 
 func (t *tier) insert(at int, o *object) {
@@ -54,7 +54,7 @@ func (t *tier) remove(o *object) {
 	t.objects = slices.Delete(t.objects, at, at+1)
 }
 
-// setTiers puts the tiers in order. Those that go have no policies.
+// setTiers sets the order of the tiers. Removed tiers have no policies.
 func (c *Compiler) setTiers(b *batch, list []policy.Tier) {
 	was := map[string]*tier{}
 	for _, t := range c.tiers {

@@ -30,7 +30,7 @@ import (
 	"terway.dev/terway/internal/testutil/testclock"
 )
 
-// jwt is a token in form; the API server of the tests asks for no signature.
+// jwt returns an unsigned token; the API server of the tests checks no signature.
 func jwt(claims string) string {
 	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
 }
@@ -107,7 +107,7 @@ func TestWhoseATokenIs(t *testing.T) {
 	}
 }
 
-// call follows a hub without the agent's client.
+// call opens a stream to a hub without the agent's client.
 func call(t *testing.T, addr string, creds credentials.TransportCredentials, header ...string) (wire.Hub_FollowClient, error) {
 	t.Helper()
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(creds))
@@ -130,12 +130,12 @@ func overTLS(versions ...uint16) credentials.TransportCredentials {
 	return credentials.NewTLS(c)
 }
 
-// hello says what a node has, and returns the first answer.
+// hello sends Hello and returns the first answer.
 func hello(s wire.Hub_FollowClient, err error) (*wire.ToNode, error) {
 	if err != nil {
 		return nil, err
 	}
-	_ = s.Send(&wire.FromNode{Message: &wire.FromNode_Hello{Hello: &wire.Hello{Format: 1}}}) // Recv says why
+	_ = s.Send(&wire.FromNode{Message: &wire.FromNode_Hello{Hello: &wire.Hello{Format: 1}}}) // Recv returns the error
 	return s.Recv()
 }
 
@@ -182,10 +182,10 @@ func TestWhoMayFollow(t *testing.T) {
 	t.Run("a hub that knows nothing", func(t *testing.T) {
 		_, err := hello(call(t, serve(t, newHub("b")).addr, overTLS(), "authorization", "Bearer token of node1"))
 		if status.Code(err) != codes.Unavailable {
-			t.Errorf("%v: want Unavailable: a node must not take it for a cluster without policies", err)
+			t.Errorf("%v: want Unavailable: a node must not mistake it for a cluster without policies", err)
 		}
 	})
-	t.Run("a node follows twice", func(t *testing.T) {
+	t.Run("a node connects twice", func(t *testing.T) {
 		first, err := call(t, h.addr, overTLS(), "authorization", "Bearer token of node1")
 		if _, err := hello(first, err); err != nil {
 			t.Fatal(err)
@@ -204,7 +204,8 @@ func TestWhoMayFollow(t *testing.T) {
 	})
 }
 
-// A stream ends with its token, unless the node has sent a newer one of the same node.
+// A stream ends when its token expires, unless the node has sent a newer token for the same
+// node.
 func TestATokenExpires(t *testing.T) {
 	t.Parallel()
 	now := testclock.New(time.Now())

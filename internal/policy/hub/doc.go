@@ -1,18 +1,18 @@
-// Package hub gives every node its part of the compiled policies, over one stream for each node
-// (package wire). Each replica of the controller has a Hub; it is told what changes in the cluster
-// (Hub.Apply), compiles, and sends nodes the difference to what they have.
+// Package hub sends every node its part of the compiled policies, over one stream for each node
+// (package wire). Each replica of the controller has a Hub. The Hub is told what changes in the
+// cluster (Hub.Apply), compiles it, and sends each node the difference to what the node has.
 //
-// It owns the compiler, the streams, and the addresses that nodes tell before the API server knows
-// them. It must never take a node's name from what the node says: the token says it
-// (Authenticator). It leaves to others to read a cluster, and keeps nothing on disk.
+// It owns the compiler, the streams, and the addresses that nodes report before the API server
+// has them. It must never trust a node's own statement of its name: the name is taken from the
+// token (Authenticator). It does not read the cluster, and keeps nothing on disk.
 //
 // # Streams
 //
-// A stream has no queue. A change marks it, and what is sent is the difference between the part at
-// that time and what the node has. One revision is on the way at a time: what changes until the
-// node answers goes into the next difference. So a slow node costs no more than a fast one, and is
-// never further behind than one difference.
+// A stream has no queue. A change marks the stream, and the hub sends the difference between
+// the current part and what the node has. Only one revision is in flight: changes that come
+// before the node's answer go into the next difference. So a slow node costs no more than a
+// fast one, and is never more than one difference behind.
 //
-// What a node has are names, and a name is a hash of the content. A node says them when it connects,
-// so a replica needs to know nothing of what another replica sent.
+// A node's state is a list of names, and a name is a hash of the content. The node sends the
+// list when it connects, so a replica needs no knowledge of what another replica sent.
 package hub

@@ -20,9 +20,9 @@ import (
 	"terway.dev/terway/internal/policy/wire"
 )
 
-// Config is what a Hub needs.
+// Config configures a Hub.
 type Config struct {
-	// Name is the replica's, for people.
+	// Name is the replica's name, for people.
 	Name          string
 	Authenticator Authenticator
 	Budget        compile.Budget
@@ -30,7 +30,7 @@ type Config struct {
 	Clock         clock.Clock
 }
 
-// A Hub serves a replica's nodes.
+// A Hub serves nodes from one replica of the controller.
 type Hub struct {
 	wire.UnimplementedHubServer
 	Config
@@ -38,34 +38,34 @@ type Hub struct {
 	mu       sync.RWMutex
 	compiler *compile.Compiler
 	synced   bool
-	// revision counts what Apply and early addresses changed.
+	// revision counts the changes by Apply and by reported addresses.
 	revision uint64
 	pods     pods
 	open     openNamespaces
 	opened   []wire.Named
 	sessions map[string]*session // by node
-	// arrived is closed when a pod comes that was not there.
+	// arrived is closed when a new pod is added.
 	arrived chan struct{}
 
 	tables tables
 	stats  stats
 }
 
-// Stats are what a Hub has done.
+// Stats are counters of a Hub.
 type Stats struct {
-	// Nodes that follow now.
+	// Nodes that are connected now.
 	Nodes int
-	// Refused streams: a token that is not good.
+	// Refused streams because of an invalid token.
 	Refused uint64
-	// Revisions that were sent, and how many of them nodes refused.
+	// Revisions that were sent, and those of them that nodes refused.
 	Sent, Nacked uint64
-	// Bytes of resources that were sent.
+	// Bytes of the resources that were sent.
 	Bytes uint64
 }
 
 type stats struct{ refused, sent, nacked, bytes atomic.Uint64 }
 
-// New is a Hub that knows nothing: nodes cannot follow it before the first Apply.
+// New returns an empty Hub. Nodes cannot connect before the first Apply.
 func New(c Config) *Hub {
 	return &Hub{
 		Config:   c,
@@ -78,13 +78,14 @@ func New(c Config) *Hub {
 	}
 }
 
-// Server serves the Hub, with TLS alone: a connection without is refused. certificate gives what is
-// served at the time, as a certificate turns while the server runs.
+// Server returns a gRPC server for the Hub. It accepts only TLS connections. certificate
+// returns the current certificate, which may change while the server runs.
 func (h *Hub) Server(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)) *grpc.Server {
 	s := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: certificate, MinVersion: tls.VersionTLS13})),
 		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
-		// A node that is gone without a word is found out, and its agent may ask as often.
+		// The keepalive detects nodes that disappeared without closing the connection, and lets
+		// the agents detect the same of the hub.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	)
@@ -92,8 +93,8 @@ func (h *Hub) Server(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, e
 	return s
 }
 
-// Apply tells the Hub what has changed. The first Delta has everything. An error says that the
-// Delta cannot be; nothing is changed then.
+// Apply applies a change of the cluster. The first Delta has everything. An error means that
+// the Delta is not valid, and that nothing was changed.
 func (h *Hub) Apply(d compile.Delta) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -117,7 +118,7 @@ func (h *Hub) Apply(d compile.Delta) error {
 	return nil
 }
 
-// Stats are what the Hub has done.
+// Stats returns the Hub's counters.
 func (h *Hub) Stats() Stats {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -127,7 +128,7 @@ func (h *Hub) Stats() Stats {
 	}
 }
 
-// mark says that nodes' parts are others as of this revision. The caller holds mu.
+// mark marks nodes whose parts changed in this revision. The caller holds mu.
 func (h *Hub) mark(nodes []string) {
 	for _, n := range nodes {
 		if s := h.sessions[n]; s != nil {
@@ -136,15 +137,15 @@ func (h *Hub) mark(nodes []string) {
 	}
 }
 
-// part is a node's part, and the revision that it is of.
+// part returns a node's part and its revision.
 func (h *Hub) part(node string) (*compile.Node, []wire.Named, uint64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.compiler.ForNode(node), h.opened, h.revision
 }
 
-// claim gives a pod addresses before the API server knows them, or takes them away. It returns the
-// sessions of nodes whose part is another now, how many such nodes there are without one, and the
+// claim adds addresses of a pod before the API server has them, or removes them. It returns the
+// sessions of the nodes whose part changes, the number of such nodes without a session, and the
 // revision.
 func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.Addr) (follow []*session, elsewhere int, revision uint64, err error) {
 	h.mu.Lock()
@@ -165,7 +166,7 @@ func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.A
 	}
 	revision = h.revision
 	if len(nodes) == 0 && slices.Equal(before.addresses, addresses) {
-		// It was claimed before, and not every node may have it yet.
+		// The pod was claimed before, and some nodes may not have its address yet.
 		nodes, revision = before.nodes, before.revision
 	}
 	if len(addresses) > 0 {
@@ -181,7 +182,7 @@ func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.A
 	return follow, elsewhere, revision, nil
 }
 
-// tables are encoded once for all streams that have them.
+// tables caches encoded tables for all streams that use them.
 type tables struct {
 	mu sync.Mutex
 	of map[compile.Hash]*table
@@ -192,7 +193,7 @@ type table struct {
 	users int
 }
 
-// use is a table's resource; has are those that the caller uses already.
+// use returns a table's resource. has are the tables that the caller uses already.
 func (t *tables) use(ct *compile.Table, has map[compile.Hash]struct{}) wire.Named {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -208,7 +209,7 @@ func (t *tables) use(ct *compile.Table, has map[compile.Hash]struct{}) wire.Name
 	return e.Named
 }
 
-// keep gives back all that a caller uses but those of a part; nil: all.
+// keep releases the tables that a caller uses, except those of a part; nil releases all.
 func (t *tables) keep(part *compile.Node, has map[compile.Hash]struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

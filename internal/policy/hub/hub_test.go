@@ -16,7 +16,7 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// A node has its part soon after it follows, and each change of it.
+// A node gets its part soon after it connects, and each change of it.
 func TestANodeHasItsPart(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 1)
@@ -30,12 +30,13 @@ func TestANodeHasItsPart(t *testing.T) {
 		c.change(t, h.Apply)
 	}
 	if s := a.Status(); s.Hub != "a" || s.Revision == 0 || s.Settled.IsZero() || !s.Following {
-		t.Errorf("the node says that it has %+v", s)
+		t.Errorf("the node reports %+v", s)
 	}
 }
 
-// Hub and node are restarted, and the node comes to another replica with another history: nothing is sent, as
-// the node has everything; the Consumer is given what is on disk at once, and nothing after that.
+// Hub and node restart, and the node connects to another replica with another history. Nothing
+// is sent, because the node has everything. The Consumer gets the state on disk at once, and
+// nothing after that.
 func TestResumingSendsNothing(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 2)
@@ -59,7 +60,7 @@ func TestResumingSendsNothing(t *testing.T) {
 		t.Fatal("nothing was sent to a node that had nothing")
 	}
 
-	// The node restarts without a hub, and then follows one that was told all at once.
+	// The node restarts without a hub, and then connects to one that got everything at once.
 	a.stop()
 	first.server.Stop()
 	second := newHub("b")
@@ -72,7 +73,7 @@ func TestResumingSendsNothing(t *testing.T) {
 		t.Fatalf("with no hub: %v", err)
 	}
 	if s := a.Status(); s.Hub != "a" || s.Following {
-		t.Errorf("with no hub the node says %+v", s)
+		t.Errorf("with no hub the node reports %+v", s)
 	}
 	if calls, keys := a.consumer.count(); calls != 1 || keys != -1 {
 		t.Errorf("the consumer was given %d keys in call %d: want everything, once", keys, calls)
@@ -86,7 +87,7 @@ func TestResumingSendsNothing(t *testing.T) {
 		}
 		return nil
 	}
-	eventually(t, "the node follows the other replica", settled)
+	eventually(t, "the node connects to the other replica", settled)
 	has(a)
 	if s := a.Stats(); s.Put != 0 || s.Removed != 0 {
 		t.Errorf("%d resources came and %d went: want none", s.Put, s.Removed)
@@ -99,8 +100,8 @@ func TestResumingSendsNothing(t *testing.T) {
 	}
 }
 
-// Hubs and nodes are killed at any moment while the cluster changes. In the end each node has what the rules of
-// its pods say.
+// Hubs and nodes are killed at any moment while the cluster changes. In the end each node has
+// the rules of its pods.
 func TestKilledAtAnyMoment(t *testing.T) {
 	for seed := range uint64(6) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -156,7 +157,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 					agents[n].consumer.breakDown(nil)
 				case 4:
 					n := policytest.Nodes[chance.IntN(2)]
-					eventually(t, "the node follows", func() error {
+					eventually(t, "the node connects", func() error {
 						if !agents[n].Status().Following {
 							return errors.New(agents[n].Status().Error)
 						}
@@ -169,7 +170,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			for n, a := range agents {
 				a.consumer.breakDown(nil)
 				eventually(t, n+" in the end", func() error { return a.consumer.has(c.ForNode(n)) })
-				// What is on disk is the same, after the second that a write may wait.
+				// The file has the same, after at most a second.
 				a.stop()
 				again := start(t, n, a.path, &consumer{}, func() []string { return nil })
 				if err := again.consumer.has(c.ForNode(n)); err != nil {
@@ -181,7 +182,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 }
 
-// A node that does not answer gets nothing more, and then one difference, however much has changed.
+// A node that does not answer gets nothing more until it does, and then one difference with all
+// changes.
 func TestASlowNodeGetsOneDifference(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 3)
@@ -207,7 +209,7 @@ func TestASlowNodeGetsOneDifference(t *testing.T) {
 	}
 }
 
-// A node that cannot do a revision says why, and tries again by itself.
+// A node that cannot apply a revision says why, and tries again by itself.
 func TestANodeThatCannot(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 4)
@@ -217,20 +219,20 @@ func TestANodeThatCannot(t *testing.T) {
 	}
 	broken := &consumer{broken: errors.New("the map of peers is full")}
 	a := start(t, "node1", stateFile(t), broken, func() []string { return []string{h.addr} })
-	eventually(t, "the hub hears of it", func() error {
+	eventually(t, "the hub gets the error", func() error {
 		if h.Stats().Nacked == 0 {
 			return errors.New("nothing was refused")
 		}
 		return nil
 	})
 	if s := a.Status(); s.Refused != "the map of peers is full" || !s.Following {
-		t.Errorf("the node says %+v", s)
+		t.Errorf("the node reports %+v", s)
 	}
 	broken.breakDown(nil)
-	eventually(t, "the node does it", func() error { return broken.has(c.ForNode("node1")) })
+	eventually(t, "the node applies it", func() error { return broken.has(c.ForNode("node1")) })
 }
 
-// What is on disk is damaged, or says what does not fit: the node starts with nothing, and gets everything.
+// The file is damaged or inconsistent: the node starts empty, and gets everything.
 func TestADamagedFile(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t, 5)
@@ -257,7 +259,7 @@ func TestADamagedFile(t *testing.T) {
 		}
 		a := start(t, "node1", path, &consumer{}, func() []string { return nil })
 		if calls, _ := a.consumer.count(); calls != 0 {
-			t.Errorf("%s: the consumer was given something", what)
+			t.Errorf("%s: the consumer was called", what)
 		}
 		a.stop()
 		a = start(t, "node1", path, &consumer{}, hubs)
@@ -266,7 +268,7 @@ func TestADamagedFile(t *testing.T) {
 	}
 }
 
-// pods and policies of the tests about addresses: web on node1, db on node2, which lets web in.
+// pods and policies for the tests of addresses: web on node1, db on node2, which allows web.
 func shop() (policy.Set, policy.Cluster) {
 	web, db := selector.In("app", "web"), selector.In("app", "db")
 	p := policy.Policy{
@@ -294,7 +296,7 @@ func in(namespace, name string) policy.NamespacedName {
 	return policy.NamespacedName{Namespace: namespace, Name: name}
 }
 
-// has says whether a node knows an address as one that a rule names.
+// knows reports whether the node has a rule for an address.
 func (c *consumer) knows(a string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -302,8 +304,8 @@ func (c *consumer) knows(a string) bool {
 	return ok
 }
 
-// A pod's address is at the nodes whose rules name the pod when PodAddress returns; nobody needs the API server
-// for it. What a node may not claim is refused.
+// When PodAddress returns, the nodes whose rules select the pod have its address, without the
+// API server. Invalid claims are refused.
 func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	t.Parallel()
 	h := serve(t, newHub("a"))
@@ -314,7 +316,7 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	one := start(t, "node1", stateFile(t), &consumer{}, hubs)
 	two := start(t, "node2", stateFile(t), &consumer{}, hubs)
 	for _, a := range []*agent{one, two} {
-		eventually(t, "the nodes follow", func() error {
+		eventually(t, "the nodes connect", func() error {
 			if !a.Status().Following {
 				return errors.New("no")
 			}
@@ -331,7 +333,7 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	}
 	nodes, err := tell(one, in("shop", "web"), "10.0.0.5")
 	if err != nil || nodes != 2 {
-		t.Errorf("%d nodes, %v: want both: the pod's own, and the one whose rules name it", nodes, err)
+		t.Errorf("%d nodes, %v: want both: the pod's own, and the one whose rules select it", nodes, err)
 	}
 	if !two.consumer.knows("10.0.0.5") {
 		t.Error("the node of db does not know web's address when PodAddress has returned")
@@ -343,18 +345,18 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 		"a pod that is not there":              func() (int, error) { return tell(one, in("shop", "nobody"), "10.0.0.6") },
 		"a pod of the host's network":          func() (int, error) { return tell(one, in("other", "else"), "10.0.0.6") },
 		"two addresses of a family":            func() (int, error) { return tell(one, in("shop", "web"), "10.0.0.5", "10.0.0.6") },
-		"an address that no host of a net has": func() (int, error) { return tell(one, in("shop", "web"), "127.0.0.1") },
+		"an address that no host can have": func() (int, error) { return tell(one, in("shop", "web"), "127.0.0.1") },
 	} {
 		if _, err := call(); err == nil {
-			t.Errorf("%s is taken", what)
+			t.Errorf("%s is accepted", what)
 		} else {
 			t.Logf("%s: %v", what, err)
 		}
 	}
 	if s := one.Stats(); s.Addresses != 7 || s.Late != 6 {
-		t.Errorf("%d addresses were told, %d late: want 7 and 6", s.Addresses, s.Late)
+		t.Errorf("%d addresses were reported, %d late: want 7 and 6", s.Addresses, s.Late)
 	}
-	// The API server says the same later, and nothing changes.
+	// Later the API server has the same addresses, and nothing changes.
 	_, c := shop()
 	told := *c.Pods[in("shop", "web")]
 	told.Addresses = []netip.Addr{netip.MustParseAddr("10.0.0.5")}
@@ -362,12 +364,12 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	if err := h.Apply(compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{told.NamespacedName: &told}}); err != nil {
 		t.Fatal(err)
 	}
-	// The address of a pod of this node that is about to be deleted goes over to another.
+	// The address of a pod of this node that is about to be deleted moves to another pod.
 	if _, err := tell(one, in("shop", "web"), "10.0.0.7"); err != nil {
 		t.Errorf("another address: %v", err)
 	}
 	if !two.consumer.knows("10.0.0.5") || two.consumer.knows("10.0.0.7") {
-		t.Error("what the API server says of a pod is not what counts")
+		t.Error("the address from the API server does not replace the claim")
 	}
 	if now := h.Stats().Sent; now-sent > 1 {
 		t.Errorf("%d revisions were sent though nothing had changed", now-sent)
@@ -384,16 +386,16 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 	h.server.Stop()
 	eventually(t, "the hub is away", func() error {
 		if one.Status().Following {
-			return errors.New("the node follows")
+			return errors.New("the node connects")
 		}
 		return nil
 	})
 	if _, err := tell(one, in("shop", "web"), "10.0.0.5"); err == nil {
-		t.Error("without a hub PodAddress is no error")
+		t.Error("without a hub PodAddress returns no error")
 	}
 }
 
-// A pod that the hub has not heard of yet arrives while PodAddress waits.
+// A pod that the hub does not know yet is added while PodAddress waits.
 func TestAnAddressBeforeItsPod(t *testing.T) {
 	t.Parallel()
 	h := serve(t, newHub("a"))
@@ -404,7 +406,7 @@ func TestAnAddressBeforeItsPod(t *testing.T) {
 		t.Fatal(err)
 	}
 	one := start(t, "node1", stateFile(t), &consumer{}, func() []string { return []string{h.addr} })
-	eventually(t, "the node follows", func() error {
+	eventually(t, "the node connects", func() error {
 		if !one.Status().Following {
 			return errors.New("no")
 		}
@@ -418,7 +420,7 @@ func TestAnAddressBeforeItsPod(t *testing.T) {
 	if err := h.Apply(compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{web.NamespacedName: web}}); err != nil {
 		t.Fatal(err)
 	}
-	// node2 does not follow: the address may be late there, and is not refused.
+	// node2 is not connected: PodAddress reports that it may be late there, and does not fail.
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "1 of 2 have it") {
 		t.Errorf("%v: want that one of two nodes has it", err)
 	}
@@ -427,7 +429,7 @@ func TestAnAddressBeforeItsPod(t *testing.T) {
 	}
 }
 
-// Nodes follow different replicas. A pod's address reaches those that follow the other one too.
+// Nodes are connected to different replicas. A pod's address reaches the nodes of both.
 func TestAnAddressGoesToAllReplicas(t *testing.T) {
 	t.Parallel()
 	var replicas [2]*replica
@@ -448,7 +450,7 @@ func TestAnAddressGoesToAllReplicas(t *testing.T) {
 				return []string{replicas[i].addr}
 			}
 		})
-		eventually(t, "the node follows its replica", func() error {
+		eventually(t, "the node connects to its replica", func() error {
 			if s := agents[i].Status(); !s.Following || s.Hub != fmt.Sprint(i) {
 				return fmt.Errorf("%+v", s)
 			}
@@ -470,19 +472,19 @@ func TestAnAddressGoesToAllReplicas(t *testing.T) {
 		}
 		return err
 	})
-	// A stream for addresses is not the one that a node follows by.
+	// A stream for addresses does not count as a node's stream.
 	for i, r := range replicas {
 		if n := r.Stats().Nodes; n != 1 {
 			t.Errorf("replica %d has %d nodes: want 1", i, n)
 		}
 	}
-	// None, and the pod has none.
+	// Without addresses, the pod has none.
 	if nodes, err := agents[0].PodAddress(context.Background(), web); err != nil || nodes != 2 || agents[1].consumer.knows("10.0.0.5") {
 		t.Errorf("taken away: %d nodes, %v", nodes, err)
 	}
 }
 
-// Open is what ADD asks when no hub answers.
+// ADD calls Open when no hub can be reached.
 func TestOpenNamespaces(t *testing.T) {
 	t.Parallel()
 	allow := policy.Rule{Action: policy.Allow}
@@ -524,7 +526,7 @@ func TestOpenNamespaces(t *testing.T) {
 	one := func(p policy.Policy, tier string, index int) compile.Delta {
 		return compile.Delta{Policies: []compile.Change{{Ref: p.Ref, Policy: &p, Tier: tier, Index: index}}}
 	}
-	is("other ") // what is allowed everywhere closes nothing
+	is("other ") // a policy that allows everything closes nothing
 	change(one(everywhere(allow, deny), "probes", 0))
 	is("")
 	p := everywhere(deny)

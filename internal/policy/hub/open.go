@@ -9,14 +9,16 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// openNamespaces finds the namespaces in which no policy can deny a pod anything, whatever the pod's
-// labels: a pod there may start before its node knows of it. It asks policies' namespaces alone. A
-// policy that denies and may select pods by other than their namespace counts for all that are left.
+// openNamespaces finds the namespaces in which no policy can deny any connection of a pod,
+// whatever labels the pod has: a pod there may start before its node has the rules. It looks
+// only at the namespaces that policies select. A policy that denies and may select pods by
+// anything else counts for all other namespaces.
 type openNamespaces struct {
 	tiers      map[string]policy.Action
 	policies   map[policy.Ref]*placed
 	namespaces map[string]policy.Labels
-	// in counts denying policies by their namespace, by those that select namespaces.
+	// in counts denying policies that select one namespace by name, by those that select by
+	// labels.
 	in map[string]int
 	by map[string]*selecting
 }
@@ -38,7 +40,7 @@ func newOpenNamespaces() openNamespaces {
 	}
 }
 
-// denies says whether a policy can deny: by a rule, or by its tier's default.
+// denies reports whether a policy can deny: by a rule, or by the default of its tier.
 func denies(p *policy.Policy, byDefault policy.Action) bool {
 	for d, rules := range p.Rules {
 		if p.Directions[d] && (byDefault != policy.Pass || slices.ContainsFunc(rules, func(r policy.Rule) bool { return r.Action == policy.Deny })) {
@@ -48,7 +50,7 @@ func denies(p *policy.Policy, byDefault policy.Action) bool {
 	return false
 }
 
-// count counts a policy in, or out, and says whether that can change what is open.
+// count adds or removes a policy, and reports whether the open namespaces may have changed.
 func (o *openNamespaces) count(p *placed, by int) bool {
 	s := p.Subject
 	if s.Namespaces.Never() || s.Pods.Never() {
@@ -77,7 +79,7 @@ func (o *openNamespaces) count(p *placed, by int) bool {
 	return was == 0 || e.users == 0
 }
 
-// apply takes note of a Delta, and says whether other namespaces may be open now.
+// apply applies a Delta, and reports whether the open namespaces may have changed.
 func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 	set := func(p *placed, counts bool) {
 		if p.counts == counts {
@@ -126,7 +128,7 @@ func (o *openNamespaces) apply(d compile.Delta) (changed bool) {
 	return changed
 }
 
-// list are the namespaces that are open.
+// list returns the open namespaces.
 func (o *openNamespaces) list() (open []string) {
 	c := policy.Cluster{Namespaces: o.namespaces}
 	for name := range o.namespaces {

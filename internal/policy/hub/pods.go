@@ -10,21 +10,22 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// pods are those of the cluster, as they were told, and the addresses that nodes claim for their pods
-// before the API server knows them.
+// pods holds the pods of the cluster as the API server has them, and the addresses that nodes
+// claim for their pods before the API server has them.
 //
-// An address that a node claims is that pod's until the pod ends or is told to have another. Another pod
-// of the node that is told to have it still, because it is about to be deleted, does not have it any
-// more.
+// A claimed address belongs to the pod until the pod ends, or until the API server has another
+// address for it. If the API server still has the address at another pod of the node, which is
+// about to be deleted, that pod loses it.
 type pods struct {
 	told    map[policy.NamespacedName]*policy.Pod
 	claims  map[policy.NamespacedName]claim
 	claimed map[netip.Addr]policy.NamespacedName
-	// owners are pods that are told to have an address and to run.
+	// owners are the running pods that have an address in the API server.
 	owners map[netip.Addr]map[policy.NamespacedName]struct{}
 }
 
-// A claim is what a node said of a pod, and the nodes whose part was another because of it, as of a revision.
+// A claim is what a node reported of a pod, and the nodes whose part changed because of it,
+// with the revision.
 type claim struct {
 	addresses []netip.Addr
 	nodes     []string
@@ -38,10 +39,10 @@ func newPods() pods {
 	}
 }
 
-// running says whether policies know the pod by its addresses.
+// running reports whether policies use the pod's addresses.
 func running(p *policy.Pod) bool { return p != nil && !p.HostNetwork && !p.Ended }
 
-// tell takes note of the pods of a Delta, and changes them to what they are with claims.
+// tell stores the pods of a Delta, and changes them in the Delta to include the claims.
 func (p *pods) tell(d *compile.Delta) (undo func()) {
 	touched := map[policy.NamespacedName]struct{}{}
 	var undos []func()
@@ -68,7 +69,7 @@ func (p *pods) tell(d *compile.Delta) (undo func()) {
 	}
 }
 
-// put sets what was told of a pod.
+// put stores a pod as the API server has it.
 func (p *pods) put(name policy.NamespacedName, now *policy.Pod) (undo func()) {
 	was := p.told[name]
 	if running(was) {
@@ -94,7 +95,8 @@ func (p *pods) put(name policy.NamespacedName, now *policy.Pod) (undo func()) {
 	return func() { p.put(name, was) }
 }
 
-// setClaim sets the addresses that are claimed for a pod. touched gets all pods that may have others now.
+// setClaim sets the addresses that are claimed for a pod. It adds to touched all pods whose
+// addresses may change.
 func (p *pods) setClaim(name policy.NamespacedName, now claim, touched map[policy.NamespacedName]struct{}) (undo func()) {
 	was := p.claims[name]
 	for _, a := range was.addresses {
@@ -114,7 +116,7 @@ func (p *pods) setClaim(name policy.NamespacedName, now claim, touched map[polic
 	return func() { p.setClaim(name, was, touched) }
 }
 
-// effective is a pod with what is claimed.
+// effective returns a pod including the claims.
 func (p *pods) effective(name policy.NamespacedName) *policy.Pod {
 	t := p.told[name]
 	if !running(t) {
@@ -139,21 +141,22 @@ func (p *pods) effective(name policy.NamespacedName) *policy.Pod {
 	return &with
 }
 
-// errNotThere says that nobody has told of a pod.
+// errNotThere: the pod is not in the cluster as far as the hub knows.
 type errNotThere policy.NamespacedName
 
 func (e errNotThere) Error() string {
 	return fmt.Sprintf("pod %s is not known: the hub has not seen it in the API server yet", policy.NamespacedName(e))
 }
 
-// claim is the Delta that gives addresses to a pod of a node. None: it has none any more.
+// claim returns the Delta that gives addresses to a pod of a node. No addresses: the pod has
+// none any more.
 func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.Addr) (d compile.Delta, undo func(), err error) {
 	t := p.told[name]
 	switch {
 	case t == nil:
 		return d, nil, errNotThere(name)
 	case t.Node != node:
-		// What node it is on is nobody else's business.
+		// The error does not say which node the pod is on: the caller has no right to know.
 		return d, nil, fmt.Errorf("pod %s is not one of node %s", name, node)
 	case !running(t):
 		return d, nil, fmt.Errorf("pod %s has ended, or is of the host's network", name)
@@ -175,7 +178,7 @@ func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.
 		}
 		for o := range others {
 			if p.told[o].Node != node {
-				return d, nil, fmt.Errorf("address %s of pod %s is another's", a, name)
+				return d, nil, fmt.Errorf("address %s of pod %s belongs to another pod", a, name)
 			}
 		}
 	}

@@ -16,8 +16,9 @@ import (
 	"terway.dev/terway/internal/policy/policytest"
 )
 
-// Nodes claim addresses and the API server tells of pods, in any order. Afterwards each address that is claimed is its
-// pod's alone, and the compiler has what compiling anew makes of it. What cannot be changes nothing.
+// Nodes claim addresses, and the API server reports pods, in any order. Afterwards each claimed
+// address belongs to one pod, and the compiler has the same as one that starts from scratch. An
+// invalid change has no effect.
 func TestClaimsInAnyOrder(t *testing.T) {
 	claimed, refused, taken := 0, 0, 0
 	for seed := range uint64(100) {
@@ -45,11 +46,11 @@ func TestClaimsInAnyOrder(t *testing.T) {
 				if err := h.Apply(compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{name: p}}); err != nil {
 					t.Fatal(err)
 				}
-			case 1: // it cannot be, and is undone
+			case 1: // it is invalid, and is undone
 				before := fmt.Sprint(h.pods.claims, h.pods.claimed, h.pods.owners)
 				d := compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{name: nil}, Nodes: map[string]*policy.Node{"node1": {Addresses: []netip.Addr{{}}}}}
 				if err := h.Apply(d); err == nil {
-					t.Fatal("a node without address is taken")
+					t.Fatal("a node without address is accepted")
 				}
 				if after := fmt.Sprint(h.pods.claims, h.pods.claimed, h.pods.owners); after != before {
 					t.Fatalf("seed %d: after an error there are\n%s\nwant\n%s", seed, after, before)
@@ -100,7 +101,7 @@ func TestClaimsInAnyOrder(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d claims, %d refused; %d times a pod had lost an address to a claim", claimed, refused, taken)
+	t.Logf("%d claims, %d refused; %d times a claim took a pod's address", claimed, refused, taken)
 	if claimed < 150 || refused < 150 || taken < 50 {
 		t.Errorf("too few of %d claims, %d refused ones, %d addresses taken over", claimed, refused, taken)
 	}

@@ -22,12 +22,13 @@ import (
 )
 
 const (
-	// AddressWait is how long the hub waits for nodes to have a pod's address: of the half second that a pod's
-	// start waits it leaves something to the way.
+	// AddressWait is how long the hub waits until nodes have a pod's address. A pod's start
+	// waits half a second; the rest is for the network.
 	AddressWait = 450 * time.Millisecond
-	// requests of a node that wait at a time; the others wait for them.
+	// requests is the number of address requests of a node that are handled at a time. More
+	// wait.
 	requests = 64
-	// reviewTimeout is how long the API server may take for a token.
+	// reviewTimeout limits a TokenReview.
 	reviewTimeout = 10 * time.Second
 )
 
@@ -38,22 +39,24 @@ type session struct {
 	stream wire.Hub_FollowServer
 	cancel context.CancelCauseFunc
 
-	dirty   chan struct{} // of capacity 1
+	dirty   chan struct{} // capacity 1
 	acks    chan *wire.Ack
 	tokens  chan string
 	answers chan *wire.ToNode
 
-	// have is what the node has once it has read what was sent; digest is of it.
+	// have is what the node has after it applies everything that was sent; digest is the digest
+	// of it.
 	have   map[wire.Name]struct{}
 	digest wire.Digest
 	tables map[compile.Hash]struct{}
-	// settled: the node has done the last revision that it was sent.
+	// settled: the node has applied the last revision that was sent to it.
 	settled bool
 
 	mu sync.Mutex
-	// due is the last revision of which the node's part is another, reached is what it has.
+	// due is the last revision that changes the node's part. reached is the revision that the
+	// node has.
 	due, reached uint64
-	// progress is closed when reached has grown.
+	// progress is closed when reached increases.
 	progress chan struct{}
 }
 
@@ -99,9 +102,9 @@ func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
 		defer s.leave()
 	}
 	go s.listen(ctx)
-	h.Log.Debug("a node follows", "node", s.node, "agent", hello.Version, "has", len(names))
+	h.Log.Debug("node connected", "node", s.node, "agent", hello.Version, "has", len(names))
 	err = s.run(ctx, token, id.Expires)
-	h.Log.Debug("a node follows no more", "node", s.node, "why", err)
+	h.Log.Debug("node disconnected", "node", s.node, "why", err)
 	if errors.Is(err, io.EOF) {
 		return nil
 	}
@@ -111,7 +114,7 @@ func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
 	return err
 }
 
-// admit finds out who calls.
+// admit authenticates the caller.
 func (h *Hub) admit(ctx context.Context) (token string, id Identity, err error) {
 	defer func() {
 		if status.Code(err) == codes.Unauthenticated {
@@ -135,7 +138,7 @@ func (h *Hub) admit(ctx context.Context) (token string, id Identity, err error) 
 	return token, id, err
 }
 
-// review asks whose token it is.
+// review asks the Authenticator whose token it is.
 func (h *Hub) review(ctx context.Context, token string) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
@@ -153,13 +156,13 @@ func (h *Hub) review(ctx context.Context, token string) (Identity, error) {
 	return id, nil
 }
 
-// enter makes the session its node's.
+// enter makes the session the current one of its node.
 func (s *session) enter() {
 	h := s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if was := h.sessions[s.node]; was != nil {
-		was.cancel(status.Errorf(codes.Aborted, "node %s follows by another stream", s.node))
+		was.cancel(status.Errorf(codes.Aborted, "node %s has a newer stream", s.node))
 	}
 	h.sessions[s.node] = s
 	s.mark(h.revision)
@@ -175,7 +178,7 @@ func (s *session) leave() {
 	h.tables.keep(nil, s.tables)
 }
 
-// mark says that the node's part is another as of a revision.
+// mark records that the node's part changes with a revision.
 func (s *session) mark(revision uint64) {
 	s.mu.Lock()
 	s.due = revision
@@ -186,7 +189,7 @@ func (s *session) mark(revision uint64) {
 	}
 }
 
-// reach says that the node has a revision.
+// reach records that the node has a revision.
 func (s *session) reach(revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,7 +215,8 @@ func (s *session) wait(ctx context.Context, revision uint64) bool {
 	}
 }
 
-// run sends what the node lacks and answers to what it asks. It alone sends.
+// run sends the differences to the node, and the answers to its requests. Only run sends on the
+// stream.
 func (s *session) run(ctx context.Context, token string, expires time.Time) error {
 	var onTheWay bool
 	var revision uint64
@@ -244,13 +248,13 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 				return err
 			}
 		case a := <-s.acks:
-			// A node that could not do an earlier revision may say that it has done it now.
+			// A node that refused an earlier revision may accept it now.
 			if a.Revision == revision {
 				onTheWay, s.settled = false, a.Refused == ""
 			}
 			if a.Refused != "" {
 				s.hub.stats.nacked.Add(1)
-				s.hub.Log.Warn("a node cannot do what policies say", "node", s.node, "revision", a.Revision, "why", a.Refused)
+				s.hub.Log.Warn("node cannot apply the policies", "node", s.node, "revision", a.Revision, "why", a.Refused)
 			} else if a.Revision <= revision {
 				s.reach(a.Revision)
 			}
@@ -259,7 +263,7 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 				return err
 			}
 		case token = <-s.tokens:
-			// While the API server is away, the former token is as good as it was.
+			// While the API server cannot be reached, the former token stays valid.
 			if err := renew(); err != nil && status.Code(err) != codes.Unavailable {
 				return err
 			}
@@ -271,8 +275,8 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 	}
 }
 
-// push sends the difference between what the node should have and what it has. Nothing is on the way
-// if there is none.
+// push sends the difference between what the node should have and what it has. If there is
+// none, nothing is sent.
 func (s *session) push() (revision uint64, onTheWay bool, err error) {
 	part, open, revision := s.hub.part(s.node)
 	all := wire.Encode(part, open, func(t *compile.Table) wire.Named { return s.hub.tables.use(t, s.tables) })
@@ -332,7 +336,7 @@ func (s *session) push() (revision uint64, onTheWay bool, err error) {
 	return revision, true, s.stream.Send(&wire.ToNode{Message: &wire.ToNode_Settled{Settled: &wire.Settled{Revision: revision, Hub: s.hub.Name, Digest: digest[:]}}})
 }
 
-// listen reads what the node says.
+// listen reads the node's messages.
 func (s *session) listen(ctx context.Context) {
 	waiting := make(chan struct{}, requests)
 	for {
@@ -341,7 +345,7 @@ func (s *session) listen(ctx context.Context) {
 			s.cancel(err)
 			return
 		}
-		// A message that this version does not know is none of these.
+		// A message that this version does not know matches no case.
 		switch m := m.Message.(type) {
 		case *wire.FromNode_Ack:
 			say(ctx, s.acks, m.Ack)
@@ -369,7 +373,8 @@ func say[T any](ctx context.Context, to chan<- T, what T) bool {
 	}
 }
 
-// podAddress takes a pod's address and waits until the nodes whose rules name the pod have it.
+// podAddress handles a pod's address: it waits until the nodes whose rules select the pod have
+// it.
 func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *wire.AddressKnown {
 	out := &wire.AddressKnown{Id: m.Id}
 	ctx, cancel := context.WithCancel(ctx)
@@ -401,7 +406,7 @@ func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *
 		if !errors.As(err, &notThere) {
 			break
 		}
-		// The agent may hear of a pod before the hub does.
+		// The agent may know a pod before the hub does.
 		select {
 		case <-arrived:
 			continue

@@ -15,47 +15,47 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// Audience is that of agents' tokens. A token for the API server is none for the hub, and the other
-// way round.
+// Audience is the audience of the agents' tokens. The hub rejects tokens for the API server,
+// and the API server rejects these.
 const Audience = "terway-policy"
 
-// What the API server says of a token that is bound to a pod (k8s.io/apiserver,
-// pkg/authentication/serviceaccount). The node's name is there from Kubernetes 1.30 on.
+// Keys in the API server's answer for a token that is bound to a pod (k8s.io/apiserver,
+// pkg/authentication/serviceaccount). The node's name is there since Kubernetes 1.30.
 const (
 	extraPod    = "authentication.kubernetes.io/pod-name"
 	extraPodUID = "authentication.kubernetes.io/pod-uid"
 	extraNode   = "authentication.kubernetes.io/node-name"
 )
 
-// An Identity is what a token says of who has it.
+// An Identity is the result of a token review.
 type Identity struct {
 	Node string
-	// Expires is when the token is good no more.
+	// Expires is when the token expires.
 	Expires time.Time
 }
 
-// An Authenticator says whose a token is. A RefusedError: nobody's who may follow.
+// An Authenticator reviews tokens. It returns a RefusedError for a token that may not connect.
 type Authenticator interface {
 	Review(ctx context.Context, token string) (Identity, error)
 }
 
-// A RefusedError says why a token is not good.
+// A RefusedError says why a token is not valid.
 type RefusedError struct{ Why string }
 
 func (e *RefusedError) Error() string { return "the token is refused: " + e.Why }
 
 func refused(format string, args ...any) error { return &RefusedError{fmt.Sprintf(format, args...)} }
 
-// Tokens is the Authenticator that asks the API server.
+// Tokens is the Authenticator that uses the API server.
 type Tokens struct {
-	// Reviews creates a TokenReview; client-go's TokenReviewInterface does.
+	// Reviews creates a TokenReview. client-go's TokenReviewInterface implements it.
 	Reviews interface {
 		Create(ctx context.Context, r *authv1.TokenReview, o metav1.CreateOptions) (*authv1.TokenReview, error)
 	}
-	// ServiceAccount is the agents'.
+	// ServiceAccount is the service account of the agents.
 	ServiceAccount policy.NamespacedName
-	// NodeOf is the node of a pod, "" if there is no such pod, or one with another UID. It is asked where
-	// the token does not say it.
+	// NodeOf returns the node of a pod, or "" if there is no pod with this UID. It is called if
+	// the token does not have the node.
 	NodeOf func(ctx context.Context, pod policy.NamespacedName, uid string) (string, error)
 }
 
@@ -69,7 +69,7 @@ func (t Tokens) Review(ctx context.Context, token string) (Identity, error) {
 	if !s.Authenticated {
 		return Identity{}, refused("the API server does not know it for audience %s: %s", Audience, s.Error)
 	}
-	// An API server that knows no audiences says none.
+	// An API server that does not support audiences returns none.
 	if !slices.Contains(s.Audiences, Audience) {
 		return Identity{}, refused("it is for %q: want the audience %s", s.Audiences, Audience)
 	}
@@ -99,7 +99,7 @@ func (t Tokens) Review(ctx context.Context, token string) (Identity, error) {
 	return Identity{node, expires}, err
 }
 
-// expiry is when a token expires. The API server has verified it.
+// expiry returns when a token expires. The API server has verified the token.
 func expiry(token string) (time.Time, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {

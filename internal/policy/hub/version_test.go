@@ -25,8 +25,8 @@ import (
 	"terway.dev/terway/internal/policy/wire"
 )
 
-// language is a version of the messages: the frozen first one, or a later one in which each message has a field
-// more, and streams have messages more.
+// language is a version of the messages: the frozen first one, or a later one with an extra
+// field in each message and extra messages in the streams.
 type language struct{ protoreflect.FileDescriptor }
 
 const (
@@ -35,7 +35,7 @@ const (
 	laterKind    = 99
 )
 
-// bodies are the messages of kinds of resources.
+// bodies are the messages of each kind of resource.
 var bodies = map[wire.Kind]protoreflect.Name{
 	1: "Namespaces", 2: "Addresses", 3: "Ranges", 4: "Table", 5: "Peers", 6: "RuleSet", 7: "Endpoint",
 }
@@ -78,7 +78,7 @@ func (l language) message(name protoreflect.Name) *dynamicpb.Message {
 	return dynamicpb.NewMessage(l.Messages().ByName(name))
 }
 
-// say translates a message into the language, and sets what only it has.
+// say converts a message to the language, and sets the extra fields.
 func (l language) say(m proto.Message) *dynamicpb.Message {
 	d := l.message(m.ProtoReflect().Descriptor().Name())
 	b, err := proto.Marshal(m)
@@ -110,7 +110,7 @@ func setLater(m protoreflect.Message) {
 	})
 }
 
-// followAs follows a hub in a language.
+// followAs opens a stream to a hub in a language.
 func followAs(ctx context.Context, conn *grpc.ClientConn) (grpc.ClientStream, error) {
 	return conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, wire.Hub_Follow_FullMethodName)
 }
@@ -125,7 +125,7 @@ func connect(t *testing.T, addr string) *grpc.ClientConn {
 	return conn
 }
 
-// A node that knows the first version of the messages, and nothing of today's code, follows a hub.
+// A node with the first version of the messages, and without today's code, connects to a hub.
 func TestAnOldNode(t *testing.T) {
 	t.Parallel()
 	l := speak(t, false)
@@ -209,20 +209,21 @@ func TestAnOldNode(t *testing.T) {
 	}
 }
 
-// A later is between a node and a hub, and makes each look to the other like a later version: each message has a
-// field more, there are messages and a kind of resource more.
+// A later is a proxy between a node and a hub that makes each look like a later version to the
+// other: each message has an extra field, and there are extra messages and an extra kind of
+// resource.
 type later struct {
 	language
 	conn *grpc.ClientConn
-	// spoils, if not nil, says what goes wrong with a message to the node.
+	// spoils, if not nil, returns what to break in a message to the node.
 	spoils func() trouble
 
 	mu sync.Mutex
-	// toHub are the names of the hub's resources by those which nodes are given, toNode the other way round.
+	// toHub maps the names that nodes get to the hub's names, toNode the other way round.
 	toHub, toNode map[wire.Name]wire.Name
 }
 
-// What goes wrong with a message.
+// What to break in a message.
 type trouble int
 
 const (
@@ -243,7 +244,7 @@ func (p *later) follow(_ any, in grpc.ServerStream) error {
 		return err
 	}
 	var mu sync.Mutex
-	has := map[wire.Name]struct{}{} // what the node has, as it calls it
+	has := map[wire.Name]struct{}{} // what the node has, by the names it uses
 	go func() {
 		for {
 			m := &wire.FromNode{}
@@ -321,7 +322,7 @@ func (p *later) follow(_ any, in grpc.ServerStream) error {
 	}
 }
 
-// translate is a resource as a later hub would send it.
+// translate converts a resource to what a later hub would send.
 func (p *later) translate(r *wire.Resource) *wire.Resource {
 	body := p.message(bodies[r.Kind])
 	if err := proto.Unmarshal(r.Body, body); err != nil {
@@ -345,7 +346,7 @@ func (p *later) laterMessage(name protoreflect.Name) *dynamicpb.Message {
 	return m
 }
 
-// between serves what is between nodes and a hub.
+// between serves a proxy between nodes and a hub.
 func between(t *testing.T, h *replica, spoils func() trouble) (addr string) {
 	t.Helper()
 	p := &later{
@@ -362,8 +363,8 @@ func between(t *testing.T, h *replica, spoils func() trouble) (addr string) {
 	return l.Addr().String()
 }
 
-// Streams end between any two messages, or digests are wrong. What came without a Settled is not lost, and has no
-// effect before the next one.
+// Streams end between any two messages, or digests are wrong. Updates without a Settled are not
+// lost, and have no effect before the next Settled.
 func TestStreamsThatEndInTheMiddle(t *testing.T) {
 	for what, troubles := range map[string][]trouble{"ends": {ends, nothing, nothing, nothing, nothing}, "digests": {wrong, nothing}} {
 		t.Run(what, func(t *testing.T) {
@@ -407,8 +408,8 @@ func TestStreamsThatEndInTheMiddle(t *testing.T) {
 	}
 }
 
-// A node follows a hub of a later version, a hub has a node of a later version: each goes by what it knows. The node
-// keeps on disk what it does not know, and resumes with it.
+// A node connects to a hub of a later version, and a hub gets a node of a later version: each
+// uses what it knows. The node keeps unknown resources on disk, and resumes with them.
 func TestLaterVersions(t *testing.T) {
 	t.Parallel()
 	h := serve(t, newHub("a"))
@@ -436,7 +437,7 @@ func TestLaterVersions(t *testing.T) {
 		}
 	}
 	a = start(t, "node1", path, &consumer{}, hubs)
-	eventually(t, "the node follows again", func() error {
+	eventually(t, "the node connects again", func() error {
 		if !a.Status().Following {
 			return errors.New(a.Status().Error)
 		}

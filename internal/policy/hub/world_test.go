@@ -30,7 +30,7 @@ import (
 
 const host = "terway-policy.kube-system.svc"
 
-// certificates of the hub, as the controller has them.
+// certificates of the hub, as the controller makes them.
 var certificates = sync.OnceValue(func() map[string][]byte {
 	data, _, err := certs.Server{Name: "terway-policy", Host: host}.Turn(nil, time.Now())
 	if err != nil {
@@ -44,7 +44,7 @@ func serving(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c, err
 }
 
-// byName takes tokens that say a node's name, until a time.
+// byName accepts tokens that contain a node's name, until a time.
 type byName struct{ expires func() time.Time }
 
 func (a byName) Review(_ context.Context, token string) (hub.Identity, error) {
@@ -57,7 +57,7 @@ func (a byName) Review(_ context.Context, token string) (hub.Identity, error) {
 
 func inAnHour() time.Time { return time.Now().Add(time.Hour) }
 
-// A replica is a hub that is served.
+// A replica is a hub with its server.
 type replica struct {
 	*hub.Hub
 	server *grpc.Server
@@ -83,14 +83,14 @@ func serve(t *testing.T, h *hub.Hub) *replica {
 	return r
 }
 
-// A consumer has a copy of its node's part, which it brings up to date by the keys alone.
+// A consumer keeps a copy of its node's part, and updates it only by the keys.
 type consumer struct {
 	mu     sync.Mutex
 	part   *compile.Node
 	calls  int
 	keys   int // of the last call; -1: all
 	broken error
-	unfit  error // what a part lacked
+	unfit  error // what was missing in a part
 	slow   chan struct{}
 }
 
@@ -141,7 +141,7 @@ func bring[K comparable, V any](to, from map[K]V, keys map[K]struct{}) int {
 	return len(keys)
 }
 
-// has says why the consumer does not have a part; nil: it does.
+// has returns why the consumer's copy differs from a part; nil: it does not.
 func (c *consumer) has(want *compile.Node) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -166,7 +166,7 @@ func (c *consumer) breakDown(err error) {
 	c.broken = err
 }
 
-// An agent is a node's client and what it feeds.
+// An agent is a node's client and its consumer.
 type agent struct {
 	*node.Client
 	consumer *consumer
@@ -174,7 +174,7 @@ type agent struct {
 	stop     func()
 }
 
-// start starts a node's client, with the file that is at path.
+// start starts a node's client with the file at path.
 func start(t *testing.T, name, path string, c *consumer, hubs func() []string) *agent {
 	t.Helper()
 	cl := node.New(node.Config{
@@ -196,7 +196,7 @@ func start(t *testing.T, name, path string, c *consumer, hubs func() []string) *
 	return a
 }
 
-// kill stops the client as kill -9 would: the file is as it was.
+// kill stops the client as kill -9 would: the file stays as it was at that moment.
 func (a *agent) kill(t *testing.T) {
 	was, err := os.ReadFile(a.path)
 	a.stop()
@@ -213,7 +213,7 @@ func (a *agent) kill(t *testing.T) {
 
 func stateFile(t *testing.T) string { return filepath.Join(t.TempDir(), "state") }
 
-// eventually waits for something to be so.
+// eventually waits for a condition.
 func eventually(t *testing.T, what string, is func() error) {
 	t.Helper()
 	var err error
@@ -226,7 +226,7 @@ func eventually(t *testing.T, what string, is func() error) {
 	t.Fatalf("%s: %v", what, err)
 }
 
-// A cluster changes by chance. It has a compiler of its own, which says what nodes should have.
+// A cluster that changes at random. Its own compiler returns what nodes should have.
 type cluster struct {
 	policytest.World
 	set     policy.Set
@@ -244,7 +244,7 @@ func newCluster(t *testing.T, seed uint64) *cluster {
 	return c
 }
 
-// all is everything, for a compiler that knows nothing.
+// all returns the Delta with everything, for an empty compiler.
 func (c *cluster) all() compile.Delta {
 	set := policy.Set{}
 	for _, t := range c.set.Tiers {
@@ -256,7 +256,7 @@ func (c *cluster) all() compile.Delta {
 	})
 }
 
-// change changes one thing, for all compilers that are given.
+// change makes one change, for all given compilers.
 func (c *cluster) change(t *testing.T, to ...func(compile.Delta) error) {
 	t.Helper()
 	d := c.delta()

@@ -1,9 +1,8 @@
-// Package lint finds what is probably not meant in policies: rules that never match or are
-// never reached, names that nobody has, holes that look closed.
+// Package lint finds probable mistakes in policies: rules that never match or are never
+// reached, names that nothing has, rules that miss what they mean to deny.
 //
-// It looks at the model and at a cluster's objects, and says what it found. It judges no
-// connection itself: package naive does. Whatever it says, a policy is enforced as it is
-// written.
+// It reads the model and a cluster's objects. It judges no connection itself: package naive
+// does. It changes nothing: a policy is enforced as it is written.
 package lint
 
 import (
@@ -34,16 +33,16 @@ const (
 	Probes       = "probes"
 )
 
-// The addresses at which instances of clouds get their metadata.
+// The addresses of the metadata services of clouds.
 var (
 	metadataAlibaba = netip.MustParseAddr("100.100.100.200")
 	metadataOthers  = netip.MustParseAddr("169.254.169.254")
 )
 
-// A Finding is one thing that is probably not meant.
+// A Finding is a probable mistake.
 type Finding struct {
 	Ref   policy.Ref
-	Field string // "" where it is about the whole object
+	Field string // "" for the whole object
 	Check string
 	What  string
 }
@@ -55,8 +54,8 @@ func (f Finding) String() string {
 	return fmt.Sprintf("%s: %s: %s (%s)", f.Ref, f.Field, f.What, f.Check)
 }
 
-// Lint looks at all policies of the objects. Without pods among them, what is about pods is
-// not asked. Findings are in order of objects and fields.
+// Lint checks all policies of the objects. Without pods among the objects, it skips the checks
+// that need them. Findings are in order of objects and fields.
 func Lint(o translate.Objects, options translate.Options) []Finding {
 	set, notes := translate.Policies(o, options)
 	cluster, more := translate.Cluster(o)
@@ -113,9 +112,9 @@ func (l *linter) policy(p policy.Policy) {
 				subjects = append(subjects, pod)
 			}
 		}
-		// A policy for everybody means those with a network of their own.
+		// A policy that selects all pods means those that are not in the host network.
 		if len(host) > 0 && !p.Subject.Pods.Always() {
-			l.add(p.Ref, "", HostNetwork, "selects %s of the host's network, for which no policy holds", list(host))
+			l.add(p.Ref, "", HostNetwork, "selects %s of the host network, to which no policy applies", list(host))
 		}
 		if len(subjects) == 0 && len(host) == 0 {
 			l.add(p.Ref, "", NoPods, "selects no pod")
@@ -127,7 +126,7 @@ func (l *linter) policy(p policy.Policy) {
 			continue
 		}
 		seen := map[string]int{}
-		end := -1 // the rule that matches everything
+		end := -1 // index of the rule that matches everything
 		for _, r := range rules {
 			field := fmt.Sprintf("spec.%s[%d]", direction, r.Number)
 			if why := never(r); why != "" {
@@ -156,14 +155,14 @@ func (l *linter) policy(p policy.Policy) {
 	}
 }
 
-// pods are all that have not ended, by name.
+// pods returns all pods that have not ended, by name.
 func (l *linter) pods() []*policy.Pod {
 	list := slices.DeleteFunc(slices.Collect(maps.Values(l.cluster.Pods)), func(p *policy.Pod) bool { return p.Ended })
 	slices.SortFunc(list, func(a, b *policy.Pod) int { return strings.Compare(a.String(), b.String()) })
 	return list
 }
 
-// labels says whether the selector selects the pod, but for the network that it has.
+// labels reports whether the selector selects the pod, also if the pod is in the host network.
 func (l *linter) labels(s policy.PodSelector, p *policy.Pod) bool {
 	account := policy.NamespacedName{Namespace: p.Namespace, Name: p.ServiceAccount}
 	return (s.Namespace == "" || s.Namespace == p.Namespace) &&
@@ -173,7 +172,7 @@ func (l *linter) labels(s policy.PodSelector, p *policy.Pod) bool {
 		s.ServiceAccounts.Matches(l.cluster.ServiceAccountLabels(account))
 }
 
-// namedPorts finds names of ports that nobody has at that end of the connection.
+// namedPorts finds port names that no pod at that end of the connection declares.
 func (l *linter) namedPorts(p policy.Policy, d policy.Direction, r policy.Rule, field string, subjects []*policy.Pod) {
 	if len(subjects) == 0 {
 		return
@@ -203,8 +202,7 @@ func (l *linter) namedPorts(p policy.Policy, d policy.Direction, r policy.Rule, 
 	}
 }
 
-// metadata finds rules that mean the metadata of instances and name the address that it
-// has in other clouds alone.
+// metadata finds rules about the metadata service that have only the address of other clouds.
 func (l *linter) metadata(p policy.Policy, r policy.Rule, field string) {
 	has := func(sets []policy.AddrSet, a netip.Addr) bool {
 		return slices.ContainsFunc(sets, func(s policy.AddrSet) bool {
@@ -213,10 +211,10 @@ func (l *linter) metadata(p policy.Policy, r policy.Rule, field string) {
 	}
 	for _, m := range r.Peers {
 		if r.Action == policy.Allow && has(m.In, metadataAlibaba) && has(m.NotIn, metadataOthers) && !has(m.NotIn, metadataAlibaba) {
-			l.add(p.Ref, field, Metadata, "leaves out %s but not %s, where Alibaba Cloud has the metadata of instances", metadataOthers, metadataAlibaba)
+			l.add(p.Ref, field, Metadata, "excludes %s but not %s, the metadata service of Alibaba Cloud", metadataOthers, metadataAlibaba)
 		}
 		if r.Action == policy.Deny && has(m.In, metadataOthers) && !has(m.In, metadataAlibaba) && !l.deniesNet(p, metadataAlibaba) {
-			l.add(p.Ref, field, Metadata, "denies %s, and the policy does not deny %s, where Alibaba Cloud has the metadata of instances", metadataOthers, metadataAlibaba)
+			l.add(p.Ref, field, Metadata, "denies %s, but the policy does not deny %s, the metadata service of Alibaba Cloud", metadataOthers, metadataAlibaba)
 		}
 	}
 }
@@ -234,8 +232,8 @@ func (l *linter) deniesNet(p policy.Policy, a netip.Addr) bool {
 	return false
 }
 
-// probes finds rules that want to keep the load balancers' health checks out while a setting
-// lets them in before any rule.
+// probes finds rules that deny the load balancers' health checks without effect, because a
+// setting allows these before any rule.
 func (l *linter) probes(p policy.Policy) {
 	for _, r := range p.Rules[policy.Ingress] {
 		for _, m := range r.Peers {
@@ -250,7 +248,7 @@ func (l *linter) probes(p policy.Policy) {
 	}
 }
 
-// dns finds pods that cannot ask the cluster's DNS.
+// dns finds pods that cannot reach the cluster's DNS.
 func (l *linter) dns() {
 	var servers []*policy.Pod
 	for _, p := range l.pods() {
@@ -279,11 +277,11 @@ func (l *linter) dns() {
 		}
 	}
 	for ref, pods := range cut {
-		l.add(ref, "", DNS, "%s cannot ask the cluster's DNS (%s, UDP 53)", list(pods), servers[0])
+		l.add(ref, "", DNS, "%s cannot reach the cluster's DNS (%s, UDP 53)", list(pods), servers[0])
 	}
 }
 
-// who is the policy that a denial is from: that of the rule, or one of the tier that selects
+// who returns the policy that denies: the one with the rule, or one of the tier that selects
 // the pod.
 func (l *linter) who(d policy.Decision, p *policy.Pod) policy.Ref {
 	if d.Reason == policy.ByRule {
@@ -306,8 +304,8 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// never says why a rule matches no connection of any cluster, if it sees it. A rule whose
-// peers translate made empty has a Note.
+// never returns why a rule matches no connection in any cluster, or "" if it finds no reason. A
+// rule whose peers translate made empty has a Note instead.
 func never(r policy.Rule) string {
 	if r.Peers != nil && len(r.Peers) == 0 {
 		return ""
@@ -321,7 +319,7 @@ func never(r policy.Rule) string {
 	return nowhere(r.Traffic, noTraffic)
 }
 
-// nowhere is why none of several alternatives can be.
+// nowhere returns why none of several alternatives can match.
 func nowhere[T any](list []T, why func(T) string) (all string) {
 	for _, one := range list {
 		all = why(one)

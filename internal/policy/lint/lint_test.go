@@ -35,7 +35,7 @@ func policyOf(kind, spec string) string {
 	return "apiVersion: " + version + "\nkind: " + kind + "\nmetadata: {name: it, namespace: shop}\nspec: " + spec + "\n"
 }
 
-// Each check sees what it is for, and nothing where all is as it should be.
+// Each check finds its mistake, and nothing where there is none.
 func TestLint(t *testing.T) {
 	const open = "to: [{namespaceSelector: {}}]"
 	for _, c := range []struct{ name, text, want string }{
@@ -43,7 +43,7 @@ func TestLint(t *testing.T) {
 		{"all pods, some of the host's network", policyOf("NetworkPolicy", "{podSelector: {}}"), ""},
 		{"refused", policyOf("GlobalNetworkPolicy", "{selector: app}"), `GlobalNetworkPolicy shop/it: spec.selector: "app": want selector "app" has the end at position 4`},
 		{"no pods", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: wbe}}}"), `NetworkPolicy shop/it: selects no pod (no-pods)`},
-		{"host network", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: proxy}}}"), `selects shop/proxy of the host's network, for which no policy holds (host-network)`},
+		{"host network", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: proxy}}}"), `selects shop/proxy of the host network, to which no policy applies (host-network)`},
 		{"named port", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: https}]}]}"), `spec.ingress[0]: port "https": no pod that the policy selects has a port`},
 		{"named port of another protocol", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http, protocol: UDP}]}]}"), `port "http": no pod that the policy selects has a port of this name and protocol (named-port)`},
 		{"named port at the other end", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{"+open+", ports: [{port: dns, protocol: UDP}]}]}"), ""},
@@ -55,7 +55,7 @@ func TestLint(t *testing.T) {
 		{"never: protocol", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Allow, protocol: TCP, notProtocol: 6}]}"), `never matches: the protocol is excluded`},
 		{"shadowed by all", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Log}, {action: Allow}, {action: Deny, protocol: TCP}]}"), `spec.ingress[2]: is never reached: rule 1 matches everything (shadowed)`},
 		{"shadowed by the same", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Pass, protocol: TCP, source: {selector: a == 'b' || a == 'c'}}, {action: Deny, protocol: 6, source: {selector: \"a in {'c', 'b'}\"}}]}"), `spec.ingress[1]: is never reached: rule 0 matches the same`},
-		{"metadata, allowed", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32]}}]}]}"), `spec.egress[0]: leaves out 169.254.169.254 but not 100.100.100.200, where Alibaba Cloud has the metadata of instances (metadata)`},
+		{"metadata, allowed", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32]}}]}]}"), `spec.egress[0]: excludes 169.254.169.254 but not 100.100.100.200, the metadata service of Alibaba Cloud (metadata)`},
 		{"metadata, both", policyOf("NetworkPolicy", "{podSelector: {}, policyTypes: [Egress], egress: [{to: [{ipBlock: {cidr: 0.0.0.0/0, except: [169.254.169.254/32, 100.100.100.200/32]}}]}]}"), ""},
 		{"metadata, denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}]}"), `denies 169.254.169.254, and the policy does not deny 100.100.100.200`},
 		{"metadata, both denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}, {action: Deny, to: [{networks: [100.100.100.200/32]}]}]}"), ""},

@@ -8,8 +8,8 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// conditions writes what a rule asks of a connection: rules with the same text match the
-// same, and "" matches everything.
+// conditions writes the conditions of a rule. Rules with equal text match the same connections,
+// and "" matches all.
 func conditions(r policy.Rule) string {
 	var b strings.Builder
 	if r.Family != 0 {
@@ -23,7 +23,8 @@ func conditions(r policy.Rule) string {
 	return b.String()
 }
 
-// alternatives writes a list of which one must match; with one that asks nothing, nothing.
+// alternatives writes a list of alternatives. If one of them has no condition, it writes
+// nothing.
 func alternatives[T any](b *strings.Builder, name string, list []T, text func(T) string) {
 	if list == nil {
 		return

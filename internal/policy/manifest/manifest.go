@@ -1,7 +1,8 @@
-// Package manifest reads objects of policies, and of what they are about, from YAML: what a
-// user applies, or saves with "kubectl get … -o yaml".
+// Package manifest reads policies and the objects that they refer to from YAML: what a user
+// applies, or saves with "kubectl get … -o yaml".
 //
-// It knows which kinds there are and where they go. What they mean is translate's.
+// It knows the kinds and which list of translate.Objects each belongs to. Package translate
+// gives them a meaning.
 package manifest
 
 import (
@@ -30,11 +31,11 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// A Reader gathers objects.
+// A Reader collects objects.
 type Reader struct {
 	Objects translate.Objects
-	// Namespace is where objects go that name none and need one, as with kubectl. "": they
-	// stay without.
+	// Namespace is given to namespaced objects without one, as kubectl does. "": they stay
+	// without.
 	Namespace string
 	// ConfigMap is the name of the ConfigMaps that go into ConfigMaps; all others are skipped.
 	ConfigMap  string
@@ -47,7 +48,7 @@ type Reader struct {
 	decoder runtime.Decoder
 }
 
-// NewReader makes a Reader without objects.
+// NewReader returns an empty Reader.
 func NewReader() (*Reader, error) {
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{
@@ -63,7 +64,7 @@ func NewReader() (*Reader, error) {
 	}, nil
 }
 
-// Folder reads all files of a folder, and of those in it, that end with .yaml, .yml or .json.
+// Folder reads all files of a folder and its subfolders that end with .yaml, .yml or .json.
 func (r *Reader) Folder(files fs.FS) error {
 	var errs []error
 	err := fs.WalkDir(files, ".", func(name string, d fs.DirEntry, err error) error {
@@ -82,9 +83,8 @@ func (r *Reader) Folder(files fs.FS) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// Read reads documents of YAML or JSON; a List's items count as documents. An object with a
-// field that its kind does not have is an error; one of a kind without meaning for policies is
-// counted.
+// Read reads documents of YAML or JSON; the items of a List count as documents. An object with
+// an unknown field is an error; an object that policies do not use is counted.
 func (r *Reader) Read(text []byte) error {
 	docs := yaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
 	for n := 1; ; n++ {
@@ -107,7 +107,7 @@ func (r *Reader) document(doc []byte) error {
 		return err
 	}
 	if s := string(bytes.TrimSpace(json)); s == "null" || s == "" {
-		return nil // comments
+		return nil // only comments
 	}
 	var kind metav1.TypeMeta
 	if err := yaml.Unmarshal(json, &kind); err != nil {

@@ -42,7 +42,7 @@ func TestFolder(t *testing.T) {
 	}
 }
 
-// FuzzRead reads whatever a file has.
+// FuzzRead reads any file.
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: Pod\n---\n# x\n"))
 	f.Add([]byte(`{"kind": "List", "apiVersion": "v1", "items": [{}]}`))
@@ -52,7 +52,7 @@ func FuzzRead(f *testing.F) {
 			t.Fatal(err)
 		}
 		if err := r.Read(text); err != nil && err.Error() == "" {
-			t.Fatal("an error without words")
+			t.Fatal("an error without text")
 		}
 	})
 }

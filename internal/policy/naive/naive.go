@@ -1,9 +1,9 @@
-// Package naive judges a connection as the model reads: tier by tier, policy by policy, rule
-// by rule, asking the cluster's objects each time.
+// Package naive judges a connection by evaluating the model directly: tier by tier, policy by
+// policy, rule by rule, with the cluster's objects.
 //
-// It is what the tables of package compile are held against, and nothing else: a decision
-// costs as much as there are rules and objects. So it shares no code with compile, neither
-// package may import the other, and where the two differ, this one is what the model says.
+// It exists only to test the tables of package compile: a decision costs as much as there are
+// rules and objects. So it shares no code with compile, and neither package may import the
+// other. If the two differ, compile is wrong.
 package naive
 
 import (
@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// Decide judges a connection at a pod of the cluster that has a network of its own and has
-// not ended. It also returns how many tiers that select the pod have passed the connection on.
+// Decide judges a connection at a pod that policies can select. It also returns the number of
+// tiers that select the pod and passed the connection on.
 func Decide(set policy.Set, cluster policy.Cluster, c policy.Connection) (d policy.Decision, passed int) {
 	j := judge{cluster, c, cluster.Pods[c.Pod]}
 	var logs []policy.RuleID
@@ -118,7 +118,7 @@ func (j judge) contains(s policy.AddrSet, a netip.Addr) bool {
 	return false
 }
 
-// at are the pods with a network of their own, not ended, that have the address.
+// at returns the pods with the address that policies can select.
 func (j judge) at(a netip.Addr) (pods []*policy.Pod) {
 	for _, p := range j.cluster.Pods {
 		if !p.HostNetwork && !p.Ended && slices.Contains(p.Addresses, a) {
@@ -150,7 +150,7 @@ func (j judge) selectsNets(s policy.NetworkSetSelector, name policy.NamespacedNa
 		s.Namespaces.Matches(j.cluster.NamespaceLabels(name.Namespace))
 }
 
-// carries says whether the connection's protocol and what it counts by match.
+// carries reports whether the protocol and its ports or ICMP type match.
 func (j judge) carries(t policy.Traffic) bool {
 	c := j.c
 	if t.Protocols != nil && !t.Protocols[c.Protocol] {

@@ -16,18 +16,19 @@ import (
 const (
 	// AddressWait is how long PodAddress waits. The hub waits a little less.
 	AddressWait = 500 * time.Millisecond
-	// requests at a time: fewer than the hub takes, so that what goes to it never waits behind them.
+	// requests at a time: fewer than the hub handles, so that none waits at the hub.
 	requests = 32
-	// othersEvery is how often the replicas' addresses are looked at.
+	// othersEvery is the interval for reading the replicas' addresses.
 	othersEvery = 5 * time.Second
 )
 
-// ErrAway says that there is no stream to a hub.
-var ErrAway = errors.New("no policy hub answers")
+// ErrAway means that there is no stream to a hub.
+var ErrAway = errors.New("no connection to a policy hub")
 
-// PodAddress tells all replicas of the hub that a pod of this node has these addresses; none: it has none any more. It
-// returns when the nodes whose rules name the pod have them, and their number. An error says what may be
-// missing after AddressWait at most: a pod may start then, but some node may not know it yet.
+// PodAddress reports the addresses of a pod of this node to all replicas of the hub. No
+// addresses: the pod has none any more. It returns the number of nodes whose rules select the
+// pod, after they have the addresses. It waits at most AddressWait; an error then says which
+// nodes or replicas may not have the addresses. The pod may start nevertheless.
 func (c *Client) PodAddress(ctx context.Context, pod policy.NamespacedName, addresses ...netip.Addr) (nodes int, err error) {
 	c.stats.addresses.Add(1)
 	defer func() {
@@ -70,7 +71,8 @@ func (c *Client) PodAddress(ctx context.Context, pod policy.NamespacedName, addr
 			return 0, ErrAway
 		}
 	}
-	// Each replica says how many nodes need the address, and how many of those that follow it have it.
+	// Each replica says how many nodes need the address, and how many of the nodes connected to
+	// it have it.
 	need, asked := -1, 0
 	for {
 		select {
@@ -99,7 +101,7 @@ func (c *Client) PodAddress(ctx context.Context, pod policy.NamespacedName, addr
 	}
 }
 
-// An answer is what a stream's hub says.
+// An answer is a replica's answer.
 type answer struct {
 	*wire.AddressKnown
 	from *stream
@@ -114,14 +116,14 @@ func (c *Client) answer(from *stream, m *wire.AddressKnown) {
 	}
 }
 
-// tellOthers keeps a stream for addresses to each replica that the node does not follow.
+// tellOthers keeps a stream for addresses to each replica that the node is not connected to.
 func (c *Client) tellOthers(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
 	told := map[string]context.CancelFunc{}
 	ended := make(chan string)
 	for {
-		hubs, err := c.hubs(ctx) // whoever follows says what is wrong
+		hubs, err := c.hubs(ctx) // the main stream reports the error
 		main := c.stream.Load()
 		if err == nil && main != nil {
 			for target, cancel := range told {
@@ -139,7 +141,7 @@ func (c *Client) tellOthers(ctx context.Context) {
 					defer cancel()
 					err := c.tell(one, target)
 					if one.Err() == nil {
-						c.Log.Debug("a replica of the policy hub is told no addresses", "replica", target, "why", err)
+						c.Log.Debug("a replica of the policy hub cannot be told addresses", "replica", target, "why", err)
 					}
 					select {
 					case ended <- target:
@@ -152,7 +154,7 @@ func (c *Client) tellOthers(ctx context.Context) {
 		select {
 		case target := <-ended:
 			delete(told, target)
-			// A replica that ends each stream at once is not asked in a row.
+			// The ticker limits retries if a replica ends each stream at once.
 			t.Stop()
 			if !c.sleep(ctx, retryFirst) {
 				return
@@ -165,7 +167,7 @@ func (c *Client) tellOthers(ctx context.Context) {
 	}
 }
 
-// tell has a stream for addresses until it ends.
+// tell runs a stream for addresses until it ends.
 func (c *Client) tell(ctx context.Context, target string) error {
 	st, closeAll, err := c.open(ctx, target, &wire.Hello{Format: wire.Format, Version: c.Version, AddressesOnly: true})
 	if err != nil {

@@ -16,98 +16,101 @@ import (
 	"terway.dev/terway/internal/policy/wire"
 )
 
-// A Consumer does what the policies say.
+// A Consumer enforces the policies.
 type Consumer interface {
-	// Apply brings the node to its part; keys are the entries that may be others than in the call before,
-	// nil: all, also those that are gone. What a new entry refers to must be in place before it, and what is gone
-	// is taken out after what referred to it. The part is the caller's, and must not be used after the call. After
-	// an error the next call has nil keys.
+	// Apply brings the node to the state of part. keys are the entries that may have changed or
+	// gone since the last call; nil means any. A new entry must come after what it refers to,
+	// and an entry must be removed after those that refer to it. part belongs to the Client,
+	// and must not be used after the call. After an error the next call has nil keys.
 	Apply(part *compile.Node, keys *wire.Keys) error
 }
 
-// Config is what a Client needs.
+// Config configures a Client.
 type Config struct {
-	// Path is the state's file. Its folder must be there.
+	// Path is the state file. Its directory must exist.
 	Path     string
 	Consumer Consumer
-	// Version is the agent's, for people.
+	// Version is the agent's version, for people.
 	Version string
-	// Hubs are the addresses of all replicas, as host:port. The node follows any of them.
+	// Hubs returns the addresses of all replicas, as host:port. The node connects to one of
+	// them.
 	Hubs func(context.Context) ([]string, error)
 	// ServerName is the DNS name in the hub's certificate.
 	ServerName string
-	// Trust is the certificates to trust, in PEM; they are asked for each connection.
+	// Trust returns the trusted certificates, in PEM. It is called for each connection.
 	Trust func() ([]byte, error)
-	// Token is this node's token, as it is now.
+	// Token returns this node's current token.
 	Token func() (string, error)
 	Log   *slog.Logger
 	Clock clock.Clock
 }
 
-// A Client follows the hub.
+// A Client receives the policies from a hub.
 type Client struct {
 	Config
 
 	mu    sync.Mutex
 	part  *wire.Part
 	state Status
-	// whole: the Consumer has to be given everything.
+	// whole: the Consumer needs the complete state.
 	whole bool
-	// put and remove came after the last Settled.
+	// put and remove are the changes since the last Settled.
 	put    map[wire.Name]*wire.Resource
 	remove map[wire.Name]struct{}
-	// unsaved, of capacity 1: the file is not current.
+	// unsaved has capacity 1, and is full when the file is not up to date.
 	unsaved chan struct{}
 
 	stream  atomic.Pointer[stream]
-	others  sync.Map      // target: *stream, to the replicas that the node does not follow
+	others  sync.Map      // target: *stream, to the replicas that the node is not connected to
 	ask     atomic.Uint64 // the last id of a PodAddress
 	waiting sync.Map      // id: chan answer
-	// requests has room for those that wait.
+	// requests limits the requests that wait.
 	requests chan struct{}
 	stats    stats
 }
 
-// Status says what the node has, and from whom.
+// Status describes what the node has, and from which replica.
 type Status struct {
-	// Following: a stream is open.
+	// Following: a stream to a hub is open.
 	Following bool
-	// Hub is the replica's name, Revision its count, Settled the time: of the last revision. Zero: none yet.
+	// Hub, Revision and Settled are the replica's name, its revision number and the time of the
+	// last revision. Zero: none yet.
 	Hub      string
 	Revision uint64
 	Settled  time.Time
-	// Refused is why the Consumer has not done it; empty: it has.
+	// Refused is the Consumer's error for the last revision, or empty.
 	Refused string
 	// Error is why there is no stream.
 	Error string
 }
 
-// Stats are what a Client has done.
+// Stats are counters of a Client.
 type Stats struct {
-	// Connects are streams that were opened.
+	// Connects counts the streams that were opened.
 	Connects uint64
-	// Put and Removed are resources, Bytes those of the first.
+	// Put and Removed count resources; Bytes is the size of those in Put.
 	Put, Removed, Bytes uint64
-	// Addresses were told; Late are those that not all nodes had in time, or that no hub took.
+	// Addresses counts reported addresses; Late those that some nodes did not have in time, or
+	// that no hub accepted.
 	Addresses, Late uint64
 }
 
 type stats struct{ connects, put, removed, bytes, addresses, late atomic.Uint64 }
 
 const (
-	// The wait between two attempts to follow grows from the first to the last of these.
+	// First and longest pause between two attempts to connect.
 	retryFirst, retryLast = 100 * time.Millisecond, 10 * time.Second
-	// The same between two attempts of the Consumer.
+	// First and longest pause between two attempts of the Consumer.
 	applyFirst, applyLast = time.Second, 30 * time.Second
-	// saveEvery is the least time between two writes of the file.
+	// saveEvery is the minimum time between two writes of the file.
 	saveEvery = time.Second
-	// tokenEvery is how often the token is looked at. The kubelet writes a new one when 80 % of the old one's time
-	// is over, and that is 10 minutes at least.
+	// tokenEvery is the interval for reading the token file. The kubelet renews a token after
+	// 80 % of its lifetime, which is at least 10 minutes.
 	tokenEvery = time.Minute
 )
 
-// New is a Client with what is on disk, which the Consumer has been given. What cannot be read or used
-// is logged; the Client has nothing then.
+// New returns a Client with the state on disk, and gives it to the Consumer. If the file cannot
+// be read or used, New logs it, and the Client is empty.
 func New(c Config) *Client {
 	cl := &Client{Config: c, part: wire.NewPart(), whole: true, put: map[wire.Name]*wire.Resource{}, remove: map[wire.Name]struct{}{}, unsaved: make(chan struct{}, 1), requests: make(chan struct{}, requests)}
 	s, err := load(c.Path)
@@ -115,7 +118,7 @@ func New(c Config) *Client {
 		err = cl.restore(s)
 	}
 	if err != nil {
-		c.Log.Error("the policies on disk cannot be used; what pods may do is not known before a hub says it", "why", err)
+		c.Log.Error("the policies on disk cannot be used; pods have no rules until a hub sends them", "why", err)
 	}
 	return cl
 }
@@ -134,7 +137,8 @@ func (c *Client) restore(s *wire.State) error {
 	return nil
 }
 
-// consume gives the part to the Consumer. The caller holds mu, or is alone.
+// consume gives the part to the Consumer. The caller holds mu, or nothing else uses the Client
+// yet.
 func (c *Client) consume(keys *wire.Keys) {
 	if c.whole {
 		keys = nil
@@ -144,11 +148,11 @@ func (c *Client) consume(keys *wire.Keys) {
 	if err := c.Consumer.Apply(c.part.Node(), keys); err != nil {
 		c.whole = true
 		c.state.Refused = err.Error()
-		c.Log.Error("what policies say cannot be done", "revision", c.state.Revision, "why", err)
+		c.Log.Error("the policies cannot be applied", "revision", c.state.Revision, "why", err)
 	}
 }
 
-// Status is what the node has.
+// Status returns what the node has.
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -157,7 +161,7 @@ func (c *Client) Status() Status {
 	return s
 }
 
-// Stats are what the Client has done.
+// Stats returns the Client's counters.
 func (c *Client) Stats() Stats {
 	return Stats{
 		c.stats.connects.Load(), c.stats.put.Load(), c.stats.removed.Load(), c.stats.bytes.Load(),
@@ -165,15 +169,16 @@ func (c *Client) Stats() Stats {
 	}
 }
 
-// Open says whether, by the last revision, no policy can deny a pod of the namespace anything,
-// whatever its labels. Then a pod may start while no hub answers. False also: not known.
+// Open reports whether, by the last revision, no policy can deny any connection of a pod of the
+// namespace, whatever its labels. Then a pod may start while no hub can be reached. False also
+// if it is not known.
 func (c *Client) Open(namespace string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.part.Open(namespace)
 }
 
-// Run follows a hub until the context is done.
+// Run keeps a connection to a hub until the context is done.
 func (c *Client) Run(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -192,8 +197,8 @@ func (c *Client) Run(ctx context.Context) {
 		c.mu.Lock()
 		c.state.Error = err.Error()
 		c.mu.Unlock()
-		c.Log.Warn("no policy hub", "why", err, "again in", wait)
-		// All nodes lose a replica at once, and come to the others at different times.
+		c.Log.Warn("no connection to a policy hub", "why", err, "again in", wait)
+		// All nodes lose a replica at the same time. The random wait spreads their reconnects.
 		if !c.sleep(ctx, wait/2+rand.N(wait)) {
 			return
 		}
@@ -201,7 +206,7 @@ func (c *Client) Run(ctx context.Context) {
 	}
 }
 
-// sleep is false if the context ends first.
+// sleep returns false if the context ends first.
 func (c *Client) sleep(ctx context.Context, d time.Duration) bool {
 	t := c.Clock.NewTimer(d)
 	defer t.Stop()
@@ -257,7 +262,7 @@ func ack(revision uint64, refused string) *wire.FromNode {
 	return &wire.FromNode{Message: &wire.FromNode_Ack{Ack: &wire.Ack{Revision: revision, Refused: refused}}}
 }
 
-// update takes a part of a difference.
+// update stores a part of a difference.
 func (c *Client) update(u *wire.Update) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -280,7 +285,7 @@ func (c *Client) update(u *wire.Update) error {
 	return nil
 }
 
-// settle does what the updates said, and returns the answer. After an error the stream must end.
+// settle applies the updates and returns the answer. After an error the stream must end.
 func (c *Client) settle(st *stream, m *wire.Settled) (*wire.FromNode, error) {
 	if len(m.Digest) != len(wire.Digest{}) {
 		return nil, fmt.Errorf("digest %x of revision %d has %d bytes: want %d", m.Digest, m.Revision, len(m.Digest), len(wire.Digest{}))
@@ -291,7 +296,7 @@ func (c *Client) settle(st *stream, m *wire.Settled) (*wire.FromNode, error) {
 	clear(c.put)
 	clear(c.remove)
 	if err != nil {
-		// The part is as it was, and the next stream begins with what it has.
+		// The part is unchanged, and the next stream starts from it.
 		return ack(m.Revision, err.Error()), fmt.Errorf("revision %d of hub %s: %w", m.Revision, m.Hub, err)
 	}
 	st.settled = true
@@ -306,7 +311,7 @@ func (c *Client) settle(st *stream, m *wire.Settled) (*wire.FromNode, error) {
 	return ack(m.Revision, c.state.Refused), nil
 }
 
-// keep writes the file when it is not current: at once, but not more often than each saveEvery.
+// keep writes the file when it is not up to date: at once, but not more often than saveEvery.
 func (c *Client) keep(ctx context.Context) {
 	for done := false; !done; {
 		select {
@@ -329,12 +334,12 @@ func (c *Client) save() {
 	s := c.file()
 	c.mu.Unlock()
 	if err := save(c.Path, s); err != nil {
-		// The node does what it is told; only a restart without a hub would miss it.
+		// The rules are in force; only a restart without a hub would lose them.
 		c.Log.Error("the policies cannot be kept on disk", "why", err)
 	}
 }
 
-// file is what is on disk when it is current. The caller holds mu.
+// file returns the content of an up-to-date file. The caller holds mu.
 func (c *Client) file() *wire.State {
 	s := &wire.State{Revision: c.state.Revision, Hub: c.state.Hub, Settled: c.state.Settled.UnixMilli()}
 	for _, r := range c.part.Resources() {

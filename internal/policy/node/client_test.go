@@ -18,8 +18,8 @@ type nobody struct{}
 
 func (nobody) Apply(*compile.Node, *wire.Keys) error { return nil }
 
-// Resources come and go in updates, over several streams, and come again. At Settled the node has those whose last word
-// was put; in between Hello says them.
+// Resources are put and removed in updates, over several streams, and put again. At Settled the
+// node has those whose last change was a put; before, Hello lists them.
 func TestUpdatesInAnyOrder(t *testing.T) {
 	folder := t.TempDir()
 	rapid.Check(t, func(t *rapid.T) {
@@ -54,17 +54,17 @@ func TestUpdatesInAnyOrder(t *testing.T) {
 			says := map[wire.Name]bool{}
 			for _, b := range c.hello().Have {
 				if says[wire.Name(b)] {
-					t.Fatalf("Hello says %x twice", b)
+					t.Fatalf("Hello lists %x twice", b)
 				}
 				says[wire.Name(b)] = true
 			}
 			for n := range want {
 				if !says[n] {
-					t.Fatalf("Hello does not say %s", n)
+					t.Fatalf("Hello does not list %s", n)
 				}
 			}
 			if len(says) != len(want) {
-				t.Fatalf("Hello says %d names, want %d", len(says), len(want))
+				t.Fatalf("Hello lists %d names, want %d", len(says), len(want))
 			}
 		}
 	})

@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/policy/wire"
 )
 
-// The file is this line, the SHA-256 of what follows, and wire.State. The number in the line is the
-// version of this layout; what is in State grows by fields.
+// The file is this line, the SHA-256 of the rest, and wire.State. The number is the version of
+// this layout; new content of State goes into new fields.
 const magic = "terway policy state 1\n"
 
 func save(path string, s *wire.State) error {
@@ -27,7 +27,7 @@ func save(path string, s *wire.State) error {
 	return atomicfile.Write(path, bytes.Join([][]byte{[]byte(magic), sum[:], body}, nil), 0o600)
 }
 
-// load reads the file; no file is no error, and nil.
+// load reads the file. If there is none, it returns nil without error.
 func load(path string) (*wire.State, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -62,7 +62,7 @@ func parse(data []byte) (*wire.State, error) {
 	return s, nil
 }
 
-// names are the resources by name.
+// names returns the resources by name.
 func names(list []*wire.Resource) map[wire.Name]*wire.Resource {
 	out := make(map[wire.Name]*wire.Resource, len(list))
 	for _, r := range list {

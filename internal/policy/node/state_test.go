@@ -17,7 +17,7 @@ func TestStateOnDisk(t *testing.T) {
 		t.Errorf("without a file: %v, %v", s, err)
 	}
 	want := &wire.State{Revision: 7, Hub: "a", Settled: 9, Resources: []*wire.Resource{{Kind: wire.Kind_KIND_NAMESPACES, Body: []byte{10, 1, 'n'}}}}
-	for range 2 { // the second takes the place of the first
+	for range 2 { // the second replaces the first
 		if err := save(path, want); err != nil {
 			t.Fatal(err)
 		}
@@ -26,17 +26,17 @@ func TestStateOnDisk(t *testing.T) {
 		}
 	}
 	if info, err := os.Stat(path); err != nil || info.Mode() != 0o600 {
-		t.Errorf("%v, %v: want a file that root alone reads", info.Mode(), err)
+		t.Errorf("%v, %v: want a file that only root can read", info.Mode(), err)
 	}
 }
 
-// Whatever is in the file: a state, or an error.
+// Any file gives a state or an error.
 func FuzzState(f *testing.F) {
 	f.Add([]byte{}, false)
 	f.Add([]byte(magic), false)
 	f.Add([]byte{8, 7, 34, 4, 8, 1, 18, 0}, true)
 	f.Fuzz(func(t *testing.T, data []byte, whole bool) {
-		if whole { // with a good checksum
+		if whole { // with a correct checksum
 			sum := sha256.Sum256(data)
 			data = append(append([]byte(magic), sum[:]...), data...)
 		}

@@ -18,14 +18,14 @@ import (
 	"terway.dev/terway/internal/policy/wire"
 )
 
-// A stream is one to a hub.
+// A stream is a stream to a hub.
 type stream struct {
 	wire.Hub_FollowClient
 	target string
-	// settled: the hub has said a revision. Client.mu guards it.
+	// settled: the hub has sent a complete revision. Client.mu guards it.
 	settled bool
 
-	mu sync.Mutex // of send
+	mu sync.Mutex // for send
 }
 
 func (s *stream) send(m *wire.FromNode) error {
@@ -34,10 +34,11 @@ func (s *stream) send(m *wire.FromNode) error {
 	return s.Send(m)
 }
 
-// lastWord is how long a hub may take to read what a node said before it ends the stream.
+// lastWord is how long a hub may take to read the node's last message before it ends the
+// stream.
 const lastWord = 5 * time.Second
 
-// finish ends the stream when the hub has read what was sent.
+// finish ends the stream after the hub has read what was sent.
 func (s *stream) finish() {
 	s.mu.Lock()
 	err := s.CloseSend()
@@ -47,7 +48,7 @@ func (s *stream) finish() {
 	}
 }
 
-// bearer is the token that goes with a call. Without TLS there is no call.
+// bearer is the token of a call. It requires TLS.
 type bearer string
 
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
@@ -56,7 +57,7 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 
 func (bearer) RequireTransportSecurity() bool { return true }
 
-// dial connects to a hub when it is first used.
+// dial returns a connection to a hub, which connects on first use.
 func (c *Client) dial(target, token string) (*grpc.ClientConn, error) {
 	trust, err := c.Trust()
 	if err != nil {
@@ -75,7 +76,7 @@ func (c *Client) dial(target, token string) (*grpc.ClientConn, error) {
 	)
 }
 
-// open opens a stream to a hub, and says hello. close must be called if there is no error.
+// open opens a stream to a hub, and sends hello. Without an error the caller must call close.
 func (c *Client) open(ctx context.Context, target string, hello *wire.Hello) (st *stream, closeAll func(), err error) {
 	token, err := c.Token()
 	if err != nil {
@@ -96,7 +97,7 @@ func (c *Client) open(ctx context.Context, target string, hello *wire.Hello) (st
 	if err == nil {
 		st = &stream{Hub_FollowClient: call, target: target}
 		err = st.send(&wire.FromNode{Message: &wire.FromNode_Hello{Hello: hello}})
-		if errors.Is(err, io.EOF) { // the stream has ended: Recv says why
+		if errors.Is(err, io.EOF) { // the stream has ended: Recv returns the error
 			err = nil
 		}
 	}
@@ -108,7 +109,7 @@ func (c *Client) open(ctx context.Context, target string, hello *wire.Hello) (st
 	return st, closeAll, nil
 }
 
-// hubs are the replicas' addresses.
+// hubs returns the replicas' addresses.
 func (c *Client) hubs(ctx context.Context) ([]string, error) {
 	hubs, err := c.Hubs(ctx)
 	if err != nil {
@@ -120,7 +121,8 @@ func (c *Client) hubs(ctx context.Context) ([]string, error) {
 	return hubs, nil
 }
 
-// follow follows the hub of this number until the stream ends. settled: the hub has said a revision.
+// follow keeps a stream to the hub with this index until it ends. settled: the hub has sent a
+// complete revision.
 func (c *Client) follow(ctx context.Context, n int) (settled bool, err error) {
 	hubs, err := c.hubs(ctx)
 	if err != nil {
@@ -144,7 +146,7 @@ func (c *Client) follow(ctx context.Context, n int) (settled bool, err error) {
 		if err != nil {
 			return settled, err
 		}
-		// A message that this version does not know is none of these.
+		// A message that this version does not know matches no case.
 		switch m := m.Message.(type) {
 		case *wire.ToNode_Update:
 			if err := c.update(m.Update); err != nil {
@@ -168,7 +170,7 @@ func (c *Client) follow(ctx context.Context, n int) (settled bool, err error) {
 	}
 }
 
-// hello says what the node has, also what came without a Settled after it.
+// hello describes what the node has, including updates without a Settled.
 func (c *Client) hello() *wire.Hello {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -186,7 +188,7 @@ func (c *Client) hello() *wire.Hello {
 	return h
 }
 
-// renew sends a token when there is a newer one.
+// renew sends the token after it has changed.
 func (c *Client) renew(ctx context.Context, st *stream, sent string) {
 	for c.sleep(ctx, tokenEvery) {
 		token, err := c.Token()

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// Set is a Set of one to five tiers.
+// Set returns a Set of one to five tiers.
 func (w World) Set() policy.Set {
 	var s policy.Set
 	for i := range 1 + w.IntN(5) {
@@ -20,13 +20,13 @@ func (w World) Set() policy.Set {
 	return s
 }
 
-// TierNames are the tiers' names.
+// TierNames are the names of the tiers.
 var TierNames = []string{"t0", "t1", "t2", "t3", "t4"}
 
-// Default is a tier's.
+// Default returns the default action of a tier.
 func (w World) Default() policy.Action { return pick(w, policy.Deny, policy.Pass, policy.Pass) }
 
-// Policy is a policy of this name.
+// Policy returns a policy with this name.
 func (w World) Policy(name string) policy.Policy {
 	p := policy.Policy{Ref: policy.Ref{Kind: "NetworkPolicy", Namespace: "blue", Name: name}, Subject: w.subject()}
 	for d := range p.Rules {
@@ -40,7 +40,7 @@ func (w World) Policy(name string) policy.Policy {
 	return p
 }
 
-// subject selects many, so that pods have several policies.
+// subject returns a selector that often selects many pods, so that pods have several policies.
 func (w World) subject() policy.PodSelector {
 	if w.oneIn(2) {
 		return policy.PodSelector{}
@@ -195,13 +195,13 @@ func (w World) ports() []policy.Port {
 		if w.oneIn(4) {
 			return policy.Port{Name: pick(w, portNames...)}
 		}
-		// Ends may be the wrong way round: such a range has nothing in it.
+		// The range may be empty, with the end before the start.
 		from := pick(w, ports...)
 		return policy.Port{From: from, To: pick(w, from, pick(w, ports...), 65535)}
 	})...)
 }
 
-// Connection is one of a pod that can be judged; false if there is none.
+// Connection returns a connection of a pod that policies can select; false if there is none.
 func (w World) Connection(c policy.Cluster) (policy.Connection, bool) {
 	var can []*policy.Pod
 	for _, n := range PodNames() {
@@ -219,7 +219,7 @@ func (w World) Connection(c policy.Cluster) (policy.Connection, bool) {
 		if conn.Peer.Is4() == conn.Own.Is4() {
 			break
 		}
-		if try > 20 { // a Source that has run dry says the same for ever
+		if try > 20 { // an exhausted Source always returns the same
 			conn.Peer = conn.Own
 			break
 		}
@@ -229,5 +229,5 @@ func (w World) Connection(c policy.Cluster) (policy.Connection, bool) {
 	return conn, true
 }
 
-// port is one of those that rules name, or beside them.
+// port returns a port near one that rules use.
 func (w World) port() uint16 { return pick(w, ports...) + uint16(w.IntN(3)) - 1 }

@@ -1,8 +1,8 @@
-// Package policytest makes policies, clusters and connections by chance, for tests.
+// Package policytest generates random policies, clusters and connections for tests.
 //
-// It owns what chance there is: a few names, labels, networks and ports that come again and
-// again, so that rules overlap, contradict and shadow each other, and most connections meet
-// some of them. It knows no engine; whoever judges shares nothing with it but the model.
+// It uses few names, labels, networks and ports, so that rules overlap, contradict and shadow
+// each other, and most connections match some rule. It depends only on the model, not on an
+// implementation that it tests.
 package policytest
 
 import (
@@ -13,13 +13,13 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// A Source is where chance comes from; *rand.Rand is one.
+// A Source is a source of random numbers; *rand.Rand is one.
 type Source interface {
-	// IntN is from 0 to n-1.
+	// IntN returns a number from 0 to n-1.
 	IntN(n int) int
 }
 
-// Bytes is a Source for fuzzing: it takes a byte for each question, and says 0 after the last.
+// Bytes is a Source for fuzzing: each call uses one byte. After the last byte it returns 0.
 type Bytes []byte
 
 // IntN implements Source.
@@ -36,12 +36,12 @@ func (b *Bytes) IntN(n int) int {
 	return v % n
 }
 
-// A World makes things by chance.
+// A World generates random objects.
 type World struct{ Source }
 
 func pick[T any](w World, list ...T) T { return list[w.IntN(len(list))] }
 
-// oneIn is true once in n times.
+// oneIn is true with a probability of 1/n.
 func (w World) oneIn(n int) bool { return w.IntN(n) == n-1 }
 
 func some[T any](w World, most int, newOne func() T) []T {
@@ -52,11 +52,11 @@ func some[T any](w World, most int, newOne func() T) []T {
 	return list
 }
 
-// Names that come again.
+// The names and values to choose from.
 var (
 	Namespaces = []string{"blue", "green", "red"}
 	accounts   = []string{"default", "builder"}
-	// Nodes are the cluster's.
+	// Nodes are the names of the cluster's nodes.
 	Nodes     = []string{"node1", "node2"}
 	keys      = []string{"app", "role", "zone"}
 	values    = []string{"a", "b", "c"}
@@ -74,10 +74,10 @@ var (
 	}
 )
 
-// most is how many pods there are at most, each with a name and addresses of its own.
+// most is the maximum number of pods. Each has its own name and addresses.
 const most = 8
 
-// PodNames are those that pods can have; another pod with one of them comes after it.
+// PodNames returns the names that pods can have. A pod that replaces another has the same name.
 func PodNames() (names []policy.NamespacedName) {
 	for i := range most {
 		names = append(names, policy.NamespacedName{Namespace: Namespaces[i%len(Namespaces)], Name: fmt.Sprintf("pod%d", i)})
@@ -85,7 +85,7 @@ func PodNames() (names []policy.NamespacedName) {
 	return names
 }
 
-// Labels are some labels.
+// Labels returns random labels.
 func (w World) Labels() policy.Labels {
 	l := policy.Labels{}
 	for _, k := range keys {
@@ -96,8 +96,8 @@ func (w World) Labels() policy.Labels {
 	return l
 }
 
-// Pod is the pod of this number. Running pods have addresses by their number, pods that have
-// ended those of any.
+// Pod returns the pod with this number. A running pod has the addresses of its number; a pod
+// that has ended has any addresses.
 func (w World) Pod(i int) *policy.Pod {
 	p := &policy.Pod{NamespacedName: PodNames()[i], Labels: w.Labels(), ServiceAccount: pick(w, accounts...), Node: pick(w, Nodes...)}
 	p.Ended, p.HostNetwork = w.oneIn(8), w.oneIn(8)
@@ -129,13 +129,13 @@ func podAddresses(i int) []netip.Addr {
 	}
 }
 
-// Node is the node of this name, with other labels each time.
+// Node returns the node with this name, with random labels.
 func (w World) Node(name string) *policy.Node {
 	n := name[len(name)-1:]
 	return &policy.Node{Labels: w.Labels(), Addresses: []netip.Addr{netip.MustParseAddr("192.168.0." + n), netip.MustParseAddr("fd00:1::" + n)}}
 }
 
-// Nets are some networks.
+// Nets returns random networks.
 func (w World) Nets() (list []netip.Prefix) {
 	for range 1 + w.IntN(3) {
 		list = append(list, netip.MustParsePrefix(pick(w, nets...)))
@@ -143,34 +143,34 @@ func (w World) Nets() (list []netip.Prefix) {
 	return list
 }
 
-// NetworkSet is a network set.
+// NetworkSet returns a random network set.
 func (w World) NetworkSet() *policy.NetworkSet {
 	return &policy.NetworkSet{Labels: w.Labels(), Nets: w.Nets()}
 }
 
-// SetName is a network set's name.
+// SetName returns the name of a network set.
 func (w World) SetName() policy.NamespacedName {
 	return policy.NamespacedName{Namespace: pick(w, append([]string{""}, Namespaces...)...), Name: pick(w, "s1", "s2")}
 }
 
-// ServiceName is a Service's name.
+// ServiceName returns the name of a Service.
 func (w World) ServiceName() policy.NamespacedName {
 	return policy.NamespacedName{Namespace: pick(w, Namespaces[:2]...), Name: "svc"}
 }
 
-// AccountName is a service account's name.
+// AccountName returns the name of a service account.
 func (w World) AccountName() policy.NamespacedName {
 	return policy.NamespacedName{Namespace: pick(w, Namespaces...), Name: pick(w, accounts...)}
 }
 
-// Endpoints are those of a Service; pods, nodes and others.
+// Endpoints returns the endpoints of a Service: pods, nodes and other addresses.
 func (w World) Endpoints() []policy.Endpoint {
 	return append([]policy.Endpoint{}, some(w, 4, func() policy.Endpoint {
 		return policy.Endpoint{Address: w.Address(), Protocol: pick(w, protocols[:3]...), Port: pick(w, ports...)}
 	})...)
 }
 
-// Address is one of a pod, a node or somebody else.
+// Address returns an address of a pod, of a node or outside the cluster.
 func (w World) Address() netip.Addr {
 	switch w.IntN(6) {
 	case 0:
@@ -181,7 +181,7 @@ func (w World) Address() netip.Addr {
 	return pick(w, podAddresses(w.IntN(most))...)
 }
 
-// Cluster is a cluster.
+// Cluster returns a random cluster.
 func (w World) Cluster() policy.Cluster {
 	c := policy.Cluster{
 		Namespaces:      map[string]policy.Labels{},
@@ -218,7 +218,7 @@ func (w World) Cluster() policy.Cluster {
 	return c
 }
 
-// selector is one of labels; nil at times.
+// selector returns a selector of labels, sometimes nil.
 func (w World) selector() *selector.Selector {
 	one := func() *selector.Selector {
 		k := pick(w, keys...)

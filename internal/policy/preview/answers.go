@@ -29,7 +29,7 @@ func (c *comparer) ask(from, to stand, egress, ingress bool) []answer {
 	return a
 }
 
-// askOf is where compile.Maps.Lookup looks.
+// askOf returns the tables that compile.Maps.Lookup uses.
 func askOf(n *compile.Node, ruleSet compile.Hash, p compile.Place) ask {
 	table, ok := n.Peers[compile.Peer{RuleSet: ruleSet, Atom: p.Atom}]
 	if !ok && p.Base != p.Atom {
@@ -42,11 +42,12 @@ func askOf(n *compile.Node, ruleSet compile.Hash, p compile.Place) ask {
 	return ask{table, n.RuleSets[ruleSet].Defaults[kind]}
 }
 
-// answer cuts the intervals of all tables against each other, and asks of each piece.
+// answer splits traffic at the intervals of all tables, and compares the verdicts of each
+// piece.
 func (c *comparer) answer(q question) []answer {
 	var out []answer
 	for class := compile.TCP; class <= compile.Other; class++ {
-		var lines [2][2][2]compile.Line // world, direction, and table or default table
+		var lines [2][2][2]compile.Line // by world, direction, and table or default table
 		var starts []int
 		for w := range q {
 			for d, a := range q[w] {
@@ -121,7 +122,7 @@ func (c *comparer) answer(q question) []answer {
 
 type cell struct{ from, to uint16 }
 
-// cells are the numbers up to the last, cut where something begins.
+// cells splits the numbers up to last at the given starts.
 func cells(starts []int, last int) (out []cell) {
 	starts = append(starts, 0)
 	slices.Sort(starts)
@@ -150,8 +151,8 @@ func spanAt(l compile.Line, number uint16) compile.Span {
 	return l[i]
 }
 
-// decide is what compile.Maps.Lookup finds: of the table and the default table, the lower
-// level wins.
+// decide returns what compile.Maps.Lookup finds: between the table and the default table, the
+// lower level wins.
 func decide(lines [2]compile.Line, number, source uint16) By {
 	var of [2]compile.Span
 	for i, l := range lines {

@@ -7,47 +7,48 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// A World is policies, and the cluster that they are about.
+// A World is a set of policies and the cluster that they apply to.
 type World struct {
 	Set     policy.Set
 	Cluster policy.Cluster
 }
 
-// A Change is traffic of which the answer is another.
+// A Change is traffic between two ends with another verdict than before.
 type Change struct {
 	From, To End
-	// Family is 4 or 6; 0: whichever both ends have.
+	// Family is 4 or 6, or 0 for all families that both ends have.
 	Family        uint8
 	Traffic       Traffic
 	Before, After Verdict
 }
 
-// Cut says whether the Change takes away what was allowed; otherwise it allows what was denied.
+// Cut reports whether the Change denies what was allowed. Otherwise it allows what was denied.
 func (c Change) Cut() bool { return c.Before.Action == policy.Allow }
 
-// An End is whom connections are from, or go to, as far as they change alike: pods of a group,
-// nodes, or addresses of neither.
+// An End is one side of connections that change alike: pods of a group, nodes, or other
+// addresses.
 type End struct {
 	Name string
 	// Pods, in order; nil for other ends.
 	Pods []policy.NamespacedName
-	// Hosts are addresses of nodes and of pods of their network.
+	// Hosts are addresses of nodes and of pods in the host network.
 	Hosts []netip.Addr
-	// Networks are outside. Addresses in them that are a pod's or a node's are not meant.
+	// Networks are outside the cluster. They do not include addresses of pods and nodes in
+	// them.
 	Networks []netip.Prefix
 }
 
-// A Verdict is an answer, and what decides it at the ends that deny before or after.
+// A Verdict is allow or deny, and what decided it at the ends that deny before or after.
 type Verdict struct {
 	Action policy.Action // Allow or Deny
 	// By is indexed by Direction: Egress is at the pod that opens the connection. The zero
-	// value: this end denies neither before nor after.
+	// value means that this end denies neither before nor after.
 	By [2]By
 }
 
-// By is what decides at one end; its fields are as those of policy.Decision.
+// By is what decided at one end. Its fields are those of policy.Decision.
 type By struct {
-	Action policy.Action // 0: nothing is said of this end
+	Action policy.Action // 0: not set for this end
 	Reason policy.Reason
 	Tier   string
 	Rule   policy.RuleID
@@ -65,7 +66,7 @@ func (b By) String() string {
 	return fmt.Sprintf("%s by no policy", b.Action)
 }
 
-// Strings is what decides, with the end where it does.
+// Strings returns what decided, each with the direction.
 func (v Verdict) Strings() (list []string) {
 	for _, d := range []policy.Direction{policy.Egress, policy.Ingress} {
 		if v.By[d].Action != 0 {

@@ -13,10 +13,10 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// Compare finds what changes. Pods and nodes are those of before and are the same after; other
-// objects of the cluster may differ. Of a pod's addresses only the first of each family counts.
-// Group names a pod's group; pods of one group are one End where they can be. An error is one of
-// package compile: a cluster that cannot be.
+// Compare returns what changes. Pods and nodes must be equal in before and after; other objects
+// of the cluster may differ. Only the first address of each family of a pod counts. group
+// returns the name of a pod's group; pods of one group become one End where possible. An error
+// is one of package compile: the cluster is not valid.
 func Compare(before, after World, group func(*policy.Pod) string) ([]Change, error) {
 	c := &comparer{answers: map[question][]answer{}, count: map[string]int{}, hostNames: map[netip.Addr]string{}}
 	for i, w := range []World{before, after} {
@@ -42,7 +42,7 @@ func Compare(before, after World, group func(*policy.Pod) string) ([]Change, err
 	return found, nil
 }
 
-// all is the node that every pod is on, so that its part is the cluster's.
+// all is the name of a node with all pods, so that its part has the whole cluster.
 const all = "all"
 
 func tables(w World) (*compile.Node, error) {
@@ -60,7 +60,7 @@ func tables(w World) (*compile.Node, error) {
 	return c.ForNode(all), nil
 }
 
-// The families, as compile counts them.
+// Number of families, as in package compile.
 const families = 2
 
 func familyOf(a netip.Addr) int {
@@ -70,34 +70,35 @@ func familyOf(a netip.Addr) int {
 	return 1
 }
 
-// stand is where an End stands in both worlds, in one family.
+// stand is the position of an End in the tables of both worlds, for one family.
 type stand struct {
 	has      bool
-	ruleSets [2][2]compile.Hash // world, direction
-	places   [2]compile.Place   // world
+	ruleSets [2][2]compile.Hash // by world and direction
+	places   [2]compile.Place   // by world
 }
 
-// unit is an End all of whose addresses stand alike.
+// unit is an End whose addresses all have the same position in the tables.
 type unit struct {
 	End
-	group  string // of what it may be one End with others
+	group  string // units of one group can become one End
 	stands [families]stand
 }
 
-// The groups of units that are no pods; a group of pods begins otherwise.
+// Groups of units that are no pods. Groups of pods start with another prefix.
 const (
 	groupHosts   = "hosts"
 	groupOutside = "outside"
 	groupPods    = "pods "
 )
 
-// ask is the tables that a rule set has for an address; the zero value: nobody judges.
+// ask has the tables that a rule set uses for an address. The zero value means that no policy
+// applies.
 type ask struct{ table, byDefault compile.Hash }
 
-// question is who judges a connection, in both worlds and directions.
+// question says which tables judge a connection, by world and direction.
 type question [2][2]ask
 
-// answer is traffic that changes.
+// answer is traffic whose verdict changes.
 type answer struct {
 	traffic       Traffic
 	before, after Verdict
@@ -107,8 +108,8 @@ type comparer struct {
 	nodes   [2]*compile.Node
 	units   []*unit
 	answers map[question][]answer
-	// count has how many units each group of pods has; hostNames what addresses of hosts are
-	// called, and hostCount how many there are.
+	// count is the number of units of each group of pods. hostNames are the names of host
+	// addresses, and hostCount how many addresses have each.
 	count     map[string]int
 	hostNames map[netip.Addr]string
 	hostCount [families]int
@@ -136,10 +137,10 @@ func placeOf(n *compile.Node, a netip.Addr) compile.Place {
 	return compile.Place{Atom: ranges[i].Atom, Base: ranges[i].Atom}
 }
 
-// judged says whether policies hold for a pod.
+// judged reports whether policies apply to a pod.
 func judged(p *policy.Pod) bool { return !p.HostNetwork && !p.Ended }
 
-// same is what changes may have in common: from or to being one unit, or all that may be joined.
+// same is the key by which Changes are joined: one end is equal, or both can be joined.
 type same struct {
 	from, to      string
 	family        uint8
@@ -147,9 +148,9 @@ type same struct {
 	before, after Verdict
 }
 
-// row is a Change before its ends have names: from each of these units to each of those.
+// row is a Change whose ends are lists of units.
 type row struct {
-	from, to []int // of the comparer's units
+	from, to []int // indexes of the comparer's units
 	Change
 }
 
@@ -157,7 +158,7 @@ func (r row) same(from, to string) same {
 	return same{from, to, r.Family, r.Traffic.String(), r.Before, r.After}
 }
 
-// pairs asks of every two ends, of which at least one is judged.
+// pairs compares every two ends of which at least one is a pod with policies.
 func (c *comparer) pairs() []Change {
 	var rows []row
 	for f := range families {
@@ -176,8 +177,8 @@ func (c *comparer) pairs() []Change {
 			}
 		}
 	}
-	// Units of one group to the same unit are one end, and then units of one group from the
-	// same end.
+	// First join the sources of one group with equal destinations, then the destinations of one
+	// group with equal sources.
 	rows = join(rows, func(r row) same { return r.same(c.units[r.from[0]].group, fmt.Sprint(r.to)) }, func(r *row, o row) { r.from = append(r.from, o.from...) })
 	rows = join(rows, func(r row) same { return r.same(fmt.Sprint(r.from), c.units[r.to[0]].group) }, func(r *row, o row) { r.to = append(r.to, o.to...) })
 	var found []row
@@ -191,7 +192,7 @@ func (c *comparer) pairs() []Change {
 	found = join(found, func(r row) same {
 		k := r.same(c.id(r.from, r.From), c.id(r.to, r.To))
 		if k.family == 4 {
-			k.family = 6 // of both families, these can be one
+			k.family = 6 // families are joined here
 		}
 		return k
 	}, func(r *row, o row) {
@@ -206,7 +207,7 @@ func (c *comparer) pairs() []Change {
 	return changes
 }
 
-// join makes one of rows that have a key in common.
+// join merges rows with a common key.
 func join(rows []row, key func(row) same, add func(*row, row)) (out []row) {
 	at := map[same]int{}
 	for _, r := range rows {
@@ -221,7 +222,7 @@ func join(rows []row, key func(row) same, add func(*row, row)) (out []row) {
 	return out
 }
 
-// id tells ends apart, whatever the family.
+// id identifies an end, whatever the family.
 func (c *comparer) id(units []int, e End) string {
 	if e.Pods != nil {
 		return fmt.Sprint(units)
@@ -229,7 +230,7 @@ func (c *comparer) id(units []int, e End) string {
 	return e.Name
 }
 
-// end is one End of units of one group, and of one family if they are no pods.
+// end returns the End for units of one group. If they are no pods, they are of one family.
 func (c *comparer) end(units []int) (e End) {
 	var nets netipx.IPSetBuilder
 	for _, i := range units {
@@ -270,7 +271,7 @@ func (c *comparer) end(units []int) (e End) {
 	return e
 }
 
-// outsideName names networks, or those that are left out, whichever is less.
+// outsideName names the networks, or the excluded ones, whichever is shorter.
 func (c *comparer) outsideName(nets []netip.Prefix, set *netipx.IPSet) string {
 	var others netipx.IPSetBuilder
 	others.AddPrefix(everywhere[familyOf(nets[0].Addr())])
@@ -297,7 +298,7 @@ func (c *comparer) outsideName(nets []netip.Prefix, set *netipx.IPSet) string {
 	return "outside " + what + list(texts, 4)
 }
 
-// lacks says whether the end is of pods without an address of the family.
+// lacks reports whether the end is pods without an address of the family.
 func (u *unit) lacks(f int) bool { return u.Pods != nil && !u.stands[f].has }
 
 // join adds the addresses of another family.

@@ -16,14 +16,14 @@ import (
 	"terway.dev/terway/internal/policy/preview"
 )
 
-// an end of a connection: a pod that is judged, or an address of somebody else.
+// an end of a connection: a pod with policies, or another address.
 type end struct {
 	pod  *policy.Pod
 	a    netip.Addr
 	host bool
 }
 
-// model is what package naive says of one connection in both worlds.
+// model returns what package naive decides on one connection in both worlds.
 func model(before, after preview.World, from, to end, c policy.Connection) (v [2]preview.Verdict) {
 	for w, world := range []preview.World{before, after} {
 		v[w].Action = policy.Allow
@@ -66,7 +66,7 @@ func number(c policy.Connection) uint16 {
 	return c.DestinationPort
 }
 
-// said are the changes that name a connection.
+// said returns the changes that contain a connection.
 func said(changes []preview.Change, from, to end, c policy.Connection) (out []preview.Change) {
 	for _, ch := range changes {
 		if !from.in(ch.From) || !to.in(ch.To) || ch.Family != 0 && (ch.Family == 4) != from.a.Is4() {
@@ -82,7 +82,7 @@ func said(changes []preview.Change, from, to end, c policy.Connection) (out []pr
 	return out
 }
 
-// at is a connection at a corner of what a change says, or one beyond.
+// at returns a connection at the edge of a span, or just beyond it.
 func at(r *rand.Rand, s preview.Span) policy.Connection {
 	near := func(from, to uint16) uint16 {
 		return []uint16{from, to, from - 1, to + 1, from + uint16(r.IntN(int(to-from)+1))}[r.IntN(5)]
@@ -106,7 +106,7 @@ func at(r *rand.Rand, s preview.Span) policy.Connection {
 	return c
 }
 
-// two are a world and what becomes of it by a change of some policies or network sets.
+// two returns a world, and the same world with some policies or network sets changed.
 func two(r *rand.Rand) (before, after preview.World) {
 	w := policytest.World{Source: r}
 	before = preview.World{Set: w.Set(), Cluster: w.Cluster()}
@@ -134,8 +134,9 @@ func two(r *rand.Rand) (before, after preview.World) {
 	return before, after
 }
 
-// Of whatever connection the model says another thing after, the preview says so and why, and of
-// no other: of connections by chance, and of those at all corners of what the preview says.
+// For every connection whose verdict changes in the model, the preview reports it with the
+// reason, and it reports no other. The connections are random, and at the edges of all reported
+// spans.
 func TestAPreviewIsWhatTheModelSays(t *testing.T) {
 	asked, differ, parts := 0, 0, map[string]int{}
 	for seed := range uint64(800) {
@@ -205,7 +206,7 @@ func TestAPreviewIsWhatTheModelSays(t *testing.T) {
 				ok = len(got) == 1 && got[0].Before == want[0] && got[0].After == want[1] && got[0].Cut() == (want[0].Action == policy.Allow)
 			}
 			if !ok {
-				t.Fatalf("seed %d: %s to %s, %+v:\nthe preview says %+v\nthe model says %+v", seed, from.a, to.a, c, got, want)
+				t.Fatalf("seed %d: %s to %s, %+v:\nthe preview gives %+v\nthe model gives %+v", seed, from.a, to.a, c, got, want)
 			}
 		}
 		find := func(e preview.End) end {
@@ -258,7 +259,7 @@ func TestTrafficAsText(t *testing.T) {
 	}
 }
 
-// Ends are named so that a line can be read.
+// Ends have names that people can read.
 func TestEnds(t *testing.T) {
 	pod := func(name, app, a string) *policy.Pod {
 		return &policy.Pod{NamespacedName: policy.NamespacedName{Namespace: "shop", Name: name}, Labels: policy.Labels{"app": app, "a": name[:1]}, Addresses: []netip.Addr{netip.MustParseAddr(a)}}
@@ -302,6 +303,6 @@ func TestEnds(t *testing.T) {
 		last = name
 	}
 	if len(want) > 0 {
-		t.Errorf("nothing is said of %v", want)
+		t.Errorf("%v is missing", want)
 	}
 }

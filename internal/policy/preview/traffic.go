@@ -9,20 +9,21 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// Traffic is disjoint Spans, in order.
+// Traffic is a sorted list of disjoint Spans.
 type Traffic []Span
 
-// A Span is a rectangle of numbers, both ends included.
+// A Span is a rectangle of ports; both bounds are included.
 type Span struct {
 	Class compile.Class
-	// From and To are destination ports; of ICMP and ICMPv6 type << 8 | code; of other
-	// protocols their IP numbers, among which those of other classes are not meant.
+	// From and To are destination ports; for ICMP and ICMPv6 they are type << 8 | code; for
+	// other protocols they are IP numbers, and those of protocols with their own class do not
+	// count.
 	From, To uint16
-	// SourceFrom and SourceTo are source ports, 0 and 65535 for all.
+	// SourceFrom and SourceTo are source ports; 0 and 65535 mean all.
 	SourceFrom, SourceTo uint16
 }
 
-// others are the IP numbers of protocols that have no class of their own.
+// others are the IP numbers of protocols without a class of their own.
 var others = func() (list []uint16) {
 	for n := range 256 {
 		if compile.ClassOf(uint8(n)) == compile.Other {
@@ -36,7 +37,7 @@ func (s Span) compare(o Span) int {
 	return cmp.Or(cmp.Compare(s.Class, o.Class), cmp.Compare(s.From, o.From), cmp.Compare(s.SourceFrom, o.SourceFrom), cmp.Compare(s.To, o.To), cmp.Compare(s.SourceTo, o.SourceTo))
 }
 
-// append adds what comes behind, and joins what touches.
+// append adds a span at the end, and joins adjacent spans.
 func (t Traffic) append(s Span) Traffic {
 	if n := len(t); n > 0 && t[n-1].Class == s.Class {
 		switch l := &t[n-1]; {
@@ -51,7 +52,7 @@ func (t Traffic) append(s Span) Traffic {
 	return append(t, s)
 }
 
-// between says whether nothing is between two numbers, the first being the lower.
+// between reports whether no number is between a and b, with a < b.
 func between(c compile.Class, a, b uint16) bool {
 	if c != compile.Other {
 		return int(a)+1 == int(b)
@@ -66,7 +67,7 @@ func last(c compile.Class) uint16 {
 	return 0xffff
 }
 
-// except is what the traffic leaves out; false if it asks for source ports.
+// except returns the complement of the traffic; false if it depends on source ports.
 func (t Traffic) except() (Traffic, bool) {
 	var out Traffic
 	for c := compile.TCP; c <= compile.Other; c++ {
@@ -92,7 +93,7 @@ func (t Traffic) except() (Traffic, bool) {
 	}), true
 }
 
-// String names the traffic, or what it leaves out, whichever is less.
+// String describes the traffic, or its complement, whichever is shorter.
 func (t Traffic) String() string {
 	not, ok := t.except()
 	switch {
@@ -104,7 +105,7 @@ func (t Traffic) String() string {
 	return strings.Join(t.Strings(), ", ")
 }
 
-// Strings are the Spans, as in "tcp/80", "udp", "icmp/8" and "protocol/47".
+// Strings returns the Spans in the form "tcp/80", "udp", "icmp/8", "protocol/47".
 func (t Traffic) Strings() []string {
 	out := make([]string, 0, len(t))
 	for _, s := range t {

@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// pods makes units of pods.
+// pods adds a unit for each pod.
 func (c *comparer) pods(cluster policy.Cluster, group func(*policy.Pod) string) {
 	type key struct {
 		group  string
@@ -55,7 +55,7 @@ func compareNames(a, b policy.NamespacedName) int {
 	return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 }
 
-// list is the first names of a list.
+// list returns at most the first names of a list.
 func list(names []string, most int) string {
 	if more := len(names) - most; more > 0 {
 		return strings.Join(names[:most], ", ") + fmt.Sprintf(" and %d more", more)
@@ -63,7 +63,7 @@ func list(names []string, most int) string {
 	return strings.Join(names, ", ")
 }
 
-// hosts makes units of nodes, and returns the addresses that pods and nodes have.
+// hosts adds units for nodes, and returns the addresses of pods and nodes.
 func (c *comparer) hosts(cluster policy.Cluster) *netipx.IPSet {
 	var known netipx.IPSetBuilder
 	names := c.hostNames
@@ -105,7 +105,7 @@ func (c *comparer) hosts(cluster policy.Cluster) *netipx.IPSet {
 	return set
 }
 
-// outside makes units of all other addresses.
+// outside adds units for all other addresses.
 func (c *comparer) outside(known *netipx.IPSet) {
 	builders := map[stand]*netipx.IPSetBuilder{}
 	at := func(s stand) *netipx.IPSetBuilder {
@@ -154,7 +154,7 @@ func (c *comparer) outside(known *netipx.IPSet) {
 	}
 }
 
-// at is where addresses stand from here on that are no pod's and no node's.
+// at returns the position of addresses from a on that are no pod's or node's.
 func (c *comparer) at(a netip.Addr, singles map[netip.Addr]struct{}) stand {
 	if _, ok := singles[a]; ok {
 		return c.stand(a)

@@ -8,8 +8,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// FromKubernetes is a selector of Kubernetes' API; at names its field in errors. Of nil it is
-// nil, which is no condition: what a field that is not there means, its type says.
+// FromKubernetes converts a selector of the Kubernetes API. at is the name of its field in
+// errors. nil gives nil, which is no condition: the type of the field defines what a missing
+// selector means.
 func FromKubernetes(ls *metav1.LabelSelector, at string) (*Selector, error) {
 	if ls == nil {
 		return nil, nil

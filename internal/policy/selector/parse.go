@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// The grammar, as Calico has it (libcalico-go/lib/selector/parser):
+// The grammar, as in Calico (libcalico-go/lib/selector/parser):
 //
 //	selector   = "" | any                                   "" is all()
 //	any        = every { "||" every }
@@ -18,19 +18,20 @@ import (
 //	label      = one or more of A-Z a-z 0-9 _ . / -
 //	string     = "'" … "'" | '"' … '"'                      no escapes
 //
-// Between all of these blanks and tabs may stand. "has(", "all(" and "global(" are one word
-// each, up to the parenthesis; after it, and within "not in", "starts with" and "ends with",
-// lines may end, too, as in Calico of August 2025; newer ones take blanks and tabs alone.
+// Blanks and tabs are allowed between all of these. "has(", "all(" and "global(" are one token
+// each, including the parenthesis. After such a token, and within "not in", "starts with" and
+// "ends with", line breaks are allowed too, as in Calico of August 2025; newer versions allow
+// only blanks and tabs.
 
-// depth is how deep parentheses may be nested. A selector of 1,024 characters, which is what
-// the API takes, has at most 509.
+// depth is the maximum nesting of parentheses. A selector of 1,024 characters, the API's limit,
+// has at most 509.
 const depth = 512
 
-// An Error is what is wrong with a selector, and where.
+// An Error says what is wrong with a selector, and where.
 type Error struct {
 	Text   string
 	Offset int    // in bytes
-	Want   string // what would be right there
+	Want   string // what is expected there
 }
 
 func (e *Error) Error() string {
@@ -48,16 +49,16 @@ func cut(s string, n int) string {
 	return s
 }
 
-// Parse reads a selector of labels. The error is an *Error. global() is not for labels of a
-// pod or a namespace: ParseNamespaces reads it.
+// Parse parses a selector of labels. The error is an *Error. global() is an error here: only
+// ParseNamespaces accepts it.
 func Parse(text string) (*Selector, error) {
 	return parse(text, All(), nil)
 }
 
-// ParseNamespaces reads the namespaceSelector of a rule: it selects namespaces by their labels,
-// and says whether it selects what has no namespace too (GlobalNetworkSets). all() are all
-// namespaces, global() what has none; a condition on labels sees none there, so that
-// !has(x) selects what has no namespace as well. The empty selector selects everything.
+// ParseNamespaces parses the namespaceSelector of a rule. It returns the selector of
+// namespaces, and whether objects without a namespace (GlobalNetworkSets) are selected too.
+// all() selects all namespaces, global() only objects without one. For such objects every label
+// is absent, so !has(x) selects them as well. The empty selector selects everything.
 func ParseNamespaces(text string) (namespaces *Selector, global bool, err error) {
 	if namespaces, err = parse(text, All(), None()); err != nil {
 		return nil, false, err
@@ -69,7 +70,8 @@ func ParseNamespaces(text string) (namespaces *Selector, global bool, err error)
 	return namespaces, err == nil && outside.Matches(Map(nil)), err
 }
 
-// parse takes all() and global() for what is given; global nil: it may not be used.
+// parse uses the given selectors for all() and global(). If global is nil, global() is an
+// error.
 func parse(text string, all, global *Selector) (s *Selector, err error) {
 	p := &parser{text: text, all: all, global: global}
 	defer func() {
@@ -92,7 +94,7 @@ func parse(text string, all, global *Selector) (s *Selector, err error) {
 	return s, nil
 }
 
-// parser stands before a word at all times: blanks are skipped after each.
+// parser is always at the start of a token: blanks are skipped after each.
 type parser struct {
 	text        string
 	at          int
@@ -100,7 +102,7 @@ type parser struct {
 	deep        int
 }
 
-// fail ends parsing; parse recovers.
+// fail stops the parser; parse recovers.
 func (p *parser) fail(want string) {
 	panic(&Error{p.text, p.at, want})
 }
@@ -111,14 +113,14 @@ func (p *parser) blanks() {
 	}
 }
 
-// spaces skips blanks and ends of lines.
+// spaces skips blanks and line breaks.
 func (p *parser) spaces() {
 	for p.at < len(p.text) && strings.IndexByte(" \t\n\f\r", p.text[p.at]) >= 0 {
 		p.at++
 	}
 }
 
-// take skips a word if it is next.
+// take consumes a token if it is next.
 func (p *parser) take(word string) bool {
 	if !strings.HasPrefix(p.text[p.at:], word) {
 		return false

@@ -1,15 +1,16 @@
-// Package selector is Calico's language of label selectors, which Kubernetes' selectors are
-// a part of: parsed, asked, and written in one canonical form.
+// Package selector is Calico's language of label selectors, of which the selectors of
+// Kubernetes are a subset: it parses them, evaluates them and writes them in one canonical
+// form.
 //
-// It owns the grammar and the algebra of selectors. It must never know what has the labels:
-// Labels is all that it asks, so that labels which are made on the spot (a pod's namespace,
-// the labels of its service account) need no copy of those that are there.
+// It owns the grammar and the algebra of selectors. It must never depend on what has the
+// labels: it reads labels by the interface Labels, so generated labels (a pod's namespace, the
+// labels of its service account) need no copy of the object's labels.
 //
-// The canonical form is what compiling rests on: selectors are compared, counted and shared
-// by their String. Negations are at the labels alone, alternatives and conjunctions are
-// sorted, and what is said about one label in a conjunction is said once. Selectors with
-// the same String match the same labels; the reverse is not promised: (a && b) || (a && c) stays
-// as it is.
+// The compiler relies on the canonical form: selectors are compared, counted and shared by
+// their String. Negation applies only to single labels, alternatives and conjunctions are
+// sorted, and a conjunction has one condition for each label where possible. Selectors with
+// equal Strings match the same labels. The reverse is not guaranteed: (a && b) || (a && c)
+// stays as it is.
 package selector
 
 import (
@@ -18,13 +19,13 @@ import (
 	"strings"
 )
 
-// Labels are asked for one label at a time.
+// Labels is read one label at a time.
 type Labels interface {
-	// Get is the value of a label, and whether it is there.
+	// Get returns the value of a label, and whether it exists.
 	Get(key string) (value string, ok bool)
 }
 
-// Map is Labels that are a map.
+// Map implements Labels by a map.
 type Map map[string]string
 
 // Get implements Labels.
@@ -33,31 +34,31 @@ func (m Map) Get(key string) (string, bool) {
 	return v, ok
 }
 
-// A Selector is a condition on labels, in canonical form. It does not change, and can be
-// used by many at once. The nil Selector matches all labels, as a condition that is not set.
+// A Selector is a condition on labels, in canonical form. It is immutable and safe for
+// concurrent use. A nil Selector matches all labels, like a condition that is not set.
 type Selector struct {
 	op     op
 	key    string
-	values []string // in, notIn: sorted, each once; contains, starts, ends and their opposites: one
+	values []string // in, notIn: sorted and unique; contains, starts, ends and their opposites: one
 	of     []*Selector
 	text   string
-	// not is the opposite, whose own not this is: to make it anew at each level of a nested
-	// selector would cost the square of its length.
+	// not is the opposite, with this as its own not. Computing it again at each level of a
+	// nested selector would take quadratic time.
 	not *Selector
 }
 
-// op is what a Selector asks. Each has its opposite.
+// op is the operator of a Selector. Each has an opposite.
 type op uint8
 
 const (
 	all op = iota
 	none
 	in
-	notIn // or the label is absent
+	notIn // also matches if the label is absent
 	has
 	absent
 	contains
-	notContains // or the label is absent, and so on
+	notContains // also matches if the label is absent; so do the next two
 	starts
 	notStarts
 	ends
@@ -68,10 +69,10 @@ const (
 
 var opposite = [...]op{none, all, notIn, in, absent, has, notContains, contains, notStarts, starts, notEnds, ends, or, and}
 
-// All matches all labels.
+// All returns the selector of all labels.
 func All() *Selector { return constant(true) }
 
-// None matches no labels.
+// None returns the selector of no labels.
 func None() *Selector { return constant(false) }
 
 func constant(matches bool) *Selector {
@@ -82,15 +83,14 @@ func constant(matches bool) *Selector {
 	return no
 }
 
-// pair makes two selectors each other's opposites.
+// pair links two selectors as opposites.
 func pair(a, b *Selector) (*Selector, *Selector) {
 	a.not, b.not = b, a
 	return a, b
 }
 
-// In matches labels that have the key with one of the values. Of what cannot be written as
-// a string of the grammar (it has both kinds of quotes) nothing is matched: no label of
-// Kubernetes has such a value.
+// In matches if the label has one of the values. A value that the grammar cannot write (with
+// both kinds of quotes) matches nothing: no label of Kubernetes has such a value.
 func In(key string, values ...string) *Selector {
 	values = slices.DeleteFunc(slices.Clone(values), func(v string) bool { return strings.Contains(v, `"`) && strings.Contains(v, `'`) })
 	slices.Sort(values)
@@ -101,7 +101,7 @@ func In(key string, values ...string) *Selector {
 	return leaf(in, key, values...)
 }
 
-// Has matches labels that have the key.
+// Has matches if the label exists.
 func Has(key string) *Selector { return leaf(has, key) }
 
 // Not matches what s does not match.
@@ -112,7 +112,7 @@ func Not(s *Selector) *Selector {
 	return s.not
 }
 
-// And matches what all of them match.
+// And matches what all of the selectors match.
 func And(of ...*Selector) *Selector {
 	var kids []*Selector
 	byKey := map[string]*about{}
@@ -142,7 +142,8 @@ func And(of ...*Selector) *Selector {
 		kids = append(kids, said...)
 	}
 	kids = sorted(kids)
-	// What contradicts itself on one label, about has found. Here is (a || b) && !a && !b.
+	// The type about has found contradictions on a single label. This finds (a || b) && !a &&
+	// !b.
 	if slices.ContainsFunc(kids, func(k *Selector) bool { return k.op == or && implied(Not(k), kids) }) {
 		return None()
 	}
@@ -159,7 +160,7 @@ func And(of ...*Selector) *Selector {
 	return join(and, kids)
 }
 
-// Or matches what one of them matches; none of them, nothing.
+// Or matches what one of the selectors matches, and nothing if there is none.
 func Or(of ...*Selector) *Selector {
 	kids := make([]*Selector, len(of))
 	for i, s := range of {
@@ -168,7 +169,7 @@ func Or(of ...*Selector) *Selector {
 	return Not(And(kids...))
 }
 
-// implied says whether all conditions of s are among kids.
+// implied reports whether all conditions of s are among kids.
 func implied(s *Selector, kids []*Selector) bool {
 	conditions := []*Selector{s}
 	if s.op == and {
@@ -182,7 +183,7 @@ func implied(s *Selector, kids []*Selector) bool {
 	return true
 }
 
-// Matches asks the selector of labels.
+// Matches evaluates the selector on labels.
 func (s *Selector) Matches(labels Labels) bool {
 	if s == nil {
 		return true
@@ -212,7 +213,7 @@ func (s *Selector) Matches(labels Labels) bool {
 	return s.accepts(value)
 }
 
-// accepts asks a condition on one label of a value that it has.
+// accepts evaluates a condition on the value of a label.
 func (s *Selector) accepts(value string) bool {
 	switch s.op {
 	case has, absent:
@@ -228,14 +229,15 @@ func (s *Selector) accepts(value string) bool {
 	return strings.HasSuffix(value, s.values[0]) == (s.op == ends)
 }
 
-// Always says that all labels match. There are selectors that match all labels in ways that
-// it does not see.
+// Always reports whether the selector is known to match all labels. Some selectors match all
+// labels without being recognized.
 func (s *Selector) Always() bool { return s == nil || s.op == all }
 
-// Never says that no labels match; as for Always, not all such selectors are seen.
+// Never reports whether the selector is known to match no labels. As with Always, some are not
+// recognized.
 func (s *Selector) Never() bool { return s != nil && s.op == none }
 
-// String is the canonical form, which Parse reads.
+// String returns the canonical form, which Parse accepts.
 func (s *Selector) String() string {
 	if s == nil {
 		return All().text
@@ -243,14 +245,14 @@ func (s *Selector) String() string {
 	return s.text
 }
 
-// A Requirement is a label that must be there, with one of Values if they are not nil.
+// A Requirement is a label that must exist, with one of Values if they are not nil.
 type Requirement struct {
 	Key    string
 	Values []string
 }
 
-// Requires lists what all labels that match have, by key: an index finds candidates with any
-// one of them. Empty: nothing is required that an index can use.
+// Requires returns labels that every match has, by key, so that an index finds candidates by
+// any one of them. Empty: there is no label that an index can use.
 func (s *Selector) Requires() []Requirement {
 	if s == nil {
 		return nil
@@ -261,7 +263,7 @@ func (s *Selector) Requires() []Requirement {
 	case has, contains, starts, ends:
 		return []Requirement{{s.key, nil}}
 	case and:
-		// A conjunction can require a key twice: a in {…} && (a == … && … || …).
+		// A conjunction can have two requirements for a key: a in {…} && (a == … && … || …).
 		byKey := map[string]Requirement{}
 		for _, k := range s.of {
 			for _, r := range k.Requires() {
@@ -299,9 +301,9 @@ func byName(requirements map[string]Requirement) []Requirement {
 	return slices.SortedFunc(maps.Values(requirements), func(a, b Requirement) int { return strings.Compare(a.Key, b.Key) })
 }
 
-// leaf makes a condition on one label.
+// leaf returns a condition on one label.
 func leaf(o op, key string, values ...string) *Selector {
-	// Every value contains, starts and ends with nothing.
+	// Every string contains, starts with and ends with "".
 	switch o {
 	case contains, starts, ends:
 		if values[0] == "" {
@@ -352,7 +354,7 @@ func quoted(value string) string {
 	return `"` + value + `"`
 }
 
-// join makes a conjunction or a list of alternatives of two or more.
+// join returns a conjunction or alternatives of two or more selectors.
 func join(o op, kids []*Selector) *Selector {
 	nots := make([]*Selector, len(kids))
 	for i, k := range kids {
@@ -374,15 +376,15 @@ func joined(o op, kids []*Selector) *Selector {
 	return &Selector{op: o, of: kids, text: strings.Join(text, map[op]string{and: " && ", or: " || "}[o])}
 }
 
-// sorted puts selectors in order of their text, each once. It changes the list.
+// sorted sorts selectors by text and removes duplicates. It modifies the list.
 func sorted(kids []*Selector) []*Selector {
 	slices.SortFunc(kids, func(a, b *Selector) int { return strings.Compare(a.text, b.text) })
 	return slices.CompactFunc(kids, func(a, b *Selector) bool { return a.text == b.text })
 }
 
-// about is what a conjunction says of one label.
+// about collects the conditions of a conjunction on one label.
 type about struct {
-	in             []string // one of these; nil: nothing said
+	in             []string // one of these; nil: no condition
 	notIn          []string
 	others         []*Selector // contains, starts, ends and their opposites
 	needed, absent bool
@@ -408,7 +410,7 @@ func (a *about) add(s *Selector) {
 	}
 }
 
-// said is the least that says the same, and false if nothing can be so.
+// said returns the shortest equivalent conditions, and false if they contradict each other.
 func (a *about) said(key string) (kids []*Selector, possible bool) {
 	switch {
 	case a.absent:
@@ -423,7 +425,7 @@ func (a *about) said(key string) (kids []*Selector, possible bool) {
 		return []*Selector{leaf(in, key, values...)}, true
 	}
 	slices.Sort(a.notIn)
-	// A value that another condition refuses need not be named.
+	// A value that another condition excludes can be left out.
 	refused := func(v string) bool {
 		return slices.ContainsFunc(a.others, func(s *Selector) bool { return !s.accepts(v) })
 	}
@@ -446,7 +448,7 @@ func (a *about) said(key string) (kids []*Selector, possible bool) {
 	return kids, true
 }
 
-// Keys are the labels that a selector asks for, sorted.
+// Keys returns the labels that a selector reads, sorted.
 func (s *Selector) Keys() []string {
 	var keys []string
 	var add func(*Selector)

@@ -113,7 +113,7 @@ func TestParseErrors(t *testing.T) {
 	}
 }
 
-// What the same labels match in the same way is written in the same way.
+// Selectors that are equivalent in these ways have equal Strings.
 func TestCanonical(t *testing.T) {
 	for want, texts := range map[string][]string{
 		"all()":                            {"", "!!all()", "a == 'b' || all()", "a == 'b' || a != 'b'", "a not in {}", "has(a) || !has(a)", "(a == 'b' || c == 'd') || (a != 'b' && c != 'd')"},

@@ -17,8 +17,8 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// Whatever policies are made of, the tables that a node gets say what the model says. The
-// generator of package policytest makes models; this one makes objects.
+// For policies made from API objects, the tables of a node agree with the model. The generator
+// of package policytest makes models; this one makes objects.
 func TestTablesOfObjectsSayWhatTheModelSays(t *testing.T) {
 	answers := map[string]int{}
 	for seed := range uint64(1500) {
@@ -63,7 +63,7 @@ func TestTablesOfObjectsSayWhatTheModelSays(t *testing.T) {
 				Endpoint: tables.EndpointOf[c.Pod], Direction: c.Direction, Peer: c.Peer, Protocol: c.Protocol, SourcePort: c.SourcePort, DestinationPort: c.DestinationPort,
 			}))
 			if !reflect.DeepEqual(got, want) {
-				t.Fatalf("seed %d: %+v: the tables say %+v, the model %+v", seed, c, got, want)
+				t.Fatalf("seed %d: %+v: the tables give %+v, the model %+v", seed, c, got, want)
 			}
 			answers[fmt.Sprint(want.Action, " ", want.Reason == policy.ByRule)]++
 		}
@@ -71,7 +71,7 @@ func TestTablesOfObjectsSayWhatTheModelSays(t *testing.T) {
 	t.Log(answers)
 	for _, kind := range []string{"allow true", "allow false", "deny true", "deny false"} {
 		if answers[kind] < 1500*60/100 {
-			t.Errorf("%d answers are %q: too few to say something", answers[kind], kind)
+			t.Errorf("%d answers are %q: too few to prove anything", answers[kind], kind)
 		}
 	}
 }

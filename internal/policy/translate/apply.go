@@ -8,9 +8,9 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// With is what there would be if the policies, tiers and network sets of changes were applied:
-// each takes the place of the one with its name, if there is one. Of others of changes nothing
-// is taken, also not of staged ones.
+// With returns the objects as if the policies, tiers and network sets of changes were applied.
+// Each replaces the one with its name. Other objects of changes are ignored, also staged
+// policies.
 func (o Objects) With(changes Objects) Objects {
 	o.NetworkPolicies = putAll(o.NetworkPolicies, changes.NetworkPolicies)
 	o.ClusterNetworkPolicies = putAll(o.ClusterNetworkPolicies, changes.ClusterNetworkPolicies)
@@ -22,7 +22,7 @@ func (o Objects) With(changes Objects) Objects {
 	return o
 }
 
-// Without is what there would be without one policy, tier or network set; false if there is no
+// Without returns the objects without one policy, tier or network set; false if there is no
 // such object.
 func (o Objects) Without(gone policy.Ref) (Objects, bool) {
 	name := &metav1.ObjectMeta{Namespace: gone.Namespace, Name: gone.Name}
@@ -54,8 +54,8 @@ func putAll[T metav1.Object](list, changes []T) []T {
 	return list
 }
 
-// take is the list without those of the object's name, and whether there were any. The list
-// itself stays as it is.
+// take returns the list without the objects of this name, and whether there were any. It does
+// not modify the list.
 func take[T, O metav1.Object](list []T, object O) ([]T, bool) {
 	rest := slices.DeleteFunc(slices.Clone(list), func(other T) bool {
 		return other.GetName() == object.GetName() && other.GetNamespace() == object.GetNamespace()

@@ -13,19 +13,19 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// The tiers that are always there, as Calico has them, whether or not there are Tier objects
-// of these names. Tiers between them are the users'.
+// The tiers that always exist, as in Calico, whether or not there are Tier objects of these
+// names. Users can add tiers between them.
 const (
-	TierAdmin    = "kube-admin"    // ClusterNetworkPolicies of tier Admin
-	TierDefault  = "default"       // NetworkPolicies, and Calico's that name no tier
-	TierBaseline = "kube-baseline" // ClusterNetworkPolicies of tier Baseline
+	TierAdmin    = "kube-admin"    // ClusterNetworkPolicies with tier Admin
+	TierDefault  = "default"       // NetworkPolicies, and Calico policies without a tier
+	TierBaseline = "kube-baseline" // ClusterNetworkPolicies with tier Baseline
 )
 
-// KubernetesOrder is the order of NetworkPolicies in TierDefault, as Calico has it: policies of
-// lower order come before them, those of higher order after.
+// KubernetesOrder is the order of NetworkPolicies in TierDefault, as in Calico: policies with a
+// lower order come before them, those with a higher order after.
 const KubernetesOrder = 1000
 
-// TierProbes is the tier that Options.AllowLoadBalancerProbes makes, before all others.
+// TierProbes is the tier that Options.AllowLoadBalancerProbes adds before all others.
 const TierProbes = "load-balancer-probes"
 
 // SettingProbes is the key of the cluster's configuration that is Options.AllowLoadBalancerProbes.
@@ -34,22 +34,22 @@ const SettingProbes = "policy_allow_load_balancer_probes"
 // LoadBalancerProbes is where the health checks of Alibaba Cloud's load balancers are from.
 var LoadBalancerProbes = netip.MustParsePrefix("100.64.0.0/10")
 
-// Options are what a cluster sets beside its objects.
+// Options are settings of a cluster that are not objects.
 type Options struct {
 	// AllowLoadBalancerProbes: every pod may be reached from LoadBalancerProbes, whatever policies
 	// say. Without it only rules allow that.
 	AllowLoadBalancerProbes bool
 }
 
-// A Placed is a policy and its place.
+// A Placed is a policy with its tier and order.
 type Placed struct {
 	Policy policy.Policy
 	Tier   string
-	// Order in the tier, the lowest first; +Inf: last.
+	// Order within the tier, the lowest first; +Inf: last.
 	Order float64
 }
 
-// field is where a policy of this kind has its tier.
+// fieldTier is the field of the tier in a policy of this kind.
 const fieldTier = "spec.tier"
 
 type tier struct {
@@ -58,7 +58,7 @@ type tier struct {
 	policies []Placed
 }
 
-// Builtin are the objects of the tiers that are always there.
+// Builtin returns the objects of the tiers that always exist.
 func Builtin() []*v3.Tier {
 	one := func(name string, order float64, action v3.DefaultAction) *v3.Tier {
 		return &v3.Tier{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v3.TierSpec{Order: &order, DefaultAction: &action}}
@@ -70,7 +70,7 @@ func Builtin() []*v3.Tier {
 	}
 }
 
-// read reads a Tier.
+// read converts a Tier.
 func (r *report) read(t *v3.Tier) *tier {
 	out := &tier{Tier: policy.Tier{Name: t.Name, Default: policy.Deny}, order: math.Inf(1)}
 	if t.Spec.Order != nil {
@@ -88,10 +88,10 @@ func (r *report) read(t *v3.Tier) *tier {
 	return out
 }
 
-// Arrange puts policies into tiers and in order. Tiers go by order and name; policies of a
-// tier by order, then by name without the tier's ("default.x" is "x"), namespace and kind.
-// A tier without policies is left out. The Notes are about tiers that are not as their
-// objects say, and policies of tiers that are not there.
+// Arrange puts policies into tiers and sorts them. Tiers are sorted by order and name; the
+// policies of a tier by order, then by name without the tier's prefix ("default.x" is "x"),
+// namespace and kind. Tiers without policies are left out. The Notes are about tiers that
+// differ from their objects, and about policies whose tier does not exist.
 func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note) {
 	var notes []Note
 	all := map[string]*tier{}
@@ -157,10 +157,11 @@ func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note
 	return set, notes
 }
 
-// bare is a policy's name without its tier's, which Calico up to 3.31 demands before it.
+// bare returns a policy's name without the prefix of its tier, which Calico up to 3.31
+// requires.
 func bare(name, tier string) string { return strings.TrimPrefix(name, tier+".") }
 
-// probes is what the load balancers' health checks are allowed by.
+// probes returns the tier that allows the load balancers' health checks.
 func probes() policy.Tier {
 	p := policy.Policy{
 		Ref:        policy.Ref{Kind: KindSetting, Name: SettingProbes},

@@ -8,8 +8,8 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// BenchmarkPolicies translates and arranges a cluster's policies; the figure that counts is
-// that of one policy, since the rest grows with the cluster.
+// BenchmarkPolicies translates and arranges a cluster's policies. Compare the time for one
+// policy; the total grows with the cluster.
 func BenchmarkPolicies(b *testing.B) {
 	r, err := manifest.NewReader()
 	if err != nil {

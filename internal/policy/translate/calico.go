@@ -24,7 +24,7 @@ const (
 	calicoSelector = 1024 // characters
 )
 
-// CalicoPolicy translates Calico's NetworkPolicy. nil if it is refused.
+// CalicoPolicy translates Calico's NetworkPolicy. It returns nil if the policy is refused.
 func CalicoPolicy(np *v3.NetworkPolicy) (*Placed, []Note) {
 	r := &report{ref: ref(KindCalicoPolicy, np)}
 	if np.Namespace == "" {
@@ -33,8 +33,8 @@ func CalicoPolicy(np *v3.NetworkPolicy) (*Placed, []Note) {
 	return r.calico(&np.Spec)
 }
 
-// GlobalNetworkPolicy translates Calico's GlobalNetworkPolicy. nil if it is refused, or if it
-// is of a kind that says nothing of pods.
+// GlobalNetworkPolicy translates Calico's GlobalNetworkPolicy. It returns nil if the policy is
+// refused, or is of a kind that does not apply to pods.
 func GlobalNetworkPolicy(gnp *v3.GlobalNetworkPolicy) (*Placed, []Note) {
 	r := &report{ref: ref(KindGlobalNetworkPolicy, gnp)}
 	p, _ := r.calico(&gnp.Spec.PolicySpec)
@@ -70,7 +70,7 @@ func GlobalNetworkPolicy(gnp *v3.GlobalNetworkPolicy) (*Placed, []Note) {
 	return p, r.notes
 }
 
-// calico translates what both kinds have.
+// calico translates the fields that both kinds have.
 func (r *report) calico(spec *v3.PolicySpec) (*Placed, []Note) {
 	p := policy.Policy{
 		Ref: r.ref,
@@ -107,7 +107,7 @@ func (r *report) calico(spec *v3.PolicySpec) (*Placed, []Note) {
 			p.Rules[d] = append(p.Rules[d], r.calicoRule(item(field, i), i, direction, &rules[i]))
 		}
 		if n := len(rules); n > 0 && !p.Directions[d] {
-			r.note(Partly, field, fmt.Sprintf("%d rules", n), "spec.types does not name this direction, so these rules say nothing")
+			r.note(Partly, field, fmt.Sprintf("%d rules", n), "spec.types does not name this direction, so these rules have no effect")
 		}
 	}
 	placed := &Placed{p, spec.Tier, math.Inf(1)}
@@ -123,7 +123,7 @@ func (r *report) calico(spec *v3.PolicySpec) (*Placed, []Note) {
 	return placed, r.notes
 }
 
-// selector reads a selector of labels; "" is no condition.
+// selector parses a selector of labels; "" is no condition.
 func (r *report) selector(at, text string) *selector.Selector {
 	if text == "" || !r.length(at, text) {
 		return nil
@@ -209,7 +209,7 @@ func (r *report) calicoRule(at string, number int, d policy.Direction, from *v3.
 	return rule
 }
 
-// onlyPorts says that the protocols of t are among those with ports.
+// onlyPorts reports whether all protocols of t have ports.
 func onlyPorts(t *policy.Traffic) bool {
 	if t.Protocols == nil {
 		return false
@@ -244,7 +244,7 @@ func (r *report) calicoProtocols(at string, from *v3.Rule, t *policy.Traffic) {
 	t.Protocols[not] = false
 }
 
-// calicoProtocols are Calico's names of protocols, in small letters.
+// calicoProtocols are Calico's names of protocols, in lower case.
 var calicoProtocols = map[string]uint8{
 	"tcp": policy.TCPProtocol, "udp": policy.UDPProtocol, "sctp": policy.SCTPProtocol,
 	"icmp": policy.ICMPProtocol, "icmpv6": policy.ICMPv6Protocol, "udplite": 136,
@@ -256,7 +256,7 @@ func (r *report) calicoProtocol(at string, p *intstr.IntOrString) (uint8, bool) 
 		if number, ok := calicoProtocols[strings.ToLower(p.StrVal)]; ok {
 			return number, true
 		}
-		n, _ = strconv.Atoi(p.StrVal) // 0 if it is no number
+		n, _ = strconv.Atoi(p.StrVal) // 0 if it is not a number
 	}
 	if n < 1 || n > 255 {
 		r.refuse(at, text(p), "TCP, UDP, SCTP, UDPLite, ICMP, ICMPv6 or a number from 1 to 255")
@@ -340,13 +340,13 @@ func (r *report) service(at string, s *v3.ServiceMatch) *policy.ServiceRef {
 	return ref
 }
 
-// entity translates the conditions on the address of one end, but for services.
+// entity translates the conditions on the address of one end, except services.
 //
-// Scopes are Calico's. With a namespaceSelector the selectors select in its namespaces. In a
-// namespaced policy without one they select in its namespace, and a notSelector alone
-// restricts the address to the namespace, too; what notSelector excludes is excluded
-// wherever it is. In a global policy without one they select everywhere, what has no namespace
-// included.
+// The scopes are those of Calico. With a namespaceSelector, the selectors select in its
+// namespaces. Without one, a namespaced policy selects in its own namespace; a notSelector
+// alone restricts the address to the namespace too, and what notSelector excludes is excluded
+// in every namespace. Without one, a global policy selects everywhere, including objects
+// without a namespace.
 func (r *report) entity(at string, e *v3.EntityRule) policy.Match {
 	var m policy.Match
 	if e.Services != nil {
@@ -389,7 +389,7 @@ func (r *report) entity(at string, e *v3.EntityRule) policy.Match {
 	if a := e.ServiceAccounts; a != nil && (len(a.Names) > 0 || a.Selector != "") {
 		asked = true
 		pods.ServiceAccounts = r.selector(at+".serviceAccounts.selector", a.Selector)
-		// Network sets have no service account: they are as one without labels and name.
+		// Network sets have no service account: they match as if it had no labels and no name.
 		if len(a.Names) > 0 || !pods.ServiceAccounts.Matches(selector.Map(nil)) {
 			sets = nil
 		}

@@ -20,12 +20,13 @@ const (
 	clusterPriority = 1000
 )
 
-// ClusterNetworkPolicy translates a policy of the cluster's administrator. nil if it is refused.
+// ClusterNetworkPolicy translates a ClusterNetworkPolicy. It returns nil if the policy is
+// refused.
 func ClusterNetworkPolicy(cnp *cnpv1.ClusterNetworkPolicy) (*Placed, []Note) {
 	r := &report{ref: ref(KindClusterNetworkPolicy, cnp)}
 	p := policy.Policy{
 		Ref: r.ref,
-		// Without rules for a direction it says nothing of it.
+		// Without rules for a direction the policy does not apply to it.
 		Directions: [2]bool{policy.Ingress: len(cnp.Spec.Ingress) > 0, policy.Egress: len(cnp.Spec.Egress) > 0},
 	}
 	placed := &Placed{Order: float64(cnp.Spec.Priority)}
@@ -81,7 +82,7 @@ func ClusterNetworkPolicy(cnp *cnpv1.ClusterNetworkPolicy) (*Placed, []Note) {
 	return placed, r.notes
 }
 
-// selected are the pods of namespaces, or those of a NamespacedPod.
+// selected returns the pods in namespaces, or those of a NamespacedPod.
 func selected(at string, namespaces *metav1.LabelSelector, pods *cnpv1.NamespacedPod) (*policy.PodSelector, error) {
 	s := &policy.PodSelector{}
 	var err error
@@ -96,13 +97,13 @@ func selected(at string, namespaces *metav1.LabelSelector, pods *cnpv1.Namespace
 	return s, err
 }
 
-// clusterRule is a rule while its peers are read.
+// clusterRule is a rule whose peers are being translated.
 type clusterRule struct {
 	*report
 	at     string
 	action cnpv1.ClusterNetworkPolicyRuleAction
 	rule   policy.Rule
-	// unknown is the field of a part that is not understood: the rule fails closed.
+	// unknown is a field that this version does not know: the rule fails closed.
 	unknown string
 }
 
@@ -112,7 +113,7 @@ func (c *clusterRule) count(list string, n int) {
 	}
 }
 
-// podPeer is a peer of pods; others is how many other fields it has.
+// podPeer adds a peer of pods; others is the number of other fields that are set.
 func (c *clusterRule) podPeer(at string, namespaces *metav1.LabelSelector, pods *cnpv1.NamespacedPod, others int) {
 	switch {
 	case namespaces != nil && pods != nil || others > 0:
@@ -122,7 +123,7 @@ func (c *clusterRule) podPeer(at string, namespaces *metav1.LabelSelector, pods 
 	default:
 		s, err := selected(at, namespaces, pods)
 		if err != nil {
-			// The API server does not read the selectors of such objects.
+			// The API server does not validate the selectors of such objects.
 			c.unknown = err.Error()
 			return
 		}
@@ -186,7 +187,7 @@ func (c *clusterRule) egressPeer(at string, peer cnpv1.ClusterNetworkPolicyEgres
 	}
 }
 
-// done reads what is left of the rule.
+// done translates the rest of the rule.
 func (c *clusterRule) done(list []cnpv1.ClusterNetworkPolicyProtocol) policy.Rule {
 	switch c.action {
 	case cnpv1.ClusterNetworkPolicyRuleActionAccept:
@@ -254,7 +255,7 @@ func (c *clusterRule) protocols(list []cnpv1.ClusterNetworkPolicyProtocol) []pol
 		if p.DestinationNamedPort != "" {
 			set++
 			if problems := validation.IsValidPortName(p.DestinationNamedPort); len(problems) > 0 {
-				// No container has such a port.
+				// No container can have a port of this name.
 				c.note(Partly, at+".destinationNamedPort", p.DestinationNamedPort, "no port has this name: "+strings.Join(problems, ", "))
 			}
 			named = append(named, policy.Port{Name: p.DestinationNamedPort})

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// Cluster is what policies are about, of objects of the API alone. Of running pods with the
-// same address the youngest has it: objects of pods that went are read before they are gone.
+// Cluster converts the objects that policies refer to. If running pods have the same address,
+// the youngest one gets it: the objects of deleted pods can still exist.
 func Cluster(o Objects) (policy.Cluster, []Note) {
 	c := policy.Cluster{
 		Namespaces:      map[string]policy.Labels{},
@@ -80,14 +80,14 @@ func Cluster(o Objects) (policy.Cluster, []Note) {
 	}
 	for _, h := range o.HostEndpoints {
 		s, more := HostEndpoint(h)
-		// No object has a name with a slash.
+		// No object's name has a slash.
 		c.NetworkSets[policy.NamespacedName{Name: "hostendpoint/" + h.Name}] = s
 		notes = append(notes, more...)
 	}
 	return c, notes
 }
 
-// setNets are the networks of a set; what is none is left out, and said.
+// setNets returns the networks of a set. Invalid ones are left out, with a Note.
 func (r *report) setNets(list []string) (nets []netip.Prefix) {
 	for i, text := range list {
 		if n, ok := networkOrAddress(text); ok {
@@ -99,9 +99,8 @@ func (r *report) setNets(list []string) (nets []netip.Prefix) {
 	return nets
 }
 
-// HostEndpoint is what selectors see of an interface of a node: its labels and the addresses
-// that it is expected to have, as if it were a GlobalNetworkSet. What goes to and from
-// the node itself is not judged.
+// HostEndpoint converts a HostEndpoint to a GlobalNetworkSet with its labels and expected
+// addresses, so that selectors find it. Traffic from and to the node itself is not judged.
 func HostEndpoint(h *v3.HostEndpoint) (*policy.NetworkSet, []Note) {
 	r := report{ref: ref(KindHostEndpoint, h)}
 	s := &policy.NetworkSet{Labels: h.Labels}
@@ -112,11 +111,11 @@ func HostEndpoint(h *v3.HostEndpoint) (*policy.NetworkSet, []Note) {
 			r.note(Partly, item("spec.expectedIPs", i), text, "is left out: want an address")
 		}
 	}
-	r.note(Partly, "spec.node", h.Spec.Node, "what goes to and from the node itself is not judged; selectors of rules find spec.expectedIPs by the object's labels")
+	r.note(Partly, "spec.node", h.Spec.Node, "traffic from and to the node itself is not judged; selectors of rules find spec.expectedIPs by the object's labels")
 	return s, r.notes
 }
 
-// Node is what policies know of a node.
+// Node converts a node.
 func Node(n *corev1.Node) *policy.Node {
 	node := &policy.Node{Labels: n.Labels}
 	for _, a := range n.Status.Addresses {
@@ -127,7 +126,7 @@ func Node(n *corev1.Node) *policy.Node {
 	return node
 }
 
-// Pod is what policies know of a pod.
+// Pod converts a pod.
 func Pod(p *corev1.Pod) *policy.Pod {
 	pod := &policy.Pod{
 		NamespacedName: policy.NamespacedName{Namespace: p.Namespace, Name: p.Name},
@@ -146,7 +145,7 @@ func Pod(p *corev1.Pod) *policy.Pod {
 			pod.Addresses = append(pod.Addresses, a)
 		}
 	}
-	// Init containers that run beside the others serve ports as well.
+	// Sidecars (init containers that keep running) serve ports too.
 	containers := slices.Clone(p.Spec.Containers)
 	for _, c := range p.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
@@ -167,8 +166,8 @@ func Pod(p *corev1.Pod) *policy.Pod {
 	return pod
 }
 
-// Endpoints are the addresses and ports of a slice, ready or not: a Service may send to those
-// that are not.
+// Endpoints returns the addresses and ports of a slice, ready or not: a Service may send to
+// endpoints that are not ready.
 func Endpoints(s *discoveryv1.EndpointSlice) (list []policy.Endpoint) {
 	ports := []policy.Endpoint{}
 	for _, p := range s.Ports {
@@ -177,7 +176,7 @@ func Endpoints(s *discoveryv1.EndpointSlice) (list []policy.Endpoint) {
 		}
 	}
 	if len(ports) == 0 {
-		// Its addresses are the Service's all the same.
+		// Without ports the addresses still belong to the Service.
 		ports = []policy.Endpoint{{}}
 	}
 	for _, e := range s.Endpoints {

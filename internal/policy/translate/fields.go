@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// pods are the pods of two selectors of Kubernetes, whose fields are at+"namespaceSelector"
-// and at+"podSelector".
+// pods combines two Kubernetes selectors, whose fields are at+"namespaceSelector" and
+// at+"podSelector".
 func (r *report) pods(at string, namespaces, pods *metav1.LabelSelector) *policy.PodSelector {
 	s := &policy.PodSelector{}
 	var err error
@@ -24,7 +24,7 @@ func (r *report) pods(at string, namespaces, pods *metav1.LabelSelector) *policy
 	return s
 }
 
-// network reads a CIDR.
+// network parses a CIDR.
 func (r *report) network(at, text string) (netip.Prefix, bool) {
 	p, ok := network(text)
 	if !ok {
@@ -33,8 +33,8 @@ func (r *report) network(at, text string) (netip.Prefix, bool) {
 	return p, ok
 }
 
-// network reads a CIDR as the API server does: it takes 010.0.0.0/8 for 10.0.0.0/8, and an
-// address within the network for the network.
+// network parses a CIDR as the API server does: it reads 010.0.0.0/8 as 10.0.0.0/8, and masks
+// the host bits.
 func network(text string) (netip.Prefix, bool) {
 	_, n, err := netutils.ParseCIDRSloppy(text)
 	if err != nil {
@@ -51,7 +51,7 @@ func network(text string) (netip.Prefix, bool) {
 	return netip.PrefixFrom(a, bits).Masked(), true
 }
 
-// networkOrAddress reads a CIDR, or an address, which is a network of one.
+// networkOrAddress parses a CIDR, or an address, which is a network of one address.
 func networkOrAddress(text string) (netip.Prefix, bool) {
 	if a, ok := address(text); ok {
 		return netip.PrefixFrom(a, a.BitLen()), true
@@ -59,7 +59,7 @@ func networkOrAddress(text string) (netip.Prefix, bool) {
 	return network(text)
 }
 
-// address reads an address as the API server does.
+// address parses an address as the API server does.
 func address(text string) (netip.Addr, bool) {
 	a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(text))
 	return a.Unmap(), ok

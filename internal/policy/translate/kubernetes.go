@@ -15,9 +15,9 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// NetworkPolicy translates a policy of Kubernetes: a list of what is allowed. That the rest is
-// denied to the pods it selects, the default of its tier says, so that the policies of a pod add
-// up. nil if it is refused.
+// NetworkPolicy translates a Kubernetes NetworkPolicy: a list of allow rules. The default of
+// its tier denies the rest to the pods that it selects, so several policies of a pod add up. It
+// returns nil if the policy is refused.
 func NetworkPolicy(np *networkingv1.NetworkPolicy) (*Placed, []Note) {
 	r := &report{ref: ref(KindNetworkPolicy, np)}
 	p := policy.Policy{Ref: r.ref, Subject: policy.PodSelector{Namespace: np.Namespace}}
@@ -59,7 +59,7 @@ func NetworkPolicy(np *networkingv1.NetworkPolicy) (*Placed, []Note) {
 	}
 	for d, field := range [...]string{policy.Ingress: "spec.ingress", policy.Egress: "spec.egress"} {
 		if n := len(p.Rules[d]); n > 0 && !p.Directions[d] {
-			r.note(Partly, field, fmt.Sprintf("%d rules", n), "spec.policyTypes does not name this direction, so these rules say nothing")
+			r.note(Partly, field, fmt.Sprintf("%d rules", n), "spec.policyTypes does not name this direction, so these rules have no effect")
 		}
 	}
 	if r.refused() {
@@ -70,7 +70,7 @@ func NetworkPolicy(np *networkingv1.NetworkPolicy) (*Placed, []Note) {
 
 func (r *report) kubernetesPeers(at string, peers []networkingv1.NetworkPolicyPeer, namespace string) []policy.Match {
 	if len(peers) == 0 {
-		return nil // everybody
+		return nil // every peer
 	}
 	matches := make([]policy.Match, 0, len(peers))
 	for i, peer := range peers {
@@ -112,7 +112,7 @@ func (r *report) ipBlock(at string, b *networkingv1.IPBlock) policy.Match {
 	return m
 }
 
-// portOf is a port of a protocol; port nil: all of them.
+// portOf is a port of a protocol; nil means all ports.
 type portOf struct {
 	protocol uint8
 	port     *policy.Port
@@ -155,7 +155,7 @@ func (r *report) kubernetesPorts(at string, ports []networkingv1.NetworkPolicyPo
 	return traffic(list)
 }
 
-// portRange is a range of ports, of which the fields are named.
+// portRange translates a range of ports from two named fields.
 func (r *report) portRange(fromField, toField string, from, to int32) *policy.Port {
 	if from < 1 || from > 65535 {
 		r.refuse(fromField, from, "a port from 1 to 65535")
@@ -180,7 +180,7 @@ func kubernetesProtocol(p *corev1.Protocol) (uint8, bool) {
 	return 0, false
 }
 
-// traffic groups ports by protocol: what has many ports is one condition.
+// traffic groups ports by protocol, so that many ports are one condition.
 func traffic(list []portOf) (out []policy.Traffic) {
 	for _, protocol := range []uint8{policy.TCPProtocol, policy.UDPProtocol, policy.SCTPProtocol} {
 		t := policy.Traffic{Protocols: protocols(protocol)}

@@ -7,14 +7,14 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// Severity is what a Note's object loses.
+// Severity says how much of the object is not enforced.
 type Severity uint8
 
 // The severities.
 const (
-	// Notice: it is enforced; there is something to know.
+	// Notice: all of it is enforced; the Note is information.
 	Notice Severity = iota
-	// Partly: what the Note names is not enforced as it is written.
+	// Partly: the part that the Note names is not enforced as written.
 	Partly
 	// Refused: the object is not applied.
 	Refused
@@ -24,15 +24,15 @@ func (s Severity) String() string {
 	return [...]string{"notice", "not enforced", "refused"}[s]
 }
 
-// A Note tells the author of an object what becomes of it otherwise than he wrote.
+// A Note tells the author of an object where it is not enforced as written.
 type Note struct {
 	Ref policy.Ref
-	// Field is the path of what is meant, as in "spec.ingress[2].source.nets[0]".
+	// Field is the path of the field, as in "spec.ingress[2].source.nets[0]".
 	Field string
-	// Value is what the field has, as text.
+	// Value is the field's value, as text.
 	Value string
-	// Why says what is wrong with it, or what happens instead; for what is refused, what
-	// would be right.
+	// Why says what is wrong, or what happens instead; if the object is refused, what would be
+	// right.
 	Why      string
 	Severity Severity
 }
@@ -45,8 +45,8 @@ func (n Note) String() string {
 	return fmt.Sprintf("%s: %s %q: %s (%s)", n.Ref, n.Field, value, n.Why, n.Severity)
 }
 
-// HasStatus says whether objects of the Note's kind have a status, whose conditions tell it;
-// for others there are events.
+// HasStatus reports whether objects of the Note's kind have status conditions for it. For
+// others there are events.
 func (n Note) HasStatus() bool {
 	switch n.Ref.Kind {
 	case KindNetworkPolicy, KindHostEndpoint, KindNetworkSet, KindGlobalNetworkSet, KindPod:
@@ -55,7 +55,7 @@ func (n Note) HasStatus() bool {
 	return true
 }
 
-// The kinds of Refs. Where two APIs have the same kind, Calico's has its group behind it.
+// The kinds of Refs. If two APIs have the same kind, Calico's includes its group.
 const (
 	KindNetworkPolicy        = "NetworkPolicy"
 	KindClusterNetworkPolicy = "ClusterNetworkPolicy"
@@ -69,7 +69,7 @@ const (
 	KindSetting              = "Setting"
 )
 
-// report gathers the Notes of one object.
+// report collects the Notes of one object.
 type report struct {
 	ref   policy.Ref
 	notes []Note
@@ -79,7 +79,7 @@ func (r *report) note(s Severity, field string, value any, why string) {
 	r.notes = append(r.notes, Note{r.ref, field, fmt.Sprint(value), why, s})
 }
 
-// refuse is for what the object's API would not take.
+// refuse adds a Note for an object that its API would reject.
 func (r *report) refuse(field string, value any, want string) {
 	r.note(Refused, field, value, "want "+strings.TrimPrefix(want, "want "))
 }

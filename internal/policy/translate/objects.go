@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/policy"
 )
 
-// Objects are those of a cluster that policies are made of.
+// Objects are the objects of a cluster that policies are made from.
 type Objects struct {
 	NetworkPolicies        []*networkingv1.NetworkPolicy
 	ClusterNetworkPolicies []*cnpv1.ClusterNetworkPolicy
@@ -21,7 +21,7 @@ type Objects struct {
 	GlobalNetworkPolicies  []*v3.GlobalNetworkPolicy
 	Tiers                  []*v3.Tier
 
-	// The staged ones change nothing but by WithStaged.
+	// Staged policies have no effect without WithStaged.
 	StagedNetworkPolicies           []*v3.StagedNetworkPolicy
 	StagedGlobalNetworkPolicies     []*v3.StagedGlobalNetworkPolicy
 	StagedKubernetesNetworkPolicies []*v3.StagedKubernetesNetworkPolicy
@@ -36,7 +36,7 @@ type Objects struct {
 	HostEndpoints     []*v3.HostEndpoint
 }
 
-// Policies translates all policies and arranges them.
+// Policies translates and arranges all policies.
 func Policies(o Objects, options Options) (policy.Set, []Note) {
 	var placed []Placed
 	var notes []Note
@@ -62,7 +62,7 @@ func Policies(o Objects, options Options) (policy.Set, []Note) {
 	return set, append(notes, more...)
 }
 
-// ref is the Ref of an object.
+// ref returns the Ref of an object.
 func ref(kind string, o interface {
 	GetNamespace() string
 	GetName() string
@@ -70,7 +70,7 @@ func ref(kind string, o interface {
 	return policy.Ref{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
 }
 
-// item is the path of an element of a list.
+// item returns the path of an element of a list.
 func item(list string, i int) string { return list + "[" + strconv.Itoa(i) + "]" }
 
 func formatOrder(order float64) string { return fmt.Sprintf("%.0f", order) }

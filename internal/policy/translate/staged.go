@@ -7,9 +7,8 @@ import (
 	v3 "terway.dev/terway/api/calico/v3"
 )
 
-// WithStaged is what there would be if every staged policy were enforced: Set puts its policy
-// in the place of the one with its name, Delete takes that one away; Learn and Ignore do
-// nothing.
+// WithStaged returns the objects as if every staged policy were enforced: Set replaces the
+// policy with its name, Delete deletes it; Learn and Ignore do nothing.
 func (o Objects) WithStaged() Objects {
 	for _, s := range o.StagedNetworkPolicies {
 		p := &v3.NetworkPolicy{ObjectMeta: s.ObjectMeta, Spec: s.Spec.PolicySpec}

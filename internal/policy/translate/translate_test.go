@@ -50,7 +50,8 @@ func read(t *testing.T, kind, spec string) translate.Objects {
 	return r.Objects
 }
 
-// What an API would refuse is refused: the field, what it has, and what would be right.
+// What an API would reject is refused: the Note has the field, its value and what would be
+// right.
 func TestRefused(t *testing.T) {
 	for _, c := range []struct{ kind, spec, note string }{
 		{"np", "{podSelector: {matchLabels: {a: 'b c'}}}", `spec.podSelector "": want spec.podSelector.matchLabels: Invalid value: "b c"`},
@@ -126,7 +127,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-// Directions without types are each language's own.
+// Without types, each language has its own rule for directions.
 func TestDirections(t *testing.T) {
 	for _, c := range []struct {
 		kind, spec      string
@@ -154,7 +155,7 @@ func TestDirections(t *testing.T) {
 	}
 }
 
-// The order of tiers and policies is Calico's.
+// The order of tiers and policies is that of Calico.
 func TestArrange(t *testing.T) {
 	order := func(f float64) *float64 { return &f }
 	pass, deny := v3.DefaultPass, v3.DefaultDeny
@@ -203,7 +204,7 @@ func TestPortsTogether(t *testing.T) {
 	}
 }
 
-// The facts of objects of the API.
+// Cluster converts the objects of the API.
 func TestCluster(t *testing.T) {
 	always := corev1.ContainerRestartPolicyAlways
 	pod := func(name, ip string, age int, phase corev1.PodPhase) *corev1.Pod {
@@ -257,7 +258,7 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// Staged policies say nothing until somebody asks what they would do.
+// Staged policies have no effect until WithStaged is called.
 func TestStaged(t *testing.T) {
 	name := func(n string) metav1.ObjectMeta { return metav1.ObjectMeta{Namespace: "shop", Name: n} }
 	spec := v3.PolicySpec{Selector: "new == 'yes'"}
@@ -300,8 +301,8 @@ func TestStaged(t *testing.T) {
 	}
 }
 
-// FuzzPolicies translates whatever objects there are: none makes it panic, what is applied keeps
-// to the model, and what is not, or not all, is said.
+// FuzzPolicies translates random objects: none causes a panic, what is applied fits the model,
+// and what is not applied in full has a Note.
 func FuzzPolicies(f *testing.F) {
 	for seed := range uint64(50) {
 		f.Add(seed)
@@ -334,10 +335,10 @@ func FuzzPolicies(f *testing.F) {
 		}
 		for _, r := range refs(o) {
 			if !applied[r] && !slices.ContainsFunc(notes, func(n translate.Note) bool { return n.Ref == r }) {
-				t.Fatalf("%s is lost without a word", r)
+				t.Fatalf("%s is lost without a Note", r)
 			}
 		}
-		// Whatever comes of objects, the compiler takes.
+		// The compiler accepts every result.
 		if _, err := compile.Compile(set, cluster, compile.DefaultBudget); err != nil {
 			t.Fatal(err)
 		}
@@ -351,7 +352,7 @@ func FuzzPolicies(f *testing.F) {
 	})
 }
 
-// check holds a policy against what the model promises to those who read it.
+// check validates a policy against the rules of the model.
 func check(t *testing.T, p policy.Policy) {
 	nets := func(s policy.AddrSet) {
 		for _, n := range s.Nets {
@@ -404,8 +405,8 @@ func refs(o translate.Objects) (list []policy.Ref) {
 	return list
 }
 
-// random are objects of a seed: mostly of words that mean something in their field, so that
-// many are right.
+// random returns objects for a seed. Most words are valid in their field, so that many objects
+// are valid.
 func random(seed uint64) translate.Objects {
 	r := rand.New(rand.NewPCG(seed, 0))
 	pick := func(list ...string) string { return list[r.IntN(len(list))] }
@@ -561,7 +562,7 @@ func random(seed uint64) translate.Objects {
 	return o
 }
 
-// The random objects are applied and refused, both often enough to say something.
+// Enough random objects are applied and enough are refused.
 func TestRandomObjectsAreRight(t *testing.T) {
 	kinds := map[string][2]int{}
 	for seed := range uint64(500) {

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// content is what a resource says. Only the field of its kind is set.
+// content is a decoded resource. Only the field of its kind is set.
 type content struct {
 	open      []string
 	addresses map[netip.Addr]compile.Place
@@ -18,13 +18,13 @@ type content struct {
 	ranges    []compile.Range
 	table     *compile.Table
 	peers     map[compile.Peer]compile.Hash
-	name      compile.Hash // of ruleSet
+	name      compile.Hash // for ruleSet
 	ruleSet   *compile.RuleSet
-	pod       policy.NamespacedName // of endpoint
+	pod       policy.NamespacedName // for endpoint
 	endpoint  *compile.Endpoint
 }
 
-// decode reads a resource. One of a kind that this version does not know says nothing.
+// decode decodes a resource. The content of a kind that this version does not know is empty.
 func decode(r *Resource) (c content, err error) {
 	defer func() {
 		if err != nil {

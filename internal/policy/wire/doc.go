@@ -1,21 +1,22 @@
-// Package wire is what the policy hub and nodes say to each other (policy.proto), and how a
-// node's part (compile.Node) becomes resources and is put together from them.
+// Package wire is the protocol between the policy hub and the nodes (policy.proto). It encodes
+// a node's part (compile.Node) as resources, and decodes resources into a part.
 //
-// It owns the resources: what is in one, and its name, which is a hash of its content. So
-// replicas agree without talking, a node says what it has by a list of names, and a difference of
-// two parts is a difference of two sets. A part's long lists are cut where the entries say
-// (see cut), so that an entry that comes or goes changes one resource, whatever was before.
+// It owns the resources: what each contains, and its name, which is a hash of the content. So
+// replicas use the same names without talking to each other, a node describes its state by a
+// list of names, and the difference of two parts is the difference of two sets. Long lists are
+// split at positions that depend only on the entries there (see cut), so that a new or deleted
+// entry changes one resource.
 //
-// What comes from outside is checked here: Part.Change takes all of a change or nothing. The
-// package must never open a connection, read a file, or know a clock.
+// The package validates what it receives: Part.Change applies a change completely or not at
+// all. The package must never open a connection, read a file, or use a clock.
 //
 // # Versions
 //
-// Hub and nodes may be of different versions. Fields and messages that one does not know are
-// passed over. A resource travels and is kept as the bytes of its message, and its name is a hash of
-// these, so a node keeps what it does not understand, and does when it is newer. A kind
-// of resource that a node does not know has no effect on it: a hub must not send what older nodes would
-// misunderstand, for which Hello says the node's format.
+// Hub and nodes may have different versions. Unknown fields and messages are ignored. A
+// resource is sent and stored as the bytes of its message, and its name is a hash of these
+// bytes. So a node keeps a resource that it does not understand, and uses it after an upgrade.
+// Resources of unknown kinds have no effect on a node. A hub must not send what an older node
+// would misunderstand; Hello has the node's format for this.
 package wire
 
 //go:generate sh -c "protoc --plugin=$DOLLAR(go tool -n protoc-gen-go) --plugin=$DOLLAR(go tool -n protoc-gen-go-grpc) --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative policy.proto"

@@ -11,9 +11,9 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// Encode makes resources of a node's part and of the namespaces that are open, in the order in which
-// a node can use them: what something refers to is before it. table makes the resource of a Table; a
-// caller with many nodes makes each once.
+// Encode makes resources from a node's part and the list of open namespaces. A resource comes
+// after those that it refers to. table makes the resource of a Table; a caller with many nodes
+// can cache it.
 func Encode(n *compile.Node, open []Named, table func(*compile.Table) Named) []Named {
 	out := slices.Clone(open)
 	out = append(out, encodeAddresses(n)...)
@@ -51,7 +51,7 @@ func Encode(n *compile.Node, open []Named, table func(*compile.Table) Named) []N
 	return out
 }
 
-// EncodeNamespaces makes resources of namespaces that are open.
+// EncodeNamespaces makes resources from a list of open namespaces.
 func EncodeNamespaces(open []string) (out []Named) {
 	slices.Sort(open)
 	for list := range cut(open, func(s string) []byte { return []byte(s) }) {
@@ -60,7 +60,7 @@ func EncodeNamespaces(open []string) (out []Named) {
 	return out
 }
 
-// EncodeTable makes a resource of a table.
+// EncodeTable makes a resource from a table.
 func EncodeTable(t *compile.Table) Named {
 	m := &Table{Name: t.Hash[:]}
 	decisions := map[compile.Hash]uint32{}
@@ -141,7 +141,7 @@ func encodePeers(n *compile.Node) (out []Named) {
 	return out
 }
 
-// hash is the bytes of a hash, none for the zero one.
+// hash returns the bytes of a hash, nil for the zero Hash.
 func hash(h compile.Hash) []byte {
 	if h == (compile.Hash{}) {
 		return nil
@@ -149,15 +149,17 @@ func hash(h compile.Hash) []byte {
 	return h[:]
 }
 
-// Lists are cut after entries of which the checksum's last five bits are zero: after one in 32
-// on average, so that a change of one entry sends about 32, and a list of 30,000 has 1,000 names.
+// A list is split after each entry whose checksum ends in five zero bits: one entry in 32 on
+// average. So a change of one entry sends about 32 entries, and a list of 30,000 has 1,000
+// names.
 const (
 	cutMask = 1<<5 - 1
-	// longest is more than chance makes.
+	// longest limits a part; random checksums do not reach it.
 	longest = 512
 )
 
-// cut yields the parts of a sorted list. Where it is cut depends on the entries there alone.
+// cut yields the parts of a sorted list. The positions of the cuts depend only on the entries
+// there.
 func cut[E any](list []E, key func(E) []byte) func(func([]E) bool) {
 	return func(yield func([]E) bool) {
 		first := 0

@@ -15,8 +15,8 @@ import (
 
 var update = flag.Bool("update", false, "write testdata/state-1.binpb, for a new format")
 
-// What testdata has of a format is never written again once nodes have it: format-1.binpb are the messages (protoc
-// --descriptor_set_out), state-1.binpb is what a node had on disk.
+// Files in testdata never change once nodes use their format: format-1.binpb has the messages
+// (protoc --descriptor_set_out), state-1.binpb a node's file.
 
 func frozen(t *testing.T) protoreflect.FileDescriptor {
 	t.Helper()
@@ -35,7 +35,8 @@ func frozen(t *testing.T) protoreflect.FileDescriptor {
 	return file
 }
 
-// Messages, fields, kinds and calls of earlier versions are there, with their numbers and types.
+// Messages, fields, kinds and calls of earlier versions still exist, with their numbers and
+// types.
 func TestMessagesOnlyGrow(t *testing.T) {
 	then, now := frozen(t), wire.File_policy_proto
 	fields := 0
@@ -85,7 +86,7 @@ func TestMessagesOnlyGrow(t *testing.T) {
 	}
 }
 
-// What an earlier version had on disk is read.
+// A file of an earlier version can be read.
 func TestStateOfAnEarlierVersion(t *testing.T) {
 	const path = "testdata/state-1.binpb"
 	if *update {

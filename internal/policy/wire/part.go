@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// A Part is what a node has: resources, and what they say together. It is for one goroutine at
-// a time.
+// A Part is what a node has: the resources, and the tables that they contain. It is not safe
+// for concurrent use.
 type Part struct {
 	node      *compile.Node
 	open      map[string]struct{}
@@ -20,7 +20,8 @@ type Part struct {
 	digest    Digest
 }
 
-// Keys are the entries of a Part that may be others than before, or are gone. Ranges: those of a family.
+// Keys are the entries of a Part that may have changed or are gone. Ranges is set if a family's
+// ranges may have changed.
 type Keys struct {
 	Endpoints map[policy.NamespacedName]struct{}
 	RuleSets  map[compile.Hash]struct{}
@@ -37,12 +38,12 @@ func newKeys() *Keys {
 	}
 }
 
-// Empty says whether nothing is another.
+// Empty reports whether nothing has changed.
 func (k *Keys) Empty() bool {
 	return len(k.Endpoints)+len(k.RuleSets)+len(k.Addresses)+len(k.Peers)+len(k.Tables) == 0 && k.Ranges == [2]bool{}
 }
 
-// NewPart is a Part of nothing. It is not Complete.
+// NewPart returns an empty Part. It is not Complete.
 func NewPart() *Part {
 	return &Part{
 		node: &compile.Node{
@@ -58,21 +59,21 @@ func NewPart() *Part {
 	}
 }
 
-// Node is what the resources say. It changes with the Part.
+// Node returns the tables. They change with the Part.
 func (p *Part) Node() *compile.Node { return p.node }
 
-// Open says whether no policy can deny a pod of the namespace anything.
+// Open reports whether no policy can deny any connection of a pod of the namespace.
 func (p *Part) Open(namespace string) bool {
 	_, open := p.open[namespace]
 	return open
 }
 
-// Resources are all that the part has. The caller must not change them.
+// Resources returns all resources of the part. The caller must not change them.
 func (p *Part) Resources() map[Name]*Resource { return p.resources }
 
-// Change takes resources out and puts others in; what must come out is digest. After an error the
-// Part is as it was. No name is in both; one in remove that the part does not have, and one in put that it has, are
-// passed over.
+// Change removes and adds resources. The result must have the given digest. After an error the
+// Part is unchanged. No name may be in both lists; names in remove that the part does not have,
+// and names in put that it has, are ignored.
 func (p *Part) Change(put map[Name]*Resource, remove map[Name]struct{}, digest Digest) (*Keys, error) {
 	ch := change{keys: newKeys()}
 	want := p.digest
@@ -107,7 +108,7 @@ func (p *Part) Change(put map[Name]*Resource, remove map[Name]struct{}, digest D
 		err = p.node.Complete()
 	}
 	if err == nil {
-		for _, i := range ch.was { // most entries of a resource are as they were
+		for _, i := range ch.was { // most entries of a resource have not changed
 			asBefore(i.addresses, p.node.Addresses, ch.keys.Addresses)
 			asBefore(i.peers, p.node.Peers, ch.keys.Peers)
 		}
@@ -124,7 +125,7 @@ func (p *Part) Change(put map[Name]*Resource, remove map[Name]struct{}, digest D
 	for name, r := range p.resources {
 		c, bad := decode(r)
 		if bad != nil {
-			return nil, bad // it was good before
+			return nil, bad // the old content is valid
 		}
 		back.now = append(back.now, item{name, r, c})
 	}
@@ -146,7 +147,7 @@ type change struct {
 	keys     *Keys
 }
 
-// apply changes the part. After an error it is neither the one nor the other.
+// apply changes the part. After an error the part is in between.
 func (p *Part) apply(ch change) error {
 	n, k := p.node, ch.keys
 	for _, i := range ch.was {
@@ -203,7 +204,7 @@ func (p *Part) apply(ch change) error {
 	return nil
 }
 
-// join is a family's ranges in order.
+// join returns a family's ranges in order.
 func (p *Part) join(family int) (out []compile.Range) {
 	lists := slices.Collect(maps.Values(p.ranges))
 	slices.SortFunc(lists, func(a, b content) int { return a.ranges[0].From.Compare(b.ranges[0].From) })

@@ -28,7 +28,7 @@ func encode(n *compile.Node, open ...string) (map[wire.Name]*wire.Resource, wire
 	return out, digest
 }
 
-// difference is what takes a part to another.
+// difference returns what takes one part to another.
 func difference(was, now map[wire.Name]*wire.Resource) (put map[wire.Name]*wire.Resource, remove map[wire.Name]struct{}) {
 	put, remove = map[wire.Name]*wire.Resource{}, map[wire.Name]struct{}{}
 	for n, r := range now {
@@ -53,8 +53,8 @@ func random(seed uint64) (*compile.Compiler, error) {
 	return compile.Compile(w.Set(), w.Cluster(), budget)
 }
 
-// A part comes out of its resources as it was, also when others were there before, and a replica with
-// another history gives them the same names.
+// A part is the same after encoding and decoding, also when it replaces another part, and a
+// replica with another history uses the same names.
 func TestAPartIsWhatItsResourcesSay(t *testing.T) {
 	part := wire.NewPart()
 	was := map[wire.Name]*wire.Resource{}
@@ -78,7 +78,7 @@ func TestAPartIsWhatItsResourcesSay(t *testing.T) {
 			t.Fatalf("seed %d: blue is open: %t, red %t", seed, part.Open("blue"), part.Open("red"))
 		}
 		if len(put)+len(remove) == 0 && !keys.Empty() {
-			t.Fatalf("seed %d: nothing came or went, and %+v changed", seed, keys)
+			t.Fatalf("seed %d: nothing was put or removed, and %+v changed", seed, keys)
 		}
 		again, _ := random(seed)
 		if same, _ := encode(again.ForNode("node1"), "green", "blue"); !reflect.DeepEqual(names(same), names(now)) {
@@ -105,7 +105,7 @@ func names(m map[wire.Name]*wire.Resource) map[wire.Name]bool {
 	return out
 }
 
-// Two replicas may hold one decision as one value or as several: the table has one name.
+// Two replicas may hold a decision as one value or as several: the table has the same name.
 func TestATableHasOneName(t *testing.T) {
 	decision := func() *compile.Decision {
 		d, err := compile.NewDecision(policy.Decision{Action: policy.Allow, Tier: "default"})
@@ -123,7 +123,7 @@ func TestATableHasOneName(t *testing.T) {
 	}
 }
 
-// One address that comes or goes in 30,000 changes few resources, and few bytes.
+// A change of one address in 30,000 changes few resources, and few bytes.
 func TestAChangeOfOneEntryIsSmall(t *testing.T) {
 	n := &compile.Node{Addresses: map[netip.Addr]compile.Place{}}
 	place := compile.Place{Atom: compile.Hash{1}, Base: compile.Hash{2}, Pod: true}
@@ -144,7 +144,7 @@ func TestAChangeOfOneEntryIsSmall(t *testing.T) {
 		now, _ := encode(n)
 		put, remove := difference(was, now)
 		if len(put) > 2 || len(remove) > 2 {
-			t.Fatalf("with %s %d resources came and %d went: want one or two", a, len(put), len(remove))
+			t.Fatalf("with %s %d resources were put and %d removed: want one or two", a, len(put), len(remove))
 		}
 		for _, r := range put {
 			bytes += len(r.Body)
@@ -155,7 +155,7 @@ func TestAChangeOfOneEntryIsSmall(t *testing.T) {
 	t.Logf("one more address is %d bytes on average, %d at most", bytes/20, most)
 }
 
-// What does not fit together is refused, and the part stays as it was.
+// An inconsistent change is refused, and the part stays as it was.
 func TestWhatDoesNotFitIsRefused(t *testing.T) {
 	c, err := random(1)
 	if err != nil {
@@ -200,11 +200,11 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 			with.Add(r.Name())
 			_, err := part.Change(map[wire.Name]*wire.Resource{r.Name(): r}, nil, with)
 			if err == nil {
-				t.Fatal("it is taken")
+				t.Fatal("it is accepted")
 			}
 			t.Log(err)
 			if !reflect.DeepEqual(part.Node(), n) || len(part.Resources()) != len(all) {
-				t.Errorf("the part is another after it")
+				t.Errorf("the part has changed")
 			}
 			if _, err := part.Change(nil, nil, digest); err != nil {
 				t.Errorf("afterwards: %v", err)
@@ -227,7 +227,7 @@ func TestWhatDoesNotFitIsRefused(t *testing.T) {
 	})
 }
 
-// A kind that this version does not know counts, and has no effect.
+// A resource of an unknown kind is kept, and has no effect.
 func TestAnUnknownKindIsKept(t *testing.T) {
 	c, err := random(2)
 	if err != nil {
@@ -246,7 +246,7 @@ func TestAnUnknownKindIsKept(t *testing.T) {
 	}
 }
 
-// Whatever comes: an error or a part that maps can be made of.
+// Any input gives an error, or a part that Maps can be called on.
 func FuzzResource(f *testing.F) {
 	for seed := range uint64(3) {
 		c, err := random(seed)
@@ -279,13 +279,13 @@ func FuzzResource(f *testing.F) {
 		}
 		if _, err := part.Change(nil, map[wire.Name]struct{}{r.Name(): {}}, digest); err == nil {
 			if !reflect.DeepEqual(part.Node(), c.ForNode("node1")) {
-				t.Error("without it the part is not what it was before it")
+				t.Error("after its removal the part is not what it was before")
 			}
 		}
 	})
 }
 
-// Keys name each entry that is another, and not many that are as before.
+// Keys contain each entry that changed, and few that did not.
 func TestKeysNameWhatChanged(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64Range(0, 1<<20).Draw(t, "seed")
@@ -325,7 +325,7 @@ func TestKeysNameWhatChanged(t *testing.T) {
 		}
 		for f := range was.Ranges {
 			if !reflect.DeepEqual(was.Ranges[f], now.Ranges[f]) && !keys.Ranges[f] {
-				t.Fatalf("ranges are others, and not named")
+				t.Fatalf("ranges changed, and Keys do not say so")
 			}
 		}
 	})
@@ -344,7 +344,7 @@ func named[K comparable, V any](what string, was, now map[K]V, keys map[K]struct
 		b, has := now[k]
 		_, is := keys[k]
 		if other := had != has || !reflect.DeepEqual(a, b); other != is && (exact || other) {
-			return fmt.Errorf("%s %v: another: %t, named: %t", what, k, other, is)
+			return fmt.Errorf("%s %v: changed: %t, in Keys: %t", what, k, other, is)
 		}
 	}
 	return nil

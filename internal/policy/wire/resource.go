@@ -9,22 +9,22 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Format is that of the resources which this version makes and reads.
+// Format is the format of the resources that this version writes and reads.
 const Format = 1
 
-// MaxMessage is the size of the greatest message in bytes that hub and node take: a rule
-// set at the compiler's budget may be one table of some MB.
+// MaxMessage is the maximum size of a message, in bytes, for hub and node. A rule set of the
+// compiler's budget can be one table of some MB.
 const MaxMessage = 16 << 20
 
-// MaxUpdate is about how many bytes of resources go into one Update.
+// MaxUpdate is the approximate size of the resources in one Update, in bytes.
 const MaxUpdate = 128 << 10
 
-// A Name names a resource by its content.
+// A Name is the hash of a resource's content.
 type Name [16]byte
 
 func (n Name) String() string { return hex.EncodeToString(n[:]) }
 
-// Name is the resource's name.
+// Name returns the resource's name.
 func (r *Resource) Name() Name {
 	h := sha256.New()
 	h.Write(binary.AppendUvarint(nil, uint64(uint32(r.Kind))))
@@ -41,14 +41,14 @@ type Named struct {
 func named(k Kind, body proto.Message) Named {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
 	if err != nil {
-		// The API server takes no strings that are not UTF-8, which is what this would be.
+		// Marshalling fails only for strings that are not UTF-8, which the API server rejects.
 		panic(fmt.Sprintf("policy: marshal %T: %v", body, err))
 	}
 	r := &Resource{Kind: k, Body: b}
 	return Named{r.Name(), r}
 }
 
-// Names reads a list of names.
+// Names decodes a list of names.
 func Names(list [][]byte) ([]Name, error) {
 	out := make([]Name, len(list))
 	for i, b := range list {
@@ -60,10 +60,10 @@ func Names(list [][]byte) ([]Name, error) {
 	return out, nil
 }
 
-// A Digest is the exclusive or of names.
+// A Digest of a set of resources is the exclusive or of their names.
 type Digest [16]byte
 
-// Add puts a name in, or takes it out.
+// Add adds a name, or removes it if it was added before.
 func (d *Digest) Add(n Name) {
 	for i := range d {
 		d[i] ^= n[i]
