@@ -1,8 +1,7 @@
-// Package cloud is what the product asks of a VPC: a small interface, the
-// resources it speaks of, and one table that turns the cloud's error codes into
-// a class, a cause in plain words and a next step.
+// Package cloud is the product's interface to a VPC: the calls, the resources, and a table that
+// maps the cloud's error codes to a class, a cause and a next step.
 //
-// It knows no SDK and no HTTP; package cloud/alibaba implements it.
+// It uses no SDK and no HTTP; package cloud/alibaba implements it.
 package cloud
 
 import (
@@ -10,14 +9,14 @@ import (
 	"net/netip"
 )
 
-// API is what the product asks of the cloud. Every method returns an *Error
-// (see Classify) when the cloud said no.
+// API has the calls of the product to the cloud. Every method returns an *Error (see Classify)
+// if the cloud refuses the call.
 type API interface {
-	// DescribeInstances returns those of the ECS instances that exist.
+	// DescribeInstances returns the ECS instances that exist.
 	DescribeInstances(ctx context.Context, ids []string) ([]Instance, error)
 	// DescribeInstanceType returns the limits of an instance type.
 	DescribeInstanceType(ctx context.Context, instanceType string) (*InstanceType, error)
-	// ListVSwitches returns all vSwitches of a VPC. All pages are read.
+	// ListVSwitches returns all vSwitches of a VPC. It reads all pages.
 	ListVSwitches(ctx context.Context, vpcID string) ([]VSwitch, error)
 	// DescribeVPC returns a VPC.
 	DescribeVPC(ctx context.Context, id string) (*VPC, error)
@@ -30,19 +29,20 @@ type API interface {
 	DetachENI(ctx context.Context, eniID, instanceID string) error
 	// DeleteENI deletes an Available ENI; one that does not exist is no error.
 	DeleteENI(ctx context.Context, eniID string) error
-	// DescribeENIs lists ENIs; all fields of the filter that are set must match. All pages are read.
+	// DescribeENIs lists ENIs that match all fields of the filter that are set. It reads all
+	// pages.
 	DescribeENIs(ctx context.Context, f ENIFilter) ([]ENI, error)
 
 	// AssignAddresses adds n secondary IPv4 addresses (1 ≤ n ≤ MaxAddressesPerCall)
 	// to an ENI and returns them. The same token gives the same addresses.
 	AssignAddresses(ctx context.Context, eniID string, n int, token string) ([]netip.Addr, error)
-	// UnassignAddresses takes secondary addresses (at most MaxAddressesPerCall) off
-	// an ENI; addresses that are not there are no error.
+	// UnassignAddresses removes secondary addresses (at most MaxAddressesPerCall) from an ENI.
+	// Addresses that the ENI does not have are no error.
 	UnassignAddresses(ctx context.Context, eniID string, addrs []netip.Addr) error
 }
 
-// MaxAddressesPerCall is how many addresses one Assign or Unassign call may name
-// (ECS API: PrivateIpAddress.N and SecondaryPrivateIpAddressCount, N ≤ 10).
+// MaxAddressesPerCall is the maximum number of addresses in an Assign or Unassign call (ECS
+// API: PrivateIpAddress.N and SecondaryPrivateIpAddressCount, N ≤ 10).
 const MaxAddressesPerCall = 10
 
 // ENIStatus is the cloud's state of an ENI (ECS API: DescribeNetworkInterfaces, Status).
@@ -86,12 +86,12 @@ type ENIFilter struct {
 	Tags       map[string]string
 }
 
-// CreateENIRequest asks for a secondary ENI.
+// CreateENIRequest describes a secondary ENI to create.
 type CreateENIRequest struct {
 	Token          string
 	VSwitchID      string
 	SecurityGroups []string
-	// SecondaryCount is how many addresses beside the primary the ENI gets at once (0–49).
+	// SecondaryCount is the number of secondary addresses to assign at creation (0–49).
 	SecondaryCount int
 	Name           string
 	Description    string
@@ -111,27 +111,27 @@ type Instance struct {
 	Addresses []netip.Addr
 }
 
-// InstanceType is what an ECS instance type allows.
+// InstanceType has the limits of an ECS instance type.
 type InstanceType struct {
 	Name string
-	// ENIs counts the primary ENI.
+	// ENIs includes the primary ENI.
 	ENIs int
-	// IPv4PerENI and IPv6PerENI count the ENI's primary address.
+	// IPv4PerENI and IPv6PerENI include the ENI's primary address.
 	IPv4PerENI int
 	IPv6PerENI int
 }
 
-// TypeDescription is all that the cloud says of an instance type that matters for
-// networks. A figure of 0 was not said.
+// TypeDescription has the network properties of an instance type. 0 means that the cloud gives
+// no number.
 type TypeDescription struct {
 	InstanceType
 	Family    string
 	VCPU      int
 	MemoryGiB float64
-	// ENITotal counts the members of a trunk ENI too.
+	// ENITotal includes the members of a trunk ENI.
 	ENITotal int
 	Trunk    bool
-	// BandwidthKbit is the guaranteed bandwidth, the smaller of both directions.
+	// BandwidthKbit is the guaranteed bandwidth in kbit/s, the lower one of both directions.
 	BandwidthKbit int
 	// Queues of a secondary ENI.
 	Queues int
@@ -148,11 +148,11 @@ type VSwitch struct {
 	Tags   map[string]string
 	// IPv6CIDR is zero when the vSwitch has none.
 	IPv6CIDR netip.Prefix
-	// Available is how many addresses can still be had.
+	// Available is the number of free addresses.
 	Available int
 }
 
-// VPC is a private network. DescribeVPC gives its id and ranges.
+// VPC is a private network. DescribeVPC returns only its id and ranges.
 type VPC struct {
 	ID     string
 	Name   string

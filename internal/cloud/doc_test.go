@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "write docs/errors.md instead of compari
 
 const errorsDoc = "../../docs/errors.md"
 
-// TestErrorsDoc keeps docs/errors.md the same as the table.
+// TestErrorsDoc: docs/errors.md agrees with the table.
 func TestErrorsDoc(t *testing.T) {
 	want := errorsMarkdown()
 	if *update {

@@ -6,25 +6,25 @@ import (
 	"time"
 )
 
-// Class is what a caller can do about an error.
+// Class says how a caller can react to an error.
 type Class string
 
 const (
 	NotFound    Class = "NotFound"    // the resource does not exist
 	Conflict    Class = "Conflict"    // the resource is busy or in the wrong state: try again later
-	Throttled   Class = "Throttled"   // too many calls: slow down
+	Throttled   Class = "Throttled"   // too many calls: call less often
 	Quota       Class = "Quota"       // a limit of the account, type or group is reached
 	VSwitchFull Class = "VSwitchFull" // the vSwitch has no address left
 	Auth        Class = "Auth"        // credential or permission
 	Invalid     Class = "Invalid"     // the request is wrong; a retry does not help
-	Transient   Class = "Transient"   // network or server trouble: try again
+	Transient   Class = "Transient"   // a network or server error: try again
 )
 
-// Error is an answer of the cloud that is not success. Code is the cloud's own
-// ("InvalidVSwitchId.IpNotEnough"); empty when the call did not get an answer.
+// Error is a failed call. Code is the cloud's error code ("InvalidVSwitchId.IpNotEnough"), or
+// empty if there was no answer.
 //
-// An Error ends in logs, events and conditions, so it never holds a credential:
-// no signed URL, no string to sign, no security token.
+// Errors are written to logs, events and conditions, so they never contain a credential: no
+// signed URL, no string to sign, no security token.
 type Error struct {
 	Action    string
 	Code      string
@@ -32,11 +32,10 @@ type Error struct {
 	Status    int // HTTP status; 0 without an answer
 	RequestID string
 	Message   string
-	// Err is what stopped a call that got no answer (a context's error, a
-	// network error), nil otherwise.
+	// Err is the reason why there was no answer (a context's error, a network error), or nil.
 	Err error
-	// After, if not zero, says that the call was deferred, as too many were queued before it, and
-	// when to try again; see WithDeferral.
+	// After, if not zero, says that the call was deferred because too many calls were queued,
+	// and when to try again; see WithDeferral.
 	After time.Duration
 }
 
@@ -47,7 +46,7 @@ func (e *Error) Error() string {
 	return e.Brief()
 }
 
-// Brief is the error without the request's id: the same again when a call is repeated.
+// Brief returns the error without the request id, so that it is equal for repeated calls.
 func (e *Error) Brief() string {
 	code := e.Code
 	if code == "" {
@@ -58,8 +57,8 @@ func (e *Error) Brief() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
-// ClassOf returns the class of the *Error in err's chain. Any other error is
-// Transient: nothing is known of it, so a retry is the safe answer.
+// ClassOf returns the class of the *Error in err's chain. Any other error is Transient: its
+// cause is unknown, and a retry is safe.
 func ClassOf(err error) Class {
 	var e *Error
 	if errors.As(err, &e) {

@@ -7,19 +7,20 @@ import (
 	"strings"
 )
 
-// Explanation is what a user is told about an error.
+// Explanation explains an error to a user.
 type Explanation struct {
 	Class Class
-	// Reason is CamelCase and of a small fixed set: fit for events, conditions, metric labels.
+	// Reason is in CamelCase and has few possible values: it fits events, conditions and metric
+	// labels.
 	Reason string
-	// Code is the cloud's own; empty without an answer.
+	// Code is the cloud's error code; empty without an answer.
 	Code string
-	// Cause is what happened, NextStep what to do, both in plain words.
+	// Cause is what happened, NextStep what to do.
 	Cause    string
 	NextStep string
 }
 
-// String is one line for a human: cause (code): next step.
+// String returns one line: cause (code): next step.
 func (x Explanation) String() string {
 	s := x.Cause
 	if x.Code != "" {
@@ -28,9 +29,8 @@ func (x Explanation) String() string {
 	return s + "; " + x.NextStep
 }
 
-// Explain says what err means. It has an answer for every error: a code that
-// the table does not have is explained by its class, an error that is not the
-// cloud's as trouble on the way to it.
+// Explain explains any error. A code that is not in the table is explained by its class. An
+// error that is not from the cloud is explained as a network error.
 func Explain(err error) Explanation {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -51,7 +51,7 @@ func Explain(err error) Explanation {
 	return x
 }
 
-// Repeatable tells whether the very same call may succeed seconds later.
+// Repeatable reports whether the same call may succeed a few seconds later.
 func Repeatable(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -64,8 +64,8 @@ func Repeatable(err error) bool {
 	return row != nil && row.repeat
 }
 
-// Classify gives the class of a code; codes that the table does not have are
-// classified by how the cloud forms its codes, then by the HTTP status.
+// Classify returns the class of a code. A code that is not in the table is classified by its
+// form, then by the HTTP status.
 func Classify(code string, httpStatus int) Class {
 	if row := lookup(code); row != nil {
 		return row.class
@@ -79,7 +79,7 @@ func Classify(code string, httpStatus int) Class {
 	case httpStatus == http.StatusUnauthorized:
 		return Auth
 	case httpStatus == http.StatusForbidden && code == "":
-		return Auth // a proxy or gateway; ECS itself uses 403 for all sorts, always with a code
+		return Auth // from a proxy or gateway; ECS itself uses 403 for many errors, always with a code
 	case httpStatus == http.StatusNotFound:
 		return NotFound
 	case httpStatus == http.StatusConflict:
@@ -94,7 +94,7 @@ func Classify(code string, httpStatus int) Class {
 	return Transient
 }
 
-// families are how the cloud forms its codes, in order of precedence.
+// families are forms of codes, in order of precedence.
 var families = []struct {
 	match func(code, part string) bool
 	part  string
@@ -126,8 +126,8 @@ var families = []struct {
 	{strings.HasPrefix, "InternalError", Transient},
 }
 
-// lookup returns the table's row for a code, nil if it has none. The table is
-// small and errors are rare, so a scan will do.
+// lookup returns the table's row for a code, or nil. The table is small and errors are rare, so
+// it scans.
 func lookup(code string) *entry {
 	if code == "" {
 		return nil
@@ -142,13 +142,13 @@ func lookup(code string) *entry {
 	return nil
 }
 
-// badAnswer is for answers that are not what the cloud would say.
+// badAnswer explains answers that the cloud would not give.
 var badAnswer = Explanation{Class: Transient, Reason: "BadAnswer",
-	Cause:    "the endpoint's answer is not what the cloud's API promises",
+	Cause:    "the endpoint's answer does not fit the cloud's API",
 	NextStep: "check that the configured endpoint is the cloud's API, and what proxies are on the way to it; otherwise report a defect with the message",
 }
 
-// explainNoAnswer is for calls that got no answer of the cloud.
+// explainNoAnswer explains calls without an answer.
 func explainNoAnswer(class Class, err error) Explanation {
 	switch {
 	case class == Auth:
@@ -157,11 +157,11 @@ func explainNoAnswer(class Class, err error) Explanation {
 			NextStep: "mount a Secret with an access key, give the instance a RAM role, or set up RRSA"}
 	case class == Throttled:
 		return Explanation{Class: Throttled, Reason: "RateLimited",
-			Cause:    "so many calls wait for the API's rate limit that this one could not be made in time",
+			Cause:    "too many calls wait for the API's rate limit, so this one could not be made in time",
 			NextStep: "nothing: it is tried again; if it lasts, raise the controller's rate limits (chart: controller.cloudLimits) to what the account may use"}
 	case class == Transient && errors.Is(err, context.Canceled):
 		return Explanation{Class: Transient, Reason: "Cancelled",
-			Cause:    "the call was given up, as the program is stopping or the result was not needed any more",
+			Cause:    "the call was canceled because the program is stopping or the result is no longer needed",
 			NextStep: "nothing"}
 	case class == Transient:
 		return Explanation{Class: Transient, Reason: "Unreachable",
@@ -171,7 +171,7 @@ func explainNoAnswer(class Class, err error) Explanation {
 	return byClass(class)
 }
 
-// byClass is what can be said about a code that nobody has described.
+// byClass explains a code that is not in the table.
 func byClass(class Class) Explanation {
 	x := Explanation{Class: class, NextStep: "read the message; the code is described in the cloud's API reference"}
 	switch class {
@@ -194,7 +194,7 @@ func byClass(class Class) Explanation {
 	case Invalid:
 		x.Reason, x.Cause = "Refused", "the cloud does not accept the request"
 	default:
-		x.Reason, x.Cause = "CloudTrouble", "the cloud could not work on the request"
+		x.Reason, x.Cause = "CloudTrouble", "the cloud could not process the request"
 		x.NextStep = "nothing: it is repeated; if it lasts, open a ticket with the request id"
 	}
 	return x

@@ -68,7 +68,7 @@ func TestClassify(t *testing.T) {
 		{"Throttling.Api", 400, Throttled},
 		{"Throttling.SomethingNew", 400, Throttled},
 		{"ConcurrentThrottling", 503, Throttled},
-		// Credentials: NotFound in the name, but not a resource.
+		// Credentials: the name has NotFound, but no resource is missing.
 		{"InvalidAccessKeyId.NotFound", 404, Auth},
 		{"SignatureDoesNotMatch", 403, Auth},
 		{"InvalidSecurityToken.Expired", 403, Auth},
@@ -76,14 +76,14 @@ func TestClassify(t *testing.T) {
 		{"Forbidden.RAM", 403, Auth},
 		{"Forbidden.RegionId", 403, Invalid},
 		{"InvalidAction.NotFound", 404, Invalid},
-		// Codes nobody has described.
+		// Codes that are not in the table.
 		{"InvalidWhatever.NotFound", 400, NotFound},
 		{"QuotaExceed.Whatever", 403, Quota},
 		{"WhateverLimitExceeded", 403, Quota},
 		{"Whatever", 400, Invalid},
 		{"Whatever", 403, Invalid},
 		{"Whatever", 500, Transient},
-		// No code: a proxy or a load balancer on the way.
+		// No code: from a proxy or a load balancer.
 		{"", 401, Auth},
 		{"", 403, Auth},
 		{"", 404, NotFound},
@@ -170,7 +170,7 @@ func TestRepeatable(t *testing.T) {
 	}
 }
 
-// Whatever the cloud says, a user gets a cause, a next step and a reason of the fixed set.
+// For any error, a user gets a cause, a next step and a known reason.
 func TestExplainAlwaysAnswers(t *testing.T) {
 	reasons := map[string]bool{badAnswer.Reason: true}
 	for _, row := range table {

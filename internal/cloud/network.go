@@ -15,7 +15,7 @@ type VPCFilter struct {
 	Tags map[string]string
 }
 
-// CreateVPCRequest asks for a VPC. The same Token gives the same VPC.
+// CreateVPCRequest describes a VPC to create. The same Token gives the same VPC.
 type CreateVPCRequest struct {
 	Token string
 	Name  string
@@ -23,7 +23,7 @@ type CreateVPCRequest struct {
 	Tags  map[string]string
 }
 
-// CreateVSwitchRequest asks for a vSwitch. The same Token gives the same vSwitch.
+// CreateVSwitchRequest describes a vSwitch to create. The same Token gives the same vSwitch.
 type CreateVSwitchRequest struct {
 	Token string
 	VPCID string
@@ -47,11 +47,12 @@ type SecurityGroup struct {
 	// Type is SecurityGroupNormal or SecurityGroupEnterprise.
 	Type string
 	Tags map[string]string
-	// Free is how many more private addresses the group can hold.
+	// Free is the number of private addresses that the group can still hold.
 	Free int
 }
 
-// CreateSecurityGroupRequest asks for a security group. The same Token gives the same group.
+// CreateSecurityGroupRequest describes a security group to create. The same Token gives the
+// same group.
 type CreateSecurityGroupRequest struct {
 	Token string
 	VPCID string

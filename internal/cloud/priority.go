@@ -6,21 +6,20 @@ import (
 	"time"
 )
 
-// Priority says whose call comes first where calls wait for a rate limit. Calls of one
-// priority come in the order in which they were made, and no call that waits does so for
-// ever. One that is deferred does not wait: while calls of a higher priority fill an
-// action's queue, it is deferred again each time.
+// Priority is the order of calls that wait for a rate limit. Calls of one priority are made in
+// the order in which they were requested, and no waiting call waits for ever. A deferred call
+// does not wait: it is deferred again as long as calls of a higher priority fill the queue of
+// its action.
 type Priority int
 
 const (
-	// PodsWait: pods, or all nodes, wait for what the call brings. A call whose context
-	// says nothing has it.
+	// PodsWait: pods, or all nodes, wait for the result. It is the default.
 	PodsWait Priority = iota
-	// Refill: pools fill, for pods to come.
+	// Refill fills pools for future pods.
 	Refill
-	// GiveBack: nobody waits.
+	// GiveBack: nothing waits for the result.
 	GiveBack
-	// Priorities is how many there are.
+	// Priorities is the number of priorities.
 	Priorities int = iota
 )
 
@@ -31,7 +30,7 @@ const (
 	deferredKey
 )
 
-// WithPriority gives calls a priority.
+// WithPriority sets the priority of calls.
 func WithPriority(ctx context.Context, p Priority) context.Context {
 	return context.WithValue(ctx, priorityKey, p)
 }
@@ -42,9 +41,9 @@ func PriorityOf(ctx context.Context) Priority {
 	return p
 }
 
-// WithDeferral is for a caller that has other work: a call is not made if too many of its own or a
-// higher priority are queued before it, and its error says when to try again (Deferred). So one
-// action that is slow or much wanted holds few callers.
+// WithDeferral is for callers that have other work. A call is not made if too many calls of the
+// same or a higher priority are queued; its error says when to try again (Deferred). So a slow
+// or busy action blocks few callers.
 func WithDeferral(ctx context.Context) context.Context {
 	return context.WithValue(ctx, deferredKey, true)
 }
@@ -55,8 +54,8 @@ func MayDefer(ctx context.Context) bool {
 	return b
 }
 
-// Deferred reports whether an error is that of a deferred call, and how long to wait before the
-// call is made again. Of joined errors all must be of that kind.
+// Deferred reports whether an error is from a deferred call, and how long to wait before the
+// next try. All joined errors must be of this kind.
 func Deferred(err error) (time.Duration, bool) {
 	all := leaves(err, nil)
 	var after time.Duration
@@ -72,7 +71,7 @@ func Deferred(err error) (time.Duration, bool) {
 	return after, len(all) > 0
 }
 
-// leaves takes joined errors apart.
+// leaves flattens joined errors.
 func leaves(err error, to []error) []error {
 	switch e := err.(type) {
 	case nil:

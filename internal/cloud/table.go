@@ -1,19 +1,19 @@
 package cloud
 
-// entry is one row of the error table: codes that mean the same to a user.
+// entry is one row of the error table: codes with the same meaning for a user.
 type entry struct {
 	codes  []string
 	class  Class
 	reason string // CamelCase, for events and conditions
-	cause  string // what happened, in plain words
+	cause  string // what happened
 	next   string // what to do
-	// repeat: the very same call may succeed seconds later, so the client
-	// repeats it by itself. Throttled and Transient are always repeated.
+	// repeat: the same call may succeed seconds later, so the client retries it. Throttled and
+	// Transient are always retried.
 	repeat bool
 }
 
-// table maps the codes of ECS 2014-05-26, VPC 2016-04-28 and STS 2015-04-01 that
-// a VPC CNI meets. Spelling errors in codes are the cloud's own.
+// table has the codes of ECS 2014-05-26, VPC 2016-04-28 and STS 2015-04-01 that a VPC CNI can
+// get. Spelling errors in codes are the cloud's own.
 var table = []entry{
 	// Capacity and quotas.
 	{codes: []string{"InvalidVSwitchId.IpNotEnough"},
@@ -103,7 +103,7 @@ var table = []entry{
 		cause: "the region does not exist or the account may not use it",
 		next:  "set the region of the cluster's instances in the configuration"},
 
-	// Things that do not exist.
+	// Resources that do not exist.
 	{codes: []string{"InvalidEniId.NotFound"},
 		class: NotFound, reason: "ENINotFound",
 		cause: "the ENI does not exist (any more)",

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// AssignAddresses implements cloud.API. A lost answer is repeated with the same
-// token, which gives the same addresses.
+// AssignAddresses implements cloud.API. If the answer is lost, the call is repeated with the
+// same token, which returns the same addresses.
 func (c *Client) AssignAddresses(ctx context.Context, eniID string, n int, token string) ([]netip.Addr, error) {
 	const action = "AssignPrivateIpAddresses"
 	switch {
@@ -43,12 +43,12 @@ func (c *Client) AssignAddresses(ctx context.Context, eniID string, n int, token
 	return addrs, nil
 }
 
-// unassignRounds bounds how often UnassignAddresses looks again; each round is
-// lost only when somebody else takes addresses off the same ENI in between.
+// unassignRounds limits how often UnassignAddresses reads the ENI again. A round fails only if
+// another client removes addresses from the same ENI in between.
 const unassignRounds = 3
 
-// UnassignAddresses implements cloud.API. If one address of the list is not on the ENI, the cloud
-// refuses all; then the ENI is read and those that it has are unassigned.
+// UnassignAddresses implements cloud.API. The cloud refuses the whole call if one address is
+// not on the ENI. Then the ENI is read, and the addresses that it has are unassigned.
 func (c *Client) UnassignAddresses(ctx context.Context, eniID string, addrs []netip.Addr) error {
 	const action = "UnassignPrivateIpAddresses"
 	if len(addrs) > cloud.MaxAddressesPerCall {

@@ -13,24 +13,24 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// The pause before a call is repeated grows from about backoffMin to backoffMax.
+// The pause before a retry grows from about backoffMin to backoffMax.
 const (
 	backoffMin = 200 * time.Millisecond
 	backoffMax = 8 * time.Second
 )
 
-// A pause is reported if it is no shorter than tellFrom and ends after tellAfter; a missing answer
-// is reported after one tellUnanswered-th of the time that it may take.
+// A pause is reported if it is at least tellFrom and ends later than tellAfter. A missing
+// answer is reported after 1/tellUnanswered of the request's timeout.
 const (
 	tellFrom       = time.Second
 	tellAfter      = 2 * time.Second
 	tellUnanswered = 4
 )
 
-// call performs one action: it waits for its turn, signs with the current
-// credential, and repeats what may be repeated until it succeeds, the attempts
-// are used up or ctx ends. fill sets the parameters; it is called for every
-// attempt and must give the same each time, the client token above all.
+// call performs one action: it waits for the rate limit, signs with the current credential, and
+// retries until the call succeeds, the attempts are used up or ctx ends. fill sets the
+// parameters. It is called for every attempt and must set the same values each time, above all
+// the client token.
 //
 // Every error is a *cloud.Error.
 func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c *Client, newRequest func() Q, newResponse func() R, fill func(Q)) (R, error) {
@@ -44,7 +44,7 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 	if after := limit.admit(ctx, began); after > 0 {
 		c.metrics.deferred.WithLabelValues(action).Inc()
 		return none, &cloud.Error{Action: action, Class: cloud.Throttled, After: after,
-			Message: fmt.Sprintf("not sent: many calls are before it; to be made again in %s", after.Round(time.Millisecond))}
+			Message: fmt.Sprintf("not sent: too many calls are queued; retry in %s", after.Round(time.Millisecond))}
 	}
 	defer limit.release(ctx)
 	tell := func(pause time.Duration, err error) {
@@ -52,16 +52,17 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 			c.slow(Pause{Action: action, For: pause, Err: err})
 		}
 	}
-	var last error // the cloud's answer to the attempt before
+	var last error // the cloud's answer to the previous attempt
 	for n := 1; ; n++ {
 		if err := c.turn(ctx, action, limit, tell); err != nil {
-			return none, cmp.Or(last, err) // which says more than that time is up
+			return none, cmp.Or(last, err) // which says more than a timeout
 		}
 		cred, err := c.creds.Get(ctx)
 		if err != nil {
 			return none, credentialError(action, err)
 		}
-		// A new request each time: the SDK leaves the last signature's parameters in it.
+		// A new request for each attempt: the SDK leaves the parameters of the last signature
+		// in it.
 		req, rsp := newRequest(), newResponse()
 		fill(req)
 		start := c.clock.Now()
@@ -75,7 +76,7 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 		if credentialRefused(err) && !renewed {
 			renewed = true
 			if c.renew(ctx, cred) {
-				c.log.Info("cloud credential refused, repeating with a new one", "action", action, "code", cloud.CodeOf(err))
+				c.log.Info("cloud credential refused, retrying with a new one", "action", action, "code", cloud.CodeOf(err))
 				continue
 			}
 		}
@@ -87,7 +88,7 @@ func call[Q requests.AcsRequest, R responses.AcsResponse](ctx context.Context, c
 			return none, err
 		}
 		c.metrics.retries.WithLabelValues(action, string(cloud.ClassOf(err))).Inc()
-		c.log.Debug("cloud call is repeated", "action", action, "attempt", n, "pause", pause, "error", err)
+		c.log.Debug("cloud call is retried", "action", action, "attempt", n, "pause", pause, "error", err)
 		tell(pause, err)
 		select {
 		case <-ctx.Done():
@@ -109,10 +110,10 @@ func (c *Client) turn(ctx context.Context, action string, limit *limiter, tell f
 	case errors.As(err, &late):
 		return &cloud.Error{Action: action, Class: cloud.Throttled, Message: late.Error(), Err: context.DeadlineExceeded}
 	}
-	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "gave up waiting for the rate limit: " + err.Error(), Err: err}
+	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "stopped waiting for the rate limit: " + err.Error(), Err: err}
 }
 
-// pace tells the limiter how the call went.
+// pace reports the result of the call to the limiter.
 func (c *Client) pace(action string, limit *limiter, now time.Time, err error) {
 	if cloud.ClassOf(err) == cloud.Throttled && err != nil {
 		limit.slow(now)
@@ -122,14 +123,15 @@ func (c *Client) pace(action string, limit *limiter, now time.Time, err error) {
 	c.metrics.rate.WithLabelValues(action).Set(limit.rate())
 }
 
-// backoff is the pause after the nth attempt: exponential, between half and all of it.
+// backoff returns the pause after the nth attempt: it grows exponentially, with a random factor
+// from 1/2 to 1.
 func backoff(n int, random float64) time.Duration {
 	d := backoffMin << min(n-1, 16)
 	d = min(d, backoffMax)
 	return d/2 + time.Duration(random*float64(d/2))
 }
 
-// credentialRefused tells whether another credential could help.
+// credentialRefused reports whether another credential might help.
 func credentialRefused(err error) bool {
 	switch cloud.Explain(err).Reason {
 	case "BadAccessKey", "BadSecret", "TokenExpired":
@@ -138,18 +140,18 @@ func credentialRefused(err error) bool {
 	return false
 }
 
-// renew drops the refused credential and tells whether there is another one now.
+// renew drops the refused credential, and reports whether there is another one.
 func (c *Client) renew(ctx context.Context, refused Credential) bool {
 	c.creds.Forget(refused)
 	next, err := c.creds.Get(ctx)
 	return err == nil && (next.AccessKeyID != refused.AccessKeyID || next.AccessKeySecret != refused.AccessKeySecret || next.SecurityToken != refused.SecurityToken)
 }
 
-// credentialError says that a call could not be signed.
+// credentialError returns the error for a call that could not be signed.
 func credentialError(action string, err error) error {
 	var e *cloud.Error
 	if errors.As(err, &e) {
-		// An answer of STS or of a network on the way: keep its class and code.
+		// An answer of STS, or a network error: keep its class and code.
 		copied := *e
 		copied.Action = action
 		copied.Message = fmt.Sprintf("no credential: %s: %s", e.Action, e.Message)
@@ -158,7 +160,7 @@ func credentialError(action string, err error) error {
 	return &cloud.Error{Action: action, Class: cloud.Auth, Message: "no credential: " + err.Error(), Err: err}
 }
 
-// refuse is the error for a request that must not be sent.
+// refuse returns the error for a request that must not be sent.
 func refuse(action, format string, args ...any) error {
 	return &cloud.Error{Action: action, Code: "InvalidParameter", Class: cloud.Invalid, Message: "not sent: " + fmt.Sprintf(format, args...)}
 }

@@ -95,7 +95,7 @@ func TestGivesUp(t *testing.T) {
 	if _, err := c.CreateENI(t.Context(), createRequest); cloud.CodeOf(err) != "ServiceUnavailable" || len(f.calls) != 3 {
 		t.Errorf("%v after %d calls, want ServiceUnavailable after 3", err, len(f.calls))
 	}
-	// A pause that would end after the deadline is not begun.
+	// No pause is started that would end after the deadline.
 	f = newFakeCloud(t, in(no(503, "ServiceUnavailable")))
 	c = newTestClient(t, f, func(cfg *Config) { cfg.Clock = nil })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -103,7 +103,7 @@ func TestGivesUp(t *testing.T) {
 	if _, err := c.CreateENI(ctx, createRequest); cloud.CodeOf(err) != "ServiceUnavailable" || len(f.calls) != 1 {
 		t.Errorf("%v after %d calls, want the cloud's answer after 1", err, len(f.calls))
 	}
-	// Nor is the answer forgotten while the repetition waits for its turn.
+	// The answer is kept while the retry waits for the rate limit.
 	f = newFakeCloud(t, in(no(400, "Throttling")))
 	c = newTestClient(t, f, func(cfg *Config) {
 		cfg.Clock = nil
@@ -116,7 +116,7 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
-// TestTellsLongPauses: a call that is repeated for long says why it waits.
+// TestTellsLongPauses: a call with long retries reports why it waits.
 func TestTellsLongPauses(t *testing.T) {
 	var told []Pause
 	listen := func(cfg *Config) { cfg.Slow = func(p Pause) { told = append(told, p) } }
@@ -164,7 +164,8 @@ func TestContextEndsACall(t *testing.T) {
 	}
 }
 
-// TestRequestTimeoutBoundsAnAttempt: nor is anybody left to wonder until then.
+// TestRequestTimeoutBoundsAnAttempt: an attempt ends by the timeout, and a missing answer is
+// reported before.
 func TestRequestTimeoutBoundsAnAttempt(t *testing.T) {
 	told := make(chan Pause, 10)
 	f := newFakeCloud(t, func(n int, _ url.Values) answer {
@@ -230,7 +231,7 @@ func TestRefusesUnsafeRequests(t *testing.T) {
 	}
 }
 
-// Errors and logs go to places that many can read.
+// Many people can read errors and logs.
 func TestNothingSecretIsSaid(t *testing.T) {
 	const token = "security-token-of-the-test"
 	sts := fixedSource{Credential{AccessKeyID: testKey, AccessKeySecret: testSecret, SecurityToken: token}}
@@ -297,7 +298,7 @@ func TestRefusedCredentialIsFetchedAnew(t *testing.T) {
 	if _, err := c.CreateENI(t.Context(), createRequest); err != nil || len(f.calls) != 2 {
 		t.Errorf("%v after %d calls, want success with the second", err, len(f.calls))
 	}
-	// No other credential to be had: the answer is handed on at once.
+	// There is no other credential: the error is returned at once.
 	f = newFakeCloud(t, in(no(403, "InvalidSecurityToken.Expired")))
 	c = newTestClient(t, f, func(cfg *Config) { cfg.Credentials = source })
 	if _, err := c.CreateENI(t.Context(), createRequest); cloud.Explain(err).Reason != "TokenExpired" || len(f.calls) != 1 {
@@ -335,7 +336,7 @@ func TestMetrics(t *testing.T) {
 		"terway_cloud_wait_seconds{CreateNetworkInterface}",
 		"terway_cloud_retries_total{CreateNetworkInterface,Throttled}",
 		"terway_cloud_errors_total{CreateNetworkInterface,Throttled}",
-		"terway_cloud_errors_total{CreateNetworkInterface,Refused}", // the code itself is no label
+		"terway_cloud_errors_total{CreateNetworkInterface,Refused}", // the code itself is not a label
 		"terway_cloud_rate_limit{CreateNetworkInterface}",
 	} {
 		if !got[want] {

@@ -19,50 +19,49 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// Config says which cloud to talk to and how.
+// Config configures a Client.
 type Config struct {
 	// Region is the region of the cluster's instances; required.
 	Region string
-	// ECSEndpoint and VPCEndpoint are "host", "host:port" or a URL with http or
-	// https; without a scheme https is used. Empty: the SDK's endpoint of the region.
+	// ECSEndpoint and VPCEndpoint are "host", "host:port" or a URL with http or https; the
+	// default scheme is https. Empty: the SDK's endpoint for the region.
 	ECSEndpoint string
 	VPCEndpoint string
-	// Network picks the SDK's endpoints when none are given: "public" (default) or
-	// "vpc", which are reached from inside a VPC without internet access.
+	// Network selects the SDK's endpoints if none are given: "public" (default), or "vpc" for
+	// endpoints inside the VPC, without internet access.
 	Network string
 	// Credentials are required.
 	Credentials CredentialSource
-	// Limits are calls per minute by action and override DefaultLimits.
+	// Limits are calls per minute by action. They override DefaultLimits.
 	Limits map[string]int
-	// Metrics is where the metrics are registered; nil means nowhere.
+	// Metrics is where the metrics are registered; nil disables them.
 	Metrics prometheus.Registerer
-	// ConnectTimeout (5 s) and RequestTimeout (20 s) bound each attempt of a call.
+	// ConnectTimeout (5 s) and RequestTimeout (20 s) apply to each attempt of a call.
 	ConnectTimeout time.Duration
 	RequestTimeout time.Duration
-	// Attempts is how often a call is made at most (8).
+	// Attempts is the maximum number of attempts of a call (8).
 	Attempts int
-	// Slow is called before each pause in a call that takes long, unless it is nil. Calls that wait
-	// at the same time call it at the same time.
+	// Slow, if not nil, is called before each pause in a call that takes long. It may be called
+	// concurrently.
 	Slow func(Pause)
-	// Clock, Random and Log have sensible defaults; tests bring their own.
+	// Clock, Random and Log have defaults; tests set their own.
 	Clock  clock.Clock
 	Random func() float64 // uniform in [0,1)
 	Log    *slog.Logger
 }
 
-// Pause is a time in which a call waits: for its turn, before it is repeated, or for the
-// answer.
+// Pause describes why a call waits: for the rate limit, before a retry, or for the answer.
 type Pause struct {
 	Action string
-	// For is how long; for the answer, how long at most.
+	// For is the duration of the pause; for the answer it is the maximum.
 	For time.Duration
-	// Err is the answer after which the call is repeated.
+	// Err is the answer that causes the retry.
 	Err error
-	// Unanswered: the request was sent a while ago, and there is no answer yet.
+	// Unanswered: the request was sent some time ago, and no answer has come.
 	Unanswered bool
 }
 
-// Client implements cloud.API and cloud.RouteAPI; its rate limits hold for all who share it.
+// Client implements cloud.API and cloud.RouteAPI. All users of a Client share its rate limits.
 type Client struct {
 	region    string
 	network   string
@@ -84,23 +83,22 @@ var (
 	_ cloud.RouteAPI = (*Client)(nil)
 )
 
-// The SDK's names of the products.
+// The SDK's names for the products.
 const (
 	productECS = "Ecs"
 	productVPC = "Vpc"
 )
 
-// endpoint is where a product's actions are sent. With an empty host the SDK
-// chooses it by region.
+// endpoint is the address of a product's API. With an empty host the SDK chooses it by region.
 type endpoint struct {
-	scheme string // the SDK wants upper case
+	scheme string // the SDK requires upper case
 	host   string
-	// byRegion and kind are the SDK's knowledge of the product's endpoints.
+	// byRegion and kind are the SDK's table of the product's endpoints.
 	byRegion map[string]string
 	kind     string
 }
 
-// New returns a client; it does not talk to the cloud yet.
+// New returns a client. It sends no request.
 func New(cfg Config) (*Client, error) {
 	if !regexp.MustCompile(`^[a-z0-9-]+$`).MatchString(cfg.Region) {
 		return nil, fmt.Errorf("cloud client: region: %q is not a region id such as cn-hangzhou", cfg.Region)
@@ -121,7 +119,7 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The SDK fills these maps on first use without a lock, so ask once, here.
+	// The SDK fills these maps on first use without a lock, so read them once here.
 	ecsAt.byRegion, ecsAt.kind = ecs.GetEndpointMap(), ecs.GetEndpointType()
 	vpcAt.byRegion, vpcAt.kind = vpc.GetEndpointMap(), vpc.GetEndpointType()
 
@@ -159,7 +157,7 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// parseEndpoint reads "host", "host:port" or a URL.
+// parseEndpoint parses "host", "host:port" or a URL.
 func parseEndpoint(field, s string) (endpoint, error) {
 	if s == "" {
 		return endpoint{scheme: "HTTPS"}, nil

@@ -25,7 +25,7 @@ import (
 
 func TestContract(t *testing.T) { cloudtest.Run(t, simulated) }
 
-// simulated is a fresh simulated cloud, without a fabric.
+// simulated returns a new simulated cloud, without a fabric.
 func simulated(t *testing.T) *cloudtest.Env {
 	t.Helper()
 	sim, err := vpcsim.New(vpcsim.Options{Seed: 1})
@@ -129,7 +129,7 @@ type fixed struct{ cred alibaba.Credential }
 func (f fixed) Get(context.Context) (alibaba.Credential, error) { return f.cred, nil }
 func (f fixed) Forget(alibaba.Credential)                       {}
 
-// The roles' credentials are what the simulated cloud gives out and accepts.
+// The simulated cloud issues and accepts the credentials of roles.
 func TestRoles(t *testing.T) {
 	now := time.Now()
 	clock := testclock.New(now)
@@ -176,7 +176,7 @@ func TestRoles(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 4 { // over the ends of several credentials
+		for range 4 { // beyond the expiry of several credentials
 			if _, err := c.DescribeENIs(t.Context(), cloud.ENIFilter{}); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}

@@ -12,8 +12,8 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// Answers are checked here, so that nothing behind this package meets an
-// address that is none. Errors name the resource, the field and its value.
+// Answers are validated here, so that the rest of the product never sees an invalid address.
+// Errors name the resource, the field and its value.
 
 func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
 	wrong := func(field string, err error) (cloud.ENI, error) {
@@ -34,7 +34,7 @@ func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
 	if e.ID == "" {
 		return wrong("NetworkInterfaceId", fmt.Errorf("is empty"))
 	}
-	// An ENI that is just coming or going need not have everything yet.
+	// An ENI that is being created or deleted may lack fields.
 	usable := e.Status == cloud.ENIAvailable || e.Status == cloud.ENIAttaching || e.Status == cloud.ENIInUse || e.Status == cloud.ENIDetaching
 	if usable || e.MAC != "" {
 		mac, err := net.ParseMAC(e.MAC)
@@ -89,7 +89,7 @@ func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
 	return e, nil
 }
 
-// createdENI gives the answer of CreateNetworkInterface the shape of a description.
+// createdENI converts the answer of CreateNetworkInterface to that of a description.
 func createdENI(r *ecs.CreateNetworkInterfaceResponse) ecs.NetworkInterfaceSet {
 	return ecs.NetworkInterfaceSet{
 		NetworkInterfaceId: r.NetworkInterfaceId,
@@ -135,7 +135,7 @@ func convertVPC(r *vpc.DescribeVpcAttributeResponse) (*cloud.VPC, error) {
 	return v, setRanges(v, r.CidrBlock, r.SecondaryCidrBlocks.SecondaryCidrBlock)
 }
 
-// listedVPC is convertVPC for an item of a list.
+// listedVPC converts an item of a list with convertVPC.
 func listedVPC(r vpc.Vpc) (*cloud.VPC, error) {
 	v := &cloud.VPC{ID: r.VpcId, Name: r.VpcName, Status: r.Status, Tags: convertTags(r.Tags.Tag)}
 	return v, setRanges(v, r.CidrBlock, r.SecondaryCidrBlocks.SecondaryCidrBlock)
@@ -189,8 +189,8 @@ func convertInstanceType(t ecs.InstanceType) (*cloud.InstanceType, error) {
 	return r, nil
 }
 
-// describeType takes a type as it is described: unlike a node's limits, figures may
-// be left out, which is 0.
+// describeType converts a description of an instance type. Unlike a node's limits, numbers may
+// be missing; they are 0 then.
 func describeType(t ecs.InstanceType) (cloud.TypeDescription, error) {
 	d := cloud.TypeDescription{
 		InstanceType: cloud.InstanceType{Name: t.InstanceTypeId, ENIs: t.EniQuantity, IPv4PerENI: t.EniPrivateIpAddressQuantity, IPv6PerENI: t.EniIpv6AddressQuantity},

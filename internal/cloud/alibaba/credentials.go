@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/answers"
 )
 
-// Credential signs requests. It prints without its secrets, whatever the verb.
+// Credential signs requests. Printing it with any verb omits the secrets.
 type Credential struct {
 	AccessKeyID     string
 	AccessKeySecret string `json:"-"`
@@ -24,36 +24,36 @@ type Credential struct {
 
 // Format implements fmt.Formatter.
 func (c Credential) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprintf(f, "credential %s", c.AccessKeyID) // a Formatter has nowhere to report to
+	_, _ = fmt.Fprintf(f, "credential %s", c.AccessKeyID) // a Formatter cannot return an error
 }
 
 // LogValue implements slog.LogValuer.
 func (c Credential) LogValue() slog.Value { return slog.StringValue("credential " + c.AccessKeyID) }
 
-// CredentialSource gives the credential to sign with now.
+// CredentialSource returns the current credential.
 type CredentialSource interface {
 	Get(ctx context.Context) (Credential, error)
-	// Forget says that the cloud refused this credential: get another one.
+	// Forget tells the source that the cloud refused this credential, so that Get fetches
+	// another one.
 	Forget(Credential)
 }
 
-// StaticCredentials always gives the same access key.
+// StaticCredentials always returns the same access key.
 func StaticCredentials(accessKeyID, accessKeySecret string) CredentialSource {
 	return staticSource{Credential{AccessKeyID: accessKeyID, AccessKeySecret: accessKeySecret}}
 }
 
 type staticSource struct{ cred Credential }
 
-// Format keeps the secret in when a Config is printed: fmt does not ask the
-// unexported field for its own.
+// Format hides the secret when a Config is printed: fmt does not call the Format of unexported
+// fields.
 func (s staticSource) Format(f fmt.State, verb rune) { s.cred.Format(f, verb) }
 
 func (s staticSource) Get(context.Context) (Credential, error) { return s.cred, nil }
 func (s staticSource) Forget(Credential)                       {}
 
-// FileCredentials reads an access key from two files, such as those of a
-// mounted Secret. They are read for every request, so a changed Secret takes
-// effect with no restart.
+// FileCredentials reads an access key from two files, such as those of a mounted Secret. It
+// reads them for every request, so a changed Secret takes effect without a restart.
 func FileCredentials(accessKeyIDFile, accessKeySecretFile string) CredentialSource {
 	return fileSource{accessKeyIDFile, accessKeySecretFile}
 }
@@ -86,23 +86,23 @@ func readCredentialFile(what, path string) (string, error) {
 	return v, nil
 }
 
-// renewedSource keeps a temporary credential and fetches the next one in time, beside
-// the calls that the old one still signs.
+// renewedSource keeps a temporary credential. It fetches the next one in the background, before
+// the current one expires.
 type renewedSource struct {
 	clock clock.Clock
 	cred  *answers.Cache[struct{}, Credential]
 }
 
-// Format keeps the secrets in.
+// Format hides the secrets.
 func (s *renewedSource) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprint(f, "temporary credential") // a Formatter has nowhere to report to
+	_, _ = fmt.Fprint(f, "temporary credential") // a Formatter cannot return an error
 }
 
 const (
-	// renewMargin is how long before its end a credential is replaced; a short-lived
-	// one is replaced after four fifths of its life.
+	// renewMargin is how long before its expiry a credential is replaced. A short-lived one is
+	// replaced after four fifths of its lifetime.
 	renewMargin = 5 * time.Minute
-	// renewRetry is how long a failed fetch is not repeated.
+	// renewRetry is the pause after a failed fetch.
 	renewRetry = 5 * time.Second
 )
 

@@ -13,19 +13,19 @@ import (
 	"github.com/aliyun/credentials-go/credentials/providers"
 )
 
-// ChainCredentials looks for a credential where Alibaba Cloud's own tools do, in their
-// order: the environment, RRSA, the profiles of the aliyun command line and of the SDKs,
-// the instance's RAM role, a credentials URI. The places are looked through at each call
-// until one has a credential, and that one serves from then on.
+// ChainCredentials searches for a credential in the places that Alibaba Cloud's own tools use,
+// in the same order: the environment, RRSA, the profiles of the aliyun command line and of the
+// SDKs, the instance's RAM role, a credentials URI. Each call searches until one place has a
+// credential. From then on this place is used.
 func ChainCredentials() CredentialSource { return &chainSource{places: places()} }
 
-// place is one of the places where a credential may be.
+// place is a place that may have a credential.
 type place struct {
 	name string
-	// missing says why it is useless to try the place; empty: try it.
+	// missing returns why the place cannot have a credential; empty: try it.
 	missing func() string
-	// failed says why the place gives nothing, where the SDK's own message may hold a secret or say
-	// nothing; nil: the SDK's message serves.
+	// failed returns why the place has no credential, where the SDK's own message may contain a
+	// secret or is not helpful; nil: use the SDK's message.
 	failed func() string
 	open   func() (providers.CredentialsProvider, error)
 }
@@ -80,7 +80,7 @@ func places() []place {
 		{
 			name:    "aliyun profile",
 			missing: file("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun/config.json", "ALIBABA_CLOUD_CLI_PROFILE_DISABLED"),
-			// The SDK quotes the whole file when it cannot read it.
+			// The SDK quotes the whole file if it cannot parse it.
 			failed: func() string {
 				return fmt.Sprintf("%s gives none: aliyun configure list shows its profiles", fileOf("ALIBABA_CLOUD_CONFIG_FILE", ".aliyun/config.json"))
 			},
@@ -148,31 +148,31 @@ type chainSource struct {
 	places []place
 
 	mu  sync.Mutex
-	now *chainLook // nil: nobody looks
+	now *chainLook // nil: no search is running
 
-	// from is the place that had one, provider what it was opened to. Only the look that is
-	// under way has to do with them.
+	// from is the place that had a credential, and provider is the SDK's source for it. Only
+	// the running search uses them.
 	from     *place
 	provider providers.CredentialsProvider
 }
 
-// chainLook is one look for a credential, for all who want one meanwhile.
+// chainLook is one search for a credential, shared by all concurrent callers.
 type chainLook struct {
 	done chan struct{}
 	cred Credential
 	err  error
-	// at is the place that is asked.
+	// at is the place that is being tried.
 	at atomic.Pointer[place]
 }
 
-// Format keeps the secrets in.
+// Format hides the secrets.
 func (s *chainSource) Format(f fmt.State, _ rune) {
-	_, _ = fmt.Fprint(f, "credential chain") // a Formatter has nowhere to report to
+	_, _ = fmt.Fprint(f, "credential chain") // a Formatter cannot return an error
 }
 
-// Get returns the credential of the place that had one, or the first that there is. The
-// error has a line for each place, or is ctx's and names the place that does not answer: the
-// SDK's sources know no context, and go on beside the caller.
+// Get returns the credential of the place that had one before, or of the first place that has
+// one. The error has a line for each place. If ctx ends, the error names the place that has not
+// answered: the SDK's sources take no context, so the search continues in the background.
 func (s *chainSource) Get(ctx context.Context) (Credential, error) {
 	s.mu.Lock()
 	l := s.now
@@ -222,7 +222,7 @@ func (s *chainSource) find(l *chainLook) (Credential, error) {
 	return Credential{}, errors.New("set ALIBABA_CLOUD_ACCESS_KEY_ID and ALIBABA_CLOUD_ACCESS_KEY_SECRET, or run aliyun configure; looked at:" + said.String())
 }
 
-// look asks one place, and says why it has no credential.
+// look tries one place, and returns why it has no credential.
 func (s *chainSource) look(p *place) (*providers.Credentials, string) {
 	if why := p.missing(); why != "" {
 		return nil, why
@@ -249,7 +249,7 @@ func credentialOf(c *providers.Credentials) Credential {
 	return Credential{AccessKeyID: c.AccessKeyId, AccessKeySecret: c.AccessKeySecret, SecurityToken: c.SecurityToken}
 }
 
-// oneLine is what others say of a failure, in one line that a terminal holds.
+// oneLine returns an error of another library as one line that is safe for a terminal.
 func oneLine(err error) string {
 	if err == nil {
 		return "nothing there"

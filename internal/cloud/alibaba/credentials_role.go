@@ -18,27 +18,28 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// The SDKs have sources for the two kinds of roles, but fixed to one metadata
-// address and to https, without a context and not safe for concurrent use; the
-// protocols are small, so they are spoken here.
+// The SDKs have sources for both kinds of roles. But they use one fixed metadata address and
+// https, take no context and are not safe for concurrent use. The protocols are small, so they
+// are implemented here.
 
-// ECSRoleConfig is for the RAM role of the instance the controller runs on.
+// ECSRoleConfig configures credentials from the RAM role of the instance that the controller
+// runs on.
 type ECSRoleConfig struct {
-	// Role is the role's name; empty: the metadata service tells.
+	// Role is the role's name; empty: ask the metadata service.
 	Role string
-	// Endpoint is the metadata service, by default http://100.100.100.200.
+	// Endpoint is the URL of the metadata service, by default http://100.100.100.200.
 	Endpoint string
 	Clock    clock.Clock
 	Log      *slog.Logger
 }
 
-// ECSRoleCredentials gives the instance's RAM role.
+// ECSRoleCredentials returns credentials of the instance's RAM role.
 func ECSRoleCredentials(cfg ECSRoleConfig) (CredentialSource, error) {
 	base, err := baseURL("metadata endpoint", orDefault(cfg.Endpoint, "http://100.100.100.200"))
 	if err != nil {
 		return nil, err
 	}
-	// The metadata service is on the link: never by a proxy, and quick or not there.
+	// The metadata service is link-local: use no proxy and a short timeout.
 	transport := newTransport(2 * time.Second)
 	transport.Proxy = nil
 	m := metadata{base: base, http: &http.Client{Transport: transport, Timeout: 5 * time.Second}}
@@ -50,8 +51,8 @@ type metadata struct {
 	http *http.Client
 }
 
-// errTokenRefused says that the metadata service does not know a session token, or no
-// more: it was restarted, or its clock jumped, since it gave it.
+// errTokenRefused says that the metadata service does not accept a session token: since it
+// issued the token, it was restarted or its clock jumped.
 var errTokenRefused = errors.New("HTTP status 401: the session token was refused")
 
 func (m metadata) credential(ctx context.Context, role string) (Credential, error) {
@@ -95,8 +96,8 @@ func (m metadata) ask(ctx context.Context, role string) (Credential, error) {
 	return answer.credential("RAM role " + role)
 }
 
-// token asks for the session token of the hardened mode; a service that has no
-// such mode is asked without.
+// token requests a session token for the hardened mode. It returns none if the service does not
+// have this mode.
 func (m metadata) token(ctx context.Context) (string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPut, m.base+"/latest/api/token", nil)
 	if err != nil {
@@ -136,16 +137,17 @@ func (m metadata) get(ctx context.Context, path, token string) (string, error) {
 	return "", fmt.Errorf("HTTP status %d", status)
 }
 
-// RRSAConfig is for a RAM role that a Kubernetes service account may take (RAM
-// Roles for Service Accounts): its token is exchanged at STS.
+// RRSAConfig configures credentials from a RAM role that a Kubernetes service account may
+// assume (RAM Roles for Service Accounts): STS exchanges the account's token for a credential.
 type RRSAConfig struct {
-	// TokenFile is the projected service account token; it is read anew for each exchange.
+	// TokenFile is the projected service account token. It is read for each exchange.
 	TokenFile   string
 	RoleARN     string
 	ProviderARN string
-	// Session names the session in the cloud's audit log (terway).
+	// Session is the session name in the cloud's audit log (default terway).
 	Session string
-	// Endpoint is STS, by default https://sts.REGION.aliyuncs.com (sts-vpc with Network "vpc").
+	// Endpoint is the URL of STS, by default https://sts.REGION.aliyuncs.com (sts-vpc with
+	// Network "vpc").
 	Endpoint string
 	Region   string
 	Network  string
@@ -153,7 +155,7 @@ type RRSAConfig struct {
 	Log      *slog.Logger
 }
 
-// RRSACredentials gives the service account's RAM role.
+// RRSACredentials returns credentials of the service account's RAM role.
 func RRSACredentials(cfg RRSAConfig) (CredentialSource, error) {
 	for field, v := range map[string]string{"token file": cfg.TokenFile, "role ARN": cfg.RoleARN, "OIDC provider ARN": cfg.ProviderARN} {
 		if v == "" {
@@ -183,7 +185,7 @@ func RRSACredentials(cfg RRSAConfig) (CredentialSource, error) {
 	return source, nil
 }
 
-// assumeRole calls AssumeRoleWithOIDC, which is not signed: the token proves who asks.
+// assumeRole calls AssumeRoleWithOIDC, which is not signed: the token authenticates the caller.
 func assumeRole(ctx context.Context, client *http.Client, base string, cfg RRSAConfig, now time.Time) (Credential, error) {
 	const action = "AssumeRoleWithOIDC"
 	token, err := os.ReadFile(cfg.TokenFile)
@@ -211,7 +213,7 @@ func assumeRole(ctx context.Context, client *http.Client, base string, cfg RRSAC
 		e := &cloud.Error{Action: action, Code: answer.Code, Class: cloud.Classify(answer.Code, status), Status: status,
 			RequestID: answer.RequestId, Message: cleanMessage(answer.Message)}
 		if e.Class == cloud.NotFound || e.Class == cloud.Invalid || e.Class == cloud.Conflict {
-			e.Class = cloud.Auth // whatever STS finds wrong, to the caller it is a missing credential
+			e.Class = cloud.Auth // whatever STS finds wrong, the caller has no credential
 		}
 		return Credential{}, e
 	}
@@ -221,7 +223,7 @@ func assumeRole(ctx context.Context, client *http.Client, base string, cfg RRSAC
 	return answer.Credentials.credential("role " + cfg.RoleARN)
 }
 
-// stsCredentials are the fields that STS and the metadata service share.
+// stsCredentials has the fields that the answers of STS and the metadata service share.
 type stsCredentials struct {
 	AccessKeyId, AccessKeySecret, SecurityToken, Expiration string
 }
@@ -237,7 +239,7 @@ func (s stsCredentials) credential(whose string) (Credential, error) {
 	return Credential{AccessKeyID: s.AccessKeyId, AccessKeySecret: s.AccessKeySecret, SecurityToken: s.SecurityToken, Expires: expires}, nil
 }
 
-// baseURL checks an endpoint that is spoken to without the SDK.
+// baseURL validates an endpoint that is used without the SDK.
 func baseURL(field, s string) (string, error) {
 	at, err := parseEndpoint(field, s)
 	if err != nil {
@@ -246,7 +248,7 @@ func baseURL(field, s string) (string, error) {
 	return strings.ToLower(at.scheme) + "://" + at.host, nil
 }
 
-// exchange sends a request and reads a small answer; its errors do not repeat the URL.
+// exchange sends a request and reads a small answer. Its errors do not contain the URL.
 func exchange(client *http.Client, req *http.Request) (int, []byte, error) {
 	rsp, err := client.Do(req)
 	if err != nil {

@@ -48,7 +48,7 @@ func TestFileCredentialsFollowTheSecret(t *testing.T) {
 	}
 }
 
-// imds is a metadata service of the hardened mode.
+// imds is a metadata service with the hardened mode.
 type imds struct {
 	*httptest.Server
 	mu      sync.Mutex
@@ -58,7 +58,7 @@ type imds struct {
 	broken  bool
 	plain   bool // no session tokens
 	garbage bool
-	refuses int // so many times a session token is refused
+	refuses int // how often a session token is refused
 }
 
 func newIMDS(t *testing.T, clock clock.Clock) *imds {
@@ -126,7 +126,7 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	clock.Step(2 * time.Minute) // 4 minutes before the end
 	renewed(t, source, "STS.1", "STS.2")
 
-	// The service is away: the old one is used while it lasts, no longer.
+	// The service cannot be reached: the old credential is used until it expires.
 	clock.Step(57 * time.Minute)
 	m.set(func() { m.broken = true })
 	want("STS.2")
@@ -143,7 +143,7 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	source.Forget(Credential{AccessKeyID: "STS.3", SecurityToken: "t3"})
 	want("STS.4")
 
-	// A life shorter than the margin.
+	// A lifetime shorter than the margin.
 	m.set(func() { m.life = time.Minute })
 	source.Forget(Credential{AccessKeyID: "STS.4", SecurityToken: "t4"})
 	want("STS.5")
@@ -153,7 +153,7 @@ func TestECSRoleIsRenewedInTime(t *testing.T) {
 	renewed(t, source, "STS.5", "STS.6")
 }
 
-// A session token that the service does not know any more is replaced once, not for ever.
+// A session token that the service no longer knows is replaced once.
 func TestECSRoleTokenRefused(t *testing.T) {
 	clock := newFakeClock()
 	m := newIMDS(t, clock)
@@ -173,7 +173,7 @@ func TestECSRoleTokenRefused(t *testing.T) {
 	}
 }
 
-// renewed waits until a source has replaced a credential, which signs meanwhile.
+// renewed waits until a source has replaced a credential; until then it returns the old one.
 func renewed(t *testing.T, source CredentialSource, old, next string) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
@@ -187,8 +187,8 @@ func renewed(t *testing.T, source CredentialSource, old, next string) {
 	}
 }
 
-// A service that hangs while the old credential is good holds no call, and is not
-// asked by each.
+// A service that hangs while the old credential is valid blocks no call, and not every call
+// asks it.
 func TestRenewalHoldsNoCall(t *testing.T) {
 	clock := newFakeClock()
 	fetches := make(chan chan error, 100)
@@ -205,9 +205,9 @@ func TestRenewalHoldsNoCall(t *testing.T) {
 		}
 	}
 	get()
-	clock.Step(56 * time.Minute) // so that it is good for four more
+	clock.Step(56 * time.Minute) // so that it is valid for four more
 	for range 16 {
-		get() // would wait for ever
+		get() // must not wait
 	}
 	away := <-fetches
 	away <- errors.New("STS does not answer")

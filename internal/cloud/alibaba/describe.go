@@ -14,11 +14,11 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// maxInstances is how many ids one DescribeInstances call takes, and how many
-// instances a page has at most (ECS API).
+// maxInstances is the maximum number of ids in a DescribeInstances call, and of instances on a
+// page (ECS API).
 const maxInstances = 100
 
-// DescribeInstances returns those of the instances that exist.
+// DescribeInstances returns the instances that exist.
 func (c *Client) DescribeInstances(ctx context.Context, ids []string) ([]cloud.Instance, error) {
 	var all []cloud.Instance
 	for part := range slices.Chunk(slices.Compact(slices.Sorted(slices.Values(ids))), maxInstances) {
@@ -31,7 +31,7 @@ func (c *Client) DescribeInstances(ctx context.Context, ids []string) ([]cloud.I
 	return all, nil
 }
 
-// describeInstances asks for as many instances as one page holds.
+// describeInstances reads at most one page of instances.
 func (c *Client) describeInstances(ctx context.Context, ids []string) (found []cloud.Instance, err error) {
 	const action = "DescribeInstances"
 	if slices.Contains(ids, "") {
@@ -66,7 +66,7 @@ func (c *Client) describeInstances(ctx context.Context, ids []string) (found []c
 	return found, nil
 }
 
-// addresses reads those of a list that are addresses.
+// addresses returns the valid addresses of a list.
 func addresses(list []string) (out []netip.Addr) {
 	for _, s := range list {
 		if a, err := netip.ParseAddr(s); err == nil {
@@ -100,11 +100,11 @@ func (c *Client) DescribeInstanceType(ctx context.Context, instanceType string) 
 	return nil, absent(action, rsp.RequestId, "InvalidInstanceType.NotFound", "instance type", instanceType)
 }
 
-// typesPerPage is the most that DescribeInstanceTypes gives (ECS API: MaxResults).
+// typesPerPage is the maximum page size of DescribeInstanceTypes (ECS API: MaxResults).
 const typesPerPage = 100
 
-// DescribeInstanceTypes lists all instance types that the cloud knows; progress, if
-// not nil, is told how many are there so far.
+// DescribeInstanceTypes lists all instance types of the cloud. progress, if not nil, is called
+// with the number read so far.
 func (c *Client) DescribeInstanceTypes(ctx context.Context, progress func(n int)) ([]cloud.TypeDescription, error) {
 	const action = "DescribeInstanceTypes"
 	var all []cloud.TypeDescription
@@ -179,8 +179,8 @@ func (c *Client) DescribeVPC(ctx context.Context, id string) (*cloud.VPC, error)
 	return v, nil
 }
 
-// absent is the error for a resource that a list does not have: lists answer an
-// unknown id with success and nothing in it.
+// absent returns the error for a resource that is not in a list: for an unknown id the cloud
+// returns success and an empty list.
 func absent(action, requestID, code, what, id string) error {
 	return &cloud.Error{Action: action, Code: code, Class: cloud.NotFound, Status: http.StatusOK, RequestID: requestID,
 		Message: what + " " + id + " is not among what the cloud lists"}

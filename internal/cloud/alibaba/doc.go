@@ -1,13 +1,13 @@
-// Package alibaba implements cloud.API with the official SDK's typed ECS and VPC
-// requests. It owns everything that lies between a method and the wire:
-// credentials and their renewal, one rate limiter per action, repetition with
-// the same client token, the checks of every answer, and the metrics.
+// Package alibaba implements cloud.API with the official SDK's typed ECS and VPC requests. It
+// owns everything between a method and the network: credentials and their renewal, a rate
+// limiter for each action, retries with the same client token, validation of every answer, and
+// metrics.
 //
-// A limiter's queue is in the order of the callers' priorities (cloud.WithPriority), so that
-// what pods wait for is before what fills pools. Whoever has other work is told when to come
-// again instead of being queued (cloud.WithDeferral). A temporary credential is renewed
-// beside the calls that the old one signs.
+// A limiter's queue is sorted by the callers' priorities (cloud.WithPriority): calls that pods
+// wait for come before calls that fill pools. A caller with other work can be told when to
+// retry instead of being queued (cloud.WithDeferral). A temporary credential is renewed in the
+// background while the old one is still in use.
 //
-// It must never decide anything about nodes or pools, never keep a copy of what
-// the cloud holds, and never put a secret into a log, an error or a label.
+// The package must never decide anything about nodes or pools, never cache the state of the
+// cloud, and never put a secret into a log, an error or a label.
 package alibaba

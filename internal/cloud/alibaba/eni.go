@@ -11,14 +11,14 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// The API's limits of one DescribeNetworkInterfaces call.
+// The API's limits for DescribeNetworkInterfaces.
 const (
 	maxPage = 500
 	maxIDs  = 100
 )
 
-// CreateENI implements cloud.API. A lost answer is repeated with the same token,
-// which gives the same ENI.
+// CreateENI implements cloud.API. If the answer is lost, the call is repeated with the same
+// token, which returns the same ENI.
 func (c *Client) CreateENI(ctx context.Context, want cloud.CreateENIRequest) (*cloud.ENI, error) {
 	const action = "CreateNetworkInterface"
 	switch {
@@ -31,7 +31,7 @@ func (c *Client) CreateENI(ctx context.Context, want cloud.CreateENIRequest) (*c
 	case want.SecondaryCount < 0 || want.SecondaryCount > 49:
 		return nil, refuse(action, "%d secondary addresses; an ENI can be created with 0 to 49", want.SecondaryCount)
 	}
-	// The order is part of the parameters that belong to the token.
+	// The order is one of the parameters that the token covers.
 	var tags []ecs.CreateNetworkInterfaceTag
 	for _, k := range slices.Sorted(maps.Keys(want.Tags)) {
 		tags = append(tags, ecs.CreateNetworkInterfaceTag{Key: k, Value: want.Tags[k]})
@@ -42,7 +42,7 @@ func (c *Client) CreateENI(ctx context.Context, want cloud.CreateENIRequest) (*c
 		r.SecurityGroupIds = &want.SecurityGroups
 		r.NetworkInterfaceName = want.Name
 		r.Description = want.Description
-		// An ENI that is still attached when its instance is released goes with it.
+		// If the instance is released, an attached ENI is deleted with it.
 		r.DeleteOnRelease = requests.NewBoolean(true)
 		if want.SecondaryCount > 0 {
 			r.SecondaryPrivateIpAddressCount = requests.NewInteger(want.SecondaryCount)
@@ -61,13 +61,13 @@ func (c *Client) CreateENI(ctx context.Context, want cloud.CreateENIRequest) (*c
 	return &eni, nil
 }
 
-// AttachENI implements cloud.API. An ENI that is on this instance already is no error.
+// AttachENI implements cloud.API. An ENI that is already on this instance is no error.
 func (c *Client) AttachENI(ctx context.Context, eniID, instanceID string) error {
 	_, err := call(ctx, c, ecs.CreateAttachNetworkInterfaceRequest, ecs.CreateAttachNetworkInterfaceResponse, func(r *ecs.AttachNetworkInterfaceRequest) {
 		r.NetworkInterfaceId, r.InstanceId = eniID, instanceID
 	})
 	switch cloud.ClassOf(err) {
-	case cloud.Conflict, cloud.Invalid, cloud.Quota: // what an attached ENI gets, perhaps by our own lost call
+	case cloud.Conflict, cloud.Invalid, cloud.Quota: // the answer for an attached ENI, which our own lost call may have attached
 		if eni, look := c.lookAt(ctx, eniID); look == nil && eni != nil && eni.InstanceID == instanceID &&
 			(eni.Status == cloud.ENIAttaching || eni.Status == cloud.ENIInUse) {
 			return nil
@@ -91,7 +91,7 @@ func (c *Client) DetachENI(ctx context.Context, eniID, instanceID string) error 
 	return err
 }
 
-// DeleteENI implements cloud.API. An ENI that is gone or going is no error.
+// DeleteENI implements cloud.API. An ENI that is gone or being deleted is no error.
 func (c *Client) DeleteENI(ctx context.Context, eniID string) error {
 	_, err := call(ctx, c, ecs.CreateDeleteNetworkInterfaceRequest, ecs.CreateDeleteNetworkInterfaceResponse, func(r *ecs.DeleteNetworkInterfaceRequest) {
 		r.NetworkInterfaceId = eniID
@@ -109,7 +109,7 @@ func (c *Client) DeleteENI(ctx context.Context, eniID string) error {
 	return err
 }
 
-// lookAt returns an ENI, nil when it does not exist.
+// lookAt returns an ENI, or nil if it does not exist.
 func (c *Client) lookAt(ctx context.Context, eniID string) (*cloud.ENI, error) {
 	enis, err := c.DescribeENIs(ctx, cloud.ENIFilter{IDs: []string{eniID}})
 	if err != nil || len(enis) == 0 {
@@ -136,9 +136,9 @@ func (c *Client) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.E
 	return all, nil
 }
 
-// describeENIs reads all pages of one query. Pages are asked for by token; an
-// endpoint that answers with page numbers instead is followed too. An ENI can
-// come twice when others appear or vanish between two pages: the later one counts.
+// describeENIs reads all pages of a query. It requests pages by token; if the endpoint answers
+// with page numbers instead, it uses these. If others create or delete ENIs in between, an ENI
+// can appear on two pages: the later one is used.
 func (c *Client) describeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
 	const action = "DescribeNetworkInterfaces"
 	var tags []ecs.DescribeNetworkInterfacesTag

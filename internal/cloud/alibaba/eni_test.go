@@ -46,7 +46,7 @@ func ids(enis []cloud.ENI) []string {
 	return s
 }
 
-// many makes n ENIs, of which a page has those from..to.
+// many returns n ENIs, of which a page has those from..to.
 func many(from, to int) []map[string]any {
 	var s []map[string]any
 	for i := from; i < to; i++ {
@@ -247,7 +247,7 @@ func TestUnassign(t *testing.T) {
 		name     string
 		unassign []answer
 		look     []answer
-		calls    []string // what each Unassign call named
+		calls    []string // what each Unassign call contained
 		want     string
 	}{
 		{"all there", []answer{done}, nil, []string{"10.0.0.2 10.0.0.3"}, ""},
@@ -286,7 +286,7 @@ func TestUnassign(t *testing.T) {
 	}
 }
 
-// Whatever an endpoint answers, the client returns what is sound or an error.
+// For any answer of an endpoint, the client returns valid data or an error.
 func FuzzAnswers(f *testing.F) {
 	f.Add(createdBody, 200)
 	f.Add(enisAnswer(map[string]any{"NextToken": "1"}, eniJSON("eni-1", "InUse", "i-1", "10.0.0.1")).body, 200)

@@ -22,7 +22,7 @@ const (
 	testSecret = "s3cr3t-of-the-test"
 )
 
-// fakeClock stands still, but for those who wait, and remembers for how long they did.
+// fakeClock advances only for its waiters, and records for how long they waited.
 type fakeClock struct {
 	testclock.Clock
 	mu    sync.Mutex
@@ -49,7 +49,7 @@ func (c *fakeClock) remember(d time.Duration) {
 	c.slept = append(c.slept, d)
 }
 
-// answer is what the scripted cloud says; cut drops the connection instead.
+// answer is an answer of the scripted cloud; cut drops the connection instead.
 type answer struct {
 	status int
 	body   string
@@ -91,7 +91,7 @@ func newFakeCloud(t *testing.T, script func(n int, q url.Values) answer) *fakeCl
 	return f
 }
 
-// in returns an answer script: one answer after the other, the last for ever.
+// in returns a script with these answers, of which the last one repeats.
 func in(answers ...answer) func(int, url.Values) answer {
 	return func(n int, _ url.Values) answer { return answers[min(n, len(answers)-1)] }
 }

@@ -13,13 +13,13 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// Every action the client calls: its product, how often a minute it is called at
-// most, and whose call it is. The controller's figures are what the service is
-// known to allow one account; the operator's are low, as a person makes few calls.
+// All actions that the client calls, with the product, the maximum number of calls per minute,
+// and the caller. The controller's numbers are what the service is known to allow an account.
+// The operator's are low, because a person makes few calls.
 var actions = map[string]struct {
 	product   string
 	perMinute int
-	// by says who calls it: each has a RAM policy of its own.
+	// by is the program that calls it: each has a RAM policy of its own.
 	by caller
 }{
 	"AssignPrivateIpAddresses":   {productECS, 400, byController},
@@ -52,7 +52,7 @@ var actions = map[string]struct {
 	"DescribeZones":                  {productVPC, 200, byOperator},
 }
 
-// caller is a set of the programs that use this package.
+// caller is a set of programs that use this package.
 type caller int
 
 const (
@@ -70,51 +70,51 @@ func DefaultLimits() map[string]int {
 	return m
 }
 
-// A throttled action goes on at half its rate, never below a fiftieth of what is
-// configured, and gets a fifth faster every five seconds in which nobody complains.
+// A throttled action continues at half its rate, but never below 1/50 of the configured rate.
+// The rate grows by a fifth after every five seconds without throttling.
 const (
 	slowFactor    = 0.5
 	slowFloor     = 1.0 / 50
-	slowPause     = time.Second // answers of calls already under way count once
+	slowPause     = time.Second // throttled answers within this time count as one
 	recoverFactor = 1.2
 	recoverStep   = 5 * time.Second
-	// burstSeconds is how many seconds' worth of calls may be made at once after a rest.
+	// burstSeconds limits a burst after a pause, to the calls of so many seconds.
 	burstSeconds = 2
 )
 
-// limiter paces the calls of one action: a token bucket, and a queue for each priority.
+// limiter limits the rate of one action: a token bucket, and a queue for each priority.
 type limiter struct {
 	mu      sync.Mutex
 	tokens  float64
-	at      time.Time // when tokens were counted
+	at      time.Time // when tokens was updated
 	base    float64   // as configured
 	burst   int
 	current float64
-	slowed  time.Time // last time it was slowed
+	slowed  time.Time // last time the rate was halved
 	stepped time.Time // last time the rate changed
 
 	queues     [cloud.Priorities][]*waiter
-	turns      int  // given so far
-	dispatches bool // somebody gives the turns
-	// calls are those from their begin to their end, by priority.
+	turns      int  // number of calls admitted
+	dispatches bool // a goroutine is dispatching
+	// calls is the number of calls in progress or waiting, by priority.
 	calls [cloud.Priorities]int
-	// later is when the call that was last deferred should come again, by priority.
+	// later is the time at which the last deferred call should retry, by priority.
 	later [cloud.Priorities]time.Time
 }
 
-// waiter is a call that waits for its turn.
+// waiter is a call in the queue.
 type waiter struct {
 	since time.Time
-	turn  chan struct{} // closed when it has come
+	turn  chan struct{} // closed when the call may start
 }
 
-// Every fairTurn-th turn goes to the call that has waited longest, whatever its priority.
+// Every fairTurn-th slot goes to the call that has waited longest, whatever its priority.
 const fairTurn = 8
 
-// A call that may be deferred is deferred if as many calls as take holdFor, and no fewer than
-// holdMin, are under way. It is told to come again when half of the queue is done at the earliest,
-// and after deferMax at the latest; deferMore times as many calls are told to come as there are
-// turns, so that no turn is lost if some do not come.
+// A deferrable call is deferred if at least holdMin calls, and at least those of holdFor, are
+// in progress or waiting. It is told to retry when half of the queue is done, and after
+// deferMax at the latest. The retries are planned at deferMore times the rate, so that no slot
+// is unused if some callers do not return.
 const (
 	holdFor   = 6 * time.Second
 	holdMin   = 32
@@ -146,14 +146,14 @@ func newLimiter(perMinute int) *limiter {
 	return &limiter{tokens: float64(burst), base: base, burst: burst, current: base}
 }
 
-// errTooLate says that a call's turn would come after its deadline.
+// errTooLate says that the call could start only after its deadline.
 type errTooLate struct{ wait time.Duration }
 
 func (e errTooLate) Error() string {
 	return fmt.Sprintf("the rate limit's queue is %s long, longer than the call may take", e.wait.Round(time.Millisecond))
 }
 
-// admit begins a call, which release ends. after is not zero if the call is deferred.
+// admit registers a call, which release ends. after is not zero if the call is deferred.
 func (l *limiter) admit(ctx context.Context, now time.Time) (after time.Duration) {
 	p := cloud.PriorityOf(ctx)
 	l.mu.Lock()
@@ -182,14 +182,14 @@ func (l *limiter) release(ctx context.Context) {
 	l.calls[cloud.PriorityOf(ctx)]--
 }
 
-// takes is how long n calls take at the present rate.
+// takes returns how long n calls take at the current rate.
 func (l *limiter) takes(n int) time.Duration {
 	return time.Duration(math.Ceil(float64(n) / l.current * float64(time.Second)))
 }
 
-// wait returns when the call may be made, and says how long that took; before it waits it reports
-// how long that will be, unless calls of a higher priority come. It does not begin to wait for a
-// turn that would come after ctx's deadline.
+// wait blocks until the call may start, and returns how long that took. Before it blocks it
+// reports the expected time, which grows if calls of a higher priority come. It fails at once
+// if the call could start only after ctx's deadline.
 func (l *limiter) wait(ctx context.Context, clock clock.Clock, tell func(time.Duration)) (time.Duration, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
@@ -230,17 +230,17 @@ func (l *limiter) wait(ctx context.Context, clock clock.Clock, tell func(time.Du
 	if i := slices.Index(l.queues[p], w); i >= 0 {
 		l.queues[p] = slices.Delete(l.queues[p], i, i+1)
 	} else {
-		l.tokens++ // its turn came at the same moment: it is given back
+		l.tokens++ // admitted at the same moment: return the token
 	}
 	return clock.Now().Sub(w.since), ctx.Err()
 }
 
-// count adds what has come into the bucket; l.mu is held, as below.
+// count adds new tokens to the bucket. The caller holds l.mu, also for the functions below.
 func (l *limiter) count(now time.Time) {
 	if !l.at.IsZero() {
 		l.tokens += max(0, now.Sub(l.at).Seconds()) * l.current
 	}
-	burst := 1 // while it is slowed: saved-up calls are what the service complains about
+	burst := 1 // while the rate is reduced: the service complains about bursts
 	if l.current == l.base {
 		burst = l.burst
 	}
@@ -252,7 +252,7 @@ func (l *limiter) waiting() bool {
 	return slices.ContainsFunc(l.queues[:], func(q []*waiter) bool { return len(q) > 0 })
 }
 
-// give gives the turns that there are.
+// give admits calls while there are tokens.
 func (l *limiter) give() {
 	const rounding = 1e-9
 	for l.tokens >= 1-rounding && l.waiting() {
@@ -269,7 +269,7 @@ func (l *limiter) give() {
 	}
 }
 
-// dispatch gives turns until nobody waits.
+// dispatch admits calls until none waits.
 func (l *limiter) dispatch(clock clock.Clock) {
 	for {
 		l.mu.Lock()
@@ -280,14 +280,14 @@ func (l *limiter) dispatch(clock clock.Clock) {
 			l.mu.Unlock()
 			return
 		}
-		// At most a while: the rate may rise.
+		// Wait at most this long: the rate may grow.
 		d := min(time.Duration(math.Ceil((1-l.tokens)/l.current*float64(time.Second))), recoverStep)
 		l.mu.Unlock()
 		clock.Sleep(d)
 	}
 }
 
-// slow is called after a Throttling answer.
+// slow is called after a throttled answer.
 func (l *limiter) slow(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -298,7 +298,7 @@ func (l *limiter) slow(now time.Time) {
 	l.set(now, max(l.current*slowFactor, l.base*slowFloor))
 }
 
-// fine is called after an answer without complaint.
+// fine is called after any other answer.
 func (l *limiter) fine(now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// untold is for who need not know how long a wait will be.
+// untold ignores how long a wait will be.
 func untold(time.Duration) {}
 
 func TestThrottlingSlowsAndRecovers(t *testing.T) {
@@ -83,7 +83,7 @@ func TestTurnIsGivenBack(t *testing.T) {
 	}
 }
 
-// deadlineAt has a deadline of the fake clock's time.
+// deadlineAt is a context with a deadline in the fake clock's time.
 type deadlineAt struct {
 	context.Context
 	at time.Time
@@ -91,8 +91,8 @@ type deadlineAt struct {
 
 func (d deadlineAt) Deadline() (time.Time, bool) { return d.at, true }
 
-// However calls, throttlings and pauses are mixed, no stretch of time has more
-// calls than the configured rate and one burst allow.
+// For any mix of calls, throttling and pauses, no period has more calls than the configured
+// rate and one burst allow.
 func TestNeverFasterThanConfigured(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		clock := newFakeClock()
@@ -129,7 +129,7 @@ func TestNeverFasterThanConfigured(t *testing.T) {
 	})
 }
 
-// docs/configuration.md has the limits of what the controller calls.
+// docs/configuration.md has the limits of the controller's calls.
 func TestLimitsAreDocumented(t *testing.T) {
 	b, err := os.ReadFile("../../../docs/configuration.md")
 	if err != nil {
@@ -161,8 +161,8 @@ func TestBackoff(t *testing.T) {
 	})
 }
 
-// Calls for which pods wait come first, those of one priority in their order, and
-// none waits for ever.
+// Calls that pods wait for come first, calls of one priority keep their order, and none waits
+// for ever.
 func TestPriorities(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(60)
@@ -190,7 +190,7 @@ func TestPriorities(t *testing.T) {
 		}
 		gone, cancel := context.WithCancel(t.Context())
 		call(gone, cloud.PodsWait)
-		cancel() // its turn goes to another
+		cancel() // its slot goes to another
 		for range 20 {
 			call(t.Context(), cloud.PodsWait)
 		}
@@ -214,8 +214,8 @@ func TestPriorities(t *testing.T) {
 	})
 }
 
-// Who may be deferred is not held by a queue: the error says when to come again, those
-// for whom pods wait are not behind the others, and who comes again is served.
+// A deferrable call does not block: the error says when to retry, calls that pods wait for are
+// not behind others, and a retry succeeds.
 func TestDeferral(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(600) // 10 a second

@@ -9,7 +9,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// metrics have labels of small fixed sets only: actions, classes and reasons.
+// metrics only use labels with few possible values: actions, classes and reasons.
 type metrics struct {
 	duration *prometheus.HistogramVec
 	wait     *prometheus.HistogramVec
@@ -23,30 +23,30 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "terway_cloud_request_duration_seconds",
-			Help:    "How long the cloud took to answer one attempt of a call, by action and result (ok or the error's class).",
+			Help:    "Duration of one attempt of a cloud call, by action and result (ok or the error's class).",
 			Buckets: prometheus.ExponentialBuckets(0.01, 2, 12),
 		}, []string{"action", "result"}),
 		wait: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "terway_cloud_wait_seconds",
-			Help:    "How long a call waited for the client's own rate limit.",
+			Help:    "Time that a call waited for the client's own rate limit.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}, []string{"action"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terway_cloud_retries_total",
-			Help: "Calls that were repeated, by action and the class of the error that made it necessary.",
+			Help: "Retries of calls, by action and the class of the error.",
 		}, []string{"action", "class"}),
 		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "terway_cloud_errors_total",
-			Help: "Answers that were not success, by action and reason (docs/errors.md).",
+			Help: "Failed calls, by action and reason (docs/errors.md).",
 		}, []string{"action", "reason"}),
 		rate: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "terway_cloud_rate_limit",
-			Help: "Calls per second of an action that the client allows itself now; it falls when the cloud throttles.",
+			Help: "Current rate limit of the client in calls per second, by action; it falls when the cloud throttles.",
 		}, []string{"action"}),
 	}
 	m.deferred = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "terway_cloud_deferred_total",
-		Help: "Calls that were put off because as many as the rate limit allows in some seconds were under way.",
+		Help: "Calls that were deferred because too many calls were queued.",
 	}, []string{"action"})
 	if reg == nil {
 		return m, nil
@@ -58,7 +58,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(errs...)
 }
 
-// attempt records one request on the wire.
+// attempt records one HTTP request.
 func (m *metrics) attempt(action string, took time.Duration, err error) {
 	result := "ok"
 	if err != nil {

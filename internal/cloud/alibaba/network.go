@@ -13,10 +13,9 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// What "terwayctl vpc" asks of the cloud: VPCs and vSwitches. The controller calls
-// none of this but ListVSwitches.
+// Calls for "terwayctl vpc" about VPCs and vSwitches. The controller uses only ListVSwitches.
 
-// maxVPCPage is the largest page of VPC's lists.
+// maxVPCPage is the maximum page size of the lists of the VPC API.
 const maxVPCPage = 50
 
 // ListZones returns the ids of the region's zones, sorted.
@@ -40,7 +39,7 @@ func (c *Client) ListZones(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// ListVPCs lists VPCs with their tags; all pages are read.
+// ListVPCs lists VPCs with their tags. It reads all pages.
 func (c *Client) ListVPCs(ctx context.Context, f cloud.VPCFilter) ([]cloud.VPC, error) {
 	const action = "DescribeVpcs"
 	var tags []vpc.DescribeVpcsTag
@@ -96,8 +95,8 @@ func (c *Client) ListVSwitches(ctx context.Context, vpcID string) ([]cloud.VSwit
 	}, func(v cloud.VSwitch) string { return v.ID })
 }
 
-// pages reads a list that is cut by page numbers. An item can come twice when
-// others appear or vanish between two pages.
+// pages reads a list by page numbers. If others create or delete items in between, an item can
+// appear twice.
 func pages[T any](page func(number int) (items []T, total int, err error), id func(T) string) ([]T, error) {
 	var all []T
 	seen := map[string]bool{}
@@ -118,8 +117,8 @@ func pages[T any](page func(number int) (items []T, total int, err error), id fu
 	}
 }
 
-// CreateVPC creates a VPC and says its id; wait until it is Available. A lost
-// answer is repeated with the same token, which gives the same VPC.
+// CreateVPC creates a VPC and returns its id; wait until it is Available. If the answer is
+// lost, the call is repeated with the same token, which returns the same VPC.
 func (c *Client) CreateVPC(ctx context.Context, want cloud.CreateVPCRequest) (string, error) {
 	const action = "CreateVpc"
 	if want.Token == "" {
@@ -144,7 +143,7 @@ func (c *Client) CreateVPC(ctx context.Context, want cloud.CreateVPCRequest) (st
 	return rsp.VpcId, nil
 }
 
-// AddCIDR gives a VPC a secondary range; a range that it has is no error.
+// AddCIDR adds a secondary range to a VPC. A range that the VPC has already is no error.
 func (c *Client) AddCIDR(ctx context.Context, vpcID string, cidr netip.Prefix) error {
 	_, err := call(ctx, c, vpc.CreateAssociateVpcCidrBlockRequest, vpc.CreateAssociateVpcCidrBlockResponse, func(r *vpc.AssociateVpcCidrBlockRequest) {
 		r.VpcId, r.SecondaryCidrBlock = vpcID, cidr.String()
@@ -153,7 +152,7 @@ func (c *Client) AddCIDR(ctx context.Context, vpcID string, cidr netip.Prefix) e
 	case err == nil:
 		return nil
 	case cloud.ClassOf(err) == cloud.Invalid || cloud.ClassOf(err) == cloud.Conflict:
-		// The action knows no token: perhaps our own call before got through.
+		// The action has no token: an earlier attempt of ours may have succeeded.
 		if all, look := c.ListVPCs(ctx, cloud.VPCFilter{ID: vpcID}); look == nil && len(all) == 1 && slices.Contains(all[0].CIDRs, cidr) {
 			return nil
 		}
@@ -172,7 +171,7 @@ func (c *Client) DeleteVPC(ctx context.Context, id string) error {
 	return err
 }
 
-// CreateVSwitch creates a vSwitch and says its id; wait until it is Available.
+// CreateVSwitch creates a vSwitch and returns its id; wait until it is Available.
 func (c *Client) CreateVSwitch(ctx context.Context, want cloud.CreateVSwitchRequest) (string, error) {
 	const action = "CreateVSwitch"
 	if want.Token == "" {
@@ -197,7 +196,7 @@ func (c *Client) CreateVSwitch(ctx context.Context, want cloud.CreateVSwitchRequ
 	return rsp.VSwitchId, nil
 }
 
-// DeleteVSwitch starts to delete a vSwitch; one that is gone or going is no error.
+// DeleteVSwitch starts to delete a vSwitch; one that is gone or being deleted is no error.
 func (c *Client) DeleteVSwitch(ctx context.Context, id string) error {
 	_, err := call(ctx, c, vpc.CreateDeleteVSwitchRequest, vpc.CreateDeleteVSwitchResponse, func(r *vpc.DeleteVSwitchRequest) {
 		r.VSwitchId = id

@@ -42,8 +42,8 @@ func TestListsReadAllPages(t *testing.T) {
 	}
 }
 
-// AssociateVpcCidrBlock knows no token: after a lost answer the range is there, and
-// the repeated call is refused.
+// AssociateVpcCidrBlock has no token: after a lost answer the range exists, and the repeated
+// call is refused.
 func TestAddCIDRAfterALostAnswer(t *testing.T) {
 	vpc := func(secondary string) answer {
 		return ok(`{"RequestId":"R","TotalCount":1,"Vpcs":{"Vpc":[{"VpcId":"vpc-1","CidrBlock":"192.168.0.0/16","Status":"Available","SecondaryCidrBlocks":{"SecondaryCidrBlock":[` + secondary + `]}}]}}`)
@@ -91,7 +91,7 @@ func TestGoneIsNoError(t *testing.T) {
 	}
 }
 
-// Only rules that let in everything count.
+// Only rules that allow all traffic count.
 func TestAllowedFrom(t *testing.T) {
 	rule := func(protocol, policy, from, to string) string {
 		return fmt.Sprintf(`{"IpProtocol":%q,"Policy":%q,"SourceCidrIp":%q,"DestCidrIp":%q,"PortRange":"-1/-1","Priority":"1"}`, protocol, policy, from, to)
@@ -109,7 +109,7 @@ func TestAllowedFrom(t *testing.T) {
 	}
 }
 
-// The chain takes the environment first, and none of it is printed.
+// The chain tries the environment first, and prints no secret.
 func TestChainCredentials(t *testing.T) {
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", testKey)
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", testSecret)
@@ -124,7 +124,7 @@ func TestChainCredentials(t *testing.T) {
 	}
 }
 
-// slowProvider answers when it is told to.
+// slowProvider answers when the test lets it.
 type slowProvider struct {
 	asked   atomic.Int32
 	answers chan struct{}
@@ -138,14 +138,14 @@ func (p *slowProvider) GetCredentials() (*providers.Credentials, error) {
 
 func (p *slowProvider) GetProviderName() string { return "slow" }
 
-// A place that does not answer holds nobody beyond the caller's own time; who still waits
-// has its answer, for which it was asked once.
+// A place that does not answer blocks no caller longer than its context; callers that still
+// wait get the answer of one shared request.
 func TestChainCredentialsSlowPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &slowProvider{answers: make(chan struct{})}
 		s := &chainSource{places: []place{{name: "slow place", missing: func() string { return "" },
 			open: func() (providers.CredentialsProvider, error) { return slow, nil }}}}
-		for round := range 2 { // the look for a place, and a renewal
+		for round := range 2 { // the search, and a renewal
 			patient := make(chan error)
 			go func() {
 				c, err := s.Get(t.Context())
@@ -172,8 +172,7 @@ func TestChainCredentialsSlowPlace(t *testing.T) {
 	})
 }
 
-// Without a credential there is a line for each place that was looked at, and none of
-// what stands there.
+// Without a credential the error has a line for each place, without its contents.
 func TestChainCredentialsNone(t *testing.T) {
 	for _, name := range []string{
 		"ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "ALIBABA_CLOUD_OIDC_TOKEN", "ALIBABA_CLOUD_OIDC_TOKEN_FILE",
@@ -226,7 +225,7 @@ func TestChainCredentialsNone(t *testing.T) {
 		t.Errorf("the secret is printed: %s", got)
 	}
 
-	// What comes later is found.
+	// A credential that appears later is found.
 	t.Setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", testSecret)
 	if c, err := source.Get(t.Context()); err != nil || c.AccessKeyID != testKey {
 		t.Errorf("credential %q, %v: want the environment's", c.AccessKeyID, err)

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write deploy/ram-policy.json instead of
 
 const policyDoc = "../../../docs/ram-policy.md"
 
-// policies are the files with the least policy of each caller.
+// policies are the files with the minimal policy of each caller.
 var policies = map[string]caller{
 	"../../../deploy/ram-policy.json":     byController,
 	"../../../deploy/ram-policy-vpc.json": byOperator,
@@ -39,7 +39,7 @@ type ramStatement struct {
 	Resource []string
 }
 
-// ramActions are a caller's actions as a RAM policy names them.
+// ramActions returns a caller's actions as in a RAM policy.
 func ramActions(by caller) []string {
 	var list []string
 	for name, a := range actions {
@@ -51,7 +51,7 @@ func ramActions(by caller) []string {
 	return list
 }
 
-// TestRAMPolicy keeps the policies to exactly what their callers call.
+// TestRAMPolicy: each policy has exactly the actions that its caller uses.
 func TestRAMPolicy(t *testing.T) {
 	for file, by := range policies {
 		want := ramPolicy{"1", []ramStatement{{"Allow", ramActions(by), []string{"*"}}}}
@@ -99,7 +99,7 @@ func TestRAMPolicy(t *testing.T) {
 	}
 }
 
-// The table of actions has those that the package's source makes requests for, no others.
+// The table has exactly the actions for which the package makes requests.
 func TestActionsAreThoseCalled(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// The API's page sizes: DescribeRouteTableList takes 50 at most, DescribeRouteEntryList 100.
+// The API's maximum page sizes of DescribeRouteTableList and DescribeRouteEntryList.
 const (
 	maxTablePage = 50
 	maxEntryPage = 100
@@ -72,7 +72,7 @@ func (c *Client) DescribeRouteEntries(ctx context.Context, tableID string) ([]cl
 			if err != nil {
 				return nil, badAnswer(action, "%v", err)
 			}
-			// An entry comes twice when others appear or vanish between two pages.
+			// If others create or delete entries in between, an entry can appear on two pages.
 			if i, seen := index[entry.ID]; seen {
 				all[i] = entry
 				continue
@@ -115,9 +115,9 @@ func convertRouteEntry(tableID string, e vpc.RouteEntry) (cloud.RouteEntry, erro
 	return entry, nil
 }
 
-// CreateRouteEntries implements cloud.RouteAPI. The action has no client token:
-// the destination, which a table has once, is what keeps a repeated call from
-// doing its work twice. What a repeated call finds there is no failure.
+// CreateRouteEntries implements cloud.RouteAPI. The action has no client token. A repeated call
+// does no work twice, because a table has a destination only once; an entry that exists already
+// is no failure.
 func (c *Client) CreateRouteEntries(ctx context.Context, tableID string, entries []cloud.NewRouteEntry) ([]cloud.RouteFailure, error) {
 	const action = "CreateRouteEntries"
 	if err := checkRouteBatch(action, tableID, len(entries)); err != nil {
@@ -130,7 +130,7 @@ func (c *Client) CreateRouteEntries(ctx context.Context, tableID string, entries
 		}
 		items[i] = vpc.CreateRouteEntriesRouteEntries{
 			RouteTableId: tableID, DstCidrBlock: e.Destination.String(), NextHop: e.InstanceID, NextHopType: cloud.NextHopInstance, Name: e.Name,
-			// The API has the parameter in both spellings; which one counts has changed.
+			// The API has the parameter in both spellings, and which one it reads has changed.
 			Description: e.Description, Describption: e.Description,
 		}
 	}
@@ -177,7 +177,7 @@ func (c *Client) DeleteRouteEntries(ctx context.Context, tableID string, entries
 		if e.ID == "" || !e.Destination.IsValid() || e.TableID != tableID {
 			return nil, refuse(action, "entry %d (%q for %s of table %q): want an entry of table %s as the cloud described it", i+1, e.ID, e.Destination, e.TableID, tableID)
 		}
-		// The id alone names the entry; what it was when it was read is said too.
+		// The id alone identifies the entry; its other fields are sent too.
 		items[i] = vpc.DeleteRouteEntriesRouteEntries{RouteTableId: tableID, RouteEntryId: e.ID, DstCidrBlock: e.Destination.String()}
 		if len(e.NextHops) == 1 {
 			items[i].NextHop = e.NextHops[0].ID
@@ -204,7 +204,7 @@ func (c *Client) DeleteRouteEntries(ctx context.Context, tableID string, entries
 	return slices.DeleteFunc(failures, func(f cloud.RouteFailure) bool { return routeGone(f.Err) }), err
 }
 
-// routeGone tells whether the cloud says that the entry does not exist.
+// routeGone reports whether the cloud says that the entry does not exist.
 func routeGone(err error) bool {
 	code := cloud.CodeOf(err)
 	return code == "InvalidRouteEntry.NotFound" || code == "InvalidRouteEntryId.NotFound"
@@ -220,7 +220,7 @@ func checkRouteBatch(action, tableID string, n int) error {
 	return nil
 }
 
-// routeFailures reads the part of an answer that says what was not done.
+// routeFailures reads the failed entries in an answer.
 func routeFailures(action, requestID string, count int, failed []vpc.FailedRouteEntriesItem, find func(vpc.FailedRouteEntriesItem) (netip.Prefix, bool)) ([]cloud.RouteFailure, error) {
 	if count != len(failed) {
 		return nil, badAnswer(action, "FailedCount is %d, FailedRouteEntries has %d", count, len(failed))

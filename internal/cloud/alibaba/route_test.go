@@ -36,7 +36,7 @@ func TestDescribeRouteEntriesReadsAllPages(t *testing.T) {
 		switch q.Get("NextToken") {
 		case "":
 			return entriesAnswer("a", entryJSON(1, "n", "i-1", "Available"), entryJSON(2, "n", "i-2", "Creating"))
-		case "a": // one moved to the next page meanwhile
+		case "a": // one moved to the next page in between
 			return entriesAnswer("b", entryJSON(2, "n", "i-2", "Available"))
 		}
 		return entriesAnswer("", map[string]any{"RouteEntryId": "rte-3", "DestinationCidrBlock": "pl-1", "Type": "System", "Status": "Available", "InstanceId": "x", "NextHopType": "service"},
@@ -104,8 +104,8 @@ func TestDescribeRouteTables(t *testing.T) {
 	}
 }
 
-// A call is repeated when its answer is lost, and finds what it did itself; what
-// somebody else has there is a failure.
+// A call is repeated when its answer is lost, and its own entries are no failure then; entries
+// of others are.
 func TestCreateRouteEntriesFindsItsOwn(t *testing.T) {
 	duplicate := func(i int) string {
 		return fmt.Sprintf(`{"DstCidrBlock":%q,"NextHop":"i-x","FailedCode":"InvalidCIDRBlock.Duplicate","FailedMessage":"there"}`, block(i))
@@ -190,7 +190,7 @@ func TestDescribeInstancesInPortions(t *testing.T) {
 		}
 		var found []map[string]any
 		for _, id := range ids {
-			if id != "i-007" { // is gone
+			if id != "i-007" { // does not exist
 				found = append(found, map[string]any{"InstanceId": id, "VpcAttributes": map[string]any{"VpcId": "vpc-1"}})
 			}
 		}

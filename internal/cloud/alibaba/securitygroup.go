@@ -13,13 +13,14 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// maxGroupPage and maxRulePage are the largest pages of security groups and of their rules.
+// maxGroupPage and maxRulePage are the maximum page sizes of security groups and of their
+// rules.
 const (
 	maxGroupPage = 100
 	maxRulePage  = 1000
 )
 
-// ListSecurityGroups lists the security groups of a VPC; all pages are read.
+// ListSecurityGroups lists the security groups of a VPC. It reads all pages.
 func (c *Client) ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.SecurityGroup, error) {
 	const action = "DescribeSecurityGroups"
 	if vpcID == "" {
@@ -50,7 +51,7 @@ func (c *Client) ListSecurityGroups(ctx context.Context, vpcID string) ([]cloud.
 	}
 }
 
-// CreateSecurityGroup creates a security group and says its id.
+// CreateSecurityGroup creates a security group and returns its id.
 func (c *Client) CreateSecurityGroup(ctx context.Context, want cloud.CreateSecurityGroupRequest) (string, error) {
 	const action = "CreateSecurityGroup"
 	if want.Token == "" {
@@ -75,8 +76,8 @@ func (c *Client) CreateSecurityGroup(ctx context.Context, want cloud.CreateSecur
 	return rsp.SecurityGroupId, nil
 }
 
-// allTraffic is a rule's protocol and ports that leave nothing out; rulePriority
-// is the cloud's default.
+// allTraffic is a rule's protocol and ports that match all traffic; rulePriority is the cloud's
+// default.
 const (
 	allProtocols = "all"
 	allPorts     = "-1/-1"
@@ -84,7 +85,7 @@ const (
 	rulePriority = "1"
 )
 
-// AllowedFrom lists the ranges from which a security group lets in everything.
+// AllowedFrom lists the ranges from which a security group allows all traffic.
 func (c *Client) AllowedFrom(ctx context.Context, groupID string) ([]netip.Prefix, error) {
 	const action = "DescribeSecurityGroupAttribute"
 	if groupID == "" {
@@ -100,7 +101,7 @@ func (c *Client) AllowedFrom(ctx context.Context, groupID string) ([]netip.Prefi
 			return nil, err
 		}
 		for _, p := range rsp.Permissions.Permission {
-			// The cloud writes the words in either case.
+			// The cloud uses upper and lower case.
 			if !strings.EqualFold(p.IpProtocol, allProtocols) || !strings.EqualFold(p.Policy, policyAccept) || p.SourceCidrIp == "" || p.DestCidrIp != "" {
 				continue
 			}
@@ -125,8 +126,8 @@ func (c *Client) AllowedFrom(ctx context.Context, groupID string) ([]netip.Prefi
 	}
 }
 
-// AllowFrom lets everything from a range into a security group; a rule that is
-// there is no error.
+// AllowFrom allows all traffic from a range to a security group. A rule that exists is no
+// error.
 func (c *Client) AllowFrom(ctx context.Context, groupID string, from netip.Prefix) error {
 	rule := []ecs.AuthorizeSecurityGroupPermissions{{
 		IpProtocol: allProtocols, PortRange: allPorts, Policy: policyAccept, Priority: rulePriority, SourceCidrIp: from.String(),

@@ -18,15 +18,15 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// maxAnswer bounds an answer's size: 500 ENIs with 50 addresses each are about 5 MB.
+// maxAnswer limits the size of an answer: 500 ENIs with 50 addresses each are about 5 MB.
 const maxAnswer = 32 << 20
 
-// send makes one request with the SDK.
+// send sends one request with the SDK.
 //
-// The SDK's client knows no context and changes its own fields with every
-// request, so each request gets a client of its own; what is costly, the
-// connections, is in the shared transport. Its type hides the *http.Transport
-// from the SDK, which would otherwise write to it.
+// The SDK's client takes no context and modifies its own fields with every request, so each
+// request gets its own client. The connections, which are expensive, are in the shared
+// transport. The type contextTransport hides the *http.Transport from the SDK, which would
+// otherwise modify it.
 func (c *Client) send(ctx context.Context, req requests.AcsRequest, rsp responses.AcsResponse, cred Credential) (err error) {
 	action := req.GetActionName()
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
@@ -34,8 +34,8 @@ func (c *Client) send(ctx context.Context, req requests.AcsRequest, rsp response
 	silent := c.timeout / tellUnanswered
 	defer time.AfterFunc(silent, func() { c.slow(Pause{Action: action, For: c.timeout - silent, Unanswered: true}) }).Stop()
 	defer func() {
-		// The SDK asserts types in the body of an error answer; a body that is
-		// not the cloud's panics there.
+		// The SDK asserts types in the body of an error answer, and panics if the body is not
+		// from the cloud.
 		if p := recover(); p != nil {
 			err = &cloud.Error{Action: action, Class: cloud.Transient, Status: rsp.GetHttpStatus(),
 				Message: fmt.Sprintf("the answer is not one of the cloud's: %v", p)}
@@ -58,7 +58,7 @@ func (c *Client) send(ctx context.Context, req requests.AcsRequest, rsp response
 	return convertError(ctx, action, client.DoAction(req, rsp))
 }
 
-// contextTransport gives the SDK's requests a context.
+// contextTransport adds a context to the SDK's requests.
 type contextTransport struct {
 	ctx  context.Context
 	next http.RoundTripper
@@ -72,7 +72,7 @@ func (t contextTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return rsp, err
 }
 
-// convertError turns the SDK's error into ours and leaves out all that holds
+// convertError converts an error of the SDK and leaves out everything that may contain
 // credentials: request URLs, strings to sign, response headers.
 func convertError(ctx context.Context, action string, err error) error {
 	if err == nil {
@@ -101,13 +101,13 @@ func convertError(ctx context.Context, action string, err error) error {
 	}
 	var request *url.Error
 	if errors.As(err, &request) {
-		err = request.Err // the URL has the access key and the signature in it
+		err = request.Err // the URL contains the access key and the signature
 	}
 	return &cloud.Error{Action: action, Class: cloud.Transient, Message: "no answer: " + err.Error(), Err: err}
 }
 
-// cleanMessage makes the cloud's message fit for a log line. After a wrong
-// signature it repeats all that was signed, the security token included.
+// cleanMessage shortens the cloud's message for a log line. For a wrong signature the cloud
+// repeats all that was signed, including the security token.
 func cleanMessage(s string) string {
 	if i := strings.Index(s, "server string to sign is:"); i >= 0 {
 		s = strings.TrimRight(s[:i], " ,.;") + "."
@@ -120,7 +120,7 @@ func cleanMessage(s string) string {
 	return s
 }
 
-// badAnswer is the error for an answer that says success but cannot be used.
+// badAnswer returns the error for a successful answer that cannot be used.
 func badAnswer(action, format string, args ...any) error {
 	return &cloud.Error{Action: action, Class: cloud.Transient, Status: http.StatusOK, Message: "bad answer: " + fmt.Sprintf(format, args...)}
 }

@@ -1,5 +1,5 @@
-// Package cloudtest is the contract of cloud.API as tests: what every
-// implementation must do, whatever cloud is behind it. It must never know which.
+// Package cloudtest tests the contract of cloud.API: what every implementation must do. It must
+// not depend on an implementation.
 package cloudtest
 
 import (
@@ -21,8 +21,8 @@ import (
 type Env struct {
 	API cloud.API
 
-	// VPC has the two vSwitches, both in Zone; Small has so few addresses that a
-	// test can use them up.
+	// VPC has two vSwitches, both in Zone. Small has so few addresses that a test can use them
+	// up.
 	VPC, Zone        string
 	CIDR             netip.Prefix
 	VSwitch, Small   string
@@ -32,27 +32,27 @@ type Env struct {
 	InstanceType     string
 	ENIs, IPv4PerENI int // of the type
 
-	// Fault makes calls of an action go wrong.
+	// Fault makes calls of an action fail.
 	Fault func(t *testing.T, f Fault)
-	// Fill lets a vSwitch refuse new addresses.
+	// Fill makes a vSwitch refuse new addresses.
 	Fill func(t *testing.T, vSwitch string)
-	// Many makes n ENIs with one tag, faster than by the API.
+	// Many creates n ENIs with one tag, faster than by the API.
 	Many func(t *testing.T, n int, tag, value string)
-	// As is the same cloud with another credential.
+	// As returns the same cloud with another credential.
 	As func(t *testing.T, c Credential) cloud.API
 }
 
-// Fault is what happens to the next Count calls of an action.
+// Fault describes what happens to the next Count calls of an action.
 type Fault struct {
 	Action string
 	Count  int
-	// LostAnswer does the work and drops the answer; otherwise Code is answered.
+	// LostAnswer does the work and drops the answer. Otherwise the answer is Code.
 	LostAnswer bool
 	Code       string
 	Status     int
 }
 
-// Credential is one that the cloud refuses.
+// Credential is a credential that the cloud refuses.
 type Credential string
 
 const (
@@ -61,8 +61,7 @@ const (
 	ExpiredToken Credential = "expired token"
 )
 
-// Run runs the contract; each test gets its own cloud from env. The tests run in
-// parallel.
+// Run runs the tests, each with its own cloud from env, in parallel.
 func Run(t *testing.T, env func(t *testing.T) *Env) {
 	for name, test := range map[string]func(*testing.T, *Env){
 		"life of an ENI":        lifeOfAnENI,
@@ -81,7 +80,7 @@ func Run(t *testing.T, env func(t *testing.T) *Env) {
 		"refused credentials":   refusedCredentials,
 		"filters and pages":     filtersAndPages,
 		"concurrent callers":    concurrentCallers,
-		"a given up context":    givenUpContext,
+		"a canceled context":    givenUpContext,
 		"errors have a reason":  errorsHaveAReason,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,7 +90,7 @@ func Run(t *testing.T, env func(t *testing.T) *Env) {
 	}
 }
 
-// create makes an ENI and waits until it is Available.
+// create creates an ENI and waits until it is Available.
 func (e *Env) create(t *testing.T, token string, secondary int) *cloud.ENI {
 	t.Helper()
 	eni, err := e.API.CreateENI(t.Context(), e.request(token, secondary))
@@ -106,7 +105,7 @@ func (e *Env) request(token string, secondary int) cloud.CreateENIRequest {
 		Name: "contract", Description: "made by a test", Tags: map[string]string{"test": "contract", "token": token}}
 }
 
-// attached makes an ENI and attaches it to an instance.
+// attached creates an ENI and attaches it to an instance.
 func (e *Env) attached(t *testing.T, token, instance string, secondary int) *cloud.ENI {
 	t.Helper()
 	eni := e.create(t, token, secondary)
@@ -134,7 +133,7 @@ func (e *Env) await(t *testing.T, id string, status cloud.ENIStatus) *cloud.ENI 
 	}
 }
 
-// look returns the ENI, nil if there is none.
+// look returns the ENI, or nil if it does not exist.
 func (e *Env) look(t *testing.T, id string) *cloud.ENI {
 	t.Helper()
 	enis, err := e.API.DescribeENIs(t.Context(), cloud.ENIFilter{IDs: []string{id}})
@@ -155,7 +154,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// wantError checks class and code; an empty code means any.
+// wantError checks class and code; an empty code matches any.
 func wantError(t *testing.T, err error, class cloud.Class, code string) {
 	t.Helper()
 	var e *cloud.Error
@@ -246,7 +245,7 @@ func describes(t *testing.T, e *Env) {
 	}
 }
 
-// vSwitch finds a vSwitch of the VPC.
+// vSwitch returns a vSwitch of the VPC.
 func (e *Env) vSwitch(t *testing.T, id string) cloud.VSwitch {
 	t.Helper()
 	all, err := e.API.ListVSwitches(t.Context(), e.VPC)
@@ -334,7 +333,7 @@ func repeatedOperations(t *testing.T, e *Env) {
 	must(t, e.API.UnassignAddresses(ctx, eni.ID, secondary))
 	must(t, e.API.UnassignAddresses(ctx, eni.ID, secondary))
 	must(t, e.API.UnassignAddresses(ctx, eni.ID, nil))
-	must(t, e.API.DetachENI(ctx, eni.ID, e.Other)) // is not there, so it is detached from there
+	must(t, e.API.DetachENI(ctx, eni.ID, e.Other)) // not attached there
 	if now := e.look(t, eni.ID); now.Status != cloud.ENIInUse || now.InstanceID != e.Instance {
 		t.Fatalf("detaching it from another instance changed it: %+v", now)
 	}
@@ -355,13 +354,13 @@ func partialUnassign(t *testing.T, e *Env) {
 	eni := e.attached(t, "token", e.Instance, 4)
 	secondary := eni.Addresses[1:]
 	must(t, e.API.UnassignAddresses(ctx, eni.ID, secondary[:2]))
-	must(t, e.API.UnassignAddresses(ctx, eni.ID, secondary[1:3])) // one gone, one there
+	must(t, e.API.UnassignAddresses(ctx, eni.ID, secondary[1:3])) // one gone, one assigned
 	if now := e.look(t, eni.ID); !sameSet(now.Addresses, []netip.Addr{eni.Primary, secondary[3]}) {
 		t.Errorf("left are %v, want %s and %s", now.Addresses, eni.Primary, secondary[3])
 	}
 	wantError(t, e.API.UnassignAddresses(ctx, eni.ID, []netip.Addr{eni.Primary}), cloud.Invalid, "")
 	if now := e.look(t, eni.ID); now.Primary != eni.Primary || len(now.Addresses) != 2 {
-		t.Errorf("the primary address went: %+v", now)
+		t.Errorf("the primary address is gone: %+v", now)
 	}
 	wantError(t, e.API.UnassignAddresses(ctx, eni.ID, make([]netip.Addr, cloud.MaxAddressesPerCall+1)), cloud.Invalid, "")
 }
@@ -404,7 +403,7 @@ func filtersAndPages(t *testing.T, e *Env) {
 		t.Fatalf("%d ENIs by tag, want %d", len(many), n)
 	}
 	var ids []string
-	for _, x := range many[:250] { // more than one call may name
+	for _, x := range many[:250] { // more than one call accepts
 		ids = append(ids, x.ID)
 	}
 	for _, c := range []struct {
@@ -421,7 +420,7 @@ func filtersAndPages(t *testing.T, e *Env) {
 		{"by instance and type", cloud.ENIFilter{InstanceID: e.Instance, Type: "Primary"}, 1},
 		{"by type and status", cloud.ENIFilter{VPCID: e.VPC, Type: "Secondary", Status: cloud.ENIInUse}, 1},
 		{"by unknown instance", cloud.ENIFilter{InstanceID: "i-unknown"}, 0},
-		{"all", cloud.ENIFilter{VPCID: e.VPC}, n + 3}, // and two primary ones
+		{"all", cloud.ENIFilter{VPCID: e.VPC}, n + 3}, // and two primary ENIs
 	} {
 		if got := count(c.what, c.f); len(got) != c.want {
 			t.Errorf("%s: %d ENIs, want %d", c.what, len(got), c.want)
@@ -476,11 +475,11 @@ func givenUpContext(t *testing.T, e *Env) {
 	enis, err := e.API.DescribeENIs(t.Context(), cloud.ENIFilter{Tags: map[string]string{"token": "token"}})
 	must(t, err)
 	if len(enis) != 0 {
-		t.Error("a call that was given up before it began made an ENI")
+		t.Error("a call that was canceled before it began created an ENI")
 	}
 }
 
-// errorsHaveAReason: an error says the action, the code and the request id, and no more than a line.
+// errorsHaveAReason: an error has the action, the code and the request id, on one line.
 func errorsHaveAReason(t *testing.T, e *Env) {
 	_, err := e.API.AssignAddresses(t.Context(), "eni-unknown", 1, "token")
 	var ce *cloud.Error

@@ -11,9 +11,9 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// What an implementation does when the cloud says no, or nothing.
+// What an implementation does if the cloud refuses a call or does not answer.
 
-// lostAnswers: the cloud does the work of the first call, and nobody hears of it.
+// lostAnswers: the cloud does the work of the first call, and the answer is lost.
 func lostAnswers(t *testing.T, e *Env) {
 	ctx := t.Context()
 	lose := func(action string) { e.Fault(t, Fault{Action: action, Count: 2, LostAnswer: true}) }
@@ -56,7 +56,7 @@ func throttlingBurst(t *testing.T, e *Env) {
 	for _, code := range []string{"Throttling", "Throttling.User", "Throttling.Api"} {
 		e.Fault(t, Fault{Action: "DescribeNetworkInterfaces", Count: 2, Code: code, Status: 400})
 		if _, err := e.API.DescribeENIs(t.Context(), cloud.ENIFilter{}); err != nil {
-			t.Errorf("a burst of %s is not ridden out: %v", code, err)
+			t.Errorf("the call fails after a burst of %s: %v", code, err)
 		}
 	}
 	e.Fault(t, Fault{Action: "DescribeInstances", Count: 1000, Code: "Throttling", Status: 400})
@@ -65,12 +65,12 @@ func throttlingBurst(t *testing.T, e *Env) {
 		_, err := e.API.DescribeInstances(ctx, []string{e.Instance})
 		cancel()
 		if cloud.ClassOf(err) == cloud.Transient && errors.Is(err, context.DeadlineExceeded) {
-			continue // time was up in the middle of an attempt, of which nothing is known
+			continue // the context ended during an attempt, whose result is unknown
 		}
 		wantError(t, err, cloud.Throttled, "")
 		return
 	}
-	t.Error("time was up in the middle of an attempt five times")
+	t.Error("the context ended during an attempt five times")
 }
 
 func serverTrouble(t *testing.T, e *Env) {
