@@ -1,15 +1,13 @@
-// Package answers keeps what a source said that is slow, paced or may be away: the
-// cloud's API, the service that gives credentials.
+// Package answers caches the answers of a source that is slow, rate limited or not always
+// reachable: the cloud's API, the service that issues credentials.
 //
-// It holds the rules that a cache in front of a rate limit needs. One flight asks for
-// a key, however many want it; an answer's age counts from the answer, not from the
-// question, which may have waited long for its turn; an old answer serves while the
-// next one is fetched; a failed ask is remembered for a while; who waits can give up. A
-// list that lacks what was known is not believed alone: the old answer serves until one of
-// Retry later lacks it too.
+// It implements the rules of a cache in front of a rate limiter. At most one flight asks for a
+// key, however many callers want it. An answer's age counts from the answer, not from the
+// question, which may have waited for the rate limit. An old answer is used while the next one
+// is fetched. A failed ask is remembered for a while. Callers can stop waiting. If a list lacks
+// a key that was known, the old answer is used until a list at least Retry later lacks it too.
 //
-// It must never decide what an answer means, and never give one key's trouble to
-// another key.
+// It must never interpret an answer, and an error for one key must not affect another key.
 package answers
 
 import (
@@ -18,33 +16,34 @@ import (
 	"time"
 )
 
-// Options say whom a Cache asks, and how long it believes the answers. Ask, Now and
-// Life or Times are required.
+// Options configure a Cache: the source, and how long its answers are valid. Ask, Now, and Life
+// or Times are required.
 type Options[K comparable, V any] struct {
-	// Ask asks the source about some keys. What is not in the answer does not exist; of
-	// what was known two answers must say so.
+	// Ask queries the source for some keys. A key that is not in the answer does not exist; for
+	// a known key two answers must say so.
 	Ask func(ctx context.Context, keys []K) (map[K]V, error)
-	// Missing is the error for a key that does not exist.
+	// Missing returns the error for a key that does not exist.
 	Missing func(K) error
-	// Life is how long an answer is fresh. An old one serves for good, and is renewed
-	// when it is asked for.
+	// Life is how long an answer is fresh. An old answer stays usable, and is renewed when it
+	// is requested.
 	Life time.Duration
-	// Times, if set, says of one answer until when it is fresh and until when it may
-	// serve; it replaces Life.
+	// Times, if set, returns until when an answer is fresh and until when it is usable; it
+	// replaces Life.
 	Times func(v V, answered time.Time) (fresh, usable time.Time)
-	// Retry is how long a failed ask, or that a key does not exist, is remembered.
+	// Retry is how long a failed ask, or a missing key, is remembered.
 	Retry time.Duration
-	// Join is how long an ask waits for other keys, Batch how many keys one ask takes
-	// at most (0: one). A batch that is renewed takes answers along that are old soon.
-	// Few batches are under way at a time: who comes meanwhile joins the next.
+	// Join is how long an ask waits for more keys. Batch is the maximum number of keys in an
+	// ask (0: one). A batch also renews answers that will soon be old. Only a few batches run
+	// at a time; later requests join the next one.
 	Join  time.Duration
 	Batch int
-	// Divide says that an error may be one key's only: the others are asked apart.
+	// Divide reports whether an error may be caused by one key: then the keys are asked
+	// separately.
 	Divide func(error) bool
-	// Timeout bounds one ask, whoever wanted it and may have gone; 0: nothing does.
+	// Timeout limits one ask, even if its callers have stopped waiting; 0: no limit.
 	Timeout time.Duration
 	Now     func() time.Time
-	// Go runs what asks, beside the caller by default.
+	// Go starts an ask; by default in a goroutine.
 	Go func(func())
 }
 
@@ -52,39 +51,39 @@ type Options[K comparable, V any] struct {
 type Cache[K comparable, V any] struct {
 	o Options[K, V]
 
-	gate chan struct{} // of batches
+	gate chan struct{} // limits batches
 
 	mu      sync.Mutex
 	entries map[K]*entry[K, V]
 	open    *flight[K] // waits for more keys
-	cut     time.Time  // when unused answers were last dropped
+	cut     time.Time  // when unused answers were last removed
 }
 
-// entry is what is known of one key.
+// entry is the state of one key.
 type entry[K comparable, V any] struct {
 	value         V
 	known         bool
-	fresh, usable time.Time // until when; usable zero: for good
-	used          time.Time // last asked for
+	fresh, usable time.Time // end of freshness and usability; usable zero: always
+	used          time.Time // last request
 
-	err    error // of the last ask, if it failed
+	err    error // error of the last ask
 	failed time.Time
-	absent time.Time // since when the answers lack it; zero: the last one did not
+	absent time.Time // since when answers lack the key; zero: the last one had it
 
-	flight *flight[K] // asks for it now
-	// expired counts the calls of Expire; an answer to a question from before is old.
+	flight *flight[K] // is asking for it now
+	// expired counts the calls of Expire. An answer to an earlier question is old.
 	expired int
 }
 
-// flight is one ask.
+// flight is a running ask.
 type flight[K comparable] struct {
 	keys    []K
-	expired []int // each key's count when it was added
+	expired []int // each key's expired count when it was added
 	started bool
 	done    chan struct{}
 }
 
-// batches is how many asks for many keys are made at a time.
+// batches is the number of batches that run at a time.
 const batches = 2
 
 // New returns an empty Cache.
@@ -99,14 +98,14 @@ func New[K comparable, V any](o Options[K, V]) *Cache[K, V] {
 	return &Cache[K, V]{o: o, gate: make(chan struct{}, batches), entries: map[K]*entry[K, V]{}}
 }
 
-// Get returns the answer for a key. It waits only where nothing is known; while an old
-// answer serves, the next one is fetched. The error is the source's, or ctx's.
+// Get returns the answer for a key. It waits only if there is no usable answer; an old answer
+// is returned while the next one is fetched. The error is from the source or from ctx.
 func (c *Cache[K, V]) Get(ctx context.Context, key K) (V, error) {
 	return c.get(ctx, key, false)
 }
 
-// Renew returns a fresh answer, which it waits for. If there is none to be had, it
-// returns the old answer, or the error where there is none.
+// Renew waits for a fresh answer. If it cannot be fetched, Renew returns the old answer, or the
+// error if there is none.
 func (c *Cache[K, V]) Renew(ctx context.Context, key K) (V, error) {
 	return c.get(ctx, key, true)
 }
@@ -120,7 +119,7 @@ func (c *Cache[K, V]) get(ctx context.Context, key K, wait bool) (V, error) {
 	}
 }
 
-// try is done unless the answer was dropped as soon as it was there.
+// try returns false if the answer was dropped as soon as it arrived.
 func (c *Cache[K, V]) try(ctx context.Context, key K, wait bool) (v V, err error, done bool) {
 	f := c.renew(key)
 	if f != nil {
@@ -145,8 +144,8 @@ func (c *Cache[K, V]) try(ctx context.Context, key K, wait bool) (v V, err error
 	return v, e.err, e.err != nil
 }
 
-// Peek returns what is known of a key. It does not wait, but has an old or unknown answer
-// fetched meanwhile.
+// Peek returns the answer for a key without waiting. If it is old or unknown, Peek starts to
+// fetch it.
 func (c *Cache[K, V]) Peek(key K) (V, bool) {
 	if f := c.renew(key); f != nil {
 		c.launch(f)
@@ -154,8 +153,8 @@ func (c *Cache[K, V]) Peek(key K) (V, bool) {
 	return c.Known(key)
 }
 
-// renew returns the flight that fetches a key's next answer; nil if there is none, as
-// the answer is fresh or the last ask has just failed.
+// renew returns the flight for a key's next answer, or nil if the answer is fresh or the last
+// ask has just failed.
 func (c *Cache[K, V]) renew(key K) *flight[K] {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -173,7 +172,7 @@ func (c *Cache[K, V]) renew(key K) *flight[K] {
 	return c.join(key, e)
 }
 
-// Known returns what is known of a key, and asks nobody.
+// Known returns the answer for a key without asking the source.
 func (c *Cache[K, V]) Known(key K) (V, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,8 +183,7 @@ func (c *Cache[K, V]) Known(key K) (V, bool) {
 	return none, false
 }
 
-// Asking reports whether a key's next answer is being fetched, and why the last one
-// could not be.
+// Asking reports whether a key's next answer is being fetched, and the error of the last ask.
 func (c *Cache[K, V]) Asking(key K) (now bool, failed error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -199,8 +197,7 @@ func (e *entry[K, V]) serves(now time.Time) bool {
 	return e.known && (e.usable.IsZero() || now.Before(e.usable))
 }
 
-// Expire makes a key's answer old, so that the next Get has it fetched anew; a failed
-// ask is forgotten.
+// Expire makes a key's answer old, so that the next Get fetches it, and forgets a failed ask.
 func (c *Cache[K, V]) Expire(key K) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -209,7 +206,7 @@ func (c *Cache[K, V]) Expire(key K) {
 	}
 }
 
-// ExpireAll does so with all keys.
+// ExpireAll does the same for all keys.
 func (c *Cache[K, V]) ExpireAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,7 +220,7 @@ func (e *entry[K, V]) expire() {
 	e.fresh, e.failed = time.Time{}, time.Time{}
 }
 
-// Drop forgets a key's answer if it is the one that wrong recognises.
+// Drop removes a key's answer if wrong returns true for it.
 func (c *Cache[K, V]) Drop(key K, wrong func(V) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -242,7 +239,7 @@ func (c *Cache[K, V]) Change(key K, f func(V) V) {
 	}
 }
 
-// entry returns a key's entry; c.mu is held.
+// entry returns a key's entry. The caller holds c.mu.
 func (c *Cache[K, V]) entry(key K) *entry[K, V] {
 	e := c.entries[key]
 	if e == nil {
@@ -252,7 +249,7 @@ func (c *Cache[K, V]) entry(key K) *entry[K, V] {
 	return e
 }
 
-// join adds a key to the flight that waits for more, or opens one; c.mu is held.
+// join adds a key to the flight that waits for more, or makes one. The caller holds c.mu.
 func (c *Cache[K, V]) join(key K, e *entry[K, V]) *flight[K] {
 	f := c.open
 	if f == nil {
@@ -266,7 +263,7 @@ func (c *Cache[K, V]) join(key K, e *entry[K, V]) *flight[K] {
 	return f
 }
 
-// launch lets a flight begin, once: at once when it is full or nobody may join.
+// launch starts a flight once: immediately if it is full or accepts no more keys.
 func (c *Cache[K, V]) launch(f *flight[K]) {
 	c.mu.Lock()
 	full := len(f.keys) >= c.o.Batch
@@ -307,8 +304,8 @@ func (c *Cache[K, V]) fly(f *flight[K]) {
 	close(f.done)
 }
 
-// takeAlong fills a flight with answers that are in use and three quarters through
-// their life, so that many keys do not cost an ask each; c.mu is held.
+// takeAlong fills a flight with answers that are in use and past three quarters of their life,
+// so that not every key costs an ask. The caller holds c.mu.
 func (c *Cache[K, V]) takeAlong(f *flight[K]) {
 	if c.o.Batch == 1 || c.o.Life == 0 {
 		return
@@ -325,7 +322,7 @@ func (c *Cache[K, V]) takeAlong(f *flight[K]) {
 	}
 }
 
-// ask asks for some keys of a flight and notes what comes of it.
+// ask asks for some keys of a flight and stores the result.
 func (c *Cache[K, V]) ask(ctx context.Context, f *flight[K], keys []K, expired []int) {
 	got, err := c.o.Ask(ctx, keys)
 	if err != nil && len(keys) > 1 && c.o.Divide != nil && c.o.Divide(err) {
@@ -363,7 +360,8 @@ func (c *Cache[K, V]) ask(ctx context.Context, f *flight[K], keys []K, expired [
 	c.forget(now)
 }
 
-// forget drops, now and then, what nobody has asked for during two lives; c.mu is held.
+// forget removes, at intervals, answers that were not used for two lives. The caller holds
+// c.mu.
 func (c *Cache[K, V]) forget(now time.Time) {
 	if c.o.Life == 0 || now.Sub(c.cut) < c.o.Life {
 		return

@@ -13,13 +13,13 @@ import (
 
 var errMissing = errors.New("there is none")
 
-// source answers after a while, in a bubble's time, and counts.
+// source answers after a delay, in a bubble's time, and counts the asks.
 type source struct {
 	mu    sync.Mutex
 	takes time.Duration
 	err   error
 	none  map[string]bool
-	bad   map[string]bool // a question with one of these fails whole
+	bad   map[string]bool // a question with one of these keys fails
 	asks  [][]string
 }
 
@@ -62,7 +62,7 @@ func want(t *testing.T, c *Cache[string, int], key string, v int) {
 	}
 }
 
-// However many want a key, one asks; the answer's age counts from the answer.
+// One ask serves all callers of a key, and the answer's age counts from the answer.
 func TestOneFlightForAKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: 50 * time.Second} // in a queue
@@ -80,8 +80,8 @@ func TestOneFlightForAKey(t *testing.T) {
 	})
 }
 
-// An old answer serves at once, and the next one is fetched meanwhile; who needs a
-// fresh one waits for it.
+// An old answer is returned at once while the next one is fetched. A caller that needs a fresh
+// one waits.
 func TestOldAnswersServe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: time.Second}
@@ -92,7 +92,7 @@ func TestOldAnswersServe(t *testing.T) {
 		want(t, c, "a", 1)
 		want(t, c, "a", 1)
 		if time.Now() != begin {
-			t.Error("an old answer is waited for")
+			t.Error("Get waits though there is an old answer")
 		}
 		if asking, err := c.Asking("a"); !asking || err != nil {
 			t.Errorf("the next one is being fetched: %t, %v", asking, err)
@@ -106,7 +106,7 @@ func TestOldAnswersServe(t *testing.T) {
 	})
 }
 
-// A source that is away is not asked all the time; what it said serves.
+// A source that fails is not asked all the time, and its old answers stay in use.
 func TestFailuresAreRemembered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{}
@@ -120,7 +120,7 @@ func TestFailuresAreRemembered(t *testing.T) {
 				t.Errorf("%d, %v", v, err)
 			}
 			if _, err := c.Get(t.Context(), "b"); !errors.Is(err, s.err) {
-				t.Errorf("what nothing is known of: %v", err)
+				t.Errorf("an unknown key: %v", err)
 			} else if asking, err := c.Asking("b"); asking || !errors.Is(err, s.err) {
 				t.Errorf("it is being fetched: %t, and the last ask's error is %v", asking, err)
 			}
@@ -139,8 +139,8 @@ func TestFailuresAreRemembered(t *testing.T) {
 	})
 }
 
-// What does not exist has no old answer, when it was said twice and not in one moment: a
-// list may lack it once.
+// The old answer is dropped if two lists at different times lack the key: one list may lack it
+// by mistake.
 func TestMissingKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{none: map[string]bool{}}
@@ -162,15 +162,15 @@ func TestMissingKeys(t *testing.T) {
 		time.Sleep(time.Minute)
 		renew(1)
 		renew(1)
-		asks(2) // it is remembered
+		asks(2) // the answer is remembered
 		delete(s.none, "a")
 		time.Sleep(10 * time.Second)
 		renew(3)
 		time.Sleep(time.Minute)
 		s.none["a"] = true
-		renew(3) // the first time again
+		renew(3) // missing for the first time again
 		c.Expire("a")
-		renew(3) // in the same moment: the same list, perhaps
+		renew(3) // at the same time: possibly the same list
 		asks(5)
 		time.Sleep(10 * time.Second)
 		if _, err := c.Renew(t.Context(), "a"); !errors.Is(err, errMissing) {
@@ -184,14 +184,14 @@ func TestMissingKeys(t *testing.T) {
 			t.Error(err)
 		}
 		s.none["c"] = true
-		if _, err := c.Get(t.Context(), "c"); !errors.Is(err, errMissing) { // nothing is known of it
+		if _, err := c.Get(t.Context(), "c"); !errors.Is(err, errMissing) { // the answer was dropped
 			t.Error(err)
 		}
 	})
 }
 
-// While asks are under way who comes joins the next, so that many who come one after the
-// other do not cost an ask for each few.
+// Requests that come while asks are running join the next one, so that a slow series of
+// requests does not cost an ask for each few.
 func TestAsksTakeWhatCameMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: time.Second}
@@ -212,8 +212,8 @@ func TestAsksTakeWhatCameMeanwhile(t *testing.T) {
 	})
 }
 
-// Keys that are wanted at nearly the same time are one ask; one that spoils it is
-// found, and the others have their answers.
+// Requests at nearly the same time are one ask. A key that makes it fail is found, and the
+// others get their answers.
 func TestBatches(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{bad: map[string]bool{"k13": true}}
@@ -234,7 +234,7 @@ func TestBatches(t *testing.T) {
 			t.Errorf("%d asks for two batches, one of them with a bad key", len(s.asks))
 		}
 		delete(s.bad, "k13")
-		// What is old soon comes along with one that is.
+		// An answer that will soon be old is renewed with one that is old.
 		time.Sleep(59 * time.Second)
 		n := len(s.asks)
 		_, _ = c.Renew(t.Context(), "new")
@@ -244,7 +244,7 @@ func TestBatches(t *testing.T) {
 	})
 }
 
-// Who waits may give up; the ask goes on for the others.
+// A caller can stop waiting; the ask goes on for the others.
 func TestGivingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: time.Minute}
@@ -261,7 +261,7 @@ func TestGivingUp(t *testing.T) {
 	})
 }
 
-// An answer to a question from before it was called old is old too.
+// An answer to a question from before Expire is old too.
 func TestExpiredInFlight(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: time.Second}
@@ -280,7 +280,7 @@ func TestExpiredInFlight(t *testing.T) {
 	})
 }
 
-// An answer may end of itself: then it serves no more.
+// An answer with an end is not used after it.
 func TestAnswersThatEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{}
@@ -300,7 +300,7 @@ func TestAnswersThatEnd(t *testing.T) {
 	})
 }
 
-// What nobody wants any more is forgotten.
+// Answers that are no longer used are removed.
 func TestUnusedAnswersGo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := (&source{}).cache()

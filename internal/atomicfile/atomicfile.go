@@ -1,11 +1,11 @@
-// Package atomicfile writes files that are there whole or not at all, also when the
-// process is killed or the machine stops in the middle.
+// Package atomicfile writes files atomically: a file exists completely or not at all, also if
+// the process is killed or the machine stops during the write.
 //
-// The content is written to a file without a name (O_TMPFILE), which the kernel removes
-// with the process. A new file then gets its name in one step. A file that is replaced
-// needs two, because a link never replaces a name: the content is linked as .NAME.new
-// and renamed. A process killed between the two leaves that one hidden file, complete,
-// and the next write takes it away.
+// The content is written to an unnamed file (O_TMPFILE), which the kernel removes with the
+// process. A new file then gets its name in one step. Replacing a file needs two steps, because
+// link(2) does not replace a name: the content is linked as .NAME.new and renamed. If the
+// process is killed between the two, this complete hidden file remains, and the next write
+// removes it.
 package atomicfile
 
 import (
@@ -18,12 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Write makes the file at path, or replaces it, and returns when it is on disk. Readers
-// see the old content or the new one; of several writers the last one wins. The mode is
-// set as given, whatever the umask. The folder must be there.
+// Write creates or replaces the file at path, and returns when it is on disk. Readers see the
+// old content or the new one; of several writers the last one wins. The mode is set as given,
+// regardless of the umask. The directory must exist.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	return put(path, data, mode, func(f, dir *os.File, next string) error {
-		if err := lock(dir); err != nil { // writers share the name next
+		if err := lock(dir); err != nil { // writers share the name of the next step
 			return err
 		}
 		if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -39,13 +39,13 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 	})
 }
 
-// Create makes the file at path and returns when it is on disk. The error is
-// fs.ErrExist if something has that name; it stays as it is.
+// Create creates the file at path and returns when it is on disk. If the name exists, the error
+// is fs.ErrExist and nothing is changed.
 func Create(path string, data []byte, mode fs.FileMode) error {
 	return put(path, data, mode, func(f, _ *os.File, _ string) error { return link(f, path) })
 }
 
-// put writes the data to a file without a name and has publish give it one.
+// put writes the data to an unnamed file and calls publish to name it.
 func put(path string, data []byte, mode fs.FileMode, publish func(f, dir *os.File, next string) error) (err error) {
 	defer func() {
 		if err != nil {
@@ -69,11 +69,11 @@ func put(path string, data []byte, mode fs.FileMode, publish func(f, dir *os.Fil
 	if err := publish(f.File, dir, filepath.Join(dir.Name(), "."+filepath.Base(path)+".new")); err != nil {
 		return err
 	}
-	return dir.Sync() // the name is on disk only when the folder is
+	return dir.Sync() // the name is on disk after the directory is
 }
 
-// unnamed is a file that goes with its descriptor, or, where the file system cannot do
-// that (NFS, for one), one with a name that discard takes away.
+// unnamed is a file that disappears with its descriptor. On file systems that do not support
+// this, such as NFS, it is a file with a name that discard removes.
 type unnamed struct {
 	*os.File
 	temporary string
@@ -90,7 +90,7 @@ func open(dir *os.File, base string) (unnamed, error) {
 	return unnamed{}, &fs.PathError{Op: "open", Path: dir.Name(), Err: err}
 }
 
-// openNamed always takes the same name, so that what a killed process left is taken away too.
+// openNamed always uses the same name, so that a file left by a killed process is removed too.
 func openNamed(dir *os.File, base string) (unnamed, error) {
 	if err := lock(dir); err != nil {
 		return unnamed{}, err
@@ -102,7 +102,7 @@ func openNamed(dir *os.File, base string) (unnamed, error) {
 	return unnamed{File: f, temporary: f.Name()}, nil
 }
 
-// lock keeps other writers of the folder's files out; it goes with the descriptor.
+// lock excludes other writers in the directory. The lock ends with the descriptor.
 func lock(dir *os.File) error {
 	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
 		return &fs.PathError{Op: "flock", Path: dir.Name(), Err: err}
@@ -117,7 +117,8 @@ func (u unnamed) discard() {
 	}
 }
 
-// link needs no capability, as linkat with AT_EMPTY_PATH would: open(2), O_TMPFILE.
+// link uses /proc, which needs no capability, unlike linkat with AT_EMPTY_PATH: open(2),
+// O_TMPFILE.
 func link(f *os.File, as string) error {
 	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, as, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {

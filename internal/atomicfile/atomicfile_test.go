@@ -22,7 +22,7 @@ func TestWrite(t *testing.T) {
 	}
 }
 
-// What an earlier process was killed over does not stay.
+// A file that a killed process left is removed.
 func TestWriteTakesAwayWhatWasLeft(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "plan.yaml")
 	if err := os.WriteFile(filepath.Join(filepath.Dir(path), ".plan.yaml.new"), []byte("left"), 0o600); err != nil {
@@ -45,7 +45,7 @@ func TestCreate(t *testing.T) {
 	onlyFile(t, path, "first", 0o644)
 }
 
-// An error leaves the old file and nothing else.
+// An error leaves the old file and no other.
 func TestErrors(t *testing.T) {
 	dir := t.TempDir()
 	if err := Write(filepath.Join(dir, "none", "file"), nil, 0o644); !errors.Is(err, fs.ErrNotExist) {
@@ -56,7 +56,7 @@ func TestErrors(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := Write(folder, []byte("x"), 0o644); err == nil {
-		t.Error("a file took the name of a folder")
+		t.Error("a file replaced a directory")
 	}
 	if err := Write(filepath.Join(dir, "file"), []byte("x"), 0o644); err != nil {
 		t.Fatal(err)
@@ -72,7 +72,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// What stands in where the file system has no files without a name.
+// The fallback for file systems without unnamed files.
 func TestNamed(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(filepath.Join(filepath.Dir(path), ".file.part"), []byte("left by one that was killed"), 0o600); err != nil {
@@ -95,7 +95,7 @@ func TestNamed(t *testing.T) {
 	onlyFile(t, path, "content", 0o644)
 }
 
-// Writers beside each other: the file has what one of them wrote, whole.
+// With concurrent writers the file has the complete content of one of them.
 func TestManyWriters(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	var wg sync.WaitGroup
@@ -129,8 +129,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// A writer that is killed at any moment leaves a whole file, and at most the one hidden
-// file that the next write takes away.
+// A writer that is killed at any moment leaves a complete file, and at most one hidden file
+// that the next write removes.
 func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")

@@ -1,8 +1,8 @@
-// Package catalog knows the ECS instance types: how many ENIs a type may have,
-// how many addresses each of them, how much bandwidth, and how many pods follow.
+// Package catalog has the ECS instance types: the number of ENIs and addresses, the bandwidth,
+// and the number of pods that follows.
 //
-// It owns the table instance-types.csv and nothing else: it never asks a cloud,
-// and it never guesses. A figure that no source gives is unknown, and says so.
+// It owns the table instance-types.csv and nothing else: it never asks a cloud and never
+// guesses. A number without a source is unknown.
 package catalog
 
 import (
@@ -20,16 +20,16 @@ import (
 //go:embed instance-types.csv
 var table []byte
 
-// Count is a figure that may be unknown.
+// Count is a number that may be unknown.
 type Count struct {
 	N     int
 	Known bool
 }
 
-// Of is a known figure.
+// Of returns a known number.
 func Of(n int) Count { return Count{N: n, Known: true} }
 
-// MarshalJSON gives the number, or null when it is unknown.
+// MarshalJSON returns the number, or null if it is unknown.
 func (c Count) MarshalJSON() ([]byte, error) {
 	if !c.Known {
 		return []byte("null"), nil
@@ -67,15 +67,16 @@ type Type struct {
 	VCPU   Count
 	// MemoryGiB is 0 when unknown.
 	MemoryGiB float64
-	// ENIs is how many ENIs an instance may have, the primary included.
+	// ENIs is the maximum number of ENIs of an instance, including the primary.
 	ENIs Count
-	// IPv4PerENI and IPv6PerENI are the addresses of one ENI, its primary
-	// address included. A /28 prefix takes the place of one address.
+	// IPv4PerENI and IPv6PerENI are the maximum addresses of an ENI, including its primary
+	// address. A /28 prefix counts as one address.
 	IPv4PerENI Count
 	IPv6PerENI Count
-	// ENITotal counts the trunk's member ENIs too.
+	// ENITotal includes the trunk's member ENIs.
 	ENITotal Count
-	// Trunk: the type can carry member ENIs on a trunk ENI; TrunkKnown: a source says whether it can.
+	// Trunk: the type supports member ENIs on a trunk ENI. TrunkKnown: a source says whether it
+	// does.
 	Trunk, TrunkKnown bool
 	// BandwidthBase is the guaranteed bandwidth and BandwidthBurst the short-time
 	// maximum (0: none published), both in Gbit/s.
@@ -83,12 +84,12 @@ type Type struct {
 	BandwidthBurst float64
 	// Queues is the number of NIC queues.
 	Queues Count
-	// Source says where the figures come from.
+	// Source is the source of the numbers.
 	Source string
 }
 
-// MaxPodsShared is how many pods fit a node whose pods share the secondary ENIs:
-// (ENIs − 1) × addresses per ENI. Not ok when a figure is unknown.
+// MaxPodsShared returns how many pods fit on a node with shared secondary ENIs: (ENIs − 1) ×
+// addresses per ENI. ok is false if a number is unknown.
 func (t Type) MaxPodsShared() (n int, ok bool) {
 	if !t.ENIs.Known || !t.IPv4PerENI.Known {
 		return 0, false
@@ -96,7 +97,7 @@ func (t Type) MaxPodsShared() (n int, ok bool) {
 	return max(t.ENIs.N-1, 0) * t.IPv4PerENI.N, true
 }
 
-// MaxPodsExclusive is how many pods fit a node whose pods have an ENI each.
+// MaxPodsExclusive returns how many pods fit on a node with an ENI for each pod.
 func (t Type) MaxPodsExclusive() (n int, ok bool) {
 	if !t.ENIs.Known {
 		return 0, false
@@ -104,11 +105,11 @@ func (t Type) MaxPodsExclusive() (n int, ok bool) {
 	return max(t.ENIs.N-1, 0), true
 }
 
-// PrefixSize is how many addresses a prefix has: the cloud's IPv4 prefixes are /28.
+// PrefixSize is the number of addresses of a prefix: the cloud's IPv4 prefixes are /28.
 const PrefixSize = 16
 
-// MaxPodsPrefix is how many pods fit a node whose secondary ENIs carry a /28 prefix
-// in each place that the ENI's own primary address leaves free.
+// MaxPodsPrefix returns how many pods fit on a node whose secondary ENIs have a /28 prefix in
+// each slot but that of the primary address.
 func (t Type) MaxPodsPrefix() (n int, ok bool) {
 	if !t.ENIs.Known || !t.IPv4PerENI.Known {
 		return 0, false
@@ -116,7 +117,7 @@ func (t Type) MaxPodsPrefix() (n int, ok bool) {
 	return max(t.ENIs.N-1, 0) * max(t.IPv4PerENI.N-1, 0) * PrefixSize, true
 }
 
-// MaxPodsTrunk is how many pods can have a member ENI of the node's trunk.
+// MaxPodsTrunk returns how many pods can have a member ENI of the node's trunk.
 func (t Type) MaxPodsTrunk() (n int, ok bool) {
 	if !t.Trunk || !t.ENIs.Known || !t.ENITotal.Known {
 		return 0, false
@@ -124,8 +125,8 @@ func (t Type) MaxPodsTrunk() (n int, ok bool) {
 	return max(t.ENITotal.N-t.ENIs.N, 0), true
 }
 
-// Generation is the number in the family's name: 6 for ecs.g6 and ecs.ebmgn6e,
-// 0 when it has none.
+// Generation returns the number in the family's name: 6 for ecs.g6 and ecs.ebmgn6e, 0 if there
+// is none.
 func (t Type) Generation() int {
 	name := strings.TrimPrefix(t.Family, "ecs.")
 	start := strings.IndexAny(name, "0123456789")
@@ -143,28 +144,27 @@ func (t Type) Generation() int {
 	return n
 }
 
-// JumboFrames reports whether the type can have an MTU of 8500. The table has no
-// column for it: from the seventh generation on it is so for every type whose
-// figure was published, before it for none.
+// JumboFrames reports whether the type supports an MTU of 8500. The table has no column for it:
+// all types with published numbers support it from the seventh generation on, and none before.
 func (t Type) JumboFrames() bool { return t.Generation() >= 7 }
 
-// BandwidthKbit is the base bandwidth as DescribeInstanceTypes gives it: kbit/s,
-// a Gbit/s being 1024000 of them. 0 when unknown.
+// BandwidthKbit returns the base bandwidth in the unit of DescribeInstanceTypes: kbit/s, with
+// 1024000 of them in a Gbit/s. 0 if unknown.
 func (t Type) BandwidthKbit() int { return int(math.Round(t.BandwidthBase * kbitPerGbit)) }
 
 // kbitPerGbit is the unit of DescribeInstanceTypes: InstanceBandwidthTx is 3072000 for 3 Gbit/s.
 const kbitPerGbit = 1024 * 1000
 
-// GbitOfKbit is the inverse of BandwidthKbit, to a megabit.
+// GbitOfKbit is the inverse of BandwidthKbit, rounded to a Mbit.
 func GbitOfKbit(kbit int) float64 { return math.Round(float64(kbit)/kbitPerGbit*1000) / 1000 }
 
-// Catalog is a set of types. It does not change.
+// Catalog is an immutable set of types.
 type Catalog struct {
-	types []Type // by name
+	types []Type // sorted by name
 	index map[string]int
 }
 
-// New makes a catalog; names must differ.
+// New returns a catalog; names must be unique.
 func New(types []Type) (*Catalog, error) {
 	c := &Catalog{types: slices.Clone(types), index: make(map[string]int, len(types))}
 	slices.SortFunc(c.types, func(a, b Type) int { return strings.Compare(a.Name, b.Name) })
@@ -177,7 +177,7 @@ func New(types []Type) (*Catalog, error) {
 	return c, nil
 }
 
-// Lookup finds a type by its name, "ecs.g6.2xlarge".
+// Lookup returns the type with a name such as "ecs.g6.2xlarge".
 func (c *Catalog) Lookup(name string) (Type, bool) {
 	i, ok := c.index[name]
 	if !ok {
@@ -191,7 +191,7 @@ func (c *Catalog) All() []Type { return slices.Clone(c.types) }
 
 var parsed = sync.OnceValues(func() (*Catalog, error) { return Parse(bytes.NewReader(table)) })
 
-// Default is the built-in catalog.
+// Default returns the built-in catalog.
 func Default() *Catalog {
 	c, err := parsed()
 	if err != nil {
@@ -200,5 +200,5 @@ func Default() *Catalog {
 	return c
 }
 
-// Lookup finds a type in the built-in catalog.
+// Lookup returns a type of the built-in catalog.
 func Lookup(name string) (Type, bool) { return Default().Lookup(name) }

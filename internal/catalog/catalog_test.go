@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// The table's own max_pods columns were derived apart from this code.
+// The max_pods columns of the table were not computed by this code.
 func TestMaxPodsAgreeWithTheTable(t *testing.T) {
 	raw, err := os.ReadFile("instance-types.csv")
 	if err != nil {
@@ -101,7 +101,7 @@ func TestUnknownFiguresStayUnknown(t *testing.T) {
 		t.Errorf("MaxPodsExclusive is %d, %v; want 2", n, ok)
 	}
 	if _, ok := catalog.Lookup("ecs.none.large"); ok {
-		t.Error("found a type that does not exist")
+		t.Error("Lookup found a type that does not exist")
 	}
 	saved, err := json.Marshal(typ)
 	if err != nil {

@@ -6,29 +6,29 @@ import (
 	"strings"
 )
 
-// Diff is what an answer of the cloud changes in a table.
+// Diff lists what an answer of the cloud changes in a table.
 type Diff struct {
 	// New types were not in the table.
 	New []string `json:"new"`
-	// Changed types have another figure now.
+	// Changed types have another number.
 	Changed []Change `json:"changed"`
-	// Confirmed types have the figures that they had.
+	// Confirmed is the number of types without a change.
 	Confirmed int `json:"confirmed"`
-	// Gone types are in the table and not in the answer. Their rows stay: a region
-	// does not offer every type, and nodes of a type that is no longer sold run on.
+	// Gone types are in the table and not in the answer. Their rows stay: a region does not
+	// offer every type, and nodes of a type that is no longer sold keep running.
 	Gone []string `json:"gone"`
 }
 
-// Change is a figure of a type that the cloud gives otherwise than the table.
+// Change is a number for which the cloud and the table differ.
 type Change struct {
 	Type   string `json:"type"`
 	Figure string `json:"figure"`
-	// Old and New are as in the table; Old is empty when it was unknown.
+	// Old and New are formatted as in the table. Old is empty if it was unknown.
 	Old string `json:"old"`
 	New string `json:"new"`
 }
 
-// String is for people: "ecs.g7a.16xlarge: eni_quantity 7, now 8".
+// String formats the change: "ecs.g7a.16xlarge: eni_quantity 7, now 8".
 func (c Change) String() string {
 	old := c.Old
 	if old == "" {
@@ -37,8 +37,8 @@ func (c Change) String() string {
 	return fmt.Sprintf("%s: %s %s, now %s", c.Type, c.Figure, old, c.New)
 }
 
-// Merge puts what the cloud says of its types into the table. A figure that the
-// cloud leaves out stays what it was, so a row's source names both.
+// Merge updates the table with the cloud's types. Numbers that the cloud does not give stay,
+// and the source of such a row names both sources.
 func (c *Catalog) Merge(live []Type, source string) (*Catalog, Diff, error) {
 	var d Diff
 	seen := map[string]bool{}
@@ -76,10 +76,10 @@ func (c *Catalog) Merge(live []Type, source string) (*Catalog, Diff, error) {
 	return out, d, err
 }
 
-// keptMark joins a row's sources: what the cloud said, and what the rest is from.
+// keptMark separates the two sources of a row: the cloud, and the source of the rest.
 const keptMark = "; the rest: "
 
-// earlier is the source of what was kept, however often the row was refreshed.
+// earlier returns the source of the rest, however often the row was refreshed.
 func earlier(source string) string {
 	if _, rest, ok := strings.Cut(source, keptMark); ok {
 		return rest
@@ -87,7 +87,7 @@ func earlier(source string) string {
 	return source
 }
 
-// over fills what t does not know with what was known, and says whether it did.
+// over fills unknown numbers of t from was, and reports whether there were any.
 func (t Type) over(was Type) (Type, bool) {
 	kept := false
 	for _, f := range []struct{ to, from *Count }{
@@ -114,7 +114,7 @@ func (t Type) over(was Type) (Type, bool) {
 	return t, kept
 }
 
-// compare lists the figures in which two rows of a type differ.
+// compare lists the numbers in which two rows of a type differ.
 func compare(was, is Type) []Change {
 	var out []Change
 	for _, col := range columns() {

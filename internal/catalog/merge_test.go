@@ -47,7 +47,7 @@ func TestMergeSaysWhatTheCloudChanges(t *testing.T) {
 	if diff.Confirmed != 1 {
 		t.Errorf("%d types confirmed, want 1", diff.Confirmed)
 	}
-	// A burst bandwidth is in no answer: it stays, and the row says from where.
+	// The cloud gives no burst bandwidth: it stays, and the row names its source.
 	for name, want := range map[string]string{
 		"ecs.g7a.16xlarge":   "DescribeInstanceTypes 2026-11-24; the rest: docs 2021",
 		"ecs.g6r.large":      "DescribeInstanceTypes 2026-11-24",
@@ -76,8 +76,7 @@ func TestMergeRefusesAnAnswerThatContradictsItself(t *testing.T) {
 	}
 }
 
-// Whatever the cloud answers: no figure is lost, a second time changes nothing, and
-// sources do not grow.
+// For any answer, no number is lost, a second merge changes nothing, and sources do not grow.
 func TestMergeProperties(t *testing.T) {
 	some := rapid.Custom(func(rt *rapid.T) catalog.Count {
 		if rapid.Bool().Draw(rt, "known") {
@@ -115,7 +114,7 @@ func TestMergeProperties(t *testing.T) {
 		for _, said := range live {
 			is, ok := merged.Lookup(said.Name)
 			if !ok || said.ENIs.Known && is.ENIs != said.ENIs || said.TrunkKnown && is.Trunk != said.Trunk {
-				rt.Fatalf("the cloud said %+v, the table has %+v", said, is)
+				rt.Fatalf("the cloud gave %+v, the table has %+v", said, is)
 			}
 		}
 		if n := len(diff.New) + len(diff.Gone); len(merged.All()) != len(table.All())+len(diff.New) || n > 8 {
@@ -140,7 +139,7 @@ func TestBelowTheRecommendation(t *testing.T) {
 		"ecs.g6.xlarge":         "4 vCPUs are fewer than 8",
 		"ecs.sn2ne.2xlarge":     "generation 2 is before 5",
 		"ecs.n4.xlarge":         "4 vCPUs are fewer than 8; generation 4 is before 5",
-		"ecs.i3.2xlarge":        "", // the third of its own series, of the time of g7
+		"ecs.i3.2xlarge":        "", // third generation of its own series, contemporary with g7
 		"ecs.ebmi2g.24xlarge":   "",
 		"ecs.ebmhfg5.2xlarge":   "",
 		"ecs.u1-c1m4.xlarge":    "", // no source gives its vCPUs,
@@ -158,7 +157,7 @@ func TestBelowTheRecommendation(t *testing.T) {
 		}
 	}
 	if why := (catalog.Type{Name: "ecs.x", Family: "ecs.x"}).Below(); why != nil {
-		t.Errorf("a type of which nothing is known is below the recommendation: %v", why)
+		t.Errorf("an unknown type is below the recommendation: %v", why)
 	}
 }
 

@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// What the user guide recommends for nodes: 8 cores or more, generation 5 or later.
+// The user guide's recommendation for nodes: 8 cores or more, generation 5 or later.
 const (
 	RecommendedVCPU       = 8
 	RecommendedGeneration = 5
 )
 
-// Below says in what a type is below the recommendation for nodes; nil: in nothing
-// that is known.
+// Below returns the ways in which a type is below the recommendation for nodes, as far as it is
+// known.
 func (t Type) Below() []string {
 	var why []string
 	if t.VCPU.Less(RecommendedVCPU) {
@@ -24,9 +24,9 @@ func (t Type) Below() []string {
 	return why
 }
 
-// comparableGeneration is the generation of a family whose number counts ECS
-// generations. Big data (d), FPGA (f), local disks (i), AI chips (an) and universal
-// (u) families count their own: i3 is of the time of g7.
+// comparableGeneration returns the generation of a family that counts ECS generations. Big data
+// (d), FPGA (f), local disk (i), AI chip (an) and universal (u) families have their own
+// numbers: i3 is contemporary with g7.
 func (t Type) comparableGeneration() (int, bool) {
 	n := t.Generation()
 	series := strings.TrimPrefix(strings.TrimPrefix(t.Family, "ecs."), "ebm")

@@ -10,8 +10,8 @@ import (
 	"strings"
 )
 
-// column is one of the table's. The max_pods columns are derived figures for the
-// table's readers: they are written, never read.
+// column is a column of the table. The max_pods columns are derived for readers of the table:
+// they are written, and ignored when read.
 type column struct {
 	name    string
 	derived bool
@@ -134,7 +134,7 @@ func Parse(r io.Reader) (*Catalog, error) {
 	}
 }
 
-// Open reads the table in a file; without a path it is the built-in one.
+// Open reads the table from a file; an empty path means the built-in one.
 func Open(path string) (*Catalog, error) {
 	if path == "" {
 		return Default(), nil
@@ -151,7 +151,7 @@ func Open(path string) (*Catalog, error) {
 	return c, nil
 }
 
-// row reads the columns of one record and keeps the first error.
+// row reads the columns of a record and keeps the first error.
 type row struct {
 	at     map[string]int
 	record []string

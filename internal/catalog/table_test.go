@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// What is written is what was read, to the byte: a refreshed table differs from the
-// built-in one only where the cloud does.
+// Write returns the bytes that Parse has read, so a refreshed table differs only where the
+// cloud differs.
 func TestWriteGivesTheTableBack(t *testing.T) {
 	want, err := os.ReadFile("instance-types.csv")
 	if err != nil {
@@ -31,7 +31,7 @@ func TestWriteGivesTheTableBack(t *testing.T) {
 	}
 }
 
-// A table that Parse takes comes back from Write as the same types.
+// A table that Parse accepts gives the same types after Write.
 func FuzzParse(f *testing.F) {
 	header := "instance_type,family,vcpu,mem_gib,eni_quantity,ipv4_per_eni,ipv6_per_eni,eni_total_quantity,eni_trunk_supported,bw_base_gbps,bw_burst_gbps,nic_queues,source\n"
 	for _, seed := range []string{

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BrokenError says that the connection to the agent could not be made or ended before
-// the answer: the agent is not there, or is being restarted.
+// BrokenError says that the connection to the agent failed, or ended before the answer: the
+// agent is not running or restarts.
 type BrokenError struct{ err error }
 
 func (e *BrokenError) Error() string { return e.err.Error() }
@@ -23,7 +23,7 @@ func broken(what string, err error) error {
 	return &BrokenError{fmt.Errorf("%s: %w", what, err)}
 }
 
-// Do makes a call; ctx needs a deadline. It does not try again.
+// Do makes a call; ctx needs a deadline. It does not retry.
 func Do(ctx context.Context, socket string, in Request) (Reply, error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -41,8 +41,8 @@ func Do(ctx context.Context, socket string, in Request) (Reply, error) {
 		return Reply{}, broken("connect to "+socket, err)
 	}
 	defer conn.Close()
-	// An agent that refuses a request may answer before it has read all of it, so what
-	// counts is whether there is an answer.
+	// An agent that refuses a request may answer before it has read all of it, so only a
+	// missing answer is an error.
 	_, sent := conn.Write(raw)
 	answer, err := io.ReadAll(io.LimitReader(conn, Largest+1))
 	switch {
@@ -55,14 +55,14 @@ func Do(ctx context.Context, socket string, in Request) (Reply, error) {
 	}
 	var out Reply
 	if err := json.Unmarshal(answer, &out); err != nil {
-		// It was killed in the middle of a word, or before the first.
+		// The agent was killed before or during the answer.
 		return Reply{}, broken(fmt.Sprintf("the agent's answer ends after %d bytes", len(answer)), err)
 	}
 	return out, nil
 }
 
-// connect opens a blocking socket: the one thread that waits for the answer is woken by
-// it, without Go's network poller and its threads in between.
+// connect opens a blocking socket: the answer wakes the waiting thread directly, without Go's
+// network poller and its threads.
 func connect(path string, patience time.Duration) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -1,16 +1,17 @@
-// Package cnicall is how the CNI plugin asks the node's agent, over a unix socket.
+// Package cnicall is the protocol between the CNI plugin and the node's agent, over a unix
+// socket.
 //
-// A connection carries one call: the plugin sends a Request as JSON and keeps the
-// connection open, the agent answers a Reply as JSON and closes it. If the plugin goes
-// away first, so does the call's context. Fields that one side does not know it passes
-// over, so plugin and agent can be of different ages.
+// A connection carries one call: the plugin sends a Request as JSON and keeps the connection
+// open, the agent answers with a Reply as JSON and closes it. If the plugin ends first, the
+// call's context ends. Both sides ignore unknown fields, so plugin and agent can have different
+// versions.
 //
-// The plugin is a program that is executed for each ADD and DEL of each pod, so what it
-// takes to start is part of what a pod waits for: gRPC, whose libraries bring HTTP and TLS
-// along, took longer than all of the agent's work ("make bench-cni").
+// The plugin is a program that is executed for each ADD and DEL of each pod, so its start-up
+// time is part of each pod's start. gRPC, whose libraries include HTTP and TLS, takes longer
+// than all of the agent's work ("make bench-cni").
 //
-// It must never validate or decide anything: that is the agent's (package request), and
-// in one place. Package server is the other side.
+// The package must never validate or decide anything: that is done in one place, in the agent
+// (package request). Package server is the other side.
 package cnicall
 
 // Request is a CNI call: the environment (CNI specification 1.1, "Parameters") and the
@@ -22,7 +23,7 @@ type Request struct {
 	IfName      string `json:"ifName,omitempty"`      // CNI_IFNAME
 	Args        string `json:"args,omitempty"`        // CNI_ARGS
 	Path        string `json:"path,omitempty"`        // CNI_PATH
-	Config      []byte `json:"config,omitempty"`      // standard input, whatever it is
+	Config      []byte `json:"config,omitempty"`      // standard input, unchanged
 }
 
 // Reply is a result or an error.
@@ -51,5 +52,5 @@ const (
 	CodeNotAvailable    = 50 // the plugin is not available: it cannot service ADD
 )
 
-// Largest is how many bytes a message may have. A GC lists every pod of the node.
+// Largest is the maximum size of a message in bytes. A GC lists every pod of the node.
 const Largest = 4 << 20

@@ -7,15 +7,15 @@ import (
 	"reflect"
 )
 
-// Difference is a key with another value.
+// Difference is a key whose value differs.
 type Difference struct {
 	Key      string
-	Old, New string // as JSON; "null" when not set
+	Old, New string // in JSON; "null" when not set
 }
 
 func (d Difference) String() string { return fmt.Sprintf("%s: %s → %s", d.Key, d.Old, d.New) }
 
-// Diff names the keys in which two configurations differ.
+// Diff returns the keys in which two configurations differ.
 func Diff(old, new *Config) (out []Difference) {
 	was, is := old.values(), new.values()
 	for _, k := range keys {
@@ -26,8 +26,8 @@ func Diff(old, new *Config) (out []Difference) {
 	return out
 }
 
-// CanBecome says why a cluster that runs with one configuration cannot go on with
-// another: every key that may not change.
+// CanBecome returns an error that lists every difference that is not allowed on a running
+// cluster.
 func (c *Config) CanBecome(next *Config) error {
 	var errs []error
 	for _, d := range Diff(c, next) {
@@ -41,7 +41,7 @@ func (c *Config) CanBecome(next *Config) error {
 func (c *Config) values() map[string]any {
 	b, err := json.Marshal(c)
 	if err != nil {
-		panic(err) // strings, numbers, lists and maps of strings only
+		panic(err) // only strings, numbers, lists and maps of strings
 	}
 	var out map[string]any
 	if err := json.Unmarshal(b, &out); err != nil {
@@ -53,7 +53,7 @@ func (c *Config) values() map[string]any {
 func text(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // came out of JSON
+		panic(err) // it was marshalled above
 	}
 	return string(b)
 }

@@ -32,7 +32,7 @@ func TestChange(t *testing.T) {
 	if err := old.CanBecome(next); err != nil {
 		t.Errorf("refused: %v", err)
 	}
-	// Everything that cannot change is named, with the way back.
+	// The error names each key that cannot change, and how to go back.
 	err := old.CanBecome(parsed(t, strings.NewReplacer("c1", "c2", "cn-hangzhou\n", "cn-beijing\n").Replace(flannel)))
 	for _, want := range []string{
 		`cluster_id cannot change from "c1" to "c2"`, `Write "c1" again`, `region cannot change`, `network cannot change`, "pod_cidr cannot change from null",
@@ -53,11 +53,11 @@ func TestStoreTells(t *testing.T) {
 	}
 	s.Set(b)
 	if len(seen) != 1 || seen[0] != b {
-		t.Errorf("told of %v", seen)
+		t.Errorf("OnChange was called for %v", seen)
 	}
 }
 
-// The three forms in which a configuration is kept are one.
+// All three forms of a configuration are read as the same.
 func TestForms(t *testing.T) {
 	want := parsed(t, good)
 	indented := strings.ReplaceAll(good, "\n", "\n  ")

@@ -15,7 +15,7 @@ import (
 // maxTags leaves room for the controller's own tags (ECS: at most 20 on a resource).
 const maxTags = 15
 
-// maxENIs is more than any instance type has; maxHostStack is what NodeNetwork takes.
+// maxENIs is more than any instance type has; maxHostStack is the limit of NodeNetwork.
 const (
 	maxENIs      = 100
 	maxHostStack = 16
@@ -38,7 +38,7 @@ func (c *Config) check() (errs []error) {
 		}
 	}
 	if c.Mode == claims.ModeExclusive && c.Datapath != claims.Auto {
-		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, so there is nothing to share among pods, which is what %s is for; want datapath auto, or mode shared", c.Datapath, c.Datapath)
+		bad("datapath %q with mode: exclusive: the ENI itself is moved into the pod, and %s is for ENIs that pods share; want datapath auto, or mode shared", c.Datapath, c.Datapath)
 	}
 	if c.ExclusiveENIs < 0 || c.ExclusiveENIs > maxENIs {
 		bad("exclusive_enis %d: want 0 to %d", c.ExclusiveENIs, maxENIs)
@@ -117,7 +117,7 @@ func (c *Config) checkServices(bad func(string, ...any)) {
 			bad("service_cidr %q: want the cluster's Service range, for example 172.21.0.0/20", c.ServiceCIDR)
 			return
 		}
-		// As the API server has it (--service-cluster-ip-range).
+		// The same rule as the API server's (--service-cluster-ip-range).
 		if slices.ContainsFunc(c.serviceCIDRs, func(o netip.Prefix) bool { return o.Addr().Is4() == p.Addr().Is4() }) {
 			bad("service_cidr %q: want one range, or an IPv4 and an IPv6 one", c.ServiceCIDR)
 			return
@@ -153,7 +153,7 @@ func (c *Config) checkFlannel(bad func(string, ...any)) {
 	}
 }
 
-// notWithFlannel names the keys that are written down and are Terway's alone.
+// notWithFlannel returns an error for each key that is set and only has a meaning with Terway.
 func notWithFlannel(raw map[string]any) (errs []error) {
 	for _, k := range slices.Sorted(maps.Keys(raw)) {
 		if known := find(k); known != nil && known.terway {

@@ -1,9 +1,9 @@
-// Package config is the cluster's configuration: the ConfigMap eni-config, read
-// and validated here and nowhere else.
+// Package config is the cluster's configuration: the ConfigMap eni-config. Only this package
+// parses and validates it.
 //
-// It owns the keys, their defaults, what this version has of them and which may
-// change on a running cluster; and the way from the existing Terway's keys to
-// ours. It is pure: who reads the ConfigMap, and when, is others' business.
+// It owns the keys, their defaults, which values this version supports, which keys may change
+// on a running cluster, and the conversion of the existing Terway's configuration. It is pure:
+// others read the ConfigMap.
 package config
 
 import (
@@ -20,44 +20,44 @@ import (
 
 // Config is the configuration. The JSON names are the keys of the file.
 type Config struct {
-	// ClusterID tags what the controller creates; two clusters of one VPC must differ.
+	// ClusterID tags the resources that the controller creates; it must be unique in a VPC.
 	ClusterID string `json:"cluster_id"`
 	// Region is the cloud region, "cn-hangzhou".
 	Region string `json:"region"`
 	// Network is "terway" or "flannel".
 	Network string `json:"network"`
-	// PodCIDR is the pods' range with Flannel: each node has a block of it
-	// (Node.spec.podCIDR), and each block an entry in the VPC's route tables.
+	// PodCIDR is the pods' range with Flannel: each node has a block of it (Node.spec.podCIDR),
+	// and the VPC's route tables an entry for each block.
 	PodCIDR string `json:"pod_cidr,omitempty"`
-	// RouteTables are the tables that get Flannel's entries; empty: the VPC's system table.
+	// RouteTables are the tables for Flannel's entries; empty: the VPC's system table.
 	RouteTables []string `json:"route_tables,omitempty"`
-	// VSwitches are the Pod vSwitches by zone; none with Flannel.
+	// VSwitches are the Pod vSwitches by zone; empty with Flannel.
 	VSwitches map[string][]string `json:"vswitches"`
-	// SecurityGroups are those of the ENIs; empty: those of the instance.
+	// SecurityGroups are the security groups of ENIs; empty: those of the instance.
 	SecurityGroups []string `json:"security_groups,omitempty"`
-	// MinPoolSize and MaxPoolSize are how many free addresses a node keeps.
+	// MinPoolSize and MaxPoolSize limit the number of free addresses of a node.
 	MinPoolSize int `json:"min_pool_size"`
 	MaxPoolSize int `json:"max_pool_size"`
-	// CoolingSeconds is how long a freed address rests before another pod has it.
+	// CoolingSeconds is how long a freed address is not used again.
 	CoolingSeconds int `json:"cooling_seconds"`
-	// ServiceCIDR is one range, or an IPv4 and an IPv6 one with a comma between.
+	// ServiceCIDR is one range, or an IPv4 and an IPv6 range separated by a comma.
 	ServiceCIDR string `json:"service_cidr"`
 	// VSwitchSelectionPolicy is "most" (free addresses), "ordered" or "random".
 	VSwitchSelectionPolicy string `json:"vswitch_selection_policy"`
-	// ENITags are put on every ENI beside the controller's own.
+	// ENITags are added to every ENI, beside the controller's own.
 	ENITags map[string]string `json:"eni_tags,omitempty"`
-	// Mode is "shared" (an ENI serves many pods) or "exclusive" (one each).
+	// Mode is "shared" (pods share ENIs) or "exclusive" (an ENI for each pod).
 	Mode string `json:"mode"`
-	// ExclusiveENIs is how many ENIs of each node are for pods that ask for one of
-	// their own, in mode shared.
+	// ExclusiveENIs is the number of ENIs of each node for pods that request an exclusive ENI,
+	// in mode shared.
 	ExclusiveENIs int `json:"exclusive_enis"`
-	// WarmENIs is how many free ENIs a node keeps attached for such pods.
+	// WarmENIs is the number of free ENIs that a node keeps attached for such pods.
 	WarmENIs int `json:"warm_enis"`
-	// HostStackCIDRs are reached through the node's network stack by every pod.
+	// HostStackCIDRs are ranges that every pod reaches through the node's network stack.
 	HostStackCIDRs []string `json:"host_stack_cidrs,omitempty"`
 	// Datapath is "auto" or a datapath's name.
 	Datapath string `json:"datapath"`
-	// NetworkPolicy is whether policies are enforced; when off, they are not read.
+	// NetworkPolicy enables enforcement. When it is off, policies are not read.
 	NetworkPolicy bool `json:"network_policy"`
 	// PolicyAllowLoadBalancerProbes lets the health checks of load balancers (100.64.0.0/10) reach
 	// every pod, whatever policies say; when false only rules do.
@@ -77,8 +77,8 @@ const (
 	DefaultCooling = 130
 )
 
-// Parse reads a configuration in YAML or JSON. The error names every problem,
-// not the first: field, value, and what would be right.
+// Parse parses a configuration in YAML or JSON. The error lists every problem with field,
+// value, and what would be right.
 func Parse(data []byte) (*Config, error) {
 	raw, err := document(data)
 	if err != nil {
@@ -87,7 +87,7 @@ func Parse(data []byte) (*Config, error) {
 	return parse(raw)
 }
 
-// document reads a YAML or JSON object; one without anything in it is one without keys.
+// document parses a YAML or JSON object. Empty input is an object without keys.
 func document(data []byte) (map[string]any, error) {
 	doc, err := decode.YAML(data)
 	if err != nil {
@@ -100,7 +100,7 @@ func document(data []byte) (map[string]any, error) {
 	return raw, nil
 }
 
-// parse is Parse of what is YAML.
+// parse does the rest of Parse.
 func parse(raw map[string]any) (*Config, error) {
 	c := &Config{
 		MinPoolSize: DefaultMinPool, MaxPoolSize: DefaultMaxPool, CoolingSeconds: DefaultCooling,
@@ -128,7 +128,7 @@ func parse(raw map[string]any) (*Config, error) {
 		errs = append(errs, notWithFlannel(raw)...)
 	}
 	for _, err := range c.check() {
-		if !mistaken[keyOf(err.Error())] { // what has the wrong form or name is not missing besides
+		if !mistaken[keyOf(err.Error())] { // a key with a wrong form or name is not reported as missing too
 			errs = append(errs, err)
 		}
 	}
@@ -138,7 +138,7 @@ func parse(raw map[string]any) (*Config, error) {
 	return c, nil
 }
 
-// keyOf is the key that a field is in, or that a problem is about: its first word.
+// keyOf returns the key of a field or of a problem: its first word.
 func keyOf(s string) string {
 	if end := strings.IndexAny(s, " .:["); end >= 0 {
 		return s[:end]
@@ -146,8 +146,8 @@ func keyOf(s string) string {
 	return s
 }
 
-// ServiceCIDRs are the ranges of ServiceCIDR.
+// ServiceCIDRs returns the ranges of ServiceCIDR.
 func (c *Config) ServiceCIDRs() []netip.Prefix { return c.serviceCIDRs }
 
-// PodRange is PodCIDR; the zero prefix without Flannel.
+// PodRange returns PodCIDR, or the zero prefix without Flannel.
 func (c *Config) PodRange() netip.Prefix { return c.podRange }

@@ -104,7 +104,7 @@ vswitches.z "vsw-1": want a list`; err == nil || err.Error() != want {
 	}
 }
 
-// What is known but not there yet is refused as that, and what is there is taken.
+// Values that are known but not supported are refused as such, and supported ones are accepted.
 func TestChoices(t *testing.T) {
 	for name, values := range choices {
 		if find(name) == nil {
@@ -112,7 +112,7 @@ func TestChoices(t *testing.T) {
 		}
 		for _, v := range values {
 			err := choice(name, v.name)
-			if v.there != (err == nil) || err != nil && !strings.Contains(err.Error(), name+" "+v.name+": not there yet; this version has "+values[0].name) {
+			if v.there != (err == nil) || err != nil && !strings.Contains(err.Error(), name+" "+v.name+": not supported yet; this version supports "+values[0].name) {
 				t.Errorf("%s: %s: error %v, there: %v", name, v.name, err, v.there)
 			}
 		}
@@ -122,7 +122,7 @@ func TestChoices(t *testing.T) {
 	}
 }
 
-// What is accepted is whole, and writing it down again changes nothing.
+// An accepted configuration is complete, and writing and reading it again changes nothing.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
 	f.Add([]byte(flannel))
@@ -130,7 +130,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("eniConfig: {mode: exclusive, mode: shared}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if _, err := FromFile(data); err != nil && err.Error() == "" {
-			t.Error("an error that says nothing")
+			t.Error("an error without text")
 		}
 		c, err := Parse(data)
 		if err != nil {
@@ -140,7 +140,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("accepted %q as %+v", data, c)
 		}
 		if c.Network == claims.NetworkFlannel {
-			return // its defaults are keys that may not be written down
+			return // its defaults are keys that may not be set
 		}
 		text, err := yaml.Marshal(c)
 		if err != nil {

@@ -6,13 +6,13 @@ import (
 	"terway.dev/terway/internal/decode"
 )
 
-// Where the configuration is in the cluster.
+// The ConfigMap of the configuration.
 const (
 	ConfigMapName = "eni-config"
 	ConfigMapKey  = "eni-config.yaml"
 )
 
-// FromConfigMap reads the configuration of a ConfigMap's data.
+// FromConfigMap reads the configuration from a ConfigMap's data.
 func FromConfigMap(data map[string]string) (*Config, error) {
 	text, ok := data[ConfigMapKey]
 	if !ok {
@@ -24,8 +24,8 @@ func FromConfigMap(data map[string]string) (*Config, error) {
 	return Parse([]byte(text))
 }
 
-// FromFile reads a configuration in any form in which it is kept: alone, as chart
-// values (eniConfig), or as the ConfigMap, also in a List.
+// FromFile reads a configuration in any of its forms: alone, as chart values (eniConfig), or as
+// the ConfigMap, also in a List.
 func FromFile(data []byte) (*Config, error) {
 	doc, err := document(data)
 	if err == nil {

@@ -13,43 +13,44 @@ import (
 	"terway.dev/terway/internal/decode"
 )
 
-// Outcome is what became of a key of the existing Terway.
+// Outcome is the result of converting a key of the existing Terway.
 type Outcome string
 
 const (
 	Kept        Outcome = "kept"
-	Renamed     Outcome = "renamed"       // or with another value that means the same
-	Dropped     Outcome = "dropped"       // it is always so here, or nothing depends on it
-	Moved       Outcome = "elsewhere"     // said in another place, by the user
-	Unsupported Outcome = "not supported" // something that the old cluster had is missing
+	Renamed     Outcome = "renamed"       // the same meaning under another key or value
+	Dropped     Outcome = "dropped"       // it is always so here, or has no effect
+	Moved       Outcome = "elsewhere"     // the user must set it elsewhere
+	Unsupported Outcome = "not supported" // a function of the old cluster that is missing
 )
 
-// OldKey is a key of the existing Terway's configuration and what became of it.
+// OldKey is a key of the existing Terway's configuration, with the result of its conversion.
 type OldKey struct {
-	// Source is where it was: eni_conf, 10-terway.conf, 10-terway.conflist or eni-config.
+	// Source is the file with the key: eni_conf, 10-terway.conf, 10-terway.conflist or
+	// eni-config.
 	Source  string  `json:"source"`
 	Key     string  `json:"key"`
 	Outcome Outcome `json:"outcome"`
-	// To is our key.
+	// To is the new key.
 	To  string `json:"to,omitempty"`
 	Why string `json:"why,omitempty"`
 }
 
-// Conversion is the existing Terway's configuration as ours.
+// Conversion is a converted configuration of the existing Terway.
 type Conversion struct {
-	// Config is the value of eniConfig, without what is the default.
+	// Config is the value of eniConfig, without defaults.
 	Config map[string]any `json:"eniConfig"`
 	Keys   []OldKey       `json:"keys"`
-	// Problem is why Config is not one yet, nil if it is.
+	// Problem is why Config is not valid yet, or nil.
 	Problem error `json:"-"`
 }
 
-// Given is what the existing Terway's configuration may lack.
+// Given has values that the existing Terway's configuration may lack.
 type Given struct{ ClusterID, Region string }
 
-// Convert reads the existing Terway's configuration: eni_conf, or the ConfigMap
-// eni-config as kubectl prints it, alone or in a List. No value of the old configuration
-// that might be secret comes out, in no error either.
+// Convert converts the existing Terway's configuration: eni_conf, or the ConfigMap eni-config
+// as kubectl prints it, alone or in a List. Values of the old configuration that may be secret
+// are not in the result, nor in an error.
 func Convert(data []byte, given Given) (*Conversion, error) {
 	doc, err := object(data)
 	if err == nil {
@@ -91,8 +92,7 @@ func Convert(data []byte, given Given) (*Conversion, error) {
 	return c, nil
 }
 
-// object reads a YAML or JSON object. The parser's own words are not passed on:
-// they may quote what is secret.
+// object parses a YAML or JSON object. It hides the parser's error, which may quote secrets.
 func object(data []byte) (map[string]any, error) {
 	var doc map[string]any
 	if err := yaml.Unmarshal(data, &doc); err != nil {
@@ -121,7 +121,7 @@ func (c *Conversion) configMap(data map[string]any) error {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			parts[name] = doc
-		case map[string]any: // written down by hand: a ConfigMap's values are text
+		case map[string]any: // written by hand: values of a ConfigMap are text
 			parts[name] = part
 		case nil:
 		default:
@@ -140,7 +140,7 @@ func (c *Conversion) configMap(data map[string]any) error {
 	} else if conf := parts[confFile]; conf != nil {
 		c.table(confFile, pluginKeys(), conf)
 	}
-	rest := map[string]any{"disable_network_policy": "false"} // policy is on where nothing is said
+	rest := map[string]any{"disable_network_policy": "false"} // the default of the existing Terway enforces policies
 	maps.Copy(rest, data)
 	for _, name := range []string{oldConf, confFile, conflistFile} {
 		delete(rest, name)
@@ -149,7 +149,7 @@ func (c *Conversion) configMap(data map[string]any) error {
 	return nil
 }
 
-// conflist converts the plugin's part of a list of plugins.
+// conflist converts the plugin's entry in a list of plugins.
 func (c *Conversion) conflist(doc map[string]any) {
 	plugins, _ := doc["plugins"].([]any)
 	for _, p := range plugins {
@@ -167,7 +167,7 @@ func (c *Conversion) conflist(doc map[string]any) {
 	}
 }
 
-// table converts the keys of one part.
+// table converts the keys of one file.
 func (c *Conversion) table(source string, known map[string]oldKey, doc map[string]any) {
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		row := OldKey{Source: source, Key: name}
@@ -191,8 +191,8 @@ func (c *Conversion) table(source string, known map[string]oldKey, doc map[strin
 
 func (c *Conversion) say(k OldKey) { c.Keys = append(c.Keys, k) }
 
-// limits mends a maximum below the minimum, with which the existing Terway starts. Beside
-// a maximum its minimum is 0 where nothing is said, which is not the default here.
+// limits raises a maximum that is below the minimum, which the existing Terway accepts. If only
+// the maximum is set, the existing Terway's minimum is 0, which is not the default here.
 func (c *Conversion) limits() {
 	high, set := c.Config["max_pool_size"].(float64)
 	if !set {
@@ -202,10 +202,10 @@ func (c *Conversion) limits() {
 	row := &c.Keys[at]
 	if _, said := c.Config["min_pool_size"]; !said {
 		c.Config["min_pool_size"] = 0
-		row.Why = "with min_pool_size 0, as the existing Terway has it where nothing is said"
+		row.Why = "with min_pool_size 0, the default of the existing Terway"
 	}
 	if low, _ := c.Config["min_pool_size"].(float64); high < low {
 		c.Config["max_pool_size"] = low
-		row.Outcome, row.Why = Renamed, "raised to min_pool_size, below which it makes no sense"
+		row.Outcome, row.Why = Renamed, "raised to min_pool_size"
 	}
 }

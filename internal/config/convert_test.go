@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// show is a conversion as text.
+// show formats a conversion.
 func show(t *testing.T, c *Conversion) string {
 	t.Helper()
 	text, err := yaml.Marshal(c.Config)
@@ -56,13 +56,13 @@ func TestConvertConfigMap(t *testing.T) {
 	}
 }
 
-// eni_conf alone, and what each value becomes.
+// eni_conf alone, and the result for each value.
 func TestConvert(t *testing.T) {
 	const base = `"vswitches": {"z": ["vsw-1"]}, "service_cidr": "172.21.0.0/20"`
 	given := Given{ClusterID: "c", Region: "r"}
 	for in, want := range map[string]string{
 		`"max_pool_size": 3, "min_pool_size": 7`:                        "max_pool_size: 7",
-		`"max_pool_size": 2`:                                            "max_pool_size: 2\nmin_pool_size: 0\nregion: r\nservice_cidr: 172.21.0.0/20\nvswitches:\n  z:\n  - vsw-1\neni_conf | max_pool_size | kept | max_pool_size | with min_pool_size 0, as",
+		`"max_pool_size": 2`:                                            "max_pool_size: 2\nmin_pool_size: 0\nregion: r\nservice_cidr: 172.21.0.0/20\nvswitches:\n  z:\n  - vsw-1\neni_conf | max_pool_size | kept | max_pool_size | with min_pool_size 0, the default",
 		`"security_group": "sg-1", "security_groups": ["sg-2", "sg-1"]`: "security_groups:\n- sg-1\n- sg-2",
 		`"vswitch_selection_policy": "random"`:                          "vswitch_selection_policy: random",
 		`"vswitch_selection_policy": "best"`:                            "vswitch_selection_policy | not supported |  | want ordered or random",
@@ -113,7 +113,7 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// kubectl prints several objects as a List: the ConfigMap in it is the one that is meant.
+// kubectl prints several objects as a List: Convert finds the ConfigMap in it.
 func TestConvertList(t *testing.T) {
 	item := func(kind, namespace, name, data string) string {
 		return fmt.Sprintf("{kind: %s, metadata: {namespace: %s, name: %s}, data: %s}", kind, namespace, name, data)
@@ -141,7 +141,7 @@ func TestConvertList(t *testing.T) {
 			} else if err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("%s: error %v, want one with %q", text, err, c.want)
 			}
-			// Whoever checks such a file reads the same.
+			// FromFile reads such a file in the same way.
 			want := c.want
 			if want == "" {
 				want = "terwayctl config convert makes"
@@ -153,7 +153,7 @@ func TestConvertList(t *testing.T) {
 	}
 }
 
-// How the node's ends are made is in the plugin's file, alone or in a list of plugins.
+// The plugin's file, alone or in a list of plugins, chooses the datapath.
 func TestConvertPlugin(t *testing.T) {
 	for kind, name := range map[string]string{"Veth": "route", "IPVlan": "ipvlan", "datapathv2": "ebpf", "macvlan": ""} {
 		want := "datapath: " + name
@@ -164,7 +164,7 @@ func TestConvertPlugin(t *testing.T) {
 		for form, text := range map[string]string{
 			"conf": conf,
 			"list": `{"plugins":[` + conf + `,{"type":"portmap"},{"type":"tuning"}]}`,
-			// As somebody may write it down; Kubernetes' own values are text.
+			// Written by hand; values from Kubernetes are text.
 			"objects":   "data: {eni_conf: {version: 1}, 10-terway.conf: " + conf + "}",
 			"ConfigMap": "data: {eni_conf: '{\"version\":\"1\"}', 10-terway.conf: '{\"type\":\"other\"}', 10-terway.conflist: '{\"plugins\":[" + conf + "]}'}",
 		} {
@@ -180,7 +180,7 @@ func TestConvertPlugin(t *testing.T) {
 			if !strings.Contains(got, want) {
 				t.Errorf("%s, %s:\n%s\nwant %q in it", form, kind, got, want)
 			}
-			// Policy is on where the ConfigMap says nothing.
+			// Policies are enforced if the ConfigMap does not say otherwise.
 			policy := "network_policy: true"
 			if !has("network_policy", "true") {
 				policy = "disable_network_policy | not supported"
@@ -192,7 +192,7 @@ func TestConvertPlugin(t *testing.T) {
 	}
 }
 
-// Keys of the plugin's file that there are beside how the node's ends are made.
+// Other keys of the plugin's file.
 func TestConvertPluginKeys(t *testing.T) {
 	c, err := Convert([]byte(`{"type":"terway","ip_stack":"dual","enable-debug":true,"runtimeConfig":{},"host_stack_cidrs":"169.254.20.10/32"}`), Given{})
 	if err != nil {
@@ -209,15 +209,15 @@ func TestConvertPluginKeys(t *testing.T) {
 	}
 }
 
-// Every key has something to say, and none is converted to a key that is not there.
+// Every key has an explanation, and none is converted to an unknown key.
 func TestOldKeysAreWhole(t *testing.T) {
 	for source, table := range map[string]map[string]oldKey{oldConf: oldKeys(), confFile: pluginKeys(), "eni-config": mapKeys()} {
 		for name, k := range table {
 			if find(name) == nil && k.why == "" {
-				t.Errorf("%s: %s: nothing to say to who writes it into our file", source, name)
+				t.Errorf("%s: %s: no explanation for a user who writes it into our file", source, name)
 			}
 			if k.to == nil && k.outcome == "" {
-				t.Errorf("%s: %s: nothing becomes of it", source, name)
+				t.Errorf("%s: %s: it has no result", source, name)
 			}
 			if k.to != nil {
 				c, row := &Conversion{Config: map[string]any{}}, OldKey{Key: name}
@@ -232,7 +232,7 @@ func TestOldKeysAreWhole(t *testing.T) {
 	}
 }
 
-// Whatever comes in, every key gets a row and no secret comes out.
+// For any input, every key has a row and no secret appears.
 func FuzzConvert(f *testing.F) {
 	data, err := os.ReadFile("testdata/old-configmap.yaml")
 	if err != nil {
@@ -266,13 +266,13 @@ func FuzzConvert(f *testing.F) {
 				t.Fatal(err)
 			}
 			if _, err := Parse(text); err != nil {
-				t.Errorf("called right, but: %v", err)
+				t.Errorf("called valid, but: %v", err)
 			}
 		}
 	})
 }
 
-// Whoever is told that a key went to a chart value finds it there.
+// A chart value that a row names exists.
 func TestMovedKeysNameChartValues(t *testing.T) {
 	text, err := os.ReadFile("../../deploy/chart/values.yaml")
 	if err != nil {

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// The page must have a row for every key, and no row for a key that is not.
+// The page has a row for every key, and no other rows.
 func TestPageHasEveryKey(t *testing.T) {
 	page, err := os.ReadFile("../../docs/configuration.md")
 	if err != nil {

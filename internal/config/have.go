@@ -8,14 +8,14 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// value is one that a key may have, and whether this version has what it stands for.
+// value is a value of a key, and whether this version supports it.
 type value struct {
 	name  string
 	there bool
 }
 
-// choices are the values of the keys that have a fixed set of them. It is the only
-// place that says what this version has: one word makes a value usable.
+// choices are the values of the keys with a fixed set of values. Only this table says what this
+// version supports.
 var choices = map[string][]value{
 	"network":                  {{claims.NetworkTerway, true}, {claims.NetworkFlannel, true}},
 	"mode":                     {{claims.ModeShared, true}, {claims.ModeExclusive, true}},
@@ -24,7 +24,7 @@ var choices = map[string][]value{
 	"vswitch_selection_policy": {{"most", true}, {"ordered", true}, {"random", true}},
 }
 
-// Choices are the values of a key that this version has, in the documentation's order.
+// Choices returns the values of a key that this version supports, in the documentation's order.
 func Choices(key string) []string {
 	var names []string
 	for _, v := range choices[key] {
@@ -35,17 +35,17 @@ func Choices(key string) []string {
 	return names
 }
 
-// has reports whether this version has a value of a key.
+// has reports whether this version supports a value of a key.
 func has(key, name string) bool { return slices.Contains(choices[key], value{name, true}) }
 
-// choice checks a value of a key.
+// choice validates a value of a key.
 func choice(key, name string) error {
 	there := Choices(key)
 	switch want := strings.Join(there, ", "); {
 	case slices.Contains(there, name):
 		return nil
 	case slices.Contains(choices[key], value{name, false}):
-		return fmt.Errorf("%s %s: not there yet; this version has %s", key, name, want)
+		return fmt.Errorf("%s %s: not supported yet; this version supports %s", key, name, want)
 	default:
 		return fmt.Errorf("%s %q: want one of %s", key, name, want)
 	}

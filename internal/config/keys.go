@@ -7,16 +7,16 @@ import (
 	"terway.dev/terway/internal/decode"
 )
 
-// key is one key of the file.
+// key is a key of the file.
 type key struct {
 	name string
-	// terway: it means nothing with network flannel.
+	// terway: it has no meaning with network flannel.
 	terway bool
-	// fixed is why it cannot change on a running cluster, and what to do; "" if it can.
+	// fixed says why the key cannot change on a running cluster, and what to do; "" if it can.
 	fixed string
 }
 
-// keys are all there are, in the order of the documentation.
+// keys are all keys, in the order of the documentation.
 var keys = []key{
 	{name: "cluster_id", fixed: "the ENIs that nodes have carry the old one and would be nobody's; only a cluster whose nodes have no ENI may get another"},
 	{name: "region", fixed: "a VPC and its instances are in one region; another region is another cluster"},
@@ -58,7 +58,7 @@ func names() []string {
 	return out
 }
 
-// unknown says what to write instead, or names the nearest known key.
+// unknown says what to write instead, or names the most similar key.
 func unknown(k string) error {
 	for _, table := range []map[string]oldKey{oldKeys(), pluginKeys(), mapKeys()} {
 		if old, ok := table[k]; ok {

@@ -5,8 +5,9 @@ import (
 	"strings"
 )
 
-// unlisted takes the ConfigMap eni-config out of a List, as kubectl prints several objects.
-// What is no object of Kubernetes stays as it is; one of another kind is an error.
+// unlisted returns the ConfigMap eni-config of a List, as kubectl prints several objects. It
+// returns a document that is no Kubernetes object unchanged; an object of another kind is an
+// error.
 func unlisted(doc map[string]any) (map[string]any, error) {
 	const want = "kubectl -n NAMESPACE get configmap " + ConfigMapName + " -o yaml prints it"
 	items, ok := doc["items"].([]any)
@@ -45,7 +46,7 @@ func unlisted(doc map[string]any) (map[string]any, error) {
 	return nil, fmt.Errorf("a List with no ConfigMap %s, but %s: want that one; %s", ConfigMapName, strings.Join(all, ", "), want)
 }
 
-// word is v if it is a text.
+// word returns v if it is a string.
 func word(v any) string {
 	if s, ok := v.(string); ok && s != "" {
 		return s

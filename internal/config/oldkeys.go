@@ -11,27 +11,26 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Keys of the existing Terway's ConfigMap eni-config that hold a file.
+// Keys of the existing Terway's ConfigMap eni-config whose values are files.
 const (
 	oldConf      = "eni_conf"
 	confFile     = "10-terway.conf"
 	conflistFile = "10-terway.conflist"
 )
 
-// oldKey is what is known of a key of the existing Terway
-// (github.com/AliyunContainerService/terway: types/daemon/config.go,
-// plugin/driver/types/types.go, charts/terway).
+// oldKey describes a key of the existing Terway (github.com/AliyunContainerService/terway:
+// types/daemon/config.go, plugin/driver/types/types.go, charts/terway).
 type oldKey struct {
-	outcome Outcome // where to is nil
-	// why is said of a key that is not ours: what to write instead, or what is missing.
+	outcome Outcome // if to is nil
+	// why says what to write instead, or what is missing, for a key without a new key.
 	why string
-	// same are values, as text, that ask for what is here anyway.
+	// same are values, as text, that ask for the behaviour that is always there.
 	same []string
 	// to converts any other value.
 	to func(c *Conversion, v any, row *OldKey)
 }
 
-// idle reports whether a value asks for nothing that is not here anyway.
+// idle reports whether a value has no effect here.
 func (k *oldKey) idle(v any) bool {
 	if v == nil || v == "" {
 		return true
@@ -45,24 +44,23 @@ func lost(why string, same ...string) oldKey {
 func dropped(why string) oldKey { return oldKey{outcome: Dropped, why: why} }
 func moved(why string) oldKey   { return oldKey{outcome: Moved, why: why} }
 
-// keep is a key that is ours too.
+// keep returns the oldKey of a key that stays the same.
 func keep(name string) oldKey {
 	return oldKey{to: func(c *Conversion, v any, row *OldKey) { c.Config[name], row.To = v, name }}
 }
 
 const (
-	credential = "the credential is in a Secret (chart value credentials); nothing secret is in this configuration"
-	idleBack   = "the chart value controller.surplusAfter says how long addresses above max_pool_size must have been too many before they are given back"
-	pace       = "the controller paces its calls by the cloud's answers"
-	apiPace    = "the API server sets the pace of calls to Kubernetes"
+	credential = "the credential is in a Secret (chart value credentials); this configuration has no secrets"
+	idleBack   = "the chart value controller.surplusAfter is how long addresses above max_pool_size stay before they are given back"
+	pace       = "the controller adapts its rate of calls to the cloud's answers"
+	apiPace    = "the API server limits the rate of calls to Kubernetes"
 	eips       = "the existing Terway does not use it any more either"
-	prefixes   = "address prefixes are not there yet"
-	onlyIPv4   = "only IPv4 is there yet"
-	trunks     = "trunk ENIs are not there yet"
+	prefixes   = "address prefixes are not supported yet"
+	onlyIPv4   = "only IPv4 is supported yet"
+	trunks     = "trunk ENIs are not supported yet"
 )
 
-// oldKeys are those of eni_conf. Where our own parser meets one that is not ours,
-// it says why.
+// oldKeys are the keys of eni_conf. Our own parser uses their explanations for unknown keys.
 func oldKeys() map[string]oldKey {
 	return map[string]oldKey{
 		"version":       dropped("the configuration has no versions"),
@@ -95,13 +93,13 @@ func oldKeys() map[string]oldKey {
 		"enable_eni_trunking":            lost(trunks, "false"),
 		"wait_trunk_eni":                 lost(trunks, "false"),
 		"eni_cap_policy":                 lost(trunks, "secondary"),
-		"enable_erdma":                   lost("eRDMA is not there", "false"),
-		"custom_stateful_workload_kinds": lost("fixed addresses for stateful pods are not there"),
+		"enable_erdma":                   lost("eRDMA is not supported", "false"),
+		"custom_stateful_workload_kinds": lost("fixed addresses for stateful pods are not supported"),
 		"ipam_type":                      dropped("the controller manages the addresses of all nodes, as ipam_type crd does"),
 		"backoff_override":               dropped(pace),
 		"rate_limit":                     moved("the chart value controller.cloudLimits says how many calls a minute of an action are made at most; below that " + pace),
 		"extra_routes":                   lost("pods have no extra routes"),
-		"disable_device_plugin":          lost("the agent is a device plugin: pods may ask for ENIs of their own (aliyun/eni)", "false"),
+		"disable_device_plugin":          lost("the agent is a device plugin: pods may request exclusive ENIs (aliyun/eni)", "false"),
 		"eni_tag_filter":                 dropped("only ENIs that carry the cluster's own tag are managed"),
 		"eni_tag_block_list":             dropped("only ENIs that carry the cluster's own tag are managed"),
 		"kube_client_qps":                dropped(apiPace),
@@ -118,7 +116,7 @@ func oldKeys() map[string]oldKey {
 	}
 }
 
-// pluginKeys are those of 10-terway.conf, and of the plugin's part of 10-terway.conflist.
+// pluginKeys are the keys of 10-terway.conf, and of the plugin's entry in 10-terway.conflist.
 func pluginKeys() map[string]oldKey {
 	hubble := lost("flows are not shown by Hubble", "false")
 	return map[string]oldKey{
@@ -134,14 +132,14 @@ func pluginKeys() map[string]oldKey {
 		"vlan_strip_type":              lost(trunks),
 		"mtu":                          dropped("a pod has the MTU of its ENI"),
 		"auto_mtu":                     dropped("a pod has the MTU of its ENI"),
-		"bandwidth_mode":               lost("bandwidth limits are not there yet"),
-		"capabilities":                 lost("bandwidth limits are not there yet"),
-		"enable_network_priority":      lost("network priorities are not there yet", "false"),
+		"bandwidth_mode":               lost("bandwidth limits are not supported yet"),
+		"capabilities":                 lost("bandwidth limits are not supported yet"),
+		"enable_network_priority":      lost("network priorities are not supported yet", "false"),
 		"debug":                        moved("agent.extraArgs: --verbose"),
 		"symmetric_routing":            lost("answers leave by the pod's ENI", "false"),
 		"symmetric_routing_config":     lost("answers leave by the pod's ENI"),
 		"veth_prefix":                  dropped("the existing Terway does not use it either"),
-		"network_policy_provider":      dropped("which engine enforces policies is not to be chosen"),
+		"network_policy_provider":      dropped("the engine that enforces policies cannot be chosen"),
 		"cilium_args":                  lost("there is no Cilium here"),
 		"cilium_enable_hubble":         hubble,
 		"cilium_hubble_listen_address": hubble,
@@ -150,11 +148,11 @@ func pluginKeys() map[string]oldKey {
 	}
 }
 
-// mapKeys are the ConfigMap's others.
+// mapKeys are the other keys of the ConfigMap.
 func mapKeys() map[string]oldKey {
 	return map[string]oldKey{
 		"disable_network_policy": {why: "write network_policy, true or false", to: policy},
-		"in_cluster_loadbalance": lost("load balancers' addresses are not answered inside the cluster", "false"),
+		"in_cluster_loadbalance": lost("load balancers' addresses are not served inside the cluster", "false"),
 		"felix_relay_service":    dropped("there is no Felix here"),
 	}
 }
@@ -165,7 +163,7 @@ func rename(name string) func(*Conversion, any, *OldKey) {
 	}
 }
 
-// securityGroups joins the list and the single one.
+// securityGroups merges the list and the single group.
 func securityGroups(c *Conversion, v any, row *OldKey) {
 	row.To = "security_groups"
 	if row.Key != row.To {
@@ -186,7 +184,7 @@ func securityGroups(c *Conversion, v any, row *OldKey) {
 
 const writtenAsList = "a list, not text"
 
-// listOf reads a list that may be written as text: with brackets, or with commas between.
+// listOf reads a list that may be text: with brackets, or separated by commas.
 func listOf(v any) (list []any, asText bool) {
 	switch v := v.(type) {
 	case []any:
@@ -201,10 +199,10 @@ func listOf(v any) (list []any, asText bool) {
 		}
 		return list, true
 	}
-	return []any{v}, false // check says what is wrong
+	return []any{v}, false // check reports the error
 }
 
-// list is a key that is ours too.
+// list converts a key that is a list in both.
 func list(c *Conversion, v any, row *OldKey) {
 	items, asText := listOf(v)
 	if asText {
@@ -213,7 +211,7 @@ func list(c *Conversion, v any, row *OldKey) {
 	c.Config[row.Key], row.To = items, row.Key
 }
 
-// vswitches are lists by zone; the whole, or a zone's part, may be written as text.
+// vswitches converts lists by zone; all of it, or a zone's list, may be text.
 func vswitches(c *Conversion, v any, row *OldKey) {
 	row.To = row.Key
 	if text, ok := v.(string); ok {
@@ -227,7 +225,7 @@ func vswitches(c *Conversion, v any, row *OldKey) {
 	}
 	zones, ok := v.(map[string]any)
 	if !ok {
-		c.Config[row.To] = v // check says what is wrong
+		c.Config[row.To] = v // check reports the error
 		return
 	}
 	out := map[string]any{}
@@ -241,8 +239,8 @@ func vswitches(c *Conversion, v any, row *OldKey) {
 	c.Config[row.To] = out
 }
 
-// eniTags leaves out the tag that is the controller's own. The cluster's id is
-// among them where the cluster is one of Container Service.
+// eniTags leaves out the tag that the controller sets itself. In a cluster of Container Service
+// one tag is the cluster's id.
 func eniTags(c *Conversion, v any, row *OldKey) {
 	tags, ok := v.(map[string]any)
 	if !ok {
@@ -267,7 +265,8 @@ func eniTags(c *Conversion, v any, row *OldKey) {
 	}
 }
 
-// selection: the existing Terway's "ordered" sorts by free addresses (daemon/config.go).
+// selection converts the policy: the existing Terway's "ordered" sorts by free addresses
+// (daemon/config.go).
 func selection(c *Conversion, v any, row *OldKey) {
 	row.To = row.Key
 	switch v {

@@ -5,25 +5,25 @@ import (
 	"sync/atomic"
 )
 
-// Store holds the configuration in force. Who uses one keeps the Store, asks for
-// the configuration at the start of each piece of work, and uses that to its end.
+// Store holds the current configuration. Users keep the Store, call Get at the start of each
+// piece of work, and use the result until its end.
 type Store struct {
 	current atomic.Pointer[Config]
 	mu      sync.Mutex
 	tell    []func()
 }
 
-// NewStore makes a Store with its first configuration.
+// NewStore returns a Store with this configuration.
 func NewStore(c *Config) *Store {
 	s := &Store{}
 	s.current.Store(c)
 	return s
 }
 
-// Get returns the configuration in force. It must not be changed.
+// Get returns the current configuration. The caller must not change it.
 func (s *Store) Get() *Config { return s.current.Load() }
 
-// Set puts a configuration in force and tells those who asked to be told.
+// Set replaces the configuration and calls the functions of OnChange.
 func (s *Store) Set(c *Config) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,7 +33,7 @@ func (s *Store) Set(c *Config) {
 	}
 }
 
-// OnChange has f called after each change. f must not block.
+// OnChange registers f to be called after each change. f must not block.
 func (s *Store) OnChange(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

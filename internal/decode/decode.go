@@ -1,8 +1,8 @@
-// Package decode reads YAML or JSON, fills a struct from it, and names everything that
-// has no place there: keys that are not there, values of the wrong kind. The decoders of
-// libraries stop at the first mistake, and speak of Go's types.
+// Package decode parses YAML or JSON, fills a struct from it, and reports everything that does
+// not fit: unknown keys, values of the wrong type. The decoders of libraries stop at the first
+// mistake, and name Go types.
 //
-// It knows forms only: what a value means, and whether it is right, is others' business.
+// It checks only form: others check whether a value is valid.
 package decode
 
 import (
@@ -15,13 +15,13 @@ import (
 	"strings"
 )
 
-// Mistake is one thing that has no place: the field, what it has, and what would be right.
+// Mistake is a field that does not fit, with its value and what would be right.
 type Mistake struct{ Field, Value, Want string }
 
 func (m Mistake) String() string { return m.Field + " " + m.Value + ": want " + m.Want }
 
-// Object fills the struct that into points to, by its json tags. What is wrong stays
-// as it was. A key without a value is taken as one that is not there.
+// Object fills the struct that into points to, by its json tags. Fields with mistakes are not
+// changed. A key without a value counts as missing.
 func Object(raw map[string]any, into any) []Mistake {
 	var d decoder
 	d.object("", raw, reflect.ValueOf(into).Elem())
@@ -61,7 +61,7 @@ func (d *decoder) object(at string, raw map[string]any, to reflect.Value) {
 }
 
 func (d *decoder) value(at string, raw any, to reflect.Value) {
-	if raw == nil { // "key:" with nothing behind it
+	if raw == nil { // "key:" without a value
 		return
 	}
 	if prefix, ok := to.Addr().Interface().(*netip.Prefix); ok {
@@ -116,7 +116,7 @@ func (d *decoder) value(at string, raw any, to reflect.Value) {
 		}
 		d.bad(at, Describe(raw), "true or false")
 	default:
-		panic(fmt.Sprintf("decode: the type of %s has no place in a file: %s", at, to.Type()))
+		panic(fmt.Sprintf("decode: the type of %s is not supported: %s", at, to.Type()))
 	}
 }
 
@@ -134,7 +134,7 @@ func (d *decoder) prefix(at string, raw any, to *netip.Prefix) {
 	d.bad(at, Describe(raw), "a range such as 192.168.0.0/16")
 }
 
-// Describe is a value in a message, not longer than a line.
+// Describe formats a value for a message, on one line.
 func Describe(v any) string {
 	s := fmt.Sprint(v)
 	switch v := v.(type) {

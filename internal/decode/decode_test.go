@@ -39,7 +39,7 @@ func TestObject(t *testing.T) {
 	}
 }
 
-// TestMistakes: all of them are named, and what is wrong stays as it was.
+// TestMistakes: all mistakes are reported, and their fields stay as they were.
 func TestMistakes(t *testing.T) {
 	got := form{Count: 7, Name: "old"}
 	mistakes := decode.Object(map[string]any{
@@ -74,7 +74,7 @@ func TestNearest(t *testing.T) {
 			t.Errorf("%q: got %q, want %q", word, got, want)
 		}
 	}
-	// A letter dropped anywhere is no matter.
+	// A known word is found if one letter is missing.
 	rapid.Check(t, func(t *rapid.T) {
 		word := rapid.SampledFrom(known).Draw(t, "word")
 		i := rapid.IntRange(0, len(word)-1).Draw(t, "dropped")

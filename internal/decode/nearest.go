@@ -2,7 +2,7 @@ package decode
 
 import "strings"
 
-// Nearest is the known word that is the fewest letters away; "" when none is near.
+// Nearest returns the known word with the smallest edit distance, or "" if none is similar.
 func Nearest(word string, known []string) string {
 	best, least := "", max(2, len(word)/2)
 	for _, k := range known {
@@ -13,9 +13,10 @@ func Nearest(word string, known []string) string {
 	return best
 }
 
-// distance is how many letters must be changed, added or removed to turn a into b.
+// distance is the edit distance: how many letters must be changed, added or removed to turn a
+// into b.
 func distance(a, b string) int {
-	if len(a) > 64 { // no key is so long
+	if len(a) > 64 { // no key is this long
 		return len(a)
 	}
 	row := make([]int, len(b)+1)

@@ -10,9 +10,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// YAML reads one value in YAML or JSON: of maps with text as keys, lists, text, numbers
-// (float64), true and false, and nil. A key that is there twice is an error, and so is a
-// second document.
+// YAML parses one value in YAML or JSON: maps with string keys, lists, strings, numbers
+// (float64), booleans, and nil. A duplicate key is an error, and so is a second document.
 func YAML(data []byte) (any, error) {
 	var value any
 	if err := yaml.UnmarshalStrict(data, &value); err != nil {
@@ -21,8 +20,8 @@ func YAML(data []byte) (any, error) {
 	return value, OneDocument(data)
 }
 
-// OneDocument refuses YAML with several documents: the libraries read the first one and
-// are silent about the rest.
+// OneDocument rejects YAML with several documents: the libraries read the first one and ignore
+// the rest.
 func OneDocument(data []byte) error {
 	documents := goyaml.NewDecoder(bytes.NewReader(data))
 	for n := 1; ; n++ {

@@ -8,33 +8,33 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 )
 
-// ControllerName is that of the chart's Deployment (deploy/chart/templates/controller.yaml)
-// and of the Lease by which its replicas choose one (cmd/terway-controller).
+// ControllerName is the name of the chart's Deployment (deploy/chart/templates/controller.yaml)
+// and of the Lease for leader election (cmd/terway-controller).
 const ControllerName = "terway-controller"
 
-// Controller is what the cluster says of terway-controller.
+// Controller is the state of terway-controller.
 type Controller struct {
-	// Ready are its replicas that can work, Replicas those wanted.
+	// Ready is the number of ready replicas, Replicas the desired number.
 	Ready    int `json:"ready"`
 	Replicas int `json:"replicas"`
-	// Leader is the replica that works, as its Lease names it; empty if none does.
+	// Leader is the holder of the Lease; empty if there is none.
 	Leader string `json:"leader,omitempty"`
-	// Problems are in plain words.
+	// Problems are sentences for people.
 	Problems []string `json:"problems,omitempty"`
 
-	// deployed: there is a Deployment, of which the replicas are.
+	// deployed: the Deployment of the replicas exists.
 	deployed bool
 }
 
-// clockSlack is how far the clocks of this machine and the controller's may differ before
-// a Lease counts as stale.
+// clockSlack is the tolerated difference between the clocks of this machine and the
+// controller's.
 const clockSlack = time.Minute
 
-// without is what a cluster does not get while no controller works.
+// without says what stops while no controller works.
 const without = "until one works, nodes get no more addresses or ENIs and new nodes get none; running pods go on"
 
-// controller asks the Deployment and the Lease. One that is not there is no problem of its
-// own: the controller may be installed in another way.
+// controller evaluates the Deployment and the Lease. A missing one alone is no problem: the
+// controller may be installed in another way.
 func (o *Objects) controller() Controller {
 	c := Controller{}
 	if o.Deployment.Name != "" {
@@ -53,7 +53,7 @@ func (c *Controller) problem(format string, args ...any) {
 	c.Problems = append(c.Problems, fmt.Sprintf(format, args...))
 }
 
-// of reads the Deployment.
+// of evaluates the Deployment.
 func (c *Controller) of(d *appsv1.Deployment) {
 	c.deployed = true
 	c.Ready, c.Replicas = int(d.Status.ReadyReplicas), 1 // the default of Kubernetes
@@ -69,7 +69,7 @@ func (c *Controller) of(d *appsv1.Deployment) {
 	}
 }
 
-// led reads the Lease. Whoever works renews it every few seconds.
+// led evaluates the Lease, which the leader renews every few seconds.
 func (c *Controller) led(l *coordinationv1.Lease, now time.Time) {
 	spec := l.Spec
 	var held time.Duration
@@ -82,7 +82,7 @@ func (c *Controller) led(l *coordinationv1.Lease, now time.Time) {
 	}
 	stale := old > held+clockSlack
 	if len(c.Problems) > 0 {
-		return // said already; one that was killed has not given the Lease back
+		return // reported already; a replica that was killed does not release the Lease
 	}
 	if spec.HolderIdentity != nil && !stale {
 		c.Leader = *spec.HolderIdentity
@@ -92,7 +92,7 @@ func (c *Controller) led(l *coordinationv1.Lease, now time.Time) {
 	}
 }
 
-// String is for people.
+// String formats the state for people.
 func (c Controller) String() string {
 	leader := "none leads"
 	if c.Leader != "" {

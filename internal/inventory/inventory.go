@@ -1,8 +1,8 @@
-// Package inventory says what a cluster's nodes and pods have of the network, and what is
-// wrong with it: "terwayctl status" and "terwayctl lab status" print it.
+// Package inventory evaluates the network state of a cluster's nodes and pods, and its
+// problems: "terwayctl status" and "terway-lab status" print it.
 //
-// It is pure: objects of the cluster in, a status out. It must never ask a cluster, and
-// words for people are its business, tables are not.
+// It is pure: objects of the cluster in, a status out. It must never read a cluster. It writes
+// sentences for people; its callers print tables.
 package inventory
 
 import (
@@ -23,55 +23,55 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Status is the network of a cluster.
+// Status is the network state of a cluster.
 type Status struct {
 	Controller Controller `json:"controller"`
 	Nodes      []Node     `json:"nodes"`
 }
 
-// Node is what a node says of its network, and the cluster of its agent.
+// Node is the network state of a node, with that of its agent.
 type Node struct {
 	Node string `json:"node"`
 	Mode string `json:"mode,omitempty"`
-	// Datapath runs; Asked is what the configuration says.
+	// Datapath is the active datapath; Asked is the configured one.
 	Datapath string `json:"datapath,omitempty"`
 	Asked    string `json:"asked,omitempty"`
-	// Reason and Why are those of condition DatapathReady.
+	// Reason and Why are from the condition DatapathReady.
 	Reason string `json:"reason,omitempty"`
 	Why    string `json:"why,omitempty"`
-	// AgentReady: the agent's pod is ready, and it can wire pods.
+	// AgentReady: the agent's pod is ready and it can wire pods.
 	AgentReady bool `json:"agentReady"`
-	// ENIs are those attached, the primary included, and how many the type may have.
+	// ENIs are the attached ENIs, including the primary, and the maximum of the instance type.
 	ENIs Share `json:"enis"`
-	// Addresses are those of shared ENIs: held by pods, and assigned.
+	// Addresses are those of shared ENIs: used by pods, and assigned.
 	Addresses Share `json:"addresses"`
-	// ExclusiveENIs are those that serve one pod: held, and how many the node may have.
+	// ExclusiveENIs are the exclusive ENIs: used by pods, and the maximum of the node.
 	ExclusiveENIs Share `json:"exclusiveENIs"`
-	// OwnENIs are the same, for programs that know the former name.
+	// OwnENIs has the same value, for programs that use the former name.
 	OwnENIs Share `json:"ownENIs"`
-	// Waiting is how many pods wait for an address, or an ENI, that the node does not have.
+	// Waiting is the number of pods that wait for an address or an ENI.
 	Waiting int `json:"waiting"`
-	// Lost are the pods whose address is on none of the node's ENIs: nobody reaches them.
+	// Lost are the pods whose address is on none of the node's ENIs: they cannot be reached.
 	Lost []LostPod `json:"lost,omitempty"`
-	// Conditions are all that controller and agent say of the node.
+	// Conditions are the conditions of the node from controller and agent.
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
-	// Problems are in plain words.
+	// Problems are sentences for people.
 	Problems []string `json:"problems,omitempty"`
 }
 
-// LostPod is a pod, "namespace/name", and the address that it still has.
+// LostPod is a pod, "namespace/name", and its address.
 type LostPod struct {
 	Pod     string `json:"pod"`
 	Address string `json:"address"`
 }
 
-// Share is a part of a whole.
+// Share is a number out of a total.
 type Share struct {
 	Used  int `json:"used"`
 	Total int `json:"total"`
 }
 
-// String is for people; a whole of nothing is a dash.
+// String formats the share for people; a total of 0 is a dash.
 func (s Share) String() string {
 	if s == (Share{}) {
 		return "-"
@@ -79,7 +79,7 @@ func (s Share) String() string {
 	return fmt.Sprintf("%d/%d", s.Used, s.Total)
 }
 
-// Objects are those of the cluster that a Status is made of.
+// Objects are the objects of the cluster that a Status is made from.
 type Objects struct {
 	// Now is when they were read.
 	Now time.Time
@@ -89,18 +89,18 @@ type Objects struct {
 	Networks  []v1alpha1.NodeNetwork
 	// Agents are the pods of terwayd.
 	Agents []corev1.Pod
-	// Deployment and Lease are the controller's; without a name if there are none.
+	// Deployment and Lease are the controller's; without a name if they do not exist.
 	Deployment *appsv1.Deployment
 	Lease      *coordinationv1.Lease
 }
 
-// Status puts together what belongs to each node, by name.
+// Status returns the state of each node, by name.
 func (o *Objects) Status() *Status {
 	st := &Status{Controller: o.controller(), Nodes: []Node{}}
 	agents, networks := map[string]*corev1.Pod{}, map[string]*v1alpha1.NodeNetwork{}
 	for i := range o.Agents {
 		p := &o.Agents[i]
-		// One that is ending may be listed beside its successor.
+		// A pod that is being deleted may be listed beside its successor.
 		if old := agents[p.Spec.NodeName]; old == nil || old.DeletionTimestamp != nil {
 			agents[p.Spec.NodeName] = p
 		}
@@ -117,7 +117,7 @@ func (o *Objects) Status() *Status {
 		n := node(name, nn, agents[name])
 		n.Problems = []string{"the cluster has no such node any more; its ENIs go back when none of its pods can be using them"}
 		if c := meta.FindStatusCondition(nn.ControllerConditions(), v1alpha1.ConditionNodeGone); c != nil {
-			n.Problems = []string{c.Message} // it says until when
+			n.Problems = []string{c.Message} // its message says until when
 		}
 		st.Nodes = append(st.Nodes, n)
 	}
@@ -125,18 +125,18 @@ func (o *Objects) Status() *Status {
 	return st
 }
 
-// SameDatapath are nodes that run a datapath for the same reason.
+// SameDatapath is a group of nodes with the same datapath and reason.
 type SameDatapath struct {
 	Name, Why string
 	Nodes     []string
 }
 
-// Datapaths groups the nodes, in the order of the first of each group.
+// Datapaths groups the nodes, in the order of the first node of each group.
 func (st *Status) Datapaths() []*SameDatapath {
 	var all []*SameDatapath
 	for _, n := range st.Nodes {
 		if n.Datapath == "" || n.Why == "" {
-			continue // that nothing runs is a problem, with the reason
+			continue // no datapath is a problem, which has the reason
 		}
 		i := slices.IndexFunc(all, func(g *SameDatapath) bool { return g.Name == n.Datapath && g.Why == n.Why })
 		if i < 0 {
@@ -147,7 +147,7 @@ func (st *Status) Datapaths() []*SameDatapath {
 	return all
 }
 
-// String is for people.
+// String formats the group for people.
 func (g *SameDatapath) String() string {
 	return fmt.Sprintf("datapath %s on %s: %s", g.Name, few(g.Nodes), g.Why)
 }
@@ -211,7 +211,7 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	switch c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionReady); {
 	case c == nil:
 		n.problem("its agent has never reported")
-	case c.Status != metav1.ConditionTrue && c.Message == n.Why: // said already
+	case c.Status != metav1.ConditionTrue && c.Message == n.Why: // reported already
 	case c.Status != metav1.ConditionTrue:
 		n.problem("it wires no pods: %s: %s", c.Reason, c.Message)
 	default:
@@ -222,14 +222,15 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	for _, c := range n.Conditions {
 		switch c.Type {
 		case v1alpha1.ConditionReady, v1alpha1.ConditionDatapathReady, v1alpha1.ConditionLimitsFromCloud:
-			// Told above; the last means that the built-in table is used, which is no trouble.
+			// Reported above. The last reason means that the built-in table is used, which is
+			// no problem.
 		case v1alpha1.ConditionAddressesAvailable:
 			if said = c.Status == metav1.ConditionFalse; said {
 				n.problem("no more addresses: %s: %s", c.Reason, c.Message)
 			}
-		case v1alpha1.ConditionAddressesGone: // lost tells it
+		case v1alpha1.ConditionAddressesGone: // lost reports it
 		default:
-			// A condition is bad when it is False, but for one that says what is amiss.
+			// Most conditions are bad if False; those that name a problem are bad if True.
 			bad := metav1.ConditionFalse
 			if c.Type == v1alpha1.ConditionNodeGone {
 				bad = metav1.ConditionTrue
@@ -250,8 +251,8 @@ func node(name string, nn *v1alpha1.NodeNetwork, agent *corev1.Pod) Node {
 	return n
 }
 
-// underWay reports whether the controller has something for the pods that wait: an ENI that
-// is coming, or a free address of which the agent has not told yet.
+// underWay reports whether the waiting pods will be served: an ENI is being attached, or there
+// is a free address that the agent has not reported yet.
 func underWay(nn *v1alpha1.NodeNetwork) bool {
 	taken := map[string]bool{}
 	for _, u := range nn.Status.Used {
@@ -280,10 +281,10 @@ func waits(n int) string {
 	return fmt.Sprintf("%d pods wait", n)
 }
 
-// fewNames is how many pods or nodes a line names.
+// fewNames is the maximum number of pods or nodes in a line.
 const fewNames = 5
 
-// few joins the first names of a list and says how many there are more.
+// few joins the first names of a list and counts the others.
 func few(names []string) string {
 	if more := len(names) - fewNames; more > 0 {
 		return fmt.Sprintf("%s and %d more", strings.Join(names[:fewNames], ", "), more)
@@ -307,7 +308,8 @@ func (n *Node) lost(nn *v1alpha1.NodeNetwork) {
 	}
 }
 
-// agent says whether the agent's pod runs: what a dead agent reported last stays.
+// agent reports whether the agent's pod runs. The last report of an agent stays after the agent
+// has ended.
 func (n *Node) agent(p *corev1.Pod) bool {
 	if p == nil {
 		n.problem("it has no pod of terwayd, the agent: the information about the node may be old")
@@ -322,7 +324,7 @@ func (n *Node) agent(p *corev1.Pod) bool {
 	return false
 }
 
-// count counts what the node has and what pods hold of it.
+// count counts the node's ENIs and addresses, and those that pods use.
 func (n *Node) count(nn *v1alpha1.NodeNetwork) {
 	used := map[string]bool{}
 	for _, u := range nn.Status.Used {

@@ -27,7 +27,7 @@ func TestController(t *testing.T) {
 	for name, c := range map[string]struct {
 		deployment *appsv1.Deployment
 		lease      *coordinationv1.Lease
-		// line is what the table's foot says, problem a part of the only problem.
+		// line is the line for people, problem a part of the only problem.
 		line, problem string
 	}{
 		"well":               {deployment(2, 2), lease("a", 2*time.Second), "2 of 2 replicas ready, a leads", ""},
@@ -54,7 +54,7 @@ func TestController(t *testing.T) {
 	}
 }
 
-// A pod that waits is no problem while something is under way for it, or said of it.
+// A pod that waits is no problem while it will be served, or while a reason is reported.
 func TestWaitingPods(t *testing.T) {
 	const mine = "192.168.32.1"
 	ready := v1alpha1.ENI{Phase: v1alpha1.ENIReady, Addresses: []v1alpha1.Address{{Address: mine}}}
@@ -91,7 +91,7 @@ func TestWaitingPods(t *testing.T) {
 	}
 }
 
-// Many pods that lost their address do not make a problem nobody reads.
+// A problem about many pods stays short.
 func TestManyLostPods(t *testing.T) {
 	nn := &v1alpha1.NodeNetwork{}
 	for i := range 8 {

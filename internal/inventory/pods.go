@@ -13,7 +13,7 @@ type Pod struct {
 	HostNetwork bool `json:"hostNetwork,omitempty"`
 }
 
-// Pods are all pods, in their order, and how many each node has that have not ended.
+// Pods returns all pods in order, and the number of pods of each node that have not ended.
 func Pods(pods []corev1.Pod) (all []Pod, byNode map[string]int) {
 	byNode = map[string]int{}
 	for _, p := range pods {
@@ -25,7 +25,7 @@ func Pods(pods []corev1.Pod) (all []Pod, byNode map[string]int) {
 	return all, byNode
 }
 
-// Unready says what keeps a node from taking pods, or nothing.
+// Unready returns why a node accepts no pods, or "".
 func Unready(n *corev1.Node) string {
 	for _, t := range n.Spec.Taints {
 		if t.Effect == corev1.TaintEffectNoSchedule {

@@ -6,7 +6,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// A pod that has ended has no place on its node any more, and is still shown.
+// A pod that has ended does not count for its node, and is still listed.
 func TestPods(t *testing.T) {
 	pod := func(node string, phase corev1.PodPhase) corev1.Pod {
 		return corev1.Pod{Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Phase: phase}}

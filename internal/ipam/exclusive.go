@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// ExclusiveRoom is how many ENIs pods can have for themselves while so many are shared.
+// ExclusiveRoom returns how many exclusive ENIs fit beside so many shared ones.
 func ExclusiveRoom(maxENIs, maxExclusive, shared int) int {
 	return max(0, min(maxExclusive, maxENIs-shared))
 }
 
-// planExclusive plans the ENIs that pods have for themselves. There is no pool of
-// addresses here: an ENI is free or it is a pod's.
+// planExclusive plans the exclusive ENIs. There is no pool of addresses here: an ENI is free or
+// used by a pod.
 func (s State) planExclusive() Plan {
 	var p Plan
 	var free []*ENI
@@ -25,9 +25,9 @@ func (s State) planExclusive() Plan {
 			used++
 		}
 	}
-	room := max(0, s.MaxENIs-used) // for ENIs that no pod holds
-	// What has no room goes at once: it takes the places of shared ones. Of the rest, one
-	// more than is kept warm may stay: a pod that is replaced finds its ENI.
+	room := max(0, s.MaxENIs-used) // for free ENIs
+	// ENIs beyond the limit go at once: they occupy the slots of shared ones. Of the rest, one
+	// more than the warm ones may stay, so that a pod that is replaced finds an ENI.
 	over := max(0, len(free)-room)
 	due, rest := s.ExclusiveSurplus.due(len(free)-over-min(s.ExclusiveWarm+1, room)-s.ExclusiveDemand, s.Now, s.Patience)
 	p.ExclusiveSurplus = rest
@@ -41,8 +41,8 @@ func (s State) planExclusive() Plan {
 	return p
 }
 
-// used reports whether a pod holds the ENI. One whose address rests is as good as
-// free: with an ENI for each pod there may be no other.
+// used reports whether a pod holds the ENI. If its address is cooling it counts as free: with
+// an ENI for each pod there may be no other.
 func (e *ENI) used() bool {
 	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Use == Used })
 }
@@ -80,7 +80,7 @@ func (p *Plan) growExclusive(s *State, need int) {
 		need, slots = need-1, slots-1
 	}
 	if need <= 0 || s.ExclusiveDemand == 0 {
-		return // a warm pool that cannot be filled is no trouble while no pod waits
+		return // a warm pool that cannot be filled is no problem while no pod waits
 	}
 	p.Missing = min(need, s.ExclusiveDemand)
 	switch {
@@ -107,7 +107,7 @@ func (p *Plan) shrinkExclusive(free []*ENI, surplus int) {
 	}
 }
 
-// taken is what is left in the vSwitches after the plan.
+// taken returns the vSwitches after the plan.
 func (p *Plan) taken(vs []VSwitch) []VSwitch {
 	left := slices.Clone(vs)
 	for _, c := range p.Create {
@@ -120,8 +120,8 @@ func (p *Plan) taken(vs []VSwitch) []VSwitch {
 	return left
 }
 
-// join adds another plan; of two shortages that of pods that wait longer for more
-// is told.
+// join adds another plan. If both have a shortage, the one with more missing addresses is
+// reported.
 func (p *Plan) join(q Plan) {
 	p.Keep = append(p.Keep, q.Keep...)
 	p.Assign = append(p.Assign, q.Assign...)

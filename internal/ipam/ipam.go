@@ -1,11 +1,11 @@
-// Package ipam decides how many addresses a node should have, where to take them
-// from and which to give back.
+// Package ipam decides how many addresses a node should have, where to allocate them and which
+// to give back.
 //
-// It is pure: a function from what is (limits, ENIs, use, demand, vSwitches) to
-// what to do next. It knows no cloud, no Kubernetes and no clock, and it keeps
-// nothing between calls: calling it again after a crash gives the rest of the work.
-// How long there has been a surplus comes in with the state and goes out with the plan;
-// who loses it between two calls waits once more before anything is given back.
+// It is pure: a function from the current state (limits, ENIs, use, demand, vSwitches) to the
+// next steps. It uses no cloud, no Kubernetes and no clock, and keeps nothing between calls: a
+// call after a crash returns the remaining work. The duration of a surplus is part of the state
+// and of the plan; a caller that loses it waits the full time again before anything is given
+// back.
 package ipam
 
 import (
@@ -16,15 +16,15 @@ import (
 	"time"
 )
 
-// BatchSize is how many addresses one call to the cloud may assign or unassign
+// BatchSize is the maximum number of addresses that a call to the cloud assigns or unassigns
 // (ECS API: AssignPrivateIpAddresses, at most 10).
 const BatchSize = 10
 
-// CreateMax is how many addresses, the primary included, an ENI can be created
-// with (ECS API: SecondaryPrivateIpAddressCount, at most 49).
+// CreateMax is the maximum number of addresses, including the primary, with which an ENI can be
+// created (ECS API: SecondaryPrivateIpAddressCount, at most 49).
 const CreateMax = 50
 
-// Use is what the node does with an address.
+// Use is the state of an address on the node.
 type Use int
 
 const (
@@ -40,103 +40,103 @@ type Address struct {
 	Address   netip.Addr
 	Primary   bool
 	Releasing bool // the node was asked to stop using it
-	// Going: it is being unassigned; there is no way back.
+	// Going: it is being unassigned, which cannot be undone.
 	Going bool
 	Use   Use
 }
 
-// Phase is where an ENI is on its way.
+// Phase is the state of an ENI.
 type Phase int
 
 const (
-	Creating  Phase = iota // asked for; Requested says with how many addresses
-	Attaching              // has its addresses, serves no pod yet
+	Creating  Phase = iota // requested with Requested addresses
+	Attaching              // has its addresses, serves no pods yet
 	Ready
-	Detaching // on its way out; counts against the limit until it is gone
+	Detaching // being detached; counts against the limit until it is gone
 )
 
-// ENI is an interface of the node.
+// ENI is an ENI of the node.
 type ENI struct {
 	Token     string
 	Phase     Phase
 	VSwitch   string
-	Requested int // of Creating: how many addresses were asked for
+	Requested int // if Creating: how many addresses were requested
 	Addresses []Address
-	// Unknown is how many more addresses the cloud has on it, of which it is not
-	// certain yet that they may be used. They take room and are expected to come.
+	// Unknown is how many more addresses the ENI has in the cloud that may not be usable yet.
+	// They occupy slots and are expected to become usable.
 	Unknown int
-	// Blocked: the cloud refused it addresses a short while ago; it is not asked.
+	// Blocked: the cloud refused to assign addresses to it a short while ago, so it is not
+	// asked again yet.
 	Blocked bool
-	// Exclusive: it serves one pod, whole. It has no address but its primary.
+	// Exclusive: it serves one pod, and has only its primary address.
 	Exclusive bool
 }
 
-// VSwitch is where addresses come from.
+// VSwitch is a source of addresses.
 type VSwitch struct {
 	ID        string
 	Available int
-	// Promised is how many more addresses the ENIs that are in it, or are being made in it, can
-	// ask for, those of other nodes too. An ENI cannot leave its vSwitch, so one that is full
-	// of ENIs leaves their nodes short though others have room.
+	// Promised is how many more addresses ENIs in the vSwitch may request, including new ENIs
+	// and those of other nodes. An ENI cannot change its vSwitch, so nodes with ENIs in a full
+	// vSwitch run short even if other vSwitches have free addresses.
 	Promised int
-	// Unknown: how many are available is not known. ENIs that are there are asked for
-	// addresses all the same; no ENI is created in it.
+	// Unknown: the number of free addresses is not known. Existing ENIs in the vSwitch still
+	// request addresses, but no ENI is created in it.
 	Unknown bool
-	// Parked: it was full a short while ago; it is not asked.
+	// Parked: it was full a short while ago, so it is not asked again yet.
 	Parked bool
 }
 
-// Policy orders vSwitches for a new ENI.
+// Policy selects the vSwitch for a new ENI.
 type Policy string
 
 const (
 	MostAvailable Policy = "most"    // the one with the most free addresses that are not promised
-	Ordered       Policy = "ordered" // the first of the list that has any
-	Random        Policy = "random"  // any that has some; State.Seed says which
+	Ordered       Policy = "ordered" // the first of the list with free addresses
+	Random        Policy = "random"  // any with free addresses; State.Seed decides
 )
 
-// State is all that a plan depends on.
+// State is the input of a plan.
 type State struct {
-	// MaxENIs is how many ENIs may serve pods: the type's, less the primary.
+	// MaxENIs is the maximum number of ENIs for pods: the type's limit without the primary.
 	MaxENIs int
-	// MaxExclusive is how many of MaxENIs are for pods that have an ENI of their own; the
-	// rest is shared.
+	// MaxExclusive is how many of MaxENIs may be exclusive; the rest is shared.
 	MaxExclusive int
-	// ExclusiveWarm is how many free ones of these to keep, ExclusiveDemand how many pods wait for one.
+	// ExclusiveWarm is how many free exclusive ENIs to keep, ExclusiveDemand how many pods wait
+	// for one.
 	ExclusiveWarm, ExclusiveDemand int
-	// PerENI is how many addresses an ENI may have, its primary included.
+	// PerENI is the maximum number of addresses of an ENI, including its primary address.
 	PerENI    int
 	Min, Max  int // free addresses to keep
-	Demand    int // pods that wait for an address
+	Demand    int // number of pods that wait for an address
 	ENIs      []ENI
 	VSwitches []VSwitch
 	Policy    Policy
-	Seed      uint64 // of Random
-	// NoCreate: the cloud refused a new ENI a short while ago; it is not asked.
+	Seed      uint64 // for Random
+	// NoCreate: the cloud refused a new ENI a short while ago, so none is requested yet.
 	NoCreate bool
-	// Now is the time. What was surplus for all of Patience is given back: pods that come
-	// and go in bursts find what the last burst had, and no burst costs calls. 0: at once.
+	// Now is the time. A surplus is given back after it has lasted for Patience (0: at once):
+	// bursts of pods reuse the addresses of the last burst, without calls to the cloud.
 	Now      time.Time
 	Patience time.Duration
-	// Surplus and ExclusiveSurplus are the last plan's.
+	// Surplus and ExclusiveSurplus are from the last plan.
 	Surplus, ExclusiveSurplus Surplus
 }
 
-// Surplus is how much more than its due a node has had, of addresses or of ENIs that
-// serve one pod.
+// Surplus is how many addresses, or exclusive ENIs, a node has had too many.
 type Surplus struct {
-	// Since is when it began; zero: there is none.
+	// Since is when the surplus began; zero: there is none.
 	Since time.Time
-	// Least is the least that it was since: what no burst of pods has needed.
+	// Least is the smallest surplus since then: no burst of pods has needed these.
 	Least int
 }
 
-// due takes what is surplus now and says how much of it may be given back.
+// due updates the surplus and returns how much of it may be given back.
 func (s Surplus) due(surplus int, now time.Time, patience time.Duration) (due int, next Surplus) {
 	if surplus <= 0 {
 		return 0, Surplus{}
 	}
-	// A clock that was set back begins anew.
+	// After a clock was set back, start again.
 	if s.Since.IsZero() || s.Since.After(now) {
 		s = Surplus{Since: now, Least: surplus}
 	}
@@ -150,52 +150,53 @@ func (s Surplus) due(surplus int, now time.Time, patience time.Duration) (due in
 	return s.Least, Surplus{}
 }
 
-// Create asks for a new ENI.
+// Create requests a new ENI.
 type Create struct {
 	VSwitch   string
-	Addresses int // the primary included
+	Addresses int // including the primary
 	Exclusive bool
 }
 
-// Assign asks for N more addresses on an ENI.
+// Assign requests N more addresses on an ENI.
 type Assign struct {
 	Token string
 	N     int // at most BatchSize
 }
 
-// Unassign takes confirmed addresses off an ENI.
+// Unassign removes confirmed addresses from an ENI.
 type Unassign struct {
 	Token     string
 	Addresses []netip.Addr // at most BatchSize
 }
 
-// Shortage is why the node cannot have what it needs.
+// Shortage is why the node cannot get what it needs.
 type Shortage string
 
 const (
 	None        Shortage = ""
 	TypeLimit   Shortage = "TypeLimit"
 	VSwitchFull Shortage = "VSwitchFull"
-	// NoENISlot: vSwitches have addresses, but no ENI of the node that has room is in one
-	// of them, and there is no slot for another ENI.
+	// NoENISlot: vSwitches have free addresses, but no ENI with room is in one of them, and the
+	// node has no slot for another ENI.
 	NoENISlot Shortage = "NoENISlot"
-	// Refused: there is room, but the cloud refused it a short while ago (Blocked, NoCreate).
+	// Refused: there is room, but the cloud refused a request a short while ago (Blocked,
+	// NoCreate).
 	Refused Shortage = "Refused"
 )
 
-// Plan is what to do next, in this order.
+// Plan is the list of next steps, in this order.
 type Plan struct {
-	// Keep are addresses to take out of Releasing: they are needed after all.
+	// Keep are addresses that are needed again: their Releasing mark is removed.
 	Keep     []netip.Addr
 	Assign   []Assign
 	Create   []Create
 	Release  []netip.Addr // addresses to mark Releasing
 	Unassign []Unassign
-	Detach   []string // tokens of ENIs to give back whole
-	// Missing is how many addresses the node lacks that Shortage prevents.
+	Detach   []string // tokens of ENIs to detach and delete
+	// Missing is how many addresses the node lacks because of Shortage.
 	Missing  int
 	Shortage Shortage
-	// Surplus and ExclusiveSurplus are for the next plan's State.
+	// Surplus and ExclusiveSurplus are for the State of the next plan.
 	Surplus, ExclusiveSurplus Surplus
 }
 
@@ -204,8 +205,8 @@ func (p *Plan) Empty() bool {
 	return len(p.Keep)+len(p.Assign)+len(p.Create)+len(p.Release)+len(p.Unassign)+len(p.Detach) == 0
 }
 
-// Compute plans the next steps. Shared ENIs and those that pods have for themselves
-// are planned apart: neither takes the other's slots.
+// Compute plans the next steps. Shared and exclusive ENIs are planned separately: neither uses
+// the slots of the other.
 func Compute(s State) Plan {
 	exclusive, shared := s, s
 	exclusive.ENIs, shared.ENIs = nil, nil
@@ -216,8 +217,8 @@ func Compute(s State) Plan {
 			shared.ENIs = append(shared.ENIs, e)
 		}
 	}
-	// After a change of MaxExclusive there may be more of a kind than it allows: until they
-	// are gone, the other kind has less room.
+	// After a change of MaxExclusive there may be too many ENIs of one kind: until they are
+	// gone, the other kind has less room.
 	exclusive.MaxENIs = ExclusiveRoom(s.MaxENIs, s.MaxExclusive, len(shared.ENIs))
 	shared.MaxENIs = s.MaxENIs - max(s.MaxExclusive, len(exclusive.ENIs))
 	p := exclusive.planExclusive()
@@ -246,10 +247,9 @@ func (s State) planShared() Plan {
 	return p
 }
 
-// vacate marks idle ENIs that are more than the shared ones may be, whole: pods that
-// want an ENI to themselves need the place, and none is sent before there is one. A
-// spread pool would else hold it for good. It reports whether ENIs are on their way out,
-// which a pool below its minimum must not call back.
+// vacate marks all addresses of idle shared ENIs beyond the limit of shared ENIs: exclusive
+// ENIs need the slots. Otherwise a pool spread over many ENIs would keep them for ever. It
+// reports whether ENIs are on their way out, which a pool below its minimum must not call back.
 func (p *Plan) vacate(s *State) bool {
 	surplus, leaving := len(s.ENIs)-s.MaxENIs, false
 	if surplus <= 0 {
@@ -277,8 +277,8 @@ func (p *Plan) vacate(s *State) bool {
 	return leaving
 }
 
-// settle keeps the primary address of an ENI that is half marked: an ENI goes
-// whole or not at all.
+// settle unmarks the primary address of an ENI that is only partly marked: a primary address
+// leaves only with its ENI.
 func (p *Plan) settle(s *State) {
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
@@ -297,7 +297,7 @@ func (p *Plan) settle(s *State) {
 	}
 }
 
-// free is how many addresses of the ENI pods can have, now or when it is attached.
+// free returns how many addresses of the ENI pods can use, now or after it is attached.
 func (e *ENI) free() int {
 	switch e.Phase {
 	case Creating:
@@ -314,15 +314,15 @@ func (e *ENI) free() int {
 	return n
 }
 
-// grow finds need more addresses: first those on their way out, then room on the
-// ENIs there are, then new ENIs.
+// grow covers a need for addresses: first with those marked for release, then with free slots
+// on existing ENIs, then with new ENIs.
 func (p *Plan) grow(s *State, need int) {
 	for i := range s.ENIs {
 		e := &s.ENIs[i]
 		if e.Phase == Detaching {
 			continue
 		}
-		// The primary first: without it the ENI goes, and all others with it.
+		// Primary addresses first: without its primary address the ENI is given back.
 		for _, primary := range []bool{true, false} {
 			for _, a := range e.Addresses {
 				if need <= 0 || a.Primary != primary || !a.Releasing || a.Going {
@@ -330,13 +330,13 @@ func (p *Plan) grow(s *State, need int) {
 				}
 				p.Keep = append(p.Keep, a.Address)
 				if a.Use == Free || a.Use == Released {
-					need-- // one that a pod took before it saw the mark helps later
+					need-- // one that a pod took before the agent saw the mark helps later
 				}
 			}
 		}
 	}
 
-	left := map[string]int{} // what each vSwitch can still give
+	left := map[string]int{} // what each vSwitch can still provide
 	for _, v := range s.VSwitches {
 		switch {
 		case v.Parked:
@@ -364,7 +364,7 @@ func (p *Plan) grow(s *State, need int) {
 			room = true
 		}
 		if e.Phase != Ready {
-			// It can be asked when it is attached, which is sooner than a new one is.
+			// It can be asked when it is attached, which is sooner than a new one.
 			k := min(max(n, 0), need, max(left[e.VSwitch], 0))
 			need -= k
 			left[e.VSwitch] -= k
@@ -408,19 +408,19 @@ func (p *Plan) grow(s *State, need int) {
 	}
 }
 
-// pending reports whether an ENI is on its way in or out: what it leaves room for
-// is not known yet.
+// pending reports whether an ENI is being attached or detached: the room that results is not
+// known yet.
 func pending(s *State) bool {
 	return slices.ContainsFunc(s.ENIs, func(e ENI) bool { return e.Phase != Ready || e.leaving() })
 }
 
-// leaving reports whether the whole ENI is being given back: its primary address
-// can leave only with the ENI.
+// leaving reports whether the whole ENI is being given back: its primary address can leave only
+// with the ENI.
 func (e *ENI) leaving() bool {
 	return slices.ContainsFunc(e.Addresses, func(a Address) bool { return a.Primary && a.Releasing })
 }
 
-// pick chooses the vSwitch for a new ENI; "" when none has an address.
+// pick selects the vSwitch for a new ENI; "" if none has a free address.
 func (s *State) pick(left map[string]int) string {
 	best, most := "", 0
 	var some []string
@@ -440,8 +440,8 @@ func (s *State) pick(left map[string]int) string {
 	return best
 }
 
-// shrink marks surplus free addresses: of the least used ENIs, so that whole
-// ENIs become idle and can be given back.
+// shrink marks surplus free addresses, on the least used ENIs first, so that whole ENIs become
+// idle and can be given back.
 func (p *Plan) shrink(s *State, surplus int) {
 	enis := slices.Clone(s.ENIs)
 	slices.SortStableFunc(enis, func(a, b ENI) int {
@@ -466,7 +466,7 @@ func (p *Plan) shrink(s *State, surplus int) {
 	}
 }
 
-// busy counts the addresses that pods hold or held a moment ago.
+// busy counts the addresses that pods use or that are cooling.
 func (e *ENI) busy() int {
 	n := 0
 	for _, a := range e.Addresses {
@@ -488,7 +488,7 @@ func (p *Plan) finish(s *State) {
 			if !slices.ContainsFunc(e.Addresses, func(a Address) bool { return !a.Releasing || a.Use != Released || slices.Contains(p.Keep, a.Address) }) {
 				p.Detach = append(p.Detach, e.Token)
 			}
-			// Until all are confirmed the ENI stays whole, so that it can be kept whole.
+			// Until all are confirmed the ENI stays complete, so that it can be kept.
 			continue
 		}
 		var gone []netip.Addr

@@ -9,8 +9,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// world is a node, its agent and a cloud that does what it is told, one call at
-// a time, so that a plan can be abandoned after any step as a crash would.
+// world is a node, its agent and a cloud that executes one call at a time, so that a plan can
+// be abandoned after any step as in a crash.
 type world struct {
 	s         State
 	next      uint32
@@ -39,7 +39,7 @@ func (w *world) find(a netip.Addr) *Address {
 	return nil
 }
 
-// run does at most steps steps of a plan, checking that each is allowed.
+// run executes at most steps steps of a plan, and checks that each is allowed.
 func (w *world) run(t *rapid.T, p Plan, steps int) {
 	ok := func() bool { steps--; return steps >= 0 }
 	for _, a := range p.Keep {
@@ -115,7 +115,7 @@ func (w *world) run(t *rapid.T, p Plan, steps int) {
 	}
 }
 
-// advance finishes what the cloud has begun and lets the agent confirm.
+// advance completes what the cloud has started, and lets the agent confirm.
 func (w *world) advance() {
 	w.s.ENIs = slices.DeleteFunc(w.s.ENIs, func(e ENI) bool {
 		if e.Phase == Detaching {
@@ -142,7 +142,7 @@ func (w *world) advance() {
 			}
 		}
 	}
-	// Waiting pods take what is free.
+	// Waiting pods get free addresses.
 	for i := range w.s.ENIs {
 		for j := range w.s.ENIs[i].Addresses {
 			a := &w.s.ENIs[i].Addresses[j]
@@ -179,7 +179,7 @@ func (w *world) compute() Plan {
 	return Compute(w.s)
 }
 
-// settle runs plans until nothing is left to do.
+// settle runs plans until there is nothing left to do.
 func (w *world) settle(t *rapid.T) Plan {
 	for range 200 {
 		p := w.compute()
@@ -225,7 +225,7 @@ func TestConvergesWithinLimits(t *testing.T) {
 						}
 					}
 				}
-			case 2: // a crash in the middle of a plan
+			case 2: // a crash during a plan
 				w.run(t, w.compute(), rapid.IntRange(0, 4).Draw(t, "steps"))
 			case 3:
 				w.settle(t)
@@ -246,7 +246,7 @@ func TestConvergesWithinLimits(t *testing.T) {
 		}
 		want := used + w.s.Demand + w.s.Min
 		if free < w.s.Min || w.s.Demand > 0 {
-			// Only a limit may be in the way, and the plan must say so.
+			// Only a limit may prevent it, and the plan must name it.
 			if last.Shortage == None {
 				t.Fatalf("%d used, %d free, %d waiting, want %d; no shortage named", used, free, w.s.Demand, want)
 			}
@@ -375,7 +375,7 @@ func TestPlans(t *testing.T) {
 }
 
 // What a burst of pods needed stays for the next one; what no burst has needed for all of
-// Patience goes.
+// Patience is given back.
 func TestSurplusIsGivenBackWhenNothingHasNeededIt(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
 	const patience = 5 * time.Minute
@@ -402,7 +402,7 @@ func TestSurplusIsGivenBackWhenNothingHasNeededIt(t *testing.T) {
 	}
 }
 
-// A plan that is made anew without what the last one remembered gives back later, not sooner.
+// A plan without the last plan's surplus gives back later, never sooner.
 func TestPatienceOfPlans(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	eni := func(token byte, own bool, n int) ENI {
@@ -426,7 +426,7 @@ func TestPatienceOfPlans(t *testing.T) {
 	if p := Compute(s); len(p.Release) != 4+2 {
 		t.Errorf("after a minute: plan %+v", p)
 	}
-	// ENIs of pods of their own that have no place any more do not wait: shared ones do.
+	// Exclusive ENIs beyond the limit do not wait; shared ones do.
 	s.MaxExclusive, s.ExclusiveSurplus, s.Surplus = 1, Surplus{}, Surplus{}
 	if p := Compute(s); len(p.Release) != 2 {
 		t.Errorf("without room: plan %+v", p)

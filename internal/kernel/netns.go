@@ -8,9 +8,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// InNS runs f on a thread that is in the network namespace; netns.None() is the caller's
-// own. What f starts on other threads is outside. If the thread cannot be brought back
-// it is given up: the goroutine stays locked to it and the runtime ends both together.
+// InNS runs f on a thread in the network namespace; netns.None() means the caller's own. Other
+// threads that f starts are outside it. If the thread cannot return to its namespace, the
+// goroutine stays locked to it, and the runtime ends the thread with the goroutine.
 func InNS(ns netns.NsHandle, f func() error) error {
 	if !ns.IsOpen() {
 		return f()
@@ -39,7 +39,7 @@ func InNS(ns netns.NsHandle, f func() error) error {
 	return <-done
 }
 
-// InNSAt is InNS for a namespace that has a path.
+// InNSAt is InNS for the path of a namespace.
 func InNSAt(path string, f func() error) error {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {

@@ -10,15 +10,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// InScratch runs f in a network namespace of its own, to try what the kernel can.
+// InScratch runs f in a new network namespace, to test what the kernel supports.
 func InScratch(f func(*netlink.Handle) error) error {
 	tried := make(chan error, 1)
 	go func() { tried <- inScratch(f) }()
 	return <-tried
 }
 
-// inScratch comes back: the thread may be the process's first, by which others tell where
-// the process is.
+// inScratch restores the thread's namespace: the thread may be the first of the process, by
+// which other programs find the process's namespace.
 func inScratch(f func(*netlink.Handle) error) error {
 	runtime.LockOSThread()
 	own, err := netns.Get()

@@ -1,5 +1,5 @@
-// Package kernel is what several packages need of the kernel: its version for reports, a
-// thread in another network namespace, and a new one to try things in.
+// Package kernel has helpers that several packages need: the kernel's version, running code in
+// another network namespace, and a new namespace for tests of kernel features.
 package kernel
 
 import (
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Version is the running kernel's, without what a distribution or a host adds to the
-// release: 6.1.0 of 6.1.0-18-amd64.
+// Version returns the version of the running kernel, without the suffix of a distribution or
+// host: 6.1.0 for 6.1.0-18-amd64.
 func Version() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -21,7 +21,8 @@ func Version() (string, error) {
 
 var numbers = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*`)
 
-// version is a release's number; a release that does not begin with one is kept.
+// version returns the number of a release; a release that does not start with a number is
+// returned unchanged.
 func version(release string) string {
 	if v := numbers.FindString(release); v != "" {
 		return v

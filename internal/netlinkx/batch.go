@@ -12,33 +12,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Batch is a route netlink socket by which several requests are sent at once: the kernel works
-// at them in order, and the caller changes over to it once and not for each.
-// It is safe for concurrent use.
+// Batch is a route netlink socket that sends several requests with one system call; the kernel
+// processes them in order. It is safe for concurrent use.
 type Batch struct {
 	socket *nl.NetlinkSocket
 	mu     sync.Mutex
-	last   uint32 // sequence number; mu guards it, and whose answers are read
+	last   uint32 // sequence number; mu guards it and the reading of answers
 }
 
-// NewBatch opens one in a namespace; netns.None() is the caller's own.
+// NewBatch opens a Batch in a namespace; netns.None() means the caller's own.
 func NewBatch(ns netns.NsHandle) (*Batch, error) {
 	s, err := nl.GetNetlinkSocketAt(ns, netns.None(), unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open route netlink socket: %w", err)
 	}
-	if err := s.SetExtAck(true); err != nil { // why a request is refused, in words
+	if err := s.SetExtAck(true); err != nil { // the text of the kernel's errors
 		s.Close()
 		return nil, fmt.Errorf("set up route netlink socket: %w", err)
 	}
 	return &Batch{socket: s}, nil
 }
 
-// Close lets go of the socket.
+// Close closes the socket.
 func (b *Batch) Close() { b.socket.Close() }
 
-// Do sends the requests and returns what the kernel refused of each, nil if nothing. Those after
-// one that is refused are carried out too. An error says that it is not known.
+// Do sends the requests and returns the kernel's error for each, or nil if there is none.
+// Requests after a refused one are executed too. An error means that the results are unknown.
 func (b *Batch) Do(requests []*nl.NetlinkRequest) (refused []error, err error) {
 	if len(requests) == 0 {
 		return nil, nil
@@ -49,7 +48,7 @@ func (b *Batch) Do(requests []*nl.NetlinkRequest) (refused []error, err error) {
 	for i, r := range requests {
 		r.Flags |= unix.NLM_F_REQUEST
 		if i == len(requests)-1 {
-			r.Flags |= unix.NLM_F_ACK // of the others the kernel answers what it refuses
+			r.Flags |= unix.NLM_F_ACK // for the others the kernel sends only errors
 		}
 	}
 	if err := b.send(requests); err != nil {
@@ -64,7 +63,7 @@ func (b *Batch) Do(requests []*nl.NetlinkRequest) (refused []error, err error) {
 		for _, m := range messages {
 			i := int(int32(m.Header.Seq - before - 1))
 			if m.Header.Type != unix.NLMSG_ERROR || i < 0 || i >= len(requests) {
-				continue // to a request of before, whose answers nobody took
+				continue // an answer to an earlier request, which was not read
 			}
 			if refused[i], err = refusal(m); err != nil {
 				return nil, err
@@ -101,13 +100,13 @@ func (b *Batch) Ask(r *nl.NetlinkRequest) ([]byte, error) {
 	}
 }
 
-// send numbers the requests and sends them; the caller holds mu.
+// send numbers and sends the requests. The caller holds mu.
 func (b *Batch) send(requests []*nl.NetlinkRequest) error {
 	var message []byte
 	for _, r := range requests {
 		b.last++
 		r.Seq = b.last
-		message = append(message, r.Serialize()...) // each is padded: its length is a multiple of 4
+		message = append(message, r.Serialize()...) // each is padded to a multiple of 4 bytes
 	}
 	if err := unix.Sendto(b.socket.GetFd(), message, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send %d requests: %w", len(requests), err)
@@ -115,8 +114,8 @@ func (b *Batch) send(requests []*nl.NetlinkRequest) error {
 	return nil
 }
 
-// receive takes one datagram of answers. The kernel works at requests while they are sent, so it
-// is there. An answer to a request that is refused has the request in it. The caller holds mu.
+// receive reads one datagram of answers. The kernel executes requests during send, so it does
+// not block. The answer to a refused request contains the request. The caller holds mu.
 func (b *Batch) receive() ([]syscall.NetlinkMessage, error) {
 	buffer := make([]byte, 8192)
 	for {
@@ -135,8 +134,8 @@ func (b *Batch) receive() ([]syscall.NetlinkMessage, error) {
 	}
 }
 
-// refusal is what a message of type NLMSG_ERROR says (struct nlmsgerr): an errno, 0 if all is
-// well, then the request or only its header, then attributes, of which one may be words.
+// refusal parses a message of type NLMSG_ERROR (struct nlmsgerr): an errno, 0 for success, then
+// the request or only its header, then attributes, one of which may be an error text.
 func refusal(m syscall.NetlinkMessage) (refused, err error) {
 	const errno = 4
 	if len(m.Data) < errno+unix.SizeofNlMsghdr {
@@ -155,7 +154,7 @@ func refusal(m syscall.NetlinkMessage) (refused, err error) {
 		request = int(binary.NativeEndian.Uint32(m.Data[errno:]))
 	}
 	words := m.Data[min(len(m.Data), errno+(request+3)&^3):]
-	attrs, _ := nl.ParseRouteAttr(words) // without them the number says what it can
+	attrs, _ := nl.ParseRouteAttr(words) // without them the errno is enough
 	for _, a := range attrs {
 		if a.Attr.Type == unix.NLMSGERR_ATTR_MSG {
 			return fmt.Errorf("%w: %s", refused, unix.ByteSliceToString(a.Value)), nil

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Each request has its own answer, also where the kernel answers only what it refuses, and those
-// behind one that is refused are carried out.
+// Each request has its own answer, also if the kernel sends only errors, and requests after a
+// refused one are executed.
 func TestBatch(t *testing.T) {
 	testutil.RequireRoot(t)
 	n := testutil.NewNS(t, "batch")
@@ -74,7 +74,7 @@ func TestBatch(t *testing.T) {
 		t.Errorf("100 requests: %v, %v", answers, err)
 	}
 
-	// What is asked for is answered, also after what was refused; a refusal has the kernel's words.
+	// A query is answered, also after a refused request; an error has the kernel's text.
 	r := nl.NewNetlinkRequest(unix.RTM_GETLINK, 0)
 	info := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	info.Index = 1

@@ -13,12 +13,12 @@ import (
 // Families are both address families.
 var Families = []int{netlink.FAMILY_V4, netlink.FAMILY_V6}
 
-// NoFamily says that a listing failed because the kernel has no IPv6.
+// NoFamily reports whether a listing failed because the kernel has no IPv6.
 func NoFamily(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// DefaultNet is the destination of a family's default route.
+// DefaultNet returns the destination of a family's default route.
 func DefaultNet(family int) *net.IPNet {
 	if family == netlink.FAMILY_V4 {
 		return netipx.PrefixIPNet(netip.PrefixFrom(netip.IPv4Unspecified(), 0))
@@ -26,7 +26,7 @@ func DefaultNet(family int) *net.IPNet {
 	return netipx.PrefixIPNet(netip.PrefixFrom(netip.IPv6Unspecified(), 0))
 }
 
-// Family is an address's, AF_INET or AF_INET6.
+// Family returns the family of an address: AF_INET or AF_INET6.
 func Family(a netip.Addr) int {
 	if a.Is4() {
 		return netlink.FAMILY_V4
@@ -34,7 +34,7 @@ func Family(a netip.Addr) int {
 	return netlink.FAMILY_V6
 }
 
-// OfFamily is the first address of a family, or the zero Addr.
+// OfFamily returns the first address of a family, or the zero Addr.
 func OfFamily(list []netip.Addr, family int) netip.Addr {
 	for _, a := range list {
 		if Family(a) == family {
@@ -44,7 +44,7 @@ func OfFamily(list []netip.Addr, family int) netip.Addr {
 	return netip.Addr{}
 }
 
-// FamilyName is a family for people.
+// FamilyName formats a family for people.
 func FamilyName(family int) string {
 	if family == netlink.FAMILY_V4 {
 		return "IPv4"
@@ -52,13 +52,13 @@ func FamilyName(family int) string {
 	return "IPv6"
 }
 
-// Addr is the address in a netlink answer, or the zero Addr.
+// Addr converts an address of a netlink answer, or returns the zero Addr.
 func Addr(ip net.IP) netip.Addr {
 	a, _ := netipx.FromStdIP(ip)
 	return a
 }
 
-// HostDst is the address a host route leads to, or the zero Addr.
+// HostDst returns the destination of a host route, or the zero Addr.
 func HostDst(r netlink.Route) netip.Addr {
 	if r.Dst == nil {
 		return netip.Addr{}
@@ -69,7 +69,7 @@ func HostDst(r netlink.Route) netip.Addr {
 	return Addr(r.Dst.IP)
 }
 
-// SameDst compares destinations; the kernel leaves out that of a default route.
+// SameDst compares destinations. The kernel leaves out the destination of a default route.
 func SameDst(a, b netlink.Route) bool {
 	if IsDefault(a) || IsDefault(b) {
 		return IsDefault(a) && IsDefault(b)
@@ -77,7 +77,7 @@ func SameDst(a, b netlink.Route) bool {
 	return a.Dst.String() == b.Dst.String()
 }
 
-// IsDefault reports whether a route is for every address.
+// IsDefault reports whether a route is a default route.
 func IsDefault(r netlink.Route) bool {
 	if r.Dst == nil {
 		return true

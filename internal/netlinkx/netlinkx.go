@@ -1,9 +1,9 @@
-// Package netlinkx is how the project uses netlink: it opens sockets and namespaces, sends several
-// requests at once, repeats dumps that a change interrupted, and distinguishes an object that is
-// gone from other errors.
+// Package netlinkx wraps netlink: it opens sockets and namespaces, sends several requests at
+// once, repeats dumps that a change interrupted, and distinguishes a missing object from other
+// errors.
 //
-// It knows nothing of pods, ENIs or clusters, and must never change anything in the kernel but by a
-// caller's request.
+// It knows nothing of pods, ENIs or clusters, and must change the kernel's state only by
+// requests of its caller.
 package netlinkx
 
 import (
@@ -17,9 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Open opens one route netlink socket in a namespace; netns.None() is the caller's
-// own. The other families that the library would open need modules that some
-// kernels lack.
+// Open opens a route netlink socket in a namespace; netns.None() means the caller's own. The
+// library would also open other families, whose modules some kernels lack.
 func Open(ns netns.NsHandle) (*netlink.Handle, error) {
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -28,9 +27,9 @@ func Open(ns netns.NsHandle) (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Namespace is an open network namespace, which Close lets go of with the sockets in it. Entering
-// it takes a thread there and back, so each of its sockets is opened when it is first asked for.
-// It is not safe for concurrent use.
+// Namespace is an open network namespace. Close closes it with the sockets in it. Entering it
+// moves a thread there and back, so each of its sockets is opened on first use. It is not safe
+// for concurrent use.
 type Namespace struct {
 	NS netns.NsHandle
 
@@ -39,8 +38,8 @@ type Namespace struct {
 	batch  *Batch
 }
 
-// Enter opens the network namespace at a path. The error is Gone if nothing is there, or
-// only the file that the namespace was mounted on, and for an empty path.
+// Enter opens the network namespace at a path. The error is Gone if the path is empty or does
+// not exist, or if no namespace is mounted on the file.
 func Enter(path string) (*Namespace, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -48,7 +47,7 @@ func Enter(path string) (*Namespace, error) {
 	}
 	var at unix.Statfs_t
 	if err := unix.Fstatfs(int(ns), &at); err != nil {
-		ns.Close() // only read: nothing is lost if it fails
+		ns.Close() // only read: an error loses nothing
 		return nil, fmt.Errorf("look at network namespace %s: %w", path, err)
 	}
 	if at.Type != unix.NSFS_MAGIC {
@@ -58,7 +57,7 @@ func Enter(path string) (*Namespace, error) {
 	return &Namespace{NS: ns, path: path}, nil
 }
 
-// Handle is a route netlink socket in the namespace, the same one each time.
+// Handle returns the route netlink socket in the namespace.
 func (n *Namespace) Handle() (*netlink.Handle, error) {
 	if n.handle != nil {
 		return n.handle, nil
@@ -71,7 +70,7 @@ func (n *Namespace) Handle() (*netlink.Handle, error) {
 	return h, nil
 }
 
-// Batch is Handle for several requests at once.
+// Batch returns the Batch in the namespace.
 func (n *Namespace) Batch() (*Batch, error) {
 	if n.batch != nil {
 		return n.batch, nil
@@ -84,7 +83,7 @@ func (n *Namespace) Batch() (*Batch, error) {
 	return b, nil
 }
 
-// Close lets go of the sockets and the namespace.
+// Close closes the sockets and the namespace.
 func (n *Namespace) Close() {
 	if n.handle != nil {
 		n.handle.Close()
@@ -95,7 +94,7 @@ func (n *Namespace) Close() {
 	n.NS.Close() // only read
 }
 
-// Is reports whether n and other are one namespace; netns.None() stands for the caller's own.
+// Is reports whether n and other are the same namespace; netns.None() means the caller's own.
 func (n *Namespace) Is(other netns.NsHandle) (bool, error) {
 	if !other.IsOpen() {
 		own, err := netns.Get()
@@ -108,12 +107,12 @@ func (n *Namespace) Is(other netns.NsHandle) (bool, error) {
 	return n.NS.Equal(other), nil
 }
 
-// tries bounds how often a dump is begun. One of a node full of pods takes some
-// milliseconds, so that many take seconds: longer than a burst of pods changes its links.
+// tries limits how often a dump is repeated. A dump on a node with many pods takes some
+// milliseconds, so the limit takes seconds: longer than links change during a burst of pods.
 const tries = 1000
 
-// Retry repeats a dump until nothing changed while it ran, the context ends or
-// it was interrupted 1000 times.
+// Retry repeats a dump until it was not interrupted by a change, the context ends, or it was
+// interrupted 1000 times.
 func Retry(ctx context.Context, dump func() error) error {
 	var err error
 	for range tries {
@@ -127,7 +126,7 @@ func Retry(ctx context.Context, dump func() error) error {
 	return err
 }
 
-// List is Retry for a dump that gives a list. The error says what was listed.
+// List is Retry for a dump that returns a list. what names the list in errors.
 func List[T any](ctx context.Context, what string, dump func() ([]T, error)) (list []T, err error) {
 	err = Retry(ctx, func() error {
 		list, err = dump()
@@ -139,8 +138,7 @@ func List[T any](ctx context.Context, what string, dump func() ([]T, error)) (li
 	return list, nil
 }
 
-// Gone reports whether a request failed because its object, or what that is part of, is not
-// there.
+// Gone reports whether a request failed because its object, or a parent of it, does not exist.
 func Gone(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrNotExist) ||

@@ -21,7 +21,7 @@ func TestListTakesOnlyAWholeDump(t *testing.T) {
 	calls := 0
 	list, err := List(t.Context(), "things", func() ([]int, error) {
 		if calls++; calls < 5 {
-			return []int{calls}, netlink.ErrDumpInterrupted // half of it
+			return []int{calls}, netlink.ErrDumpInterrupted // an incomplete list
 		}
 		return []int{1, 2, 3}, nil
 	})
@@ -42,7 +42,7 @@ func TestListGivesUp(t *testing.T) {
 	}{
 		"another error":       {t.Context(), unix.EPERM, unix.EPERM, 1},
 		"the context is over": {over, netlink.ErrDumpInterrupted, why, 1},
-		"no dump is whole":    {t.Context(), netlink.ErrDumpInterrupted, netlink.ErrDumpInterrupted, tries},
+		"no dump is complete":    {t.Context(), netlink.ErrDumpInterrupted, netlink.ErrDumpInterrupted, tries},
 	} {
 		calls := 0
 		list, err := List(c.ctx, "things", func() ([]int, error) { calls++; return []int{1}, c.dump })
@@ -95,7 +95,7 @@ func TestEnter(t *testing.T) {
 		t.Errorf("devices %v, %v; want lo at least", links, err)
 	}
 	if again, err := n.Handle(); err != nil || again != h {
-		t.Errorf("asked for again it is another socket, %v", err)
+		t.Errorf("a second call returns another socket, %v", err)
 	}
 	if own, err := n.Is(netns.None()); err != nil || !own {
 		t.Errorf("it is the caller's own: %v, %v", own, err)

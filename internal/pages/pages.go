@@ -1,7 +1,7 @@
-// Package pages lists objects of the API server a page at a time, where a cache will not do:
-// a list of thousands is a large answer, which the API server and the reader hold as a whole.
+// Package pages lists objects of the API server in pages, where a cache is not suitable: the
+// API server and the reader must hold a long list completely in memory.
 //
-// It must never hand out a page that has anything of another one.
+// A page must never contain anything of another page.
 package pages
 
 import (
@@ -11,18 +11,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// size is how many objects the API server is asked for at once; kubectl asks for as many.
+// size is the number of objects in a page; kubectl uses the same.
 const size = 500
 
-// Of lists objects as r has them, which should not be a cache: one has no pages, and gives
-// everything as the first. Each page is a new list, made after the empty one. The error is
-// r's and ends the list; one is that a page was asked for so late (minutes) that the API server
-// has forgotten the list: begin anew.
+// Of yields a list in pages. r should not be a cache, which has no pages and returns everything
+// as the first. Each page is a new list, made from empty. An error of r ends the list. It can
+// mean that a page was requested too late (minutes) and the API server has forgotten the list;
+// then start again.
 func Of[L client.ObjectList](ctx context.Context, r client.Reader, empty L, opts ...client.ListOption) iter.Seq2[L, error] {
 	return func(yield func(L, error) bool) {
 		for next := ""; ; {
-			// JSON is decoded into the elements that a list has: what a page does not say of
-			// its first object would be what the page before said of its own.
+			// JSON is decoded into the existing elements of a list: fields missing in this
+			// page's first object would keep the values of the page before.
 			page := empty.DeepCopyObject().(L)
 			if err := r.List(ctx, page, append([]client.ListOption{client.Limit(size), client.Continue(next)}, opts...)...); err != nil {
 				yield(page, err)

@@ -11,10 +11,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// server gives one page after the other, as an API server does: it decodes JSON into the list.
+// server returns one page after the other like an API server: it decodes JSON into the list.
 type server struct {
 	client.Reader
-	pages map[string]string // by the token that continues
+	pages map[string]string // by continue token
 	asked []string
 }
 
@@ -45,7 +45,7 @@ func TestPages(t *testing.T) {
 		all = append(all, page.Items...)
 	}
 	if !slices.Equal(s.asked, []string{"", "b", "c"}) || len(all) != 2 {
-		t.Fatalf("asked for %q, got %d objects", s.asked, len(all))
+		t.Fatalf("requested %q, got %d objects", s.asked, len(all))
 	}
 	if a, b := all[0], all[1]; a.Name != "n1" || len(a.Labels) != 1 || b.Name != "n2" || len(b.Labels) != 1 || b.Spec.PodCIDR != "" {
 		t.Errorf("objects of two pages are mixed: %+v, %+v", a, b)
@@ -56,7 +56,7 @@ func TestPages(t *testing.T) {
 		break
 	}
 	if len(s.asked) != 1 {
-		t.Errorf("asked for %q, though the first page was enough", s.asked)
+		t.Errorf("requested %q, though the first page was enough", s.asked)
 	}
 
 	delete(s.pages, "b")

@@ -7,35 +7,35 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Capacity is what a plan holds. A figure that follows from an instance type
-// without figures is unknown.
+// Capacity is what a plan can hold. Numbers that depend on an instance type with unknown limits
+// are unknown.
 type Capacity struct {
 	Types []TypeCapacity `json:"types"`
-	// PodsPerNode is how many pods the node of the plan's smallest type holds.
+	// PodsPerNode is how many pods fit on a node of the plan's smallest type.
 	PodsPerNode catalog.Count `json:"podsPerNode"`
-	// AddressesPerNode is how many private addresses a full node has, its own included.
+	// AddressesPerNode is how many private addresses a full node has, including its own.
 	AddressesPerNode catalog.Count `json:"addressesPerNode"`
 	VSwitches        []Use         `json:"vSwitches"`
 	Limits           []Limit       `json:"limits"`
-	// LargestNodes is the largest cluster the plan can grow to, LargestPods how many
-	// pods it holds at least, and LimitedBy the name of what ends first.
+	// LargestNodes is the size of the largest cluster, LargestPods the pods that it holds at
+	// least, and LimitedBy the name of the limit.
 	LargestNodes catalog.Count `json:"largestNodes"`
 	LargestPods  catalog.Count `json:"largestPods"`
 	LimitedBy    string        `json:"limitedBy"`
 	Notes        []string      `json:"notes,omitempty"`
 }
 
-// TypeCapacity is how many pods an instance of a type holds, mode by mode.
+// TypeCapacity is how many pods an instance of a type holds, by mode.
 type TypeCapacity struct {
 	Name      string        `json:"name"`
 	Shared    catalog.Count `json:"shared"`
 	Prefixes  catalog.Count `json:"sharedWithPrefixes"`
 	Exclusive catalog.Count `json:"exclusive"`
-	// Here is how many it holds under this plan.
+	// Here is the number for this plan.
 	Here catalog.Count `json:"here"`
 }
 
-// Use is how many addresses of a vSwitch are taken when every node is full of pods.
+// Use is how many addresses of a vSwitch are used when every node is full of pods.
 type Use struct {
 	Zone   string        `json:"zone"`
 	Pods   bool          `json:"pods"` // a Pod vSwitch
@@ -46,21 +46,21 @@ type Use struct {
 	Max    catalog.Count `json:"max"`
 }
 
-// Limit is one thing that ends a cluster's growth.
+// Limit is a limit to the size of a cluster.
 type Limit struct {
 	Name string `json:"name"`
-	// Holds is how many things it holds, What which: addresses, blocks, entries.
+	// Holds is how many items the limit allows, What their kind: addresses, blocks, entries.
 	Holds int    `json:"holds"`
 	What  string `json:"what"`
-	// Each is how many of them a full node takes.
+	// Each is how many of them a full node uses.
 	Each catalog.Count `json:"each"`
-	// Nodes is the cluster's size at which it is reached.
+	// Nodes is the size of the cluster at the limit.
 	Nodes catalog.Count `json:"nodes"`
 	// Quota: the cloud raises it on request.
 	Quota bool `json:"quota,omitempty"`
 }
 
-// Measure says what the plan holds. The plan has passed Check.
+// Measure returns the capacity of a plan that has passed Check.
 func Measure(p *Plan, types Catalog) Capacity {
 	m := measurer{p: p, types: types, demand: demandOf(p, types)}
 	c := Capacity{Types: m.perType()}
@@ -76,7 +76,7 @@ func Measure(p *Plan, types Catalog) Capacity {
 	for _, l := range c.Limits {
 		switch {
 		case !l.Nodes.Known:
-			// A figure that is not known may be the one that ends first.
+			// An unknown limit may be the lowest one.
 			c.LargestNodes, c.LimitedBy = catalog.Count{}, ""
 		case c.LimitedBy == "" || l.Nodes.N < c.LargestNodes.N:
 			c.LargestNodes, c.LimitedBy = l.Nodes, l.Name
@@ -99,7 +99,7 @@ type measurer struct {
 	demand demand
 }
 
-// count is n if what a node takes is known.
+// count returns n, or unknown if the demand of a node is unknown.
 func (m *measurer) count(n int) catalog.Count {
 	if !m.demand.known {
 		return catalog.Count{}
@@ -119,7 +119,7 @@ func (m *measurer) perType() []TypeCapacity {
 		if m.p.Network == claims.NetworkFlannel {
 			limit = catalog.Of(blockHolds(m.p.NodeMask))
 		}
-		c.Here = limit // unknown stays so, whatever the wish
+		c.Here = limit // unknown stays unknown, whatever was requested
 		if want := m.p.Nodes.PodsPerNode; want > 0 && limit.Known {
 			c.Here = catalog.Of(min(want, limit.N))
 		}
@@ -128,14 +128,14 @@ func (m *measurer) perType() []TypeCapacity {
 	return all
 }
 
-// share is how many of n nodes are in zone i: they are spread evenly, and the first
-// zones have one more.
+// share returns how many of n nodes are in zone i: nodes are spread evenly, and the first zones
+// have one more.
 func (m *measurer) share(n, i int) int {
 	zones := len(m.p.Zones)
 	return (n + zones - 1 - i) / zones
 }
 
-// cluster is the cluster's size at which zone i has as many nodes as it holds.
+// cluster returns the size of the cluster at which zone i is full.
 func (m *measurer) cluster(nodes, i int) int {
 	return nodes*len(m.p.Zones) + i
 }
@@ -159,8 +159,8 @@ func (m *measurer) use() []Use {
 	return all
 }
 
-// fill spreads the addresses of n full nodes over the Pod vSwitches in proportion to
-// their size: new ENIs go where most addresses are free.
+// fill spreads the addresses of n full nodes over the Pod vSwitches in proportion to their
+// size: new ENIs are created where most addresses are free.
 func (m *measurer) fill(pods []VSwitch, n int) []int {
 	all, left := 0, n*m.demand.total()
 	for _, v := range pods {

@@ -9,8 +9,8 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// TestPodsPerNode: the user guide's formulas, and prefixes, with figures worked out
-// by hand: ecs.g6.2xlarge has 4 ENIs of 10 addresses.
+// TestPodsPerNode compares with the user guide's formulas, and for prefixes with numbers
+// computed by hand: ecs.g6.2xlarge has 4 ENIs with 10 addresses.
 func TestPodsPerNode(t *testing.T) {
 	c := plan.Measure(propose(t, wish()), catalog.Default())
 	want := plan.TypeCapacity{
@@ -23,18 +23,19 @@ func TestPodsPerNode(t *testing.T) {
 	}
 }
 
-// TestCapacity: what ends first, and where.
+// TestCapacity: which limit is the lowest.
 func TestCapacity(t *testing.T) {
 	for name, c := range map[string]struct {
 		change      func(*plan.Request)
 		each, nodes int
 		by          string
 	}{
-		// 30 pods take 30 addresses (an ENI's primary one serves a pod), the node one more: 2000 / 31.
+		// 30 pods use 30 addresses (an ENI's primary address serves a pod), the node one more:
+		// 2000 / 31.
 		"shared": {func(*plan.Request) {}, 31, 64, "security group, normal"},
 		// 8188 usable addresses / 30.
 		"shared, later 100": {func(r *plan.Request) { r.Nodes.Max = 100 }, 31, 272, "Pod vSwitch pod_switch_192_168_32_0_19"},
-		// 60000 / 31, while the group would hold 2114.
+		// 60000 / 31; the security group alone would hold 2114.
 		"shared, later 2000": {func(r *plan.Request) { r.Nodes.Max = 2000 }, 31, 1935, "private addresses of a VPC, by default"},
 		// 10 pods and a pool of 8 on two ENIs.
 		"few pods": {func(r *plan.Request) { r.Nodes.PodsPerNode = 10 }, 19, 105, "security group, normal"},
@@ -62,7 +63,7 @@ func TestCapacity(t *testing.T) {
 	}
 }
 
-// TestSpread: two zones share the nodes, the first has one more.
+// TestSpread: two zones share the nodes, and the first has one more.
 func TestSpread(t *testing.T) {
 	r := wish()
 	r.Zones = append(r.Zones, "cn-hangzhou-j")
@@ -74,7 +75,7 @@ func TestSpread(t *testing.T) {
 	if len(now) != 4 || now[0] != 2 || now[1] != 60 || now[2] != 1 || now[3] != 30 {
 		t.Errorf("taken now: %v, want [2 60 1 30]", now)
 	}
-	// 272 in each zone, and one more would be in the first.
+	// 272 in each zone; one more would be in the first.
 	for _, l := range c.Limits {
 		if l.Name == "Pod vSwitch pod_switch_192_168_32_0_19" && l.Nodes != catalog.Of(544) {
 			t.Errorf("%s ends at %v nodes, want 544", l.Name, l.Nodes)
@@ -82,7 +83,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// TestNotes: what no rule forbids is said where it is so, and nowhere else.
+// TestNotes: a note appears where it applies, and nowhere else.
 func TestNotes(t *testing.T) {
 	pods := func(cidr string) func(*plan.Plan) {
 		return func(p *plan.Plan) { p.Zones[0].Pods[0].CIDR = pfx(cidr) }
@@ -90,7 +91,7 @@ func TestNotes(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(*plan.Plan)
-		want   string // empty: no note at all
+		want   string // empty: no note
 	}{
 		{"the user guide's", func(*plan.Plan) {}, ""},
 		{"not in the catalogue", func(p *plan.Plan) { p.Nodes.InstanceTypes[0] = "ecs.none.large" }, "ecs.none.large is not in the catalogue"},
@@ -114,7 +115,7 @@ func TestNotes(t *testing.T) {
 	}
 }
 
-// TestUnknown: what no source gives is not guessed.
+// TestUnknown: numbers without a source are not guessed.
 func TestUnknown(t *testing.T) {
 	p := propose(t, wish())
 	p.Nodes.InstanceTypes = []string{"ecs.g6.2xlarge", "ecs.g6r.large"} // without addresses per ENI

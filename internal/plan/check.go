@@ -19,16 +19,16 @@ type Catalog interface {
 	Lookup(name string) (catalog.Type, bool)
 }
 
-// Check holds the plan against every rule of the cloud and of the cluster, and
-// returns all that is wrong. An instance type that the catalogue does not know is
-// not wrong; what it decides is left out then.
+// Check validates the plan against the rules of the cloud and of the cluster, and returns all
+// problems. An instance type that is not in the catalogue is no problem; the checks that need
+// its numbers are skipped.
 func Check(p *Plan, types Catalog) []Problem {
 	c := rules(p, types)
 	c.fits()
 	return c.Problems
 }
 
-// rules are all but the one about room.
+// rules checks everything but the capacity.
 func rules(p *Plan, types Catalog) *checker {
 	c := &checker{p: p, types: types}
 	if p.Version != Version {
@@ -57,8 +57,8 @@ func (c *checker) names() {
 	}
 }
 
-// planName checks the plan's name. It is that of the security group too, and the value
-// of a tag (ECS API: CreateSecurityGroup, SecurityGroupName and Tag.N.Value).
+// planName checks the plan's name. It is also the name of the security group and the value of a
+// tag (ECS API: CreateSecurityGroup, SecurityGroupName and Tag.N.Value).
 func (c *checker) planName() {
 	name := c.p.Name
 	n := len([]rune(name))
@@ -88,7 +88,7 @@ func (c *checker) network() {
 			c.bad("mode", quoted(p.Mode), "%s or %s", claims.ModeShared, claims.ModeExclusive)
 		}
 		if p.Prefixes && p.Mode == claims.ModeExclusive {
-			c.bad("prefixes", true, "false: a pod with an ENI of its own has that ENI's address")
+			c.bad("prefixes", true, "false: a pod with an exclusive ENI has that ENI's address")
 		}
 		if p.PodCIDR.IsValid() {
 			c.bad("podCIDR", p.PodCIDR, "nothing: Terway's pods have addresses of the Pod vSwitches")
@@ -127,7 +127,7 @@ func (c *checker) vpcRange(field string, p netip.Prefix) {
 	}
 }
 
-// form checks that a range is there, is IPv4 and has no host bits.
+// form checks that a range is set, is IPv4 and has no host bits.
 func (c *checker) form(field string, p netip.Prefix, example string) bool {
 	switch {
 	case !p.IsValid():
@@ -182,12 +182,12 @@ func (c *checker) nodes() {
 	}
 }
 
-// holds checks that a type can hold the pods that a node is to hold.
+// holds checks that a type can hold the requested number of pods.
 func (c *checker) holds(field, name string) {
 	if c.p.Network != claims.NetworkTerway {
 		return
 	}
-	t, _ := c.types.Lookup(name) // a type that is not there has no figures
+	t, _ := c.types.Lookup(name) // an unknown type has no numbers
 	limit := podsOf(t, c.p.Mode, c.p.Prefixes)
 	switch {
 	case !limit.Known:
@@ -252,7 +252,7 @@ func (c *checker) switches() {
 	}
 }
 
-// fits checks that nodes and pods have room, as far as the plan is sound enough to tell.
+// fits checks that there is room for nodes and pods, if the plan is valid enough to compute it.
 func (c *checker) fits() {
 	if !c.measurable() {
 		return
@@ -265,8 +265,8 @@ func (c *checker) fits() {
 	}
 }
 
-// measurable reports whether all is there that room is counted with. Other mistakes do
-// not keep the user from being told that the nodes have none.
+// measurable reports whether all fields that the capacity depends on are valid. Other mistakes
+// do not hide a lack of room.
 func (c *checker) measurable() bool {
 	p := c.p
 	flannel := p.Network == claims.NetworkFlannel
@@ -284,7 +284,7 @@ func (c *checker) measurable() bool {
 	})
 }
 
-// tooMany says that a limit is below the nodes that the plan is to hold.
+// tooMany reports that a limit is below the number of nodes of the plan.
 func tooMany(p *Plan, l Limit) Problem {
 	each := ""
 	if l.Each.N > 1 {
@@ -299,7 +299,7 @@ func tooMany(p *Plan, l Limit) Problem {
 	}
 }
 
-// word: letters, digits, '-', '_' and '.', as ids and names of types have.
+// word reports whether s has only letters, digits, '-', '_' and '.', like ids and type names.
 func word(s string) bool {
 	return s != "" && len(s) <= 64 && !strings.ContainsFunc(s, func(r rune) bool {
 		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.')

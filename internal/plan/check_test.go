@@ -16,8 +16,7 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// TestRules breaks one rule at a time. Every problem names field and value, and what
-// would be right.
+// TestRules breaks one rule at a time. Every problem has field, value, and what would be right.
 func TestRules(t *testing.T) {
 	sw := func(cidr string) plan.VSwitch { return plan.VSwitch{Name: "v " + cidr, CIDR: pfx(cidr)} }
 	for _, c := range []struct {
@@ -123,7 +122,7 @@ func TestRoomBesideMistakes(t *testing.T) {
 		}
 	}
 	if len(room) != 2 || !strings.HasPrefix(room[0], "at most 272: Pod vSwitch") || !strings.HasPrefix(room[1], "at most 64: security group") {
-		t.Errorf("of the room is said %q, want Pod vSwitch and security group", room)
+		t.Errorf("problems of room: %q, want Pod vSwitch and security group", room)
 	}
 
 	// But nothing is said that follows from a value which could not be read.

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// podsOf is how many pods an instance of the type holds.
+// podsOf returns how many pods an instance of the type holds.
 func podsOf(t catalog.Type, mode string, prefixes bool) catalog.Count {
 	count := func(n int, ok bool) catalog.Count { return catalog.Count{N: n, Known: ok} }
 	switch {
@@ -19,21 +19,22 @@ func podsOf(t catalog.Type, mode string, prefixes bool) catalog.Count {
 	return count(t.MaxPodsShared())
 }
 
-// demand is what a node full of pods takes of its zone's Pod vSwitches.
+// demand is what a node full of pods uses of its zone's Pod vSwitches.
 type demand struct {
 	known bool
-	// singles are addresses on their own, blocks the prefixes.
+	// singles is the number of single addresses, blocks of prefixes.
 	singles, blocks int
-	// spreads are how those of each type may be spread over ENIs; none if it is unknown.
+	// spreads has, for each type, how the addresses may be spread over ENIs; empty if it is
+	// unknown.
 	spreads []spread
 }
 
-// spread is what a node of a type wants of addresses, or prefixes, on ENIs: an ENI holds
-// no more than perENI of them, and the node no more ENIs than most.
+// spread is the number of addresses or prefixes that a node of a type needs, with the limits
+// perENI for each ENI and most ENIs.
 type spread struct{ want, perENI, most int }
 
-// enis is how many ENIs a node has if each carries at most so many addresses or prefixes,
-// or 0: it can not.
+// enis returns the number of ENIs of a node with at most each addresses or prefixes on each
+// ENI; 0: not possible.
 func (d demand) enis(each int) int {
 	n := 0
 	for _, s := range d.spreads {
@@ -46,18 +47,18 @@ func (d demand) enis(each int) int {
 	return n
 }
 
-// total is how many private addresses that is. A prefix counts as its 16 addresses.
+// total returns the number of private addresses. A prefix counts as its 16 addresses.
 func (d demand) total() int { return d.singles + d.blocks*prefixSize }
 
-// demandOf is the demand of the plan's hungriest node: nodes of all types may be in
-// every zone. Unknown when one type's figures are.
+// demandOf returns the largest demand of a node: nodes of all types may be in every zone. It is
+// unknown if a type's numbers are.
 func demandOf(p *Plan, types Catalog) demand {
 	if p.Network == claims.NetworkFlannel {
 		return demand{known: true}
 	}
 	worst := demand{known: len(p.Nodes.InstanceTypes) > 0}
 	for _, name := range p.Nodes.InstanceTypes {
-		t, _ := types.Lookup(name) // a type that is not there has no figures
+		t, _ := types.Lookup(name) // an unknown type has no numbers
 		d := demandOfType(p, t)
 		worst.known = worst.known && d.known
 		worst.singles, worst.blocks = max(worst.singles, d.singles), max(worst.blocks, d.blocks)
@@ -73,7 +74,7 @@ func demandOfType(p *Plan, t catalog.Type) demand {
 	limit := podsOf(t, p.Mode, p.Prefixes)
 	addresses := limit.N
 	if want := p.Nodes.PodsPerNode; want > 0 {
-		// The node keeps some free addresses at hand beside those of its pods.
+		// The node keeps free addresses in its pool, beside those of its pods.
 		addresses = want + maxPool
 		if limit.Known {
 			addresses = min(addresses, limit.N)
@@ -91,18 +92,18 @@ func demandOfType(p *Plan, t catalog.Type) demand {
 		}
 		return d
 	case !limit.Known:
-		return demand{} // how many ENIs the prefixes need is unknown
+		return demand{} // the number of ENIs for the prefixes is unknown
 	case limit.N == 0:
 		return demand{known: true}
 	}
 	s := spread{ceil(addresses, prefixSize), t.IPv4PerENI.N - 1, t.ENIs.N - 1}
-	// Each ENI keeps its primary address.
+	// Each ENI also has its primary address.
 	return demand{known: true, singles: ceil(s.want, s.perENI), blocks: s.want, spreads: []spread{s}}
 }
 
-// room is how many full nodes the Pod vSwitches of a zone hold. An ENI's addresses
-// come from one vSwitch; two ways to pack are tried, whole nodes into a vSwitch and
-// ENIs of one size, full ones and smaller, and each can be done.
+// room returns how many full nodes fit into the Pod vSwitches of a zone. An ENI's addresses
+// come from one vSwitch. It computes two packings, both of which are possible: whole nodes in a
+// vSwitch, and ENIs of one size, full or smaller.
 func (d demand) room(pods []VSwitch) int {
 	if d.total() == 0 {
 		return unlimited
@@ -118,7 +119,7 @@ func (d demand) room(pods []VSwitch) int {
 	for ; each > 0; each-- {
 		ofNode, enis := d.enis(each), 0
 		if ofNode == 0 {
-			break // and with still smaller ones too
+			break // smaller sizes do not fit either
 		}
 		for _, v := range pods {
 			if d.blocks > 0 {
@@ -132,17 +133,18 @@ func (d demand) room(pods []VSwitch) int {
 	return nodes
 }
 
-// unlimited is a number of nodes that no range of IPv4 holds.
+// unlimited is a number of nodes that no IPv4 range can hold.
 const unlimited = 1 << 32
 
-// fit is how many things of so many single addresses and aligned /28 blocks a
-// vSwitch of that size holds.
+// fit returns how many items of so many single addresses and aligned /28 blocks fit into a
+// vSwitch of that size.
 func fit(size, singles, blocks int) int {
 	if blocks == 0 {
 		return max(0, size-4) / singles
 	}
-	// The blocks with the first address and the last three are never whole: what is
-	// left of them takes singles, and then one block for each sixteen further ones.
+	// The blocks with the first address and with the last three are never complete: their other
+	// addresses serve as single addresses. After these, every sixteen single addresses use up a
+	// block.
 	whole, loose := size/prefixSize-2, 2*prefixSize-4
 	if whole < blocks {
 		return 0

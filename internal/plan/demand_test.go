@@ -6,8 +6,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// allocator hands out a vSwitch's addresses one by one, as the cloud does: nothing
-// reserved, and prefixes only as whole aligned blocks.
+// allocator allocates a vSwitch's addresses one by one like the cloud: nothing is reserved, and
+// prefixes are whole aligned blocks.
 type allocator struct{ taken []bool }
 
 func newAllocator(size int) *allocator {
@@ -40,7 +40,7 @@ func (a *allocator) used(at int) bool {
 	return false
 }
 
-// single takes an address that breaks no whole block if there is one.
+// single allocates an address, if possible one that breaks no whole block.
 func (a *allocator) single() bool {
 	best := -1
 	for i, taken := range a.taken {
@@ -59,7 +59,7 @@ func (a *allocator) single() bool {
 	return best >= 0
 }
 
-// TestFit: as many things fit as an allocator finds room for, blocks first.
+// TestFit: fit agrees with an allocator that allocates blocks first.
 func TestFit(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		bits := rapid.IntRange(20, 29).Draw(t, "mask")
@@ -89,8 +89,8 @@ func TestFit(t *testing.T) {
 	})
 }
 
-// TestRoomGrows: a further vSwitch never leaves less room, and room is never more
-// than the addresses allow.
+// TestRoomGrows: another vSwitch never reduces the room, and the room is never more than the
+// addresses allow.
 func TestRoomGrows(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		s := spread{most: rapid.IntRange(1, 14).Draw(t, "ENIs"), perENI: rapid.IntRange(1, 50).Draw(t, "per ENI")}
@@ -116,7 +116,7 @@ func TestRoomGrows(t *testing.T) {
 	})
 }
 
-// TestRoomOfSmallVSwitches: an ENI can be filled in part, so vSwitches that hold no whole
+// TestRoomOfSmallVSwitches: an ENI need not be full, so vSwitches that are too small for a full
 // one still hold nodes.
 func TestRoomOfSmallVSwitches(t *testing.T) {
 	of := func(sizes ...int) (pods []VSwitch) {

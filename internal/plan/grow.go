@@ -8,27 +8,27 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Growth says which Pod vSwitch a running cluster is to get.
+// Growth describes a Pod vSwitch to add for a running cluster.
 type Growth struct {
-	// Zone is one of the plan's.
+	// Zone is a zone of the plan.
 	Zone string
-	// CIDR is the range; if it is not valid, the first free one with a mask of Bits, or,
-	// if that is 0, of GrowthBits.
+	// CIDR is the range. If it is not valid, the first free range is used, with a mask of Bits
+	// or, if that is 0, of GrowthBits.
 	CIDR netip.Prefix
 	Bits int
-	// Taken are ranges that others than the plan use in the VPC, or have added to it.
+	// Taken are other ranges in use in the VPC, or added to it.
 	Taken []netip.Prefix
-	// Ranges and VSwitches are how many the VPC has that the plan does not have: they
-	// count where the cloud counts.
+	// Ranges and VSwitches are how many the VPC has beside those of the plan: they count
+	// against the cloud's limits.
 	Ranges, VSwitches int
 }
 
 // GrowthBits is the mask that the cloud recommends for Pod vSwitches.
 const GrowthBits = 19
 
-// Grow returns the plan with one more Pod vSwitch, which it returns too. A range that
-// is not in the VPC, or a VPC without room, gets a secondary range. The plan itself
-// is not changed. Whether the result keeps all rules, Check says.
+// Grow returns the plan with one more Pod vSwitch, and the vSwitch. If the range is not in the
+// VPC, or the VPC has no room, it adds a secondary range. It does not change p. Call Check on
+// the result.
 func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 	var none VSwitch
 	if p.Network != claims.NetworkTerway {
@@ -72,7 +72,7 @@ func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 	return &grown, v, nil
 }
 
-// place finds a range for v, or room for the one it has.
+// place finds a range for v, or makes room for the range of v.
 func (p *Plan) place(v *VSwitch, g Growth) error {
 	ranges := append([]netip.Prefix{p.VPC.CIDR}, p.VPC.Secondary...)
 	taken := slices.Clone(g.Taken)
@@ -102,7 +102,7 @@ func (p *Plan) place(v *VSwitch, g Growth) error {
 	if n := len(p.VPC.Secondary) + g.Ranges; n >= maxSecondary {
 		return fmt.Errorf("the VPC has no room for another vSwitch, and has %d secondary ranges already, the most it may have: choose a larger mask (a smaller vSwitch)", n)
 	}
-	// The VPC is full: a range as large as a VPC's, so that the next vSwitch has room.
+	// The VPC is full: add a range as large as a VPC's, so that the next vSwitch has room too.
 	taken = slices.Concat(taken, ranges, p.Avoid, []netip.Prefix{p.ServiceCIDR})
 	more, found := free(privateRanges(), vSwitchMaskMin, taken)
 	if !found {
@@ -115,8 +115,8 @@ func (p *Plan) place(v *VSwitch, g Growth) error {
 	return nil
 }
 
-// nextName names a zone's next Pod vSwitch: by its range, as Propose does, or with a
-// number behind the user's own name of the first.
+// nextName names a zone's next Pod vSwitch: by its range, like Propose, or with a number after
+// the user's own name of the first.
 func (p *Plan) nextName(z Zone, c netip.Prefix) string {
 	if len(z.Pods) == 0 || z.Pods[0].Name == nameOf(podSwitch, z.Pods[0].CIDR) {
 		return nameOf(podSwitch, c)
@@ -129,5 +129,5 @@ func (p *Plan) nextName(z Zone, c netip.Prefix) string {
 	}
 }
 
-// podSwitch begins the names of the Pod vSwitches that Propose makes.
+// podSwitch is the prefix of the names that Propose gives to Pod vSwitches.
 const podSwitch = "pod_switch"

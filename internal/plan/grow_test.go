@@ -93,7 +93,7 @@ func TestGrowRefuses(t *testing.T) {
 	}
 }
 
-// However often a plan grows, it keeps all rules, and what it had stays as it was.
+// However often a plan grows, it stays valid and keeps its ranges.
 func TestGrowKeepsTheRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		zones := []string{"cn-hangzhou-i", "cn-hangzhou-j"}[:rapid.IntRange(1, 2).Draw(t, "zones")]

@@ -10,38 +10,38 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// builder lays the zones of a plan out in ranges.
+// builder assigns ranges to the zones of a plan.
 type builder struct {
 	request Request
 	base    *Plan // everything but VPC and vSwitches
-	nodes   int   // of the fullest zone
-	// least is how many addresses the vSwitches of the candidates so far may have, and
-	// the next must.
+	nodes   int   // in the fullest zone
+	// least is the size of the previous candidate in addresses; the next must have at least as
+	// many.
 	least int
 }
 
-// shape is a candidate: each zone has a node vSwitch, at most a unit, and k units
-// for its pods in the VPC's range, and a Pod vSwitch in each secondary one. k is 0 only
-// where there are secondary ranges. Units side by side are one Pod vSwitch where they can be.
+// shape is a candidate: each zone has a node vSwitch, at most a unit large, k units for its
+// pods in the VPC's range, and a Pod vSwitch in each secondary range. k is 0 only if there are
+// secondary ranges. Adjacent units are one Pod vSwitch where possible.
 type shape struct {
 	vpc       netip.Prefix
 	secondary []netip.Prefix
-	unit, k   int // the unit's mask, units for a zone's pods
-	// node is the mask of the largest node vSwitch for which there is room, first that
-	// of the one for few nodes.
+	unit, k   int // the mask of a unit, the number of units for a zone's pods
+	// node is the mask of the largest node vSwitch that fits, first that of the one for few
+	// nodes.
 	node, first int
-	// front is how many units the node vSwitches share where there is not one for each
-	// of them; 0: each is before the Pod vSwitches of its zone.
+	// front is how many units the node vSwitches share if there is not one for each of them; 0:
+	// each precedes the Pod vSwitches of its zone.
 	front int
 }
 
-// Shapes that leave the VPC's range mostly free, in order of size.
+// Shapes that leave most of the VPC's range free, sorted by size.
 var usual = []struct{ unit, k int }{{19, 1}, {18, 1}, {17, 1}, {16, 1}, {16, 2}, {16, 3}}
 
-// mostUnits is how many units in one range the pods of a zone have at most.
+// mostUnits is the maximum number of units for the pods of a zone in one range.
 const mostUnits = 15
 
-// candidates gives plans in order of the addresses they take.
+// candidates yields plans, sorted by the number of addresses they use.
 func (b *builder) candidates(yield func(*Plan) bool) {
 	if vpc := b.request.VPC; vpc.IsValid() {
 		b.within(vpc, true, yield)
@@ -59,7 +59,7 @@ func (b *builder) candidates(yield func(*Plan) bool) {
 	}
 }
 
-// larger is a range for the VPC that is twice as large. Flannel's nodes need none.
+// larger returns a range for the VPC that is twice as large. Flannel's nodes need none.
 func (b *builder) larger(vpc netip.Prefix, taken []netip.Prefix) (netip.Prefix, bool) {
 	if vpc.Bits() == vpcMaskMin || b.base.Network == claims.NetworkFlannel {
 		return netip.Prefix{}, false
@@ -67,8 +67,8 @@ func (b *builder) larger(vpc netip.Prefix, taken []netip.Prefix) (netip.Prefix, 
 	return free(privateRanges(), vpc.Bits()-1, taken)
 }
 
-// within gives the candidates for one VPC range, those with secondary ranges only if
-// more says so. It reports whether to go on.
+// within yields the candidates for one VPC range, and those with secondary ranges if more is
+// set. It reports whether to continue.
 func (b *builder) within(vpc netip.Prefix, more bool, yield func(*Plan) bool) bool {
 	zones := len(b.base.Zones)
 	if b.base.Network == claims.NetworkFlannel {
@@ -78,8 +78,8 @@ func (b *builder) within(vpc netip.Prefix, more bool, yield func(*Plan) bool) bo
 		}
 		return true
 	}
-	// In a small range the vSwitches are in proportion: an eighth of it each, or less
-	// for many zones.
+	// In a small range the vSwitches are smaller too: each has an eighth of it, or less for
+	// many zones.
 	first := min(max(firstSwitchMask, vpc.Bits()+max(3, log2(2*zones))), vSwitchMaskMax)
 	var all []shape
 	for _, u := range usual {
@@ -99,8 +99,8 @@ func (b *builder) within(vpc netip.Prefix, more bool, yield func(*Plan) bool) bo
 	return true
 }
 
-// newShape is the shape with k units for the pods of each zone, if there is room. Where
-// what they leave is less than a unit for each zone, the node vSwitches share it.
+// newShape returns the shape with k units for the pods of each zone, if there is room. If less
+// than a unit for each zone is left, the node vSwitches share the rest.
 func newShape(vpc netip.Prefix, zones, unit, k, first int) (shape, bool) {
 	s := shape{vpc: vpc, unit: unit, k: k, node: unit}
 	left := units(vpc, unit) - zones*k
@@ -114,9 +114,9 @@ func newShape(vpc netip.Prefix, zones, unit, k, first int) (shape, bool) {
 	return s, s.first <= vSwitchMaskMax
 }
 
-// full are shapes that use the VPC's whole range, and then secondary ones too, in
-// order of size; of equal ones that with the fewest units first. Last of them is
-// that whose Pod vSwitches are in secondary ranges alone.
+// full returns shapes that use the VPC's whole range, then those with secondary ranges too,
+// sorted by size; of equal ones the one with the fewest units comes first. The last has its Pod
+// vSwitches only in secondary ranges.
 func (b *builder) full(vpc netip.Prefix, more bool) []shape {
 	zones := len(b.base.Zones)
 	var secondary []netip.Prefix
@@ -132,11 +132,11 @@ func (b *builder) full(vpc netip.Prefix, more bool) []shape {
 	for unit := max(vpc.Bits(), vSwitchMaskMin); unit <= vSwitchMaskMax; unit++ {
 		fill := units(vpc, unit)/zones - 1
 		if fill > mostUnits {
-			break // as many as are allowed would leave much of the range free, and come first for it
+			break // a shape with the maximum of units would leave much of the range free, and would come first
 		}
 		fills := []int{fill}
 		if shared := (units(vpc, unit) - 1) / zones; shared > max(0, fill) {
-			fills = append(fills, shared) // the node vSwitches share what is left
+			fills = append(fills, shared) // the node vSwitches share the rest
 		}
 		for _, fill := range fills {
 			for n := range len(secondary) + 1 {
@@ -155,7 +155,7 @@ func (b *builder) full(vpc netip.Prefix, more bool) []shape {
 	return all
 }
 
-// units is how many ranges of that mask p has.
+// units returns the number of ranges with that mask in p.
 func units(p netip.Prefix, mask int) int {
 	if mask < p.Bits() {
 		return 0
@@ -163,10 +163,11 @@ func units(p netip.Prefix, mask int) int {
 	return 1 << (mask - p.Bits())
 }
 
-// part is the mask of a zone's share of a secondary range.
+// part returns the mask of a zone's share of a secondary range.
 func part(r netip.Prefix, zones int) int { return r.Bits() + log2(zones) }
 
-// addresses is how many the vSwitches of the shape have, with node vSwitches of that mask.
+// addresses returns the number of addresses in the vSwitches of the shape, with node vSwitches
+// of that mask.
 func (s shape) addresses(zones, node int) int {
 	n := zones * (1<<(32-node) + s.k<<(32-s.unit))
 	for _, r := range s.secondary {
@@ -175,11 +176,11 @@ func (s shape) addresses(zones, node int) int {
 	return n
 }
 
-// plan is the shape as a plan: zone by zone, the node vSwitch before the Pod vSwitches,
-// or all node vSwitches before all those of the pods.
+// plan converts the shape to a plan: zone by zone with the node vSwitch before the Pod
+// vSwitches, or all node vSwitches before all Pod vSwitches.
 func (b *builder) plan(s shape) *Plan {
 	p := *b.base
-	// Not a clone: an empty list would not be the nil of a plan read from its file.
+	// Not a clone: an empty list would differ from the nil of a plan that was read from a file.
 	p.VPC = VPC{CIDR: s.vpc, Secondary: append([]netip.Prefix(nil), s.secondary...)}
 	p.Nodes.InstanceTypes = slices.Clone(p.Nodes.InstanceTypes)
 	p.Avoid = slices.Clone(p.Avoid)
@@ -213,8 +214,8 @@ func (b *builder) plan(s shape) *Plan {
 	return &p
 }
 
-// join says how the units from start to end begin: 2^join of them are one range that a
-// vSwitch may have.
+// join returns how many units from start on can be joined: 2^join of them are one range of a
+// valid vSwitch.
 func (s shape) join(start, end int) int {
 	join := 0
 	for s.unit-join > vSwitchMaskMin && start%(2<<join) == 0 && start+2<<join <= end {
@@ -225,12 +226,13 @@ func (s shape) join(start, end int) int {
 
 func vSwitch(kind string, p netip.Prefix) VSwitch { return VSwitch{Name: nameOf(kind, p), CIDR: p} }
 
-// nameOf is a range's name as the user guide writes them: pod_switch_192_168_32_0_19.
+// nameOf returns a name with the range, in the form of the user guide:
+// pod_switch_192_168_32_0_19.
 func nameOf(kind string, p netip.Prefix) string {
 	return kind + "_" + strings.NewReplacer(".", "_", "/", "_").Replace(p.String())
 }
 
-// noSpace says why there was no candidate at all.
+// noSpace explains why there was no candidate.
 func (b *builder) noSpace() Problems {
 	var ps Problems
 	zones := len(b.base.Zones)

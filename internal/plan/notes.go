@@ -7,11 +7,11 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The kubelet's maxPods unless it is set (KubeletConfiguration), which is also the
-// most that Kubernetes' page on large clusters recommends.
+// The kubelet's default of maxPods (KubeletConfiguration), which is also the maximum that
+// Kubernetes' page on large clusters recommends.
 const kubeletPods = 110
 
-// notes are what a user should know and no rule forbids.
+// notes returns what a user should know although no rule forbids it.
 func (m *measurer) notes(c Capacity) []string {
 	var notes []string
 	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }

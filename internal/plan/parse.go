@@ -10,12 +10,12 @@ import (
 	"terway.dev/terway/internal/decode"
 )
 
-// Version is the form of the plan file that this package reads and writes.
+// Version is the version of the plan file's format.
 const Version = 1
 
-// Parse reads a plan in YAML or JSON. It looks at the form alone: keys that exist,
-// values of the right kind; Check knows the network's rules. The error is a
-// Problems with everything that is wrong, unless it is not YAML at all.
+// Parse parses a plan in YAML or JSON. It checks only the form: known keys, values of the right
+// type; Check knows the rules. The error is a Problems with everything that is wrong, unless
+// the input is not YAML.
 func Parse(data []byte) (*Plan, error) {
 	p, ps, err := parse(data)
 	if err != nil {
@@ -27,23 +27,22 @@ func Parse(data []byte) (*Plan, error) {
 	return p, nil
 }
 
-// Read is Parse and Check in one: the error names what is wrong with the form and
-// with the network.
+// Read is Parse and Check: the error has the problems of form and of the network.
 func Read(data []byte, types Catalog) (*Plan, error) {
 	p, ps, err := parse(data)
 	if err != nil {
 		return nil, err
 	}
 	if p != nil {
-		// What has the wrong form is not missing or wrong besides.
+		// A field with a wrong form is not reported as missing or invalid too.
 		var said []string
 		for _, form := range ps {
-			meant := form.Field[:strings.LastIndex(form.Field, ".")+1] + form.Want // of a misspelt key
+			meant := form.Field[:strings.LastIndex(form.Field, ".")+1] + form.Want // a misspelt key
 			said = append(said, form.Field, meant)
 		}
 		c := rules(p, types)
 		if len(ps) == 0 {
-			c.fits() // it would count with the default of what has the wrong form
+			c.fits() // otherwise it would use the default of a field with a wrong form
 		}
 		for _, problem := range c.Problems {
 			if !slices.ContainsFunc(said, func(s string) bool { return below(problem.Field, s) }) {
@@ -63,7 +62,7 @@ func below(field, other string) bool {
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// parse gives the plan as far as it has the right form; nil when there is none.
+// parse returns the fields of the plan that have the right form, or nil if there are none.
 func parse(data []byte) (*Plan, Problems, error) {
 	raw, err := decode.YAML(data)
 	if err != nil {
@@ -73,7 +72,7 @@ func parse(data []byte) (*Plan, Problems, error) {
 	if !ok {
 		return nil, Problems{{Field: "plan", Value: decode.Describe(raw), Want: "the keys of a plan: version, name, region, …"}}, nil
 	}
-	// The keys of another version are not mistakes of this one.
+	// The keys of another version are not reported.
 	if v, ok := fields["version"].(float64); ok && v != Version {
 		return nil, Problems{{Field: "version", Value: fmt.Sprint(v), Want: fmt.Sprintf("%d, the form that this terwayctl reads", Version)}}, nil
 	}

@@ -15,7 +15,8 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// TestForm: every mistake of form, and the rules that can be told besides.
+// TestForm: every mistake of form is reported, and the broken rules that can be found
+// nevertheless.
 func TestForm(t *testing.T) {
 	_, err := plan.Read([]byte(`
 version: 1
@@ -68,12 +69,12 @@ func TestNotAPlan(t *testing.T) {
 	}
 	for _, text := range []string{"{", "name: a\nname: b"} {
 		if _, err := plan.Parse([]byte(text)); err == nil {
-			t.Errorf("%q is taken for YAML", text)
+			t.Errorf("%q is accepted as YAML", text)
 		}
 	}
 }
 
-// TestRoundTrip: what is written is read back the same, from YAML and from JSON.
+// TestRoundTrip: a plan that is written is read back unchanged, from YAML and from JSON.
 func TestRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p, err := plan.Propose(drawRequest(t))
@@ -101,7 +102,8 @@ func TestRoundTrip(t *testing.T) {
 	})
 }
 
-// FuzzParse: no input makes Read panic; what it takes is sound and is stable.
+// FuzzParse: no input makes Read panic; an accepted plan is valid, and stable when written and
+// read again.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob("testdata/*.yaml")
 	if err != nil || len(files) == 0 {
@@ -119,7 +121,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p, err := plan.Read(data, catalog.Default())
 		if err != nil {
-			// Check alone must stand a plan of any content, too.
+			// Check alone must accept any content too.
 			if p, err := plan.Parse(data); err == nil && len(plan.Check(p, catalog.Default())) == 0 {
 				t.Fatalf("Check finds nothing, Read does")
 			}

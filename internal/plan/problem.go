@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// Problem is one thing that is wrong with a plan: the field, the value it has, and
-// what would be right.
+// Problem is a mistake in a plan: the field, its value, and what would be right.
 type Problem struct {
 	Field string `json:"field"`
 	Value string `json:"value"`
@@ -20,7 +19,7 @@ func (p Problem) String() string {
 	return p.Field + " " + p.Value + ": want " + p.Want
 }
 
-// Problems is an error that names all of them.
+// Problems is an error that lists all of them.
 type Problems []Problem
 
 func (ps Problems) Error() string {

@@ -9,44 +9,44 @@ import (
 	"terway.dev/terway/internal/zone"
 )
 
-// Request is what a user wishes for. What is left out is chosen.
+// Request is what a user requests. Fields that are not set are chosen.
 type Request struct {
-	// Name of the VPC; empty: made of its range.
+	// Name of the VPC; empty: derived from its range.
 	Name string
-	// Region; empty: that of the first zone.
+	// Region; empty: the region of the first zone.
 	Region string
 	Zones  []string
-	// Network, and with claims.NetworkTerway Mode; empty: that, and claims.ModeShared.
+	// Network and Mode; empty: claims.NetworkTerway with claims.ModeShared.
 	Network  string
 	Mode     string
 	Prefixes bool
 	// Nodes; Max 0: as many as Count.
 	Nodes Nodes
-	// Ranges; zero: chosen. PodCIDR is Flannel's.
+	// Ranges; zero: chosen. PodCIDR is for Flannel.
 	VPC, ServiceCIDR, PodCIDR netip.Prefix
-	// Avoid are ranges that nothing may overlap.
+	// Avoid are ranges that the plan must not overlap.
 	Avoid []netip.Prefix
 	Types Catalog
 }
 
-// The ranges that come first, from the user guide and the cloud's planning page.
+// The ranges to try first, from the user guide and the cloud's planning page.
 var (
 	firstServices = []netip.Prefix{netip.MustParsePrefix("172.21.0.0/20"), netip.MustParsePrefix("172.19.0.0/20")}
 	firstPods     = netip.MustParsePrefix("172.20.0.0/16")
 )
 
-// The masks of a proposal before anything grows or shrinks.
+// The masks of a proposal before they are adapted.
 const (
 	firstVPCMask     = 16
 	firstSwitchMask  = 19
-	firstFlannelMask = 24 // of the node vSwitch
+	firstFlannelMask = 24 // for the node vSwitch
 	firstServiceMask = 20
 )
 
-// Propose makes a plan that passes Check and has room for Nodes.Max nodes. The first
-// of the candidates that fits is taken, and they are in order of their size: more
-// nodes never get a smaller network. The error is a Problems that says which wish is
-// wrong or too big, and what would fit.
+// Propose makes a plan that passes Check and has room for Nodes.Max nodes. It tries candidates
+// in order of their size and returns the first that fits, so more nodes never get a smaller
+// network. The error is a Problems that says which part of the request is invalid or too big,
+// and what would fit.
 func Propose(r Request) (*Plan, error) {
 	p, ps := skeleton(r)
 	if len(ps) > 0 {
@@ -69,13 +69,13 @@ func Propose(r Request) (*Plan, error) {
 	return nil, Problems{best}
 }
 
-// tightest is the limit that ends growth first, whatever is asked for. All are known.
+// tightest returns the lowest limit. All limits are known.
 func tightest(limits []Limit) Limit {
 	return slices.MinFunc(slices.DeleteFunc(slices.Clone(limits), func(l Limit) bool { return l.Quota }),
 		func(a, b Limit) int { return cmp.Compare(a.Nodes.N, b.Nodes.N) })
 }
 
-// skeleton is the plan without VPC and vSwitches, or what is wrong with the wishes.
+// skeleton returns the plan without VPC and vSwitches, or the problems of the request.
 func skeleton(r Request) (*Plan, Problems) {
 	p := &Plan{
 		Version: Version, Name: r.Name, Region: r.Region, Network: r.Network, Mode: r.Mode, Prefixes: r.Prefixes,
@@ -116,13 +116,13 @@ func skeleton(r Request) (*Plan, Problems) {
 	return p, p.chooseRanges()
 }
 
-// wishes checks what a request says, with the rules for a plan.
+// wishes checks a request by the rules for a plan.
 func (c *checker) wishes() {
 	p := c.p
 	if p.Name != "" {
 		c.planName()
 	}
-	noRegion := len(p.Zones) > 0 && p.Region == "" // none was given, and the first zone names none
+	noRegion := len(p.Zones) > 0 && p.Region == "" // the region is not set, and the first zone does not imply one
 	if len(p.Zones) > 0 && !noRegion && !word(p.Region) {
 		c.bad("region", quoted(p.Region), "a region such as cn-hangzhou")
 	}
@@ -153,7 +153,7 @@ func (c *checker) wishes() {
 	c.avoids(ranges)
 }
 
-// unknownDemand names the types whose figures would be needed.
+// unknownDemand reports the types whose numbers are needed and unknown.
 func unknownDemand(p *Plan, types Catalog) Problems {
 	var ps Problems
 	for _, name := range p.Nodes.InstanceTypes {
@@ -171,7 +171,7 @@ func unknownDemand(p *Plan, types Catalog) Problems {
 	return ps
 }
 
-// chooseRanges chooses the Service range, and Flannel's pod range, where none is wished for.
+// chooseRanges chooses the Service range, and Flannel's pod range, if they are not requested.
 func (p *Plan) chooseRanges() Problems {
 	var ps Problems
 	if !p.ServiceCIDR.IsValid() && !p.chooseService() {
@@ -183,13 +183,13 @@ func (p *Plan) chooseRanges() Problems {
 	return ps
 }
 
-// taken are the ranges that what is chosen next may not overlap.
+// taken are the ranges that the next chosen range may not overlap.
 func (p *Plan) taken() []netip.Prefix {
 	return append(slices.Clone(p.Avoid), p.VPC.CIDR, p.ServiceCIDR, p.PodCIDR)
 }
 
-// chooseService takes a range that VPCs seldom have: one of 172.16.0.0/12, otherwise
-// the top of another, so that as much as possible stays in one piece.
+// chooseService prefers a range that VPCs rarely use: one in 172.16.0.0/12, otherwise the top
+// of another, so that the rest stays in one piece.
 func (p *Plan) chooseService() bool {
 	taken := p.taken()
 	pools := []netip.Prefix{private172, private10, private192}
@@ -213,8 +213,8 @@ func (p *Plan) choosePods() bool {
 	return ok
 }
 
-// maskFor is the mask of the smallest block that holds so many pods, the usual one
-// for 0, and the largest when none holds them.
+// maskFor returns the mask of the smallest block that holds so many pods; the default for 0,
+// and the largest block if none holds them.
 func maskFor(pods int) int {
 	if pods == 0 {
 		return nodeMaskDefault

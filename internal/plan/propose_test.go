@@ -56,7 +56,7 @@ func propose(t *testing.T, r plan.Request) *plan.Plan {
 	return p
 }
 
-// TestUserGuide: the table and the names of the user guide come out of no wish at all.
+// TestUserGuide: a request without wishes gives the table and the names of the user guide.
 func TestUserGuide(t *testing.T) {
 	p := propose(t, wish())
 	row := []string{p.VPC.CIDR.String(), p.Zones[0].Node.CIDR.String(), p.Zones[0].Pods[0].CIDR.String(), p.ServiceCIDR.String()}
@@ -69,8 +69,8 @@ func TestUserGuide(t *testing.T) {
 	}
 }
 
-// TestGolden: whole plan files. The ranges of two zones and of Flannel are those of
-// the cloud's planning page.
+// TestGolden: complete plan files. The ranges of two zones and of Flannel are those of the
+// cloud's planning page.
 func TestGolden(t *testing.T) {
 	two := wish()
 	two.Zones = append(two.Zones, "cn-hangzhou-j")
@@ -93,7 +93,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestFewVSwitches: not more Pod vSwitches than the nodes need: ranges side by side are one.
+// TestFewVSwitches: no more Pod vSwitches than the nodes need: adjacent ranges are joined.
 func TestFewVSwitches(t *testing.T) {
 	r := wish()
 	r.VPC, r.Zones = pfx("10.0.0.0/16"), []string{"cn-hangzhou-h", "cn-hangzhou-i", "cn-hangzhou-j"}
@@ -102,7 +102,8 @@ func TestFewVSwitches(t *testing.T) {
 		pods  string
 	}{
 		{1000, "10.0.64.0/18"},
-		// Of 16 /20 one is the nodes'; 667 nodes take 20010 addresses, which is 5 of them.
+		// One of 16 /20 ranges is for the nodes; 667 nodes use 20010 addresses, which is 5
+		// ranges.
 		{2000, "10.0.16.0/20 10.0.32.0/19 10.0.64.0/19"},
 	} {
 		r.Nodes.Max = c.nodes
@@ -116,7 +117,7 @@ func TestFewVSwitches(t *testing.T) {
 	}
 }
 
-// TestSmallestVPC: a VPC larger than the recommended /16 only where none of that size will do.
+// TestSmallestVPC: the VPC is larger than the recommended /16 only if no /16 is enough.
 func TestSmallestVPC(t *testing.T) {
 	for _, c := range []struct{ zones, nodes, mask int }{
 		{1, 2000, 16}, {1, 2114, 15}, {3, 1000, 16}, {3, 2000, 16}, {3, 2114, 15}, {5, 3, 16}, {12, 3, 16}, {12, 1000, 16},
@@ -132,7 +133,7 @@ func TestSmallestVPC(t *testing.T) {
 	}
 }
 
-// TestNodesAlone: where the nodes need a small VPC's whole range, pods have secondary ones.
+// TestNodesAlone: if the nodes need a small VPC's whole range, pods get secondary ranges.
 func TestNodesAlone(t *testing.T) {
 	r := wish()
 	r.VPC, r.Nodes.Max = pfx("172.30.0.0/22"), 1000
@@ -147,7 +148,7 @@ func TestNodesAlone(t *testing.T) {
 	}
 }
 
-// TestFlannelMask: the block of a node follows from its pods.
+// TestFlannelMask: the size of a node's block depends on its pods.
 func TestFlannelMask(t *testing.T) {
 	for pods, mask := range map[int]int{0: 26, 1: 28, 13: 28, 14: 27, 29: 27, 30: 26, 61: 26, 62: 25, 126: 24, 253: 24} {
 		r := wish()
@@ -158,7 +159,7 @@ func TestFlannelMask(t *testing.T) {
 	}
 }
 
-// TestTooBig: the error names the wish and the most that would fit.
+// TestTooBig: the error names the field of the request and the maximum that would fit.
 func TestTooBig(t *testing.T) {
 	for name, c := range map[string]struct {
 		change      func(*plan.Request)
@@ -201,7 +202,7 @@ func TestTooBig(t *testing.T) {
 	}
 }
 
-// types that the properties draw from: small, usual, many addresses, bare metal.
+// types for the property tests: small, usual, many addresses, bare metal.
 var types = []string{"ecs.g6.large", "ecs.g6.2xlarge", "ecs.g7.4xlarge", "ecs.ebmg6.26xlarge", "ecs.g8i.48xlarge"}
 
 func drawRange(t *rapid.T, label string, minBits, maxBits int) netip.Prefix {
@@ -240,9 +241,9 @@ func drawRequest(t *rapid.T) plan.Request {
 	return r
 }
 
-// TestProposedIsRight: a proposal passes Check, obeys the wishes, overlaps nothing,
-// and holds what it was asked to hold without passing a limit. A refusal says what
-// would do, and it does.
+// TestProposedIsRight: a proposal passes Check, follows the request, has no overlaps, and holds
+// the requested nodes within all limits. If there is no proposal, the error says what would
+// fit, and it does.
 func TestProposedIsRight(t *testing.T) {
 	proposed, refused := 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -323,7 +324,7 @@ func obeys(t *rapid.T, r plan.Request, p *plan.Plan) {
 	}
 }
 
-// needsTheVPC: half of a VPC range larger than /16 would not do.
+// needsTheVPC: half of a VPC range larger than /16 would not be enough.
 func needsTheVPC(t *rapid.T, r plan.Request, p *plan.Plan) {
 	if r.VPC.IsValid() || p.VPC.CIDR.Bits() >= 16 {
 		return
@@ -338,7 +339,7 @@ func withinLimits(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	if c.LargestNodes.N < p.Nodes.Max && p.Nodes.Max*c.AddressesPerNode.N <= 60_000 {
 		t.Fatalf("the largest cluster has %v nodes, %d were wished for", c.LargestNodes, p.Nodes.Max)
 	}
-	// As large as can be: measured there, no vSwitch holds more than it can.
+	// At the maximum size no vSwitch uses more addresses than it has.
 	grown := *p
 	grown.Nodes.Max = c.LargestNodes.N
 	taken := 0
@@ -357,8 +358,8 @@ func withinLimits(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	}
 }
 
-// byHand counts the largest cluster's addresses apart from the package, type by type,
-// from the catalogue's figures and the user guide's formulas.
+// byHand computes the largest cluster's addresses independently, type by type, from the
+// catalogue and the user guide's formulas.
 func byHand(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	if p.Network == claims.NetworkFlannel {
 		return
@@ -401,7 +402,8 @@ func byHand(t *rapid.T, p *plan.Plan, c plan.Capacity) {
 	}
 }
 
-// footprint is what a plan takes: addresses of the VPC, of vSwitches, of the security group.
+// footprint returns what a plan uses: addresses of the VPC, of vSwitches, of the security
+// group.
 func footprint(p *plan.Plan) [3]int {
 	size := func(q netip.Prefix) int { return 1 << (32 - q.Bits()) }
 	f := [3]int{size(p.VPC.CIDR), 0, map[string]int{plan.GroupNormal: 0, plan.GroupEnterprise: 1}[p.SecurityGroup]}
@@ -417,8 +419,8 @@ func footprint(p *plan.Plan) [3]int {
 	return f
 }
 
-// TestMonotone: more nodes never get a smaller network, and what holds more is
-// never possible where less is not.
+// TestMonotone: more nodes never get a smaller network, and if a larger request is possible, so
+// is a smaller one.
 func TestMonotone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := drawRequest(t)
@@ -445,8 +447,8 @@ func notLess(t rapid.TB, small, large *plan.Plan) {
 	}
 }
 
-// TestGrowth is TestMonotone step by step, where ranges become full: in a VPC that is
-// given, and where the ranges to avoid leave little.
+// TestGrowth is TestMonotone in single steps until ranges are full: in a given VPC, and with
+// few free ranges.
 func TestGrowth(t *testing.T) {
 	for name, c := range map[string]struct {
 		zones int

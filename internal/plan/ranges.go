@@ -8,7 +8,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// placed is a vSwitch with its place in the plan.
+// placed is a vSwitch with its field in the plan.
 type placed struct {
 	VSwitch
 	field string
@@ -16,7 +16,7 @@ type placed struct {
 	pods  bool
 }
 
-// vSwitches are the plan's, zone by zone, the node vSwitch first.
+// vSwitches returns the plan's vSwitches, zone by zone, the node vSwitch first.
 func (p *Plan) vSwitches() []placed {
 	var all []placed
 	for i, z := range p.Zones {
@@ -34,7 +34,7 @@ type named struct {
 	cidr  netip.Prefix
 }
 
-// ranges checks every range but the VPC's own, and that none overlaps another.
+// ranges checks every range but the VPC's own, and that no two overlap.
 func (c *checker) ranges() {
 	p := c.p
 	vpc := []named{{"vpc.cidr", p.VPC.CIDR}}
@@ -59,13 +59,13 @@ func (c *checker) ranges() {
 	c.avoids(all)
 }
 
-// avoids checks the ranges to avoid, which may overlap one another, against all others.
+// avoids checks the ranges to avoid, which may overlap each other, against all others.
 func (c *checker) avoids(all []named) {
 	for i, a := range c.p.Avoid {
 		if field := fmt.Sprintf("avoid[%d]", i); !a.IsValid() {
 			c.bad(field, "", "a range such as 10.0.0.0/8")
 		} else if a.Addr().Is4In6() {
-			// It would overlap nothing.
+			// An IPv6 range would overlap nothing.
 			c.bad(field, a, "an IPv4 range such as 10.0.0.0/8")
 		} else if a != a.Masked() {
 			c.bad(field, a, "%s (the bits behind the mask are zero)", a.Masked())
@@ -78,7 +78,7 @@ func (c *checker) avoids(all []named) {
 	}
 }
 
-// apart checks that no two ranges overlap; the later one is named.
+// apart checks that no two ranges overlap; the problem names the later one.
 func (c *checker) apart(ranges []named) {
 	for i, r := range ranges {
 		for _, earlier := range ranges[:i] {
@@ -96,7 +96,7 @@ func (c *checker) vSwitch(field string, p netip.Prefix, vpc []named) {
 	if p.Bits() < vSwitchMaskMin || p.Bits() > vSwitchMaskMax {
 		c.bad(field, p, "a mask from /%d to /%d", vSwitchMaskMin, vSwitchMaskMax)
 	}
-	// Of a VPC whose ranges are not sound it cannot be told what is inside.
+	// If the VPC's ranges are invalid, the check is skipped.
 	if !slices.ContainsFunc(vpc, func(r named) bool { return !wellFormed(r.cidr) || contains(r.cidr, p) }) {
 		c.bad(field, p, "a range inside one range of the VPC: %s", list(vpc))
 	}
@@ -139,5 +139,5 @@ func (c *checker) podRange() {
 	}
 }
 
-// blockHolds is how many pods a node's block of Flannel's pod range holds.
+// blockHolds returns how many pods a node's block of Flannel's pod range holds.
 func blockHolds(mask int) int { return max(0, 1<<(32-mask)-flannelReserved) }

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// at is the range of that mask that begins n addresses after the start of p.
+// at returns the range of that mask that starts n addresses after the start of p.
 func at(p netip.Prefix, n int, bits int) netip.Prefix {
 	start := p.Addr().As4()
 	var b [4]byte
@@ -14,8 +14,8 @@ func at(p netip.Prefix, n int, bits int) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4(b), bits)
 }
 
-// free finds a range of that mask in the pools which overlaps nothing taken: the
-// lowest of the first pool that has one.
+// free returns a range of that mask in the pools that overlaps nothing in taken: the lowest of
+// the first pool that has one.
 func free(pools []netip.Prefix, bits int, taken []netip.Prefix) (netip.Prefix, bool) {
 	step := 1 << (32 - bits)
 	for _, pool := range pools {
@@ -25,7 +25,7 @@ func free(pools []netip.Prefix, bits int, taken []netip.Prefix) (netip.Prefix, b
 			if i < 0 {
 				return p, true
 			}
-			// On to the first candidate behind what is in the way.
+			// Continue at the first candidate after the overlapping range.
 			n += step
 			if t := taken[i]; t.Bits() < bits {
 				n = offset(pool, t) + size(t)
@@ -54,13 +54,13 @@ func freeHigh(pools []netip.Prefix, bits int, taken []netip.Prefix) (netip.Prefi
 	return netip.Prefix{}, false
 }
 
-// offset is how many addresses p begins after the start of pool; below zero when before it.
+// offset returns how many addresses p starts after the start of pool; negative if before it.
 func offset(pool, p netip.Prefix) int {
 	a, b := pool.Masked().Addr().As4(), p.Masked().Addr().As4()
 	return int(binary.BigEndian.Uint32(b[:])) - int(binary.BigEndian.Uint32(a[:]))
 }
 
-// largest finds the largest free range with a mask from min to max.
+// largest returns the largest free range with a mask from min to max.
 func largest(pools []netip.Prefix, minBits, maxBits int, taken []netip.Prefix) (netip.Prefix, bool) {
 	for bits := minBits; bits <= maxBits; bits++ {
 		if p, ok := free(pools, bits, taken); ok {
@@ -70,7 +70,7 @@ func largest(pools []netip.Prefix, minBits, maxBits int, taken []netip.Prefix) (
 	return netip.Prefix{}, false
 }
 
-// log2 is the least k with 2^k ≥ n.
+// log2 returns the smallest k with 2^k ≥ n.
 func log2(n int) int {
 	k := 0
 	for 1<<k < n {

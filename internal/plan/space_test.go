@@ -8,14 +8,14 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestFree: a range is found exactly where trying one after the other finds it.
+// TestFree: free finds the same range as trying one after the other.
 func TestFree(t *testing.T) {
 	pool := netip.MustParsePrefix("10.9.0.0/20")
 	rapid.Check(t, func(t *rapid.T) {
 		var taken []netip.Prefix
 		for range rapid.IntRange(0, 5).Draw(t, "taken") {
 			bits := rapid.IntRange(19, 27).Draw(t, "mask")
-			// Some of them lie before or behind the pool.
+			// Some of them lie before or after the pool.
 			taken = append(taken, at(netip.MustParsePrefix("10.8.240.0/20"), rapid.IntRange(0, 3<<12-1).Draw(t, "at"), bits).Masked())
 		}
 		bits := rapid.IntRange(20, 26).Draw(t, "bits")

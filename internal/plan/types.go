@@ -1,19 +1,19 @@
-// Package plan lays a cluster's network out: the VPC's range, a node vSwitch and
-// Pod vSwitches for each zone, the Service range, and how many pods follow from the
-// nodes' instance types.
+// Package plan designs a cluster's network: the VPC's range, a node vSwitch and Pod vSwitches
+// for each zone, the Service range, and the number of pods that follows from the nodes'
+// instance types.
 //
-// It is pure: values in, values out. It asks no cloud, reads no file and no clock.
+// It is pure: values in, values out. It uses no cloud, no files and no clock.
 package plan
 
 import (
 	"net/netip"
 )
 
-// Plan is a cluster's network, as the plan file holds it (YAML or JSON).
+// Plan is a cluster's network, as in the plan file (YAML or JSON).
 type Plan struct {
-	// Version of the file's form: 1.
+	// Version of the file's format: 1.
 	Version int `json:"version"`
-	// Name names what is created: the VPC, its vSwitches and the security group.
+	// Name is the name of the created resources: the VPC, its vSwitches and the security group.
 	Name string `json:"name"`
 	// Region is the cloud region, "cn-hangzhou".
 	Region string `json:"region"`
@@ -21,7 +21,7 @@ type Plan struct {
 	Network string `json:"network"`
 	// Mode is claims.ModeShared or claims.ModeExclusive; empty with Flannel.
 	Mode string `json:"mode,omitempty"`
-	// Prefixes: Terway takes /28 blocks instead of single addresses.
+	// Prefixes: Terway uses /28 blocks instead of single addresses.
 	Prefixes bool  `json:"prefixes,omitempty"`
 	VPC      VPC   `json:"vpc"`
 	Nodes    Nodes `json:"nodes"`
@@ -29,19 +29,19 @@ type Plan struct {
 	Zones []Zone `json:"zones"`
 	// ServiceCIDR is the cluster's Service range.
 	ServiceCIDR netip.Prefix `json:"serviceCIDR"`
-	// PodCIDR and NodeMask are Flannel's: the pods' range, and the length of each
-	// node's block of it. Zero with Terway.
+	// PodCIDR and NodeMask are for Flannel: the pods' range, and the prefix length of each
+	// node's block. Zero with Terway.
 	PodCIDR  netip.Prefix `json:"podCIDR,omitzero"`
 	NodeMask int          `json:"nodeMask,omitempty"`
 	// SecurityGroup is the kind of the security group: "normal" holds 2,000 private
 	// addresses, "enterprise" 65,536.
 	SecurityGroup string `json:"securityGroup"`
-	// Avoid are ranges that nothing of the plan may overlap: peered VPCs, data
-	// centres, other clusters.
+	// Avoid are ranges that the plan must not overlap: peered VPCs, data centres, other
+	// clusters.
 	Avoid []netip.Prefix `json:"avoid,omitempty"`
 }
 
-// VPC is the VPC's ranges.
+// VPC has the VPC's ranges.
 type VPC struct {
 	CIDR netip.Prefix `json:"cidr"`
 	// Secondary ranges (at most five).
@@ -50,12 +50,12 @@ type VPC struct {
 
 // Nodes is what the plan has room for.
 type Nodes struct {
-	// Count is how many nodes there are at first, Max how many the plan must hold later.
+	// Count is the initial number of nodes, Max the number that the plan must hold later.
 	Count int `json:"count"`
 	Max   int `json:"max"`
 	// InstanceTypes of the nodes.
 	InstanceTypes []string `json:"instanceTypes"`
-	// PodsPerNode is how many pods a node is to hold; 0: as many as its type can.
+	// PodsPerNode is the number of pods that a node must hold; 0: the maximum of its type.
 	PodsPerNode int `json:"podsPerNode,omitempty"`
 }
 
@@ -69,7 +69,7 @@ type Zone struct {
 	Pods []VSwitch `json:"pods,omitempty"`
 }
 
-// VSwitch is a subnet to be.
+// VSwitch is a subnet of the plan.
 type VSwitch struct {
 	Name string       `json:"name"`
 	CIDR netip.Prefix `json:"cidr"`

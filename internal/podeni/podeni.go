@@ -1,8 +1,8 @@
-// Package podeni reads what a pod says about an ENI of its own: by the annotation, and
-// by the resource that the scheduler counts. The admission webhook and the node's agent
-// both ask it, so that they cannot disagree.
+// Package podeni reads whether a pod requests an exclusive ENI: by the annotation, and by the
+// resource that the scheduler counts. The admission webhook and the node's agent both use it,
+// so that they cannot disagree.
 //
-// It owns no state. It must never guess: what contradicts itself is an error.
+// It has no state. It must never guess: a contradiction is an error.
 package podeni
 
 import (
@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// Asked says whether the annotations of a pod ask for an ENI of its own.
+// Asked reports whether the annotations of a pod request an exclusive ENI.
 func Asked(annotations map[string]string) (bool, error) {
 	switch v, set := annotations[claims.AnnotationExclusiveENI]; {
 	case !set || v == "false":
@@ -27,9 +27,9 @@ func Asked(annotations map[string]string) (bool, error) {
 	}
 }
 
-// Admit judges a pod that is about to be made. add says that the first container must get
-// the resource, request and limit 1. A pod without the annotation is never touched, nor
-// one of the host network, which has no interface of its own.
+// Admit validates a new pod. add says that the first container must get the resource, request
+// and limit 1. Pods without the annotation are never changed, nor pods of the host network,
+// which have no interface of their own.
 func Admit(pod *corev1.Pod) (add bool, err error) {
 	if _, set := pod.Annotations[claims.AnnotationExclusiveENI]; !set || pod.Spec.HostNetwork {
 		return false, nil
@@ -42,11 +42,11 @@ func Admit(pod *corev1.Pod) (add bool, err error) {
 	if !asks {
 		return false, none(found)
 	}
-	// A pod without containers is for the API server to refuse.
+	// The API server rejects a pod without containers.
 	return len(found) == 0 && len(pod.Spec.Containers) > 0, one(found)
 }
 
-// claim is the resource as one container asks for it; nil is not written.
+// claim is the resource in one container; nil: not set.
 type claim struct {
 	where          string
 	init           bool
@@ -85,7 +85,7 @@ func (c claim) String() string {
 	return fmt.Sprintf("%s: request of %s %s, limit %s", c.where, claims.ResourceENI, text(c.request), text(c.limit))
 }
 
-// one checks that what the pod asks for by the resource, if anything, is one ENI.
+// one checks that the pod requests the resource at most once, with the value 1.
 func one(found []claim) error {
 	is1 := func(q *resource.Quantity) bool {
 		return q != nil && q.Cmp(*resource.NewQuantity(1, resource.DecimalSI)) == 0
@@ -95,7 +95,7 @@ func one(found []claim) error {
 		switch {
 		case c.init:
 			errs = append(errs, fmt.Errorf("%s: want it in one of spec.containers, or nowhere: the annotation adds it", c))
-		// A request that is not set is the limit (Kubernetes' default).
+		// A request that is not set equals the limit (Kubernetes' default).
 		case !is1(c.limit) || c.request != nil && !is1(c.request):
 			errs = append(errs, fmt.Errorf("%s: want 1 and 1, or none: the annotation adds them", c))
 		case i > 0:
@@ -105,7 +105,7 @@ func one(found []claim) error {
 	return contradicts("true", errs)
 }
 
-// none checks that a pod which does not want an ENI of its own does not ask for one.
+// none checks that a pod without an exclusive ENI does not request the resource.
 func none(found []claim) error {
 	var errs []error
 	for _, c := range found {

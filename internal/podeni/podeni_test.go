@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// asks is a container that asks for the resource; "" leaves one out.
+// asks returns a container that requests the resource; "" leaves a value out.
 func asks(request, limit string) corev1.Container {
 	c := corev1.Container{Name: "c"}
 	if request != "" {
@@ -45,7 +45,7 @@ func TestAdmit(t *testing.T) {
 	for name, c := range map[string]struct {
 		pod *corev1.Pod
 		add bool
-		err []string // parts of the message; none: it must be admitted
+		err []string // parts of the message; empty: the pod must be admitted
 	}{
 		"no annotation":                    {pod: pod("", plain)},
 		"no annotation and the resource":   {pod: pod("", asks("2", "2"))},
@@ -93,8 +93,8 @@ func TestAdmit(t *testing.T) {
 	}
 }
 
-// Whatever the annotation is: two values are right, and all others are named in the
-// error, on the host network none matters.
+// For any annotation: two values are valid, the error names all others, and on the host network
+// all are ignored.
 func FuzzAnnotation(f *testing.F) {
 	for _, v := range []string{"true", "false", "", "True", "yes", "1", " true", "true\n", "\x00", "真"} {
 		f.Add(v, false)

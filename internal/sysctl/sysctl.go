@@ -1,7 +1,7 @@
-// Package sysctl reads and writes settings of network namespaces and their devices, the files
-// below /proc/sys/net. procSys is where they are, "/proc/sys" but in tests.
+// Package sysctl reads and writes sysctls of network namespaces and their devices, the files
+// below /proc/sys/net. procSys is their directory: "/proc/sys" except in tests.
 //
-// It decides nothing: which value is right its callers know.
+// It decides nothing: callers know the right values.
 package sysctl
 
 import (
@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Setting is one file below /proc/sys/net and the value it should have.
+// Setting is a file below /proc/sys/net and the value it should have.
 type Setting struct {
 	Path  string
 	Value string
@@ -33,9 +33,8 @@ func Set(procSys string, ns netns.NsHandle, list []Setting) (changed []string, e
 	return changed, err
 }
 
-// Write writes values that differ, and returns the ones it wrote. A file that does
-// not exist (a kernel without IPv6) is passed over; one that fails keeps none of the others
-// from being written.
+// Write writes the values that differ, and returns those that it wrote. A missing file (a
+// kernel without IPv6) is ignored; a failure does not stop the others from being written.
 func Write(procSys string, list []Setting) ([]string, error) {
 	var changed []string
 	var errs []error
@@ -52,13 +51,13 @@ func Write(procSys string, list []Setting) ([]string, error) {
 	return changed, errors.Join(errs...)
 }
 
-// set writes the value if it differs from what was. It is called several times for each
-// pod, so it makes as few system calls as it can.
+// set writes the value if it differs. It is called several times for each pod, so it makes few
+// system calls.
 func (s Setting) set(procSys string) (was string, err error) {
 	path := filepath.Join(procSys, "net", s.Path)
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EROFS) {
-		// What is right already need not be written.
+		// A value that is already right is not written.
 		old, readErr := os.ReadFile(path)
 		if was = strings.TrimSpace(string(old)); readErr != nil || was == s.Value {
 			return was, readErr
@@ -80,7 +79,7 @@ func (s Setting) set(procSys string) (was string, err error) {
 	return was, err
 }
 
-// Differs says whether a sysctl exists with another value.
+// Differs reports whether a sysctl exists with another value.
 func Differs(procSys string, ns netns.NsHandle, s Setting) (bool, error) {
 	differs := false
 	err := kernel.InNS(ns, func() error {

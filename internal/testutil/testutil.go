@@ -1,8 +1,8 @@
-// Package testutil helps tests that need root: network namespaces of their own,
-// and code, commands and connections inside them. A test that uses it leaves
-// nothing behind and changes nothing in the namespace it was started in.
+// Package testutil helps tests that need root: it makes network namespaces, and runs code,
+// commands and connections in them. A test that uses it leaves nothing behind and changes
+// nothing in its own namespace.
 //
-// The package must never be imported by anything but tests.
+// Only tests may import the package.
 package testutil
 
 import (
@@ -25,12 +25,11 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// NetNSDir is where `ip netns` keeps namespaces, so that `ip netns exec` works on
-// those of a test that is being debugged.
+// NetNSDir is where `ip netns` keeps namespaces, so that `ip netns exec` works for those of a
+// test.
 const NetNSDir = "/run/netns"
 
-// RequireRoot skips a test that is not run by root; in CI, where it must run, it
-// fails instead.
+// RequireRoot skips a test that is not run by root; in CI it fails the test.
 func RequireRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() == 0 {
@@ -42,15 +41,15 @@ func RequireRoot(t testing.TB) {
 	t.Skip("this test needs root")
 }
 
-// NS is a network namespace that ends with the test.
+// NS is a network namespace that is removed with the test.
 type NS struct {
 	t    testing.TB
 	Name string
-	// Path is the mount that keeps the namespace.
+	// Path is the mount of the namespace.
 	Path string
 }
 
-// NewNS makes a namespace with loopback up. The label is part of its name.
+// NewNS makes a namespace with loopback up. Its name contains the label.
 func NewNS(t testing.TB, label string) *NS {
 	t.Helper()
 	RequireRoot(t)
@@ -73,7 +72,7 @@ func NewNS(t testing.TB, label string) *NS {
 	return ns
 }
 
-// loopbackUp needs no program: a test may make hundreds of namespaces.
+// loopbackUp runs no program: a test may make hundreds of namespaces.
 func loopbackUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -88,13 +87,13 @@ func loopbackUp() error {
 	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
 }
 
-// At is a namespace that somebody else made and ends.
+// At returns a namespace that is managed elsewhere.
 func At(t testing.TB, path string) *NS {
 	return &NS{t: t, Name: filepath.Base(path), Path: path}
 }
 
-// create makes a new namespace on a thread of its own and mounts it at path. The
-// thread is not given back: it ends with the goroutine.
+// create makes a new namespace on a separate thread and mounts it at path. The thread ends with
+// its goroutine.
 func create(path string) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o444)
 	if err != nil {
@@ -116,7 +115,7 @@ func create(path string) error {
 	return <-done
 }
 
-// Remove ends the namespace before the test does; again, it does nothing.
+// Remove removes the namespace before the test ends. A second call does nothing.
 func (ns *NS) Remove() {
 	ns.t.Helper()
 	if _, err := os.Stat(ns.Path); os.IsNotExist(err) {
@@ -130,10 +129,10 @@ func (ns *NS) Remove() {
 	}
 }
 
-// Do runs f on a thread inside the namespace. Sockets that f opens stay in it.
+// Do runs f on a thread in the namespace. Sockets that f opens belong to it.
 func (ns *NS) Do(f func() error) error { return kernel.InNSAt(ns.Path, f) }
 
-// Exec runs a program inside the namespace and returns its standard output.
+// Exec runs a program in the namespace and returns its standard output.
 func (ns *NS) Exec(name string, args ...string) (string, error) {
 	return ns.exec("", name, args...)
 }
@@ -151,7 +150,7 @@ func (ns *NS) exec(stdin, name string, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// Run is Exec of something that must work.
+// Run is Exec for a command that must succeed.
 func (ns *NS) Run(name string, args ...string) string {
 	ns.t.Helper()
 	out, err := ns.Exec(name, args...)
@@ -161,14 +160,14 @@ func (ns *NS) Run(name string, args ...string) string {
 	return out
 }
 
-// IP runs the words of one `ip` command.
+// IP runs an `ip` command, given as one string.
 func (ns *NS) IP(command string) string {
 	ns.t.Helper()
 	return ns.Run("ip", strings.Fields(command)...)
 }
 
-// IPs runs several `ip` commands in one process. It takes no options such as -6: ip knows
-// the family by the addresses.
+// IPs runs several `ip` commands in one process. It takes no options such as -6: ip derives the
+// family from the addresses.
 func (ns *NS) IPs(commands ...string) {
 	ns.t.Helper()
 	if _, err := ns.exec(strings.Join(commands, "\n")+"\n", "ip", "-batch", "-"); err != nil {
@@ -176,7 +175,7 @@ func (ns *NS) IPs(commands ...string) {
 	}
 }
 
-// NFT loads an nftables ruleset given as text.
+// NFT loads an nftables ruleset.
 func (ns *NS) NFT(ruleset string) {
 	ns.t.Helper()
 	if _, err := ns.exec(ruleset, "nft", "-f", "-"); err != nil {
@@ -207,7 +206,7 @@ func (ns *NS) ReadSysctl(key string) string {
 	return strings.TrimSpace(string(value))
 }
 
-// Dial connects from inside the namespace; laddr may be "" or "address:port".
+// Dial connects from the namespace; laddr may be "" or "address:port".
 func (ns *NS) Dial(network, laddr, raddr string, timeout time.Duration) (net.Conn, error) {
 	var conn net.Conn
 	err := ns.Do(func() error {
@@ -230,7 +229,7 @@ func (ns *NS) Dial(network, laddr, raddr string, timeout time.Duration) (net.Con
 	return conn, err
 }
 
-// Listen listens inside the namespace until the test ends.
+// Listen listens in the namespace until the test ends.
 func (ns *NS) Listen(network, address string) net.Listener {
 	ns.t.Helper()
 	var l net.Listener
@@ -246,7 +245,7 @@ func (ns *NS) Listen(network, address string) net.Listener {
 	return l
 }
 
-// ListenPacket receives datagrams inside the namespace until the test ends.
+// ListenPacket receives datagrams in the namespace until the test ends.
 func (ns *NS) ListenPacket(network, address string) net.PacketConn {
 	ns.t.Helper()
 	var c net.PacketConn

@@ -1,7 +1,7 @@
-// Package zone tells which region a zone is of, as far as the ids say: a zone has the id
-// of its region and something behind it, as cn-hangzhou-i and us-west-1a have
-// (https://www.alibabacloud.com/help/en/ecs/product-overview/regions-and-zones). Which
-// zones there are only the cloud knows.
+// Package zone derives regions from zone ids: the id of a zone is the id of its region with a
+// suffix, as in cn-hangzhou-i and us-west-1a
+// (https://www.alibabacloud.com/help/en/ecs/product-overview/regions-and-zones). Only the cloud
+// knows which zones exist.
 package zone
 
 import "strings"
@@ -15,13 +15,14 @@ func In(zone, region string) bool {
 	if suffix, dash := strings.CutPrefix(rest, "-"); dash {
 		return suffix != "" && !strings.HasPrefix(suffix, "-") && !strings.ContainsFunc(suffix, odd)
 	}
-	// us-west-1a is of us-west-1; us-west-11 is another region, and cn-hangzhoui a slip.
+	// us-west-1a is in us-west-1; us-west-11 is another region, and cn-hangzhoui a typing
+	// error.
 	last := region[len(region)-1]
 	return last >= '0' && last <= '9' && len(rest) == 1 && rest[0] >= 'a' && rest[0] <= 'z'
 }
 
-// Region is the region that most probably has the zone, empty if the id does not look
-// like a zone's.
+// Region returns the most probable region of the zone, or "" if the id does not look like a
+// zone's.
 func Region(zone string) string {
 	if len(zone) < 2 {
 		return ""

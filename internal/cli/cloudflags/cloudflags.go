@@ -1,6 +1,6 @@
-// Package cloudflags is how commands of terwayctl say which cloud they talk to:
-// flags for region and endpoint, the environment that Alibaba Cloud's own tools read.
-// It makes the client and calls nothing.
+// Package cloudflags has the flags and environment variables by which commands of terwayctl
+// choose the cloud: region, endpoint, and the variables of Alibaba Cloud's own tools. It makes
+// the client and calls nothing.
 package cloudflags
 
 import (
@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/cloud/alibaba"
 )
 
-// Flags are what the user says.
+// Flags are the user's choices.
 type Flags struct {
 	region, endpoint, network string
 }
@@ -26,8 +26,8 @@ func (f *Flags) Add(set *pflag.FlagSet) {
 	set.StringVar(&f.network, "endpoint-network", "public", "which of the region's endpoints: public, or vpc from inside a VPC")
 }
 
-// Connect makes a client for a region: the planned one if there is a plan, which the
-// flag must not contradict. say is told why a call takes long, a line each.
+// Connect makes a client for a region: the plan's region if there is a plan, which the flag
+// must not contradict. say gets a line each time a call takes long.
 func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.Client, region string, err error) {
 	switch region = f.region; {
 	case planned != "" && region != "" && region != planned:
@@ -49,7 +49,7 @@ func (f *Flags) Connect(planned string, say func(line string)) (client *alibaba.
 	return client, region, err
 }
 
-// slow says what a call waits for.
+// slow says why a call waits.
 func slow(p alibaba.Pause) string {
 	var e *cloud.Error
 	switch {

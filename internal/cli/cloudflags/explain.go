@@ -8,11 +8,11 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// Explain adds what the user can do about an answer of the cloud: the advice of
-// cloud.Explain is for the controller, which has a credential of its own and repeats
-// calls. permission is what the command needs.
+// Explain adds advice for a user to an error of the cloud: the advice of cloud.Explain is for
+// the controller, which has its own credential and retries calls. permission is what the
+// command needs.
 func Explain(err error, permission string) error {
-	if errors.Is(err, context.Canceled) { // in a call, or while waiting between two
+	if errors.Is(err, context.Canceled) { // during a call or a pause
 		return fmt.Errorf("%w\ninterrupted: run the command again to go on", err)
 	}
 	var e *cloud.Error
@@ -27,7 +27,7 @@ func Explain(err error, permission string) error {
 		x.NextStep = "run the command again in a minute: it has slowed down and repeated the call already; if it lasts, look for other programs that use the same account"
 	case x.Class == cloud.Transient:
 		x.NextStep = "check that this machine reaches the endpoint (DNS, proxy, --endpoint, --endpoint-network), and run the command again"
-	case x.Class == cloud.Auth && x.Code == "": // err says already which credential is missing
+	case x.Class == cloud.Auth && x.Code == "": // err already names the missing credential
 		return err
 	case x.Class == cloud.Auth:
 		return fmt.Errorf("%w\n%s", err, x.Cause)

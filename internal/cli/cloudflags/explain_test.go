@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/cloud"
 )
 
-// TestExplain: what the user reads is about the user's command, not the controller.
+// TestExplain: the advice is about the user's command, not the controller.
 func TestExplain(t *testing.T) {
 	for want, err := range map[string]error{
 		"while waiting: context canceled\ninterrupted: run the command again to go on": fmt.Errorf("stopped while waiting: %w", context.Canceled),

@@ -1,6 +1,5 @@
-// Package config is the command "terwayctl config": it checks a configuration
-// before a cluster gets it, and makes one of the existing Terway's. What is right is
-// internal/config's to say.
+// Package config is the command "terwayctl config": it validates a configuration, and converts
+// the configuration of the existing Terway. The rules are in internal/config.
 package config
 
 import (
@@ -14,7 +13,7 @@ import (
 	"terway.dev/terway/internal/config"
 )
 
-// NewCommand makes "terwayctl config".
+// NewCommand returns "terwayctl config".
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",

@@ -27,7 +27,7 @@ func run(t *testing.T, stdin string, args ...string) (out, report string, err er
 	return o.String(), r.String(), err
 }
 
-// What convert prints, check takes.
+// check accepts what convert prints.
 func TestConvertThenCheck(t *testing.T) {
 	out, report, err := run(t, "", "convert", old, "--region", "cn-hangzhou")
 	if err != nil {
@@ -53,7 +53,7 @@ func TestConvertThenCheck(t *testing.T) {
 	if out, _, err := run(t, "", "check", values); err != nil || !strings.Contains(out, "is right") {
 		t.Errorf("%q, %v", out, err)
 	}
-	// The next version of it, against what runs.
+	// A new version, compared with the current configuration.
 	bigger := strings.Replace(out, "max_pool_size: 5", "max_pool_size: 9", 1)
 	if out, _, err := run(t, bigger, "check", "-", "--running", values); err != nil || !strings.Contains(out, "max_pool_size: 5 → 9\n- is right and changes 1 keys") {
 		t.Errorf("%q, %v", out, err)
@@ -102,7 +102,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// The page's example is what the command prints.
+// The page's example is the output of the command.
 func TestPage(t *testing.T) {
 	const file = "../../../docs/configuration.md"
 	page, err := os.ReadFile(file)

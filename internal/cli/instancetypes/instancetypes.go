@@ -1,6 +1,6 @@
-// Package instancetypes is the command "terwayctl instance-types": which ECS
-// instance types there are and how many pods each holds. It shows the catalogue and
-// brings it up to date; what a figure means is package catalog's.
+// Package instancetypes is the command "terwayctl instance-types": the ECS instance types and
+// how many pods each holds. It prints and refreshes the catalogue; package catalog defines the
+// numbers.
 package instancetypes
 
 import (
@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// NewCommand makes "terwayctl instance-types".
+// NewCommand returns "terwayctl instance-types".
 func NewCommand() *cobra.Command {
 	var maxPods, output, file, order string
 	var q query
@@ -55,9 +55,9 @@ as you run of them on each node.`,
 			found, unknown := q.find(types.All())
 			switch {
 			case len(found) == 0 && unknown > 0:
-				return fmt.Errorf("no instance type of the catalogue is known to be as asked; %d may be, but it has no figure to tell", unknown)
+				return fmt.Errorf("no instance type of the catalogue is known to match; %d may match, but the catalogue lacks a number", unknown)
 			case len(found) == 0:
-				return errors.New("no instance type of the catalogue is as asked")
+				return errors.New("no instance type of the catalogue matches")
 			}
 			sortBy(found, order, q.mode)
 			if output == "json" {
@@ -88,7 +88,7 @@ func printMaxPods(w io.Writer, types *catalog.Catalog, name, mode string) error 
 	}
 	n := podsIn(t, mode)
 	if !n.Known {
-		return fmt.Errorf("--max-pods %s: the catalogue has not the figures of this type that mode %s needs", name, mode)
+		return fmt.Errorf("--max-pods %s: the catalogue lacks numbers of this type that mode %s needs", name, mode)
 	}
 	_, err := fmt.Fprintln(w, n)
 	return err

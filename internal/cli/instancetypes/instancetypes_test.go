@@ -20,7 +20,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// run is what a user sees of "terwayctl instance-types ARGS".
+// run returns the output of "terwayctl instance-types ARGS".
 func run(args ...string) (string, error) {
 	var out bytes.Buffer
 	cmd := instancetypes.NewCommand()
@@ -76,8 +76,8 @@ func TestWrongFlagsAreNamedAllAtOnce(t *testing.T) {
 		t.Errorf("a family that does not exist: %v", err)
 	}
 	for want, args := range map[string][]string{
-		"no instance type of the catalogue is as asked": {"--family", "c5", "--min-vcpu", "1000"},
-		"3 may be": {"--family", "g6r", "--min-pods", "1", "--min-vcpu", "16"},
+		"no instance type of the catalogue matches": {"--family", "c5", "--min-vcpu", "1000"},
+		"3 may match": {"--family", "g6r", "--min-pods", "1", "--min-vcpu", "16"},
 	} {
 		if _, err := run(args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v, want %s", args, err, want)
@@ -88,7 +88,7 @@ func TestWrongFlagsAreNamedAllAtOnce(t *testing.T) {
 	}
 }
 
-// One number for the kubelet, in the mode that is asked for.
+// One number for the kubelet, for the given mode.
 func TestMaxPods(t *testing.T) {
 	for mode, want := range map[string]string{"": "30\n", "shared": "30\n", "exclusive": "3\n", "prefix": "432\n"} {
 		args := []string{"--max-pods", "ecs.g6.2xlarge"}
@@ -110,7 +110,7 @@ func TestMaxPods(t *testing.T) {
 	}
 }
 
-// Whatever is asked: every row shown is known to be as asked.
+// For any query, every row shown is known to match.
 func TestFiltersNeverGuess(t *testing.T) {
 	type shown struct {
 		VCPU, PodsShared, PodsExclusive, PodsPrefix, PodsTrunk catalog.Count
@@ -144,13 +144,13 @@ func TestFiltersNeverGuess(t *testing.T) {
 
 func num(n int) string { b, _ := json.Marshal(n); return string(b) }
 
-// The environment that Alibaba Cloud's own tools read.
+// The environment variables of Alibaba Cloud's own tools.
 const (
 	accessKeyID     = "ALIBABA_CLOUD_ACCESS_KEY_ID"
 	accessKeySecret = "ALIBABA_CLOUD_ACCESS_KEY_SECRET"
 )
 
-// The whole way: the official SDK asks a cloud whose types differ from the table's.
+// End to end: the official SDK asks a cloud whose types differ from the table.
 func TestRefresh(t *testing.T) {
 	var types []catalog.Type
 	for _, typ := range catalog.Default().All() {

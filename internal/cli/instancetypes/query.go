@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/decode"
 )
 
-// The ways to give pods addresses.
+// The ways in which pods get addresses.
 const (
 	modeShared    = claims.ModeShared
 	modeExclusive = claims.ModeExclusive
@@ -21,7 +21,7 @@ const (
 	modeTrunk     = "trunk"
 )
 
-// The orders of the table.
+// The sort orders of the table.
 const (
 	sortName      = "name"
 	sortVCPU      = "vcpu"
@@ -30,7 +30,7 @@ const (
 	sortBandwidth = "bandwidth"
 )
 
-// query is which types the user wants to see.
+// query selects types.
 type query struct {
 	families         []string
 	generations      []int
@@ -39,7 +39,7 @@ type query struct {
 	mode             string
 }
 
-// check says all that is wrong with the flags.
+// check returns all errors in the flags.
 func (q *query) check(order string, all []catalog.Type) error {
 	var wrong []error
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
@@ -68,10 +68,10 @@ func (q *query) check(order string, all []catalog.Type) error {
 	return errors.Join(wrong...)
 }
 
-// family is a family's name as users write it.
+// family adds the prefix that users leave out, if needed.
 func family(name string) string { return strings.TrimPrefix(name, "ecs.") }
 
-// nearest names the family that may be meant.
+// nearest names the family with the most similar name.
 func nearest(name string, all []catalog.Type) string {
 	var known []string
 	for _, t := range all {
@@ -83,7 +83,7 @@ func nearest(name string, all []catalog.Type) string {
 	return ""
 }
 
-// podsIn is how many pods a type holds in a mode.
+// podsIn returns how many pods a type holds in a mode.
 func podsIn(t catalog.Type, mode string) catalog.Count {
 	var n int
 	var ok bool
@@ -105,8 +105,8 @@ func podsIn(t catalog.Type, mode string) catalog.Count {
 	return catalog.Of(n)
 }
 
-// find picks the types that are as asked. unknown is how many were left out only
-// because the table has no figure to tell.
+// find returns the types that match. unknown is how many were left out only because the table
+// lacks a number.
 func (q *query) find(all []catalog.Type) (found []catalog.Type, unknown int) {
 	for _, t := range all {
 		yes, unsure := q.takes(t)
@@ -134,8 +134,8 @@ func (q *query) takes(t catalog.Type) (yes, unsure bool) {
 	return !unsure, unsure
 }
 
-// sortBy orders types: by name small ones of a family first, by a figure the largest
-// first and the unknown last.
+// sortBy sorts types: by name with small types of a family first; by a number with the largest
+// first and unknown ones last.
 func sortBy(types []catalog.Type, order, mode string) {
 	figure := func(t catalog.Type) float64 {
 		count := func(c catalog.Count) float64 {

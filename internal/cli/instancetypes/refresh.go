@@ -81,7 +81,7 @@ right ecs:DescribeInstanceTypes and no other.`,
 	return cmd
 }
 
-// rows are the cloud's types as the catalogue has them: 0 was not said.
+// rows converts the cloud's types to rows of the catalogue: 0 means unknown.
 func rows(live []cloud.TypeDescription) []catalog.Type {
 	said := func(n int) catalog.Count { return catalog.Count{N: n, Known: n > 0} }
 	types := make([]catalog.Type, 0, len(live))
@@ -93,7 +93,7 @@ func rows(live []cloud.TypeDescription) []catalog.Type {
 	return types
 }
 
-// save replaces the file at once: a table is there whole or not at all.
+// save replaces the file atomically.
 func save(path string, types *catalog.Catalog) error {
 	var table bytes.Buffer
 	err := types.Write(&table)
@@ -106,7 +106,7 @@ func save(path string, types *catalog.Catalog) error {
 	return nil
 }
 
-// tell says what the cloud's answer changes.
+// tell prints what the cloud's answer changes.
 func tell(w io.Writer, d *catalog.Diff, region, out string) error {
 	list := func(what string, items []string) {
 		if len(items) == 0 {

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// row is a type for programs; null is unknown.
+// row is a type in JSON; null means unknown.
 type row struct {
 	Type               string        `json:"type"`
 	Family             string        `json:"family"`
@@ -26,7 +26,8 @@ type row struct {
 	PodsTrunk          catalog.Count `json:"podsTrunk"`
 	BandwidthGbps      *float64      `json:"bandwidthGbps"`
 	BandwidthBurstGbps *float64      `json:"bandwidthBurstGbps"`
-	// BelowRecommendation says in what the type is below the recommendation for nodes.
+	// BelowRecommendation lists the ways in which the type is below the recommendation for
+	// nodes.
 	BelowRecommendation []string `json:"belowRecommendation,omitempty"`
 	Source              string   `json:"source"`
 }
@@ -74,7 +75,7 @@ func writeText(w io.Writer, types []catalog.Type, unknown int) error {
 			catalog.RecommendedVCPU, catalog.RecommendedGeneration, marked, len(types))
 	}
 	if unknown > 0 {
-		fmt.Fprintf(w, "%d more types may be as asked: the catalogue has no figure to tell\n", unknown)
+		fmt.Fprintf(w, "%d more types may match: the catalogue lacks a number\n", unknown)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ root; what else runs on the machine makes the ranges in the table wide.`,
 				fmt.Fprintf(cmd.OutOrStdout(), "\n%s", r.Table())
 			}
 			if err != nil {
-				return err // half a comparison replaces no file
+				return err // an incomplete comparison replaces no file
 			}
 			return keep(&r, out, jsonOut)
 		},
@@ -73,7 +73,7 @@ root; what else runs on the machine makes the ranges in the table wide.`,
 	return cmd
 }
 
-// keep writes the report's files.
+// keep writes the report files.
 func keep(r *compare.Report, markdown, jsonFile string) error {
 	write := func(path string, fill func(*bytes.Buffer) error) error {
 		if path == "" {

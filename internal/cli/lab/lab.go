@@ -1,5 +1,5 @@
-// Package lab is the program terway-lab but for the simulator's commands: flags and
-// output of package internal/lab, and nothing that decides.
+// Package lab is the program terway-lab without the simulator's commands: flags and output of
+// package internal/lab. It has no logic of its own.
 package lab
 
 import (
@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-// NewCommand makes terway-lab's command.
+// NewCommand returns the command of terway-lab.
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "terway-lab",
@@ -29,7 +29,7 @@ func NewCommand() *cobra.Command {
 	var dir string
 	for _, c := range []*cobra.Command{upCommand(&dir), downCommand(&dir), statusCommand(&dir), verifyCommand(&dir),
 		kubeconfigCommand(&dir), envCommand(&dir), shellCommand(&dir), compareCommand(&dir)} {
-		// Not the root's: the simulator has no lab.
+		// Not a flag of the root command: the simulator's commands have no lab.
 		c.Flags().StringVar(&dir, "dir", lab.DefaultDir, "the running lab's folder")
 		cmd.AddCommand(c)
 	}
@@ -89,7 +89,7 @@ func upCommand(dir *string) *cobra.Command {
 	return cmd
 }
 
-// network takes the lab's network from a plan, or the zones from their flag.
+// network sets the lab's network from a plan, or the zones from their flag.
 func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err error) {
 	if planFile == "" {
 		o.Zones, err = lab.ParseZones(zones)
@@ -107,7 +107,7 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	if err != nil {
 		return err
 	}
-	// What the user does not say is the plan's, not the flag's default.
+	// If the user did not set a flag, the plan's value counts, not the flag's default.
 	if !set("nodes") {
 		o.Nodes = 0
 	}
@@ -121,7 +121,7 @@ func network(cmd *cobra.Command, o *lab.Options, zones, planFile string) (err er
 	return nil
 }
 
-// writeNext prints commands that work as they stand, with the program as it was called.
+// writeNext prints commands that work as printed, with the program's path as it was called.
 func writeNext(w io.Writer, program, dir string) error {
 	run := quote(program) + " "
 	more := ""
@@ -138,7 +138,7 @@ func writeNext(w io.Writer, program, dir string) error {
 	return t.Flush()
 }
 
-// quote makes one word of the shell's of s.
+// quote quotes s for the shell.
 func quote(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool {
 		return !strings.ContainsRune("_-+=:,./@%", r) && !('0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z')

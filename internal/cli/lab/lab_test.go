@@ -28,7 +28,7 @@ zones:
   pods: [{name: shop-pod, cidr: 192.168.32.0/19}]
 `
 
-// TestPlanWithCatalogue: a plan that only the table it was made with makes possible.
+// TestPlanWithCatalogue: a plan that is valid only with the table that it was made with.
 func TestPlanWithCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.IPv4PerENI = catalog.Of(12)

@@ -111,14 +111,14 @@ func shellCommand(dir *string) *cobra.Command {
 			}
 			c.Stdin, c.Stdout, c.Stderr = os.Stdin, cmd.OutOrStdout(), cmd.ErrOrStderr()
 			err = c.Run()
-			// The command's own exit status is the answer.
+			// The exit status is that of the command.
 			if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
 				os.Exit(exit.ExitCode())
 			}
 			return err
 		},
 	}
-	// Flags after the node's name are the command's.
+	// Flags after the node's name belong to the command.
 	cmd.Flags().SetInterspersed(false)
 	return cmd
 }

@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// env is what a shell has after eval $(terway-lab env) with a lab in dir.
+// env returns the environment of a shell after eval $(terway-lab env) with a lab in dir.
 func env(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	b, err := json.Marshal(lab.State{
@@ -37,7 +37,7 @@ func env(t *testing.T, dir string) map[string]string {
 	shell.Stdin = &out
 	all, err := shell.Output()
 	if err != nil {
-		t.Fatalf("the shell does not take it: %v", err)
+		t.Fatalf("the shell rejects it: %v", err)
 	}
 	vars := map[string]string{}
 	for v := range strings.SplitSeq(string(all), "\x00") {
@@ -47,7 +47,7 @@ func env(t *testing.T, dir string) map[string]string {
 	return vars
 }
 
-// TestEnvHasWhatDocsName: the README's and the documents' commands work as they stand.
+// TestEnvHasWhatDocsName: the commands of the README and the documents work as printed.
 func TestEnvHasWhatDocsName(t *testing.T) {
 	files, err := filepath.Glob("../../../docs/*.md")
 	if err != nil {
@@ -72,8 +72,8 @@ func TestEnvHasWhatDocsName(t *testing.T) {
 	}
 }
 
-// TestEnvPath: the lab's programs come first, once however often it is evaluated, and a PATH
-// of any words is the shell's again.
+// TestEnvPath: the lab's programs come first, and appear once however often the output is
+// evaluated; a PATH with any characters survives the shell.
 func TestEnvPath(t *testing.T) {
 	dir := t.TempDir()
 	bin := filepath.Join(dir, "bin")

@@ -42,7 +42,7 @@ func verifyCommand(dir *string) *cobra.Command {
 			if err := verify.CheckDatapaths(s.Options.Network, r.Datapaths); err != nil {
 				return err
 			}
-			// What is for programs is alone on the other output.
+			// Output for programs is alone on standard output.
 			w := cmd.OutOrStdout()
 			if output == "json" {
 				w = cmd.ErrOrStderr()
@@ -89,7 +89,7 @@ Checks:
 	return cmd
 }
 
-// slow names the checks that wait for minutes.
+// slow names the checks that take minutes.
 func slow() string {
 	var names []string
 	for _, c := range checks.All().Checks {
@@ -100,7 +100,7 @@ func slow() string {
 	return strings.Join(names, ", ") + ", which waits for minutes"
 }
 
-// reportTo prints the run for people while it goes on.
+// reportTo prints the run for people while it runs.
 func reportTo(w io.Writer) verify.Report {
 	return verify.Report{
 		Moving: func(to string) { verify.WriteMoving(w, to) },
@@ -109,8 +109,8 @@ func reportTo(w io.Writer) verify.Report {
 	}
 }
 
-// proof are the checks of "terway-lab up --verify": that pods have the network's addresses and
-// reach each other and Services with them. They take seconds.
+// proof are the checks of "terway-lab up --verify": pods have addresses of the network and
+// reach each other and Services. They take seconds.
 func proof(network string) []string {
 	address := "address-from-vswitch"
 	if network == lab.NetworkFlannel {
@@ -119,7 +119,7 @@ func proof(network string) []string {
 	return []string{address, "pod-to-pod-cross-node", "pod-to-service"}
 }
 
-// prove runs these on a lab that has just come up.
+// prove runs these checks on a new lab.
 func prove(ctx context.Context, w io.Writer, s *lab.State) error {
 	if s.Options.Network == lab.NetworkNone || len(s.Machines) < 2 {
 		_, err := fmt.Fprintln(w, "\nnothing is verified: the checks need a pod network and two nodes")
@@ -135,8 +135,8 @@ func prove(ctx context.Context, w io.Writer, s *lab.State) error {
 	return errors.Join(err, verdict(groups, nil))
 }
 
-// verdict is the error of a run in which something failed. That the kernel lacks one of
-// all datapaths is no failure.
+// verdict returns the error of a run with failures. A datapath that the kernel does not support
+// is no failure if all were requested.
 func verdict(groups []*verify.Group, asked []string) error {
 	all := len(asked) == 1 && asked[0] == verify.AllDatapaths
 	var errs []error

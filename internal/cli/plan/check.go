@@ -36,7 +36,7 @@ FILE is YAML or JSON; - is the standard input.`,
 	return cmd
 }
 
-// checked is a check's outcome for programs.
+// checked is a check's result for programs.
 type checked struct {
 	Problems plan.Problems  `json:"problems"`
 	Plan     *plan.Plan     `json:"plan,omitempty"`

@@ -12,18 +12,17 @@ import (
 	"terway.dev/terway/internal/plan"
 )
 
-// cells is how wide the drawing of a range is.
+// cells is the width of the drawing of a range, in characters.
 const cells = 64
 
-// area is a piece of a VPC's range; sign is empty where it is free.
+// area is a part of a VPC's range; sign is empty if it is free.
 type area struct {
 	from, size uint64
 	sign       byte // 'n', 'p', '.'
 	what       string
 }
 
-// drawMap draws the VPC's ranges with their vSwitches and the gaps between them, and
-// what lies beside.
+// drawMap draws the VPC's ranges with their vSwitches and gaps, and the ranges outside the VPC.
 func drawMap(w io.Writer, p *plan.Plan) error {
 	fmt.Fprintln(w, "Address space (n nodes, p pods, . free):")
 	for _, r := range append([]netip.Prefix{p.VPC.CIDR}, p.VPC.Secondary...) {
@@ -51,7 +50,7 @@ func drawMap(w io.Writer, p *plan.Plan) error {
 	return tw.Flush()
 }
 
-// areas are the vSwitches in a range and the gaps, in the order of addresses.
+// areas returns the vSwitches and gaps of a range, in the order of addresses.
 func areas(p *plan.Plan, r netip.Prefix) []area {
 	var taken []area
 	add := func(v plan.VSwitch, sign byte, what, zone string) {
@@ -81,8 +80,8 @@ func areas(p *plan.Plan, r netip.Prefix) []area {
 	return all
 }
 
-// bar is the range in characters of the same size. A vSwitch smaller than one has
-// one all the same.
+// bar draws the range with characters that stand for equal numbers of addresses. Each vSwitch
+// gets at least one.
 func bar(r netip.Prefix, all []area) string {
 	line := []byte(strings.Repeat(".", cells))
 	for _, a := range all {
@@ -98,7 +97,7 @@ func bar(r netip.Prefix, all []area) string {
 	return string(line)
 }
 
-// place is the area's range, or its first and last address where it is no range.
+// place returns the area as a range, or as its first and last address if it is no range.
 func (a area) place() string {
 	first := addr(a.from)
 	if bits := mask(a.size); a.size == 1<<(32-bits) && a.from%a.size == 0 {

@@ -1,5 +1,5 @@
-// Package plan is the command "terwayctl plan": it asks package plan for a network
-// or holds a file against its rules, and prints what comes back.
+// Package plan is the command "terwayctl plan": it makes a plan or checks a file with package
+// plan, and prints the result.
 package plan
 
 import (
@@ -33,7 +33,7 @@ type options struct {
 	force       bool
 }
 
-// NewCommand makes "terwayctl plan".
+// NewCommand returns "terwayctl plan".
 func NewCommand() *cobra.Command {
 	var o options
 	cmd := &cobra.Command{
@@ -79,7 +79,7 @@ any wish you get the network of the user guide.`,
 	return cmd
 }
 
-// flags says which flag a wish came from.
+// flags maps fields of the plan to the flags that set them.
 var flags = map[string]string{
 	"name": "--name", "region": "--region", "network": "--network", "mode": "--mode", "prefixes": "--prefixes",
 	"vpc.cidr": "--vpc-cidr", "serviceCIDR": "--service-cidr", "podCIDR": "--pod-cidr", "zones": "--zone",
@@ -122,7 +122,7 @@ func (o *options) run(w io.Writer) error {
 	return nil
 }
 
-// ranges reads the flags that are ranges; the error names all that are none.
+// ranges parses the flags that are ranges; the error names all that are invalid.
 func (o *options) ranges(r *plan.Request) error {
 	var errs []error
 	parse := func(flag, s string) (p netip.Prefix) {
@@ -146,16 +146,16 @@ func (o *options) ranges(r *plan.Request) error {
 	return errors.Join(errs...)
 }
 
-// field is a field of the plan in a text.
+// field matches the name of a field of the plan in a text.
 var field = regexp.MustCompile(`\b(vpc\.cidr|serviceCIDR|podCIDR|nodes\.\w+|avoid\[\d+\])`)
 
-// wishes says the problems of a request by the flags.
+// wishes converts the problems of a request to problems of the flags.
 func (o *options) wishes(problems plan.Problems) error {
 	var said plan.Problems
 	for _, p := range problems {
 		if p.Field == "nodes.max" && o.request.Nodes.Max == 0 {
 			if o.request.Nodes.Count < 1 {
-				continue // it is --nodes, and said
+				continue // it is --nodes, which is reported already
 			}
 			p.Field = "nodes.count"
 		}
@@ -193,7 +193,7 @@ func printJSON(w io.Writer, v any) error {
 	return e.Encode(v)
 }
 
-// write puts the whole plan into the file or leaves the file as it was.
+// write writes the plan to the file atomically.
 func write(file string, p *plan.Plan, force bool) error {
 	data, err := p.Marshal()
 	if err != nil {

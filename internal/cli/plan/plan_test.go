@@ -29,7 +29,7 @@ func run(args ...string) (string, error) {
 	return out.String(), err
 }
 
-// TestDocs: docs/planning.md shows what the commands in it print. -update writes it anew.
+// TestDocs: docs/planning.md shows the output of its commands. -update rewrites it.
 func TestDocs(t *testing.T) {
 	file, err := filepath.Abs("../../../docs/planning.md")
 	if err != nil {
@@ -39,7 +39,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir("testdata") // where the files are that commands read
+	t.Chdir("testdata") // the files that the commands read
 	var got []string
 	shown := 0
 	lines := strings.Split(string(doc), "\n")
@@ -83,7 +83,7 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// TestFile: the file that --out writes is the plan, is right, and is not overwritten.
+// TestFile: the file that --out writes is the plan, is valid, and is not overwritten.
 func TestFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "plan.yaml")
 	out, err := run("--nodes", "20", "--out", file)
@@ -119,7 +119,7 @@ func TestFile(t *testing.T) {
 	}
 }
 
-// TestOutput: json and yaml are the plan file.
+// TestOutput: json and yaml print the plan file.
 func TestOutput(t *testing.T) {
 	for _, format := range []string{"json", "yaml"} {
 		out, err := run("-o", format)
@@ -135,7 +135,7 @@ func TestOutput(t *testing.T) {
 	}
 }
 
-// TestWishes: what is wrong is said by the flag.
+// TestWishes: errors name the flag.
 func TestWishes(t *testing.T) {
 	for args, want := range map[string][]string{
 		"--max-nodes 5000": {"--max-nodes 5000: want at most 2114"},
@@ -157,14 +157,15 @@ func TestWishes(t *testing.T) {
 				t.Errorf("%s: %v, want %s", args, err, w)
 			}
 		}
-		// The plan's own words mean nothing to who has written none.
+		// Field names of the plan file mean nothing to a user who has not written one.
 		if err != nil && regexp.MustCompile(`nodes\.|vpc\.|\[|CIDR`).MatchString(err.Error()) {
 			t.Errorf("%s: %v", args, err)
 		}
 	}
 }
 
-// TestCheck: all that is wrong for programs, and a failure. What people see is in the docs.
+// TestCheck: all problems are in the output for programs, and the command fails. The docs show
+// the output for people.
 func TestCheck(t *testing.T) {
 	out, err := run("check", "-o", "json", filepath.Join("testdata", "wrong.yaml"))
 	var got checked
@@ -176,7 +177,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// TestCheckedForPrograms: the fields that docs/planning.md names.
+// TestCheckedForPrograms: the fields that docs/planning.md names exist.
 func TestCheckedForPrograms(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "plan.yaml")
 	if _, err := run("--out", file); err != nil {
@@ -221,7 +222,7 @@ func TestCheckedForPrograms(t *testing.T) {
 	}
 }
 
-// TestCatalogue: a refreshed table knows types that the built-in one does not.
+// TestCatalogue: a refreshed table has types that the built-in one lacks.
 func TestCatalogue(t *testing.T) {
 	table := catalogtest.Table(t, append(catalog.Default().All(), catalog.Type{Name: "ecs.g10.large", Family: "ecs.g10", ENIs: catalog.Of(3), IPv4PerENI: catalog.Of(20)})...)
 	file := filepath.Join(t.TempDir(), "plan.yaml")

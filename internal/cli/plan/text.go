@@ -62,7 +62,7 @@ func text(w io.Writer, p *plan.Plan, c plan.Capacity) error {
 	if c.LargestNodes.Known {
 		fmt.Fprintf(w, "Largest cluster: %s, %v pods. What ends first: %s.\n", count(c.LargestNodes.N, "node"), c.LargestPods, c.LimitedBy)
 	} else {
-		fmt.Fprintln(w, "Largest cluster: unknown, for a type's figures are.")
+		fmt.Fprintln(w, "Largest cluster: unknown, because numbers of an instance type are unknown.")
 	}
 	for i, n := range c.Notes {
 		if i == 0 {
@@ -85,7 +85,7 @@ func kind(p *plan.Plan) string {
 	return "Terway, shared ENIs"
 }
 
-// full is a number of addresses with the part of the vSwitch that it is.
+// full formats a number of addresses with the share of the vSwitch that it is.
 func full(n catalog.Count, usable int) string {
 	if !n.Known {
 		return n.String()

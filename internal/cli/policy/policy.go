@@ -20,7 +20,7 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// NewCommand makes "terwayctl policy".
+// NewCommand returns "terwayctl policy".
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
@@ -112,7 +112,7 @@ func lintCommand() *cobra.Command {
 	var from source
 	cmd := &cobra.Command{
 		Use:   "lint --offline DIR",
-		Short: "Find what is probably not meant in policies",
+		Short: "Find probable mistakes in policies",
 		Long: `Finds what is probably not meant in policies, and what is not enforced as it is written.
 Each finding names the object, the field and the check:
 
@@ -120,7 +120,7 @@ Each finding names the object, the field and the check:
   never-matches   a rule that matches no connection
   shadowed        a rule behind one that takes all that it matches
   no-pods         a policy that selects no pod
-  host-network    a policy that selects pods of the host's network, for which none holds
+  host-network    a policy that selects pods in the host network, to which none applies
   named-port      the name of a port that no pod has
   dns             pods that cannot reach the cluster's DNS
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
@@ -137,7 +137,7 @@ and nodes as well the answers are those of the cluster. If there is a finding, t
 				return err
 			}
 			if len(o.Pods) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there are no pods: what is about them is not asked")
+				fmt.Fprintln(cmd.ErrOrStderr(), "there are no pods: checks that need pods are skipped")
 			}
 			found := lint.Lint(o, from.options)
 			for _, f := range found {

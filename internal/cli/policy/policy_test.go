@@ -48,7 +48,7 @@ metadata: {name: log}
 spec: {order: 1, types: [Egress], selector: app == 'web', egress: [{action: Log}, {action: Pass}]}
 `
 
-// run is what a user sees of "terwayctl policy ARGS", with these files in the folder DIR.
+// run returns the output of "terwayctl policy ARGS", with these files in the folder DIR.
 func run(t *testing.T, files map[string]string, args ...string) (string, error) {
 	t.Helper()
 	return runWith(t, "", files, args...)
@@ -77,14 +77,14 @@ func runWith(t *testing.T, stdin string, files map[string]string, args ...string
 func TestTrace(t *testing.T) {
 	files := map[string]string{"cluster.yaml": cluster, "policies.yml": policies, "notes.txt": "no: [YAML"}
 	for _, c := range []struct{ from, to, port, want, problem string }{
-		{"shop/web", "shop/db", "tcp/5432", `not read: 1 Deployment, of which no policy speaks
+		{"shop/web", "shop/db", "tcp/5432", `ignored: 1 Deployment, which policies do not use
 shop/web (10.0.0.1) to shop/db (10.0.0.2)
 egress at shop/web: logged by GlobalNetworkPolicy log, egress rule 0
 egress at shop/web: allow: no policy selects the pod for it, or all pass it on
 ingress at shop/db: allow: NetworkPolicy shop/db, ingress rule 0, in tier default
 `, ""},
-		{"198.51.100.7", "10.0.0.2", "5432", "egress at 198.51.100.7: no policy holds there\ningress at shop/db: deny: the end of tier default: policies of it select the pod, and no rule matches\n", "ingress at shop/db is denied"},
-		{"shop/proxy", "shop/db", "tcp/5432", "egress at shop/proxy (host's network): no policy holds there\n", "ingress at shop/db is denied"},
+		{"198.51.100.7", "10.0.0.2", "5432", "egress at 198.51.100.7: no policy applies there\ningress at shop/db: deny: the end of tier default: policies of it select the pod, and no rule matches\n", "ingress at shop/db is denied"},
+		{"shop/proxy", "shop/db", "tcp/5432", "egress at shop/proxy (host network): no policy applies there\n", "ingress at shop/db is denied"},
 		{"shop/db", "shop/proxy", "icmp/8", "egress at shop/db: allow:", ""},
 		{"shop/gone", "db", "tcp", "", "--port \"tcp\": want for example tcp/80, udp/53, icmp/8 or 47/0\n--from shop/gone: there is no such pod in the folder\n--to \"db\": want NAMESPACE/NAME of a pod, or an address"},
 		{"2001:db8::1", "shop/db", "80", "", "2001:db8::1 and shop/db have no addresses of one family"},
@@ -102,11 +102,11 @@ ingress at shop/db: allow: NetworkPolicy shop/db, ingress rule 0, in tier defaul
 
 func TestLint(t *testing.T) {
 	out, err := run(t, map[string]string{"a.yaml": cluster, "b.yaml": policies}, "lint")
-	if err != nil || out != "not read: 1 Deployment, of which no policy speaks\n" {
+	if err != nil || out != "ignored: 1 Deployment, which policies do not use\n" {
 		t.Errorf("%s%v", out, err)
 	}
 	out, err = run(t, map[string]string{"b.json": `{"apiVersion": "projectcalico.org/v3", "kind": "GlobalNetworkPolicy", "metadata": {"name": "x"}, "spec": {"selector": "a = 'b'"}}`}, "lint")
-	if err == nil || err.Error() != "1 findings" || out != "there are no pods: what is about them is not asked\n"+
+	if err == nil || err.Error() != "1 findings" || out != "there are no pods: checks that need pods are skipped\n"+
 		`GlobalNetworkPolicy x: spec.selector: "a = 'b'": want selector "a = 'b'" has "= 'b'" at position 3: want ==, !=, in, not in, contains, starts with or ends with, after a label's name (refused) (not-as-written)`+"\n" {
 		t.Errorf("%s%v", out, err)
 	}

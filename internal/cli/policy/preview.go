@@ -20,12 +20,12 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// A CutError says that a preview takes away what was allowed.
+// A CutError says that a preview denies connections that were allowed.
 type CutError struct{ Changes int }
 
 func (e *CutError) Error() string { return fmt.Sprintf("%d changes cut what was allowed", e.Changes) }
 
-// ExitStatus is the program's.
+// ExitStatus is the exit status of the program.
 func (e *CutError) ExitStatus() int { return 2 }
 
 func previewCommand() *cobra.Command {
@@ -35,7 +35,7 @@ func previewCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "preview --offline DIR -f FILE",
-		Short: "What would be cut and opened if policies were applied",
+		Short: "Show which connections would be cut and opened if policies were applied",
 		Long: `Compares what the manifests of DIR say with what they would say if the policies, tiers and
 network sets of FILE were applied: those that are new, and those that take the place of one
 with their name. Each line is a change: from whom to whom, which traffic, and what decides
@@ -203,7 +203,7 @@ func compare(before, after translate.Objects, options translate.Options, stderr 
 			was[text] = true
 		}
 	}
-	// What is refused is not applied, so there is nothing to say of it.
+	// A refused policy is not applied, so there is no preview of it.
 	if err := errors.Join(refused...); err != nil {
 		return nil, err
 	}
@@ -218,7 +218,7 @@ func compare(before, after translate.Objects, options translate.Options, stderr 
 		}
 	}
 	if without > 0 {
-		fmt.Fprintf(stderr, "not asked of: %d pods without an address\n", without)
+		fmt.Fprintf(stderr, "ignored: %d pods without an address\n", without)
 	}
 	if asked == 0 {
 		return nil, errors.New("there are no pods with an address in the folder: save them with \"kubectl get pods -A -o yaml\"")
@@ -230,7 +230,7 @@ func compare(before, after translate.Objects, options translate.Options, stderr 
 	return preview.Compare(worlds[0], worlds[1], func(p *policy.Pod) string { return p.Namespace + "/" + owners[p.NamespacedName] })
 }
 
-// groupOf is the name that a pod has in common with others like it.
+// groupOf returns the name of the group that the pod belongs to.
 func groupOf(p *corev1.Pod) string {
 	if c := metav1.GetControllerOf(p); c != nil {
 		if hash := p.Labels["pod-template-hash"]; c.Kind == "ReplicaSet" && hash != "" {

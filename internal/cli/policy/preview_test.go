@@ -55,7 +55,7 @@ metadata: {name: db, namespace: shop}
 spec: {stagedAction: Delete}
 `
 
-// file is a file with a text, outside of the folder.
+// file writes a file with a text, outside the folder.
 func file(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "new.yaml")
@@ -66,7 +66,7 @@ func file(t *testing.T, text string) string {
 }
 
 func TestPreview(t *testing.T) {
-	const pending = "not asked of: 1 pods without an address\n"
+	const pending = "ignored: 1 pods without an address\n"
 	out, err := run(t, map[string]string{"a.yaml": shop}, "preview", "-f", file(t, allowWeb))
 	want := pending + `CHANGE  FROM           TO       TRAFFIC           BEFORE                      AFTER
 cut     nodes          shop/db  all               ingress allow by no policy  ingress deny by the end of tier default
@@ -74,7 +74,7 @@ cut     outside        shop/db  all               ingress allow by no policy  in
 cut     shop/frontend  shop/db  all but tcp/5432  ingress allow by no policy  ingress deny by the end of tier default
 3 cut, 0 opened
 `
-	// Health checks come from outside, and may always.
+	// Health checks come from outside, and are always allowed.
 	want = strings.ReplaceAll(want, "outside        shop/db", "outside except 100.64.0.0/10  shop/db")
 	if squeeze(out) != squeeze(want) {
 		t.Errorf("%s, want\n%s", out, want)
@@ -94,7 +94,7 @@ opened shop/frontend shop/db tcp/5433 ingress deny by the end of tier default in
 		t.Errorf("%s%v", out, err)
 	}
 
-	// That it goes is the same, however it is said.
+	// Deleting it gives the same result in every notation.
 	for _, args := range [][]string{{"--delete", "networkpolicy/shop/db"}, {"--delete", "NetworkPolicy/db", "-n", "shop"}, {"--staged", "-f", file(t, stagedDelete)}} {
 		out, err = run(t, both, append([]string{"preview"}, args...)...)
 		if err != nil || !strings.Contains(out, "0 cut, 3 opened\n") {

@@ -20,10 +20,10 @@ func traceCommand() *cobra.Command {
 	var source, destination, port string
 	cmd := &cobra.Command{
 		Use:   "trace --offline DIR --from POD --to POD --port tcp/80",
-		Short: "What policies say of a connection, and which rule decides",
+		Short: "Show the verdict of policies on a connection, and the rule that decides",
 		Long: `Asks the policies of the end that opens a connection (egress) and of the end that it goes
 to (ingress), and prints what each says and by which rule. A pod is NAMESPACE/NAME; whoever is
-none is an address. Pods of the host's network have their node's address, and no policy.
+none is an address. Pods in the host network have their node's address, and no policy.
 
 The address and port are those of the pod behind a Service, not the Service's.
 A connection that is denied is an error.`,
@@ -63,7 +63,7 @@ A connection that is denied is an error.`,
 	return cmd
 }
 
-// end is one end of a connection; pod is nil if no policy holds there.
+// end is one end of a connection; pod is nil if no policy applies there.
 type end struct {
 	name      string
 	pod       *policy.Pod
@@ -95,14 +95,14 @@ func endOf(cluster policy.Cluster, flag, text string) (end, error) {
 	case len(p.Addresses) == 0:
 		return end{}, fmt.Errorf("%s %s: the pod has no address (status.podIPs)", flag, text)
 	case p.HostNetwork:
-		return end{text + " (host's network)", nil, p.Addresses}, nil
+		return end{text + " (host network)", nil, p.Addresses}, nil
 	}
 	return end{text, p, p.Addresses}, nil
 }
 
-// connection reads --port.
+// connection parses --port.
 func connection(text string) (policy.Connection, error) {
-	c := policy.Connection{SourcePort: 49152} // as a client's, which nobody names
+	c := policy.Connection{SourcePort: 49152} // a client port, which no rule uses
 	name, number, ok := strings.Cut(text, "/")
 	if !ok {
 		name, number = "tcp", text
@@ -161,7 +161,7 @@ func trace(w io.Writer, set policy.Set, cluster policy.Cluster, c policy.Connect
 		own, peer netip.Addr
 	}{{policy.Egress, from, src, dst}, {policy.Ingress, to, dst, src}} {
 		if side.at.pod == nil {
-			fmt.Fprintf(w, "%s at %s: no policy holds there\n", side.d, side.at.name)
+			fmt.Fprintf(w, "%s at %s: no policy applies there\n", side.d, side.at.name)
 			continue
 		}
 		c.Pod, c.Direction, c.Own, c.Peer = side.at.pod.NamespacedName, side.d, side.own, side.peer

@@ -23,10 +23,10 @@ import (
 	"terway.dev/terway/internal/pages"
 )
 
-// agentLabels are those of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
+// agentLabels are the labels of the chart's DaemonSet (deploy/chart/templates/agent.yaml).
 var agentLabels = client.MatchingLabels{"app": "terwayd"}
 
-// cluster is which one is asked, and how.
+// cluster is the cluster to read and how to connect.
 type cluster struct {
 	kubeflags.Flags
 	namespace string
@@ -55,7 +55,7 @@ func (c *cluster) client(cfg *rest.Config) (client.Reader, error) {
 	return r, nil
 }
 
-// ask reads all objects that the status is made of.
+// ask reads all objects that the status needs.
 func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects, error) {
 	o := &inventory.Objects{Namespace: c.namespace, Deployment: &appsv1.Deployment{}, Lease: &coordinationv1.Lease{}}
 	for page, err := range pages.Of(ctx, r, &v1alpha1.NodeNetworkList{}) {
@@ -94,7 +94,7 @@ func (c *cluster) ask(ctx context.Context, r client.Reader) (*inventory.Objects,
 	return o, nil
 }
 
-// explain says what an error of the cluster means to the user.
+// explain adds the meaning of an error for the user.
 func (c *cluster) explain(what string, err error) error {
 	switch {
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err):

@@ -1,5 +1,5 @@
-// Package status is the command "terwayctl status": what runs on each node of a cluster
-// and why. It reads and changes nothing.
+// Package status is the command "terwayctl status": the state of each node of a cluster. It
+// only reads.
 package status
 
 import (
@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/inventory"
 )
 
-// NewCommand makes "terwayctl status".
+// NewCommand returns "terwayctl status".
 func NewCommand() *cobra.Command {
 	c := cluster{}
 	var output string
@@ -64,7 +64,7 @@ and to get the Deployment and the Lease "` + inventory.ControllerName + `" there
 	return cmd
 }
 
-// writeText prints a row for each node, and below what does not fit into a column.
+// writeText prints a row for each node, and below the table what does not fit into a column.
 func writeText(w io.Writer, st *inventory.Status) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "NODE\tMODE\tDATAPATH\tAGENT\tENIS\tADDRESSES\tOWN ENIS")

@@ -30,7 +30,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// fakeCluster has the objects of a file.
+// fakeCluster returns a cluster with the objects of a file.
 func fakeCluster(t *testing.T, file string) client.Reader {
 	t.Helper()
 	scheme := runtime.NewScheme()
@@ -63,7 +63,7 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Now = o.Lease.Spec.RenewTime.Add(time.Minute) // somebody's clock is wrong
+	o.Now = o.Lease.Spec.RenewTime.Add(time.Minute) // clocks differ
 	st := o.Status()
 	var text bytes.Buffer
 	if err := writeText(&text, st); err != nil {
@@ -93,7 +93,7 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-// Nobody looks at a terminal with rows as long as a sentence.
+// Rows fit the width of a terminal.
 func TestRowsFitATerminal(t *testing.T) {
 	b, err := os.ReadFile(filepath.Join("testdata", "status.txt"))
 	if err != nil {
@@ -107,7 +107,7 @@ func TestRowsFitATerminal(t *testing.T) {
 	}
 }
 
-// What a cluster that cannot be asked answers is said in the user's words.
+// Errors of the API server are explained to the user.
 func TestErrors(t *testing.T) {
 	answer := func(status int, body string) func(string) (int, string) {
 		return func(string) (int, string) { return status, body }
@@ -150,7 +150,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 		s.Close()
-		// Nobody listens there any more.
+		// The server is closed.
 		if _, err := asked(t, &rest.Config{Host: s.URL}); err == nil || !strings.Contains(err.Error(), "cannot be reached") {
 			t.Errorf("no cluster: %v", err)
 		}

@@ -84,7 +84,7 @@ but differs from the plan is an error that names both.`,
 			if err := writeValues(out, config); err != nil || want.Network != claims.NetworkFlannel {
 				return err
 			}
-			// The blocks are cut by Kubernetes, not by Terway.
+			// Kubernetes assigns the blocks, not Terway.
 			_, err = fmt.Fprintf(out, "\nflags of kube-controller-manager: --allocate-node-cidrs --cluster-cidr=%s --node-cidr-mask-size=%d\n", want.PodCIDR, want.NodeMask)
 			return err
 		},

@@ -42,7 +42,7 @@ then FILE.growing says what is under way.`,
 			}
 			ask := plan.Growth{Zone: zone}
 			if cmd.Flags().Changed("bits") {
-				if ask.Bits = bits; bits == 0 { // would be no wish
+				if ask.Bits = bits; bits == 0 { // 0 would mean the default
 					return errors.New("--bits 0: want 16 to 29")
 				}
 			}
@@ -93,8 +93,8 @@ then FILE.growing says what is under way.`,
 	return cmd
 }
 
-// connectCluster finds the cluster that is to use the vSwitch. A kubeconfig that cannot
-// be used, or is another cluster's, is found before anything is made.
+// connectCluster connects to the cluster that will use the vSwitch. It fails for an unusable
+// kubeconfig or another cluster, before anything is created.
 func connectCluster(ctx context.Context, p *provision.Provisioner, want *plan.Plan, kubeconfig, namespace string) (*provision.Cluster, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {

@@ -1,5 +1,5 @@
-// Package vpc is the command "terwayctl vpc": flags and output of package
-// internal/provision, and nothing that decides.
+// Package vpc is the command "terwayctl vpc": flags and output of package internal/provision.
+// It has no logic of its own.
 package vpc
 
 import (
@@ -24,7 +24,7 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-// NewCommand makes "terwayctl vpc".
+// NewCommand returns "terwayctl vpc".
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vpc",
@@ -46,8 +46,8 @@ eval $(terway-lab env).`,
 	return cmd
 }
 
-// connect makes a provisioner that tells its progress on the error output, so that
-// the result is alone on the other.
+// connect makes a provisioner that reports its progress on standard error, so that the result
+// is alone on standard output.
 func connect(cmd *cobra.Command, f *cloudflags.Flags, planned string) (*provision.Provisioner, error) {
 	began := time.Now()
 	say := func(line string) {
@@ -72,14 +72,14 @@ func planFile(path, table string) (*provision.PlanFile, error) {
 	return &provision.PlanFile{Path: path, Types: types}, nil
 }
 
-// planOrName reads an argument that is a plan's file or its name; file is nil for a name.
+// planOrName reads an argument that is a plan's file or name; file is nil for a name.
 func planOrName(arg string) (name, region string, file *provision.PlanFile, err error) {
 	info, err := os.Stat(arg)
 	switch {
 	case arg == "":
 		return "", "", nil, errors.New("the plan's name is empty: want a plan's file, or its name")
 	case err == nil && !info.IsDir():
-	case looksLikeFile(arg): // mistyped: no plan is called so
+	case looksLikeFile(arg): // mistyped: no plan has such a name
 		return "", "", nil, fmt.Errorf("there is no file %s; want a plan's file, or its name", arg)
 	default:
 		return arg, "", nil, nil
@@ -88,7 +88,7 @@ func planOrName(arg string) (name, region string, file *provision.PlanFile, err 
 	if err != nil {
 		return "", "", nil, fmt.Errorf("read the plan: %w", err)
 	}
-	// What a plan made can be shown and deleted even if the plan is not sound any more.
+	// What a plan has created can be shown and deleted even if the plan is no longer valid.
 	p, err := plan.Parse(b)
 	if err != nil {
 		return "", "", nil, fmt.Errorf("%s:\n%w", arg, err)
@@ -120,7 +120,7 @@ func writeJSON(w io.Writer, v any) error {
 	return enc.Encode(v)
 }
 
-// doubts says what of a plan this version of Terway cannot do.
+// doubts warns of parts of a plan that this version of Terway does not support.
 func doubts(w io.Writer, p *plan.Plan, c provision.ENIConfig) error {
 	b, err := yaml.Marshal(c)
 	if err != nil {
@@ -135,7 +135,7 @@ func doubts(w io.Writer, p *plan.Plan, c provision.ENIConfig) error {
 	return nil
 }
 
-// values are the chart's, as far as they follow from the network.
+// values are the values of the chart that follow from the network.
 type values struct {
 	ENIConfig provision.ENIConfig `json:"eniConfig"`
 }

@@ -40,7 +40,7 @@ zones:
   pods: [{name: shop-pod, cidr: 192.168.32.0/19}]
 `
 
-// operator is who runs the command, in a folder with a plan, before a simulated cloud.
+// operator runs the command in a folder with a plan, with a simulated cloud.
 type operator struct {
 	*testing.T
 	cloud *vpcsim.Server
@@ -77,7 +77,7 @@ func (o *operator) write(text string) {
 	}
 }
 
-// run is the command with PLAN for the plan's file; said is the error output.
+// run runs the command, with PLAN replaced by the plan's file; said is the standard error.
 func (o *operator) run(command string) (out, said string, err error) {
 	o.Helper()
 	cmd := NewCommand()
@@ -91,7 +91,7 @@ func (o *operator) run(command string) (out, said string, err error) {
 	return stdout.String(), stderr.String(), err
 }
 
-// does: the command succeeds, and its result has the texts in it.
+// does expects the command to succeed with these texts in its output.
 func (o *operator) does(command string, want ...string) (said string) {
 	o.Helper()
 	out, said, err := o.run(command)
@@ -106,7 +106,7 @@ func (o *operator) does(command string, want ...string) (said string) {
 	return said
 }
 
-// fails: the command's error has the text in it.
+// fails expects the command to fail with this text in its error.
 func (o *operator) fails(command, want string) {
 	o.Helper()
 	if out, _, err := o.run(command); err == nil || !strings.Contains(err.Error(), want) {
@@ -114,7 +114,7 @@ func (o *operator) fails(command, want string) {
 	}
 }
 
-// TestLife: a VPC from its first day to its last.
+// TestLife: a VPC from creation to deletion.
 func TestLife(t *testing.T) {
 	o := newOperator(t)
 	o.fails("show PLAN", "no VPC of cn-hangzhou carries the tag terway.dev/plan=shop")
@@ -145,7 +145,7 @@ func TestLife(t *testing.T) {
 		t.Errorf("delete -o json without --yes: %v, %v\n%s", err, jsonErr, out)
 	}
 	o.does("show PLAN", "shop-pod-2")
-	// An interrupted growth of a VPC that is gone is nobody's.
+	// The record of an interrupted growth is removed with the VPC.
 	if err := os.WriteFile(o.plan+".growing", []byte(`{"zone":"cn-hangzhou-i","vSwitch":{"name":"shop-pod-3","cidr":"192.168.65.0/24"}}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -154,12 +154,12 @@ func TestLife(t *testing.T) {
 	o.write(shop)
 	o.does("delete PLAN --yes", "deleted vSwitch vsw-", "deleted VPC vpc-")
 	if _, err := os.Stat(o.plan + ".growing"); !os.IsNotExist(err) {
-		t.Errorf("the record of a growth outlives its VPC: %v", err)
+		t.Errorf("the record of a growth remains after its VPC: %v", err)
 	}
 	o.does("delete PLAN --yes", `nothing to delete: no VPC of cn-hangzhou is plan "shop"'s`)
 }
 
-// TestSlowCloud: who waits for calls that are repeated reads why.
+// TestSlowCloud: the user sees why retries take long.
 func TestSlowCloud(t *testing.T) {
 	o := newOperator(t)
 	o.does("apply PLAN")
@@ -171,10 +171,10 @@ func TestSlowCloud(t *testing.T) {
 	}
 }
 
-// TestWrongUse: what is wrong is said before anything is made.
+// TestWrongUse: errors are reported before anything is created.
 func TestWrongUse(t *testing.T) {
 	o := newOperator(t)
-	// Mistakes of form do not hide those of the network.
+	// Syntax errors do not hide errors of the network.
 	if err := os.WriteFile(o.plan+".bad", []byte(strings.NewReplacer("region", "regio", "Group: normal", "Group: fancy").Replace(shop)), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestWrongUse(t *testing.T) {
 	o.does("delete PLAN --yes", "nothing to delete")
 }
 
-// TestCatalogue: a plan for a type that a refreshed table alone knows well.
+// TestCatalogue: a plan for a type that only a refreshed table has.
 func TestCatalogue(t *testing.T) {
 	o := newOperator(t)
 	var all []catalog.Type
@@ -221,7 +221,7 @@ func TestCatalogue(t *testing.T) {
 	o.does("grow PLAN --zone cn-hangzhou-i --catalogue "+table, "192.168.64.0/19")
 }
 
-// TestFlannel: who applies a plan with Flannel is told what Kubernetes must be told.
+// TestFlannel: applying a plan with Flannel prints the flags for Kubernetes.
 func TestFlannel(t *testing.T) {
 	o := newOperator(t)
 	before, _, _ := strings.Cut(strings.Replace(shop, "network: terway\nmode: shared", "network: flannel\npodCIDR: 172.20.0.0/16\nnodeMask: 26", 1), "  pods:")
@@ -229,12 +229,12 @@ func TestFlannel(t *testing.T) {
 	o.does("apply PLAN", "network: flannel\n  pod_cidr: 172.20.0.0/16", "--cluster-cidr=172.20.0.0/16 --node-cidr-mask-size=26\n")
 }
 
-// cluster is an API server that has the ConfigMap eni-config and nothing else.
+// cluster is an API server with only the ConfigMap eni-config.
 type cluster struct {
 	kubeconfig string
 
 	mu     sync.Mutex
-	config string // what is in it
+	config string // the content of the ConfigMap
 	writes int
 }
 
@@ -275,7 +275,7 @@ func newCluster(t *testing.T, config string) *cluster {
 	return c
 }
 
-// TestAnotherCluster: the vSwitch is not even made when the kubeconfig is another cluster's.
+// TestAnotherCluster: no vSwitch is created if the kubeconfig is for another cluster.
 func TestAnotherCluster(t *testing.T) {
 	o := newOperator(t)
 	o.does("apply PLAN")
@@ -290,8 +290,8 @@ func TestAnotherCluster(t *testing.T) {
 	}
 }
 
-// TestGrowLater: a vSwitch that was made without the cluster is brought into it by the
-// same command, and no other is made.
+// TestGrowLater: the same command, with a cluster, adds an existing vSwitch to the cluster and
+// creates no other.
 func TestGrowLater(t *testing.T) {
 	o := newOperator(t)
 	values, _, err := o.run("apply PLAN -o values")
@@ -333,13 +333,13 @@ func TestGrowLater(t *testing.T) {
 	if n := strings.Count(c.config, "vsw-"); n != 3 {
 		t.Errorf("the cluster has %d vSwitches, want a third one:\n%s", n, c.config)
 	}
-	// A mask that is asked for is had, and not the plan's other one; without a wish it is.
+	// A requested mask is used; otherwise the plan's mask.
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 26", "no cluster was told")
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 19 --kubeconfig "+c.kubeconfig, "/19) has 8188 addresses")
 	o.does("grow PLAN --zone cn-hangzhou-i --kubeconfig "+c.kubeconfig, "/26) has 60 addresses")
 }
 
-// TestDoubts: a plan that this version of Terway cannot serve gets its VPC, and a warning.
+// TestDoubts: a plan that this version of Terway does not support gets its VPC, and a warning.
 func TestDoubts(t *testing.T) {
 	o := newOperator(t)
 	o.write(strings.Replace(shop, "mode: shared", "mode: exclusive", 1))

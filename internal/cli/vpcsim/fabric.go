@@ -13,8 +13,8 @@ import (
 
 const defaultPrefix = "vpcsim-"
 
-// openFabric makes the data plane. Without a state directory nobody can ever know
-// again whose namespaces these are, so they go with the process.
+// openFabric opens the data plane. Without a state directory no later process can know whose
+// namespaces these are, so they are removed when the process ends.
 func openFabric(f *serveFlags, log *slog.Logger) (sim.Fabric, error) {
 	if os.Geteuid() != 0 {
 		return nil, fmt.Errorf("namespaces and devices need root: run as root, or with --no-fabric to answer calls only")
@@ -29,13 +29,13 @@ func openFabric(f *serveFlags, log *slog.Logger) (sim.Fabric, error) {
 	return sim.Dataplane{Fabric: made}, nil
 }
 
-// passing is a data plane that ends with the process.
+// passing is a data plane that is removed at the end of the process.
 type passing struct{ sim.Dataplane }
 
-// Close takes everything down.
+// Close removes everything.
 func (p passing) Close() error { return p.Destroy() }
 
-// newCleanup makes `vpcsim cleanup`.
+// newCleanup returns `vpcsim cleanup`.
 func newCleanup() *cobra.Command {
 	var prefix string
 	c := &cobra.Command{

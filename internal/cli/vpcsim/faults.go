@@ -15,7 +15,7 @@ import (
 	sim "terway.dev/terway/internal/vpcsim"
 )
 
-// newFaults makes `vpcsim faults`, a thin client of the admin endpoint.
+// newFaults returns `vpcsim faults`, a client of the admin endpoint.
 func newFaults() *cobra.Command {
 	var endpoint string
 	c := &cobra.Command{
@@ -23,7 +23,7 @@ func newFaults() *cobra.Command {
 		Short: "List, add and remove the faults of a running simulator",
 	}
 	c.PersistentFlags().StringVar(&endpoint, "endpoint", "", "the simulator's endpoint, as serve printed it")
-	// A required flag that is not defined would be a mistake above.
+	// It fails only if the flag is not defined above.
 	if err := c.MarkPersistentFlagRequired("endpoint"); err != nil {
 		panic(err)
 	}

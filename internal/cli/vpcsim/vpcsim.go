@@ -1,5 +1,5 @@
-// Package vpcsim is the command line of the simulated VPC: flags, the first line
-// of output, signals. It must never hold any of the simulator's logic.
+// Package vpcsim is the command line of the simulated VPC: flags, the first line of output,
+// signals. It must never contain logic of the simulator.
 package vpcsim
 
 import (
@@ -22,7 +22,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// NewCommand makes `vpcsim`.
+// NewCommand returns `vpcsim`.
 func NewCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "vpcsim",
@@ -32,7 +32,7 @@ func NewCommand() *cobra.Command {
 	return c
 }
 
-// Started is the first line that serve prints with -o json.
+// Started is the first line of output of serve with -o json.
 type Started struct {
 	Endpoint        string   `json:"endpoint"`
 	AccessKeyID     string   `json:"accessKeyId"`
@@ -42,7 +42,7 @@ type Started struct {
 	Zones           []string `json:"zones"`
 	OwnerID         string   `json:"ownerId"`
 	AdminEndpoint   string   `json:"adminEndpoint"`
-	// NetnsPrefix starts the names of the fabric's namespaces; empty without a fabric.
+	// NetnsPrefix is the prefix of the fabric's namespaces; empty without a fabric.
 	NetnsPrefix string `json:"netnsPrefix,omitempty"`
 	PID         int    `json:"pid"`
 }
@@ -203,7 +203,7 @@ func readFaults(file string, stdin io.Reader) ([]faults.Rule, error) {
 	return rules, nil
 }
 
-// timings are the durations that --timing can name.
+// timings returns the durations that --timing can set.
 func timings(t *state.Timing) []struct {
 	name string
 	at   *time.Duration

@@ -21,7 +21,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// serveIt runs `vpcsim serve` until the test ends and reads its first line.
+// serveIt runs `vpcsim serve` until the test ends, and reads its first line.
 func serveIt(t *testing.T, args ...string) Started {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
@@ -118,7 +118,7 @@ func TestServeAndFaults(t *testing.T) {
 	}
 }
 
-// TestCatalogue: the cloud has the instance types of the table, and no others.
+// TestCatalogue: the cloud has exactly the instance types of the table.
 func TestCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.Name = "ecs.g99.2xlarge"

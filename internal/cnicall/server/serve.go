@@ -1,5 +1,5 @@
-// Package server is the agent's side of package cnicall, apart from it so that the plugin,
-// which starts for each pod, need not bring Go's network package along.
+// Package server is the agent's side of package cnicall. It is a separate package so that the
+// plugin, which starts for each pod, does not link Go's network package.
 package server
 
 import (
@@ -17,12 +17,12 @@ import (
 	"terway.dev/terway/internal/cnicall"
 )
 
-// patience is how long a peer may take to send a request or to take an answer. Both are
-// in the same machine, and small.
+// patience is how long a peer may take to send a request or to read an answer. Both are small
+// and local.
 const patience = 10 * time.Second
 
-// Serve answers calls until ctx is done. Then it takes no new ones; those at work have
-// the time finish, and their contexts end after it. It returns when all have ended.
+// Serve answers calls until ctx is done. Then it accepts no new ones. Running calls have the
+// time finish; after it their contexts end. Serve returns when all have ended.
 func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer func(context.Context, cnicall.Request) cnicall.Reply) error {
 	calls, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -35,7 +35,7 @@ func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer fun
 			continue
 		}
 		if ctx.Err() == nil && (errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED)) {
-			time.Sleep(10 * time.Millisecond) // others are at work with what is missing
+			time.Sleep(10 * time.Millisecond) // other calls are using up the descriptors or memory
 			continue
 		}
 		defer time.AfterFunc(finish, cancel).Stop()
@@ -47,8 +47,8 @@ func Serve(ctx context.Context, l net.Listener, finish time.Duration, answer fun
 	}
 }
 
-// serve answers the one call of a connection. Nobody is left to hear of an error with it:
-// the plugin is gone, or sees that the answer ends too early.
+// serve answers the call of a connection. It returns no error: the plugin is gone, or notices
+// that the answer is incomplete.
 func serve(ctx context.Context, conn net.Conn, answer func(context.Context, cnicall.Request) cnicall.Reply) {
 	defer conn.Close()
 	ctx, cancel := context.WithCancel(ctx)
@@ -62,7 +62,7 @@ func serve(ctx context.Context, conn net.Conn, answer func(context.Context, cnic
 	case stop() && err == nil:
 		conn.SetReadDeadline(time.Time{})
 		go func() {
-			// It sends nothing more: what comes is its end, or ours.
+			// The plugin sends nothing more: the read ends when either side closes.
 			conn.Read(make([]byte, 1))
 			cancel()
 		}()

@@ -16,7 +16,7 @@ import (
 	"terway.dev/terway/internal/cnicall"
 )
 
-// agent serves until stop is called, which returns when Serve has.
+// agent serves until stop is called; stop returns after Serve has.
 func agent(t *testing.T, finish time.Duration, answer func(context.Context, cnicall.Request) cnicall.Reply) (socket string, stop func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "socket")
@@ -43,7 +43,7 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
-// What is sent is what arrives, whatever its size and its bytes; and so is what is answered.
+// Requests and answers arrive unchanged, whatever their size and bytes.
 func TestBothWays(t *testing.T) {
 	socket, _ := agent(t, time.Hour, func(_ context.Context, in cnicall.Request) cnicall.Reply {
 		return cnicall.Reply{Result: in.Config, Error: &cnicall.Error{
@@ -79,7 +79,7 @@ func TestSuccessHasNoError(t *testing.T) {
 	}
 }
 
-// A peer that speaks otherwise is told so, whatever it sends.
+// A peer with another protocol gets an error, whatever it sends.
 func TestNotUnderstood(t *testing.T) {
 	socket, _ := agent(t, time.Hour, func(context.Context, cnicall.Request) cnicall.Reply {
 		t.Error("nonsense was answered")
@@ -105,7 +105,7 @@ func TestNotUnderstood(t *testing.T) {
 		t.Fatal(err)
 	}
 	if b, err := io.ReadAll(conn); err != nil || len(b) > 0 {
-		t.Errorf("a peer that says nothing was told %q, %v", b, err)
+		t.Errorf("a peer that sends nothing got %q, %v", b, err)
 	}
 }
 

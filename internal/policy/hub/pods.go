@@ -159,7 +159,7 @@ func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.
 		// The error does not say which node the pod is on: the caller has no right to know.
 		return d, nil, fmt.Errorf("pod %s is not one of node %s", name, node)
 	case !running(t):
-		return d, nil, fmt.Errorf("pod %s has ended, or is of the host's network", name)
+		return d, nil, fmt.Errorf("pod %s has ended, or is in the host network", name)
 	}
 	touched := map[policy.NamespacedName]struct{}{}
 	var undos []func()

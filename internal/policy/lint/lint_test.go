@@ -40,7 +40,7 @@ func TestLint(t *testing.T) {
 	const open = "to: [{namespaceSelector: {}}]"
 	for _, c := range []struct{ name, text, want string }{
 		{"nothing", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: http}]}]}"), ""},
-		{"all pods, some of the host's network", policyOf("NetworkPolicy", "{podSelector: {}}"), ""},
+		{"all pods, some in the host network", policyOf("NetworkPolicy", "{podSelector: {}}"), ""},
 		{"refused", policyOf("GlobalNetworkPolicy", "{selector: app}"), `GlobalNetworkPolicy shop/it: spec.selector: "app": want selector "app" has the end at position 4`},
 		{"no pods", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: wbe}}}"), `NetworkPolicy shop/it: selects no pod (no-pods)`},
 		{"host network", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: proxy}}}"), `selects shop/proxy of the host network, to which no policy applies (host-network)`},

@@ -1,6 +1,6 @@
-// Package testclock is time for tests that wait for nothing.
+// Package testclock is a clock for tests that do not wait.
 //
-// The package must never be imported by anything but tests.
+// Only tests may import the package.
 package testclock
 
 import (
@@ -9,14 +9,13 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 )
 
-// Clock stands still until it is stepped. Nobody really waits for it: what somebody
-// waits for passes at once.
+// Clock is a fake clock. A wait returns at once and advances the clock by its duration.
 type Clock struct{ *clocktesting.FakeClock }
 
-// New shows the time t.
+// New returns a Clock at the time t.
 func New(t time.Time) Clock { return Clock{clocktesting.NewFakeClock(t)} }
 
-// After steps the clock to the time that it waits for.
+// After advances the clock by d and returns at once.
 func (c Clock) After(d time.Duration) <-chan time.Time {
 	at := c.FakeClock.After(d)
 	c.Step(d)
