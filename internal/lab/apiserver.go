@@ -18,11 +18,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// APIServer is an API server and its etcd on loopback, without nodes and without any
-// controller: for what needs the real API and nothing else of a cluster. Its programs
-// are the lab's; its processes are children of this one and end with it.
+// APIServer is an API server with its etcd on loopback, without nodes and controllers, for
+// tests that need only the API. It uses the lab's programs; its processes are children of this
+// one and end with it.
 type APIServer struct {
-	// Kubeconfig is the administrator's; Etcd is the URL of etcd's clients and metrics.
+	// Kubeconfig is the administrator's kubeconfig; Etcd is the URL of etcd's clients and
+	// metrics.
 	Kubeconfig, Etcd string
 	// EtcdPID and PID are the two processes.
 	EtcdPID, PID int
@@ -73,7 +74,7 @@ func StartAPIServer(ctx context.Context, dir string, p *Progress, env ...string)
 	return s, nil
 }
 
-// buildKube makes the control plane's program; while a lab builds it waits for that.
+// buildKube builds the control plane's program. It waits while a lab builds.
 func (o *Options) buildKube(ctx context.Context, p *Progress) error {
 	for _, t := range o.targets() {
 		if t.out != "bin/kube" {
@@ -119,7 +120,8 @@ func (s *APIServer) wait(ctx context.Context, log string, server *child) error {
 	})
 }
 
-// RESTConfig is how programs on this machine reach it, without a limit of the client's own.
+// RESTConfig returns the client configuration for programs on this machine, without client-side
+// rate limit.
 func (s *APIServer) RESTConfig() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", s.Kubeconfig)
 	if err != nil {
@@ -139,7 +141,7 @@ func (s *APIServer) Close() error {
 	return errors.Join(errs...)
 }
 
-// child is a program that ends at the latest with this one.
+// child is a program that ends with this process at the latest.
 type child struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
@@ -159,13 +161,13 @@ func startChild(logPath string, args, env []string) (*child, error) {
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		// The kernel sends Pdeathsig when the thread ends that started the child.
+		// The kernel sends Pdeathsig when the thread that started the child ends.
 		runtime.LockOSThread()
 		defer close(c.done)
 		err := c.cmd.Start()
 		started <- err
 		if err == nil {
-			_ = c.cmd.Wait() // how it ended is in its log
+			_ = c.cmd.Wait() // its log has the exit status
 		}
 	}()
 	if err := <-started; err != nil {
@@ -194,7 +196,7 @@ func (c *child) end() error {
 	case <-c.done:
 		return nil
 	case <-time.After(5 * time.Second):
-		// The API server waits for its watches; there is nothing to keep.
+		// The API server waits for its watches; it has no data to save.
 	}
 	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill %s: %w", c.cmd.Path, err)
@@ -203,7 +205,7 @@ func (c *child) end() error {
 	return nil
 }
 
-// freePorts are ports of loopback that nobody listens on.
+// freePorts returns unused ports of loopback.
 func freePorts(n int) ([]int, error) {
 	ports := make([]int, n)
 	for i := range ports {
@@ -211,7 +213,7 @@ func freePorts(n int) ([]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
-		defer l.Close() // all at the end: else the next would get the same
+		defer l.Close() // closed at the end: otherwise the next would get the same port
 		ports[i] = l.Addr().(*net.TCPAddr).Port
 	}
 	return ports, nil

@@ -16,9 +16,9 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// What the cloud, and others who use it, do behind Terway's back.
+// Changes in the cloud without Terway, as by the cloud itself or by other users.
 
-// AddFault makes calls to the simulated cloud go wrong until RemoveFault.
+// AddFault makes calls to the simulated cloud fail until RemoveFault.
 func (c *Cloud) AddFault(ctx context.Context, r faults.Rule) error {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -28,7 +28,7 @@ func (c *Cloud) AddFault(ctx context.Context, r faults.Rule) error {
 	return err
 }
 
-// RemoveFault takes the fault of that name away; one that is not there is no error.
+// RemoveFault removes the fault with that name; a missing one is no error.
 func (c *Cloud) RemoveFault(ctx context.Context, name string) error {
 	b, err := c.admin(ctx, http.MethodGet, "/faults", nil)
 	if err != nil {
@@ -47,14 +47,14 @@ func (c *Cloud) RemoveFault(ctx context.Context, name string) error {
 	return nil
 }
 
-// Attached are the addresses of the ENIs that are attached now, with the instance of each,
-// whatever faults do to the answers of the API.
+// Attached returns the addresses of all attached ENIs, with the instance of each, unaffected by
+// faults in the API.
 func (c *Cloud) Attached(ctx context.Context) (map[netip.Addr]string, error) {
 	b, err := c.admin(ctx, http.MethodGet, "/view", nil)
 	if err != nil {
 		return nil, err
 	}
-	var view struct { // as package vpcsim/state has it
+	var view struct { // as in package vpcsim/state
 		Instances []struct {
 			InstanceId        string
 			NetworkInterfaces []struct{ PrivateIpAddresses []netip.Addr }
@@ -95,7 +95,7 @@ func (c *Cloud) admin(ctx context.Context, method, path string, body []byte) ([]
 	return b, nil
 }
 
-// DetachENI takes an ENI off its instance.
+// DetachENI detaches an ENI from its instance.
 func (c *Cloud) DetachENI(id, instanceID string) error {
 	api, err := c.clients()
 	if err != nil {
@@ -109,7 +109,7 @@ func (c *Cloud) DetachENI(id, instanceID string) error {
 	return nil
 }
 
-// UnassignAddress takes an address off an ENI that is not its primary one.
+// UnassignAddress removes a secondary address from an ENI.
 func (c *Cloud) UnassignAddress(eni, addr string) error {
 	api, err := c.clients()
 	if err != nil {
@@ -123,7 +123,7 @@ func (c *Cloud) UnassignAddress(eni, addr string) error {
 	return nil
 }
 
-// AddVSwitch makes a vSwitch in the lab's VPC.
+// AddVSwitch creates a vSwitch in the lab's VPC.
 func (c *Cloud) AddVSwitch(zone string, in netip.Prefix, name string) (id string, err error) {
 	api, err := c.clients()
 	if err != nil {
@@ -138,7 +138,7 @@ func (c *Cloud) AddVSwitch(zone string, in netip.Prefix, name string) (id string
 	return r.VSwitchId, nil
 }
 
-// VSwitch finds the one of that name; "" if there is none.
+// VSwitch returns the id of the vSwitch with that name; "" if there is none.
 func (c *Cloud) VSwitch(name string) (id string, err error) {
 	api, err := c.clients()
 	if err != nil {
@@ -158,7 +158,7 @@ func (c *Cloud) VSwitch(name string) (id string, err error) {
 	return "", nil
 }
 
-// RemoveVSwitch deletes one that nothing is in any more.
+// RemoveVSwitch deletes an empty vSwitch.
 func (c *Cloud) RemoveVSwitch(id string) error {
 	api, err := c.clients()
 	if err != nil {

@@ -17,30 +17,30 @@ import (
 	"time"
 )
 
-// kubeVersion is the release in modules/kube.
+// kubeVersion is the Kubernetes release in modules/kube.
 const kubeVersion = "v1.36.3"
 
-// target is one "go build" and what it leaves in the cache.
+// target is a "go build" command and its results in the cache.
 type target struct {
 	name string
-	// dir is the module's folder below the source tree.
+	// dir is the module's directory in the source tree.
 	dir string
-	// packages are built together into the folder out, or one into the file out.
+	// packages are built into the directory out, or a single one into the file out.
 	packages []string
 	out      string
-	// made are the files to expect, below the cache.
+	// made are the resulting files in the cache.
 	made []string
-	// flags come on top of the fixed ones.
+	// flags are added to the fixed flags.
 	flags []string
-	// stamped targets are skipped while their module is unchanged. The product's own
-	// are not: there, Go's build cache knows better.
+	// stamped targets are skipped while their module is unchanged. The product's own are not
+	// stamped: Go's build cache is more precise.
 	stamped bool
-	// cgo is for a program that does not build without it.
+	// cgo is set for a program that needs it.
 	cgo bool
 }
 
-// buildFlags are the same for everything: with others, Go would compile all
-// dependencies once more.
+// buildFlags are the same for all programs: other flags would make Go compile all dependencies
+// again.
 var buildFlags = []string{"-trimpath", "-buildvcs=false"}
 
 func (o *Options) targets() []target {
@@ -84,10 +84,10 @@ func (o *Options) targets() []target {
 	return list
 }
 
-// kubePrograms are the names by which the combined program is called.
+// kubePrograms are the names of the combined program.
 var kubePrograms = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl"}
 
-// build makes whatever of the programs is missing or old.
+// build builds all programs that are missing or out of date.
 func (o *Options) build(ctx context.Context, p *Progress) error {
 	if err := o.buildAll(ctx, o.targets(), p); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (o *Options) build(ctx context.Context, p *Progress) error {
 	return o.linkKube()
 }
 
-// buildAll makes those targets that are not there or would be made otherwise now.
+// buildAll builds the targets that are missing or out of date.
 func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) error {
 	type job struct {
 		target
@@ -112,7 +112,7 @@ func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) e
 		}
 	}
 	for i, j := range jobs {
-		// These take long the first time: progress shows how many are left.
+		// The first build takes long: the progress shows how many are left.
 		title := fmt.Sprintf("build %d of %d: %s", i+1, len(jobs), j.name)
 		if len(jobs) == 1 {
 			title = "build " + j.name
@@ -124,7 +124,7 @@ func (o *Options) buildAll(ctx context.Context, targets []target, p *Progress) e
 	return nil
 }
 
-// linkKube gives the combined program the names by which it is called.
+// linkKube makes links with the names of the combined program.
 func (o *Options) linkKube() error {
 	for _, name := range kubePrograms {
 		link := o.Bin(name)
@@ -145,7 +145,7 @@ func (o *Options) stampFile(t target) string {
 	return o.cached("stamps", strings.ReplaceAll(t.name, " ", "-"))
 }
 
-// fresh compares a target's stamp with what it would be now.
+// fresh compares a target's stamp with the current one.
 func (o *Options) fresh(ctx context.Context, t target) (bool, string, error) {
 	if !t.stamped {
 		return false, "", nil
@@ -163,12 +163,12 @@ func (o *Options) fresh(ctx context.Context, t target) (bool, string, error) {
 	return err == nil && string(old) == stamp, stamp, nil
 }
 
-// stamp hashes all that decides what a module's programs are: its files, whose
-// go.sum pins every dependency, the compiler and the flags.
+// stamp hashes everything that a module's programs depend on: its files, including go.sum with
+// every dependency, the compiler and the flags.
 func (o *Options) stamp(ctx context.Context, t target) (string, error) {
 	h := sha256.New()
 	dir := filepath.Join(o.Source, t.dir)
-	// In the order of their names; a module may have packages in folders.
+	// Files are hashed in the order of their names, including those in subdirectories.
 	if err := filepath.WalkDir(dir, func(f string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -214,7 +214,7 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 
 func goCommand(ctx context.Context, dir string, cgo bool, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
-	// Asked to end, go removes its temporary folder.
+	// When interrupted, go removes its temporary directory.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Dir = dir
@@ -226,7 +226,7 @@ func goCommand(ctx context.Context, dir string, cgo bool, args ...string) *exec.
 	return cmd
 }
 
-// copyFile copies a program, for example.
+// copyFile copies a file such as a program.
 func copyFile(from, to string, mode os.FileMode) error {
 	in, err := os.Open(from)
 	if err != nil {

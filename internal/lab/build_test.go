@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Whatever changes in a module's folder, in packages below it too, its programs are built anew.
+// After any change in a module's directory or below, its programs are built again.
 func TestStamp(t *testing.T) {
 	o := &Options{Source: t.TempDir()}
 	module := target{name: "a program", dir: "module"}
@@ -47,7 +47,7 @@ func TestStamp(t *testing.T) {
 	stamp("another name of the package")
 }
 
-// Of several builds each says how many there are; a program that is there is not one of them.
+// With several builds each message has the number of builds; existing programs do not count.
 func TestBuildsAreCounted(t *testing.T) {
 	o := &Options{Source: t.TempDir(), Cache: t.TempDir()}
 	module := func(name string) target {
@@ -73,7 +73,7 @@ func TestBuildsAreCounted(t *testing.T) {
 			}
 		}
 		if !slices.Equal(said, want) {
-			t.Errorf("it said %q, want %q", said, want)
+			t.Errorf("it printed %q, want %q", said, want)
 		}
 	}
 	build([]string{"build a"}, a)

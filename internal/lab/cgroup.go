@@ -23,8 +23,8 @@ type hierarchy struct {
 	options string
 }
 
-// hierarchies lists the cgroup hierarchies of this machine. Where version 1 has the
-// controllers, version 2 beside it ("hybrid") has none and is left alone.
+// hierarchies lists the cgroup hierarchies of this machine. If version 1 has the controllers, a
+// version 2 beside it ("hybrid") has none and is not used.
 func hierarchies() ([]hierarchy, error) {
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
@@ -56,9 +56,9 @@ func hierarchies() ([]hierarchy, error) {
 	return v2, nil
 }
 
-// enterCgroup makes a cgroup in each hierarchy and moves this process into it. In
-// a cgroup namespace made afterwards it is the root. Version 2 wants that root
-// empty before it hands controllers down: leave takes this process out again.
+// enterCgroup makes a cgroup in each hierarchy and moves this process into it. A cgroup
+// namespace made afterwards has it as root. Version 2 requires this root to be empty before it
+// delegates controllers: leave moves this process out again.
 func enterCgroup(name string) (leave func() error, err error) {
 	hs, err := hierarchies()
 	if err != nil {
@@ -97,7 +97,7 @@ func joinCgroup(dir string) error {
 	return nil
 }
 
-// ownCgroup2 is the folder of the version 2 cgroup that this process is in.
+// ownCgroup2 returns the directory of this process's version 2 cgroup.
 func ownCgroup2(root string) (string, error) {
 	b, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -111,7 +111,7 @@ func ownCgroup2(root string) (string, error) {
 	return "", fmt.Errorf("find this process's cgroup: no line 0:: in /proc/self/cgroup")
 }
 
-// inheritCpuset gives a version 1 cpuset what a new one lacks, and its children too.
+// inheritCpuset sets what a new version 1 cpuset lacks, for its children too.
 func inheritCpuset(from, to string) error {
 	for _, f := range []string{"cpuset.cpus", "cpuset.mems"} {
 		b, err := os.ReadFile(filepath.Join(from, f))
@@ -128,7 +128,7 @@ func inheritCpuset(from, to string) error {
 	return nil
 }
 
-// labCgroups lists the lab's cgroups in all hierarchies, the unused version 2 included.
+// labCgroups lists the lab's cgroups in all hierarchies, including the unused version 2.
 func labCgroups() ([]string, error) {
 	var found []string
 	for _, pattern := range []string{cgroupRoot + "/" + Prefix + "*", cgroupRoot + "/*/" + Prefix + "*"} {
@@ -141,7 +141,7 @@ func labCgroups() ([]string, error) {
 	return found, nil
 }
 
-// removeCgroup removes a cgroup and all below it; its processes must be gone.
+// removeCgroup removes a cgroup and all below it. It must have no processes.
 func removeCgroup(ctx context.Context, path string) error {
 	var dirs []string
 	err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {

@@ -21,14 +21,14 @@ import (
 // processVPCSim is the name of the simulator's process.
 const processVPCSim = "vpcsim"
 
-// startCloud starts the simulator and reads from its first line how to reach it.
+// startCloud starts the simulator and reads its addresses from the first line of output.
 func (o *Options) startCloud(ctx context.Context, s *State) error {
 	log := o.path("log", processVPCSim+".log")
 	p, err := o.start(command{name: processVPCSim, log: log, args: o.cloudArgs()})
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the simulated cloud did not say where it listens"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 30*time.Second, errors.New("the simulated cloud did not print where it listens"))
 	defer cancel()
 	return Poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		b, err := os.ReadFile(log)
@@ -53,17 +53,17 @@ func (o *Options) startCloud(ctx context.Context, s *State) error {
 	})
 }
 
-// cloudArgs is the simulator's command.
+// cloudArgs returns the simulator's command.
 func (o *Options) cloudArgs() []string {
 	return []string{o.self(), "vpcsim", "serve",
 		"--listen", "127.0.0.1:0", "--state", o.path("cloud"), "--netns-prefix", Prefix, "-o", "json",
 		"--region", o.Plan.Region, "--zones", strings.Join(o.Zones, ","), "--catalogue", o.Catalogue,
-		// What Terway waits for takes as long as in the real cloud; the lab's own VPC
-		// and instances are there at once.
+		// Operations that Terway waits for take as long as in the real cloud; the lab's own VPC
+		// and instances are created at once.
 		"--timing", "vpc=0s,vswitch=0s,instance-pending=0s,instance-start=100ms"}
 }
 
-// clients are the official SDK's, pointed at the simulator.
+// clients are clients of the official SDK for the simulator.
 type clients struct {
 	ecs *ecs.Client
 	vpc *vpc.Client
@@ -90,7 +90,7 @@ func (c *Cloud) clients() (*clients, error) {
 	return &clients{ecs: e, vpc: v}, nil
 }
 
-// runInstances starts the control plane's instance and one for each node.
+// runInstances starts an instance for the control plane and one for each node.
 func (o *Options) runInstances(ctx context.Context, s *State) error {
 	pods, err := o.maxPods()
 	if err != nil {
@@ -133,7 +133,7 @@ func (o *Options) runInstances(ctx context.Context, s *State) error {
 	return nil
 }
 
-// running reports whether the instance runs and takes note of its address.
+// running reports whether the instance runs, and stores its address.
 func (m *Machine) running(api *clients) (bool, error) {
 	q := ecs.CreateDescribeInstancesRequest()
 	q.InstanceIds = fmt.Sprintf("[%q]", m.InstanceID)
@@ -148,7 +148,8 @@ func (m *Machine) running(api *clients) (bool, error) {
 	if m.Address, err = netip.ParseAddr(addrs[0]); err != nil {
 		return false, fmt.Errorf("instance %s: %w", m.InstanceID, err)
 	}
-	// The fabric names the namespace after the host, or the instance if it has no name.
+	// The fabric names the namespace after the host, or after the instance if it has no host
+	// name.
 	for _, name := range []string{m.Name, m.InstanceID} {
 		m.NetNS = netnsDir + "/" + Prefix + name
 		if _, err := os.Stat(m.NetNS); err == nil {
@@ -158,7 +159,7 @@ func (m *Machine) running(api *clients) (bool, error) {
 	return false, fmt.Errorf("instance %s runs but has no network namespace %s{%s,%s}", m.InstanceID, netnsDir+"/"+Prefix, m.Name, m.InstanceID)
 }
 
-// waitCloud polls the cloud; an operation of the simulated cloud takes seconds at most.
+// waitCloud polls the cloud; operations of the simulated cloud take seconds at most.
 func waitCloud(ctx context.Context, what string, f func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("the cloud took more than a minute"))
 	defer cancel()
@@ -168,7 +169,7 @@ func waitCloud(ctx context.Context, what string, f func() (bool, error)) error {
 	return nil
 }
 
-// AddressCount asks the cloud how many addresses the secondary ENIs of an instance have.
+// AddressCount returns the number of addresses on the secondary ENIs of an instance.
 func (c *Cloud) AddressCount(ctx context.Context, instanceID string) (int, error) {
 	enis, err := c.ENIs(ctx, instanceID)
 	n := 0
@@ -180,13 +181,13 @@ func (c *Cloud) AddressCount(ctx context.Context, instanceID string) (int, error
 	return n, err
 }
 
-// ENI is an interface as the cloud describes it.
+// ENI is an ENI as the cloud describes it.
 type ENI struct {
 	ID, MAC, Type, Status string
 	Addresses             []string
 }
 
-// ENIs asks the cloud for the interfaces of an instance.
+// ENIs returns the ENIs of an instance.
 func (c *Cloud) ENIs(ctx context.Context, instanceID string) ([]ENI, error) {
 	api, err := c.clients()
 	if err != nil {
@@ -226,8 +227,8 @@ func (c *Cloud) ENIs(ctx context.Context, instanceID string) ([]ENI, error) {
 	}
 }
 
-// CustomRoutes counts the route entries in the VPC's route tables that somebody made;
-// the system's own do not count against the quota.
+// CustomRoutes returns the number of custom entries in the VPC's route tables, which count
+// against the quota.
 func (c *Cloud) CustomRoutes(ctx context.Context) (int, error) {
 	api, err := c.clients()
 	if err != nil {

@@ -14,22 +14,22 @@ import (
 )
 
 const (
-	// Prefix starts the name of every network namespace and cgroup of the lab.
+	// Prefix is the prefix of the names of all network namespaces and cgroups of the lab.
 	Prefix = "tl-"
-	// Marker is the environment variable that every process of the lab carries;
-	// its value is the lab's directory.
+	// Marker is the environment variable of every process of the lab; its value is the lab's
+	// directory.
 	Marker = "TERWAY_LAB"
 
-	// DefaultDir holds the state of the running lab and nothing worth keeping.
+	// DefaultDir has the state of the running lab, which is deleted with it.
 	DefaultDir = "/var/lib/terway-lab"
-	// DefaultCache holds what was built; it survives the lab.
+	// DefaultCache has built programs and images; it is kept when the lab is taken down.
 	DefaultCache = "/var/cache/terway-lab"
 	// cacheEnv overrides DefaultCache.
 	cacheEnv = "TERWAY_CACHE"
 
-	// Region is where the simulated VPC is.
+	// Region is the region of the simulated VPC.
 	Region = "cn-hangzhou"
-	// ClusterID tags the cloud resources that Terway makes for this cluster.
+	// ClusterID tags the cloud resources that Terway creates for this cluster.
 	ClusterID = "terway-lab"
 )
 
@@ -46,31 +46,32 @@ const (
 const (
 	// NetworkTerway installs Terway from the chart.
 	NetworkTerway = claims.NetworkTerway
-	// NetworkNone installs no network: nodes stay NotReady, for working on the lab itself.
+	// NetworkNone installs no network: nodes stay NotReady. It is for work on the lab itself.
 	NetworkNone = "none"
 )
 
-// Options are what the user chooses.
+// Options are the user's choices.
 type Options struct {
 	Dir          string   `json:"dir"`
 	Nodes        int      `json:"nodes"`
 	InstanceType string   `json:"instanceType"`
 	Zones        []string `json:"zones"`
-	// Datapath and Mode are the configuration's; "" means its default, with a plan the plan's mode.
+	// Datapath and Mode are set in the configuration; "" means the default, or with a plan the
+	// plan's mode.
 	Datapath string `json:"datapath"`
 	Mode     string `json:"mode"`
 	Network  string `json:"network"`
-	// Catalogue is the file with the table of instance types; "" means the one built in.
+	// Catalogue is the file with the table of instance types; "" means the built-in one.
 	Catalogue string `json:"catalogue,omitempty"`
-	// Plan is the network; without one it follows from the other options.
+	// Plan is the network; if nil, it is derived from the other options.
 	Plan *plan.Plan `json:"plan"`
 	// Source is the root of Terway's source tree.
 	Source string `json:"source"`
-	// Cache is where built programs and images are kept.
+	// Cache is the directory of built programs and images.
 	Cache string `json:"cache"`
 }
 
-// folders fills in the defaults of the lab's folders and files and makes their paths absolute.
+// folders sets the default paths of the lab and makes all paths absolute.
 func (o *Options) folders() error {
 	if o.Dir == "" {
 		o.Dir = DefaultDir
@@ -83,7 +84,7 @@ func (o *Options) folders() error {
 	}
 	for _, p := range []*string{&o.Dir, &o.Cache, &o.Catalogue} {
 		if *p == "" {
-			continue // the catalogue that is built in
+			continue // the built-in catalogue
 		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
@@ -94,7 +95,7 @@ func (o *Options) folders() error {
 	return nil
 }
 
-// Normalize fills in what is empty and says what is wrong with the rest.
+// Normalize sets defaults and validates the options.
 func (o *Options) Normalize() error {
 	if err := o.folders(); err != nil {
 		return err
@@ -143,7 +144,7 @@ func (o *Options) Normalize() error {
 	return nil
 }
 
-// types are the instance types that the plan and the simulated cloud know.
+// types returns the instance types of the plan and the simulated cloud.
 func (o *Options) types() (*catalog.Catalog, error) {
 	types, err := catalog.Open(o.Catalogue)
 	if err != nil {
@@ -155,7 +156,7 @@ func (o *Options) types() (*catalog.Catalog, error) {
 	return types, nil
 }
 
-// maxPods is what the kubelets are told.
+// maxPods returns the kubelets' maxPods.
 func (o *Options) maxPods() (int, error) {
 	if o.Network == NetworkFlannel {
 		return blockPods(o.Plan.NodeMask), nil
@@ -167,13 +168,13 @@ func (o *Options) maxPods() (int, error) {
 	return maxPods(types, o.InstanceType, o.Mode)
 }
 
-// zoneLetters are the zones of cn-hangzhou in the order in which the lab takes them.
+// zoneLetters are the zones of cn-hangzhou in the order of use.
 var zoneLetters = []string{"i", "j", "k", "h", "g", "b", "f", "e"}
 
-// maxZones is how many zones can be asked for by number.
+// maxZones is the maximum of --zones as a number.
 const maxZones = 4
 
-// ParseZones reads --zones: a number of zones or a list of their names.
+// ParseZones parses --zones: a number of zones or a list of their names.
 func ParseZones(s string) ([]string, error) {
 	if n, err := strconv.Atoi(s); err == nil {
 		if n < 1 || n > maxZones {
@@ -198,7 +199,7 @@ func ParseZones(s string) ([]string, error) {
 	return zones, nil
 }
 
-// findSource looks for Terway's go.mod in the working directory and above.
+// findSource finds Terway's go.mod in the working directory or above.
 func findSource() (string, error) {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -223,8 +224,8 @@ func (o *Options) cached(elem ...string) string {
 	return filepath.Join(append([]string{o.Cache}, elem...)...)
 }
 
-// Bin is the path of a program that the lab built.
+// Bin returns the path of a program that the lab built.
 func (o *Options) Bin(name string) string { return o.cached("bin", name) }
 
-// Kubeconfig is the administrator's kubeconfig for use on this machine.
+// Kubeconfig returns the path of the administrator's kubeconfig for this machine.
 func (o *Options) Kubeconfig() string { return o.path("kubeconfig") }

@@ -61,7 +61,7 @@ func TestGivenPlan(t *testing.T) {
 	}
 }
 
-// TestCatalogue: a type that the table of --catalogue alone has can be planned for and used.
+// TestCatalogue: a type that only the table of --catalogue has can be used.
 func TestCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")
 	known.Name, known.IPv4PerENI = "ecs.g99.2xlarge", catalog.Of(12)
@@ -148,7 +148,7 @@ func TestExclusive(t *testing.T) {
 	if err := o.Normalize(); err != nil {
 		t.Fatal(err)
 	}
-	// Five of the six ENIs are for pods; agent and controller count for the kubelet too.
+	// Five of the six ENIs are for pods; the kubelet also counts agent and controller.
 	pods, err := o.maxPods()
 	if err != nil || pods != 7 || o.InstanceType != ExclusiveInstanceType || o.Plan.Mode != claims.ModeExclusive {
 		t.Errorf("%d pods (%v) on %s, plan for mode %s", pods, err, o.InstanceType, o.Plan.Mode)

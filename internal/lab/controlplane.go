@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// makePKI makes every certificate of the control plane and the user's kubeconfig.
+// makePKI makes the certificates of the control plane and the user's kubeconfig.
 func (o *Options) makePKI(s *State, relay string) (*pki, error) {
 	p, err := newPKI(o, time.Now())
 	if err != nil {
@@ -38,7 +38,7 @@ func (o *Options) makePKI(s *State, relay string) (*pki, error) {
 	return p, err
 }
 
-// startRelay opens the way from this machine to the API server.
+// startRelay makes the API server reachable from this machine.
 func (o *Options) startRelay(s *State) error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -58,33 +58,34 @@ func (o *Options) startRelay(s *State) error {
 	return err
 }
 
-// startControlPlane starts etcd and the API server in the master's namespace; the
-// others follow when it answers.
+// startControlPlane starts etcd and the API server in the master's namespace; the others start
+// when it answers.
 func (o *Options) startControlPlane(s *State) error {
 	const etcd = "http://127.0.0.1:2379"
 	if _, err := o.start(command{name: "etcd", netns: s.Master.NetNS, args: o.etcdArgs(etcd, "http://127.0.0.1:2380")}); err != nil {
 		return err
 	}
 	args := append(o.apiServerArgs(etcd), "--bind-address=0.0.0.0", fmt.Sprintf("--secure-port=%d", apiPort), "--advertise-address="+s.Master.Address.String(),
-		// There is no kube-proxy beside it: webhooks are called at their pods, not at their Services.
+		// The master has no kube-proxy: webhooks are called at their pods, not at their
+		// Services.
 		"--enable-aggregator-routing=true")
 	_, err := o.start(command{name: "kube-apiserver", netns: s.Master.NetNS, args: args})
 	return err
 }
 
-// etcdArgs is the command of an etcd alone that serves clients and peers at these URLs.
+// etcdArgs returns the command of a single etcd that serves clients and peers at these URLs.
 func (o *Options) etcdArgs(client, peer string) []string {
 	return []string{o.Bin("etcd"),
 		"--data-dir=" + o.path("etcd"), "--name=master", "--log-level=warn",
 		"--listen-client-urls=" + client, "--advertise-client-urls=" + client,
 		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
 		"--initial-cluster=master=" + peer,
-		// The lab does not outlive a crash of the machine.
+		// The lab does not survive a crash of the machine anyway.
 		"--unsafe-no-fsync",
 	}
 }
 
-// apiServerArgs is the command of the API server, but for where it listens.
+// apiServerArgs returns the command of the API server, without its listen addresses.
 func (o *Options) apiServerArgs(etcd string) []string {
 	pki := func(name string) string { return o.path("pki", name) }
 	return []string{o.Bin("kube-apiserver"),
@@ -106,12 +107,13 @@ func (o *Options) apiServerArgs(etcd string) []string {
 // startControllers starts the controller manager and the scheduler.
 func (o *Options) startControllers(s *State) error {
 	pki := func(name string) string { return o.path("pki", name) }
-	// One of each, so nothing to elect; the default client limits cost seconds at the start.
+	// There is one of each, so leader election is not needed; the default client limits would
+	// delay the start by seconds.
 	common := func(conf string) []string {
 		return []string{"--kubeconfig=" + pki(conf), "--authentication-kubeconfig=" + pki(conf), "--authorization-kubeconfig=" + pki(conf),
 			"--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=500", "--kube-api-burst=1000", "--profiling=false"}
 	}
-	// Terway's addresses come from the VPC: no node has a range of its own.
+	// Terway's addresses come from the VPC: nodes have no range of their own.
 	blocks := []string{"--allocate-node-cidrs=false"}
 	if o.Network == NetworkFlannel {
 		blocks = []string{"--allocate-node-cidrs=true", "--cluster-cidr=" + o.Plan.PodCIDR.String(), fmt.Sprintf("--node-cidr-mask-size=%d", o.Plan.NodeMask)}
@@ -121,7 +123,7 @@ func (o *Options) startControllers(s *State) error {
 			"--service-account-private-key-file=" + pki("sa.key"), "--root-ca-file=" + pki("ca.crt"), "--use-service-account-credentials=true",
 			"--cluster-signing-cert-file=" + pki("ca.crt"), "--cluster-signing-key-file=" + pki("ca.key"),
 			"--service-cluster-ip-range=" + o.Plan.ServiceCIDR.String(),
-			// A node that dies is noticed soon.
+			// A failed node is detected soon.
 			"--node-monitor-grace-period=40s",
 		}, append(blocks, common("controller-manager.conf")...)...)})
 	if err != nil {
@@ -132,7 +134,7 @@ func (o *Options) startControllers(s *State) error {
 	return err
 }
 
-// RESTConfig is how programs on this machine reach the cluster.
+// RESTConfig returns the client configuration for programs on this machine.
 func (o *Options) RESTConfig() (*rest.Config, error) {
 	cfg, err := clientcmd.BuildConfigFromFlags("", o.Kubeconfig())
 	if err != nil {
@@ -142,7 +144,7 @@ func (o *Options) RESTConfig() (*rest.Config, error) {
 	return cfg, nil
 }
 
-// Client is a client with the administrator's rights.
+// Client returns a client with the administrator's rights.
 func (o *Options) Client() (kubernetes.Interface, error) {
 	cfg, err := o.RESTConfig()
 	if err != nil {
@@ -151,7 +153,7 @@ func (o *Options) Client() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(cfg)
 }
 
-// waitAPIServer waits until the API server says that it is ready.
+// waitAPIServer waits until the API server reports that it is ready.
 func (o *Options) waitAPIServer(ctx context.Context, c kubernetes.Interface) error {
 	server, err := o.process("kube-apiserver")
 	if err != nil {
@@ -168,8 +170,8 @@ func (o *Options) waitAPIServer(ctx context.Context, c kubernetes.Interface) err
 	})
 }
 
-// waitServiceAccount waits for what the controller manager does first for every
-// namespace; without it no pod can be made.
+// waitServiceAccount waits for the default service account of a namespace, without which no pod
+// can be created.
 func waitServiceAccount(ctx context.Context, c kubernetes.Interface, namespace string) error {
 	return eventually(ctx, 50*time.Millisecond, func() error {
 		if _, err := c.CoreV1().ServiceAccounts(namespace).Get(ctx, "default", metav1.GetOptions{}); err != nil {
@@ -179,7 +181,7 @@ func waitServiceAccount(ctx context.Context, c kubernetes.Interface, namespace s
 	})
 }
 
-// tail is the end of a log, for messages.
+// tail returns the end of a log, for messages.
 func tail(path string, lines int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -13,22 +13,22 @@ import (
 const (
 	// DefaultInstanceType has 4 ENIs with 10 addresses each.
 	DefaultInstanceType = "ecs.g6.2xlarge"
-	// ExclusiveInstanceType has 6 ENIs: with one for each pod, a node of the default
-	// type would be full with the cluster's DNS and two pods more.
+	// ExclusiveInstanceType has 6 ENIs: with an ENI for each pod, a node of the default type
+	// would be full with the cluster's DNS and two pods.
 	ExclusiveInstanceType = "ecs.g6.3xlarge"
 
-	// datapathAuto is the configuration's default.
+	// datapathAuto is the default of the configuration.
 	datapathAuto = claims.Auto
-	// leastENIs is how many ENIs for pods a node in mode exclusive needs: the cluster's
-	// DNS has one, and the checks start two pods on a node.
+	// leastENIs is how many ENIs for pods a node in mode exclusive needs: the cluster's DNS
+	// uses one, and the checks start two pods on a node.
 	leastENIs = 3
-	// hostPods is how many pods of the node's own network Terway runs on a node at most:
-	// the agent and a controller.
+	// hostPods is the maximum number of host-network pods of Terway on a node: the agent and a
+	// controller.
 	hostPods = 2
 )
 
-// checkDatapath fills in what is empty of datapath and mode and says what is wrong with
-// them. Whether a node's kernel has the datapath its agent finds out.
+// checkDatapath sets defaults of datapath and mode and validates them. The agent tests whether
+// a node's kernel supports the datapath.
 func (o *Options) checkDatapath() error {
 	given := o.Datapath != "" && o.Datapath != datapathAuto
 	if o.Datapath == "" {
@@ -51,20 +51,20 @@ func (o *Options) checkDatapath() error {
 		}
 	}
 	if given && o.Mode == claims.ModeExclusive {
-		return fmt.Errorf("--datapath %s with --mode %s: the ENI itself is moved into the pod, nothing is shared; must be %s, or --mode %s",
+		return fmt.Errorf("--datapath %s with --mode %s: the ENI itself is moved into the pod and is not shared; must be %s, or --mode %s",
 			o.Datapath, o.Mode, datapathAuto, claims.ModeShared)
 	}
 	return nil
 }
 
-// maxPods is what the kubelets of an instance type are told with Terway. The kubelet
-// counts pods of the host network too, which take no address.
+// maxPods returns maxPods for the kubelets of an instance type with Terway. The kubelet also
+// counts pods of the host network, which need no address.
 //
-// In mode shared it is what the type's secondary interfaces can address, with no allowance for
-// those: one more pod than the type can address would be placed on the node and wait for ever,
-// instead of going to a node with room. In mode exclusive pods ask for their ENI (resource
-// aliyun/eni), which the scheduler counts; so the pods of the host network do not take the few
-// places.
+// In mode shared it is the number of addresses of the type's secondary ENIs, without an
+// allowance for host-network pods: otherwise a pod without an address could be placed on the
+// node and wait for ever, instead of going to a node with room. In mode exclusive pods request
+// their ENI (resource aliyun/eni), which the scheduler counts, so host-network pods use none of
+// the few slots.
 func maxPods(types *catalog.Catalog, instanceType, mode string) (int, error) {
 	kind, ok := types.Lookup(instanceType)
 	if !ok {

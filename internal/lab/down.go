@@ -13,12 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ownerFile marks a folder as a lab's; nothing else is ever deleted.
+// ownerFile marks a directory as a lab's; no other directory is ever deleted.
 const ownerFile = ".terway-lab"
 
-// Down removes every trace of the lab in dir and of any lab that was killed: its
-// processes, namespaces, cgroups, mounts and the folder. What was built stays in
-// the cache. It reports whether it found anything.
+// Down removes everything of the lab in dir and of any lab that was killed: processes,
+// namespaces, cgroups, mounts and the directory. The cache stays. It reports whether it found
+// anything.
 func Down(ctx context.Context, o *Options) (found bool, err error) {
 	if err := o.folders(); err != nil {
 		return false, err
@@ -34,16 +34,16 @@ func Down(ctx context.Context, o *Options) (found bool, err error) {
 	return found || ended, err
 }
 
-// timely ends what hangs.
+// timely limits the time for taking the lab down.
 func timely(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("taking the lab down took more than two minutes"))
 }
 
-// down is Down for who has the lock.
+// down is Down for a caller that holds the lock.
 func (o *Options) down(ctx context.Context) (found bool, err error) {
 	ctx, cancel := timely(ctx)
 	defer cancel()
-	hurried := hurryOrphans() // what fails costs time, and nothing else
+	hurried := hurryOrphans() // an error here only costs time
 	found, err = o.remove(ctx)
 	return found, errors.Join(err, hurried)
 }
@@ -75,8 +75,8 @@ func (o *Options) remove(ctx context.Context) (found bool, err error) {
 	return ended || removed || len(namespaces)+len(cgroups) > 0, err
 }
 
-// endProcesses ends nodes, then the control plane, the simulated cloud last: it takes its
-// devices down by itself when it is asked to end.
+// endProcesses ends the nodes, then the control plane, and the simulated cloud last: it removes
+// its devices by itself when it is asked to end.
 func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
 	recorded, err := o.processes()
 	if err != nil {
@@ -105,7 +105,7 @@ func (o *Options) endProcesses(ctx context.Context) (found bool, err error) {
 			return true, err
 		}
 	}
-	// What was started by those, or was not recorded because the lab was killed.
+	// Processes that those have started, or that were not recorded because the lab was killed.
 	err = Poll(ctx, 20*time.Millisecond, func() (bool, error) {
 		ps, err := Strays()
 		if err != nil || len(ps) == 0 {
@@ -132,8 +132,8 @@ func removeNamespace(path string) error {
 	return nil
 }
 
-// claimDir makes the lab's folder; one with somebody else's files is left alone. Who was
-// killed here has left what clearUnmarked takes away.
+// claimDir makes the lab's directory; it refuses one with other files. If terway-lab is killed
+// here, clearUnmarked removes what is left.
 func (o *Options) claimDir() error {
 	entries, err := os.ReadDir(o.Dir)
 	if err == nil && len(entries) > 0 {
@@ -148,8 +148,8 @@ func (o *Options) removeDir() (found bool, err error) {
 	} else if err != nil {
 		return false, fmt.Errorf("look for the lab's folder: %w", err)
 	}
-	// Nothing is to be mounted there in this mount namespace; deleting through a
-	// mount would delete what is not the lab's.
+	// Nothing may be mounted there in this mount namespace: deleting through a mount would
+	// delete files that are not the lab's.
 	b, err := os.ReadFile("/proc/self/mounts")
 	if err != nil {
 		return true, fmt.Errorf("list mounts: %w", err)
@@ -165,7 +165,7 @@ func (o *Options) removeDir() (found bool, err error) {
 			return true, fmt.Errorf("unmount %s: %w", at[i], err)
 		}
 	}
-	// The owner's mark goes last, so that an interrupted removal can be continued.
+	// The mark is deleted last, so that an interrupted removal can be continued.
 	entries, err := os.ReadDir(o.Dir)
 	if err != nil {
 		return true, fmt.Errorf("list the lab's folder: %w", err)
@@ -184,9 +184,9 @@ func (o *Options) removeDir() (found bool, err error) {
 	return true, nil
 }
 
-// clearUnmarked removes what a lab leaves that was killed before its folder was marked, or after
-// the mark was removed: the folder, empty but for the file by which package atomicfile writes the
-// mark. A folder in which there is anything else is not the lab's.
+// clearUnmarked removes the directory of a lab that was killed before the directory was marked,
+// or after the mark was removed: it is empty, or has only the temporary file with which package
+// atomicfile writes the mark. A directory with anything else is not the lab's.
 func (o *Options) clearUnmarked() (found bool, err error) {
 	entries, err := os.ReadDir(o.Dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -207,7 +207,7 @@ func (o *Options) clearUnmarked() (found bool, err error) {
 	}
 	err = os.Remove(o.Dir)
 	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
-		return false, nil // somebody else's: a file came meanwhile, or it is a mount point
+		return false, nil // another program's: a file was added meanwhile, or it is a mount point
 	}
 	if err != nil {
 		return false, fmt.Errorf("remove the lab's folder: %w", err)

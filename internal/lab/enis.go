@@ -9,13 +9,13 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// AskForENI makes a pod ask for an ENI of its own.
+// AskForENI makes a pod request an exclusive ENI.
 func AskForENI(spec *corev1.PodSpec) {
 	spec.Containers[0].Resources.Limits = corev1.ResourceList{claims.ResourceENI: resource.MustParse("1")}
 }
 
-// CountENIs says how many ENIs a node offers to pods that have one each and how many of
-// the pods take one, as the scheduler counts: those that have ended take none.
+// CountENIs returns how many exclusive ENIs a node offers and how many of its pods use one.
+// Like the scheduler, it ignores pods that have ended.
 func CountENIs(node *corev1.Node, pods []corev1.Pod) (offered, taken int) {
 	q := node.Status.Allocatable[claims.ResourceENI]
 	for _, p := range pods {
@@ -27,7 +27,7 @@ func CountENIs(node *corev1.Node, pods []corev1.Pod) (offered, taken int) {
 	return int(q.Value()), taken
 }
 
-// Ended says that a pod takes no place on its node any more.
+// Ended reports whether a pod no longer counts on its node.
 func Ended(p *corev1.Pod) bool {
 	return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
 }

@@ -12,30 +12,31 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// NetworkFlannel installs upstream Flannel from the chart; the controller writes the
-// VPC's route entries.
+// NetworkFlannel installs upstream Flannel from the chart; the controller creates the VPC's
+// route entries.
 const NetworkFlannel = claims.NetworkFlannel
 
 const (
-	// flannelVersion is the one in modules/flannel.
+	// flannelVersion is the version in modules/flannel.
 	flannelVersion = "v0.26.7"
-	// ImageFlannel is upstream's image, with the name that it has everywhere.
+	// ImageFlannel is the name of upstream's image.
 	ImageFlannel = "ghcr.io/flannel-io/flannel:" + flannelVersion
 )
 
-// blockPods is how many pods a node's block of the pod CIDR addresses: not its first
-// address, which names the block, the bridge's, and the broadcast address.
+// blockPods returns how many pods a node's block of the pod CIDR can address: all addresses but
+// the first, the bridge's and the broadcast address.
 func blockPods(bits int) int { return 1<<(32-bits) - 3 }
 
-// flannelTarget builds upstream's program. With cgo, or its udp backend does not
-// compile; Go's own resolver, or a static program would need glibc's libraries.
+// flannelTarget builds upstream's program. It needs cgo, because the udp backend does not
+// compile without, and Go's own resolver, because a static program would need glibc's
+// libraries.
 func flannelTarget(modules string) target {
 	return target{name: "Flannel " + flannelVersion, dir: modules + "flannel", stamped: true, cgo: true,
 		packages: []string{"github.com/flannel-io/flannel"}, out: "bin/flanneld", made: []string{"bin/flanneld"},
 		flags: []string{"-tags=netgo,osusergo", "-ldflags=-s -w -extldflags=-static -X github.com/flannel-io/flannel/pkg/version.Version=" + flannelVersion}}
 }
 
-// flannelImage has what the alloc backend uses of upstream's image: flanneld and nft.
+// flannelImage has the parts of upstream's image that the alloc backend uses: flanneld and nft.
 func (o *Options) flannelImage(ctx context.Context) (image, error) {
 	img := image{
 		file: "flannel", ref: ImageFlannel, entrypoint: []string{"/opt/bin/flanneld"},
@@ -50,16 +51,16 @@ func (o *Options) flannelImage(ctx context.Context) (image, error) {
 	return img, img.addBusybox(ctx, "ip")
 }
 
-// Route is an entry that somebody added to the VPC's system route table.
+// Route is a custom entry of the VPC's system route table.
 type Route struct {
 	To     netip.Prefix
-	Type   string // of the next hop
+	Type   string // type of the next hop
 	Via    string // id of the next hop
 	Status string
 	Name   string
 }
 
-// Routes asks the cloud for the entries of the VPC's system table that are not its own.
+// Routes returns the custom entries of the VPC's system table.
 func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
 	api, table, err := c.systemTable()
 	if err != nil {
@@ -95,7 +96,7 @@ func (c *Cloud) Routes(ctx context.Context) ([]Route, error) {
 	}
 }
 
-// systemTable finds the VPC's system route table.
+// systemTable returns the VPC's system route table.
 func (c *Cloud) systemTable() (api *clients, id string, err error) {
 	if api, err = c.clients(); err != nil {
 		return nil, "", err
@@ -112,8 +113,8 @@ func (c *Cloud) systemTable() (api *clients, id string, err error) {
 	return api, t.RouterTableList.RouterTableListType[0].RouteTableId, nil
 }
 
-// AddRoute adds an entry that leads to an instance to the VPC's system table, past the
-// controller. The cloud refuses it while the VPC is busy.
+// AddRoute adds an entry for an instance to the VPC's system table, without the controller. The
+// cloud refuses it while the VPC is busy.
 func (c *Cloud) AddRoute(to netip.Prefix, instanceID, name string) error {
 	api, table, err := c.systemTable()
 	if err != nil {
@@ -142,7 +143,7 @@ func (c *Cloud) RemoveRoute(to netip.Prefix, instanceID string) error {
 	return nil
 }
 
-// routeTo is the state of the entry that sends a block to an instance.
+// routeTo returns the state of the entry that routes a block to an instance.
 func routeTo(routes []Route, block, instanceID string) string {
 	for _, r := range routes {
 		if r.To.String() == block {
@@ -155,7 +156,7 @@ func routeTo(routes []Route, block, instanceID string) string {
 	return "none"
 }
 
-// routed says what is wrong with the route entry of a node's block, or nothing.
+// routed returns what is wrong with the route entry of a node's block, or "".
 func (s *State) routed(ctx context.Context) func(*corev1.Node) string {
 	return func(n *corev1.Node) string {
 		m, err := s.Machine(n.Name)

@@ -9,7 +9,7 @@ import (
 )
 
 func TestBlockPods(t *testing.T) {
-	// host-local hands out .2 to .62 of a /26 whose bridge has .1.
+	// host-local allocates .2 to .62 of a /26 whose bridge has .1.
 	for bits, want := range map[int]int{24: 253, 26: 61, 28: 13} {
 		if got := blockPods(bits); got != want {
 			t.Errorf("/%d: %d pods, want %d", bits, got, want)
@@ -46,7 +46,7 @@ func TestRouteTo(t *testing.T) {
 	}
 }
 
-// What is only for Flannel is not built, nor loaded into nodes, for Terway.
+// For Terway, parts that only Flannel needs are neither built nor loaded into nodes.
 func TestFlannelOnlyWhereItIsAskedFor(t *testing.T) {
 	for network, want := range map[string]bool{NetworkTerway: false, NetworkFlannel: true} {
 		o := &Options{Network: network, Cache: t.TempDir()}

@@ -25,7 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// The images that pods of the lab use, by the names they have everywhere.
+// The images of the lab's pods, by their usual names.
 const (
 	ImageTerway  = "terway.local/terway:dev"
 	ImagePause   = "registry.k8s.io/pause:3.10.1"
@@ -33,20 +33,20 @@ const (
 	ImageCoreDNS = "registry.k8s.io/coredns/coredns:v1.14.7"
 )
 
-// image is what goes into a container image of one layer.
+// image is a container image of one layer.
 type image struct {
 	file string // name of the archive in the cache
 	ref  string
 	// files maps a path in the image to a file of this machine.
 	files map[string]string
-	// links maps a path in the image to where it points.
+	// links maps a path in the image to a link target.
 	links      map[string]string
 	text       map[string]string
 	entrypoint []string
 	cmd        []string
 }
 
-// images makes the archives of all images whose contents have changed.
+// images writes the archives of all images whose contents have changed.
 func (o *Options) images(ctx context.Context) error {
 	list := []image{
 		{file: "pause", ref: ImagePause, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
@@ -71,7 +71,7 @@ func (o *Options) images(ctx context.Context) error {
 	return nil
 }
 
-// imageArchives are what a node loads: what was made for another network is not.
+// imageArchives returns the archives that a node loads, without those of other networks.
 func (o *Options) imageArchives() ([]string, error) {
 	archives, err := filepath.Glob(o.cached("images", "*.tar"))
 	if o.Network != NetworkFlannel {
@@ -86,7 +86,7 @@ func (o *Options) imageArchives() ([]string, error) {
 const passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 const group = "root:x:0:\nnogroup:x:65534:\n"
 
-// agnhostImage has agnhost and the usual small tools of this machine.
+// agnhostImage has agnhost and common small tools of this machine.
 func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 	img := image{
 		file: "agnhost", ref: ImageAgnhost, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
@@ -94,7 +94,7 @@ func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 		links: map[string]string{},
 		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
 	}
-	// busybox's sh runs its own applets before it looks into PATH: dash is the shell.
+	// The shell is dash: busybox's sh prefers its own applets to PATH.
 	tools := map[string]string{"curl": "/usr/local/bin/curl", "ip": "/usr/local/bin/ip", "ss": "/usr/local/bin/ss", "dash": "/bin/sh"}
 	for name, to := range tools {
 		if err := img.addProgram(ctx, name, to); err != nil {
@@ -104,20 +104,20 @@ func (o *Options) agnhostImage(ctx context.Context) (image, error) {
 	return img, img.addBusybox(ctx, "sh", "ash", "ip", "ss", "wget")
 }
 
-// terwayImage has the product's programs and what its agent runs: nft, and a shell
-// with the tools to look around.
+// terwayImage has the product's programs and what its agent runs: nft, and a shell with tools
+// for debugging.
 func (o *Options) terwayImage(ctx context.Context) (image, error) {
 	img := image{
 		file: "terway", ref: ImageTerway, entrypoint: []string{"/usr/bin/terwayd"},
 		files: map[string]string{},
-		// A runtime names pods' namespaces by the old path.
+		// The runtime passes namespaces by the old path.
 		links: map[string]string{"/var/run": "../run"},
 		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
 	}
 	for _, name := range []string{"terway", "terwayd", "terway-controller"} {
 		img.files["/usr/bin/"+name] = o.cached("terway", name)
 	}
-	// With Flannel they are installed on the nodes.
+	// With Flannel these are installed on the nodes.
 	for _, name := range []string{"bridge", "host-local", "portmap"} {
 		img.files["/usr/lib/cni/"+name] = o.cached("cni", name)
 	}
@@ -129,7 +129,7 @@ func (o *Options) terwayImage(ctx context.Context) (image, error) {
 	return img, img.addBusybox(ctx, "ip", "wget")
 }
 
-// addProgram puts a program of this machine and the libraries it needs into the image.
+// addProgram adds a program of this machine and its libraries to the image.
 func (img *image) addProgram(ctx context.Context, name, to string) error {
 	from, err := exec.LookPath(name)
 	if err != nil {
@@ -142,8 +142,8 @@ func (img *image) addProgram(ctx context.Context, name, to string) error {
 	}
 	for line := range strings.Lines(string(out)) {
 		for _, word := range strings.Fields(line) {
-			// The loader's path is compiled into programs; the others are found by
-			// name, and all are put where this machine has them.
+			// The path of the loader is compiled into programs; other libraries are found by
+			// name. All keep the path that they have on this machine.
 			if strings.HasPrefix(word, "/") {
 				img.files[word] = word
 			}
@@ -152,7 +152,7 @@ func (img *image) addProgram(ctx context.Context, name, to string) error {
 	return nil
 }
 
-// addBusybox puts busybox and links to its applets into the image, except some.
+// addBusybox adds busybox and links to its applets to the image, except some.
 func (img *image) addBusybox(ctx context.Context, except ...string) error {
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -173,7 +173,7 @@ func (img *image) addBusybox(ctx context.Context, except ...string) error {
 	return nil
 }
 
-// archive writes the image as an OCI archive, unless one of the same contents is there.
+// archive writes the image as an OCI archive, unless one with the same contents exists.
 func (o *Options) archive(img image) error {
 	to := o.cached("images", img.file+".tar")
 	layer, err := img.layer()
@@ -219,7 +219,7 @@ func (o *Options) archive(img image) error {
 	return writeFile(stampFile, []byte(stamp), 0o644)
 }
 
-// layer is the tar archive of the image's files: the same files give the same bytes.
+// layer returns the tar archive of the image's files: the same files give the same bytes.
 func (img *image) layer() ([]byte, error) {
 	var buf bytes.Buffer
 	w := tar.NewWriter(&buf)
@@ -232,7 +232,7 @@ func (img *image) layer() ([]byte, error) {
 			}
 		}
 	})
-	// Folders that a runtime or a program expects.
+	// Directories that a runtime or a program expects.
 	names = append(names, "/tmp/", "/etc/", "/proc/", "/sys/", "/dev/", "/run/", "/root/")
 	slices.Sort(names)
 	made := map[string]bool{"": true, ".": true}

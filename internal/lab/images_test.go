@@ -87,7 +87,7 @@ func TestArchiveIsMadeAnewOnlyWhenItsContentsChange(t *testing.T) {
 		return b
 	}
 	first := made()
-	// A mark that a second run would overwrite.
+	// A second write would overwrite this mark.
 	if err := os.WriteFile(o.cached("images", "x.tar"), []byte("mark"), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HTTPGet makes one request from a network namespace on a connection of its own.
+// HTTPGet makes a request from a network namespace on a new connection.
 func HTTPGet(ctx context.Context, netns string, to netip.AddrPort, path string) (string, error) {
 	tr := &http.Transport{
 		DisableKeepAlives: true,
@@ -40,7 +40,7 @@ func HTTPGet(ctx context.Context, netns string, to netip.AddrPort, path string) 
 	return strings.TrimSpace(string(b)), err
 }
 
-// ProcessesIn lists the processes of a name in a network namespace.
+// ProcessesIn lists the processes with a name in a network namespace.
 func ProcessesIn(netns, name string) ([]Process, error) {
 	var ns unix.Stat_t
 	if err := unix.Stat(netns, &ns); err != nil {
@@ -61,7 +61,7 @@ func ProcessesIn(netns, name string) ([]Process, error) {
 			continue
 		}
 		comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-		// The kernel keeps 15 letters of a program's name.
+		// The kernel stores 15 characters of a program's name.
 		if err != nil || strings.TrimSpace(string(comm)) != name[:min(len(name), 15)] {
 			continue
 		}

@@ -23,10 +23,10 @@ import (
 //go:embed manifests/coredns.yaml
 var corednsManifest string
 
-// instanceEndpoint is where the simulated cloud answers inside its instances.
+// instanceEndpoint is the simulated cloud's address inside its instances.
 const instanceEndpoint = "http://100.100.100.201"
 
-// chartValues are what a user would write for this cluster.
+// chartValues returns the values that a user would set for this cluster.
 func (s *State) chartValues() map[string]any {
 	repository, tag, _ := strings.Cut(ImageTerway, ":")
 	controller := map[string]any{
@@ -39,7 +39,7 @@ func (s *State) chartValues() map[string]any {
 			"cluster_id": ClusterID, "region": s.Cloud.Region, "vswitches": s.Cloud.PodVSwitches,
 			"security_groups": []string{s.Cloud.SecurityGroupID},
 			"min_pool_size":   3, "max_pool_size": 8,
-			// A cluster for trying things out: addresses can be used again soon.
+			// In a test cluster, addresses can be used again soon.
 			"cooling_seconds": 5,
 			"service_cidr":    s.Options.Plan.ServiceCIDR.String(),
 			"datapath":        s.Options.Datapath,
@@ -58,7 +58,7 @@ func (s *State) chartValues() map[string]any {
 		return values
 	}
 	controller["sweepPeriod"] = "10s"
-	// A short time, so that one sees addresses and ENIs go back.
+	// A short time, so that the return of addresses and ENIs can be watched.
 	controller["surplusAfter"] = "5s"
 	return values
 }
@@ -77,11 +77,11 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 		"--namespace", metav1.NamespaceSystem, "--values", values)
 }
 
-// installDNS makes the cluster's DNS service.
+// installDNS installs the cluster's DNS service.
 func (o *Options) installDNS(ctx context.Context) error {
 	limits := "{}"
 	if o.Mode == claims.ModeExclusive {
-		// Without it the scheduler would count one pod less on the node than has an ENI.
+		// Without it the scheduler would place a pod too many on the node.
 		limits = fmt.Sprintf("{limits: {%s: 1}}", claims.ResourceENI)
 	}
 	manifest := strings.NewReplacer("CLUSTER_DOMAIN", clusterDomain, "DNS_ADDRESS", o.dnsServiceIP().String(), "IMAGE", ImageCoreDNS, "RESOURCES", limits).Replace(corednsManifest)
@@ -99,7 +99,7 @@ func (o *Options) run(ctx context.Context, stdin []byte, name string, args ...st
 	return nil
 }
 
-// waitPods waits until every pod of the system is ready.
+// waitPods waits until every system pod is ready.
 func waitPods(ctx context.Context, c kubernetes.Interface) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not ready within three minutes"))
 	defer cancel()
@@ -127,7 +127,7 @@ func waitPods(ctx context.Context, c kubernetes.Interface) error {
 	return withTroubles(c, err)
 }
 
-// podTroubles lists what the cluster says about pods that are not well.
+// podTroubles lists warnings of the cluster about pods.
 func podTroubles(c kubernetes.Interface) string {
 	events, err := c.CoreV1().Events("").List(context.Background(), metav1.ListOptions{FieldSelector: "type=" + corev1.EventTypeWarning})
 	if err != nil {

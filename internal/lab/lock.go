@@ -13,22 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What holds a lock: a command that starts or takes down the lab, or a program that
-// builds for itself. It is in the lock's file with its process.
+// Purposes of a lock: a command that starts or takes down the lab, or a program that builds.
+// The lock file has the purpose and the process.
 const (
 	processUp    = "terway-lab up"
 	processDown  = "terway-lab down"
 	processBuild = "build"
 )
 
-// ErrRunning says that another program is just starting the lab or taking it down.
-var ErrRunning = errors.New("another program is at work on the lab")
+// ErrRunning says that another program is starting the lab or taking it down.
+var ErrRunning = errors.New("another program is starting the lab or taking it down")
 
-// machineLock is held by who starts a lab or takes one down: there is one lab on a machine,
-// whichever folder and cache it has. It is not in the lab's folder, because it outlives that.
+// machineLock is held while a lab is started or taken down: a machine has one lab, whichever
+// directory and cache it uses. It is not in the lab's directory, because it must outlive that.
 const machineLock = "/run/terway-lab.lock"
 
-// lockUp takes what "terway-lab up" needs for itself: the cache, in which it builds, and the machine.
+// lockUp takes the locks for "terway-lab up": the cache, in which it builds, and the machine.
 func (o *Options) lockUp(machine string) (unlock func(), err error) {
 	freeCache, err := o.lockCache(processUp)
 	if err != nil {
@@ -42,7 +42,7 @@ func (o *Options) lockUp(machine string) (unlock func(), err error) {
 	return func() { freeMachine(); freeCache() }, nil
 }
 
-// lockCache keeps others from building in the cache.
+// lockCache excludes other builds in the cache.
 func (o *Options) lockCache(what string) (unlock func(), err error) {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("make the build cache: %w", err)
@@ -70,7 +70,7 @@ func lockFile(path, what string) (unlock func(), err error) {
 	return func() { f.Close() }, nil
 }
 
-// writeHolder replaces what the file says; an earlier holder may have been killed.
+// writeHolder replaces the content of the lock file; an earlier holder may have been killed.
 func writeHolder(f *os.File, what string) error {
 	start, err := startTime(os.Getpid())
 	if err != nil {
@@ -101,7 +101,7 @@ func readHolder(f *os.File) (Process, error) {
 	return p, nil
 }
 
-// waitCache is lockCache for somebody who has time.
+// waitCache is lockCache, but it waits.
 func (o *Options) waitCache(ctx context.Context, what string) (unlock func(), err error) {
 	err = Poll(ctx, time.Second, func() (bool, error) {
 		unlock, err = o.lockCache(what)
@@ -113,8 +113,8 @@ func (o *Options) waitCache(ctx context.Context, what string) (unlock func(), er
 	return unlock, err
 }
 
-// takeOver gets the machine's lock for taking the lab down. It ends a "terway-lab up" that is under
-// way and waits for another "terway-lab down". Who only builds has no part in the lab.
+// takeOver gets the machine's lock for taking the lab down. It ends a running "terway-lab up",
+// and waits for another "terway-lab down". It does not end builds.
 func takeOver(ctx context.Context, machine string) (ended bool, unlock func(), err error) {
 	err = Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		var err error
@@ -128,7 +128,7 @@ func takeOver(ctx context.Context, machine string) (ended bool, unlock func(), e
 		defer f.Close()
 		h, err := readHolder(f)
 		if err != nil || !h.Alive() {
-			return false, nil // it has the lock and has not written yet, or has just ended
+			return false, nil // the holder has not written yet, or has just ended
 		}
 		if h.Name == processUp {
 			ended = true

@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A "terway-lab up" of the tests: it takes the lock, starts a child that it ends when it is asked to
-// end, and makes files in the lab's folder until then.
+// A "terway-lab up" for tests: it takes the lock, starts a child that it ends when it is asked
+// to end, and makes files in the lab's directory until then.
 const upEnv = "TERWAY_TEST_LAB_UP"
 
 func TestMain(m *testing.M) {
@@ -68,11 +68,11 @@ func TestMain(m *testing.M) {
 	child.Wait() // it was killed
 }
 
-// testLock is the machine's lock of a test.
+// testLock returns a test's machine lock.
 func testLock(dir string) string { return filepath.Join(dir, "machine") }
 
-// startUp starts a process that is at work on the lab of o, as terway-lab up, terway-lab down or build,
-// and says where the machine's lock is.
+// startUp starts a process that holds the lock of o, as terway-lab up, terway-lab down or
+// build, and returns the path of the machine's lock.
 func startUp(t *testing.T, as string, more ...string) (o *Options, machine string, cmd *exec.Cmd) {
 	t.Helper()
 	dir := t.TempDir()
@@ -93,13 +93,13 @@ func startUp(t *testing.T, as string, more ...string) (o *Options, machine strin
 		}
 	})
 	if line, err := bufio.NewReader(out).ReadString('\n'); line != "up\n" {
-		t.Fatalf("the process said %q (%v)", line, err)
+		t.Fatalf("the process printed %q (%v)", line, err)
 	}
-	go io.Copy(io.Discard, out) // nothing more is said
+	go io.Copy(io.Discard, out) // it prints nothing more
 	return &Options{Dir: filepath.Join(dir, "lab"), Cache: filepath.Join(dir, "cache")}, testLock(dir), cmd
 }
 
-// takeOver with a limit for waiting.
+// takeOverSoon is takeOver with a time limit.
 func takeOverSoon(t *testing.T, machine string) (bool, func(), error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -107,8 +107,8 @@ func takeOverSoon(t *testing.T, machine string) (bool, func(), error) {
 	return takeOver(ctx, machine)
 }
 
-// TestDownEndsUp: a "terway-lab up" that is under way ends by itself, with its child, and cannot
-// make the folder anew afterwards; the one that does not hear is killed.
+// TestDownEndsUp: a running "terway-lab up" ends, with its child, and cannot make the directory
+// again afterwards; one that ignores the signal is killed.
 func TestDownEndsUp(t *testing.T) {
 	for name, more := range map[string][]string{"hears": nil, "deaf": {upEnv + "_DEAF=1"}} {
 		t.Run(name, func(t *testing.T) {
@@ -132,7 +132,7 @@ func TestDownEndsUp(t *testing.T) {
 			if _, err := os.Stat(o.Dir); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("the folder is there: %v", err)
 			}
-			// Nobody starts a lab while one is taken down.
+			// No lab can be started while one is taken down.
 			if _, err := o.lockUp(machine); !errors.Is(err, ErrRunning) || !errors.Is(err, unix.EWOULDBLOCK) || !strings.Contains(err.Error(), processDown) {
 				t.Errorf("a second lock: %v", err)
 			}
@@ -140,8 +140,8 @@ func TestDownEndsUp(t *testing.T) {
 	}
 }
 
-// TestOneLabOnTheMachine: two labs with folders and caches of their own would end each
-// other's processes. The second is refused, and holds nothing afterwards.
+// TestOneLabOnTheMachine: two labs, even with their own directories and caches, would end each
+// other's processes. The second is refused, and holds no lock afterwards.
 func TestOneLabOnTheMachine(t *testing.T) {
 	_, machine, up := startUp(t, processUp)
 	other := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
@@ -156,7 +156,7 @@ func TestOneLabOnTheMachine(t *testing.T) {
 	unlock()
 }
 
-// TestDownWaitsForDown: two that take the lab down do it one after the other.
+// TestDownWaitsForDown: two processes take the lab down one after the other.
 func TestDownWaitsForDown(t *testing.T) {
 	_, machine, other := startUp(t, processDown)
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -177,7 +177,7 @@ func TestDownWaitsForDown(t *testing.T) {
 	unlock()
 }
 
-// TestDownLeavesBuildAlone: who builds programs for a test has no part in the lab.
+// TestDownLeavesBuildAlone: a build for a test is not ended.
 func TestDownLeavesBuildAlone(t *testing.T) {
 	_, machine, other := startUp(t, processBuild)
 	ended, unlock, err := takeOverSoon(t, machine)

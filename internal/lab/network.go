@@ -19,11 +19,10 @@ import (
 	"terway.dev/terway/internal/provision"
 )
 
-// planName names the lab's network when no plan is given.
+// planName is the name of the lab's network without a plan.
 const planName = "terway-lab"
 
-// propose makes the plan of a lab that was given none: the one that the user guide
-// recommends.
+// propose makes the plan of a lab without one, by the user guide's recommendations.
 func (o *Options) propose(types *catalog.Catalog) (*plan.Plan, error) {
 	p, err := plan.Propose(plan.Request{
 		Name: planName, Region: Region, Zones: o.Zones, Network: o.planNetwork(), Mode: o.planMode(),
@@ -35,8 +34,8 @@ func (o *Options) propose(types *catalog.Catalog) (*plan.Plan, error) {
 	return p, nil
 }
 
-// planNetwork is the network that the VPC is planned for. A lab without a network
-// is for trying one by hand.
+// planNetwork returns the network that the VPC is planned for. A lab without a network is for
+// installing one by hand.
 func (o *Options) planNetwork() string {
 	if o.Network == NetworkNone {
 		return claims.NetworkTerway
@@ -44,7 +43,7 @@ func (o *Options) planNetwork() string {
 	return o.Network
 }
 
-// planMode is empty with Flannel, which has no modes.
+// planMode returns the mode of the plan; it is empty with Flannel, which has no modes.
 func (o *Options) planMode() string {
 	if o.planNetwork() == claims.NetworkFlannel {
 		return ""
@@ -52,8 +51,8 @@ func (o *Options) planMode() string {
 	return o.Mode
 }
 
-// UsePlan makes the lab's network, and what follows from it, those of a plan.
-// Nodes, InstanceType, Network and Mode stay if they are set.
+// UsePlan sets the lab's network and related options from a plan. Nodes, InstanceType, Network
+// and Mode stay if they are set.
 func (o *Options) UsePlan(p *plan.Plan) {
 	o.Plan = p
 	o.Zones = nil
@@ -74,7 +73,7 @@ func (o *Options) UsePlan(p *plan.Plan) {
 	}
 }
 
-// checkPlan says what the lab cannot do with a plan that is sound.
+// checkPlan reports what the lab does not support in a valid plan.
 func (o *Options) checkPlan() error {
 	p := o.Plan
 	switch {
@@ -90,7 +89,7 @@ func (o *Options) checkPlan() error {
 	return nil
 }
 
-// serviceIP is the nth address of the Service range.
+// serviceIP returns the nth address of the Service range.
 func (o *Options) serviceIP(n int) netip.Addr {
 	a := o.Plan.ServiceCIDR.Addr()
 	for range n {
@@ -99,12 +98,13 @@ func (o *Options) serviceIP(n int) netip.Addr {
 	return a
 }
 
-// apiServiceIP is the first address of the Service range, as Kubernetes chooses.
+// apiServiceIP returns the first address of the Service range, like Kubernetes.
 func (o *Options) apiServiceIP() netip.Addr { return o.serviceIP(1) }
 
 func (o *Options) dnsServiceIP() netip.Addr { return o.serviceIP(10) }
 
-// Env is what programs on this machine need to reach the cluster and the cloud.
+// Env returns the environment that programs on this machine need to reach the cluster and the
+// cloud.
 func (s *State) Env() [][2]string {
 	c := &s.Cloud
 	return [][2]string{
@@ -116,17 +116,17 @@ func (s *State) Env() [][2]string {
 	}
 }
 
-// path is the caller's PATH with the lab's terway-lab, terwayctl, kubectl and helm before all others.
+// path returns the caller's PATH with the lab's terway-lab, terwayctl, kubectl and helm first.
 func (s *State) path() string {
 	bin := s.Options.path("bin")
 	rest := slices.DeleteFunc(filepath.SplitList(os.Getenv("PATH")), func(d string) bool { return d == bin })
 	return strings.Join(append([]string{bin}, rest...), string(filepath.ListSeparator))
 }
 
-// PlanFile is the lab's plan; "terwayctl vpc grow" rewrites it.
+// PlanFile returns the path of the lab's plan; "terwayctl vpc grow" rewrites it.
 func (o *Options) PlanFile() string { return o.path("plan.yaml") }
 
-// provisioner works on the lab's cloud.
+// provisioner returns a provisioner for the lab's cloud.
 func (c *Cloud) provisioner() (*provision.Provisioner, error) {
 	client, err := alibaba.New(alibaba.Config{Region: c.Region, ECSEndpoint: c.Endpoint, VPCEndpoint: c.Endpoint,
 		Credentials: alibaba.StaticCredentials(c.AccessKeyID, c.AccessKeySecret)})
@@ -137,7 +137,7 @@ func (c *Cloud) provisioner() (*provision.Provisioner, error) {
 		Poll: 50 * time.Millisecond, Patience: time.Minute, Settle: time.Second}, nil
 }
 
-// createVPC makes the network of the plan.
+// createVPC creates the network of the plan.
 func (o *Options) createVPC(ctx context.Context, s *State) error {
 	file := provision.PlanFile{Path: o.PlanFile()}
 	if err := file.Save(o.Plan); err != nil {
@@ -167,8 +167,8 @@ func (o *Options) createVPC(ctx context.Context, s *State) error {
 	return nil
 }
 
-// PodRanges asks the cloud for the ranges of the Pod vSwitches: the VPC may have
-// grown since the lab was started.
+// PodRanges returns the ranges of the Pod vSwitches from the cloud: the VPC may have grown
+// since the lab was started.
 func (c *Cloud) PodRanges(ctx context.Context) ([]netip.Prefix, error) {
 	p, err := c.provisioner()
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// nodeConfig is all that a node's first process needs to know.
+// nodeConfig is the configuration of a node's first process.
 type nodeConfig struct {
 	Machine Machine `json:"machine"`
 	Options Options `json:"options"`
@@ -52,8 +52,7 @@ func (o *Options) prepareNode(p *pki, s *State, m Machine) error {
 	if err := writeFile(o.nodeDir(m.Name, "containerd.toml"), []byte(containerdConfig), 0o644); err != nil {
 		return err
 	}
-	// Nothing outside answers names in the lab: an empty file keeps this machine's
-	// servers out of pods.
+	// The lab has no external DNS: an empty file keeps this machine's servers out of pods.
 	if err := writeFile(o.nodeDir(m.Name, "resolv.conf"), nil, 0o644); err != nil {
 		return err
 	}
@@ -77,15 +76,15 @@ func (o *Options) startNode(ctx context.Context, m Machine) error {
 	return err
 }
 
-// self is the copy of this program that the lab's own processes run, so that a new
-// build of it does not disturb them.
+// self returns the copy of this program that the lab's own processes run, so that a new build
+// does not affect them.
 func (o *Options) self() string { return o.path("bin", "terway-lab") }
 
-// Terwayctl is the operator's tool as it was built for the lab, in the user's PATH.
+// Terwayctl returns the path of the operator's tool of the lab, in the user's PATH.
 func (o *Options) Terwayctl() string { return o.path("bin", "terwayctl") }
 
 func (o *Options) installPrograms() error {
-	// The program may be that of the lab before, whose file is gone.
+	// The file of this program may have been deleted: it may be the copy of an earlier lab.
 	if err := copyFile("/proc/self/exe", o.self(), 0o755); err != nil {
 		return err
 	}
@@ -97,8 +96,8 @@ func (o *Options) installPrograms() error {
 	return nil
 }
 
-// userPrograms are the programs of the cache for the user's PATH. The others, containerd for
-// example, might stand in the way of the machine's own.
+// userPrograms are the programs of the cache for the user's PATH. Others, such as containerd,
+// might hide the machine's own.
 func (o *Options) userPrograms() map[string]string {
 	return map[string]string{"terwayctl": o.cached("terway", "terwayctl"), "kubectl": o.Bin("kubectl"), "helm": o.Bin("helm")}
 }
@@ -129,8 +128,8 @@ state = "/run/containerd"
   no_sync = true
 `
 
-// kubeletConfig is a KubeletConfiguration; its Go type lives in a module that the
-// product does not need.
+// kubeletConfig returns a KubeletConfiguration; its Go type is in a module that the product
+// does not need.
 func (o *Options) kubeletConfig(m Machine) map[string]any {
 	conf := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
@@ -153,8 +152,8 @@ func (o *Options) kubeletConfig(m Machine) map[string]any {
 		"maxPods":                m.MaxPods,
 		"registerWithTaints":     []map[string]any{{"key": claims.TaintNotReady, "effect": "NoSchedule"}},
 		"makeIPTablesUtilChains": false,
-		// The machine's disk and memory are shared by all nodes: none of them is to
-		// evict pods or delete images for what another one uses.
+		// All nodes share the machine's disk and memory: a node must not evict pods or delete
+		// images because of another's use.
 		"evictionHard":                map[string]any{"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
 		"imageGCHighThresholdPercent": 100,
 		"nodeStatusUpdateFrequency":   "5s",
@@ -173,7 +172,7 @@ func (o *Options) kubeProxyConfig(m Machine) map[string]any {
 		"hostnameOverride": m.Name,
 		"detectLocalMode":  "InterfaceNamePrefix",
 		"detectLocal":      map[string]any{"interfaceNamePrefix": claims.DevicePrefix},
-		// Zero leaves the machine-wide limits of connection tracking alone.
+		// Zero keeps the machine-wide limits of connection tracking.
 		"conntrack": map[string]any{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
 	}
 	if o.Network == NetworkFlannel {
@@ -183,7 +182,7 @@ func (o *Options) kubeProxyConfig(m Machine) map[string]any {
 	return conf
 }
 
-// kubeletArgs are what the configuration file has no place for.
+// kubeletArgs are the options that the configuration file does not have.
 func (c *nodeConfig) kubeletArgs() []string {
 	o, m := &c.Options, c.Machine
 	return []string{

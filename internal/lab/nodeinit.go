@@ -20,18 +20,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containerdSocket is containerd's, inside a node.
+// containerdSocket is the socket of containerd in a node.
 const containerdSocket = "/run/containerd/containerd.sock"
 
-// NodeOuter is the process of a node that this machine sees. It enters the node's
-// cgroups and starts NodeInit in namespaces of its own. When it ends, however that
-// comes, everything in the node ends with it.
+// NodeOuter is the process of a node that this machine sees. It enters the node's cgroups and
+// starts NodeInit in new namespaces. When it ends for any reason, everything in the node ends
+// too.
 func NodeOuter(configFile string) error {
 	c, err := readNodeConfig(configFile)
 	if err != nil {
 		return err
 	}
-	// The parent-death signal is tied to the thread that starts the child.
+	// The parent-death signal depends on the thread that starts the child.
 	runtime.LockOSThread()
 	leaveCgroup, err := enterCgroup(Prefix + c.Machine.Name)
 	if err != nil {
@@ -70,8 +70,8 @@ func readNodeConfig(path string) (*nodeConfig, error) {
 	return &c, nil
 }
 
-// NodeInit is process 1 of a node: it makes the node's file system, starts its
-// services, and restarts what ends, as an init system does.
+// NodeInit is process 1 of a node: it makes the node's file system, starts its services, and
+// restarts them when they end, like an init system.
 func NodeInit(ctx context.Context, configFile string) error {
 	c, err := readNodeConfig(configFile)
 	if err != nil {
@@ -127,7 +127,7 @@ func (c *nodeConfig) importImages(ctx context.Context) error {
 	var g errgroup.Group
 	for _, a := range archives {
 		g.Go(func() error {
-			// Not reaped by the supervisor, which is not running yet.
+			// The supervisor, which would reap this process, does not run yet.
 			cmd := exec.CommandContext(ctx, "ctr", "-n", "k8s.io", "images", "import", "--local", a)
 			if out, err := cmd.CombinedOutput(); err != nil {
 				return fmt.Errorf("import image archive %s: %w: %s", a, err, out)
@@ -144,14 +144,14 @@ type service struct {
 	args []string
 }
 
-// supervisor restarts services and reaps orphans. It waits for any child itself,
-// so nothing else in this process may wait for one while it runs.
+// supervisor restarts services and reaps orphans. It waits for any child, so nothing else in
+// this process may wait for a child while it runs.
 type supervisor struct {
 	running map[int]service
 	reaped  chan int
 }
 
-// restartDelay keeps a service that ends at once from eating the machine.
+// restartDelay limits the restarts of a service that ends immediately.
 const restartDelay = time.Second
 
 func (sv *supervisor) start(s service) error {
@@ -183,7 +183,7 @@ func (sv *supervisor) run(ctx context.Context) error {
 			case err == nil:
 				sv.reaped <- pid
 			case errors.Is(err, unix.EINTR):
-			default: // no child left
+			default: // no child has ended
 				sv.reaped <- 0
 				return
 			}
@@ -237,17 +237,17 @@ func mountAll(specs ...mountSpec) error {
 	return nil
 }
 
-// diskFolders are folders of a node that are kept on disk; whatever else the node
-// writes is in memory and goes with it.
+// diskFolders are directories of a node on disk. The rest of the node's root is in memory and
+// is lost when the node ends.
 var diskFolders = map[string]string{
 	"/var/lib/kubelet":    "kubelet",
 	"/var/lib/containerd": "containerd",
 	"/var/log":            "log",
 }
 
-// makeRoot gives the node a root of its own: an overlay over the machine's, whose
-// upper layer is in memory. Mount points, CNI configuration and whatever else
-// lands on a node's root never reaches the machine's.
+// makeRoot gives the node its own root: an overlay over the machine's root, with the upper
+// layer in memory. Mount points, CNI configuration and other files on a node's root never
+// change the machine's.
 func (c *nodeConfig) makeRoot() error {
 	o, name := &c.Options, c.Machine.Name
 	cgroups, err := hierarchies()
@@ -282,7 +282,7 @@ func (c *nodeConfig) makeRoot() error {
 	specs := []mountSpec{
 		{source: "/dev", target: root + "/dev", flags: unix.MS_BIND | unix.MS_REC},
 		{source: "proc", target: root + "/proc", fstype: "proc", flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
-		// A fresh sysfs shows the devices of the node's network namespace.
+		// A new sysfs mount shows the devices of the node's network namespace.
 		{source: "sysfs", target: root + "/sys", fstype: "sysfs", flags: unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC},
 		{source: "bpf", target: root + "/sys/fs/bpf", fstype: "bpf"},
 		{source: "tmpfs", target: root + "/run", fstype: "tmpfs", data: "mode=755"},
@@ -317,8 +317,8 @@ func (c *nodeConfig) makeRoot() error {
 	return shieldSysctls()
 }
 
-// realMounts lists "/" and the other file systems of this machine with files of
-// their own, such as a separate /var, parents first.
+// realMounts lists "/" and the other file systems of this machine with files of their own, such
+// as a separate /var, parents first.
 func realMounts() ([]string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
@@ -337,14 +337,14 @@ func realMounts() ([]string, error) {
 		at := f[4]
 		st, err := os.Stat(at)
 		if at == "/" || err != nil || !st.IsDir() || strings.ContainsAny(at, `,:\`) {
-			continue // a file, or a name that overlay options cannot carry
+			continue // a file, or a name that overlay options cannot contain
 		}
 		mounts = append(mounts, at)
 	}
 	return mounts, nil
 }
 
-// mountCgroups shows the node its own part of each hierarchy.
+// mountCgroups mounts the node's part of each hierarchy in the node.
 func mountCgroups(root string, cgroups []hierarchy) error {
 	if len(cgroups) == 1 && cgroups[0].options == "" {
 		err := mountAll(mountSpec{source: "cgroup2", target: root + cgroupRoot, fstype: "cgroup2"})
@@ -367,14 +367,14 @@ func mountCgroups(root string, cgroups []hierarchy) error {
 	return nil
 }
 
-// delegate lets children of the node's version 2 cgroup have controllers: a cgroup
-// that hands controllers on may hold no process itself.
+// delegate enables controllers for children of the node's version 2 cgroup: a cgroup that
+// delegates controllers must have no processes of its own.
 func delegate(dir string) error {
 	leaf := filepath.Join(dir, "init")
 	if err := os.Mkdir(leaf, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("make cgroup %s: %w", leaf, err)
 	}
-	// This process is the only one here once the outer one has left (leaveCgroup).
+	// This process is the only one here after the outer one has left (leaveCgroup).
 	if err := os.WriteFile(filepath.Join(leaf, "cgroup.procs"), []byte("0"), 0); err != nil {
 		return fmt.Errorf("move to cgroup %s: %w", leaf, err)
 	}
@@ -399,27 +399,27 @@ func delegate(dir string) error {
 	return nil
 }
 
-// pivot makes root the root of this mount namespace and lets go of the old one.
+// pivot makes root the root of this mount namespace and unmounts the old one.
 func pivot(root string) error {
 	if err := os.Chdir(root); err != nil {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
-	// The old root lands on top of the new one and is taken off again (pivot_root(2)).
+	// pivot_root(2) mounts the old root on top of the new one, from where it is unmounted.
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("change the root to %s: %w", root, err)
 	}
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
-		return fmt.Errorf("let go of the old root: %w", err)
+		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	if err := os.Chdir("/"); err != nil {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
-	// Kubelet and runtime pass mounts on to pods.
+	// Kubelet and runtime propagate mounts to pods.
 	return mountSpec{target: "/", flags: unix.MS_REC | unix.MS_SHARED}.do()
 }
 
-// linkPlugins offers the usual CNI plugins, as a node's packages would. With Flannel the
-// chart brings those that it needs.
+// linkPlugins makes the standard CNI plugins available, as a node's packages would. With
+// Flannel the chart installs those that it needs.
 func (c *nodeConfig) linkPlugins() error {
 	if c.Options.Network == NetworkFlannel {
 		return nil
@@ -430,14 +430,14 @@ func (c *nodeConfig) linkPlugins() error {
 	}
 	for _, p := range plugins {
 		if err := os.Symlink(p, filepath.Join("/opt/cni/bin", filepath.Base(p))); err != nil && !errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("offer CNI plugin: %w", err)
+			return fmt.Errorf("link CNI plugin: %w", err)
 		}
 	}
 	return nil
 }
 
-// shieldSysctls puts files over the machine-wide settings that the kubelet insists
-// on, with the values it wants, so that it does not change the machine's.
+// shieldSysctls mounts files over the machine-wide sysctls that the kubelet sets, with the
+// values that it wants, so that it does not change the machine's.
 func shieldSysctls() error {
 	for name, value := range map[string]string{
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0",

@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/internal/inventory"
 )
 
-// Objects reads and writes Kubernetes' objects and the product's own.
+// Objects returns a client for Kubernetes' and the product's objects.
 func (o *Options) Objects() (client.Client, error) {
 	cfg, err := o.RESTConfig()
 	if err != nil {
@@ -34,8 +34,8 @@ func (o *Options) Objects() (client.Client, error) {
 	return c, nil
 }
 
-// waitReady waits until the nodes take pods. One whose kernel lacks the datapath that
-// was asked for never will.
+// waitReady waits until the nodes accept pods. It fails at once if a node's kernel does not
+// support the datapath.
 func (o *Options) waitReady(ctx context.Context, c kubernetes.Interface, s *State) error {
 	if o.Network != NetworkTerway {
 		return withTroubles(c, waitNodes(ctx, c, s, inventory.Unready))
@@ -75,7 +75,7 @@ func withTroubles(c kubernetes.Interface, err error) error {
 	return nil
 }
 
-// refusal is the node's own word on a datapath that it cannot run.
+// refusal returns the node's reason for not running a datapath.
 func refusal(nn *v1alpha1.NodeNetwork) error {
 	c := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionDatapathReady)
 	if c == nil || c.Reason != v1alpha1.ReasonDatapathRefused {

@@ -13,14 +13,14 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// orphanRetries is how often the kernel repeats the end of a connection whose process has
-// ended and whose other end does not answer (ip-sysctl, tcp_orphan_retries). Its default
-// of 8 keeps the connection, and with it the network namespace, its devices and their
-// programs, for 102 seconds: 200 ms, doubled each time.
+// orphanRetries is how often the kernel retries to close a connection whose process has ended
+// and whose peer does not answer (ip-sysctl, tcp_orphan_retries). The default of 8 keeps the
+// connection, and with it the network namespace and its devices, for 102 seconds: 200 ms,
+// doubled each time.
 const orphanRetries = "1"
 
-// hurryOrphans makes connections of the lab end soon after their processes: the two ends
-// of many never see each other's end, because the network between them goes too.
+// hurryOrphans makes the lab's connections end soon after their processes: often neither end
+// receives the other's FIN, because the network between them is removed too.
 func hurryOrphans() error {
 	paths, err := labNamespaces()
 	if err != nil {
@@ -45,7 +45,7 @@ func hurryOrphans() error {
 	for _, p := range paths {
 		ns, err := inode(p)
 		if err != nil || done[ns] {
-			continue // its process ended while we looked
+			continue // the process ended meanwhile
 		}
 		done[ns] = true
 		errs = append(errs, hurry(p))
@@ -53,8 +53,8 @@ func hurryOrphans() error {
 	return errors.Join(errs...)
 }
 
-// hurry sets orphanRetries in a namespace. One that is gone has no connections, and
-// neither has a file whose namespace is not mounted yet, or not any more (EINVAL).
+// hurry sets orphanRetries in a namespace. It ignores a namespace that is gone, and a file
+// without a mounted namespace (EINVAL): neither has connections.
 func hurry(path string) error {
 	err := kernel.InNSAt(path, func() error {
 		return os.WriteFile("/proc/sys/net/ipv4/tcp_orphan_retries", []byte(orphanRetries), 0)

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A killed lab leaves a file where a namespace was to be mounted: it keeps nothing from
+// A killed lab can leave a file on which no namespace is mounted: it does not stop the lab from
 // being taken down.
 func TestHurryPassesOverWhatIsNoNamespace(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "tl-node1")

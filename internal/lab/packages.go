@@ -8,20 +8,19 @@ import (
 	"strings"
 )
 
-// packages are Debian's packages of what the lab runs at run time, by a program
-// that each brings.
+// packages are Debian packages that the lab needs at run time, with a program of each.
 var packages = []struct{ program, name string }{
 	{"runc", "runc"}, {"nft", "nftables"}, {"ip", "iproute2"}, {"conntrack", "conntrack"},
 	{"curl", "curl"}, {"busybox", "busybox-static"}, {"dash", "dash"}, {"bpftool", "bpftool"}, {"ldd", "libc-bin"},
 }
 
-// cgoPackages are what Flannel is built with, by a program that they bring.
+// cgoPackages are the packages to build Flannel with, with a program of them.
 var cgoPackages = struct {
 	program string
 	names   []string
 }{"gcc", []string{"gcc", "libc6-dev"}}
 
-// installPackages installs what is missing with apt-get.
+// installPackages installs missing packages with apt-get.
 func (o *Options) installPackages(ctx context.Context, p *Progress) error {
 	var missing []string
 	for _, pkg := range packages {
@@ -48,7 +47,7 @@ func (o *Options) installPackages(ctx context.Context, p *Progress) error {
 		if apt(install...) == nil {
 			return nil
 		}
-		// The package lists may be old or not there at all.
+		// The package lists may be old or missing.
 		if err := apt("update", "-q"); err != nil {
 			return err
 		}

@@ -17,8 +17,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd/api"
 )
 
-// pki is the cluster's certificate authority. Certificates live as long as a lab
-// does; keys are ECDSA, which take no time to make.
+// pki is the cluster's certificate authority. Its certificates are valid for as long as a lab
+// may run; the keys are ECDSA, which are fast to generate.
 type pki struct {
 	o    *Options
 	now  time.Time
@@ -28,10 +28,10 @@ type pki struct {
 	pem []byte
 }
 
-// subject is who a certificate is for.
+// subject describes the owner of a certificate.
 type subject struct {
 	cn, org string
-	// server certificates carry names and addresses, the others are for clients.
+	// server certificates have names and addresses; the others are for clients.
 	server bool
 	dns    []string
 	ips    []netip.Addr
@@ -117,7 +117,7 @@ func (p *pki) issue(s subject) (cert, key []byte, err error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), key, nil
 }
 
-// files issues a certificate into <name>.crt and <name>.key.
+// files writes a certificate to <name>.crt and its key to <name>.key.
 func (p *pki) files(name string, s subject) error {
 	cert, key, err := p.issue(s)
 	if err != nil {
@@ -129,7 +129,7 @@ func (p *pki) files(name string, s subject) error {
 	return writeFile(p.path(name+".key"), key, 0o600)
 }
 
-// kubeconfig writes a kubeconfig with a client certificate of its own.
+// kubeconfig writes a kubeconfig with a client certificate.
 func (p *pki) kubeconfig(path, server string, s subject) error {
 	cert, key, err := p.issue(s)
 	if err != nil {

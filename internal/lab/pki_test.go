@@ -55,7 +55,7 @@ func TestCertificatesServeOnlyWhatTheyAreFor(t *testing.T) {
 		t.Errorf("client certificate: %v", err)
 	}
 	if verify(server, "", x509.ExtKeyUsageClientAuth) == nil || verify(client, "", x509.ExtKeyUsageServerAuth) == nil {
-		t.Error("a certificate serves what it is not for")
+		t.Error("a certificate is valid for a wrong use")
 	}
 	if got := client.Subject.Organization; len(got) != 1 || got[0] != "system:nodes" {
 		t.Errorf("client certificate of group %v", got)

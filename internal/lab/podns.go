@@ -12,9 +12,8 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// PodNetNS finds the network namespace of the pod on a node that has an address: a
-// path that this machine can open. The runtime keeps the namespaces in the node's
-// own mount namespace.
+// PodNetNS returns the network namespace of the pod on a node with an address, as a path that
+// this machine can open. The runtime keeps the namespaces in the node's own mount namespace.
 func (s *State) PodNetNS(node string, addr netip.Addr) (string, error) {
 	b, err := os.ReadFile(s.Options.nodeDir(node, "pid"))
 	if err != nil {
@@ -38,7 +37,7 @@ func (s *State) PodNetNS(node string, addr netip.Addr) (string, error) {
 			}
 			return err
 		}); err != nil {
-			wrong = append(wrong, err) // a pod that is just ending
+			wrong = append(wrong, err) // the pod is ending
 		}
 		if found {
 			return path, nil

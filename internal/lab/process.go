@@ -21,29 +21,29 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Process identifies a process for good: a pid alone may have been used again.
+// Process identifies a process uniquely: a pid alone may have been used again.
 type Process struct {
 	Name string `json:"name"`
 	PID  int    `json:"pid"`
-	// Start is the kernel's start time of the process in clock ticks since boot.
+	// Start is the start time of the process in the kernel, in clock ticks since boot.
 	Start uint64 `json:"start"`
 }
 
 // command is a long-running program of the lab.
 type command struct {
 	name string
-	// netns is the path of the network namespace to start in; empty is the caller's.
+	// netns is the path of the network namespace to start in; empty: the caller's.
 	netns string
 	args  []string
 	env   []string
-	// files are passed on as descriptors 3, 4, …
+	// files are passed as descriptors 3, 4, …
 	files []*os.File
-	// log receives what the program writes, if it is not <dir>/log/<name>.log.
+	// log receives the output of the program; default <dir>/log/<name>.log.
 	log string
 }
 
-// start runs a program that outlives this one: in a session of its own, marked,
-// its output in the log, its identity on disk.
+// start runs a program that outlives this one: in a new session, with the marker, its output in
+// the log, its identity on disk.
 func (o *Options) start(c command) (Process, error) {
 	logPath := c.log
 	if logPath == "" {
@@ -70,8 +70,8 @@ func (o *Options) start(c command) (Process, error) {
 		return Process{}, fmt.Errorf("start %s (%s): %w", c.name, c.args[0], err)
 	}
 	pid := cmd.Process.Pid
-	// A process that ends while we still run is reaped here; later, init does it.
-	go cmd.Wait() // how it ended is in its log; whoever waits for its service says so
+	// A process that ends before this one is reaped here; later, by init.
+	go cmd.Wait() // its log has the exit status, and whoever waits for its service reports it
 	start, err := startTime(pid)
 	if err != nil {
 		return Process{}, fmt.Errorf("start %s: it ended at once, see %s: %w", c.name, logPath, err)
@@ -80,11 +80,11 @@ func (o *Options) start(c command) (Process, error) {
 	return p, o.write(p)
 }
 
-// keepDescriptors keeps what this process was started with from the programs that it
-// starts: who called it with a lock's file (flock(1) does) would not get the lock back
-// before the lab is taken down.
+// keepDescriptors keeps inherited descriptors out of the programs that this process starts:
+// otherwise a caller with a lock file, such as flock(1), would get the lock back only when the
+// lab is taken down.
 func keepDescriptors() error {
-	fds, err := os.ReadDir("/proc/self/fd") // close_range(2) sets the flag from Linux 5.11 on
+	fds, err := os.ReadDir("/proc/self/fd") // close_range(2) can set the flag since Linux 5.11
 	if err != nil {
 		return fmt.Errorf("list inherited descriptors: %w", err)
 	}
@@ -104,7 +104,7 @@ func (o *Options) write(p Process) error {
 	return writeFile(o.record(p.Name), b, 0o644)
 }
 
-// record is the file that names a process of the lab.
+// record returns the file that records a process of the lab.
 func (o *Options) record(name string) string { return o.path("procs", name+".json") }
 
 // startIn starts cmd in a network namespace.
@@ -115,13 +115,13 @@ func startIn(netns string, cmd *exec.Cmd) error {
 	return kernel.InNSAt(netns, cmd.Start)
 }
 
-// startTime reads when a process started (proc_pid_stat(5), field 22).
+// startTime returns when a process started (proc_pid_stat(5), field 22).
 func startTime(pid int) (uint64, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
-	// The second field is the name in parentheses and may hold anything.
+	// The second field is the name in parentheses, which may contain any characters.
 	_, rest, ok := strings.Cut(string(b[bytes.LastIndexByte(b, ')')+1:]), " ")
 	fields := strings.Fields(rest)
 	if !ok || len(fields) < 20 {
@@ -133,13 +133,13 @@ func startTime(pid int) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// Alive says whether the very same process still runs.
+// Alive reports whether this process still runs.
 func (p Process) Alive() bool {
 	start, err := startTime(p.PID)
 	return err == nil && start == p.Start
 }
 
-// end signals the process and waits until it is gone.
+// end signals the process and waits until it has ended.
 func (p Process) end(ctx context.Context, sig syscall.Signal) error {
 	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
@@ -149,7 +149,7 @@ func (p Process) end(ctx context.Context, sig syscall.Signal) error {
 		return fmt.Errorf("end %s (pid %d): %w", p.Name, p.PID, err)
 	}
 	defer unix.Close(fd)
-	// The descriptor holds on to one process; only now is its identity worth checking.
+	// The descriptor refers to one process; only now can its identity be checked.
 	if !p.Alive() {
 		return nil
 	}
@@ -159,7 +159,7 @@ func (p Process) end(ctx context.Context, sig syscall.Signal) error {
 	return Poll(ctx, 10*time.Millisecond, func() (bool, error) { return !p.Alive(), nil })
 }
 
-// processes lists what the lab recorded, the newest last.
+// processes lists the recorded processes, the newest last.
 func (o *Options) processes() ([]Process, error) {
 	files, err := filepath.Glob(o.path("procs", "*.json"))
 	if err != nil {
@@ -194,8 +194,8 @@ func (o *Options) process(name string) (Process, error) {
 	return p, nil
 }
 
-// Strays finds processes of any lab on this machine that carry the marker or live
-// in one of the lab's network namespaces, except this one and its ancestors.
+// Strays finds processes of any lab on this machine that have the marker or are in a network
+// namespace of the lab, except this one and its ancestors.
 func Strays() ([]Process, error) {
 	ours := map[uint64]bool{}
 	nss, err := labNamespaces()
@@ -221,7 +221,7 @@ func Strays() ([]Process, error) {
 		}
 		start, err := startTime(pid)
 		if err != nil {
-			continue // it ended while we looked
+			continue // it ended meanwhile
 		}
 		name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
 		if err != nil {
@@ -249,7 +249,7 @@ func ofLab(pid int, namespaces map[uint64]bool) bool {
 	return false
 }
 
-// ancestors is the set of a process and all its parents.
+// ancestors returns a process and all its parents.
 func ancestors(pid int) map[int]bool {
 	set := map[int]bool{}
 	for pid > 0 && !set[pid] {
@@ -269,7 +269,7 @@ func ancestors(pid int) map[int]bool {
 	return set
 }
 
-// netnsDir is where named network namespaces live (ip-netns(8)).
+// netnsDir is the directory of named network namespaces (ip-netns(8)).
 const netnsDir = "/run/netns"
 
 // labNamespaces lists the paths of the lab's network namespaces.
@@ -290,8 +290,8 @@ func labNamespaces() ([]string, error) {
 	return paths, nil
 }
 
-// Poll calls f until it says true, fails or the context ends; the last error or
-// the context's says why it gave up.
+// Poll calls f until it returns true, fails or the context ends; the error is the last one of f
+// or the context's.
 func Poll(ctx context.Context, every time.Duration, f func() (bool, error)) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -308,8 +308,8 @@ func Poll(ctx context.Context, every time.Duration, f func() (bool, error)) erro
 	}
 }
 
-// eventually calls f until it finds nothing wrong. A cluster that starts refuses some
-// calls for a moment; the last thing that was wrong is in the error when it never ends.
+// eventually calls f until it returns no error. While a cluster starts, some calls fail; if the
+// context ends, the error includes the last one.
 func eventually(ctx context.Context, every time.Duration, f func() error) error {
 	var wrong error
 	err := Poll(ctx, every, func() (bool, error) {

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// testOptions are those of a lab in a folder of the test's.
+// testOptions returns the options of a lab in a directory of the test.
 func testOptions(t *testing.T) *Options {
 	t.Helper()
 	o := &Options{Dir: filepath.Join(t.TempDir(), "lab"), Cache: t.TempDir()}
@@ -58,7 +58,7 @@ func TestProcessIsRecordedAndEnds(t *testing.T) {
 	}
 }
 
-// A pid that was used again belongs to somebody else and must not be signalled.
+// A reused pid belongs to another process and must not be signalled.
 func TestReusedPidIsLeftAlone(t *testing.T) {
 	o := testOptions(t)
 	p := startSleep(t, o)
@@ -72,11 +72,11 @@ func TestReusedPidIsLeftAlone(t *testing.T) {
 	}
 }
 
-// A lock that the caller of "terway-lab up" holds (flock(1)) must not stay with the lab.
+// A lock that the caller of "terway-lab up" holds (flock(1)) must not be kept by the lab.
 func TestInheritedDescriptorsEndHere(t *testing.T) {
 	o := testOptions(t)
 	lock := filepath.Join(t.TempDir(), "lock")
-	fd, err := unix.Open(lock, unix.O_CREAT|unix.O_RDWR, 0o600) // without O_CLOEXEC, as a shell leaves it
+	fd, err := unix.Open(lock, unix.O_CREAT|unix.O_RDWR, 0o600) // without O_CLOEXEC, as from a shell
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,8 +129,8 @@ func TestFoldersOfOthersAreKept(t *testing.T) {
 	}
 }
 
-// A lab that was killed between making its folder and marking it leaves nothing that keeps
-// the next from being started, or that stays when it is taken down.
+// A lab that was killed between making its directory and marking it does not stop the next from
+// being started, and is removed when it is taken down.
 func TestUnmarkedFolderIsTheLabs(t *testing.T) {
 	for name, files := range map[string][]string{
 		"empty": nil, "mark not renamed": {".new"}, "mark not written": {".part"},
@@ -162,7 +162,7 @@ func TestUnmarkedFolderIsTheLabs(t *testing.T) {
 	}
 }
 
-// The names above are those that are used on the way to the mark.
+// The names above are those of package atomicfile's temporary files.
 func TestUnmarkedFolderHasAtomicfilesNames(t *testing.T) {
 	o := testOptions(t)
 	if err := os.Mkdir(o.path("."+ownerFile+".new"), 0o755); err != nil {
@@ -189,8 +189,8 @@ func TestClaimedFolderGoesWhole(t *testing.T) {
 	}
 }
 
-// The user's folder of programs has this one, also when its file is gone since it was
-// started, the operator's tool, and clients of the cluster.
+// The user's PATH has this program, even if its file was deleted since it was started, the
+// operator's tool, and clients of the cluster.
 func TestUserPrograms(t *testing.T) {
 	o := testOptions(t)
 	if err := o.installPrograms(); err != nil {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Progress tells the user what is being done and how long it took. Lines are
-// whole, so that several steps may run at once and a log file stays readable.
+// Progress reports the steps to the user and how long they took. It writes complete lines, so
+// that several steps can run at once and a log file is readable.
 type Progress struct {
 	mu    sync.Mutex
 	out   io.Writer
@@ -21,7 +21,7 @@ func NewProgress(out io.Writer, now func() time.Time) *Progress {
 	return &Progress{out: out, now: now, start: now()}
 }
 
-// Step runs f, saying so when it takes a while, and reports how it ended.
+// Step runs f, reports it when it takes long, and reports its result.
 func (p *Progress) Step(name string, f func() error) error {
 	began := p.now()
 	stop := make(chan struct{})
@@ -56,7 +56,7 @@ func (p *Progress) Note(format string, args ...any) {
 	fmt.Fprintf(p.out, format+"\n", args...)
 }
 
-// Elapsed is the time since the start.
+// Elapsed returns the time since the start.
 func (p *Progress) Elapsed() time.Duration { return p.now().Sub(p.start) }
 
 func (p *Progress) line(mark string, began time.Time, name string) {

@@ -12,9 +12,9 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// Relay accepts TCP connections on l, a listener of this machine, and joins each
-// to a connection to the address to, made in the network namespace at netns. It is
-// how this machine reaches the API server without an address in the VPC.
+// Relay accepts TCP connections on l, a listener of this machine, and joins each to a
+// connection to the address to, made in the network namespace at netns. So this machine reaches
+// the API server without an address in the VPC.
 func Relay(ctx context.Context, l net.Listener, netns, to string) error {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
@@ -40,11 +40,11 @@ func Relay(ctx context.Context, l net.Listener, netns, to string) error {
 	}
 }
 
-// DialIn connects from within a network namespace.
+// DialIn connects from a network namespace.
 func DialIn(ctx context.Context, netns, network, addr string) (net.Conn, error) {
 	var conn net.Conn
 	err := kernel.InNSAt(netns, func() (err error) {
-		// The address is literal, so the socket is made by this very thread.
+		// The address is literal, so this thread itself makes the socket.
 		conn, err = (&net.Dialer{}).DialContext(ctx, network, addr)
 		return err
 	})
@@ -54,7 +54,7 @@ func DialIn(ctx context.Context, netns, network, addr string) (net.Conn, error) 
 	return conn, nil
 }
 
-// join copies both ways; each direction ends by itself, as with a half-closed connection.
+// join copies in both directions; each ends by itself, as for a half-closed connection.
 func join(ctx context.Context, a, b net.Conn) {
 	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
 	defer stop()

@@ -12,20 +12,20 @@ import (
 	"terway.dev/terway/internal/atomicfile"
 )
 
-// State is what a running lab remembers between commands, in lab.json.
+// State is the state of a running lab between commands, in lab.json.
 type State struct {
 	Options Options `json:"options"`
 	Cloud   Cloud   `json:"cloud"`
 	Master  Machine `json:"master"`
 	// Machines are the cluster's nodes.
 	Machines []Machine `json:"machines"`
-	// APIServer is where the relay listens on this machine.
+	// APIServer is the address of the relay on this machine.
 	APIServer string `json:"apiServer"`
-	// Ready is set when every step of "terway-lab up" was done.
+	// Ready is set after every step of "terway-lab up".
 	Ready bool `json:"ready"`
 }
 
-// Cloud is how to reach the simulated cloud and what was made in it.
+// Cloud has the addresses of the simulated cloud and the resources in it.
 type Cloud struct {
 	Endpoint        string              `json:"endpoint"`
 	AccessKeyID     string              `json:"accessKeyId"`
@@ -48,7 +48,7 @@ type Machine struct {
 	Address    netip.Addr `json:"address"`
 	// NetNS is the path of its network namespace.
 	NetNS string `json:"netns"`
-	// MaxPods is what its kubelet is told.
+	// MaxPods is the maxPods of its kubelet.
 	MaxPods int `json:"maxPods,omitempty"`
 }
 
@@ -78,7 +78,7 @@ func (s *State) save() error {
 	return writeFile(s.Options.stateFile(), append(b, '\n'), 0o600)
 }
 
-// writeFile replaces a file at once and makes its folder.
+// writeFile replaces a file atomically and makes its directory.
 func writeFile(path string, b []byte, mode os.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", path, err)
@@ -86,7 +86,7 @@ func writeFile(path string, b []byte, mode os.FileMode) error {
 	return atomicfile.Write(path, b, mode)
 }
 
-// Machine finds a machine by name; "master" is the control plane's.
+// Machine returns a machine by name; "master" is the control plane's.
 func (s *State) Machine(name string) (*Machine, error) {
 	if name == s.Master.Name {
 		return &s.Master, nil

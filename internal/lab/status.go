@@ -18,7 +18,7 @@ import (
 	"terway.dev/terway/internal/inventory"
 )
 
-// Status is what a running lab looks like.
+// Status is the state of a running lab.
 type Status struct {
 	Dir        string          `json:"dir"`
 	Kubeconfig string          `json:"kubeconfig"`
@@ -29,7 +29,7 @@ type Status struct {
 	Processes  []ProcessStatus `json:"processes"`
 	Nodes      []NodeStatus    `json:"nodes"`
 	Pods       []inventory.Pod `json:"pods"`
-	// Problems are why Ready is not set.
+	// Problems are the reasons why Ready is not set.
 	Problems []string `json:"problems,omitempty"`
 }
 
@@ -43,16 +43,18 @@ type ProcessStatus struct {
 type NodeStatus struct {
 	Machine
 	Ready bool `json:"ready"`
-	// ENIs and Addresses are the cloud's count; the primary ENI is not in Addresses.
+	// ENIs and Addresses are counted in the cloud; Addresses does not include the primary ENI.
 	ENIs      int `json:"enis"`
 	Addresses int `json:"addresses"`
 	Pods      int `json:"pods"`
-	// PodCIDR is the node's block with Flannel, Route the state of the VPC's route entry for it.
+	// PodCIDR is the node's block with Flannel, Route the state of the VPC's route entry for
+	// it.
 	PodCIDR string `json:"podCIDR,omitempty"`
 	Route   string `json:"route,omitempty"`
 }
 
-// Inspect asks the processes, the cluster and the cloud. What cannot be asked is a problem, not an error.
+// Inspect reads the state of processes, cluster and cloud. What cannot be read is a problem,
+// not an error.
 func (s *State) Inspect(ctx context.Context) *Status {
 	o := &s.Options
 	st := &Status{Dir: o.Dir, Kubeconfig: o.Kubeconfig(), Kubectl: o.Bin("kubectl"), Endpoint: s.Cloud.Endpoint, VPC: s.Cloud.VPCID}
@@ -168,7 +170,7 @@ func (st *Status) WriteText(w io.Writer) error {
 	return err
 }
 
-// Shell is the command that runs args, or a shell, inside a machine of the lab.
+// Shell returns the command that runs args, or a shell, in a machine of the lab.
 func (s *State) Shell(name string, args []string) (*exec.Cmd, error) {
 	m, err := s.Machine(name)
 	if err != nil {

@@ -61,7 +61,7 @@ func Up(ctx context.Context, o *Options, p *Progress) (*State, error) {
 	return s, s.save()
 }
 
-// network installs the pod network and what needs a pod network.
+// network installs the pod network and the programs that need one.
 func (o *Options) network(ctx context.Context, s *State, client kubernetes.Interface, p *Progress) error {
 	title := "Terway from its chart, CoreDNS"
 	if o.Network == NetworkFlannel {
@@ -85,7 +85,7 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
 }
 
-// prepare brings programs and images up to date.
+// prepare updates programs and images.
 func (o *Options) prepare(ctx context.Context, p *Progress) error {
 	if err := o.installPackages(ctx, p); err != nil {
 		return err
@@ -99,7 +99,7 @@ func (o *Options) prepare(ctx context.Context, p *Progress) error {
 	return o.installPrograms()
 }
 
-// bootstrap starts control plane and nodes side by side and waits for the API.
+// bootstrap starts control plane and nodes in parallel and waits for the API.
 func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface, error) {
 	if err := o.startRelay(s); err != nil {
 		return nil, err
@@ -136,7 +136,7 @@ func (o *Options) bootstrap(ctx context.Context, s *State) (kubernetes.Interface
 
 func nodeRegistered(*corev1.Node) string { return "" }
 
-// waitNodes waits until missing finds nothing for any node.
+// waitNodes waits until missing returns nothing for any node.
 func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing func(*corev1.Node) string) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not there after three minutes"))
 	defer cancel()
@@ -162,7 +162,7 @@ func waitNodes(ctx context.Context, c kubernetes.Interface, s *State, missing fu
 	})
 }
 
-// firstError runs steps that need each other.
+// firstError runs steps in order, and returns the first error.
 func firstError(steps ...func() error) error {
 	for _, f := range steps {
 		if err := f(); err != nil {

@@ -16,11 +16,11 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// calm is how long the count of addresses must not change to be believed: nodes get
-// and give back addresses for a while after pods have started.
+// calm is how long the number of addresses must not change: nodes get and give back addresses
+// for a while after pods have started.
 const calm = 5 * time.Second
 
-// addresses counts what the pod network holds and what pods use.
+// addresses counts the addresses that the pod network holds and that pods use.
 func (c *cluster) addresses(ctx context.Context) (Addresses, error) {
 	var last Addresses
 	var since time.Time
@@ -56,7 +56,7 @@ func (c *cluster) count(ctx context.Context) (Addresses, error) {
 			if err != nil {
 				return a, fmt.Errorf("node %s: podCIDR: %w", n.Name, err)
 			}
-			// An IPv6 block is never used up, and its size is too large for a table.
+			// An IPv6 block is never used up, and its size does not fit the table.
 			if p.Addr().Is4() {
 				a.Blocks = append(a.Blocks, s)
 				a.InBlocks += 1 << (32 - p.Bits())
@@ -77,8 +77,8 @@ func (c *cluster) count(ctx context.Context) (Addresses, error) {
 	return a, err
 }
 
-// commonDatapath reads the nodes' datapath from a list of NodeNetworks; nodes that
-// differ are all named.
+// commonDatapath returns the nodes' datapath from a list of NodeNetworks; if they differ, it
+// lists all.
 func commonDatapath(list []byte) (string, error) {
 	var l v1alpha1.NodeNetworkList
 	if err := json.Unmarshal(list, &l); err != nil {
@@ -94,7 +94,7 @@ func commonDatapath(list []byte) (string, error) {
 	return strings.Join(names, ", "), nil
 }
 
-// seenFrom is what an instance that is no node sees of a pod that connects to it.
+// seenFrom returns the client address that an instance outside the cluster sees for a pod.
 func seenFrom(ctx context.Context, p instruments.Pair, node lab.Machine) (Seen, error) {
 	client, server, err := p.Open(ctx)
 	if err != nil {

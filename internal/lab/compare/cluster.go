@@ -19,7 +19,7 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// namespace holds all that a comparison makes in the cluster.
+// namespace is the namespace of all objects of a comparison.
 const namespace = "compare"
 
 // app is the label of the comparison's pods.
@@ -36,10 +36,10 @@ func newCluster(s *lab.State) (*cluster, error) {
 	return &cluster{*c}, nil
 }
 
-// patience bounds waiting for the cluster; with a busy machine pods take a while.
+// patience limits each wait for the cluster; on a busy machine pods take a while.
 const patience = 3 * time.Minute
 
-// impatient ends waiting after patience.
+// impatient returns a context that ends after patience.
 func impatient(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, patience, fmt.Errorf("it took more than %s", patience))
 }
@@ -59,25 +59,25 @@ func (c *cluster) makeNamespace(ctx context.Context) error {
 	return c.MakeNamespace(ctx, metav1.ObjectMeta{Name: namespace})
 }
 
-// podSpec is a pod that does nothing: what is measured is sent from and to its
-// network namespace.
+// podSpec returns a pod that does nothing: the measurements send from and to its network
+// namespace.
 func (c *cluster) podSpec() corev1.PodSpec {
 	grace := int64(0)
 	spec := corev1.PodSpec{
 		TerminationGracePeriodSeconds: &grace,
 		Containers:                    []corev1.Container{{Name: "main", Image: lab.ImageAgnhost, ImagePullPolicy: corev1.PullIfNotPresent, Args: []string{"pause"}}},
 	}
-	if c.exclusiveENIs() { // the scheduler counts what pods ask for
+	if c.exclusiveENIs() { // the scheduler counts these requests
 		lab.AskForENI(&spec)
 	}
 	return spec
 }
 
-// exclusiveENIs reports whether each pod has an ENI to itself.
+// exclusiveENIs reports whether each pod has an exclusive ENI.
 func (c *cluster) exclusiveENIs() bool { return c.Lab.Options.Mode == claims.ModeExclusive }
 
-// room is how many pods with an ENI each can start, as many on each node, with one ENI left on each
-// node for one more pod.
+// room returns how many pods with exclusive ENIs can start, the same number on each node, with
+// one ENI left on each node for one more pod.
 func (c *cluster) room(ctx context.Context) (int32, error) {
 	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -98,7 +98,7 @@ func (c *cluster) room(ctx context.Context) (int32, error) {
 	return int32(least) * int32(len(nodes.Items)), nil
 }
 
-// spreadPods starts n pods, as many on each node, and waits for them.
+// spreadPods starts n pods, the same number on each node, and waits for them.
 func (c *cluster) spreadPods(ctx context.Context, n int32) ([]corev1.Pod, error) {
 	labels := map[string]string{"app": app}
 	spec := c.podSpec()
@@ -131,7 +131,7 @@ func running(p *corev1.Pod) bool {
 	return p.DeletionTimestamp == nil && p.Status.Phase == corev1.PodRunning && p.Status.PodIP != ""
 }
 
-// end is a running pod's end of a connection.
+// end returns a running pod as an end of a connection.
 func (c *cluster) end(p *corev1.Pod) (instruments.End, error) {
 	addr, err := netip.ParseAddr(p.Status.PodIP)
 	if err != nil {
@@ -141,7 +141,7 @@ func (c *cluster) end(p *corev1.Pod) (instruments.End, error) {
 	return instruments.End{NetNS: ns, Addr: addr}, err
 }
 
-// podOn finds a pod of the list on a node.
+// podOn returns a pod of the list on a node.
 func podOn(pods []corev1.Pod, node string) (*corev1.Pod, error) {
 	for i := range pods {
 		if pods[i].Spec.NodeName == node {
@@ -155,7 +155,7 @@ func machineEnd(m *lab.Machine) instruments.End {
 	return instruments.End{NetNS: m.NetNS, Addr: m.Address}
 }
 
-// datapath is how nodes say that they wire pods; empty if they do not say.
+// datapath returns the datapath that the nodes report; empty if they report none.
 func (c *cluster) datapath(ctx context.Context) (string, error) {
 	b, err := c.Client.CoreV1().RESTClient().Get().AbsPath("/apis/network.terway.dev/v1alpha1/nodenetworks").Do(ctx).Raw()
 	if apierrors.IsNotFound(err) {
@@ -167,7 +167,7 @@ func (c *cluster) datapath(ctx context.Context) (string, error) {
 	return commonDatapath(b)
 }
 
-// cleanUp takes away what the comparison made; the lab's end would do it too.
+// cleanUp removes what the comparison made. The lab's end would remove it too.
 func (c *cluster) cleanUp(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("it took more than a minute"))
 	defer cancel()

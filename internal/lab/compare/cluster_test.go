@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// Where each pod has an ENI, as many start on each node, and one more finds a place on any.
+// With exclusive ENIs, the same number of pods starts on each node, and one more fits on any.
 func TestRoomOfNodesWithExclusiveENIs(t *testing.T) {
 	c := &cluster{instruments.Cluster{Lab: &lab.State{}}}
 	if l := c.podSpec().Containers[0].Resources.Limits; len(l) != 0 {

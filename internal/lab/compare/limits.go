@@ -11,15 +11,15 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// askedBits is the limit that a pod asks for: far below what any path does.
+// askedBits is the limit that a pod requests: far below the capacity of any path.
 const askedBits = 10e6
 
-// limits starts a pod that asks for limited bandwidth beside another on a node and
-// measures what it gets, with a pod on another node at the other end.
+// limits starts a pod with a bandwidth limit beside another pod on a node, and measures its
+// bandwidth to a pod on another node.
 func (c *cluster) limits(ctx context.Context, node string, other instruments.End, d time.Duration) ([]Limit, error) {
 	spec := c.podSpec()
 	spec.NodeSelector = map[string]string{corev1.LabelHostname: node}
-	// Kubernetes: the annotations of the CNI bandwidth capability, in bits per second.
+	// The annotations of the CNI bandwidth capability in Kubernetes, in bits per second.
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "limited", Annotations: map[string]string{
 		"kubernetes.io/egress-bandwidth": "10M", "kubernetes.io/ingress-bandwidth": "10M"}}, Spec: spec}
 	if _, err := c.Client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
@@ -40,7 +40,7 @@ func (c *cluster) limits(ctx context.Context, node string, other instruments.End
 		direction string
 		pair      instruments.Pair
 	}{{"egress", instruments.Pair{From: limited, To: other}}, {"ingress", instruments.Pair{From: other, To: limited}}} {
-		// The first stream uses up the burst that a shaper grants; the second counts.
+		// The first stream uses up the burst of the shaper; the second is measured.
 		if _, err := m.pair.Stream(ctx, d); err != nil {
 			return nil, err
 		}

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// line is a row of the table: what is told, and how of one network.
+// line is a row of the table: a name, and its value for a network.
 type line struct {
 	title string
 	cell  func(*Network) string
@@ -106,7 +106,7 @@ func addresses(n *Network) string {
 	return s
 }
 
-// share is how much of a quota is used.
+// share formats how much of a quota is used.
 func share(used func(Addresses) int, quota int) func(*Network) string {
 	return func(n *Network) string {
 		if n.Addresses.Reserved() == 0 {
@@ -126,7 +126,7 @@ func loadBalancer(n *Network) string {
 	return "through a NodePort"
 }
 
-// Table is the comparison, as Markdown that is aligned for people too.
+// Table returns the comparison as an aligned Markdown table.
 func (r *Report) Table() string {
 	rows := [][]string{{""}}
 	for i := range r.Networks {
@@ -176,7 +176,7 @@ func title(n *Network) string {
 	return name
 }
 
-// WriteMarkdown writes the whole document.
+// WriteMarkdown writes the complete document.
 func (r *Report) WriteMarkdown(w io.Writer) error {
 	_, err := fmt.Fprintf(w, `# Terway and Flannel, measured
 

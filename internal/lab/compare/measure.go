@@ -13,21 +13,21 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// Options are how long is measured.
+// Options are the durations and sizes of the measurements.
 type Options struct {
-	// Rounds of pods and nodes in turns.
+	// Rounds is the number of rounds, each with pods and nodes.
 	Rounds int
 	// Turn is how long pods, and nodes, stream and send requests in one round; opening
 	// connections takes half of it.
 	Turn time.Duration
-	// Pods is how many pods are started to count addresses; where each has an ENI to itself, as
-	// many as there are ENIs for.
+	// Pods is the number of pods to count addresses with; with exclusive ENIs it is limited to
+	// the number of ENIs.
 	Pods int32
-	// Datapaths of Terway that are measured, one lab for each.
+	// Datapaths are the datapaths of Terway to measure, with one lab for each.
 	Datapaths []string
 }
 
-// Check says what is wrong with the options.
+// Check validates the options.
 func (o *Options) Check() error {
 	var wrong []error
 	if o.Rounds < 1 || o.Rounds > 1000 {
@@ -136,10 +136,10 @@ func Measure(ctx context.Context, s *lab.State, o Options, progress *lab.Progres
 	return n, nil
 }
 
-// measurement is one kind of figure.
+// measurement is one kind of measurement.
 type measurement func(ctx context.Context, p instruments.Pair, d time.Duration, to *samples) error
 
-// samples are all figures of one side in a round.
+// samples are all values of one side in a round.
 type samples struct{ streams, requests, connects []float64 }
 
 func (s *samples) speed() Speed {
@@ -166,8 +166,8 @@ func measurements() []measurement {
 	}
 }
 
-// measurePath measures pods and nodes in turns; who is first changes each round. Meanwhile this
-// program has priority over others of the machine, if it may.
+// measurePath measures pods and nodes alternately; each round starts with the other side.
+// During the measurement this program has a higher priority than others, if it is allowed to.
 func measurePath(ctx context.Context, o Options, name string, pods, nodes instruments.Pair) (Path, error) {
 	defer prioritise()()
 	rounds, err := turns(ctx, o, pods, nodes)
@@ -179,7 +179,7 @@ func measurePath(ctx context.Context, o Options, name string, pods, nodes instru
 
 func turns(ctx context.Context, o Options, pods, nodes instruments.Pair) ([]Round, error) {
 	var rounds []Round
-	// Round 0 warms the path up: neighbours, routes, the kernel's buffers.
+	// Round 0 warms up the path: neighbours, routes, the kernel's buffers.
 	for i := range o.Rounds + 1 {
 		type side struct {
 			pair instruments.Pair
@@ -191,7 +191,7 @@ func turns(ctx context.Context, o Options, pods, nodes instruments.Pair) ([]Roun
 			first, second = n, p
 		}
 		for _, measure := range measurements() {
-			// There and back: what changes steadily meanwhile is the same for both.
+			// Forth and back, so that a steady change affects both sides equally.
 			for _, side := range []*side{first, second, second, first} {
 				if ctx.Err() != nil {
 					return nil, context.Cause(ctx)
@@ -208,7 +208,7 @@ func turns(ctx context.Context, o Options, pods, nodes instruments.Pair) ([]Roun
 	return rounds, nil
 }
 
-// summary makes ratios of each round and sums them up.
+// summary computes ratios for each round and summarizes them.
 func summary(name string, rounds []Round) Path {
 	ratios := func(of func(Speed) float64) Spread {
 		var all []float64

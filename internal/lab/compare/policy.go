@@ -12,16 +12,16 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// How long a NetworkPolicy has to take effect, and how many connections in a row must
-// fail to believe that it has.
+// How long a NetworkPolicy may take to have an effect, and how many consecutive connections
+// must fail to prove it.
 const (
 	policyPatience = 15 * time.Second
 	policyPause    = 300 * time.Millisecond
 	policyInARow   = 3
 )
 
-// tryPolicy denies all ingress to the pods and looks whether connections to one of
-// them still pass. They must pass before, and afterwards again.
+// tryPolicy denies all ingress to the pods and tests whether connections to one of them still
+// pass. They must pass before, and again afterwards.
 func (c *cluster) tryPolicy(ctx context.Context, p instruments.Pair) (Policy, error) {
 	passes := func() (bool, error) { return p.Passes(ctx) }
 	if err := c.wait(ctx, "a connection to pass before any policy", passes); err != nil {
@@ -43,7 +43,7 @@ func (c *cluster) tryPolicy(ctx context.Context, p instruments.Pair) (Policy, er
 	return result, nil
 }
 
-// watchPolicy tries connections until some in a row have failed or time is up.
+// watchPolicy tries connections until enough consecutive ones fail or the time is up.
 func watchPolicy(ctx context.Context, passes func() (bool, error), now func() time.Time, patience, pause time.Duration) (Policy, error) {
 	var p Policy
 	began, failed := now(), 0
@@ -60,7 +60,7 @@ func watchPolicy(ctx context.Context, passes func() (bool, error), now func() ti
 			failed++
 		}
 		if failed == policyInARow {
-			p.Enforced = true // Seconds is when the last one passed
+			p.Enforced = true // Seconds is the time of the last one that passed
 			return p, nil
 		}
 		if passed := now().Sub(began); passed >= patience && failed == 0 {

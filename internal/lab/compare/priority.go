@@ -7,12 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// urgent is the nice value while speeds are measured.
+// urgent is the nice value during speed measurements.
 const urgent = -19
 
-// prioritise raises this program's scheduling priority: other work on the machine spoils the
-// figures more than it suffers from waiting. It returns what restores the priority. A program that
-// may not do this measures all the same.
+// prioritise raises this program's scheduling priority: other processes distort the results
+// more than they suffer from waiting. It returns a function that restores the priority. Without
+// permission the measurement runs nevertheless.
 func prioritise() (back func()) {
 	was, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 	if err != nil {
@@ -23,8 +23,8 @@ func prioritise() (back func()) {
 	return func() { renice(20 - was) }
 }
 
-// renice sets the nice value of every thread; Linux has one for each, and a new
-// thread gets that of the thread that makes it.
+// renice sets the nice value of every thread: on Linux each thread has its own, which new
+// threads inherit.
 func renice(nice int) {
 	tasks, err := os.ReadDir("/proc/self/task")
 	if err != nil {
@@ -32,7 +32,7 @@ func renice(nice int) {
 	}
 	for _, t := range tasks {
 		if tid, err := strconv.Atoi(t.Name()); err == nil {
-			unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // a thread that has ended, or no right to
+			unix.Setpriority(unix.PRIO_PROCESS, tid, nice) // the thread has ended, or permission is missing
 		}
 	}
 }

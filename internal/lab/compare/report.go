@@ -1,6 +1,6 @@
 package compare
 
-// Report is all that was measured.
+// Report has all results.
 type Report struct {
 	// Date is the day of the measurement.
 	Date         string    `json:"date"`
@@ -13,73 +13,74 @@ type Report struct {
 	Networks     []Network `json:"networks"`
 }
 
-// Network is what was measured of one network.
+// Network has the results of one network.
 type Network struct {
 	Name string `json:"name"` // "terway", "flannel"
-	// Datapath is how pods were wired, as the nodes say.
+	// Datapath is the datapath that the nodes report.
 	Datapath string `json:"datapath,omitempty"`
-	// Default says that Terway chose it.
+	// Default says that Terway chose the datapath.
 	Default   bool      `json:"default,omitempty"`
 	Paths     []Path    `json:"paths"`
 	Seen      Seen      `json:"seen"`
 	Policy    Policy    `json:"policy"`
 	Limits    []Limit   `json:"limits"`
 	Addresses Addresses `json:"addresses"`
-	// LoadBalancer is absent until it can be measured.
+	// LoadBalancer is nil until it can be measured.
 	LoadBalancer *LoadBalancer `json:"loadBalancer,omitempty"`
 }
 
-// The paths that are measured.
+// The measured paths.
 const (
-	// PathPodToPod is between pods of two nodes, against these nodes.
+	// PathPodToPod is between pods on two nodes, relative to these nodes.
 	PathPodToPod = "pod to pod"
-	// PathPodToInstance is from a pod to an instance of the VPC outside the cluster's
-	// pod network, against the pod's node.
+	// PathPodToInstance is from a pod to an instance of the VPC outside the pod network,
+	// relative to the pod's node.
 	PathPodToInstance = "pod to instance"
 )
 
-// Path is the speed of pods as a ratio to that of nodes over the same fabric.
+// Path is the speed of pods as a ratio to the speed of nodes over the same fabric.
 type Path struct {
 	Name    string  `json:"name"`
 	Stream  Spread  `json:"stream"`  // throughput: below 1 is slower than the nodes
-	P50     Spread  `json:"p50"`     // time of a request and its answer: above 1 is slower
+	P50     Spread  `json:"p50"`     // time from request to answer: above 1 is slower
 	Connect Spread  `json:"connect"` // time until a connection is open, p50
 	Rounds  []Round `json:"rounds"`
 }
 
-// Round is what was measured of pods and nodes in turns.
+// Round has the measurements of pods and nodes of one round.
 type Round struct {
 	Pods  Speed `json:"pods"`
 	Nodes Speed `json:"nodes"`
 }
 
-// Speed is one turn's measurement; it depends on the machine and what else runs on it.
+// Speed is one measurement. It depends on the machine and its load.
 type Speed struct {
 	BitsPerSecond float64 `json:"bitsPerSecond"`
 	P50           float64 `json:"p50Seconds"`
-	// P99 is in no table: the slowest of a hundred waited for a CPU, not for the network.
+	// P99 is in no table: the slowest of a hundred requests waits for a CPU, not for the
+	// network.
 	P99     float64 `json:"p99Seconds"`
 	Connect float64 `json:"connectSeconds"`
 }
 
-// Seen is what an instance of the VPC that is no node sees of a pod.
+// Seen is the client address that an instance outside the cluster sees for a pod.
 type Seen struct {
 	Pod  string `json:"pod"`
 	As   string `json:"as"`
 	Node string `json:"node"`
 }
 
-// Policy is what became of connections when a NetworkPolicy denied all of them.
+// Policy is the effect of a NetworkPolicy that denies all connections.
 type Policy struct {
 	Enforced bool `json:"enforced"`
-	// Tried and Passed count connections after the policy was made.
+	// Tried and Passed count connections after the policy was created.
 	Tried  int `json:"tried"`
 	Passed int `json:"passed"`
-	// Seconds is how long was tried, or until no connection passed any more.
+	// Seconds is the duration of the test, or the time until the last connection that passed.
 	Seconds float64 `json:"seconds"`
 }
 
-// Limit is a pod's bandwidth when it asked for a limit.
+// Limit is the bandwidth of a pod with a limit.
 type Limit struct {
 	// Direction is "egress" or "ingress", as in the annotation.
 	Direction string  `json:"direction"`
@@ -87,35 +88,35 @@ type Limit struct {
 	Got       float64 `json:"gotBitsPerSecond"`
 }
 
-// Kept tells whether the pod got about what it asked for: within twice, as shapers
-// let bursts pass.
+// Kept reports whether the bandwidth is about the limit: at most twice, because shapers allow
+// bursts.
 func (l Limit) Kept() bool { return l.Got <= 2*l.Asked }
 
-// Addresses is what the pods' network holds and what pods use of it.
+// Addresses counts the addresses that the pods' network holds, and those that pods use.
 type Addresses struct {
-	// Pods have an address of the pod network.
+	// Pods is the number of pods with an address of the pod network.
 	Pods int `json:"pods"`
-	// OnENIs are addresses of the VPC on the nodes' secondary ENIs, InBlocks those of
-	// the ranges that belong to one node each.
+	// OnENIs is the number of VPC addresses on the nodes' secondary ENIs, InBlocks that of the
+	// ranges that each belong to one node.
 	OnENIs   int `json:"onENIs"`
 	InBlocks int `json:"inBlocks"`
 	// Blocks are these ranges.
 	Blocks []string `json:"blocks,omitempty"`
-	// Routes are the entries that somebody made in the VPC's route tables.
+	// Routes is the number of custom entries in the VPC's route tables.
 	Routes int `json:"routes"`
 }
 
-// Reserved is how many addresses nobody else can have.
+// Reserved returns how many addresses are not available to others.
 func (a Addresses) Reserved() int { return a.OnENIs + a.InBlocks }
 
-// Quotas of an account and a VPC by default (VPC's limits page); both can be raised.
+// Default quotas of an account and a VPC (VPC's limits page); both can be raised.
 const (
 	QuotaRouteEntries     = 200   // custom entries of a route table
 	QuotaPrivateAddresses = 60000 // private addresses of a VPC
 )
 
-// LoadBalancer is where a load balancer sends what is meant for a pod.
+// LoadBalancer describes how a load balancer reaches a pod.
 type LoadBalancer struct {
-	// Direct: to the pod's address; else to a NodePort.
+	// Direct: at the pod's address; otherwise at a NodePort.
 	Direct bool `json:"direct"`
 }

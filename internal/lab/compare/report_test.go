@@ -16,7 +16,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// example is a report with figures that nobody measured.
+// example returns a report with invented values.
 func example() *Report {
 	rounds := []Round{
 		{Speed{9e9, 50e-6, 90e-6, 100e-6}, Speed{10e9, 40e-6, 90e-6, 80e-6}},
@@ -40,7 +40,7 @@ func example() *Report {
 func TestMarkdown(t *testing.T) {
 	for name, r := range map[string]*Report{
 		"both.md": example(),
-		// Nothing was measured: no cell may claim anything.
+		// Without measurements no cell has a result.
 		"nothing.md": {Date: "2026-01-31", Networks: []Network{{Name: "terway"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
-// The committed document is what the program writes: the same rows, whatever was measured.
+// The committed document has the same rows that the program writes.
 func TestTheDocumentIsUpToDate(t *testing.T) {
 	b, err := os.ReadFile("../../../docs/comparison.md")
 	if err != nil {
@@ -98,7 +98,7 @@ func TestJSONHasEveryRound(t *testing.T) {
 	}
 }
 
-// A ratio is made within a round, where the machine was the same for both.
+// Ratios are computed within a round, in which the machine was the same for both.
 func TestSummaryComparesWithinARound(t *testing.T) {
 	p := summary("x", []Round{
 		{Speed{1e9, 1, 1, 1}, Speed{2e9, 1, 1, 1}}, // a busy moment
@@ -133,7 +133,7 @@ func TestQuantiles(t *testing.T) {
 		if below > len(values)/2 || above > len(values)/2 {
 			rt.Fatalf("%d below and %d above the median of %d", below, above, len(values))
 		}
-		// Whatever less than a quarter of the rounds was like, the spread is that of the others.
+		// Outliers in less than a quarter of the rounds do not change the spread.
 		for i := range (len(values) - 1) / 4 {
 			values[i] = rapid.SampledFrom([]float64{-1e9, 1e9}).Draw(rt, "a moment when something else ran")
 		}

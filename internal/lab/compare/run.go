@@ -11,11 +11,11 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// Auto is the datapath that Terway chooses by itself.
+// Auto lets Terway choose the datapath.
 const Auto = claims.Auto
 
-// Run starts a lab for each network, for Terway one for each datapath, measures it and
-// takes it down. After an error what was measured before is returned with it.
+// Run starts a lab for each network, and for each datapath of Terway, measures it and takes it
+// down. After an error it also returns the results so far.
 func Run(ctx context.Context, base lab.Options, networks []string, o Options, progress *lab.Progress) ([]Network, error) {
 	if len(networks) == 0 {
 		return nil, errors.New("--networks is empty: want terway, flannel or both")
@@ -24,7 +24,7 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 	if base.Nodes < 2 {
 		wrong = append(wrong, fmt.Errorf("--nodes %d: the comparison needs two or more", base.Nodes))
 	}
-	// A network that this lab cannot install is found before minutes are spent.
+	// Check first whether the lab can install each network, before minutes are spent.
 	var labs []*lab.Options
 	for _, name := range networks {
 		if name == lab.NetworkNone {
@@ -50,8 +50,8 @@ func Run(ctx context.Context, base lab.Options, networks []string, o Options, pr
 	return runEach(labs, func(l *lab.Options) (*Network, error) { return runOne(ctx, l, o, progress) })
 }
 
-// runEach measures what differs, in the order of the labs. What Terway chooses by itself is
-// measured first: only then is it known whether the same is asked for by name, too.
+// runEach measures the labs that differ, and keeps their order in the results. It starts with
+// the automatic choice: only then is it known whether a named datapath is the same.
 func runEach(labs []*lab.Options, run func(*lab.Options) (*Network, error)) ([]Network, error) {
 	type column struct {
 		at int
@@ -91,7 +91,7 @@ func runEach(labs []*lab.Options, run func(*lab.Options) (*Network, error)) ([]N
 	return result(), nil
 }
 
-// byItself reports whether Terway chooses how pods of the lab are wired.
+// byItself reports whether Terway chooses the datapath of the lab.
 func byItself(l *lab.Options) bool {
 	return l.Network == lab.NetworkTerway && l.Datapath == Auto && l.Mode != claims.ModeExclusive
 }
@@ -99,7 +99,7 @@ func byItself(l *lab.Options) bool {
 func runOne(ctx context.Context, l *lab.Options, o Options, progress *lab.Progress) (_ *Network, err error) {
 	defer func() {
 		if errors.Is(err, lab.ErrRunning) {
-			return // it is somebody else's
+			return // it belongs to another program
 		}
 		err = errors.Join(err, progress.Step(l.Network+": lab down", func() error {
 			_, err := lab.Down(context.WithoutCancel(ctx), l)

@@ -47,8 +47,8 @@ func TestRunNamesAllThatIsWrong(t *testing.T) {
 	}
 }
 
-// Each is measured once, whatever the order: a name that is what Terway chooses by itself,
-// too, and one that is asked for twice.
+// Each datapath is measured once, in any order: also a named one that is the automatic choice,
+// and one that is named twice.
 func TestRunMeasuresEachOnce(t *testing.T) {
 	for _, tt := range []struct {
 		asked, auto, ran, columns string
@@ -100,7 +100,7 @@ func TestRunMeasuresEachOnce(t *testing.T) {
 	}
 }
 
-// After an error there is what was measured before it.
+// After an error the results so far are returned.
 func TestRunKeepsWhatWasMeasured(t *testing.T) {
 	labs := []*lab.Options{{Network: lab.NetworkTerway, Datapath: "route"}, {Network: lab.NetworkFlannel}, {Network: lab.NetworkTerway, Datapath: Auto}}
 	got, err := runEach(labs, func(l *lab.Options) (*Network, error) {

@@ -5,22 +5,21 @@ import (
 	"slices"
 )
 
-// Spread is a set of measurements: the middle one, and between Low and High the middle
-// half of all. The smallest and the largest are left out: on a shared machine they tell
-// what else ran for a moment.
+// Spread is a set of measurements: the median, and the middle half between Low and High.
+// Extreme values are left out: on a shared machine they depend on other processes.
 type Spread struct {
 	Median float64 `json:"median"`
 	Low    float64 `json:"low"`
 	High   float64 `json:"high"`
 }
 
-// spreadOf sums measurements up; there is at least one.
+// spreadOf summarizes one or more measurements.
 func spreadOf(values []float64) Spread {
 	return Spread{Median: quantile(values, 0.5), Low: quantile(values, 0.25), High: quantile(values, 0.75)}
 }
 
-// quantile is the value that a share q of all lies below; between two neighbours it is
-// in proportion.
+// quantile returns the value below which a share q of all values lies, interpolated between
+// neighbours.
 func quantile(values []float64, q float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	at := q * float64(len(sorted)-1)

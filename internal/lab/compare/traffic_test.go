@@ -13,7 +13,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// wire is two namespaces with a veth pair between them.
+// wire makes two namespaces with a veth pair between them.
 func wire(t *testing.T) (p instruments.Pair, from, to *testutil.NS) {
 	from, to = testutil.NewNS(t, "from"), testutil.NewNS(t, "to")
 	from.IP("link add eth0 type veth peer name eth0 netns " + to.Path)
@@ -21,11 +21,11 @@ func wire(t *testing.T) (p instruments.Pair, from, to *testutil.NS) {
 	to.IP("addr add 10.7.0.2/24 dev eth0")
 	from.IP("link set eth0 up")
 	to.IP("link set eth0 up")
-	from.Run("ping", "-c", "1", "-w", "30", "10.7.0.2") // the carrier takes a moment
+	from.Run("ping", "-c", "1", "-w", "30", "10.7.0.2") // the link needs a moment
 	return instruments.Pair{From: instruments.End{NetNS: from.Path, Addr: netip.MustParseAddr("10.7.0.1")}, To: instruments.End{NetNS: to.Path, Addr: netip.MustParseAddr("10.7.0.2")}}, from, to
 }
 
-// No figure is checked: that each is one, and that the packets took the wire.
+// The test checks no speed: only that there are results, and that the packets crossed the link.
 func TestSpeedIsMeasuredOnTheWire(t *testing.T) {
 	p, _, _ := wire(t)
 	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
@@ -74,7 +74,7 @@ func TestAPathThatIsCutDoesNotPass(t *testing.T) {
 			to.Run("nft", "add chain inet t in { type filter hook input priority 0; }")
 			to.Run("nft", "add rule inet t in meta l4proto tcp reject with tcp reset")
 		}, false},
-		// The connection opens and then nothing arrives: half a path is none.
+		// The connection opens, but no data arrives: this does not count as passing.
 		{"no data", func() {
 			to.Run("nft", "delete table inet t")
 			from.Run("nft", "add table inet t")
@@ -112,7 +112,7 @@ func TestWatchPolicy(t *testing.T) {
 		{"at once", "x", Policy{Enforced: true, Tried: 3}, false},
 		{"after a while", "oox", Policy{Enforced: true, Tried: 5, Passed: 2, Seconds: 2}, false},
 		{"one that was lost is no policy", "oxxoo", Policy{Tried: 6, Passed: 4, Seconds: 10}, false},
-		// Failures at the end are looked at until they are three or it passes again.
+		// Failures at the end are watched until there are three, or one passes again.
 		{"at the last moment", "ooooox", Policy{Enforced: true, Tried: 8, Passed: 5, Seconds: 8}, false},
 		{"broken", "o!", Policy{}, true},
 	} {

@@ -10,32 +10,33 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Account is what everybody says about the addresses of a node.
+// Account collects what cluster, agent, controller and cloud report about the addresses of a
+// node.
 type Account struct {
 	Node string
-	// pods are the running pods with an address of their own.
+	// pods are the addresses of running pods, without the host network.
 	pods []string
-	// used is what the agent says its pods hold.
+	// used are the addresses that the agent reports as used.
 	used []string
-	// spec is what the controller lets the node use, cloud what the interfaces have.
+	// spec are the addresses that the controller gives to the node, cloud those on its ENIs.
 	spec, cloud []string
 	devices     int
-	// Min and Max are how many free addresses the node is to have.
+	// Min and Max are the limits of the number of free addresses.
 	Min, Max int
 }
 
-// Free is how many addresses the node has for further pods.
+// Free returns the number of addresses for further pods.
 func (a *Account) Free() int { return len(a.cloud) - len(a.used) }
 
 func (a *Account) String() string {
 	return fmt.Sprintf("%s %d addresses, %d used", a.Node, len(a.cloud), len(a.used))
 }
 
-// Wrong says what does not agree, or nothing.
+// Wrong returns a disagreement, or "".
 func (a *Account) Wrong() string {
 	switch {
 	case !slices.Equal(a.pods, a.used):
-		return fmt.Sprintf("%s: pods have %v, the agent says %v", a.Node, a.pods, a.used)
+		return fmt.Sprintf("%s: pods have %v, the agent reports %v", a.Node, a.pods, a.used)
 	case !slices.Equal(a.spec, a.cloud):
 		return fmt.Sprintf("%s: the controller lets it use %v, the cloud has %v", a.Node, a.spec, a.cloud)
 	case a.devices != len(a.pods):
@@ -48,7 +49,7 @@ func (a *Account) Wrong() string {
 	return ""
 }
 
-// Accounts asks cluster, agent, controller, cloud and kernel about every node.
+// Accounts reads the state of every node from cluster, agent, controller, cloud and kernel.
 func (c *Cluster) Accounts(ctx context.Context) ([]*Account, error) {
 	pods, err := c.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -62,7 +63,7 @@ func (c *Cluster) Accounts(ctx context.Context) ([]*Account, error) {
 		}
 		a := &Account{Node: m.Name, Min: nn.Spec.Pool.Min, Max: nn.Spec.Pool.Max, spec: specAddresses(nn)}
 		if c.Exclusive(m.Name) {
-			// Free ENIs, each with one address: one may stay after a pod's end.
+			// Free ENIs, each with one address: one may stay after a pod has ended.
 			a.Min, a.Max = nn.Spec.Pool.WarmENIs, nn.Spec.Pool.WarmENIs+1
 		}
 		// A node that is nearly full cannot keep its reserve.
@@ -96,8 +97,8 @@ func (c *Cluster) Accounts(ctx context.Context) ([]*Account, error) {
 	return all, nil
 }
 
-// Consistent waits until everybody agrees about every address, nothing is left over
-// and the pools are within their marks.
+// Consistent waits until all agree about every address, no ENI is left over and the pools are
+// within their limits.
 func (c *Cluster) Consistent(ctx context.Context) ([]*Account, error) {
 	var all []*Account
 	var wrong []string
@@ -126,7 +127,7 @@ func (c *Cluster) Consistent(ctx context.Context) ([]*Account, error) {
 	return all, nil
 }
 
-// looseENIs are secondary interfaces that no instance has.
+// looseENIs returns the secondary ENIs that are attached to no instance.
 func (c *Cluster) looseENIs(ctx context.Context) ([]string, error) {
 	all, err := c.Lab.Cloud.ENIs(ctx, "")
 	var loose []string
@@ -138,7 +139,7 @@ func (c *Cluster) looseENIs(ctx context.Context) ([]string, error) {
 	return loose, err
 }
 
-// TotalAddresses is how many addresses the cloud has for the nodes.
+// TotalAddresses returns the number of addresses of the nodes in the cloud.
 func TotalAddresses(all []*Account) (n int) {
 	for _, a := range all {
 		n += len(a.cloud)
@@ -146,7 +147,7 @@ func TotalAddresses(all []*Account) (n int) {
 	return n
 }
 
-// DescribeAccounts is a line on all nodes, for a message.
+// DescribeAccounts formats all nodes on one line.
 func DescribeAccounts(all []*Account) string {
 	var parts []string
 	for _, a := range all {

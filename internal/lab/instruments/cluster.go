@@ -1,10 +1,9 @@
-// Package instruments looks at a running lab's network and sends through it: pods and
-// Deployments to send between, captures and counters of devices, lasting and measured
-// traffic, what cluster, agents, controller, cloud and kernel say of the nodes' addresses.
+// Package instruments observes a running lab's network and sends traffic through it: pods and
+// Deployments, packet captures and device counters, continuous and measured traffic, and what
+// cluster, agents, controller, cloud and kernel report about the nodes' addresses.
 //
-// It owns nothing but what its caller asked for: pods are made in Cluster.Namespace, which
-// the caller makes and empties. It must never judge: what a check demands and what a
-// comparison prints is theirs.
+// It owns only what its caller requested: it creates pods in Cluster.Namespace, which the
+// caller makes and empties. It must never judge: checks and comparisons do.
 package instruments
 
 import (
@@ -22,19 +21,19 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// Cluster is a running lab as who measures it sees it.
+// Cluster is a running lab with its clients.
 type Cluster struct {
 	Lab    *lab.State
 	Client kubernetes.Interface
-	// Objects reads and writes the product's own objects too.
+	// Objects reads and writes the product's objects too.
 	Objects client.Client
-	// Namespace is where pods are made.
+	// Namespace is the namespace for pods.
 	Namespace string
-	// Runs is what each node of a lab with Terway runs.
+	// Runs is the datapath of each node of a lab with Terway.
 	Runs []NodeDatapath
 }
 
-// Connect finds the cluster of a running lab.
+// Connect connects to the cluster of a running lab.
 func Connect(s *lab.State) (*Cluster, error) {
 	objects, err := s.Options.Objects()
 	if err != nil {
@@ -47,14 +46,15 @@ func Connect(s *lab.State) (*Cluster, error) {
 	return &Cluster{Lab: s, Client: clientset, Objects: objects}, nil
 }
 
-// MakeNamespace makes a namespace for the cluster's pods and waits until they can be made.
+// MakeNamespace makes a namespace for the cluster's pods and waits until pods can be created in
+// it.
 func (c *Cluster) MakeNamespace(ctx context.Context, meta metav1.ObjectMeta) error {
 	ns, err := c.Client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: meta}, metav1.CreateOptions{})
 	if err != nil {
 		return fmt.Errorf("make namespace %s%s: %w", meta.Name, meta.GenerateName, err)
 	}
 	c.Namespace = ns.Name
-	// Pods are refused until the namespace has its service account.
+	// Pods are rejected until the namespace has its service account.
 	return c.Poll(ctx, "the service account of "+c.Namespace, func() (bool, error) {
 		_, err := c.Client.CoreV1().ServiceAccounts(c.Namespace).Get(ctx, "default", metav1.GetOptions{})
 		if apierrors.IsNotFound(err) {
@@ -64,8 +64,8 @@ func (c *Cluster) MakeNamespace(ctx context.Context, meta metav1.ObjectMeta) err
 	})
 }
 
-// Empty ends what runs in a namespace and deletes it. It waits for the pods: the
-// namespace itself goes five seconds later, whatever is in it.
+// Empty deletes a namespace and waits for its pods to end, but not for the namespace, which
+// takes five seconds more.
 func (c *Cluster) Empty(ctx context.Context, namespace string) error {
 	now := metav1.DeleteOptions{GracePeriodSeconds: new(int64)}
 	err := errors.Join(
@@ -88,12 +88,13 @@ func (c *Cluster) Empty(ctx context.Context, namespace string) error {
 	return nil
 }
 
-// Poll waits until f says true; what is for the message when it never does.
+// Poll waits until f returns true; what describes it in the error.
 func (c *Cluster) Poll(ctx context.Context, what string, f func() (bool, error)) error {
 	return pollEvery(ctx, 100*time.Millisecond, what, f)
 }
 
-// PollCloud is Poll for what asks the cloud each time: an account may ask so often only.
+// PollCloud is Poll with a longer interval, for functions that call the cloud: an account's
+// calls are limited.
 func (c *Cluster) PollCloud(ctx context.Context, what string, f func() (bool, error)) error {
 	return pollEvery(ctx, 500*time.Millisecond, what, f)
 }

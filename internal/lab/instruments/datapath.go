@@ -12,10 +12,10 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// Exclusive is the datapath of nodes in mode exclusive, as they report it.
+// Exclusive is the datapath that nodes in mode exclusive report.
 const Exclusive = claims.Exclusive
 
-// LookAtNodes takes note of how the nodes give pods their network.
+// LookAtNodes reads the nodes' datapaths.
 func (c *Cluster) LookAtNodes(ctx context.Context) error {
 	c.Runs = nil
 	if c.Lab.Options.Network != lab.NetworkTerway {
@@ -35,19 +35,19 @@ func (c *Cluster) LookAtNodes(ctx context.Context) error {
 	return nil
 }
 
-// NodeDatapath is what a node runs, and its reason.
+// NodeDatapath is a node's datapath with the reason.
 type NodeDatapath struct {
 	Node     string `json:"node"`
 	Datapath string `json:"datapath"`
 	Why      string `json:"why"`
 }
 
-// Exclusive reports whether each pod of a node has an ENI to itself.
+// Exclusive reports whether each pod of a node has an exclusive ENI.
 func (c *Cluster) Exclusive(node string) bool {
 	return slices.ContainsFunc(c.Runs, func(r NodeDatapath) bool { return r.Node == node && r.Datapath == Exclusive })
 }
 
-// Datapath names what the nodes run: one name, or several with commas.
+// Datapath returns the nodes' datapath, or several names with commas.
 func (c *Cluster) Datapath() string {
 	var names []string
 	for _, r := range c.Runs {

@@ -13,16 +13,16 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 )
 
-// Deployment is one of pods that answer HTTP.
+// Deployment is a Deployment of pods that answer HTTP.
 type Deployment struct {
 	cluster  *Cluster
 	name     string
 	replicas int32
-	// Node is empty for anywhere.
+	// Node is the node of the pods; empty: any.
 	Node string
 }
 
-// Create makes it in the cluster's namespace and waits for nothing.
+// Create creates it in the cluster's namespace without waiting.
 func (d *Deployment) Create(ctx context.Context) error {
 	labels := map[string]string{"app": d.name}
 	spec := d.cluster.PodSpec(d.Node)
@@ -46,7 +46,7 @@ func (d *Deployment) Create(ctx context.Context) error {
 	return nil
 }
 
-// Scale changes how many pods it is to have; Settle waits for them.
+// Scale changes the number of replicas; Settle waits for them.
 func (d *Deployment) Scale(ctx context.Context, n int32) error {
 	d.replicas = n
 	patch := fmt.Appendf(nil, `{"spec":{"replicas":%d}}`, n)
@@ -57,7 +57,7 @@ func (d *Deployment) Scale(ctx context.Context, n int32) error {
 	return nil
 }
 
-// Pods lists the Deployment's pods, those on their way out too.
+// Pods lists the Deployment's pods, including those that are being deleted.
 func (d *Deployment) Pods(ctx context.Context) ([]corev1.Pod, error) {
 	list, err := d.cluster.Client.CoreV1().Pods(d.cluster.Namespace).List(ctx, metav1.ListOptions{LabelSelector: "app=" + d.name})
 	if err != nil {
@@ -66,7 +66,7 @@ func (d *Deployment) Pods(ctx context.Context) ([]corev1.Pod, error) {
 	return list.Items, nil
 }
 
-// Settle waits until exactly the wanted number of pods is there and all are ready.
+// Settle waits until exactly the desired number of pods exists and all are ready.
 func (d *Deployment) Settle(ctx context.Context) ([]corev1.Pod, error) {
 	var pods []corev1.Pod
 	ready := 0
@@ -94,7 +94,7 @@ func (d *Deployment) Settle(ctx context.Context) ([]corev1.Pod, error) {
 	return nil, err
 }
 
-// SharedAddresses names the addresses that two pods have; there must be none.
+// SharedAddresses returns an error if two pods have the same address.
 func SharedAddresses(pods []corev1.Pod) error {
 	owner := map[string]string{}
 	var shared []string

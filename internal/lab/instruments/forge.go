@@ -12,10 +12,10 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// vpcMAC is the virtual MAC that a VPC answers for every address.
+// vpcMAC is the virtual MAC with which a VPC answers ARP for every address.
 var vpcMAC = net.HardwareAddr{0xee, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-// UDPFrame is an Ethernet frame with an empty UDP datagram.
+// UDPFrame returns an Ethernet frame with an empty UDP datagram.
 func UDPFrame(mac net.HardwareAddr, src, dst netip.Addr, port uint16) []byte {
 	b := append(append([]byte{}, vpcMAC...), mac...)
 	b = binary.BigEndian.AppendUint16(b, unix.ETH_P_IP)
@@ -40,7 +40,7 @@ func UDPFrame(mac net.HardwareAddr, src, dst netip.Addr, port uint16) []byte {
 	return binary.BigEndian.AppendUint16(b, 0)
 }
 
-// SendFrame sends a frame as it is by a device of a network namespace.
+// SendFrame sends a raw frame on a device of a network namespace.
 func SendFrame(path string, dev netlink.LinkAttrs, frame []byte) error {
 	return kernel.InNSAt(path, func() error {
 		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)

@@ -18,7 +18,7 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// MACs are the MACs of an instance's interfaces as the cloud knows them.
+// MACs returns the MACs of an instance's ENIs in the cloud.
 func (c *Cluster) MACs(ctx context.Context, m lab.Machine) (all, secondary map[string]bool, err error) {
 	list, err := c.Lab.Cloud.ENIs(ctx, m.InstanceID)
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *Cluster) MACs(ctx context.Context, m lab.Machine) (all, secondary map[s
 	return all, secondary, nil
 }
 
-// Interfaces are the devices of the instance's interfaces in the node.
+// Interfaces returns the node's devices of the instance's ENIs.
 func (c *Cluster) Interfaces(ctx context.Context, m lab.Machine) (map[string]netlink.LinkAttrs, error) {
 	all, _, err := c.MACs(ctx, m)
 	if err != nil {
@@ -47,15 +47,15 @@ func (c *Cluster) Interfaces(ctx context.Context, m lab.Machine) (map[string]net
 	return enis(m.NetNS, all)
 }
 
-// Carrier is an interface by which packets enter the VPC: the cloud's word on it, its
-// device, and the network namespace in which that is.
+// Carrier is the ENI by which packets enter the VPC: its description in the cloud, its device,
+// and the device's network namespace.
 type Carrier struct {
 	ENI   lab.ENI
 	Dev   netlink.LinkAttrs
 	NetNS string
 }
 
-// Holder is the interface that the cloud has with an address.
+// Holder returns the ENI with an address.
 func (c *Cluster) Holder(ctx context.Context, m lab.Machine, addr string) (lab.ENI, error) {
 	list, err := c.Lab.Cloud.ENIs(ctx, m.InstanceID)
 	if err != nil {
@@ -69,8 +69,8 @@ func (c *Cluster) Holder(ctx context.Context, m lab.Machine, addr string) (lab.E
 	return lab.ENI{}, fmt.Errorf("the cloud has %s on no interface of %s (%s)", addr, m.Name, m.InstanceID)
 }
 
-// Carrier is that of a pod on a node: the interface that has the pod's address, with Flannel the
-// node's own. Its device is in the node, or in the pod that has it to itself.
+// Carrier returns the Carrier of a pod: the ENI with the pod's address; with Flannel the node's
+// own. The device is in the node, or in the pod if the ENI is exclusive.
 func (c *Cluster) Carrier(ctx context.Context, m lab.Machine, pod corev1.Pod) (by Carrier, err error) {
 	addr := pod.Status.PodIP
 	by.NetNS = m.NetNS
@@ -86,13 +86,13 @@ func (c *Cluster) Carrier(ctx context.Context, m lab.Machine, pod corev1.Pod) (b
 		}
 	}
 	devs, err := enis(by.NetNS, map[string]bool{strings.ToLower(by.ENI.MAC): true})
-	for _, d := range devs { // one: the MAC is the interface's own
+	for _, d := range devs { // exactly one: the MAC belongs to the ENI
 		by.Dev = d
 	}
 	return by, err
 }
 
-// FabricPort is the other end of an interface: its port in the fabric's namespace.
+// FabricPort returns the other end of an ENI's device: its port in the fabric's namespace.
 func (c *Cluster) FabricPort(dev netlink.LinkAttrs) (string, error) {
 	links, err := Devices(c.Lab.Cloud.FabricNS)
 	if err != nil {
@@ -106,7 +106,7 @@ func (c *Cluster) FabricPort(dev netlink.LinkAttrs) (string, error) {
 	return "", fmt.Errorf("the fabric has no port with index %d, the other end of %s", dev.ParentIndex, dev.Name)
 }
 
-// NodeNetwork reads the object between controller and agent.
+// NodeNetwork reads a node's NodeNetwork.
 func (c *Cluster) NodeNetwork(ctx context.Context, node string) (*v1alpha1.NodeNetwork, error) {
 	nn := &v1alpha1.NodeNetwork{}
 	if err := c.Objects.Get(ctx, client.ObjectKey{Name: node}, nn); err != nil {
@@ -115,7 +115,7 @@ func (c *Cluster) NodeNetwork(ctx context.Context, node string) (*v1alpha1.NodeN
 	return nn, nil
 }
 
-// specAddresses are the addresses that the controller has given a node.
+// specAddresses returns the addresses that the controller has given to a node.
 func specAddresses(nn *v1alpha1.NodeNetwork) []string {
 	var all []string
 	for _, eni := range nn.Spec.ENIs {
@@ -126,7 +126,7 @@ func specAddresses(nn *v1alpha1.NodeNetwork) []string {
 	return all
 }
 
-// podDevices counts the host's ends of pods on a node.
+// podDevices counts the host ends of pods on a node.
 func podDevices(m lab.Machine) (int, error) {
 	links, err := Devices(m.NetNS)
 	n := 0
@@ -138,7 +138,8 @@ func podDevices(m lab.Machine) (int, error) {
 	return n, err
 }
 
-// HTTPFrom makes a request from a namespace of the lab that is no pod and returns the answer's body.
+// HTTPFrom makes a request from a namespace that is no pod's, and returns the body of the
+// answer.
 func HTTPFrom(ctx context.Context, netns, addr string, port uint16, path string) (string, error) {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -147,8 +148,8 @@ func HTTPFrom(ctx context.Context, netns, addr string, port uint16, path string)
 	return lab.HTTPGet(ctx, netns, netip.AddrPortFrom(ip, port), path)
 }
 
-// Kill ends every process of that name in the given machines, as a crash would,
-// and says how many there were.
+// Kill kills every process with that name on the given machines, and returns how many there
+// were.
 func Kill(name string, machines ...lab.Machine) (int, error) {
 	n := 0
 	for _, m := range machines {

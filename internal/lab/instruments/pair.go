@@ -13,19 +13,19 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// End is where a connection begins or ends: a network namespace and an address in it.
+// End is an end of a connection: a network namespace and an address in it.
 type End struct {
 	NetNS string
 	Addr  netip.Addr
 }
 
-// Pair is two ends between which is measured.
+// Pair is the two ends of a measurement.
 type Pair struct{ From, To End }
 
-// connectTimeout is how long a connection of a measurement may take to open.
+// connectTimeout limits how long a connection of a measurement may take to open.
 const connectTimeout = 10 * time.Second
 
-// listen opens a port of an end.
+// listen opens a port at an end.
 func (e End) listen() (net.Listener, error) {
 	var l net.Listener
 	err := kernel.InNSAt(e.NetNS, func() (err error) {
@@ -38,7 +38,7 @@ func (e End) listen() (net.Listener, error) {
 	return l, nil
 }
 
-// Open makes a connection of the pair and returns both ends of it.
+// Open opens a connection and returns both ends of it.
 func (p Pair) Open(ctx context.Context) (client, server *net.TCPConn, err error) {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
@@ -58,7 +58,7 @@ func (p Pair) Open(ctx context.Context) (client, server *net.TCPConn, err error)
 	return c.(*net.TCPConn), s.(*net.TCPConn), nil
 }
 
-// Stream sends as fast as it goes for d and returns the bits per second that arrived.
+// Stream sends as fast as possible for d, and returns the received bits per second.
 func (p Pair) Stream(ctx context.Context, d time.Duration) (float64, error) {
 	client, server, err := p.Open(ctx)
 	if err != nil {
@@ -79,7 +79,7 @@ func (p Pair) Stream(ctx context.Context, d time.Duration) (float64, error) {
 		sent <- err
 	}()
 	began := time.Now()
-	// A path that stops to deliver ends the measurement too.
+	// The measurement also ends if the path stops delivering.
 	if err := server.SetReadDeadline(began.Add(d + connectTimeout)); err != nil {
 		return 0, err
 	}
@@ -91,18 +91,18 @@ func (p Pair) Stream(ctx context.Context, d time.Duration) (float64, error) {
 	return float64(n) * 8 / took.Seconds(), nil
 }
 
-// onlyReader and onlyWriter hide that connections can splice and that Discard reads in
-// small pieces: the buffer that is given is the one that is used.
+// onlyReader and onlyWriter hide the connections' splice, and Discard's small buffer: so the
+// given buffer is used.
 type (
 	onlyReader struct{ io.Reader }
 	onlyWriter struct{ io.Writer }
 )
 
-// messageSize of a request and of its answer.
+// messageSize is the size of a request and of its answer, in bytes.
 const messageSize = 64
 
-// Exchange sends requests one after another over one connection for d and returns
-// how long each took to be answered, in seconds.
+// Exchange sends requests one after another over one connection for d, and returns how long
+// each answer took, in seconds.
 func (p Pair) Exchange(ctx context.Context, d time.Duration) ([]float64, error) {
 	client, server, err := p.Open(ctx)
 	if err != nil {
@@ -134,8 +134,8 @@ func (p Pair) Exchange(ctx context.Context, d time.Duration) ([]float64, error) 
 	return took, nil
 }
 
-// Connects opens connections one after another for d and returns how long each took
-// to be open, in seconds.
+// Connects opens connections one after another for d, and returns how long each took to open,
+// in seconds.
 func (p Pair) Connects(ctx context.Context, d time.Duration) ([]float64, error) {
 	l, err := p.To.listen()
 	if err != nil {
@@ -148,7 +148,7 @@ func (p Pair) Connects(ctx context.Context, d time.Duration) ([]float64, error) 
 			if err != nil {
 				return // closed
 			}
-			c.Close() // the client has what it wanted
+			c.Close() // the client has read all it needs
 		}
 	}()
 	var took []float64
@@ -161,7 +161,7 @@ func (p Pair) Connects(ctx context.Context, d time.Duration) ([]float64, error) 
 				return err
 			}
 			took = append(took, time.Since(start).Seconds())
-			// Reset: thousands of ports in TIME_WAIT would slow the next one down.
+			// Reset the connection: thousands of ports in TIME_WAIT would slow down later ones.
 			if err := errors.Join(c.(*net.TCPConn).SetLinger(0), c.Close()); err != nil {
 				return err
 			}
@@ -174,11 +174,11 @@ func (p Pair) Connects(ctx context.Context, d time.Duration) ([]float64, error) 
 	return took, nil
 }
 
-// passTimeout is longer than the second after which a lost SYN is sent again: one
-// lost packet is no denial.
+// passTimeout is longer than the second after which TCP repeats a lost SYN: one lost packet is
+// no denial.
 const passTimeout = 2 * time.Second
 
-// Passes tells whether a new connection opens in time and carries a byte.
+// Passes reports whether a new connection opens in time and carries a byte.
 func (p Pair) Passes(ctx context.Context) (bool, error) {
 	l, err := p.To.listen()
 	if err != nil {
@@ -191,7 +191,7 @@ func (p Pair) Passes(ctx context.Context) (bool, error) {
 			return // closed
 		}
 		defer c.Close()
-		c.Write([]byte{1}) // the other end counts what arrives
+		c.Write([]byte{1}) // the other end checks what arrives
 	}()
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()

@@ -18,10 +18,10 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// HTTPPort is where agnhost netexec answers.
+// HTTPPort is the port of agnhost netexec.
 const HTTPPort = 8080
 
-// TwoNodes are the nodes between which a check sends packets.
+// TwoNodes returns two nodes to send packets between.
 func (c *Cluster) TwoNodes() (a, b lab.Machine, err error) {
 	if len(c.Lab.Machines) < 2 {
 		return a, b, fmt.Errorf("the check needs two nodes, the lab has %d", len(c.Lab.Machines))
@@ -29,8 +29,8 @@ func (c *Cluster) TwoNodes() (a, b lab.Machine, err error) {
 	return c.Lab.Machines[0], c.Lab.Machines[1], nil
 }
 
-// PodSpec is a pod that answers HTTP on a node, or anywhere, with tools to send from.
-// Where each pod has an ENI of its own it asks for it: the scheduler counts no others.
+// PodSpec returns a pod that answers HTTP on a node, or on any, with tools for sending. On
+// nodes with exclusive ENIs it requests one, because the scheduler counts only requests.
 func (c *Cluster) PodSpec(node string) corev1.PodSpec {
 	spec := PlainSpec(node)
 	if c.AllExclusive() || c.Exclusive(node) {
@@ -39,7 +39,7 @@ func (c *Cluster) PodSpec(node string) corev1.PodSpec {
 	return spec
 }
 
-// PlainSpec is PodSpec for a pod that asks for no ENI.
+// PlainSpec is PodSpec without the request for an ENI.
 func PlainSpec(node string) corev1.PodSpec {
 	grace := int64(0)
 	return corev1.PodSpec{
@@ -57,7 +57,7 @@ func PlainSpec(node string) corev1.PodSpec {
 	}
 }
 
-// CreatePod creates a pod of the check's namespace.
+// CreatePod creates a pod in the check's namespace.
 func (c *Cluster) CreatePod(ctx context.Context, name string, spec corev1.PodSpec) error {
 	p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}}, Spec: spec}
 	if _, err := c.Client.CoreV1().Pods(c.Namespace).Create(ctx, p, metav1.CreateOptions{}); err != nil {
@@ -66,7 +66,7 @@ func (c *Cluster) CreatePod(ctx context.Context, name string, spec corev1.PodSpe
 	return nil
 }
 
-// Ready waits for pods and returns them in the order of the names.
+// Ready waits until the pods are ready, and returns them in the order of the names.
 func (c *Cluster) Ready(ctx context.Context, names ...string) ([]corev1.Pod, error) {
 	pods := make([]corev1.Pod, len(names))
 	for i, name := range names {
@@ -91,7 +91,7 @@ func PodReady(p *corev1.Pod) bool {
 	})
 }
 
-// explain says what the cluster says about a pod, for a message.
+// explain returns the events of a pod, for a message.
 func (c *Cluster) explain(name string) error {
 	ctx := context.Background()
 	events, err := c.Events(ctx, name)
@@ -101,7 +101,7 @@ func (c *Cluster) explain(name string) error {
 	return fmt.Errorf("events of pod %s: %s", name, strings.Join(events, "; "))
 }
 
-// Events are the events of a pod, "reason: message".
+// Events returns the events of a pod, as "reason: message".
 func (c *Cluster) Events(ctx context.Context, pod string) ([]string, error) {
 	list, err := c.Client.CoreV1().Events(c.Namespace).List(ctx, metav1.ListOptions{FieldSelector: "involvedObject.name=" + pod})
 	if err != nil {
@@ -114,7 +114,7 @@ func (c *Cluster) Events(ctx context.Context, pod string) ([]string, error) {
 	return lines, nil
 }
 
-// PodOn makes a pod on each node and waits for all; the names are p1, p2, …
+// PodOn creates a pod on each node and waits for all; their names are p1, p2, …
 func (c *Cluster) PodOn(ctx context.Context, nodes ...lab.Machine) ([]corev1.Pod, error) {
 	var names []string
 	for i, n := range nodes {
@@ -127,7 +127,7 @@ func (c *Cluster) PodOn(ctx context.Context, nodes ...lab.Machine) ([]corev1.Pod
 	return c.Ready(ctx, names...)
 }
 
-// PodsOnTwo finds two nodes and makes a pod on the first and so many on the second.
+// PodsOnTwo selects two nodes, and creates a pod on the first and second pods on the other.
 func (c *Cluster) PodsOnTwo(ctx context.Context, second int) (na, nb lab.Machine, pods []corev1.Pod, err error) {
 	if na, nb, err = c.TwoNodes(); err != nil {
 		return na, nb, nil, err
@@ -136,7 +136,7 @@ func (c *Cluster) PodsOnTwo(ctx context.Context, second int) (na, nb lab.Machine
 	return na, nb, pods, err
 }
 
-// Exec runs a command in a pod with kubectl, as a user would, and returns what it printed.
+// Exec runs a command in a pod with kubectl, as a user would, and returns its output.
 func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (string, error) {
 	o := &c.Lab.Options
 	args := append([]string{"--kubeconfig", o.Kubeconfig(), "-n", c.Namespace, "exec", pod, "--"}, command...)
@@ -149,14 +149,14 @@ func (c *Cluster) Exec(ctx context.Context, pod string, command ...string) (stri
 	return strings.TrimSpace(out.String()), nil
 }
 
-// Curl fetches a URL in a pod. A pattern such as "?[1-20]" makes as many requests,
-// each on a connection of its own.
+// Curl fetches a URL in a pod. A pattern such as "?[1-20]" makes as many requests, each on a
+// new connection.
 func (c *Cluster) Curl(ctx context.Context, pod, url string, flags ...string) (string, error) {
 	args := slices.Concat([]string{"curl", "-sS", "--max-time", "10", "-H", "Connection: close"}, flags, []string{url})
 	return c.Exec(ctx, pod, args...)
 }
 
-// URL of a path at an address and port.
+// URL returns the URL of a path at an address and port.
 func URL(addr string, port int, path string) string {
 	ip, err := netip.ParseAddr(addr)
 	if err != nil {
@@ -165,7 +165,7 @@ func URL(addr string, port int, path string) string {
 	return fmt.Sprintf("http://%s/%s", netip.AddrPortFrom(ip, uint16(port)), path)
 }
 
-// HostOf is the host part of "address:port", as agnhost's /clientip answers.
+// HostOf returns the host part of "address:port", the answer of agnhost's /clientip.
 func HostOf(s string) string {
 	ap, err := netip.ParseAddrPort(strings.TrimSpace(s))
 	if err != nil {
@@ -174,7 +174,7 @@ func HostOf(s string) string {
 	return ap.Addr().Unmap().String()
 }
 
-// NewDeployment makes pods by a ReplicaSet and a Deployment.
+// NewDeployment returns a Deployment, which is not created yet.
 func (c *Cluster) NewDeployment(name string, replicas int32) *Deployment {
 	return &Deployment{cluster: c, name: name, replicas: replicas}
 }

@@ -18,22 +18,22 @@ const (
 	probeWait = time.Second
 )
 
-// Probe asks one of Echoes again and again, each time from another port, and notes which
-// questions were answered.
+// Probe sends requests to one of Echoes continuously, each from a new port, and records which
+// were answered.
 type Probe struct {
-	// Name says from where to where, for messages.
+	// Name describes both ends, for messages.
 	Name string
-	// NetNS is the path of the network namespace that it asks from, To the address that it asks.
+	// NetNS is the path of the network namespace of the probe, To the address of its target.
 	NetNS, To string
 
 	done    chan struct{}
 	running sync.WaitGroup
 	mu      sync.Mutex
-	ok      []time.Time // when probes were sent that were answered
+	ok      []time.Time // when the answered probes were sent
 	since   time.Time   // see Answered
 }
 
-// Start begins to ask; what was noted before is forgotten.
+// Start starts the probe, and discards earlier records.
 func (p *Probe) Start() {
 	p.done, p.ok, p.since = make(chan struct{}), nil, time.Now()
 	p.running.Go(func() {
@@ -75,14 +75,15 @@ func (p *Probe) once(at time.Time) {
 	p.ok = append(p.ok, at)
 }
 
-// Mark begins a new wait for answers.
+// Mark starts a new wait for answers.
 func (p *Probe) Mark() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.since = time.Now()
 }
 
-// Answered says that each of the probes has had answers to what it sent since Mark.
+// Answered returns a condition for Poll: each probe has got answers to requests sent since
+// Mark.
 func Answered(probes []*Probe) func(context.Context) (bool, error) {
 	const some = 10
 	return func(context.Context) (bool, error) {
@@ -103,13 +104,13 @@ func Answered(probes []*Probe) func(context.Context) (bool, error) {
 	}
 }
 
-// Stop ends asking and waits for the last answers.
+// Stop stops the probe and waits for the last answers.
 func (p *Probe) Stop() {
 	close(p.done)
 	p.running.Wait()
 }
 
-// Gap is the longest time between two probes that were answered, with none between them.
+// Gap returns the longest time between two consecutive answered requests.
 func (p *Probe) Gap() time.Duration {
 	slices.SortFunc(p.ok, time.Time.Compare)
 	var longest time.Duration

@@ -10,18 +10,18 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// Fullness is how full a node is, by the limit that applies to it.
+// Fullness is how full a node is, by its limiting resource.
 type Fullness struct {
-	// Limit is the kubelet's maxPods; where each pod has an ENI, the number of ENIs.
+	// Limit is the kubelet's maxPods; with exclusive ENIs it is the number of ENIs.
 	Limit int
-	// There is how many pods count against it.
+	// There is the number of pods that count against the limit.
 	There int
 }
 
-// Room is how many pods more the node takes.
+// Room returns how many more pods the node accepts.
 func (f Fullness) Room() int { return f.Limit - f.There }
 
-// Fullness counts a node's pods as the scheduler does. Pods that have ended take no place.
+// Fullness counts a node's pods like the scheduler, without pods that have ended.
 func (c *Cluster) Fullness(node *corev1.Node, pods []corev1.Pod) Fullness {
 	kubelet, enis := Fullness{Limit: int(node.Status.Allocatable.Pods().Value())}, Fullness{}
 	enis.Limit, enis.There = lab.CountENIs(node, pods)
@@ -36,7 +36,8 @@ func (c *Cluster) Fullness(node *corev1.Node, pods []corev1.Pod) Fullness {
 	return kubelet
 }
 
-// Burst is how many pods a check starts at once: twenty, or as many as the nodes have room for.
+// Burst returns how many pods a check starts at once: twenty, or as many as the nodes have room
+// for.
 func (c *Cluster) Burst(ctx context.Context) (int32, error) {
 	const want, least = 20, 4
 	nodes, err := c.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})

@@ -19,21 +19,22 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Frame is what a check wants to know of an Ethernet frame.
+// Frame has the fields of an Ethernet frame that checks use.
 type Frame struct {
 	etherType uint16
-	Proto     uint8 // of IPv4
+	Proto     uint8 // for IPv4
 	Src, Dst  netip.Addr
-	DstPort   uint16 // of TCP and UDP
+	DstPort   uint16 // for TCP and UDP
 	length    int
 }
 
-// Between says whether a frame is an unwrapped packet of the pair, either way.
+// Between reports whether a frame is a packet between the pair, in either direction, without
+// encapsulation.
 func (f Frame) Between(a, b netip.Addr) bool {
 	return f.Src == a && f.Dst == b || f.Src == b && f.Dst == a
 }
 
-// Tunnelled says whether a frame wraps another packet: IP in IP, GRE, IPv6 in IPv4,
+// Tunnelled reports whether a frame encapsulates another packet: IP in IP, GRE, IPv6 in IPv4,
 // or UDP to a port of VXLAN (kernel's and IANA's) or Geneve.
 func (f Frame) Tunnelled() bool {
 	switch f.Proto {
@@ -54,7 +55,7 @@ type Capture struct {
 	errs  []error
 }
 
-// Sniff starts to record what passes the devices, both ways.
+// Sniff starts to record the frames of the devices, in both directions.
 func Sniff(path string, devices ...string) (*Capture, error) {
 	c := &Capture{}
 	for _, dev := range devices {
@@ -112,10 +113,10 @@ func (c *Capture) read(f *os.File) {
 	}
 }
 
-// Stop ends the capture and returns what it saw.
+// Stop ends the capture and returns the frames.
 func (c *Capture) Stop() ([]Frame, error) {
-	// What was sent before now is in the sockets' queues: a reader takes it before
-	// it sees that its deadline, a moment away, has passed.
+	// Frames that were sent before now are in the sockets' queues: a reader takes them before
+	// it notices its deadline, which is a moment later.
 	for _, f := range c.files {
 		if err := f.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
 			c.errs = append(c.errs, err)
@@ -134,7 +135,7 @@ func (c *Capture) Close() error {
 	return errors.Join(errs...)
 }
 
-// parseFrame reads an Ethernet frame's headers; ok is false for a runt.
+// parseFrame parses an Ethernet frame's headers; ok is false for a truncated frame.
 func parseFrame(b []byte) (f Frame, ok bool) {
 	if len(b) < 14 {
 		return f, false
@@ -162,7 +163,7 @@ func parseFrame(b []byte) (f Frame, ok bool) {
 	return f, true
 }
 
-// Devices are the links of a network namespace with their counters.
+// Devices returns the links of a network namespace with their counters.
 func Devices(path string) ([]netlink.Link, error) {
 	ns, err := netlinkx.Enter(path)
 	if err != nil {
@@ -176,7 +177,7 @@ func Devices(path string) ([]netlink.Link, error) {
 	return netlinkx.List(context.Background(), "the devices in "+path, h.LinkList)
 }
 
-// enis are a node's devices that are network interfaces of the VPC, by name.
+// enis returns a node's devices of ENIs, by name.
 func enis(path string, macs map[string]bool) (map[string]netlink.LinkAttrs, error) {
 	links, err := Devices(path)
 	if err != nil {
@@ -184,7 +185,7 @@ func enis(path string, macs map[string]bool) (map[string]netlink.LinkAttrs, erro
 	}
 	found := map[string]netlink.LinkAttrs{}
 	for _, l := range links {
-		// With ipvlan the nodes' ends of pods have the MAC of their interface.
+		// With ipvlan the host ends of pods have the MAC of their ENI.
 		if a := l.Attrs(); macs[a.HardwareAddr.String()] && linkkind.MayBeENI(l) {
 			found[a.Name] = *a
 		}
@@ -195,7 +196,7 @@ func enis(path string, macs map[string]bool) (map[string]netlink.LinkAttrs, erro
 	return found, nil
 }
 
-// Packets is the sum of what devices have sent and received.
+// Packets returns the sum of the packets that the devices sent and received.
 func Packets(devs map[string]netlink.LinkAttrs) (n uint64) {
 	for _, d := range devs {
 		if d.Statistics != nil {

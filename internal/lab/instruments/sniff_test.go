@@ -21,7 +21,7 @@ func TestFramesAreReadAsTheyAreWritten(t *testing.T) {
 		if !ok || f != want {
 			t.Fatalf("read %+v (%t), want %+v", f, ok, want)
 		}
-		// The header's checksum makes the sum of its words all ones (RFC 1071).
+		// A valid checksum makes the sum of the header's words all ones (RFC 1071).
 		sum := uint32(0)
 		for i := 14; i < 34; i += 2 {
 			sum += uint32(b[i])<<8 | uint32(b[i+1])

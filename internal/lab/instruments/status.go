@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Problems are those that "terwayctl status" tells, as an operator would read them: "node:
-// text". It is an error if its exit status says something else.
+// Problems returns the problems that "terwayctl status" prints, as "node: text". It is an error
+// if the exit status does not agree.
 func (c *Cluster) Problems(ctx context.Context) ([]string, error) {
 	o := &c.Lab.Options
 	cmd := exec.CommandContext(ctx, o.Terwayctl(), "status", "--kubeconfig", o.Kubeconfig(), "-o", "json")
@@ -42,7 +42,7 @@ func (c *Cluster) Problems(ctx context.Context) ([]string, error) {
 	return all, nil
 }
 
-// SaysProblem waits until "terwayctl status" has a problem with all of the words, and
+// SaysProblem waits until "terwayctl status" prints a problem with all of the words, and
 // returns it.
 func (c *Cluster) SaysProblem(ctx context.Context, words ...string) (said string, err error) {
 	var all []string
@@ -57,7 +57,7 @@ func (c *Cluster) SaysProblem(ctx context.Context, words ...string) (said string
 	return said, nil
 }
 
-// NoProblem waits until "terwayctl status" has none.
+// NoProblem waits until "terwayctl status" prints no problem.
 func (c *Cluster) NoProblem(ctx context.Context) error {
 	var all []string
 	err := c.Poll(ctx, "terwayctl status to have no problem", func() (_ bool, err error) {
@@ -70,7 +70,7 @@ func (c *Cluster) NoProblem(ctx context.Context) error {
 	return nil
 }
 
-// WithWords is the first line that has all of the words; "" if none has.
+// WithWords returns the first line with all of the words; "" if there is none.
 func WithWords(lines []string, words ...string) string {
 next:
 	for _, l := range lines {

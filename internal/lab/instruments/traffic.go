@@ -20,17 +20,17 @@ import (
 )
 
 const (
-	// TrafficPort is where the pods' echoes answer.
+	// TrafficPort is the port of the pods' echoes.
 	TrafficPort = 9000
-	// connectionsEach is how many lasting connections lead to each address.
+	// connectionsEach is the number of lasting connections to each address.
 	connectionsEach = 4
 	// silence is how long an answer may take before the connection counts as lost.
 	silence = 5 * time.Second
-	// udpPeriod makes a stream of 1 kHz.
+	// udpPeriod gives a stream of 1 kHz.
 	udpPeriod = time.Millisecond
 )
 
-// Traffic runs between pods, by sockets in their network namespaces.
+// Traffic runs between pods, on sockets in their network namespaces.
 type Traffic struct {
 	done    chan struct{}
 	clients sync.WaitGroup
@@ -44,8 +44,8 @@ type Traffic struct {
 	lost, refused, bad []string
 }
 
-// StartTraffic sends from a pod to echoes in others, and to a Service before the last if
-// there is one.
+// StartTraffic sends from a pod to echoes in other pods, and to a Service in front of the last
+// if there is one.
 func StartTraffic(from corev1.Pod, to []corev1.Pod, service string) (*Traffic, error) {
 	t := &Traffic{done: make(chan struct{})}
 	client, err := PodNetNS(from)
@@ -95,7 +95,7 @@ func StartTraffic(from corev1.Pod, to []corev1.Pod, service string) (*Traffic, e
 	return t, nil
 }
 
-// dialPatiently gives kube-proxy time to learn of the Service.
+// dialPatiently waits until kube-proxy has programmed the Service.
 func dialPatiently(dial func(network, address string) (net.Conn, error), address string) (conn net.Conn, err error) {
 	for deadline := time.Now().Add(2 * silence); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if conn, err = dial("tcp", address); err == nil {
@@ -105,7 +105,7 @@ func dialPatiently(dial func(network, address string) (net.Conn, error), address
 	return nil, err
 }
 
-// PodNetNS is the network namespace of a running pod, by one of its processes.
+// PodNetNS returns the network namespace of a running pod, found by one of its processes.
 func PodNetNS(pod corev1.Pod) (string, error) {
 	uid := string(pod.UID)
 	groups, err := filepath.Glob("/proc/[0-9]*/cgroup")
@@ -113,7 +113,7 @@ func PodNetNS(pod corev1.Pod) (string, error) {
 		return "", err
 	}
 	for _, file := range groups {
-		// A process that has ended meanwhile is nobody's.
+		// The process may have ended meanwhile.
 		text, err := os.ReadFile(file)
 		if err == nil && (strings.Contains(string(text), uid) || strings.Contains(string(text), strings.ReplaceAll(uid, "-", "_"))) {
 			return filepath.Join(filepath.Dir(file), "ns", "net"), nil
@@ -122,10 +122,10 @@ func PodNetNS(pod corev1.Pod) (string, error) {
 	return "", fmt.Errorf("no process of pod %s is found", pod.Name)
 }
 
-// Echoes answer at trafficPort of network namespaces, by TCP and UDP.
+// Echoes are echo servers at TrafficPort of network namespaces, by TCP and UDP.
 type Echoes struct{ servers []io.Closer }
 
-// Serve starts one in a network namespace.
+// Serve starts a server in a network namespace.
 func (s *Echoes) Serve(netns string) error {
 	return kernel.InNSAt(netns, func() error {
 		at := fmt.Sprintf(":%d", TrafficPort)
@@ -165,7 +165,7 @@ func (s *Echoes) Serve(netns string) error {
 	})
 }
 
-// Close ends all of them.
+// Close stops all servers.
 func (s *Echoes) Close() {
 	for _, l := range s.servers {
 		_ = l.Close()
@@ -187,7 +187,7 @@ func (t *Traffic) note(list *[]string, conn, what string) {
 	*list = append(*list, conn+": "+what)
 }
 
-// ask is one exchange.
+// ask sends a request and checks the answer.
 func ask(conn net.Conn) error {
 	buf := []byte("is anybody there?")
 	if err := conn.SetDeadline(time.Now().Add(silence)); err != nil {
@@ -200,7 +200,7 @@ func ask(conn net.Conn) error {
 	return err
 }
 
-// talk keeps one connection busy.
+// talk uses one connection continuously.
 func (t *Traffic) talk(conn net.Conn) {
 	defer conn.Close()
 	for !t.stopped() {
@@ -213,7 +213,7 @@ func (t *Traffic) talk(conn net.Conn) {
 	}
 }
 
-// renew makes one connection after another.
+// renew opens one connection after another.
 func (t *Traffic) renew(dial func(network, address string) (net.Conn, error), address string) {
 	for !t.stopped() {
 		conn, err := dial("tcp", address)
@@ -228,7 +228,7 @@ func (t *Traffic) renew(dial func(network, address string) (net.Conn, error), ad
 	}
 }
 
-// stream sends numbered datagrams at a steady pace and counts the answers.
+// stream sends numbered datagrams at a constant rate and counts the answers.
 func (t *Traffic) stream(conn net.Conn) {
 	var reader sync.WaitGroup
 	reader.Go(func() {
@@ -253,18 +253,18 @@ func (t *Traffic) stream(conn net.Conn) {
 		t.udpSent.Add(1)
 		<-tick.C
 	}
-	time.Sleep(silence / 10) // the last answers
+	time.Sleep(silence / 10) // wait for the last answers
 	_ = conn.Close()
 	reader.Wait()
 }
 
-// TrafficReport is what became of the traffic.
+// TrafficReport is the result of the traffic.
 type TrafficReport struct {
 	connections, exchanges, made, sent, lost int64
 	dead, refused, bad                       []string
 }
 
-// Stop ends the traffic and says what became of it.
+// Stop stops the traffic and returns its result.
 func (t *Traffic) Stop() TrafficReport {
 	close(t.done)
 	t.clients.Wait()
@@ -272,14 +272,14 @@ func (t *Traffic) Stop() TrafficReport {
 	return TrafficReport{int64(t.connections), t.exchanges.Load(), t.made.Load(), t.udpSent.Load(), t.udpSent.Load() - t.udpGot.Load(), t.lost, t.refused, t.bad}
 }
 
-// String is a line with all the figures.
+// String formats all numbers on one line.
 func (r TrafficReport) String() string {
 	return fmt.Sprintf("%d connections with %d exchanges, %d lost; %d new connections, %d failed; of %d UDP packets %d lost (%.3f %%)",
 		r.connections, r.exchanges, len(r.dead), r.made, len(r.refused), r.sent, r.lost, 100*float64(r.lost)/float64(max(r.sent, 1)))
 }
 
-// Err is all that failed: lasting connections that were lost, new ones that were not made,
-// errors of sockets, or that nothing flowed. A lost datagram is no error.
+// Err returns all failures: lost lasting connections, failed new ones, socket errors, or no
+// traffic at all. A lost datagram is no error.
 func (r TrafficReport) Err() error {
 	var errs []error
 	for _, list := range [][]string{r.dead, r.refused, r.bad} {

@@ -1,5 +1,5 @@
-// Command pause is the first process of every pod in the lab: it holds the pod's
-// namespaces, reaps orphans and ends when told to.
+// Command pause is the first process of every pod in the lab: it keeps the pod's namespaces,
+// reaps orphans and ends on a signal.
 package main
 
 import (

@@ -16,10 +16,10 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// AllDatapaths stands for every datapath that the nodes' kernel has.
+// AllDatapaths means every datapath that the nodes' kernel supports.
 const AllDatapaths = "all"
 
-// Datapaths are the names that can be chosen.
+// Datapaths returns the valid names.
 func Datapaths() []string {
 	var names []string
 	for _, n := range config.Choices("datapath") {
@@ -30,7 +30,7 @@ func Datapaths() []string {
 	return append(names, instruments.Exclusive)
 }
 
-// CheckDatapaths says what is wrong with a choice of datapaths.
+// CheckDatapaths validates a choice of datapaths.
 func CheckDatapaths(network string, names []string) error {
 	if len(names) > 0 && network != lab.NetworkTerway {
 		return fmt.Errorf("--datapath %s: the lab was started with --network %s, which has no datapaths of Terway's; leave it out", strings.Join(names, ","), network)
@@ -48,13 +48,13 @@ func CheckDatapaths(network string, names []string) error {
 	return nil
 }
 
-// refusedError is a node's word on a datapath that it cannot run.
+// refusedError is a node's reason for not running a datapath.
 type refusedError struct{ node, why string }
 
 func (r *refusedError) Error() string { return r.node + ": " + r.why }
 
-// move brings all nodes to a datapath, as an operator would: by the configuration. Pods
-// that run keep theirs, so the system's are made anew.
+// move switches all nodes to a datapath, like an operator, by the configuration. Running pods
+// keep their datapath, so the system's pods are recreated.
 func (e *Env) move(ctx context.Context, datapath string) error {
 	if err := e.unlabelled(ctx); err != nil {
 		return err
@@ -83,7 +83,7 @@ func (e *Env) move(ctx context.Context, datapath string) error {
 	})
 }
 
-// offered is how many ENIs for pods of their own the node is to offer.
+// offered returns how many exclusive ENIs the node should offer.
 func offered(nn *v1alpha1.NodeNetwork) int {
 	if n := nn.Spec.OfferedENIs; n != nil {
 		return *n
@@ -91,8 +91,7 @@ func offered(nn *v1alpha1.NodeNetwork) int {
 	return nn.Spec.ExclusiveENIs
 }
 
-// moveBack puts back what the lab ran before move, and what a verify that was killed
-// had moved.
+// moveBack restores the configuration from before move, also of a verify that was killed.
 func (e *Env) moveBack(ctx context.Context, moving func(string)) error {
 	moved, err := e.reconfigure(ctx)
 	if err != nil || !moved {
@@ -116,7 +115,7 @@ func (e *Env) moveBack(ctx context.Context, moving func(string)) error {
 	return e.forgetBefore(ctx)
 }
 
-// unlabelled says which node would not follow the configuration.
+// unlabelled returns an error for a node that would ignore the configuration.
 func (e *Env) unlabelled(ctx context.Context) error {
 	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -131,8 +130,8 @@ func (e *Env) unlabelled(ctx context.Context) error {
 	return nil
 }
 
-// arrive waits until every node runs what the configuration says, and its kubelet
-// offers the ENIs that pods may ask for. A node that cannot is an error at once.
+// arrive waits until every node runs the configured datapath, and its kubelet offers the ENIs
+// that pods may request. It fails at once for a node that cannot.
 func (e *Env) arrive(ctx context.Context, s setting) error {
 	var left string
 	err := e.Poll(ctx, fmt.Sprintf("the nodes to run datapath %v, mode %v", s.Datapath, s.Mode), func() (bool, error) {
@@ -166,7 +165,7 @@ func (e *Env) arrive(ctx context.Context, s setting) error {
 	return e.LookAtNodes(ctx)
 }
 
-// awaits says what a node still has to do for a setting, or why it never will.
+// awaits returns what a node still has to do for a setting, or an error if it refuses it.
 func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 	if nn.Spec.Datapath != s.Datapath || nn.Spec.Mode != s.Mode {
 		return fmt.Sprintf("is configured with datapath %s, mode %s", nn.Spec.Datapath, nn.Spec.Mode), nil
@@ -187,7 +186,7 @@ func awaits(nn *v1alpha1.NodeNetwork, s setting) (string, error) {
 	return "", nil
 }
 
-// offers says what is missing until the kubelet offers the node's ENIs.
+// offers returns what is missing until the kubelet offers the node's ENIs.
 func (e *Env) offers(ctx context.Context, nn *v1alpha1.NodeNetwork) (string, error) {
 	node, err := e.Client.CoreV1().Nodes().Get(ctx, nn.Name, metav1.GetOptions{})
 	if err != nil {

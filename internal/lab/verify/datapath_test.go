@@ -38,7 +38,7 @@ func TestCheckDatapaths(t *testing.T) {
 	}
 }
 
-// Wherever the nodes are moved, the way back leads to the configuration from before.
+// From any setting, the way back restores the former configuration.
 func TestSettingThereAndBack(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		raw := map[string]any{"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20", "min_pool_size": 3.0,

@@ -11,13 +11,13 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// restarts is how often containers of each of the system's pods have been restarted so far.
+// restarts returns the number of container restarts of each system pod.
 func (e *Env) restarts(ctx context.Context) (map[types.UID]int, error) {
 	n, _, err := e.system(ctx)
 	return n, err
 }
 
-// system counts the restarts of the system's containers and names one that is not ready.
+// system counts the restarts of the system's containers and returns one that is not ready.
 func (e *Env) system(ctx context.Context) (restarts map[types.UID]int, notReady string, err error) {
 	pods, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -46,9 +46,9 @@ func ended(c corev1.ContainerStatus) string {
 	return "container " + c.Name + " does not run"
 }
 
-// unharmed fails a check during which something of the system ended that the check
-// did not kill: traffic may well have gone on while an agent crashed. Pods that the
-// check deleted took their restarts along.
+// unharmed fails a check during which a system process ended that the check did not kill:
+// traffic may continue while an agent crashes. The restarts of pods that the check deleted do
+// not count.
 func (e *Env) unharmed(ctx context.Context, before map[types.UID]int) error {
 	var restarts map[types.UID]int
 	var notReady string

@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// NotFor is a check that a lab's network cannot pass or need not, and why.
+// NotFor is a check that does not apply to a network, with the reason.
 type NotFor struct {
 	Name    string `json:"name"`
 	Network string `json:"network"`
 	Why     string `json:"why"`
 }
 
-// For sorts the checks into those for a network and the others.
+// For splits the checks into those for a network and the others.
 func (s Suite) For(network string) (run []Check, not []NotFor) {
 	for _, c := range s.Checks {
 		if why, ok := c.NotFor[network]; ok {
@@ -26,8 +26,8 @@ func (s Suite) For(network string) (run []Check, not []NotFor) {
 	return run, not
 }
 
-// Select picks the checks for a network: all of them without or with those of trouble, but
-// for the slow ones, or some by name.
+// Select returns the checks for a network: all of them without or with those of trouble, but no
+// slow ones, or some by name.
 func (s Suite) Select(network string, names []string, trouble bool) (run []Check, not []NotFor, err error) {
 	all := s.Checks
 	run, not = s.For(network)
@@ -51,7 +51,7 @@ func (s Suite) Select(network string, names []string, trouble bool) (run []Check
 	return picked, nil, nil
 }
 
-// WriteNotFor prints a check that was not run for people.
+// WriteNotFor prints a check that was not run, for people.
 func WriteNotFor(w io.Writer, n NotFor) {
 	fmt.Fprintf(w, "-     %-24s         not for %s: %s\n", n.Name, n.Network, n.Why)
 }

@@ -9,12 +9,12 @@ import (
 	"text/tabwriter"
 )
 
-// WriteMoving says that the nodes are being moved, for people.
+// WriteMoving prints that the nodes are being switched.
 func WriteMoving(w io.Writer, to string) {
-	fmt.Fprintf(w, "\nmoving the nodes to %s\n", to)
+	fmt.Fprintf(w, "\nswitching the nodes to %s\n", to)
 }
 
-// WriteBegin prints what the nodes run and the head of the table of results.
+// WriteBegin prints the nodes' datapath and the head of the table of results.
 func WriteBegin(w io.Writer, g *Group) {
 	if g.Lacking != "" || g.Error != "" {
 		fmt.Fprintf(w, "no check has run on %s: %s\n", g.Datapath, g.Lacking+g.Error)
@@ -39,7 +39,7 @@ func WriteBegin(w io.Writer, g *Group) {
 	fmt.Fprintf(w, "      %-24s %6s  %s\n", "CHECK", "TIME", "MEASURED")
 }
 
-// WriteLine prints a result, a row of the table, for people.
+// WriteLine prints a result as a row of the table.
 func WriteLine(w io.Writer, r Result) {
 	word := "ok  "
 	if !r.OK {
@@ -53,7 +53,7 @@ func WriteLine(w io.Writer, r Result) {
 	}
 }
 
-// WriteSummary prints what became of several datapaths.
+// WriteSummary prints the results of several datapaths.
 func WriteSummary(w io.Writer, groups []*Group) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(t, "\nDATAPATH\tPASSED\tFAILED\tTIME\tWHY NOT")
@@ -70,8 +70,7 @@ func WriteSummary(w io.Writer, groups []*Group) error {
 	return t.Flush()
 }
 
-// WriteJSON prints all results, on what they were had, and which checks were not for
-// the network, for programs.
+// WriteJSON prints all results, the datapaths, and the checks that do not apply to the network.
 func WriteJSON(w io.Writer, groups []*Group, not []NotFor) error {
 	answer := struct {
 		Checks    []Result `json:"checks"`

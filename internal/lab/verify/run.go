@@ -10,30 +10,30 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// Request is what to prove.
+// Request is what to run.
 type Request struct {
-	// Checks are those of the suite that run.
+	// Checks are the checks of the suite to run.
 	Checks []Check
-	// Datapaths are those on which the checks run, one after the other: the nodes are
-	// moved, and moved back at the end. None: on what the nodes run.
+	// Datapaths are the datapaths to run the checks on, one after the other: the nodes are
+	// switched, and switched back at the end. Empty: the current datapath.
 	Datapaths []string
-	// Traffic is Env's.
+	// Traffic is Env.Traffic.
 	Traffic time.Duration
 }
 
-// Group is a datapath and what became of the checks on it.
+// Group is a datapath with the results of the checks on it.
 type Group struct {
 	Datapath string `json:"datapath"`
-	// Nodes are what the nodes run, and why.
+	// Nodes are the nodes' datapaths with their reasons.
 	Nodes []instruments.NodeDatapath `json:"nodes,omitempty"`
-	// Lacking is a node's word on what it lacks for the datapath, on which no check has run.
+	// Lacking is why a node does not support the datapath, so that no check has run.
 	Lacking string `json:"lacking,omitempty"`
-	// Error is why no check has run, if the node lacks nothing.
+	// Error is why no check has run, if the datapath is supported.
 	Error   string   `json:"error,omitempty"`
 	Results []Result `json:"-"`
 }
 
-// Failed counts the checks that failed.
+// Failed returns the number of failed checks.
 func (g *Group) Failed() (n int) {
 	for _, r := range g.Results {
 		if !r.OK {
@@ -43,21 +43,20 @@ func (g *Group) Failed() (n int) {
 	return n
 }
 
-// Report is told what happens when it happens.
+// Report has functions that are called during a run.
 type Report struct {
-	// Moving says that the nodes are being moved.
+	// Moving is called before the nodes are switched.
 	Moving func(to string)
-	// Begin says what the nodes run, or why it cannot be run.
+	// Begin is called with the nodes' datapath, or why they do not run it.
 	Begin  func(*Group)
 	Result func(Result)
 }
 
-// moveTimeout is how long the nodes may take for another datapath, and for the system's
-// pods on it.
+// moveTimeout limits how long a switch to another datapath, with the system's pods, may take.
 const moveTimeout = 3 * time.Minute
 
-// Run runs the checks one after another on each datapath. The error is of the run
-// itself; that of a check, or of a datapath, is in its group.
+// Run runs the checks one after another on each datapath. The error is about the run itself;
+// errors of checks and datapaths are in the groups.
 func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Report) (groups []*Group, err error) {
 	c, err := instruments.Connect(s)
 	if err != nil {
@@ -79,7 +78,7 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 		err := e.runAll(ctx, r.Checks, g, report)
 		return []*Group{g}, errors.Join(err, e.sweep(ctx))
 	}
-	// The way back is also that of a failure and of the user's interrupt.
+	// The datapath is restored after a failure and an interrupt too.
 	defer func() { err = errors.Join(err, e.leave(ctx, report)) }()
 	names := r.Datapaths
 	if names[0] == AllDatapaths {
@@ -116,7 +115,7 @@ func (e *Env) moveTimely(ctx context.Context, name string) error {
 	return e.move(ctx, name)
 }
 
-// leave puts back what the lab ran before.
+// leave restores the lab's former datapath.
 func (e *Env) leave(ctx context.Context, report Report) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), moveTimeout, fmt.Errorf("not done within %s", moveTimeout))
 	defer cancel()

@@ -15,17 +15,17 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// setting is what the configuration says of datapath and mode; nil where it says nothing.
+// setting has datapath and mode of the configuration; nil: not set.
 type setting struct {
 	Datapath any `json:"datapath"`
 	Mode     any `json:"mode"`
 }
 
-// beforeAnnotation on the ConfigMap remembers the setting that the lab had before its
-// nodes were moved. It outlives a verify that was killed: the next one puts it back.
+// beforeAnnotation on the ConfigMap has the setting from before the nodes were switched. If a
+// verify is killed, the next one restores it.
 const beforeAnnotation = "lab.terway.dev/before-verify"
 
-// settingOf is the configuration that makes a datapath run.
+// settingOf returns the configuration that selects a datapath.
 func settingOf(datapath string) setting {
 	if datapath == instruments.Exclusive {
 		return setting{Datapath: claims.Auto, Mode: claims.ModeExclusive}
@@ -33,8 +33,8 @@ func settingOf(datapath string) setting {
 	return setting{Datapath: datapath, Mode: claims.ModeShared}
 }
 
-// put writes the setting into a configuration and returns the one that was there.
-// Nothing else in it changes, and nothing is written that the controller would refuse.
+// put writes the setting into a configuration and returns the former one. It changes nothing
+// else, and returns an error if the controller would refuse the result.
 func (s setting) put(data string) (out string, was setting, err error) {
 	var raw map[string]any
 	if err := yaml.Unmarshal([]byte(data), &raw); err != nil {
@@ -58,8 +58,7 @@ func (s setting) put(data string) (out string, was setting, err error) {
 	return string(b), was, nil
 }
 
-// configure puts a setting into the cluster's configuration, and remembers the one
-// from before the first time.
+// configure writes a setting to the cluster's configuration, and records the first former one.
 func (e *Env) configure(ctx context.Context, s setting) error {
 	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		out, was, err := s.put(m.Data[config.ConfigMapKey])
@@ -82,7 +81,7 @@ func (e *Env) configure(ctx context.Context, s setting) error {
 	})
 }
 
-// reconfigure puts back the setting from before; moved is false if nothing was changed.
+// reconfigure restores the former setting; moved is false if nothing was changed.
 func (e *Env) reconfigure(ctx context.Context) (moved bool, err error) {
 	err = e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		var before string
@@ -103,7 +102,7 @@ func (e *Env) reconfigure(ctx context.Context) (moved bool, err error) {
 	return moved, err
 }
 
-// forgetBefore says that the nodes run what they ran before.
+// forgetBefore deletes the record of the former setting.
 func (e *Env) forgetBefore(ctx context.Context) error {
 	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		delete(m.Annotations, beforeAnnotation)
@@ -111,7 +110,7 @@ func (e *Env) forgetBefore(ctx context.Context) error {
 	})
 }
 
-// EditConfig changes the cluster's configuration, again if somebody else has changed it meanwhile.
+// EditConfig changes the cluster's configuration, and retries if it was changed meanwhile.
 func (e *Env) EditConfig(ctx context.Context, edit func(*corev1.ConfigMap) error) error {
 	maps := e.Client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
 	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {

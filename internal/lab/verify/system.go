@@ -13,12 +13,12 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// renewedAnnotation on a pod template has a Deployment's pods made anew, as "kubectl
-// rollout restart" does.
+// renewedAnnotation on a pod template restarts a Deployment's pods, like "kubectl rollout
+// restart".
 const renewedAnnotation = "lab.terway.dev/renewed"
 
-// renewSystem makes the pods of the system's Deployments anew, so that the nodes' datapath
-// wires them. Where each pod has an ENI they ask for it: the scheduler counts no others.
+// renewSystem restarts the pods of the system's Deployments, so that the new datapath wires
+// them. With exclusive ENIs the pods request one, because the scheduler counts only requests.
 func (e *Env) renewSystem(ctx context.Context) error {
 	list, err := e.Client.AppsV1().Deployments(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{})
 	if err != nil {

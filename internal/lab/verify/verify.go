@@ -1,10 +1,9 @@
-// Package verify runs named checks of a lab's network, on one datapath after the other if
-// it is asked to, and prints what they measured. The checks are in package checks, what they
-// measure with in package instruments.
+// Package verify runs named checks of a lab's network, on one datapath or on several, and
+// prints their results. The checks are in package checks, their tools in package instruments.
 //
-// It owns the namespace that each check has while it runs, and the setting of datapath and
-// mode while the nodes are moved; both are put back after a failure and an interrupt, and by
-// the next run after a kill.
+// It owns the namespace of the running check, and the setting of datapath and mode while the
+// nodes are switched. Both are restored after a failure and an interrupt, and by the next run
+// after a kill.
 package verify
 
 import (
@@ -19,30 +18,30 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// Check is one named proof.
+// Check is a named test of the network.
 type Check struct {
 	Name string
-	// About is what passes if the check does, in one line.
+	// About is one line on what the check proves.
 	About string
-	// NotFor says, for each network whose labs it is not for, why.
+	// NotFor has, for each network that the check does not apply to, the reason.
 	NotFor map[string]string
-	// Trouble makes something go wrong around the network, what no datapath has a part in.
-	// Such checks take long and run only if they are asked for.
+	// Trouble marks a check that causes failures outside the datapath. These checks take long
+	// and run only on request.
 	Trouble bool
-	// Slow is one that waits for minutes for what the product promises only then: it runs by
-	// its name alone.
+	// Slow marks a check that waits for minutes: it runs only by name.
 	Slow bool
-	// Shared is a check of addresses that pods of one ENI have: there is nothing to show on
-	// nodes where each pod has an ENI to itself.
+	// Shared marks a check that needs several pods on one ENI: it is skipped on nodes with
+	// exclusive ENIs.
 	Shared bool
-	// Run returns what was measured, and an error when the network is not as it should be.
+	// Run returns what was measured, and an error if the network does not work as it should.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
 
-// Result is what became of a check.
+// Result is the result of a check.
 type Result struct {
 	Name string `json:"name"`
-	// Datapath is what the nodes ran, several names with commas if they differ; none with Flannel.
+	// Datapath is the nodes' datapath, several names with commas if they differ; none with
+	// Flannel.
 	Datapath string  `json:"datapath,omitempty"`
 	OK       bool    `json:"ok"`
 	Measured string  `json:"measured"`
@@ -50,11 +49,11 @@ type Result struct {
 	Seconds  float64 `json:"seconds"`
 }
 
-// Env is what a check works with.
+// Env is the environment of a check.
 type Env struct {
-	// Cluster has a namespace that is the check's own.
+	// Cluster has the check's own namespace.
 	instruments.Cluster
-	// Traffic is how long checks send that interrupt something meanwhile.
+	// Traffic is how long checks send traffic while something is interrupted.
 	Traffic time.Duration
 	// Killed is how many processes of the system the check has killed.
 	Killed int
@@ -62,18 +61,18 @@ type Env struct {
 	suite Suite
 }
 
-// Suite are checks that belong together.
+// Suite is a set of checks.
 type Suite struct {
 	// Checks are in the order in which they run.
 	Checks []Check
-	// Undo takes back what a check that was killed has left outside its namespace.
+	// Undo reverts what a check that was killed has left outside its namespace.
 	Undo func(context.Context, *Env) error
 }
 
-// checkTimeout ends a check that hangs.
+// checkTimeout limits a check that hangs.
 const checkTimeout = 4 * time.Minute
 
-// DefaultTraffic is Env.Traffic where nobody says otherwise.
+// DefaultTraffic is the default of Env.Traffic.
 const DefaultTraffic = time.Minute
 
 func (e *Env) run(ctx context.Context, c Check) Result {
@@ -87,7 +86,7 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 			return "", err
 		}
 		if c.Shared && own.AllExclusive() {
-			return "nothing to show: each pod has an ENI to itself", nil
+			return "nothing to test: each pod has an exclusive ENI", nil
 		}
 		if err := own.MakeNamespace(ctx, metav1.ObjectMeta{GenerateName: "verify-" + c.Name + "-", Labels: map[string]string{namespaceLabel: c.Name}}); err != nil {
 			return "", err
@@ -98,7 +97,7 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		}
 		return measured, own.unharmed(ctx, before)
 	}()
-	// Cleaning up is part of the check, and happens when the user interrupts it too.
+	// Cleaning up is part of the check, also after an interrupt.
 	if own.Namespace != "" {
 		clean, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("the check's pods were not gone within a minute"))
 		defer cancel()
@@ -114,8 +113,8 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 // namespaceLabel marks the namespaces of checks.
 const namespaceLabel = "lab.terway.dev/check"
 
-// sweep removes the namespaces of all checks, those of an interrupted run too, waits
-// until they are gone, and takes back what else they have changed.
+// sweep deletes the namespaces of all checks, including those of an interrupted run, waits
+// until they are gone, and reverts the checks' other changes.
 func (e *Env) sweep(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
 	defer cancel()

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// What a check that was killed has left is taken away: its namespace by the framework, the
-// rest by its suite, whose word is the sweep's.
+// What a killed check has left is removed: the framework deletes its namespace, and the suite's
+// Undo, whose error sweep returns, reverts the rest.
 func TestSweepUndoes(t *testing.T) {
 	c := fake.NewClientset(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "verify-dns-x", Labels: map[string]string{namespaceLabel: "dns"}}},
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
@@ -26,7 +26,7 @@ func TestSweepUndoes(t *testing.T) {
 		return errors.New("not undone")
 	}
 	if err := e.sweep(t.Context()); err == nil || !strings.Contains(err.Error(), "not undone") {
-		t.Errorf("%v, want what the suite says", err)
+		t.Errorf("%v, want the error of the suite", err)
 	}
 	left, err := c.CoreV1().Namespaces().List(t.Context(), metav1.ListOptions{})
 	if err != nil || len(left.Items) != 1 || left.Items[0].Name != "shop" {

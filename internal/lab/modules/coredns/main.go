@@ -1,4 +1,4 @@
-// Command coredns is CoreDNS with the plugins that cluster DNS needs and no other.
+// Command coredns is CoreDNS with only the plugins that cluster DNS needs.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 )
 
 func main() {
-	// The order in which a query passes the plugins.
+	// The order of the plugins for a query.
 	dnsserver.Directives = []string{"health", "ready", "errors", "cache", "loadbalance", "kubernetes", "forward"}
 	coremain.Run()
 }

@@ -1,7 +1,6 @@
-// Command kube is the Kubernetes that the lab runs: every control-plane and node
-// program of one release linked into one binary, chosen by the name it is called
-// by (a link) or by its first argument. One link step instead of seven keeps a
-// cold build short.
+// Command kube is the Kubernetes of the lab: all control-plane and node programs of one release
+// in one binary, selected by the name it is called by (a link) or by its first argument. One
+// link step instead of seven shortens a cold build.
 package main
 
 import (

@@ -39,7 +39,7 @@ var addressFromVSwitch = verify.Check{
 			}
 			eni, where := by.ENI, by.Dev.Name
 			if e.Exclusive(m.Name) {
-				// The device is in the pod, or carrier had not found it there.
+				// The device is in the pod: Carrier would otherwise not have found it there.
 				if where = "eth0 of the pod"; by.Dev.Name != "eth0" || len(eni.Addresses) != 1 {
 					return "", fmt.Errorf("pod %s: its interface %s with %v is %s there, want eth0 and one address", p.Name, eni.ID, eni.Addresses, by.Dev.Name)
 				}

@@ -14,9 +14,9 @@ import (
 
 var addressTaken = verify.Check{
 	Name:   "address-taken-away",
-	About:  "a pod whose address somebody unassigns behind Terway's back is a problem of terwayctl status, and an event of the pod says so; made anew it answers",
+	About:  "a pod whose address is unassigned without Terway is a problem in terwayctl status and in an event of the pod; after it is recreated it answers",
 	NotFor: map[string]string{lab.NetworkFlannel: "the cloud does not have pods' addresses"},
-	// The cloud's lists may be two minutes old before one is believed that lacks an address.
+	// For two minutes the controller does not trust a list that lacks an address.
 	Trouble: true, Shared: true, Slow: true,
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		_, nb, pods, err := e.PodsOnTwo(ctx, 2)
@@ -64,11 +64,11 @@ var addressTaken = verify.Check{
 			return "", err
 		}
 		_, err = e.Consistent(ctx)
-		return fmt.Sprintf("%s of pod %s was unassigned from %s: status says %q, the pod's event %q; made anew the pod answers with %s", addr, pod.Name, eni, said, event, next[0].Status.PodIP), err
+		return fmt.Sprintf("%s of pod %s was unassigned from %s: status says %q, the pod's event %q; after it was recreated the pod answers with %s", addr, pod.Name, eni, said, event, next[0].Status.PodIP), err
 	}),
 }
 
-// onSecondary finds one of the pods with an address that can be taken off its ENI.
+// onSecondary returns a pod whose address is a secondary address, which can be unassigned.
 func (e *env) onSecondary(ctx context.Context, m lab.Machine, pods []corev1.Pod) (pod corev1.Pod, eni string, err error) {
 	nn, err := e.NodeNetwork(ctx, m.Name)
 	if err != nil {

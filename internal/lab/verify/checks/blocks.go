@@ -13,10 +13,10 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// vpcAddresses is why Flannel's checks are not for Terway.
+// vpcAddresses is why Flannel's checks do not apply to Terway.
 const vpcAddresses = "pods have addresses of the VPC itself: no blocks, no route entries, no NAT"
 
-// blocks are the nodes' blocks of the pod CIDR, which must not overlap.
+// blocks returns the nodes' blocks of the pod CIDR, which must not overlap.
 func (e *env) blocks(ctx context.Context) (map[string]netip.Prefix, error) {
 	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -118,7 +118,7 @@ var vpcRoutes = verify.Check{
 	}),
 }
 
-// podRoutes are the VPC's route entries inside the pod CIDR.
+// podRoutes returns the VPC's route entries in the pod CIDR.
 func (e *env) podRoutes(ctx context.Context) (map[netip.Prefix]lab.Route, error) {
 	all, err := e.Lab.Cloud.Routes(ctx)
 	routes := map[netip.Prefix]lab.Route{}

@@ -1,12 +1,10 @@
-// Package checks has the named checks of a lab's network, each in a file of its own, each
-// measuring something on the running cluster.
+// Package checks has the named checks of a lab's network, each in its own file, each measuring
+// something on the running cluster.
 //
-// A check owns one Kubernetes namespace, which is gone when it ends, and leaves the
-// cluster as it found it. It must never change the lab's namespaces or the
-// product's objects by other ways than a user or a failure would (it may kill a
-// process: that is what happens to processes). What it changes for a while outside its
-// namespace it puts back after a failure and an interrupt too, and undo finds it after a
-// kill.
+// A check owns one Kubernetes namespace, which is removed when it ends, and leaves the cluster
+// as it was. It must change the lab's namespaces or the product's objects only in ways that a
+// user or a failure could (it may kill a process). Temporary changes outside its namespace are
+// reverted after a failure or an interrupt too; after a kill, undo finds them.
 package checks
 
 import (
@@ -15,7 +13,8 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// All are the checks of a lab's network, in the order in which they run: the cheap ones first.
+// All returns the checks of a lab's network in the order in which they run: the cheap ones
+// first.
 func All() verify.Suite {
 	return verify.Suite{Undo: func(ctx context.Context, e *verify.Env) error { return (&env{e}).undo(ctx) }, Checks: []verify.Check{
 		ownReport, addressFromVSwitch, addressFromBlock, vpcRoutes, samePod, crossNode, podToNode, podToService, dns, hostPort, outboundNAT,
@@ -24,10 +23,10 @@ func All() verify.Suite {
 	}}
 }
 
-// env is what the checks work with: the framework's, and what they share among each other.
+// env is the environment of the checks: the framework's, with helpers that checks share.
 type env struct{ *verify.Env }
 
-// run is a check's Run.
+// run adapts a check to Check.Run.
 func run(check func(context.Context, *env) (string, error)) func(context.Context, *verify.Env) (string, error) {
 	return func(ctx context.Context, e *verify.Env) (string, error) { return check(ctx, &env{e}) }
 }

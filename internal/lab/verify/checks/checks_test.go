@@ -32,7 +32,7 @@ func TestSelect(t *testing.T) {
 	}
 	usual, _, err := suite.Select(lab.NetworkTerway, nil, false)
 	if err != nil || slices.ContainsFunc(usual, func(c verify.Check) bool { return c.Trouble }) {
-		t.Errorf("without being asked for, checks of trouble run, %v", err)
+		t.Errorf("checks of trouble run without --trouble, %v", err)
 	}
 	if two, _, err := suite.Select(lab.NetworkTerway, []string{"stale-cloud", "address-taken-away"}, false); err != nil || len(two) != 2 {
 		t.Errorf("a check of trouble and a slow one by name: %v, %v", two, err)
@@ -56,7 +56,7 @@ func TestSelect(t *testing.T) {
 	}
 }
 
-// The rows of a table are below their heads, whatever the check's name is.
+// The columns of a table are aligned, whatever the check's name.
 func TestTableIsAligned(t *testing.T) {
 	g := &verify.Group{Datapath: "ebpf", Nodes: []instruments.NodeDatapath{{Node: "node1", Datapath: "ebpf", Why: "chosen by spec.datapath"}, {Node: "node2", Datapath: "ebpf", Why: "chosen by spec.datapath"}}}
 	var b strings.Builder

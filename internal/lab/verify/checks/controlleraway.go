@@ -15,7 +15,7 @@ import (
 
 var controllerAway = verify.Check{
 	Name:    "controller-away",
-	About:   "while no controller runs, terwayctl status and the events of pods that wait for an address say so; running pods answer; when it is back the pods that waited start",
+	About:   "without a controller, terwayctl status and the events of pods that wait for an address say so, and running pods answer; when it is back the waiting pods start",
 	NotFor:  map[string]string{lab.NetworkFlannel: "pods' addresses do not come from the controller"},
 	Trouble: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
@@ -77,18 +77,18 @@ var controllerAway = verify.Check{
 	}),
 }
 
-// freeOn is how many addresses of a machine no pod has.
+// freeOn returns how many addresses of a machine are free.
 func freeOn(all []*instruments.Account, m lab.Machine) (int, error) {
 	for _, a := range all {
 		if a.Node == m.Name {
 			return a.Free(), nil
 		}
 	}
-	return 0, fmt.Errorf("nobody says how many addresses %s has", m.Name)
+	return 0, fmt.Errorf("there is no account of the addresses of %s", m.Name)
 }
 
-// waitingPodSays waits until the events of a pod that is not ready have a line with all of
-// the words, and returns it.
+// waitingPodSays waits for an event with all of the words on a pod that is not ready, and
+// returns it.
 func (e *env) waitingPodSays(ctx context.Context, d *instruments.Deployment, words ...string) (line string, err error) {
 	var all []string
 	err = e.Poll(ctx, fmt.Sprintf("an event of a pod that waits with %q", words), func() (bool, error) {

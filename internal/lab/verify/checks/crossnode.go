@@ -12,7 +12,7 @@ import (
 
 var crossNode = verify.Check{
 	Name:  "pod-to-pod-cross-node",
-	About: "pods of different nodes reach each other with their own addresses on the wire of the VPC and nothing around the packets",
+	About: "pods on different nodes reach each other with their own addresses in the VPC and without encapsulation",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, pods, err := e.PodsOnTwo(ctx, 1)
 		if err != nil {

@@ -11,13 +11,13 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// eniPatience is far less than the period of the sweep, after which anything would be found.
+// eniPatience is far less than the period of the sweep, which would repair anything.
 const eniPatience = time.Minute
 
 var eniTaken = verify.Check{
 	Name:    "eni-taken-away",
-	About:   "pods on an ENI that somebody detaches behind Terway's back answer again, long before the sweep could find it (its period is an hour meanwhile)",
-	NotFor:  map[string]string{lab.NetworkFlannel: "pods have no ENIs of their own"},
+	About:   "pods on an ENI that is detached without Terway answer again, long before the sweep could find it (its period is set to an hour)",
+	NotFor:  map[string]string{lab.NetworkFlannel: "pods have no ENIs"},
 	Trouble: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		na, nb, err := e.TwoNodes()
@@ -49,7 +49,7 @@ var eniTaken = verify.Check{
 			now, err := e.Holder(ctx, nb, addr)
 			if err != nil || now.Status != "InUse" {
 				away = true
-				return false, nil // on nothing
+				return false, nil // attached to no instance
 			}
 			_, err = e.Curl(ctx, pods[0].Name, instruments.URL(addr, instruments.HTTPPort, "hostname"), "--max-time", "1")
 			return away && err == nil, nil
@@ -72,7 +72,7 @@ func (e *env) within(ctx context.Context, d time.Duration, what string, f func(c
 	return e.Poll(ctx, what, func() (bool, error) { return f(ctx) })
 }
 
-// putControllerBackSurely does it after a failure or an interrupt, too.
+// putControllerBackSurely also works after a failure or an interrupt.
 func (e *env) putControllerBackSurely(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
 	defer cancel()

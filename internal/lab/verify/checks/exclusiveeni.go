@@ -19,8 +19,8 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// exclusiveENI gives one ENI of a node to pods that ask for one, and takes it back at the end.
-// Where all ENIs are for such pods the node stays as it is.
+// exclusiveENI makes a node offer one exclusive ENI, and withdraws it at the end. If all its
+// ENIs are exclusive, the node stays as it is.
 var exclusiveENI = verify.Check{
 	Name: "exclusive-eni",
 	About: "a pod that asks by annotation, or for aliyun/eni, has an ENI to itself as its eth0 and reaches, and is reached by, pods, nodes and a Service; " +
@@ -71,9 +71,9 @@ var exclusiveENI = verify.Check{
 	}),
 }
 
-// askByAnnotation makes a pod that asks by the annotation alone, and sees that it is
-// made with the resource; that another value is refused; and that a pod of the host
-// network is left as it is, whatever it says.
+// askByAnnotation creates a pod with only the annotation, and checks that the resource is
+// added, that an invalid value is rejected, and that a pod of the host network is not changed,
+// whatever its annotation.
 func (e *env) askByAnnotation(ctx context.Context, name, node string) error {
 	create := func(name, value string, spec corev1.PodSpec, o metav1.CreateOptions) (*corev1.Pod, error) {
 		return e.Client.CoreV1().Pods(e.Namespace).Create(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
@@ -105,7 +105,7 @@ func (e *env) askByAnnotation(ctx context.Context, name, node string) error {
 	return nil
 }
 
-// nextWaits starts a pod for which no ENI is left until that of the first is.
+// nextWaits starts a pod for which no ENI is left while the first pod has it.
 func (e *env) nextWaits(ctx context.Context, node string) error {
 	spec := instruments.PlainSpec(node)
 	lab.AskForENI(&spec)
@@ -127,8 +127,8 @@ func (e *env) nextWaits(ctx context.Context, node string) error {
 	return e.DeletePod(ctx, "next")
 }
 
-// takeBack ends the pods that may hold the node's ENI and takes the offer away: also after
-// a failure, and not for ever, for a pod that is left keeps its ENI.
+// takeBack deletes the pods that may hold the node's ENI and withdraws the offer, also after a
+// failure. It waits only for a limited time, because a pod that is left keeps its ENI.
 func (e *env) takeBack(ctx context.Context, node string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
@@ -142,11 +142,11 @@ func (e *env) takeBack(ctx context.Context, node string) error {
 	return errors.Join(append(errs, e.offerENIs(ctx, node, 0))...)
 }
 
-// insufficientENI is what the scheduler says of a node without a free ENI.
+// insufficientENI is the scheduler's message for a node without a free ENI.
 const insufficientENI = "Insufficient " + claims.ResourceENI
 
-// reachExclusive sends to the pod own and from it: from pods p1 and p2 and both nodes, and to
-// those by their addresses and by a Service.
+// reachExclusive tests connections to and from the pod own: with the pods p1 and p2, with both
+// nodes, and through a Service.
 func (e *env) reachExclusive(ctx context.Context, na, nb lab.Machine, addr string) error {
 	for _, from := range []string{"p1", "p2"} {
 		if who, err := e.Curl(ctx, from, instruments.URL(addr, instruments.HTTPPort, "hostname")); err != nil || who != "own" {
@@ -178,10 +178,10 @@ func (e *env) reachExclusive(ctx context.Context, na, nb lab.Machine, addr strin
 	})
 }
 
-// offeredAnnotation on a node says that its label is a check's.
+// offeredAnnotation on a node says that a check has set its label.
 const offeredAnnotation = "lab.terway.dev/offered"
 
-// withdraw takes back what a check that was killed has a node offer.
+// withdraw withdraws what a node offers because of a check that was killed.
 func (e *env) withdraw(ctx context.Context) error {
 	nodes, err := e.Client.CoreV1().Nodes().List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -223,7 +223,7 @@ func (e *env) offerENIs(ctx context.Context, node string, n int64) error {
 				left++
 			}
 		}
-		// At the end the ENI must have gone back too.
+		// At the end the ENI must have been given back too.
 		return q.Value() == n && (n > 0 || left == 0), nil
 	})
 }

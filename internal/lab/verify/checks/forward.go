@@ -11,13 +11,13 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// forwardPatience is how long a node may take to handle, or name, what keeps its pods' new
-// connections away.
+// forwardPatience is how long a node may take to repair, or report, what blocks new connections
+// to its pods.
 const forwardPatience = time.Minute
 
 var forwardPolicy = verify.Check{
 	Name:    "forward-policy",
-	About:   "where a program sets a node's policy for FORWARD to DROP, new connections to its pods are made all the same, or terwayctl status names it until it is gone",
+	About:   "if a program sets the policy of a node's chain FORWARD to DROP, new connections to its pods still open, or terwayctl status reports it until it is gone",
 	NotFor:  map[string]string{lab.NetworkFlannel: "flanneld adds rules of its own that accept"},
 	Trouble: true,
 	Run: run(func(ctx context.Context, e *env) (measured string, err error) {
@@ -26,7 +26,7 @@ var forwardPolicy = verify.Check{
 			return "", err
 		}
 		reach := func() error {
-			// Each request is a connection of its own, which no other opened.
+			// Each request uses a new connection.
 			for from, to := range map[int]int{0: 1, 1: 0} {
 				if _, err := e.Curl(ctx, pods[from].Name, instruments.URL(pods[to].Status.PodIP, instruments.HTTPPort, "hostname"), "--max-time", "2"); err != nil {
 					return err

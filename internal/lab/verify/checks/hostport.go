@@ -60,8 +60,8 @@ var hostPort = verify.Check{
 	}),
 }
 
-// answersAt asks who answers at a host port, from the control plane's instance and from the
-// pods p1 and p2.
+// answersAt checks which pod answers at a host port, from the control plane's instance and from
+// the pods p1 and p2.
 func (e *env) answersAt(ctx context.Context, at string, port uint16, want string) error {
 	who, err := instruments.HTTPFrom(ctx, e.Lab.Master.NetNS, at, port, "hostname")
 	if err != nil {

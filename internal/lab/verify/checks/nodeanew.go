@@ -13,7 +13,7 @@ import (
 
 var nodeAnew = verify.Check{
 	Name:   "node-made-anew",
-	About:  "a node that is deleted and registered again at once, while its pods run on, takes no pod before flanneld has been started anew for the new block",
+	About:  "a node that is deleted and registered again at once, while its pods run, accepts no pod before flanneld has restarted for the new block",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
@@ -37,7 +37,7 @@ var nodeAnew = verify.Check{
 			return "", err
 		}
 		if block == old {
-			return "", fmt.Errorf("%s has the block %s again: nothing is shown", nb.Name, block)
+			return "", fmt.Errorf("%s has the block %s again: nothing was tested", nb.Name, block)
 		}
 		answer, err := e.newPodAnswers(ctx, na, nb, block)
 		if err != nil {
@@ -48,19 +48,19 @@ var nodeAnew = verify.Check{
 			return "", err
 		}
 		if after.uid != before.uid || after.restarts != before.restarts+1 {
-			return "", fmt.Errorf("the node's pod of kube-flannel was %+v before and is %+v now: want the same pod, its flanneld started once more", before, after)
+			return "", fmt.Errorf("the node's pod of kube-flannel was %+v before and is %+v now: want the same pod, with flanneld restarted once", before, after)
 		}
-		e.Killed++ // by the kubelet, as it should
+		e.Killed++ // by the kubelet, as intended
 		moved, err := e.leaveBlock(ctx, nb, old)
 		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%s deleted and registered again with its pods running: block %s became %s, flanneld was started anew once, and then its new pod %s; %d pods with addresses of %s were made anew",
+		return fmt.Sprintf("%s deleted and registered again with its pods running: block %s became %s, flanneld restarted once, and then its new pod %s; %d pods with addresses of %s were recreated",
 			nb.Name, old, block, answer, moved, old), nil
 	}),
 }
 
-// flanneld is a pod of kube-flannel, and how often its flanneld was started again.
+// flanneld is a pod of kube-flannel with the number of its restarts.
 type flanneld struct {
 	uid      string
 	restarts int32
@@ -86,8 +86,8 @@ func (e *env) flanneld(ctx context.Context, m lab.Machine) (flanneld, error) {
 	return f, nil
 }
 
-// leaveBlock deletes the node's pods that still have addresses of a block that it has no
-// more, for those that look after them to make them anew.
+// leaveBlock deletes the node's pods with addresses of a block that the node no longer has, so
+// that their controllers recreate them.
 func (e *env) leaveBlock(ctx context.Context, m lab.Machine, old netip.Prefix) (n int, err error) {
 	pods, err := e.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name})
 	if err != nil {

@@ -16,7 +16,7 @@ import (
 var nodePort = verify.Check{
 	Name: "nodeport",
 	About: "through a NodePort with externalTrafficPolicy Cluster both nodes answer, and the pod sees the node's address; with Local only the pod's node does, " +
-		"and the pod sees the client's (with an ENI of its own the node's)",
+		"and the pod sees the client's (with an exclusive ENI the node's)",
 	NotFor: map[string]string{lab.NetworkFlannel: "a pod sees the bridge's address in place of its node's"},
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
@@ -40,7 +40,7 @@ var nodePort = verify.Check{
 			}
 			return instruments.HostOf(s), nil
 		}
-		// kube-proxy programs a Service soon after its pod is ready, not at once.
+		// kube-proxy programs a Service soon after its pod is ready.
 		if err := e.Poll(ctx, "the NodePorts to answer at the pod's node", func() (bool, error) {
 			for policy := range ports {
 				if _, err := seen(nb.Name, nb.Address.String(), policy); err != nil {
@@ -62,7 +62,7 @@ var nodePort = verify.Check{
 			}
 		}
 		want, whose := client.Address.String(), "the client"
-		if e.Exclusive(nb.Name) { // the answer must come back through the node
+		if e.Exclusive(nb.Name) { // the answer must return through the node
 			want, whose = nb.Address.String(), "the node's address"
 		}
 		s, err := seen(nb.Name, nb.Address.String(), corev1.ServiceExternalTrafficPolicyLocal)
@@ -80,7 +80,7 @@ var nodePort = verify.Check{
 	}),
 }
 
-// nodePortOf makes a Service with a NodePort in front of a pod.
+// nodePortOf creates a Service with a NodePort for a pod.
 func (e *env) nodePortOf(ctx context.Context, app string, policy corev1.ServiceExternalTrafficPolicy) (uint16, error) {
 	s, err := e.Client.CoreV1().Services(e.Namespace).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{GenerateName: app + "-"},

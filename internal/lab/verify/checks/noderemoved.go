@@ -17,7 +17,7 @@ import (
 
 var nodeRemoved = verify.Check{
 	Name:   "node-removed",
-	About:  "a node that is deleted loses its route entry, and somebody else's entry inside the pod CIDR stays; registered again the node has a block, an entry, and pods that others reach",
+	About:  "a deleted node loses its route entry, and a foreign entry in the pod CIDR stays; after it is registered again the node has a block, an entry, and pods that others reach",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		na, nb, err := e.TwoNodes()
@@ -29,7 +29,7 @@ var nodeRemoved = verify.Check{
 			return "", err
 		}
 		old := blocks[nb.Name]
-		// To the same instance, so that nothing but its name tells it from the node's own.
+		// It has the same instance, so only its name distinguishes it from the node's own.
 		foreign, err := e.addForeign(ctx, nb, blocks)
 		if err != nil {
 			return "", err
@@ -38,7 +38,7 @@ var nodeRemoved = verify.Check{
 		back := false
 		defer func() {
 			if !back {
-				// The lab keeps its nodes, whatever went wrong.
+				// The lab keeps its nodes after any failure.
 				_, again := instruments.Kill("kubelet", nb)
 				err = errors.Join(err, again)
 			}
@@ -58,8 +58,8 @@ var nodeRemoved = verify.Check{
 			return "", err
 		}
 		back = true
-		// At once: as long as the node cannot run pods, its taints and conditions must keep them
-		// away.
+		// Immediately: as long as the node cannot run pods, its taints and conditions must
+		// prevent them.
 		answer, err := e.newPodAnswers(ctx, na, nb, block)
 		if err != nil {
 			return "", err
@@ -79,11 +79,11 @@ var nodeRemoved = verify.Check{
 	}),
 }
 
-// foreignName is the name of an entry that is not the cluster's.
+// foreignName is the name of an entry that does not belong to the cluster.
 const foreignName = "somebody-elses"
 
-// addForeign adds an entry inside the pod CIDR that is not the cluster's, for a range that
-// is no node's: the last addresses of it.
+// addForeign adds an entry in the pod CIDR that does not belong to the cluster, for the last
+// addresses, which are in no node's block.
 func (e *env) addForeign(ctx context.Context, to lab.Machine, blocks map[string]netip.Prefix) (netip.Prefix, error) {
 	all := e.Lab.Options.Plan.PodCIDR
 	last := all.Masked().Addr().As4()
@@ -100,7 +100,7 @@ func (e *env) addForeign(ctx context.Context, to lab.Machine, blocks map[string]
 	if err != nil {
 		return dest, err
 	}
-	if r, there := routes[dest]; there && r.Name == foreignName { // of a check that was killed
+	if r, there := routes[dest]; there && r.Name == foreignName { // left by a check that was killed
 		if err := e.removeForeign(ctx, dest, lab.Machine{InstanceID: r.Via}); err != nil {
 			return dest, err
 		}
@@ -114,7 +114,7 @@ func (e *env) addForeign(ctx context.Context, to lab.Machine, blocks map[string]
 	})
 }
 
-// removeForeign takes it away, after a failure or an interrupt too, and waits until it is gone.
+// removeForeign removes it, also after a failure or an interrupt, and waits until it is gone.
 func (e *env) removeForeign(ctx context.Context, dest netip.Prefix, to lab.Machine) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("not gone within a minute"))
 	defer cancel()
@@ -136,7 +136,7 @@ func (e *env) removeForeign(ctx context.Context, dest netip.Prefix, to lab.Machi
 	return nil
 }
 
-// deleteNode deletes a node and waits until the cluster has forgotten its pods too.
+// deleteNode deletes a node and waits until its pods are deleted too.
 func (e *env) deleteNode(ctx context.Context, m lab.Machine) error {
 	onNode := metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name}
 	there, err := e.Client.CoreV1().Pods("").List(ctx, onNode)
@@ -163,8 +163,8 @@ func (e *env) deleteNode(ctx context.Context, m lab.Machine) error {
 	return nil
 }
 
-// newPodAnswers makes pods on two nodes, the second of which was just registered again
-// with a block, and says how the one there answers the other.
+// newPodAnswers creates pods on two nodes, of which the second has just been registered again,
+// and returns the answer between them.
 func (e *env) newPodAnswers(ctx context.Context, na, nb lab.Machine, block netip.Prefix) (string, error) {
 	pods, err := e.PodOn(ctx, na, nb)
 	if err != nil {
@@ -181,8 +181,8 @@ func (e *env) newPodAnswers(ctx context.Context, na, nb lab.Machine, block netip
 	return got + " answered " + instruments.HostOf(seen), nil
 }
 
-// registerAgain has a kubelet started anew, which registers its node then, and waits until
-// the node has a block.
+// registerAgain restarts a kubelet, which registers its node, and waits until the node has a
+// block.
 func (e *env) registerAgain(ctx context.Context, m lab.Machine) (block netip.Prefix, err error) {
 	if _, err := instruments.Kill("kubelet", m); err != nil {
 		return block, err

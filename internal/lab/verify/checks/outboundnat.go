@@ -17,7 +17,7 @@ import (
 
 var outboundNAT = verify.Check{
 	Name:   "outbound-nat",
-	About:  "a pod reaches an instance of the VPC that is no node, which sees the address of the pod's node",
+	About:  "a pod reaches an instance of the VPC outside the cluster, which sees the address of the pod's node",
 	NotFor: map[string]string{lab.NetworkTerway: vpcAddresses},
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
 		at, stop, err := e.echo()
@@ -45,7 +45,7 @@ var outboundNAT = verify.Check{
 	}),
 }
 
-// echo answers on the control plane's instance with the address of whoever asks.
+// echo starts a server on the control plane's instance that answers with the client's address.
 func (e *env) echo() (at string, stop func() error, err error) {
 	var l net.Listener
 	if err := kernel.InNSAt(e.Lab.Master.NetNS, func() (err error) {

@@ -26,7 +26,7 @@ import (
 
 var ownReport = verify.Check{
 	Name:  "own-report",
-	About: "with an agent's credential, or that of a pod of kube-flannel, nobody can report for another node, nor with the same account's token that is of no pod",
+	About: "the credential of an agent, or of a pod of kube-flannel, cannot report for another node, and a token of the same account without a pod cannot report at all",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		a, b, err := e.TwoNodes()
 		if err != nil {
@@ -51,7 +51,7 @@ var ownReport = verify.Check{
 		if err := refused(report(agent, b.Name), "its own node"); err != nil {
 			return "", fmt.Errorf("with the agent's credential of %s a report for %s: %w", a.Name, b.Name, err)
 		}
-		// What kubectl create token gives says of no node whose pod uses it.
+		// A token of kubectl create token names no node of a pod.
 		podless, err := e.asPodless(ctx)
 		if err != nil {
 			return "", err
@@ -84,8 +84,7 @@ var ownReport = verify.Check{
 	}),
 }
 
-// refused returns what is wrong with an answer that should be a refusal with these words, nil
-// if nothing is.
+// refused returns an error if err is not a refusal with these words.
 func refused(err error, words string) error {
 	switch {
 	case err == nil:
@@ -96,8 +95,8 @@ func refused(err error, words string) error {
 	return nil
 }
 
-// ownLease tries Leases: with one of another node an agent would make that node's look alive, with the
-// controller's it would take the lead.
+// ownLease tests Leases: with the Lease of another node an agent could make that node look
+// alive, with the controller's it could become the leader.
 func ownLease(ctx context.Context, agent, podless client.Client, node, other string) error {
 	renew := func(as client.Client, name string) error {
 		l := &coordinationv1.Lease{}
@@ -124,7 +123,7 @@ func ownLease(ctx context.Context, agent, podless client.Client, node, other str
 	return nil
 }
 
-// noIgnoreLabel tries what a kubelet may do to its own Node's labels.
+// noIgnoreLabel tests which labels a kubelet may set on its own Node.
 func (e *env) noIgnoreLabel(ctx context.Context, node string) error {
 	cfg, err := e.Lab.Options.RESTConfig()
 	if err != nil {
@@ -141,7 +140,7 @@ func (e *env) noIgnoreLabel(ctx context.Context, node string) error {
 		return kubelet.Patch(ctx, n, client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"labels":{%q:%q}}}`, key, value)), client.DryRunAll)
 	}
 	if err := label("example.com/lab", "true"); err != nil {
-		return fmt.Errorf("the kubelet of %s cannot set a label that is nobody's: %w", node, err)
+		return fmt.Errorf("the kubelet of %s cannot set an unrelated label: %w", node, err)
 	}
 	for key, value := range map[string]string{claims.LabelNodeType: claims.VirtualNode, claims.LabelIgnore: "true", claims.LabelOtherIgnore: "true"} {
 		if err := refused(label(key, value), "leaves it alone"); err != nil {
@@ -151,11 +150,10 @@ func (e *env) noIgnoreLabel(ctx context.Context, node string) error {
 	return nil
 }
 
-// tokenFile is where Kubernetes puts a pod's token.
+// tokenFile is the path of a pod's token.
 const tokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
-// asAgent is a client with the credential that the agent of a node has; with Flannel it is
-// that of flanneld, too.
+// asAgent returns a client with the credential of a node's agent; with Flannel, of flanneld.
 func (e *env) asAgent(m lab.Machine) (client.Client, error) {
 	const agent = "terwayd"
 	ps, err := lab.ProcessesIn(m.NetNS, agent)
@@ -165,7 +163,7 @@ func (e *env) asAgent(m lab.Machine) (client.Client, error) {
 	if len(ps) == 0 {
 		return nil, fmt.Errorf("no process %s runs on %s", agent, m.Name)
 	}
-	// The pod's file system, as its process sees it (proc_pid_root(5)).
+	// The file system of the pod, by its process (proc_pid_root(5)).
 	token, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(ps[0].PID), "root", tokenFile))
 	if err != nil {
 		return nil, fmt.Errorf("read the agent's token on %s: %w", m.Name, err)
@@ -173,13 +171,13 @@ func (e *env) asAgent(m lab.Machine) (client.Client, error) {
 	return e.withToken(string(token))
 }
 
-// asPodless is a client with a token of the same service account that is bound to no pod.
+// asPodless returns a client with a token of the same service account that is bound to no pod.
 func (e *env) asPodless(ctx context.Context) (client.Client, error) {
 	account := "terwayd"
 	if e.Lab.Options.Network == lab.NetworkFlannel {
 		account = "flannel"
 	}
-	const least = 600 // seconds; the API server gives none for less
+	const least = 600 // seconds; the minimum of the API server
 	r, err := e.Client.CoreV1().ServiceAccounts(metav1.NamespaceSystem).CreateToken(ctx, account,
 		&authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: new(int64(least))}}, metav1.CreateOptions{})
 	if err != nil {

@@ -16,7 +16,7 @@ const podLimitName = "pod-limit"
 
 var podLimit = verify.Check{
 	Name:  podLimitName,
-	About: "on a node full by its instance type (addresses, or ENIs where each pod has one), or its block, the next pod waits, its events say why, and it starts when another ends",
+	About: "on a full node (by the addresses or exclusive ENIs of its instance type, or by its block) the next pod waits, its events say why, and it starts when another ends",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		m := e.Lab.Machines[len(e.Lab.Machines)-1]
 		node, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// proxyHealthPort is kube-proxy's health service, which listens on each node.
+// proxyHealthPort is the port of kube-proxy's health service on each node.
 const proxyHealthPort = 10256
 
 var podToNode = verify.Check{
@@ -52,7 +52,7 @@ var podToNode = verify.Check{
 	}),
 }
 
-// nodeAddress is the address with which a node talks to the pods of a node. To its own,
+// nodeAddress returns the address of a node in connections to pods of a node. To its own pods,
 // with Flannel, it is the bridge's.
 func (e *env) nodeAddress(ctx context.Context, from, to lab.Machine) (string, error) {
 	if e.Lab.Options.Network != lab.NetworkFlannel || from.Name != to.Name {

@@ -56,7 +56,7 @@ var registeredAgain = verify.Check{
 	}),
 }
 
-// held are the ENIs of a machine that have an address of one of its pods.
+// held returns the ENIs of a machine that have an address of one of its pods.
 func (e *env) held(ctx context.Context, m lab.Machine) ([]string, error) {
 	pods, err := e.Client.CoreV1().Pods("").List(ctx, metav1.ListOptions{FieldSelector: "spec.nodeName=" + m.Name})
 	if err != nil {
@@ -79,14 +79,14 @@ func (e *env) held(ctx context.Context, m lab.Machine) ([]string, error) {
 	return ids, nil
 }
 
-// deleteAndRegister deletes a node and has its kubelet register it again, and waits until
-// it is ready and all agree about its addresses. ENIs that go meanwhile end it.
+// deleteAndRegister deletes a node, makes its kubelet register it again, and waits until it is
+// ready and all agree about its addresses. It fails if an ENI is removed meanwhile.
 func (e *env) deleteAndRegister(ctx context.Context, m lab.Machine, held []string) ([]*instruments.Account, error) {
 	old, err := e.Client.CoreV1().Nodes().Get(ctx, m.Name, metav1.GetOptions{})
 	if err == nil {
 		err = e.Client.CoreV1().Nodes().Delete(ctx, m.Name, metav1.DeleteOptions{})
 	}
-	// The lab keeps its nodes, whatever went wrong.
+	// The lab keeps its nodes after any failure.
 	_, killed := instruments.Kill("kubelet", m)
 	if err := errors.Join(err, killed); err != nil {
 		return nil, fmt.Errorf("delete node %s and register it again: %w", m.Name, err)
@@ -106,7 +106,7 @@ func (e *env) deleteAndRegister(ctx context.Context, m lab.Machine, held []strin
 		}
 		all, err = e.Accounts(ctx)
 		if apierrors.IsNotFound(err) {
-			return false, nil // its NodeNetwork is not there yet
+			return false, nil // its NodeNetwork does not exist yet
 		}
 		return err == nil && !slices.ContainsFunc(all, func(a *instruments.Account) bool { return a.Wrong() != "" }), err
 	})
@@ -121,7 +121,7 @@ func (e *env) deleteAndRegister(ctx context.Context, m lab.Machine, held []strin
 	return all, nil
 }
 
-// still is an error if the machine has lost one of the ENIs.
+// still returns an error if the machine has lost one of the ENIs.
 func (e *env) still(ctx context.Context, m lab.Machine, ids []string) error {
 	list, err := e.Lab.Cloud.ENIs(ctx, m.InstanceID)
 	if err != nil {
@@ -135,7 +135,7 @@ func (e *env) still(ctx context.Context, m lab.Machine, ids []string) error {
 	return nil
 }
 
-// readyAgain reports whether a node of another UID is registered and ready.
+// readyAgain reports whether the node is registered with another UID and ready.
 func (e *env) readyAgain(ctx context.Context, name string, old types.UID) (bool, error) {
 	n, err := e.Client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && n.UID == old {

@@ -11,7 +11,7 @@ import (
 
 var release = verify.Check{
 	Name:   "release",
-	About:  "after 0 → 20 → 0 pods the cloud's count of addresses is back within the pools' marks and no address is lost",
+	About:  "after 0 → 20 → 0 pods the number of addresses in the cloud is within the pools' limits again and no address is lost",
 	NotFor: map[string]string{lab.NetworkFlannel: "host-local keeps addresses on the node, the cloud has none of them to give back"},
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		before, err := e.Consistent(ctx)
@@ -46,7 +46,7 @@ var release = verify.Check{
 	}),
 }
 
-// end ends a Deployment's pods, and says what the cloud has when all is at rest.
+// end ends a Deployment's pods, and returns the cloud's state when it no longer changes.
 func (e *env) end(ctx context.Context, d *instruments.Deployment) ([]*instruments.Account, error) {
 	if err := d.Scale(ctx, 0); err != nil {
 		return nil, err

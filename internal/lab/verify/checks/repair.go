@@ -17,7 +17,7 @@ import (
 
 var repair = verify.Check{
 	Name: "repair",
-	About: "what somebody takes away of a node's rules, routes, table and links is back, because the agent heard of it (its periodic look is an hour off meanwhile); " +
+	About: "deleted rules, routes, tables and links of a node are restored because of the kernel's events (the periodic check is an hour away); " +
 		"the gap that each of three probes of 100/s sees is measured",
 	NotFor:  map[string]string{lab.NetworkFlannel: "nothing of Terway's is in a node's kernel"},
 	Trouble: true, Shared: true,
@@ -46,8 +46,8 @@ var repair = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		// Probes answer in the pods, and each opens a new connection: an established one would notice
-		// little where packets bypass the host stack.
+		// The pods answer probes, and each probe opens a new connection: an established one
+		// would notice little if packets bypass the host stack.
 		var there instruments.Echoes
 		defer there.Close()
 		for _, ns := range []string{near, far} {
@@ -80,15 +80,15 @@ var repair = verify.Check{
 	}),
 }
 
-// repairPatience is how long a repair may take that the kernel's event triggers; the next periodic
-// look is lookPeriod away.
+// repairPatience is how long a repair that a kernel event triggers may take; the next periodic
+// check is lookPeriod away.
 const (
 	repairPatience = 30 * time.Second
 	lookPeriod     = time.Hour
 )
 
-// cut runs commands on a node while the probes run, waits until what is Terway's is as it was
-// and the probes answer, and returns their gaps.
+// cut runs commands on a node while the probes run, waits until Terway's kernel state is as it
+// was and the probes are answered, and returns their gaps.
 func (e *env) cut(ctx context.Context, node string, probes []*instruments.Probe, commands []string) (string, error) {
 	run := func(args ...string) (string, error) { return e.onNode(node, args...) }
 	before, err := programmed(run)
@@ -133,10 +133,9 @@ func (e *env) cut(ctx context.Context, node string, probes []*instruments.Probe,
 	return strings.Join(gaps, ", "), nil
 }
 
-// programmed is what of a node's rules, routes and tables is Terway's, its rules in others'
-// chains included, in alphabetic order: a table that is written anew may have its pieces in
-// another one. What pods have in maps is left out, the probes need it. run runs a program on
-// the node.
+// programmed lists Terway's rules, routes and tables on a node, including its rules in other
+// chains. They are sorted: a table that is written again may have another order. Map elements
+// of pods are left out; the probes test them. run runs a program on the node.
 func programmed(run func(args ...string) (string, error)) (string, error) {
 	var all []string
 	for _, c := range []struct{ command, only string }{

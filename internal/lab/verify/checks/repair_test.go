@@ -6,7 +6,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Whatever of Terway's is taken away shows, and what others change in their own chain does not.
+// Removing anything of Terway's changes the list, and changes of others in their own chain do
+// not.
 func TestProgrammed(t *testing.T) {
 	testutil.RequireRoot(t)
 	ns := testutil.NewNS(t, "repair")

@@ -38,8 +38,8 @@ var kubeletKilled = verify.Check{
 	}),
 }
 
-// killDuringStart kills programs on every node. Those that are containers are started again
-// by the kubelet, the others by the node's first process.
+// killDuringStart kills programs on every node. The kubelet restarts containers, and the node's
+// first process restarts the others.
 func (e *env) killDuringStart(ctx context.Context, programs ...string) (string, error) {
 	if _, err := e.Consistent(ctx); err != nil {
 		return "", fmt.Errorf("before: %w", err)
@@ -52,7 +52,7 @@ func (e *env) killDuringStart(ctx context.Context, programs ...string) (string, 
 	if err := d.Create(ctx); err != nil {
 		return "", err
 	}
-	// In the middle: some pods have their address, others are still to be wired.
+	// At this time some pods have their address, and others are not wired yet.
 	addressed := 0
 	if err := e.Poll(ctx, "the first pods to have an address", func() (bool, error) {
 		pods, err := d.Pods(ctx)

@@ -10,12 +10,12 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// sameNameRounds is how often the pod is made anew.
+// sameNameRounds is how often the pod is recreated.
 const sameNameRounds = 3
 
 var sameName = verify.Check{
 	Name:   "same-name-again",
-	About:  "a pod that is made anew with the name of one that has just ended, as StatefulSets do, answers the first request from another node; it has another address, and the old one answers nobody (but where each pod has an ENI)",
+	About:  "a pod that is recreated with the same name, as in a StatefulSet, answers the first request from another node; it has another address, and the old one does not answer (except with exclusive ENIs)",
 	NotFor: map[string]string{lab.NetworkFlannel: "host-local gives out addresses, and the bridge plugin wires pods"},
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
@@ -25,7 +25,8 @@ var sameName = verify.Check{
 		if _, err := e.PodOn(ctx, na); err != nil {
 			return "", err
 		}
-		// As a StatefulSet's pods, it is gone from the API only when it has ended on the node.
+		// Like a pod of a StatefulSet, it is deleted from the API only after it has ended on
+		// the node.
 		spec, grace := e.PodSpec(nb.Name), int64(1)
 		spec.TerminationGracePeriodSeconds = &grace
 		var had []string
@@ -49,7 +50,7 @@ var sameName = verify.Check{
 			if len(had) > 0 && !e.Exclusive(nb.Name) {
 				old := had[len(had)-1]
 				if old == addr {
-					return "", fmt.Errorf("the new pod has the old one's address %s at once: who still sends to the old pod reaches the new one", addr)
+					return "", fmt.Errorf("the new pod has the old one's address %s at once: clients of the old pod reach the new one", addr)
 				}
 				if who, err := e.Curl(ctx, "p1", instruments.URL(old, instruments.HTTPPort, "hostname"), "--max-time", "2"); err == nil {
 					return "", fmt.Errorf("the old pod's address %s is still answered, by %q", old, who)
@@ -60,6 +61,6 @@ var sameName = verify.Check{
 				return "", err
 			}
 		}
-		return fmt.Sprintf("web-0 on %s made %d times, with %s: each answered the first request from %s", nb.Name, sameNameRounds, strings.Join(had, ", "), na.Name), nil
+		return fmt.Sprintf("web-0 on %s created %d times, with %s: each answered the first request from %s", nb.Name, sameNameRounds, strings.Join(had, ", "), na.Name), nil
 	}),
 }

@@ -17,7 +17,7 @@ import (
 
 var samePod = verify.Check{
 	Name:  "pod-to-pod-same-node",
-	About: "pods of one node reach each other without a packet crossing an interface of the VPC; those with an ENI each through the VPC, without the node",
+	About: "pods on one node reach each other without the VPC; pods with exclusive ENIs reach each other through the VPC, without the node",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		m := e.Lab.Machines[0]
 		pods, err := e.PodOn(ctx, m, m)
@@ -58,7 +58,7 @@ var samePod = verify.Check{
 		if podPackets < 5*requests {
 			return measured, fmt.Errorf("the pod's device counted %d packets for %d requests: the measurement is wrong", podPackets, requests)
 		}
-		// The node's own talk with the API server goes on meanwhile.
+		// The node's own traffic with the API server continues.
 		if eniPackets > podPackets/2 {
 			return measured, fmt.Errorf("the counters of the interfaces rose by %d packets, as if the pods' %d had crossed them", eniPackets, podPackets)
 		}
@@ -66,7 +66,7 @@ var samePod = verify.Check{
 	}),
 }
 
-// ports are those of a node's interfaces in the fabric.
+// ports returns the fabric's ports of a node's ENIs.
 func (e *env) ports(ctx context.Context, m lab.Machine) ([]string, error) {
 	devs, err := e.Interfaces(ctx, m)
 	if err != nil {
@@ -84,7 +84,7 @@ func (e *env) ports(ctx context.Context, m lab.Machine) ([]string, error) {
 	return ports, nil
 }
 
-// counters are how many packets have passed the ports, and a pod's eth0.
+// counters returns the packet counts of the ports, and of a pod's eth0.
 func (e *env) counters(ports []string, pod corev1.Pod) (inFabric, atPod uint64, err error) {
 	netns, err := instruments.PodNetNS(pod)
 	if err != nil {
@@ -112,7 +112,7 @@ func (e *env) counters(ports []string, pod corev1.Pod) (inFabric, atPod uint64, 
 
 const requests = 200
 
-// talk has a pod make requests to another while a capture runs, and returns what that saw.
+// talk makes a pod send requests to another during a capture, and returns the captured frames.
 func (e *env) talk(ctx context.Context, a, b corev1.Pod, c *instruments.Capture) ([]instruments.Frame, error) {
 	answer, err := e.Curl(ctx, a.Name, instruments.URL(b.Status.PodIP, instruments.HTTPPort, fmt.Sprintf("clientip?[1-%d]", requests)), "-o", "/dev/null", "-w", "%{http_code} ")
 	frames, stopErr := c.Stop()
@@ -125,8 +125,8 @@ func (e *env) talk(ctx context.Context, a, b corev1.Pod, c *instruments.Capture)
 	return frames, nil
 }
 
-// sameNodeExclusive is the check for pods with an ENI each: everything passes the fabric, and
-// nothing the pod's veth to the node.
+// sameNodeExclusive is the check for exclusive ENIs: all packets pass the fabric, and none the
+// pod's veth to the node.
 func (e *env) sameNodeExclusive(ctx context.Context, m lab.Machine, a, b corev1.Pod) (string, error) {
 	by, err := e.Carrier(ctx, m, a)
 	if err != nil {
@@ -161,7 +161,7 @@ func (e *env) sameNodeExclusive(ctx context.Context, m lab.Machine, a, b corev1.
 	return measured, nil
 }
 
-// between counts the frames of two pods.
+// between counts the frames between two pods.
 func between(frames []instruments.Frame, a, b corev1.Pod) (n int) {
 	src, dst := netip.MustParseAddr(a.Status.PodIP), netip.MustParseAddr(b.Status.PodIP)
 	for _, f := range frames {

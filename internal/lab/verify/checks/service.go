@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// service makes a NodePort Service in front of a Deployment.
+// service creates a NodePort Service for a Deployment.
 func (e *env) service(ctx context.Context, name string) (*corev1.Service, error) {
 	svc, err := e.Client.CoreV1().Services(e.Namespace).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: name},
@@ -30,7 +30,7 @@ func (e *env) service(ctx context.Context, name string) (*corev1.Service, error)
 	return svc, nil
 }
 
-// web makes the Service web with some pods behind it.
+// web creates the Service web with some pods.
 func (e *env) web(ctx context.Context, pods int32) (*corev1.Service, []corev1.Pod, error) {
 	d := e.NewDeployment("web", pods)
 	if err := d.Create(ctx); err != nil {
@@ -46,7 +46,7 @@ func (e *env) web(ctx context.Context, pods int32) (*corev1.Service, []corev1.Po
 
 var podToService = verify.Check{
 	Name:  "pod-to-service",
-	About: "a pod reaches a Service's pods on both nodes, itself through it too, with its own address (its node's, if it has an ENI to itself); NodePorts work from the VPC",
+	About: "a pod reaches a Service's pods on both nodes, and itself through the Service, with its own address (its node's, if it has an exclusive ENI); NodePorts work from the VPC",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {
@@ -61,7 +61,7 @@ var podToService = verify.Check{
 			return "", err
 		}
 		client := pods[0]
-		// kube-proxy programs a Service soon after its pods are ready, not at once.
+		// kube-proxy programs a Service soon after its pods are ready.
 		const requests = 40
 		hits := map[string]int{}
 		if err := e.Poll(ctx, "both pods of the Service to answer", func() (bool, error) {
@@ -78,7 +78,7 @@ var podToService = verify.Check{
 		if err != nil {
 			return "", err
 		}
-		// With an ENI of its own the answer must come back through the node.
+		// With an exclusive ENI the answer must return through the node.
 		want, kept := client.Status.PodIP, "client address kept"
 		if e.Exclusive(na.Name) {
 			want, kept = na.Address.String(), "client address is the node's"
@@ -86,7 +86,7 @@ var podToService = verify.Check{
 		if instruments.HostOf(seen) != want {
 			return "", fmt.Errorf("through the Service the server saw client %s, want %s", seen, want)
 		}
-		// Among so many requests of a backend to its own Service some come back to itself.
+		// Of so many requests of a backend to its own Service some go to itself.
 		self := backends[0]
 		out, err := e.Curl(ctx, self.Name, instruments.URL(svc.Spec.ClusterIP, 80, fmt.Sprintf("hostname?[1-%d]", requests)), "-w", "\n")
 		if err != nil {
@@ -96,7 +96,7 @@ var podToService = verify.Check{
 		if hairpin == 0 || len(strings.Fields(out)) != requests {
 			return "", fmt.Errorf("pod %s through its own Service: %d of %d requests answered, %d by itself", self.Name, len(strings.Fields(out)), requests, hairpin)
 		}
-		// From an instance that is no node, over each node's NodePort.
+		// From an instance outside the cluster, through each node's NodePort.
 		nodePort := uint16(svc.Spec.Ports[0].NodePort)
 		for _, n := range []lab.Machine{na, nb} {
 			for range 4 {

@@ -19,7 +19,7 @@ import (
 
 var noSpoofing = verify.Check{
 	Name:   "no-spoofing",
-	About:  "a pod's packets with another's address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
+	About:  "packets of a pod with a foreign source address do not leave its node, and the VPC drops a node's frames with a foreign MAC or address",
 	NotFor: map[string]string{lab.NetworkFlannel: "Flannel does not check what pods send: a pod with NET_ADMIN can take another's address"},
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
@@ -49,8 +49,8 @@ var noSpoofing = verify.Check{
 	}),
 }
 
-// spoofInPod sends from a pod with the address of another pod and with its node's. A pod
-// with an ENI to itself does so by the ENI and by its veth to the node.
+// spoofInPod sends from a pod with the address of another pod and with its node's. A pod with
+// an exclusive ENI does so on the ENI and on its veth to the node.
 func (e *env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, far corev1.Pod) (string, error) {
 	target := far.Status.PodIP
 	forged := []string{owner.Status.PodIP, na.Address.String()}
@@ -81,8 +81,8 @@ func (e *env) spoofInPod(ctx context.Context, na, nb lab.Machine, thief, owner, 
 	return measured, nil
 }
 
-// sendForged sends with forged sources and counts what leaves the pod by a device, what
-// the node sends on, and what arrives.
+// sendForged sends with forged sources and counts the packets that leave the pod by a device,
+// that the node forwards, and that arrive.
 func (e *env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far corev1.Pod, forged []string, device string) (string, error) {
 	target := far.Status.PodIP
 	pod, err := instruments.PodNetNS(thief)
@@ -94,7 +94,7 @@ func (e *env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far cor
 		return "", err
 	}
 	if e.Exclusive(na.Name) {
-		// The others are on their way into pods.
+		// The other interfaces lead into pods.
 		_, secondary, err := e.MACs(ctx, na)
 		if err != nil {
 			return "", err
@@ -150,8 +150,8 @@ func (e *env) sendForged(ctx context.Context, na, nb lab.Machine, thief, far cor
 	return measured, nil
 }
 
-// spoofOnNode sends raw frames on an interface of a node, as a broken-into node could, also
-// where the interface is in a pod.
+// spoofOnNode sends raw frames on an ENI of a node, as a compromised node could, also if the
+// ENI is in a pod.
 func (e *env) spoofOnNode(ctx context.Context, na, nb lab.Machine, owner, there corev1.Pod) (string, error) {
 	own, target := owner.Status.PodIP, there.Status.PodIP
 	near, err := e.Carrier(ctx, na, owner)
@@ -167,7 +167,7 @@ func (e *env) spoofOnNode(ctx context.Context, na, nb lab.Machine, owner, there 
 	otherMAC := net.HardwareAddr{0x02, 0, 0, 0, 0, 0x01}
 	ownIP, dst := netip.MustParseAddr(own), netip.MustParseAddr(target)
 	const each = 20
-	// The ports tell the kinds apart at the far end.
+	// The ports identify the kinds at the destination.
 	kinds := []struct {
 		name string
 		mac  net.HardwareAddr
@@ -190,7 +190,8 @@ func (e *env) spoofOnNode(ctx context.Context, na, nb lab.Machine, owner, there 
 			sendErrs = append(sendErrs, instruments.SendFrame(near.NetNS, dev, frame))
 		}
 	}
-	// The good frames were sent first, in order; when they are all there, so would the others be.
+	// The valid frames were sent first: when all of them have arrived, the others would have
+	// too.
 	frames, err := c.Stop()
 	if err := errors.Join(append(sendErrs, err)...); err != nil {
 		return "", err

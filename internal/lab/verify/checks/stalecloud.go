@@ -17,19 +17,19 @@ import (
 )
 
 const (
-	// listsOld is how old the cloud's lists are, more than the 10 s for which the
-	// controller waits before it believes one list alone.
+	// listsOld is the age of the cloud's lists: more than the 10 s during which the controller
+	// does not trust a single list.
 	listsOld = 40 * time.Second
-	// afterRestart is how long the check looks on after the restarts: more than those 10 s.
+	// afterRestart is how long the check watches after the restarts: more than those 10 s.
 	afterRestart = 20 * time.Second
-	// nextBurst is how many pods start then: few enough that no ENI has to be attached: the lists
-	// would show it only after listsOld.
+	// nextBurst is how many pods start then: few enough that no ENI must be attached, which the
+	// lists would show only after listsOld.
 	nextBurst = 8
 )
 
 var staleCloud = verify.Check{
 	Name:    "stale-cloud",
-	About:   fmt.Sprintf("while the cloud's lists are %s old and all controllers and agents are killed, no address that was taken off an ENI is offered to pods, and all pods of the next burst answer", listsOld),
+	About:   fmt.Sprintf("while the cloud's lists are %s old and all controllers and agents are killed, no unassigned address is offered to pods, and all pods of the next burst answer", listsOld),
 	NotFor:  map[string]string{lab.NetworkFlannel: "pods' addresses do not come from the cloud"},
 	Trouble: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
@@ -114,8 +114,8 @@ var staleCloud = verify.Check{
 	}),
 }
 
-// onlyAssigned is an error if the controller lets a node give pods an address that none of
-// its ENIs has.
+// onlyAssigned returns an error if the controller lets a node use an address that none of its
+// ENIs has.
 func (e *env) onlyAssigned(ctx context.Context) error {
 	for _, m := range e.Lab.Machines {
 		bad, err := e.unassigned(ctx, m)
@@ -125,7 +125,7 @@ func (e *env) onlyAssigned(ctx context.Context) error {
 		if len(bad) == 0 {
 			continue
 		}
-		// One may have gone between the two looks, if the node had confirmed it.
+		// An address may be removed between the two reads, if the node had confirmed it.
 		again, err := e.unassigned(ctx, m)
 		if err != nil {
 			return err
@@ -139,7 +139,7 @@ func (e *env) onlyAssigned(ctx context.Context) error {
 	return nil
 }
 
-// unassigned are the addresses that a node may give to pods and that no ENI of it has.
+// unassigned returns the addresses that a node may give to pods and that none of its ENIs has.
 func (e *env) unassigned(ctx context.Context, m lab.Machine) (map[netip.Addr]bool, error) {
 	nn, err := e.NodeNetwork(ctx, m.Name)
 	if err != nil {
@@ -164,7 +164,7 @@ func (e *env) unassigned(ctx context.Context, m lab.Machine) (map[netip.Addr]boo
 	return bad, nil
 }
 
-// allAnswer asks each pod from pod p1.
+// allAnswer sends a request to each pod from pod p1.
 func (e *env) allAnswer(ctx context.Context, pods []corev1.Pod) error {
 	for _, p := range pods {
 		if who, err := e.Curl(ctx, "p1", instruments.URL(p.Status.PodIP, instruments.HTTPPort, "hostname"), "--max-time", "3"); err != nil || who != p.Name {

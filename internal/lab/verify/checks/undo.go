@@ -16,10 +16,10 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// What checks change for a while outside their namespace, each with the note by which a
-// later run finds it, should this one be killed before it has put it back.
+// Temporary changes of checks outside their namespace. Each leaves a note by which a later run
+// can revert it, if this one is killed before.
 
-// undo takes back what a check that was killed has left.
+// undo reverts what a check that was killed has left.
 func (e *env) undo(ctx context.Context) error {
 	errs := []error{e.withdraw(ctx), e.Lab.Cloud.RemoveFault(ctx, faultName)}
 	if e.Lab.Options.Network == lab.NetworkTerway {
@@ -31,13 +31,13 @@ func (e *env) undo(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// faultName is that of the faults that checks add to the cloud.
+// faultName is the name of the faults that checks add to the cloud.
 const faultName = "lab-verify"
 
-// beforeCheck is the annotation of a Deployment or DaemonSet that has what it was before a check.
+// beforeCheck is an annotation on a Deployment or DaemonSet with its values before a check.
 const beforeCheck = "lab.terway.dev/before-check"
 
-// note notes what is there, unless it is noted already: then it was changed since.
+// note records the current values, unless there is a record: then they were changed since.
 func note(o *metav1.ObjectMeta, before any) error {
 	if _, noted := o.Annotations[beforeCheck]; noted {
 		return nil
@@ -50,7 +50,7 @@ func note(o *metav1.ObjectMeta, before any) error {
 	return nil
 }
 
-// noted takes the note away and reads it into before; there may be none.
+// noted removes the note and decodes it into before; false if there is none.
 func noted(o *metav1.ObjectMeta, before any) (bool, error) {
 	text, noted := o.Annotations[beforeCheck]
 	if !noted {
@@ -63,13 +63,13 @@ func noted(o *metav1.ObjectMeta, before any) (bool, error) {
 	return true, nil
 }
 
-// objects are what a client of one kind of object does.
+// objects is the client interface of one kind of object.
 type objects[T any] interface {
 	Get(ctx context.Context, name string, o metav1.GetOptions) (T, error)
 	Update(ctx context.Context, object T, o metav1.UpdateOptions) (T, error)
 }
 
-// edit changes an object, whoever else does.
+// edit changes an object, and retries if it was changed meanwhile.
 func edit[T any](ctx context.Context, in objects[T], name string, change func(T) error) (changed T, err error) {
 	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
 		object, err := in.Get(ctx, name, metav1.GetOptions{})
@@ -90,13 +90,14 @@ func edit[T any](ctx context.Context, in objects[T], name string, change func(T)
 
 const controllerName = "terway-controller"
 
-// controllerBefore is what checks change of the controller's Deployment.
+// controllerBefore has the values that checks change in the controller's Deployment.
 type controllerBefore struct {
 	Replicas *int32   `json:"replicas"`
 	Args     []string `json:"args"`
 }
 
-// changeController changes the controller's Deployment and waits until that is done.
+// changeController changes the controller's Deployment and waits until the change is rolled
+// out.
 func (e *env) changeController(ctx context.Context, change func(*appsv1.DeploymentSpec)) error {
 	return e.editController(ctx, func(d *appsv1.Deployment) error {
 		if err := note(&d.ObjectMeta, controllerBefore{d.Spec.Replicas, d.Spec.Template.Spec.Containers[0].Args}); err != nil {
@@ -107,7 +108,7 @@ func (e *env) changeController(ctx context.Context, change func(*appsv1.Deployme
 	})
 }
 
-// putControllerBack undoes changeController.
+// putControllerBack reverts changeController.
 func (e *env) putControllerBack(ctx context.Context) error {
 	return e.editController(ctx, func(d *appsv1.Deployment) error {
 		var before controllerBefore
@@ -139,7 +140,7 @@ func (e *env) editController(ctx context.Context, change func(*appsv1.Deployment
 	})
 }
 
-// sweepRarely gives the controller a period of the sweep within which no check ends.
+// sweepRarely sets the controller's sweep period to a time longer than any check.
 func sweepRarely(d *appsv1.DeploymentSpec) {
 	args := &d.Template.Spec.Containers[0].Args
 	*args = slices.DeleteFunc(*args, func(a string) bool { return strings.HasPrefix(a, "--sweep-period=") })
@@ -148,13 +149,13 @@ func sweepRarely(d *appsv1.DeploymentSpec) {
 
 const agentName = "terwayd"
 
-// lookRarely gives the agents a period of their look at the kernel within which no check ends.
+// lookRarely sets the agents' period of kernel checks to a time longer than any check.
 func lookRarely(args []string) []string {
 	args = slices.DeleteFunc(slices.Clone(args), func(a string) bool { return strings.HasPrefix(a, "--repair-period=") })
 	return append(args, "--repair-period="+lookPeriod.String())
 }
 
-// changeAgents changes the agents' arguments and waits until all have them.
+// changeAgents changes the agents' arguments and waits for the rollout.
 func (e *env) changeAgents(ctx context.Context, change func(args []string) []string) error {
 	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
 		args := &d.Spec.Template.Spec.Containers[0].Args
@@ -166,7 +167,7 @@ func (e *env) changeAgents(ctx context.Context, change func(args []string) []str
 	})
 }
 
-// putAgentsBack undoes changeAgents.
+// putAgentsBack reverts changeAgents.
 func (e *env) putAgentsBack(ctx context.Context) error {
 	return e.editAgents(ctx, func(d *appsv1.DaemonSet) error {
 		var args []string
@@ -178,7 +179,7 @@ func (e *env) putAgentsBack(ctx context.Context) error {
 	})
 }
 
-// putAgentsBackSurely does it after a failure or an interrupt, too.
+// putAgentsBackSurely also works after a failure or an interrupt.
 func (e *env) putAgentsBackSurely(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), 2*time.Minute, errors.New("not done within two minutes"))
 	defer cancel()
@@ -201,11 +202,11 @@ func (e *env) editAgents(ctx context.Context, change func(*appsv1.DaemonSet) err
 	})
 }
 
-// forwardMark is a chain that says that the policy of FORWARD is a check's.
+// forwardMark is a chain that marks a FORWARD policy as set by a check.
 const forwardMark = "LAB-VERIFY"
 
-// forward has a node drop what no rule of its chain FORWARD accepts, as some programs do, or
-// puts back the policy from before.
+// forward sets the policy of a node's chain FORWARD to DROP, as some programs do, or restores
+// it.
 func (e *env) forward(node string, accept bool) error {
 	iptables := func(args ...string) error {
 		_, err := e.onNode(node, append([]string{"iptables", "-w"}, args...)...)
@@ -213,7 +214,7 @@ func (e *env) forward(node string, accept bool) error {
 	}
 	if accept {
 		if iptables("-n", "-L", forwardMark) != nil {
-			return nil // not a check's
+			return nil // not set by a check
 		}
 		return errors.Join(iptables("-P", "FORWARD", "ACCEPT"), iptables("-X", forwardMark))
 	}

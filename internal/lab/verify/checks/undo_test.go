@@ -19,14 +19,14 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// A check that is killed leaves a note with what was there, and the next run's undo, which
-// knows nothing else, puts it back.
+// A check that is killed leaves a note with the original values, and the next run's undo
+// restores them from the note alone.
 func TestControllerIsPutBack(t *testing.T) {
 	replicas := int32(2)
 	before := appsv1.DeploymentSpec{Replicas: &replicas, Template: corev1.PodTemplateSpec{Spec: corev1.PodSpec{Containers: []corev1.Container{{
 		Args: []string{"--credentials=secret", "--sweep-period=10s"}}}}}}
 	c := fake.NewClientset(&appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: controllerName, Namespace: metav1.NamespaceSystem}, Spec: before})
-	// The Deployment's controller has nothing to do: its pods are counted as there.
+	// There is no Deployment controller: the pods count as present.
 	var pods corev1.PodList
 	c.PrependReactor("update", "deployments", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		d := a.(clienttesting.UpdateAction).GetObject().(*appsv1.Deployment)
@@ -88,7 +88,7 @@ func TestVSwitchesArePutBack(t *testing.T) {
 	if err != nil || !slices.Equal(changed.VSwitches["cn-hangzhou-i"], []string{"vsw-new"}) || !slices.Equal(changed.VSwitches["cn-hangzhou-j"], []string{"vsw-3"}) {
 		t.Errorf("replaced: %v, %v", changed, err)
 	}
-	for range 2 { // the second time there is nothing to do
+	for range 2 { // the second time does nothing
 		if err := e.putVSwitchesBack(t.Context()); err != nil || data() != string(b) {
 			t.Errorf("put back: %v\n%s\nwant\n%s", err, data(), b)
 		}

@@ -22,7 +22,7 @@ const upgrades = 5
 var agentUpgrade = verify.Check{
 	Name:   "agent-upgrade",
 	NotFor: map[string]string{lab.NetworkFlannel: "there is no agent of Terway's: nothing to upgrade on a node"},
-	About:  "every agent is replaced 5 times under traffic (--traffic): no connection is lost, new ones are made, the loss of a 1 kHz UDP stream is measured",
+	About:  "every agent is replaced 5 times under traffic (--traffic): no connection is lost, new ones open, the loss of a 1 kHz UDP stream is measured",
 	Run: run(func(ctx context.Context, e *env) (string, error) {
 		na, nb, err := e.TwoNodes()
 		if err != nil {
@@ -53,7 +53,7 @@ var agentUpgrade = verify.Check{
 	}),
 }
 
-// trafficService leads to the pod's echo.
+// trafficService creates a Service for the pod's echo.
 func (e *env) trafficService(ctx context.Context, pod corev1.Pod) (string, error) {
 	s, err := e.Client.CoreV1().Services(e.Namespace).Create(ctx, &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: "traffic"},
@@ -66,7 +66,7 @@ func (e *env) trafficService(ctx context.Context, pod corev1.Pod) (string, error
 	return s.Spec.ClusterIP, nil
 }
 
-// replaceAgents deletes the agents' pods, as an upgrade does, and waits for the next ones.
+// replaceAgents deletes the agents' pods, like an upgrade, and waits for the new ones.
 func (e *env) replaceAgents(ctx context.Context) error {
 	agents := func() (map[types.UID]bool, bool, error) {
 		list, err := e.Client.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app=terwayd"})

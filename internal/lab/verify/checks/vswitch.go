@@ -20,16 +20,17 @@ import (
 	"terway.dev/terway/internal/lab/verify"
 )
 
-// vswitchName is the vSwitch that a check makes for a while.
+// vswitchName is the name of a temporary vSwitch.
 const vswitchName = "lab-verify"
 
-// vswitchRange is of the VPC and of none of its vSwitches, unless somebody planned one there.
+// vswitchRange is in the VPC and in none of its vSwitches, unless the user has planned one
+// there.
 var vswitchRange = netip.MustParsePrefix("192.168.248.0/28")
 
 var vswitchReplaced = verify.Check{
 	Name: "vswitch-replaced",
-	About: "where the configuration has another vSwitch, and a node's places for ENIs are taken by the old one's, the pods that wait are told just that, not that the new one is full; " +
-		"with the old one put back they start",
+	About: "if the configuration has another vSwitch, and ENIs of the old one use all of a node's slots, the events of waiting pods say so, and not that the new one is full; " +
+		"with the old one restored they start",
 	NotFor:  map[string]string{lab.NetworkFlannel: "there are no Pod vSwitches"},
 	Trouble: true, Shared: true,
 	Run: run(func(ctx context.Context, e *env) (_ string, err error) {
@@ -47,7 +48,7 @@ var vswitchReplaced = verify.Check{
 			defer cancel()
 			err = errors.Join(err, e.putVSwitchesBack(clean), e.Empty(clean, e.Namespace), e.offerENIs(clean, nb.Name, 0), e.removeVSwitch(clean))
 		}()
-		// All places that shared ENIs do not have are for pods with one of their own.
+		// All slots beyond the shared ENIs are for exclusive ENIs.
 		if err := e.offerENIs(ctx, nb.Name, int64(nn.Spec.Limits.ENIs-1-len(nn.Spec.ENIs))); err != nil {
 			return "", err
 		}
@@ -89,11 +90,12 @@ var vswitchReplaced = verify.Check{
 		if _, err := d.Settle(ctx); err != nil {
 			return "", fmt.Errorf("with %s configured again: %w", old, err)
 		}
-		return fmt.Sprintf("%s configured in place of %s, of which the ENIs of %s are: status says %q, a pod that waits %q; put back, all %d were ready", id, old, nb.Name, said, event, free+1), nil
+		return fmt.Sprintf("%s configured in place of %s, of which the ENIs of %s are: status says %q, a pod that waits %q; after it was restored, all %d were ready", id, old, nb.Name, said, event, free+1), nil
 	}),
 }
 
-// withRoom is the machine whose shared ENIs could have the most addresses more, one at least.
+// withRoom returns the machine whose shared ENIs have the most free slots for addresses, at
+// least one.
 func (e *env) withRoom(ctx context.Context) (best lab.Machine, of *v1alpha1.NodeNetwork, err error) {
 	most := 0
 	for _, m := range e.Lab.Machines {
@@ -112,15 +114,15 @@ func (e *env) withRoom(ctx context.Context) (best lab.Machine, of *v1alpha1.Node
 		}
 	}
 	if of == nil {
-		return best, nil, errors.New("no ENI of the nodes has room for another address: nothing would be shown")
+		return best, nil, errors.New("no ENI of the nodes has room for another address: nothing would be tested")
 	}
 	return best, of, nil
 }
 
-// vswitchesAnnotation on the ConfigMap has the vSwitches from before a check.
+// vswitchesAnnotation on the ConfigMap has the vSwitches before a check.
 const vswitchesAnnotation = "lab.terway.dev/vswitches-before"
 
-// replaceVSwitches has the configuration name one vSwitch for a zone, and no other there.
+// replaceVSwitches sets one vSwitch as the only one of a zone in the configuration.
 func (e *env) replaceVSwitches(ctx context.Context, zone, id string) error {
 	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		was, err := setVSwitches(m, func(all map[string][]string) { all[zone] = []string{id} })
@@ -136,7 +138,7 @@ func (e *env) replaceVSwitches(ctx context.Context, zone, id string) error {
 	})
 }
 
-// putVSwitchesBack undoes replaceVSwitches.
+// putVSwitchesBack reverts replaceVSwitches.
 func (e *env) putVSwitchesBack(ctx context.Context) error {
 	return e.EditConfig(ctx, func(m *corev1.ConfigMap) error {
 		note, noted := m.Annotations[vswitchesAnnotation]
@@ -157,8 +159,7 @@ func (e *env) putVSwitchesBack(ctx context.Context) error {
 	})
 }
 
-// setVSwitches changes the vSwitches of a configuration and returns those from before.
-// Nothing else in it changes.
+// setVSwitches changes only the vSwitches of a configuration, and returns the former ones.
 func setVSwitches(m *corev1.ConfigMap, change func(map[string][]string)) (was map[string][]string, err error) {
 	c, err := config.FromConfigMap(m.Data)
 	if err != nil {

@@ -1,6 +1,6 @@
-// Render renders a chart with Helm's library: it reads lines of JSON, {"values": …,
-// "objects": [{…}, …]}, and answers each with a line, {"files": {template: text}} or
-// {"error": text}. No cluster is asked: lookup finds these objects.
+// Render renders a chart with Helm's library: it reads lines of JSON, {"values": …, "objects":
+// [{…}, …]}, and answers each with a line, {"files": {template: text}} or {"error": text}. It
+// uses no cluster: lookup finds these objects.
 //
 //	render CHART-FOLDER
 package main
@@ -75,7 +75,7 @@ func render(dir string, ask question) (map[string]string, error) {
 	return engine.RenderWithClientProvider(chart, all, cluster{fake.NewSimpleDynamicClient(runtime.NewScheme(), objects...)})
 }
 
-// cluster is what lookup asks.
+// cluster serves lookup.
 type cluster struct{ client dynamic.Interface }
 
 func (c cluster) GetClientFor(apiVersion, kind string) (dynamic.NamespaceableResourceInterface, bool, error) {
