@@ -17,28 +17,29 @@ const AdminPrefix = "/_admin"
 // Report is the answer of GET /_admin/stats.
 type Report struct {
 	Actions map[string]openapi.ActionStats `json:"actions"`
-	// Revision is the cloud's, Committed how far it is saved and in the planes.
+	// Revision is the revision of the cloud. Committed is the revision that is saved and
+	// applied to the planes.
 	Revision  uint64 `json:"revision"`
 	Committed bool   `json:"committed"`
 }
 
-// FabricReport is the answer of GET /_admin/fabric: where instances and ENIs are
-// on this machine. It is empty without a fabric.
+// FabricReport is the answer of GET /_admin/fabric: the namespaces of instances and the devices
+// of ENIs on this machine. It is empty without a fabric.
 type FabricReport struct {
-	// Instances are the namespaces' paths by instance id.
+	// Instances has the namespace's path by instance id.
 	Instances map[string]string `json:"instances"`
-	// Ports are by ENI id.
+	// Ports has the ports by ENI id.
 	Ports map[string]PortReport `json:"ports"`
 }
 
-// PortReport is where an ENI's traffic can be captured, and its counters.
+// PortReport says where an ENI's traffic can be captured, and has its counters.
 type PortReport struct {
 	NetNS    string          `json:"netns"`
 	Device   string          `json:"device"`
 	Counters fabric.Counters `json:"counters"`
 }
 
-// ViewReport is the answer of GET /_admin/view: the cloud, its ENIs first, all of them.
+// ViewReport is the answer of GET /_admin/view: the whole cloud, ENIs first.
 type ViewReport struct {
 	NetworkInterfaces []state.NetworkInterface
 	*state.View
@@ -64,7 +65,7 @@ func (s *Server) fabricReport() (*FabricReport, error) {
 	if !ok {
 		return out, nil
 	}
-	// Nothing is attached or detached meanwhile.
+	// No ENI is attached or detached meanwhile.
 	s.commits.Lock()
 	defer s.commits.Unlock()
 	counters, err := f.Counters()
@@ -86,7 +87,7 @@ func (s *Server) fabricReport() (*FabricReport, error) {
 	return out, nil
 }
 
-// handler is the main listener's: the API at every path but the admin's.
+// handler is the handler of the main listener: the API at every path except the admin's.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(AdminPrefix+"/faults", http.StripPrefix(AdminPrefix+"/faults", atRoot(s.faults.Handler(s.Now, s.faultsChanged))))
@@ -118,8 +119,7 @@ func (s *Server) handler() http.Handler {
 		}
 		s.reply(w, report)
 	})
-	// Not "/" of the mux: that would redirect what it deems unclean, and aliyungo
-	// asks for an empty path.
+	// The mux would redirect unclean paths to "/", and aliyungo requests an empty path.
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == AdminPrefix || strings.HasPrefix(r.URL.Path, AdminPrefix+"/") {
 			mux.ServeHTTP(w, r)
@@ -129,7 +129,7 @@ func (s *Server) handler() http.Handler {
 	})
 }
 
-// atRoot gives a stripped path its slash back.
+// atRoot adds the slash to a stripped path.
 func atRoot(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "" {
@@ -146,7 +146,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// reply writes JSON that people can read.
+// reply writes indented JSON.
 func (s *Server) reply(w http.ResponseWriter, v any) {
 	b, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/openapi"
 )
 
-// Programs read of an instance whether the cloud may take it away, and when it ends: one that
-// is paid by use is no spot instance, and its end is the year 2099, in minutes.
+// Programs read from an instance whether it is a spot instance, and when it expires: a
+// pay-as-you-go instance is no spot instance, and expires in 2099, to the minute.
 func TestInstanceThatDoesNotEnd(t *testing.T) {
 	c := connect(t, start(t))
 	in := instance(t, c, runInstance(t, c, makeNetwork(t, c)))
@@ -32,7 +32,7 @@ func TestInstanceThatDoesNotEnd(t *testing.T) {
 	}
 }
 
-// The life of an ENI, seen by the official SDK.
+// The life of an ENI, through the official SDK.
 func TestENIThroughTheSDK(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -113,7 +113,7 @@ func TestACS3(t *testing.T) {
 	if got["NetworkInterfaceName"] != "with space ~*+/é" {
 		t.Errorf("name %q", got["NetworkInterfaceName"])
 	}
-	// The same with the parameters in the body.
+	// The same with parameters in the body.
 	got, err = client.call("2016-04-28", "DescribeVSwitches", nil, map[string]any{"VSwitchId": n.vswitch, "VpcId": n.vpc})
 	if err != nil {
 		t.Fatal(err)

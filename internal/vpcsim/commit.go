@@ -10,12 +10,11 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// How a call runs: under mu the clock is advanced, the faults' conditions are put
-// in and the action is done; then, outside mu, everything up to that revision is
-// saved and applied to the planes, and only then the caller gets its answer. Calls
-// that come meanwhile wait for one common commit.
+// The steps of a call: under mu, advance the clock, apply the conditions of faults and run the
+// action; then, without mu, save everything up to this revision and apply it to the planes;
+// then answer. Concurrent calls share one commit.
 
-// retryCommit is how long a failed save or Apply rests before it is tried again.
+// retryCommit is the pause before a failed save or Apply is retried.
 const retryCommit = time.Second
 
 var _ interface {
@@ -23,23 +22,23 @@ var _ interface {
 	Write(context.Context, func(state.API) error) error
 } = (*Server)(nil)
 
-// Write runs f on the state. It returns once all that f saw and did is saved and
-// in the planes.
+// Write runs f on the state. It returns after everything that f saw and did is saved and
+// applied to the planes.
 func (s *Server) Write(_ context.Context, f func(state.API) error) error {
 	err, clean := s.step(f)
 	if clean {
 		return err
 	}
 	s.poke()
-	// The commit goes on when the caller goes away: half a change helps nobody.
+	// The commit continues if the caller goes away, so that no change is half done.
 	if e := s.commit(); e != nil && err == nil {
-		return fmt.Errorf("the change is made, but not in the data plane or not on disk; it is tried again: %w", e)
+		return fmt.Errorf("the change is made, but not applied to the data plane or not saved; this is retried: %w", e)
 	}
 	return err
 }
 
-// Read runs f on the state as it was age ago. What it shows is in the planes: an
-// ENI that reads InUse is a device.
+// Read runs f on the state as it was age ago. What f sees is applied to the planes: an ENI that
+// is InUse is a device.
 func (s *Server) Read(_ context.Context, age time.Duration, f func(state.API) error) error {
 	if age > 0 {
 		s.step(nil)
@@ -54,14 +53,14 @@ func (s *Server) Read(_ context.Context, age time.Duration, f func(state.API) er
 	err, clean := s.step(f)
 	if !clean {
 		s.poke()
-		// A commit that fails is logged and tried again; reading goes on.
+		// A commit that fails is logged and retried; reading continues.
 		_ = s.commit()
 	}
 	return err
 }
 
-// step advances the cloud to now and runs f, which may be nil. clean says that
-// nothing waits to be committed.
+// step advances the cloud to now and runs f, which may be nil. clean means that nothing is left
+// to commit.
 func (s *Server) step(f func(state.API) error) (err error, clean bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +123,7 @@ func (s *Server) commit() error {
 	}
 	if err != nil {
 		if s.ctx.Err() == nil {
-			s.Log.Error("a change of the cloud is not saved or not in the data plane yet", "revision", revision-1, "err", err)
+			s.Log.Error("a change of the cloud is not saved or not applied to the data plane yet", "revision", revision-1, "err", err)
 		}
 		return err
 	}
@@ -134,7 +133,7 @@ func (s *Server) commit() error {
 	return nil
 }
 
-// loop is the cloud's clock: it completes what is due, and retries commits.
+// loop completes operations when they are due, and retries commits.
 func (s *Server) loop() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -164,7 +163,7 @@ func (s *Server) loop() {
 	}
 }
 
-// poke makes the loop look at what is due next.
+// poke makes the loop recompute what is due next.
 func (s *Server) poke() {
 	select {
 	case s.wake <- struct{}{}:
@@ -172,7 +171,8 @@ func (s *Server) poke() {
 	}
 }
 
-// putConditions makes the cloud what the fault rules want now. The caller holds mu.
+// putConditions applies the current conditions of the fault rules to the cloud. The caller
+// holds mu.
 func (s *Server) putConditions(now time.Time) {
 	want := s.faults.Conditions(now)
 	first := s.conditions == nil
@@ -194,8 +194,8 @@ func (s *Server) putConditions(now time.Time) {
 	*s.conditions = want
 }
 
-// putFull makes exactly the named vSwitches full. One that does not exist (yet)
-// is looked at again at the next step.
+// putFull makes exactly the named vSwitches full. For one that does not exist (yet), the next
+// step tries again.
 func (s *Server) putFull(ids []string) {
 	full := map[string]bool{}
 	for _, id := range ids {
@@ -211,12 +211,12 @@ func (s *Server) putFull(ids []string) {
 			continue
 		}
 		if err := s.cloud.SetVSwitchFull(v.VSwitchId, full[v.VSwitchId]); err != nil {
-			s.Log.Error("put a fault into a vSwitch", "vSwitch", v.VSwitchId, "err", err)
+			s.Log.Error("set a fault on a vSwitch", "vSwitch", v.VSwitchId, "err", err)
 		}
 	}
 }
 
-// faultsChanged puts new rules into effect.
+// faultsChanged applies new rules.
 func (s *Server) faultsChanged() {
 	s.mu.Lock()
 	s.remember(s.Now())
@@ -225,15 +225,15 @@ func (s *Server) faultsChanged() {
 	s.poke()
 }
 
-// snapshot is the cloud as it was from a moment on.
+// snapshot is the cloud as it was from a time on.
 type snapshot struct {
 	at    time.Time
 	data  []byte
-	cloud *state.State // made when it is first asked
+	cloud *state.State // made on first use
 }
 
-// remember keeps the cloud as it is now, if a rule may ask for it later, and
-// forgets what no rule can ask for any more. The caller holds mu.
+// remember stores the current cloud if a rule may ask for it later, and drops what no rule can
+// ask for any more. The caller holds mu.
 func (s *Server) remember(now time.Time) {
 	back := s.faults.MaxStale()
 	if back == 0 {
@@ -251,7 +251,7 @@ func (s *Server) remember(now time.Time) {
 	}
 }
 
-// past is the cloud as it was age ago, or as long ago as is known. The caller holds mu.
+// past returns the cloud as it was age ago, or as long ago as is stored. The caller holds mu.
 func (s *Server) past(age time.Duration) (*state.State, error) {
 	then := s.Now().Add(-age)
 	if len(s.history) == 0 {

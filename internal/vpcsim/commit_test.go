@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// recorder is a Fabric that keeps what it was told, and fails when it is to.
+// recorder is a Fabric that stores what is applied, and fails if the test wants it to.
 type recorder struct {
 	mu       sync.Mutex
 	applying bool
@@ -73,7 +73,7 @@ func (r *recorder) has(address string) bool {
 	return false
 }
 
-// What is answered is in the fabric, also when many call at once.
+// What is answered is in the fabric, also with many concurrent calls.
 func TestAnsweredMeansApplied(t *testing.T) {
 	f := &recorder{}
 	s := start(t, func(o *vpcsim.Options) { o.Fabric = f })
@@ -108,7 +108,7 @@ func TestAnsweredMeansApplied(t *testing.T) {
 	}
 }
 
-// A fabric that fails is told to the one who changes, and is tried again by itself.
+// A failure of the fabric is returned to the caller of the change, and retried automatically.
 func TestFailingFabric(t *testing.T) {
 	f := &recorder{}
 	s := start(t, func(o *vpcsim.Options) { o.Fabric = f })
@@ -120,7 +120,7 @@ func TestFailingFabric(t *testing.T) {
 	_, err := assign(c, primary, 1, "token")
 	wantError(t, err, "InternalError", 500)
 	if err == nil || !strings.Contains(err.Error(), "no such luck") {
-		t.Errorf("the error does not say why: %v", err)
+		t.Errorf("the error has no reason: %v", err)
 	}
 	addresses := func() (list []string) {
 		for _, a := range eni(t, c, primary).PrivateIpSets.PrivateIpSet {
@@ -130,7 +130,7 @@ func TestFailingFabric(t *testing.T) {
 	}
 	made := addresses()
 	if len(made) != 2 {
-		t.Fatalf("addresses %v: reading must go on, and show what was done", made)
+		t.Fatalf("addresses %v: reading must continue, and show the change", made)
 	}
 	f.set(nil)
 	eventually(t, "the fabric has the address without another call", func() bool { return f.has(made[1]) })

@@ -20,8 +20,8 @@ func add(t *testing.T, s *vpcsim.Server, rules ...faults.Rule) {
 	}
 }
 
-// An answer is lost after the work was done: the retry with the same token must
-// find the work, not do it again.
+// An answer is lost after the call was executed: a retry with the same token must return its
+// result and not execute it again.
 func TestLostAnswerAndRetryWithTheSameToken(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -85,7 +85,7 @@ func TestStuckAttaching(t *testing.T) {
 	r := ecs.CreateAttachNetworkInterfaceRequest()
 	r.NetworkInterfaceId, r.InstanceId = id, node
 	must(c.ecs.AttachNetworkInterface(r))(t)
-	// Another ENI's whole creation passes meanwhile.
+	// Meanwhile another ENI is created completely.
 	makeENI(t, c, n)
 	if got := eni(t, c, id).Status; got != "Attaching" {
 		t.Errorf("status %s, want Attaching", got)
@@ -123,7 +123,7 @@ func TestStrictDetach(t *testing.T) {
 	must(c.ecs.DetachNetworkInterface(r))(t)
 }
 
-// A rule may name a vSwitch that is made later, and ends with itself.
+// A rule may name a vSwitch that is created later, and its effect ends with it.
 func TestVSwitchFull(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -207,7 +207,7 @@ func TestAdminEndpoint(t *testing.T) {
 		len(view.NetworkInterfaces) != 1 || view.NetworkInterfaces[0].NetworkInterfaceId != id {
 		t.Errorf("view %+v, err %v", view, err)
 	}
-	// For people: ENIs at the top, a field a line.
+	// For people: ENIs first, one field on each line.
 	if want := "{\n  \"NetworkInterfaces\": [\n    {\n      \"NetworkInterfaceId\": \"" + id + "\",\n"; !strings.HasPrefix(string(raw), want) {
 		t.Errorf("the view begins %.200s", raw)
 	}

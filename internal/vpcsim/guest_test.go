@@ -27,7 +27,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
-// guestEnv makes the test binary a program that runs inside an instance.
+// guestEnv makes the test binary a program that runs in an instance.
 const guestEnv = "VPCSIM_TEST_GUEST"
 
 func TestMain(m *testing.M) {
@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// guest is a program as any tenant writes it: official SDKs, no key anywhere, the
-// role's credentials from the metadata service.
+// guest is a program as a tenant writes it: official SDKs, no key, the role's credentials from
+// the metadata service.
 func guest() error {
 	credential, err := credentials.NewCredential(&credentials.Config{Type: tea.String("ecs_ram_role")})
 	if err != nil {
@@ -101,7 +101,7 @@ func runInside(t *testing.T, f *fabric.Fabric, instanceID string) string {
 	cmd.Stdout, cmd.Stderr = &out, &out
 	done := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		runtime.LockOSThread() // stays locked: the thread ends with the goroutine
 		h, err := netns.GetFromPath(path)
 		if err == nil {
 			err = errors.Join(netns.Set(h), h.Close())
@@ -125,11 +125,12 @@ func TestProgramInAnInstance(t *testing.T) {
 	out := runInside(t, f, node)
 	want := "acs:ram::" + s.Account().OwnerID + ":assumed-role/terway-role/" + node
 	if !strings.HasPrefix(out, "STS.") || !strings.Contains(out, want) {
-		t.Errorf("the program said %q, want an STS key and %s", out, want)
+		t.Errorf("the program printed %q, want an STS key and %s", out, want)
 	}
-	// The admin's side is not inside: its path is one of the API's, without an action.
+	// The admin endpoint is not reachable from inside: its path is one of the API, without an
+	// action.
 	if !strings.Contains(out, "admin 400") {
-		t.Errorf("the program said of the admin endpoint: %q", out)
+		t.Errorf("the program printed for the admin endpoint: %q", out)
 	}
 	path, err := f.NetNSPath(node)
 	if err != nil || !strings.HasSuffix(path, "node-1") {
@@ -137,7 +138,7 @@ func TestProgramInAnInstance(t *testing.T) {
 	}
 }
 
-// get reads a URL from inside an instance.
+// get requests a URL from an instance.
 func get(t *testing.T, f *fabric.Fabric, instanceID, url string) string {
 	t.Helper()
 	client := http.Client{Transport: &http.Transport{
@@ -158,7 +159,7 @@ func get(t *testing.T, f *fabric.Fabric, instanceID, url string) string {
 	return string(b)
 }
 
-// The API's word is the data plane's deed: what a call answered is so at once.
+// When a call of the API returns, the data plane has the change.
 func TestCallsAreRealInTheFabric(t *testing.T) {
 	s, f := withFabric(t)
 	c := connect(t, s)
@@ -178,8 +179,7 @@ func TestCallsAreRealInTheFabric(t *testing.T) {
 		t.Errorf("eth1 of an instance with an InUse ENI %s: %s (%v)", eni(t, c, id).MacAddress, link, err)
 	}
 
-	// An address on b's primary ENI is reached from a, and is not any more when it
-	// is unassigned.
+	// An address on b's primary ENI is reachable from a, and no longer after it is unassigned.
 	primary := instance(t, c, b).NetworkInterfaces.NetworkInterface[0].NetworkInterfaceId
 	extra := must(assign(c, primary, 1, ""))(t)[0]
 	if out, err := exec.Command("nsenter", "--net="+path, "ip", "address", "add", extra+"/32", "dev", "eth0").CombinedOutput(); err != nil {
@@ -233,7 +233,7 @@ func TestCallsAreRealInTheFabric(t *testing.T) {
 	}
 }
 
-// A restart of the simulator finds the instances as they were and serves them again.
+// A restarted simulator finds the instances as they were and serves them again.
 func TestRestartWithFabric(t *testing.T) {
 	dir := t.TempDir()
 	s, f := withFabric(t, func(o *vpcsim.Options) { o.StateDir = dir })

@@ -15,11 +15,10 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// APIAddress is where instances find the OpenAPI endpoint, beside the metadata
-// service.
+// APIAddress is the address of the OpenAPI endpoint in instances, beside the metadata service.
 const APIAddress = "100.100.100.201"
 
-// guests is the plane of the services inside instances: metadata and OpenAPI, without the admin
+// guests is the plane of the services in instances: metadata and OpenAPI, without the admin
 // endpoint. It depends on the fabric.
 type guests struct {
 	server  *Server
@@ -31,17 +30,17 @@ type guests struct {
 	stopped bool
 }
 
-// guest is what one instance is served with.
+// guest has the services of one instance.
 type guest struct {
 	servers []*http.Server
 }
 
 func newGuests(s *Server) *guests { return &guests{server: s, open: map[string]*guest{}} }
 
-// Connect keeps the Feedback.
+// Connect stores the Feedback.
 func (g *guests) Connect(f Feedback) { g.cloud = f }
 
-// Apply opens the services of instances that came and closes those of instances that went.
+// Apply opens the services of new instances and closes those of deleted ones.
 func (g *guests) Apply(_ context.Context, view *state.View) error {
 	want := map[string]bool{}
 	var errs []error
@@ -89,8 +88,8 @@ func (g *guests) ensure(id string) error {
 			if errors.Is(err, http.ErrServerClosed) {
 				return
 			}
-			// The namespace went away under the listener; if the instance is still
-			// there, the next commit opens a new one.
+			// The namespace was removed under the listener; if the instance still exists, the
+			// next commit opens a new one.
 			s.Log.Warn("a listener inside an instance stopped", "instance", id, "address", l.Addr().String(), "err", err)
 			g.lost(id, x)
 		})
@@ -99,7 +98,7 @@ func (g *guests) ensure(id string) error {
 	return nil
 }
 
-// lost forgets a guest whose listener broke and has the services opened again.
+// lost removes a guest whose listener broke, and has the services opened again.
 func (g *guests) lost(id string, x *guest) {
 	g.mu.Lock()
 	x.close()
@@ -128,19 +127,19 @@ func (g *guests) Close() error {
 
 func (x *guest) close() {
 	for _, h := range x.servers {
-		// Close fails only when closing a listener does: it is gone either way.
+		// Close fails only if closing a listener does: it is closed anyway.
 		_ = h.Close()
 	}
 }
 
-// Metadata is the metadata service of an instance, for use without a fabric.
+// Metadata returns the metadata service of an instance, for use without a fabric.
 func (s *Server) Metadata(instanceID string) http.Handler {
 	return metadata.New(metadata.Options{
 		InstanceID: instanceID, Lookup: s.instance, Authority: s.authority, Now: s.Now, RoleLife: s.RoleLife, Log: s.Log,
 	})
 }
 
-// instance collects what the metadata service says; nil when there is no such instance.
+// instance collects the data of the metadata service; nil if the instance does not exist.
 func (s *Server) instance(id string) (*metadata.Instance, error) {
 	var out *metadata.Instance
 	err := s.Read(s.ctx, 0, func(api state.API) error {

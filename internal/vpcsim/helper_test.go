@@ -24,7 +24,7 @@ import (
 	"terway.dev/terway/internal/vpcsim"
 )
 
-// start runs a simulator without a fabric, in which nothing takes time.
+// start runs a simulator without a fabric, in which operations take no time.
 func start(t *testing.T, change ...func(*vpcsim.Options)) *vpcsim.Server {
 	t.Helper()
 	o := vpcsim.Options{Seed: 1}
@@ -43,7 +43,7 @@ func start(t *testing.T, change ...func(*vpcsim.Options)) *vpcsim.Server {
 	return s
 }
 
-// clients are the official SDK's typed clients.
+// clients are the typed clients of the official SDK.
 type clients struct {
 	ecs *ecs.Client
 	vpc *vpc.Client
@@ -201,7 +201,7 @@ func must[T any](v T, err error) func(*testing.T) T {
 	}
 }
 
-// wantError checks code and status of what the SDK got.
+// wantError checks code and status of the SDK's error.
 func wantError(t *testing.T, err error, code string, status int) {
 	t.Helper()
 	e, ok := err.(errors.Error)
@@ -210,7 +210,7 @@ func wantError(t *testing.T, err error, code string, status int) {
 	}
 }
 
-// eventually waits for what an asynchronous operation makes true.
+// eventually waits for the result of an asynchronous operation.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -258,7 +258,7 @@ func admin(t *testing.T, s *vpcsim.Server, method, path, body string) []byte {
 	return []byte(b.String())
 }
 
-// acs3Client is darabonba's generic client, which the typed v2 SDKs are made of.
+// acs3Client is the generic client of darabonba, on which the typed v2 SDKs are based.
 type acs3Client struct {
 	*darabonba.Client
 }

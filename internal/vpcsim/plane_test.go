@@ -12,8 +12,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// prober is a plane as a balancer's health checks are one: in Apply it finds out something
-// of each instance that it did not know, and reports it.
+// prober is a plane like a balancer's health checks: in Apply it finds new instances and
+// reports on each.
 type prober struct {
 	recorder
 }
@@ -37,7 +37,7 @@ func (p *prober) Apply(ctx context.Context, v *state.View) error {
 
 var healthy = state.Tag{Key: "health", Value: "good"}
 
-// last is the last view that the plane was told.
+// last returns the last view that was applied.
 func (r *recorder) last() *state.View {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -47,7 +47,7 @@ func (r *recorder) last() *state.View {
 	return r.views[len(r.views)-1]
 }
 
-// times is how often the plane was told.
+// times returns how often Apply was called.
 func (r *recorder) times() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -62,7 +62,7 @@ func (r *recorder) sees(id string) bool {
 	})
 }
 
-// What a plane reports becomes part of the cloud: callers see it, the planes are told, and
+// A plane's report becomes part of the cloud: callers see it, it is applied to the planes, and
 // it is there after a restart.
 func TestPlaneReports(t *testing.T) {
 	fabric, probe := &recorder{}, &prober{}
@@ -71,15 +71,15 @@ func TestPlaneReports(t *testing.T) {
 	})
 	c := connect(t, s)
 	node := runInstance(t, c, makeNetwork(t, c))
-	eventually(t, "all planes are told of the report", func() bool { return fabric.sees(node) && probe.sees(node) })
+	eventually(t, "the report is applied to all planes", func() bool { return fabric.sees(node) && probe.sees(node) })
 	if tags := instance(t, c, node).Tags.Tag; len(tags) != 1 || tags[0].TagValue != healthy.Value {
 		t.Errorf("a caller sees the tags %v", tags)
 	}
 	if err := probe.cloud.Report(func(state.API) error { return errors.New("refused") }); err == nil || err.Error() != "refused" {
 		t.Errorf("a report that the cloud refuses: %v", err)
 	}
-	// A report is applied also when it comes between two calls. (The prober sees the tag go
-	// and puts it back.)
+	// A report between two calls is applied too. (The prober notices that the tag is gone and
+	// sets it again.)
 	revision := fabric.last().Revision
 	if err := probe.cloud.Report(func(api state.API) error {
 		return api.UntagResources(state.UntagResourcesRequest{ResourceType: "instance", ResourceId: []string{node}, All: true})
@@ -97,8 +97,8 @@ func TestPlaneReports(t *testing.T) {
 	}
 }
 
-// A plane may stand on those before it: it is told after them, not at all while one fails,
-// and closed before them.
+// A plane may depend on those before it: it is called after them, not at all while one of them
+// fails, and closed before them.
 func TestPlanesStandOnEachOther(t *testing.T) {
 	var order ending
 	fabric, second, third := &recorder{}, &ended{name: "second", order: &order}, &ended{name: "third", order: &order}
@@ -108,24 +108,24 @@ func TestPlanesStandOnEachOther(t *testing.T) {
 
 	second.set(errors.New("no such luck"))
 	if err := makeVPC(s); err == nil {
-		t.Error("a change that one plane does not take is made")
+		t.Error("a change that one plane refuses succeeds")
 	}
-	told := third.last().Revision // no earlier change is on its way any more
+	told := third.last().Revision // no earlier change is pending any more
 	if err := makeVPC(s); err == nil || !strings.Contains(err.Error(), "no such luck") {
-		t.Errorf("a change that one plane does not take: %v", err)
+		t.Errorf("a change that one plane refuses: %v", err)
 	}
 	if fabric.last().Revision == told {
-		t.Error("the fabric does not know what a plane behind it refused")
+		t.Error("the fabric does not have what a later plane refused")
 	}
 	if now := third.last().Revision; now != told {
-		t.Errorf("the third plane was told revision %d, which the second has not", now)
+		t.Errorf("the third plane got revision %d, which the second does not have", now)
 	}
 	second.set(nil)
-	eventually(t, "the third plane is told without another call", func() bool { return third.last().Revision == fabric.last().Revision })
+	eventually(t, "the third plane is updated without another call", func() bool { return third.last().Revision == fabric.last().Revision })
 
 	before := []int{fabric.times(), second.times(), third.times()}
 	third.cloud.Lost()
-	eventually(t, "all planes are told again when one lost something", func() bool {
+	eventually(t, "all planes are called again when one lost something", func() bool {
 		return fabric.times() > before[0] && second.times() > before[1] && third.times() > before[2]
 	})
 
@@ -137,7 +137,7 @@ func TestPlanesStandOnEachOther(t *testing.T) {
 	}
 }
 
-// Who makes planes need not close them when the simulator does not start.
+// If the simulator does not start, it closes the planes.
 func TestPlanesAreClosedWhenTheStartFails(t *testing.T) {
 	var order ending
 	second := &ended{name: "second", order: &order}
@@ -157,7 +157,7 @@ func makeVPC(s *vpcsim.Server) error {
 	})
 }
 
-// ending is the order in which planes were closed.
+// ending records the order in which planes were closed.
 type ending struct {
 	mu    sync.Mutex
 	names []string

@@ -15,8 +15,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// What programs of others do, unmodified, with the official SDK: they have no wait
-// where these tests have none.
+// What existing programs do with the official SDK: they do not wait where these tests do not.
 
 func attachAt(t *testing.T, c clients, eni, node, trunk string) {
 	t.Helper()
@@ -41,7 +40,7 @@ func TestAttachRightAfterCreate(t *testing.T) {
 	must(c.ecs.DeleteNetworkInterface(del))(t)
 }
 
-// A member's VLAN is what DescribeNetworkInterfaces calls its DeviceIndex.
+// The VLAN of a member is the DeviceIndex of DescribeNetworkInterfaces.
 func TestTrunkThroughTheSDK(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -79,7 +78,7 @@ func TestTrunkThroughTheSDK(t *testing.T) {
 	wantError(t, err, "InvalidOperation.EniLinked", 403)
 }
 
-// A program that follows NextToken alone sees every item of a list that has tokens.
+// A program that only uses NextToken gets every item of a list with tokens.
 func TestTokensAlone(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -129,7 +128,7 @@ func TestTokensAlone(t *testing.T) {
 			}
 		})
 	}
-	// Asked by number, the answer is by number.
+	// A request by page number gets an answer by page number.
 	r := ecs.CreateDescribeNetworkInterfacesRequest()
 	r.PageSize = requests.NewInteger(10)
 	if a := must(c.ecs.DescribeNetworkInterfaces(r))(t); a.NextToken != "" || a.TotalCount != 2*many {
@@ -137,8 +136,8 @@ func TestTokensAlone(t *testing.T) {
 	}
 }
 
-// Route programs of the ECS version replace an entry by two calls; those of the VPC
-// version are told to come again.
+// Programs for the ECS version replace a route entry by two calls; those for the VPC version
+// get an error and retry.
 func TestRouteIsReplacedAtOnce(t *testing.T) {
 	s := start(t, func(o *vpcsim.Options) { o.Timing = state.Timing{RouteEntry: 300 * time.Millisecond} })
 	c := connect(t, s)
@@ -153,7 +152,7 @@ func TestRouteIsReplacedAtOnce(t *testing.T) {
 	for _, step := range []struct{ action, hop, destination string }{
 		{"CreateRouteEntry", old, "172.20.0.0/24"},
 		{"DeleteRouteEntry", old, "172.20.0.0/24"},   // an entry that is Pending
-		{"CreateRouteEntry", young, "172.20.0.0/24"}, // whose place is not free yet
+		{"CreateRouteEntry", young, "172.20.0.0/24"}, // the old entry is not deleted yet
 		{"DeleteRouteEntry", young, "172.20.0.0/24"},
 		{"CreateRouteEntry", young, "172.20.1.0/24"},
 	} {
@@ -162,7 +161,7 @@ func TestRouteIsReplacedAtOnce(t *testing.T) {
 		}
 	}
 	wantError(t, change(vpcVersion, "CreateRouteEntry", old, "172.20.2.0/24"), "TaskConflict", 400)
-	// What is wrong for another reason does not wait.
+	// A call that fails for another reason does not wait.
 	wantError(t, change(ecsVersion, "CreateRouteEntry", "i-none", "172.20.3.0/24"), "InvalidNextHopId.NotFound", 404)
 }
 
@@ -192,7 +191,7 @@ func TestRouteEntryIsModified(t *testing.T) {
 	wantError(t, err, "InvalidNextHopId.NotFound", 404)
 }
 
-// The source ranges of a load balancer's group are changed with ModifySecurityGroupRule.
+// ModifySecurityGroupRule changes the source ranges of a load balancer's group.
 func TestSecurityGroupRuleIsModified(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -222,7 +221,7 @@ func TestSecurityGroupRuleIsModified(t *testing.T) {
 	if got := rules("egress"); len(got) != 1 || got[0].IpProtocol != "ALL" || got[0].PortRange != "-1/-1" || got[0].DestCidrIp != "10.0.0.0/8" {
 		t.Errorf("egress %+v", got)
 	}
-	// Without an id the rule is found by what it says, and its description changed.
+	// Without an id the rule is found by its fields, and its description is changed.
 	d := ecs.CreateModifySecurityGroupEgressRuleRequest()
 	d.SecurityGroupId, d.IpProtocol, d.PortRange, d.DestCidrIp, d.Description = n.group, "ALL", "-1/-1", "10.0.0.0/8", "dns"
 	must(c.ecs.ModifySecurityGroupEgressRule(d))(t)
@@ -234,7 +233,7 @@ func TestSecurityGroupRuleIsModified(t *testing.T) {
 	wantError(t, err, "SecurityGroupRule.NotFound", 404)
 }
 
-// An EIP is had, listed and given back over a restart; nothing can be made of it.
+// An EIP is allocated, listed and released across a restart; it cannot be associated.
 func TestEIPs(t *testing.T) {
 	s := start(t, func(o *vpcsim.Options) { o.StateDir = t.TempDir() })
 	c := connect(t, s)
@@ -262,7 +261,7 @@ func TestEIPs(t *testing.T) {
 	wantError(t, err, "InvalidAllocationId.NotFound", 404)
 }
 
-// Codes and statuses by the service's own tables.
+// Codes and statuses from the service's documentation.
 func TestCodesOfTheReference(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -327,7 +326,7 @@ func TestCodesOfTheReference(t *testing.T) {
 	}
 }
 
-// Filters whose value nothing here has find nothing, instead of being passed over.
+// Filters with a value that nothing has return nothing, instead of being ignored.
 func TestFiltersThatFindNothing(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)

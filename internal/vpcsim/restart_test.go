@@ -18,7 +18,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// manualClock is a clock that a test moves.
+// manualClock is a clock that the test sets.
 type manualClock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -65,13 +65,13 @@ func TestRestartFromDisk(t *testing.T) {
 	}
 	clock.Advance(time.Minute)
 	if got := eni(t, c, id).Status; got != "InUse" {
-		t.Errorf("status %s, want that the attachment goes on and ends", got)
+		t.Errorf("status %s, want that the attachment continues and completes", got)
 	}
-	// The fault is not there any more, and neither is what it did.
+	// The fault no longer exists, and neither does its effect.
 	must(assign(c, id, 1, "token-2"))(t)
 }
 
-// Every answered change is on disk before the answer.
+// Every change is on disk before the answer.
 func TestAnsweredMeansSaved(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, func(o *vpcsim.Options) { o.StateDir = dir })
@@ -92,8 +92,8 @@ func TestAnsweredMeansSaved(t *testing.T) {
 	}
 }
 
-// A kill may cut the journal's last line short, or come between the two files; and what
-// cannot be added to the journal is saved whole.
+// A kill may truncate the journal's last line, or come between the two files; a change that
+// cannot be appended to the journal makes the whole state be saved.
 func TestKilledWhileSaving(t *testing.T) {
 	dir := t.TempDir()
 	s := start(t, func(o *vpcsim.Options) { o.StateDir = dir })
@@ -127,7 +127,7 @@ func TestKilledWhileSaving(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s, err := vpcsim.New(vpcsim.Options{StateDir: dir}); err == nil {
-		t.Error("a journal with a broken line is taken")
+		t.Error("a journal with a broken line is accepted")
 		s.Close()
 	}
 }
@@ -148,7 +148,7 @@ func TestBrokenStateIsRefused(t *testing.T) {
 			t.Fatal(err)
 		}
 		if s, err := vpcsim.New(vpcsim.Options{StateDir: dir}); err == nil {
-			t.Errorf("%s with %q is taken", file, content)
+			t.Errorf("%s with %q is accepted", file, content)
 			s.Close()
 		}
 	}

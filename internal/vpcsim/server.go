@@ -1,10 +1,9 @@
-// Package vpcsim is the simulated VPC as a running thing: it owns the state under
-// one lock, its clock, its place on disk, the listeners and the order in which a
-// change becomes durable, real in the data plane, and visible to the caller.
+// Package vpcsim runs the simulated VPC. It owns the state under one lock, the clock, the
+// files, the listeners, and the order in which a change is saved, applied to the data plane,
+// and answered.
 //
-// It must never decide what the cloud does (package state), how a call looks
-// (package openapi) or how a frame travels (package fabric). The product never
-// imports it.
+// It must never decide what the cloud does (package state), the form of a call (package
+// openapi) or the path of a frame (package fabric). The product never imports it.
 package vpcsim
 
 import (
@@ -28,15 +27,15 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// Options are what a Server is made of. The zero value is a simulator in memory,
-// without a fabric, on a free port of loopback.
+// Options configure a Server. The zero value is a simulator in memory, without a fabric, on a
+// free port of loopback.
 type Options struct {
 	// Listen is the address of the API; default 127.0.0.1:0.
 	Listen string
-	// StateDir keeps the state and the account's keys; empty: nothing is kept.
+	// StateDir has the state and the account's keys; empty: nothing is saved.
 	StateDir string
-	// RegionID, Zones, OwnerID, Seed, Timing and Limits go to the state. Seed is
-	// the faults' too.
+	// RegionID, Zones, OwnerID, Seed, Timing and Limits are options of the state. Seed is also
+	// used for faults.
 	RegionID string
 	Zones    []string
 	OwnerID  string
@@ -46,20 +45,20 @@ type Options struct {
 	Catalog  *catalog.Catalog // default: the built-in one
 	// Fabric is the first plane, with the instances; nil: none.
 	Fabric Fabric
-	// Planes are the others. They are told of a change in this order, after the fabric,
-	// and closed in the opposite one. The Server closes all planes, also when New fails.
+	// Planes are the other planes. Changes are applied in this order, after the fabric, and the
+	// planes are closed in reverse order. The Server closes all planes, also when New fails.
 	Planes []Plane
-	// Faults are there from the start.
+	// Faults are the initial rules.
 	Faults []faults.Rule
-	// Throttle are the rates of calls.
+	// Throttle has the rates of calls.
 	Throttle openapi.Throttle
 	// RefuseReplay checks timestamps and nonces of calls.
 	RefuseReplay bool
-	// RoleLife is how long the RAM role credentials of instances are valid; default 6 hours.
+	// RoleLife is the lifetime of RAM role credentials of instances; default 6 hours.
 	RoleLife time.Duration
-	// Now is the clock; default time.Now. Waiting is always real.
+	// Now is the clock; default time.Now. Waiting always uses real time.
 	Now func() time.Time
-	// Random makes keys and request ids; default crypto/rand.
+	// Random is the source of keys and request ids; default crypto/rand.
 	Random io.Reader
 	Log    *slog.Logger
 }
@@ -83,21 +82,21 @@ type Server struct {
 	closed   error
 	wake     chan struct{}
 
-	// mu guards what follows.
+	// mu guards the fields below.
 	mu         sync.Mutex
 	cloud      *state.State
-	conditions *faults.Conditions // as last put into the cloud; nil: not yet
+	conditions *faults.Conditions // as last set in the cloud; nil: not yet
 	history    []snapshot
 	reapply    bool   // a plane lost something
 	committed  uint64 // revision plus one; 0: never
 
-	// commits is held while a change is saved and applied, before mu.
+	// commits is held while a change is saved and applied. It is locked before mu.
 	commits sync.Mutex
 	saved   uint64 // like committed
 	applied uint64
 }
 
-// New loads the state, brings the planes up to it and starts to serve.
+// New loads the state, applies it to the planes and starts to serve.
 func New(o Options) (*Server, error) {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -179,8 +178,8 @@ func (s *Server) stateOptions() state.Options {
 	}
 }
 
-// Close stops serving. What was answered is on disk already; the fabric's
-// namespaces stay, for the next start.
+// Close stops serving. All answered changes are on disk; the fabric's namespaces stay for the
+// next start.
 func (s *Server) Close() error {
 	s.closing.Do(func() {
 		s.stop()
@@ -200,16 +199,16 @@ func (s *Server) Close() error {
 	return s.closed
 }
 
-// Endpoint is the API's URL.
+// Endpoint returns the API's URL.
 func (s *Server) Endpoint() string { return "http://" + s.listener.Addr().String() }
 
-// Account is the account's key pair.
+// Account returns the account's key pair.
 func (s *Server) Account() sts.Account { return s.authority.Account() }
 
-// Region is the one region.
+// Region returns the region.
 func (s *Server) Region() string { return s.cloud.RegionId() }
 
-// ZoneIDs are the region's zones.
+// ZoneIDs returns the region's zones.
 func (s *Server) ZoneIDs() []string {
 	var ids []string
 	for _, z := range s.cloud.DescribeZones() {
@@ -218,17 +217,17 @@ func (s *Server) ZoneIDs() []string {
 	return ids
 }
 
-// View is a copy of the cloud, as the planes get it.
+// View returns a copy of the cloud, as the planes get it.
 func (s *Server) View() *state.View {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cloud.View()
 }
 
-// Stats are the counters of calls.
+// Stats returns the counters of calls.
 func (s *Server) Stats() *openapi.Stats { return s.stats }
 
-// AddFaults adds fault rules, as POST /_admin/faults does.
+// AddFaults adds fault rules, like POST /_admin/faults.
 func (s *Server) AddFaults(rules ...faults.Rule) error {
 	if _, err := s.faults.Add(s.Now(), rules...); err != nil {
 		return err
@@ -237,7 +236,7 @@ func (s *Server) AddFaults(rules ...faults.Rule) error {
 	return nil
 }
 
-// RemoveFault takes a fault rule out; an empty name takes all out.
+// RemoveFault removes a fault rule; an empty name removes all.
 func (s *Server) RemoveFault(name string) {
 	s.faults.Remove(name)
 	s.faultsChanged()

@@ -16,16 +16,16 @@ import (
 	"terway.dev/terway/internal/vpcsim/openapi/sts"
 )
 
-// store is a directory with what must survive a restart. A nil *store keeps nothing.
+// store is a directory with what must survive a restart. A nil *store saves nothing.
 //
-// The state is in two files: state.json has it whole as it was once, the journal has a line for
-// each change since. Nobody got an answer to a change whose line a kill cut short.
+// The state is in two files: state.json has the whole state at some time, the journal has a
+// line for each change since. A change whose line a kill truncated was not answered.
 type store struct {
 	dir     string
 	lock    *os.File
 	journal *os.File
-	// whole and since are how many bytes the two have; whole is 0 as long as this process
-	// has not written it.
+	// whole and since are the sizes of the two files; whole is 0 until this process has written
+	// it.
 	whole, since int
 }
 
@@ -36,7 +36,7 @@ const (
 	lockFile    = "lock"
 )
 
-// openStore takes the directory for this process alone.
+// openStore locks the directory for this process.
 func openStore(dir string) (*store, error) {
 	if dir == "" {
 		return nil, nil
@@ -67,7 +67,7 @@ func (s *store) close() error {
 	return errors.Join(s.journal.Close(), s.lock.Close())
 }
 
-// load returns the saved state and the changes since; nil when there is none.
+// load returns the saved state and the changes since; nil if there is none.
 func (s *store) load() (state []byte, changes [][]byte, err error) {
 	if s == nil {
 		return nil, nil, nil
@@ -84,15 +84,15 @@ func (s *store) load() (state []byte, changes [][]byte, err error) {
 		return nil, nil, fmt.Errorf("load the saved changes: %w", err)
 	}
 	changes = bytes.Split(lines, []byte("\n"))
-	return state, changes[:len(changes)-1], nil // what no line ends is what a kill cut short
+	return state, changes[:len(changes)-1], nil // after the last line end: what a kill truncated, or nothing
 }
 
-// wantsWhole reports whether the next thing to save is the state and not a change: the
-// journal would become longer than the state, or what is there cannot be added to.
+// wantsWhole reports whether the whole state should be saved next, and not a change: the
+// journal would become longer than the state, or cannot be appended to.
 func (s *store) wantsWhole() bool { return s.since >= s.whole }
 
-// save puts the state on disk, whole or not at all. A journal that is left from before, when
-// this is killed here, has changes that the state has already, which state.Load passes over.
+// save writes the state atomically. If the process is killed here, the old journal has changes
+// that the state has already; state.Load ignores them.
 func (s *store) save(state []byte) error {
 	s.whole = 0
 	if err := s.write(stateFile, state); err != nil {
@@ -105,10 +105,10 @@ func (s *store) save(state []byte) error {
 	return nil
 }
 
-// leastJournal, in bytes, is how long the journal of a small state may become.
+// leastJournal is how long the journal of a small state may become, in bytes.
 const leastJournal = 1 << 20
 
-// add puts a change on disk.
+// add appends a change to the journal.
 func (s *store) add(change []byte) error {
 	n, err := s.journal.Write(append(change, '\n'))
 	if err == nil {
@@ -122,7 +122,7 @@ func (s *store) add(change []byte) error {
 	return nil
 }
 
-// account loads the account's keys, or makes them.
+// account loads the account's keys, or generates them.
 func (s *store) account(ownerID string, random io.Reader) (sts.Account, error) {
 	if s == nil {
 		return sts.NewAccount(ownerID, random)

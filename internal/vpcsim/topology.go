@@ -10,13 +10,13 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// Dataplane is package fabric as a Fabric: the fabric takes topologies, the state gives views.
+// Dataplane adapts package fabric to a Fabric: it converts views of the state to topologies.
 type Dataplane struct{ *fabric.Fabric }
 
-// Connect has a lost port reported.
+// Connect registers the report of lost ports.
 func (d Dataplane) Connect(f Feedback) { d.Fabric.Notify(f.Lost) }
 
-// Apply makes the data plane what the view says.
+// Apply makes the data plane match the view.
 func (d Dataplane) Apply(ctx context.Context, view *state.View) error {
 	t, err := Topology(view)
 	if err != nil {
@@ -31,7 +31,7 @@ const (
 	jumboMTU = 8500
 )
 
-// Topology says what the data plane is to be for a view.
+// Topology returns the topology for a view.
 func Topology(view *state.View) (fabric.Topology, error) {
 	var t fabric.Topology
 	for i := range view.VSwitches {
@@ -70,7 +70,7 @@ func Topology(view *state.View) (fabric.Topology, error) {
 
 func instanceOf(i *state.InstanceView) (fabric.Instance, error) {
 	in := fabric.Instance{ID: i.InstanceId, Running: i.Powered()}
-	// A host name that the cloud made up says less than the id.
+	// A generated host name says less than the id.
 	if i.HostName != "iZ"+strings.TrimPrefix(i.InstanceId, "i-")+"Z" {
 		in.Name = i.HostName
 	}
@@ -97,9 +97,9 @@ func instanceOf(i *state.InstanceView) (fabric.Instance, error) {
 	return in, nil
 }
 
-// tableOf takes the entries that act. The ranges of vSwitches ("local") need none:
-// their addresses are known one by one. What leads out of the simulated VPC, or to
-// an instance or ENI that is not there, is dropped, and not left to a wider entry.
+// tableOf returns the entries that need a route. The ranges of vSwitches ("local") need none:
+// their addresses are known individually. Packets for entries that lead out of the simulated
+// VPC, or to a missing instance or ENI, are dropped, and do not use a less specific entry.
 func tableOf(rt *state.RouteTable, primary map[string]string, attached map[string]bool) fabric.RouteTable {
 	t := fabric.RouteTable{ID: rt.RouteTableId, VPC: rt.VpcId}
 	for _, e := range rt.RouteEntries {
@@ -154,7 +154,8 @@ func groupOf(g *state.SecurityGroup) (fabric.SecurityGroup, error) {
 	return out, nil
 }
 
-// ports is a range; all of them is the zero value, which holds for protocols without ports too.
+// ports converts a range; all ports give the zero value, which protocols without ports have
+// too.
 func ports(from, to uint16) fabric.PortRange {
 	if from == 0 && to == 65535 {
 		return fabric.PortRange{}
@@ -162,7 +163,7 @@ func ports(from, to uint16) fabric.PortRange {
 	return fabric.PortRange{From: from, To: to}
 }
 
-// protocols are the IP protocol numbers of security group rules; 0 is all.
+// protocols returns the IP protocol numbers of security group rules; 0 is all.
 func protocols(name string) (uint8, bool) {
 	switch strings.ToUpper(name) {
 	case "ALL":

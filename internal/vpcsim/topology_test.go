@@ -76,6 +76,6 @@ func TestTopology(t *testing.T) {
 	}
 	view.SecurityGroups[0].Rules[0].IpProtocol = "CARRIER-PIGEON"
 	if _, err := Topology(view); err == nil {
-		t.Error("a protocol without a number is taken")
+		t.Error("a protocol without a number is accepted")
 	}
 }

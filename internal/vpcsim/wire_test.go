@@ -13,7 +13,7 @@ import (
 	"github.com/aliyun/alibaba-cloud-sdk-go/services/vpc"
 )
 
-// raw makes a call and returns the answer's text.
+// raw makes a call and returns the text of the answer.
 func raw(t *testing.T, c clients, version, action string, params map[string]string) (string, error) {
 	t.Helper()
 	r := requests.NewCommonRequest()
@@ -33,8 +33,8 @@ const (
 	stsVersion      = "2015-04-01"
 )
 
-// Every field of every answer is one that the official SDK has, in the place and
-// of the type that it has there: decoding refuses any other.
+// Every field of every answer exists in the official SDK, at the same place and with the same
+// type: decoding refuses any other.
 func TestEveryFieldIsTheSDKs(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)
@@ -155,7 +155,7 @@ func TestEveryFieldIsTheSDKs(t *testing.T) {
 		{stsVersion, "AssumeRole", p{"RoleArn": "acs:ram::1:role/r", "RoleSessionName": "session"}, sts.CreateAssumeRoleResponse()},
 		{stsVersion, "GetCallerIdentity", nil, sts.CreateGetCallerIdentityResponse()},
 	} {
-		// Actions on a VPC wait for the one before.
+		// Actions on a VPC wait for the previous one.
 		var text string
 		eventually(t, x.action+" is not refused as busy", func() bool {
 			var err error
@@ -169,7 +169,7 @@ func TestEveryFieldIsTheSDKs(t *testing.T) {
 	}
 }
 
-// Flannel's order of calls, all under the ECS version, on an empty path.
+// Flannel's sequence of calls, all under the ECS version, on an empty path.
 func TestFlannelsCalls(t *testing.T) {
 	s := start(t)
 	c := connect(t, s)

@@ -16,10 +16,10 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// cloudServices is where a guest finds the cloud's own services (metadata, DNS, …).
+// cloudServices is the range of the cloud's services (metadata, DNS, …) for guests.
 var cloudServices = netip.MustParsePrefix("100.100.100.0/24")
 
-// NetNSPath is where the instance's namespace is mounted.
+// NetNSPath returns the mount path of the instance's namespace.
 func (f *Fabric) NetNSPath(instance string) (string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -34,9 +34,10 @@ func (f *Fabric) pathOf(instance string) (string, error) {
 	return path, nil
 }
 
-// PortDevice is where to capture an ENI's traffic: the switch's namespace and the
-// port's name. It shows the frames that the guest sends; those it is given go to its
-// device directly and show at the ports that sent them, and on the guest's own device.
+// PortDevice returns where to capture an ENI's traffic: the path of the switch's namespace and
+// the name of the port. The port shows the frames that the guest sends. Frames to the guest are
+// redirected to its device directly; they appear on the ports of their senders and on the
+// guest's device.
 func (f *Fabric) PortDevice(eni string) (netnsPath, device string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -47,8 +48,8 @@ func (f *Fabric) PortDevice(eni string) (netnsPath, device string, err error) {
 	return f.switchPath(), d.name, nil
 }
 
-// Listen opens a listener inside the instance. An address of 100.100.100.0/24 is made
-// local there first. The listener fails its Accept when the instance stops or goes away.
+// Listen opens a listener in the instance. It first makes an address of 100.100.100.0/24 local
+// there. Accept fails when the instance stops or is deleted.
 func (f *Fabric) Listen(instance, network, address string) (net.Listener, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -81,13 +82,13 @@ func (f *Fabric) Listen(instance, network, address string) (net.Listener, error)
 	return l, nil
 }
 
-// Dial connects from inside the instance.
+// Dial connects from the instance.
 func (f *Fabric) Dial(ctx context.Context, instance, network, address string) (net.Conn, error) {
 	path, err := f.NetNSPath(instance)
 	if err != nil {
 		return nil, err
 	}
-	// A name would be looked up on another thread, which is in another namespace.
+	// A name would be resolved on another thread, which is in another namespace.
 	if _, err := addrPort(network, address); err != nil {
 		return nil, err
 	}
@@ -113,7 +114,8 @@ func addrPort(network, address string) (netip.AddrPort, error) {
 	return ap, nil
 }
 
-// addLocal puts the address on lo with scope host: masquerading never picks it as a source.
+// addLocal adds the address to lo with scope host, so that masquerading never selects it as a
+// source.
 func addLocal(path string, a netip.Addr) error {
 	return withHandle(path, func(h *netlink.Handle, _ netns.NsHandle) error {
 		lo, err := h.LinkByName("lo")
@@ -133,7 +135,7 @@ type listener struct {
 	instance string
 }
 
-// Close also forgets the listener.
+// Close also removes the listener from the list.
 func (l *listener) Close() error {
 	l.fabric.mu.Lock()
 	delete(l.fabric.listeners[l.instance], l)

@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// virtualMAC is where every neighbour of an ENI is.
+// virtualMAC is the MAC of every neighbour of an ENI.
 var virtualMAC = [6]byte{0xee, 0xff, 0xff, 0xff, 0xff, 0xff}
 
-// virtualLinkLocal is the link-local address that belongs to virtualMAC.
+// virtualLinkLocal is the link-local address for virtualMAC.
 var virtualLinkLocal = netip.MustParseAddr("fe80::ecff:ffff:feff:ffff")
 
 // Flags of a port, as in enum port_flag.
@@ -23,16 +23,16 @@ const (
 	flagPoliced
 )
 
-// Priorities of what a group decides when none of its rules (1–100) does.
+// Priorities of the defaults of a group, which apply if none of its rules (1–100) does.
 const (
 	priorityInner   = 1000
 	priorityDefault = 1001
 )
 
-// minBurst lets a few GSO frames pass a small bandwidth.
+// minBurst lets a few GSO frames pass under a small bandwidth limit.
 const minBurst = 512 << 10
 
-// image is the maps' contents for a Topology.
+// image has the contents of the maps for a Topology.
 type image struct {
 	ports   map[uint32]programPort
 	addrs   map[programAddrKey]uint32
@@ -126,7 +126,8 @@ func (img *image) compilePort(p *Port, vs *VSwitch, groups map[string]*SecurityG
 	return port, nil
 }
 
-// addPolicy merges groups into one ordered list for each direction, under the hash of its contents.
+// addPolicy merges groups into one ordered list for each direction, named by the hash of its
+// contents.
 func (img *image) addPolicy(ids []string, groups map[string]*SecurityGroup) (policy uint64, counts [2]uint16, err error) {
 	var all []Rule
 	for _, id := range ids {
@@ -147,7 +148,7 @@ func (img *image) addPolicy(ids []string, groups map[string]*SecurityGroup) (pol
 			all = append(all, Rule{Direction: Egress, Accept: true, Priority: priorityDefault})
 		}
 	}
-	all = slices.DeleteFunc(all, func(r Rule) bool { // IPv4 at one end and IPv6 at the other: never
+	all = slices.DeleteFunc(all, func(r Rule) bool { // IPv4 at one end and IPv6 at the other: matches nothing
 		return r.Peer.IsValid() && r.Local.IsValid() && r.Peer.Addr().Is4() != r.Local.Addr().Is4()
 	})
 	slices.SortStableFunc(all, func(a, b Rule) int {
@@ -223,8 +224,8 @@ func compileRule(r *Rule) programRule {
 	return out
 }
 
-// compileRoutes puts the vSwitches of a VPC into each of its tables, as the system
-// routes are: an address in one that no ENI has must not follow a default route.
+// compileRoutes adds the vSwitches of a VPC to each of its tables, like system routes: an
+// address in a vSwitch that no ENI has must not use a default route.
 func (img *image) compileRoutes(t *Topology, ifindex map[string]uint32) {
 	for i := range t.RouteTables {
 		table := &t.RouteTables[i]
@@ -232,7 +233,7 @@ func (img *image) compileRoutes(t *Topology, ifindex map[string]uint32) {
 		for _, r := range table.Routes {
 			var route programRoute
 			for _, eni := range r.NextHops {
-				if index, ok := ifindex[eni]; ok { // an ENI that is attached nowhere is a black hole
+				if index, ok := ifindex[eni]; ok { // an ENI that is not attached is a black hole
 					route.Hop[route.Hops] = index
 					route.Hops++
 				}
@@ -265,14 +266,14 @@ func (img *image) addBuckets(in *Instance) {
 	}
 }
 
-// hashID turns an id of the cloud into the number the program knows it by: the same
-// after every restart, never 0. The lowest bit is left for the family in a route's scope.
+// hashID maps an id of the cloud to the number that the program uses: the same after every
+// restart, never 0. The lowest bit is reserved for the family in a route's scope.
 func hashID(kind, id string) uint64 {
 	sum := sha256.Sum256([]byte(kind + "/" + id))
 	return binary.LittleEndian.Uint64(sum[:])&^1 | 2
 }
 
-// words is struct addr: 16 bytes in network order, IPv4 mapped into IPv6.
+// words returns struct addr: 16 bytes in network order, with IPv4 mapped into IPv6.
 func words(a netip.Addr) (w [4]uint32) {
 	b := a.As16()
 	for i := range w {

@@ -13,18 +13,19 @@ var reasons = [...]string{
 	"neighbour", "malformed", "fragment", "no-route", "mtu", "security-group", "bandwidth",
 }
 
-// Counters are a port's. A GSO frame counts as the packets it stands for.
+// Counters are the counters of a port. A GSO frame counts as the packets that it stands for.
 type Counters struct {
 	OutPackets, OutBytes uint64 // delivered, sent by this ENI
 	InPackets, InBytes   uint64 // delivered to this ENI
-	// Drops are frames that this ENI sent and nobody got, by reason: down, spoofed-mac,
-	// spoofed-ip, source-dest-check, broadcast (and multicast), not-ip, neighbour (ARP
-	// and ND that ask nothing), malformed, fragment, no-route, mtu, security-group (of
-	// either end), bandwidth (of either end). Reasons with no drops are absent.
+	// Drops counts frames from this ENI that were not delivered, by reason: down, spoofed-mac,
+	// spoofed-ip, source-dest-check, broadcast (and multicast), not-ip, neighbour (ARP and ND
+	// that are no requests), malformed, fragment, no-route, mtu, security-group (of either
+	// end), bandwidth (of either end). Reasons without drops are absent.
 	Drops map[string]uint64
 }
 
-// Counters returns the counters of every port by ENI id. They live as long as the attachment.
+// Counters returns the counters of every port by ENI id. They start at zero when the ENI is
+// attached.
 func (f *Fabric) Counters() (map[string]Counters, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -59,7 +60,7 @@ func (f *Fabric) Counters() (map[string]Counters, error) {
 	return out, nil
 }
 
-// syncStats gives each port its counters, zero at first.
+// syncStats adds zero counters for new ports and removes those of old ones.
 func (f *Fabric) syncStats(want map[uint32]programPort) error {
 	have := map[uint32]bool{}
 	var index uint32

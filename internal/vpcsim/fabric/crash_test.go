@@ -24,8 +24,8 @@ func TestUnfinishedWorkOfACrashIsRedone(t *testing.T) {
 	if err := w.f.Close(); err != nil {
 		t.Fatal(err)
 	}
-	// The process was killed after it made a veth and before it marked it; after it made
-	// a namespace's file and before it mounted the namespace.
+	// The process was killed after it made a veth and before it marked it, and after it made a
+	// namespace's file and before it mounted the namespace.
 	_, port, err := w.f.PortDevice("eni-2")
 	if err != nil {
 		t.Fatal(err)
@@ -62,7 +62,7 @@ func TestMapsOfAnotherFormAreNotAdopted(t *testing.T) {
 	w.instance(1)
 	w.instance(2)
 	w.apply()
-	// Without the anchor the maps cannot be found: as good as maps of another form.
+	// Without the anchor the maps cannot be found: this is like maps of another form.
 	w.inSwitch("tc", "qdisc", "del", "dev", "lo", "clsact")
 	if err := w.f.Close(); err != nil {
 		t.Fatal(err)

@@ -26,22 +26,23 @@ type device struct {
 	up       bool
 }
 
-// portMTU is the port's own: too long a frame must reach the program to be counted.
+// portMTU is the MTU of the port: frames that are too long must reach the program to be
+// counted.
 const portMTU = 65535
 
-// portName is short enough for the kernel; the alias has the ENI's id.
+// portName fits the kernel's limit; the alias has the ENI's id.
 func portName(eni string) string {
 	sum := sha1.Sum([]byte(eni))
 	return fmt.Sprintf("p%x", sum[:6])
 }
 
-// portAlias says what a port is for. It is written when everything else of the device
-// is done: a port without it is a crash's leftover.
+// portAlias returns the alias of a port. It is set when the rest of the device is complete: a
+// port without it is left over from a crash.
 func portAlias(eni, instance, mac string) string {
 	return "vpcsim-port " + eni + " " + instance + " " + mac
 }
 
-// observe finds the ports that are there and removes unfinished ones.
+// observe finds existing ports and removes incomplete ones.
 func (f *Fabric) observe() error {
 	links, err := netlinkx.List(context.Background(), "the ports", f.handle.LinkList)
 	if err != nil {
@@ -86,9 +87,9 @@ func (f *Fabric) deleteLink(ifindex int) error {
 	return err
 }
 
-// createPort makes the veth with the ENI's end inside the guest, as hot-plug would. The
-// port is up before the guest's end, which so has a carrier from its first moment;
-// nothing passes until the maps know the port.
+// createPort makes the veth with the ENI's end in the guest, like a hot-plug. The port is set
+// up before the guest's end, which so has a carrier from the start; no frame passes until the
+// maps have the port.
 func (f *Fabric) createPort(in *Instance, p *Port, vs *VSwitch) error {
 	mac := net.HardwareAddr(p.MAC[:])
 	d := &device{eni: p.ENI, instance: in.ID, mac: mac.String(), name: portName(p.ENI), up: in.Running}
@@ -128,7 +129,8 @@ func (f *Fabric) createPort(in *Instance, p *Port, vs *VSwitch) error {
 	return nil
 }
 
-// createVeth gives the guest's end the lowest free eth<N>; a guest may take a name at any time.
+// createVeth names the guest's end with the lowest free eth<N>; a guest may take a name at any
+// time.
 func (f *Fabric) createVeth(guest *netlink.Handle, ns netns.NsHandle, name string, mac net.HardwareAddr, p *Port) (string, error) {
 	first := 1
 	if p.Primary {
@@ -177,8 +179,8 @@ func freeName(guest *netlink.Handle, first int) (string, error) {
 	}
 }
 
-// configurePrimary does what DHCP does in a guest: the first address of each family,
-// the subnet, the default route.
+// configurePrimary configures what DHCP configures in a guest: the first address of each
+// family, the subnet, the default route.
 func configurePrimary(guest *netlink.Handle, name string, p *Port, vs *VSwitch) error {
 	link, err := guest.LinkByName(name)
 	if err != nil {

@@ -17,11 +17,11 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Options say where the fabric is and how strict.
+// Options configure a fabric.
 type Options struct {
-	// Prefix begins the name of every namespace; it tells fabrics on one machine apart.
+	// Prefix is the prefix of all namespaces' names; it separates fabrics on one machine.
 	Prefix string
-	// Strict drops sources that are not the ENI's even with SourceDestCheck off.
+	// Strict drops foreign source addresses even with SourceDestCheck off.
 	Strict bool
 	// Bandwidth enforces the instances' limits.
 	Bandwidth bool
@@ -30,7 +30,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Fabric is one switch with its instances. Its methods may be called concurrently.
+// Fabric is a switch with its instances. It is safe for concurrent use.
 type Fabric struct {
 	opts Options
 
@@ -40,9 +40,9 @@ type Fabric struct {
 
 	namespaces map[string]string  // path by instance id
 	devices    map[string]*device // by ENI id
-	attached   map[uint32]bool    // ports that have this process's program
+	attached   map[uint32]bool    // ports with this process's program
 	listeners  map[string]map[net.Listener]bool
-	// lost is Notify's; unwatch ends the watching of the ports.
+	// lost is the function of Notify; unwatch stops watching the ports.
 	lost    func()
 	unwatch context.CancelFunc
 
@@ -53,7 +53,7 @@ type Fabric struct {
 	buckets *table[programBucketKey, programBucket]
 }
 
-// New checks the options; it touches nothing before Apply.
+// New validates the options; it changes nothing before Apply.
 func New(opts Options) (*Fabric, error) {
 	if !nameForm.MatchString(opts.Prefix) {
 		return nil, fmt.Errorf("fabric: Prefix %q cannot begin a namespace's name; letters, digits, '.', '_' and '-' can", opts.Prefix)
@@ -75,10 +75,10 @@ func New(opts Options) (*Fabric, error) {
 
 func (f *Fabric) switchPath() string { return filepath.Join(f.opts.Dir, f.opts.Prefix+"fabric") }
 
-// Apply makes the data plane what t says. What is there is looked at each time, so a
-// call that failed halfway, or another process's end, needs nothing but the next call.
-// An address that left an ENI is dead, one that moved is delivered to its new ENI, and
-// an attached ENI is a device in its guest when Apply returns.
+// Apply makes the data plane match t. It reads the current state each time, so after a failed
+// call or the end of another process, the next call completes the work. When Apply returns, an
+// address that left an ENI is no longer delivered, one that moved is delivered to its new ENI,
+// and an attached ENI is a device in its guest.
 func (f *Fabric) Apply(ctx context.Context, t Topology) error {
 	if err := t.Validate(); err != nil {
 		return fmt.Errorf("fabric: %w", err)
@@ -101,7 +101,7 @@ func (f *Fabric) apply(ctx context.Context, t *Topology) error {
 	if err := f.createNamespaces(ctx, t); err != nil {
 		return err
 	}
-	// A device of the same ENI in another guest, or with another MAC, must go first.
+	// A device of the same ENI in another guest, or with another MAC, must be removed first.
 	if err := f.removeDevices(func(d *device) bool { return isReplaced(t, d) }); err != nil {
 		return err
 	}
@@ -147,7 +147,8 @@ func (f *Fabric) open() error {
 	}
 	path := f.switchPath()
 	if !isNS(path) {
-		// No port may send anything by itself: no IPv6 means no router or MLD messages.
+		// Ports must not send anything by themselves: without IPv6 there are no router and MLD
+		// messages.
 		err := makeNS(path, f.ownerAlias(switchOwner), func() error {
 			for _, which := range []string{"all", "default"} {
 				name := "/proc/sys/net/ipv6/conf/" + which + "/disable_ipv6"
@@ -166,7 +167,7 @@ func (f *Fabric) open() error {
 		return fmt.Errorf("the switch: %w", err)
 	}
 	defer ns.Close()
-	h, err := netlinkx.Open(ns.NS) // which stays
+	h, err := netlinkx.Open(ns.NS) // the namespace stays
 	if err != nil {
 		return fmt.Errorf("the switch: %w", err)
 	}
@@ -213,8 +214,8 @@ func (f *Fabric) openProgram(h *netlink.Handle) error {
 	return nil
 }
 
-// writeMaps adds and changes. An address that was taken away goes here too: it must be
-// dead before the slow removal of devices.
+// writeMaps adds and changes entries. It also removes addresses: these must stop before devices
+// are removed, which is slow.
 func (f *Fabric) writeMaps(img *image) error {
 	if err := f.syncStats(img.ports); err != nil {
 		return err
@@ -230,7 +231,7 @@ func (f *Fabric) writeMaps(img *image) error {
 	)
 }
 
-// pruneMaps removes what nothing refers to any more.
+// pruneMaps removes unused entries.
 func (f *Fabric) pruneMaps(img *image) error {
 	return errors.Join(
 		f.ports.prune(img.ports),
@@ -239,8 +240,8 @@ func (f *Fabric) pruneMaps(img *image) error {
 	)
 }
 
-// attachAdopted moves ports of an earlier process to this one's program, now that the
-// maps are complete, and leaves it on lo as the anchor of the maps.
+// attachAdopted attaches this process's program to the ports of an earlier process, after the
+// maps are complete, and to lo as the anchor of the maps.
 func (f *Fabric) attachAdopted() error {
 	if err := f.anchor(); err != nil {
 		return err
@@ -257,7 +258,7 @@ func (f *Fabric) attachAdopted() error {
 	return nil
 }
 
-// anchor keys on lo's index, which no port has.
+// anchor attaches the program to lo, which is no port.
 func (f *Fabric) anchor() error {
 	const loIndex = 1
 	if f.attached[loIndex] {
@@ -270,7 +271,7 @@ func (f *Fabric) anchor() error {
 	return nil
 }
 
-// Close lets go of the kernel's objects and closes the listeners. The data plane goes on.
+// Close closes the kernel objects and the listeners. The data plane continues.
 func (f *Fabric) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -300,8 +301,8 @@ func (f *Fabric) release() error {
 	return err
 }
 
-// Destroy removes every namespace, device, program and map of this prefix, whichever
-// process made them. The Fabric can be used again after it.
+// Destroy removes every namespace, device, program and map of this prefix, whichever process
+// made them. The Fabric can be used again.
 func (f *Fabric) Destroy() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
-// kernelState is what a test must leave as it found it.
+// kernelState returns the kernel's state, which a test must restore.
 func kernelState(t *testing.T, prefix string) (ours []string, programs map[ebpf.ProgramID]bool) {
 	t.Helper()
 	ours, err := filepath.Glob("/run/netns/" + prefix + "*")
@@ -47,7 +47,7 @@ func kernelState(t *testing.T, prefix string) (ours []string, programs map[ebpf.
 	return ours, programs
 }
 
-// world is a fabric of its own with a topology to change.
+// world is a fabric with a topology that a test changes.
 type world struct {
 	t    *testing.T
 	opts fabric.Options
@@ -160,7 +160,7 @@ func (w *world) ns(n int) string {
 	return path
 }
 
-// try runs a program inside instance n.
+// try runs a program in instance n.
 func (w *world) try(n int, args ...string) (string, error) {
 	w.t.Helper()
 	cmd := exec.Command("nsenter", append([]string{"--net=" + w.ns(n)}, args...)...)
@@ -188,7 +188,7 @@ func (w *world) counters(n int) fabric.Counters {
 	return all[fmt.Sprintf("eni-%d", n)]
 }
 
-// dropped fails unless what happens in do is counted for the reason.
+// dropped checks that do causes a drop with this reason.
 func (w *world) dropped(n int, reason string, do func()) {
 	w.t.Helper()
 	before := w.counters(n).Drops[reason]
@@ -270,8 +270,8 @@ func TestSpoofedSourcesAreDroppedAndCounted(t *testing.T) {
 	w.mustPing(1, "10.1.0.2")
 }
 
-// The first fragment says what the later ones belong to, to the ENI's own alone: another's,
-// with the same source, opens nothing for them.
+// Later fragments belong to the first one of the same ENI: a first fragment of another ENI with
+// the same source does not let them pass.
 func TestFragmentsOfOthersSayNothing(t *testing.T) {
 	w := newWorld(t, nil)
 	for n := range 3 {
@@ -365,7 +365,7 @@ func TestBroadcastMulticastAndGratuitousArp(t *testing.T) {
 	w.mustPing(1, "10.1.0.2")
 	w.dropped(1, "broadcast", func() { w.mustNotPing(1, "10.1.0.255") })
 	w.dropped(1, "broadcast", func() { w.mustNotPing(1, "224.0.0.1") })
-	// An announcement of a neighbour's address changes nothing.
+	// A gratuitous ARP for a neighbour's address changes nothing.
 	w.dropped(1, "neighbour", func() { w.sendFrame(1, gratuitousARP([]byte{0, 0x16, 0x3e, 0, 0, 1}, "10.1.0.2")) })
 	in := w.counters(2).InPackets
 	w.mustPing(1, "10.1.0.2")
@@ -439,7 +439,7 @@ func TestDestroyLeavesNothing(t *testing.T) {
 	if ours, _ := kernelState(t, w.opts.Prefix); len(ours) != 3 {
 		t.Fatalf("namespaces: %v", ours)
 	}
-	// Destroy knows nothing but the prefix.
+	// Destroy only needs the prefix.
 	if err := w.f.Close(); err != nil {
 		t.Fatal(err)
 	}

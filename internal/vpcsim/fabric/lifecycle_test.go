@@ -24,7 +24,7 @@ func TestRestartKeepsConnectionsAndDataPlane(t *testing.T) {
 	before := w.run(1, "ip", "-o", "link", "show", "eth0")
 	count := w.counters(1).OutPackets
 
-	// The process is gone: nothing of it is closed in order, nothing is applied.
+	// The process ends without closing or applying anything.
 	gone := w.f
 	if err := gone.Close(); err != nil {
 		t.Fatal(err)
@@ -40,10 +40,10 @@ func TestRestartKeepsConnectionsAndDataPlane(t *testing.T) {
 		t.Errorf("the device was replaced:\n%s%s", before, after)
 	}
 	if now := w.counters(1).OutPackets; now <= count {
-		t.Errorf("the counters began anew: %d before, %d after", count, now)
+		t.Errorf("the counters were reset: %d before, %d after", count, now)
 	}
 
-	// What left the topology while the process was away goes with the first Apply.
+	// What was removed from the topology meanwhile is removed by the first Apply.
 	if err := w.f.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestSecondaryEnisAreBareAndTakeTheLowestFreeName(t *testing.T) {
 	if eth0 := w.run(1, "ip", "-o", "-4", "addr", "show", "eth0"); !strings.Contains(eth0, "10.1.0.1/24") {
 		t.Errorf("eth0: %s", eth0)
 	}
-	// As the node's agent would use it.
+	// As the node's agent does.
 	w.run(1, "ip", "link", "set", "eth2", "up")
 	w.run(1, "ip", "addr", "add", "10.1.0.11/32", "dev", "lo")
 	w.run(1, "ip", "rule", "add", "from", "10.1.0.11", "lookup", "11")
@@ -121,7 +121,7 @@ func TestDetachTakesARenamedAndMovedDevice(t *testing.T) {
 		}
 	}
 	w.mustNotPing(2, "10.1.0.11")
-	// It can be attached elsewhere.
+	// It can be attached to another instance.
 	w.top.Instances[1].Ports = append(w.top.Instances[1].Ports, w.eni(11, false))
 	w.apply()
 	if link := w.run(2, "ip", "-o", "link", "show", "eth1"); !strings.Contains(link, "00:16:3e:00:00:0b") {
@@ -148,7 +148,7 @@ func TestRoutesToAnInstance(t *testing.T) {
 	w.instance(1)
 	w.instance(2)
 	w.apply()
-	// i-2 has a pod network behind it, as Flannel does with VPC routes.
+	// i-2 has a pod network behind it, as with Flannel and VPC routes.
 	w.run(2, "ip", "addr", "add", "172.20.2.1/32", "dev", "lo")
 	w.dropped(1, "no-route", func() { w.mustNotPing(1, "172.20.2.1") })
 	w.top.RouteTables[0].Routes = []fabric.Route{
@@ -157,7 +157,8 @@ func TestRoutesToAnInstance(t *testing.T) {
 	}
 	w.apply()
 	w.mustPing(1, "172.20.2.1")
-	// The other way: i-2 may send for the range that is routed to it, even when strict.
+	// In the other direction i-2 may send from the range that is routed to it, also with
+	// Strict.
 	w.mustPing(2, "10.1.0.1", from("172.20.2.1"))
 	w.dropped(1, "no-route", func() { w.mustNotPing(1, "172.20.3.1") })
 
@@ -166,14 +167,14 @@ func TestRoutesToAnInstance(t *testing.T) {
 	w.dropped(1, "source-dest-check", func() { w.mustNotPing(1, "172.20.2.1") })
 	w.dropped(2, "source-dest-check", func() { w.mustNotPing(2, "10.1.0.1", from("172.20.2.1")) })
 
-	// A default route does not catch what the vSwitch ought to have.
+	// A default route does not apply to unused addresses of a vSwitch.
 	w.port("eni-2").SourceDestCheck = false
 	w.top.RouteTables[0].Routes = []fabric.Route{{Prefix: netip.MustParsePrefix("0.0.0.0/0"), NextHops: []string{"eni-2"}}}
 	w.apply()
 	w.mustPing(1, "172.20.2.1")
 	w.dropped(1, "no-route", func() { w.mustNotPing(1, "10.1.0.77") })
 
-	// The default routes of the two families are two.
+	// Each family has its own default route.
 	w.top.RouteTables[0].Routes = []fabric.Route{{Prefix: netip.MustParsePrefix("::/0"), NextHops: []string{"eni-2"}}}
 	w.apply()
 	w.dropped(1, "no-route", func() { w.mustNotPing(1, "172.20.2.1") })
@@ -223,7 +224,7 @@ func TestForeignNamespacesAreLeftAlone(t *testing.T) {
 	w := newWorld(t, nil)
 	w.instance(1)
 	w.apply()
-	// Another fabric whose prefix begins with this one's.
+	// Another fabric whose prefix starts with this one's.
 	other := newWorld(t, func(o *fabric.Options) { o.Prefix = w.opts.Prefix + "x-" })
 	other.instance(7)
 	other.apply()

@@ -15,13 +15,13 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// ownerAlias marks a namespace as ours, on its lo: another program, or a fabric whose
-// prefix begins with ours, may have names that look like ours.
+// ownerAlias is the mark on the lo of our namespaces: another program, or a fabric whose prefix
+// starts with ours, may have similar names.
 func (f *Fabric) ownerAlias(instance string) string {
 	return "vpcsim " + f.opts.Prefix + " " + instance
 }
 
-// switchOwner stands for the instance in the switch namespace's mark.
+// switchOwner replaces the instance in the mark of the switch's namespace.
 const switchOwner = "(switch)"
 
 func isNS(path string) bool {
@@ -36,7 +36,8 @@ func createNS(path, alias string, inside func() error) error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		// The thread is never unlocked: it ends with the goroutine and takes its namespace along.
+		// The thread stays locked: it ends with the goroutine, and with it its reference to the
+		// namespace.
 		runtime.LockOSThread()
 		done <- func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
@@ -76,7 +77,7 @@ func createNS(path, alias string, inside func() error) error {
 	return nil
 }
 
-// removeNS takes the name away; the namespace ends with its last process and device.
+// removeNS removes the mount; the namespace ends with its last process and device.
 func removeNS(path string) error {
 	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
 		return fmt.Errorf("unmount the network namespace %s: %w", path, err)
@@ -87,8 +88,8 @@ func removeNS(path string) error {
 	return nil
 }
 
-// withHandle lends a netlink socket in the namespace. It must not outlive the call: a
-// socket keeps its namespace alive.
+// withHandle calls fn with a netlink socket in the namespace. fn must not keep the socket,
+// which keeps the namespace alive.
 func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) error {
 	ns, err := netlinkx.Enter(path)
 	if err != nil {
@@ -102,7 +103,7 @@ func withHandle(path string, fn func(*netlink.Handle, netns.NsHandle) error) err
 	return fn(h, ns.NS)
 }
 
-// ownedNamespaces finds the instances' namespaces of this prefix: path by instance id.
+// ownedNamespaces returns the instances' namespaces of this prefix: paths by instance id.
 func (f *Fabric) ownedNamespaces() (map[string]string, error) {
 	paths, err := filepath.Glob(filepath.Join(f.opts.Dir, f.opts.Prefix+"*"))
 	if err != nil {
@@ -131,7 +132,8 @@ func (f *Fabric) ownedNamespaces() (map[string]string, error) {
 	return found, nil
 }
 
-// makeNS creates a namespace for good: what stands at the path without being a namespace is a crash's leftover.
+// makeNS creates a namespace. A file at the path that is no namespace is left over from a
+// crash.
 func makeNS(path, alias string, inside func() error) error {
 	if _, err := os.Lstat(path); err == nil {
 		if isNS(path) {

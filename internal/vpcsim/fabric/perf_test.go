@@ -18,8 +18,9 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// TestThroughputAgainstPlainVeth prints what the fabric costs: iperf3 between two of its
-// instances, and over a plain veth pair, in turns. It asserts nothing; make bench-fabric runs it.
+// TestThroughputAgainstPlainVeth prints the cost of the fabric: iperf3 between two of its
+// instances, and over a plain veth pair, alternately. It asserts nothing; make bench-fabric
+// runs it.
 func TestThroughputAgainstPlainVeth(t *testing.T) {
 	w := newWorld(t, nil)
 	w.instance(1)
@@ -63,7 +64,7 @@ func TestThroughputAgainstPlainVeth(t *testing.T) {
 	slices.Sort(plain)
 	t.Logf("TCP request/response: fabric %.0f, veth %.0f per second (medians of 5), ratio %.2f", ours[2], plain[2], ours[2]/plain[2])
 
-	// What the program itself takes; counting costs something, so it comes last.
+	// The run time of the program; measuring it has a cost, so it comes last.
 	stats, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +133,7 @@ func runIperf(t *testing.T, from, to string, flags []string) (out iperf) {
 	return out
 }
 
-// roundTrips is how many one-byte exchanges pass in a second.
+// roundTrips returns the number of one-byte round trips per second.
 func roundTrips(t *testing.T, pair [2]string) float64 {
 	t.Helper()
 	c := connectNS(t, pair[0], pair[1], "10.1.0.2:7009")

@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/kernel"
 )
 
-// An echo request as a guest's ping would send it.
+// An echo request as a guest's ping sends it.
 type echo struct {
 	source       netip.Addr
 	size, ttl    int
@@ -46,8 +46,8 @@ func (w *world) ping(n int, to string, options ...func(*echo)) (got reply) {
 	return got
 }
 
-// mustPing tries again: a guest's kernel makes a new IPv6 address local, and a carrier
-// known, on a worker of its own.
+// mustPing retries: a guest's kernel applies a new IPv6 address, and a new carrier,
+// asynchronously.
 func (w *world) mustPing(n int, to string, options ...func(*echo)) {
 	w.t.Helper()
 	var r reply
@@ -144,7 +144,7 @@ func checksum(b []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// sendFrame sends a frame of the test's own making out of instance n's eth0.
+// sendFrame sends a raw frame from instance n's eth0.
 func (w *world) sendFrame(n int, frame []byte) {
 	w.t.Helper()
 	err := kernel.InNSAt(w.ns(n), func() error {
@@ -175,7 +175,7 @@ func ifindex(s int, name string) (int, error) {
 	return int(ifr.Uint32()), nil
 }
 
-// gratuitousARP announces that an address is at a MAC.
+// gratuitousARP returns a gratuitous ARP for an address with a MAC.
 func gratuitousARP(mac []byte, address string) []byte {
 	ip := netip.MustParseAddr(address).As4()
 	frame := append([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, mac...)
@@ -185,7 +185,7 @@ func gratuitousARP(mac []byte, address string) []byte {
 	return append(frame, ip[:]...)
 }
 
-// tagged puts an 802.1Q tag into a frame.
+// tagged adds an 802.1Q tag to a frame.
 func tagged(frame []byte, vlan uint16) []byte {
 	out := append([]byte{}, frame[:12]...)
 	out = append(out, 0x81, 0, byte(vlan>>8), byte(vlan))

@@ -14,10 +14,10 @@ const (
 	udp  = 17
 )
 
-// impatience is how long a test waits for what must not come.
+// impatience is how long a test waits for packets that must not arrive.
 const impatience = 1200 * time.Millisecond
 
-// secured has i-1 in sg-1 and i-2 in sg-2, whose rules the test sets.
+// secured makes i-1 in sg-1 and i-2 in sg-2, whose rules the test sets.
 func secured(t *testing.T) (*world, *fabric.SecurityGroup) {
 	w := newWorld(t, nil)
 	w.instance(1)
@@ -42,7 +42,7 @@ func TestIncomingIsDeniedByDefaultAndRepliesPass(t *testing.T) {
 	w.apply()
 	w.dropped(1, "security-group", func() { w.mustNotPing(1, "10.1.0.2") })
 	w.dropped(1, "security-group", func() { w.mustNotPing(1, "2001:db8:1::2") })
-	// sg-1 denies incoming too: i-2 reaches i-1 only as a reply.
+	// sg-1 denies incoming traffic too: i-2 can only reply to i-1.
 	w.mustNotPing(2, "10.1.0.1")
 	w.top.SecurityGroups[0].Rules = []fabric.Rule{accept(1, icmp, "10.1.0.2/32")}
 	w.apply()
@@ -132,8 +132,8 @@ func TestEstablishedConnectionsFollowTheRules(t *testing.T) {
 	c := connect(t, w, 1, 2, "10.1.0.2:7001")
 	c.exchange([]byte("before"))
 
-	// Another set of rules that accepts it is not noticed, by neither direction: the
-	// responder, whom no rule lets open connections to i-1, speaks first.
+	// Another set of rules that accepts the connection changes nothing for either direction,
+	// even if the responder sends first, which no rule allows to connect to i-1.
 	g.Rules = []fabric.Rule{accept(20, tcp, "10.1.0.1/32"), deny(30, 0, "0.0.0.0/0")}
 	w.apply()
 	c.client, c.server = c.server, c.client
@@ -153,7 +153,7 @@ func TestIcmpErrorsOfAFlowComeBack(t *testing.T) {
 	w, g := secured(t)
 	g.Rules = []fabric.Rule{accept(10, udp, "10.1.0.1/32")}
 	w.apply()
-	// No rule of sg-1 accepts ICMP from i-2; nobody listens on the port.
+	// No rule of sg-1 accepts ICMP from i-2; the port is closed.
 	if got := udpTo(t, w, 1, "10.1.0.2:9"); got == nil || !isRefused(got) {
 		t.Errorf("a datagram to a closed port: %v, want connection refused", got)
 	}

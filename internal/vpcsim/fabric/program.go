@@ -13,8 +13,8 @@ import (
 
 const filterName = "vpcsim_fabric"
 
-// loadSwitch loads the program, on the maps of the one that a former process left on lo
-// if they still have the form that this program wants.
+// loadSwitch loads the program. It reuses the maps of the program that an earlier process left
+// on lo, if they have the form that this program needs.
 func loadSwitch(h *netlink.Handle, lo netlink.Link) (*programObjects, bool, error) {
 	spec, err := loadProgram()
 	if err != nil {
@@ -86,7 +86,7 @@ func oldMaps(h *netlink.Handle, lo netlink.Link, spec *ebpf.CollectionSpec) (map
 	return maps, nil
 }
 
-// attach puts the program on the device's ingress, in place of an older one without a gap.
+// attach attaches the program to the device's ingress and replaces an older one without a gap.
 func attach(h *netlink.Handle, ifindex int, prog *ebpf.Program) error {
 	qdisc := &netlink.GenericQdisc{
 		QdiscAttrs: netlink.QdiscAttrs{

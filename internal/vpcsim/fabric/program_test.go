@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// These tests run the program on single packets, without devices: BPF_PROG_TEST_RUN
-// with lo as the sending port. The verdict is all they see.
+// These tests run the program on single packets without devices: BPF_PROG_TEST_RUN with lo as
+// the sending port. They see only the verdict.
 
 const (
 	verdictDrop    = 2 // TC_ACT_SHOT
@@ -44,7 +44,7 @@ type fataler interface {
 	Fatalf(string, ...any)
 }
 
-// set fills the maps with a topology of one sender and one receiver, and forgets all flows.
+// set fills the maps with a topology of one sender and one receiver, and clears the flows.
 func (b *bench) set(t fataler, top *Topology) {
 	t.Helper()
 	img, err := compile(top, &Options{Strict: true}, map[string]uint32{"eni-1": sendingPort, "eni-2": receivingPort})
@@ -139,7 +139,7 @@ func (s segment) frame() []byte {
 	return append(append(f, ip...), body...)
 }
 
-// naive reads the groups as the documentation words them, for one end of a new flow.
+// naive evaluates the groups as in the documentation, for one end of a new flow.
 func naive(groups []string, all []SecurityGroup, peerGroups []string, d Direction, s segment) bool {
 	local, peer := s.src, s.dst
 	if d == Ingress {
@@ -254,7 +254,7 @@ func TestProgramJudgesAsANaiveReaderOfTheRules(t *testing.T) {
 		}
 	})
 	if delivered < 20 || dropped < 20 {
-		t.Errorf("%d delivered, %d dropped: the draw is too lopsided to say much", delivered, dropped)
+		t.Errorf("%d delivered, %d dropped: the distribution is too uneven to prove anything", delivered, dropped)
 	}
 }
 
@@ -272,11 +272,11 @@ func TestProgramDropsWhatItCannotRead(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		frame := append([]byte{}, whole...)
-		// Damage everything but the source MAC, which would end it too early.
+		// Change anything but the source MAC, which would end the program too early.
 		for range rapid.IntRange(1, 6).Draw(t, "changes") {
 			frame[rapid.IntRange(12, len(frame)-1).Draw(t, "at")] = rapid.Byte().Draw(t, "byte")
 		}
-		// BPF_PROG_TEST_RUN itself refuses a frame that is too short for its type.
+		// BPF_PROG_TEST_RUN itself rejects a frame that is too short for its type.
 		if shortest := map[bool]int{false: 34, true: 54}[frame[12] == 0x86 && frame[13] == 0xdd]; shortest < len(frame) {
 			frame = frame[:rapid.IntRange(shortest, len(frame)).Draw(t, "length")]
 		}

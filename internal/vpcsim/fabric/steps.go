@@ -10,7 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// The steps of Apply that make and remove namespaces and devices.
+// The steps of Apply that add and remove namespaces and devices.
 
 func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 	for i := range t.Instances {
@@ -21,7 +21,7 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		// Nobody can reach the devices of a namespace whose name was removed.
+		// The devices of a namespace without a name cannot be reached.
 		if err := f.removeDevices(func(d *device) bool { return d.instance == in.ID }); err != nil {
 			return err
 		}
@@ -35,8 +35,8 @@ func (f *Fabric) createNamespaces(ctx context.Context, t *Topology) error {
 	return nil
 }
 
-// freePath prefers the instance's name and falls back to its id. A namespace keeps its
-// path for life, whatever the instance is called later.
+// freePath prefers the instance's name to its id. A namespace keeps its path, even if the
+// instance is renamed.
 func (f *Fabric) freePath(in *Instance) string {
 	path := filepath.Join(f.opts.Dir, f.opts.Prefix+in.Name)
 	if nameForm.MatchString(in.Name) && path != f.switchPath() && !isNS(path) {
@@ -45,7 +45,7 @@ func (f *Fabric) freePath(in *Instance) string {
 	return filepath.Join(f.opts.Dir, f.opts.Prefix+in.ID)
 }
 
-// isReplaced: the ENI is wanted, but not as this device.
+// isReplaced reports whether the ENI needs another device.
 func isReplaced(t *Topology, d *device) bool {
 	for i := range t.Instances {
 		in := &t.Instances[i]
@@ -83,7 +83,7 @@ func (f *Fabric) createDevices(ctx context.Context, t *Topology) error {
 	return nil
 }
 
-// setCarriers: the guest's device has a carrier while its instance runs.
+// setCarriers gives the guest's devices a carrier while the instance runs.
 func (f *Fabric) setCarriers(t *Topology) error {
 	for i := range t.Instances {
 		in := &t.Instances[i]
@@ -111,8 +111,8 @@ func (f *Fabric) setCarriers(t *Topology) error {
 	return nil
 }
 
-// removeDevices pulls ENIs out by the port's end: that takes the guest's end along,
-// whatever the guest has called it and wherever it has moved it.
+// removeDevices deletes ENIs at the port: this deletes the guest's end too, whatever its name
+// and wherever the guest has moved it.
 func (f *Fabric) removeDevices(which func(*device) bool) error {
 	for eni, d := range f.devices {
 		if !which(d) {

@@ -7,17 +7,17 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// table keeps one map of the kernel equal to what compile wants. It remembers what it
-// wrote, so that a change costs as many system calls as there are differences.
+// table keeps a map of the kernel equal to the result of compile. It remembers what it wrote,
+// so that a change costs as many system calls as there are differences.
 type table[K, V comparable] struct {
 	name string
 	m    *ebpf.Map
 	have map[K]V
-	// settled takes out of a value read back what the program changes by itself.
+	// settled removes from a value what the program changes by itself.
 	settled func(V) V
 }
 
-// read learns the map's contents; needed once, and again after a failed write.
+// read reads the map's contents; it is needed once, and again after a failed write.
 func (t *table[K, V]) read() error {
 	have := map[K]V{}
 	var k K
@@ -36,7 +36,7 @@ func (t *table[K, V]) read() error {
 	return nil
 }
 
-// put adds and changes entries. An entry that changes is never absent in between.
+// put adds and changes entries. A changed entry is never absent in between.
 func (t *table[K, V]) put(want map[K]V) error {
 	if t.have == nil {
 		if err := t.read(); err != nil {
@@ -56,7 +56,7 @@ func (t *table[K, V]) put(want map[K]V) error {
 	return nil
 }
 
-// prune removes what is not wanted.
+// prune removes entries that are not in want.
 func (t *table[K, V]) prune(want map[K]V) error {
 	for k := range t.have {
 		if _, ok := want[k]; ok {

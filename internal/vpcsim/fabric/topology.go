@@ -7,7 +7,7 @@ import (
 	"regexp"
 )
 
-// Topology is everything the data plane is to be. Apply makes it so.
+// Topology is the desired state of the data plane. Apply implements it.
 type Topology struct {
 	Instances      []Instance
 	VSwitches      []VSwitch
@@ -18,14 +18,14 @@ type Topology struct {
 // Instance is a guest: a network namespace.
 type Instance struct {
 	ID string
-	// Name is what the namespace is called after the prefix when it is made, if it can
-	// name one that is free; else the ID is.
+	// Name is used for the name of the namespace when it is made, if it is valid and free;
+	// otherwise the ID is used.
 	Name string
-	// Running false: the devices stay and have no carrier.
+	// Running: if false, the devices stay without carrier.
 	Running bool
-	// Limit is the instance's bandwidth; it counts only with Options.Bandwidth.
+	// Limit is the instance's bandwidth; it is enforced only with Options.Bandwidth.
 	Limit Bandwidth
-	// Ports are the attached ENIs in the order in which devices are to be made.
+	// Ports are the attached ENIs, in the order in which devices are made.
 	Ports []Port
 }
 
@@ -41,9 +41,9 @@ type Port struct {
 	VPC     string
 	VSwitch string
 	MAC     [6]byte
-	// Primary is configured (address, default route, up) when its device is made.
+	// Primary: the device is configured when it is made (address, default route, up).
 	Primary bool
-	// Addresses are all of IPv4 and IPv6, the primary one first.
+	// Addresses are all IPv4 and IPv6 addresses, the primary one first.
 	Addresses       []netip.Addr
 	Prefixes        []netip.Prefix
 	SourceDestCheck bool
@@ -51,7 +51,7 @@ type Port struct {
 	MTU             int
 }
 
-// VSwitch is a subnet. Addresses in it that no ENI has are known to be nowhere.
+// VSwitch is a subnet. Packets to addresses in it that no ENI has are dropped.
 type VSwitch struct {
 	ID         string
 	VPC        string
@@ -69,18 +69,19 @@ type RouteTable struct {
 	Routes []Route
 }
 
-// Route sends a range to ENIs, a flow always to the same one. Without next hops it is dropped.
+// Route routes a range to ENIs; packets of a flow always use the same one. Without next hops,
+// packets are dropped.
 type Route struct {
 	Prefix   netip.Prefix
 	NextHops []string // ENI ids
 }
 
-// SecurityGroup is a group with its rules and its defaults.
+// SecurityGroup is a group with its rules and defaults.
 type SecurityGroup struct {
 	ID string
-	// InnerAccept lets members reach each other when no rule says otherwise.
+	// InnerAccept lets members reach each other if no rule decides otherwise.
 	InnerAccept bool
-	// AcceptIngress and AcceptEgress are what happens when nothing else decides.
+	// AcceptIngress and AcceptEgress are the defaults if nothing else decides.
 	AcceptIngress bool
 	AcceptEgress  bool
 	Rules         []Rule
@@ -94,7 +95,7 @@ const (
 	Egress
 )
 
-// PortRange is inclusive; its zero value stands for all ports.
+// PortRange is inclusive; the zero value means all ports.
 type PortRange struct {
 	From, To uint16
 }
@@ -104,16 +105,16 @@ type Rule struct {
 	Direction Direction
 	Accept    bool
 	Priority  int
-	// Protocol is an IP protocol number; 0 is every one.
+	// Protocol is an IP protocol number; 0 means all.
 	Protocol uint8
-	// Ports is the packet's destination port, SourcePorts its source port.
+	// Ports is the range of destination ports, SourcePorts of source ports.
 	Ports       PortRange
 	SourcePorts PortRange
-	// Peer is the far end's range; zero: any.
+	// Peer is the range of the far end; zero: any.
 	Peer netip.Prefix
-	// PeerGroup asks that the far end's ENI is in this group.
+	// PeerGroup: the far end's ENI must be in this group.
 	PeerGroup string
-	// Local restricts the near end's address; zero: any.
+	// Local is the range of the near end; zero: any.
 	Local netip.Prefix
 }
 
@@ -125,7 +126,7 @@ const (
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]*$`)
 
-// Validate reports every contradiction: what it accepts, Apply can do.
+// Validate reports every contradiction: Apply supports every topology that it accepts.
 func (t *Topology) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }

@@ -16,10 +16,10 @@ import (
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
-// deadline bounds a wait for something that must come; no test asserts how long it took.
+// deadline limits waits; no test asserts a duration.
 const deadline = 20 * time.Second
 
-// connection is a TCP connection between two instances, both ends in hand.
+// connection is a TCP connection between two instances, with both ends.
 type connection struct {
 	t              *testing.T
 	client, server net.Conn
@@ -68,7 +68,7 @@ func (c *connection) close() {
 	c.server.Close()
 }
 
-// exchange sends the payload both ways.
+// exchange sends the payload in both directions.
 func (c *connection) exchange(payload []byte) {
 	c.t.Helper()
 	if err := c.tryExchange(payload, deadline); err != nil {
@@ -147,12 +147,12 @@ func waitForProgramEnd(t *testing.T, id ebpf.ProgramID) {
 			return
 		}
 		p.Close()
-		time.Sleep(10 * time.Millisecond) // between two looks, not in place of one
+		time.Sleep(10 * time.Millisecond) // the pause between two checks
 	}
 	t.Errorf("the program %d is still loaded", id)
 }
 
-// udpTo sends datagrams and returns what the socket hears of them.
+// udpTo sends datagrams and returns the socket's error.
 func udpTo(t *testing.T, w *world, from int, address string) error {
 	t.Helper()
 	client, err := w.f.Dial(context.Background(), fmt.Sprintf("i-%d", from), "udp", address)

@@ -10,17 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Notify has lost called when a port goes that Apply did not take. A port is one end
-// of a veth: it goes with the other end, when a guest destroys the namespace into which
-// it had moved the ENI. (A real card has no other end: the kernel moves it back to the
-// instance. The next Apply makes it so.) It must be called before the first Apply.
+// Notify registers lost, which is called when a port disappears that Apply did not remove. A
+// port is one end of a veth: it disappears with the other end, when a guest destroys the
+// namespace into which it had moved the ENI. (The kernel moves a real card back to the instance
+// in this case. The next Apply does the same.) Notify must be called before the first Apply.
 func (f *Fabric) Notify(lost func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.lost = lost
 }
 
-// watch listens to the switch's devices until release. The caller holds mu.
+// watch watches the switch's devices until release. The caller holds mu.
 func (f *Fabric) watch() error {
 	if f.lost == nil {
 		return nil
@@ -42,15 +42,15 @@ func (f *Fabric) watch() error {
 			}
 			hangUp()
 			if updates, hangUp = f.resubscribe(ctx, path); ctx.Err() == nil {
-				lost() // what the broken socket did not say is found by looking
+				lost() // Apply finds what the broken socket did not report
 			}
 		}
 	}()
 	return nil
 }
 
-// subscribe listens to the devices of a namespace. The channel is closed when the socket
-// breaks: the kernel says ENOBUFS to a listener that is too slow.
+// subscribe subscribes to the devices of a namespace. The channel is closed when the socket
+// breaks: the kernel returns ENOBUFS to a reader that is too slow.
 func subscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, context.CancelFunc, error) {
 	ns, err := netns.GetFromPath(path)
 	if err != nil {
@@ -61,7 +61,7 @@ func subscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, con
 	updates := make(chan netlink.LinkUpdate, 64)
 	err = netlink.LinkSubscribeWithOptions(updates, ctx.Done(), netlink.LinkSubscribeOptions{
 		Namespace: &ns,
-		// Large enough for every port of a fabric to go at once.
+		// Large enough for the removal of all ports of a fabric at once.
 		ReceiveBufferSize: 4 << 20,
 	})
 	if err != nil {
@@ -71,18 +71,18 @@ func subscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, con
 	return updates, hangUp, nil
 }
 
-// again is how long resubscribe waits before it tries once more.
+// again is the pause between two attempts of resubscribe.
 const again = time.Second
 
-// resubscribe subscribes anew, however often it takes.
+// resubscribe subscribes again, until it succeeds.
 func (f *Fabric) resubscribe(ctx context.Context, path string) (<-chan netlink.LinkUpdate, context.CancelFunc) {
 	for ctx.Err() == nil {
 		updates, hangUp, err := subscribe(ctx, path)
 		if err == nil {
-			f.opts.Logger.Warn("the socket that watched the ports broke: watching by another")
+			f.opts.Logger.Warn("the socket that watches the ports broke: it was replaced")
 			return updates, hangUp
 		}
-		f.opts.Logger.Error("the socket that watched the ports broke", "error", err)
+		f.opts.Logger.Error("the socket that watches the ports broke", "error", err)
 		select {
 		case <-time.After(again):
 		case <-ctx.Done():

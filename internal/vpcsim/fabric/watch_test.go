@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// A container network may move an ENI into a pod's namespace; when that namespace is
-// destroyed a real card is back in the instance.
+// A container network may move an ENI into a pod's namespace; when that namespace is destroyed,
+// a real card returns to the instance.
 func TestAnENIComesBackFromADestroyedNamespace(t *testing.T) {
 	w := newWorld(t, nil)
 	lost := make(chan struct{}, 16)
@@ -31,7 +31,7 @@ func TestAnENIComesBackFromADestroyedNamespace(t *testing.T) {
 	pod.IP("addr add 10.1.0.9/32 dev eth1")
 	pod.IP("route add default via 10.1.0.253 dev eth1 onlink")
 	pod.Run("ping", "-c1", "-W5", "10.1.0.2")
-	w.apply() // an ENI that a guest has moved is left where it is
+	w.apply() // an ENI that a guest has moved stays where it is
 	pod.Run("ping", "-c1", "-W5", "10.1.0.2")
 	if len(lost) != 0 {
 		t.Error("a device counts as lost that is not")
@@ -50,12 +50,12 @@ func await(t *testing.T, lost <-chan struct{}, what string) {
 	select {
 	case <-lost:
 	case <-time.After(30 * time.Second):
-		t.Fatalf("nobody was told %s", what)
+		t.Fatalf("lost was not called: %s", what)
 	}
 }
 
-// The kernel breaks the socket of a listener that is too slow. What it would have said is
-// looked for, and what comes after is heard.
+// The kernel breaks the socket of a reader that is too slow. The missed changes are found, and
+// later ones are received.
 func TestWatchingGoesOnAfterABrokenSocket(t *testing.T) {
 	w := newWorld(t, nil)
 	lost := make(chan struct{}, 16)
@@ -91,8 +91,8 @@ func TestWatchingGoesOnAfterABrokenSocket(t *testing.T) {
 	await(t, lost, "by the new socket that the ENI's device is gone")
 }
 
-// narrowLinkSockets gives this process's netlink sockets that listen to devices the
-// smallest buffer there is, and says how many there are.
+// narrowLinkSockets sets the smallest possible buffer on this process's netlink sockets that
+// watch devices, and returns their number.
 func narrowLinkSockets(t *testing.T) (n int) {
 	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
@@ -104,7 +104,7 @@ func narrowLinkSockets(t *testing.T) (n int) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		address, _ := unix.Getsockname(fd) // most are no sockets
+		address, _ := unix.Getsockname(fd) // most are not sockets
 		socket, ok := address.(*unix.SockaddrNetlink)
 		if !ok || socket.Groups&(1<<(unix.RTNLGRP_LINK-1)) == 0 {
 			continue

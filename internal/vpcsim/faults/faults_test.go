@@ -32,7 +32,7 @@ func TestWhichCallsAreHit(t *testing.T) {
 		rule   Rule
 		action string
 		params url.Values
-		want   string // of five calls, x for each that is hit
+		want   string // for five calls, x for each hit
 	}{
 		{"every call", Rule{Error: fail}, "A", nil, "xxxxx"},
 		{"another action", Rule{Action: "B", Error: fail}, "A", nil, "....."},
@@ -120,8 +120,8 @@ func TestConditionsAndTheirEdges(t *testing.T) {
 	}
 }
 
-// Between two edges nothing changes, and at each edge something may: else the
-// simulator's clock would miss the end of a burst.
+// Between two edges nothing changes, and at each edge something may: otherwise the simulator
+// would miss the end of a burst.
 func TestEdgesAreWhereActiveChanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		r := &rule{start: start, Rule: Rule{StuckAttaching: true}}
@@ -142,7 +142,7 @@ func TestEdgesAreWhereActiveChanges(t *testing.T) {
 	})
 }
 
-// What a rule does depends on the seed and the calls it sees, not on its neighbours.
+// The effect of a rule depends on the seed and its own calls, not on other rules.
 func TestReproducible(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
@@ -262,6 +262,6 @@ func TestAdminEndpoint(t *testing.T) {
 		t.Errorf("DELETE of all: %d, %d left", code, len(s.List(start)))
 	}
 	if changes != 3 {
-		t.Errorf("%d changes told, want 3", changes)
+		t.Errorf("changed was called %d times, want 3", changes)
 	}
 }

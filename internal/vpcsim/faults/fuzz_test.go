@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// No rule that is taken makes a decision panic, whatever it says.
+// No accepted rule makes a decision panic.
 func FuzzRules(f *testing.F) {
 	for _, text := range []string{
 		`{"action":"Describe*","stale":"40s"}`, `[{"name":"x","latency":{"min":"1s","max":"2s"},"count":1}]`,

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// Parse reads one rule or a list of rules from JSON. Unknown fields are errors:
-// a misspelt fault would be no fault.
+// Parse parses one rule or a list of rules in JSON. Unknown fields are errors: a misspelt fault
+// would have no effect.
 func Parse(data []byte) ([]Rule, error) {
 	data = bytes.TrimSpace(data)
 	var rules []Rule
@@ -31,8 +31,8 @@ func Parse(data []byte) ([]Rule, error) {
 	return rules, nil
 }
 
-// Handler serves the rules: GET lists, POST adds (one rule or a list), DELETE
-// takes out ?name=… or, without a name, all. changed is called after each change.
+// Handler serves the rules: GET lists, POST adds (one rule or a list), DELETE removes the one
+// of ?name=… or, without a name, all. changed is called after each change.
 func (s *Set) Handler(now func() time.Time, changed func()) http.Handler {
 	mux := http.NewServeMux()
 	reply := func(w http.ResponseWriter, status int, v any) {

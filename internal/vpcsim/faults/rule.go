@@ -1,9 +1,8 @@
-// Package faults decides which calls of the simulated cloud go wrong, and how.
+// Package faults decides which calls of the simulated cloud fail, and how.
 //
-// A Set holds named rules. Each rule draws from its own seeded stream, so what
-// happens to the n-th call that a rule looks at depends on the seed, the rule's
-// name and n alone, whatever other rules there are. It must never act itself:
-// it returns verdicts, and the server carries them out.
+// A Set has named rules. Each rule uses its own seeded random stream, so what happens to the
+// n-th call of a rule depends only on the seed, the rule's name and n, not on other rules. The
+// package must never act itself: it returns verdicts, and the server executes them.
 package faults
 
 import (
@@ -15,52 +14,53 @@ import (
 	"time"
 )
 
-// Rule is one fault. Action selects calls, the conditions narrow them down, and
-// the effects say what happens to those that are hit.
+// Rule is a fault. Action selects calls, conditions restrict the selection, and effects define
+// what happens.
 type Rule struct {
-	// Name identifies the rule; one is made up when it is empty.
+	// Name identifies the rule; if empty, a name is generated.
 	Name string `json:"name,omitempty"`
-	// Action is the action's name, which several products may have, or PRODUCT:NAME, for example
-	// "Vpc:CreateVpc"; "*" and "?" are wildcards, empty is all.
+	// Action is the name of the action, which several products may have, or PRODUCT:NAME, for
+	// example "Vpc:CreateVpc"; "*" and "?" are wildcards, empty matches all.
 	Action string `json:"action,omitempty"`
-	// Match are parameters the call must have, by their wire names ("NetworkInterfaceId").
+	// Match are parameters that the call must have, by their names in the API
+	// ("NetworkInterfaceId").
 	Match map[string]string `json:"match,omitempty"`
 
-	// Probability is the chance that a call is hit; absent means 1.
+	// Probability is the probability of a hit; absent means 1.
 	Probability *float64 `json:"probability,omitempty"`
-	// Skip lets the first calls pass; Count ends the rule after that many hits (0: never).
+	// Skip ignores the first calls; Count ends the rule after that many hits (0: never).
 	Skip  int `json:"skip,omitempty"`
 	Count int `json:"count,omitempty"`
-	// After, For and Every make bursts: the rule sleeps for After from its start,
-	// then acts for For (0: for ever), and again each Every (0: once).
+	// After, For and Every define bursts: the rule becomes active After its start, stays active
+	// For this long (0: for ever), and repeats Every so often (0: once).
 	After Duration `json:"after,omitempty"`
 	For   Duration `json:"for,omitempty"`
 	Every Duration `json:"every,omitempty"`
 
-	// Latency delays the call, before its work.
+	// Latency delays the call before it is executed.
 	Latency *Latency `json:"latency,omitempty"`
-	// Error answers in place of the work.
+	// Error is returned instead of executing the call.
 	Error *Error `json:"error,omitempty"`
-	// LostAnswer does the work and cuts the connection.
+	// LostAnswer executes the call and closes the connection without an answer.
 	LostAnswer bool `json:"lostAnswer,omitempty"`
-	// Stale answers a Describe from the state as it was that long ago.
+	// Stale answers a Describe call from the state as it was that long ago.
 	Stale Duration `json:"stale,omitempty"`
 
-	// These change the cloud while the rule acts, independent of calls (so Action,
+	// These change the cloud while the rule is active, independently of calls (so Action,
 	// Match, Probability, Skip and Count must be empty).
 
 	// StuckAttaching keeps ENIs in Attaching.
 	StuckAttaching bool `json:"stuckAttaching,omitempty"`
-	// FailingAttach makes attachments end Available.
+	// FailingAttach makes attachments fail: the ENI becomes Available.
 	FailingAttach bool `json:"failingAttach,omitempty"`
-	// StrictDetach makes DetachNetworkInterface refuse an ENI that is on no instance.
+	// StrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
 	StrictDetach bool `json:"strictDetach,omitempty"`
 	// VSwitchFull are the ids of vSwitches that refuse new addresses.
 	VSwitchFull []string `json:"vSwitchFull,omitempty"`
 }
 
-// Latency is a delay: Fixed, or between Min and Max, or with mean Mean
-// (exponential, cut at Max if that is set).
+// Latency is a delay: Fixed, or uniform between Min and Max, or exponential with mean Mean
+// (limited to Max if that is set).
 type Latency struct {
 	Fixed Duration `json:"fixed,omitempty"`
 	Min   Duration `json:"min,omitempty"`
@@ -68,7 +68,7 @@ type Latency struct {
 	Mean  Duration `json:"mean,omitempty"`
 }
 
-// Error is an injected answer. Status defaults to 400, Message to a plain text.
+// Error is an injected error. The default of Status is 400, that of Message a standard text.
 type Error struct {
 	Code    string            `json:"code"`
 	Status  int               `json:"status,omitempty"`
@@ -76,13 +76,13 @@ type Error struct {
 	Header  map[string]string `json:"header,omitempty"`
 }
 
-// Duration is a time.Duration that JSON has as "1.5s".
+// Duration is a time.Duration that is written as "1.5s" in JSON.
 type Duration time.Duration
 
-// MarshalJSON gives "1.5s".
+// MarshalJSON writes the form "1.5s".
 func (d Duration) MarshalJSON() ([]byte, error) { return json.Marshal(time.Duration(d).String()) }
 
-// UnmarshalJSON reads "1.5s".
+// UnmarshalJSON reads the form "1.5s".
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	var s string
 	if err := json.Unmarshal(b, &s); err != nil {
@@ -101,7 +101,7 @@ func (r *Rule) onState() bool {
 	return r.StuckAttaching || r.FailingAttach || r.StrictDetach || len(r.VSwitchFull) > 0
 }
 
-// check refuses a rule that cannot mean anything.
+// check validates a rule.
 func (r *Rule) check() error {
 	onCall := r.Latency != nil || r.Error != nil || r.LostAnswer || r.Stale != 0
 	var errs []error
@@ -112,7 +112,7 @@ func (r *Rule) check() error {
 	case onCall && r.onState():
 		bad("effects on calls and on the cloud in one rule: want two rules")
 	case r.onState() && (r.Action != "" || len(r.Match) > 0 || r.Probability != nil || r.Skip != 0 || r.Count != 0):
-		bad("stuckAttaching, failingAttach, strictDetach and vSwitchFull are not about single calls: want no action, match, probability, skip or count")
+		bad("stuckAttaching, failingAttach, strictDetach and vSwitchFull do not depend on calls: want no action, match, probability, skip or count")
 	}
 	if _, err := path.Match(r.Action, ""); err != nil {
 		bad("action %q: want a name, or PRODUCT:NAME, with * or ? as wildcards", r.Action)
@@ -150,7 +150,7 @@ func (r *Rule) check() error {
 	return errors.Join(errs...)
 }
 
-// answer is the error with its defaults.
+// answer returns the error with its defaults.
 func (e *Error) answer() *Error {
 	out := *e
 	if out.Status == 0 {

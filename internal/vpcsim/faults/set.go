@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// Verdict is what happens to one call. The zero value is: nothing.
+// Verdict is what happens to a call. The zero value means: nothing.
 type Verdict struct {
 	Delay      time.Duration
 	Error      *Error
@@ -20,7 +20,7 @@ type Verdict struct {
 	Stale      time.Duration
 }
 
-// Conditions are what the rules make of the cloud at one moment.
+// Conditions are the active changes of the cloud.
 type Conditions struct {
 	StuckAttaching bool
 	FailingAttach  bool
@@ -28,22 +28,23 @@ type Conditions struct {
 	VSwitchFull    []string // sorted
 }
 
-// Status is a rule with what it did.
+// Status is a rule with its counters.
 type Status struct {
 	Rule
-	// Seen counts calls that the rule looked at, Hits those it did something to.
+	// Seen counts calls that matched the rule, Hits those on which it had an effect.
 	Seen   int  `json:"seen"`
 	Hits   int  `json:"hits"`
 	Active bool `json:"active"`
 }
 
-// Set is the rules of a simulator. It is safe for concurrent use; a nil *Set has no rules.
+// Set is the set of rules of a simulator. It is safe for concurrent use; a nil *Set has no
+// rules.
 type Set struct {
 	seed uint64
 
 	mu    sync.Mutex
 	rules []*rule // in the order they were added
-	made  int     // names made up
+	made  int     // number of generated names
 }
 
 type rule struct {
@@ -54,11 +55,10 @@ type rule struct {
 	hits   int
 }
 
-// New makes an empty set.
+// New returns an empty set.
 func New(seed uint64) *Set { return &Set{seed: seed} }
 
-// Add puts rules in, all or none, in place of those with the same names. Their
-// windows start now.
+// Add adds all rules or none, and replaces those with the same names. Their times start now.
 func (s *Set) Add(now time.Time, rules ...Rule) ([]Status, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,7 +86,7 @@ func (s *Set) Add(now time.Time, rules ...Rule) ([]Status, error) {
 	return added, nil
 }
 
-// Remove takes a rule out; it reports whether there was one. An empty name takes all out.
+// Remove removes a rule and reports whether it existed. An empty name removes all.
 func (s *Set) Remove(name string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,8 +106,8 @@ func (s *Set) List(now time.Time) []Status {
 	return out
 }
 
-// Decide says what happens to a call of a product's action. Effects of several rules add up; of
-// several errors the first rule's counts.
+// Decide returns what happens to a call of a product's action. Effects of several rules are
+// combined; of several errors the first rule's is used.
 func (s *Set) Decide(product, action string, params url.Values, now time.Time) Verdict {
 	var v Verdict
 	if s == nil {
@@ -129,7 +129,7 @@ func (s *Set) Decide(product, action string, params url.Values, now time.Time) V
 	return v
 }
 
-// Conditions says what the rules make of the cloud now.
+// Conditions returns the active changes of the cloud.
 func (s *Set) Conditions(now time.Time) Conditions {
 	var c Conditions
 	s.mu.Lock()
@@ -147,7 +147,7 @@ func (s *Set) Conditions(now time.Time) Conditions {
 	return c
 }
 
-// NextEdge says when Conditions may change by time alone.
+// NextEdge returns when Conditions may change next without a call.
 func (s *Set) NextEdge(now time.Time) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +160,7 @@ func (s *Set) NextEdge(now time.Time) (time.Time, bool) {
 	return next, !next.IsZero()
 }
 
-// MaxStale is how far back a rule may ask to look; 0: no rule does.
+// MaxStale returns the maximum age that a rule may ask for; 0: no rule does.
 func (s *Set) MaxStale() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -180,7 +180,7 @@ func (r *rule) concerns(product, action string, params url.Values) bool {
 		if strings.Contains(r.Action, ":") {
 			action = product + ":" + action
 		}
-		// The pattern was checked when the rule was added.
+		// The pattern was validated when the rule was added.
 		if ok, _ := path.Match(r.Action, action); !ok {
 			return false
 		}
@@ -193,7 +193,7 @@ func (r *rule) concerns(product, action string, params url.Values) bool {
 	return true
 }
 
-// active reports whether now is inside one of the rule's windows.
+// active reports whether the rule is active now.
 func (r *rule) active(now time.Time) bool {
 	since := now.Sub(r.start) - time.Duration(r.After)
 	if since < 0 {
@@ -208,7 +208,7 @@ func (r *rule) active(now time.Time) bool {
 	return since < time.Duration(r.For)
 }
 
-// edge is the next moment at which active changes.
+// edge returns the next time at which active changes.
 func (r *rule) edge(now time.Time) (time.Time, bool) {
 	first := r.start.Add(time.Duration(r.After))
 	since := now.Sub(first)
@@ -230,7 +230,7 @@ func (r *rule) edge(now time.Time) (time.Time, bool) {
 
 func (r *rule) spent() bool { return r.Count > 0 && r.hits >= r.Count }
 
-// hit counts a call and draws whether the rule takes it.
+// hit counts a call and decides randomly whether it is hit.
 func (r *rule) hit() bool {
 	if r.spent() {
 		return false

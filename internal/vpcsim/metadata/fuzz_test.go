@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// Whatever an instance asks, it gets an answer: a text, or a status that says why not.
+// Any request gets a text, or a status that says why not.
 func FuzzRequests(f *testing.F) {
 	for _, x := range [][3]string{
 		{"GET", "/latest/meta-data/network/interfaces/macs/00:16:3e:00:00:01/gateway", ""}, {"GET", "", ""},

@@ -1,10 +1,10 @@
-// Package metadata is the service that an instance finds at 100.100.100.200:
-// facts about itself, and credentials of its RAM role.
+// Package metadata is the service of instances at 100.100.100.200: data about the instance, and
+// credentials of its RAM role.
 //
-// It owns the paths and the tokens of IMDSv2. It must never keep facts: every
-// answer is made from what the cloud says at that moment.
+// It owns the paths and the tokens of IMDSv2. It must never store data: every answer is made
+// from the current state of the cloud.
 //
-// Not there: the signed identity document (…/instance-identity/pkcs7) and
+// Not implemented: the signed identity document (…/instance-identity/pkcs7) and
 // HttpPutResponseHopLimit, which a listener cannot see.
 package metadata
 
@@ -25,10 +25,10 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// Address is where instances find the service.
+// Address is the address of the service in instances.
 const Address = "100.100.100.200"
 
-// Instance is what the service knows of its instance.
+// Instance is the data about an instance.
 type Instance struct {
 	state.Instance
 	Type      catalog.Type
@@ -37,21 +37,21 @@ type Instance struct {
 	OwnerID   string
 }
 
-// Options are what a Handler is made of.
+// Options configure a Handler.
 type Options struct {
-	// InstanceID is whose service it is.
+	// InstanceID is the instance that is served.
 	InstanceID string
-	// Lookup returns the instance as it is now; nil when it is gone.
+	// Lookup returns the current instance; nil if it does not exist.
 	Lookup    func(id string) (*Instance, error)
 	Authority *sts.Authority
 	Now       func() time.Time
-	// RoleLife is how long credentials are valid; 0 means 6 hours. New ones are
-	// given out from 30 minutes before the end, or from half of a shorter life.
+	// RoleLife is the lifetime of credentials; 0 means 6 hours. New ones are issued from 30
+	// minutes before expiry, or from half of a shorter lifetime.
 	RoleLife time.Duration
 	Log      *slog.Logger
 }
 
-// Header names and bounds of IMDSv2.
+// Header names and limits of IMDSv2.
 const (
 	ttlHeader   = "X-aliyun-ecs-metadata-token-ttl-seconds"
 	tokenHeader = "X-aliyun-ecs-metadata-token"
@@ -63,10 +63,10 @@ const (
 	renewBefore     = 30 * time.Minute
 )
 
-// Handler answers one instance.
+// Handler serves one instance.
 type Handler struct{ Options }
 
-// New makes the service of an instance.
+// New returns the service of an instance.
 func New(o Options) *Handler {
 	if o.RoleLife == 0 {
 		o.RoleLife = defaultRoleLife
@@ -74,7 +74,7 @@ func New(o Options) *Handler {
 	return &Handler{o}
 }
 
-// ServeHTTP answers a request.
+// ServeHTTP serves a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	status, body := h.answer(r)
 	h.Log.Debug("metadata", "instance", h.InstanceID, "method", r.Method, "path", r.URL.Path, "status", status)
@@ -100,7 +100,8 @@ func (h *Handler) answer(r *http.Request) (int, string) {
 	if in.HttpEndpoint == "disabled" {
 		return http.StatusForbidden, "the metadata service of this instance is disabled"
 	}
-	// Clients differ in case ("Ram/security-credentials"); only a role's name keeps its own.
+	// Clients differ in case ("Ram/security-credentials"); only a role's name is
+	// case-sensitive.
 	path := strings.Trim(r.URL.Path, "/")
 	version, path, _ := strings.Cut(path, "/")
 	switch version = strings.ToLower(version); version {
@@ -150,11 +151,11 @@ func (h *Handler) read(r *http.Request, in *Instance, path string) (int, string)
 	return http.StatusOK, text
 }
 
-// roleCredentials are the same for one period, so that asking twice gives the
-// same key: a period ends renewBefore before the credentials do.
+// roleCredentials returns the same credentials during a period, which ends renewBefore before
+// they expire.
 func (h *Handler) roleCredentials(role string) (string, error) {
 	period := h.RoleLife - min(renewBefore, h.RoleLife/2)
-	// Role credentials count in whole seconds.
+	// Role credentials are valid for whole seconds.
 	period = max(period.Truncate(time.Second), time.Second)
 	c := h.Authority.Mint(role, h.InstanceID, h.Now().UTC().Truncate(period), h.RoleLife)
 	const layout = "2006-01-02T15:04:05Z"
@@ -169,7 +170,7 @@ func (h *Handler) roleCredentials(role string) (string, error) {
 	return string(b), nil
 }
 
-// token answers PUT /latest/api/token.
+// token serves PUT /latest/api/token.
 func (h *Handler) token(r *http.Request) (int, string) {
 	if r.Method != http.MethodPut {
 		return http.StatusMethodNotAllowed, "PUT only"

@@ -194,8 +194,8 @@ func TestRoleCredentials(t *testing.T) {
 		}
 		return c
 	}
-	// Over two days: always accepted, always good for half an hour more, and
-	// exchanged no more often than needed.
+	// Over two days the credentials are always accepted and valid for at least half an hour,
+	// and replaced no more often than needed.
 	keys := map[string]bool{}
 	for range 2 * 24 * 6 {
 		c := read()

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// tree is the service's contents: path → text. Directories follow from the paths.
+// tree is the service's content: path → text. Directories follow from the paths.
 type tree map[string]string
 
 // get returns a file's text or a directory's list.
@@ -45,7 +45,7 @@ func (t tree) get(path string) (string, bool) {
 	return strings.Join(list, "\n"), true
 }
 
-// contents is what an instance reads of itself, but for the role's credentials.
+// contents returns what an instance can read about itself, without the role's credentials.
 func contents(in *Instance) (tree, error) {
 	i := in.Instance
 	primary := i.PrimaryIpAddress.String()
@@ -101,7 +101,7 @@ func contents(in *Instance) (tree, error) {
 				for k, a := range n.Ipv6Addresses {
 					list[k] = a.String()
 				}
-				// Not JSON: the service has no quotes here.
+				// Not JSON: the service uses no quotes here.
 				meta[mac+"ipv6s"] = "[" + strings.Join(list, ", ") + "]"
 			}
 		}
@@ -111,7 +111,7 @@ func contents(in *Instance) (tree, error) {
 		all["meta-data/"+p] = v
 	}
 	if i.UserData != "" {
-		// User data comes in base64 and is handed out plain.
+		// User data is stored in base64 and served decoded.
 		plain, err := base64.StdEncoding.DecodeString(i.UserData)
 		if err != nil {
 			plain = []byte(i.UserData)

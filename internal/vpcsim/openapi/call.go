@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// call is one authenticated request to one action.
+// call is an authenticated request to an action.
 type call struct {
 	api       state.API
 	params    url.Values
@@ -22,7 +22,7 @@ type call struct {
 	now       time.Time
 }
 
-// intParam reads a whole number; nil when it is absent or name is empty.
+// intParam parses an integer; nil if it is absent or name is empty.
 func (c *call) intParam(name string) (*int, *Error) {
 	if name == "" || c.params.Get(name) == "" {
 		return nil, nil
@@ -34,7 +34,7 @@ func (c *call) intParam(name string) (*int, *Error) {
 	return out.V, nil
 }
 
-// required reads a parameter that must be there.
+// required returns a mandatory parameter.
 func (c *call) required(name string) (string, *Error) {
 	if v := c.params.Get(name); v != "" {
 		return v, nil
@@ -42,26 +42,26 @@ func (c *call) required(name string) (string, *Error) {
 	return "", missing(name)
 }
 
-// action is one operation of an API.
+// action is an operation of an API.
 type action struct {
-	// writes says that it may change the state.
+	// writes: it may change the state.
 	writes bool
-	// unsigned: the call proves itself in another way (AssumeRoleWithOIDC).
+	// unsigned: the call is authenticated in another way (AssumeRoleWithOIDC).
 	unsigned bool
-	// dryRun: with DryRun=true the call is checked and not answered.
+	// dryRun: with DryRun=true the call is validated and not executed.
 	dryRun bool
 	// waits: while another change of the VPC runs, the call waits instead of being refused.
 	waits bool
-	// product is the name of the product to which the action belongs, where another one offers it
-	// too: its rate and faults are the same by whichever version it is called.
+	// product is the product to which the action belongs, if another one offers it too: rate
+	// and faults are the same for both.
 	product string
 	run     func(*call) (obj, error)
 }
 
-// actions are the operations of one API by name.
+// actions are the operations of an API by name.
 type actions map[string]action
 
-// change is an action whose answer has nothing but a RequestId.
+// change returns an action whose answer has only a RequestId.
 func change[R any](f func(state.API, R) error) action {
 	return action{writes: true, run: func(c *call) (obj, error) {
 		var r R
@@ -72,7 +72,7 @@ func change[R any](f func(state.API, R) error) action {
 	}}
 }
 
-// create is an action that changes the state and answers with what it made.
+// create returns an action that changes the state and returns the new resource.
 func create[R, A any](f func(state.API, R) (A, error), answer func(A) obj) action {
 	return action{writes: true, run: func(c *call) (obj, error) {
 		var r R
@@ -87,7 +87,7 @@ func create[R, A any](f func(state.API, R) (A, error), answer func(A) obj) actio
 	}}
 }
 
-// list is an action that selects, cuts and shows.
+// list returns an action that selects resources and returns a page of them.
 func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) string, field, wrap string, show func(T) obj) action {
 	return action{run: func(c *call) (obj, error) {
 		var r R
@@ -106,7 +106,7 @@ func list[R, T any](f func(state.API, R) ([]T, error), p paging, key func(T) str
 	}}
 }
 
-// nothing is the list of a kind of resource that the simulator does not have.
+// nothing returns an empty list of a kind of resource that the simulator does not have.
 func nothing(field, wrap string, p paging) action {
 	return action{dryRun: true, run: func(c *call) (obj, error) {
 		pg, e := paginate(c, p, []obj{}, func(obj) string { return "" })
@@ -117,10 +117,10 @@ func nothing(field, wrap string, p paging) action {
 	}}
 }
 
-// obj is a JSON object of an answer.
+// obj is a JSON object in an answer.
 type obj map[string]any
 
-// in is a list the way ECS and VPC wrap it: {"Item": […]}.
+// in wraps a list like ECS and VPC do: {"Item": […]}.
 func in[T, U any](name string, show func(T) U, items []T) obj {
 	out := make([]U, len(items))
 	for i, x := range items {
@@ -129,10 +129,10 @@ func in[T, U any](name string, show func(T) U, items []T) obj {
 	return obj{name: out}
 }
 
-// same shows a value as it is.
+// same returns a value unchanged.
 func same[T any](v T) T { return v }
 
-// text shows an address or a range; the zero value is the empty string.
+// text formats an address or a range; the zero value gives the empty string.
 func text[T interface {
 	comparable
 	String() string
@@ -147,7 +147,7 @@ func text[T interface {
 func addr(a netip.Addr) string     { return text(a) }
 func prefix(p netip.Prefix) string { return text(p) }
 
-// stamp shows a time as the APIs do.
+// stamp formats a time like the APIs do.
 func stamp(t time.Time) string {
 	if t.IsZero() {
 		return ""
@@ -173,7 +173,7 @@ func (o obj) only(names ...string) obj {
 	return o
 }
 
-// dry is the answer to a call that was only to be checked; nil without DryRun.
+// dry returns the answer to a call that is only validated; nil without DryRun.
 func (c *call) dry() error {
 	var q struct{ DryRun bool }
 	if e := decode(c.params, &q); e != nil {

@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// decode fills a request struct from parameters. Fields have the parameters'
-// names. A list is Name.1, Name.2, … (gaps are closed, order is by index) or one
-// parameter with a JSON array; a struct is Name.Field; an embedded struct adds
-// no name of its own. Parameters that no field has are ignored, as the service does.
+// decode fills a request struct from parameters. Fields have the names of the parameters. A
+// list is Name.1, Name.2, … (gaps are closed, the order is by index) or one parameter with a
+// JSON array; a struct is Name.Field; an embedded struct adds no name. Parameters without a
+// field are ignored, as in the service.
 func decode(params url.Values, dst any) *Error {
 	return decodeStruct(newNode(params), "", reflect.ValueOf(dst).Elem())
 }
 
-// node is the parameters as a tree, split at the dots.
+// node is the tree of parameters, split at the dots.
 type node struct {
 	value *string
 	kids  map[string]*node
@@ -48,10 +48,10 @@ func newNode(params url.Values) *node {
 	return root
 }
 
-// maxName bounds the depth that a name's dots can make.
+// maxName limits the depth of the tree.
 const maxName = 256
 
-// items are the numbered children in the order of their numbers.
+// items returns the numbered children, sorted by number.
 func (n *node) items() []*node {
 	type item struct {
 		at int
@@ -59,7 +59,7 @@ func (n *node) items() []*node {
 	}
 	var list []item
 	for name, kid := range n.kids {
-		// Canonical numbers only: "01" beside "1" would be two of one index.
+		// Only canonical numbers: "01" and "1" would have the same index.
 		if i, err := strconv.Atoi(name); err == nil && i >= 1 && strconv.Itoa(i) == name {
 			list = append(list, item{i, kid})
 		}
@@ -123,8 +123,8 @@ func decodeNode(n *node, name string, dst reflect.Value) *Error {
 	return decodeScalar(*n.value, name, dst)
 }
 
-// decodeScalar sets a string, number or bool, or a pointer to one. An empty
-// value of anything but a string counts as absent: clients send "Amount=".
+// decodeScalar sets a string, number or bool, or a pointer to one. An empty value, except for a
+// string, counts as absent: clients send "Amount=".
 func decodeScalar(v, name string, dst reflect.Value) *Error {
 	kind := dst.Kind()
 	if kind == reflect.Pointer {
@@ -166,14 +166,14 @@ func decodeScalar(v, name string, dst reflect.Value) *Error {
 		}
 		dst.SetFloat(f)
 	default:
-		// A field that no parameter can fill is a mistake in the simulator.
+		// A field that no parameter can fill is a bug in the simulator.
 		panic(fmt.Sprintf("openapi: request field %s has kind %s", name, dst.Kind()))
 	}
 	return nil
 }
 
-// decodeJSON fills dst from a parameter whose value is a JSON document. Keys
-// match in any case, and numbers may be strings: clients differ.
+// decodeJSON fills dst from a parameter with a JSON document. Keys match in any case, and
+// numbers may be strings, because clients differ.
 func decodeJSON(text, name string, dst reflect.Value) *Error {
 	want := "a JSON object"
 	if dst.Kind() == reflect.Slice {
@@ -238,7 +238,7 @@ func setJSONFields(object map[string]any, name string, dst reflect.Value) *Error
 		}
 		v, ok := object[f.Name]
 		if !ok {
-			// By sorted key, so that of two spellings always the same one counts.
+			// By sorted key, so that the choice between two spellings is always the same.
 			keys := make([]string, 0, 1)
 			for k := range object {
 				if strings.EqualFold(k, f.Name) {

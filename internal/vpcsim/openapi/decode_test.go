@@ -100,7 +100,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// encode is the form in which SDKs send a request.
+// encode encodes a request like the SDKs.
 func encode(v reflect.Value, name string, into url.Values) {
 	switch v.Kind() {
 	case reflect.Struct:
@@ -131,7 +131,7 @@ func encode(v reflect.Value, name string, into url.Values) {
 	}
 }
 
-// Whatever an SDK can put into a request comes out as it was put in.
+// What an SDK encodes is decoded unchanged.
 func TestDecodeIsTheInverseOfEncode(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		number := rapid.Int32Range(-1000, 1000)
@@ -165,7 +165,7 @@ func TestDecodeIsTheInverseOfEncode(t *testing.T) {
 	})
 }
 
-// No parameters make the decoder panic, whatever request they are for.
+// No parameters make the decoder panic, for any request.
 func FuzzDecode(f *testing.F) {
 	for _, q := range []string{
 		"Tag.1.Key=a&Tag.1.Value=b&PrivateIpAddress.1=10.0.0.1", `InstanceIds=["i-1"]`, `Tag=[{"key":1}]`,
@@ -191,8 +191,8 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-// Every request struct of the state can be filled: a field of a kind that the
-// decoder does not know would panic in production.
+// Every request struct of the state can be filled: a field of an unsupported kind would panic
+// in production.
 func TestEveryRequestFieldCanBeDecoded(t *testing.T) {
 	api := reflect.TypeFor[state.API]()
 	for i := range api.NumMethod() {
@@ -216,7 +216,7 @@ func TestEveryRequestFieldCanBeDecoded(t *testing.T) {
 	}
 }
 
-// fill sets every field to something that is not zero.
+// fill sets every field to a value other than zero.
 func fill(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:

@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// Every action that the server knows is in a table of docs/vpcsim.md, and the tables
-// have no other but those that are said not to be there.
+// Every action of the server is in a table of docs/vpcsim.md, and the tables have only these
+// and those marked as missing.
 func TestEveryActionIsInTheDocs(t *testing.T) {
 	text, err := os.ReadFile("../../../docs/vpcsim.md")
 	if err != nil {
@@ -48,7 +48,7 @@ func TestEveryActionIsInTheDocs(t *testing.T) {
 			there[version][name] = true
 		}
 	}
-	// The ECS version has the actions of VPC too, which the docs say in one sentence.
+	// The ECS version has the actions of VPC too, which the docs describe in one sentence.
 	const ecs, vpc = "2014-05-26", "2016-04-28"
 	maps.Copy(there[ecs], there[vpc])
 	for version, product := range byVersion(products()) {
@@ -67,7 +67,7 @@ func TestEveryActionIsInTheDocs(t *testing.T) {
 		}
 		for name := range not[version] {
 			if _, ok := product.actions[name]; ok {
-				t.Errorf("%s %s is known, and the docs say not", version, name)
+				t.Errorf("%s %s is known, and the docs mark it as missing", version, name)
 			}
 		}
 	}

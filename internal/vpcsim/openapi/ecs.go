@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// ecsProduct is ECS 2014-05-26.
+// ecsProduct returns ECS 2014-05-26.
 func ecsProduct() product {
 	return product{name: "Ecs", version: "2014-05-26", actions: ecsActions(), perMinute: map[string]int{
 		"AttachNetworkInterface":            500,
@@ -23,8 +23,8 @@ func ecsProduct() product {
 	}}
 }
 
-// ecsActions are the operations of ECS 2014-05-26. The VPC operations are there
-// too, as in the real API of that version, for clients older than the VPC API.
+// ecsActions returns the operations of ECS 2014-05-26. They include the VPC operations, as in
+// the real API of that version, for clients older than the VPC API.
 func ecsActions() actions {
 	a := vpcActions()
 	for name, x := range a {
@@ -34,8 +34,7 @@ func ecsActions() actions {
 	for _, more := range []actions{instanceActions(), eniActions(), groupActions(), resourceActions()} {
 		maps.Copy(a, more)
 	}
-	// Programs of this version's time replace a route without a wait between and
-	// without a second try.
+	// Programs for this version replace a route without waiting or retrying.
 	for _, name := range []string{"CreateRouteEntry", "DeleteRouteEntry"} {
 		x := a[name]
 		x.waits = true

@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// eniActions are the ENI operations of ECS 2014-05-26.
+// eniActions returns the ENI operations of ECS 2014-05-26.
 func eniActions() actions {
 	return actions{
 		"CreateNetworkInterface": create(state.API.CreateNetworkInterface, func(n *state.NetworkInterface) obj {
@@ -54,7 +54,7 @@ func eniActions() actions {
 	}
 }
 
-// describeENIs picks by id and copies only the page: there may be tens of thousands.
+// describeENIs selects ids and copies only the page: there may be tens of thousands of ENIs.
 func describeENIs(c *call) (obj, error) {
 	var r state.DescribeNetworkInterfacesRequest
 	if e := decode(c.params, &r); e != nil {
@@ -84,7 +84,7 @@ func showENI(n state.NetworkInterface) obj {
 	if n.InstanceId != "" {
 		index := n.Slot
 		if n.Type == state.ENIMember {
-			index = n.VlanId // so the service tells clients the VLAN
+			index = n.VlanId // the field in which the service returns the VLAN
 		}
 		attachment = obj{
 			"InstanceId":                n.InstanceId,

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// groupActions are the security group operations of ECS 2014-05-26.
+// groupActions returns the security group operations of ECS 2014-05-26.
 func groupActions() actions {
 	return actions{
 		"CreateSecurityGroup": create(state.API.CreateSecurityGroup, func(id string) obj {
@@ -94,7 +94,7 @@ func showRule(r state.SecurityGroupRule) obj {
 		"Direction":           r.Direction,
 		"IpProtocol":          r.IpProtocol,
 		"Policy":              r.Policy,
-		"Priority":            strconv.Itoa(r.Priority), // text, as the service has it
+		"Priority":            strconv.Itoa(r.Priority), // a string, as in the service
 		"PortRange":           r.PortRange,
 		"SourcePortRange":     r.SourcePortRange,
 		"NicType":             "intranet",
@@ -114,7 +114,7 @@ func showRule(r state.SecurityGroupRule) obj {
 	return o
 }
 
-// family picks the IPv4 or the IPv6 field of a range.
+// family returns the range for the IPv4 or the IPv6 field.
 func family(field string, p netip.Prefix) string {
 	if p.Addr().Is6() {
 		return "Ipv6" + field

@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// instanceActions are the instance operations.
+// instanceActions returns the instance operations.
 func instanceActions() actions {
 	return actions{
 		"RunInstances": create(state.API.RunInstances, func(ids []string) obj {
@@ -41,7 +41,7 @@ func instanceActions() actions {
 			}
 			return showInstance(*i, types).merge(obj{
 				"EnableJumboFrame": i.EnableJumboFrame,
-				// A word here, a bool in DescribeInstances.
+				// A string here, a bool in DescribeInstances.
 				"IoOptimized": "optimized",
 			}).only(
 				"Cpu", "Memory", "CreationTime", "Description", "EnableJumboFrame", "HostName", "ImageId",
@@ -55,7 +55,8 @@ func instanceActions() actions {
 
 func instanceKey(i state.Instance) string { return i.InstanceId }
 
-// instancePage picks by id and copies only the page: there may be thousands, with their ENIs.
+// instancePage selects ids and copies only the page: there may be thousands of instances with
+// their ENIs.
 func instancePage(c *call, p paging, r state.DescribeInstancesRequest) (*page[string], []state.Instance, error) {
 	ids, err := c.api.SelectInstances(r)
 	if err != nil {
@@ -155,7 +156,7 @@ func describeRoles(c *call) (obj, error) {
 		}, pg.items)}, nil
 }
 
-// typesOf finds the types of instances; DescribeInstanceTypes takes ten names a call.
+// typesOf returns the types of instances; DescribeInstanceTypes accepts ten names in a call.
 func typesOf(api state.API, list []state.Instance) (map[string]catalog.Type, error) {
 	types := map[string]catalog.Type{}
 	for _, i := range list {
@@ -187,7 +188,7 @@ func showInstance(i state.Instance, types map[string]catalog.Type) obj {
 		"InstanceChargeType":  "PostPaid",
 		"InternetChargeType":  "PayByTraffic",
 		"SpotStrategy":        "NoSpot",
-		"ExpiredTime":         "2099-12-31T15:59Z", // what the service says of PostPaid
+		"ExpiredTime":         "2099-12-31T15:59Z", // the service's value for PostPaid
 		"Status":              string(i.Status),
 		"RegionId":            i.RegionId,
 		"ZoneId":              i.ZoneId,
@@ -229,8 +230,8 @@ func showInstance(i state.Instance, types map[string]catalog.Type) obj {
 	}
 }
 
-// showType shows a type. A figure that the catalog does not know is left out,
-// so that clients read zero, as for figures that the real service leaves out.
+// showType formats a type. Numbers that the catalog does not have are left out, so that clients
+// read zero, as with the real service.
 func showType(t catalog.Type) obj {
 	o := obj{
 		"InstanceTypeId":      t.Name,
@@ -244,7 +245,7 @@ func showType(t catalog.Type) obj {
 		"NetworkCardQuantity": 1,
 		"NetworkCards":        obj{"NetworkCardInfo": []obj{{"NetworkCardIndex": 0}}},
 	}
-	// Families of Arm processors end so: g6r (Ampere), g8y (Yitian).
+	// The suffix of families with Arm processors: g6r (Ampere), g8y (Yitian).
 	if strings.HasSuffix(t.Family, "r") || strings.HasSuffix(t.Family, "y") {
 		o["CpuArchitecture"] = "ARM"
 	}

@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// resourceActions are the lists of ECS 2014-05-26 that tools ask before they make
-// something. What the simulator does not have is an empty list.
+// resourceActions returns the lists of ECS 2014-05-26 that tools read before they create
+// something. Resources that the simulator does not have give an empty list.
 func resourceActions() actions {
 	return actions{
 		"DescribeImages":               {dryRun: true, run: describeImages},
@@ -24,7 +24,8 @@ func resourceActions() actions {
 	}
 }
 
-// usedNames are what instances were made with, of which the simulator knows the name alone.
+// usedNames returns resources that instances were created with, of which the simulator only
+// knows the name.
 func usedNames(c *call, name func(state.Instance) string, wanted string) ([]string, error) {
 	all, err := c.api.DescribeInstances(state.DescribeInstancesRequest{})
 	if err != nil {
@@ -40,7 +41,7 @@ func usedNames(c *call, name func(state.Instance) string, wanted string) ([]stri
 	return slices.Compact(names), nil
 }
 
-// describeImages lists the images that instances were made of: RunInstances takes any.
+// describeImages lists the images of instances: RunInstances accepts any.
 func describeImages(c *call) (obj, error) {
 	names, err := usedNames(c, func(i state.Instance) string { return i.ImageId }, c.params.Get("ImageId"))
 	if err != nil {
@@ -55,7 +56,7 @@ func describeImages(c *call) (obj, error) {
 	}, pg.items)}), nil
 }
 
-// describeKeyPairs lists the key pairs that instances were made with: any name will do.
+// describeKeyPairs lists the key pairs of instances: any name is accepted.
 func describeKeyPairs(c *call) (obj, error) {
 	names, err := usedNames(c, func(i state.Instance) string { return i.KeyPairName }, c.params.Get("KeyPairName"))
 	if err != nil {
@@ -82,13 +83,13 @@ func describeUserData(c *call) (obj, error) {
 	return obj{"InstanceId": i.InstanceId, "RegionId": c.region, "UserData": i.UserData}, nil
 }
 
-// usableTypes are the types that RunInstances takes.
+// usableTypes returns the types that RunInstances accepts.
 func usableTypes(c *call, r state.DescribeInstanceTypesRequest) ([]catalog.Type, error) {
 	all, err := c.api.DescribeInstanceTypes(r)
 	return slices.DeleteFunc(all, func(t catalog.Type) bool { return !t.ENIs.Known || !t.IPv4PerENI.Known }), err
 }
 
-// describeAvailableResource says what each zone has: every type in every zone, and no disks.
+// describeAvailableResource lists what each zone offers: every type, and no disks.
 func describeAvailableResource(c *call) (obj, error) {
 	var r struct {
 		DestinationResource, ZoneId, InstanceType string
@@ -163,7 +164,7 @@ func describeTypeFamilies(c *call) (obj, error) {
 	return obj{"InstanceTypeFamilies": in("InstanceTypeFamily", same, families)}, nil
 }
 
-// describeAccountAttributes tells the account's limits that the simulator keeps.
+// describeAccountAttributes returns the account's limits that the simulator enforces.
 func describeAccountAttributes(c *call) (obj, error) {
 	var r struct{ AttributeName []string }
 	if e := decode(c.params, &r); e != nil {

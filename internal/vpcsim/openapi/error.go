@@ -5,7 +5,7 @@ import (
 	"net/http"
 )
 
-// Error is an answer that is not success, as the wire has it.
+// Error is an error answer as it is sent.
 type Error struct {
 	Status  int
 	Code    string
@@ -20,13 +20,13 @@ func errorf(status int, code, format string, args ...any) *Error {
 	return &Error{Status: status, Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// Missing is the answer to a call without a mandatory parameter.
+// missing returns the error for a missing mandatory parameter.
 func missing(name string) *Error {
 	return errorf(http.StatusBadRequest, "MissingParameter",
 		"The input parameter %q that is mandatory for processing this request is not supplied.", name)
 }
 
-// invalid is the answer to a parameter that cannot be understood.
+// invalid returns the error for an invalid parameter.
 func invalid(name, value, want string) *Error {
 	if len(value) > 100 {
 		value = value[:100] + "…"
@@ -35,7 +35,7 @@ func invalid(name, value, want string) *Error {
 		"The specified parameter %q is not valid: %q is not %s.", name, value, want)
 }
 
-// throttled is the answer to a call beyond the action's rate.
+// throttled returns the error for a call beyond the action's rate.
 func throttled() *Error {
 	return errorf(http.StatusBadRequest, "Throttling", "Request was denied due to request throttling.")
 }

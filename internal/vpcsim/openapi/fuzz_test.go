@@ -13,10 +13,9 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// No call makes the simulator panic, whatever action with whatever parameters, or
-// leaves a cloud that cannot be loaded again; and each error has a code and a status.
-// In a query "$vpc", "$vsw", "$sg", "$eni", "$trunk", "$i", "$table" and "$rte" stand
-// for what is there.
+// No call makes the simulator panic or leaves a cloud that cannot be loaded again, whatever the
+// action and the parameters; each error has a code and a status. In a query "$vpc", "$vsw",
+// "$sg", "$eni", "$trunk", "$i", "$table" and "$rte" are replaced by existing ids.
 func FuzzCalls(f *testing.F) {
 	known := byVersion(products())
 	var all []struct{ version, action string }
@@ -120,7 +119,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { return len(b), nil }
 
-// populated is a cloud with one of everything.
+// populated returns a cloud with one of everything.
 func populated(t testing.TB) (*state.State, map[string]string) {
 	t.Helper()
 	now := noon

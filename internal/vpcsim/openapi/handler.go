@@ -1,12 +1,12 @@
-// Package openapi is the simulated cloud's HTTP face: requests in the RPC style
-// of Alibaba Cloud come in, are authenticated (signature 1.0 and ACS3), throttled,
-// decoded, run on the state, and answered in the real service's form.
+// Package openapi is the HTTP interface of the simulated cloud: it authenticates (signature 1.0
+// and ACS3), throttles and decodes requests in the RPC style of Alibaba Cloud, runs them on the
+// state, and answers in the real service's form.
 //
-// It owns the wire: names, encodings, signatures, pages, error bodies. It must
-// never decide what a VPC does (package state does), nor touch a device or a file.
+// It owns names, encodings, signatures, pages and error bodies. It must never decide what a VPC
+// does (package state does), nor touch a device or a file.
 //
-// Answers are always JSON, whatever Format asks. A call's RegionId is not looked
-// at: a simulator has one region, and some clients send nonsense there.
+// Answers are always JSON, whatever the Format. RegionId is ignored: a simulator has one
+// region, and some clients send invalid ones.
 package openapi
 
 import (
@@ -31,14 +31,14 @@ import (
 
 // Backend is the cloud that a Handler serves.
 type Backend interface {
-	// Read runs f on the state as it was age ago; f changes nothing.
+	// Read runs f on the state as it was age ago; f must not change it.
 	Read(ctx context.Context, age time.Duration, f func(state.API) error) error
-	// Write runs f on the state. If it changed, Write returns once the change is
-	// saved and in the data plane.
+	// Write runs f on the state. If f changed it, Write returns after the change is saved and
+	// applied to the data plane.
 	Write(ctx context.Context, f func(state.API) error) error
 }
 
-// Options are what a Handler is made of.
+// Options configure a Handler.
 type Options struct {
 	Backend   Backend
 	Authority *sts.Authority
@@ -47,16 +47,16 @@ type Options struct {
 	Throttle  Throttle
 	RegionID  string
 	Now       func() time.Time
-	// Sleep waits, or returns early with the context's error; it makes latency faults.
+	// Sleep waits, or returns early with the context's error. Latency faults use it.
 	Sleep func(context.Context, time.Duration) error
-	// RefuseReplay turns on the checks of timestamp (15 minutes) and nonce.
+	// RefuseReplay enables the checks of timestamp (15 minutes) and nonce.
 	RefuseReplay bool
-	// Random makes request ids; nil means crypto/rand.
+	// Random is the source of request ids; nil means crypto/rand.
 	Random io.Reader
 	Log    *slog.Logger
 }
 
-// Handler answers OpenAPI calls at "/".
+// Handler serves OpenAPI calls at "/".
 type Handler struct {
 	Options
 	products map[string]product // by version
@@ -64,7 +64,7 @@ type Handler struct {
 	throttle *throttle
 }
 
-// New makes a Handler.
+// New returns a Handler.
 func New(o Options) *Handler {
 	if o.Random == nil {
 		o.Random = rand.Reader
@@ -85,10 +85,10 @@ func New(o Options) *Handler {
 // SetThrottle changes the rates of calls from now on.
 func (h *Handler) SetThrottle(t Throttle) { h.throttle.set(t) }
 
-// maxBody bounds a request's body.
+// maxBody limits a request's body.
 const maxBody = 4 << 20
 
-// ServeHTTP answers one call.
+// ServeHTTP serves one call.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.Now()
 	id := h.requestID()
@@ -105,7 +105,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Log.Debug("openapi call", "action", x.action, "version", x.version, "status", status, "code", code,
 		"requestId", id, "remote", r.RemoteAddr, "caller", x.identity.ARN(), "lostAnswer", x.lost)
 	if x.lost {
-		// The client sees its connection closed without an answer.
+		// The client's connection is closed without an answer.
 		panic(http.ErrAbortHandler)
 	}
 	answer["RequestId"] = id
@@ -127,11 +127,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// exchange is what becomes known of a call on its way.
+// exchange collects data about a call while it is processed.
 type exchange struct {
 	host     string
 	version  string
-	product  string // whose action it is
+	product  string // the product of the action
 	action   string
 	known    bool // version and action exist: safe as a metric's label
 	identity sts.Identity
@@ -178,17 +178,17 @@ func (h *Handler) serve(r *http.Request, x *exchange) (obj, *Error) {
 	return h.run(r.Context(), m, x, a)
 }
 
-// run carries out a call that is allowed, with the faults that hit it.
+// run executes an authorized call, with the faults that hit it.
 func (h *Handler) run(ctx context.Context, m *message, x *exchange, a action) (obj, *Error) {
 	params := m.merged()
 	verdict := h.Faults.Decide(x.product, x.action, params, h.Now())
 	if verdict.Delay > 0 {
 		if err := h.Sleep(ctx, verdict.Delay); err != nil {
-			return nil, errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The call was given up during an injected delay: %v.", err)
+			return nil, errorf(http.StatusServiceUnavailable, "ServiceUnavailable", "The call was canceled during an injected delay: %v.", err)
 		}
 	}
 	if f := verdict.Error; f != nil {
-		// A lost answer may be the loss of an error, too: then no work was done.
+		// The lost answer may be an error too: then nothing was done.
 		x.lost = verdict.LostAnswer
 		return nil, &Error{Status: f.Status, Code: f.Code, Message: f.Message, Header: f.Header}
 	}
@@ -224,14 +224,14 @@ func (h *Handler) run(ctx context.Context, m *message, x *exchange, a action) (o
 	return answer, nil
 }
 
-// maxWait is how long a call waits for another change of its VPC, which SDKs bear;
-// waitStep is how often it looks.
+// maxWait is how long a call waits for another change of its VPC, less than the SDKs' timeout;
+// waitStep is the polling interval.
 const (
 	maxWait  = 12 * time.Second
 	waitStep = 20 * time.Millisecond
 )
 
-// busy reports whether a call was refused only because of another that still runs.
+// busy reports whether a call was refused only because another one still runs.
 func busy(err error) bool {
 	switch state.CodeOf(err) {
 	case "TaskConflict", "IncorrectVpcStatus", "IncorrectVSwitchStatus", "IncorrcetRouteEntryStatus":
@@ -240,7 +240,7 @@ func busy(err error) bool {
 	return false
 }
 
-// asError gives any error its form on the wire.
+// asError converts any error to the form in which it is sent.
 func (h *Handler) asError(err error) *Error {
 	var own *Error
 	if errors.As(err, &own) {
@@ -286,7 +286,7 @@ func firstOf(list ...string) string {
 	return ""
 }
 
-// requestID is a random UUID in capitals.
+// requestID returns a random UUID in upper case.
 func (h *Handler) requestID() string {
 	var b [16]byte
 	if _, err := io.ReadFull(h.Random, b[:]); err != nil {

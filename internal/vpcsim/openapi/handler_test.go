@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
-// A client that goes away during an injected delay leaves nothing done.
+// A call whose client goes away during an injected delay is not executed.
 func TestGivenUpDuringADelay(t *testing.T) {
 	h := handler(t, func(o *Options) {
 		o.Sleep = func(context.Context, time.Duration) error { return context.Canceled }
@@ -28,8 +28,7 @@ func TestGivenUpDuringADelay(t *testing.T) {
 	}
 }
 
-// An answer that refuses a call says of which product it is, also of an action that the
-// product does not have.
+// An error names the product, also for an action that the product does not have.
 func TestRefusalNamesTheProduct(t *testing.T) {
 	h := handler(t)
 	for version, want := range map[string]string{"2014-05-26": "&product=Ecs", "2016-04-28": "&product=Vpc", "2015-04-01": "&product=Sts", "1999-01-01": "&product="} {

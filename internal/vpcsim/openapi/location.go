@@ -1,7 +1,7 @@
 package openapi
 
-// locationProduct is what SDKs ask to find a product's endpoint: it is always the one
-// that was asked.
+// locationProduct is the service by which SDKs find a product's endpoint: it always returns the
+// endpoint of the request.
 func locationProduct() product {
 	return product{name: "Location", version: "2015-06-12", actions: actions{"DescribeEndpoints": {run: func(c *call) (obj, error) {
 		service, e := c.required("ServiceCode")

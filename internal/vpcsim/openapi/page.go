@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// paging is one API's way of cutting lists.
+// paging is how an API divides lists into pages.
 type paging struct {
 	defaultSize int
 	maxSize     int // PageSize
 	maxResults  int // MaxResults; 0: the API has no tokens
 	minResults  int
-	// maxParam is how the API spells MaxResults.
+	// maxParam is the API's name for MaxResults.
 	maxParam string
 }
 
@@ -31,7 +31,7 @@ var (
 	entryPaging    = paging{defaultSize: 10, maxResults: 100, minResults: 1, maxParam: "MaxResult"}
 )
 
-// page is the part of a list that a call asked for.
+// page is the part of a list that a call requested.
 type page[T any] struct {
 	api       paging
 	items     []T
@@ -42,22 +42,22 @@ type page[T any] struct {
 	total     int
 }
 
-// fields adds what the API says about the page to a response.
+// fields adds the fields that describe the page to an answer.
 func (p *page[T]) fields(o obj) obj {
 	if p.api.maxResults > 0 {
 		o["NextToken"] = p.next
 	}
 	if p.api.maxSize > 0 {
-		// With tokens too: clients look at the size they asked for.
+		// With tokens too: clients read back the size that they requested.
 		o["PageNumber"], o["PageSize"], o["TotalCount"] = p.number, p.size, p.total
 	}
 	return o
 }
 
-// paginate cuts list, which key gives stable names, as the call asks. MaxResults
-// out of range is taken as the nearest bound; PageSize out of range is an error. A call
-// that asks for nothing gets a token too, where the API has tokens: programs that
-// follow tokens alone would take its first page for all there is.
+// paginate returns the page of list that the call requests; key gives stable names. MaxResults
+// out of range is set to the nearest limit; PageSize out of range is an error. A call without
+// parameters gets a token too, if the API has tokens: otherwise programs that only use tokens
+// would take the first page for the whole list.
 func paginate[T any](c *call, p paging, list []T, key func(T) string) (*page[T], *Error) {
 	var q struct {
 		PageNumber, PageSize *int
@@ -93,9 +93,8 @@ func paginate[T any](c *call, p paging, list []T, key func(T) string) (*page[T],
 	return &page[T]{api: p, items: list[from:min(from+size, len(list))], number: number, size: size, total: len(list)}, nil
 }
 
-// tokenPage cuts the list in the order of its keys, and a token names the last
-// key given: so that what comes and goes between two pages neither repeats nor
-// hides another item.
+// tokenPage sorts the list by keys; a token names the last key that was returned. So items that
+// are added or removed between two pages neither repeat nor hide another item.
 func tokenPage[T any](p paging, list []T, key func(T) string, limit *int, token string) (*page[T], *Error) {
 	size := p.defaultSize
 	if limit != nil {
@@ -127,5 +126,5 @@ func tokenPage[T any](p paging, list []T, key func(T) string, limit *int, token 
 	return out, nil
 }
 
-// tokenPrefix tells our tokens from other text.
+// tokenPrefix identifies tokens.
 const tokenPrefix = "after:"

@@ -13,7 +13,7 @@ func pageOf(list []string, params url.Values, p paging) (*page[string], *Error) 
 	return paginate(&call{params: params}, p, list, func(s string) string { return s })
 }
 
-// All pages together are the list: nothing twice, nothing missing, whatever size.
+// All pages together are the list, without repetitions or gaps, for any size.
 func TestPagesCoverTheList(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		list := rapid.SliceOfNDistinct(rapid.StringN(1, 8, -1), 0, 60, rapid.ID[string]).Draw(t, "list")
@@ -51,7 +51,7 @@ func TestPagesCoverTheList(t *testing.T) {
 	})
 }
 
-// What is there all the time is listed once, whatever comes and goes between pages.
+// An item that exists all the time is listed once, whatever is added or removed between pages.
 func TestTokensWhileTheListChanges(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		name := func(i int) string { return fmt.Sprintf("eni-%02d", i) }
@@ -84,7 +84,7 @@ func TestTokensWhileTheListChanges(t *testing.T) {
 		}
 		for i := 0; i < 40; i += 2 {
 			if seen[name(i)] != 1 {
-				t.Fatalf("%s was there all the time and is listed %d times", name(i), seen[name(i)])
+				t.Fatalf("%s existed all the time and is listed %d times", name(i), seen[name(i)])
 			}
 		}
 	})
@@ -97,7 +97,7 @@ func TestPageBounds(t *testing.T) {
 	}
 	for query, want := range map[string]int{
 		"":                           10,
-		"MaxResults=1":               10, // the least
+		"MaxResults=1":               10, // the minimum
 		"MaxResults=500":             500,
 		"MaxResults=5000":            500,
 		"PageSize=1000":              1000,

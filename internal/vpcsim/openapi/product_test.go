@@ -2,8 +2,8 @@ package openapi
 
 import "testing"
 
-// A call finds its product by the version alone, faults and rates their action by the product's
-// name and its own.
+// A call selects its product by the version alone; faults and rates use the names of product
+// and action.
 func TestProductsDoNotOverlap(t *testing.T) {
 	versions, names := map[string]bool{}, map[string]bool{}
 	for _, p := range products() {

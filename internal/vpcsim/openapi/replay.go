@@ -9,7 +9,7 @@ import (
 // maxSkew is how far a request's clock may be off, and how long a nonce is remembered.
 const maxSkew = 15 * time.Minute
 
-// replay refuses requests that are too old or came before. A nil *replay refuses none.
+// replay refuses requests that are too old or were sent before. A nil *replay refuses none.
 type replay struct {
 	mu     sync.Mutex
 	seen   map[string]time.Time
@@ -38,7 +38,7 @@ func (r *replay) check(timestamp, nonce string, now time.Time) *Error {
 	defer r.mu.Unlock()
 	if now.Sub(r.pruned) > maxSkew {
 		for n, at := range r.seen {
-			// A timestamp may be maxSkew ahead, so its nonce is good for twice that.
+			// A timestamp may be maxSkew ahead, so its nonce must be remembered for twice that.
 			if now.Sub(at) > 2*maxSkew {
 				delete(r.seen, n)
 			}

@@ -18,7 +18,7 @@ import (
 
 const acs3 = "ACS3-HMAC-SHA256"
 
-// message is a request as it came: what signatures are computed over.
+// message is a request as it was received: signatures are computed over it.
 type message struct {
 	method string
 	host   string
@@ -28,7 +28,7 @@ type message struct {
 	body   []byte
 }
 
-// param returns a parameter of the query, else of the body.
+// param returns a parameter of the query, or else of the body.
 func (m *message) param(name string) string {
 	if v, ok := m.query[name]; ok && len(v) > 0 {
 		return v[0]
@@ -36,7 +36,7 @@ func (m *message) param(name string) string {
 	return m.form.Get(name)
 }
 
-// merged is query and body together; the query wins.
+// merged merges query and body; the query takes precedence.
 func (m *message) merged() url.Values {
 	all := make(url.Values, len(m.query)+len(m.form))
 	for k, v := range m.form {
@@ -48,11 +48,11 @@ func (m *message) merged() url.Values {
 	return all
 }
 
-// signer checks who sent a message.
+// signer authenticates messages.
 type signer struct {
 	authority *sts.Authority
 	now       func() time.Time
-	replay    *replay // nil: neither clock nor nonce are looked at
+	replay    *replay // nil: clock and nonce are not checked
 }
 
 // verify returns who signed the message, or an *Error.
@@ -63,8 +63,7 @@ func (s *signer) verify(m *message) (sts.Identity, *Error) {
 	return s.verifyV1(m)
 }
 
-// verifyV1 checks the scheme of SignatureVersion 1.0: all parameters but
-// Signature, sorted, under HMAC-SHA1.
+// verifyV1 checks SignatureVersion 1.0: all parameters but Signature, sorted, with HMAC-SHA1.
 func (s *signer) verifyV1(m *message) (sts.Identity, *Error) {
 	id := m.param("AccessKeyId")
 	if id == "" {
@@ -86,7 +85,7 @@ func (s *signer) verifyV1(m *message) (sts.Identity, *Error) {
 	mac.Write([]byte(toSign))
 	got, err := base64.StdEncoding.DecodeString(signature)
 	if err != nil || !hmac.Equal(got, mac.Sum(nil)) {
-		// The wording matters: the official SDK compares this string with its own.
+		// The text matters: the official SDK compares this string with its own.
 		return sts.Identity{}, errorf(http.StatusForbidden, "SignatureDoesNotMatch",
 			"Specified signature is not matched with our calculation. server string to sign is:%s", toSign)
 	}
@@ -97,7 +96,7 @@ func (s *signer) verifyV1(m *message) (sts.Identity, *Error) {
 }
 
 func stringToSignV1(method string, params url.Values) string {
-	// Sorted by name, not by pair: "X.1" comes before "X.10", "X.10=" before "X.1=".
+	// Sorted by name, not by pair: "X.1" comes before "X.10", but "X.10=" before "X.1=".
 	names := make([]string, 0, len(params))
 	for k, vs := range params {
 		if k != "Signature" && len(vs) > 0 {
@@ -137,7 +136,7 @@ func (s *signer) verifyACS3(m *message, auth string) (sts.Identity, *Error) {
 		return incomplete("x-acs-content-sha256 is not the digest of the body")
 	}
 	names := strings.Split(signed, ";")
-	// What decides the call must be covered, or it could be exchanged on the way.
+	// Everything that defines the call must be signed, or it could be replaced on the way.
 	for _, must := range []string{"host", "x-acs-action", "x-acs-version", "x-acs-content-sha256"} {
 		if !slices.Contains(names, must) {
 			return incomplete("SignedHeaders lacks " + must)
@@ -181,7 +180,7 @@ func canonicalACS3(m *message, names []string, bodyHash string) string {
 		if i > 0 {
 			b.WriteByte('&')
 		}
-		// The wire has "+" for a space, the canonical form "%20": encoded anew here.
+		// Requests encode a space as "+", the canonical form as "%20": so encode again.
 		b.WriteString(percent(k) + "=" + percent(m.query.Get(k)))
 	}
 	b.WriteByte('\n')
@@ -230,5 +229,5 @@ func percent(s string) string {
 	return b.String()
 }
 
-// oneOf reports whether v is absent or want: old clients leave common parameters out.
+// oneOf reports whether v is absent or equal to want: old clients leave common parameters out.
 func oneOf(v, want string) bool { return v == "" || v == want }

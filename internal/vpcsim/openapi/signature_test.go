@@ -24,7 +24,7 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// memory is a Backend of one state.
+// memory is a Backend with one state.
 type memory struct{ cloud *state.State }
 
 func (m memory) Read(_ context.Context, _ time.Duration, f func(state.API) error) error {
@@ -70,8 +70,8 @@ func ask(t testing.TB, h *Handler, r *http.Request) (int, string, map[string]any
 	return w.Code, code, body
 }
 
-// v1 are the parameters of a call with signature 1.0; the signature is made here
-// by the published recipe, not by the code under test.
+// v1 returns the parameters of a call with signature 1.0. It signs by the published algorithm,
+// not with the code under test.
 func v1(h *Handler, method string, more url.Values) url.Values {
 	a := h.Authority.Account()
 	q := url.Values{
@@ -124,7 +124,7 @@ func TestSignatureV1(t *testing.T) {
 	}{
 		{"right", v1(h, "GET", nil), 200, ""},
 		{"odd characters", v1(h, "GET", url.Values{"X": {" *~/é&=+%"}, "Y *~": {""}}), 200, ""},
-		{"names that begin alike", v1(h, "GET", url.Values{"X.1": {"a"}, "X.10": {"b"}, "X.1.K": {"c"}, "X.2": {"d"}}), 200, ""},
+		{"names with a common prefix", v1(h, "GET", url.Values{"X.1": {"a"}, "X.10": {"b"}, "X.1.K": {"c"}, "X.2": {"d"}}), 200, ""},
 		{"temporary key", temporary(role, role.SecurityToken), 200, ""},
 		{"temporary key, expired", temporary(old, old.SecurityToken), 403, "InvalidSecurityToken.Expired"},
 		{"temporary key, no token", temporary(role, ""), 400, "MissingSecurityToken"},
@@ -191,8 +191,8 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-// signedACS3 is a call as darabonba signs it. The signer is the code under test;
-// that it agrees with darabonba is shown by the SDK tests of package vpcsim.
+// signedACS3 returns a call as darabonba signs it. It uses the signer under test; the SDK tests
+// of package vpcsim show that it agrees with darabonba.
 func signedACS3(h *Handler, body string) *http.Request {
 	r := httptest.NewRequest("POST", "http://ecs.test/?RegionId=cn+hangzhou", strings.NewReader(body))
 	digest := sha256Hex([]byte(body))
@@ -242,7 +242,7 @@ func TestACS3Tampering(t *testing.T) {
 	}
 }
 
-// Requests that nobody signed never get in, and never make the handler panic.
+// Unsigned requests are never accepted, and never make the handler panic.
 func FuzzUnsignedRequests(f *testing.F) {
 	h := handler(f)
 	q := v1(h, "GET", nil)
@@ -257,7 +257,7 @@ func FuzzUnsignedRequests(f *testing.F) {
 		r.Header.Set("Content-Type", kind)
 		r.Header.Set("Authorization", authorization)
 		status, code, answer := ask(t, h, r)
-		// A token that nobody signed is all that AssumeRoleWithOIDC needs, by design.
+		// AssumeRoleWithOIDC accepts an unsigned token, by design.
 		if status < 400 && answer["Credentials"] == nil || status >= 400 && code == "" || status >= 500 {
 			t.Errorf("status %d, code %q, answer %v", status, code, answer)
 		}

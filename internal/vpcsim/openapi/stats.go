@@ -27,7 +27,7 @@ type ActionStats struct {
 	Seconds     float64        `json:"seconds"`
 }
 
-// NewStats makes empty counters.
+// NewStats returns empty counters.
 func NewStats() *Stats { return &Stats{actions: map[string]*ActionStats{}} }
 
 func (s *Stats) count(action, code string, took time.Duration, lost bool) {
@@ -52,7 +52,7 @@ func (s *Stats) count(action, code string, took time.Duration, lost bool) {
 	}
 }
 
-// Snapshot is a copy of the counters by action.
+// Snapshot returns a copy of the counters by action.
 func (s *Stats) Snapshot() map[string]ActionStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -65,7 +65,7 @@ func (s *Stats) Snapshot() map[string]ActionStats {
 	return out
 }
 
-// WritePrometheus writes the counters in the text format of Prometheus.
+// WritePrometheus writes the counters in the Prometheus text format.
 func (s *Stats) WritePrometheus(w io.Writer) error {
 	all := s.Snapshot()
 	names := slices.SortedFunc(maps.Keys(all), cmp.Compare[string])

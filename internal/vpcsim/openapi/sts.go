@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/openapi/sts"
 )
 
-// stsProduct is the token service. Every role exists and may do everything: RAM
-// policies are not modelled (a fault gives Forbidden.RAM).
+// stsProduct is the token service. Every role exists and may do everything: RAM policies are
+// not modelled (a fault can return Forbidden.RAM).
 func stsProduct() product {
 	return product{name: "Sts", version: "2015-04-01", actions: actions{
 		"AssumeRoleWithOIDC": {unsigned: true, run: assumeRoleWithOIDC},
@@ -28,7 +28,7 @@ func stsProduct() product {
 	}}
 }
 
-// Bounds of DurationSeconds.
+// Limits of DurationSeconds.
 const (
 	minSession     = 15 * time.Minute
 	maxSession     = 12 * time.Hour
@@ -48,7 +48,7 @@ func assumeRole(c *call) (obj, error) {
 	return creds, nil
 }
 
-// mint reads RoleArn, RoleSessionName and DurationSeconds and makes credentials.
+// mint makes credentials from RoleArn, RoleSessionName and DurationSeconds.
 func mint(c *call) (obj, *Error) {
 	arn, e := c.required("RoleArn")
 	if e != nil {
@@ -88,11 +88,10 @@ func mint(c *call) (obj, *Error) {
 	}, nil
 }
 
-// assumeRoleWithOIDC trades a service account's token for credentials (RRSA).
-// Checked: the parameters are there, and the token is a JWT with an algorithm,
-// issuer, subject and audience that has not expired and is already valid. Not
-// checked: the JWT's signature and the trust between role and provider — the
-// simulator has neither the issuer's keys nor RAM policies.
+// assumeRoleWithOIDC exchanges a service account's token for credentials (RRSA). It checks that
+// the parameters exist, and that the token is a JWT with an algorithm, issuer, subject and
+// audience that is valid now. It does not check the JWT's signature and the trust between role
+// and provider: the simulator has neither the issuer's keys nor RAM policies.
 func assumeRoleWithOIDC(c *call) (obj, error) {
 	if _, e := c.required("OIDCProviderArn"); e != nil {
 		return nil, e

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// jwt is a token as kubelet projects it; nobody checks its signature here.
+// jwt returns a token as the kubelet projects it; its signature is not checked here.
 func jwt(t *testing.T, alg string, change func(map[string]any)) string {
 	t.Helper()
 	claims := map[string]any{

@@ -2,7 +2,7 @@ package openapi
 
 import "terway.dev/terway/internal/vpcsim/state"
 
-// tagActions are the tag operations; ECS and VPC differ only in the resource types.
+// tagActions returns the tag operations; ECS and VPC differ only in the resource types.
 func tagActions() actions {
 	return actions{
 		"TagResources":   change(state.API.TagResources),
@@ -22,7 +22,7 @@ func tagActions() actions {
 	}
 }
 
-// ecsTags and vpcTags differ in which names they repeat.
+// ecsTags and vpcTags differ in the names that they repeat.
 func ecsTags(tags []state.Tag) obj {
 	return in("Tag", func(t state.Tag) obj {
 		return obj{"Key": t.Key, "Value": t.Value, "TagKey": t.Key, "TagValue": t.Value}

@@ -8,26 +8,26 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Throttle are the rates of actions.
+// Throttle has the rates of actions.
 type Throttle struct {
-	// Off lets every call through.
+	// Off disables throttling.
 	Off bool
 	// Scale multiplies every rate; 0 means 1.
 	Scale float64
-	// PerMinute overrides the rate of single actions, calls per minute: by name, or by PRODUCT:NAME
-	// where several products have an action of that name.
+	// PerMinute overrides the rate of single actions in calls per minute: by name, or by
+	// PRODUCT:NAME if several products have an action of that name.
 	PerMinute map[string]int
 }
 
-// defaultPerMinute is the rate of an action of which its product says nothing. Those
-// that products name are what clients of the real service count on (Terway's
-// pkg/aliyun/client/ratelimit.go has the same).
+// defaultPerMinute is the rate of actions without a rate of their own. The others are the rates
+// that clients of the real service rely on (Terway's pkg/aliyun/client/ratelimit.go has the
+// same).
 const defaultPerMinute = 1000
 
-// throttle is a token bucket for each action. A bucket holds one minute's calls:
-// the real limits are counted by the minute, so a whole minute's worth may come at once.
+// throttle is a token bucket for each action. A bucket holds the calls of one minute: the real
+// limits are counted by the minute, so all of these may come at once.
 type throttle struct {
-	perMinute map[actionOf]int // what products say of their actions
+	perMinute map[actionOf]int // the products' own rates
 
 	mu      sync.Mutex
 	config  Throttle
@@ -48,7 +48,7 @@ func newThrottle(c Throttle, products []product) *throttle {
 	return t
 }
 
-// set changes the rates; every bucket is full then.
+// set changes the rates and fills every bucket.
 func (t *throttle) set(c Throttle) {
 	if c.Scale == 0 {
 		c.Scale = 1

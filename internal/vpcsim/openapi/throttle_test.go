@@ -30,7 +30,7 @@ func TestThrottleBuckets(t *testing.T) {
 		t.Errorf("%d and %d calls of two products' actions with one rate, want 10 of each", a, b)
 	}
 	if n := of("Vpc", "AttachNetworkInterface", 2000, noon); n != defaultPerMinute {
-		t.Errorf("%d calls of a product that says nothing of the action, want %d", n, defaultPerMinute)
+		t.Errorf("%d calls of a product without a rate for the action, want %d", n, defaultPerMinute)
 	}
 	if n := pass("AttachNetworkInterface", 1000, noon); n != 500 {
 		t.Errorf("%d calls of another action, want its own 500", n)

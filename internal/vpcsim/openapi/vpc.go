@@ -9,14 +9,14 @@ import (
 // vpcName is the product's name.
 const vpcName = "Vpc"
 
-// vpcProduct is VPC 2016-04-28.
+// vpcProduct returns VPC 2016-04-28.
 func vpcProduct() product {
 	return product{name: vpcName, version: "2016-04-28", actions: vpcActions(), perMinute: map[string]int{
 		"DescribeVSwitches": 300,
 	}}
 }
 
-// vpcActions are the operations of VPC 2016-04-28.
+// vpcActions returns the operations of VPC 2016-04-28.
 func vpcActions() actions {
 	a := actions{
 		"CreateVpc": create(state.API.CreateVpc, func(r *state.CreateVpcResult) obj {

@@ -6,8 +6,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// publicActions are the operations on what leads out of a VPC. The simulated one has
-// no way out: EIPs can be had and are never associated, the rest does not exist.
+// publicActions returns the operations on connections to the internet. The simulated VPC has
+// none: EIPs can be allocated and never associated, and other resources do not exist.
 func publicActions() actions {
 	return actions{
 		"AllocateEipAddress": create(state.API.AllocateEipAddress, func(e *state.EIP) obj {
@@ -38,7 +38,8 @@ func describeEIPs(c *call) (obj, error) {
 	return a.run(c)
 }
 
-// describeNetworkACLs is an empty list in the service's own form, in which numbers are strings.
+// describeNetworkACLs returns an empty list in the service's own form, in which numbers are
+// strings.
 func describeNetworkACLs(c *call) (obj, error) {
 	o, err := nothing("NetworkAcls", "NetworkAcl", vpcPaging).run(c)
 	if err != nil {

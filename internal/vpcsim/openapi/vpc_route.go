@@ -2,8 +2,8 @@ package openapi
 
 import "terway.dev/terway/internal/vpcsim/state"
 
-// routeActions are the route operations. They exist in VPC 2016-04-28 and,
-// for old clients (flannel), in ECS 2014-05-26.
+// routeActions returns the route operations. They are in VPC 2016-04-28 and, for old clients
+// (flannel), in ECS 2014-05-26.
 func routeActions() actions {
 	table := func(t state.RouteTable) string { return t.RouteTableId }
 	return actions{
@@ -54,7 +54,7 @@ func showRouteTable(t state.RouteTable) obj {
 	}
 }
 
-// describeRouteTableList has its own spelling of everything.
+// describeRouteTableList has its own names for all fields.
 func describeRouteTableList(c *call) (obj, error) {
 	a := list(state.API.DescribeRouteTables, vpcPaging,
 		func(t state.RouteTable) string { return t.RouteTableId },
@@ -110,7 +110,7 @@ func showRouteEntry(e state.RouteEntry) obj {
 	}
 }
 
-// showRouteBatch is the answer of the batch actions, whose lists are not wrapped.
+// showRouteBatch returns the answer of the batch actions, whose lists are not wrapped.
 func showRouteBatch(r *state.RouteEntriesResult) obj {
 	failed := make([]obj, len(r.FailedRouteEntries))
 	for i, f := range r.FailedRouteEntries {

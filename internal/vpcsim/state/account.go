@@ -2,18 +2,18 @@ package state
 
 import "cmp"
 
-// AccountActions are those that each product has, and those on the account as a whole.
+// AccountActions are the actions that each product has, and those on the account as a whole.
 type AccountActions interface {
 	TagResources(TagResourcesRequest) error
 	UntagResources(UntagResourcesRequest) error
 	ListTagResources(ListTagResourcesRequest) ([]TagResource, error)
 	DescribeRegions() []Region
 	DescribeZones() []Zone
-	// Quotas are the account's limits.
+	// Quotas returns the account's limits.
 	Quotas() Limits
 }
 
-// Region and Zone are places.
+// Region is a region.
 type Region struct {
 	RegionId  string
 	LocalName string
@@ -25,7 +25,7 @@ type Zone struct {
 	LocalName string
 }
 
-// Limits are the account's and the service's quotas.
+// Limits are the quotas of the account and the service.
 type Limits struct {
 	VPCs                    int // per region: 10
 	VSwitchesPerVPC         int // 150
@@ -66,13 +66,13 @@ func (l Limits) withDefaults() Limits {
 	}
 }
 
-// OwnerId is the account's id.
+// OwnerId returns the account's id.
 func (s *State) OwnerId() string { return s.options.OwnerId }
 
-// RegionId is the region.
+// RegionId returns the region's id.
 func (s *State) RegionId() string { return s.options.RegionId }
 
-// Quotas are the account's limits.
+// Quotas returns the account's limits.
 func (s *State) Quotas() Limits { return s.options.Limits }
 
 // DescribeRegions returns the one region.

@@ -5,23 +5,22 @@ import (
 	"slices"
 )
 
-// Which address is next.
+// The order of addresses.
 //
-// A vSwitch offers addresses that it never gave before from low to high in
-// blocks of 16, in each block in an order that is not ascending, so that no
-// client comes to rely on neighbours. When all have been given, those that came
-// back are next, the longest free first: as in the real cloud a just released
-// address does not turn up at once elsewhere. Prefixes come from the high end,
-// where single addresses are last to go.
+// A vSwitch first assigns addresses that were never used, from low to high in blocks of 16, and
+// in each block in an order that is not ascending, so that no client relies on consecutive
+// addresses. When all have been used, released addresses follow, the longest free first: as in
+// the real cloud a released address is not used again at once. Prefixes are assigned from the
+// high end, which single addresses reach last.
 
-// prefixBits is the length of an IPv4 prefix on an ENI, which holds prefixSize addresses.
+// prefixBits is the length of an IPv4 prefix on an ENI, which has prefixSize addresses.
 const (
 	prefixBits = 28
 	prefixSize = 16
 )
 
-// reservedAtEnd is how many of a vSwitch's last IPv4 addresses are the
-// service's, beside the first one; reserved6 is how many IPv6 addresses at each end.
+// reservedAtEnd is how many of a vSwitch's last IPv4 addresses the service reserves, beside the
+// first one; reserved6 is how many IPv6 addresses at each end.
 const (
 	reservedAtEnd = 3
 	reserved6     = 9
@@ -35,7 +34,7 @@ func membersOf(p netip.Prefix) []netip.Addr {
 	return members
 }
 
-// addressesOf lists every address an ENI holds: IPv4, each member of a prefix, IPv6.
+// addressesOf returns every address of an ENI: IPv4, each address of a prefix, IPv6.
 func addressesOf(eni *NetworkInterface) []netip.Addr {
 	all := slices.Concat(eni.PrivateIpAddresses, eni.Ipv6Addresses)
 	for _, p := range eni.Ipv4Prefixes {
@@ -44,7 +43,7 @@ func addressesOf(eni *NetworkInterface) []netip.Addr {
 	return all
 }
 
-// usable reports whether a vSwitch can give out an IPv4 address.
+// usable reports whether a vSwitch can assign an IPv4 address.
 func usable(cidr netip.Prefix, a netip.Addr) bool {
 	if !a.Is4() || !cidr.Contains(a) {
 		return false
@@ -53,14 +52,14 @@ func usable(cidr netip.Prefix, a netip.Addr) bool {
 	return i >= 1 && i < sizeOf(cidr)-reservedAtEnd
 }
 
-// nth is the offset of the i-th address that a fresh vSwitch offers.
+// nth returns the offset of the i-th address that a new vSwitch assigns.
 func nth(i int, size int) int {
 	block := min(prefixSize, size)
 	within := (i%block)*7 + 5
 	return i/block*block + within%block
 }
 
-// available is how many IPv4 addresses a vSwitch has left.
+// available returns the number of free IPv4 addresses of a vSwitch.
 func (s *State) available(v *VSwitch) int {
 	if v.Full {
 		return 0
@@ -68,8 +67,8 @@ func (s *State) available(v *VSwitch) int {
 	return sizeOf(v.CidrBlock) - 1 - reservedAtEnd - s.pool(v.VSwitchId).held4
 }
 
-// pick chooses n free IPv4 addresses without taking them; not ok when there are
-// fewer. Addresses in avoid are passed over.
+// pick selects n free IPv4 addresses without assigning them; ok is false if there are fewer. It
+// skips addresses in avoid.
 func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr, ok bool) {
 	p, size := s.pool(v.VSwitchId), sizeOf(v.CidrBlock)
 	for i := p.fresh; len(picked) < n && i < size; i++ {
@@ -94,7 +93,7 @@ func (s *State) pick(v *VSwitch, n int, avoid []netip.Addr) (picked []netip.Addr
 	return picked, len(picked) == n
 }
 
-// pickPrefixes chooses n free prefixes without taking them, highest first.
+// pickPrefixes selects n free prefixes without assigning them, highest first.
 func (s *State) pickPrefixes(v *VSwitch, n int, avoid []netip.Addr) ([]netip.Prefix, bool) {
 	used := s.pool(v.VSwitchId).holder
 	var picked []netip.Prefix
@@ -110,7 +109,7 @@ func (s *State) pickPrefixes(v *VSwitch, n int, avoid []netip.Addr) ([]netip.Pre
 	return picked, len(picked) == n
 }
 
-// pick6 chooses n free IPv6 addresses, as the service does at random.
+// pick6 selects n free IPv6 addresses, at random like the service.
 func (s *State) pick6(v *VSwitch, n int, avoid []netip.Addr) []netip.Addr {
 	used := s.pool(v.VSwitchId).holder
 	var picked []netip.Addr
@@ -123,7 +122,7 @@ func (s *State) pick6(v *VSwitch, n int, avoid []netip.Addr) []netip.Addr {
 	return picked
 }
 
-// usable6 reports whether a vSwitch can give out an IPv6 address.
+// usable6 reports whether a vSwitch can assign an IPv6 address.
 func usable6(cidr netip.Prefix, a netip.Addr) bool {
 	if !cidr.IsValid() || !cidr.Contains(a) {
 		return false
@@ -132,7 +131,7 @@ func usable6(cidr netip.Prefix, a netip.Addr) bool {
 	return suffix >= reserved6 && suffix <= ^uint64(0)-reserved6
 }
 
-// take notes that an ENI holds addresses now.
+// take records that an ENI has addresses.
 func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
 	p, reused := s.pool(v.VSwitchId), 0
 	for _, a := range addrs {
@@ -144,7 +143,7 @@ func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
 		}
 	}
 	freed := s.data.Freed[v.VSwitchId]
-	// Most often those that were free longest are taken, which are in front.
+	// Usually the addresses that were free longest are taken, which are at the front.
 	for reused > 0 && !p.freed[freed[0]] {
 		freed = freed[1:]
 		reused--
@@ -155,8 +154,8 @@ func (s *State) take(v *VSwitch, eniID string, addrs []netip.Addr) {
 	s.data.putFreed(v.VSwitchId, freed)
 }
 
-// giveBack notes that addresses are free again. IPv6 addresses are drawn at
-// random, so an order of freeing is kept for IPv4 alone.
+// giveBack records that addresses are free again. IPv6 addresses are selected at random, so
+// only IPv4 has an order.
 func (s *State) giveBack(vSwitchID string, addrs []netip.Addr) {
 	p := s.pool(vSwitchID)
 	for _, a := range addrs {

@@ -10,8 +10,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// Which address comes next, against a model: one that was never held, as long as
-// there is one; then the one that has been free for longest.
+// The next address, compared with a model: one that was never used, as long as there is one;
+// then the one that has been free for longest.
 func TestOrderOfAddresses(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(t)
@@ -42,7 +42,7 @@ func TestOrderOfAddresses(t *testing.T) {
 						rt.Fatalf("%s is held already", a)
 					case !ever[a]:
 					case len(ever) < 12:
-						rt.Fatalf("%s comes again before all were given once", a)
+						rt.Fatalf("%s comes again before all were used once", a)
 					case a != freed[0]:
 						rt.Fatalf("%s comes before %v, which are free for longer", a, freed)
 					}
@@ -77,7 +77,7 @@ func TestOrderOfAddresses(t *testing.T) {
 // Prefixes come from the end that single addresses reach last.
 func TestPrefixesAndAddressesKeepApart(t *testing.T) {
 	w := newWorld(t)
-	vsw := w.vSwitch("192.168.2.0/26") // blocks .16 and .32 are whole
+	vsw := w.vSwitch("192.168.2.0/26") // blocks .16 and .32 are complete
 	eni := w.eni(func(r *state.CreateNetworkInterfaceRequest) {
 		r.VSwitchId, r.Ipv4PrefixCount = vsw, 2
 	})
@@ -91,7 +91,7 @@ func TestPrefixesAndAddressesKeepApart(t *testing.T) {
 	w.refused(403, "InvalidVSwitchId.IpNotEnough", func() error {
 		return errOf(w.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: eni.NetworkInterfaceId, Ipv4PrefixCount: 1}))
 	})
-	// The 27 that are left are all single ones.
+	// The remaining 27 are single addresses.
 	must(w.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: eni.NetworkInterfaceId, SecondaryPrivateIpAddressCount: 27}))
 	if got := w.available(vsw); got != 0 {
 		t.Errorf("%d addresses left", got)

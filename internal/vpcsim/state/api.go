@@ -6,7 +6,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// API is every action of a State, by product: what an OpenAPI front end may ask.
+// API has every action of a State, by product, for an OpenAPI front end.
 type API interface {
 	ECSActions
 	VPCActions
@@ -14,41 +14,41 @@ type API interface {
 	Simulation
 }
 
-// Simulation is the simulator's own side, which no OpenAPI action reaches.
+// Simulation has the methods that no OpenAPI action reaches.
 type Simulation interface {
 	// Tick completes every operation that is due at now; it reports whether anything changed.
 	Tick(now time.Time) (changed bool)
-	// NextDue says when the next operation is due.
+	// NextDue returns when the next operation is due.
 	NextDue() (time.Time, bool)
-	// Revision rises with every change.
+	// Revision increases with every change.
 	Revision() uint64
-	// View is a copy of all that a data plane needs.
+	// View returns a copy of all that a data plane needs.
 	View() *View
 	// MarshalJSON saves everything; Load is its inverse.
 	MarshalJSON() ([]byte, error)
-	// SetTiming changes how long operations take that start from now on.
+	// SetTiming sets the durations of operations that start from now on.
 	SetTiming(Timing)
 }
 
-// Options are what a State is made of besides its contents.
+// Options configure a State.
 type Options struct {
 	// Now is the clock; required.
 	Now func() time.Time
-	// Seed decides ids, MACs and address order.
+	// Seed determines ids, MACs and the order of addresses.
 	Seed uint64
-	// RegionId defaults to cn-hangzhou, Zones to cn-hangzhou-{g,h,i,j,k},
-	// OwnerId (the account) to a fixed number.
+	// RegionId defaults to cn-hangzhou, Zones to cn-hangzhou-{g,h,i,j,k}, OwnerId (the account)
+	// to a fixed number.
 	RegionId string
 	Zones    []string
 	OwnerId  string
 	Timing   Timing
-	// Limits are the quotas; zero fields take the service's defaults.
+	// Limits are the quotas; the defaults of zero fields are the service's.
 	Limits Limits
-	// Catalog is the instance types; required.
+	// Catalog has the instance types; required.
 	Catalog *catalog.Catalog
 }
 
-// Timing is how long asynchronous operations take. Zero means: done at the next Tick.
+// Timing has the durations of asynchronous operations. Zero means: done at the next Tick.
 type Timing struct {
 	CreateENI     time.Duration
 	AttachENI     time.Duration
@@ -63,7 +63,7 @@ type Timing struct {
 	InstanceStop  time.Duration // Stopping → Stopped, or gone
 }
 
-// DefaultTiming is near what clients of the real service expect.
+// DefaultTiming is close to what clients of the real service expect.
 func DefaultTiming() Timing {
 	return Timing{
 		CreateENI: 500 * time.Millisecond, AttachENI: 3 * time.Second,
@@ -74,14 +74,14 @@ func DefaultTiming() Timing {
 	}
 }
 
-// View is a copy of everything a data plane needs, sorted by id.
+// View is a copy of everything that a data plane needs, sorted by id.
 type View struct {
 	Revision       uint64
 	RegionId       string
 	OwnerId        string
 	VPCs           []VPC
 	VSwitches      []VSwitch
-	RouteTables    []RouteTable // with entries; VSwitchIds says who uses them
+	RouteTables    []RouteTable // with entries; VSwitchIds lists the users
 	SecurityGroups []SecurityGroup
 	Instances      []InstanceView
 }

@@ -109,6 +109,6 @@ func TestLoadRefusesWhatItCannotUse(t *testing.T) {
 		}
 	}
 	if _, err := state.New(state.Options{}); err == nil {
-		t.Error("a state without a clock was made")
+		t.Error("a state without a clock was accepted")
 	}
 }

@@ -1,35 +1,34 @@
-// Package state is the simulated cloud's truth: a deterministic state machine of
-// VPCs, vSwitches, ENIs, instances, security groups, route tables and tags, with
-// the real service's states, quotas and error codes.
+// Package state is the state of the simulated cloud: a deterministic state machine of VPCs,
+// vSwitches, ENIs, instances, security groups, route tables and tags, with the real service's
+// states, quotas and error codes.
 //
-// It owns what the cloud holds and when an asynchronous operation is done. It
-// must never start a goroutine, read a clock or draw randomness other than what
-// Options inject, touch a network device, or serve HTTP.
+// It owns what the cloud contains and when an asynchronous operation is done. It must never
+// start a goroutine, read a clock or use randomness other than that of Options, touch a network
+// device, or serve HTTP.
 //
 // # Products
 //
-// The cloud is cut as the real one is: ECS (files ecs*.go) and VPC (vpc*.go), each
-// with its actions, resources, requests and, in ecs.go and vpc.go, its row of the
-// table of products. The other files are common to all. Another product is a file
-// with such a row, and a line each in products, API, View and few.
+// The cloud is divided like the real one: ECS (files ecs*.go) and VPC (vpc*.go), each with its
+// actions, resources, requests and, in ecs.go and vpc.go, its row in the table of products. The
+// other files are common to all. Another product needs a file with such a row, and a line each
+// in products, API, View and few.
 //
 // # Use
 //
-// Every OpenAPI action is one method. A request struct has the action's
-// parameters by their own names and consists of strings, ints, bools, pointers
-// to those (where absent differs from zero), string lists and lists of such
-// structs, so that a decoder can fill it by reflection. Validation is done here,
-// with the codes of the real service: an error is always an *Error, and an
-// action that returns one has changed nothing. Parameters that have no meaning
-// in a simulated VPC (disks, prices, images) are not in the structs.
+// Every OpenAPI action is one method. A request struct has the action's parameters by their own
+// names and consists of strings, ints, bools, pointers to those (where absent differs from
+// zero), string lists and lists of such structs, so that a decoder can fill it by reflection.
+// Requests are validated here, with the codes of the real service: an error is always an
+// *Error, and an action that returns one has changed nothing. Parameters without a meaning in a
+// simulated VPC (disks, prices, images) are not in the structs.
 //
 // Results are copies: the caller may keep and change them.
 //
 // # Time
 //
-// Asynchronous operations take the durations of Timing and complete in Tick,
-// never in the call that starts them: with a zero duration at the next Tick.
-// Callers run Tick(now) before each request and whenever NextDue says so.
+// Asynchronous operations take the durations of Timing and complete in Tick, never in the call
+// that starts them: with a zero duration at the next Tick. Callers run Tick(now) before each
+// request and at NextDue.
 //
 // # Concurrency
 //

@@ -16,8 +16,8 @@ type ECSActions interface {
 	DeleteNetworkInterface(DeleteNetworkInterfaceRequest) error
 	ModifyNetworkInterfaceAttribute(ModifyNetworkInterfaceAttributeRequest) error
 	DescribeNetworkInterfaces(DescribeNetworkInterfacesRequest) ([]NetworkInterface, error)
-	// SelectNetworkInterfaces is DescribeNetworkInterfaces for callers that want to
-	// look at a few of many: it returns ids alone.
+	// SelectNetworkInterfaces is DescribeNetworkInterfaces for callers that need only a few of
+	// many ENIs: it returns only ids.
 	SelectNetworkInterfaces(DescribeNetworkInterfacesRequest) (networkInterfaceIds []string, err error)
 	// DescribeNetworkInterfaceAttribute returns one ENI.
 	DescribeNetworkInterfaceAttribute(networkInterfaceId string) (*NetworkInterface, error)
@@ -37,7 +37,8 @@ type ECSActions interface {
 	ModifyInstanceAttribute(ModifyInstanceAttributeRequest) error
 	AttachInstanceRamRole(AttachInstanceRamRoleRequest) error
 	DescribeInstances(DescribeInstancesRequest) ([]Instance, error)
-	// SelectInstances is to DescribeInstances what SelectNetworkInterfaces is to the ENIs'.
+	// SelectInstances is to DescribeInstances what SelectNetworkInterfaces is to
+	// DescribeNetworkInterfaces.
 	SelectInstances(DescribeInstancesRequest) (instanceIds []string, err error)
 	DescribeInstanceAttribute(instanceId string) (*Instance, error)
 	DescribeInstanceTypes(DescribeInstanceTypesRequest) ([]catalog.Type, error)
@@ -59,15 +60,15 @@ type ECSActions interface {
 	LeaveSecurityGroup(JoinSecurityGroupRequest) error
 
 	// Faults
-	// SetStuckAttaching makes attachments stay Attaching; false lets them finish.
+	// SetStuckAttaching keeps attachments in Attaching; false lets them finish.
 	SetStuckAttaching(stuck bool)
-	// SetFailingAttach makes attachments end Available instead of InUse.
+	// SetFailingAttach makes attachments fail: the ENI becomes Available instead of InUse.
 	SetFailingAttach(fail bool)
 	// SetStrictDetach makes DetachNetworkInterface refuse an ENI that is not attached.
 	SetStrictDetach(strict bool)
 }
 
-// ecsFew are the resources of ECS that an account has few of, and its faults.
+// ecsFew are the resources of ECS of which an account has few, and its faults.
 type ecsFew struct {
 	SecurityGroups map[string]*SecurityGroup
 	StuckAttaching bool
@@ -75,13 +76,13 @@ type ecsFew struct {
 	StrictDetach   bool `json:",omitempty"`
 }
 
-// ecsMany are the resources that the journal notes one by one.
+// ecsMany are the resources that the journal records one by one.
 type ecsMany struct {
 	NetworkInterfaces map[string]*NetworkInterface
 	Instances         map[string]*Instance
 }
 
-// What the service puts before the ids of its resources.
+// Prefixes of the ids of the service's resources.
 const (
 	idENI           = "eni-"
 	idInstance      = "i-"
@@ -153,7 +154,7 @@ func enisIn(d *data) map[string]*NetworkInterface { return d.NetworkInterfaces }
 func instancesIn(d *data) map[string]*Instance    { return d.Instances }
 func groupsIn(d *data) map[string]*SecurityGroup  { return d.SecurityGroups }
 
-// startInstance begins the start that follows upon another operation.
+// startInstance starts an instance after another operation.
 func startInstance(s *State, o operation) {
 	s.data.Instances[o.ID].Status = InstanceStarting
 	s.start(opInstanceStart, o.ID, o.Due, s.options.Timing.InstanceStart)
@@ -198,8 +199,8 @@ func checkECS(d *data) error {
 	return nil
 }
 
-// SetStuckAttaching makes attachments that are under way or start later stay
-// Attaching; false lets them all finish at their time, or at once if it has passed.
+// SetStuckAttaching keeps running and future attachments in Attaching; false lets them finish
+// at their time, or at once if it has passed.
 func (s *State) SetStuckAttaching(stuck bool) {
 	s.data.StuckAttaching = stuck
 	for i := range s.data.Operations {
@@ -216,8 +217,8 @@ func (s *State) SetStrictDetach(strict bool) {
 	s.changed()
 }
 
-// SetFailingAttach makes attachments end Available instead of InUse, as a failed
-// hot-plug does.
+// SetFailingAttach makes attachments fail like a failed hot-plug: the ENI becomes Available
+// instead of InUse.
 func (s *State) SetFailingAttach(fail bool) {
 	s.data.FailingAttach = fail
 	s.changed()

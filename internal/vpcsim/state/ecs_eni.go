@@ -6,7 +6,7 @@ import (
 	"strconv"
 )
 
-// groupList joins the two ways of naming security groups.
+// groupList merges the two ways to pass security groups.
 func groupList(one string, many []string) ([]string, error) {
 	if one != "" && len(many) > 0 {
 		return nil, badRequest("InvalidParameter.Conflict", "SecurityGroupId and SecurityGroupIds.N cannot both be given.")
@@ -28,9 +28,9 @@ func (s *State) eni(id string) (*NetworkInterface, error) {
 	return eni, nil
 }
 
-// free reports whether an ENI is on no instance and not on its way to or from one.
-// Controllers made for the real service attach, assign to and delete an ENI right
-// after they made it, so Creating counts.
+// free reports whether an ENI is on no instance and not being attached or detached. Controllers
+// for the real service attach, assign to and delete an ENI right after they created it, so
+// Creating counts as free.
 func (e *NetworkInterface) free() bool { return e.Status == ENICreating || e.Status == ENIAvailable }
 
 func invalidState(eni *NetworkInterface) *Error {
@@ -45,8 +45,8 @@ func noIpv6Prefixes() *Error {
 	return badRequest("UnsupportedParameter", "IPv6 prefixes are not supported by the simulator.")
 }
 
-// plainCard refuses what no instance type here has: ENIs with RDMA, and more than one
-// network card. DescribeInstanceTypes says the same.
+// plainCard refuses what no instance type here has: ENIs with RDMA, and more than one network
+// card. DescribeInstanceTypes agrees.
 func plainCard(trafficMode string, card *int) error {
 	switch trafficMode {
 	case "", "Standard":
@@ -65,8 +65,8 @@ func plainCard(trafficMode string, card *int) error {
 	return nil
 }
 
-// enisOf returns the ENIs of an instance from Attaching to Detaching, by slot; not the
-// members of its trunks, which take no slot.
+// enisOf returns the ENIs of an instance from Attaching to Detaching, by slot, without the
+// members of its trunks, which use no slot.
 func (s *State) enisOf(instanceID string) []*NetworkInterface {
 	var all []*NetworkInterface
 	for _, eni := range s.index.byInstance[instanceID] {
@@ -78,7 +78,7 @@ func (s *State) enisOf(instanceID string) []*NetworkInterface {
 	return all
 }
 
-// CreateNetworkInterface makes a secondary ENI or a trunk.
+// CreateNetworkInterface creates a secondary ENI or a trunk.
 func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*NetworkInterface, error) {
 	return once(s, "Ecs:CreateNetworkInterface", req.ClientToken, req, func() (*NetworkInterface, error) {
 		switch {
@@ -135,8 +135,8 @@ func (s *State) CreateNetworkInterface(req CreateNetworkInterfaceRequest) (*Netw
 	})
 }
 
-// withPrimary adds the primary address to a wish: the named one, or one more of
-// the service's choice.
+// withPrimary adds the primary address to a wish: the requested one, or one that the service
+// chooses.
 func (w wish) withPrimary(text string) (wish, error) {
 	if text == "" {
 		w.More4++
@@ -153,8 +153,8 @@ func (w wish) withPrimary(text string) (wish, error) {
 	return w, nil
 }
 
-// makeENI adds an ENI with the addresses of a wish, the primary one among them;
-// the caller sets what else it has.
+// makeENI adds an ENI with the addresses of a wish, including the primary one; the caller sets
+// the rest.
 func (s *State) makeENI(v *VSwitch, groups []string, w wish) (*NetworkInterface, error) {
 	if n := len(s.data.NetworkInterfaces); n >= s.options.Limits.ENIs {
 		return nil, forbidden("MaxEniCountExceeded", "The maximum number of network interfaces (%d) in the region is reached.", s.options.Limits.ENIs)
@@ -188,7 +188,7 @@ func (s *State) makeENI(v *VSwitch, groups []string, w wish) (*NetworkInterface,
 	return eni, nil
 }
 
-// routeTo returns the id of a route entry that leads to an instance or ENI, "" if there is none.
+// routeTo returns the id of a route entry to an instance or ENI, or "".
 func (s *State) routeTo(id string) string {
 	for _, tableID := range sortedKeys(s.data.RouteTables) {
 		for _, e := range s.data.RouteTables[tableID].RouteEntries {
@@ -200,7 +200,7 @@ func (s *State) routeTo(id string) string {
 	return ""
 }
 
-// removeENI is the end of an ENI: its addresses and its MAC are free.
+// removeENI removes an ENI: its addresses and its MAC are free again.
 func (s *State) removeENI(eni *NetworkInterface) {
 	s.cancel(eni.NetworkInterfaceId)
 	s.giveBack(eni.VSwitchId, addressesOf(eni))
@@ -209,7 +209,7 @@ func (s *State) removeENI(eni *NetworkInterface) {
 	delete(s.data.NetworkInterfaces, eni.NetworkInterfaceId)
 }
 
-// ModifyNetworkInterfaceAttribute changes what is given.
+// ModifyNetworkInterfaceAttribute changes the given attributes.
 func (s *State) ModifyNetworkInterfaceAttribute(req ModifyNetworkInterfaceAttributeRequest) error {
 	eni, err := s.eni(req.NetworkInterfaceId)
 	if err != nil {

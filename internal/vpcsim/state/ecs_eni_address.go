@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// assignable says whether an ENI's addresses may be changed now.
+// assignable returns an error if an ENI's addresses cannot be changed now.
 func assignable(eni *NetworkInterface) error {
 	if !eni.free() && eni.Status != ENIInUse {
 		return invalidState(eni)
@@ -13,14 +13,15 @@ func assignable(eni *NetworkInterface) error {
 	return nil
 }
 
-// missing403 is missing where the service answers with 403.
+// missing403 is missing for actions that answer with 403.
 func missing403(parameter string) *Error {
 	e := missing(parameter)
 	e.HTTPStatus = http.StatusForbidden
 	return e
 }
 
-// maxNamedPerCall is how many addresses one call of Assign or Unassign may name.
+// maxNamedPerCall is the maximum number of addresses that are named in one call of Assign or
+// Unassign.
 const maxNamedPerCall = 32
 
 // AssignPrivateIpAddresses adds secondary addresses or prefixes to an ENI.
@@ -65,8 +66,8 @@ func (s *State) AssignPrivateIpAddresses(req AssignPrivateIpAddressesRequest) (*
 	})
 }
 
-// UnassignPrivateIpAddresses takes secondary addresses and prefixes off an ENI,
-// all that are named or none.
+// UnassignPrivateIpAddresses removes secondary addresses and prefixes from an ENI, all of them
+// or none.
 func (s *State) UnassignPrivateIpAddresses(req UnassignPrivateIpAddressesRequest) error {
 	eni, err := s.eni(req.NetworkInterfaceId)
 	if err != nil {
@@ -90,7 +91,7 @@ func (s *State) UnassignPrivateIpAddresses(req UnassignPrivateIpAddressesRequest
 		return err
 	}
 	for _, a := range addrs {
-		// The primary address is not among those that can be unassigned.
+		// The primary address cannot be unassigned.
 		if a == eni.PrimaryIpAddress || !slices.Contains(eni.PrivateIpAddresses, a) {
 			return forbidden("InvalidIp.IpUnassigned", "The specified IP address %s is not a secondary address of network interface %q.", a, eni.NetworkInterfaceId)
 		}
@@ -154,7 +155,7 @@ func (s *State) AssignIpv6Addresses(req AssignIpv6AddressesRequest) (*AssignIpv6
 	})
 }
 
-// UnassignIpv6Addresses takes IPv6 addresses off an ENI, all that are named or none.
+// UnassignIpv6Addresses removes IPv6 addresses from an ENI, all of them or none.
 func (s *State) UnassignIpv6Addresses(req UnassignIpv6AddressesRequest) error {
 	if len(req.Ipv6Prefix) > 0 {
 		return noIpv6Prefixes()

@@ -4,11 +4,10 @@ import (
 	"time"
 )
 
-// Trunks. An ENI of type Trunk is attached like any other and takes one of its
-// instance's slots. Secondary ENIs are attached to it as members: while they are,
-// their type is Member, they take no slot and are told apart on the trunk by a VLAN
-// id, which the API calls DeviceIndex. The state and the API know them; a data plane
-// does not (View leaves members out).
+// Trunks. An ENI of type Trunk is attached like any other and uses one of its instance's slots.
+// Secondary ENIs are attached to it as members: they then have the type Member, use no slot and
+// are distinguished on the trunk by a VLAN id, which the API calls DeviceIndex. The state and
+// the API have members; a data plane does not (View leaves them out).
 
 // lastVLAN is the highest VLAN id.
 const lastVLAN = 4094
@@ -27,7 +26,7 @@ func (s *State) trunkMembers(trunk *NetworkInterface) []*NetworkInterface {
 	return all
 }
 
-// attachment finds an ENI and the instance that it is to be attached to or detached from.
+// attachment finds an ENI and the instance for attaching or detaching it.
 func (s *State) attachment(eniID, instanceID string) (*NetworkInterface, *Instance, error) {
 	if instanceID == "" {
 		return nil, nil, missing("InstanceId")
@@ -85,7 +84,7 @@ func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error 
 	from := s.now()
 	if eni.Status == ENICreating {
 		for _, o := range s.data.Operations {
-			// What is still being made is attached when it is made.
+			// If the ENI is still being created, it is attached afterwards.
 			if o.ID == eni.NetworkInterfaceId && o.Due.After(from) {
 				from = o.Due
 			}
@@ -100,7 +99,8 @@ func (s *State) AttachNetworkInterface(req AttachNetworkInterfaceRequest) error 
 	return nil
 }
 
-// canAttach says whether an instance's type takes an ENI and leaves room for it.
+// canAttach returns an error if an instance's type does not support an ENI or has no slot for
+// it.
 func (s *State) canAttach(eni *NetworkInterface, i *Instance) error {
 	t := s.typeOf(i)
 	if eni.Type == ENITrunk && !t.Trunk {
@@ -112,13 +112,13 @@ func (s *State) canAttach(eni *NetworkInterface, i *Instance) error {
 	return s.checkAttachedQuota(eni, i)
 }
 
-// checkAttachedQuota says whether an ENI may have its addresses on an instance.
+// checkAttachedQuota returns an error if an ENI has too many addresses for an instance.
 func (s *State) checkAttachedQuota(eni *NetworkInterface, i *Instance) error {
 	candidate := &NetworkInterface{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: i.InstanceId}
 	return s.checkENIQuota(candidate, eni.slots4(), eni.slots6())
 }
 
-// canJoin says whether an ENI may become a member of a trunk, and which VLAN id it gets.
+// canJoin returns the VLAN id of an ENI as a member of a trunk, or an error.
 func (s *State) canJoin(eni *NetworkInterface, i *Instance, trunkID string) (trunk *NetworkInterface, vlan int, err error) {
 	if trunk, err = s.eni(trunkID); err != nil {
 		return nil, 0, err
@@ -132,7 +132,7 @@ func (s *State) canJoin(eni *NetworkInterface, i *Instance, trunkID string) (tru
 		return nil, 0, badRequest("InvalidOperation.InvalidEniState", "Trunk %q is not in use on instance %q: %s on %q.", trunkID, i.InstanceId, trunk.Status, trunk.InstanceId)
 	}
 	t := s.typeOf(i)
-	most, _ := t.MaxPodsTrunk() // 0 when the table does not know the figure
+	most, _ := t.MaxPodsTrunk() // 0 if the number is unknown
 	members, used := 0, map[int]bool{}
 	for _, other := range s.index.byInstance[i.InstanceId] {
 		if other.Type == ENIMember {
@@ -154,7 +154,7 @@ func (s *State) canJoin(eni *NetworkInterface, i *Instance, trunkID string) (tru
 	return trunk, vlan, nil
 }
 
-// attach ties an ENI to an instance in its lowest free slot.
+// attach assigns an ENI to an instance in its lowest free slot.
 func (s *State) attach(eni *NetworkInterface, i *Instance) {
 	slot := 0
 	for _, other := range s.enisOf(i.InstanceId) {
@@ -165,7 +165,7 @@ func (s *State) attach(eni *NetworkInterface, i *Instance) {
 	s.alter(eni, func() { eni.InstanceId, eni.Slot = i.InstanceId, slot })
 }
 
-// completeAttach is the end of AttachNetworkInterface.
+// completeAttach completes AttachNetworkInterface.
 func (s *State) completeAttach(eni *NetworkInterface, at time.Time) {
 	if s.data.FailingAttach {
 		s.release(eni)
@@ -174,7 +174,7 @@ func (s *State) completeAttach(eni *NetworkInterface, at time.Time) {
 	eni.Status, eni.AttachedTime = ENIInUse, at
 }
 
-// release makes an ENI that is tied to an instance Available.
+// release makes an ENI of an instance Available.
 func (s *State) release(eni *NetworkInterface) {
 	s.alter(eni, func() {
 		eni.Status, eni.InstanceId, eni.Slot, eni.AttachedTime = ENIAvailable, "", 0, time.Time{}
@@ -184,10 +184,10 @@ func (s *State) release(eni *NetworkInterface) {
 	})
 }
 
-// DetachNetworkInterface starts to detach an ENI. One that is being detached already,
-// or is on no instance, is no error: the action has no ClientToken, is idempotent by
-// state, and clean-up code made for the real service detaches what it deletes next
-// whatever state it is in. SetStrictDetach has the latter refused.
+// DetachNetworkInterface starts to detach an ENI. An ENI that is being detached already, or is
+// on no instance, is no error: the action has no ClientToken, it is idempotent, and clean-up
+// code for the real service detaches an ENI in any state before deleting it. SetStrictDetach
+// makes the latter an error.
 func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error {
 	eni, i, err := s.attachment(req.NetworkInterfaceId, req.InstanceId)
 	if err != nil {
@@ -217,8 +217,8 @@ func (s *State) DetachNetworkInterface(req DetachNetworkInterfaceRequest) error 
 	return nil
 }
 
-// DeleteNetworkInterface starts to delete an ENI that is on no instance. One that is
-// being deleted already is no error.
+// DeleteNetworkInterface starts to delete an ENI that is on no instance. One that is being
+// deleted already is no error.
 func (s *State) DeleteNetworkInterface(req DeleteNetworkInterfaceRequest) error {
 	eni, err := s.eni(req.NetworkInterfaceId)
 	if err != nil {

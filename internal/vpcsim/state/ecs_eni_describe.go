@@ -2,7 +2,7 @@ package state
 
 import "slices"
 
-// maxFilter is how many values one list of DescribeNetworkInterfaces may have.
+// maxFilter is the maximum number of values in a list of DescribeNetworkInterfaces.
 const maxFilter = 100
 
 // SelectNetworkInterfaces returns the ids of the ENIs that match, sorted.
@@ -24,7 +24,7 @@ func (s *State) SelectNetworkInterfaces(req DescribeNetworkInterfacesRequest) ([
 		return nil, invalid("Type", req.Type, "Primary, Secondary, Trunk or Member")
 	}
 	switch NetworkInterfaceStatus(req.Status) {
-	// The service knows more states than the simulator's ENIs are ever in.
+	// The service has more states than the simulator's ENIs.
 	case "", ENICreating, ENIAvailable, ENIAttaching, ENIInUse, ENIDetaching, ENIDeleting,
 		"CreateFailed", "Linked", "Linking", "Unlinking":
 	default:
@@ -32,7 +32,7 @@ func (s *State) SelectNetworkInterfaces(req DescribeNetworkInterfacesRequest) ([
 	}
 	found := []string{}
 	if req.ServiceManaged {
-		return found, nil // no service but the user's makes ENIs here
+		return found, nil // only the user creates ENIs here, no service
 	}
 	narrow := addrs
 	if len(narrow) == 0 {
@@ -74,7 +74,7 @@ func (s *State) DescribeNetworkInterfaceAttribute(networkInterfaceId string) (*N
 	return &c, nil
 }
 
-// describeENI fills in what follows from other ENIs.
+// describeENI fills in fields that depend on other ENIs.
 func (s *State) describeENI(eni *NetworkInterface) NetworkInterface {
 	c := eni.clone()
 	for _, member := range s.trunkMembers(eni) {

@@ -10,7 +10,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// An ENI's whole life, with the state it has at each moment.
+// An ENI's life, with its state at each step.
 func TestENILife(t *testing.T) {
 	w := newWorld(t, func(o *state.Options) { o.Timing = state.DefaultTiming() })
 	instance := w.instance("ecs.g6.2xlarge")
@@ -52,7 +52,7 @@ func TestENILife(t *testing.T) {
 	check(detach())
 	expect(state.ENIDetaching, instance)
 	before := w.Revision()
-	check(detach()) // idempotent by state
+	check(detach()) // idempotent
 	if w.Revision() != before {
 		t.Error("a repeated detach is a change")
 	}
@@ -126,7 +126,7 @@ func TestCreateNetworkInterfaceRules(t *testing.T) {
 	}
 }
 
-// Programs made for the real service do not wait between the two calls.
+// Programs for the real service do not wait between the two calls.
 func TestENIIsUsedWhileItIsBeingMade(t *testing.T) {
 	w := newWorld(t, func(o *state.Options) { o.Timing = state.DefaultTiming() })
 	instance := w.instance("ecs.g6.2xlarge")
@@ -157,7 +157,7 @@ func TestENIIsUsedWhileItIsBeingMade(t *testing.T) {
 	}
 }
 
-// Clean-up code detaches an ENI whatever its state, then deletes it.
+// Clean-up code detaches an ENI in any state, then deletes it.
 func TestDetachOfWhatIsNotAttached(t *testing.T) {
 	w := newWorld(t)
 	instance, other := w.instance("ecs.g6.2xlarge"), w.instance("ecs.g6.2xlarge")
@@ -230,7 +230,7 @@ func TestAttachRules(t *testing.T) {
 	check(w.StopInstance(state.StopInstanceRequest{InstanceId: instance}))
 	w.refused(400, "InvalidOperation.InvalidEcsState", attach(eni, instance))
 	w.settle()
-	check(attach(eni, instance)()) // Stopped is good enough
+	check(attach(eni, instance)()) // Stopped is enough
 	w.refused(403, "EniPerInstanceLimitExceeded", attach(w.eni().NetworkInterfaceId, instance))
 }
 
@@ -242,7 +242,7 @@ func TestSlotsAreReused(t *testing.T) {
 		t.Fatalf("slots %d and %d, want 1 and 2", a.Slot, b.Slot)
 	}
 	check(w.DetachNetworkInterface(state.DetachNetworkInterfaceRequest{NetworkInterfaceId: a.NetworkInterfaceId, InstanceId: instance}))
-	// A slot is taken until its ENI is detached.
+	// A slot is in use until its ENI is detached.
 	if c := w.eni(); true {
 		check(w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: c.NetworkInterfaceId, InstanceId: instance}))
 		w.settle()
@@ -296,7 +296,7 @@ func TestAssignAndUnassign(t *testing.T) {
 	if got := w.available(w.vsw); got != free-8-16 {
 		t.Errorf("%d addresses left of %d after 8 and a prefix", got, free)
 	}
-	// 1 primary + 8 + a prefix are all ten places.
+	// 1 primary + 8 + a prefix use all ten slots.
 	w.refused(403, "InvalidOperation.Ipv4CountExceeded", func() error {
 		return errOf(assign(state.AssignPrivateIpAddressesRequest{Ipv4PrefixCount: 1}))
 	})
@@ -398,7 +398,7 @@ func TestQuotas(t *testing.T) {
 	w.settle()
 	w.refused(403, "SecurityGroupInstanceLimitExceed", create(5))
 	eni := must(w.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{}))[0].NetworkInterfaceId
-	// A prefix takes one place in the group, but sixteen addresses of the VPC.
+	// A prefix counts as one in the group, but as sixteen addresses of the VPC.
 	w.refused(400, "QuotaExceeded.PrivateIpAddress", func() error {
 		return errOf(w.AssignPrivateIpAddresses(state.AssignPrivateIpAddressesRequest{NetworkInterfaceId: eni, Ipv4PrefixCount: 1}))
 	})

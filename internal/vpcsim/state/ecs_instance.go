@@ -7,7 +7,7 @@ import (
 	"terway.dev/terway/internal/catalog"
 )
 
-// instance finds an instance that is not being deleted.
+// instance returns an instance that is not being deleted.
 func (s *State) instance(id string) (*Instance, error) {
 	if id == "" {
 		return nil, missing("InstanceId")
@@ -133,7 +133,7 @@ func (s *State) deleteInstances(ids []string, force, dry bool) error {
 	return nil
 }
 
-// removeInstance is the end of an instance: its ENIs go with it or are Available again.
+// removeInstance removes an instance: its ENIs are deleted or become Available.
 func (s *State) removeInstance(i *Instance) {
 	for _, eni := range s.index.byInstance[i.InstanceId].sorted() {
 		s.cancel(eni.NetworkInterfaceId)
@@ -147,7 +147,7 @@ func (s *State) removeInstance(i *Instance) {
 	s.touch(i.InstanceId)
 }
 
-// ModifyInstanceAttribute changes what is given.
+// ModifyInstanceAttribute changes the given attributes.
 func (s *State) ModifyInstanceAttribute(req ModifyInstanceAttributeRequest) error {
 	i, err := s.instance(req.InstanceId)
 	if err != nil {
@@ -174,7 +174,8 @@ func (s *State) ModifyInstanceAttribute(req ModifyInstanceAttributeRequest) erro
 	return nil
 }
 
-// AttachInstanceRamRole gives instances a RAM role, all or none; an instance has one at most.
+// AttachInstanceRamRole sets the RAM role of instances, all or none; an instance has at most
+// one.
 func (s *State) AttachInstanceRamRole(req AttachInstanceRamRoleRequest) error {
 	if req.RamRoleName == "" {
 		return missing("RamRoleName")
@@ -210,7 +211,7 @@ func (s *State) describeInstance(i *Instance) Instance {
 	return c
 }
 
-// groupsOf are the security groups of an instance: those of its primary ENI.
+// groupsOf returns the security groups of an instance: those of its primary ENI.
 func (s *State) groupsOf(i *Instance) []string {
 	return s.enisOf(i.InstanceId)[0].SecurityGroupIds
 }
@@ -233,7 +234,7 @@ func (s *State) SelectInstances(req DescribeInstancesRequest) ([]string, error) 
 	}
 	switch req.InstanceNetworkType {
 	case "", "vpc":
-	case "classic": // there is none
+	case "classic": // none exist
 		return []string{}, nil
 	default:
 		return nil, notFound("InvalidNetworkType.NotFound", "The specified InstanceNetworkType does not exist: %q, expected vpc or classic.", req.InstanceNetworkType)

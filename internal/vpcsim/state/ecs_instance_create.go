@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// RunInstances makes instances and starts them: all, or none.
+// RunInstances creates instances and starts them: all, or none.
 func (s *State) RunInstances(req RunInstancesRequest) (instanceIds []string, err error) {
 	return once(s, "Ecs:RunInstances", req.ClientToken, req, func() ([]string, error) {
 		amount, least := 1, 1
@@ -72,7 +72,7 @@ func (s *State) RunInstances(req RunInstancesRequest) (instanceIds []string, err
 	})
 }
 
-// CreateInstance makes one instance, which is Stopped when it is made.
+// CreateInstance creates one instance, which is Stopped.
 func (s *State) CreateInstance(req CreateInstanceRequest) (instanceId string, err error) {
 	return once(s, "Ecs:CreateInstance", req.ClientToken, req, func() (string, error) {
 		i := &Instance{
@@ -106,8 +106,8 @@ func (s *State) CreateInstance(req CreateInstanceRequest) (instanceId string, er
 	})
 }
 
-// cardsOf lists the ENIs of a new instance, the primary one first. Its
-// attributes may be given at the top of the request or as one of NetworkInterface.N.
+// cardsOf returns the ENIs of a new instance, the primary one first. Its attributes may be
+// parameters of the request or one of NetworkInterface.N.
 func cardsOf(req RunInstancesRequest, groups []string) ([]RunInstancesNetworkInterface, error) {
 	primary := RunInstancesNetworkInterface{
 		InstanceType: ENIPrimary, VSwitchId: req.VSwitchId, SecurityGroupIds: groups,
@@ -163,8 +163,8 @@ func enisOfCards(cards []RunInstancesNetworkInterface) []string {
 	return distinct(ids)
 }
 
-// makeInstance adds a Pending instance with its ENIs. It may fail half-way: it
-// runs inside atomically.
+// makeInstance adds a Pending instance with its ENIs. It may fail after changes: it runs inside
+// atomically.
 func (s *State) makeInstance(i *Instance, cards []RunInstancesNetworkInterface) error {
 	if i.InstanceType == "" {
 		return missing("InstanceType")
@@ -213,7 +213,7 @@ func (s *State) makeInstance(i *Instance, cards []RunInstancesNetworkInterface) 
 	return nil
 }
 
-// plugIn gives a new instance one of its first ENIs, which is InUse from the start.
+// plugIn attaches one of its first ENIs to a new instance; it is InUse from the start.
 func (s *State) plugIn(i *Instance, card RunInstancesNetworkInterface) error {
 	eni, err := s.cardENI(i, card)
 	if err != nil {
@@ -231,7 +231,7 @@ func (s *State) plugIn(i *Instance, card RunInstancesNetworkInterface) error {
 	return nil
 }
 
-// cardENI is the ENI that a card asks for: an existing one or a new one.
+// cardENI returns the ENI of a card: an existing one or a new one.
 func (s *State) cardENI(i *Instance, card RunInstancesNetworkInterface) (*NetworkInterface, error) {
 	if card.NetworkInterfaceId != "" {
 		eni, err := s.eni(card.NetworkInterfaceId)

@@ -136,7 +136,7 @@ func TestDeletionRules(t *testing.T) {
 	check(w.DeleteRouteEntry(state.DeleteRouteEntryRequest{RouteEntryId: route}))
 	w.settle()
 
-	// An ENI on its way in or out when its instance goes.
+	// An ENI is being attached or detached when its instance is deleted.
 	w.SetStuckAttaching(true)
 	stuck := w.attached(a)
 	kept := w.eni(func(r *state.CreateNetworkInterfaceRequest) { r.DeleteOnRelease = ptr(false) })
@@ -212,7 +212,7 @@ func TestViewShowsWhatIsPluggedIn(t *testing.T) {
 	}
 }
 
-// An instance that is deleted by force never comes up again.
+// An instance that is deleted by force never starts again.
 func TestForcedDeletionWhileStarting(t *testing.T) {
 	w := newWorld(t, func(o *state.Options) { o.Timing = state.DefaultTiming() })
 	id := w.instance("ecs.g6.2xlarge")

@@ -13,9 +13,9 @@ const (
 	maxIpv6      = 10
 )
 
-// ipv6Quota is how many IPv6 addresses an ENI of a type may have. Where the
-// table does not know: 1 before the seventh generation, then as many as IPv4
-// addresses, which is so for every type whose figure was published.
+// ipv6Quota is the maximum number of IPv6 addresses on an ENI of a type. If the table has no
+// number: 1 before the seventh generation, then as many as IPv4 addresses, which holds for
+// every type with a published number.
 func ipv6Quota(t catalog.Type) int {
 	switch {
 	case t.IPv6PerENI.Known:
@@ -27,15 +27,15 @@ func ipv6Quota(t catalog.Type) int {
 	}
 }
 
-// typeOf is the type of an instance; that it is in the catalog was checked when
-// the instance was made.
+// typeOf returns the type of an instance, which is in the catalog: this was checked when the
+// instance was created.
 func (s *State) typeOf(i *Instance) catalog.Type {
 	t, _ := s.options.Catalog.Lookup(i.InstanceType)
 	return t
 }
 
-// checkENIQuota says whether an ENI may have so many addresses, by its
-// instance's type if it has an instance.
+// checkENIQuota returns an error if an ENI may not have so many addresses, by the type of its
+// instance if it has one.
 func (s *State) checkENIQuota(eni *NetworkInterface, slots4, slots6 int) error {
 	most4, most6, where := maxSecondary+1, maxIpv6, "that is not attached"
 	if i, ok := s.data.Instances[eni.InstanceId]; ok {
@@ -51,8 +51,8 @@ func (s *State) checkENIQuota(eni *NetworkInterface, slots4, slots6 int) error {
 	return nil
 }
 
-// privateIPsIn is how many addresses count against a group's limit: those of
-// the ENIs in it, a prefix counting as one.
+// privateIPsIn returns how many addresses count against a group's limit: those of the ENIs in
+// it, with a prefix counting as one.
 func (s *State) privateIPsIn(groupID string) int {
 	return s.index.slots[groupID]
 }
@@ -64,7 +64,7 @@ func (s *State) privateIPLimit(g *SecurityGroup) int {
 	return s.options.Limits.PrivateIPsPerNormal
 }
 
-// checkGroupRoom says whether more addresses fit the groups.
+// checkGroupRoom returns an error if the groups have no room for more addresses.
 func (s *State) checkGroupRoom(groupIDs []string, more int) error {
 	for _, id := range groupIDs {
 		g := s.data.SecurityGroups[id]
@@ -75,7 +75,7 @@ func (s *State) checkGroupRoom(groupIDs []string, more int) error {
 	return nil
 }
 
-// checkGroups says whether an ENI in a VPC may be in the groups.
+// checkGroups returns an error if an ENI in a VPC may not be in the groups.
 func (s *State) checkGroups(vpcID string, groupIDs []string) error {
 	if len(groupIDs) == 0 {
 		return missing("SecurityGroupId")

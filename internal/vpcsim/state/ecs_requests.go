@@ -49,7 +49,7 @@ type DeleteNetworkInterfaceRequest struct {
 }
 
 // ModifyNetworkInterfaceAttributeRequest has the parameters of ModifyNetworkInterfaceAttribute.
-// A nil pointer and an empty list leave the attribute as it is.
+// A nil pointer or an empty list leaves the attribute unchanged.
 type ModifyNetworkInterfaceAttributeRequest struct {
 	NetworkInterfaceId   string
 	NetworkInterfaceName *string
@@ -125,7 +125,7 @@ type DescribeNetworkInterfacesRequest struct {
 	Tag                  []Tag // an empty value matches any
 }
 
-// RunInstancesRequest has the parameters of RunInstances that matter here.
+// RunInstancesRequest has the parameters of RunInstances that the simulator uses.
 type RunInstancesRequest struct {
 	ClientToken             string
 	Amount                  *int // 1–100, default 1
@@ -392,8 +392,8 @@ type JoinSecurityGroupRequest struct {
 }
 
 // ModifySecurityGroupRuleRequest has the parameters of ModifySecurityGroupRule and
-// ModifySecurityGroupEgressRule. With SecurityGroupRuleId, what is given replaces what
-// the rule has; without it, the other fields find the rule and Description is changed.
+// ModifySecurityGroupEgressRule. With SecurityGroupRuleId, the given fields replace those of
+// the rule; without it, the other fields identify the rule and Description is changed.
 type ModifySecurityGroupRuleRequest struct {
 	ClientToken         string
 	SecurityGroupId     string

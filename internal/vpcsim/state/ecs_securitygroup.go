@@ -16,7 +16,7 @@ func (s *State) group(id string) (*SecurityGroup, error) {
 	return g, nil
 }
 
-// CreateSecurityGroup makes a group without rules.
+// CreateSecurityGroup creates a group without rules.
 func (s *State) CreateSecurityGroup(req CreateSecurityGroupRequest) (securityGroupId string, err error) {
 	return once(s, "Ecs:CreateSecurityGroup", req.ClientToken, req, func() (string, error) {
 		if req.VpcId == "" {
@@ -56,7 +56,7 @@ func (s *State) CreateSecurityGroup(req CreateSecurityGroupRequest) (securityGro
 	})
 }
 
-// DeleteSecurityGroup deletes a group that no ENI is in and no rule refers to.
+// DeleteSecurityGroup deletes a group that has no ENIs and to which no rule refers.
 func (s *State) DeleteSecurityGroup(req DeleteSecurityGroupRequest) error {
 	g, err := s.group(req.SecurityGroupId)
 	if err != nil {
@@ -88,7 +88,7 @@ func (s *State) ModifySecurityGroupAttribute(req ModifySecurityGroupAttributeReq
 	return nil
 }
 
-// ModifySecurityGroupPolicy changes what happens between members of a normal group.
+// ModifySecurityGroupPolicy changes the policy between members of a normal group.
 func (s *State) ModifySecurityGroupPolicy(req ModifySecurityGroupPolicyRequest) error {
 	_, err := once(s, "Ecs:ModifySecurityGroupPolicy", req.ClientToken, req, func() (bool, error) {
 		g, err := s.group(req.SecurityGroupId)
@@ -137,7 +137,7 @@ func (s *State) describeGroup(g *SecurityGroup) SecurityGroup {
 func (s *State) DescribeSecurityGroups(req DescribeSecurityGroupsRequest) ([]SecurityGroup, error) {
 	found := []SecurityGroup{}
 	if req.NetworkType == "classic" || req.ServiceManaged {
-		return found, nil // there are none
+		return found, nil // none exist
 	}
 	for _, id := range sortedKeys(s.data.SecurityGroups) {
 		g := s.data.SecurityGroups[id]
@@ -169,7 +169,7 @@ func (s *State) DescribeSecurityGroupAttribute(req DescribeSecurityGroupAttribut
 	return &c, nil
 }
 
-// member finds the ENI that JoinSecurityGroup and LeaveSecurityGroup speak of.
+// member returns the ENI of a request of JoinSecurityGroup or LeaveSecurityGroup.
 func (s *State) member(req JoinSecurityGroupRequest) (*NetworkInterface, error) {
 	switch {
 	case req.InstanceId != "" && req.NetworkInterfaceId != "":
@@ -191,7 +191,7 @@ func (s *State) member(req JoinSecurityGroupRequest) (*NetworkInterface, error) 
 	return s.enisOf(i.InstanceId)[0], nil
 }
 
-// JoinSecurityGroup puts an instance's primary ENI, or an ENI, in a group.
+// JoinSecurityGroup adds an instance's primary ENI, or an ENI, to a group.
 func (s *State) JoinSecurityGroup(req JoinSecurityGroupRequest) error {
 	g, err := s.group(req.SecurityGroupId)
 	if err != nil {
@@ -209,7 +209,7 @@ func (s *State) JoinSecurityGroup(req JoinSecurityGroupRequest) error {
 		return err
 	}
 	if err := s.checkGroupRoom([]string{g.SecurityGroupId}, eni.slots4()); err != nil {
-		// Of all actions this one alone has the code in the past tense.
+		// Only this action has the code in the past tense.
 		return forbidden("SecurityGroupInstanceLimitExceeded", "The maximum number of private IP addresses (%d) in security group %q is exceeded.", s.privateIPLimit(g), g.SecurityGroupId)
 	}
 	s.alter(eni, func() { eni.SecurityGroupIds = joined })
@@ -217,7 +217,7 @@ func (s *State) JoinSecurityGroup(req JoinSecurityGroupRequest) error {
 	return nil
 }
 
-// LeaveSecurityGroup takes it out again; an ENI is always in one group at least.
+// LeaveSecurityGroup removes it again; an ENI is always in at least one group.
 func (s *State) LeaveSecurityGroup(req JoinSecurityGroupRequest) error {
 	g, err := s.group(req.SecurityGroupId)
 	if err != nil {

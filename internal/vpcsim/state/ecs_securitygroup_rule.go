@@ -12,7 +12,7 @@ import (
 // allPorts is the port range of protocols that have none.
 const allPorts = "-1/-1"
 
-// parsePermission turns a Permission of the given direction into a rule.
+// parsePermission converts a Permission of the given direction to a rule.
 func parsePermission(direction string, p Permission) (SecurityGroupRule, error) {
 	r := SecurityGroupRule{Direction: direction, Description: p.Description, Priority: 1, Policy: PolicyAccept}
 	switch protocol := strings.ToUpper(p.IpProtocol); protocol {
@@ -50,7 +50,7 @@ func parsePermission(direction string, p Permission) (SecurityGroupRule, error) 
 		}
 	}
 	switch p.NicType {
-	case "", "internet", "intranet": // in a VPC both mean the same
+	case "", "internet", "intranet": // in a VPC both have the same meaning
 	default:
 		return r, badRequest("InvalidNicType.ValueNotSupported", "The specified NicType does not exist: %q.", p.NicType)
 	}
@@ -71,7 +71,7 @@ func parsePermission(direction string, p Permission) (SecurityGroupRule, error) 
 		r.Peer, r.Local, r.PeerGroupId = destRange, sourceRange, p.DestGroupId
 	}
 	if r.Peer.IsValid() {
-		r.PeerGroupId = "" // a range goes before a group
+		r.PeerGroupId = "" // a range takes precedence over a group
 	} else if r.PeerGroupId == "" {
 		if direction == DirectionIngress {
 			return r, badRequest("MissingParameter.Source", "Either SourceCidrIp or SourceGroupId must be specified.")
@@ -94,8 +94,8 @@ func parsePermission(direction string, p Permission) (SecurityGroupRule, error) 
 	return r, nil
 }
 
-// missingAs403 gives MissingParameter the status that Authorize and Modify have for it;
-// Revoke has 400.
+// missingAs403 changes the status of MissingParameter to that of Authorize and Modify; Revoke
+// has 400.
 func missingAs403(err error) error {
 	if e, ok := err.(*Error); ok && e.Code == "MissingParameter" {
 		return &Error{http.StatusForbidden, e.Code, e.Message}
@@ -148,15 +148,14 @@ func parseRuleRange(side, text4, text6 string) (netip.Prefix, error) {
 	return p.Masked(), nil
 }
 
-// sameRule reports whether two rules decide the same, whatever they are called.
+// sameRule reports whether two rules decide the same, ignoring id and description.
 func sameRule(a, b SecurityGroupRule) bool {
 	return a.Direction == b.Direction && a.IpProtocol == b.IpProtocol && a.Policy == b.Policy && a.Priority == b.Priority &&
 		a.PortRange == b.PortRange && a.SourcePortRange == b.SourcePortRange &&
 		a.Peer == b.Peer && a.PeerGroupId == b.PeerGroupId && a.Local == b.Local
 }
 
-// AuthorizeSecurityGroup adds ingress rules, all or none. A rule that is there
-// already is no error.
+// AuthorizeSecurityGroup adds ingress rules, all or none. A rule that exists is no error.
 func (s *State) AuthorizeSecurityGroup(req AuthorizeSecurityGroupRequest) error {
 	return s.authorize("AuthorizeSecurityGroup", DirectionIngress, req)
 }
@@ -166,7 +165,7 @@ func (s *State) AuthorizeSecurityGroupEgress(req AuthorizeSecurityGroupRequest) 
 	return s.authorize("AuthorizeSecurityGroupEgress", DirectionEgress, req)
 }
 
-// permissions joins the two forms of naming rules.
+// permissions merges the two ways to pass rules.
 func permissions(many []Permission, one Permission) []Permission {
 	if len(many) > 0 {
 		return many
@@ -212,7 +211,7 @@ func (s *State) authorize(action, direction string, req AuthorizeSecurityGroupRe
 	return err
 }
 
-// checkPeerGroup says whether a group's rule may refer to the group it refers to.
+// checkPeerGroup returns an error if a group's rule may not refer to its peer group.
 func (s *State) checkPeerGroup(g *SecurityGroup, r SecurityGroupRule) error {
 	if r.PeerGroupId == "" {
 		return nil
@@ -226,7 +225,7 @@ func (s *State) checkPeerGroup(g *SecurityGroup, r SecurityGroupRule) error {
 	case !ok:
 		return notFound("Invalid"+side+"GroupId.NotFound", "The %sGroupId provided does not exist in our records: %q.", side, r.PeerGroupId)
 	case r.PeerGroupId == g.SecurityGroupId:
-		// The misspelt code is the service's.
+		// The service misspells this code.
 		return forbidden("InvalidParamter.Conflict", "The specified SecurityGroupId should be different from the %sGroupId.", side)
 	case peer.VpcId != g.VpcId:
 		return badRequest("Invalid"+side+"GroupId.Mismatch", "Specified security group and %s group are not in the same VPC.", strings.ToLower(side))
@@ -236,7 +235,7 @@ func (s *State) checkPeerGroup(g *SecurityGroup, r SecurityGroupRule) error {
 	return nil
 }
 
-// checkRuleQuota says whether a group may have these rules.
+// checkRuleQuota returns an error if a group may not have these rules.
 func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) error {
 	if most := s.options.Limits.RulesPerSecurityGroup; len(rules) > most {
 		return forbidden("AuthorizationLimitExceed", "The limit of authorization records in the security group reaches: %d.", most)
@@ -264,13 +263,12 @@ func (s *State) checkRuleQuota(g *SecurityGroup, rules []SecurityGroupRule) erro
 	return nil
 }
 
-// RevokeSecurityGroup takes ingress rules away. A rule that is not there is no
-// error, an unknown rule id is.
+// RevokeSecurityGroup removes ingress rules. A missing rule is no error, an unknown rule id is.
 func (s *State) RevokeSecurityGroup(req RevokeSecurityGroupRequest) error {
 	return s.revoke("RevokeSecurityGroup", DirectionIngress, req)
 }
 
-// RevokeSecurityGroupEgress takes egress rules away.
+// RevokeSecurityGroupEgress removes egress rules.
 func (s *State) RevokeSecurityGroupEgress(req RevokeSecurityGroupRequest) error {
 	return s.revoke("RevokeSecurityGroupEgress", DirectionEgress, req)
 }
@@ -404,7 +402,8 @@ func permissionOf(r SecurityGroupRule) Permission {
 	return p
 }
 
-// with replaces what is given. The far end is one thing, whichever way it is named.
+// with replaces the given fields. The far end is replaced as a whole, in whichever form it is
+// given.
 func (p Permission) with(change Permission) Permission {
 	over := func(field *string, value string) {
 		if value != "" {

@@ -101,7 +101,7 @@ func TestRules(t *testing.T) {
 	check(w.RevokeSecurityGroup(state.RevokeSecurityGroupRequest{SecurityGroupId: w.sg, Permission: ok}))
 	check(w.RevokeSecurityGroup(state.RevokeSecurityGroupRequest{SecurityGroupId: w.sg, SecurityGroupRuleId: []string{g.Rules[1].SecurityGroupRuleId}}))
 	before := w.Revision()
-	check(w.RevokeSecurityGroup(state.RevokeSecurityGroupRequest{SecurityGroupId: w.sg, Permission: ok})) // gone already
+	check(w.RevokeSecurityGroup(state.RevokeSecurityGroupRequest{SecurityGroupId: w.sg, Permission: ok})) // removed already
 	if w.Revision() != before {
 		t.Error("revoking what is not there is a change")
 	}
@@ -176,7 +176,7 @@ func TestJoinAndLeave(t *testing.T) {
 	}
 }
 
-// Join has a code of its own for a group that is full.
+// Join has its own code for a group that is full.
 func TestJoinOfAFullGroup(t *testing.T) {
 	w := newWorld(t, func(o *state.Options) { o.Limits.PrivateIPsPerNormal = 3 })
 	other := must(w.CreateSecurityGroup(state.CreateSecurityGroupRequest{VpcId: w.vpc}))

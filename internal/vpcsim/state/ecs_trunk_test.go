@@ -8,7 +8,7 @@ import (
 
 func trunk(r *state.CreateNetworkInterfaceRequest) { r.InstanceType = "Trunk" }
 
-// A trunk, its members, and the order in which they go.
+// A trunk, its members, and the order in which they are removed.
 func TestTrunkLife(t *testing.T) {
 	w := newWorld(t)
 	instance := w.instance("ecs.g7.xlarge") // 4 ENIs, 20 with members
@@ -40,7 +40,7 @@ func TestTrunkLife(t *testing.T) {
 	if got := w.getENI(on.NetworkInterfaceId).MemberNetworkInterfaceIds; len(got) != 2 {
 		t.Errorf("the trunk's members are %v", got)
 	}
-	// They take no slot, and a data plane does not see them.
+	// Members use no slot, and a data plane does not see them.
 	if got := len(w.getInstance(instance).NetworkInterfaces); got != 2 {
 		t.Errorf("the instance lists %d ENIs, want the primary and the trunk", got)
 	}
@@ -54,7 +54,7 @@ func TestTrunkLife(t *testing.T) {
 	if got := must(w.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{InstanceId: instance, Type: "Member"})); len(got) != 2 {
 		t.Errorf("%d members listed by instance", len(got))
 	}
-	// It survives a restart.
+	// They survive a restart.
 	w.State = must(state.Load(options(w.clock), must(w.MarshalJSON())))
 
 	w.refused(403, "InvalidOperation.EniLinked", func() error { return leave(on.NetworkInterfaceId, "") })
@@ -74,7 +74,7 @@ func TestTrunkLife(t *testing.T) {
 	if got := w.getENI(third).VlanId; got != 1 {
 		t.Errorf("VLAN %d, want the free one, 1", got)
 	}
-	// They go with their instance.
+	// They are deleted with their instance.
 	free := w.available(w.vsw)
 	check(w.DeleteInstance(state.DeleteInstanceRequest{InstanceId: instance, Force: true}))
 	w.settle()
@@ -105,7 +105,8 @@ func TestTrunkRules(t *testing.T) {
 	}
 	w.refused(403, "EniPerInstanceLimitExceeded", join(member, on))
 
-	// What DescribeInstanceTypes says: no trunk, or members of an unknown number, which is none.
+	// By DescribeInstanceTypes the type has no trunk, or an unknown number of members, which
+	// counts as none.
 	old := w.instance("ecs.g6.large")
 	w.refused(403, "InvalidOperation.InvalidEniType", func() error {
 		return w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: w.firstTrunk(), InstanceId: old})
@@ -123,7 +124,7 @@ func (w *world) firstTrunk() string {
 	return must(w.SelectNetworkInterfaces(state.DescribeNetworkInterfacesRequest{Type: "Trunk", Status: "Available"}))[0]
 }
 
-// A trunk's attachment that fails leaves an ENI as it was before.
+// If the attachment of a trunk fails, the ENI is as it was before.
 func TestMemberWhoseAttachFails(t *testing.T) {
 	w := newWorld(t)
 	instance := w.instance("ecs.g7.xlarge")

@@ -23,7 +23,7 @@ const (
 	ENIPrimary   = "Primary"
 	ENISecondary = "Secondary"
 	ENITrunk     = "Trunk"
-	ENIMember    = "Member" // a Secondary one while it is attached to a trunk
+	ENIMember    = "Member" // a Secondary ENI while it is attached to a trunk
 )
 
 // NetworkInterface is an ENI.
@@ -52,11 +52,12 @@ type NetworkInterface struct {
 
 	// InstanceId is set from Attaching to Detaching.
 	InstanceId string `json:",omitempty"`
-	// Slot orders the ENIs of an instance: the primary ENI has 0, another the
-	// lowest that was free when it was attached. The guest sees it as eth<Slot>.
+	// Slot orders the ENIs of an instance: the primary ENI has 0, another the lowest slot that
+	// was free when it was attached. The guest's device is eth<Slot>.
 	Slot             int
 	NetworkCardIndex int
-	// TrunkNetworkInterfaceId and VlanId are a member's trunk and its VLAN there, 1 to 4094.
+	// TrunkNetworkInterfaceId and VlanId are the trunk of a member and its VLAN there, 1 to
+	// 4094.
 	TrunkNetworkInterfaceId string `json:",omitempty"`
 	VlanId                  int    `json:",omitempty"`
 	// MemberNetworkInterfaceIds are a trunk's members; filled in results.
@@ -103,7 +104,7 @@ type Instance struct {
 	CreationTime            time.Time
 	StartTime               time.Time `json:",omitzero"`
 	Tags                    []Tag     `json:",omitempty"`
-	// Releasing: a forced deletion is under way; the instance is Stopping until it is gone.
+	// Releasing: the instance is being deleted by force; it is Stopping until it is removed.
 	Releasing bool `json:",omitempty"`
 	// NetworkInterfaces is filled in results: the ENIs from Attaching to Detaching, by slot.
 	NetworkInterfaces []NetworkInterface `json:",omitempty"`
@@ -133,7 +134,7 @@ type SecurityGroup struct {
 	SecurityGroupType string // normal, enterprise
 	Description       string
 	VpcId             string
-	// InnerAccessPolicy is what happens between members of the group: Accept or Drop.
+	// InnerAccessPolicy applies between members of the group: Accept or Drop.
 	InnerAccessPolicy string
 	Rules             []SecurityGroupRule `json:",omitempty"`
 	ResourceGroupId   string
@@ -143,10 +144,10 @@ type SecurityGroup struct {
 	// Filled in results.
 	EcsCount                int // instances with an ENI in the group
 	PrivateIpCount          int // addresses that count against the group's limit
-	AvailableInstanceAmount int // what is left of that limit
+	AvailableInstanceAmount int // the remaining room
 }
 
-// DefaultPolicy is the verdict for what no rule of the group decides.
+// DefaultPolicy returns the verdict if no rule of the group decides.
 func (g *SecurityGroup) DefaultPolicy(direction string) string {
 	if direction == DirectionEgress && g.SecurityGroupType == SecurityGroupNormal {
 		return PolicyAccept
@@ -161,23 +162,24 @@ type SecurityGroupRule struct {
 	IpProtocol          string // TCP, UDP, ICMP, ICMPv6, GRE, ALL
 	Policy              string // Accept, Drop
 	Priority            int    // 1–100, lower first; on a tie Drop wins
-	// PortRange is the destination's and SourcePortRange the source's "from/to"; "-1/-1" is all.
+	// PortRange is the "from/to" of the destination, SourcePortRange of the source; "-1/-1" is
+	// all.
 	PortRange       string
 	SourcePortRange string
 	// Peer is the range at the far end (source of ingress, destination of egress);
 	// zero when PeerGroupId is set.
 	Peer        netip.Prefix `json:",omitzero"`
 	PeerGroupId string       `json:",omitempty"`
-	// Local restricts the near end; zero: the ENI's own addresses, all of them.
+	// Local restricts the near end; zero: all addresses of the ENI.
 	Local       netip.Prefix `json:",omitzero"`
 	Description string
 	CreateTime  time.Time
 }
 
-// Ports returns the destination port range; 0–65535 when it covers all or the protocol has none.
+// Ports returns the destination port range; 0–65535 for all, or if the protocol has no ports.
 func (r *SecurityGroupRule) Ports() (from, to uint16) { return portsOf(r.PortRange) }
 
-// SourcePorts is Ports for the source.
+// SourcePorts returns the source port range, like Ports.
 func (r *SecurityGroupRule) SourcePorts() (from, to uint16) { return portsOf(r.SourcePortRange) }
 
 func (e *NetworkInterface) clone() NetworkInterface {

@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// Error is a refusal in the service's terms.
+// Error is an error of the service.
 type Error struct {
 	HTTPStatus int
 	Code       string
@@ -15,7 +15,7 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
 
-// CodeOf returns the code of the *Error in err's chain, "" if there is none.
+// CodeOf returns the code of the *Error in err's chain, or "".
 func CodeOf(err error) string {
 	var e *Error
 	if errors.As(err, &e) {

@@ -6,14 +6,14 @@ import (
 	"reflect"
 )
 
-// CheckIndex compares the index with one that is made anew.
+// CheckIndex compares the index with a new one.
 func (s *State) CheckIndex() error {
 	want := newIndex(&s.data)
 	for id, p := range s.index.pools {
 		v := s.data.VSwitches[id]
 		for i := range p.fresh {
 			if a := addrAt(v.CidrBlock, nth(i, sizeOf(v.CidrBlock))); usable(v.CidrBlock, a) && p.holder[a] == "" && !p.freed[a] {
-				return fmt.Errorf("vSwitch %s: %s was never given out, and is passed over", id, a)
+				return fmt.Errorf("vSwitch %s: %s was never assigned, and is skipped", id, a)
 			}
 		}
 		q := want.pools[id]

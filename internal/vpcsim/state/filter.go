@@ -10,11 +10,11 @@ import (
 // is reports whether a filter is absent or equals the value.
 func is(filter, value string) bool { return filter == "" || filter == value }
 
-// isBool is is for yes and no, isNot for what nothing here is.
+// isBool is the same for booleans; isNot is for values that nothing here has.
 func isBool(filter *bool, value bool) bool { return filter == nil || *filter == value }
 func isNot(filter *bool) bool              { return isBool(filter, false) }
 
-// isName is is for names, where "*" stands for anything.
+// isName is the same for names, with "*" as a wildcard.
 func isName(filter, value string) bool {
 	if !strings.Contains(filter, "*") {
 		return is(filter, value)
@@ -28,7 +28,7 @@ func isOneOf(filter []string, value string) bool {
 	return len(filter) == 0 || slices.Contains(filter, value)
 }
 
-// list splits the comma-separated ids that VPC's Describe actions take.
+// list splits the comma-separated ids of VPC's Describe actions.
 func list(s string) []string {
 	var all []string
 	for _, part := range strings.Split(s, ",") {
@@ -52,7 +52,7 @@ func hasTags(filter, tags []Tag) bool {
 	return true
 }
 
-// hasAddress reports whether an ENI holds one of the given addresses; an empty filter matches.
+// hasAddress reports whether an ENI has one of the given addresses; an empty filter matches.
 func hasAddress(eni *NetworkInterface, filter []netip.Addr) bool {
 	if len(filter) == 0 {
 		return true

@@ -10,7 +10,7 @@ import (
 	"unicode"
 )
 
-// tokenLife is how long an answer is remembered under its ClientToken.
+// tokenLife is how long an answer is remembered for its ClientToken.
 const tokenLife = 24 * time.Hour
 
 // rememberedAnswer is the answer to a call with a ClientToken.
@@ -20,10 +20,10 @@ type rememberedAnswer struct {
 	At         time.Time
 }
 
-// once does the work of a call with a ClientToken at most once: the same token
-// and parameters get the first answer again, the same token with others is an
-// error. A failed call leaves no trace, so that it can be tried again. The action is named with its
-// product, as in "Vpc:CreateVpc": another product may have one of that name.
+// once executes a call with a ClientToken at most once: the same token and parameters return
+// the first answer again, the same token with other parameters is an error. A failed call
+// leaves no trace, so that it can be retried. The action includes its product, as in
+// "Vpc:CreateVpc": another product may have one with the same name.
 func once[Request, Answer any](s *State, action, token string, request Request, work func() (Answer, error)) (Answer, error) {
 	var none Answer
 	if token == "" {
@@ -72,7 +72,7 @@ func hashOf(v any) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// forgetTokens drops answers that are too old. It is no change of the cloud.
+// forgetTokens removes answers that are too old. This does not count as a change of the cloud.
 func (s *State) forgetTokens(now time.Time) {
 	if now.Before(s.forgetAt) {
 		return

@@ -5,7 +5,7 @@ import (
 	"math/rand/v2"
 )
 
-// newID draws an id as the service makes them: "bp1" (Hangzhou) and 17 more.
+// newID generates an id like the service: "bp1" (Hangzhou) and 17 more characters.
 func (s *State) newID(prefix string) string {
 	const letters = "0123456789abcdefghijklmnopqrstuvwxyz"
 	r := rand.New(s.rng)
@@ -16,14 +16,14 @@ func (s *State) newID(prefix string) string {
 	return string(id)
 }
 
-// newSerial draws a machine's serial number, a UUID.
+// newSerial generates a machine's serial number, a UUID.
 func (s *State) newSerial() string {
 	hi, lo := s.rng.Uint64(), s.rng.Uint64()
 	return fmt.Sprintf("%08x-%04x-%04x-%04x-%012x",
 		hi>>32, hi>>16&0xffff, hi&0x0fff|0x4000, lo>>48&0x3fff|0x8000, lo&0xffffffffffff)
 }
 
-// newMAC draws a MAC address of the service's vendor prefix that no ENI has.
+// newMAC generates an unused MAC address with the service's vendor prefix.
 func (s *State) newMAC() string {
 	for {
 		n := s.rng.Uint64()

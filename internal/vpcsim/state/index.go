@@ -7,36 +7,35 @@ import (
 	"strings"
 )
 
-// index is what follows from data.NetworkInterfaces and data.Freed, so that a call
-// about one ENI costs the same in a cloud of ten ENIs and of fifty thousand. It is
-// never saved; whoever changes an ENI's instance, groups, addresses or tags does it
-// inside alter.
+// index is derived from data.NetworkInterfaces and data.Freed, so that a call about one ENI
+// costs the same with ten ENIs and with fifty thousand. It is never saved. An ENI's instance,
+// groups, addresses and tags must be changed inside alter.
 type index struct {
 	// enis are all ENIs, by id.
 	enis []*NetworkInterface
 	macs map[string]bool
-	// pools are the addresses of each vSwitch.
+	// pools has the addresses of each vSwitch.
 	pools map[string]*pool
 	// The ENIs by instance, security group and tag.
 	byInstance map[string]eniSet
 	byGroup    map[string]eniSet
 	byTag      map[Tag]eniSet
-	// slots is how many addresses and prefixes the ENIs of a security group have.
+	// slots is the number of addresses and prefixes of the ENIs in a security group.
 	slots map[string]int
 }
 
 // eniSet is a set of ENIs by id.
 type eniSet map[string]*NetworkInterface
 
-// pool is what is known of a vSwitch's addresses.
+// pool is the state of a vSwitch's addresses.
 type pool struct {
-	// holder is the ENI that has an address; each address of a prefix is in it.
+	// holder is the ENI that has an address, including each address of a prefix.
 	holder map[netip.Addr]string
-	// held4 is how many of them are IPv4 addresses.
+	// held4 is the number of IPv4 addresses among them.
 	held4 int
 	// freed are the addresses of data.Freed.
 	freed map[netip.Addr]bool
-	// fresh: whatever nth(i) yields for i below it was given out before, or cannot be.
+	// fresh: every nth(i) with i below it was assigned before, or cannot be.
 	fresh int
 }
 
@@ -70,7 +69,7 @@ func byID(a, b *NetworkInterface) int {
 	return strings.Compare(a.NetworkInterfaceId, b.NetworkInterfaceId)
 }
 
-// hold notes that an ENI has an address.
+// hold records that an ENI has an address.
 func (p *pool) hold(a netip.Addr, eniID string) {
 	p.holder[a] = eniID
 	if a.Is4() {
@@ -78,7 +77,7 @@ func (p *pool) hold(a netip.Addr, eniID string) {
 	}
 }
 
-// drop notes that nobody has an address any more.
+// drop records that an address is unused.
 func (p *pool) drop(a netip.Addr) {
 	delete(p.holder, a)
 	if a.Is4() {
@@ -86,7 +85,7 @@ func (p *pool) drop(a netip.Addr) {
 	}
 }
 
-// add and remove are for ENIs that come and go.
+// add and remove are for new and deleted ENIs.
 func (x *index) add(eni *NetworkInterface) {
 	at, _ := slices.BinarySearchFunc(x.enis, eni, byID)
 	x.enis = slices.Insert(x.enis, at, eni)
@@ -102,7 +101,7 @@ func (x *index) remove(eni *NetworkInterface) {
 	x.forget(eni)
 }
 
-// note enters what an ENI is; forget, before a change, strikes what it was.
+// note adds an ENI to the index; forget, before a change, removes it.
 func (x *index) note(eni *NetworkInterface) {
 	if eni.InstanceId != "" {
 		enter(x.byInstance, eni.InstanceId, eni)
@@ -151,11 +150,11 @@ func (s *State) alter(eni *NetworkInterface, change func()) {
 	s.index.note(eni)
 }
 
-// pool is a vSwitch's addresses.
+// pool returns a vSwitch's addresses.
 func (s *State) pool(vSwitchID string) *pool { return s.index.pools[vSwitchID] }
 
-// candidates are ENIs, by id, among which are all that match: as few as the request's
-// most telling field leaves.
+// candidates returns ENIs by id that include all that match. It uses the most selective field
+// of the request.
 func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.Addr) []*NetworkInterface {
 	switch {
 	case len(req.NetworkInterfaceId) > 0:
@@ -188,14 +187,14 @@ func (s *State) candidates(req DescribeNetworkInterfacesRequest, addrs []netip.A
 	if req.SecurityGroupId != "" {
 		narrow(s.index.byGroup[req.SecurityGroupId])
 	}
-	// To sort a large part of all costs more than to look at all, which are sorted.
+	// Sorting a large part of all ENIs costs more than using all, which are sorted.
 	if !narrowed || len(fewest) > len(s.index.enis)/16 {
 		return s.index.enis
 	}
 	return fewest.sorted()
 }
 
-// existing finds ENIs by ids, which may be of none and may repeat.
+// existing returns the ENIs with the ids, which may be unknown and may repeat.
 func (s *State) existing(ids []string) []*NetworkInterface {
 	var all []*NetworkInterface
 	for _, id := range distinct(ids) {
@@ -210,7 +209,7 @@ func (set eniSet) sorted() []*NetworkInterface {
 	return slices.SortedFunc(maps.Values(set), byID)
 }
 
-// distinct sorts ids and drops repetitions.
+// distinct sorts ids and removes repetitions.
 func distinct(ids []string) []string {
 	ids = slices.Clone(ids)
 	slices.Sort(ids)

@@ -11,7 +11,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// invariants checks what must hold at every moment, from the outside.
+// invariants checks, from the outside, what must always hold.
 func (m *machine) invariants(t *rapid.T) {
 	enis := must(m.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{}))
 	m.checkAddresses(t, enis)
@@ -141,8 +141,8 @@ func (m *machine) checkInstances(t *rapid.T, enis []state.NetworkInterface) {
 	}
 }
 
-// checkTrunks: a member is on a trunk that is in use on its instance, alone on its
-// VLAN, and there are no more than the type allows.
+// checkTrunks: a member is on a trunk that is InUse on its instance, alone on its VLAN, and
+// there are no more members than the type allows.
 func (m *machine) checkTrunks(t *rapid.T, enis []state.NetworkInterface) {
 	byID, members := map[string]state.NetworkInterface{}, map[string]int{}
 	for _, e := range enis {
@@ -178,8 +178,8 @@ func (m *machine) checkTrunks(t *rapid.T, enis []state.NetworkInterface) {
 	}
 }
 
-// checkIndex: the index is what a look at all ENIs gives, and a list by any filter is
-// the part of all ENIs that the filter describes.
+// checkIndex: the index agrees with a scan of all ENIs, and a filtered list with the matching
+// part of all ENIs.
 func (m *machine) checkIndex(t *rapid.T, enis []state.NetworkInterface) {
 	if err := m.CheckIndex(); err != nil {
 		t.Fatal(err)
@@ -314,8 +314,8 @@ func (m *machine) checkRoutes(t *rapid.T) {
 	}
 }
 
-// checkPending: what is between two states has an operation that ends it, and a
-// VPC changes its vSwitches and routes one at a time.
+// checkPending: a resource in a transitional state has an operation that ends it, and a VPC
+// changes its vSwitches and routes one at a time.
 func (m *machine) checkPending(t *rapid.T, enis []state.NetworkInterface) {
 	view := m.View()
 	pending := 0
@@ -374,9 +374,9 @@ func (m *machine) checkSaved(t *rapid.T) {
 		change := must(m.Changes())
 		kept := must(must(state.Load(m.options, m.kept, change)).MarshalJSON())
 		if !bytes.Equal(saved, kept) {
-			t.Fatalf("saved and brought up to date, the state differs from what it is:\n%s\n%s\nchange: %s", kept, saved, change)
+			t.Fatalf("saved and updated, the state differs from the current one:\n%s\n%s\nchange: %s", kept, saved, change)
 		}
-		// What is known already changes nothing: the process may be killed between the two files.
+		// A repeated change has no effect: the process may be killed between the two files.
 		if again := must(must(state.Load(m.options, saved, change)).MarshalJSON()); !bytes.Equal(saved, again) {
 			t.Fatalf("a change was made twice:\n%s\n%s\nchange: %s", again, saved, change)
 		}

@@ -9,10 +9,10 @@ import (
 	"slices"
 )
 
-// journal notes what changed since it was last read, so that saving a change costs what the
-// change is, not what the cloud is. Of what there are thousands of, ENIs, instances,
-// tokens, free addresses, it knows which; the rest is compared as a whole, and so are the
-// operations under way.
+// journal records what changed since it was last read, so that saving a change costs as much as
+// the change and not as the cloud. For resources of which there are thousands (ENIs, instances,
+// tokens, free addresses) it records which changed; the rest is compared as a whole, and so are
+// the running operations.
 type journal struct {
 	touched map[string]bool // ids of ENIs and instances
 	tokens  map[string]bool // keys of data.Tokens
@@ -20,15 +20,15 @@ type journal struct {
 	rest    []byte
 }
 
-// freedChange is what happened to data.Freed: an address came to the end of its vSwitch's
-// list, or was taken from it.
+// freedChange is a change of data.Freed: an address was appended to its vSwitch's list, or
+// removed from it.
 type freedChange struct {
 	VSwitchId string
 	Address   netip.Addr
 	Taken     bool `json:",omitempty"`
 }
 
-// change is what Changes writes.
+// change is the content of a line of Changes.
 type change struct {
 	Revision          uint64
 	Random            []byte
@@ -39,10 +39,10 @@ type change struct {
 	Tokens            map[string]rememberedAnswer  `json:",omitempty"`
 	Forgotten         []string                     `json:",omitempty"` // tokens
 	Freed             []freedChange                `json:",omitempty"`
-	Rest              *few                         `json:",omitempty"` // nil: as before
+	Rest              *few                         `json:",omitempty"` // nil: unchanged
 }
 
-// Snapshot is MarshalJSON, from which on the State notes what Changes returns.
+// Snapshot is MarshalJSON; from then on the State records what Changes returns.
 func (s *State) Snapshot() ([]byte, error) {
 	rest, err := json.Marshal(s.data.few)
 	if err != nil {
@@ -53,8 +53,8 @@ func (s *State) Snapshot() ([]byte, error) {
 }
 
 // Changes saves what changed since the last call of Snapshot or Changes, for Load. It is one
-// line of JSON, which does not grow with the cloud. There must have been a Snapshot, and
-// the Revision must have risen since: Load passes over what it takes for known.
+// line of JSON, whose size does not depend on the cloud. Snapshot must have been called, and
+// the Revision must have increased since: Load ignores a change that it takes for known.
 func (s *State) Changes() ([]byte, error) {
 	j := s.journal
 	c := change{
@@ -98,8 +98,8 @@ func (s *State) Changes() ([]byte, error) {
 	return b, nil
 }
 
-// apply brings a saved state up to what Changes wrote later. What the state has already
-// changes nothing.
+// apply applies a line of Changes to a saved state. A change that the state has already has no
+// effect.
 func (in *snapshot) apply(line []byte) error {
 	var c change
 	if err := json.Unmarshal(line, &c); err != nil {
@@ -137,7 +137,7 @@ func (in *snapshot) apply(line []byte) error {
 	return nil
 }
 
-// touch notes that ENIs or instances change, come or go; other ids do no harm.
+// touch records that ENIs or instances are changed, added or removed; other ids are ignored.
 func (s *State) touch(ids ...string) {
 	if s.journal == nil {
 		return
@@ -147,21 +147,21 @@ func (s *State) touch(ids ...string) {
 	}
 }
 
-// touchToken notes that a token is remembered or forgotten.
+// touchToken records that a token is added or removed.
 func (s *State) touchToken(key string) {
 	if s.journal != nil {
 		s.journal.tokens[key] = true
 	}
 }
 
-// touchFreed notes that an address came to the list of free ones, or was taken from it.
+// touchFreed records that an address was added to the list of free ones, or removed from it.
 func (s *State) touchFreed(vSwitchID string, a netip.Addr, taken bool) {
 	if s.journal != nil {
 		s.journal.freed = append(s.journal.freed, freedChange{vSwitchID, a, taken})
 	}
 }
 
-// putFreed keeps no list that is empty.
+// putFreed stores no empty list.
 func (d *data) putFreed(vSwitchID string, list []netip.Addr) {
 	if len(list) == 0 {
 		delete(d.Freed, vSwitchID)

@@ -8,8 +8,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// A state that was saved before there were trunks and EIPs, and whose operations are
-// in the order in which they were started, goes on.
+// A state that was saved before trunks and EIPs existed, with operations in the order in which
+// they were started, is loaded and continues.
 func TestLoadOfAnOlderProgram(t *testing.T) {
 	w := newWorld(t, func(o *state.Options) { o.Timing = state.Timing{AttachENI: time.Hour} })
 	instance, late, eni := w.instance("ecs.g6.2xlarge"), w.eni().NetworkInterfaceId, w.eni().NetworkInterfaceId
@@ -25,7 +25,7 @@ func TestLoadOfAnOlderProgram(t *testing.T) {
 	}
 	old := saved[:from] + "[" + second + "," + first + "}]" + saved[to:]
 	if strings.Contains(old, "EIPs") || strings.Contains(old, "StrictDetach") {
-		t.Errorf("what nobody used is saved: %s", old)
+		t.Errorf("unused fields are saved: %s", old)
 	}
 	w.State = must(state.Load(options(w.clock), []byte(old)))
 	w.Tick(w.clock.now)
@@ -62,7 +62,7 @@ func TestLoadRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
-// A saved state is taken or refused; taken, it can be looked at and goes on.
+// A saved state is accepted or refused; an accepted one can be read and continues.
 func FuzzLoad(f *testing.F) {
 	c := &clock{time.Unix(0, 0).UTC()}
 	s := must(state.New(options(c)))

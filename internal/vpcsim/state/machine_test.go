@@ -15,7 +15,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// machine does random things to a small, crowded cloud.
+// machine makes random changes to a small, crowded cloud.
 type machine struct {
 	*state.State
 	clock   *clock
@@ -52,7 +52,7 @@ func newMachine(t *rapid.T) *machine {
 		m.settle()
 	}
 	if rapid.Bool().Draw(t, "furnished") {
-		// Random steps alone seldom get as far as a trunk with members.
+		// Random steps alone rarely make a trunk with members.
 		vsw, group := m.vSwitches()[0], m.groups()[0]
 		v := must(m.DescribeVSwitchAttributes(vsw))
 		for _, g := range must(m.DescribeSecurityGroups(state.DescribeSecurityGroupsRequest{VpcId: v.VpcId})) {
@@ -85,7 +85,7 @@ func (m *machine) settle() {
 	}
 }
 
-// pick draws one of what exists, or now and then something that does not.
+// pick selects an existing id, or sometimes one that does not exist.
 func pick(t *rapid.T, name string, ids []string) string {
 	if len(ids) == 0 || rapid.IntRange(0, 19).Draw(t, name+" unknown") == 0 {
 		return rapid.SampledFrom([]string{"", "none"}).Draw(t, name)
@@ -137,7 +137,7 @@ func (m *machine) entries() []string {
 	return ids
 }
 
-// someAddresses draws addresses of an ENI, and now and then another one.
+// someAddresses selects addresses of an ENI, and sometimes another one.
 func (m *machine) someAddresses(t *rapid.T, eni string) (four, six, prefixes []string) {
 	all := must(m.DescribeNetworkInterfaces(state.DescribeNetworkInterfacesRequest{NetworkInterfaceId: []string{eni}}))
 	four = []string{"10.0.0.33"}
@@ -167,7 +167,7 @@ func token(t *rapid.T) string {
 
 func few(t *rapid.T, name string, most int) int { return rapid.IntRange(0, most).Draw(t, name) }
 
-// actions are all that can be done; each says what it did and how it ended.
+// actions are all possible changes; each returns its error.
 func (m *machine) actions() map[string]func(*rapid.T) error {
 	return map[string]func(*rapid.T) error{
 		"CreateNetworkInterface": func(t *rapid.T) error {
@@ -403,7 +403,7 @@ func (m *machine) actions() map[string]func(*rapid.T) error {
 	}
 }
 
-// seen is the cloud as a data plane sees it, without the revision.
+// seen returns the cloud as a data plane sees it, without the revision.
 func (m *machine) seen() string {
 	view := m.View()
 	view.Revision = 0

@@ -23,7 +23,7 @@ func offsetOf(p netip.Prefix, a netip.Addr) int {
 // sizeOf is the number of addresses of an IPv4 range.
 func sizeOf(p netip.Prefix) int { return 1 << (32 - p.Bits()) }
 
-// lastAddr6 returns the address that lies back before the last one of a /64.
+// lastAddr6 returns the address that is back addresses before the last one of a /64.
 func lastAddr6(p netip.Prefix, back uint64) netip.Addr {
 	return addr6(p, ^uint64(0)-back)
 }
@@ -40,7 +40,7 @@ func suffix6(a netip.Addr) uint64 {
 	return binary.BigEndian.Uint64(b[8:])
 }
 
-// contains reports whether inner lies inside outer or equals it.
+// contains reports whether inner is inside outer or equal to it.
 func contains(outer, inner netip.Prefix) bool {
 	return outer.Addr().Is4() == inner.Addr().Is4() && outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
 }

@@ -5,26 +5,26 @@ import (
 	"time"
 )
 
-// kind is what an operation completes; the products have the kinds.
+// kind is the kind of an operation; the products define the kinds.
 type kind string
 
-// operation is work under way on one resource.
+// operation is a running operation on one resource.
 type operation struct {
 	Kind kind
 	ID   string
 	Due  time.Time
-	// VpcId is set for operations of which a VPC does one at a time.
+	// VpcId is set for operations of which a VPC runs one at a time.
 	VpcId string `json:",omitempty"`
-	// Held: never due until the fault that holds it is lifted.
+	// Held: not due until the fault that holds it is removed.
 	Held bool `json:",omitempty"`
 }
 
-// start begins an operation that takes d from the given moment.
+// start starts an operation that takes d from the given time.
 func (s *State) start(k kind, id string, from time.Time, d time.Duration) {
 	s.enqueue(operation{Kind: k, ID: id, Due: from.Add(d)})
 }
 
-// enqueue puts an operation behind those that are due before it or at the same time.
+// enqueue inserts an operation after those that are due before it or at the same time.
 func (s *State) enqueue(o operation) {
 	at, _ := slices.BinarySearchFunc(s.data.Operations, o, func(old, o operation) int {
 		if old.Due.After(o.Due) {
@@ -40,12 +40,12 @@ func (s *State) startIn(vpcID string, k kind, id string, from time.Time, d time.
 	s.enqueue(operation{Kind: k, ID: id, Due: from.Add(d), VpcId: vpcID})
 }
 
-// cancel forgets the operations on a resource.
+// cancel removes the operations on a resource.
 func (s *State) cancel(id string) {
 	s.data.Operations = slices.DeleteFunc(s.data.Operations, func(o operation) bool { return o.ID == id })
 }
 
-// NextDue says when the next operation is due; not ok when none will ever be.
+// NextDue returns when the next operation is due; ok is false if none ever will be.
 func (s *State) NextDue() (time.Time, bool) {
 	i := s.earliest()
 	if i < 0 {
@@ -54,13 +54,14 @@ func (s *State) NextDue() (time.Time, bool) {
 	return s.data.Operations[i].Due, true
 }
 
-// earliest is the index of the operation that is due first, the oldest of equals; −1 without one.
+// earliest returns the index of the operation that is due first, the oldest of equals; −1 if
+// there is none.
 func (s *State) earliest() int {
 	return slices.IndexFunc(s.data.Operations, func(o operation) bool { return !o.Held })
 }
 
-// Tick completes every operation that is due at now, and those which such a one
-// starts and which are then due too; it reports whether anything changed.
+// Tick completes every operation that is due at now, and those that they start and that are due
+// too; it reports whether anything changed.
 func (s *State) Tick(now time.Time) (changed bool) {
 	for {
 		i := s.earliest()

@@ -9,7 +9,7 @@ import (
 	"terway.dev/terway/internal/vpcsim/state"
 )
 
-// big is a cloud of n nodes with four ENIs each, ten addresses on each of them.
+// big returns a cloud of n nodes with four ENIs each, and ten addresses on each ENI.
 func big(b *testing.B, n int) (s *state.State, enis []string) {
 	b.Helper()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -48,8 +48,8 @@ func big(b *testing.B, n int) (s *state.State, enis []string) {
 	return s, enis
 }
 
-// The cost of calls about one ENI, and about a page of a list, in a cloud of 200 and of 20,000 ENIs: no bound is
-// asserted, the two are to be read side by side.
+// The cost of calls about one ENI, and about a page of a list, with 200 and with 20,000 ENIs.
+// Nothing is asserted; compare the two results.
 func BenchmarkOneENI(b *testing.B) {
 	for _, nodes := range []int{50, 5000} {
 		s, enis := big(b, nodes)
@@ -99,7 +99,7 @@ func BenchmarkOneENI(b *testing.B) {
 				s.Tick(due)
 			}
 		})
-		// From here on the state notes what changes.
+		// From here on the state records changes.
 		check(errOf(s.Snapshot()))
 		b.Run(fmt.Sprintf("assign-and-save/nodes=%d", nodes), func(b *testing.B) {
 			for i := range b.N {

@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// wish is what a call wants of a vSwitch's addresses: those named, and as many more.
+// wish is the addresses that a call requests from a vSwitch: named ones, and a number of
+// others.
 type wish struct {
 	Named4       []netip.Addr
 	More4        int
@@ -14,22 +15,22 @@ type wish struct {
 	MorePrefixes int
 	Named6       []netip.Addr
 	More6        int
-	// Codes are those of the action for addresses that it cannot take.
+	// Codes are the action's error codes for addresses.
 	Codes addressCodes
-	// PrimaryNamed: the first of Named4 is to be the ENI's primary address. If
-	// not, the first that the service chooses is.
+	// PrimaryNamed: the first of Named4 becomes the ENI's primary address. Otherwise it is the
+	// first that the service chooses.
 	PrimaryNamed bool
 }
 
-// chosen are the addresses that fulfil a wish, named ones first. Nothing is taken yet.
+// chosen are the addresses for a wish, named ones first. They are not assigned yet.
 type chosen struct {
 	Addrs    []netip.Addr
 	Prefixes []netip.Prefix
 	Addrs6   []netip.Addr
 }
 
-// addressCodes are an action's answers to an address that is malformed, named twice, or
-// in use. They differ from action to action, in the service's own tables.
+// addressCodes are an action's errors for an address that is malformed, repeated, or in use.
+// They differ from action to action in the service's documentation.
 type addressCodes struct{ Malformed, Repeated, Taken refusal }
 
 // refusal is a status and a code.
@@ -53,15 +54,15 @@ var (
 		Malformed: refusal{403, "InvalidIp.Address"}, Repeated: refusal{400, "InvalidPrivateIpAddress.Duplicated"}, Taken: refusal{403, "InvalidIp.IpAssigned"},
 	}
 	unassign6Codes = addressCodes{Malformed: refusal{403, "InvalidIp.Address"}, Repeated: refusal{403, "InvalidIp.IpRepeated"}}
-	// instanceCodes are those of RunInstances and CreateInstance.
+	// instanceCodes are for RunInstances and CreateInstance.
 	instanceCodes = addressCodes{
 		Malformed: refusal{400, "InvalidIp.Address"}, Repeated: refusal{400, "InvalidPrivateIpAddress.Duplicated"}, Taken: refusal{403, "InvalidIp.IpAssigned"},
 	}
-	// filterCodes are those of Describe actions, which do not mind repetitions.
+	// filterCodes are for Describe actions, which accept repetitions.
 	filterCodes = addressCodes{Malformed: refusal{400, "InvalidParameter"}}
 )
 
-// parseWish reads the address parameters that several actions share.
+// parseWish parses the address parameters that several actions share.
 func parseWish(codes addressCodes, named4 []string, more4 int, namedPrefix []string, morePrefixes int, named6 []string, more6 int) (wish, error) {
 	w := wish{Codes: codes}
 	var err error
@@ -107,19 +108,19 @@ func parsePrefixes(texts []string) ([]netip.Prefix, error) {
 	return prefixes, nil
 }
 
-// slots4 is how many places of an ENI's IPv4 quota a wish takes.
+// slots4 returns how many slots of an ENI's IPv4 quota a wish uses.
 func (w wish) slots4() int {
 	return len(w.Named4) + w.More4 + len(w.NamedPrefix) + w.MorePrefixes
 }
 
 func (w wish) slots6() int { return len(w.Named6) + w.More6 }
 
-// addresses4 is how many IPv4 addresses a wish takes out of its vSwitch.
+// addresses4 returns how many IPv4 addresses of its vSwitch a wish uses.
 func (w wish) addresses4() int {
 	return len(w.Named4) + w.More4 + prefixSize*(len(w.NamedPrefix)+w.MorePrefixes)
 }
 
-// choose finds addresses for a wish, or says why it cannot be fulfilled.
+// choose selects addresses for a wish, or returns why it cannot.
 func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 	var c chosen
 	if v.Status != StatusAvailable {
@@ -166,7 +167,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 	if !ok {
 		return c, full
 	}
-	// The random draw is last: a call that fails must not advance the generator.
+	// Random numbers are used last: a call that fails must not advance the generator.
 	return chosen{
 		Addrs:    slices.Concat(w.Named4, picked),
 		Prefixes: slices.Concat(w.NamedPrefix, prefixes),
@@ -174,7 +175,7 @@ func (s *State) choose(v *VSwitch, w wish) (chosen, error) {
 	}, nil
 }
 
-// privateIPs is how many IPv4 addresses the ENIs of a VPC hold.
+// privateIPs returns the number of IPv4 addresses of all ENIs of a VPC.
 func (s *State) privateIPs(vpcID string) int {
 	n := 0
 	for _, v := range s.vSwitchesOf(vpcID) {
@@ -183,7 +184,7 @@ func (s *State) privateIPs(vpcID string) int {
 	return n
 }
 
-// give puts chosen addresses on an ENI.
+// give assigns the chosen addresses to an ENI.
 func (s *State) give(eni *NetworkInterface, c chosen) {
 	v := s.data.VSwitches[eni.VSwitchId]
 	s.alter(eni, func() {
@@ -198,6 +199,6 @@ func (s *State) give(eni *NetworkInterface, c chosen) {
 	s.take(v, eni.NetworkInterfaceId, taken)
 }
 
-// slots4 and slots6 are how many places of its quotas an ENI takes.
+// slots4 and slots6 return how many slots of its quotas an ENI uses.
 func (e *NetworkInterface) slots4() int { return len(e.PrivateIpAddresses) + len(e.Ipv4Prefixes) }
 func (e *NetworkInterface) slots6() int { return len(e.Ipv6Addresses) }

@@ -5,38 +5,36 @@ import (
 	"slices"
 )
 
-// product is one product of the cloud: what it adds to what every State does.
-// Its actions are an interface that API embeds, its resources structs that data and
-// few embed.
+// product is a product of the cloud: what it adds to the common parts of a State. Its actions
+// are an interface that API embeds, its resources structs that data and few embed.
 type product struct {
-	// complete makes the maps that are missing: those of an empty cloud, and those
-	// that the program that saved the state did not know.
+	// complete makes missing maps: for an empty cloud, or a state of an older program.
 	complete func(*data)
-	// check refuses saved resources that do not fit together: what follows relies on
-	// it. It may rely on the products before this one.
+	// check refuses inconsistent saved resources: the other code relies on it. It may rely on
+	// the checks of the products before this one.
 	check func(*data) error
-	// operations are those on its resources.
+	// operations are the operations on its resources.
 	operations map[kind]completion
-	// tagged finds its resources that bear tags, by the tag actions' ResourceType in
-	// small letters: those with the given ids that exist, or all when none is given.
+	// tagged returns its resources with tags, by the ResourceType of the tag actions in lower
+	// case: those with the given ids that exist, or all if no ids are given.
 	tagged map[string]func(d *data, ids []string) []taggable
 	// view adds its resources, sorted by id, to a View.
 	view func(*State, *View)
 }
 
-// completion is the end of an operation.
+// completion completes an operation.
 type completion struct {
-	// exists reports whether the resource is there.
+	// exists reports whether the resource exists.
 	exists func(d *data, id string) bool
-	// finish does the last step. A resource that is gone meanwhile had its operations
-	// cancelled, so each look-up finds what it looks for.
+	// finish does the last step. When a resource is removed, its operations are cancelled, so
+	// the resource always exists.
 	finish func(*State, operation)
 }
 
-// products are those that the cloud has. A product comes after those that it builds on.
+// products are the products of the cloud. A product comes after those that it depends on.
 var products = []product{vpcProduct, ecsProduct}
 
-// completionOf finds the end of an operation; nil for a kind that no product has.
+// completionOf returns the completion of a kind; nil if no product has the kind.
 func completionOf(k kind) *completion {
 	for _, p := range products {
 		if c, ok := p.operations[k]; ok {
@@ -46,7 +44,7 @@ func completionOf(k kind) *completion {
 	return nil
 }
 
-// complete makes the maps that are missing.
+// complete makes missing maps.
 func (d *data) complete() {
 	ensure(&d.Tokens)
 	for _, p := range products {
@@ -60,7 +58,7 @@ func ensure[K comparable, V any](m *map[K]V) {
 	}
 }
 
-// check refuses a saved state whose parts do not fit together.
+// check refuses an inconsistent saved state.
 func (d *data) check() error {
 	for _, p := range products {
 		if err := p.check(d); err != nil {
@@ -83,12 +81,12 @@ func broken(what, id, why string) error {
 	return fmt.Errorf("the saved state is broken: %s %s %s; start with an empty state directory", what, id, why)
 }
 
-// has is a completion's exists for resources that are kept by id.
+// has returns completion.exists for resources that are stored by id.
 func has[T any](resources func(*data) map[string]*T) func(*data, string) bool {
 	return func(d *data, id string) bool { return resources(d)[id] != nil }
 }
 
-// tagged makes a product's finder of resources that are kept by id.
+// tagged returns product.tagged for resources that are stored by id.
 func tagged[T any](resources func(*data) map[string]*T, tags func(*T) *[]Tag) func(*data, []string) []taggable {
 	return func(d *data, ids []string) []taggable {
 		byID := resources(d)
@@ -107,7 +105,7 @@ func tagged[T any](resources func(*data) map[string]*T, tags func(*T) *[]Tag) fu
 	}
 }
 
-// View is a copy of all that a data plane needs, each list by id.
+// View returns a copy of all that a data plane needs, each list sorted by id.
 func (s *State) View() *View {
 	view := &View{Revision: s.data.Revision, RegionId: s.options.RegionId, OwnerId: s.options.OwnerId}
 	for _, p := range products {
@@ -116,7 +114,7 @@ func (s *State) View() *View {
 	return view
 }
 
-// appendShown appends copies of resources to a view, by id.
+// appendShown appends copies of resources to a view, sorted by id.
 func appendShown[T, U any](list []U, resources map[string]*T, show func(*T) U) []U {
 	list = slices.Grow(list, len(resources))
 	for _, id := range sortedKeys(resources) {

@@ -2,8 +2,8 @@ package state
 
 import "testing"
 
-// What a product brings is its own: another's operation or resource type of the same
-// name would be lost.
+// Products have different operations and resource types: of two with the same name one would be
+// lost.
 func TestProductsDoNotOverlap(t *testing.T) {
 	kinds, types := map[kind]bool{}, map[string]bool{}
 	for _, p := range products {
@@ -12,7 +12,7 @@ func TestProductsDoNotOverlap(t *testing.T) {
 				t.Errorf("two products have the operation %s", k)
 			}
 			if kinds[k] = true; c.exists == nil || c.finish == nil {
-				t.Errorf("operation %s has no end", k)
+				t.Errorf("operation %s has no completion", k)
 			}
 		}
 		for name := range p.tagged {

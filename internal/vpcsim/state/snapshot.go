@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// snapshotFormat is the version of what MarshalJSON writes.
+// snapshotFormat is the version of the format of MarshalJSON.
 const snapshotFormat = 1
 
 type snapshot struct {
@@ -26,8 +26,8 @@ func (s *State) MarshalJSON() ([]byte, error) {
 	return json.Marshal(snapshot{Format: snapshotFormat, Random: random, Data: s.data})
 }
 
-// Load makes a State of what MarshalJSON or Snapshot saved, and of the Changes since. The Options are those of New;
-// the Seed plays no part, for the generator goes on where it was.
+// Load makes a State from the result of MarshalJSON or Snapshot, and the Changes since. The
+// Options are those of New; the Seed is not used, because the generator continues where it was.
 func Load(o Options, saved []byte, changes ...[]byte) (*State, error) {
 	s, err := New(o)
 	if err != nil {
@@ -71,15 +71,14 @@ func (s *State) restore(saved []byte, changes [][]byte) error {
 	return nil
 }
 
-// attempt is what a call that may fail half-way has made so far.
+// attempt is what a call that may fail has made so far.
 type attempt struct {
 	instances []*Instance
 	enis      []*NetworkInterface
 }
 
-// atomically undoes all that work did if it fails: the instances and ENIs that it
-// made, and what it did to existing ENIs and to the addresses of vSwitches, which
-// must be named.
+// atomically reverts what work did if it fails: new instances and ENIs, and changes of existing
+// ENIs and of the addresses of vSwitches, which must be named.
 func (s *State) atomically(vSwitchIDs, eniIDs []string, work func() error) error {
 	random, err := s.rng.MarshalBinary()
 	if err != nil {

@@ -13,13 +13,13 @@ type State struct {
 	options Options
 	rng     *rand.PCG
 	data    data
-	// index follows from data.
+	// index is derived from data.
 	index *index
-	// journal is nil as long as nobody asks for changes.
+	// journal is nil until Snapshot is called.
 	journal *journal
 	// attempt is set while atomically runs.
 	attempt *attempt
-	// forgetAt is when the oldest of data.Tokens is to be forgotten; it may be early.
+	// forgetAt is when the oldest of data.Tokens expires; it may be too early.
 	forgetAt time.Time
 }
 
@@ -31,19 +31,19 @@ type data struct {
 	few
 	vpcMany
 	ecsMany
-	// Operations are under way: by the time they are due, of equals the oldest first.
+	// Operations are the running operations, sorted by due time, the oldest of equals first.
 	Operations []operation
-	// Tokens are the answers given under a ClientToken, by product, action and token.
+	// Tokens are the answers to calls with a ClientToken, by product, action and token.
 	Tokens map[string]rememberedAnswer
 }
 
-// few is what an account has few of: Changes saves it as a whole.
+// few are the resources of which an account has few: Changes saves them as a whole.
 type few struct {
 	vpcFew
 	ecsFew
 }
 
-// New makes an empty cloud.
+// New returns an empty cloud.
 func New(o Options) (*State, error) {
 	if o.Now == nil {
 		return nil, errors.New("state.Options.Now is nil: a clock is required")
@@ -69,22 +69,22 @@ func New(o Options) (*State, error) {
 	return s, nil
 }
 
-// Revision rises with every change.
+// Revision increases with every change.
 func (s *State) Revision() uint64 { return s.data.Revision }
 
-// changed notes a mutation, and of which ENIs and instances it was.
+// changed records a change, and which ENIs and instances it affects.
 func (s *State) changed(ids ...string) {
 	s.data.Revision++
 	s.touch(ids...)
 }
 
-// now is the time stamp for what happens in this call.
+// now returns the time stamp for what happens in this call.
 func (s *State) now() time.Time { return s.options.Now().UTC().Round(0) }
 
-// SetTiming changes how long operations take that start from now on.
+// SetTiming sets the durations of operations that start from now on.
 func (s *State) SetTiming(t Timing) { s.options.Timing = t }
 
-// sortedKeys returns a map's keys in order, so that nothing depends on the map's.
+// sortedKeys returns a map's keys in order, so that results do not depend on the order of maps.
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {

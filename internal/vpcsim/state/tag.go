@@ -19,9 +19,9 @@ type TagResource struct {
 	TagValue     string
 }
 
-// TagResourcesRequest has the parameters of TagResources (ECS and VPC).
-// ResourceType of ECS: instance, eni, securitygroup; of VPC: VPC, VSWITCH,
-// ROUTETABLE; the case does not matter.
+// TagResourcesRequest has the parameters of TagResources (ECS and VPC). The ResourceTypes of
+// ECS are instance, eni, securitygroup; those of VPC are VPC, VSWITCH, ROUTETABLE; the case is
+// ignored.
 type TagResourcesRequest struct {
 	ResourceType string
 	ResourceId   []string
@@ -43,10 +43,10 @@ type ListTagResourcesRequest struct {
 	Tag          []Tag
 }
 
-// maxTagsPerCall is how many tags one call may name.
+// maxTagsPerCall is the maximum number of tags in one call.
 const maxTagsPerCall = 20
 
-// checkTags says whether a resource with the tags old may get the tags more.
+// checkTags returns an error if a resource with the tags old may not get the tags more.
 func (s *State) checkTags(old, more []Tag) error {
 	keys := map[string]bool{}
 	for _, t := range old {
@@ -85,8 +85,8 @@ type taggable struct {
 	tags *[]Tag
 }
 
-// taggables finds the resources of a type: those with the given ids that exist, or
-// all when none is given, by id.
+// taggables returns the resources of a type by id: those with the given ids that exist, or all
+// if no ids are given.
 func (s *State) taggables(resourceType string, ids []string) ([]taggable, error) {
 	if resourceType == "" {
 		return nil, notFound("MissingParameter.ResourceType", "The parameter - ResourceType should not be null")
@@ -109,7 +109,7 @@ func (s *State) retag(r taggable, change func()) {
 	change()
 }
 
-// named picks the resources with the given ids.
+// named returns the resources with the given ids.
 func named(all []taggable, ids []string) ([]taggable, error) {
 	if len(ids) == 0 {
 		return nil, notFound("MissingParameter.ResourceIds", "The parameter - ResourceIds should not be null")
@@ -162,7 +162,7 @@ func (s *State) TagResources(req TagResourcesRequest) error {
 	return nil
 }
 
-// UntagResources takes tags off resources.
+// UntagResources removes tags from resources.
 func (s *State) UntagResources(req UntagResourcesRequest) error {
 	all, err := s.taggables(req.ResourceType, req.ResourceId)
 	if err != nil {

@@ -58,14 +58,14 @@ type vpcFew struct {
 	EIPs map[string]*EIP `json:",omitempty"`
 }
 
-// vpcMany is what the journal notes one by one.
+// vpcMany is what the journal records one by one.
 type vpcMany struct {
-	// Freed are, of each vSwitch, the IPv4 addresses that were held once and are
-	// free, the longest free first.
+	// Freed has, for each vSwitch, the IPv4 addresses that were used once and are free, the
+	// longest free first.
 	Freed map[string][]netip.Addr
 }
 
-// What the service puts before the ids of its resources.
+// Prefixes of the ids of the service's resources.
 const (
 	idVPC        = "vpc-"
 	idVSwitch    = "vsw-"
@@ -166,8 +166,8 @@ func checkVPC(d *data) error {
 	return nil
 }
 
-// vpcBusy says what keeps a VPC from another change of routes or vSwitches: one
-// such operation runs at a time, and the service tells the rest to come again.
+// vpcBusy returns what blocks another change of routes or vSwitches in a VPC: one such
+// operation runs at a time, and the service refuses others meanwhile.
 func (s *State) vpcBusy(vpcID string) *Error {
 	for _, o := range s.data.Operations {
 		if o.VpcId != vpcID {

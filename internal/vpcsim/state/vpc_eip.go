@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// EIP is a public address of the account. It leads nowhere: the simulated VPC has no
-// internet, so an EIP can be allocated, listed and released, and never associated.
+// EIP is a public address of the account. The simulated VPC has no internet, so an EIP can be
+// allocated, listed and released, and never associated.
 type EIP struct {
 	AllocationId       string
 	Name               string
@@ -21,10 +21,10 @@ type EIP struct {
 	AllocationTime     time.Time
 }
 
-// eipRange is where EIPs are from: TEST-NET-3 of RFC 5737, which nobody on the internet has.
+// eipRange is the range of EIPs: TEST-NET-3 of RFC 5737, which is not used on the internet.
 var eipRange = netip.MustParsePrefix("203.0.113.0/24")
 
-// AllocateEipAddress gives the account a public address.
+// AllocateEipAddress allocates a public address to the account.
 func (s *State) AllocateEipAddress(req AllocateEipAddressRequest) (*EIP, error) {
 	return once(s, "Vpc:AllocateEipAddress", req.ClientToken, req, func() (*EIP, error) {
 		most := min(s.options.Limits.EIPs, sizeOf(eipRange)-2)
@@ -70,7 +70,7 @@ func (s *State) eip(id string) (*EIP, error) {
 	return e, nil
 }
 
-// ReleaseEipAddress gives a public address back.
+// ReleaseEipAddress releases a public address.
 func (s *State) ReleaseEipAddress(req ReleaseEipAddressRequest) error {
 	e, err := s.eip(req.AllocationId)
 	if err != nil {
@@ -81,7 +81,7 @@ func (s *State) ReleaseEipAddress(req ReleaseEipAddressRequest) error {
 	return nil
 }
 
-// AssociateEipAddress is refused: there is no internet that an EIP could lead to.
+// AssociateEipAddress is refused: there is no internet.
 func (s *State) AssociateEipAddress(req AssociateEipAddressRequest) error {
 	e, err := s.eip(req.AllocationId)
 	if err != nil {

@@ -259,7 +259,7 @@ type ReleaseEipAddressRequest struct {
 }
 
 // AssociateEipAddressRequest has the parameters of AssociateEipAddress and
-// UnassociateEipAddress that are looked at.
+// UnassociateEipAddress that the simulator uses.
 type AssociateEipAddressRequest struct {
 	AllocationId string
 }
@@ -275,8 +275,8 @@ type DescribeEipAddressesRequest struct {
 	ResourceGroupId      string
 }
 
-// ModifyRouteEntryRequest has the parameters of ModifyRouteEntry: the entry's id, or
-// table and destination, and what is to change.
+// ModifyRouteEntryRequest has the parameters of ModifyRouteEntry: the entry's id, or table and
+// destination, and the changes.
 type ModifyRouteEntryRequest struct {
 	RouteEntryId         string
 	RouteTableId         string

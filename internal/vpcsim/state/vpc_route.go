@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// serviceRange is where the cloud's own services are; a system route of every table.
+// serviceRange is the range of the cloud's own services; every table has a system route for it.
 var serviceRange = netip.MustParsePrefix("100.64.0.0/10")
 
 // tablesOf returns a VPC's route tables, the system table first, then by id.
@@ -21,7 +21,7 @@ func (s *State) tablesOf(vpcID string) []*RouteTable {
 	return all
 }
 
-// systemTable returns a VPC's system table, which exists as long as the VPC.
+// systemTable returns a VPC's system table, which always exists.
 func (s *State) systemTable(vpcID string) *RouteTable { return s.tablesOf(vpcID)[0] }
 
 func (s *State) table(id string) (*RouteTable, error) {
@@ -43,7 +43,7 @@ func (s *State) addSystemRoute(t *RouteTable, dst netip.Prefix, nextHopType stri
 	})
 }
 
-// findRouteEntry finds an entry by its id; the table is nil if there is none.
+// findRouteEntry finds an entry by its id; the table is nil if it does not exist.
 func (s *State) findRouteEntry(id string) (*RouteTable, int) {
 	for _, t := range s.data.RouteTables {
 		for i, e := range t.RouteEntries {
@@ -55,7 +55,7 @@ func (s *State) findRouteEntry(id string) (*RouteTable, int) {
 	return nil, -1
 }
 
-// CreateRouteTable makes a custom route table.
+// CreateRouteTable creates a custom route table.
 func (s *State) CreateRouteTable(req CreateRouteTableRequest) (routeTableId string, err error) {
 	return once(s, "Vpc:CreateRouteTable", req.ClientToken, req, func() (string, error) {
 		vpc, err := s.vpc(req.VpcId)
@@ -143,7 +143,7 @@ func (s *State) UnassociateRouteTable(req AssociateRouteTableRequest) error {
 	return err
 }
 
-// association finds what a request to associate, or no longer, is about.
+// association returns the table and vSwitch of a request to associate or unassociate.
 func (s *State) association(req AssociateRouteTableRequest) (*RouteTable, *VSwitch, error) {
 	t, err := s.table(req.RouteTableId)
 	if err != nil {
@@ -163,14 +163,14 @@ func (s *State) associate(v *VSwitch, t *RouteTable) error {
 	return nil
 }
 
-// newEntry checks a route entry that is to be created. The VPC's lock is not looked at.
+// newEntry validates a new route entry. It does not check the VPC's lock.
 func (s *State) newEntry(t *RouteTable, destination string, hops []NextHop, name, description string) (*RouteEntry, error) {
 	if destination == "" {
 		return nil, missing("DestinationCidrBlock")
 	}
 	dst, err := netip.ParsePrefix(destination)
 	if a, addrErr := netip.ParseAddr(destination); addrErr == nil {
-		dst, err = netip.PrefixFrom(a, a.BitLen()), nil // a bare address is its own network
+		dst, err = netip.PrefixFrom(a, a.BitLen()), nil // a bare address is a network of one
 	}
 	if err != nil || dst != dst.Masked() {
 		return nil, badRequest("InvalidCidrBlock.Malformed", "The specified DestinationCidrBlock is not valid: %q, expected a network such as 10.0.0.0/24.", destination)
@@ -192,7 +192,7 @@ func (s *State) newEntry(t *RouteTable, destination string, hops []NextHop, name
 	for _, e := range t.RouteEntries {
 		if e.DestinationCidrBlock == dst {
 			if busy := s.vpcBusy(t.VpcId); e.Status == StatusDeleting && busy != nil {
-				return nil, busy // its place is free in a moment
+				return nil, busy // the old entry is being deleted
 			}
 			return nil, badRequest("InvalidCIDRBlock.Duplicate", "Specified CIDR block is already exists: %s in route table %s.", dst, t.RouteTableId)
 		}
@@ -232,7 +232,7 @@ func (s *State) checkHop(t *RouteTable, hop NextHop) error {
 		if e, ok := s.data.NetworkInterfaces[hop.NextHopId]; ok && e.Status != ENIDeleting && !s.goesWithInstance(e) {
 			vpcID = e.VpcId
 		}
-	// The simulator has none of these, so no id of one exists.
+	// The simulator has none of these, so no such id exists.
 	case "HaVip", "RouterInterface", "VpnGateway", "IPv6Gateway", "NatGateway", "Attachment", "VpcPeer", "Ipv4Gateway", "GatewayEndpoint", "Ecr":
 	default:
 		return badRequest("InvalidNextHopType", "The specified NextHopType is not valid: %q.", hop.NextHopType)
@@ -243,13 +243,13 @@ func (s *State) checkHop(t *RouteTable, hop NextHop) error {
 	return nil
 }
 
-// goesWithInstance reports whether an ENI's instance is being deleted.
+// goesWithInstance reports whether an ENI is deleted because its instance is being deleted.
 func (s *State) goesWithInstance(e *NetworkInterface) bool {
 	i, ok := s.data.Instances[e.InstanceId]
 	return ok && i.Releasing
 }
 
-// insert adds a checked entry and starts its operation.
+// insert adds a validated entry and starts its operation.
 func (s *State) insert(t *RouteTable, e *RouteEntry) string {
 	now := s.now()
 	e.RouteEntryId, e.CreationTime = s.newID(idRouteEntry), now
@@ -286,7 +286,7 @@ func (s *State) CreateRouteEntry(req CreateRouteEntryRequest) (routeEntryId stri
 	})
 }
 
-// oldEntry finds a custom entry that is to be deleted. The VPC's lock is not looked at.
+// oldEntry returns a custom entry to delete. It does not check the VPC's lock.
 func (s *State) oldEntry(routeEntryID, routeTableID, destination string, hops []string) (*RouteTable, int, error) {
 	var t *RouteTable
 	i := -1
@@ -324,13 +324,13 @@ func (s *State) oldEntry(routeEntryID, routeTableID, destination string, hops []
 		return nil, 0, badRequest("OperationDenied", "Route entry %s (%s) is a system entry.", e.RouteEntryId, e.DestinationCidrBlock)
 	}
 	if e.Status != StatusAvailable {
-		// The misspelt code is the service's.
+		// The service misspells this code.
 		return nil, 0, badRequest("IncorrcetRouteEntryStatus", "The status of route entry %s does not support this operation: %s.", e.RouteEntryId, e.Status)
 	}
 	return t, i, nil
 }
 
-// erase starts the deletion of a found entry.
+// erase starts to delete an entry.
 func (s *State) erase(t *RouteTable, i int) {
 	t.RouteEntries[i].Status = StatusDeleting
 	s.startIn(t.VpcId, opRouteEntryDelete, t.RouteEntries[i].RouteEntryId, s.now(), s.options.Timing.RouteEntry)
@@ -385,7 +385,7 @@ func (s *State) ModifyRouteEntry(req ModifyRouteEntryRequest) error {
 	return nil
 }
 
-// maxRouteBatch is how many entries a batch call may name.
+// maxRouteBatch is the maximum number of entries in a batch call.
 const maxRouteBatch = 50
 
 func checkBatch(n int) error {
@@ -398,7 +398,7 @@ func checkBatch(n int) error {
 	return nil
 }
 
-// failed notes why one entry of a batch failed.
+// failed records why one entry of a batch failed.
 func (r *RouteEntriesResult) failed(f FailedRouteEntry, err error) {
 	f.FailedMessage = err.Error()
 	if e, ok := err.(*Error); ok {
@@ -408,13 +408,13 @@ func (r *RouteEntriesResult) failed(f FailedRouteEntry, err error) {
 	r.FailedRouteEntries = append(r.FailedRouteEntries, f)
 }
 
-// CreateRouteEntries adds up to 50 entries as one operation of their VPC: each
-// entry succeeds or fails on its own.
+// CreateRouteEntries adds up to 50 entries as one operation of their VPC: each entry succeeds
+// or fails on its own.
 func (s *State) CreateRouteEntries(req CreateRouteEntriesRequest) (*RouteEntriesResult, error) {
 	if err := checkBatch(len(req.RouteEntries)); err != nil {
 		return nil, err
 	}
-	// The lock is looked at once: the batch's own entries do not get in each other's way.
+	// The lock is checked once: entries of the same batch do not block each other.
 	busy := map[string]*Error{}
 	for _, item := range req.RouteEntries {
 		if t, ok := s.data.RouteTables[item.RouteTableId]; ok {

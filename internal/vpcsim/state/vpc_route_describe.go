@@ -46,7 +46,7 @@ func (s *State) DescribeRouteTables(req DescribeRouteTablesRequest) ([]RouteTabl
 	return found, nil
 }
 
-// DescribeRouteEntryList lists the entries of one table, in the order in which they were made.
+// DescribeRouteEntryList lists the entries of one table, in the order of their creation.
 func (s *State) DescribeRouteEntryList(req DescribeRouteEntryListRequest) ([]RouteEntry, error) {
 	t, err := s.table(req.RouteTableId)
 	if err != nil {

@@ -163,7 +163,7 @@ func TestCustomRouteTables(t *testing.T) {
 	check(w.UnassociateRouteTable(assoc))
 	w.settle()
 	check(w.DeleteRouteTable(state.DeleteRouteTableRequest{RouteTableId: table}))
-	// A new vSwitch is in the tables as a system route, a deleted one is not.
+	// The tables have a system route for a new vSwitch, and none for a deleted one.
 	other := w.vSwitch("192.168.7.0/24")
 	local := func() int {
 		return len(must(w.DescribeRouteEntryList(state.DescribeRouteEntryListRequest{RouteTableId: w.table, DestinationCidrBlock: "192.168.7.0/24"})))

@@ -51,19 +51,19 @@ type VSwitch struct {
 	ResourceGroupId string
 	CreationTime    time.Time
 	Tags            []Tag `json:",omitempty"`
-	// AvailableIpAddressCount is filled in results: what Assign can still take,
-	// a prefix counting as 16.
+	// AvailableIpAddressCount is filled in results: the number of free addresses, with a prefix
+	// counting as 16.
 	AvailableIpAddressCount int
 	// Full is the fault "no address left": every assignment fails.
 	Full bool `json:",omitempty"`
 }
 
-// Gateway is the vSwitch's IPv4 gateway: the third address from its end.
+// Gateway returns the vSwitch's IPv4 gateway: the third address from its end.
 func (v *VSwitch) Gateway() netip.Addr {
 	return addrAt(v.CidrBlock, sizeOf(v.CidrBlock)-3)
 }
 
-// Ipv6Gateway is the vSwitch's IPv6 gateway; invalid without IPv6.
+// Ipv6Gateway returns the vSwitch's IPv6 gateway; invalid without IPv6.
 func (v *VSwitch) Ipv6Gateway() netip.Addr {
 	if !v.Ipv6CidrBlock.IsValid() {
 		return netip.Addr{}
@@ -80,7 +80,7 @@ type VRouter struct {
 	CreationTime  time.Time
 }
 
-// Route table and entry types, and next-hop types that the simulator routes to.
+// Types of route tables and entries, and next-hop types that the simulator supports.
 const (
 	RouteTableSystem = "System"
 	RouteTableCustom = "Custom"
@@ -126,7 +126,7 @@ type RouteEntry struct {
 	CreationTime time.Time
 }
 
-// NextHop is where a route entry leads; several make an ECMP group.
+// NextHop is the next hop of a route entry; several form an ECMP group.
 type NextHop struct {
 	NextHopType string
 	NextHopId   string

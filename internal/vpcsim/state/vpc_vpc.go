@@ -32,7 +32,7 @@ func parseVPCRange(parameter, text string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// CreateVpc makes a VPC with its VRouter and system route table.
+// CreateVpc creates a VPC with its VRouter and system route table.
 func (s *State) CreateVpc(req CreateVpcRequest) (*CreateVpcResult, error) {
 	return once(s, "Vpc:CreateVpc", req.ClientToken, req, func() (*CreateVpcResult, error) {
 		if req.CidrBlock == "" {
@@ -91,7 +91,7 @@ func (s *State) CreateVpc(req CreateVpcRequest) (*CreateVpcResult, error) {
 	})
 }
 
-// ipv6Range is a VPC's /56: the given one, or the first that no VPC has.
+// ipv6Range returns a VPC's /56: the given one, or the first unused one.
 func (s *State) ipv6Range(text string) (netip.Prefix, error) {
 	if text != "" {
 		p, err := netip.ParsePrefix(text)
@@ -132,7 +132,7 @@ func (s *State) vpc(id string) (*VPC, error) {
 	return vpc, nil
 }
 
-// DeleteVpc deletes a VPC that nothing is left in.
+// DeleteVpc deletes an empty VPC.
 func (s *State) DeleteVpc(req DeleteVpcRequest) error {
 	vpc, err := s.vpc(req.VpcId)
 	if err != nil {
@@ -167,7 +167,7 @@ func (s *State) DeleteVpc(req DeleteVpcRequest) error {
 	return nil
 }
 
-// ModifyVpcAttribute changes names, or gives the VPC an IPv6 range.
+// ModifyVpcAttribute changes names, or adds an IPv6 range to the VPC.
 func (s *State) ModifyVpcAttribute(req ModifyVpcAttributeRequest) error {
 	vpc, err := s.vpc(req.VpcId)
 	if err != nil {
@@ -186,7 +186,7 @@ func (s *State) ModifyVpcAttribute(req ModifyVpcAttributeRequest) error {
 	return nil
 }
 
-// set changes an attribute if there is something to change it to.
+// set changes an attribute if value is given.
 func set[T any](field *T, value *T) {
 	if value != nil {
 		*field = *value
@@ -237,7 +237,7 @@ func (s *State) AssociateVpcCidrBlock(req AssociateVpcCidrBlockRequest) error {
 	return nil
 }
 
-// UnassociateVpcCidrBlock takes a secondary range away that no vSwitch uses.
+// UnassociateVpcCidrBlock removes a secondary range that no vSwitch uses.
 func (s *State) UnassociateVpcCidrBlock(req UnassociateVpcCidrBlockRequest) error {
 	vpc, err := s.vpc(req.VpcId)
 	if err != nil {
@@ -261,7 +261,7 @@ func (s *State) UnassociateVpcCidrBlock(req UnassociateVpcCidrBlockRequest) erro
 	return nil
 }
 
-// describeVPC fills in what follows from other resources.
+// describeVPC fills in fields that depend on other resources.
 func (s *State) describeVPC(vpc *VPC) VPC {
 	c := vpc.clone()
 	c.RouteTableIds, c.VSwitchIds = nil, nil

@@ -27,7 +27,7 @@ func (s *State) vSwitchesOf(vpcID string) []*VSwitch {
 	return all
 }
 
-// CreateVSwitch makes a vSwitch; it uses the VPC's system route table.
+// CreateVSwitch creates a vSwitch; it uses the VPC's system route table.
 func (s *State) CreateVSwitch(req CreateVSwitchRequest) (vSwitchId string, err error) {
 	return once(s, "Vpc:CreateVSwitch", req.ClientToken, req, func() (string, error) {
 		vpc, err := s.vpc(req.VpcId)
@@ -77,7 +77,7 @@ func (s *State) CreateVSwitch(req CreateVSwitchRequest) (vSwitchId string, err e
 	})
 }
 
-// vSwitchRange checks the range of a new vSwitch.
+// vSwitchRange validates the range of a new vSwitch.
 func (s *State) vSwitchRange(vpc *VPC, text string) (netip.Prefix, error) {
 	if text == "" {
 		return netip.Prefix{}, missing("CidrBlock")
@@ -106,7 +106,7 @@ func (s *State) vSwitchRange(vpc *VPC, text string) (netip.Prefix, error) {
 	return cidr, nil
 }
 
-// vSwitchRange6 is the n-th /64 of the VPC's /56.
+// vSwitchRange6 returns the n-th /64 of the VPC's /56.
 func (s *State) vSwitchRange6(vpc *VPC, n int) (netip.Prefix, error) {
 	if !vpc.Ipv6CidrBlock.IsValid() {
 		return netip.Prefix{}, badRequest("OperationDenied.Ipv6NotTurnOn", "VPC %s has no IPv6 range.", vpc.VpcId)
@@ -125,7 +125,7 @@ func (s *State) vSwitchRange6(vpc *VPC, n int) (netip.Prefix, error) {
 	return cidr6, nil
 }
 
-// DeleteVSwitch deletes a vSwitch in which no ENI is left.
+// DeleteVSwitch deletes a vSwitch without ENIs.
 func (s *State) DeleteVSwitch(req DeleteVSwitchRequest) error {
 	v, err := s.vSwitch(req.VSwitchId)
 	if err != nil {
@@ -148,7 +148,7 @@ func (s *State) DeleteVSwitch(req DeleteVSwitchRequest) error {
 	return nil
 }
 
-// removeVSwitch is the end of DeleteVSwitch.
+// removeVSwitch completes DeleteVSwitch.
 func (s *State) removeVSwitch(id string) {
 	v := s.data.VSwitches[id]
 	for _, table := range s.tablesOf(v.VpcId) {
@@ -161,7 +161,7 @@ func (s *State) removeVSwitch(id string) {
 	delete(s.index.pools, id)
 }
 
-// ModifyVSwitchAttribute changes names, or gives the vSwitch an IPv6 range.
+// ModifyVSwitchAttribute changes names, or adds an IPv6 range to the vSwitch.
 func (s *State) ModifyVSwitchAttribute(req ModifyVSwitchAttributeRequest) error {
 	v, err := s.vSwitch(req.VSwitchId)
 	if err != nil {
@@ -224,7 +224,7 @@ func (s *State) DescribeVSwitchAttributes(vSwitchId string) (*VSwitch, error) {
 	return &c, nil
 }
 
-// CheckCanAllocateVpcPrivateIpAddress says whether an address of a vSwitch is free.
+// CheckCanAllocateVpcPrivateIpAddress reports whether an address of a vSwitch is free.
 func (s *State) CheckCanAllocateVpcPrivateIpAddress(req CheckCanAllocateVpcPrivateIpAddressRequest) (bool, error) {
 	v, err := s.vSwitch(req.VSwitchId)
 	if err != nil {

@@ -33,7 +33,7 @@ func TestCreateVSwitchRules(t *testing.T) {
 	}
 }
 
-// The first address and the last three are the service's.
+// The service reserves the first address and the last three.
 func TestVSwitchGivesAllButReservedAddresses(t *testing.T) {
 	for cidr, size := range map[string]int{"192.168.2.0/29": 8, "192.168.2.0/28": 16, "192.168.2.0/26": 64, "192.168.2.0/24": 256} {
 		t.Run(cidr, func(t *testing.T) {
@@ -134,7 +134,7 @@ func TestDeleteVSwitchAndVpcNeedNothingLeft(t *testing.T) {
 	del := func() error { return w.DeleteVSwitch(state.DeleteVSwitchRequest{VSwitchId: w.vsw}) }
 	w.refused(400, "DependencyViolation", del)
 	check(w.DeleteNetworkInterface(state.DeleteNetworkInterfaceRequest{NetworkInterfaceId: eni.NetworkInterfaceId}))
-	w.refused(400, "DependencyViolation", del) // the ENI is Deleting, not gone
+	w.refused(400, "DependencyViolation", del) // the ENI is Deleting, but still exists
 	w.settle()
 	delVPC := func() error { return w.DeleteVpc(state.DeleteVpcRequest{VpcId: w.vpc}) }
 	w.refused(400, "DependencyViolation.VSwitch", delVPC)

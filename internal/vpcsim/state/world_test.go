@@ -51,7 +51,7 @@ func newWorld(t *testing.T, change ...func(*state.Options)) *world {
 	return w
 }
 
-// settle lets all operations end.
+// settle completes all operations.
 func (w *world) settle() {
 	for {
 		check(w.CheckIndex())
@@ -73,7 +73,7 @@ func (w *world) vSwitch(cidr string) string {
 	return id
 }
 
-// eni makes an Available ENI.
+// eni creates an Available ENI.
 func (w *world) eni(change ...func(*state.CreateNetworkInterfaceRequest)) *state.NetworkInterface {
 	req := state.CreateNetworkInterfaceRequest{VSwitchId: w.vsw, SecurityGroupId: w.sg}
 	for _, f := range change {
@@ -88,7 +88,7 @@ func (w *world) getENI(id string) *state.NetworkInterface {
 	return must(w.DescribeNetworkInterfaceAttribute(id))
 }
 
-// instance makes a Running instance.
+// instance creates a Running instance.
 func (w *world) instance(instanceType string) string {
 	id := must(w.RunInstances(state.RunInstancesRequest{InstanceType: instanceType, VSwitchId: w.vsw, SecurityGroupId: w.sg}))[0]
 	w.settle()
@@ -99,7 +99,7 @@ func (w *world) getInstance(id string) *state.Instance {
 	return must(w.DescribeInstanceAttribute(id))
 }
 
-// attached makes an ENI that is InUse.
+// attached creates an ENI that is InUse.
 func (w *world) attached(instance string, change ...func(*state.CreateNetworkInterfaceRequest)) *state.NetworkInterface {
 	eni := w.eni(change...)
 	check(w.AttachNetworkInterface(state.AttachNetworkInterfaceRequest{NetworkInterfaceId: eni.NetworkInterfaceId, InstanceId: instance}))
@@ -111,7 +111,7 @@ func (w *world) available(vsw string) int {
 	return must(w.DescribeVSwitchAttributes(vsw)).AvailableIpAddressCount
 }
 
-// saved is the whole state as text.
+// saved returns the whole state as text.
 func (w *world) saved() string {
 	return string(must(w.MarshalJSON()))
 }
@@ -130,7 +130,7 @@ func (w *world) refused(status int, code string, call func() error) {
 	}
 }
 
-// err drops a call's answer.
+// errOf drops a call's answer.
 func errOf[T any](_ T, err error) error { return err }
 
 func must[T any](v T, err error) T {

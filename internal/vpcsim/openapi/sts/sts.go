@@ -1,9 +1,9 @@
-// Package sts owns who may call the simulated cloud: the account's access key
-// and temporary credentials of roles.
+// Package sts authenticates callers of the simulated cloud: by the account's access key and by
+// temporary credentials of roles.
 //
-// Temporary credentials carry their own proof (a token sealed with the master
-// key), so they are valid across a restart of the simulator and nothing grows
-// with the number of tokens. It must never read a clock of its own.
+// Temporary credentials contain their own proof (a token sealed with the master key), so they
+// stay valid across a restart of the simulator, and nothing grows with the number of tokens.
+// The package must never read a clock itself.
 package sts
 
 import (
@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// Account is the account's key pair and the master key of its temporary
-// credentials; it is saved beside the state.
+// Account is the account's key pair and the master key for temporary credentials; it is saved
+// beside the state.
 type Account struct {
 	OwnerID         string `json:"ownerId"`
 	AccessKeyID     string `json:"accessKeyId"`
@@ -28,7 +28,7 @@ type Account struct {
 	Master          []byte `json:"master"`
 }
 
-// NewAccount draws a fresh account from random.
+// NewAccount generates an account from random.
 func NewAccount(ownerID string, random io.Reader) (Account, error) {
 	b := make([]byte, 20+30+32)
 	if _, err := io.ReadFull(random, b); err != nil {
@@ -42,7 +42,7 @@ func NewAccount(ownerID string, random io.Reader) (Account, error) {
 	}, nil
 }
 
-// alnum maps bytes to letters and digits; access keys have nothing else.
+// alnum maps bytes to letters and digits, the characters of access keys.
 func alnum(b []byte) string {
 	const set = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 	out := make([]byte, len(b))
@@ -52,7 +52,7 @@ func alnum(b []byte) string {
 	return string(out)
 }
 
-// Identity is who made a call.
+// Identity is the caller of a call.
 type Identity struct {
 	OwnerID string
 	// Role and Session are empty for the account's own key.
@@ -60,7 +60,7 @@ type Identity struct {
 	Session string
 }
 
-// ARN is the identity's resource name, as GetCallerIdentity gives it.
+// ARN returns the identity's resource name, as in GetCallerIdentity.
 func (id Identity) ARN() string {
 	if id.Role == "" {
 		return "acs:ram::" + id.OwnerID + ":root"
@@ -86,13 +86,13 @@ var (
 	ErrTokenExpired   = errors.New("security token has expired")
 )
 
-// Authority checks access keys and mints temporary ones. It has no state and is
-// safe for concurrent use.
+// Authority checks access keys and makes temporary ones. It has no state and is safe for
+// concurrent use.
 type Authority struct {
 	account Account
 }
 
-// NewAuthority makes the authority of an account.
+// NewAuthority returns the authority of an account.
 func NewAuthority(a Account) *Authority { return &Authority{account: a} }
 
 // Account returns the account's key pair.
@@ -122,8 +122,8 @@ func (a *Authority) Mint(role, session string, issued time.Time, life time.Durat
 	}
 }
 
-// Secret returns the secret of an access key, and whose it is. token is empty
-// for the account's key.
+// Secret returns the secret of an access key and its owner. token is empty for the account's
+// key.
 func (a *Authority) Secret(accessKeyID, token string, now time.Time) (string, Identity, error) {
 	if token == "" {
 		switch {
@@ -158,7 +158,7 @@ func (a *Authority) Secret(accessKeyID, token string, now time.Time) (string, Id
 	return a.secretOf(accessKeyID), Identity{OwnerID: a.account.OwnerID, Role: c.Role, Session: c.Session}, nil
 }
 
-// Seal is a keyed digest for other tokens of the simulator; purpose keeps kinds apart.
+// Seal returns a keyed digest for other tokens of the simulator; purpose separates their kinds.
 func (a *Authority) Seal(purpose string, data []byte) []byte { return a.seal("x-"+purpose, data) }
 
 func (a *Authority) seal(purpose string, data []byte) []byte {
@@ -169,7 +169,7 @@ func (a *Authority) seal(purpose string, data []byte) []byte {
 	return h.Sum(nil)
 }
 
-// token is the security token of a payload: the payload and its seal.
+// token returns the security token of a payload: the payload and its seal.
 func (a *Authority) token(payload []byte) string {
 	return base64.RawURLEncoding.EncodeToString(payload) + "." + hex.EncodeToString(a.seal("token", payload))
 }

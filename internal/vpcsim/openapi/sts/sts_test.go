@@ -30,7 +30,7 @@ func TestAccountKey(t *testing.T) {
 func TestRoleCredentials(t *testing.T) {
 	a := authority(t)
 	c := a.Mint("terway", "i-1", now, time.Hour)
-	// An authority with the same account, as after a restart, takes them too.
+	// An authority with the same account, as after a restart, accepts them too.
 	again := NewAuthority(a.Account())
 	secret, who, err := again.Secret(c.AccessKeyID, c.SecurityToken, now.Add(59*time.Minute))
 	if err != nil || secret != c.AccessKeySecret || who.Role != "terway" || who.Session != "i-1" {
@@ -67,7 +67,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// No token but a minted one gives a secret.
+// Only a token that was made by Mint gives a secret.
 func FuzzSecret(f *testing.F) {
 	a := authority(f)
 	c := a.Mint("terway", "i-1", now, time.Hour)
