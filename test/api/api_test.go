@@ -1,7 +1,7 @@
 //go:build e2e
 
-// Package api holds the CRDs of policies against a real API server: what users write is what
-// is stored, and what the API refuses is refused there, with what would be right.
+// Package api tests the CRDs of policies with a real API server: objects are stored as users
+// write them, and invalid ones are rejected with an error that says what would be right.
 package api
 
 import (
@@ -30,7 +30,7 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// kinds are those that the chart installs with policy.enabled.
+// kinds are the kinds that the chart installs with policy.enabled.
 var kinds = map[string]client.Object{
 	"NetworkPolicy":                 &v3.NetworkPolicy{},
 	"GlobalNetworkPolicy":           &v3.GlobalNetworkPolicy{},
@@ -53,7 +53,7 @@ func TestPolicies(t *testing.T) {
 	t.Run("what is wrong is refused", func(t *testing.T) { refuses(t, kube) })
 }
 
-// makesTiers has the controller make its tiers, twice, and leaves none.
+// makesTiers makes the controller create its tiers, twice, and deletes them.
 func makesTiers(t *testing.T, kube client.Client) {
 	for range 2 {
 		if err := (&tiers.Keeper{Live: kube, Client: kube}).Keep(t.Context()); err != nil {
@@ -115,8 +115,8 @@ func server(t *testing.T) (client.Client, string) {
 	return kube, api.Kubeconfig
 }
 
-// established says whether a CRD serves, and fails if its schema has a fault that the API
-// server took all the same.
+// established reports whether a CRD is served, and fails if its schema has an error that the
+// API server accepted nevertheless.
 func established(t *testing.T, crd *unstructured.Unstructured) bool {
 	conditions, _, _ := unstructured.NestedSlice(crd.Object, "status", "conditions")
 	done := false
@@ -148,7 +148,7 @@ func documents(t *testing.T, file string) (list []*unstructured.Unstructured) {
 }
 
 // survives creates the objects of testdata/all.yaml and reads them again. Together they have
-// every field that the types have.
+// every field of the types.
 func survives(t *testing.T, kube client.Client) {
 	has := map[string]map[string]bool{}
 	for _, o := range documents(t, "testdata/all.yaml") {
@@ -165,7 +165,7 @@ func survives(t *testing.T, kube client.Client) {
 		for _, lost := range missing("", want.Object, got.Object) {
 			t.Errorf("%s %s: %s", want.GetKind(), want.GetName(), lost)
 		}
-		// The Go types have all of it, too.
+		// The Go types have all fields too.
 		typed := reflect.New(reflect.TypeOf(kinds[want.GetKind()]).Elem()).Interface()
 		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(got.Object, typed, true); err != nil {
 			t.Errorf("%s %s: %v", want.GetKind(), want.GetName(), err)
@@ -185,7 +185,7 @@ func survives(t *testing.T, kube client.Client) {
 	}
 }
 
-// fields are the paths of what a type has, with elements of lists as "[]".
+// fields returns the paths of a type's fields, with elements of lists as "[]".
 func fields(at string, of reflect.Type) []string {
 	out := []string{at}
 	switch of {
@@ -225,7 +225,7 @@ func gather(at string, v any, into map[string]bool) {
 	}
 }
 
-// missing lists what got does not have of want.
+// missing lists the fields of want that differ in got.
 func missing(at string, want, got any) (lost []string) {
 	switch want := want.(type) {
 	case map[string]any:
@@ -245,7 +245,7 @@ func missing(at string, want, got any) (lost []string) {
 			lost = append(lost, missing(fmt.Sprintf("%s[%d]", at, i), want[i], g[i])...)
 		}
 	default:
-		// One side may have read a number as one with a fraction.
+		// One side may have read a number as a float.
 		if text := fmt.Sprintf("%v", want); text != fmt.Sprint(got) && text != fmt.Sprint(number(got)) {
 			return []string{fmt.Sprintf("%s is %v, was %v", at, got, want)}
 		}
@@ -260,8 +260,8 @@ func number(v any) any {
 	return v
 }
 
-// refuses creates what the API must not take. Each object of testdata/refused.yaml says in an
-// annotation what the answer must have.
+// refuses creates invalid objects. Each object of testdata/refused.yaml has the expected error
+// in an annotation.
 func refuses(t *testing.T, kube client.Client) {
 	for _, o := range documents(t, "testdata/refused.yaml") {
 		want := o.GetAnnotations()["answer"]
@@ -301,7 +301,7 @@ func refuses(t *testing.T, kube client.Client) {
 			}
 		}
 	}
-	// As many as may be.
+	// The maximum.
 	o := &v3.GlobalNetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "full"}, Spec: v3.GlobalNetworkPolicySpec{PolicySpec: v3.PolicySpec{
 		Selector: "has(" + strings.Repeat("a", 512) + ")",
 		Ingress:  slices.Repeat([]v3.Rule{{Action: v3.Allow, Protocol: &tcp, Source: v3.EntityRule{Selector: strings.Repeat("(", 500) + "all()" + strings.Repeat(")", 500), Nets: many(10)}, Destination: v3.EntityRule{Ports: ports[:50]}}}, 256),

@@ -28,16 +28,16 @@ import (
 	dpnode "terway.dev/terway/internal/datapath/node"
 )
 
-// asAgent is set in the process that is a node's agent: a job as JSON.
+// asAgent is set in the process of a node's agent: a job as JSON.
 const asAgent = "TERWAY_BENCH_AGENT"
 
-// job is what an agent's process is told.
+// job configures an agent's process.
 type job struct {
 	Datapath string
 	Dir      string
 	NodeIP   string
 	Spec     v1alpha1.NodeNetworkSpec
-	// Profile is where its CPU profile goes; empty for none.
+	// Profile is the file for its CPU profile; empty for none.
 	Profile string
 }
 
@@ -57,13 +57,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// socket is where the plugin finds the agent.
+// socket is the agent's socket.
 func (j *job) socket() string { return j.Dir + "/terway.sock" }
 
-// start runs the agent in a process of its own, in the node's namespace, until the test
-// ends. What it answers is what terwayd answers: the same package, socket, journal on
-// disk and loops; only the API server behind it is one in memory. It starts as first puts
-// threads.
+// start runs the agent in a separate process, in the node's namespace, until the test ends. It
+// is the same as terwayd: package, socket, journal on disk and loops; only the API server is
+// one in memory. It starts with the priority that first gives.
 func (n *node) start(j job) (pid int) {
 	n.t.Helper()
 	raw, err := json.Marshal(j)
@@ -94,7 +93,7 @@ func (n *node) start(j job) (pid int) {
 	return cmd.Process.Pid
 }
 
-// run is the agent's process; it says so when it listens.
+// run is the main function of the agent's process; it reports when it listens.
 func (j *job) run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -134,7 +133,7 @@ func (j *job) run() error {
 	fmt.Println("listening")
 	nodes := agent.NewNodeSync(a, cluster, "node")
 	var wg sync.WaitGroup
-	// The periods are cmd/terwayd's.
+	// The periods are those of cmd/terwayd.
 	wg.Go(func() {
 		a.RepairLoop(ctx, 5*time.Second, 100*time.Millisecond, func(bool) error { return nil })
 	})
@@ -148,7 +147,7 @@ func (j *job) run() error {
 	return errors.Join(errs[0], errs[1], dp.Close(closing), state.Close())
 }
 
-// cluster is an API server in memory with the node in it.
+// cluster returns an API server in memory with the node.
 func (j *job) cluster() (agent.Cluster, error) {
 	scheme, err := agent.Scheme()
 	if err != nil {

@@ -22,35 +22,35 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// Bursts of pods, and how often one pod alone is wired in a round.
+// Bursts of pods, and how often a single pod is wired in a round.
 var bursts = []int{30, 100}
 
 const alone = 7
 
-// settle is the pause before the call for one pod alone: an agent reports after its answer
-// what it did, which is not to be in the next call's figure, maybe another arm's.
+// settle is the pause before the call for a single pod: after its answer an agent reports to
+// the API server, which must not be part of the next measurement.
 const settle = 30 * time.Millisecond
 
-// mostENIs is how many ENIs for single pods a node has here: more than almost all
-// instance types can have.
+// mostENIs is the number of exclusive ENIs of a node here: more than almost all instance types
+// have.
 const mostENIs = 30
 
-// arm is one way to wire pods, on a node of its own.
+// arm is a way to wire pods, on its own node.
 type arm struct {
 	name string
 	n    *node
-	// most is how many pods it can have at once.
+	// most is the maximum number of pods.
 	most  int
 	boxes []*testutil.NS
-	// call does one ADD or DEL of the pod number i, in the node's namespace.
+	// call does an ADD or DEL of pod number i, in the node's namespace.
 	call   func(verb string, i int, id string, ns *testutil.NS) error
 	serial int
-	// agent is the process id of the node's agent, if it has one.
+	// agent is the process id of the node's agent, or 0.
 	agent int
 }
 
-// burst calls ADD for that many pods at once, then DEL, and returns how long each took
-// until the last answer.
+// burst calls ADD for so many pods at once, then DEL, and returns how long each took until the
+// last answer.
 func (a *arm) burst(pods int) (add, del time.Duration, err error) {
 	a.serial++
 	for _, verb := range []string{"ADD", "DEL"} {
@@ -99,23 +99,23 @@ func (a *arm) all(verb string, pods int) (time.Duration, error) {
 	return time.Since(began), errors.Join(errs...)
 }
 
-// first puts a thread (0 is the caller), and the programs that it executes, before all other
-// work of the machine (sched(7): SCHED_RR), or back among it. A call passes between two
-// processes and back; on a busy machine each of them would wait for its turn each time, and a
-// figure would say how busy the machine is. Alone on the machine it changes nothing.
+// first gives a thread (0 is the caller), and the programs that it executes, a realtime
+// priority (sched(7): SCHED_RR), or the normal one again. A call switches between two processes
+// and back. On a busy machine each of them would wait for a CPU each time, and the result would
+// depend on the load. On an idle machine it changes nothing.
 //
-// It is for one pod at a time. Many such threads would keep the kernel's own, which have what
-// they wait for (RTNL), from running: some bursts took a second for it.
+// It is for a single pod. Many such threads would keep the kernel's own threads, for which they
+// wait (RTNL), from running: some bursts took a second.
 func first(thread int, yes bool) {
 	a := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}
 	if yes {
 		a.Policy, a.Priority = unix.SCHED_RR, 1
 	}
-	// Where it is not allowed the figures are noisier, not wrong.
+	// Without permission the results are noisier, not wrong.
 	_ = unix.SchedSetAttr(thread, &a, 0)
 }
 
-// firstAll does it with every thread of a process; new ones are as those that make them.
+// firstAll does this for every thread of a process; new threads inherit it.
 func firstAll(pid int, yes bool) error {
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -131,8 +131,8 @@ func firstAll(pid int, yes bool) error {
 	return nil
 }
 
-// empty waits until the namespace has no device but lo: the next pod is to find what a
-// new one has.
+// empty waits until the namespace has no device but lo, so that the next pod finds the state of
+// a new one.
 func empty(ns *testutil.NS) error {
 	for try := range 1000 {
 		var names []os.DirEntry
@@ -150,7 +150,8 @@ func empty(ns *testutil.NS) error {
 	return fmt.Errorf("%s keeps its device", ns.Name)
 }
 
-// TestCNI measures ADD and DEL from a plugin's execution to its answer, by turns.
+// TestCNI measures ADD and DEL from a plugin's execution to its answer, alternating between the
+// arms.
 func TestCNI(t *testing.T) {
 	rounds := number(t, "ROUNDS", 7)
 	b := begin(t, "bench-cni")
@@ -165,7 +166,7 @@ func TestCNI(t *testing.T) {
 		}
 	}
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-	// First all the single pods: what a burst leaves to do would be in their figures.
+	// Single pods first: work that a burst leaves behind would be part of their results.
 	for round := range rounds {
 		singles := map[report.Key][]float64{}
 		for range alone {
@@ -213,7 +214,7 @@ func TestCNI(t *testing.T) {
 		"ptp and bridge: containernetworking/plugins "+pluginVersion(t)+" with host-local. A burst's figure is the time until the last answer."))
 }
 
-// turns are the arms in the order of a round: every other one goes the other way.
+// turns returns the arms in the order of a round: every other round is reversed.
 func turns(arms []*arm, round int) []*arm {
 	order := slices.Clone(arms)
 	if round%2 == 1 {
@@ -222,7 +223,7 @@ func turns(arms []*arm, round int) []*arm {
 	return order
 }
 
-// floorOf is the arm of the bare netlink program that makes a datapath's objects.
+// floorOf is the name of the arm of the bare netlink program for a datapath's objects.
 func floorOf(k kind) string {
 	if k.own {
 		return "floor with an ENI"
@@ -265,7 +266,7 @@ func cniComparisons(list []kind) (out []report.Comparison) {
 	return out
 }
 
-// arms are the ways to wire a pod, each on its node.
+// arms returns the ways to wire a pod, each with its node.
 func arms(b *bench, dir string, list []kind) (out []*arm) {
 	t := b.t
 	v := newVPC(t)
@@ -285,7 +286,7 @@ func arms(b *bench, dir string, list []kind) (out []*arm) {
 		return a
 	}
 	floors := map[string]bool{}
-	var starts []func() // when the instances are there
+	var starts []func() // called when the instances exist
 	floor := func(name string, most int, own bool) {
 		if floors[name] {
 			return
@@ -349,7 +350,7 @@ func (a *arm) floor(dir, verb string, i int, id string, ns *testutil.NS) error {
 	return err
 }
 
-// inMemory makes a folder as /run is on a node, where the agent has its journal.
+// inMemory makes a directory in memory, like /run on a node, where the agent has its journal.
 func inMemory(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -369,7 +370,7 @@ func (a *arm) startAgent(k kind, dir string) {
 	n := a.n
 	j := job{Datapath: k.name, Dir: inMemory(n.t), NodeIP: n.V4.String(), Spec: v1alpha1.NodeNetworkSpec{
 		VPCCIDRs: []string{vpcCIDR}, ServiceCIDRs: []string{"172.21.0.0/20"}, Datapath: "auto",
-		// A short rest: the bench uses an address again sooner than a cluster would.
+		// A short cooling period: the benchmark reuses addresses sooner than a cluster.
 		Pool: v1alpha1.Pool{Min: 1, Max: 300, CoolingSeconds: 1}, Limits: v1alpha1.Limits{MaxPods: 300},
 	}}
 	if p := os.Getenv("PROFILE"); p != "" {

@@ -13,8 +13,8 @@ import (
 	"terway.dev/terway/test/bench/traffic"
 )
 
-// Suffixes of metrics: pods of one node; pods of two nodes by a Service; pods of two nodes
-// that have many others.
+// Suffixes of metrics: pods on one node; pods on two nodes through a Service; pods on two nodes
+// with many other pods.
 const (
 	sameNode  = "_same_node"
 	byService = "_service"
@@ -22,15 +22,15 @@ const (
 
 func manyPods(pods int) string { return fmt.Sprintf("_%d_pods", pods) }
 
-// leg is one path whose metrics have a suffix.
+// leg is a path whose metrics have a suffix.
 type leg struct {
 	datapath, suffix string
 	path             traffic.Path
-	// group is the datapath beside whose legs this one of the host is measured.
+	// group is the datapath beside whose legs this leg of the host is measured.
 	group string
 }
 
-// key is the series of one of the leg's metrics.
+// key returns the series of a metric of the leg.
 func (l leg) key(metric string) report.Key {
 	if l.group != "" {
 		return beside(l.group, metric)
@@ -38,25 +38,25 @@ func (l leg) key(metric string) report.Key {
 	return report.Key{Datapath: l.datapath, Metric: metric + l.suffix}
 }
 
-// beside is the host's series that was measured right before a datapath's: a machine
-// that gets faster or slower during a round does so for both.
+// beside returns the host's series that was measured right before a datapath's: a change of the
+// machine's speed during a round affects both.
 func beside(group, metric string) report.Key {
 	return report.Key{Datapath: host, Metric: metric + " beside " + group}
 }
 
-// host is the baseline: the nodes' own namespaces, two nodes without any datapath. proxied are
-// two of which each has kube-proxy's rules and so connection tracking, as real ones have.
+// host is the baseline: the nodes' own namespaces, on two nodes without a datapath. proxied is
+// the same with kube-proxy's rules and so connection tracking, as on real nodes.
 const (
 	host    = "host"
 	proxied = "host with kube-proxy and conntrack"
 )
 
-// clusterIP is the Service that a node's kube-proxy knows.
+// clusterIP is the address of the Service in a node's kube-proxy rules.
 var clusterIP = netip.MustParseAddr("172.21.0.10")
 
-// kubeProxy gives a node the rules that kube-proxy makes of a Service with one endpoint: DNAT of
-// what pods and the node send, masquerade of what is marked, and a filter that drops what is
-// invalid to conntrack.
+// kubeProxy adds the rules of kube-proxy for a Service with one endpoint to a node: DNAT for
+// pods and the node, masquerade of marked packets, and a filter that drops what conntrack calls
+// invalid.
 func (n *node) kubeProxy(endpoint netip.Addr) {
 	n.NFT(fmt.Sprintf(`table ip kube-proxy {
 		chain services { ip daddr %s meta l4proto { tcp, udp } dnat to %s; }
@@ -100,8 +100,8 @@ func metrics() []metric {
 	}
 }
 
-// TestDatapath measures every datapath, the host and other plugins by turns, round by
-// round, each round in the opposite order of the one before.
+// TestDatapath measures every datapath, the host and other plugins, round by round, each round
+// in the opposite order of the previous one.
 func TestDatapath(t *testing.T) {
 	rounds, many := number(t, "ROUNDS", 15), number(t, "PODS", 200)
 	window := time.Duration(number(t, "WINDOW", 200)) * time.Millisecond
@@ -138,11 +138,12 @@ func TestDatapath(t *testing.T) {
 		}
 	}
 	b.finish(comparisons(legs, manyPods(many)), append(notes,
-		"cpu_per_gbit is the figure that counts on a real network card, which is full before the processors are.",
+		"cpu_per_gbit is the important number on a real network card, which is full before the processors are.",
 		fmt.Sprintf("ptp and bridge: containernetworking/plugins %s. With %s: %d pods on each of the two nodes.", version, manyPods(many), many)))
 }
 
-// build makes a pair of nodes for each datapath, another with many pods, and wires them.
+// build makes a pair of nodes for each datapath, another pair with many pods, and wires the
+// pods.
 func build(b *bench, list []kind, many int) (legs []leg) {
 	t := b.t
 	dir := buildPrograms(t)
@@ -241,7 +242,7 @@ func build(b *bench, list []kind, many int) (legs []leg) {
 		legs = append(legs, leg{o.name, sameNode, traffic.Path{Client: x[0], Server: x[1], Address: inside[1]}, ""})
 	}
 	for _, l := range legs {
-		// Few ports: connections that are over must not fill the tables of flows.
+		// Few ports: closed connections must not fill the connection tables.
 		l.path.Client.Sysctl("ipv4/ip_local_port_range", "32768 36863")
 	}
 	return legs
@@ -254,7 +255,7 @@ func upTo(n int) (list []int) {
 	return list
 }
 
-// noLoss is how close many pods should come to few.
+// noLoss is the goal for many pods relative to few.
 const noLoss = 0.98
 
 func comparisons(legs []leg, many string) (list []report.Comparison) {

@@ -22,21 +22,21 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// kind is a datapath of ours.
+// kind is one of our datapaths.
 type kind struct {
 	name string
-	// own: a measured pod has an ENI for itself.
+	// own: a measured pod has an exclusive ENI.
 	own bool
-	// lacks says why the kernel cannot run it.
+	// lacks is why the kernel does not support it.
 	lacks error
-	// goals of the metrics that the pods of two nodes reach.
+	// goals of the metrics for pods on two nodes.
 	goals map[string]report.Goal
-	// add is how many times the bare program's time the ADD of one pod may take; 0: 1.5.
+	// add is the goal for the ADD of one pod, as a multiple of the bare program's time; 0: 1.5.
 	add float64
 }
 
-// kinds are all datapaths, and what they should reach against the host. Those without a
-// goal need a kernel that has run in virtual machines only.
+// kinds returns all datapaths with their goals relative to the host. Those without a goal need
+// a kernel that has run only in virtual machines.
 func kinds() []kind {
 	goals := func(stream, latency float64) map[string]report.Goal {
 		return map[string]report.Goal{
@@ -54,8 +54,8 @@ func kinds() []kind {
 	}
 }
 
-// open makes the node whose namespace is at the path; empty is the process's own. It has the
-// kind, what that builds on, and route.
+// open opens the node whose namespace is at the path; empty means the process's own. It has the
+// kind, the kinds that it depends on, and route.
 func (k kind) open(netns string, log *slog.Logger) (*dpnode.Node, error) {
 	list, chosen := []dpnode.Kind{route.New()}, k.name
 	switch k.name {
@@ -72,11 +72,10 @@ func (k kind) open(netns string, log *slog.Logger) (*dpnode.Node, error) {
 	return dpnode.New(dpnode.Options{NetNS: netns, Log: log, Kinds: list, Choices: []string{chosen}})
 }
 
-// atOnce is how many pods are wired at the same time when many are needed.
+// atOnce is how many pods are wired concurrently.
 const atOnce = 8
 
-// wire makes the pods with these numbers; own of them, the first ones, have the
-// node's exclusive ENIs.
+// wire makes the pods with these numbers; the first of them have the node's exclusive ENIs.
 func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 	dp, err := k.open(n.Path, slog.New(slog.DiscardHandler))
 	if err != nil {

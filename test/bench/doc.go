@@ -1,8 +1,8 @@
 //go:build bench
 
-// Package bench measures how close each datapath comes to the host, and how long a pod
-// takes to get and to lose its network, against what a user would have else. "make
-// bench-datapath" and "make bench-cni" run it; docs/benchmarks.md says how to read it.
+// Package bench measures how close each datapath comes to the host, and how long a pod takes to
+// get and to lose its network, compared with other plugins. "make bench-datapath" and "make
+// bench-cni" run it; docs/benchmarks.md explains the results.
 //
-// No test of it asserts a duration or a ratio: it prints goals, and whether they are met.
+// Its tests assert no duration and no ratio: they print goals and whether they are met.
 package bench

@@ -15,9 +15,9 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// buildPrograms builds what a container runtime would execute: containernetworking's
-// plugins (the lab's module pins their version; the flags are the lab's, so that what it
-// compiled is used again) and programs of ours.
+// buildPrograms builds what a container runtime would execute: containernetworking's plugins
+// (the lab's module pins their version; the flags are the lab's, so that Go's build cache is
+// used) and programs of ours.
 func buildPrograms(t testing.TB, packages ...string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -28,7 +28,7 @@ func buildPrograms(t testing.TB, packages ...string) (dir string) {
 		append(append([]string{"build", "-C", "../.."}, flags...), packages...),
 	} {
 		if strings.HasSuffix(args[len(args)-1], "/") {
-			continue // nothing of ours
+			continue // none of our variables
 		}
 		cmd := exec.Command("go", args...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
@@ -39,7 +39,7 @@ func buildPrograms(t testing.TB, packages ...string) (dir string) {
 	return dir
 }
 
-// pluginVersion is the version of containernetworking/plugins in the lab's module.
+// pluginVersion returns the version of containernetworking/plugins in the lab's module.
 func pluginVersion(t testing.TB) string {
 	t.Helper()
 	cmd := exec.Command("go", "list", "-m", "-f", "{{.Version}}", "github.com/containernetworking/plugins")
@@ -51,7 +51,7 @@ func pluginVersion(t testing.TB) string {
 	return strings.TrimSpace(string(out))
 }
 
-// plugin is how a container runtime calls a CNI plugin.
+// plugin calls a CNI plugin like a container runtime.
 type plugin struct {
 	dir, name string
 	// config is the network's configuration.
@@ -60,7 +60,7 @@ type plugin struct {
 	args string
 }
 
-// reference configures ptp or bridge with host-local: no masquerade, so that pods have
+// reference configures ptp or bridge with host-local and without masquerade, so that pods have
 // their own addresses in the VPC too.
 func reference(t testing.TB, dir, name string, pods netip.Prefix) plugin {
 	t.Helper()
@@ -73,8 +73,8 @@ func reference(t testing.TB, dir, name string, pods netip.Prefix) plugin {
 		name, name, mtu, more, t.TempDir(), pods)}
 }
 
-// call executes the plugin once, in the thread's namespace, and returns the address
-// that it gave.
+// call executes the plugin once, in the thread's namespace, and returns the address of the
+// result.
 func (p plugin) call(verb, id, netns string) (netip.Addr, error) {
 	out, err := p.execute(verb, id, netns)
 	if err != nil || verb != "ADD" {
@@ -106,7 +106,7 @@ func (p plugin) execute(verb, id, netns string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// plug gives the node pods by a reference plugin.
+// plug wires pods on the node with a reference plugin.
 func (n *node) plug(dir, name string, pods int) (list []*testutil.NS, addresses []netip.Addr) {
 	n.t.Helper()
 	p := reference(n.t, dir, name, n.routed())

@@ -31,8 +31,8 @@ func number(t testing.TB, name string, usual int) int {
 	return n
 }
 
-// chosen are the datapaths to measure: DATAPATHS, separated by commas, or all that the
-// kernel has. The notes say which are left out.
+// chosen returns the datapaths to measure: DATAPATHS, separated by commas, or all that the
+// kernel supports. The notes list those that are left out.
 func chosen(t testing.TB) (list []kind, notes []string) {
 	t.Helper()
 	asked := strings.FieldsFunc(os.Getenv("DATAPATHS"), func(r rune) bool { return r == ',' })
@@ -55,12 +55,12 @@ func chosen(t testing.TB) (list []kind, notes []string) {
 	return list, notes
 }
 
-// say prints at once what go test would keep.
+// say prints immediately what go test would buffer.
 func say(format string, args ...any) {
 	fmt.Printf(format+"\n", args...)
 }
 
-// bench is a run that is being made.
+// bench is a running benchmark.
 type bench struct {
 	t       testing.TB
 	name    string
@@ -85,7 +85,7 @@ func (b *bench) progress(format string, args ...any) {
 	say("%4.0f s  %s", time.Since(b.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// finish prints the report, and writes it where OUT and DOC say.
+// finish prints the report, and writes it to OUT and DOC.
 func (b *bench) finish(list []report.Comparison, notes []string) {
 	b.t.Helper()
 	results, err := b.run.Compare(list)

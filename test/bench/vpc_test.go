@@ -14,8 +14,8 @@ import (
 	"terway.dev/terway/internal/vpcsim/fabric"
 )
 
-// The VPC's ranges. Each node has a /24 of pods of the pods' vSwitch, and one of the
-// range that a route table leads to nodes, for plugins that know no ENIs.
+// The VPC's ranges. Each node has a /24 of the pods' vSwitch, and one of a range that the route
+// table routes to nodes, for plugins without ENIs.
 const (
 	vpcCIDR   = "10.0.0.0/14"
 	nodesCIDR = "10.0.0.0/16"
@@ -23,9 +23,9 @@ const (
 	mtu       = 1500
 )
 
-// vpc is instances on the simulated VPC's fabric. That one disturbs least of all that
-// is at hand: a frame is switched by one eBPF program straight into the other instance,
-// without a network stack in between. So what a datapath costs shows as much as it can.
+// vpc is a set of instances on the fabric of the simulated VPC. This fabric has the lowest
+// cost: one eBPF program switches a frame directly to the other instance, without a network
+// stack in between. So the cost of a datapath is most visible.
 type vpc struct {
 	t   testing.TB
 	top fabric.Topology
@@ -49,13 +49,13 @@ type node struct {
 	t      testing.TB
 	number int
 	V4     netip.Addr
-	// shared is the ENI whose addresses pods share, own those that one pod has each.
+	// shared is the ENI for shared addresses, own are the exclusive ENIs.
 	shared *datapath.ENI
 	own    []datapath.ENI
 }
 
-// node adds an instance with its primary ENI; routed: pods' addresses are led to it by
-// the VPC's route table.
+// node adds an instance with its primary ENI; routed: the VPC's route table routes pods'
+// addresses to it.
 func (v *vpc) node(routed bool) *node {
 	number := len(v.top.Instances) + 1
 	n := &node{t: v.t, number: number, V4: netip.AddrFrom4([4]byte{10, 0, 0, byte(number)})}
@@ -69,17 +69,17 @@ func (v *vpc) node(routed bool) *node {
 	return n
 }
 
-// routed is the node's range in the route table.
+// routed returns the node's range in the route table.
 func (n *node) routed() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(n.number), 0}), 24)
 }
 
-// pod is the address of the node's pod with that number, from 1 on.
+// pod returns the address of the node's pod with that number, from 1 on.
 func (n *node) pod(number int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 1, byte(n.number), byte(number)})
 }
 
-// port is an ENI of the node as the fabric has it.
+// port returns an ENI of the node for the fabric.
 func (v *vpc) port(n *node, e int, vswitch string, addresses ...netip.Addr) fabric.Port {
 	return fabric.Port{
 		ENI: fmt.Sprintf("eni-%d-%d", n.number, e), VPC: "vpc", VSwitch: vswitch, MTU: mtu, SourceDestCheck: true,
@@ -88,7 +88,7 @@ func (v *vpc) port(n *node, e int, vswitch string, addresses ...netip.Addr) fabr
 	}
 }
 
-// eni gives the node one more ENI with the pods of these numbers.
+// eni adds an ENI to the node, for the pods with these numbers.
 func (v *vpc) eni(n *node, pods ...int) datapath.ENI {
 	in := &v.top.Instances[n.number-1]
 	var addresses []netip.Addr
@@ -104,7 +104,7 @@ func (v *vpc) eni(n *node, pods ...int) datapath.ENI {
 	}
 }
 
-// open makes all of it.
+// open creates everything.
 func (v *vpc) open(nodes ...*node) {
 	v.t.Helper()
 	prefix := fmt.Sprintf("bench%d-", os.Getpid())
@@ -129,7 +129,7 @@ func (v *vpc) open(nodes ...*node) {
 	}
 }
 
-// desired is the node as a datapath is told of it.
+// desired returns the node's state for a datapath.
 func (n *node) desired(kind string) datapath.Node {
 	d := datapath.Node{
 		Kind:         kind,

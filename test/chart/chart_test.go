@@ -1,5 +1,5 @@
-// Package chart keeps the Helm chart, its schema and the controller's configuration
-// in step. Whether the chart works is proven by the lab, which is installed from it.
+// Package chart checks that the Helm chart, its schema and the controller's configuration
+// agree. The lab, which is installed from the chart, proves that it works.
 package chart
 
 import (
@@ -24,7 +24,7 @@ import (
 
 const dir = "../../deploy/chart/"
 
-// schema is as much of JSON schema as the chart's uses for structure.
+// schema is the part of JSON schema that the chart's schema uses for structure.
 type schema struct {
 	Properties map[string]schema `json:"properties"`
 }
@@ -49,8 +49,8 @@ func TestSchemaHasExactlyTheValues(t *testing.T) {
 	}
 }
 
-// documented are the values of eniConfig with those that stand in comments, as
-// "# key: default".
+// documented returns the values of eniConfig, including those in comments of the form "# key:
+// default".
 func documented(t *testing.T) map[string]any {
 	t.Helper()
 	var text []byte
@@ -64,7 +64,7 @@ func documented(t *testing.T) map[string]any {
 			continue // a sentence
 		}
 		for k, v := range one {
-			if k != "flannel" { // a sentence that begins with the network it is about
+			if k != "flannel" { // a sentence that starts with the network it is about
 				out[k] = v
 			}
 		}
@@ -72,15 +72,15 @@ func documented(t *testing.T) map[string]any {
 	return out
 }
 
-// The controller refuses keys that it does not know, so the chart must have no other;
-// and the defaults in the comments must be the controller's.
+// The controller refuses unknown keys, so the chart must have no others; and the defaults in
+// the comments must be the controller's.
 func TestDefaultsAreTheControllers(t *testing.T) {
 	required := map[string]any{
 		"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20",
 		"vswitches": map[string][]string{"cn-hangzhou-i": {"vsw-1"}},
 	}
 	written := documented(t)
-	delete(written, "pod_cidr") // of Flannel, and without a default
+	delete(written, "pod_cidr") // only for Flannel, and without a default
 	maps.Copy(written, required)
 	if d := config.Diff(parse(t, required), parse(t, written)); len(d) > 0 {
 		t.Errorf("values.yaml shows other defaults: %v", d)
@@ -91,13 +91,13 @@ func TestDefaultsAreTheControllers(t *testing.T) {
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &values)
 	maps.Copy(values.ENIConfig, required)
 	parse(t, values.ENIConfig)
-	// Nothing that is set by default stands in Flannel's way.
+	// No default value conflicts with Flannel.
 	delete(values.ENIConfig, "vswitches")
 	values.ENIConfig["network"], values.ENIConfig["pod_cidr"] = "flannel", "172.20.0.0/16"
 	parse(t, values.ENIConfig)
 }
 
-// The names by which the API server finds the webhook, and the webhook its objects.
+// The API server finds the webhook, and the webhook its objects, by the same names.
 func TestAdmissionHasTheControllersNames(t *testing.T) {
 	all := objects(t, with("terway", nil))
 	for _, kind := range []string{"Secret", "Service", "MutatingWebhookConfiguration"} {
@@ -126,8 +126,8 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 }
 
-// With network_policy: false, all that there is, nobody watches NetworkPolicies: the
-// programs on a cluster may not even read them.
+// With network_policy: false, the only supported value, no program watches NetworkPolicies: the
+// programs in a cluster may not even read them.
 func TestNobodyMayReadNetworkPolicies(t *testing.T) {
 	for _, network := range []string{"terway", "flannel"} {
 		roles := 0
@@ -144,7 +144,7 @@ func TestNobodyMayReadNetworkPolicies(t *testing.T) {
 				into(t, o, &r)
 				rules = r.Rules
 			case "ClusterRoleBinding", "RoleBinding":
-				// Roles of others may grant anything: only this one is known to be right.
+				// Roles of others may grant anything: only this one is known.
 				role, _, _ := unstructured.NestedString(o.Object, "roleRef", "name")
 				kind, _, _ := unstructured.NestedString(o.Object, "roleRef", "kind")
 				if all[kind+" "+role] == nil && role != "extension-apiserver-authentication-reader" {
@@ -168,7 +168,7 @@ func TestNobodyMayReadNetworkPolicies(t *testing.T) {
 		}
 	}
 	if slices.Contains(config.Choices("network_policy"), "true") {
-		t.Error("network_policy: true is there: this test is to be about false")
+		t.Error("network_policy: true is supported: this test must use false")
 	}
 }
 

@@ -31,8 +31,8 @@ func crd(name, release string) map[string]any {
 	}
 }
 
-// The kinds of policies are installed when they are asked for, as they were generated, and
-// outlive the chart: with a kind all its objects go.
+// The kinds of policies are installed on request, as generated, and stay when the chart is
+// uninstalled: deleting a kind deletes all its objects.
 func TestPolicyKinds(t *testing.T) {
 	for name := range objects(t, with("terway", nil)) {
 		if strings.HasPrefix(name, "CustomResourceDefinition ") {
@@ -57,7 +57,7 @@ func TestPolicyKinds(t *testing.T) {
 		var have apiextensionsv1.CustomResourceDefinition
 		into(t, got["CustomResourceDefinition "+want.Name], &have)
 		if have.Annotations["helm.sh/resource-policy"] != "keep" {
-			t.Errorf("%s goes with the chart", want.Name)
+			t.Errorf("%s is deleted with the chart", want.Name)
 		}
 		delete(have.Annotations, "helm.sh/resource-policy")
 		a, err := yaml.Marshal(have)
@@ -77,7 +77,8 @@ func TestPolicyKinds(t *testing.T) {
 	}
 }
 
-// The controller may make the tiers that Helm cannot, and is told to, if their kind is there.
+// The controller may create the tiers, which Helm cannot, and does so, if their kind is
+// installed.
 func TestPolicyTiers(t *testing.T) {
 	for _, on := range []bool{true, false} {
 		got := objects(t, with("terway", map[string]any{"policy.enabled": on}))
@@ -95,8 +96,7 @@ func TestPolicyTiers(t *testing.T) {
 	}
 }
 
-// Where another Calico serves the API the chart stops, and leaves the other kind to whom
-// it belongs.
+// If another Calico serves the API the chart fails, and does not touch the other kind.
 func TestPolicyOfOthers(t *testing.T) {
 	on := with("terway", map[string]any{"policy.enabled": true})
 	service := func(s map[string]any) map[string]any {
@@ -107,24 +107,24 @@ func TestPolicyOfOthers(t *testing.T) {
 		return map[string]any{"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": map[string]any{"name": "v3.projectcalico.org"}, "spec": spec}
 	}
 	if _, problem := helm.renderIn(t, on, service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); !strings.Contains(problem, "is served by Service calico-apiserver/calico-api: another Calico owns it") {
-		t.Errorf("beside Calico's API server the chart says %q", problem)
+		t.Errorf("beside Calico's API server the chart gives %q", problem)
 	}
 	if _, problem := helm.renderIn(t, with("terway", nil), service(map[string]any{"namespace": "calico-apiserver", "name": "calico-api"})); problem != "" {
-		t.Errorf("without policies the chart says %q", problem)
+		t.Errorf("without policies the chart gives %q", problem)
 	}
 	const cnp = "clusternetworkpolicies.policy.networking.k8s.io"
 	for release, installed := range map[string]bool{"terway": true, "": false, "other": false} {
-		// The API server makes an APIService without a Service for a kind.
+		// For a kind, the API server makes an APIService without a Service.
 		texts, problem := helm.renderIn(t, on, service(nil), crd(cnp, release), crd("tiers.projectcalico.org", release))
 		if problem != "" {
-			t.Errorf("beside kinds of release %q the chart says %q", release, problem)
+			t.Errorf("beside kinds of release %q the chart gives %q", release, problem)
 			continue
 		}
 		got := parsed(t, texts)
 		if there := got["CustomResourceDefinition "+cnp] != nil; there != installed {
 			t.Errorf("ClusterNetworkPolicy of release %q: in the chart %v, want %v", release, there, installed)
 		}
-		// Helm itself refuses to take what is another release's.
+		// Helm itself refuses to take over objects of another release.
 		if got["CustomResourceDefinition tiers.projectcalico.org"] == nil {
 			t.Errorf("the kind Tier of release %q is left out", release)
 		}

@@ -23,8 +23,8 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// renderer is Helm's own library as a program (internal/lab/modules/helm/render): Helm's
-// modules are not the product's.
+// renderer is Helm's own library in a separate program (internal/lab/modules/helm/render),
+// because Helm's modules are not among the product's.
 type renderer struct {
 	mu  sync.Mutex
 	in  io.Writer
@@ -69,13 +69,13 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// render returns the templates' texts with these values, or Helm's error.
+// render returns the rendered templates, or Helm's error.
 func (r *renderer) render(t *testing.T, values map[string]any) (map[string]string, string) {
 	t.Helper()
 	return r.renderIn(t, values)
 }
 
-// renderIn renders for a cluster that has these objects.
+// renderIn renders for a cluster with these objects.
 func (r *renderer) renderIn(t *testing.T, values map[string]any, objects ...map[string]any) (map[string]string, string) {
 	t.Helper()
 	r.mu.Lock()
@@ -97,8 +97,8 @@ func (r *renderer) renderIn(t *testing.T, values map[string]any, objects ...map[
 	return answer.Files, answer.Error
 }
 
-// objects are what the chart installs with these values, by kind and name. Each has only
-// fields that its kind has.
+// objects returns the objects that the chart installs with these values, by kind and name. It
+// fails for fields that a kind does not have.
 func objects(t *testing.T, values map[string]any) map[string]*unstructured.Unstructured {
 	t.Helper()
 	files, problem := helm.render(t, values)
@@ -137,7 +137,7 @@ func parsed(t *testing.T, files map[string]string) map[string]*unstructured.Unst
 	return out
 }
 
-// with are the values with which a network runs, and those given on top, by their paths.
+// with returns the minimal values for a network, and the given ones by their paths.
 func with(network string, paths map[string]any) map[string]any {
 	conf := map[string]any{"cluster_id": "c", "region": "cn-hangzhou", "service_cidr": "172.21.0.0/20"}
 	if network == "flannel" {
@@ -162,7 +162,8 @@ func with(network string, paths map[string]any) map[string]any {
 	return values
 }
 
-// leaves are the paths of all values that have a default, objects of no fixed shape whole.
+// leaves returns the paths of all values with a default; objects without a fixed structure
+// count as one value.
 func leaves(values map[string]any, prefix string) []string {
 	var out []string
 	for k, v := range values {
@@ -177,16 +178,16 @@ func leaves(values map[string]any, prefix string) []string {
 	return out
 }
 
-// A value either changes what is installed, or is refused by its name: none is accepted
-// and passed over. "off" is a network in which the value does nothing.
+// Each value changes what is installed, or is refused by its name: none is ignored. "off" is a
+// network in which the value has no effect.
 func TestEachValueCounts(t *testing.T) {
 	const terway, flannel = "terway", "flannel"
 	resources := map[string]any{"requests": map[string]any{"cpu": "7m"}}
 	type change struct {
 		to   any
-		base map[string]any // what else is set, so that the value counts
+		base map[string]any // other values that the value needs
 		off  string
-		same string // a network in which it is so anyway
+		same string // a network in which it is always so
 	}
 	changes := map[string]change{
 		"image.repository":            {to: "r.example/terway"},
@@ -229,7 +230,7 @@ func TestEachValueCounts(t *testing.T) {
 	}
 	var defaults map[string]any
 	read(t, dir+"values.yaml", func(b []byte, v any) error { return yaml.Unmarshal(b, v) }, &defaults)
-	delete(defaults, "eniConfig") // its keys are the controller's, which checks them
+	delete(defaults, "eniConfig") // the controller checks its keys
 	for _, path := range leaves(defaults, "") {
 		c, ok := changes[path]
 		if !ok {
@@ -266,8 +267,8 @@ func TestEachValueCounts(t *testing.T) {
 	}
 }
 
-// No replica of the controller runs on a node that Terway leaves alone, as none of the
-// agents does, and a drain takes one replica at a time.
+// The controller's replicas do not run on nodes that Terway ignores, like the agents, and a
+// drain evicts one replica at a time.
 func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	got := objects(t, with("terway", nil))
 	affinity := func(name string) any {
@@ -305,8 +306,9 @@ func TestControllerKeepsOffNodesLeftAlone(t *testing.T) {
 	}
 }
 
-// What the controller needs at 5,000 nodes it may have, and no more; it has no call of the
-// kernel that it does not need. A privileged container would have no profile, so none is asked for.
+// The controller has the resources that it needs for 5,000 nodes, and no more, and no
+// unnecessary system calls. A privileged container would have no profile, so none is
+// privileged.
 func TestControllerIsConfined(t *testing.T) {
 	containers := func(network, name string) []corev1.Container {
 		t.Helper()
@@ -329,7 +331,7 @@ func TestControllerIsConfined(t *testing.T) {
 			for _, c := range containers(network, name) {
 				s := c.SecurityContext
 				if c.Name == "kube-flannel" {
-					continue // upstream's, which has a program of its own for NAT
+					continue // upstream's, which has its own program for NAT
 				}
 				privileged := s.Privileged != nil && *s.Privileged
 				if confined := s.SeccompProfile != nil && s.SeccompProfile.Type == corev1.SeccompProfileTypeRuntimeDefault; confined == privileged {
@@ -349,8 +351,8 @@ func TestControllerIsConfined(t *testing.T) {
 	}
 }
 
-// A busy node answers every probe late, and containers that are ended for it make it busier:
-// a liveness probe has more than the second that Kubernetes gives it, and is asked again.
+// A busy node answers every probe late, and restarting containers makes it busier: so a
+// liveness probe has a longer timeout than Kubernetes' default of a second, and is repeated.
 func TestLivenessIsPatient(t *testing.T) {
 	for _, network := range []string{"terway", "flannel"} {
 		probes := 0

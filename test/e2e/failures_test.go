@@ -8,10 +8,10 @@ import (
 	"testing"
 )
 
-// failures are what checks said when they failed, for the end of a long output.
+// failures collects the failures of checks, for the end of a long output.
 var failures []string
 
-// failed fails a test with what a check said.
+// failed fails a test with the result of a check.
 func failed(t *testing.T, text string) {
 	t.Helper()
 	t.Error(text)

@@ -14,7 +14,7 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// The same lab with the other network: upstream Flannel on the nodes, the controller's
+// The same lab with the other network: upstream Flannel on the nodes, and the controller's
 // routes in the VPC.
 func TestFlannel(t *testing.T) {
 	testutil.RequireRoot(t)
@@ -57,8 +57,8 @@ func TestFlannel(t *testing.T) {
 	})
 }
 
-// networkStays tries to change the network under running pods, and to upgrade without
-// such a change.
+// networkStays tries to change the network while pods run, and to upgrade without such a
+// change.
 func networkStays(t *testing.T) {
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {

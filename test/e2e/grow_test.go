@@ -41,8 +41,8 @@ serviceCIDR: 172.22.0.0/20
 securityGroup: normal
 `
 
-// TestGrow: a cluster whose Pod vSwitch is full has pods that wait, and says why;
-// after "vpc grow" they start, and nothing was restarted for it.
+// TestGrow: when a cluster's Pod vSwitch is full, pods wait and their events say why; after
+// "vpc grow" they start, and nothing is restarted.
 func TestGrow(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
@@ -59,7 +59,7 @@ func TestGrow(t *testing.T) {
 	c.run(t, "up", "--plan", given)
 	g := newGrowth(t, c)
 
-	// The lab made what the plan says, by the way of a user: "vpc apply" has nothing to do.
+	// The lab creates what the plan contains, like a user: "vpc apply" has nothing to do.
 	var applied struct{ Done []string }
 	g.terwayctl(t, &applied, "vpc", "apply", g.plan, "-o", "json")
 	if applied.Done == nil || len(applied.Done) > 0 {
@@ -116,7 +116,7 @@ func TestGrow(t *testing.T) {
 	}
 }
 
-// growth is the lab as the test uses it.
+// growth is the lab of the test.
 type growth struct {
 	c      *programs
 	state  *lab.State
@@ -138,7 +138,7 @@ func newGrowth(t *testing.T, c *programs) *growth {
 	return &growth{c: c, state: s, client: client, plan: s.Options.PlanFile()}
 }
 
-// terwayctl runs a command with the environment that "terway-lab env" prints, and reads its JSON.
+// terwayctl runs a command with the environment of "terway-lab env", and parses its JSON.
 func (g *growth) terwayctl(t *testing.T, into any, args ...string) {
 	t.Helper()
 	quoted := make([]string, 0, len(args)+1)
@@ -172,7 +172,7 @@ func (g *growth) deploy(t *testing.T, n int32) {
 	}
 }
 
-// pods are the deployment's, those that have started and those that wait.
+// pods returns the pods of the deployment: those that have started and those that wait.
 func (g *growth) pods(t *testing.T) (ready, waiting []corev1.Pod) {
 	t.Helper()
 	list, err := g.client.CoreV1().Pods(growNamespace).List(t.Context(), metav1.ListOptions{LabelSelector: "app=grow"})
@@ -206,7 +206,7 @@ func (g *growth) saysWhy(t *testing.T, p corev1.Pod) error {
 	return fmt.Errorf("pod %s waits, and its events do not say that the vSwitch is full: %q", p.Name, all)
 }
 
-// free is how many addresses the Pod vSwitches have left.
+// free returns the number of free addresses in the Pod vSwitches.
 func (g *growth) free(t *testing.T) (n int) {
 	t.Helper()
 	var shown struct {
@@ -224,7 +224,7 @@ func (g *growth) free(t *testing.T) (n int) {
 	return n
 }
 
-// system names the containers of the system: another id is another start.
+// system lists the containers of the system: another id means a restart.
 func (g *growth) system(t *testing.T) string {
 	t.Helper()
 	list, err := g.client.CoreV1().Pods(metav1.NamespaceSystem).List(t.Context(), metav1.ListOptions{})
@@ -241,7 +241,7 @@ func (g *growth) system(t *testing.T) string {
 	return strings.Join(all, "\n")
 }
 
-// eventually waits until f finds nothing wrong.
+// eventually waits until f returns no error.
 func eventually(t *testing.T, what string, f func() error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)

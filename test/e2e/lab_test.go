@@ -1,9 +1,10 @@
 //go:build e2e
 
-// Package e2e proves the whole: a lab is built from nothing with the commands of the
-// README, every check of "terway-lab verify" is a test, and the machine is as it was afterwards.
+// Package e2e tests everything together: it builds a lab from scratch with the commands of the
+// README, runs every check of "terway-lab verify" as a test, and compares the machine before
+// and after.
 //
-// It runs with the build tag e2e ("make test" does), as root, and takes minutes.
+// It runs with the build tag e2e ("make test" sets it), as root, and takes minutes.
 package e2e
 
 import (
@@ -49,14 +50,14 @@ func build(t *testing.T) *programs {
 
 func (c *programs) path(name string) string { return filepath.Join(c.dir, name) }
 
-// lab is a command of terway-lab.
+// lab returns a command of terway-lab.
 func (c *programs) lab(args ...string) *exec.Cmd {
 	cmd := exec.Command(c.path("terway-lab"), args...)
 	cmd.Dir = c.source
 	return cmd
 }
 
-// run runs a command of terway-lab whose output is for the test's log.
+// run runs a command of terway-lab, with its output in the test's log.
 func (c *programs) run(t *testing.T, args ...string) {
 	t.Helper()
 	cmd := c.lab(args...)
@@ -69,7 +70,7 @@ func (c *programs) run(t *testing.T, args ...string) {
 func TestLab(t *testing.T) {
 	testutil.RequireRoot(t)
 	c := build(t)
-	c.run(t, "down") // what an earlier run left would count as there before
+	c.run(t, "down") // otherwise leftovers of an earlier run would count as there before
 	before := look(t)
 	t.Cleanup(func() {
 		if t.Failed() {
@@ -91,12 +92,12 @@ func TestLab(t *testing.T) {
 		}
 	})
 	t.Run("nodes", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
-	// Every kernel that this is run on has these: one that is missing is a failure.
+	// All kernels that run this test support these: a missing one is a failure.
 	for _, datapath := range []string{"route", "ebpf", instruments.Exclusive} {
 		t.Run("verify/"+datapath, func(t *testing.T) { verifyAll(t, c, datapath) })
 	}
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
-	// No datapath has a part in these: once is enough.
+	// These do not depend on the datapath: one run is enough.
 	all, _ := checks.All().For(lab.NetworkTerway)
 	for _, check := range all {
 		if check.Trouble && !check.Slow {
@@ -116,7 +117,7 @@ func TestLab(t *testing.T) {
 			if err := up.Wait(); err == nil {
 				t.Fatal("terway-lab up ended well although it was killed")
 			}
-			// Not even the record of what was started is there any more.
+			// Not even the records of processes exist any more.
 			if err := os.RemoveAll(filepath.Join(lab.DefaultDir, "procs")); err != nil {
 				t.Fatal(err)
 			}
@@ -133,7 +134,7 @@ func TestLab(t *testing.T) {
 	})
 }
 
-// status reads what "terway-lab status" says to programs.
+// status parses the JSON of "terway-lab status".
 func status(t *testing.T, c *programs) lab.Status {
 	t.Helper()
 	out, err := c.lab("status", "-o", "json").Output()
@@ -144,8 +145,8 @@ func status(t *testing.T, c *programs) lab.Status {
 	return st
 }
 
-// verifyAll runs the usual checks on a datapath, on nodes that are moved to it and back, and
-// makes each a test of its own.
+// verifyAll runs the usual checks on a datapath, to which the nodes are switched, and reports
+// each as a test.
 func verifyAll(t *testing.T, c *programs, datapath string) {
 	cmd := c.lab("verify", "--datapath", datapath, "--traffic", "15s", "-o", "json")
 	cmd.Stderr = t.Output()
@@ -186,7 +187,7 @@ func verifyAll(t *testing.T, c *programs, datapath string) {
 	}
 }
 
-// runs reads what "terwayctl status" says of the nodes to programs.
+// runs compares the JSON of "terwayctl status" with the expected datapath and reason.
 func runs(t *testing.T, c *programs, datapath, why string) {
 	t.Helper()
 	kubeconfig, err := c.lab("kubeconfig").Output()
@@ -205,7 +206,7 @@ func runs(t *testing.T, c *programs, datapath, why string) {
 	}
 }
 
-// verifyOne runs one check as a user would and reads its answer as a program would.
+// verifyOne runs one check like a user and parses its JSON.
 func verifyOne(t *testing.T, c *programs, name string) {
 	out, err := c.lab("verify", "--only", name, "--traffic", "15s", "-o", "json").Output()
 	var answer struct{ Checks []verify.Result }
@@ -222,8 +223,8 @@ func verifyOne(t *testing.T, c *programs, name string) {
 	}
 }
 
-// measured runs the measurements of "terway-lab compare" on the lab that is up, briefly. Only
-// what does not depend on speed is checked.
+// measured runs a short "terway-lab compare" on the running lab. It checks only what does not
+// depend on speed.
 func measured(t *testing.T) {
 	s, err := lab.LoadState(lab.DefaultDir)
 	if err != nil {
@@ -248,7 +249,7 @@ func measured(t *testing.T) {
 		}
 		return
 	}
-	// The pod's address is the VPC's own, outside the cluster too.
+	// The pod's address is an address of the VPC, outside the cluster too.
 	if n.Seen.As != n.Seen.Pod {
 		t.Errorf("an instance sees %s, not the pod's %s", n.Seen.As, n.Seen.Pod)
 	}
@@ -257,7 +258,7 @@ func measured(t *testing.T) {
 	}
 }
 
-// kubectl does what a user would do first.
+// kubectl runs the first commands of a user.
 func kubectl(t *testing.T, c *programs) {
 	out, err := c.lab("kubeconfig").Output()
 	if err != nil {
@@ -289,8 +290,8 @@ func kubectl(t *testing.T, c *programs) {
 	}
 }
 
-// interrupted ends "terway-lab up" in the middle, as a crash or another operator would, and looks
-// for what is left.
+// interrupted ends a running "terway-lab up", like a crash or another operator, and checks that
+// nothing is left.
 func interrupted(t *testing.T, c *programs, before machine, end func(up *exec.Cmd)) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -318,7 +319,7 @@ func interrupted(t *testing.T, c *programs, before machine, end func(up *exec.Cm
 	before.sameAs(t)
 }
 
-// logs shows the ends of the logs of a lab that failed.
+// logs prints the ends of the logs of a lab that failed.
 func logs(t *testing.T) {
 	for _, pattern := range []string{"log/*.log", "nodes/*/log/*.log", "nodes/*/log/pods/*terway*/*/*.log", "nodes/*/log/pods/*flannel*/*/*.log"} {
 		files, err := filepath.Glob(filepath.Join(lab.DefaultDir, pattern))

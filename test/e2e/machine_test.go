@@ -21,11 +21,11 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// machine is what a lab may not leave behind: a name for each thing that is there.
+// machine is what a lab must not leave behind: a name for each object.
 type machine map[string]bool
 
-// look lists namespaces, devices, addresses, routes, mounts, cgroups, processes of a
-// lab, eBPF programs and maps, and the folders that a node would make on a real machine.
+// look lists namespaces, devices, addresses, routes, mounts, cgroups, lab processes, eBPF
+// programs and maps, and the directories that a node would make on a real machine.
 func look(t *testing.T) machine {
 	t.Helper()
 	m := machine{}
@@ -40,7 +40,7 @@ func look(t *testing.T) machine {
 	if !errors.Is(err, fs.ErrNotExist) {
 		check(err)
 	}
-	// Those of tests that run beside this one (package testutil) come and go.
+	// Tests that run at the same time (package testutil) have their own.
 	others := func(netns string) bool { return strings.HasPrefix(netns, "test-") }
 	for _, e := range entries {
 		if !others(e.Name()) {
@@ -72,7 +72,7 @@ func look(t *testing.T) machine {
 		}
 	}
 	check(filepath.WalkDir("/sys/fs/cgroup", func(p string, d fs.DirEntry, err error) error {
-		// Sessions and services of others come and go.
+		// Sessions and services of others change.
 		if err == nil && d.IsDir() && strings.Contains(p, "/"+lab.Prefix) {
 			note("cgroup", p)
 		}
@@ -115,17 +115,17 @@ func look(t *testing.T) machine {
 	return m
 }
 
-// sameAs waits until nothing is there that was not before. The kernel takes network
-// namespaces and the programs on their devices apart in the background, when the last TCP
-// connection in them has ended, which terway-lab down sees to (package lab, orphanRetries): left
-// to itself the kernel would take more than 100 s, which is more than is waited here.
+// sameAs waits until nothing exists that did not before. The kernel removes network namespaces
+// and the programs on their devices in the background, after the last TCP connection in them
+// has ended. terway-lab down makes these end soon (package lab, orphanRetries); otherwise the
+// kernel would take more than 100 s, which is longer than this waits.
 func (before machine) sameAs(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(time.Minute)
 	for {
 		now := look(t)
 		more, less := now.without(before), before.without(now)
-		// What others take away meanwhile is theirs; what the lab could is counted.
+		// What others remove meanwhile does not matter; what the lab could have removed does.
 		less = slices.DeleteFunc(less, func(k string) bool {
 			kind, _, _ := strings.Cut(k, " ")
 			return !slices.Contains([]string{"device", "address", "route", "mount", "sysctl"}, kind)

@@ -11,12 +11,12 @@ import (
 	"testing"
 )
 
-// elsewhere are commands of the README that are not run here: they are other tests of
-// this package, and the last one would take the lab away.
+// elsewhere are commands of the README that are not run here: other tests of this package run
+// them, or they would take down the lab.
 var elsewhere = map[string]bool{"terway-lab verify": true, "make lab-down": true}
 
-// readme runs the commands of "What you see" and "How to look inside" word by word, each in
-// a shell that has the lab's environment and nothing to read.
+// readme runs the commands of "What you see" and "How to look inside" as printed, each in a
+// shell with the lab's environment and empty input.
 func readme(t *testing.T, c *programs) {
 	b, err := os.ReadFile(filepath.Join(c.source, "README.md"))
 	if err != nil {
@@ -57,7 +57,7 @@ func readme(t *testing.T, c *programs) {
 	}
 }
 
-// section is what stands between a heading and the next.
+// section returns the text between a heading and the next.
 func section(t *testing.T, text, heading string) string {
 	t.Helper()
 	_, rest, ok := strings.Cut(text, "\n## "+heading+"\n")

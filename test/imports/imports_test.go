@@ -1,4 +1,4 @@
-// Package imports keeps the rules of docs/design.md on who may know whom.
+// Package imports checks the rules of docs/design.md on which package may import which.
 package imports
 
 import (
@@ -14,7 +14,7 @@ import (
 
 const module = "terway.dev/terway/"
 
-// deps are all packages that a package needs, itself included.
+// deps returns all packages that a package needs, including itself.
 func deps(t *testing.T, pkg string) []string {
 	t.Helper()
 	out, err := exec.Command("go", "list", "-deps", module+pkg).Output()
@@ -31,22 +31,22 @@ func TestRules(t *testing.T) {
 		no   []string // prefixes
 	}{
 		{
-			"the product must not know that it talks to a simulator",
+			"the product must not depend on the simulator",
 			[]string{"cmd/terway", "cmd/terwayd", "cmd/terway-controller"},
 			[]string{module + "internal/vpcsim", module + "internal/lab"},
 		},
 		{
-			"the operator's tool carries neither the lab nor the simulator: terway-lab does",
+			"terwayctl must not contain the lab or the simulator, which are in terway-lab",
 			[]string{"cmd/terwayctl"},
 			[]string{module + "internal/vpcsim", module + "internal/lab"},
 		},
 		{
-			"pure packages know no cluster, no kernel and no cloud",
+			"pure packages use no cluster, no kernel and no cloud",
 			[]string{"internal/ipam", "internal/agent/pool", "internal/catalog", "internal/controller/podroute/entries"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "net/http", "os/exec"},
 		},
 		{
-			"the planner is pure, but for sigs.k8s.io/yaml, which plan files are read with",
+			"the planner is pure; it uses sigs.k8s.io/yaml only to parse plan files",
 			[]string{"internal/plan", "internal/decode"},
 			[]string{
 				"k8s.io/", "sigs.k8s.io/controller-runtime/", "sigs.k8s.io/json/", "sigs.k8s.io/structured-merge-diff/",
@@ -54,67 +54,67 @@ func TestRules(t *testing.T) {
 			},
 		},
 		{
-			"the configuration is pure: who reads it, and when, is others' business",
+			"the configuration is pure: other packages read it from the cluster",
 			[]string{"internal/config"},
 			[]string{"k8s.io/", "sigs.k8s.io/controller-runtime/", module + "api/", "net/http", "os/exec"},
 		},
 		{
-			"what a pod says of an ENI is read without asking a cluster or a kernel",
+			"a pod's request for an ENI is parsed without a cluster or a kernel",
 			[]string{"internal/podeni"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
-			"what the datapaths claim is values, which the planner and the configuration use too",
+			"claims are constants that the planner and the configuration use too",
 			[]string{"internal/datapath/claims"},
 			[]string{"k8s.io/", "github.com/", "golang.org/", "net/http", "os/exec"},
 		},
 		{
-			"eBPF objects are loaded alike whoever holds them, tc or netkit",
+			"loading eBPF objects does not depend on how they are attached",
 			[]string{"internal/datapath/bpfobj"},
 			[]string{"github.com/vishvananda/"},
 		},
 		{
-			"what policies decide is written into maps, whoever loads and attaches the programs",
+			"policy maps are written without knowledge of how programs are loaded and attached",
 			[]string{"internal/datapath/policymap"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", module + "internal/datapath/bpfobj", module + "internal/policy/naive"},
 		},
 		{
-			"the cloud's interface knows no SDK",
+			"the cloud's interface does not depend on an SDK",
 			[]string{"internal/cloud"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", "k8s.io/"},
 		},
 		{
-			"networks are made through an interface: no SDK, no cluster and no simulator; of Kubernetes the clock alone",
+			"provision creates networks through an interface, without SDK, cluster and simulator; from Kubernetes it uses only the clock",
 			[]string{"internal/provision"},
 			[]string{"k8s.io/api/", "k8s.io/apimachinery/", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/aliyun/", module + "internal/vpcsim", module + "internal/lab", module + "internal/cloud/alibaba"},
 		},
 		{
-			"checks and comparison share the instruments and nothing else, and instruments judge nothing",
+			"checks and comparison share only the instruments, which do not depend on them",
 			[]string{"internal/lab/compare", "internal/lab/instruments"},
 			[]string{module + "internal/lab/verify"},
 		},
 		{
-			"the lab looks at a cluster from outside: what it calls as the controllers do is in claims",
+			"the lab uses a cluster from outside: names that it shares with the controllers are in claims",
 			[]string{"internal/lab", "internal/lab/verify", "internal/lab/verify/checks", "internal/lab/compare", "internal/lab/instruments"},
 			[]string{module + "internal/controller"},
 		},
 		{
-			"the framework of the checks knows none of them, and neither knows the comparison",
+			"the checks, their framework and the instruments do not depend on the comparison",
 			[]string{"internal/lab/verify", "internal/lab/verify/checks", "internal/lab/instruments"},
 			[]string{module + "internal/lab/compare"},
 		},
 		{
-			"the simulator's state knows no kernel and no product",
+			"the simulator's state uses no kernel and no product code",
 			[]string{"internal/vpcsim/state"},
 			[]string{"github.com/vishvananda/", "github.com/cilium/", module + "internal/cloud", module + "internal/controller", module + "internal/agent"},
 		},
 		{
-			"nodes carry no cloud credential and call no cloud",
+			"programs on nodes do not use the cloud",
 			[]string{"cmd/terwayd", "cmd/terway"},
 			[]string{"github.com/aliyun/", "github.com/alibabacloud-go/", module + "internal/cloud"},
 		},
 		{
-			"what writes Flannel's CNI configuration knows no cluster and no kernel",
+			"the writer of Flannel's CNI configuration uses no cluster and no kernel",
 			[]string{"internal/agent/flannel"},
 			[]string{"k8s.io/", "sigs.k8s.io/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
@@ -124,57 +124,57 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "github.com/aliyun/", "os/exec"},
 		},
 		{
-			"what objects mean does not depend on who judges by it",
+			"translating policy objects does not depend on how policies are enforced",
 			[]string{"internal/policy/translate"},
 			[]string{module + "internal/policy/compile", module + "internal/policy/naive", module + "internal/config"},
 		},
 		{
-			"policies are compiled without asking a cluster or a kernel",
+			"the policy compiler uses no cluster and no kernel",
 			[]string{"internal/policy/compile"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/", "os/exec"},
 		},
 		{
-			"hub and nodes meet in what they say: neither knows the other",
+			"the node's side of the hub shares only the protocol with the hub",
 			[]string{"internal/policy/node"},
 			[]string{module + "internal/policy/hub", module + "internal/controller", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/"},
 		},
 		{
-			"the hub is told of a cluster, and reads none",
+			"the hub gets the cluster's objects from its caller",
 			[]string{"internal/policy/hub"},
 			[]string{module + "internal/policy/node", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "github.com/cilium/"},
 		},
 		{
-			"what hub and nodes say is values",
+			"the protocol between hub and nodes does not depend on either",
 			[]string{"internal/policy/wire"},
 			[]string{module + "internal/policy/hub", module + "internal/policy/node", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "os/exec"},
 		},
 		{
-			"the tables share nothing but the model with what they are held against",
+			"the policy compiler shares only the model with the evaluator that tests it",
 			[]string{"internal/policy/compile"},
 			[]string{module + "internal/policy/naive", module + "internal/policy/policytest"},
 		},
 		{
-			"what tables are held against shares nothing but the model with them, or with chance",
+			"the evaluator that tests the compiler shares only the model with it and with the generator",
 			[]string{"internal/policy/naive"},
 			[]string{module + "internal/policy/compile", module + "internal/policy/policytest", module + "internal/policy/translate"},
 		},
 		{
-			"a preview is of tables and of no object: what it is held against is not what makes it",
+			"the policy preview works on tables, and does not depend on the evaluator that tests it",
 			[]string{"internal/policy/preview"},
 			[]string{module + "internal/policy/naive", module + "internal/policy/policytest", module + "internal/policy/translate"},
 		},
 		{
-			"chance knows no engine",
+			"the generator of random policies does not depend on what it tests",
 			[]string{"internal/policy/policytest"},
 			[]string{module + "internal/policy/compile", module + "internal/policy/naive"},
 		},
 		{
-			"certificates are renewed without asking a cluster: every server of ours can share it",
+			"renewing certificates uses no cluster, so that all servers can share it",
 			[]string{"internal/controller/certs"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/controller/admit"},
 		},
 		{
-			"the inventory is made of objects, whoever read them",
+			"the inventory works on objects; its callers read them",
 			[]string{"internal/inventory"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/cloud", module + "internal/lab", module + "internal/cli", "os/exec"},
 		},
@@ -196,10 +196,10 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Rooms on the ground know no other room of the project but those named here and what these may
-// know: all that stand on them may use them, and no circle can come of it.
-func TestGround(t *testing.T) {
-	ground := map[string]string{ // below internal
+// These packages import no other package of the project than those named here and the imports of
+// these, so that all others may use them without an import cycle.
+func TestBasicPackages(t *testing.T) {
+	allowed := map[string]string{ // below internal
 		"kernel":            "",
 		"netlinkx":          "",
 		"sysctl":            "kernel",
@@ -217,9 +217,9 @@ func TestGround(t *testing.T) {
 		"datapath/reaper":   "datapath/linkkind netlinkx",
 		"datapath/routing":  "datapath datapath/linkkind netlinkx sysctl",
 		"datapath/monitor":  "datapath/firewall datapath/routing",
-		// It knows no kind of pod,
+		// It depends on no kind of pod,
 		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tracker",
-		// and a kind knows no other, but for the one that it builds on.
+		// and a kind depends on no other, except the one that it is based on.
 		"datapath/route":     "datapath/node",
 		"datapath/exclusive": "datapath/node",
 		"datapath/ebpf":      "datapath/node datapath/fastpath",
@@ -230,12 +230,12 @@ func TestGround(t *testing.T) {
 	var below func(pkg string) []string
 	below = func(pkg string) []string {
 		list := []string{pkg}
-		for _, p := range strings.Fields(ground[pkg]) {
+		for _, p := range strings.Fields(allowed[pkg]) {
 			list = append(list, below(p)...)
 		}
 		return list
 	}
-	for pkg := range ground {
+	for pkg := range allowed {
 		for _, d := range deps(t, "internal/"+pkg) {
 			if own, ok := strings.CutPrefix(d, module+"internal/"); ok && !slices.Contains(below(pkg), own) {
 				t.Errorf("%s imports %s; it may import %q of the project", pkg, own, below(pkg)[1:])
@@ -244,13 +244,13 @@ func TestGround(t *testing.T) {
 	}
 }
 
-// TestRooms holds the diagram in docs/design.md against the packages that the programs are made of.
-func TestRooms(t *testing.T) {
+// TestLayers compares the diagram in docs/design.md with the packages of the programs.
+func TestLayers(t *testing.T) {
 	doc, err := os.ReadFile("../../docs/design.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	floors, err := roomsOf(string(doc))
+	layers, err := layersOf(string(doc))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,20 +273,20 @@ func TestRooms(t *testing.T) {
 			}
 		}
 	}
-	for _, problem := range wrong(floors, imports) {
+	for _, problem := range wrong(layers, imports) {
 		t.Error(problem)
 	}
 }
 
-// The check sees what it is for.
+// The check finds these mistakes.
 func TestWrong(t *testing.T) {
-	doc := "before\n<!-- rooms -->\n```\ncmd        programs\n ↓\nagent  lab   two\ncontroller    one more line\n ↓\nlab/deep  api\n```\n<!-- /rooms -->\n"
-	floors, err := roomsOf(doc)
+	doc := "before\n<!-- layers -->\n```\ncmd        programs\n ↓\nagent  lab   two\ncontroller    one more line\n ↓\nlab/deep  api\n```\n<!-- /layers -->\n"
+	layers, err := layersOf(doc)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if fmt.Sprint(floors) != "map[api:0 cmd:2 internal/agent:1 internal/controller:1 internal/lab:1 internal/lab/deep:0]" {
-		t.Fatalf("rooms %v", floors)
+	if fmt.Sprint(layers) != "map[api:0 cmd:2 internal/agent:1 internal/controller:1 internal/lab:1 internal/lab/deep:0]" {
+		t.Fatalf("layers %v", layers)
 	}
 	for _, c := range []struct {
 		imports map[string][]string
@@ -294,38 +294,39 @@ func TestWrong(t *testing.T) {
 	}{
 		{map[string][]string{"cmd/x": {"internal/agent", "api/v1"}, "internal/agent": {"internal/lab/deep/er"}, "internal/agent/in": {"internal/agent"},
 			"internal/lab": {}, "internal/controller": {}, "internal/lab/deep/er": {}, "api/v1": {}}, ""},
-		{map[string][]string{"internal/new": nil}, "internal/new is in no room"},
+		{map[string][]string{"internal/new": nil}, "internal/new is in no folder"},
 		{map[string][]string{"internal/agent": {"cmd/x"}}, "internal/agent imports cmd/x"},
 		{map[string][]string{"internal/agent": {"internal/controller"}}, "internal/agent imports internal/controller"},
 		{map[string][]string{"internal/lab/deep": {"internal/lab"}}, "internal/lab/deep imports internal/lab"},
-		{map[string][]string{}, "no package is in room api"},
+		{map[string][]string{}, "no package is in folder api"},
 	} {
-		got := strings.Join(wrong(floors, c.imports), "\n")
+		got := strings.Join(wrong(layers, c.imports), "\n")
 		if (c.says == "") != (got == "") || !strings.Contains(got, c.says) {
 			t.Errorf("%v: %q, want %q", c.imports, got, c.says)
 		}
 	}
-	for _, doc := range []string{"no block", "<!-- rooms -->\n```\ncmd\ncmd\n```\n<!-- /rooms -->"} {
-		if floors, err := roomsOf(doc); err == nil {
-			t.Errorf("%q is taken for a diagram: %v", doc, floors)
+	for _, doc := range []string{"no block", "<!-- layers -->\n```\ncmd\ncmd\n```\n<!-- /layers -->"} {
+		if layers, err := layersOf(doc); err == nil {
+			t.Errorf("%q is accepted as a diagram: %v", doc, layers)
 		}
 	}
 }
 
-// roomsOf are the floors of the rooms in the diagram of a document, from 0 at the ground. A line of rooms is
-// names with two spaces between, and what they are after more; an arrow stands between floors.
-func roomsOf(doc string) (map[string]int, error) {
-	_, block, _ := strings.Cut(doc, "<!-- rooms -->\n```\n")
-	block, _, ok := strings.Cut(block, "```\n<!-- /rooms -->")
+// layersOf returns the layers of the folders in the diagram of a document, with 0 at the bottom. A
+// line has names of folders separated by two spaces, and a description after more spaces; arrows
+// separate layers.
+func layersOf(doc string) (map[string]int, error) {
+	_, block, _ := strings.Cut(doc, "<!-- layers -->\n```\n")
+	block, _, ok := strings.Cut(block, "```\n<!-- /layers -->")
 	if !ok {
-		return nil, fmt.Errorf("there is no diagram between <!-- rooms --> and <!-- /rooms -->")
+		return nil, fmt.Errorf("there is no diagram between <!-- layers --> and <!-- /layers -->")
 	}
-	floors := map[string]int{}
-	floor := strings.Count(block, "↓")
+	layers := map[string]int{}
+	layer := strings.Count(block, "↓")
 	for line := range strings.Lines(block) {
 		line = strings.TrimSpace(line)
 		if line == "↓" {
-			floor--
+			layer--
 			continue
 		}
 		names, _, _ := strings.Cut(line, "   ")
@@ -333,41 +334,41 @@ func roomsOf(doc string) (map[string]int, error) {
 			if name != "cmd" && name != "api" {
 				name = "internal/" + name
 			}
-			if _, twice := floors[name]; twice {
+			if _, twice := layers[name]; twice {
 				return nil, fmt.Errorf("the diagram has %s twice", name)
 			}
-			floors[name] = floor
+			layers[name] = layer
 		}
 	}
-	return floors, nil
+	return layers, nil
 }
 
-// wrong says where packages and what they import are not as the diagram has it.
-func wrong(floors map[string]int, imports map[string][]string) (problems []string) {
-	room := func(pkg string) string {
+// wrong returns the packages and imports that do not agree with the diagram.
+func wrong(layers map[string]int, imports map[string][]string) (problems []string) {
+	folder := func(pkg string) string {
 		for name := pkg; name != "."; name = path.Dir(name) {
-			if _, ok := floors[name]; ok {
+			if _, ok := layers[name]; ok {
 				return name
 			}
 		}
 		return ""
 	}
-	empty := maps.Clone(floors)
+	empty := maps.Clone(layers)
 	for _, pkg := range slices.Sorted(maps.Keys(imports)) {
-		from := room(pkg)
+		from := folder(pkg)
 		if from == "" {
-			problems = append(problems, pkg+" is in no room of the diagram in docs/design.md: put one on the floor above all that it imports")
+			problems = append(problems, pkg+" is in no folder of the diagram in docs/design.md: add one to the layer above all that it imports")
 			continue
 		}
 		delete(empty, from)
 		for _, i := range imports[pkg] {
-			if to := room(i); to != "" && to != from && floors[to] >= floors[from] {
-				problems = append(problems, fmt.Sprintf("%s imports %s: by the diagram in docs/design.md room %s may know lower floors only, and %s is on floor %d as against %d", pkg, i, from, to, floors[to], floors[from]))
+			if to := folder(i); to != "" && to != from && layers[to] >= layers[from] {
+				problems = append(problems, fmt.Sprintf("%s imports %s: by the diagram in docs/design.md %s may import only lower layers, but %s is in layer %d and it is in layer %d", pkg, i, from, to, layers[to], layers[from]))
 			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(empty)) {
-		problems = append(problems, "no package is in room "+name+" of the diagram in docs/design.md: take it out")
+		problems = append(problems, "no package is in folder "+name+" of the diagram in docs/design.md: remove it")
 	}
 	return problems
 }

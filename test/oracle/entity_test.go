@@ -19,7 +19,7 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// What selectors of Calico's rules select: pods, and sets with and without a namespace.
+// What selectors of Calico's rules can select: pods, and sets with and without a namespace.
 var (
 	accounts = []*corev1.ServiceAccount{
 		{ObjectMeta: metav1.ObjectMeta{Namespace: "x", Name: "front", Labels: map[string]string{"role": "front"}}},
@@ -45,11 +45,10 @@ var (
 	}
 )
 
-// nobody's address is no pod's and in no set.
+// nobody is an address that no pod or set has.
 const nobody = "203.0.113.7"
 
-// An endpoint is an address with the labels that Calico sees of who has it: its own, and those
-// that it inherits.
+// An endpoint is an address with the labels that Calico sees: its own, and inherited ones.
 type endpoint struct {
 	address string
 	labels  map[string]string
@@ -106,7 +105,8 @@ func prefixed(t *rapid.T, text, prefix string) string {
 	return s.String()
 }
 
-// composed is the one selector that Calico makes of all that an entity asks, "" for nothing.
+// composed returns the selector that Calico makes from all conditions of an entity; "" if there
+// is none.
 func composed(t *rapid.T, e v3.EntityRule, namespace string) string {
 	var all []string
 	switch {
@@ -134,7 +134,7 @@ func composed(t *rapid.T, e v3.EntityRule, namespace string) string {
 	return strings.Join(all, " && ")
 }
 
-// conditionOn are selectors of some labels.
+// conditionOn generates selectors of some labels.
 func conditionOn(words ...string) *rapid.Generator[string] {
 	return rapid.Custom(func(t *rapid.T) string {
 		one := rapid.SampledFrom(words)
@@ -175,8 +175,8 @@ var entity = rapid.Custom(func(t *rapid.T) v3.EntityRule {
 	return e
 })
 
-// Whom a rule's source is, in a namespaced policy and in a global one, is what Calico's parser
-// says of the selector that Calico makes of it.
+// The source of a rule, in a namespaced policy and in a global one, is the same as in Calico:
+// that which Calico's parser gives for the selector that Calico makes from it.
 func TestEntityIsCalicos(t *testing.T) {
 	cluster, _ := translate.Cluster(translate.Objects{
 		Namespaces: namespaces, ServiceAccounts: accounts, Pods: runners, NetworkSets: sets, GlobalNetworkSets: globalSets,
@@ -223,7 +223,7 @@ func TestEntityIsCalicos(t *testing.T) {
 				Protocol: policy.TCPProtocol, SourcePort: 40000, DestinationPort: 80,
 			})
 			if (d.Action == policy.Allow) != want {
-				t.Fatalf("%+v in a policy of namespace %q: %s, with %v: Calico's %q says %v, ours %v", e, namespace, who.address, who.labels, is, want, d)
+				t.Fatalf("%+v in a policy of namespace %q: %s, with %v: Calico's %q gives %v, ours %v", e, namespace, who.address, who.labels, is, want, d)
 			}
 		}
 	})

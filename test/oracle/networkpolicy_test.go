@@ -19,8 +19,8 @@ import (
 	"terway.dev/terway/internal/policy/translate"
 )
 
-// The cluster: three namespaces with three pods each. The name of a port is not the same
-// number everywhere.
+// The cluster: three namespaces with three pods each. A port name has different numbers in
+// different pods.
 var (
 	namespaces = []*corev1.Namespace{
 		{ObjectMeta: metav1.ObjectMeta{Name: "x", Labels: map[string]string{"ns": "x", "team": "red"}}},
@@ -66,7 +66,7 @@ var labelSelector = rapid.Custom(func(t *rapid.T) metav1.LabelSelector {
 		}
 		s.MatchExpressions = append(s.MatchExpressions, e)
 		if e.Operator == "NotIn" {
-			// Without the label NotIn matches, in Kubernetes; cyclonus has it otherwise.
+			// In Kubernetes NotIn matches if the label is missing; cyclonus disagrees.
 			s.MatchExpressions = append(s.MatchExpressions, metav1.LabelSelectorRequirement{Key: e.Key, Operator: "Exists"})
 		}
 	}
@@ -129,13 +129,13 @@ var networkPolicy = rapid.Custom(func(t *rapid.T) *networkingv1.NetworkPolicy {
 	for range rapid.IntRange(0, 2).Draw(t, "egress") {
 		np.Spec.Egress = append(np.Spec.Egress, networkingv1.NetworkPolicyEgressRule{To: peers.Draw(t, "to"), Ports: ports.Draw(t, "ports")})
 	}
-	// The API server writes the types that are not written; the oracle wants them.
+	// The API server sets missing policyTypes; the oracle requires them.
 	np.Spec.PolicyTypes = rapid.SampledFrom([][]networkingv1.PolicyType{{"Ingress"}, {"Egress"}, {"Ingress", "Egress"}}).Draw(t, "types")
 	return np
 })
 
-// Who may talk to whom by NetworkPolicies is what cyclonus says, an evaluator that others wrote to
-// test engines with: by the model and by the tables.
+// Connectivity under NetworkPolicies is the same in the model, in the tables, and in cyclonus,
+// an evaluator by others for testing engines.
 func TestNetworkPolicyIsCyclonus(t *testing.T) {
 	answers := map[bool]int{}
 	cluster, _ := translate.Cluster(translate.Objects{Namespaces: namespaces, Pods: pods})
@@ -190,7 +190,7 @@ func TestNetworkPolicyIsCyclonus(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				t.Fatalf("%+v: cyclonus allows it: %v; the model says %+v, the tables %+v; policies %s", c, want, d, byTables, text)
+				t.Fatalf("%+v: cyclonus allows it: %v; the model gives %+v, the tables %+v; policies %s", c, want, d, byTables, text)
 			}
 		}
 	})

@@ -1,5 +1,5 @@
-// Package oracle holds what the product says against what others say: selectors, and what they
-// select in rules, against Calico; NetworkPolicies against cyclonus.
+// Package oracle compares the product with independent implementations: selectors, and what
+// they select in rules, with Calico; NetworkPolicies with cyclonus.
 package oracle
 
 import (
@@ -12,7 +12,7 @@ import (
 	"terway.dev/terway/internal/policy/selector"
 )
 
-// words are what selectors are made of, and what nearly is.
+// words are the tokens of selectors, and similar ones.
 var words = rapid.SampledFrom([]string{
 	"a", "b", "c", "has", "in", "all", "a-b", "x.y/z", "contains", "not",
 	"'x'", `"x"`, "''", "'xy'", `'"'`, `"'"`, "'b'", "'", `"`,
@@ -23,7 +23,7 @@ var words = rapid.SampledFrom([]string{
 	"é", "\n", "\x00", "1",
 })
 
-// texts are words without order, and selectors with order that lost or gained something.
+// texts are random tokens, and valid selectors with tokens removed or added.
 var texts = rapid.Custom(func(t *rapid.T) string {
 	blank := rapid.SampledFrom([]string{"", " ", "  ", "\t", " ", " "})
 	if rapid.Bool().Draw(t, "soup") {
@@ -81,7 +81,7 @@ func expression(deep int) *rapid.Generator[string] {
 
 var labels = rapid.MapOf(rapid.SampledFrom([]string{"a", "b", "c", "has", "in", "a-b"}), rapid.SampledFrom([]string{"", "x", "y", "xy", "yx", `"`}))
 
-// Any text is a selector for both or for neither, and then both match the same labels.
+// A text is a valid selector for both or for neither, and then both match the same labels.
 func TestSelectorIsCalicos(t *testing.T) {
 	right, wrong, matched := 0, 0, 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -89,14 +89,14 @@ func TestSelectorIsCalicos(t *testing.T) {
 		theirs, theirErr := calico.Parse(text)
 		ours, global, err := selector.ParseNamespaces(text)
 		if (err == nil) != (theirErr == nil) {
-			t.Fatalf("%q: ours says %v, Calico's %v", text, err, theirErr)
+			t.Fatalf("%q: ours gives %v, Calico's %v", text, err, theirErr)
 		}
 		if err != nil {
 			wrong++
 			return
 		}
 		right++
-		// Calico takes global() for all() here; where it may not be used, ours refuses it.
+		// Calico accepts global() as all() here; where it may not be used, ours refuses it.
 		plain, err := selector.Parse(text)
 		if err != nil {
 			if !strings.Contains(text, "global(") {
@@ -106,7 +106,7 @@ func TestSelectorIsCalicos(t *testing.T) {
 			for range 10 {
 				m := labels.Draw(t, "labels")
 				if theirs.Evaluate(m) != plain.Matches(selector.Map(m)) {
-					t.Fatalf("%q, that is %s, of %v: Calico's says %v", text, plain, m, theirs.Evaluate(m))
+					t.Fatalf("%q, that is %s, of %v: Calico's gives %v", text, plain, m, theirs.Evaluate(m))
 				}
 				if theirs.Evaluate(m) {
 					matched++
@@ -114,13 +114,13 @@ func TestSelectorIsCalicos(t *testing.T) {
 			}
 			again, err := calico.Parse(plain.String())
 			if err != nil {
-				t.Fatalf("%q is %s, which is none for Calico: %v", text, plain, err)
+				t.Fatalf("%q is %s, which is invalid for Calico: %v", text, plain, err)
 			}
 			if m := labels.Draw(t, "labels"); again.Evaluate(m) != theirs.Evaluate(m) {
 				t.Fatalf("%q is %s: not the same for Calico, of %v", text, plain, m)
 			}
 		}
-		// Of a namespace Calico asks with all() and global() replaced, in the text that it makes.
+		// For a namespace Calico uses a text in which all() and global() are replaced.
 		if text == "" {
 			return
 		}
@@ -130,14 +130,14 @@ func TestSelectorIsCalicos(t *testing.T) {
 			t.Fatal(err)
 		}
 		if of.Evaluate(nil) != global {
-			t.Fatalf("%q selects what has no namespace: ours says %v, Calico's %v", text, global, !global)
+			t.Fatalf("%q selects what has no namespace: ours gives %v, Calico's %v", text, global, !global)
 		}
 		for range 10 {
 			m := labels.Draw(t, "labels")
 			want := ours.Matches(selector.Map(m))
 			m["namespaced"] = ""
 			if of.Evaluate(m) != want {
-				t.Fatalf("%q of a namespace with %v: ours says %v", text, m, want)
+				t.Fatalf("%q of a namespace with %v: ours gives %v", text, m, want)
 			}
 		}
 	})

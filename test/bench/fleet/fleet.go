@@ -1,9 +1,9 @@
-// Package fleet is the agents of many nodes in one process: each answers the controller as
-// terwayd does, with the same pool of addresses, the same words in NodeNetwork's status and
-// the same pause between two reports. It has no datapath, no journal and no kubelet, and all
-// agents share one watch, so that thousands of them fit on a machine.
+// Package fleet runs the agents of many nodes in one process. Each answers the controller like
+// terwayd, with the same address pool, the same NodeNetwork status and the same pause between
+// two reports. It has no datapath, no journal and no kubelet, and all agents share one watch,
+// so that thousands of them fit on a machine.
 //
-// It must never know more than an agent knows: it reads NodeNetworks and writes their status.
+// It must only use what an agent can know: it reads NodeNetworks and writes their status.
 package fleet
 
 import (
@@ -37,18 +37,18 @@ import (
 	"terway.dev/terway/internal/datapath/claims"
 )
 
-// The periods are those of internal/agent's NodeSync.
+// The periods are those of NodeSync in internal/agent.
 const (
 	statusPause = 100 * time.Millisecond
 	retryPause  = time.Second
 	lookPeriod  = time.Minute
 )
 
-// Fleet is the agents. Its nodes are fixed when it starts.
+// Fleet is a set of agents. Its nodes are fixed at the start.
 type Fleet struct {
 	api   rest.Interface
 	nodes map[string]*Node
-	// Reports counts the status patches that were sent, Failed the writes that failed.
+	// Reports counts the status patches that were sent, Failed the failed writes.
 	Reports, Failed atomic.Int64
 	// Leases is the namespace of the agents' Leases; empty: they have none.
 	Leases string
@@ -59,7 +59,7 @@ type Node struct {
 	Name string
 
 	fleet *Fleet
-	open  chan struct{} // closed when pods may be sent to the node
+	open  chan struct{} // closed when pods may be scheduled on the node
 	dirty chan struct{}
 
 	mu         sync.Mutex
@@ -68,24 +68,24 @@ type Node struct {
 	uid        types.UID
 	generation int64
 	minPool    int
-	known      bool // the controller has spoken
-	usable     bool // an ENI serves pods, or did
+	known      bool // the controller has written the NodeNetwork
+	usable     bool // an ENI serves pods, or has done so
 	waiting    []*wish
 	holds      map[string]pool.Lease // by pod
-	timer      *time.Timer           // for the next address that has rested
+	timer      *time.Timer           // for the end of the next cooling period
 	reported   v1alpha1.NodeNetworkStatus
 	vswitches  map[string]bool
 	enis       int
 }
 
-// wish is a pod that waits.
+// wish is a waiting pod.
 type wish struct {
 	pod   string
 	since time.Time
 	got   func(time.Duration)
 }
 
-// New makes the agents of the named nodes; they do nothing yet.
+// New makes the agents of the named nodes, without starting them.
 func New(cfg *rest.Config, names []string) (*Fleet, error) {
 	c, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
@@ -100,10 +100,10 @@ func New(cfg *rest.Config, names []string) (*Fleet, error) {
 	return f, nil
 }
 
-// Node is the agent of that name.
+// Node returns the agent with that name.
 func (f *Fleet) Node(name string) *Node { return f.nodes[name] }
 
-// Start watches and reports until ctx is done; it returns when the first list is there.
+// Start watches and reports until ctx is done; it returns after the first list.
 func (f *Fleet) Start(ctx context.Context, cfg *rest.Config) error {
 	scheme := runtime.NewScheme()
 	if err := corev1.AddToScheme(scheme); err != nil {
@@ -112,7 +112,7 @@ func (f *Fleet) Start(ctx context.Context, cfg *rest.Config) error {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return err
 	}
-	// What nobody looks at is not kept: the machine holds thousands of these.
+	// Unused fields are dropped: thousands of these objects are in memory.
 	lean := func(o any) (any, error) {
 		if m, ok := o.(metav1.Object); ok {
 			m.SetManagedFields(nil)
@@ -158,7 +158,7 @@ func (f *Fleet) Start(ctx context.Context, cfg *rest.Config) error {
 	return nil
 }
 
-// live renews the node's Lease, as internal/agent's Lease does.
+// live renews the node's Lease, like the Lease in internal/agent.
 func (n *Node) live(ctx context.Context) {
 	const renewal = agent.LeaseDuration / 4
 	pause := rand.N(renewal)
@@ -200,8 +200,7 @@ func (n *Node) renew(ctx context.Context) error {
 	return n.fleet.api.Post().AbsPath(at...).Body(whole).SetHeader("Content-Type", "application/json").Do(ctx).Error()
 }
 
-// Open is closed when the scheduler may send pods to the node: the controller has taken its
-// taint away.
+// Open is closed when pods can be scheduled on the node: the controller has removed its taint.
 func (n *Node) Open() <-chan struct{} { return n.open }
 
 func (n *Node) look(node *corev1.Node) {
@@ -218,7 +217,7 @@ func (n *Node) look(node *corev1.Node) {
 	}
 }
 
-// take is the controller's word.
+// take handles a NodeNetwork from the controller.
 func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -226,7 +225,7 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 		n.uid, n.generation, n.reported = nn.UID, 0, nn.Status
 	}
 	if nn.Generation <= n.generation {
-		return // our own report, or older than what we know
+		return // our own report, or an old version
 	}
 	n.generation, n.known, n.minPool = nn.Generation, nn.Spec.Datapath != "", nn.Spec.Pool.Min
 	n.pool.SetCooling(time.Duration(nn.Spec.Pool.CoolingSeconds) * time.Second)
@@ -241,7 +240,7 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 		for _, a := range e.Addresses {
 			addr, err := netip.ParseAddr(a.Address)
 			if err != nil {
-				continue // the API server's schema lets none through
+				continue // the API server's schema rejects these
 			}
 			offers = append(offers, pool.Offer{
 				Address: addr, ENI: e.MAC, Usable: e.Phase == v1alpha1.ENIReady, Exclusive: e.Exclusive,
@@ -254,8 +253,8 @@ func (n *Node) take(nn *v1alpha1.NodeNetwork) {
 	signal(n.dirty)
 }
 
-// Add is the ADD of pods that come at once; each waits as long as it takes. got is called once
-// for each, with the node's lock held, with the time that the pod waited: 0 if there was an
+// Add does the ADD of pods that start at once; they wait without limit. got is called once for
+// each pod, with the node's lock held, with the time that the pod waited: 0 if there was a free
 // address.
 func (n *Node) Add(got func(time.Duration), pods ...string) {
 	n.mu.Lock()
@@ -271,7 +270,7 @@ func (n *Node) Add(got func(time.Duration), pods ...string) {
 	signal(n.dirty)
 }
 
-// Delete is the DEL of pods, or the end of their wait.
+// Delete does the DEL of pods, or ends their wait.
 func (n *Node) Delete(pods ...string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -287,35 +286,35 @@ func (n *Node) Delete(pods ...string) {
 	signal(n.dirty)
 }
 
-// Waiting is how many pods wait.
+// Waiting returns the number of waiting pods.
 func (n *Node) Waiting() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.waiting)
 }
 
-// Count is the node's addresses by what they are used for.
+// Count returns the number of the node's addresses by use.
 func (n *Node) Count() pool.Count {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.pool.Count(time.Now())
 }
 
-// Uses says whether an ENI of the node is in the vSwitch.
+// Uses reports whether an ENI of the node is in the vSwitch.
 func (n *Node) Uses(vswitch string) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.vswitches[vswitch]
 }
 
-// ENIs is how many ENIs the node has, those that come and go included.
+// ENIs returns the number of the node's ENIs, including those being attached or detached.
 func (n *Node) ENIs() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.enis
 }
 
-// Addresses calls f for each address that a pod holds.
+// Addresses calls f for each address of a pod.
 func (n *Node) Addresses(f func(pod string, a netip.Addr)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -336,7 +335,7 @@ func (n *Node) giveLocked(w *wish, now time.Time) bool {
 	return true
 }
 
-// serveLocked gives those who wait what has become free.
+// serveLocked gives free addresses to waiting pods.
 func (n *Node) serveLocked(now time.Time) {
 	for len(n.waiting) > 0 && n.giveLocked(n.waiting[0], now) {
 		n.waiting = n.waiting[1:]
@@ -355,7 +354,7 @@ func (n *Node) serveLocked(now time.Time) {
 	}
 }
 
-// status is what the agent tells, as internal/agent's Status.
+// status returns the status that the agent reports, like Status in internal/agent.
 func (n *Node) status() v1alpha1.NodeNetworkStatus {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -397,9 +396,9 @@ func texts(in []netip.Addr) (out []string) {
 	return out
 }
 
-// report writes the status whenever it has changed, as internal/agent's NodeSync does.
+// report writes the status after each change, like NodeSync in internal/agent.
 func (n *Node) report(ctx context.Context) {
-	// Agents of a cluster did not all start at one moment, and so do not look at one.
+	// The agents of a cluster start at different times, so their periods are not aligned.
 	first := time.NewTimer(rand.N(lookPeriod))
 	defer first.Stop()
 	tick := time.NewTicker(lookPeriod)
@@ -409,7 +408,7 @@ func (n *Node) report(ctx context.Context) {
 		case <-n.dirty:
 		case <-first.C:
 			tick.Reset(lookPeriod)
-		case <-tick.C: // addresses that have rested are told with the next look
+		case <-tick.C: // addresses whose cooling period is over are reported at the next tick
 		case <-ctx.Done():
 			return
 		}
@@ -432,7 +431,7 @@ func (n *Node) write(ctx context.Context) error {
 	uid, reported := n.uid, n.reported
 	n.mu.Unlock()
 	if uid == "" {
-		return nil // the controller has not made it yet
+		return nil // the controller has not created it yet
 	}
 	st := n.status()
 	if equality.Semantic.DeepEqual(reported, st) {

@@ -19,7 +19,7 @@ func one(t *testing.T) *Node {
 	return f.Node("n1")
 }
 
-// word is what the controller says: an ENI with these addresses.
+// word returns a NodeNetwork from the controller: an ENI with these addresses.
 func word(generation int64, phase v1alpha1.ENIPhase, addresses ...v1alpha1.Address) *v1alpha1.NodeNetwork {
 	nn := &v1alpha1.NodeNetwork{Spec: v1alpha1.NodeNetworkSpec{
 		Datapath: "auto", Pool: v1alpha1.Pool{Min: 1, Max: 8, CoolingSeconds: 60},
@@ -64,9 +64,9 @@ func TestAnAddressIsConfirmedOnlyWhenNoPodHasIt(t *testing.T) {
 	if st := n.status(); !slices.Equal(st.Released, []string{"10.0.0.2"}) {
 		t.Errorf("released %v", st.Released)
 	}
-	// An older word changes nothing.
+	// An older version changes nothing.
 	n.take(word(1, v1alpha1.ENIReady, v1alpha1.Address{Address: "10.0.0.2"}))
 	if st := n.status(); st.ObservedGeneration != 2 || n.Count().Free != 0 {
-		t.Errorf("an older word was taken: %+v, %+v", st, n.Count())
+		t.Errorf("an older version was accepted: %+v, %+v", st, n.Count())
 	}
 }

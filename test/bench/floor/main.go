@@ -1,10 +1,8 @@
-// Command floor makes and removes the kernel objects of one pod with bare netlink
-// requests: no check, no lock, no memory of what it did, and an address that it is told.
-// It is what the benchmark of ADD and DEL compares with: nothing that wires a pod in
-// this way can be faster.
+// Command floor makes and removes the kernel objects of one pod with bare netlink requests:
+// without checks, locks or records, and with a given address. The benchmark of ADD and DEL uses
+// it as a lower bound: no program that wires a pod in this way can be faster.
 //
-// It is called as a CNI plugin is, in the node's network namespace, with an Order as its
-// input.
+// It is called like a CNI plugin, in the node's network namespace, with an Order as its input.
 package main
 
 import (
@@ -21,22 +19,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Order is what to wire; package bench writes it.
+// Order describes what to wire; package bench writes it.
 type Order struct {
 	// Name is the node's end of the pod's veth.
 	Name string
-	// Address is the pod's, Node the node's.
+	// Address is the pod's address, Node the node's.
 	Address, Node net.IP
 	// Table is the nftables table with a map "pods" (ifname . ipv4_addr : mark).
 	Table string
-	// Device is the MAC of the ENI that is moved into the pod; empty for a shared one.
+	// Device is the MAC of the ENI to move into the pod; empty for a shared one.
 	Device string
 	// Gateway is the pod's next hop on that ENI.
 	Gateway net.IP
 }
 
-// The pods' next hop on the veth, and the table of routes to local pods, as package
-// route has them.
+// The pods' next hop on the veth, and the table of routes to local pods, as in package route.
 var gateway = net.IPv4(169, 254, 1, 1)
 
 const localPods = 2100
@@ -97,7 +94,7 @@ func neighbour(ip net.IP, mac net.HardwareAddr, index int) *netlink.Neigh {
 }
 
 func (o *Order) add(h, ph *netlink.Handle, c *nftables.Conn, ns netns.NsHandle) error {
-	// A MAC that is given keeps udev away, so a program that cares gives one.
+	// udev does not change a MAC that was set explicitly, so a careful program sets one.
 	a := o.Address.To4()
 	outer, inner := net.HardwareAddr{0x0a, 0, a[0], a[1], a[2], a[3]}, net.HardwareAddr{0x0e, 0, a[0], a[1], a[2], a[3]}
 	attrs := netlink.NewLinkAttrs()

@@ -1,4 +1,4 @@
-// Command idle does nothing: what executing it takes, executing any program takes.
+// Command idle does nothing: its run time is the cost of executing any program.
 package main
 
 func main() {}

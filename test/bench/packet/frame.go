@@ -7,14 +7,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Tuple is a 5-tuple, in the direction of a frame.
+// Tuple is a 5-tuple in the direction of a frame.
 type Tuple struct {
 	From, To netip.AddrPort
 	// TCP, or UDP.
 	TCP bool
 }
 
-// Back is the other direction.
+// Back returns the tuple of the other direction.
 func (f Tuple) Back() Tuple { return Tuple{From: f.To, To: f.From, TCP: f.TCP} }
 
 // TCP flags.
@@ -23,10 +23,10 @@ const (
 	ACK = 0x10
 )
 
-// Frame is one with 64 bytes of data and as many hops to live as there can be. Checksums
-// of TCP and UDP are not there: no program reads them.
+// Frame returns a frame with 64 bytes of data and the maximum TTL. TCP and UDP checksums are
+// missing: no program reads them.
 func (f Tuple) Frame(flags byte) []byte {
-	frame := make([]byte, 12, 200) // no MACs, as loopback has none
+	frame := make([]byte, 12, 200) // no MACs, as on loopback
 	l4 := make([]byte, 8)
 	proto := byte(unix.IPPROTO_UDP)
 	if f.TCP {

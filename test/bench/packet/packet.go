@@ -1,12 +1,12 @@
-// Package packet measures what an eBPF program costs for one packet: processor time of the
-// thread that runs it in the kernel (BPF_PROG_TEST_RUN), the program and what it looks up in
-// the processor's caches.
+// Package packet measures the cost of an eBPF program for one packet: CPU time of the thread
+// that runs it in the kernel (BPF_PROG_TEST_RUN), with the program and its map entries in the
+// CPU's caches.
 //
-// What the kernel's loop around the program costs is not in it: that of a program that does
-// nothing is taken away.
+// The cost of the kernel's loop around the program is not included: it is measured with a
+// program that does nothing, and subtracted.
 //
-// Two versions are measured by turns, round by round, so what counts is the ratio of a round
-// and not the figure. Only benchmarks import the package.
+// Two versions are measured alternately, round by round, so use the ratio within a round and
+// not the absolute value. Only benchmarks import the package.
 package packet
 
 import (
@@ -33,8 +33,8 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// The ends of what is measured: a local pod, another, one of another node, a Service, and the
-// vSwitch's gateways; of each family.
+// The ends of the measured connections: a local pod, another one, one on another node, a
+// Service, and the vSwitch's gateways; for each family.
 var (
 	OwnPod   = [2]netip.Addr{netip.MustParseAddr("192.168.32.5"), netip.MustParseAddr("2001:db8::5")}
 	NearPod  = [2]netip.Addr{netip.MustParseAddr("192.168.32.9"), netip.MustParseAddr("2001:db8::9")}
@@ -43,34 +43,35 @@ var (
 	Gateways = [2]netip.Addr{netip.MustParseAddr("192.168.63.253"), netip.MustParseAddr("2001:db8::fd")}
 )
 
-// Case is one packet at one program.
+// Case is a packet for a program.
 type Case struct {
 	Name    string
 	Program *ebpf.Program
 	Frame   []byte
 	Mark    uint32
-	// Verdict is what the program must return, or the case measures something else.
+	// Verdict is the expected return value of the program: with another one the case would
+	// measure something else.
 	Verdict uint32
-	// Prepare puts the maps right before each measurement; may be nil.
+	// Prepare fills the maps before each measurement; may be nil.
 	Prepare func() error
 }
 
-// Cost is a case of both versions; Before is nil if there is no version before.
+// Cost is a case for two versions; Before is nil if there is no former version.
 type Cost struct {
 	Name          string
 	Before, After *Case
-	// AtMost is the goal of the ratio; 0 is none.
+	// AtMost is the goal for the ratio; 0: none.
 	AtMost float64
 }
 
 const (
-	// repeat is how often one call runs the program: each run takes one from the TTL, and
-	// the last must not be the one that expires.
+	// repeat is how often one call runs the program: each run decrements the TTL, which must
+	// not expire.
 	repeat = 250
-	// calls are in one measurement.
+	// calls is the number of calls in a measurement.
 	calls = 100
-	// Loopback is the device on which packets arrive: every namespace has it, and its MAC is
-	// zero, as that of a Frame.
+	// Loopback is the device of the packets: every namespace has it, and its MAC is zero, like
+	// that of a Frame.
 	Loopback = 1
 )
 
@@ -95,7 +96,7 @@ func (c *Case) run(times uint32) error {
 	return nil
 }
 
-// spent is the calling thread's processor time.
+// spent returns the CPU time of the calling thread.
 func spent() (time.Duration, error) {
 	var t unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &t); err != nil {
@@ -104,8 +105,8 @@ func spent() (time.Duration, error) {
 	return time.Duration(t.Nano()), nil
 }
 
-// measure gives nanoseconds for a packet: many runs less as many calls, so that what a call
-// costs beside the program is not in it.
+// measure returns nanoseconds for a packet: the time of calls with many runs minus that of as
+// many calls with few runs, so that the cost of the call itself is not included.
 func (c *Case) measure() (float64, error) {
 	if c.Prepare != nil {
 		if err := c.Prepare(); err != nil {
@@ -132,7 +133,7 @@ func (c *Case) measure() (float64, error) {
 	return float64((took[1] - took[0]).Nanoseconds()) / (calls * repeat), nil
 }
 
-// nothing is a case whose program does nothing.
+// nothing returns a case whose program does nothing.
 func nothing(frame []byte) (*Case, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "nothing", Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm32(asm.R0, 0), asm.Return()},
@@ -149,12 +150,12 @@ const (
 	Undecided  = ^uint32(0) // TC_ACT_UNSPEC
 )
 
-// NoWorse is the goal of what should cost as much as before, but for the noise.
+// NoWorse is the goal "as much as before", with a tolerance for noise.
 const NoWorse = 1.05
 
-// Run measures what costs gives, in a network namespace of its own. Settings of the command are
-// ROUNDS; BEFORE, a directory with object files of another version; and GATE, with which a
-// missed goal is an error. costs runs on a goroutine that is not the test's.
+// Run measures the result of costs in a new network namespace. Settings of the command are
+// ROUNDS; BEFORE, a directory with object files of another version; and GATE, which makes a
+// missed goal an error. costs runs on another goroutine than the test's.
 func Run(t *testing.T, costs func(h *netlink.Handle, before string) ([]Cost, error)) {
 	t.Helper()
 	testutil.RequireRoot(t)
@@ -187,7 +188,8 @@ func Run(t *testing.T, costs func(h *netlink.Handle, before string) ([]Cost, err
 	}
 }
 
-// compare measures all by turns, writes a table, and names those that miss their goal.
+// compare measures all versions alternately, writes a table, and returns those that miss their
+// goal.
 func compare(w io.Writer, rounds int, costs []Cost) (missed []string, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

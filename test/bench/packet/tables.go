@@ -15,8 +15,8 @@ import (
 // stateAt is the offset of a connection's state in its entry.
 const stateAt = unsafe.Offsetof(fastpath.Connection{}.State)
 
-// Ask empties the tables of connections and lets a program see a packet, whose connection
-// then asks the host stack.
+// Ask empties the connection tables and runs a program on a packet, whose connection then takes
+// the slow path.
 func Ask(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
 	for _, name := range []string{fastpath.MapKnown4, fastpath.MapKnown6, fastpath.MapPending4, fastpath.MapPending6} {
 		if err := each(maps[name], func(key, _ []byte) error { return maps[name].Delete(key) }); err != nil {
@@ -27,7 +27,7 @@ func Ask(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
 	return err
 }
 
-// Know is Ask, with the answer that lets the connection go directly, and its handshake.
+// Know is Ask plus the answer, which lets the connection take the fast path, and its handshake.
 func Know(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error {
 	if err := Ask(maps, program, frame); err != nil {
 		return err
@@ -43,7 +43,7 @@ func Know(maps map[string]*ebpf.Map, program *ebpf.Program, frame []byte) error 
 	return nil
 }
 
-// each calls f for what a table has, and stops changing it while it looks.
+// each calls f for the entries of a table until none changes any more.
 func each(m *ebpf.Map, f func(key, value []byte) error) error {
 	var entries [][2][]byte
 	key, value := make([]byte, m.KeySize()), make([]byte, m.ValueSize())
@@ -58,17 +58,17 @@ func each(m *ebpf.Map, f func(key, value []byte) error) error {
 	return errors.Join(errs...)
 }
 
-// NeverAgain keeps connections without a handshake from asking again, for as long as a
-// benchmark runs.
+// NeverAgain keeps connections without a handshake on the fast path for the time of a
+// benchmark.
 func NeverAgain(maps map[string]*ebpf.Map) error {
 	return maps["tw_node_1"].Put(uint32(0), struct{ AskAgain, Secret uint64 }{^uint64(0), 1})
 }
 
-// AskFormer and KnowFormer do the same for the version before, whose map tw_flows_1 had an
+// AskFormer and KnowFormer do the same for the former version, whose map tw_flows_1 had an
 // entry for each direction.
 func AskFormer(flows *ebpf.Map, f Tuple) error { return putFormer(flows, f, 1) }
 
-// KnowFormer is described at AskFormer.
+// KnowFormer: see AskFormer.
 func KnowFormer(flows *ebpf.Map, f Tuple) error {
 	return errors.Join(putFormer(flows, f, 2), putFormer(flows, f.Back(), 2))
 }

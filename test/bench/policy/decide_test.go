@@ -22,10 +22,10 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// flat is the goal of a decision with 10,000 rules, in decisions with 10.
+// flat is the goal for a decision with 10,000 rules, as a multiple of one with 10.
 const flat = 3
 
-// decisions is one pod with so many rules in the kernel, no two alike.
+// decisions is one pod with a number of different rules in the kernel.
 type decisions struct {
 	*policymaptest.Programs
 	cost []float64
@@ -84,7 +84,7 @@ func newDecisions(t *testing.T, rules, apart int, peer func(i int) (policy.AddrS
 		}
 		p.Endpoint = m.EndpointOf[own.NamespacedName]
 		if want := m.Verdicts[m.Lookup(p)]; row.Action != want.Action || row.Level != want.Level || row.Level == 0 {
-			t.Fatalf("%+v: the kernel says %+v, want %+v", p, row, want)
+			t.Fatalf("%+v: the kernel gives %+v, want %+v", p, row, want)
 		}
 	}
 	if err := d.Prepare(policymaptest.Bench{Packet: packet(0, 0), Rules: rules, Apart: apart}); err != nil {
@@ -93,7 +93,8 @@ func newDecisions(t *testing.T, rules, apart int, peer func(i int) (policy.AddrS
 	return d
 }
 
-// TestPolicyDecisions measures what one decision costs in the kernel, and how it grows with the rules.
+// TestPolicyDecisions measures the cost of a decision in the kernel, and how it grows with the
+// number of rules.
 func TestPolicyDecisions(t *testing.T) {
 	const rounds = 15
 	sizes := []int{10, 1000, 10_000}

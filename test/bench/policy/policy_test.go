@@ -1,6 +1,6 @@
 //go:build bench
 
-// Package policy measures what compiling policies costs: make bench-policy.
+// Package policy measures the cost of compiling policies: make bench-policy.
 package policy
 
 import (
@@ -42,7 +42,7 @@ func tcp(ports ...policy.Port) []policy.Traffic {
 
 func port(n int) policy.Port { return policy.Port{From: uint16(n), To: uint16(n)} }
 
-// TestPolicyTenThousandRules compiles one pod's 10,000 rules, of which no two are alike.
+// TestPolicyTenThousandRules compiles 10,000 different rules of one pod.
 func TestPolicyTenThousandRules(t *testing.T) {
 	const rules = 10_000
 	pods := map[policy.NamespacedName]*policy.Pod{}
@@ -127,8 +127,8 @@ func TestPolicyTenThousandRules(t *testing.T) {
 	}
 }
 
-// A cluster of namespaces with so many pods each; every pod has an app of its own of which
-// there are two pods, and each app a policy.
+// A cluster of namespaces with a number of pods each. Two pods share an app, and each app has a
+// policy.
 func cluster(namespaces, pods, policies int) (policy.Set, policy.Cluster) {
 	c := policy.Cluster{Namespaces: map[string]policy.Labels{}, Pods: map[policy.NamespacedName]*policy.Pod{}}
 	var list []policy.Policy
@@ -154,8 +154,9 @@ func pod(ns, i, n int) *policy.Pod {
 	}
 }
 
-// networkPolicy is that of app i/2 of a namespace: from two others and monitoring, to one more, DNS and
-// a network outside; every tenth from the whole namespace and from a team's.
+// networkPolicy returns the policy of app i/2 of a namespace: from two others and monitoring,
+// to one more, DNS and a network outside; every tenth from the whole namespace and from a
+// team's.
 func networkPolicy(ns, i, at int) policy.Policy {
 	in := func(n int) policy.Match {
 		s := *app(n)
@@ -187,7 +188,7 @@ func networkPolicy(ns, i, at int) policy.Policy {
 	return p
 }
 
-// TestPolicyOneChange measures single changes in clusters whose number of policies differs.
+// TestPolicyOneChange measures single changes in clusters with different numbers of policies.
 func TestPolicyOneChange(t *testing.T) {
 	for _, size := range []struct{ namespaces, pods, policies int }{{100, 300, 30}, {100, 300, 300}} {
 		set, objects := cluster(size.namespaces, size.pods, size.policies)
@@ -222,7 +223,7 @@ func TestPolicyOneChange(t *testing.T) {
 				told += len(nodes)
 				total, worst = total+took, max(worst, took)
 			}
-			t.Logf("  %-45s %8.1f µs, at most %8.1f µs; %.1f nodes have another part", what, float64(total.Nanoseconds())/1000/float64(times), float64(worst.Nanoseconds())/1000, float64(told)/float64(times))
+			t.Logf("  %-45s %8.1f µs, at most %8.1f µs; %.1f nodes' parts change", what, float64(total.Nanoseconds())/1000/float64(times), float64(worst.Nanoseconds())/1000, float64(told)/float64(times))
 		}
 		podDelta := func(p *policy.Pod) compile.Delta {
 			return compile.Delta{Pods: map[policy.NamespacedName]*policy.Pod{p.NamespacedName: p}}

@@ -32,8 +32,8 @@ func run() *Run {
 	return r
 }
 
-// A ratio is to the baseline of its own round: the second round, in which the machine
-// was twice as fast, must not make ours look better.
+// A ratio uses the baseline of its own round: the second round, in which the machine was twice
+// as fast, must not change the result.
 func TestRatiosAreOfOneRound(t *testing.T) {
 	met := true
 	got, err := run().Compare([]Comparison{{
@@ -113,7 +113,7 @@ route     median          ratio  spread     to    goal
 	}
 }
 
-// The form that programs rely on.
+// The JSON format, which programs rely on.
 func TestJSON(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "out.json")
 	if err := report(t).WriteJSON(path); err != nil {

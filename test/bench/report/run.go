@@ -1,8 +1,8 @@
-// Package report turns what the rounds of a benchmark measured into figures that can be
-// compared: medians, ratios to a baseline of the same round, and how far these ratios
-// spread. It writes them for people, for programs and into a document.
+// Package report computes comparable numbers from the rounds of a benchmark: medians, ratios to
+// a baseline of the same round, and the spread of these ratios. It writes them for people, as
+// JSON and into a document.
 //
-// It measures nothing, and a figure that nobody measured cannot get in.
+// It measures nothing; all numbers come from measurements.
 package report
 
 import (
@@ -10,19 +10,19 @@ import (
 	"slices"
 )
 
-// Key is one series of measurements.
+// Key identifies a series of measurements.
 type Key struct {
-	// Datapath is who was measured: a datapath of ours, or what it is compared with.
+	// Datapath is what was measured: one of our datapaths, or what it is compared with.
 	Datapath string
 	Metric   string
 }
 
-// Run collects the rounds of one run.
+// Run collects the rounds of a run.
 type Run struct {
 	rounds []map[Key]float64
 }
 
-// Add records what a round measured.
+// Add adds a value that was measured in a round.
 func (r *Run) Add(round int, k Key, value float64) {
 	for len(r.rounds) <= round {
 		r.rounds = append(r.rounds, map[Key]float64{})
@@ -30,28 +30,28 @@ func (r *Run) Add(round int, k Key, value float64) {
 	r.rounds[round][k] = value
 }
 
-// Rounds is how many there were.
+// Rounds returns the number of rounds.
 func (r *Run) Rounds() int { return len(r.rounds) }
 
-// Comparison is one line of the result: a series and what it is compared with.
+// Comparison is a line of the result: a series and its baseline.
 type Comparison struct {
 	// Name is the metric's name in the result.
 	Name string
 	Unit string
 	Of   Key
-	// To is the zero Key for a figure that is compared with nothing.
+	// To is the zero Key for a value without a baseline.
 	To Key
-	// Baseline says what To is.
+	// Baseline is the name of To.
 	Baseline string
 	Goal     Goal
 }
 
-// Goal is what the ratio should be; its zero value is none.
+// Goal is the goal for the ratio; the zero value is none.
 type Goal struct {
 	AtLeast, AtMost float64
 }
 
-// String is the goal for people.
+// String formats the goal for people.
 func (g Goal) String() string {
 	switch {
 	case g.AtLeast != 0:
@@ -62,30 +62,30 @@ func (g Goal) String() string {
 	return ""
 }
 
-// Met says whether a ratio reaches the goal.
+// Met reports whether a ratio reaches the goal.
 func (g Goal) Met(ratio float64) bool {
 	return (g.AtLeast == 0 || ratio >= g.AtLeast) && (g.AtMost == 0 || ratio <= g.AtMost)
 }
 
-// Result is one compared figure.
+// Result is a line of the result.
 type Result struct {
 	Datapath string `json:"datapath"`
 	Metric   string `json:"metric"`
 	// Value is the median over the rounds.
 	Value float64 `json:"value"`
 	Unit  string  `json:"unit"`
-	// Baseline is what Ratio is a ratio to; empty where there is none, and no Ratio.
+	// Baseline is the name of the baseline; empty if there is none, and then there is no Ratio.
 	Baseline string `json:"baseline"`
 	// Ratio is the median of the rounds' ratios, each to the baseline of its own round.
 	Ratio float64 `json:"ratio"`
 	// Spread is the smallest and the largest of these ratios.
 	Spread [2]float64 `json:"spread"`
-	// Goal is empty when there is none.
+	// Goal is empty if there is none.
 	Goal string `json:"goal,omitempty"`
 	Met  *bool  `json:"met,omitempty"`
 }
 
-// Compare makes the results. A comparison needs a round that measured both sides.
+// Compare computes the results. Each comparison needs a round with both series.
 func (r *Run) Compare(list []Comparison) ([]Result, error) {
 	var out []Result
 	for _, c := range list {
@@ -119,7 +119,7 @@ func (r *Run) Compare(list []Comparison) ([]Result, error) {
 	return out, nil
 }
 
-// Median of an even number of values is the mean of the two in the middle.
+// Median of an even number of values is the mean of the two middle ones.
 func Median(values []float64) float64 {
 	sorted := slices.Sorted(slices.Values(values))
 	n := len(sorted)

@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// Report is a run's outcome and where it was made.
+// Report is the result of a run, with its environment.
 type Report struct {
-	// What was run, as a user types it.
+	// Command is the command of the run, as a user types it.
 	Command string    `json:"command"`
 	Date    time.Time `json:"date"`
 	Kernel  string    `json:"kernel"`
 	CPUs    int       `json:"cpus"`
-	// Load is the machine's load average over the last minute, before and after the run:
-	// what else ran disturbs every figure.
+	// Load is the machine's load average over the last minute, before and after the run: other
+	// processes distort the results.
 	Load   [2]float64 `json:"load"`
 	Rounds int        `json:"rounds"`
-	// Notes say what must be known to read the figures.
+	// Notes are needed to understand the results.
 	Notes   []string `json:"notes,omitempty"`
 	Results []Result `json:"results"`
 }
 
-// Load is the load average over the last minute.
+// Load returns the load average over the last minute.
 func Load() (load float64, err error) {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
@@ -39,7 +39,7 @@ func Load() (load float64, err error) {
 	return load, nil
 }
 
-// WriteText writes tables for people, one for each datapath.
+// WriteText writes a table for each datapath.
 func (r *Report) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %s\n", r.Command, r.Date.Format("2006-01-02 15:04 MST"))
 	fmt.Fprintf(w, "Linux %s, %d CPUs, load %.1f before and %.1f after, %d rounds\n", r.Kernel, r.CPUs, r.Load[0], r.Load[1], r.Rounds)
@@ -73,7 +73,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	return nil
 }
 
-// figure has three significant digits or more.
+// figure formats a number with at least three significant digits.
 func figure(v float64) string {
 	switch {
 	case v >= 100:
@@ -84,7 +84,7 @@ func figure(v float64) string {
 	return fmt.Sprintf("%.2f", v)
 }
 
-// WriteJSON writes the report into a file.
+// WriteJSON writes the report to a file.
 func (r *Report) WriteJSON(path string) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
@@ -96,7 +96,7 @@ func (r *Report) WriteJSON(path string) error {
 	return nil
 }
 
-// WriteDoc puts the report as text between the marks of a document that name it.
+// WriteDoc writes the report as text between the marks with this name in a document.
 func (r *Report) WriteDoc(path, name string) error {
 	old, err := os.ReadFile(path)
 	if err != nil {
@@ -116,7 +116,7 @@ func (r *Report) WriteDoc(path, name string) error {
 	return nil
 }
 
-// trimLines takes away the blanks with which empty columns end.
+// trimLines removes trailing blanks, which empty columns leave.
 func trimLines(s string) string {
 	var b strings.Builder
 	for line := range strings.Lines(s) {
@@ -126,7 +126,7 @@ func trimLines(s string) string {
 	return b.String()
 }
 
-// Replace puts text between the lines <!-- name --> and <!-- /name --> of a document.
+// Replace replaces the text between the lines <!-- name --> and <!-- /name --> of a document.
 func Replace(doc, name, text string) (string, error) {
 	begin, end := "<!-- "+name+" -->\n", "<!-- /"+name+" -->\n"
 	before, rest, ok := strings.Cut(doc, begin)

@@ -14,11 +14,10 @@ import (
 	"terway.dev/terway/internal/ipam"
 )
 
-// least is the fewest calls by action with which any controller could bring addresses to so
-// many pods on nodes that have none yet. It counts that a node gets no pods before its first
-// ENI is attached: so that one is made with the pool's minimum, and how many pods there will
-// be is not known until then. All that comes after can be made with as many addresses as an
-// ENI may be created with.
+// least returns the minimum number of calls, by action, with which any controller could bring
+// addresses to so many pods on nodes that have none. A node gets no pods before its first ENI
+// is attached, and the number of its pods is not known before: so the first ENI has the pool's
+// minimum. All later ENIs can be created with the maximum number of addresses.
 func least(nodes, pods, perENI int) map[string]int {
 	const minimum = config.DefaultMinPool
 	enis := ceil(pods+minimum, perENI)
@@ -27,7 +26,7 @@ func least(nodes, pods, perENI int) map[string]int {
 		"CreateNetworkInterface":    nodes * enis,
 		"AttachNetworkInterface":    nodes * enis,
 		"AssignPrivateIpAddresses":  nodes * ceil(late, ipam.BatchSize),
-		"DescribeNetworkInterfaces": ceil(nodes*enis, 100), // each is seen attached once
+		"DescribeNetworkInterfaces": ceil(nodes*enis, 100), // each must be seen as attached once
 		"DescribeInstances":         ceil(nodes, 100),
 		"DescribeInstanceTypes":     1,
 		"DescribeVSwitches":         ceil(len(zoneIDs)*vswitchesPerZone, 50),
@@ -37,7 +36,8 @@ func least(nodes, pods, perENI int) map[string]int {
 
 func ceil(n, of int) int { return (n + of - 1) / of }
 
-// bound is the time that the limits leave no way around: that of the action which needs most.
+// bound returns the minimum time that the rate limits allow: that of the action that takes
+// longest.
 func bound(calls map[string]int, factor float64) (longest time.Duration, by string) {
 	for _, action := range slices.Sorted(maps.Keys(calls)) {
 		n := calls[action]
@@ -59,12 +59,12 @@ func perENI(t testing.TB, instanceType string) int {
 }
 
 func TestLeast(t *testing.T) {
-	// 33 addresses on ENIs of 15: the first with 3, one with 15, one with 15.
+	// 33 addresses on ENIs with 15: the first with 3, two with 15.
 	got := least(10, 30, 15)
 	if got["CreateNetworkInterface"] != 30 || got["AssignPrivateIpAddresses"] != 0 {
 		t.Errorf("30 pods on ENIs of 15: %v", got)
 	}
-	// 33 on ENIs of 20: 3, then 20; ten more for the first.
+	// 33 on ENIs with 20: 3, then 20; ten more for the first.
 	got = least(10, 30, 20)
 	if got["CreateNetworkInterface"] != 20 || got["AssignPrivateIpAddresses"] != 10 {
 		t.Errorf("30 pods on ENIs of 20: %v", got)

@@ -18,7 +18,7 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// waits are how long pods waited for an address.
+// waits records how long pods waited for an address.
 type waits struct {
 	mu     sync.Mutex
 	at     []time.Time // when each got it
@@ -34,16 +34,16 @@ type sample struct {
 	cpu map[string]time.Duration
 }
 
-// group is one node's pods that came at once.
+// group is a set of pods that start on one node at once.
 type group struct {
 	node string
-	// enis are how many the node had before and after.
+	// enis is the number of the node's ENIs before and after.
 	enis [2]int
 	came time.Time
 	wait time.Duration // of the last pod
 }
 
-// slowest are the groups that waited longest, for people.
+// slowest formats the groups that waited longest.
 func (w *waits) slowest(n int) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -98,14 +98,14 @@ func (w *waits) got(d time.Duration) {
 	w.of, w.at = append(w.of, d), append(w.at, time.Now())
 }
 
-// count is how many pods have an address.
+// count returns the number of pods with an address.
 func (w *waits) count() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.of) + w.atOnce
 }
 
-// quantile of those that waited, in seconds; 0 if none did.
+// quantile returns a quantile of the waiting times, in seconds; 0 if no pod waited.
 func (w *waits) quantile(q float64) float64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -116,7 +116,7 @@ func (w *waits) quantile(q float64) float64 {
 	return sorted[min(len(sorted)-1, int(math.Ceil(q*float64(len(sorted))))-1)].Seconds()
 }
 
-// ends are when the first and the last of those that waited had an address.
+// ends returns when the first and the last of the waiting pods got an address.
 func (w *waits) ends() (first, last time.Time) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -126,12 +126,12 @@ func (w *waits) ends() (first, last time.Time) {
 	return w.at[0], w.at[len(w.at)-1]
 }
 
-// load is a steady coming and going: groups of pods that a node gets at once, as with a
-// Job or a Deployment that is scaled.
+// load is a steady churn: groups of pods that start on a node at once, as with a Job or a
+// scaled Deployment.
 type load struct {
 	nodes []*fleet.Node
-	// next is the node that gets the next group: each in turn, so that a node's addresses
-	// have rested before it has its turn again.
+	// next is the node for the next group. Nodes take turns, so that a node's addresses have
+	// cooled before its next turn.
 	next, serial int
 	perSecond    float64 // pods
 	group        int
@@ -140,12 +140,12 @@ type load struct {
 	cpu func() map[string]time.Duration
 }
 
-// every is how often a group comes.
+// every returns the interval between groups.
 func (l *load) every() time.Duration {
 	return time.Duration(float64(l.group) / l.perSecond * float64(time.Second))
 }
 
-// named are the names of n pods.
+// named returns the names of n pods.
 func named(prefix string, n int) (names []string) {
 	for i := range n {
 		names = append(names, fmt.Sprintf("%s-%d", prefix, i))
@@ -153,8 +153,8 @@ func named(prefix string, n int) (names []string) {
 	return names
 }
 
-// run keeps it up for a time, but for nodes that skip names, and waits until every pod has
-// had its address. It says how many pods there were.
+// run runs the load for a time, without the nodes for which skip returns true, and waits until
+// every pod has got its address. It returns the number of pods.
 func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) bool) (w *waits, pods int, err error) {
 	w = &waits{}
 	var ends, samples sync.WaitGroup
@@ -188,7 +188,7 @@ func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) 
 				defer w.mu.Unlock()
 				w.groups = append(w.groups, g)
 			}()
-			// A pod that waits lives on until it has had its address.
+			// A waiting pod lives until it has got its address.
 			for began := time.Now(); time.Since(began) < l.life || n.Waiting() > 0; {
 				select {
 				case <-time.After(l.life / 4):
@@ -214,8 +214,7 @@ func (l *load) run(ctx context.Context, d time.Duration, skip func(*fleet.Node) 
 	return w, pods, err
 }
 
-// until looks again and again until missing finds nothing; what it found last is in the
-// error when ctx ends.
+// until polls until missing returns nothing; if ctx ends, its last result is in the error.
 func until(ctx context.Context, missing func() string) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -232,7 +231,7 @@ func until(ctx context.Context, missing func() string) error {
 	}
 }
 
-// churn measures a steady coming and going.
+// churn measures a steady churn.
 func (m *measured) churn(ctx context.Context, p *controller, l *load, d time.Duration) error {
 	calls, writes, err := m.counters(ctx)
 	if err != nil {

@@ -41,8 +41,8 @@ import (
 	"terway.dev/terway/test/bench/fleet"
 )
 
-// cluster is a cluster as the controller sees it: a real API server with Nodes, a cloud,
-// and agents that answer.
+// cluster is a cluster as the controller sees it: a real API server with Nodes, a cloud, and
+// agents.
 type cluster struct {
 	t      testing.TB
 	dir    string
@@ -53,7 +53,7 @@ type cluster struct {
 	agents *fleet.Fleet
 	names  []string
 	binary string
-	// logs counts the controllers started, for their logs' names.
+	// logs is the number of controllers that were started, for the names of their logs.
 	logs int
 }
 
@@ -108,7 +108,7 @@ func newCluster(t testing.TB, s settings) *cluster {
 	return c
 }
 
-// fill makes what helm and the kubelets would make.
+// fill creates the objects that helm and the kubelets would create.
 func (c *cluster) fill(ctx context.Context, s settings) error {
 	raw, err := os.ReadFile("../../../deploy/chart/crds/network.terway.dev_nodenetworks.yaml")
 	if err != nil {
@@ -136,7 +136,7 @@ func (c *cluster) fill(ctx context.Context, s settings) error {
 	}); err != nil {
 		return err
 	}
-	// What each of them may do is not what is measured here.
+	// Permissions are not measured here.
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: "bench"},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "cluster-admin"},
@@ -147,7 +147,7 @@ func (c *cluster) fill(ctx context.Context, s settings) error {
 	if err := c.kube.Create(ctx, binding); err != nil {
 		return err
 	}
-	// A CRD is served a moment after it is made.
+	// A CRD is served shortly after it is created.
 	if err := lab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
 		return c.kube.List(ctx, &v1alpha1.NodeNetworkList{}) == nil, nil
 	}); err != nil {
@@ -156,7 +156,7 @@ func (c *cluster) fill(ctx context.Context, s settings) error {
 	return c.register(ctx)
 }
 
-// register makes the Nodes as kubelets register them.
+// register creates the Nodes like kubelets.
 func (c *cluster) register(ctx context.Context) error {
 	const together = 16
 	work := make(chan machine)
@@ -194,14 +194,14 @@ func (c *cluster) register(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// account is a service account of the chart. The API server's priority and fairness must
-// know the programs by it: an administrator's requests it lets pass at any rate.
+// account returns a service account of the chart. The API server's priority and fairness must
+// know the programs by it: it does not limit an administrator's requests.
 func account(name string) rest.ImpersonationConfig {
 	return rest.ImpersonationConfig{UserName: "system:serviceaccount:" + metav1.NamespaceSystem + ":" + name,
 		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + metav1.NamespaceSystem, "system:authenticated"}}
 }
 
-// kubeconfig is that of a service account.
+// kubeconfig returns the kubeconfig of a service account.
 func (c *cluster) kubeconfig(name string) string {
 	c.t.Helper()
 	cfg, err := clientcmd.LoadFromFile(c.api.Kubeconfig)
@@ -219,7 +219,7 @@ func (c *cluster) kubeconfig(name string) string {
 	return path
 }
 
-// node is a node as a kubelet keeps it, images included.
+// node returns a Node as a kubelet writes it, including images.
 func node(name string, m machine) *corev1.Node {
 	n := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
@@ -251,7 +251,7 @@ func node(name string, m machine) *corev1.Node {
 	return n
 }
 
-// controller is the product's program as a process.
+// controller is a process of the product's program.
 type controller struct {
 	c    *cluster
 	cmd  *exec.Cmd
@@ -259,7 +259,7 @@ type controller struct {
 	done chan struct{}
 }
 
-// start runs terway-controller, whose rate limits are the documented ones times factor.
+// start runs terway-controller with the documented rate limits multiplied by factor.
 func (c *cluster) start(factor float64) *controller {
 	c.t.Helper()
 	secret := filepath.Join(c.dir, "secret")
@@ -292,12 +292,12 @@ func (c *cluster) start(factor float64) *controller {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
 	go func() {
-		runtime.LockOSThread() // Pdeathsig comes when the thread ends that started it
+		runtime.LockOSThread() // Pdeathsig is sent when the thread that started it ends
 		defer close(p.done)
 		err := p.cmd.Start()
 		started <- err
 		if err == nil {
-			_ = p.cmd.Wait() // how it ended is in its log
+			_ = p.cmd.Wait() // its log has the exit status
 		}
 	}()
 	if err := <-started; err != nil {
@@ -315,7 +315,7 @@ func (p *controller) end(sig syscall.Signal) {
 	<-p.done
 }
 
-// alive fails the test when the program has ended by itself.
+// alive fails the test if the program has ended by itself.
 func (p *controller) alive() error {
 	select {
 	case <-p.done:
@@ -334,10 +334,10 @@ func (p *controller) tail() string {
 	return string(bytes.Join(lines[max(0, len(lines)-15):], []byte("\n")))
 }
 
-// use is what a process has taken so far.
+// use is the resources that a process has used so far.
 type use struct {
 	cpu  time.Duration
-	peak float64 // MiB that were resident at once
+	peak float64 // maximum resident memory in MiB
 }
 
 // useOf reads it (proc(5)).
@@ -372,7 +372,7 @@ func useOf(pid int) (u use, err error) {
 	return u, nil
 }
 
-// leader is who holds the controller's lease, "" if nobody does.
+// leader returns the holder of the controller's lease, or "".
 func (c *cluster) leader(ctx context.Context) (string, error) {
 	l := &coordinationv1.Lease{}
 	err := c.kube.Get(ctx, client.ObjectKey{Namespace: metav1.NamespaceSystem, Name: "terway-controller"}, l)
@@ -385,7 +385,7 @@ func (c *cluster) leader(ctx context.Context) (string, error) {
 	return *l.Spec.HolderIdentity, nil
 }
 
-// writes is what the API server has been asked to write, and what reached etcd.
+// writes counts the write requests to the API server, and the writes to etcd.
 type writes struct {
 	requests map[string]float64 // by verb and resource
 	bytes    float64
@@ -405,7 +405,7 @@ func (c *cluster) writes(ctx context.Context) (w writes, err error) {
 				key += "/" + labels["subresource"]
 			}
 			if code := labels["code"]; code != "200" && code != "201" {
-				key += " (" + code + ")" // 409: somebody else wrote first
+				key += " (" + code + ")" // 409: a conflict with another write
 			}
 			w.requests[key] += v
 		}
@@ -419,7 +419,7 @@ func (c *cluster) writes(ctx context.Context) (w writes, err error) {
 	})
 }
 
-// since is what came after before, of resources that Terway writes.
+// since returns the difference to before, for resources that Terway writes.
 func (w writes) since(before writes) writes {
 	out := writes{requests: map[string]float64{}, bytes: w.bytes - before.bytes}
 	for key, n := range w.requests {
@@ -430,7 +430,7 @@ func (w writes) since(before writes) writes {
 	return out
 }
 
-// of is how many writes of a resource there were.
+// of returns the number of writes of a resource.
 func (w writes) of(resource string) (n float64) {
 	for key, v := range w.requests {
 		if parts := strings.Fields(key); parts[1] == resource || strings.HasPrefix(parts[1], resource+"/") {
@@ -440,7 +440,7 @@ func (w writes) of(resource string) (n float64) {
 	return n
 }
 
-// metrics calls f for each sample of a /metrics page in Prometheus' text format.
+// metrics calls f for each sample of a /metrics page in the Prometheus text format.
 func metrics(ctx context.Context, c *http.Client, url string, f func(name string, labels map[string]string, v float64)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
@@ -493,7 +493,7 @@ func cutLast(s, sep string) (before, after string, ok bool) {
 	return s[:at], s[at+len(sep):], true
 }
 
-// tempDir is the test's folder, or KEEP, where the logs stay.
+// tempDir returns the test's directory, or KEEP, where the logs stay.
 func tempDir(t testing.TB) string {
 	dir := os.Getenv("KEEP")
 	if dir == "" {

@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// coldStart starts the first controller in a cluster whose nodes have nothing, sends each its
-// pods when the scheduler would, and waits until all have addresses.
+// coldStart starts the first controller in a cluster whose nodes have no ENIs, adds pods to
+// each node when the scheduler would, and waits until all have addresses.
 func (m *measured) coldStart(ctx context.Context) (*controller, error) {
 	if err := m.cloud.pace(ctx, m.factor, m.latency); err != nil {
 		return nil, err
@@ -24,7 +24,7 @@ func (m *measured) coldStart(ctx context.Context) (*controller, error) {
 	w := &waits{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	// Spare nodes get what fits on their first ENI: what they want later is a new one.
+	// Spare nodes get as many pods as fit on their first ENI: later ones need a new ENI.
 	const minimum = config.DefaultMinPool
 	full := perENI(m.t, m.instanceType) - minimum
 	pods := 0
@@ -79,7 +79,7 @@ func (m *measured) coldStart(ctx context.Context) (*controller, error) {
 	}
 	m.used("cold start", usedBefore, p, took)
 	m.peak = max(m.peak, u.peak)
-	// What the last pods made necessary is still under way: pools, reports.
+	// Work that the last pods caused is still running: pools, reports.
 	if err := m.settle(ctx); err != nil {
 		return p, err
 	}
@@ -106,6 +106,6 @@ func (m *measured) perPod(did calls, need map[string]int, pods int) {
 		of := 1000 / float64(pods)
 		m.against("calls_"+action, "for 1,000 pods", float64(did[action].Calls)*of, float64(need[action])*of, "the fewest possible", report.Goal{})
 	}
-	m.notes = append(m.notes, fmt.Sprintf("%s: %d calls of the cold start were throttled by the cloud; an AttachNetworkInterface took %.0f ms in the mean.",
+	m.notes = append(m.notes, fmt.Sprintf("%s: %d calls of the cold start were throttled by the cloud; an AttachNetworkInterface took %.0f ms on average.",
 		m.name, throttled, 1000*did.latencyOf("AttachNetworkInterface")))
 }

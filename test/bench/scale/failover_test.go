@@ -11,8 +11,8 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// failover kills the leader, has pods wait on so many nodes, and waits until a second
-// controller, which was there already, has given all of them addresses.
+// failover kills the leader, adds waiting pods on a number of nodes, and waits until a second
+// controller, which was on standby, has given addresses to all of them.
 func (m *measured) failover(ctx context.Context, leader *controller, waiting int) (*controller, error) {
 	if err := m.cloud.pace(ctx, 1, m.latency); err != nil {
 		return nil, err
@@ -22,13 +22,13 @@ func (m *measured) failover(ctx context.Context, leader *controller, waiting int
 	if err != nil {
 		return next, err
 	}
-	time.Sleep(3 * time.Second) // until it stands by
+	time.Sleep(3 * time.Second) // until it is on standby
 	calls := m.cloud.calls()
 	killed := time.Now()
 	leader.end(syscall.SIGKILL)
 	const each = 10
 	w := &waits{}
-	// The last ones: they have rested when the churn comes to them.
+	// The last nodes: their addresses have cooled when the churn reaches them.
 	busy := m.names[max(m.spare, len(m.names)-waiting):]
 	for _, name := range busy {
 		m.agents.Node(name).Add(w.got, named("failover/"+name, each)...)

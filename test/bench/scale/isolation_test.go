@@ -17,24 +17,24 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// trouble is something that fails, and whom it may touch.
+// trouble is a failure and the nodes that it may affect.
 type trouble struct {
 	name string
-	// begin makes it; concerned says whom it may touch.
+	// begin starts it; concerned reports whether a node may be affected.
 	begin func(ctx context.Context, round int) (concerned func(*fleet.Node) bool, end func(), err error)
 }
 
-// hang is a call that does not come back for long and then fails.
+// hang makes a call block for a long time and then fail.
 func hang(name, action string, match map[string]string) faults.Rule {
 	return faults.Rule{Name: name, Action: action, Match: match, Latency: &faults.Latency{Fixed: faults.Duration(10 * time.Second)},
 		Error: &faults.Error{Code: "ServiceUnavailable", Status: 503}}
 }
 
-// want has pods of nodes wait for more addresses, one node after the other as fast as the
-// steady load has its own: all at one moment would be a burst of load, which is not what is
-// asked for here. What it returns waits until they have them, so that what comes next is not
-// measured beside what is made up for, and ends the pods. It waits three minutes for all
-// together; that they were not enough is in the report.
+// want adds pods that wait for more addresses, one node after the other at the rate of the
+// steady load: all at once would be a burst of load, which is another test. The function that
+// it returns waits until the pods have their addresses, so that the next measurement is not
+// disturbed, and ends the pods. It waits for three minutes in all; if this is not enough, the
+// report says so.
 func (m *measured) want(ctx context.Context, l *load, prefix string, nodes ...*fleet.Node) (end func()) {
 	pods := func(n *fleet.Node) []string { return named(prefix+"/"+n.Name, 10) }
 	for _, n := range nodes {
@@ -64,9 +64,10 @@ func (m *measured) want(ctx context.Context, l *load, prefix string, nodes ...*f
 	}
 }
 
-// troubled is how many nodes want what fails: fewer than the controller has workers (512), and
-// than the calls of CreateNetworkInterface that may be under way before the client puts any off
-// (50). So what others feel is that calls hang and fail, not that a queue is full.
+// troubled is the number of nodes that need what fails: fewer than the controller's workers
+// (512), and fewer than the calls of CreateNetworkInterface that may run before the client
+// defers others (50). So other nodes are affected by calls that hang and fail, not by a full
+// queue.
 const troubled = 20
 
 func (m *measured) troubles(l *load) []trouble {
@@ -107,7 +108,8 @@ func (m *measured) troubles(l *load) []trouble {
 			}
 			var nodes []*fleet.Node
 			for _, n := range l.nodes {
-				// Few: what they get counts against the account's limit, and so against the others.
+				// Few nodes: their requests count against the account's limit, and so against
+				// the others.
 				if n.Uses(vswitch) && len(nodes) < 3 {
 					nodes = append(nodes, n)
 				}
@@ -134,10 +136,10 @@ func (m *measured) troubles(l *load) []trouble {
 	}
 }
 
-// isolation measures the others' waits while something fails, by turns with a time in which
-// nothing does.
+// isolation measures the other nodes' waiting times during a failure, alternating with a period
+// without failures.
 func (m *measured) isolation(ctx context.Context, p *controller, l *load, list []trouble, rounds int, d time.Duration) error {
-	// A full vSwitch stays parked for a while after it is full no longer.
+	// A vSwitch stays parked for a while after it is no longer full.
 	var earlier func(*fleet.Node) bool
 	for round := range rounds {
 		order := append([]trouble{{name: "none"}}, list...)
@@ -164,7 +166,8 @@ func (m *measured) isolation(ctx context.Context, p *controller, l *load, list [
 			calls := m.cloud.calls().since(before)
 			end()
 			if err != nil {
-				// A pod that waits for minutes is what this looks for: it goes on with that as the figure.
+				// A pod that waits for minutes is what this test looks for: the result is
+				// recorded and the test continues.
 				m.note("trouble with %s, round %d: %v", tr.name, round+1, err)
 				w.of = append(w.of, slices.Repeat([]time.Duration{3 * time.Minute}, pods-w.count())...)
 			}

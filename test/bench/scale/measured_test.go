@@ -17,7 +17,7 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// measured is a run that goes on.
+// measured is a running measurement.
 type measured struct {
 	*cluster
 	settings
@@ -26,14 +26,14 @@ type measured struct {
 	run   *report.Run
 	list  []report.Comparison
 	notes []string
-	peak  float64 // MiB, of any controller
+	peak  float64 // MiB, maximum of all controllers
 }
 
 func (m *measured) progress(format string, args ...any) {
 	fmt.Printf("%5.0f s  %s: %s\n", time.Since(m.began).Seconds(), m.name, fmt.Sprintf(format, args...))
 }
 
-// note says something now and in the report.
+// note prints a note and adds it to the report.
 func (m *measured) note(format string, args ...any) {
 	m.progress(format, args...)
 	m.notes = append(m.notes, m.name+", "+fmt.Sprintf(format, args...))
@@ -44,7 +44,7 @@ func (m *measured) figure(round int, metric string, v float64) {
 	m.run.Add(round, report.Key{Datapath: m.name, Metric: metric}, v)
 }
 
-// line adds a line of the report.
+// line adds a line to the report.
 func (m *measured) line(metric, unit, to, baseline string, g report.Goal) {
 	c := report.Comparison{Name: metric, Unit: unit, Of: report.Key{Datapath: m.name, Metric: metric}, Baseline: baseline, Goal: g}
 	if to != "" {
@@ -53,7 +53,7 @@ func (m *measured) line(metric, unit, to, baseline string, g report.Goal) {
 	m.list = append(m.list, c)
 }
 
-// against is figure and line of a value and what it is compared with.
+// against adds a value and its baseline, with a line.
 func (m *measured) against(metric, unit string, v, to float64, baseline string, g report.Goal) {
 	m.figure(0, metric, v)
 	if to == 0 {
@@ -64,7 +64,7 @@ func (m *measured) against(metric, unit string, v, to float64, baseline string, 
 	m.line(metric, unit, metric+" (to)", baseline, g)
 }
 
-// cpu is the processor time by program so far.
+// cpu returns the CPU time so far, by program.
 func (m *measured) cpu(p *controller) map[string]time.Duration {
 	out := map[string]time.Duration{}
 	pids := map[string]int{"kube-apiserver": m.api.PID, "etcd": m.api.EtcdPID, "cloud and agents": os.Getpid()}
@@ -72,15 +72,15 @@ func (m *measured) cpu(p *controller) map[string]time.Duration {
 		pids["controller"] = p.cmd.Process.Pid
 	}
 	for name, pid := range pids {
-		if u, err := useOf(pid); err == nil { // one that has ended fails the test elsewhere
+		if u, err := useOf(pid); err == nil { // a program that has ended fails the test elsewhere
 			out[name] = u.cpu
 		}
 	}
 	return out
 }
 
-// used notes what the programs took of the machine: where it is nearly all, the machine is
-// what was measured.
+// used notes the programs' share of the machine's CPU time: if it is nearly all, the machine is
+// the limit.
 func (m *measured) used(when string, before map[string]time.Duration, p *controller, took time.Duration) {
 	m.notes = append(m.notes, fmt.Sprintf("%s, %s: of one of %d CPUs: %s.", m.name, when, runtime.NumCPU(), shares(before, m.cpu(p), took)))
 }
@@ -94,7 +94,7 @@ func shares(before, after map[string]time.Duration, took time.Duration) string {
 	return strings.Join(parts, ", ")
 }
 
-// wrote notes who wrote what to the API server.
+// wrote notes the writes to the API server, by client.
 func (m *measured) wrote(when string, w writes, pods int) {
 	var parts []string
 	for _, key := range slices.Sorted(maps.Keys(w.requests)) {
@@ -110,7 +110,7 @@ func (m *measured) counters(ctx context.Context) (calls, writes, error) {
 	return m.cloud.calls(), w, err
 }
 
-// settle waits until nobody reports or calls any more for a while.
+// settle waits until there have been no reports and calls for a while.
 func (m *measured) settle(ctx context.Context) error {
 	const quiet = 3 * time.Second
 	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("it does not come to rest"))
@@ -127,7 +127,7 @@ func (m *measured) settle(ctx context.Context) error {
 	last, at := changes(), time.Now()
 	return until(ctx, func() string {
 		if n := changes(); n != last {
-			// Addresses that have rested are told in the course of a minute.
+			// Addresses whose cooling period is over are reported within a minute.
 			if n-last > int64(1+m.nodes/1000) {
 				at = time.Now()
 			}
@@ -140,7 +140,7 @@ func (m *measured) settle(ctx context.Context) error {
 	})
 }
 
-// check compares all that was given out with the cloud.
+// check compares all allocated addresses with the cloud.
 func (m *measured) check(ctx context.Context) error {
 	there, err := m.cloud.addresses(ctx)
 	if err != nil {
@@ -163,7 +163,7 @@ func (m *measured) check(ctx context.Context) error {
 	return errors.Join(errs[:min(len(errs), 10)]...)
 }
 
-// latencyOf is how long a call of an action took in the mean, in seconds.
+// latencyOf returns the average duration of a call of an action, in seconds.
 func (c calls) latencyOf(action string) float64 {
 	if c[action].Calls == 0 {
 		return 0

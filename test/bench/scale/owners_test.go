@@ -25,13 +25,12 @@ import (
 	"terway.dev/terway/internal/lab"
 )
 
-// TestOwners has the real controller, a real API server with the chart's CRD, and agents say
-// what they have to say of a node: each one's conditions outlive what the other writes, and no
-// generation comes of them. What a controller of the former version wrote into the spec is
-// moved; with the former version's CRD, which drops the controller's conditions, pods get their
-// addresses all the same.
+// TestOwners runs the real controller, a real API server with the chart's CRD, and agents,
+// which all write about a node: the conditions of each survive the writes of the other, and do
+// not change the generation. Conditions that a former controller wrote to the spec are moved;
+// with the former CRD, which drops the controller's conditions, pods still get their addresses.
 func TestOwners(t *testing.T) {
-	ctrl.SetLogger(logr.Discard()) // what the agents' watch would say
+	ctrl.SetLogger(logr.Discard()) // the log of the agents' watch
 	c := newCluster(t, settings{nodes: 2, pods: 5, instanceType: "ecs.g7.2xlarge", cooling: 5, factor: 10, leases: true})
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
@@ -64,7 +63,7 @@ func TestOwners(t *testing.T) {
 	p := c.start(10)
 	await("at first", both)
 
-	// The agent reports, the controller's conditions stay; and the other way round.
+	// The agent reports, and the controller's conditions stay; and the other way round.
 	pods := 0
 	more := func() {
 		t.Helper()
@@ -93,14 +92,15 @@ func TestOwners(t *testing.T) {
 		t.Errorf("after another message: generation %d after %d, %+v", got.Generation, before.Generation, got.Status)
 	}
 
-	// An agent of the former version replaces the status: what the controller said comes back.
+	// An agent of the former version replaces the status: the controller's conditions come
+	// back.
 	former := map[string]any{"status": map[string]any{"controllerConditions": nil, "uncountedENIs": 1}}
 	if err := patch(former); err != nil {
 		t.Fatal(err)
 	}
 	await("after a report of the former version", both)
 
-	// What the former version's controller wrote is moved.
+	// Conditions of the former controller are moved.
 	p.end(syscall.SIGKILL)
 	since := metav1.NewTime(time.Now().Add(-time.Hour).Truncate(time.Second))
 	raw, err := json.Marshal(map[string]any{"spec": map[string]any{"conditions": []metav1.Condition{

@@ -20,17 +20,17 @@ import (
 
 const (
 	regionID = "cn-hangzhou"
-	// vswitchesPerZone is as many as a large user has. As a plan would have it, they hold all that
-	// the nodes' ENIs can grow to: an ENI whose vSwitch is full leaves its node short.
+	// vswitchesPerZone is the number of a large user. As in a plan, they hold all addresses
+	// that the nodes' ENIs can have: an ENI in a full vSwitch leaves its node short.
 	vswitchesPerZone = 16
-	// groupsOfNodes: a security group of the kind enterprise holds 65,536 addresses.
+	// groupsOfNodes: an enterprise security group holds 65,536 addresses.
 	groupsOfNodes = 8
 )
 
 var zoneIDs = []string{regionID + "-i", regionID + "-j", regionID + "-k"}
 
-// region is the simulated cloud with a cluster's VPC, vSwitches and instances. It has no
-// data plane: ENIs are entries in its state.
+// region is the simulated cloud with a cluster's VPC, vSwitches and instances. It has no data
+// plane: ENIs are entries in its state.
 type region struct {
 	*vpcsim.Server
 	// pods are the Pod vSwitches by zone.
@@ -44,7 +44,8 @@ type machine struct {
 	address  netip.Addr
 }
 
-// newRegion makes it: its calls are answered at once, at any rate, until pace is called.
+// newRegion returns a region whose calls are answered at once, at any rate, until pace is
+// called.
 func newRegion(t testing.TB, instances int, instanceType string) *region {
 	t.Helper()
 	if _, ok := catalog.Lookup(instanceType); !ok {
@@ -117,7 +118,7 @@ func (r *region) fill(ctx context.Context, instances int, instanceType string) e
 			return err
 		}
 	}
-	// Many orders, so that zones and groups have equally many.
+	// Many requests, so that zones and groups have equal numbers of instances.
 	order := min(100, max(1, instances/(len(zoneIDs)*len(groups))))
 	for made := 0; made < instances; made += order {
 		zone, group := zoneIDs[made/order%len(zoneIDs)], groups[made/order%len(groups)]
@@ -144,12 +145,11 @@ func (r *region) fill(ctx context.Context, instances int, instanceType string) e
 	})
 }
 
-// latencyRule is how long every call takes.
+// latencyRule is the name of the rule for the duration of every call.
 const latencyRule = "latency"
 
-// pace makes the cloud as fast as the service is known to be, times factor: the rates of
-// calls, the time that a call takes, the time that an ENI takes. The program's own clocks
-// know nothing of it.
+// pace sets the rates of calls, the duration of a call and of ENI operations to those of the
+// real service, times factor. The controller's own timers do not change.
 func (r *region) pace(ctx context.Context, factor float64, latency time.Duration) error {
 	scale := func(d time.Duration) time.Duration { return time.Duration(float64(d) / factor) }
 	r.SetThrottle(openapi.Throttle{Scale: factor})
@@ -163,12 +163,13 @@ func (r *region) pace(ctx context.Context, factor float64, latency time.Duration
 	return r.AddFaults(faults.Rule{Name: latencyRule, Action: "*", Latency: &faults.Latency{Fixed: faults.Duration(scale(latency))}})
 }
 
-// calls are how often each action was called, less those before; throttled ones apart.
+// calls has the statistics of each action, without those before; throttled calls are counted
+// separately.
 type calls map[string]openapi.ActionStats
 
 func (r *region) calls() calls { return r.Stats().Snapshot() }
 
-// since is what came after before.
+// since returns the difference to before.
 func (c calls) since(before calls) calls {
 	out := calls{}
 	for action, now := range c {
@@ -184,7 +185,7 @@ func (c calls) since(before calls) calls {
 	return out
 }
 
-// actions are the names, in order.
+// actions returns the names in order.
 func (c calls) actions() (names []string) {
 	for name := range c {
 		names = append(names, name)
@@ -201,7 +202,7 @@ func (c calls) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// addresses are those of all secondary ENIs that are attached, with their instance.
+// addresses returns the addresses of all attached secondary ENIs, with their instance.
 func (r *region) addresses(ctx context.Context) (map[netip.Addr]string, error) {
 	out := map[netip.Addr]string{}
 	err := r.Read(ctx, 0, func(api state.API) error {

@@ -1,8 +1,8 @@
 //go:build bench
 
-// Package scale runs the real terway-controller against the simulated cloud, a real API
-// server and the agents of thousands of nodes, and measures what limits it. "make
-// bench-controller" runs it; docs/benchmarks.md says how to read it.
+// Package scale runs the real terway-controller with the simulated cloud, a real API server and
+// the agents of thousands of nodes, and measures what limits it. "make bench-controller" runs
+// it; docs/benchmarks.md explains the results.
 package scale
 
 import (
@@ -24,16 +24,16 @@ import (
 	"terway.dev/terway/test/bench/traffic"
 )
 
-// How a run is: the settings of the command.
+// The settings of a run, from the command.
 type settings struct {
 	nodes        int
 	pods         int // of each node
 	instanceType string
 	cooling      int // seconds
-	// factor is by what the cold start's cloud is faster than the real one.
+	// factor is how much faster than the real one the cloud is during the cold start.
 	factor  float64
 	latency time.Duration // of a call
-	// spare nodes get no pods at the cold start.
+	// spare nodes get no pods during the cold start.
 	spare int
 	// leases: the agents renew their Leases.
 	leases bool
@@ -42,7 +42,7 @@ type settings struct {
 }
 
 func newMeasured(t testing.TB, s settings, run *report.Run) *measured {
-	ctrl.SetLogger(logr.Discard()) // what the agents' watch would say
+	ctrl.SetLogger(logr.Discard()) // the log of the agents' watch
 	m := &measured{settings: s, began: time.Now(), name: fmt.Sprintf("%d nodes", s.nodes), run: run}
 	m.progress("making the cloud, the API server and %d Nodes", s.nodes)
 	m.cluster = newCluster(t, s)
@@ -131,7 +131,7 @@ func TestController(t *testing.T) {
 	}
 }
 
-// chosen are the troubles that a list names, separated by commas; all without one.
+// chosen returns the troubles in a comma-separated list; all if it is empty.
 func chosen(all []trouble, list string) ([]trouble, error) {
 	if list == "" {
 		return all, nil
@@ -147,7 +147,7 @@ func chosen(all []trouble, list string) ([]trouble, error) {
 	return some, nil
 }
 
-// all is one size's measurements.
+// all runs the measurements of one size.
 func (m *measured) all(ctx context.Context, rounds int, window time.Duration) error {
 	p, err := m.coldStart(ctx)
 	if err != nil {
@@ -167,7 +167,8 @@ func (m *measured) all(ctx context.Context, rounds int, window time.Duration) er
 	if err := m.churn(ctx, p, l, 3*window); err != nil {
 		return err
 	}
-	// No node has its turn twice: what a group has left there would serve the next.
+	// No node gets a second turn: addresses that the first group has left would serve the
+	// second.
 	left := len(l.nodes) - m.nodes/10 - l.next
 	troubles, err := chosen(m.troubles(l), os.Getenv("TROUBLES"))
 	if err != nil {

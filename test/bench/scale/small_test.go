@@ -15,10 +15,10 @@ import (
 	"terway.dev/terway/test/bench/report"
 )
 
-// TestTwoHundredNodes is the part of "make test": the cloud is ten times as fast as the real
-// one, so that it takes half a minute. It holds what does not depend on the machine's speed:
-// every pod gets an address that is its own and its node's, after a failover too, and what
-// that costs in calls and writes. Times are printed and held by nothing.
+// TestTwoHundredNodes is part of "make test": the cloud is ten times as fast as the real one,
+// so that it takes half a minute. It checks what does not depend on the machine's speed: every
+// pod gets an address of its own that belongs to its node, also after a failover, and the
+// number of calls and writes is limited. Times are only printed.
 func TestTwoHundredNodes(t *testing.T) {
 	const nodes, pods = 200, 30
 	s := settings{nodes: nodes, pods: pods, instanceType: "ecs.g7.2xlarge", cooling: 5, factor: 10, latency: 300 * time.Millisecond, leases: true}
@@ -34,7 +34,7 @@ func TestTwoHundredNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	cold := m.cloud.calls()
-	// The answers about vSwitches are half a minute old at most.
+	// Answers about vSwitches are at most half a minute old.
 	looks := 2 + int(time.Since(m.began)/(30*time.Second))
 	for _, c := range []struct {
 		action string

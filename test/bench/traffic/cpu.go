@@ -9,9 +9,8 @@ import (
 // userHz is the unit of /proc/stat (linux/Documentation/filesystems/proc.rst: USER_HZ).
 const userHz = 100
 
-// machineTime is how long the machine's processors have been at work, all together and
-// for whatever program: user, nice, system, interrupts. What a hypervisor took away is
-// not in it.
+// machineTime returns the CPU time of all processors for all programs: user, nice, system,
+// interrupts. It does not include time stolen by a hypervisor.
 func machineTime() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"testing"
 )
 
-// Prefer puts the session's group of processes before other sessions' until the test's end.
-// Where the scheduler makes such groups (Linux sched_autogroup_enabled), a nice value
-// counts only among the processes of one.
+// Prefer gives the session's process group priority over other sessions until the test ends. If
+// the scheduler uses such groups (Linux sched_autogroup_enabled), a nice value only has an
+// effect within a group.
 func Prefer(t testing.TB) {
 	const file = "/proc/self/autogroup"
 	group, err := os.ReadFile(file)
 	if err != nil {
-		return // no groups
+		return // the scheduler does not use groups
 	}
 	var name, word, was string
 	if _, err := fmt.Sscan(string(group), &name, &word, &was); err != nil {

@@ -11,28 +11,27 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// patience is how long a call of the kernel may take before the path counts as broken.
+// patience limits a system call; after it the path counts as broken.
 const patience = 3 * time.Second
 
-// onCPU puts the calling goroutine's thread on one processor for the rest of its life,
-// before all other work of the machine. A client's are on the first, a server's on the
-// second, as two machines would be: left alone the scheduler moves them, and a figure
-// has two values, by luck.
+// onCPU binds the calling goroutine's thread to one processor, with a higher priority than
+// other work. Clients run on the first, servers on the second processor, like two machines:
+// without this the scheduler moves them, and the results vary at random.
 func onCPU(cpu int) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	runtime.LockOSThread() // stays locked: the thread ends with the goroutine
 	var set unix.CPUSet
 	set.Set(cpu % runtime.NumCPU())
-	// What the machine does not allow makes the figures noisier, not wrong.
+	// Without permission the results are noisier, not wrong.
 	_ = unix.SchedSetaffinity(0, &set)
 	_ = unix.Setpriority(unix.PRIO_PROCESS, 0, priority)
 }
 
-// priority is the measuring threads' nice value.
+// priority is the nice value of the measuring threads.
 const priority = -10
 
-// atOnce lets the calling goroutine's thread, which sleeps most of the time, run as soon as
-// it is woken (sched(7): SCHED_RR): a time is then the path's and not other programs'.
-// A thread that never sleeps must not: it would keep the kernel's own threads away.
+// atOnce gives the calling goroutine's thread, which sleeps most of the time, a realtime
+// priority (sched(7): SCHED_RR), so that latency does not include other programs. A thread that
+// never sleeps must not have it: it would keep the kernel's own threads from running.
 func atOnce() {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}, 0)
 }
@@ -69,7 +68,7 @@ func socket(a netip.Addr, kind int) (int, error) {
 	return fd, nil
 }
 
-// bound opens a socket with a port of the kernel's choice.
+// bound opens a socket with a port that the kernel chooses.
 func bound(ns *testutil.NS, a netip.Addr, kind int) (fd int, at netip.AddrPort, err error) {
 	err = ns.Do(func() error {
 		if fd, err = socket(a, kind); err != nil {
@@ -114,7 +113,7 @@ func connect(to netip.AddrPort, kind int) (int, error) {
 		return -1, err
 	}
 	for {
-		// Again after a signal: the kernel goes on with the same attempt.
+		// After a signal connect again: the kernel continues the same attempt.
 		if err = unix.Connect(fd, sockaddr(to)); err != unix.EINTR {
 			break
 		}
@@ -165,7 +164,8 @@ func (p Path) dial() (c pair, err error) {
 	return c, nil
 }
 
-// hangUp ends what either side is waiting for. An end that is closed already is no error.
+// hangUp closes both ends so that blocked calls return. An end that is closed already is no
+// error.
 func (c pair) hangUp() {
 	_ = unix.Shutdown(c.client, unix.SHUT_RDWR)
 	_ = unix.Shutdown(c.server, unix.SHUT_RDWR)
@@ -176,7 +176,7 @@ func (c pair) close() {
 	unix.Close(c.server)
 }
 
-// read and write are the system calls; a signal of Go's scheduler does not end them.
+// read and write are the system calls, repeated after a signal of Go's scheduler.
 func read(fd int, b []byte) (int, error) {
 	for {
 		n, err := unix.Read(fd, b)

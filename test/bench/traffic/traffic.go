@@ -1,9 +1,9 @@
-// Package traffic measures a path between two network namespaces: how much goes
-// through, how fast answers come, what it costs.
+// Package traffic measures a path between two network namespaces: throughput, latency and CPU
+// cost.
 //
-// It sends with plain blocking system calls, each end on a thread of its own, as
-// iperf3 and netperf do; so Go's network poller is in none of the figures. Its caller
-// gives GOMAXPROCS room for all these threads (Threads).
+// It uses blocking system calls, each end on a thread of its own, like iperf3 and netperf, so
+// no result includes Go's network poller. Its caller sets GOMAXPROCS high enough for all these
+// threads (Threads).
 //
 // Only benchmarks import it. It never changes a namespace.
 package traffic
@@ -21,20 +21,20 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
-// Threads is how many threads may block at once in one measurement.
+// Threads is the maximum number of blocking threads in a measurement.
 const Threads = 2*8 + 2
 
-// Path is from where to where.
+// Path is a path between two namespaces.
 type Path struct {
 	Client, Server *testutil.NS
-	// Address is the server's.
+	// Address is the server's address.
 	Address netip.Addr
-	// Service is the address that the client uses for it, if it is not the server's own: any
-	// port of it leads to the same port of the server.
+	// Service is the address that the client uses, if it is not the server's: each of its ports
+	// leads to the same port of the server.
 	Service netip.Addr
 }
 
-// by is where the client finds what listens there.
+// by returns the address that the client uses for a server socket.
 func (p Path) by(at netip.AddrPort) netip.AddrPort {
 	if p.Service.IsValid() {
 		return netip.AddrPortFrom(p.Service, at.Port())
@@ -42,18 +42,18 @@ func (p Path) by(at netip.AddrPort) netip.AddrPort {
 	return at
 }
 
-// warmUp is how long traffic flows before it counts.
+// warmUp is how long traffic flows before the measurement.
 const warmUp = 50 * time.Millisecond
 
-// Throughput is what streams reached.
+// Throughput is the result of Stream.
 type Throughput struct {
-	// Bits is per second.
+	// Bits per second.
 	Bits float64
-	// CPU is how many seconds of processor time all of the machine spent for a Gbit.
+	// CPU is the CPU time of the whole machine for a Gbit, in seconds.
 	CPU float64
 }
 
-// Stream sends over that many TCP connections at once.
+// Stream sends over a number of TCP connections at once.
 func (p Path) Stream(streams int, window time.Duration) (out Throughput, err error) {
 	var received atomic.Int64
 	var wg sync.WaitGroup
@@ -113,8 +113,8 @@ func (p Path) Stream(streams int, window time.Duration) (out Throughput, err err
 	return Throughput{Bits: bits / took.Seconds(), CPU: (after - busy).Seconds() / (bits / 1e9)}, nil
 }
 
-// count is how much a counter grows in the window. On a machine with other work the
-// window may pass before anything moves; then it is longer.
+// count returns how much a counter grows in the window. On a busy machine the window may pass
+// before traffic starts; then it is extended.
 func count(c *atomic.Int64, window time.Duration) (n int64, took time.Duration) {
 	start, before := time.Now(), c.Load()
 	time.Sleep(window)
@@ -127,7 +127,7 @@ func count(c *atomic.Int64, window time.Duration) (n int64, took time.Duration) 
 // Latency is the time from a request of one byte to its answer of one byte.
 type Latency struct{ P50, P99 time.Duration }
 
-// RoundTrips asks and answers over one TCP connection, one after the other.
+// RoundTrips sends requests and answers over one TCP connection, one after the other.
 func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
 	c, err := p.dial()
 	if err != nil {
@@ -189,8 +189,8 @@ func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
 // PacketSize is the payload of a small packet.
 const PacketSize = 64
 
-// Packets is how many small UDP datagrams a second arrive if one thread sends as fast
-// as it can.
+// Packets returns the number of small UDP datagrams per second that arrive if one thread sends
+// as fast as it can.
 func (p Path) Packets(window time.Duration) (float64, error) {
 	server, at, err := bound(p.Server, p.Address, unix.SOCK_DGRAM)
 	if err != nil {
@@ -200,7 +200,7 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 	if err := unix.SetsockoptInt(server, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20); err != nil {
 		return 0, fmt.Errorf("enlarge the receive buffer: %w", err)
 	}
-	// The receiver looks up from time to time: UDP has no hanging up.
+	// The receiver checks for the end regularly: UDP sockets have no hang-up.
 	short := unix.NsecToTimeval((20 * time.Millisecond).Nanoseconds())
 	if err := unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
 		return 0, fmt.Errorf("bound the receiver's patience: %w", err)
@@ -222,7 +222,7 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 		onCPU(clientCPU)
 		b := make([]byte, PacketSize)
 		for !stop.Load() {
-			// A full queue is no error here: what does not arrive does not count.
+			// A full queue is no error here: only datagrams that arrive count.
 			_, _ = write(client, b)
 		}
 	})
@@ -243,9 +243,9 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 	return float64(n) / took.Seconds(), nil
 }
 
-// Connections is how many TCP connections a second are opened, used for one byte there
-// and one back, and closed, one after the other. The client closes with a reset: no port
-// waits, and a run leaves the next no full tables.
+// Connections returns how many TCP connections per second are opened, used for one byte in each
+// direction, and closed, one after the other. The client closes with a reset, so that no ports
+// wait and the next run finds no full tables.
 func (p Path) Connections(window time.Duration) (float64, error) {
 	l, at, err := listen(p.Server, p.Address)
 	if err != nil {

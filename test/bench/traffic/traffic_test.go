@@ -18,7 +18,7 @@ func path(t *testing.T) Path {
 	return Path{Client: a, Server: b, Address: netip.MustParseAddr("10.1.0.2")}
 }
 
-// Every measurement over a plain veth: it sees traffic, and does not see any where none is.
+// Every measurement over a plain veth: it measures traffic, and fails if there is none.
 func TestMeasurements(t *testing.T) {
 	p := path(t)
 	const window = 50 * time.Millisecond
@@ -37,7 +37,7 @@ func TestMeasurements(t *testing.T) {
 	p.Server.NFT("table inet t {\nchain c {\ntype filter hook input priority 0; policy drop;\n}\n}")
 	for _, name := range []string{"stream", "packets"} {
 		if v, err := measure[name](); err == nil {
-			t.Errorf("%s through a wall: %v, want an error", name, v)
+			t.Errorf("%s with all packets dropped: %v, want an error", name, v)
 		}
 	}
 }
