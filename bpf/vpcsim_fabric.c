@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /*
- * The simulated VPC's switch: one program, on the ingress of every port (the far end
- * of an ENI's veth, in the switch's namespace). It knows where each address is from
- * the API, never from what it sees on the wire.
+ * The simulated VPC's switch: one program on the ingress of every port (the far end
+ * of an ENI's veth, in the switch's namespace). The API tells it where each address is;
+ * it learns nothing from frames.
  */
 #include "vpcsim_neigh.h"
 #include "vpcsim_packet.h"
@@ -21,7 +21,7 @@ ALWAYS_INLINE struct route *lookup_route(__u64 scope, const struct addr *a)
 	return bpf_map_lookup_elem(&routes, &key);
 }
 
-/* The port that holds the address: as an address of its own or inside a prefix. 0: none. */
+/* The port with the address, as a single address or inside a prefix. 0: none. */
 ALWAYS_INLINE __u32 owner_of(__u64 vpc, const struct addr *a)
 {
 	struct addr_key key = {.vpc = vpc, .addr = *a};
@@ -34,7 +34,7 @@ ALWAYS_INLINE __u32 owner_of(__u64 vpc, const struct addr *a)
 	return r && r->hops ? r->hop[0] : 0;
 }
 
-/* With equal hops a flow keeps to one of them, whichever way its packets go. */
+/* Of several hops, all packets of a flow use the same one, in both directions. */
 ALWAYS_INLINE __u32 next_hop(__u64 table, const struct packet *p)
 {
 	struct route *r = lookup_route(table, &p->dst);
@@ -49,7 +49,7 @@ ALWAYS_INLINE __u32 next_hop(__u64 table, const struct packet *p)
 	return r->hop[i];
 }
 
-/* Whether the port's own route table sends the address to this port: a router may send for it. */
+/* Whether the port's route table routes the address to this port: a router may send from it. */
 ALWAYS_INLINE int routes_for(__u32 ifindex, const struct port *port, const struct addr *a)
 {
 	struct route *r = lookup_route(port->table, a);
@@ -76,7 +76,7 @@ ALWAYS_INLINE int check_source(__u32 ifindex, const struct port *port, const str
 	return DROP_SPOOFED_IP;
 }
 
-/* Token bucket; what does not fit is dropped, as a policer does. */
+/* Token bucket; packets beyond the limit are dropped, as by a policer. */
 ALWAYS_INLINE int within_bandwidth(const struct port *port, __u64 direction, __u32 len, __u64 now)
 {
 	struct bucket_key key = {.instance = port->bucket, .direction = direction};

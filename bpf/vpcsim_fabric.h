@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Types and maps of the simulated VPC's switch, shared with internal/vpcsim/fabric
- * (bpf2go turns the structs into Go types).
+ * (bpf2go generates Go types from the structs).
  *
- * Every id of the cloud (VPC, route table, security group, instance) is a 64-bit
- * hash of its name, and a policy's id is the hash of its contents. So a restarted
- * process computes the same ids again and finds the maps as it left them.
+ * The id of every object of the cloud (VPC, route table, security group, instance) is a
+ * 64-bit hash of its name, and a policy's id is the hash of its contents. So a restarted
+ * process computes the same ids and can use the existing maps.
  */
 #pragma once
 
@@ -38,8 +38,8 @@ enum drop_reason {
 enum port_flag {
 	PORT_DOWN = 1 << 0,   /* the instance is stopped */
 	PORT_CHECK = 1 << 1,  /* SourceDestCheck */
-	PORT_LOOSE = 1 << 2,  /* any source may leave */
-	PORT_POLICED = 1 << 3 /* the instance has a bandwidth */
+	PORT_LOOSE = 1 << 2,  /* any source address may be sent */
+	PORT_POLICED = 1 << 3 /* the instance has a bandwidth limit */
 };
 
 enum direction { INGRESS = 0, EGRESS = 1 };
@@ -51,10 +51,10 @@ struct port {
 	__u64 bucket;
 	__u64 groups[MAX_GROUPS]; /* ends at the first 0 */
 	struct addr subnet4, mask4, subnet6, mask6;
-	__u8 macs[12]; /* the ENI's, then the fabric's: a delivered frame's addresses */
+	__u8 macs[12]; /* of the ENI, then of the fabric: the MACs of a delivered frame */
 	__u16 mtu;
 	__u16 flags;
-	__u16 rules[2]; /* how many the policy has for each direction */
+	__u16 rules[2]; /* number of rules of the policy, by direction */
 	__u32 pad;
 };
 
@@ -64,8 +64,8 @@ struct addr_key {
 };
 
 /*
- * Scope is a VPC (ENIs' prefixes) or a route table, whose lowest bit says IPv6, so that
- * ::/0 does not hold the mapped IPv4 addresses; all its bits count in every entry.
+ * The scope is a VPC (for ENIs' prefixes) or a route table. Its lowest bit is set for IPv6, so
+ * that ::/0 does not match mapped IPv4 addresses. Every entry matches all bits of the scope.
  */
 struct route_key {
 	__u32 prefixlen;
@@ -73,7 +73,7 @@ struct route_key {
 	struct addr addr;
 };
 
-/* No hop: the range is known and nobody there answers. */
+/* Without hops, packets to the range are dropped. */
 struct route {
 	__u32 hops;
 	__u32 hop[MAX_HOPS];
@@ -88,7 +88,7 @@ struct rule_key {
 struct rule {
 	struct addr peer, peer_mask;
 	struct addr local, local_mask;
-	__u64 group; /* the peer must be in it; 0: no such condition */
+	__u64 group; /* the peer must be in it; 0: any peer */
 	__u16 sport[2], dport[2];
 	__u8 proto; /* 0: all */
 	__u8 accept;
@@ -104,7 +104,7 @@ struct flow_key {
 	__u8 pad[3];
 };
 
-/* A flow that was allowed, and the policies that allowed it. */
+/* An allowed flow, with the policies that allowed it. */
 struct flow {
 	__u64 seen;
 	__u64 initiator_policy, responder_policy;
@@ -112,7 +112,7 @@ struct flow {
 	__u8 pad[7];
 };
 
-/* By the port too, which is known before the source is checked: nobody speaks for another's. */
+/* With the port, as the source is not checked yet: no port affects another's fragments. */
 struct fragment_key {
 	__u64 port;
 	struct addr src, dst;
@@ -139,9 +139,9 @@ struct bucket {
 };
 
 struct counters {
-	__u64 out_packets, out_bytes; /* the instance sent */
-	__u64 in_packets, in_bytes;   /* the instance was given */
-	__u64 drops[DROP_REASONS];    /* of what it sent */
+	__u64 out_packets, out_bytes; /* sent by the instance */
+	__u64 in_packets, in_bytes;   /* delivered to the instance */
+	__u64 drops[DROP_REASONS];    /* of sent packets */
 };
 
 struct {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * ARP and IPv6 neighbour discovery: every address of the subnet is at the fabric's
- * MAC. What a guest announces is never learned.
+ * ARP and IPv6 neighbour discovery: every address of the subnet has the fabric's
+ * MAC. Announcements of guests are ignored.
  */
 #pragma once
 
@@ -39,7 +39,7 @@ struct pseudo_header {
 	__u32 next;
 };
 
-/* Whether the port itself holds the address: then nobody else answers for it. */
+/* Whether the port itself has the address: then the fabric does not answer for it. */
 ALWAYS_INLINE int is_own(struct __sk_buff *skb, const struct port *port, const struct addr *a)
 {
 	struct addr_key key = {.vpc = port->vpc, .addr = *a};
@@ -48,7 +48,7 @@ ALWAYS_INLINE int is_own(struct __sk_buff *skb, const struct port *port, const s
 	return owner && *owner == skb->ifindex;
 }
 
-/* Sends the frame, now an answer, back to where it came from. */
+/* Sends the frame, which is now an answer, back to its sender. */
 ALWAYS_INLINE int answer(struct __sk_buff *skb, const struct port *port)
 {
 	if (bpf_skb_store_bytes(skb, 0, port->macs, sizeof(port->macs), 0))
@@ -105,10 +105,10 @@ ALWAYS_INLINE int answer_solicitation(struct __sk_buff *skb, const struct port *
 	struct ipv6hdr ip;
 	__s64 sum;
 
-	/* from the unspecified address: the guest asks whether its own address is free */
+	/* from the unspecified address: duplicate address detection of the guest */
 	if (!(p->src.w[0] | p->src.w[1] | p->src.w[2] | p->src.w[3]))
 		return DROP_NEIGHBOUR;
-	/* an extension header in front of it is nothing that a guest's kernel makes */
+	/* a guest's kernel sends no extension header in front of it */
 	if (p->l4 != ETH_HLEN + sizeof(ip))
 		return DROP_NEIGHBOUR;
 	if (bpf_skb_load_bytes(skb, p->l4 + 8, &na.target, sizeof(na.target)))

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reading a frame's headers. bpf_skb_load_bytes is used throughout: it reads what
- * lies in page fragments too, so a frame is never pulled or copied for our sake.
+ * Parsing a frame's headers. All reads use bpf_skb_load_bytes, which also reads from
+ * page fragments, so a frame is never pulled or copied for the parser.
  */
 #pragma once
 
@@ -46,7 +46,7 @@ struct fragment_header {
 	__u32 id;
 };
 
-/* Transport header of an unfragmented packet or of a first fragment. */
+/* The transport header of an unfragmented packet or of a first fragment. */
 ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 {
 	struct ports ports;
@@ -94,7 +94,7 @@ ALWAYS_INLINE int parse_l4(struct __sk_buff *skb, struct packet *p)
 	return PASS;
 }
 
-/* The first fragment tells the later ones their ports. One that comes before the first is dropped. */
+/* Later fragments get the ports of the first one. A fragment that comes before it is dropped. */
 ALWAYS_INLINE int parse_fragment(struct __sk_buff *skb, struct packet *p, __u32 id, int first)
 {
 	struct fragment_key key = {.port = skb->ifindex, .src = p->src, .dst = p->dst, .id = id, .proto = p->proto};
@@ -151,7 +151,7 @@ ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p)
 		return DROP_MALFORMED;
 	__builtin_memcpy(&p->src, &ip.saddr, sizeof(p->src));
 	__builtin_memcpy(&p->dst, &ip.daddr, sizeof(p->dst));
-	/* To the maps they would be IPv4's; nobody has such an address on a wire. */
+	/* The maps would treat them as IPv4; such addresses do not exist in packets. */
 	if (is_v4(&p->src) || is_v4(&p->dst))
 		return DROP_MALFORMED;
 	p->v6 = 1;
@@ -176,7 +176,7 @@ ALWAYS_INLINE int parse_v6(struct __sk_buff *skb, struct packet *p)
 	return parse_l4(skb, p);
 }
 
-/* Length of the longest IP packet that goes on the wire for this frame: a GSO frame is many. */
+/* Length of the longest IP packet of this frame: a GSO frame is several packets. */
 ALWAYS_INLINE __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
 {
 	if (skb->gso_size)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Security groups. A flow is judged once, from its initiator's side: the initiator's
- * egress rules and the responder's ingress rules must both accept. The flow table
- * remembers the verdict with the two policies that gave it; a packet (of either
- * direction) that finds another policy at one of the ends has the flow judged anew.
- * So a change of rules reaches established flows at their next packet, and a change
- * that still accepts them is not noticed.
+ * egress rules and the responder's ingress rules must both accept it. The flow table
+ * stores the verdict with both policies. If one end has another policy when a packet
+ * (of either direction) comes, the flow is judged again. So a change of rules applies
+ * to established flows at their next packet, and flows that the new rules accept too
+ * continue.
  */
 #pragma once
 
@@ -36,7 +36,7 @@ ALWAYS_INLINE int in_group(const struct port *port, __u64 group)
 	return 0;
 }
 
-/* bpf_loop's callback: the rules come by priority, the first that matches decides. */
+/* Callback of bpf_loop: rules are sorted by priority, and the first match decides. */
 static long judge_rule(__u32 index, struct judgement *j)
 {
 	struct rule *r;
@@ -69,7 +69,7 @@ ALWAYS_INLINE int judge(const struct port *port, const struct port *peer_port, _
 		.family = is_v4(local) ? 4 : 6,
 	};
 
-	/* an ICMP identifier is no port: rules for ICMP have the range 0-65535 */
+	/* an ICMP identifier is not a port: rules for ICMP have the range 0-65535 */
 	j.sport = bpf_ntohs(sport);
 	j.dport = bpf_ntohs(dport);
 	bpf_loop(port->rules[direction & 1], judge_rule, &j, 0);
@@ -106,7 +106,7 @@ ALWAYS_INLINE int is_icmp_error(const struct packet *p)
 	return p->proto == IPPROTO_ICMPV6 && p->icmp_type < 128;
 }
 
-/* An ICMP error belongs to the flow whose packet it quotes. */
+/* An ICMP error belongs to the flow of the packet that it quotes. */
 ALWAYS_INLINE int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const struct packet *p, __u64 now)
 {
 	struct packet q = {};
@@ -140,7 +140,7 @@ ALWAYS_INLINE int quotes_known_flow(struct __sk_buff *skb, __u64 vpc, const stru
 		q.sport = ports.sport;
 		q.dport = ports.dport;
 	} else if (q.proto == IPPROTO_ICMP || q.proto == IPPROTO_ICMPV6) {
-		/* an error quotes requests only: of a reply there is none (RFC 1122, 3.2.2) */
+		/* an error quotes only requests, never replies (RFC 1122, 3.2.2) */
 		if (bpf_skb_load_bytes(skb, q.l4 + 4, &q.sport, 2))
 			return 0;
 	}
@@ -177,7 +177,7 @@ ALWAYS_INLINE int allowed(struct __sk_buff *skb, const struct port *src, const s
 			f->initiator_policy = ip;
 			f->responder_policy = rp;
 		}
-		/* a shared cache line is written once a second, not once a packet */
+		/* write a shared cache line once a second, not once a packet */
 		if (now - f->seen > SECOND)
 			f->seen = now;
 		return 1;
