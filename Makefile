@@ -1,5 +1,5 @@
 # The two commands: "make lab" and "make test". Both run as root on a Debian machine
-# with Go; what else they need they install.
+# with Go; they install what else they need.
 
 # One set of flags for everything, so that programs, tests and the lab share what
 # Go has compiled already.
@@ -32,21 +32,21 @@ lab-down: build
 verify: build
 	bin/terway-lab verify
 
-# The user guide's comparison of Terway and Flannel, measured: prints it and writes
-# docs/comparison.md. All that was measured goes to OUT=FILE, if given (JSON).
+# Measures the user guide's comparison of Terway and Flannel, prints it and writes
+# docs/comparison.md. OUT=FILE writes all measurements as JSON.
 compare: build
 	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
 
-# Everything: is what is generated current, is the code in order, unit and privileged
-# tests, policies against what others say of them, their CRDs and the controller with 200
-# nodes on a real API server, the datapaths in virtual machines, then the lab end to end.
+# Everything: generated files and linters, unit and privileged tests, policies compared with
+# other implementations, their CRDs and the controller with 200 nodes on a real API server,
+# the datapaths in virtual machines, then the lab end to end.
 test: deps check unit oracle api scale test-vm e2e
 
 unit:
 	go test -count=1 ./...
 
-# What others say: selectors against Calico's own parser, NetworkPolicies against cyclonus. In a
-# module of its own: half a minute the first time, ten seconds later.
+# Comparisons with other implementations: selectors with Calico's parser, NetworkPolicies with
+# cyclonus. In a separate module: half a minute the first time, ten seconds later.
 oracle:
 	go test -C test/oracle -count=1 . -rapid.checks=10000
 
@@ -61,8 +61,8 @@ api:
 scale:
 	go test -count=1 -v -timeout 30m -tags bench -run '^(TestTwoHundredNodes|TestLeast|TestOwners)$$' ./test/bench/scale
 
-# The datapaths on kernels that this machine may not have, in an emulated one: all of
-# them on one with everything, and what must do without on an older one.
+# The datapaths on other kernels in virtual machines: all of them on a new kernel, and on older
+# kernels those that they support.
 test-vm: deps
 	sh test/vm/run.sh
 
@@ -70,12 +70,12 @@ check:
 	sh test/check.sh
 
 # How close each datapath comes to the host, and how long a pod takes to get its network;
-# docs/benchmarks.md says how to read it. OUT=FILE writes JSON, DOC=1 that document;
-# DATAPATHS=route,… and ROUNDS=N make less of it.
+# docs/benchmarks.md explains the results. OUT=FILE writes JSON, DOC=1 that document;
+# DATAPATHS=route,… and ROUNDS=N make it shorter.
 bench-datapath:
 	$(GOBENCH) -run '^TestDatapath$$' ./test/bench
 
-# What the eBPF programs cost for a packet. BEFORE=DIR compares with the programs in object
+# The cost of the eBPF programs for a packet. BEFORE=DIR compares with the programs in object
 # files of another version, and with GATE=1 a goal that is missed is an error.
 bench-packet:
 	$(GOBENCH) -p 1 -run '^TestPacket$$' ./internal/datapath/ebpf ./internal/datapath/ipvlan
@@ -87,21 +87,21 @@ bench-cni:
 bench-controller:
 	go test -count=1 -v -timeout 180m -tags bench -run '^TestController$$' ./test/bench/scale
 
-# What the simulated VPC costs against a plain veth pair, in one run.
+# The cost of the simulated VPC compared with a veth pair, in one run.
 bench-fabric:
 	$(GOBENCH) -run Throughput ./internal/vpcsim/fabric
 
-# What compiling policies costs: 10,000 rules, and one change among 30,000 pods and policies;
-# and what a decision costs in the kernel.
+# The cost of compiling policies: 10,000 rules, and one change among 30,000 pods and policies;
+# and of a decision in the kernel.
 bench-policy:
 	go test -count=1 -v -timeout 30m -tags bench -run '^TestPolicy' ./test/bench/policy
 
-# Compiled policies against an evaluator that follows the model, by fuzzing, for so long.
+# Compares compiled policies with an evaluator of the model by fuzzing.
 FUZZTIME ?= 1h
 fuzz-policy:
 	go test -run '^$$' -fuzz '^FuzzTablesSayWhatTheModelSays$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x ./internal/policy/compile
 
-# Writes what is generated anew: deep copies, CRDs, protobuf, eBPF objects.
+# Writes all generated files: deep copies, CRDs, protobuf, eBPF objects.
 generate:
 	go generate ./...
 

@@ -1,10 +1,9 @@
 #!/bin/sh
-# Says what is wrong with the tree before any test runs: code that is not formatted, that
-# vet or a linter complains about or that nothing calls, and files that are not what their
-# sources generate.
+# Checks the tree before any test runs: formatting, vet, linters, dead code, and whether
+# generated files are current.
 set -eu
 cd "$(dirname "$0")/.."
-# As make does: what it compiles serves the tests too.
+# The same flags as in the Makefile, so that the tests reuse the compiled packages.
 export CGO_ENABLED=0 GOFLAGS=-trimpath
 
 echo "== gofmt"
@@ -22,8 +21,8 @@ go vet -tags vm ./internal/datapath/...
 go vet -tags bench ./test/bench/... ./internal/vpcsim/fabric
 go vet -C test/oracle ./...
 
-# The linters have a module of their own, with their versions; the product's go.mod does
-# not know them. They read all files, whatever their build tags.
+# The linters and their versions are in a separate module, not in the product's go.mod. They
+# read all files, whatever their build tags.
 tags=e2e,vm,bench
 tool() { go tool -modfile=test/tools/go.mod "$@"; }
 
@@ -46,7 +45,7 @@ sh bpf/check.sh
 echo "== generated Go and CRDs"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# In a copy, so that a check never changes the tree.
+# In a copy, so that the check does not change the tree.
 tar -c --exclude=./bin --exclude=./.git . | tar -x -C "$work"
 (cd "$work" && go generate ./api/... ./internal/cloud/... ./internal/policy/...)
 status=0

@@ -11,7 +11,7 @@ done
 [ -n "$missing" ] || exit 0
 echo "installing Debian packages:$missing"
 export DEBIAN_FRONTEND=noninteractive
-# The package lists may be old or not there at all.
+# The package lists may be old or missing.
 # shellcheck disable=SC2086 # a list of words
 apt-get install -y -q --no-install-recommends $missing >/dev/null 2>&1 ||
 	{ apt-get update -q && apt-get install -y -q --no-install-recommends $missing; }
