@@ -159,5 +159,5 @@ func (c *Compiler) place(b *batch, a netip.Addr) {
 		r.atom.addresses[a] = struct{}{}
 		b.count(r.atom, f, 1)
 	}
-	b.told(was, r.atom)
+	b.moved(was, r.atom)
 }

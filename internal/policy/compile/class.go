@@ -26,8 +26,8 @@ type podSelector struct {
 	subjects map[*object]struct{}
 	term     *term
 
-	// asked: classes is kept up to date with the classes that it selects.
-	asked   bool
+	// tracked: classes is kept up to date with the classes that it selects.
+	tracked bool
 	classes map[*class]struct{}
 }
 
@@ -111,7 +111,7 @@ func (c *Compiler) classify(p *pod) {
 		cl.like.Namespace = p.Namespace
 		c.classes[key] = cl
 		c.index(cl)
-		c.askAll(cl)
+		c.evaluate(cl)
 	}
 	p.class = cl
 	cl.pods[p] = struct{}{}
@@ -225,10 +225,10 @@ func made(key string) bool {
 	return strings.HasPrefix(key, policy.PrefixNamespace) || strings.HasPrefix(key, policy.PrefixServiceAccount)
 }
 
-// ask starts to track which classes a selector selects, and calls changed for each of them.
-func (c *Compiler) ask(s *podSelector, changed func(*class)) {
-	if !s.asked {
-		s.asked = true
+// track starts to track which classes a selector selects, and calls changed for each of them.
+func (c *Compiler) track(s *podSelector, changed func(*class)) {
+	if !s.tracked {
+		s.tracked = true
 		for _, p := range placesFor(s) {
 			c.selectorIndex.add(p, s)
 			for cl := range c.classIndex[p] {
@@ -244,12 +244,12 @@ func (c *Compiler) ask(s *podSelector, changed func(*class)) {
 	}
 }
 
-// rest stops tracking if nothing uses the selector's results.
-func (c *Compiler) rest(s *podSelector) {
-	if !s.asked || len(s.subjects) > 0 || s.term != nil && s.term.live {
+// untrack stops tracking if nothing uses the selector's results.
+func (c *Compiler) untrack(s *podSelector) {
+	if !s.tracked || len(s.subjects) > 0 || s.term != nil && s.term.live {
 		return
 	}
-	s.asked = false
+	s.tracked = false
 	for _, p := range placesFor(s) {
 		c.selectorIndex.remove(p, s)
 	}
@@ -259,8 +259,8 @@ func (c *Compiler) rest(s *podSelector) {
 	clear(s.classes)
 }
 
-// askAll evaluates all selectors that may select a class, and reports whether a result changed.
-func (c *Compiler) askAll(cl *class) (changed bool) {
+// evaluate evaluates all selectors that may select a class, and reports whether a result changed.
+func (c *Compiler) evaluate(cl *class) (changed bool) {
 	now := map[*podSelector]struct{}{}
 	for _, p := range cl.places {
 		for s := range c.selectorIndex[p] {

@@ -45,13 +45,13 @@ type Compiler struct {
 	terms map[string]*term
 	// liveNodes and liveSets are the live terms for nodes and network sets.
 	liveNodes, liveSets map[*term]struct{}
-	asking              uint64
+	query               uint64
 
 	addresses addresses
 	ranges    [families][]addrRange
 	atoms     map[Hash]*atom
 	ruleSets  map[Hash]*ruleSet
-	horizons  map[Hash]*horizon
+	groups    map[Hash]*networkGroup
 	closed    map[*ruleSet]struct{}
 	tables    map[Hash]*sharedTable
 }
@@ -77,7 +77,7 @@ func New(budget Budget) *Compiler {
 		addresses:     newAddresses(),
 		atoms:         map[Hash]*atom{},
 		ruleSets:      map[Hash]*ruleSet{},
-		horizons:      map[Hash]*horizon{},
+		groups:        map[Hash]*networkGroup{},
 		closed:        map[*ruleSet]struct{}{},
 		tables:        map[Hash]*sharedTable{},
 	}
@@ -105,7 +105,7 @@ type batch struct {
 	sets      map[*term]struct{}      // for network sets; their networks may change
 	dissolved []*object
 	born      map[*ruleSet]struct{}
-	horizons  []*horizon            // new ones
+	groups    []*networkGroup       // new ones
 	left      map[*ruleSet]struct{} // that a pod stopped using
 	atoms     map[*atom][families]int
 	nodes     map[string]struct{} // whose part of the tables changes
@@ -148,8 +148,8 @@ func (b *batch) touchRuleSet(rs *ruleSet) {
 	}
 }
 
-// told marks the nodes for which an address has moved to another atom.
-func (b *batch) told(was, now *atom) {
+// moved marks the nodes for which an address has moved to another atom.
+func (b *batch) moved(was, now *atom) {
 	traits := map[*trait]int{}
 	for by, a := range []*atom{was, now} {
 		if a == nil {
@@ -193,7 +193,7 @@ func (c *Compiler) Apply(d Delta) (nodes []string, err error) {
 	}
 	c.setFacts(b, d)
 	for cl := range b.classes {
-		if len(cl.pods) > 0 && c.askAll(cl) {
+		if len(cl.pods) > 0 && c.evaluate(cl) {
 			b.reorder(cl)
 			for p := range cl.pods {
 				b.markPod(p)
@@ -247,7 +247,7 @@ func (c *Compiler) setPolicy(b *batch, ch Change) {
 	}
 	c.objects[ch.Ref] = o
 	o.subject.subjects[o] = struct{}{}
-	c.ask(o.subject, b.reorder)
+	c.track(o.subject, b.reorder)
 }
 
 func (c *Compiler) setFacts(b *batch, d Delta) {
@@ -471,11 +471,11 @@ func (c *Compiler) settle(b *batch) (on, off []*term) {
 	}
 	for _, t := range off {
 		if t.about == aboutPods {
-			c.rest(t.pods)
+			c.untrack(t.pods)
 		}
 	}
 	for _, o := range b.dissolved {
-		c.rest(o.subject)
+		c.untrack(o.subject)
 	}
 	return on, off
 }
@@ -484,7 +484,7 @@ func (c *Compiler) settle(b *batch) (on, off []*term) {
 func (c *Compiler) concerns(b *batch, t *term) {
 	switch t.about {
 	case aboutPods:
-		c.ask(t.pods, func(cl *class) {
+		c.track(t.pods, func(cl *class) {
 			for p := range cl.pods {
 				b.markPod(p)
 			}
@@ -596,7 +596,7 @@ func (c *Compiler) fill(b *batch) {
 	}
 	each(gone, c.drop)
 	each(came, c.add)
-	c.look(b, came, gone, changed)
+	c.updateGroups(b, came, gone, changed)
 	for rs := range b.born {
 		again[rs] = struct{}{}
 	}

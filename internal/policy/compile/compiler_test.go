@@ -356,14 +356,14 @@ func TestWhatAPodCosts(t *testing.T) {
 	}
 	c := compiled(t, tiered(ingress(rules...)), webs(1000))
 	come := func(n int) uint64 {
-		before := c.asking
+		before := c.query
 		p := webPod(n)
 		p.Name += "-more"
 		p.Addresses = []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(n >> 8), byte(n)})}
 		if nodes := apply(t, c, Delta{Pods: map[policy.NamespacedName]*policy.Pod{p.NamespacedName: p}}); !slices.Equal(nodes, []string{"node"}) {
 			t.Errorf("nodes %v", nodes)
 		}
-		return c.asking - before
+		return c.query - before
 	}
 	if n := come(500); n != 0 {
 		t.Errorf("a pod like others makes %d tables", n)

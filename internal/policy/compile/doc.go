@@ -52,7 +52,7 @@
 // existing atom. A new atom costs a table for each rule set that uses one of its terms. A
 // policy costs the rule sets of the pods that it selects and, if its terms are new, the
 // addresses for which they hold. A change of networks rewrites the sorted ranges, as the
-// kernel's array needs; rule sets that do not use the networks are not visited (see horizon).
+// kernel's array needs; rule sets that do not use the networks are not visited (see networkGroup).
 // New labels of a namespace cost the pods in it.
 //
 // # What a node gets

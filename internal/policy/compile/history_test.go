@@ -159,7 +159,7 @@ func (c *Compiler) sizes() string {
 		}
 	}
 	uses, seen, sights := 0, 0, 0
-	for _, h := range c.horizons {
+	for _, h := range c.groups {
 		seen, sights = seen+len(h.seen), sights+len(h.count)
 	}
 	for _, t := range c.tables {
@@ -171,14 +171,14 @@ func (c *Compiler) sizes() string {
 			at[n] += k
 		}
 	}
-	return fmt.Sprintf("%d policies, %d selectors, %d asked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d horizons with %d visible parts of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
-		len(c.objects), len(c.selectors), c.asked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
-		len(c.atoms), len(c.ruleSets), len(c.horizons), sights, seen, len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
+	return fmt.Sprintf("%d policies, %d selectors, %d tracked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d groups with %d visible parts of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
+		len(c.objects), len(c.selectors), c.tracked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
+		len(c.atoms), len(c.ruleSets), len(c.groups), sights, seen, len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
 }
 
-func (c *Compiler) asked() (n int) {
+func (c *Compiler) tracked() (n int) {
 	for _, s := range c.selectors {
-		if s.asked {
+		if s.tracked {
 			n++
 		}
 	}

@@ -163,10 +163,10 @@ func (c *Compiler) ForNode(name string) *Node {
 				n.Peers[p] = Hash{}
 			}
 		}
-		if rs.horizon == nil {
+		if rs.group == nil {
 			continue
 		}
-		for a := range rs.horizon.seen {
+		for a := range rs.group.seen {
 			if t := rs.base(a); t != nil {
 				n.Peers[Peer{rs.name, project(a).Atom}] = t.Hash
 				n.Tables[t.Hash] = t

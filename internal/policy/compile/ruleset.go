@@ -46,12 +46,12 @@ type ruleSet struct {
 	// of has the atoms with a table beside the default table.
 	of       map[*atom]*overlay
 	overlays map[Hash]*overlay // by the traits that the rule set uses
-	// bases has the tables of bases, by the part that the horizon sees; nil: none.
-	bases   map[Hash]*Table
-	horizon *horizon // nil: it uses no networks
-	spans   int      // of all tables
-	closed  bool     // the budget is exceeded: it has no tables
-	dead    bool
+	// bases has the tables of bases, by the part that the group sees; nil: none.
+	bases  map[Hash]*Table
+	group  *networkGroup // nil: it uses no networks
+	spans  int           // of all tables
+	closed bool          // the budget is exceeded: it has no tables
+	dead   bool
 
 	plain []*Decision // decisions without logs: by rule, by tier, by none
 	more  map[noted]*Decision
@@ -337,11 +337,11 @@ func (c *Compiler) drop(rs *ruleSet, a *atom) {
 
 // overlay returns the table of an atom beside the default table, or nil.
 func (c *Compiler) overlay(rs *ruleSet, a *atom, narrow []*trait) *Table {
-	c.asking++
+	c.query++
 	for _, t := range a.traits {
-		t.term.mark = c.asking
+		t.term.mark = c.query
 	}
-	holds := func(t *term) bool { return t.mark == c.asking }
+	holds := func(t *term) bool { return t.mark == c.query }
 	var asked []int32
 	for _, t := range narrow {
 		asked = append(asked, rs.asks[t.term]...)
@@ -461,9 +461,9 @@ func (c *Compiler) build(rs *ruleSet) {
 			}
 		}
 	}
-	if rs.horizon != nil {
-		for a, sight := range rs.horizon.seen {
-			c.addBase(rs, sight, a)
+	if rs.group != nil {
+		for a, visible := range rs.group.seen {
+			c.addBase(rs, visible, a)
 		}
 	}
 }

@@ -34,11 +34,11 @@ type term struct {
 	traits map[portKey]*trait
 	atoms  map[*atom]struct{} // with a trait of the term; only bases if it is ranged
 	users  map[*ruleSet]struct{}
-	// horizons of rule sets that use the term, if it is ranged.
-	horizons map[*horizon]struct{}
-	at       map[string]int // number of a node's rule sets that use it
+	// groups of rule sets that use the term, if it is ranged.
+	groups map[*networkGroup]struct{}
+	at     map[string]int // number of a node's rule sets that use it
 
-	// mark is equal to Compiler.asking while the term holds for the atom that is looked at.
+	// mark is equal to Compiler.query while the term holds for the atom that is looked at.
 	mark uint64
 }
 

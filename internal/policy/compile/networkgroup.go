@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// A horizon is the set of a family's rule sets that use the same networks. All of them see a
-// base in the same way. A change of other networks visits none of them.
-type horizon struct {
+// A networkGroup is the set of a family's rule sets that use the same networks. A base looks
+// the same to all of them. A change of other networks visits none of them.
+type networkGroup struct {
 	key      Hash
 	family   family
 	terms    map[*term]struct{} // ranged, and not wide in the family
@@ -17,7 +17,7 @@ type horizon struct {
 	count map[Hash]int
 }
 
-// join adds a rule set to its horizon.
+// join adds a rule set to its group.
 func (c *Compiler) join(b *batch, rs *ruleSet) {
 	var terms []*term
 	for t := range rs.asks {
@@ -35,43 +35,43 @@ func (c *Compiler) join(b *batch, rs *ruleSet) {
 		d.str(t.key)
 	}
 	key := d.sum()
-	h := c.horizons[key]
+	h := c.groups[key]
 	if h == nil {
-		h = &horizon{
+		h = &networkGroup{
 			key: key, family: rs.family, terms: map[*term]struct{}{},
 			ruleSets: map[*ruleSet]struct{}{}, seen: map[*atom]Hash{}, count: map[Hash]int{},
 		}
-		c.horizons[key] = h
+		c.groups[key] = h
 		for _, t := range terms {
 			h.terms[t] = struct{}{}
-			if t.horizons == nil {
-				t.horizons = map[*horizon]struct{}{}
+			if t.groups == nil {
+				t.groups = map[*networkGroup]struct{}{}
 			}
-			t.horizons[h] = struct{}{}
+			t.groups[h] = struct{}{}
 		}
-		b.horizons = append(b.horizons, h)
+		b.groups = append(b.groups, h)
 	}
-	rs.horizon = h
+	rs.group = h
 	h.ruleSets[rs] = struct{}{}
 }
 
-// leave removes a rule set from its horizon.
+// leave removes a rule set from its group.
 func (c *Compiler) leave(rs *ruleSet) {
-	h := rs.horizon
+	h := rs.group
 	if h == nil {
 		return
 	}
 	if delete(h.ruleSets, rs); len(h.ruleSets) > 0 {
 		return
 	}
-	delete(c.horizons, h.key)
+	delete(c.groups, h.key)
 	for t := range h.terms {
-		delete(t.horizons, h)
+		delete(t.groups, h)
 	}
 }
 
-// sight returns the part of a base that the horizon sees; false: none.
-func (h *horizon) sight(a *atom) (Hash, bool) {
+// visible returns the traits of a base that the group uses; false: none.
+func (h *networkGroup) visible(a *atom) (Hash, bool) {
 	var d digest
 	d.num(int(a.kind))
 	any := false
@@ -84,9 +84,9 @@ func (h *horizon) sight(a *atom) (Hash, bool) {
 	return d.sum(), any
 }
 
-// come adds a base that now has addresses. It reports whether its visible part is new.
-func (h *horizon) come(a *atom) (Hash, bool) {
-	s, any := h.sight(a)
+// add adds a base that now has addresses. It reports whether its visible part is new.
+func (h *networkGroup) add(a *atom) (Hash, bool) {
+	s, any := h.visible(a)
 	if _, had := h.seen[a]; had || !any {
 		return s, false
 	}
@@ -95,9 +95,9 @@ func (h *horizon) come(a *atom) (Hash, bool) {
 	return s, h.count[s] == 1
 }
 
-// gone removes a base that has no more addresses. It reports whether its visible part has
+// remove removes a base that has no more addresses. It reports whether its visible part has
 // disappeared.
-func (h *horizon) gone(a *atom) (Hash, bool) {
+func (h *networkGroup) remove(a *atom) (Hash, bool) {
 	s, had := h.seen[a]
 	if !had {
 		return s, false
@@ -110,25 +110,25 @@ func (h *horizon) gone(a *atom) (Hash, bool) {
 	return s, true
 }
 
-// look updates horizons to the current bases, and adds and removes the tables of visible parts
-// that appeared or disappeared.
-func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed func(*ruleSet)) {
-	for _, h := range b.horizons {
+// updateGroups updates the groups to the current bases, and adds and removes the tables of
+// visible parts that appeared or disappeared.
+func (c *Compiler) updateGroups(b *batch, came, gone map[*atom][families]bool, changed func(*ruleSet)) {
+	for _, h := range b.groups {
 		for t := range h.terms {
 			for a := range t.atoms {
 				if a.count[h.family] > 0 {
-					h.come(a)
+					h.add(a)
 				}
 			}
 		}
 	}
-	each := func(atoms map[*atom][families]bool, do func(*horizon, *atom)) {
+	each := func(atoms map[*atom][families]bool, do func(*networkGroup, *atom)) {
 		for a, of := range atoms {
 			if a != a.base {
 				continue
 			}
 			for _, t := range a.traits {
-				for h := range t.term.horizons {
+				for h := range t.term.groups {
 					if of[h.family] {
 						do(h, a)
 					}
@@ -136,8 +136,8 @@ func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed f
 			}
 		}
 	}
-	each(came, func(h *horizon, a *atom) {
-		if s, is := h.come(a); is {
+	each(came, func(h *networkGroup, a *atom) {
+		if s, is := h.add(a); is {
 			for rs := range h.ruleSets {
 				if _, born := b.born[rs]; !born {
 					c.addBase(rs, s, a)
@@ -146,8 +146,8 @@ func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed f
 			}
 		}
 	})
-	each(gone, func(h *horizon, a *atom) {
-		if s, is := h.gone(a); is {
+	each(gone, func(h *networkGroup, a *atom) {
+		if s, is := h.remove(a); is {
 			for rs := range h.ruleSets {
 				c.dropBase(rs, s)
 				changed(rs)
@@ -157,41 +157,41 @@ func (c *Compiler) look(b *batch, came, gone map[*atom][families]bool, changed f
 }
 
 // addBase gives a rule set the table for a visible part, of which a is an example.
-func (c *Compiler) addBase(rs *ruleSet, sight Hash, a *atom) {
-	if _, has := rs.bases[sight]; has || rs.closed {
+func (c *Compiler) addBase(rs *ruleSet, visible Hash, a *atom) {
+	if _, has := rs.bases[visible]; has || rs.closed {
 		return
 	}
 	var narrow []*trait
 	for _, t := range a.traits {
-		if _, ok := rs.horizon.terms[t.term]; ok {
+		if _, ok := rs.group.terms[t.term]; ok {
 			narrow = append(narrow, t)
 		}
 	}
 	if rs.bases == nil {
 		rs.bases = map[Hash]*Table{}
 	}
-	rs.bases[sight] = nil
+	rs.bases[visible] = nil
 	if t := c.overlay(rs, a, narrow); !t.empty() {
-		rs.bases[sight] = c.share(t)
+		rs.bases[visible] = c.share(t)
 		rs.spans += t.spans
 	}
 	c.watch(rs)
 }
 
-func (c *Compiler) dropBase(rs *ruleSet, sight Hash) {
-	if t := rs.bases[sight]; t != nil {
+func (c *Compiler) dropBase(rs *ruleSet, visible Hash) {
+	if t := rs.bases[visible]; t != nil {
 		rs.spans -= t.spans
 		c.unshare(t)
 	}
-	delete(rs.bases, sight)
+	delete(rs.bases, visible)
 }
 
 // base returns the table that a rule set has for a base, or nil.
 func (rs *ruleSet) base(a *atom) *Table {
-	if rs.horizon == nil {
+	if rs.group == nil {
 		return nil
 	}
-	s, ok := rs.horizon.seen[a]
+	s, ok := rs.group.seen[a]
 	if !ok {
 		return nil
 	}
