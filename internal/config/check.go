@@ -101,7 +101,7 @@ func (c *Config) check() (errs []error) {
 		bad("eni_tags has %d entries: want at most %d", len(c.ENITags), maxTags)
 	}
 	for _, k := range slices.Sorted(maps.Keys(c.ENITags)) {
-		if k == "" || len(k) > 64 || strings.HasPrefix(k, "aliyun") || strings.HasPrefix(k, "acs:") || k == "creator" || strings.HasPrefix(k, "terway.dev/") {
+		if k == "" || len(k) > 64 || strings.HasPrefix(k, "aliyun") || strings.HasPrefix(k, "acs:") || k == claims.TagCreator || strings.HasPrefix(k, "terway.dev/") {
 			bad("eni_tags: key %q: want 1 to 64 characters, not beginning with aliyun or acs:, and none of the controller's own (creator, terway.dev/…)", k)
 		}
 	}

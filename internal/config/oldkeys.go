@@ -250,7 +250,7 @@ func eniTags(c *Conversion, v any, row *OldKey) {
 	row.To = "eni_tags"
 	out := map[string]any{}
 	for name, value := range tags {
-		if name == "creator" {
+		if name == claims.TagCreator {
 			row.Why = "without creator, which the controller sets"
 			continue
 		}

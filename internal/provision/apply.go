@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 )
 
@@ -120,7 +121,7 @@ func (p *Provisioner) do(ctx context.Context, want *plan.Plan, c change, at *tar
 		err = p.retryWhileBusy(ctx, func() error { return p.Cloud.AddCIDR(ctx, at.vpc, c.cidr) })
 	case c.vsw != nil:
 		labels := maps.Clone(tags(want.Name))
-		labels[TagRole] = c.vsw.role
+		labels[claims.TagRole] = c.vsw.role
 		_, err = p.create(ctx, []string{"vswitch", at.vpc, c.vsw.Name, c.vsw.CIDR.String(), c.vsw.zone, c.vsw.role}, func(token string) (string, error) {
 			return p.Cloud.CreateVSwitch(ctx, cloud.CreateVSwitchRequest{Token: token, VPCID: at.vpc, Zone: c.vsw.zone, Name: c.vsw.Name, CIDR: c.vsw.CIDR, Tags: labels})
 		}, func(id string) (string, error) {

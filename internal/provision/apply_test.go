@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/plan"
 	"terway.dev/terway/internal/provision"
 	"terway.dev/terway/internal/testutil/testclock"
@@ -278,7 +279,7 @@ func TestTwoVPCsOfOnePlan(t *testing.T) {
 	s := start(t)
 	for range 2 {
 		s.write(t, func(a state.API) error {
-			_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", Tag: []state.Tag{{Key: provision.TagPlan, Value: "shop"}}})
+			_, err := a.CreateVpc(state.CreateVpcRequest{CidrBlock: "192.168.0.0/16", Tag: []state.Tag{{Key: claims.TagPlan, Value: "shop"}}})
 			return err
 		})
 	}

@@ -55,7 +55,7 @@ func owner(n cloud.ENI) string {
 }
 
 func named(name string, tags map[string]string) string {
-	if other := tags[TagPlan]; other != "" {
+	if other := tags[claims.TagPlan]; other != "" {
 		return "plan " + other
 	}
 	if name == "" {

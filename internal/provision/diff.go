@@ -108,7 +108,7 @@ func diff(p *plan.Plan, w *world) ([]change, error) {
 			}
 		}
 	default:
-		bad("%d security groups of VPC %s carry the tag %s=%s: %s and %s; remove the tag from all but one", len(groups), w.vpc.ID, TagPlan, p.Name, groups[0].ID, groups[1].ID)
+		bad("%d security groups of VPC %s carry the tag %s=%s: %s and %s; remove the tag from all but one", len(groups), w.vpc.ID, claims.TagPlan, p.Name, groups[0].ID, groups[1].ID)
 	}
 	if len(errs) > 0 {
 		return nil, errors.Join(errs...)
@@ -129,7 +129,7 @@ func find(v vswitch, w *world, name string) (*cloud.VSwitch, error) {
 		case there.CIDR != v.CIDR:
 			return nil, fmt.Errorf("vSwitch %s: the plan's range %s overlaps %s of %s (%q): choose a range that is free", v.Name, v.CIDR, there.CIDR, there.ID, there.Name)
 		case !owned(there.Tags, name):
-			return nil, fmt.Errorf("vSwitch %s: %s (%q) has the range %s and is not the plan's: choose another range, or give it the tag %s=%s to make it the plan's", v.Name, there.ID, there.Name, v.CIDR, TagPlan, name)
+			return nil, fmt.Errorf("vSwitch %s: %s (%q) has the range %s and is not the plan's: choose another range, or give it the tag %s=%s to make it the plan's", v.Name, there.ID, there.Name, v.CIDR, claims.TagPlan, name)
 		case there.Zone != v.zone:
 			return nil, fmt.Errorf("vSwitch %s: %s with the range %s is in zone %s, the plan says %s: a vSwitch cannot be moved; correct the plan, or delete the vSwitch", v.Name, there.ID, v.CIDR, there.Zone, v.zone)
 		default:

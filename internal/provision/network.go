@@ -63,7 +63,7 @@ func network(w *world, name, region string) *Network {
 		free.AddPrefix(c)
 	}
 	for _, v := range w.vswitches {
-		n.VSwitches = append(n.VSwitches, VSwitch{ID: v.ID, Name: v.Name, Zone: v.Zone, CIDR: v.CIDR, Role: v.Tags[TagRole],
+		n.VSwitches = append(n.VSwitches, VSwitch{ID: v.ID, Name: v.Name, Zone: v.Zone, CIDR: v.CIDR, Role: v.Tags[claims.TagRole],
 			Own: owned(v.Tags, name), Addresses: plan.Usable(v.CIDR), Free: v.Available})
 		free.RemovePrefix(v.CIDR)
 	}
@@ -83,7 +83,7 @@ func (p *Provisioner) Show(ctx context.Context, name string) (*Network, error) {
 		return nil, err
 	}
 	if w.vpc == nil {
-		return nil, fmt.Errorf("no VPC of %s carries the tag %s=%s: \"terwayctl vpc apply\" creates one from a plan", p.Region, TagPlan, name)
+		return nil, fmt.Errorf("no VPC of %s carries the tag %s=%s: \"terwayctl vpc apply\" creates one from a plan", p.Region, claims.TagPlan, name)
 	}
 	return network(w, name, p.Region), nil
 }
@@ -98,7 +98,7 @@ func (p *Provisioner) ShowVPC(ctx context.Context, id string) (*Network, error) 
 		if all[i].ID != id {
 			continue
 		}
-		name := all[i].Tags[TagPlan]
+		name := all[i].Tags[claims.TagPlan]
 		w, err := p.look(ctx, &all[i], name)
 		if err != nil {
 			return nil, err

@@ -47,16 +47,8 @@ type Cloud interface {
 	DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error)
 }
 
-// Tags of a plan's resources.
+// Values of claims.TagRole.
 const (
-	// TagPlan has the plan's name.
-	TagPlan = "terway.dev/plan"
-	// TagRole is on vSwitches: RoleNode or RolePod.
-	TagRole = "terway.dev/role"
-	// TagCreator is on everything that Terway creates in a cloud.
-	TagCreator   = "creator"
-	valueCreator = "terway"
-
 	RoleNode = "node"
 	RolePod  = "pod"
 )

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // world is what the cloud holds of a plan.
@@ -24,16 +25,18 @@ type world struct {
 
 // owned reports whether a resource has the plan's tag. A plan without a name owns nothing:
 // resources without a tag belong to somebody else.
-func owned(tags map[string]string, name string) bool { return name != "" && tags[TagPlan] == name }
+func owned(tags map[string]string, name string) bool {
+	return name != "" && tags[claims.TagPlan] == name
+}
 
 // tags returns the tags of a plan's resources.
 func tags(name string) map[string]string {
-	return map[string]string{TagPlan: name, TagCreator: valueCreator}
+	return map[string]string{claims.TagPlan: name, claims.TagCreator: claims.Creator}
 }
 
 // observe reads what the cloud holds of a plan.
 func (p *Provisioner) observe(ctx context.Context, name string) (*world, error) {
-	all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{Tags: map[string]string{TagPlan: name}})
+	all, err := p.Cloud.ListVPCs(ctx, cloud.VPCFilter{Tags: map[string]string{claims.TagPlan: name}})
 	if err != nil {
 		return nil, fmt.Errorf("find the VPC of plan %q: %w", name, err)
 	}
@@ -50,7 +53,7 @@ func (p *Provisioner) observe(ctx context.Context, name string) (*world, error) 
 		ids = append(ids, v.ID)
 	}
 	slices.Sort(ids)
-	return nil, fmt.Errorf("%d VPCs of %s carry the tag %s=%s: %s; remove the tag from all but the right one", len(all), p.Region, TagPlan, name, strings.Join(ids, ", "))
+	return nil, fmt.Errorf("%d VPCs of %s carry the tag %s=%s: %s; remove the tag from all but the right one", len(all), p.Region, claims.TagPlan, name, strings.Join(ids, ", "))
 }
 
 // look reads what is in a VPC.

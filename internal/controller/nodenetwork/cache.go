@@ -11,6 +11,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/answers"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // How long answers are fresh. An instance can change its type while it is stopped, a VPC can get
@@ -97,7 +98,7 @@ func newKnowledge(o *Options) *knowledge {
 				}
 				var out []netip.Addr
 				for _, e := range list {
-					if e.Tags[TagCreator] != creator && e.Type != "Member" {
+					if e.Tags[claims.TagCreator] != claims.Creator && e.Type != "Member" {
 						out = append(out, e.Addresses...)
 					}
 				}

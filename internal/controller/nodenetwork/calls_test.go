@@ -16,6 +16,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
@@ -148,7 +149,7 @@ type lists struct {
 func (l *lists) DescribeENIs(ctx context.Context, f cloud.ENIFilter) ([]cloud.ENI, error) {
 	switch {
 	case len(f.IDs) > 0 || f.InstanceID != "":
-	case f.Tags[TagNode] == "":
+	case f.Tags[claims.TagNode] == "":
 		l.cluster++
 	default:
 		l.node++

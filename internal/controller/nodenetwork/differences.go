@@ -8,6 +8,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // difference is one difference between spec and cloud. It holds ids and values and no pointer into
@@ -48,7 +49,7 @@ func (w *work) differences(ours map[string]cloud.ENI, gateways map[string]segmen
 		out = append(out, addressDifferences(s, &e, &c, used, at)...)
 	}
 	for id, c := range ours {
-		token := c.Tags[TagToken]
+		token := c.Tags[claims.TagToken]
 		first, known := ids[token]
 		switch {
 		case token == "" || c.Status == cloud.ENIDeleting || first == id:
@@ -89,7 +90,7 @@ func secondENI(c cloud.ENI, seg segment) func(*work) {
 		if c.Status != cloud.ENIAvailable {
 			e.Phase = v1alpha1.ENIAttaching
 		}
-		w.Log.Info("an ENI was made twice with one token", "node", w.name, "eni", c.ID, "token", c.Tags[TagToken], "phase", e.Phase)
+		w.Log.Info("an ENI was made twice with one token", "node", w.name, "eni", c.ID, "token", c.Tags[claims.TagToken], "phase", e.Phase)
 		fill(&w.nn.Spec, &e, &c, seg)
 		w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 	}
@@ -97,7 +98,7 @@ func secondENI(c cloud.ENI, seg segment) func(*work) {
 
 // isExclusive reports whether an ENI was made for one pod.
 func isExclusive(c *cloud.ENI) bool {
-	return c.Tags[TagExclusive] == "true" || c.Tags[tagOwn] == "true"
+	return c.Tags[claims.TagExclusive] == "true" || c.Tags[claims.TagExclusiveFormer] == "true"
 }
 
 // detachedENI attaches an ENI again that somebody detached.

@@ -58,16 +58,3 @@
 //   - calls say whether pods wait for them, and are deferred instead of waiting behind many others: a
 //     waiting worker delays nodes that need another action.
 package nodenetwork
-
-// The tags on every ENI that the controller creates.
-const (
-	TagCreator = "creator"
-	TagNode    = "terway.dev/node"
-	TagToken   = "terway.dev/token"
-	// TagExclusive marks an ENI that serves one pod.
-	TagExclusive = "terway.dev/exclusive"
-	// tagOwn is TagExclusive as named in the previous version; it is read, not written.
-	tagOwn = "terway.dev/own"
-
-	creator = "terway"
-)

@@ -9,6 +9,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // stuckAfter is how long an ENI may take to attach: then other ENIs are used, and the node's
@@ -94,7 +95,7 @@ func (w *work) create(ctx context.Context) error {
 			tags[k] = v
 		}
 		if intent.Exclusive {
-			tags[TagExclusive] = "true"
+			tags[claims.TagExclusive] = "true"
 		}
 		groups := w.cfg.SecurityGroups
 		if len(groups) == 0 {

@@ -18,6 +18,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/controller/cloudtest"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/vpcsim/faults"
 )
 
@@ -59,12 +60,12 @@ func TestDifferencesMendEachOther(t *testing.T) {
 				w.nn.Spec.ENIs = append(w.nn.Spec.ENIs, e)
 			}
 			if chance.IntN(4) > 0 {
-				c := cloud.ENI{ID: id, Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{TagToken: token}}
+				c := cloud.ENI{ID: id, Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{claims.TagToken: token}}
 				if chance.IntN(4) == 0 {
 					c.Status, c.InstanceID = cloud.ENIAvailable, ""
 				}
 				if chance.IntN(4) == 0 {
-					c.Tags[TagToken] = "t0" // made twice with one token
+					c.Tags[claims.TagToken] = "t0" // made twice with one token
 				}
 				for _, a := range loose {
 					if inCloud[a] == i {

@@ -55,7 +55,7 @@ func (g *rig) exclusive(name string) (enis, held int) {
 
 // An ENI that the previous version created is adopted with its use.
 func TestTagsOfExclusiveENIs(t *testing.T) {
-	for tag, want := range map[string]bool{TagExclusive: true, "terway.dev/own": true, TagNode: false} {
+	for tag, want := range map[string]bool{claims.TagExclusive: true, "terway.dev/own": true, claims.TagNode: false} {
 		e := &cloud.ENI{ID: "eni-1", Tags: map[string]string{tag: "true"}}
 		w := &work{Reconciler: &Reconciler{Options: Options{Log: slog.New(slog.DiscardHandler)}}, nn: &v1alpha1.NodeNetwork{}}
 		adoptENI(*e, "token", segment{}, time.Time{})(w)

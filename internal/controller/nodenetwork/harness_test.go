@@ -347,7 +347,7 @@ func (g *rig) enis(node string) []cloud.ENI {
 			for _, t := range n.Tags {
 				tags[t.Key] = t.Value
 			}
-			if tags[claims.TagCluster] == "" || node != "" && tags[TagNode] != nodeTag(node) {
+			if tags[claims.TagCluster] == "" || node != "" && tags[claims.TagNode] != nodeTag(node) {
 				continue
 			}
 			e := cloud.ENI{ID: n.NetworkInterfaceId, Status: cloud.ENIStatus(n.Status), InstanceID: n.InstanceId, VSwitchID: n.VSwitchId, Tags: tags}

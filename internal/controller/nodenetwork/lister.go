@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 )
 
 // lister makes one DescribeNetworkInterfaces call of what many nodes query at nearly the same time:
@@ -63,7 +64,7 @@ func newView(at time.Time, list []cloud.ENI) *view {
 	v := &view{at: at, enis: make(map[string]cloud.ENI, len(list)), nodes: map[string][]string{}}
 	for _, e := range list {
 		if _, twice := v.enis[e.ID]; !twice {
-			v.nodes[e.Tags[TagNode]] = append(v.nodes[e.Tags[TagNode]], e.ID)
+			v.nodes[e.Tags[claims.TagNode]] = append(v.nodes[e.Tags[claims.TagNode]], e.ID)
 		}
 		v.enis[e.ID] = e
 	}
@@ -147,7 +148,7 @@ func (l *lister) node(ctx context.Context, tags map[string]string, since time.Ti
 		if err != nil {
 			return nil, time.Time{}, fmt.Errorf("list the cluster's ENIs: %w", err)
 		}
-		return v.of(tags[TagNode]), v.at, nil
+		return v.of(tags[claims.TagNode]), v.at, nil
 	}
 	l.alone++
 	at := l.now()
@@ -161,7 +162,7 @@ func (l *lister) node(ctx context.Context, tags map[string]string, since time.Ti
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("list the node's ENIs: %w", err)
 	}
-	return newView(at, list).of(tags[TagNode]), at, nil
+	return newView(at, list).of(tags[claims.TagNode]), at, nil
 }
 
 // start returns the flight that may be joined, and starts one if there is none; l.mu is held. It

@@ -245,12 +245,12 @@ func (r *Reconciler) Wake(name string) {
 
 // tags returns the tags that select the cluster's ENIs, of one node and with one token if given.
 func (r *Reconciler) tags(node, token string) map[string]string {
-	t := map[string]string{TagCreator: creator, claims.TagCluster: r.cluster}
+	t := map[string]string{claims.TagCreator: claims.Creator, claims.TagCluster: r.cluster}
 	if node != "" {
-		t[TagNode] = nodeTag(node)
+		t[claims.TagNode] = nodeTag(node)
 	}
 	if token != "" {
-		t[TagToken] = token
+		t[claims.TagToken] = token
 	}
 	return t
 }

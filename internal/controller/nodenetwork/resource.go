@@ -72,7 +72,7 @@ func (w *work) countForeign(ctx context.Context) error {
 	for i := range all {
 		c := &all[i]
 		// An ENI with this node's tags that is not in the spec yet will be adopted.
-		ours := c.Tags[TagCreator] == creator && c.Tags[claims.TagCluster] == w.cluster && c.Tags[TagNode] == nodeTag(w.name) ||
+		ours := c.Tags[claims.TagCreator] == claims.Creator && c.Tags[claims.TagCluster] == w.cluster && c.Tags[claims.TagNode] == nodeTag(w.name) ||
 			slices.ContainsFunc(w.nn.Spec.ENIs, func(e v1alpha1.ENI) bool { return e.ID == c.ID })
 		if c.Type != "Primary" && c.Type != "Member" && !ours {
 			n++

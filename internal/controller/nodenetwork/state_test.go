@@ -8,6 +8,7 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
 	"terway.dev/terway/internal/config"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/ipam"
 )
 
@@ -57,12 +58,12 @@ func TestDifferences(t *testing.T) {
 		{Token: "t4", ID: "eni-4", Phase: v1alpha1.ENIDetaching},
 	}}
 	ours := map[string]cloud.ENI{
-		"eni-0": {ID: "eni-0", Status: cloud.ENIAvailable, Tags: map[string]string{TagToken: "t0"}}, // found by repeating the call
-		"eni-1": {ID: "eni-1", Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{TagToken: "t1"}, Addresses: []netip.Addr{a("10.0.0.1"), a("10.0.0.3")}},
-		"eni-3": {ID: "eni-3", Status: cloud.ENIAvailable, Tags: map[string]string{TagToken: "t3"}},
-		"eni-5": {ID: "eni-5", Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{TagToken: "t5"}},
-		"eni-6": {ID: "eni-6", Status: cloud.ENIInUse, InstanceID: "i-2", Tags: map[string]string{TagToken: "t6"}}, // elsewhere
-		"eni-7": {ID: "eni-7", Status: cloud.ENIDeleting, Tags: map[string]string{TagToken: "t7"}},
+		"eni-0": {ID: "eni-0", Status: cloud.ENIAvailable, Tags: map[string]string{claims.TagToken: "t0"}}, // found by repeating the call
+		"eni-1": {ID: "eni-1", Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{claims.TagToken: "t1"}, Addresses: []netip.Addr{a("10.0.0.1"), a("10.0.0.3")}},
+		"eni-3": {ID: "eni-3", Status: cloud.ENIAvailable, Tags: map[string]string{claims.TagToken: "t3"}},
+		"eni-5": {ID: "eni-5", Status: cloud.ENIInUse, InstanceID: "i-1", Tags: map[string]string{claims.TagToken: "t5"}},
+		"eni-6": {ID: "eni-6", Status: cloud.ENIInUse, InstanceID: "i-2", Tags: map[string]string{claims.TagToken: "t6"}}, // elsewhere
+		"eni-7": {ID: "eni-7", Status: cloud.ENIDeleting, Tags: map[string]string{claims.TagToken: "t7"}},
 	}
 	want := []string{"detached eni-3", "gone eni-1 10.0.0.2", "gone eni-2", "new eni-1 10.0.0.3", "new eni-5"}
 	var got []string

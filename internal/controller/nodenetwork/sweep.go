@@ -11,6 +11,7 @@ import (
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/cloud"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/pages"
 )
 
@@ -81,8 +82,8 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	attached := 0
 	for i := range list {
 		c := &list[i]
-		node, known := names[c.Tags[TagNode]]
-		token := c.Tags[TagToken]
+		node, known := names[c.Tags[claims.TagNode]]
+		token := c.Tags[claims.TagToken]
 		there[c.ID] = true
 		e := specs[c.ID]
 		switch {
@@ -107,7 +108,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 		case c.Status == cloud.ENIInUse:
 			attached++
 			s.Log.Warn("an ENI of this cluster is attached to an instance that is not a node of the cluster; detach it, or delete the instance",
-				"eni", c.ID, "instance", c.InstanceID, "node", c.Tags[TagNode])
+				"eni", c.ID, "instance", c.InstanceID, "node", c.Tags[claims.TagNode])
 		}
 	}
 	if err := s.delete(ctx, condemned, orphans); err != nil {
@@ -150,10 +151,10 @@ func (s *Sweeper) delete(ctx context.Context, condemned []*cloud.ENI, orphans ma
 	}
 	has[""] = false
 	for _, c := range condemned {
-		if has[c.ID] || has[c.Tags[TagToken]] || has[c.Tags[TagNode]] {
+		if has[c.ID] || has[c.Tags[claims.TagToken]] || has[c.Tags[claims.TagNode]] {
 			continue
 		}
-		s.Log.Info("deleting an ENI that no node uses", "eni", c.ID, "node", c.Tags[TagNode])
+		s.Log.Info("deleting an ENI that no node uses", "eni", c.ID, "node", c.Tags[claims.TagNode])
 		err := s.Cloud.DeleteENI(ctx, c.ID)
 		s.metrics.did("sweep", err)
 		if err != nil {

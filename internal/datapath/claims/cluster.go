@@ -42,5 +42,23 @@ const (
 	FinalizerENIs = "network.terway.dev/enis"
 )
 
-// TagCluster is on everything that the controller creates in the cloud; its value is cluster_id.
-const TagCluster = "terway.dev/cluster"
+// Tags of resources in the cloud.
+const (
+	// TagCreator, with the value Creator, is on everything that Terway creates.
+	TagCreator = "creator"
+	Creator    = "terway"
+
+	// TagCluster is on everything that the controller creates; its value is cluster_id. TagNode and
+	// TagToken identify the node and the client token of an ENI.
+	TagCluster = "terway.dev/cluster"
+	TagNode    = "terway.dev/node"
+	TagToken   = "terway.dev/token"
+	// TagExclusive marks an exclusive ENI. TagExclusiveFormer is its name in the previous version;
+	// it is read, not written.
+	TagExclusive       = "terway.dev/exclusive"
+	TagExclusiveFormer = "terway.dev/own"
+
+	// TagPlan is on the resources of a plan and has its name. TagRole is on vSwitches of a plan.
+	TagPlan = "terway.dev/plan"
+	TagRole = "terway.dev/role"
+)
