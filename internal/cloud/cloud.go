@@ -70,8 +70,6 @@ type ENI struct {
 	Primary    netip.Addr
 	// Addresses are all IPv4 addresses, the primary included.
 	Addresses      []netip.Addr
-	IPv6Addresses  []netip.Addr
-	Prefixes       []netip.Prefix
 	SecurityGroups []string
 	Tags           map[string]string
 }

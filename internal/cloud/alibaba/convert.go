@@ -62,27 +62,6 @@ func convertENI(n ecs.NetworkInterfaceSet) (cloud.ENI, error) {
 			e.Addresses = append(e.Addresses, a)
 		}
 	}
-	for _, s := range n.Ipv6Sets.Ipv6Set {
-		a, err := netip.ParseAddr(s.Ipv6Address)
-		if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" {
-			return wrong("Ipv6Sets", fmt.Errorf("%q is not an IPv6 address", s.Ipv6Address))
-		}
-		e.IPv6Addresses = append(e.IPv6Addresses, a)
-	}
-	for _, s := range n.Ipv4PrefixSets.Ipv4PrefixSet {
-		p, err := parsePrefix(s.Ipv4Prefix)
-		if err != nil {
-			return wrong("Ipv4PrefixSets", err)
-		}
-		e.Prefixes = append(e.Prefixes, p)
-	}
-	for _, s := range n.Ipv6PrefixSets.Ipv6PrefixSet {
-		p, err := parsePrefix(s.Ipv6Prefix)
-		if err != nil {
-			return wrong("Ipv6PrefixSets", err)
-		}
-		e.Prefixes = append(e.Prefixes, p)
-	}
 	for _, t := range n.Tags.Tag {
 		e.Tags[orDefault(t.Key, t.TagKey)] = orDefault(t.Value, t.TagValue)
 	}

@@ -158,8 +158,6 @@ func TestBadAnswersNameFieldAndValue(t *testing.T) {
 		`ENI "": NetworkInterfaceId`:                 change("NetworkInterfaceId", ""),
 		`PrivateIpSets: "fd00::1"`:                   change("PrivateIpSets", map[string]any{"PrivateIpSet": []map[string]any{{"PrivateIpAddress": "fd00::1"}}}),
 		`primary address is 10.0.0.9`:                change("PrivateIpSets", map[string]any{"PrivateIpSet": []map[string]any{{"PrivateIpAddress": "10.0.0.9", "Primary": true}}}),
-		`Ipv6Sets: "10.0.0.1"`:                       change("Ipv6Sets", map[string]any{"Ipv6Set": []map[string]any{{"Ipv6Address": "10.0.0.1"}}}),
-		`Ipv4PrefixSets: "10.0.0.0"`:                 change("Ipv4PrefixSets", map[string]any{"Ipv4PrefixSet": []map[string]any{{"Ipv4Prefix": "10.0.0.0"}}}),
 	} {
 		_, err := newTestClient(t, newFakeCloud(t, in(enisAnswer(nil, m)))).DescribeENIs(t.Context(), cloud.ENIFilter{})
 		if err == nil || !strings.Contains(err.Error(), want) || cloud.Explain(err).Reason != "BadAnswer" {
