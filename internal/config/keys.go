@@ -18,7 +18,7 @@ type key struct {
 
 // keys are all keys, in the order of the documentation.
 var keys = []key{
-	{name: "cluster_id", fixed: "the ENIs that nodes have carry the old one and would be nobody's; only a cluster whose nodes have no ENI may get another"},
+	{name: "cluster_id", fixed: "the ENIs of nodes have the old one and would belong to no cluster; it can change only while no node has an ENI"},
 	{name: "region", fixed: "a VPC and its instances are in one region; another region is another cluster"},
 	{name: "network", fixed: "pods that run have addresses of the old network; another network is another cluster"},
 	{name: "pod_cidr", fixed: "each node's block was cut from it when the node joined (Node.spec.podCIDR); another range is another cluster"},

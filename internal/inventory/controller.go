@@ -88,7 +88,7 @@ func (c *Controller) led(l *coordinationv1.Lease, now time.Time) {
 		c.Leader = *spec.HolderIdentity
 	}
 	if stale {
-		c.problem("nobody has renewed Lease %s/%s for %s, so none of the replicas works; %s: their logs say why", l.Namespace, l.Name, old.Round(time.Second), without)
+		c.problem("Lease %s/%s has not been renewed for %s, so none of the replicas works; %s: their logs say why", l.Namespace, l.Name, old.Round(time.Second), without)
 	}
 }
 

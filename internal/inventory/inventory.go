@@ -302,9 +302,9 @@ func (n *Node) lost(nn *v1alpha1.NodeNetwork) {
 	switch len(names) {
 	case 0:
 	case 1:
-		n.problem("pod %s has an address that is on no ENI of the node: nobody can reach it; delete it, so that it is recreated with another", names[0])
+		n.problem("pod %s has an address that is on no ENI of the node: it cannot be reached; delete it, so that it is recreated with another", names[0])
 	default:
-		n.problem("%d pods have addresses that are on no ENI of the node: nobody can reach them; delete them, so that they are recreated with others: %s", len(names), few(names))
+		n.problem("%d pods have addresses that are on no ENI of the node: they cannot be reached; delete them, so that they are recreated with others: %s", len(names), few(names))
 	}
 }
 

@@ -34,7 +34,7 @@ func TestController(t *testing.T) {
 		"taking over":        {deployment(2, 1), lease("", 2*time.Second), "1 of 2 replicas ready, none leads", ""},
 		"scaled to 0":        {deployment(0, 0), lease("", time.Second), "0 of 0 replicas ready, none leads", "Deployment ns/terway-controller is scaled to 0"},
 		"killed":             {deployment(2, 0), lease("a", time.Second), "0 of 2 replicas ready, none leads", "none of the 2 replicas"},
-		"hangs":              {deployment(2, 2), lease("a", 2*time.Minute), "2 of 2 replicas ready, none leads", "Lease ns/terway-controller for 2m0s"},
+		"hangs":              {deployment(2, 2), lease("a", 2*time.Minute), "2 of 2 replicas ready, none leads", "Lease ns/terway-controller has not been renewed for 2m0s"},
 		"another Deployment": {&appsv1.Deployment{}, lease("a", time.Second), "a leads", ""},
 		"and that is gone":   {&appsv1.Deployment{}, lease("a", time.Hour), "none leads", "for 1h0m0s"},
 		"never there":        {&appsv1.Deployment{}, &coordinationv1.Lease{}, "none leads", "neither a Deployment nor a Lease"},

@@ -55,7 +55,7 @@ func (p *Plan) Grow(g Growth) (*Plan, VSwitch, error) {
 		return nil, none, fmt.Errorf("mask /%d: want /%d to /%d", g.Bits, vSwitchMaskMin, vSwitchMaskMax)
 	}
 	if n := len(p.vSwitches()) + g.VSwitches; n >= maxVSwitches {
-		return nil, none, fmt.Errorf("the VPC has %d vSwitches already, the most it may have: delete one that nobody uses", n)
+		return nil, none, fmt.Errorf("the VPC has %d vSwitches already, the most it may have: delete an unused one", n)
 	}
 	grown := *p
 	grown.VPC.Secondary = slices.Clone(p.VPC.Secondary)

@@ -17,7 +17,7 @@ import (
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
-		Short: "Check a configuration, or make one of the existing Terway's",
+		Short: "Check a configuration, or convert that of the existing Terway",
 		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(checkCommand(), convertCommand())
@@ -28,8 +28,8 @@ func checkCommand() *cobra.Command {
 	var running string
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Check a configuration and name every problem",
-		Long: `Checks a configuration as the controller would, and names every problem.
+		Short: "Check a configuration and list every problem",
+		Long: `Checks a configuration like the controller, and lists every problem.
 
 FILE is the configuration alone, chart values (eniConfig: …) or the ConfigMap
 eni-config as kubectl prints it; - is standard input.`,

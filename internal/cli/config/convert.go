@@ -18,23 +18,23 @@ func convertCommand() *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "convert OLD",
-		Short: "Make a configuration of the existing Terway's eni_conf",
-		Long: `Makes a configuration of the existing Terway's. OLD is its ConfigMap eni-config as
+		Short: "Convert the eni_conf of the existing Terway",
+		Long: `Converts a configuration of the existing Terway. OLD is its ConfigMap eni-config as
 kubectl prints it, alone or in a List, or eni_conf alone (JSON); - is standard
-input. The whole ConfigMap is better: whether policies were enforced and how pods
-were wired is in its other keys.
+input. The whole ConfigMap is better: its other keys say whether policies were
+enforced and how pods were wired.
 
 Standard output gets chart values (eniConfig: …), ready for "helm install -f".
-Standard error gets a table of every key of OLD and what became of it:
+Standard error gets a table with every key of OLD and its result:
 
-  kept           the key is ours too
-  renamed        another key or value that means the same
-  dropped        it is always so here, or nothing depends on it
-  elsewhere      to be said in another place; nothing secret is ever printed
-  not supported  something that the old cluster had is missing, and what
+  kept           the key is the same
+  renamed        another key or value with the same meaning
+  dropped        it is always so here, or has no effect
+  elsewhere      it must be set in another place; secrets are never printed
+  not supported  a function of the old cluster that is missing
 
-It fails, after printing both, when something is missing that OLD does not have:
-cluster_id and region often; --cluster-id and --region give them.`,
+It fails, after printing both, if OLD lacks a mandatory key, often cluster_id and
+region; --cluster-id and --region set them.`,
 		Example: `  kubectl -n kube-system get configmap eni-config -o yaml > old.yaml
   terwayctl config convert old.yaml --region cn-hangzhou > values.yaml`,
 		Args: cobra.ExactArgs(1),

@@ -20,18 +20,18 @@ func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "instance-types",
 		Short: "ECS instance types and how many pods each holds",
-		Long: `Instance types and how many pods each holds, from the catalogue built in or a table
+		Long: `Instance types and how many pods each holds, from the built-in catalogue or a table
 that "instance-types refresh" wrote.
 
   shared     pods share the secondary ENIs: (ENIs − 1) × addresses per ENI
   exclusive  a pod has an ENI: ENIs − 1
   prefix     shared ENIs that carry /28 prefixes: (ENIs − 1) × (addresses per ENI − 1) × 16
-  trunk      member ENIs on a trunk ENI, where the cloud has said how many
+  trunk      member ENIs on a trunk ENI, if the number is known
 
-A figure that no source gives is "unknown", and a type is left out by a filter on it.
---max-pods prints one type's figure in the --mode alone, for the kubelet's maxPods. Pods on the
-node's own network need no address of the VPC but count for the kubelet: add as many
-as you run of them on each node.`,
+A number without a source is "unknown", and a filter on it leaves the type out.
+--max-pods prints only one type's number for the --mode, for the kubelet's maxPods. Pods in the
+host network need no address of the VPC but count for the kubelet: add their number
+on each node.`,
 		Example: `  terwayctl instance-types --family g6,g7 --min-vcpu 8
   terwayctl instance-types --min-pods 100 --mode prefix --generation 7 --sort pods
   terwayctl instance-types --max-pods ecs.g6.2xlarge`,

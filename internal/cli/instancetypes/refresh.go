@@ -20,11 +20,11 @@ func refreshCommand(file *string) *cobra.Command {
 	var out, date, output string
 	cmd := &cobra.Command{
 		Use:   "refresh",
-		Short: "Bring the catalogue up to date with what the cloud says (DescribeInstanceTypes)",
-		Long: `Asks the cloud for all its instance types, says what is new, changed and not offered
-in the region, and writes the merged table with --out. A figure that the cloud leaves
-out (the burst bandwidth, always) stays what it was; types that the region does not
-offer stay too. A row's source says what it is from.
+		Short: "Update the catalogue from the cloud (DescribeInstanceTypes)",
+		Long: `Reads all instance types from the cloud, prints which are new, changed and not offered
+in the region, and writes the merged table with --out. Numbers that the cloud leaves
+out (always the burst bandwidth) stay as they are; types that the region does not
+offer stay too. Each row has its source.
 
 The table is read with --catalogue, or built in: internal/catalog/instance-types.csv.
 

@@ -27,10 +27,10 @@ func compareCommand(dir *string) *cobra.Command {
 		Use:   "compare",
 		Short: "Measure Terway and Flannel on one lab after the other and print the user guide's comparison",
 		Long: `Starts a lab for each network, with Terway one for each datapath, measures it and takes
-it down: a lab that runs already goes too. Prints a table: throughput and latency of pods
+it down; a lab that is already running is taken down too. Prints a table: throughput and latency of pods
 as a ratio to their nodes', a NetworkPolicy, addresses held and used, route entries, a
-bandwidth limit. Every row is measured anew each time. Takes about ten minutes and needs
-root; what else runs on the machine makes the ranges in the table wide.`,
+bandwidth limit. Every run measures every row. Takes about ten minutes and needs
+root; other programs on the machine widen the ranges in the table.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if os.Geteuid() != 0 {

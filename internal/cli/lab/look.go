@@ -78,7 +78,7 @@ func envCommand(dir *string) *cobra.Command {
 		Long: `Print shell commands that point kubectl, "terwayctl vpc" and the cloud's SDKs at
 the lab, and put the lab's terway-lab, terwayctl, kubectl and helm into PATH:
 eval $(terway-lab env). $ECS_ENDPOINT is the simulated cloud's: $ECS_ENDPOINT/_admin/view
-shows all that is in it.`,
+shows its state.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := lab.LoadState(*dir)

@@ -22,7 +22,7 @@ func verifyCommand(dir *string) *cobra.Command {
 	r, suite := verify.Request{}, checks.All()
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "Prove on the running lab that the network works; exit status 1 if a check fails",
+		Short: "Check that the network of the running lab works; exit status 1 if a check fails",
 		Example: `  terway-lab verify
   terway-lab verify --datapath route,ebpf,exclusive
   terway-lab verify --datapath all --only pod-to-service -o json`,

@@ -17,11 +17,11 @@ func newCheck(catalogue *string) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
 		Use:   "check FILE",
-		Short: "Hold a plan against every rule, and say what it holds",
-		Long: `Hold a plan against every rule of the cloud and of the cluster.
+		Short: "Check a plan against every rule, and print its capacity",
+		Long: `Check a plan against every rule of the cloud and of the cluster.
 
-All that is wrong is printed at once, with the field, its value and what would be
-right, and the command fails. Of a plan that is right you see what it holds.
+All problems are printed at once, with the field, its value and what would be
+right, and the command fails. For a valid plan it prints the capacity.
 FILE is YAML or JSON; - is the standard input.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -41,12 +41,12 @@ func NewCommand() *cobra.Command {
 		Short: "Plan a cluster's VPC, vSwitches and Service range",
 		Long: `Plan a cluster's VPC, vSwitches and Service range.
 
-Says which ranges to use for so many nodes of some instance types, how full each
+Prints the ranges to use for a number of nodes of some instance types, how full each
 vSwitch will be, how many pods a node holds, how far the cluster can grow and what
-ends its growth. --out writes the plan to a file for "terwayctl vpc apply".
+limits its growth. --out writes the plan to a file for "terwayctl vpc apply".
 
-Nothing is created and no cloud is asked. What you do not wish for is chosen; without
-any wish you get the network of the user guide.`,
+Nothing is created and the cloud is not called. Options that you do not set are chosen;
+without any option you get the network of the user guide.`,
 		Example: `  terwayctl plan
   terwayctl plan --zone cn-hangzhou-i,cn-hangzhou-j --nodes 20 --max-nodes 1000 --out plan.yaml
   terwayctl plan --instance-type ecs.g7.2xlarge --avoid 192.168.0.0/16,10.0.0.0/12

@@ -113,12 +113,12 @@ func lintCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lint --offline DIR",
 		Short: "Find probable mistakes in policies",
-		Long: `Finds what is probably not meant in policies, and what is not enforced as it is written.
+		Long: `Finds probable mistakes in policies, and what is not enforced as written.
 Each finding names the object, the field and the check:
 
-  not-as-written  refused, or not enforced as it is written
+  not-as-written  refused, or not enforced as written
   never-matches   a rule that matches no connection
-  shadowed        a rule behind one that takes all that it matches
+  shadowed        a rule after one that matches everything that it matches
   no-pods         a policy that selects no pod
   host-network    a policy that selects pods in the host network, to which none applies
   named-port      the name of a port that no pod has
@@ -126,8 +126,8 @@ Each finding names the object, the field and the check:
   metadata        the metadata address of other clouds is closed, Alibaba Cloud's is not
   probes          a rule against health checks that policy_allow_load_balancer_probes lets in before it
 
-What is about pods is asked only if there are pods in DIR; with namespaces, service accounts
-and nodes as well the answers are those of the cluster. If there is a finding, the command fails.`,
+Checks that need pods run only if there are pods in DIR; for exact results DIR also needs
+namespaces, service accounts and nodes. If there is a finding, the command fails.`,
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy lint --offline policies`,
 		Args: cobra.NoArgs,

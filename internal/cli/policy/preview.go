@@ -36,22 +36,22 @@ func previewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "preview --offline DIR -f FILE",
 		Short: "Show which connections would be cut and opened if policies were applied",
-		Long: `Compares what the manifests of DIR say with what they would say if the policies, tiers and
-network sets of FILE were applied: those that are new, and those that take the place of one
-with their name. Each line is a change: from whom to whom, which traffic, and what decides
-before and after. It is exact: the compiled tables are compared, no connection is tried.
+		Long: `Compares the policies in DIR with the same policies after those, the tiers and the network
+sets of FILE are applied: new ones, and those that replace one with the same name. Each line
+is a change: source, destination, traffic, and what decides before and after. The result is
+exact: the compiled tables are compared, no connection is tried.
 
-  cut     it was allowed, and is denied
-  opened  it was denied, and is allowed
+  cut     allowed before, denied after
+  opened  denied before, allowed after
 
 Pods are grouped by their owner (a Deployment's or another's name), or else by label
-app.kubernetes.io/name, k8s-app or app; where not all of a group change alike, the line names
-the pods. "nodes" are nodes and pods of their network, "outside" are all other addresses.
-Addresses and ports are those of pods behind Services. What pods and nodes DIR has are all
-that are asked of: a pod that is not there, or has no address, is not in the answer.
+app.kubernetes.io/name, k8s-app or app; if only a part of a group changes, the line lists
+the pods. "nodes" are nodes and pods in the host network, "outside" are all other addresses.
+Addresses and ports are those of pods behind Services. Only pods and nodes in DIR are
+compared, and only pods with an address.
 
-Staged policies of FILE change nothing without --staged; with it they are applied by their
-stagedAction. Those of DIR change nothing.
+Staged policies in FILE have no effect without --staged; with it they are applied by their
+stagedAction. Staged policies in DIR have no effect.
 
 The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml

@@ -21,9 +21,9 @@ func traceCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace --offline DIR --from POD --to POD --port tcp/80",
 		Short: "Show the verdict of policies on a connection, and the rule that decides",
-		Long: `Asks the policies of the end that opens a connection (egress) and of the end that it goes
-to (ingress), and prints what each says and by which rule. A pod is NAMESPACE/NAME; whoever is
-none is an address. Pods in the host network have their node's address, and no policy.
+		Long: `Evaluates the policies at the end that opens a connection (egress) and at the other end
+(ingress), and prints both verdicts with the deciding rules. A pod is given as NAMESPACE/NAME,
+other ends as an address. Pods in the host network have their node's address, and no policy.
 
 The address and port are those of the pod behind a Service, not the Service's.
 A connection that is denied is an error.`,

@@ -23,11 +23,11 @@ func NewCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show which datapath each node of a cluster runs and why, its agent, ENIs and addresses",
 		Long: `Show for each node of a cluster: its mode (pods share ENIs, or have one each), the
-datapath that runs, whether its agent is ready, the ENIs attached of those that the
-instance type may have, the addresses of shared ENIs that pods hold of those assigned,
-and the ENIs that one pod has to itself of those that the node may have. Below: the
+active datapath, whether its agent is ready, the attached ENIs and the maximum of the
+instance type, the used and assigned addresses of shared ENIs, and the used exclusive
+ENIs and the maximum of the node. Below: the
 controller, why the nodes run their datapath, and problems. With any problem the exit
-status is 1. -o json has each node's conditions and all pods that a problem is about.
+status is 1. -o json has each node's conditions and all pods that a problem affects.
 
 It needs to list nodes, nodenetworks.network.terway.dev and the pods of Terway's namespace,
 and to get the Deployment and the Lease "` + inventory.ControllerName + `" there.`,

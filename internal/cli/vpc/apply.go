@@ -17,12 +17,12 @@ func applyCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "apply FILE",
-		Short: "Make the VPC, vSwitches and security group of a plan; what is there stays",
-		Long: `Make what is missing of a plan's VPC, secondary ranges, vSwitches and security
+		Short: "Create the VPC, vSwitches and security group of a plan; existing ones stay",
+		Long: `Create the missing parts of a plan's VPC, secondary ranges, vSwitches and security
 group, and print their ids and the chart's values (eniConfig) for the cluster.
 
-A second run changes nothing; one after an interruption finishes it. What exists
-but differs from the plan is an error that names both.`,
+A second run changes nothing; a run after an interruption completes it. A resource
+that differs from the plan is an error with both values.`,
 		Example: `  terwayctl vpc apply plan.yaml --dry-run
   terwayctl vpc apply plan.yaml
   terwayctl vpc apply plan.yaml -o values > my-values.yaml

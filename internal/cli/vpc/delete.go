@@ -19,10 +19,10 @@ func deleteCommand(f *cloudflags.Flags) *cobra.Command {
 		Long: `Delete the vSwitches, the security group and the VPC that carry the plan's tag.
 
 While anything else is in the VPC (ENIs of instances or of a cluster, vSwitches and
-security groups that are not the plan's), nothing is deleted, and a list says what
-there is and whose it is. Without --yes the command says what it would delete.
+security groups that do not belong to the plan), nothing is deleted, and the command
+lists it with the owners. Without --yes the command prints what it would delete.
 
-With FILE a growth that was interrupted (FILE.growing) is forgotten too.`,
+With FILE the record of an interrupted growth (FILE.growing) is deleted too.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, "text", "json"); err != nil {

@@ -27,11 +27,11 @@ func growCommand(f *cloudflags.Flags, table *string) *cobra.Command {
 one of a new secondary range when the VPC is full. FILE is rewritten. With
 --kubeconfig the cluster's configuration (ConfigMap eni-config) gets the vSwitch
 too, and the controller uses it without a restart. If the plan has a Pod vSwitch in
-ZONE that the cluster does not use, the cluster gets that one, and no other is made;
+ZONE that the cluster does not use, the cluster gets that one, and no other is created;
 with --bits or --cidr only one with that mask or range, others are skipped.
 
-An interrupted run is finished by the next one, which adds no other vSwitch; until
-then FILE.growing says what is under way.`,
+The next run completes an interrupted one and adds no other vSwitch; until
+then FILE.growing records it.`,
 		Example: `  terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --kubeconfig ~/.kube/config
   terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --bits 22
   terwayctl vpc grow plan.yaml --zone cn-hangzhou-i --cidr 10.8.0.0/19`,
@@ -138,7 +138,7 @@ func writeGrown(cmd *cobra.Command, output, file string, g *provision.Grown, ado
 	if adopted {
 		fmt.Fprint(out, "the cluster uses it now; so that the next \"helm upgrade\" keeps it, put this into the chart's values:\n\n")
 	} else {
-		fmt.Fprintf(out, `no cluster was told of it: run the command again with --kubeconfig, which makes no other
+		fmt.Fprintf(out, `no cluster uses it: run the command again with --kubeconfig, which creates no other
 vSwitch. So that the next "helm upgrade" keeps it, put this into the chart's values:
 
 `)

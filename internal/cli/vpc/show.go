@@ -17,7 +17,7 @@ func showCommand(f *cloudflags.Flags) *cobra.Command {
 	var output, id string
 	cmd := &cobra.Command{
 		Use:   "show [FILE|NAME]",
-		Short: "Show what exists of a plan's VPC, and how full its vSwitches are",
+		Short: "Show the existing resources of a plan's VPC, and how full its vSwitches are",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := checkOutput(output, "text", "json"); err != nil {

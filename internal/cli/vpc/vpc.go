@@ -28,10 +28,10 @@ import (
 func NewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "vpc",
-		Short: "Make, show, grow and delete the VPC of a network plan",
-		Long: `Make, show, grow and delete the VPC of a network plan ("terwayctl plan" writes one).
+		Short: "Create, show, grow and delete the VPC of a network plan",
+		Long: `Create, show, grow and delete the VPC of a network plan ("terwayctl plan" writes one).
 
-What belongs to a plan carries the tag terway.dev/plan=NAME; nothing else is ever
+Resources of a plan have the tag terway.dev/plan=NAME; no others are
 changed or deleted. Every command may be interrupted and run again.
 
 The credential comes from ALIBABA_CLOUD_ACCESS_KEY_ID and _SECRET (and
@@ -130,7 +130,7 @@ func doubts(w io.Writer, p *plan.Plan, c provision.ENIConfig) error {
 		fmt.Fprintf(w, "warning: this version of Terway refuses these values:\n%v\n", err)
 	}
 	if p.Prefixes {
-		fmt.Fprintln(w, "warning: the plan counts on prefixes, which are not there yet: nodes take single addresses, and hold as many pods as without prefixes")
+		fmt.Fprintln(w, "warning: the plan counts on prefixes, which are not supported yet: nodes use single addresses, and hold as many pods as without prefixes")
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func TestLife(t *testing.T) {
 	o.does("show shop --region cn-hangzhou", "shop-node", "192.168.64.0/18, 192.168.128.0/17")
 
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 24", "shop-pod-2, 192.168.64.0/24) has 252 addresses",
-		"no cluster was told of it: run the command again with --kubeconfig, which makes no other", "helm upgrade", "vswitches:\n    cn-hangzhou-i:\n    - vsw-")
+		"no cluster uses it: run the command again with --kubeconfig, which creates no other", "helm upgrade", "vswitches:\n    cn-hangzhou-i:\n    - vsw-")
 	out, _, err := o.run("apply PLAN -o json")
 	var applied struct {
 		Done      []string
@@ -334,7 +334,7 @@ func TestGrowLater(t *testing.T) {
 		t.Errorf("the cluster has %d vSwitches, want a third one:\n%s", n, c.config)
 	}
 	// A requested mask is used; otherwise the plan's mask.
-	o.does("grow PLAN --zone cn-hangzhou-i --bits 26", "no cluster was told")
+	o.does("grow PLAN --zone cn-hangzhou-i --bits 26", "no cluster uses it")
 	o.does("grow PLAN --zone cn-hangzhou-i --bits 19 --kubeconfig "+c.kubeconfig, "/19) has 8188 addresses")
 	o.does("grow PLAN --zone cn-hangzhou-i --kubeconfig "+c.kubeconfig, "/26) has 60 addresses")
 }

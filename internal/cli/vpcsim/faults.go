@@ -30,7 +30,7 @@ func newFaults() *cobra.Command {
 	at := func() string { return strings.TrimSuffix(endpoint, "/") + sim.AdminPrefix + "/faults" }
 	c.AddCommand(
 		&cobra.Command{
-			Use: "list", Short: "Print the rules and what they did", Args: cobra.NoArgs, SilenceUsage: true,
+			Use: "list", Short: "Print the rules and their effects", Args: cobra.NoArgs, SilenceUsage: true,
 			RunE: func(c *cobra.Command, _ []string) error {
 				return call(c.Context(), c.OutOrStdout(), http.MethodGet, at(), nil)
 			},

@@ -30,7 +30,7 @@ func (e *Env) renewSystem(ctx context.Context) error {
 			continue
 		}
 		if err := e.renew(ctx, d); err != nil {
-			return fmt.Errorf("make the pods of Deployment %s anew: %w", d.Name, err)
+			return fmt.Errorf("restart the pods of Deployment %s: %w", d.Name, err)
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ var nodeRemoved = verify.Check{
 		if r, there := routes[foreign]; !there || r.Via != nb.InstanceID || r.Status != "Available" {
 			return "", fmt.Errorf("the entry for %s, which is not the cluster's, was to %s before; now it is %q to %q", foreign, nb.InstanceID, r.Status, r.Via)
 		}
-		return fmt.Sprintf("%s deleted: the entry for %s went, that of somebody else for %s stayed; registered again: block %s, entry to %s, and its pod %s",
+		return fmt.Sprintf("%s deleted: the entry for %s went, the foreign entry for %s stayed; registered again: block %s, entry to %s, and its pod %s",
 			nb.Name, old, foreign, block, nb.InstanceID, answer), nil
 	}),
 }
