@@ -42,7 +42,7 @@ func TestListGivesUp(t *testing.T) {
 	}{
 		"another error":       {t.Context(), unix.EPERM, unix.EPERM, 1},
 		"the context is over": {over, netlink.ErrDumpInterrupted, why, 1},
-		"no dump is complete":    {t.Context(), netlink.ErrDumpInterrupted, netlink.ErrDumpInterrupted, tries},
+		"no dump is complete": {t.Context(), netlink.ErrDumpInterrupted, netlink.ErrDumpInterrupted, tries},
 	} {
 		calls := 0
 		list, err := List(c.ctx, "things", func() ([]int, error) { calls++; return []int{1}, c.dump })

@@ -14,7 +14,7 @@ type ClusterInformation struct {
 	Spec ClusterInformationSpec `json:"spec"`
 }
 
-// ClusterInformationList is a list of them.
+// ClusterInformationList is a list of objects of kind ClusterInformation.
 //
 // +kubebuilder:object:root=true
 type ClusterInformationList struct {
@@ -23,12 +23,12 @@ type ClusterInformationList struct {
 	Items           []ClusterInformation `json:"items"`
 }
 
-// ClusterInformationSpec is what a ClusterInformation says.
+// ClusterInformationSpec is the spec of a ClusterInformation.
 type ClusterInformationSpec struct {
 	// ClusterGUID identifies the cluster.
 	// +optional
 	ClusterGUID string `json:"clusterGUID,omitempty"`
-	// ClusterType lists words on what the cluster runs.
+	// ClusterType lists the software that the cluster runs.
 	// +optional
 	ClusterType string `json:"clusterType,omitempty"`
 	// CalicoVersion is the version of Calico in the cluster.

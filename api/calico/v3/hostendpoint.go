@@ -18,7 +18,7 @@ type HostEndpoint struct {
 	Spec HostEndpointSpec `json:"spec"`
 }
 
-// HostEndpointList is a list of them.
+// HostEndpointList is a list of objects of kind HostEndpoint.
 //
 // +kubebuilder:object:root=true
 type HostEndpointList struct {
@@ -27,7 +27,7 @@ type HostEndpointList struct {
 	Items           []HostEndpoint `json:"items"`
 }
 
-// HostEndpointSpec is what a HostEndpoint says.
+// HostEndpointSpec is the spec of a HostEndpoint.
 //
 // +kubebuilder:validation:XValidation:rule="has(self.node) && size(self.node) > 0",message="node is required",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="(has(self.interfaceName) && size(self.interfaceName) > 0) || (has(self.expectedIPs) && size(self.expectedIPs) > 0)",message="interfaceName or expectedIPs is required",reason=FieldValueInvalid

@@ -13,7 +13,7 @@ type NetworkSet struct {
 	Spec NetworkSetSpec `json:"spec"`
 }
 
-// NetworkSetList is a list of them.
+// NetworkSetList is a list of objects of kind NetworkSet.
 //
 // +kubebuilder:object:root=true
 type NetworkSetList struct {
@@ -22,7 +22,7 @@ type NetworkSetList struct {
 	Items           []NetworkSet `json:"items"`
 }
 
-// NetworkSetSpec is what a network set says.
+// NetworkSetSpec is the spec of a NetworkSet or GlobalNetworkSet.
 type NetworkSetSpec struct {
 	// Nets are networks in CIDR notation, or addresses.
 	// +listType=set
@@ -30,7 +30,7 @@ type NetworkSetSpec struct {
 	Nets []string `json:"nets,omitempty"`
 }
 
-// GlobalNetworkSet is a NetworkSet in no namespace.
+// GlobalNetworkSet is a cluster-scoped NetworkSet.
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster
@@ -41,7 +41,7 @@ type GlobalNetworkSet struct {
 	Spec NetworkSetSpec `json:"spec"`
 }
 
-// GlobalNetworkSetList is a list of them.
+// GlobalNetworkSetList is a list of objects of kind GlobalNetworkSet.
 //
 // +kubebuilder:object:root=true
 type GlobalNetworkSetList struct {

@@ -15,12 +15,12 @@ type NetworkPolicy struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec PolicySpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// NetworkPolicyList is a list of them.
+// NetworkPolicyList is a list of objects of kind NetworkPolicy.
 //
 // +kubebuilder:object:root=true
 type NetworkPolicyList struct {
@@ -29,7 +29,7 @@ type NetworkPolicyList struct {
 	Items           []NetworkPolicy `json:"items"`
 }
 
-// PolicySpec is what every policy says.
+// PolicySpec has the fields that all policies share.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.selector) || !self.selector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!has(self.serviceAccountSelector) || !self.serviceAccountSelector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
@@ -86,12 +86,12 @@ type GlobalNetworkPolicy struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec GlobalNetworkPolicySpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// GlobalNetworkPolicyList is a list of them.
+// GlobalNetworkPolicyList is a list of objects of kind GlobalNetworkPolicy.
 //
 // +kubebuilder:object:root=true
 type GlobalNetworkPolicyList struct {
@@ -100,7 +100,7 @@ type GlobalNetworkPolicyList struct {
 	Items           []GlobalNetworkPolicy `json:"items"`
 }
 
-// GlobalNetworkPolicySpec is what a GlobalNetworkPolicy says.
+// GlobalNetworkPolicySpec is the spec of a GlobalNetworkPolicy.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')",message="global() is for namespaceSelector of a rule",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!((has(self.doNotTrack) && self.doNotTrack) && (has(self.preDNAT) && self.preDNAT))",message="preDNAT and doNotTrack exclude each other",reason=FieldValueForbidden
@@ -130,10 +130,10 @@ type GlobalNetworkPolicySpec struct {
 // +kubebuilder:validation:Enum=AssumeNeededOnEveryNode
 type PerformanceHint string
 
-// Status is what is reported about an object.
+// Status of an object.
 type Status struct {
-	// Conditions of the object. Programmed: it is enforced as it is written; the message
-	// names what is not.
+	// Conditions of the object. Programmed: it is enforced as written; otherwise the message
+	// says what is not.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

@@ -2,8 +2,8 @@ package v3
 
 import "k8s.io/apimachinery/pkg/util/intstr"
 
-// Action is what a rule does with what it matches. Pass goes on with the next tier, Log with
-// the next rule.
+// Action is applied to connections that match. Pass continues with the next tier, Log with the
+// next rule.
 //
 // +kubebuilder:validation:Enum=Allow;Deny;Log;Pass
 type Action string
@@ -27,14 +27,14 @@ const (
 	PolicyTypeEgress  PolicyType = "Egress"
 )
 
-// A Rule matches a connection for which everything that it has holds. Source is whoever opens
-// the connection, for ingress as for egress.
+// A Rule matches a connection that meets all its conditions. Source is the end that opens the
+// connection, for ingress and for egress.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.http) || !has(self.protocol) || self.protocol == 'TCP' || self.protocol == 6",message="http is for protocol TCP",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!has(self.http) || self.action == 'Allow'",message="http is for action Allow",reason=FieldValueForbidden
 // +kubebuilder:validation:XValidation:rule="!has(self.destination) || !has(self.destination.services) || ((!has(self.destination.ports) || size(self.destination.ports) == 0) && (!has(self.destination.notPorts) || size(self.destination.notPorts) == 0))",message="destination.services has its own ports: leave out destination.ports and destination.notPorts",reason=FieldValueForbidden
 type Rule struct {
-	// Action is what is done with connections that match.
+	// Action is applied to connections that match.
 	Action Action `json:"action"`
 	// IPVersion, 4 or 6, restricts the rule to one family.
 	// +kubebuilder:validation:Enum=4;6
@@ -53,16 +53,16 @@ type Rule struct {
 	// NotICMP is a type of ICMP that the rule does not match.
 	// +optional
 	NotICMP *ICMPFields `json:"notICMP,omitempty"`
-	// Source is about the end that opens the connection.
+	// Source restricts the end that opens the connection.
 	// +optional
 	Source EntityRule `json:"source,omitzero"`
-	// Destination is about the end that the connection goes to.
+	// Destination restricts the end that the connection goes to.
 	// +optional
 	Destination EntityRule `json:"destination,omitzero"`
-	// HTTP is about requests.
+	// HTTP restricts the rule to requests.
 	// +optional
 	HTTP *HTTPMatch `json:"http,omitempty"`
-	// Metadata says more about the rule; nothing is done with it.
+	// Metadata of the rule; it has no effect.
 	// +optional
 	Metadata *RuleMetadata `json:"metadata,omitempty"`
 }
@@ -83,7 +83,7 @@ type ICMPFields struct {
 	Code *int `json:"code,omitempty"`
 }
 
-// EntityRule is about one end of a connection: everything that it has must hold.
+// EntityRule restricts one end of a connection: all its conditions must hold.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.selector) || !self.selector.contains('global(')",message="global() is for namespaceSelector",reason=FieldValueInvalid
 // +kubebuilder:validation:XValidation:rule="!has(self.notSelector) || !self.notSelector.contains('global(')",message="global() is for namespaceSelector",reason=FieldValueInvalid
@@ -121,8 +121,8 @@ type EntityRule struct {
 	// +listType=set
 	// +optional
 	NotNets []string `json:"notNets,omitempty"`
-	// NotSelector is a selector of what must not have the address; what is no pod and in no
-	// network set is never selected, and so matches.
+	// NotSelector selects pods and network sets that must not have the address. Addresses of
+	// no pod and no network set always match.
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	NotSelector string `json:"notSelector,omitempty"`
@@ -160,7 +160,7 @@ type ServiceAccountMatch struct {
 	Selector string `json:"selector,omitempty"`
 }
 
-// HTTPMatch is about requests: one of the methods and one of the paths.
+// HTTPMatch matches requests with one of the methods and one of the paths.
 type HTTPMatch struct {
 	// Methods, for example GET. Empty: any.
 	// +kubebuilder:validation:MaxItems=20
@@ -174,19 +174,19 @@ type HTTPMatch struct {
 	Paths []HTTPPath `json:"paths,omitempty"`
 }
 
-// HTTPPath is a path, or what it begins with.
+// HTTPPath is a path, or a prefix of paths.
 type HTTPPath struct {
 	// Exact is the whole path.
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Exact string `json:"exact,omitempty"`
-	// Prefix is what the path begins with.
+	// Prefix is a prefix of the path.
 	// +kubebuilder:validation:MaxLength=1024
 	// +optional
 	Prefix string `json:"prefix,omitempty"`
 }
 
-// RuleMetadata says more about a rule.
+// RuleMetadata has annotations of a rule.
 type RuleMetadata struct {
 	// Annotations of the rule.
 	// +optional

@@ -5,8 +5,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// StagedAction is what enforcing a staged policy would do: put the policy, or delete the one
-// of its name; Learn and Ignore do nothing.
+// StagedAction is what enforcing a staged policy would do: Set puts the policy, Delete deletes
+// the one with its name; Learn and Ignore do nothing.
 //
 // +kubebuilder:validation:Enum=Set;Delete;Learn;Ignore
 type StagedAction string
@@ -32,12 +32,12 @@ type StagedNetworkPolicy struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec StagedNetworkPolicySpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// StagedNetworkPolicyList is a list of them.
+// StagedNetworkPolicyList is a list of objects of kind StagedNetworkPolicy.
 //
 // +kubebuilder:object:root=true
 type StagedNetworkPolicyList struct {
@@ -46,9 +46,9 @@ type StagedNetworkPolicyList struct {
 	Items           []StagedNetworkPolicy `json:"items"`
 }
 
-// StagedNetworkPolicySpec is what a StagedNetworkPolicy says.
+// StagedNetworkPolicySpec is the spec of a StagedNetworkPolicy.
 type StagedNetworkPolicySpec struct {
-	// StagedAction says what enforcing the policy would do.
+	// StagedAction is what enforcing the policy would do.
 	// +kubebuilder:default=Set
 	// +optional
 	StagedAction StagedAction `json:"stagedAction,omitempty"`
@@ -69,12 +69,12 @@ type StagedGlobalNetworkPolicy struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec StagedGlobalNetworkPolicySpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// StagedGlobalNetworkPolicyList is a list of them.
+// StagedGlobalNetworkPolicyList is a list of objects of kind StagedGlobalNetworkPolicy.
 //
 // +kubebuilder:object:root=true
 type StagedGlobalNetworkPolicyList struct {
@@ -83,9 +83,9 @@ type StagedGlobalNetworkPolicyList struct {
 	Items           []StagedGlobalNetworkPolicy `json:"items"`
 }
 
-// StagedGlobalNetworkPolicySpec is what a StagedGlobalNetworkPolicy says.
+// StagedGlobalNetworkPolicySpec is the spec of a StagedGlobalNetworkPolicy.
 type StagedGlobalNetworkPolicySpec struct {
-	// StagedAction says what enforcing the policy would do.
+	// StagedAction is what enforcing the policy would do.
 	// +kubebuilder:default=Set
 	// +optional
 	StagedAction StagedAction `json:"stagedAction,omitempty"`
@@ -103,12 +103,12 @@ type StagedKubernetesNetworkPolicy struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec StagedKubernetesNetworkPolicySpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// StagedKubernetesNetworkPolicyList is a list of them.
+// StagedKubernetesNetworkPolicyList is a list of objects of kind StagedKubernetesNetworkPolicy.
 //
 // +kubebuilder:object:root=true
 type StagedKubernetesNetworkPolicyList struct {
@@ -119,7 +119,7 @@ type StagedKubernetesNetworkPolicyList struct {
 
 // StagedKubernetesNetworkPolicySpec is what a NetworkPolicy of Kubernetes says.
 type StagedKubernetesNetworkPolicySpec struct {
-	// StagedAction says what enforcing the policy would do.
+	// StagedAction is what enforcing the policy would do.
 	// +kubebuilder:default=Set
 	// +optional
 	StagedAction StagedAction `json:"stagedAction,omitempty"`

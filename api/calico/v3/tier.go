@@ -20,12 +20,12 @@ type Tier struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	Spec TierSpec `json:"spec"`
-	// Status is what is reported about the object.
+	// Status of the object.
 	// +optional
 	Status Status `json:"status,omitzero"`
 }
 
-// TierList is a list of them.
+// TierList is a list of objects of kind Tier.
 //
 // +kubebuilder:object:root=true
 type TierList struct {
@@ -34,20 +34,20 @@ type TierList struct {
 	Items           []Tier `json:"items"`
 }
 
-// TierSpec is what a Tier says.
+// TierSpec is the spec of a Tier.
 type TierSpec struct {
 	// Order of the tier, the lowest first; without one it comes last. With equal orders names
 	// decide.
 	// +optional
 	Order *float64 `json:"order,omitempty"`
-	// DefaultAction is what becomes of a connection of a pod that a policy of the tier
-	// selects, if no rule of the tier decides: Deny, or Pass to the next tier.
+	// DefaultAction applies to connections of pods that a policy of the tier selects, if no
+	// rule of the tier decides: Deny, or Pass to the next tier.
 	// +kubebuilder:default=Deny
 	// +optional
 	DefaultAction *DefaultAction `json:"defaultAction,omitempty"`
 }
 
-// DefaultAction is what becomes of a connection at the end of a tier: Deny, or Pass.
+// DefaultAction applies at the end of a tier: Deny, or Pass.
 //
 // +kubebuilder:validation:Enum=Deny;Pass
 type DefaultAction string

@@ -17,11 +17,11 @@ func TestVerdict(t *testing.T) {
 		asked  string
 		want   []string
 	}{
-		"good":               {[]*verify.Group{good}, "", nil},
-		"a check failed":     {[]*verify.Group{good, bad}, "route,ebpf", []string{"1 of 4 checks failed"}},
-		"named and not supported":  {[]*verify.Group{good, lacking}, "route,netkit", []string{"datapath netkit: node1: this kernel lacks netkit"}},
-		"all, and not supported":   {[]*verify.Group{good, lacking}, "all", nil},
-		"all, and not switched": {[]*verify.Group{bad, lacking, broken}, "all", []string{"datapath exclusive: not done", "1 of 2 checks failed"}},
+		"good":                    {[]*verify.Group{good}, "", nil},
+		"a check failed":          {[]*verify.Group{good, bad}, "route,ebpf", []string{"1 of 4 checks failed"}},
+		"named and not supported": {[]*verify.Group{good, lacking}, "route,netkit", []string{"datapath netkit: node1: this kernel lacks netkit"}},
+		"all, and not supported":  {[]*verify.Group{good, lacking}, "all", nil},
+		"all, and not switched":   {[]*verify.Group{bad, lacking, broken}, "all", []string{"datapath exclusive: not done", "1 of 2 checks failed"}},
 	} {
 		err := verdict(c.groups, strings.Split(c.asked, ","))
 		if (err == nil) != (len(c.want) == 0) {

@@ -12,7 +12,7 @@ func TestAccountsSayWhatIsWrong(t *testing.T) {
 		t.Fatalf("a good account is wrong: %s", w)
 	}
 	for name, spoil := range map[string]func(*Account){
-		"the agent reports":     func(a *Account) { a.used = nil },
+		"the agent reports":  func(a *Account) { a.used = nil },
 		"the cloud has":      func(a *Account) { a.cloud = append(slices.Clone(a.cloud), "d") },
 		"devices for":        func(a *Account) { a.devices = 2 },
 		"at most":            func(a *Account) { a.Max = 1 },

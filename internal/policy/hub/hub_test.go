@@ -339,13 +339,13 @@ func TestAddressesBeforeTheAPIServerKnowsThem(t *testing.T) {
 		t.Error("the node of db does not know web's address when PodAddress has returned")
 	}
 	for what, call := range map[string]func() (int, error){
-		"a pod of another node":                func() (int, error) { return tell(one, in("shop", "db"), "10.0.0.6") },
-		"an address of a pod of another node":  func() (int, error) { return tell(one, in("shop", "web"), "10.0.0.9") },
-		"an address that another node claims":  func() (int, error) { return tell(two, in("shop", "db"), "10.0.0.5") },
-		"a pod that is not there":              func() (int, error) { return tell(one, in("shop", "nobody"), "10.0.0.6") },
-		"a pod in the host network":          func() (int, error) { return tell(one, in("other", "else"), "10.0.0.6") },
-		"two addresses of a family":            func() (int, error) { return tell(one, in("shop", "web"), "10.0.0.5", "10.0.0.6") },
-		"an address that no host can have": func() (int, error) { return tell(one, in("shop", "web"), "127.0.0.1") },
+		"a pod of another node":               func() (int, error) { return tell(one, in("shop", "db"), "10.0.0.6") },
+		"an address of a pod of another node": func() (int, error) { return tell(one, in("shop", "web"), "10.0.0.9") },
+		"an address that another node claims": func() (int, error) { return tell(two, in("shop", "db"), "10.0.0.5") },
+		"a pod that is not there":             func() (int, error) { return tell(one, in("shop", "nobody"), "10.0.0.6") },
+		"a pod in the host network":           func() (int, error) { return tell(one, in("other", "else"), "10.0.0.6") },
+		"two addresses of a family":           func() (int, error) { return tell(one, in("shop", "web"), "10.0.0.5", "10.0.0.6") },
+		"an address that no host can have":    func() (int, error) { return tell(one, in("shop", "web"), "127.0.0.1") },
 	} {
 		if _, err := call(); err == nil {
 			t.Errorf("%s is accepted", what)

@@ -4,10 +4,10 @@
 // 	protoc        v3.21.12
 // source: policy.proto
 
-// What the policy hub (a part of each replica of the controller) and nodes say to each other.
+// The protocol between the policy hub (in each replica of the controller) and the nodes.
 //
-// Fields and messages are only added. A number is never used again, and its meaning never changes:
-// hub and nodes of different versions talk to each other, and nodes keep resources on disk.
+// Fields and messages are only added. A number is never reused, and its meaning never changes:
+// hub and nodes can have different versions, and nodes keep resources on disk.
 
 package wire
 
@@ -302,7 +302,7 @@ func (*ToNode_Settled) isToNode_Message() {}
 
 func (*ToNode_AddressKnown) isToNode_Message() {}
 
-// Hello says what the node has.
+// Hello describes what the node has.
 type Hello struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The highest format of resources that the node reads. A hub sends what nodes of this format understand.
@@ -311,8 +311,8 @@ type Hello struct {
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// Names of resources, 16 bytes each.
 	Have [][]byte `protobuf:"bytes,3,rep,name=have,proto3" json:"have,omitempty"`
-	// The stream is for PodAddress alone, and gets no updates. A node tells addresses to all replicas, because the
-	// nodes that need them follow any of these.
+	// The stream is only for PodAddress, and gets no updates. A node reports addresses to all replicas, because the
+	// nodes that need them are connected to any of these.
 	AddressesOnly bool `protobuf:"varint,4,opt,name=addresses_only,json=addressesOnly,proto3" json:"addresses_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -430,10 +430,10 @@ func (x *Update) GetRemove() [][]byte {
 	return nil
 }
 
-// Settled: with all updates before it the node has what the cluster says at this revision.
+// Settled: with all previous updates the node has the state of this revision.
 type Settled struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// It counts the changes that this replica has seen. Other replicas count differently.
+	// It counts the changes in this replica. Other replicas have other numbers.
 	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The replica's name, for people.
 	Hub string `protobuf:"bytes,2,opt,name=hub,proto3" json:"hub,omitempty"`
@@ -498,8 +498,8 @@ func (x *Settled) GetDigest() []byte {
 type Ack struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Revision uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Why the node cannot do it, for people. Empty: it is done. A node that refused a revision tries again, and
-	// sends another Ack when it is done.
+	// Why the node cannot apply it, for people. Empty: it is applied. A node that refused a revision tries again, and
+	// sends another Ack after it has applied it.
 	Refused       string `protobuf:"bytes,2,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -665,17 +665,17 @@ func (x *PodAddress) GetAddresses() [][]byte {
 	return nil
 }
 
-// AddressKnown answers PodAddress, when all nodes have the address, or when time is up.
+// AddressKnown answers PodAddress, when all nodes have the address, or after a timeout.
 type AddressKnown struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	// How many nodes whose rules name the pod have its address.
+	// How many nodes whose rules select the pod have its address.
 	Nodes uint32 `protobuf:"varint,2,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	// How many do not have it yet.
 	Late uint32 `protobuf:"varint,3,opt,name=late,proto3" json:"late,omitempty"`
-	// How many do not follow this replica.
+	// How many are not connected to this replica.
 	Elsewhere uint32 `protobuf:"varint,4,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
-	// Why the hub does not take the address, for people.
+	// Why the hub refuses the address, for people.
 	Refused       string `protobuf:"bytes,5,opt,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -820,7 +820,7 @@ func (x *State) GetResources() []*Resource {
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  Kind                   `protobuf:"varint,1,opt,name=kind,proto3,enum=terway.policy.v1.Kind" json:"kind,omitempty"`
-	// The message of this kind. As bytes, because its name must not depend on what the reader knows of it.
+	// The message of this kind, as bytes: its name must not depend on the reader's version.
 	Body          []byte `protobuf:"bytes,2,opt,name=body,proto3" json:"body,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -870,7 +870,7 @@ func (x *Resource) GetBody() []byte {
 	return nil
 }
 
-// Namespaces are some of those in which no policy can deny a pod anything.
+// Namespaces lists namespaces in which no policy can deny any connection of a pod.
 type Namespaces struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Open          []string               `protobuf:"bytes,1,rep,name=open,proto3" json:"open,omitempty"`
@@ -915,7 +915,7 @@ func (x *Namespaces) GetOpen() []string {
 	return nil
 }
 
-// Addresses are some single addresses, by what they are.
+// Addresses lists single addresses with the same place.
 type Addresses struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Places        []*Place               `protobuf:"bytes,1,rep,name=places,proto3" json:"places,omitempty"`
@@ -1028,7 +1028,7 @@ func (x *Place) GetAddresses() [][]byte {
 	return nil
 }
 
-// Ranges are consecutive ranges of one family. Each ends where the next one begins, which may be in another
+// Ranges are consecutive ranges of one family. Each ends before the next one, which may be in another
 // resource.
 type Ranges struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1239,7 +1239,7 @@ func (x *Line) GetSpans() []*Span {
 	return nil
 }
 
-// Span ends where the next one begins.
+// Span ends before the next one.
 type Span struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	From  uint32                 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
@@ -1462,7 +1462,7 @@ func (x *Rule) GetNumber() uint32 {
 	return 0
 }
 
-// Peers are some atoms for which a rule set has a table beside its default tables.
+// Peers lists atoms for which a rule set has a table beside its default tables.
 type Peers struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RuleSet       []byte                 `protobuf:"bytes,1,opt,name=rule_set,json=ruleSet,proto3" json:"rule_set,omitempty"`
@@ -1518,7 +1518,7 @@ func (x *Peers) GetPeers() []*Peer {
 type Peer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Atom          []byte                 `protobuf:"bytes,1,opt,name=atom,proto3" json:"atom,omitempty"`
-	Table         []byte                 `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"` // empty: none, whatever the rule set has for the atom's base
+	Table         []byte                 `protobuf:"bytes,2,opt,name=table,proto3" json:"table,omitempty"` // empty: none, even if the atom's base has one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1570,7 +1570,7 @@ func (x *Peer) GetTable() []byte {
 type RuleSet struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Defaults      [][]byte               `protobuf:"bytes,2,rep,name=defaults,proto3" json:"defaults,omitempty"` // tables: for what is no pod, and for pods
+	Defaults      [][]byte               `protobuf:"bytes,2,rep,name=defaults,proto3" json:"defaults,omitempty"` // tables: for other addresses, and for pods
 	Selected      bool                   `protobuf:"varint,3,opt,name=selected,proto3" json:"selected,omitempty"`
 	Closed        bool                   `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -4,10 +4,10 @@
 // - protoc             v3.21.12
 // source: policy.proto
 
-// What the policy hub (a part of each replica of the controller) and nodes say to each other.
+// The protocol between the policy hub (in each replica of the controller) and the nodes.
 //
-// Fields and messages are only added. A number is never used again, and its meaning never changes:
-// hub and nodes of different versions talk to each other, and nodes keep resources on disk.
+// Fields and messages are only added. A number is never reused, and its meaning never changes:
+// hub and nodes can have different versions, and nodes keep resources on disk.
 
 package wire
 
@@ -31,8 +31,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type HubClient interface {
-	// Follow is open as long as the node is. The call's metadata has "authorization: Bearer TOKEN";
-	// the token says which node calls.
+	// Follow is open as long as the agent runs. The call's metadata has "authorization: Bearer TOKEN";
+	// the node's name is in the token.
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FromNode, ToNode], error)
 }
 
@@ -61,8 +61,8 @@ type Hub_FollowClient = grpc.BidiStreamingClient[FromNode, ToNode]
 // All implementations must embed UnimplementedHubServer
 // for forward compatibility.
 type HubServer interface {
-	// Follow is open as long as the node is. The call's metadata has "authorization: Bearer TOKEN";
-	// the token says which node calls.
+	// Follow is open as long as the agent runs. The call's metadata has "authorization: Bearer TOKEN";
+	// the node's name is in the token.
 	Follow(grpc.BidiStreamingServer[FromNode, ToNode]) error
 	mustEmbedUnimplementedHubServer()
 }
