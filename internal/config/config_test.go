@@ -61,7 +61,7 @@ func TestEveryProblemIsNamed(t *testing.T) {
 		good + "security_groups: [x]":                                      `security_groups: "x"`,
 		good + "security_groups: [" + strings.Repeat("sg-1, ", 11) + "]":   "security_groups has 11 entries: want at most 10",
 		good + "eni_tags: {creator: me}":                                   `eni_tags: key "creator"`,
-		good + "mode: exclusive\ndatapath: ipvlan":                         "nothing to share among pods",
+		good + "mode: exclusive\ndatapath: ipvlan":                         "ENIs that pods share",
 		good + "eniip_virtual_type: IPVlan":                                "write datapath",
 		good + "disable_network_policy: 'true'":                            "write network_policy",
 		good + "pod_cidr: 172.20.0.0/16":                                   "only with network: flannel",

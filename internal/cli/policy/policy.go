@@ -76,7 +76,7 @@ func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 		fmt.Fprintf(cmd.ErrOrStderr(), "not read: %d %s of %s; \"terwayctl policy migrate\" moves what is about policies\n", old[kind], kind, migrate.OldAPI)
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Skipped)) {
-		fmt.Fprintf(cmd.ErrOrStderr(), "not read: %d %s, of which no policy speaks\n", r.Skipped[kind], kind)
+		fmt.Fprintf(cmd.ErrOrStderr(), "ignored: %d %s, which policies do not use\n", r.Skipped[kind], kind)
 	}
 	return r.Objects, nil
 }

@@ -60,8 +60,8 @@ func TestLint(t *testing.T) {
 		{"metadata, denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}]}"), `denies 169.254.169.254, but the policy does not deny 100.100.100.200`},
 		{"metadata, both denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}, {action: Deny, to: [{networks: [100.100.100.200/32]}]}]}"), ""},
 		{"probes", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Deny, source: {nets: [100.64.0.0/10]}}, {action: Allow}]}"), `spec.ingress[0]: denies nothing: policy_allow_load_balancer_probes lets 100.64.0.0/10 in`},
-		{"dns", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}"), `NetworkPolicy shop/it: shop/web cannot ask the cluster's DNS (kube-system/dns, UDP 53) (dns)`},
-		{"dns, by rule", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]}"), `ClusterNetworkPolicy shop/it: shop/web cannot ask`},
+		{"dns", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}"), `NetworkPolicy shop/it: shop/web cannot reach the cluster's DNS (kube-system/dns, UDP 53) (dns)`},
+		{"dns, by rule", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]}"), `ClusterNetworkPolicy shop/it: shop/web cannot reach`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r, err := manifest.NewReader()
