@@ -211,7 +211,7 @@ func TestRulesThatMeanNothing(t *testing.T) {
 		`{"latency":{"fixed":"1s","max":"2s"}}`: "either fixed",
 		`{"latency":{"fixed":"-1s"}}`:           "negative",
 		`{"latency":{"fixed":1}}`:               "want a string",
-		`{"stuckAttaching":true,"action":"AttachNetworkInterface"}`: "not about single calls",
+		`{"stuckAttaching":true,"action":"AttachNetworkInterface"}`: "do not depend on calls",
 		`{"stuckAttaching":true,"lostAnswer":true}`:                 "two rules",
 		`{"lostAnswer":true,"every":"10s"}`:                         "want a for",
 		`{"lostAnswers":true}`:                                      "unknown field",
