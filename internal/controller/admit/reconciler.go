@@ -115,8 +115,7 @@ func (w *Webhook) noCertificate() error {
 	return fmt.Errorf("the admission webhook has no certificate: the Secret %s, which the chart makes, has not been read", w.key())
 }
 
-// Reconcile updates the Secret, then what is served, then what the API server trusts. Each step
-// follows from the one before, so a kill between them does no harm.
+// Reconcile renews the Secret, what the API server trusts, and what is served.
 func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, error) {
 	var s corev1.Secret
 	if err := w.client.Get(ctx, w.key(), &s); apierrors.IsNotFound(err) {
@@ -125,30 +124,22 @@ func (w *Webhook) Reconcile(ctx context.Context, _ ctrl.Request) (ctrl.Result, e
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read Secret %s: %w", w.key(), err)
 	}
-	now, server := w.Now(), w.certs()
-	data, why, err := server.Turn(s.Data, now)
-	if err != nil {
-		return ctrl.Result{}, err
-	}
-	if why != "" {
+	now := w.Now()
+	r, err := w.certs().Renew(s.Data, now, func(data map[string][]byte) error {
 		s.Data = data
-		// The resource version detects that another replica was faster.
-		if err := w.client.Update(ctx, &s); apierrors.IsConflict(err) {
-			return ctrl.Result{RequeueAfter: time.Second}, nil
-		} else if err != nil {
-			return ctrl.Result{}, fmt.Errorf("write Secret %s: %w", w.key(), err)
-		}
-		w.Log.Info("the admission webhook's certificates were renewed", "why", why)
+		return w.client.Update(ctx, &s)
+	}, func(bundle []byte) error { return w.trust(ctx, bundle) })
+	if r.Why != "" {
+		w.Log.Info("the admission webhook's certificates were renewed", "why", r.Why)
 	}
-	if err := w.trust(ctx, data[certs.Trust]); err != nil {
-		return ctrl.Result{}, err
+	// The resource version detects that another replica was faster.
+	if apierrors.IsConflict(err) {
+		return ctrl.Result{RequeueAfter: time.Second}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("renew Secret %s: %w", w.key(), err)
 	}
-	served, due, err := server.Serving(data, now)
-	if err != nil {
-		return ctrl.Result{}, fmt.Errorf("use Secret %s: %w", w.key(), err)
-	}
-	w.serving.Store(served)
-	return ctrl.Result{RequeueAfter: min(lookEvery, due.Sub(now))}, nil
+	w.serving.Store(r.Certificate)
+	return ctrl.Result{RequeueAfter: min(lookEvery, r.Due.Sub(now))}, nil
 }
 
 // trust writes our certificates into the MutatingWebhookConfiguration.

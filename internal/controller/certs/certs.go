@@ -1,5 +1,5 @@
-// Package certs renews the self-signed certificates of a server that runs in several replicas: the
-// admission webhook. They are in a Secret, which all replicas read and write; no replica leads.
+// Package certs renews the self-signed certificates of servers that run in several replicas: the
+// admission webhook and the policy hub. They are in a Secret of each, which all replicas read and write; no replica leads.
 //
 // It is pure: it takes the Secret's data and the time, and returns the data as it must be. Clients
 // must always trust every certificate that some replica may still serve.
@@ -148,6 +148,36 @@ func (s Server) Serving(data map[string][]byte, now time.Time) (*tls.Certificate
 		return nil, time.Time{}, err
 	}
 	return served, due(served, next), nil
+}
+
+// Renewed is what Renew did.
+type Renewed struct {
+	// Certificate is to be served until Due, when it is time to renew again.
+	Certificate *tls.Certificate
+	Due         time.Time
+	// Why the Secret was written; empty: it was not.
+	Why string
+}
+
+// Renew takes the Secret's data, has it written if it must be other data at that time, then has clients told what they must trust, in
+// PEM, and returns what is to be served. Each step follows from the one before, so a kill between them does
+// no harm. Who writes must notice that another replica was faster, and return an error.
+func (s Server) Renew(data map[string][]byte, now time.Time, write func(map[string][]byte) error, trust func([]byte) error) (out Renewed, err error) {
+	data, why, err := s.Turn(data, now)
+	if err != nil {
+		return out, err
+	}
+	if why != "" {
+		if err := write(data); err != nil {
+			return out, err
+		}
+		out.Why = why
+	}
+	if err := trust(data[Trust]); err != nil {
+		return out, err
+	}
+	out.Certificate, out.Due, err = s.Serving(data, now)
+	return out, err
 }
 
 func pairs(data map[string][]byte) (served, next pair) {
