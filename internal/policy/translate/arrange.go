@@ -2,6 +2,7 @@ package translate
 
 import (
 	"cmp"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -52,10 +53,11 @@ type Placed struct {
 // fieldTier is the field of the tier in a policy of this kind.
 const fieldTier = "spec.tier"
 
-type tier struct {
+// A PlacedTier is a tier without its policies, and its place.
+type PlacedTier struct {
 	policy.Tier
-	order    float64
-	policies []Placed
+	// Order among the tiers, the lowest first; +Inf: last.
+	Order float64
 }
 
 // Builtin returns the objects of the tiers that always exist.
@@ -71,10 +73,10 @@ func Builtin() []*v3.Tier {
 }
 
 // read converts a Tier.
-func (r *report) read(t *v3.Tier) *tier {
-	out := &tier{Tier: policy.Tier{Name: t.Name, Default: policy.Deny}, order: math.Inf(1)}
+func (r *report) read(t *v3.Tier) *PlacedTier {
+	out := &PlacedTier{policy.Tier{Name: t.Name, Default: policy.Deny}, math.Inf(1)}
 	if t.Spec.Order != nil {
-		out.order = *t.Spec.Order
+		out.Order = *t.Spec.Order
 	}
 	if a := t.Spec.DefaultAction; a != nil {
 		switch *a {
@@ -88,71 +90,104 @@ func (r *report) read(t *v3.Tier) *tier {
 	return out
 }
 
-// Arrange puts policies into tiers and sorts them. Tiers are sorted by order and name; the
-// policies of a tier by order, then by name without the tier's prefix ("default.x" is "x"),
-// namespace and kind. Tiers without policies are left out. The Notes are about tiers that
-// differ from their objects, and about policies whose tier does not exist.
-func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note) {
-	var notes []Note
-	all := map[string]*tier{}
+// BuiltinTiers are the tiers that are always there, as no object can change them.
+func BuiltinTiers() (list []*PlacedTier) {
 	for _, t := range Builtin() {
-		all[t.Name] = (&report{}).read(t)
+		list = append(list, (&report{}).read(t))
 	}
-	for _, object := range tiers {
-		r := report{ref: policy.Ref{Kind: KindTier, Name: object.Name}}
-		t := r.read(object)
-		if ours := all[t.Name]; ours != nil {
-			if t.order != ours.order {
-				r.note(Partly, "spec.order", t.order, "this tier's order is always "+formatOrder(ours.order))
-			}
-			if t.Default != ours.Default {
-				r.note(Partly, "spec.defaultAction", t.Default, "this tier's default action is always "+ours.Default.String())
-			}
-		} else if t.Name == TierProbes {
-			r.refuse("metadata.name", t.Name, "another name: this one is used for "+SettingProbes)
-		} else if !r.refused() {
-			all[t.Name] = t
-		}
-		notes = append(notes, r.notes...)
-	}
-	ingress := false
-	for _, p := range policies {
-		t := all[p.Tier]
-		if t == nil {
-			r := report{ref: p.Policy.Ref}
-			r.refuse(fieldTier, p.Tier, "the name of a Tier that is there; until it is, the policy is not applied")
-			notes = append(notes, r.notes...)
+	return list
+}
+
+// Tier translates a Tier. nil if it is refused, or if it is one of those that are always there.
+func Tier(object *v3.Tier) (*PlacedTier, []Note) {
+	r := &report{ref: policy.Ref{Kind: KindTier, Name: object.Name}}
+	t := r.read(object)
+	for _, ours := range BuiltinTiers() {
+		if ours.Name != t.Name {
 			continue
 		}
-		t.policies = append(t.policies, p)
+		if t.Order != ours.Order {
+			r.note(Partly, "spec.order", t.Order, "this tier's order is always "+formatOrder(ours.Order))
+		}
+		if t.Default != ours.Default {
+			r.note(Partly, "spec.defaultAction", t.Default, "this tier's default action is always "+ours.Default.String())
+		}
+		return nil, r.notes
+	}
+	if t.Name == TierProbes {
+		r.refuse("metadata.name", t.Name, "another name: this one is used for "+SettingProbes)
+	}
+	if r.refused() {
+		return nil, r.notes
+	}
+	return t, r.notes
+}
+
+// NoTier is the Note of a policy whose tier is not there: it is not applied.
+func NoTier(p *Placed) Note {
+	r := report{ref: p.Policy.Ref}
+	r.refuse(fieldTier, p.Tier, "the name of a Tier that is there; until it is, the policy is not applied")
+	return r.notes[0]
+}
+
+// CompareTiers orders tiers: by order, then by name.
+func CompareTiers(a, b *PlacedTier) int {
+	return cmp.Or(cmp.Compare(a.Order, b.Order), strings.Compare(a.Name, b.Name))
+}
+
+// ComparePolicies orders the policies of a tier: by order, then by name without the tier's ("default.x" is
+// "x"), namespace and kind. No two objects are equal.
+func ComparePolicies(a, b *Placed) int {
+	x, y := a.Policy.Ref, b.Policy.Ref
+	return cmp.Or(
+		cmp.Compare(a.Order, b.Order),
+		strings.Compare(bare(x.Name, a.Tier), bare(y.Name, b.Tier)),
+		strings.Compare(x.Namespace, y.Namespace),
+		strings.Compare(x.Kind, y.Kind),
+		strings.Compare(x.Name, y.Name),
+	)
+}
+
+// Arrange puts policies into tiers and sorts them (CompareTiers, ComparePolicies). Tiers without
+// policies are left out. The Notes are about tiers that differ from their objects, and about
+// policies whose tier does not exist.
+func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note) {
+	var notes []Note
+	all := map[string]*PlacedTier{}
+	for _, t := range BuiltinTiers() {
+		all[t.Name] = t
+	}
+	for _, object := range tiers {
+		t, more := Tier(object)
+		if t != nil {
+			all[t.Name] = t
+		}
+		notes = append(notes, more...)
+	}
+	ingress := false
+	in := map[*PlacedTier][]*Placed{}
+	for i := range policies {
+		p := &policies[i]
+		t := all[p.Tier]
+		if t == nil {
+			notes = append(notes, NoTier(p))
+			continue
+		}
+		in[t] = append(in[t], p)
 		ingress = ingress || p.Policy.Directions[policy.Ingress]
 	}
 	var set policy.Set
 	if ingress && o.AllowLoadBalancerProbes {
-		set.Tiers = append(set.Tiers, probes())
+		set.Tiers = append(set.Tiers, Probes())
 	}
-	var used []*tier
-	for _, t := range all {
-		if len(t.policies) > 0 {
-			used = append(used, t)
+	for _, t := range slices.SortedFunc(maps.Keys(in), CompareTiers) {
+		list := in[t]
+		slices.SortFunc(list, ComparePolicies)
+		tier := t.Tier
+		for _, p := range list {
+			tier.Policies = append(tier.Policies, p.Policy)
 		}
-	}
-	slices.SortFunc(used, func(a, b *tier) int { return cmp.Or(cmp.Compare(a.order, b.order), strings.Compare(a.Name, b.Name)) })
-	for _, t := range used {
-		slices.SortFunc(t.policies, func(a, b Placed) int {
-			x, y := a.Policy.Ref, b.Policy.Ref
-			return cmp.Or(
-				cmp.Compare(a.Order, b.Order),
-				strings.Compare(bare(x.Name, t.Name), bare(y.Name, t.Name)),
-				strings.Compare(x.Namespace, y.Namespace),
-				strings.Compare(x.Kind, y.Kind),
-				strings.Compare(x.Name, y.Name),
-			)
-		})
-		for _, p := range t.policies {
-			t.Policies = append(t.Policies, p.Policy)
-		}
-		set.Tiers = append(set.Tiers, t.Tier)
+		set.Tiers = append(set.Tiers, tier)
 	}
 	return set, notes
 }
@@ -161,8 +196,9 @@ func Arrange(policies []Placed, tiers []*v3.Tier, o Options) (policy.Set, []Note
 // requires.
 func bare(name, tier string) string { return strings.TrimPrefix(name, tier+".") }
 
-// probes returns the tier that allows the load balancers' health checks.
-func probes() policy.Tier {
+// Probes returns the tier that allows the load balancers' health checks. It comes before all
+// others, if Options.AllowLoadBalancerProbes is set and a policy selects pods for ingress.
+func Probes() policy.Tier {
 	p := policy.Policy{
 		Ref:        policy.Ref{Kind: KindSetting, Name: SettingProbes},
 		Directions: [2]bool{policy.Ingress: true},

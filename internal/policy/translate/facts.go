@@ -63,28 +63,34 @@ func Cluster(o Objects) (policy.Cluster, []Note) {
 			c.Services[name] = append(c.Services[name], Endpoints(s)...)
 		}
 	}
-	set := func(kind string, o interface {
-		GetNamespace() string
-		GetName() string
-		GetLabels() map[string]string
-	}, nets []string) {
-		r := report{ref: ref(kind, o)}
-		c.NetworkSets[policy.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetName()}] = &policy.NetworkSet{Labels: o.GetLabels(), Nets: r.setNets(nets)}
-		notes = append(notes, r.notes...)
-	}
-	for _, s := range o.NetworkSets {
-		set(KindNetworkSet, s, s.Spec.Nets)
-	}
-	for _, s := range o.GlobalNetworkSets {
-		set(KindGlobalNetworkSet, s, s.Spec.Nets)
-	}
-	for _, h := range o.HostEndpoints {
-		s, more := HostEndpoint(h)
-		// No object's name has a slash.
-		c.NetworkSets[policy.NamespacedName{Name: "hostendpoint/" + h.Name}] = s
+	put := func(name policy.NamespacedName, s *policy.NetworkSet, more []Note) {
+		c.NetworkSets[name] = s
 		notes = append(notes, more...)
 	}
+	for _, s := range o.NetworkSets {
+		put(NetworkSet(s))
+	}
+	for _, s := range o.GlobalNetworkSets {
+		put(GlobalNetworkSet(s))
+	}
+	for _, h := range o.HostEndpoints {
+		put(HostEndpoint(h))
+	}
 	return c, notes
+}
+
+// NetworkSet converts a NetworkSet, and returns its name in a Cluster.
+func NetworkSet(s *v3.NetworkSet) (policy.NamespacedName, *policy.NetworkSet, []Note) {
+	r := report{ref: ref(KindNetworkSet, s)}
+	set := &policy.NetworkSet{Labels: s.Labels, Nets: r.setNets(s.Spec.Nets)}
+	return policy.NamespacedName{Namespace: s.Namespace, Name: s.Name}, set, r.notes
+}
+
+// GlobalNetworkSet converts a GlobalNetworkSet, and returns its name in a Cluster.
+func GlobalNetworkSet(s *v3.GlobalNetworkSet) (policy.NamespacedName, *policy.NetworkSet, []Note) {
+	r := report{ref: ref(KindGlobalNetworkSet, s)}
+	set := &policy.NetworkSet{Labels: s.Labels, Nets: r.setNets(s.Spec.Nets)}
+	return policy.NamespacedName{Name: s.Name}, set, r.notes
 }
 
 // setNets returns the networks of a set. Invalid ones are left out, with a Note.
@@ -100,8 +106,9 @@ func (r *report) setNets(list []string) (nets []netip.Prefix) {
 }
 
 // HostEndpoint converts a HostEndpoint to a GlobalNetworkSet with its labels and expected
-// addresses, so that selectors find it. Traffic from and to the node itself is not judged.
-func HostEndpoint(h *v3.HostEndpoint) (*policy.NetworkSet, []Note) {
+// addresses, so that selectors find it, under a name that no GlobalNetworkSet has. Traffic from and
+// to the node itself is not judged.
+func HostEndpoint(h *v3.HostEndpoint) (policy.NamespacedName, *policy.NetworkSet, []Note) {
 	r := report{ref: ref(KindHostEndpoint, h)}
 	s := &policy.NetworkSet{Labels: h.Labels}
 	for i, text := range h.Spec.ExpectedIPs {
@@ -112,7 +119,8 @@ func HostEndpoint(h *v3.HostEndpoint) (*policy.NetworkSet, []Note) {
 		}
 	}
 	r.note(Partly, "spec.node", h.Spec.Node, "traffic from and to the node itself is not judged; selectors of rules find spec.expectedIPs by the object's labels")
-	return s, r.notes
+	// No object's name has a slash.
+	return policy.NamespacedName{Name: "hostendpoint/" + h.Name}, s, r.notes
 }
 
 // Node converts a node.
