@@ -26,11 +26,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	cnpv1 "sigs.k8s.io/network-policy-api/apis/v1beta1"
 
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/api/v1alpha1"
@@ -42,8 +44,11 @@ import (
 	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
 	"terway.dev/terway/internal/controller/podroute"
+	"terway.dev/terway/internal/controller/policyhub"
 	"terway.dev/terway/internal/controller/tiers"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/translate"
 )
 
 // leader is the Lease of the leading replica.
@@ -60,7 +65,7 @@ type flags struct {
 	namespace                        string
 	metricsAddress, healthAddress    string
 	webhookPort                      int
-	policy                           bool
+	policyPort                       int
 	workers                          int
 	routeQuota                       int
 	sweep, orphanAge                 time.Duration
@@ -96,7 +101,7 @@ func main() {
 	fl.StringVar(&f.metricsAddress, "metrics-address", ":10363", "address of /metrics; 0 turns it off")
 	fl.StringVar(&f.healthAddress, "health-address", ":10364", "address of /healthz and /readyz")
 	fl.IntVar(&f.webhookPort, "webhook-port", 0, "port of the admission webhook, by which pods request an exclusive ENI with the annotation "+claims.AnnotationExclusiveENI+"; 0 turns it off")
-	fl.BoolVar(&f.policy, "policy", false, "make the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has")
+	fl.IntVar(&f.policyPort, "policy-port", 0, "port of the policy hub, from which nodes get what network policies say; also makes the tiers default, kube-admin and kube-baseline of Calico's API projectcalico.org/v3, whose kinds the cluster has; 0 turns both off: policies are not read")
 	fl.IntVar(&f.workers, "workers", 512, "how many nodes are reconciled at once; most of them wait for the cloud")
 	fl.IntVar(&f.routeQuota, "route-quota", podroute.DefaultQuota, "Flannel: how many custom entries a route table may have, for warnings; the cloud enforces its own quota")
 	fl.DurationVar(&f.sweep, "sweep-period", 2*time.Minute, "how often all ENIs are compared with the cloud")
@@ -134,6 +139,9 @@ func run(ctx context.Context, f flags) error {
 		return err
 	}
 	if err := v3.AddToScheme(scheme); err != nil {
+		return err
+	}
+	if err := cnpv1.Install(scheme); err != nil {
 		return err
 	}
 	rest, err := ctrl.GetConfig()
@@ -187,12 +195,20 @@ func run(ctx context.Context, f flags) error {
 	if hook != nil {
 		ready = append(ready, hook.Ready)
 	}
+	var store *config.Store
+	policies, err := policyHub(mgr, f, func() *config.Config { return store.Get() }, log)
+	if err != nil {
+		return err
+	}
+	if policies != nil {
+		ready = append(ready, policies.Ready)
+	}
 	if err := serveHealth(ctx, f.healthAddress, ready, cancel); err != nil {
 		return err
 	}
 	// Before the leader election: a replica without a configuration must not lead in place of one
 	// that has it.
-	store, err := watcher.First(ctx)
+	store, err = watcher.First(ctx)
 	if errors.Is(err, context.Canceled) {
 		return nil // stopped by a signal
 	}
@@ -222,10 +238,17 @@ func run(ctx context.Context, f flags) error {
 	if err := network(mgr, f, store, api, log); err != nil {
 		return err
 	}
-	if f.policy {
+	if policies != nil {
+		if cfg.Network == claims.NetworkFlannel {
+			return fmt.Errorf("--policy-port %d: not with network: flannel, whose pods Terway does not wire", f.policyPort)
+		}
 		if err := mgr.Add(&tiers.Keeper{Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Log: log, Period: time.Minute, Retry: 2 * time.Second}); err != nil {
 			return err
 		}
+		if err := policies.SetupWithManager(mgr); err != nil {
+			return err
+		}
+		store.OnChange(policies.SettingsChanged)
 	}
 	log.Info("terway-controller is running", "cluster", cfg.ClusterID, "region", cfg.Region)
 	if err := mgr.Start(ctx); err != nil {
@@ -258,6 +281,32 @@ func webhook(f flags, o *ctrl.Options, log *slog.Logger) (*admit.Webhook, error)
 	hook := admit.New(admit.Options{Namespace: f.namespace, Port: f.webhookPort, Log: log, Now: time.Now})
 	maps.Copy(o.Cache.ByObject, hook.Cached())
 	return hook, nil
+}
+
+// policyHub makes the policy hub, which asks for the configuration when it runs; nil if it is turned off.
+func policyHub(mgr ctrl.Manager, f flags, cfg func() *config.Config, log *slog.Logger) (*policyhub.Server, error) {
+	switch {
+	case f.policyPort == 0:
+		return nil, nil
+	case f.policyPort < 0 || f.policyPort > 65535:
+		return nil, fmt.Errorf("--policy-port %d: want a port, 1 to 65535, or 0 for none", f.policyPort)
+	}
+	objects, err := cache.New(mgr.GetConfig(), policyhub.CacheOptions(cache.Options{Scheme: mgr.GetScheme(), Mapper: mgr.GetRESTMapper(), HTTPClient: mgr.GetHTTPClient()}))
+	if err != nil {
+		return nil, fmt.Errorf("policy hub: %w", err)
+	}
+	replica, err := os.Hostname()
+	if err != nil {
+		return nil, fmt.Errorf("policy hub: %w", err)
+	}
+	return policyhub.New(policyhub.Options{
+		Namespace: f.namespace, Address: fmt.Sprintf(":%d", f.policyPort), Replica: replica, Cache: objects, Budget: compile.DefaultBudget,
+		Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Events: mgr.GetEventRecorder("terway-controller"), Metrics: metrics.Registry,
+		Settings: func() translate.Options {
+			return translate.Options{AllowLoadBalancerProbes: cfg().PolicyAllowLoadBalancerProbes}
+		},
+		Log: log, Clock: clock.RealClock{}, Retry: 2 * time.Second, Look: 30 * time.Second,
+	}), nil
 }
 
 func closed(ch <-chan struct{}) bool {

@@ -51,6 +51,7 @@ func TestPolicies(t *testing.T) {
 	t.Run("old objects are moved", func(t *testing.T) { moves(t, kube, kubeconfig) })
 	t.Run("every field survives", func(t *testing.T) { survives(t, kube) })
 	t.Run("what is wrong is refused", func(t *testing.T) { refuses(t, kube) })
+	t.Run("the hub serves what is there", func(t *testing.T) { serves(t, kube, kubeconfig) })
 }
 
 // makesTiers makes the controller create its tiers, twice, and deletes them.

@@ -126,8 +126,8 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 }
 
-// With network_policy: false, the only supported value, no program watches NetworkPolicies: the
-// programs in a cluster may not even read them.
+// Without policy.enabled, the default, nobody watches NetworkPolicies: the programs on a cluster may not
+// even read them.
 func TestNobodyMayReadNetworkPolicies(t *testing.T) {
 	for _, network := range []string{"terway", "flannel"} {
 		roles := 0
@@ -166,9 +166,6 @@ func TestNobodyMayReadNetworkPolicies(t *testing.T) {
 		if roles < 2 {
 			t.Errorf("%s: %d roles: this test does not see them", network, roles)
 		}
-	}
-	if slices.Contains(config.Choices("network_policy"), "true") {
-		t.Error("network_policy: true is supported: this test must use false")
 	}
 }
 

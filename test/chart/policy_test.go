@@ -8,12 +8,14 @@ import (
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
 
 	v3 "terway.dev/terway/api/calico/v3"
+	"terway.dev/terway/internal/controller/policyhub"
 )
 
 func init() {
@@ -77,21 +79,95 @@ func TestPolicyKinds(t *testing.T) {
 	}
 }
 
-// The controller may create the tiers, which Helm cannot, and does so, if their kind is
-// installed.
-func TestPolicyTiers(t *testing.T) {
+// may says whether rules allow all verbs on a resource.
+func may(rules []rbacv1.PolicyRule, group, resource, name string, verbs ...string) bool {
+	for _, v := range verbs {
+		if !slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
+			return slices.Contains(r.APIGroups, group) && slices.Contains(r.Resources, resource) && slices.Contains(r.Verbs, v) && slices.Equal(r.ResourceNames, names(name))
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+func names(name string) []string {
+	if name == "" {
+		return nil
+	}
+	return []string{name}
+}
+
+// The controller is told to run the policy hub and may do all that the hub and the tiers need, and no agent finds a
+// hub, if policies are switched on; else there is none of that.
+func TestPolicyHub(t *testing.T) {
 	for _, on := range []bool{true, false} {
-		got := objects(t, with("terway", map[string]any{"policy.enabled": on}))
-		var role rbacv1.ClusterRole
-		into(t, got["ClusterRole terway-controller"], &role)
-		may := slices.ContainsFunc(role.Rules, func(r rbacv1.PolicyRule) bool {
-			return slices.Equal(r.APIGroups, []string{v3.GroupVersion.Group}) && slices.Equal(r.Resources, []string{"tiers"}) && slices.Equal(r.Verbs, []string{"list", "create"})
-		})
+		got := objects(t, with("terway", map[string]any{"policy.enabled": on, "policy.port": 10377}))
+		var cluster rbacv1.ClusterRole
+		into(t, got["ClusterRole terway-controller"], &cluster)
+		var role rbacv1.Role
+		into(t, got["Role terway-controller"], &role)
+		calico := v3.GroupVersion.Group
+		for _, c := range []struct {
+			rules                 []rbacv1.PolicyRule
+			group, resource, name string
+			verbs                 []string
+		}{
+			{cluster.Rules, calico, "tiers", "", []string{"list", "watch", "create"}},
+			{cluster.Rules, calico, "tiers/status", "", []string{"patch"}},
+			{cluster.Rules, calico, "networkpolicies", "", []string{"list", "watch"}},
+			{cluster.Rules, calico, "networkpolicies/status", "", []string{"patch"}},
+			{cluster.Rules, calico, "globalnetworkpolicies", "", []string{"list", "watch"}},
+			{cluster.Rules, calico, "globalnetworkpolicies/status", "", []string{"patch"}},
+			{cluster.Rules, calico, "networksets", "", []string{"list", "watch"}},
+			{cluster.Rules, calico, "globalnetworksets", "", []string{"list", "watch"}},
+			{cluster.Rules, calico, "hostendpoints", "", []string{"list", "watch"}},
+			{cluster.Rules, "policy.networking.k8s.io", "clusternetworkpolicies", "", []string{"list", "watch"}},
+			{cluster.Rules, "policy.networking.k8s.io", "clusternetworkpolicies/status", "", []string{"patch"}},
+			{cluster.Rules, "networking.k8s.io", "networkpolicies", "", []string{"list", "watch"}},
+			{cluster.Rules, "discovery.k8s.io", "endpointslices", "", []string{"list", "watch"}},
+			{cluster.Rules, "", "pods", "", []string{"list", "watch"}},
+			{cluster.Rules, "", "namespaces", "", []string{"list", "watch"}},
+			{cluster.Rules, "", "serviceaccounts", "", []string{"list", "watch"}},
+			{cluster.Rules, "authentication.k8s.io", "tokenreviews", "", []string{"create"}},
+			{role.Rules, "", "secrets", policyhub.Name, []string{"get", "update"}},
+			{role.Rules, "", "configmaps", policyhub.Name, []string{"get", "patch"}},
+		} {
+			if got := may(c.rules, c.group, c.resource, c.name, c.verbs...); got != on {
+				t.Errorf("policy.enabled: %v: the controller may %v %s.%s: %v", on, c.verbs, c.resource, c.group, got)
+			}
+		}
 		var controller appsv1.Deployment
 		into(t, got["Deployment terway-controller"], &controller)
-		told := slices.Contains(controller.Spec.Template.Spec.Containers[0].Args, "--policy")
-		if may != on || told != on {
-			t.Errorf("policy.enabled: %v: the controller may make tiers: %v, is told to: %v", on, may, told)
+		c := controller.Spec.Template.Spec.Containers[0]
+		if told := slices.Contains(c.Args, "--policy-port=10377"); told != on {
+			t.Errorf("policy.enabled: %v: the controller is told to run the hub: %v, by %v", on, told, c.Args)
+		}
+		for _, kind := range []string{"Service", "Secret", "ConfigMap"} {
+			if there := got[kind+" "+policyhub.Name] != nil; there != on {
+				t.Errorf("policy.enabled: %v: %s %s: %v", on, kind, policyhub.Name, there)
+			}
+		}
+		if !on {
+			continue
+		}
+		var s corev1.Service
+		into(t, got["Service "+policyhub.Name], &s)
+		if s.Spec.ClusterIP != corev1.ClusterIPNone || len(s.Spec.Ports) != 1 || s.Spec.Ports[0].Port != 10377 || s.Spec.Ports[0].Name != "policy" {
+			t.Errorf("the Service is %+v: want a headless one with the hub's port", s.Spec)
+		}
+		if !slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool {
+			return p.Name == s.Spec.Ports[0].TargetPort.StrVal && p.ContainerPort == 10377
+		}) {
+			t.Errorf("the controller has the ports %+v: want %s", c.Ports, s.Spec.Ports[0].TargetPort.StrVal)
+		}
+		for k, v := range s.Spec.Selector {
+			if controller.Spec.Template.Labels[k] != v {
+				t.Errorf("the Service selects %v, the controller has %v", s.Spec.Selector, controller.Spec.Template.Labels)
+			}
+		}
+		if got["ServiceAccount "+policyhub.Agents] == nil {
+			t.Errorf("there is no service account %s, whose tokens the hub takes", policyhub.Agents)
 		}
 	}
 }

@@ -185,7 +185,7 @@ func TestEachValueCounts(t *testing.T) {
 	resources := map[string]any{"requests": map[string]any{"cpu": "7m"}}
 	type change struct {
 		to   any
-		base map[string]any // other values that the value needs
+		base map[string]any // what else is set, so that the value counts, where it does
 		off  string
 		same string // a network in which it is always so
 	}
@@ -215,6 +215,7 @@ func TestEachValueCounts(t *testing.T) {
 		"admission.enabled":           {to: false, same: flannel},
 		"admission.port":              {to: 10366, off: flannel},
 		"policy.enabled":              {to: true, off: flannel},
+		"policy.port":                 {to: 10367, base: map[string]any{"policy.enabled": true}, off: flannel},
 		"flannel.image.repository":    {to: "r.example/flannel", off: terway},
 		"flannel.image.tag":           {to: "v9", off: terway},
 		"flannel.nftables":            {to: false, off: terway},
@@ -239,8 +240,12 @@ func TestEachValueCounts(t *testing.T) {
 		}
 		delete(changes, path)
 		for _, network := range []string{terway, flannel} {
-			base := with(network, c.base)
-			set := maps.Clone(c.base)
+			beside := c.base
+			if network == c.off {
+				beside = nil
+			}
+			base := with(network, beside)
+			set := maps.Clone(beside)
 			if set == nil {
 				set = map[string]any{}
 			}

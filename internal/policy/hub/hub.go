@@ -28,6 +28,9 @@ type Config struct {
 	Budget        compile.Budget
 	Log           *slog.Logger
 	Clock         clock.Clock
+	// Settled, if not nil, is told how long it took from a change to a node's answer that it has it; first: from
+	// the node's Hello.
+	Settled func(took time.Duration, first bool)
 }
 
 // A Hub serves nodes from one replica of the controller.
@@ -59,11 +62,13 @@ type Stats struct {
 	Refused uint64
 	// Revisions that were sent, and those of them that nodes refused.
 	Sent, Nacked uint64
-	// Bytes of the resources that were sent.
-	Bytes uint64
+	// Resources that were sent, and the bytes of them.
+	Resources, Bytes uint64
+	// Addresses that nodes told of their pods; Late are those that not all nodes that follow had in AddressWait.
+	Addresses, Late uint64
 }
 
-type stats struct{ refused, sent, nacked, bytes atomic.Uint64 }
+type stats struct{ refused, sent, nacked, resources, bytes, addresses, late atomic.Uint64 }
 
 // New returns an empty Hub. Nodes cannot connect before the first Apply.
 func New(c Config) *Hub {
@@ -96,6 +101,7 @@ func (h *Hub) Server(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, e
 // Apply applies a change of the cluster. The first Delta has everything. An error means that
 // the Delta is not valid, and that nothing was changed.
 func (h *Hub) Apply(d compile.Delta) error {
+	since := h.Clock.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	undo := h.pods.tell(&d)
@@ -110,7 +116,7 @@ func (h *Hub) Apply(d compile.Delta) error {
 		h.opened = wire.EncodeNamespaces(h.open.list())
 		nodes = slices.Collect(maps.Keys(h.sessions))
 	}
-	h.mark(nodes)
+	h.mark(nodes, since)
 	if len(d.Pods) > 0 {
 		close(h.arrived)
 		h.arrived = make(chan struct{})
@@ -124,15 +130,24 @@ func (h *Hub) Stats() Stats {
 	defer h.mu.RUnlock()
 	return Stats{
 		Nodes: len(h.sessions), Refused: h.stats.refused.Load(),
-		Sent: h.stats.sent.Load(), Nacked: h.stats.nacked.Load(), Bytes: h.stats.bytes.Load(),
+		Sent: h.stats.sent.Load(), Nacked: h.stats.nacked.Load(), Resources: h.stats.resources.Load(), Bytes: h.stats.bytes.Load(),
+		Addresses: h.stats.addresses.Load(), Late: h.stats.late.Load(),
 	}
 }
 
-// mark marks nodes whose parts changed in this revision. The caller holds mu.
-func (h *Hub) mark(nodes []string) {
+// Errors returns the policies whose pods fail closed because the rules exceed the budget.
+func (h *Hub) Errors() []*compile.BudgetError {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	return h.compiler.Errors()
+}
+
+// mark marks nodes whose parts changed in this revision, because of a change that came at since. The
+// caller holds mu.
+func (h *Hub) mark(nodes []string, since time.Time) {
 	for _, n := range nodes {
 		if s := h.sessions[n]; s != nil {
-			s.mark(h.revision)
+			s.mark(h.revision, since)
 		}
 	}
 }
@@ -148,6 +163,7 @@ func (h *Hub) part(node string) (*compile.Node, []wire.Named, uint64) {
 // sessions of the nodes whose part changes, the number of such nodes without a session, and the
 // revision.
 func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.Addr) (follow []*session, elsewhere int, revision uint64, err error) {
+	since := h.Clock.Now()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	before := h.pods.claims[name]
@@ -162,7 +178,7 @@ func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.A
 	}
 	if len(nodes) > 0 {
 		h.revision++
-		h.mark(nodes)
+		h.mark(nodes, since)
 	}
 	revision = h.revision
 	if len(nodes) == 0 && slices.Equal(before.addresses, addresses) {

@@ -56,7 +56,10 @@ type session struct {
 	// due is the last revision that changes the node's part. reached is the revision that the
 	// node has.
 	due, reached uint64
-	// progress is closed when reached increases.
+	// asked is when the first change came that is not on the way, sent the same of what is; zero: none.
+	asked, sent time.Time
+	first       bool // nothing has been settled yet
+	// progress is closed when reached has grown.
 	progress chan struct{}
 }
 
@@ -89,7 +92,7 @@ func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
 	s := &session{
 		hub: h, node: id.Node, stream: stream, cancel: cancel,
 		dirty: make(chan struct{}, 1), acks: make(chan *wire.Ack), tokens: make(chan string), answers: make(chan *wire.ToNode),
-		have: map[wire.Name]struct{}{}, tables: map[compile.Hash]struct{}{}, progress: make(chan struct{}),
+		have: map[wire.Name]struct{}{}, tables: map[compile.Hash]struct{}{}, progress: make(chan struct{}), first: true,
 	}
 	for _, n := range names {
 		if _, twice := s.have[n]; !twice {
@@ -165,7 +168,7 @@ func (s *session) enter() {
 		was.cancel(status.Errorf(codes.Aborted, "node %s has a newer stream", s.node))
 	}
 	h.sessions[s.node] = s
-	s.mark(h.revision)
+	s.mark(h.revision, h.Clock.Now())
 }
 
 func (s *session) leave() {
@@ -178,10 +181,13 @@ func (s *session) leave() {
 	h.tables.keep(nil, s.tables)
 }
 
-// mark records that the node's part changes with a revision.
-func (s *session) mark(revision uint64) {
+// mark records that the node's part changes with a revision, because of a change that came at since.
+func (s *session) mark(revision uint64, since time.Time) {
 	s.mu.Lock()
 	s.due = revision
+	if s.asked.IsZero() {
+		s.asked = since
+	}
 	s.mu.Unlock()
 	select {
 	case s.dirty <- struct{}{}:
@@ -196,6 +202,12 @@ func (s *session) reach(revision uint64) {
 	s.reached = max(s.reached, revision)
 	close(s.progress)
 	s.progress = make(chan struct{})
+	if !s.sent.IsZero() {
+		if s.hub.Settled != nil {
+			s.hub.Settled(s.hub.Clock.Since(s.sent), s.first)
+		}
+		s.sent, s.first = time.Time{}, false
+	}
 }
 
 // wait waits until the node has a revision.
@@ -278,6 +290,12 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 // push sends the difference between what the node should have and what it has. If there is
 // none, nothing is sent.
 func (s *session) push() (revision uint64, onTheWay bool, err error) {
+	s.mu.Lock()
+	if s.sent.IsZero() { // the node has refused what was sent before
+		s.sent = s.asked
+	}
+	s.asked = time.Time{}
+	s.mu.Unlock()
 	part, open, revision := s.hub.part(s.node)
 	all := wire.Encode(part, open, func(t *compile.Table) wire.Named { return s.hub.tables.use(t, s.tables) })
 	s.hub.tables.keep(part, s.tables)
@@ -287,6 +305,7 @@ func (s *session) push() (revision uint64, onTheWay bool, err error) {
 		if size == 0 {
 			return nil
 		}
+		s.hub.stats.resources.Add(uint64(len(m.Put)))
 		s.hub.stats.bytes.Add(uint64(size))
 		out := m
 		m, size = &wire.Update{}, 0
@@ -377,6 +396,12 @@ func say[T any](ctx context.Context, to chan<- T, what T) bool {
 // it.
 func (h *Hub) podAddress(ctx context.Context, node string, m *wire.PodAddress) *wire.AddressKnown {
 	out := &wire.AddressKnown{Id: m.Id}
+	h.stats.addresses.Add(1)
+	defer func() {
+		if out.Late > 0 {
+			h.stats.late.Add(1)
+		}
+	}()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	timer := h.Clock.NewTimer(AddressWait)
