@@ -70,13 +70,14 @@ func TestAgentsFindTheHub(t *testing.T) {
 	finds := func(want ...string) {
 		t.Helper()
 		var got []string
+		var failure error
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := lab.Poll(ctx, 50*time.Millisecond, func() (_ bool, err error) {
-			got, err = hub.Replicas(ctx)
-			return err == nil && slices.Equal(got, want), nil
+		if err := lab.Poll(ctx, 50*time.Millisecond, func() (bool, error) {
+			got, failure = hub.Replicas(ctx)
+			return failure == nil && slices.Equal(got, want), nil
 		}); err != nil {
-			t.Fatalf("%v: found %v, want %v", err, got, want)
+			t.Fatalf("%v: found %v, %v, want %v", err, got, failure, want)
 		}
 	}
 	finds()
