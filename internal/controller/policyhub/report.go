@@ -209,7 +209,7 @@ func reportedKinds() map[string]reported {
 	return map[string]reported{
 		translate.KindNetworkPolicy: {metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"}, func() client.Object { return &networkingv1.NetworkPolicy{} }, nil},
 		translate.KindClusterNetworkPolicy: {
-			metav1.TypeMeta{APIVersion: cnpv1.SchemeGroupVersion.String(), Kind: "ClusterNetworkPolicy"},
+			metav1.TypeMeta{APIVersion: cnpv1.GroupVersion.String(), Kind: "ClusterNetworkPolicy"},
 			func() client.Object { return &cnpv1.ClusterNetworkPolicy{} }, &cnpv1.ClusterNetworkPolicyList{},
 		},
 		translate.KindCalicoPolicy:        {calico("NetworkPolicy"), func() client.Object { return &v3.NetworkPolicy{} }, &v3.NetworkPolicyList{}},
