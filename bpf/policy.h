@@ -25,13 +25,14 @@ enum pol_kind { POL_NOTHING, POL_VERDICT, POL_SOURCES, POL_MISSING };
 #define POL_SPAN_STEPS 16
 
 #define POL_FINAL 0 /* the level that wins against every other */
+#define POL_ALLOW 1 /* policy.Allow */
 #define POL_DENY 2  /* policy.Deny */
 
 /* What holds: a half, and how many of its ranges are in use. */
 struct pol_head {
 	__u32 half;
 	__u32 ranges[2]; /* IPv4, IPv6 */
-	__u32 zero;
+	__u32 epoch;     /* another one with each change */
 };
 
 struct pol_endpoint {

@@ -33,7 +33,8 @@ const active = "tw_pol_active_1"
 type head struct {
 	Half   uint32
 	Ranges [2]uint32
-	_      uint32
+	// Epoch is another one with each change, also of the next process: connections judged by other rules are judged again.
+	Epoch uint32
 }
 
 var headShape = ebpf.MapSpec{Name: active, Type: ebpf.Array, KeySize: 4, ValueSize: 16}
@@ -46,6 +47,7 @@ type Writer struct {
 	heads   [2]*ebpf.Map
 	active  int  // the half that holds
 	held    head // its head
+	epoch   uint32
 	written bool // by this Writer
 
 	endpoints  array[compile.EndpointRow]
@@ -122,11 +124,11 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 		m.halves.limit = m.limit
 		w.stores = append(w.stores, m.store)
 	}
-	half, err := w.holding()
+	held, err := w.holding()
 	if err != nil {
 		return nil, err
 	}
-	w.active = half
+	w.active, w.epoch = int(held.Half&1), held.Epoch
 	if err := w.readFormer(); err != nil {
 		return nil, err
 	}
@@ -174,25 +176,24 @@ func (w *Writer) places(limits Limits) []place {
 	}
 }
 
-// holding is the half that programs read, which another process may have written.
-func (w *Writer) holding() (int, error) {
+// holding is the head that programs read, which another process may have written.
+func (w *Writer) holding() (h head, err error) {
 	var id uint32
 	switch err := w.outer.Lookup(uint32(0), &id); {
 	case errors.Is(err, ebpf.ErrKeyNotExist):
-		return 0, nil
+		return h, nil
 	case err != nil:
-		return 0, fmt.Errorf("read map %s: %w", active, err)
+		return h, fmt.Errorf("read map %s: %w", active, err)
 	}
 	m, err := ebpf.NewMapFromID(ebpf.MapID(id))
 	if err != nil {
-		return 0, fmt.Errorf("open map %d of %s: %w", id, active, err)
+		return h, fmt.Errorf("open map %d of %s: %w", id, active, err)
 	}
 	defer m.Close()
-	var h head
 	if err := m.Lookup(uint32(0), &h); err != nil {
-		return 0, fmt.Errorf("read map %d of %s: %w", id, active, err)
+		return h, fmt.Errorf("read map %d of %s: %w", id, active, err)
 	}
-	return int(h.Half & 1), nil
+	return h, nil
 }
 
 // readFormer reads the endpoints' numbers of the half that holds.
@@ -356,7 +357,7 @@ func (w *Writer) Repair() ([]string, error) {
 }
 
 func (w *Writer) head(half int) head {
-	return head{Half: uint32(half), Ranges: [2]uint32{uint32(len(w.ranges4.rows)), uint32(len(w.ranges6.rows))}}
+	return head{Half: uint32(half), Ranges: [2]uint32{uint32(len(w.ranges4.rows)), uint32(len(w.ranges6.rows))}, Epoch: w.epoch}
 }
 
 // commit makes what is staged hold, if it is something else.
@@ -373,6 +374,7 @@ func (w *Writer) flip() error {
 	if err := w.fill(half); err != nil {
 		return err
 	}
+	w.epoch++
 	if err := w.heads[half].Put(uint32(0), w.head(half)); err != nil {
 		return fmt.Errorf("write the head of half %d: %w", half, err)
 	}
