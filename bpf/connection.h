@@ -315,6 +315,13 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, in
 
 /* tc_index of a packet of the fast path that passes a learning program (netkit). */
 #define TC_INDEX_DIRECT 1
+#ifdef POLICY
+#define TC_INDEX_IN 2          /* of other packets that came in by a device; those that the node makes have 0 */
+#define TC_INDEX_REPLY 0x8000  /* a bit: of a connection that policies allow */
+#else
+#define TC_INDEX_IN 0
+#define TC_INDEX_REPLY 0
+#endif
 
 /*
  * A hash of the 5-tuple, the tc_index of a packet in the host stack: the packet was translated if its
@@ -338,8 +345,13 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 		     p->dst.v6[0] * 0xA0761D6478BD642FULL + p->dst.v6[1] * 0xC2B2AE3D27D4EB4FULL;
 	h = (h ^ h >> 32 ^ n->secret) * 0x9FB21C651E98DF25ULL;
 	h = (h ^ h >> 29) * 0xC2B2AE3D27D4EB4FULL;
-	h >>= 48;
-	return h > TC_INDEX_DIRECT ? h : TC_INDEX_DIRECT + 1;
+	h >>= TC_INDEX_REPLY ? 49 : 48;
+	return h > (TC_INDEX_DIRECT | TC_INDEX_IN) ? h : (TC_INDEX_DIRECT | TC_INDEX_IN) + 1;
+}
+
+ALWAYS_INLINE void set_token(struct __sk_buff *skb, const struct packet *p, const int v4)
+{
+	skb->tc_index = token(p, v4) | (skb->tc_index & TC_INDEX_REPLY);
 }
 
 /* Records a packet that goes to the host stack. */
@@ -446,7 +458,7 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 	}
 	if (p->error)
 		return 0;
-	skb->tc_index = token(p, v4);
+	set_token(skb, p, v4);
 	count(ASKED);
 	/* Each packet of a translated connection comes here. */
 	if (c && c->state == STATE_ASKED && c->asker == p->second && !is_syn(p->tcp))
@@ -464,7 +476,7 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
  */
 ALWAYS_INLINE void onto_slow_path(struct __sk_buff *skb, const struct packet *p, const int v4)
 {
-	skb->tc_index = token(p, v4);
+	set_token(skb, p, v4);
 	count(ASKED);
 }
 
@@ -518,7 +530,7 @@ ALWAYS_INLINE void learn_family(struct __sk_buff *skb, const int to_pod, const i
 
 	if (read_headers(skb, &p, v4) != WHAT_CONNECTION)
 		return;
-	same = skb->tc_index && skb->tc_index == token(&p, v4);
+	same = skb->tc_index && (skb->tc_index & ~TC_INDEX_REPLY) == token(&p, v4);
 	/*
 	 * It was translated. A connection with this 5-tuple on the fast path is an old one, whose ports are
 	 * used again: the fast path would miss the translation.

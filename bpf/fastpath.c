@@ -14,6 +14,14 @@
  */
 #include "fastpath.h"
 
+/* What policies know of a packet that comes in; without them all are allowed. */
+enum verdict {
+	IN_NOT_ASKED,
+	IN_UNKNOWN, /* it is judged where it leaves the host stack */
+	IN_ALLOWED, /* its connection is allowed */
+	IN_DENIED,
+};
+
 /* The agent sets its size. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -30,6 +38,21 @@ struct {
 	__type(key, __u32);
 	__type(value, struct sender);
 } tw_senders_1 SEC(".maps");
+
+/* The end of a packet of a pod's device that is not in tw_senders_1: nobody knows by which policies to judge it. */
+#ifdef POLICY
+#include "judge.h"
+#define NO_SENDER TC_ACT_SHOT
+/*
+ * Returned in place of a tc action: policies are to be asked first. It is not done there, because both functions need too much of
+ * the stack for one to call the other.
+ */
+#define ON_STACK 0x100  /* then it takes the slow path */
+#define ASK_FIRST 0x200 /* then it is looked at again; with the bits of judge_in */
+#else
+#define NO_SENDER TC_ACT_UNSPEC
+#define ON_STACK TC_ACT_UNSPEC
+#endif
 
 /* Where a packet for a pod comes from, which says how to redirect it. */
 enum origin {
@@ -56,6 +79,9 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 		skb->tc_index = TC_INDEX_DIRECT;
 		return bpf_redirect(pod->ifindex, 0);
 	}
+#ifdef POLICY
+	skb->tc_index = 0;
+#endif
 	return bpf_redirect_peer(pod->ifindex, 0);
 }
 
@@ -70,6 +96,9 @@ ALWAYS_INLINE int out_of_eni(struct __sk_buff *skb, const struct packet *p, cons
 	if (decrement_ttl(skb, p, v4))
 		return TC_ACT_SHOT;
 	count(TO_ENI);
+#ifdef POLICY
+	skb->tc_index = TC_INDEX_DIRECT;
+#endif
 	return bpf_redirect_neigh(pod->eni, &hop, sizeof(hop), 0);
 }
 
@@ -85,18 +114,18 @@ static __noinline int without_fast_path(struct __sk_buff *skb)
 	struct addr src = {}, dst = {};
 
 	if (!s)
-		return TC_ACT_UNSPEC;
+		return NO_SENDER;
 	if (addresses(skb, &src, &dst)) {
 		if (is_chatter(&src))
 			return TC_ACT_SHOT;
 		if (addr_equal(&src, &s->v4) || addr_equal(&src, &s->v6))
-			return TC_ACT_UNSPEC;
+			return ON_STACK;
 	}
 	count(SPOOFED);
 	return TC_ACT_SHOT;
 }
 
-ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, const int v4)
+ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, enum verdict verdict, const int v4)
 {
 	struct pod *pod, *to;
 	struct packet p;
@@ -111,14 +140,48 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
 	if (!pod || pod->ifindex != skb->ifindex)
 		return without_fast_path(skb);
 	to = f.c ? end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
+#ifdef POLICY
+	if (verdict == IN_NOT_ASKED) {
+		int known = judge_direct(skb, &p, f.c, 1, to != NULL, v4);
+
+		if (known)
+			return ASK_FIRST | known;
+	}
+#endif
 	if (!is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
-	if (p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : pod->eni_mtu) || (!to && !leads_on(pod->eni))) {
+	if (verdict == IN_UNKNOWN || p.ttl <= 1 || !fits(skb, &p, to ? to->mtu : pod->eni_mtu) || (!to && !leads_on(pod->eni))) {
 		onto_slow_path(skb, &p, v4);
 		return TC_ACT_UNSPEC;
 	}
 	return to ? into_pod(skb, &p, to, by, v4) : out_of_eni(skb, &p, pod, v4);
 }
+
+#ifdef POLICY
+/* As the programs without policies do, but for packets about which policies must be asked. */
+__noinline int pod_sends4(struct __sk_buff *skb, int by, int verdict) { return from_pod_family(skb, by, verdict, 1); }
+__noinline int pod_sends6(struct __sk_buff *skb, int by, int verdict) { return from_pod_family(skb, by, verdict, 0); }
+
+ALWAYS_INLINE int look_at(struct __sk_buff *skb, const int pod, int by, int verdict, const int v4);
+
+/* Looks at a packet, asks policies and looks again. */
+ALWAYS_INLINE int ask_policies(struct __sk_buff *skb, const int pod, const enum origin by, const int v4)
+{
+	int now = look_at(skb, pod, by, IN_NOT_ASKED, v4), verdict;
+
+	if (!(now & (ON_STACK | ASK_FIRST)) || now < 0)
+		return now;
+	verdict = judge_in(skb, pod, now & DIRECT_BITS);
+	if (verdict == IN_DENIED)
+		return TC_ACT_SHOT;
+	return now & ON_STACK ? TC_ACT_UNSPEC : look_at(skb, pod, by, verdict, v4);
+}
+#define FROM_POD(skb, by, v4) ask_policies(skb, 1, by, v4)
+#define FROM_ENI(skb, v4) ask_policies(skb, 0, BY_ENI, v4)
+#else
+#define FROM_POD(skb, by, v4) from_pod_family(skb, by, IN_ALLOWED, v4)
+#define FROM_ENI(skb, v4) from_eni(skb, IN_ALLOWED, v4)
+#endif
 
 /*
  * The pod may have set a tc_index, which is not to be taken for a token. Packets to another MAC, and
@@ -126,14 +189,20 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, c
  */
 ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 {
-	skb->tc_index = 0;
+	skb->tc_index = TC_INDEX_IN;
 	if (by == BY_NETKIT || skb->pkt_type == 0 /* PACKET_HOST */) {
 		if (skb->protocol == bpf_htons(ETH_P_IP))
-			return from_pod_family(skb, by, 1);
+			return FROM_POD(skb, by, 1);
 		if (skb->protocol == bpf_htons(ETH_P_IPV6))
-			return from_pod_family(skb, by, 0);
+			return FROM_POD(skb, by, 0);
 	}
+#ifdef POLICY
+	if (without_fast_path(skb) == TC_ACT_SHOT || judge_in(skb, 1, 0) == IN_DENIED)
+		return TC_ACT_SHOT;
+	return TC_ACT_UNSPEC;
+#else
 	return without_fast_path(skb);
+#endif
 }
 
 /* Packets from a pod, at the node's end of its veth. */
@@ -150,7 +219,7 @@ int tw_from_netkit(struct __sk_buff *skb)
 	return from_pod(skb, BY_NETKIT);
 }
 
-ALWAYS_INLINE int from_eni(struct __sk_buff *skb, const int v4)
+ALWAYS_INLINE int from_eni(struct __sk_buff *skb, enum verdict verdict, const int v4)
 {
 	struct packet p;
 	struct found f;
@@ -158,30 +227,55 @@ ALWAYS_INLINE int from_eni(struct __sk_buff *skb, const int v4)
 	union key k;
 
 	if (!read_packet(skb, &p, v4) || !may_be_local(&p.dst, v4))
-		return TC_ACT_UNSPEC;
+		return ON_STACK;
 	key_of(&k, &p, v4);
 	find(&f, &k, v4);
 	to = end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 1, v4);
 	/* It may be for a pod of another kind, whose filter is next. */
-	if (!to || !is_direct(skb, &p, &k, &f, v4))
+	if (!to)
+		return ON_STACK;
+#ifdef POLICY
+	if (verdict == IN_NOT_ASKED) {
+		int known = judge_direct(skb, &p, f.c, 0, 1, v4);
+
+		if (known)
+			return ASK_FIRST | known;
+	}
+#endif
+	if (!is_direct(skb, &p, &k, &f, v4))
 		return TC_ACT_UNSPEC;
-	if (p.ttl <= 1 || !fits(skb, &p, to->mtu)) {
+	if (verdict == IN_UNKNOWN || p.ttl <= 1 || !fits(skb, &p, to->mtu)) {
 		onto_slow_path(skb, &p, v4);
 		return TC_ACT_UNSPEC;
 	}
 	return into_pod(skb, &p, to, BY_ENI, v4);
 }
 
+#ifdef POLICY
+__noinline int eni_delivers4(struct __sk_buff *skb, int verdict) { return from_eni(skb, verdict, 1); }
+__noinline int eni_delivers6(struct __sk_buff *skb, int verdict) { return from_eni(skb, verdict, 0); }
+
+ALWAYS_INLINE int look_at(struct __sk_buff *skb, const int pod, int by, int verdict, const int v4)
+{
+	if (pod)
+		return v4 ? pod_sends4(skb, by, verdict) : pod_sends6(skb, by, verdict);
+	return v4 ? eni_delivers4(skb, verdict) : eni_delivers6(skb, verdict);
+}
+#endif
+
 /* Packets from the VPC. */
 SEC("tc")
 int tw_from_eni(struct __sk_buff *skb)
 {
+#ifdef POLICY
+	skb->tc_index = TC_INDEX_IN;
+#endif
 	if (skb->pkt_type != 0 /* PACKET_HOST */)
 		return TC_ACT_UNSPEC;
 	if (skb->protocol == bpf_htons(ETH_P_IP))
-		return from_eni(skb, 1);
+		return FROM_ENI(skb, 1);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		return from_eni(skb, 0);
+		return FROM_ENI(skb, 0);
 	return TC_ACT_UNSPEC;
 }
 
@@ -189,6 +283,10 @@ int tw_from_eni(struct __sk_buff *skb)
 SEC("tc")
 int tw_to_pod(struct __sk_buff *skb)
 {
+#ifdef POLICY
+	if (skb->tc_index != TC_INDEX_DIRECT && !judge_out(skb, 1))
+		return TC_ACT_SHOT;
+#endif
 	if (skb->tc_index != TC_INDEX_DIRECT)
 		learn(skb, 1);
 	skb->tc_index = 0;
@@ -199,9 +297,34 @@ int tw_to_pod(struct __sk_buff *skb)
 SEC("tc")
 int tw_to_eni(struct __sk_buff *skb)
 {
+#ifdef POLICY
+	if (skb->tc_index == TC_INDEX_DIRECT)
+		return TC_ACT_UNSPEC;
+	if (!judge_out(skb, 0))
+		return TC_ACT_SHOT;
+#endif
 	if (skb->mark & slot_mask)
 		learn(skb, 0);
 	return TC_ACT_UNSPEC;
 }
+
+#ifdef POLICY
+/* Packets from any other device. */
+SEC("tc")
+int tw_from_other(struct __sk_buff *skb)
+{
+	skb->tc_index = TC_INDEX_IN;
+	if (skb->pkt_type == 0 /* PACKET_HOST */ && judge_in(skb, 0, 0) == IN_DENIED)
+		return TC_ACT_SHOT;
+	return TC_ACT_UNSPEC;
+}
+
+/* Packets that leave by any other device. */
+SEC("tc")
+int tw_to_other(struct __sk_buff *skb)
+{
+	return judge_out(skb, 0) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+#endif
 
 char __license[] SEC("license") = "Dual BSD/GPL";

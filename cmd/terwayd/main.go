@@ -123,7 +123,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	node, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
+	node, _, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
 	if err != nil {
 		return err
 	}

@@ -79,6 +79,16 @@ const (
 	// NATTableName is the name of the tables of families ip and ip6: older kernels have no NAT in
 	// inet.
 	NATTableName = "terway-nat"
+	// PolicyTableName is the nftables table, of family inet, that drops what pods may not send to
+	// their node.
+	PolicyTableName = "terway-policy"
+
+	// PriorityDenied is the priority (SO_PRIORITY) by which programs tell that table a packet
+	// (PRIORITY_DENIED in bpf/judge.h). "tw" in ASCII, then a number.
+	PriorityDenied = 0x7477000d
+
+	// KubeIPVS is the device that has the addresses of Services where kube-proxy uses IPVS.
+	KubeIPVS = "kube-ipvs0"
 )
 
 // The pods' next hops. Nothing answers ARP or ND for them: they are permanent neighbours. Gateway4

@@ -53,6 +53,9 @@ func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
 	}
 }
 
+// Policy returns the feature that enforces policies on the node.
+func (k *Kind) Policy() *Policy { return &Policy{fast: k.fast} }
+
 // Start implements node.Kind.
 func (k *Kind) Start(n *node.Node) { k.fast.Inside, k.fast.Batch = n.Inside, n.Batch }
 

@@ -20,8 +20,16 @@ const (
 	fromENI = fastpathProgTwFromEni
 	toENI   = fastpathProgTwToEni
 
+	// Only bpf/policed.c has these.
+	fromOther = policedProgTwFromOther
+	toOther   = policedProgTwToOther
+
 	mapEnds    = fastpathMapTwEnds1
 	mapSenders = fastpathMapTwSenders1
+
+	mapJudged = policedMapTwJudged1
+	mapLocal  = policedMapTwLocal1
+	mapDenied = policedMapTwDenied1
 )
 
 // Programs that package netkit attaches to its pods' devices.
@@ -33,8 +41,9 @@ const (
 const filters = tcfilter.Filters(claims.PrefEBPF)
 
 var (
-	podHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}
-	eniHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
+	podHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}
+	otherHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromOther}, {Parent: tcfilter.Egress, Program: toOther}}
+	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
 )
 
 func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
@@ -42,9 +51,24 @@ func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, er
 	if err != nil {
 		return nil, fmt.Errorf("read the programs: %w", err)
 	}
+	sizePods(spec)
+	return fastpath.Load(running, spec, sizes)
+}
+
+// loadJudging loads the programs that enforce policies. They share the maps of others.
+func loadJudging(running []ebpf.ProgramID, sizes fastpath.Sizes, others ...*fastpath.Objects) (*fastpath.Objects, error) {
+	spec, err := loadPoliced()
+	if err != nil {
+		return nil, fmt.Errorf("read the programs that enforce policies: %w", err)
+	}
+	sizePods(spec)
+	spec.Maps[mapJudged].MaxEntries = sizes.Known4 + sizes.Known6
+	return fastpath.Load(running, spec, sizes, others...)
+}
+
+func sizePods(spec *ebpf.CollectionSpec) {
 	spec.Maps[mapEnds].MaxEntries = fastpath.MaxPods
 	spec.Maps[mapSenders].MaxEntries = fastpath.MaxPods
-	return fastpath.Load(running, spec, sizes)
 }
 
 // table returns the entries of pods. The caller holds the lock.

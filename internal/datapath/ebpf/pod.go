@@ -101,12 +101,17 @@ func (o podPrograms) Put(site *object.Site) error {
 	if err != nil {
 		return err
 	}
-	if err := o.hooks.Attach(b, objects, p.Index); err != nil {
+	// Programs that enforce policies let nothing pass before the device has its entry.
+	if err := o.s.enterSender(p); err != nil {
 		return err
 	}
-	o.s.Lock()
-	defer o.s.Unlock()
-	return o.s.putSender(p)
+	return o.hooks.Attach(b, objects, p.Index)
+}
+
+func (s *fastPath) enterSender(p node.Endpoint) error {
+	s.Lock()
+	defer s.Unlock()
+	return s.putSender(p)
 }
 
 // Have implements object.Object.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"sync/atomic"
 
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/fastpath"
@@ -22,12 +23,21 @@ type fastPath struct {
 	chosen atomic.Bool
 	// enis are those known to have their programs. The lock guards them too.
 	enis map[int]bool
+	// policed: the programs enforce policies. The lock guards it.
+	policed bool
 }
 
 func newFastPath(connections int) *fastPath {
-	return &fastPath{
-		Loader: fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]bool{},
+	s := &fastPath{enis: map[int]bool{}}
+	s.Loader = fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: s.open, Upgrade: upgrade}
+	return s
+}
+
+func (s *fastPath) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+	if s.policed {
+		return loadJudging(running, sizes)
 	}
+	return load(running, sizes)
 }
 
 // teardown removes the programs from ENIs and devices that are not pods'.

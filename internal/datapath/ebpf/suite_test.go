@@ -40,7 +40,10 @@ type subject struct {
 }
 
 func newSubject(o world.Options, connections int, features ...node.Feature) (*subject, error) {
-	k := New(connections)
+	return subjectOf(New(connections), o, features...)
+}
+
+func subjectOf(k *Kind, o world.Options, features ...node.Feature) (*subject, error) {
 	n, err := node.New(node.Options{NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{k, node.Plain{KindName: claims.Route}}, Features: features})
 	return &subject{n, k}, err
 }
@@ -51,7 +54,9 @@ func TestFeature(t *testing.T) {
 }
 
 // own returns the node's kind as this package's type.
-func own(n *world.Node) *Kind { return n.DP.(*subject).kind }
+func own(n *world.Node) *Kind {
+	return n.DP.(*subject).kind
+}
 
 // cuts are those of this kind's objects.
 func cuts(n *world.Node, p *world.Pod) []world.Cut {

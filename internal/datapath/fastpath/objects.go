@@ -46,8 +46,8 @@ type Objects struct {
 	numbers  *numbers
 }
 
-// Load loads a kind's programs. It uses the maps of its running programs.
-func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes) (*Objects, error) {
+// Load loads a kind's programs. It uses the maps of others, which stay theirs, and of its running programs.
+func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes, others ...*Objects) (*Objects, error) {
 	spec.Maps[MapPods].MaxEntries = MaxPods
 	sizes.set(spec)
 	const constant = tablesVarSlotMask
@@ -60,16 +60,25 @@ func Load(running []ebpf.ProgramID, spec *ebpf.CollectionSpec, sizes Sizes) (*Ob
 	if err != nil {
 		return nil, err
 	}
-	loaded, err := bpfobj.Load(spec, running)
+	var share []*bpfobj.Objects
+	for _, o := range others {
+		share = append(share, o.Objects)
+	}
+	loaded, err := bpfobj.Load(spec, running, share...)
 	if err != nil {
 		return nil, err
 	}
 	o := &Objects{Objects: loaded, counters: counters}
-	o.numbers, err = newNumbers(o.Maps[MapPods], o.Maps[mapSuffixes])
-	if err := errors.Join(err, o.drawSecret()); err != nil {
+	if err := errors.Join(o.Renumber(), o.drawSecret()); err != nil {
 		return nil, errors.Join(err, o.Close())
 	}
 	return o, nil
+}
+
+// Renumber reads the pods' numbers again, after another Objects has changed the maps.
+func (o *Objects) Renumber() (err error) {
+	o.numbers, err = newNumbers(o.Maps[MapPods], o.Maps[mapSuffixes])
+	return err
 }
 
 // Running lists running programs at one type of attach point of the node's devices.
@@ -112,7 +121,7 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	running, err := l.running(h)
+	running, err := l.Running(h)
 	if err != nil {
 		return err
 	}
@@ -127,8 +136,8 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	return nil
 }
 
-// running lists the kind's programs on the node, wherever they are attached.
-func (l *Loader) running(h *netlink.Handle) ([]ebpf.ProgramID, error) {
+// Running lists the kind's programs on the node, wherever they are attached.
+func (l *Loader) Running(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	list, err := l.Filters.Programs(h)
 	for _, others := range l.Others {
 		if err != nil {
@@ -145,7 +154,7 @@ func (l *Loader) running(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 // is nothing to delete.
 func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 	if l.Objects == nil {
-		if running, err := l.running(h); err != nil || len(running) == 0 {
+		if running, err := l.Running(h); err != nil || len(running) == 0 {
 			return false, err
 		}
 	}

@@ -29,12 +29,18 @@ type Options struct {
 // New returns a node with every kind that its kernel supports. New pods may be of any kind with
 // shared ENIs, the fastest first. All build on the last one; it is included even if the kernel does
 // not support it, to remove what was made under an earlier kernel.
-func New(o Options) (*node.Node, error) {
+//
+// Policy enforces network policies on the node; nil if the kernel lacks kind ebpf, whose programs do
+// it.
+func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	has := func(name string) bool { return o.Lacking[name] == nil && o.Lacking[claims.Route] == nil }
 	list := []node.Kind{route.New(), exclusive.New()}
 	var choices []string
+	var features []node.Feature
 	if has(claims.EBPF) {
 		programs := ebpf.New(0)
+		policy = programs.Policy()
+		features = append(features, policy)
 		list = append(list, programs)
 		if has(claims.Netkit) {
 			list = append(list, netkit.New(programs))
@@ -49,9 +55,10 @@ func New(o Options) (*node.Node, error) {
 		list = append(list, ipvlan.New(0))
 		choices = append(choices, claims.IPvlan)
 	}
-	return node.New(node.Options{
-		NetNS: o.NetNS, Log: o.Log, Kinds: list, Choices: append(choices, claims.Route), Lacking: o.Lacking,
+	n, err = node.New(node.Options{
+		NetNS: o.NetNS, Log: o.Log, Kinds: list, Choices: append(choices, claims.Route), Lacking: o.Lacking, Features: features,
 	})
+	return n, policy, err
 }
 
 // Probe returns what the kernel lacks for each kind that it does not support. Any other failure,

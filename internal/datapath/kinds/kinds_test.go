@@ -68,12 +68,15 @@ func TestNew(t *testing.T) {
 		for _, name := range c.lacking {
 			lacking[name] = why
 		}
-		n, err := New(Options{Lacking: lacking})
+		n, policy, err := New(Options{Lacking: lacking})
 		if err != nil {
 			t.Fatal(err)
 		}
 		if got := fmt.Sprint(n.Choices()); got != c.choices || len(n.Lacking()) != len(c.lacking) {
 			t.Errorf("without %v new pods may be of %s, want %s", c.lacking, got, c.choices)
+		}
+		if can := lacking[claims.EBPF] == nil && lacking[claims.Route] == nil; (policy != nil) != can {
+			t.Errorf("without %v policies can be enforced: %v, want %v", c.lacking, policy != nil, can)
 		}
 		if err := n.Close(t.Context()); err != nil {
 			t.Error(err)

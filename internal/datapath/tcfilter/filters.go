@@ -136,6 +136,16 @@ func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks 
 	return "", nil
 }
 
+// Attached reports whether a device has a filter of ours.
+func (p Filters) Attached(h *netlink.Handle, index int) (bool, error) {
+	for _, parent := range []uint32{Ingress, Egress} {
+		if id, err := p.attached(h, index, parent); err != nil || id != 0 {
+			return id != 0, err
+		}
+	}
+	return false, nil
+}
+
 // Programs returns the ids of the programs of our filters on all devices.
 func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	devices, err := Devices(h)
@@ -176,8 +186,8 @@ func (p Filters) detach(h *netlink.Handle, index int) (found bool, err error) {
 	return found, nil
 }
 
-// uninstall removes our filters from a device, and the qdisc if nobody else uses it.
-func (p Filters) uninstall(h *netlink.Handle, index int) (found bool, err error) {
+// Uninstall removes our filters from a device, and the qdisc if nobody else uses it.
+func (p Filters) Uninstall(h *netlink.Handle, index int) (found bool, err error) {
 	if found, err = p.detach(h, index); err != nil || !found {
 		return found, err
 	}
@@ -200,7 +210,7 @@ func (p Filters) Sweep(h *netlink.Handle, links []netlink.Link, keep func(netlin
 	}
 	remove := p.detach
 	if end {
-		remove = p.uninstall
+		remove = p.Uninstall
 	}
 	var errs []error
 	for _, l := range links {

@@ -1,0 +1,641 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Network policies on the packets of a node (docs/policy.md, "Where it is enforced"; policy.h says what rules decide).
+ *
+ * A connection is judged where its first packet leaves the host stack, to a pod or by another device: there its
+ * backend is known, whatever was translated on the way. The pod that it comes from is known by the device that it came in by
+ * (ingress_ifindex), which nothing on the way changes. An entry of that 5-tuple says that it is allowed, and by which rules.
+ *
+ * Where packets come in, replies are recognised by that entry, before the host stack translates them back; tc_index says so
+ * where they leave. If the rules have changed since, the connection is judged again, in place.
+ */
+#pragma once
+
+#include "connection.h"
+#include "policy.h"
+
+/* The priority of packets that a pod may not send to its node; nftables drops them where the node receives them. */
+#define PRIORITY_DENIED 0x7477000d
+
+#define ICMPV6_MLD_QUERY 130
+#define ICMPV6_ND_FIRST 133
+#define ICMPV6_ND_LAST 137
+#define ICMPV6_MLD2_REPORT 143
+#define DHCPV6_CLIENT 546
+#define DHCPV6_SERVER 547
+
+/* The key is the same for both directions. IPv4 addresses are mapped. Ports are in network byte order. */
+struct judged_key {
+	struct addr addr[2];
+	__u16 port[2];
+	__u8 proto;
+	__u8 zero[3];
+};
+
+/* What was judged, and how it is judged again. */
+enum {
+	JUDGED_EGRESS = 1,     /* what the opener sends */
+	JUDGED_BY_ADDRESS = 2, /* the opener's endpoint is that of its address, else that of its device: its source was translated */
+	JUDGED_INGRESS = 4,    /* what the other end receives */
+	JUDGED_NODE = 8,       /* the node opened it: allowed */
+	JUDGED_TO_NODE = 16,   /* a pod opened it to its node, or to what its node translates */
+	JUDGED_DENIED = 32,    /* it was allowed; other rules have ended it */
+};
+
+struct judged {
+	__u32 epoch;  /* of the rules by which it is allowed or denied */
+	__u32 device; /* the opener's */
+	__u8 opener;  /* 1: the second address of the key */
+	__u8 flags;
+	__u8 icmp_type, icmp_code; /* of its first packet */
+	__u32 zero;
+};
+
+/* The agent sets its size. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1024);
+	__type(key, struct judged_key);
+	__type(value, struct judged);
+} tw_judged_1 SEC(".maps");
+
+/* Fragments behind a first one that was allowed out: the host stack has made them of one packet. */
+struct fragment {
+	struct addr src, dst;
+	__u32 id;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment);
+	__type(value, __u32);
+} tw_fragments_1 SEC(".maps");
+
+/* The node's own addresses, except those of IPVS's Services. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct addr);
+	__type(value, __u32);
+} tw_local_1 SEC(".maps");
+
+/* Dropped packets, by direction as in policy_decide. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} tw_denied_1 SEC(".maps");
+
+/* A packet, whatever it is: fragments, IP options and unknown protocols too. */
+struct flow {
+	struct addr src, dst;
+	__u16 sport, dport; /* in network byte order; ICMP echo: both are the id */
+	__u8 proto, type, code;
+	__u8 tcp;      /* TCP's flags */
+	__u8 fragment; /* the first one, or a later one without ports */
+	__u8 echo;
+	__u8 zero[2];
+	__u32 id;      /* of its fragments */
+	__u32 payload; /* where the header after IP begins */
+};
+
+enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
+
+/* Space that the stack does not have: a program runs to its end before another one begins on its processor. */
+struct desk {
+	struct flow flow, quoted;
+	struct judged_key key;
+	struct judged asked; /* how judge judges it */
+	struct fragment fragment;
+	struct pol_packet packet;
+	struct pol_verdict verdict;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct desk);
+} tw_desk_1 SEC(".maps");
+
+ALWAYS_INLINE int read_flow4(struct __sk_buff *skb, __u32 at, struct flow *f)
+{
+	struct iphdr ip;
+	__u32 offset;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+		return 0;
+	addr_from_v4(&f->src, ip.saddr);
+	addr_from_v4(&f->dst, ip.daddr);
+	f->proto = ip.protocol;
+	offset = bpf_ntohs(ip.frag_off) & 0x1fff;
+	f->id = ip.id;
+	f->fragment = offset ? LATER_FRAGMENT : bpf_ntohs(ip.frag_off) & 0x2000 ? FIRST_FRAGMENT : WHOLE;
+	f->payload = at + ip.ihl * 4;
+	return 1;
+}
+
+/* Extension headers of a packet: more than any has. */
+#define EXTENSIONS 8
+
+ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
+{
+	struct ipv6hdr ip;
+	__u8 head[8], next;
+
+	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) || ip.version != 6)
+		return 0;
+	__builtin_memcpy(&f->src, &ip.saddr, sizeof(f->src));
+	__builtin_memcpy(&f->dst, &ip.daddr, sizeof(f->dst));
+	if (is_v4(&f->src) || is_v4(&f->dst))
+		return 0;
+	next = ip.nexthdr;
+	at += sizeof(ip);
+	for (int i = 0; i < EXTENSIONS; i++) {
+		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT &&
+		    next != IPPROTO_AH)
+			break;
+		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+			return 0;
+		if (next == IPPROTO_FRAGMENT) {
+			__u16 offset = (__u16)head[2] << 8 | head[3];
+
+			__builtin_memcpy(&f->id, head + 4, sizeof(f->id));
+			f->fragment = offset & 0xfff8 ? LATER_FRAGMENT : offset & 1 ? FIRST_FRAGMENT : WHOLE;
+			at += 8;
+		} else {
+			at += next == IPPROTO_AH ? (head[1] + 2) * 4 : (head[1] + 1) * 8;
+		}
+		next = head[0];
+		if (f->fragment == LATER_FRAGMENT)
+			break;
+	}
+	f->proto = next;
+	f->payload = at;
+	return 1;
+}
+
+/* Reads the packet whose IP header is there; 0 if it is none, or ends too early. */
+static __noinline int read_flow(struct __sk_buff *skb, __u32 at, struct flow *f)
+{
+	__u8 head[14];
+	__u32 size;
+	int v4 = skb->protocol == bpf_htons(ETH_P_IP);
+
+	__builtin_memset(f, 0, sizeof(*f));
+	if (!(v4 ? read_flow4(skb, at, f) : read_flow6(skb, at, f)))
+		return 0;
+	if (f->fragment == LATER_FRAGMENT)
+		return 1;
+	switch (f->proto) {
+	case IPPROTO_TCP:
+		/* A quoted packet may have only 8 bytes of it. */
+		if (bpf_skb_load_bytes(skb, f->payload, head, 14)) {
+			if (at == ETH_HLEN || bpf_skb_load_bytes(skb, f->payload, head, 4))
+				return 0;
+			head[13] = 0;
+		}
+		f->tcp = head[13];
+		break;
+	case IPPROTO_UDP:
+	case IPPROTO_SCTP:
+		if (bpf_skb_load_bytes(skb, f->payload, head, 4))
+			return 0;
+		break;
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		size = 8;
+		if (bpf_skb_load_bytes(skb, f->payload, head, size))
+			return 0;
+		f->type = head[0];
+		f->code = head[1];
+		f->echo = f->proto == IPPROTO_ICMP ? f->type == ICMP_ECHO || f->type == ICMP_ECHOREPLY :
+						     f->type == ICMPV6_ECHO_REQUEST || f->type == ICMPV6_ECHO_REPLY;
+		if (f->echo) {
+			__builtin_memcpy(&f->sport, head + 4, 2);
+			f->dport = f->sport;
+		}
+		return 1;
+	default:
+		return 1;
+	}
+	__builtin_memcpy(&f->sport, head, 2);
+	__builtin_memcpy(&f->dport, head + 2, 2);
+	return 1;
+}
+
+/* Returns 1 if the sender is the second address of the key. */
+ALWAYS_INLINE int judged_key(struct judged_key *k, const struct addr *src, const struct addr *dst, __u16 sport, __u16 dport,
+			     __u8 proto)
+{
+	int second = addr_equal(src, dst) ? sport > dport : addr_less(dst, src);
+
+	k->addr[0] = second ? *dst : *src;
+	k->addr[1] = second ? *src : *dst;
+	k->port[0] = second ? dport : sport;
+	k->port[1] = second ? sport : dport;
+	k->proto = proto;
+	k->zero[0] = k->zero[1] = k->zero[2] = 0;
+	return second;
+}
+
+ALWAYS_INLINE int key_of_flow(struct judged_key *k, const struct flow *f)
+{
+	return judged_key(k, &f->src, &f->dst, f->sport, f->dport, f->proto);
+}
+
+/* ICMP that has no answer by which it is a connection: each packet is judged. */
+ALWAYS_INLINE int is_single(const struct flow *f)
+{
+	return (f->proto == IPPROTO_ICMP || f->proto == IPPROTO_ICMPV6) && !f->echo;
+}
+
+/* What IPv6 itself needs, and answers of a DHCPv6 server: no policy is about it. */
+ALWAYS_INLINE int is_exempt(const struct flow *f)
+{
+	if (f->proto == IPPROTO_ICMPV6)
+		return (f->type >= ICMPV6_MLD_QUERY && f->type <= ICMPV6_ND_LAST) || f->type == ICMPV6_MLD2_REPORT;
+	return f->proto == IPPROTO_UDP && !is_v4(&f->src) && f->sport == bpf_htons(DHCPV6_SERVER) && f->dport == bpf_htons(DHCPV6_CLIENT);
+}
+
+ALWAYS_INLINE __u32 epoch(void)
+{
+	const struct pol_head *head = pol_head();
+
+	return head ? head->epoch : 0;
+}
+
+ALWAYS_INLINE struct desk *desk(void)
+{
+	return bpf_map_lookup_elem(&tw_desk_1, &(__u32){ 0 });
+}
+
+/* The endpoint of the pod behind a device, for the family of an address; 0: closed. */
+ALWAYS_INLINE __u32 endpoint_behind(__u32 device, const struct addr *like)
+{
+	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &device);
+
+	if (!s)
+		return 0;
+	return policy_endpoint(is_v4(like) ? &s->v4 : &s->v6);
+}
+
+/*
+ * Whether the rules of one direction allow the connection on the desk, judged as the entry there says. The kernel verifies a global
+ * function once, and not for each call; before Linux 5.12 they have no pointers as parameters.
+ */
+__noinline int judge_half(__u32 egress)
+{
+	struct desk *d = desk();
+	struct pol_packet *p;
+	struct judged *j;
+	__u32 endpoint;
+	int own;
+
+	if (!d)
+		return 0;
+	j = &d->asked;
+	p = &d->packet;
+	/* The opener's address for egress, else the other. */
+	own = (egress ? j->opener : !j->opener) & 1;
+	p->peer = own ? d->key.addr[0] : d->key.addr[1];
+	p->proto = d->key.proto;
+	p->icmp_type = j->icmp_type;
+	p->icmp_code = j->icmp_code;
+	p->zero = 0;
+	p->source = bpf_ntohs(j->opener & 1 ? d->key.port[1] : d->key.port[0]);
+	p->destination = bpf_ntohs(j->opener & 1 ? d->key.port[0] : d->key.port[1]);
+	if (egress && !(j->flags & JUDGED_BY_ADDRESS))
+		endpoint = endpoint_behind(j->device, &p->peer);
+	else
+		endpoint = policy_endpoint(own ? &d->key.addr[1] : &d->key.addr[0]);
+	policy_decide(endpoint, egress, p, &d->verdict);
+	return d->verdict.action == POL_ALLOW;
+}
+
+/* Whether the rules that hold allow the connection on the desk; else the direction that denies it. */
+#define ALLOWED (-1)
+ALWAYS_INLINE int judge(struct desk *d)
+{
+	if (d->asked.flags & JUDGED_NODE)
+		return ALLOWED;
+	if (d->asked.flags & JUDGED_EGRESS && !judge_half(1))
+		return 1;
+	if (d->asked.flags & JUDGED_INGRESS && !judge_half(0))
+		return 0;
+	return ALLOWED;
+}
+
+ALWAYS_INLINE void denied(int direction)
+{
+	__u32 at = direction & 1;
+	__u64 *n = bpf_map_lookup_elem(&tw_denied_1, &at);
+
+	if (n)
+		*n += 1;
+}
+
+/* Whether a connection is allowed by the rules that hold: it is judged again if they are others. */
+ALWAYS_INLINE int still_allowed(struct desk *d, struct judged *j)
+{
+	__u32 now = epoch();
+	int by;
+
+	if (j->epoch == now)
+		return !(j->flags & JUDGED_DENIED);
+	d->asked = *j;
+	by = judge(d);
+	j->flags = by == ALLOWED ? j->flags & ~JUDGED_DENIED : j->flags | JUDGED_DENIED;
+	j->epoch = now;
+	return by == ALLOWED;
+}
+
+/* Describes a connection that has no entry. */
+ALWAYS_INLINE void describe(struct desk *d, int opener, __u8 flags, __u32 device)
+{
+	d->asked.epoch = epoch();
+	d->asked.device = device;
+	d->asked.opener = opener;
+	d->asked.flags = flags;
+	d->asked.icmp_type = d->flow.type;
+	d->asked.icmp_code = d->flow.code;
+	d->asked.zero = 0;
+}
+
+ALWAYS_INLINE void remember(struct desk *d)
+{
+	bpf_map_update_elem(&tw_judged_1, &d->key, &d->asked, BPF_ANY);
+}
+
+/* What is known of its connection, if it is on the fast path. */
+#define DIRECT 1
+#define DIRECT_BY_SENDER 2 /* the sender opened it */
+#define DIRECT_FROM_POD 4  /* the sender is a pod of this node */
+#define DIRECT_TO_POD 8    /* the receiver is */
+#define DIRECT_NOT 16      /* it is not */
+#define DIRECT_BITS 15
+
+/* A packet of a pod to an address of its node. Returns 1 if it is allowed to the node itself. */
+ALWAYS_INLINE int to_own_node(struct __sk_buff *skb, struct desk *d, struct judged *j, int second)
+{
+	if (j && j->flags & JUDGED_TO_NODE && j->opener == second && !is_syn(d->flow.tcp))
+		return still_allowed(d, j);
+	describe(d, second, JUDGED_EGRESS | JUDGED_TO_NODE, skb->ifindex);
+	if (judge(d) != ALLOWED)
+		return 0;
+	if (!is_single(&d->flow))
+		remember(d);
+	return 1;
+}
+
+/* An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. */
+ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d)
+{
+	struct judged *j;
+
+	if (!read_flow(skb, d->flow.payload + 8, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
+	    !addr_equal(&d->quoted.src, &d->flow.dst))
+		return IN_UNKNOWN;
+	key_of_flow(&d->key, &d->quoted);
+	j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	if (!j || j->flags & JUDGED_TO_NODE || !still_allowed(d, j))
+		return IN_UNKNOWN;
+	skb->tc_index |= TC_INDEX_REPLY;
+	return IN_ALLOWED;
+}
+
+/* A packet comes in by a pod's device or by another one. */
+__noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
+{
+	struct desk *d = desk();
+	int second, by, may_be_reply;
+	struct judged *j;
+	struct flow *f;
+	__u32 flags = 0;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return IN_UNKNOWN;
+	if (!d)
+		return IN_DENIED;
+	f = &d->flow;
+	if (!read_flow(skb, ETH_HLEN, f) || f->fragment == LATER_FRAGMENT)
+		return IN_UNKNOWN;
+	if (is_error(f->proto, f->type, is_v4(&f->src)))
+		return judge_error(skb, d);
+	second = key_of_flow(&d->key, f);
+	j = is_single(f) ? NULL : bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	may_be_reply = f->proto == IPPROTO_TCP && !is_syn(f->tcp) && !j;
+	if (from_pod && bpf_map_lookup_elem(&tw_local_1, &f->dst)) {
+		skb->priority = 0;
+		if (!j || is_syn(f->tcp) || j->flags & JUDGED_TO_NODE || j->opener == second) {
+			if (to_own_node(skb, d, j, second))
+				return IN_UNKNOWN;
+			/* The node may translate it; if not, nftables drops it. */
+			skb->priority = PRIORITY_DENIED;
+			if (!may_be_reply)
+				return IN_UNKNOWN;
+		}
+	}
+	if (is_syn(f->tcp))
+		return IN_UNKNOWN;
+	if (j && !(j->flags & JUDGED_TO_NODE)) {
+		if (still_allowed(d, j)) {
+			if (j->opener != second)
+				skb->tc_index |= TC_INDEX_REPLY;
+			return IN_ALLOWED;
+		}
+		/* Other protocols have no first packet: one of the other end may begin another connection. */
+		if (f->proto == IPPROTO_TCP || j->opener == second) {
+			denied(from_pod);
+			return IN_DENIED;
+		}
+		return IN_UNKNOWN;
+	}
+	if (direct) {
+		const int by_sender = !!(direct & DIRECT_BY_SENDER);
+
+		if (direct & (by_sender ? DIRECT_FROM_POD : DIRECT_TO_POD))
+			flags |= JUDGED_EGRESS | JUDGED_BY_ADDRESS;
+		if (direct & (by_sender ? DIRECT_TO_POD : DIRECT_FROM_POD))
+			flags |= JUDGED_INGRESS;
+		describe(d, by_sender ? second : !second, flags, 0);
+		by = judge(d);
+		if (by != ALLOWED)
+			d->asked.flags |= JUDGED_DENIED;
+		remember(d);
+		if (by != ALLOWED) {
+			denied(by);
+			return IN_DENIED;
+		}
+		if (!by_sender)
+			skb->tc_index |= TC_INDEX_REPLY;
+		return IN_ALLOWED;
+	}
+	/*
+	 * The middle of a connection that is not known, because its entry is lost or policies were turned on. It may be a reply, and
+	 * the receiver the opener. No connection can begin by such a packet. It is not remembered: it may as well be the opener's, to
+	 * an address that is translated.
+	 */
+	if (!may_be_reply)
+		return IN_UNKNOWN;
+	if (policy_endpoint(&f->dst))
+		flags |= JUDGED_EGRESS | JUDGED_BY_ADDRESS;
+	if (from_pod)
+		flags |= JUDGED_INGRESS;
+	if (!flags)
+		return IN_UNKNOWN;
+	describe(d, !second, flags, 0);
+	if (judge(d) != ALLOWED)
+		return IN_UNKNOWN;
+	if (from_pod)
+		skb->priority = 0;
+	skb->tc_index |= TC_INDEX_REPLY;
+	return IN_ALLOWED;
+}
+
+/* A packet that the node itself sends to a pod: a probe, or an answer. Returns 1 if it may. */
+ALWAYS_INLINE int from_own_node(struct desk *d)
+{
+	struct flow *f = &d->flow;
+	struct judged *j;
+	int second;
+
+	if (f->fragment == LATER_FRAGMENT || is_single(f))
+		return 1;
+	second = key_of_flow(&d->key, f);
+	j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	if (j && !is_syn(f->tcp)) {
+		/* An answer on a connection that has been ended. */
+		if (j->opener != second && f->proto == IPPROTO_TCP)
+			return still_allowed(d, j);
+		return 1;
+	}
+	describe(d, second, JUDGED_NODE, 0);
+	remember(d);
+	return 1;
+}
+
+/* A packet leaves the host stack. Returns ALLOWED, or the direction that denies it. */
+ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 to_pod)
+{
+	struct flow *f = &d->flow;
+	__u32 flags = 0, in = skb->ingress_ifindex;
+	struct judged *j;
+	int second, by;
+
+	if (bpf_map_lookup_elem(&tw_senders_1, &in))
+		flags |= JUDGED_EGRESS;
+	else if (!in && policy_endpoint(&f->src)) /* IPv6's fragments that the node makes have lost it */
+		flags |= JUDGED_EGRESS | JUDGED_BY_ADDRESS;
+	if (to_pod)
+		flags |= JUDGED_INGRESS;
+	if (!flags)
+		return ALLOWED;
+	second = key_of_flow(&d->key, f);
+	j = is_syn(f->tcp) || is_single(f) ? NULL : bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	if (j && j->flags & JUDGED_TO_NODE)
+		j = NULL;
+	/* The opener's. */
+	if (j && j->opener == second && (j->flags & flags) == flags) {
+		if (still_allowed(d, j))
+			return ALLOWED;
+		return j->flags & JUDGED_EGRESS ? 1 : 0;
+	}
+	if (skb->tc_index & TC_INDEX_REPLY)
+		return ALLOWED;
+	if (j && j->opener != second) {
+		if (still_allowed(d, j))
+			return ALLOWED;
+		if (f->proto == IPPROTO_TCP)
+			return to_pod ? 0 : 1;
+	}
+	describe(d, second, flags, in);
+	by = judge(d);
+	if (by == ALLOWED && !is_single(f))
+		remember(d);
+	return by;
+}
+
+/* Returns 1 if the packet may leave, to a pod or by another device. */
+__noinline int judge_out(struct __sk_buff *skb, __u32 to_pod)
+{
+	__u32 in = skb->ingress_ifindex, made_here = !in && !skb->tc_index;
+	struct desk *d = desk();
+	struct flow *f;
+	int by;
+
+	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
+		return 1;
+	/* A pod's packet that turns around in the node, for its own Service. */
+	if (to_pod && in == skb->ifindex)
+		return 1;
+	if (made_here && !to_pod)
+		return 1;
+	if (!d)
+		return 0;
+	f = &d->flow;
+	if (!read_flow(skb, ETH_HLEN, f))
+		return made_here || (!to_pod && in && !bpf_map_lookup_elem(&tw_senders_1, &in));
+	if (is_exempt(f))
+		return 1;
+	if (made_here)
+		return from_own_node(d);
+	if (f->fragment) {
+		d->fragment.src = f->src;
+		d->fragment.dst = f->dst;
+		d->fragment.id = f->id;
+	}
+	if (f->fragment == LATER_FRAGMENT) {
+		if (!to_pod && in && !bpf_map_lookup_elem(&tw_senders_1, &in))
+			return 1;
+		return bpf_map_lookup_elem(&tw_fragments_1, &d->fragment) != NULL;
+	}
+	by = judge_flow(skb, d, to_pod);
+	if (f->fragment) {
+		if (by == ALLOWED)
+			bpf_map_update_elem(&tw_fragments_1, &d->fragment, &(__u32){ 1 }, BPF_ANY);
+		else
+			bpf_map_delete_elem(&tw_fragments_1, &d->fragment);
+	}
+	if (by == ALLOWED)
+		return 1;
+	denied(by);
+	return 0;
+}
+
+/*
+ * Whether judge_in must be asked about a packet that may take the fast path: 0, or what it is to be told. Mostly the connection is
+ * allowed by the rules that hold. An ICMP error has the ends of its connection.
+ */
+ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, const struct connection *c, const __u32 from_pod,
+			       const __u32 to_pod, const int v4)
+{
+	struct desk *d = desk();
+	struct judged *j = NULL;
+	int second;
+
+	if (!d)
+		return DIRECT_NOT;
+	if (v4) {
+		addr_from_v4(&d->flow.src, p->src.v4);
+		addr_from_v4(&d->flow.dst, p->dst.v4);
+	} else {
+		__builtin_memcpy(&d->flow.src, &p->src, sizeof(d->flow.src));
+		__builtin_memcpy(&d->flow.dst, &p->dst, sizeof(d->flow.dst));
+	}
+	second = judged_key(&d->key, &d->flow.src, &d->flow.dst, p->sport, p->dport, p->proto);
+	if (!is_syn(p->tcp))
+		j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_DENIED)) && j->epoch == epoch()) {
+		if (p->error || j->opener != second)
+			skb->tc_index |= TC_INDEX_REPLY;
+		return 0;
+	}
+	if (c && c->state == STATE_DIRECT && !p->error)
+		return DIRECT | (c->opener == p->second ? DIRECT_BY_SENDER : 0) | (from_pod ? DIRECT_FROM_POD : 0) |
+			 (to_pod ? DIRECT_TO_POD : 0);
+	return DIRECT_NOT;
+}

@@ -1,0 +1,373 @@
+package ebpf
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/nft"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+	"terway.dev/terway/internal/datapath/tcfilter"
+	"terway.dev/terway/internal/netlinkx"
+)
+
+// Policy enforces network policies on pods of kinds ebpf and route: while it is on, the programs are
+// those of bpf/policed.c, pods of kind route have them too (without entries, so without a fast path), and all other devices
+// by which packets leave the node have some of their own. It implements node.Feature.
+//
+// What is allowed is in maps that package policymap writes. Turning it on and off replaces programs one by one, each atomically, and
+// keeps all other maps.
+type Policy struct {
+	fast *fastPath
+	// ready are the programs until On; nil before Prepare and after.
+	ready *fastpath.Objects
+	// left are the devices that may have programs from when it was on; nil once there are none.
+	left  map[int]bool
+	clean bool
+}
+
+// Prepare loads the programs without attaching them, and returns their maps for policymap.New. They are valid until Off. If the node's
+// pods have such programs from an earlier process, the maps are theirs, with what they hold, and policies are on.
+func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
+	s := p.fast
+	s.Lock()
+	defer s.Unlock()
+	if s.policed {
+		return s.Objects.Maps, nil
+	}
+	if p.ready != nil {
+		return p.ready.Maps, nil
+	}
+	sizes, err := fastpath.SizesFor(s.Connections)
+	if err != nil {
+		return nil, err
+	}
+	err = s.Inside(func() error {
+		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		if err != nil {
+			return fmt.Errorf("open a netlink socket: %w", err)
+		}
+		defer h.Close()
+		if err := s.Load(h); err != nil {
+			return err
+		}
+		running, err := s.Running(h)
+		if err != nil {
+			return err
+		}
+		p.ready, err = loadJudging(running, sizes, s.Objects)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	maps := p.ready.Maps
+	if s.Objects.Former(mapJudged) != nil {
+		err = p.turnOn()
+	}
+	return maps, err
+}
+
+// On makes pods that are added from now on, and with the next Sync all others, be judged by what the maps hold. Before anything was
+// written into them no new connection is allowed.
+func (p *Policy) On() error {
+	s := p.fast
+	s.Lock()
+	defer s.Unlock()
+	if s.policed {
+		return nil
+	}
+	if p.ready == nil {
+		return errors.New("turn policies on: Prepare must come first")
+	}
+	return p.turnOn()
+}
+
+func (p *Policy) turnOn() error {
+	s := p.fast
+	if err := p.ready.Renumber(); err != nil {
+		return err
+	}
+	clear(s.enis)
+	err := s.Unload()
+	s.Objects, p.ready, s.policed, p.clean = p.ready, nil, true, false
+	return err
+}
+
+// Off makes the next Sync put the other programs back and remove the rest.
+func (p *Policy) Off() error {
+	s := p.fast
+	s.Lock()
+	defer s.Unlock()
+	var errs []error
+	if p.ready != nil {
+		errs = append(errs, p.ready.Close())
+		p.ready = nil
+	}
+	if s.policed {
+		s.policed = false
+		clear(s.enis)
+		errs = append(errs, s.Unload())
+	}
+	return errors.Join(errs...)
+}
+
+// Denied returns how many packets were dropped since the maps were made, by the direction that denied them.
+func (p *Policy) Denied() (ingress, egress uint64, err error) {
+	s := p.fast
+	s.Lock()
+	defer s.Unlock()
+	if !s.policed {
+		return 0, 0, nil
+	}
+	for direction, sum := range []*uint64{&ingress, &egress} {
+		var perCPU []uint64
+		if err := s.Objects.Maps[mapDenied].Lookup(uint32(direction), &perCPU); err != nil {
+			return 0, 0, fmt.Errorf("read map %s: %w", mapDenied, err)
+		}
+		for _, n := range perCPU {
+			*sum += n
+		}
+	}
+	return ingress, egress, nil
+}
+
+// Name implements node.Feature.
+func (*Policy) Name() string { return "network policies" }
+
+// Sync implements node.Feature.
+func (p *Policy) Sync(h *netlink.Handle, _ datapath.Node) (repairs []string, err error) {
+	s := p.fast
+	s.Lock()
+	defer s.Unlock()
+	if !s.policed {
+		return p.leave(h)
+	}
+	if err := s.Load(h); err != nil {
+		return nil, err
+	}
+	repairs, err = s.syncLocal(h)
+	var differs string
+	errNFT := s.Inside(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("open nftables netlink socket: %w", err)
+		}
+		differs, err = nft.EnsurePolicy(c)
+		return err
+	})
+	if differs != "" {
+		repairs = append(repairs, "wrote the nftables table of policies: "+differs)
+	}
+	return repairs, errors.Join(err, errNFT)
+}
+
+// leave finds what is left from when policies were on, also by another process. The caller holds the lock.
+func (p *Policy) leave(h *netlink.Handle) (repairs []string, err error) {
+	if p.clean {
+		p.left = nil
+		return nil, nil
+	}
+	devices, err := tcfilter.Devices(h)
+	if err != nil {
+		return nil, err
+	}
+	p.left = map[int]bool{}
+	for _, index := range devices {
+		p.left[index] = true
+	}
+	err = p.fast.Inside(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("open nftables netlink socket: %w", err)
+		}
+		removed, err := nft.DeletePolicy(c)
+		if removed {
+			repairs = append(repairs, "removed the nftables table of policies")
+		}
+		return err
+	})
+	p.clean = err == nil && len(repairs) == 0
+	return repairs, err
+}
+
+// Objects implements node.Feature.
+func (p *Policy) Objects(pod *node.Pod, _ []node.Point) []object.Object {
+	if pod.Pod.Kind != claims.Route {
+		return nil // kinds with programs of their own attach them
+	}
+	p.fast.Lock()
+	defer p.fast.Unlock()
+	if p.fast.policed {
+		return []object.Object{podPrograms{p.fast, pod, veth{}}}
+	}
+	if len(p.left) > 0 {
+		return []object.Object{noPrograms{pod.Host, p.left}}
+	}
+	return nil
+}
+
+// Teardown implements node.Feature; the kind removes the programs.
+func (p *Policy) Teardown(*netlink.Handle) error {
+	return p.fast.Inside(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return fmt.Errorf("open nftables netlink socket: %w", err)
+		}
+		_, err = nft.DeletePolicy(c)
+		return err
+	})
+}
+
+// noPrograms is the absence of programs on a pod's device: policies were turned off.
+type noPrograms struct {
+	on   object.Device
+	left map[int]bool
+}
+
+// Name implements object.Object.
+func (o noPrograms) Name() string { return "no programs of policies on " + o.on.String() }
+
+// Have implements object.Object.
+func (o noPrograms) Have(s *object.Site) (string, error) {
+	index, err := s.Index(o.on)
+	if err != nil || index == 0 || !o.left[index] {
+		return "", err
+	}
+	has, err := filters.Attached(s.Node, index)
+	if err != nil || !has {
+		return "", err
+	}
+	return o.on.String() + ": programs of policies are still there", nil
+}
+
+// Put implements object.Object.
+func (o noPrograms) Put(s *object.Site) error {
+	index, err := s.Index(o.on)
+	if err != nil || index == 0 || !o.left[index] {
+		return err
+	}
+	_, err = filters.Uninstall(s.Node, index)
+	return err
+}
+
+// Del implements object.Object.
+func (noPrograms) Del(*object.Site) error { return nil }
+
+// guard attaches programs to every device by which packets leave the node or come in, beside ENIs' and those of pods whose kinds have
+// programs, and adds them to guarded. The caller holds the lock.
+func (s *fastPath) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map[int]bool) (repairs []string, err error) {
+	if links == nil {
+		if links, err = h.LinkList(); err != nil {
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
+	}
+	var errs []error
+	for _, l := range links {
+		a := l.Attrs()
+		if !isGuarded(l) || isENI[a.Index] {
+			continue
+		}
+		guarded[a.Index] = true
+		problem, err := filters.Problem(h, s.Objects.Objects, a.Index, otherHooks)
+		if err == nil && problem != "" {
+			b, errBatch := s.Batch()
+			if err = errBatch; err == nil {
+				err = filters.Attach(b, s.Objects.Objects, a.Index, otherHooks)
+			}
+			if err == nil {
+				repairs = append(repairs, fmt.Sprintf("attached programs of policies to %s: %s", a.Name, problem))
+			}
+		}
+		if err != nil && !netlinkx.Gone(err) {
+			errs = append(errs, fmt.Errorf("device %s: %w", a.Name, err))
+		}
+	}
+	return repairs, errors.Join(errs...)
+}
+
+// isGuarded reports whether the programs for other devices belong on a link: it has Ethernet frames, is no part of another one, and is no
+// pod's whose kind has programs.
+func isGuarded(l netlink.Link) bool {
+	a := l.Attrs()
+	switch {
+	case a.EncapType != "ether" || a.MasterIndex != 0 || linkkind.IsReceiver(l) || linkkind.IsDying(l):
+		return false
+	case linkkind.IsPodDevice(l):
+		return a.Group == claims.GroupExclusive
+	}
+	return true
+}
+
+// syncLocal makes the map of the node's own addresses agree with its devices. The caller holds the lock.
+func (s *fastPath) syncLocal(h *netlink.Handle) (repairs []string, err error) {
+	m := s.Objects.Maps[mapLocal]
+	want := map[netip.Addr]bool{}
+	links, err := h.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	services := 0
+	for _, l := range links {
+		if l.Attrs().Name == claims.KubeIPVS {
+			services = l.Attrs().Index
+		}
+	}
+	for _, family := range netlinkx.Families {
+		list, err := h.AddrList(nil, family)
+		if netlinkx.NoFamily(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list addresses: %w", err)
+		}
+		for _, a := range list {
+			if ip := netlinkx.Addr(a.IP); ip.IsValid() && !ip.IsLoopback() && a.LinkIndex != services {
+				want[ip] = true
+			}
+		}
+	}
+	var key [4]uint32
+	var one uint32
+	var gone [][4]uint32
+	it := m.Iterate()
+	for it.Next(&key, &one) {
+		if a := fastpath.Addr(key); want[a] {
+			delete(want, a)
+		} else {
+			gone = append(gone, key)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return nil, fmt.Errorf("list map %s: %w", mapLocal, err)
+	}
+	for _, key := range gone {
+		if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return repairs, fmt.Errorf("remove %s from map %s: %w", fastpath.Addr(key), mapLocal, err)
+		}
+		repairs = append(repairs, fmt.Sprintf("removed %s from map %s: the node does not have it", fastpath.Addr(key), mapLocal))
+	}
+	var add []netip.Addr
+	for a := range want {
+		add = append(add, a)
+	}
+	slices.SortFunc(add, netip.Addr.Compare)
+	for _, a := range add {
+		if err := m.Put(fastpath.Words(a), uint32(1)); err != nil {
+			return repairs, fmt.Errorf("add %s to map %s: %w", a, mapLocal, err)
+		}
+		repairs = append(repairs, fmt.Sprintf("added %s to map %s", a, mapLocal))
+	}
+	return repairs, nil
+}

@@ -1,0 +1,18 @@
+package ebpf
+
+import (
+	"testing"
+
+	"terway.dev/terway/internal/datapath/suite/policed"
+	"terway.dev/terway/internal/datapath/suite/world"
+)
+
+func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) {
+	k := New(4096)
+	p := k.Policy()
+	s, err := subjectOf(k, o, p)
+	return s, p, err
+}
+
+// What policies do to pods of this kind.
+func TestPolicy(t *testing.T) { policed.Run(t, kit, newPoliced) }
