@@ -177,9 +177,9 @@ func (l *lister) start(from *flights) *flight {
 }
 
 func (l *lister) fly(f *flight, from *flights) {
-	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout)
-	defer cancel()
 	from.gate <- struct{}{}
+	ctx, cancel := context.WithTimeout(context.Background(), describeTimeout) // without the wait for the flight before
+	defer cancel()
 	leave := sync.OnceFunc(func() { <-from.gate })
 	defer leave()
 	if from.patience > 0 {

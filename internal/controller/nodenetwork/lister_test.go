@@ -90,6 +90,38 @@ func TestManyShareCalls(t *testing.T) {
 	})
 }
 
+// longLists is a cloud whose lists take long, and end with the caller's deadline.
+type longLists struct {
+	cloud.API
+	takes time.Duration
+}
+
+func (s longLists) DescribeENIs(ctx context.Context, _ cloud.ENIFilter) ([]cloud.ENI, error) {
+	select {
+	case <-time.After(s.takes):
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// A list's deadline begins when the list may begin, not when somebody asks for it.
+func TestADeadlineBeginsWithTheList(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newSlowLister(longLists{takes: describeTimeout - time.Minute})
+		var all sync.WaitGroup
+		for i := range 2 {
+			all.Go(func() {
+				if _, err := l.cluster(t.Context(), time.Now()); err != nil {
+					t.Errorf("list %d: %v", i+1, err)
+				}
+			})
+			time.Sleep(time.Second)
+		}
+		all.Wait()
+	})
+}
+
 // stuckLists is a cloud that does not answer queries for some ENIs.
 type stuckLists struct{ cloud.API }
 
