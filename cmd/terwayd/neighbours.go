@@ -19,8 +19,8 @@ func hostOf(root string) hostconf.Host {
 }
 
 // neighbours keeps the node's network managers away from Terway's devices, and returns a function
-// that reports whether one manages an ENI's device anyway. Without dropIns it removes the files
-// that an agent with dropIns wrote. On a node with a read-only /etc the agent works too: changes by
+// that reports whether one manages an ENI's device anyway. Without dropIns it writes no files, and
+// removes those that an agent with dropIns wrote. On a node with a read-only /etc the agent works too: changes by
 // the managers are repaired and reported.
 func neighbours(root string, dropIns bool, log *slog.Logger) func(device string) []string {
 	if root == "" {
@@ -35,19 +35,19 @@ func neighbours(root string, dropIns bool, log *slog.Logger) func(device string)
 			log.Info("removed files that kept network managers away from pods' devices and ENIs; to apply this: "+
 				"nmcli general reload conf; systemctl restart systemd-networkd", "files", removed)
 		}
-		return nil
-	}
-	device, err := primary()
-	var changed []string
-	if err == nil {
-		changed, err = host.Install(device)
-	}
-	if err != nil {
-		log.Error("cannot write the files that keep network managers away from ENIs", "error", err)
-	}
-	if len(changed) > 0 {
-		log.Info("wrote files that keep network managers away from pods' devices and ENIs; to apply them: "+
-			"nmcli general reload conf; systemctl restart systemd-networkd", "files", changed)
+	} else {
+		device, err := primary()
+		var changed []string
+		if err == nil {
+			changed, err = host.Install(device)
+		}
+		if err != nil {
+			log.Error("cannot write the files that keep network managers away from ENIs", "error", err)
+		}
+		if len(changed) > 0 {
+			log.Info("wrote files that keep network managers away from pods' devices and ENIs; to apply them: "+
+				"nmcli general reload conf; systemctl restart systemd-networkd", "files", changed)
+		}
 	}
 	return func(device string) []string {
 		link, err := netlink.LinkByName(device)
