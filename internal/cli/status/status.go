@@ -67,7 +67,7 @@ and to get the Deployment and the Lease "` + inventory.ControllerName + `" there
 // writeText prints a row for each node, and below the table what does not fit into a column.
 func writeText(w io.Writer, st *inventory.Status) error {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, "NODE\tMODE\tDATAPATH\tAGENT\tENIS\tADDRESSES\tOWN ENIS")
+	fmt.Fprintln(t, "NODE\tMODE\tDATAPATH\tAGENT\tENIS\tADDRESSES\tEXCLUSIVE")
 	for _, n := range st.Nodes {
 		agent := "ready"
 		if !n.AgentReady {
