@@ -16,6 +16,8 @@ fi
 # All that a datapath does where this machine's kernel cannot show it, and how packets go
 # with the others.
 packets='^TestSupported|^TestSuite$/^(pods of|node and pods|a spoofed|odd frames|masquerade outside|pod to Service|hairpin|NodePort|hostPort|ICMP errors|teardown)'
+# The rest about paths, on the older kernel.
+paths='^TestSuite$/^(sources are|the pod learns|a smaller|bulk|fragments|a vanished|node to Service|DNS)'
 # Package exclusive has tests of its own for what it leaves out of the suite.
 own='^(TestFeature|TestEveryoneReachesIt|TestServices|TestRepair|TestDelBrings.*)$'
 # How a datapath gets on with others on the node, and through its own end.
@@ -36,18 +38,18 @@ list="
 6.12 netkit '-test.skip=$easy'
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
 5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
-5.10 ebpf '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
-5.10 route '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
+5.10 ebpf '-test.run=$packets|$paths|$others|^TestIPVS|^TestUpgrade|^TestWhatIsDirect$'
+5.10 route '-test.run=$packets|$paths|$others|^TestIPVS|^TestUpgrade'
 6.12 exclusive '-test.run=$packets|$own|^TestIPVS'
 5.10 exclusive '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
-5.10 ipvlan '-test.run=$packets|$own|^TestKnownConnections|^TestUpgrade'
-6.12 ebpf '-test.run=$packets'
+5.10 ipvlan '-test.run=$packets|$paths|$own|^TestKnownConnections|^TestUpgrade'
+6.12 ebpf '-test.run=$packets|^TestWhatIsDirect$'
 6.12 route '-test.run=$packets'
 5.10 policymap -test.short
 5.10 monitor
 5.10 firewall
-6.1 ebpf '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
-6.1 ipvlan '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
+6.1 ebpf '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)|^TestWhatIsDirect$'
+6.1 ipvlan '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)|^TestKnownConnections'
 6.1 route '-test.run=^TestSupported|^TestSuite$/^(pods of|masquerade outside|NodePort|teardown)'
 5.10 node -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=40x
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkAttach$' -test.benchtime=30x
