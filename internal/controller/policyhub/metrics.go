@@ -25,7 +25,7 @@ func newMetrics(reg prometheus.Registerer, s *Server) *metrics {
 			Name: "terway_policy_hub_apply_seconds", Help: "How long the hub took to compile what had changed since the time before.", Buckets: buckets,
 		}),
 		errors: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "terway_policy_hub_apply_errors_total", Help: "Changes that the hub could not take: a fault of the program, after which this replica is not ready.",
+			Name: "terway_policy_hub_apply_errors_total", Help: "Changes that the hub could not take: a fault of the program, after which this replica serves no node.",
 		}),
 	}
 	counter := func(name, help string, value func() uint64) prometheus.Collector {

@@ -68,7 +68,7 @@ type Server struct {
 	watching *watching
 	// serving is nil until the Secret has been read.
 	serving atomic.Pointer[tls.Certificate]
-	// synced: the hub has been told everything. broken is why it cannot be told what came after.
+	// synced: the hub has been told everything. broken is why it cannot be told what came after, and serves no node.
 	synced atomic.Bool
 	broken atomic.Pointer[error]
 }
@@ -110,11 +110,11 @@ func (s *Server) Ready(*http.Request) error {
 	if s.serving.Load() == nil {
 		return s.noCertificate()
 	}
-	if !s.synced.Load() {
-		return fmt.Errorf("the policy hub has not read the cluster yet: %s", s.watching)
-	}
 	if err := s.broken.Load(); err != nil {
 		return *err
+	}
+	if !s.synced.Load() {
+		return fmt.Errorf("the policy hub has not read the cluster yet: %s", s.watching)
 	}
 	return nil
 }
@@ -148,7 +148,13 @@ func (s *Server) Start(ctx context.Context) error {
 	run("cache", s.Cache.Start)
 	run("certificate", s.keepCertificate)
 	run("watch", s.watch)
-	run("tell", s.tell)
+	run("tell", func(ctx context.Context) error {
+		if err := s.tell(ctx); err != nil {
+			// Nodes go to another replica. The rest of the controller goes on: pods need addresses.
+			server.Stop()
+		}
+		return nil
+	})
 	<-ctx.Done()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
@@ -159,7 +165,7 @@ func (s *Server) Start(ctx context.Context) error {
 // SettingsChanged has the Settings asked for at once.
 func (s *Server) SettingsChanged() { s.changes.wake() }
 
-// tell tells the hub what changes, as soon as everything has been read.
+// tell tells the hub what changes, as soon as everything has been read, until the hub cannot take a change.
 func (s *Server) tell(ctx context.Context) error {
 	select {
 	case <-s.watching.read:
@@ -168,7 +174,9 @@ func (s *Server) tell(ctx context.Context) error {
 	}
 	for first := true; ; first = false {
 		s.feed.SetOptions(s.Settings())
-		s.apply(first)
+		if err := s.apply(first); err != nil {
+			return err
+		}
 		select {
 		case <-s.changes.due:
 		case <-ctx.Done():
@@ -178,28 +186,30 @@ func (s *Server) tell(ctx context.Context) error {
 }
 
 // apply tells the hub what has changed.
-func (s *Server) apply(first bool) {
+func (s *Server) apply(first bool) error {
 	for _, c := range s.changes.take() {
 		s.feed.Set(c.object, c.there)
 	}
 	d, notes := s.feed.Changes()
 	if !first && reflect.ValueOf(d).IsZero() && len(notes) == 0 {
-		return
+		return nil
 	}
 	began := s.Clock.Now()
 	err := s.hub.Apply(d)
 	s.metrics.applied(s.Clock.Since(began), err)
 	if err != nil {
 		// What package feed makes can always be: this is a fault of the program, after which nodes would miss something.
-		err = fmt.Errorf("the policy hub cannot take a change, and no other that depends on it: %w", err)
-		s.Log.Error("the policy hub is behind the cluster until this replica is restarted", "error", err)
-		s.broken.CompareAndSwap(nil, &err)
+		err = fmt.Errorf("the policy hub cannot take a change, and serves no node until this replica is restarted: %w", err)
+		s.Log.Error("policies", "error", err)
+		s.broken.Store(&err)
+		return err
 	}
 	s.reports.say(notes, s.hub.Errors())
 	if first {
 		s.Log.Info("the policy hub has read the cluster", "took", s.Clock.Since(began).Round(time.Millisecond))
 		s.synced.Store(true)
 	}
+	return nil
 }
 
 // nodeOf is the node of an agent's pod.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"reflect"
 	"strings"
 	"testing"
@@ -20,6 +21,8 @@ import (
 
 	v3 "terway.dev/terway/api/calico/v3"
 	"terway.dev/terway/internal/controller/policyhub"
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/feed"
 	"terway.dev/terway/internal/policy/translate"
 )
@@ -148,6 +151,43 @@ func TestANodeFollowsTheCluster(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A hub that cannot take a change serves no node any more: its nodes go to another replica and have the change from it.
+func TestAHubThatIsBehindServesNobody(t *testing.T) {
+	w := newWorld(t)
+	w.noProbes.Store(true) // there is no policy
+	first := w.replica("a", nil)
+	agent, has := w.agent("node1")
+	w.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
+	w.put(pod("db-0", "node1", "10.0.0.1", map[string]string{"app": "db"}))
+	follows := func(hub string) {
+		t.Helper()
+		eventually(t, "the node follows "+hub, func() error {
+			if s := agent.Status(); !s.Following || s.Hub != hub {
+				return fmt.Errorf("%+v", s)
+			}
+			return has.has(w.part("node1"))
+		})
+	}
+	follows("a")
+	second := w.replica("b", nil)
+	eventually(t, "the second replica is ready", func() error { return second.Ready(nil) })
+	for _, o := range w.all() {
+		second.cache.informer(reflect.TypeOf(o)).Add(o)
+	}
+	if err := first.Disturb(compile.Delta{Tiers: []policy.Tier{}}); err != nil {
+		t.Fatal(err)
+	}
+	w.put(web())
+	follows("b")
+	if err := first.Ready(nil); err == nil || !strings.Contains(err.Error(), "cannot take a change") {
+		t.Errorf("ready: %v", err)
+	}
+	if conn, err := net.DialTimeout("tcp", first.address, time.Second); err == nil {
+		conn.Close()
+		t.Error("the replica takes connections")
 	}
 }
 

@@ -1,0 +1,6 @@
+package policyhub
+
+import "terway.dev/terway/internal/policy/compile"
+
+// Disturb tells the hub something that the feed knows nothing of.
+func (s *Server) Disturb(d compile.Delta) error { return s.hub.Apply(d) }
