@@ -1,6 +1,7 @@
 package nodepolicy
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -15,8 +16,9 @@ type pods struct {
 	mu sync.Mutex
 	// here has who has an address; a pod may have several.
 	here map[netip.Addr]policy.NamespacedName
-	// said and written have who has an address by the last part, and in the maps.
-	said, written map[netip.Addr]policy.NamespacedName
+	// said and written have who has an address by the last part, and in the maps; writing: in the maps when they have been
+	// written, nil if they are not being.
+	said, written, writing map[netip.Addr]policy.NamespacedName
 }
 
 // enter notes that a pod has addresses from now on. behind: what was written of them is of another pod, or what
@@ -47,27 +49,30 @@ func (p *pods) leave(pod policy.NamespacedName, addresses []netip.Addr) (behind 
 	return behind
 }
 
-// behind says whether the maps have of an address what they should not.
+// behind says whether the maps have of an address what they should not, or are about to.
 func (p *pods) behind(a netip.Addr) bool {
 	none := policy.NamespacedName{}
 	want := none
 	if said := p.said[a]; said != none && said == p.here[a] {
 		want = said
 	}
-	return p.written[a] != want
+	return p.written[a] != want || p.writing != nil && p.writing[a] != want
 }
 
-// keep leaves of a part's endpoints those of pods that are here.
+// keep leaves of a part's endpoints those of pods that are here. They are about to be written: wrote comes next.
 func (p *pods) keep(endpoints map[policy.NamespacedName]compile.Endpoint) map[policy.NamespacedName]compile.Endpoint {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.said = map[netip.Addr]policy.NamespacedName{}
+	p.said, p.writing = map[netip.Addr]policy.NamespacedName{}, map[netip.Addr]policy.NamespacedName{}
 	out := make(map[policy.NamespacedName]compile.Endpoint, len(endpoints))
 	for name, e := range endpoints {
 		for _, a := range e.Addresses {
 			p.said[a] = name
 		}
 		e.Addresses = slices.DeleteFunc(slices.Clone(e.Addresses), func(a netip.Addr) bool { return p.here[a] != name })
+		for _, a := range e.Addresses {
+			p.writing[a] = name
+		}
 		if len(e.Addresses) > 0 {
 			out[name] = e
 		}
@@ -75,20 +80,25 @@ func (p *pods) keep(endpoints map[policy.NamespacedName]compile.Endpoint) map[po
 	return out
 }
 
-// wrote notes what is in the maps. all: all of it; else of the endpoints that were there, those that are among
-// these.
-func (p *pods) wrote(endpoints map[policy.NamespacedName]compile.Endpoint, all bool) {
+// wrote notes what is in the maps. all: all that keep left; else what was there before and is among it. behind: pods came
+// or went meanwhile, and the maps have of their addresses what they should not.
+func (p *pods) wrote(all bool) (behind bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	was := p.written
-	p.written = map[netip.Addr]policy.NamespacedName{}
-	for name, e := range endpoints {
-		for _, a := range e.Addresses {
-			if all || was[a] == name {
-				p.written[a] = name
+	p.written, p.writing = p.writing, nil
+	if !all {
+		maps.DeleteFunc(p.written, func(a netip.Addr, name policy.NamespacedName) bool { return was[a] != name })
+		return false // all of it is tried again
+	}
+	for _, of := range []map[netip.Addr]policy.NamespacedName{p.said, p.written} {
+		for a := range of {
+			if p.behind(a) {
+				return true
 			}
 		}
 	}
+	return false
 }
 
 // closed says whether nothing passes at the addresses but what was said of the pod.

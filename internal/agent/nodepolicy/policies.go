@@ -201,7 +201,9 @@ func (c consumer) Apply(part *compile.Node, _ *wire.Keys) error {
 	c.size.endpoints, c.size.ruleSets, c.size.addresses = len(here.Endpoints), len(part.RuleSets), len(part.Addresses)
 	c.mu.Unlock()
 	err := c.w.Write(&here)
-	c.pods.wrote(here.Endpoints, err == nil)
+	if c.pods.wrote(err == nil) {
+		signal(c.again)
+	}
 	if err != nil {
 		c.alarm(reasonNotWritten, fmt.Sprintf("what policies say cannot be written: pods keep the rules that they have, and new pods are closed: %v", err))
 		return err

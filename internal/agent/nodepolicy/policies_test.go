@@ -19,6 +19,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/policytest"
 )
 
@@ -403,6 +404,53 @@ func TestAnOldKernel(t *testing.T) {
 	a.stop()
 	if alarms := m.alarmed(); len(alarms) != 1 || tries != 1 || !strings.Contains(alarms[0], why) {
 		t.Errorf("after %d tries: %q", tries, alarms)
+	}
+}
+
+// Pods that come and go while a part is being written have what they should afterwards, and never what was another's.
+func TestPodsComeAndGoDuringAWrite(t *testing.T) {
+	address := []netip.Addr{addr("10.0.0.7")}
+	old, late := in("shop", "old"), in("shop", "late")
+	part := map[policy.NamespacedName]compile.Endpoint{old: {Addresses: address}}
+	for what, c := range map[string]struct {
+		before, during func(*pods) bool
+		// ends is who has the address in the maps in the end.
+		ends policy.NamespacedName
+	}{
+		"its address goes to another pod": {
+			before: func(p *pods) bool { return p.enter(old, address) },
+			during: func(p *pods) bool { p.leave(old, address); return p.enter(late, address) },
+		},
+		"it goes and comes": {
+			before: func(p *pods) bool {
+				p.enter(old, address)
+				p.keep(part)
+				p.wrote(true)
+				return p.leave(old, address)
+			},
+			during: func(p *pods) bool { return p.enter(old, address) },
+			ends:   old,
+		},
+		"it goes": {
+			before: func(p *pods) bool { return p.enter(old, address) },
+			during: func(p *pods) bool { return p.leave(old, address) },
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			var p pods
+			c.before(&p)
+			p.keep(part)
+			if !c.during(&p) {
+				t.Error("nobody writes again")
+			}
+			if !p.wrote(true) {
+				t.Error("nobody writes again when it is written")
+			}
+			p.keep(part)
+			if p.wrote(true) || p.written[address[0]] != c.ends {
+				t.Errorf("in the maps is %v, want %v", p.written, c.ends)
+			}
+		})
 	}
 }
 
