@@ -67,14 +67,16 @@ type Policies struct {
 	written atomic.Bool
 	// told are the pods that started and whose addresses were told, late those that not all nodes had in time.
 	told, late atomic.Uint64
-	// forgetting has room for addresses that are taken back at a time: they must not hold up pods that start.
-	forgetting chan struct{}
 
 	mu sync.Mutex
 	// failure is why there are no maps; nil: there are, or are about to be.
 	failure error
 	// claims are the addresses that the hub was told last, by pod.
 	claims map[policy.NamespacedName][]netip.Addr
+	// leaving are pods of which the hub is to be told that they have no addresses any more, and has not been; leavers
+	// is how many goroutines tell it.
+	leaving leaving
+	leavers int
 	// alarms are the last note and the number of alarms, by reason.
 	alarms map[string]alarm
 	// size is that of the part that was given last.
@@ -95,7 +97,7 @@ type alarm struct {
 // New does nothing yet: Restore comes next, then Start, and then Run.
 func New(o Options) *Policies {
 	return &Policies{
-		Options: o, again: make(chan struct{}, 1), forgetting: make(chan struct{}, 8),
+		Options: o, again: make(chan struct{}, 1),
 		claims: map[policy.NamespacedName][]netip.Addr{}, alarms: map[string]alarm{},
 	}
 }

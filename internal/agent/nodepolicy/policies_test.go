@@ -454,6 +454,52 @@ func TestPodsComeAndGoDuringAWrite(t *testing.T) {
 	}
 }
 
+// A pod that starts anew does not wait until the hub knows that the one before is gone, and the hub does not hear of that afterwards.
+func TestAPodOvertakesItsEnd(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m1, m2 := newMachine(t, "node1", h), newMachine(t, "node2", h)
+	one, two := m1.start(nil), m2.start(map[policy.NamespacedName][]netip.Addr{in("shop", "db"): {addr("10.0.0.9")}})
+	one.follows()
+	two.follows()
+	web, address := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}
+	if err := one.Enter(web, address); err != nil {
+		t.Fatal(err)
+	}
+	one.tell(web, address)
+	// All who tell the hub of pods that left wait for something.
+	var release []func()
+	for i := range mostLeavers {
+		pod, its := in("shop", fmt.Sprint("gone", i)), []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 1, byte(i)})}
+		_, done := one.turns.take(pod)
+		release = append(release, done)
+		one.mu.Lock()
+		one.claims[pod] = its
+		one.mu.Unlock()
+		one.Forget(pod, its)
+	}
+	one.Forget(web, address)
+	if err := one.Enter(web, address); err != nil {
+		t.Fatal(err)
+	}
+	one.tell(web, address)
+	for _, done := range release {
+		done()
+	}
+	eventually(t, "the hub knows who left", func() error {
+		one.mu.Lock()
+		defer one.mu.Unlock()
+		if one.leavers > 0 {
+			return errNot
+		}
+		return nil
+	})
+	row, err := m2.decides(fromWeb("10.0.0.9", "10.0.0.5"))
+	if err != nil || policy.Action(row.Action) != policy.Allow {
+		t.Errorf("%+v, %v: want the pod known", row, err)
+	}
+}
+
 // Agents and hubs are killed at any moment while pods come and go here and there. In the end the kernel says what the hub says of
 // the pods that are here, and nothing passes at others.
 func TestKilledAtAnyMoment(t *testing.T) {

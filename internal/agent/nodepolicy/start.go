@@ -12,8 +12,12 @@ import (
 	"terway.dev/terway/internal/policy/node"
 )
 
-// glance is how often a pod that waits looks for a hub.
-const glance = 50 * time.Millisecond
+const (
+	// glance is how often a pod that waits looks for a hub.
+	glance = 50 * time.Millisecond
+	// mostLeavers is how many goroutines tell the hub of pods that left: those must not hold up pods that start.
+	mostLeavers = 8
+)
 
 // Await waits until a pod of the namespace may start: the node follows a hub, or by the last revision no policy
 // can deny the pod anything. The error says why it may not.
@@ -81,16 +85,17 @@ func (p *Policies) Enter(pod policy.NamespacedName, addresses []netip.Addr) erro
 // Tell tells the hub a pod's addresses, and returns when the nodes whose rules name the pod know them, or after
 // node.AddressWait. If the hub is gone meanwhile it does what Await does.
 func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresses []netip.Addr) error {
+	p.mu.Lock()
+	p.claims[pod] = addresses
+	p.leaving.drop(pod) // what is told now takes the place of what was
 	before, done := p.turns.take(pod)
+	p.mu.Unlock()
 	defer done()
 	select {
 	case <-before:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	p.mu.Lock()
-	p.claims[pod] = addresses
-	p.mu.Unlock()
 	p.told.Add(1)
 	for {
 		if err := p.Await(ctx, pod.Namespace); err != nil {
@@ -109,29 +114,44 @@ func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresse
 	}
 }
 
-// Forget notes that a pod has addresses here no more, and tells the hub, later.
+// Forget notes that a pod has addresses here no more, and tells the hub, later. If the pod comes again before, there is nothing to tell.
 func (p *Policies) Forget(pod policy.NamespacedName, addresses []netip.Addr) {
 	if p.pods.leave(pod, addresses) {
 		signal(p.again)
 	}
 	p.mu.Lock()
-	last := slices.Equal(p.claims[pod], addresses)
-	if last {
-		delete(p.claims, pod)
-	}
-	p.mu.Unlock()
-	c := p.client.Load()
-	if !last || c == nil {
+	defer p.mu.Unlock()
+	if !slices.Equal(p.claims[pod], addresses) {
 		return // a newer sandbox of the pod has other addresses
 	}
-	before, done := p.turns.take(pod)
-	go func() {
-		defer done()
+	delete(p.claims, pod)
+	c := p.client.Load()
+	if c == nil {
+		return
+	}
+	p.leaving.add(pod)
+	if p.leavers < mostLeavers {
+		p.leavers++
+		go p.tellLeaving(c)
+	}
+}
+
+// tellLeaving tells the hub of pods that left, until there is none.
+func (p *Policies) tellLeaving(c *node.Client) {
+	for {
+		p.mu.Lock()
+		pod, ok := p.leaving.take()
+		if !ok {
+			p.leavers--
+			p.mu.Unlock()
+			return
+		}
+		before, done := p.turns.take(pod)
+		p.mu.Unlock()
 		<-before
-		p.forgetting <- struct{}{}
-		defer func() { <-p.forgetting }()
 		if _, err := c.PodAddress(context.Background(), pod); err != nil {
 			p.Log.Debug("not all nodes know that a pod is gone; they learn it from the API server", "pod", pod, "why", err)
 		}
-	}()
+		done()
+	}
 }

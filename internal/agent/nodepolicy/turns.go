@@ -34,3 +34,36 @@ func (t *turns) take(pod policy.NamespacedName) (before <-chan struct{}, done fu
 		}
 	}
 }
+
+// leaving are pods that left, in that order.
+type leaving struct {
+	list []policy.NamespacedName
+	is   map[policy.NamespacedName]bool
+}
+
+func (l *leaving) add(pod policy.NamespacedName) {
+	if l.is[pod] {
+		return
+	}
+	if l.is == nil {
+		l.is = map[policy.NamespacedName]bool{}
+	}
+	l.is[pod] = true
+	l.list = append(l.list, pod)
+}
+
+// drop is for a pod that has come again.
+func (l *leaving) drop(pod policy.NamespacedName) { delete(l.is, pod) }
+
+// take takes the first; false: there is none.
+func (l *leaving) take() (policy.NamespacedName, bool) {
+	for len(l.list) > 0 {
+		pod := l.list[0]
+		l.list = l.list[1:]
+		if l.is[pod] {
+			delete(l.is, pod)
+			return pod, true
+		}
+	}
+	return policy.NamespacedName{}, false
+}
