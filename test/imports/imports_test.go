@@ -210,7 +210,6 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/nft":      "datapath datapath/claims netlinkx",
 		"datapath/bpfobj":   "datapath",
 		"datapath/tcfilter": "datapath/bpfobj datapath/claims netlinkx",
-		"datapath/fastpath": "datapath/routing datapath/tcfilter",
 		"datapath/firewall": "datapath/attr datapath/nft kernel",
 		"datapath/tracker":  "datapath/nft",
 		"datapath/object":   "datapath/attr datapath/nft sysctl",
@@ -219,6 +218,8 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/monitor":  "datapath/firewall datapath/routing",
 		// It depends on no kind of pod,
 		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tracker",
+		// what kinds with a fast path share depends on none of them,
+		"datapath/fastpath": "datapath/node datapath/tcfilter",
 		// and a kind depends on no other, except the one that it is based on.
 		"datapath/route":     "datapath/node",
 		"datapath/exclusive": "datapath/node",

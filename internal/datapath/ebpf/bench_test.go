@@ -115,7 +115,7 @@ func BenchmarkAttach(b *testing.B) {
 			if err != nil {
 				return err
 			}
-			timed("attach", func() error { return veth{}.Attach(batch, o, link.Attrs().Index) })
+			timed("attach", func() error { return podHooks.Attach(batch, o, link.Attrs().Index) })
 		}
 		return nil
 	})

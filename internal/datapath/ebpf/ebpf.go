@@ -1,11 +1,18 @@
 package ebpf
 
 import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
@@ -13,27 +20,38 @@ import (
 )
 
 // Kind is the kind of pods with a veth and a fast path.
+//
+// The map of pods gives a pod's address the fast path, and the map of senders makes its device
+// refuse other sources; a filter without entries does nothing. So a pod's entries are deleted
+// first, and a pod without entries takes the slow path.
 type Kind struct {
-	node.Plain
-	fast *fastPath
+	fastpath.Loader
 	// names are the kinds whose pods the ENIs' programs serve.
 	names map[string]bool
+	// chosen: new pods of the node are of these kinds, so its ENIs have programs before the first
+	// pod.
+	chosen atomic.Bool
+	// enis are those known to have their programs. The lock guards them.
+	enis map[int]bool
+	// policed: the programs enforce policies. The lock guards it.
+	policed bool
 }
 
 // New returns the kind; connections is the number of IPv4 connections in the table
 // (fastpath.SizesFor).
 func New(connections int) *Kind {
-	return &Kind{Plain: node.Plain{KindName: claims.EBPF}, fast: newFastPath(connections), names: map[string]bool{claims.EBPF: true}}
+	k := &Kind{names: map[string]bool{claims.EBPF: true}, enis: map[int]bool{}}
+	k.Loader = fastpath.Loader{
+		Plain: node.Plain{KindName: claims.EBPF}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: k.open, Upgrade: upgrade,
+	}
+	return k
 }
 
-// Hooks attaches a pod's programs.
-type Hooks interface {
-	// Attach attaches programs to the node's end of a pod's pair, and replaces ours that are there,
-	// each atomically.
-	Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error
-	// Problem returns what is wrong with the first program that is missing or has another version, or
-	// "".
-	Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error)
+func (k *Kind) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
+	if k.policed {
+		return loadJudging(running, sizes)
+	}
+	return load(running, sizes)
 }
 
 // Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between
@@ -41,29 +59,39 @@ type Hooks interface {
 // called before the node starts.
 func (k *Kind) Serve(kind string, programs fastpath.Running) {
 	k.names[kind] = true
-	k.fast.Others = append(k.fast.Others, programs)
+	k.Others = append(k.Others, programs)
 }
 
 // With returns the objects of a pod whose programs are attached by these hooks.
-func (k *Kind) With(p *node.Pod, hooks Hooks) node.Added {
+func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 	return node.Added{
 		// Without entries of addresses the programs use the slow path alone, so they may come first.
-		First: []object.Object{podPrograms{k.fast, p, hooks}},
-		Reach: []object.Object{podEntries{k.fast, p}},
+		First: k.attached(p, hooks),
+		Reach: []object.Object{fastpath.Entries[fastpathPod]{
+			Loader: &k.Loader, Pod: p, Table: table,
+			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]fastpathPod, string, error) {
+				var err error
+				if eni := p.ENI; prepare && eni.Index != 0 && !k.enis[eni.Index] {
+					_, err = k.prepare(h, eni)
+				}
+				return entries(p, device), "", err
+			},
+		}},
 	}
 }
 
+// attached returns a pod's programs and before them the sources of its device: programs that enforce
+// policies let nothing pass from a device without an entry.
+func (k *Kind) attached(p *node.Pod, hooks fastpath.Hooks) []object.Object {
+	return []object.Object{sender{k, p}, fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{{Device: p.Host, Hooks: hooks}}}}
+}
+
 // Policy returns the feature that enforces policies on the node.
-func (k *Kind) Policy() *Policy { return &Policy{fast: k.fast} }
+func (k *Kind) Policy() *Policy { return &Policy{kind: k} }
 
-// Start implements node.Kind.
-func (k *Kind) Start(n *node.Node) { k.fast.Inside, k.fast.Batch = n.Inside, n.Batch }
+func (k *Kind) Choose(kind string) { k.chosen.Store(k.names[kind]) }
 
-// Choose implements node.Kind.
-func (k *Kind) Choose(kind string) { k.fast.chosen.Store(k.names[kind]) }
-
-// Objects implements node.Kind.
-func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, veth{}) }
+func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, podHooks) }
 
 // Points implements node.Kind: packets on the fast path to the pod bypass the node's end of its
 // veth.
@@ -75,20 +103,72 @@ func (k *Kind) Points(p *node.Pod) []node.Point {
 	return list
 }
 
-// Sync implements node.Kind.
 func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
-	return k.fast.sync(h, links, enis)
+	k.Lock()
+	defer k.Unlock()
+	if there, err := k.Refresh(h, k.chosen.Load() || k.policed); err != nil || !there {
+		return nil, err
+	}
+	repairs, pods, err := table(k.Loader.Objects).Prune(h, links)
+	errs := []error{err, k.pruneSenders(h, links)}
+	wanted := k.chosen.Load() || k.policed || pods > 0 || err != nil
+	clear(k.enis)
+	isENI := map[int]bool{}
+	for _, e := range enis {
+		if isENI[e.Index] = wanted; wanted {
+			r, err := k.prepare(h, e)
+			repairs, errs = append(repairs, r...), append(errs, err)
+		}
+	}
+	guarded := map[int]bool{}
+	if k.policed {
+		r, err := k.guard(h, links, isENI, guarded)
+		repairs, errs = append(repairs, r...), append(errs, err)
+	}
+	r, err := filters.Sweep(h, links, func(l netlink.Link) bool {
+		return isOwnPod(l) || isENI[l.Attrs().Index] || guarded[l.Attrs().Index]
+	}, false)
+	return append(repairs, r...), errors.Join(append(errs, err)...)
 }
 
-// ENIProblem implements node.Kind.
-func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
-	return k.fast.ENIProblem(h, eni)
+// isOwnPod reports whether a pod's device may have the programs for pods.
+func isOwnPod(l netlink.Link) bool {
+	return linkkind.IsPodDevice(l) && l.Attrs().Group != claims.GroupExclusive
 }
 
-// Teardown implements node.Kind.
+// prepare attaches an ENI's programs. The caller holds the lock.
+func (k *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
+	repairs, err := k.PrepareENI(h, e)
+	if err != nil {
+		return repairs, fmt.Errorf("ENI device %s: %w", e.Device, err)
+	}
+	k.enis[e.Index] = true
+	return repairs, nil
+}
+
+// Teardown implements node.Kind: it removes the programs from ENIs and devices that are not pods'.
 func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
-	return k.fast.teardown(h, links)
+	k.Lock()
+	defer k.Unlock()
+	clear(k.enis)
+	_, err := filters.Sweep(h, links, linkkind.IsPodDevice, true)
+	return errors.Join(err, k.Unload())
 }
 
-// Close implements node.Kind; the fast path goes on working.
-func (k *Kind) Close() error { return k.fast.Close() }
+// entries returns a pod's entries in the map of pods, by address.
+func entries(p *node.Pod, device *netlink.LinkAttrs) map[netip.Addr]fastpathPod {
+	list := map[netip.Addr]fastpathPod{}
+	for _, a := range p.Addresses {
+		e := fastpathPod{Addr: addrKey(a), Ifindex: uint32(device.Index), Mtu: uint32(cmp.Or(p.MTU, device.MTU))}
+		copy(e.Macs[:6], p.PodMAC)
+		copy(e.Macs[6:], p.HostMAC)
+		// Without a gateway of the address's family the address cannot use the ENI.
+		if gateway := netlinkx.OfFamily(p.ENI.Gateways, netlinkx.Family(a)); gateway.IsValid() {
+			e.Eni, e.EniMtu, e.Gateway = uint32(p.ENI.Index), uint32(p.ENI.MTU), addrKey(gateway)
+		}
+		list[a] = e
+	}
+	return list
+}
+
+func addrKey(a netip.Addr) fastpathAddr { return fastpathAddr{W: fastpath.Words(a)} }

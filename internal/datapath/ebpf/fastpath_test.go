@@ -95,7 +95,7 @@ func clearConnections(t *testing.T, n *world.Node) {
 	t.Helper()
 	for name := range tables {
 		for key := range connections(t, n, name) {
-			_ = own(n).fast.Objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
+			_ = own(n).Loader.Objects.Maps[name].Delete([]byte(key)) // the programs may have been faster
 		}
 	}
 }
@@ -107,7 +107,7 @@ var tables = map[string]int{fastpath.MapKnown4: 16, fastpath.MapPending4: 16, fa
 // repeatedly.
 func connections(t *testing.T, n *world.Node, name string) map[string]fastpath.Connection {
 	t.Helper()
-	return connectionsIn(t, own(n).fast.Objects, name)
+	return connectionsIn(t, own(n).Loader.Objects, name)
 }
 
 func connectionsIn(t *testing.T, o *fastpath.Objects, name string) map[string]fastpath.Connection {
@@ -241,7 +241,7 @@ func TestOldConnectionsAskAgain(t *testing.T) {
 	old := connections(t, n, fastpath.MapKnown4)
 	for key, value := range old {
 		value.Since = 0
-		if err := own(n).fast.Objects.Maps[fastpath.MapKnown4].Put([]byte(key), value); err != nil {
+		if err := own(n).Loader.Objects.Maps[fastpath.MapKnown4].Put([]byte(key), value); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -263,7 +263,7 @@ func TestAsksAgainBeforeConntrackForgets(t *testing.T) {
 	n.Sync()
 	read := func() (v fastpathNode) {
 		t.Helper()
-		if err := own(n).fast.Objects.Maps[fastpathMapTwNode1].Lookup(uint32(0), &v); err != nil {
+		if err := own(n).Loader.Objects.Maps[fastpathMapTwNode1].Lookup(uint32(0), &v); err != nil {
 			t.Fatal(err)
 		}
 		return v
@@ -321,7 +321,7 @@ func TestMapsAreFoundByOtherKinds(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	a := n.AddPod(1)
-	held := must(own(n).fast.Objects.Programs[ToPod].Clone()) // as a netkit pair holds it
+	held := must(own(n).Loader.Objects.Programs[ToPod].Clone()) // as a netkit pair holds it
 	defer held.Close()
 	maps := mapIDs(n)
 	for _, device := range []string{"eth1", a.Wiring.HostIfName} {
@@ -343,7 +343,7 @@ func TestMapsAreFoundByOtherKinds(t *testing.T) {
 
 // mapIDs returns the ids of the maps of a node's datapath.
 func mapIDs(n *world.Node) (ids []bpf.MapID) {
-	for _, m := range own(n).fast.Objects.Maps {
+	for _, m := range own(n).Loader.Objects.Maps {
 		id, _ := must(m.Info()).ID()
 		ids = append(ids, id)
 	}
@@ -369,7 +369,7 @@ func TestOtherVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	odd := []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: ToPod}}
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, link.Attrs().Index, odd); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).Loader.Objects.Objects, link.Attrs().Index, odd); err != nil {
 		t.Fatal(err)
 	}
 	if repairs := n.Sync(a, b); len(repairs) != 1 || !strings.Contains(repairs[0], "another version") {
@@ -469,8 +469,8 @@ func TestLeftovers(t *testing.T) {
 	n := w.Nodes[0]
 	n.Sync()
 	p := n.AddPod(1)
-	s := own(n).fast
-	if err := s.table().Put(netip.MustParseAddr("192.168.40.99"), fastpathPod{Ifindex: 9999}); err != nil {
+	s := &own(n).Loader
+	if err := table(s.Objects).Put(netip.MustParseAddr("192.168.40.99"), fastpathPod{Ifindex: 9999}); err != nil {
 		t.Fatal(err)
 	}
 	h, err := handle(n)
@@ -526,7 +526,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	n.Sync()
 	h := must(handle(n))
 	defer h.Close()
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).Loader.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	has := func(device string) bool {
@@ -536,7 +536,7 @@ func TestQdiscsOfOthers(t *testing.T) {
 	if repairs := fmt.Sprint(n.Sync()); !strings.Contains(repairs, "removed programs from eth3") || !has("eth3") {
 		t.Errorf("an ENI that has gone has its qdisc: %v; repairs %s", has("eth3"), repairs)
 	}
-	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).fast.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
+	if err := filters.Attach(fastpathtest.Batch(t, n.NS), own(n).Loader.Objects.Objects, index(n, "eth0"), eniHooks[1:]); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.DP.Teardown(context.Background()); err != nil {

@@ -100,7 +100,7 @@ func TestPacketsOnTheSlowPathForgetNothing(t *testing.T) {
 		t.Fatalf("%d connections are known, want %d", len(was), len(conns))
 	}
 	eni := uint32(index(n, "eth1"))
-	if err := own(n).fast.Objects.Maps[fastpath.MapENIs].Delete(eni); err != nil {
+	if err := own(n).Loader.Objects.Maps[fastpath.MapENIs].Delete(eni); err != nil {
 		t.Fatal(err)
 	}
 	exchange("without the ENI")
@@ -209,7 +209,7 @@ func TestTokensOfOthersAreNotBelieved(t *testing.T) {
 	w.Nodes[1].Sync()
 	a, far := n.AddPod(1, "4", "6"), w.Nodes[1].AddPod(1, "4", "6")
 	m := newMarker(t, n, a.Wiring.HostIfName)
-	secrets := own(n).fast.Objects.Maps[fastpathMapTwNode1]
+	secrets := own(n).Loader.Objects.Maps[fastpathMapTwNode1]
 	for _, ends := range [][2]netip.Addr{{a.V4, far.V4}, {a.V6, far.V6}} {
 		t.Run(ends[0].String(), func(t *testing.T) {
 			inbox := far.ListenPacket("udp", world.At(ends[1], 9)) // it answers nothing

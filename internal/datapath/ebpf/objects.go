@@ -4,13 +4,10 @@ import (
 	"fmt"
 
 	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 
-	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
-	"terway.dev/terway/internal/netlinkx"
 )
 
 // Names of programs and maps in bpf/fastpath.c. A map's name contains the version of its shape:
@@ -41,7 +38,7 @@ const (
 const filters = tcfilter.Filters(claims.PrefEBPF)
 
 var (
-	podHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}
+	podHooks   = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromPod}, {Parent: tcfilter.Egress, Program: ToPod}}}
 	otherHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromOther}, {Parent: tcfilter.Egress, Program: toOther}}
 	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
 )
@@ -71,22 +68,7 @@ func sizePods(spec *ebpf.CollectionSpec) {
 	spec.Maps[mapSenders].MaxEntries = fastpath.MaxPods
 }
 
-// table returns the entries of pods. The caller holds the lock.
-func (s *fastPath) table() fastpath.Pods[fastpathPod] { return table(s.Objects) }
-
+// table returns the entries of pods.
 func table(o *fastpath.Objects) fastpath.Pods[fastpathPod] {
 	return fastpath.Pods[fastpathPod]{Objects: o, Map: o.Maps[mapEnds], Name: mapEnds, Device: func(p fastpathPod) int { return int(p.Ifindex) }}
-}
-
-// veth implements Hooks for a pod with a veth.
-type veth struct{}
-
-// Attach implements Hooks.
-func (veth) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error {
-	return filters.Attach(b, o, index, podHooks)
-}
-
-// Problem implements Hooks.
-func (veth) Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (string, error) {
-	return filters.Problem(h, o, index, podHooks)
 }

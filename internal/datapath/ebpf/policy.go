@@ -29,7 +29,7 @@ import (
 // What is allowed is in maps that package policymap writes. Turning it on and off replaces programs one by one, each atomically, and
 // keeps all other maps.
 type Policy struct {
-	fast *fastPath
+	kind *Kind
 	// ready are the programs until On; nil before Prepare and after.
 	ready *fastpath.Objects
 	// left are the devices that may have programs from when it was on; nil once there are none.
@@ -40,40 +40,40 @@ type Policy struct {
 // Prepare loads the programs without attaching them, and returns their maps for policymap.New. They are valid until Off. If the node's
 // pods have such programs from an earlier process, the maps are theirs, with what they hold, and policies are on.
 func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
-	s := p.fast
-	s.Lock()
-	defer s.Unlock()
-	if s.policed {
-		return s.Objects.Maps, nil
+	k := p.kind
+	k.Lock()
+	defer k.Unlock()
+	if k.policed {
+		return k.Loader.Objects.Maps, nil
 	}
 	if p.ready != nil {
 		return p.ready.Maps, nil
 	}
-	sizes, err := fastpath.SizesFor(s.Connections)
+	sizes, err := fastpath.SizesFor(k.Connections)
 	if err != nil {
 		return nil, err
 	}
-	err = s.Inside(func() error {
+	err = k.Node.Inside(func() error {
 		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 		if err != nil {
 			return fmt.Errorf("open a netlink socket: %w", err)
 		}
 		defer h.Close()
-		if err := s.Load(h); err != nil {
+		if err := k.Load(h); err != nil {
 			return err
 		}
-		running, err := s.Running(h)
+		running, err := k.Running(h)
 		if err != nil {
 			return err
 		}
-		p.ready, err = loadJudging(running, sizes, s.Objects)
+		p.ready, err = loadJudging(running, sizes, k.Loader.Objects)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	maps := p.ready.Maps
-	if s.Objects.Former(mapJudged) != nil {
+	if k.Loader.Objects.Former(mapJudged) != nil {
 		err = p.turnOn()
 	}
 	return maps, err
@@ -82,10 +82,10 @@ func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 // On makes pods that are added from now on, and with the next Sync all others, be judged by what the maps hold. Before anything was
 // written into them no new connection is allowed.
 func (p *Policy) On() error {
-	s := p.fast
-	s.Lock()
-	defer s.Unlock()
-	if s.policed {
+	k := p.kind
+	k.Lock()
+	defer k.Unlock()
+	if k.policed {
 		return nil
 	}
 	if p.ready == nil {
@@ -95,45 +95,45 @@ func (p *Policy) On() error {
 }
 
 func (p *Policy) turnOn() error {
-	s := p.fast
+	k := p.kind
 	if err := p.ready.Renumber(); err != nil {
 		return err
 	}
-	clear(s.enis)
-	err := s.Unload()
-	s.Objects, p.ready, s.policed, p.clean = p.ready, nil, true, false
+	clear(k.enis)
+	err := k.Unload()
+	k.Loader.Objects, p.ready, k.policed, p.clean = p.ready, nil, true, false
 	return err
 }
 
 // Off makes the next Sync put the other programs back and remove the rest.
 func (p *Policy) Off() error {
-	s := p.fast
-	s.Lock()
-	defer s.Unlock()
+	k := p.kind
+	k.Lock()
+	defer k.Unlock()
 	var errs []error
 	if p.ready != nil {
 		errs = append(errs, p.ready.Close())
 		p.ready = nil
 	}
-	if s.policed {
-		s.policed = false
-		clear(s.enis)
-		errs = append(errs, s.Unload())
+	if k.policed {
+		k.policed = false
+		clear(k.enis)
+		errs = append(errs, k.Unload())
 	}
 	return errors.Join(errs...)
 }
 
 // Denied returns how many packets were dropped since the maps were made, by the direction that denied them.
 func (p *Policy) Denied() (ingress, egress uint64, err error) {
-	s := p.fast
-	s.Lock()
-	defer s.Unlock()
-	if !s.policed {
+	k := p.kind
+	k.Lock()
+	defer k.Unlock()
+	if !k.policed {
 		return 0, 0, nil
 	}
 	for direction, sum := range []*uint64{&ingress, &egress} {
 		var perCPU []uint64
-		if err := s.Objects.Maps[mapDenied].Lookup(uint32(direction), &perCPU); err != nil {
+		if err := k.Loader.Objects.Maps[mapDenied].Lookup(uint32(direction), &perCPU); err != nil {
 			return 0, 0, fmt.Errorf("read map %s: %w", mapDenied, err)
 		}
 		for _, n := range perCPU {
@@ -148,18 +148,18 @@ func (*Policy) Name() string { return "network policies" }
 
 // Sync implements node.Feature.
 func (p *Policy) Sync(h *netlink.Handle, _ datapath.Node) (repairs []string, err error) {
-	s := p.fast
-	s.Lock()
-	defer s.Unlock()
-	if !s.policed {
+	k := p.kind
+	k.Lock()
+	defer k.Unlock()
+	if !k.policed {
 		return p.leave(h)
 	}
-	if err := s.Load(h); err != nil {
+	if err := k.Load(h); err != nil {
 		return nil, err
 	}
-	repairs, err = s.syncLocal(h)
+	repairs, err = k.syncLocal(h)
 	var differs string
-	errNFT := s.Inside(func() error {
+	errNFT := k.Node.Inside(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return fmt.Errorf("open nftables netlink socket: %w", err)
@@ -187,7 +187,7 @@ func (p *Policy) leave(h *netlink.Handle) (repairs []string, err error) {
 	for _, index := range devices {
 		p.left[index] = true
 	}
-	err = p.fast.Inside(func() error {
+	err = p.kind.Node.Inside(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return fmt.Errorf("open nftables netlink socket: %w", err)
@@ -207,10 +207,10 @@ func (p *Policy) Objects(pod *node.Pod, _ []node.Point) []object.Object {
 	if pod.Pod.Kind != claims.Route {
 		return nil // kinds with programs of their own attach them
 	}
-	p.fast.Lock()
-	defer p.fast.Unlock()
-	if p.fast.policed {
-		return []object.Object{podPrograms{p.fast, pod, veth{}}}
+	p.kind.Lock()
+	defer p.kind.Unlock()
+	if p.kind.policed {
+		return p.kind.attached(pod, podHooks)
 	}
 	if len(p.left) > 0 {
 		return []object.Object{noPrograms{pod.Host, p.left}}
@@ -220,7 +220,7 @@ func (p *Policy) Objects(pod *node.Pod, _ []node.Point) []object.Object {
 
 // Teardown implements node.Feature; the kind removes the programs.
 func (p *Policy) Teardown(*netlink.Handle) error {
-	return p.fast.Inside(func() error {
+	return p.kind.Node.Inside(func() error {
 		c, err := nftables.New()
 		if err != nil {
 			return fmt.Errorf("open nftables netlink socket: %w", err)
@@ -267,7 +267,7 @@ func (noPrograms) Del(*object.Site) error { return nil }
 
 // guard attaches programs to every device by which packets leave the node or come in, beside ENIs' and those of pods whose kinds have
 // programs, and adds them to guarded. The caller holds the lock.
-func (s *fastPath) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map[int]bool) (repairs []string, err error) {
+func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map[int]bool) (repairs []string, err error) {
 	if links == nil {
 		if links, err = h.LinkList(); err != nil {
 			return nil, fmt.Errorf("list devices: %w", err)
@@ -280,11 +280,11 @@ func (s *fastPath) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded
 			continue
 		}
 		guarded[a.Index] = true
-		problem, err := filters.Problem(h, s.Objects.Objects, a.Index, otherHooks)
+		problem, err := filters.Problem(h, k.Loader.Objects.Objects, a.Index, otherHooks)
 		if err == nil && problem != "" {
-			b, errBatch := s.Batch()
+			b, errBatch := k.Node.Batch()
 			if err = errBatch; err == nil {
-				err = filters.Attach(b, s.Objects.Objects, a.Index, otherHooks)
+				err = filters.Attach(b, k.Loader.Objects.Objects, a.Index, otherHooks)
 			}
 			if err == nil {
 				repairs = append(repairs, fmt.Sprintf("attached programs of policies to %s: %s", a.Name, problem))
@@ -311,8 +311,8 @@ func isGuarded(l netlink.Link) bool {
 }
 
 // syncLocal makes the map of the node's own addresses agree with its devices. The caller holds the lock.
-func (s *fastPath) syncLocal(h *netlink.Handle) (repairs []string, err error) {
-	m := s.Objects.Maps[mapLocal]
+func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
+	m := k.Loader.Objects.Maps[mapLocal]
 	want := map[netip.Addr]bool{}
 	links, err := h.LinkList()
 	if err != nil {

@@ -1,16 +1,12 @@
 package ebpf
 
 import (
-	"errors"
-
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
-	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -18,24 +14,13 @@ import (
 // and another error if the test failed. It attaches the programs to a loopback.
 func Supported() error {
 	return Try(func(_ *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error {
-		return datapath.Lacks(tcfilter.Needs, veth{}.Attach(b, o, loopback), tcfilter.Answers...)
+		return datapath.Lacks(tcfilter.Needs, podHooks.Attach(b, o, loopback), tcfilter.Answers...)
 	})
 }
 
 // Try loads the programs in a new network namespace and calls f there.
 func Try(f func(h *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error) error {
-	return kernel.InScratch(func(h *netlink.Handle) error {
-		b, err := netlinkx.NewBatch(netns.None())
-		if err != nil {
-			return err
-		}
-		defer b.Close()
-		o, err := load(nil, fastpath.SizesOf(16))
-		if err != nil {
-			return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
-		}
-		return errors.Join(f(h, b, o.Objects), o.Close())
-	})
+	return fastpath.Try(load, f)
 }
 
 // loopback is the index of lo in each namespace.

@@ -62,7 +62,7 @@ func own(n *world.Node) *Kind {
 func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	dev := p.Wiring.HostIfName
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	pods := own(n).fast.table()
+	pods := table(own(n).Loader.Objects)
 	change := func(f func(*fastpathPod)) {
 		e, _, err := pods.Get(p.V4)
 		if err != nil {
@@ -86,17 +86,17 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 			}
 		}, Check: "entry " + p.V6.String()},
 		{Name: "entry of the pod's device", Cut: func() {
-			if err := own(n).fast.Objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
+			if err := own(n).Loader.Objects.Maps[mapSenders].Delete(uint32(index(n, dev))); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "address of the pod's device", Cut: func() {
-			if err := own(n).fast.Objects.Maps[mapSenders].Put(uint32(index(n, dev)), fastpathSender{}); err != nil {
+			if err := own(n).Loader.Objects.Maps[mapSenders].Put(uint32(index(n, dev)), fastpathSender{}); err != nil {
 				panic(err)
 			}
 		}, Check: "entry of " + dev + " in map " + mapSenders},
 		{Name: "entry of the ENI", Cut: func() {
-			if err := own(n).fast.Objects.Maps[fastpath.MapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
+			if err := own(n).Loader.Objects.Maps[fastpath.MapENIs].Delete(uint32(index(n, "eth1"))); err != nil {
 				panic(err)
 			}
 		}},
@@ -157,11 +157,11 @@ func trace(n *world.Node) (string, error) {
 			}
 		}
 	}
-	s := own(n).fast
+	s := &own(n).Loader
 	s.Lock()
 	defer s.Unlock()
 	if s.Objects != nil {
-		pods, err := s.table().List()
+		pods, err := table(s.Objects).List()
 		if err != nil {
 			return "", err
 		}

@@ -21,14 +21,14 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	}
 	former := fastpathtest.Former(t, "testdata/former.o")
 	eni := uint32(index(n, "eth1"))
-	s := own(n).fast
+	s := &own(n).Loader
 	for _, p := range pods {
 		device := uint32(index(n, p.Wiring.HostIfName))
 		var sender fastpathSender
 		check(s.Objects.Maps[mapSenders].Lookup(device, &sender))
 		check(former.Maps[mapSenders].Put(device, sender))
 		for _, a := range p.Spec.Addresses {
-			e, ok, err := s.table().Get(a)
+			e, ok, err := table(s.Objects).Get(a)
 			check(err)
 			if !ok {
 				t.Fatalf("%s has no entry", a)
@@ -42,11 +42,11 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	o := &bpfobj.Objects{Programs: former.Programs}
 	check(filters.Attach(b, o, int(eni), eniHooks))
 	for _, p := range pods {
-		check(filters.Attach(b, o, index(n, p.Wiring.HostIfName), podHooks))
+		check(filters.Attach(b, o, index(n, p.Wiring.HostIfName), podHooks.Hooks))
 	}
 }
 
 // Connections on the fast path of the previous version's programs stay on it.
 func TestUpgrade(t *testing.T) {
-	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).fast.Loader }, downgrade)
+	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).Loader }, downgrade)
 }

@@ -31,7 +31,7 @@ func (l *Loader) PrepareENI(h *netlink.Handle, e routing.ENI) (repairs []string,
 		return nil, err
 	}
 	if problem != "" {
-		b, err := l.Batch()
+		b, err := l.Node.Batch()
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +47,7 @@ func (l *Loader) PrepareENI(h *netlink.Handle, e routing.ENI) (repairs []string,
 	return repairs, err
 }
 
-// ENIProblem returns the first problem of an ENI's programs, or "".
+// ENIProblem implements node.Kind: it returns the first problem of an ENI's programs, or "".
 func (l *Loader) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
 	objects, err := l.Loaded(h)
 	if err != nil {
@@ -135,7 +135,7 @@ func (l *Loader) updateENI(e routing.ENI) (string, error) {
 		return fmt.Sprintf("took %s out of map %s: its gateway %s does not answer", e.Device, MapENIs, e.Gateways[quiet]), nil
 	case !has && quiet < 0:
 		// The kernel looks the device up in the caller's namespace.
-		if err := l.Inside(func() error { return enis.Put(index, index) }); err != nil {
+		if err := l.Node.Inside(func() error { return enis.Put(index, index) }); err != nil {
 			return "", fmt.Errorf("put %s into map %s: %w", e.Device, MapENIs, err)
 		}
 		return fmt.Sprintf("put %s into map %s", e.Device, MapENIs), nil

@@ -2,7 +2,9 @@
 // the tables of connections and their sizes, numbers and entries of local pods, ENIs that the fast
 // path may send by, counters, and settings that programs read while they run.
 //
-// It knows no kind's programs and not where they are attached (packages ebpf, netkit, ipvlan).
+// It also has what these kinds share: Loader implements a part of node.Kind, Programs and Entries are
+// objects of their pods. It knows no kind's programs and not where they are attached (packages ebpf,
+// netkit, ipvlan).
 package fastpath
 
 import (
@@ -16,8 +18,8 @@ import (
 
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/tcfilter"
-	"terway.dev/terway/internal/netlinkx"
 )
 
 // The tables of connections.
@@ -84,8 +86,10 @@ func (o *Objects) Renumber() (err error) {
 // Running lists running programs at one type of attach point of the node's devices.
 type Running func(h *netlink.Handle) ([]ebpf.ProgramID, error)
 
-// Loader loads a kind's objects on a node when they are first needed.
+// Loader loads a kind's objects on a node when they are first needed, and implements what the kinds
+// with a fast path have in common of node.Kind.
 type Loader struct {
+	node.Plain
 	// Filters hold the kind's programs, ENIHooks are those of each ENI.
 	Filters  tcfilter.Filters
 	ENIHooks []tcfilter.Hook
@@ -97,10 +101,8 @@ type Loader struct {
 	// of the former version.
 	Open    func(running []ebpf.ProgramID, sizes Sizes) (*Objects, error)
 	Upgrade func(*Objects) error
-	// Inside runs a function in the node's namespace.
-	Inside func(func() error) error
-	// Batch returns a socket in the node's namespace for several requests at once.
-	Batch func() (*netlinkx.Batch, error)
+	// Node is set by Start.
+	Node *node.Node
 
 	// The lock guards the fields below and serialises changes of the maps.
 	sync.Mutex
@@ -129,7 +131,7 @@ func (l *Loader) Load(h *netlink.Handle) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(l.Inside(o.FollowConntrack), l.Upgrade(o), o.takeConnections()); err != nil {
+	if err := errors.Join(l.Node.Inside(o.FollowConntrack), l.Upgrade(o), o.takeConnections()); err != nil {
 		return errors.Join(err, o.Close())
 	}
 	l.Objects = o
@@ -167,7 +169,7 @@ func (l *Loader) Find(h *netlink.Handle) (there bool, err error) {
 func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 	switch {
 	case l.Objects != nil:
-		there, err = true, errors.Join(l.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
+		there, err = true, errors.Join(l.Node.Inside(l.Objects.FollowConntrack), l.Objects.takeConnections(), l.Objects.DropFormer())
 	case must:
 		there, err = true, l.Load(h)
 	default:
@@ -203,7 +205,9 @@ func (l *Loader) Loaded(h *netlink.Handle) (*bpfobj.Objects, error) {
 	return l.Objects.Objects, nil
 }
 
-// Close calls Unload.
+func (l *Loader) Start(n *node.Node) { l.Node = n }
+
+// Close implements node.Kind; the fast path goes on working.
 func (l *Loader) Close() error {
 	l.Lock()
 	defer l.Unlock()
@@ -218,4 +222,18 @@ func (l *Loader) Counters() (map[string]uint64, error) {
 		return nil, nil
 	}
 	return l.Objects.Counters()
+}
+
+func (l *Loader) Spoofed() (uint64, error) {
+	counts, err := l.Counters()
+	return counts["spoofed"], err
+}
+
+// Room describes the size of the connection tables.
+func (l *Loader) Room() string {
+	s, err := SizesFor(l.Connections)
+	if err != nil {
+		return err.Error()
+	}
+	return s.String()
 }

@@ -128,12 +128,9 @@ func (p Pods[V]) Prune(h *netlink.Handle, links []netlink.Link) (repairs []strin
 		return nil, 0, err
 	}
 	var errs []error
-	there := map[int]bool{}
-	for _, l := range links {
-		there[l.Attrs().Index] = true
-	}
+	there := Existing(h, links)
 	for _, a := range slices.SortedFunc(maps.Keys(list), netip.Addr.Compare) {
-		if index := p.Device(list[a]); there[index] || index != 0 && Exists(h, index) {
+		if there(p.Device(list[a])) {
 			left++
 			continue
 		}
@@ -177,4 +174,14 @@ func (p Pods[V]) Release(h *netlink.Handle, index int, addresses []netip.Addr) e
 func Exists(h *netlink.Handle, index int) bool {
 	_, err := h.LinkByIndex(index)
 	return !netlinkx.Gone(err)
+}
+
+// Existing returns a function that reports whether the device with an index exists; links are devices
+// that do.
+func Existing(h *netlink.Handle, links []netlink.Link) func(index int) bool {
+	there := map[int]bool{}
+	for _, l := range links {
+		there[l.Attrs().Index] = true
+	}
+	return func(index int) bool { return there[index] || index != 0 && Exists(h, index) }
 }

@@ -62,12 +62,3 @@ func (s Sizes) String() string {
 	return fmt.Sprintf("it remembers up to %d IPv4 and %d IPv6 connections, and %d and %d more that are not established",
 		s.Known4, s.Known6, s.Pending4, s.Pending6)
 }
-
-// Room is the text of SizesFor the number.
-func Room(connections int) string {
-	s, err := SizesFor(connections)
-	if err != nil {
-		return err.Error()
-	}
-	return s.String()
-}

@@ -9,20 +9,22 @@ import (
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/linkkind"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/netlinkx"
 )
 
 // Alive implements node.Kind. A veth disappears with its other end; an ipvlan device on the node
 // stays, but the kernel refuses to give the ENI's receiver an address that another device of the
 // ENI has.
-func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
+func (k *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 	if link.Type() != linkkind.IPvlan {
 		return true, nil
 	}
-	asked, err := receiverBeside(h, link)
-	if err != nil || asked == nil {
+	// The pod's device on the node cannot be used: the kernel drops its routes with its last address.
+	asked, err := object.Find(h, claims.ReceiverName(link.Attrs().HardwareAddr)) // the ENI's MAC
+	if err != nil || asked == nil || !linkkind.IsReceiver(asked) {
 		return true, err // not known to be dead
 	}
 	addresses, err := routing.PodAddresses(context.Background(), h, link.Attrs().Index)
@@ -46,19 +48,4 @@ func (s *Kind) Alive(h *netlink.Handle, link netlink.Link) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// receiverBeside returns the receiver on the same ENI as a device. The pod's device on the node
-// cannot be used instead: the kernel drops its routes with its last address.
-func receiverBeside(h *netlink.Handle, link netlink.Link) (netlink.Link, error) {
-	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
-	if err != nil {
-		return nil, err
-	}
-	for _, l := range links {
-		if linkkind.IsReceiver(l) && l.Attrs().ParentIndex == link.Attrs().ParentIndex {
-			return l, nil
-		}
-	}
-	return nil, nil
 }

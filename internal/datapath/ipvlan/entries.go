@@ -27,8 +27,8 @@ const filters = tcfilter.Filters(claims.PrefIPvlan)
 
 var (
 	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
-	hostHooks  = []tcfilter.Hook{{Parent: tcfilter.Egress, Program: toSlave}}
-	innerHooks = []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}}
+	hostHooks  = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: toSlave}}}
+	innerHooks = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: fromSlave}}}
 )
 
 func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
@@ -40,13 +40,18 @@ func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, er
 	return fastpath.Load(running, spec, sizes)
 }
 
-// entries returns a pod's entries in the map of slaves, by address. receiver is the index of its
-// ENI's receiver.
-func entries(p node.Endpoint, receiver int) map[netip.Addr]slavesSlave {
+// table returns the entries of pods.
+func table(o *fastpath.Objects) fastpath.Pods[slavesSlave] {
+	return fastpath.Pods[slavesSlave]{Objects: o, Map: o.Maps[mapSlaves], Name: mapSlaves, Device: func(e slavesSlave) int { return int(e.Host) }}
+}
+
+// entries returns a pod's entries in the map of slaves, by address: host is the index of its device
+// on the node, receiver that of its ENI's receiver.
+func entries(p *node.Pod, host, receiver int) map[netip.Addr]slavesSlave {
 	list := map[netip.Addr]slavesSlave{}
 	for _, a := range p.Addresses {
 		e := slavesSlave{
-			Addr: addrKey(a), Host: uint32(p.Index), Inner: uint32(innerIndex(p.Device)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
+			Addr: addrKey(a), Host: uint32(host), Inner: uint32(innerIndex(p.Host.Name)), Eni: uint32(p.ENI.Index), Receiver: uint32(receiver),
 			Mtu: uint32(p.ENI.MTU), Gateway: addrKey(netlinkx.OfFamily(p.ENI.Gateways, netlinkx.Family(a))),
 		}
 		copy(e.NextHop[:], p.HostMAC)

@@ -1,12 +1,18 @@
 package ipvlan
 
 import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
+	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
@@ -17,60 +23,69 @@ import (
 // Its map of slaves gives a pod's address access: a pod without an entry cannot send, and packets
 // to it take the slow path. So a pod's entries are deleted first.
 type Kind struct {
-	node.Plain
-	node *node.Node
+	// The loader's lock guards the fields below too.
+	fastpath.Loader
 	// active: the node has such pods, or its new pods are of this kind.
 	active atomic.Bool
-
-	// fast loads the objects; its lock guards the fields below too.
-	fast fastpath.Loader
-	// enis are the prepared ENIs, with the index of the receiver.
-	enis map[int]int
+	// enis are those that were prepared, by index.
+	enis map[int]bool
 	// holders are the pods that this process has wired or checked, by device on the node.
-	holders map[string]holder
+	holders map[string]*node.Pod
 }
 
 // New returns the kind; connections is as in package ebpf. Call Supported before.
 func New(connections int) *Kind {
 	return &Kind{
-		Plain: node.Plain{KindName: claims.IPvlan},
-		fast:  fastpath.Loader{Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade}, enis: map[int]int{},
+		Loader: fastpath.Loader{
+			Plain: node.Plain{KindName: claims.IPvlan}, Filters: filters, ENIHooks: eniHooks, Connections: connections, Open: load, Upgrade: upgrade,
+		},
+		enis: map[int]bool{}, holders: map[string]*node.Pod{},
 	}
 }
 
-// Start implements node.Kind.
-func (s *Kind) Start(n *node.Node) { s.node, s.fast.Inside, s.fast.Batch = n, n.Inside, n.Batch }
-
 // Choose implements node.Kind. Existing pods keep the kind when new ones are of another.
-func (s *Kind) Choose(kind string) {
+func (k *Kind) Choose(kind string) {
 	if kind == claims.IPvlan {
-		s.active.Store(true)
+		k.active.Store(true)
 	}
 }
 
 // Describe implements node.Kind. Both devices are on top of the ENI and have its MAC; frames of the
 // pod to others than its next hop are dropped in the pod.
-func (s *Kind) Describe(p *node.Pod) error {
+func (k *Kind) Describe(p *node.Pod) error {
 	err := p.ShareENI()
 	if err == nil {
 		p.LinkMAC, p.PodMAC = p.ENI.MAC, p.ENI.MAC
 	}
 	p.ARP, p.Carrier = true, true
-	p.Vacate = s.vacate(p)
+	p.Vacate = func(a netip.Addr) error { return k.vacate(p, a) }
 	return err
 }
 
-// Devices implements node.Kind.
-func (s *Kind) Devices(p *node.Pod) object.Object { return devices{s, p} }
+func (k *Kind) Devices(p *node.Pod) object.Object { return devices{k, p} }
 
-// Objects implements node.Kind.
-func (s *Kind) Objects(p *node.Pod) node.Added {
-	return node.Added{First: []object.Object{podPrograms{s, p}}, Reach: []object.Object{podEntries{s, p}}}
+func (k *Kind) Objects(p *node.Pod) node.Added {
+	return node.Added{
+		First: []object.Object{fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{{Device: p.Host, Hooks: hostHooks}, {Device: p.Inner, Hooks: innerHooks}}}},
+		Reach: []object.Object{fastpath.Entries[slavesSlave]{
+			Loader: &k.Loader, Pod: p, Table: table,
+			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]slavesSlave, string, error) {
+				k.holders[p.Host.Name] = p // so that vacate knows it after a restart too
+				receiver, problem, err := k.receiver(h, p.ENI)
+				if prepare && err == nil && p.ENI.Index != 0 && (problem != "" || !k.enis[p.ENI.Index]) {
+					if _, err = k.prepare(h, p.ENI); err == nil {
+						receiver, problem, err = k.receiver(h, p.ENI)
+					}
+				}
+				return entries(p, device.Index, receiver), problem, err
+			},
+		}},
+	}
 }
 
 // Points implements node.Kind: all packets of the pod pass its own device. Its device on the node
 // sees only what the host stack sends to it; the fast path delivers by the ENI.
-func (s *Kind) Points(p *node.Pod) []node.Point {
+func (k *Kind) Points(p *node.Pod) []node.Point {
 	return []node.Point{
 		{Device: p.Host, Bypassed: true},
 		{Device: p.Inner, FromPod: true, Removable: true},
@@ -78,16 +93,110 @@ func (s *Kind) Points(p *node.Pod) []node.Point {
 	}
 }
 
-// ENIProblem implements node.Kind.
-func (s *Kind) ENIProblem(h *netlink.Handle, e routing.ENI) (string, error) {
-	return s.fast.ENIProblem(h, e)
+func (k *Kind) Receiver(eni routing.ENI) string {
+	if !k.active.Load() {
+		return ""
+	}
+	return claims.ReceiverName(eni.MAC)
 }
 
-// Spoofed implements node.Kind: it counts at the pods' devices.
-func (s *Kind) Spoofed() (uint64, error) {
-	counts, err := s.Counters()
-	return counts["spoofed"], err
+// receiver returns the index of an ENI's receiver, 0 if the ENI is gone, or what is wrong with the
+// receiver.
+func (k *Kind) receiver(h *netlink.Handle, e routing.ENI) (index int, problem string, err error) {
+	if e.Index == 0 {
+		return 0, "", nil
+	}
+	name := claims.ReceiverName(e.MAC)
+	link, err := object.Find(h, name)
+	switch {
+	case err != nil:
+		return 0, "", err
+	case link == nil:
+		return 0, "device " + name + " on the node is missing", nil
+	case link.Attrs().Flags&net.FlagUp == 0:
+		return 0, "device " + name + " is down", nil
+	}
+	return link.Attrs().Index, "", nil
 }
 
-// Room describes the size of the connection tables.
-func (s *Kind) Room() string { return fastpath.Room(s.fast.Connections) }
+// prepare makes an ENI's receiver and attaches the ENI's programs. The caller holds the lock.
+func (k *Kind) prepare(h *netlink.Handle, e routing.ENI) (repairs []string, err error) {
+	note := func(more []string, err error) error {
+		repairs = append(repairs, more...)
+		return err
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = claims.ReceiverName(e.MAC), e.Index
+	link, made, err := ensure(h, h, attrs, e, func(netlink.Link) error { return nil })
+	if made {
+		repairs = append(repairs, "made device "+attrs.Name+" on "+e.Device)
+	}
+	if err == nil {
+		err = note(k.Node.EnsureReceiver(h, link))
+	}
+	if err == nil {
+		err = note(k.PrepareENI(h, e))
+	}
+	if err != nil {
+		return repairs, fmt.Errorf("ENI device %s: %w", e.Device, err)
+	}
+	k.enis[e.Index] = true
+	return repairs, nil
+}
+
+func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI) ([]string, error) {
+	k.Lock()
+	defer k.Unlock()
+	// A receiver shows that the node has had such pods.
+	must := k.active.Load() || slices.ContainsFunc(links, linkkind.IsReceiver)
+	if there, err := k.Refresh(h, must); err != nil || !there {
+		return nil, err
+	}
+	repairs, pods, err := table(k.Loader.Objects).Prune(h, links)
+	errs := []error{err}
+	clear(k.enis)
+	wanted := map[string]bool{}
+	if pods > 0 {
+		k.active.Store(true)
+	}
+	for _, e := range enis {
+		if !k.active.Load() {
+			break
+		}
+		wanted[e.Device], wanted[claims.ReceiverName(e.MAC)] = true, true
+		r, err := k.prepare(h, e)
+		repairs, errs = append(repairs, r...), append(errs, err)
+	}
+	for device := range k.holders {
+		if link, err := object.Find(h, device); err == nil && link == nil {
+			delete(k.holders, device)
+		}
+	}
+	r, err := sweep(h, links, wanted, false)
+	return append(repairs, r...), errors.Join(append(errs, err)...)
+}
+
+// sweep removes programs and receivers from devices whose name is not wanted, at the end of the
+// kind the qdiscs too.
+func sweep(h *netlink.Handle, links []netlink.Link, wanted map[string]bool, end bool) (repairs []string, err error) {
+	var errs []error
+	for _, l := range links {
+		if name := l.Attrs().Name; linkkind.IsReceiver(l) && !wanted[name] {
+			errs = append(errs, remove(h, l))
+			repairs = append(repairs, "removed device "+name)
+		}
+	}
+	more, err := filters.Sweep(h, links, func(l netlink.Link) bool {
+		return wanted[l.Attrs().Name] || linkkind.IsPodDevice(l) || linkkind.IsReceiver(l)
+	}, end)
+	return append(repairs, more...), errors.Join(append(errs, err)...)
+}
+
+func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
+	k.active.Store(false)
+	k.Lock()
+	defer k.Unlock()
+	_, err := sweep(h, links, nil, true)
+	clear(k.enis)
+	return errors.Join(err, k.Unload())
+}

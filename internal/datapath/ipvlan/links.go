@@ -29,31 +29,16 @@ func innerIndex(device string) int {
 	return int(n&(1<<30-1) | 1<<30)
 }
 
-// Receiver implements node.Kind.
-func (s *Kind) Receiver(eni routing.ENI) string {
-	if !s.active.Load() {
-		return ""
-	}
-	return claims.ReceiverName(eni.MAC)
-}
-
 // devices are a pod's two devices.
 type devices struct {
-	s   *Kind
+	k   *Kind
 	pod *node.Pod
 }
 
-// Name implements object.Object.
 func (o devices) Name() string { return "ipvlan " + o.pod.Host.Name }
 
-// Have implements object.Object.
 func (o devices) Have(site *object.Site) (string, error) {
-	return node.HaveDevices(site, o.pod, func(l netlink.Link) string {
-		if l.Type() != linkkind.IPvlan {
-			return fmt.Sprintf("is of kind %s instead of %s", l.Type(), linkkind.IPvlan)
-		}
-		return ""
-	})
+	return node.HaveDevices(site, o.pod, linkkind.IPvlan, nil)
 }
 
 // Put implements object.Object. It makes a wrong device again; a device in the pod that this agent
@@ -62,30 +47,47 @@ func (o devices) Put(site *object.Site) error {
 	if site.Pod == nil {
 		return nil
 	}
+	h, err := site.Pod.Handle()
+	if err != nil {
+		return err
+	}
+	p := o.pod
+	attrs := netlink.NewLinkAttrs()
+	attrs.ParentIndex = p.ENI.Index
 	// The pod's first: if it belongs to others, nothing must be made.
-	inner, err := linkInner(site.Node, site.Pod, o.pod)
+	inside := attrs
+	inside.Name, inside.Index, inside.Namespace = p.Inner.Name, innerIndex(p.Host.Name), netlink.NsFd(site.Pod.NS)
+	inner, _, err := ensure(site.Node, h, inside, p.ENI, func(l netlink.Link) error {
+		if isInner(l, p.Host.Name) {
+			return nil
+		}
+		return node.AlreadyThere(p.Pod, l)
+	})
 	if err != nil {
 		return err
 	}
-	host, err := linkHost(site.Node, o.pod)
+	attrs.Name, attrs.Group = p.Host.Name, claims.GroupPod
+	host, _, err := ensure(site.Node, site.Node, attrs, p.ENI, func(l netlink.Link) error {
+		if linkkind.IsPodDevice(l) {
+			return nil
+		}
+		return fmt.Errorf("device %s exists and was not made by this datapath", p.Host.Name)
+	})
 	if err != nil {
 		return err
 	}
-	site.Found(o.pod.Inner, inner)
-	site.Found(o.pod.Host, host)
+	site.Found(p.Inner, inner)
+	site.Found(p.Host, host)
 	return nil
 }
 
 // Del implements object.Object. It removes the addresses from the device in the pod, if there is
 // one: from then on it gets no packets.
 func (o devices) Del(site *object.Site) error {
-	device := o.pod.Host.Name
-	o.s.forget(device)
-	left := inPod(o.pod.NetNS, func(h *netlink.Handle) error {
-		link, err := object.Find(h, o.pod.IfName)
-		if err != nil || link == nil || !isInner(link, device) {
-			return err
-		}
+	o.k.Lock()
+	delete(o.k.holders, o.pod.Host.Name)
+	o.k.Unlock()
+	left := atInner(o.pod, func(h *netlink.Handle, link netlink.Link) error {
 		if err := takeAddresses(h, link, netip.Addr{}); err != nil {
 			return err
 		}
@@ -102,53 +104,34 @@ func (o devices) Del(site *object.Site) error {
 		})
 		return nil
 	})
-	return errors.Join(left, o.s.node.Retire(site, o.pod.Host))
+	return errors.Join(left, o.k.Node.Retire(site, o.pod.Host))
 }
 
-func linkHost(h *netlink.Handle, p *node.Pod) (netlink.Link, error) {
-	link, err := object.Find(h, p.Host.Name)
-	if err != nil {
-		return nil, err
+// ensure returns the ipvlan device with these attributes on an ENI, and whether it made it, by a
+// request from the node's namespace; there is the namespace of the device. A wrong one is made again,
+// unless it is not ours, which is an error.
+func ensure(h, there *netlink.Handle, attrs netlink.LinkAttrs, eni routing.ENI, notOurs func(netlink.Link) error) (link netlink.Link, made bool, err error) {
+	if link, err = object.Find(there, attrs.Name); err != nil {
+		return nil, false, err
 	}
 	if link != nil {
-		if !linkkind.IsPodDevice(link) {
-			return nil, fmt.Errorf("device %s exists and was not made by this datapath", p.Host.Name)
+		if err := notOurs(link); err != nil {
+			return nil, false, err
 		}
-		if isSlave(link, p.ENI) && link.Attrs().ParentIndex == p.ENI.Index && !linkkind.IsDying(link) {
-			return link, nil
+		if isSlave(link, eni) && (there != h || link.Attrs().ParentIndex == eni.Index) && !linkkind.IsDying(link) {
+			return link, false, nil
 		}
-		if err := remove(h, link); err != nil {
-			return nil, err
-		}
-	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Group = p.Host.Name, p.ENI.Index, claims.GroupPod
-	return create(h, h, attrs)
-}
-
-func linkInner(h *netlink.Handle, pod *netlinkx.Namespace, p *node.Pod) (netlink.Link, error) {
-	inPod, err := pod.Handle()
-	if err != nil {
-		return nil, err
-	}
-	link, err := object.Find(inPod, p.Inner.Name)
-	if err != nil {
-		return nil, err
-	}
-	if link != nil {
-		if !isInner(link, p.Host.Name) {
-			return nil, node.AlreadyThere(p.Pod, link)
-		}
-		if isSlave(link, p.ENI) && !linkkind.IsDying(link) {
-			return link, nil
-		}
-		if err := remove(inPod, link); err != nil {
-			return nil, err
+		if err := remove(there, link); err != nil {
+			return nil, false, err
 		}
 	}
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex, attrs.Index, attrs.Namespace = p.Inner.Name, p.ENI.Index, innerIndex(p.Host.Name), netlink.NsFd(pod.NS)
-	return create(h, inPod, attrs)
+	if err := h.LinkAdd(&netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2, Flag: netlink.IPVLAN_FLAG_BRIDGE}); err != nil {
+		return nil, false, fmt.Errorf("create ipvlan device %s on the device with index %d: %w", attrs.Name, attrs.ParentIndex, err)
+	}
+	if link, err = there.LinkByName(attrs.Name); err != nil {
+		return nil, true, fmt.Errorf("find new device %s: %w", attrs.Name, err)
+	}
+	return link, true, nil
 }
 
 // isSlave reports whether a device belongs to the ENI. Another namespace does not show its parent,
@@ -161,30 +144,11 @@ func isInner(l netlink.Link, device string) bool {
 	return l.Type() == linkkind.IPvlan && l.Attrs().Index == innerIndex(device)
 }
 
-// create makes an ipvlan device by a request in one namespace and finds it in another.
-func create(h, there *netlink.Handle, attrs netlink.LinkAttrs) (netlink.Link, error) {
-	err := h.LinkAdd(&netlink.IPVlan{LinkAttrs: attrs, Mode: netlink.IPVLAN_MODE_L2, Flag: netlink.IPVLAN_FLAG_BRIDGE})
-	if err != nil {
-		return nil, fmt.Errorf("create ipvlan device %s on the device with index %d: %w", attrs.Name, attrs.ParentIndex, err)
-	}
-	link, err := there.LinkByName(attrs.Name)
-	if err != nil {
-		return nil, fmt.Errorf("find new device %s: %w", attrs.Name, err)
-	}
-	return link, nil
-}
-
 func remove(h *netlink.Handle, link netlink.Link) error {
 	if err := h.LinkDel(link); err != nil && !netlinkx.Gone(err) {
 		return fmt.Errorf("delete device %s: %w", link.Attrs().Name, err)
 	}
 	return nil
-}
-
-// holder is a pod with addresses.
-type holder struct {
-	device, netns, ifName string
-	addresses             []netip.Addr
 }
 
 // enter opens a pod's namespace, nil if it does not exist.
@@ -196,9 +160,9 @@ func enter(path string) (*netlinkx.Namespace, error) {
 	return pod, err
 }
 
-// inPod calls f with a socket in a pod's namespace, if the namespace exists.
-func inPod(path string, f func(*netlink.Handle) error) error {
-	pod, err := enter(path)
+// atInner calls f with a pod's own device and a socket in its namespace, if both exist.
+func atInner(p *node.Pod, f func(*netlink.Handle, netlink.Link) error) error {
+	pod, err := enter(p.NetNS)
 	if err != nil || pod == nil {
 		return err
 	}
@@ -207,30 +171,30 @@ func inPod(path string, f func(*netlink.Handle) error) error {
 	if err != nil {
 		return err
 	}
-	return f(h)
+	link, err := object.Find(h, p.IfName)
+	if err != nil || link == nil || !isInner(link, p.Host.Name) {
+		return err
+	}
+	return f(h, link)
 }
 
-// vacate removes an address of the pod from devices of other pods. It knows only pods that this
-// process has wired or checked; another pod's device is about to be deleted.
-func (s *Kind) vacate(p *node.Pod) func(netip.Addr) error {
-	return func(a netip.Addr) error {
-		for _, held := range s.holdersOf(a) {
-			if held.device == p.Host.Name {
-				continue
-			}
-			err := inPod(held.netns, func(h *netlink.Handle) error {
-				link, err := object.Find(h, held.ifName)
-				if err != nil || link == nil || !isInner(link, held.device) {
-					return err
-				}
-				return takeAddresses(h, link, a)
-			})
-			if err != nil {
-				return fmt.Errorf("remove address %s from another pod of the ENI: %w", a, err)
-			}
+// vacate removes an address of a pod from devices of other pods. It knows only pods that this process
+// has wired or checked; another pod's device is about to be deleted.
+func (k *Kind) vacate(p *node.Pod, a netip.Addr) error {
+	k.Lock()
+	var others []*node.Pod
+	for device, other := range k.holders {
+		if device != p.Host.Name && slices.Contains(other.Addresses, a) {
+			others = append(others, other)
 		}
-		return nil
 	}
+	k.Unlock()
+	for _, other := range others {
+		if err := atInner(other, func(h *netlink.Handle, link netlink.Link) error { return takeAddresses(h, link, a) }); err != nil {
+			return fmt.Errorf("remove address %s from another pod of the ENI: %w", a, err)
+		}
+	}
+	return nil
 }
 
 // takeAddresses removes one address from a device, or all if only is the zero Addr.
@@ -252,30 +216,4 @@ func takeAddresses(h *netlink.Handle, link netlink.Link, only netip.Addr) error 
 		}
 	}
 	return nil
-}
-
-// hold remembers a pod's addresses. The caller holds the lock.
-func (s *Kind) hold(p *node.Pod) {
-	if s.holders == nil {
-		s.holders = map[string]holder{}
-	}
-	s.holders[p.Host.Name] = holder{device: p.Host.Name, netns: p.NetNS, ifName: p.IfName, addresses: p.Addresses}
-}
-
-func (s *Kind) forget(device string) {
-	s.fast.Lock()
-	defer s.fast.Unlock()
-	delete(s.holders, device)
-}
-
-func (s *Kind) holdersOf(a netip.Addr) []holder {
-	s.fast.Lock()
-	defer s.fast.Unlock()
-	var list []holder
-	for _, held := range s.holders {
-		if slices.Contains(held.addresses, a) {
-			list = append(list, held)
-		}
-	}
-	return list
 }

@@ -4,22 +4,20 @@ import (
 	"fmt"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/tcfilter"
-	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
 )
 
 // Supported returns nil if this kernel can run the kind, a datapath.UnsupportedError if it cannot,
 // and another error if the test failed. It tries in a network namespace of its own.
-func Supported() error { return kernel.InScratch(probe) }
+func Supported() error { return fastpath.Try(load, probe) }
 
-func probe(h *netlink.Handle) error {
+func probe(h *netlink.Handle, b *netlinkx.Batch, o *bpfobj.Objects) error {
 	parent := netlink.NewVeth(netlink.LinkAttrs{Name: "parent", TxQLen: -1})
 	parent.PeerName = "peer"
 	if err := h.LinkAdd(parent); err != nil {
@@ -34,15 +32,5 @@ func probe(h *netlink.Handle) error {
 	if err := h.LinkAdd(slave); err != nil {
 		return datapath.Lacks("ipvlan devices (CONFIG_IPVLAN, module ipvlan)", err, unix.EOPNOTSUPP)
 	}
-	o, err := load(nil, fastpath.SizesOf(1))
-	if err != nil {
-		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
-	}
-	defer o.Close()
-	b, err := netlinkx.NewBatch(netns.None())
-	if err != nil {
-		return err
-	}
-	defer b.Close()
-	return datapath.Lacks(tcfilter.Needs, filters.Attach(b, o.Objects, index, eniHooks), tcfilter.Answers...)
+	return datapath.Lacks(tcfilter.Needs, filters.Attach(b, o, index, eniHooks), tcfilter.Answers...)
 }

@@ -63,7 +63,7 @@ func cuts(n *world.Node, p *world.Pod) []world.Cut {
 	})
 	dev, receiver := p.Wiring.HostIfName, claims.ReceiverName(n.MAC(1))
 	tc := func(words string) { n.Run("tc", strings.Fields(words)...) }
-	table := own(n).table()
+	table := table(own(n).Loader.Objects)
 	change := func(f func(*slavesSlave)) {
 		e, _, err := table.Get(p.V4)
 		if err != nil {
@@ -135,11 +135,11 @@ func trace(n *world.Node) (string, error) {
 			}
 		}
 	}
-	s := own(n)
-	s.fast.Lock()
-	defer s.fast.Unlock()
-	if s.fast.Objects != nil {
-		list, err := s.table().List()
+	s := &own(n).Loader
+	s.Lock()
+	defer s.Unlock()
+	if s.Objects != nil {
+		list, err := table(s.Objects).List()
 		if err != nil {
 			return "", err
 		}

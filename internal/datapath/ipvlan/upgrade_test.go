@@ -34,7 +34,7 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	eni := index("eth1")
 	for _, p := range pods {
 		for _, a := range p.Spec.Addresses {
-			e, ok, err := own(n).table().Get(a)
+			e, ok, err := table(own(n).Loader.Objects).Get(a)
 			check(err)
 			if !ok {
 				t.Fatalf("%s has no entry", a)
@@ -47,12 +47,12 @@ func downgrade(t *testing.T, n *world.Node, pods ...*world.Pod) {
 	o, b := &bpfobj.Objects{Programs: former.Programs}, fastpathtest.Batch(t, n.NS)
 	check(filters.Attach(b, o, eni, eniHooks))
 	for _, p := range pods {
-		check(filters.Attach(b, o, index(p.Wiring.HostIfName), hostHooks))
-		check(filters.Attach(fastpathtest.Batch(t, p.NS), o, innerIndex(p.Wiring.HostIfName), innerHooks))
+		check(filters.Attach(b, o, index(p.Wiring.HostIfName), hostHooks.Hooks))
+		check(filters.Attach(fastpathtest.Batch(t, p.NS), o, innerIndex(p.Wiring.HostIfName), innerHooks.Hooks))
 	}
 }
 
 // Connections on the fast path of the previous version's programs stay on it.
 func TestUpgrade(t *testing.T) {
-	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).fast }, downgrade)
+	fastpathtest.Upgrade(t, kit, func(n *world.Node) *fastpath.Loader { return &own(n).Loader }, downgrade)
 }

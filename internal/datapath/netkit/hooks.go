@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -30,7 +31,7 @@ type hooks struct {
 	inside func(func() error) error
 }
 
-var _ ebpf.Hooks = (*hooks)(nil)
+var _ fastpath.Hooks = (*hooks)(nil)
 
 // attachPoint is one direction through the pair. The programs run when the other end sends.
 type attachPoint struct {
@@ -40,7 +41,7 @@ type attachPoint struct {
 
 var attachPoints = []attachPoint{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
 
-// Attach implements ebpf.Hooks. A program that already runs is left alone.
+// Attach implements fastpath.Hooks. A program that already runs is left alone.
 func (k *hooks) Attach(_ *netlinkx.Batch, o *bpfobj.Objects, index int) error {
 	return k.inside(func() error {
 		for _, p := range attachPoints {
@@ -53,7 +54,7 @@ func (k *hooks) Attach(_ *netlinkx.Batch, o *bpfobj.Objects, index int) error {
 }
 
 func put(index int, p attachPoint, program *bpf.Program) error {
-	old, err := ours(index, p.attach)
+	old, _, err := ours(index, p.attach)
 	if err != nil {
 		return err
 	}
@@ -69,7 +70,6 @@ func put(index int, p attachPoint, program *bpf.Program) error {
 	return err
 }
 
-// Problem implements ebpf.Hooks.
 func (k *hooks) Problem(_ *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
 	err = k.inside(func() error {
 		for _, p := range attachPoints {
@@ -77,7 +77,7 @@ func (k *hooks) Problem(_ *netlink.Handle, o *bpfobj.Objects, index int) (proble
 			if err != nil {
 				return err
 			}
-			if problem, err = o.Problem(p.program, id); err != nil || problem != "" {
+			if problem, err = o.Problem(p.program, int(id)); err != nil || problem != "" {
 				return err
 			}
 		}
@@ -104,7 +104,7 @@ func (k *hooks) running(h *netlink.Handle) (list []bpf.ProgramID, err error) {
 					return fmt.Errorf("device %s: %w", l.Attrs().Name, err)
 				}
 				if id != 0 {
-					list = append(list, bpf.ProgramID(id))
+					list = append(list, id)
 				}
 			}
 		}
@@ -114,24 +114,23 @@ func (k *hooks) running(h *netlink.Handle) (list []bpf.ProgramID, err error) {
 }
 
 // held returns the id of our program at an attach point, or 0.
-func held(index int, p attachPoint) (int, error) {
-	program, err := ours(index, p.attach)
+func held(index int, p attachPoint) (bpf.ProgramID, error) {
+	program, id, err := ours(index, p.attach)
 	if err != nil || program == nil {
 		return 0, err
 	}
-	id, err := idOf(program)
-	return id, errors.Join(err, program.Close())
+	return id, program.Close()
 }
 
 // ours opens our program at an attach point, or returns nil. There may be programs of others as
 // well.
-func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
+func ours(index int, attach bpf.AttachType) (*bpf.Program, bpf.ProgramID, error) {
 	there, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
 	if errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("query the programs at %s: %w", attach, err)
+		return nil, 0, fmt.Errorf("query the programs at %s: %w", attach, err)
 	}
 	for _, a := range there.Programs {
 		program, err := bpf.NewProgramFromID(a.ID)
@@ -139,27 +138,15 @@ func ours(index int, attach bpf.AttachType) (*bpf.Program, error) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("open program %d: %w", a.ID, err)
+			return nil, 0, fmt.Errorf("open program %d: %w", a.ID, err)
 		}
 		info, err := program.Info()
 		if err == nil && strings.HasPrefix(info.Name, claims.ProgramPrefix) {
-			return program, nil
+			return program, a.ID, nil
 		}
 		if err := errors.Join(err, program.Close()); err != nil {
-			return nil, fmt.Errorf("read program %d: %w", a.ID, err)
+			return nil, 0, fmt.Errorf("read program %d: %w", a.ID, err)
 		}
 	}
-	return nil, nil
-}
-
-func idOf(p *bpf.Program) (int, error) {
-	info, err := p.Info()
-	if err != nil {
-		return 0, fmt.Errorf("read program: %w", err)
-	}
-	id, ok := info.ID()
-	if !ok {
-		return 0, errors.New("the kernel does not return the program's id")
-	}
-	return int(id), nil
+	return nil, 0, nil
 }

@@ -52,7 +52,7 @@ func take(n *world.Node, p *world.Pod, from attachPoint) {
 		if err != nil {
 			return err
 		}
-		program, err := ours(device.Attrs().Index, from.attach)
+		program, _, err := ours(device.Attrs().Index, from.attach)
 		if err != nil {
 			return err
 		}

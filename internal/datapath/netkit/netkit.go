@@ -27,10 +27,8 @@ func New(programs *ebpf.Kind) *Kind {
 	return k
 }
 
-// Start implements node.Kind.
 func (k *Kind) Start(n *node.Node) { k.hooks.inside = n.Inside }
 
-// Describe implements node.Kind.
 func (k *Kind) Describe(p *node.Pod) error {
 	err := p.ShareENI()
 	p.NoMAC()
@@ -70,7 +68,6 @@ func problem(host netlink.Link) string {
 	return ""
 }
 
-// Objects implements node.Kind.
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.programs.With(p, k.hooks) }
 
 // Points implements node.Kind. Programs of the pair run before the node's device sees a packet: the
@@ -83,7 +80,6 @@ func (k *Kind) Points(p *node.Pod) []node.Point {
 	return list
 }
 
-// ENIProblem implements node.Kind.
 func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	return k.programs.ENIProblem(h, eni)
 }

@@ -30,28 +30,15 @@ type Pair struct {
 	Problem func(netlink.Link) string
 }
 
-// Name implements object.Object.
-func (o *Pair) Name() string {
-	return o.Pod.Host.String()
+func (o *Pair) Name() string { return o.Pod.Host.String() }
+
+func (o *Pair) Have(s *object.Site) (string, error) {
+	return HaveDevices(s, o.Pod, o.Kind, o.Problem)
 }
 
-// problem returns what is wrong with the node's end and needs a new pair, or "".
-func (o *Pair) problem(host netlink.Link) string {
-	if host.Type() != o.Kind {
-		return fmt.Sprintf("is of kind %s instead of %s", host.Type(), o.Kind)
-	}
-	if o.Problem == nil {
-		return ""
-	}
-	return o.Problem(host)
-}
-
-// Have implements object.Object.
-func (o *Pair) Have(s *object.Site) (string, error) { return HaveDevices(s, o.Pod, o.problem) }
-
-// HaveDevices returns which of a pod's two devices is missing, or what wrong returns for the
-// node's.
-func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (string, error) {
+// HaveDevices returns which of a pod's two devices of a kind is missing, or what is wrong with the
+// node's; problem is as in Pair.
+func HaveDevices(s *object.Site, p *Pod, kind string, problem func(netlink.Link) string) (string, error) {
 	host, err := s.Link(p.Host)
 	if err != nil {
 		return "", err
@@ -59,8 +46,8 @@ func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (strin
 	if host == nil || !linkkind.IsPodDevice(host) {
 		return fmt.Sprintf("device %s on the node is missing", p.Host.Name), nil
 	}
-	if problem := wrong(host); problem != "" {
-		return fmt.Sprintf("device %s %s", p.Host.Name, problem), nil
+	if wrong := wrongEnd(host, kind, problem); wrong != "" {
+		return fmt.Sprintf("device %s %s", p.Host.Name, wrong), nil
 	}
 	if s.Pod == nil {
 		return "", nil
@@ -70,6 +57,16 @@ func HaveDevices(s *object.Site, p *Pod, wrong func(netlink.Link) string) (strin
 		return "", err
 	}
 	return fmt.Sprintf("device %s of the pod is missing", p.Inner.Name), nil
+}
+
+func wrongEnd(host netlink.Link, kind string, problem func(netlink.Link) string) string {
+	if host.Type() != kind {
+		return fmt.Sprintf("is of kind %s instead of %s", host.Type(), kind)
+	}
+	if problem == nil {
+		return ""
+	}
+	return problem(host)
 }
 
 // Put implements object.Object. A wrong pair is deleted and made again.
@@ -175,7 +172,7 @@ func (o *Pair) existing(s *object.Site) (usable bool, err error) {
 	if inner != nil && !pair && !ours {
 		return false, AlreadyThere(p.Pod, inner)
 	}
-	if pair && !linkkind.IsDying(host) && o.problem(host) == "" {
+	if pair && !linkkind.IsDying(host) && wrongEnd(host, o.Kind, o.Problem) == "" {
 		s.Found(p.Host, host)
 		s.Found(p.Inner, inner)
 		return true, nil
@@ -194,5 +191,4 @@ func AlreadyThere(p datapath.Pod, link netlink.Link) error {
 		p.NetNS, link.Attrs().Name, link.Attrs().HardwareAddr)
 }
 
-// Del implements object.Object.
 func (o *Pair) Del(s *object.Site) error { return o.Pod.node.Retire(s, o.Pod.Host) }

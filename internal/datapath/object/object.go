@@ -73,8 +73,8 @@ type Site struct {
 	inside map[int]*inside
 }
 
-// handle returns the socket in a device's namespace, or nil.
-func (s *Site) handle(d Device) (*netlink.Handle, error) {
+// Handle returns the socket in a device's namespace, or nil.
+func (s *Site) Handle(d Device) (*netlink.Handle, error) {
 	if !d.InPod {
 		return s.Node, nil
 	}
@@ -102,7 +102,7 @@ func (s *Site) Link(d Device) (netlink.Link, error) {
 		s.Found(d, l)
 		return l, nil
 	}
-	h, err := s.handle(d)
+	h, err := s.Handle(d)
 	if err != nil || h == nil {
 		return nil, err
 	}

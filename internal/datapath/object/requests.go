@@ -62,7 +62,7 @@ func send(s *Site, list []Object) (done int, err error) {
 	if len(all) == 0 {
 		return len(list), nil
 	}
-	b, err := s.batch(in)
+	b, err := s.Batch(in)
 	if err != nil {
 		return 0, err
 	}
@@ -87,8 +87,9 @@ func send(s *Site, list []Object) (done int, err error) {
 	return len(list), nil
 }
 
-// batch returns the socket for a device's namespace.
-func (s *Site) batch(d Device) (*netlinkx.Batch, error) {
+// Batch returns the socket in a device's namespace for several requests at once; the pod's must be
+// there.
+func (s *Site) Batch(d Device) (*netlinkx.Batch, error) {
 	if !d.InPod {
 		return s.NodeBatch()
 	}
