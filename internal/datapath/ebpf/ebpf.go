@@ -67,7 +67,7 @@ func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 	return node.Added{
 		// Without entries of addresses the programs use the slow path alone, so they may come first.
 		First: k.attached(p, hooks),
-		Reach: []object.Object{fastpath.Entries[fastpathPod]{
+		Before: []object.Object{fastpath.Entries[fastpathPod]{
 			Loader: &k.Loader, Pod: p, Table: table,
 			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]fastpathPod, string, error) {
 				var err error

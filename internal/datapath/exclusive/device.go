@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/node"
@@ -21,7 +22,6 @@ type card struct {
 	pod   datapath.Pod
 }
 
-// Name implements object.Object.
 func (o card) Name() string { return "ENI " + o.pod.Exclusive.ID }
 
 func (o card) eth() object.Device { return object.Device{Name: o.pod.IfName, InPod: true} }
@@ -29,7 +29,6 @@ func (o card) eth() object.Device { return object.Device{Name: o.pod.IfName, InP
 // Slow implements object.Slow: moving a device takes an RCU grace period.
 func (card) Slow() {}
 
-// Have implements object.Object.
 func (o card) Have(s *object.Site) (string, error) {
 	if s.Pod == nil {
 		return "", nil
@@ -83,15 +82,7 @@ func (o card) Put(s *object.Site) error {
 			return errors.New("disappeared while it was being moved into the pod")
 		}
 	}
-	if link.Attrs().Name != name {
-		if err := inPod.LinkSetDown(link); err != nil {
-			return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
-		}
-		if err := inPod.LinkSetName(link, name); err != nil {
-			return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
-		}
-	}
-	if err := o.resetMAC(inPod, link); err != nil {
+	if err := o.reset(inPod, link, name); err != nil {
 		return err
 	}
 	if link, err = inPod.LinkByName(name); err != nil {
@@ -101,18 +92,26 @@ func (o card) Put(s *object.Site) error {
 	return nil
 }
 
-// resetMAC gives the device in the pod the MAC of the ENI again. Not every driver changes it while
-// the device is up.
-func (o card) resetMAC(h *netlink.Handle, link netlink.Link) error {
-	mac := o.pod.Exclusive.MAC
-	if bytes.Equal(link.Attrs().HardwareAddr, mac) {
+// reset gives the device in the pod the MAC of the ENI again, and a name. The kernel renames no device
+// that is up, and not every driver changes its MAC.
+func (o card) reset(h *netlink.Handle, link netlink.Link, name string) error {
+	was, mac := link.Attrs().Name, o.pod.Exclusive.MAC
+	named, right := was == name, bytes.Equal(link.Attrs().HardwareAddr, mac)
+	if named && right {
 		return nil
 	}
 	if err := h.LinkSetDown(link); err != nil {
-		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
+		return fmt.Errorf("set the pod's %s down: %w", was, err)
 	}
-	if err := h.LinkSetHardwareAddr(link, mac); err != nil {
-		return fmt.Errorf("set MAC %s of the pod's %s: %w", mac, link.Attrs().Name, err)
+	if !right {
+		if err := h.LinkSetHardwareAddr(link, mac); err != nil {
+			return fmt.Errorf("set MAC %s of the pod's %s: %w", mac, was, err)
+		}
+	}
+	if !named {
+		if err := h.LinkSetName(link, name); err != nil {
+			return fmt.Errorf("name the pod's %s %s: %w", was, name, err)
+		}
 	}
 	return nil
 }
@@ -132,11 +131,13 @@ func (o card) Del(s *object.Site) error {
 	if own, err := pod.Is(s.NodeNS); err != nil || own {
 		return err // AddPod rejects the node's own namespace: no device there is a pod's
 	}
-	back, err := s.OpenNode()
-	if err != nil {
-		return err
+	back := s.NodeNS
+	if !back.IsOpen() { // the process's own
+		if back, err = netns.Get(); err != nil {
+			return fmt.Errorf("open the node's network namespace: %w", err)
+		}
+		defer back.Close()
 	}
-	defer back.Close()
 	inPod, err := pod.Handle()
 	if err != nil {
 		return err
@@ -148,17 +149,10 @@ func (o card) Del(s *object.Site) error {
 	if err != nil {
 		return err
 	}
-	link := at.link
-	if err := inPod.LinkSetDown(link); err != nil {
-		return fmt.Errorf("set the pod's %s down: %w", link.Attrs().Name, err)
-	}
-	if err := o.resetMAC(inPod, link); err != nil {
-		return err
-	}
 	// Its name in the pod is in use on the node.
-	name := nodeName(o.pod.Exclusive.MAC)
-	if err := inPod.LinkSetName(link, name); err != nil {
-		return fmt.Errorf("name the pod's %s %s: %w", link.Attrs().Name, name, err)
+	link, name := at.link, nodeName(o.pod.Exclusive.MAC)
+	if err := o.reset(inPod, link, name); err != nil {
+		return err
 	}
 	if err := inPod.LinkSetNsFd(link, int(back)); err != nil {
 		return fmt.Errorf("move its device %s back to the node: %w", name, err)

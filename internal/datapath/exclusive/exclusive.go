@@ -36,7 +36,6 @@ type Kind struct {
 // New returns the kind.
 func New() node.Kind { return Kind{node.Plain{KindName: claims.Exclusive}, newCards()} }
 
-// Describe implements node.Kind.
 func (Kind) Describe(p *node.Pod) error {
 	p.Inner.Name, p.Group = claims.ExclusiveIfName, claims.GroupExclusive
 	p.ByNode()
@@ -78,8 +77,8 @@ func (k Kind) Objects(p *node.Pod) node.Added {
 	// arrive by the veth: the reverse path check must not be strict.
 	after = append(after, object.Settings{Device: eth, MAC: p.Exclusive.MAC, MTU: p.MTU, Conf: []sysctl.Setting{{Path: "ipv4/conf/" + p.IfName + "/rp_filter", Value: "2"}}})
 	for _, a := range p.Addresses {
-		after = append(after, object.Address{On: eth, Address: a},
-			object.Route{On: eth, To: netip.PrefixFrom(a, 0).Masked(), Via: netlinkx.OfFamily(p.Exclusive.Gateways, netlinkx.Family(a))})
+		after = append(after, object.Address(eth, a, nil),
+			object.Route(eth, netip.PrefixFrom(a, 0).Masked(), netlinkx.OfFamily(p.Exclusive.Gateways, netlinkx.Family(a)), netip.Addr{}))
 	}
 	return node.Added{Before: []object.Object{card{k.cards, p.Pod}}, After: after}
 }

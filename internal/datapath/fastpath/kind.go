@@ -108,6 +108,7 @@ func (Programs) Del(*object.Site) error { return nil }
 
 // Entries are the entries of a pod's addresses in its kind's map of pods.
 type Entries[V comparable] struct {
+	object.Addressed
 	Loader *Loader
 	Pod    *node.Pod
 	// Table is the map among the loaded objects.

@@ -67,7 +67,7 @@ func (k *Kind) Devices(p *node.Pod) object.Object { return devices{k, p} }
 func (k *Kind) Objects(p *node.Pod) node.Added {
 	return node.Added{
 		First: []object.Object{fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{{Device: p.Host, Hooks: hostHooks}, {Device: p.Inner, Hooks: innerHooks}}}},
-		Reach: []object.Object{fastpath.Entries[slavesSlave]{
+		Before: []object.Object{fastpath.Entries[slavesSlave]{
 			Loader: &k.Loader, Pod: p, Table: table,
 			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]slavesSlave, string, error) {
 				k.holders[p.Host.Name] = p // so that vacate knows it after a restart too

@@ -7,10 +7,10 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/datapath/tracker"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -20,24 +20,17 @@ func (n *Node) CheckPod(ctx context.Context, want datapath.Node, pod datapath.Po
 	if err := validate(pod); err != nil {
 		return err
 	}
-	_, release := n.pods.Acquire(claims.HostIfName(pod.Sandbox, pod.IfName))
-	defer release()
-	h, err := n.host()
-	if err != nil {
-		return podError(pod, err)
-	}
-	defer n.giveBack(h)
-	problem, err := n.firstProblem(ctx, h, want, pod)
-	if err == nil && problem != "" {
-		err = errors.New(problem)
-	}
-	if err != nil {
-		return podError(pod, err)
-	}
-	return nil
+	return n.forPod(ctx, pod, func(_ *tracker.Pod, site *object.Site) error {
+		problem, err := n.firstProblem(site, want, pod)
+		if err == nil && problem != "" {
+			err = errors.New(problem)
+		}
+		return err
+	})
 }
 
-func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapath.Node, pod datapath.Pod) (string, error) {
+func (n *Node) firstProblem(site *object.Site, want datapath.Node, pod datapath.Pod) (string, error) {
+	ctx, h := site.Ctx, site.Node
 	view, err := n.look(ctx, h)
 	if err != nil {
 		return "", err
@@ -48,12 +41,10 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 	if err != nil {
 		return "", errors.Join(err, eniErr)
 	}
-	site := n.site(ctx, h)
 	site.View = view
 	if site.Pod, err = n.enterPod(pod.NetNS); err != nil {
 		return "", err
 	}
-	defer site.Close()
 	list := n.objects(p)
 	if err := view.ReadSysctls(n.procSys, n.ns, list); err != nil {
 		return "", err
@@ -66,12 +57,7 @@ func (n *Node) firstProblem(ctx context.Context, h *netlink.Handle, want datapat
 	if problem, err := p.kind.ENIProblem(h, p.ENI); err != nil || problem != "" {
 		return problem, err
 	}
-	return n.nodeProblem(ctx, h, want, enis, view, routing.KeyOf(pod.ENI))
-}
-
-// nodeProblem names the first missing node-wide object that a pod of an ENI needs.
-func (n *Node) nodeProblem(ctx context.Context, h *netlink.Handle, want datapath.Node, enis map[string]routing.ENI, v *object.View, mac string) (string, error) {
-	if problem, err := routing.Problem(ctx, h, want, enis, v.ByIndex, v.Routes, mac); err != nil || problem != "" {
+	if problem, err := routing.Problem(ctx, h, want, enis, view.ByIndex, view.Routes, routing.KeyOf(pod.ENI)); err != nil || problem != "" {
 		return problem, err
 	}
 	rs, err := nft.NewRuleset(want)

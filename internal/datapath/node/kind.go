@@ -58,9 +58,6 @@ type Added struct {
 	// First are put when the devices have just been made, and are down: for objects that take the
 	// kernel some time.
 	First []object.Object
-	// Reach have the pod's addresses: they are put after the node's routes to it, and deleted for an
-	// address that a pod does not have any more, while it stays.
-	Reach []object.Object
 	// Before are put when the node's side is complete and the pod cannot send yet.
 	Before []object.Object
 	// After are put last.
@@ -75,7 +72,8 @@ type Feature interface {
 	// repaired.
 	Sync(h *netlink.Handle, node datapath.Node) ([]string, error)
 	// Objects returns a pod's objects. They are put when the node's side is complete and the pod
-	// cannot send yet, and stay until the pod is deleted. Of an unknown pod, which is to be
+	// cannot send yet, and stay until the pod is deleted; those that embed object.Addressed are also
+	// deleted for an address that it does not have any more. Of an unknown pod, which is to be
 	// deleted, only the name of its device and its addresses are known.
 	Objects(*Pod, []Point) []object.Object
 	// Teardown removes everything from the node.
@@ -104,26 +102,8 @@ type Plain struct{ KindName string }
 
 var _ Kind = Plain{}
 
-// Name implements Kind.
-func (k Plain) Name() string { return k.KindName }
-
-// Start implements Kind.
-func (Plain) Start(*Node) {}
-
-// Choose implements Kind.
-func (Plain) Choose(string) {}
-
 // Describe implements Kind: the pod uses a shared ENI, which the node must have.
 func (Plain) Describe(p *Pod) error { return p.ShareENI() }
-
-// Prepare implements Kind.
-func (Plain) Prepare(*object.Site, *Pod) error { return nil }
-
-// Devices implements Kind.
-func (Plain) Devices(p *Pod) object.Object { return Veth(p) }
-
-// Objects implements Kind.
-func (Plain) Objects(*Pod) Added { return Added{} }
 
 // Points implements Kind: the node's end, which the pod cannot reach, and the pod's own.
 func (Plain) Points(p *Pod) []Point {
@@ -138,23 +118,18 @@ func (Plain) Points(p *Pod) []Point {
 // Alive implements Kind: a veth is deleted with its peer.
 func (Plain) Alive(*netlink.Handle, netlink.Link) (bool, error) { return true, nil }
 
-// Receiver implements Kind.
-func (Plain) Receiver(routing.ENI) string { return "" }
-
-// Sync implements Kind.
+func (k Plain) Name() string                                                        { return k.KindName }
+func (Plain) Devices(p *Pod) object.Object                                          { return Veth(p) }
+func (Plain) Objects(*Pod) Added                                                    { return Added{} }
+func (Plain) Start(*Node)                                                           {}
+func (Plain) Choose(string)                                                         {}
+func (Plain) Prepare(*object.Site, *Pod) error                                      { return nil }
+func (Plain) Receiver(routing.ENI) string                                           { return "" }
+func (Plain) ENIProblem(*netlink.Handle, routing.ENI) (string, error)               { return "", nil }
+func (Plain) Spoofed() (uint64, error)                                              { return 0, nil }
+func (Plain) Teardown(*netlink.Handle, []netlink.Link) error                        { return nil }
+func (Plain) Close() error                                                          { return nil }
 func (Plain) Sync(*netlink.Handle, []netlink.Link, []routing.ENI) ([]string, error) { return nil, nil }
-
-// ENIProblem implements Kind.
-func (Plain) ENIProblem(*netlink.Handle, routing.ENI) (string, error) { return "", nil }
-
-// Spoofed implements Kind.
-func (Plain) Spoofed() (uint64, error) { return 0, nil }
-
-// Teardown implements Kind.
-func (Plain) Teardown(*netlink.Handle, []netlink.Link) error { return nil }
-
-// Close implements Kind.
-func (Plain) Close() error { return nil }
 
 // Veth returns a pair with a MAC at each end: the pod and its next hop are permanent neighbours of
 // each other.

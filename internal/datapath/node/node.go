@@ -150,15 +150,12 @@ func (n *Node) Lacking() map[string]error { return n.lacking }
 // stack or by programs.
 func (n *Node) Spoofed() (uint64, error) {
 	sum, err := n.tables.Spoofed()
+	errs := []error{err}
 	for _, k := range n.kinds {
-		if err != nil {
-			break
-		}
-		var more uint64
-		more, err = k.Spoofed()
-		sum += more
+		more, err := k.Spoofed()
+		sum, errs = sum+more, append(errs, err)
 	}
-	return sum, err
+	return sum, errors.Join(errs...)
 }
 
 // Room returns how many connections the node can track for pods of a kind; empty if only the kernel

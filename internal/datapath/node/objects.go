@@ -13,7 +13,6 @@ import (
 	"terway.dev/terway/internal/datapath/linkkind"
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/object"
-	"terway.dev/terway/internal/datapath/routing"
 	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/sysctl"
 )
@@ -25,13 +24,11 @@ func (n *Node) objects(p *Pod) []object.Object {
 	if p.kind != nil {
 		kinds, devices = []Kind{p.kind}, []object.Object{p.kind.Devices(p)}
 	}
-	ways := reach(p)
 	var added, after []object.Object
 	var points []Point
 	for _, k := range kinds {
 		a := k.Objects(p)
-		devices, ways = append(devices, a.First...), append(ways, a.Reach...)
-		added, after = append(added, a.Before...), append(after, a.After...)
+		devices, added, after = append(devices, a.First...), append(added, a.Before...), append(after, a.After...)
 		points = append(points, k.Points(p)...)
 	}
 	devices = append(devices, hostSysctls(p)...)
@@ -42,37 +39,31 @@ func (n *Node) objects(p *Pod) []object.Object {
 	for _, f := range n.features {
 		added = append(added, f.Objects(p, points)...)
 	}
-	return slices.Concat(devices, ways, added, inside(p), after)
+	return slices.Concat(devices, reach(p), added, inside(p), after)
 }
 
 // reach returns the routes, neighbours and elements by which packets find the pod and its ENI.
 func reach(p *Pod) (list []object.Object) {
 	for _, a := range p.Addresses {
-		list = append(list, object.PodRoute{On: p.Host, Address: a, Source: netlinkx.OfFamily(p.want.Addresses, netlinkx.Family(a))})
+		list = append(list, object.PodRoute(p.Host, a, netlinkx.OfFamily(p.want.Addresses, netlinkx.Family(a))))
 		if p.PodMAC != nil {
-			list = append(list, object.Neighbour{On: p.Host, Address: a, MAC: p.PodMAC})
+			list = append(list, object.Neighbour(p.Host, a, p.PodMAC))
 		}
 	}
-	return append(list, elements{p})
+	return append(list, elements{pod: p})
 }
 
 // hostSysctls are only for the node's device, before it is up. Without IPv6 addresses in the pod
 // the device needs no IPv6; with them it needs no address of its own (the pod's next hop is a
 // permanent neighbour), so there is no duplicate address detection and no multicast on it.
 func hostSysctls(p *Pod) []object.Object {
-	v6 := "ipv6/conf/" + p.Host.Name + "/"
-	list := []sysctl.Setting{{Path: v6 + "disable_ipv6", Value: "1"}}
-	if p.HasIPv6() {
-		list = []sysctl.Setting{
-			{Path: v6 + "disable_ipv6", Value: "0"}, {Path: v6 + "addr_gen_mode", Value: "1"},
-			{Path: v6 + "accept_ra", Value: "0"}, {Path: v6 + "forwarding", Value: "1"},
-		}
+	set := func(name, value string) object.Object {
+		return object.Sysctl{Setting: sysctl.Setting{Path: "ipv6/conf/" + p.Host.Name + "/" + name, Value: value}}
 	}
-	out := make([]object.Object, len(list))
-	for i, s := range list {
-		out[i] = object.Sysctl{Setting: s}
+	if !p.HasIPv6() {
+		return []object.Object{set("disable_ipv6", "1")}
 	}
-	return out
+	return []object.Object{set("disable_ipv6", "0"), set("addr_gen_mode", "1"), set("accept_ra", "0"), set("forwarding", "1")}
 }
 
 // Batch returns the node's socket for several requests at once, which stays the node's.
@@ -91,21 +82,20 @@ func inside(p *Pod) []object.Object {
 	if p.HasIPv6() { // a runtime may have turned IPv6 off for new devices
 		list = append(list, InPod("ipv6/conf/"+p.Inner.Name+"/disable_ipv6", "0"))
 	}
-	list = append(list, object.Loopback{}, object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU, Conf: p.Conf})
+	list = append(list, object.Loopback(), object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU, Conf: p.Conf})
 	for _, a := range p.Addresses {
-		list = append(list, object.Address{On: p.Inner, Address: a, Vacate: p.Vacate})
+		list = append(list, object.Address(p.Inner, a, p.Vacate))
 		if p.HostMAC != nil {
-			list = append(list, object.Neighbour{On: p.Inner, Address: claims.GatewayFor(a), MAC: p.HostMAC})
+			list = append(list, object.Neighbour(p.Inner, claims.GatewayFor(a), p.HostMAC))
+		}
+		var source netip.Addr
+		if p.FromAddress {
+			source = a
 		}
 		for _, to := range p.Through {
-			if to.Addr().Is4() != a.Is4() {
-				continue
+			if to.Addr().Is4() == a.Is4() {
+				list = append(list, object.Route(p.Inner, to, claims.GatewayFor(a), source))
 			}
-			r := object.Route{On: p.Inner, To: to, Via: claims.GatewayFor(a)}
-			if p.FromAddress {
-				r.Source = a
-			}
-			list = append(list, r)
 		}
 	}
 	return list
@@ -126,12 +116,13 @@ func (p *Pod) alias() string {
 }
 
 // elements are a pod's elements in the nftables tables, one for each address.
-type elements struct{ pod *Pod }
+type elements struct {
+	object.Addressed
+	pod *Pod
+}
 
-// Name implements object.Object.
 func (o elements) Name() string { return "nftables elements of " + o.pod.Host.Name }
 
-// Have implements object.Object.
 func (o elements) Have(s *object.Site) (string, error) {
 	for _, a := range o.pod.Addresses {
 		name := o.pod.Host.Name
@@ -159,37 +150,8 @@ func (o elements) Put(s *object.Site) error {
 	return n.tables.Put(elems)
 }
 
-// Del implements object.Object.
 func (o elements) Del(*object.Site) error {
 	return o.pod.node.tables.Remove(slices.Collect(maps.Keys(o.pod.elements()))...)
-}
-
-// addressesOf returns the addresses of a device, according to routes and elements.
-func (n *Node) addressesOf(s *object.Site, name string) ([]netip.Addr, error) {
-	found := map[netip.Addr]bool{}
-	elems, err := n.tables.Read()
-	if err != nil {
-		return nil, err
-	}
-	for k := range elems {
-		if k.Device == name {
-			found[k.Addr] = true
-		}
-	}
-	index, err := s.Index(object.Device{Name: name})
-	if err != nil {
-		return nil, err
-	}
-	if index != 0 {
-		routed, err := routing.PodAddresses(s.Ctx, s.Node, index)
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range routed {
-			found[a] = true
-		}
-	}
-	return slices.SortedFunc(maps.Keys(found), netip.Addr.Compare), nil
 }
 
 // site returns the Site of one call; the pod's namespace is not opened yet.

@@ -159,9 +159,9 @@ func TestSysctlsArePods(t *testing.T) {
 // stubborn is a kind that cannot delete a pod.
 type stubborn struct{ Plain }
 
-func (stubborn) Objects(*Pod) Added { return Added{Before: []object.Object{stays{}}} }
+func (stubborn) Objects(*Pod) Added { return Added{Before: []object.Object{stays{object.Loopback()}}} }
 
-type stays struct{ object.Loopback }
+type stays struct{ object.Object }
 
 func (stays) Del(*object.Site) error { return errors.New("no") }
 
@@ -391,5 +391,56 @@ func TestTeardownWaitsUnlocked(t *testing.T) {
 	d.linkMu.Unlock()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// addressed is a feature with an object for each address of a pod; it records which are deleted.
+type addressed struct{ deleted *[]netip.Addr }
+
+func (addressed) Name() string                                          { return "addressed" }
+func (addressed) Sync(*netlink.Handle, datapath.Node) ([]string, error) { return nil, nil }
+func (addressed) Teardown(*netlink.Handle) error                        { return nil }
+func (f addressed) Objects(p *Pod, _ []Point) (list []object.Object) {
+	for _, a := range p.Addresses {
+		list = append(list, ofAddress{Object: object.Loopback(), address: a, deleted: f.deleted})
+	}
+	return list
+}
+
+type ofAddress struct {
+	object.Addressed
+	object.Object
+	address netip.Addr
+	deleted *[]netip.Addr
+}
+
+func (o ofAddress) Del(*object.Site) error { *o.deleted = append(*o.deleted, o.address); return nil }
+
+// With an address that a pod does not have any more goes all that was made for it, by whomever, while
+// the pod stays.
+func TestSurplusAddresses(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	var deleted []netip.Addr
+	own(n).features = []Feature{addressed{&deleted}}
+	p, q := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
+	n.IP("neigh add 192.168.40.77 lladdr 02:00:00:00:00:01 nud permanent dev " + p.Wiring.HostIfName)
+	p.Spec.Addresses, q.Spec.Addresses = []netip.Addr{p.V4}, []netip.Addr{q.V6}
+	repairs := strings.Join(n.Sync(p, q), "\n")
+	for _, gone := range []netip.Addr{p.V6, q.V4, netip.MustParseAddr("192.168.40.77")} {
+		if !strings.Contains(repairs, gone.String()) || !slices.Contains(deleted, gone) {
+			t.Errorf("%s: repairs\n%s\nthe feature's objects of %v were deleted", gone, repairs, deleted)
+		}
+		have := n.IP("neigh show nud permanent") + n.IP("-6 neigh show nud permanent") + n.IP("route show table 2100") + n.IP("-6 route show table 2100")
+		if strings.Contains(have, gone.String()+" ") {
+			t.Errorf("%s is left:\n%s", gone, have)
+		}
+	}
+	if slices.Contains(deleted, p.V4) || slices.Contains(deleted, q.V6) {
+		t.Errorf("the feature's objects of %v were deleted", deleted)
+	}
+	if repairs := n.Sync(p, q); len(repairs) != 0 {
+		t.Errorf("second Sync repairs %q", repairs)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"terway.dev/terway/internal/datapath/nft"
 	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/routing"
+	"terway.dev/terway/internal/datapath/tracker"
 	"terway.dev/terway/internal/netlinkx"
 	"terway.dev/terway/internal/sysctl"
 )
@@ -103,14 +104,7 @@ func (p *Pod) ByNode() {
 func (p *Pod) NoMAC() { p.HostMAC, p.LinkMAC, p.PodMAC = nil, nil, nil }
 
 // HasIPv6 reports whether the pod has an IPv6 address.
-func (p *Pod) HasIPv6() bool {
-	for _, a := range p.Addresses {
-		if a.Is6() {
-			return true
-		}
-	}
-	return false
-}
+func (p *Pod) HasIPv6() bool { return slices.ContainsFunc(p.Addresses, netip.Addr.Is6) }
 
 func (s nodeState) attached() string {
 	var list []string
@@ -156,30 +150,42 @@ func (n *Node) AddPod(ctx context.Context, want datapath.Node, pod datapath.Pod)
 	if err := validate(pod); err != nil {
 		return datapath.Wiring{}, err
 	}
+	var made datapath.Wiring
+	err := n.forPod(ctx, pod, func(turn *tracker.Pod, site *object.Site) error {
+		state, nodeErr := n.ready(ctx, site.Node, want)
+		p, err := n.describe(state, want, pod)
+		if err != nil {
+			return errors.Join(err, nodeErr)
+		}
+		if nodeErr != nil { // an error of another ENI does not concern this pod
+			n.log.Warn("node is not fully prepared", "error", nodeErr)
+		}
+		if err := n.wire(site, p); err != nil {
+			// Nothing partial stays: the address may be given to another pod.
+			return errors.Join(append([]error{err}, object.Del(site, n.objects(p))...)...)
+		}
+		n.pods.SetWired(turn, p.elements())
+		made = p.answer()
+		return nil
+	})
+	return made, err
+}
+
+// forPod calls f while no other call works on the pod. An error becomes the pod's.
+func (n *Node) forPod(ctx context.Context, pod datapath.Pod, f func(*tracker.Pod, *object.Site) error) error {
 	turn, release := n.pods.Acquire(claims.HostIfName(pod.Sandbox, pod.IfName))
 	defer release()
-
 	h, err := n.host()
 	if err != nil {
-		return datapath.Wiring{}, podError(pod, err)
+		return podError(pod, err)
 	}
 	defer n.giveBack(h)
-	state, nodeErr := n.ready(ctx, h, want)
-	p, err := n.describe(state, want, pod)
-	if err != nil {
-		return datapath.Wiring{}, podError(pod, errors.Join(err, nodeErr))
-	}
-	if nodeErr != nil { // an error of another ENI does not concern this pod
-		n.log.Warn("node is not fully prepared", "error", nodeErr)
-	}
 	site := n.site(ctx, h)
 	defer site.Close()
-	if err := n.wire(site, p); err != nil {
-		// Nothing partial stays: the address may be given to another pod.
-		return datapath.Wiring{}, podError(pod, errors.Join(append([]error{err}, object.Del(site, n.objects(p))...)...))
+	if err := f(turn, site); err != nil {
+		return podError(pod, err)
 	}
-	n.pods.SetWired(turn, p.elements())
-	return p.answer(), nil
+	return nil
 }
 
 // DelPod removes what AddPod made. Missing objects, and a missing namespace, are no error. When it
@@ -190,26 +196,18 @@ func (n *Node) DelPod(ctx context.Context, pod datapath.Pod) error {
 	if pod.Sandbox == "" || pod.IfName == "" {
 		return fmt.Errorf("pod %s/%s: sandbox %q and interface %q must not be empty", pod.Namespace, pod.Name, pod.Sandbox, pod.IfName)
 	}
-	name := claims.HostIfName(pod.Sandbox, pod.IfName)
-	turn, release := n.pods.Acquire(name)
-	defer release()
-	h, err := n.host()
-	if err != nil {
-		return podError(pod, err)
-	}
-	defer n.giveBack(h)
-	n.pods.SetDeleted(turn)
-	site := n.site(ctx, h)
-	if len(pod.Addresses) == 0 {
-		if pod.Addresses, err = n.addressesOf(site, name); err != nil {
-			return podError(pod, err)
+	return n.forPod(ctx, pod, func(turn *tracker.Pod, site *object.Site) error {
+		n.pods.SetDeleted(turn)
+		if len(pod.Addresses) == 0 {
+			view, err := n.look(ctx, site.Node)
+			if err != nil {
+				return err
+			}
+			pod.Addresses = view.Addresses(claims.HostIfName(pod.Sandbox, pod.IfName))
 		}
-	}
-	p, _ := n.describe(n.state(), datapath.Node{}, pod) // what no longer exists need not be known
-	if err := errors.Join(object.Del(site, n.objects(p))...); err != nil {
-		return podError(pod, err)
-	}
-	return nil
+		p, _ := n.describe(n.state(), datapath.Node{}, pod) // what no longer exists need not be known
+		return errors.Join(object.Del(site, n.objects(p))...)
+	})
 }
 
 func podError(pod datapath.Pod, err error) error {
@@ -271,35 +269,4 @@ func (n *Node) enterPod(path string) (*netlinkx.Namespace, error) {
 		return nil, err
 	}
 	return ns, nil
-}
-
-// Endpoint is a wired pod as programs need it.
-type Endpoint struct {
-	// Device and Index are the node's end of the pod's devices; the index is 0 if it is gone.
-	Device string
-	Index  int
-	// MTU in bytes.
-	MTU int
-	// HostMAC and PodMAC are nil if the devices have none.
-	HostMAC, PodMAC net.HardwareAddr
-	Addresses       []netip.Addr
-	// ENI is zero if the pod's ENI is not attached.
-	ENI routing.ENI
-}
-
-// Endpoint describes the pod by its devices on the node now.
-func (p *Pod) Endpoint(s *object.Site) (Endpoint, error) {
-	at := Endpoint{
-		Device: p.Host.Name, HostMAC: p.HostMAC, PodMAC: p.PodMAC,
-		Addresses: p.Addresses, ENI: p.ENI, MTU: p.MTU,
-	}
-	link, err := s.Link(p.Host)
-	if err != nil || link == nil {
-		return at, err
-	}
-	at.Index = link.Attrs().Index
-	if at.MTU == 0 {
-		at.MTU = link.Attrs().MTU
-	}
-	return at, nil
 }

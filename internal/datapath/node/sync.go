@@ -79,7 +79,12 @@ func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod
 			errs = append(errs, podError(s.desired[name].pod, err))
 		}
 	}
-	errs = append(errs, s.prune(ctx)...)
+	for _, name := range s.leftovers() {
+		if err := s.removeLeftover(ctx, name); err != nil {
+			// It belongs to no pod, and does not stop the node from serving others.
+			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("what is left of a deleted pod, device %s, cannot be removed: %v; the next repair tries again", name, err)})
+		}
+	}
 	return s.repairs, errors.Join(errs...)
 }
 
@@ -139,14 +144,15 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	site := n.site(ctx, s.h)
 	site.View = s.view
 	defer site.Close()
+	surplus := s.removeSurplus(site, d)
 	var err error
 	if site.Pod, err = n.enterPod(d.pod.NetNS); err != nil && !netlinkx.Gone(err) {
-		return errors.Join(d.err, err)
+		return errors.Join(surplus, d.err, err)
 	}
 	if s.view.ByName[name] == nil && (site.Pod == nil || d.err != nil) {
 		// The agent cleans up after a dead sandbox. A pod that has to be recreated needs its ENI
 		// for that.
-		return d.err
+		return errors.Join(surplus, d.err)
 	}
 	problems, first, errs := s.compare(site, d)
 	if len(problems) > 0 {
@@ -165,7 +171,22 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 	if len(errs) == 0 {
 		n.pods.Repaired(turn, d.p.elements())
 	}
-	return errors.Join(append(errs, d.err)...)
+	return errors.Join(append(errs, surplus, d.err)...)
+}
+
+// removeSurplus removes what leads to a pod by addresses that it does not have (any more).
+func (s *syncing) removeSurplus(site *object.Site, d *desired) error {
+	surplus := slices.DeleteFunc(s.view.Addresses(d.p.Host.Name), func(a netip.Addr) bool { return slices.Contains(d.pod.Addresses, a) })
+	if len(surplus) == 0 {
+		return nil
+	}
+	other := *d.p
+	other.Addresses = surplus
+	if err := errors.Join(object.Del(site, object.WithAddresses(s.n.objects(&other)))...); err != nil {
+		return err
+	}
+	s.repaired("pod %s/%s: removed addresses %v that are not its own", d.pod.Namespace, d.pod.Name, surplus)
+	return nil
 }
 
 // compare checks each object of a pod. problems are keyed by the object's index in the list, first
@@ -189,23 +210,6 @@ func (s *syncing) compare(site *object.Site, d *desired) (problems map[int]strin
 	}
 	d.objects = known
 	return problems, first, errs
-}
-
-// prune removes what belongs to no desired pod.
-func (s *syncing) prune(ctx context.Context) []error {
-	var errs []error
-	for _, name := range s.leftovers() {
-		if err := s.removeLeftover(ctx, name); err != nil {
-			// It belongs to no pod, and does not stop the node from serving others.
-			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("what is left of a deleted pod, device %s, cannot be removed: %v; the next repair tries again", name, err)})
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.desired)) {
-		if err := s.removeSurplus(ctx, name); err != nil {
-			errs = append(errs, podError(s.desired[name].pod, err))
-		}
-	}
-	return errs
 }
 
 // leftovers returns the names of devices that appear in our objects and that no desired pod has.
@@ -238,7 +242,7 @@ func (s *syncing) removeLeftover(ctx context.Context, name string) error {
 	if !n.pods.MayRemove(turn, s.began[name]) {
 		return nil
 	}
-	if err := n.removeUnknown(n.site(ctx, s.h), name); err != nil {
+	if err := n.removeUnknown(n.site(ctx, s.h), s.view, name); err != nil {
 		return err
 	}
 	n.pods.Removed(turn)
@@ -251,56 +255,6 @@ func (s *syncing) removeLeftover(ctx context.Context, name string) error {
 }
 
 // removeUnknown deletes a pod of which only the device is known, or objects with its name.
-func (n *Node) removeUnknown(site *object.Site, name string) error {
-	addresses, err := n.addressesOf(site, name)
-	if err != nil {
-		return err
-	}
-	return errors.Join(object.Del(site, n.objects(n.bare(name, addresses)))...)
-}
-
-// removeSurplus removes what leads to a desired pod by addresses that it does not have (any more).
-func (s *syncing) removeSurplus(ctx context.Context, name string) error {
-	n, d := s.n, s.desired[name]
-	pod := d.pod
-	if pod.State != datapath.Wired {
-		return nil
-	}
-	turn, release := n.pods.Acquire(name)
-	defer release()
-	if !n.pods.MayRepair(turn, s.began[name]) {
-		return nil
-	}
-	var surplus []netip.Addr
-	seen := map[netip.Addr]bool{}
-	add := func(a netip.Addr) {
-		if !slices.Contains(pod.Addresses, a) && !seen[a] {
-			seen[a] = true
-			surplus = append(surplus, a)
-		}
-	}
-	link := s.view.ByName[name]
-	for a, routes := range s.view.Pods {
-		for _, r := range routes {
-			if link != nil && r.LinkIndex == link.Attrs().Index {
-				add(a)
-			}
-		}
-	}
-	for k := range s.view.Elements {
-		if k.Device == name {
-			add(k.Addr)
-		}
-	}
-	if len(surplus) == 0 {
-		return nil
-	}
-	slices.SortFunc(surplus, netip.Addr.Compare)
-	other := *d.p
-	other.Addresses = surplus
-	if err := errors.Join(object.Del(n.site(ctx, s.h), slices.Concat(reach(&other), other.kind.Objects(&other).Reach))...); err != nil {
-		return err
-	}
-	s.repaired("pod %s/%s: removed addresses %v that are not its own", pod.Namespace, pod.Name, surplus)
-	return nil
+func (n *Node) removeUnknown(site *object.Site, v *object.View, name string) error {
+	return errors.Join(object.Del(site, n.objects(n.bare(name, v.Addresses(name))))...)
 }

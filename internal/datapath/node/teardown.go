@@ -8,8 +8,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"terway.dev/terway/internal/datapath/linkkind"
-	"terway.dev/terway/internal/datapath/routing"
-	"terway.dev/terway/internal/netlinkx"
+	"terway.dev/terway/internal/datapath/object"
 )
 
 // Teardown removes everything from the node; only DelPod moves an ENI out of a pod. Forwarding
@@ -22,19 +21,15 @@ func (n *Node) Teardown(ctx context.Context) error {
 		return err
 	}
 	defer n.giveBack(h)
-	links, err := netlinkx.List(ctx, "devices", h.LinkList)
+	view, err := n.look(ctx, h)
 	if err != nil {
 		return err
 	}
-	routes, err := routing.OwnRoutes(ctx, h)
-	if err != nil {
-		return err
-	}
-	return errors.Join(n.removePods(ctx, h, links), n.teardown(ctx, h, links, routes), n.reaper.Wait(ctx))
+	return errors.Join(n.removePods(ctx, h, view), n.teardown(ctx, h, view), n.reaper.Wait(ctx))
 }
 
 // teardown removes the node-wide objects.
-func (n *Node) teardown(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route) error {
+func (n *Node) teardown(ctx context.Context, h *netlink.Handle, v *object.View) error {
 	n.nodeMu.Lock()
 	defer n.nodeMu.Unlock()
 	var errs []error
@@ -42,18 +37,18 @@ func (n *Node) teardown(ctx context.Context, h *netlink.Handle, links []netlink.
 		errs = append(errs, f.Teardown(h))
 	}
 	for _, k := range n.kinds {
-		errs = append(errs, k.Teardown(h, links))
+		errs = append(errs, k.Teardown(h, v.Links))
 	}
 	last := n.state()
 	n.setState(nodeState{})
-	errs = append(errs, n.routing.Teardown(ctx, h, links, routes, last.enis), n.tables.Delete(), n.firewall.Remove())
+	errs = append(errs, n.routing.Teardown(ctx, h, v.Links, v.Routes, last.enis), n.tables.Delete(), n.firewall.Remove())
 	return errors.Join(errs...)
 }
 
 // removePods puts every pod's device out of use, whoever made it.
-func (n *Node) removePods(ctx context.Context, h *netlink.Handle, links []netlink.Link) error {
+func (n *Node) removePods(ctx context.Context, h *netlink.Handle, v *object.View) error {
 	var names []string
-	for _, l := range links {
+	for _, l := range v.Links {
 		if linkkind.IsPodDevice(l) {
 			names = append(names, l.Attrs().Name)
 		}
@@ -63,7 +58,7 @@ func (n *Node) removePods(ctx context.Context, h *netlink.Handle, links []netlin
 	for _, name := range names {
 		turn, release := n.pods.Acquire(name)
 		n.pods.Removed(turn)
-		errs = append(errs, n.removeUnknown(n.site(ctx, h), name))
+		errs = append(errs, n.removeUnknown(n.site(ctx, h), v, name))
 		release()
 	}
 	return errors.Join(errs...)

@@ -1,13 +1,13 @@
 package object
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"go4.org/netipx"
 	"golang.org/x/sys/unix"
 
@@ -24,7 +24,6 @@ type Sysctl struct {
 	sysctl.Setting
 }
 
-// Name implements Object.
 func (o Sysctl) Name() string { return "sysctl net/" + o.Path }
 
 // Have implements Object; View.ReadSysctls has read the value.
@@ -42,7 +41,6 @@ func (o Sysctl) Have(s *Site) (string, error) {
 	return fmt.Sprintf("sysctl net/%s is not %s", o.Path, o.Value), nil
 }
 
-// Put implements Object.
 func (o Sysctl) Put(s *Site) error {
 	_, err := writeSysctls(s, []Object{o})
 	return err
@@ -91,27 +89,21 @@ type Settings struct {
 	Conf []sysctl.Setting
 }
 
-// Name implements Object.
 func (o Settings) Name() string { return o.String() }
 
-// Have implements Object.
 func (o Settings) Have(s *Site) (string, error) {
 	link, err := s.Link(o.Device)
 	if err != nil || link == nil {
 		return "", err // the object that makes the device reports it
 	}
-	at := link.Attrs()
-	switch {
-	case o.Group != 0 && at.Group != o.Group:
-		return fmt.Sprintf("%s is in group %#x instead of %#x", o, at.Group, o.Group), nil
-	case o.MAC != nil && at.HardwareAddr.String() != o.MAC.String():
-		return fmt.Sprintf("%s has MAC %s instead of %s", o, at.HardwareAddr, o.MAC), nil
-	case o.MTU != 0 && at.MTU != o.MTU:
-		return fmt.Sprintf("%s has MTU %d instead of %d", o, at.MTU, o.MTU), nil
-	case at.Flags&net.FlagUp == 0:
-		return fmt.Sprintf("%s is down", o), nil
-	case o.NoARP && at.RawFlags&unix.IFF_NOARP == 0:
-		return fmt.Sprintf("%s answers ARP", o), nil
+	changes, err := o.changes(link.Attrs())
+	if err != nil {
+		return "", err
+	}
+	for _, c := range changes {
+		if c.wrong != "" {
+			return fmt.Sprintf("%s %s", o, c.wrong), nil
+		}
 	}
 	for _, c := range o.Conf {
 		if problem, err := (Sysctl{InPod: o.InPod, Setting: c}).Have(s); err != nil || problem != "" {
@@ -121,183 +113,148 @@ func (o Settings) Have(s *Site) (string, error) {
 	return "", nil
 }
 
-// Put implements Object.
-func (o Settings) Put(s *Site) error { return put(s, o) }
-
-// Loopback is lo of the pod, up. The pod may set it down again.
-type Loopback struct{ stays }
-
-// Name implements Object.
-func (Loopback) Name() string { return "lo of the pod" }
-
-// Have implements Object.
-func (Loopback) Have(*Site) (string, error) { return "", nil }
-
-// Put implements Object.
-func (o Loopback) Put(s *Site) error { return put(s, o) }
-
-// PodRoute is the host route to a pod in the table of local pods.
-type PodRoute struct {
-	On      Device
-	Address netip.Addr
-	// Source is the node's address that local processes use, if any.
-	Source netip.Addr
+func (o Settings) Put(s *Site) error {
+	_, err := send(s, []Object{o})
+	return err
 }
 
-// Name implements Object.
-func (o PodRoute) Name() string {
-	return fmt.Sprintf("route to %s dev %s in table %d", o.Address, o.On.Name, claims.TableLocal)
+// Loopback returns lo of the pod, up. The pod may set it down again.
+func Loopback() Object {
+	return requested{
+		on: Device{Name: "lo", InPod: true}, name: "lo of the pod", sets: up.what,
+		have:    func(*Site, int) (bool, error) { return true, nil },
+		request: func(index int) *nl.NetlinkRequest { return linkRequest(index, []change{up}) },
+	}
 }
 
-func (o PodRoute) route(index int) *netlink.Route {
-	r := &netlink.Route{
-		Family: netlinkx.Family(o.Address), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
-		LinkIndex: index, Dst: netipx.AddrIPNet(o.Address),
+// PodRoute returns the host route to a pod's address in the table of local pods. Source is the
+// node's address that local processes use, if any. It is deleted by address and device: the address
+// may already be another pod's, whose route must stay.
+func PodRoute(on Device, a, source netip.Addr) Object {
+	to, scope := netip.PrefixFrom(a, a.BitLen()), uint8(unix.RT_SCOPE_UNIVERSE)
+	if a.Is4() {
+		scope = unix.RT_SCOPE_LINK
 	}
-	if o.Address.Is4() {
-		r.Scope = unix.RT_SCOPE_LINK
+	return requested{
+		on: on, name: fmt.Sprintf("route to %s dev %s in table %d", a, on.Name, claims.TableLocal), sets: sourceText(source),
+		have: func(s *Site, index int) (bool, error) {
+			return index != 0 && slices.ContainsFunc(s.View.Pods[a], func(r netlink.Route) bool {
+				return r.LinkIndex == index && (!source.IsValid() || netlinkx.Addr(r.Src) == source)
+			}), nil
+		},
+		request: func(index int) *nl.NetlinkRequest {
+			return routeRequest(to, netip.Addr{}, source, index, claims.TableLocal, claims.Protocol, scope, 0)
+		},
+		del: func(s *Site, index int) error {
+			return s.Node.RouteDel(&netlink.Route{
+				Family: netlinkx.Family(a), Table: claims.TableLocal, Protocol: claims.Protocol, Type: unix.RTN_UNICAST,
+				Scope: netlink.Scope(scope), LinkIndex: index, Dst: netipx.PrefixIPNet(to),
+			})
+		},
 	}
-	return r
 }
 
-// Have implements Object.
-func (o PodRoute) Have(s *Site) (string, error) {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return "", err
+// Route returns a route in the pod's main table, by a device of the pod. Source may be left out.
+func Route(on Device, to netip.Prefix, via, source netip.Addr) Object {
+	what := "default route"
+	if to.Bits() != 0 {
+		what = "route to " + to.String()
 	}
-	if index != 0 && slices.ContainsFunc(s.View.Pods[o.Address], func(r netlink.Route) bool {
-		return r.LinkIndex == index && (!o.Source.IsValid() || netlinkx.Addr(r.Src) == o.Source)
-	}) {
-		return "", nil
+	want := netlink.Route{Dst: netipx.PrefixIPNet(to)}
+	return requested{
+		on: on, name: fmt.Sprintf("%s via %s of the pod", what, via), sets: sourceText(source),
+		have: func(s *Site, index int) (bool, error) {
+			routes, err := inPod(s, "routes", index, netlinkx.Family(via), (*netlink.Handle).RouteList)
+			return index == 0 || slices.ContainsFunc(routes, func(r netlink.Route) bool {
+				return netlinkx.SameDst(r, want) && r.Type == unix.RTN_UNICAST && netlinkx.Addr(r.Gw) == via
+			}), err
+		},
+		request: func(index int) *nl.NetlinkRequest {
+			return routeRequest(to, via, source, index, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, uint32(netlink.FLAG_ONLINK))
+		},
 	}
-	return o.Name() + " is missing", nil
 }
 
-// Put implements Object.
-func (o PodRoute) Put(s *Site) error { return put(s, o) }
-
-// Del implements Object. It includes the device: the address may already be another pod's, whose
-// route must stay.
-func (o PodRoute) Del(s *Site) error {
-	index, err := s.Index(o.On)
-	if err != nil || index == 0 {
-		return err
+// Neighbour returns a permanent neighbour: it needs no ARP or ND. It is deleted on the node, where a
+// device may stay without it.
+func Neighbour(on Device, a netip.Addr, mac net.HardwareAddr) Object {
+	o := requested{
+		on: on, name: fmt.Sprintf("neighbour %s dev %s", a, on.Name), sets: "MAC " + mac.String(),
+		have: func(s *Site, index int) (bool, error) {
+			return index == 0 || s.View.neighs[neighKey{index, a}].String() == mac.String(), nil
+		},
+		request: func(index int) *nl.NetlinkRequest {
+			msg := &netlink.Ndmsg{Family: uint8(netlinkx.Family(a)), Index: uint32(index), State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST}
+			return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
+				nl.NewRtAttr(unix.NDA_DST, a.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, mac))
+		},
+		del: func(s *Site, index int) error {
+			return s.Node.NeighDel(&netlink.Neigh{Family: netlinkx.Family(a), LinkIndex: index, IP: a.AsSlice()})
+		},
 	}
-	if err := s.Node.RouteDel(o.route(index)); err != nil && !netlinkx.Gone(err) {
-		return fmt.Errorf("remove: %w", err)
-	}
-	return nil
-}
-
-// Route is a route in the pod's main table, by a device of the pod.
-type Route struct {
-	stays
-	On  Device
-	To  netip.Prefix
-	Via netip.Addr
-	// Source may be left out.
-	Source netip.Addr
-}
-
-// Name implements Object.
-func (o Route) Name() string {
-	to := "default route"
-	if o.To.Bits() != 0 {
-		to = "route to " + o.To.String()
-	}
-	return fmt.Sprintf("%s via %s of the pod", to, o.Via)
-}
-
-// Have implements Object.
-func (o Route) Have(s *Site) (string, error) {
-	link, err := s.Link(o.On)
-	if err != nil || link == nil {
-		return "", err
-	}
-	routes, err := s.routes(link, netlinkx.Family(o.Via))
-	if err != nil {
-		return "", err
-	}
-	want := netlink.Route{Dst: netipx.PrefixIPNet(o.To)}
-	if slices.ContainsFunc(routes, func(r netlink.Route) bool {
-		return netlinkx.SameDst(r, want) && r.Type == unix.RTN_UNICAST && netlinkx.Addr(r.Gw) == o.Via
-	}) {
-		return "", nil
-	}
-	return o.Name() + " is missing", nil
-}
-
-// Put implements Object.
-func (o Route) Put(s *Site) error { return put(s, o) }
-
-// Neighbour is a permanent neighbour: it needs no ARP or ND.
-type Neighbour struct {
-	stays
-	On      Device
-	Address netip.Addr
-	MAC     net.HardwareAddr
-}
-
-// Name implements Object.
-func (o Neighbour) Name() string {
-	if o.On.InPod {
-		return fmt.Sprintf("neighbour %s of the pod", o.Address)
-	}
-	return fmt.Sprintf("neighbour %s dev %s", o.Address, o.On.Name)
-}
-
-// Have implements Object.
-func (o Neighbour) Have(s *Site) (string, error) {
-	index, err := s.Index(o.On)
-	if err != nil || index == 0 {
-		return "", err
-	}
-	n, ok, err := s.neighbour(o.On, index, o.Address)
-	if err != nil || ok && n.HardwareAddr.String() == o.MAC.String() {
-		return "", err
-	}
-	return o.Name() + " is missing", nil
-}
-
-// Put implements Object.
-func (o Neighbour) Put(s *Site) error { return put(s, o) }
-
-// Address is an address of the pod.
-type Address struct {
-	stays
-	On      Device
-	Address netip.Addr
-	// Vacate removes it from another device that has it, for kernels' device types that allow an
-	// address on only one device; it may be nil.
-	Vacate func(netip.Addr) error
-}
-
-// Name implements Object.
-func (o Address) Name() string {
-	return fmt.Sprintf("address %s of the pod's %s", o.Address, o.On.Name)
-}
-
-// Have implements Object.
-func (o Address) Have(s *Site) (string, error) {
-	link, err := s.Link(o.On)
-	if err != nil || link == nil {
-		return "", err
-	}
-	addrs, err := s.addresses(link, netlinkx.Family(o.Address))
-	if err != nil || slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return netlinkx.Addr(x.IP) == o.Address }) {
-		return "", err
-	}
-	return o.Name() + " is missing", nil
-}
-
-// Put implements Object.
-func (o Address) Put(s *Site) error {
-	err := put(s, o)
-	if o.Vacate != nil && errors.Is(err, unix.EADDRINUSE) {
-		if err = o.Vacate(o.Address); err == nil {
-			err = put(s, o)
+	if on.InPod {
+		o.name, o.del = fmt.Sprintf("neighbour %s of the pod", a), nil
+		o.have = func(s *Site, index int) (bool, error) {
+			list, err := inPod(s, "neighbours", index, netlinkx.Family(a), func(h *netlink.Handle, link netlink.Link, family int) ([]netlink.Neigh, error) {
+				return h.NeighList(link.Attrs().Index, family)
+			})
+			return index == 0 || slices.ContainsFunc(list, func(n netlink.Neigh) bool {
+				return n.State&netlink.NUD_PERMANENT != 0 && netlinkx.Addr(n.IP) == a && n.HardwareAddr.String() == mac.String()
+			}), err
 		}
 	}
-	return err
+	return o
+}
+
+// Address returns an address of the pod. vacate removes it from another device that has it, for
+// kernels' device types that allow an address on only one device; it may be nil.
+func Address(on Device, a netip.Addr, vacate func(netip.Addr) error) Object {
+	o := requested{
+		on: on, name: fmt.Sprintf("address %s of the pod's %s", a, on.Name),
+		have: func(s *Site, index int) (bool, error) {
+			addrs, err := inPod(s, "addresses", index, netlinkx.Family(a), (*netlink.Handle).AddrList)
+			return index == 0 || slices.ContainsFunc(addrs, func(x netlink.Addr) bool { return netlinkx.Addr(x.IP) == a }), err
+		},
+		request: func(index int) *nl.NetlinkRequest {
+			msg := nl.NewIfAddrmsg(netlinkx.Family(a))
+			msg.Index, msg.Prefixlen = uint32(index), uint8(a.BitLen())
+			// It is usable at once: no other host can have it, so duplicate address detection, which
+			// takes seconds, is not needed.
+			if a.Is6() {
+				msg.IfAddrmsg.Flags |= unix.IFA_F_NODAD
+			}
+			return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
+				nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
+		},
+	}
+	if vacate != nil {
+		o.vacate = func() error { return vacate(a) }
+	}
+	return o
+}
+
+func sourceText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return "source address " + a.String()
+}
+
+// routeRequest returns a request that replaces a route. An invalid address is left out.
+func routeRequest(to netip.Prefix, via, source netip.Addr, index, table int, protocol, scope uint8, flags uint32) *nl.NetlinkRequest {
+	msg := nl.NewRtMsg()
+	msg.Family, msg.Dst_len, msg.Protocol, msg.Scope, msg.Type, msg.Flags = uint8(netlinkx.Family(to.Addr())), uint8(to.Bits()), protocol, scope, unix.RTN_UNICAST, flags
+	msg.Table = unix.RT_TABLE_UNSPEC
+	parts := []nl.NetlinkRequestData{msg,
+		nl.NewRtAttr(unix.RTA_DST, to.Addr().AsSlice()),
+		nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(table))),
+		nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))),
+	}
+	if via.IsValid() {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_GATEWAY, via.AsSlice()))
+	}
+	if source.IsValid() {
+		parts = append(parts, nl.NewRtAttr(unix.RTA_PREFSRC, source.AsSlice()))
+	}
+	return request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
 }

@@ -10,11 +10,11 @@ package object
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
-	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -35,6 +35,21 @@ type Object interface {
 type Slow interface {
 	Object
 	Slow()
+}
+
+// Addressed is embedded by objects that have their pod's addresses in them: they are also deleted for
+// an address that a pod does not have any more, while the pod stays.
+type Addressed struct{}
+
+// HasAddresses marks the object.
+func (Addressed) HasAddresses() {}
+
+// WithAddresses returns those of a list that embed Addressed.
+func WithAddresses(list []Object) []Object {
+	return slices.DeleteFunc(list, func(o Object) bool {
+		_, is := o.(interface{ HasAddresses() })
+		return !is
+	})
 }
 
 // Device is one of a pod's devices, on the node or in the pod.
@@ -70,7 +85,7 @@ type Site struct {
 	NodeBatch func() (*netlinkx.Batch, error)
 
 	links  map[Device]netlink.Link
-	inside map[int]*inside
+	listed map[listKey]any
 }
 
 // Handle returns the socket in a device's namespace, or nil.
@@ -115,6 +130,9 @@ func (s *Site) Link(d Device) (netlink.Link, error) {
 
 // Index returns a device's index, 0 if there is none.
 func (s *Site) Index(d Device) (int, error) {
+	if d.Name == "lo" {
+		return 1, nil // in each namespace
+	}
 	l, err := s.Link(d)
 	if err != nil || l == nil {
 		return 0, err
@@ -132,19 +150,6 @@ func Find(h *netlink.Handle, name string) (netlink.Link, error) {
 		return nil, fmt.Errorf("look up device %s: %w", name, err)
 	}
 	return l, nil
-}
-
-// OpenNode opens the node's namespace, for callers that need a file.
-func (s *Site) OpenNode() (netns.NsHandle, error) {
-	var ns netns.NsHandle
-	err := kernel.InNS(s.NodeNS, func() (err error) {
-		ns, err = netns.Get()
-		return err
-	})
-	if err != nil {
-		return ns, fmt.Errorf("open the node's network namespace: %w", err)
-	}
-	return ns, nil
 }
 
 // Close closes the pod's namespace.

@@ -1,14 +1,12 @@
 package object
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
-	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/netlinkx"
 )
 
@@ -18,10 +16,72 @@ type requester interface {
 	Object
 	// at returns its device.
 	at() Device
-	// request returns nil if the object is already right.
-	request(*Site) (*nl.NetlinkRequest, error)
-	// wants returns what the request sets beside what the name says, for errors; or "".
-	wants() string
+	// message returns nil if the object is already right.
+	message(*Site) (*nl.NetlinkRequest, error)
+}
+
+// requested is a requester at a device, which goes with the device unless it can be deleted before.
+type requested struct {
+	Addressed
+	on   Device
+	name string
+	// sets is what the request sets beside what the name says, for errors; or "".
+	sets string
+	// have reports whether the object exists; the index is 0 if the device does not, which the
+	// object that makes it reports.
+	have    func(s *Site, index int) (bool, error)
+	request func(index int) *nl.NetlinkRequest
+	// del deletes it while the device exists; may be nil.
+	del func(s *Site, index int) error
+	// vacate makes room after the kernel's answer that the address is in use; may be nil.
+	vacate func() error
+}
+
+func (o requested) Name() string { return o.name }
+
+func (o requested) Have(s *Site) (string, error) {
+	index, err := s.Index(o.on)
+	if err != nil {
+		return "", err
+	}
+	if has, err := o.have(s, index); err != nil || has {
+		return "", err
+	}
+	return o.name + " is missing", nil
+}
+
+func (o requested) Put(s *Site) error {
+	_, err := send(s, []Object{o})
+	if o.vacate != nil && errors.Is(err, unix.EADDRINUSE) {
+		if err = o.vacate(); err == nil {
+			_, err = send(s, []Object{o})
+		}
+	}
+	return err
+}
+
+func (o requested) Del(s *Site) error {
+	if o.del == nil {
+		return nil
+	}
+	index, err := s.Index(o.on)
+	if err != nil || index == 0 {
+		return err
+	}
+	if err := o.del(s, index); err != nil && !netlinkx.Gone(err) {
+		return fmt.Errorf("remove: %w", err)
+	}
+	return nil
+}
+
+func (o requested) at() Device { return o.on }
+
+func (o requested) message(s *Site) (*nl.NetlinkRequest, error) {
+	index, err := s.Index(o.on)
+	if err != nil {
+		return nil, err
+	}
+	return o.request(index), nil
 }
 
 // together returns how many objects at the beginning of a list are put by one message; 0 if the
@@ -33,7 +93,7 @@ func together(list []Object) (n int) {
 		if !ok || n > 0 && r.at().InPod != inPod {
 			break
 		}
-		if a, ok := list[n].(Address); ok && a.Vacate != nil {
+		if o, ok := r.(requested); ok && o.vacate != nil {
 			break // it may need a second attempt
 		}
 		inPod = r.at().InPod
@@ -51,7 +111,7 @@ func send(s *Site, list []Object) (done int, err error) {
 	var all []*nl.NetlinkRequest
 	var of []int // which object a request belongs to
 	for i, o := range list {
-		r, err := o.(requester).request(s)
+		r, err := o.(requester).message(s)
 		if err != nil {
 			return 0, named(o, err)
 		}
@@ -74,15 +134,17 @@ func send(s *Site, list []Object) (done int, err error) {
 		if err == nil {
 			continue
 		}
-		o := list[of[i]]
-		if settings, ok := o.(Settings); ok {
-			if err = settings.oneByOne(s, b); err == nil {
+		switch o := list[of[i]].(type) {
+		case Settings:
+			if err = o.oneByOne(s, b); err == nil {
 				return of[i] + 1, nil // later requests may have failed because of it
 			}
-		} else if wants := o.(requester).wants(); wants != "" {
-			err = fmt.Errorf("set %s: %w", wants, err)
+		case requested:
+			if o.sets != "" {
+				err = fmt.Errorf("set %s: %w", o.sets, err)
+			}
 		}
-		return of[i], named(o, err)
+		return of[i], named(list[of[i]], err)
 	}
 	return len(list), nil
 }
@@ -96,12 +158,6 @@ func (s *Site) Batch(d Device) (*netlinkx.Batch, error) {
 	return s.Pod.Batch()
 }
 
-// put is the Put of a requester.
-func put(s *Site, o requester) error {
-	_, err := send(s, []Object{o})
-	return err
-}
-
 func request(kind, flags int, parts ...nl.NetlinkRequestData) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(kind, flags)
 	for _, p := range parts {
@@ -109,99 +165,3 @@ func request(kind, flags int, parts ...nl.NetlinkRequestData) *nl.NetlinkRequest
 	}
 	return r
 }
-
-func (Loopback) at() Device { return Device{Name: "lo", InPod: true} }
-
-func (Loopback) request(*Site) (*nl.NetlinkRequest, error) {
-	return linkRequest(1, []change{up}), nil
-}
-
-func (Loopback) wants() string { return up.what }
-
-func (o PodRoute) at() Device { return o.On }
-
-func (o PodRoute) request(s *Site) (*nl.NetlinkRequest, error) {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return nil, err
-	}
-	scope := uint8(unix.RT_SCOPE_UNIVERSE)
-	if o.Address.Is4() {
-		scope = unix.RT_SCOPE_LINK
-	}
-	return routeRequest(netip.PrefixFrom(o.Address, o.Address.BitLen()), netip.Addr{}, o.Source, index, claims.TableLocal, claims.Protocol, scope, 0), nil
-}
-
-func (o PodRoute) wants() string { return sourceText(o.Source) }
-
-func (o Route) at() Device { return o.On }
-
-func (o Route) request(s *Site) (*nl.NetlinkRequest, error) {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return nil, err
-	}
-	return routeRequest(o.To, o.Via, o.Source, index, unix.RT_TABLE_MAIN, unix.RTPROT_BOOT, unix.RT_SCOPE_UNIVERSE, uint32(netlink.FLAG_ONLINK)), nil
-}
-
-func (o Route) wants() string { return sourceText(o.Source) }
-
-func sourceText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return "source address " + a.String()
-}
-
-// routeRequest returns a request that replaces a route. An invalid address is left out.
-func routeRequest(to netip.Prefix, via, source netip.Addr, index, table int, protocol, scope uint8, flags uint32) *nl.NetlinkRequest {
-	msg := nl.NewRtMsg()
-	msg.Family, msg.Dst_len, msg.Protocol, msg.Scope, msg.Type, msg.Flags = uint8(netlinkx.Family(to.Addr())), uint8(to.Bits()), protocol, scope, unix.RTN_UNICAST, flags
-	msg.Table = unix.RT_TABLE_UNSPEC
-	parts := []nl.NetlinkRequestData{msg,
-		nl.NewRtAttr(unix.RTA_DST, to.Addr().AsSlice()),
-		nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(table))),
-		nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(index))),
-	}
-	if via.IsValid() {
-		parts = append(parts, nl.NewRtAttr(unix.RTA_GATEWAY, via.AsSlice()))
-	}
-	if source.IsValid() {
-		parts = append(parts, nl.NewRtAttr(unix.RTA_PREFSRC, source.AsSlice()))
-	}
-	return request(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, parts...)
-}
-
-func (o Neighbour) at() Device { return o.On }
-
-func (o Neighbour) request(s *Site) (*nl.NetlinkRequest, error) {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return nil, err
-	}
-	msg := &netlink.Ndmsg{Family: uint8(netlinkx.Family(o.Address)), Index: uint32(index), State: netlink.NUD_PERMANENT, Type: unix.RTN_UNICAST}
-	return request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
-		nl.NewRtAttr(unix.NDA_DST, o.Address.AsSlice()), nl.NewRtAttr(unix.NDA_LLADDR, o.MAC)), nil
-}
-
-func (o Neighbour) wants() string { return "MAC " + o.MAC.String() }
-
-func (o Address) at() Device { return o.On }
-
-func (o Address) request(s *Site) (*nl.NetlinkRequest, error) {
-	index, err := s.Index(o.On)
-	if err != nil {
-		return nil, err
-	}
-	msg := nl.NewIfAddrmsg(netlinkx.Family(o.Address))
-	msg.Index, msg.Prefixlen = uint32(index), uint8(o.Address.BitLen())
-	// It is usable at once: no other host can have it, so duplicate address detection, which takes
-	// seconds, is not needed.
-	if o.Address.Is6() {
-		msg.IfAddrmsg.Flags |= unix.IFA_F_NODAD
-	}
-	return request(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, msg,
-		nl.NewRtAttr(unix.IFA_LOCAL, o.Address.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, o.Address.AsSlice())), nil
-}
-
-func (o Address) wants() string { return "" }

@@ -21,36 +21,36 @@ var devconf = map[string]int{"forwarding": 1, "rp_filter": 8, "accept_local": 23
 // change is one setting of a device: an attribute of RTM_SETLINK, a flag (IFF_…) to set, or a
 // number of devconf with a value.
 type change struct {
-	// what names the setting and its value, for people.
-	what  string
+	// what names the setting and its value, wrong says what is wrong without it, "" if nothing that
+	// needs a repair.
+	what, wrong string
+
 	attr  *nl.RtAttr
 	flag  uint32
 	conf  int
 	value uint32
 }
 
-var up = change{what: "it up", flag: unix.IFF_UP}
+var up = change{what: "it up", wrong: "is down", flag: unix.IFF_UP}
 
 // changes returns the differences to the device's settings. Conf, which netlink does not show, is
 // always requested: the device may be newer than the view.
 func (o Settings) changes(have *netlink.LinkAttrs) (list []change, err error) {
-	attr := func(kind int, data []byte, format string, value any) {
-		list = append(list, change{what: fmt.Sprintf(format, value), attr: nl.NewRtAttr(kind, data)})
+	attr := func(differs bool, kind int, data []byte, name, format string, is, want any) {
+		if differs {
+			value := fmt.Sprintf(format, want)
+			wrong := fmt.Sprintf("has %s "+format+" instead of %s", name, is, value)
+			list = append(list, change{what: name + " " + value, wrong: wrong, attr: nl.NewRtAttr(kind, data)})
+		}
 	}
-	if o.MAC != nil && have.HardwareAddr.String() != o.MAC.String() {
-		attr(unix.IFLA_ADDRESS, o.MAC, "MAC %s", o.MAC)
-	}
-	if o.MTU != 0 && have.MTU != o.MTU {
-		attr(unix.IFLA_MTU, nl.Uint32Attr(uint32(o.MTU)), "MTU %d", o.MTU)
-	}
-	if o.Group != 0 && have.Group != o.Group {
-		attr(unix.IFLA_GROUP, nl.Uint32Attr(o.Group), "group %#x", o.Group)
-	}
+	attr(o.MAC != nil && have.HardwareAddr.String() != o.MAC.String(), unix.IFLA_ADDRESS, o.MAC, "MAC", "%s", have.HardwareAddr, o.MAC)
+	attr(o.MTU != 0 && have.MTU != o.MTU, unix.IFLA_MTU, nl.Uint32Attr(uint32(o.MTU)), "MTU", "%d", have.MTU, o.MTU)
+	attr(o.Group != 0 && have.Group != o.Group, unix.IFLA_GROUP, nl.Uint32Attr(o.Group), "group", "%#x", have.Group, o.Group)
 	if o.Alias != "" && have.Alias != o.Alias {
-		attr(unix.IFLA_IFALIAS, []byte(o.Alias), "alias %q", o.Alias)
+		list = append(list, change{what: fmt.Sprintf("alias %q", o.Alias), attr: nl.NewRtAttr(unix.IFLA_IFALIAS, []byte(o.Alias))})
 	}
 	if o.NoARP && have.RawFlags&unix.IFF_NOARP == 0 {
-		list = append(list, change{what: "ARP off", flag: unix.IFF_NOARP})
+		list = append(list, change{what: "ARP off", wrong: "answers ARP", flag: unix.IFF_NOARP})
 	}
 	if have.Flags&net.FlagUp == 0 {
 		list = append(list, up)
@@ -92,8 +92,6 @@ func linkRequest(index int, list []change) *nl.NetlinkRequest {
 
 func (o Settings) at() Device { return o.Device }
 
-func (o Settings) wants() string { return "" }
-
 // find returns the device, which must exist.
 func (o Settings) find(s *Site) (*netlink.LinkAttrs, error) {
 	link, err := s.Link(o.Device)
@@ -106,7 +104,7 @@ func (o Settings) find(s *Site) (*netlink.LinkAttrs, error) {
 	return link.Attrs(), nil
 }
 
-func (o Settings) request(s *Site) (*nl.NetlinkRequest, error) {
+func (o Settings) message(s *Site) (*nl.NetlinkRequest, error) {
 	have, err := o.find(s)
 	if err != nil {
 		return nil, err

@@ -113,7 +113,7 @@ func TestRefused(t *testing.T) {
 	s, node, pod := site(t)
 	settings := Settings{Device: v, MTU: 1 << 20, Group: 7, Alias: "whose", Conf: []sysctl.Setting{{Path: "ipv4/conf/v/rp_filter", Value: "2"}}}
 	address := netip.MustParseAddr("192.0.2.1")
-	behind := Neighbour{On: v, Address: address, MAC: net.HardwareAddr{2, 0, 0, 0, 0, 9}}
+	behind := Neighbour(v, address, net.HardwareAddr{2, 0, 0, 0, 0, 9})
 	done, err := Put(s, []Object{settings, behind})
 	if done != 0 || !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "device v: set MTU 1048576: invalid argument: mtu greater") {
 		t.Errorf("%d were put, %v; want one that names the device, the MTU, and says why", done, err)
@@ -136,10 +136,10 @@ func TestRefused(t *testing.T) {
 		object Object
 		says   string
 	}{
-		{PodRoute{On: v, Address: address, Source: netip.MustParseAddr("192.0.2.9")}, "route to 192.0.2.1 dev v in table 2100: set source address 192.0.2.9: invalid argument"},
-		{Neighbour{On: v, Address: netip.MustParseAddr("224.0.0.1"), MAC: net.HardwareAddr{2, 0, 0, 0}}, "neighbour 224.0.0.1 dev v: set MAC 02:00:00:00: invalid argument"},
+		{PodRoute(v, address, netip.MustParseAddr("192.0.2.9")), "route to 192.0.2.1 dev v in table 2100: set source address 192.0.2.9: invalid argument"},
+		{Neighbour(v, netip.MustParseAddr("224.0.0.1"), net.HardwareAddr{2, 0, 0, 0}), "neighbour 224.0.0.1 dev v: set MAC 02:00:00:00: invalid argument"},
 		{Settings{Device: Device{Name: "none"}}, "device none: it is not there"},
-		{Address{On: Device{Name: "w", InPod: true}, Address: netip.MustParseAddr("ff02::9")}, "address ff02::9 of the pod's w: "},
+		{Address(Device{Name: "w", InPod: true}, netip.MustParseAddr("ff02::9"), nil), "address ff02::9 of the pod's w: "},
 	} {
 		s.links = nil
 		done, err := Put(s, []Object{behind, c.object})
@@ -171,7 +171,7 @@ func TestAwaitIPv6(t *testing.T) {
 	s, _, pod := site(t)
 	w := Device{Name: "w", InPod: true}
 	a := netip.MustParseAddr("2001:db8::9")
-	if _, err := Put(s, []Object{Settings{Device: w}, Address{On: w, Address: a}}); err != nil {
+	if _, err := Put(s, []Object{Settings{Device: w}, Address(w, a, nil)}); err != nil {
 		t.Fatal(err)
 	}
 	if err := AwaitIPv6(s, []netip.Addr{netip.MustParseAddr("192.0.2.1"), a}); err != nil {

@@ -2,8 +2,10 @@ package object
 
 import (
 	"context"
-	"fmt"
+	"maps"
+	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -29,7 +31,9 @@ type View struct {
 	// Elements are the pods' elements in the nftables tables.
 	Elements nft.Elements
 
-	neighs  map[neighKey]netlink.Neigh
+	addresses map[string]map[netip.Addr]bool // by device
+	// neighs are the permanent neighbours.
+	neighs  map[neighKey]net.HardwareAddr
 	sysctls map[string]value
 }
 
@@ -45,19 +49,56 @@ type value struct {
 
 // Look makes a view from links, routes and elements that were already listed.
 func Look(ctx context.Context, h *netlink.Handle, links []netlink.Link, routes []netlink.Route, elems nft.Elements) (*View, error) {
-	v := &View{Links: links, ByName: map[string]netlink.Link{}, ByIndex: map[int]netlink.Link{}, Routes: routes, Elements: elems, Pods: map[netip.Addr][]netlink.Route{}}
+	v := &View{
+		Links: links, ByName: map[string]netlink.Link{}, ByIndex: map[int]netlink.Link{}, Routes: routes, Elements: elems,
+		Pods: map[netip.Addr][]netlink.Route{}, neighs: map[neighKey]net.HardwareAddr{}, addresses: map[string]map[netip.Addr]bool{},
+	}
+	note := func(device string, a netip.Addr) {
+		if v.addresses[device] == nil {
+			v.addresses[device] = map[netip.Addr]bool{}
+		}
+		v.addresses[device][a] = true
+	}
+	at := func(index int, a netip.Addr) {
+		if l := v.ByIndex[index]; l != nil {
+			note(l.Attrs().Name, a)
+		}
+	}
 	for _, l := range links {
 		v.ByName[l.Attrs().Name] = l
 		v.ByIndex[l.Attrs().Index] = l
 	}
+	for k := range elems {
+		note(k.Device, k.Addr)
+	}
 	for _, r := range routes {
 		if a := netlinkx.HostDst(r); r.Table == claims.TableLocal && a.IsValid() {
 			v.Pods[a] = append(v.Pods[a], r)
+			at(r.LinkIndex, a)
 		}
 	}
-	var err error
-	v.neighs, err = neighbours(ctx, h, 0)
-	return v, err
+	for _, f := range netlinkx.Families {
+		list, err := netlinkx.List(ctx, netlinkx.FamilyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(0, f) })
+		if netlinkx.NoFamily(err) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range list {
+			if n.State&netlink.NUD_PERMANENT != 0 {
+				v.neighs[neighKey{n.LinkIndex, netlinkx.Addr(n.IP)}] = n.HardwareAddr
+				at(n.LinkIndex, netlinkx.Addr(n.IP))
+			}
+		}
+	}
+	return v, nil
+}
+
+// Addresses returns the addresses for which a pod's device on the node has an element, a route or a
+// permanent neighbour.
+func (v *View) Addresses(device string) []netip.Addr {
+	return slices.SortedFunc(maps.Keys(v.addresses[device]), netip.Addr.Compare)
 }
 
 // ReadSysctls reads the sysctls of the node's namespace that are in a list, in one visit to it.
@@ -89,85 +130,30 @@ func ofNode(o Object) []sysctl.Setting {
 	return nil
 }
 
-// neighbours lists the permanent neighbours of a device, or of all devices with index 0.
-func neighbours(ctx context.Context, h *netlink.Handle, index int) (map[neighKey]netlink.Neigh, error) {
-	found := map[neighKey]netlink.Neigh{}
-	for _, f := range netlinkx.Families {
-		list, err := netlinkx.List(ctx, netlinkx.FamilyName(f)+" neighbours", func() ([]netlink.Neigh, error) { return h.NeighList(index, f) })
-		if netlinkx.NoFamily(err) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, n := range list {
-			if n.State&netlink.NUD_PERMANENT != 0 {
-				found[neighKey{n.LinkIndex, netlinkx.Addr(n.IP)}] = n
-			}
-		}
-	}
-	return found, nil
-}
-
-// inside is the state of a device in the pod; each part is read when it is needed.
-type inside struct {
-	neighs map[neighKey]netlink.Neigh
-	addrs  map[int][]netlink.Addr
-	routes map[int][]netlink.Route
-}
-
-func (s *Site) look(index int) *inside {
-	if s.inside == nil {
-		s.inside = map[int]*inside{}
-	}
-	if s.inside[index] == nil {
-		s.inside[index] = &inside{addrs: map[int][]netlink.Addr{}, routes: map[int][]netlink.Route{}}
-	}
-	return s.inside[index]
-}
-
-// neighbour returns a permanent neighbour of a device.
-func (s *Site) neighbour(d Device, index int, a netip.Addr) (n netlink.Neigh, ok bool, err error) {
-	if !d.InPod {
-		n, ok = s.View.neighs[neighKey{index, a}]
-		return n, ok, nil
-	}
-	in := s.look(index)
-	if in.neighs == nil {
-		h, err := s.Pod.Handle()
-		if err != nil {
-			return n, false, err
-		}
-		if in.neighs, err = neighbours(s.Ctx, h, index); err != nil {
-			return n, false, fmt.Errorf("in the pod: %w", err)
-		}
-	}
-	n, ok = in.neighs[neighKey{index, a}]
-	return n, ok, nil
-}
-
-func (s *Site) addresses(link netlink.Link, family int) (list []netlink.Addr, err error) {
-	in := s.look(link.Attrs().Index)
-	if list, ok := in.addrs[family]; ok {
-		return list, nil
+// inPod lists once what a device in the pod has of one family; nothing if there is no device.
+func inPod[T any](s *Site, what string, index, family int, list func(*netlink.Handle, netlink.Link, int) ([]T, error)) ([]T, error) {
+	key := listKey{what, index, family}
+	if had, ok := s.listed[key]; ok || index == 0 {
+		got, _ := had.([]T)
+		return got, nil
 	}
 	h, err := s.Pod.Handle()
 	if err != nil {
 		return nil, err
 	}
-	in.addrs[family], err = netlinkx.List(s.Ctx, "addresses of the pod", func() ([]netlink.Addr, error) { return h.AddrList(link, family) })
-	return in.addrs[family], err
-}
-
-func (s *Site) routes(link netlink.Link, family int) (list []netlink.Route, err error) {
-	in := s.look(link.Attrs().Index)
-	if list, ok := in.routes[family]; ok {
-		return list, nil
-	}
-	h, err := s.Pod.Handle()
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	got, err := netlinkx.List(s.Ctx, what+" of the pod", func() ([]T, error) { return list(h, link, family) })
 	if err != nil {
 		return nil, err
 	}
-	in.routes[family], err = netlinkx.List(s.Ctx, "routes of the pod", func() ([]netlink.Route, error) { return h.RouteList(link, family) })
-	return in.routes[family], err
+	if s.listed == nil {
+		s.listed = map[listKey]any{}
+	}
+	s.listed[key] = got
+	return got, nil
+}
+
+type listKey struct {
+	what          string
+	index, family int
 }
