@@ -1,6 +1,7 @@
 package ebpf
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,7 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
@@ -54,9 +55,9 @@ func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 		return nil, err
 	}
 	err = k.Node.Inside(func() error {
-		h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+		h, err := netlinkx.Open(netns.None())
 		if err != nil {
-			return fmt.Errorf("open a netlink socket: %w", err)
+			return err
 		}
 		defer h.Close()
 		if err := k.Load(h); err != nil {
@@ -269,8 +270,8 @@ func (noPrograms) Del(*object.Site) error { return nil }
 // programs, and adds them to guarded. The caller holds the lock.
 func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map[int]bool) (repairs []string, err error) {
 	if links == nil {
-		if links, err = h.LinkList(); err != nil {
-			return nil, fmt.Errorf("list devices: %w", err)
+		if links, err = netlinkx.List(context.Background(), "devices", h.LinkList); err != nil {
+			return nil, err
 		}
 	}
 	var errs []error
@@ -314,9 +315,9 @@ func isGuarded(l netlink.Link) bool {
 func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
 	m := k.Loader.Objects.Maps[mapLocal]
 	want := map[netip.Addr]bool{}
-	links, err := h.LinkList()
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, err
 	}
 	services := 0
 	for _, l := range links {
@@ -325,12 +326,12 @@ func (k *Kind) syncLocal(h *netlink.Handle) (repairs []string, err error) {
 		}
 	}
 	for _, family := range netlinkx.Families {
-		list, err := h.AddrList(nil, family)
+		list, err := netlinkx.List(context.Background(), "addresses", func() ([]netlink.Addr, error) { return h.AddrList(nil, family) })
 		if netlinkx.NoFamily(err) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list addresses: %w", err)
+			return nil, err
 		}
 		for _, a := range list {
 			if ip := netlinkx.Addr(a.IP); ip.IsValid() && !ip.IsLoopback() && a.LinkIndex != services {

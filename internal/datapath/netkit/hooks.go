@@ -126,7 +126,7 @@ func held(index int, p attachPoint) (bpf.ProgramID, error) {
 // well.
 func ours(index int, attach bpf.AttachType) (*bpf.Program, bpf.ProgramID, error) {
 	there, err := link.QueryPrograms(link.QueryOptions{Target: index, Attach: attach})
-	if errors.Is(err, unix.ENODEV) || errors.Is(err, os.ErrNotExist) {
+	if netlinkx.Gone(err) {
 		return nil, 0, nil
 	}
 	if err != nil {

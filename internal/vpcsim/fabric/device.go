@@ -81,7 +81,7 @@ func (f *Fabric) observe() error {
 
 func (f *Fabric) deleteLink(ifindex int) error {
 	err := f.handle.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}})
-	if errors.Is(err, unix.ENODEV) {
+	if netlinkx.Gone(err) {
 		return nil
 	}
 	return err

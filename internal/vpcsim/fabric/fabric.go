@@ -12,7 +12,6 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/netlinkx"
 )
@@ -345,7 +344,7 @@ func (f *Fabric) emptySwitch() error {
 		for _, link := range links {
 			if link.Attrs().Name == "lo" {
 				err = detach(h, link.Attrs().Index)
-			} else if err = h.LinkDel(link); errors.Is(err, unix.ENODEV) {
+			} else if err = h.LinkDel(link); netlinkx.Gone(err) {
 				err = nil
 			}
 			if err != nil {
