@@ -216,6 +216,11 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/reaper":   "datapath/linkkind netlinkx",
 		"datapath/routing":  "datapath datapath/linkkind netlinkx sysctl",
 		"datapath/monitor":  "datapath/firewall datapath/routing",
+		// Compiled policies are written by values, whatever programs read them.
+		"policy/selector":    "",
+		"policy":             "policy/selector",
+		"policy/compile":     "policy",
+		"datapath/policymap": "datapath policy/compile",
 		// It depends on no kind of pod,
 		"datapath/node": "datapath/firewall datapath/object datapath/reaper datapath/routing datapath/tracker",
 		// what kinds with a fast path share depends on none of them,

@@ -44,13 +44,15 @@ func IsPodDevice(l netlink.Link) bool {
 func IsDying(l netlink.Link) bool { return l.Attrs().Group == claims.GroupDying }
 
 // IsReceiver reports whether the host stack receives packets for pods of an ENI by this device.
-func IsReceiver(l netlink.Link) bool {
-	return l.Type() == IPvlan && claims.IsReceiverName(l.Attrs().Name)
-}
+func IsReceiver(l netlink.Link) bool { return isReceiver(l.Type(), l.Attrs().Name) }
+
+func isReceiver(kind, name string) bool { return kind == IPvlan && claims.IsReceiverName(name) }
 
 // IsStacked reports whether a link is of a kind that has the MAC of a link below it.
-func IsStacked(l netlink.Link) bool {
-	switch l.Type() {
+func IsStacked(l netlink.Link) bool { return isStacked(l.Type()) }
+
+func isStacked(kind string) bool {
+	switch kind {
 	case "vlan", IPvlan, "macvlan", "macvtap", "bridge", "bond", "team":
 		return true
 	}
@@ -59,6 +61,12 @@ func IsStacked(l netlink.Link) bool {
 
 // MayBeENI reports whether a device may be an ENI: it is not ours, and not stacked on another
 // device.
-func MayBeENI(l netlink.Link) bool {
-	return !IsStacked(l) && !strings.HasPrefix(l.Attrs().Name, claims.DevicePrefix)
+func MayBeENI(l netlink.Link) bool { return mayBeENI(l.Type(), l.Attrs().Name) }
+
+func mayBeENI(kind, name string) bool {
+	return !isStacked(kind) && !strings.HasPrefix(name, claims.DevicePrefix)
 }
+
+// MayServeENI reports whether a device may be an ENI or the receiver of one, by its kind and name:
+// it is for the monitor, which reads the kernel's messages itself.
+func MayServeENI(kind, name string) bool { return mayBeENI(kind, name) || isReceiver(kind, name) }

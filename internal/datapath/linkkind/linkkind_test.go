@@ -38,5 +38,8 @@ func TestWhoseALinkIs(t *testing.T) {
 		if got := (is{IsPodDevice(l), IsDying(l), IsReceiver(l), MayBeENI(l)}); got != c.is {
 			t.Errorf("%s: %+v, want %+v", name, got, c.is)
 		}
+		if got, want := MayServeENI(c.kind, c.Name), c.is.eni || c.is.receiver; got != want {
+			t.Errorf("%s: may be an ENI or its receiver: %t, want %t", name, got, want)
+		}
 	}
 }

@@ -6,12 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/attr"
-	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/linkkind"
 )
 
 // link has the properties of a link that count.
 type link struct {
 	name   string
+	kind   string // the kernel's name of it; empty for network cards
 	mac    string // six bytes; the permanent one if there is one: a pod may change the MAC of its exclusive ENI
 	up     bool
 	mtu    uint32
@@ -41,6 +42,7 @@ func parseLink(b []byte) (index int32, l link, ok bool) {
 		mac = own
 	}
 	l.name, l.mac = attr.Text(attr.Get(attrs, unix.IFLA_IFNAME)), string(mac)
+	l.kind = attr.Text(attr.Get(attrs, unix.IFLA_LINKINFO, unix.IFLA_INFO_KIND))
 	l.mtu, l.group, l.master = uint32Of(attr.Get(attrs, unix.IFLA_MTU)), uint32Of(attr.Get(attrs, unix.IFLA_GROUP)), uint32Of(attr.Get(attrs, unix.IFLA_MASTER))
 	return index, l, true
 }
@@ -96,8 +98,8 @@ func (ls *links) gone(b []byte) {
 	}
 }
 
-// eni reports whether it is an ENI's device and not a pod's: ipvlan devices have their ENI's MAC,
-// also while an ADD creates or a DEL removes them.
+// eni reports whether it is an ENI's device or receiver, and no other with its MAC: pods' ipvlan
+// devices have it, also while an ADD creates or a DEL removes them.
 func (ls *links) eni(l link) bool {
-	return len(l.mac) == 6 && !claims.IsPodDeviceName(l.name) && ls.m.ENI(l.hardware())
+	return len(l.mac) == 6 && linkkind.MayServeENI(l.kind, l.name) && ls.m.ENI(l.hardware())
 }

@@ -261,8 +261,9 @@ func TestPassesOver(t *testing.T) {
 		w.Settle()
 	}
 	// With ipvlan a pod's device has its ENI's MAC, before its ADD is done and after its DEL has
-	// begun.
-	w.IPs("link add tw0000000beef address "+w.MAC(1).String()+" type veth peer name twpeer", "link set tw0000000beef up", "link del tw0000000beef")
+	// begun; and so has a bridge on an ENI.
+	w.IPs("link add tw0000000beef address "+w.MAC(1).String()+" type veth peer name twpeer", "link set tw0000000beef up", "link del tw0000000beef",
+		"link add br0 address "+w.MAC(1).String()+" type bridge", "link set br0 up", "link del br0")
 	w.IPs("link add docker0 type bridge", "link add veth0 type veth peer name veth1", "link set veth0 master docker0", "link set veth0 up",
 		"addr add 172.17.0.1/16 dev docker0", "link set docker0 up", "link del veth0", "rule add priority 100 lookup 100", "route add 10.0.0.0/8 dev docker0 table 100")
 	w.Run("iptables", "-A", "FORWARD", "-i", "docker0", "-j", "ACCEPT")
