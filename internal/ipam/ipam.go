@@ -236,7 +236,7 @@ func (s State) planShared() Plan {
 	due, rest := s.Surplus.due(free-s.Max-s.Demand, s.Now, s.Patience)
 	p.Surplus = rest
 	switch need := s.Demand + s.Min - free; {
-	case s.Demand == 0 && p.vacate(&s):
+	case s.Demand == 0 && p.releaseIdle(&s):
 	case need > 0:
 		p.grow(&s, need)
 	case s.Demand == 0 && due > 0:
@@ -247,10 +247,10 @@ func (s State) planShared() Plan {
 	return p
 }
 
-// vacate marks all addresses of idle shared ENIs beyond the limit of shared ENIs: exclusive
+// releaseIdle marks all addresses of idle shared ENIs beyond the limit of shared ENIs: exclusive
 // ENIs need the slots. Otherwise a pool spread over many ENIs would keep them for ever. It
 // reports whether ENIs are on their way out, which a pool below its minimum must not call back.
-func (p *Plan) vacate(s *State) bool {
+func (p *Plan) releaseIdle(s *State) bool {
 	surplus, leaving := len(s.ENIs)-s.MaxENIs, false
 	if surplus <= 0 {
 		return false

@@ -99,9 +99,9 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" UDP into a pod", fromENI, farUDP.Back(), 0, true, hot)
 		add(family+" of a Service", fromENI, farService.Back(), 0, false, noWorse)
 		add(family+strays, fromENI, packet.Tuple{From: far.To, To: netip.AddrPortFrom(packet.Services[i], 80), TCP: true}, 0, false, noWorse)
-		add(family+" past the stack", toENI, far, 0, false, 0)
-		add(family+" by the stack", toENI, far, claims.MarkOf(1), false, noWorse)
-		add(family+" by the stack", ToPod, service.Back(), 0, false, noWorse)
+		add(family+" from the fast path", toENI, far, 0, false, 0)
+		add(family+" from the host stack", toENI, far, claims.MarkOf(1), false, noWorse)
+		add(family+" from the host stack", ToPod, service.Back(), 0, false, noWorse)
 	}
 	return list
 }

@@ -58,7 +58,7 @@ func (k *Kind) Describe(p *node.Pod) error {
 		p.LinkMAC, p.PodMAC = p.ENI.MAC, p.ENI.MAC
 	}
 	p.ARP, p.Carrier = true, true
-	p.Vacate = func(a netip.Addr) error { return k.vacate(p, a) }
+	p.RemoveFromOthers = func(a netip.Addr) error { return k.removeFromOthers(p, a) }
 	return err
 }
 
@@ -70,7 +70,7 @@ func (k *Kind) Objects(p *node.Pod) node.Added {
 		Before: []object.Object{fastpath.Entries[slavesSlave]{
 			Loader: &k.Loader, Pod: p, Table: table,
 			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]slavesSlave, string, error) {
-				k.holders[p.Host.Name] = p // so that vacate knows it after a restart too
+				k.holders[p.Host.Name] = p // so that removeFromOthers knows it after a restart too
 				receiver, problem, err := k.receiver(h, p.ENI)
 				if prepare && err == nil && p.ENI.Index != 0 && (problem != "" || !k.enis[p.ENI.Index]) {
 					if _, err = k.prepare(h, p.ENI); err == nil {

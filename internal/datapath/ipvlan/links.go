@@ -178,9 +178,9 @@ func atInner(p *node.Pod, f func(*netlink.Handle, netlink.Link) error) error {
 	return f(h, link)
 }
 
-// vacate removes an address of a pod from devices of other pods. It knows only pods that this process
-// has wired or checked; another pod's device is about to be deleted.
-func (k *Kind) vacate(p *node.Pod, a netip.Addr) error {
+// removeFromOthers removes an address of a pod from devices of other pods. It knows only pods that
+// this process has wired or checked; another pod's device is about to be deleted.
+func (k *Kind) removeFromOthers(p *node.Pod, a netip.Addr) error {
 	k.Lock()
 	var others []*node.Pod
 	for device, other := range k.holders {

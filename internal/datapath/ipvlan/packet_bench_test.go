@@ -84,12 +84,12 @@ func costs(before, after *version) (list []packet.Cost) {
 		add(family+" TCP to a pod here", toENI, near, 0, true, packet.Redirected)
 		add(family+" UDP to the VPC", toENI, udp, 0, true, packet.Redirected)
 		add(family+" to a Service", toENI, service, 0, false, packet.Redirected)
-		add(family+" by the stack", toENI, far, claims.MarkOf(1), false, packet.Undecided)
+		add(family+" from the host stack", toENI, far, claims.MarkOf(1), false, packet.Undecided)
 		add(family+" TCP into a pod", fromENI, far.Back(), 0, true, packet.Undecided)
 		add(family+" UDP into a pod", fromENI, udp.Back(), 0, true, packet.Undecided)
 		add(family+" of a Service", fromENI, service.Back(), 0, false, packet.Redirected)
 		add(family+" for nobody here", fromENI, packet.Tuple{From: far.To, To: service.To, TCP: true}, 0, false, packet.Undecided)
-		add(family+" by the stack", toSlave, service.Back(), 0, false, packet.Undecided)
+		add(family+" from the host stack", toSlave, service.Back(), 0, false, packet.Undecided)
 	}
 	return list
 }

@@ -84,7 +84,7 @@ func inside(p *Pod) []object.Object {
 	}
 	list = append(list, object.Loopback(), object.Settings{Device: p.Inner, MAC: p.PodMAC, MTU: p.MTU, Conf: p.Conf})
 	for _, a := range p.Addresses {
-		list = append(list, object.Address(p.Inner, a, p.Vacate))
+		list = append(list, object.Address(p.Inner, a, p.RemoveFromOthers))
 		if p.HostMAC != nil {
 			list = append(list, object.Neighbour(p.Inner, claims.GatewayFor(a), p.HostMAC))
 		}

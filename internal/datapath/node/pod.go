@@ -46,8 +46,9 @@ type Pod struct {
 	FromAddress bool
 	// Conf are settings of the pod's end (object.Settings).
 	Conf []sysctl.Setting
-	// Vacate removes an address from devices of other pods that still have it; may be nil.
-	Vacate func(netip.Addr) error
+	// RemoveFromOthers removes an address from devices of other pods that still have it; may be
+	// nil.
+	RemoveFromOthers func(netip.Addr) error
 	// Carrier: the node's device has a carrier from the start, whatever its peer's state.
 	Carrier bool
 	// Wiring is AddPod's result, without what follows from the fields above.

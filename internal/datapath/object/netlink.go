@@ -206,9 +206,9 @@ func Neighbour(on Device, a netip.Addr, mac net.HardwareAddr) Object {
 	return o
 }
 
-// Address returns an address of the pod. vacate removes it from another device that has it, for
-// kernels' device types that allow an address on only one device; it may be nil.
-func Address(on Device, a netip.Addr, vacate func(netip.Addr) error) Object {
+// Address returns an address of the pod. removeFromOthers removes it from another device that has
+// it, for kernels' device types that allow an address on only one device; it may be nil.
+func Address(on Device, a netip.Addr, removeFromOthers func(netip.Addr) error) Object {
 	o := requested{
 		on: on, name: fmt.Sprintf("address %s of the pod's %s", a, on.Name),
 		have: func(s *Site, index int) (bool, error) {
@@ -227,8 +227,8 @@ func Address(on Device, a netip.Addr, vacate func(netip.Addr) error) Object {
 				nl.NewRtAttr(unix.IFA_LOCAL, a.AsSlice()), nl.NewRtAttr(unix.IFA_ADDRESS, a.AsSlice()))
 		},
 	}
-	if vacate != nil {
-		o.vacate = func() error { return vacate(a) }
+	if removeFromOthers != nil {
+		o.removeFromOthers = func() error { return removeFromOthers(a) }
 	}
 	return o
 }

@@ -33,8 +33,8 @@ type requested struct {
 	request func(index int) *nl.NetlinkRequest
 	// del deletes it while the device exists; may be nil.
 	del func(s *Site, index int) error
-	// vacate makes room after the kernel's answer that the address is in use; may be nil.
-	vacate func() error
+	// removeFromOthers is called after the kernel's answer that the address is in use; may be nil.
+	removeFromOthers func() error
 }
 
 func (o requested) Name() string { return o.name }
@@ -52,8 +52,8 @@ func (o requested) Have(s *Site) (string, error) {
 
 func (o requested) Put(s *Site) error {
 	_, err := send(s, []Object{o})
-	if o.vacate != nil && errors.Is(err, unix.EADDRINUSE) {
-		if err = o.vacate(); err == nil {
+	if o.removeFromOthers != nil && errors.Is(err, unix.EADDRINUSE) {
+		if err = o.removeFromOthers(); err == nil {
 			_, err = send(s, []Object{o})
 		}
 	}
@@ -93,7 +93,7 @@ func together(list []Object) (n int) {
 		if !ok || n > 0 && r.at().InPod != inPod {
 			break
 		}
-		if o, ok := r.(requested); ok && o.vacate != nil {
+		if o, ok := r.(requested); ok && o.removeFromOthers != nil {
 			break // it may need a second attempt
 		}
 		inPod = r.at().InPod
