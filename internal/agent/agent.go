@@ -86,6 +86,9 @@ type Datapath interface {
 	// Alive reports whether a wired pod still has its device. The device may exist while the path
 	// of the pod's namespace is hidden from the agent.
 	Alive(pod datapath.Pod) (bool, error)
+	// Capacity says for people how many connections of pods of a kind the node can track; it is
+	// empty if only the kernel does.
+	Capacity(kind string) string
 }
 
 // Device is a link of the node that may be an ENI.

@@ -30,6 +30,8 @@ type fakeDatapath struct {
 	synced  datapath.Node // the argument of the last Sync
 	choices []string
 	lacking map[string]error
+	// capacity has Capacity's results, by kind.
+	capacity map[string]string
 	// alive reports whether a pod has a device.
 	alive func(datapath.Pod) (bool, error)
 }
@@ -49,6 +51,8 @@ func (f *fakeDatapath) Choices() []string {
 }
 
 func (f *fakeDatapath) Lacking() map[string]error { return f.lacking }
+
+func (f *fakeDatapath) Capacity(kind string) string { return f.capacity[kind] }
 
 func (f *fakeDatapath) Alive(p datapath.Pod) (bool, error) { return f.alive(p) }
 

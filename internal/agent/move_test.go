@@ -62,10 +62,11 @@ func TestMovingToAnotherDatapath(t *testing.T) {
 }
 
 // A datapath that the kernel does not support is refused with the reason; auto takes a supported one
-// and says why; a node that serves pods continues to.
+// and says why and how many connections it tracks; a node that serves pods continues to.
 func TestLackingDatapath(t *testing.T) {
 	e := newEnv(t, 2)
 	e.dp.lacking = map[string]error{"magic": errors.New("the kernel has no magic")}
+	e.dp.capacity = map[string]string{"fake": "it remembers 7 connections", "magic": "it remembers all"}
 	e.restart()
 	why := func() string {
 		for _, c := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Conditions {
@@ -75,7 +76,7 @@ func TestLackingDatapath(t *testing.T) {
 		}
 		return ""
 	}
-	if got := why(); !strings.HasPrefix(got, "True AutoLacking: ") || !strings.Contains(got, "not magic: the kernel has no magic") {
+	if got := why(); !strings.HasPrefix(got, "True AutoLacking: ") || !strings.HasSuffix(got, "not magic: the kernel has no magic; it remembers 7 connections") {
 		t.Errorf("auto: condition %q", got)
 	}
 	w := e.a.desired

@@ -46,7 +46,11 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	dp := a.conditionLocked(v1alpha1.ConditionDatapathReady, false, "NotChosen", "no datapath runs yet")
 	if a.kind != "" {
 		st.Datapath = a.kind
-		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, a.dpWhy+room(a.Datapath, a.kind))
+		why := a.dpWhy
+		if capacity := a.Datapath.Capacity(a.kind); capacity != "" {
+			why += "; " + capacity
+		}
+		dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, a.dpReason, why)
 		if a.desired.Mode == claims.ModeExclusive {
 			st.Datapath = claims.Exclusive
 			dp = a.conditionLocked(v1alpha1.ConditionDatapathReady, true, "ModeExclusive",
@@ -74,17 +78,6 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	meta.SetStatusCondition(&st.Conditions, ready)
 	meta.SetStatusCondition(&st.Conditions, dp)
 	return st
-}
-
-// room returns how many connections a node can track for pods of a kind, if the kind has a table
-// for them.
-func room(dp Datapath, kind string) string {
-	if d, ok := dp.(interface{ Room(kind string) string }); ok {
-		if s := d.Room(kind); s != "" {
-			return "; " + s
-		}
-	}
-	return ""
 }
 
 // startGrace is how long an agent may take to find out the node's state.

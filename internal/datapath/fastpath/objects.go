@@ -229,8 +229,8 @@ func (l *Loader) Spoofed() (uint64, error) {
 	return counts["spoofed"], err
 }
 
-// Room describes the size of the connection tables.
-func (l *Loader) Room() string {
+// Capacity describes the size of the connection tables.
+func (l *Loader) Capacity() string {
 	s, err := SizesFor(l.Connections)
 	if err != nil {
 		return err.Error()

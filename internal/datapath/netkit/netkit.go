@@ -84,5 +84,4 @@ func (k *Kind) ENIProblem(h *netlink.Handle, eni routing.ENI) (string, error) {
 	return k.programs.ENIProblem(h, eni)
 }
 
-// Room returns how many connections can be tracked.
-func (k *Kind) Room() string { return k.programs.Room() }
+func (k *Kind) Capacity() string { return k.programs.Capacity() }

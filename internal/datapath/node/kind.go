@@ -47,6 +47,9 @@ type Kind interface {
 	ENIProblem(*netlink.Handle, routing.ENI) (string, error)
 	// Spoofed returns how many packets programs dropped for a source that is not the pod's.
 	Spoofed() (uint64, error)
+	// Capacity says for people how many connections the kind can track; it is empty if only the
+	// kernel does.
+	Capacity() string
 	// Teardown removes everything from the node, except pods.
 	Teardown(*netlink.Handle, []netlink.Link) error
 	// Close releases the node; pods stay wired.
@@ -127,6 +130,7 @@ func (Plain) Prepare(*object.Site, *Pod) error                                  
 func (Plain) Receiver(routing.ENI) string                                           { return "" }
 func (Plain) ENIProblem(*netlink.Handle, routing.ENI) (string, error)               { return "", nil }
 func (Plain) Spoofed() (uint64, error)                                              { return 0, nil }
+func (Plain) Capacity() string                                                      { return "" }
 func (Plain) Teardown(*netlink.Handle, []netlink.Link) error                        { return nil }
 func (Plain) Close() error                                                          { return nil }
 func (Plain) Sync(*netlink.Handle, []netlink.Link, []routing.ENI) ([]string, error) { return nil, nil }

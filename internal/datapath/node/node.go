@@ -158,13 +158,11 @@ func (n *Node) Spoofed() (uint64, error) {
 	return sum, errors.Join(errs...)
 }
 
-// Room returns how many connections the node can track for pods of a kind; empty if only the kernel
-// does.
-func (n *Node) Room(kind string) string {
-	for _, k := range n.kinds {
-		if r, ok := k.(interface{ Room() string }); ok && k.Name() == kind {
-			return r.Room()
-		}
+// Capacity says for people how many connections of pods of a kind the node can track; it is empty if
+// only the kernel does, or if the node has no such kind.
+func (n *Node) Capacity(kind string) string {
+	if k := n.kind(kind); k != nil {
+		return k.Capacity()
 	}
 	return ""
 }
