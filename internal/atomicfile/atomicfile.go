@@ -5,7 +5,8 @@
 // process. A new file then gets its name in one step. Replacing a file needs two steps, because
 // link(2) does not replace a name: the content is linked as .NAME.new and renamed. If the
 // process is killed between the two, this complete hidden file remains, and the next write
-// removes it.
+// removes it. It is not github.com/google/renameio because that leaves a file of another name for
+// each process that is killed, does not sync the directory, and cannot create without replacing.
 package atomicfile
 
 import (

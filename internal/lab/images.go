@@ -311,16 +311,10 @@ func writeOCIArchive(index v1.ImageIndex, to string) error {
 	if _, err := layout.Write(dir, index); err != nil {
 		return err
 	}
-	tmp := to + ".new"
-	f, err := os.Create(tmp)
-	if err != nil {
+	var archive bytes.Buffer // its layer is in memory too
+	w := tar.NewWriter(&archive)
+	if err := errors.Join(w.AddFS(os.DirFS(dir)), w.Close()); err != nil {
 		return err
 	}
-	w := tar.NewWriter(f)
-	err = w.AddFS(os.DirFS(dir))
-	if err = errors.Join(err, w.Close(), f.Close()); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return os.Rename(tmp, to)
+	return writeFile(to, archive.Bytes(), 0o644)
 }
