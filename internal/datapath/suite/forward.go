@@ -118,3 +118,49 @@ chain passing { type filter hook forward priority 0; ct state invalid drop; }
 		})
 	}
 }
+
+// Other programs on the node use marks too. wg-quick restores those of connections for all of UDP,
+// Tailscale clears its bits for established connections.
+func marksOfOthers(t *testing.T, k world.Kit) {
+	w := k.NewWorld(t, 2, 2)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	const others = `
+		table inet others {
+			chain restore {
+				type filter hook prerouting priority mangle;
+				meta l4proto udp meta mark set ct mark
+				meta l4proto != udp ct state established meta mark set meta mark and 0xff00ffff
+			}
+		}`
+	for _, n := range w.Nodes {
+		n.NFT(others)
+	}
+	near, far := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
+	for _, p := range []*world.Pod{near, far} {
+		p.Echo(7)
+	}
+	n0.Echo(7)
+	n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
+		world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: far.V6})
+	for e := 1; e <= 2; e++ {
+		p := n0.AddPod(e, "4", "6")
+		p.Echo(7)
+		for _, network := range []string{"udp", "tcp"} {
+			for _, to := range []string{
+				world.At(far.V4, 7), world.At(far.V6, 7), world.At(near.V4, 7), world.At(near.V6, 7), world.At(n0.V4, 7),
+				world.At(world.ClusterIP, 7), world.At(world.ClusterIP6, 7),
+			} {
+				world.Talk(t, p.NS, network, to, 5)
+			}
+			world.Talk(t, far.NS, network, world.At(p.V4, 7), 5)
+			world.Talk(t, far.NS, network, world.At(p.V6, 7), 5)
+			world.Talk(t, w.Outside, network, world.At(p.V4, 7), 5)
+			world.Talk(t, w.Outside, network, world.At(n0.V4, 30007), 5)
+		}
+	}
+	if got := w.Strict(); got != 0 {
+		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
+	}
+}

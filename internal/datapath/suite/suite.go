@@ -15,6 +15,7 @@ import (
 	"slices"
 	"testing"
 
+	"terway.dev/terway/internal/datapath/suite/spoofing"
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
@@ -50,12 +51,12 @@ func Scenarios() []Scenario {
 		{"pods of two nodes talk by their ENI", podsOfTwoNodesTalkByTheirENI},
 		{"node and pods", nodeAndPods},
 		{"reverse path filter of the node", reversePathFilterOfTheNode},
-		{"a spoofed source is dropped in the node", spoofedSourceIsDroppedInTheNode},
-		{"a spoofed connection is dropped in the node", spoofedConnectionIsDroppedInTheNode},
-		{"a spoofed fragment is dropped in the node", spoofedFragmentIsDropped},
-		{"odd frames are dropped", oddFramesAreDropped},
-		{"forged ARP makes no neighbours", forgedARPMakesNoNeighbours},
-		{"sources are checked without nftables", sourcesAreCheckedWithoutNFTables},
+		{"a spoofed source is dropped in the node", spoofing.Source},
+		{"a spoofed connection is dropped in the node", spoofing.Connection},
+		{"a spoofed fragment is dropped in the node", spoofing.Fragment},
+		{"odd frames are dropped", spoofing.OddFrames},
+		{"forged ARP makes no neighbours", spoofing.ARP},
+		{"sources are checked without nftables", spoofing.WithoutNFTables},
 		{"marks of others", marksOfOthers},
 		{"a deleted pod is unreachable at once", deletedPodIsUnreachableAtOnce},
 

@@ -1,4 +1,8 @@
-package suite
+// Package spoofing has the scenarios of package suite about pods that send what they must not: with
+// another's source or connection, parts of another's datagram, frames that a router drops, ARP.
+//
+// Only package suite imports it.
+package spoofing
 
 import (
 	"bytes"
@@ -15,9 +19,79 @@ import (
 	"terway.dev/terway/internal/datapath/suite/world"
 )
 
-// A pod cannot put data into another pod's datagram: a fragment with another pod's source is never
-// reassembled with that pod's fragments.
-func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
+// Source: a packet with the source of another pod or of the node is dropped in the node.
+func Source(t *testing.T, k world.Kit) {
+	w := k.NewWorld(t, 1, 1)
+	n := w.Nodes[0]
+	n.Sync()
+	a, victim, target := n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6"), n.AddPod(1, "4", "6")
+	for i, c := range []struct{ stolen, own, target netip.Addr }{
+		{victim.V4, a.V4, target.V4}, {victim.V6, a.V6, target.V6}, {n.V4, a.V4, target.V4},
+	} {
+		bits := fmt.Sprintf("/%d", c.stolen.BitLen())
+		// On lo: some devices reject an address that another device has.
+		a.IP("addr add " + c.stolen.String() + bits + " dev lo nodad")
+		inbox := target.ListenPacket("udp", world.At(c.target, 9+i))
+		before, err := n.DP.Spoofed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		world.SendFrom(t, a.NS, world.At(c.stolen, 0), world.At(c.target, 9+i))
+		after, err := n.DP.Spoofed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if after != before+1 {
+			t.Errorf("from %s: %d packets were counted as spoofed, want 1", c.stolen, after-before)
+		}
+		// Packets with the pod's own source arrive, so the silence above is no accident.
+		world.SendFrom(t, a.NS, world.At(c.own, 0), world.At(c.target, 9+i))
+		if err := inbox.SetReadDeadline(time.Now().Add(world.Patience)); err != nil {
+			t.Fatal(err)
+		}
+		_, from, err := inbox.ReadFrom(make([]byte, 8))
+		if err != nil {
+			t.Fatalf("own source: %v", err)
+		}
+		if got := netip.MustParseAddrPort(from.String()).Addr(); got != c.own {
+			t.Errorf("first packet that arrived is from %s, want %s", got, c.own)
+		}
+	}
+}
+
+// Connection: another pod that sends with the addresses of an established connection is blocked,
+// though the connection is known.
+func Connection(t *testing.T, k world.Kit) {
+	w := k.NewWorld(t, 2, 1)
+	n0, n1 := w.Nodes[0], w.Nodes[1]
+	n0.Sync()
+	n1.Sync()
+	thief, victim := n0.AddPod(1, "4", "6"), n0.AddPod(1, "4", "6")
+	for _, target := range []*world.Pod{n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")} {
+		for _, c := range []struct{ stolen, target netip.Addr }{{victim.V4, target.V4}, {victim.V6, target.V6}} {
+			inbox := target.ListenPacket("udp", world.At(c.target, 7))
+			go world.Reflect(inbox)
+			conn := world.Established(t, victim, c.target)
+			before, err := n0.DP.Spoofed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			thief.IP(fmt.Sprintf("addr replace %s/%d dev lo nodad", c.stolen, c.stolen.BitLen()))
+			world.SendFrom(t, thief.NS, conn.LocalAddr().String(), world.At(c.target, 7))
+			after, err := n0.DP.Spoofed()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if after != before+1 {
+				t.Errorf("%s → %s by another pod: %d packets were counted as spoofed, want 1", conn.LocalAddr(), c.target, after-before)
+			}
+		}
+	}
+}
+
+// Fragment: a pod cannot put data into another pod's datagram: a fragment with another pod's source
+// is never reassembled with that pod's fragments.
+func Fragment(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -53,10 +127,10 @@ func spoofedFragmentIsDropped(t *testing.T, k world.Kit) {
 	}
 }
 
-// Frames that a router drops arrive nowhere, neither in a pod of the node nor in the VPC, though their
-// connection is established: frames with a VLAN tag, frames for another MAC or for all, and IPv4
-// addresses that are mapped into IPv6.
-func oddFramesAreDropped(t *testing.T, k world.Kit) {
+// OddFrames: frames that a router drops arrive nowhere, neither in a pod of the node nor in the VPC,
+// though their connection is established: frames with a VLAN tag, frames for another MAC or for all,
+// and IPv4 addresses that are mapped into IPv6.
+func OddFrames(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n0, n1 := w.Nodes[0], w.Nodes[1]
 	n0.Sync()
@@ -111,8 +185,8 @@ func oddFramesAreDropped(t *testing.T, k world.Kit) {
 	}
 }
 
-// The node ignores what a pod claims by ARP: it has one neighbour table for the whole machine.
-func forgedARPMakesNoNeighbours(t *testing.T, k world.Kit) {
+// ARP: the node ignores what a pod claims by ARP: it has one neighbour table for the whole machine.
+func ARP(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 1, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -132,9 +206,9 @@ func forgedARPMakesNoNeighbours(t *testing.T, k world.Kit) {
 	}
 }
 
-// After a flush of nftables and until its repair, kinds with programs still drop sources that are
-// not the pod's.
-func sourcesAreCheckedWithoutNFTables(t *testing.T, k world.Kit) {
+// WithoutNFTables: after a flush of nftables and until its repair, kinds with programs still drop
+// sources that are not the pod's.
+func WithoutNFTables(t *testing.T, k world.Kit) {
 	w := k.NewWorld(t, 2, 1)
 	n := w.Nodes[0]
 	n.Sync()
@@ -165,51 +239,5 @@ func sourcesAreCheckedWithoutNFTables(t *testing.T, k world.Kit) {
 	n.Sync(a, b)
 	if got := n.Spoofed() - before; got != sent {
 		t.Errorf("%d packets were counted as spoofed, want %d", got, sent)
-	}
-}
-
-// Other programs on the node use marks too. wg-quick restores those of connections for all of UDP,
-// Tailscale clears its bits for established connections.
-func marksOfOthers(t *testing.T, k world.Kit) {
-	w := k.NewWorld(t, 2, 2)
-	n0, n1 := w.Nodes[0], w.Nodes[1]
-	n0.Sync()
-	n1.Sync()
-	const others = `
-		table inet others {
-			chain restore {
-				type filter hook prerouting priority mangle;
-				meta l4proto udp meta mark set ct mark
-				meta l4proto != udp ct state established meta mark set meta mark and 0xff00ffff
-			}
-		}`
-	for _, n := range w.Nodes {
-		n.NFT(others)
-	}
-	near, far := n0.AddPod(1, "4", "6"), n1.AddPod(1, "4", "6")
-	for _, p := range []*world.Pod{near, far} {
-		p.Echo(7)
-	}
-	n0.Echo(7)
-	n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, NodePort: 30007, Endpoint: far.V4},
-		world.Service{ClusterIP: world.ClusterIP6, Port: 7, Endpoint: far.V6})
-	for e := 1; e <= 2; e++ {
-		p := n0.AddPod(e, "4", "6")
-		p.Echo(7)
-		for _, network := range []string{"udp", "tcp"} {
-			for _, to := range []string{
-				world.At(far.V4, 7), world.At(far.V6, 7), world.At(near.V4, 7), world.At(near.V6, 7), world.At(n0.V4, 7),
-				world.At(world.ClusterIP, 7), world.At(world.ClusterIP6, 7),
-			} {
-				world.Talk(t, p.NS, network, to, 5)
-			}
-			world.Talk(t, far.NS, network, world.At(p.V4, 7), 5)
-			world.Talk(t, far.NS, network, world.At(p.V6, 7), 5)
-			world.Talk(t, w.Outside, network, world.At(p.V4, 7), 5)
-			world.Talk(t, w.Outside, network, world.At(n0.V4, 30007), 5)
-		}
-	}
-	if got := w.Strict(); got != 0 {
-		t.Errorf("the VPC dropped %d packets with a source on the wrong ENI", got)
 	}
 }
