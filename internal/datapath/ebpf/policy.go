@@ -204,8 +204,8 @@ func (p *Policy) leave(h *netlink.Handle) (repairs []string, err error) {
 }
 
 // Objects implements node.Feature.
-func (p *Policy) Objects(pod *node.Pod, _ []node.Point) []object.Object {
-	if pod.Pod.Kind != claims.Route {
+func (p *Policy) Objects(pod *node.Pod, points []node.Point) []object.Object {
+	if !passesHost(pod, points) {
 		return nil // kinds with programs of their own attach them
 	}
 	p.kind.Lock()
@@ -217,6 +217,14 @@ func (p *Policy) Objects(pod *node.Pod, _ []node.Point) []object.Object {
 		return []object.Object{noPrograms{pod.Host, p.left}}
 	}
 	return nil
+}
+
+// passesHost reports whether all packets of a pod pass the node's end of its pair, where the pod
+// cannot remove programs: it has no fast path and no other device.
+func passesHost(pod *node.Pod, points []node.Point) bool {
+	return !slices.ContainsFunc(points, func(at node.Point) bool {
+		return at.Bypassed || at.Device != pod.Host && at.Device != pod.Inner
+	})
 }
 
 // Teardown implements node.Feature; the kind removes the programs.
