@@ -286,8 +286,8 @@ func compare(w io.Writer, rounds int, costs []Cost) (missed []string, err error)
 			steady = fmt.Sprintf("≤ %.0f %% met", 100*spreadAtMost)
 		default:
 			steady = fmt.Sprintf("≤ %.0f %% not met", 100*spreadAtMost)
-			missed = append(missed, fmt.Sprintf("%s: the middle half of the ratios is %.1f %% wide, want at most %.0f %%: other programs ran; "+
-				"measure again, or with more ROUNDS", c.Name, 100*width, 100*spreadAtMost))
+			missed = append(missed, fmt.Sprintf("%s: the middle half of the ratios is %.1f %% wide, want at most %.0f %%: other programs ran, "+
+				"so measure again", c.Name, 100*width, 100*spreadAtMost))
 		}
 		fmt.Fprintf(t, "%s\t%.1f ns\t%.1f ns\t%.2f\t%s\t%.2f–%.2f\t%.1f %%\t%s\n", c.Name, was, is, ratio, verdict,
 			ratios[len(ratios)/4], ratios[len(ratios)*3/4], 100*width, steady)
