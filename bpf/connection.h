@@ -44,6 +44,7 @@ enum state {
 #define SEEN_FIN(second) (2 << (second))
 #define SEEN_BOTH_FINS (SEEN_FIN(0) | SEEN_FIN(1))
 #define SEEN_END 8 /* RST, or both FINs: the entry is pending for the last packets */
+#define SEEN_OPENER 16 /* TCP's SYN or SYN-ACK: else the opener is who was seen first */
 
 struct connection {
 	__u64 since;  /* when the host stack last forwarded a packet, in the kernel's ticks (jiffies) */
@@ -315,13 +316,8 @@ ALWAYS_INLINE void *end(void *pods, struct connection *c, const union key *k, in
 
 /* tc_index of a packet of the fast path that passes a learning program (netkit). */
 #define TC_INDEX_DIRECT 1
-#ifdef POLICY
-#define TC_INDEX_IN 2          /* of other packets that came in by a device; those that the node makes have 0 */
-#define TC_INDEX_REPLY 0x8000  /* a bit: of a connection that policies allow */
-#else
-#define TC_INDEX_IN 0
-#define TC_INDEX_REPLY 0
-#endif
+#define TC_INDEX_IN 2         /* of other packets that came in by a device; those that the node makes have 0 */
+#define TC_INDEX_REPLY 0x8000 /* a bit: of a connection that policies allow. Programs may be replaced by others at any time */
 
 /*
  * A hash of the 5-tuple, the tc_index of a packet in the host stack: the packet was translated if its
@@ -345,13 +341,27 @@ ALWAYS_INLINE __u16 token(const struct packet *p, const int v4)
 		     p->dst.v6[0] * 0xA0761D6478BD642FULL + p->dst.v6[1] * 0xC2B2AE3D27D4EB4FULL;
 	h = (h ^ h >> 32 ^ n->secret) * 0x9FB21C651E98DF25ULL;
 	h = (h ^ h >> 29) * 0xC2B2AE3D27D4EB4FULL;
-	h >>= TC_INDEX_REPLY ? 49 : 48;
+	h >>= 49; /* the bits below TC_INDEX_REPLY */
 	return h > (TC_INDEX_DIRECT | TC_INDEX_IN) ? h : (TC_INDEX_DIRECT | TC_INDEX_IN) + 1;
 }
 
 ALWAYS_INLINE void set_token(struct __sk_buff *skb, const struct packet *p, const int v4)
 {
 	skb->tc_index = token(p, v4) | (skb->tc_index & TC_INDEX_REPLY);
+}
+
+/* Ticks after which connections without a handshake take the slow path again. */
+ALWAYS_INLINE __u64 ask_again(void)
+{
+	struct node *n = node();
+
+	return n ? n->ask_again : 0;
+}
+
+/* Whether conntrack may have forgotten a connection without a handshake that is on the fast path. */
+ALWAYS_INLINE int is_old(const struct connection *c)
+{
+	return bpf_jiffies64() - c->since >= ask_again();
 }
 
 /* Records a packet that goes to the host stack. */
@@ -367,7 +377,9 @@ ALWAYS_INLINE void ask(const union key *k, struct connection *c, __u32 of, const
 	}
 	if ((of & (TCPHDR_SYN | TCPHDR_ACK)) == (TCPHDR_SYN | TCPHDR_ACK)) {
 		fresh.opener = !second;
-		fresh.seen = SEEN_ANSWER;
+		fresh.seen = SEEN_ANSWER | SEEN_OPENER;
+	} else if (is_syn(of)) {
+		fresh.seen = SEEN_OPENER;
 	}
 	ip_of(&a, k, 0, v4);
 	fresh.pod[0] = number_of(&a, v4);
@@ -446,11 +458,8 @@ ALWAYS_INLINE int is_direct(struct __sk_buff *skb, const struct packet *p, const
 	struct connection *c = f->c;
 	int direct = c && c->state == STATE_DIRECT && !is_syn(p->tcp);
 
-	if (direct && p->proto != IPPROTO_TCP) {
-		struct node *n = node();
-
-		direct = n && bpf_jiffies64() - c->since < n->ask_again;
-	}
+	if (direct && p->proto != IPPROTO_TCP)
+		direct = !is_old(c);
 	if (direct) {
 		if (p->error || (f->known && !(p->tcp & (TCPHDR_FIN | TCPHDR_RST))))
 			return 1;

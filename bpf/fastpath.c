@@ -142,7 +142,7 @@ ALWAYS_INLINE int from_pod_family(struct __sk_buff *skb, const enum origin by, e
 	to = f.c ? end(&tw_ends_1, f.c, &k, !p.second, &p.dst, 0, v4) : NULL;
 #ifdef POLICY
 	if (verdict == IN_NOT_ASKED) {
-		int known = judge_direct(skb, &p, f.c, 1, to != NULL, v4);
+		int known = judge_direct(skb, &p, f.c, pod->ifindex, to != NULL, v4);
 
 		if (known)
 			return ASK_FIRST | known;
@@ -190,6 +190,9 @@ ALWAYS_INLINE int ask_policies(struct __sk_buff *skb, const int pod, const enum 
 ALWAYS_INLINE int from_pod(struct __sk_buff *skb, const enum origin by)
 {
 	skb->tc_index = TC_INDEX_IN;
+#ifdef POLICY
+	skb->priority = 0;
+#endif
 	if (by == BY_NETKIT || skb->pkt_type == 0 /* PACKET_HOST */) {
 		if (skb->protocol == bpf_htons(ETH_P_IP))
 			return FROM_POD(skb, by, 1);
@@ -283,11 +286,16 @@ int tw_from_eni(struct __sk_buff *skb)
 SEC("tc")
 int tw_to_pod(struct __sk_buff *skb)
 {
+	int direct = skb->tc_index == TC_INDEX_DIRECT;
+
 #ifdef POLICY
-	if (skb->tc_index != TC_INDEX_DIRECT && !judge_out(skb, 1))
+	/* netkit's packets have come in by no device. Devices without a program may let in any tc_index. */
+	if (skb->ingress_ifindex)
+		direct = 0;
+	if (!direct && !judge_out(skb, 1))
 		return TC_ACT_SHOT;
 #endif
-	if (skb->tc_index != TC_INDEX_DIRECT)
+	if (!direct)
 		learn(skb, 1);
 	skb->tc_index = 0;
 	return TC_ACT_UNSPEC;

@@ -14,15 +14,17 @@
 #include "connection.h"
 #include "policy.h"
 
-/* The priority of packets that a pod may not send to its node; nftables drops them where the node receives them. */
+/*
+ * The priority of a pod's packets that are not known to be allowed to the address that they have, and of those on a connection that
+ * the pod has opened and may not have any more. nftables drops them where the node itself receives them, the first ones
+ * unless the node has opened the connection.
+ */
+#define PRIORITY_UNKNOWN 0x7477000c
 #define PRIORITY_DENIED 0x7477000d
 
 #define ICMPV6_MLD_QUERY 130
-#define ICMPV6_ND_FIRST 133
 #define ICMPV6_ND_LAST 137
 #define ICMPV6_MLD2_REPORT 143
-#define DHCPV6_CLIENT 546
-#define DHCPV6_SERVER 547
 
 /* The key is the same for both directions. IPv4 addresses are mapped. Ports are in network byte order. */
 struct judged_key {
@@ -38,17 +40,17 @@ enum {
 	JUDGED_BY_ADDRESS = 2, /* the opener's endpoint is that of its address, else that of its device: its source was translated */
 	JUDGED_INGRESS = 4,    /* what the other end receives */
 	JUDGED_NODE = 8,       /* the node opened it: allowed */
-	JUDGED_TO_NODE = 16,   /* a pod opened it to its node, or to what its node translates */
+	JUDGED_TO_NODE = 16,   /* a pod opened it to an address of its node, which may translate it */
 	JUDGED_DENIED = 32,    /* it was allowed; other rules have ended it */
 };
 
 struct judged {
 	__u32 epoch;  /* of the rules by which it is allowed or denied */
-	__u32 device; /* the opener's */
+	__u32 device; /* the opener's, if it is a pod that is known by it */
 	__u8 opener;  /* 1: the second address of the key */
 	__u8 flags;
 	__u8 icmp_type, icmp_code; /* of its first packet */
-	__u32 zero;
+	__u32 seen;   /* when a packet of it was last seen, in ticks; not of TCP */
 };
 
 /* The agent sets its size. */
@@ -72,7 +74,7 @@ struct {
 	__type(value, __u32);
 } tw_fragments_1 SEC(".maps");
 
-/* The node's own addresses, except those of IPVS's Services. */
+/* The node's own addresses, except those of IPVS's Services: connections of pods with them have entries. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -80,6 +82,15 @@ struct {
 	__type(key, struct addr);
 	__type(value, __u32);
 } tw_local_1 SEC(".maps");
+
+/* Indexes of devices, beside pods', whose incoming packets have their tc_index from a program. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, __u32);
+} tw_guarded_1 SEC(".maps");
 
 /* Dropped packets, by direction as in policy_decide. */
 struct {
@@ -100,6 +111,7 @@ struct flow {
 	__u8 zero[2];
 	__u32 id;      /* of its fragments */
 	__u32 payload; /* where the header after IP begins */
+	__u32 end;     /* where the packet ends; what the frame has behind it is nobody's */
 };
 
 enum { WHOLE, FIRST_FRAGMENT, LATER_FRAGMENT };
@@ -121,12 +133,18 @@ struct {
 	__type(value, struct desk);
 } tw_desk_1 SEC(".maps");
 
+/* Reads a part of the packet; not 0 if the packet ends before. */
+ALWAYS_INLINE int read_part(struct __sk_buff *skb, const struct flow *f, __u32 at, void *to, const __u32 size)
+{
+	return at + size > f->end || bpf_skb_load_bytes(skb, at, to, size);
+}
+
 ALWAYS_INLINE int read_flow4(struct __sk_buff *skb, __u32 at, struct flow *f)
 {
 	struct iphdr ip;
-	__u32 offset;
+	__u32 offset, size;
 
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
+	if (read_part(skb, f, at, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5)
 		return 0;
 	addr_from_v4(&f->src, ip.saddr);
 	addr_from_v4(&f->dst, ip.daddr);
@@ -135,18 +153,29 @@ ALWAYS_INLINE int read_flow4(struct __sk_buff *skb, __u32 at, struct flow *f)
 	f->id = ip.id;
 	f->fragment = offset ? LATER_FRAGMENT : bpf_ntohs(ip.frag_off) & 0x2000 ? FIRST_FRAGMENT : WHOLE;
 	f->payload = at + ip.ihl * 4;
-	return 1;
+	size = bpf_ntohs(ip.tot_len);
+	/* 0: the kernel has put together segments to more than the field can say. */
+	if (size && at + size < f->end)
+		f->end = at + size;
+	return size || skb->gso_size;
 }
 
 /* Extension headers of a packet: more than any has. */
 #define EXTENSIONS 8
 
+ALWAYS_INLINE int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_ROUTING || next == IPPROTO_DSTOPTS || next == IPPROTO_FRAGMENT ||
+	       next == IPPROTO_AH;
+}
+
 ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
 {
 	struct ipv6hdr ip;
 	__u8 head[8], next;
+	__u32 size;
 
-	if (bpf_skb_load_bytes(skb, at, &ip, sizeof(ip)) || ip.version != 6)
+	if (read_part(skb, f, at, &ip, sizeof(ip)) || ip.version != 6)
 		return 0;
 	__builtin_memcpy(&f->src, &ip.saddr, sizeof(f->src));
 	__builtin_memcpy(&f->dst, &ip.daddr, sizeof(f->dst));
@@ -154,11 +183,14 @@ ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
 		return 0;
 	next = ip.nexthdr;
 	at += sizeof(ip);
+	size = bpf_ntohs(ip.payload_len);
+	/* With a hop-by-hop header 0 may mean that the field is too small. */
+	if ((size || next != IPPROTO_HOPOPTS) && at + size < f->end)
+		f->end = at + size;
 	for (int i = 0; i < EXTENSIONS; i++) {
-		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS && next != IPPROTO_FRAGMENT &&
-		    next != IPPROTO_AH)
+		if (!is_extension(next))
 			break;
-		if (bpf_skb_load_bytes(skb, at, head, sizeof(head)))
+		if (read_part(skb, f, at, head, sizeof(head)))
 			return 0;
 		if (next == IPPROTO_FRAGMENT) {
 			__u16 offset = (__u16)head[2] << 8 | head[3];
@@ -175,17 +207,17 @@ ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
 	}
 	f->proto = next;
 	f->payload = at;
-	return 1;
+	return f->fragment == LATER_FRAGMENT || !is_extension(next);
 }
 
-/* Reads the packet whose IP header is there; 0 if it is none, or ends too early. */
-static __noinline int read_flow(struct __sk_buff *skb, __u32 at, struct flow *f)
+/* Reads the packet whose IP header is there, up to an end; 0 if it is none, ends too early or has too many headers. */
+static __noinline int read_flow(struct __sk_buff *skb, __u32 at, __u32 end, struct flow *f)
 {
 	__u8 head[14];
-	__u32 size;
 	int v4 = skb->protocol == bpf_htons(ETH_P_IP);
 
 	__builtin_memset(f, 0, sizeof(*f));
+	f->end = end;
 	if (!(v4 ? read_flow4(skb, at, f) : read_flow6(skb, at, f)))
 		return 0;
 	if (f->fragment == LATER_FRAGMENT)
@@ -193,8 +225,8 @@ static __noinline int read_flow(struct __sk_buff *skb, __u32 at, struct flow *f)
 	switch (f->proto) {
 	case IPPROTO_TCP:
 		/* A quoted packet may have only 8 bytes of it. */
-		if (bpf_skb_load_bytes(skb, f->payload, head, 14)) {
-			if (at == ETH_HLEN || bpf_skb_load_bytes(skb, f->payload, head, 4))
+		if (read_part(skb, f, f->payload, head, 14)) {
+			if (at == ETH_HLEN || read_part(skb, f, f->payload, head, 4))
 				return 0;
 			head[13] = 0;
 		}
@@ -202,13 +234,12 @@ static __noinline int read_flow(struct __sk_buff *skb, __u32 at, struct flow *f)
 		break;
 	case IPPROTO_UDP:
 	case IPPROTO_SCTP:
-		if (bpf_skb_load_bytes(skb, f->payload, head, 4))
+		if (read_part(skb, f, f->payload, head, 4))
 			return 0;
 		break;
 	case IPPROTO_ICMP:
 	case IPPROTO_ICMPV6:
-		size = 8;
-		if (bpf_skb_load_bytes(skb, f->payload, head, size))
+		if (read_part(skb, f, f->payload, head, 8))
 			return 0;
 		f->type = head[0];
 		f->code = head[1];
@@ -253,12 +284,14 @@ ALWAYS_INLINE int is_single(const struct flow *f)
 	return (f->proto == IPPROTO_ICMP || f->proto == IPPROTO_ICMPV6) && !f->echo;
 }
 
-/* What IPv6 itself needs, and answers of a DHCPv6 server: no policy is about it. */
-ALWAYS_INLINE int is_exempt(const struct flow *f)
+/* What a pod and its node need of IPv6 on the link between them, which nobody forwards. */
+ALWAYS_INLINE int is_of_link(const struct flow *f)
 {
-	if (f->proto == IPPROTO_ICMPV6)
-		return (f->type >= ICMPV6_MLD_QUERY && f->type <= ICMPV6_ND_LAST) || f->type == ICMPV6_MLD2_REPORT;
-	return f->proto == IPPROTO_UDP && !is_v4(&f->src) && f->sport == bpf_htons(DHCPV6_SERVER) && f->dport == bpf_htons(DHCPV6_CLIENT);
+	const __u32 to = bpf_ntohl(f->dst.w[0]);
+
+	return f->proto == IPPROTO_ICMPV6 &&
+	       ((f->type >= ICMPV6_MLD_QUERY && f->type <= ICMPV6_ND_LAST) || f->type == ICMPV6_MLD2_REPORT) &&
+	       (to >> 24 == 0xff || to >> 22 == 0xfe80 >> 6);
 }
 
 ALWAYS_INLINE __u32 epoch(void)
@@ -338,6 +371,48 @@ ALWAYS_INLINE void denied(int direction)
 		*n += 1;
 }
 
+/* The device of the pod that sends, else 0. Volatile: else the address of the field is computed first, which the verifier refuses. */
+ALWAYS_INLINE __u32 device_of(struct __sk_buff *skb, __u32 from_pod)
+{
+	__u32 device = *(volatile __u32 *)&skb->ifindex;
+
+	return from_pod ? device : 0;
+}
+
+/*
+ * The entry of the connection on the desk; NULL if there is none, or none any more: its packets have been missing for so long that they
+ * would be another connection, or the opener's device was made anew. device is the sender's, 0 if it is no pod's or not known; with
+ * now the caller takes only entries of the present epoch.
+ */
+ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, const int now)
+{
+	struct judged *j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	__u32 ticks;
+	__s32 limit;
+
+	if (!j)
+		return NULL;
+	if (j->device) {
+		if (device && j->opener == second && j->device != device)
+			return NULL;
+		if (!now && j->epoch != epoch() && !bpf_map_lookup_elem(&tw_senders_1, &j->device))
+			return NULL;
+	}
+	if (d->key.proto == IPPROTO_TCP)
+		return j;
+	limit = ask_again();
+	/* As conntrack: its default is 30 s for these two, and ten minutes for what it does not know. */
+	if (d->key.proto != IPPROTO_UDP && d->key.proto != IPPROTO_ICMP && d->key.proto != IPPROTO_ICMPV6)
+		limit *= 20;
+	ticks = bpf_jiffies64();
+	/* Another processor may have been there a tick later. */
+	if ((__s32)(ticks - j->seen) >= limit)
+		return NULL;
+	if (j->seen != ticks)
+		j->seen = ticks;
+	return j;
+}
+
 /* Whether a connection is allowed by the rules that hold: it is judged again if they are others. */
 ALWAYS_INLINE int still_allowed(struct desk *d, struct judged *j)
 {
@@ -362,7 +437,7 @@ ALWAYS_INLINE void describe(struct desk *d, int opener, __u8 flags, __u32 device
 	d->asked.flags = flags;
 	d->asked.icmp_type = d->flow.type;
 	d->asked.icmp_code = d->flow.code;
-	d->asked.zero = 0;
+	d->asked.seen = bpf_jiffies64();
 }
 
 ALWAYS_INLINE void remember(struct desk *d)
@@ -378,30 +453,40 @@ ALWAYS_INLINE void remember(struct desk *d)
 #define DIRECT_NOT 16      /* it is not */
 #define DIRECT_BITS 15
 
-/* A packet of a pod to an address of its node. Returns 1 if it is allowed to the node itself. */
-ALWAYS_INLINE int to_own_node(struct __sk_buff *skb, struct desk *d, struct judged *j, int second)
+/*
+ * Whether a pod's packet is allowed to the address that it has: the node may have it, by whatever route. If not the node
+ * may translate it, and where it leaves it is judged by its backend.
+ */
+ALWAYS_INLINE int as_written(struct desk *d, struct judged *j, int second, __u32 device)
 {
-	if (j && j->flags & JUDGED_TO_NODE && j->opener == second && !is_syn(d->flow.tcp))
+	if (j && j->opener == second && !is_syn(d->flow.tcp))
 		return still_allowed(d, j);
-	describe(d, second, JUDGED_EGRESS | JUDGED_TO_NODE, skb->ifindex);
+	describe(d, second, JUDGED_EGRESS | JUDGED_TO_NODE, device);
 	if (judge(d) != ALLOWED)
 		return 0;
-	if (!is_single(&d->flow))
+	/* In the middle of TCP's the node may be the opener. */
+	if (!is_single(&d->flow) && (d->flow.proto != IPPROTO_TCP || is_syn(d->flow.tcp)) &&
+	    bpf_map_lookup_elem(&tw_local_1, &d->flow.dst))
 		remember(d);
 	return 1;
 }
 
 /* An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. */
-ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d)
+ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_pod)
 {
 	struct judged *j;
+	int second;
 
-	if (!read_flow(skb, d->flow.payload + 8, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
+	if (!read_flow(skb, d->flow.payload + 8, d->flow.end, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
 	    !addr_equal(&d->quoted.src, &d->flow.dst))
 		return IN_UNKNOWN;
-	key_of_flow(&d->key, &d->quoted);
-	j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
-	if (!j || j->flags & JUDGED_TO_NODE || !still_allowed(d, j))
+	second = key_of_flow(&d->key, &d->quoted);
+	j = entry(d, second, 0, 0);
+	if (!j || !still_allowed(d, j))
+		return IN_UNKNOWN;
+	if (from_pod)
+		skb->priority = 0;
+	if (j->flags & JUDGED_TO_NODE)
 		return IN_UNKNOWN;
 	skb->tc_index |= TC_INDEX_REPLY;
 	return IN_ALLOWED;
@@ -414,35 +499,34 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 	int second, by, may_be_reply;
 	struct judged *j;
 	struct flow *f;
-	__u32 flags = 0;
+	__u32 flags = 0, device = device_of(skb, from_pod);
 
+	if (from_pod)
+		skb->priority = PRIORITY_UNKNOWN;
 	if (skb->protocol != bpf_htons(ETH_P_IP) && skb->protocol != bpf_htons(ETH_P_IPV6))
 		return IN_UNKNOWN;
 	if (!d)
 		return IN_DENIED;
 	f = &d->flow;
-	if (!read_flow(skb, ETH_HLEN, f) || f->fragment == LATER_FRAGMENT)
+	if (!read_flow(skb, ETH_HLEN, skb->len, f) || f->fragment == LATER_FRAGMENT)
 		return IN_UNKNOWN;
 	if (is_error(f->proto, f->type, is_v4(&f->src)))
-		return judge_error(skb, d);
+		return judge_error(skb, d, from_pod);
 	second = key_of_flow(&d->key, f);
-	j = is_single(f) ? NULL : bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	j = is_single(f) ? NULL : entry(d, second, device, 0);
 	may_be_reply = f->proto == IPPROTO_TCP && !is_syn(f->tcp) && !j;
-	if (from_pod && bpf_map_lookup_elem(&tw_local_1, &f->dst)) {
-		skb->priority = 0;
-		if (!j || is_syn(f->tcp) || j->flags & JUDGED_TO_NODE || j->opener == second) {
-			if (to_own_node(skb, d, j, second))
-				return IN_UNKNOWN;
-			/* The node may translate it; if not, nftables drops it. */
+	if (from_pod && !direct && (!j || is_syn(f->tcp) || j->flags & JUDGED_TO_NODE)) {
+		if (is_of_link(f) || as_written(d, j, second, device))
+			skb->priority = 0;
+		else if (j && !is_syn(f->tcp))
 			skb->priority = PRIORITY_DENIED;
-			if (!may_be_reply)
-				return IN_UNKNOWN;
-		}
 	}
 	if (is_syn(f->tcp))
 		return IN_UNKNOWN;
 	if (j && !(j->flags & JUDGED_TO_NODE)) {
 		if (still_allowed(d, j)) {
+			if (from_pod)
+				skb->priority = 0;
 			if (j->opener != second)
 				skb->tc_index |= TC_INDEX_REPLY;
 			return IN_ALLOWED;
@@ -470,6 +554,8 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 			denied(by);
 			return IN_DENIED;
 		}
+		if (from_pod)
+			skb->priority = 0;
 		if (!by_sender)
 			skb->tc_index |= TC_INDEX_REPLY;
 		return IN_ALLOWED;
@@ -490,8 +576,6 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 	describe(d, !second, flags, 0);
 	if (judge(d) != ALLOWED)
 		return IN_UNKNOWN;
-	if (from_pod)
-		skb->priority = 0;
 	skb->tc_index |= TC_INDEX_REPLY;
 	return IN_ALLOWED;
 }
@@ -506,13 +590,16 @@ ALWAYS_INLINE int from_own_node(struct desk *d)
 	if (f->fragment == LATER_FRAGMENT || is_single(f))
 		return 1;
 	second = key_of_flow(&d->key, f);
-	j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	j = entry(d, second, 0, 0);
 	if (j && !is_syn(f->tcp)) {
 		/* An answer on a connection that has been ended. */
 		if (j->opener != second && f->proto == IPPROTO_TCP)
 			return still_allowed(d, j);
 		return 1;
 	}
+	/* In the middle of a connection: the pod may have opened it. Conntrack knows. */
+	if (f->proto == IPPROTO_TCP && !is_syn(f->tcp))
+		return 1;
 	describe(d, second, JUDGED_NODE, 0);
 	remember(d);
 	return 1;
@@ -522,20 +609,22 @@ ALWAYS_INLINE int from_own_node(struct desk *d)
 ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 to_pod)
 {
 	struct flow *f = &d->flow;
-	__u32 flags = 0, in = skb->ingress_ifindex;
+	__u32 flags = 0, in = skb->ingress_ifindex, pod = 0;
 	struct judged *j;
 	int second, by;
 
-	if (bpf_map_lookup_elem(&tw_senders_1, &in))
+	if (bpf_map_lookup_elem(&tw_senders_1, &in)) {
 		flags |= JUDGED_EGRESS;
-	else if (!in && policy_endpoint(&f->src)) /* IPv6's fragments that the node makes have lost it */
+		pod = in;
+	} else if (!in && policy_endpoint(&f->src)) { /* IPv6's fragments that the node makes have lost it */
 		flags |= JUDGED_EGRESS | JUDGED_BY_ADDRESS;
+	}
 	if (to_pod)
 		flags |= JUDGED_INGRESS;
 	if (!flags)
 		return ALLOWED;
 	second = key_of_flow(&d->key, f);
-	j = is_syn(f->tcp) || is_single(f) ? NULL : bpf_map_lookup_elem(&tw_judged_1, &d->key);
+	j = is_syn(f->tcp) || is_single(f) ? NULL : entry(d, second, pod, 0);
 	if (j && j->flags & JUDGED_TO_NODE)
 		j = NULL;
 	/* The opener's. */
@@ -544,7 +633,8 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 			return ALLOWED;
 		return j->flags & JUDGED_EGRESS ? 1 : 0;
 	}
-	if (skb->tc_index & TC_INDEX_REPLY)
+	/* Fragments have the bit of their first one: what it says of TCP's flags holds only here. */
+	if (skb->tc_index & TC_INDEX_REPLY && !is_syn(f->tcp) && (pod || !in || bpf_map_lookup_elem(&tw_guarded_1, &in)))
 		return ALLOWED;
 	if (j && j->opener != second) {
 		if (still_allowed(d, j))
@@ -552,7 +642,7 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 		if (f->proto == IPPROTO_TCP)
 			return to_pod ? 0 : 1;
 	}
-	describe(d, second, flags, in);
+	describe(d, second, flags, pod);
 	by = judge(d);
 	if (by == ALLOWED && !is_single(f))
 		remember(d);
@@ -577,10 +667,8 @@ __noinline int judge_out(struct __sk_buff *skb, __u32 to_pod)
 	if (!d)
 		return 0;
 	f = &d->flow;
-	if (!read_flow(skb, ETH_HLEN, f))
+	if (!read_flow(skb, ETH_HLEN, skb->len, f))
 		return made_here || (!to_pod && in && !bpf_map_lookup_elem(&tw_senders_1, &in));
-	if (is_exempt(f))
-		return 1;
 	if (made_here)
 		return from_own_node(d);
 	if (f->fragment) {
@@ -608,9 +696,9 @@ __noinline int judge_out(struct __sk_buff *skb, __u32 to_pod)
 
 /*
  * Whether judge_in must be asked about a packet that may take the fast path: 0, or what it is to be told. Mostly the connection is
- * allowed by the rules that hold. An ICMP error has the ends of its connection.
+ * allowed by the rules that hold. An ICMP error has the ends of its connection. from_pod is the device of the pod that sends, or 0.
  */
-ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, const struct connection *c, const __u32 from_pod,
+ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, const struct connection *c, __u32 from_pod,
 			       const __u32 to_pod, const int v4)
 {
 	struct desk *d = desk();
@@ -628,13 +716,13 @@ ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, co
 	}
 	second = judged_key(&d->key, &d->flow.src, &d->flow.dst, p->sport, p->dport, p->proto);
 	if (!is_syn(p->tcp))
-		j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
+		j = entry(d, second, from_pod, 1);
 	if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_DENIED)) && j->epoch == epoch()) {
 		if (p->error || j->opener != second)
 			skb->tc_index |= TC_INDEX_REPLY;
 		return 0;
 	}
-	if (c && c->state == STATE_DIRECT && !p->error)
+	if (c && c->state == STATE_DIRECT && !p->error && (p->proto == IPPROTO_TCP ? c->seen & SEEN_OPENER : !is_old(c)))
 		return DIRECT | (c->opener == p->second ? DIRECT_BY_SENDER : 0) | (from_pod ? DIRECT_FROM_POD : 0) |
 			 (to_pod ? DIRECT_TO_POD : 0);
 	return DIRECT_NOT;

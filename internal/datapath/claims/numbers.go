@@ -83,9 +83,11 @@ const (
 	// their node.
 	PolicyTableName = "terway-policy"
 
-	// PriorityDenied is the priority (SO_PRIORITY) by which programs tell that table a packet
-	// (PRIORITY_DENIED in bpf/judge.h). "tw" in ASCII, then a number.
-	PriorityDenied = 0x7477000d
+	// PriorityUnknown and PriorityDenied are the priorities (SO_PRIORITY) by which programs tell that
+	// table a packet that nothing is known to allow, and one on a connection that its policies end
+	// (PRIORITY_UNKNOWN and PRIORITY_DENIED in bpf/judge.h). "tw" in ASCII, then a number.
+	PriorityUnknown = 0x7477000c
+	PriorityDenied  = 0x7477000d
 
 	// KubeIPVS is the device that has the addresses of Services where kube-proxy uses IPVS.
 	KubeIPVS = "kube-ipvs0"

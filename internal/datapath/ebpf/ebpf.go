@@ -123,7 +123,7 @@ func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 	guarded := map[int]bool{}
 	if k.policed {
 		r, err := k.guard(h, links, isENI, guarded)
-		repairs, errs = append(repairs, r...), append(errs, err)
+		repairs, errs = append(repairs, r...), append(errs, err, k.pruneGuarded(isENI, guarded))
 	}
 	r, err := filters.Sweep(h, links, func(l netlink.Link) bool {
 		return isOwnPod(l) || isENI[l.Attrs().Index] || guarded[l.Attrs().Index]
@@ -141,6 +141,11 @@ func (k *Kind) prepare(h *netlink.Handle, e routing.ENI) ([]string, error) {
 	repairs, err := k.PrepareENI(h, e)
 	if err != nil {
 		return repairs, fmt.Errorf("ENI device %s: %w", e.Device, err)
+	}
+	if k.policed {
+		if err := k.trust(e.Index); err != nil {
+			return repairs, err
+		}
 	}
 	k.enis[e.Index] = true
 	return repairs, nil

@@ -22,6 +22,7 @@ const (
 	policedMapTwEnds1       = "tw_ends_1"
 	policedMapTwEnis1       = "tw_enis_1"
 	policedMapTwFragments1  = "tw_fragments_1"
+	policedMapTwGuarded1    = "tw_guarded_1"
 	policedMapTwJudged1     = "tw_judged_1"
 	policedMapTwKnown41     = "tw_known4_1"
 	policedMapTwKnown61     = "tw_known6_1"
@@ -114,6 +115,7 @@ type policedMapSpecs struct {
 	TwEnds1      *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.MapSpec `ebpf:"tw_enis_1"`
 	TwFragments1 *ebpf.MapSpec `ebpf:"tw_fragments_1"`
+	TwGuarded1   *ebpf.MapSpec `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
 	TwKnown41    *ebpf.MapSpec `ebpf:"tw_known4_1"`
 	TwKnown61    *ebpf.MapSpec `ebpf:"tw_known6_1"`
@@ -170,6 +172,7 @@ type policedMaps struct {
 	TwEnds1      *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.Map `ebpf:"tw_enis_1"`
 	TwFragments1 *ebpf.Map `ebpf:"tw_fragments_1"`
+	TwGuarded1   *ebpf.Map `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
 	TwKnown41    *ebpf.Map `ebpf:"tw_known4_1"`
 	TwKnown61    *ebpf.Map `ebpf:"tw_known6_1"`
@@ -201,6 +204,7 @@ func (m *policedMaps) Close() error {
 		m.TwEnds1,
 		m.TwEnis1,
 		m.TwFragments1,
+		m.TwGuarded1,
 		m.TwJudged1,
 		m.TwKnown41,
 		m.TwKnown61,

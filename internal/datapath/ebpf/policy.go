@@ -299,11 +299,44 @@ func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map
 				repairs = append(repairs, fmt.Sprintf("attached programs of policies to %s: %s", a.Name, problem))
 			}
 		}
+		if err == nil {
+			err = k.trust(a.Index)
+		}
 		if err != nil && !netlinkx.Gone(err) {
 			errs = append(errs, fmt.Errorf("device %s: %w", a.Name, err))
 		}
 	}
 	return repairs, errors.Join(errs...)
+}
+
+// trust tells the programs that those of a device mark the packets that come in by it. The caller holds the lock.
+func (k *Kind) trust(device int) error {
+	if err := k.Loader.Objects.Maps[mapGuarded].Put(uint32(device), uint32(1)); err != nil {
+		return fmt.Errorf("add device with index %d to map %s: %w", device, mapGuarded, err)
+	}
+	return nil
+}
+
+// pruneGuarded removes all devices but these. The caller holds the lock.
+func (k *Kind) pruneGuarded(isENI, guarded map[int]bool) error {
+	m := k.Loader.Objects.Maps[mapGuarded]
+	var gone []uint32
+	var index, one uint32
+	it := m.Iterate()
+	for it.Next(&index, &one) {
+		if !isENI[int(index)] && !guarded[int(index)] {
+			gone = append(gone, index)
+		}
+	}
+	if err := it.Err(); err != nil {
+		return fmt.Errorf("list map %s: %w", mapGuarded, err)
+	}
+	for _, index := range gone {
+		if err := m.Delete(index); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("remove device with index %d from map %s: %w", index, mapGuarded, err)
+		}
+	}
+	return nil
 }
 
 // isGuarded reports whether the programs for other devices belong on a link: it has Ethernet frames, is no part of another one, and is no

@@ -28,8 +28,12 @@ func policyRuleset() Ruleset {
 	rs.chains = []*nftables.Chain{input}
 	rs.rules = []rule{
 		{input, "not from a pod", join(notFromPod(), verdict(expr.VerdictAccept))},
+		{input, "translated: not to the address that was judged", join(ctStatus(ctDNAT), verdict(expr.VerdictAccept))},
+		{input, "its policies have ended the pod's connection to its node",
+			join(metaIs(expr.MetaKeyPRIORITY, claims.PriorityDenied), verdict(expr.VerdictDrop))},
+		{input, "reply on a connection that the node has opened", join(ctDirection(ctReply), verdict(expr.VerdictAccept))},
 		{input, "its policies do not let the pod send this to its node",
-			join(metaIs(expr.MetaKeyPRIORITY, claims.PriorityDenied), ctStatusNot(ctDNAT), verdict(expr.VerdictDrop))},
+			join(metaIs(expr.MetaKeyPRIORITY, claims.PriorityUnknown), verdict(expr.VerdictDrop))},
 	}
 	return rs
 }

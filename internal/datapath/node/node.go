@@ -294,10 +294,16 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	for _, k := range n.kinds {
 		k.Choose(node.Kind)
 	}
+	features := func() {
+		for _, f := range n.features {
+			note(f.Sync(h, node))
+		}
+	}
 	seen, err := n.routing.Ensure(ctx, h, node, n.state().enis, n.receivers, prune)
 	note(seen.Repairs, err)
 	if seen.ENIs == nil {
-		return repairs, err
+		features() // nothing of theirs is an ENI's
+		return repairs, errors.Join(errs...)
 	}
 	rs, err := nft.NewRuleset(node)
 	if err == nil {
@@ -319,10 +325,7 @@ func (n *Node) ensureNode(ctx context.Context, h *netlink.Handle, node datapath.
 	for _, k := range n.kinds {
 		note(k.Sync(h, links, enis))
 	}
-
-	for _, f := range n.features {
-		note(f.Sync(h, node))
-	}
+	features()
 
 	err = errors.Join(errs...)
 	state := nodeState{enis: seen.ENIs}

@@ -1,7 +1,8 @@
 // Package policed tests what network policies do on a node: policies are compiled as the controller does, written into the
 // kernel's maps, and packets arrive or not. Package suite tests everything else.
 //
-// A scenario observes from outside: which server answers, and which does not. It uses no map and no program.
+// A scenario observes from outside: which server answers, and which does not. It uses no program, and maps only to make a node
+// forget connections.
 //
 // It needs root, and the programs ip (iproute2) and nft. Only tests import it.
 package policed
@@ -102,6 +103,29 @@ func (n *Node) turnOff() error {
 	w := n.writer
 	n.writer = nil
 	return errors.Join(n.Off(), w.Close())
+}
+
+// evict makes the node's programs lose what they know of connections, as they do when there are too many.
+func (n *Node) evict() error {
+	maps, err := n.Prepare()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"tw_judged_1", "tw_known4_1", "tw_known6_1", "tw_pending4_1", "tw_pending6_1"} {
+		for {
+			key, err := maps[name].NextKeyBytes(nil)
+			if err == nil && key == nil {
+				break
+			}
+			if err == nil {
+				err = maps[name].Delete(key)
+			}
+			if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+				return fmt.Errorf("empty map %s: %w", name, err)
+			}
+		}
+	}
+	return nil
 }
 
 // Close implements world.Subject.

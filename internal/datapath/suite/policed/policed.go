@@ -1,8 +1,10 @@
 package policed
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +32,14 @@ func Run(t *testing.T, k world.Kit, make Make) {
 		{"fragments", fragments},
 		{"ICMP errors", icmpErrors},
 		{"a pod that nobody knows is closed", unknownPodIsClosed},
+		{"replies are translated back", repliesAreTranslatedBack},
+		{"a SYN in fragments is judged", synInFragmentsIsJudged},
+		{"every address of the node is judged", everyAddressOfTheNode},
+		{"what is forwarded is judged whatever it is", whateverIsForwarded},
+		{"the server goes on when connections are forgotten", serverGoesOn},
+		{"the node's connections go on when they are forgotten", nodeGoesOn},
+		{"a pod's device is made anew", deviceMadeAnew},
+		{"a silent connection is none", silentConnectionIsNone},
 		{"turned off", turnedOff},
 	} {
 		t.Run(s.name, func(t *testing.T) {
@@ -422,6 +432,237 @@ func unknownPodIsClosed(t *testing.T, e *env) {
 	ingress, egress, err := e.n0.DP.(*Node).Denied()
 	if err != nil || ingress == 0 || egress == 0 {
 		t.Errorf("%d packets were denied by ingress, %d by egress (error %v): want some each", ingress, egress, err)
+	}
+}
+
+// Replies arrive where nothing may be opened, whatever was translated on the way.
+func repliesAreTranslatedBack(t *testing.T, e *env) {
+	e.n0.Desired.MasqueradeOutside = true
+	e.n0.Sync()
+	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
+	outside := netip.MustParseAddr(world.OutsideV4)
+	world.Serve(e.w.Outside, world.At(outside, 80))
+	e.apply(t, outOf("client", app("near"), app("far"), net(world.OutsideV4+"/32")), into("client"))
+	for _, s := range []world.Service{{Endpoint: near.V4}, {Endpoint: far.V4}, {Endpoint: near.V4, MasqAll: true}, {Endpoint: far.V4, MasqAll: true}, {Endpoint: outside}} {
+		s.ClusterIP = world.ClusterIP
+		e.n0.KubeProxy(s)
+		reaches(t, client.NS, world.At(world.ClusterIP, 80), true)
+	}
+	reaches(t, client.NS, world.At(outside, 80), true)
+	reaches(t, far.NS, world.At(client.V4, 80), false)
+}
+
+// The first fragment of a SYN has no flags of TCP; what the frame has in their place does not count.
+func synInFragmentsIsJudged(t *testing.T, e *env) {
+	client, near := e.pod(e.n0, "client"), e.pod(e.n0, "near")
+	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: near.V4})
+	watch := world.NewWatch(t, near.NS)
+	send := func(port uint16, text string) {
+		etherType, parts := world.SYNFragments(netip.AddrPortFrom(client.V4, port), netip.AddrPortFrom(world.ClusterIP, 80), port, fmt.Appendf(nil, "%-40s", text))
+		behind := make([]byte, 12)
+		behind[13-8] = 0x10 // ACK
+		client.SendFrame(client.Wiring.HostMAC, etherType, append(parts[0], behind...))
+		client.SendFrame(client.Wiring.HostMAC, etherType, parts[1])
+	}
+	e.apply(t, outOf("client"))
+	send(5001, "a denied SYN")
+	e.apply(t, outOf("client", app("near")))
+	send(5002, "an allowed SYN")
+	if !watch.Await("an allowed SYN") {
+		t.Error("an allowed SYN in fragments did not arrive")
+	}
+	if watch.Has("a denied SYN") {
+		t.Error("a denied SYN in fragments arrived")
+	}
+}
+
+// A pod reaches its node by no address that its policies do not allow, also by those that no device has, and by nothing that cannot be read.
+func everyAddressOfTheNode(t *testing.T, e *env) {
+	client := e.pod(e.n0, "client")
+	e.n0.IPs("link add more type veth peer name end", "addr add 192.0.2.1/24 brd 192.0.2.255 dev more", "link set more up", "link set end up",
+		"route add local 198.51.100.0/24 dev lo")
+	deny, allow := outOf("client"), outOf("client", net("0.0.0.0/0"))
+	send := func(etherType uint16, packet []byte) { client.SendFrame(client.Wiring.HostMAC, etherType, packet) }
+	from := netip.AddrPortFrom(client.V4, 5000)
+	datagrams := e.n0.ListenPacket("ip4:udp", "0.0.0.0")
+	for _, to := range []string{"192.0.2.1", "192.0.2.255", "198.51.100.7"} {
+		at := netip.AddrPortFrom(netip.MustParseAddr(to), 5000)
+		e.apply(t, deny)
+		send(world.Datagram(from, at, []byte("denied")))
+		e.apply(t, allow)
+		send(world.Datagram(from, at, []byte("allowed")))
+		if strings.Contains(world.Received(t, datagrams, "allowed"), "denied") {
+			t.Errorf("a denied datagram arrived at %s", to)
+		}
+	}
+	segments := e.n0.ListenPacket("ip4:tcp", "0.0.0.0")
+	at := netip.AddrPortFrom(e.n0.V4, 5000)
+	e.apply(t, deny)
+	etherType, parts := world.SYNFragments(from, at, 1, []byte("denied"))
+	send(etherType, parts[0])
+	send(etherType, parts[1])
+	e.apply(t, allow)
+	send(world.SYN(from, at, []byte("allowed")))
+	if strings.Contains(world.Received(t, segments, "allowed"), "denied") {
+		t.Error("a denied SYN in fragments arrived")
+	}
+}
+
+// Neighbour discovery and DHCPv6 are of a link: what is forwarded is neither. What has too many headers to be read goes nowhere.
+func whateverIsForwarded(t *testing.T, e *env) {
+	client, far := e.pod(e.n0, "client"), e.pod(e.n1, "far")
+	watch := world.NewWatch(t, far.NS)
+	noUDP := outOf("client", app("far"))
+	noUDP.Rules[policy.Egress] = append([]policy.Rule{{Action: policy.Deny, Traffic: []policy.Traffic{{Protocols: &[256]bool{17: true}}}}}, noUDP.Rules[policy.Egress]...)
+	datagram := func(from, to uint16, text string) []byte {
+		_, packet := world.Datagram(netip.AddrPortFrom(client.V6, from), netip.AddrPortFrom(far.V6, to), []byte(text))
+		return packet
+	}
+	for _, c := range []struct {
+		name string
+		deny policy.Policy
+		send func(text string) []byte
+	}{
+		{"an answer of DHCPv6", outOf("client"), func(text string) []byte { return datagram(547, 546, text) }},
+		{"a neighbour solicitation", outOf("client"), func(text string) []byte {
+			_, packet := world.Packet(client.V6, far.V6, unix.IPPROTO_ICMPV6, append([]byte{135, 0, 0, 0}, text...))
+			return packet
+		}},
+		{"a datagram behind two headers", noUDP, func(text string) []byte { return extended(datagram(5000, 5000, text), 2) }},
+		{"a datagram behind nine headers", noUDP, func(text string) []byte {
+			if strings.HasPrefix(text, "allowed") {
+				return datagram(5000, 5000, text)
+			}
+			return extended(datagram(5000, 5000, text), 9)
+		}},
+	} {
+		e.apply(t, c.deny)
+		client.SendFrame(client.Wiring.HostMAC, unix.ETH_P_IPV6, c.send("denied: "+c.name))
+		e.apply(t, outOf("client", app("far")))
+		client.SendFrame(client.Wiring.HostMAC, unix.ETH_P_IPV6, c.send("allowed: "+c.name))
+		if !watch.Await("allowed: " + c.name) {
+			t.Errorf("%s did not arrive", c.name)
+		}
+		if watch.Has("denied: " + c.name) {
+			t.Errorf("%s arrived, and was denied", c.name)
+		}
+	}
+}
+
+// extended puts options for the destination, without any, behind the header of an IPv6 packet.
+func extended(packet []byte, headers int) []byte {
+	ip, payload := slices.Clone(packet[:40]), packet[40:]
+	binary.BigEndian.PutUint16(ip[4:], uint16(8*headers+len(payload)))
+	last := ip[6]
+	ip[6] = unix.IPPROTO_DSTOPTS
+	for i := range headers {
+		next := byte(unix.IPPROTO_DSTOPTS)
+		if i == headers-1 {
+			next = last
+		}
+		ip = append(ip, next, 0, 1, 4, 0, 0, 0, 0)
+	}
+	return append(ip, payload...)
+}
+
+// forget empties a node's tables of connections.
+func (e *env) forget(t *testing.T, n *world.Node) {
+	t.Helper()
+	if err := n.DP.(*Node).evict(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Whoever sends first after a connection was forgotten is not taken for its opener.
+func serverGoesOn(t *testing.T, e *env) {
+	client := e.pod(e.n0, "client")
+	for _, c := range []struct {
+		name   string
+		server *world.Pod
+	}{{"near", e.pod(e.n0, "near")}, {"far", e.pod(e.n1, "far")}} {
+		for _, a := range []netip.Addr{c.server.V4, c.server.V6} {
+			e.apply(t, outOf("client", app(c.name)), into("client"))
+			l := c.server.Listen("tcp", world.At(a, 9))
+			ours, err := client.Dial("tcp", "", world.At(a, 9), world.Patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ours.Close()
+			theirs, err := world.Accept(l)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer theirs.Close()
+			for range 3 {
+				world.Exchange(t, ours, theirs)
+				e.forget(t, e.n0)
+				for range 3 {
+					world.Exchange(t, theirs, ours)
+				}
+			}
+		}
+	}
+}
+
+// A pod that may open nothing answers the node, and is the first to send after a connection was forgotten.
+func nodeGoesOn(t *testing.T, e *env) {
+	p := e.pod(e.n0, "closed")
+	e.apply(t, into("closed"), outOf("closed"))
+	for _, a := range []netip.Addr{p.V4, p.V6} {
+		l := p.Listen("tcp", world.At(a, 9))
+		ours, err := e.n0.Dial("tcp", "", world.At(a, 9), world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ours.Close()
+		theirs, err := world.Accept(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer theirs.Close()
+		world.Exchange(t, ours, theirs)
+		e.forget(t, e.n0)
+		world.Exchange(t, theirs, ours)
+	}
+}
+
+// A pod whose device was made anew goes on with its sockets.
+func deviceMadeAnew(t *testing.T, e *env) {
+	client, far := e.pod(e.n0, "client"), e.pod(e.n1, "far")
+	e.apply(t, outOf("client", app("far")), into("client"))
+	conn := world.Established(t, client, far.V4)
+	client.Del()
+	e.n0.Settle()
+	client.Add()
+	e.apply(t, outOf("client", app("far")), into("client"), into("other"))
+	world.Answered(t, conn)
+}
+
+// After a silence the other end of a connection without a handshake may not send first.
+func silentConnectionIsNone(t *testing.T, e *env) {
+	e.n0.Sysctl("netfilter/nf_conntrack_udp_timeout", "1")
+	client, far := e.pod(e.n0, "client"), e.pod(e.n1, "far")
+	e.n0.Sync(client)
+	e.apply(t, outOf("client", app("far")), into("client"))
+	ours, theirs := client.ListenPacket("udp", world.At(client.V4, 9)), far.ListenPacket("udp", world.At(far.V4, 9))
+	exchange := func(question, answer string) string {
+		if _, err := ours.WriteTo([]byte(question), theirs.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		world.Received(t, theirs, question)
+		if _, err := theirs.WriteTo([]byte(answer), ours.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+		return world.Received(t, ours, answer)
+	}
+	exchange("question", "answer")
+	time.Sleep(1500 * time.Millisecond)
+	if _, err := theirs.WriteTo([]byte("unasked"), ours.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(100 * time.Millisecond) // it is not to meet the next question
+	if strings.Contains(exchange("question again", "answer again"), "unasked") {
+		t.Error("what nobody had asked for arrived")
 	}
 }
 

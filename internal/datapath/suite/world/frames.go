@@ -20,7 +20,29 @@ const Flooded = 131072
 
 // syn returns an IP packet that opens a TCP connection.
 func syn(from, to netip.AddrPort) []byte {
-	tcp := make([]byte, 20)
+	_, packet := SYN(from, to, nil)
+	return packet
+}
+
+// SYN returns an IP packet that opens a TCP connection, with data.
+func SYN(from, to netip.AddrPort, data []byte) (etherType uint16, packet []byte) {
+	segment := tcpSYN(from, to, data)
+	return Packet(from.Addr(), to.Addr(), unix.IPPROTO_TCP, segment)
+}
+
+// SYNFragments returns it in two IPv4 packets, of which the first has the ports alone.
+func SYNFragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
+	return cut(from.Addr(), to.Addr(), unix.IPPROTO_TCP, id, tcpSYN(from, to, data), 8)
+}
+
+// Packet returns an IP packet.
+func Packet(from, to netip.Addr, protocol byte, payload []byte) (etherType uint16, packet []byte) {
+	return etherTypeOf(from), append(header(from, to, protocol, len(payload)), payload...)
+}
+
+// tcpSYN returns a TCP segment.
+func tcpSYN(from, to netip.AddrPort, data []byte) []byte {
+	tcp := append(make([]byte, 20), data...)
 	binary.BigEndian.PutUint16(tcp, from.Port())
 	binary.BigEndian.PutUint16(tcp[2:], to.Port())
 	tcp[12], tcp[13] = 0x50, 0x02
@@ -28,7 +50,7 @@ func syn(from, to netip.AddrPort) []byte {
 	pseudo := append(from.Addr().AsSlice(), to.Addr().AsSlice()...)
 	pseudo = binary.BigEndian.AppendUint16(append(pseudo, 0, unix.IPPROTO_TCP), uint16(len(tcp)))
 	binary.BigEndian.PutUint16(tcp[16:], sum(append(pseudo, tcp...)))
-	return append(header(from.Addr(), to.Addr(), unix.IPPROTO_TCP, len(tcp)), tcp...)
+	return tcp
 }
 
 // header returns an IP header.
@@ -179,19 +201,22 @@ func udp(from, to netip.AddrPort, data []byte) []byte {
 // Datagram returns a UDP datagram in an IP packet. IPv4 addresses that are mapped into IPv6 make an
 // IPv6 packet.
 func Datagram(from, to netip.AddrPort, data []byte) (etherType uint16, packet []byte) {
-	datagram := udp(from, to, data)
-	return etherTypeOf(from.Addr()), append(header(from.Addr(), to.Addr(), unix.IPPROTO_UDP, len(datagram)), datagram...)
+	return Packet(from.Addr(), to.Addr(), unix.IPPROTO_UDP, udp(from, to, data))
 }
 
 // Fragments returns a UDP datagram in two IP packets.
 func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint16, parts [2][]byte) {
-	udp := udp(from, to, data)
-	src, dst := from.Addr().AsSlice(), to.Addr().AsSlice()
-	half := len(udp) / 2 &^ 7 // offsets count in units of 8 bytes
-	for i, part := range [][]byte{udp[:half], udp[half:]} {
-		if from.Addr().Is4() {
+	datagram := udp(from, to, data)
+	return cut(from.Addr(), to.Addr(), unix.IPPROTO_UDP, id, datagram, len(datagram)/2&^7) // offsets count in units of 8 bytes
+}
+
+// cut returns a payload in two IP packets.
+func cut(from, to netip.Addr, protocol byte, id uint16, payload []byte, half int) (etherType uint16, parts [2][]byte) {
+	src, dst := from.AsSlice(), to.AsSlice()
+	for i, part := range [][]byte{payload[:half], payload[half:]} {
+		if from.Is4() {
 			h := make([]byte, 20)
-			h[0], h[8], h[9] = 0x45, 64, unix.IPPROTO_UDP
+			h[0], h[8], h[9] = 0x45, 64, protocol
 			binary.BigEndian.PutUint16(h[2:], uint16(len(h)+len(part)))
 			binary.BigEndian.PutUint16(h[4:], id)
 			binary.BigEndian.PutUint16(h[6:], [2]uint16{0x2000, uint16(half / 8)}[i])
@@ -206,12 +231,12 @@ func Fragments(from, to netip.AddrPort, id uint16, data []byte) (etherType uint1
 		binary.BigEndian.PutUint16(h[4:], uint16(8+len(part)))
 		copy(h[8:], src)
 		copy(h[24:], dst)
-		h[40] = unix.IPPROTO_UDP
+		h[40] = protocol
 		binary.BigEndian.PutUint16(h[42:], [2]uint16{1, uint16(half)}[i])
 		binary.BigEndian.PutUint32(h[44:], uint32(id))
 		parts[i] = append(h, part...)
 	}
-	return etherTypeOf(from.Addr()), parts
+	return etherTypeOf(from), parts
 }
 
 // Watch is what passes a namespace's devices.

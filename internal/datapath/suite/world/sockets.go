@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -98,6 +99,24 @@ func Reflect(inbox net.PacketConn) {
 			return
 		}
 	}
+}
+
+// Received reads packets until a text arrives, which must, and returns all that has arrived.
+func Received(t testing.TB, inbox net.PacketConn, text string) string {
+	t.Helper()
+	if err := inbox.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for buf := make([]byte, 2048); !strings.Contains(all.String(), text); {
+		n, _, err := inbox.ReadFrom(buf)
+		if err != nil {
+			t.Errorf("%q did not arrive at %s: %v", text, inbox.LocalAddr(), err)
+			break
+		}
+		all.Write(buf[:n])
+	}
+	return all.String()
 }
 
 // Hops returns the TTL or hop limit of the next datagram as received.
