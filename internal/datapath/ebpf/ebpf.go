@@ -33,8 +33,11 @@ type Kind struct {
 	chosen atomic.Bool
 	// enis are those known to have their programs. The lock guards them.
 	enis map[int]bool
-	// policed: the programs enforce policies. The lock guards it.
-	policed bool
+	// policed: the programs enforce policies. ready are those that do, while policies are off: loaded
+	// and attached nowhere; nil before Policy.Prepare. decided: policies have been turned on or off, so
+	// that programs of an earlier process say nothing any more. The lock guards all three.
+	policed, decided bool
+	ready            *fastpath.Objects
 }
 
 // New returns the kind; connections is the number of IPv4 connections in the table
@@ -47,11 +50,22 @@ func New(connections int) *Kind {
 	return k
 }
 
+// open loads the programs. If those of an earlier process enforce policies, and this one has not turned
+// them off, these do too: they must not go because an agent is restarted.
 func (k *Kind) open(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	if k.policed {
 		return loadJudging(running, sizes)
 	}
-	return load(running, sizes)
+	o, err := load(running, sizes)
+	if err != nil || k.decided || o.Former(mapJudged) == nil {
+		return o, err
+	}
+	judging, err := loadJudging(running, sizes, o)
+	if err = errors.Join(err, o.Close()); err != nil {
+		return nil, err
+	}
+	k.policed, k.decided = true, true
+	return judging, nil
 }
 
 // Serve makes pods of another kind use the maps and the ENIs' programs, so that connections between
@@ -157,7 +171,30 @@ func (k *Kind) Teardown(h *netlink.Handle, links []netlink.Link) error {
 	defer k.Unlock()
 	clear(k.enis)
 	_, err := filters.Sweep(h, links, linkkind.IsPodDevice, true)
-	return errors.Join(err, k.Unload())
+	return errors.Join(err, k.turnOff(), k.Unload())
+}
+
+// Close implements node.Kind; what is attached goes on working.
+func (k *Kind) Close() error {
+	k.Lock()
+	defer k.Unlock()
+	return errors.Join(k.turnOff(), k.Unload())
+}
+
+// turnOff turns policies off: the next Sync attaches the other programs. The caller holds the lock.
+func (k *Kind) turnOff() error {
+	var errs []error
+	if k.ready != nil {
+		errs = append(errs, k.ready.Close())
+		k.ready = nil
+	}
+	if k.policed {
+		k.policed = false
+		clear(k.enis)
+		errs = append(errs, k.Unload())
+	}
+	k.decided = true
+	return errors.Join(errs...)
 }
 
 // entries returns a pod's entries in the map of pods, by address.

@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/bpfobj"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/fastpath"
 	"terway.dev/terway/internal/datapath/linkkind"
@@ -31,24 +32,24 @@ import (
 // keeps all other maps.
 type Policy struct {
 	kind *Kind
-	// ready are the programs until On; nil before Prepare and after.
-	ready *fastpath.Objects
-	// left are the devices that may have programs from when it was on; nil once there are none.
+	// left are the pods' devices that had programs from when it was on, as the last Sync saw them; clean: it saw
+	// none, and nothing else of policies. The kind's lock guards both.
 	left  map[int]bool
 	clean bool
 }
 
-// Prepare loads the programs without attaching them, and returns their maps for policymap.New. They are valid until Off. If the node's
-// pods have such programs from an earlier process, the maps are theirs, with what they hold, and policies are on.
+// Prepare loads the programs without attaching them, and returns their maps for policymap.New. They are valid until Off, Teardown or
+// the node's Close. If the node's pods have such programs from an earlier process, the maps are theirs, with what they hold, and policies
+// are on, unless this process has turned them off. The error is a datapath.UnsupportedError if the kernel cannot run the programs.
 func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 	k := p.kind
 	k.Lock()
 	defer k.Unlock()
-	if k.policed {
+	if k.policed && k.Loader.Objects != nil {
 		return k.Loader.Objects.Maps, nil
 	}
-	if p.ready != nil {
-		return p.ready.Maps, nil
+	if k.ready != nil {
+		return k.ready.Maps, nil
 	}
 	sizes, err := fastpath.SizesFor(k.Connections)
 	if err != nil {
@@ -60,24 +61,23 @@ func (p *Policy) Prepare() (map[string]*ebpf.Map, error) {
 			return err
 		}
 		defer h.Close()
-		if err := k.Load(h); err != nil {
+		if err := k.Load(h); err != nil || k.policed {
 			return err
 		}
 		running, err := k.Running(h)
 		if err != nil {
 			return err
 		}
-		p.ready, err = loadJudging(running, sizes, k.Loader.Objects)
-		return err
+		k.ready, err = loadJudging(running, sizes, k.Loader.Objects)
+		return datapath.Lacks(bpfobj.Needs, err, bpfobj.Answers...)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case k.policed:
+		return k.Loader.Objects.Maps, nil
 	}
-	maps := p.ready.Maps
-	if k.Loader.Objects.Former(mapJudged) != nil {
-		err = p.turnOn()
-	}
-	return maps, err
+	return k.ready.Maps, nil
 }
 
 // On makes pods that are added from now on, and with the next Sync all others, be judged by what the maps hold. Before anything was
@@ -89,47 +89,32 @@ func (p *Policy) On() error {
 	if k.policed {
 		return nil
 	}
-	if p.ready == nil {
+	if k.ready == nil {
 		return errors.New("turn policies on: Prepare must come first")
 	}
-	return p.turnOn()
-}
-
-func (p *Policy) turnOn() error {
-	k := p.kind
-	if err := p.ready.Renumber(); err != nil {
+	if err := k.ready.Renumber(); err != nil {
 		return err
 	}
 	clear(k.enis)
 	err := k.Unload()
-	k.Loader.Objects, p.ready, k.policed, p.clean = p.ready, nil, true, false
+	k.Loader.Objects, k.ready, k.policed, k.decided = k.ready, nil, true, true
+	p.left, p.clean = nil, false
 	return err
 }
 
 // Off makes the next Sync put the other programs back and remove the rest.
 func (p *Policy) Off() error {
-	k := p.kind
-	k.Lock()
-	defer k.Unlock()
-	var errs []error
-	if p.ready != nil {
-		errs = append(errs, p.ready.Close())
-		p.ready = nil
-	}
-	if k.policed {
-		k.policed = false
-		clear(k.enis)
-		errs = append(errs, k.Unload())
-	}
-	return errors.Join(errs...)
+	p.kind.Lock()
+	defer p.kind.Unlock()
+	return p.kind.turnOff()
 }
 
-// Denied returns how many packets were dropped since the maps were made, by the direction that denied them.
+// Denied returns how many packets were dropped since the maps were made, by the direction that denied them; none while policies are off.
 func (p *Policy) Denied() (ingress, egress uint64, err error) {
 	k := p.kind
 	k.Lock()
 	defer k.Unlock()
-	if !k.policed {
+	if !k.policed || k.Loader.Objects == nil {
 		return 0, 0, nil
 	}
 	for direction, sum := range []*uint64{&ingress, &egress} {
@@ -174,19 +159,14 @@ func (p *Policy) Sync(h *netlink.Handle, _ datapath.Node) (repairs []string, err
 	return repairs, errors.Join(err, errNFT)
 }
 
-// leave finds what is left from when policies were on, also by another process. The caller holds the lock.
+// leave finds what is left from when policies were on, also by another process. What it finds on pods' devices goes when Sync
+// comes to the pods, which it may not do for each of them: so it looks again until it finds nothing. The caller holds the lock.
 func (p *Policy) leave(h *netlink.Handle) (repairs []string, err error) {
 	if p.clean {
-		p.left = nil
 		return nil, nil
 	}
-	devices, err := tcfilter.Devices(h)
-	if err != nil {
+	if p.left, err = p.kind.judging(h); err != nil {
 		return nil, err
-	}
-	p.left = map[int]bool{}
-	for _, index := range devices {
-		p.left[index] = true
 	}
 	err = p.kind.Node.Inside(func() error {
 		c, err := nftables.New()
@@ -199,8 +179,38 @@ func (p *Policy) leave(h *netlink.Handle) (repairs []string, err error) {
 		}
 		return err
 	})
-	p.clean = err == nil && len(repairs) == 0
+	p.clean = err == nil && len(repairs) == 0 && len(p.left) == 0
 	return repairs, err
+}
+
+// judging returns the pods' devices with filters of ours whose programs are not this kind's as they are now. The caller holds the lock.
+func (k *Kind) judging(h *netlink.Handle) (map[int]bool, error) {
+	if there, err := k.Find(h); err != nil || !there {
+		return nil, err
+	}
+	devices, err := tcfilter.Devices(h)
+	if err != nil {
+		return nil, err
+	}
+	links, err := netlinkx.List(context.Background(), "devices", h.LinkList)
+	if err != nil {
+		return nil, err
+	}
+	found := map[int]bool{}
+	for _, l := range links {
+		index := l.Attrs().Index
+		if !isOwnPod(l) || !slices.Contains(devices, index) {
+			continue
+		}
+		other, err := filters.Other(h, k.Loader.Objects.Objects, index, podHooks.Hooks)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", l.Attrs().Name, err)
+		}
+		if other {
+			found[index] = true
+		}
+	}
+	return found, nil
 }
 
 // Objects implements node.Feature.
@@ -267,7 +277,7 @@ func (o noPrograms) Put(s *object.Site) error {
 	if err != nil || index == 0 || !o.left[index] {
 		return err
 	}
-	_, err = filters.Uninstall(s.Node, index)
+	_, err = filters.Detach(s.Node, index)
 	return err
 }
 
@@ -302,7 +312,10 @@ func (k *Kind) guard(h *netlink.Handle, links []netlink.Link, isENI, guarded map
 		if err == nil {
 			err = k.trust(a.Index)
 		}
-		if err != nil && !netlinkx.Gone(err) {
+		switch {
+		case errors.Is(err, tcfilter.ErrIngress):
+			errs = append(errs, &datapath.Obstacle{What: fmt.Sprintf("network policies are not enforced on what pods send by device %s: %v", a.Name, err)})
+		case err != nil && !netlinkx.Gone(err):
 			errs = append(errs, fmt.Errorf("device %s: %w", a.Name, err))
 		}
 	}

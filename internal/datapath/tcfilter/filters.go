@@ -122,18 +122,61 @@ func (p Filters) attached(h *netlink.Handle, index int, parent uint32) (id int, 
 }
 
 // Problem returns what is wrong with the first program that is missing or has another version, or
-// "".
+// "". The error is ErrIngress if it cannot be attached.
 func (p Filters) Problem(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (string, error) {
 	for _, k := range hooks {
 		id, err := p.attached(h, index, k.Parent)
 		if err != nil {
 			return "", err
 		}
-		if problem, err := o.Problem(k.Program, id); err != nil || problem != "" {
-			return problem, err
+		problem, err := o.Problem(k.Program, id)
+		if err == nil && problem != "" {
+			err = noIngress(h, index)
+		}
+		if err != nil {
+			return "", err
+		}
+		if problem != "" {
+			return problem, nil
 		}
 	}
 	return "", nil
+}
+
+// Other reports whether a device has a filter of ours with another program than these, or another
+// version.
+func (p Filters) Other(h *netlink.Handle, o *bpfobj.Objects, index int, hooks []Hook) (bool, error) {
+	for _, k := range hooks {
+		id, err := p.attached(h, index, k.Parent)
+		if err != nil {
+			return false, err
+		}
+		if id == 0 {
+			continue
+		}
+		if problem, err := o.Problem(k.Program, id); err != nil || problem != "" {
+			return problem != "", err
+		}
+	}
+	return false, nil
+}
+
+// ErrIngress: the device has qdisc ingress. It has one list of filters, so that a program for what the
+// device sends would take the place of the one for what it receives.
+var ErrIngress = errors.New("another program has given the device the qdisc ingress, which has no place for filters of what it sends: let that program use clsact, or delete the qdisc (tc qdisc del dev DEVICE ingress)")
+
+// noIngress returns ErrIngress if a device has that qdisc.
+func noIngress(h *netlink.Handle, index int) error {
+	qdiscs, err := qdiscsOf(h, index)
+	if err == nil && slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "ingress" }) {
+		err = ErrIngress
+	}
+	return err
+}
+
+func qdiscsOf(h *netlink.Handle, index int) ([]netlink.Qdisc, error) {
+	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
+	return netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
 }
 
 // Attached reports whether a device has a filter of ours.
@@ -167,9 +210,10 @@ func (p Filters) Programs(h *netlink.Handle) ([]ebpf.ProgramID, error) {
 	return list, nil
 }
 
-// detach removes our filters from a device. The qdisc stays: another agent may be about to add a
-// filter, which would disappear with it. An empty qdisc costs nothing.
-func (p Filters) detach(h *netlink.Handle, index int) (found bool, err error) {
+// Detach removes our filters from a device. The qdisc stays: another agent may be about to add a
+// filter, which would disappear with it, and on a device that is up the kernel drops what is being
+// sent when its qdisc goes (qdisc_graft). An empty qdisc costs nothing.
+func (p Filters) Detach(h *netlink.Handle, index int) (found bool, err error) {
 	for _, parent := range []uint32{Ingress, Egress} {
 		id, err := p.attached(h, index, parent)
 		if err != nil {
@@ -186,9 +230,9 @@ func (p Filters) detach(h *netlink.Handle, index int) (found bool, err error) {
 	return found, nil
 }
 
-// Uninstall removes our filters from a device, and the qdisc if nobody else uses it.
-func (p Filters) Uninstall(h *netlink.Handle, index int) (found bool, err error) {
-	if found, err = p.detach(h, index); err != nil || !found {
+// uninstall removes our filters from a device, and the qdisc if nobody else uses it.
+func (p Filters) uninstall(h *netlink.Handle, index int) (found bool, err error) {
+	if found, err = p.Detach(h, index); err != nil || !found {
 		return found, err
 	}
 	if used, err := inUse(h, index); err != nil || used {
@@ -208,9 +252,9 @@ func (p Filters) Sweep(h *netlink.Handle, links []netlink.Link, keep func(netlin
 	if err != nil {
 		return nil, err
 	}
-	remove := p.detach
+	remove := p.Detach
 	if end {
-		remove = p.Uninstall
+		remove = p.uninstall
 	}
 	var errs []error
 	for _, l := range links {
@@ -231,8 +275,7 @@ func (p Filters) Sweep(h *netlink.Handle, links []netlink.Link, keep func(netlin
 // inUse reports whether a device's clsact has filters, or a block shared with other devices, which
 // the device's filters do not show while it is empty.
 func inUse(h *netlink.Handle, index int) (bool, error) {
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
-	qdiscs, err := netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
+	qdiscs, err := qdiscsOf(h, index)
 	if err != nil {
 		return false, err
 	}

@@ -44,8 +44,8 @@ type Cluster struct {
 	labels map[string]policy.Labels
 	pods   map[policy.NamespacedName]*policy.Pod
 	nodes  map[string]*Node // by the path of the namespace
-	// late pods are not told of, so that their endpoints are closed.
-	late bool
+	// late pods are not told of, so that their endpoints are closed. silent agents say nothing about policies when they start.
+	late, silent bool
 }
 
 // New returns a cluster without policies.
@@ -63,6 +63,9 @@ func (c *Cluster) Kit(k world.Kit, make Make) world.Kit {
 		n := &Node{Subject: s, Enforcer: e, c: c, path: o.NetNS}
 		c.mu.Lock()
 		defer c.mu.Unlock()
+		if c.silent {
+			return n, nil
+		}
 		if err := n.turnOn(); err != nil {
 			return nil, errors.Join(err, s.Close(context.Background()))
 		}
@@ -94,6 +97,13 @@ func (n *Node) turnOn() error {
 		return err
 	}
 	return n.On()
+}
+
+// turnOnAgain does what an agent does when they are turned on later, but for Sync.
+func (n *Node) turnOnAgain() error {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	return n.turnOn()
 }
 
 // turnOff does what an agent does when they are turned off, but for Sync.

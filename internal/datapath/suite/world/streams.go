@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -94,6 +95,57 @@ func StartTalk(t testing.TB, from *testutil.NS, network, address string) *Talkin
 		t.Fatal(err)
 	}
 	return talkOn(fmt.Sprintf("%s %s → %s", network, from.Name, address), conn)
+}
+
+// StartRepeatingTalk does so, and sends a ping again that has no answer after a while, as TCP does by itself: for
+// what may lose a few packets.
+func StartRepeatingTalk(t testing.TB, from *testutil.NS, network, address string) *Talking {
+	t.Helper()
+	conn, err := from.Dial(network, "", address, Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if network == "udp" {
+		conn = &repeating{Conn: conn}
+	}
+	return talkOn(fmt.Sprintf("%s %s → %s", network, from.Name, address), conn)
+}
+
+// repeating is a connection whose last datagram is sent again while there is no answer. An answer that comes late counts for the next
+// one.
+type repeating struct {
+	net.Conn
+	last  []byte
+	until time.Time
+}
+
+func (c *repeating) SetDeadline(at time.Time) error {
+	c.until = at
+	return c.Conn.SetWriteDeadline(at)
+}
+
+func (c *repeating) Write(b []byte) (int, error) {
+	c.last = bytes.Clone(b)
+	return c.Conn.Write(b)
+}
+
+func (c *repeating) Read(b []byte) (int, error) {
+	for {
+		again := time.Now().Add(100 * time.Millisecond)
+		if again.After(c.until) {
+			again = c.until
+		}
+		if err := c.Conn.SetReadDeadline(again); err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(b)
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !time.Now().Before(c.until) {
+			return n, err
+		}
+		if _, err := c.Conn.Write(c.last); err != nil {
+			return 0, err
+		}
+	}
 }
 
 // StartTalkFrom does so by TCP from a port that other connections may have too.
