@@ -123,7 +123,7 @@ func run(ctx context.Context, f flags) error {
 	if err != nil {
 		return err
 	}
-	node, _, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
+	node, policy, err := kinds.New(kinds.Options{Log: log, Lacking: lacking})
 	if err != nil {
 		return err
 	}
@@ -146,7 +146,7 @@ func run(ctx context.Context, f flags) error {
 		leaseDuration = agent.LeaseDuration
 	}
 	var a *agent.Agent
-	policies, err := newPolicies(cfg, f, events.Node, func() { a.RequestRepair() }, log)
+	policies, err := newPolicies(cfg, f, enforcerOf(policy, lacking), events.Node, func() { a.RequestRepair() }, log)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,13 +11,15 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cilium/ebpf"
+	bpf "github.com/cilium/ebpf"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/nodepolicy"
-	"terway.dev/terway/internal/datapath/policymap"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/kinds"
 	"terway.dev/terway/internal/policy/node"
 )
 
@@ -32,12 +35,40 @@ type policies struct {
 	hub *agent.PolicyHub
 }
 
+// enforcer judges pods' packets (ebpf.Policy).
+type enforcer interface {
+	Prepare() (map[string]*bpf.Map, error)
+	On() error
+	Off() error
+	Denied() (ingress, egress uint64, err error)
+}
+
+// incapable is the enforcer of a kernel that cannot have one.
+type incapable struct{ why error }
+
+func (e incapable) Prepare() (map[string]*bpf.Map, error)     { return nil, e.why }
+func (e incapable) On() error                                 { return e.why }
+func (incapable) Off() error                                  { return nil }
+func (incapable) Denied() (ingress, egress uint64, err error) { return 0, 0, nil }
+
+// enforcerOf returns a node's. There is no policy only if kind ebpf is among those that the kernel lacks, or route, which all need.
+func enforcerOf(policy *ebpf.Policy, lacking map[string]error) enforcer {
+	if policy != nil {
+		return policy
+	}
+	why := lacking[claims.EBPF]
+	if why == nil {
+		why = lacking[claims.Route]
+	}
+	return incapable{why}
+}
+
 // newPolicies returns nil if policy is off; what was kept of them is removed then, so that it does not count when policy
-// is on again.
-func newPolicies(cfg *rest.Config, f flags, alarm func(reason, note string), written func(), log *slog.Logger) (*policies, error) {
+// is on again, and so are programs that judge, with the next Sync. repair asks for a Sync.
+func newPolicies(cfg *rest.Config, f flags, e enforcer, alarm func(reason, note string), repair func(), log *slog.Logger) (*policies, error) {
 	path := filepath.Join(f.policyDir, stateFile)
 	if f.policyHub == "" {
-		if err := remove(path); err != nil {
+		if err := errors.Join(e.Off(), remove(path)); err != nil {
 			log.Error("cannot remove what was kept of the policies", "error", err)
 		}
 		return nil, nil
@@ -68,11 +99,16 @@ func newPolicies(cfg *rest.Config, f flags, alarm func(reason, note string), wri
 			},
 			Log: log, Clock: clock.RealClock{},
 		},
-		Maps: func() (map[string]*ebpf.Map, func() error, error) {
-			m, err := policymap.Create()
-			return m, func() error { return policymap.Close(m) }, err
+		Maps: e.Prepare,
+		Written: func() error {
+			if err := e.On(); err != nil {
+				return err
+			}
+			repair()
+			return nil
 		},
-		Wait: hubWait, Written: written, Alarm: alarm, Log: log, Clock: clock.RealClock{},
+		Unenforced: kinds.Unenforced, Denied: e.Denied,
+		Wait: hubWait, Alarm: alarm, Log: log, Clock: clock.RealClock{},
 	}), hub}, nil
 }
 

@@ -48,18 +48,14 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err != nil {
 		return nil, err
 	}
-	if err := a.awaitPolicies(ctx, r.Namespace); err != nil {
+	if err := a.awaitPolicies(ctx, r.Namespace, a.kindOf(exclusive)); err != nil {
 		return nil, err
 	}
 	lease, err := a.take(ctx, k, r, exclusive)
 	if err != nil {
 		return nil, err
 	}
-	// The kind is chosen before take returns.
-	kind := a.nodeNow().Kind
-	if exclusive {
-		kind = claims.Exclusive
-	}
+	kind := a.kindOf(exclusive) // it has been chosen before take returns
 	e := &journal.Entry{
 		Key: k, Datapath: kind, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
 		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
@@ -121,6 +117,14 @@ func (a *Agent) nodeNow() datapath.Node {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.node
+}
+
+// kindOf returns the kind of new pods, empty until one is chosen.
+func (a *Agent) kindOf(exclusive bool) string {
+	if exclusive {
+		return claims.Exclusive
+	}
+	return a.nodeNow().Kind
 }
 
 func (a *Agent) putBack(l pool.Lease, k journal.Key) {

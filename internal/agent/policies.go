@@ -7,8 +7,10 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/policy"
 )
 
@@ -16,8 +18,9 @@ import (
 // and documents each call.
 type Policies interface {
 	Restore(pod policy.NamespacedName, addresses []netip.Addr)
-	Await(ctx context.Context, namespace string) error
-	Enter(pod policy.NamespacedName, addresses []netip.Addr) error
+	Lacks(kind string) error
+	Await(ctx context.Context, namespace, kind string) error
+	Enter(pod policy.NamespacedName, kind string, addresses []netip.Addr) error
 	Tell(ctx context.Context, pod policy.NamespacedName, addresses []netip.Addr) error
 	Forget(pod policy.NamespacedName, addresses []netip.Addr)
 	State() (ok bool, reason, message string)
@@ -40,12 +43,12 @@ func (a *Agent) restorePolicies() {
 	}
 }
 
-// awaitPolicies waits until a pod of the namespace may start.
-func (a *Agent) awaitPolicies(ctx context.Context, namespace string) error {
+// awaitPolicies waits until a pod of the namespace and of a kind, empty if none has been chosen yet, may start.
+func (a *Agent) awaitPolicies(ctx context.Context, namespace, kind string) error {
 	if a.Policies == nil {
 		return nil
 	}
-	return a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Await(ctx, namespace) })
+	return a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Await(ctx, namespace, kind) })
 }
 
 // orClosed waits, unless the agent stops.
@@ -71,7 +74,7 @@ func (a *Agent) enterPolicies(e *journal.Entry) error {
 	if a.Policies == nil {
 		return nil
 	}
-	return mayNotStart(a.Policies.Enter(nameOf(e), e.Addresses))
+	return mayNotStart(a.Policies.Enter(nameOf(e), e.Datapath, e.Addresses))
 }
 
 // leavePolicies is for an attachment that is no more.
@@ -91,6 +94,27 @@ func (a *Agent) tell(ctx context.Context, e *journal.Entry) (told func() error) 
 		done <- a.orClosed(ctx, func(ctx context.Context) error { return a.Policies.Tell(ctx, nameOf(e), e.Addresses) })
 	}()
 	return func() error { return <-done }
+}
+
+// unenforcedLocked says on which pods of the node policies are not enforced, those that run and those that come; "" if on all.
+func (a *Agent) unenforcedLocked() string {
+	pods := map[string]int{}
+	switch {
+	case a.desired.Mode == claims.ModeExclusive:
+		pods[claims.Exclusive] = 0
+	case a.kind != "":
+		pods[a.kind] = 0
+	}
+	for _, e := range a.entries {
+		pods[PodOf(e).Kind]++
+	}
+	var list []string
+	for _, kind := range slices.Sorted(maps.Keys(pods)) {
+		if why := a.Policies.Lacks(kind); why != nil {
+			list = append(list, fmt.Sprintf("%v (%d run here; new ones start only in namespaces in which no policy can deny them anything)", why, pods[kind]))
+		}
+	}
+	return strings.Join(list, "; ")
 }
 
 func mayNotStart(why error) error {

@@ -295,7 +295,7 @@ func policy(c *Conversion, v any, row *OldKey) {
 	row.To, row.Outcome = "network_policy", Renamed
 	on := strings.ToLower(fmt.Sprint(v)) != "true"
 	if on && !has("network_policy", "true") {
-		row.Outcome, row.Why = Unsupported, "policies are enforced in the old cluster; this version does not enforce any yet"
+		row.Outcome, row.Why = Unsupported, "policies are enforced in the old cluster: set the chart's policy.enabled to true in place of this key"
 		on = false
 	}
 	c.Config["network_policy"] = on

@@ -26,13 +26,17 @@ import (
 type Options struct {
 	// Hub is how the hub is followed; its Consumer is not used.
 	Hub node.Config
-	// Maps returns the maps of bpf/policy.h, and a function that gives them up. A datapath.UnsupportedError
-	// says that the kernel cannot have them.
-	Maps func() (map[string]*ebpf.Map, func() error, error)
+	// Maps returns the maps of bpf/policy.h, which stay the caller's. A datapath.UnsupportedError says that the kernel
+	// cannot have them.
+	Maps func() (map[string]*ebpf.Map, error)
+	// Written makes programs look into the maps. It is called when the first part is in them, and again after an error.
+	Written func() error
+	// Unenforced returns why no program judges pods of a kind, and what to do about it; nil if they are judged.
+	Unenforced func(kind string) error
+	// Denied returns how many packets programs have dropped, by direction.
+	Denied func() (ingress, egress uint64, err error)
 	// Wait is how long a pod's start waits for a hub.
 	Wait time.Duration
-	// Written is called when the first part is in the maps.
-	Written func()
 	// Alarm records a warning event on the node.
 	Alarm func(reason, note string)
 	Log   *slog.Logger
@@ -59,17 +63,19 @@ const (
 // Policies are those of the node.
 type Policies struct {
 	Options
-	pods    pods
-	turns   turns
-	again   chan struct{} // of capacity 1: the part has to be written again, because pods came or went
-	kernel  *kernel       // nil: there are no maps yet
+	pods  pods
+	turns turns
+	// again has capacity 1: the part has to be written again, because pods came or went.
+	again chan struct{}
+	// kernel is nil without maps. Only Start and Run use it.
+	kernel  *policymap.Writer
 	client  atomic.Pointer[node.Client]
 	written atomic.Bool
 	// told are the pods that started and whose addresses were told, late those that not all nodes had in time.
 	told, late atomic.Uint64
 
 	mu sync.Mutex
-	// failure is why there are no maps; nil: there are, or are about to be.
+	// failure is why there are no maps; nil: there are, or are about to be. A datapath.UnsupportedError is for ever.
 	failure error
 	// claims are the addresses that the hub was told last, by pod.
 	claims map[policy.NamespacedName][]netip.Addr
@@ -81,12 +87,6 @@ type Policies struct {
 	alarms map[string]alarm
 	// size is that of the part that was given last.
 	size struct{ endpoints, ruleSets, addresses int }
-}
-
-// kernel is what is open in the kernel.
-type kernel struct {
-	*policymap.Writer
-	giveUp func() error
 }
 
 type alarm struct {
@@ -109,57 +109,54 @@ func (p *Policies) Restore(pod policy.NamespacedName, addresses []netip.Addr) {
 }
 
 // Start writes what is on disk into the maps, if there are maps. It comes before anything is done to pods.
-func (p *Policies) Start() {
-	if err := p.open(); err != nil {
-		p.fail(err)
-	}
-}
+func (p *Policies) Start() { p.fail(p.open()) }
 
+// open opens the maps, and follows the hub with them. It does so too where the kernel cannot have maps: pods start there in namespaces in
+// which no policy can deny them anything.
 func (p *Policies) open() error {
-	maps, giveUp, err := p.Maps()
-	if err != nil {
+	maps, err := p.Maps()
+	if err != nil && !unsupported(err) {
 		return err
 	}
-	w, err := policymap.New(maps, policymap.DefaultLimits)
-	if err != nil {
-		return errors.Join(err, giveUp())
+	if err == nil {
+		w, failed := policymap.New(maps, policymap.DefaultLimits)
+		if failed != nil {
+			return failed
+		}
+		p.kernel = w
 	}
-	p.kernel = &kernel{w, giveUp}
 	config := p.Hub
-	config.Consumer = consumer{p, w}
+	config.Consumer = consumer{p, p.kernel}
 	p.client.Store(node.New(config))
-	return nil
+	return err
 }
 
-// Run follows the hub until the context is done. Then the maps are given up: without programs that have them the
-// kernel frees them.
+// Run follows the hub until the context is done. What it made in the kernel goes then, unless programs have it.
 func (p *Policies) Run(ctx context.Context) {
 	if !p.retry(ctx) {
 		return
 	}
-	defer func() {
-		if err := errors.Join(p.kernel.Close(), p.kernel.giveUp()); err != nil {
-			p.Log.Error("give up the policies' maps", "error", err)
-		}
-	}()
 	client := p.client.Load()
 	var all sync.WaitGroup
-	defer all.Wait()
 	all.Go(func() { client.Run(ctx) })
-	all.Go(func() { p.compare(ctx) })
 	all.Go(func() { p.follow(ctx) })
+	if p.kernel != nil {
+		all.Go(func() { p.compare(ctx) })
+	}
+	all.Wait()
+	if p.kernel == nil {
+		return
+	}
+	if err := p.kernel.Close(); err != nil {
+		p.Log.Error("give up the policies' maps", "error", err)
+	}
 }
 
-// retry opens the maps if Start could not; false: the context is done. A kernel that cannot have them is not asked
-// again.
+// retry opens the maps if Start could not; false: the context is done.
 func (p *Policies) retry(ctx context.Context) bool {
-	for p.kernel == nil {
-		var again <-chan time.Time
-		if !p.unsupported() {
-			again = p.Clock.After(retryMaps)
-		}
+	for p.client.Load() == nil {
 		select {
-		case <-again:
+		case <-p.Clock.After(retryMaps):
 			p.fail(p.open())
 		case <-ctx.Done():
 			return false
@@ -168,10 +165,10 @@ func (p *Policies) retry(ctx context.Context) bool {
 	return true
 }
 
-// unsupported says whether the kernel lacks what maps need.
-func (p *Policies) unsupported() bool {
+// unsupported says whether maps failed because the kernel lacks what they need.
+func unsupported(failure error) bool {
 	var lacks *datapath.UnsupportedError
-	return errors.As(p.failed(), &lacks)
+	return errors.As(failure, &lacks)
 }
 
 func (p *Policies) failed() error {
@@ -184,19 +181,25 @@ func (p *Policies) fail(err error) {
 	p.mu.Lock()
 	p.failure = err
 	p.mu.Unlock()
-	if err != nil {
-		p.alarm(reasonNotWritten, fmt.Sprintf("the kernel cannot have policies, so no pod starts on this node while policy is on: %v", err))
+	switch {
+	case unsupported(err):
+		p.alarm(reasonNotWritten, fmt.Sprintf("network policies are not enforced on this node, and pods start only where none can deny them anything: %v", err))
+	case err != nil:
+		p.alarm(reasonNotWritten, fmt.Sprintf("the kernel does not take policies, so no pod starts on this node: %v", err))
 	}
 }
 
 // A consumer writes parts.
 type consumer struct {
 	*Policies
-	w *policymap.Writer
+	w *policymap.Writer // nil: the kernel cannot have them
 }
 
 // Apply implements node.Consumer.
 func (c consumer) Apply(part *compile.Node, _ *wire.Keys) error {
+	if c.w == nil {
+		return nil
+	}
 	here := *part
 	here.Endpoints = c.pods.keep(part.Endpoints)
 	c.mu.Lock()
@@ -206,14 +209,16 @@ func (c consumer) Apply(part *compile.Node, _ *wire.Keys) error {
 	if c.pods.wrote(err == nil) {
 		signal(c.again)
 	}
+	if err == nil && !c.written.Load() {
+		if err = c.Written(); err == nil {
+			c.written.Store(true)
+		}
+	}
 	if err != nil {
 		c.alarm(reasonNotWritten, fmt.Sprintf("what policies say cannot be written: pods keep the rules that they have, and new pods are closed: %v", err))
 		return err
 	}
 	c.over(reasonNotWritten)
-	if !c.written.Swap(true) {
-		c.Written()
-	}
 	return nil
 }
 

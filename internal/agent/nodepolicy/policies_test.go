@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +18,6 @@ import (
 	clocktesting "k8s.io/utils/clock/testing"
 
 	"terway.dev/terway/internal/datapath"
-	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/policytest"
@@ -36,7 +36,7 @@ func TestTheKernelSaysWhatTheHubSays(t *testing.T) {
 	for range 30 {
 		wired, list := c.pods(name), c.connections(name)
 		for pod, addresses := range wired {
-			if err := a.Enter(pod, addresses); err != nil {
+			if err := a.Enter(pod, judged, addresses); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -97,7 +97,7 @@ func TestAnAddressIsItsPods(t *testing.T) {
 	}
 	enter := func(pod policy.NamespacedName) {
 		t.Helper()
-		if err := a.Enter(pod, address); err != nil {
+		if err := a.Enter(pod, judged, address); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -165,10 +165,10 @@ func TestNodesKnowAPodBeforeItStarts(t *testing.T) {
 		t.Error(err)
 	}
 	ctx := context.Background()
-	if err := one.Await(ctx, "shop"); err != nil {
+	if err := one.Await(ctx, "shop", judged); err != nil {
 		t.Fatal(err)
 	}
-	if err := one.Enter(web, address); err != nil {
+	if err := one.Enter(web, judged, address); err != nil {
 		t.Fatal(err)
 	}
 	if n := m1.endpoint("10.0.0.5"); n != 0 {
@@ -191,7 +191,7 @@ func TestNodesKnowAPodBeforeItStarts(t *testing.T) {
 	})
 	// A node that is not there is waited for a while, and counted.
 	two.stop()
-	if err := one.Enter(web, address); err != nil {
+	if err := one.Enter(web, judged, address); err != nil {
 		t.Fatal(err)
 	}
 	late := one.late.Load()
@@ -210,7 +210,7 @@ func TestANewSandboxKeepsItsAddress(t *testing.T) {
 	two.follows()
 	web, before, now := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}, []netip.Addr{addr("10.0.0.6")}
 	for _, a := range [][]netip.Addr{before, now} {
-		if err := one.Enter(web, a); err != nil {
+		if err := one.Enter(web, judged, a); err != nil {
 			t.Fatal(err)
 		}
 		one.tell(web, a)
@@ -232,7 +232,7 @@ func TestWithoutAHub(t *testing.T) {
 	ctx := context.Background()
 	fails := func(namespace string, words ...string) {
 		t.Helper()
-		err := a.Await(ctx, namespace)
+		err := a.Await(ctx, namespace, judged)
 		if err == nil {
 			t.Errorf("a pod of namespace %s may start", namespace)
 			return
@@ -247,12 +247,12 @@ func TestWithoutAHub(t *testing.T) {
 	if _, reason, _ := a.State(); reason != "NoHub" {
 		t.Errorf("reason %s", reason)
 	}
-	if err := a.Enter(in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err == nil {
+	if err := a.Enter(in("other", "x"), judged, []netip.Addr{addr("10.0.0.3")}); err == nil {
 		t.Error("a pod may come when nothing is in the maps")
 	}
 	m.find(h)
 	a.follows()
-	if err := a.Await(ctx, "shop"); err != nil {
+	if err := a.Await(ctx, "shop", judged); err != nil {
 		t.Error(err)
 	}
 	h.server.Stop()
@@ -262,7 +262,7 @@ func TestWithoutAHub(t *testing.T) {
 		}
 		return nil
 	})
-	if err := a.Await(ctx, "other"); err != nil {
+	if err := a.Await(ctx, "other", judged); err != nil {
 		t.Errorf("nothing selects a pod of namespace other: %v", err)
 	}
 	if err := a.Tell(ctx, in("other", "x"), []netip.Addr{addr("10.0.0.3")}); err != nil || a.late.Load() != 1 {
@@ -334,28 +334,29 @@ func metric(t *testing.T, c prometheus.Collector, name, label string) float64 {
 	return 0
 }
 
-// An agent that ends leaves no maps behind, unless programs have them.
+// What an agent has made in the kernel ends with it and with the programs that have it.
 func TestMapsEndWithTheAgent(t *testing.T) {
 	t.Parallel()
 	h := serve(t, "a", shop())
 	m := newMachine(t, "node1", h)
-	var ids []ebpf.MapID
-	first := make(chan struct{})
-	o := m.options(first)
-	o.Maps = func() (map[string]*ebpf.Map, func() error, error) {
-		maps, err := policymap.Create()
-		for _, m := range maps {
-			info, err := m.Info()
-			if err != nil {
-				return nil, nil, err
-			}
-			id, _ := info.ID()
-			ids = append(ids, id)
-		}
-		return maps, func() error { return policymap.Close(maps) }, err
-	}
-	a := m.run(o, first, nil)
+	a := m.start(map[policy.NamespacedName][]netip.Addr{in("shop", "old"): {addr("10.0.0.7")}})
 	a.follows()
+	// The agent's maps are in those of the programs.
+	var ids []ebpf.MapID
+	for name, outer := range m.programs.Maps {
+		if outer.Type() != ebpf.ArrayOfMaps {
+			continue
+		}
+		for half := range uint32(2) {
+			var id uint32
+			switch err := outer.Lookup(half, &id); {
+			case err == nil:
+				ids = append(ids, ebpf.MapID(id))
+			case !errors.Is(err, ebpf.ErrKeyNotExist):
+				t.Fatalf("half %d of %s: %v", half, name, err)
+			}
+		}
+	}
 	open := func() (n int) {
 		for _, id := range ids {
 			if m, err := ebpf.NewMapFromID(id); err == nil {
@@ -365,10 +366,13 @@ func TestMapsEndWithTheAgent(t *testing.T) {
 		}
 		return n
 	}
-	if n := open(); n != len(ids) || n == 0 {
-		t.Fatalf("%d of %d maps are there", n, len(ids))
-	}
 	a.stop()
+	if n := open(); n != len(ids) || n == 0 {
+		t.Fatalf("%d of %d maps are there: the programs have them all", n, len(ids))
+	}
+	if err := m.programs.Close(); err != nil {
+		t.Error(err)
+	}
 	eventually(t, "the maps go", func() error {
 		if n := open(); n > 0 {
 			return fmt.Errorf("%d are there", n)
@@ -377,33 +381,102 @@ func TestMapsEndWithTheAgent(t *testing.T) {
 	})
 }
 
-// On a kernel that cannot have policies no pod starts, and the node says why.
+// On a kernel that cannot have policies pods start only where none can deny them anything, and the node says why.
 func TestAnOldKernel(t *testing.T) {
 	t.Parallel()
 	h := serve(t, "a", shop())
 	m := newMachine(t, "node1", h)
 	first := make(chan struct{})
 	o := m.options(first)
-	o.Wait = time.Hour // nothing is waited for
+	o.Wait = time.Hour // nothing is waited for but the hub
 	tries := 0
-	o.Maps = func() (map[string]*ebpf.Map, func() error, error) {
+	o.Maps = func() (map[string]*ebpf.Map, error) {
 		tries++
-		return nil, nil, &datapath.UnsupportedError{Feature: "maps of maps", Err: errors.New("EINVAL")}
+		return nil, &datapath.UnsupportedError{Feature: "maps of maps", Err: errors.New("EINVAL")}
 	}
 	a := m.run(o, first, nil)
 	const why = "this kernel lacks maps of maps: EINVAL"
-	if err := a.Await(context.Background(), "other"); err == nil || !strings.Contains(err.Error(), why) {
+	ctx := context.Background()
+	if err := a.Await(ctx, "shop", judged); err == nil || !strings.Contains(err.Error(), why) {
 		t.Errorf("%v: want %s", err, why)
 	}
+	web, other, address := in("shop", "web"), in("other", "x"), []netip.Addr{addr("10.0.0.5")}
+	if err := a.Enter(web, judged, address); err == nil || !strings.Contains(err.Error(), why) {
+		t.Errorf("%v: want %s", err, why)
+	}
+	if err := errors.Join(a.Await(ctx, "other", judged), a.Enter(other, judged, address), a.Tell(ctx, other, address)); err != nil {
+		t.Errorf("nothing selects a pod of namespace other: %v", err)
+	}
+	a.Forget(other, address)
 	if ok, reason, message := a.State(); ok || reason != "KernelLacksFeature" || !strings.Contains(message, why) {
 		t.Errorf("%v, %s: %s", ok, reason, message)
 	}
-	if v := metric(t, a, "terway_policy_following", ""); v != 0 {
+	if v := metric(t, a, "terway_policy_following", ""); v != 1 {
 		t.Errorf("terway_policy_following is %v", v)
 	}
 	a.stop()
 	if alarms := m.alarmed(); len(alarms) != 1 || tries != 1 || !strings.Contains(alarms[0], why) {
 		t.Errorf("after %d tries: %q", tries, alarms)
+	}
+}
+
+// A pod of a kind on which policies are not enforced starts only where none can deny it anything, and else fails with the cause.
+func TestAKindWithoutPolicies(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	a := newMachine(t, "node1", h).start(nil)
+	a.follows()
+	ctx := context.Background()
+	web, other, address := in("shop", "web"), in("other", "x"), []netip.Addr{addr("10.0.0.5")}
+	for what, err := range map[string]error{"Await": a.Await(ctx, "shop", "ipvlan"), "Enter": a.Enter(web, "ipvlan", address)} {
+		if err == nil || !strings.Contains(err.Error(), `namespace "shop"`) || !strings.Contains(err.Error(), "nothing judges pods of ipvlan: take route") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	// The kind may be chosen later.
+	if err := errors.Join(a.Await(ctx, "shop", ""), a.Await(ctx, "other", "ipvlan"), a.Enter(other, "ipvlan", address)); err != nil {
+		t.Error(err)
+	}
+}
+
+// While programs do not look into the maps no pod starts, and it is tried again.
+func TestProgramsAreTurnedOnAgain(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node1", h)
+	first := make(chan struct{})
+	o := m.options(first)
+	var fine atomic.Bool
+	o.Written = func() error {
+		if !fine.Load() {
+			return errors.New("no memory")
+		}
+		close(first)
+		return nil
+	}
+	a := m.run(o, first, nil)
+	address := []netip.Addr{addr("10.0.0.5")}
+	eventually(t, "the error", func() error {
+		if ok, reason, message := a.State(); ok || reason != "NotWritten" || !strings.Contains(message, "no memory") {
+			return fmt.Errorf("%v, %s: %s", ok, reason, message)
+		}
+		return nil
+	})
+	if err := a.Enter(in("shop", "web"), judged, address); err == nil || !strings.Contains(err.Error(), "no memory") {
+		t.Errorf("a pod starts: %v", err)
+	}
+	fine.Store(true)
+	eventually(t, "the programs", func() error { return a.Enter(in("shop", "web"), judged, address) })
+}
+
+// Packets that were dropped are counted by direction.
+func TestDeniedPackets(t *testing.T) {
+	t.Parallel()
+	a := newMachine(t, "node1", serve(t, "a", shop())).start(nil)
+	for direction, want := range map[string]float64{"ingress": 3, "egress": 4} {
+		if v := metric(t, a, "terway_policy_denied_packets_total", direction); v != want {
+			t.Errorf("%s: %v packets, want %v", direction, v, want)
+		}
 	}
 }
 
@@ -463,7 +536,7 @@ func TestAPodOvertakesItsEnd(t *testing.T) {
 	one.follows()
 	two.follows()
 	web, address := in("shop", "web"), []netip.Addr{addr("10.0.0.5")}
-	if err := one.Enter(web, address); err != nil {
+	if err := one.Enter(web, judged, address); err != nil {
 		t.Fatal(err)
 	}
 	one.tell(web, address)
@@ -479,7 +552,7 @@ func TestAPodOvertakesItsEnd(t *testing.T) {
 		one.Forget(pod, its)
 	}
 	one.Forget(web, address)
-	if err := one.Enter(web, address); err != nil {
+	if err := one.Enter(web, judged, address); err != nil {
 		t.Fatal(err)
 	}
 	one.tell(web, address)
@@ -533,7 +606,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 							break
 						}
 						// The agent enters none before there is something in the maps.
-						if a.Enter(pod, addresses) == nil {
+						if a.Enter(pod, judged, addresses) == nil {
 							wired[pod] = addresses
 						}
 						break
@@ -545,7 +618,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			a.follows()
 			for pod, addresses := range c.pods(name) {
 				if chance.IntN(3) > 0 {
-					if err := a.Enter(pod, addresses); err != nil {
+					if err := a.Enter(pod, judged, addresses); err != nil {
 						t.Fatal(err)
 					}
 					wired[pod] = addresses

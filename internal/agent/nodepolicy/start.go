@@ -19,19 +19,33 @@ const (
 	mostLeavers = 8
 )
 
-// Await waits until a pod of the namespace may start: the node follows a hub, or by the last revision no policy
-// can deny the pod anything. The error says why it may not.
-func (p *Policies) Await(ctx context.Context, namespace string) error {
+// Lacks returns why policies are not enforced on pods of a kind, and what to do about it; nil if they are. An empty kind is one that is
+// not known yet.
+func (p *Policies) Lacks(kind string) error {
+	if failure := p.failed(); unsupported(failure) {
+		return fmt.Errorf("network policies are not enforced on this node: %w", failure)
+	}
+	if kind == "" {
+		return nil
+	}
+	return p.Unenforced(kind)
+}
+
+// Await waits until a pod of the namespace and of a kind, which may be empty if it is not known yet, may start: the node follows a hub, and
+// policies are enforced on the kind; or by the last revision no policy can deny the pod anything. The error says why it may not.
+func (p *Policies) Await(ctx context.Context, namespace, kind string) error {
 	ctx, cancel := context.WithTimeout(ctx, p.Wait)
 	defer cancel()
 	for {
 		failure := p.failed()
-		if p.unsupported() {
-			return fmt.Errorf("policy is on, and this node cannot have it: %w", failure)
-		}
-		c := p.client.Load()
-		if c != nil && (c.Status().Following || c.Open(namespace)) {
-			return nil
+		if c := p.client.Load(); c != nil {
+			following := c.Status().Following // what it says holds: it has been settled
+			if c.Open(namespace) {
+				return nil
+			}
+			if following {
+				return mayDeny(namespace, p.Lacks(kind))
+			}
 		}
 		select {
 		case <-p.Clock.After(glance):
@@ -42,6 +56,14 @@ func (p *Policies) Await(ctx context.Context, namespace string) error {
 			return fmt.Errorf("%s, and policies may deny a pod of namespace %q something", p.away(), namespace)
 		}
 	}
+}
+
+// mayDeny says why a pod must not start whose namespace is not open, if policies are not enforced on it.
+func mayDeny(namespace string, lacks error) error {
+	if lacks == nil {
+		return nil
+	}
+	return fmt.Errorf("policies may deny a pod of namespace %q something, but %w", namespace, lacks)
 }
 
 // away says that no hub answers, and what the node has.
@@ -61,12 +83,20 @@ func (p *Policies) away() string {
 	return fmt.Sprintf("no replica of the policy hub answers (%s); the node has revision %d of %s, %s old", why, s.Revision, s.Hub, p.Clock.Since(s.Settled).Round(time.Second))
 }
 
-// Enter notes that a pod is about to have addresses here. When it returns nothing passes there but what the hub
-// has said of this pod.
-func (p *Policies) Enter(pod policy.NamespacedName, addresses []netip.Addr) error {
+// Enter notes that a pod of a kind is about to have addresses here. When it returns nothing passes there but what the hub
+// has said of this pod, if policies are enforced on the kind. If they are not, the error says so, unless the pod's namespace is open.
+func (p *Policies) Enter(pod policy.NamespacedName, kind string, addresses []netip.Addr) error {
+	c := p.client.Load()
+	if lacks := p.Lacks(kind); lacks != nil && (c == nil || !c.Open(pod.Namespace)) {
+		return mayDeny(pod.Namespace, lacks)
+	}
+	if unsupported(p.failed()) {
+		p.pods.enter(pod, addresses)
+		return nil
+	}
 	if !p.written.Load() {
 		why := "nothing has been written"
-		if c := p.client.Load(); c != nil && c.Status().Refused != "" {
+		if c != nil && c.Status().Refused != "" {
 			why = c.Status().Refused
 		}
 		return fmt.Errorf("the node's policies are not in the kernel yet: %s", why)
@@ -75,7 +105,7 @@ func (p *Policies) Enter(pod policy.NamespacedName, addresses []netip.Addr) erro
 		return nil
 	}
 	// Maps that are full take no new rules, but those of the pods that are gone go.
-	if err := p.client.Load().Again(); err != nil && !p.pods.closed(pod, addresses) {
+	if err := c.Again(); err != nil && !p.pods.closed(pod, addresses) {
 		p.pods.leave(pod, addresses)
 		return fmt.Errorf("close pod %s: %w", pod, err)
 	}
@@ -98,7 +128,7 @@ func (p *Policies) Tell(ctx context.Context, pod policy.NamespacedName, addresse
 	}
 	p.told.Add(1)
 	for {
-		if err := p.Await(ctx, pod.Namespace); err != nil {
+		if err := p.Await(ctx, pod.Namespace, ""); err != nil {
 			return err
 		}
 		c := p.client.Load()

@@ -13,8 +13,8 @@ import (
 // with the state alone.
 func (p *Policies) State() (ok bool, reason, message string) {
 	failure := p.failed()
-	if p.unsupported() {
-		return false, "KernelLacksFeature", fmt.Sprintf("policy is on, so no pod starts on this node: %v", failure)
+	if unsupported(failure) {
+		return false, "KernelLacksFeature", fmt.Sprintf("network policies are not enforced on this node, and pods start only in namespaces in which none can deny them anything: %v; move pods to nodes with Linux 5.10 or newer", failure)
 	}
 	c := p.client.Load()
 	switch {
@@ -45,12 +45,13 @@ var (
 	received  = prometheus.NewDesc("terway_policy_received_bytes_total", "Bytes of resources from the policy hub.", nil, nil)
 	addresses = prometheus.NewDesc("terway_policy_pod_addresses_total", "Pods whose addresses were told to the policy hub before they started.", nil, nil)
 	lateOnes  = prometheus.NewDesc("terway_policy_pod_addresses_late_total", "Those of them that started before all nodes whose rules name them knew it.", nil, nil)
+	denied    = prometheus.NewDesc("terway_policy_denied_packets_total", "Packets that policies dropped, by the direction whose policies did.", []string{"direction"}, nil)
 	alarms    = prometheus.NewDesc("terway_policy_alarms_total", "Times that the maps could not be written or compared, or were changed by somebody else, by the event's reason.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (p *Policies) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{following, settled, refused, entries, streams, received, addresses, lateOnes, alarms} {
+	for _, d := range []*prometheus.Desc{following, settled, refused, entries, streams, received, addresses, lateOnes, denied, alarms} {
 		ch <- d
 	}
 }
@@ -89,6 +90,12 @@ func (p *Policies) Collect(ch chan<- prometheus.Metric) {
 	count(received, stats.Bytes)
 	count(addresses, p.told.Load())
 	count(lateOnes, p.late.Load())
+	if ingress, egress, err := p.Denied(); err != nil {
+		p.Log.Error("cannot count the packets that policies dropped", "error", err)
+	} else {
+		count(denied, ingress, "ingress")
+		count(denied, egress, "egress")
+	}
 	for r, n := range times {
 		count(alarms, uint64(n), r)
 	}

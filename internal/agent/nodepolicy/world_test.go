@@ -33,7 +33,11 @@ import (
 
 // These tests follow real hubs over TLS and write real maps, which bpf/policy.h is asked about.
 
-const host = "terway-policy.kube-system.svc"
+const (
+	host = "terway-policy.kube-system.svc"
+	// judged is the kind of pods on which policies are enforced.
+	judged = "route"
+)
 
 var certificates = sync.OnceValue(func() map[string][]byte {
 	data, _, err := certs.Server{Name: "terway-policy", Host: host}.Turn(nil, time.Now())
@@ -143,11 +147,19 @@ func (m *machine) options(first chan struct{}) Options {
 			Token: func() (string, error) { return "token of " + m.name, nil },
 			Log:   slog.New(slog.DiscardHandler), Clock: clock.RealClock{},
 		},
-		Maps: func() (map[string]*ebpf.Map, func() error, error) {
-			return m.programs.Maps, func() error { return nil }, nil
+		Maps: func() (map[string]*ebpf.Map, error) { return m.programs.Maps, nil },
+		Written: func() error {
+			close(first)
+			return nil
 		},
-		Wait:    200 * time.Millisecond,
-		Written: func() { close(first) },
+		Unenforced: func(kind string) error {
+			if kind == judged {
+				return nil
+			}
+			return fmt.Errorf("nothing judges pods of %s: take %s", kind, judged)
+		},
+		Denied: func() (ingress, egress uint64, err error) { return 3, 4, nil },
+		Wait:   200 * time.Millisecond,
 		Alarm: func(reason, note string) {
 			m.mu.Lock()
 			defer m.mu.Unlock()

@@ -61,6 +61,18 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	return n, policy, err
 }
 
+// Unenforced returns why network policies are not enforced on pods of a kind, and what to do about it; nil if New's Policy enforces
+// them.
+func Unenforced(kind string) error {
+	switch kind {
+	case claims.Route, claims.EBPF:
+		return nil
+	case claims.Exclusive:
+		return errors.New("network policies are not enforced yet on pods with an exclusive ENI: give pods that need them a shared one")
+	}
+	return fmt.Errorf("network policies are not enforced yet on pods of datapath %s: set datapath to %s, %s or %s; pods that run keep theirs until they are made anew", kind, claims.Auto, claims.EBPF, claims.Route)
+}
+
 // Probe returns what the kernel lacks for each kind that it does not support. Any other failure,
 // such as lack of memory, is an error: it says nothing about the kernel, and the result is used
 // until the agent is restarted.
