@@ -151,7 +151,7 @@ ALWAYS_INLINE const struct pol_head *pol_head(void)
 	}                                                         \
 	row = bpf_map_lookup_elem(rows, &low)
 
-static __noinline __u32 pol_atom4(__u32 half, __u32 n, __u32 address)
+__noinline __u32 pol_atom4(__u32 half, __u32 n, __u32 address)
 {
 	struct pol_range4 *row;
 	void *rows = bpf_map_lookup_elem(&tw_pol_rng4_1, &half);
@@ -163,7 +163,7 @@ static __noinline __u32 pol_atom4(__u32 half, __u32 n, __u32 address)
 	return row ? row->atom : POL_LOST;
 }
 
-static __noinline __u32 pol_atom6(__u32 half, __u32 n, __u64 high, __u64 rest)
+__noinline __u32 pol_atom6(__u32 half, __u32 n, __u64 high, __u64 rest)
 {
 	struct pol_range6 *row;
 	void *rows = bpf_map_lookup_elem(&tw_pol_rng6_1, &half);
@@ -176,7 +176,7 @@ static __noinline __u32 pol_atom6(__u32 half, __u32 n, __u64 high, __u64 rest)
 }
 
 /* The kind of the span that has a number, and its value in the lower half. */
-static __noinline __u64 pol_span(__u32 half, __u32 low, __u32 n, __u32 number)
+__noinline __u64 pol_span(__u32 half, __u32 low, __u32 n, __u32 number)
 {
 	struct pol_span *row;
 	void *rows = bpf_map_lookup_elem(&tw_pol_spans_1, &half);
@@ -236,7 +236,7 @@ ALWAYS_INLINE enum pol_class pol_class(const struct pol_packet *p, __u32 *number
 }
 
 /* The table that a rule set has for an address beside its default table; 0: none. */
-static __noinline __u32 pol_table(__u32 half, __u32 rule_set, __u32 atom, __u32 base)
+__noinline __u32 pol_table(__u32 half, __u32 rule_set, __u32 atom, __u32 base)
 {
 	struct pol_peer key = { rule_set, atom };
 	void *rows = bpf_map_lookup_elem(&tw_pol_peers_1, &half);
