@@ -408,7 +408,8 @@ ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, con
 	/* Another processor may have been there a tick later. */
 	if ((__s32)(ticks - j->seen) >= limit)
 		return NULL;
-	if (j->seen != ticks)
+	/* A denied one ends so long after its last packet that was allowed: the ends may use their ports anew. */
+	if (j->seen != ticks && !(j->flags & JUDGED_DENIED))
 		j->seen = ticks;
 	return j;
 }
@@ -531,12 +532,8 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 				skb->tc_index |= TC_INDEX_REPLY;
 			return IN_ALLOWED;
 		}
-		/* Other protocols have no first packet: one of the other end may begin another connection. */
-		if (f->proto == IPPROTO_TCP || j->opener == second) {
-			denied(from_pod);
-			return IN_DENIED;
-		}
-		return IN_UNKNOWN;
+		denied(from_pod);
+		return IN_DENIED;
 	}
 	if (direct) {
 		const int by_sender = !!(direct & DIRECT_BY_SENDER);
@@ -636,12 +633,9 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 	/* Fragments have the bit of their first one: what it says of TCP's flags holds only here. */
 	if (skb->tc_index & TC_INDEX_REPLY && !is_syn(f->tcp) && (pod || !in || bpf_map_lookup_elem(&tw_guarded_1, &in)))
 		return ALLOWED;
-	if (j && j->opener != second) {
-		if (still_allowed(d, j))
-			return ALLOWED;
-		if (f->proto == IPPROTO_TCP)
-			return to_pod ? 0 : 1;
-	}
+	/* The other end's. It may be an answer that was on its way when the connection was denied: it opens none of its own. */
+	if (j && j->opener != second)
+		return still_allowed(d, j) ? ALLOWED : to_pod ? 0 : 1;
 	describe(d, second, flags, pod);
 	by = judge(d);
 	if (by == ALLOWED && !is_single(f))

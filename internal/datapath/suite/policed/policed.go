@@ -29,6 +29,7 @@ func Run(t *testing.T, k world.Kit, make Make) {
 		{"the node's probes pass", probesPass},
 		{"what a masqueraded client opens is no probe", masqueradedClientIsNoProbe},
 		{"a running connection is cut", runningConnectionIsCut},
+		{"a late answer opens nothing", lateAnswer},
 		{"an allowed connection survives changes", allowedConnectionSurvives},
 		{"fragments", fragments},
 		{"ICMP errors", icmpErrors},
@@ -348,6 +349,43 @@ func runningConnectionIsCut(t *testing.T, e *env) {
 	}
 }
 
+// An answer on a connection that has been denied in the meantime does not make the one who answers its opener: with that the
+// denied end's packets would be answers, and allowed. When both have been silent, either may open one that is allowed to it.
+func lateAnswer(t *testing.T, e *env) {
+	e.n0.Sysctl("netfilter/nf_conntrack_udp_timeout", "1")
+	e.n1.Sysctl("netfilter/nf_conntrack_udp_timeout", "1")
+	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
+	e.n0.Sync(client, near)
+	e.n1.Sync(far)
+	for _, c := range []struct {
+		name   string
+		server *world.Pod
+	}{{"near", near}, {"far", far}} {
+		t.Run(c.name, func(t *testing.T) {
+			e.apply(t)
+			ours, theirs := client.ListenPacket("udp", world.At(client.V4, 9)), c.server.ListenPacket("udp", world.At(c.server.V4, 9))
+			defer ours.Close()
+			world.Send(t, ours, theirs, "question")
+			world.Received(t, theirs, "question")
+			world.Send(t, theirs, ours, "answer")
+			world.Received(t, ours, "answer")
+			e.apply(t, into(c.name))
+			world.Send(t, ours, theirs, "denied")
+			world.Send(t, theirs, ours, "late")
+			world.Send(t, ours, theirs, "denied again")
+			time.Sleep(1500 * time.Millisecond)
+			world.Send(t, theirs, ours, "question of the server")
+			if got := world.Received(t, ours, "question of the server"); got != "question of the server" {
+				t.Errorf("the client got %q", got)
+			}
+			world.Send(t, ours, theirs, "answer of the client")
+			if got := world.Received(t, theirs, "answer of the client"); got != "answer of the client" {
+				t.Errorf("the server got %q", got)
+			}
+		})
+	}
+}
+
 // No packet of an allowed connection is lost while rules change 200 times.
 func allowedConnectionSurvives(t *testing.T, e *env) {
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
@@ -652,20 +690,14 @@ func silentConnectionIsNone(t *testing.T, e *env) {
 	e.apply(t, outOf("client", app("far")), into("client"))
 	ours, theirs := client.ListenPacket("udp", world.At(client.V4, 9)), far.ListenPacket("udp", world.At(far.V4, 9))
 	exchange := func(question, answer string) string {
-		if _, err := ours.WriteTo([]byte(question), theirs.LocalAddr()); err != nil {
-			t.Fatal(err)
-		}
+		world.Send(t, ours, theirs, question)
 		world.Received(t, theirs, question)
-		if _, err := theirs.WriteTo([]byte(answer), ours.LocalAddr()); err != nil {
-			t.Fatal(err)
-		}
+		world.Send(t, theirs, ours, answer)
 		return world.Received(t, ours, answer)
 	}
 	exchange("question", "answer")
 	time.Sleep(1500 * time.Millisecond)
-	if _, err := theirs.WriteTo([]byte("unasked"), ours.LocalAddr()); err != nil {
-		t.Fatal(err)
-	}
+	world.Send(t, theirs, ours, "unasked")
 	time.Sleep(100 * time.Millisecond) // it is not to meet the next question
 	if strings.Contains(exchange("question again", "answer again"), "unasked") {
 		t.Error("what nobody had asked for arrived")

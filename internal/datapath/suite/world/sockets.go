@@ -101,6 +101,14 @@ func Reflect(inbox net.PacketConn) {
 	}
 }
 
+// Send sends a datagram from one socket to another.
+func Send(t testing.TB, from, to net.PacketConn, text string) {
+	t.Helper()
+	if _, err := from.WriteTo([]byte(text), to.LocalAddr()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Received reads packets until a text arrives, which must, and returns all that has arrived.
 func Received(t testing.TB, inbox net.PacketConn, text string) string {
 	t.Helper()
