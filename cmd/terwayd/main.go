@@ -41,7 +41,7 @@ type flags struct {
 	cniVersion                       string
 	metricsAddress, debugSocket      string
 	policyHub, policyDir             string
-	policyToken                      string
+	policyToken, policySocket        string
 	verbose                          bool
 }
 
@@ -75,6 +75,7 @@ func main() {
 	fl.StringVar(&f.policyHub, "policy-hub", "", "Service of the policy hub in --namespace, with a ConfigMap of the same name that has the certificates to trust; empty: policy is off")
 	fl.StringVar(&f.policyDir, "policy-dir", "/var/lib/terway", "directory of what the policy hub said last; should outlive the node's boot")
 	fl.StringVar(&f.policyToken, "policy-token", "/var/run/secrets/terway-policy/token", "the agent's token for the policy hub, which is read again when it changes")
+	fl.StringVar(&f.policySocket, "policy-socket", "/run/terway/policy.sock", "unix socket on which the agent answers terwayctl about policies")
 	fl.BoolVarP(&f.verbose, "verbose", "v", false, "log every call")
 
 	// Shared with the agent; the other flags are the agent's alone.
@@ -85,6 +86,7 @@ func main() {
 		cmd.AddCommand(c)
 	}
 	share(teardownCommand(&f), "state-dir", "cni-conf-dir", "cni-bin-dir", "host-root", "policy-dir")
+	share(askCommand(&f), "policy-socket")
 	share(flannelCommand(&f), "node-name", "kubeconfig", "cni-conf-dir", "cni-bin-dir")
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -186,6 +188,15 @@ func run(ctx context.Context, f flags) error {
 	pages, err := pages(f, a, registry)
 	if err != nil {
 		return err
+	}
+	if policies != nil {
+		l, err := agent.Listen(f.policySocket)
+		if err != nil {
+			return fmt.Errorf("--policy-socket: %w", err)
+		}
+		pages = append(pages, page{l, policies.Handler(a.KindOf)})
+	} else if err := remove(f.policySocket); err != nil { // of an agent with policies that was killed
+		return fmt.Errorf("--policy-socket: %w", err)
 	}
 	log.Info("terwayd is running", "node", f.nodeName, "socket", f.socket, "datapaths", node.Choices())
 

@@ -96,6 +96,18 @@ func (a *Agent) tell(ctx context.Context, e *journal.Entry) (told func() error) 
 	return func() error { return <-done }
 }
 
+// KindOf returns the kind of a pod that is wired here; "" if it is not.
+func (a *Agent) KindOf(pod policy.NamespacedName) string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.entries {
+		if nameOf(e) == pod {
+			return PodOf(e).Kind
+		}
+	}
+	return ""
+}
+
 // unenforcedLocked says on which pods of the node policies are not enforced, those that run and those that come; "" if on all.
 func (a *Agent) unenforcedLocked() string {
 	pods := map[string]int{}

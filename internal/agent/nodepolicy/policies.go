@@ -68,7 +68,9 @@ type Policies struct {
 	// again has capacity 1: the part has to be written again, because pods came or went.
 	again chan struct{}
 	// kernel is nil without maps. Only Start and Run use it.
-	kernel  *policymap.Writer
+	kernel *policymap.Writer
+	// judging is the same with its maps, for all others.
+	judging atomic.Pointer[judging]
 	client  atomic.Pointer[node.Client]
 	written atomic.Bool
 	// told are the pods that started and whose addresses were told, late those that not all nodes had in time.
@@ -87,6 +89,12 @@ type Policies struct {
 	alarms map[string]alarm
 	// size is that of the part that was given last.
 	size struct{ endpoints, ruleSets, addresses int }
+}
+
+// judging is what the programs judge by.
+type judging struct {
+	writer *policymap.Writer
+	maps   map[string]*ebpf.Map
 }
 
 type alarm struct {
@@ -124,6 +132,7 @@ func (p *Policies) open() error {
 			return failed
 		}
 		p.kernel = w
+		p.judging.Store(&judging{w, maps})
 	}
 	config := p.Hub
 	config.Consumer = consumer{p, p.kernel}

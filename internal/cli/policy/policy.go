@@ -1,10 +1,11 @@
 // Package policy is the command "terwayctl policy": what is wrong with policies, what they say
 // of a connection, what changes if others are applied, and how old ones are moved to the API that
-// is served. It reads folders of manifests and prints; migrate alone talks to a cluster. What
-// policies mean is internal/policy's.
+// is served. It reads folders of manifests, or a cluster and the agents of its nodes, and prints;
+// migrate alone changes a cluster. What policies mean is internal/policy's.
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,7 +13,9 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/policy/lint"
 	"terway.dev/terway/internal/policy/manifest"
@@ -21,37 +24,63 @@ import (
 )
 
 // NewCommand returns "terwayctl policy".
-func NewCommand() *cobra.Command {
+func NewCommand() *cobra.Command { return newCommand(connect) }
+
+func newCommand(d dial) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
 		Short: "What is wrong with network policies, what they say of a connection, what would change; moves old ones",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(lintCommand(), traceCommand(), previewCommand(), migrateCommand())
+	cmd.AddCommand(lintCommand(d), traceCommand(d), previewCommand(d), migrateCommand())
 	return cmd
 }
 
-// flagProbes overrides translate.SettingProbes.
-const flagProbes = "allow-load-balancer-probes"
+const (
+	// flagProbes overrides translate.SettingProbes.
+	flagProbes = "allow-load-balancer-probes"
+	// flagTerway is the namespace of the agents and of the configuration.
+	flagTerway = "terway-namespace"
+)
 
-// source is where objects are from.
+// needs is what commands need that read a cluster.
+const needs = `It needs to list namespaces, serviceaccounts, nodes, pods, endpointslices, networkpolicies and
+the kinds of projectcalico.org and policy.networking.k8s.io, and to get the ConfigMap
+` + config.ConfigMapName + ` in Terway's namespace`
+
+// source is where objects are from: a folder, or a cluster.
 type source struct {
+	cluster   kubeflags.Flags
+	dial      dial
+	online    *online // nil until the cluster is reached, and with a folder
+	terway    string
 	offline   string
 	namespace string
 	options   translate.Options
 }
 
 func (s *source) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it")
-	cmd.Flags().StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
-	cmd.Flags().BoolVar(&s.options.AllowLoadBalancerProbes, flagProbes, true, "let health checks of load balancers (100.64.0.0/10) in before any policy; if not given, "+translate.SettingProbes+" of the ConfigMap eni-config in DIR says it")
-	if err := cmd.MarkFlagRequired("offline"); err != nil {
-		panic(err)
-	}
+	f := cmd.Flags()
+	s.cluster.Add(f)
+	f.StringVar(&s.terway, flagTerway, metav1.NamespaceSystem, "where the cluster has Terway")
+	f.StringVar(&s.offline, "offline", "", "read the YAML and JSON files of this `DIR`, and of folders in it, in place of a cluster")
+	f.StringVarP(&s.namespace, "namespace", "n", "default", "the `NAMESPACE` of objects that name none")
+	f.BoolVar(&s.options.AllowLoadBalancerProbes, flagProbes, true, "let health checks of load balancers (100.64.0.0/10) in before any policy; if not given, "+translate.SettingProbes+" of the ConfigMap "+config.ConfigMapName+" says it")
 }
 
-// read reads the folder. What its configuration sets goes into the options, if no flag does.
+// place is where the objects are, for messages.
+func (s *source) place() string {
+	if s.offline != "" {
+		return "the folder"
+	}
+	return "the cluster"
+}
+
+// read reads the folder or the cluster. What its configuration sets goes into the options, if no flag does.
 func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
+	if s.offline == "" {
+		return s.readCluster(cmd)
+	}
 	if info, err := os.Stat(s.offline); err != nil {
 		return translate.Objects{}, fmt.Errorf("--offline: %w", err)
 	} else if !info.IsDir() {
@@ -81,6 +110,30 @@ func (s *source) read(cmd *cobra.Command) (translate.Objects, error) {
 	return r.Objects, nil
 }
 
+func (s *source) readCluster(cmd *cobra.Command) (translate.Objects, error) {
+	if s.online == nil {
+		o, err := s.dial(&s.cluster, s.terway)
+		if err != nil {
+			return translate.Objects{}, err
+		}
+		s.online = o
+	}
+	if !cmd.Flags().Changed(flagProbes) {
+		data, err := s.online.configuration(cmd.Context())
+		if err != nil {
+			return translate.Objects{}, fmt.Errorf("%w\nwith --%s it is not read", err, flagProbes)
+		}
+		if data[config.ConfigMapKey] != "" {
+			c, err := config.FromConfigMap(data)
+			if err != nil {
+				return translate.Objects{}, fmt.Errorf("ConfigMap %s/%s: %w\nwith --%s it is not read", s.terway, config.ConfigMapName, err, flagProbes)
+			}
+			s.options.AllowLoadBalancerProbes = c.PolicyAllowLoadBalancerProbes
+		}
+	}
+	return s.online.objects(cmd.Context())
+}
+
 // configure reads the options from the configuration of the cluster that the folder is of. The
 // existing Terway's, which has the same name and other keys, says nothing of them.
 func (s *source) configure(cmd *cobra.Command, r *manifest.Reader) error {
@@ -108,10 +161,10 @@ func (s *source) configure(cmd *cobra.Command, r *manifest.Reader) error {
 	return nil
 }
 
-func lintCommand() *cobra.Command {
-	var from source
+func lintCommand(d dial) *cobra.Command {
+	from := source{dial: d}
 	cmd := &cobra.Command{
-		Use:   "lint --offline DIR",
+		Use:   "lint [--offline DIR]",
 		Short: "Find probable mistakes in policies",
 		Long: `Finds probable mistakes in policies, and what is not enforced as written.
 Each finding names the object, the field and the check:
@@ -127,7 +180,10 @@ Each finding names the object, the field and the check:
   probes          a rule against health checks that policy_allow_load_balancer_probes lets in before it
 
 Checks that need pods run only if there are pods in DIR; for exact results DIR also needs
-namespaces, service accounts and nodes. If there is a finding, the command fails.`,
+namespaces, service accounts and nodes. Without --offline it reads the cluster. If there is a
+finding, the command fails.
+
+` + needs + ".",
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy lint --offline policies`,
 		Args: cobra.NoArgs,
@@ -147,7 +203,7 @@ namespaces, service accounts and nodes. If there is a finding, the command fails
 				return fmt.Errorf("%d findings", len(found))
 			}
 			if n := len(o.NetworkPolicies) + len(o.ClusterNetworkPolicies) + len(o.CalicoPolicies) + len(o.GlobalNetworkPolicies); n == 0 {
-				return errors.New("there are no policies in " + from.offline)
+				return errors.New("there are no policies in " + cmp.Or(from.offline, from.place()))
 			}
 			return nil
 		},

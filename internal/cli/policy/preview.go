@@ -28,17 +28,17 @@ func (e *CutError) Error() string { return fmt.Sprintf("%d changes cut what was 
 // ExitStatus is the exit status of the program.
 func (e *CutError) ExitStatus() int { return 2 }
 
-func previewCommand() *cobra.Command {
-	var from source
+func previewCommand(d dial) *cobra.Command {
+	from := source{dial: d}
 	var files, gone []string
 	var staged bool
 	var output string
 	cmd := &cobra.Command{
-		Use:   "preview --offline DIR -f FILE",
+		Use:   "preview [--offline DIR] -f FILE",
 		Short: "Show which connections would be cut and opened if policies were applied",
-		Long: `Compares the policies in DIR with the same policies after those, the tiers and the network
-sets of FILE are applied: new ones, and those that replace one with the same name. Each line
-is a change: source, destination, traffic, and what decides before and after. The result is
+		Long: `Compares the policies in the cluster (with --offline: in DIR) with the same policies after
+those, the tiers and the network sets of FILE are applied: new ones, and those that replace
+one with the same name. Nothing is applied. Each line is a change: source, destination, traffic, and what decides before and after. The result is
 exact: the compiled tables are compared, no connection is tried.
 
   cut     allowed before, denied after
@@ -47,13 +47,15 @@ exact: the compiled tables are compared, no connection is tried.
 Pods are grouped by their owner (a Deployment's or another's name), or else by label
 app.kubernetes.io/name, k8s-app or app; if only a part of a group changes, the line lists
 the pods. "nodes" are nodes and pods in the host network, "outside" are all other addresses.
-Addresses and ports are those of pods behind Services. Only pods and nodes in DIR are
-compared, and only pods with an address.
+Addresses and ports are those of pods behind Services. Only pods and nodes that
+are there are compared, and only pods with an address.
 
 Staged policies in FILE have no effect without --staged; with it they are applied by their
-stagedAction. Staged policies in DIR have no effect.
+stagedAction. Staged policies that are there already have no effect.
 
-The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
+The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
+
+` + needs + ".",
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy preview --offline policies -f new.yaml
   kustomize build . | terwayctl policy preview --offline policies -f -
@@ -75,7 +77,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.`,
 			if err != nil {
 				return err
 			}
-			changes, err := compare(before, after, from.options, cmd.ErrOrStderr())
+			changes, err := from.compare(before, after, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -108,7 +110,7 @@ func (s *source) changed(cmd *cobra.Command, o translate.Objects, files, gone []
 		}
 		rest, there := o.Without(ref)
 		if !there {
-			return o, fmt.Errorf("--delete %s: there is no %s in the folder", text, ref)
+			return o, fmt.Errorf("--delete %s: there is no %s in %s", text, ref, s.place())
 		}
 		o = rest
 	}
@@ -183,13 +185,13 @@ func refOf(text, namespace string) (policy.Ref, error) {
 	return ref, nil
 }
 
-func compare(before, after translate.Objects, options translate.Options, stderr io.Writer) ([]preview.Change, error) {
+func (s *source) compare(before, after translate.Objects, stderr io.Writer) ([]preview.Change, error) {
 	var worlds [2]preview.World
 	was := map[string]bool{}
 	var refused []error
 	for i, o := range []translate.Objects{before, after} {
 		cluster, notes := translate.Cluster(o)
-		set, more := translate.Policies(o, options)
+		set, more := translate.Policies(o, s.options)
 		worlds[i] = preview.World{Set: set, Cluster: cluster}
 		for _, n := range append(more, notes...) {
 			text := n.String()
@@ -221,6 +223,9 @@ func compare(before, after translate.Objects, options translate.Options, stderr 
 		fmt.Fprintf(stderr, "ignored: %d pods without an address\n", without)
 	}
 	if asked == 0 {
+		if s.offline == "" {
+			return nil, errors.New("there are no pods with an address in the cluster")
+		}
 		return nil, errors.New("there are no pods with an address in the folder: save them with \"kubectl get pods -A -o yaml\"")
 	}
 	owners := map[policy.NamespacedName]string{}

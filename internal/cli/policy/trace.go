@@ -1,53 +1,100 @@
 package policy
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
+	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"terway.dev/terway/internal/agent/policyapi"
 	"terway.dev/terway/internal/policy"
-	"terway.dev/terway/internal/policy/naive"
+	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/translate"
 )
 
-func traceCommand() *cobra.Command {
-	var from source
+// A DifferError says that a node's kernel judges a connection otherwise than policies say.
+type DifferError struct{ Where []string }
+
+func (e *DifferError) Error() string {
+	return "the kernel does not do what policies say: " + strings.Join(e.Where, "; ")
+}
+
+// ExitStatus is the program's.
+func (e *DifferError) ExitStatus() int { return 3 }
+
+// settle is how long a change may take from the API server to the nodes: what differs is asked once more after it.
+const settle = time.Second
+
+func traceCommand(d dial) *cobra.Command {
+	from := source{dial: d}
 	var source, destination, port string
 	cmd := &cobra.Command{
-		Use:   "trace --offline DIR --from POD --to POD --port tcp/80",
+		Use:   "trace [--offline DIR] --from END --to END --port tcp/80",
 		Short: "Show the verdict of policies on a connection, and the rule that decides",
-		Long: `Evaluates the policies at the end that opens a connection (egress) and at the other end
-(ingress), and prints both verdicts with the deciding rules. A pod is given as NAMESPACE/NAME,
-other ends as an address. Pods in the host network have their node's address, and no policy.
+		Long: `Compiles the policies, and prints what they say at the end that opens a connection (egress)
+and at the other end (ingress), with the deciding rules. A pod is given as NAMESPACE/NAME or
+by its address, other ends as an address. Pods in the host network have their node's address,
+and no policy.
+
+Without --offline it reads the cluster, and asks the kernels of both pods' nodes too, by the
+programs and maps that judge packets there. Where a kernel says something else, it is asked
+again after a second, as a change may be on its way.
 
 The address and port are those of the pod behind a Service, not the Service's.
-A connection that is denied is an error.`,
-		Example: `  terwayctl policy trace --offline policies --from shop/web --to shop/db --port tcp/5432
+The exit status is 0 if the connection is allowed, 1 if it is denied and for an error, and 3
+if a kernel differs from what policies say: the last line says where.
+
+` + needs + `. To ask
+nodes it also needs to list pods there, and to get and create pods/exec: it runs "terwayd ask"
+in the agents' pods.`,
+		Example: `  terwayctl policy trace --from shop/web --to shop/db --port tcp/5432
   terwayctl policy trace --offline policies --from 198.51.100.7 --to shop/web --port 443
   terwayctl policy trace --offline policies --from shop/web --to 10.0.0.9 --port icmp/8`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o, err := from.read(cmd)
-			if err != nil {
-				return err
+			once := func(w io.Writer) error {
+				o, err := from.read(cmd)
+				if err != nil {
+					return err
+				}
+				cluster, notes := translate.Cluster(o)
+				set, more := translate.Policies(o, from.options)
+				for _, n := range append(more, notes...) {
+					fmt.Fprintln(cmd.ErrOrStderr(), n)
+				}
+				c, err := connection(port)
+				a, aerr := from.endOf(cluster, "--from", source)
+				b, berr := from.endOf(cluster, "--to", destination)
+				if err := errors.Join(err, aerr, berr); err != nil {
+					return err
+				}
+				compiled, err := compile.Compile(set, cluster, compile.DefaultBudget)
+				if err != nil {
+					return err
+				}
+				return trace(cmd.Context(), w, compiled, from.online, c, a, b)
 			}
-			cluster, notes := translate.Cluster(o)
-			set, more := translate.Policies(o, from.options)
-			for _, n := range append(more, notes...) {
-				fmt.Fprintln(cmd.ErrOrStderr(), n)
+			var out bytes.Buffer
+			err := once(&out)
+			if differ := (*DifferError)(nil); errors.As(err, &differ) {
+				select {
+				case <-time.After(settle):
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				}
+				out.Reset()
+				err = once(&out)
 			}
-			c, err := connection(port)
-			a, aerr := endOf(cluster, "--from", source)
-			b, berr := endOf(cluster, "--to", destination)
-			if err := errors.Join(err, aerr, berr); err != nil {
-				return err
-			}
-			return trace(cmd.OutOrStdout(), set, cluster, c, a, b)
+			_, errWrite := out.WriteTo(cmd.OutOrStdout())
+			return errors.Join(err, errWrite)
 		},
 	}
 	from.flags(cmd)
@@ -70,7 +117,7 @@ type end struct {
 	addresses []netip.Addr
 }
 
-func endOf(cluster policy.Cluster, flag, text string) (end, error) {
+func (s *source) endOf(cluster policy.Cluster, flag, text string) (end, error) {
 	if a, err := netip.ParseAddr(text); err == nil {
 		a = a.Unmap()
 		for _, p := range cluster.Pods {
@@ -89,7 +136,7 @@ func endOf(cluster policy.Cluster, flag, text string) (end, error) {
 	p := cluster.Pods[policy.NamespacedName{Namespace: namespace, Name: name}]
 	switch {
 	case p == nil:
-		return end{}, fmt.Errorf("%s %s: there is no such pod in the folder", flag, text)
+		return end{}, fmt.Errorf("%s %s: there is no such pod in %s", flag, text, s.place())
 	case p.Ended:
 		return end{}, fmt.Errorf("%s %s: the pod has ended", flag, text)
 	case len(p.Addresses) == 0:
@@ -141,7 +188,8 @@ func connection(text string) (policy.Connection, error) {
 	return c, nil
 }
 
-func trace(w io.Writer, set policy.Set, cluster policy.Cluster, c policy.Connection, from, to end) error {
+// trace prints what is said at both ends. o is nil if no kernel is asked.
+func trace(ctx context.Context, w io.Writer, compiled *compile.Compiler, o *online, c policy.Connection, from, to end) error {
 	var src, dst netip.Addr
 	for _, a := range from.addresses {
 		for _, b := range to.addresses {
@@ -155,34 +203,98 @@ func trace(w io.Writer, set policy.Set, cluster policy.Cluster, c policy.Connect
 	}
 	fmt.Fprintf(w, "%s (%s) to %s (%s)\n", from.name, src, to.name, dst)
 	denied := ""
+	var failed []error
+	var differ DifferError
 	for _, side := range []struct {
 		d         policy.Direction
 		at        end
 		own, peer netip.Addr
 	}{{policy.Egress, from, src, dst}, {policy.Ingress, to, dst, src}} {
+		where := fmt.Sprintf("%s at %s", side.d, side.at.name)
 		if side.at.pod == nil {
-			fmt.Fprintf(w, "%s at %s: no policy applies there\n", side.d, side.at.name)
+			fmt.Fprintf(w, "%s: no policy applies there\n", where)
 			continue
 		}
 		c.Pod, c.Direction, c.Own, c.Peer = side.at.pod.NamespacedName, side.d, side.own, side.peer
-		d, _ := naive.Decide(set, cluster, c)
-		for _, r := range d.Logs {
-			fmt.Fprintf(w, "%s at %s: logged by %s\n", side.d, side.at.name, r)
-		}
-		why := "no policy selects the pod for it, or all pass it on"
-		switch d.Reason {
-		case policy.ByRule:
-			why = fmt.Sprintf("%s, in tier %s", d.Rule, d.Tier)
-		case policy.ByTier:
-			why = fmt.Sprintf("the end of tier %s: policies of it select the pod, and no rule matches", d.Tier)
-		}
-		fmt.Fprintf(w, "%s at %s: %s: %s\n", side.d, side.at.name, d.Action, why)
+		d := decide(compiled, side.at.pod.Node, c)
+		tell(w, where, d)
 		if d.Action != policy.Allow {
-			denied = fmt.Sprintf("%s at %s is denied", side.d, side.at.name)
+			denied = where + " is denied"
+		}
+		if o == nil {
+			continue
+		}
+		if differs, err := o.compare(ctx, w, side.at.pod.Node, c, d); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", where, err))
+		} else if differs != "" {
+			differ.Where = append(differ.Where, where+": "+differs)
 		}
 	}
-	if denied != "" {
+	switch {
+	case len(differ.Where) > 0:
+		return errors.Join(append([]error{&differ}, failed...)...)
+	case len(failed) > 0:
+		return errors.Join(failed...)
+	case denied != "":
 		return errors.New(denied)
 	}
 	return nil
+}
+
+// decide returns what the tables of a pod's node say.
+func decide(compiled *compile.Compiler, node string, c policy.Connection) policy.Decision {
+	m := compiled.ForNode(node).Maps()
+	return m.Decision(m.Lookup(compile.Packet{
+		Endpoint: m.EndpointOf[c.Pod], Direction: c.Direction, Peer: c.Peer, Protocol: c.Protocol,
+		SourcePort: c.SourcePort, DestinationPort: c.DestinationPort, ICMPType: c.ICMPType, ICMPCode: c.ICMPCode,
+	}))
+}
+
+func tell(w io.Writer, where string, d policy.Decision) {
+	for _, r := range d.Logs {
+		fmt.Fprintf(w, "%s: logged by %s\n", where, r)
+	}
+	fmt.Fprintf(w, "%s: %s: %s\n", where, d.Action, because(d))
+}
+
+// because is what decided.
+func because(d policy.Decision) string {
+	switch d.Reason {
+	case policy.ByRule:
+		return fmt.Sprintf("%s, in tier %s", d.Rule, d.Tier)
+	case policy.ByTier:
+		return fmt.Sprintf("the end of tier %s: policies of it select the pod, and no rule matches", d.Tier)
+	case policy.Closed:
+		return "the pod is closed: its node does not know its rules, or they are beyond the budget"
+	}
+	return "no policy selects the pod for it, or all pass it on"
+}
+
+// compare asks the kernel of a pod's node, and prints what it says. It returns how it differs from what policies say.
+func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy.Connection, want policy.Decision) (differs string, err error) {
+	if node == "" {
+		return "", errors.New("the pod is on no node yet")
+	}
+	var out bytes.Buffer
+	if err := o.agents.ask(ctx, node, policyapi.Question(c).Path(), &out); err != nil {
+		return "", fmt.Errorf("the kernel was not asked: %w", err)
+	}
+	a, got, err := policyapi.ReadAnswer(&out)
+	if err != nil {
+		return "", fmt.Errorf("node %s: %w", node, err)
+	}
+	if !a.Judged {
+		fmt.Fprintf(w, "  node %s: nothing judges the pod: %s\n", node, printable(a.Why))
+		if want.Action != policy.Allow {
+			return fmt.Sprintf("node %s allows it, as nothing judges the pod there", node), nil
+		}
+		return "", nil
+	}
+	if reflect.DeepEqual(got, want) {
+		fmt.Fprintf(w, "  node %s: its kernel says the same\n", node)
+		return "", nil
+	}
+	tell(w, fmt.Sprintf("  node %s: its kernel says", node), got)
+	fmt.Fprintf(w, "  node %s: %s\n", node, printable(a.State))
+	return fmt.Sprintf("node %s says %s: %s, and policies say %s: %s", node, got.Action, because(got), want.Action, because(want)), nil
 }

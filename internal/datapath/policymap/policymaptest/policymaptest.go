@@ -1,13 +1,11 @@
-// Package policymaptest asks bpf/policy.h for verdicts, for tests and benchmarks: the kernel runs the programs, and nothing
-// attaches them (BPF_PROG_TEST_RUN).
+// Package policymaptest has maps of bpf/policy.h for tests and benchmarks, the programs that ask it for verdicts (package policyask), and some that
+// measure it. Nothing attaches them (BPF_PROG_TEST_RUN).
 package policymaptest
 
 import (
-	"bytes"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/bits"
-	"net/netip"
 	"testing"
 	"time"
 
@@ -15,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/datapath/bpfobj"
+	"terway.dev/terway/internal/datapath/policyask"
 	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/testutil"
 )
@@ -22,6 +21,7 @@ import (
 // Programs are in the kernel until the test ends.
 type Programs struct {
 	*bpfobj.Objects
+	*policyask.Asker
 }
 
 // Load loads them, with maps that are there already. Others are empty: nothing passes.
@@ -40,58 +40,25 @@ func Load(t testing.TB, maps ...map[string]*ebpf.Map) *Programs {
 	if err != nil {
 		t.Fatalf("%+v", err)
 	}
+	p := &Programs{Objects: o}
 	t.Cleanup(func() {
-		if err := o.Close(); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return &Programs{o}
-}
-
-// packet is struct pol_packet.
-type packet struct {
-	Peer                         [16]byte
-	SourcePort, DestinationPort  uint16
-	Protocol, ICMPType, ICMPCode uint8
-	_                            uint8
-}
-
-func packetOf(p compile.Packet) packet {
-	return packet{Peer: p.Peer.As16(), SourcePort: p.SourcePort, DestinationPort: p.DestinationPort, Protocol: p.Protocol, ICMPType: p.ICMPType, ICMPCode: p.ICMPCode}
-}
-
-// question is struct question of bpf/policy_test.c.
-type question struct {
-	_                   [16]byte
-	Endpoint, Direction uint32
-	Own                 [16]byte
-	Packet              packet
-	Verdict             compile.VerdictRow
-}
-
-func (p *Programs) run(program string, q *question) (uint32, error) {
-	var b bytes.Buffer
-	if err := binary.Write(&b, binary.LittleEndian, q); err != nil {
-		return 0, err
+	if p.Asker, err = policyask.Load(o.Maps); err != nil {
+		t.Fatalf("%+v", err)
 	}
-	out := make([]byte, b.Len())
-	number, err := p.Programs[program].Run(&ebpf.RunOptions{Data: b.Bytes(), DataOut: out, Repeat: 1})
-	if err != nil {
-		return 0, fmt.Errorf("run %s: %w", program, err)
+	return p
+}
+
+// Close removes them from the kernel, before the test ends.
+func (p *Programs) Close() error {
+	err := p.Objects.Close()
+	if p.Asker != nil {
+		err = errors.Join(err, p.Asker.Close())
 	}
-	return number, binary.Read(bytes.NewReader(out), binary.LittleEndian, q)
-}
-
-// Ask is the kernel's verdict: its number and its row.
-func (p *Programs) Ask(about compile.Packet) (uint32, compile.VerdictRow, error) {
-	q := question{Endpoint: about.Endpoint, Direction: uint32(about.Direction), Packet: packetOf(about)}
-	number, err := p.run("tw_pol_ask", &q)
-	return number, q.Verdict, err
-}
-
-// Endpoint is the number that the kernel has for an address of an endpoint; 0: none.
-func (p *Programs) Endpoint(own netip.Addr) (uint32, error) {
-	return p.run("tw_pol_endpoint", &question{Own: own.As16()})
+	return err
 }
 
 // A Bench is what Cost asks about: peers by chance, each of which has a rule of its own.
@@ -107,10 +74,10 @@ type Bench struct {
 func (p *Programs) Prepare(b Bench) error {
 	row := struct {
 		Endpoint, Direction, Rules, Word, Shift uint32
-		Packet                                  packet
+		Packet                                  policyask.Packet
 	}{
 		Endpoint: b.Packet.Endpoint, Direction: uint32(b.Packet.Direction), Rules: uint32(b.Rules),
-		Word: 1, Shift: uint32(bits.TrailingZeros(uint(b.Apart))), Packet: packetOf(b.Packet),
+		Word: 1, Shift: uint32(bits.TrailingZeros(uint(b.Apart))), Packet: policyask.PacketOf(b.Packet),
 	}
 	if b.Packet.Peer.Is4() {
 		row.Word = 3

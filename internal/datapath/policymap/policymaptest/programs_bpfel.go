@@ -16,22 +16,20 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	programsMapBench          = "bench"
-	programsMapTwPolActive1   = "tw_pol_active_1"
-	programsMapTwPolAddrs1    = "tw_pol_addrs_1"
-	programsMapTwPolEndof1    = "tw_pol_endof_1"
-	programsMapTwPolEnds1     = "tw_pol_ends_1"
-	programsMapTwPolPeers1    = "tw_pol_peers_1"
-	programsMapTwPolRng41     = "tw_pol_rng4_1"
-	programsMapTwPolRng61     = "tw_pol_rng6_1"
-	programsMapTwPolSpans1    = "tw_pol_spans_1"
-	programsMapTwPolSrcs1     = "tw_pol_srcs_1"
-	programsMapTwPolTable1    = "tw_pol_table_1"
-	programsMapTwPolVerd1     = "tw_pol_verd_1"
-	programsProgTwPolAsk      = "tw_pol_ask"
-	programsProgTwPolBench    = "tw_pol_bench"
-	programsProgTwPolEmpty    = "tw_pol_empty"
-	programsProgTwPolEndpoint = "tw_pol_endpoint"
+	programsMapBench        = "bench"
+	programsMapTwPolActive1 = "tw_pol_active_1"
+	programsMapTwPolAddrs1  = "tw_pol_addrs_1"
+	programsMapTwPolEndof1  = "tw_pol_endof_1"
+	programsMapTwPolEnds1   = "tw_pol_ends_1"
+	programsMapTwPolPeers1  = "tw_pol_peers_1"
+	programsMapTwPolRng41   = "tw_pol_rng4_1"
+	programsMapTwPolRng61   = "tw_pol_rng6_1"
+	programsMapTwPolSpans1  = "tw_pol_spans_1"
+	programsMapTwPolSrcs1   = "tw_pol_srcs_1"
+	programsMapTwPolTable1  = "tw_pol_table_1"
+	programsMapTwPolVerd1   = "tw_pol_verd_1"
+	programsProgTwPolBench  = "tw_pol_bench"
+	programsProgTwPolEmpty  = "tw_pol_empty"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -76,10 +74,8 @@ type programsSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsProgramSpecs struct {
-	TwPolAsk      *ebpf.ProgramSpec `ebpf:"tw_pol_ask"`
-	TwPolBench    *ebpf.ProgramSpec `ebpf:"tw_pol_bench"`
-	TwPolEmpty    *ebpf.ProgramSpec `ebpf:"tw_pol_empty"`
-	TwPolEndpoint *ebpf.ProgramSpec `ebpf:"tw_pol_endpoint"`
+	TwPolBench *ebpf.ProgramSpec `ebpf:"tw_pol_bench"`
+	TwPolEmpty *ebpf.ProgramSpec `ebpf:"tw_pol_empty"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
@@ -167,18 +163,14 @@ type programsVariables struct {
 //
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsPrograms struct {
-	TwPolAsk      *ebpf.Program `ebpf:"tw_pol_ask"`
-	TwPolBench    *ebpf.Program `ebpf:"tw_pol_bench"`
-	TwPolEmpty    *ebpf.Program `ebpf:"tw_pol_empty"`
-	TwPolEndpoint *ebpf.Program `ebpf:"tw_pol_endpoint"`
+	TwPolBench *ebpf.Program `ebpf:"tw_pol_bench"`
+	TwPolEmpty *ebpf.Program `ebpf:"tw_pol_empty"`
 }
 
 func (p *programsPrograms) Close() error {
 	return _ProgramsClose(
-		p.TwPolAsk,
 		p.TwPolBench,
 		p.TwPolEmpty,
-		p.TwPolEndpoint,
 	)
 }
 
