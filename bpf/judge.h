@@ -12,6 +12,7 @@
 #pragma once
 
 #include "connection.h"
+#include "flows.h"
 #include "policy.h"
 
 /*
@@ -124,6 +125,7 @@ struct desk {
 	struct fragment fragment;
 	struct pol_packet packet;
 	struct pol_verdict verdict;
+	struct flow_event event;
 };
 
 struct {
@@ -346,6 +348,8 @@ __noinline int judge_half(__u32 egress)
 	else
 		endpoint = policy_endpoint(own ? &d->key.addr[1] : &d->key.addr[0]);
 	policy_decide(endpoint, egress, p, &d->verdict);
+	d->event.rule[egress & 1] = d->verdict.rule;
+	d->event.log[egress & 1] = d->verdict.log;
 	return d->verdict.action == POL_ALLOW;
 }
 
@@ -360,6 +364,47 @@ ALWAYS_INLINE int judge(struct desk *d)
 	if (d->asked.flags & JUDGED_INGRESS && !judge_half(0))
 		return 0;
 	return ALLOWED;
+}
+
+/* Tells what judge has said of the connection on the desk, and whether it is a running one (FLOW_RUNNING). */
+__noinline int report(int by, int flags)
+{
+	struct desk *d = desk();
+	struct flow_event *e;
+	struct sender *s;
+	__u32 device;
+
+	if (!d || d->asked.flags & JUDGED_NODE)
+		return 0;
+	e = &d->event;
+	if (by != ALLOWED)
+		flags |= FLOW_DENIED;
+	if (d->asked.flags & JUDGED_EGRESS)
+		flags |= FLOW_EGRESS;
+	else
+		e->log[1] = 0;
+	if (d->asked.flags & JUDGED_INGRESS && by != 1)
+		flags |= FLOW_INGRESS;
+	else
+		e->log[0] = 0;
+	if (d->asked.flags & JUDGED_TO_NODE)
+		flags |= FLOW_TO_NODE;
+	e->flags = flags;
+	e->src = d->asked.opener & 1 ? d->key.addr[1] : d->key.addr[0];
+	e->dst = d->asked.opener & 1 ? d->key.addr[0] : d->key.addr[1];
+	e->sport = d->packet.source;
+	e->dport = d->packet.destination;
+	e->proto = d->packet.proto;
+	e->icmp_type = d->packet.icmp_type;
+	e->icmp_code = d->packet.icmp_code;
+	__builtin_memset(&e->pod, 0, sizeof(e->pod));
+	device = d->asked.device;
+	s = device ? bpf_map_lookup_elem(&tw_senders_1, &device) : NULL;
+	if (s)
+		e->pod = is_v4(&e->src) ? s->v4 : s->v6;
+	if (addr_equal(&e->pod, &e->src))
+		__builtin_memset(&e->pod, 0, sizeof(e->pod));
+	return tell(e);
 }
 
 ALWAYS_INLINE void denied(int direction)
@@ -424,6 +469,8 @@ ALWAYS_INLINE int still_allowed(struct desk *d, struct judged *j)
 		return !(j->flags & JUDGED_DENIED);
 	d->asked = *j;
 	by = judge(d);
+	if ((by != ALLOWED) != !!(j->flags & JUDGED_DENIED))
+		report(by, FLOW_RUNNING);
 	j->flags = by == ALLOWED ? j->flags & ~JUDGED_DENIED : j->flags | JUDGED_DENIED;
 	j->epoch = now;
 	return by == ALLOWED;
@@ -460,16 +507,19 @@ ALWAYS_INLINE void remember(struct desk *d)
  */
 ALWAYS_INLINE int as_written(struct desk *d, struct judged *j, int second, __u32 device)
 {
+	int by;
+
 	if (j && j->opener == second && !is_syn(d->flow.tcp))
 		return still_allowed(d, j);
 	describe(d, second, JUDGED_EGRESS | JUDGED_TO_NODE, device);
-	if (judge(d) != ALLOWED)
-		return 0;
+	by = judge(d);
 	/* In the middle of TCP's the node may be the opener. */
-	if (!is_single(&d->flow) && (d->flow.proto != IPPROTO_TCP || is_syn(d->flow.tcp)) &&
-	    bpf_map_lookup_elem(&tw_local_1, &d->flow.dst))
-		remember(d);
-	return 1;
+	if ((d->flow.proto != IPPROTO_TCP || is_syn(d->flow.tcp)) && bpf_map_lookup_elem(&tw_local_1, &d->flow.dst)) {
+		report(by, 0);
+		if (by == ALLOWED && !is_single(&d->flow))
+			remember(d);
+	}
+	return by == ALLOWED;
 }
 
 /* An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. */
@@ -548,6 +598,7 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 			d->asked.flags |= JUDGED_DENIED;
 		remember(d);
 		if (by != ALLOWED) {
+			report(by, FLOW_RUNNING);
 			denied(by);
 			return IN_DENIED;
 		}
@@ -638,6 +689,7 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 		return still_allowed(d, j) ? ALLOWED : to_pod ? 0 : 1;
 	describe(d, second, flags, pod);
 	by = judge(d);
+	report(by, 0);
 	if (by == ALLOWED && !is_single(f))
 		remember(d);
 	return by;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Programs that measure policy.h, for the benchmark (internal/datapath/policymap/policymaptest): nothing attaches
- * them. They run by BPF_PROG_TEST_RUN.
+ * Programs that measure policy.h, for the benchmark, and one that tells events (internal/datapath/policymap/policymaptest): nothing
+ * attaches them. They run by BPF_PROG_TEST_RUN.
  */
+#include "flows.h"
 #include "policy.h"
 
 /*
@@ -54,6 +55,19 @@ SEC("tc")
 int tw_pol_empty(struct __sk_buff *skb)
 {
 	return decisions(0);
+}
+
+/* Tells the event that the packet has behind its first 16 bytes. */
+SEC("tc")
+int tw_pol_tell(struct __sk_buff *skb)
+{
+	struct flow_event *said, e;
+
+	said = bytes_at(skb, 16, sizeof(e));
+	if (!said)
+		return -1;
+	__builtin_memcpy(&e, said, sizeof(e));
+	return tell(&e);
 }
 
 char __license[] SEC("license") = "Dual BSD/GPL";

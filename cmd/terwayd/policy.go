@@ -107,7 +107,7 @@ func newPolicies(cfg *rest.Config, f flags, e enforcer, alarm func(reason, note 
 			repair()
 			return nil
 		},
-		Unenforced: kinds.Unenforced, Denied: e.Denied,
+		Unenforced: kinds.Unenforced, Denied: e.Denied, Lines: os.Stdout,
 		Wait: hubWait, Alarm: alarm, Log: log, Clock: clock.RealClock{},
 	}), hub}, nil
 }

@@ -1,11 +1,16 @@
 package nodepolicy
 
 import (
+	"encoding/binary"
+	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"terway.dev/terway/internal/agent/policyapi"
 	"terway.dev/terway/internal/policy"
@@ -82,6 +87,93 @@ func TestTheKernelIsAsked(t *testing.T) {
 	} {
 		if w := a.ask(policyapi.PathVerdict+"?"+query, judged); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %d %s, want %s", query, w.Code, w.Body, want)
+		}
+	}
+}
+
+// What programs tell is answered with the pod's name and the rule, as it is and as it comes; it is counted, measured, and logged if it was denied.
+func TestFlowsAndCounters(t *testing.T) {
+	t.Parallel()
+	h := serve(t, "a", shop())
+	m := newMachine(t, "node2", h)
+	a := m.start(map[policy.NamespacedName][]netip.Addr{in("shop", "db"): {addr("10.0.0.9")}})
+	a.follows()
+	conn := policy.Connection{Pod: in("shop", "db"), Direction: policy.Ingress, Own: addr("10.0.0.9"), Peer: addr("10.0.0.1"), Protocol: policy.TCPProtocol, DestinationPort: 80}
+	row, err := m.decides(conn)
+	if err != nil || row.Action != uint8(policy.Deny) {
+		t.Fatalf("%+v, %v: want it denied", row, err)
+	}
+	// struct flow_event of bpf/flows.h: denied, judged by ingress.
+	event := make([]byte, 80)
+	for i, x := range []netip.Addr{conn.Peer, conn.Own} {
+		b := x.As16()
+		copy(event[8+16*i:], b[:])
+	}
+	binary.LittleEndian.PutUint32(event[56:], row.Rule)
+	binary.LittleEndian.PutUint16(event[74:], conn.DestinationPort)
+	event[76], event[79] = conn.Protocol, 1|4
+	server := httptest.NewServer(a.Handler(func(policy.NamespacedName) string { return judged }))
+	defer server.Close()
+	coming, err := http.Get(server.URL + policyapi.FlowsQuery{Follow: true, Denied: true, Pod: in("shop", "db")}.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer coming.Body.Close()
+	if err := m.programs.Tell(event, 1); err != nil {
+		t.Fatal(err)
+	}
+	stop := errors.New("that is enough")
+	var got policyapi.Flow
+	if err := policyapi.ReadFlows(coming.Body, true, func(f policyapi.Flow) error { got = f; return stop }); !errors.Is(err, stop) {
+		t.Fatal(err)
+	}
+	if got.Verdict != policyapi.Denied || got.To.Pod != "shop/db" || got.From.Address != "10.0.0.1" || got.Ingress.Tier != "default" || got.To.Port != 80 {
+		t.Errorf("%+v", got)
+	}
+	for q, want := range map[*policyapi.FlowsQuery]int{{}: 1, {Denied: true}: 1, {Pod: in("shop", "other")}: 0, {Pod: in("shop", "web"), Addresses: []netip.Addr{conn.Peer}}: 1} {
+		n := 0
+		if err := policyapi.ReadFlows(a.ask(q.Path(), judged).Body, false, func(policyapi.Flow) error { n++; return nil }); err != nil || n != want {
+			t.Errorf("%s: %d flows, %v; want %d", q.Path(), n, err, want)
+		}
+	}
+	c, decisions, err := policyapi.ReadCounters(a.ask(policyapi.PathCounters, judged).Body)
+	found := false
+	for i, d := range decisions {
+		found = found || d.Reason == policy.ByTier && d.Tier == "default" && c.Rules[i].Ingress == 1
+	}
+	if err != nil || !found || c.Since.IsZero() {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if text := m.lines.String(); strings.Count(text, "\n") != 1 || !strings.Contains(text, `"pod":"shop/db"`) {
+		t.Errorf("logged: %q", text)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(a.Policies)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := map[string]float64{}
+	for _, f := range families {
+		for _, s := range f.Metric {
+			name := f.GetName()
+			for _, l := range s.Label {
+				name += " " + l.GetValue()
+			}
+			values[name] = s.GetCounter().GetValue() + s.GetGauge().GetValue()
+		}
+	}
+	for name, want := range map[string]float64{
+		"terway_policy_verdicts_total ingress deny": 1, "terway_policy_verdicts_total egress allow": 0, "terway_policy_flows": 1,
+		"terway_policy_flow_losses_total full": 0, "terway_policy_rules_without_counter": 0,
+	} {
+		if v, ok := values[name]; !ok || v != want {
+			t.Errorf("%s is %v (%v), want %v", name, v, ok, want)
+		}
+	}
+	for query, want := range map[string]string{"denied=maybe": `denied "maybe": want true or false`, "pod=x": `pod "x": want NAMESPACE/NAME`, "address=x": `address "x": want an address`} {
+		if w := a.ask(policyapi.PathFlows+"?"+query, judged); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s: %d %s", query, w.Code, w.Body)
 		}
 	}
 }

@@ -110,3 +110,11 @@ func (p *pods) closed(pod policy.NamespacedName, addresses []netip.Addr) bool {
 		return ok && has != pod
 	})
 }
+
+// at returns who has an address.
+func (p *pods) at(a netip.Addr) (policy.NamespacedName, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pod, ok := p.here[a]
+	return pod, ok
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/cilium/ebpf"
 	"k8s.io/utils/clock"
 
+	"terway.dev/terway/internal/agent/flowlog"
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/policymap"
 	"terway.dev/terway/internal/policy"
@@ -35,6 +37,8 @@ type Options struct {
 	Unenforced func(kind string) error
 	// Denied returns how many packets programs have dropped, by direction.
 	Denied func() (ingress, egress uint64, err error)
+	// Lines gets a line of JSON for denied and logged flows.
+	Lines io.Writer
 	// Wait is how long a pod's start waits for a hub.
 	Wait time.Duration
 	// Alarm records a warning event on the node.
@@ -65,6 +69,7 @@ type Policies struct {
 	Options
 	pods  pods
 	turns turns
+	since time.Time
 	// again has capacity 1: the part has to be written again, because pods came or went.
 	again chan struct{}
 	// kernel is nil without maps. Only Start and Run use it.
@@ -95,6 +100,7 @@ type Policies struct {
 type judging struct {
 	writer *policymap.Writer
 	maps   map[string]*ebpf.Map
+	flows  *flowlog.Log
 }
 
 type alarm struct {
@@ -105,7 +111,7 @@ type alarm struct {
 // New does nothing yet: Restore comes next, then Start, and then Run.
 func New(o Options) *Policies {
 	return &Policies{
-		Options: o, again: make(chan struct{}, 1),
+		Options: o, again: make(chan struct{}, 1), since: o.Clock.Now(),
 		claims: map[policy.NamespacedName][]netip.Addr{}, alarms: map[string]alarm{},
 	}
 }
@@ -132,7 +138,9 @@ func (p *Policies) open() error {
 			return failed
 		}
 		p.kernel = w
-		p.judging.Store(&judging{w, maps})
+		p.judging.Store(&judging{w, maps, flowlog.New(flowlog.Options{
+			Maps: maps, Rule: w.Decision, Pod: p.pods.at, Lines: p.Lines, Log: p.Log, Clock: p.Clock,
+		})})
 	}
 	config := p.Hub
 	config.Consumer = consumer{p, p.kernel}
@@ -151,6 +159,11 @@ func (p *Policies) Run(ctx context.Context) {
 	all.Go(func() { p.follow(ctx) })
 	if p.kernel != nil {
 		all.Go(func() { p.compare(ctx) })
+		all.Go(func() {
+			if err := p.judging.Load().flows.Run(ctx); err != nil {
+				p.Log.Error("flows are not recorded until the agent is restarted", "error", err)
+			}
+		})
 	}
 	all.Wait()
 	if p.kernel == nil {

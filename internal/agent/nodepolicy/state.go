@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"terway.dev/terway/internal/agent/policyapi"
+	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/node"
 )
 
@@ -46,12 +48,16 @@ var (
 	addresses = prometheus.NewDesc("terway_policy_pod_addresses_total", "Pods whose addresses were told to the policy hub before they started.", nil, nil)
 	lateOnes  = prometheus.NewDesc("terway_policy_pod_addresses_late_total", "Those of them that started before all nodes whose rules name them knew it.", nil, nil)
 	denied    = prometheus.NewDesc("terway_policy_denied_packets_total", "Packets that policies dropped, by the direction whose policies did.", []string{"direction"}, nil)
+	verdicts  = prometheus.NewDesc("terway_policy_verdicts_total", "Verdicts on new connections, and on packets that are judged by themselves or denied, by direction and verdict.", []string{"direction", "verdict"}, nil)
+	uncounted = prometheus.NewDesc("terway_policy_rules_without_counter", "Rules whose verdicts are not counted, as the node has too many.", nil, nil)
+	flows     = prometheus.NewDesc("terway_policy_flows", "Flows of the last hour that are kept.", nil, nil)
+	lost      = prometheus.NewDesc("terway_policy_flow_losses_total", "What is not in flows and counters: events while the ring buffer was full (full) or beyond the programs' pace (pace), events of rules that nobody knows (unknown), flows when there were too many (flow), lines of the log (line), verdicts of rules without a counter (rule).", []string{"reason"}, nil)
 	alarms    = prometheus.NewDesc("terway_policy_alarms_total", "Times that the maps could not be written or compared, or were changed by somebody else, by the event's reason.", []string{"reason"}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (p *Policies) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{following, settled, refused, entries, streams, received, addresses, lateOnes, denied, alarms} {
+	for _, d := range []*prometheus.Desc{following, settled, refused, entries, streams, received, addresses, lateOnes, denied, verdicts, uncounted, flows, lost, alarms} {
 		ch <- d
 	}
 }
@@ -98,6 +104,43 @@ func (p *Policies) Collect(ch chan<- prometheus.Metric) {
 	}
 	for r, n := range times {
 		count(alarms, uint64(n), r)
+	}
+	if kernel := p.judging.Load(); kernel != nil {
+		p.collectFlows(kernel, gauge, count)
+	}
+}
+
+// collectFlows measures what is told of verdicts.
+func (p *Policies) collectFlows(kernel *judging, gauge func(*prometheus.Desc, float64, ...string), count func(*prometheus.Desc, uint64, ...string)) {
+	c, err := p.counters(kernel)
+	if err != nil {
+		p.Log.Error("cannot count verdicts", "error", err)
+		return
+	}
+	sums := map[string]policyapi.Counted{policy.Allow.String(): {}, policy.Deny.String(): {}}
+	add := func(action string, n policyapi.Counted) {
+		sum := sums[action]
+		sums[action] = policyapi.Counted{Ingress: sum.Ingress + n.Ingress, Egress: sum.Egress + n.Egress}
+	}
+	for _, n := range c.Rules {
+		add(n.Action, n.Counted)
+	}
+	for action, n := range c.Gone {
+		add(action, n)
+	}
+	for action, n := range sums {
+		count(verdicts, n.Ingress, policy.Ingress.String(), action)
+		count(verdicts, n.Egress, policy.Egress.String(), action)
+	}
+	gauge(uncounted, float64(c.Uncounted))
+	gauge(flows, float64(kernel.flows.Size()))
+	l, err := kernel.flows.Lost()
+	if err != nil {
+		p.Log.Error("cannot count lost flows", "error", err)
+		return
+	}
+	for reason, n := range map[string]uint64{"full": l.Full, "pace": l.Pace, "rule": l.Rule, "unknown": l.Unknown, "flow": l.Forgotten, "line": l.Lines} {
+		count(lost, n, reason)
 	}
 }
 

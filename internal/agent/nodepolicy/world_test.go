@@ -96,6 +96,7 @@ type machine struct {
 	dir      string
 	programs *policymaptest.Programs
 	clock    clock.Clock
+	lines    lines
 
 	mu     sync.Mutex
 	hubs   []string
@@ -107,6 +108,25 @@ func newMachine(t *testing.T, name string, hubs ...*replica) *machine {
 	m := &machine{t: t, name: name, dir: t.TempDir(), programs: policymaptest.Load(t), clock: clock.RealClock{}}
 	m.find(hubs...)
 	return m
+}
+
+// lines are what an agent logs of flows.
+type lines struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, b...)
+	return len(b), nil
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
 }
 
 // find says where hubs are from now on.
@@ -159,6 +179,7 @@ func (m *machine) options(first chan struct{}) Options {
 			return fmt.Errorf("nothing judges pods of %s: take %s", kind, judged)
 		},
 		Denied: func() (ingress, egress uint64, err error) { return 3, 4, nil },
+		Lines:  &m.lines,
 		Wait:   200 * time.Millisecond,
 		Alarm: func(reason, note string) {
 			m.mu.Lock()

@@ -21,6 +21,7 @@ const (
 	policedMapTwDesk1       = "tw_desk_1"
 	policedMapTwEnds1       = "tw_ends_1"
 	policedMapTwEnis1       = "tw_enis_1"
+	policedMapTwFlows1      = "tw_flows_1"
 	policedMapTwFragments1  = "tw_fragments_1"
 	policedMapTwGuarded1    = "tw_guarded_1"
 	policedMapTwJudged1     = "tw_judged_1"
@@ -28,6 +29,7 @@ const (
 	policedMapTwKnown61     = "tw_known6_1"
 	policedMapTwLocal1      = "tw_local_1"
 	policedMapTwNode1       = "tw_node_1"
+	policedMapTwPace1       = "tw_pace_1"
 	policedMapTwPending41   = "tw_pending4_1"
 	policedMapTwPending61   = "tw_pending6_1"
 	policedMapTwPods2       = "tw_pods_2"
@@ -42,8 +44,10 @@ const (
 	policedMapTwPolSrcs1    = "tw_pol_srcs_1"
 	policedMapTwPolTable1   = "tw_pol_table_1"
 	policedMapTwPolVerd1    = "tw_pol_verd_1"
+	policedMapTwRules1      = "tw_rules_1"
 	policedMapTwSenders1    = "tw_senders_1"
 	policedMapTwSuffixes1   = "tw_suffixes_1"
+	policedMapTwUnsaid1     = "tw_unsaid_1"
 	policedProgTwFromEni    = "tw_from_eni"
 	policedProgTwFromNetkit = "tw_from_netkit"
 	policedProgTwFromOther  = "tw_from_other"
@@ -114,6 +118,7 @@ type policedMapSpecs struct {
 	TwDesk1      *ebpf.MapSpec `ebpf:"tw_desk_1"`
 	TwEnds1      *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.MapSpec `ebpf:"tw_enis_1"`
+	TwFlows1     *ebpf.MapSpec `ebpf:"tw_flows_1"`
 	TwFragments1 *ebpf.MapSpec `ebpf:"tw_fragments_1"`
 	TwGuarded1   *ebpf.MapSpec `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
@@ -121,6 +126,7 @@ type policedMapSpecs struct {
 	TwKnown61    *ebpf.MapSpec `ebpf:"tw_known6_1"`
 	TwLocal1     *ebpf.MapSpec `ebpf:"tw_local_1"`
 	TwNode1      *ebpf.MapSpec `ebpf:"tw_node_1"`
+	TwPace1      *ebpf.MapSpec `ebpf:"tw_pace_1"`
 	TwPending41  *ebpf.MapSpec `ebpf:"tw_pending4_1"`
 	TwPending61  *ebpf.MapSpec `ebpf:"tw_pending6_1"`
 	TwPods2      *ebpf.MapSpec `ebpf:"tw_pods_2"`
@@ -135,8 +141,10 @@ type policedMapSpecs struct {
 	TwPolSrcs1   *ebpf.MapSpec `ebpf:"tw_pol_srcs_1"`
 	TwPolTable1  *ebpf.MapSpec `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.MapSpec `ebpf:"tw_pol_verd_1"`
+	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.MapSpec `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
+	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
 // policedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -171,6 +179,7 @@ type policedMaps struct {
 	TwDesk1      *ebpf.Map `ebpf:"tw_desk_1"`
 	TwEnds1      *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.Map `ebpf:"tw_enis_1"`
+	TwFlows1     *ebpf.Map `ebpf:"tw_flows_1"`
 	TwFragments1 *ebpf.Map `ebpf:"tw_fragments_1"`
 	TwGuarded1   *ebpf.Map `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
@@ -178,6 +187,7 @@ type policedMaps struct {
 	TwKnown61    *ebpf.Map `ebpf:"tw_known6_1"`
 	TwLocal1     *ebpf.Map `ebpf:"tw_local_1"`
 	TwNode1      *ebpf.Map `ebpf:"tw_node_1"`
+	TwPace1      *ebpf.Map `ebpf:"tw_pace_1"`
 	TwPending41  *ebpf.Map `ebpf:"tw_pending4_1"`
 	TwPending61  *ebpf.Map `ebpf:"tw_pending6_1"`
 	TwPods2      *ebpf.Map `ebpf:"tw_pods_2"`
@@ -192,8 +202,10 @@ type policedMaps struct {
 	TwPolSrcs1   *ebpf.Map `ebpf:"tw_pol_srcs_1"`
 	TwPolTable1  *ebpf.Map `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.Map `ebpf:"tw_pol_verd_1"`
+	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.Map `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.Map `ebpf:"tw_suffixes_1"`
+	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
 func (m *policedMaps) Close() error {
@@ -203,6 +215,7 @@ func (m *policedMaps) Close() error {
 		m.TwDesk1,
 		m.TwEnds1,
 		m.TwEnis1,
+		m.TwFlows1,
 		m.TwFragments1,
 		m.TwGuarded1,
 		m.TwJudged1,
@@ -210,6 +223,7 @@ func (m *policedMaps) Close() error {
 		m.TwKnown61,
 		m.TwLocal1,
 		m.TwNode1,
+		m.TwPace1,
 		m.TwPending41,
 		m.TwPending61,
 		m.TwPods2,
@@ -224,8 +238,10 @@ func (m *policedMaps) Close() error {
 		m.TwPolSrcs1,
 		m.TwPolTable1,
 		m.TwPolVerd1,
+		m.TwRules1,
 		m.TwSenders1,
 		m.TwSuffixes1,
+		m.TwUnsaid1,
 	)
 }
 

@@ -1,9 +1,20 @@
 package policymap
 
+import (
+	"terway.dev/terway/internal/policy"
+	"terway.dev/terway/internal/policy/compile"
+)
+
 // remembered is how many names are known that no verdict has any more. What was decided a moment ago can be named.
 const remembered = 4096
 
-// names have numbers from 0 that are never another's.
+// ruleName is what a rule's number stands for.
+type ruleName struct {
+	compile.RuleRow
+	action policy.Action
+}
+
+// names have numbers that are never another's.
 type names[K comparable] struct {
 	next uint32
 	of   map[K]*name[K]
@@ -17,9 +28,11 @@ type name[K comparable] struct {
 	uses   int
 }
 
-func newNames[K comparable](first K) names[K] {
+// newNames gives the first name number 0, and all others numbers from next on.
+func newNames[K comparable](first K, next uint32) names[K] {
 	n := names[K]{of: map[K]*name[K]{}, by: map[uint32]*name[K]{}}
 	n.take(first)
+	n.next = max(1, next)
 	return n
 }
 

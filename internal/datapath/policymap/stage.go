@@ -141,11 +141,11 @@ func (w *Writer) drop(t *table) {
 
 // verdict is that of a decision at a level, used once more.
 func (w *Writer) verdict(d *compile.Decision, level uint16) *verdict {
-	key := verdictKey{action: d.Action, level: level, rule: w.rules.take(compile.RuleRow{Reason: d.Reason, Tier: d.Tier, Rule: d.Rule})}
+	key := verdictKey{action: d.Action, level: level, rule: w.rules.take(ruleName{compile.RuleRow{Reason: d.Reason, Tier: d.Tier, Rule: d.Rule}, d.Action})}
 	logged := d.Logged()
 	var list []byte
 	for _, l := range logged {
-		list = binary.NativeEndian.AppendUint32(list, w.rules.take(compile.RuleRow{Reason: policy.ByRule, Rule: l}))
+		list = binary.NativeEndian.AppendUint32(list, w.rules.take(ruleName{compile.RuleRow{Reason: policy.ByRule, Rule: l}, policy.Log}))
 	}
 	key.log = w.logs.take(string(list))
 	v := w.verdictOf[key]

@@ -74,9 +74,10 @@ type Writer struct {
 	sourceBlocks    blocks
 	verdictOf       map[verdictKey]*verdict
 	verdictBlocks   blocks
-	rules           names[compile.RuleRow]
+	rules           names[ruleName]
 	logs            names[string]         // rules' numbers, 4 bytes each
 	unused          map[*verdict]struct{} // verdicts
+	counters        counters
 }
 
 // A table is where a compile.Table is.
@@ -110,7 +111,7 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 	}
 	w := &Writer{
 		outer: kernel[active], node: &compile.Node{}, tableOf: map[compile.Hash]*table{}, verdictOf: map[verdictKey]*verdict{},
-		rules: newNames(compile.RuleRow{Reason: policy.Closed}), logs: newNames(""), unused: map[*verdict]struct{}{},
+		unused: map[*verdict]struct{}{},
 	}
 	if w.outer == nil {
 		return nil, fmt.Errorf("map %s is not there", active)
@@ -124,6 +125,12 @@ func New(kernel map[string]*ebpf.Map, limits Limits) (*Writer, error) {
 		m.halves.limit = m.limit
 		w.stores = append(w.stores, m.store)
 	}
+	next, err := w.counters.open(kernel[counted])
+	if err != nil {
+		return nil, err
+	}
+	w.rules = newNames(ruleName{compile.RuleRow{Reason: policy.Closed}, policy.Deny}, next)
+	w.logs = newNames("", 0)
 	held, err := w.holding()
 	if err != nil {
 		return nil, err
@@ -311,6 +318,7 @@ func (w *Writer) Decision(row compile.VerdictRow) (policy.Decision, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	rule, known := w.rules.name(row.Rule)
+	known = known && rule.action == policy.Action(row.Action)
 	d := policy.Decision{Action: policy.Action(row.Action), Reason: rule.Reason, Tier: rule.Tier, Rule: rule.Rule}
 	logs, ok := w.logs.name(row.Log)
 	known = known && ok
@@ -374,6 +382,7 @@ func (w *Writer) flip() error {
 	if err := w.fill(half); err != nil {
 		return err
 	}
+	w.counters.add(&w.rules)
 	w.epoch++
 	if err := w.heads[half].Put(uint32(0), w.head(half)); err != nil {
 		return fmt.Errorf("write the head of half %d: %w", half, err)
@@ -383,8 +392,9 @@ func (w *Writer) flip() error {
 		return fmt.Errorf("make half %d hold: %w", half, err)
 	}
 	w.active, w.written, w.held = half, true, w.head(half)
-	// If that fails, the next change fills the half before it holds, and says what is wrong.
+	// If that fails, the next change does it before it holds, and says what is wrong.
 	_ = w.fill(1 - half)
+	w.counters.prune(&w.rules)
 	return nil
 }
 

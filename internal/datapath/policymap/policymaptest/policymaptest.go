@@ -61,6 +61,14 @@ func (p *Programs) Close() error {
 	return err
 }
 
+// Tell tells an event (struct flow_event of bpf/flows.h), so many times.
+func (p *Programs) Tell(event []byte, times int) error {
+	if _, err := p.Programs["tw_pol_tell"].Run(&ebpf.RunOptions{Data: append(make([]byte, 16), event...), Repeat: uint32(times)}); err != nil {
+		return fmt.Errorf("tell an event: %w", err)
+	}
+	return nil
+}
+
 // A Bench is what Cost asks about: peers by chance, each of which has a rule of its own.
 type Bench struct {
 	// Packet is that of rule 0.

@@ -17,6 +17,8 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programsMapBench        = "bench"
+	programsMapTwFlows1     = "tw_flows_1"
+	programsMapTwPace1      = "tw_pace_1"
 	programsMapTwPolActive1 = "tw_pol_active_1"
 	programsMapTwPolAddrs1  = "tw_pol_addrs_1"
 	programsMapTwPolEndof1  = "tw_pol_endof_1"
@@ -28,8 +30,11 @@ const (
 	programsMapTwPolSrcs1   = "tw_pol_srcs_1"
 	programsMapTwPolTable1  = "tw_pol_table_1"
 	programsMapTwPolVerd1   = "tw_pol_verd_1"
+	programsMapTwRules1     = "tw_rules_1"
+	programsMapTwUnsaid1    = "tw_unsaid_1"
 	programsProgTwPolBench  = "tw_pol_bench"
 	programsProgTwPolEmpty  = "tw_pol_empty"
+	programsProgTwPolTell   = "tw_pol_tell"
 )
 
 // loadPrograms returns the embedded CollectionSpec for programs.
@@ -76,6 +81,7 @@ type programsSpecs struct {
 type programsProgramSpecs struct {
 	TwPolBench *ebpf.ProgramSpec `ebpf:"tw_pol_bench"`
 	TwPolEmpty *ebpf.ProgramSpec `ebpf:"tw_pol_empty"`
+	TwPolTell  *ebpf.ProgramSpec `ebpf:"tw_pol_tell"`
 }
 
 // programsMapSpecs contains maps before they are loaded into the kernel.
@@ -83,6 +89,8 @@ type programsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
 	Bench        *ebpf.MapSpec `ebpf:"bench"`
+	TwFlows1     *ebpf.MapSpec `ebpf:"tw_flows_1"`
+	TwPace1      *ebpf.MapSpec `ebpf:"tw_pace_1"`
 	TwPolActive1 *ebpf.MapSpec `ebpf:"tw_pol_active_1"`
 	TwPolAddrs1  *ebpf.MapSpec `ebpf:"tw_pol_addrs_1"`
 	TwPolEndof1  *ebpf.MapSpec `ebpf:"tw_pol_endof_1"`
@@ -94,6 +102,8 @@ type programsMapSpecs struct {
 	TwPolSrcs1   *ebpf.MapSpec `ebpf:"tw_pol_srcs_1"`
 	TwPolTable1  *ebpf.MapSpec `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.MapSpec `ebpf:"tw_pol_verd_1"`
+	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
+	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
 // programsVariableSpecs contains global variables before they are loaded into the kernel.
@@ -123,6 +133,8 @@ func (o *programsObjects) Close() error {
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
 	Bench        *ebpf.Map `ebpf:"bench"`
+	TwFlows1     *ebpf.Map `ebpf:"tw_flows_1"`
+	TwPace1      *ebpf.Map `ebpf:"tw_pace_1"`
 	TwPolActive1 *ebpf.Map `ebpf:"tw_pol_active_1"`
 	TwPolAddrs1  *ebpf.Map `ebpf:"tw_pol_addrs_1"`
 	TwPolEndof1  *ebpf.Map `ebpf:"tw_pol_endof_1"`
@@ -134,11 +146,15 @@ type programsMaps struct {
 	TwPolSrcs1   *ebpf.Map `ebpf:"tw_pol_srcs_1"`
 	TwPolTable1  *ebpf.Map `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.Map `ebpf:"tw_pol_verd_1"`
+	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
+	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
 		m.Bench,
+		m.TwFlows1,
+		m.TwPace1,
 		m.TwPolActive1,
 		m.TwPolAddrs1,
 		m.TwPolEndof1,
@@ -150,6 +166,8 @@ func (m *programsMaps) Close() error {
 		m.TwPolSrcs1,
 		m.TwPolTable1,
 		m.TwPolVerd1,
+		m.TwRules1,
+		m.TwUnsaid1,
 	)
 }
 
@@ -165,12 +183,14 @@ type programsVariables struct {
 type programsPrograms struct {
 	TwPolBench *ebpf.Program `ebpf:"tw_pol_bench"`
 	TwPolEmpty *ebpf.Program `ebpf:"tw_pol_empty"`
+	TwPolTell  *ebpf.Program `ebpf:"tw_pol_tell"`
 }
 
 func (p *programsPrograms) Close() error {
 	return _ProgramsClose(
 		p.TwPolBench,
 		p.TwPolEmpty,
+		p.TwPolTell,
 	)
 }
 

@@ -42,6 +42,7 @@ func Run(t *testing.T, k world.Kit, make Make) {
 		{"the node's connections go on when they are forgotten", nodeGoesOn},
 		{"a pod's device is made anew", deviceMadeAnew},
 		{"a silent connection is none", silentConnectionIsNone},
+		{"verdicts are told and counted", verdictsAreTold},
 		{"turned off", turnedOff},
 		{"an agent that has not turned them on or off", notDecided},
 		{"turned off while a call works on a pod", turnedOffBesideACall},
