@@ -27,7 +27,6 @@ import (
 	"terway.dev/terway/internal/agent/policyapi"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/policy"
-	"terway.dev/terway/internal/policy/compile"
 	"terway.dev/terway/internal/policy/translate"
 )
 
@@ -126,11 +125,11 @@ func (f *fleet) kernel(t *testing.T) func(string, url.Values) (any, error) {
 		}
 		cluster, _ := translate.Cluster(o)
 		set, _ := translate.Policies(o, translate.Options{AllowLoadBalancerProbes: true})
-		compiled, err := compile.Compile(set, cluster, compile.DefaultBudget)
+		tables, err := compiled(set, cluster)
 		if err != nil {
 			return nil, err
 		}
-		d := decide(compiled, node, policy.Connection(q))
+		d := tables.decide(node, policy.Connection(q))
 		return policyapi.Answer{Decision: policyapi.DecisionOf(d), Judged: true, State: "Following: all is well"}, nil
 	}
 }

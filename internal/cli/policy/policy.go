@@ -32,7 +32,7 @@ func newCommand(d dial) *cobra.Command {
 		Short: "What is wrong with network policies, what they say of a connection, what would change; moves old ones",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(lintCommand(d), traceCommand(d), previewCommand(d), migrateCommand())
+	cmd.AddCommand(lintCommand(d), traceCommand(d), previewCommand(d), countersCommand(d), flowsCommand(d), migrateCommand())
 	return cmd
 }
 

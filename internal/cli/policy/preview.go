@@ -31,7 +31,7 @@ func (e *CutError) ExitStatus() int { return 2 }
 func previewCommand(d dial) *cobra.Command {
 	from := source{dial: d}
 	var files, gone []string
-	var staged bool
+	var staged, flows bool
 	var output string
 	cmd := &cobra.Command{
 		Use:   "preview [--offline DIR] -f FILE",
@@ -53,14 +53,20 @@ are there are compared, and only pods with an address.
 Staged policies in FILE have no effect without --staged; with it they are applied by their
 stagedAction. Staged policies that are there already have no effect.
 
+--flows also asks the agents of all nodes for the flows of the last hour (see "policy flows
+--help"), and lists those that are allowed now and would be cut, with what would deny them. Pods
+that are gone are not compared.
+
 The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 
-` + needs + ".",
+` + needs + `; with
+--flows also to get and create pods/exec there.`,
 		Example: `  kubectl get pods,namespaces,serviceaccounts,nodes,endpointslices,networkpolicies -A -o yaml > policies/cluster.yaml
   terwayctl policy preview --offline policies -f new.yaml
   kustomize build . | terwayctl policy preview --offline policies -f -
   terwayctl policy preview --offline policies -f staged.yaml --staged -o json
-  terwayctl policy preview --offline policies --delete NetworkPolicy/shop/db`,
+  terwayctl policy preview --offline policies --delete NetworkPolicy/shop/db
+  terwayctl policy preview -f new.yaml --flows`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
@@ -68,6 +74,9 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 			}
 			if len(files) == 0 && len(gone) == 0 {
 				return errors.New("want -f FILE of what is applied, --delete of what goes, or both")
+			}
+			if flows && from.offline != "" {
+				return errors.New("--flows asks the agents of a cluster: want no --offline beside it")
 			}
 			before, err := from.read(cmd)
 			if err != nil {
@@ -81,13 +90,19 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 			if err != nil {
 				return err
 			}
-			if output == "json" {
-				err = printJSON(cmd.OutOrStdout(), changes)
-			} else {
-				err = printText(cmd.OutOrStdout(), changes)
+			var cut *cutFlows
+			if flows {
+				if cut, err = from.cutFlows(cmd, before, after); err != nil {
+					return err
+				}
 			}
-			if cut := cuts(changes); err == nil && cut > 0 {
-				return &CutError{cut}
+			if output == "json" {
+				err = printJSON(cmd.OutOrStdout(), changes, cut)
+			} else {
+				err = errors.Join(printText(cmd.OutOrStdout(), changes), cut.print(cmd.OutOrStdout()))
+			}
+			if n := cuts(changes); err == nil && n > 0 {
+				return &CutError{n}
 			}
 			return err
 		},
@@ -96,6 +111,7 @@ The exit status is 0 if nothing is cut, 2 if something is, and 1 for an error.
 	f := cmd.Flags()
 	f.StringArrayVarP(&files, "filename", "f", nil, "the YAML or JSON `FILE` of what is applied, - for the standard input; may come again")
 	f.StringArrayVar(&gone, "delete", nil, "an object that goes, before FILE is applied: `KIND/[NAMESPACE/]NAME`, as in NetworkPolicy/shop/db; may come again")
+	f.BoolVar(&flows, "flows", false, "list the flows of the last hour that would be cut")
 	f.BoolVar(&staged, "staged", false, "apply the staged policies of FILE")
 	f.StringVarP(&output, "output", "o", "", "`FORMAT`: json")
 	return cmd
@@ -318,7 +334,7 @@ type jsonChange struct {
 	After   jsonVerdict `json:"after"`
 }
 
-func printJSON(w io.Writer, changes []preview.Change) error {
+func printJSON(w io.Writer, changes []preview.Change, cut *cutFlows) error {
 	end := func(e preview.End) jsonEnd {
 		return jsonEnd{e.Name, texts(e.Pods), texts(e.Hosts), texts(e.Networks)}
 	}
@@ -331,7 +347,8 @@ func printJSON(w io.Writer, changes []preview.Change) error {
 	e.SetIndent("", "  ")
 	return e.Encode(struct {
 		Changes []jsonChange `json:"changes"`
-	}{list})
+		*cutFlows
+	}{list, cut})
 }
 
 func texts[T fmt.Stringer](list []T) (out []string) {

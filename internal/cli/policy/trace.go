@@ -76,11 +76,11 @@ in the agents' pods.`,
 				if err := errors.Join(err, aerr, berr); err != nil {
 					return err
 				}
-				compiled, err := compile.Compile(set, cluster, compile.DefaultBudget)
+				t, err := compiled(set, cluster)
 				if err != nil {
 					return err
 				}
-				return trace(cmd.Context(), w, compiled, from.online, c, a, b)
+				return t.trace(cmd.Context(), w, from.online, c, a, b)
 			}
 			var out bytes.Buffer
 			err := once(&out)
@@ -189,7 +189,7 @@ func connection(text string) (policy.Connection, error) {
 }
 
 // trace prints what is said at both ends. o is nil if no kernel is asked.
-func trace(ctx context.Context, w io.Writer, compiled *compile.Compiler, o *online, c policy.Connection, from, to end) error {
+func (t tables) trace(ctx context.Context, w io.Writer, o *online, c policy.Connection, from, to end) error {
 	var src, dst netip.Addr
 	for _, a := range from.addresses {
 		for _, b := range to.addresses {
@@ -216,7 +216,7 @@ func trace(ctx context.Context, w io.Writer, compiled *compile.Compiler, o *onli
 			continue
 		}
 		c.Pod, c.Direction, c.Own, c.Peer = side.at.pod.NamespacedName, side.d, side.own, side.peer
-		d := decide(compiled, side.at.pod.Node, c)
+		d := t.decide(side.at.pod.Node, c)
 		tell(w, where, d)
 		if d.Action != policy.Allow {
 			denied = where + " is denied"
@@ -241,9 +241,24 @@ func trace(ctx context.Context, w io.Writer, compiled *compile.Compiler, o *onli
 	return nil
 }
 
+// tables are those of nodes, as far as they were asked for.
+type tables struct {
+	compiler *compile.Compiler
+	maps     map[string]*compile.Maps
+}
+
+func compiled(set policy.Set, cluster policy.Cluster) (tables, error) {
+	c, err := compile.Compile(set, cluster, compile.DefaultBudget)
+	return tables{c, map[string]*compile.Maps{}}, err
+}
+
 // decide returns what the tables of a pod's node say.
-func decide(compiled *compile.Compiler, node string, c policy.Connection) policy.Decision {
-	m := compiled.ForNode(node).Maps()
+func (t tables) decide(node string, c policy.Connection) policy.Decision {
+	m := t.maps[node]
+	if m == nil {
+		m = t.compiler.ForNode(node).Maps()
+		t.maps[node] = m
+	}
 	return m.Decision(m.Lookup(compile.Packet{
 		Endpoint: m.EndpointOf[c.Pod], Direction: c.Direction, Peer: c.Peer, Protocol: c.Protocol,
 		SourcePort: c.SourcePort, DestinationPort: c.DestinationPort, ICMPType: c.ICMPType, ICMPCode: c.ICMPCode,
