@@ -113,6 +113,10 @@ func (p *Policies) sendFlows(w http.ResponseWriter, r *http.Request, flows *flow
 			if !send(f) {
 				return
 			}
+		case <-p.Clock.After(policyapi.Beat):
+			if _, err := w.Write([]byte("\n")); err != nil {
+				return
+			}
 		case <-r.Context().Done():
 			return
 		}

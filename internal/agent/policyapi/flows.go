@@ -26,6 +26,10 @@ const (
 	maxCounters = 100_000
 )
 
+// Beat is after how long without flows an empty line comes, if they are followed: "terwayd ask" learns by it that nobody
+// reads any more.
+const Beat = 10 * time.Second
+
 // Verdicts of Flows.
 const (
 	Allowed = "allowed"
@@ -228,6 +232,9 @@ func ReadFlows(r io.Reader, follow bool, each func(Flow) error) error {
 	for n := 1; lines.Scan(); n++ {
 		if n > maxFlows && !follow {
 			return fmt.Errorf("the agent has more than %d flows", maxFlows)
+		}
+		if len(lines.Bytes()) == 0 {
+			continue
 		}
 		var f Flow
 		err := json.Unmarshal(lines.Bytes(), &f)

@@ -21,7 +21,7 @@ import (
 // PathVerdict is asked with a Question, and answered with an Answer.
 const PathVerdict = "/policy/verdict"
 
-// MaxAnswer is the largest answer that is read, in bytes.
+// MaxAnswer is the largest answer that is taken, in bytes, if it ends: 16,384 flows have about 16 MiB.
 const MaxAnswer = 64 << 20
 
 // longest is the longest name of an object or a tier that is taken, in bytes; Kubernetes allows 253.
@@ -157,12 +157,7 @@ func ReadAnswer(r io.Reader) (a Answer, d policy.Decision, err error) {
 
 // read decodes one value of JSON.
 func read(r io.Reader, into any) error {
-	limited := &io.LimitedReader{R: r, N: MaxAnswer + 1}
-	err := json.NewDecoder(limited).Decode(into)
-	if limited.N <= 0 {
-		return fmt.Errorf("the agent's answer has more than %d bytes", MaxAnswer)
-	}
-	if err != nil {
+	if err := json.NewDecoder(r).Decode(into); err != nil {
 		return fmt.Errorf("read the agent's answer: %w", err)
 	}
 	return nil

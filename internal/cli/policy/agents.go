@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -136,14 +135,16 @@ func (e *executor) ask(ctx context.Context, node, path string, out io.Writer) er
 
 // firstBytes keeps the beginning of what is written.
 type firstBytes struct {
-	bytes.Buffer
+	text []byte
 	most int
 }
 
 func (w *firstBytes) Write(b []byte) (int, error) {
-	_, _ = w.Buffer.Write(b[:min(len(b), w.most-w.Len())]) // a Buffer takes all
+	w.text = append(w.text, b[:min(len(b), w.most-len(w.text))]...)
 	return len(b), nil
 }
+
+func (w *firstBytes) String() string { return string(w.text) }
 
 // printable is what of a node's text may go to a terminal.
 func printable(s string) string {

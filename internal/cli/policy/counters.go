@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -90,7 +89,7 @@ type counter struct {
 	direction policy.Direction
 }
 
-func (t *tally) take(node string, answer *bytes.Buffer) error {
+func (t *tally) take(node string, answer io.Reader) error {
 	c, decisions, err := policyapi.ReadCounters(answer)
 	if err != nil {
 		return err

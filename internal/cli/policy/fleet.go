@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/agent/policyapi"
 	"terway.dev/terway/internal/cli/kubeflags"
 	"terway.dev/terway/internal/policy"
 )
@@ -63,7 +65,7 @@ func (a *asking) reach(ctx context.Context) (*online, []string, error) {
 }
 
 // askAll asks the agents of nodes, and gives each answer to take, one at a time. The errors are of single nodes.
-func (o *online) askAll(ctx context.Context, nodes []string, path string, take func(node string, answer *bytes.Buffer) error) error {
+func (o *online) askAll(ctx context.Context, nodes []string, path string, take func(node string, answer io.Reader) error) error {
 	places := make(chan struct{}, atOnce)
 	errs := make([]error, len(nodes))
 	var mu sync.Mutex
@@ -72,7 +74,7 @@ func (o *online) askAll(ctx context.Context, nodes []string, path string, take f
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			var answer bytes.Buffer
+			var answer bounded
 			if errs[i] = o.agents.ask(ctx, node, path, &answer); errs[i] != nil {
 				return
 			}
@@ -86,6 +88,18 @@ func (o *online) askAll(ctx context.Context, nodes []string, path string, take f
 	all.Wait()
 	return errors.Join(errs...)
 }
+
+// bounded is an answer, which a node must not make as long as it likes.
+type bounded struct{ text bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if b.text.Len()+len(p) > policyapi.MaxAnswer {
+		return 0, fmt.Errorf("the answer has more than %d bytes", policyapi.MaxAnswer)
+	}
+	return b.text.Write(p)
+}
+
+func (b *bounded) Read(p []byte) (int, error) { return b.text.Read(p) }
 
 // parsePod parses --pod.
 func parsePod(text string) (policy.NamespacedName, error) {

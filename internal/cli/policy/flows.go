@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,7 +104,7 @@ const refresh = 10 * time.Second
 
 // flows gives the flows of nodes to take, one at a time.
 func (o *online) flows(ctx context.Context, nodes []string, q policyapi.FlowsQuery, take func(policyapi.Flow)) error {
-	return o.askAll(ctx, nodes, q.Path(), func(node string, answer *bytes.Buffer) error {
+	return o.askAll(ctx, nodes, q.Path(), func(node string, answer io.Reader) error {
 		return policyapi.ReadFlows(answer, false, func(f policyapi.Flow) error {
 			f.Node = node
 			take(f)

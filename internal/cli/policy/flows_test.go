@@ -175,6 +175,10 @@ func TestFlows(t *testing.T) {
 			t.Errorf("%.100s: %s%v, want %s", answer, text, err, want)
 		}
 	}
+	f.answers[policyapi.PathFlows] = func(string, url.Values) (any, error) { return strings.Repeat("x", policyapi.MaxAnswer+1), nil }
+	if _, err := f.run(t, "flows", "--node", "n2"); err == nil || !strings.Contains(err.Error(), "the answer has more than 67108864 bytes") {
+		t.Error(err)
+	}
 	if _, err := f.run(t, "flows", "--pod", "web"); err == nil || err.Error() != `--pod "web": want NAMESPACE/NAME of a pod` {
 		t.Error(err)
 	}

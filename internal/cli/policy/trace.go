@@ -290,7 +290,7 @@ func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy
 	if node == "" {
 		return "", errors.New("the pod is on no node yet")
 	}
-	var out bytes.Buffer
+	var out bounded
 	if err := o.agents.ask(ctx, node, policyapi.Question(c).Path(), &out); err != nil {
 		return "", fmt.Errorf("the kernel was not asked: %w", err)
 	}
