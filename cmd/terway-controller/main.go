@@ -48,6 +48,7 @@ import (
 	"terway.dev/terway/internal/controller/tiers"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/policy/compile"
+	"terway.dev/terway/internal/policy/hub"
 	"terway.dev/terway/internal/policy/translate"
 )
 
@@ -299,6 +300,7 @@ func policyHub(mgr ctrl.Manager, f flags, cfg func() *config.Config, log *slog.L
 	if err != nil {
 		return nil, fmt.Errorf("policy hub: %w", err)
 	}
+	hub.SaveMemory()
 	return policyhub.New(policyhub.Options{
 		Namespace: f.namespace, Address: fmt.Sprintf(":%d", f.policyPort), Replica: replica, Cache: objects, Budget: compile.DefaultBudget,
 		Live: mgr.GetAPIReader(), Client: mgr.GetClient(), Events: mgr.GetEventRecorder("terway-controller"), Metrics: metrics.Registry,

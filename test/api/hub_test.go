@@ -245,7 +245,7 @@ func (h *hubs) Apply(n *compile.Node, _ *wire.Keys) error {
 // contents are a part's resources by name, which is a hash of what each has.
 func contents(n *compile.Node) string {
 	var names []string
-	for _, r := range wire.Encode(n, nil, wire.EncodeTable) {
+	for _, r := range wire.Encode(n, nil) {
 		names = append(names, fmt.Sprintf("%s %x", r.Kind, r.Name))
 	}
 	slices.Sort(names)

@@ -305,7 +305,7 @@ func (c *consumer) Apply(n *compile.Node, _ *wire.Keys) error {
 // said is a part as the names of what it has, which are hashes.
 func said(n *compile.Node) string {
 	var names []string
-	for _, r := range wire.Encode(n, nil, wire.EncodeTable) {
+	for _, r := range wire.Encode(n, nil) {
 		names = append(names, fmt.Sprintf("%s %x", r.Kind, r.Name))
 	}
 	slices.Sort(names)

@@ -24,11 +24,12 @@ type serviceEndpoint struct {
 type addresses struct {
 	all map[netip.Addr]*address
 	// blocks groups the addresses by their /24 or /64.
-	blocks map[netip.Addr]map[netip.Addr]struct{}
+	blocks  map[netip.Addr]map[netip.Addr]struct{}
+	buckets [buckets]map[netip.Addr]*address
 }
 
 func newAddresses() addresses {
-	return addresses{map[netip.Addr]*address{}, map[netip.Addr]map[netip.Addr]struct{}{}}
+	return addresses{all: map[netip.Addr]*address{}, blocks: map[netip.Addr]map[netip.Addr]struct{}{}}
 }
 
 func block(a netip.Addr) netip.Addr {
@@ -50,12 +51,18 @@ func (as *addresses) at(a netip.Addr) *address {
 			as.blocks[b] = map[netip.Addr]struct{}{}
 		}
 		as.blocks[b][a] = struct{}{}
+		bucket := &as.buckets[BucketOf(a)]
+		if *bucket == nil {
+			*bucket = map[netip.Addr]*address{}
+		}
+		(*bucket)[a] = r
 	}
 	return r
 }
 
 func (as *addresses) remove(a netip.Addr) {
 	delete(as.all, a)
+	delete(as.buckets[BucketOf(a)], a)
 	b := block(a)
 	if delete(as.blocks[b], a); len(as.blocks[b]) == 0 {
 		delete(as.blocks, b)
@@ -159,5 +166,5 @@ func (c *Compiler) place(b *batch, a netip.Addr) {
 		r.atom.addresses[a] = struct{}{}
 		b.count(r.atom, f, 1)
 	}
-	b.moved(was, r.atom)
+	b.moved(a, was, r.atom)
 }

@@ -54,6 +54,9 @@ type Compiler struct {
 	groups    map[Hash]*networkGroup
 	closed    map[*ruleSet]struct{}
 	tables    map[Hash]*sharedTable
+	regions   map[string]*sharedRegion // by content
+
+	followers map[string]*Follower // by node
 }
 
 // New returns an empty Compiler.
@@ -80,6 +83,8 @@ func New(budget Budget) *Compiler {
 		groups:        map[Hash]*networkGroup{},
 		closed:        map[*ruleSet]struct{}{},
 		tables:        map[Hash]*sharedTable{},
+		regions:       map[string]*sharedRegion{},
+		followers:     map[string]*Follower{},
 	}
 	for f, all := range allOf {
 		a := c.atom(nil)
@@ -109,6 +114,10 @@ type batch struct {
 	left      map[*ruleSet]struct{} // that a pod stopped using
 	atoms     map[*atom][families]int
 	nodes     map[string]struct{} // whose part of the tables changes
+	// toggled are the followed nodes that began or ceased to use a term.
+	toggled map[*term]map[*Follower]struct{}
+	// wide: ranges, bases or closed rule sets change, and which pieces of the nodes' parts change is not recorded.
+	wide bool
 }
 
 func (b *batch) markAddress(a netip.Addr) { b.addresses[a] = struct{}{} }
@@ -138,18 +147,18 @@ func (b *batch) reorder(cl *class) {
 // touch marks the nodes that use a term.
 func (b *batch) touch(t *term) {
 	for n := range t.at {
-		b.nodes[n] = struct{}{}
+		b.at(n)
 	}
 }
 
 func (b *batch) touchRuleSet(rs *ruleSet) {
 	for n := range rs.nodes {
-		b.nodes[n] = struct{}{}
+		b.at(n)
 	}
 }
 
 // moved marks the nodes for which an address has moved to another atom.
-func (b *batch) moved(was, now *atom) {
+func (b *batch) moved(a netip.Addr, was, now *atom) {
 	traits := map[*trait]int{}
 	for by, a := range []*atom{was, now} {
 		if a == nil {
@@ -167,8 +176,14 @@ func (b *batch) moved(was, now *atom) {
 		}
 	}
 	for t, n := range traits {
-		if n != 0 {
-			b.touch(t.term)
+		if n == 0 {
+			continue
+		}
+		for n := range t.term.at {
+			b.at(n).address(a)
+		}
+		for f := range b.toggled[t.term] {
+			f.address(a)
 		}
 	}
 }
@@ -183,7 +198,7 @@ func (c *Compiler) Apply(d Delta) (nodes []string, err error) {
 	b := &batch{
 		c: c, pods: map[*pod]struct{}{}, classes: map[*class]struct{}{}, addresses: map[netip.Addr]struct{}{},
 		sets: map[*term]struct{}{}, born: map[*ruleSet]struct{}{}, left: map[*ruleSet]struct{}{},
-		atoms: map[*atom][families]int{}, nodes: map[string]struct{}{},
+		atoms: map[*atom][families]int{}, nodes: map[string]struct{}{}, toggled: map[*term]map[*Follower]struct{}{},
 	}
 	if d.Tiers != nil {
 		c.setTiers(b, d.Tiers)
@@ -209,6 +224,7 @@ func (c *Compiler) Apply(d Delta) (nodes []string, err error) {
 		c.place(b, a)
 	}
 	c.fill(b)
+	b.tell()
 	for _, t := range off {
 		t.traits = nil
 	}
@@ -366,7 +382,7 @@ func (c *Compiler) setPod(b *batch, name policy.NamespacedName, now *policy.Pod)
 		b.pods[was] = struct{}{}
 		b.markPod(was)
 		if was.class != nil {
-			b.nodes[was.Node] = struct{}{}
+			b.at(was.Node).endpoint(name)
 		}
 		c.declassify(was)
 		delete(c.choosy, was)
@@ -393,7 +409,7 @@ func (c *Compiler) setPod(b *batch, name policy.NamespacedName, now *policy.Pod)
 	}
 	b.pods[p] = struct{}{}
 	b.markPod(p)
-	b.nodes[p.Node] = struct{}{}
+	b.at(p.Node).endpoint(name)
 	c.classify(p)
 	for _, a := range p.Addresses {
 		r := c.addresses.at(a)
@@ -543,6 +559,7 @@ func (c *Compiler) recutAll(b *batch, on, off []*term) {
 		}
 	}
 	for f := range families {
+		b.wide = b.wide || len(list[f]) > 0
 		c.recut(b, f, list[f])
 	}
 }
@@ -555,6 +572,11 @@ func (c *Compiler) fill(b *batch) {
 		if rs.closed {
 			again[rs] = struct{}{}
 			b.touchRuleSet(rs)
+			b.wide = true
+			return
+		}
+		for n := range rs.nodes {
+			c.followers[n].ruleSet(rs)
 		}
 	}
 	came, gone := map[*atom][families]bool{}, map[*atom][families]bool{}
@@ -574,6 +596,7 @@ func (c *Compiler) fill(b *batch) {
 	each := func(atoms map[*atom][families]bool, do func(*ruleSet, *atom)) {
 		for a, of := range atoms {
 			if a == a.base {
+				b.wide = b.wide || len(a.traits) > 0
 				continue
 			}
 			seen := map[*ruleSet]struct{}{}

@@ -37,20 +37,20 @@ func (c *Compiler) choose(b *batch, p *pod) {
 				continue
 			}
 			p.ruleSets[d][f] = rs
-			b.nodes[p.Node] = struct{}{}
+			b.at(p.Node).endpoint(p.NamespacedName)
 			if rs != nil {
-				rs.has(p, 1)
+				b.uses(p, rs, 1)
 			}
 			if was != nil {
-				was.has(p, -1)
+				b.uses(p, was, -1)
 				b.left[was] = struct{}{}
 			}
 		}
 	}
 }
 
-// has adds by to the number of pods that use the rule set.
-func (rs *ruleSet) has(p *pod, by int) {
+// uses adds by to the number of pods that use a rule set.
+func (b *batch) uses(p *pod, rs *ruleSet, by int) {
 	add := func(to *map[string]int) (had, has bool) {
 		if *to == nil {
 			*to = map[string]int{}
@@ -64,8 +64,16 @@ func (rs *ruleSet) has(p *pod, by int) {
 	}
 	rs.pods += by
 	if had, has := add(&rs.nodes); had != has {
+		f := b.at(p.Node)
+		f.ruleSet(rs)
+		if f != nil && rs.closed {
+			f.forget(true) // see Follower.Whole
+		}
 		for t := range rs.asks {
 			add(&t.at)
+			if f != nil {
+				b.toggle(f, t, by)
+			}
 		}
 	}
 }

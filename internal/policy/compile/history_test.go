@@ -171,9 +171,9 @@ func (c *Compiler) sizes() string {
 			at[n] += k
 		}
 	}
-	return fmt.Sprintf("%d policies, %d selectors, %d tracked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d groups with %d visible parts of %d bases, %d tables, %d uses of them, %d closed, %d pods with ports, %d nodes with pods",
+	return fmt.Sprintf("%d policies, %d selectors, %d tracked, %d terms, %d live, at %v, traits of atoms %d, %d addresses in %d blocks, %d and %d ranges, %d atoms, %d rule sets, %d groups with %d visible parts of %d bases, %d tables, %d uses of them, %d regions, %d closed, %d pods with ports, %d nodes with pods",
 		len(c.objects), len(c.selectors), c.tracked(), len(c.terms), live, at, traits, len(c.addresses.all), len(c.addresses.blocks), len(c.ranges[0]), len(c.ranges[1]),
-		len(c.atoms), len(c.ruleSets), len(c.groups), sights, seen, len(c.tables), uses, len(c.closed), len(c.byPortName), len(c.byNode))
+		len(c.atoms), len(c.ruleSets), len(c.groups), sights, seen, len(c.tables), uses, len(c.regions), len(c.closed), len(c.byPortName), len(c.byNode))
 }
 
 func (c *Compiler) tracked() (n int) {
@@ -219,60 +219,115 @@ func TestAHistoryLeavesWhatCompilingMakes(t *testing.T) {
 	for shard := range uint64(shards) {
 		t.Run(fmt.Sprint(shard), func(t *testing.T) {
 			t.Parallel()
-			named, changed := 0, 0
+			var n counts
 			for seed := shard * histories; seed < (shard+1)*histories; seed++ {
-				n, c, err := live(seed)
-				if err != nil {
+				if err := live(seed, &n); err != nil {
 					t.Fatalf("seed %d: %v", seed, err)
 				}
-				named, changed = named+n, changed+c
 			}
-			t.Logf("Apply reported that a node's part changed %d times; it had in %d of them", named, changed)
-			if changed < histories || named > changed*5/4 {
-				t.Errorf("nodes were reported %d times, correctly %d times: want some for each history, and few wrong ones", named, changed)
+			t.Logf("Apply reported that a node's part changed %d times; it had in %d of them", n.named, n.changed)
+			if n.changed < histories || n.named > n.changed*5/4 {
+				t.Errorf("nodes were reported %d times, correctly %d times: want some for each history, and few wrong ones", n.named, n.changed)
+			}
+			t.Logf("followers took all pieces %d times, and %d times some, of which %d had changed", n.whole, n.some, n.pieces)
+			if n.some < histories || n.pieces < n.some {
+				t.Errorf("followers took some pieces %d times, %d of them: want some for each history", n.some, n.pieces)
 			}
 		})
 	}
 }
 
-// live runs a history. It returns how often Apply reported a changed node, and how often this
-// was correct.
-func live(seed uint64) (named, changed int, err error) {
+// counts are how often Apply reported a changed node, how often this was correct, and what
+// followers took.
+type counts struct{ named, changed, whole, some, pieces int }
+
+// A viewer follows a node, and has all pieces.
+type viewer struct {
+	*Follower
+	has *Pieces
+}
+
+func (v *viewer) take(n *counts) {
+	p := v.Take()
+	if p.Whole {
+		n.whole++
+		v.has = p
+		return
+	}
+	n.some++
+	n.pieces += len(p.Endpoints) + len(p.RuleSets) + len(p.Addresses)
+	bring(v.has.Endpoints, p.Endpoints, func(e *Endpoint) bool { return e == nil })
+	bring(v.has.RuleSets, p.RuleSets, func(rs *RuleSetPiece) bool { return rs == nil })
+	bring(v.has.Addresses, p.Addresses, func(list []AddressPlace) bool { return len(list) == 0 })
+}
+
+func bring[K comparable, V any](to, from map[K]V, gone func(V) bool) {
+	for k, v := range from {
+		if to[k] = v; gone(v) {
+			delete(to, k)
+		}
+	}
+}
+
+// live runs a history.
+func live(seed uint64, n *counts) error {
 	budget := DefaultBudget
 	if seed%5 == 0 {
 		budget = Budget{Atoms: 6, Spans: 60} // some rule sets exceed it
 	}
 	h := newHistory(policytest.World{Source: rand.New(rand.NewPCG(seed, 3))}, budget)
 	if _, err := h.c.Apply(All(h.set, h.cluster)); err != nil {
-		return 0, 0, err
+		return err
 	}
 	h.cluster = copyCluster(h.cluster)
 	parts := h.c.parts()
+	viewers := map[string]*viewer{}
+	for _, name := range policytest.Nodes {
+		viewers[name] = &viewer{Follower: h.c.Follow(name)}
+		viewers[name].take(n)
+	}
+	followed := func() error {
+		for name, v := range viewers {
+			v.take(n)
+			if got, want := v.has.node(), h.c.ForNode(name); !reflect.DeepEqual(got, want) {
+				return fmt.Errorf("who follows %s has\n%s\nwant\n%s", name, got.but(want), want.but(got))
+			}
+		}
+		return nil
+	}
 	for range 1 + h.IntN(4) {
 		d := h.step()
 		nodes, err := h.c.Apply(d)
 		if err != nil {
-			return 0, 0, err
+			return err
 		}
 		before := parts
 		parts = h.c.parts()
-		for n, part := range parts {
-			is := !reflect.DeepEqual(before[n], part)
-			if is && !slices.Contains(nodes, n) {
-				return 0, 0, fmt.Errorf("Apply of %+v reported %v, and %s had\n%s\nand has\n%s", d, nodes, n, before[n].but(part), part.but(before[n]))
+		for name, part := range parts {
+			is := !reflect.DeepEqual(before[name], part)
+			if is && !slices.Contains(nodes, name) {
+				return fmt.Errorf("Apply of %+v reported %v, and %s had\n%s\nand has\n%s", d, nodes, name, before[name].but(part), part.but(before[name]))
 			}
 			if is {
-				changed++
+				n.changed++
 			}
 		}
-		named += len(nodes)
+		n.named += len(nodes)
+		if h.IntN(2) == 0 {
+			if err := followed(); err != nil {
+				return fmt.Errorf("after %+v %w", d, err)
+			}
+		}
 		if h.IntN(8) == 0 {
 			if err := h.same(); err != nil {
-				return 0, 0, err
+				return err
 			}
 		}
 	}
-	return named, changed, h.same()
+	if err := followed(); err != nil {
+		return err
+	}
+	return h.same()
 }
 
 func copyCluster(c policy.Cluster) policy.Cluster {

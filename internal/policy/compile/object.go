@@ -133,6 +133,7 @@ func (c *Compiler) dissolve(o *object) {
 	for _, list := range o.clauses {
 		for _, cl := range list {
 			cl.terms(c.release)
+			c.unshareRegion(cl.region)
 		}
 	}
 	c.releaseSelector(o.subject)
@@ -209,7 +210,7 @@ func (c *Compiler) clause(r *policy.Rule, id policy.RuleID, t *policy.Traffic) *
 	}
 	cl.region = nil
 	if len(cl.named) == 0 && len(cl.unnamed) == 0 && !cl.ownPorts {
-		cl.region = regionOf(t, ends{})
+		cl.region = c.shareRegion(regionOf(t, ends{}))
 	}
 	return cl
 }

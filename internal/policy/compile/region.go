@@ -99,6 +99,49 @@ func (r *region) empty() bool {
 	return !slices.ContainsFunc(r.numbers[:], func(n []interval) bool { return len(n) > 0 })
 }
 
+func (r *region) key() string {
+	var d digest
+	for _, lists := range [][][]interval{r.numbers[:], r.sources[:]} {
+		for _, list := range lists {
+			d.bool(list == nil)
+			d.num(len(list))
+			for _, i := range list {
+				d.num(int(i.from), int(i.to))
+			}
+		}
+	}
+	return string(d)
+}
+
+// A sharedRegion counts the clauses that use it: most rules are for a few ports.
+type sharedRegion struct {
+	*region
+	uses int
+}
+
+func (c *Compiler) shareRegion(r *region) *region {
+	k := r.key()
+	s := c.regions[k]
+	if s == nil {
+		s = &sharedRegion{region: r}
+		c.regions[k] = s
+	}
+	s.uses++
+	return s.region
+}
+
+// unshareRegion ends a use; nil and allTraffic are nobody's.
+func (c *Compiler) unshareRegion(r *region) {
+	if r == nil || r == allTraffic {
+		return
+	}
+	k := r.key()
+	s := c.regions[k]
+	if s.uses--; s.uses == 0 {
+		delete(c.regions, k)
+	}
+}
+
 // allTraffic is the region of a rule without conditions on traffic.
 var allTraffic = func() *region {
 	r := &region{}

@@ -5,6 +5,9 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,7 +54,10 @@ type Hub struct {
 	arrived chan struct{}
 
 	tables tables
-	stats  stats
+	// whole limits the sessions that send a whole part at a time: each holds all of it in
+	// memory.
+	whole chan struct{}
+	stats stats
 }
 
 // Stats are counters of a Hub.
@@ -79,7 +85,20 @@ func New(c Config) *Hub {
 		open:     newOpenNamespaces(),
 		sessions: map[string]*session{},
 		arrived:  make(chan struct{}),
-		tables:   tables{of: map[compile.Hash]*table{}},
+		tables:   tables{of: map[compile.Hash]wire.Name{}},
+		whole:    make(chan struct{}, 2*runtime.GOMAXPROCS(0)),
+	}
+}
+
+// gcPercent is the garbage collector's setting for a process with a hub (GOGC). What a hub has is
+// large and stays: with Go's 100 the process has twice of it, and collects rarely.
+const gcPercent = 40
+
+// SaveMemory makes the process collect garbage more often, for less memory. The environment
+// variable GOGC has precedence.
+func SaveMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 }
 
@@ -89,6 +108,8 @@ func (h *Hub) Server(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, e
 	s := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{GetCertificate: certificate, MinVersion: tls.VersionTLS13})),
 		grpc.MaxRecvMsgSize(wire.MaxMessage), grpc.MaxSendMsgSize(wire.MaxMessage),
+		// Nodes say little. Each connection has such a buffer.
+		grpc.ReadBufferSize(4<<10),
 		// The keepalive detects nodes that disappeared without closing the connection, and lets
 		// the agents detect the same of the hub.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -117,6 +138,7 @@ func (h *Hub) Apply(d compile.Delta) error {
 		nodes = slices.Collect(maps.Keys(h.sessions))
 	}
 	h.mark(nodes, since)
+	h.tables.limit(h.compiler.Tables())
 	if len(d.Pods) > 0 {
 		close(h.arrived)
 		h.arrived = make(chan struct{})
@@ -152,11 +174,12 @@ func (h *Hub) mark(nodes []string, since time.Time) {
 	}
 }
 
-// part returns a node's part and its revision.
-func (h *Hub) part(node string) (*compile.Node, []wire.Named, uint64) {
+// take returns the pieces of a node's part that may have changed, the open namespaces, and the
+// revision of both.
+func (h *Hub) take(f *compile.Follower) (*compile.Pieces, []wire.Named, uint64) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	return h.compiler.ForNode(node), h.opened, h.revision
+	return f.Take(), h.opened, h.revision
 }
 
 // claim adds addresses of a pod before the API server has them, or removes them. It returns the
@@ -196,46 +219,4 @@ func (h *Hub) claim(name policy.NamespacedName, node string, addresses []netip.A
 		}
 	}
 	return follow, elsewhere, revision, nil
-}
-
-// tables caches encoded tables for all streams that use them.
-type tables struct {
-	mu sync.Mutex
-	of map[compile.Hash]*table
-}
-
-type table struct {
-	wire.Named
-	users int
-}
-
-// use returns a table's resource. has are the tables that the caller uses already.
-func (t *tables) use(ct *compile.Table, has map[compile.Hash]struct{}) wire.Named {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e := t.of[ct.Hash]
-	if e == nil {
-		e = &table{Named: wire.EncodeTable(ct)}
-		t.of[ct.Hash] = e
-	}
-	if _, ok := has[ct.Hash]; !ok {
-		has[ct.Hash] = struct{}{}
-		e.users++
-	}
-	return e.Named
-}
-
-// keep releases the tables that a caller uses, except those of a part; nil releases all.
-func (t *tables) keep(part *compile.Node, has map[compile.Hash]struct{}) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for h := range has {
-		if part != nil && part.Tables[h] != nil {
-			continue
-		}
-		delete(has, h)
-		if t.of[h].users--; t.of[h].users == 0 {
-			delete(t.of, h)
-		}
-	}
 }

@@ -1,10 +1,12 @@
 package hub
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"terway.dev/terway/internal/policy"
 	"terway.dev/terway/internal/policy/compile"
@@ -20,8 +22,8 @@ type pods struct {
 	told    map[policy.NamespacedName]*policy.Pod
 	claims  map[policy.NamespacedName]claim
 	claimed map[netip.Addr]policy.NamespacedName
-	// owners are the running pods that have an address in the API server.
-	owners map[netip.Addr]map[policy.NamespacedName]struct{}
+	// owners are the running pods that have an address in the API server, in order; usually one.
+	owners map[netip.Addr][]policy.NamespacedName
 }
 
 // A claim is what a node reported of a pod, and the nodes whose part changed because of it,
@@ -35,7 +37,7 @@ type claim struct {
 func newPods() pods {
 	return pods{
 		map[policy.NamespacedName]*policy.Pod{}, map[policy.NamespacedName]claim{},
-		map[netip.Addr]policy.NamespacedName{}, map[netip.Addr]map[policy.NamespacedName]struct{}{},
+		map[netip.Addr]policy.NamespacedName{}, map[netip.Addr][]policy.NamespacedName{},
 	}
 }
 
@@ -74,7 +76,8 @@ func (p *pods) put(name policy.NamespacedName, now *policy.Pod) (undo func()) {
 	was := p.told[name]
 	if running(was) {
 		for _, a := range was.Addresses {
-			if delete(p.owners[a], name); len(p.owners[a]) == 0 {
+			others := slices.DeleteFunc(slices.Clone(p.owners[a]), func(o policy.NamespacedName) bool { return o == name })
+			if p.owners[a] = others; len(others) == 0 {
 				delete(p.owners, a)
 			}
 		}
@@ -86,10 +89,11 @@ func (p *pods) put(name policy.NamespacedName, now *policy.Pod) (undo func()) {
 	}
 	if running(now) {
 		for _, a := range now.Addresses {
-			if p.owners[a] == nil {
-				p.owners[a] = map[policy.NamespacedName]struct{}{}
-			}
-			p.owners[a][name] = struct{}{}
+			all := append(slices.Clone(p.owners[a]), name)
+			slices.SortFunc(all, func(a, b policy.NamespacedName) int {
+				return cmp.Or(strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+			})
+			p.owners[a] = slices.Compact(all)
 		}
 	}
 	return func() { p.put(name, was) }
@@ -111,7 +115,9 @@ func (p *pods) setClaim(name policy.NamespacedName, now claim, touched map[polic
 	}
 	touched[name] = struct{}{}
 	for _, a := range slices.Concat(was.addresses, now.addresses) {
-		maps.Copy(touched, p.owners[a])
+		for _, o := range p.owners[a] {
+			touched[o] = struct{}{}
+		}
 	}
 	return func() { p.setClaim(name, was, touched) }
 }
@@ -169,14 +175,11 @@ func (p *pods) claim(name policy.NamespacedName, node string, addresses []netip.
 		}
 	}
 	for _, a := range addresses {
-		others := maps.Clone(p.owners[a])
+		others := slices.Clone(p.owners[a])
 		if by, ok := p.claimed[a]; ok {
-			if others == nil {
-				others = map[policy.NamespacedName]struct{}{}
-			}
-			others[by] = struct{}{}
+			others = append(others, by)
 		}
-		for o := range others {
+		for _, o := range others {
 			if p.told[o].Node != node {
 				return d, nil, fmt.Errorf("address %s of pod %s belongs to another pod", a, name)
 			}

@@ -30,6 +30,9 @@ const (
 	requests = 64
 	// reviewTimeout limits a TokenReview.
 	reviewTimeout = 10 * time.Second
+	// wholeTimeout is how long a node may take to read its whole part before another one's is
+	// made. A part is usually some 100 kB.
+	wholeTimeout = time.Second
 )
 
 // A session is a node's stream.
@@ -44,11 +47,10 @@ type session struct {
 	tokens  chan string
 	answers chan *wire.ToNode
 
-	// have is what the node has after it applies everything that was sent; digest is the digest
-	// of it.
-	have   map[wire.Name]struct{}
+	follower *compile.Follower
+	holdings *holdings
+	// digest is that of what the node has after it applies everything that was sent.
 	digest wire.Digest
-	tables map[compile.Hash]struct{}
 	// settled: the node has applied the last revision that was sent to it.
 	settled bool
 
@@ -92,13 +94,10 @@ func (h *Hub) Follow(stream wire.Hub_FollowServer) error {
 	s := &session{
 		hub: h, node: id.Node, stream: stream, cancel: cancel,
 		dirty: make(chan struct{}, 1), acks: make(chan *wire.Ack), tokens: make(chan string), answers: make(chan *wire.ToNode),
-		have: map[wire.Name]struct{}{}, tables: map[compile.Hash]struct{}{}, progress: make(chan struct{}), first: true,
+		holdings: newHoldings(names), progress: make(chan struct{}), first: true,
 	}
-	for _, n := range names {
-		if _, twice := s.have[n]; !twice {
-			s.have[n] = struct{}{}
-			s.digest.Add(n)
-		}
+	for _, h := range s.holdings.names { // each once
+		s.digest.Add(h.name)
 	}
 	if !hello.AddressesOnly {
 		s.enter()
@@ -168,17 +167,18 @@ func (s *session) enter() {
 		was.cancel(status.Errorf(codes.Aborted, "node %s has a newer stream", s.node))
 	}
 	h.sessions[s.node] = s
+	s.follower = h.compiler.Follow(s.node)
 	s.mark(h.revision, h.Clock.Now())
 }
 
 func (s *session) leave() {
 	h := s.hub
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.sessions[s.node] == s {
 		delete(h.sessions, s.node)
 	}
-	h.mu.Unlock()
-	h.tables.keep(nil, s.tables)
+	h.compiler.Unfollow(s.follower)
 }
 
 // mark records that the node's part changes with a revision, because of a change that came at since.
@@ -256,7 +256,7 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 			return context.Cause(ctx)
 		case <-dirty:
 			var err error
-			if revision, onTheWay, err = s.push(); err != nil {
+			if revision, onTheWay, err = s.push(ctx); err != nil {
 				return err
 			}
 		case a := <-s.acks:
@@ -289,17 +289,24 @@ func (s *session) run(ctx context.Context, token string, expires time.Time) erro
 
 // push sends the difference between what the node should have and what it has. If there is
 // none, nothing is sent.
-func (s *session) push() (revision uint64, onTheWay bool, err error) {
+func (s *session) push(ctx context.Context) (revision uint64, onTheWay bool, err error) {
+	done, err := s.turn(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	defer done()
 	s.mu.Lock()
 	if s.sent.IsZero() { // the node has refused what was sent before
 		s.sent = s.asked
 	}
 	s.asked = time.Time{}
 	s.mu.Unlock()
-	part, open, revision := s.hub.part(s.node)
-	all := wire.Encode(part, open, func(t *compile.Table) wire.Named { return s.hub.tables.use(t, s.tables) })
-	s.hub.tables.keep(part, s.tables)
-	names := make(map[wire.Name]struct{}, len(all))
+	pieces, open, revision := s.hub.take(s.follower)
+	d := s.holdings.update(pieces, open, &s.hub.tables)
+	if len(d.put)+len(d.remove) == 0 && s.settled {
+		s.reach(revision)
+		return revision, false, nil
+	}
 	m, size := &wire.Update{}, 0
 	flush := func() error {
 		if size == 0 {
@@ -317,35 +324,20 @@ func (s *session) push() (revision uint64, onTheWay bool, err error) {
 		}
 		return nil
 	}
-	changed := false
-	for _, r := range all {
-		names[r.Name] = struct{}{}
-		if _, ok := s.have[r.Name]; ok {
-			continue
-		}
-		changed = true
-		s.have[r.Name] = struct{}{}
+	for i, r := range d.put {
+		d.put[i] = wire.Named{} // what has been sent is garbage
 		s.digest.Add(r.Name)
 		m.Put = append(m.Put, r.Resource)
 		if err := add(len(r.Body)); err != nil {
 			return 0, false, err
 		}
 	}
-	for name := range s.have {
-		if _, ok := names[name]; ok {
-			continue
-		}
-		changed = true
-		delete(s.have, name)
+	for _, name := range d.remove {
 		s.digest.Add(name)
 		m.Remove = append(m.Remove, name[:])
 		if err := add(len(name)); err != nil {
 			return 0, false, err
 		}
-	}
-	if !changed && s.settled {
-		s.reach(revision)
-		return revision, false, nil
 	}
 	if err := flush(); err != nil {
 		return 0, false, err
@@ -353,6 +345,28 @@ func (s *session) push() (revision uint64, onTheWay bool, err error) {
 	s.hub.stats.sent.Add(1)
 	digest := s.digest
 	return revision, true, s.stream.Send(&wire.ToNode{Message: &wire.ToNode_Settled{Settled: &wire.Settled{Revision: revision, Hub: s.hub.Name, Digest: digest[:]}}})
+}
+
+// turn waits, if the next difference is of the whole part, until few others send theirs. A node
+// that does not read keeps others waiting for wholeTimeout at most.
+func (s *session) turn(ctx context.Context) (done func(), err error) {
+	s.hub.mu.RLock()
+	whole := s.follower.Whole()
+	s.hub.mu.RUnlock()
+	if !whole {
+		return func() {}, nil
+	}
+	select {
+	case s.hub.whole <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	free := sync.OnceFunc(func() { <-s.hub.whole })
+	timer := time.AfterFunc(wholeTimeout, free)
+	return func() {
+		timer.Stop()
+		free()
+	}, nil
 }
 
 // listen reads the node's messages.

@@ -15,8 +15,11 @@ package selector
 
 import (
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"weak"
 )
 
 // Labels is read one label at a time.
@@ -310,7 +313,35 @@ func leaf(o op, key string, values ...string) *Selector {
 			return leaf(has, key)
 		}
 	}
-	s, _ := pair(condition(o, key, values), condition(opposite[o], key, values))
+	return leaves.get(condition(o, key, values), func(s *Selector) { pair(s, condition(opposite[o], key, values)) })
+}
+
+// leaves shares equal conditions: in a large cluster thousands of policies have the same ones.
+var leaves = shared{of: map[string]weak.Pointer[Selector]{}}
+
+type shared struct {
+	mu sync.Mutex
+	of map[string]weak.Pointer[Selector] // by the text
+}
+
+// get returns the Selector with the text of s; this is s, completed, if nobody has another one.
+func (l *shared) get(s *Selector, complete func(*Selector)) *Selector {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if has := l.of[s.text].Value(); has != nil {
+		return has
+	}
+	complete(s)
+	s.text = strings.Clone(s.text) // not a part of a longer one
+	p := weak.Make(s)
+	l.of[s.text] = p
+	runtime.AddCleanup(s, func(text string) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.of[text] == p {
+			delete(l.of, text)
+		}
+	}, s.text)
 	return s
 }
 

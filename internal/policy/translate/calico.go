@@ -235,13 +235,11 @@ func (r *report) calicoProtocols(at string, from *v3.Rule, t *policy.Traffic) {
 	if !ok {
 		return
 	}
-	if t.Protocols == nil {
-		t.Protocols = &[256]bool{}
-		for i := range t.Protocols {
-			t.Protocols[i] = true
-		}
+	var all [256]bool
+	for i := range all {
+		all[i] = (t.Protocols == nil || t.Protocols[i]) && i != int(not)
 	}
-	t.Protocols[not] = false
+	t.Protocols = &all
 }
 
 // calicoProtocols are Calico's names of protocols, in lower case.

@@ -206,7 +206,21 @@ func traffic(list []portOf) (out []policy.Traffic) {
 	return out
 }
 
+// single has the sets of one protocol each, which nearly all rules have.
+var single = func() (out [256]*[256]bool) {
+	for n := range out {
+		var p [256]bool
+		p[n] = true
+		out[n] = &p
+	}
+	return out
+}()
+
+// protocols returns a set, which must not be changed.
 func protocols(numbers ...uint8) *[256]bool {
+	if len(numbers) == 1 {
+		return single[numbers[0]]
+	}
 	var p [256]bool
 	for _, n := range numbers {
 		p[n] = true

@@ -3,9 +3,10 @@
 //
 // It owns the resources: what each contains, and its name, which is a hash of the content. So
 // replicas use the same names without talking to each other, a node describes its state by a
-// list of names, and the difference of two parts is the difference of two sets. Long lists are
-// split at positions that depend only on the entries there (see cut), so that a new or deleted
-// entry changes one resource.
+// list of names, and the difference of two parts is the difference of two sets. Addresses are
+// put together by a checksum (compile.Bucket), and other long lists are split at positions that
+// depend only on the entries there (see cut), so that a new or deleted entry changes one
+// resource.
 //
 // The package validates what it receives: Part.Change applies a change completely or not at
 // all. The package must never open a connection, read a file, or use a clock.

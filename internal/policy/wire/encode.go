@@ -11,13 +11,56 @@ import (
 	"terway.dev/terway/internal/policy/compile"
 )
 
-// Encode makes resources from a node's part and the list of open namespaces. A resource comes
-// after those that it refers to. table makes the resource of a Table; a caller with many nodes
-// can cache it.
-func Encode(n *compile.Node, open []Named, table func(*compile.Table) Named) []Named {
+// Encode makes resources from a node's part and the list of open namespaces, as the hub makes
+// them piece by piece.
+func Encode(n *compile.Node, open []Named) []Named {
 	out := slices.Clone(open)
-	out = append(out, encodeAddresses(n)...)
-	for _, ranges := range n.Ranges {
+	addresses := map[compile.Bucket][]compile.AddressPlace{}
+	for _, a := range slices.SortedFunc(maps.Keys(n.Addresses), netip.Addr.Compare) {
+		b := compile.BucketOf(a)
+		addresses[b] = append(addresses[b], compile.AddressPlace{Addr: a, Place: n.Addresses[a]})
+	}
+	for _, list := range addresses {
+		out = append(out, EncodeAddresses(list))
+	}
+	out = append(out, EncodeRanges(n.Ranges)...)
+	for _, t := range n.Tables {
+		out = append(out, EncodeTable(t))
+	}
+	peers := map[compile.Hash][]compile.AtomTable{}
+	for p, t := range n.Peers {
+		peers[p.RuleSet] = append(peers[p.RuleSet], compile.AtomTable{Atom: p.Atom, Table: t})
+	}
+	for name, rs := range n.RuleSets {
+		list := peers[name]
+		slices.SortFunc(list, func(a, b compile.AtomTable) int { return bytes.Compare(a.Atom[:], b.Atom[:]) })
+		out = append(out, EncodeRuleSet(&compile.RuleSetPiece{Name: name, RuleSet: rs, Peers: list})...)
+	}
+	for name, e := range n.Endpoints {
+		out = append(out, EncodeEndpoint(name, &e))
+	}
+	return out
+}
+
+// EncodeAddresses makes a resource from the addresses of a bucket, in order.
+func EncodeAddresses(list []compile.AddressPlace) Named {
+	m := &Addresses{}
+	places := map[compile.Place]*Place{}
+	for _, a := range list {
+		p := places[a.Place]
+		if p == nil {
+			p = &Place{Atom: hash(a.Atom), Base: hash(a.Base), Pod: a.Pod}
+			places[a.Place] = p
+			m.Places = append(m.Places, p)
+		}
+		p.Addresses = append(p.Addresses, a.AsSlice())
+	}
+	return named(Kind_KIND_ADDRESSES, m)
+}
+
+// EncodeRanges makes resources from the ranges of both families.
+func EncodeRanges(ranges [2][]compile.Range) (out []Named) {
+	for _, ranges := range ranges {
 		at := func(r compile.Range) []byte { return r.From.AsSlice() }
 		for list := range cut(ranges, at) {
 			m := &Ranges{}
@@ -27,28 +70,36 @@ func Encode(n *compile.Node, open []Named, table func(*compile.Table) Named) []N
 			out = append(out, named(Kind_KIND_RANGES, m))
 		}
 	}
-	for _, t := range n.Tables {
-		out = append(out, table(t))
-	}
-	out = append(out, encodePeers(n)...)
-	for name, rs := range n.RuleSets {
-		out = append(out, named(Kind_KIND_RULE_SET, &RuleSet{
-			Name: name[:], Defaults: [][]byte{hash(rs.Defaults[0]), hash(rs.Defaults[1])}, Selected: rs.Selected, Closed: rs.Closed,
-		}))
-	}
-	for name, e := range n.Endpoints {
-		m := &Endpoint{Namespace: name.Namespace, Pod: name.Name}
-		for _, a := range e.Addresses {
-			m.Addresses = append(m.Addresses, a.AsSlice())
-		}
-		for _, families := range e.RuleSets {
-			for _, rs := range families {
-				m.RuleSets = append(m.RuleSets, hash(rs))
-			}
-		}
-		out = append(out, named(Kind_KIND_ENDPOINT, m))
-	}
 	return out
+}
+
+// EncodeRuleSet makes resources from a rule set and its peers, without the tables. The rule set
+// is the last one.
+func EncodeRuleSet(p *compile.RuleSetPiece) (out []Named) {
+	for list := range cut(p.Peers, func(p compile.AtomTable) []byte { return p.Atom[:] }) {
+		m := &Peers{RuleSet: p.Name[:]}
+		for _, p := range list {
+			m.Peers = append(m.Peers, &Peer{Atom: hash(p.Atom), Table: hash(p.Table)})
+		}
+		out = append(out, named(Kind_KIND_PEERS, m))
+	}
+	return append(out, named(Kind_KIND_RULE_SET, &RuleSet{
+		Name: p.Name[:], Defaults: [][]byte{hash(p.Defaults[0]), hash(p.Defaults[1])}, Selected: p.Selected, Closed: p.Closed,
+	}))
+}
+
+// EncodeEndpoint makes a resource from an endpoint.
+func EncodeEndpoint(name policy.NamespacedName, e *compile.Endpoint) Named {
+	m := &Endpoint{Namespace: name.Namespace, Pod: name.Name}
+	for _, a := range e.Addresses {
+		m.Addresses = append(m.Addresses, a.AsSlice())
+	}
+	for _, families := range e.RuleSets {
+		for _, rs := range families {
+			m.RuleSets = append(m.RuleSets, hash(rs))
+		}
+	}
+	return named(Kind_KIND_ENDPOINT, m)
 }
 
 // EncodeNamespaces makes resources from a list of open namespaces.
@@ -105,42 +156,6 @@ func encodeDecision(d policy.Decision) *Decision {
 	return m
 }
 
-func encodeAddresses(n *compile.Node) (out []Named) {
-	at := func(a netip.Addr) []byte { return a.AsSlice() }
-	for list := range cut(slices.SortedFunc(maps.Keys(n.Addresses), netip.Addr.Compare), at) {
-		m := &Addresses{}
-		places := map[compile.Place]*Place{}
-		for _, a := range list {
-			p := n.Addresses[a]
-			if places[p] == nil {
-				places[p] = &Place{Atom: hash(p.Atom), Base: hash(p.Base), Pod: p.Pod}
-				m.Places = append(m.Places, places[p])
-			}
-			places[p].Addresses = append(places[p].Addresses, a.AsSlice())
-		}
-		out = append(out, named(Kind_KIND_ADDRESSES, m))
-	}
-	return out
-}
-
-func encodePeers(n *compile.Node) (out []Named) {
-	atoms := map[compile.Hash][]compile.Hash{}
-	for p := range n.Peers {
-		atoms[p.RuleSet] = append(atoms[p.RuleSet], p.Atom)
-	}
-	for rs, list := range atoms {
-		slices.SortFunc(list, func(a, b compile.Hash) int { return bytes.Compare(a[:], b[:]) })
-		for list := range cut(list, func(a compile.Hash) []byte { return a[:] }) {
-			m := &Peers{RuleSet: rs[:]}
-			for _, a := range list {
-				m.Peers = append(m.Peers, &Peer{Atom: hash(a), Table: hash(n.Peers[compile.Peer{RuleSet: rs, Atom: a}])})
-			}
-			out = append(out, named(Kind_KIND_PEERS, m))
-		}
-	}
-	return out
-}
-
 // hash returns the bytes of a hash, nil for the zero Hash.
 func hash(h compile.Hash) []byte {
 	if h == (compile.Hash{}) {
@@ -151,7 +166,7 @@ func hash(h compile.Hash) []byte {
 
 // A list is split after each entry whose checksum ends in five zero bits: one entry in 32 on
 // average. So a change of one entry sends about 32 entries, and a list of 30,000 has 1,000
-// names.
+// names. Addresses are not split so, as they have buckets.
 const (
 	cutMask = 1<<5 - 1
 	// longest limits a part; random checksums do not reach it.

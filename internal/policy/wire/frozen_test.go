@@ -95,7 +95,7 @@ func TestStateOfAnEarlierVersion(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := &wire.State{Revision: 7, Hub: "terway-controller-x", Settled: 1790000000000}
-		for _, r := range wire.Encode(c.ForNode("node1"), wire.EncodeNamespaces([]string{"blue"}), wire.EncodeTable) {
+		for _, r := range wire.Encode(c.ForNode("node1"), wire.EncodeNamespaces([]string{"blue"})) {
 			s.Resources = append(s.Resources, r.Resource)
 		}
 		data, err := proto.Marshal(s)

@@ -19,7 +19,7 @@ import (
 func encode(n *compile.Node, open ...string) (map[wire.Name]*wire.Resource, wire.Digest) {
 	out := map[wire.Name]*wire.Resource{}
 	var digest wire.Digest
-	for _, r := range wire.Encode(n, wire.EncodeNamespaces(open), wire.EncodeTable) {
+	for _, r := range wire.Encode(n, wire.EncodeNamespaces(open)) {
 		if out[r.Name] == nil {
 			digest.Add(r.Name)
 		}
