@@ -25,6 +25,8 @@ import (
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent"
 	"terway.dev/terway/internal/agent/journal"
+	"terway.dev/terway/internal/agent/nodepolicy"
+	"terway.dev/terway/internal/datapath/ebpf"
 	dpnode "terway.dev/terway/internal/datapath/node"
 )
 
@@ -39,6 +41,9 @@ type job struct {
 	Spec     v1alpha1.NodeNetworkSpec
 	// Profile is the file for its CPU profile; empty for none.
 	Profile string
+	// Product: the node has all kinds, as terwayd's has. Policies says where the policy hub is; nil: policy is off.
+	Product  bool
+	Policies *hubJob
 }
 
 func TestMain(m *testing.M) {
@@ -104,8 +109,14 @@ func (j *job) run() error {
 	defer end()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var dp *dpnode.Node
+	var enforcer *ebpf.Policy
+	if j.Product {
+		if dp, enforcer, err = product("", log); err != nil {
+			return err
+		}
+	}
 	for _, k := range kinds() {
-		if k.name == j.Datapath {
+		if k.name == j.Datapath && dp == nil {
 			if dp, err = k.open("", log); err != nil {
 				return err
 			}
@@ -115,12 +126,21 @@ func (j *job) run() error {
 	if err != nil {
 		return err
 	}
-	a, err := agent.New(agent.Options{
+	options := agent.Options{
 		Log: log, Now: time.Now, Journal: state, Datapath: dp, WaitForAddress: 25 * time.Second,
 		Alive: agent.SandboxAlive, Devices: agent.LinksByMAC,
-	})
-	if err != nil {
+	}
+	var a *agent.Agent
+	var policies *nodepolicy.Policies
+	if j.Policies != nil {
+		policies = j.Policies.follow(j.Dir, enforcer, func() { a.RequestRepair() }, log)
+		options.Policies = policies
+	}
+	if a, err = agent.New(options); err != nil {
 		return err
+	}
+	if policies != nil {
+		policies.Start()
 	}
 	cluster, err := j.cluster()
 	if err != nil {
@@ -138,6 +158,9 @@ func (j *job) run() error {
 		a.RepairLoop(ctx, 5*time.Second, 100*time.Millisecond, func(bool) error { return nil })
 	})
 	wg.Go(func() { a.Watch(ctx) })
+	if policies != nil {
+		wg.Go(func() { policies.Run(ctx) })
+	}
 	errs := make([]error, 2)
 	wg.Go(func() { errs[0] = agent.Serve(ctx, l, a) })
 	wg.Go(func() { errs[1] = nodes.Run(ctx) })

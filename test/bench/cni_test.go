@@ -367,14 +367,20 @@ func inMemory(t testing.TB) string {
 
 // startAgent starts the arm's agent; its calls go through the plugin.
 func (a *arm) startAgent(k kind, dir string) {
+	a.startJob(k, dir, job{Datapath: k.name, Spec: v1alpha1.NodeNetworkSpec{Datapath: "auto"}}, "default")
+}
+
+// startJob starts a job's agent, whose pods are in a namespace.
+func (a *arm) startJob(k kind, dir string, j job, namespace string) {
 	n := a.n
-	j := job{Datapath: k.name, Dir: inMemory(n.t), NodeIP: n.V4.String(), Spec: v1alpha1.NodeNetworkSpec{
-		VPCCIDRs: []string{vpcCIDR}, ServiceCIDRs: []string{"172.21.0.0/20"}, Datapath: "auto",
+	j.Dir, j.NodeIP = inMemory(n.t), n.V4.String()
+	j.Spec = v1alpha1.NodeNetworkSpec{
+		VPCCIDRs: []string{vpcCIDR}, ServiceCIDRs: []string{"172.21.0.0/20"}, Datapath: j.Spec.Datapath,
 		// A short cooling period: the benchmark reuses addresses sooner than a cluster.
 		Pool: v1alpha1.Pool{Min: 1, Max: 300, CoolingSeconds: 1}, Limits: v1alpha1.Limits{MaxPods: 300},
-	}}
+	}
 	if p := os.Getenv("PROFILE"); p != "" {
-		j.Profile = p + "." + k.name
+		j.Profile = p + "." + a.name
 	}
 	enis := n.own
 	if n.shared != nil {
@@ -399,7 +405,7 @@ func (a *arm) startAgent(k kind, dir string) {
 	a.agent = n.start(j)
 	config := fmt.Sprintf(`{"cniVersion":"1.0.0","name":"terway","type":"terway","socket":%q}`, j.socket())
 	a.call = func(verb string, i int, id string, ns *testutil.NS) error {
-		p := plugin{dir: dir, name: "terway", config: config, args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-%d;K8S_POD_UID=%s", i, id)}
+		p := plugin{dir: dir, name: "terway", config: config, args: fmt.Sprintf("IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=pod-%d;K8S_POD_UID=%s", namespace, i, id)}
 		_, err := p.call(verb, id, ns.Path)
 		return err
 	}

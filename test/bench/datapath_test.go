@@ -91,7 +91,7 @@ func metrics() []metric {
 		}},
 		{[]string{"udp_pps"}, []string{"packets/s"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
 			v, err := p.Packets(w)
-			return []float64{v}, err
+			return []float64{v.PerSecond}, err
 		}},
 		{[]string{"connections"}, []string{"per s"}, func(p traffic.Path, w time.Duration) ([]float64, error) {
 			v, err := p.Connections(w)

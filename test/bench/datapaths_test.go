@@ -81,6 +81,13 @@ func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("datapath %s: %w", k.name, err)
 	}
+	n.closes(dp)
+	list, _, err := n.add(dp, dp.Choices()[0], pods)
+	return list, err
+}
+
+// closes closes a node's datapath when the test ends.
+func (n *node) closes(dp *dpnode.Node) {
 	n.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 		defer cancel()
@@ -88,12 +95,16 @@ func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 			n.t.Error(err)
 		}
 	})
-	list := make([]*testutil.NS, len(pods))
+}
+
+// add makes the pods with these numbers, those with shared ENIs of a kind.
+func (n *node) add(dp *dpnode.Node, shared string, pods []int) ([]*testutil.NS, []datapath.Pod, error) {
+	list, wired := make([]*testutil.NS, len(pods)), make([]datapath.Pod, len(pods))
 	errs := make([]error, len(pods))
 	turns := make(chan struct{}, atOnce)
 	var wg sync.WaitGroup
 	for i, number := range pods {
-		ns := testutil.NewNS(n.t, fmt.Sprintf("%s%d-pod%d", k.name, n.number, number))
+		ns := testutil.NewNS(n.t, fmt.Sprintf("%s%d-pod%d", shared, n.number, number))
 		list[i] = ns
 		pod := datapath.Pod{
 			Sandbox: ns.Name, IfName: "eth0", NetNS: ns.Path, Namespace: "default", Name: ns.Name,
@@ -102,14 +113,16 @@ func (n *node) wire(k kind, pods []int) ([]*testutil.NS, error) {
 		if i < len(n.own) {
 			pod.Exclusive, pod.Kind, pod.ENI = &n.own[i], claims.Exclusive, n.own[i].MAC.String()
 		} else {
-			pod.Kind, pod.ENI = dp.Choices()[0], n.shared.MAC.String()
+			pod.Kind, pod.ENI = shared, n.shared.MAC.String()
 		}
+		wired[i] = pod
+		wired[i].State = datapath.Wired
 		turns <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-turns }()
-			_, errs[i] = dp.AddPod(context.Background(), n.desired(dp.Choices()[0]), pod)
+			_, errs[i] = dp.AddPod(context.Background(), n.desired(shared), pod)
 		})
 	}
 	wg.Wait()
-	return list, errors.Join(errs...)
+	return list, wired, errors.Join(errs...)
 }

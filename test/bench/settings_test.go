@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"terway.dev/terway/internal/kernel"
 	"terway.dev/terway/test/bench/report"
 	"terway.dev/terway/test/bench/traffic"
 )
@@ -64,6 +63,7 @@ func say(format string, args ...any) {
 type bench struct {
 	t       testing.TB
 	name    string
+	part    string // empty: it is the benchmark's only one
 	started time.Time
 	load    float64
 	run     report.Run
@@ -92,30 +92,10 @@ func (b *bench) finish(list []report.Comparison, notes []string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	version, err := kernel.Version()
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	load, err := report.Load()
-	if err != nil {
-		b.t.Fatal(err)
-	}
 	r := report.Report{
-		Command: "make " + b.name, Date: b.started, Kernel: version, CPUs: runtime.NumCPU(), Load: [2]float64{b.load, load},
-		Rounds: b.run.Rounds(), Notes: notes, Results: results,
+		Command: "make " + b.name, Date: b.started, Load: [2]float64{b.load}, Rounds: b.run.Rounds(), Notes: notes, Results: results,
 	}
-	say("")
-	if err := r.WriteText(os.Stdout); err != nil {
+	if err := r.Finish("../../docs/benchmarks.md", b.name, b.part); err != nil {
 		b.t.Fatal(err)
-	}
-	if path := os.Getenv("OUT"); path != "" {
-		if err := r.WriteJSON(path); err != nil {
-			b.t.Fatal(err)
-		}
-	}
-	if os.Getenv("DOC") != "" {
-		if err := r.WriteDoc("../../docs/benchmarks.md", b.name); err != nil {
-			b.t.Fatal(err)
-		}
 	}
 }

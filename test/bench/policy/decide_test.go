@@ -5,13 +5,10 @@ package policy
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"testing"
-	"text/tabwriter"
 	"time"
 
 	"terway.dev/terway/internal/datapath/policymap"
@@ -96,7 +93,8 @@ func newDecisions(t *testing.T, rules, apart int, peer func(i int) (policy.AddrS
 // TestPolicyDecisions measures the cost of a decision in the kernel, and how it grows with the
 // number of rules.
 func TestPolicyDecisions(t *testing.T) {
-	const rounds = 15
+	rounds := number(t, "ROUNDS", 15)
+	b := begin(t, "decisions", "")
 	sizes := []int{10, 1000, 10_000}
 	kinds := []struct {
 		what  string
@@ -124,14 +122,6 @@ func TestPolicyDecisions(t *testing.T) {
 		}
 		all = append(all, list)
 	}
-	load := func() string {
-		b, err := os.ReadFile("/proc/loadavg")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Fields(string(b))[0]
-	}
-	before := load()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
@@ -150,28 +140,14 @@ func TestPolicyDecisions(t *testing.T) {
 			}
 		}
 	}
-	fmt.Printf("%d CPUs, load %s before and %s after, %d rounds\n\n", runtime.NumCPU(), before, load(), rounds)
-	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(out, "rules\tone decision\tratio\tspread\tgoal")
 	for i, list := range all {
 		for k, d := range list {
-			var ratios []float64
-			for round, cost := range d.cost {
-				ratios = append(ratios, cost/list[0].cost[round])
+			goal := report.Goal{AtMost: flat}
+			if k == 0 {
+				goal = report.Goal{}
 			}
-			slices.Sort(ratios)
-			ratio, verdict := report.Median(ratios), ""
-			if k > 0 {
-				goal := report.Goal{AtMost: flat}
-				verdict = goal.String() + " not met"
-				if goal.Met(ratio) {
-					verdict = goal.String() + " met"
-				}
-			}
-			fmt.Fprintf(out, "%d, %s\t%.0f ns\t%.2f\t%.2f–%.2f\t%s\n", sizes[k], kinds[i].what, report.Median(d.cost), ratio, ratios[0], ratios[len(ratios)-1], verdict)
+			b.line(kinds[i].what, fmt.Sprintf("%d rules", sizes[k]), "ns", d.cost, list[0].cost, goal)
 		}
 	}
-	if err := out.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	b.finish("One decision in the kernel; the ratio is to 10 rules.")
 }

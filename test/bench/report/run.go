@@ -46,7 +46,8 @@ type Comparison struct {
 	Goal     Goal
 }
 
-// Goal is the goal for the ratio; the zero value is none.
+// Goal is the goal for the ratio, or for the value if there is no baseline; the zero value is
+// none.
 type Goal struct {
 	AtLeast, AtMost float64
 }
@@ -62,9 +63,9 @@ func (g Goal) String() string {
 	return ""
 }
 
-// Met reports whether a ratio reaches the goal.
-func (g Goal) Met(ratio float64) bool {
-	return (g.AtLeast == 0 || ratio >= g.AtLeast) && (g.AtMost == 0 || ratio <= g.AtMost)
+// Met reports whether a ratio or value reaches the goal.
+func (g Goal) Met(what float64) bool {
+	return (g.AtLeast == 0 || what >= g.AtLeast) && (g.AtMost == 0 || what <= g.AtMost)
 }
 
 // Result is a line of the result.
@@ -111,7 +112,11 @@ func (r *Run) Compare(list []Comparison) ([]Result, error) {
 			Ratio: Median(ratios), Spread: [2]float64{slices.Min(ratios), slices.Max(ratios)}, Goal: c.Goal.String(),
 		}
 		if res.Goal != "" {
-			met := c.Goal.Met(res.Ratio)
+			what := res.Ratio
+			if c.To == (Key{}) {
+				what = res.Value
+			}
+			met := c.Goal.Met(what)
 			res.Met = &met
 		}
 		out = append(out, res)

@@ -3,12 +3,16 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"terway.dev/terway/internal/kernel"
 )
 
 // Report is the result of a run, with its environment.
@@ -61,7 +65,7 @@ func (r *Report) WriteText(w io.Writer) error {
 			}
 		}
 		if res.Baseline == "" {
-			fmt.Fprintf(t, "  %s\t%s\t%s\n", res.Metric, figure(res.Value), res.Unit)
+			fmt.Fprintf(t, "  %s\t%s\t%s\t\t\t\t%s\n", res.Metric, figure(res.Value), res.Unit, verdict)
 			continue
 		}
 		fmt.Fprintf(t, "  %s\t%s\t%s\t%.2f\t%.2f–%.2f\t%s\t%s\n",
@@ -82,6 +86,50 @@ func figure(v float64) string {
 		return fmt.Sprintf("%.1f", v)
 	}
 	return fmt.Sprintf("%.2f", v)
+}
+
+// Finish completes the report with the load and the kernel's version as they are now, prints it,
+// and does what the command's settings say: OUT is a file for it as JSON; with DOC it is written
+// between the marks with the benchmark's name in the document; and with GATE a missed goal is an
+// error. A benchmark of several parts has a file and a block for each: FILE.part, name-part.
+func (r *Report) Finish(doc, name, part string) (err error) {
+	if r.Kernel, err = kernel.Version(); err != nil {
+		return err
+	}
+	if r.Load[1], err = Load(); err != nil {
+		return err
+	}
+	r.CPUs = runtime.NumCPU()
+	fmt.Println()
+	if err := r.WriteText(os.Stdout); err != nil {
+		return err
+	}
+	path := os.Getenv("OUT")
+	if part != "" {
+		name += "-" + part
+		if path != "" {
+			path += "." + part
+		}
+	}
+	if path != "" {
+		if err := r.WriteJSON(path); err != nil {
+			return err
+		}
+	}
+	if os.Getenv("DOC") != "" {
+		if err := r.WriteDoc(doc, name); err != nil {
+			return err
+		}
+	}
+	if os.Getenv("GATE") == "" {
+		return nil
+	}
+	for _, res := range r.Results {
+		if res.Met != nil && !*res.Met {
+			err = errors.Join(err, fmt.Errorf("%s of %s: the goal is missed, %s", res.Metric, res.Datapath, res.Goal))
+		}
+	}
+	return err
 }
 
 // WriteJSON writes the report to a file.

@@ -106,11 +106,23 @@ func listen(ns *testutil.NS, a netip.Addr) (int, netip.AddrPort, error) {
 	return fd, at, nil
 }
 
-// connect opens a connected socket in the thread's namespace.
-func connect(to netip.AddrPort, kind int) (int, error) {
+// connect opens a connected socket in the thread's namespace, with an address of its own if from
+// is not the zero Addr.
+func connect(to netip.AddrPort, kind int, from netip.Addr) (int, error) {
 	fd, err := socket(to.Addr(), kind)
 	if err != nil {
 		return -1, err
+	}
+	if from.IsValid() {
+		// The port is chosen when the socket connects, as without an address.
+		err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		if err == nil {
+			err = unix.Bind(fd, sockaddr(netip.AddrPortFrom(from, 0)))
+		}
+		if err != nil {
+			unix.Close(fd)
+			return -1, fmt.Errorf("bind to %s: %w", from, err)
+		}
 	}
 	for {
 		// After a signal connect again: the kernel continues the same attempt.
@@ -146,7 +158,7 @@ func (p Path) dial() (c pair, err error) {
 	}
 	defer unix.Close(l)
 	if err := p.Client.Do(func() (err error) {
-		c.client, err = connect(p.by(at), unix.SOCK_STREAM)
+		c.client, err = connect(p.by(at), unix.SOCK_STREAM, netip.Addr{})
 		return err
 	}); err != nil {
 		return c, fmt.Errorf("in %s: %w", p.Client.Name, err)

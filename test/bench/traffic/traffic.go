@@ -10,6 +10,7 @@ package traffic
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -32,6 +33,10 @@ type Path struct {
 	// Service is the address that the client uses, if it is not the server's: each of its ports
 	// leads to the same port of the server.
 	Service netip.Addr
+	// Peers are addresses of the server, of which Connections calls one at random each time;
+	// Sources are addresses of the client, of which it calls from one at random. None: one each,
+	// Address and the client's usual one.
+	Peers, Sources []netip.Addr
 }
 
 // by returns the address that the client uses for a server socket.
@@ -189,30 +194,48 @@ func (p Path) RoundTrips(window time.Duration) (out Latency, err error) {
 // PacketSize is the payload of a small packet.
 const PacketSize = 64
 
-// Packets returns the number of small UDP datagrams per second that arrive if one thread sends
-// as fast as it can.
-func (p Path) Packets(window time.Duration) (float64, error) {
+// Rate is the result of Packets.
+type Rate struct {
+	// PerSecond is how many packets arrive in a second.
+	PerSecond float64
+	// CPU is the CPU time of the whole machine for one of them, in seconds.
+	CPU float64
+}
+
+// Packets sends small UDP datagrams as fast as one thread can.
+func (p Path) Packets(window time.Duration) (Rate, error) { return p.packets(window, false) }
+
+// EstablishedPackets does the same after the server has answered a first datagram, so that all
+// belong to a connection that both ends know.
+func (p Path) EstablishedPackets(window time.Duration) (Rate, error) { return p.packets(window, true) }
+
+func (p Path) packets(window time.Duration, answer bool) (out Rate, err error) {
 	server, at, err := bound(p.Server, p.Address, unix.SOCK_DGRAM)
 	if err != nil {
-		return 0, err
+		return out, err
 	}
 	defer unix.Close(server)
 	if err := unix.SetsockoptInt(server, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20); err != nil {
-		return 0, fmt.Errorf("enlarge the receive buffer: %w", err)
+		return out, fmt.Errorf("enlarge the receive buffer: %w", err)
+	}
+	var client int
+	if err := p.Client.Do(func() (err error) {
+		client, err = connect(p.by(at), unix.SOCK_DGRAM, netip.Addr{})
+		return err
+	}); err != nil {
+		return out, fmt.Errorf("in %s: %w", p.Client.Name, err)
+	}
+	defer unix.Close(client)
+	if answer {
+		if err := exchange(client, server); err != nil {
+			return out, fmt.Errorf("a first packet from %s to %s: %w", p.Client.Name, p.Address, err)
+		}
 	}
 	// The receiver checks for the end regularly: UDP sockets have no hang-up.
 	short := unix.NsecToTimeval((20 * time.Millisecond).Nanoseconds())
 	if err := unix.SetsockoptTimeval(server, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &short); err != nil {
-		return 0, fmt.Errorf("bound the receiver's patience: %w", err)
+		return out, fmt.Errorf("bound the receiver's patience: %w", err)
 	}
-	var client int
-	if err := p.Client.Do(func() (err error) {
-		client, err = connect(p.by(at), unix.SOCK_DGRAM)
-		return err
-	}); err != nil {
-		return 0, fmt.Errorf("in %s: %w", p.Client.Name, err)
-	}
-	defer unix.Close(client)
 	var stop atomic.Bool
 	var received atomic.Int64
 	var wg sync.WaitGroup
@@ -236,18 +259,47 @@ func (p Path) Packets(window time.Duration) (float64, error) {
 		}
 	})
 	time.Sleep(warmUp)
-	n, took := count(&received, window)
-	if n == 0 {
-		return 0, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, took)
+	busy, err := machineTime()
+	if err != nil {
+		return out, err
 	}
-	return float64(n) / took.Seconds(), nil
+	n, took := count(&received, window)
+	after, err := machineTime()
+	if err != nil {
+		return out, err
+	}
+	if n == 0 {
+		return out, fmt.Errorf("small packets from %s to %s: none arrived in %v", p.Client.Name, p.Address, took)
+	}
+	return Rate{PerSecond: float64(n) / took.Seconds(), CPU: (after - busy).Seconds() / float64(n)}, nil
+}
+
+// exchange sends a datagram from a connected socket, and answers it.
+func exchange(client, server int) error {
+	b := make([]byte, 2*PacketSize)
+	if _, err := write(client, b[:1]); err != nil {
+		return err
+	}
+	_, from, err := unix.Recvfrom(server, b, 0)
+	if err != nil {
+		return err
+	}
+	if err := unix.Sendto(server, b[:1], 0, from); err != nil {
+		return err
+	}
+	_, err = read(client, b)
+	return err
 }
 
 // Connections returns how many TCP connections per second are opened, used for one byte in each
 // direction, and closed, one after the other. The client closes with a reset, so that no ports
 // wait and the next run finds no full tables.
 func (p Path) Connections(window time.Duration) (float64, error) {
-	l, at, err := listen(p.Server, p.Address)
+	address := p.Address
+	if len(p.Peers) > 0 {
+		address = netip.IPv4Unspecified()
+	}
+	l, at, err := listen(p.Server, address)
 	if err != nil {
 		return 0, err
 	}
@@ -282,7 +334,14 @@ func (p Path) Connections(window time.Duration) (float64, error) {
 			if !warm && time.Since(began) > warmUp {
 				start, n, warm = time.Now(), 0, true
 			}
-			if err := once(p.by(at)); err != nil {
+			to, from := p.by(at), netip.Addr{}
+			if k := len(p.Peers); k > 0 {
+				to = netip.AddrPortFrom(p.Peers[rand.IntN(k)], at.Port())
+			}
+			if k := len(p.Sources); k > 0 {
+				from = p.Sources[rand.IntN(k)]
+			}
+			if err := once(to, from); err != nil {
 				return err
 			}
 		}
@@ -295,8 +354,8 @@ func (p Path) Connections(window time.Duration) (float64, error) {
 	return float64(n) / took.Seconds(), nil
 }
 
-func once(at netip.AddrPort) error {
-	fd, err := connect(at, unix.SOCK_STREAM)
+func once(to netip.AddrPort, from netip.Addr) error {
+	fd, err := connect(to, unix.SOCK_STREAM, from)
 	if err != nil {
 		return err
 	}

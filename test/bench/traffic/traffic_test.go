@@ -13,10 +13,14 @@ func path(t *testing.T) Path {
 	a.IP("link add eth0 type veth peer name eth0 netns " + b.Path)
 	a.IP("addr add 10.1.0.1/24 dev eth0")
 	b.IP("addr add 10.1.0.2/24 dev eth0")
+	a.IP("addr add 10.1.0.3/24 dev eth0")
+	b.IP("addr add 10.1.0.4/24 dev eth0")
 	a.IP("link set eth0 up")
 	b.IP("link set eth0 up")
 	return Path{Client: a, Server: b, Address: netip.MustParseAddr("10.1.0.2")}
 }
+
+func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // Every measurement over a plain veth: it measures traffic, and fails if there is none.
 func TestMeasurements(t *testing.T) {
@@ -26,8 +30,14 @@ func TestMeasurements(t *testing.T) {
 		"stream":      func() (float64, error) { x, err := p.Stream(1, window); return x.Bits, err },
 		"8 streams":   func() (float64, error) { x, err := p.Stream(8, window); return x.Bits, err },
 		"latency":     func() (float64, error) { x, err := p.RoundTrips(window); return float64(min(x.P50, x.P99)), err },
-		"packets":     func() (float64, error) { return p.Packets(window) },
+		"packets":     func() (float64, error) { x, err := p.Packets(window); return min(x.PerSecond, x.CPU), err },
+		"established": func() (float64, error) { x, err := p.EstablishedPackets(window); return x.PerSecond, err },
 		"connections": func() (float64, error) { return p.Connections(window) },
+		"connections between several": func() (float64, error) {
+			several := p
+			several.Peers, several.Sources = []netip.Addr{p.Address, addr("10.1.0.4")}, []netip.Addr{addr("10.1.0.1"), addr("10.1.0.3")}
+			return several.Connections(window)
+		},
 	}
 	for name, f := range measure {
 		if v, err := f(); err != nil || v <= 0 {
