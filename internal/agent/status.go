@@ -71,7 +71,7 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	} else {
 		if hasPolicies {
 			if why := a.unenforcedLocked(); why != "" {
-				hasPolicies, whyPolicies = false, [2]string{"NotEnforced", why}
+				hasPolicies, whyPolicies = false, [2]string{v1alpha1.ReasonPolicyNotEnforced, why}
 			}
 		}
 		meta.SetStatusCondition(&st.Conditions, a.conditionLocked(v1alpha1.ConditionPolicyReady, hasPolicies, whyPolicies[0], whyPolicies[1]))

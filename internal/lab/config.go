@@ -61,6 +61,8 @@ type Options struct {
 	Datapath string `json:"datapath"`
 	Mode     string `json:"mode"`
 	Network  string `json:"network"`
+	// Policy turns network policies on in the chart.
+	Policy bool `json:"policy,omitempty"`
 	// Catalogue is the file with the table of instance types; "" means the built-in one.
 	Catalogue string `json:"catalogue,omitempty"`
 	// Plan is the network; if nil, it is derived from the other options.
@@ -126,6 +128,9 @@ func (o *Options) Normalize() error {
 	}
 	if !slices.Contains([]string{NetworkTerway, NetworkFlannel, NetworkNone}, o.Network) {
 		return fmt.Errorf("--network %q: must be %s, %s or %s", o.Network, NetworkTerway, NetworkFlannel, NetworkNone)
+	}
+	if o.Policy && o.Network != NetworkTerway {
+		return fmt.Errorf("--policy: Terway enforces network policies on its own pod network alone, and --network is %s; leave one of them out", o.Network)
 	}
 	if o.Plan == nil {
 		if o.Plan, err = o.propose(types); err != nil {

@@ -61,6 +61,27 @@ func TestGivenPlan(t *testing.T) {
 	}
 }
 
+// Policies are what the user says in the chart, and only where Terway enforces them.
+func TestPolicyOption(t *testing.T) {
+	for _, on := range []bool{false, true} {
+		o := options("cn-hangzhou-i")
+		o.Policy = on
+		if err := o.Normalize(); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint((&State{Options: o}).chartValues()["policy"]); got != fmt.Sprintf("map[enabled:%t]", on) {
+			t.Errorf("--policy=%t: the chart's value is %s", on, got)
+		}
+	}
+	for _, network := range []string{NetworkFlannel, NetworkNone} {
+		o := options("cn-hangzhou-i")
+		o.Policy, o.Network = true, network
+		if err := o.Normalize(); err == nil || !strings.Contains(err.Error(), "--policy") {
+			t.Errorf("--policy with --network %s: %v", network, err)
+		}
+	}
+}
+
 // TestCatalogue: a type that only the table of --catalogue has can be used.
 func TestCatalogue(t *testing.T) {
 	known, _ := catalog.Lookup("ecs.g6.2xlarge")

@@ -60,11 +60,17 @@ func (s *State) chartValues() map[string]any {
 	controller["sweepPeriod"] = "10s"
 	// A short time, so that the return of addresses and ENIs can be watched.
 	controller["surplusAfter"] = "5s"
+	values["policy"] = map[string]any{"enabled": s.Options.Policy}
 	return values
 }
 
 // installTerway installs the chart with Helm, as on any cluster.
 func (o *Options) installTerway(ctx context.Context, s *State) error {
+	return o.helm(ctx, s, "install")
+}
+
+// helm installs or upgrades the chart with the values of a state.
+func (o *Options) helm(ctx context.Context, s *State, verb string) error {
 	b, err := yaml.Marshal(s.chartValues())
 	if err != nil {
 		return fmt.Errorf("encode the chart's values: %w", err)
@@ -73,7 +79,7 @@ func (o *Options) installTerway(ctx context.Context, s *State) error {
 	if err := writeFile(values, b, 0o600); err != nil {
 		return err
 	}
-	return o.run(ctx, nil, o.Bin("helm"), "install", "terway", filepath.Join(o.Source, "deploy", "chart"),
+	return o.run(ctx, nil, o.Bin("helm"), verb, "terway", filepath.Join(o.Source, "deploy", "chart"),
 		"--namespace", metav1.NamespaceSystem, "--values", values)
 }
 

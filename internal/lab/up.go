@@ -82,7 +82,10 @@ func (o *Options) network(ctx context.Context, s *State, client kubernetes.Inter
 			return err
 		}
 	}
-	return p.Step("system pods ready", func() error { return waitPods(ctx, client) })
+	if err := p.Step("system pods ready", func() error { return waitPods(ctx, client) }); err != nil || !o.Policy {
+		return err
+	}
+	return p.Step("network policies on every node", func() error { return s.waitPolicy(ctx) })
 }
 
 // prepare updates programs and images.

@@ -199,7 +199,8 @@ How it was measured:
 - The instance of the VPC is the one that runs the control plane; no pod network
   reaches into it.
 - The NetworkPolicy selects every pod and allows no ingress. "Not enforced" means that
-  connections to a pod were still opened until the end.
+  connections to a pod were still opened until the end. With Terway policies are turned
+  on (policy.enabled) for this row, the last one that is measured: they are off by default.
 - The bandwidth limits are asked for with the annotations
   kubernetes.io/egress-bandwidth and kubernetes.io/ingress-bandwidth.
 - Held addresses: those on the nodes' secondary ENIs as the cloud lists them, and the

@@ -1,0 +1,91 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"terway.dev/terway/api/v1alpha1"
+)
+
+// SwitchPolicy turns network policies on or off in the running lab, like an operator: it upgrades the chart and waits until
+// every pod of Terway is of the new form and, if they are on, every node has what policies say. The recorded options stay.
+func (s *State) SwitchPolicy(ctx context.Context, on bool) error {
+	to := *s
+	to.Options.Policy = on
+	o := &to.Options
+	if err := o.helm(ctx, &to, "upgrade"); err != nil {
+		return err
+	}
+	return to.waitPolicy(ctx)
+}
+
+// waitPolicy waits until Terway's pods are those of the chart as it is now, and policies are as the options say.
+func (s *State) waitPolicy(ctx context.Context) error {
+	c, err := s.Options.Client()
+	if err != nil {
+		return err
+	}
+	objects, err := s.Options.Objects()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("not done within three minutes"))
+	defer cancel()
+	return eventually(ctx, 100*time.Millisecond, func() error {
+		set, err := c.AppsV1().DaemonSets(metav1.NamespaceSystem).Get(ctx, "terwayd", metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("read DaemonSet terwayd: %w", err)
+		}
+		if st := set.Status; st.ObservedGeneration < set.Generation || st.UpdatedNumberScheduled < st.DesiredNumberScheduled || st.NumberReady < st.DesiredNumberScheduled {
+			return fmt.Errorf("of %d agents %d are new and %d ready", st.DesiredNumberScheduled, st.UpdatedNumberScheduled, st.NumberReady)
+		}
+		d, err := c.AppsV1().Deployments(metav1.NamespaceSystem).Get(ctx, "terway-controller", metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("read Deployment terway-controller: %w", err)
+		}
+		if st, want := d.Status, *d.Spec.Replicas; st.ObservedGeneration < d.Generation || st.UpdatedReplicas < want || st.ReadyReplicas < want || st.Replicas > want {
+			return fmt.Errorf("of %d controllers %d are new and %d ready", want, st.UpdatedReplicas, st.ReadyReplicas)
+		}
+		pods, err := c.CoreV1().Pods(metav1.NamespaceSystem).List(ctx, metav1.ListOptions{LabelSelector: "app in (terwayd,terway-controller)"})
+		if err != nil {
+			return fmt.Errorf("list Terway's pods: %w", err)
+		}
+		for _, p := range pods.Items {
+			if p.DeletionTimestamp != nil {
+				return fmt.Errorf("pod %s ends", p.Name)
+			}
+		}
+		for _, m := range s.Machines {
+			if err := s.policyReady(ctx, objects, m.Name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// policyReady says what a node lacks.
+func (s *State) policyReady(ctx context.Context, c client.Client, node string) error {
+	nn := &v1alpha1.NodeNetwork{}
+	if err := c.Get(ctx, client.ObjectKey{Name: node}, nn); err != nil {
+		return fmt.Errorf("read NodeNetwork %s: %w", node, err)
+	}
+	r := meta.FindStatusCondition(nn.Status.Conditions, v1alpha1.ConditionPolicyReady)
+	switch {
+	case !s.Options.Policy && r != nil:
+		return fmt.Errorf("%s still says that policies are on: %s %s", node, r.Reason, r.Message)
+	case !s.Options.Policy:
+		return nil
+	case r == nil:
+		return fmt.Errorf("%s says nothing of policies", node)
+	case r.Status != metav1.ConditionTrue && r.Reason != v1alpha1.ReasonPolicyNotEnforced:
+		return fmt.Errorf("%s: %s: %s", node, r.Reason, r.Message)
+	}
+	return nil
+}
