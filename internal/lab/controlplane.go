@@ -69,7 +69,12 @@ func (o *Options) startControlPlane(s *State) error {
 		// The master has no kube-proxy: webhooks are called at their pods, not at their
 		// Services.
 		"--enable-aggregator-routing=true")
-	_, err := o.start(command{name: "kube-apiserver", netns: s.Master.NetNS, args: args})
+	audit, err := o.auditArgs()
+	if err != nil {
+		return err
+	}
+	args = append(args, audit...)
+	_, err = o.start(command{name: "kube-apiserver", netns: s.Master.NetNS, args: args})
 	return err
 }
 

@@ -40,7 +40,7 @@ func TestFlannel(t *testing.T) {
 		}
 	})
 	t.Run("switch", networkStays)
-	all, not := checks.All().For(lab.NetworkFlannel)
+	all, not := checks.All().For(&lab.Options{Network: lab.NetworkFlannel})
 	t.Run("verify", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("verify/not-for-flannel", func(t *testing.T) {
 		out, err := c.lab("verify", "--only", not[0].Name).CombinedOutput()

@@ -80,7 +80,9 @@ func TestLab(t *testing.T) {
 		c.run(t, "down")
 	})
 
-	if !t.Run("up", func(t *testing.T) { c.run(t, "up", "--verify", "--instance-type", lab.ExclusiveInstanceType) }) {
+	if !t.Run("up", func(t *testing.T) {
+		c.run(t, "up", "--verify", "--policy", "--instance-type", lab.ExclusiveInstanceType)
+	}) {
 		t.FailNow()
 	}
 	t.Run("kubectl", func(t *testing.T) { kubectl(t, c) })
@@ -94,12 +96,10 @@ func TestLab(t *testing.T) {
 	})
 	t.Run("nodes", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	// All kernels that run this test support these: a missing one is a failure.
-	for _, datapath := range []string{"route", "ebpf", instruments.Exclusive} {
-		t.Run("verify/"+datapath, func(t *testing.T) { verifyAll(t, c, datapath) })
-	}
+	t.Run("verify", func(t *testing.T) { verifyAll(t, c, "route", "ebpf", instruments.Exclusive) })
 	t.Run("back", func(t *testing.T) { runs(t, c, "ebpf", "auto takes the fastest") })
 	// These do not depend on the datapath: one run is enough.
-	all, _ := checks.All().For(lab.NetworkTerway)
+	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
 	all = slices.DeleteFunc(all, func(check verify.Check) bool { return !check.Trouble || check.Slow })
 	t.Run("trouble", func(t *testing.T) { verifySome(t, c, all) })
 	t.Run("compare", measured)
@@ -143,10 +143,10 @@ func status(t *testing.T, c *programs) lab.Status {
 	return st
 }
 
-// verifyAll runs the usual checks on a datapath, to which the nodes are switched, and reports
-// each as a test.
-func verifyAll(t *testing.T, c *programs, datapath string) {
-	cmd := c.lab("verify", "--datapath", datapath, "--traffic", "15s", "-o", "json")
+// verifyAll runs the usual checks on one datapath after the other, to which the nodes are switched, and reports each as a test.
+func verifyAll(t *testing.T, c *programs, datapaths ...string) {
+	list := strings.Join(datapaths, ",")
+	cmd := c.lab("verify", "--datapath", list, "--traffic", "15s", "-o", "json")
 	cmd.Stderr = t.Output()
 	out, err := cmd.Output()
 	var answer struct {
@@ -154,34 +154,50 @@ func verifyAll(t *testing.T, c *programs, datapath string) {
 		Datapaths []verify.Group
 	}
 	if json.Unmarshal(out, &answer) != nil {
-		t.Fatalf("terway-lab verify --datapath %s: %v: not JSON:\n%s", datapath, err, out)
+		t.Fatalf("terway-lab verify --datapath %s: %v: not JSON:\n%s", list, err, out)
 	}
-	if len(answer.Datapaths) != 1 || answer.Datapaths[0].Lacking != "" {
-		t.Fatalf("terway-lab verify --datapath %s: %v: it has not run: %+v", datapath, err, answer.Datapaths)
+	if len(answer.Datapaths) != len(datapaths) {
+		t.Fatalf("terway-lab verify --datapath %s: %v: it has run on %+v", list, err, answer.Datapaths)
 	}
-	for _, n := range answer.Datapaths[0].Nodes {
-		if n.Datapath != datapath {
-			t.Errorf("%s runs %s: %s", n.Node, n.Datapath, n.Why)
+	all, _ := checks.All().For(&lab.Options{Network: lab.NetworkTerway, Policy: true})
+	ran := map[string]int{}
+	for i, datapath := range datapaths {
+		g := answer.Datapaths[i]
+		if g.Lacking != "" || g.Error != "" {
+			failed(t, fmt.Sprintf("no check has run on %s: %s%s", datapath, g.Lacking, g.Error))
+		}
+		for _, n := range g.Nodes {
+			if n.Datapath != datapath {
+				t.Errorf("%s runs %s: %s", n.Node, n.Datapath, n.Why)
+			}
+		}
+		here := map[string]bool{}
+		for _, r := range answer.Checks {
+			if r.Datapath != datapath {
+				continue
+			}
+			here[r.Name] = true
+			ran[r.Name]++
+			t.Run(datapath+"/"+r.Name, func(t *testing.T) {
+				t.Log(r.Measured)
+				if !r.OK {
+					failed(t, fmt.Sprintf("on %s: %s", r.Datapath, r.Error))
+				}
+			})
+		}
+		for _, check := range all {
+			if !here[check.Name] && !check.Trouble && !check.Once {
+				t.Errorf("%s has not run on %s", check.Name, datapath)
+			}
 		}
 	}
-	ok := map[string]bool{}
-	for _, r := range answer.Checks {
-		t.Run(r.Name, func(t *testing.T) {
-			t.Log(r.Measured)
-			ok[r.Name] = r.OK
-			if !r.OK || r.Datapath != datapath {
-				failed(t, fmt.Sprintf("on %s: %s", r.Datapath, r.Error))
-			}
-		})
-	}
-	all, _ := checks.All().For(lab.NetworkTerway)
 	for _, check := range all {
-		if _, ran := ok[check.Name]; !ran && !check.Trouble {
-			t.Errorf("%s has not run", check.Name)
+		if check.Once && !check.Trouble && ran[check.Name] != 1 {
+			t.Errorf("%s has run on %d datapaths, want one", check.Name, ran[check.Name])
 		}
 	}
 	if err != nil {
-		t.Errorf("terway-lab verify --datapath %s: %v", datapath, err)
+		t.Errorf("terway-lab verify --datapath %s: %v", list, err)
 	}
 }
 

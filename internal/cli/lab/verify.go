@@ -36,7 +36,7 @@ func verifyCommand(dir *string) *cobra.Command {
 				return err
 			}
 			var not []verify.NotFor
-			if r.Checks, not, err = suite.Select(s.Options.Network, only, trouble); err != nil {
+			if r.Checks, not, err = suite.Select(&s.Options, only, trouble); err != nil {
 				return err
 			}
 			if err := verify.CheckDatapaths(s.Options.Network, r.Datapaths); err != nil {
@@ -79,7 +79,7 @@ Checks:
 	list := func(trouble bool) {
 		for _, c := range suite.Checks {
 			if c.Trouble == trouble {
-				cmd.Long += fmt.Sprintf("  %-24s %s\n", c.Name, c.About)
+				cmd.Long += fmt.Sprintf("  %-25s %s\n", c.Name, c.About)
 			}
 		}
 	}
@@ -126,7 +126,7 @@ func prove(ctx context.Context, w io.Writer, s *lab.State) error {
 		return err
 	}
 	suite := checks.All()
-	picked, _, err := suite.Select(s.Options.Network, proof(s.Options.Network), false)
+	picked, _, err := suite.Select(&s.Options, proof(s.Options.Network), false)
 	if err != nil {
 		return err
 	}

@@ -30,12 +30,13 @@ type Probe struct {
 	running sync.WaitGroup
 	mu      sync.Mutex
 	ok      []time.Time // when the answered probes were sent
-	since   time.Time   // see Answered
+	sent    int
+	since   time.Time // see Answered
 }
 
 // Start starts the probe, and discards earlier records.
 func (p *Probe) Start() {
-	p.done, p.ok, p.since = make(chan struct{}), nil, time.Now()
+	p.done, p.ok, p.sent, p.since = make(chan struct{}), nil, 0, time.Now()
 	p.running.Go(func() {
 		tick := time.NewTicker(probePeriod)
 		defer tick.Stop()
@@ -44,6 +45,7 @@ func (p *Probe) Start() {
 			case <-p.done:
 				return
 			case at := <-tick.C:
+				p.sent++
 				p.running.Go(func() { p.once(at) })
 			}
 		}
@@ -109,6 +111,9 @@ func (p *Probe) Stop() {
 	close(p.done)
 	p.running.Wait()
 }
+
+// Count returns how many requests were sent and how many of them were answered, once the probe is stopped.
+func (p *Probe) Count() (sent, answered int) { return p.sent, len(p.ok) }
 
 // Gap returns the longest time between two consecutive answered requests.
 func (p *Probe) Gap() time.Duration {

@@ -278,6 +278,14 @@ func (r TrafficReport) String() string {
 		r.connections, r.exchanges, len(r.dead), r.made, len(r.refused), r.sent, r.lost, 100*float64(r.lost)/float64(max(r.sent, 1)))
 }
 
+// LostNone returns an error if a datagram was lost.
+func (r TrafficReport) LostNone() error {
+	if r.lost == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d UDP packets were lost", r.lost, r.sent)
+}
+
 // Err returns all failures: lost lasting connections, failed new ones, socket errors, or no
 // traffic at all. A lost datagram is no error.
 func (r TrafficReport) Err() error {

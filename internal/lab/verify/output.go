@@ -36,7 +36,7 @@ func WriteBegin(w io.Writer, g *Group) {
 		}
 		fmt.Fprintf(w, "datapath %s on %s: %s\n", name, strings.Join(nodes, ", "), why)
 	}
-	fmt.Fprintf(w, "      %-24s %6s  %s\n", "CHECK", "TIME", "MEASURED")
+	fmt.Fprintf(w, "      %-25s %6s  %s\n", "CHECK", "TIME", "MEASURED")
 }
 
 // WriteLine prints a result as a row of the table.
@@ -45,7 +45,7 @@ func WriteLine(w io.Writer, r Result) {
 	if !r.OK {
 		word = "FAIL"
 	}
-	fmt.Fprintf(w, "%s  %-24s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
+	fmt.Fprintf(w, "%s  %-25s %5.1fs  %s\n", word, r.Name, r.Seconds, r.Measured)
 	if r.Error != "" {
 		for line := range strings.Lines(r.Error) {
 			fmt.Fprintf(w, "        %s\n", strings.TrimRight(line, "\n"))

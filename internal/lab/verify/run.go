@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"terway.dev/terway/internal/lab"
@@ -80,6 +81,7 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 	}
 	// The datapath is restored after a failure and an interrupt too.
 	defer func() { err = errors.Join(err, e.leave(ctx, report)) }()
+	checks := slices.Clone(r.Checks)
 	names := r.Datapaths
 	if names[0] == AllDatapaths {
 		names = Datapaths()
@@ -102,9 +104,10 @@ func Run(ctx context.Context, s *lab.State, suite Suite, r Request, report Repor
 		}
 		g.Nodes = e.Runs
 		report.Begin(g)
-		if err := errors.Join(e.runAll(ctx, r.Checks, g, report), e.sweep(ctx)); err != nil {
+		if err := errors.Join(e.runAll(ctx, checks, g, report), e.sweep(ctx)); err != nil {
 			return groups, err
 		}
+		checks = slices.DeleteFunc(checks, func(c Check) bool { return c.Once && e.pointless(c) == "" })
 	}
 	return groups, nil
 }

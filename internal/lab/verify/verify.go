@@ -15,6 +15,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"terway.dev/terway/internal/datapath/kinds"
 	"terway.dev/terway/internal/lab/instruments"
 )
 
@@ -33,6 +34,12 @@ type Check struct {
 	// Shared marks a check that needs several pods on one ENI: it is skipped on nodes with
 	// exclusive ENIs.
 	Shared bool
+	// Policy marks a check of network policies: it is for labs with policies, and is skipped on a datapath on whose pods
+	// they are not enforced yet.
+	Policy bool
+	// Once marks a check of what does not depend on the datapath: of several datapaths it runs on the first on which there is something
+	// to test.
+	Once bool
 	// Run returns what was measured, and an error if the network does not work as it should.
 	Run func(ctx context.Context, e *Env) (measured string, err error)
 }
@@ -85,8 +92,8 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		if err != nil {
 			return "", err
 		}
-		if c.Shared && own.AllExclusive() {
-			return "nothing to test: each pod has an exclusive ENI", nil
+		if why := own.pointless(c); why != "" {
+			return "nothing to test: " + why, nil
 		}
 		if err := own.MakeNamespace(ctx, metav1.ObjectMeta{GenerateName: "verify-" + c.Name + "-", Labels: map[string]string{namespaceLabel: c.Name}}); err != nil {
 			return "", err
@@ -108,6 +115,19 @@ func (e *Env) run(ctx context.Context, c Check) Result {
 		r.Error = err.Error()
 	}
 	return r
+}
+
+// pointless returns why a check has nothing to test on the nodes' datapath; "" if it has.
+func (e *Env) pointless(c Check) string {
+	if c.Shared && e.AllExclusive() {
+		return "each pod has an exclusive ENI"
+	}
+	for _, r := range e.Runs {
+		if why := kinds.Unenforced(r.Datapath); c.Policy && why != nil {
+			return why.Error()
+		}
+	}
+	return ""
 }
 
 // namespaceLabel marks the namespaces of checks.

@@ -13,39 +13,43 @@ import (
 func TestSelect(t *testing.T) {
 	suite := All()
 	all := suite.Checks
-	for _, network := range []string{lab.NetworkTerway, lab.NetworkFlannel} {
-		run, not, err := suite.Select(network, nil, true)
+	for _, o := range []*lab.Options{{Network: lab.NetworkTerway}, {Network: lab.NetworkTerway, Policy: true}, {Network: lab.NetworkFlannel}} {
+		run, not, err := suite.Select(o, nil, true)
 		slow := 0
 		for _, c := range all {
-			if _, other := c.NotFor[network]; c.Slow && !other {
+			if _, other := c.NotFor[o.Network]; c.Slow && !other && (o.Policy || !c.Policy) {
 				slow++
 			}
 		}
 		if err != nil || len(run)+len(not)+slow != len(all) || len(run) == 0 {
-			t.Fatalf("%s: no name picks %d checks and leaves %d out, %d of all %d are slow, %v", network, len(run), len(not), slow, len(all), err)
+			t.Fatalf("%s: no name picks %d checks and leaves %d out, %d of all %d are slow, %v", o.Network, len(run), len(not), slow, len(all), err)
 		}
 		for _, n := range not {
-			if n.Why == "" || n.Network != network {
-				t.Errorf("%s: no reason: %+v", network, n)
+			if n.Why == "" || n.Network != o.Network {
+				t.Errorf("%s: no reason: %+v", o.Network, n)
 			}
 		}
 	}
-	usual, _, err := suite.Select(lab.NetworkTerway, nil, false)
+	terway, flannel := &lab.Options{Network: lab.NetworkTerway}, &lab.Options{Network: lab.NetworkFlannel}
+	usual, _, err := suite.Select(terway, nil, false)
 	if err != nil || slices.ContainsFunc(usual, func(c verify.Check) bool { return c.Trouble }) {
 		t.Errorf("checks of trouble run without --trouble, %v", err)
 	}
-	if two, _, err := suite.Select(lab.NetworkTerway, []string{"stale-cloud", "address-taken-away"}, false); err != nil || len(two) != 2 {
+	if two, _, err := suite.Select(terway, []string{"stale-cloud", "address-taken-away"}, false); err != nil || len(two) != 2 {
 		t.Errorf("a check of trouble and a slow one by name: %v, %v", two, err)
 	}
-	picked, _, err := suite.Select(lab.NetworkTerway, []string{"dns", "release"}, false)
+	picked, _, err := suite.Select(terway, []string{"dns", "release"}, false)
 	if err != nil || len(picked) != 2 || picked[0].Name != "dns" || picked[1].Name != "release" {
 		t.Errorf("picked %v, %v", picked, err)
 	}
-	if _, _, err := suite.Select(lab.NetworkTerway, []string{"nosuch"}, false); err == nil || !strings.Contains(err.Error(), "pod-limit") {
+	if _, _, err := suite.Select(terway, []string{"nosuch"}, false); err == nil || !strings.Contains(err.Error(), "pod-limit") {
 		t.Errorf("an unknown name: error %v, want one that lists the checks", err)
 	}
-	if _, _, err := suite.Select(lab.NetworkFlannel, []string{"no-spoofing"}, false); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
+	if _, _, err := suite.Select(flannel, []string{"no-spoofing"}, false); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
 		t.Errorf("a check that is not for the network: error %v, want the reason", err)
+	}
+	if _, _, err := suite.Select(terway, []string{"policy-deny"}, false); err == nil || !strings.Contains(err.Error(), "up --policy") {
+		t.Errorf("a check of policies without policies: error %v, want what to do", err)
 	}
 	names := map[string]bool{}
 	for _, c := range all {
