@@ -54,6 +54,12 @@ struct {
 #define ON_STACK TC_ACT_UNSPEC
 #endif
 
+/*
+ * The class of the filter with tw_to_pod before a netkit pair. A pair forgets by which device a packet has come in
+ * (skb_scrub_packet) before it runs its own programs, so policies judge before it.
+ */
+#define CLASS_NETKIT 1
+
 /* Where a packet for a pod comes from, which says how to redirect it. */
 enum origin {
 	BY_VETH,
@@ -298,6 +304,10 @@ int tw_to_pod(struct __sk_buff *skb)
 	if (!direct)
 		learn(skb, 1);
 	skb->tc_index = 0;
+#ifdef POLICY
+	if (skb->tc_classid == CLASS_NETKIT)
+		skb->tc_index = TC_INDEX_DIRECT;
+#endif
 	return TC_ACT_UNSPEC;
 }
 
@@ -317,6 +327,16 @@ int tw_to_eni(struct __sk_buff *skb)
 }
 
 #ifdef POLICY
+/* To a pod, in its netkit pair: only what has passed the filter before it. */
+SEC("tc")
+int tw_into_netkit(struct __sk_buff *skb)
+{
+	const int passed = skb->tc_index == TC_INDEX_DIRECT;
+
+	skb->tc_index = 0;
+	return passed ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
 /* Packets from any other device. */
 SEC("tc")
 int tw_from_other(struct __sk_buff *skb)

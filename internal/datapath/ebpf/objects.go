@@ -30,11 +30,17 @@ const (
 	mapDenied  = policedMapTwDenied1
 )
 
-// Programs that package netkit attaches to its pods' devices.
+// Programs that package netkit attaches to its pods' devices. While policies are enforced, ToPod is
+// before the pair (BeforeNetkit), and IntoNetkit in its place.
 const (
 	FromNetkit = fastpathProgTwFromNetkit
 	ToPod      = fastpathProgTwToPod
+	IntoNetkit = policedProgTwIntoNetkit
 )
+
+// BeforeNetkit attaches ToPod to the node's end of a pair; only programs that enforce policies know the
+// class (CLASS_NETKIT of bpf/fastpath.c).
+var BeforeNetkit = fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{{Parent: tcfilter.Egress, Program: ToPod, Class: 1}}}
 
 const filters = tcfilter.Filters(claims.PrefEBPF)
 

@@ -52,6 +52,7 @@ const (
 	policedProgTwFromNetkit = "tw_from_netkit"
 	policedProgTwFromOther  = "tw_from_other"
 	policedProgTwFromPod    = "tw_from_pod"
+	policedProgTwIntoNetkit = "tw_into_netkit"
 	policedProgTwToEni      = "tw_to_eni"
 	policedProgTwToOther    = "tw_to_other"
 	policedProgTwToPod      = "tw_to_pod"
@@ -104,6 +105,7 @@ type policedProgramSpecs struct {
 	TwFromNetkit *ebpf.ProgramSpec `ebpf:"tw_from_netkit"`
 	TwFromOther  *ebpf.ProgramSpec `ebpf:"tw_from_other"`
 	TwFromPod    *ebpf.ProgramSpec `ebpf:"tw_from_pod"`
+	TwIntoNetkit *ebpf.ProgramSpec `ebpf:"tw_into_netkit"`
 	TwToEni      *ebpf.ProgramSpec `ebpf:"tw_to_eni"`
 	TwToOther    *ebpf.ProgramSpec `ebpf:"tw_to_other"`
 	TwToPod      *ebpf.ProgramSpec `ebpf:"tw_to_pod"`
@@ -260,6 +262,7 @@ type policedPrograms struct {
 	TwFromNetkit *ebpf.Program `ebpf:"tw_from_netkit"`
 	TwFromOther  *ebpf.Program `ebpf:"tw_from_other"`
 	TwFromPod    *ebpf.Program `ebpf:"tw_from_pod"`
+	TwIntoNetkit *ebpf.Program `ebpf:"tw_into_netkit"`
 	TwToEni      *ebpf.Program `ebpf:"tw_to_eni"`
 	TwToOther    *ebpf.Program `ebpf:"tw_to_other"`
 	TwToPod      *ebpf.Program `ebpf:"tw_to_pod"`
@@ -271,6 +274,7 @@ func (p *policedPrograms) Close() error {
 		p.TwFromNetkit,
 		p.TwFromOther,
 		p.TwFromPod,
+		p.TwIntoNetkit,
 		p.TwToEni,
 		p.TwToOther,
 		p.TwToPod,

@@ -215,18 +215,18 @@ func (k *Kind) judging(h *netlink.Handle) (map[int]bool, error) {
 
 // Objects implements node.Feature.
 func (p *Policy) Objects(pod *node.Pod, points []node.Point) []object.Object {
+	p.kind.Lock()
+	defer p.kind.Unlock()
+	if !p.kind.policed {
+		if len(p.left) == 0 {
+			return nil
+		}
+		return []object.Object{noPrograms{p.kind, pod.Host, p.left}}
+	}
 	if !passesHost(pod, points) {
 		return nil // kinds with programs of their own attach them
 	}
-	p.kind.Lock()
-	defer p.kind.Unlock()
-	if p.kind.policed {
-		return p.kind.attached(pod, podHooks)
-	}
-	if len(p.left) > 0 {
-		return []object.Object{noPrograms{pod.Host, p.left}}
-	}
-	return nil
+	return p.kind.attached(pod, podHooks)
 }
 
 // passesHost reports whether all packets of a pod pass the node's end of its pair, where the pod
@@ -249,8 +249,10 @@ func (p *Policy) Teardown(*netlink.Handle) error {
 	})
 }
 
-// noPrograms is the absence of programs on a pod's device: policies were turned off.
+// noPrograms is the absence of programs of policies on a pod's device: they were turned off. A kind that has programs there itself has
+// put them in their place before.
 type noPrograms struct {
+	kind *Kind
 	on   object.Device
 	left map[int]bool
 }
@@ -260,21 +262,32 @@ func (o noPrograms) Name() string { return "no programs of policies on " + o.on.
 
 // Have implements object.Object.
 func (o noPrograms) Have(s *object.Site) (string, error) {
-	index, err := s.Index(o.on)
-	if err != nil || index == 0 || !o.left[index] {
-		return "", err
-	}
-	has, err := filters.Attached(s.Node, index)
-	if err != nil || !has {
+	index, err := o.still(s)
+	if err != nil || index == 0 {
 		return "", err
 	}
 	return o.on.String() + ": programs of policies are still there", nil
 }
 
+// still returns the device's index if it has such programs, else 0.
+func (o noPrograms) still(s *object.Site) (index int, err error) {
+	if index, err = s.Index(o.on); err != nil || index == 0 || !o.left[index] {
+		return 0, err
+	}
+	objects, err := o.kind.Loaded(s.Node)
+	if err != nil {
+		return 0, err
+	}
+	if other, err := filters.Other(s.Node, objects, index, podHooks.Hooks); err != nil || !other {
+		return 0, err
+	}
+	return index, nil
+}
+
 // Put implements object.Object.
 func (o noPrograms) Put(s *object.Site) error {
-	index, err := s.Index(o.on)
-	if err != nil || index == 0 || !o.left[index] {
+	index, err := o.still(s)
+	if err != nil || index == 0 {
 		return err
 	}
 	_, err = filters.Detach(s.Node, index)

@@ -35,18 +35,37 @@ var _ fastpath.Hooks = (*hooks)(nil)
 
 // attachPoint is one direction through the pair. The programs run when the other end sends.
 type attachPoint struct {
-	attach  bpf.AttachType
-	program string
+	attach bpf.AttachType
+	// program runs here, or judging while policies are enforced.
+	program, judging string
 }
 
-var attachPoints = []attachPoint{{bpf.AttachNetkitPeer, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod}}
+var attachPoints = []attachPoint{
+	{bpf.AttachNetkitPeer, ebpf.FromNetkit, ebpf.FromNetkit}, {bpf.AttachNetkitPrimary, ebpf.ToPod, ebpf.IntoNetkit},
+}
+
+// judges reports whether objects enforce policies.
+func judges(o *bpfobj.Objects) bool { return o.Programs[ebpf.IntoNetkit] != nil }
+
+// of returns the program among these objects.
+func (p attachPoint) of(o *bpfobj.Objects) string {
+	if judges(o) {
+		return p.judging
+	}
+	return p.program
+}
 
 // Attach implements fastpath.Hooks. A program that already runs is left alone.
-func (k *hooks) Attach(_ *netlinkx.Batch, o *bpfobj.Objects, index int) error {
+func (k *hooks) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int) error {
+	if judges(o) { // first: the pair lets in only what this one has let pass
+		if err := ebpf.BeforeNetkit.Attach(b, o, index); err != nil {
+			return err
+		}
+	}
 	return k.inside(func() error {
 		for _, p := range attachPoints {
-			if err := put(index, p, o.Programs[p.program]); err != nil {
-				return fmt.Errorf("attach program %s: %w", p.program, err)
+			if err := put(index, p, o.Programs[p.of(o)]); err != nil {
+				return fmt.Errorf("attach program %s: %w", p.of(o), err)
 			}
 		}
 		return nil
@@ -70,14 +89,19 @@ func put(index int, p attachPoint, program *bpf.Program) error {
 	return err
 }
 
-func (k *hooks) Problem(_ *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
+func (k *hooks) Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (problem string, err error) {
+	if judges(o) {
+		if problem, err = ebpf.BeforeNetkit.Problem(h, o, index); err != nil || problem != "" {
+			return problem, err
+		}
+	}
 	err = k.inside(func() error {
 		for _, p := range attachPoints {
 			id, err := held(index, p)
 			if err != nil {
 				return err
 			}
-			if problem, err = o.Problem(p.program, int(id)); err != nil || problem != "" {
+			if problem, err = o.Problem(p.of(o), int(id)); err != nil || problem != "" {
 				return err
 			}
 		}

@@ -50,7 +50,10 @@ func TestKernelWithoutNetkit(t *testing.T) {
 }
 
 func newSubject(o world.Options, features ...node.Feature) (*subject, error) {
-	programs := ebpf.New(4096)
+	return subjectOf(ebpf.New(4096), o, features...)
+}
+
+func subjectOf(programs *ebpf.Kind, o world.Options, features ...node.Feature) (*subject, error) {
 	n, err := node.New(node.Options{
 		NetNS: o.NetNS, Log: o.Log, Kinds: []node.Kind{programs, New(programs), node.Plain{KindName: claims.Route}}, Features: features,
 	})

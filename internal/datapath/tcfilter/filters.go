@@ -45,10 +45,12 @@ const (
 	Egress  = netlink.HANDLE_MIN_EGRESS
 )
 
-// Hook is an attach point of a device and the name of its program.
+// Hook is an attach point of a device and the name of its program. The program reads the class as
+// skb->tc_classid, 0 if there is none.
 type Hook struct {
 	Parent  uint32
 	Program string
+	Class   uint16
 }
 
 // Attach attaches programs to a device and replaces ours that are there, each atomically. All of it
@@ -62,6 +64,9 @@ func (p Filters) Attach(b *netlinkx.Batch, o *bpfobj.Objects, index int, hooks [
 		options := nl.NewRtAttr(nl.TCA_OPTIONS, nil)
 		options.AddRtAttr(nl.TCA_BPF_FD, nl.Uint32Attr(uint32(o.Programs[k.Program].FD())))
 		options.AddRtAttr(nl.TCA_BPF_NAME, nl.ZeroTerminated(k.Program))
+		if k.Class != 0 {
+			options.AddRtAttr(nl.TCA_BPF_CLASSID, nl.Uint32Attr(uint32(k.Class)))
+		}
 		options.AddRtAttr(nl.TCA_BPF_FLAGS, nl.Uint32Attr(nl.TCA_BPF_FLAG_ACT_DIRECT))
 		f.AddData(options)
 		all = append(all, f)
@@ -177,16 +182,6 @@ func noIngress(h *netlink.Handle, index int) error {
 func qdiscsOf(h *netlink.Handle, index int) ([]netlink.Qdisc, error) {
 	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}}
 	return netlinkx.List(context.Background(), "qdiscs", func() ([]netlink.Qdisc, error) { return h.QdiscList(link) })
-}
-
-// Attached reports whether a device has a filter of ours.
-func (p Filters) Attached(h *netlink.Handle, index int) (bool, error) {
-	for _, parent := range []uint32{Ingress, Egress} {
-		if id, err := p.attached(h, index, parent); err != nil || id != 0 {
-			return id != 0, err
-		}
-	}
-	return false, nil
 }
 
 // Programs returns the ids of the programs of our filters on all devices.

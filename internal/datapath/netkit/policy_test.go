@@ -1,0 +1,21 @@
+//go:build vm
+
+package netkit
+
+import (
+	"testing"
+
+	"terway.dev/terway/internal/datapath/ebpf"
+	"terway.dev/terway/internal/datapath/suite/policed"
+	"terway.dev/terway/internal/datapath/suite/world"
+)
+
+func newPoliced(o world.Options) (world.Subject, policed.Enforcer, error) {
+	k := ebpf.New(4096)
+	p := k.Policy()
+	s, err := subjectOf(k, o, p)
+	return s, p, err
+}
+
+// What policies do to pods of this kind.
+func TestPolicy(t *testing.T) { policed.Run(t, kit, newPoliced) }
