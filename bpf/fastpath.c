@@ -41,7 +41,7 @@ struct {
 
 /* The end of a packet of a pod's device that is not in tw_senders_1: nobody knows by which policies to judge it. */
 #ifdef POLICY
-#include "judge.h"
+#include "own.h"
 #define NO_SENDER TC_ACT_SHOT
 /*
  * Returned in place of a tc action: policies are to be asked first. It is not done there, because both functions need too much of
@@ -352,6 +352,13 @@ SEC("tc")
 int tw_to_other(struct __sk_buff *skb)
 {
 	return judge_out(skb, 0) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+/* Packets in both directions at an ENI that a pod has for itself, in the pod's network namespace. */
+SEC("tc")
+int tw_own(struct __sk_buff *skb)
+{
+	return judge_own(skb, skb->tc_classid) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 #endif
 

@@ -32,7 +32,8 @@ struct judged_key {
 	struct addr addr[2];
 	__u16 port[2];
 	__u8 proto;
-	__u8 zero[3];
+	__u8 own;  /* at an ENI that a pod has for itself: its number is eni (own.h) */
+	__u16 eni;
 };
 
 /* What was judged, and how it is judged again. */
@@ -109,7 +110,8 @@ struct flow {
 	__u8 tcp;      /* TCP's flags */
 	__u8 fragment; /* the first one, or a later one without ports */
 	__u8 echo;
-	__u8 zero[2];
+	__u8 hop_limit; /* of IPv6 */
+	__u8 zero;
 	__u32 id;      /* of its fragments */
 	__u32 payload; /* where the header after IP begins */
 	__u32 end;     /* where the packet ends; what the frame has behind it is nobody's */
@@ -183,6 +185,7 @@ ALWAYS_INLINE int read_flow6(struct __sk_buff *skb, __u32 at, struct flow *f)
 	__builtin_memcpy(&f->dst, &ip.daddr, sizeof(f->dst));
 	if (is_v4(&f->src) || is_v4(&f->dst))
 		return 0;
+	f->hop_limit = ip.hop_limit;
 	next = ip.nexthdr;
 	at += sizeof(ip);
 	size = bpf_ntohs(ip.payload_len);
@@ -271,7 +274,8 @@ ALWAYS_INLINE int judged_key(struct judged_key *k, const struct addr *src, const
 	k->port[0] = second ? dport : sport;
 	k->port[1] = second ? sport : dport;
 	k->proto = proto;
-	k->zero[0] = k->zero[1] = k->zero[2] = 0;
+	k->own = 0;
+	k->eni = 0;
 	return second;
 }
 

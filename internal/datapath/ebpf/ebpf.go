@@ -80,7 +80,7 @@ func (k *Kind) Serve(kind string, programs fastpath.Running) {
 func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 	return node.Added{
 		// Without entries of addresses the programs use the slow path alone, so they may come first.
-		First: k.attached(p, hooks),
+		First: k.attached(p, fastpath.At{Device: p.Host, Hooks: hooks}),
 		Before: []object.Object{fastpath.Entries[fastpathPod]{
 			Loader: &k.Loader, Pod: p, Table: table,
 			Of: func(h *netlink.Handle, device *netlink.LinkAttrs, prepare bool) (map[netip.Addr]fastpathPod, string, error) {
@@ -96,8 +96,12 @@ func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 
 // attached returns a pod's programs and before them the sources of its device: programs that enforce
 // policies let nothing pass from a device without an entry.
-func (k *Kind) attached(p *node.Pod, hooks fastpath.Hooks) []object.Object {
-	return []object.Object{sender{k, p}, fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{{Device: p.Host, Hooks: hooks}}}}
+func (k *Kind) attached(p *node.Pod, at ...fastpath.At) []object.Object {
+	list := []object.Object{sender{k, p}}
+	for _, a := range at {
+		list = append(list, fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{a}})
+	}
+	return list
 }
 
 // Policy returns the feature that enforces policies on the node.
@@ -140,14 +144,9 @@ func (k *Kind) Sync(h *netlink.Handle, links []netlink.Link, enis []routing.ENI)
 		repairs, errs = append(repairs, r...), append(errs, err, k.pruneGuarded(isENI, guarded))
 	}
 	r, err := filters.Sweep(h, links, func(l netlink.Link) bool {
-		return isOwnPod(l) || isENI[l.Attrs().Index] || guarded[l.Attrs().Index]
+		return linkkind.IsPodDevice(l) || isENI[l.Attrs().Index] || guarded[l.Attrs().Index]
 	}, false)
 	return append(repairs, r...), errors.Join(append(errs, err)...)
-}
-
-// isOwnPod reports whether a pod's device may have the programs for pods.
-func isOwnPod(l netlink.Link) bool {
-	return linkkind.IsPodDevice(l) && l.Attrs().Group != claims.GroupExclusive
 }
 
 // prepare attaches an ENI's programs. The caller holds the lock.

@@ -1,7 +1,9 @@
 package ebpf
 
 import (
+	"encoding/binary"
 	"fmt"
+	"net"
 
 	"github.com/cilium/ebpf"
 
@@ -20,6 +22,7 @@ const (
 	// Only bpf/policed.c has these.
 	fromOther = policedProgTwFromOther
 	toOther   = policedProgTwToOther
+	atOwn     = policedProgTwOwn
 
 	mapEnds    = fastpathMapTwEnds1
 	mapSenders = fastpathMapTwSenders1
@@ -49,6 +52,22 @@ var (
 	otherHooks = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromOther}, {Parent: tcfilter.Egress, Program: toOther}}
 	eniHooks   = []tcfilter.Hook{{Parent: tcfilter.Ingress, Program: fromENI}, {Parent: tcfilter.Egress, Program: toENI}}
 )
+
+// classSends is the bit of the class of a filter with atOwn that is for what the ENI sends (CLASS_SENDS of
+// bpf/own.h).
+const classSends = 0x8000
+
+// ownHooks are those of the ENI with a MAC that a pod has for itself, in the pod. The class has a number of the ENI: two on a node with
+// the same number would only be able to forge each other's connections.
+func ownHooks(mac net.HardwareAddr) fastpath.TC {
+	var number uint16
+	if len(mac) >= 2 {
+		number = binary.BigEndian.Uint16(mac[len(mac)-2:]) &^ classSends
+	}
+	return fastpath.TC{Filters: filters, Hooks: []tcfilter.Hook{
+		{Parent: tcfilter.Ingress, Program: atOwn, Class: number}, {Parent: tcfilter.Egress, Program: atOwn, Class: number | classSends},
+	}}
+}
 
 func load(running []ebpf.ProgramID, sizes fastpath.Sizes) (*fastpath.Objects, error) {
 	spec, err := loadFastpath()

@@ -53,6 +53,7 @@ const (
 	policedProgTwFromOther  = "tw_from_other"
 	policedProgTwFromPod    = "tw_from_pod"
 	policedProgTwIntoNetkit = "tw_into_netkit"
+	policedProgTwOwn        = "tw_own"
 	policedProgTwToEni      = "tw_to_eni"
 	policedProgTwToOther    = "tw_to_other"
 	policedProgTwToPod      = "tw_to_pod"
@@ -106,6 +107,7 @@ type policedProgramSpecs struct {
 	TwFromOther  *ebpf.ProgramSpec `ebpf:"tw_from_other"`
 	TwFromPod    *ebpf.ProgramSpec `ebpf:"tw_from_pod"`
 	TwIntoNetkit *ebpf.ProgramSpec `ebpf:"tw_into_netkit"`
+	TwOwn        *ebpf.ProgramSpec `ebpf:"tw_own"`
 	TwToEni      *ebpf.ProgramSpec `ebpf:"tw_to_eni"`
 	TwToOther    *ebpf.ProgramSpec `ebpf:"tw_to_other"`
 	TwToPod      *ebpf.ProgramSpec `ebpf:"tw_to_pod"`
@@ -263,6 +265,7 @@ type policedPrograms struct {
 	TwFromOther  *ebpf.Program `ebpf:"tw_from_other"`
 	TwFromPod    *ebpf.Program `ebpf:"tw_from_pod"`
 	TwIntoNetkit *ebpf.Program `ebpf:"tw_into_netkit"`
+	TwOwn        *ebpf.Program `ebpf:"tw_own"`
 	TwToEni      *ebpf.Program `ebpf:"tw_to_eni"`
 	TwToOther    *ebpf.Program `ebpf:"tw_to_other"`
 	TwToPod      *ebpf.Program `ebpf:"tw_to_pod"`
@@ -275,6 +278,7 @@ func (p *policedPrograms) Close() error {
 		p.TwFromOther,
 		p.TwFromPod,
 		p.TwIntoNetkit,
+		p.TwOwn,
 		p.TwToEni,
 		p.TwToOther,
 		p.TwToPod,

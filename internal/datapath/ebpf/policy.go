@@ -24,9 +24,9 @@ import (
 	"terway.dev/terway/internal/netlinkx"
 )
 
-// Policy enforces network policies on pods of kinds ebpf and route: while it is on, the programs are
-// those of bpf/policed.c, pods of kind route have them too (without entries, so without a fast path), and all other devices
-// by which packets leave the node have some of their own. It implements node.Feature.
+// Policy enforces network policies on pods of kinds ebpf, netkit, route and exclusive: while it is on, the programs are
+// those of bpf/policed.c, pods of route and exclusive have them too (without entries, so without a fast path), and ENIs that pods have
+// for themselves and all other devices by which packets leave the node have some of their own. It implements node.Feature.
 //
 // What is allowed is in maps that package policymap writes. Turning it on and off replaces programs one by one, each atomically, and
 // keeps all other maps.
@@ -199,7 +199,7 @@ func (k *Kind) judging(h *netlink.Handle) (map[int]bool, error) {
 	found := map[int]bool{}
 	for _, l := range links {
 		index := l.Attrs().Index
-		if !isOwnPod(l) || !slices.Contains(devices, index) {
+		if !linkkind.IsPodDevice(l) || !slices.Contains(devices, index) {
 			continue
 		}
 		other, err := filters.Other(h, k.Loader.Objects.Objects, index, podHooks.Hooks)
@@ -221,20 +221,43 @@ func (p *Policy) Objects(pod *node.Pod, points []node.Point) []object.Object {
 		if len(p.left) == 0 {
 			return nil
 		}
-		return []object.Object{noPrograms{p.kind, pod.Host, p.left}}
+		list := []object.Object{noPrograms{p.kind, pod.Host, pod.Host, p.left}}
+		if eni := ownENI(pod, points); eni.Name != "" { // first: the node's end says whether there is something left
+			list = slices.Insert(list, 0, object.Object(noPrograms{p.kind, eni, pod.Host, p.left}))
+		}
+		return list
 	}
-	if !passesHost(pod, points) {
-		return nil // kinds with programs of their own attach them
+	at := hooksOf(pod, points)
+	if len(at) == 0 {
+		return nil
 	}
-	return p.kind.attached(pod, podHooks)
+	return p.kind.attached(pod, at...)
 }
 
-// passesHost reports whether all packets of a pod pass the node's end of its pair, where the pod
-// cannot remove programs: it has no fast path and no other device.
-func passesHost(pod *node.Pod, points []node.Point) bool {
-	return !slices.ContainsFunc(points, func(at node.Point) bool {
-		return at.Bypassed || at.Device != pod.Host && at.Device != pod.Inner
-	})
+// hooksOf returns where a pod is judged: at the node's end of its pair, where it cannot remove programs, and at its own ENI. Kinds with a
+// fast path, by which packets bypass a point, attach programs themselves.
+func hooksOf(pod *node.Pod, points []node.Point) []fastpath.At {
+	if slices.ContainsFunc(points, func(at node.Point) bool { return at.Bypassed }) {
+		return nil
+	}
+	at := []fastpath.At{{Device: pod.Host, Hooks: podHooks}}
+	if eni := ownENI(pod, points); eni.Name != "" {
+		at = append(at, fastpath.At{Device: eni, Hooks: ownHooks(pod.Exclusive.MAC)})
+	}
+	return at
+}
+
+// ownENI returns the device of the ENI that a pod has for itself.
+func ownENI(pod *node.Pod, points []node.Point) (eni object.Device) {
+	if pod.Exclusive == nil {
+		return eni
+	}
+	for _, at := range points {
+		if at.Device != pod.Host && at.Device != pod.Inner {
+			return at.Device
+		}
+	}
+	return eni
 }
 
 // Teardown implements node.Feature; the kind removes the programs.
@@ -254,6 +277,8 @@ func (p *Policy) Teardown(*netlink.Handle) error {
 type noPrograms struct {
 	kind *Kind
 	on   object.Device
+	// host is the pod's device on the node. It is in left if the pod has such programs.
+	host object.Device
 	left map[int]bool
 }
 
@@ -271,14 +296,22 @@ func (o noPrograms) Have(s *object.Site) (string, error) {
 
 // still returns the device's index if it has such programs, else 0.
 func (o noPrograms) still(s *object.Site) (index int, err error) {
-	if index, err = s.Index(o.on); err != nil || index == 0 || !o.left[index] {
+	host, err := s.Index(o.host)
+	if err != nil || !o.left[host] {
+		return 0, err
+	}
+	if index, err = s.Index(o.on); err != nil || index == 0 {
+		return 0, err
+	}
+	h, err := s.Handle(o.on)
+	if err != nil || h == nil {
 		return 0, err
 	}
 	objects, err := o.kind.Loaded(s.Node)
 	if err != nil {
 		return 0, err
 	}
-	if other, err := filters.Other(s.Node, objects, index, podHooks.Hooks); err != nil || !other {
+	if other, err := filters.Other(h, objects, index, podHooks.Hooks); err != nil || !other {
 		return 0, err
 	}
 	return index, nil
@@ -290,7 +323,11 @@ func (o noPrograms) Put(s *object.Site) error {
 	if err != nil || index == 0 {
 		return err
 	}
-	_, err = filters.Detach(s.Node, index)
+	h, err := s.Handle(o.on)
+	if err != nil {
+		return err
+	}
+	_, err = filters.Detach(h, index)
 	return err
 }
 
@@ -366,16 +403,10 @@ func (k *Kind) pruneGuarded(isENI, guarded map[int]bool) error {
 }
 
 // isGuarded reports whether the programs for other devices belong on a link: it has Ethernet frames, is no part of another one, and is no
-// pod's whose kind has programs.
+// pod's.
 func isGuarded(l netlink.Link) bool {
 	a := l.Attrs()
-	switch {
-	case a.EncapType != "ether" || a.MasterIndex != 0 || linkkind.IsReceiver(l) || linkkind.IsDying(l):
-		return false
-	case linkkind.IsPodDevice(l):
-		return a.Group == claims.GroupExclusive
-	}
-	return true
+	return a.EncapType == "ether" && a.MasterIndex == 0 && !linkkind.IsReceiver(l) && !linkkind.IsPodDevice(l)
 }
 
 // syncLocal makes the map of the node's own addresses agree with its devices. The caller holds the lock.

@@ -65,10 +65,8 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 // them.
 func Unenforced(kind string) error {
 	switch kind {
-	case claims.Route, claims.EBPF:
+	case claims.Route, claims.EBPF, claims.Exclusive:
 		return nil
-	case claims.Exclusive:
-		return errors.New("network policies are not enforced yet on pods with an exclusive ENI: give pods that need them a shared one")
 	}
 	return fmt.Errorf("network policies are not enforced yet on pods of datapath %s: set datapath to %s, %s or %s; pods that run keep theirs until they are made anew", kind, claims.Auto, claims.EBPF, claims.Route)
 }

@@ -18,12 +18,14 @@ import (
 	"terway.dev/terway/internal/testutil"
 )
 
+type scenario struct {
+	name string
+	run  func(*testing.T, *env)
+}
+
 // Run runs all scenarios as subtests.
 func Run(t *testing.T, k world.Kit, make Make) {
-	for _, s := range []struct {
-		name string
-		run  func(*testing.T, *env)
-	}{
+	list := []scenario{
 		{"each path is judged", eachPathIsJudged},
 		{"a pod reaches itself by its Service", podReachesItself},
 		{"the node's probes pass", probesPass},
@@ -49,11 +51,15 @@ func Run(t *testing.T, k world.Kit, make Make) {
 		{"turned on and off under traffic", turnedOnAndOff},
 		{"teardown", tornDown},
 		{"qdisc ingress of others", ingressOfOthers},
-	} {
+	}
+	if k.Exclusive {
+		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside}, scenario{"a pod removes its programs", programsRemoved}, scenario{"a forged source opens nothing", forgedOpensNothing})
+	}
+	for _, s := range list {
 		t.Run(s.name, func(t *testing.T) {
 			c := New()
 			kit := c.Kit(k, make)
-			e := &env{Cluster: c, w: kit.NewWorld(t, 2, 1)}
+			e := &env{Cluster: c, kit: kit, w: kit.NewWorld(t, 2, 1)}
 			e.n0, e.n1 = e.w.Nodes[0], e.w.Nodes[1]
 			e.n0.Sync()
 			e.n1.Sync()
@@ -65,13 +71,18 @@ func Run(t *testing.T, k world.Kit, make Make) {
 // env is a world of two nodes that enforce policies.
 type env struct {
 	*Cluster
+	kit    world.Kit
 	w      *world.World
 	n0, n1 *world.Node
 }
 
 // pod adds a pod with a label app, which answers on port 80 and echoes on port 7.
 func (e *env) pod(n *world.Node, app string) *world.Pod {
-	p := n.Describe(1, "4", "6")
+	return e.start(n.Describe(1, "4", "6"), app)
+}
+
+// start is pod for one that is described.
+func (e *env) start(p *world.Pod, app string) *world.Pod {
 	e.mu.Lock()
 	e.labels[p.Spec.Name] = policy.Labels{"app": app}
 	e.mu.Unlock()
@@ -142,6 +153,15 @@ func reaches(t *testing.T, from *testutil.NS, to string, want bool) {
 	}
 }
 
+// byNode returns what ingress policies of a pod must allow for what reaches it by its node, from clients that others see as s. A pod with
+// an ENI of its own sees the node.
+func (e *env) byNode(s policy.AddrSet) policy.AddrSet {
+	if e.kit.Exclusive {
+		return node(0)
+	}
+	return s
+}
+
 // path is one on which connections are opened.
 type path struct {
 	name string
@@ -191,15 +211,15 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		{path{"pod of the node, IPv6", client.NS, world.At(near.V6, 80), set(app("near")), "near", app("client")}, none},
 		{path{"pod of another node", client.NS, world.At(far.V4, 80), set(app("far")), "far", app("client")}, none},
 		{path{"pod of another node, IPv6", client.NS, world.At(far.V6, 80), set(app("far")), "far", app("client")}, none},
-		{path{"Service, endpoint on the node", client.NS, cluster, set(app("near")), "near", app("client")}, service(world.Service{Endpoint: near.V4})},
-		{path{"Service, endpoint on another node", client.NS, cluster, set(app("far")), "far", app("client")}, service(world.Service{Endpoint: far.V4})},
+		{path{"Service, endpoint on the node", client.NS, cluster, set(app("near")), "near", e.byNode(app("client"))}, service(world.Service{Endpoint: near.V4})},
+		{path{"Service, endpoint on another node", client.NS, cluster, set(app("far")), "far", e.byNode(app("client"))}, service(world.Service{Endpoint: far.V4})},
 		{path{"Service, endpoint on the node, masqueraded", client.NS, cluster, set(app("near")), "near", node(0)}, service(world.Service{Endpoint: near.V4, MasqAll: true})},
 		{path{"Service, endpoint on another node, masqueraded", client.NS, cluster, set(app("far")), "far", node(0)}, service(world.Service{Endpoint: far.V4, MasqAll: true})},
 		{path{"NodePort from outside, endpoint on the node", w.Outside, nodePort, nil, "near", node(0)}, service(world.Service{NodePort: 30080, Endpoint: near.V4})},
 		{path{"NodePort from outside, endpoint on another node", w.Outside, nodePort, nil, "far", node(0)}, service(world.Service{NodePort: 30080, Endpoint: far.V4})},
-		{path{"NodePort from outside, externalTrafficPolicy Local", w.Outside, nodePort, nil, "near", net(world.OutsideV4 + "/32")}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
-		{path{"NodePort from another node, externalTrafficPolicy Local", n1.NS, nodePort, nil, "near", node(1)}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
-		{path{"NodePort from a pod of another node, externalTrafficPolicy Local", far.NS, nodePort, nil, "near", app("far")}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
+		{path{"NodePort from outside, externalTrafficPolicy Local", w.Outside, nodePort, nil, "near", e.byNode(net(world.OutsideV4 + "/32"))}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
+		{path{"NodePort from another node, externalTrafficPolicy Local", n1.NS, nodePort, nil, "near", e.byNode(node(1))}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
+		{path{"NodePort from a pod of another node, externalTrafficPolicy Local", far.NS, nodePort, nil, "near", e.byNode(app("far"))}, service(world.Service{NodePort: 30080, Local: true, Endpoint: near.V4})},
 		{path{"NodePort from the node's own pod, endpoint on another node", client.NS, nodePort, set(app("far")), "far", node(0)}, service(world.Service{NodePort: 30080, Endpoint: far.V4})},
 		{path{"own node", client.NS, world.At(n0.V4, 8080), set(node(0)), "", policy.AddrSet{}}, none},
 		{path{"own node, IPv6", client.NS, world.At(n0.V6, 8080), set(node(0)), "", policy.AddrSet{}}, none},
@@ -208,8 +228,8 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		{path{"outside, masqueraded", client.NS, world.At(outside, 80), set(net(world.OutsideV4 + "/32")), "", policy.AddrSet{}}, none},
 		{path{"Service, endpoint outside", client.NS, cluster, set(net(world.OutsideV4 + "/32")), "", policy.AddrSet{}}, service(world.Service{Endpoint: outside})},
 		{path{"from outside", w.Outside, world.At(near.V4, 80), nil, "near", net(world.OutsideV4 + "/32")}, none},
-		{path{"hostPort from outside", w.Outside, world.At(n0.V4, 8088), nil, "near", net(world.OutsideV4 + "/32")}, hostPort},
-		{path{"hostPort from a pod of the node", client.NS, world.At(n0.V4, 8088), set(app("near")), "near", app("client")}, func() {}},
+		{path{"hostPort from outside", w.Outside, world.At(n0.V4, 8088), nil, "near", e.byNode(net(world.OutsideV4 + "/32"))}, hostPort},
+		{path{"hostPort from a pod of the node", client.NS, world.At(n0.V4, 8088), set(app("near")), "near", e.byNode(app("client"))}, func() {}},
 	} {
 		t.Run(p.name, func(t *testing.T) {
 			p.prepare()
@@ -238,7 +258,7 @@ func eachPathIsJudged(t *testing.T, e *env) {
 		for _, c := range []struct {
 			peers policy.AddrSet
 			want  bool
-		}{{net("100.64.0.0/10"), true}, {net(world.OutsideV4 + "/32"), false}} {
+		}{{e.byNode(net("100.64.0.0/10")), true}, {net(world.OutsideV4 + "/32"), false}} {
 			e.apply(t, into("near", c.peers))
 			conn, err := w.Outside.Dial("tcp", balancer+":0", nodePort, 500*time.Millisecond)
 			if err == nil {
@@ -391,7 +411,7 @@ func lateAnswer(t *testing.T, e *env) {
 func allowedConnectionSurvives(t *testing.T, e *env) {
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
 	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, Endpoint: far.V4})
-	allow := []policy.Policy{outOf("client", app("near"), app("far")), into("near", app("client")), into("far", app("client"))}
+	allow := []policy.Policy{outOf("client", app("near"), app("far")), into("near", app("client")), into("far", app("client"), e.byNode(app("client")))}
 	e.apply(t, allow...)
 	var talks []*world.Talking
 	for _, network := range []string{"tcp", "udp"} {
@@ -582,9 +602,9 @@ func whateverIsForwarded(t *testing.T, e *env) {
 		}},
 	} {
 		e.apply(t, c.deny)
-		client.SendFrame(client.Wiring.HostMAC, unix.ETH_P_IPV6, c.send("denied: "+c.name))
+		client.SendOut(unix.ETH_P_IPV6, c.send("denied: "+c.name))
 		e.apply(t, outOf("client", app("far")))
-		client.SendFrame(client.Wiring.HostMAC, unix.ETH_P_IPV6, c.send("allowed: "+c.name))
+		client.SendOut(unix.ETH_P_IPV6, c.send("allowed: "+c.name))
 		if !watch.Await("allowed: " + c.name) {
 			t.Errorf("%s did not arrive", c.name)
 		}
@@ -729,8 +749,16 @@ func turnedOff(t *testing.T, e *env) {
 	if tables := e.n0.Run("nft", "list", "tables"); strings.Contains(tables, "policy") {
 		t.Errorf("tables that are left:\n%s", tables)
 	}
-	if filters := e.n0.Run("tc", "filter", "show", "dev", "eth0", "egress"); strings.Contains(filters, "tw_") {
-		t.Errorf("programs that are left on eth0:\n%s", filters)
+	list := []*testutil.NS{e.n0.NS}
+	if e.kit.Exclusive {
+		list = append(list, near.NS)
+	}
+	for _, ns := range list {
+		for _, direction := range []string{"ingress", "egress"} {
+			if filters := ns.Run("tc", "filter", "show", "dev", "eth0", direction); strings.Contains(filters, "tw_") {
+				t.Errorf("programs that are left on eth0 of %s, %s:\n%s", ns.Name, direction, filters)
+			}
+		}
 	}
 }
 

@@ -135,16 +135,28 @@ func MACOf(t testing.TB, ns *testutil.NS, device string) net.HardwareAddr {
 // The following can be done by a pod that writes its own frames (CAP_NET_RAW, which container
 // runtimes give by default).
 
-// toNode is the pod's device that leads to the node.
-func (p *Pod) toNode() string {
-	if p.Node.w.kit.Exclusive {
-		return "veth1"
-	}
-	return p.Spec.IfName
-}
-
 // SendFrame sends a payload in a frame by the device that leads to the node.
 func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) {
+	p.Node.w.t.Helper()
+	device := p.Spec.IfName
+	if p.Spec.Exclusive != nil {
+		device = "veth1"
+	}
+	p.sendFrame(device, dst, etherType, payload)
+}
+
+// SendOut sends a payload in a frame by eth0 to the pod's next hop, which is the VPC's if the pod has an exclusive ENI.
+func (p *Pod) SendOut(etherType uint16, payload []byte) {
+	t := p.Node.w.t
+	t.Helper()
+	hop := p.Wiring.HostMAC
+	if p.Spec.Exclusive != nil {
+		hop = MACOf(t, p.Node.w.Fabric, p.Port)
+	}
+	p.sendFrame(p.Spec.IfName, hop, etherType, payload)
+}
+
+func (p *Pod) sendFrame(by string, dst net.HardwareAddr, etherType uint16, payload []byte) {
 	t := p.Node.w.t
 	t.Helper()
 	frame := make([]byte, 12, 14+len(payload)) // pairs without MACs have zeros
@@ -152,7 +164,7 @@ func (p *Pod) SendFrame(dst net.HardwareAddr, etherType uint16, payload []byte) 
 	copy(frame[6:], p.Wiring.PodMAC)
 	frame = append(binary.BigEndian.AppendUint16(frame, etherType), payload...)
 	if err := p.Do(func() error {
-		device, err := net.InterfaceByName(p.toNode())
+		device, err := net.InterfaceByName(by)
 		if err != nil {
 			return err
 		}

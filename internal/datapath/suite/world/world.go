@@ -228,8 +228,19 @@ const firstOwn = 100
 // Describe prepares a pod with its namespace and addresses, not wired.
 func (n *Node) Describe(e int, families ...string) *Pod {
 	n.w.t.Helper()
+	return n.describe(n.w.kit.Kind, n.w.kit.Exclusive, e, families)
+}
+
+// DescribeShared is Describe for a pod of another kind, which shares eth<e>.
+func (n *Node) DescribeShared(kind string, e int, families ...string) *Pod {
+	n.w.t.Helper()
+	return n.describe(kind, false, e, families)
+}
+
+func (n *Node) describe(kind string, exclusive bool, e int, families []string) *Pod {
+	n.w.t.Helper()
 	n.pods++
-	if n.w.kit.Exclusive {
+	if exclusive {
 		e = firstOwn + n.pods
 		n.Plug(e)
 	}
@@ -238,9 +249,9 @@ func (n *Node) Describe(e int, families ...string) *Pod {
 	p.V6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x:%x", n.number+1, n.pods))
 	p.Spec = datapath.Pod{
 		Sandbox: "sandbox-" + p.Name, IfName: "eth0", NetNS: p.Path, Namespace: "default", Name: p.Name,
-		ENI: n.MAC(e).String(), Kind: n.w.kit.Kind,
+		ENI: n.MAC(e).String(), Kind: kind,
 	}
-	if n.w.kit.Exclusive {
+	if exclusive {
 		eni := n.ENI(e)
 		eni.Device = "" // its name may have changed
 		p.Spec.Exclusive = &eni
