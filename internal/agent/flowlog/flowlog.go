@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// MostFlows is how many flows are kept, about 10 MiB; those that were not seen for the longest time go first.
+	// MostFlows is how many flows are kept; those that were not seen for the longest time go first.
 	MostFlows = 16384
 	// KeptFor is how long a flow is kept after its last connection.
 	KeptFor = time.Hour
@@ -33,6 +33,8 @@ const (
 	linesPerSecond, mostLines = 10, 100
 	lineEvery                 = time.Minute
 
+	// mostSaid is how many decisions are remembered, so that flows share them.
+	mostSaid = 4096
 	// backlog is how many flows may wait for one who follows.
 	backlog = 1024
 	// lookEvery is how often flows are looked for that are too old.
@@ -62,6 +64,8 @@ type Log struct {
 	// flows are by what makes them one, order has the same, the newest first.
 	flows map[key]*list.Element
 	order *list.List
+	// said are decisions, which flows share. A rule's number is never another's.
+	said map[compile.VerdictRow]*policyapi.Decision
 	// followers get what happens. skipped is how many lines were not written since the last one.
 	followers map[chan policyapi.Flow]*uint64
 	skipped   uint64
@@ -96,7 +100,7 @@ type Lost struct {
 
 // New returns a Log without flows.
 func New(o Options) *Log {
-	return &Log{Options: o, limit: rate.NewLimiter(linesPerSecond, mostLines), flows: map[key]*list.Element{}, order: list.New(), followers: map[chan policyapi.Flow]*uint64{}}
+	return &Log{Options: o, limit: rate.NewLimiter(linesPerSecond, mostLines), flows: map[key]*list.Element{}, order: list.New(), said: map[compile.VerdictRow]*policyapi.Decision{}, followers: map[chan policyapi.Flow]*uint64{}}
 }
 
 // Run reads events until the context is done. What was told before, when an earlier process ran, is skipped: nobody knows its rules.
@@ -217,7 +221,7 @@ func (l *Log) add(e event, at time.Time) {
 	}
 }
 
-// describe returns the flow of an event; false: nobody knows its rules.
+// describe returns the flow of an event; false: nobody knows its rules. The caller holds the lock.
 func (l *Log) describe(e event, k key) (f policyapi.Flow, ok bool) {
 	f = policyapi.Flow{
 		Verdict: policyapi.Allowed, Protocol: e.proto, ICMPType: e.icmp[0], ICMPCode: e.icmp[1],
@@ -246,14 +250,28 @@ func (l *Log) describe(e event, k key) (f policyapi.Flow, ok bool) {
 		if e.flags&isDenied != 0 && f.Verdict == policyapi.Allowed {
 			action, f.Verdict = policy.Deny, policyapi.Denied
 		}
-		d, known := l.Rule(compile.VerdictRow{Action: uint8(action), Rule: e.rule[by.d], Log: e.log[by.d]})
-		if !known {
+		if *by.into = l.decision(compile.VerdictRow{Action: uint8(action), Rule: e.rule[by.d], Log: e.log[by.d]}); *by.into == nil {
 			return f, false
 		}
-		said := policyapi.DecisionOf(d)
-		*by.into = &said
 	}
 	return f, true
+}
+
+// decision returns what is said of a verdict; nil: nobody knows its rules. The caller holds the lock.
+func (l *Log) decision(row compile.VerdictRow) *policyapi.Decision {
+	if said := l.said[row]; said != nil {
+		return said
+	}
+	d, known := l.Rule(row)
+	if !known {
+		return nil
+	}
+	if len(l.said) >= mostSaid {
+		clear(l.said)
+	}
+	said := policyapi.DecisionOf(d)
+	l.said[row] = &said
+	return &said
 }
 
 // write writes a line about a flow, if not too many are written. The caller holds the lock.
