@@ -35,7 +35,7 @@ easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
 # The longest first, so that no processor waits for the last one.
 list="
 6.12 ipvlan '-test.skip=$easy'
-6.12 netkit '-test.skip=$easy'
+6.12 netkit '-test.skip=$easy|^TestPolicy$'
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
 5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
 5.10 ebpf '-test.run=$packets|$paths|$others|^TestIPVS|^TestUpgrade|^TestWhatIsDirect$'
