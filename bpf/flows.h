@@ -47,7 +47,7 @@ struct flow_event {
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 20);
-} tw_flows_1 SEC(".maps");
+} tw_told_1 SEC(".maps");
 
 /* What was not told. */
 enum unsaid {
@@ -121,7 +121,7 @@ static __noinline int tell(struct flow_event *e)
 		return 0;
 	}
 	p->told++;
-	if (bpf_ringbuf_output(&tw_flows_1, e, sizeof(*e), 0))
+	if (bpf_ringbuf_output(&tw_told_1, e, sizeof(*e), 0))
 		not_said(UNSAID_FULL);
 	return 0;
 }

@@ -9,7 +9,7 @@ import (
 
 // Maps of bpf/flows.h.
 const (
-	mapEvents = "tw_flows_1"
+	mapEvents = "tw_told_1"
 	mapUnsaid = "tw_unsaid_1"
 )
 

@@ -21,7 +21,6 @@ const (
 	policedMapTwDesk1       = "tw_desk_1"
 	policedMapTwEnds1       = "tw_ends_1"
 	policedMapTwEnis1       = "tw_enis_1"
-	policedMapTwFlows1      = "tw_flows_1"
 	policedMapTwFragments1  = "tw_fragments_1"
 	policedMapTwGuarded1    = "tw_guarded_1"
 	policedMapTwJudged1     = "tw_judged_1"
@@ -47,6 +46,7 @@ const (
 	policedMapTwRules1      = "tw_rules_1"
 	policedMapTwSenders1    = "tw_senders_1"
 	policedMapTwSuffixes1   = "tw_suffixes_1"
+	policedMapTwTold1       = "tw_told_1"
 	policedMapTwUnsaid1     = "tw_unsaid_1"
 	policedProgTwFromEni    = "tw_from_eni"
 	policedProgTwFromNetkit = "tw_from_netkit"
@@ -122,7 +122,6 @@ type policedMapSpecs struct {
 	TwDesk1      *ebpf.MapSpec `ebpf:"tw_desk_1"`
 	TwEnds1      *ebpf.MapSpec `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.MapSpec `ebpf:"tw_enis_1"`
-	TwFlows1     *ebpf.MapSpec `ebpf:"tw_flows_1"`
 	TwFragments1 *ebpf.MapSpec `ebpf:"tw_fragments_1"`
 	TwGuarded1   *ebpf.MapSpec `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.MapSpec `ebpf:"tw_judged_1"`
@@ -148,6 +147,7 @@ type policedMapSpecs struct {
 	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.MapSpec `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.MapSpec `ebpf:"tw_suffixes_1"`
+	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
 	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
@@ -183,7 +183,6 @@ type policedMaps struct {
 	TwDesk1      *ebpf.Map `ebpf:"tw_desk_1"`
 	TwEnds1      *ebpf.Map `ebpf:"tw_ends_1"`
 	TwEnis1      *ebpf.Map `ebpf:"tw_enis_1"`
-	TwFlows1     *ebpf.Map `ebpf:"tw_flows_1"`
 	TwFragments1 *ebpf.Map `ebpf:"tw_fragments_1"`
 	TwGuarded1   *ebpf.Map `ebpf:"tw_guarded_1"`
 	TwJudged1    *ebpf.Map `ebpf:"tw_judged_1"`
@@ -209,6 +208,7 @@ type policedMaps struct {
 	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
 	TwSenders1   *ebpf.Map `ebpf:"tw_senders_1"`
 	TwSuffixes1  *ebpf.Map `ebpf:"tw_suffixes_1"`
+	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
 	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
@@ -219,7 +219,6 @@ func (m *policedMaps) Close() error {
 		m.TwDesk1,
 		m.TwEnds1,
 		m.TwEnis1,
-		m.TwFlows1,
 		m.TwFragments1,
 		m.TwGuarded1,
 		m.TwJudged1,
@@ -245,6 +244,7 @@ func (m *policedMaps) Close() error {
 		m.TwRules1,
 		m.TwSenders1,
 		m.TwSuffixes1,
+		m.TwTold1,
 		m.TwUnsaid1,
 	)
 }

@@ -17,7 +17,6 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	programsMapBench        = "bench"
-	programsMapTwFlows1     = "tw_flows_1"
 	programsMapTwPace1      = "tw_pace_1"
 	programsMapTwPolActive1 = "tw_pol_active_1"
 	programsMapTwPolAddrs1  = "tw_pol_addrs_1"
@@ -31,6 +30,7 @@ const (
 	programsMapTwPolTable1  = "tw_pol_table_1"
 	programsMapTwPolVerd1   = "tw_pol_verd_1"
 	programsMapTwRules1     = "tw_rules_1"
+	programsMapTwTold1      = "tw_told_1"
 	programsMapTwUnsaid1    = "tw_unsaid_1"
 	programsProgTwPolBench  = "tw_pol_bench"
 	programsProgTwPolEmpty  = "tw_pol_empty"
@@ -89,7 +89,6 @@ type programsProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type programsMapSpecs struct {
 	Bench        *ebpf.MapSpec `ebpf:"bench"`
-	TwFlows1     *ebpf.MapSpec `ebpf:"tw_flows_1"`
 	TwPace1      *ebpf.MapSpec `ebpf:"tw_pace_1"`
 	TwPolActive1 *ebpf.MapSpec `ebpf:"tw_pol_active_1"`
 	TwPolAddrs1  *ebpf.MapSpec `ebpf:"tw_pol_addrs_1"`
@@ -103,6 +102,7 @@ type programsMapSpecs struct {
 	TwPolTable1  *ebpf.MapSpec `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.MapSpec `ebpf:"tw_pol_verd_1"`
 	TwRules1     *ebpf.MapSpec `ebpf:"tw_rules_1"`
+	TwTold1      *ebpf.MapSpec `ebpf:"tw_told_1"`
 	TwUnsaid1    *ebpf.MapSpec `ebpf:"tw_unsaid_1"`
 }
 
@@ -133,7 +133,6 @@ func (o *programsObjects) Close() error {
 // It can be passed to loadProgramsObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programsMaps struct {
 	Bench        *ebpf.Map `ebpf:"bench"`
-	TwFlows1     *ebpf.Map `ebpf:"tw_flows_1"`
 	TwPace1      *ebpf.Map `ebpf:"tw_pace_1"`
 	TwPolActive1 *ebpf.Map `ebpf:"tw_pol_active_1"`
 	TwPolAddrs1  *ebpf.Map `ebpf:"tw_pol_addrs_1"`
@@ -147,13 +146,13 @@ type programsMaps struct {
 	TwPolTable1  *ebpf.Map `ebpf:"tw_pol_table_1"`
 	TwPolVerd1   *ebpf.Map `ebpf:"tw_pol_verd_1"`
 	TwRules1     *ebpf.Map `ebpf:"tw_rules_1"`
+	TwTold1      *ebpf.Map `ebpf:"tw_told_1"`
 	TwUnsaid1    *ebpf.Map `ebpf:"tw_unsaid_1"`
 }
 
 func (m *programsMaps) Close() error {
 	return _ProgramsClose(
 		m.Bench,
-		m.TwFlows1,
 		m.TwPace1,
 		m.TwPolActive1,
 		m.TwPolAddrs1,
@@ -167,6 +166,7 @@ func (m *programsMaps) Close() error {
 		m.TwPolTable1,
 		m.TwPolVerd1,
 		m.TwRules1,
+		m.TwTold1,
 		m.TwUnsaid1,
 	)
 }
