@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/config"
 	"terway.dev/terway/internal/controller/admit"
 	"terway.dev/terway/internal/datapath/claims"
@@ -107,17 +108,22 @@ func TestAdmissionHasTheControllersNames(t *testing.T) {
 	}
 	var webhook admissionv1.MutatingWebhookConfiguration
 	into(t, all["MutatingWebhookConfiguration "+admit.Name], &webhook)
+	annotations := map[string][]string{admit.PathExclusiveENI: {claims.AnnotationExclusiveENI}, admit.PathBandwidth: bandwidth.Annotations}
 	for _, w := range webhook.Webhooks {
 		s := w.ClientConfig.Service
-		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || *s.Path != admit.Path {
-			t.Errorf("%s is sent to %+v, want %s of Service %s", w.Name, s, admit.Path, admit.Name)
+		if s == nil || s.Name != admit.Name || s.Namespace != "kube-system" || s.Path == nil || annotations[*s.Path] == nil {
+			t.Errorf("%s is sent to %+v, want a path of Service %s", w.Name, s, admit.Name)
+			continue
 		}
-		if len(w.MatchConditions) == 0 || !strings.Contains(w.MatchConditions[0].Expression, claims.AnnotationExclusiveENI) {
-			t.Errorf("%s is not only for pods with %s: %v", w.Name, claims.AnnotationExclusiveENI, w.MatchConditions)
+		for _, key := range annotations[*s.Path] {
+			if len(w.MatchConditions) == 0 || !strings.Contains(w.MatchConditions[0].Expression, "'"+key+"'") {
+				t.Errorf("%s is not for pods with %s alone: %v", w.Name, key, w.MatchConditions)
+			}
 		}
+		delete(annotations, *s.Path)
 	}
-	if len(webhook.Webhooks) == 0 {
-		t.Error("there is no webhook")
+	if len(annotations) > 0 {
+		t.Errorf("there is no webhook for %v", annotations)
 	}
 	var values string
 	read(t, dir+"values.yaml", func(b []byte, _ any) error { values = string(b); return nil }, nil)

@@ -1,6 +1,9 @@
-// Package admit is a mutating admission webhook: a pod requests an exclusive ENI by an annotation,
-// the webhook adds the resource that the scheduler counts, and rejects contradictory pods. Package
-// podeni makes the decision.
+// Package admit is the admission webhook for pods. It has two parts, each of which gets only pods with
+// its annotations:
+//   - a pod requests an exclusive ENI, the webhook adds the resource that the scheduler counts, and
+//     rejects contradictory pods; package podeni makes the decision;
+//   - a pod's bandwidth is limited: wrong values are rejected, also when a pod is changed; package
+//     bandwidth makes the decision.
 //
 // It owns the contents of the Secret terway-webhook and the caBundle of the
 // MutatingWebhookConfiguration of that name; the chart creates and deletes both objects. Every
@@ -13,5 +16,8 @@ package admit
 // templates/admission.yaml).
 const Name = "terway-webhook"
 
-// Path is the URL path to which the API server sends pods (the chart's templates/admission.yaml).
-const Path = "/exclusive-eni"
+// Paths are the URL paths to which the API server sends pods (the chart's templates/admission.yaml).
+const (
+	PathExclusiveENI = "/exclusive-eni"
+	PathBandwidth    = "/bandwidth"
+)

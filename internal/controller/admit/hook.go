@@ -8,16 +8,18 @@ import (
 	"net/http"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/podeni"
 )
 
-// Handle answers a request about a pod that is being created.
-func Handle(_ context.Context, req admission.Request) admission.Response {
+// HandleExclusiveENI answers a request about a pod that is being created.
+func HandleExclusiveENI(_ context.Context, req admission.Request) admission.Response {
 	var pod corev1.Pod
 	if err := json.Unmarshal(req.Object.Raw, &pod); err != nil {
 		return admission.Errored(http.StatusBadRequest, fmt.Errorf("the object is not a pod: %w", err))
@@ -63,4 +65,26 @@ func withENI(raw []byte) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(pod)
+}
+
+// HandleBandwidth answers a request about a pod that is being created or changed. A pod that already
+// has a wrong value, because no webhook answered then, may still be changed otherwise: its finalizers
+// have to go at last.
+func HandleBandwidth(_ context.Context, req admission.Request) admission.Response {
+	var pod, old metav1.PartialObjectMetadata
+	if err := json.Unmarshal(req.Object.Raw, &pod); err != nil {
+		return admission.Errored(http.StatusBadRequest, fmt.Errorf("the object is not a pod: %w", err))
+	}
+	if raw := req.OldObject.Raw; len(raw) > 0 {
+		if err := json.Unmarshal(raw, &old); err != nil {
+			return admission.Errored(http.StatusBadRequest, fmt.Errorf("the old object is not a pod: %w", err))
+		}
+		if bandwidth.Same(pod.Annotations, old.Annotations) {
+			return admission.Allowed("")
+		}
+	}
+	if _, err := bandwidth.Of(pod.Annotations); err != nil {
+		return admission.Denied(err.Error())
+	}
+	return admission.Allowed("")
 }

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"encoding/json"
+	"net/http"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/podeni"
 )
@@ -24,7 +26,7 @@ const asks = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p","annotation
 
 func patches(t *testing.T, value, resources string) (string, admission.Response) {
 	t.Helper()
-	r := Handle(t.Context(), review(strings.NewReplacer("VALUE", value, "RESOURCES", resources).Replace(asks)))
+	r := HandleExclusiveENI(t.Context(), review(strings.NewReplacer("VALUE", value, "RESOURCES", resources).Replace(asks)))
 	b, err := json.Marshal(r.Patches)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +36,7 @@ func patches(t *testing.T, value, resources string) (string, admission.Response)
 
 // Only the resource is changed; fields that a newer API server knows and this program does not are
 // kept.
-func TestHandleAddsTheResourceOnly(t *testing.T) {
+func TestExclusiveENIAddsTheResourceOnly(t *testing.T) {
 	for name, c := range map[string]struct {
 		resources string
 		want      []string
@@ -62,7 +64,7 @@ func TestHandleAddsTheResourceOnly(t *testing.T) {
 	}
 }
 
-func TestHandleRefuses(t *testing.T) {
+func TestExclusiveENIRefuses(t *testing.T) {
 	_, r := patches(t, "yes", `{}`)
 	if r.Allowed || !strings.Contains(r.Result.Message, `network.terway.dev/exclusive-eni: "yes"`) {
 		t.Errorf("%+v", r)
@@ -70,14 +72,14 @@ func TestHandleRefuses(t *testing.T) {
 	if _, r := patches(t, "true", `{"limits":{"aliyun/eni":"2"},"requests":{"aliyun/eni":"2"}}`); r.Allowed || len(r.Patches) != 0 {
 		t.Errorf("%+v", r)
 	}
-	if r := Handle(t.Context(), review(`[]`)); r.Allowed || !strings.Contains(r.Result.Message, "not a pod") {
+	if r := HandleExclusiveENI(t.Context(), review(`[]`)); r.Allowed || !strings.Contains(r.Result.Message, "not a pod") {
 		t.Errorf("%+v", r)
 	}
 }
 
 // A pod that already has the resource is allowed unchanged: the API server may call again. No input
 // makes the webhook panic.
-func FuzzHandle(f *testing.F) {
+func FuzzExclusiveENI(f *testing.F) {
 	f.Add([]byte(asks))
 	for _, value := range []string{"true", "false", "", "1"} {
 		f.Add([]byte(strings.NewReplacer("VALUE", value, "RESOURCES", `{"limits":null}`).Replace(asks)))
@@ -85,7 +87,7 @@ func FuzzHandle(f *testing.F) {
 	}
 	f.Add([]byte(`{"metadata":{"annotations":{"network.terway.dev/exclusive-eni":"true"}},"spec":{"containers":[null]}}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		r := Handle(t.Context(), review(string(raw)))
+		r := HandleExclusiveENI(t.Context(), review(string(raw)))
 		if !r.Allowed || len(r.Patches) == 0 {
 			return
 		}
@@ -102,4 +104,47 @@ func FuzzHandle(f *testing.F) {
 			t.Errorf("%s: second call: add %v, %v", out, add, err)
 		}
 	})
+}
+
+func limited(annotations map[string]string) runtime.RawExtension {
+	raw, err := json.Marshal(map[string]any{"metadata": map[string]any{"name": "p", "annotations": annotations}})
+	if err != nil {
+		panic(err)
+	}
+	return runtime.RawExtension{Raw: raw}
+}
+
+func TestBandwidth(t *testing.T) {
+	right, wrong := map[string]string{bandwidth.Ingress: "10M"}, map[string]string{bandwidth.Ingress: "10m"}
+	for name, c := range map[string]struct {
+		old, is map[string]string
+		refused bool
+	}{
+		"created":                       {nil, right, false},
+		"created with a wrong value":    {nil, wrong, true},
+		"changed to another value":      {right, map[string]string{bandwidth.Egress: "1G"}, false},
+		"changed to a wrong value":      {right, wrong, true},
+		"a wrong value beside":          {right, map[string]string{bandwidth.Ingress: "10M", bandwidth.EgressBytes: "1"}, true},
+		"removed":                       {right, map[string]string{}, false},
+		"a wrong value removed":         {wrong, map[string]string{"other": "x"}, false},
+		"it had a wrong value before":   {wrong, map[string]string{bandwidth.Ingress: "10m", "other": "x"}, false},
+		"from one wrong to another one": {wrong, map[string]string{bandwidth.Ingress: "11m"}, true},
+	} {
+		r := admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{Operation: admissionv1.Create, Object: limited(c.is)}}
+		if c.old != nil {
+			r.Operation, r.OldObject = admissionv1.Update, limited(c.old)
+		}
+		got := HandleBandwidth(t.Context(), r)
+		if got.Allowed == c.refused || len(got.Patches) != 0 {
+			t.Errorf("%s: allowed %v, patches %v", name, got.Allowed, got.Patches)
+		}
+		for key, value := range c.is {
+			if c.refused && value != "10M" && (!strings.Contains(got.Result.Message, key+`: "`+value+`"`) || !strings.Contains(got.Result.Message, "such as")) {
+				t.Errorf("%s: %q does not name %s, its value and a right one", name, got.Result.Message, key)
+			}
+		}
+	}
+	if r := HandleBandwidth(t.Context(), review(`[]`)); r.Allowed || r.Result.Code != http.StatusBadRequest {
+		t.Errorf("%+v", r)
+	}
 }

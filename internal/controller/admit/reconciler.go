@@ -56,7 +56,8 @@ func New(o Options) *Webhook {
 	w.server = webhook.NewServer(webhook.Options{Host: o.Host, Port: o.Port, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.MinVersion, c.GetCertificate = tls.VersionTLS12, w.certificate
 	}}})
-	w.server.Register(Path, &admission.Webhook{Handler: admission.HandlerFunc(Handle)})
+	w.server.Register(PathExclusiveENI, &admission.Webhook{Handler: admission.HandlerFunc(HandleExclusiveENI)})
+	w.server.Register(PathBandwidth, &admission.Webhook{Handler: admission.HandlerFunc(HandleBandwidth)})
 	return w
 }
 

@@ -87,7 +87,7 @@ func (w *world) secret() *corev1.Secret {
 }
 
 func (w *world) configuration() *admissionv1.MutatingWebhookConfiguration {
-	path := Path
+	path := PathExclusiveENI
 	return &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: Name}, Webhooks: []admissionv1.MutatingWebhook{{
 		Name:         "exclusive-eni.network.terway.dev",
 		ClientConfig: admissionv1.WebhookClientConfig{Service: &admissionv1.ServiceReference{Namespace: "ns", Name: Name, Path: &path}},
@@ -216,7 +216,7 @@ func TestPutRight(t *testing.T) {
 			if err := w.kube.Get(ctx, client.ObjectKeyFromObject(c), c); err != nil {
 				t.Fatal(err)
 			}
-			if s := c.Webhooks[0].ClientConfig.Service; s == nil || *s.Path != Path {
+			if s := c.Webhooks[0].ClientConfig.Service; s == nil || *s.Path != PathExclusiveENI {
 				t.Errorf("the rest of the configuration: %+v", c.Webhooks[0].ClientConfig)
 			}
 		})
