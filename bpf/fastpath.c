@@ -81,8 +81,8 @@ ALWAYS_INLINE int into_pod(struct __sk_buff *skb, const struct packet *p, const 
 	if (failed)
 		return TC_ACT_SHOT;
 	count(TO_POD);
-	if (by == BY_NETKIT) {
-		skb->tc_index = TC_INDEX_DIRECT;
+	if (by == BY_NETKIT || pod->flags & POD_LIMITED) { /* through the queue of the device */
+		skb->tc_index = TC_INDEX_DIRECT | (skb->tc_index & TC_INDEX_REPLY);
 		return bpf_redirect(pod->ifindex, 0);
 	}
 #ifdef POLICY
@@ -292,13 +292,11 @@ int tw_from_eni(struct __sk_buff *skb)
 SEC("tc")
 int tw_to_pod(struct __sk_buff *skb)
 {
-	int direct = skb->tc_index == TC_INDEX_DIRECT;
+	int direct = (skb->tc_index & ~TC_INDEX_REPLY) == TC_INDEX_DIRECT;
 
 #ifdef POLICY
 	/* netkit's packets have come in by no device. Devices without a program may let in any tc_index. */
-	if (skb->ingress_ifindex)
-		direct = 0;
-	if (!direct && !judge_out(skb, 1))
+	if ((!direct || skb->ingress_ifindex) && !judge_out(skb, 1))
 		return TC_ACT_SHOT;
 #endif
 	if (!direct)

@@ -13,6 +13,10 @@ struct sender {
 	struct addr v6;
 };
 
+enum pod_flag {
+	POD_LIMITED = 1, /* what the pod gets is limited: packets pass the queue of the node's end */
+};
+
 /* A local pod's address. */
 struct pod {
 	struct addr addr;    /* zero: the entry is unused */
@@ -22,5 +26,5 @@ struct pod {
 	__u32 eni_mtu;
 	struct addr gateway; /* of the ENI's vSwitch, of the address's family */
 	__u8 macs[12];       /* the pod's, then its next hop's: a delivered frame's addresses; 0 with netkit */
-	__u32 zero;
+	enum pod_flag flags;
 };

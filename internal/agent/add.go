@@ -44,6 +44,10 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 		}
 	}
 
+	limits, err := limitsOf(r)
+	if err != nil {
+		return nil, err
+	}
 	exclusive, counted, sure, err := a.wantsExclusive(ctx, r)
 	if err != nil {
 		return nil, err
@@ -58,7 +62,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	kind := a.kindOf(exclusive) // it has been chosen before take returns
 	e := &journal.Entry{
 		Key: k, Datapath: kind, State: journal.Allocating, Namespace: r.Namespace, Name: r.Name, UID: r.UID,
-		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Network: r.Network, Since: a.Now(),
+		NetNS: r.NetNS, Addresses: lease.Addresses, ENI: lease.ENI, Limits: limits, Network: r.Network, Since: a.Now(),
 	}
 	if exclusive {
 		e.Uncounted, e.Unsure = !counted, !sure

@@ -13,6 +13,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/bandwidth"
 )
 
 // Node is the node-wide part of the desired state.
@@ -107,6 +109,8 @@ type Pod struct {
 	Exclusive *ENI
 	// Kind is the kind with which the pod is wired, by its name in package claims. A pod keeps it.
 	Kind string
+	// Limits are those of the pod's bandwidth; nil if it never had one. A limit that was removed is 0.
+	Limits *bandwidth.Limits
 	// State is the state of the wiring.
 	State State
 }

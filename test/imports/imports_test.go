@@ -174,6 +174,11 @@ func TestRules(t *testing.T) {
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/controller/admit"},
 		},
 		{
+			"limits in annotations are read in the same way by everybody; Kubernetes' quantities are all that this needs",
+			[]string{"internal/bandwidth"},
+			[]string{"k8s.io/api/", "k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", "github.com/vishvananda/", "net/http", "os/exec"},
+		},
+		{
 			"the inventory works on objects; its callers read them",
 			[]string{"internal/inventory"},
 			[]string{"k8s.io/client-go/", "sigs.k8s.io/controller-runtime/", module + "internal/cloud", module + "internal/lab", module + "internal/cli", "os/exec"},
@@ -203,7 +208,8 @@ func TestBasicPackages(t *testing.T) {
 		"kernel":            "",
 		"netlinkx":          "",
 		"sysctl":            "kernel",
-		"datapath":          "",
+		"bandwidth":         "",
+		"datapath":          "bandwidth",
 		"datapath/claims":   "",
 		"datapath/attr":     "",
 		"datapath/linkkind": "datapath/claims",
@@ -231,7 +237,9 @@ func TestBasicPackages(t *testing.T) {
 		"datapath/ebpf":      "datapath/node datapath/fastpath",
 		"datapath/ipvlan":    "datapath/node datapath/fastpath",
 		"datapath/netkit":    "datapath/ebpf",
-		"datapath/kinds":     "datapath/route datapath/exclusive datapath/netkit datapath/ipvlan",
+		// Nor does a feature that is the same for all of them.
+		"datapath/shaping": "datapath/node",
+		"datapath/kinds":   "datapath/route datapath/exclusive datapath/netkit datapath/ipvlan datapath/shaping",
 	}
 	var below func(pkg string) []string
 	below = func(pkg string) []string {

@@ -15,7 +15,7 @@ import (
 // test that needs it says so.
 var modules = strings.Fields(`
 	veth ipvlan bridge dummy ifb tun
-	sch_ingress cls_bpf act_bpf sch_tbf sch_htb sch_fq
+	sch_ingress cls_bpf act_bpf sch_tbf sch_htb sch_fq sch_fq_codel cls_u32 act_mirred
 	nf_tables nft_ct nft_nat nft_chain_nat nft_masq nft_redir nft_reject_inet nft_fib_inet
 	nft_counter nft_limit nft_log nft_numgen nft_hash nft_objref nf_conntrack_netlink
 	nft_compat xt_comment xt_conntrack xt_tcpudp ipt_REJECT ip6t_REJECT iptable_filter ip6table_filter

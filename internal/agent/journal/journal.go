@@ -28,6 +28,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath"
 )
 
@@ -70,6 +71,8 @@ type Entry struct {
 	HostIfName string `json:",omitempty"`
 	// Datapath is the name of the kind with which the pod was wired.
 	Datapath string `json:",omitempty"`
+	// Limits are those of the pod's bandwidth; nil if it never had one.
+	Limits *bandwidth.Limits `json:",omitempty"`
 	// Network is the CNI network's name. GC frees only attachments of its own network.
 	Network string
 	// Result is the CNI result of Ready entries, in the agent's own version.

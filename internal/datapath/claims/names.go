@@ -23,6 +23,11 @@ const (
 	// ExclusiveIfName is the pod's end of the veth of a pod with an exclusive ENI, whose eth0 is
 	// the ENI. Other versions of Terway use the same name.
 	ExclusiveIfName = "veth1"
+
+	// ShaperIngress and ShaperEgress are devices (ifb) in a pod, by which the packets that it gets or
+	// sends by several devices share one bandwidth limit.
+	ShaperIngress = "tw-ingress"
+	ShaperEgress  = "tw-egress"
 )
 
 var (

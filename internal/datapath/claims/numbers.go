@@ -30,6 +30,16 @@ const (
 	// run before or after them by their own priorities.
 	PrefEBPF   = 84
 	PrefIPvlan = 85
+	// PrefShaping is the priority of tc filters in pods that send packets to the device of their
+	// bandwidth limit. They take the packets from all filters after them.
+	PrefShaping = 0xff00
+
+	// QdiscHTB, QdiscTBF, QdiscFQCodel and QdiscFIFO are the major numbers of the queueing disciplines that limit a
+	// pod's bandwidth (handle in `tc qdisc show`), on the pod's own devices.
+	QdiscHTB     = 0x7478
+	QdiscFQCodel = 0x7479
+	QdiscFIFO    = 0x747a
+	QdiscTBF     = 0x747b
 
 	// MarkShift and MarkMask are the bits of the packet's mark that hold the slot. kube-proxy uses
 	// 0x4000 and 0x8000, portmap 0x2000: they do not overlap. Tailscale's mask is 0x00ff0000, but

@@ -111,12 +111,13 @@ func (k *Kind) Choose(kind string) { k.chosen.Store(k.names[kind]) }
 
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.With(p, podHooks) }
 
-// Points implements node.Kind: packets on the fast path to the pod bypass the node's end of its
-// veth.
+// Points implements node.Kind: packets on the fast path to the pod bypass the node's end of its veth,
+// unless the pod's bandwidth is limited.
 func (k *Kind) Points(p *node.Pod) []node.Point {
 	list := k.Plain.Points(p)
 	for i, at := range list {
 		list[i].Bypassed = at.Device == p.Host && !at.FromPod
+		list[i].Queued = list[i].Bypassed
 	}
 	return list
 }
@@ -201,6 +202,9 @@ func entries(p *node.Pod, device *netlink.LinkAttrs) map[netip.Addr]fastpathPod 
 	list := map[netip.Addr]fastpathPod{}
 	for _, a := range p.Addresses {
 		e := fastpathPod{Addr: addrKey(a), Ifindex: uint32(device.Index), Mtu: uint32(cmp.Or(p.MTU, device.MTU))}
+		if p.Limits != nil && p.Limits.Ingress != 0 {
+			e.Flags = fastpathPodFlagPOD_LIMITED
+		}
 		copy(e.Macs[:6], p.PodMAC)
 		copy(e.Macs[6:], p.HostMAC)
 		// Without a gateway of the address's family the address cannot use the ENI.

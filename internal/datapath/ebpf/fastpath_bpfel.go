@@ -71,8 +71,14 @@ type fastpathPod struct {
 	EniMtu  uint32
 	Gateway fastpathAddr
 	Macs    [12]uint8
-	Zero    uint32
+	Flags   fastpathPodFlag
 }
+
+type fastpathPodFlag uint32
+
+const (
+	fastpathPodFlagPOD_LIMITED fastpathPodFlag = 1
+)
 
 type fastpathSender struct {
 	_  structs.HostLayout

@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/datapath/netkit"
 	"terway.dev/terway/internal/datapath/node"
 	"terway.dev/terway/internal/datapath/route"
+	"terway.dev/terway/internal/datapath/shaping"
 )
 
 // Options of New.
@@ -36,7 +37,7 @@ func New(o Options) (n *node.Node, policy *ebpf.Policy, err error) {
 	has := func(name string) bool { return o.Lacking[name] == nil && o.Lacking[claims.Route] == nil }
 	list := []node.Kind{route.New(), exclusive.New()}
 	var choices []string
-	var features []node.Feature
+	features := []node.Feature{shaping.New()}
 	if has(claims.EBPF) {
 		programs := ebpf.New(0)
 		policy = programs.Policy()

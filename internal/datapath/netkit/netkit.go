@@ -71,11 +71,12 @@ func problem(host netlink.Link) string {
 func (k *Kind) Objects(p *node.Pod) node.Added { return k.programs.With(p, k.hooks) }
 
 // Points implements node.Kind. Programs of the pair run before the node's device sees a packet: the
-// device sees none of the fast path.
+// device sees none of the fast path, but those to a pod whose bandwidth is limited.
 func (k *Kind) Points(p *node.Pod) []node.Point {
 	list := k.Plain.Points(p)
 	for i, at := range list {
 		list[i].Bypassed = at.Device == p.Host
+		list[i].Queued = at.Device == p.Host && !at.FromPod
 	}
 	return list
 }

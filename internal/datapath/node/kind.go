@@ -98,6 +98,9 @@ type Point struct {
 	Removable bool
 	// Bypassed: packets on the fast path may not pass here.
 	Bypassed bool
+	// Queued: those of a pod whose bandwidth in this direction is limited (datapath.Pod.Limits) all
+	// pass the queueing discipline nevertheless.
+	Queued bool
 }
 
 // Plain is the kind on which all others build: a veth, and nothing else.

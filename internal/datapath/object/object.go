@@ -86,6 +86,7 @@ type Site struct {
 
 	links  map[Device]netlink.Link
 	listed map[listKey]any
+	inPod  map[int][]netlink.Qdisc // see Qdiscs
 }
 
 // Handle returns the socket in a device's namespace, or nil.

@@ -35,6 +35,8 @@ type View struct {
 	// neighs are the permanent neighbours.
 	neighs  map[neighKey]net.HardwareAddr
 	sysctls map[string]value
+	// qdiscs are the queueing disciplines by the index of their device; nil until they are listed.
+	qdiscs map[int][]netlink.Qdisc
 }
 
 type neighKey struct {

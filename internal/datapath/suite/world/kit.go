@@ -13,6 +13,7 @@ import (
 	"context"
 	"log/slog"
 
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath"
 )
 
@@ -58,6 +59,8 @@ type Kit struct {
 	// Exclusive: each pod has an exclusive ENI, plugged in for it, whichever ENI the scenario
 	// names.
 	Exclusive bool
+	// Limits are those of all pods; nil for none.
+	Limits *bandwidth.Limits
 	// Except are scenarios that the datapath does not support, with the reason.
 	Except map[string]string
 }

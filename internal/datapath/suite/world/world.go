@@ -249,7 +249,7 @@ func (n *Node) describe(kind string, exclusive bool, e int, families []string) *
 	p.V6 = netip.MustParseAddr(fmt.Sprintf("2001:db8:1::%x:%x", n.number+1, n.pods))
 	p.Spec = datapath.Pod{
 		Sandbox: "sandbox-" + p.Name, IfName: "eth0", NetNS: p.Path, Namespace: "default", Name: p.Name,
-		ENI: n.MAC(e).String(), Kind: kind,
+		ENI: n.MAC(e).String(), Kind: kind, Limits: n.w.kit.Limits,
 	}
 	if exclusive {
 		eni := n.ENI(e)

@@ -1,0 +1,30 @@
+package ebpf
+
+import (
+	"testing"
+
+	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/shaping"
+	"terway.dev/terway/internal/datapath/suite/limited"
+	"terway.dev/terway/internal/datapath/suite/policed"
+	"terway.dev/terway/internal/datapath/suite/world"
+)
+
+// What limits of their bandwidth do to pods of this kind.
+func TestLimits(t *testing.T) {
+	limited.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, 4096, f) })
+}
+
+// Policies do to pods with limits what they do to others: packets on the fast path take another way
+// into such a pod.
+func TestPolicyOfLimitedPods(t *testing.T) {
+	k := kit
+	k.Limits = &bandwidth.Limits{Ingress: 4e9, Egress: 4e9}
+	policed.Run(t, k, func(o world.Options) (world.Subject, policed.Enforcer, error) {
+		k := New(4096)
+		p := k.Policy()
+		s, err := subjectOf(k, o, p, shaping.New())
+		return s, p, err
+	})
+}

@@ -1,0 +1,16 @@
+//go:build vm
+
+package ipvlan
+
+import (
+	"testing"
+
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/suite/limited"
+	"terway.dev/terway/internal/datapath/suite/world"
+)
+
+// What limits of their bandwidth do to pods of this kind.
+func TestLimits(t *testing.T) {
+	limited.Run(t, kit, func(o world.Options, f node.Feature) (world.Subject, error) { return newSubject(o, f) })
+}

@@ -1,0 +1,73 @@
+package shaping
+
+import (
+	"sync/atomic"
+
+	"github.com/vishvananda/netlink"
+
+	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
+)
+
+// Feature limits the bandwidth of a node's pods. It implements node.Feature.
+type Feature struct {
+	// without has what the kernel is known to lack.
+	without struct{ htb, fqCodel, tbf atomic.Bool }
+}
+
+// New returns the feature.
+func New() *Feature { return &Feature{} }
+
+// Name implements node.Feature.
+func (*Feature) Name() string { return "bandwidth limits" }
+
+// Sync implements node.Feature: nothing is the node's.
+func (*Feature) Sync(*netlink.Handle, datapath.Node) ([]string, error) { return nil, nil }
+
+// Teardown implements node.Feature.
+func (*Feature) Teardown(*netlink.Handle) error { return nil }
+
+// Objects implements node.Feature.
+func (f *Feature) Objects(p *node.Pod, points []node.Point) []object.Object {
+	if p.Limits == nil {
+		return nil
+	}
+	return append(f.direction(p, points, false, p.Limits.Ingress), f.direction(p, points, true, p.Limits.Egress)...)
+}
+
+// direction returns the objects that limit one direction; bits is 0 if it has no limit any more.
+func (f *Feature) direction(p *node.Pod, points []node.Point, fromPod bool, bits uint64) []object.Object {
+	q := &queue{f: f, pod: p, bits: bits, fromPod: fromPod}
+	var inside []node.Point
+	for _, at := range points {
+		if at.FromPod != fromPod {
+			continue
+		}
+		if at.Device.InPod {
+			inside = append(inside, at)
+		} else if !at.Ingress && (!at.Bypassed || at.Queued) {
+			q.on = at.Device
+		}
+	}
+	// All that a pod sends leaves by its own devices, and all that it gets arrives by them.
+	if len(inside) == 1 && !inside[0].Ingress {
+		q.on = inside[0].Device
+	}
+	if len(inside) == 1 && q.on.Name != "" {
+		return []object.Object{q}
+	}
+	q.on = object.Device{Name: claims.ShaperIngress, InPod: true}
+	if fromPod {
+		q.on.Name = claims.ShaperEgress
+	}
+	if bits == 0 {
+		return []object.Object{noDetour{q, inside}}
+	}
+	list := []object.Object{ifb{q.on}, q}
+	for _, at := range inside {
+		list = append(list, detour{at, q.on})
+	}
+	return list
+}

@@ -1,0 +1,451 @@
+// Package limited tests what limits of a pod's bandwidth do, on the pods of one kind: Run is the table.
+// No scenario measures a speed: what the queue counted, and the most that may have left it in the
+// time, show that packets pass it.
+//
+// Only tests import it.
+package limited
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath/claims"
+	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/shaping"
+	"terway.dev/terway/internal/datapath/suite/world"
+	"terway.dev/terway/internal/testutil"
+)
+
+// Run runs all scenarios as subtests; make returns a node like the kit's, with the feature.
+func Run(t *testing.T, k world.Kit, make func(world.Options, node.Feature) (world.Subject, error)) {
+	k.New = func(o world.Options) (world.Subject, error) { return make(o, shaping.New()) }
+	for _, s := range []struct {
+		name string
+		run  func(*testing.T, *env)
+	}{
+		{"every path passes the queue", everyPathPassesTheQueue},
+		{"no more than the limit leaves", noMoreThanTheLimitLeaves},
+		{"pods without a limit have no queue", podsWithoutALimitHaveNoQueue},
+		{"a limit of a running pod", limitOfARunningPod},
+		{"a queue is noticed and repaired", queueIsNoticedAndRepaired},
+		{"a way to a queue is noticed and repaired", wayIsNoticedAndRepaired},
+		{"no priority passes by the queue", noPriorityPassesByTheQueue},
+		{"a limit is added twice and after a restart", addedTwice},
+		{"nothing is left", nothingIsLeft},
+	} {
+		t.Run(s.name, func(t *testing.T) {
+			w, n0, n1 := world.ServicesWorld(t, k)
+			s.run(t, &env{w, n0, n1})
+		})
+	}
+}
+
+type env struct {
+	w      *world.World
+	n0, n1 *world.Node
+}
+
+// quick is a limit at which tests need not wait.
+const quick = 800e6
+
+// pod adds a pod with limits, nil for none, which echoes on port 7.
+func (e *env) pod(n *world.Node, limits *bandwidth.Limits) *world.Pod {
+	p := n.Describe(1, "4", "6")
+	p.Spec.Limits = limits
+	p.Add()
+	echo(p)
+	return p
+}
+
+func echo(p *world.Pod) {
+	world.EchoOn(p.NS, world.At(p.V4, 7))
+	world.EchoOn(p.NS, world.At(p.V6, 7))
+}
+
+// counted is what the queue of one direction has counted.
+type counted struct {
+	bytes              uint64
+	drops              uint32
+	rate               uint64 // bits per second
+	there              bool
+	device, discipline string
+}
+
+// queue reads a pod's queue of one direction, wherever it is.
+func queue(t *testing.T, p *world.Pod, fromPod bool) (c counted) {
+	t.Helper()
+	read := func(ns *testutil.NS, device string) {
+		err := ns.Do(func() error {
+			link, err := netlink.LinkByName(device)
+			if _, none := err.(netlink.LinkNotFoundError); none {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			qdiscs, err := netlink.QdiscList(link)
+			if err != nil {
+				return err
+			}
+			if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool {
+				return q.Attrs().Parent == netlink.HANDLE_ROOT && q.Type() == "htb" && q.Attrs().Handle == netlink.MakeHandle(claims.QdiscHTB, 0)
+			}) {
+				return nil
+			}
+			if c.there {
+				return fmt.Errorf("%s has a queue for the same direction as %s", device, c.device)
+			}
+			c.there, c.device = true, device
+			for _, q := range qdiscs {
+				if q.Attrs().Parent == netlink.MakeHandle(claims.QdiscHTB, 1) {
+					c.discipline = q.Type()
+					c.drops = q.Attrs().Statistics.Queue.Drops
+				}
+			}
+			classes, err := netlink.ClassList(link, 0)
+			if err != nil {
+				return err
+			}
+			for _, class := range classes {
+				if htb, ok := class.(*netlink.HtbClass); ok {
+					c.bytes, c.rate = htb.Statistics.Basic.Bytes, htb.Rate*8
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if fromPod {
+		for _, device := range []string{"eth0", claims.ExclusiveIfName, claims.ShaperEgress} {
+			read(p.NS, device)
+		}
+		return c
+	}
+	read(p.Node.NS, p.Wiring.HostIfName)
+	read(p.NS, claims.ShaperIngress)
+	return c
+}
+
+// All that a pod sends and gets passes its queues, whoever the other end is, also on a connection's
+// fast path.
+func everyPathPassesTheQueue(t *testing.T, e *env) {
+	p := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	near, far := e.pod(e.n0, nil), e.pod(e.n1, nil)
+	limitedFar := e.pod(e.n1, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 7, Endpoint: p.V4})
+	for _, n := range []*world.Node{e.n0, e.n1} {
+		world.EchoOn(n.NS, world.At(n.V4, 7))
+	}
+	const size = 4 << 20 // world.Bulk's, in each direction
+	for _, path := range []struct {
+		name string
+		from *testutil.NS
+		to   string
+	}{
+		{"from a pod of the node", near.NS, world.At(p.V4, 7)},
+		{"from a pod of the node, IPv6", near.NS, world.At(p.V6, 7)},
+		{"to a pod of the node", p.NS, world.At(near.V4, 7)},
+		{"from a pod of another node", far.NS, world.At(p.V4, 7)},
+		{"from a pod of another node, IPv6", far.NS, world.At(p.V6, 7)},
+		{"to a pod of another node", p.NS, world.At(far.V4, 7)},
+		{"to a limited pod of another node", p.NS, world.At(limitedFar.V4, 7)},
+		{"from the node", e.n0.NS, world.At(p.V4, 7)},
+		{"to the node", p.NS, world.At(e.n0.V4, 7)},
+		{"to another node", p.NS, world.At(e.n1.V4, 7)},
+		{"by a Service", near.NS, world.At(world.ClusterIP, 7)},
+		{"to itself by a Service", p.NS, world.At(world.ClusterIP, 7)},
+	} {
+		in, out := queue(t, p, false), queue(t, p, true)
+		world.Bulk(t, path.from, path.to)
+		in, out = grown(in, queue(t, p, false)), grown(out, queue(t, p, true))
+		if in.bytes < size || out.bytes < size {
+			t.Errorf("%s: the queues counted %d bytes to the pod and %d from it, want %d or more", path.name, in.bytes, out.bytes, size)
+		}
+	}
+	if in, out := queue(t, limitedFar, false), queue(t, limitedFar, true); in.bytes < size || out.bytes < size {
+		t.Errorf("the queues of the other limited pod counted %d bytes to it and %d from it", in.bytes, out.bytes)
+	}
+}
+
+func grown(before, after counted) counted {
+	after.bytes -= before.bytes
+	after.drops -= before.drops
+	return after
+}
+
+// In any time no more leaves a queue than the limit, its burst and one packet, which may be one of
+// many segments.
+func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
+	const limit, burst, packet = 20e6, 8 << 10, 64 << 10
+	p := e.pod(e.n0, &bandwidth.Limits{Ingress: limit, Egress: limit})
+	near := e.pod(e.n0, nil)
+	for _, to := range []string{world.At(near.V4, 7), world.At(near.V6, 7)} {
+		in, out, start := queue(t, p, false), queue(t, p, true), time.Now()
+		world.Bulk(t, p.NS, to)
+		in, out = grown(in, queue(t, p, false)), grown(out, queue(t, p, true))
+		most := limit/8*time.Since(start).Seconds() + burst + packet
+		if float64(in.bytes) > most || float64(out.bytes) > most {
+			t.Errorf("%s: %d bytes to the pod and %d from it, at most %.0f may have passed", to, in.bytes, out.bytes, most)
+		}
+	}
+	for _, fromPod := range []bool{false, true} {
+		if q := queue(t, p, fromPod); q.rate != limit || q.discipline != "tbf" && q.discipline != "fq_codel" {
+			t.Errorf("queue %+v", q)
+		}
+	}
+}
+
+// Neither a pod without limits nor the direction without one has a queue.
+func podsWithoutALimitHaveNoQueue(t *testing.T, e *env) {
+	plain := e.pod(e.n0, nil)
+	egress := e.pod(e.n0, &bandwidth.Limits{Egress: quick})
+	ingress := e.pod(e.n0, &bandwidth.Limits{Ingress: quick})
+	for _, c := range []struct {
+		name            string
+		p               *world.Pod
+		ingress, egress bool
+	}{{"none", plain, false, false}, {"egress", egress, false, true}, {"ingress", ingress, true, false}} {
+		if in, out := queue(t, c.p, false), queue(t, c.p, true); in.there != c.ingress || out.there != c.egress {
+			t.Errorf("limit %s: queue to the pod %t, from it %t", c.name, in.there, out.there)
+		}
+	}
+	world.Bulk(t, egress.NS, world.At(ingress.V4, 7))
+	world.Bulk(t, ingress.NS, world.At(plain.V4, 7))
+	world.Bulk(t, plain.NS, world.At(egress.V4, 7))
+	if repairs := e.n0.Sync(plain, egress, ingress); len(repairs) != 0 {
+		t.Errorf("Sync of new pods repairs %q", repairs)
+	}
+}
+
+// A limit comes, changes and goes while the pod runs, by Sync. Its connections go on, and what waits
+// in a queue that changes is not dropped.
+func limitOfARunningPod(t *testing.T, e *env) {
+	p, near := e.pod(e.n0, nil), e.pod(e.n0, nil)
+	far := e.pod(e.n1, nil)
+	talks := []*world.Talking{
+		world.StartTalk(t, near.NS, "tcp", world.At(p.V4, 7)), world.StartTalk(t, p.NS, "tcp", world.At(far.V6, 7)),
+		world.StartTalk(t, e.n0.NS, "tcp", world.At(p.V4, 7)),
+	}
+	set := func(l bandwidth.Limits, repairs bool) {
+		t.Helper()
+		p.Spec.Limits = &l
+		if got := e.n0.Sync(p, near); len(got) == 0 && repairs {
+			t.Errorf("Sync with limits %s repaired nothing", l)
+		}
+		if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err != nil {
+			t.Errorf("limits %s: %v", l, err)
+		}
+		for _, k := range talks {
+			k.More(20)
+		}
+		for direction, want := range map[bool]uint64{false: l.Ingress, true: l.Egress} {
+			if q := queue(t, p, direction); q.rate != want {
+				t.Errorf("limits %s: from the pod %t: %+v", l, direction, q)
+			}
+		}
+	}
+	set(bandwidth.Limits{Ingress: quick, Egress: quick}, true)
+	// Saturated, and not so little that nothing waits.
+	set(bandwidth.Limits{Ingress: 40e6, Egress: 40e6}, true)
+	in, out := queue(t, p, false), queue(t, p, true)
+	set(bandwidth.Limits{Ingress: 80e6, Egress: 60e6}, true)
+	set(bandwidth.Limits{Ingress: 80e6, Egress: 60e6}, false)
+	in, out = grown(in, queue(t, p, false)), grown(out, queue(t, p, true))
+	if in.drops+out.drops != 0 {
+		t.Errorf("%d and %d packets were dropped", in.drops, out.drops)
+	}
+	if in.bytes == 0 || out.bytes == 0 || in.bytes > 1<<40 || out.bytes > 1<<40 {
+		t.Errorf("the queues counted %d and %d bytes: were they made anew?", in.bytes, out.bytes)
+	}
+	world.Bulk(t, near.NS, world.At(p.V4, 7))
+	set(bandwidth.Limits{Egress: 60e6}, true)
+	set(bandwidth.Limits{}, true)
+	world.Bulk(t, near.NS, world.At(p.V4, 7))
+	// A very high one, which needs 64 bits.
+	set(bandwidth.Limits{Ingress: 100e9, Egress: bandwidth.Highest}, true)
+	if repairs := e.n0.Sync(p, near); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+	for _, k := range talks {
+		k.End(t)
+	}
+}
+
+// What somebody removes or changes is noticed and repaired; a pod may do that in its own namespace.
+func queueIsNoticedAndRepaired(t *testing.T, e *env) {
+	p := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	tc := func(fromPod bool, words string) func() {
+		return func() {
+			q := queue(t, p, fromPod)
+			args := strings.Fields(strings.ReplaceAll(words, "DEV", q.device))
+			if fromPod || q.device != p.Wiring.HostIfName {
+				p.Run("tc", args...)
+			} else {
+				e.n0.Run("tc", args...)
+			}
+		}
+	}
+	for _, fromPod := range []bool{false, true} {
+		for name, cut := range map[string]func(){
+			"removed":         tc(fromPod, "qdisc del dev DEV root"),
+			"another":         tc(fromPod, "qdisc replace dev DEV root handle 1: pfifo"),
+			"another rate":    tc(fromPod, "class change dev DEV classid 7478:1 htb rate 1gbit ceil 1gbit"),
+			"a second class":  tc(fromPod, "class add dev DEV parent 7478: classid 7478:2 htb rate 1gbit"),
+			"without a queue": tc(fromPod, "qdisc del dev DEV parent 7478:1"),
+		} {
+			cut()
+			check := func() error { return e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec) }
+			if err := check(); err == nil || !strings.Contains(err.Error(), "bandwidth limit of 800 Mbit/s") {
+				t.Errorf("%s, from the pod %t: CheckPod: %v", name, fromPod, err)
+			}
+			if repairs := e.n0.Sync(p); len(repairs) != 1 || !strings.Contains(repairs[0], "bandwidth limit of 800 Mbit/s") {
+				t.Errorf("%s, from the pod %t: Sync repairs %q", name, fromPod, repairs)
+			}
+			if err := check(); err != nil {
+				t.Errorf("%s, from the pod %t: after Sync: %v", name, fromPod, err)
+			}
+			if q := queue(t, p, fromPod); q.rate != quick {
+				t.Errorf("%s, from the pod %t: after Sync: %+v", name, fromPod, q)
+			}
+		}
+	}
+	if repairs := e.n0.Sync(p); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+}
+
+// The same of what sends packets to a queue that is not at their own device.
+func wayIsNoticedAndRepaired(t *testing.T, e *env) {
+	p := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	near := e.pod(e.n0, nil)
+	for _, fromPod := range []bool{false, true} {
+		q, hook := queue(t, p, fromPod), map[bool]string{false: "ingress", true: "egress"}[fromPod]
+		if q.device != claims.ShaperIngress && q.device != claims.ShaperEgress {
+			continue
+		}
+		for name, cut := range map[string]func(){
+			"the filter":         func() { p.Run("tc", "filter", "del", "dev", "eth0", hook, "pref", fmt.Sprint(claims.PrefShaping)) },
+			"all filters":        func() { p.Run("tc", "qdisc", "del", "dev", "eth0", "clsact") },
+			"the device is down": func() { p.IP("link set " + q.device + " down") },
+			"the device":         func() { p.IP("link del " + q.device) },
+		} {
+			cut()
+			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "tw-") {
+				t.Errorf("%s, %s: CheckPod: %v", hook, name, err)
+			}
+			if repairs := e.n0.Sync(p, near); len(repairs) == 0 {
+				t.Errorf("%s, %s: Sync repaired nothing", hook, name)
+			}
+			if err := e.n0.DP.CheckPod(context.Background(), e.n0.Desired, p.Spec); err != nil {
+				t.Errorf("%s, %s: after Sync: %v", hook, name, err)
+			}
+			before := queue(t, p, fromPod)
+			world.Bulk(t, near.NS, world.At(p.V4, 7))
+			if now := grown(before, queue(t, p, fromPod)); now.bytes < 4<<20 {
+				t.Errorf("%s, %s: the queue counted %d bytes", hook, name, now.bytes)
+			}
+		}
+	}
+	if repairs := e.n0.Sync(p, near); len(repairs) != 0 {
+		t.Errorf("Sync repairs %q", repairs)
+	}
+}
+
+// HTB lets packets with the priority of its own handle leave at once. A pod may set any on its packets, for its
+// own queue and for that of a pod that it sends to.
+func noPriorityPassesByTheQueue(t *testing.T, e *env) {
+	limits := &bandwidth.Limits{Ingress: quick, Egress: quick}
+	p, near := e.pod(e.n0, limits), e.pod(e.n0, nil)
+	for _, path := range []struct{ from, to *world.Pod }{{p, near}, {near, p}} {
+		inbox := path.to.ListenPacket("udp", world.At(path.to.V6, 9))
+		conn, err := path.from.Dial("udp", "", world.At(path.to.V6, 9), world.Patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		priority := func(value int) {
+			raw, err := conn.(syscall.Conn).SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var set error
+			if err := raw.Control(func(fd uintptr) { set = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PRIORITY, value) }); err != nil || set != nil {
+				t.Fatal(err, set)
+			}
+		}
+		send := func(text string) {
+			if _, err := conn.Write([]byte(text)); err != nil && !errors.Is(err, unix.ENOBUFS) {
+				t.Fatal(err)
+			}
+		}
+		before := queue(t, p, path.from == p)
+		send("first")
+		world.Received(t, inbox, "first")
+		// Of the class, of none, of the discipline.
+		for _, value := range []int{claims.QdiscHTB<<16 | 1, claims.QdiscHTB<<16 | 2, claims.QdiscHTB << 16} {
+			priority(value)
+			for range 10 {
+				send("some")
+			}
+		}
+		priority(0)
+		send("last")
+		got := world.Received(t, inbox, "last")
+		arrived := uint64(len("first")+len("last")) + uint64(len(got))
+		if now := grown(before, queue(t, p, path.from == p)); now.bytes < arrived {
+			t.Errorf("%s → %s: %d bytes arrived, the queue counted %d", path.from.Name, path.to.Name, arrived, now.bytes)
+		}
+		// The host stack sets the priority anew.
+		if n := strings.Count(got, "some"); path.from == p && n > 20 {
+			t.Errorf("%s → %s: %d packets arrived, want not those with the priority of the discipline", path.from.Name, path.to.Name, n)
+		}
+	}
+}
+
+func addedTwice(t *testing.T, e *env) {
+	p := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	near := e.pod(e.n0, nil)
+	p.Add()
+	e.n0.DP = e.n0.NewDatapath()
+	if repairs := e.n0.Sync(p, near); len(repairs) != 0 {
+		t.Errorf("Sync after a restart repairs %q", repairs)
+	}
+	p.Add()
+	world.Bulk(t, near.NS, world.At(p.V4, 7))
+}
+
+// After DelPod, or when the agent was away, the node and the pod's namespace have nothing of a limit.
+func nothingIsLeft(t *testing.T, e *env) {
+	qdiscs := func(ns *testutil.NS) string {
+		out := ns.Run("tc", "qdisc", "show")
+		if i := strings.Index(out, "htb 747"); i >= 0 {
+			return out[i:]
+		}
+		return ""
+	}
+	p, kept := e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick}), e.pod(e.n0, &bandwidth.Limits{Ingress: quick, Egress: quick})
+	p.Del()
+	e.n0.Settle()
+	e.n0.Sync(kept)
+	if q := queue(t, kept, false); !q.there {
+		t.Error("the other pod's queue is gone")
+	}
+	e.n0.DP = e.n0.NewDatapath()
+	e.n0.Sync() // the journal does not have the other pod
+	e.n0.Settle()
+	if left := qdiscs(e.n0.NS); left != "" {
+		t.Errorf("on the node: %s", left)
+	}
+}
