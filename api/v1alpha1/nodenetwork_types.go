@@ -107,6 +107,14 @@ type NodeNetworkSpec struct {
 	// +listMapKey=token
 	ENIs []ENI `json:"enis,omitempty"`
 
+	// PodLimits are limits of pods' bandwidth: of the node's pods that have annotations for it, and of
+	// those that the agent reports with a limit and that have none any more. What an agent does not
+	// find here it leaves as it is.
+	// +kubebuilder:validation:MaxItems=4096
+	// +listType=map
+	// +listMapKey=uid
+	PodLimits []PodLimits `json:"podLimits,omitempty"`
+
 	// TakenAway are addresses and ENIs that the controller took away a short while ago. The
 	// cloud's lists may still have them, and they are not adopted from a list.
 	// +kubebuilder:validation:MaxItems=256
@@ -118,6 +126,18 @@ type NodeNetworkSpec struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PodLimits are the limits of one pod's bandwidth, in bits per second; 0 is no limit.
+type PodLimits struct {
+	// UID of the pod.
+	// +kubebuilder:validation:MaxLength=128
+	UID string `json:"uid"`
+	// Ingress is for what the pod receives, Egress for what it sends.
+	// +kubebuilder:validation:Minimum=0
+	Ingress int64 `json:"ingress,omitempty"`
+	// +kubebuilder:validation:Minimum=0
+	Egress int64 `json:"egress,omitempty"`
 }
 
 // Limits are what the instance type allows.
@@ -308,6 +328,8 @@ type UsedAddress struct {
 	Pod string `json:"pod"`
 	// Sandbox is the container runtime's id of the pod sandbox.
 	Sandbox string `json:"sandbox,omitempty"`
+	// Limits are those of the pod's bandwidth that the node enforces; nil if it has none.
+	Limits *PodLimits `json:"limits,omitempty"`
 }
 
 const (

@@ -26,6 +26,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/selection"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/metadata"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -43,6 +44,7 @@ import (
 	"terway.dev/terway/internal/controller/admit"
 	"terway.dev/terway/internal/controller/eniconfig"
 	"terway.dev/terway/internal/controller/nodenetwork"
+	"terway.dev/terway/internal/controller/podlimits"
 	"terway.dev/terway/internal/controller/podroute"
 	"terway.dev/terway/internal/controller/policyhub"
 	"terway.dev/terway/internal/controller/tiers"
@@ -338,7 +340,13 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 	if f.goneDelay < time.Minute {
 		return fmt.Errorf("--node-gone-delay %s: want a minute or more; Kubernetes deletes the pods of a node that is gone after 40 s or later", f.goneDelay)
 	}
+	pods, err := metadata.NewForConfigAndClient(mgr.GetConfig(), mgr.GetHTTPClient())
+	if err != nil {
+		return fmt.Errorf("watch pods' metadata: %w", err)
+	}
+	limits := &podlimits.Watcher{Client: pods, Log: log, Retry: 2 * time.Second}
 	r := nodenetwork.New(nodenetwork.Options{
+		PodLimits: limits, Bandwidth: bandwidthOf,
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Cloud: api, Config: store,
 		Events: events, Log: log, Now: time.Now, NewToken: uuid.NewString,
 		Catalogue: fromCatalogue, Metrics: metrics.Registry, Leads: func() bool { return closed(mgr.Elected()) },
@@ -346,6 +354,10 @@ func network(mgr ctrl.Manager, f flags, store *config.Store, api *alibaba.Client
 		GoneDelay: f.goneDelay, Patience: f.patience,
 	})
 	if err := r.SetupWithManager(mgr, f.workers); err != nil {
+		return err
+	}
+	limits.Changed = r.PodLimitsChanged
+	if err := mgr.Add(limits); err != nil {
 		return err
 	}
 	if err := mgr.Add(&nodenetwork.Agents{Reconciler: r, Namespace: f.namespace, Leader: leader, Period: 5 * time.Second}); err != nil {
@@ -367,6 +379,14 @@ func credentials(f flags, region string, log *slog.Logger) (alibaba.CredentialSo
 		})
 	}
 	return nil, fmt.Errorf("--credentials %q: want secret, ecs-role or rrsa", f.credentials)
+}
+
+// bandwidthOf returns the bandwidth of an instance type, for a short time if it may have more then,
+// as known when this program was built.
+func bandwidthOf(name string) (bits uint64, known bool) {
+	t, ok := catalog.Lookup(name)
+	most := max(t.BandwidthBase, t.BandwidthBurst)
+	return uint64(most * 1e9), ok && most > 0
 }
 
 // fromCatalogue returns the limits that were known when this program was built.

@@ -55,6 +55,7 @@ func (a *Agent) Add(ctx context.Context, r *request.Request) (*types100.Result, 
 	if err := a.awaitPolicies(ctx, r.Namespace, a.kindOf(exclusive)); err != nil {
 		return nil, err
 	}
+	limits = a.limitsNow(r.UID, limits)
 	lease, err := a.take(ctx, k, r, exclusive)
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/datapath"
 )
 
@@ -37,6 +38,8 @@ type Desired struct {
 	Limit int
 	// Moving: an ENI is being attached or detached.
 	Moving bool
+	// Limits are those of pods' bandwidth that the controller knows, by the pod's UID.
+	Limits map[string]bandwidth.Limits
 }
 
 // DesiredENI is an ENI that the node may use.
@@ -81,6 +84,12 @@ func ParseDesired(nn *v1alpha1.NodeNetwork, nodeAddresses []netip.Addr) (Desired
 	w.Node.VPCCIDRs = prefixes("spec.vpcCIDRs", nn.Spec.VPCCIDRs, &errs)
 	w.Node.ServiceCIDRs = prefixes("spec.serviceCIDRs", nn.Spec.ServiceCIDRs, &errs)
 	w.Node.HostStackCIDRs = prefixes("spec.hostStackCIDRs", nn.Spec.HostStackCIDRs, &errs)
+	for _, l := range nn.Spec.PodLimits {
+		if w.Limits == nil {
+			w.Limits = map[string]bandwidth.Limits{}
+		}
+		w.Limits[l.UID] = bandwidth.Limits{Ingress: uint64(max(l.Ingress, 0)), Egress: uint64(max(l.Egress, 0))}
+	}
 	seen := map[netip.Addr]string{}
 	for i := range nn.Spec.ENIs {
 		e := &nn.Spec.ENIs[i]

@@ -5,6 +5,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
 )
@@ -20,4 +22,69 @@ func limitsOf(r *request.Request) (*bandwidth.Limits, error) {
 		return nil, nil
 	}
 	return &l, nil
+}
+
+// limitsNow returns what the controller says of a pod's limits, or else what is known already: the
+// pod's annotations when its sandbox was made, or what the controller has said before.
+func (a *Agent) limitsNow(uid string, known *bandwidth.Limits) *bandwidth.Limits {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l, says := a.desired.Limits[uid]
+	switch {
+	case !says || uid == "", known == nil && l == (bandwidth.Limits{}):
+		return known
+	case known != nil && *known == l:
+		return known
+	}
+	return &l
+}
+
+// limit records changed limits of running pods in the journal, unless a call works on the pod. The
+// Sync that follows makes the kernel agree.
+func (a *Agent) limit() error {
+	a.mu.Lock()
+	var list []*journal.Entry
+	for _, e := range a.entries {
+		if _, says := a.desired.Limits[e.UID]; says && e.State == journal.Ready {
+			list = append(list, e)
+		}
+	}
+	a.mu.Unlock()
+	for _, e := range list {
+		now := a.limitsNow(e.UID, e.Limits)
+		if now == e.Limits {
+			continue
+		}
+		if err := a.setLimits(e, now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *Agent) setLimits(e *journal.Entry, now *bandwidth.Limits) error {
+	unlock, ok := a.keys.try(e.Key)
+	if !ok {
+		return nil
+	}
+	defer unlock()
+	if a.lookup(e.Key) != e {
+		return nil
+	}
+	changed := *e
+	changed.Limits = now
+	if err := a.Journal.Put(changed); err != nil {
+		return fmt.Errorf("record the bandwidth limits of pod %s: %w", e.Pod(), err)
+	}
+	a.Log.Info("the bandwidth limits of a pod have changed", "pod", e.Pod(), "limits", *now)
+	a.remember(&changed)
+	return nil
+}
+
+// reportLimits returns the limits of an attachment for the report, nil if it has none.
+func reportLimits(e *journal.Entry) *v1alpha1.PodLimits {
+	if e == nil || e.UID == "" || e.Limits == nil || *e.Limits == (bandwidth.Limits{}) {
+		return nil
+	}
+	return &v1alpha1.PodLimits{UID: e.UID, Ingress: int64(e.Limits.Ingress), Egress: int64(e.Limits.Egress)}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/cnicall"
@@ -62,5 +63,76 @@ func TestAWrongLimitIsRefused(t *testing.T) {
 	}
 	if _, err := e.add("b"); err != nil {
 		t.Errorf("the address was not given back: %v", err)
+	}
+}
+
+// What the controller says of a pod's limits counts, at once and for pods that start later; what it does not
+// mention stays.
+func TestTheControllerChangesLimits(t *testing.T) {
+	e := newEnv(t, 3)
+	add := func(sandbox string, annotations map[string]string) {
+		t.Helper()
+		in := limited(t, sandbox, annotations)
+		in.Args += ";K8S_POD_UID=uid-" + sandbox
+		if r := e.do(context.Background(), "ADD", in); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	want := e.a.desired
+	says := func(limits map[string]bandwidth.Limits) {
+		t.Helper()
+		want.Limits = limits
+		e.setDesired(want)
+		e.repair()
+	}
+	has := func(sandbox string, want *bandwidth.Limits) {
+		t.Helper()
+		got := PodOf(e.a.lookup(e.key(sandbox))).Limits
+		if (got == nil) != (want == nil) || got != nil && *got != *want {
+			t.Errorf("%s: limits %v, want %v", sandbox, got, want)
+		}
+		var reported *v1alpha1.PodLimits
+		for _, u := range e.a.Status(v1alpha1.NodeNetworkStatus{}).Used {
+			if u.Sandbox == sandbox {
+				reported = u.Limits
+			}
+		}
+		none := want == nil || *want == (bandwidth.Limits{})
+		if (reported == nil) != none || !none && *reported != (v1alpha1.PodLimits{UID: "uid-" + sandbox, Ingress: int64(want.Ingress), Egress: int64(want.Egress)}) {
+			t.Errorf("%s: %+v is reported, want %v", sandbox, reported, want)
+		}
+	}
+	add("a", map[string]string{bandwidth.Ingress: "10M"})
+	add("b", nil)
+	has("a", &bandwidth.Limits{Ingress: 1e7})
+	has("b", nil)
+	says(map[string]bandwidth.Limits{"uid-a": {Ingress: 2e7, Egress: 1e6}, "uid-b": {Egress: 1e6}, "uid-c": {Ingress: 5e6}})
+	has("a", &bandwidth.Limits{Ingress: 2e7, Egress: 1e6})
+	has("b", &bandwidth.Limits{Egress: 1e6})
+	add("c", map[string]string{bandwidth.Ingress: "10M"})
+	has("c", &bandwidth.Limits{Ingress: 5e6})
+	says(map[string]bandwidth.Limits{"uid-a": {}})
+	has("a", &bandwidth.Limits{})
+	has("b", &bandwidth.Limits{Egress: 1e6})
+	says(nil)
+	e.restart()
+	has("a", &bandwidth.Limits{})
+	has("c", &bandwidth.Limits{Ingress: 5e6})
+}
+
+// A pod without limits, of which the controller says that it has none, is not treated as one that had some.
+func TestNoLimitsAreNone(t *testing.T) {
+	e := newEnv(t, 1)
+	want := e.a.desired
+	want.Limits = map[string]bandwidth.Limits{"uid-a": {}}
+	e.setDesired(want)
+	in := call("a")
+	in.Args += ";K8S_POD_UID=uid-a"
+	if r := e.do(context.Background(), "ADD", in); r.Error != nil {
+		t.Fatal(r.Error)
+	}
+	e.repair()
+	if got := PodOf(e.a.lookup(e.key("a"))).Limits; got != nil {
+		t.Errorf("limits %v", got)
 	}
 }

@@ -104,6 +104,9 @@ func (a *Agent) repairOnce(ctx context.Context) error {
 		return chosen
 	}
 	a.setProblems(reasonNotRemoved, a.reap(ctx))
+	if err := a.limit(); err != nil {
+		return err
+	}
 	a.setProblems(reasonStranded, a.strandedPods())
 	// The kubelet comes last: it may be slow to answer.
 	return errors.Join(chosen, a.sync(ctx), a.recount(ctx))

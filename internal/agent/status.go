@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/datapath/claims"
 )
 
@@ -37,7 +38,8 @@ func (a *Agent) Status(prev v1alpha1.NodeNetworkStatus) v1alpha1.NodeNetworkStat
 	}
 	st.Demand, st.ENIDemand = a.demandLocked()
 	for _, u := range used {
-		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox})
+		e := a.entries[journal.Key{Sandbox: u.Sandbox, IfName: strings.TrimPrefix(u.Key, u.Sandbox+"/")}]
+		st.Used = append(st.Used, v1alpha1.UsedAddress{Address: u.Address.String(), Pod: u.Pod, Sandbox: u.Sandbox, Limits: reportLimits(e)})
 	}
 	ready := a.conditionLocked(v1alpha1.ConditionReady, a.notOK == "", a.notOKReason, a.notOK)
 	if a.notOK == "" {

@@ -47,6 +47,10 @@ type Options struct {
 	NewToken func() string
 	// Catalogue has an instance type's limits for when the cloud does not answer.
 	Catalogue func(instanceType string) (cloud.InstanceType, bool)
+	// PodLimits are the limits of pods' bandwidth; nil: NodeNetworks have none. Bandwidth returns what an
+	// instance type has, in bits per second; may be nil.
+	PodLimits PodLimits
+	Bandwidth func(instanceType string) (bits uint64, known bool)
 	// Metrics is where the metrics are registered; nil for nowhere.
 	Metrics prometheus.Registerer
 	// Poll is how often an ENI that is being attached or removed is checked, Retry the pause after

@@ -17,6 +17,10 @@ import (
 // error: the node's condition has the reason, and existing addresses continue to serve.
 func (w *work) run(ctx context.Context, instance string) (ctrl.Result, error) {
 	w.retryOnNews()
+	w.limitPods(ctx)
+	if err := w.save(ctx); err != nil { // it waits for no call to the cloud
+		return ctrl.Result{}, err
+	}
 	deferred := false
 	if err := w.steps(ctx, instance); err != nil {
 		var stop *specError

@@ -23,8 +23,8 @@ type scenario struct {
 	run  func(*testing.T, *env)
 }
 
-// Run runs all scenarios as subtests.
-func Run(t *testing.T, k world.Kit, make Make) {
+// Run runs all scenarios as subtests, or only those with these names.
+func Run(t *testing.T, k world.Kit, make Make, only ...string) {
 	list := []scenario{
 		{"each path is judged", eachPathIsJudged},
 		{"a pod reaches itself by its Service", podReachesItself},
@@ -56,6 +56,9 @@ func Run(t *testing.T, k world.Kit, make Make) {
 		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside}, scenario{"a pod removes its programs", programsRemoved}, scenario{"a forged source opens nothing", forgedOpensNothing})
 	}
 	for _, s := range list {
+		if len(only) > 0 && !slices.Contains(only, s.name) {
+			continue
+		}
 		t.Run(s.name, func(t *testing.T) {
 			c := New()
 			kit := c.Kit(k, make)

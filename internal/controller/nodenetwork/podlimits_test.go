@@ -1,0 +1,123 @@
+package nodenetwork
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"terway.dev/terway/api/v1alpha1"
+	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/controller/podlimits"
+)
+
+// annotated are pods of namespace default with annotations.
+type annotated struct {
+	known  bool
+	pods   map[string]podlimits.Pod
+	exists map[types.UID]bool
+	err    error
+	asked  int
+}
+
+func (a *annotated) Get(pod types.NamespacedName) (podlimits.Pod, bool, bool) {
+	p, limited := a.pods[pod.Name]
+	return p, limited, a.known
+}
+
+func (a *annotated) Exists(_ context.Context, _ types.NamespacedName, uid types.UID) (bool, error) {
+	a.asked++
+	return a.exists[uid], a.err
+}
+
+// The spec has the limits of the node's pods as they are now, and 0 where the agent still has some.
+func TestPodLimits(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	g.addNode("n1", "ecs.g6.2xlarge")
+	g.settle("n1", minute)
+	pods := &annotated{exists: map[types.UID]bool{}}
+	g.r.PodLimits = pods
+	g.r.Bandwidth = func(string) (uint64, bool) { return 4e9, true }
+	reported := map[string]*v1alpha1.PodLimits{}
+	report := func() {
+		t.Helper()
+		nn := g.nn("n1")
+		nn.Status.Used = nil
+		for name, l := range reported {
+			nn.Status.Used = append(nn.Status.Used, v1alpha1.UsedAddress{Address: "192.168.32." + name, Pod: "default/" + name, Limits: l})
+		}
+		g.Must(g.kube.Status().Update(context.Background(), nn))
+		g.once("n1")
+	}
+	spec := func(want ...v1alpha1.PodLimits) {
+		t.Helper()
+		report()
+		if got := g.nn("n1").Spec.PodLimits; !slices.Equal(got, want) {
+			t.Errorf("spec.podLimits %+v, want %+v", got, want)
+		}
+	}
+	reported["1"], reported["2"], reported["3"] = nil, nil, nil
+	pods.pods = map[string]podlimits.Pod{
+		"1": {UID: "u1", Limits: bandwidth.Limits{Ingress: 1e6}}, "2": {UID: "u2", Limits: bandwidth.Limits{Egress: 2e6}},
+		"elsewhere": {UID: "u9", Limits: bandwidth.Limits{Ingress: 1e6}},
+	}
+	spec() // not all pods were read yet
+	pods.known = true
+	one, two := v1alpha1.PodLimits{UID: "u1", Ingress: 1e6}, v1alpha1.PodLimits{UID: "u2", Egress: 2e6}
+	spec(one, two)
+	reported["1"], reported["2"] = &one, &two
+
+	// A change, and a wrong one, which changes nothing but is said.
+	pods.pods["1"] = podlimits.Pod{UID: "u1", Limits: bandwidth.Limits{Ingress: 5e9}}
+	pods.pods["2"] = podlimits.Pod{UID: "u2", Err: errors.New("annotation x is wrong")}
+	spec(v1alpha1.PodLimits{UID: "u1", Ingress: 5e9}, two)
+	spec(v1alpha1.PodLimits{UID: "u1", Ingress: 5e9}, two)
+	for _, event := range [][]string{{"BandwidthLimitAboveType", "5 Gbit/s", "4 Gbit/s"}, {"BandwidthLimitInvalid", "annotation x is wrong"}} {
+		if n := g.events.Count(event...); n != 1 {
+			t.Errorf("%d events %q, want 1: %v", n, event, g.events.All())
+		}
+	}
+
+	// One has lost its annotations, and goes on until the agent does not limit it any more; of another one nothing
+	// is said when it is gone.
+	delete(pods.pods, "1")
+	delete(pods.pods, "2")
+	pods.exists["u1"] = true
+	spec(v1alpha1.PodLimits{UID: "u1"})
+	pods.err = errors.New("no answer")
+	spec(v1alpha1.PodLimits{UID: "u1"})
+	pods.err = nil
+	reported["1"] = nil
+	spec()
+	asked := pods.asked
+	delete(reported, "2")
+	spec()
+	if pods.asked != asked {
+		t.Error("pods without limits were asked for")
+	}
+}
+
+// A change of a pod's annotations reconciles its node.
+func TestPodLimitsChanged(t *testing.T) {
+	g := newRig(t, []string{"192.168.32.0/19"})
+	for _, name := range []string{"n1", "n2"} {
+		g.addNode(name, "ecs.g6.2xlarge")
+		g.settle(name, minute)
+		nn := g.nn(name)
+		nn.Status.Used = []v1alpha1.UsedAddress{{Address: "192.168.32.1", Pod: "default/of-" + name}}
+		g.Must(g.kube.Status().Update(context.Background(), nn))
+	}
+	for len(g.r.wake) > 0 {
+		<-g.r.wake
+	}
+	g.r.PodLimitsChanged(t.Context(), types.NamespacedName{Namespace: "default", Name: "of-n2"})
+	g.r.PodLimitsChanged(t.Context(), types.NamespacedName{Namespace: "default", Name: "of-none"})
+	if len(g.r.wake) != 1 {
+		t.Fatalf("%d nodes are reconciled, want 1", len(g.r.wake))
+	}
+	if e := <-g.r.wake; e.Object.GetName() != "n2" {
+		t.Errorf("node %s is reconciled, want n2", e.Object.GetName())
+	}
+}

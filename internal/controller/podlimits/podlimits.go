@@ -1,0 +1,207 @@
+// Package podlimits knows the annotations that limit pods' bandwidth, as they are now.
+//
+// It reads the metadata of pods alone, without their specs and statuses, of those that have a network
+// of their own and run: an API server cannot select pods by annotations. It keeps only those that have
+// such an annotation, so its memory does not grow with the cluster. It must not write anything.
+package podlimits
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/tools/cache"
+	toolswatch "k8s.io/client-go/tools/watch"
+
+	"terway.dev/terway/internal/bandwidth"
+)
+
+// Pod is a pod with at least one annotation of package bandwidth.
+type Pod struct {
+	UID    types.UID
+	Limits bandwidth.Limits
+	// Err is what is wrong with the annotations; then there are no Limits.
+	Err error
+}
+
+// equal compares errors by their text.
+func (p Pod) equal(o Pod) bool {
+	return p.UID == o.UID && p.Limits == o.Limits && (p.Err == nil) == (o.Err == nil) && (p.Err == nil || p.Err.Error() == o.Err.Error())
+}
+
+// Watcher knows the pods. Its zero value, with the exported fields, is ready for Start.
+type Watcher struct {
+	Client metadata.Interface
+	// Changed is called after a pod has got, changed or lost limits, or is gone.
+	Changed func(ctx context.Context, pod types.NamespacedName)
+	Log     *slog.Logger
+	// Retry is the pause after an error.
+	Retry time.Duration
+
+	mu   sync.Mutex
+	pods map[types.NamespacedName]Pod // nil until all were read once
+}
+
+// running selects pods that have an address of their own, or will get one.
+const running = "spec.nodeName!=,spec.hostNetwork=false,status.phase!=Succeeded,status.phase!=Failed"
+
+// page is how many objects one answer has.
+const page = 500
+
+var pods = corev1.SchemeGroupVersion.WithResource("pods")
+
+// NeedLeaderElection: only the leader writes what follows from it.
+func (w *Watcher) NeedLeaderElection() bool { return true }
+
+// Start watches until ctx is done.
+func (w *Watcher) Start(ctx context.Context) error {
+	for {
+		err := w.watch(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		w.Log.Warn("watch pods' metadata, for the limits of their bandwidth; trying again", "error", err)
+		select {
+		case <-time.After(w.Retry):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// Get returns a pod with limits; known is false until all pods were read.
+func (w *Watcher) Get(name types.NamespacedName) (p Pod, limited, known bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p, limited = w.pods[name]
+	return p, limited, w.pods != nil
+}
+
+// Exists reports whether a pod exists, according to the API server.
+func (w *Watcher) Exists(ctx context.Context, name types.NamespacedName, uid types.UID) (bool, error) {
+	p, err := w.Client.Resource(pods).Namespace(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read the metadata of pod %s: %w", name, err)
+	}
+	return p.UID == uid, nil
+}
+
+// watch reads all pods, then follows their changes.
+func (w *Watcher) watch(ctx context.Context) error {
+	version, err := w.list(ctx)
+	if err != nil {
+		return err
+	}
+	changes, err := toolswatch.NewRetryWatcherWithContext(ctx, version, source{w.Client})
+	if err != nil {
+		return fmt.Errorf("watch pods: %w", err)
+	}
+	defer changes.Stop()
+	for e := range changes.ResultChan() {
+		p, ok := e.Object.(*metav1.PartialObjectMetadata)
+		switch {
+		case e.Type == watch.Error:
+			return fmt.Errorf("watch pods: %w", apierrors.FromObject(e.Object))
+		case !ok:
+		case e.Type == watch.Deleted:
+			w.set(ctx, p, false)
+		case e.Type == watch.Added, e.Type == watch.Modified:
+			w.set(ctx, p, true)
+		}
+	}
+	return errors.New("the watch of pods has ended")
+}
+
+// source watches pods' metadata.
+type source struct{ client metadata.Interface }
+
+var _ cache.WatcherWithContext = source{}
+
+func (s source) WatchWithContext(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	o.FieldSelector = running
+	return s.client.Resource(pods).Watch(ctx, o)
+}
+
+// list reads all pods in pages, and returns the version that they had.
+func (w *Watcher) list(ctx context.Context) (version string, err error) {
+	now := map[types.NamespacedName]Pod{}
+	for next := ""; ; {
+		l, err := w.Client.Resource(pods).List(ctx, metav1.ListOptions{FieldSelector: running, Limit: page, Continue: next})
+		if err != nil {
+			return "", fmt.Errorf("list pods: %w", err)
+		}
+		for i := range l.Items {
+			if p, limited := of(&l.Items[i]); limited {
+				now[nameOf(&l.Items[i])] = p
+			}
+		}
+		version = l.ResourceVersion
+		if next = l.Continue; next == "" {
+			break
+		}
+	}
+	w.mu.Lock()
+	before := w.pods
+	w.pods = now
+	w.mu.Unlock()
+	changed := map[types.NamespacedName]bool{}
+	for name, p := range now {
+		if was, there := before[name]; !there || !was.equal(p) {
+			changed[name] = true
+		}
+	}
+	for name := range before {
+		if _, there := now[name]; !there {
+			changed[name] = true
+		}
+	}
+	for name := range maps.Keys(changed) {
+		w.Changed(ctx, name)
+	}
+	return version, nil
+}
+
+// set records one pod.
+func (w *Watcher) set(ctx context.Context, object *metav1.PartialObjectMetadata, there bool) {
+	name := nameOf(object)
+	p, limited := of(object)
+	limited = limited && there
+	w.mu.Lock()
+	was, before := w.pods[name]
+	if limited {
+		w.pods[name] = p
+	} else {
+		delete(w.pods, name)
+	}
+	w.mu.Unlock()
+	if limited != before || limited && !was.equal(p) {
+		w.Changed(ctx, name)
+	}
+}
+
+func nameOf(o *metav1.PartialObjectMetadata) types.NamespacedName {
+	return types.NamespacedName{Namespace: o.Namespace, Name: o.Name}
+}
+
+// of returns what is kept of a pod.
+func of(o *metav1.PartialObjectMetadata) (p Pod, limited bool) {
+	if bandwidth.Same(o.Annotations, nil) {
+		return Pod{}, false
+	}
+	p.UID = o.UID
+	p.Limits, p.Err = bandwidth.Of(o.Annotations)
+	return p, true
+}

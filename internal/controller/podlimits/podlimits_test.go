@@ -1,0 +1,168 @@
+package podlimits
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
+
+	"terway.dev/terway/internal/bandwidth"
+)
+
+// server is an API server with pods' metadata, which serves pages of two.
+type server struct {
+	metadata.Interface
+	metadata.Getter
+	t *testing.T
+
+	mu      sync.Mutex
+	items   []metav1.PartialObjectMetadata
+	lists   int
+	watched chan *watch.FakeWatcher
+}
+
+func (s *server) Resource(r schema.GroupVersionResource) metadata.Getter {
+	if r != pods {
+		s.t.Errorf("asked for %v", r)
+	}
+	return s
+}
+
+func (s *server) Namespace(string) metadata.ResourceInterface { return s }
+
+func (s *server) Get(_ context.Context, name string, _ metav1.GetOptions, _ ...string) (*metav1.PartialObjectMetadata, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.items {
+		if s.items[i].Name == name {
+			return &s.items[i], nil
+		}
+	}
+	return nil, apierrors.NewNotFound(pods.GroupResource(), name)
+}
+
+func (s *server) List(_ context.Context, o metav1.ListOptions) (*metav1.PartialObjectMetadataList, error) {
+	if o.FieldSelector != running || o.Limit == 0 {
+		s.t.Errorf("list options %+v", o)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := &metav1.PartialObjectMetadataList{}
+	l.ResourceVersion = "7"
+	rest := s.items
+	if o.Continue == "" {
+		s.lists++
+		l.Continue = "second"
+		rest = rest[:min(2, len(rest))]
+	} else {
+		rest = rest[min(2, len(rest)):]
+	}
+	l.Items = append(l.Items, rest...)
+	return l, nil
+}
+
+func (s *server) Watch(_ context.Context, o metav1.ListOptions) (watch.Interface, error) {
+	if o.FieldSelector != running || o.ResourceVersion == "" {
+		s.t.Errorf("watch options %+v", o)
+	}
+	f := watch.NewFake()
+	s.watched <- f
+	return f, nil
+}
+
+func pod(name string, annotations map[string]string) *metav1.PartialObjectMetadata {
+	return &metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: name, UID: types.UID("uid-" + name), Annotations: annotations, ResourceVersion: "8"}}
+}
+
+// It knows the pods with limits and no others, says what changes, and reads all anew when the API server has forgotten
+// where the watch was.
+func TestWatcher(t *testing.T) {
+	s := &server{t: t, watched: make(chan *watch.FakeWatcher, 1)}
+	s.items = []metav1.PartialObjectMetadata{
+		*pod("plain", map[string]string{"other": "x"}), *pod("a", map[string]string{bandwidth.Ingress: "1M"}),
+		*pod("b", nil), *pod("wrong", map[string]string{bandwidth.Ingress: "1m"}),
+	}
+	changes := make(chan string, 100)
+	w := &Watcher{Client: s, Changed: func(_ context.Context, p types.NamespacedName) { changes <- p.Name }, Log: slog.New(slog.DiscardHandler), Retry: time.Millisecond}
+	if _, _, known := w.Get(types.NamespacedName{}); known {
+		t.Error("it knows all pods before it has read them")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- w.Start(ctx) }()
+	changed := func(want ...string) {
+		t.Helper()
+		left := map[string]bool{}
+		for _, name := range want {
+			left[name] = true
+		}
+		for len(left) > 0 {
+			select {
+			case name := <-changes:
+				if !left[name] {
+					t.Errorf("%s has changed, want %v", name, left)
+				}
+				delete(left, name)
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%v have not changed", left)
+			}
+		}
+	}
+	has := func(name string, limits bandwidth.Limits, limited, wrong bool) {
+		t.Helper()
+		p, is, known := w.Get(types.NamespacedName{Namespace: "ns", Name: name})
+		if !known || is != limited || p.Limits != limits || (p.Err != nil) != wrong || limited && p.UID != types.UID("uid-"+name) {
+			t.Errorf("pod %s: %+v, %t, %t", name, p, is, known)
+		}
+	}
+	changed("a", "wrong")
+	has("a", bandwidth.Limits{Ingress: 1e6}, true, false)
+	has("wrong", bandwidth.Limits{}, true, true)
+	has("plain", bandwidth.Limits{}, false, false)
+
+	f := <-s.watched
+	f.Modify(pod("a", map[string]string{bandwidth.Ingress: "1M", "other": "y"}))
+	f.Modify(pod("plain", map[string]string{"other": "y"}))
+	f.Modify(pod("b", map[string]string{bandwidth.EgressBytes: "1M"}))
+	changed("b")
+	has("b", bandwidth.Limits{Egress: 8 << 20}, true, false)
+	f.Modify(pod("a", map[string]string{bandwidth.Ingress: "2M"}))
+	changed("a")
+	has("a", bandwidth.Limits{Ingress: 2e6}, true, false)
+	f.Modify(pod("a", nil))
+	changed("a")
+	has("a", bandwidth.Limits{}, false, false)
+	f.Delete(pod("wrong", map[string]string{bandwidth.Ingress: "1m"}))
+	f.Add(pod("new", map[string]string{bandwidth.Ingress: "3M"}))
+	changed("wrong", "new")
+
+	s.mu.Lock()
+	s.items = []metav1.PartialObjectMetadata{*pod("b", map[string]string{bandwidth.EgressBytes: "1M"}), *pod("late", map[string]string{bandwidth.Egress: "4M"})}
+	s.mu.Unlock()
+	expired := apierrors.NewResourceExpired("too old").Status()
+	f.Error(&expired)
+	changed("new", "late")
+	has("b", bandwidth.Limits{Egress: 8 << 20}, true, false)
+	has("new", bandwidth.Limits{}, false, false)
+	<-s.watched
+	for uid, want := range map[types.UID]bool{"uid-late": true, "another": false} {
+		if there, err := w.Exists(ctx, types.NamespacedName{Namespace: "ns", Name: "late"}, uid); err != nil || there != want {
+			t.Errorf("pod late with UID %s: %t, %v", uid, there, err)
+		}
+	}
+	if there, err := w.Exists(ctx, types.NamespacedName{Namespace: "ns", Name: "gone"}, "uid-gone"); err != nil || there {
+		t.Errorf("pod gone: %t, %v", there, err)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
