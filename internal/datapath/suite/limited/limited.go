@@ -203,6 +203,8 @@ func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
 	for _, fromPod := range []bool{false, true} {
 		if q := queue(t, p, fromPod); q.rate != limit || q.discipline != "tbf" && q.discipline != "fq_codel" {
 			t.Errorf("queue %+v", q)
+		} else {
+			t.Logf("%s: %s", q.device, q.discipline)
 		}
 	}
 }
