@@ -74,13 +74,14 @@ func (o *online) askAll(ctx context.Context, nodes []string, path string, take f
 		places <- struct{}{}
 		all.Go(func() {
 			defer func() { <-places }()
-			var answer bounded
-			if errs[i] = o.agents.ask(ctx, node, path, &answer); errs[i] != nil {
+			answer, err := o.ask(ctx, node, path)
+			if err != nil {
+				errs[i] = err
 				return
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			if err := take(node, &answer); err != nil {
+			if err := take(node, answer); err != nil {
 				errs[i] = fmt.Errorf("node %s: %w", node, err)
 			}
 		})

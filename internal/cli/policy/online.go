@@ -3,6 +3,8 @@ package policy
 import (
 	"context"
 	"fmt"
+	"io"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -27,7 +29,12 @@ type online struct {
 	agents agents
 	// host is for messages, terway is the namespace of Terway.
 	host, terway string
+	// within is how long an agent may take for an answer.
+	within time.Duration
 }
+
+// answerWithin is longer than an agent takes that loads programs on a busy node.
+const answerWithin = 30 * time.Second
 
 // dial is how commands reach a cluster.
 type dial func(flags *kubeflags.Flags, terway string) (*online, error)
@@ -46,7 +53,7 @@ func connect(flags *kubeflags.Flags, terway string) (*online, error) {
 			return nil, fmt.Errorf("register kinds: %w", err)
 		}
 	}
-	o := &online{host: cfg.Host, terway: terway}
+	o := &online{host: cfg.Host, terway: terway, within: answerWithin}
 	if o.client, err = client.New(cfg, client.Options{Scheme: scheme}); err != nil {
 		return nil, fmt.Errorf("make a client for the cluster at %s: %w", o.host, err)
 	}
@@ -114,4 +121,16 @@ func (o *online) configuration(ctx context.Context) (map[string]string, error) {
 		return nil, explain(o.host, fmt.Sprintf("get configmap %s/%s", o.terway, config.ConfigMapName), err)
 	}
 	return m.Data, nil
+}
+
+// ask reads an answer that ends.
+func (o *online) ask(ctx context.Context, node, path string) (io.Reader, error) {
+	within, cancel := context.WithTimeout(ctx, o.within)
+	defer cancel()
+	var answer bounded
+	err := o.agents.ask(within, node, path, &answer)
+	if within.Err() != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("node %s: its agent has not answered in %s", node, o.within)
+	}
+	return &answer, err
 }

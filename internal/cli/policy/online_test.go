@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -102,7 +103,7 @@ func (f *fleet) run(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	cmd := newCommand(func(_ *kubeflags.Flags, terway string) (*online, error) {
-		return &online{client: f, agents: f, host: "https://cluster", terway: terway}, nil
+		return &online{client: f, agents: f, host: "https://cluster", terway: terway, within: time.Minute}, nil
 	})
 	cmd.SetArgs(args)
 	cmd.SetOut(&out)
@@ -206,6 +207,27 @@ func TestTraceTakesNoNonsense(t *testing.T) {
 	}
 	if out, err := f.run(t, "trace", "--from", "shop/web", "--to", "shop/gone", "--port", "5432"); err == nil || !strings.Contains(err.Error(), "--to shop/gone: there is no such pod in the cluster") {
 		t.Errorf("%s%v", out, err)
+	}
+}
+
+// silent are agents that do not answer.
+type silent struct{ agents }
+
+func (silent) ask(ctx context.Context, _, _ string, _ io.Writer) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// An agent that does not answer is named, and nobody waits for it for ever; who gives up is not told so.
+func TestSilentAgents(t *testing.T) {
+	o := &online{agents: silent{}, within: time.Millisecond}
+	if _, err := o.ask(t.Context(), "n1", "/"); err == nil || err.Error() != "node n1: its agent has not answered in 1ms" {
+		t.Error(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := o.follow(ctx, []string{"n1", "n2"}, policyapi.FlowsQuery{Follow: true}, nil); err != nil {
+		t.Error(err)
 	}
 }
 

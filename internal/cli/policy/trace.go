@@ -290,11 +290,11 @@ func (o *online) compare(ctx context.Context, w io.Writer, node string, c policy
 	if node == "" {
 		return "", errors.New("the pod is on no node yet")
 	}
-	var out bounded
-	if err := o.agents.ask(ctx, node, policyapi.Question(c).Path(), &out); err != nil {
+	answer, err := o.ask(ctx, node, policyapi.Question(c).Path())
+	if err != nil {
 		return "", fmt.Errorf("the kernel was not asked: %w", err)
 	}
-	a, got, err := policyapi.ReadAnswer(&out)
+	a, got, err := policyapi.ReadAnswer(answer)
 	if err != nil {
 		return "", fmt.Errorf("node %s: %w", node, err)
 	}
