@@ -52,7 +52,7 @@ func sortTraits(list []*trait) []*trait {
 }
 
 func hashTraits(list []*trait) Hash {
-	var d digest
+	d := make(digest, 0, len(list)*len(Hash{}))
 	for _, t := range list {
 		d.hash(t.hash)
 	}

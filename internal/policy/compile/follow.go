@@ -61,30 +61,35 @@ func BucketOf(a netip.Addr) Bucket {
 type view struct {
 	c     *Compiler
 	asked map[*term]int // the node's rule sets that use a term
-	seen  map[*atom]sight
+	seen  map[*atom]Place
+	// traits is for one atom at a time.
+	traits []*trait
 }
 
-type sight struct {
-	Place
-	// single: the node needs the atom's single addresses.
-	single bool
+// single reports whether the node needs the single addresses of an atom.
+func (v *view) single(a *atom) bool {
+	for _, t := range a.traits {
+		if !t.term.ranged() && v.asked[t.term] > 0 {
+			return true
+		}
+	}
+	return false
 }
 
-func (v *view) atom(a *atom) sight {
+func (v *view) atom(a *atom) Place {
 	s, ok := v.seen[a]
 	if ok {
 		return s
 	}
-	var traits []*trait
+	v.traits = v.traits[:0]
 	for _, t := range a.traits {
 		if v.asked[t.term] > 0 {
-			traits = append(traits, t)
+			v.traits = append(v.traits, t)
 			s.Pod = s.Pod || t.term.allPods()
-			s.single = s.single || !t.term.ranged()
 		}
 	}
-	if len(traits) > 0 {
-		s.Atom = hashTraits(traits)
+	if len(v.traits) > 0 {
+		s.Atom = hashTraits(v.traits)
 	}
 	if s.Base = s.Atom; a != a.base {
 		s.Base = v.atom(a.base).Atom
@@ -94,7 +99,10 @@ func (v *view) atom(a *atom) sight {
 }
 
 func (v *view) ruleSet(rs *ruleSet) *RuleSetPiece {
-	p := &RuleSetPiece{Name: rs.name, RuleSet: RuleSet{Selected: rs.selected(), Closed: rs.closed}}
+	p := &RuleSetPiece{
+		Name: rs.name, RuleSet: RuleSet{Selected: rs.selected(), Closed: rs.closed},
+		Peers: make([]AtomTable, 0, len(rs.of)), Tables: make([]*Table, 0, len(rs.defaults)+len(rs.overlays)),
+	}
 	for k, t := range rs.defaults {
 		p.Defaults[k] = t.Hash
 		p.Tables = append(p.Tables, t)
@@ -103,11 +111,15 @@ func (v *view) ruleSet(rs *ruleSet) *RuleSetPiece {
 		p.Name = closedName
 		return p
 	}
+	for _, o := range rs.overlays {
+		if o.table != nil {
+			p.Tables = append(p.Tables, o.table)
+		}
+	}
 	for a, o := range rs.of {
 		switch {
 		case o.table != nil:
 			p.Peers = append(p.Peers, AtomTable{v.atom(a).Atom, o.table.Hash})
-			p.Tables = append(p.Tables, o.table)
 		case rs.base(a.base) != nil:
 			p.Peers = append(p.Peers, AtomTable{v.atom(a).Atom, Hash{}})
 		}
@@ -131,11 +143,8 @@ func (v *view) ruleSet(rs *ruleSet) *RuleSetPiece {
 func (v *view) bucket(b Bucket) []AddressPlace {
 	var list []AddressPlace
 	for a, r := range v.c.addresses.buckets[b] {
-		if r.atom == nil {
-			continue
-		}
-		if s := v.atom(r.atom); s.single {
-			list = append(list, AddressPlace{a, s.Place})
+		if r.atom != nil && v.single(r.atom) {
+			list = append(list, AddressPlace{a, v.atom(r.atom)})
 		}
 	}
 	return sorted(list)
@@ -186,7 +195,7 @@ func (c *Compiler) pieces(node string) *Pieces {
 	for p := range c.byNode[node] {
 		all.Endpoints[p.NamespacedName] = endpointOf(p)
 	}
-	v := &view{c: c, asked: map[*term]int{}, seen: map[*atom]sight{}}
+	v := &view{c: c, asked: map[*term]int{}, seen: map[*atom]Place{}}
 	ruleSets := c.ruleSetsAt(node)
 	for rs := range ruleSets {
 		if rs.closed {
@@ -209,7 +218,7 @@ func (c *Compiler) pieces(node string) *Pieces {
 				continue
 			}
 			single[a] = struct{}{}
-			p := v.atom(a).Place
+			p := v.atom(a)
 			for address := range a.addresses {
 				b := BucketOf(address)
 				all.Addresses[b] = append(all.Addresses[b], AddressPlace{address, p})
@@ -334,7 +343,7 @@ func (f *Follower) Take() *Pieces {
 			}
 		}
 	}
-	v := &view{c: f.c, asked: f.asked, seen: map[*atom]sight{}}
+	v := &view{c: f.c, asked: f.asked, seen: map[*atom]Place{}}
 	for name := range f.ruleSets {
 		out.RuleSets[name] = nil
 		if rs := f.c.ruleSets[name]; rs != nil && rs.nodes[f.node] > 0 {
