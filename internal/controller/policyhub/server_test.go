@@ -159,6 +159,8 @@ func TestAHubThatIsBehindServesNobody(t *testing.T) {
 	w := newWorld(t)
 	w.noProbes.Store(true) // there is no policy
 	first := w.replica("a", nil)
+	// Its informers must watch: they tell nobody of what came before.
+	eventually(t, "the first replica is ready", func() error { return first.Ready(nil) })
 	agent, has := w.agent("node1")
 	w.put(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "shop"}})
 	w.put(pod("db-0", "node1", "10.0.0.1", map[string]string{"app": "db"}))
