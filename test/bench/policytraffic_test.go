@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/ebpf"
 	datapaths "terway.dev/terway/internal/datapath/kinds"
 	dpnode "terway.dev/terway/internal/datapath/node"
@@ -92,12 +93,20 @@ func (n *node) judge(k kind, pods []int, rules int, other netip.Addr) ([]*testut
 			return nil, err
 		}
 	}
-	list, wired, err := n.add(dp, k.name, pods)
+	list, wired, err := n.add(dp, k.shared(), pods)
 	if err != nil {
 		return nil, err
 	}
-	_, err = dp.Sync(context.Background(), n.desired(k.name), wired)
+	_, err = dp.Sync(context.Background(), n.desired(k.shared()), wired)
 	return list, err
+}
+
+// shared is the kind of the node's pods with shared ENIs.
+func (k kind) shared() string {
+	if k.own {
+		return claims.Route
+	}
+	return k.name
 }
 
 func (n *node) cluster(pods []int) policy.Cluster {

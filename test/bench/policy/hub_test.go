@@ -324,7 +324,7 @@ func (r *region) replace(i, n int) {
 	if err != nil {
 		panic(err)
 	}
-	young := newPod(old.Namespace, fmt.Sprintf("young%d", n), app, nodeName(n*31%r.nodes), netip.AddrFrom4([4]byte{11, byte(n >> 16), byte(n >> 8), byte(n)}))
+	young := newPod(old.Namespace, fmt.Sprintf("young%d", n), app, nodeName(n*31%r.nodes), address(len(r.pods)+n))
 	r.pods[i] = young
 	r.feed.Set(old, false)
 	r.feed.Set(young, true)
