@@ -34,8 +34,8 @@ easy='^TestSuite$/^a flood stalls nobody$/^(RST|no answer)$'
 # Of policymap's random cases a fifth: all are tried outside.
 # The longest first, so that no processor waits for the last one.
 list="
-6.12 ipvlan '-test.skip=$easy'
-6.12 netkit '-test.skip=$easy|^TestPolicy$'
+6.12 ipvlan '-test.skip=$easy|^TestLimits$'
+6.12 netkit '-test.skip=$easy|^Test(Policy|Limits)$'
 5.10 ebpf -test.run=^$ '-test.bench=^BenchmarkPod$' -test.benchtime=10x
 5.10 nft '-test.run=$packets|$others|^TestIPVS|^TestUpgrade'
 5.10 ebpf '-test.run=$packets|$paths|$others|^TestIPVS|^TestUpgrade|^TestWhatIsDirect$'
