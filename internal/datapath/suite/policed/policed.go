@@ -21,54 +21,87 @@ import (
 type scenario struct {
 	name string
 	run  func(*testing.T, *env)
+	// alone: it changes more of its world than pods, Services and policies.
+	alone bool
 }
 
 // Run runs all scenarios as subtests, or only those with these names.
-func Run(t *testing.T, k world.Kit, make Make, only ...string) {
+func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 	list := []scenario{
-		{"each path is judged", eachPathIsJudged},
-		{"a pod reaches itself by its Service", podReachesItself},
-		{"the node's probes pass", probesPass},
-		{"what a masqueraded client opens is no probe", masqueradedClientIsNoProbe},
-		{"a running connection is cut", runningConnectionIsCut},
-		{"a late answer opens nothing", lateAnswer},
-		{"an allowed connection survives changes", allowedConnectionSurvives},
-		{"fragments", fragments},
-		{"ICMP errors", icmpErrors},
-		{"a pod that nobody knows is closed", unknownPodIsClosed},
-		{"replies are translated back", repliesAreTranslatedBack},
-		{"a SYN in fragments is judged", synInFragmentsIsJudged},
-		{"every address of the node is judged", everyAddressOfTheNode},
-		{"what is forwarded is judged whatever it is", whateverIsForwarded},
-		{"the server goes on when connections are forgotten", serverGoesOn},
-		{"the node's connections go on when they are forgotten", nodeGoesOn},
-		{"a pod's device is made anew", deviceMadeAnew},
-		{"a silent connection is none", silentConnectionIsNone},
-		{"verdicts are told and counted", verdictsAreTold},
-		{"turned off", turnedOff},
-		{"an agent that has not turned them on or off", notDecided},
-		{"turned off while a call works on a pod", turnedOffBesideACall},
-		{"turned on and off under traffic", turnedOnAndOff},
-		{"teardown", tornDown},
-		{"qdisc ingress of others", ingressOfOthers},
+		{"each path is judged", eachPathIsJudged, false},
+		{"a pod reaches itself by its Service", podReachesItself, false},
+		{"the node's probes pass", probesPass, false},
+		{"what a masqueraded client opens is no probe", masqueradedClientIsNoProbe, false},
+		{"a running connection is cut", runningConnectionIsCut, false},
+		{"a late answer opens nothing", lateAnswer, true},
+		{"an allowed connection survives changes", allowedConnectionSurvives, false},
+		{"fragments", fragments, false},
+		{"ICMP errors", icmpErrors, false},
+		{"a pod that nobody knows is closed", unknownPodIsClosed, false},
+		{"replies are translated back", repliesAreTranslatedBack, false},
+		{"a SYN in fragments is judged", synInFragmentsIsJudged, false},
+		{"every address of the node is judged", everyAddressOfTheNode, true},
+		{"what is forwarded is judged whatever it is", whateverIsForwarded, false},
+		{"the server goes on when connections are forgotten", serverGoesOn, false},
+		{"the node's connections go on when they are forgotten", nodeGoesOn, false},
+		{"a pod's device is made anew", deviceMadeAnew, false},
+		{"a silent connection is none", silentConnectionIsNone, true},
+		{"verdicts are told and counted", verdictsAreTold, true},
+		{"turned off", turnedOff, true},
+		{"an agent that has not turned them on or off", notDecided, true},
+		{"turned off while a call works on a pod", turnedOffBesideACall, true},
+		{"turned on and off under traffic", turnedOnAndOff, true},
+		{"teardown", tornDown, true},
+		{"qdisc ingress of others", ingressOfOthers, true},
 	}
 	if k.Exclusive {
-		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside}, scenario{"a pod removes its programs", programsRemoved}, scenario{"a forged source opens nothing", forgedOpensNothing})
+		list = append(list, scenario{"pods with shared ENIs beside", sharedBeside, true}, scenario{"a pod removes its programs", programsRemoved, true}, scenario{"a forged source opens nothing", forgedOpensNothing, true})
 	}
+	var shared *env
 	for _, s := range list {
-		if len(only) > 0 && !slices.Contains(only, s.name) {
-			continue
-		}
-		t.Run(s.name, func(t *testing.T) {
-			c := New()
-			kit := c.Kit(k, make)
-			e := &env{Cluster: c, kit: kit, w: kit.NewWorld(t, 2, 1)}
-			e.n0, e.n1 = e.w.Nodes[0], e.w.Nodes[1]
-			e.n0.Sync()
-			e.n1.Sync()
-			s.run(t, e)
+		all.Run(s.name, func(t *testing.T) {
+			if s.alone {
+				s.run(t, newEnv(t, k, make))
+				return
+			}
+			if shared == nil {
+				shared = newEnv(all, k, make)
+			}
+			defer shared.clear(t)
+			s.run(t, shared)
 		})
 	}
+}
+
+// newEnv makes a world that lasts as long as the test. Its nodes answer on port 8080, and a host outside the VPC on port 80.
+func newEnv(t *testing.T, k world.Kit, make Make) *env {
+	c := New()
+	kit := c.Kit(k, make)
+	e := &env{Cluster: c, kit: kit, w: kit.NewWorld(t, 2, 1)}
+	e.n0, e.n1 = e.w.Nodes[0], e.w.Nodes[1]
+	for _, n := range e.w.Nodes {
+		n.Sync()
+		world.Serve(n.NS, world.At(n.V4, 8080))
+		world.Serve(n.NS, world.At(n.V6, 8080))
+	}
+	world.Serve(e.w.Outside, world.At(netip.MustParseAddr(world.OutsideV4), 80))
+	return e
+}
+
+// clear takes a scenario's pods, Services and policies away.
+func (e *env) clear(t *testing.T) {
+	for _, p := range e.added {
+		p.Del()
+	}
+	e.added = nil
+	e.n0.KubeProxy()
+	e.n1.KubeProxy()
+	e.mu.Lock()
+	e.late = false
+	e.mu.Unlock()
+	e.forget(t, e.n0)
+	e.forget(t, e.n1)
+	e.apply(t)
 }
 
 // env is a world of two nodes that enforce policies.
@@ -77,6 +110,7 @@ type env struct {
 	kit    world.Kit
 	w      *world.World
 	n0, n1 *world.Node
+	added  []*world.Pod
 }
 
 // pod adds a pod with a label app, which answers on port 80 and echoes on port 7.
@@ -90,6 +124,7 @@ func (e *env) start(p *world.Pod, app string) *world.Pod {
 	e.labels[p.Spec.Name] = policy.Labels{"app": app}
 	e.mu.Unlock()
 	p.Add()
+	e.added = append(e.added, p)
 	world.Serve(p.NS, world.At(p.V4, 80))
 	world.Serve(p.NS, world.At(p.V6, 80))
 	p.Echo(7)
@@ -184,12 +219,7 @@ func eachPathIsJudged(t *testing.T, e *env) {
 	n0.Sync()
 	client, near, far := e.pod(n0, "client"), e.pod(n0, "near"), e.pod(n1, "far")
 	e.pod(n1, "other")
-	for _, n := range e.w.Nodes {
-		world.Serve(n.NS, world.At(n.V4, 8080))
-		world.Serve(n.NS, world.At(n.V6, 8080))
-	}
 	outside := netip.MustParseAddr(world.OutsideV4)
-	world.Serve(w.Outside, world.At(outside, 80))
 	balancer := "100.64.0.7"
 	w.Outside.IP("addr add " + balancer + "/32 dev eth0")
 	w.Fabric.IP("route add " + balancer + "/32 dev outside")
@@ -281,7 +311,6 @@ func eachPathIsJudged(t *testing.T, e *env) {
 func podReachesItself(t *testing.T, e *env) {
 	p := e.pod(e.n0, "self")
 	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Endpoint: p.V4})
-	world.Serve(e.n1.NS, world.At(e.n1.V4, 8080))
 	e.apply(t, into("self"), outOf("self"))
 	for range 3 {
 		world.MustReach(t, p.NS, world.At(world.ClusterIP, 80), p.NS, e.n0.V4)
@@ -292,7 +321,6 @@ func podReachesItself(t *testing.T, e *env) {
 // The node reaches its pods whatever policies say, TCP and UDP, and the pods' answers arrive.
 func probesPass(t *testing.T, e *env) {
 	p := e.pod(e.n0, "closed")
-	world.Serve(e.n0.NS, world.At(e.n0.V4, 8080))
 	e.apply(t, into("closed"), outOf("closed"))
 	for _, a := range []netip.Addr{p.V4, p.V6} {
 		reaches(t, e.n0.NS, world.At(a, 80), true)
@@ -509,7 +537,6 @@ func repliesAreTranslatedBack(t *testing.T, e *env) {
 	e.n0.Sync()
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
 	outside := netip.MustParseAddr(world.OutsideV4)
-	world.Serve(e.w.Outside, world.At(outside, 80))
 	e.apply(t, outOf("client", app("near"), app("far"), net(world.OutsideV4+"/32")), into("client"))
 	for _, s := range []world.Service{{Endpoint: near.V4}, {Endpoint: far.V4}, {Endpoint: near.V4, MasqAll: true}, {Endpoint: far.V4, MasqAll: true}, {Endpoint: outside}} {
 		s.ClusterIP = world.ClusterIP
