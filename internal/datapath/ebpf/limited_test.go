@@ -26,5 +26,5 @@ func TestPolicyOfLimitedPods(t *testing.T) {
 		p := k.Policy()
 		s, err := subjectOf(k, o, p, shaping.New())
 		return s, p, err
-	}, "each path is judged", "a running connection is cut", "an allowed connection survives changes", "ICMP errors", "replies are translated back")
+	}, "each path is judged", "ICMP errors")
 }
