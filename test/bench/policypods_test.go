@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -70,7 +71,7 @@ func (h *hubJob) follow(dir string, e *ebpf.Policy, repair func(), log *slog.Log
 			repair()
 			return nil
 		},
-		Unenforced: datapaths.Unenforced, Denied: e.Denied, Wait: 10 * time.Second,
+		Unenforced: datapaths.Unenforced, Denied: e.Denied, Lines: io.Discard, Wait: 10 * time.Second,
 		Alarm: func(reason, note string) { log.Error("alarm", "reason", reason, "note", note) }, Log: log, Clock: clock.RealClock{},
 	})
 }
