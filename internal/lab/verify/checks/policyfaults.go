@@ -102,7 +102,7 @@ func (e *env) agentsAgain(ctx context.Context) error {
 	})
 }
 
-var policyConnectionsFull = policyCheck("policy-connections-full",
+var policyConnectionsFull = once(policyCheck("policy-connections-full",
 	"a pod opens more connections than the programs remember: one from before, which is idle, goes on, new ones that rules allow open, one that was cut stays so, and what is denied is denied",
 	func(ctx context.Context, c *cast) (string, error) {
 		idle, err := c.hold(ctx, "far", "server")
@@ -139,7 +139,7 @@ var policyConnectionsFull = policyCheck("policy-connections-full",
 			return measured, fmt.Errorf("a connection that was cut: %w", err)
 		}
 		return measured, c.judged(ctx, "afterwards", farAlone)
-	})
+	}))
 
 // hold opens a connection that has exchanged data, and leaves it idle.
 func (c *cast) hold(ctx context.Context, from, to string) (net.Conn, error) {

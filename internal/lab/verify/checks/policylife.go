@@ -17,17 +17,18 @@ import (
 	"terway.dev/terway/internal/lab/instruments"
 )
 
-// starts and jobs are how many pods policy-no-open-window and policy-first-packet start.
+// starts and jobs are how many pods policy-no-open-window and policy-first-packet start; fewStarts it is if each needs an ENI.
 const (
-	starts = 50
-	jobs   = 100
+	starts    = 50
+	fewStarts = 10
+	jobs      = 100
 )
 
 // silentPort is a port of the server at which a check counts and nothing answers.
 const silentPort = 9100
 
 var policyNoOpenWindow = policyCheck("policy-no-open-window",
-	fmt.Sprintf("of %d pods whose first instruction sends, and that may send nothing, no packet arrives; those of a pod that may do", starts),
+	fmt.Sprintf("of %d pods (with exclusive ENIs %d) whose first instruction sends, and that may send nothing, no packet arrives; those of a pod that may do", starts, fewStarts),
 	func(ctx context.Context, c *cast) (string, error) {
 		if err := c.e.apply(ctx, `
 apiVersion: networking.k8s.io/v1
@@ -68,6 +69,10 @@ spec: {podSelector: {matchLabels: {sends: nothing}}, policyTypes: [Egress]}
 			spec.NodeSelector, spec.RestartPolicy = nil, corev1.RestartPolicyNever
 			spec.Containers[0].Command, spec.Containers[0].Args, spec.Containers[0].ReadinessProbe = []string{"/bin/sh", "-c", send}, nil, nil
 			return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}, Spec: spec}
+		}
+		starts := starts
+		if c.e.AllExclusive() {
+			starts = fewStarts
 		}
 		of := map[string]string{}
 		for first := 0; first < starts; first += int(burst) {

@@ -67,7 +67,7 @@ var policyDeny = policyCheck("policy-deny",
 		return "", nil
 	})
 
-var policyAllow = policyCheck("policy-allow",
+var policyAllow = once(policyCheck("policy-allow",
 	"rules of a NetworkPolicy let in what they name, by pod, namespace, protocol, port and port range, and nothing else; rules of egress do the same",
 	func(ctx context.Context, c *cast) (string, error) {
 		if err := c.e.apply(ctx, `
@@ -101,7 +101,7 @@ spec:
 			near   > far    tcp/8080 no
 			far    > near   tcp/8080 yes
 			server > far    tcp/9000 yes`)
-	})
+	}))
 
 var policyCalicoOrder = once(policyCheck("policy-calico-order",
 	"of Calico's policies the one with the lower order decides, a NetworkPolicy of Kubernetes has order 1,000 among them, and a change of an order turns the verdict",
@@ -272,7 +272,7 @@ spec:
 	})
 
 var policyMasquerade = policyCheck("policy-masquerade",
-	"a client whose address a node has replaced by its own (NodePort, policy Cluster) is no probe: it is judged, as the node; by policy Local the pod's rules see the client",
+	"a client whose address a node has replaced by its own (NodePort, policy Cluster) is no probe: it is judged, as the node; by policy Local the pod's rules see the client (with an exclusive ENI its node)",
 	func(ctx context.Context, c *cast) (string, error) {
 		na, nb, err := c.e.TwoNodes()
 		if err != nil {
@@ -300,8 +300,12 @@ var policyMasquerade = policyCheck("policy-masquerade",
 		if err := c.judged(ctx, "with all denied", rows("no", "no", "no")); err != nil {
 			return "", err
 		}
+		asNode, asItself := "no", "yes"
+		if c.e.Exclusive(nb.Name) { // the answer must return through the node
+			asNode, asItself = asItself, asNode
+		}
 		for _, allowed := range []struct{ cidr, far, near, local string }{
-			{na.Address.String(), "yes", "no", "no"}, {nb.Address.String(), "no", "yes", "no"}, {c.addr[c.e.Lab.Master.Name], "no", "no", "yes"},
+			{na.Address.String(), "yes", "no", "no"}, {nb.Address.String(), "no", "yes", asNode}, {c.addr[c.e.Lab.Master.Name], "no", "no", asItself},
 		} {
 			if err := c.e.apply(ctx, fmt.Sprintf(`
 apiVersion: networking.k8s.io/v1
