@@ -431,9 +431,10 @@ ALWAYS_INLINE __u32 device_of(struct __sk_buff *skb, __u32 from_pod)
 /*
  * The entry of the connection on the desk; NULL if there is none, or none any more: its packets have been missing for so long that they
  * would be another connection, or the opener's device was made anew. device is the sender's, 0 if it is no pod's or not known; with
- * now the caller takes only entries of the present epoch.
+ * now the caller takes only entries of the present epoch. An error is no packet of the connection, as for conntrack: with errors
+ * alone an entry would outlive the translation of its packets.
  */
-ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, const int now)
+ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, const int now, const int error)
 {
 	struct judged *j = bpf_map_lookup_elem(&tw_judged_1, &d->key);
 	__u32 ticks;
@@ -458,7 +459,7 @@ ALWAYS_INLINE struct judged *entry(struct desk *d, int second, __u32 device, con
 	if ((__s32)(ticks - j->seen) >= limit)
 		return NULL;
 	/* A denied one ends so long after its last packet that was allowed: the ends may use their ports anew. */
-	if (j->seen != ticks && !(j->flags & JUDGED_DENIED))
+	if (!error && j->seen != ticks && !(j->flags & JUDGED_DENIED))
 		j->seen = ticks;
 	return j;
 }
@@ -526,17 +527,20 @@ ALWAYS_INLINE int as_written(struct desk *d, struct judged *j, int second, __u32
 	return by == ALLOWED;
 }
 
-/* An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. */
+/*
+ * An ICMP error belongs to the connection of the packet that it quotes, whichever end or router sends it. A pod is no router: about
+ * connections of others it may know nothing.
+ */
 ALWAYS_INLINE int judge_error(struct __sk_buff *skb, struct desk *d, __u32 from_pod)
 {
 	struct judged *j;
 	int second;
 
 	if (!read_flow(skb, d->flow.payload + 8, d->flow.end, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
-	    !addr_equal(&d->quoted.src, &d->flow.dst))
+	    !addr_equal(&d->quoted.src, &d->flow.dst) || (from_pod && !addr_equal(&d->quoted.dst, &d->flow.src)))
 		return IN_UNKNOWN;
 	second = key_of_flow(&d->key, &d->quoted);
-	j = entry(d, second, 0, 0);
+	j = entry(d, second, 0, 0, 1);
 	if (!j || !still_allowed(d, j))
 		return IN_UNKNOWN;
 	if (from_pod)
@@ -568,7 +572,7 @@ __noinline int judge_in(struct __sk_buff *skb, __u32 from_pod, __u32 direct)
 	if (is_error(f->proto, f->type, is_v4(&f->src)))
 		return judge_error(skb, d, from_pod);
 	second = key_of_flow(&d->key, f);
-	j = is_single(f) ? NULL : entry(d, second, device, 0);
+	j = is_single(f) ? NULL : entry(d, second, device, 0, 0);
 	may_be_reply = f->proto == IPPROTO_TCP && !is_syn(f->tcp) && !j;
 	if (from_pod && !direct && (!j || is_syn(f->tcp) || j->flags & JUDGED_TO_NODE)) {
 		if (is_of_link(f) || as_written(d, j, second, device))
@@ -642,7 +646,7 @@ ALWAYS_INLINE int from_own_node(struct desk *d)
 	if (f->fragment == LATER_FRAGMENT || is_single(f))
 		return 1;
 	second = key_of_flow(&d->key, f);
-	j = entry(d, second, 0, 0);
+	j = entry(d, second, 0, 0, 0);
 	if (j && !is_syn(f->tcp)) {
 		/* An answer on a connection that has been ended. */
 		if (j->opener != second && f->proto == IPPROTO_TCP)
@@ -655,6 +659,18 @@ ALWAYS_INLINE int from_own_node(struct desk *d)
 	describe(d, second, JUDGED_NODE, 0);
 	remember(d);
 	return 1;
+}
+
+/*
+ * Whether a pod's packet has been translated back: its source is neither the pod's nor the node's, by which it is masqueraded. It answers on
+ * a connection that has been silent, and opens none: the other end's packets to this address are no replies, but translated anew.
+ */
+ALWAYS_INLINE int is_translated_back(const struct flow *f, __u32 pod)
+{
+	struct sender *s = bpf_map_lookup_elem(&tw_senders_1, &pod);
+
+	return s && !is_syn(f->tcp) && !addr_equal(&f->src, &s->v4) && !addr_equal(&f->src, &s->v6) &&
+	       !bpf_map_lookup_elem(&tw_local_1, &f->src);
 }
 
 /* A packet leaves the host stack. Returns ALLOWED, or the direction that denies it. */
@@ -676,7 +692,7 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 	if (!flags)
 		return ALLOWED;
 	second = key_of_flow(&d->key, f);
-	j = is_syn(f->tcp) || is_single(f) ? NULL : entry(d, second, pod, 0);
+	j = is_syn(f->tcp) || is_single(f) ? NULL : entry(d, second, pod, 0, 0);
 	if (j && j->flags & JUDGED_TO_NODE)
 		j = NULL;
 	/* The opener's. */
@@ -694,7 +710,7 @@ ALWAYS_INLINE int judge_flow(struct __sk_buff *skb, struct desk *d, const __u32 
 	describe(d, second, flags, pod);
 	by = judge(d);
 	report(by, 0);
-	if (by == ALLOWED && !is_single(f))
+	if (by == ALLOWED && !is_single(f) && !is_translated_back(f, pod))
 		remember(d);
 	return by;
 }
@@ -766,7 +782,7 @@ ALWAYS_INLINE int judge_direct(struct __sk_buff *skb, const struct packet *p, co
 	}
 	second = judged_key(&d->key, &d->flow.src, &d->flow.dst, p->sport, p->dport, p->proto);
 	if (!is_syn(p->tcp))
-		j = entry(d, second, from_pod, 1);
+		j = entry(d, second, from_pod, 1, p->error);
 	if (j && !(j->flags & (JUDGED_TO_NODE | JUDGED_DENIED)) && j->epoch == epoch()) {
 		if (p->error || j->opener != second)
 			skb->tc_index |= TC_INDEX_REPLY;

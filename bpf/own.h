@@ -25,32 +25,32 @@ ALWAYS_INLINE int is_neighbours(const struct flow *f)
  * The entry at the ENI of the connection on the desk, or else one of the node: a pod of the node reaches this one by the node, and
  * gets its replies by the ENI.
  */
-ALWAYS_INLINE struct judged *entry_own(struct desk *d, int second, __u16 eni)
+ALWAYS_INLINE struct judged *entry_own(struct desk *d, int second, __u16 eni, const int error)
 {
 	struct judged *j;
 
 	d->key.own = 1;
 	d->key.eni = eni;
-	j = entry(d, second, 0, 0);
+	j = entry(d, second, 0, 0, error);
 	if (j)
 		return j;
 	d->key.own = 0;
 	d->key.eni = 0;
-	j = entry(d, second, 0, 0);
+	j = entry(d, second, 0, 0, error);
 	return j && !(j->flags & JUDGED_TO_NODE) ? j : NULL;
 }
 
 /* Whether it is an error about a connection that is allowed, as judge_error. */
-ALWAYS_INLINE int is_allowed_error(struct __sk_buff *skb, struct desk *d, __u16 eni)
+ALWAYS_INLINE int is_allowed_error(struct __sk_buff *skb, struct desk *d, __u16 eni, __u32 sends)
 {
 	struct judged *j;
 
 	if (!is_error(d->flow.proto, d->flow.type, is_v4(&d->flow.src)))
 		return 0;
 	if (!read_flow(skb, d->flow.payload + 8, d->flow.end, &d->quoted) || d->quoted.fragment == LATER_FRAGMENT ||
-	    !addr_equal(&d->quoted.src, &d->flow.dst))
+	    !addr_equal(&d->quoted.src, &d->flow.dst) || (sends && !addr_equal(&d->quoted.dst, &d->flow.src)))
 		return 0;
-	j = entry_own(d, key_of_flow(&d->key, &d->quoted), eni);
+	j = entry_own(d, key_of_flow(&d->key, &d->quoted), eni, 1);
 	return j && still_allowed(d, j);
 }
 
@@ -63,10 +63,10 @@ ALWAYS_INLINE int judge_own_flow(struct __sk_buff *skb, struct desk *d, __u16 en
 	struct judged *j;
 	int second, by;
 
-	if (is_of_link(f) || is_neighbours(f) || is_allowed_error(skb, d, eni))
+	if (is_of_link(f) || is_neighbours(f) || is_allowed_error(skb, d, eni, sends))
 		return ALLOWED;
 	second = key_of_flow(&d->key, f);
-	j = is_single(f) || is_syn(f->tcp) ? NULL : entry_own(d, second, eni);
+	j = is_single(f) || is_syn(f->tcp) ? NULL : entry_own(d, second, eni, 0);
 	/* By the node nobody has opened what goes by the ENI. */
 	if (j && (d->key.own || j->opener != second))
 		return still_allowed(d, j) ? ALLOWED : sends;

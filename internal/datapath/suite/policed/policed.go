@@ -3,6 +3,7 @@ package policed
 import (
 	"encoding/binary"
 	"fmt"
+	stdnet "net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -34,9 +35,11 @@ func Run(all *testing.T, k world.Kit, make Make, only ...string) {
 		{"what a masqueraded client opens is no probe", masqueradedClientIsNoProbe, false},
 		{"a running connection is cut", runningConnectionIsCut, false},
 		{"a late answer opens nothing", lateAnswer, true},
+		{"an answer of a Service after a silence opens nothing", lateAnswerOfService, true},
 		{"an allowed connection survives changes", allowedConnectionSurvives, false},
 		{"fragments", fragments, false},
 		{"ICMP errors", icmpErrors, false},
+		{"a pod sends no errors about connections of others", errorsOfOthers, false},
 		{"a pod that nobody knows is closed", unknownPodIsClosed, false},
 		{"replies are translated back", repliesAreTranslatedBack, false},
 		{"a SYN in fragments is judged", synInFragmentsIsJudged, false},
@@ -438,6 +441,38 @@ func lateAnswer(t *testing.T, e *env) {
 	}
 }
 
+// A server answers after a silence, which conntrack has outlived: the answer has the Service's address. The client's packets to the Service
+// are no answers of it then, by which they would be translated to any backend without being judged.
+func lateAnswerOfService(t *testing.T, e *env) {
+	e.n0.Sysctl("netfilter/nf_conntrack_udp_timeout", "3")
+	client, near := e.pod(e.n0, "client"), e.pod(e.n0, "near")
+	e.n0.Sync(client, near)
+	e.n0.KubeProxy(world.Service{ClusterIP: world.ClusterIP, Port: 9, Endpoint: near.V4})
+	e.apply(t)
+	ours, theirs := client.ListenPacket("udp", world.At(client.V4, 9)), near.ListenPacket("udp", world.At(near.V4, 9))
+	service := stdnet.UDPAddrFromAddrPort(netip.AddrPortFrom(world.ClusterIP, 9))
+	ask := func(text string) {
+		t.Helper()
+		if _, err := ours.WriteTo([]byte(text), service); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask("question")
+	world.Received(t, theirs, "question")
+	world.Send(t, theirs, ours, "answer")
+	world.Received(t, ours, "answer")
+	time.Sleep(2400 * time.Millisecond)
+	world.Send(t, theirs, ours, "late answer")
+	world.Received(t, ours, "late answer")
+	e.apply(t, outOf("client"))
+	ask("denied")
+	e.apply(t, outOf("client", app("near")))
+	ask("allowed")
+	if strings.Contains(world.Received(t, theirs, "allowed"), "denied") {
+		t.Error("what the client may not send arrived, as an answer to the late one")
+	}
+}
+
 // No packet of an allowed connection is lost while rules change 200 times.
 func allowedConnectionSurvives(t *testing.T, e *env) {
 	client, near, far := e.pod(e.n0, "client"), e.pod(e.n0, "near"), e.pod(e.n1, "far")
@@ -528,6 +563,35 @@ func unknownPodIsClosed(t *testing.T, e *env) {
 	ingress, egress, err := e.n0.DP.(*Node).Denied()
 	if err != nil || ingress == 0 || egress == 0 {
 		t.Errorf("%d packets were denied by ingress, %d by egress (error %v): want some each", ingress, egress, err)
+	}
+}
+
+// A pod is no router: an error that it sends about a connection of another pod is a packet like any other.
+func errorsOfOthers(t *testing.T, e *env) {
+	client, other, far := e.pod(e.n0, "client"), e.pod(e.n0, "other"), e.pod(e.n1, "far")
+	udp := outOf("client", app("far"))
+	udp.Rules[policy.Egress][0].Traffic = []policy.Traffic{{Protocols: &[256]bool{17: true}}}
+	e.apply(t, udp, outOf("other"))
+	conn, err := client.Dial("udp", "", world.At(far.V4, 7), world.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	world.ExchangeUDP(t, conn)
+	at := conn.LocalAddr().(*stdnet.UDPAddr).AddrPort()
+	send := func(from *world.Pod, text string) {
+		_, quoted := world.Datagram(netip.AddrPortFrom(far.V4, 7), netip.AddrPortFrom(client.V4, at.Port()), []byte(text))
+		etherType, packet := world.Packet(from.V4, far.V4, unix.IPPROTO_ICMP, append([]byte{3, 3, 0, 0, 0, 0, 0, 0}, quoted...))
+		from.SendOut(etherType, packet)
+	}
+	watch := world.NewWatch(t, far.NS)
+	send(other, "of the other pod")
+	send(client, "of the client")
+	if !watch.Await("of the client") {
+		t.Error("an error about the client's own connection did not arrive")
+	}
+	if watch.Has("of the other pod") {
+		t.Error("an error about the client's connection arrived from another pod, which may send nothing")
 	}
 }
 
