@@ -44,6 +44,7 @@ test: deps check unit oracle api scale test-vm e2e
 
 unit:
 	go test -count=1 ./...
+	go test -C internal/lab/modules/kube/sctp -count=1 .
 
 # Comparisons with other implementations: selectors with Calico's parser, NetworkPolicies with
 # cyclonus. In a separate module: half a minute the first time, ten seconds later.

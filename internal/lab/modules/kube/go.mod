@@ -198,6 +198,9 @@ require (
 	sigs.k8s.io/yaml v1.6.0 // indirect
 )
 
+// agnhost speaks SCTP on kernels without it, too.
+replace github.com/ishidawataru/sctp => ./sctp
+
 replace (
 	k8s.io/api => k8s.io/api v0.36.3
 	k8s.io/apiextensions-apiserver => k8s.io/apiextensions-apiserver v0.36.3
