@@ -4,10 +4,17 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"os"
 	"os/exec"
 	"path"
@@ -37,6 +44,8 @@ const (
 type image struct {
 	file string // name of the archive in the cache
 	ref  string
+	// also are other names that the image has on the nodes.
+	also []string
 	// files maps a path in the image to a file of this machine.
 	files map[string]string
 	// links maps a path in the image to a link target.
@@ -49,7 +58,7 @@ type image struct {
 // images writes the archives of all images whose contents have changed.
 func (o *Options) images(ctx context.Context) error {
 	list := []image{
-		{file: "pause", ref: ImagePause, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
+		{file: "pause", ref: ImagePause, also: []string{"registry.k8s.io/pause:3.10.2"}, files: map[string]string{"/pause": o.cached("terway/pause")}, entrypoint: []string{"/pause"}},
 		{file: "coredns", ref: ImageCoreDNS, files: map[string]string{"/coredns": o.Bin("coredns")}, entrypoint: []string{"/coredns"}},
 	}
 	makers := []func(context.Context) (image, error){o.agnhostImage, o.terwayImage}
@@ -83,25 +92,68 @@ func (o *Options) imageArchives() ([]string, error) {
 	return archives, err
 }
 
+// agnhostNames are the images that suites of others ask for (package conformance) beside the lab's own agnhost: an older
+// agnhost; one with dig and getent; and one of which nothing is asked but to run.
+var agnhostNames = []string{
+	"registry.k8s.io/e2e-test-images/agnhost:2.45",
+	"registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0",
+	"registry.k8s.io/e2e-test-images/nginx:1.15-4",
+}
+
 const passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n"
 const group = "root:x:0:\nnogroup:x:65534:\n"
 
 // agnhostImage has agnhost and common small tools of this machine.
 func (o *Options) agnhostImage(ctx context.Context) (image, error) {
+	cert, key, err := o.serverCertificate()
+	if err != nil {
+		return image{}, err
+	}
 	img := image{
-		file: "agnhost", ref: ImageAgnhost, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
-		files: map[string]string{"/agnhost": o.Bin("agnhost")},
+		file: "agnhost", ref: ImageAgnhost, also: agnhostNames, entrypoint: []string{"/agnhost"}, cmd: []string{"pause"},
+		files: map[string]string{"/agnhost": o.Bin("agnhost"), "/localhost.crt": cert, "/localhost.key": key},
 		links: map[string]string{},
-		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group},
+		text:  map[string]string{"/etc/passwd": passwd, "/etc/group": group, "/etc/nsswitch.conf": "hosts: files dns\n"},
 	}
 	// The shell is dash: busybox's sh prefers its own applets to PATH.
-	tools := map[string]string{"curl": "/usr/local/bin/curl", "ip": "/usr/local/bin/ip", "ss": "/usr/local/bin/ss", "dash": "/bin/sh"}
+	tools := map[string]string{
+		"curl": "/usr/local/bin/curl", "ip": "/usr/local/bin/ip", "ss": "/usr/local/bin/ss", "dash": "/bin/sh", "bash": "/bin/bash",
+		"dig": "/usr/local/bin/dig", "getent": "/usr/local/bin/getent", "nc.openbsd": "/usr/local/bin/nc",
+	}
 	for name, to := range tools {
 		if err := img.addProgram(ctx, name, to); err != nil {
 			return image{}, err
 		}
 	}
-	return img, img.addBusybox(ctx, "sh", "ash", "ip", "ss", "wget")
+	return img, img.addBusybox(ctx, "sh", "ash", "ip", "ss", "wget", "nc")
+}
+
+// serverCertificate returns the files of a certificate of localhost and its key, by which agnhost serves TLS. They are made
+// once, so that the image stays the same.
+func (o *Options) serverCertificate() (cert, key string, err error) {
+	cert, key = o.cached("images", "localhost.crt"), o.cached("images", "localhost.key")
+	if _, err := os.Stat(cert); err == nil {
+		return cert, key, nil
+	}
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return "", "", fmt.Errorf("make a key of localhost: %w", err)
+	}
+	now := time.Now()
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.AddDate(50, 0, 0), KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, private.Public(), private)
+	if err != nil {
+		return "", "", fmt.Errorf("make a certificate of localhost: %w", err)
+	}
+	b, err := keyPEM(private)
+	if err != nil {
+		return "", "", err
+	}
+	if err := writeFile(key, b, 0o644); err != nil {
+		return "", "", err
+	}
+	return cert, key, writeFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
 }
 
 // terwayImage has the product's programs and what its agent runs: nft, and a shell with tools
@@ -182,7 +234,7 @@ func (o *Options) archive(img image) error {
 	}
 	h := sha256.New()
 	h.Write(layer)
-	fmt.Fprintf(h, "%q %q %q", img.ref, img.entrypoint, img.cmd)
+	fmt.Fprintf(h, "%q %q %q %q", img.ref, img.also, img.entrypoint, img.cmd)
 	stamp := hex.EncodeToString(h.Sum(nil))
 	stampFile := o.cached("images", img.file+".stamp")
 	if old, err := os.ReadFile(stampFile); err == nil && string(old) == stamp {
@@ -206,13 +258,16 @@ func (o *Options) archive(img image) error {
 	if built, err = mutate.ConfigFile(built, config); err != nil {
 		return err
 	}
-	index := mutate.AppendManifests(mutate.IndexMediaType(empty.Index, types.OCIImageIndex), mutate.IndexAddendum{
-		Add: built,
-		Descriptor: v1.Descriptor{
-			Platform:    &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
-			Annotations: map[string]string{"io.containerd.image.name": img.ref},
-		},
-	})
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, name := range append([]string{img.ref}, img.also...) {
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{
+			Add: built,
+			Descriptor: v1.Descriptor{
+				Platform:    &v1.Platform{Architecture: runtime.GOARCH, OS: "linux"},
+				Annotations: map[string]string{"io.containerd.image.name": name},
+			},
+		})
+	}
 	if err := writeOCIArchive(index, to); err != nil {
 		return err
 	}

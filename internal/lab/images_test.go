@@ -11,13 +11,13 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 )
 
-func TestArchiveIsAnOCIImageOfItsName(t *testing.T) {
+func TestArchiveIsAnOCIImageOfItsNames(t *testing.T) {
 	o := testOptions(t)
 	program := filepath.Join(t.TempDir(), "program")
 	if err := os.WriteFile(program, []byte("binary"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	img := image{file: "x", ref: "example.org/x:1", entrypoint: []string{"/usr/bin/x"},
+	img := image{file: "x", ref: "example.org/x:1", also: []string{"example.org/y:2"}, entrypoint: []string{"/usr/bin/x"},
 		files: map[string]string{"/usr/bin/x": program}, links: map[string]string{"/bin/x": "../usr/bin/x"}, text: map[string]string{"/etc/passwd": passwd}}
 	if err := o.archive(img); err != nil {
 		t.Fatal(err)
@@ -28,8 +28,13 @@ func TestArchiveIsAnOCIImageOfItsName(t *testing.T) {
 		t.Fatal(err)
 	}
 	manifest, err := index.IndexManifest()
-	if err != nil || len(manifest.Manifests) != 1 || manifest.Manifests[0].Annotations["io.containerd.image.name"] != img.ref {
-		t.Fatalf("index %+v (%v), want one image named %s", manifest, err, img.ref)
+	if err != nil || len(manifest.Manifests) != 2 || manifest.Manifests[0].Digest != manifest.Manifests[1].Digest {
+		t.Fatalf("index %+v (%v), want one image twice", manifest, err)
+	}
+	for i, name := range []string{img.ref, img.also[0]} {
+		if got := manifest.Manifests[i].Annotations["io.containerd.image.name"]; got != name {
+			t.Errorf("name %d is %q, want %s", i, got, name)
+		}
 	}
 	built, err := index.Image(manifest.Manifests[0].Digest)
 	if err != nil {
