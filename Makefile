@@ -15,7 +15,10 @@ LAB ?=
 # Options of "terway-lab compare", for example COMPARE="--networks terway --rounds 51".
 COMPARE ?=
 
-.PHONY: all build lab lab-down verify compare test unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy fuzz-policy generate deps clean
+# Options of "terway-lab conformance", for example CONFORMANCE="--datapath route,ebpf --suites netpol".
+CONFORMANCE ?=
+
+.PHONY: all build lab lab-down verify compare test test-conformance unit oracle api e2e scale test-vm check bench-datapath bench-packet bench-cni bench-controller bench-fabric bench-policy fuzz-policy generate deps clean
 
 all: build
 
@@ -36,6 +39,12 @@ verify: build
 # docs/comparison.md. OUT=FILE writes all measurements as JSON.
 compare: build
 	bin/terway-lab compare --out docs/comparison.md $(if $(OUT),--json $(OUT)) $(COMPARE)
+
+# Other projects' suites on a lab for each kind of pods: Kubernetes' specs of NetworkPolicy and of
+# sig-network conformance, network-policy-api's conformance suite. DOC=1 writes docs/conformance.md
+# and test/conformance. Half an hour for each kind.
+test-conformance: build
+	bin/terway-lab conformance $(if $(DOC),--keep) $(CONFORMANCE)
 
 # Everything: generated files and linters, unit and privileged tests, policies compared with
 # other implementations, their CRDs and the controller with 200 nodes on a real API server,

@@ -37,29 +37,38 @@ type target struct {
 	stamped bool
 	// cgo is set for a program that needs it.
 	cgo bool
+	// test is set for the test program of a package.
+	test bool
 }
 
 // buildFlags are the same for all programs: other flags would make Go compile all dependencies
 // again.
 var buildFlags = []string{"-trimpath", "-buildvcs=false"}
 
-func (o *Options) targets() []target {
-	const modules = "internal/lab/modules/"
+// strip leaves out what only a debugger reads.
+var strip = []string{"-ldflags=-s -w"}
+
+// kubeFlags are the flags of programs that say which Kubernetes release they are of.
+func kubeFlags() []string {
+	major, minor, _ := strings.Cut(strings.TrimPrefix(kubeVersion, "v"), ".")
+	minor, _, _ = strings.Cut(minor, ".")
 	var ld strings.Builder
-	ld.WriteString("-s -w")
+	ld.WriteString("-ldflags=-s -w")
 	for _, pkg := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		major, minor, _ := strings.Cut(strings.TrimPrefix(kubeVersion, "v"), ".")
-		minor, _, _ = strings.Cut(minor, ".")
 		fmt.Fprintf(&ld, " -X %s.gitVersion=%s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean", pkg, kubeVersion, major, minor)
 	}
+	return []string{ld.String()}
+}
+
+func (o *Options) targets() []target {
+	const modules = "internal/lab/modules/"
 	const (
 		containerd = "github.com/containerd/containerd/v2/cmd/"
 		plugins    = "github.com/containernetworking/plugins/plugins/"
 	)
-	strip := []string{"-ldflags=-s -w"}
 	list := []target{
 		{name: "Kubernetes " + kubeVersion + " and etcd", dir: modules + "kube", stamped: true,
-			packages: []string{"."}, out: "bin/kube", made: []string{"bin/kube"}, flags: []string{"-ldflags=" + ld.String()}},
+			packages: []string{"."}, out: "bin/kube", made: []string{"bin/kube"}, flags: kubeFlags()},
 		{name: "agnhost", dir: modules + "kube", stamped: true,
 			packages: []string{"k8s.io/kubernetes/test/images/agnhost"}, out: "bin/", made: []string{"bin/agnhost"}, flags: strip},
 		{name: "containerd", dir: modules + "containerd", stamped: true,
@@ -199,7 +208,11 @@ func (o *Options) buildTarget(ctx context.Context, t target, stamp string) error
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return fmt.Errorf("make the folder of %s: %w", out, err)
 	}
-	args := slices.Concat([]string{"build"}, buildFlags, t.flags, []string{"-o", out}, t.packages)
+	verb := []string{"build"}
+	if t.test {
+		verb = []string{"test", "-c", "-vet=off"} // others' code is not ours to judge
+	}
+	args := slices.Concat(verb, buildFlags, t.flags, []string{"-o", out}, t.packages)
 	cmd := goCommand(ctx, filepath.Join(o.Source, t.dir), t.cgo, args...)
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
