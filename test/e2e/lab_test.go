@@ -275,6 +275,9 @@ func measured(t *testing.T) {
 		}
 		return
 	}
+	if !n.Policy.Enforced {
+		t.Errorf("a NetworkPolicy that denies all: %+v", n.Policy)
+	}
 	// The pod's address is an address of the VPC, outside the cluster too.
 	if n.Seen.As != n.Seen.Pod {
 		t.Errorf("an instance sees %s, not the pod's %s", n.Seen.As, n.Seen.Pod)
