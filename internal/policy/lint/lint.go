@@ -31,6 +31,7 @@ const (
 	DNS          = "dns"
 	Metadata     = "metadata"
 	Probes       = "probes"
+	OwnENI       = "own-eni"
 )
 
 // The addresses of the metadata services of clouds.
@@ -59,7 +60,7 @@ func (f Finding) String() string {
 func Lint(o translate.Objects, options translate.Options) []Finding {
 	set, notes := translate.Policies(o, options)
 	cluster, more := translate.Cluster(o)
-	l := &linter{set: set, cluster: cluster}
+	l := &linter{set: set, cluster: cluster, loose: loose(o.Pods)}
 	for _, n := range append(notes, more...) {
 		value := ""
 		if n.Value != "" {
@@ -90,7 +91,9 @@ func Lint(o translate.Objects, options translate.Options) []Finding {
 type linter struct {
 	set     policy.Set
 	cluster policy.Cluster
-	found   []Finding
+	// loose are the pods that are not held to policies at an ENI of their own.
+	loose map[policy.NamespacedName]bool
+	found []Finding
 }
 
 func (l *linter) add(ref policy.Ref, field, check, format string, args ...any) {
@@ -119,6 +122,7 @@ func (l *linter) policy(p policy.Policy) {
 		if len(subjects) == 0 && len(host) == 0 {
 			l.add(p.Ref, "", NoPods, "selects no pod")
 		}
+		l.ownENIs(p, subjects)
 	}
 	for d, rules := range p.Rules {
 		direction := policy.Direction(d)

@@ -35,6 +35,30 @@ func policyOf(kind, spec string) string {
 	return "apiVersion: " + version + "\nkind: " + kind + "\nmetadata: {name: it, namespace: shop}\nspec: " + spec + "\n"
 }
 
+// labPolicy is a NetworkPolicy for pods with ENIs of their own, and the pods.
+func labPolicy(spec string) string {
+	return `
+apiVersion: v1
+kind: Pod
+metadata: {name: free, namespace: lab, labels: {app: own, raw: "yes"}, annotations: {network.terway.dev/exclusive-eni: "true"}}
+spec: {containers: [{name: a, securityContext: {capabilities: {drop: [ALL]}}}, {name: b, securityContext: {}}]}
+status: {podIP: 10.0.3.1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: given, namespace: lab, labels: {app: own, raw: "yes"}}
+spec: {containers: [{name: a, resources: {limits: {aliyun/eni: 1}}, securityContext: {capabilities: {drop: [ALL], add: [NET_ADMIN]}}}]}
+status: {podIP: 10.0.3.2}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: held, namespace: lab, labels: {app: own, raw: "no"}, annotations: {network.terway.dev/exclusive-eni: "true"}}
+spec: {containers: [{name: a, securityContext: {capabilities: {drop: [NET_RAW]}}}]}
+status: {podIP: 10.0.3.3}
+---
+` + strings.Replace(policyOf("NetworkPolicy", spec), "namespace: shop", "namespace: lab", 1)
+}
+
 // Each check finds its mistake, and nothing where there is none.
 func TestLint(t *testing.T) {
 	const open = "to: [{namespaceSelector: {}}]"
@@ -60,6 +84,8 @@ func TestLint(t *testing.T) {
 		{"metadata, denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}]}"), `denies 169.254.169.254, but the policy does not deny 100.100.100.200`},
 		{"metadata, both denied", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{networks: [169.254.0.0/16]}]}, {action: Deny, to: [{networks: [100.100.100.200/32]}]}]}"), ""},
 		{"probes", policyOf("GlobalNetworkPolicy", "{ingress: [{action: Deny, source: {nets: [100.64.0.0/10]}}, {action: Allow}]}"), `spec.ingress[0]: denies nothing: policy_allow_load_balancer_probes lets 100.64.0.0/10 in`},
+		{"own ENI", labPolicy("{podSelector: {matchLabels: {app: own}}, ingress: [{}]}"), `NetworkPolicy lab/it: selects lab/free, lab/given with an ENI of their own, which pods with CAP_NET_RAW or CAP_NET_ADMIN use past their policies: drop both`},
+		{"own ENI, held", labPolicy("{podSelector: {matchLabels: {raw: \"no\"}}, ingress: [{}]}"), ""},
 		{"dns", policyOf("NetworkPolicy", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Egress]}"), `NetworkPolicy shop/it: shop/web cannot reach the cluster's DNS (kube-system/dns, UDP 53) (dns)`},
 		{"dns, by rule", policyOf("ClusterNetworkPolicy", "{tier: Admin, priority: 1, subject: {namespaces: {}}, egress: [{action: Deny, to: [{namespaces: {}}]}]}"), `ClusterNetworkPolicy shop/it: shop/web cannot reach`},
 	} {
