@@ -37,6 +37,7 @@ import (
 	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/monitor"
+	"terway.dev/terway/internal/datapath/object"
 )
 
 const waitForController = "the controller has not assigned ENIs and addresses to this node yet (is terway-controller running?)"
@@ -89,6 +90,9 @@ type Datapath interface {
 	// Capacity says for people how many connections of pods of a kind the node can track; it is
 	// empty if only the kernel does.
 	Capacity(kind string) string
+	// Counts returns what the queues of pods with a bandwidth limit have counted, by the pod's place
+	// in the list, also after an error that concerns others.
+	Counts(ctx context.Context, pods []datapath.Pod) ([][]object.Counts, error)
 }
 
 // Device is a link of the node that may be an ENI.

@@ -15,6 +15,7 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/cnicall"
 	"terway.dev/terway/internal/datapath"
+	"terway.dev/terway/internal/datapath/object"
 )
 
 // fakeDatapath records what is wired. The privileged tests run the real datapath and plugin.
@@ -34,6 +35,8 @@ type fakeDatapath struct {
 	capacity map[string]string
 	// alive reports whether a pod has a device.
 	alive func(datapath.Pod) (bool, error)
+	// counts has Counts' results, by sandbox.
+	counts map[string][]object.Counts
 }
 
 type step string
@@ -51,6 +54,14 @@ func (f *fakeDatapath) Choices() []string {
 }
 
 func (f *fakeDatapath) Lacking() map[string]error { return f.lacking }
+
+func (d *fakeDatapath) Counts(_ context.Context, pods []datapath.Pod) ([][]object.Counts, error) {
+	counts := make([][]object.Counts, len(pods))
+	for i, p := range pods {
+		counts[i] = d.counts[p.Sandbox]
+	}
+	return counts, nil
+}
 
 func (f *fakeDatapath) Capacity(kind string) string { return f.capacity[kind] }
 

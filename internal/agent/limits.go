@@ -9,6 +9,7 @@ import (
 	"terway.dev/terway/internal/agent/journal"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath"
 )
 
 // limitsOf returns the limits of a new pod's bandwidth, nil if it has none. A pod with a wrong value,
@@ -79,6 +80,26 @@ func (a *Agent) setLimits(e *journal.Entry, now *bandwidth.Limits) error {
 	a.Log.Info("the bandwidth limits of a pod have changed", "pod", e.Pod(), "limits", *now)
 	a.remember(&changed)
 	return nil
+}
+
+// limitedPods returns the wired pods that have a limit, each once: a pod that is made anew may have two
+// sandboxes for a moment.
+func (a *Agent) limitedPods() (list []datapath.Pod) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	newest := map[string]*journal.Entry{}
+	for _, e := range a.entries {
+		if e.State != journal.Ready || e.Name == "" || e.Limits == nil || *e.Limits == (bandwidth.Limits{}) {
+			continue
+		}
+		if other := newest[e.Pod()]; other == nil || e.Since.After(other.Since) {
+			newest[e.Pod()] = e
+		}
+	}
+	for _, e := range newest {
+		list = append(list, PodOf(e))
+	}
+	return list
 }
 
 // reportLimits returns the limits of an attachment for the report, nil if it has none.

@@ -3,15 +3,19 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"terway.dev/terway/api/v1alpha1"
 	"terway.dev/terway/internal/agent/request"
 	"terway.dev/terway/internal/bandwidth"
 	"terway.dev/terway/internal/cnicall"
+	"terway.dev/terway/internal/datapath/object"
 )
 
 // limited is the call for a pod with annotations.
@@ -134,5 +138,33 @@ func TestNoLimitsAreNone(t *testing.T) {
 	e.repair()
 	if got := PodOf(e.a.lookup(e.key("a"))).Limits; got != nil {
 		t.Errorf("limits %v", got)
+	}
+}
+
+// Metrics have the limits of pods and what their queues have counted.
+func TestLimitMetrics(t *testing.T) {
+	e := newEnv(t, 2)
+	for sandbox, annotations := range map[string]map[string]string{"a": {bandwidth.Ingress: "10M"}, "b": nil} {
+		if r := e.do(context.Background(), "ADD", limited(t, sandbox, annotations)); r.Error != nil {
+			t.Fatal(r.Error)
+		}
+	}
+	e.dp.counts = map[string][]object.Counts{"a": {{Bytes: 5, Drops: 2}, {FromPod: true, Bytes: 7}}}
+	r := prometheus.NewRegistry()
+	r.MustRegister(e.a.Collector())
+	w := httptest.NewRecorder()
+	Handler(e.a, r).ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+	body := w.Body.String()
+	const labels = `{direction="ingress",namespace="default",pod="pod-a"} `
+	for _, want := range []string{
+		"terway_pod_bandwidth_limit_bits_per_second" + labels + "1e+07", "terway_pod_bandwidth_bytes_total" + labels + "5",
+		"terway_pod_bandwidth_dropped_packets_total" + labels + "2",
+	} {
+		if !strings.Contains(body, want+"\n") {
+			t.Errorf("metrics lack %q", want)
+		}
+	}
+	if strings.Contains(body, `direction="egress"`) || strings.Contains(body, "pod-b") {
+		t.Errorf("metrics of what has no limit: %s", body)
 	}
 }

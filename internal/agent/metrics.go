@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"time"
@@ -103,18 +104,28 @@ func (a *Agent) Collector() prometheus.Collector {
 		addresses: prometheus.NewDesc("terway_addresses", "Addresses of the node, by state.", []string{"state"}, nil),
 		waiting:   prometheus.NewDesc("terway_waiting_pods", "Pods that wait for an address, or did so less than a minute ago and are tried again.", nil, nil),
 		ready:     prometheus.NewDesc("terway_ready", "1 if pods can be wired.", nil, nil),
+		limit:     prometheus.NewDesc("terway_pod_bandwidth_limit_bits_per_second", "Limits of pods' bandwidth, by direction.", ofPod, nil),
+		passed:    prometheus.NewDesc("terway_pod_bandwidth_bytes_total", "Bytes that have passed the queue of a limit, with Ethernet headers.", ofPod, nil),
+		dropped:   prometheus.NewDesc("terway_pod_bandwidth_dropped_packets_total", "Packets that were dropped because the queue of a limit was full.", ofPod, nil),
 	}
 }
+
+// ofPod are the labels of metrics of one direction of a pod, ingress or egress.
+var ofPod = []string{"namespace", "pod", "direction"}
 
 type poolCollector struct {
 	agent                     *Agent
 	addresses, waiting, ready *prometheus.Desc
+	limit, passed, dropped    *prometheus.Desc
 }
 
 func (c *poolCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.addresses
 	ch <- c.waiting
 	ch <- c.ready
+	ch <- c.limit
+	ch <- c.passed
+	ch <- c.dropped
 }
 
 func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
@@ -133,4 +144,36 @@ func (c *poolCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstMetric(c.waiting, prometheus.GaugeValue, float64(addresses+enis))
 	ch <- prometheus.MustNewConstMetric(c.ready, prometheus.GaugeValue, ready)
+	c.collectLimits(ch)
+}
+
+// scrapeTimeout bounds the reading of counters: pods' calls must not wait long for the kernel.
+const scrapeTimeout = 5 * time.Second
+
+// collectLimits reads the queues of pods with a bandwidth limit; without such pods it reads nothing.
+func (c *poolCollector) collectLimits(ch chan<- prometheus.Metric) {
+	pods := c.agent.limitedPods()
+	if len(pods) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+	defer cancel()
+	counts, err := c.agent.Datapath.Counts(ctx, pods)
+	if err != nil {
+		c.agent.Log.Warn("read the counters of bandwidth limits", "error", err)
+	}
+	for i, pod := range pods {
+		for direction, limit := range map[string]uint64{"ingress": pod.Limits.Ingress, "egress": pod.Limits.Egress} {
+			if limit == 0 {
+				continue
+			}
+			ch <- prometheus.MustNewConstMetric(c.limit, prometheus.GaugeValue, float64(limit), pod.Namespace, pod.Name, direction)
+			for _, n := range counts[i] {
+				if n.FromPod == (direction == "egress") {
+					ch <- prometheus.MustNewConstMetric(c.passed, prometheus.CounterValue, float64(n.Bytes), pod.Namespace, pod.Name, direction)
+					ch <- prometheus.MustNewConstMetric(c.dropped, prometheus.CounterValue, float64(n.Drops), pod.Namespace, pod.Name, direction)
+				}
+			}
+		}
+	}
 }

@@ -175,6 +175,33 @@ func (o *queue) Put(s *object.Site) error {
 	return o.f.put(d, shapeOf(o.bits, o.pod.MTU))
 }
 
+// Counts implements object.Counting.
+func (o *queue) Counts(s *object.Site) (c object.Counts, ok bool, err error) {
+	link, err := s.Link(o.on)
+	if err != nil || link == nil || o.on.InPod && s.Pod == nil {
+		return c, false, err
+	}
+	list, err := s.Qdiscs(o.on, link.Attrs().Index)
+	if err != nil {
+		return c, false, err
+	}
+	c.FromPod = o.fromPod
+	for _, q := range list {
+		a := q.Attrs()
+		if a.Statistics == nil || a.Statistics.Basic == nil || a.Statistics.Queue == nil {
+			continue
+		}
+		if a.Parent == netlink.HANDLE_ROOT && (a.Handle == rootHTB || a.Handle == rootTBF) {
+			c.Bytes, ok = a.Statistics.Basic.Bytes, true
+		}
+		// HTB does not count segments of packets that its child takes apart.
+		if a.Parent == onlyClass || a.Handle == rootTBF {
+			c.Drops = uint64(a.Statistics.Queue.Drops)
+		}
+	}
+	return c, ok, nil
+}
+
 // Del implements object.Object: the queue is deleted with its device.
 func (*queue) Del(*object.Site) error { return nil }
 

@@ -19,8 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"terway.dev/terway/internal/bandwidth"
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/node"
+	"terway.dev/terway/internal/datapath/object"
 	"terway.dev/terway/internal/datapath/shaping"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/testutil"
@@ -207,6 +209,25 @@ func noMoreThanTheLimitLeaves(t *testing.T, e *env) {
 			t.Logf("%s: %s", q.device, q.discipline)
 		}
 	}
+	before := [2]counted{queue(t, p, false), queue(t, p, true)}
+	read, err := e.n0.DP.(counting).Counts(context.Background(), []datapath.Pod{near.Spec, p.Spec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(read) != 2 || len(read[0]) != 0 || len(read[1]) != 2 {
+		t.Fatalf("the node counts %+v, want nothing for the pod without a limit and two directions", read)
+	}
+	for i, got := range read[1] {
+		after := queue(t, p, i == 1)
+		if got.FromPod != (i == 1) || got.Bytes < before[i].bytes || got.Bytes > after.bytes || got.Drops < uint64(before[i].drops) || got.Drops > uint64(after.drops) {
+			t.Errorf("the node counts %+v, the queue has %+v and then %+v", got, before[i], after)
+		}
+	}
+}
+
+// counting is what the agent reads of a node.
+type counting interface {
+	Counts(ctx context.Context, pods []datapath.Pod) ([][]object.Counts, error)
 }
 
 // Neither a pod without limits nor the direction without one has a queue.
