@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"terway.dev/terway/internal/agent/journal"
@@ -11,6 +13,8 @@ import (
 const (
 	// reasonNotRepaired: what the pod needs in the kernel cannot be repaired.
 	reasonNotRepaired = "NetworkNotRepaired"
+	// reasonTampered: the pod has removed what enforces its network policies; it was put back.
+	reasonTampered = "NetworkPolicyRemoved"
 	// reasonNotRemoved: a sandbox is gone, and what it had in the kernel cannot be removed.
 	reasonNotRemoved = "NetworkNotRemoved"
 	// reasonStranded: no ENI of the node has the pod's address.
@@ -64,10 +68,16 @@ func (a *Agent) setProblems(reason string, found []podProblem) {
 // (events.k8s.io/v1), with the node's name appended.
 const maxNote = 1024 - validation.DNS1123SubdomainMaxLength - len(" (node )")
 
-// podProblems converts the errors that a Sync returned for single pods.
-func podProblems(errs []*datapath.PodError) (list []podProblem) {
+// podProblems converts the errors that a Sync returned for single pods; tampered are those that were repaired.
+func podProblems(errs []*datapath.PodError) (list, tampered []podProblem) {
 	for _, e := range errs {
-		list = append(list, podProblem{journal.Key{Sandbox: e.Sandbox, IfName: e.IfName}, e})
+		p := podProblem{journal.Key{Sandbox: e.Sandbox, IfName: e.IfName}, e}
+		var removed *datapath.Tampered
+		if errors.As(e, &removed) {
+			tampered = append(tampered, p)
+		} else {
+			list = append(list, p)
+		}
 	}
-	return list
+	return list, tampered
 }

@@ -213,7 +213,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("datapath %s: %w", node.Kind, err)
 	}
-	found := podProblems(single)
+	found, tampered := podProblems(single)
 	if a.Neighbours != nil {
 		for _, e := range node.ENIs {
 			obstacles = append(obstacles, a.Neighbours(e.Device)...)
@@ -221,6 +221,7 @@ func (a *Agent) sync(ctx context.Context) error {
 	}
 	// One pod that cannot be repaired does not stop the node from serving the others.
 	a.setProblems(reasonNotRepaired, found)
+	a.setProblems(reasonTampered, tampered)
 	a.mu.Lock()
 	a.recordLostLocked(found)
 	a.setObstaclesLocked(obstacles)

@@ -150,6 +150,11 @@ func (e *PodError) Unwrap() error { return e.Err }
 // ErrNoDevice is in a PodError if the pod's exclusive ENI no longer has a device.
 var ErrNoDevice = errors.New("neither on the node nor in the pod")
 
+// Tampered is in a PodError if something was missing that only the pod can have removed, and was put back.
+type Tampered struct{ What string }
+
+func (e *Tampered) Error() string { return e.What }
+
 // Obstacle is something on the node that may break pods' traffic and that Terway must not or could
 // not change: What says what it is and what to do about it. The node is programmed.
 type Obstacle struct{ What string }

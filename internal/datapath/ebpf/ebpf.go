@@ -99,7 +99,11 @@ func (k *Kind) With(p *node.Pod, hooks fastpath.Hooks) node.Added {
 func (k *Kind) attached(p *node.Pod, at ...fastpath.At) []object.Object {
 	list := []object.Object{sender{k, p}}
 	for _, a := range at {
-		list = append(list, fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{a}})
+		programs := fastpath.Programs{Loader: &k.Loader, At: []fastpath.At{a}}
+		if a.Device.InPod {
+			programs.Guards = p.Host.Name
+		}
+		list = append(list, programs)
 	}
 	return list
 }

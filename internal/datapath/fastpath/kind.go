@@ -42,7 +42,11 @@ func (t TC) Problem(h *netlink.Handle, o *bpfobj.Objects, index int) (string, er
 type Programs struct {
 	Loader *Loader
 	At     []At
+	// Guards names the pod's device on the node if the pod can remove the programs and must not.
+	Guards string
 }
+
+var _ object.Guarded = Programs{}
 
 // At are the programs of one device.
 type At struct {
@@ -101,10 +105,30 @@ func (o Programs) Have(s *object.Site) (string, error) {
 			return fmt.Sprintf("%s: %s", at.Device, problem), nil
 		}
 	}
+	if o.Guards != "" && s.Pod != nil {
+		o.Loader.Lock()
+		defer o.Loader.Unlock()
+		if o.Loader.seen == nil {
+			o.Loader.seen = map[string]bool{}
+		}
+		o.Loader.seen[o.Guards] = true
+	}
 	return "", nil
 }
 
-func (Programs) Del(*object.Site) error { return nil }
+// WasThere implements object.Guarded.
+func (o Programs) WasThere() bool {
+	o.Loader.Lock()
+	defer o.Loader.Unlock()
+	return o.Loader.seen[o.Guards]
+}
+
+func (o Programs) Del(*object.Site) error {
+	o.Loader.Lock()
+	defer o.Loader.Unlock()
+	delete(o.Loader.seen, o.Guards)
+	return nil
+}
 
 // Entries are the entries of a pod's addresses in its kind's map of pods.
 type Entries[V comparable] struct {

@@ -108,6 +108,8 @@ type Loader struct {
 	sync.Mutex
 	// Objects is nil until they are needed.
 	Objects *Objects
+	// seen are the devices of pods whose guarded programs have been seen in place, since the objects have been loaded.
+	seen map[string]bool
 	// waits and silent are what the last Sync saw.
 	waits  waits
 	silent silentGateways
@@ -188,7 +190,7 @@ func (l *Loader) Refresh(h *netlink.Handle, must bool) (there bool, err error) {
 // Unload closes the objects; programs and maps that filters hold stay.
 func (l *Loader) Unload() error {
 	o := l.Objects
-	l.Objects = nil
+	l.Objects, l.seen = nil, nil
 	if o == nil {
 		return nil
 	}

@@ -79,6 +79,7 @@ func (n *Node) Sync(ctx context.Context, want datapath.Node, pods []datapath.Pod
 			errs = append(errs, podError(s.desired[name].pod, err))
 		}
 	}
+	errs = append(errs, s.tampered...)
 	for _, name := range s.leftovers() {
 		if err := s.removeLeftover(ctx, name); err != nil {
 			// It belongs to no pod, and does not stop the node from serving others.
@@ -99,6 +100,8 @@ type syncing struct {
 	began   map[string]int
 	view    *object.View
 	repairs []string
+	// tampered are what pods have removed.
+	tampered []error
 }
 
 // desired is a pod of the list, with its objects.
@@ -159,6 +162,11 @@ func (s *syncing) pod(ctx context.Context, name string) error {
 		// Later objects are put too, because they may depend on this one.
 		done, err := n.put(site, d.p, d.objects[first:])
 		done += first
+		for i := first; i < done; i++ {
+			if guarded, is := d.objects[i].(object.Guarded); is && problems[i] != "" && guarded.WasThere() {
+				s.tampered = append(s.tampered, podError(d.pod, &datapath.Tampered{What: problems[i] + ": somebody has removed it in the network namespace of the pod (CAP_NET_ADMIN), whose network policies were not enforced until it was put back"}))
+			}
+		}
 		if err != nil && !(site.Pod == nil && netlinkx.Gone(err)) { // else the kernel deleted the device with its sandbox just now
 			errs = append(errs, fmt.Errorf("repair %q: %w", problems[first], err))
 		}

@@ -1,12 +1,14 @@
 package policed
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"terway.dev/terway/internal/datapath"
 	"terway.dev/terway/internal/datapath/claims"
 	"terway.dev/terway/internal/datapath/suite/world"
 	"terway.dev/terway/internal/policy"
@@ -90,7 +92,7 @@ func between(t *testing.T, e *env, client, server string, from, to *world.Pod) {
 	}
 }
 
-// What a pod removes from its own ENI is put back.
+// What a pod removes from its own ENI is put back, and said.
 func programsRemoved(t *testing.T, e *env) {
 	p, far := e.pod(e.n0, "own"), e.pod(e.n1, "far")
 	e.apply(t, into("own"), outOf("own"))
@@ -106,8 +108,11 @@ func programsRemoved(t *testing.T, e *env) {
 		if err := e.n0.DP.CheckPod(t.Context(), e.n0.Desired, p.Spec); err == nil || !strings.Contains(err.Error(), "eth0 of the pod: program tw_own is missing") {
 			t.Errorf("%s: CheckPod says %v", cut, err)
 		}
-		if repairs := e.n0.Sync(p); len(repairs) != 1 || !strings.Contains(repairs[0], "tw_own") {
-			t.Errorf("%s: Sync repairs %q", cut, repairs)
+		repairs, err := e.n0.TrySync(p)
+		pods, _, rest := datapath.Sort(err)
+		var removed *datapath.Tampered
+		if len(repairs) != 1 || !strings.Contains(repairs[0], "tw_own") || rest != nil || len(pods) != 1 || !errors.As(pods[0], &removed) {
+			t.Errorf("%s: Sync repairs %q and says %v, want that it is back and who has removed it", cut, repairs, err)
 		}
 		if repairs := e.n0.Sync(p); len(repairs) != 0 {
 			t.Errorf("%s: another Sync repairs %q", cut, repairs)
